@@ -1,0 +1,672 @@
+//! What an audit record is: the columns of `audit_log`, made deliverable when they are set.
+//!
+//! A [`Call`] says who asked for what and when; it is all that an intent holds. An [`Outcome`] says what happened.
+//! Both together are an [`Entry`]. The scribe gives an entry its [`Place`] in the stream; entry and place together
+//! are an [`AuditRecord`], one row.
+//!
+//! Values are made deliverable here, once, at construction: whatever a field holds afterwards, Postgres takes it.
+//! NUL becomes U+FFFD, text and arguments are cut to their limits, nesting is bounded, times and numbers are clamped.
+//! What was changed is named in `error_message` (`normalised: tool_name`), so that the trail says so itself. The
+//! normalised value is what is hashed, stored and delivered.
+//!
+//! This module knows nothing of queues, files or SQL.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::redact::Redaction;
+
+/// Longest text of an identity or name field, in bytes.
+///
+/// *Derived*: a btree row of Postgres holds at most 2,704 bytes (a third of a page), and `client_subject` and
+/// `tool_name` are indexed together with a timestamp; 1,024 leaves room for both and for alignment.
+pub const TEXT_BYTES_MAX: usize = 1024;
+
+/// Longest `error_message`, in bytes. *Chosen*: enough for a backend's message, small enough to reserve a record's
+/// room before its outcome is known.
+pub const ERROR_BYTES_MAX: usize = 2048;
+
+/// Deepest nesting of recorded arguments. *Derived*: Postgres parses `json` recursively and refuses about 6,000
+/// levels at its default `max_stack_depth` (54001); 512 is far below it and above any real call.
+pub const ARGS_DEPTH_MAX: usize = 512;
+
+/// Default for the longest recorded arguments, in bytes. *Spec*: DESIGN section 4.
+pub const ARGS_BYTES_MAX_DEFAULT: usize = 64 * 1024;
+
+/// The largest microsecond count that `timestamptz` takes. *Spec*: Postgres, 294276-12-31; chrono ends at
+/// 262142-12-31 and is the tighter bound, so that every reader can show the value.
+const MICROS_MAX: i64 = 8_210_266_876_799_999_999;
+/// The smallest one: 4714-11-24 BC, the first day that `timestamptz` takes.
+const MICROS_MIN: i64 = -210_866_803_200_000_000;
+
+/// Names one gateway: a UUID made when its outbox directory is made, or set by the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct GatewayId(pub Uuid);
+
+/// One opening of an outbox. Rises by one each time, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Epoch(pub u64);
+
+/// A record's place in its stream, from 1, without gaps. `Seq::ZERO` stands for "none yet".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Seq(pub u64);
+
+/// Names one call: a UUID v7 made at arrival, returned to the client and written in every log line of the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct RequestId(pub Uuid);
+
+/// A SHA-256 value. Shown and serialised as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+/// Wall-clock microseconds since 1970-01-01 UTC, within what Postgres takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Timestamp(i64);
+
+impl Seq {
+    /// Before the first record of a stream.
+    pub const ZERO: Self = Self(0);
+
+    /// The place after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl Epoch {
+    /// The epoch after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl RequestId {
+    /// A new id, ordered by the time at which it was made.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Digest {
+    /// Thirty-two zero bytes: the chain's value before the first record of a stream.
+    pub const ZERO: Self = Self([0; 32]);
+
+    /// SHA-256 of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl Timestamp {
+    /// The wall clock now.
+    #[must_use]
+    pub fn now() -> Self {
+        Self::from_micros(Utc::now().timestamp_micros())
+    }
+
+    /// Microseconds since 1970, clamped to what Postgres and chrono both hold.
+    #[must_use]
+    pub fn from_micros(micros: i64) -> Self {
+        Self(micros.clamp(MICROS_MIN, MICROS_MAX))
+    }
+
+    /// Microseconds since 1970.
+    #[must_use]
+    pub fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// The same moment for chrono and sqlx.
+    #[must_use]
+    pub fn to_datetime(self) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(self.0).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    }
+}
+
+impl fmt::Display for GatewayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.to_datetime().format("%Y-%m-%dT%H:%M:%S%.6fZ"))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How a call ended. The words stand in `response_status`, held there by a CHECK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The backend answered, and the answer is no error.
+    Ok,
+    /// The tool answered with `isError: true`.
+    ToolError,
+    /// The backend answered with a JSON-RPC error, or could not be reached.
+    Error,
+    /// The backend did not answer in time.
+    Timeout,
+    /// The client cancelled the call.
+    Cancelled,
+    /// The backend asks the client for input and the client will call again.
+    InputRequired,
+    /// The gateway died while the call was open; written when it starts again.
+    Interrupted,
+    /// The caller's role may not call this tool.
+    Denied,
+    /// No valid token.
+    Unauthenticated,
+    /// The message broke a rule of the protocol or a limit.
+    Malformed,
+    /// The caller asked too often.
+    RateLimited,
+    /// The call could not be audited and was refused for that.
+    AuditUnavailable,
+}
+
+impl Status {
+    /// All statuses, in the order of their codes in a frame.
+    pub const ALL: [Self; 12] = [
+        Self::Ok,
+        Self::ToolError,
+        Self::Error,
+        Self::Timeout,
+        Self::Cancelled,
+        Self::InputRequired,
+        Self::Interrupted,
+        Self::Denied,
+        Self::Unauthenticated,
+        Self::Malformed,
+        Self::RateLimited,
+        Self::AuditUnavailable,
+    ];
+
+    /// The word in `response_status`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ToolError => "tool_error",
+            Self::Error => "error",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::InputRequired => "input_required",
+            Self::Interrupted => "interrupted",
+            Self::Denied => "denied",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Malformed => "malformed",
+            Self::RateLimited => "rate_limited",
+            Self::AuditUnavailable => "audit_unavailable",
+        }
+    }
+
+    /// The status that a word stands for.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Who called, from the verified token. Nothing here comes from what the client says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Caller {
+    /// The token's subject, or `anonymous`.
+    pub subject: String,
+    /// The role by which the decision was made, if any.
+    pub role: Option<String>,
+    /// The token's issuer.
+    pub issuer: Option<String>,
+    /// The token's `jti`. Never the token.
+    pub token_id: Option<String>,
+}
+
+impl Caller {
+    /// A caller without a verified token.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self { subject: "anonymous".to_owned(), role: None, issuer: None, token_id: None }
+    }
+}
+
+/// What helps to find related records. Never identity: a client can choose all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Correlation {
+    /// The client's address, as the listener saw it.
+    pub addr: Option<SocketAddr>,
+    /// The MCP session, where there is one.
+    pub session_id: Option<String>,
+    /// The JSON-RPC id, as text.
+    pub rpc_id: Option<String>,
+}
+
+/// Who asked for what, and when: the half of a record that is known before the call is forwarded.
+///
+/// Built with [`Call::new`] and the `with_` methods, each of which makes its value deliverable. The fields can be read
+/// by all and set by nobody else.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Call {
+    /// The call's id.
+    pub request_id: RequestId,
+    /// When the call arrived.
+    pub timestamp: Timestamp,
+    /// The MCP method, or `gateway/...` for events of the gateway itself.
+    pub method: String,
+    /// The token's subject, or `anonymous`.
+    pub client_subject: String,
+    /// The role by which the decision was made.
+    pub client_role: Option<String>,
+    /// The token's issuer.
+    pub client_issuer: Option<String>,
+    /// The token's `jti`.
+    pub token_id: Option<String>,
+    /// The client's address.
+    pub client_addr: Option<String>,
+    /// The MCP session.
+    pub session_id: Option<String>,
+    /// The JSON-RPC id.
+    pub rpc_id: Option<String>,
+    /// The tool as called, without the backend's prefix.
+    pub tool_name: Option<String>,
+    /// Where it went.
+    pub backend_name: Option<String>,
+    /// The arguments after redaction: JSON text, or a marker where they are too long or too deep to keep.
+    pub request_args: Option<String>,
+    /// SHA-256 of the arguments before redaction and truncation.
+    pub args_digest: Option<Digest>,
+    /// Which fields were changed to make them deliverable.
+    #[serde(skip)]
+    pub(super) normalised: Vec<&'static str>,
+}
+
+/// How a call ended: the half of a record that is known last.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// The status.
+    pub status: Status,
+    /// What went wrong; `None` where all went well.
+    pub error_message: Option<String>,
+    /// SHA-256 of the result or error that the client got.
+    pub response_digest: Option<Digest>,
+    /// Its size in bytes.
+    pub response_bytes: Option<u64>,
+}
+
+/// A finished call without a place in a stream yet.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The first half.
+    #[serde(flatten)]
+    pub call: Call,
+    /// The status.
+    pub response_status: Status,
+    /// What went wrong.
+    pub error_message: Option<String>,
+    /// SHA-256 of what the client got.
+    pub response_digest: Option<Digest>,
+    /// Its size in bytes.
+    pub response_bytes: Option<u64>,
+    /// How long the call took, in milliseconds, by the monotonic clock; 0 for a refused one. Never NaN or negative.
+    pub latency_ms: f64,
+}
+
+/// Where a record stands in its stream, and the chain that shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The gateway.
+    pub gateway_id: GatewayId,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The place.
+    pub seq: Seq,
+    /// `hash` of the record before, zero for the first one.
+    pub prev_hash: Digest,
+    /// This record's link in the chain, see [`super::chain`].
+    pub hash: Digest,
+}
+
+/// One row of `audit_log`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AuditRecord {
+    /// Its place.
+    #[serde(flatten)]
+    pub place: Place,
+    /// What it says.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+impl Call {
+    /// A call that arrived now.
+    #[must_use]
+    pub fn new(request_id: RequestId, method: &str) -> Self {
+        let mut call = Self {
+            request_id,
+            timestamp: Timestamp::now(),
+            method: String::new(),
+            client_subject: "anonymous".to_owned(),
+            client_role: None,
+            client_issuer: None,
+            token_id: None,
+            client_addr: None,
+            session_id: None,
+            rpc_id: None,
+            tool_name: None,
+            backend_name: None,
+            request_args: None,
+            args_digest: None,
+            normalised: Vec::new(),
+        };
+        call.method = call.text("method", method);
+        call
+    }
+
+    /// An event of the gateway itself: `gateway/<event>` with `details` as its arguments.
+    #[must_use]
+    pub fn gateway_event(event: &str, details: &serde_json::Value) -> Self {
+        let mut call = Self::new(RequestId::new(), &format!("gateway/{event}"));
+        call.client_subject = "gatepost".to_owned();
+        call.with_arguments(&details.to_string(), &Redaction::none(), ARGS_BYTES_MAX_DEFAULT)
+    }
+
+    /// Sets who called.
+    #[must_use]
+    pub fn with_caller(mut self, caller: &Caller) -> Self {
+        self.client_subject = self.text("client_subject", &caller.subject);
+        self.client_role = self.optional("client_role", caller.role.as_deref());
+        self.client_issuer = self.optional("client_issuer", caller.issuer.as_deref());
+        self.token_id = self.optional("token_id", caller.token_id.as_deref());
+        self
+    }
+
+    /// Sets what helps to find related records.
+    #[must_use]
+    pub fn with_correlation(mut self, correlation: &Correlation) -> Self {
+        self.client_addr = correlation.addr.map(|addr| addr.to_string());
+        self.session_id = self.optional("session_id", correlation.session_id.as_deref());
+        self.rpc_id = self.optional("rpc_id", correlation.rpc_id.as_deref());
+        self
+    }
+
+    /// Sets the backend and the tool.
+    #[must_use]
+    pub fn with_target(mut self, backend: Option<&str>, tool: Option<&str>) -> Self {
+        self.backend_name = self.optional("backend_name", backend);
+        self.tool_name = self.optional("tool_name", tool);
+        self
+    }
+
+    /// Sets the arguments: `json` is valid JSON text, recorded exactly as it stands after redaction.
+    ///
+    /// Arguments longer than `bytes_max`, or deeper than [`ARGS_DEPTH_MAX`], are replaced by a marker object that says
+    /// which and how long they were. The digest is always that of `json`.
+    #[must_use]
+    pub fn with_arguments(mut self, json: &str, redaction: &Redaction, bytes_max: usize) -> Self {
+        self.args_digest = Some(Digest::of(json.as_bytes()));
+        self.request_args = Some(if depth(json) > ARGS_DEPTH_MAX {
+            self.normalised.push("request_args");
+            format!(r#"{{"_gatepost":"too_deep","bytes":{}}}"#, json.len())
+        } else {
+            // I8: what the operator redacts is gone before the record exists.
+            let redacted = redaction.apply(json);
+            if redacted.len() > bytes_max {
+                self.normalised.push("request_args");
+                format!(r#"{{"_gatepost":"truncated","bytes":{}}}"#, json.len())
+            } else {
+                redacted.into_owned()
+            }
+        });
+        self
+    }
+
+    /// The room that the call takes in memory, in bytes: its text and a fixed part.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        size_of::<Entry>()
+            + self.method.len()
+            + self.client_subject.len()
+            + optional(&self.client_role)
+            + optional(&self.client_issuer)
+            + optional(&self.token_id)
+            + optional(&self.client_addr)
+            + optional(&self.session_id)
+            + optional(&self.rpc_id)
+            + optional(&self.tool_name)
+            + optional(&self.backend_name)
+            + optional(&self.request_args)
+    }
+
+    fn optional(&mut self, column: &'static str, value: Option<&str>) -> Option<String> {
+        value.map(|text| self.text(column, text))
+    }
+
+    fn text(&mut self, column: &'static str, value: &str) -> String {
+        let (text, changed) = deliverable(value, TEXT_BYTES_MAX);
+        if changed {
+            self.normalised.push(column);
+        }
+        text
+    }
+}
+
+impl Outcome {
+    /// An outcome without a response, as refusals and failures have it.
+    #[must_use]
+    pub fn failed(status: Status, error_message: impl Into<String>) -> Self {
+        Self { status, error_message: Some(error_message.into()), response_digest: None, response_bytes: None }
+    }
+
+    /// An outcome with the result or error that the client gets.
+    #[must_use]
+    pub fn answered(status: Status, error_message: Option<String>, response: &[u8]) -> Self {
+        Self {
+            status,
+            error_message,
+            response_digest: Some(Digest::of(response)),
+            response_bytes: Some(response.len() as u64),
+        }
+    }
+}
+
+impl Entry {
+    /// Joins the two halves. `latency` is zero for a refused call.
+    #[must_use]
+    pub fn new(mut call: Call, outcome: Outcome, latency: Duration) -> Self {
+        let mut error_message = outcome.error_message.map(|message| {
+            let (text, changed) = deliverable(&message, ERROR_BYTES_MAX);
+            if changed {
+                call.normalised.push("error_message");
+            }
+            text
+        });
+        if !call.normalised.is_empty() {
+            let note = format!("normalised: {}", call.normalised.join(", "));
+            error_message = Some(match error_message {
+                Some(message) => format!("{message} ({note})"),
+                None => note,
+            });
+        }
+        Self {
+            call,
+            response_status: outcome.status,
+            error_message,
+            response_digest: outcome.response_digest,
+            response_bytes: outcome.response_bytes.map(|bytes| bytes.min(i64::MAX.unsigned_abs())),
+            latency_ms: latency.as_secs_f64() * 1000.0,
+        }
+    }
+
+    /// The room that the entry takes in memory, in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.call.size_bytes() + self.error_message.as_ref().map_or(0, String::len)
+    }
+}
+
+/// Cuts `text` to `bytes_max` at a character's edge and replaces NUL; says whether anything changed.
+fn deliverable(text: &str, bytes_max: usize) -> (String, bool) {
+    let cut = &text[..text.floor_char_boundary(bytes_max)];
+    let has_nul = cut.contains('\0');
+    let out = if has_nul { cut.replace('\0', "\u{fffd}") } else { cut.to_owned() };
+    (out, has_nul || cut.len() < text.len())
+}
+
+/// The deepest nesting of arrays and objects in valid JSON text.
+fn depth(json: &str) -> usize {
+    let (mut now, mut deepest, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
+    for byte in json.bytes() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                now += 1;
+                deepest = deepest.max(now);
+            }
+            b']' | b'}' => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call() -> Call {
+        Call::new(RequestId::new(), "tools/call")
+    }
+
+    fn arguments(json: &str, bytes_max: usize) -> Call {
+        call().with_arguments(json, &Redaction::none(), bytes_max)
+    }
+
+    #[test]
+    fn nul_becomes_the_replacement_character_and_the_record_says_so() {
+        let call = call().with_target(Some("a"), Some("to\0ol"));
+        let entry = Entry::new(call, Outcome::answered(Status::Ok, None, b"{}"), Duration::ZERO);
+        assert_eq!(entry.call.tool_name.as_deref(), Some("to\u{fffd}ol"));
+        assert_eq!(entry.error_message.as_deref(), Some("normalised: tool_name"));
+    }
+
+    #[test]
+    fn long_text_is_cut_at_a_character_and_the_record_says_so() {
+        let subject = "é".repeat(TEXT_BYTES_MAX);
+        let call = call().with_caller(&Caller { subject, ..Caller::anonymous() });
+        assert_eq!(call.client_subject.len(), TEXT_BYTES_MAX);
+        let entry = Entry::new(call, Outcome::failed(Status::Denied, "no"), Duration::ZERO);
+        assert_eq!(entry.error_message.as_deref(), Some("no (normalised: client_subject)"));
+    }
+
+    #[test]
+    fn arguments_keep_every_byte_up_to_the_limit() {
+        let json = r#"{ "b":  1.0, "b2":"\ud800\u0000" }"#;
+        assert_eq!(arguments(json, json.len()).request_args.as_deref(), Some(json));
+    }
+
+    #[test]
+    fn oversize_arguments_become_a_marker_and_keep_their_digest() {
+        let json = format!(r#"{{"a":"{}"}}"#, "x".repeat(100));
+        let call = arguments(&json, 64);
+        assert_eq!(call.request_args.as_deref(), Some(r#"{"_gatepost":"truncated","bytes":108}"#));
+        assert_eq!(call.args_digest, Some(Digest::of(json.as_bytes())));
+    }
+
+    #[test]
+    fn arguments_too_deep_for_postgres_become_a_marker() {
+        let json = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
+        let marker = r#"{"_gatepost":"too_deep","bytes":40000}"#;
+        assert_eq!(arguments(&json, ARGS_BYTES_MAX_DEFAULT).request_args.as_deref(), Some(marker));
+        assert_eq!(depth(r#"{"a":"[[[[\"[[","b":[1]}"#), 2);
+    }
+
+    #[test]
+    fn times_are_clamped_to_what_postgres_and_chrono_hold() {
+        for micros in [i64::MIN, i64::MAX, 0] {
+            let clamped = Timestamp::from_micros(micros);
+            assert_eq!(clamped.to_datetime().timestamp_micros(), clamped.micros());
+        }
+    }
+
+    #[test]
+    fn every_status_has_its_own_word() {
+        for status in Status::ALL {
+            assert_eq!(Status::from_word(status.as_str()), Some(status));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What an operator can set: one TOML file, `GATEPOST_*` overrides, validated once.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Everything an operator can set.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The MCP listener.
+    pub server: Server,
+    /// The operations listener.
+    pub ops: Ops,
+    /// Who is believed.
+    pub auth: Auth,
+    /// Role name to what it may call. No role, no rule: denied.
+    pub roles: BTreeMap<String, Role>,
+    /// Backend alias to how it is reached.
+    pub backends: BTreeMap<String, Backend>,
+    /// The audit pipeline.
+    pub audit: Audit,
+    /// Where records are delivered; without a `url`, nowhere (store-only).
+    pub postgres: Postgres,
+    /// Log lines.
+    pub log: Log,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Server {
+    /// Where MCP clients connect.
+    pub listen: SocketAddr,
+    /// `Host` values accepted besides the listener's own address and, on loopback, `localhost`.
+    pub allowed_hosts: Vec<String>,
+    /// `Origin` values accepted besides same-origin loopback ones. A request without `Origin` is no browser's.
+    pub allowed_origins: Vec<String>,
+    /// Largest request body, bytes.
+    pub body_bytes_max: usize,
+    /// Most legacy sessions at once.
+    pub sessions_max: usize,
+    /// Most calls open at once.
+    pub calls_max: usize,
+    /// How long a stop waits for open calls.
+    #[serde(with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+/// `[ops]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Ops {
+    /// Where `/healthz` and `/readyz` are served; `None` for nowhere.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[auth]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Auth {
+    /// The `aud` every token must bear.
+    pub audience: String,
+    /// The claim that holds the caller's role (a string) or roles (a list).
+    pub role_claim: String,
+    /// A scope that every token must bear, if any; a token without it gets 403 `insufficient_scope`.
+    pub required_scope: Option<String>,
+    /// Clock difference tolerated on `exp` and `nbf`.
+    #[serde(with = "duration")]
+    pub leeway: Duration,
+    /// The keys that verify tokens. None: nobody is believed.
+    pub keys: Vec<Key>,
+}
+
+/// `[[auth.keys]]`: one key and the one algorithm it verifies.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Key {
+    /// The token header's `kid` this key answers to; a key without one is tried for tokens without `kid`.
+    pub kid: Option<String>,
+    /// `HS256`, `RS256`, `ES256` or `EdDSA`.
+    pub algorithm: String,
+    /// The `iss` a token verified by this key must bear.
+    pub issuer: String,
+    /// File with the HS256 secret, at least 32 bytes.
+    pub secret_file: Option<PathBuf>,
+    /// Environment variable with the HS256 secret.
+    pub secret_env: Option<String>,
+    /// PEM file with the public key.
+    pub public_key_file: Option<PathBuf>,
+}
+
+/// `[roles.NAME]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Role {
+    /// Patterns over `backend/tool`; `*` stands for any run of characters but `/`.
+    pub allow: Vec<String>,
+}
+
+/// `[backends.NAME]`: a stdio MCP server that Gatepost starts.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Backend {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Its environment, besides `PATH` and `HOME`.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Longest time one call may take.
+    #[serde(default = "Backend::default_call_timeout", with = "duration")]
+    pub call_timeout: Duration,
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Audit {
+    /// Whether calls are audited at all.
+    pub enabled: bool,
+    /// What a call waits for.
+    pub level: Level,
+    /// The outbox directory.
+    pub dir: PathBuf,
+    /// This gateway's id; made with the directory where it is not set.
+    pub gateway_id: Option<uuid::Uuid>,
+    /// How long `begin` waits for room in the ring.
+    #[serde(with = "duration")]
+    pub admission_timeout: Duration,
+    /// How long a call waits for the outbox to store its intent or record.
+    #[serde(with = "duration")]
+    pub store_timeout: Duration,
+    /// Level `queued`: the age of the oldest undelivered record at which the ring spills.
+    #[serde(with = "duration")]
+    pub spill_after: Duration,
+    /// Most records in the ring.
+    pub ring_records_max: usize,
+    /// Most bytes in the ring.
+    pub ring_bytes_max: usize,
+    /// Longest recorded arguments, bytes.
+    pub args_bytes_max: usize,
+    /// JSON pointers into the arguments whose values are never recorded.
+    pub redact: Vec<String>,
+}
+
+/// What a call waits for before it is forwarded and before its reply is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// The outbox commit.
+    Stored,
+    /// Room in the ring.
+    Queued,
+}
+
+/// `[postgres]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Postgres {
+    /// `postgres://user@host/database?sslmode=verify-full`. `None`: store-only.
+    pub url: Option<String>,
+    /// Whether `serve` applies the migrations at its start.
+    pub migrate: bool,
+    /// Most rows in one batch.
+    pub batch_rows_max: usize,
+    /// Most bytes in one batch.
+    pub batch_bytes_max: usize,
+    /// The statement timeout set on the session.
+    #[serde(with = "duration")]
+    pub statement_timeout: Duration,
+    /// How long a stop goes on delivering.
+    #[serde(with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    /// `text` or `json`.
+    pub format: LogFormat,
+    /// A tracing filter, as `info` or `gatepost=debug,warn`.
+    pub filter: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Durations are written as `250ms`, `30s`, `5m`.
+mod duration {
+    use std::time::Duration;
+
+    use serde::de::{Deserialize, Deserializer, Error};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map_err(D::Error::custom)
+    }
+}
+
+impl Backend {
+    fn default_call_timeout() -> Duration {
+        Duration::from_secs(300)
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8808)),
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            body_bytes_max: 4 * 1024 * 1024,
+            sessions_max: 10_000,
+            calls_max: 1024,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Ops {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::from(([127, 0, 0, 1], 8809))) }
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            audience: "gatepost".to_owned(),
+            role_claim: "role".to_owned(),
+            required_scope: None,
+            leeway: Duration::from_secs(30),
+            keys: Vec::new(),
+        }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            level: Level::Stored,
+            dir: PathBuf::from("gatepost-data"),
+            gateway_id: None,
+            admission_timeout: Duration::from_millis(250),
+            store_timeout: Duration::from_secs(10),
+            spill_after: Duration::from_millis(200),
+            ring_records_max: 16_384,
+            ring_bytes_max: 64 * 1024 * 1024,
+            args_bytes_max: 64 * 1024,
+            redact: Vec::new(),
+        }
+    }
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Self {
+            url: None,
+            migrate: true,
+            batch_rows_max: 2_000,
+            batch_bytes_max: 4_000_000,
+            statement_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
