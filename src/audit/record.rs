@@ -39,6 +39,24 @@ pub const ARGS_DEPTH_MAX: usize = 512;
 /// Default for the longest recorded arguments, in bytes. *Spec*: DESIGN section 4.
 pub const ARGS_BYTES_MAX_DEFAULT: usize = 64 * 1024;
 
+/// The fields that can be changed to make them deliverable, in the order of their bits in an intent's frame.
+/// New ones go to the end.
+pub(super) const NORMALISABLE: [&str; 13] = [
+    "method",
+    "client_subject",
+    "client_role",
+    "client_issuer",
+    "token_id",
+    "client_addr",
+    "session_id",
+    "rpc_id",
+    "tool_name",
+    "backend_name",
+    "request_args",
+    "args_digest",
+    "error_message",
+];
+
 /// The largest microsecond count that `timestamptz` takes. *Spec*: Postgres, 294276-12-31; chrono ends at
 /// 262142-12-31 and is the tighter bound, so that every reader can show the value.
 const MICROS_MAX: i64 = 8_210_266_876_799_999_999;
@@ -400,6 +418,12 @@ pub struct AuditRecord {
     /// What it says.
     #[serde(flatten)]
     pub entry: Entry,
+}
+
+impl AsRef<Self> for AuditRecord {
+    fn as_ref(&self) -> &Self {
+        self
+    }
 }
 
 impl Call {
