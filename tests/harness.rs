@@ -1,0 +1,61 @@
+//! The test harness itself: what the other test files trust.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::postgres::Cluster;
+use common::wait::SOON;
+use sqlx::{Connection, PgConnection};
+
+async fn one(url: &str) -> Result<i32, sqlx::Error> {
+    let mut connection = PgConnection::connect(url).await?;
+    sqlx::query_scalar("SELECT 1").fetch_one(&mut connection).await
+}
+
+#[tokio::test]
+async fn a_shared_cluster_gives_each_test_an_empty_database() {
+    let cluster = Cluster::shared();
+    let (first, second) = (cluster.create_database().await, cluster.create_database().await);
+    assert_ne!(first.name, second.name);
+    let pool = first.pool().await;
+    sqlx::query("CREATE TABLE t (a int)").execute(&pool).await.unwrap();
+    let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+        .fetch_one(&second.pool().await)
+        .await
+        .unwrap();
+    assert_eq!(tables, 0);
+    assert_eq!(one(&cluster.socket_url(&first.name)).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_its_address_and_rows_across_stop_and_kill() {
+    let mut cluster = Cluster::start();
+    let database = cluster.create_database().await;
+    let mut connection = PgConnection::connect(&database.url).await.unwrap();
+    sqlx::raw_sql("CREATE TABLE t (a int); INSERT INTO t VALUES (7)").execute(&mut connection).await.unwrap();
+    cluster.stop();
+    assert!(one(&database.url).await.is_err());
+    cluster.restart();
+    let mut connection = PgConnection::connect(&database.url).await.unwrap();
+    cluster.kill();
+    assert!(sqlx::query("SELECT 1").execute(&mut connection).await.is_err());
+    cluster.restart();
+    let mut connection = PgConnection::connect(&database.url).await.unwrap();
+    let kept: i32 = sqlx::query_scalar("SELECT a FROM t").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(kept, 7);
+}
+
+#[tokio::test]
+async fn a_frozen_cluster_answers_nothing_until_it_is_thawed() {
+    let cluster = Cluster::start();
+    let url = cluster.url("postgres");
+    let mut open = PgConnection::connect(&url).await.unwrap();
+    cluster.freeze();
+    let asked = tokio::time::timeout(Duration::from_millis(200), sqlx::query("SELECT 1").execute(&mut open)).await;
+    assert!(asked.is_err(), "a backend of a frozen cluster answered");
+    assert!(tokio::time::timeout(Duration::from_millis(200), one(&url)).await.is_err());
+    cluster.thaw();
+    assert_eq!(tokio::time::timeout(SOON, one(&url)).await.unwrap().unwrap(), 1);
+}
