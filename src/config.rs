@@ -208,7 +208,7 @@ mod duration {
 
 impl Backend {
     fn default_call_timeout() -> Duration {
-        Duration::from_secs(300)
+        Duration::from_mins(5)
     }
 }
 

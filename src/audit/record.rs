@@ -455,7 +455,7 @@ impl Call {
     #[must_use]
     pub fn gateway_event(event: &str, details: &serde_json::Value) -> Self {
         let mut call = Self::new(RequestId::new(), &format!("gateway/{event}"));
-        call.client_subject = "gatepost".to_owned();
+        "gatepost".clone_into(&mut call.client_subject);
         call.with_arguments(&details.to_string(), &Redaction::none(), ARGS_BYTES_MAX_DEFAULT)
     }
 

@@ -31,7 +31,7 @@ use retry::Retry;
 const ALIKE_MAX: usize = 16;
 
 /// How often partitions are made ahead. *Chosen*: monthly partitions are made months ahead, so once a day is plenty.
-const PREPARE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+const PREPARE_EVERY: Duration = Duration::from_hours(24);
 
 /// How large a batch may be.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,8 @@ use std::sync::{Mutex, PoisonError};
 use redb::StorageBackend;
 
 /// Size of an overlaid block. *Chosen*: redb's page size, so that most of its writes are whole blocks.
-const BLOCK_BYTES: u64 = 4096;
+const BLOCK: usize = 4096;
+const BLOCK_BYTES: u64 = BLOCK as u64;
 
 /// A file that is written until its first failure and never again.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ impl Overlay {
 
     /// Block `idx` of the file, zeros beyond its end.
     fn read_block(&self, idx: u64) -> io::Result<Box<[u8]>> {
-        let mut block = vec![0; BLOCK_BYTES as usize].into_boxed_slice();
+        let mut block = vec![0; BLOCK].into_boxed_slice();
         let start = idx * BLOCK_BYTES;
         let have = usize::try_from(self.file_len.saturating_sub(start).min(BLOCK_BYTES)).unwrap_or(0);
         self.file.read(start, block.get_mut(..have).unwrap_or_default())?;
@@ -174,10 +175,8 @@ mod tests {
 
     impl Shared {
         fn count(&self) -> io::Result<()> {
-            match self.0.writes.fetch_add(1, Ordering::SeqCst) + 1 == self.0.fail_at {
-                true => Err(io::Error::other("injected")),
-                false => Ok(()),
-            }
+            let fails = self.0.writes.fetch_add(1, Ordering::SeqCst) + 1 == self.0.fail_at;
+            if fails { Err(io::Error::other("injected")) } else { Ok(()) }
         }
     }
 

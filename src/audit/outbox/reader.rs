@@ -93,10 +93,10 @@ impl Shared {
         for file in self.files().into_iter().filter(gone) {
             match self.fs.remove(&file.number.path(&self.dir)) {
                 Ok(()) => {
-                    self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|f| f.number != file.number)
+                    self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|f| f.number != file.number);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, file = file.number.file_name(), "delivered outbox file not removed")
+                    tracing::warn!(%error, file = file.number.file_name(), "delivered outbox file not removed");
                 }
             }
         }

@@ -348,7 +348,7 @@ fn timed_out(operation: &'static str, limit: Duration) -> Error {
 fn driver_error(operation: &'static str, error: &sqlx::Error) -> Error {
     let (class, sqlstate, message) = match error {
         sqlx::Error::Database(database) => {
-            let code = database.code().map(|code| code.into_owned());
+            let code = database.code().map(std::borrow::Cow::into_owned);
             let class = code.as_deref().map_or(Class::Operator, classify);
             (class, code, database.message().to_owned())
         }
