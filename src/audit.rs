@@ -11,6 +11,7 @@ pub mod chain;
 pub mod codec;
 pub mod outbox;
 pub mod pipeline;
+pub mod query;
 pub mod record;
 pub mod redact;
 pub mod ring;
