@@ -1,6 +1,23 @@
 //! What an operator can set: one TOML file, `GATEPOST_*` overrides, validated once.
+//!
+//! [`Config::load`] reads the file, lays the environment over it, and checks every key against [`KNOBS`] and all of
+//! them against each other. It reports every fault it finds, each with its key and line, and never a secret's value.
+//! What it returns is valid: no other module checks a setting again.
+//!
+//! It does not open the files that the configuration names: the modules that use them do.
+
+mod check;
+mod fault;
+mod kind;
+mod knobs;
+mod load;
+
+pub use fault::{Fault, Origin};
+pub use kind::Kind;
+pub use knobs::{Fallback, KNOBS, Knob, reference};
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,7 +71,8 @@ pub struct Server {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct Ops {
-    /// Where `/healthz` and `/readyz` are served; `None` for nowhere.
+    /// Where `/healthz` and `/readyz` are served; `None` (written `"off"`) for nowhere.
+    #[serde(deserialize_with = "address_or_off")]
     pub listen: Option<SocketAddr>,
 }
 
@@ -100,8 +118,8 @@ pub struct Role {
     pub allow: Vec<String>,
 }
 
-/// `[backends.NAME]`: a stdio MCP server that Gatepost starts.
-#[derive(Clone, Debug, Deserialize)]
+/// `[backends.NAME]`: a stdio MCP server that Gatepost starts. Its `Debug` shows the environment's names only.
+#[derive(Clone, Deserialize)]
 pub struct Backend {
     /// Program and arguments.
     pub command: Vec<String>,
@@ -154,8 +172,8 @@ pub enum Level {
     Queued,
 }
 
-/// `[postgres]`
-#[derive(Clone, Debug, Deserialize)]
+/// `[postgres]`. Its `Debug` never shows the URL, which may hold a password.
+#[derive(Clone, Deserialize)]
 #[serde(default)]
 pub struct Postgres {
     /// `postgres://user@host/database?sslmode=verify-full`. `None`: store-only.
@@ -203,6 +221,37 @@ mod duration {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text).map_err(D::Error::custom)
+    }
+}
+
+/// An address, or `off` for none.
+fn address_or_off<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == "off" { Ok(None) } else { text.parse().map(Some).map_err(serde::de::Error::custom) }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // I8: a backend's environment holds its credentials.
+        f.debug_struct("Backend")
+            .field("command", &self.command)
+            .field("env", &self.env.keys())
+            .field("call_timeout", &self.call_timeout)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // I8: the URL may hold a password.
+        f.debug_struct("Postgres")
+            .field("url", &self.url.as_ref().map(|_| "[redacted]"))
+            .field("migrate", &self.migrate)
+            .field("batch_rows_max", &self.batch_rows_max)
+            .field("batch_bytes_max", &self.batch_bytes_max)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("drain_timeout", &self.drain_timeout)
+            .finish()
     }
 }
 

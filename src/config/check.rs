@@ -1,0 +1,119 @@
+//! What the settings must be to each other.
+
+use std::collections::BTreeSet;
+
+use super::load::Draft;
+use super::{Config, Key};
+
+/// Longest alias of a backend, in bytes. *Derived*: clients take tool names of 64; this leaves `__` and 30 for the tool.
+const ALIAS_BYTES_MAX: usize = 32;
+
+/// Longest name of a role, in bytes. *Chosen*: it stands in every record.
+const ROLE_BYTES_MAX: usize = 128;
+
+/// How many arguments of the longest size the ring must hold. *Chosen*: an intent and a record of two calls.
+const RING_ARGS_MIN: usize = 4;
+
+/// A name that the operator chose, in `section`.
+pub(super) fn name(section: &str, name: &str) -> Result<(), String> {
+    if section == "roles" {
+        let fits = !name.is_empty() && name.len() <= ROLE_BYTES_MAX && !name.contains(char::is_control);
+        return if fits {
+            Ok(())
+        } else {
+            Err(format!("a role's name has 1 to {ROLE_BYTES_MAX} bytes and no controls"))
+        };
+    }
+    let written = "write a lower-case letter or digit, then letters, digits and '-'";
+    if name.len() > ALIAS_BYTES_MAX {
+        return Err(format!("the alias is {} bytes, limit {ALIAS_BYTES_MAX}: {written}", name.len()));
+    }
+    // Tools are named alias__tool: without '_' in the alias the first '__' always ends it.
+    let begins = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if !begins || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
+        return Err(format!("the alias is not as clients take it: {written}"));
+    }
+    if name == "all" { Err("the alias stands for all backends: choose another".to_owned()) } else { Ok(()) }
+}
+
+/// Everything that involves more than one setting.
+pub(super) fn together(config: &Config, draft: &mut Draft) {
+    keys(config, draft);
+    patterns(config, draft);
+    let server = config.server.listen;
+    if !server.ip().is_loopback() && config.auth.keys.is_empty() {
+        let message =
+            format!("{server} can be reached by others and auth.keys is empty: add a key, or listen on loopback");
+        draft.fault("server.listen", message);
+    }
+    if config.ops.listen == Some(server) && server.port() != 0 {
+        draft.fault("ops.listen", format!("{server} is server.listen too: choose another port"));
+    }
+    let (ring, args) = (config.audit.ring_bytes_max, config.audit.args_bytes_max);
+    if ring / RING_ARGS_MIN < args {
+        let message = format!(
+            "{ring} bytes is less than {RING_ARGS_MIN} times audit.args_bytes_max ({args}): raise it, or lower the other"
+        );
+        draft.fault("audit.ring_bytes_max", message);
+    }
+}
+
+fn keys(config: &Config, draft: &mut Draft) {
+    let mut seen = BTreeSet::new();
+    for (idx, key) in config.auth.keys.iter().enumerate() {
+        let path = format!("auth.keys[{idx}]");
+        if let Err(message) = source(key) {
+            draft.fault(&path, message);
+        }
+        if let Some(kid) = &key.kid
+            && !seen.insert((&key.issuer, kid))
+        {
+            draft.fault(
+                &format!("{path}.kid"),
+                format!("{kid:?} names an earlier key of this issuer too: choose another"),
+            );
+        }
+    }
+}
+
+/// Exactly one place to load the key from, and one that fits the algorithm.
+fn source(key: &Key) -> Result<(), String> {
+    let set = [
+        ("secret_file", key.secret_file.is_some()),
+        ("secret_env", key.secret_env.is_some()),
+        ("public_key_file", key.public_key_file.is_some()),
+    ];
+    let set: Vec<&str> = set.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect();
+    let (algorithm, fitting): (_, &[&str]) = match key.algorithm.as_str() {
+        // An unknown or missing algorithm is a fault already; nothing can be said of its source.
+        "" => return Ok(()),
+        "HS256" => ("HS256", &["secret_file", "secret_env"]),
+        other => (other, &["public_key_file"]),
+    };
+    let wanted = fitting.join(" or ");
+    match set.as_slice() {
+        [one] if fitting.contains(one) => Ok(()),
+        [] => Err(format!("has no key material: {algorithm} takes {wanted}, set it")),
+        [one] => Err(format!("{one} does not fit {algorithm}, which takes {wanted}: set that instead")),
+        several => Err(format!("has {}: keep one, {algorithm} takes {wanted}", several.join(" and "))),
+    }
+}
+
+/// A pattern that names a backend names one that is there: a slip would otherwise deny in silence.
+fn patterns(config: &Config, draft: &mut Draft) {
+    for (role, rule) in &config.roles {
+        for (idx, pattern) in rule.allow.iter().enumerate() {
+            let Some((backend, _)) = pattern.split_once('/') else { continue };
+            if backend.contains('*') || config.backends.contains_key(backend) {
+                continue;
+            }
+            let score = |alias: &&String| strsim::normalized_damerau_levenshtein(alias, backend);
+            let nearest = config.backends.keys().max_by(|a, b| score(a).total_cmp(&score(b)));
+            let message = match nearest {
+                Some(alias) => format!("{pattern:?} names the unknown backend {backend:?}: did you mean {alias}?"),
+                None => format!("{pattern:?} names the unknown backend {backend:?}: add [backends.{backend}]"),
+            };
+            draft.fault_at(&["roles", role, "allow"], idx, message);
+        }
+    }
+}
