@@ -139,8 +139,13 @@ fn fields(value: &Value, prefix: &str) -> String {
         Value::Array(items) => {
             items.iter().enumerate().map(|(idx, inner)| fields(inner, &format!("{prefix}[{idx}]"))).collect()
         }
-        Value::String(text) => format!("{prefix}: {}\n", text.escape_debug()),
+        Value::String(text) => format!("{prefix}: {}\n", visible(text)),
         Value::Null => format!("{prefix}: -\n"),
         other => format!("{prefix}: {other}\n"),
     }
+}
+
+/// Text whose control characters are written as escapes, so that a terminal shows them and does not obey them.
+fn visible(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() }).collect()
 }

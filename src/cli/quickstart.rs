@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::print;
 use crate::config::Config;
-use crate::gateway::auth::token::{Claims, mint};
+use crate::gateway::auth::{Claims, mint};
 
 /// Where the quickstart keeps its data.
 const DIR: &str = "gatepost-data";
