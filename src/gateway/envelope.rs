@@ -227,6 +227,12 @@ pub fn tool_call(params: Option<&RawValue>) -> Result<ToolCall<'_>, Malformed> {
     Ok(ToolCall { name, arguments: arguments.map(RawValue::get), meta: meta.map(RawValue::get) })
 }
 
+/// The id that `value` is, if it is a valid one.
+#[must_use]
+pub fn id(value: &RawValue) -> Option<Id> {
+    Id::new(value).ok()
+}
+
 /// Reads what can be read of any bytes. Of a key that stands twice the first one counts.
 #[must_use]
 pub fn hint(body: &[u8], bytes_max: usize) -> Hint {

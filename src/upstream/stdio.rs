@@ -46,7 +46,7 @@ const STEADY_AFTER: Duration = Duration::from_secs(10);
 
 /// One backend.
 #[derive(Debug)]
-pub struct Backend {
+pub(super) struct Backend {
     alias: String,
     config: config::Backend,
     /// Written by the supervisor, read by all.
@@ -64,7 +64,7 @@ pub struct Tool {
 
 /// A backend's response, as JSON text.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Response {
+pub(super) enum Response {
     /// The result.
     Result(String),
     /// The error object.
@@ -123,18 +123,18 @@ enum State {
 impl Backend {
     /// A backend that is not started yet.
     #[must_use]
-    pub fn new(alias: &str, config: &config::Backend) -> Self {
+    pub(super) fn new(alias: &str, config: &config::Backend) -> Self {
         Self { alias: alias.to_owned(), config: config.clone(), state: watch::Sender::new(State::Starting) }
     }
 
     /// Whether it answers now.
     #[must_use]
-    pub fn is_up(&self) -> bool {
+    pub(super) fn is_up(&self) -> bool {
         matches!(*self.state.borrow(), State::Up(_))
     }
 
     /// Runs the child, again and again, until `stop`.
-    pub async fn supervise(self: Arc<Self>, stop: CancellationToken) {
+    pub(super) async fn supervise(self: Arc<Self>, stop: CancellationToken) {
         let mut pause = PAUSE_MIN;
         loop {
             self.state.send_replace(State::Starting);
@@ -168,7 +168,7 @@ impl Backend {
     ///
     /// # Cancel safety
     /// Dropping the future cancels the request at the backend.
-    pub async fn call(&self, method: &str, params: Option<&str>) -> Result<Response, CallError> {
+    pub(super) async fn call(&self, method: &str, params: Option<&str>) -> Result<Response, CallError> {
         let link = self.link().await?;
         link.request(method, params, self.config.call_timeout).await
     }
@@ -177,7 +177,7 @@ impl Backend {
     ///
     /// # Errors
     /// [`CallError`]: down, or [`CallError::List`] where pages do not end or a tool has no name.
-    pub async fn list_tools(&self) -> Result<Arc<[Tool]>, CallError> {
+    pub(super) async fn list_tools(&self) -> Result<Arc<[Tool]>, CallError> {
         let link = self.link().await?;
         let timeout = LIST_TIMEOUT.min(self.config.call_timeout);
         let mut tools = Vec::new();
@@ -209,7 +209,7 @@ impl Backend {
 
     /// The tools that were last listed, if nothing has changed since.
     #[must_use]
-    pub fn known_tools(&self) -> Option<Arc<[Tool]>> {
+    pub(super) fn known_tools(&self) -> Option<Arc<[Tool]>> {
         match &*self.state.borrow() {
             State::Up(link) => link.known_tools(),
             State::Starting | State::Down { .. } => None,
