@@ -4,25 +4,68 @@
 //! besides the permit. `finish` consumes the receipt and the backend's answer, and gives the answer back as
 //! [`Released`] once the record has reached the level; the HTTP layer can send nothing else. So an unaudited call does
 //! not compile (I1). A receipt that is dropped unfinished still ends its call: its record says `error` (I2).
+//!
+//! [`pipeline::Pipeline`] builds and stops the parts behind it. Nothing here knows MCP.
 
+pub mod chain;
+pub mod codec;
+pub mod outbox;
+pub mod pipeline;
+pub mod query;
 pub mod record;
 pub mod redact;
+pub mod ring;
+pub mod scribe;
+pub mod shipper;
+pub mod sink;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use record::{Call, Entry, Outcome, RequestId, Status};
+use ring::{NoRoom, Phase, Reservation, Ring};
 
 /// The pipeline's handle. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Audit {}
+pub struct Audit(Option<Arc<Handle>>);
+
+/// What a call waits for, and how long.
+#[derive(Debug)]
+struct Handle {
+    ring: Arc<Ring>,
+    /// Whether calls wait for the outbox (level `stored`) or for the ring alone (`queued`).
+    wait_for_store: bool,
+    timeouts: Timeouts,
+}
+
+/// How long a call waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For room in the ring.
+    pub admission: Duration,
+    /// For the outbox to store an intent or a record.
+    pub store: Duration,
+}
 
 /// Proof that a call's intent reached the configured level. Dropping it unfinished ends the call as `error`.
 #[derive(Debug)]
 #[must_use = "a receipt is finished with the call's outcome"]
 pub struct Receipt {
-    call: Option<Call>,
+    /// `None` once finished, and where auditing is off.
+    open: Option<Open>,
     request_id: RequestId,
     begun: Instant,
+}
+
+/// A call that has begun and not ended.
+#[derive(Debug)]
+struct Open {
+    handle: Arc<Handle>,
+    call: Call,
+    /// The room of its record.
+    reservation: Reservation,
 }
 
 /// Something that may leave the gateway: its record reached the configured level.
@@ -32,7 +75,8 @@ pub struct Released<T>(T);
 /// The pipeline could not take the call in time.
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
-    /// Neither ring nor outbox had room within `admission_timeout`. Nothing was recorded; the refusal is counted.
+    /// Neither ring nor outbox had room within `admission_timeout`. Nothing was recorded; the refusal is counted, and
+    /// recorded with others in one `gateway/gap` record.
     #[error("the audit ring is full: no room within {waited:?}")]
     Full {
         /// How long the call waited.
@@ -54,7 +98,11 @@ impl Audit {
     /// An audit that is switched off: calls are dispatched unchanged and leave no record.
     #[must_use]
     pub fn off() -> Self {
-        Self {}
+        Self(None)
+    }
+
+    fn on(ring: Arc<Ring>, wait_for_store: bool, timeouts: Timeouts) -> Self {
+        Self(Some(Arc::new(Handle { ring, wait_for_store, timeouts })))
     }
 
     /// Begins `call`: returns once its intent reached the configured level.
@@ -62,7 +110,23 @@ impl Audit {
     /// # Errors
     /// [`Unavailable`]; the call must not be forwarded, and has been recorded or counted as `audit_unavailable`.
     pub async fn begin(&self, call: Call) -> Result<Receipt, Unavailable> {
-        Ok(Receipt { request_id: call.request_id, call: Some(call), begun: Instant::now() })
+        let (request_id, begun) = (call.request_id, Instant::now());
+        let Some(handle) = &self.0 else { return Ok(Receipt { open: None, request_id, begun }) };
+        let admission = handle.timeouts.admission;
+        let reserved = handle.ring.reserve_call(&call, admission).await;
+        let mut reservation = reserved.map_err(|no_room| no_room.after(admission))?;
+        let (sender, stored) = handle.receipt();
+        handle.ring.begin(&mut reservation, call.clone(), sender);
+        let mut receipt =
+            Receipt { open: Some(Open { handle: Arc::clone(handle), call, reservation }), request_id, begun };
+        // I1: the receipt, without which nothing is forwarded, is given only after the intent reached its level.
+        match handle.reached(stored).await {
+            Ok(()) => Ok(receipt),
+            Err(unavailable) => {
+                receipt.end(Outcome::failed(Status::AuditUnavailable, unavailable.to_string()), None);
+                Err(unavailable)
+            }
+        }
     }
 
     /// Records a call that is refused before dispatch (latency 0), then releases `answer`.
@@ -70,8 +134,43 @@ impl Audit {
     /// # Errors
     /// [`Unavailable`]; the refusal was counted, or stays in the ring.
     pub async fn refuse<T>(&self, call: Call, outcome: Outcome, answer: T) -> Result<Released<T>, Unavailable> {
-        drop(Entry::new(call, outcome, Duration::ZERO));
+        if let Some(handle) = &self.0 {
+            let entry = Entry::new(call, outcome, Duration::ZERO);
+            let admission = handle.timeouts.admission;
+            let reserved = handle.ring.reserve_refusal(&entry, admission).await;
+            let reservation = reserved.map_err(|no_room| no_room.after(admission))?;
+            let (sender, stored) = handle.receipt();
+            handle.ring.end(reservation, entry, false, sender);
+            handle.reached(stored).await?;
+        }
         Ok(Released(answer))
+    }
+}
+
+impl Handle {
+    /// Both ends of a receipt's channel, at the level that has one.
+    fn receipt(&self) -> (Option<oneshot::Sender<()>>, Option<oneshot::Receiver<()>>) {
+        self.wait_for_store.then(oneshot::channel).unzip()
+    }
+
+    /// Waits for what was appended to be stored, where the level asks for it.
+    async fn reached(&self, stored: Option<oneshot::Receiver<()>>) -> Result<(), Unavailable> {
+        let Some(stored) = stored else { return Ok(()) };
+        let waited = self.timeouts.store;
+        match tokio::time::timeout(waited, stored).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) if self.ring.phase() > Phase::Open => Err(Unavailable::Closed),
+            _ => Err(Unavailable::NotStored { waited }),
+        }
+    }
+}
+
+impl NoRoom {
+    fn after(self, waited: Duration) -> Unavailable {
+        match self {
+            Self::Full => Unavailable::Full { waited },
+            Self::Closed => Unavailable::Closed,
+        }
     }
 }
 
@@ -85,24 +184,32 @@ impl Receipt {
     /// Ends the call with `outcome`, then releases `answer` once the record reached the configured level.
     ///
     /// # Errors
-    /// [`Unavailable::NotStored`]: `answer` must not leave; the record stays in the ring and is stored when it can be.
+    /// [`Unavailable`]: `answer` must not leave; the record stays in the ring and is stored when it can be.
     ///
     /// # Cancel safety
     /// The record is in the ring before the first await; dropping the future loses only the answer.
     pub async fn finish<T>(mut self, outcome: Outcome, answer: T) -> Result<Released<T>, Unavailable> {
-        if let Some(call) = self.call.take() {
-            drop(Entry::new(call, outcome, self.begun.elapsed()));
+        if let Some(handle) = self.open.as_ref().map(|open| Arc::clone(&open.handle)) {
+            let (sender, stored) = handle.receipt();
+            self.end(outcome, sender);
+            // I1: the answer is released only after its record reached the level.
+            handle.reached(stored).await?;
         }
         Ok(Released(answer))
+    }
+
+    fn end(&mut self, outcome: Outcome, stored: Option<oneshot::Sender<()>>) {
+        // I2: whichever way a call ends, its record is appended here, once.
+        if let Some(Open { handle, call, reservation }) = self.open.take() {
+            let entry = Entry::new(call, outcome, self.begun.elapsed());
+            handle.ring.end(reservation, entry, true, stored);
+        }
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        if let Some(call) = self.call.take() {
-            let outcome = Outcome::failed(Status::Error, "the call was abandoned by the gateway");
-            drop(Entry::new(call, outcome, self.begun.elapsed()));
-        }
+        self.end(Outcome::failed(Status::Error, "the gateway gave the call up before it had an answer"), None);
     }
 }
 

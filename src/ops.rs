@@ -1,1 +1,5 @@
-//! To be written.
+//! What operators see of a running gateway: health, and the admin socket beside the outbox.
+
+pub mod admin;
+pub mod health;
+pub mod inspect;

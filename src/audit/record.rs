@@ -39,6 +39,24 @@ pub const ARGS_DEPTH_MAX: usize = 512;
 /// Default for the longest recorded arguments, in bytes. *Spec*: DESIGN section 4.
 pub const ARGS_BYTES_MAX_DEFAULT: usize = 64 * 1024;
 
+/// The fields that can be changed to make them deliverable, in the order of their bits in an intent's frame.
+/// New ones go to the end.
+pub(super) const NORMALISABLE: [&str; 13] = [
+    "method",
+    "client_subject",
+    "client_role",
+    "client_issuer",
+    "token_id",
+    "client_addr",
+    "session_id",
+    "rpc_id",
+    "tool_name",
+    "backend_name",
+    "request_args",
+    "args_digest",
+    "error_message",
+];
+
 /// The largest microsecond count that `timestamptz` takes. *Spec*: Postgres, 294276-12-31; chrono ends at
 /// 262142-12-31 and is the tighter bound, so that every reader can show the value.
 const MICROS_MAX: i64 = 8_210_266_876_799_999_999;
@@ -402,6 +420,12 @@ pub struct AuditRecord {
     pub entry: Entry,
 }
 
+impl AsRef<Self> for AuditRecord {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl Call {
     /// A call that arrived now.
     #[must_use]
@@ -431,7 +455,7 @@ impl Call {
     #[must_use]
     pub fn gateway_event(event: &str, details: &serde_json::Value) -> Self {
         let mut call = Self::new(RequestId::new(), &format!("gateway/{event}"));
-        call.client_subject = "gatepost".to_owned();
+        "gatepost".clone_into(&mut call.client_subject);
         call.with_arguments(&details.to_string(), &Redaction::none(), ARGS_BYTES_MAX_DEFAULT)
     }
 

@@ -1,0 +1,163 @@
+//! The hash chain that shows whether a stream is whole and unchanged.
+//!
+//! ```text
+//! hash = SHA-256( "gatepost.v1" || prev_hash (32 bytes) || field || field || ... )
+//!
+//! field  = length (u32, little-endian) || value      a NULL is the length 0xffffffff and no value
+//! uuid   = 16 bytes, as in its text                  bigint = i64, 8 bytes, little-endian
+//! text   = UTF-8, json = its text                    bytea  = its bytes
+//! timestamptz = i64 microseconds since 1970 UTC      double = IEEE 754 binary64, 8 bytes, little-endian
+//! ```
+//!
+//! The fields stand in the order of the columns of `audit_log`, without `prev_hash` and `hash` themselves, so that the
+//! hash can be computed again from the row alone. The first record of a stream has 32 zero bytes as `prev_hash`.
+
+use sha2::{Digest as _, Sha256};
+
+use super::record::{Digest, Entry, Epoch, GatewayId, Place, Seq};
+
+/// Distinguishes this hash from any other use of SHA-256 over the same bytes, and names the version of the layout.
+const DOMAIN: &[u8] = b"gatepost.v1";
+
+/// The length that stands for NULL. *Chosen*: no field can be 4 GiB long.
+const NULL: u32 = u32::MAX;
+
+/// The end of a stream so far: what the next record is linked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The last record's place; zero before the first.
+    pub seq: Seq,
+    /// Its hash; zero before the first.
+    pub hash: Digest,
+}
+
+impl Head {
+    /// Before the first record.
+    pub const START: Self = Self { seq: Seq::ZERO, hash: Digest::ZERO };
+
+    /// The head after the record at `place`.
+    #[must_use]
+    pub fn after(place: &Place) -> Self {
+        Self { seq: place.seq, hash: place.hash }
+    }
+}
+
+/// Gives `entry` the next place after `head` in the stream of `gateway_id` and `epoch`.
+#[must_use]
+pub fn link(gateway_id: GatewayId, epoch: Epoch, head: Head, entry: &Entry) -> Place {
+    // I3: the one place where a seq is made; it is the last one plus one.
+    let seq = head.seq.next();
+    Place { gateway_id, epoch, seq, prev_hash: head.hash, hash: hash(gateway_id, epoch, seq, head.hash, entry) }
+}
+
+/// Whether a record's hash is that of its contents.
+#[must_use]
+pub fn holds(place: &Place, entry: &Entry) -> bool {
+    place.hash == hash(place.gateway_id, place.epoch, place.seq, place.prev_hash, entry)
+}
+
+fn hash(gateway_id: GatewayId, epoch: Epoch, seq: Seq, prev_hash: Digest, entry: &Entry) -> Digest {
+    let mut fields = Fields(Sha256::new());
+    fields.0.update(DOMAIN);
+    fields.0.update(prev_hash.0);
+    fields.bytes(gateway_id.0.as_bytes());
+    fields.bytes(&epoch.0.to_le_bytes());
+    fields.bytes(&seq.0.to_le_bytes());
+    let call = &entry.call;
+    fields.bytes(call.request_id.0.as_bytes());
+    fields.bytes(&call.timestamp.micros().to_le_bytes());
+    fields.bytes(call.method.as_bytes());
+    fields.bytes(call.client_subject.as_bytes());
+    fields.text(call.client_role.as_ref());
+    fields.text(call.client_issuer.as_ref());
+    fields.text(call.token_id.as_ref());
+    fields.text(call.client_addr.as_ref());
+    fields.text(call.session_id.as_ref());
+    fields.text(call.rpc_id.as_ref());
+    fields.text(call.tool_name.as_ref());
+    fields.text(call.backend_name.as_ref());
+    fields.text(call.request_args.as_ref());
+    fields.digest(call.args_digest);
+    fields.bytes(entry.response_status.as_str().as_bytes());
+    fields.text(entry.error_message.as_ref());
+    fields.digest(entry.response_digest);
+    fields.optional(entry.response_bytes.map(u64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
+    fields.bytes(&entry.latency_ms.to_le_bytes());
+    Digest(fields.0.finalize().into())
+}
+
+/// Length-prefixed fields fed into the hash.
+struct Fields(Sha256);
+
+impl Fields {
+    fn optional(&mut self, value: Option<&[u8]>) {
+        match value {
+            Some(bytes) => self.bytes(bytes),
+            None => self.0.update(NULL.to_le_bytes()),
+        }
+    }
+
+    fn text(&mut self, value: Option<&String>) {
+        self.optional(value.map(String::as_bytes));
+    }
+
+    fn digest(&mut self, value: Option<Digest>) {
+        self.optional(value.as_ref().map(|digest| digest.0.as_slice()));
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        let len = u32::try_from(bytes.len()).unwrap_or(NULL - 1);
+        self.0.update(len.to_le_bytes());
+        self.0.update(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::audit::record::{Call, Outcome, RequestId, Status};
+
+    fn entry(tool: Option<&str>, error: Option<&str>) -> Entry {
+        let call = Call::new(RequestId::new(), "tools/call").with_target(None, tool);
+        Entry::new(call, Outcome::answered(Status::Ok, error.map(str::to_owned), b"{}"), Duration::from_millis(3))
+    }
+
+    fn place(entry: &Entry) -> Place {
+        link(GatewayId(uuid::Uuid::nil()), Epoch(1), Head::START, entry)
+    }
+
+    #[test]
+    fn i3_places_rise_by_one_and_are_linked() {
+        let entry = entry(Some("echo"), None);
+        let first = place(&entry);
+        let second = link(first.gateway_id, first.epoch, Head::after(&first), &entry);
+        assert_eq!((first.seq, second.seq), (Seq(1), Seq(2)));
+        assert_eq!((first.prev_hash, second.prev_hash), (Digest::ZERO, first.hash));
+    }
+
+    #[test]
+    fn any_changed_field_breaks_the_link() {
+        let original = entry(Some("echo"), None);
+        let place = place(&original);
+        assert!(holds(&place, &original));
+        let mut changed = original.clone();
+        changed.latency_ms += 1.0;
+        assert!(!holds(&place, &changed));
+        let mut changed = original.clone();
+        changed.call.request_args = Some(String::new());
+        assert!(!holds(&place, &changed), "NULL differs from empty");
+        assert!(!holds(&Place { epoch: Epoch(2), ..place }, &original));
+    }
+
+    #[test]
+    fn text_that_moves_from_one_field_to_the_next_breaks_the_link() {
+        let mut one = entry(Some("ab"), None);
+        one.call.backend_name = Some("c".to_owned());
+        let mut other = one.clone();
+        other.call.tool_name = Some("a".to_owned());
+        other.call.backend_name = Some("bc".to_owned());
+        assert!(!holds(&place(&one), &other));
+    }
+}

@@ -1,0 +1,354 @@
+//! The outbox: what was stored and not yet delivered, on disk.
+//!
+//! It is a directory of generation files ([`generation`]), each written by one process in one epoch and never after its
+//! first failure. Every opening begins a new epoch and a new file; older files are only read, and unlinked once all
+//! in them was delivered. Unlinking needs no free page, so a full disk cannot wedge the drain.
+//!
+//! [`Opening`] is what was found in the directory; it becomes an [`Outbox`] with the epoch's first commit. The outbox
+//! has one writer, the scribe. [`Reader`] is for the shipper and for inspection; it may be used beside the writer, and
+//! on a dead gateway's directory without touching it.
+//!
+//! It knows nothing of the ring, of Postgres, or of what a record means. This folder is the only place that names redb.
+
+mod backend;
+pub mod fs;
+mod generation;
+pub mod lock;
+mod reader;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fs::Fs;
+use generation::{Generation, Meta, Number};
+use lock::{Lock, LockError};
+use reader::Shared;
+pub use reader::{Reader, Stats, Stream};
+
+use super::chain::Head;
+use super::codec;
+use super::record::{Call, Epoch, GatewayId, RequestId, Seq};
+
+/// Bytes of segments after which a new file is begun. *Derived*: a file is at most 256 MiB (DESIGN section 6), redb
+/// doubles it as it grows, and its pages cost at most an eighth; 112 MiB of segments fit in 128 MiB.
+const GENERATION_SEGMENT_BYTES_MAX: u64 = 112 * 1024 * 1024;
+
+/// A run of records as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Their epoch.
+    pub epoch: Epoch,
+    /// The first one's place.
+    pub first: Seq,
+    /// The last one's place.
+    pub last: Seq,
+    /// Their frames, see [`codec`].
+    pub frames: Vec<u8>,
+}
+
+/// What one commit does; all of it or nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Commit<'a> {
+    /// New records, in order.
+    pub segments: &'a [Segment],
+    /// The stream's head after them, where there are any.
+    pub head: Option<Head>,
+    /// Intents of calls that are about to be forwarded: id and frame.
+    pub begun: &'a [(RequestId, Arc<[u8]>)],
+    /// Intents of calls that have ended.
+    pub ended: &'a [RequestId],
+    /// How far epochs were delivered; what is behind is forgotten.
+    pub delivered: &'a [(Epoch, Head)],
+    /// Whether the last record of this commit closes the epoch.
+    pub closes: bool,
+}
+
+/// Why the outbox cannot be opened, written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system refused.
+    #[error("cannot {operation} {path}: {source}", path = .path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// redb refused.
+    #[error("cannot {operation} outbox file {path}: {source}", path = .path.display())]
+    Redb {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        source: Box<redb::Error>,
+    },
+    /// Another process has the directory.
+    #[error(
+        "outbox directory {path} is in use by {holder}; stop that gateway or give this one a directory of its own",
+        path = .path.display()
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// What the holder wrote into the lock file.
+        holder: String,
+    },
+    /// A file of a later version.
+    #[error("outbox file {path} has format {found}, this Gatepost knows {known}; use a newer one", path = .path.display())]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// What is known here.
+        known: u32,
+    },
+    /// A file that no outbox wrote.
+    #[error("{path} is no outbox: it is {what}; move it away or name another directory", path = .path.display())]
+    NotAnOutbox {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+    /// The directory belongs to a gateway with another id.
+    #[error(
+        "outbox directory {path} belongs to gateway {found}, the configuration says {configured}; \
+         change audit.gateway_id or audit.dir",
+        path = .path.display()
+    )]
+    OtherGateway {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: GatewayId,
+        /// Whose it should be.
+        configured: GatewayId,
+    },
+    /// A stored frame that does not decode.
+    #[error("outbox file {path} holds a broken {what}", path = .path.display())]
+    Frame {
+        /// The file.
+        path: PathBuf,
+        /// What is broken.
+        what: String,
+        /// How.
+        source: codec::Error,
+    },
+}
+
+impl Error {
+    fn redb(operation: &'static str, path: &Path, source: impl Into<redb::Error>) -> Self {
+        Self::Redb { operation, path: path.to_owned(), source: Box::new(source.into()) }
+    }
+}
+
+/// The epoch before this one, as far as the outbox knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Previous {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its last record.
+    pub head: Head,
+    /// Whether its `gateway/closed` record was stored. If not, the gateway died.
+    pub closed: bool,
+}
+
+/// What was found in the directory; nothing has been changed yet but the lock file.
+#[derive(Debug)]
+pub struct Opening {
+    /// Whose directory it is.
+    pub gateway_id: GatewayId,
+    /// The epoch that this opening begins.
+    pub epoch: Epoch,
+    /// The epoch before it, if any.
+    pub previous: Option<Previous>,
+    /// Calls that were open when the gateway died.
+    pub interrupted: Vec<Call>,
+    dir: PathBuf,
+    fs: Arc<dyn Fs>,
+    lock: Lock,
+    numbers: Vec<Number>,
+    delivered: BTreeMap<Epoch, Head>,
+}
+
+/// The writer. One per directory and process.
+#[derive(Debug)]
+pub struct Outbox {
+    shared: Arc<Shared>,
+    meta: Meta,
+    /// The file being written; `None` after a failure, until a new one could be made.
+    active: Option<Arc<Generation>>,
+    last_number: Number,
+    segment_bytes: u64,
+    open_intents: BTreeMap<RequestId, Arc<[u8]>>,
+    delivered: BTreeMap<Epoch, Head>,
+    _lock: Lock,
+}
+
+impl Opening {
+    /// Locks `dir`, making it if need be, and reads what the last epoch left. `configured` is the operator's gateway id.
+    ///
+    /// # Errors
+    /// See [`Error`]. The directory is as it was.
+    pub fn open(fs: Arc<dyn Fs>, dir: &Path, configured: Option<GatewayId>) -> Result<Self, Error> {
+        let io = |operation| move |source| Error::Io { operation, path: dir.to_owned(), source };
+        fs.create_dir(dir).map_err(io("create directory"))?;
+        let mut lock = Lock::take(dir).map_err(|error| match error {
+            LockError::Held(holder) => Error::Locked { path: dir.to_owned(), holder },
+            LockError::Io(source) => Error::Io { operation: "lock", path: dir.to_owned(), source },
+        })?;
+        let numbers = reader::numbers(fs.as_ref(), dir)?;
+        let newest = numbers.last().map(|number| Generation::open(fs.as_ref(), dir, *number)).transpose()?;
+        let meta = newest.as_ref().map(Generation::meta).transpose()?;
+        let gateway_id = match (&meta, configured) {
+            (Some(meta), Some(configured)) if meta.gateway_id != configured => {
+                return Err(Error::OtherGateway { path: dir.to_owned(), found: meta.gateway_id, configured });
+            }
+            (Some(meta), _) => meta.gateway_id,
+            (None, configured) => configured.unwrap_or_else(|| GatewayId(uuid::Uuid::new_v4())),
+        };
+        lock.sign(&format!("pid {} gateway {gateway_id}", std::process::id())).map_err(io("sign the lock of"))?;
+        let (mut previous, mut interrupted, mut delivered) = (None, Vec::new(), BTreeMap::new());
+        if let Some((newest, meta)) = newest.as_ref().zip(meta.as_ref()) {
+            delivered = newest.delivered()?.into_iter().collect();
+            previous = Some(Previous { epoch: meta.epoch, head: head_of(newest, meta, dir)?, closed: meta.closed });
+            for (id, frame) in newest.intents()? {
+                let broken = |source| Error::Frame { path: dir.to_owned(), what: format!("intent {id}"), source };
+                interrupted.push(codec::decode_intent(&frame).map_err(broken)?);
+            }
+        }
+        let epoch = previous.map_or(Epoch(0), |previous| previous.epoch).next();
+        let (dir, fs) = (dir.to_owned(), fs);
+        Ok(Self { gateway_id, epoch, previous, interrupted, dir, fs, lock, numbers, delivered })
+    }
+
+    /// Begins the epoch with its first commit, in a new file. The intents that were left over are gone with it:
+    /// `first` holds their `interrupted` records.
+    ///
+    /// # Errors
+    /// See [`Error`]. Nothing was begun; the next opening finds what this one found.
+    pub fn begin(self, first: &Commit<'_>) -> Result<Outbox, Error> {
+        let Self { gateway_id, epoch, dir, fs, lock, numbers, delivered, .. } = self;
+        let meta = Meta { gateway_id, epoch, head: Head::START, closed: false };
+        let last_number = numbers.last().copied().unwrap_or(Number(0));
+        let mut outbox = Outbox {
+            shared: Arc::new(Shared::new(fs, dir, &numbers)),
+            meta,
+            active: None,
+            last_number,
+            segment_bytes: 0,
+            open_intents: BTreeMap::new(),
+            delivered,
+            _lock: lock,
+        };
+        // I3: the file that makes the epoch known is stored in the same commit as the epoch's first record.
+        outbox.rotate(first)?;
+        Ok(outbox)
+    }
+}
+
+impl Outbox {
+    /// A reader beside this writer.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.shared))
+    }
+
+    /// Stores `commit`. When the file being written fails it is sealed, and the commit goes into a new one.
+    ///
+    /// # Errors
+    /// Neither the file nor a new one could take the commit. The caller still holds everything and tries again later;
+    /// whether the commit is in the sealed file is unknown and does not matter: records are read by seq, and intents
+    /// from the newest file only.
+    ///
+    /// # Durability
+    /// *Stored* on return.
+    pub fn commit(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
+        let bytes = commit.segments.iter().map(|segment| segment.frames.len() as u64).sum::<u64>();
+        if self.segment_bytes > 0 && self.segment_bytes + bytes > GENERATION_SEGMENT_BYTES_MAX {
+            self.seal();
+        }
+        match &self.active {
+            None => self.rotate(commit)?,
+            Some(active) => match active.commit(commit) {
+                Ok(()) => self.note(commit),
+                Err(error) => {
+                    // I7: what failed is sealed; what is in memory goes into a new file.
+                    tracing::error!(%error, "outbox file sealed after a failed write");
+                    self.seal();
+                    self.rotate(commit)?;
+                }
+            },
+        }
+        self.unlink_delivered();
+        Ok(())
+    }
+
+    fn seal(&mut self) {
+        self.active = None;
+        self.shared.seal();
+    }
+
+    /// Begins a new file with the intents of all open calls and `commit`.
+    fn rotate(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
+        self.last_number = Number(self.last_number.0 + 1);
+        let ended = |id: &RequestId| commit.ended.contains(id);
+        let carried = self.open_intents.iter().filter(|(id, _)| !ended(id)).map(|(id, frame)| (*id, Arc::clone(frame)));
+        let begun: Vec<_> = carried.chain(commit.begun.iter().cloned()).collect();
+        let delivered: Vec<_> = self.delivered.iter().map(|(epoch, head)| (*epoch, *head)).collect();
+        let first = Commit { begun: &begun, ended: &[], ..*commit };
+        let (fs, dir) = (self.shared.fs.as_ref(), &self.shared.dir);
+        let generation = Arc::new(Generation::create(fs, dir, self.last_number, &self.meta, &delivered, &first)?);
+        self.shared.add(self.last_number, self.meta.epoch, Arc::clone(&generation));
+        self.active = Some(generation);
+        self.segment_bytes = 0;
+        self.note(commit);
+        Ok(())
+    }
+
+    /// Remembers what a commit that succeeded did.
+    fn note(&mut self, commit: &Commit<'_>) {
+        self.segment_bytes += commit.segments.iter().map(|segment| segment.frames.len() as u64).sum::<u64>();
+        self.open_intents.extend(commit.begun.iter().cloned());
+        for id in commit.ended {
+            self.open_intents.remove(id);
+        }
+        if let Some(head) = commit.head {
+            self.meta.head = head;
+        }
+        self.delivered.extend(commit.delivered.iter().copied());
+        if self.delivered.get(&self.meta.epoch).is_some_and(|head| head.seq >= self.meta.head.seq) {
+            self.segment_bytes = 0;
+        }
+    }
+
+    fn unlink_delivered(&mut self) {
+        // I4: a file is unlinked only when every record in it was delivered.
+        let done = |epoch: Epoch, last: Seq| self.delivered.get(&epoch).is_some_and(|head| head.seq >= last);
+        self.shared.unlink_where(done);
+        let oldest = self.shared.oldest_epoch();
+        self.delivered.retain(|epoch, _| oldest.is_none_or(|oldest| *epoch >= oldest));
+    }
+}
+
+/// The last record that `newest` and the files before it hold.
+fn head_of(newest: &Generation, meta: &Meta, dir: &Path) -> Result<Head, Error> {
+    let Some(segment) = newest.last_segment()? else { return Ok(delivered_head(newest, meta)?.unwrap_or(meta.head)) };
+    let broken =
+        |source| Error::Frame { path: dir.to_owned(), what: format!("segment at seq {}", segment.first), source };
+    let last = codec::decode_segment(&segment.frames).last().transpose().map_err(broken)?;
+    Ok(last.map_or(meta.head, |record| Head::after(&record.place)))
+}
+
+/// Where all segments of a file were delivered and forgotten, its watermark is the last record.
+fn delivered_head(newest: &Generation, meta: &Meta) -> Result<Option<Head>, Error> {
+    let of_epoch = newest.delivered()?.into_iter().find(|(epoch, _)| *epoch == meta.epoch);
+    Ok(of_epoch.map(|(_, head)| head).filter(|head| head.seq > meta.head.seq))
+}

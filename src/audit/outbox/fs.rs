@@ -1,0 +1,116 @@
+//! The file system, as the outbox uses it: a seam at which tests crash, tear, fail and fill the disk.
+
+use std::fmt::Debug;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use redb::StorageBackend;
+
+/// What the outbox asks of a file system. Every method returns after its effect is visible to other processes, but only
+/// [`Fs::sync_dir`] makes creations, renames and unlinks survive a power loss.
+pub trait Fs: Debug + Send + Sync + 'static {
+    /// Makes `dir` and its parents with mode 0700; nothing happens where it exists.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// The names in `dir`, in no order.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// A new, empty file of mode 0600 for reading and writing.
+    ///
+    /// # Errors
+    /// Any I/O error; [`io::ErrorKind::AlreadyExists`] where the file exists.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>>;
+
+    /// An existing file for reading; writing to it fails.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>>;
+
+    /// Renames a file within its directory, over an existing one.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Unlinks a file.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the directory's entries durable.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// The real file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskFs;
+
+/// A file of the real file system.
+#[derive(Debug)]
+struct DiskFile(File);
+
+impl Fs for DiskFs {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        dir.read_dir()?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        Ok(Box::new(DiskFile(file)))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+        Ok(Box::new(DiskFile(File::open(path)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+}
+
+impl StorageBackend for DiskFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+}

@@ -1,0 +1,76 @@
+//! One process per outbox directory: an advisory lock on the file `lock`, which names its holder.
+//!
+//! The kernel drops the lock with the process, however it ends, so a stale file locks nobody out.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// The lock's name in the outbox directory.
+pub const LOCK_NAME: &str = "lock";
+
+/// The held lock.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+/// Why the lock could not be had.
+#[derive(Debug)]
+pub(super) enum LockError {
+    /// Another process holds it; what it wrote there.
+    Held(String),
+    Io(io::Error),
+}
+
+impl Lock {
+    /// Takes the lock of `dir` without waiting.
+    pub(super) fn take(dir: &Path) -> Result<Self, LockError> {
+        let path = dir.join(LOCK_NAME);
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(LockError::Io)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder).map_err(LockError::Io)?;
+                Err(LockError::Held(holder.trim().to_owned()))
+            }
+            Err(TryLockError::Error(error)) => Err(LockError::Io(error)),
+        }
+    }
+
+    /// Writes who holds it.
+    pub(super) fn sign(&mut self, holder: &str) -> io::Result<()> {
+        self.0.set_len(0)?;
+        self.0.rewind()?;
+        writeln!(self.0, "{holder}")
+    }
+}
+
+/// Whether a process holds the lock of `dir`, and what it wrote there.
+///
+/// # Errors
+/// The lock file cannot be read.
+pub fn holder(dir: &Path) -> io::Result<Option<String>> {
+    let mut file = match File::open(dir.join(LOCK_NAME)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder)?;
+            Ok(Some(holder.trim().to_owned()))
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}

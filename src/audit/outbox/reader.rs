@@ -1,0 +1,252 @@
+//! Reading the outbox beside its writer, or without one.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use super::fs::Fs;
+use super::generation::{Generation, Number};
+use super::{Error, Segment};
+use crate::audit::codec;
+use crate::audit::record::{AuditRecord, Call, Epoch, GatewayId, Seq};
+
+/// The files, as writer and readers share them. The writer adds, seals and unlinks; readers open what they need.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) fs: Arc<dyn Fs>,
+    pub(super) dir: PathBuf,
+    files: RwLock<Vec<File>>,
+    /// The sealed file that was read last. One at a time, since each one open holds a page cache.
+    opened: Mutex<Option<(Number, Arc<Generation>)>>,
+}
+
+/// One file, oldest first in [`Shared::files`].
+#[derive(Clone, Debug)]
+struct File {
+    number: Number,
+    /// Known once the file was opened.
+    epoch: Option<Epoch>,
+    /// The last record in a sealed file; zero where it holds none.
+    last: Option<Seq>,
+    /// The file being written.
+    active: Option<Arc<Generation>>,
+}
+
+/// Reads what is stored. Cheap to clone. Every method does file I/O and blocks.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+}
+
+/// What is stored of one epoch and not yet forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Stream {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its first record here.
+    pub first: Seq,
+    /// Its last record here.
+    pub last: Seq,
+    /// The last record known to be delivered.
+    pub delivered: Seq,
+}
+
+/// What an outbox holds.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Stats {
+    /// Whose it is; `None` for an empty directory.
+    pub gateway_id: Option<GatewayId>,
+    /// Generation files.
+    pub generations: usize,
+    /// Their size on disk, bytes.
+    pub bytes: u64,
+    /// Streams with records here, oldest first.
+    pub streams: Vec<Stream>,
+    /// Calls that are open, or were when the gateway died.
+    pub intents: usize,
+}
+
+impl Shared {
+    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, numbers: &[Number]) -> Self {
+        let unread = |number: &Number| File { number: *number, epoch: None, last: None, active: None };
+        let files = RwLock::new(numbers.iter().map(unread).collect());
+        Self { fs, dir, files, opened: Mutex::default() }
+    }
+
+    pub(super) fn add(&self, number: Number, epoch: Epoch, generation: Arc<Generation>) {
+        let file = File { number, epoch: Some(epoch), last: None, active: Some(generation) };
+        self.files.write().unwrap_or_else(PoisonError::into_inner).push(file);
+    }
+
+    /// From now on the newest file is only read.
+    pub(super) fn seal(&self) {
+        if let Some(file) = self.files.write().unwrap_or_else(PoisonError::into_inner).last_mut() {
+            file.active = None;
+        }
+    }
+
+    /// Unlinks every sealed file whose records satisfy `done`. A file that cannot be unlinked stays and is tried again.
+    pub(super) fn unlink_where(&self, done: impl Fn(Epoch, Seq) -> bool) {
+        let gone = |file: &File| {
+            let known = file.epoch.zip(file.last).filter(|_| file.active.is_none());
+            known.is_some_and(|(epoch, last)| last == Seq::ZERO || done(epoch, last))
+        };
+        for file in self.files().into_iter().filter(gone) {
+            match self.fs.remove(&file.number.path(&self.dir)) {
+                Ok(()) => {
+                    self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|f| f.number != file.number);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, file = file.number.file_name(), "delivered outbox file not removed");
+                }
+            }
+        }
+    }
+
+    pub(super) fn oldest_epoch(&self) -> Option<Epoch> {
+        self.files.read().unwrap_or_else(PoisonError::into_inner).first().and_then(|file| file.epoch)
+    }
+
+    fn files(&self) -> Vec<File> {
+        self.files.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The open file, with its epoch. What is learnt of a sealed file is kept.
+    fn generation(&self, file: &File) -> Result<(Epoch, Arc<Generation>), Error> {
+        if let (Some(active), Some(epoch)) = (&file.active, file.epoch) {
+            return Ok((epoch, Arc::clone(active)));
+        }
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = match opened.as_ref().filter(|(number, _)| *number == file.number) {
+            Some((_, generation)) => Arc::clone(generation),
+            None => Arc::new(Generation::open(self.fs.as_ref(), &self.dir, file.number)?),
+        };
+        *opened = Some((file.number, Arc::clone(&generation)));
+        drop(opened);
+        let (epoch, last) = match file.epoch.zip(file.last) {
+            Some(known) => known,
+            None => (generation.meta()?.epoch, generation.span()?.map_or(Seq::ZERO, |(_, last)| last)),
+        };
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = files.iter_mut().find(|entry| entry.number == file.number && entry.active.is_none()) {
+            (entry.epoch, entry.last) = (Some(epoch), Some(last));
+        }
+        Ok((epoch, generation))
+    }
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Reads the directory of a gateway that does not run. Nothing in it is changed.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn of_dead(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self, Error> {
+        let numbers = numbers(fs.as_ref(), dir)?;
+        Ok(Self::new(Arc::new(Shared::new(fs, dir.to_owned(), &numbers))))
+    }
+
+    /// The oldest epoch after `after` that has records here.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn next_epoch(&self, after: Option<Epoch>) -> Result<Option<Epoch>, Error> {
+        for file in self.shared.files() {
+            if file.epoch.is_some_and(|epoch| after.is_some_and(|after| epoch <= after)) {
+                continue;
+            }
+            let (epoch, generation) = self.shared.generation(&file)?;
+            if after.is_none_or(|after| epoch > after) && generation.span()?.is_some() {
+                return Ok(Some(epoch));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The records of `epoch` from `from` on, as many as stand in one segment; none where `from` is not stored yet.
+    /// Where records before the first one here were forgotten, the first one here comes.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a frame in it is broken.
+    pub fn read(&self, epoch: Epoch, from: Seq) -> Result<Vec<AuditRecord>, Error> {
+        for file in self.shared.files() {
+            let other = file.epoch.is_some_and(|known| known != epoch);
+            if other || file.last.is_some_and(|last| file.active.is_none() && last < from) {
+                continue;
+            }
+            let (found, generation) = self.shared.generation(&file)?;
+            if found != epoch {
+                continue;
+            }
+            if let Some(segment) = generation.segment_from(epoch, from)? {
+                return self.decode(&file, &segment, from);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// What the outbox holds. Opens every file in turn.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        let files = self.shared.files();
+        let mut stats = Stats { gateway_id: None, generations: files.len(), bytes: 0, streams: Vec::new(), intents: 0 };
+        let mut delivered = Vec::new();
+        for file in &files {
+            stats.bytes += std::fs::metadata(file.number.path(&self.shared.dir)).map_or(0, |meta| meta.len());
+            let (epoch, generation) = self.shared.generation(file)?;
+            stats.gateway_id = Some(generation.meta()?.gateway_id);
+            stats.intents = generation.intents()?.len();
+            delivered.extend(generation.delivered()?);
+            let Some((first, last)) = generation.span()? else { continue };
+            match stats.streams.last_mut().filter(|stream| stream.epoch == epoch) {
+                Some(stream) => stream.last = stream.last.max(last),
+                None => stats.streams.push(Stream { epoch, first, last, delivered: Seq::ZERO }),
+            }
+        }
+        for (epoch, head) in delivered {
+            if let Some(stream) = stats.streams.iter_mut().find(|stream| stream.epoch == epoch) {
+                stream.delivered = stream.delivered.max(head.seq);
+            }
+        }
+        Ok(stats)
+    }
+
+    /// The calls that are open, or were when the gateway died.
+    ///
+    /// # Errors
+    /// The newest file cannot be read, or an intent in it is broken.
+    pub fn intents(&self) -> Result<Vec<Call>, Error> {
+        let Some(file) = self.shared.files().pop() else { return Ok(Vec::new()) };
+        let (_, generation) = self.shared.generation(&file)?;
+        let path = file.number.path(&self.shared.dir);
+        let decode = |(id, frame): (_, Vec<u8>)| {
+            let broken = |source| Error::Frame { path: path.clone(), what: format!("intent {id}"), source };
+            codec::decode_intent(&frame).map_err(broken)
+        };
+        generation.intents()?.into_iter().map(decode).collect()
+    }
+
+    fn decode(&self, file: &File, segment: &Segment, from: Seq) -> Result<Vec<AuditRecord>, Error> {
+        let broken = |source| Error::Frame {
+            path: file.number.path(&self.shared.dir),
+            what: format!("segment of epoch {} at seq {}", segment.epoch, segment.first),
+            source,
+        };
+        codec::decode_segment(&segment.frames)
+            .filter(|record| record.as_ref().map_or(true, |record| record.place.seq >= from))
+            .collect::<Result<_, _>>()
+            .map_err(broken)
+    }
+}
+
+/// The generation files in `dir`, oldest first.
+pub(super) fn numbers(fs: &dyn Fs, dir: &Path) -> Result<Vec<Number>, Error> {
+    let list = fs.list(dir).map_err(|source| Error::Io { operation: "list", path: dir.to_owned(), source })?;
+    let mut numbers: Vec<_> = list.iter().filter_map(|name| Number::from_file_name(name)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}

@@ -1,0 +1,173 @@
+//! Builds the pipeline's parts, joins them, and stops them in the order in which records flow.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::outbox::fs::Fs;
+use super::outbox::{self, Opening, Reader};
+use super::record::{Epoch, GatewayId, Seq};
+use super::ring::{self, Gauge, Phase, Ring};
+use super::scribe::{About, Mode, Report, Scribe};
+use super::shipper::{BatchLimits, Shipper, State};
+use super::sink::Sink;
+use super::{Audit, Timeouts};
+
+/// What the pipeline is built from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The outbox directory.
+    pub dir: PathBuf,
+    /// The operator's gateway id, if set.
+    pub gateway_id: Option<GatewayId>,
+    /// What a call waits for.
+    pub mode: Mode,
+    /// The ring's room.
+    pub ring: ring::Limits,
+    /// How long a call waits.
+    pub timeouts: Timeouts,
+    /// How large a batch may be.
+    pub batch: BatchLimits,
+    /// What the opening record says.
+    pub about: About,
+}
+
+/// The running pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    audit: Audit,
+    probe: Probe,
+    scribe: JoinHandle<Report>,
+    shipper: Option<tokio::task::JoinHandle<()>>,
+    deadline: CancellationToken,
+}
+
+/// Looks at the running pipeline. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    ring: Arc<Ring>,
+    reader: Reader,
+    shipper: watch::Receiver<State>,
+    gateway_id: GatewayId,
+    epoch: Epoch,
+}
+
+/// How the pipeline ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Records that only the ring had and that are lost; 0 unless the outbox failed to the end.
+    pub lost: usize,
+    /// The epoch's last record.
+    pub last: Seq,
+    /// The epoch's last delivered record.
+    pub delivered: Seq,
+}
+
+impl Pipeline {
+    /// Opens the outbox, begins an epoch, starts the scribe's thread and, where there is a sink, the shipper's task.
+    ///
+    /// # Errors
+    /// The outbox cannot be opened; nothing was begun.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start<S: Sink>(config: &Config, fs: Arc<dyn Fs>, sink: Option<S>) -> Result<Self, outbox::Error> {
+        let opening = Opening::open(fs, &config.dir, config.gateway_id)?;
+        if let Some(previous) = opening.previous.filter(|previous| !previous.closed) {
+            let (epoch, interrupted) = (previous.epoch, opening.interrupted.len());
+            tracing::warn!(%epoch, last_seq = %previous.head.seq, interrupted, "the last epoch was not closed: a crash");
+        }
+        let scribe = Scribe::begin(opening, config.ring, config.mode, &config.about)?;
+        let (ring, reader) = (scribe.ring(), scribe.reader());
+        let (gateway_id, epoch) = scribe.stream();
+        tracing::info!(%gateway_id, %epoch, dir = %config.dir.display(), "outbox opened");
+        let deadline = CancellationToken::new();
+        let (shipper, watched) = if let Some(sink) = sink {
+            let ends = (Arc::clone(&ring), reader.clone());
+            let (shipper, watched) = Shipper::new(ends, sink, (gateway_id, epoch), config.batch, deadline.clone());
+            (Some(tokio::spawn(shipper.run())), watched)
+        } else {
+            (None, watch::channel(State::StoreOnly).1)
+        };
+        let scribe =
+            std::thread::Builder::new().name("scribe".to_owned()).spawn(|| scribe.run()).map_err(|source| {
+                outbox::Error::Io { operation: "start the scribe for", path: config.dir.clone(), source }
+            })?;
+        let audit = Audit::on(Arc::clone(&ring), config.mode == Mode::Stored, config.timeouts);
+        let probe = Probe { ring, reader, shipper: watched, gateway_id, epoch };
+        Ok(Self { audit, probe, scribe, shipper, deadline })
+    }
+
+    /// The handle for the gateway.
+    #[must_use]
+    pub fn audit(&self) -> Audit {
+        self.audit.clone()
+    }
+
+    /// The handle for looking.
+    #[must_use]
+    pub fn probe(&self) -> Probe {
+        self.probe.clone()
+    }
+
+    /// Stops in flow order: the ring is emptied into the outbox and the epoch closed, for at most `store`; then delivery
+    /// goes on for at most `ship`; then what was delivered is forgotten. Calls that are still open keep their stored
+    /// intents and become `interrupted` at the next start.
+    pub async fn stop(self, store: Duration, ship: Duration) -> Ended {
+        let ring = &self.probe.ring;
+        ring.turn(Phase::Closing);
+        let closed = tokio::time::timeout(store, ring.reached(Phase::Closed)).await;
+        if closed.is_err() {
+            tracing::error!("the outbox did not take what is in the ring in time");
+        }
+        if let Some(shipper) = self.shipper {
+            let deadline = self.deadline.clone();
+            let mut shipper = shipper;
+            if tokio::time::timeout(ship, &mut shipper).await.is_err() {
+                deadline.cancel();
+                if let Err(error) = shipper.await {
+                    tracing::error!(%error, "the shipper failed");
+                }
+            }
+        }
+        ring.turn(Phase::Finished);
+        let scribe = self.scribe;
+        let report = tokio::task::spawn_blocking(move || scribe.join()).await;
+        let gauge = ring.gauge();
+        let lost = match report {
+            Ok(Ok(report)) => report.lost,
+            _ => ring.only_in_memory(),
+        };
+        Ended { lost, last: gauge.stamped, delivered: gauge.delivered }
+    }
+}
+
+impl Probe {
+    /// How full and how far the ring is.
+    #[must_use]
+    pub fn gauge(&self) -> Gauge {
+        self.ring.gauge()
+    }
+
+    /// What the shipper is doing.
+    #[must_use]
+    pub fn shipper(&self) -> State {
+        self.shipper.borrow().clone()
+    }
+
+    /// Reads the outbox. Blocks.
+    #[must_use]
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// This epoch of this gateway.
+    #[must_use]
+    pub fn stream(&self) -> (GatewayId, Epoch) {
+        (self.gateway_id, self.epoch)
+    }
+}

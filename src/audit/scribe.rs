@@ -1,0 +1,364 @@
+//! The scribe: one OS thread that gives records their place and stores them.
+//!
+//! It takes all that arrived while it was busy, without a timer: under load a commit is shared by everything that
+//! waited for the one before. It links each record into the chain, encodes them into segments, and commits segments,
+//! intents and watermarks at once. Receipts are told after the commit, in the order in which calls arrived.
+//!
+//! At level `queued` it stamps and publishes at once, and stores only what is not delivered in time (*spilling*), until
+//! the backlog is gone. Then the disk is idle.
+//!
+//! When the outbox cannot store, the scribe keeps what it took and tries again for as long as it takes; the ring fills
+//! behind it and calls are refused. It gives up only when the shell says that time is over, and says what was lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::chain::{self, Head};
+use super::codec;
+use super::outbox::{self, Commit, Opening, Outbox, Segment};
+use super::record::{AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Status};
+use super::ring::{self, Arrival, Missed, Phase, Ring, Taken, Work};
+
+/// Size at which a segment is closed, in bytes. *Measured*: FACTS section 1, redb writes large values in power-of-two
+/// runs of pages; a little less than 2^8 x 4096 leaves room for the page header and the last record.
+const SEGMENT_BYTES: usize = 240 * 4096;
+
+/// Pauses between tries of a failing outbox. *Chosen*: short enough that a freed disk is noticed at once.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a record waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything passes through the outbox.
+    Stored,
+    /// Only what Postgres does not take within `spill_after`.
+    Queued {
+        /// The age at which the oldest undelivered record makes the ring spill.
+        spill_after: Duration,
+    },
+}
+
+/// The scribe, before its thread runs.
+#[derive(Debug)]
+pub struct Scribe {
+    ring: Arc<Ring>,
+    outbox: Outbox,
+    mode: Mode,
+    gateway_id: GatewayId,
+    epoch: Epoch,
+    /// The last record with a place.
+    head: Head,
+    /// The last record in the outbox.
+    stored: Head,
+    /// All of this epoch up to here was forgotten by the outbox.
+    forgotten: Head,
+    spilling: bool,
+    /// Open calls whose intents are in memory only (level `queued`).
+    open: BTreeMap<RequestId, Arc<[u8]>>,
+    /// Open calls whose intents are in the outbox.
+    stored_intents: BTreeSet<RequestId>,
+    watermarks: Vec<(Epoch, Head)>,
+}
+
+/// How a gateway's epoch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Records that only the ring had; 0 unless the outbox failed to the end.
+    pub lost: usize,
+    /// The last record of the epoch.
+    pub last: Head,
+}
+
+/// What the opening record says of the configuration.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// `stored` or `queued`.
+    pub level: &'static str,
+    /// SHA-256 of the configuration.
+    pub config_digest: Digest,
+}
+
+/// What one commit stores and whom it concerns.
+#[derive(Debug, Default)]
+struct Batch {
+    records: Vec<(Arc<AuditRecord>, Instant)>,
+    begun: Vec<(RequestId, Arc<[u8]>)>,
+    ended: Vec<RequestId>,
+    told: Vec<oneshot::Sender<()>>,
+    taken: Taken,
+}
+
+impl Scribe {
+    /// Begins the epoch: its opening record, and an `interrupted` record for every call that was open when the last one
+    /// died, are stored with the epoch itself.
+    ///
+    /// # Errors
+    /// The outbox cannot be written; nothing was begun.
+    pub fn begin(opening: Opening, limits: ring::Limits, mode: Mode, about: &About) -> Result<Self, outbox::Error> {
+        let (gateway_id, epoch) = (opening.gateway_id, opening.epoch);
+        let mut entries = vec![opened(&opening, about)];
+        // I2: a call that the crash cut off ends here, in its one record.
+        entries.extend(opening.interrupted.iter().cloned().map(interrupted));
+        let mut head = Head::START;
+        let mut records = Vec::new();
+        for entry in entries {
+            let place = chain::link(gateway_id, epoch, head, &entry);
+            head = Head::after(&place);
+            records.push((Arc::new(AuditRecord { place, entry }), Instant::now()));
+        }
+        let segments = segments(&records);
+        let outbox = opening.begin(&Commit { segments: &segments, head: Some(head), ..Commit::default() })?;
+        let ring = Ring::new(limits, Head::START);
+        ring.publish(records, Taken::default());
+        ring.stored(head.seq);
+        Ok(Self {
+            ring,
+            outbox,
+            mode,
+            gateway_id,
+            epoch,
+            head,
+            stored: head,
+            forgotten: Head::START,
+            spilling: false,
+            open: BTreeMap::new(),
+            stored_intents: BTreeSet::new(),
+            watermarks: Vec::new(),
+        })
+    }
+
+    /// The ring that this scribe empties.
+    #[must_use]
+    pub fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring)
+    }
+
+    /// A reader of the outbox that this scribe writes.
+    #[must_use]
+    pub fn reader(&self) -> outbox::Reader {
+        self.outbox.reader()
+    }
+
+    /// This epoch of this gateway.
+    #[must_use]
+    pub fn stream(&self) -> (GatewayId, Epoch) {
+        (self.gateway_id, self.epoch)
+    }
+
+    /// Runs until the ring is [`Phase::Finished`].
+    #[must_use]
+    pub fn run(mut self) -> Report {
+        loop {
+            let Work { arrivals, watermarks, missed, phase } = self.ring.take(self.patience());
+            self.remember(watermarks);
+            let closing = phase == Phase::Closing;
+            let mut batch = self.stamp(arrivals, missed, closing);
+            if closing || self.must_store(&batch) {
+                if let Err(lost) = self.store(&mut batch, closing) {
+                    return Report { lost, last: self.head };
+                }
+            } else {
+                // Intents that nothing waits for stay in memory until the ring spills.
+                self.open.extend(batch.begun.drain(..));
+                self.ring.publish(batch.records.drain(..), batch.taken);
+            }
+            for receipt in batch.told {
+                // I1: a receipt is told after the commit that holds its record. Nobody may be waiting any more.
+                receipt.send(()).ok();
+            }
+            match phase {
+                Phase::Closing => self.ring.turn(Phase::Closed),
+                Phase::Finished => return Report { lost: 0, last: self.head },
+                Phase::Open | Phase::Closed => {}
+            }
+        }
+    }
+
+    /// How long to wait for arrivals: at level `queued` until the oldest record is due to be spilled.
+    fn patience(&self) -> Option<Duration> {
+        match self.mode {
+            Mode::Queued { spill_after } if !self.spilling => {
+                self.ring.oldest_only_queued().map(|age| spill_after.saturating_sub(age))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether this batch goes through the outbox now.
+    fn must_store(&mut self, batch: &Batch) -> bool {
+        let Mode::Queued { spill_after } = self.mode else {
+            return !batch.records.is_empty() || !batch.begun.is_empty() || self.has_to_forget();
+        };
+        let overdue = self.ring.oldest_only_queued().is_some_and(|age| age >= spill_after);
+        if !self.spilling && (overdue || self.ring.past_high_water()) {
+            tracing::warn!("Postgres is behind: records are spilled to the outbox");
+            self.spilling = true;
+        } else if self.spilling && self.ring.delivered_within(spill_after / 2) {
+            tracing::info!("Postgres has caught up: records are no longer spilled");
+            self.spilling = false;
+        }
+        // An intent in the outbox goes in the commit that holds its record, before Postgres can have it: a crash
+        // between the two would add an `interrupted` record to a call that has one.
+        self.spilling || batch.ended.iter().any(|id| self.stored_intents.contains(id)) || self.has_to_forget()
+    }
+
+    /// Whether the outbox holds records that were delivered.
+    fn has_to_forget(&self) -> bool {
+        let holds = |(epoch, head): &(Epoch, Head)| {
+            *epoch != self.epoch || (self.forgotten.seq < self.stored.seq && head.seq > self.forgotten.seq)
+        };
+        self.watermarks.iter().any(holds)
+    }
+
+    fn remember(&mut self, watermarks: Vec<(Epoch, Head)>) {
+        for (epoch, head) in watermarks {
+            self.watermarks.retain(|(known, _)| *known != epoch);
+            self.watermarks.push((epoch, head));
+        }
+    }
+
+    /// Gives places to records and sorts what arrived.
+    fn stamp(&mut self, arrivals: Vec<Arrival>, missed: Option<Missed>, closing: bool) -> Batch {
+        let mut batch = Batch::default();
+        for arrival in arrivals {
+            match arrival {
+                Arrival::Begin { call, stored } => {
+                    batch.taken.add(call.size_bytes());
+                    batch.told.extend(stored);
+                    match codec::encode_intent(&call) {
+                        Ok(frame) => batch.begun.push((call.request_id, frame.into())),
+                        Err(error) => tracing::error!(%error, request_id = %call.request_id, "intent not encoded"),
+                    }
+                }
+                Arrival::End { entry, begun, stored, arrived } => {
+                    batch.taken.add(entry.size_bytes());
+                    batch.told.extend(stored);
+                    if begun {
+                        batch.ended.push(entry.call.request_id);
+                    }
+                    self.link(*entry, arrived, &mut batch);
+                }
+            }
+        }
+        if let Some(missed) = missed {
+            self.link(gap(missed), Instant::now(), &mut batch);
+        }
+        if closing {
+            self.link(closed(self.head), Instant::now(), &mut batch);
+        }
+        // A call that began and ended in one batch needs no intent.
+        let ended: BTreeSet<_> = batch.ended.iter().copied().collect();
+        batch.begun.retain(|(id, _)| !ended.contains(id));
+        for id in &ended {
+            self.open.remove(id);
+        }
+        batch
+    }
+
+    fn link(&mut self, entry: Entry, arrived: Instant, batch: &mut Batch) {
+        let place = chain::link(self.gateway_id, self.epoch, self.head, &entry);
+        self.head = Head::after(&place);
+        batch.records.push((Arc::new(AuditRecord { place, entry }), arrived));
+    }
+
+    /// Stores the batch and all that was only queued before it, then publishes it. `Err` gives what was lost.
+    fn store(&mut self, batch: &mut Batch, closes: bool) -> Result<(), usize> {
+        let now = Instant::now();
+        let mut records: Vec<_> = self.ring.only_queued().into_iter().map(|record| (record, now)).collect();
+        records.extend(batch.records.iter().cloned());
+        let segments = segments(&records);
+        batch.begun.extend(std::mem::take(&mut self.open));
+        let ended: Vec<_> = batch.ended.iter().copied().filter(|id| self.stored_intents.contains(id)).collect();
+        let commit = Commit {
+            segments: &segments,
+            head: (!segments.is_empty()).then_some(self.head),
+            begun: &batch.begun,
+            ended: &ended,
+            delivered: &self.watermarks,
+            closes,
+        };
+        while let Err(error) = self.outbox.commit(&commit) {
+            tracing::error!(%error, records = records.len(), "outbox cannot store; tried again until it can");
+            self.ring.outbox_failed();
+            if self.ring.pause(RETRY_PAUSE) == Phase::Finished {
+                return Err(records.len() + self.ring.only_in_memory());
+            }
+        }
+        if let Some((_, head)) = self.watermarks.iter().find(|(epoch, _)| *epoch == self.epoch) {
+            self.forgotten = *head;
+        }
+        self.watermarks.clear();
+        self.stored_intents.extend(batch.begun.drain(..).map(|(id, _)| id));
+        for id in ended {
+            self.stored_intents.remove(&id);
+        }
+        if !segments.is_empty() {
+            self.stored = self.head;
+        }
+        self.ring.publish(batch.records.drain(..), batch.taken);
+        self.ring.stored(self.stored.seq);
+        Ok(())
+    }
+}
+
+/// Records as segments, each at most about [`SEGMENT_BYTES`] long.
+fn segments(records: &[(Arc<AuditRecord>, Instant)]) -> Vec<Segment> {
+    let mut segments: Vec<Segment> = Vec::new();
+    for (record, _) in records {
+        let place = record.place;
+        let open = segments.last_mut().filter(|segment| segment.frames.len() < SEGMENT_BYTES);
+        let segment = if let Some(open) = open {
+            open
+        } else {
+            segments.push(Segment { epoch: place.epoch, first: place.seq, last: place.seq, frames: Vec::new() });
+            let Some(new) = segments.last_mut() else { continue };
+            new
+        };
+        segment.last = place.seq;
+        codec::encode_record(record, &mut segment.frames)
+            .expect("every field of a record is bounded far below the limit of a frame when it is made");
+    }
+    segments
+}
+
+fn event(status: Status, message: Option<String>, call: Call) -> Entry {
+    let outcome = Outcome { status, error_message: message, response_digest: None, response_bytes: None };
+    Entry::new(call, outcome, Duration::ZERO)
+}
+
+fn opened(opening: &Opening, about: &About) -> Entry {
+    let previous = opening.previous;
+    let crashed = previous.is_some_and(|previous| !previous.closed);
+    let details = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "level": about.level,
+        "config_digest": about.config_digest,
+        "previous_epoch": previous.map(|previous| previous.epoch),
+        "previous_seq": previous.map(|previous| previous.head.seq),
+        "previous_hash": previous.map(|previous| previous.head.hash),
+        "previous_closed": previous.map(|previous| previous.closed),
+        "interrupted": opening.interrupted.len(),
+    });
+    let message = crashed
+        .then(|| "the gateway did not close its last epoch; what it had only queued (level queued) is lost".to_owned());
+    event(Status::Ok, message, Call::gateway_event("opened", &details))
+}
+
+fn closed(head: Head) -> Entry {
+    let details = serde_json::json!({ "records": head.seq.next() });
+    event(Status::Ok, None, Call::gateway_event("closed", &details))
+}
+
+fn gap(missed: Missed) -> Entry {
+    let details = serde_json::json!({ "refused": missed.count, "first": missed.first, "last": missed.last });
+    let message = format!("{} calls were refused unrecorded, for want of audit room", missed.count);
+    event(Status::AuditUnavailable, Some(message), Call::gateway_event("gap", &details))
+}
+
+fn interrupted(call: Call) -> Entry {
+    let message = "the gateway died while the call was open; whether the backend carried it out is unknown";
+    event(Status::Interrupted, Some(message.to_owned()), call)
+}

@@ -1,0 +1,379 @@
+//! The shipper: one async task that delivers every stream, oldest epoch first, each record once and in order.
+//!
+//! For each stream it reads the sink's cursor and goes on from there, so it needs no memory of its own: a reply that
+//! was lost, a restart, a second delivery all end in "the cursor is already there". Records come from the ring while
+//! it still holds the next one, else from the outbox.
+//!
+//! Errors are sorted by the sink. *Transient*: the same batch again, for ever, with growing pauses. *Operator*: held
+//! and tried again slowly. *Row*: the batch is halved until one record is left, and that one goes to quarantine in its
+//! place; where many records fail alike it is the schema, and the stream is held. A cursor that is ahead of this stream,
+//! or has another hash, is a *fork*: somebody else writes under this gateway's id. Shipping stops, nothing is lost or
+//! overwritten, and the alarm stands until an operator acts.
+
+pub mod retry;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::chain::{self, Head};
+use super::outbox::{self, Reader};
+use super::record::{AuditRecord, Epoch, GatewayId, Seq};
+use super::ring::{Phase, Ring, Window};
+use super::sink::{Class, Error, Moved, Sink};
+use retry::Retry;
+
+/// Records that may be quarantined one after another for the same SQLSTATE before the schema is blamed instead of the
+/// rows. *Chosen*: a burst of alike bad calls is plausible up to about here; a broken column fails every row.
+const ALIKE_MAX: usize = 16;
+
+/// How often partitions are made ahead. *Chosen*: monthly partitions are made months ahead, so once a day is plenty.
+const PREPARE_EVERY: Duration = Duration::from_hours(24);
+
+/// How large a batch may be.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Rows.
+    pub records: usize,
+    /// Bytes of text.
+    pub bytes: usize,
+}
+
+/// What the shipper is doing, for people and for readiness.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    /// No database is configured: records stay in the outbox.
+    StoreOnly,
+    /// The first delivery has not succeeded yet.
+    Starting,
+    /// The last delivery succeeded.
+    Delivering,
+    /// A passing error; tried again.
+    Retrying {
+        /// The error.
+        error: String,
+    },
+    /// An error that an operator has to mend; tried again slowly.
+    Held {
+        /// The error.
+        error: String,
+    },
+    /// Another writer uses this gateway's id, or records are missing; this stream is not shipped.
+    Forked {
+        /// What was found.
+        error: String,
+    },
+}
+
+/// Delivers what ring and outbox hold.
+#[derive(Debug)]
+pub struct Shipper<S> {
+    ring: Arc<Ring>,
+    reader: Reader,
+    sink: S,
+    gateway_id: GatewayId,
+    epoch: Epoch,
+    limits: BatchLimits,
+    state: watch::Sender<State>,
+    /// Cancelled when delivery has to end, finished or not.
+    deadline: CancellationToken,
+    /// Records read from the outbox and not delivered yet.
+    ahead: VecDeque<Arc<AuditRecord>>,
+    prepared: Option<Instant>,
+    transient: Retry,
+    operator: Retry,
+}
+
+/// Why shipping ended before all was delivered: the deadline.
+#[derive(Debug)]
+struct Stopped;
+
+/// What stands at the next place of a stream.
+enum Next {
+    Batch(Vec<Arc<AuditRecord>>),
+    /// Nothing yet.
+    Nothing,
+}
+
+impl<S: Sink> Shipper<S> {
+    /// A shipper for `ring` and `reader`, which are of `gateway_id` and `epoch`. `deadline` ends it at once.
+    pub fn new(
+        (ring, reader): (Arc<Ring>, Reader),
+        sink: S,
+        (gateway_id, epoch): (GatewayId, Epoch),
+        limits: BatchLimits,
+        deadline: CancellationToken,
+    ) -> (Self, watch::Receiver<State>) {
+        let (state, watched) = watch::channel(State::Starting);
+        let (transient, operator) = (Retry::transient(), Retry::operator());
+        let (ahead, prepared) = (VecDeque::new(), None);
+        let shipper = Self {
+            ring,
+            reader,
+            sink,
+            gateway_id,
+            epoch,
+            limits,
+            state,
+            deadline,
+            ahead,
+            prepared,
+            transient,
+            operator,
+        };
+        (shipper, watched)
+    }
+
+    /// Delivers until the epoch is closed and all of it is delivered, or the deadline comes.
+    pub async fn run(mut self) {
+        let deadline = self.deadline.clone();
+        // Dropping the work closes a connection in the middle of a statement; the cursor tells later what it did.
+        deadline.run_until_cancelled(self.ship_all()).await;
+    }
+
+    async fn ship_all(&mut self) {
+        let mut after = None;
+        loop {
+            match self.next_epoch(after).await {
+                Ok(Some(epoch)) if epoch < self.epoch => {
+                    if self.ship(epoch).await.is_err() {
+                        return;
+                    }
+                    after = Some(epoch);
+                }
+                Ok(_) => break,
+                Err(error) => self.hold(&error.to_string()).await,
+            }
+        }
+        drop(self.ship(self.epoch).await);
+    }
+
+    /// Delivers one stream: an older one to its end, this epoch's until it is closed.
+    async fn ship(&mut self, epoch: Epoch) -> Result<(), Stopped> {
+        let mut head = self.cursor(epoch).await;
+        self.ahead.clear();
+        if head.seq > Seq::ZERO {
+            self.ring.delivered(epoch, head, epoch == self.epoch);
+        }
+        loop {
+            if self.prepared.is_none_or(|at| at.elapsed() > PREPARE_EVERY) {
+                self.prepare().await;
+            }
+            match self.next(epoch, head.seq.next()).await {
+                Ok(Next::Batch(batch)) => {
+                    head = self.deliver(head, &batch).await?;
+                    self.ring.delivered(epoch, head, epoch == self.epoch);
+                }
+                Ok(Next::Nothing) => {
+                    let ended = epoch < self.epoch || self.ring.phase() >= Phase::Closed;
+                    let gauge = self.ring.gauge();
+                    if epoch == self.epoch && head.seq > gauge.stamped {
+                        self.fork(&format!("Postgres has {}, this epoch ends at {}", head.seq, gauge.stamped)).await?;
+                    }
+                    if ended && (epoch < self.epoch || head.seq >= gauge.stamped) {
+                        return Ok(());
+                    }
+                    self.ring.shippable_behind(head.seq).await;
+                }
+                Err(error) => self.hold(&error.to_string()).await,
+            }
+        }
+    }
+
+    /// The next records after a delivered one, from the ring or from the outbox.
+    async fn next(&mut self, epoch: Epoch, from: Seq) -> Result<Next, outbox::Error> {
+        if epoch == self.epoch {
+            match self.ring.read_from(from, self.limits.records, self.limits.bytes) {
+                Window::Records(records) => return Ok(Next::Batch(records)),
+                Window::Nothing => return Ok(Next::Nothing),
+                Window::Older => {}
+            }
+        }
+        if self.ahead.front().is_none_or(|record| record.place.epoch != epoch || record.place.seq != from) {
+            let reader = self.reader.clone();
+            let read = tokio::task::spawn_blocking(move || reader.read(epoch, from)).await;
+            let records = read.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+            self.ahead = records.into_iter().map(Arc::new).collect();
+        }
+        let mut bytes = 0;
+        let fits = |record: &&Arc<AuditRecord>| {
+            let first = bytes == 0;
+            bytes += record.entry.size_bytes();
+            first || bytes <= self.limits.bytes
+        };
+        let batch: Vec<_> = self.ahead.iter().take(self.limits.records).take_while(fits).cloned().collect();
+        Ok(if batch.is_empty() { Next::Nothing } else { Next::Batch(batch) })
+    }
+
+    /// Delivers consecutive records after `head`; returns the stream's new head.
+    async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Stopped> {
+        let (mut rest, mut size, mut alike) = (batch, batch.len(), Alike::default());
+        while let Some(first) = rest.first() {
+            self.check(head, first).await?;
+            let (try_now, _) = rest.split_at(size.min(rest.len()));
+            let result = self.sink.deliver(try_now).await;
+            head = match result {
+                Ok(Moved::Yes) => {
+                    self.succeeded();
+                    alike = Alike::default();
+                    try_now.last().map_or(head, |record| Head::after(&record.place))
+                }
+                Ok(Moved::No) => self.resolve(head, rest).await?,
+                // I9: what Postgres refuses is found by halving, and set aside in its place.
+                Err(error) if error.class == Class::Row && try_now.len() > 1 => {
+                    size = try_now.len().div_ceil(2);
+                    continue;
+                }
+                Err(error) if error.class == Class::Row => {
+                    if alike.count(&error) > ALIKE_MAX {
+                        self.hold(&format!("many records fail alike, so it is the schema: {error}")).await;
+                        continue;
+                    }
+                    self.quarantine(head, first, &error).await?
+                }
+                Err(error) => {
+                    self.wait(&error).await;
+                    // The reply may have been lost after the commit.
+                    self.resolve(head, rest).await?
+                }
+            };
+            let done = rest.iter().take_while(|record| record.place.seq <= head.seq).count();
+            rest = rest.split_at(done).1;
+            for _ in 0..done {
+                self.ahead.pop_front();
+            }
+            // Behind a quarantined record the rest is tried whole again.
+            size = rest.len();
+        }
+        Ok(head)
+    }
+
+    async fn quarantine(&mut self, head: Head, record: &Arc<AuditRecord>, error: &Error) -> Result<Head, Stopped> {
+        let place = record.place;
+        tracing::error!(seq = %place.seq, request_id = %record.entry.call.request_id, %error, "record quarantined");
+        match self.sink.quarantine(record, error).await {
+            Ok(Moved::Yes) => Ok(Head::after(&place)),
+            Ok(Moved::No) => self.resolve(head, std::slice::from_ref(record)).await,
+            Err(error) => {
+                self.wait(&error).await;
+                self.resolve(head, std::slice::from_ref(record)).await
+            }
+        }
+    }
+
+    /// Where the stream stands after a delivery whose outcome is unknown: the cursor is asked.
+    async fn resolve(&mut self, head: Head, sent: &[Arc<AuditRecord>]) -> Result<Head, Stopped> {
+        let Some(place) = sent.first().map(|record| record.place) else { return Ok(head) };
+        loop {
+            let cursor = self.cursor(place.epoch).await;
+            let ours = cursor == head || sent.iter().any(|record| Head::after(&record.place) == cursor);
+            if ours {
+                return Ok(cursor);
+            }
+            let what =
+                format!("Postgres has seq {} with hash {}, which is not this gateway's", cursor.seq, cursor.hash);
+            self.fork(&what).await?;
+        }
+    }
+
+    /// What is delivered next has to follow the head.
+    async fn check(&mut self, head: Head, first: &AuditRecord) -> Result<(), Stopped> {
+        let place = first.place;
+        while place.seq != head.seq.next() || place.prev_hash != head.hash {
+            let what = if place.seq == head.seq.next() {
+                format!("the record before seq {} has another hash in Postgres", place.seq)
+            } else {
+                format!("records {} to {} are missing here", head.seq.next(), place.seq.0.saturating_sub(1))
+            };
+            self.fork(&what).await?;
+        }
+        debug_assert!(chain::holds(&place, &first.entry), "a record is changed by nobody");
+        Ok(())
+    }
+
+    async fn cursor(&mut self, epoch: Epoch) -> Head {
+        loop {
+            if self.prepared.is_none() {
+                self.prepare().await;
+            }
+            match self.sink.cursor(self.gateway_id, epoch).await {
+                Ok(head) => return head,
+                Err(error) => self.wait(&error).await,
+            }
+        }
+    }
+
+    async fn prepare(&mut self) {
+        while let Err(error) = self.sink.prepare().await {
+            self.wait(&error).await;
+        }
+        self.prepared = Some(Instant::now());
+    }
+
+    async fn next_epoch(&mut self, after: Option<Epoch>) -> Result<Option<Epoch>, outbox::Error> {
+        let reader = self.reader.clone();
+        let read = tokio::task::spawn_blocking(move || reader.next_epoch(after)).await;
+        read.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+    }
+
+    fn succeeded(&mut self) {
+        self.transient.reset();
+        self.operator.reset();
+        if self.state.send_if_modified(|state| std::mem::replace(state, State::Delivering) != State::Delivering) {
+            tracing::info!("delivering to Postgres");
+        }
+    }
+
+    async fn wait(&mut self, error: &Error) {
+        if error.class == Class::Transient {
+            let pause = self.transient.next_pause();
+            let message = error.to_string();
+            if self.state.send_if_modified(|state| {
+                let new = !matches!(state, State::Retrying { .. });
+                *state = State::Retrying { error: message.clone() };
+                new
+            }) {
+                tracing::warn!(%error, "Postgres does not take records; they wait");
+            }
+            tokio::time::sleep(pause).await;
+        } else {
+            self.hold(&error.to_string()).await;
+        }
+    }
+
+    /// Alarm, then a long pause.
+    async fn hold(&mut self, error: &str) {
+        tracing::error!(error, "delivery is held until an operator mends this");
+        self.state.send_replace(State::Held { error: error.to_owned() });
+        tokio::time::sleep(self.operator.next_pause()).await;
+    }
+
+    /// Alarm, and no delivery until the gateway stops.
+    async fn fork(&mut self, what: &str) -> Result<(), Stopped> {
+        tracing::error!(what, gateway_id = %self.gateway_id, "the stream is forked; it is not shipped");
+        self.state.send_replace(State::Forked { error: what.to_owned() });
+        self.ring.reached(Phase::Closed).await;
+        Err(Stopped)
+    }
+}
+
+/// Counts records that fail one after another with the same code.
+#[derive(Debug, Default)]
+struct Alike {
+    sqlstate: Option<String>,
+    count: usize,
+}
+
+impl Alike {
+    fn count(&mut self, error: &Error) -> usize {
+        if self.sqlstate != error.sqlstate {
+            *self = Self { sqlstate: error.sqlstate.clone(), count: 0 };
+        }
+        self.count += 1;
+        self.count
+    }
+}

@@ -1,0 +1,52 @@
+//! `/healthz` and `/readyz` on the operations listener.
+//!
+//! *ready*: calls are audited and records are delivered (or kept, where no database is configured). *degraded*: calls are
+//! audited, but records wait; still ready (200). *failed*: calls cannot be audited (503).
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use serde_json::{Value, json};
+
+use crate::audit::pipeline::Probe;
+use crate::audit::shipper;
+use crate::upstream::Upstreams;
+
+/// What readiness is made of.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// The pipeline; `None` where auditing is off.
+    pub probe: Option<Probe>,
+    /// The backends.
+    pub backends: Upstreams,
+}
+
+/// The routes.
+pub fn router(health: Health) -> Router {
+    Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(readyz)).with_state(health)
+}
+
+async fn readyz(State(health): State<Health>) -> impl IntoResponse {
+    let (status, body) = health.readiness();
+    (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n"))
+}
+
+impl Health {
+    fn readiness(&self) -> (StatusCode, Value) {
+        let backends: serde_json::Map<_, _> =
+            self.backends.states().into_iter().map(|(name, up)| (name, if up { "up" } else { "down" }.into())).collect();
+        let Some(probe) = &self.probe else {
+            return (StatusCode::OK, json!({ "status": "ready", "audit": "off", "backends": backends }));
+        };
+        let (gauge, postgres) = (probe.gauge(), probe.shipper());
+        let word = match postgres {
+            _ if gauge.outbox_failed => "failed",
+            shipper::State::StoreOnly | shipper::State::Delivering => "ready",
+            _ => "degraded",
+        };
+        let code = if gauge.outbox_failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        (code, json!({ "status": word, "postgres": postgres, "ring": gauge, "backends": backends }))
+    }
+}

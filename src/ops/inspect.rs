@@ -1,0 +1,80 @@
+//! Questions to an outbox, live or dead: the same answers, line by line as JSON.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::audit::outbox::{Error, Reader};
+use crate::audit::pipeline::Probe;
+use crate::audit::query::Filter;
+use crate::audit::record::{AuditRecord, Seq};
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Question {
+    /// What the outbox holds, and what the live gateway is doing.
+    Stats,
+    /// The newest stored records that match, oldest first.
+    Records {
+        /// Which.
+        #[serde(default)]
+        filter: Filter,
+    },
+    /// Calls that are open, or were when the gateway died.
+    Intents,
+}
+
+/// Answers `question` from `reader`; `live` is the gateway whose outbox it is, if it runs. Blocks.
+///
+/// # Errors
+/// A file of the outbox cannot be read.
+pub fn answer(question: &Question, reader: &Reader, live: Option<&Probe>) -> Result<Vec<Value>, Error> {
+    Ok(match question {
+        Question::Stats => vec![stats(reader, live)?],
+        Question::Intents => reader.intents()?.iter().map(json).collect(),
+        Question::Records { filter } => records(reader, filter)?.iter().map(json).collect(),
+    })
+}
+
+/// The newest records in the outbox that match, oldest first.
+///
+/// # Errors
+/// A file of the outbox cannot be read.
+pub fn records(reader: &Reader, filter: &Filter) -> Result<VecDeque<AuditRecord>, Error> {
+    let mut found = VecDeque::new();
+    let mut after = None;
+    while let Some(epoch) = reader.next_epoch(after)? {
+        let mut from = Seq(1);
+        loop {
+            let records = reader.read(epoch, from)?;
+            let Some(last) = records.last() else { break };
+            from = last.place.seq.next();
+            for record in records.into_iter().filter(|record| filter.matches(record)) {
+                if found.len() == filter.limit() {
+                    found.pop_front();
+                }
+                found.push_back(record);
+            }
+        }
+        after = Some(epoch);
+    }
+    Ok(found)
+}
+
+fn stats(reader: &Reader, live: Option<&Probe>) -> Result<Value, Error> {
+    let mut stats = json(&reader.stats()?);
+    if let (Some(probe), Some(object)) = (live, stats.as_object_mut()) {
+        let (gateway_id, epoch) = probe.stream();
+        object.insert("gateway_id".to_owned(), json(&gateway_id));
+        object.insert("epoch".to_owned(), json(&epoch));
+        object.insert("ring".to_owned(), json(&probe.gauge()));
+        object.insert("postgres".to_owned(), json(&probe.shipper()));
+    }
+    Ok(stats)
+}
+
+fn json(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}
