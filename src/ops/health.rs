@@ -35,8 +35,12 @@ async fn readyz(State(health): State<Health>) -> impl IntoResponse {
 
 impl Health {
     fn readiness(&self) -> (StatusCode, Value) {
-        let backends: serde_json::Map<_, _> =
-            self.backends.states().into_iter().map(|(name, up)| (name, if up { "up" } else { "down" }.into())).collect();
+        let backends: serde_json::Map<_, _> = self
+            .backends
+            .states()
+            .into_iter()
+            .map(|(name, up)| (name, if up { "up" } else { "down" }.into()))
+            .collect();
         let Some(probe) = &self.probe else {
             return (StatusCode::OK, json!({ "status": "ready", "audit": "off", "backends": backends }));
         };
