@@ -1,1 +1,244 @@
-//! To be written.
+//! The gateway: what stands between MCP clients and backends, and lets no call pass that is not in the trail.
+//!
+//! ```text
+//! http -> dispatch: envelope (parse) -> auth -> rbac (Permit) -> audit (Receipt) -> upstream -> audit -> reply
+//! ```
+//!
+//! [`Gateway::build`] takes the configuration apart and starts the backends; [`Gateway::run`] serves until it is told to
+//! stop, then waits for the open calls. Every message is handled in a task of its own, which a client that hangs up does
+//! not end.
+
+pub mod auth;
+pub mod catalog;
+pub mod dispatch;
+pub mod envelope;
+mod headers;
+mod http;
+mod inflight;
+mod local;
+pub mod protocol;
+pub mod raw;
+pub mod rbac;
+pub mod reply;
+pub mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::audit::Audit;
+use crate::audit::redact::{PathError, Redaction};
+use crate::config::Config;
+use crate::upstream::Upstreams;
+
+use auth::Authenticator;
+use auth::keys::KeyError;
+use inflight::InFlight;
+use rbac::{PatternError, Policy};
+use session::Sessions;
+
+/// How long calls that the drain gave up may take to record that. *Chosen*: as the audit pipeline's own wait for a
+/// commit, by default.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The gateway, ready to serve.
+#[derive(Debug)]
+pub struct Gateway {
+    core: Arc<Core>,
+    drain_timeout: Duration,
+}
+
+/// What the operations listener may ask of a gateway that runs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Core>);
+
+/// What a stop found and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Messages that were open when the stop began and ended by themselves.
+    pub finished: usize,
+    /// Calls that were open at the deadline and were given up; each is recorded as `error`.
+    pub given_up: usize,
+    /// Messages whose end was not even recorded in time. Their receipts record them when they are dropped.
+    pub left: usize,
+}
+
+/// A fault of the configuration that the gateway finds.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// A key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A role's pattern.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A redaction path.
+    #[error("audit.redact: {0}")]
+    Redact(#[from] PathError),
+    /// A backend's alias.
+    #[error("backends.{alias}: the alias {fault}")]
+    Alias {
+        /// The alias.
+        alias: String,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// A backend without a command.
+    #[error("backends.{alias}.command is empty: write the program and its arguments")]
+    NoCommand {
+        /// The alias.
+        alias: String,
+    },
+}
+
+/// Everything that handling a message needs. The modules below read it; nobody changes it.
+#[derive(Debug)]
+struct Core {
+    audit: Audit,
+    auth: Authenticator,
+    policy: Policy,
+    redaction: Redaction,
+    upstreams: Upstreams,
+    sessions: Sessions,
+    in_flight: InFlight,
+    args_bytes_max: usize,
+    body_bytes_max: usize,
+    allowed_hosts: Vec<String>,
+    allowed_origins: Vec<String>,
+    /// One permit an open call.
+    calls: Arc<Semaphore>,
+    /// One task a message.
+    tasks: TaskTracker,
+    /// Cancelled when a drain has waited long enough.
+    drained: CancellationToken,
+}
+
+/// The parts that only the configuration decides.
+struct Parts {
+    auth: Authenticator,
+    policy: Policy,
+    redaction: Redaction,
+}
+
+impl Gateway {
+    /// Finds the faults of the configuration without starting anything. Key files are read.
+    #[must_use]
+    pub fn check(config: &Config) -> Vec<Fault> {
+        compile(config).err().unwrap_or_default()
+    }
+
+    /// Compiles the configuration and starts the backends. Runs inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Every fault of the configuration; nothing was started.
+    pub fn build(config: &Config, audit: Audit) -> Result<Self, Vec<Fault>> {
+        let Parts { auth, policy, redaction } = compile(config)?;
+        let own = config.server.listen.ip();
+        let own = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
+        let core = Core {
+            audit,
+            auth,
+            policy,
+            redaction,
+            upstreams: Upstreams::start(&config.backends),
+            sessions: Sessions::new(config.server.sessions_max),
+            in_flight: InFlight::default(),
+            args_bytes_max: config.audit.args_bytes_max,
+            body_bytes_max: config.server.body_bytes_max,
+            allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own]).collect(),
+            allowed_origins: config.server.allowed_origins.clone(),
+            calls: Arc::new(Semaphore::new(config.server.calls_max.min(Semaphore::MAX_PERMITS))),
+            tasks: TaskTracker::new(),
+            drained: CancellationToken::new(),
+        };
+        Ok(Self { core: Arc::new(core), drain_timeout: config.server.drain_timeout })
+    }
+
+    /// A handle for the operations listener.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.core))
+    }
+
+    /// Serves on `listener` until `stop`, then stops accepting, waits for the open calls until the drain's deadline,
+    /// gives up the rest, and stops the backends.
+    ///
+    /// # Errors
+    /// Where the listener fails; open calls were drained all the same.
+    pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<Drained> {
+        let core = self.core;
+        let served = http::serve(Arc::clone(&core), listener, stop.clone());
+        tokio::pin!(served);
+        let early = tokio::select! {
+            () = stop.cancelled() => None,
+            end = &mut served => Some(end),
+        };
+        let open = core.tasks.len();
+        core.tasks.close();
+        // Connections end as their last replies are written; the server is polled so that they can be.
+        let wait = async {
+            match early {
+                Some(end) => {
+                    core.tasks.wait().await;
+                    end
+                }
+                None => tokio::join!(&mut served, core.tasks.wait()).0,
+            }
+        };
+        let ended = tokio::time::timeout(self.drain_timeout, wait).await;
+        let given_up = core.tasks.len();
+        if given_up > 0 {
+            tracing::warn!(given_up, "calls are still open at the drain's deadline");
+        }
+        core.drained.cancel();
+        let recorded = tokio::time::timeout(RECORD_TIMEOUT, core.tasks.wait()).await;
+        let left = if recorded.is_ok() { 0 } else { core.tasks.len() };
+        core.upstreams.stop().await;
+        ended.unwrap_or(Ok(()))?;
+        Ok(Drained { finished: open.saturating_sub(given_up), given_up, left })
+    }
+}
+
+impl Handle {
+    /// How many backends answer now.
+    #[must_use]
+    pub fn backends_up(&self) -> usize {
+        self.0.upstreams.up_count()
+    }
+
+    /// How many backends are configured.
+    #[must_use]
+    pub fn backends_configured(&self) -> usize {
+        self.0.upstreams.aliases().count()
+    }
+
+    /// How many messages are being handled.
+    #[must_use]
+    pub fn messages_open(&self) -> usize {
+        self.0.tasks.len()
+    }
+}
+
+fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let auth = Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Key)));
+    let policy = Policy::new(&config.roles).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
+    let redaction = Redaction::new(&config.audit.redact).map_err(|err| faults.push(Fault::Redact(err)));
+    for (alias, backend) in &config.backends {
+        if let Some(fault) = catalog::alias_fault(alias) {
+            faults.push(Fault::Alias { alias: alias.clone(), fault });
+        }
+        if backend.command.first().is_none_or(String::is_empty) {
+            faults.push(Fault::NoCommand { alias: alias.clone() });
+        }
+    }
+    match (auth, policy, redaction, faults.is_empty()) {
+        (Ok(auth), Ok(policy), Ok(redaction), true) => Ok(Parts { auth, policy, redaction }),
+        _ => Err(faults),
+    }
+}

@@ -1,0 +1,139 @@
+//! What a caller sees: the tools of one backend, or of all, filtered by the decision that also guards the calls.
+//!
+//! At `/mcp/{backend}` names are the backend's own. At `/mcp` every tool is named `backend__tool`, always, so that no
+//! name changes when a backend joins. An alias holds no `__`, so that the first one in a name ends the alias. The order
+//! is that of the aliases, then the backend's own. A backend that is down has no tools; the others are listed.
+
+use crate::upstream::{Tool, Upstreams};
+
+use super::auth::Principal;
+use super::rbac::{Decision, Policy};
+use super::raw;
+
+/// What stands between alias and tool at `/mcp`.
+const SEPARATOR: &str = "__";
+
+/// Longest alias, in bytes. *Chosen*: many clients take names of 64 characters; half of it is left to the tool.
+const ALIAS_BYTES_MAX: usize = 32;
+
+/// Where a request came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// `/mcp`.
+    All,
+    /// `/mcp/{backend}`.
+    One(String),
+}
+
+/// A backend's tool, whether or not it exists.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// The backend's alias.
+    pub backend: &'a str,
+    /// The tool, as the backend names it.
+    pub tool: &'a str,
+}
+
+/// What is wrong with a backend's alias, if anything.
+#[must_use]
+pub fn alias_fault(alias: &str) -> Option<&'static str> {
+    if alias.is_empty() || alias.len() > ALIAS_BYTES_MAX {
+        return Some("must have 1 to 32 characters");
+    }
+    if !alias.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
+        return Some("may hold letters, digits, _ and - only");
+    }
+    if alias.contains(SEPARATOR) || alias.ends_with('_') {
+        return Some("may not hold __ or end in _, since __ stands between alias and tool");
+    }
+    None
+}
+
+impl Scope {
+    /// The backend and tool that `name` stands for here; `None` where it can stand for none.
+    #[must_use]
+    pub fn target<'a>(&'a self, name: &'a str) -> Option<Target<'a>> {
+        match self {
+            Self::One(backend) => Some(Target { backend, tool: name }),
+            Self::All => name
+                .split_once(SEPARATOR)
+                .filter(|(backend, tool)| !backend.is_empty() && !tool.is_empty())
+                .map(|(backend, tool)| Target { backend, tool }),
+        }
+    }
+
+    /// The backend of this place, if it is one's.
+    #[must_use]
+    pub fn backend(&self) -> Option<&str> {
+        match self {
+            Self::All => None,
+            Self::One(backend) => Some(backend),
+        }
+    }
+}
+
+/// The JSON text of the list of tools that `principal` may call here.
+pub async fn list(upstreams: &Upstreams, policy: &Policy, principal: &Principal, scope: &Scope) -> String {
+    let mut listed = Vec::new();
+    for alias in upstreams.aliases().filter(|alias| scope.backend().is_none_or(|only| only == *alias)) {
+        let tools = match upstreams.list_tools(alias).await {
+            Ok(tools) => tools,
+            Err(err) => {
+                tracing::warn!(backend = alias, error = %err, "backend's tools are missing from the list");
+                continue;
+            }
+        };
+        listed.extend(tools.iter().filter(|tool| is_allowed(policy, principal, alias, tool)).map(|tool| match scope {
+            Scope::One(_) => tool.json.clone(),
+            Scope::All => renamed(&tool.json, &format!("{alias}{SEPARATOR}{}", tool.name)),
+        }));
+    }
+    format!("[{}]", listed.join(","))
+}
+
+fn is_allowed(policy: &Policy, principal: &Principal, backend: &str, tool: &Tool) -> bool {
+    policy.decide(&principal.roles, backend, &tool.name) != Decision::Denied
+}
+
+/// The tool object `json` with another name; all other members keep their bytes.
+fn renamed(json: &str, name: &str) -> String {
+    let members = raw::members(json).unwrap_or_default();
+    let name = raw::quoted(name);
+    raw::object(members.iter().map(|member| match member.key.as_str() {
+        "name" => ("name", name.as_str()),
+        key => (key, member.value.get()),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_at_the_common_place_always_bear_the_alias() {
+        let target = |name| Scope::All.target(name).map(|target| (target.backend.to_owned(), target.tool.to_owned()));
+        assert_eq!(target("time__get__x"), Some(("time".to_owned(), "get__x".to_owned())));
+        for name in ["time", "__x", "time__", "time_x"] {
+            assert_eq!(target(name), None, "{name}");
+        }
+        let one = Scope::One("time".to_owned());
+        assert_eq!(one.target("a__b").unwrap(), Target { backend: "time", tool: "a__b" });
+    }
+
+    #[test]
+    fn an_alias_that_would_make_names_ambiguous_is_refused() {
+        for alias in ["", "a__b", "a_", "a/b", "a b", "\u{e9}", &"a".repeat(33)] {
+            assert!(alias_fault(alias).is_some(), "{alias}");
+        }
+        for alias in ["time", "a_b", "A-1", "_a"] {
+            assert_eq!(alias_fault(alias), None, "{alias}");
+        }
+    }
+
+    #[test]
+    fn a_renamed_tool_keeps_all_other_bytes() {
+        let json = r#"{"inputSchema": {"x":1.0} ,"name":"echo","_x":"\u0041"}"#;
+        let want = r#"{"inputSchema":{"x":1.0},"name":"e__echo","_x":"\u0041"}"#;
+        assert_eq!(renamed(json, "e__echo"), want);
+    }
+}

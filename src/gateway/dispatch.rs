@@ -1,0 +1,341 @@
+//! Where a call meets the pipeline: parse, authenticate, authorize, begin, forward, finish, reply.
+//!
+//! [`serve`] handles one message, in a task of its own: a client that hangs up loses its reply, never the record. Every
+//! refusal is a record too, made before the refusal leaves. What is not audited (`initialize`, `ping`, lists) is answered
+//! in [`super::local`] and calls no tool.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode, header};
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::record::{Call, Caller, Correlation, Outcome, RequestId, Status};
+use crate::upstream::{Answer, Interrupt};
+
+use super::auth::{AuthError, Principal};
+use super::catalog::Scope;
+use super::envelope::{self, Hint, Id, Malformed, Message, ToolCall};
+use super::headers::{self, Mismatch};
+use super::protocol::{
+    DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, SESSION_HEADER, UNAUTHENTICATED,
+};
+use super::rbac::Permit;
+use super::reply::{Reply, http_status};
+use super::{Core, local};
+
+/// What a record calls the method of a message that names none.
+const METHOD_UNKNOWN: &str = "unknown";
+
+/// One HTTP request, before anything in it is believed.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) request_id: RequestId,
+    pub(super) addr: SocketAddr,
+    pub(super) scope: Scope,
+    pub(super) headers: HeaderMap,
+    /// `Host`; empty where it is missing.
+    pub(super) host: String,
+    /// Cancelled when the client has hung up, or has its reply.
+    pub(super) hung_up: CancellationToken,
+    pub(super) body: Result<Bytes, Fault>,
+}
+
+/// Why a request's body is not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("this Host is not served; add it to server.allowed_hosts")]
+    Host,
+    #[error("this Origin may not call; add it to server.allowed_origins")]
+    Origin,
+    #[error("Content-Type must be application/json")]
+    ContentType,
+    #[error("the message is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("the message did not arrive whole")]
+    Incomplete,
+    #[error("the headers are larger than {limit} bytes")]
+    Headers { limit: usize },
+}
+
+/// A refusal: what is recorded, and what the client is told.
+struct Refusal {
+    status: Status,
+    http: StatusCode,
+    code: i32,
+    message: String,
+    data: Option<String>,
+    challenge: Option<String>,
+}
+
+impl Refusal {
+    fn malformed(http: StatusCode, code: i32, message: impl Into<String>) -> Self {
+        Self { status: Status::Malformed, http, code, message: message.into(), data: None, challenge: None }
+    }
+
+    fn unknown_tool(name: &str, era: Era) -> Self {
+        let http = if era == Era::Modern { http_status(INVALID_PARAMS) } else { StatusCode::OK };
+        let name = &name[..name.floor_char_boundary(envelope::NAME_BYTES_MAX)];
+        Self::malformed(http, INVALID_PARAMS, format!("unknown tool {name:?}"))
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        let http = match fault {
+            Fault::Host | Fault::Origin => StatusCode::FORBIDDEN,
+            Fault::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Fault::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Fault::Incomplete => StatusCode::REQUEST_TIMEOUT,
+            Fault::Headers { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        };
+        Self::malformed(http, INVALID_REQUEST, fault.to_string())
+    }
+}
+
+impl From<Malformed> for Refusal {
+    fn from(rule: Malformed) -> Self {
+        Self::malformed(StatusCode::BAD_REQUEST, rule.code(), rule.to_string())
+    }
+}
+
+impl From<Mismatch> for Refusal {
+    fn from(mismatch: Mismatch) -> Self {
+        let refusal = Self::malformed(StatusCode::BAD_REQUEST, mismatch.code, mismatch.message);
+        Self { data: mismatch.data, ..refusal }
+    }
+}
+
+/// What a record says of a message whatever becomes of it.
+struct Trail<'a> {
+    arrival: &'a Arrival,
+    caller: Caller,
+    id: Option<Id>,
+    method: String,
+    /// The tool as called; a target that is known replaces it.
+    tool: Option<String>,
+    backend: Option<String>,
+    arguments: Option<String>,
+}
+
+impl Trail<'_> {
+    fn call(&self, core: &Core) -> Call {
+        let correlation = Correlation {
+            addr: Some(self.arrival.addr),
+            session_id: headers::single(&self.arrival.headers, SESSION_HEADER).map(str::to_owned),
+            rpc_id: self.id.as_ref().map(Id::to_text),
+        };
+        let call = Call::new(self.arrival.request_id, &self.method)
+            .with_caller(&self.caller)
+            .with_correlation(&correlation)
+            .with_target(self.backend.as_deref(), self.tool.as_deref());
+        match &self.arguments {
+            Some(json) => call.with_arguments(json, &core.redaction, core.args_bytes_max),
+            None => call,
+        }
+    }
+
+    /// Records the refusal, then lets it go.
+    async fn refuse(&self, core: &Core, refusal: Refusal) -> Reply {
+        tracing::info!(
+            status = %refusal.status, method = %self.method, subject = %self.caller.subject,
+            backend = self.backend, tool = self.tool, reason = %refusal.message, "refused"
+        );
+        let answer = Answer::refusal_with(refusal.code, &refusal.message, refusal.data.as_deref());
+        let outcome = Outcome { status: refusal.status, ..answer.outcome() };
+        // I2: a refused call ends in exactly one record, and I1: its reply waits for it.
+        match core.audit.refuse(self.call(core), outcome, answer).await {
+            Ok(released) => {
+                let reply = Reply::released(refusal.http, self.id.as_ref(), released);
+                match refusal.challenge {
+                    Some(challenge) => reply.with_header(header::WWW_AUTHENTICATE, &challenge),
+                    None => reply,
+                }
+            }
+            Err(unavailable) => Reply::unavailable(self.id.as_ref(), &unavailable),
+        }
+    }
+}
+
+/// Handles one POST from its arrival to its reply.
+pub(super) async fn serve(core: Arc<Core>, arrival: Arrival) -> Reply {
+    let reply = post(&core, &arrival).await;
+    reply.with_request_id(arrival.request_id)
+}
+
+async fn post(core: &Core, arrival: &Arrival) -> Reply {
+    let hint = arrival.body.as_ref().map(|body| envelope::hint(body, core.body_bytes_max)).unwrap_or_default();
+    let mut trail = trail(arrival, hint);
+    if let Err(fault @ (Fault::Host | Fault::Origin)) = &arrival.body {
+        return trail.refuse(core, (*fault).into()).await;
+    }
+    let principal = match authenticate(core, arrival, &mut trail) {
+        Ok(principal) => principal,
+        Err(refusal) => return trail.refuse(core, refusal).await,
+    };
+    let body = match &arrival.body {
+        Ok(body) => body,
+        Err(fault) => return trail.refuse(core, (*fault).into()).await,
+    };
+    let message = match envelope::parse(body, core.body_bytes_max) {
+        Ok(message) => message,
+        Err(rule) => return trail.refuse(core, rule.into()).await,
+    };
+    let era = match headers::era(&arrival.headers, &message) {
+        Ok(era) => era,
+        Err(mismatch) => return trail.refuse(core, mismatch.into()).await,
+    };
+    let session = headers::single(&arrival.headers, SESSION_HEADER).filter(|_| era == Era::Legacy);
+    if let Some(session) = session.filter(|_| message.method != "initialize")
+        && let Err(unknown) = core.sessions.touch(session, &principal)
+    {
+        let refusal = Refusal::malformed(StatusCode::NOT_FOUND, INVALID_REQUEST, unknown.to_string());
+        return trail.refuse(core, refusal).await;
+    }
+    if message.method == "tools/call" {
+        return match permit(core, arrival, &principal, &message, era, &mut trail).await {
+            Ok((permit, id)) => call(core, &trail, permit, &id, era, session).await,
+            Err(refusal) => trail.refuse(core, refusal).await,
+        };
+    }
+    if arrival.scope.backend().is_some_and(|backend| !core.upstreams.contains(backend)) {
+        let refusal = Refusal::malformed(StatusCode::NOT_FOUND, INVALID_PARAMS, "unknown backend");
+        return trail.refuse(core, refusal).await;
+    }
+    local::answer(core, arrival, &principal, &message, era, session).await
+}
+
+/// What is known of a message before anything is checked.
+fn trail(arrival: &Arrival, hint: Hint) -> Trail<'_> {
+    Trail {
+        arrival,
+        caller: Caller::anonymous(),
+        id: hint.id,
+        method: hint.method.unwrap_or_else(|| METHOD_UNKNOWN.to_owned()),
+        tool: hint.name,
+        backend: arrival.scope.backend().map(str::to_owned),
+        arguments: None,
+    }
+}
+
+fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<Principal, Refusal> {
+    let mut values = arrival.headers.get_all(header::AUTHORIZATION).iter();
+    let (value, another) = (values.next(), values.next());
+    let verified = match another {
+        Some(_) => Err(AuthError::NotBearer),
+        None => core.auth.authenticate(value.map(axum::http::HeaderValue::as_bytes)),
+    };
+    let error = match verified {
+        Ok(principal) => {
+            trail.caller = principal.caller((!principal.roles.is_empty()).then(|| principal.roles.join(",")).as_deref());
+            return Ok(principal);
+        }
+        Err(error) => error,
+    };
+    let base = headers::base_url(&arrival.headers, &arrival.host);
+    let path = headers::resource_path(&arrival.scope);
+    let metadata = format!(r#"resource_metadata="{base}/.well-known/oauth-protected-resource{path}""#);
+    let message = error.to_string();
+    let (http, challenge) = match error {
+        AuthError::Missing => (StatusCode::UNAUTHORIZED, format!("Bearer {metadata}")),
+        AuthError::Scope { scope, principal } => {
+            trail.caller = principal.caller(None);
+            let challenge = format!(r#"Bearer error="insufficient_scope", scope="{scope}", {metadata}"#);
+            (StatusCode::FORBIDDEN, challenge)
+        }
+        AuthError::NotBearer | AuthError::Invalid { .. } => {
+            if let AuthError::Invalid { cause: Some(cause), .. } = &error {
+                tracing::debug!(cause = %cause, "token refused");
+            }
+            let challenge = format!(r#"Bearer error="invalid_token", error_description="{message}", {metadata}"#);
+            (StatusCode::UNAUTHORIZED, challenge)
+        }
+    };
+    let refusal = Refusal::malformed(http, UNAUTHENTICATED, message);
+    Err(Refusal { status: Status::Unauthenticated, challenge: Some(challenge), ..refusal })
+}
+
+/// Everything that a call must pass before it is begun. Authorization comes before existence, so that a caller who is
+/// denied learns nothing of what there is.
+async fn permit(
+    core: &Core,
+    arrival: &Arrival,
+    principal: &Principal,
+    message: &Message<'_>,
+    era: Era,
+    trail: &mut Trail<'_>,
+) -> Result<(Permit, Id), Refusal> {
+    let tool_call: ToolCall<'_> = envelope::tool_call(message.params)?;
+    trail.arguments = tool_call.arguments.map(str::to_owned);
+    let id = message.id.clone().ok_or(Malformed::Id)?; // A call that nobody could be answered is none.
+    let name = tool_call.name.as_str();
+    let Some(target) = arrival.scope.target(name) else {
+        return Err(Refusal::unknown_tool(name, era));
+    };
+    trail.backend = Some(target.backend.to_owned());
+    trail.tool = Some(target.tool.to_owned());
+    let permit = core.policy.authorize(principal, target.backend, target.tool, &tool_call).map_err(|denied| {
+        trail.caller = denied.caller;
+        let refusal = Refusal::malformed(StatusCode::OK, DENIED, denied.reason);
+        Refusal { status: Status::Denied, ..refusal }
+    })?;
+    trail.caller = permit.caller().clone();
+    trail.arguments = permit.arguments().map(str::to_owned);
+    if !core.upstreams.contains(permit.backend()) {
+        return Err(match arrival.scope {
+            Scope::All => Refusal::unknown_tool(name, era),
+            Scope::One(_) => Refusal::malformed(StatusCode::NOT_FOUND, INVALID_PARAMS, "unknown backend"),
+        });
+    }
+    if core.upstreams.has_tool(permit.backend(), permit.tool()).await == Some(false) {
+        return Err(Refusal::unknown_tool(name, era));
+    }
+    Ok((permit, id))
+}
+
+/// One permitted call: its intent, the backend, its record, the reply.
+async fn call(core: &Core, trail: &Trail<'_>, permit: Permit, id: &Id, era: Era, session: Option<&str>) -> Reply {
+    let Ok(_slot) = core.calls.try_acquire() else {
+        // I6: the number of open calls is bounded.
+        let refusal = Refusal::malformed(StatusCode::TOO_MANY_REQUESTS, RATE_LIMITED, "too many calls are open");
+        return trail.refuse(core, Refusal { status: Status::RateLimited, ..refusal }).await;
+    };
+    // I1: the intent reaches its level before the call is forwarded, or there is no call.
+    let receipt = match core.audit.begin(trail.call(core)).await {
+        Ok(receipt) => receipt,
+        Err(unavailable) => return Reply::unavailable(Some(id), &unavailable),
+    };
+    let client = match era {
+        Era::Modern => trail.arrival.hung_up.clone(), // Closing the connection is how a modern client cancels.
+        Era::Legacy => CancellationToken::new(),
+    };
+    let _place = session.and_then(|session| core.in_flight.enter(session, id, client.clone()));
+    let interrupt = Interrupt { client, drained: core.drained.clone() };
+    let answer = core.upstreams.forward(permit, &receipt, era, &interrupt).await;
+    let outcome = answer.outcome();
+    tracing::info!(
+        status = %outcome.status, method = %trail.method, subject = %trail.caller.subject,
+        backend = trail.backend, tool = trail.tool, "called"
+    );
+    // I1: the reply leaves after the record has reached its level. I2: the receipt ends in exactly one record.
+    match receipt.finish(outcome, answer).await {
+        Ok(released) => Reply::released(StatusCode::OK, Some(id), released),
+        Err(unavailable) => Reply::unavailable(Some(id), &unavailable),
+    }
+}
+
+/// Closes a legacy session.
+pub(super) async fn close(core: Arc<Core>, arrival: Arrival) -> Reply {
+    let mut trail = trail(&arrival, Hint::default());
+    "session/close".clone_into(&mut trail.method);
+    let reply = if let Err(fault) = &arrival.body {
+        trail.refuse(&core, (*fault).into()).await
+    } else {
+        match authenticate(&core, &arrival, &mut trail) {
+            Ok(principal) => local::close(&core, &arrival, &principal),
+            Err(refusal) => trail.refuse(&core, refusal).await,
+        }
+    };
+    reply.with_request_id(arrival.request_id)
+}

@@ -1,0 +1,241 @@
+//! What a request's headers must say: where they are believed, and where they must agree with the body.
+
+use axum::http::{HeaderMap, header};
+
+use super::catalog::Scope;
+use super::envelope::Message;
+use super::protocol::{
+    Era, HEADER_MISMATCH, INVALID_PARAMS, LEGACY_VERSIONS, META_CAPABILITIES, META_VERSION, METHOD_HEADER,
+    MODERN_VERSION, NAME_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER,
+};
+use super::raw;
+
+/// A rule of the headers that a request broke.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Mismatch {
+    /// The JSON-RPC error code.
+    pub(super) code: i32,
+    /// The rule.
+    pub(super) message: String,
+    /// The error's data, as JSON text.
+    pub(super) data: Option<String>,
+}
+
+impl Mismatch {
+    fn new(code: i32, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), data: None }
+    }
+
+    fn unsupported(requested: &str) -> Self {
+        let supported = std::iter::once(MODERN_VERSION).chain(LEGACY_VERSIONS).map(raw::quoted).collect::<Vec<_>>();
+        let requested = &requested[..requested.floor_char_boundary(64)];
+        let data = format!(r#"{{"supported":[{}],"requested":{}}}"#, supported.join(","), raw::quoted(requested));
+        Self { code: UNSUPPORTED_VERSION, message: "unsupported protocol version".to_owned(), data: Some(data) }
+    }
+}
+
+/// The one value of a header; `None` where it is missing, stands twice, or is no text.
+pub(super) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(first)
+}
+
+/// Which protocol a message speaks, after its headers were found to agree with it.
+pub(super) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mismatch> {
+    let params = message.params.and_then(|params| raw::members(params.get())).unwrap_or_default();
+    let find = |key: &str| params.iter().find(|member| member.key == key).map(|member| member.value);
+    let meta = find("_meta").and_then(|meta| raw::members(meta.get()));
+    let in_meta = |key: &str| {
+        let member = meta.as_ref().and_then(|meta| meta.iter().find(|member| member.key == key));
+        member.map(|member| member.value)
+    };
+    let version = single(headers, VERSION_HEADER);
+    if version != Some(MODERN_VERSION) && in_meta(META_VERSION).is_none() {
+        return match version {
+            Some(version) if message.method != "initialize" && !LEGACY_VERSIONS.contains(&version) => {
+                Err(Mismatch::unsupported(version))
+            }
+            _ => Ok(Era::Legacy),
+        };
+    }
+    for name in [VERSION_HEADER, METHOD_HEADER, NAME_HEADER] {
+        if headers.get_all(name).iter().nth(1).is_some() {
+            return Err(Mismatch::new(HEADER_MISMATCH, format!("header {name} stands more than once")));
+        }
+    }
+    if message.id.is_none() {
+        return Ok(Era::Modern); // Notifications bear no _meta; they are accepted and dropped.
+    }
+    let (Some(asked), Some(_)) = (in_meta(META_VERSION), in_meta(META_CAPABILITIES)) else {
+        return Err(Mismatch::new(INVALID_PARAMS, format!("params._meta needs {META_VERSION} and {META_CAPABILITIES}")));
+    };
+    let asked = raw::string(asked);
+    if version.is_none() || version != asked.as_deref() {
+        return Err(Mismatch::new(HEADER_MISMATCH, format!("header {VERSION_HEADER} is not the version in params._meta")));
+    }
+    if single(headers, METHOD_HEADER) != Some(message.method.as_str()) {
+        return Err(Mismatch::new(HEADER_MISMATCH, format!("header {METHOD_HEADER} is not the message's method")));
+    }
+    if let ("tools/call", Some(name)) = (message.method.as_str(), find("name").and_then(raw::string))
+        && !single(headers, NAME_HEADER).is_some_and(|header| says(header, &name))
+    {
+        return Err(Mismatch::new(HEADER_MISMATCH, format!("header {NAME_HEADER} is not params.name")));
+    }
+    match asked {
+        Some(version) if version != MODERN_VERSION => Err(Mismatch::unsupported(&version)),
+        _ => Ok(Era::Modern),
+    }
+}
+
+/// Whether a header's value stands for `text`: as it is, or in the Base64 form of the protocol, which is canonical.
+fn says(header: &str, text: &str) -> bool {
+    match header.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
+        Some(payload) => payload == base64(text.as_bytes()),
+        None => header == text,
+    }
+}
+
+/// Standard Base64 with padding (RFC 4648 section 4).
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |idx: usize| u32::from(chunk.get(idx).copied().unwrap_or(0));
+        let group = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let sextet = usize::try_from(group >> (18 - 6 * digit) & 63).unwrap_or(0);
+            let is_padding = digit > chunk.len();
+            out.push(if is_padding { '=' } else { ALPHABET.get(sextet).map_or('=', |&byte| char::from(byte)) });
+        }
+    }
+    out
+}
+
+/// Whether `Host` names this gateway: a loopback name, or one that is configured, with any port or the one that is
+/// configured. A browser that was led here by a rebound name sends that name.
+pub(super) fn is_host_allowed(host: &str, allowed: &[String]) -> bool {
+    is_loopback(without_port(host))
+        || allowed.iter().any(|name| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(without_port(host)))
+}
+
+/// Whether `Origin` may call: absent, configured, or the gateway's own on loopback.
+pub(super) fn is_origin_allowed(origin: Option<&str>, host: &str, allowed: &[String]) -> bool {
+    let Some(origin) = origin else {
+        return true;
+    };
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    let is_own = authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host) && is_loopback(without_port(host)));
+    is_own || allowed.iter().any(|known| known.eq_ignore_ascii_case(origin))
+}
+
+fn is_loopback(name: &str) -> bool {
+    name.eq_ignore_ascii_case("localhost") || name == "127.0.0.1" || name == "[::1]"
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
+        _ => host,
+    }
+}
+
+/// Whether `Content-Type` is JSON, in any case and with any parameter.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = single(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+/// The URL of the gateway as this client reaches it. `host` was found to be allowed.
+pub(super) fn base_url(headers: &HeaderMap, host: &str) -> String {
+    let is_https = single(headers, "x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
+    format!("{}://{host}", if is_https { "https" } else { "http" })
+}
+
+/// The path of the resource that `scope` is.
+pub(super) fn resource_path(scope: &Scope) -> String {
+    match scope {
+        Scope::All => "/mcp".to_owned(),
+        Scope::One(backend) => format!("/mcp/{backend}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
+    use super::super::envelope;
+    use super::*;
+
+    fn map(headers: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| {
+            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+        };
+        headers.iter().map(pair).collect()
+    }
+
+    fn code(headers: &[(&str, &str)], meta: &str) -> Result<Era, i32> {
+        let params = format!(r#"{{"name":"caf\u00e9","_meta":{meta}}}"#);
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
+        era(&map(headers), &envelope::parse(body.as_bytes(), 4096).unwrap()).map_err(|mismatch| mismatch.code)
+    }
+
+    const META: &str =
+        r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+    const VERSION: (&str, &str) = (VERSION_HEADER, MODERN_VERSION);
+    const METHOD: (&str, &str) = (METHOD_HEADER, "tools/call");
+    const NAME: (&str, &str) = (NAME_HEADER, "=?base64?Y2Fmw6k=?=");
+
+    #[test]
+    fn modern_headers_must_agree_with_the_body() {
+        assert_eq!(code(&[VERSION, METHOD, NAME], META), Ok(Era::Modern));
+        assert_eq!(code(&[METHOD, NAME], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[VERSION, NAME], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[VERSION, METHOD], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[VERSION, METHOD, (NAME_HEADER, "cafe")], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[VERSION, (METHOD_HEADER, "ping"), NAME], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[VERSION, METHOD, METHOD, NAME], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[(VERSION_HEADER, "2025-11-25"), METHOD, NAME], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[VERSION, METHOD, NAME], "{}"), Err(INVALID_PARAMS));
+        let next = META.replace("2026", "2027");
+        assert_eq!(code(&[(VERSION_HEADER, "2027-07-28"), METHOD, NAME], &next), Err(UNSUPPORTED_VERSION));
+    }
+
+    #[test]
+    fn legacy_versions_are_known_or_refused() {
+        for version in LEGACY_VERSIONS {
+            assert_eq!(code(&[(VERSION_HEADER, version)], "{}"), Ok(Era::Legacy));
+        }
+        assert_eq!(code(&[], "{}"), Ok(Era::Legacy));
+        assert_eq!(code(&[(VERSION_HEADER, "1999-01-01")], "{}"), Err(UNSUPPORTED_VERSION));
+    }
+
+    #[test]
+    fn only_known_hosts_and_origins_pass() {
+        let hosts = ["gate.example".to_owned(), "other.example:8443".to_owned()];
+        for host in ["localhost", "LOCALHOST:1", "127.0.0.1:8808", "[::1]:8808", "[::1]", "gate.example:1"] {
+            assert!(is_host_allowed(host, &hosts), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "other.example:1"] {
+            assert!(!is_host_allowed(host, &hosts), "{host}");
+        }
+        let origins = ["https://app.example".to_owned()];
+        let allowed = |origin| is_origin_allowed(origin, "localhost:8808", &origins);
+        assert!(allowed(None) && allowed(Some("http://localhost:8808")) && allowed(Some("https://app.example")));
+        assert!(!allowed(Some("http://localhost:1")) && !allowed(Some("null")) && !allowed(Some("https://evil.example")));
+        assert!(!is_origin_allowed(Some("http://gate.example"), "gate.example", &origins));
+    }
+
+    #[test]
+    fn content_type_is_compared_as_media_types_are() {
+        for value in ["application/json", "Application/JSON; charset=utf-8"] {
+            assert!(is_json(&map(&[("content-type", value)])), "{value}");
+        }
+        for value in ["text/plain", "application/jsonx", ""] {
+            assert!(!is_json(&map(&[("content-type", value)])), "{value}");
+        }
+        assert!(!is_json(&map(&[])));
+    }
+}

@@ -1,0 +1,208 @@
+//! JSON text that stays as it came: an object's members as they are written, and members added without touching the
+//! rest.
+//!
+//! Nothing here builds a tree. What is relayed keeps every byte that the gateway has no reason to change.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// One member of an object, in the order of the text.
+#[derive(Debug)]
+pub struct Member<'a> {
+    /// The key, unescaped; a lone surrogate becomes U+FFFD.
+    pub key: String,
+    /// The value's text.
+    pub value: &'a RawValue,
+}
+
+/// The members of the object `json`, repeated keys included; `None` where `json` is no object.
+#[must_use]
+pub fn members(json: &str) -> Option<Vec<Member<'_>>> {
+    if !json.trim_start().starts_with('{') {
+        return None;
+    }
+    serde_json::from_str::<Members<'_>>(json).ok().map(|Members(members)| members)
+}
+
+/// The string that `value` is, if it is one.
+#[must_use]
+pub fn string(value: &RawValue) -> Option<String> {
+    value.get().starts_with('"').then(|| serde_json::from_str(value.get()).ok()).flatten()
+}
+
+/// `object` with the given members first; members of the same name that it had are gone. All other bytes stay.
+///
+/// `added` is keys and their values as JSON text. Text that is no object is returned as it is.
+#[must_use]
+pub fn with_members(object: &str, added: &[(&str, &str)]) -> String {
+    let Some(old) = members(object) else {
+        return object.to_owned();
+    };
+    let replaces = |member: &Member<'_>| added.iter().any(|(key, _)| *key == member.key);
+    if old.iter().any(replaces) {
+        let kept = old.iter().filter(|member| !replaces(member)).map(|member| (member.key.as_str(), member.value.get()));
+        return self::object(added.iter().copied().chain(kept));
+    }
+    let body = object.trim_start();
+    let body = body.strip_prefix('{').unwrap_or(body);
+    let mut out = String::with_capacity(object.len() + 64);
+    out.push('{');
+    for (idx, (key, value)) in added.iter().enumerate() {
+        if idx > 0 {
+            out.push(',');
+        }
+        push_member(&mut out, key, value);
+    }
+    if !old.is_empty() && !added.is_empty() {
+        out.push(',');
+    }
+    out.push_str(body);
+    out
+}
+
+/// The text of an object with these members; values are JSON text already.
+#[must_use]
+pub fn object<'a>(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut out = String::from("{");
+    for (key, value) in members {
+        if out.len() > 1 {
+            out.push(',');
+        }
+        push_member(&mut out, key, value);
+    }
+    out.push('}');
+    out
+}
+
+/// `text` as a JSON string, with its quotes.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Valid JSON text without line ends, as a line-delimited transport needs it. They stand between tokens only, never in a
+/// string, so that a space in their place changes nothing that a parser sees.
+#[must_use]
+pub fn one_line(json: &str) -> String {
+    json.replace(['\n', '\r'], " ")
+}
+
+fn push_member(out: &mut String, key: &str, value: &str) {
+    out.push_str(&quoted(key));
+    out.push(':');
+    out.push_str(value);
+}
+
+/// Compares the keys as bytes, so that a lone surrogate in a key is no error.
+pub(super) struct Key(pub(super) Vec<u8>);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Key, E> {
+                Ok(Key(bytes.to_vec()))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Key, E> {
+                Ok(Key(text.as_bytes().to_vec()))
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
+
+struct Members<'a>(Vec<Member<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some((Key(key), value)) = map.next_entry::<Key, &'de RawValue>()? {
+                    members.push(Member { key: String::from_utf8_lossy(&key).into_owned(), value });
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// The value of the top-level member `id` in `head`, the beginning of an object that is too long to be read whole.
+#[must_use]
+pub fn id_in_head(head: &[u8]) -> Option<u64> {
+    struct Id<'a>(&'a mut Option<u64>);
+    impl<'de> Visitor<'de> for Id<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            while let Some(Key(key)) = map.next_key()? {
+                if key == b"id" {
+                    *self.0 = map.next_value().ok();
+                    return Ok(());
+                }
+                map.next_value::<IgnoredAny>()?;
+            }
+            Ok(())
+        }
+    }
+    let mut id = None;
+    // The head ends in the middle of a value: the error that this gives is expected, and the id may have been seen.
+    match serde_json::Deserializer::from_slice(head).deserialize_map(Id(&mut id)) {
+        Ok(()) | Err(_) => id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn added_members_leave_every_other_byte() {
+        let json = "{ \"b\" : 1.0e3,\n \"\\u0061\":\"\\ud800\" }";
+        assert_eq!(with_members(json, &[("x", "1")]), "{\"x\":1, \"b\" : 1.0e3,\n \"\\u0061\":\"\\ud800\" }");
+        assert_eq!(with_members("{}", &[("x", "1"), ("y", "2")]), r#"{"x":1,"y":2}"#);
+        assert_eq!(with_members("[1]", &[("x", "1")]), "[1]");
+        assert_eq!(with_members("{ }", &[]), "{ }");
+    }
+
+    #[test]
+    fn a_member_of_the_same_name_is_replaced_and_never_repeated() {
+        let json = r#"{"a": 1.0,"x":"old","b":[ 2 ]}"#;
+        assert_eq!(with_members(json, &[("x", "1")]), r#"{"x":1,"a":1.0,"b":[ 2 ]}"#);
+    }
+
+    #[test]
+    fn members_keep_repeated_keys_and_take_lone_surrogates() {
+        let keys: Vec<String> =
+            members(r#"{"a":1,"a":2,"\ud800":3}"#).unwrap().into_iter().map(|member| member.key).collect();
+        assert_eq!(keys, ["a", "a", "\u{fffd}\u{fffd}\u{fffd}"]);
+    }
+
+    #[test]
+    fn the_id_is_found_in_a_head_that_is_cut() {
+        assert_eq!(id_in_head(br#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"te"#), Some(7));
+        assert_eq!(id_in_head(br#"{"result":{"id":9,"x":"aaaa"#), None);
+    }
+}

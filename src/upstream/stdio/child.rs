@@ -1,0 +1,218 @@
+//! One life of a child process: start, handshake, lines in and out, end.
+
+use std::collections::VecDeque;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+use crate::gateway::protocol::{LEGACY_LATEST, LEGACY_VERSIONS};
+use crate::gateway::raw;
+
+use super::link::Link;
+use super::{CallError, LINE_BYTES_MAX, Response};
+
+/// Longest time from start to the answer to `initialize`. *Chosen*: npx may have to fetch the server first.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a child may take to end once its stdin is closed. *Chosen*: within the drain of a service manager's stop.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest line of a child's stderr that is logged, in bytes. *Chosen*.
+const STDERR_LINE_BYTES_MAX: usize = 4096;
+
+/// How many of the last lines of stderr are logged when a child ends. *Chosen*: a traceback's end.
+const STDERR_TAIL_LINES: usize = 5;
+
+/// The oldest revision a backend may answer with. *Spec*: it has the same `tools/list` and `tools/call`.
+const OLDEST_VERSION: &str = "2024-11-05";
+
+/// Why a child's life ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    #[error("cannot start {program:?} ({source})")]
+    Start { program: String, source: std::io::Error },
+    #[error("no command is configured")]
+    NoCommand,
+    #[error("initialize failed: {reason}")]
+    Handshake { reason: String },
+    #[error("it closed its output")]
+    Closed,
+    #[error("its pipe failed ({0})")]
+    Pipe(std::io::Error),
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Runs a child until it ends or `stop`; `on_up` is called once the handshake is through.
+pub(super) async fn run(
+    alias: &str,
+    config: &config::Backend,
+    stop: &CancellationToken,
+    on_up: impl FnOnce(Arc<Link>),
+) -> End {
+    let (mut child, stdin, stdout, stderr) = match start(config) {
+        Ok(parts) => parts,
+        Err(end) => return end,
+    };
+    let (link, to_write) = Link::new();
+    let link = Arc::new(link);
+    let mut tail = VecDeque::new();
+    let handshake = async {
+        match handshake(&link).await {
+            Ok(()) => on_up(Arc::clone(&link)),
+            Err(reason) => return End::Handshake { reason },
+        }
+        std::future::pending().await
+    };
+    let end = tokio::select! {
+        () = stop.cancelled() => End::Stopped,
+        end = read(alias, &link, stdout) => end,
+        end = write(stdin, to_write) => end,
+        end = handshake => end,
+        () = drain_stderr(alias, stderr, &mut tail) => End::Closed,
+    };
+    // The writer is gone, and the child's stdin with it: a well-behaved child ends by itself now.
+    link.end();
+    finish(alias, &mut child).await;
+    if !matches!(end, End::Stopped) {
+        for line in tail {
+            tracing::warn!(backend = alias, "stderr: {line}");
+        }
+    }
+    end
+}
+
+type Parts = (Child, ChildStdin, BufReader<tokio::process::ChildStdout>, ChildStderr);
+
+fn start(config: &config::Backend) -> Result<Parts, End> {
+    let (program, arguments) = config.command.split_first().ok_or(End::NoCommand)?;
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(&config.env).kill_on_drop(true);
+    // Its own process group: a Ctrl-C at the terminal is for the gateway, which lets open calls finish first.
+    command.process_group(0);
+    for name in ["PATH", "HOME"] {
+        if let (Some(value), false) = (std::env::var_os(name), config.env.contains_key(name)) {
+            command.env(name, value);
+        }
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let failed = |source| End::Start { program: program.clone(), source };
+    let mut child = command.spawn().map_err(failed)?;
+    match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
+        (Some(stdin), Some(stdout), Some(stderr)) => Ok((child, stdin, BufReader::new(stdout), stderr)),
+        _ => Err(End::Closed),
+    }
+}
+
+async fn handshake(link: &Link) -> Result<(), String> {
+    let version = raw::quoted(env!("CARGO_PKG_VERSION"));
+    let params = format!(
+        r#"{{"protocolVersion":"{LEGACY_LATEST}","capabilities":{{}},"clientInfo":{{"name":"gatepost","version":{version}}}}}"#
+    );
+    let result = match link.request("initialize", Some(&params), HANDSHAKE_TIMEOUT).await {
+        Ok(Response::Result(result)) => result,
+        Ok(Response::Error(error)) => return Err(format!("it answered {error}")),
+        Err(err) => return Err(err.to_string()),
+    };
+    let members = raw::members(&result).unwrap_or_default();
+    let version = members.iter().find(|member| member.key == "protocolVersion");
+    let version = version.and_then(|version| raw::string(version.value)).unwrap_or_default();
+    if version != OLDEST_VERSION && !LEGACY_VERSIONS.contains(&version.as_str()) {
+        return Err(format!("it speaks protocol version {version:?}"));
+    }
+    link.notify("notifications/initialized").await.map_err(|err: CallError| err.to_string())
+}
+
+async fn write(mut stdin: ChildStdin, mut lines: mpsc::Receiver<String>) -> End {
+    while let Some(mut line) = lines.recv().await {
+        line.push('\n');
+        if let Err(err) = stdin.write_all(line.as_bytes()).await {
+            return End::Pipe(err);
+        }
+    }
+    End::Closed
+}
+
+async fn read(alias: &str, link: &Link, mut stdout: impl AsyncBufRead + Unpin) -> End {
+    let mut line = Vec::new();
+    loop {
+        match next_line(&mut stdout, &mut line, LINE_BYTES_MAX).await {
+            Ok(Line::End) => return End::Closed,
+            Ok(Line::Whole) if line.trim_ascii().is_empty() => {}
+            Ok(Line::Whole) => link.take(alias, &line),
+            Ok(Line::Cut) => link.take_too_long(alias, &line),
+            Err(err) => return End::Pipe(err),
+        }
+        if line.capacity() > 1024 * 1024 {
+            line = Vec::new(); // One long answer shall not keep its room for ever.
+        }
+    }
+}
+
+/// Logs a child's stderr. Never ends before the child does: a child may close it and go on.
+async fn drain_stderr(alias: &str, stderr: ChildStderr, tail: &mut VecDeque<String>) {
+    let mut stderr = BufReader::new(stderr);
+    let mut line = Vec::new();
+    while let Ok(Line::Whole | Line::Cut) = next_line(&mut stderr, &mut line, STDERR_LINE_BYTES_MAX).await {
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        tracing::debug!(backend = alias, "stderr: {text}");
+        if tail.len() == STDERR_TAIL_LINES {
+            tail.pop_front();
+        }
+        tail.push_back(text);
+    }
+    std::future::pending().await
+}
+
+/// Waits for a child whose stdin is closed, and kills it when it does not end.
+async fn finish(alias: &str, child: &mut Child) {
+    match tokio::time::timeout(END_TIMEOUT, child.wait()).await {
+        Ok(Ok(status)) => tracing::info!(backend = alias, %status, "backend ended"),
+        Ok(Err(err)) => tracing::warn!(backend = alias, error = %err, "cannot wait for the backend"),
+        Err(_) => match child.kill().await {
+            Ok(()) => tracing::warn!(backend = alias, "backend did not end by itself and was killed"),
+            Err(err) => tracing::warn!(backend = alias, error = %err, "cannot kill the backend"),
+        },
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    Whole,
+    /// Too long: `line` holds its beginning, the rest was skipped.
+    Cut,
+    End,
+}
+
+/// Reads the next line into `line`, without its line end, keeping at most `bytes_max` of it (I6).
+pub(super) async fn next_line(
+    reader: &mut (impl AsyncBufRead + Unpin),
+    line: &mut Vec<u8>,
+    bytes_max: usize,
+) -> std::io::Result<Line> {
+    line.clear();
+    let mut is_cut = false;
+    loop {
+        let chunk = reader.fill_buf().await?;
+        if chunk.is_empty() {
+            // Bytes without a line end are no message: their writer died in the middle.
+            return Ok(Line::End);
+        }
+        let end = chunk.iter().position(|&byte| byte == b'\n');
+        let (part, _) = chunk.split_at(end.unwrap_or(chunk.len()));
+        let room = bytes_max.saturating_sub(line.len());
+        is_cut |= part.len() > room;
+        line.extend_from_slice(part.get(..room).unwrap_or(part)); // I6: no line takes more than its limit.
+        let used = end.map_or(chunk.len(), |end| end + 1);
+        reader.consume(used);
+        if end.is_some() {
+            return Ok(if is_cut { Line::Cut } else { Line::Whole });
+        }
+    }
+}

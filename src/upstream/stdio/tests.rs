@@ -1,0 +1,182 @@
+//! Children that behave and children that do not. A child here is a shell script that says its part.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+
+use super::child::{Line, next_line};
+use super::*;
+
+/// Answers `initialize`, reads the notification, then does what `script` says.
+fn config(script: &str) -> config::Backend {
+    let hello = r#"read -r line; echo '{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25"}}'; read -r line; "#;
+    config::Backend {
+        command: ["sh", "-c", &format!("{hello}{script}")].map(str::to_owned).to_vec(),
+        env: BTreeMap::from([("FROM_CONFIG".to_owned(), "yes".to_owned())]),
+        call_timeout: Duration::from_secs(20),
+    }
+}
+
+struct Running {
+    backend: Arc<Backend>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    fn start(config: &config::Backend) -> Self {
+        let (backend, stop) = (Arc::new(Backend::new("b", config)), CancellationToken::new());
+        let task = tokio::spawn(Arc::clone(&backend).supervise(stop.clone()));
+        Self { backend, stop, task }
+    }
+
+    async fn call(&self) -> Result<Response, CallError> {
+        self.backend.call("tools/call", Some("{}")).await
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+fn result(text: &str) -> Response {
+    Response::Result(text.to_owned())
+}
+
+#[tokio::test]
+async fn a_result_is_relayed_byte_for_byte() {
+    let script = r#"read -r line; printf '%s\n' '{ "result" : { "x":  1.0e0,"y":"\ud800" } , "id":2,"jsonrpc":"2.0"}'; cat"#;
+    let running = Running::start(&config(script));
+    assert_eq!(running.call().await.unwrap(), result(r#"{ "x":  1.0e0,"y":"\ud800" }"#));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_child_gets_its_own_environment_and_no_other() {
+    let script = r#"read -r line; echo "{\"id\":2,\"result\":{\"a\":\"$FROM_CONFIG\",\"b\":\"$CARGO\",\"c\":\"${PATH:+yes}\"}}"; cat"#;
+    assert!(std::env::var_os("CARGO").is_some());
+    let running = Running::start(&config(script));
+    assert_eq!(running.call().await.unwrap(), result(r#"{"a":"yes","b":"","c":"yes"}"#));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn requests_of_the_backend_are_answered_and_ids_that_nobody_waits_for_are_not() {
+    let script = r#"
+        read -r line; echo '{"jsonrpc":"2.0","id":"p","method":"ping"}'; read -r ping
+        echo '{"jsonrpc":"2.0","id":7,"method":"sampling/createMessage","params":{}}'; read -r sampling
+        echo '{"jsonrpc":"2.0","id":99,"result":{}}'; echo 'no json'; echo '[]'; echo
+        echo '{"jsonrpc":"2.0","method":"notifications/message"}'
+        echo "{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{\"ping\":$ping,\"sampling\":$sampling}}"; cat"#;
+    let running = Running::start(&config(script));
+    let Response::Result(answer) = running.call().await.unwrap() else { panic!() };
+    assert!(answer.contains(r#""ping":{"jsonrpc":"2.0","id":"p","result":{}}"#), "{answer}");
+    assert!(answer.contains(r#""id":7,"error":{"code":-32601"#), "{answer}");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn an_error_is_an_answer_and_a_garbled_answer_is_a_failure() {
+    let script = r#"
+        read -r line; echo '{"jsonrpc":"2.0","id":2,"error":{"code":-1,"message":"m"}}'
+        read -r line; echo '{"jsonrpc":"2.0","id":3}'
+        read -r line; echo '{"jsonrpc":"2.0","id":4,"result":'; cat"#;
+    let running = Running::start(&config(script));
+    assert_eq!(running.call().await.unwrap(), Response::Error(r#"{"code":-1,"message":"m"}"#.to_owned()));
+    assert!(matches!(running.call().await, Err(CallError::Garbled)));
+    assert!(matches!(running.call().await, Err(CallError::Garbled)));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_call_whose_child_dies_fails_and_is_not_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("calls");
+    let script = format!("read -r line; echo call >> {}; exit 3", log.display());
+    let running = Running::start(&config(&script));
+    assert!(matches!(running.call().await, Err(CallError::Died)));
+    let mut states = running.backend.state.subscribe();
+    // It is started again, and comes up, without the call.
+    states.wait_for(|state| matches!(state, State::Up(_))).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "call\n");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_call_out_of_time_is_cancelled_at_the_backend() {
+    let script = r#"read -r call; read -r cancel; read -r line; echo "{\"id\":3,\"result\":$cancel}"; cat"#;
+    let config = config::Backend { call_timeout: Duration::from_millis(200), ..config(script) };
+    let running = Running::start(&config);
+    assert!(matches!(running.call().await, Err(CallError::TimedOut { .. })));
+    let Response::Result(cancelled) = running.call().await.unwrap() else { panic!() };
+    assert!(cancelled.contains(r#""method":"notifications/cancelled","params":{"requestId":2"#), "{cancelled}");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn all_pages_of_a_list_are_read() {
+    let script = r#"
+        read -r line; echo '{"id":2,"result":{"tools":[{"name":"a","x": 1}],"nextCursor":"n\"1"}}'
+        read -r line; case "$line" in *'"params":{"cursor":"n\"1"}'*) echo '{"id":3,"result":{"tools":[{"name":"b"}]}}';; esac
+        cat"#;
+    let running = Running::start(&config(script));
+    let tools = running.backend.list_tools().await.unwrap();
+    assert_eq!(tools.iter().map(|tool| tool.json.as_str()).collect::<Vec<_>>(), [r#"{"name":"a","x": 1}"#, r#"{"name":"b"}"#]);
+    assert_eq!(running.backend.known_tools().unwrap().len(), 2);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_cursor_that_does_not_advance_is_a_failure() {
+    let script = r#"
+        for id in 2 3 4; do read -r line; echo "{\"id\":$id,\"result\":{\"tools\":[],\"nextCursor\":\"c\"}}"; done; cat"#;
+    let running = Running::start(&config(script));
+    assert!(matches!(running.backend.list_tools().await, Err(CallError::List { .. })));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_changed_list_is_forgotten() {
+    let script = r#"
+        read -r line; echo '{"id":2,"result":{"tools":[{"name":"a"}]}}'
+        read -r line; echo '{"method":"notifications/tools/list_changed"}'; echo '{"id":3,"result":{}}'; cat"#;
+    let running = Running::start(&config(script));
+    running.backend.list_tools().await.unwrap();
+    assert!(running.backend.known_tools().is_some());
+    running.call().await.unwrap();
+    assert!(running.backend.known_tools().is_none());
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_cannot_start_is_down_and_says_why() {
+    let config = config::Backend { command: vec!["/nonexistent/program".to_owned()], ..config("") };
+    let running = Running::start(&config);
+    running.backend.state.subscribe().wait_for(|state| matches!(state, State::Down { .. })).await.unwrap();
+    let Err(CallError::Down { reason }) = running.call().await else { panic!() };
+    assert!(reason.contains("/nonexistent/program"), "{reason}");
+    assert!(!running.backend.is_up());
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_backend_of_an_unknown_protocol_is_down() {
+    let script = r#"read -r line; echo '{"id":1,"result":{"protocolVersion":"1999-01-01"}}'; cat"#;
+    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let running = Running::start(&config::Backend { command, ..config("") });
+    running.backend.state.subscribe().wait_for(|state| matches!(state, State::Down { .. })).await.unwrap();
+    running.end().await;
+}
+
+#[tokio::test]
+async fn i6_a_line_takes_no_more_than_its_limit() {
+    let mut input = Cursor::new(b"abc\nabcdefgh\n\nab".to_vec());
+    let mut line = Vec::new();
+    assert_eq!(next_line(&mut input, &mut line, 4).await.unwrap(), Line::Whole);
+    assert_eq!(line, b"abc");
+    assert_eq!(next_line(&mut input, &mut line, 4).await.unwrap(), Line::Cut);
+    assert_eq!(line, b"abcd");
+    assert_eq!(next_line(&mut input, &mut line, 4).await.unwrap(), Line::Whole);
+    assert!(line.is_empty());
+    assert_eq!(next_line(&mut input, &mut line, 4).await.unwrap(), Line::End);
+}
