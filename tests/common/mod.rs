@@ -12,6 +12,9 @@
     reason = "tests: each test file uses a part of this"
 )]
 
+pub mod gatepost;
+pub mod mcp;
 pub mod postgres;
 pub mod process;
+pub mod tools;
 pub mod wait;

@@ -1,0 +1,278 @@
+//! The real binary, with a configuration, directory and ports of its own.
+//!
+//! `serve` listens on port 0 and writes where into `serve.json` in the audit directory once its listeners are open:
+//! `{"mcp": "http://127.0.0.1:PORT", "ops": "http://127.0.0.1:PORT", "pid": N}`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::mcp::{Client, Era};
+use super::process::{self, Reaper};
+use super::wait::{SOON, until};
+
+/// The binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_gatepost");
+
+/// The HS256 secret of every test gateway. *Derived*: RFC 7518 demands 32 bytes.
+const SECRET: &str = "a secret for the tests alone, with more than 32 bytes";
+
+/// `iss` and `aud` of the tokens that a test gateway believes.
+pub const ISSUER: &str = "gatepost-tests";
+pub const AUDIENCE: &str = "gatepost";
+
+/// Ends the gateway that wrote `serve.json`, should the test process be gone. `$1` is the directory.
+const REAP: &str = r#"
+pid=$(cat "$1/pid")
+[ -z "$pid" ] || case "$(tr '\0' ' ' <"/proc/$pid/cmdline")" in *"$1"*) kill -CONT "$pid"; kill -KILL "$pid" ;; esac
+rm -rf "$1"
+"#;
+
+/// A gateway to be started, as often as wanted, on the same directory.
+///
+/// Two roles: `admin` may call all, `echo` only `example/echo`. One backend: `example`, the binary's own.
+#[derive(Debug)]
+pub struct Setup {
+    dir: PathBuf,
+    settings: BTreeMap<String, String>,
+    env: BTreeMap<String, String>,
+    _reaper: Reaper,
+}
+
+/// A running gateway. Dropping it kills it.
+#[derive(Debug)]
+pub struct Gatepost {
+    child: Child,
+    log: PathBuf,
+    mcp: String,
+    ops: String,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Setup {
+    pub fn new() -> Self {
+        let dir = TempDir::with_prefix("gatepost-test-").unwrap().keep();
+        fs::write(dir.join("secret"), SECRET).unwrap();
+        let reaper = Reaper::new(REAP, &dir);
+        let mut setup = Self { dir, settings: BTreeMap::new(), env: BTreeMap::new(), _reaper: reaper };
+        let secret = setup.dir.join("secret").display().to_string();
+        setup.set("server.listen", "127.0.0.1:0");
+        setup.set("ops.listen", "127.0.0.1:0");
+        setup.set("auth.audience", AUDIENCE);
+        let key =
+            format!("[{{ kid = \"test\", algorithm = \"HS256\", issuer = {ISSUER:?}, secret_file = {secret:?} }}]");
+        setup.set_toml("auth.keys", &key);
+        setup.set("audit.dir", setup.audit_dir().to_str().unwrap());
+        setup.role("admin", &["*/*"]).role("echo", &["example/echo"]);
+        setup.backend("example", &[BINARY, "example-backend"]);
+        setup
+    }
+
+    /// Sets a text setting, as `set("audit.level", "queued")`.
+    pub fn set(&mut self, key: &str, text: &str) -> &mut Self {
+        self.set_toml(key, &format!("{text:?}"))
+    }
+
+    /// Sets a setting to a value in TOML's notation.
+    pub fn set_toml(&mut self, key: &str, value: &str) -> &mut Self {
+        self.settings.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Takes a setting out again.
+    pub fn unset(&mut self, key: &str) -> &mut Self {
+        self.settings.remove(key);
+        self
+    }
+
+    /// Delivers to this Postgres.
+    pub fn postgres(&mut self, url: &str) -> &mut Self {
+        self.set("postgres.url", url)
+    }
+
+    pub fn backend(&mut self, alias: &str, command: &[&str]) -> &mut Self {
+        self.set_toml(&format!("backends.{alias}.command"), &format!("{command:?}"))
+    }
+
+    pub fn role(&mut self, name: &str, allow: &[&str]) -> &mut Self {
+        self.set_toml(&format!("roles.{name}.allow"), &format!("{allow:?}"))
+    }
+
+    /// An environment variable of the gateway, as `RUST_BACKTRACE`.
+    pub fn env(&mut self, name: &str, value: &str) -> &mut Self {
+        self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// The directory that holds everything of this gateway.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The outbox directory.
+    pub fn audit_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// The configuration file, written anew.
+    pub fn config_file(&self) -> PathBuf {
+        let file = self.dir.join("gatepost.toml");
+        let lines: Vec<String> = self.settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        fs::write(&file, lines.concat()).unwrap();
+        file
+    }
+
+    /// Any subcommand of the binary with this configuration: `run(&["outbox", "stats"])`.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(args).arg("--config").arg(self.config_file()).current_dir(&self.dir).env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &self.dir).envs(&self.env);
+        command
+    }
+
+    /// Starts `serve` and waits until its listeners are open and it says how ready it is.
+    pub fn start(&self) -> Gatepost {
+        let gatepost = self.start_unready();
+        until("the gateway answers /readyz", SOON, || get(&gatepost.ops, "/readyz").is_some());
+        gatepost
+    }
+
+    /// Starts `serve` and waits only until its listeners are open.
+    pub fn start_unready(&self) -> Gatepost {
+        let log = self.dir.join("log");
+        let addresses = self.audit_dir().join("serve.json");
+        if addresses.exists() {
+            fs::remove_file(&addresses).unwrap();
+        }
+        let stderr = File::options().create(true).append(true).open(&log).unwrap();
+        let mut command = self.command(&["serve"]);
+        let mut child =
+            command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        fs::write(self.dir.join("pid"), child.id().to_string()).unwrap();
+        let mut bound = Value::Null;
+        until("the gateway's listeners are open", SOON, || {
+            let ended = child.try_wait().unwrap();
+            let shown = || fs::read_to_string(&log).unwrap_or_default();
+            assert!(ended.is_none(), "gatepost serve ended with {ended:?}\n{}", shown());
+            let text = fs::read_to_string(&addresses).unwrap_or_default();
+            bound = serde_json::from_str(&text).unwrap_or_default();
+            bound["pid"] == child.id()
+        });
+        let address = |key: &str| bound[key].as_str().unwrap_or_default().to_owned();
+        Gatepost { mcp: address("mcp"), ops: address("ops"), child, log }
+    }
+}
+
+impl Gatepost {
+    /// The MCP listener, without a path.
+    pub fn url(&self) -> &str {
+        &self.mcp
+    }
+
+    /// The operations listener.
+    pub fn ops_url(&self) -> &str {
+        &self.ops
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the gateway logged, in all its starts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Status and body of a GET on the operations listener.
+    pub fn get_ops(&self, path: &str) -> (u16, String) {
+        get(&self.ops, path).expect("the operations listener answers")
+    }
+
+    /// A client of all backends (`/mcp`) for a caller of `role`.
+    pub async fn client(&self, era: Era, role: &str) -> Client {
+        self.client_at("/mcp", era, role).await
+    }
+
+    /// A client of one path, as `/mcp/example`.
+    pub async fn client_at(&self, path: &str, era: Era, role: &str) -> Client {
+        Client::connect(&format!("{}{path}", self.mcp), era, Some(&token(role))).await
+    }
+
+    /// Kills the gateway as a power cut would.
+    pub fn kill9(mut self) {
+        process::signal(self.child.id(), Signal::SIGKILL);
+        self.child.wait().unwrap();
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        process::signal(self.child.id(), signal);
+    }
+
+    /// Asks the gateway to stop and gives its exit code; `None` if a signal ended it.
+    pub fn terminate(self) -> Option<i32> {
+        self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// Waits for the gateway's end and gives its exit code.
+    pub fn wait(mut self) -> Option<i32> {
+        until("the gateway has ended", 2 * SOON, || self.child.try_wait().unwrap().is_some());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Gatepost {
+    fn drop(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            process::signal(self.child.id(), Signal::SIGKILL);
+            self.child.wait().unwrap();
+        }
+    }
+}
+
+/// A token for `tester` with `role`, valid for an hour.
+pub fn token(role: &str) -> String {
+    token_with(&json!({"sub": "tester", "role": role}))
+}
+
+/// A token with these claims; `iss`, `aud`, `iat` and `exp` are added where they are missing.
+pub fn token_with(claims: &Value) -> String {
+    let mut claims = claims.as_object().unwrap().clone();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    for (name, value) in
+        [("iss", json!(ISSUER)), ("aud", json!(AUDIENCE)), ("iat", json!(now)), ("exp", json!(now + 3600))]
+    {
+        claims.entry(name).or_insert(value);
+    }
+    let header = Header { kid: Some("test".to_owned()), ..Header::new(Algorithm::HS256) };
+    jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+}
+
+/// A GET without a runtime: status and body, `None` while nobody answers.
+fn get(base: &str, path: &str) -> Option<(u16, String)> {
+    let host = base.strip_prefix("http://").expect("serve.json names the operations listener");
+    let mut stream = TcpStream::connect(host).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status = answer.split_whitespace().nth(1)?.parse().ok()?;
+    let body = answer.split_once("\r\n\r\n")?.1.to_owned();
+    Some((status, body))
+}

@@ -1,0 +1,35 @@
+//! Real MCP clients and servers, which `scripts/setup` installs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// A program of the Python environment, as `mcp-server-time` or `python`.
+pub fn python_program(name: &str) -> PathBuf {
+    program("E2E_VENV", ".test-env/venv", &format!("bin/{name}"))
+}
+
+/// A program of the node packages, as `mcp-server-everything`.
+pub fn node_program(name: &str) -> PathBuf {
+    program("E2E_NODE", ".test-env/node", &format!("node_modules/.bin/{name}"))
+}
+
+fn program(variable: &str, usual: &str, path: &str) -> PathBuf {
+    let root =
+        std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(usual), PathBuf::from);
+    let program = root.join(path);
+    assert!(program.exists(), "{} is missing: run ./scripts/setup (or ./scripts/test, which does)", program.display());
+    program
+}
+
+/// Runs `tests/e2e/client.py` with these arguments and gives the JSON that it prints.
+pub async fn python_client(args: &[&str]) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/client.py");
+    let mut command = Command::new(python_program("python"));
+    command.arg(script).args(args);
+    let output = tokio::process::Command::from(command).output().await.unwrap();
+    let shown = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "client.py {args:?} ended with {}\n{shown}", output.status);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}

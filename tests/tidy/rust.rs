@@ -1,0 +1,262 @@
+//! Just enough of Rust's grammar to ask a source file what it names: comments and strings are told from code, tests
+//! from what is tested, and paths are resolved to modules of this crate.
+
+use std::path::Path;
+
+/// Where a file's tests begin, by the convention that they stand last.
+const TESTS: &str = "#[cfg(test)]\nmod ";
+
+/// A source file; `path` is relative to the repository, with `/`.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub path: String,
+    pub text: String,
+}
+
+/// A text taken apart.
+#[derive(Debug, Default)]
+pub struct Code {
+    /// The code, without comments, with every string literal empty.
+    pub text: String,
+    /// Each comment, with its slashes.
+    pub comments: Vec<String>,
+    /// The contents of the string literals, as written.
+    pub strings: Vec<String>,
+}
+
+/// All Rust files below a directory of the repository, sorted; none if there is no such directory.
+pub fn sources(dir: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut dirs = vec![root.join(dir)];
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            if path.is_dir() && !path.ends_with("target") {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                found.push(Source { path: name, text: std::fs::read_to_string(&path).unwrap() });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+impl Source {
+    pub fn new(path: &str, text: &str) -> Self {
+        Self { path: path.to_owned(), text: text.to_owned() }
+    }
+
+    fn is_test_file(&self) -> bool {
+        self.path.starts_with("tests/")
+    }
+
+    /// What is tested.
+    pub fn without_tests(&self) -> &str {
+        self.text.find(TESTS).map_or(&self.text, |end| &self.text[..end])
+    }
+
+    /// What tests it, in the same file.
+    pub fn tests(&self) -> &str {
+        self.text.find(TESTS).map_or("", |begin| &self.text[begin..])
+    }
+
+    /// The code of the file without its tests.
+    pub fn code(&self) -> Code {
+        Code::of(self.without_tests())
+    }
+
+    /// The code of the whole file.
+    pub fn tested_code(&self) -> Code {
+        Code::of(&self.text)
+    }
+
+    /// The code of the tests: of the whole file if it is a test file.
+    pub fn test_code(&self) -> Code {
+        Code::of(if self.is_test_file() { &self.text } else { self.tests() })
+    }
+
+    /// `src/audit/outbox/fs.rs` is `audit::outbox::fs`; `src/lib.rs` and `src/main.rs` are "".
+    pub fn module(&self) -> String {
+        let path = self.path.strip_prefix("src/").unwrap_or(&self.path).trim_end_matches(".rs").replace('/', "::");
+        if ["lib", "main"].contains(&path.as_str()) { String::new() } else { path }
+    }
+
+    /// Every path of this crate that the code outside of the tests names, as `audit::ring::Ring`.
+    pub fn imports(&self) -> Vec<String> {
+        let module = self.module();
+        let code = self.code().text;
+        let mut found = Vec::new();
+        for begin in ["crate::", "gatepost::", "super::", "self::"] {
+            for (at, _) in code.match_indices(begin) {
+                let before = code[..at].chars().next_back();
+                if before.is_none_or(|c| !(c.is_alphanumeric() || c == '_' || c == ':')) {
+                    expand("", &code[at..], &mut found);
+                }
+            }
+        }
+        found.into_iter().map(|path| resolve(&module, &path)).collect()
+    }
+}
+
+/// The paths that a (possibly nested) path stands for: `a::{b, c::{self, d}}`.
+fn expand(prefix: &str, text: &str, found: &mut Vec<String>) {
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(text.len());
+    let path = format!("{prefix}{}", &text[..end]);
+    let Some(rest) = text[end..].strip_prefix('{').filter(|_| path.ends_with("::")) else {
+        found.push(path.trim_end_matches(':').to_owned());
+        return;
+    };
+    let (mut depth, mut begin) = (0, 0);
+    for (at, c) in rest.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' | ',' if depth == 0 => {
+                let item = rest[begin..at].trim_start();
+                if !item.is_empty() {
+                    expand(&path, item, found);
+                }
+                begin = at + 1;
+                if c == '}' {
+                    return;
+                }
+            }
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+}
+
+/// A path as written in `module`, from the crate's root.
+fn resolve(module: &str, path: &str) -> String {
+    let mut at: Vec<&str> = module.split("::").filter(|part| !part.is_empty()).collect();
+    for (idx, part) in path.split("::").enumerate() {
+        match part {
+            "crate" | "gatepost" if idx == 0 => at.clear(),
+            "super" => drop(at.pop()),
+            "self" | "" => {}
+            part => at.push(part),
+        }
+    }
+    at.join("::")
+}
+
+impl Code {
+    /// Takes `text` apart.
+    pub fn of(text: &str) -> Self {
+        let mut code = Self::default();
+        let mut rest = text;
+        while let Some(c) = rest.chars().next() {
+            let length = if rest.starts_with("//") {
+                let length = rest.find('\n').unwrap_or(rest.len());
+                code.comments.push(rest[..length].to_owned());
+                length
+            } else if rest.starts_with("/*") {
+                let length = block_comment(rest);
+                code.comments.push(rest[..length].to_owned());
+                length
+            } else if let Some((open, close)) = raw_string(rest).filter(|_| !code.ends_in_word()) {
+                let length = rest[open..].find(&close).unwrap_or(rest.len() - open);
+                code.strings.push(rest[open..open + length].to_owned());
+                code.text.push_str("\"\"");
+                (open + length + close.len()).min(rest.len())
+            } else if c == '"' {
+                let length = quoted(rest, '"');
+                code.strings.push(rest[1..length].trim_end_matches('"').to_owned());
+                code.text.push_str("\"\"");
+                length
+            } else if c == '\'' && is_char(rest) {
+                code.text.push_str("' '");
+                quoted(rest, '\'')
+            } else {
+                code.text.push(c);
+                c.len_utf8()
+            };
+            rest = &rest[length..];
+        }
+        code
+    }
+
+    /// The identifiers, in order.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty())
+    }
+
+    fn ends_in_word(&self) -> bool {
+        self.text.ends_with(|c: char| c.is_alphanumeric() || c == '_')
+    }
+}
+
+fn block_comment(text: &str) -> usize {
+    let (mut depth, mut at) = (0, 0);
+    while at < text.len() {
+        if text[at..].starts_with("/*") {
+            depth += 1;
+            at += 2;
+        } else if text[at..].starts_with("*/") {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                break;
+            }
+        } else {
+            at += text[at..].chars().next().unwrap().len_utf8();
+        }
+    }
+    at
+}
+
+/// The length of the opening of a raw string, and its end.
+fn raw_string(text: &str) -> Option<(usize, String)> {
+    let after = text.strip_prefix("br").or_else(|| text.strip_prefix('r'))?;
+    let hashes = after.len() - after.trim_start_matches('#').len();
+    after[hashes..]
+        .starts_with('"')
+        .then(|| (text.len() - after.len() + hashes + 1, format!("\"{}", "#".repeat(hashes))))
+}
+
+/// The length of a quoted literal, with its quotes.
+fn quoted(text: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            c if c == quote => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// Whether a `'` begins a character, not a lifetime.
+fn is_char(text: &str) -> bool {
+    let mut after = text.chars().skip(1);
+    match after.next() {
+        Some('\\') => true,
+        Some(_) => after.next() == Some('\''),
+        None => false,
+    }
+}
+
+#[test]
+fn code_is_told_from_comments_strings_and_lifetimes() {
+    let text =
+        r##"fn f<'a>(x: &'a str) -> char { /* a /* b */ "c" */ let _s = "d \" // e"; let _r = r#"f " g"#; '"' } // h"##;
+    let code = Code::of(text);
+    assert_eq!(code.text, "fn f<'a>(x: &'a str) -> char {  let _s = \"\"; let _r = \"\"; ' ' } ");
+    assert_eq!(code.comments, ["/* a /* b */ \"c\" */", "// h"]);
+    assert_eq!(code.strings, ["d \\\" // e", "f \" g"]);
+}
+
+#[test]
+fn paths_are_resolved_to_modules_of_the_crate() {
+    let text = "use super::{a, b::{self, c as d}};\nuse crate::x::Y;\nfn f() { super::super::z::g(); mycrate::no() }";
+    let mut imports = Source::new("src/audit/outbox/fs.rs", text).imports();
+    imports.sort();
+    let wanted = ["audit::outbox::a", "audit::outbox::b", "audit::outbox::b::c", "audit::z::g", "x::Y"];
+    imports.dedup();
+    assert_eq!(imports, wanted);
+}
