@@ -35,18 +35,9 @@ async fn readyz(State(health): State<Health>) -> impl IntoResponse {
 
 impl Health {
     fn readiness(&self) -> (StatusCode, Value) {
-<<<<<<< HEAD
         let (up, configured) = (self.gateway.backends_up(), self.gateway.backends_configured());
         let backends = json!({ "up": up, "configured": configured });
         let whole = if up == configured { "ready" } else { "degraded" };
-=======
-        let backends: serde_json::Map<_, _> = self
-            .backends
-            .states()
-            .into_iter()
-            .map(|(name, up)| (name, if up { "up" } else { "down" }.into()))
-            .collect();
->>>>>>> wt-harness
         let Some(probe) = &self.probe else {
             return (StatusCode::OK, json!({ "status": whole, "audit": "off", "backends": backends }));
         };
