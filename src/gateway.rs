@@ -226,7 +226,8 @@ impl Handle {
 
 fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let mut faults = Vec::new();
-    let auth = Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Key)));
+    let auth =
+        Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Key)));
     let policy = Policy::new(&config.roles).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
     let redaction = Redaction::new(&config.audit.redact).map_err(|err| faults.push(Fault::Redact(err)));
     for (alias, backend) in &config.backends {

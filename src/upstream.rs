@@ -299,7 +299,8 @@ mod tests {
     #[test]
     fn the_status_comes_from_the_answer_and_not_from_its_arrival() {
         assert_eq!(answer(r#"{"content":[]}"#, Era::Legacy).outcome.status, Status::Ok);
-        let failed = answer(r#"{"content":[{"type":"image"},{"type":"text","text":"no"}],"isError":true}"#, Era::Legacy);
+        let failed =
+            answer(r#"{"content":[{"type":"image"},{"type":"text","text":"no"}],"isError":true}"#, Era::Legacy);
         assert_eq!((failed.outcome.status, failed.outcome.error_message.as_deref()), (Status::ToolError, Some("no")));
         let twice = answer(r#"{"isError":true,"isError":false}"#, Era::Legacy);
         assert_eq!(twice.outcome.status, Status::ToolError);

@@ -59,10 +59,7 @@ impl Running {
                 ("example".to_owned(), backend(&[env!("CARGO_BIN_EXE_gatepost"), "example-backend"])),
                 ("dead".to_owned(), backend(&["/nonexistent/program"])),
             ]),
-            roles: BTreeMap::from([
-                ("admin".to_owned(), role(&["*/*"])),
-                ("echo".to_owned(), role(&["example/echo"])),
-            ]),
+            roles: BTreeMap::from([("admin".to_owned(), role(&["*/*"])), ("echo".to_owned(), role(&["example/echo"]))]),
             ..Config::default()
         };
         config.auth.keys.push(config::Key {

@@ -18,9 +18,7 @@ use super::auth::{AuthError, Principal};
 use super::catalog::Scope;
 use super::envelope::{self, Hint, Id, Malformed, Message, ToolCall};
 use super::headers::{self, Mismatch};
-use super::protocol::{
-    DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, SESSION_HEADER, UNAUTHENTICATED,
-};
+use super::protocol::{DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, SESSION_HEADER, UNAUTHENTICATED};
 use super::rbac::Permit;
 use super::reply::{Reply, http_status};
 use super::{Core, local};
@@ -228,7 +226,8 @@ fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result
     };
     let error = match verified {
         Ok(principal) => {
-            trail.caller = principal.caller((!principal.roles.is_empty()).then(|| principal.roles.join(",")).as_deref());
+            trail.caller =
+                principal.caller((!principal.roles.is_empty()).then(|| principal.roles.join(",")).as_deref());
             return Ok(principal);
         }
         Err(error) => error,

@@ -200,7 +200,10 @@ fn i10_no_key_believes_nobody() {
 #[test]
 fn a_critical_extension_is_refused() {
     let header = Header { crit: Some(vec!["b64".to_owned()]), ..Header::new(Algorithm::HS256) };
-    assert_eq!(refusal(&hs256(|_| {}), &sign(&header, &claims())), "the token demands an extension that is not supported");
+    assert_eq!(
+        refusal(&hs256(|_| {}), &sign(&header, &claims())),
+        "the token demands an extension that is not supported"
+    );
 }
 
 #[test]
