@@ -18,9 +18,7 @@ use super::auth::{AuthError, Principal};
 use super::catalog::Scope;
 use super::envelope::{self, Hint, Id, Malformed, Message, ToolCall};
 use super::headers::{self, Mismatch};
-use super::protocol::{
-    DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, SESSION_HEADER, UNAUTHENTICATED,
-};
+use super::protocol::{DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, SESSION_HEADER, UNAUTHENTICATED};
 use super::rbac::Permit;
 use super::reply::{Reply, http_status};
 use super::{Core, local};
@@ -139,8 +137,8 @@ impl Trail<'_> {
     /// Records the refusal, then lets it go.
     async fn refuse(&self, core: &Core, refusal: Refusal) -> Reply {
         tracing::info!(
-            status = %refusal.status, method = %self.method, subject = %self.caller.subject,
-            backend = self.backend, tool = self.tool, reason = %refusal.message, "refused"
+            status = %refusal.status, method = self.method, subject = self.caller.subject,
+            backend = self.backend, tool = self.tool, reason = refusal.message, "refused"
         );
         let answer = Answer::refusal_with(refusal.code, &refusal.message, refusal.data.as_deref());
         let outcome = Outcome { status: refusal.status, ..answer.outcome() };
@@ -208,13 +206,18 @@ async fn post(core: &Core, arrival: &Arrival) -> Reply {
 
 /// What is known of a message before anything is checked.
 fn trail(arrival: &Arrival, hint: Hint) -> Trail<'_> {
+    let target = hint.name.as_deref().and_then(|name| arrival.scope.target(name));
+    let (backend, tool) = match target {
+        Some(target) => (Some(target.backend.to_owned()), Some(target.tool.to_owned())),
+        None => (arrival.scope.backend().map(str::to_owned), hint.name.clone()),
+    };
     Trail {
         arrival,
         caller: Caller::anonymous(),
         id: hint.id,
         method: hint.method.unwrap_or_else(|| METHOD_UNKNOWN.to_owned()),
-        tool: hint.name,
-        backend: arrival.scope.backend().map(str::to_owned),
+        tool,
+        backend,
         arguments: None,
     }
 }
@@ -228,7 +231,8 @@ fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result
     };
     let error = match verified {
         Ok(principal) => {
-            trail.caller = principal.caller((!principal.roles.is_empty()).then(|| principal.roles.join(",")).as_deref());
+            trail.caller =
+                principal.caller((!principal.roles.is_empty()).then(|| principal.roles.join(",")).as_deref());
             return Ok(principal);
         }
         Err(error) => error,
@@ -237,23 +241,24 @@ fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result
     let path = headers::resource_path(&arrival.scope);
     let metadata = format!(r#"resource_metadata="{base}/.well-known/oauth-protected-resource{path}""#);
     let message = error.to_string();
-    let (http, challenge) = match error {
-        AuthError::Missing => (StatusCode::UNAUTHORIZED, format!("Bearer {metadata}")),
+    let (status, http, challenge) = match error {
+        AuthError::Missing => (Status::Unauthenticated, StatusCode::UNAUTHORIZED, format!("Bearer {metadata}")),
         AuthError::Scope { scope, principal } => {
+            // Who it is is known, and not allowed.
             trail.caller = principal.caller(None);
             let challenge = format!(r#"Bearer error="insufficient_scope", scope="{scope}", {metadata}"#);
-            (StatusCode::FORBIDDEN, challenge)
+            (Status::Denied, StatusCode::FORBIDDEN, challenge)
         }
         AuthError::NotBearer | AuthError::Invalid { .. } => {
             if let AuthError::Invalid { cause: Some(cause), .. } = &error {
                 tracing::debug!(cause = %cause, "token refused");
             }
             let challenge = format!(r#"Bearer error="invalid_token", error_description="{message}", {metadata}"#);
-            (StatusCode::UNAUTHORIZED, challenge)
+            (Status::Unauthenticated, StatusCode::UNAUTHORIZED, challenge)
         }
     };
-    let refusal = Refusal::malformed(http, UNAUTHENTICATED, message);
-    Err(Refusal { status: Status::Unauthenticated, challenge: Some(challenge), ..refusal })
+    let code = if status == Status::Denied { DENIED } else { UNAUTHENTICATED };
+    Err(Refusal { status, challenge: Some(challenge), ..Refusal::malformed(http, code, message) })
 }
 
 /// Everything that a call must pass before it is begun. Authorization comes before existence, so that a caller who is
@@ -315,7 +320,7 @@ async fn call(core: &Core, trail: &Trail<'_>, permit: Permit, id: &Id, era: Era,
     let answer = core.upstreams.forward(permit, &receipt, era, &interrupt).await;
     let outcome = answer.outcome();
     tracing::info!(
-        status = %outcome.status, method = %trail.method, subject = %trail.caller.subject,
+        status = %outcome.status, method = trail.method, subject = trail.caller.subject,
         backend = trail.backend, tool = trail.tool, "called"
     );
     // I1: the reply leaves after the record has reached its level. I2: the receipt ends in exactly one record.
