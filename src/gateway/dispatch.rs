@@ -58,6 +58,7 @@ pub(super) enum Fault {
 }
 
 /// A refusal: what is recorded, and what the client is told.
+#[derive(Debug)]
 struct Refusal {
     status: Status,
     http: StatusCode,
@@ -257,8 +258,8 @@ fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result
             (Status::Unauthenticated, StatusCode::UNAUTHORIZED, challenge)
         }
     };
-    let code = if status == Status::Denied { DENIED } else { UNAUTHENTICATED };
-    Err(Refusal { status, challenge: Some(challenge), ..Refusal::malformed(http, code, message) })
+    let refusal_code = if status == Status::Denied { DENIED } else { UNAUTHENTICATED };
+    Err(Refusal { status, challenge: Some(challenge), ..Refusal::malformed(http, refusal_code, message) })
 }
 
 /// Everything that a call must pass before it is begun. Authorization comes before existence, so that a caller who is
@@ -343,4 +344,115 @@ pub(super) async fn close(core: Arc<Core>, arrival: Arrival) -> Reply {
         }
     };
     reply.with_request_id(arrival.request_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use axum::http::HeaderValue;
+
+    use crate::audit::Audit;
+    use crate::config::{Backend, Config, Role};
+    use crate::gateway::Gateway;
+
+    use super::*;
+
+    fn core(change: impl FnOnce(&mut Config)) -> Arc<Core> {
+        let role = |allow: &str| Role { allow: vec![allow.to_owned()] };
+        let backend = Backend {
+            command: vec!["/nonexistent/program".to_owned()],
+            env: BTreeMap::new(),
+            call_timeout: std::time::Duration::from_secs(1),
+        };
+        let mut config = Config {
+            roles: BTreeMap::from([("all".to_owned(), role("*/*")), ("one".to_owned(), role("time/get"))]),
+            backends: BTreeMap::from([("time".to_owned(), backend)]),
+            ..Config::default()
+        };
+        change(&mut config);
+        Gateway::build(&config, Audit::off()).unwrap().core
+    }
+
+    fn arrival(scope: Scope, body: &str) -> Arrival {
+        Arrival {
+            request_id: RequestId::new(),
+            addr: SocketAddr::from(([127, 0, 0, 1], 1)),
+            scope,
+            headers: HeaderMap::new(),
+            host: "localhost".to_owned(),
+            hung_up: CancellationToken::new(),
+            body: Ok(Bytes::copy_from_slice(body.as_bytes())),
+        }
+    }
+
+    fn request(params: &str) -> String {
+        format!(r#"{{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{params}}}"#)
+    }
+
+    async fn refused(core: &Core, arrival: &Arrival, role: &str) -> (Refusal, Call) {
+        let Ok(body) = &arrival.body else { panic!() };
+        let message = envelope::parse(body, core.body_bytes_max).unwrap();
+        let principal = Principal {
+            subject: "ann".to_owned(),
+            issuer: "test".to_owned(),
+            token_id: Some("t".to_owned()),
+            roles: vec![role.to_owned()],
+        };
+        let mut trail = trail(arrival, envelope::hint(body, core.body_bytes_max));
+        let refusal = permit(core, arrival, &principal, &message, Era::Legacy, &mut trail).await.unwrap_err();
+        (refusal, trail.call(core))
+    }
+
+    #[tokio::test]
+    async fn i2_a_denied_call_is_recorded_with_its_caller_target_and_arguments() {
+        let core = core(|config| config.audit.redact = vec!["/secret".to_owned()]);
+        let body = request(r#"{"name":"time__set","arguments":{ "secret":"x", "zone": 1.0 }}"#);
+        let (refusal, call) = refused(&core, &arrival(Scope::All, &body), "one").await;
+        assert_eq!((refusal.status, refusal.code, refusal.http), (Status::Denied, DENIED, StatusCode::OK));
+        assert_eq!(refusal.message, "role one may not call time/set");
+        assert_eq!((call.backend_name.as_deref(), call.tool_name.as_deref()), (Some("time"), Some("set")));
+        assert_eq!((call.client_subject.as_str(), call.client_role.as_deref()), ("ann", Some("one")));
+        assert_eq!((call.token_id.as_deref(), call.rpc_id.as_deref()), (Some("t"), Some("a")));
+        // I8: redacted before it is recorded, and otherwise byte for byte.
+        assert_eq!(call.request_args.as_deref(), Some(r#"{ "secret":"[redacted]", "zone": 1.0 }"#));
+    }
+
+    #[tokio::test]
+    async fn authorization_comes_before_existence() {
+        let core = core(|_| {});
+        let at = |backend: &str| arrival(Scope::One(backend.to_owned()), &request(r#"{"name":"x"}"#));
+        for backend in ["time", "missing"] {
+            assert_eq!(refused(&core, &at(backend), "one").await.0.status, Status::Denied, "{backend}");
+        }
+        let (refusal, call) = refused(&core, &at("missing"), "all").await;
+        assert_eq!((refusal.status, refusal.http), (Status::Malformed, StatusCode::NOT_FOUND));
+        assert_eq!(call.client_role.as_deref(), Some("all"));
+        let all = arrival(Scope::All, &request(r#"{"name":"missing__x"}"#));
+        assert_eq!(refused(&core, &all, "all").await.0.message, r#"unknown tool "missing__x""#);
+    }
+
+    #[tokio::test]
+    async fn i2_a_call_without_a_token_is_recorded_with_what_it_asked_for() {
+        let core = core(|_| {});
+        let arrival = arrival(Scope::All, &request(r#"{"name":"time__get"}"#));
+        let mut trail = trail(&arrival, envelope::hint(arrival.body.as_ref().unwrap(), 1000));
+        let refusal = authenticate(&core, &arrival, &mut trail).unwrap_err();
+        assert_eq!((refusal.status, refusal.http), (Status::Unauthenticated, StatusCode::UNAUTHORIZED));
+        let call = trail.call(&core);
+        assert_eq!((call.method.as_str(), call.client_subject.as_str()), ("tools/call", "anonymous"));
+        assert_eq!((call.backend_name.as_deref(), call.tool_name.as_deref()), (Some("time"), Some("get")));
+    }
+
+    #[tokio::test]
+    async fn two_tokens_in_one_request_are_none() {
+        let core = core(|_| {});
+        let mut arrival = arrival(Scope::All, "");
+        for value in ["Bearer a.b.c", "Bearer d.e.f"] {
+            arrival.headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
+        }
+        let mut trail = trail(&arrival, Hint::default());
+        let refusal = authenticate(&core, &arrival, &mut trail).unwrap_err();
+        assert_eq!(refusal.message, AuthError::NotBearer.to_string());
+    }
 }
