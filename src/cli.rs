@@ -1,3 +1,5 @@
 //! The subcommands, one file each.
 
+pub mod config_check;
 pub mod example_backend;
+pub mod token;
