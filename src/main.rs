@@ -1,5 +1,9 @@
-//! A stand-in for the shell: only `example-backend`.
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    gatepost::cli::example_backend::run().await
+//! The shell: reads the command line and hands over.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    gatepost::cli::Cli::parse().run()
 }

@@ -4,11 +4,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::{BAD_CONFIG, FAILED, print};
 use crate::config::{Config, Fault, Origin};
 use crate::gateway::auth::Authenticator;
-
-/// The exit code of every subcommand for a configuration that does not do. *Spec*: the first issue, "bad config".
-pub(super) const INVALID: u8 = 2;
 
 /// Validates a configuration without starting.
 #[derive(Clone, Debug, clap::Args)]
@@ -21,13 +19,18 @@ pub struct Args {
 /// Says that the configuration is valid, or writes one line a fault to stderr and gives exit code 2.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    match check(&args.config) {
-        Ok(_) => match writeln!(std::io::stdout().lock(), "{}: the configuration is valid", args.config.display()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        },
-        Err(faults) => report(&faults),
+    let faults = match check(&args.config) {
+        Ok(_) => {
+            let printed = print(&format!("{}: the configuration is valid\n", args.config.display()));
+            return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) };
+        }
+        Err(faults) => faults,
+    };
+    for fault in faults {
+        // Without the program's name before it: editors jump to `file:line`. Where stderr is closed nobody can be told.
+        writeln!(std::io::stderr().lock(), "{fault}").ok();
     }
+    ExitCode::from(BAD_CONFIG)
 }
 
 /// The configuration at `path` under this process's environment, with every key loaded once.
@@ -35,7 +38,7 @@ pub fn run(args: &Args) -> ExitCode {
 /// # Errors
 /// Every fault found.
 pub fn check(path: &Path) -> Result<Config, Vec<Fault>> {
-    let config = Config::load(Some(path), environment())?;
+    let config = Config::load(Some(path), std::env::vars())?;
     Authenticator::from_config(&config.auth).map_err(|errors| {
         let origin = || Origin::File(path.to_owned());
         let fault = |error: crate::gateway::auth::keys::KeyError| Fault {
@@ -46,25 +49,6 @@ pub fn check(path: &Path) -> Result<Config, Vec<Fault>> {
         errors.into_iter().map(fault).collect::<Vec<_>>()
     })?;
     Ok(config)
-}
-
-/// Writes one line a fault to stderr and gives exit code 2.
-#[must_use]
-pub fn report(faults: &[Fault]) -> ExitCode {
-    for fault in faults {
-        complain(&fault.to_string());
-    }
-    ExitCode::from(INVALID)
-}
-
-/// This process's environment; a variable that is no UTF-8 is nobody's setting.
-pub fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-}
-
-/// A line on stderr. Where even that is closed there is nobody left to tell.
-pub(super) fn complain(line: &str) {
-    drop(writeln!(std::io::stderr().lock(), "{line}"));
 }
 
 #[cfg(test)]

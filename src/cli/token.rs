@@ -3,7 +3,6 @@
 //! Only HS256 keys can mint: of the others the gateway has the public half, and tokens come from the issuer that holds
 //! the private one. Nothing but the token is written to stdout, so that `TOKEN=$(gatepost token ...)` works.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use crate::config::{Config, Key};
 use crate::gateway::auth::{self, keys};
 
-use super::config_check::{INVALID, complain, environment, report};
+use super::{BAD_CONFIG, FAILED, complain, load, print};
 
 /// Longest validity of a development token. *Chosen*: a week of work; there is no way to revoke one.
 const VALID_MAX: Duration = Duration::from_hours(7 * 24);
@@ -71,23 +70,15 @@ enum Error {
 /// not.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let config = match Config::load(Some(&args.config), environment()) {
+    let config = match load(Some(&args.config)) {
         Ok(config) => config,
-        Err(faults) => return report(&faults),
+        Err(code) => return code,
     };
-    let written = mint(args, &config).and_then(|token| {
-        let mut stdout = std::io::stdout().lock();
-        writeln!(stdout, "{token}")?;
-        Ok(stdout.flush()?)
-    });
-    match written {
+    match mint(args, &config).and_then(|token| Ok(print(&format!("{token}\n"))?)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("gatepost token: {error}"));
-            match error {
-                Error::NoKeys | Error::Secret(_) => ExitCode::from(INVALID),
-                _ => ExitCode::FAILURE,
-            }
+            complain(&error.to_string());
+            ExitCode::from(if matches!(error, Error::NoKeys | Error::Secret(_)) { BAD_CONFIG } else { FAILED })
         }
     }
 }

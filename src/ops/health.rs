@@ -1,7 +1,7 @@
 //! `/healthz` and `/readyz` on the operations listener.
 //!
 //! *ready*: calls are audited and records are delivered (or kept, where no database is configured). *degraded*: calls are
-//! audited, but records wait; still ready (200). *failed*: calls cannot be audited (503).
+//! audited, but records wait or a backend is down; still ready (200). *failed*: calls cannot be audited (503).
 
 use axum::Router;
 use axum::extract::State;
@@ -12,15 +12,15 @@ use serde_json::{Value, json};
 
 use crate::audit::pipeline::Probe;
 use crate::audit::shipper;
-use crate::upstream::Upstreams;
+use crate::gateway;
 
 /// What readiness is made of.
 #[derive(Clone, Debug)]
 pub struct Health {
     /// The pipeline; `None` where auditing is off.
     pub probe: Option<Probe>,
-    /// The backends.
-    pub backends: Upstreams,
+    /// The gateway.
+    pub gateway: gateway::Handle,
 }
 
 /// The routes.
@@ -35,22 +35,18 @@ async fn readyz(State(health): State<Health>) -> impl IntoResponse {
 
 impl Health {
     fn readiness(&self) -> (StatusCode, Value) {
-        let backends: serde_json::Map<_, _> = self
-            .backends
-            .states()
-            .into_iter()
-            .map(|(name, up)| (name, if up { "up" } else { "down" }.into()))
-            .collect();
+        let (up, configured) = (self.gateway.backends_up(), self.gateway.backends_configured());
+        let backends = json!({ "up": up, "configured": configured });
+        let whole = if up == configured { "ready" } else { "degraded" };
         let Some(probe) = &self.probe else {
-            return (StatusCode::OK, json!({ "status": "ready", "audit": "off", "backends": backends }));
+            return (StatusCode::OK, json!({ "status": whole, "audit": "off", "backends": backends }));
         };
         let (gauge, postgres) = (probe.gauge(), probe.shipper());
-        let word = match postgres {
-            _ if gauge.outbox_failed => "failed",
-            shipper::State::StoreOnly | shipper::State::Delivering => "ready",
-            _ => "degraded",
+        let (code, word) = match postgres {
+            _ if gauge.outbox_failed => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
+            shipper::State::StoreOnly | shipper::State::Delivering => (StatusCode::OK, whole),
+            _ => (StatusCode::OK, "degraded"),
         };
-        let code = if gauge.outbox_failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         (code, json!({ "status": word, "postgres": postgres, "ring": gauge, "backends": backends }))
     }
 }

@@ -1,0 +1,139 @@
+//! `gatepost serve --quickstart`: a configuration that needs nothing, two tokens, and the lines to paste.
+//!
+//! Loopback only, the built-in example backend under the alias `example`, store-only in `./gatepost-data` unless
+//! `GATEPOST_POSTGRES_URL` says otherwise. The signing secret is kept beside the outbox, so that printed tokens work
+//! until they expire.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use uuid::Uuid;
+
+use super::print;
+use crate::config::Config;
+use crate::gateway::auth::{Claims, mint};
+
+/// Where the quickstart keeps its data.
+const DIR: &str = "gatepost-data";
+
+/// How long the printed tokens are valid. *Chosen*: a day of trying things out.
+const TOKEN_VALID: Duration = Duration::from_hours(24);
+
+/// What the quickstart prints once it listens.
+#[derive(Debug)]
+pub struct Quickstart {
+    program: PathBuf,
+    dir: PathBuf,
+    postgres: bool,
+    all: String,
+    echo: String,
+}
+
+/// Makes the data directory and the secret, and a configuration over which `GATEPOST_*` variables are laid.
+///
+/// # Errors
+/// The directory or the secret cannot be written, or a variable is wrong.
+pub fn prepare() -> anyhow::Result<(Config, Quickstart)> {
+    let program = std::env::current_exe().context("find this program's path")?;
+    let dir = std::path::absolute(DIR).context("find the working directory")?;
+    let secret_file = dir.join("quickstart.secret");
+    let secret = secret(&secret_file).with_context(|| format!("make the secret {}", secret_file.display()))?;
+    let path = |path: &Path| toml::Value::String(path.display().to_string());
+    let text = format!(
+        r#"
+[audit]
+dir = {dir}
+
+[backends.example]
+command = [{program}, "example-backend"]
+
+[roles.all]
+allow = ["example/*"]
+
+[roles.echo]
+allow = ["example/echo"]
+
+[[auth.keys]]
+algorithm = "HS256"
+issuer = "gatepost-quickstart"
+secret_file = {secret_file}
+"#,
+        dir = path(&dir),
+        program = path(&program),
+        secret_file = path(&secret_file),
+    );
+    let config = Config::parse(&text, None, std::env::vars())
+        .map_err(|faults| anyhow::anyhow!(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    if !config.server.listen.ip().is_loopback() {
+        bail!("the quickstart listens on loopback only; write a configuration to listen on {}", config.server.listen);
+    }
+    let token = |subject: &str, role: &str| {
+        let claims = Claims {
+            subject: subject.to_owned(),
+            issuer: "gatepost-quickstart".to_owned(),
+            audience: config.auth.audience.clone(),
+            role_claim: config.auth.role_claim.clone(),
+            roles: vec![role.to_owned()],
+            scope: None,
+            kid: None,
+            valid_for: TOKEN_VALID,
+        };
+        mint(secret.as_bytes(), &claims).context("mint a token")
+    };
+    let (all, echo) = (token("alice", "all")?, token("bob", "echo")?);
+    let (dir, postgres) = (config.audit.dir.clone(), config.postgres.url.is_some());
+    Ok((config, Quickstart { program, dir, postgres, all, echo }))
+}
+
+/// The secret in `path`, made where it is missing: 64 hexadecimal digits, 244 random bits.
+fn secret(path: &Path) -> io::Result<String> {
+    if let Some(dir) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    let made = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => {
+            file.write_all(made.as_bytes())?;
+            Ok(made)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => std::fs::read_to_string(path),
+        Err(error) => Err(error),
+    }
+}
+
+impl Quickstart {
+    /// Prints where the gateway listens, the tokens, and what to do next.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn print(&self, mcp: SocketAddr) -> io::Result<()> {
+        let Self { program, dir, postgres, all, echo } = self;
+        let (program, dir) = (program.display(), dir.display());
+        let kept = if *postgres { "delivered to Postgres" } else { "kept in the outbox (no Postgres configured)" };
+        let query = if *postgres { format!("{program} audit query") } else { format!("{program} audit --dir {dir} query") };
+        let call = |token: &str, tool: &str, arguments: &str| {
+            format!(
+                "  curl -s http://{mcp}/mcp/example -H 'Authorization: Bearer '{token} \\\n    \
+                 -H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream' \\\n    \
+                 -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\
+                 \"params\":{{\"name\":\"{tool}\",\"arguments\":{arguments}}}}}'\n"
+            )
+        };
+        print(&format!(
+            "\nGatepost listens on http://{mcp}/mcp (all backends) and http://{mcp}/mcp/example.\n\
+             Records are {kept}, in {dir}.\n\n\
+             Two tokens, valid for a day. Alice may call every tool, Bob only echo:\n\n\
+             export ALICE={all}\n\
+             export BOB={echo}\n\n\
+             A call that is allowed, and one that is denied:\n\n{allowed}\n{denied}\n\
+             Both are in the trail:\n\n  {query}\n\n\
+             Stop with Ctrl-C.\n\n",
+            allowed = call("$ALICE", "add", "{\"a\":1,\"b\":2}"),
+            denied = call("$BOB", "add", "{\"a\":1,\"b\":2}"),
+        ))
+    }
+}

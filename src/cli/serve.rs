@@ -1,0 +1,236 @@
+//! `gatepost serve`: builds the parts, joins them, waits for a signal, stops them in the order in which data flows.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use super::{BAD_CONFIG, FAILED, NO_OUTBOX, complain, fail, load, quickstart};
+use crate::audit::outbox::fs::DiskFs;
+use crate::audit::pipeline::{self, Pipeline};
+use crate::audit::record::{Digest, GatewayId};
+use crate::audit::sink::postgres::{self, PostgresSink};
+use crate::audit::sink::Sink;
+use crate::audit::{Audit, Timeouts, ring, scribe, shipper};
+use crate::config::{Config, Level, LogFormat};
+use crate::gateway::Gateway;
+use crate::ops::admin::Admin;
+use crate::ops::health::{self, Health};
+
+/// How long the start waits for Postgres before it goes on without. *Chosen*: a healthy one migrates in a second.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The file in the outbox directory that says where a running gateway listens.
+const ADDRESSES_NAME: &str = "serve.json";
+
+/// `gatepost serve`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Run with the example backend and two printed tokens; needs nothing, listens on loopback only
+    #[arg(long, conflicts_with = "config")]
+    quickstart: bool,
+}
+
+/// Why serving ended badly.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{0}")]
+    Config(String),
+    #[error(transparent)]
+    Outbox(#[from] crate::audit::outbox::Error),
+    #[error("cannot listen on {address}: {source}; change {key}")]
+    Listen { key: &'static str, address: SocketAddr, source: io::Error },
+    #[error("cannot {operation}: {source}")]
+    Io { operation: &'static str, source: io::Error },
+    #[error("{0} records were only in the ring and are lost")]
+    Lost(usize),
+}
+
+/// Runs the gateway until it is told to stop.
+#[must_use]
+pub fn run(args: Args) -> ExitCode {
+    let (config, banner) = if args.quickstart {
+        match quickstart::prepare() {
+            Ok((config, quickstart)) => (config, Some(quickstart)),
+            Err(error) => return fail(&format!("{error:#}")),
+        }
+    } else if args.config.is_none() {
+        complain("serve needs --config FILE, or --quickstart to try it out");
+        return ExitCode::from(BAD_CONFIG);
+    } else {
+        match load(args.config.as_deref()) {
+            Ok(config) => (config, None),
+            Err(code) => return code,
+        }
+    };
+    if let Err(message) = start_logging(&config) {
+        complain(&message);
+        return ExitCode::from(BAD_CONFIG);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start the runtime: {error}")),
+    };
+    match runtime.block_on(serve(&config, banner)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "stopped");
+            ExitCode::from(match error {
+                Error::Config(_) => BAD_CONFIG,
+                Error::Outbox(_) => NO_OUTBOX,
+                Error::Listen { .. } | Error::Io { .. } | Error::Lost(_) => FAILED,
+            })
+        }
+    }
+}
+
+async fn serve(config: &Config, banner: Option<quickstart::Quickstart>) -> Result<(), Error> {
+    let stop = stop_on_signal()?;
+    let pipeline = if config.audit.enabled { Some(start_pipeline(config).await?) } else { None };
+    if pipeline.is_none() {
+        tracing::warn!("auditing is switched off (audit.enabled = false): calls leave no record");
+    }
+    let served = serve_until(config, banner, pipeline.as_ref(), stop).await;
+    if let Some(pipeline) = pipeline {
+        let ended = pipeline.stop(config.audit.store_timeout, config.postgres.drain_timeout).await;
+        tracing::info!(last = %ended.last, delivered = %ended.delivered, lost = ended.lost, "the epoch is closed");
+        std::fs::remove_file(config.audit.dir.join(ADDRESSES_NAME)).ok();
+        served?;
+        return if ended.lost == 0 { Ok(()) } else { Err(Error::Lost(ended.lost)) };
+    }
+    served
+}
+
+/// Opens the listeners, serves until `stop`, and lets open calls finish.
+async fn serve_until(
+    config: &Config,
+    banner: Option<quickstart::Quickstart>,
+    pipeline: Option<&Pipeline>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let audit = pipeline.map_or_else(Audit::off, Pipeline::audit);
+    let probe = pipeline.map(Pipeline::probe);
+    let gateway = Gateway::build(config, audit).map_err(|faults| {
+        Error::Config(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })?;
+    let (listener, mcp) = listen("server.listen", config.server.listen).await?;
+    let ops_stop = CancellationToken::new();
+    let (mut ops_address, mut ops) = (None, tokio::task::JoinSet::new());
+    if let Some(address) = config.ops.listen {
+        let (listener, bound) = listen("ops.listen", address).await?;
+        ops_address = Some(bound);
+        let router = health::router(Health { probe: probe.clone(), gateway: gateway.handle() });
+        let until = ops_stop.clone().cancelled_owned();
+        ops.spawn(async move {
+            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
+                tracing::error!(%error, "the operations listener ended");
+            }
+        });
+    }
+    if let Some(probe) = probe {
+        let admin = Admin::bind(&config.audit.dir, probe);
+        let admin = admin.map_err(|source| Error::Io { operation: "open the admin socket in audit.dir", source })?;
+        ops.spawn(admin.run(ops_stop.clone()));
+        write_addresses(config, mcp, ops_address)?;
+    }
+    tracing::info!(mcp = %format!("http://{mcp}/mcp"), ops = ?ops_address, "listening");
+    if let Some(banner) = banner {
+        banner.print(mcp).map_err(|source| Error::Io { operation: "write to standard output", source })?;
+    }
+    let drained = gateway.run(listener, stop).await;
+    let drained = drained.map_err(|source| Error::Io { operation: "serve", source })?;
+    tracing::info!(finished = drained.finished, given_up = drained.given_up, left = drained.left, "calls drained");
+    ops_stop.cancel();
+    ops.join_all().await;
+    Ok(())
+}
+
+async fn start_pipeline(config: &Config) -> Result<Pipeline, Error> {
+    let mut sink = None;
+    if let Some(url) = &config.postgres.url {
+        let options = postgres::Options {
+            url: url.clone(),
+            statement_timeout: config.postgres.statement_timeout,
+            migrate: config.postgres.migrate,
+        };
+        let mut postgres = PostgresSink::new(&options).map_err(|error| Error::Config(error.to_string()))?;
+        match tokio::time::timeout(PREPARE_TIMEOUT, postgres.prepare()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "Postgres is not ready; records wait in the outbox"),
+            Err(_) => tracing::warn!("Postgres does not answer; records wait in the outbox"),
+        }
+        sink = Some(postgres);
+    }
+    let audit = &config.audit;
+    let (mode, level) = match audit.level {
+        Level::Stored => (scribe::Mode::Stored, "stored"),
+        Level::Queued => (scribe::Mode::Queued { spill_after: audit.spill_after }, "queued"),
+    };
+    let pipeline = pipeline::Config {
+        dir: audit.dir.clone(),
+        gateway_id: audit.gateway_id.map(GatewayId),
+        mode,
+        ring: ring::Limits { records: audit.ring_records_max, bytes: audit.ring_bytes_max },
+        timeouts: Timeouts { admission: audit.admission_timeout, store: audit.store_timeout },
+        batch: shipper::BatchLimits { records: config.postgres.batch_rows_max, bytes: config.postgres.batch_bytes_max },
+        about: scribe::About { level, config_digest: Digest::of(format!("{config:?}").as_bytes()) },
+    };
+    Ok(Pipeline::start(&pipeline, Arc::new(DiskFs), sink)?)
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let fault = |source| Error::Listen { key, address, source };
+    let listener = TcpListener::bind(address).await.map_err(fault)?;
+    let bound = listener.local_addr().map_err(fault)?;
+    Ok((listener, bound))
+}
+
+/// Says where this gateway listens, for scripts: the ports may have been chosen by the system.
+fn write_addresses(config: &Config, mcp: SocketAddr, ops: Option<SocketAddr>) -> Result<(), Error> {
+    let url = |address: SocketAddr| format!("http://{address}");
+    let addresses = serde_json::json!({ "mcp": url(mcp), "ops": ops.map(url), "pid": std::process::id() });
+    let path = config.audit.dir.join(ADDRESSES_NAME);
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, format!("{addresses}\n"))
+        .and_then(|()| std::fs::rename(&temporary, &path))
+        .map_err(|source| Error::Io { operation: "write serve.json into audit.dir", source })
+}
+
+/// A token that the first SIGTERM or SIGINT cancels. The second one ends the process at once.
+fn stop_on_signal() -> Result<CancellationToken, Error> {
+    let fault = |source| Error::Io { operation: "listen for signals", source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(fault)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(fault)?;
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("stopping: open calls finish, records are stored and delivered; a second signal ends at once");
+        token.cancel();
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::error!("second signal: ended at once");
+        std::process::exit(130);
+    });
+    Ok(stop)
+}
+
+fn start_logging(config: &Config) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&config.log.filter)
+        .map_err(|error| format!("log.filter {:?}: {error}", config.log.filter))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match config.log.format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
