@@ -19,12 +19,9 @@ pub struct Args {
 /// Says that the configuration is valid, or writes one line a fault to stderr and gives exit code 2.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let faults = match check(&args.config) {
-        Ok(_) => {
-            let printed = print(&format!("{}: the configuration is valid\n", args.config.display()));
-            return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) };
-        }
-        Err(faults) => faults,
+    let Err(faults) = check(&args.config) else {
+        let printed = print(&format!("{}: the configuration is valid\n", args.config.display()));
+        return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) };
     };
     for fault in faults {
         // Without the program's name before it: editors jump to `file:line`. Where stderr is closed nobody can be told.
