@@ -11,6 +11,7 @@ mod fault;
 mod kind;
 mod knobs;
 mod load;
+mod path;
 
 pub use fault::{Fault, Origin};
 pub use kind::Kind;

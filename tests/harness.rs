@@ -5,8 +5,11 @@ mod common;
 
 use std::time::Duration;
 
+use common::gatepost::{Setup, token_with};
+use common::mcp::{ERAS, Era};
 use common::postgres::Cluster;
 use common::wait::SOON;
+use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 async fn one(url: &str) -> Result<i32, sqlx::Error> {
@@ -58,4 +61,35 @@ async fn a_frozen_cluster_answers_nothing_until_it_is_thawed() {
     assert!(tokio::time::timeout(Duration::from_millis(200), one(&url)).await.is_err());
     cluster.thaw();
     assert_eq!(tokio::time::timeout(SOON, one(&url)).await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_gateway_starts_on_free_ports_serves_both_eras_and_stops_cleanly() {
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    for era in ERAS {
+        let client = gatepost.client(era, "admin").await;
+        assert!(client.list().await.contains(&"example__echo".to_owned()));
+        let reply = client.call("example__echo", json!({"text": "hello"})).await.unwrap();
+        assert_eq!(reply.content(), "hello", "{era:?}");
+        let client = gatepost.client_at("/mcp/example", era, "echo").await;
+        assert_eq!(client.list().await, ["echo"]);
+        assert_eq!(client.call("add", json!({"a": 1, "b": 2})).await.unwrap().error_code(), -32003);
+    }
+    assert_eq!(gatepost.get_ops("/healthz").0, 200);
+    assert_eq!(gatepost.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn a_killed_gateway_starts_again_on_the_same_directory() {
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    let first = gatepost.pid();
+    gatepost.kill9();
+    let gatepost = setup.start();
+    assert_ne!(gatepost.pid(), first);
+    let client = gatepost.client(Era::Modern, "admin").await;
+    assert_eq!(client.call("example__echo", json!({"text": "again"})).await.unwrap().content(), "again");
+    let expired = client.with_token(Some(&token_with(&json!({"sub": "x", "role": "admin", "exp": 1}))));
+    assert_eq!(expired.call("example__echo", json!({})).await.unwrap().status, 401);
 }

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::load::Draft;
-use super::{Config, Key};
+use super::{Config, Key, path};
 
 /// Longest alias of a backend, in bytes. *Derived*: clients take tool names of 64; this leaves `__` and 30 for the tool.
 const ALIAS_BYTES_MAX: usize = 32;
@@ -36,42 +35,39 @@ pub(super) fn name(section: &str, name: &str) -> Result<(), String> {
     if name == "all" { Err("the alias stands for all backends: choose another".to_owned()) } else { Ok(()) }
 }
 
-/// Everything that involves more than one setting.
-pub(super) fn together(config: &Config, draft: &mut Draft) {
-    keys(config, draft);
-    patterns(config, draft);
+/// Everything that involves more than one setting; each fault is told with its key.
+pub(super) fn together(config: &Config, fault: &mut dyn FnMut(&str, String)) {
+    keys(config, fault);
+    patterns(config, fault);
     let server = config.server.listen;
     if !server.ip().is_loopback() && config.auth.keys.is_empty() {
         let message =
             format!("{server} can be reached by others and auth.keys is empty: add a key, or listen on loopback");
-        draft.fault("server.listen", message);
+        fault("server.listen", message);
     }
     if config.ops.listen == Some(server) && server.port() != 0 {
-        draft.fault("ops.listen", format!("{server} is server.listen too: choose another port"));
+        fault("ops.listen", format!("{server} is server.listen too: choose another port"));
     }
     let (ring, args) = (config.audit.ring_bytes_max, config.audit.args_bytes_max);
     if ring / RING_ARGS_MIN < args {
         let message = format!(
             "{ring} bytes is less than {RING_ARGS_MIN} times audit.args_bytes_max ({args}): raise it, or lower the other"
         );
-        draft.fault("audit.ring_bytes_max", message);
+        fault("audit.ring_bytes_max", message);
     }
 }
 
-fn keys(config: &Config, draft: &mut Draft) {
+fn keys(config: &Config, fault: &mut dyn FnMut(&str, String)) {
     let mut seen = BTreeSet::new();
     for (idx, key) in config.auth.keys.iter().enumerate() {
         let path = format!("auth.keys[{idx}]");
         if let Err(message) = source(key) {
-            draft.fault(&path, message);
+            fault(&path, message);
         }
         if let Some(kid) = &key.kid
             && !seen.insert((&key.issuer, kid))
         {
-            draft.fault(
-                &format!("{path}.kid"),
-                format!("{kid:?} names an earlier key of this issuer too: choose another"),
-            );
+            fault(&format!("{path}.kid"), format!("{kid:?} names an earlier key of this issuer too: choose another"));
         }
     }
 }
@@ -100,7 +96,7 @@ fn source(key: &Key) -> Result<(), String> {
 }
 
 /// A pattern that names a backend names one that is there: a slip would otherwise deny in silence.
-fn patterns(config: &Config, draft: &mut Draft) {
+fn patterns(config: &Config, fault: &mut dyn FnMut(&str, String)) {
     for (role, rule) in &config.roles {
         for (idx, pattern) in rule.allow.iter().enumerate() {
             let Some((backend, _)) = pattern.split_once('/') else { continue };
@@ -113,7 +109,7 @@ fn patterns(config: &Config, draft: &mut Draft) {
                 Some(alias) => format!("{pattern:?} names the unknown backend {backend:?}: did you mean {alias}?"),
                 None => format!("{pattern:?} names the unknown backend {backend:?}: add [backends.{backend}]"),
             };
-            draft.fault_at(&["roles", role, "allow"], idx, message);
+            fault(&format!("{}.allow[{idx}]", path::join("roles", role)), message);
         }
     }
 }

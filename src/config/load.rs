@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
 use super::knobs::{Fallback, KNOBS, Knob};
+use super::path::{join, nearest, nearest_key};
 use super::{Config, Fault, Origin, check, kind};
 
 /// Largest configuration file, in bytes. *Chosen*: thousands of roles fit; anything larger is the wrong file.
@@ -18,7 +19,7 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 const PREFIX: &str = "GATEPOST_";
 
 /// What has been read so far: the values, where each was written, and what is wrong.
-pub(super) struct Draft {
+struct Draft {
     file: Option<PathBuf>,
     lines: BTreeMap<String, usize>,
     variables: BTreeMap<String, String>,
@@ -69,7 +70,7 @@ impl Config {
         draft.walk(&mut tree, "", "");
         match Self::deserialize(Value::Table(tree)) {
             Ok(config) => {
-                check::together(&config, &mut draft);
+                check::together(&config, &mut |key, message| draft.fault(key, message));
                 draft.finish(config)
             }
             Err(source) => {
@@ -85,18 +86,12 @@ impl Config {
 
 impl Draft {
     /// Adds a fault of `key`, unless that key has one already.
-    pub(super) fn fault(&mut self, key: &str, message: String) {
+    fn fault(&mut self, key: &str, message: String) {
         if self.faults.iter().any(|fault| fault.key == key && !key.is_empty()) {
             return;
         }
         let origin = self.origin(key);
         self.faults.push(Fault { origin, key: key.to_owned(), message });
-    }
-
-    /// The same for an item of the list at `path`, given by its parts.
-    pub(super) fn fault_at(&mut self, path: &[&str], idx: usize, message: String) {
-        let path = path.iter().fold(String::new(), |at, key| join(&at, key));
-        self.fault(&format!("{path}[{idx}]"), message);
     }
 
     fn origin(&self, key: &str) -> Origin {
@@ -294,37 +289,9 @@ impl LineIndex {
     }
 }
 
-/// The path of `key` below `at`; a key that is not bare is quoted and escaped.
-fn join(at: &str, key: &str) -> String {
-    let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    let key = if bare { key.to_owned() } else { format!("{key:?}") };
-    if at.is_empty() { key } else { format!("{at}.{key}") }
-}
-
 /// The variables that hold secrets of keys: these may begin with the prefix.
 fn secret_variables(tree: &Table) -> BTreeSet<String> {
     let keys = tree.get("auth").and_then(|auth| auth.get("keys")).and_then(Value::as_array);
     let names = keys.into_iter().flatten().filter_map(|key| key.get("secret_env")?.as_str());
     names.map(str::to_owned).collect()
-}
-
-/// The key or section most like an unknown one: a sibling with a like name, the same name elsewhere, or a like path.
-fn nearest_key(path: &str, shape: &str) -> String {
-    let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
-    let above = |path: &str| path.rsplit_once('.').map_or(String::new(), |(above, _)| above.to_owned());
-    let sections = KNOBS.iter().map(|knob| above(knob.path).trim_end_matches(".*").trim_end_matches("[]").to_owned());
-    let keys = KNOBS.iter().map(|knob| knob.path.to_owned());
-    let score = |candidate: &str| {
-        let like = strsim::normalized_damerau_levenshtein(candidate, shape);
-        let name = strsim::normalized_damerau_levenshtein(&last(candidate), &last(shape));
-        if above(candidate) == above(shape) { like.max(name) } else { like.max(name * 0.9) }
-    };
-    let best = sections.chain(keys).max_by(|a, b| score(a).total_cmp(&score(b))).unwrap_or_default();
-    // Under a chosen name the suggestion bears that name.
-    if above(&best) == above(shape) { join(&above(path), &last(&best)) } else { best.replace('*', "NAME") }
-}
-
-fn nearest(name: &str, candidates: impl Iterator<Item = String>) -> String {
-    let score = |candidate: &String| strsim::normalized_damerau_levenshtein(candidate, name);
-    candidates.max_by(|a, b| score(a).total_cmp(&score(b))).unwrap_or_default()
 }

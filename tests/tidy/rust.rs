@@ -1,5 +1,6 @@
 //! Just enough of Rust's grammar to ask a source file what it names: comments and strings are told from code, tests
 //! from what is tested, and paths are resolved to modules of this crate.
+#![allow(unreachable_pub, reason = "tests")]
 
 use std::path::Path;
 
@@ -49,17 +50,24 @@ impl Source {
         Self { path: path.to_owned(), text: text.to_owned() }
     }
 
+    /// A file of `tests/`, or the tests of a module in a file of their own.
     fn is_test_file(&self) -> bool {
-        self.path.starts_with("tests/")
+        self.path.starts_with("tests/") || self.path.ends_with("/tests.rs")
     }
 
     /// What is tested.
     pub fn without_tests(&self) -> &str {
+        if self.is_test_file() {
+            return "";
+        }
         self.text.find(TESTS).map_or(&self.text, |end| &self.text[..end])
     }
 
-    /// What tests it, in the same file.
+    /// What tests it, in the same file; the whole of a test file.
     pub fn tests(&self) -> &str {
+        if self.is_test_file() {
+            return &self.text;
+        }
         self.text.find(TESTS).map_or("", |begin| &self.text[begin..])
     }
 
@@ -73,9 +81,9 @@ impl Source {
         Code::of(&self.text)
     }
 
-    /// The code of the tests: of the whole file if it is a test file.
+    /// The code of the tests.
     pub fn test_code(&self) -> Code {
-        Code::of(if self.is_test_file() { &self.text } else { self.tests() })
+        Code::of(self.tests())
     }
 
     /// `src/audit/outbox/fs.rs` is `audit::outbox::fs`; `src/lib.rs` and `src/main.rs` are "".
