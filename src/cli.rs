@@ -71,7 +71,7 @@ impl Cli {
     #[must_use]
     pub fn run(self) -> ExitCode {
         match self.command {
-            Command::Serve(args) => serve::run(args),
+            Command::Serve(args) => serve::run(&args),
             Command::Outbox(args) => outbox::run(&args),
             Command::Audit(args) => audit::run(&args),
             Command::Migrate(args) => migrate::run(&args),

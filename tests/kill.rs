@@ -1,5 +1,5 @@
 //! The real binary under load, killed with SIGKILL again and again, judged by what happened outside it.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, missing_docs, reason = "tests")]
 
 mod common;
 

@@ -82,7 +82,7 @@ async fn answer(config: &Config, query: &Query, json: bool) -> anyhow::Result<()
     let filter = query.filter();
     let records = match &config.postgres.url {
         Some(url) => from_postgres(config, url, &filter).await?,
-        None => ask(&config.audit.dir, &Question::Records { filter }).await?,
+        None => ask(&config.audit.dir, &Question::Records { filter: Box::new(filter) }).await?,
     };
     Ok(print(&if json { json_lines(&records) } else { records_table(&records) })?)
 }

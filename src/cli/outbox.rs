@@ -87,9 +87,9 @@ async fn answer(dir: &Path, args: &Args) -> anyhow::Result<()> {
         Command::Stats => Question::Stats,
         Command::List { intents: true, .. } => Question::Intents,
         Command::List { status, epoch, limit, .. } => Question::Records {
-            filter: Filter { status: status.clone(), epoch: *epoch, limit: *limit, ..Filter::default() },
+            filter: Box::new(Filter { status: status.clone(), epoch: *epoch, limit: *limit, ..Filter::default() }),
         },
-        Command::Show { which } => Question::Records { filter: which_record(which)? },
+        Command::Show { which } => Question::Records { filter: Box::new(which_record(which)?) },
     };
     let lines = ask(dir, &question).await?;
     if let Command::Show { which } = &args.command
@@ -117,7 +117,7 @@ fn which_record(which: &str) -> anyhow::Result<Filter> {
 }
 
 pub(super) fn json_lines(lines: &[Value]) -> String {
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    lines.iter().fold(String::new(), |text, line| text + &line.to_string() + "\n")
 }
 
 pub(super) fn records_table(records: &[Value]) -> String {

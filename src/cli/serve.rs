@@ -58,7 +58,7 @@ enum Error {
 
 /// Runs the gateway until it is told to stop.
 #[must_use]
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: &Args) -> ExitCode {
     let (config, banner) = if args.quickstart {
         match quickstart::prepare() {
             Ok((config, quickstart)) => (config, Some(quickstart)),
@@ -224,7 +224,8 @@ fn stop_on_signal() -> Result<CancellationToken, Error> {
 }
 
 fn start_logging(config: &Config) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&config.log.filter)
+    // The migrations' "already exists, skipping" is no news.
+    let filter = EnvFilter::try_new(format!("sqlx::postgres::notice=warn,{}", config.log.filter))
         .map_err(|error| format!("log.filter {:?}: {error}", config.log.filter))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match config.log.format {

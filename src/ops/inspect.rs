@@ -20,7 +20,7 @@ pub enum Question {
     Records {
         /// Which.
         #[serde(default)]
-        filter: Filter,
+        filter: Box<Filter>,
     },
     /// Calls that are open, or were when the gateway died.
     Intents,
