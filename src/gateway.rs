@@ -45,6 +45,10 @@ use session::Sessions;
 /// commit, by default.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Most lists that are read from backends at once; others wait. *Chosen*: a list is one request to each backend, and a
+/// child answers them one by one.
+const LISTS_MAX: usize = 32;
+
 /// The gateway, ready to serve.
 #[derive(Debug)]
 pub struct Gateway {
@@ -114,6 +118,8 @@ struct Core {
     calls_max: usize,
     /// One permit an open call.
     calls: Semaphore,
+    /// One permit a list that is being read.
+    lists: Semaphore,
     /// One task a message.
     tasks: TaskTracker,
     /// Cancelled when a drain has waited long enough.
@@ -157,6 +163,7 @@ impl Gateway {
             allowed_origins: config.server.allowed_origins.clone(),
             calls_max,
             calls: Semaphore::new(calls_max),
+            lists: Semaphore::new(LISTS_MAX),
             tasks: TaskTracker::new(),
             drained: CancellationToken::new(),
         };

@@ -44,7 +44,14 @@ pub struct Interrupt {
     pub drained: CancellationToken,
 }
 
-/// A backend's answer, or what stands for one. Its content is out of reach until its record is where it must be.
+/// A backend's answer, or what stands for one. Its content is out of reach until its record is where it must be:
+///
+/// ```compile_fail,E0599
+/// # use gatepost::upstream::{Answer, Content};
+/// fn send(answer: Answer) -> Content {
+///     answer.into_content() // A method of Released<Answer> only.
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "an answer is finished with its receipt"]
 pub struct Answer {
@@ -122,6 +129,7 @@ impl Upstreams {
         let call = async { self.get(permit.backend())?.call("tools/call", Some(permit.params())).await };
         let response = tokio::select! {
             biased;
+            () = std::future::ready(()), if interrupt.client.is_cancelled() => Err(CallError::Cancelled),
             response = call => response,
             () = interrupt.client.cancelled() => Err(CallError::Cancelled),
             () = interrupt.drained.cancelled() => Err(CallError::Stopped),

@@ -8,7 +8,7 @@ use crate::upstream::{Tool, Upstreams};
 
 use super::auth::Principal;
 use super::raw;
-use super::rbac::{Decision, Policy};
+use super::rbac::{Decision, Policy, Target};
 
 /// What stands between alias and tool at `/mcp`.
 const SEPARATOR: &str = "__";
@@ -23,15 +23,6 @@ pub enum Scope {
     All,
     /// `/mcp/{backend}`.
     One(String),
-}
-
-/// A backend's tool, whether or not it exists.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Target<'a> {
-    /// The backend's alias.
-    pub backend: &'a str,
-    /// The tool, as the backend names it.
-    pub tool: &'a str,
 }
 
 /// What is wrong with a backend's alias, if anything.
@@ -92,7 +83,7 @@ pub async fn list(upstreams: &Upstreams, policy: &Policy, principal: &Principal,
 }
 
 fn is_allowed(policy: &Policy, principal: &Principal, backend: &str, tool: &Tool) -> bool {
-    policy.decide(&principal.roles, backend, &tool.name) != Decision::Denied
+    policy.decide(&principal.roles, Target { backend, tool: &tool.name }) != Decision::Denied
 }
 
 /// The tool object `json` with another name; all other members keep their bytes.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode, header};
+use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::record::{Call, Caller, Correlation, Outcome, RequestId, Status};
@@ -106,6 +107,15 @@ impl From<Mismatch> for Refusal {
     }
 }
 
+/// A call that passed all checks.
+#[derive(Debug)]
+struct Permitted<'a> {
+    permit: Permit,
+    id: Id,
+    /// Its place among the open calls.
+    slot: SemaphorePermit<'a>,
+}
+
 /// What a record says of a message whatever becomes of it.
 struct Trail<'a> {
     arrival: &'a Arrival,
@@ -193,8 +203,16 @@ async fn post(core: &Core, arrival: &Arrival) -> Reply {
         return trail.refuse(core, refusal).await;
     }
     if message.method == "tools/call" {
+        // Known to its session from here on, so that a cancellation finds it however early it comes.
+        let client = match era {
+            Era::Modern => arrival.hung_up.clone(), // Closing the connection is how a modern client cancels.
+            Era::Legacy => CancellationToken::new(),
+        };
+        let ids = session.zip(message.id.as_ref());
+        let _place = ids.and_then(|(session, id)| core.in_flight.enter(session, id, client.clone()));
+        let interrupt = Interrupt { client, drained: core.drained.clone() };
         return match permit(core, arrival, &principal, &message, era, &mut trail).await {
-            Ok((permit, id)) => call(core, &trail, permit, &id, era, session).await,
+            Ok(permitted) => call(core, &trail, permitted, era, &interrupt).await,
             Err(refusal) => trail.refuse(core, refusal).await,
         };
     }
@@ -264,14 +282,14 @@ fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result
 
 /// Everything that a call must pass before it is begun. Authorization comes before existence, so that a caller who is
 /// denied learns nothing of what there is.
-async fn permit(
-    core: &Core,
+async fn permit<'a>(
+    core: &'a Core,
     arrival: &Arrival,
     principal: &Principal,
     message: &Message<'_>,
     era: Era,
     trail: &mut Trail<'_>,
-) -> Result<(Permit, Id), Refusal> {
+) -> Result<Permitted<'a>, Refusal> {
     let tool_call: ToolCall<'_> = envelope::tool_call(message.params)?;
     trail.arguments = tool_call.arguments.map(str::to_owned);
     let id = message.id.clone().ok_or(Malformed::Id)?; // A call that nobody could be answered is none.
@@ -281,13 +299,18 @@ async fn permit(
     };
     trail.backend = Some(target.backend.to_owned());
     trail.tool = Some(target.tool.to_owned());
-    let permit = core.policy.authorize(principal, target.backend, target.tool, &tool_call).map_err(|denied| {
+    let permit = core.policy.authorize(principal, target, &tool_call).map_err(|denied| {
         trail.caller = denied.caller;
         let refusal = Refusal::malformed(StatusCode::OK, DENIED, denied.reason);
         Refusal { status: Status::Denied, ..refusal }
     })?;
     trail.caller = permit.caller().clone();
     trail.arguments = permit.arguments().map(str::to_owned);
+    let slot = core.calls.try_acquire().map_err(|_| {
+        // I6: the number of open calls is bounded.
+        let refusal = Refusal::malformed(StatusCode::TOO_MANY_REQUESTS, RATE_LIMITED, "too many calls are open");
+        Refusal { status: Status::RateLimited, ..refusal }
+    })?;
     if !core.upstreams.contains(permit.backend()) {
         return Err(match arrival.scope {
             Scope::All => Refusal::unknown_tool(name, era),
@@ -297,28 +320,19 @@ async fn permit(
     if core.upstreams.has_tool(permit.backend(), permit.tool()).await == Some(false) {
         return Err(Refusal::unknown_tool(name, era));
     }
-    Ok((permit, id))
+    Ok(Permitted { permit, id, slot })
 }
 
 /// One permitted call: its intent, the backend, its record, the reply.
-async fn call(core: &Core, trail: &Trail<'_>, permit: Permit, id: &Id, era: Era, session: Option<&str>) -> Reply {
-    let Ok(_slot) = core.calls.try_acquire() else {
-        // I6: the number of open calls is bounded.
-        let refusal = Refusal::malformed(StatusCode::TOO_MANY_REQUESTS, RATE_LIMITED, "too many calls are open");
-        return trail.refuse(core, Refusal { status: Status::RateLimited, ..refusal }).await;
-    };
+async fn call(core: &Core, trail: &Trail<'_>, permitted: Permitted<'_>, era: Era, interrupt: &Interrupt) -> Reply {
+    let Permitted { permit, id, slot: _slot } = permitted;
+    let id = &id;
     // I1: the intent reaches its level before the call is forwarded, or there is no call.
     let receipt = match core.audit.begin(trail.call(core)).await {
         Ok(receipt) => receipt,
         Err(unavailable) => return Reply::unavailable(Some(id), &unavailable),
     };
-    let client = match era {
-        Era::Modern => trail.arrival.hung_up.clone(), // Closing the connection is how a modern client cancels.
-        Era::Legacy => CancellationToken::new(),
-    };
-    let _place = session.and_then(|session| core.in_flight.enter(session, id, client.clone()));
-    let interrupt = Interrupt { client, drained: core.drained.clone() };
-    let answer = core.upstreams.forward(permit, &receipt, era, &interrupt).await;
+    let answer = core.upstreams.forward(permit, &receipt, era, interrupt).await;
     let outcome = answer.outcome();
     tracing::info!(
         status = %outcome.status, method = trail.method, subject = trail.caller.subject,

@@ -41,6 +41,8 @@ pub(super) async fn answer(
         ("server/discover", Era::Modern) => result(&discover()),
         ("tools/list", _) => match cursor(message) {
             None => {
+                // I6: lists ask every backend, so that few run at once. The semaphore is never closed.
+                let _turn = core.lists.acquire().await.ok();
                 let tools = catalog::list(&core.upstreams, &core.policy, principal, &arrival.scope).await;
                 let (ttl, scope) = (LIST_TTL_MS.to_string(), "\"private\"");
                 let caching = [("ttlMs", ttl.as_str()), ("cacheScope", scope)];
@@ -73,7 +75,8 @@ pub(super) fn close(core: &Core, arrival: &Arrival, principal: &Principal) -> Re
 /// The metadata of RFC 9728 for the resource at `path`.
 pub(super) fn resource_metadata(core: &Core, base: &str, path: &str) -> Reply {
     // A token's issuer is an authorization server's address only if it is one.
-    let servers: Vec<&str> = core.auth.issuers().into_iter().filter(|issuer| issuer.starts_with("https://")).collect();
+    let is_url = |issuer: &&str| issuer.starts_with("https://") || issuer.starts_with("http://");
+    let servers: Vec<&str> = core.auth.issuers().into_iter().filter(is_url).collect();
     let mut document = json!({
         "resource": format!("{base}{path}"),
         "authorization_servers": servers,

@@ -206,4 +206,42 @@ mod tests {
         assert_eq!(id_in_head(br#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"te"#), Some(7));
         assert_eq!(id_in_head(br#"{"result":{"id":9,"x":"aaaa"#), None);
     }
+
+    mod relay {
+        use proptest::prelude::*;
+        use serde_json::{Map, Value};
+
+        use super::super::*;
+
+        fn value() -> impl Strategy<Value = Value> {
+            let leaf = prop_oneof![
+                Just(Value::Null),
+                any::<bool>().prop_map(Value::from),
+                any::<i64>().prop_map(Value::from),
+                ".{0,8}".prop_map(Value::from),
+            ];
+            leaf.prop_recursive(3, 24, 4, |inner| {
+                prop_oneof![
+                    proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                    proptest::collection::btree_map(".{0,4}", inner, 0..4)
+                        .prop_map(|map| map.into_iter().collect::<Map<_, _>>().into()),
+                ]
+            })
+        }
+
+        proptest! {
+            #[test]
+            fn added_members_are_the_only_difference(
+                map in proptest::collection::btree_map("[a-c\"\\\\{}]{0,3}", value(), 0..5),
+                is_pretty: bool,
+            ) {
+                let object: Map<String, Value> = map.into_iter().collect();
+                let text = if is_pretty { serde_json::to_string_pretty(&object) } else { serde_json::to_string(&object) };
+                let got: Map<String, Value> = serde_json::from_str(&with_members(&text.unwrap(), &[("a", "7")])).unwrap();
+                let mut want = object;
+                want.insert("a".to_owned(), 7.into());
+                prop_assert_eq!(got, want);
+            }
+        }
+    }
 }

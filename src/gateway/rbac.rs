@@ -29,6 +29,15 @@ pub struct PatternError {
     fault: &'static str,
 }
 
+/// A backend's tool, whether or not it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// The backend's alias.
+    pub backend: &'a str,
+    /// The tool, as the backend names it.
+    pub tool: &'a str,
+}
+
 /// What the policy says of one tool and one caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision<'a> {
@@ -51,6 +60,20 @@ pub struct Denied {
 }
 
 /// Proof that a caller may make this very call: made by [`Policy::authorize`] only, demanded by `forward`.
+///
+/// It cannot be made up:
+///
+/// ```compile_fail,E0451
+/// # use gatepost::audit::record::Caller;
+/// use gatepost::gateway::rbac::Permit;
+/// let permit = Permit {
+///     caller: Caller::anonymous(),
+///     backend: "b".to_owned(),
+///     tool: "t".to_owned(),
+///     arguments: None,
+///     params: "{}".to_owned(),
+/// };
+/// ```
 #[derive(Debug)]
 #[must_use = "a permit is for one call"]
 pub struct Permit {
@@ -89,13 +112,13 @@ impl Policy {
         if faults.is_empty() { Ok(Self { roles: compiled }) } else { Err(faults) }
     }
 
-    /// Whether any of `roles` allows `tool` of `backend`: the one decision, for listing and for calling.
+    /// Whether any of `roles` allows `target`: the one decision, for listing and for calling.
     #[must_use]
-    pub fn decide<'a>(&self, roles: &'a [String], backend: &str, tool: &str) -> Decision<'a> {
+    pub fn decide<'a>(&self, roles: &'a [String], target: Target<'_>) -> Decision<'a> {
         let allows = |role: &&'a String| {
             let patterns = self.roles.get(*role).map(Vec::as_slice);
             // I10: a role that is not configured has no patterns, no pattern matches nothing, and nothing is denied.
-            patterns.unwrap_or_default().iter().any(|pattern| pattern.matches(backend, tool))
+            patterns.unwrap_or_default().iter().any(|pattern| pattern.matches(target))
         };
         roles.iter().find(allows).map_or(Decision::Denied, |role| Decision::Allowed { role })
     }
@@ -104,14 +127,9 @@ impl Policy {
     ///
     /// # Errors
     /// [`Denied`] unless one of the caller's roles allows the tool.
-    pub fn authorize(
-        &self,
-        principal: &Principal,
-        backend: &str,
-        tool: &str,
-        call: &ToolCall<'_>,
-    ) -> Result<Permit, Denied> {
-        match self.decide(&principal.roles, backend, tool) {
+    pub fn authorize(&self, principal: &Principal, target: Target<'_>, call: &ToolCall<'_>) -> Result<Permit, Denied> {
+        let Target { backend, tool } = target;
+        match self.decide(&principal.roles, target) {
             Decision::Allowed { role } => {
                 let arguments = call.arguments.map(raw::one_line);
                 Ok(Permit {
@@ -182,7 +200,8 @@ impl Pattern {
         Ok(Self { backend: backend.to_owned(), tool: tool.to_owned() })
     }
 
-    fn matches(&self, backend: &str, tool: &str) -> bool {
+    fn matches(&self, target: Target<'_>) -> bool {
+        let Target { backend, tool } = target;
         glob(self.backend.as_bytes(), backend.as_bytes()) && glob(self.tool.as_bytes(), tool.as_bytes())
     }
 }
@@ -240,6 +259,10 @@ mod tests {
         Policy::new(&roles.iter().map(|(name, allow)| ((*name).to_owned(), role(allow))).collect()).unwrap()
     }
 
+    fn target<'a>(backend: &'a str, tool: &'a str) -> Target<'a> {
+        Target { backend, tool }
+    }
+
     fn principal(roles: &[&str]) -> Principal {
         Principal {
             subject: "ann".to_owned(),
@@ -276,7 +299,8 @@ mod tests {
     #[test]
     fn patterns_match_as_the_golden_table_says() {
         for (pattern, backend, tool, allowed) in GOLDEN {
-            let decision = policy(&[("r", &[pattern])]).decide(&["r".to_owned()], backend, tool) != Decision::Denied;
+            let decision =
+                policy(&[("r", &[pattern])]).decide(&["r".to_owned()], target(backend, tool)) != Decision::Denied;
             assert_eq!(decision, allowed, "{pattern} on {backend}/{tool}");
         }
     }
@@ -285,9 +309,9 @@ mod tests {
     fn i10_an_empty_or_missing_rule_denies() {
         let policy = policy(&[("empty", &[]), ("all", &["*/*"])]);
         for roles in [&[][..], &["empty"], &["unknown"], &["ALL"], &[""]] {
-            assert_eq!(policy.decide(&principal(roles).roles, "time", "x"), Decision::Denied, "{roles:?}");
+            assert_eq!(policy.decide(&principal(roles).roles, target("time", "x")), Decision::Denied, "{roles:?}");
         }
-        assert_eq!(Policy::default().decide(&["all".to_owned()], "time", "x"), Decision::Denied);
+        assert_eq!(Policy::default().decide(&["all".to_owned()], target("time", "x")), Decision::Denied);
     }
 
     #[test]
@@ -295,19 +319,19 @@ mod tests {
         let policy = policy(&[("reader", &["time/get_*"]), ("admin", &["*/*"])]);
         let principal = principal(&["reader", "admin"]);
         let call = ToolCall { name: "x".to_owned(), arguments: None, meta: None };
-        let permit = policy.authorize(&principal, "time", "get_x", &call).unwrap();
+        let permit = policy.authorize(&principal, target("time", "get_x"), &call).unwrap();
         assert_eq!(permit.caller().role.as_deref(), Some("reader"));
-        let permit = policy.authorize(&principal, "time", "set_x", &call).unwrap();
+        let permit = policy.authorize(&principal, target("time", "set_x"), &call).unwrap();
         assert_eq!(permit.caller().role.as_deref(), Some("admin"));
     }
 
     #[test]
     fn a_denial_names_every_role_of_the_caller() {
         let call = ToolCall { name: "x".to_owned(), arguments: None, meta: None };
-        let denied = policy(&[]).authorize(&principal(&["a", "b"]), "time", "x", &call).unwrap_err();
+        let denied = policy(&[]).authorize(&principal(&["a", "b"]), target("time", "x"), &call).unwrap_err();
         assert_eq!(denied.caller.role.as_deref(), Some("a,b"));
         assert_eq!(denied.reason, "role a,b may not call time/x");
-        let denied = policy(&[]).authorize(&principal(&[]), "time", "x", &call).unwrap_err();
+        let denied = policy(&[]).authorize(&principal(&[]), target("time", "x"), &call).unwrap_err();
         assert_eq!(denied.caller.role, None);
     }
 
@@ -329,7 +353,8 @@ mod tests {
                 r#"{"io.modelcontextprotocol/protocolVersion":"x","progressToken":1,"traceparent":"00-a","x": [1]}"#,
             ),
         };
-        let permit = policy(&[("r", &["*/*"])]).authorize(&principal(&["r"]), "example", "echo", &call).unwrap();
+        let permit =
+            policy(&[("r", &["*/*"])]).authorize(&principal(&["r"]), target("example", "echo"), &call).unwrap();
         let want = r#"{"name":"echo","arguments":{ "t":  1.0 },"_meta":{"traceparent":"00-a","x":[1]}}"#;
         assert_eq!(permit.params(), want);
     }
