@@ -110,8 +110,10 @@ struct Core {
     body_bytes_max: usize,
     allowed_hosts: Vec<String>,
     allowed_origins: Vec<String>,
+    /// How many permits `calls` has when no call is open.
+    calls_max: usize,
     /// One permit an open call.
-    calls: Arc<Semaphore>,
+    calls: Semaphore,
     /// One task a message.
     tasks: TaskTracker,
     /// Cancelled when a drain has waited long enough.
@@ -138,6 +140,7 @@ impl Gateway {
     /// Every fault of the configuration; nothing was started.
     pub fn build(config: &Config, audit: Audit) -> Result<Self, Vec<Fault>> {
         let Parts { auth, policy, redaction } = compile(config)?;
+        let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
         let own = config.server.listen.ip();
         let own = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
         let core = Core {
@@ -152,7 +155,8 @@ impl Gateway {
             body_bytes_max: config.server.body_bytes_max,
             allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own]).collect(),
             allowed_origins: config.server.allowed_origins.clone(),
-            calls: Arc::new(Semaphore::new(config.server.calls_max.min(Semaphore::MAX_PERMITS))),
+            calls_max,
+            calls: Semaphore::new(calls_max),
             tasks: TaskTracker::new(),
             drained: CancellationToken::new(),
         };
@@ -196,9 +200,10 @@ impl Gateway {
             tracing::warn!(given_up, "calls are still open at the drain's deadline");
         }
         core.drained.cancel();
-        let recorded = tokio::time::timeout(RECORD_TIMEOUT, core.tasks.wait()).await;
+        // Whatever still waits for a backend's list or handshake ends with the backend.
+        let recorded = async { tokio::time::timeout(RECORD_TIMEOUT, core.tasks.wait()).await };
+        let (recorded, ()) = tokio::join!(recorded, core.upstreams.stop());
         let left = if recorded.is_ok() { 0 } else { core.tasks.len() };
-        core.upstreams.stop().await;
         ended.unwrap_or(Ok(()))?;
         Ok(Drained { finished: open.saturating_sub(given_up), given_up, left })
     }
@@ -217,6 +222,12 @@ impl Handle {
         self.0.upstreams.aliases().count()
     }
 
+    /// How many calls are open at backends.
+    #[must_use]
+    pub fn calls_open(&self) -> usize {
+        self.0.calls_max.saturating_sub(self.0.calls.available_permits())
+    }
+
     /// How many messages are being handled.
     #[must_use]
     pub fn messages_open(&self) -> usize {
@@ -226,7 +237,8 @@ impl Handle {
 
 fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let mut faults = Vec::new();
-    let auth = Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Key)));
+    let auth =
+        Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Key)));
     let policy = Policy::new(&config.roles).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
     let redaction = Redaction::new(&config.audit.redact).map_err(|err| faults.push(Fault::Redact(err)));
     for (alias, backend) in &config.backends {

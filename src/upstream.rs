@@ -197,9 +197,13 @@ impl Answer {
             CallError::Cancelled => Status::Cancelled,
             _ => Status::Error,
         };
-        let message = format!("backend {backend}: {err}");
-        let error = error_object(UPSTREAM_FAILED, &message, None);
-        let outcome = Outcome::answered(status, Some(message), error.as_bytes());
+        // A backend's command and its last words are the operator's: they go into the record, not to the client.
+        let public = match err {
+            CallError::Down { .. } => format!("backend {backend} is down"),
+            err => format!("backend {backend} {err}"),
+        };
+        let error = error_object(UPSTREAM_FAILED, &public, None);
+        let outcome = Outcome::answered(status, Some(format!("backend {backend} {err}")), error.as_bytes());
         Self { content: Content::Error(error), outcome }
     }
 }
@@ -281,7 +285,7 @@ mod tests {
     fn a_results_own_meta_is_kept_and_a_forged_request_id_is_not() {
         let want = format!(r#"{{"_meta":{{{ID},"a": 1}},"content":[]}}"#);
         let got = dressed(r#"{"content":[],"_meta":{"a": 1}}"#, RequestId(uuid::Uuid::nil()), Era::Legacy);
-        assert_eq!(got, want.replace("\"a\": 1", "\"a\": 1"));
+        assert_eq!(got, want);
         let forged = r#"{"_meta":{"io.gatepost/request_id":"forged"}}"#;
         assert!(!dressed(forged, RequestId(uuid::Uuid::nil()), Era::Legacy).contains("forged"));
     }
@@ -299,7 +303,8 @@ mod tests {
     #[test]
     fn the_status_comes_from_the_answer_and_not_from_its_arrival() {
         assert_eq!(answer(r#"{"content":[]}"#, Era::Legacy).outcome.status, Status::Ok);
-        let failed = answer(r#"{"content":[{"type":"image"},{"type":"text","text":"no"}],"isError":true}"#, Era::Legacy);
+        let failed =
+            answer(r#"{"content":[{"type":"image"},{"type":"text","text":"no"}],"isError":true}"#, Era::Legacy);
         assert_eq!((failed.outcome.status, failed.outcome.error_message.as_deref()), (Status::ToolError, Some("no")));
         let twice = answer(r#"{"isError":true,"isError":false}"#, Era::Legacy);
         assert_eq!(twice.outcome.status, Status::ToolError);
@@ -310,6 +315,14 @@ mod tests {
         let late = Answer::from_failure("b", &CallError::TimedOut { after: std::time::Duration::from_secs(1) });
         assert_eq!(late.outcome.status, Status::Timeout);
         assert_eq!(answer("[1]", Era::Legacy).outcome.status, Status::Error);
+    }
+
+    #[test]
+    fn why_a_backend_is_down_is_recorded_and_not_told() {
+        let down = Answer::from_failure("b", &CallError::Down { reason: "cannot start /opt/secret".to_owned() });
+        assert!(down.outcome.error_message.unwrap().contains("/opt/secret"));
+        let Content::Error(error) = down.content else { panic!() };
+        assert_eq!(error, r#"{"code":-32012,"message":"backend b is down"}"#);
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn text(row: &PgRow, column: &str) -> String {
     row.get::<Option<String>, _>(column).unwrap_or_default()
 }
 
-async fn gateway(database: &Database) -> Setup {
+fn gateway(database: &Database) -> Setup {
     let (time, everything) = (python_program("mcp-server-time"), node_program("mcp-server-everything"));
     let mut setup = Setup::new();
     setup
@@ -43,7 +43,7 @@ async fn gateway(database: &Database) -> Setup {
 /// The client's whole visit in one mode, and the rows of it.
 async fn visit(mode: &str) {
     let database = Cluster::shared().create_database().await;
-    let setup = gateway(&database).await;
+    let setup = gateway(&database);
     let gatepost = setup.start();
     let url = format!("{}/mcp", gatepost.url());
     let admin = token("admin");
@@ -109,7 +109,7 @@ async fn the_official_client_is_served_and_recorded_in_the_modern_era() {
 #[tokio::test]
 async fn a_restricted_token_sees_its_tools_and_its_denied_call_is_a_row() {
     let database = Cluster::shared().create_database().await;
-    let setup = gateway(&database).await;
+    let setup = gateway(&database);
     let gatepost = setup.start();
     let url = format!("{}/mcp", gatepost.url());
     for (place, mode) in ["legacy", "2026-07-28"].into_iter().enumerate() {

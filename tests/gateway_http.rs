@@ -59,10 +59,7 @@ impl Running {
                 ("example".to_owned(), backend(&[env!("CARGO_BIN_EXE_gatepost"), "example-backend"])),
                 ("dead".to_owned(), backend(&["/nonexistent/program"])),
             ]),
-            roles: BTreeMap::from([
-                ("admin".to_owned(), role(&["*/*"])),
-                ("echo".to_owned(), role(&["example/echo"])),
-            ]),
+            roles: BTreeMap::from([("admin".to_owned(), role(&["*/*"])), ("echo".to_owned(), role(&["example/echo"]))]),
             ..Config::default()
         };
         config.auth.keys.push(config::Key {
@@ -128,7 +125,7 @@ fn token(subject: &str, role: &str) -> String {
         roles: vec![role.to_owned()],
         scope: None,
         kid: None,
-        valid_for: Duration::from_secs(600),
+        valid_for: Duration::from_mins(10),
     };
     mint(SECRET, &claims).unwrap()
 }
@@ -368,12 +365,16 @@ async fn calls_run_side_by_side_and_no_more_than_are_configured() {
     let gateway = Running::start(|config| config.server.calls_max = 1).await;
     let up = gateway.legacy("/mcp/example", "admin", "tools/call", ECHO).await;
     assert_eq!(up.status, StatusCode::OK);
-    let slow = gateway.legacy("/mcp/example", "admin", "tools/call", r#"{"name":"sleep","arguments":{"ms":30000}}"#);
+    let slow = async {
+        // Until it is the long call that has the one slot.
+        let sleep = r#"{"name":"sleep","arguments":{"ms":30000}}"#;
+        while gateway.legacy("/mcp/example", "admin", "tools/call", sleep).await.status != StatusCode::OK {}
+    };
     tokio::pin!(slow);
     // The slot is taken when a second call is refused.
     loop {
         tokio::select! {
-            _ = &mut slow => panic!("the long call ended first"),
+            () = &mut slow => panic!("the long call ended first"),
             answer = gateway.legacy("/mcp/example", "admin", "tools/call", ECHO) => {
                 if answer.status == StatusCode::TOO_MANY_REQUESTS {
                     assert_eq!(answer.code(), -32011);
@@ -385,13 +386,62 @@ async fn calls_run_side_by_side_and_no_more_than_are_configured() {
 }
 
 #[tokio::test]
+async fn a_legacy_client_cancels_its_own_call_and_nobody_elses() {
+    let gateway = Running::start(|_| {}).await;
+    let hello = async || {
+        let hello = gateway.legacy("/mcp/example", "admin", "initialize", "{}").await;
+        hello.header("mcp-session-id").to_owned()
+    };
+    let (mine, other) = (hello().await, hello().await);
+    let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"r1"}}"#;
+    let sleep = request("tools/call", r#"{"name":"sleep","arguments":{"ms":30000}}"#);
+    let in_mine = [("mcp-session-id", mine.as_str())];
+    let slow = gateway.post("/mcp/example", "admin", &in_mine, &sleep);
+    tokio::pin!(slow);
+    while gateway.handle.calls_open() == 0 {
+        tokio::select! {
+            _ = &mut slow => panic!("the call ended by itself"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    gateway.post("/mcp/example", "admin", &[("mcp-session-id", other.as_str())], cancel).await;
+    gateway.legacy("/mcp/example", "admin", "ping", "{}").await;
+    assert_eq!(gateway.handle.calls_open(), 1);
+    gateway.post("/mcp/example", "admin", &in_mine, cancel).await;
+    assert_eq!(slow.await.json()["error"]["message"], "backend example did not answer before the client cancelled");
+}
+
+#[tokio::test]
+async fn a_modern_client_cancels_by_hanging_up_and_a_legacy_one_does_not() {
+    let gateway = Running::start(|_| {}).await;
+    gateway.legacy("/mcp/example", "admin", "tools/call", ECHO).await;
+    let open = async |count: usize| {
+        while gateway.handle.calls_open() != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let sleep = r#"{"name":"sleep","arguments":{"ms":19000}}"#;
+    tokio::select! {
+        _ = gateway.legacy("/mcp/example", "admin", "tools/call", sleep) => panic!("the call ended by itself"),
+        () = open(1) => {}
+    }
+    tokio::select! {
+        _ = gateway.modern("/mcp/example", "admin", "tools/call", serde_json::from_str(sleep).unwrap()) => panic!(),
+        () = open(2) => {}
+    }
+    // The modern call ends long before its backend would answer; the legacy one goes on.
+    tokio::time::timeout(Duration::from_secs(10), open(1)).await.unwrap();
+    assert_eq!(gateway.handle.calls_open(), 1);
+}
+
+#[tokio::test]
 async fn a_stop_gives_up_calls_at_its_deadline_and_says_so() {
     let gateway = Running::start(|config| config.server.drain_timeout = Duration::from_millis(50)).await;
     gateway.legacy("/mcp/example", "admin", "tools/call", ECHO).await;
     let (handle, stop) = (gateway.handle.clone(), gateway.stop.clone());
     let slow = gateway.legacy("/mcp/example", "admin", "tools/call", r#"{"name":"sleep","arguments":{"ms":30000}}"#);
     let watch = async {
-        while handle.messages_open() == 0 {
+        while handle.calls_open() == 0 {
             tokio::task::yield_now().await;
         }
         stop.cancel();
@@ -412,7 +462,7 @@ async fn a_stop_lets_open_calls_finish() {
     let (handle, stop) = (gateway.handle.clone(), gateway.stop.clone());
     let slow = gateway.legacy("/mcp/example", "admin", "tools/call", r#"{"name":"sleep","arguments":{"ms":300}}"#);
     let watch = async {
-        while handle.messages_open() == 0 {
+        while handle.calls_open() == 0 {
             tokio::task::yield_now().await;
         }
         stop.cancel();

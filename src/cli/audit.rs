@@ -88,11 +88,8 @@ async fn answer(config: &Config, query: &Query, json: bool) -> anyhow::Result<()
 }
 
 async fn from_postgres(config: &Config, url: &str, filter: &Filter) -> anyhow::Result<Vec<Value>> {
-    let options = postgres::Options {
-        url: url.to_owned(),
-        statement_timeout: config.postgres.statement_timeout,
-        migrate: false,
-    };
+    let options =
+        postgres::Options { url: url.to_owned(), statement_timeout: config.postgres.statement_timeout, migrate: false };
     let mut connection = postgres::connect(&postgres::connect_options(&options)?).await?;
     let records = query::query(&mut connection, filter).await.context("query audit_log")?;
     Ok(records.iter().map(serde_json::to_value).collect::<Result<_, _>>()?)

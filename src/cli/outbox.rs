@@ -61,7 +61,10 @@ pub fn run(args: &Args) -> ExitCode {
     };
     let dir = config.audit.dir;
     if !dir.is_dir() {
-        complain(&format!("{} is no outbox directory; name one with --dir, or the configuration with --config", dir.display()));
+        complain(&format!(
+            "{} is no outbox directory; name one with --dir, or the configuration with --config",
+            dir.display()
+        ));
         return ExitCode::from(NO_OUTBOX);
     }
     blocking(answer(&dir, args))
@@ -72,7 +75,8 @@ pub(super) async fn ask(dir: &Path, question: &Question) -> anyhow::Result<Vec<V
     let holder = lock::holder(dir).with_context(|| format!("look at the lock of {}", dir.display()))?;
     if let Some(holder) = holder {
         let asked = admin::ask(dir, question).await;
-        return asked.with_context(|| format!("ask the live gateway ({holder}) at {}", dir.join(admin::SOCKET_NAME).display()));
+        return asked
+            .with_context(|| format!("ask the live gateway ({holder}) at {}", dir.join(admin::SOCKET_NAME).display()));
     }
     let reader = Reader::of_dead(Arc::new(DiskFs), dir)?;
     Ok(inspect::answer(question, &reader, None)?)
@@ -107,7 +111,8 @@ fn which_record(which: &str) -> anyhow::Result<Filter> {
         return Ok(Filter { request_id: Some(id), limit: 1, ..Filter::default() });
     }
     let place = which.split_once('/').and_then(|(epoch, seq)| Some((epoch.parse().ok()?, seq.parse().ok()?)));
-    let (epoch, seq) = place.with_context(|| format!("{which:?} is neither a request id nor EPOCH/SEQ, as in 3/1024"))?;
+    let (epoch, seq) =
+        place.with_context(|| format!("{which:?} is neither a request id nor EPOCH/SEQ, as in 3/1024"))?;
     Ok(Filter { epoch: Some(epoch), seq: Some(seq), limit: 1, ..Filter::default() })
 }
 

@@ -114,7 +114,8 @@ impl Quickstart {
         let Self { program, dir, postgres, all, echo } = self;
         let (program, dir) = (program.display(), dir.display());
         let kept = if *postgres { "delivered to Postgres" } else { "kept in the outbox (no Postgres configured)" };
-        let query = if *postgres { format!("{program} audit query") } else { format!("{program} audit --dir {dir} query") };
+        let query =
+            if *postgres { format!("{program} audit query") } else { format!("{program} audit --dir {dir} query") };
         let call = |token: &str, tool: &str, arguments: &str| {
             format!(
                 "  curl -s http://{mcp}/mcp/example -H 'Authorization: Bearer '{token} \\\n    \

@@ -16,8 +16,8 @@ use super::{BAD_CONFIG, FAILED, NO_OUTBOX, complain, fail, load, quickstart};
 use crate::audit::outbox::fs::DiskFs;
 use crate::audit::pipeline::{self, Pipeline};
 use crate::audit::record::{Digest, GatewayId};
-use crate::audit::sink::postgres::{self, PostgresSink};
 use crate::audit::sink::Sink;
+use crate::audit::sink::postgres::{self, PostgresSink};
 use crate::audit::{Audit, Timeouts, ring, scribe, shipper};
 use crate::config::{Config, Level, LogFormat};
 use crate::gateway::Gateway;
@@ -120,9 +120,8 @@ async fn serve_until(
 ) -> Result<(), Error> {
     let audit = pipeline.map_or_else(Audit::off, Pipeline::audit);
     let probe = pipeline.map(Pipeline::probe);
-    let gateway = Gateway::build(config, audit).map_err(|faults| {
-        Error::Config(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })?;
+    let gateway = Gateway::build(config, audit)
+        .map_err(|faults| Error::Config(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     let (listener, mcp) = listen("server.listen", config.server.listen).await?;
     let ops_stop = CancellationToken::new();
     let (mut ops_address, mut ops) = (None, tokio::task::JoinSet::new());

@@ -7,8 +7,8 @@
 use crate::upstream::{Tool, Upstreams};
 
 use super::auth::Principal;
-use super::rbac::{Decision, Policy};
 use super::raw;
+use super::rbac::{Decision, Policy};
 
 /// What stands between alias and tool at `/mcp`.
 const SEPARATOR: &str = "__";

@@ -18,9 +18,7 @@ use super::auth::{AuthError, Principal};
 use super::catalog::Scope;
 use super::envelope::{self, Hint, Id, Malformed, Message, ToolCall};
 use super::headers::{self, Mismatch};
-use super::protocol::{
-    DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, SESSION_HEADER, UNAUTHENTICATED,
-};
+use super::protocol::{DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, SESSION_HEADER, UNAUTHENTICATED};
 use super::rbac::Permit;
 use super::reply::{Reply, http_status};
 use super::{Core, local};
@@ -60,6 +58,7 @@ pub(super) enum Fault {
 }
 
 /// A refusal: what is recorded, and what the client is told.
+#[derive(Debug)]
 struct Refusal {
     status: Status,
     http: StatusCode,
@@ -139,8 +138,8 @@ impl Trail<'_> {
     /// Records the refusal, then lets it go.
     async fn refuse(&self, core: &Core, refusal: Refusal) -> Reply {
         tracing::info!(
-            status = %refusal.status, method = %self.method, subject = %self.caller.subject,
-            backend = self.backend, tool = self.tool, reason = %refusal.message, "refused"
+            status = %refusal.status, method = self.method, subject = self.caller.subject,
+            backend = self.backend, tool = self.tool, reason = refusal.message, "refused"
         );
         let answer = Answer::refusal_with(refusal.code, &refusal.message, refusal.data.as_deref());
         let outcome = Outcome { status: refusal.status, ..answer.outcome() };
@@ -208,13 +207,18 @@ async fn post(core: &Core, arrival: &Arrival) -> Reply {
 
 /// What is known of a message before anything is checked.
 fn trail(arrival: &Arrival, hint: Hint) -> Trail<'_> {
+    let target = hint.name.as_deref().and_then(|name| arrival.scope.target(name));
+    let (backend, tool) = match target {
+        Some(target) => (Some(target.backend.to_owned()), Some(target.tool.to_owned())),
+        None => (arrival.scope.backend().map(str::to_owned), hint.name.clone()),
+    };
     Trail {
         arrival,
         caller: Caller::anonymous(),
         id: hint.id,
         method: hint.method.unwrap_or_else(|| METHOD_UNKNOWN.to_owned()),
-        tool: hint.name,
-        backend: arrival.scope.backend().map(str::to_owned),
+        tool,
+        backend,
         arguments: None,
     }
 }
@@ -228,7 +232,8 @@ fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result
     };
     let error = match verified {
         Ok(principal) => {
-            trail.caller = principal.caller((!principal.roles.is_empty()).then(|| principal.roles.join(",")).as_deref());
+            trail.caller =
+                principal.caller((!principal.roles.is_empty()).then(|| principal.roles.join(",")).as_deref());
             return Ok(principal);
         }
         Err(error) => error,
@@ -237,23 +242,24 @@ fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result
     let path = headers::resource_path(&arrival.scope);
     let metadata = format!(r#"resource_metadata="{base}/.well-known/oauth-protected-resource{path}""#);
     let message = error.to_string();
-    let (http, challenge) = match error {
-        AuthError::Missing => (StatusCode::UNAUTHORIZED, format!("Bearer {metadata}")),
+    let (status, http, challenge) = match error {
+        AuthError::Missing => (Status::Unauthenticated, StatusCode::UNAUTHORIZED, format!("Bearer {metadata}")),
         AuthError::Scope { scope, principal } => {
+            // Who it is is known, and not allowed.
             trail.caller = principal.caller(None);
             let challenge = format!(r#"Bearer error="insufficient_scope", scope="{scope}", {metadata}"#);
-            (StatusCode::FORBIDDEN, challenge)
+            (Status::Denied, StatusCode::FORBIDDEN, challenge)
         }
         AuthError::NotBearer | AuthError::Invalid { .. } => {
             if let AuthError::Invalid { cause: Some(cause), .. } = &error {
                 tracing::debug!(cause = %cause, "token refused");
             }
             let challenge = format!(r#"Bearer error="invalid_token", error_description="{message}", {metadata}"#);
-            (StatusCode::UNAUTHORIZED, challenge)
+            (Status::Unauthenticated, StatusCode::UNAUTHORIZED, challenge)
         }
     };
-    let refusal = Refusal::malformed(http, UNAUTHENTICATED, message);
-    Err(Refusal { status: Status::Unauthenticated, challenge: Some(challenge), ..refusal })
+    let refusal_code = if status == Status::Denied { DENIED } else { UNAUTHENTICATED };
+    Err(Refusal { status, challenge: Some(challenge), ..Refusal::malformed(http, refusal_code, message) })
 }
 
 /// Everything that a call must pass before it is begun. Authorization comes before existence, so that a caller who is
@@ -315,7 +321,7 @@ async fn call(core: &Core, trail: &Trail<'_>, permit: Permit, id: &Id, era: Era,
     let answer = core.upstreams.forward(permit, &receipt, era, &interrupt).await;
     let outcome = answer.outcome();
     tracing::info!(
-        status = %outcome.status, method = %trail.method, subject = %trail.caller.subject,
+        status = %outcome.status, method = trail.method, subject = trail.caller.subject,
         backend = trail.backend, tool = trail.tool, "called"
     );
     // I1: the reply leaves after the record has reached its level. I2: the receipt ends in exactly one record.
@@ -338,4 +344,115 @@ pub(super) async fn close(core: Arc<Core>, arrival: Arrival) -> Reply {
         }
     };
     reply.with_request_id(arrival.request_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use axum::http::HeaderValue;
+
+    use crate::audit::Audit;
+    use crate::config::{Backend, Config, Role};
+    use crate::gateway::Gateway;
+
+    use super::*;
+
+    fn core(change: impl FnOnce(&mut Config)) -> Arc<Core> {
+        let role = |allow: &str| Role { allow: vec![allow.to_owned()] };
+        let backend = Backend {
+            command: vec!["/nonexistent/program".to_owned()],
+            env: BTreeMap::new(),
+            call_timeout: std::time::Duration::from_secs(1),
+        };
+        let mut config = Config {
+            roles: BTreeMap::from([("all".to_owned(), role("*/*")), ("one".to_owned(), role("time/get"))]),
+            backends: BTreeMap::from([("time".to_owned(), backend)]),
+            ..Config::default()
+        };
+        change(&mut config);
+        Gateway::build(&config, Audit::off()).unwrap().core
+    }
+
+    fn arrival(scope: Scope, body: &str) -> Arrival {
+        Arrival {
+            request_id: RequestId::new(),
+            addr: SocketAddr::from(([127, 0, 0, 1], 1)),
+            scope,
+            headers: HeaderMap::new(),
+            host: "localhost".to_owned(),
+            hung_up: CancellationToken::new(),
+            body: Ok(Bytes::copy_from_slice(body.as_bytes())),
+        }
+    }
+
+    fn request(params: &str) -> String {
+        format!(r#"{{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{params}}}"#)
+    }
+
+    async fn refused(core: &Core, arrival: &Arrival, role: &str) -> (Refusal, Call) {
+        let Ok(body) = &arrival.body else { panic!() };
+        let message = envelope::parse(body, core.body_bytes_max).unwrap();
+        let principal = Principal {
+            subject: "ann".to_owned(),
+            issuer: "test".to_owned(),
+            token_id: Some("t".to_owned()),
+            roles: vec![role.to_owned()],
+        };
+        let mut trail = trail(arrival, envelope::hint(body, core.body_bytes_max));
+        let refusal = permit(core, arrival, &principal, &message, Era::Legacy, &mut trail).await.unwrap_err();
+        (refusal, trail.call(core))
+    }
+
+    #[tokio::test]
+    async fn i2_a_denied_call_is_recorded_with_its_caller_target_and_arguments() {
+        let core = core(|config| config.audit.redact = vec!["/secret".to_owned()]);
+        let body = request(r#"{"name":"time__set","arguments":{ "secret":"x", "zone": 1.0 }}"#);
+        let (refusal, call) = refused(&core, &arrival(Scope::All, &body), "one").await;
+        assert_eq!((refusal.status, refusal.code, refusal.http), (Status::Denied, DENIED, StatusCode::OK));
+        assert_eq!(refusal.message, "role one may not call time/set");
+        assert_eq!((call.backend_name.as_deref(), call.tool_name.as_deref()), (Some("time"), Some("set")));
+        assert_eq!((call.client_subject.as_str(), call.client_role.as_deref()), ("ann", Some("one")));
+        assert_eq!((call.token_id.as_deref(), call.rpc_id.as_deref()), (Some("t"), Some("a")));
+        // I8: redacted before it is recorded, and otherwise byte for byte.
+        assert_eq!(call.request_args.as_deref(), Some(r#"{ "secret":"[redacted]", "zone": 1.0 }"#));
+    }
+
+    #[tokio::test]
+    async fn authorization_comes_before_existence() {
+        let core = core(|_| {});
+        let at = |backend: &str| arrival(Scope::One(backend.to_owned()), &request(r#"{"name":"x"}"#));
+        for backend in ["time", "missing"] {
+            assert_eq!(refused(&core, &at(backend), "one").await.0.status, Status::Denied, "{backend}");
+        }
+        let (refusal, call) = refused(&core, &at("missing"), "all").await;
+        assert_eq!((refusal.status, refusal.http), (Status::Malformed, StatusCode::NOT_FOUND));
+        assert_eq!(call.client_role.as_deref(), Some("all"));
+        let all = arrival(Scope::All, &request(r#"{"name":"missing__x"}"#));
+        assert_eq!(refused(&core, &all, "all").await.0.message, r#"unknown tool "missing__x""#);
+    }
+
+    #[tokio::test]
+    async fn i2_a_call_without_a_token_is_recorded_with_what_it_asked_for() {
+        let core = core(|_| {});
+        let arrival = arrival(Scope::All, &request(r#"{"name":"time__get"}"#));
+        let mut trail = trail(&arrival, envelope::hint(arrival.body.as_ref().unwrap(), 1000));
+        let refusal = authenticate(&core, &arrival, &mut trail).unwrap_err();
+        assert_eq!((refusal.status, refusal.http), (Status::Unauthenticated, StatusCode::UNAUTHORIZED));
+        let call = trail.call(&core);
+        assert_eq!((call.method.as_str(), call.client_subject.as_str()), ("tools/call", "anonymous"));
+        assert_eq!((call.backend_name.as_deref(), call.tool_name.as_deref()), (Some("time"), Some("get")));
+    }
+
+    #[tokio::test]
+    async fn two_tokens_in_one_request_are_none() {
+        let core = core(|_| {});
+        let mut arrival = arrival(Scope::All, "");
+        for value in ["Bearer a.b.c", "Bearer d.e.f"] {
+            arrival.headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
+        }
+        let mut trail = trail(&arrival, Hint::default());
+        let refusal = authenticate(&core, &arrival, &mut trail).unwrap_err();
+        assert_eq!(refusal.message, AuthError::NotBearer.to_string());
+    }
 }

@@ -182,8 +182,8 @@ pub fn parse(body: &[u8], bytes_max: usize) -> Result<Message<'_>, Malformed> {
     }
     let text = std::str::from_utf8(body).map_err(|err| Malformed::NotUtf8 { at: err.valid_up_to() })?;
     // Grammar first, without recursion; the checks below may then take it for granted.
-    let whole: &RawValue = serde_json::from_str(text)
-        .map_err(|err| Malformed::NotJson { line: err.line(), column: err.column() })?;
+    let whole: &RawValue =
+        serde_json::from_str(text).map_err(|err| Malformed::NotJson { line: err.line(), column: err.column() })?;
     match whole.get().as_bytes().first() {
         Some(b'{') => {}
         Some(b'[') => return Err(Malformed::Batch),

@@ -69,11 +69,17 @@ pub(super) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
         return Ok(Era::Modern); // Notifications bear no _meta; they are accepted and dropped.
     }
     let (Some(asked), Some(_)) = (in_meta(META_VERSION), in_meta(META_CAPABILITIES)) else {
-        return Err(Mismatch::new(INVALID_PARAMS, format!("params._meta needs {META_VERSION} and {META_CAPABILITIES}")));
+        return Err(Mismatch::new(
+            INVALID_PARAMS,
+            format!("params._meta needs {META_VERSION} and {META_CAPABILITIES}"),
+        ));
     };
     let asked = raw::string(asked);
     if version.is_none() || version != asked.as_deref() {
-        return Err(Mismatch::new(HEADER_MISMATCH, format!("header {VERSION_HEADER} is not the version in params._meta")));
+        return Err(Mismatch::new(
+            HEADER_MISMATCH,
+            format!("header {VERSION_HEADER} is not the version in params._meta"),
+        ));
     }
     if single(headers, METHOD_HEADER) != Some(message.method.as_str()) {
         return Err(Mismatch::new(HEADER_MISMATCH, format!("header {METHOD_HEADER} is not the message's method")));
@@ -126,7 +132,8 @@ pub(super) fn is_origin_allowed(origin: Option<&str>, host: &str, allowed: &[Str
         return true;
     };
     let authority = origin.split_once("://").map(|(_, authority)| authority);
-    let is_own = authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host) && is_loopback(without_port(host)));
+    let is_own =
+        authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host) && is_loopback(without_port(host)));
     is_own || allowed.iter().any(|known| known.eq_ignore_ascii_case(origin))
 }
 
@@ -224,7 +231,9 @@ mod tests {
         let origins = ["https://app.example".to_owned()];
         let allowed = |origin| is_origin_allowed(origin, "localhost:8808", &origins);
         assert!(allowed(None) && allowed(Some("http://localhost:8808")) && allowed(Some("https://app.example")));
-        assert!(!allowed(Some("http://localhost:1")) && !allowed(Some("null")) && !allowed(Some("https://evil.example")));
+        assert!(
+            !allowed(Some("http://localhost:1")) && !allowed(Some("null")) && !allowed(Some("https://evil.example"))
+        );
         assert!(!is_origin_allowed(Some("http://gate.example"), "gate.example", &origins));
     }
 

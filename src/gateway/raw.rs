@@ -43,7 +43,8 @@ pub fn with_members(object: &str, added: &[(&str, &str)]) -> String {
     };
     let replaces = |member: &Member<'_>| added.iter().any(|(key, _)| *key == member.key);
     if old.iter().any(replaces) {
-        let kept = old.iter().filter(|member| !replaces(member)).map(|member| (member.key.as_str(), member.value.get()));
+        let kept =
+            old.iter().filter(|member| !replaces(member)).map(|member| (member.key.as_str(), member.value.get()));
         return self::object(added.iter().copied().chain(kept));
     }
     let body = object.trim_start();

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::auth::Principal;
 
 /// How long a session may be idle. *Chosen*: longer than a working day's pauses.
-const IDLE_MAX: Duration = Duration::from_secs(8 * 60 * 60);
+const IDLE_MAX: Duration = Duration::from_hours(8);
 
 /// All sessions.
 #[derive(Debug)]

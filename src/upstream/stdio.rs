@@ -106,10 +106,10 @@ pub enum CallError {
         fault: &'static str,
     },
     /// The client cancelled the call.
-    #[error("the client cancelled the call")]
+    #[error("did not answer before the client cancelled")]
     Cancelled,
     /// The gateway stopped.
-    #[error("the gateway stopped before it answered")]
+    #[error("did not answer before the gateway stopped")]
     Stopped,
 }
 

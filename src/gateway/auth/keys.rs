@@ -61,7 +61,9 @@ pub enum KeyFault {
         name: String,
     },
     /// A secret that is too short.
-    #[error("the secret in {place} has {bytes} bytes, and HS256 needs {SECRET_BYTES_MIN}: make one by openssl rand -hex 32")]
+    #[error(
+        "the secret in {place} has {bytes} bytes, and HS256 needs {SECRET_BYTES_MIN}: make one by openssl rand -hex 32"
+    )]
     Short {
         /// Where it was read.
         place: String,
@@ -69,7 +71,9 @@ pub enum KeyFault {
         bytes: usize,
     },
     /// A key in PEM where a secret belongs: whoever has the public key could then mint tokens.
-    #[error("the secret in {place} is a PEM file: a public key is no secret, set algorithm and public_key_file instead")]
+    #[error(
+        "the secret in {place} is a PEM file: a public key is no secret, set algorithm and public_key_file instead"
+    )]
     PemAsSecret {
         /// Where it was read.
         place: String,

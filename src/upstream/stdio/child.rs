@@ -18,7 +18,7 @@ use super::link::Link;
 use super::{CallError, LINE_BYTES_MAX, Response};
 
 /// Longest time from start to the answer to `initialize`. *Chosen*: npx may have to fetch the server first.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long a child may take to end once its stdin is closed. *Chosen*: within the drain of a service manager's stop.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -140,17 +140,17 @@ async fn write(mut stdin: ChildStdin, mut lines: mpsc::Receiver<String>) -> End 
 }
 
 async fn read(alias: &str, link: &Link, mut stdout: impl AsyncBufRead + Unpin) -> End {
-    let mut line = Vec::new();
+    let mut text = Vec::new();
     loop {
-        match next_line(&mut stdout, &mut line, LINE_BYTES_MAX).await {
+        match next_line(&mut stdout, &mut text, LINE_BYTES_MAX).await {
             Ok(Line::End) => return End::Closed,
-            Ok(Line::Whole) if line.trim_ascii().is_empty() => {}
-            Ok(Line::Whole) => link.take(alias, &line),
-            Ok(Line::Cut) => link.take_too_long(alias, &line),
+            Ok(Line::Whole) if text.trim_ascii().is_empty() => {}
+            Ok(Line::Whole) => link.take(alias, &text),
+            Ok(Line::Cut) => link.take_too_long(alias, &text),
             Err(err) => return End::Pipe(err),
         }
-        if line.capacity() > 1024 * 1024 {
-            line = Vec::new(); // One long answer shall not keep its room for ever.
+        if text.capacity() > 1024 * 1024 {
+            text = Vec::new(); // One long answer shall not keep its room for ever.
         }
     }
 }
@@ -167,7 +167,7 @@ async fn drain_stderr(alias: &str, stderr: ChildStderr, tail: &mut VecDeque<Stri
         }
         tail.push_back(text);
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Waits for a child whose stdin is closed, and kills it when it does not end.

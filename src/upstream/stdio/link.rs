@@ -77,9 +77,10 @@ impl Link {
     pub(super) fn take(&self, alias: &str, line: &[u8]) {
         let text = std::str::from_utf8(line).ok();
         let Some(members) = text.and_then(raw::members) else {
-            match raw::id_in_head(line) {
-                Some(id) => self.complete(id, Err(CallError::Garbled)),
-                None => tracing::warn!(backend = alias, bytes = line.len(), "a line of the backend is no message"),
+            if let Some(id) = raw::id_in_head(line) {
+                self.complete(id, Err(CallError::Garbled));
+            } else {
+                tracing::warn!(backend = alias, bytes = line.len(), "a line of the backend is no message");
             }
             return;
         };
@@ -109,9 +110,10 @@ impl Link {
 
     /// Takes the beginning of a line that is too long: fails the call that it answers.
     pub(super) fn take_too_long(&self, alias: &str, head: &[u8]) {
-        match raw::id_in_head(head) {
-            Some(id) => self.complete(id, Err(CallError::TooLong { limit: LINE_BYTES_MAX })),
-            None => tracing::warn!(backend = alias, limit = LINE_BYTES_MAX, "dropped a line that is too long"),
+        if let Some(id) = raw::id_in_head(head) {
+            self.complete(id, Err(CallError::TooLong { limit: LINE_BYTES_MAX }));
+        } else {
+            tracing::warn!(backend = alias, limit = LINE_BYTES_MAX, "dropped a line that is too long");
         }
     }
 

@@ -8,7 +8,8 @@ use super::*;
 
 /// Answers `initialize`, reads the notification, then does what `script` says.
 fn config(script: &str) -> config::Backend {
-    let hello = r#"read -r line; echo '{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25"}}'; read -r line; "#;
+    let hello =
+        r#"read -r line; echo '{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25"}}'; read -r line; "#;
     config::Backend {
         command: ["sh", "-c", &format!("{hello}{script}")].map(str::to_owned).to_vec(),
         env: BTreeMap::from([("FROM_CONFIG".to_owned(), "yes".to_owned())]),
@@ -45,7 +46,8 @@ fn result(text: &str) -> Response {
 
 #[tokio::test]
 async fn a_result_is_relayed_byte_for_byte() {
-    let script = r#"read -r line; printf '%s\n' '{ "result" : { "x":  1.0e0,"y":"\ud800" } , "id":2,"jsonrpc":"2.0"}'; cat"#;
+    let script =
+        r#"read -r line; printf '%s\n' '{ "result" : { "x":  1.0e0,"y":"\ud800" } , "id":2,"jsonrpc":"2.0"}'; cat"#;
     let running = Running::start(&config(script));
     assert_eq!(running.call().await.unwrap(), result(r#"{ "x":  1.0e0,"y":"\ud800" }"#));
     running.end().await;
@@ -121,7 +123,10 @@ async fn all_pages_of_a_list_are_read() {
         cat"#;
     let running = Running::start(&config(script));
     let tools = running.backend.list_tools().await.unwrap();
-    assert_eq!(tools.iter().map(|tool| tool.json.as_str()).collect::<Vec<_>>(), [r#"{"name":"a","x": 1}"#, r#"{"name":"b"}"#]);
+    assert_eq!(
+        tools.iter().map(|tool| tool.json.as_str()).collect::<Vec<_>>(),
+        [r#"{"name":"a","x": 1}"#, r#"{"name":"b"}"#]
+    );
     assert_eq!(running.backend.known_tools().unwrap().len(), 2);
     running.end().await;
 }
