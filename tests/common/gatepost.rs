@@ -19,6 +19,7 @@ use tempfile::TempDir;
 
 use super::mcp::{Client, Era};
 use super::process::{self, Reaper};
+use super::tools::python_program;
 use super::wait::{SOON, until};
 
 /// The binary under test.
@@ -107,6 +108,14 @@ impl Setup {
 
     pub fn backend(&mut self, alias: &str, command: &[&str]) -> &mut Self {
         self.set_toml(&format!("backends.{alias}.command"), &format!("{command:?}"))
+    }
+
+    /// `tests/e2e/raw_server.py`, which writes each call that reaches it into the file returned.
+    pub fn raw_backend(&mut self, alias: &str) -> PathBuf {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/raw_server.py");
+        let (python, received) = (python_program("python"), self.dir.join(format!("received by {alias}")));
+        self.backend(alias, &[python.to_str().unwrap(), script, received.to_str().unwrap()]);
+        received
     }
 
     pub fn role(&mut self, name: &str, allow: &[&str]) -> &mut Self {

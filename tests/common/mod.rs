@@ -17,4 +17,5 @@ pub mod mcp;
 pub mod postgres;
 pub mod process;
 pub mod tools;
+pub mod trail;
 pub mod wait;
