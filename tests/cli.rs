@@ -1,0 +1,92 @@
+//! `gatepost config check` and `gatepost token` as an operator runs them: what is printed where, and the exit code.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::process::Output;
+
+use common::gatepost::Setup;
+use common::mcp::{Client, Era};
+use serde_json::json;
+
+fn run(setup: &Setup, args: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = setup.command(args).output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn a_valid_configuration_is_called_valid() {
+    let (code, stdout, stderr) = run(&Setup::new(), &["config", "check"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.ends_with("gatepost.toml: the configuration is valid\n"), "{stdout}");
+}
+
+#[test]
+fn a_bad_configuration_is_one_line_a_fault_and_exit_code_2() {
+    let mut setup = Setup::new();
+    setup.set("server.lisen", "127.0.0.1:1").set_toml("server.calls_max", "0").role("typo", &["exmaple/echo"]);
+    let file = setup.config_file();
+    let lines = std::fs::read_to_string(&file).unwrap();
+    let line = |key: &str| lines.lines().position(|line| line.starts_with(key)).unwrap() + 1;
+    let (code, stdout, stderr) = run(&setup, &["config", "check"]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    let mut wanted = [
+        ("server.lisen", "server.lisen: unknown key: did you mean server.listen?"),
+        ("server.calls_max", "server.calls_max: 0 calls is out of range, 1 to 65536: set it within the range"),
+        (
+            "roles.typo",
+            "roles.typo.allow[0]: \"exmaple/echo\" names the unknown backend \"exmaple\": did you mean example?",
+        ),
+    ]
+    .map(|(key, message)| (line(key), message));
+    wanted.sort_unstable();
+    let wanted = wanted.map(|(line, message)| format!("{}:{line}: {message}\n", file.display()));
+    assert_eq!(stderr, wanted.concat());
+
+    let (code, _, stderr) = run(&setup, &["serve"]);
+    assert_eq!(code, Some(2), "serve refuses it too");
+    assert_eq!(stderr.lines().count(), 3, "{stderr}");
+}
+
+#[test]
+fn an_override_by_the_environment_is_checked_too() {
+    let mut setup = Setup::new();
+    setup.env("GATEPOST_POSTGRES_URL", "mysql://u:hunter2@h/d");
+    let (code, _, stderr) = run(&setup, &["config", "check"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.starts_with("environment variable GATEPOST_POSTGRES_URL: postgres.url: "), "{stderr}");
+    assert!(!stderr.contains("hunter2"), "I8");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_exit_code_2() {
+    let setup = Setup::new();
+    let mut command = setup.command(&["config", "check"]);
+    std::fs::remove_file(setup.dir().join("gatepost.toml")).unwrap();
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("gatepost.toml: cannot be read"));
+}
+
+#[tokio::test]
+async fn the_gateway_takes_a_minted_token() {
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    let (code, stdout, stderr) = run(&setup, &["token", "--subject", "alice", "--role", "echo", "--ttl", "5m"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    let client = Client::connect(&format!("{}/mcp", gatepost.url()), Era::Modern, Some(stdout.trim_end())).await;
+    assert_eq!(client.call("example__echo", json!({"text": "hi"})).await.unwrap().content(), "hi");
+    assert_eq!(client.call("example__add", json!({"a": 1, "b": 1})).await.unwrap().error_code(), -32003);
+}
+
+#[test]
+fn a_token_that_cannot_be_minted_leaves_stdout_empty() {
+    let setup = Setup::new();
+    let (code, stdout, stderr) = run(&setup, &["token", "--subject", "alice", "--role", "nobody"]);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains("\"nobody\" is not configured"), "{stderr}");
+    std::fs::write(setup.dir().join("secret"), "short").unwrap();
+    let (code, stdout, stderr) = run(&setup, &["token", "--subject", "alice", "--role", "echo"]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("has 5 bytes"), "{stderr}");
+}
