@@ -338,7 +338,13 @@ mod tests {
     use crate::config::{Backend, Config, Role};
     use crate::gateway::Gateway;
 
+    use std::net::SocketAddr;
+
+    use axum::body::Bytes;
+    use axum::http::HeaderMap;
+
     use super::*;
+    use crate::audit::record::RequestId;
 
     fn core(change: impl FnOnce(&mut Config)) -> Arc<Core> {
         let role = |allow: &str| Role { allow: vec![allow.to_owned()] };
