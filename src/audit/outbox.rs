@@ -323,6 +323,7 @@ impl Outbox {
         if let Some(head) = commit.head {
             self.meta.head = head;
         }
+        self.meta.closed |= commit.closes;
         self.delivered.extend(commit.delivered.iter().copied());
         if self.delivered.get(&self.meta.epoch).is_some_and(|head| head.seq >= self.meta.head.seq) {
             self.segment_bytes = 0;
