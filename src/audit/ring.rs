@@ -178,6 +178,10 @@ pub struct Gauge {
     pub outbox_failed: bool,
 }
 
+/// The gateway is stopping, and the ring takes nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed;
+
 /// There was no room in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRoom {
@@ -238,18 +242,36 @@ impl Ring {
     }
 
     /// Appends an intent, which takes its part of `reservation`; the rest stays for the record.
-    pub fn begin(&self, reservation: &mut Reservation, call: Call, stored: Option<oneshot::Sender<()>>) {
+    ///
+    /// # Errors
+    /// [`Closed`]; nothing was appended.
+    pub fn begin(
+        &self,
+        reservation: &mut Reservation,
+        call: Call,
+        stored: Option<oneshot::Sender<()>>,
+    ) -> Result<(), Closed> {
         let bytes = call.size_bytes();
         reservation.room.records -= 1;
         reservation.room.bytes -= bytes;
-        self.append(Arrival::Begin { call: Box::new(call), stored });
+        self.append(Arrival::Begin { call: Box::new(call), stored })
     }
 
     /// Appends a record and gives back what it does not need of `reservation`.
-    pub fn end(&self, mut reservation: Reservation, entry: Entry, begun: bool, stored: Option<oneshot::Sender<()>>) {
+    ///
+    /// # Errors
+    /// [`Closed`]; nothing was appended. A call that is still open keeps its stored intent and becomes `interrupted`
+    /// at the next start.
+    pub fn end(
+        &self,
+        mut reservation: Reservation,
+        entry: Entry,
+        begun: bool,
+        stored: Option<oneshot::Sender<()>>,
+    ) -> Result<(), Closed> {
         reservation.room.records = reservation.room.records.saturating_sub(1);
         reservation.room.bytes = reservation.room.bytes.saturating_sub(entry.size_bytes());
-        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() });
+        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() })
     }
 
     /// For the scribe: waits until there is work, at most `patience` where given, and takes all of it.
@@ -530,15 +552,16 @@ impl Ring {
         missed.last = arrived;
     }
 
-    fn append(&self, arrival: Arrival) {
+    fn append(&self, arrival: Arrival) -> Result<(), Closed> {
         let mut state = self.lock();
-        // After the epoch is closed nothing may follow. A call that is still open keeps its stored intent and becomes
-        // `interrupted` at the next start; its receipt is dropped here, so nobody takes it for stored.
-        if state.phase == Phase::Open {
-            state.arrivals.push_back(arrival);
-            drop(state);
-            self.work.notify_one();
+        // I3: nothing may follow the record that closes the epoch.
+        if state.phase != Phase::Open {
+            return Err(Closed);
         }
+        state.arrivals.push_back(arrival);
+        drop(state);
+        self.work.notify_one();
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
