@@ -88,7 +88,7 @@ pub enum Unavailable {
         /// How long the call waited.
         waited: Duration,
     },
-    /// The gateway is stopping.
+    /// The gateway is stopping. A call that it had not begun is not recorded: the closing record stands already.
     #[error("the gateway is stopping")]
     Closed,
 }
