@@ -77,10 +77,10 @@ impl Shared {
         self.files.write().unwrap_or_else(PoisonError::into_inner).push(file);
     }
 
-    /// From now on the newest file is only read.
-    pub(super) fn seal(&self) {
+    /// From now on the newest file, whose last record is `last`, is only read.
+    pub(super) fn seal(&self, last: Seq) {
         if let Some(file) = self.files.write().unwrap_or_else(PoisonError::into_inner).last_mut() {
-            file.active = None;
+            (file.active, file.last) = (None, Some(last));
         }
     }
 
@@ -93,6 +93,10 @@ impl Shared {
         for file in self.files().into_iter().filter(gone) {
             match self.fs.remove(&file.number.path(&self.dir)) {
                 Ok(()) => {
+                    // An open file keeps its blocks though it is unlinked.
+                    let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+                    opened.take_if(|(number, _)| *number == file.number);
+                    drop(opened);
                     self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|f| f.number != file.number);
                 }
                 Err(error) => {
