@@ -94,9 +94,10 @@ impl Shared {
             match self.fs.remove(&file.number.path(&self.dir)) {
                 Ok(()) => {
                     // An open file keeps its blocks though it is unlinked.
-                    let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-                    opened.take_if(|(number, _)| *number == file.number);
-                    drop(opened);
+                    // Where it is locked another one is being opened, which takes its place.
+                    if let Ok(mut opened) = self.opened.try_lock() {
+                        opened.take_if(|(number, _)| *number == file.number);
+                    }
                     self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|f| f.number != file.number);
                 }
                 Err(error) => {
