@@ -83,6 +83,8 @@ pub struct Shipper<S> {
     deadline: CancellationToken,
     /// Records read from the outbox and not delivered yet.
     ahead: VecDeque<Arc<AuditRecord>>,
+    /// Refused records since the last one that was delivered, over all batches: a quiet gateway's hold one each.
+    alike: Alike,
     prepared: Option<Instant>,
     transient: Retry,
     operator: Retry,
@@ -110,7 +112,7 @@ impl<S: Sink> Shipper<S> {
     ) -> (Self, watch::Receiver<State>) {
         let (state, watched) = watch::channel(State::Starting);
         let (transient, operator) = (Retry::transient(), Retry::operator());
-        let (ahead, prepared) = (VecDeque::new(), None);
+        let (ahead, alike, prepared) = (VecDeque::new(), Alike::default(), None);
         let shipper = Self {
             ring,
             reader,
@@ -121,6 +123,7 @@ impl<S: Sink> Shipper<S> {
             state,
             deadline,
             ahead,
+            alike,
             prepared,
             transient,
             operator,
@@ -251,7 +254,7 @@ impl<S: Sink> Shipper<S> {
 
     /// Delivers consecutive records after `head`; returns the stream's new head.
     async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Stopped> {
-        let (mut rest, mut size, mut alike) = (batch, batch.len(), Alike::default());
+        let (mut rest, mut size) = (batch, batch.len());
         while let Some(first) = rest.first() {
             self.check(head, first).await?;
             let (try_now, _) = rest.split_at(size.min(rest.len()));
@@ -259,7 +262,7 @@ impl<S: Sink> Shipper<S> {
             head = match result {
                 Ok(Moved::Yes) => {
                     self.succeeded();
-                    alike = Alike::default();
+                    self.alike = Alike::default();
                     try_now.last().map_or(head, |record| Head::after(&record.place))
                 }
                 Ok(Moved::No) => self.resolve(head, rest).await?,
@@ -269,7 +272,7 @@ impl<S: Sink> Shipper<S> {
                     continue;
                 }
                 Err(error) if error.class == Class::Row => {
-                    if alike.count(&error) > ALIKE_MAX {
+                    if self.alike.count(&error) > ALIKE_MAX {
                         self.hold(&format!("many records fail alike, so it is the schema: {error}")).await;
                         continue;
                     }
