@@ -32,8 +32,8 @@ use super::record::{
 /// Bytes before the body.
 pub const HEADER_BYTES: usize = 16;
 
-/// Longest body, in bytes. *Derived*: the largest `args_bytes_max` that the configuration takes (1 MiB), every text at
-/// its limit (about 14 KiB) and the fixed part, rounded up to a power of two.
+/// Longest body, in bytes. *Derived*: [`ARGS_BYTES_MAX`](super::record::ARGS_BYTES_MAX), every text at its limit (about
+/// 14 KiB) and the fixed part, rounded up to a power of two.
 pub const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 const MAGIC: [u8; 4] = *b"GPRF";

@@ -293,20 +293,23 @@ impl Outbox {
 
     fn seal(&mut self) {
         self.active = None;
-        self.shared.seal();
+        // What the file may hold behind this, from a commit that failed, goes into the next one too.
+        self.shared.seal(self.meta.head.seq);
     }
 
     /// Begins a new file with the intents of all open calls and `commit`.
     fn rotate(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
-        self.last_number = Number(self.last_number.0 + 1);
+        // The number is taken again after a failure, and what the failed try left under it is replaced.
+        let number = Number(self.last_number.0 + 1);
         let ended = |id: &RequestId| commit.ended.contains(id);
         let carried = self.open_intents.iter().filter(|(id, _)| !ended(id)).map(|(id, frame)| (*id, Arc::clone(frame)));
         let begun: Vec<_> = carried.chain(commit.begun.iter().cloned()).collect();
         let delivered: Vec<_> = self.delivered.iter().map(|(epoch, head)| (*epoch, *head)).collect();
         let first = Commit { begun: &begun, ended: &[], ..*commit };
         let (fs, dir) = (self.shared.fs.as_ref(), &self.shared.dir);
-        let generation = Arc::new(Generation::create(fs, dir, self.last_number, &self.meta, &delivered, &first)?);
-        self.shared.add(self.last_number, self.meta.epoch, Arc::clone(&generation));
+        let generation = Arc::new(Generation::create(fs, dir, number, &self.meta, &delivered, &first)?);
+        self.last_number = number;
+        self.shared.add(number, self.meta.epoch, Arc::clone(&generation));
         self.active = Some(generation);
         self.segment_bytes = 0;
         self.note(commit);
@@ -323,6 +326,7 @@ impl Outbox {
         if let Some(head) = commit.head {
             self.meta.head = head;
         }
+        self.meta.closed |= commit.closes;
         self.delivered.extend(commit.delivered.iter().copied());
         if self.delivered.get(&self.meta.epoch).is_some_and(|head| head.seq >= self.meta.head.seq) {
             self.segment_bytes = 0;

@@ -39,6 +39,10 @@ pub const ARGS_DEPTH_MAX: usize = 512;
 /// Default for the longest recorded arguments, in bytes. *Spec*: DESIGN section 4.
 pub const ARGS_BYTES_MAX_DEFAULT: usize = 64 * 1024;
 
+/// The longest recorded arguments that can be configured, in bytes. *Chosen*: sixteen times the default; a frame, a
+/// segment and a batch hold one of them with room to spare.
+pub const ARGS_BYTES_MAX: usize = 1024 * 1024;
+
 /// The fields that can be changed to make them deliverable, in the order of their bits in an intent's frame.
 /// New ones go to the end.
 pub(super) const NORMALISABLE: [&str; 13] = [
@@ -488,7 +492,7 @@ impl Call {
 
     /// Sets the arguments: `json` is valid JSON text, recorded exactly as it stands after redaction.
     ///
-    /// Arguments longer than `bytes_max`, or deeper than [`ARGS_DEPTH_MAX`], are replaced by a marker object that says
+    /// Arguments longer than `bytes_max` or [`ARGS_BYTES_MAX`], or deeper than [`ARGS_DEPTH_MAX`], are replaced by a marker object that says
     /// which and how long they were. The digest is always that of `json`.
     #[must_use]
     pub fn with_arguments(mut self, json: &str, redaction: &Redaction, bytes_max: usize) -> Self {
@@ -499,7 +503,8 @@ impl Call {
         } else {
             // I8: what the operator redacts is gone before the record exists.
             let redacted = redaction.apply(json);
-            if redacted.len() > bytes_max {
+            // I6: whatever the caller allows, a record fits its frame.
+            if redacted.len() > bytes_max.min(ARGS_BYTES_MAX) {
                 self.normalised.push("request_args");
                 format!(r#"{{"_gatepost":"truncated","bytes":{}}}"#, json.len())
             } else {

@@ -178,6 +178,10 @@ pub struct Gauge {
     pub outbox_failed: bool,
 }
 
+/// The gateway is stopping, and the ring takes nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed;
+
 /// There was no room in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRoom {
@@ -216,7 +220,7 @@ impl Ring {
     /// Waits up to `timeout` for the room of `call`'s intent and record.
     ///
     /// # Errors
-    /// [`NoRoom`]; the call is counted as missed.
+    /// [`NoRoom`]; where the ring is full the call is counted as missed.
     ///
     /// # Cancel safety
     /// Nothing is reserved where the future is dropped.
@@ -231,31 +235,50 @@ impl Ring {
     /// Waits up to `timeout` for the room of a record that was not begun.
     ///
     /// # Errors
-    /// [`NoRoom`]; the call is counted as missed.
+    /// [`NoRoom`]; where the ring is full the call is counted as missed.
     pub async fn reserve_refusal(self: &Arc<Self>, entry: &Entry, timeout: Duration) -> Result<Reservation, NoRoom> {
         let room = Room { records: 1, bytes: entry.size_bytes() };
         self.reserve(room, self.limits, timeout, entry.call.timestamp).await
     }
 
     /// Appends an intent, which takes its part of `reservation`; the rest stays for the record.
-    pub fn begin(&self, reservation: &mut Reservation, call: Call, stored: Option<oneshot::Sender<()>>) {
+    ///
+    /// # Errors
+    /// [`Closed`]; nothing was appended.
+    pub fn begin(
+        &self,
+        reservation: &mut Reservation,
+        call: Call,
+        stored: Option<oneshot::Sender<()>>,
+    ) -> Result<(), Closed> {
         let bytes = call.size_bytes();
         reservation.room.records -= 1;
         reservation.room.bytes -= bytes;
-        self.append(Arrival::Begin { call: Box::new(call), stored });
+        self.append(Arrival::Begin { call: Box::new(call), stored })
     }
 
     /// Appends a record and gives back what it does not need of `reservation`.
-    pub fn end(&self, mut reservation: Reservation, entry: Entry, begun: bool, stored: Option<oneshot::Sender<()>>) {
+    ///
+    /// # Errors
+    /// [`Closed`]; nothing was appended. A call that is still open keeps its stored intent and becomes `interrupted`
+    /// at the next start.
+    pub fn end(
+        &self,
+        mut reservation: Reservation,
+        entry: Entry,
+        begun: bool,
+        stored: Option<oneshot::Sender<()>>,
+    ) -> Result<(), Closed> {
         reservation.room.records = reservation.room.records.saturating_sub(1);
         reservation.room.bytes = reservation.room.bytes.saturating_sub(entry.size_bytes());
-        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() });
+        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() })
     }
 
     /// For the scribe: waits until there is work, at most `patience` where given, and takes all of it.
     #[must_use]
     pub fn take(&self, patience: Option<Duration>) -> Work {
         let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut unhurried = None;
         let mut state = self.lock();
         let phase = state.phase;
         loop {
@@ -263,23 +286,18 @@ impl Ring {
             if !state.arrivals.is_empty() || outdated {
                 break;
             }
-            let left = match deadline {
-                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
-                // Watermarks are worth a commit of their own only when nothing else comes for a while.
-                None if !state.watermarks.is_empty() => WATERMARK_PATIENCE,
-                None => Duration::MAX,
+            if unhurried.is_none() && (!state.watermarks.is_empty() || state.missed.is_some()) {
+                unhurried = Some(Instant::now() + UNHURRIED_PATIENCE);
+            }
+            let Some(until) = deadline.into_iter().chain(unhurried).min() else {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
             };
-            let had_watermarks = !state.watermarks.is_empty();
-            let timed_out;
-            (state, timed_out) = if left == Duration::MAX {
-                (self.work.wait(state).unwrap_or_else(PoisonError::into_inner), false)
-            } else {
-                let (state, timeout) = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
-                (state, timeout.timed_out())
-            };
-            if timed_out && (deadline.is_some() || had_watermarks) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 break;
             }
+            (state, _) = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
         Work {
             arrivals: state.arrivals.drain(..).collect(),
@@ -525,20 +543,27 @@ impl Ring {
 
     fn miss(&self, arrived: Timestamp) {
         let mut state = self.lock();
+        // I3: nothing may follow the record that closes the epoch, so a refusal while it is written has no record.
+        if state.phase != Phase::Open {
+            return;
+        }
         let missed = state.missed.get_or_insert(Missed { count: 0, first: arrived, last: arrived });
         missed.count += 1;
         missed.last = arrived;
+        drop(state);
+        self.work.notify_one();
     }
 
-    fn append(&self, arrival: Arrival) {
+    fn append(&self, arrival: Arrival) -> Result<(), Closed> {
         let mut state = self.lock();
-        // After the epoch is closed nothing may follow. A call that is still open keeps its stored intent and becomes
-        // `interrupted` at the next start; its receipt is dropped here, so nobody takes it for stored.
-        if state.phase == Phase::Open {
-            state.arrivals.push_back(arrival);
-            drop(state);
-            self.work.notify_one();
+        // I3: nothing may follow the record that closes the epoch.
+        if state.phase != Phase::Open {
+            return Err(Closed);
         }
+        state.arrivals.push_back(arrival);
+        drop(state);
+        self.work.notify_one();
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -546,9 +571,10 @@ impl Ring {
     }
 }
 
-/// How long the scribe waits before it stores watermarks alone. *Chosen*: long enough that a steady stream of calls
-/// carries them along for nothing, short enough that an idle outbox is small.
-const WATERMARK_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the scribe waits before it stores watermarks or a gap alone. *Chosen*: long enough that a steady stream of
+/// calls carries them along for nothing and that refusals are counted together, short enough that an idle outbox is
+/// small.
+const UNHURRIED_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The room used by what the scribe has taken.
 #[derive(Clone, Copy, Debug, Default)]

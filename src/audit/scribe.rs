@@ -56,6 +56,8 @@ pub struct Scribe {
     /// All of this epoch up to here was forgotten by the outbox.
     forgotten: Head,
     spilling: bool,
+    /// The closing record was made.
+    closed: bool,
     /// Open calls whose intents are in memory only (level `queued`).
     open: BTreeMap<RequestId, Arc<[u8]>>,
     /// Open calls whose intents are in the outbox.
@@ -124,6 +126,7 @@ impl Scribe {
             stored: head,
             forgotten: Head::START,
             spilling: false,
+            closed: false,
             open: BTreeMap::new(),
             stored_intents: BTreeSet::new(),
             watermarks: Vec::new(),
@@ -154,7 +157,8 @@ impl Scribe {
         loop {
             let Work { arrivals, watermarks, missed, phase } = self.ring.take(self.patience());
             self.remember(watermarks);
-            let closing = phase == Phase::Closing;
+            // Also where the shell did not wait for it: what the ring has is stored, and the epoch closed.
+            let closing = phase >= Phase::Closing && !std::mem::replace(&mut self.closed, phase >= Phase::Closing);
             let mut batch = self.stamp(arrivals, missed, closing);
             if closing || self.must_store(&batch) {
                 if let Err(lost) = self.store(&mut batch, closing) {
@@ -227,9 +231,11 @@ impl Scribe {
             match arrival {
                 Arrival::Begin { call, stored } => {
                     batch.taken.add(call.size_bytes());
-                    batch.told.extend(stored);
                     match codec::encode_intent(&call) {
-                        Ok(frame) => batch.begun.push((call.request_id, frame.into())),
+                        Ok(frame) => {
+                            batch.begun.push((call.request_id, frame.into()));
+                            batch.told.extend(stored);
+                        }
                         Err(error) => tracing::error!(%error, request_id = %call.request_id, "intent not encoded"),
                     }
                 }
@@ -284,7 +290,8 @@ impl Scribe {
             tracing::error!(%error, records = records.len(), "outbox cannot store; tried again until it can");
             self.ring.outbox_failed();
             if self.ring.pause(RETRY_PAUSE) == Phase::Finished {
-                return Err(records.len() + self.ring.only_in_memory());
+                // What was only queued before this batch is still in the ring.
+                return Err(batch.records.len() + self.ring.only_in_memory());
             }
         }
         if let Some((_, head)) = self.watermarks.iter().find(|(epoch, _)| *epoch == self.epoch) {

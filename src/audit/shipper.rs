@@ -83,6 +83,8 @@ pub struct Shipper<S> {
     deadline: CancellationToken,
     /// Records read from the outbox and not delivered yet.
     ahead: VecDeque<Arc<AuditRecord>>,
+    /// Refused records since the last one that was delivered, over all batches: a quiet gateway's hold one each.
+    alike: Alike,
     prepared: Option<Instant>,
     transient: Retry,
     operator: Retry,
@@ -110,7 +112,7 @@ impl<S: Sink> Shipper<S> {
     ) -> (Self, watch::Receiver<State>) {
         let (state, watched) = watch::channel(State::Starting);
         let (transient, operator) = (Retry::transient(), Retry::operator());
-        let (ahead, prepared) = (VecDeque::new(), None);
+        let (ahead, alike, prepared) = (VecDeque::new(), Alike::default(), None);
         let shipper = Self {
             ring,
             reader,
@@ -121,6 +123,7 @@ impl<S: Sink> Shipper<S> {
             state,
             deadline,
             ahead,
+            alike,
             prepared,
             transient,
             operator,
@@ -157,6 +160,7 @@ impl<S: Sink> Shipper<S> {
         let mut head = self.cursor(epoch).await;
         self.ahead.clear();
         if head.seq > Seq::ZERO {
+            self.vouch(epoch, head).await?;
             self.ring.delivered(epoch, head, epoch == self.epoch);
         }
         loop {
@@ -194,9 +198,7 @@ impl<S: Sink> Shipper<S> {
             }
         }
         if self.ahead.front().is_none_or(|record| record.place.epoch != epoch || record.place.seq != from) {
-            let reader = self.reader.clone();
-            let read = tokio::task::spawn_blocking(move || reader.read(epoch, from)).await;
-            let records = read.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+            let records = self.read(epoch, from).await?;
             self.ahead = records.into_iter().map(Arc::new).collect();
         }
         let mut bytes = 0;
@@ -209,9 +211,50 @@ impl<S: Sink> Shipper<S> {
         Ok(if batch.is_empty() { Next::Nothing } else { Next::Batch(batch) })
     }
 
+    async fn read(&mut self, epoch: Epoch, from: Seq) -> Result<Vec<AuditRecord>, outbox::Error> {
+        let reader = self.reader.clone();
+        let read = tokio::task::spawn_blocking(move || reader.read(epoch, from)).await;
+        read.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+    }
+
+    /// Whether a cursor that is found at the start stands in this gateway's own stream; if not, it is a fork.
+    async fn vouch(&mut self, epoch: Epoch, cursor: Head) -> Result<(), Stopped> {
+        // I4: records behind somebody else's cursor were not delivered, and must not be forgotten for it.
+        loop {
+            let found = if epoch == self.epoch {
+                // Nothing of this epoch was delivered by anybody who may.
+                Ok(true)
+            } else {
+                self.contradicted(epoch, cursor).await
+            };
+            match found {
+                Ok(false) => return Ok(()),
+                Ok(true) => {
+                    let (seq, hash) = (cursor.seq, cursor.hash);
+                    self.fork(&format!("Postgres has seq {seq} of epoch {epoch} with hash {hash}, which is not ours"))
+                        .await?;
+                }
+                Err(error) => self.hold(&error.to_string()).await,
+            }
+        }
+    }
+
+    /// Whether the outbox has another record at the cursor, or a closed epoch that ends before it. At level `queued` a
+    /// cursor may be ahead of an epoch that was not closed: what was delivered from the ring never came here.
+    async fn contradicted(&mut self, epoch: Epoch, cursor: Head) -> Result<bool, outbox::Error> {
+        if let Some(record) = self.read(epoch, cursor.seq).await?.first() {
+            return Ok(record.place.seq == cursor.seq && record.place.hash != cursor.hash);
+        }
+        let (mut from, mut closed) = (Seq::ZERO, false);
+        while let Some(last) = self.read(epoch, from).await?.pop() {
+            (from, closed) = (last.place.seq.next(), last.entry.call.method == "gateway/closed");
+        }
+        Ok(closed)
+    }
+
     /// Delivers consecutive records after `head`; returns the stream's new head.
     async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Stopped> {
-        let (mut rest, mut size, mut alike) = (batch, batch.len(), Alike::default());
+        let (mut rest, mut size) = (batch, batch.len());
         while let Some(first) = rest.first() {
             self.check(head, first).await?;
             let (try_now, _) = rest.split_at(size.min(rest.len()));
@@ -219,7 +262,7 @@ impl<S: Sink> Shipper<S> {
             head = match result {
                 Ok(Moved::Yes) => {
                     self.succeeded();
-                    alike = Alike::default();
+                    self.alike = Alike::default();
                     try_now.last().map_or(head, |record| Head::after(&record.place))
                 }
                 Ok(Moved::No) => self.resolve(head, rest).await?,
@@ -229,7 +272,7 @@ impl<S: Sink> Shipper<S> {
                     continue;
                 }
                 Err(error) if error.class == Class::Row => {
-                    if alike.count(&error) > ALIKE_MAX {
+                    if self.alike.count(&error) > ALIKE_MAX {
                         self.hold(&format!("many records fail alike, so it is the schema: {error}")).await;
                         continue;
                     }

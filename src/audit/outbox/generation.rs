@@ -33,6 +33,9 @@ const CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// The layout above.
 const FORMAT: u32 = 1;
 
+/// What stands under "closed".
+const CLOSED: &[u8] = &[1];
+
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const SEGMENTS: TableDefinition<(u64, u64), (u64, &[u8])> = TableDefinition::new("segments");
 const INTENTS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("intents");
@@ -106,10 +109,16 @@ impl Generation {
             table.insert("gateway_id", meta.gateway_id.0.as_bytes().as_slice())?;
             table.insert("epoch", meta.epoch.0.to_le_bytes().as_slice())?;
             table.insert("head", head_bytes(meta.head).as_slice())?;
+            if meta.closed {
+                table.insert("closed", CLOSED)?;
+            }
+            // redb opens a table once at a time, and the commit needs its own.
+            drop(table);
             let mut table = transaction.open_table(DELIVERED)?;
             for (epoch, head) in delivered {
                 table.insert(epoch.0, (head.seq.0, head.hash.0))?;
             }
+            drop(table);
             apply(transaction, first)
         })?;
         fs.rename(&temporary, &generation.path).map_err(io("rename", &temporary))?;
@@ -283,7 +292,7 @@ fn apply(transaction: &WriteTransaction, commit: &Commit<'_>) -> Result<(), redb
         }
     }
     if commit.closes {
-        transaction.open_table(META)?.insert("closed", [1].as_slice())?;
+        transaction.open_table(META)?.insert("closed", CLOSED)?;
     }
     Ok(())
 }

@@ -77,10 +77,10 @@ impl Shared {
         self.files.write().unwrap_or_else(PoisonError::into_inner).push(file);
     }
 
-    /// From now on the newest file is only read.
-    pub(super) fn seal(&self) {
+    /// From now on the newest file, whose last record is `last`, is only read.
+    pub(super) fn seal(&self, last: Seq) {
         if let Some(file) = self.files.write().unwrap_or_else(PoisonError::into_inner).last_mut() {
-            file.active = None;
+            (file.active, file.last) = (None, Some(last));
         }
     }
 
@@ -93,6 +93,11 @@ impl Shared {
         for file in self.files().into_iter().filter(gone) {
             match self.fs.remove(&file.number.path(&self.dir)) {
                 Ok(()) => {
+                    // An open file keeps its blocks though it is unlinked.
+                    // Where it is locked another one is being opened, which takes its place.
+                    if let Ok(mut opened) = self.opened.try_lock() {
+                        opened.take_if(|(number, _)| *number == file.number);
+                    }
                     self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|f| f.number != file.number);
                 }
                 Err(error) => {
