@@ -36,7 +36,7 @@ pub const HEADER_BYTES: usize = 16;
 /// 14 KiB) and the fixed part, rounded up to a power of two.
 pub const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-const MAGIC: [u8; 4] = *b"GPRF";
+pub(super) const MAGIC: [u8; 4] = *b"GPRF";
 const VERSION: u8 = 1;
 const CODEC_BINCODE: u8 = 1;
 

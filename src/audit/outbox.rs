@@ -15,6 +15,7 @@ pub mod fs;
 mod generation;
 pub mod lock;
 mod reader;
+mod salvage;
 
 use std::collections::BTreeMap;
 use std::io;
