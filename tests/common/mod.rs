@@ -12,6 +12,10 @@
     reason = "tests: each test file uses a part of this"
 )]
 
+pub mod disk;
+pub mod memory_sink;
+pub mod pipeline;
 pub mod postgres;
 pub mod process;
+pub mod trail;
 pub mod wait;
