@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use gatepost::audit::chain::Head;
 use gatepost::audit::record::{AuditRecord, Epoch, GatewayId};
@@ -26,6 +27,9 @@ struct State {
     quarantined: Vec<AuditRecord>,
     mood: Mood,
     refused_tool: Option<String>,
+    /// Every statement fails as an operator's error does once so many records were delivered.
+    held_after: Option<usize>,
+    pause: Duration,
     /// State of the dice of [`Mood::Lossy`].
     dice: u64,
     calls: usize,
@@ -59,6 +63,16 @@ impl MemorySink {
     /// Refuses rows with this tool.
     pub fn refuse_tool(&self, tool: &str) {
         self.state().refused_tool = Some(tool.to_owned());
+    }
+
+    /// Fails as with an operator's error once `count` records were delivered.
+    pub fn hold_after(&self, count: usize) {
+        self.state().held_after = Some(count);
+    }
+
+    /// Lets every delivery take this long.
+    pub fn slow_down(&self, pause: Duration) {
+        self.state().pause = pause;
     }
 
     /// What was delivered, in order.
@@ -146,7 +160,14 @@ impl Sink for MemorySink {
 
     async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<Moved, Error> {
         self.gate().await?;
+        let pause = self.state().pause;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         let mut state = self.state();
+        if state.held_after.is_some_and(|count| state.records.len() >= count) {
+            return Err(error(Class::Operator, "42501"));
+        }
         let refused = |record: &R| {
             let tool = record.as_ref().entry.call.tool_name.as_deref();
             state.mood == Mood::RefuseAll || (tool.is_some() && tool == state.refused_tool.as_deref())
