@@ -153,6 +153,12 @@ impl Probe {
         self.ring.gauge()
     }
 
+    /// Where the pipeline's life is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.ring.phase()
+    }
+
     /// What the shipper is doing.
     #[must_use]
     pub fn shipper(&self) -> State {
