@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::chain::{self, Head};
 use super::outbox::{self, Reader};
-use super::record::{AuditRecord, Epoch, GatewayId, Seq};
+use super::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
 use super::ring::{Phase, Ring, Window};
 use super::sink::{Class, Error, Moved, Sink};
 use retry::Retry;
@@ -167,7 +167,7 @@ impl<S: Sink> Shipper<S> {
             if self.prepared.is_none_or(|at| at.elapsed() > PREPARE_EVERY) {
                 self.prepare().await;
             }
-            match self.next(epoch, head.seq.next()).await {
+            match self.next(epoch, head).await {
                 Ok(Next::Batch(batch)) => {
                     head = self.deliver(head, &batch).await?;
                     self.ring.delivered(epoch, head, epoch == self.epoch);
@@ -189,7 +189,8 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// The next records after a delivered one, from the ring or from the outbox.
-    async fn next(&mut self, epoch: Epoch, from: Seq) -> Result<Next, outbox::Error> {
+    async fn next(&mut self, epoch: Epoch, after: Head) -> Result<Next, outbox::Error> {
+        let from = after.seq.next();
         if epoch == self.epoch {
             match self.ring.read_from(from, self.limits.records, self.limits.bytes) {
                 Window::Records(records) => return Ok(Next::Batch(records)),
@@ -198,7 +199,7 @@ impl<S: Sink> Shipper<S> {
             }
         }
         if self.ahead.front().is_none_or(|record| record.place.epoch != epoch || record.place.seq != from) {
-            let records = self.read(epoch, from).await?;
+            let records = self.read(epoch, after).await?;
             self.ahead = records.into_iter().map(Arc::new).collect();
         }
         let mut bytes = 0;
@@ -211,9 +212,9 @@ impl<S: Sink> Shipper<S> {
         Ok(if batch.is_empty() { Next::Nothing } else { Next::Batch(batch) })
     }
 
-    async fn read(&mut self, epoch: Epoch, from: Seq) -> Result<Vec<AuditRecord>, outbox::Error> {
+    async fn read(&mut self, epoch: Epoch, after: Head) -> Result<Vec<AuditRecord>, outbox::Error> {
         let reader = self.reader.clone();
-        let read = tokio::task::spawn_blocking(move || reader.read(epoch, from)).await;
+        let read = tokio::task::spawn_blocking(move || reader.read(epoch, after)).await;
         read.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
     }
 
@@ -242,12 +243,13 @@ impl<S: Sink> Shipper<S> {
     /// Whether the outbox has another record at the cursor, or a closed epoch that ends before it. At level `queued` a
     /// cursor may be ahead of an epoch that was not closed: what was delivered from the ring never came here.
     async fn contradicted(&mut self, epoch: Epoch, cursor: Head) -> Result<bool, outbox::Error> {
-        if let Some(record) = self.read(epoch, cursor.seq).await?.first() {
+        let before = Head { seq: Seq(cursor.seq.0.saturating_sub(1)), hash: Digest::ZERO };
+        if let Some(record) = self.read(epoch, before).await?.first() {
             return Ok(record.place.seq == cursor.seq && record.place.hash != cursor.hash);
         }
-        let (mut from, mut closed) = (Seq::ZERO, false);
-        while let Some(last) = self.read(epoch, from).await?.pop() {
-            (from, closed) = (last.place.seq.next(), last.entry.call.method == "gateway/closed");
+        let (mut after, mut closed) = (Head::START, false);
+        while let Some(last) = self.read(epoch, after).await?.pop() {
+            (after, closed) = (Head::after(&last.place), last.entry.call.method == "gateway/closed");
         }
         Ok(closed)
     }

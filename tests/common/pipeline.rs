@@ -92,11 +92,11 @@ impl Rig {
 pub fn stored_records(reader: &Reader) -> Vec<AuditRecord> {
     let (mut records, mut after) = (Vec::new(), None);
     while let Some(epoch) = reader.next_epoch(after).unwrap() {
-        let mut from = Seq(1);
+        let mut head = Head::START;
         loop {
-            let some = reader.read(epoch, from).unwrap();
+            let some = reader.read(epoch, head).unwrap();
             let Some(last) = some.last() else { break };
-            from = last.place.seq.next();
+            head = Head::after(&last.place);
             records.extend(some);
         }
         after = Some(epoch);

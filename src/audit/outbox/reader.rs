@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::fs::Fs;
 use super::generation::{Generation, Number};
-use super::{Error, Segment};
+use super::{Error, Segment, salvage};
+use crate::audit::chain::Head;
 use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Call, Epoch, GatewayId, Seq};
 
@@ -170,12 +171,14 @@ impl Reader {
         Ok(None)
     }
 
-    /// The records of `epoch` from `from` on, as many as stand in one segment; none where `from` is not stored yet.
-    /// Where records before the first one here were forgotten, the first one here comes.
+    /// The records of `epoch` behind `after`, as many as stand in one segment; none where the next one is not stored yet.
+    /// Where records before the first one here were forgotten, the first one here comes. A record whose bytes rotted
+    /// is replaced by a `gateway/gap` record in its place, and an alarm is logged.
     ///
     /// # Errors
-    /// A file cannot be read, or a frame in it is broken.
-    pub fn read(&self, epoch: Epoch, from: Seq) -> Result<Vec<AuditRecord>, Error> {
+    /// A file cannot be read.
+    pub fn read(&self, epoch: Epoch, after: Head) -> Result<Vec<AuditRecord>, Error> {
+        let from = after.seq.next();
         for file in self.shared.files() {
             let other = file.epoch.is_some_and(|known| known != epoch);
             if other || file.last.is_some_and(|last| file.active.is_none() && last < from) {
@@ -186,7 +189,8 @@ impl Reader {
                 continue;
             }
             if let Some(segment) = generation.segment_from(epoch, from)? {
-                return self.decode(&file, &segment, from);
+                let gateway_id = generation.meta()?.gateway_id;
+                return Ok(decode(&file, &segment, gateway_id, after));
             }
         }
         Ok(Vec::new())
@@ -234,17 +238,22 @@ impl Reader {
         };
         generation.intents()?.into_iter().map(decode).collect()
     }
+}
 
-    fn decode(&self, file: &File, segment: &Segment, from: Seq) -> Result<Vec<AuditRecord>, Error> {
-        let broken = |source| Error::Frame {
-            path: file.number.path(&self.shared.dir),
-            what: format!("segment of epoch {} at seq {}", segment.epoch, segment.first),
-            source,
-        };
-        codec::decode_segment(&segment.frames)
-            .filter(|record| record.as_ref().map_or(true, |record| record.place.seq >= from))
-            .collect::<Result<_, _>>()
-            .map_err(broken)
+/// The records of `segment` behind `after`.
+fn decode(file: &File, segment: &Segment, gateway_id: GatewayId, after: Head) -> Vec<AuditRecord> {
+    let count = segment.last.0 - segment.first.0 + 1;
+    match codec::decode_segment(&segment.frames).collect::<Result<Vec<_>, _>>() {
+        Ok(mut records) if records.len() as u64 == count => {
+            records.retain(|record| record.place.seq > after.seq);
+            records
+        }
+        damaged => {
+            let cause = damaged.map_or_else(|error| error.to_string(), |_| "records are missing".to_owned());
+            let (name, epoch, first) = (file.number.file_name(), segment.epoch, segment.first);
+            tracing::error!(%cause, %epoch, %first, name, "outbox segment is damaged; gap records stand for what is lost");
+            salvage::whole(segment, gateway_id, after)
+        }
     }
 }
 

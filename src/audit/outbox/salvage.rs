@@ -19,31 +19,32 @@ use crate::audit::chain::{self, Head};
 use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status};
 
-/// The records of a segment from its first place to its last, with gap records for those that are lost. `before` is
-/// the stream's head before the segment, where it is known.
+/// The records of a segment behind `after` to its last place, with gap records for those that are lost.
 #[must_use]
-pub(super) fn whole(segment: &Segment, gateway_id: GatewayId, before: Option<Head>) -> Vec<AuditRecord> {
+pub(super) fn whole(segment: &Segment, gateway_id: GatewayId, after: Head) -> Vec<AuditRecord> {
+    let first = segment.first.max(after.seq.next());
     let mut found = BTreeMap::new();
     for (_, record) in scan(&segment.frames) {
         let Place { epoch, seq, gateway_id: whose, .. } = record.place;
-        if whose == gateway_id && epoch == segment.epoch && (segment.first..=segment.last).contains(&seq) {
+        if whose == gateway_id && epoch == segment.epoch && (first..=segment.last).contains(&seq) {
             found.entry(seq).or_insert(record);
         }
     }
-    fill(gateway_id, segment.epoch, (segment.first, segment.last), before, &found)
+    fill(gateway_id, segment.epoch, (first, segment.last), after, &found)
 }
 
-/// Records from `first` to `last`: those found, and gap records for the others.
+/// Records from `first` to `last`: those found, and gap records for the others. `after` is the stream's head before
+/// them, where it is known; a lost first record is linked to it.
 #[must_use]
 pub(super) fn fill(
     gateway_id: GatewayId,
     epoch: Epoch,
     (first, last): (Seq, Seq),
-    before: Option<Head>,
+    after: Head,
     found: &BTreeMap<Seq, AuditRecord>,
 ) -> Vec<AuditRecord> {
     let mut out: Vec<AuditRecord> = Vec::new();
-    let mut head = before.filter(|head| head.seq.next() == first);
+    let mut head = Some(after).filter(|head| head.seq.next() == first);
     let mut seq = first;
     while seq <= last {
         let record = found.get(&seq).cloned().unwrap_or_else(|| {
@@ -147,7 +148,7 @@ mod tests {
     #[test]
     fn a_whole_segment_is_read_as_it_is() {
         let (records, segment) = stream(9);
-        assert_eq!(whole(&segment, records[0].place.gateway_id, None), records);
+        assert_eq!(whole(&segment, records[0].place.gateway_id, Head::START), records);
     }
 
     #[test]
@@ -157,14 +158,14 @@ mod tests {
         for bit in 0..segment.frames.len() * 8 {
             let mut rotten = segment.clone();
             rotten.frames[bit / 8] ^= 1 << (bit % 8);
-            let mended = whole(&rotten, gateway_id, Some(Head::START));
+            let mended = whole(&rotten, gateway_id, Head::START);
             assert_eq!(mended.len(), 5, "bit {bit}");
             assert!(linked(&mended), "bit {bit}");
             let changed: Vec<_> = mended.iter().zip(&records).filter(|(now, then)| now != then).collect();
             let [(gap, lost)] = changed[..] else { panic!("bit {bit}: {} records changed", changed.len()) };
             assert_eq!(gap.entry.call.method, "gateway/gap");
             assert_eq!(gap.place.seq, lost.place.seq);
-            assert_eq!(mended, whole(&rotten, gateway_id, Some(Head::START)), "a gap record is always the same");
+            assert_eq!(mended, whole(&rotten, gateway_id, Head::START), "a gap record is always the same");
         }
     }
 
@@ -173,7 +174,7 @@ mod tests {
         let (records, segment) = stream(6);
         let found: BTreeMap<_, _> = [&records[0], &records[4]].map(|record| (record.place.seq, record.clone())).into();
         let filled =
-            fill(records[0].place.gateway_id, segment.epoch, (segment.first, segment.last), Some(Head::START), &found);
+            fill(records[0].place.gateway_id, segment.epoch, (segment.first, segment.last), Head::START, &found);
         assert!(linked(&filled));
         let methods: Vec<_> = filled.iter().map(|record| record.entry.call.method.as_str()).collect();
         let (call, gap) = ("tools/call", "gateway/gap");
