@@ -146,7 +146,7 @@ async fn i4_what_was_only_stored_is_delivered_when_a_sink_is_configured() {
 }
 
 #[tokio::test]
-async fn i4_a_long_drain_forgets_as_it_goes() {
+async fn i4_a_long_drain_stores_its_watermarks_as_it_goes() {
     let mut rig = Rig::stored();
     let pipeline = rig.start_store_only();
     many(&pipeline.audit(), 40).await;
@@ -155,11 +155,11 @@ async fn i4_a_long_drain_forgets_as_it_goes() {
     rig.sink.slow_down(Duration::from_millis(50));
     let pipeline = rig.start();
     let probe = pipeline.probe();
-    until_async("something was forgotten", SOON, || async {
-        probe.reader().stats().unwrap().streams[0].first.0 > 1 || rig.sink.count() >= 40
+    until_async("a watermark is stored", SOON, || async {
+        probe.reader().stats().unwrap().streams[0].delivered.0 > 0 || rig.sink.count() >= 40
     })
     .await;
-    assert!(rig.sink.count() < 40, "nothing was forgotten before the drain was over");
+    assert!(rig.sink.count() < 40, "no watermark was stored before the drain was over");
     stop_now(pipeline).await;
 }
 
@@ -342,7 +342,7 @@ async fn queued_records_do_not_touch_the_disk_while_the_sink_keeps_up() {
     let (pipeline, probe) = settled(&rig).await;
     let before = (rig.disk.operations(), rig.disk.counts());
     many(&pipeline.audit(), 2_000).await;
-    delivered(&probe).await;
+    until_async("all is delivered", SOON, || async { probe.gauge().records == 0 }).await;
     assert_eq!((rig.disk.operations(), rig.disk.counts()), before);
     assert_eq!(rig.sink.count(), 2_001);
     assert_eq!(stop(pipeline).await.lost, 0);
@@ -362,18 +362,17 @@ async fn spills_and_recovers(rig: Rig, calls: usize) {
     // A crash now loses none of what was stored.
     let crashed = rig.after_crash();
     let kept = crashed.stored_records();
-    assert_eq!(trail::verify_records_from(&kept, 2).last().unwrap().seq, probe.gauge().stored.0.cast_signed());
+    assert!(trail::verify_records_from(&kept, 2).last().unwrap().seq >= stored.0.cast_signed());
 
     rig.sink.turn(Mood::Healthy);
-    delivered(&probe).await;
     forgotten(&rig, &probe).await;
     // The spill is over once a batch was looked at that found no backlog.
     let calm = std::sync::Mutex::new(Vec::new());
     until_async("the disk rests", SOON, || async {
         let before = rig.disk.operations();
-        let some = many(&audit, 20).await;
+        let some = many(&audit, 5).await;
         calm.lock().unwrap().extend(some);
-        delivered(&probe).await;
+        until_async("all is delivered", SOON, || async { probe.gauge().records == 0 }).await;
         rig.disk.operations() == before
     })
     .await;

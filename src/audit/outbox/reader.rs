@@ -92,14 +92,17 @@ impl Shared {
             known.is_some_and(|(epoch, last)| last == Seq::ZERO || done(epoch, last))
         };
         for file in self.files().into_iter().filter(gone) {
+            // Under the lock, so that a reader that finds the file gone finds it gone from the list as well.
+            let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
             match self.fs.remove(&file.number.path(&self.dir)) {
                 Ok(()) => {
-                    // An open file keeps its blocks though it is unlinked.
-                    // Where it is locked another one is being opened, which takes its place.
+                    files.retain(|listed| listed.number != file.number);
+                    drop(files);
+                    // An open file keeps its blocks though it is unlinked. Where this is locked another one is being
+                    // opened, which takes its place.
                     if let Ok(mut opened) = self.opened.try_lock() {
                         opened.take_if(|(number, _)| *number == file.number);
                     }
-                    self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|f| f.number != file.number);
                 }
                 Err(error) => {
                     tracing::warn!(%error, file = file.number.file_name(), "delivered outbox file not removed");
@@ -116,8 +119,17 @@ impl Shared {
         self.files.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The open file, with its epoch. What is learnt of a sealed file is kept.
-    fn generation(&self, file: &File) -> Result<(Epoch, Arc<Generation>), Error> {
+    /// The open file, with its epoch; `None` where it was unlinked since it was listed, as all in it was delivered.
+    fn generation(&self, file: &File) -> Result<Option<(Epoch, Arc<Generation>)>, Error> {
+        let result = self.open(file);
+        if result.is_err() && self.files().iter().all(|listed| listed.number != file.number) {
+            return Ok(None);
+        }
+        result.map(Some)
+    }
+
+    /// What is learnt of a sealed file is kept.
+    fn open(&self, file: &File) -> Result<(Epoch, Arc<Generation>), Error> {
         if let (Some(active), Some(epoch)) = (&file.active, file.epoch) {
             return Ok((epoch, Arc::clone(active)));
         }
@@ -163,7 +175,7 @@ impl Reader {
             if file.epoch.is_some_and(|epoch| after.is_some_and(|after| epoch <= after)) {
                 continue;
             }
-            let (epoch, generation) = self.shared.generation(&file)?;
+            let Some((epoch, generation)) = self.shared.generation(&file)? else { continue };
             if after.is_none_or(|after| epoch > after) && generation.span()?.is_some() {
                 return Ok(Some(epoch));
             }
@@ -184,7 +196,7 @@ impl Reader {
             if other || file.last.is_some_and(|last| file.active.is_none() && last < from) {
                 continue;
             }
-            let (found, generation) = self.shared.generation(&file)?;
+            let Some((found, generation)) = self.shared.generation(&file)? else { continue };
             if found != epoch {
                 continue;
             }
@@ -205,8 +217,8 @@ impl Reader {
         let mut stats = Stats { gateway_id: None, generations: files.len(), bytes: 0, streams: Vec::new(), intents: 0 };
         let mut delivered = Vec::new();
         for file in &files {
+            let Some((epoch, generation)) = self.shared.generation(file)? else { continue };
             stats.bytes += std::fs::metadata(file.number.path(&self.shared.dir)).map_or(0, |meta| meta.len());
-            let (epoch, generation) = self.shared.generation(file)?;
             stats.gateway_id = Some(generation.meta()?.gateway_id);
             stats.intents = generation.intents()?.len();
             delivered.extend(generation.delivered()?);
@@ -230,7 +242,7 @@ impl Reader {
     /// The newest file cannot be read, or an intent in it is broken.
     pub fn intents(&self) -> Result<Vec<Call>, Error> {
         let Some(file) = self.shared.files().pop() else { return Ok(Vec::new()) };
-        let (_, generation) = self.shared.generation(&file)?;
+        let Some((_, generation)) = self.shared.generation(&file)? else { return Ok(Vec::new()) };
         let path = file.number.path(&self.shared.dir);
         let decode = |(id, frame): (_, Vec<u8>)| {
             let broken = |source| Error::Frame { path: path.clone(), what: format!("intent {id}"), source };
