@@ -146,11 +146,20 @@ pub fn decode_record(bytes: &[u8]) -> Result<(AuditRecord, usize), Error> {
 /// # Errors
 /// See [`Error`].
 pub fn decode_intent(bytes: &[u8]) -> Result<Call, Error> {
-    let (body, length) = unframe::<CallBody>(Kind::Intent, bytes)?;
+    let (call, length) = decode_intent_at(bytes)?;
     if length != bytes.len() {
         return Err(Error::Trailing { bytes: bytes.len(), used: length });
     }
-    Call::try_from(body)
+    Ok(call)
+}
+
+/// Decodes the intent frame at the start of `bytes`; returns it with its length in bytes.
+///
+/// # Errors
+/// See [`Error`].
+pub fn decode_intent_at(bytes: &[u8]) -> Result<(Call, usize), Error> {
+    let (body, length) = unframe::<CallBody>(Kind::Intent, bytes)?;
+    Ok((Call::try_from(body)?, length))
 }
 
 /// The records of a segment, in order. The first fault ends the iteration.

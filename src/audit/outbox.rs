@@ -15,6 +15,7 @@ pub mod fs;
 mod generation;
 pub mod lock;
 mod reader;
+pub mod restore;
 mod salvage;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use generation::{Generation, Meta, Number};
 use lock::{Lock, LockError};
 use reader::Shared;
 pub use reader::{Reader, Stats, Stream};
+use restore::Damage;
 
 use super::chain::Head;
 use super::codec;
@@ -145,6 +147,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the file is damaged: no I/O error that may pass, and no file that a newer version reads well.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Redb { source, .. } => !matches!(
+                source.as_ref(),
+                redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::UpgradeRequired(_)
+            ),
+            Self::NotAnOutbox { .. } | Self::Frame { .. } => true,
+            Self::Io { .. } | Self::Locked { .. } | Self::NewerFormat { .. } | Self::OtherGateway { .. } => false,
+        }
+    }
+
     fn redb(operation: &'static str, path: &Path, source: impl Into<redb::Error>) -> Self {
         Self::Redb { operation, path: path.to_owned(), source: Box::new(source.into()) }
     }
@@ -172,10 +186,13 @@ pub struct Opening {
     pub previous: Option<Previous>,
     /// Calls that were open when the gateway died.
     pub interrupted: Vec<Call>,
+    /// Files that were damaged, and what became of them.
+    pub damages: Vec<Damage>,
     dir: PathBuf,
     fs: Arc<dyn Fs>,
     lock: Lock,
     numbers: Vec<Number>,
+    last_number: Number,
     delivered: BTreeMap<Epoch, Head>,
 }
 
@@ -205,29 +222,42 @@ impl Opening {
             LockError::Held(holder) => Error::Locked { path: dir.to_owned(), holder },
             LockError::Io(source) => Error::Io { operation: "lock", path: dir.to_owned(), source },
         })?;
-        let numbers = reader::numbers(fs.as_ref(), dir)?;
-        let newest = numbers.last().map(|number| Generation::open(fs.as_ref(), dir, *number)).transpose()?;
+        let mut numbers = reader::numbers(fs.as_ref(), dir)?;
+        let last_number = numbers.last().copied().unwrap_or(Number(0));
+        let known = configured.or_else(|| lock.signed());
+        let (mut damages, mut newest) = (Vec::new(), None);
+        // The directory is never opened silently with fewer records: what is damaged is named in the new epoch.
+        while let Some(number) = numbers.last().filter(|_| newest.is_none()) {
+            let (opened, damage) = restore::open(fs.as_ref(), dir, *number, None, known)?;
+            damages.extend(damage);
+            newest = opened;
+            if newest.is_none() {
+                numbers.pop();
+            }
+        }
         let meta = newest.as_ref().map(Generation::meta).transpose()?;
         let gateway_id = match (&meta, configured) {
             (Some(meta), Some(configured)) if meta.gateway_id != configured => {
                 return Err(Error::OtherGateway { path: dir.to_owned(), found: meta.gateway_id, configured });
             }
             (Some(meta), _) => meta.gateway_id,
-            (None, configured) => configured.unwrap_or_else(|| GatewayId(uuid::Uuid::new_v4())),
+            (None, _) => known.unwrap_or_else(|| GatewayId(uuid::Uuid::new_v4())),
         };
         lock.sign(&format!("pid {} gateway {gateway_id}", std::process::id())).map_err(io("sign the lock of"))?;
         let (mut previous, mut interrupted, mut delivered) = (None, Vec::new(), BTreeMap::new());
         if let Some((newest, meta)) = newest.as_ref().zip(meta.as_ref()) {
             delivered = newest.delivered()?.into_iter().collect();
-            previous = Some(Previous { epoch: meta.epoch, head: head_of(newest, meta, dir)?, closed: meta.closed });
+            previous = Some(Previous { epoch: meta.epoch, head: head_of(newest, meta)?, closed: meta.closed });
             for (id, frame) in newest.intents()? {
                 let broken = |source| Error::Frame { path: dir.to_owned(), what: format!("intent {id}"), source };
                 interrupted.push(codec::decode_intent(&frame).map_err(broken)?);
             }
         }
-        let epoch = previous.map_or(Epoch(0), |previous| previous.epoch).next();
-        let (dir, fs) = (dir.to_owned(), fs);
-        Ok(Self { gateway_id, epoch, previous, interrupted, dir, fs, lock, numbers, delivered })
+        // I3: an epoch is at most the number of its first file, so one whose file tells nothing is not used again.
+        let lost = if newest.is_none() || numbers.last() != Some(&last_number) { last_number.0 } else { 0 };
+        let epoch = previous.map_or(Epoch(0), |previous| previous.epoch).max(Epoch(lost)).next();
+        let dir = dir.to_owned();
+        Ok(Self { gateway_id, epoch, previous, interrupted, damages, dir, fs, lock, numbers, last_number, delivered })
     }
 
     /// Begins the epoch with its first commit, in a new file. The intents that were left over are gone with it:
@@ -236,11 +266,11 @@ impl Opening {
     /// # Errors
     /// See [`Error`]. Nothing was begun; the next opening finds what this one found.
     pub fn begin(self, first: &Commit<'_>) -> Result<Outbox, Error> {
-        let Self { gateway_id, epoch, dir, fs, lock, numbers, delivered, .. } = self;
-        let meta = Meta { gateway_id, epoch, head: Head::START, closed: false };
-        let last_number = numbers.last().copied().unwrap_or(Number(0));
+        let Self { gateway_id, epoch, previous, dir, fs, lock, numbers, last_number, delivered, .. } = self;
+        let previous = previous.map(|previous| (previous.epoch, previous.head));
+        let meta = Meta { gateway_id, epoch, head: Head::START, closed: false, previous };
         let mut outbox = Outbox {
-            shared: Arc::new(Shared::new(fs, dir, &numbers)),
+            shared: Arc::new(Shared::new(fs, dir, &numbers, true)),
             meta,
             active: None,
             last_number,
@@ -308,7 +338,7 @@ impl Outbox {
         let delivered: Vec<_> = self.delivered.iter().map(|(epoch, head)| (*epoch, *head)).collect();
         let first = Commit { begun: &begun, ended: &[], ..*commit };
         let (fs, dir) = (self.shared.fs.as_ref(), &self.shared.dir);
-        let generation = Arc::new(Generation::create(fs, dir, number, &self.meta, &delivered, &first)?);
+        let generation = Arc::new(Generation::create(fs, dir, number, &self.meta, &delivered, &first, |_| Ok(()))?);
         self.last_number = number;
         self.shared.add(number, self.meta.epoch, Arc::clone(&generation));
         self.active = Some(generation);
@@ -344,12 +374,10 @@ impl Outbox {
 }
 
 /// The last record that `newest` and the files before it hold.
-fn head_of(newest: &Generation, meta: &Meta, dir: &Path) -> Result<Head, Error> {
+fn head_of(newest: &Generation, meta: &Meta) -> Result<Head, Error> {
     let Some(segment) = newest.last_segment()? else { return Ok(delivered_head(newest, meta)?.unwrap_or(meta.head)) };
-    let broken =
-        |source| Error::Frame { path: dir.to_owned(), what: format!("segment at seq {}", segment.first), source };
-    let last = codec::decode_segment(&segment.frames).last().transpose().map_err(broken)?;
-    Ok(last.map_or(meta.head, |record| Head::after(&record.place)))
+    let records = salvage::whole(&segment, meta.gateway_id, Head::START);
+    Ok(records.last().map_or(meta.head, |record| Head::after(&record.place)))
 }
 
 /// Where all segments of a file were delivered and forgotten, its watermark is the last record.

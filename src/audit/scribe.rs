@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::chain::{self, Head};
 use super::codec;
+use super::outbox::restore::Damage;
 use super::outbox::{self, Commit, Opening, Outbox, Segment};
 use super::record::{AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Status};
 use super::ring::{self, Arrival, Missed, Phase, Ring, Taken, Work};
@@ -102,6 +103,7 @@ impl Scribe {
     pub fn begin(opening: Opening, limits: ring::Limits, mode: Mode, about: &About) -> Result<Self, outbox::Error> {
         let (gateway_id, epoch) = (opening.gateway_id, opening.epoch);
         let mut entries = vec![opened(&opening, about)];
+        entries.extend(opening.damages.iter().map(damaged));
         // I2: a call that the crash cut off ends here, in its one record.
         entries.extend(opening.interrupted.iter().cloned().map(interrupted));
         let mut head = Head::START;
@@ -363,6 +365,14 @@ fn gap(missed: Missed) -> Entry {
     let details = serde_json::json!({ "refused": missed.count, "first": missed.first, "last": missed.last });
     let message = format!("{} calls were refused unrecorded, for want of audit room", missed.count);
     event(Status::AuditUnavailable, Some(message), Call::gateway_event("gap", &details))
+}
+
+fn damaged(damage: &Damage) -> Entry {
+    let end = if damage.end_known { "" } else { "; more may be lost behind the last one kept" };
+    let Damage { file, kept, lost, .. } = damage;
+    let message = format!("outbox file {file} was damaged: {kept} records kept, {lost} lost{end}");
+    let details = serde_json::to_value(damage).unwrap_or_default();
+    event(Status::Error, Some(message), Call::gateway_event("gap", &details))
 }
 
 fn interrupted(call: Call) -> Entry {

@@ -232,6 +232,10 @@ impl Fs for Disk {
         self.operate(None, |_| DiskFs.rename(from, to))
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.operate(None, |_| DiskFs.link(from, to))
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         if !path.exists() {
             return DiskFs.remove(path);

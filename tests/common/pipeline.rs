@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatepost::audit::chain::Head;
 use gatepost::audit::outbox::Reader;
 use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::pipeline::{Config, Ended, Pipeline};
-use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Outcome, RequestId, Seq, Status};
+use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Outcome, RequestId, Status};
 use gatepost::audit::redact::Redaction;
 use gatepost::audit::scribe::{About, Mode};
 use gatepost::audit::shipper::BatchLimits;

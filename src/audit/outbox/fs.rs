@@ -41,6 +41,12 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// Any I/O error.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives a file a second name, in another directory of the same file system.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
     /// Unlinks a file.
     ///
     /// # Errors
@@ -82,6 +88,10 @@ impl Fs for DiskFs {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

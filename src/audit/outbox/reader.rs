@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::fs::Fs;
 use super::generation::{Generation, Number};
-use super::{Error, Segment, salvage};
+use super::{Error, Segment, restore, salvage};
 use crate::audit::chain::Head;
 use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Call, Epoch, GatewayId, Seq};
@@ -15,6 +15,8 @@ use crate::audit::record::{AuditRecord, Call, Epoch, GatewayId, Seq};
 pub(super) struct Shared {
     pub(super) fs: Arc<dyn Fs>,
     pub(super) dir: PathBuf,
+    /// Whether this process has the directory's lock, and so may set damaged files aside.
+    owned: bool,
     files: RwLock<Vec<File>>,
     /// The sealed file that was read last. One at a time, since each one open holds a page cache.
     opened: Mutex<Option<(Number, Arc<Generation>)>>,
@@ -67,10 +69,10 @@ pub struct Stats {
 }
 
 impl Shared {
-    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, numbers: &[Number]) -> Self {
+    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, numbers: &[Number], owned: bool) -> Self {
         let unread = |number: &Number| File { number: *number, epoch: None, last: None, active: None };
         let files = RwLock::new(numbers.iter().map(unread).collect());
-        Self { fs, dir, files, opened: Mutex::default() }
+        Self { fs, dir, owned, files, opened: Mutex::default() }
     }
 
     pub(super) fn add(&self, number: Number, epoch: Epoch, generation: Arc<Generation>) {
@@ -136,7 +138,7 @@ impl Shared {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = match opened.as_ref().filter(|(number, _)| *number == file.number) {
             Some((_, generation)) => Arc::clone(generation),
-            None => Arc::new(Generation::open(self.fs.as_ref(), &self.dir, file.number)?),
+            None => Arc::new(self.open_or_save(file)?),
         };
         *opened = Some((file.number, Arc::clone(&generation)));
         drop(opened);
@@ -149,6 +151,28 @@ impl Shared {
             (entry.epoch, entry.last) = (Some(epoch), Some(last));
         }
         Ok((epoch, generation))
+    }
+
+    /// Opens a sealed file; where it is damaged and this process owns the directory, what can be saved of it.
+    fn open_or_save(&self, file: &File) -> Result<Generation, Error> {
+        let (fs, dir) = (self.fs.as_ref(), &self.dir);
+        if !self.owned {
+            return Generation::open(fs, dir, file.number);
+        }
+        let next = self.files().into_iter().find(|next| next.number > file.number);
+        let follows = next.and_then(|next| match next.active {
+            Some(active) => active.meta().ok(),
+            None => Generation::open(fs, dir, next.number).and_then(|next| next.meta()).ok(),
+        });
+        let known = follows.as_ref().map(|meta| meta.gateway_id);
+        let (generation, damage) = restore::open(fs, dir, file.number, follows.as_ref(), known)?;
+        if let Some(damage) = damage {
+            tracing::error!(?damage, "a damaged outbox file was set aside, and what could be read of it is delivered");
+        }
+        generation.ok_or_else(|| {
+            self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|known| known.number != file.number);
+            Error::NotAnOutbox { path: file.number.path(dir), what: "damaged beyond recognition".to_owned() }
+        })
     }
 }
 
@@ -163,7 +187,7 @@ impl Reader {
     /// The directory cannot be listed.
     pub fn of_dead(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self, Error> {
         let numbers = numbers(fs.as_ref(), dir)?;
-        Ok(Self::new(Arc::new(Shared::new(fs, dir.to_owned(), &numbers))))
+        Ok(Self::new(Arc::new(Shared::new(fs, dir.to_owned(), &numbers, false))))
     }
 
     /// The oldest epoch after `after` that has records here.

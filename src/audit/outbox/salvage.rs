@@ -17,7 +17,9 @@ use uuid::Uuid;
 use super::Segment;
 use crate::audit::chain::{self, Head};
 use crate::audit::codec;
-use crate::audit::record::{AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status};
+use crate::audit::record::{
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status,
+};
 
 /// The records of a segment behind `after` to its last place, with gap records for those that are lost.
 #[must_use]
@@ -62,14 +64,27 @@ pub(super) fn fill(
 
 /// Every whole record frame in `bytes`, with its offset, in the order of offsets.
 pub(super) fn scan(bytes: &[u8]) -> impl Iterator<Item = (usize, AuditRecord)> {
+    frames(bytes, |rest| codec::decode_record(rest).ok())
+}
+
+/// Every whole intent frame in `bytes`, by its call's id.
+pub(super) fn scan_intents(bytes: &[u8]) -> impl Iterator<Item = (RequestId, Vec<u8>)> {
+    let intent = |rest: &[u8]| {
+        let (call, length) = codec::decode_intent_at(rest).ok()?;
+        Some(((call.request_id, rest.get(..length)?.to_vec()), length))
+    };
+    frames(bytes, intent).map(|(_, intent)| intent)
+}
+
+/// Everything in `bytes` that begins as a frame and that `decode` takes, with its offset.
+fn frames<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<(T, usize)>) -> impl Iterator<Item = (usize, T)> {
     let mut at = 0;
     std::iter::from_fn(move || {
         loop {
-            let rest = bytes.get(at..)?;
-            let offset = at + find(rest, &codec::MAGIC)?;
-            if let Ok((record, length)) = codec::decode_record(bytes.get(offset..)?) {
+            let offset = at + find(bytes.get(at..)?, &codec::MAGIC)?;
+            if let Some((value, length)) = decode(bytes.get(offset..)?) {
                 at = offset + length;
-                return Some((offset, record));
+                return Some((offset, value));
             }
             at = offset + 1;
         }
@@ -77,7 +92,7 @@ pub(super) fn scan(bytes: &[u8]) -> impl Iterator<Item = (usize, AuditRecord)> {
 }
 
 /// The first place of `needle` in `bytes`.
-pub(super) fn find(bytes: &[u8], needle: &[u8; 4]) -> Option<usize> {
+fn find(bytes: &[u8], needle: &[u8; 4]) -> Option<usize> {
     bytes.windows(needle.len()).position(|window| window == needle)
 }
 
@@ -140,9 +155,9 @@ mod tests {
     }
 
     fn linked(records: &[AuditRecord]) -> bool {
-        records.windows(2).all(|pair| {
-            pair[1].place.prev_hash == pair[0].place.hash && pair[1].place.seq == pair[0].place.seq.next()
-        })
+        records
+            .windows(2)
+            .all(|pair| pair[1].place.prev_hash == pair[0].place.hash && pair[1].place.seq == pair[0].place.seq.next())
     }
 
     #[test]
