@@ -8,7 +8,7 @@
 //!
 //! Room is counted in records and in bytes, over everything that is reserved, arrived, held by the scribe or in the
 //! window. `begin` reserves the room of its intent and of its outcome at once, so that the outcome of a call that was
-//! begun always fits. An eighth is kept for refusals. Stored records in the window are only a cache and make room when
+//! begun always fits. An eighth is kept for refusals and the gateway's own records. Stored records in the window are only a cache and make room when
 //! it is needed; nothing else is ever evicted.
 //!
 //! Appending takes one short lock. There is no I/O and no await under it. The ring knows neither outbox nor Postgres.
@@ -25,6 +25,10 @@ use super::record::{AuditRecord, Call, ERROR_BYTES_MAX, Entry, Epoch, Seq, Times
 /// Room for what a call's record holds beyond its intent, in bytes: the error message and the note of what was
 /// normalised. *Derived* from [`ERROR_BYTES_MAX`] and the names of all fields.
 const OUTCOME_BYTES: usize = ERROR_BYTES_MAX + 256;
+
+/// Room that is kept for the gateway's own records, which nobody reserves: one gap and the closing record. *Derived*:
+/// each has a message and details of some 200 bytes besides the fixed part.
+const OWN_ROOM: Room = Room { records: 2, bytes: 2 * 2048 };
 
 /// How much the ring may hold.
 #[derive(Clone, Copy, Debug)]
@@ -238,7 +242,7 @@ impl Ring {
     /// [`NoRoom`]; where the ring is full the call is counted as missed.
     pub async fn reserve_refusal(self: &Arc<Self>, entry: &Entry, timeout: Duration) -> Result<Reservation, NoRoom> {
         let room = Room { records: 1, bytes: entry.size_bytes() };
-        self.reserve(room, self.limits, timeout, entry.call.timestamp).await
+        self.reserve(room, self.admission_limits(), timeout, entry.call.timestamp).await
     }
 
     /// Appends an intent, which takes its part of `reservation`; the rest stays for the record.
@@ -334,12 +338,13 @@ impl Ring {
             state.shippable = record.place.seq;
             state.window.push_back(Slot { record, bytes, arrived });
         }
+        state.make_room(Room::default(), self.admission_limits());
         drop(state);
         self.room.notify_waiters();
         self.shippable.notify_one();
     }
 
-    /// For the scribe: all up to `seq` is in the outbox.
+    /// For the scribe: all up to `seq` is in the outbox. Said before it is published, which may evict it.
     pub fn stored(&self, seq: Seq) {
         let mut state = self.lock();
         state.stored = state.stored.max(seq);
@@ -529,16 +534,19 @@ impl Ring {
             return Err(NoRoom::Closed);
         }
         // I6: the ring never holds more than its limits.
-        while !state.used.and(room).within(limits) {
-            // Only what is stored as well makes room; nothing else is ever evicted.
-            if state.window.front().is_none_or(|slot| slot.record.place.seq > state.stored) {
-                return Err(NoRoom::Full);
-            }
-            state.pop_front();
+        if !state.make_room(room, limits) {
+            return Err(NoRoom::Full);
         }
         state.used = state.used.and(room);
         drop(state);
         Ok(Reservation { ring: Arc::clone(self), room })
+    }
+
+    fn admission_limits(&self) -> Limits {
+        Limits {
+            records: self.limits.records.saturating_sub(OWN_ROOM.records),
+            bytes: self.limits.bytes.saturating_sub(OWN_ROOM.bytes),
+        }
     }
 
     fn miss(&self, arrived: Timestamp) {
@@ -588,6 +596,17 @@ impl Taken {
 }
 
 impl State {
+    /// Evicts until `room` fits `limits`; says whether it does. Only what is stored makes room.
+    fn make_room(&mut self, room: Room, limits: Limits) -> bool {
+        while !self.used.and(room).within(limits) {
+            if self.window.front().is_none_or(|slot| slot.record.place.seq > self.stored) {
+                return false;
+            }
+            self.pop_front();
+        }
+        true
+    }
+
     fn pop_front(&mut self) {
         if let Some(slot) = self.window.pop_front() {
             self.used.records = self.used.records.saturating_sub(1);

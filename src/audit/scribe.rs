@@ -116,8 +116,8 @@ impl Scribe {
         let segments = segments(&records);
         let outbox = opening.begin(&Commit { segments: &segments, head: Some(head), ..Commit::default() })?;
         let ring = Ring::new(limits, Head::START);
-        ring.publish(records, Taken::default());
         ring.stored(head.seq);
+        ring.publish(records, Taken::default());
         Ok(Self {
             ring,
             outbox,
@@ -307,8 +307,8 @@ impl Scribe {
         if !segments.is_empty() {
             self.stored = self.head;
         }
-        self.ring.publish(batch.records.drain(..), batch.taken);
         self.ring.stored(self.stored.seq);
+        self.ring.publish(batch.records.drain(..), batch.taken);
         Ok(())
     }
 }

@@ -13,11 +13,13 @@ use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Ou
 use gatepost::audit::redact::Redaction;
 use gatepost::audit::scribe::{About, Mode};
 use gatepost::audit::shipper::BatchLimits;
+use gatepost::audit::sink::postgres::{Options, PostgresSink};
 use gatepost::audit::{Audit, Timeouts, ring};
 use tempfile::TempDir;
 
 use super::disk::Disk;
 use super::memory_sink::MemorySink;
+use super::postgres::Database;
 
 /// What a pipeline is started from, again and again.
 #[derive(Debug)]
@@ -74,6 +76,11 @@ impl Rig {
         Pipeline::start(&self.config, Arc::new(self.disk.clone()), None::<MemorySink>).unwrap()
     }
 
+    /// Starts with the real sink on `database`.
+    pub fn start_on(&self, database: &Database) -> Pipeline {
+        Pipeline::start(&self.config, Arc::new(self.disk.clone()), Some(postgres_sink(database))).unwrap()
+    }
+
     /// What the outbox holds.
     pub fn stored_records(&self) -> Vec<AuditRecord> {
         stored_records(&Reader::of_dead(Arc::new(DiskFs), self.dir.path()).unwrap())
@@ -87,6 +94,12 @@ impl Rig {
         names.sort();
         names
     }
+}
+
+/// The real sink, applying migrations.
+pub fn postgres_sink(database: &Database) -> PostgresSink {
+    let options = Options { url: database.url.clone(), statement_timeout: Duration::from_secs(20), migrate: true };
+    PostgresSink::new(&options).unwrap()
 }
 
 /// All records that `reader` finds, epoch by epoch.
