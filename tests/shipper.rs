@@ -409,6 +409,10 @@ async fn i2_a_crash_while_spilling_gives_open_calls_one_interrupted_record() {
     until_async("it spills", SOON, || async { probe.gauge().stored.0 > 1 }).await;
     ends_later.finish(ok(), ()).await.unwrap().into_inner();
     rig.sink.turn(Mood::Healthy);
+    until_async("the call's record is delivered", SOON, || async {
+        rig.sink.records().iter().any(|record| record.entry.call.request_id == later_id)
+    })
+    .await;
     delivered(&probe).await;
     let crashed = rig.after_crash();
     // What the crashed gateway delivered before it died, and nothing that it did afterwards.

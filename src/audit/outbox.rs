@@ -150,10 +150,14 @@ impl Error {
     /// Whether the file is damaged: no I/O error that may pass, and no file that a newer version reads well.
     fn is_damage(&self) -> bool {
         match self {
-            Self::Redb { source, .. } => !matches!(
-                source.as_ref(),
-                redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::UpgradeRequired(_)
-            ),
+            Self::Redb { source, .. } => match source.as_ref() {
+                // redb's words for a wrong magic number, and the overlay's for a file that ends too early.
+                redb::Error::Io(error) => {
+                    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+                }
+                redb::Error::PreviousIo | redb::Error::UpgradeRequired(_) => false,
+                _ => true,
+            },
             Self::NotAnOutbox { .. } | Self::Frame { .. } => true,
             Self::Io { .. } | Self::Locked { .. } | Self::NewerFormat { .. } | Self::OtherGateway { .. } => false,
         }
