@@ -1,5 +1,6 @@
 //! Builds the pipeline's parts, joins them, and stops them in the order in which records flow.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -93,10 +94,16 @@ impl Pipeline {
         } else {
             (None, watch::channel(State::StoreOnly).1)
         };
-        let scribe =
-            std::thread::Builder::new().name("scribe".to_owned()).spawn(|| scribe.run()).map_err(|source| {
-                outbox::Error::Io { operation: "start the scribe for", path: config.dir.clone(), source }
-            })?;
+        let scribed = Arc::clone(&ring);
+        let scribe = std::thread::Builder::new().name("scribe".to_owned()).spawn(move || {
+            catch_unwind(AssertUnwindSafe(|| scribe.run())).unwrap_or_else(|panicked| {
+                tracing::error!("the scribe failed: a fault of Gatepost; calls are refused until a restart");
+                scribed.outbox_failed();
+                resume_unwind(panicked)
+            })
+        });
+        let io = |source| outbox::Error::Io { operation: "start the scribe for", path: config.dir.clone(), source };
+        let scribe = scribe.map_err(io)?;
         let audit = Audit::on(Arc::clone(&ring), config.mode == Mode::Stored, config.timeouts);
         let probe = Probe { ring, reader, shipper: watched, gateway_id, epoch };
         Ok(Self { audit, probe, scribe, shipper, deadline })

@@ -81,7 +81,7 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    /// Makes file `number`, holding `meta`, the watermarks, all that `first` has and what `fill` puts in, before it gets
+    /// Makes file `number`, holding `meta`, the watermarks, all that `first` has and what `more` puts in, before it gets
     /// its name.
     pub(super) fn create(
         fs: &dyn Fs,
@@ -90,7 +90,7 @@ impl Generation {
         meta: &Meta,
         delivered: &[(Epoch, Head)],
         first: &Commit<'_>,
-        fill: impl FnOnce(&Self) -> Result<(), Error>,
+        more: impl FnOnce(&Self) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let path = number.path(dir);
         let temporary = dir.join(format!("{}.tmp", number.file_name()));
@@ -130,7 +130,7 @@ impl Generation {
             drop(table);
             apply(transaction, first)
         })?;
-        fill(&generation)?;
+        more(&generation)?;
         fs.rename(&temporary, &generation.path).map_err(io("rename", &temporary))?;
         fs.sync_dir(dir).map_err(io("sync", dir))?;
         Ok(generation)

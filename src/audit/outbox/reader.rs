@@ -162,7 +162,7 @@ impl Shared {
         let next = self.files().into_iter().find(|next| next.number > file.number);
         let follows = next.and_then(|next| match next.active {
             Some(active) => active.meta().ok(),
-            None => Generation::open(fs, dir, next.number).and_then(|next| next.meta()).ok(),
+            None => restore::meta(fs, dir, next.number),
         });
         let known = follows.as_ref().map(|meta| meta.gateway_id);
         let (generation, damage) = restore::open(fs, dir, file.number, follows.as_ref(), known)?;

@@ -111,6 +111,11 @@ pub(super) fn open(
     Ok((Some(generation), Some(damage)))
 }
 
+/// The meta table of file `number`, where it can be read.
+pub(super) fn meta(fs: &dyn Fs, dir: &Path, number: Number) -> Option<Meta> {
+    checked(|| Generation::open(fs, dir, number).and_then(|file| file.meta()).ok()).ok().flatten()
+}
+
 /// Runs `work`; a panic of redb in it is an error like others, since a damaged file may cause one.
 fn checked<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panicked| {
@@ -129,8 +134,9 @@ fn set_aside(fs: &dyn Fs, dir: &Path, number: Number) -> Result<String, Error> {
     };
     fs.create_dir(&quarantine).map_err(io("create directory", &quarantine))?;
     let names: BTreeSet<_> = fs.list(&quarantine).map_err(io("list", &quarantine))?.into_iter().collect();
-    let name = (1..).map(|copy| format!("{}.{copy}", number.file_name())).find(|name| !names.contains(name));
-    let name = name.unwrap_or_else(|| number.file_name());
+    // One name more than there are files is always free.
+    let mut free = (1..=names.len() + 1).map(|copy| format!("{}.{copy}", number.file_name()));
+    let name = free.find(|name| !names.contains(name)).unwrap_or_else(|| number.file_name());
     let to = quarantine.join(&name);
     fs.link(&from, &to).map_err(io("keep", &to))?;
     fs.sync_dir(&quarantine).map_err(io("sync", &quarantine))?;
@@ -187,12 +193,19 @@ impl Found {
             }
             ended.insert(record.entry.call.request_id);
         }
-        // Unchecked, redb often still finds its way; what it says is only used where it decodes.
-        if let Ok(Ok(generation)) = checked(|| Generation::open_unchecked(fs, dir, number)) {
-            found.meta = checked(|| generation.meta().ok()).ok().flatten();
-            found.span = checked(|| generation.span().ok().flatten()).ok().flatten();
-            found.delivered = checked(|| generation.delivered().ok()).ok().flatten().unwrap_or_default();
-            found.intents = checked(|| generation.intents().ok()).ok().flatten().unwrap_or_default();
+        // Unchecked, redb often still finds its way; what it says is only used where it decodes. It may also panic, on
+        // any of these and when it is closed.
+        let tables = checked(|| {
+            let generation = Generation::open_unchecked(fs, dir, number).ok()?;
+            let meta = checked(|| generation.meta().ok()).ok().flatten();
+            let span = checked(|| generation.span().ok().flatten()).ok().flatten();
+            let delivered = checked(|| generation.delivered().ok()).ok().flatten();
+            let intents = checked(|| generation.intents().ok()).ok().flatten();
+            Some((meta, span, delivered, intents))
+        });
+        if let Ok(Some((meta, span, delivered, intents))) = tables {
+            (found.meta, found.span) = (meta, span);
+            (found.delivered, found.intents) = (delivered.unwrap_or_default(), intents.unwrap_or_default());
         }
         if found.intents.is_empty() {
             // Frames of calls that ended may still lie about: those that have a record here are left out.

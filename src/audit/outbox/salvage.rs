@@ -81,7 +81,7 @@ fn frames<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<(T, usize)>) -> impl
     let mut at = 0;
     std::iter::from_fn(move || {
         loop {
-            let offset = at + find(bytes.get(at..)?, &codec::MAGIC)?;
+            let offset = at + find(bytes.get(at..)?, codec::MAGIC)?;
             if let Some((value, length)) = decode(bytes.get(offset..)?) {
                 at = offset + length;
                 return Some((offset, value));
@@ -92,8 +92,8 @@ fn frames<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<(T, usize)>) -> impl
 }
 
 /// The first place of `needle` in `bytes`.
-fn find(bytes: &[u8], needle: &[u8; 4]) -> Option<usize> {
-    bytes.windows(needle.len()).position(|window| window == needle)
+fn find(bytes: &[u8], needle: [u8; 4]) -> Option<usize> {
+    bytes.windows(needle.len()).position(|window| window == needle.as_slice())
 }
 
 /// A place whose record is lost.
