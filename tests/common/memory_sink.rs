@@ -135,11 +135,8 @@ impl State {
         }
         *cursor = Head::after(&last);
         let records = batch.iter().map(|record| record.as_ref().clone());
-        if quarantine {
-            self.quarantined.extend(records)
-        } else {
-            self.records.extend(records)
-        }
+        let place = if quarantine { &mut self.quarantined } else { &mut self.records };
+        place.extend(records);
         Moved::Yes
     }
 }
