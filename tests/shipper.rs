@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use common::disk::copy_of;
@@ -10,8 +11,9 @@ use common::memory_sink::Mood;
 use common::pipeline::{Rig, bytes_in, call, events, many, ok, one, stop, stop_now, stored_records, times_recorded};
 use common::trail;
 use common::wait::{SOON, until_async};
+use gatepost::audit::Audit;
 use gatepost::audit::pipeline::{Pipeline, Probe};
-use gatepost::audit::record::{Outcome, Seq, Status};
+use gatepost::audit::record::{Outcome, RequestId, Seq, Status};
 use gatepost::audit::shipper::State;
 
 async fn delivered(probe: &Probe) {
@@ -182,6 +184,20 @@ async fn i5_lost_replies_deliver_nothing_twice() {
 }
 
 #[tokio::test]
+async fn a_reply_lost_to_an_idle_gateway_leaves_no_alarm_behind() {
+    let rig = Rig::stored();
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    delivered(&probe).await;
+    rig.sink.lose_next_reply();
+    one(&pipeline.audit(), "echo").await;
+    until_async("the cursor was asked", SOON, || async { probe.gauge().delivered.0 == 2 }).await;
+    assert_eq!(probe.shipper(), State::Delivering);
+    stop(pipeline).await;
+    trail::verify_records(&rig.sink.records());
+}
+
+#[tokio::test]
 async fn i5_records_that_were_delivered_and_not_forgotten_are_not_delivered_again() {
     let rig = Rig::stored();
     rig.sink.turn(Mood::Blocked);
@@ -349,6 +365,24 @@ async fn queued_records_do_not_touch_the_disk_while_the_sink_keeps_up() {
     trail::verify_records(&rig.sink.records());
 }
 
+/// Waits until calls flow past the disk: the spill is over once a batch was looked at that found no backlog.
+async fn rests(rig: &Rig, probe: &Probe, audit: &Audit) -> Vec<RequestId> {
+    let ids = Mutex::new(Vec::new());
+    until_async("the disk rests", SOON, || async {
+        let before = rig.disk.operations();
+        let some = many(audit, 5).await;
+        ids.lock().unwrap().extend(some);
+        until_async("all is delivered", SOON, || async {
+            let gauge = probe.gauge();
+            gauge.delivered == gauge.stamped && rig.sink.count() + 1 >= ids.lock().unwrap().len()
+        })
+        .await;
+        rig.disk.operations() == before
+    })
+    .await;
+    ids.into_inner().unwrap()
+}
+
 /// Spills, loses nothing, drains and rests.
 async fn spills_and_recovers(rig: Rig, calls: usize) {
     let (pipeline, probe) = settled(&rig).await;
@@ -366,17 +400,7 @@ async fn spills_and_recovers(rig: Rig, calls: usize) {
 
     rig.sink.turn(Mood::Healthy);
     forgotten(&rig, &probe).await;
-    // The spill is over once a batch was looked at that found no backlog.
-    let calm = std::sync::Mutex::new(Vec::new());
-    until_async("the disk rests", SOON, || async {
-        let before = rig.disk.operations();
-        let some = many(&audit, 5).await;
-        calm.lock().unwrap().extend(some);
-        until_async("all is delivered", SOON, || async { probe.gauge().records == 0 }).await;
-        rig.disk.operations() == before
-    })
-    .await;
-    ids.extend(calm.into_inner().unwrap());
+    ids.extend(rests(&rig, &probe, &audit).await);
     assert_eq!(stop(pipeline).await.lost, 0);
     let records = rig.sink.records();
     trail::verify_records(&records);
@@ -407,9 +431,12 @@ async fn i2_a_crash_while_spilling_gives_open_calls_one_interrupted_record() {
     let later_id = ends_later.request_id();
     many(&audit, 5).await;
     until_async("it spills", SOON, || async { probe.gauge().stored.0 > 1 }).await;
-    ends_later.finish(ok(), ()).await.unwrap().into_inner();
     rig.sink.turn(Mood::Healthy);
-    delivered(&probe).await;
+    rests(&rig, &probe, &audit).await;
+    // Its intent is in the outbox, and its record could go past it.
+    ends_later.finish(ok(), ()).await.unwrap().into_inner();
+    until_async("it is delivered", SOON, || async { times_recorded(&rig.sink.records()).contains_key(&later_id) })
+        .await;
     let crashed = rig.after_crash();
     // What the crashed gateway delivered before it died, and nothing that it did afterwards.
     stop_now(pipeline).await;
