@@ -74,6 +74,8 @@ struct State {
     window: VecDeque<Slot>,
     /// Reserved, arrived, held by the scribe or in the window.
     used: Room,
+    /// The part of it that is reserved for what has not arrived.
+    reserved: Room,
     /// All up to here is in the outbox.
     stored: Seq,
     /// All up to here is in Postgres.
@@ -204,6 +206,7 @@ impl Ring {
             arrivals: VecDeque::new(),
             window: VecDeque::new(),
             used: Room::default(),
+            reserved: Room::default(),
             stored: head.seq,
             delivered: Seq::ZERO,
             shippable: head.seq,
@@ -255,10 +258,8 @@ impl Ring {
         call: Call,
         stored: Option<oneshot::Sender<()>>,
     ) -> Result<(), Closed> {
-        let bytes = call.size_bytes();
-        reservation.room.records -= 1;
-        reservation.room.bytes -= bytes;
-        self.append(Arrival::Begin { call: Box::new(call), stored })
+        let taken = reservation.take(call.size_bytes());
+        self.append(Arrival::Begin { call: Box::new(call), stored }, taken)
     }
 
     /// Appends a record and gives back what it does not need of `reservation`.
@@ -273,9 +274,8 @@ impl Ring {
         begun: bool,
         stored: Option<oneshot::Sender<()>>,
     ) -> Result<(), Closed> {
-        reservation.room.records = reservation.room.records.saturating_sub(1);
-        reservation.room.bytes = reservation.room.bytes.saturating_sub(entry.size_bytes());
-        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() })
+        let taken = reservation.take(entry.size_bytes());
+        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() }, taken)
     }
 
     /// For the scribe: waits until there is work, at most `patience` where given, and takes all of it.
@@ -329,8 +329,7 @@ impl Ring {
     /// For the scribe: puts stamped records into the window. `taken` is the room that what it took has used so far.
     pub fn publish(&self, records: impl IntoIterator<Item = (Arc<AuditRecord>, Instant)>, taken: Taken) {
         let mut state = self.lock();
-        state.used.records = state.used.records.saturating_sub(taken.0.records);
-        state.used.bytes = state.used.bytes.saturating_sub(taken.0.bytes);
+        state.used = state.used.without(taken.0);
         for (record, arrived) in records {
             let bytes = record.entry.size_bytes();
             state.used.records += 1;
@@ -484,11 +483,13 @@ impl Ring {
         }
     }
 
-    /// Whether more than half of the room is used by what could not make room for others.
+    /// Whether records take more than half of the room that open calls leave them. Spilling makes no room for these.
     #[must_use]
     pub fn past_high_water(&self) -> bool {
         let state = self.lock();
-        state.used.records > self.limits.records / 2 || state.used.bytes > self.limits.bytes / 2
+        let left = Room { records: self.limits.records, bytes: self.limits.bytes }.without(state.reserved);
+        let records = state.used.without(state.reserved);
+        records.records > left.records / 2 || records.bytes > left.bytes / 2
     }
 
     /// Records that would be lost if the process ended now.
@@ -538,6 +539,7 @@ impl Ring {
             return Err(NoRoom::Full);
         }
         state.used = state.used.and(room);
+        state.reserved = state.reserved.and(room);
         drop(state);
         Ok(Reservation { ring: Arc::clone(self), room })
     }
@@ -562,12 +564,14 @@ impl Ring {
         self.work.notify_one();
     }
 
-    fn append(&self, arrival: Arrival) -> Result<(), Closed> {
+    /// Appends what takes a part of the reserved room.
+    fn append(&self, arrival: Arrival, taken: Room) -> Result<(), Closed> {
         let mut state = self.lock();
         // I3: nothing may follow the record that closes the epoch.
         if state.phase != Phase::Open {
             return Err(Closed);
         }
+        state.reserved = state.reserved.without(taken);
         state.arrivals.push_back(arrival);
         drop(state);
         self.work.notify_one();
@@ -609,8 +613,7 @@ impl State {
 
     fn pop_front(&mut self) {
         if let Some(slot) = self.window.pop_front() {
-            self.used.records = self.used.records.saturating_sub(1);
-            self.used.bytes = self.used.bytes.saturating_sub(slot.bytes);
+            self.used = self.used.without(Room { records: 1, bytes: slot.bytes });
         }
     }
 }
@@ -620,16 +623,29 @@ impl Room {
         Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
     }
 
+    fn without(self, other: Self) -> Self {
+        Self { records: self.records.saturating_sub(other.records), bytes: self.bytes.saturating_sub(other.bytes) }
+    }
+
     fn within(self, limits: Limits) -> bool {
         self.records <= limits.records && self.bytes <= limits.bytes
+    }
+}
+
+impl Reservation {
+    /// Takes the room of one intent or record out of it.
+    fn take(&mut self, bytes: usize) -> Room {
+        let taken = Room { records: 1.min(self.room.records), bytes: bytes.min(self.room.bytes) };
+        self.room = self.room.without(taken);
+        taken
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut state = self.ring.lock();
-        state.used.records = state.used.records.saturating_sub(self.room.records);
-        state.used.bytes = state.used.bytes.saturating_sub(self.room.bytes);
+        state.used = state.used.without(self.room);
+        state.reserved = state.reserved.without(self.room);
         drop(state);
         self.ring.room.notify_waiters();
     }
