@@ -365,6 +365,27 @@ async fn queued_records_do_not_touch_the_disk_while_the_sink_keeps_up() {
     trail::verify_records(&rig.sink.records());
 }
 
+#[tokio::test]
+async fn queued_records_do_not_spill_because_many_calls_are_open() {
+    let mut rig = Rig::queued(Duration::from_hours(1));
+    rig.config.ring.records = 64;
+    let (pipeline, probe) = settled(&rig).await;
+    let audit = pipeline.audit();
+    let mut open = Vec::new();
+    while open.len() < 40 {
+        open.push(audit.begin(call("open")).await.unwrap());
+    }
+    let before = rig.disk.operations();
+    for round in 1..=30 {
+        one(&audit, "echo").await;
+        until_async("it is delivered", SOON, || async { rig.sink.count() > round }).await;
+    }
+    assert_eq!(rig.disk.operations(), before);
+    drop(open);
+    until_async("all is delivered", SOON, || async { probe.gauge().records == 0 }).await;
+    stop(pipeline).await;
+}
+
 /// Waits until calls flow past the disk: the spill is over once a batch was looked at that found no backlog.
 async fn rests(rig: &Rig, probe: &Probe, audit: &Audit) -> Vec<RequestId> {
     let ids = Mutex::new(Vec::new());
