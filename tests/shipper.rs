@@ -85,6 +85,46 @@ async fn i4_a_partly_delivered_outbox_keeps_the_rest() {
 }
 
 #[tokio::test]
+async fn i4_a_partly_delivered_segment_is_kept() {
+    let mut rig = Rig::stored();
+    rig.config.batch.records = 7;
+    rig.sink.turn(Mood::Blocked);
+    let pipeline = rig.start();
+    let (audit, probe) = (pipeline.audit(), pipeline.probe());
+    // What arrives during one commit stands in one segment of the next.
+    rig.disk.close_gate();
+    let refuse = || {
+        let audit = audit.clone();
+        let refused = Outcome::failed(Status::Denied, "no");
+        tokio::spawn(async move { audit.refuse(call("echo"), refused, ()).await.unwrap().into_inner() })
+    };
+    let mut refusals = vec![refuse()];
+    until_async("an fsync waits", SOON, || async { rig.disk.waiting() > 0 }).await;
+    refusals.extend((0..30).map(|_| refuse()));
+    until_async("all are queued", SOON, || async { probe.gauge().records == 1 + 31 }).await;
+    rig.disk.open_gate();
+    for refusal in refusals {
+        refusal.await.unwrap();
+    }
+    rig.sink.hold_after(14);
+    rig.sink.turn(Mood::Healthy);
+    until_async("it is held", SOON, || async { matches!(probe.shipper(), State::Held { .. }) }).await;
+    assert_eq!(probe.gauge().delivered, Seq(14));
+    // This commit carries the watermark.
+    one(&audit, "echo").await;
+    let stats = probe.reader().stats().unwrap();
+    assert_eq!((stats.streams[0].delivered, stats.streams[0].last), (Seq(14), Seq(33)));
+    let crashed = rig.after_crash();
+    stop_now(pipeline).await;
+    let kept = crashed.stored_records();
+    assert!(kept[0].place.seq <= Seq(15), "kept from seq {}", kept[0].place.seq);
+    trail::verify_records_from(&kept, kept[0].place.seq.0.cast_signed());
+    crashed.sink.hold_after(usize::MAX);
+    stop(crashed.start()).await;
+    assert_eq!(trail::verify_records(&crashed.sink.records()).len(), 33 + 2);
+}
+
+#[tokio::test]
 async fn i4_after_delivery_the_outbox_is_one_small_file_without_records() {
     let rig = Rig::stored();
     for _ in 0..3 {
