@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use common::disk::copy_of;
 use common::memory_sink::Mood;
-use common::pipeline::{Rig, bytes_in, call, events, many, ok, one, stop, stop_now, stored_records, times_recorded};
+use common::pipeline::{
+    Rig, bytes_in, call, events, many, ok, one, statuses, stop, stop_now, stored_records, times_recorded,
+};
 use common::trail;
 use common::wait::{SOON, until_async};
 use gatepost::audit::Audit;
@@ -235,6 +237,53 @@ async fn a_reply_lost_to_an_idle_gateway_leaves_no_alarm_behind() {
     assert_eq!(probe.shipper(), State::Delivering);
     stop(pipeline).await;
     trail::verify_records(&rig.sink.records());
+}
+
+/// Calls at once on a disk that dies at operation `at`, while the sink goes on; then a new start on what is left.
+async fn dies_at(at: u64, mut rig: Rig) {
+    rig.config.timeouts.store = Duration::from_millis(20);
+    rig.config.batch.records = 3;
+    let opened = rig.start();
+    rig.disk.fail_from(rig.disk.operations() + at);
+    let audit = opened.audit();
+    let tasks: Vec<_> = (0..12)
+        .map(|_| {
+            let audit = audit.clone();
+            tokio::spawn(async move {
+                let receipt = audit.begin(call("echo")).await.ok()?;
+                let id = receipt.request_id();
+                Some((id, receipt.finish(ok(), ()).await.is_ok()))
+            })
+        })
+        .collect();
+    let mut begun = Vec::new();
+    for task in tasks {
+        begun.extend(task.await.unwrap());
+    }
+    let ended = stop_now(opened).await;
+    rig.disk.heal();
+    rig.config.timeouts.store = SOON;
+    assert_eq!(stop(rig.start()).await.lost, 0);
+    let records = rig.sink.records();
+    trail::verify_records(&records);
+    let times = times_recorded(&records);
+    let missing = begun.iter().filter(|(id, _)| !times.contains_key(id)).count();
+    let stored = rig.config.about.level == "stored";
+    assert!(missing <= if stored { 0 } else { ended.lost }, "{missing} missing of {begun:?}, {ended:?}");
+    if stored {
+        for (id, released) in begun {
+            let status = statuses(&records, id)[0];
+            assert!(!released || status == Status::Ok, "{status} though its answer left");
+        }
+    }
+}
+
+#[tokio::test]
+async fn i2_a_disk_that_dies_at_any_moment_while_records_are_delivered_loses_no_call() {
+    for at in 1..=40 {
+        dies_at(at, Rig::stored()).await;
+        dies_at(at, Rig::queued(Duration::from_millis(1))).await;
+    }
 }
 
 #[tokio::test]
