@@ -82,6 +82,12 @@ pub enum Unavailable {
         /// How long the call waited.
         waited: Duration,
     },
+    /// The outbox has used up its quota or its disk, and made no room within `admission_timeout`. Counted as above.
+    #[error("the audit outbox is full: no room within {waited:?}")]
+    OutboxFull {
+        /// How long the call waited.
+        waited: Duration,
+    },
     /// The outbox did not store the record within `store_timeout`. The record stays in the ring and is stored when the
     /// outbox heals.
     #[error("the audit outbox did not store the record within {waited:?}")]
@@ -177,6 +183,7 @@ impl NoRoom {
     fn after(self, waited: Duration) -> Unavailable {
         match self {
             Self::Full => Unavailable::Full { waited },
+            Self::OutboxFull => Unavailable::OutboxFull { waited },
             Self::Closed => Unavailable::Closed,
         }
     }

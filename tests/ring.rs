@@ -44,13 +44,20 @@ struct Model {
     runtime: Runtime,
     open: Vec<(Reservation, Call)>,
     head: Head,
-    held: Option<(Vec<(Arc<AuditRecord>, Instant)>, Taken)>,
+    held: Option<Held>,
     delivered: Head,
     stored: Seq,
     appended: usize,
     missed: u64,
     accounted: u64,
     published: usize,
+}
+
+/// What the scribe took and has not published.
+#[derive(Default)]
+struct Held {
+    records: Vec<(Arc<AuditRecord>, Instant)>,
+    taken: Taken,
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -129,7 +136,7 @@ impl Model {
     }
 
     fn scribe(&mut self, stores: bool) {
-        if let Some((records, taken)) = self.held.take() {
+        if let Some(Held { records, taken }) = self.held.take() {
             // As the scribe does: a ring that is more than half full is spilled.
             if stores || self.ring.past_high_water() {
                 self.stored = self.head.seq;
@@ -140,7 +147,7 @@ impl Model {
             return;
         }
         let work = self.ring.take(Some(Duration::ZERO));
-        let (mut records, mut taken) = (Vec::new(), Taken::default());
+        let Held { mut records, mut taken } = Held::default();
         let mut link = |entry: Entry| {
             let place = chain::link(GATEWAY, EPOCH, self.head, &entry);
             self.head = Head::after(&place);
@@ -160,7 +167,7 @@ impl Model {
             self.appended += 1;
             link(Entry::new(Call::gateway_event("gap", &serde_json::json!({})), ok(), Duration::ZERO));
         }
-        self.held = Some((records, taken));
+        self.held = Some(Held { records, taken });
     }
 
     fn deliver(&mut self, count: usize) {

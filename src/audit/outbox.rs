@@ -17,6 +17,7 @@ pub mod lock;
 mod reader;
 pub mod restore;
 mod salvage;
+mod space;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,6 +30,8 @@ use lock::{Lock, LockError};
 use reader::Shared;
 pub use reader::{Reader, Stats, Stream};
 use restore::Damage;
+use space::Ballast;
+pub use space::Space;
 
 use super::chain::Head;
 use super::codec;
@@ -37,6 +40,13 @@ use super::record::{Call, Epoch, GatewayId, RequestId, Seq};
 /// Bytes of segments after which a new file is begun. *Derived*: a file is at most 256 MiB (DESIGN section 6), redb
 /// doubles it as it grows, and its pages cost at most an eighth; 112 MiB of segments fit in 128 MiB.
 const GENERATION_SEGMENT_BYTES_MAX: u64 = 112 * 1024 * 1024;
+
+/// Size from which a file whose records are all delivered gives way to a small one. *Chosen*: far above a fresh file's
+/// 72 KiB, so that an idle outbox is small and a busy one does not begin a file every second.
+const SHRINK_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Files that fit in the quota at least. *Chosen*: the quota is kept file by file, so it is kept to an eighth.
+const GENERATIONS_MIN: u64 = 8;
 
 /// A run of records as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +144,15 @@ pub enum Error {
         /// Whose it should be.
         configured: GatewayId,
     },
+    /// The directory's name leads to another directory than at the start, or to none.
+    #[error(
+        "outbox directory {path} was moved, removed or replaced under the running gateway; move it back, or stop the \
+         gateway, whose open calls end as interrupted"
+    , path = .path.display())]
+    Replaced {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A stored frame that does not decode.
     #[error("outbox file {path} holds a broken {what}", path = .path.display())]
     Frame {
@@ -159,7 +178,22 @@ impl Error {
                 _ => true,
             },
             Self::NotAnOutbox { .. } | Self::Frame { .. } => true,
-            Self::Io { .. } | Self::Locked { .. } | Self::NewerFormat { .. } | Self::OtherGateway { .. } => false,
+            Self::Io { .. }
+            | Self::Locked { .. }
+            | Self::NewerFormat { .. }
+            | Self::OtherGateway { .. }
+            | Self::Replaced { .. } => false,
+        }
+    }
+
+    /// Whether the disk, or the user's share of it, is full.
+    fn is_disk_full(&self) -> bool {
+        let full =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        match self {
+            Self::Io { source, .. } => full(source),
+            Self::Redb { source, .. } => matches!(source.as_ref(), redb::Error::Io(error) if full(error)),
+            _ => false,
         }
     }
 
@@ -211,6 +245,10 @@ pub struct Outbox {
     segment_bytes: u64,
     open_intents: BTreeMap<RequestId, Arc<[u8]>>,
     delivered: BTreeMap<Epoch, Head>,
+    bytes_max: u64,
+    ballast: Ballast,
+    /// The directory as it was opened.
+    identity: (u64, u64),
     _lock: Lock,
 }
 
@@ -265,14 +303,19 @@ impl Opening {
     }
 
     /// Begins the epoch with its first commit, in a new file. The intents that were left over are gone with it:
-    /// `first` holds their `interrupted` records.
+    /// `first` holds their `interrupted` records. `bytes_max` is the quota of all files together.
     ///
     /// # Errors
     /// See [`Error`]. Nothing was begun; the next opening finds what this one found.
-    pub fn begin(self, first: &Commit<'_>) -> Result<Outbox, Error> {
+    pub fn begin(self, first: &Commit<'_>, bytes_max: u64) -> Result<Outbox, Error> {
         let Self { gateway_id, epoch, previous, dir, fs, lock, numbers, last_number, delivered, .. } = self;
         let previous = previous.map(|previous| (previous.epoch, previous.head));
         let meta = Meta { gateway_id, epoch, head: Head::START, closed: false, previous };
+        let identity = fs.identity(&dir).map_err(|source| {
+            let path = dir.clone();
+            Error::Io { operation: "look at", path, source }
+        })?;
+        let ballast = Ballast::new(&dir);
         let mut outbox = Outbox {
             shared: Arc::new(Shared::new(fs, dir, &numbers, true)),
             meta,
@@ -281,10 +324,14 @@ impl Opening {
             segment_bytes: 0,
             open_intents: BTreeMap::new(),
             delivered,
+            bytes_max,
+            ballast,
+            identity,
             _lock: lock,
         };
         // I3: the file that makes the epoch known is stored in the same commit as the epoch's first record.
         outbox.rotate(first)?;
+        outbox.ballast.hold(outbox.shared.fs.as_ref());
         Ok(outbox)
     }
 }
@@ -306,24 +353,65 @@ impl Outbox {
     /// # Durability
     /// *Stored* on return.
     pub fn commit(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
+        let (fs, dir) = (Arc::clone(&self.shared.fs), self.shared.dir.clone());
+        if fs.identity(&dir).ok() != Some(self.identity) {
+            return Err(Error::Replaced { path: dir });
+        }
         let bytes = commit.segments.iter().map(|segment| segment.frames.len() as u64).sum::<u64>();
-        if self.segment_bytes > 0 && self.segment_bytes + bytes > GENERATION_SEGMENT_BYTES_MAX {
+        let bytes_max = GENERATION_SEGMENT_BYTES_MAX.min(self.bytes_max / GENERATIONS_MIN);
+        if self.segment_bytes > 0 && self.segment_bytes + bytes > bytes_max {
             self.seal();
         }
         match &self.active {
-            None => self.rotate(commit)?,
+            None => self.rotate_with_ballast(commit)?,
             Some(active) => match active.commit(commit) {
                 Ok(()) => self.note(commit),
                 Err(error) => {
                     // I7: what failed is sealed; what is in memory goes into a new file.
                     tracing::error!(%error, "outbox file sealed after a failed write");
                     self.seal();
-                    self.rotate(commit)?;
+                    self.rotate_with_ballast(commit)?;
                 }
             },
         }
+        self.shrink();
         self.unlink_delivered();
+        self.ballast.hold(fs.as_ref());
         Ok(())
+    }
+
+    /// Unlinks what was delivered, without a commit: it needs no room on the disk. The next commit stores the
+    /// watermarks.
+    pub fn forget(&mut self, delivered: &[(Epoch, Head)]) {
+        self.delivered.extend(delivered.iter().copied());
+        self.unlink_delivered();
+        self.ballast.hold(self.shared.fs.as_ref());
+    }
+
+    /// How full the outbox is.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        Space { used_bytes: self.shared.bytes(), max_bytes: self.bytes_max, disk_full: self.ballast.disk_full() }
+    }
+
+    /// Begins a new file; where the disk is full, once more without the ballast.
+    fn rotate_with_ballast(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
+        match self.rotate(commit) {
+            Err(error) if error.is_disk_full() && self.ballast.release(self.shared.fs.as_ref()) => self.rotate(commit),
+            result => result,
+        }
+    }
+
+    /// Lets a large file whose records are all delivered give way to a small one.
+    fn shrink(&mut self) {
+        let large = self.active.as_ref().is_some_and(|active| active.len() >= SHRINK_BYTES);
+        if large && self.segment_bytes == 0 {
+            self.seal();
+            if let Err(error) = self.rotate(&Commit::default()) {
+                // The next commit begins the file.
+                tracing::warn!(%error, "no smaller outbox file yet");
+            }
+        }
     }
 
     fn seal(&mut self) {

@@ -29,6 +29,8 @@ pub struct Config {
     pub mode: Mode,
     /// The ring's room.
     pub ring: ring::Limits,
+    /// Quota of the outbox's files together, bytes.
+    pub outbox_bytes_max: u64,
     /// How long a call waits.
     pub timeouts: Timeouts,
     /// How large a batch may be.
@@ -82,7 +84,7 @@ impl Pipeline {
             let (epoch, interrupted) = (previous.epoch, opening.interrupted.len());
             tracing::warn!(%epoch, last_seq = %previous.head.seq, interrupted, "the last epoch was not closed: a crash");
         }
-        let scribe = Scribe::begin(opening, config.ring, config.mode, &config.about)?;
+        let scribe = Scribe::begin(opening, config.ring, config.outbox_bytes_max, config.mode, &config.about)?;
         let (ring, reader) = (scribe.ring(), scribe.reader());
         let (gateway_id, epoch) = scribe.stream();
         tracing::info!(%gateway_id, %epoch, dir = %config.dir.display(), "outbox opened");

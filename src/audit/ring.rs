@@ -74,6 +74,8 @@ struct State {
     window: VecDeque<Slot>,
     /// Reserved, arrived, held by the scribe or in the window.
     used: Room,
+    /// The part of it that is reserved for what has not arrived.
+    reserved: Room,
     /// All up to here is in the outbox.
     stored: Seq,
     /// All up to here is in Postgres.
@@ -84,6 +86,9 @@ struct State {
     watermarks: Vec<(Epoch, Head)>,
     missed: Option<Missed>,
     outbox_failed: bool,
+    /// How full the outbox is, where that is in the way of calls.
+    outbox_full: bool,
+    capacity: Capacity,
 }
 
 /// Records and bytes.
@@ -180,17 +185,41 @@ pub struct Gauge {
     pub delivered: Seq,
     /// Whether the outbox cannot store at the moment.
     pub outbox_failed: bool,
+    /// How full the outbox is.
+    pub outbox: Capacity,
 }
 
 /// The gateway is stopping, and the ring takes nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
 
+/// How full the store behind the ring is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Capacity {
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// The quota.
+    pub max_bytes: u64,
+    /// Whether quota or disk are used up.
+    pub full: bool,
+}
+
+/// Who asks for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// A call that is about to begin.
+    Call,
+    /// A record of what was refused.
+    Refusal,
+}
+
 /// There was no room in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRoom {
     /// The ring is full.
     Full,
+    /// The outbox is full.
+    OutboxFull,
     /// The gateway is stopping.
     Closed,
 }
@@ -204,12 +233,15 @@ impl Ring {
             arrivals: VecDeque::new(),
             window: VecDeque::new(),
             used: Room::default(),
+            reserved: Room::default(),
             stored: head.seq,
             delivered: Seq::ZERO,
             shippable: head.seq,
             watermarks: Vec::new(),
             missed: None,
             outbox_failed: false,
+            outbox_full: false,
+            capacity: Capacity::default(),
         };
         Arc::new(Self {
             limits,
@@ -231,9 +263,7 @@ impl Ring {
     pub async fn reserve_call(self: &Arc<Self>, call: &Call, timeout: Duration) -> Result<Reservation, NoRoom> {
         let bytes = call.size_bytes();
         let room = Room { records: 2, bytes: 2 * bytes + OUTCOME_BYTES };
-        // I6: an eighth of the ring is kept for refusals.
-        let limits = Limits { records: self.limits.records / 8 * 7, bytes: self.limits.bytes / 8 * 7 };
-        self.reserve(room, limits, timeout, call.timestamp).await
+        self.reserve(room, Asker::Call, timeout, call.timestamp).await
     }
 
     /// Waits up to `timeout` for the room of a record that was not begun.
@@ -242,7 +272,7 @@ impl Ring {
     /// [`NoRoom`]; where the ring is full the call is counted as missed.
     pub async fn reserve_refusal(self: &Arc<Self>, entry: &Entry, timeout: Duration) -> Result<Reservation, NoRoom> {
         let room = Room { records: 1, bytes: entry.size_bytes() };
-        self.reserve(room, self.admission_limits(), timeout, entry.call.timestamp).await
+        self.reserve(room, Asker::Refusal, timeout, entry.call.timestamp).await
     }
 
     /// Appends an intent, which takes its part of `reservation`; the rest stays for the record.
@@ -255,10 +285,8 @@ impl Ring {
         call: Call,
         stored: Option<oneshot::Sender<()>>,
     ) -> Result<(), Closed> {
-        let bytes = call.size_bytes();
-        reservation.room.records -= 1;
-        reservation.room.bytes -= bytes;
-        self.append(Arrival::Begin { call: Box::new(call), stored })
+        let taken = reservation.take(call.size_bytes());
+        self.append(Arrival::Begin { call: Box::new(call), stored }, taken)
     }
 
     /// Appends a record and gives back what it does not need of `reservation`.
@@ -273,9 +301,8 @@ impl Ring {
         begun: bool,
         stored: Option<oneshot::Sender<()>>,
     ) -> Result<(), Closed> {
-        reservation.room.records = reservation.room.records.saturating_sub(1);
-        reservation.room.bytes = reservation.room.bytes.saturating_sub(entry.size_bytes());
-        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() })
+        let taken = reservation.take(entry.size_bytes());
+        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() }, taken)
     }
 
     /// For the scribe: waits until there is work, at most `patience` where given, and takes all of it.
@@ -329,8 +356,7 @@ impl Ring {
     /// For the scribe: puts stamped records into the window. `taken` is the room that what it took has used so far.
     pub fn publish(&self, records: impl IntoIterator<Item = (Arc<AuditRecord>, Instant)>, taken: Taken) {
         let mut state = self.lock();
-        state.used.records = state.used.records.saturating_sub(taken.0.records);
-        state.used.bytes = state.used.bytes.saturating_sub(taken.0.bytes);
+        state.used = state.used.without(taken.0);
         for (record, arrived) in records {
             let bytes = record.entry.size_bytes();
             state.used.records += 1;
@@ -338,7 +364,7 @@ impl Ring {
             state.shippable = record.place.seq;
             state.window.push_back(Slot { record, bytes, arrived });
         }
-        state.make_room(Room::default(), self.admission_limits());
+        state.make_room(Room::default(), self.limits_for(Asker::Refusal));
         drop(state);
         self.room.notify_waiters();
         self.shippable.notify_one();
@@ -351,6 +377,21 @@ impl Ring {
         state.outbox_failed = false;
         drop(state);
         self.room.notify_waiters();
+    }
+
+    /// For the scribe: how full the outbox is, and whether calls depend on it.
+    pub fn set_capacity(&self, capacity: Capacity, depended_on: bool) {
+        let mut state = self.lock();
+        state.capacity = capacity;
+        state.outbox_full = depended_on && capacity.full;
+        drop(state);
+        self.room.notify_waiters();
+    }
+
+    /// For the scribe: watermarks that came since it took the last ones. They stay for the next taking.
+    #[must_use]
+    pub fn watermarks(&self) -> Vec<(Epoch, Head)> {
+        self.lock().watermarks.clone()
     }
 
     /// For the scribe: the outbox cannot store.
@@ -481,14 +522,17 @@ impl Ring {
             stored: state.stored,
             delivered: state.delivered,
             outbox_failed: state.outbox_failed,
+            outbox: state.capacity,
         }
     }
 
-    /// Whether more than half of the room is used by what could not make room for others.
+    /// Whether records take more than half of the room that open calls leave them. Spilling makes no room for these.
     #[must_use]
     pub fn past_high_water(&self) -> bool {
         let state = self.lock();
-        state.used.records > self.limits.records / 2 || state.used.bytes > self.limits.bytes / 2
+        let left = Room { records: self.limits.records, bytes: self.limits.bytes }.without(state.reserved);
+        let records = state.used.without(state.reserved);
+        records.records > left.records / 2 || records.bytes > left.bytes / 2
     }
 
     /// Records that would be lost if the process ended now.
@@ -504,7 +548,7 @@ impl Ring {
     async fn reserve(
         self: &Arc<Self>,
         room: Room,
-        limits: Limits,
+        asker: Asker,
         timeout: Duration,
         arrived: Timestamp,
     ) -> Result<Reservation, NoRoom> {
@@ -512,14 +556,16 @@ impl Ring {
             loop {
                 let mut notified = std::pin::pin!(self.room.notified());
                 notified.as_mut().enable();
-                match self.try_reserve(room, limits) {
-                    Err(NoRoom::Full) => notified.await,
+                match self.try_reserve(room, asker) {
+                    Err(NoRoom::Full | NoRoom::OutboxFull) => notified.await,
                     done => return done,
                 }
             }
         };
-        let result = match self.try_reserve(room, limits) {
-            Err(NoRoom::Full) => tokio::time::timeout(timeout, wait).await.unwrap_or(Err(NoRoom::Full)),
+        let result = match self.try_reserve(room, asker) {
+            Err(full @ (NoRoom::Full | NoRoom::OutboxFull)) => {
+                tokio::time::timeout(timeout, wait).await.unwrap_or(Err(full))
+            }
             done => done,
         };
         if result.is_err() {
@@ -528,24 +574,33 @@ impl Ring {
         result
     }
 
-    fn try_reserve(self: &Arc<Self>, room: Room, limits: Limits) -> Result<Reservation, NoRoom> {
+    fn try_reserve(self: &Arc<Self>, room: Room, asker: Asker) -> Result<Reservation, NoRoom> {
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Err(NoRoom::Closed);
         }
+        // Outcomes of open calls and refusals still go into a full outbox: its last room is kept for them.
+        if asker == Asker::Call && state.outbox_full {
+            return Err(NoRoom::OutboxFull);
+        }
         // I6: the ring never holds more than its limits.
-        if !state.make_room(room, limits) {
+        if !state.make_room(room, self.limits_for(asker)) {
             return Err(NoRoom::Full);
         }
         state.used = state.used.and(room);
+        state.reserved = state.reserved.and(room);
         drop(state);
         Ok(Reservation { ring: Arc::clone(self), room })
     }
 
-    fn admission_limits(&self) -> Limits {
-        Limits {
-            records: self.limits.records.saturating_sub(OWN_ROOM.records),
-            bytes: self.limits.bytes.saturating_sub(OWN_ROOM.bytes),
+    fn limits_for(&self, asker: Asker) -> Limits {
+        match asker {
+            // I6: an eighth of the ring is kept for refusals.
+            Asker::Call => Limits { records: self.limits.records / 8 * 7, bytes: self.limits.bytes / 8 * 7 },
+            Asker::Refusal => Limits {
+                records: self.limits.records.saturating_sub(OWN_ROOM.records),
+                bytes: self.limits.bytes.saturating_sub(OWN_ROOM.bytes),
+            },
         }
     }
 
@@ -562,12 +617,14 @@ impl Ring {
         self.work.notify_one();
     }
 
-    fn append(&self, arrival: Arrival) -> Result<(), Closed> {
+    /// Appends what takes a part of the reserved room.
+    fn append(&self, arrival: Arrival, taken: Room) -> Result<(), Closed> {
         let mut state = self.lock();
         // I3: nothing may follow the record that closes the epoch.
         if state.phase != Phase::Open {
             return Err(Closed);
         }
+        state.reserved = state.reserved.without(taken);
         state.arrivals.push_back(arrival);
         drop(state);
         self.work.notify_one();
@@ -609,8 +666,7 @@ impl State {
 
     fn pop_front(&mut self) {
         if let Some(slot) = self.window.pop_front() {
-            self.used.records = self.used.records.saturating_sub(1);
-            self.used.bytes = self.used.bytes.saturating_sub(slot.bytes);
+            self.used = self.used.without(Room { records: 1, bytes: slot.bytes });
         }
     }
 }
@@ -620,16 +676,29 @@ impl Room {
         Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
     }
 
+    fn without(self, other: Self) -> Self {
+        Self { records: self.records.saturating_sub(other.records), bytes: self.bytes.saturating_sub(other.bytes) }
+    }
+
     fn within(self, limits: Limits) -> bool {
         self.records <= limits.records && self.bytes <= limits.bytes
+    }
+}
+
+impl Reservation {
+    /// Takes the room of one intent or record out of it.
+    fn take(&mut self, bytes: usize) -> Room {
+        let taken = Room { records: 1.min(self.room.records), bytes: bytes.min(self.room.bytes) };
+        self.room = self.room.without(taken);
+        taken
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut state = self.ring.lock();
-        state.used.records = state.used.records.saturating_sub(self.room.records);
-        state.used.bytes = state.used.bytes.saturating_sub(self.room.bytes);
+        state.used = state.used.without(self.room);
+        state.reserved = state.reserved.without(self.room);
         drop(state);
         self.ring.room.notify_waiters();
     }

@@ -19,9 +19,9 @@ use tokio::sync::oneshot;
 use super::chain::{self, Head};
 use super::codec;
 use super::outbox::restore::Damage;
-use super::outbox::{self, Commit, Opening, Outbox, Segment};
+use super::outbox::{self, Commit, Opening, Outbox, Segment, Space};
 use super::record::{AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Status};
-use super::ring::{self, Arrival, Missed, Phase, Ring, Taken, Work};
+use super::ring::{self, Arrival, Capacity, Missed, Phase, Ring, Taken, Work};
 
 /// Size at which a segment is closed, in bytes. *Measured*: FACTS section 1, redb writes large values in power-of-two
 /// runs of pages; a little less than 2^8 x 4096 leaves room for the page header and the last record.
@@ -29,6 +29,9 @@ const SEGMENT_BYTES: usize = 240 * 4096;
 
 /// Pauses between tries of a failing outbox. *Chosen*: short enough that a freed disk is noticed at once.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Percentages of the quota at which an alarm is raised. *Spec*: DESIGN section 6.
+const ALARM_PERCENTS: [u64; 3] = [75, 90, 100];
 
 /// What a record waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +67,7 @@ pub struct Scribe {
     /// Open calls whose intents are in the outbox.
     stored_intents: BTreeSet<RequestId>,
     watermarks: Vec<(Epoch, Head)>,
+    space: Space,
 }
 
 /// How a gateway's epoch ended.
@@ -100,7 +104,13 @@ impl Scribe {
     ///
     /// # Errors
     /// The outbox cannot be written; nothing was begun.
-    pub fn begin(opening: Opening, limits: ring::Limits, mode: Mode, about: &About) -> Result<Self, outbox::Error> {
+    pub fn begin(
+        opening: Opening,
+        limits: ring::Limits,
+        outbox_bytes_max: u64,
+        mode: Mode,
+        about: &About,
+    ) -> Result<Self, outbox::Error> {
         let (gateway_id, epoch) = (opening.gateway_id, opening.epoch);
         let mut entries = vec![opened(&opening, about)];
         entries.extend(opening.damages.iter().map(damaged));
@@ -114,10 +124,13 @@ impl Scribe {
             records.push((Arc::new(AuditRecord { place, entry }), Instant::now()));
         }
         let segments = segments(&records);
-        let outbox = opening.begin(&Commit { segments: &segments, head: Some(head), ..Commit::default() })?;
+        let first = Commit { segments: &segments, head: Some(head), ..Commit::default() };
+        let outbox = opening.begin(&first, outbox_bytes_max)?;
+        let space = outbox.space();
         let ring = Ring::new(limits, Head::START);
         ring.stored(head.seq);
         ring.publish(records, Taken::default());
+        ring.set_capacity(capacity(space), mode == Mode::Stored);
         Ok(Self {
             ring,
             outbox,
@@ -132,6 +145,7 @@ impl Scribe {
             open: BTreeMap::new(),
             stored_intents: BTreeSet::new(),
             watermarks: Vec::new(),
+            space,
         })
     }
 
@@ -171,6 +185,10 @@ impl Scribe {
                 self.open.extend(batch.begun.drain(..));
                 self.ring.publish(batch.records.drain(..), batch.taken);
             }
+            if !self.space.has_room() {
+                self.outbox.forget(&[]);
+                self.look_at_space();
+            }
             for receipt in batch.told {
                 // I1: a receipt is told after the commit that holds its record. Nobody may be waiting any more.
                 receipt.send(()).ok();
@@ -183,14 +201,17 @@ impl Scribe {
         }
     }
 
-    /// How long to wait for arrivals: at level `queued` until the oldest record is due to be spilled.
+    /// How long to wait for arrivals: at level `queued` until the oldest record is due to be spilled, and not for ever
+    /// where the outbox is full, since calls wait for its room.
     fn patience(&self) -> Option<Duration> {
-        match self.mode {
+        let spill = match self.mode {
             Mode::Queued { spill_after } if !self.spilling => {
                 self.ring.oldest_only_queued().map(|age| spill_after.saturating_sub(age))
             }
             _ => None,
-        }
+        };
+        let room = (!self.space.has_room()).then_some(RETRY_PAUSE);
+        spill.into_iter().chain(room).min()
     }
 
     /// Whether this batch goes through the outbox now.
@@ -272,6 +293,22 @@ impl Scribe {
         batch.records.push((Arc::new(AuditRecord { place, entry }), arrived));
     }
 
+    /// Tells the ring whether calls may begin, and people how full the outbox is.
+    fn look_at_space(&mut self) {
+        let (before, now) = (self.space, self.outbox.space());
+        for percent in ALARM_PERCENTS {
+            if before.percent() < percent && now.percent() >= percent {
+                tracing::error!(used = now.used_bytes, max = now.max_bytes, "the outbox is {percent} % full");
+            }
+        }
+        if now.has_room() && !before.has_room() {
+            tracing::info!(used = now.used_bytes, max = now.max_bytes, "the outbox has room again");
+        }
+        self.space = now;
+        // Where Postgres takes everything from the ring, a full outbox is in nobody's way.
+        self.ring.set_capacity(capacity(now), self.mode == Mode::Stored || self.spilling);
+    }
+
     /// Stores the batch and all that was only queued before it, then publishes it. `Err` gives what was lost.
     fn store(&mut self, batch: &mut Batch, closes: bool) -> Result<(), usize> {
         let now = Instant::now();
@@ -295,7 +332,10 @@ impl Scribe {
                 // What was only queued before this batch is still in the ring.
                 return Err(batch.records.len() + self.ring.only_in_memory());
             }
+            // Files that are delivered meanwhile are unlinked without a commit: on a full disk that makes the room.
+            self.outbox.forget(&self.ring.watermarks());
         }
+        self.look_at_space();
         if let Some((_, head)) = self.watermarks.iter().find(|(epoch, _)| *epoch == self.epoch) {
             self.forgotten = *head;
         }
@@ -331,6 +371,10 @@ fn segments(records: &[(Arc<AuditRecord>, Instant)]) -> Vec<Segment> {
             .expect("every field of a record is bounded far below the limit of a frame when it is made");
     }
     segments
+}
+
+fn capacity(space: Space) -> Capacity {
+    Capacity { used_bytes: space.used_bytes, max_bytes: space.max_bytes, full: !space.has_room() }
 }
 
 fn event(status: Status, message: Option<String>, call: Call) -> Entry {

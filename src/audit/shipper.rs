@@ -321,6 +321,9 @@ impl<S: Sink> Shipper<S> {
             let cursor = self.cursor(place.epoch).await;
             let ours = cursor == head || sent.iter().any(|record| Head::after(&record.place) == cursor);
             if ours {
+                if cursor != head {
+                    self.succeeded();
+                }
                 return Ok(cursor);
             }
             let what =

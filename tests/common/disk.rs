@@ -61,7 +61,7 @@ struct File {
     disk: Disk,
     id: u64,
     name: String,
-    file: Box<dyn StorageBackend>,
+    real: Box<dyn StorageBackend>,
 }
 
 impl Disk {
@@ -182,7 +182,7 @@ impl Disk {
     ) -> Box<dyn StorageBackend> {
         let name = file_name(path);
         *state.open_handles.entry(name.clone()).or_default() += 1;
-        Box::new(File { disk: self.clone(), id, name, file })
+        Box::new(File { disk: self.clone(), id, name, real: file })
     }
 }
 
@@ -243,6 +243,10 @@ impl Fs for Disk {
         self.operate(None, |_| DiskFs.remove(path))
     }
 
+    fn identity(&self, dir: &Path) -> io::Result<(u64, u64)> {
+        DiskFs.identity(dir)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.operate(None, |_| DiskFs.sync_dir(dir))
     }
@@ -250,15 +254,15 @@ impl Fs for Disk {
 
 impl StorageBackend for File {
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        self.real.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out)
+        self.real.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.disk.operate(Some(self.id), |_| self.file.set_len(len))
+        self.disk.operate(Some(self.id), |_| self.real.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -271,7 +275,7 @@ impl StorageBackend for File {
         drop(state);
         self.disk.operate(Some(self.id), |state| {
             state.files.entry(self.id).or_default().syncs += 1;
-            self.file.sync_data()
+            self.real.sync_data()
         })
     }
 
@@ -280,7 +284,7 @@ impl StorageBackend for File {
             let counts = state.files.entry(self.id).or_default();
             counts.writes += 1;
             counts.bytes += data.len() as u64;
-            self.file.write(offset, data)
+            self.real.write(offset, data)
         })
     }
 }

@@ -30,6 +30,7 @@ struct State {
     /// Every statement fails as an operator's error does once so many records were delivered.
     held_after: Option<usize>,
     pause: Duration,
+    reply_lost: bool,
     /// State of the dice of [`Mood::Lossy`].
     dice: u64,
     calls: usize,
@@ -68,6 +69,11 @@ impl MemorySink {
     /// Fails as with an operator's error once `count` records were delivered.
     pub fn hold_after(&self, count: usize) {
         self.state().held_after = Some(count);
+    }
+
+    /// Lets the next delivery take effect and its reply be lost.
+    pub fn lose_next_reply(&self) {
+        self.state().reply_lost = true;
     }
 
     /// Lets every delivery take this long.
@@ -135,11 +141,8 @@ impl State {
         }
         *cursor = Head::after(&last);
         let records = batch.iter().map(|record| record.as_ref().clone());
-        if quarantine {
-            self.quarantined.extend(records)
-        } else {
-            self.records.extend(records)
-        }
+        let place = if quarantine { &mut self.quarantined } else { &mut self.records };
+        place.extend(records);
         Moved::Yes
     }
 }
@@ -180,7 +183,11 @@ impl Sink for MemorySink {
             return Err(error(Class::Transient, "08006"));
         }
         let moved = state.take(batch, false);
-        if lost == Some(1) { Err(error(Class::Transient, "08006")) } else { Ok(moved) }
+        if std::mem::take(&mut state.reply_lost) || lost == Some(1) {
+            Err(error(Class::Transient, "08006"))
+        } else {
+            Ok(moved)
+        }
     }
 
     async fn quarantine(&mut self, record: &AuditRecord, _reason: &Error) -> Result<Moved, Error> {

@@ -51,6 +51,7 @@ impl Rig {
             gateway_id: None,
             mode: Mode::Stored,
             ring: ring::Limits { records: 16_384, bytes: 64 * 1024 * 1024 },
+            outbox_bytes_max: 1 << 30,
             timeouts: Timeouts { admission: Duration::from_secs(20), store: Duration::from_secs(20) },
             batch: BatchLimits { records: 2_000, bytes: 4_000_000 },
             about: About { level: "stored", config_digest: Digest::of(b"config") },
@@ -199,5 +200,7 @@ pub fn events(records: &[AuditRecord], event: &str) -> Vec<serde_json::Value> {
 
 /// The bytes of the files in `dir`.
 pub fn bytes_in(dir: &Path) -> u64 {
-    dir.read_dir().unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+    let generations = dir.read_dir().unwrap().map(Result::unwrap);
+    let generations = generations.filter(|entry| entry.file_name().to_str().unwrap().starts_with("outbox-"));
+    generations.map(|entry| entry.metadata().unwrap().len()).sum()
 }

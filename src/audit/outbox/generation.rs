@@ -18,6 +18,8 @@
 //! first, since redb does not verify pages as it reads them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
@@ -78,6 +80,8 @@ pub(super) struct Meta {
 pub(super) struct Generation {
     path: PathBuf,
     database: Database,
+    /// The length of a file that is being written.
+    len: Arc<AtomicU64>,
 }
 
 impl Generation {
@@ -104,10 +108,11 @@ impl Generation {
             return Err(io("remove", &temporary)(error));
         }
         let file = fs.create(&temporary).map_err(io("create", &temporary))?;
+        let len = Arc::new(AtomicU64::new(0));
         let database = builder()
-            .create_with_backend(Latched::new(file))
+            .create_with_backend(Latched::new(file, Arc::clone(&len)))
             .map_err(|source| Error::redb("create", &temporary, source))?;
-        let generation = Self { path, database };
+        let generation = Self { path, database, len };
         generation.write("initialise", |transaction| {
             let mut table = transaction.open_table(META)?;
             table.insert("format", FORMAT.to_le_bytes().as_slice())?;
@@ -156,7 +161,12 @@ impl Generation {
             return Err(Error::NotAnOutbox { path, what: "an empty file".to_owned() });
         }
         let database = builder.create_with_backend(overlay).map_err(|source| Error::redb("open", &path, source))?;
-        Ok(Self { path, database })
+        Ok(Self { path, database, len: Arc::default() })
+    }
+
+    /// Bytes of the file, which this process is writing.
+    pub(super) fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
     }
 
     /// Stores a commit: all of it or nothing. Returns after fsync.

@@ -30,6 +30,8 @@ struct File {
     epoch: Option<Epoch>,
     /// The last record in a sealed file; zero where it holds none.
     last: Option<Seq>,
+    /// Its size, once it is sealed.
+    bytes: u64,
     /// The file being written.
     active: Option<Arc<Generation>>,
 }
@@ -70,20 +72,23 @@ pub struct Stats {
 
 impl Shared {
     pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, numbers: &[Number], owned: bool) -> Self {
-        let unread = |number: &Number| File { number: *number, epoch: None, last: None, active: None };
+        let bytes = |number: &Number| fs.open(&number.path(&dir)).and_then(|file| file.len()).unwrap_or(0);
+        let unread =
+            |number: &Number| File { number: *number, epoch: None, last: None, bytes: bytes(number), active: None };
         let files = RwLock::new(numbers.iter().map(unread).collect());
         Self { fs, dir, owned, files, opened: Mutex::default() }
     }
 
     pub(super) fn add(&self, number: Number, epoch: Epoch, generation: Arc<Generation>) {
-        let file = File { number, epoch: Some(epoch), last: None, active: Some(generation) };
+        let file = File { number, epoch: Some(epoch), last: None, bytes: 0, active: Some(generation) };
         self.files.write().unwrap_or_else(PoisonError::into_inner).push(file);
     }
 
     /// From now on the newest file, whose last record is `last`, is only read.
     pub(super) fn seal(&self, last: Seq) {
         if let Some(file) = self.files.write().unwrap_or_else(PoisonError::into_inner).last_mut() {
-            (file.active, file.last) = (None, Some(last));
+            file.bytes = file.active.take().map_or(file.bytes, |active| active.len());
+            file.last = Some(last);
         }
     }
 
@@ -111,6 +116,12 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        files.iter().map(|file| file.active.as_ref().map_or(file.bytes, |active| active.len())).sum()
     }
 
     pub(super) fn oldest_epoch(&self) -> Option<Epoch> {
