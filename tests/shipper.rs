@@ -389,12 +389,15 @@ async fn i6_the_outcomes_of_begun_calls_fit_when_nothing_else_does() {
 async fn i9_refused_rows_are_quarantined_in_their_place() {
     let rig = Rig::stored();
     rig.sink.refuse_tool("poison");
+    // All in one batch, in which the refused ones have to be found.
+    rig.sink.turn(Mood::Blocked);
     let pipeline = rig.start();
     let (audit, probe) = (pipeline.audit(), pipeline.probe());
     for _ in 0..5 {
         many(&audit, 3).await;
         one(&audit, "poison").await;
     }
+    rig.sink.turn(Mood::Healthy);
     delivered(&probe).await;
     stop(pipeline).await;
     assert_eq!((rig.sink.count(), rig.sink.quarantined().len()), (1 + 15 + 1, 5));
