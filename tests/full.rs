@@ -78,6 +78,54 @@ async fn i4_i6_a_quota_refuses_calls_and_nothing_else_until_records_are_delivere
     recovers(pipeline, &rig.sink, rig.dir.path(), open).await;
 }
 
+#[tokio::test]
+async fn calls_that_the_operator_lets_go_on_are_counted_in_a_gap_record() {
+    let (rig, pipeline, open) = begun(tempfile::tempdir().unwrap(), 64 * 1024 * 1024).await;
+    let (audit, probe) = (pipeline.audit(), pipeline.probe());
+    fill(&audit).await;
+    for _ in 0..3 {
+        let receipt = audit.begin_or_continue(call_with("echo", "{}")).await.unwrap();
+        receipt.finish(ok(), ()).await.unwrap().into_inner();
+    }
+    drop(open);
+    rig.sink.turn(Mood::Healthy);
+    until_async("calls are accepted again", SOON, || async { !probe.gauge().outbox.full }).await;
+    // With room again it is recorded like any other.
+    let receipt = audit.begin_or_continue(call_with("echo", "{}")).await.unwrap();
+    let id = receipt.request_id();
+    receipt.finish(ok(), ()).await.unwrap().into_inner();
+    stop(pipeline).await;
+    let records = rig.sink.records();
+    assert_eq!(times_recorded(&records)[&id], 1);
+    let gaps = events(&records, "gap");
+    let total = |key: &str| gaps.iter().filter_map(|gap| gap[key].as_u64()).sum::<u64>();
+    assert_eq!((total("refused"), total("unaudited")), (1, 3));
+    trail::verify_records(&records);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_replaced_under_the_gateway_is_noticed() {
+    let place = tempfile::tempdir().unwrap();
+    let mut rig = Rig::stored();
+    rig.config.dir = place.path().join("outbox");
+    rig.config.timeouts.store = Duration::from_millis(50);
+    let pipeline = rig.start();
+    let (audit, probe) = (pipeline.audit(), pipeline.probe());
+    one(&audit, "echo").await;
+    let aside = place.path().join("aside");
+    std::fs::rename(&rig.config.dir, &aside).unwrap();
+    std::fs::create_dir(&rig.config.dir).unwrap();
+    assert!(matches!(audit.begin(call_with("echo", "{}")).await, Err(Unavailable::NotStored { .. })));
+    until_async("the outbox has failed", SOON, || async { probe.gauge().outbox_failed }).await;
+    assert_eq!(rig.config.dir.read_dir().unwrap().count(), 0, "nothing is written into the other directory");
+    std::fs::remove_dir(&rig.config.dir).unwrap();
+    std::fs::rename(&aside, &rig.config.dir).unwrap();
+    until_async("the outbox has healed", SOON, || async { !probe.gauge().outbox_failed }).await;
+    one(&audit, "echo").await;
+    assert_eq!(stop(pipeline).await.lost, 0);
+    trail::verify_records(&rig.sink.records());
+}
+
 /// Runs itself again in a mount namespace of its own, where it may mount a tmpfs of 64 MiB whoever started it.
 #[tokio::test]
 async fn i4_a_full_disk_loses_nothing_and_heals_by_delivery() {

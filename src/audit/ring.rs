@@ -138,8 +138,10 @@ pub struct Reservation {
 /// Calls that could not be recorded one by one, since there was no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missed {
-    /// How many.
-    pub count: u64,
+    /// Calls that were refused.
+    pub refused: u64,
+    /// Calls that went on unaudited, as the operator chose for their tools.
+    pub unaudited: u64,
     /// The first one's arrival.
     pub first: Timestamp,
     /// The last one's arrival.
@@ -209,6 +211,8 @@ pub struct Capacity {
 enum Asker {
     /// A call that is about to begin.
     Call,
+    /// The same, which goes on unaudited where there is no room.
+    ContinuedCall,
     /// A record of what was refused.
     Refusal,
 }
@@ -256,14 +260,20 @@ impl Ring {
     /// Waits up to `timeout` for the room of `call`'s intent and record.
     ///
     /// # Errors
-    /// [`NoRoom`]; where the ring is full the call is counted as missed.
+    /// [`NoRoom`]; where ring or outbox are full the call is counted as refused.
     ///
     /// # Cancel safety
     /// Nothing is reserved where the future is dropped.
     pub async fn reserve_call(self: &Arc<Self>, call: &Call, timeout: Duration) -> Result<Reservation, NoRoom> {
-        let bytes = call.size_bytes();
-        let room = Room { records: 2, bytes: 2 * bytes + OUTCOME_BYTES };
-        self.reserve(room, Asker::Call, timeout, call.timestamp).await
+        self.reserve(Room::of_call(call), Asker::Call, timeout, call.timestamp).await
+    }
+
+    /// The same for a call that goes on unaudited where there is no room.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; where ring or outbox are full the call is counted as unaudited.
+    pub async fn reserve_continued(self: &Arc<Self>, call: &Call, timeout: Duration) -> Result<Reservation, NoRoom> {
+        self.reserve(Room::of_call(call), Asker::ContinuedCall, timeout, call.timestamp).await
     }
 
     /// Waits up to `timeout` for the room of a record that was not begun.
@@ -569,7 +579,7 @@ impl Ring {
             done => done,
         };
         if result.is_err() {
-            self.miss(arrived);
+            self.miss(arrived, asker);
         }
         result
     }
@@ -580,7 +590,7 @@ impl Ring {
             return Err(NoRoom::Closed);
         }
         // Outcomes of open calls and refusals still go into a full outbox: its last room is kept for them.
-        if asker == Asker::Call && state.outbox_full {
+        if asker != Asker::Refusal && state.outbox_full {
             return Err(NoRoom::OutboxFull);
         }
         // I6: the ring never holds more than its limits.
@@ -596,7 +606,9 @@ impl Ring {
     fn limits_for(&self, asker: Asker) -> Limits {
         match asker {
             // I6: an eighth of the ring is kept for refusals.
-            Asker::Call => Limits { records: self.limits.records / 8 * 7, bytes: self.limits.bytes / 8 * 7 },
+            Asker::Call | Asker::ContinuedCall => {
+                Limits { records: self.limits.records / 8 * 7, bytes: self.limits.bytes / 8 * 7 }
+            }
             Asker::Refusal => Limits {
                 records: self.limits.records.saturating_sub(OWN_ROOM.records),
                 bytes: self.limits.bytes.saturating_sub(OWN_ROOM.bytes),
@@ -604,14 +616,17 @@ impl Ring {
         }
     }
 
-    fn miss(&self, arrived: Timestamp) {
+    fn miss(&self, arrived: Timestamp, asker: Asker) {
         let mut state = self.lock();
         // I3: nothing may follow the record that closes the epoch, so a refusal while it is written has no record.
         if state.phase != Phase::Open {
             return;
         }
-        let missed = state.missed.get_or_insert(Missed { count: 0, first: arrived, last: arrived });
-        missed.count += 1;
+        let missed = state.missed.get_or_insert(Missed { refused: 0, unaudited: 0, first: arrived, last: arrived });
+        match asker {
+            Asker::ContinuedCall => missed.unaudited += 1,
+            Asker::Call | Asker::Refusal => missed.refused += 1,
+        }
         missed.last = arrived;
         drop(state);
         self.work.notify_one();
@@ -672,6 +687,11 @@ impl State {
 }
 
 impl Room {
+    /// Room for a call's intent and for its record.
+    fn of_call(call: &Call) -> Self {
+        Self { records: 2, bytes: 2 * call.size_bytes() + OUTCOME_BYTES }
+    }
+
     fn and(self, other: Self) -> Self {
         Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
     }

@@ -406,8 +406,12 @@ fn closed(head: Head) -> Entry {
 }
 
 fn gap(missed: Missed) -> Entry {
-    let details = serde_json::json!({ "refused": missed.count, "first": missed.first, "last": missed.last });
-    let message = format!("{} calls were refused unrecorded, for want of audit room", missed.count);
+    let Missed { refused, unaudited, first, last } = missed;
+    let details = serde_json::json!({ "refused": refused, "unaudited": unaudited, "first": first, "last": last });
+    let mut message = format!("for want of audit room {refused} calls were refused unrecorded");
+    if unaudited > 0 {
+        message += &format!(", and {unaudited} went on unaudited as audit.on_failure allows");
+    }
     event(Status::AuditUnavailable, Some(message), Call::gateway_event("gap", &details))
 }
 
