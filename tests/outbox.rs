@@ -495,6 +495,10 @@ async fn a_stop_reports_what_a_dead_disk_lost() {
             drop(audit.refuse(call("lost"), refusal(), ()).await);
         }
         let stored = rig.config.about.level == "stored";
+        if !stored {
+            let probe = pipeline.probe();
+            until_async("the scribe has them", SOON, || async { probe.gauge().stamped.0 == 1 + 7 }).await;
+        }
         let ended = stop_now(pipeline).await;
         // At level queued all calls and the closing record were in memory only; at level stored the four, which the
         // scribe waits with, so that there is no closing record yet.

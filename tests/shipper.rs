@@ -535,7 +535,7 @@ async fn queued_records_spill_when_the_ring_is_half_full() {
 
 #[tokio::test]
 async fn i2_a_crash_while_spilling_gives_open_calls_one_interrupted_record() {
-    let rig = Rig::queued(Duration::from_millis(20));
+    let rig = Rig::queued(Duration::from_millis(150));
     let (pipeline, probe) = settled(&rig).await;
     let audit = pipeline.audit();
     rig.sink.turn(Mood::Blocked);
