@@ -38,7 +38,6 @@ fn main() {
         return child(&role, Path::new(&dir));
     }
     table::title("recover", "Start after kill -9 with 2 GB in the outbox: the first call is accepted within 1 s.");
-    let bytes = bytes();
     let rounds = size("RECOVER_ROUNDS", 3, 1);
     let dir = disk::directory("recover");
     let (outbox, single) = (dir.path().join("outbox"), dir.path().join("single"));

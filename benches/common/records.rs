@@ -1,5 +1,6 @@
 //! Records as a gateway makes them, of a known size.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gatepost::audit::chain::{self, Head};
@@ -14,24 +15,32 @@ use uuid::Uuid;
 pub const RECORD_BYTES: usize = 400;
 
 /// Makes calls and entries that differ in id, time, caller and tool.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Maker {
     calls: Vec<Call>,
     outcome: Outcome,
+    made: AtomicU64,
 }
 
 impl Maker {
     pub fn new() -> Self {
         let padding = (0..RECORD_BYTES).find(|padding| frame_bytes(&call(7, *padding)) == RECORD_BYTES).unwrap();
         let calls = (0..97).map(|number| call(number, padding)).collect();
-        Self { calls, outcome: outcome() }
+        Self { calls, outcome: outcome(), made: AtomicU64::new(0) }
     }
 
     /// Call `number`, arrived now.
     pub fn call(&self, number: usize) -> Call {
         let mut call = self.calls[number % self.calls.len()].clone();
-        (call.request_id, call.timestamp) = (RequestId::new(), Timestamp::now());
+        call.timestamp = Timestamp::now();
+        call.request_id = RequestId(self.id(call.timestamp));
         call
+    }
+
+    /// Laid out as a v7, from a count: random bytes are a call of the kernel each, and nobody's claim here.
+    fn id(&self, at: Timestamp) -> Uuid {
+        let milliseconds = at.micros().unsigned_abs() / 1000;
+        Uuid::from_u64_pair(milliseconds << 16 | 0x7000, self.made.fetch_add(1, Ordering::Relaxed) | 1 << 63)
     }
 
     pub fn outcome(&self) -> Outcome {

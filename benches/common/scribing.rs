@@ -51,7 +51,7 @@ impl Scribing {
         let opening = Opening::open(fs, dir, None).unwrap();
         let scribe = Scribe::begin(opening, RING, Mode::Stored, &about()).unwrap();
         let ring = scribe.ring();
-        Self { ring, thread: std::thread::spawn(|| scribe.run()) }
+        Self { ring, thread: std::thread::Builder::new().name("scribe".to_owned()).spawn(|| scribe.run()).unwrap() }
     }
 
     /// Closes the epoch and ends.

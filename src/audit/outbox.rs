@@ -16,7 +16,7 @@ mod generation;
 pub mod lock;
 mod reader;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -299,8 +299,9 @@ impl Outbox {
     /// Begins a new file with the intents of all open calls and `commit`.
     fn rotate(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
         self.last_number = Number(self.last_number.0 + 1);
-        let ended = |id: &RequestId| commit.ended.contains(id);
-        let carried = self.open_intents.iter().filter(|(id, _)| !ended(id)).map(|(id, frame)| (*id, Arc::clone(frame)));
+        let ended: BTreeSet<_> = commit.ended.iter().collect();
+        let carried =
+            self.open_intents.iter().filter(|(id, _)| !ended.contains(id)).map(|(id, frame)| (*id, Arc::clone(frame)));
         let begun: Vec<_> = carried.chain(commit.begun.iter().cloned()).collect();
         let delivered: Vec<_> = self.delivered.iter().map(|(epoch, head)| (*epoch, *head)).collect();
         let first = Commit { begun: &begun, ended: &[], ..*commit };

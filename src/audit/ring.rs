@@ -66,7 +66,7 @@ pub enum Phase {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    arrivals: VecDeque<Arrival>,
+    arrivals: Vec<Arrival>,
     window: VecDeque<Slot>,
     /// Reserved, arrived, held by the scribe or in the window.
     used: Room,
@@ -193,7 +193,7 @@ impl Ring {
     pub fn new(limits: Limits, head: Head) -> Arc<Self> {
         let state = State {
             phase: Phase::Open,
-            arrivals: VecDeque::new(),
+            arrivals: Vec::new(),
             window: VecDeque::new(),
             used: Room::default(),
             stored: head.seq,
@@ -282,7 +282,7 @@ impl Ring {
             }
         }
         Work {
-            arrivals: state.arrivals.drain(..).collect(),
+            arrivals: std::mem::take(&mut state.arrivals),
             watermarks: std::mem::take(&mut state.watermarks),
             missed: state.missed.take(),
             phase: state.phase,
@@ -306,16 +306,21 @@ impl Ring {
 
     /// For the scribe: puts stamped records into the window. `taken` is the room that what it took has used so far.
     pub fn publish(&self, records: impl IntoIterator<Item = (Arc<AuditRecord>, Instant)>, taken: Taken) {
+        let slot = |(record, arrived): (Arc<AuditRecord>, _)| {
+            let bytes = record.entry.size_bytes();
+            Slot { record, bytes, arrived }
+        };
+        let slots: Vec<Slot> = records.into_iter().map(slot).collect();
+        let mut room = Room::default();
+        slots.iter().for_each(|slot| room = room.and(Room { records: 1, bytes: slot.bytes }));
         let mut state = self.lock();
         state.used.records = state.used.records.saturating_sub(taken.0.records);
         state.used.bytes = state.used.bytes.saturating_sub(taken.0.bytes);
-        for (record, arrived) in records {
-            let bytes = record.entry.size_bytes();
-            state.used.records += 1;
-            state.used.bytes += bytes;
-            state.shippable = record.place.seq;
-            state.window.push_back(Slot { record, bytes, arrived });
+        state.used = state.used.and(room);
+        if let Some(last) = slots.last() {
+            state.shippable = last.record.place.seq;
         }
+        state.window.extend(slots);
         drop(state);
         self.room.notify_waiters();
         self.shippable.notify_one();
@@ -340,8 +345,8 @@ impl Ring {
     pub fn only_queued(&self) -> Vec<Arc<AuditRecord>> {
         let state = self.lock();
         let floor = state.stored.max(state.delivered);
-        let slots = state.window.iter().filter(|slot| slot.record.place.seq > floor);
-        slots.map(|slot| Arc::clone(&slot.record)).collect()
+        let at = state.window.partition_point(|slot| slot.record.place.seq <= floor);
+        state.window.range(at..).map(|slot| Arc::clone(&slot.record)).collect()
     }
 
     /// For the scribe: how long ago the oldest record arrived that is in no outbox and not delivered.
@@ -406,13 +411,15 @@ impl Ring {
             Some((_, known)) => *known = head,
             None => state.watermarks.push((epoch, head)),
         }
+        let mut delivered = Vec::new();
         if current {
             state.delivered = state.delivered.max(head.seq);
             while state.window.front().is_some_and(|slot| slot.record.place.seq <= head.seq) {
-                state.pop_front();
+                delivered.extend(state.pop_front());
             }
         }
         drop(state);
+        drop(delivered);
         self.room.notify_waiters();
         self.work.notify_one();
     }
@@ -506,6 +513,8 @@ impl Ring {
     }
 
     fn try_reserve(self: &Arc<Self>, room: Room, limits: Limits) -> Result<Reservation, NoRoom> {
+        // Dropped after the lock is given back: a record is a dozen allocations.
+        let mut evicted = Vec::new();
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Err(NoRoom::Closed);
@@ -516,7 +525,7 @@ impl Ring {
             if state.window.front().is_none_or(|slot| slot.record.place.seq > state.stored) {
                 return Err(NoRoom::Full);
             }
-            state.pop_front();
+            evicted.extend(state.pop_front());
         }
         state.used = state.used.and(room);
         drop(state);
@@ -535,9 +544,13 @@ impl Ring {
         // After the epoch is closed nothing may follow. A call that is still open keeps its stored intent and becomes
         // `interrupted` at the next start; its receipt is dropped here, so nobody takes it for stored.
         if state.phase == Phase::Open {
-            state.arrivals.push_back(arrival);
+            // The scribe takes all at once, so it waits only where there is nothing: one call of the kernel a batch.
+            let first = state.arrivals.is_empty();
+            state.arrivals.push(arrival);
             drop(state);
-            self.work.notify_one();
+            if first {
+                self.work.notify_one();
+            }
         }
     }
 
@@ -562,11 +575,11 @@ impl Taken {
 }
 
 impl State {
-    fn pop_front(&mut self) {
-        if let Some(slot) = self.window.pop_front() {
-            self.used.records = self.used.records.saturating_sub(1);
-            self.used.bytes = self.used.bytes.saturating_sub(slot.bytes);
-        }
+    fn pop_front(&mut self) -> Option<Slot> {
+        let slot = self.window.pop_front()?;
+        self.used.records = self.used.records.saturating_sub(1);
+        self.used.bytes = self.used.bytes.saturating_sub(slot.bytes);
+        Some(slot)
     }
 }
 
