@@ -90,11 +90,11 @@ fn ring(tasks: usize, calls: usize) -> (Sample, Sample) {
                     let kept = call.clone();
                     let begun = Instant::now();
                     let mut reservation = ring.reserve_call(&call, PATIENCE).await.unwrap();
-                    ring.begin(&mut reservation, call, None);
+                    ring.begin(&mut reservation, call, None).unwrap();
                     begins.add(begun.elapsed());
                     let entry = Entry::new(kept, maker.outcome(), Duration::ZERO);
                     let begun = Instant::now();
-                    ring.end(reservation, entry, true, None);
+                    ring.end(reservation, entry, true, None).unwrap();
                     ends.add(begun.elapsed());
                     if number % BURST == 0 {
                         tokio::task::yield_now().await;

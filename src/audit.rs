@@ -82,6 +82,12 @@ pub enum Unavailable {
         /// How long the call waited.
         waited: Duration,
     },
+    /// The outbox has used up its quota or its disk, and made no room within `admission_timeout`. Counted as above.
+    #[error("the audit outbox is full: no room within {waited:?}")]
+    OutboxFull {
+        /// How long the call waited.
+        waited: Duration,
+    },
     /// The outbox did not store the record within `store_timeout`. The record stays in the ring and is stored when the
     /// outbox heals.
     #[error("the audit outbox did not store the record within {waited:?}")]
@@ -89,7 +95,7 @@ pub enum Unavailable {
         /// How long the call waited.
         waited: Duration,
     },
-    /// The gateway is stopping.
+    /// The gateway is stopping. A call that it had not begun is not recorded: the closing record stands already.
     #[error("the gateway is stopping")]
     Closed,
 }
@@ -116,14 +122,16 @@ impl Audit {
         let reserved = handle.ring.reserve_call(&call, admission).await;
         let mut reservation = reserved.map_err(|no_room| no_room.after(admission))?;
         let (sender, stored) = handle.receipt();
-        handle.ring.begin(&mut reservation, call.clone(), sender);
+        let appended = handle.ring.begin(&mut reservation, call.clone(), sender);
         let mut receipt =
             Receipt { open: Some(Open { handle: Arc::clone(handle), call, reservation }), request_id, begun };
         // I1: the receipt, without which nothing is forwarded, is given only after the intent reached its level.
-        match handle.reached(stored).await {
+        match handle.reached(appended, stored).await {
             Ok(()) => Ok(receipt),
             Err(unavailable) => {
-                receipt.end(Outcome::failed(Status::AuditUnavailable, unavailable.to_string()), None);
+                // Refused before dispatch: its latency is 0.
+                let refused = Outcome::failed(Status::AuditUnavailable, unavailable.to_string());
+                receipt.end(refused, Duration::ZERO, None).ok();
                 Err(unavailable)
             }
         }
@@ -140,8 +148,8 @@ impl Audit {
             let reserved = handle.ring.reserve_refusal(&entry, admission).await;
             let reservation = reserved.map_err(|no_room| no_room.after(admission))?;
             let (sender, stored) = handle.receipt();
-            handle.ring.end(reservation, entry, false, sender);
-            handle.reached(stored).await?;
+            let appended = handle.ring.end(reservation, entry, false, sender);
+            handle.reached(appended, stored).await?;
         }
         Ok(Released(answer))
     }
@@ -154,7 +162,13 @@ impl Handle {
     }
 
     /// Waits for what was appended to be stored, where the level asks for it.
-    async fn reached(&self, stored: Option<oneshot::Receiver<()>>) -> Result<(), Unavailable> {
+    async fn reached(
+        &self,
+        appended: Result<(), ring::Closed>,
+        stored: Option<oneshot::Receiver<()>>,
+    ) -> Result<(), Unavailable> {
+        // I1: what the ring did not take has reached no level.
+        appended.map_err(|ring::Closed| Unavailable::Closed)?;
         let Some(stored) = stored else { return Ok(()) };
         let waited = self.timeouts.store;
         match tokio::time::timeout(waited, stored).await {
@@ -169,6 +183,7 @@ impl NoRoom {
     fn after(self, waited: Duration) -> Unavailable {
         match self {
             Self::Full => Unavailable::Full { waited },
+            Self::OutboxFull => Unavailable::OutboxFull { waited },
             Self::Closed => Unavailable::Closed,
         }
     }
@@ -191,25 +206,31 @@ impl Receipt {
     pub async fn finish<T>(mut self, outcome: Outcome, answer: T) -> Result<Released<T>, Unavailable> {
         if let Some(handle) = self.open.as_ref().map(|open| Arc::clone(&open.handle)) {
             let (sender, stored) = handle.receipt();
-            self.end(outcome, sender);
+            let latency = self.begun.elapsed();
+            let appended = self.end(outcome, latency, sender);
             // I1: the answer is released only after its record reached the level.
-            handle.reached(stored).await?;
+            handle.reached(appended, stored).await?;
         }
         Ok(Released(answer))
     }
 
-    fn end(&mut self, outcome: Outcome, stored: Option<oneshot::Sender<()>>) {
+    fn end(
+        &mut self,
+        outcome: Outcome,
+        latency: Duration,
+        stored: Option<oneshot::Sender<()>>,
+    ) -> Result<(), ring::Closed> {
         // I2: whichever way a call ends, its record is appended here, once.
-        if let Some(Open { handle, call, reservation }) = self.open.take() {
-            let entry = Entry::new(call, outcome, self.begun.elapsed());
-            handle.ring.end(reservation, entry, true, stored);
-        }
+        let Some(Open { handle, call, reservation }) = self.open.take() else { return Ok(()) };
+        handle.ring.end(reservation, Entry::new(call, outcome, latency), true, stored)
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        self.end(Outcome::failed(Status::Error, "the gateway gave the call up before it had an answer"), None);
+        let given_up = Outcome::failed(Status::Error, "the gateway gave the call up before it had an answer");
+        // Where the ring is closed the call is still open in the outbox, and ends as `interrupted`.
+        self.end(given_up, self.begun.elapsed(), None).ok();
     }
 }
 

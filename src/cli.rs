@@ -108,12 +108,17 @@ impl Source {
 
 /// Loads a configuration, or says every fault.
 fn load(path: Option<&std::path::Path>) -> Result<Config, ExitCode> {
-    Config::load(path, std::env::vars()).map_err(|faults| {
+    Config::load(path, environment()).map_err(|faults| {
         for fault in faults {
             complain(&fault.to_string());
         }
         ExitCode::from(BAD_CONFIG)
     })
+}
+
+/// The environment; variables that are no UTF-8 name nothing of ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// Runs `work` on a runtime of its own and reports its error.

@@ -157,6 +157,8 @@ pub struct Audit {
     pub ring_records_max: usize,
     /// Most bytes in the ring.
     pub ring_bytes_max: usize,
+    /// Quota of the outbox's files together, bytes.
+    pub outbox_bytes_max: u64,
     /// Longest recorded arguments, bytes.
     pub args_bytes_max: usize,
     /// JSON pointers into the arguments whose values are never recorded.
@@ -306,6 +308,7 @@ impl Default for Audit {
             spill_after: Duration::from_millis(200),
             ring_records_max: 16_384,
             ring_bytes_max: 64 * 1024 * 1024,
+            outbox_bytes_max: 8 * 1024 * 1024 * 1024,
             args_bytes_max: 64 * 1024,
             redact: Vec::new(),
         }

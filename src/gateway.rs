@@ -8,6 +8,7 @@
 //! stop, then waits for the open calls. Every message is handled in a task of its own, which a client that hangs up does
 //! not end.
 
+mod arrival;
 pub mod auth;
 pub mod catalog;
 pub mod dispatch;

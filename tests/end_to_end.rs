@@ -298,7 +298,7 @@ async fn queued_leaves_the_disk_alone_until_postgres_freezes() {
     .await;
     let modified = || {
         let files = std::fs::read_dir(setup.audit_dir()).unwrap().map(Result::unwrap);
-        let files = files.filter(|file| file.file_name().to_str().unwrap().ends_with(".redb"));
+        let files = files.filter(|file| file.file_name().to_str().unwrap().starts_with("outbox-"));
         files.map(|file| file.metadata().unwrap().modified().unwrap()).max().unwrap()
     };
     let before = modified();

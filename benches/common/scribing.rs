@@ -69,12 +69,12 @@ impl Scribing {
 pub async fn append(ring: &Arc<Ring>, entry: Entry) -> oneshot::Receiver<()> {
     let reservation = ring.reserve_refusal(&entry, PATIENCE).await.unwrap();
     let (sender, stored) = oneshot::channel();
-    ring.end(reservation, entry, false, Some(sender));
+    ring.end(reservation, entry, false, Some(sender)).unwrap();
     stored
 }
 
 /// Appends a record that nobody waits for.
 pub async fn push(ring: &Arc<Ring>, entry: Entry) {
     let reservation = ring.reserve_refusal(&entry, PATIENCE).await.unwrap();
-    ring.end(reservation, entry, false, None);
+    ring.end(reservation, entry, false, None).unwrap();
 }

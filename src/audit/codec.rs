@@ -32,11 +32,11 @@ use super::record::{
 /// Bytes before the body.
 pub const HEADER_BYTES: usize = 16;
 
-/// Longest body, in bytes. *Derived*: the largest `args_bytes_max` that the configuration takes (1 MiB), every text at
-/// its limit (about 14 KiB) and the fixed part, rounded up to a power of two.
+/// Longest body, in bytes. *Derived*: [`ARGS_BYTES_MAX`](super::record::ARGS_BYTES_MAX), every text at its limit (about
+/// 14 KiB) and the fixed part, rounded up to a power of two.
 pub const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-const MAGIC: [u8; 4] = *b"GPRF";
+pub(super) const MAGIC: [u8; 4] = *b"GPRF";
 const VERSION: u8 = 1;
 const CODEC_BINCODE: u8 = 1;
 
@@ -146,11 +146,20 @@ pub fn decode_record(bytes: &[u8]) -> Result<(AuditRecord, usize), Error> {
 /// # Errors
 /// See [`Error`].
 pub fn decode_intent(bytes: &[u8]) -> Result<Call, Error> {
-    let (body, length) = unframe::<CallBody<String>>(Kind::Intent, bytes)?;
+    let (call, length) = decode_intent_at(bytes)?;
     if length != bytes.len() {
         return Err(Error::Trailing { bytes: bytes.len(), used: length });
     }
-    Call::try_from(body)
+    Ok(call)
+}
+
+/// Decodes the intent frame at the start of `bytes`; returns it with its length in bytes.
+///
+/// # Errors
+/// See [`Error`].
+pub fn decode_intent_at(bytes: &[u8]) -> Result<(Call, usize), Error> {
+    let (body, length) = unframe::<CallBody<String>>(Kind::Intent, bytes)?;
+    Ok((Call::try_from(body)?, length))
 }
 
 /// The records of a segment, in order. The first fault ends the iteration.

@@ -15,6 +15,9 @@ pub mod fs;
 mod generation;
 pub mod lock;
 mod reader;
+pub mod restore;
+mod salvage;
+mod space;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -26,6 +29,9 @@ use generation::{Generation, Meta, Number};
 use lock::{Lock, LockError};
 use reader::Shared;
 pub use reader::{Reader, Stats, Stream};
+use restore::Damage;
+use space::Ballast;
+pub use space::Space;
 
 use super::chain::Head;
 use super::codec;
@@ -34,6 +40,13 @@ use super::record::{Call, Epoch, GatewayId, RequestId, Seq};
 /// Bytes of segments after which a new file is begun. *Derived*: a file is at most 256 MiB (DESIGN section 6), redb
 /// doubles it as it grows, and its pages cost at most an eighth; 112 MiB of segments fit in 128 MiB.
 const GENERATION_SEGMENT_BYTES_MAX: u64 = 112 * 1024 * 1024;
+
+/// Size from which a file whose records are all delivered gives way to a small one. *Chosen*: far above a fresh file's
+/// 72 KiB, so that an idle outbox is small and a busy one does not begin a file every second.
+const SHRINK_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Files that fit in the quota at least. *Chosen*: the quota is kept file by file, so it is kept to an eighth.
+const GENERATIONS_MIN: u64 = 8;
 
 /// A run of records as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +144,15 @@ pub enum Error {
         /// Whose it should be.
         configured: GatewayId,
     },
+    /// The directory's name leads to another directory than at the start, or to none.
+    #[error(
+        "outbox directory {path} was moved, removed or replaced under the running gateway; move it back, or stop the \
+         gateway, whose open calls end as interrupted"
+    , path = .path.display())]
+    Replaced {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A stored frame that does not decode.
     #[error("outbox file {path} holds a broken {what}", path = .path.display())]
     Frame {
@@ -144,6 +166,37 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the file is damaged: no I/O error that may pass, and no file that a newer version reads well.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Redb { source, .. } => match source.as_ref() {
+                // redb's words for a wrong magic number, and the overlay's for a file that ends too early.
+                redb::Error::Io(error) => {
+                    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+                }
+                redb::Error::PreviousIo | redb::Error::UpgradeRequired(_) => false,
+                _ => true,
+            },
+            Self::NotAnOutbox { .. } | Self::Frame { .. } => true,
+            Self::Io { .. }
+            | Self::Locked { .. }
+            | Self::NewerFormat { .. }
+            | Self::OtherGateway { .. }
+            | Self::Replaced { .. } => false,
+        }
+    }
+
+    /// Whether the disk, or the user's share of it, is full.
+    fn is_disk_full(&self) -> bool {
+        let full =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        match self {
+            Self::Io { source, .. } => full(source),
+            Self::Redb { source, .. } => matches!(source.as_ref(), redb::Error::Io(error) if full(error)),
+            _ => false,
+        }
+    }
+
     fn redb(operation: &'static str, path: &Path, source: impl Into<redb::Error>) -> Self {
         Self::Redb { operation, path: path.to_owned(), source: Box::new(source.into()) }
     }
@@ -171,10 +224,13 @@ pub struct Opening {
     pub previous: Option<Previous>,
     /// Calls that were open when the gateway died.
     pub interrupted: Vec<Call>,
+    /// Files that were damaged, and what became of them.
+    pub damages: Vec<Damage>,
     dir: PathBuf,
     fs: Arc<dyn Fs>,
     lock: Lock,
     numbers: Vec<Number>,
+    last_number: Number,
     delivered: BTreeMap<Epoch, Head>,
 }
 
@@ -189,6 +245,10 @@ pub struct Outbox {
     segment_bytes: u64,
     open_intents: BTreeMap<RequestId, Arc<[u8]>>,
     delivered: BTreeMap<Epoch, Head>,
+    bytes_max: u64,
+    ballast: Ballast,
+    /// The directory as it was opened.
+    identity: (u64, u64),
     _lock: Lock,
 }
 
@@ -204,52 +264,74 @@ impl Opening {
             LockError::Held(holder) => Error::Locked { path: dir.to_owned(), holder },
             LockError::Io(source) => Error::Io { operation: "lock", path: dir.to_owned(), source },
         })?;
-        let numbers = reader::numbers(fs.as_ref(), dir)?;
-        let newest = numbers.last().map(|number| Generation::open(fs.as_ref(), dir, *number)).transpose()?;
+        let mut numbers = reader::numbers(fs.as_ref(), dir)?;
+        let last_number = numbers.last().copied().unwrap_or(Number(0));
+        let known = configured.or_else(|| lock.signed());
+        let (mut damages, mut newest) = (Vec::new(), None);
+        // The directory is never opened silently with fewer records: what is damaged is named in the new epoch.
+        while let Some(number) = numbers.last().filter(|_| newest.is_none()) {
+            let (opened, damage) = restore::open(fs.as_ref(), dir, *number, None, known)?;
+            damages.extend(damage);
+            newest = opened;
+            if newest.is_none() {
+                numbers.pop();
+            }
+        }
         let meta = newest.as_ref().map(Generation::meta).transpose()?;
         let gateway_id = match (&meta, configured) {
             (Some(meta), Some(configured)) if meta.gateway_id != configured => {
                 return Err(Error::OtherGateway { path: dir.to_owned(), found: meta.gateway_id, configured });
             }
             (Some(meta), _) => meta.gateway_id,
-            (None, configured) => configured.unwrap_or_else(|| GatewayId(uuid::Uuid::new_v4())),
+            (None, _) => known.unwrap_or_else(|| GatewayId(uuid::Uuid::new_v4())),
         };
         lock.sign(&format!("pid {} gateway {gateway_id}", std::process::id())).map_err(io("sign the lock of"))?;
         let (mut previous, mut interrupted, mut delivered) = (None, Vec::new(), BTreeMap::new());
         if let Some((newest, meta)) = newest.as_ref().zip(meta.as_ref()) {
             delivered = newest.delivered()?.into_iter().collect();
-            previous = Some(Previous { epoch: meta.epoch, head: head_of(newest, meta, dir)?, closed: meta.closed });
+            previous = Some(Previous { epoch: meta.epoch, head: head_of(newest, meta)?, closed: meta.closed });
             for (id, frame) in newest.intents()? {
                 let broken = |source| Error::Frame { path: dir.to_owned(), what: format!("intent {id}"), source };
                 interrupted.push(codec::decode_intent(&frame).map_err(broken)?);
             }
         }
-        let epoch = previous.map_or(Epoch(0), |previous| previous.epoch).next();
-        let (dir, fs) = (dir.to_owned(), fs);
-        Ok(Self { gateway_id, epoch, previous, interrupted, dir, fs, lock, numbers, delivered })
+        // I3: an epoch is at most the number of its first file, so one whose file tells nothing is not used again.
+        let lost = if newest.is_none() || numbers.last() != Some(&last_number) { last_number.0 } else { 0 };
+        let epoch = previous.map_or(Epoch(0), |previous| previous.epoch).max(Epoch(lost)).next();
+        let dir = dir.to_owned();
+        Ok(Self { gateway_id, epoch, previous, interrupted, damages, dir, fs, lock, numbers, last_number, delivered })
     }
 
     /// Begins the epoch with its first commit, in a new file. The intents that were left over are gone with it:
-    /// `first` holds their `interrupted` records.
+    /// `first` holds their `interrupted` records. `bytes_max` is the quota of all files together.
     ///
     /// # Errors
     /// See [`Error`]. Nothing was begun; the next opening finds what this one found.
-    pub fn begin(self, first: &Commit<'_>) -> Result<Outbox, Error> {
-        let Self { gateway_id, epoch, dir, fs, lock, numbers, delivered, .. } = self;
-        let meta = Meta { gateway_id, epoch, head: Head::START, closed: false };
-        let last_number = numbers.last().copied().unwrap_or(Number(0));
+    pub fn begin(self, first: &Commit<'_>, bytes_max: u64) -> Result<Outbox, Error> {
+        let Self { gateway_id, epoch, previous, dir, fs, lock, numbers, last_number, delivered, .. } = self;
+        let previous = previous.map(|previous| (previous.epoch, previous.head));
+        let meta = Meta { gateway_id, epoch, head: Head::START, closed: false, previous };
+        let identity = fs.identity(&dir).map_err(|source| {
+            let path = dir.clone();
+            Error::Io { operation: "look at", path, source }
+        })?;
+        let ballast = Ballast::new(&dir);
         let mut outbox = Outbox {
-            shared: Arc::new(Shared::new(fs, dir, &numbers)),
+            shared: Arc::new(Shared::new(fs, dir, &numbers, true)),
             meta,
             active: None,
             last_number,
             segment_bytes: 0,
             open_intents: BTreeMap::new(),
             delivered,
+            bytes_max,
+            ballast,
+            identity,
             _lock: lock,
         };
         // I3: the file that makes the epoch known is stored in the same commit as the epoch's first record.
         outbox.rotate(first)?;
+        outbox.ballast.hold(outbox.shared.fs.as_ref());
         Ok(outbox)
     }
 }
@@ -271,34 +353,77 @@ impl Outbox {
     /// # Durability
     /// *Stored* on return.
     pub fn commit(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
+        let (fs, dir) = (Arc::clone(&self.shared.fs), self.shared.dir.clone());
+        if fs.identity(&dir).ok() != Some(self.identity) {
+            return Err(Error::Replaced { path: dir });
+        }
         let bytes = commit.segments.iter().map(|segment| segment.frames.len() as u64).sum::<u64>();
-        if self.segment_bytes > 0 && self.segment_bytes + bytes > GENERATION_SEGMENT_BYTES_MAX {
+        let bytes_max = GENERATION_SEGMENT_BYTES_MAX.min(self.bytes_max / GENERATIONS_MIN);
+        if self.segment_bytes > 0 && self.segment_bytes + bytes > bytes_max {
             self.seal();
         }
         match &self.active {
-            None => self.rotate(commit)?,
+            None => self.rotate_with_ballast(commit)?,
             Some(active) => match active.commit(commit) {
                 Ok(()) => self.note(commit),
                 Err(error) => {
                     // I7: what failed is sealed; what is in memory goes into a new file.
                     tracing::error!(%error, "outbox file sealed after a failed write");
                     self.seal();
-                    self.rotate(commit)?;
+                    self.rotate_with_ballast(commit)?;
                 }
             },
         }
+        self.shrink();
         self.unlink_delivered();
+        self.ballast.hold(fs.as_ref());
         Ok(())
+    }
+
+    /// Unlinks what was delivered, without a commit: it needs no room on the disk. The next commit stores the
+    /// watermarks.
+    pub fn forget(&mut self, delivered: &[(Epoch, Head)]) {
+        self.delivered.extend(delivered.iter().copied());
+        self.unlink_delivered();
+        self.ballast.hold(self.shared.fs.as_ref());
+    }
+
+    /// How full the outbox is.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        Space { used_bytes: self.shared.bytes(), max_bytes: self.bytes_max, disk_full: self.ballast.disk_full() }
+    }
+
+    /// Begins a new file; where the disk is full, once more without the ballast.
+    fn rotate_with_ballast(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
+        match self.rotate(commit) {
+            Err(error) if error.is_disk_full() && self.ballast.release(self.shared.fs.as_ref()) => self.rotate(commit),
+            result => result,
+        }
+    }
+
+    /// Lets a large file whose records are all delivered give way to a small one.
+    fn shrink(&mut self) {
+        let large = self.active.as_ref().is_some_and(|active| active.len() >= SHRINK_BYTES);
+        if large && self.segment_bytes == 0 {
+            self.seal();
+            if let Err(error) = self.rotate(&Commit::default()) {
+                // The next commit begins the file.
+                tracing::warn!(%error, "no smaller outbox file yet");
+            }
+        }
     }
 
     fn seal(&mut self) {
         self.active = None;
-        self.shared.seal();
+        // What the file may hold behind this, from a commit that failed, goes into the next one too.
+        self.shared.seal(self.meta.head.seq);
     }
 
     /// Begins a new file with the intents of all open calls and `commit`.
     fn rotate(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
-        self.last_number = Number(self.last_number.0 + 1);
+        // The number is taken again after a failure, and what the failed try left under it is replaced.
+        let number = Number(self.last_number.0 + 1);
         let ended: BTreeSet<_> = commit.ended.iter().collect();
         let carried =
             self.open_intents.iter().filter(|(id, _)| !ended.contains(id)).map(|(id, frame)| (*id, Arc::clone(frame)));
@@ -306,8 +431,9 @@ impl Outbox {
         let delivered: Vec<_> = self.delivered.iter().map(|(epoch, head)| (*epoch, *head)).collect();
         let first = Commit { begun: &begun, ended: &[], ..*commit };
         let (fs, dir) = (self.shared.fs.as_ref(), &self.shared.dir);
-        let generation = Arc::new(Generation::create(fs, dir, self.last_number, &self.meta, &delivered, &first)?);
-        self.shared.add(self.last_number, self.meta.epoch, Arc::clone(&generation));
+        let generation = Arc::new(Generation::create(fs, dir, number, &self.meta, &delivered, &first, |_| Ok(()))?);
+        self.last_number = number;
+        self.shared.add(number, self.meta.epoch, Arc::clone(&generation));
         self.active = Some(generation);
         self.segment_bytes = 0;
         self.note(commit);
@@ -324,6 +450,7 @@ impl Outbox {
         if let Some(head) = commit.head {
             self.meta.head = head;
         }
+        self.meta.closed |= commit.closes;
         self.delivered.extend(commit.delivered.iter().copied());
         if self.delivered.get(&self.meta.epoch).is_some_and(|head| head.seq >= self.meta.head.seq) {
             self.segment_bytes = 0;
@@ -340,12 +467,10 @@ impl Outbox {
 }
 
 /// The last record that `newest` and the files before it hold.
-fn head_of(newest: &Generation, meta: &Meta, dir: &Path) -> Result<Head, Error> {
+fn head_of(newest: &Generation, meta: &Meta) -> Result<Head, Error> {
     let Some(segment) = newest.last_segment()? else { return Ok(delivered_head(newest, meta)?.unwrap_or(meta.head)) };
-    let broken =
-        |source| Error::Frame { path: dir.to_owned(), what: format!("segment at seq {}", segment.first), source };
-    let last = codec::decode_segment(&segment.frames).last().transpose().map_err(broken)?;
-    Ok(last.map_or(meta.head, |record| Head::after(&record.place)))
+    let records = salvage::whole(&segment, meta.gateway_id, Head::START);
+    Ok(records.last().map_or(meta.head, |record| Head::after(&record.place)))
 }
 
 /// Where all segments of a file were delivered and forgotten, its watermark is the last record.

@@ -1,5 +1,6 @@
 //! Builds the pipeline's parts, joins them, and stops them in the order in which records flow.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -28,6 +29,8 @@ pub struct Config {
     pub mode: Mode,
     /// The ring's room.
     pub ring: ring::Limits,
+    /// Quota of the outbox's files together, bytes.
+    pub outbox_bytes_max: u64,
     /// How long a call waits.
     pub timeouts: Timeouts,
     /// How large a batch may be.
@@ -81,7 +84,7 @@ impl Pipeline {
             let (epoch, interrupted) = (previous.epoch, opening.interrupted.len());
             tracing::warn!(%epoch, last_seq = %previous.head.seq, interrupted, "the last epoch was not closed: a crash");
         }
-        let scribe = Scribe::begin(opening, config.ring, config.mode, &config.about)?;
+        let scribe = Scribe::begin(opening, config.ring, config.outbox_bytes_max, config.mode, &config.about)?;
         let (ring, reader) = (scribe.ring(), scribe.reader());
         let (gateway_id, epoch) = scribe.stream();
         tracing::info!(%gateway_id, %epoch, dir = %config.dir.display(), "outbox opened");
@@ -93,10 +96,16 @@ impl Pipeline {
         } else {
             (None, watch::channel(State::StoreOnly).1)
         };
-        let scribe =
-            std::thread::Builder::new().name("scribe".to_owned()).spawn(|| scribe.run()).map_err(|source| {
-                outbox::Error::Io { operation: "start the scribe for", path: config.dir.clone(), source }
-            })?;
+        let scribed = Arc::clone(&ring);
+        let scribe = std::thread::Builder::new().name("scribe".to_owned()).spawn(move || {
+            catch_unwind(AssertUnwindSafe(|| scribe.run())).unwrap_or_else(|panicked| {
+                tracing::error!("the scribe failed: a fault of Gatepost; calls are refused until a restart");
+                scribed.outbox_failed();
+                resume_unwind(panicked)
+            })
+        });
+        let io = |source| outbox::Error::Io { operation: "start the scribe for", path: config.dir.clone(), source };
+        let scribe = scribe.map_err(io)?;
         let audit = Audit::on(Arc::clone(&ring), config.mode == Mode::Stored, config.timeouts);
         let probe = Probe { ring, reader, shipper: watched, gateway_id, epoch };
         Ok(Self { audit, probe, scribe, shipper, deadline })
@@ -151,6 +160,12 @@ impl Probe {
     #[must_use]
     pub fn gauge(&self) -> Gauge {
         self.ring.gauge()
+    }
+
+    /// Where the pipeline's life is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.ring.phase()
     }
 
     /// What the shipper is doing.

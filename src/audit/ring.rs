@@ -8,7 +8,7 @@
 //!
 //! Room is counted in records and in bytes, over everything that is reserved, arrived, held by the scribe or in the
 //! window. `begin` reserves the room of its intent and of its outcome at once, so that the outcome of a call that was
-//! begun always fits. An eighth is kept for refusals. Stored records in the window are only a cache and make room when
+//! begun always fits. An eighth is kept for refusals and the gateway's own records. Stored records in the window are only a cache and make room when
 //! it is needed; nothing else is ever evicted.
 //!
 //! Appending takes one short lock. There is no I/O and no await under it. The ring knows neither outbox nor Postgres.
@@ -25,6 +25,10 @@ use super::record::{AuditRecord, Call, ERROR_BYTES_MAX, Entry, Epoch, Seq, Times
 /// Room for what a call's record holds beyond its intent, in bytes: the error message and the note of what was
 /// normalised. *Derived* from [`ERROR_BYTES_MAX`] and the names of all fields.
 const OUTCOME_BYTES: usize = ERROR_BYTES_MAX + 256;
+
+/// Room that is kept for the gateway's own records, which nobody reserves: one gap and the closing record. *Derived*:
+/// each has a message and details of some 200 bytes besides the fixed part.
+const OWN_ROOM: Room = Room { records: 2, bytes: 2 * 2048 };
 
 /// How much the ring may hold.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +74,8 @@ struct State {
     window: VecDeque<Slot>,
     /// Reserved, arrived, held by the scribe or in the window.
     used: Room,
+    /// The part of it that is reserved for what has not arrived.
+    reserved: Room,
     /// All up to here is in the outbox.
     stored: Seq,
     /// All up to here is in Postgres.
@@ -80,6 +86,9 @@ struct State {
     watermarks: Vec<(Epoch, Head)>,
     missed: Option<Missed>,
     outbox_failed: bool,
+    /// How full the outbox is, where that is in the way of calls.
+    outbox_full: bool,
+    capacity: Capacity,
 }
 
 /// Records and bytes.
@@ -176,6 +185,32 @@ pub struct Gauge {
     pub delivered: Seq,
     /// Whether the outbox cannot store at the moment.
     pub outbox_failed: bool,
+    /// How full the outbox is.
+    pub outbox: Capacity,
+}
+
+/// The gateway is stopping, and the ring takes nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed;
+
+/// How full the store behind the ring is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Capacity {
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// The quota.
+    pub max_bytes: u64,
+    /// Whether quota or disk are used up.
+    pub full: bool,
+}
+
+/// Who asks for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// A call that is about to begin.
+    Call,
+    /// A record of what was refused.
+    Refusal,
 }
 
 /// There was no room in time.
@@ -183,6 +218,8 @@ pub struct Gauge {
 pub enum NoRoom {
     /// The ring is full.
     Full,
+    /// The outbox is full.
+    OutboxFull,
     /// The gateway is stopping.
     Closed,
 }
@@ -196,12 +233,15 @@ impl Ring {
             arrivals: Vec::new(),
             window: VecDeque::new(),
             used: Room::default(),
+            reserved: Room::default(),
             stored: head.seq,
             delivered: Seq::ZERO,
             shippable: head.seq,
             watermarks: Vec::new(),
             missed: None,
             outbox_failed: false,
+            outbox_full: false,
+            capacity: Capacity::default(),
         };
         Arc::new(Self {
             limits,
@@ -216,46 +256,60 @@ impl Ring {
     /// Waits up to `timeout` for the room of `call`'s intent and record.
     ///
     /// # Errors
-    /// [`NoRoom`]; the call is counted as missed.
+    /// [`NoRoom`]; where the ring is full the call is counted as missed.
     ///
     /// # Cancel safety
     /// Nothing is reserved where the future is dropped.
     pub async fn reserve_call(self: &Arc<Self>, call: &Call, timeout: Duration) -> Result<Reservation, NoRoom> {
         let bytes = call.size_bytes();
         let room = Room { records: 2, bytes: 2 * bytes + OUTCOME_BYTES };
-        // I6: an eighth of the ring is kept for refusals.
-        let limits = Limits { records: self.limits.records / 8 * 7, bytes: self.limits.bytes / 8 * 7 };
-        self.reserve(room, limits, timeout, call.timestamp).await
+        self.reserve(room, Asker::Call, timeout, call.timestamp).await
     }
 
     /// Waits up to `timeout` for the room of a record that was not begun.
     ///
     /// # Errors
-    /// [`NoRoom`]; the call is counted as missed.
+    /// [`NoRoom`]; where the ring is full the call is counted as missed.
     pub async fn reserve_refusal(self: &Arc<Self>, entry: &Entry, timeout: Duration) -> Result<Reservation, NoRoom> {
         let room = Room { records: 1, bytes: entry.size_bytes() };
-        self.reserve(room, self.limits, timeout, entry.call.timestamp).await
+        self.reserve(room, Asker::Refusal, timeout, entry.call.timestamp).await
     }
 
     /// Appends an intent, which takes its part of `reservation`; the rest stays for the record.
-    pub fn begin(&self, reservation: &mut Reservation, call: Call, stored: Option<oneshot::Sender<()>>) {
-        let bytes = call.size_bytes();
-        reservation.room.records -= 1;
-        reservation.room.bytes -= bytes;
-        self.append(Arrival::Begin { call: Box::new(call), stored });
+    ///
+    /// # Errors
+    /// [`Closed`]; nothing was appended.
+    pub fn begin(
+        &self,
+        reservation: &mut Reservation,
+        call: Call,
+        stored: Option<oneshot::Sender<()>>,
+    ) -> Result<(), Closed> {
+        let taken = reservation.take(call.size_bytes());
+        self.append(Arrival::Begin { call: Box::new(call), stored }, taken)
     }
 
     /// Appends a record and gives back what it does not need of `reservation`.
-    pub fn end(&self, mut reservation: Reservation, entry: Entry, begun: bool, stored: Option<oneshot::Sender<()>>) {
-        reservation.room.records = reservation.room.records.saturating_sub(1);
-        reservation.room.bytes = reservation.room.bytes.saturating_sub(entry.size_bytes());
-        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() });
+    ///
+    /// # Errors
+    /// [`Closed`]; nothing was appended. A call that is still open keeps its stored intent and becomes `interrupted`
+    /// at the next start.
+    pub fn end(
+        &self,
+        mut reservation: Reservation,
+        entry: Entry,
+        begun: bool,
+        stored: Option<oneshot::Sender<()>>,
+    ) -> Result<(), Closed> {
+        let taken = reservation.take(entry.size_bytes());
+        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() }, taken)
     }
 
     /// For the scribe: waits until there is work, at most `patience` where given, and takes all of it.
     #[must_use]
     pub fn take(&self, patience: Option<Duration>) -> Work {
         let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut unhurried = None;
         let mut state = self.lock();
         let phase = state.phase;
         loop {
@@ -263,23 +317,18 @@ impl Ring {
             if !state.arrivals.is_empty() || outdated {
                 break;
             }
-            let left = match deadline {
-                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
-                // Watermarks are worth a commit of their own only when nothing else comes for a while.
-                None if !state.watermarks.is_empty() => WATERMARK_PATIENCE,
-                None => Duration::MAX,
+            if unhurried.is_none() && (!state.watermarks.is_empty() || state.missed.is_some()) {
+                unhurried = Some(Instant::now() + UNHURRIED_PATIENCE);
+            }
+            let Some(until) = deadline.into_iter().chain(unhurried).min() else {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
             };
-            let had_watermarks = !state.watermarks.is_empty();
-            let timed_out;
-            (state, timed_out) = if left == Duration::MAX {
-                (self.work.wait(state).unwrap_or_else(PoisonError::into_inner), false)
-            } else {
-                let (state, timeout) = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
-                (state, timeout.timed_out())
-            };
-            if timed_out && (deadline.is_some() || had_watermarks) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 break;
             }
+            (state, _) = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
         Work {
             arrivals: std::mem::take(&mut state.arrivals),
@@ -311,28 +360,43 @@ impl Ring {
             Slot { record, bytes, arrived }
         };
         let slots: Vec<Slot> = records.into_iter().map(slot).collect();
-        let mut room = Room::default();
-        slots.iter().for_each(|slot| room = room.and(Room { records: 1, bytes: slot.bytes }));
+        let add = |all: Room, slot: &Slot| all.and(Room { records: 1, bytes: slot.bytes });
+        let room = slots.iter().fold(Room::default(), add);
         let mut state = self.lock();
-        state.used.records = state.used.records.saturating_sub(taken.0.records);
-        state.used.bytes = state.used.bytes.saturating_sub(taken.0.bytes);
-        state.used = state.used.and(room);
+        state.used = state.used.without(taken.0).and(room);
         if let Some(last) = slots.last() {
             state.shippable = last.record.place.seq;
         }
         state.window.extend(slots);
+        let (_, evicted) = state.make_room(Room::default(), self.limits_for(Asker::Refusal));
         drop(state);
+        drop(evicted);
         self.room.notify_waiters();
         self.shippable.notify_one();
     }
 
-    /// For the scribe: all up to `seq` is in the outbox.
+    /// For the scribe: all up to `seq` is in the outbox. Said before it is published, which may evict it.
     pub fn stored(&self, seq: Seq) {
         let mut state = self.lock();
         state.stored = state.stored.max(seq);
         state.outbox_failed = false;
         drop(state);
         self.room.notify_waiters();
+    }
+
+    /// For the scribe: how full the outbox is, and whether calls depend on it.
+    pub fn set_capacity(&self, capacity: Capacity, depended_on: bool) {
+        let mut state = self.lock();
+        state.capacity = capacity;
+        state.outbox_full = depended_on && capacity.full;
+        drop(state);
+        self.room.notify_waiters();
+    }
+
+    /// For the scribe: watermarks that came since it took the last ones. They stay for the next taking.
+    #[must_use]
+    pub fn watermarks(&self) -> Vec<(Epoch, Head)> {
+        self.lock().watermarks.clone()
     }
 
     /// For the scribe: the outbox cannot store.
@@ -465,14 +529,17 @@ impl Ring {
             stored: state.stored,
             delivered: state.delivered,
             outbox_failed: state.outbox_failed,
+            outbox: state.capacity,
         }
     }
 
-    /// Whether more than half of the room is used by what could not make room for others.
+    /// Whether records take more than half of the room that open calls leave them. Spilling makes no room for these.
     #[must_use]
     pub fn past_high_water(&self) -> bool {
         let state = self.lock();
-        state.used.records > self.limits.records / 2 || state.used.bytes > self.limits.bytes / 2
+        let left = Room { records: self.limits.records, bytes: self.limits.bytes }.without(state.reserved);
+        let records = state.used.without(state.reserved);
+        records.records > left.records / 2 || records.bytes > left.bytes / 2
     }
 
     /// Records that would be lost if the process ended now.
@@ -488,7 +555,7 @@ impl Ring {
     async fn reserve(
         self: &Arc<Self>,
         room: Room,
-        limits: Limits,
+        asker: Asker,
         timeout: Duration,
         arrived: Timestamp,
     ) -> Result<Reservation, NoRoom> {
@@ -496,14 +563,16 @@ impl Ring {
             loop {
                 let mut notified = std::pin::pin!(self.room.notified());
                 notified.as_mut().enable();
-                match self.try_reserve(room, limits) {
-                    Err(NoRoom::Full) => notified.await,
+                match self.try_reserve(room, asker) {
+                    Err(NoRoom::Full | NoRoom::OutboxFull) => notified.await,
                     done => return done,
                 }
             }
         };
-        let result = match self.try_reserve(room, limits) {
-            Err(NoRoom::Full) => tokio::time::timeout(timeout, wait).await.unwrap_or(Err(NoRoom::Full)),
+        let result = match self.try_reserve(room, asker) {
+            Err(full @ (NoRoom::Full | NoRoom::OutboxFull)) => {
+                tokio::time::timeout(timeout, wait).await.unwrap_or(Err(full))
+            }
             done => done,
         };
         if result.is_err() {
@@ -512,46 +581,67 @@ impl Ring {
         result
     }
 
-    fn try_reserve(self: &Arc<Self>, room: Room, limits: Limits) -> Result<Reservation, NoRoom> {
-        // Dropped after the lock is given back: a record is a dozen allocations.
-        let mut evicted = Vec::new();
+    fn try_reserve(self: &Arc<Self>, room: Room, asker: Asker) -> Result<Reservation, NoRoom> {
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Err(NoRoom::Closed);
         }
+        // Outcomes of open calls and refusals still go into a full outbox: its last room is kept for them.
+        if asker == Asker::Call && state.outbox_full {
+            return Err(NoRoom::OutboxFull);
+        }
         // I6: the ring never holds more than its limits.
-        while !state.used.and(room).within(limits) {
-            // Only what is stored as well makes room; nothing else is ever evicted.
-            if state.window.front().is_none_or(|slot| slot.record.place.seq > state.stored) {
-                return Err(NoRoom::Full);
-            }
-            evicted.extend(state.pop_front());
+        let (fits, evicted) = state.make_room(room, self.limits_for(asker));
+        if !fits {
+            return Err(NoRoom::Full);
         }
         state.used = state.used.and(room);
+        state.reserved = state.reserved.and(room);
         drop(state);
+        drop(evicted);
         Ok(Reservation { ring: Arc::clone(self), room })
+    }
+
+    fn limits_for(&self, asker: Asker) -> Limits {
+        match asker {
+            // I6: an eighth of the ring is kept for refusals.
+            Asker::Call => Limits { records: self.limits.records / 8 * 7, bytes: self.limits.bytes / 8 * 7 },
+            Asker::Refusal => Limits {
+                records: self.limits.records.saturating_sub(OWN_ROOM.records),
+                bytes: self.limits.bytes.saturating_sub(OWN_ROOM.bytes),
+            },
+        }
     }
 
     fn miss(&self, arrived: Timestamp) {
         let mut state = self.lock();
+        // I3: nothing may follow the record that closes the epoch, so a refusal while it is written has no record.
+        if state.phase != Phase::Open {
+            return;
+        }
         let missed = state.missed.get_or_insert(Missed { count: 0, first: arrived, last: arrived });
         missed.count += 1;
         missed.last = arrived;
+        drop(state);
+        self.work.notify_one();
     }
 
-    fn append(&self, arrival: Arrival) {
+    /// Appends what takes a part of the reserved room.
+    fn append(&self, arrival: Arrival, taken: Room) -> Result<(), Closed> {
         let mut state = self.lock();
-        // After the epoch is closed nothing may follow. A call that is still open keeps its stored intent and becomes
-        // `interrupted` at the next start; its receipt is dropped here, so nobody takes it for stored.
-        if state.phase == Phase::Open {
-            // The scribe takes all at once, so it waits only where there is nothing: one call of the kernel a batch.
-            let first = state.arrivals.is_empty();
-            state.arrivals.push(arrival);
-            drop(state);
-            if first {
-                self.work.notify_one();
-            }
+        // I3: nothing may follow the record that closes the epoch.
+        if state.phase != Phase::Open {
+            return Err(Closed);
         }
+        state.reserved = state.reserved.without(taken);
+        // The scribe takes all at once, so it waits only where there is nothing: one call of the kernel a batch.
+        let first = state.arrivals.is_empty();
+        state.arrivals.push(arrival);
+        drop(state);
+        if first {
+            self.work.notify_one();
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -559,9 +649,10 @@ impl Ring {
     }
 }
 
-/// How long the scribe waits before it stores watermarks alone. *Chosen*: long enough that a steady stream of calls
-/// carries them along for nothing, short enough that an idle outbox is small.
-const WATERMARK_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the scribe waits before it stores watermarks or a gap alone. *Chosen*: long enough that a steady stream of
+/// calls carries them along for nothing and that refusals are counted together, short enough that an idle outbox is
+/// small.
+const UNHURRIED_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The room used by what the scribe has taken.
 #[derive(Clone, Copy, Debug, Default)]
@@ -575,10 +666,22 @@ impl Taken {
 }
 
 impl State {
+    /// Evicts until `room` fits `limits`; says whether it does. Only what is stored makes room. What was evicted is
+    /// dropped by the caller without the lock: a record is a dozen allocations.
+    fn make_room(&mut self, room: Room, limits: Limits) -> (bool, Vec<Slot>) {
+        let mut evicted = Vec::new();
+        while !self.used.and(room).within(limits) {
+            if self.window.front().is_none_or(|slot| slot.record.place.seq > self.stored) {
+                return (false, evicted);
+            }
+            evicted.extend(self.pop_front());
+        }
+        (true, evicted)
+    }
+
     fn pop_front(&mut self) -> Option<Slot> {
         let slot = self.window.pop_front()?;
-        self.used.records = self.used.records.saturating_sub(1);
-        self.used.bytes = self.used.bytes.saturating_sub(slot.bytes);
+        self.used = self.used.without(Room { records: 1, bytes: slot.bytes });
         Some(slot)
     }
 }
@@ -588,16 +691,29 @@ impl Room {
         Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
     }
 
+    fn without(self, other: Self) -> Self {
+        Self { records: self.records.saturating_sub(other.records), bytes: self.bytes.saturating_sub(other.bytes) }
+    }
+
     fn within(self, limits: Limits) -> bool {
         self.records <= limits.records && self.bytes <= limits.bytes
+    }
+}
+
+impl Reservation {
+    /// Takes the room of one intent or record out of it.
+    fn take(&mut self, bytes: usize) -> Room {
+        let taken = Room { records: 1.min(self.room.records), bytes: bytes.min(self.room.bytes) };
+        self.room = self.room.without(taken);
+        taken
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut state = self.ring.lock();
-        state.used.records = state.used.records.saturating_sub(self.room.records);
-        state.used.bytes = state.used.bytes.saturating_sub(self.room.bytes);
+        state.used = state.used.without(self.room);
+        state.reserved = state.reserved.without(self.room);
         drop(state);
         self.ring.room.notify_waiters();
     }

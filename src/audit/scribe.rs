@@ -18,9 +18,10 @@ use tokio::sync::oneshot;
 
 use super::chain::{self, Head};
 use super::codec;
-use super::outbox::{self, Commit, Opening, Outbox, Segment};
+use super::outbox::restore::Damage;
+use super::outbox::{self, Commit, Opening, Outbox, Segment, Space};
 use super::record::{AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Status};
-use super::ring::{self, Arrival, Missed, Phase, Ring, Taken, Work};
+use super::ring::{self, Arrival, Capacity, Missed, Phase, Ring, Taken, Work};
 
 /// Size at which a segment is closed, in bytes. *Measured*: FACTS section 1, redb writes large values in power-of-two
 /// runs of pages; a little less than 2^8 x 4096 leaves room for the page header and the last record.
@@ -28,6 +29,9 @@ const SEGMENT_BYTES: usize = 240 * 4096;
 
 /// Pauses between tries of a failing outbox. *Chosen*: short enough that a freed disk is noticed at once.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Percentages of the quota at which an alarm is raised. *Spec*: DESIGN section 6.
+const ALARM_PERCENTS: [u64; 3] = [75, 90, 100];
 
 /// What a record waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,11 +60,14 @@ pub struct Scribe {
     /// All of this epoch up to here was forgotten by the outbox.
     forgotten: Head,
     spilling: bool,
+    /// The closing record was made.
+    closed: bool,
     /// Open calls whose intents are in memory only (level `queued`).
     open: BTreeMap<RequestId, Arc<[u8]>>,
     /// Open calls whose intents are in the outbox.
     stored_intents: BTreeSet<RequestId>,
     watermarks: Vec<(Epoch, Head)>,
+    space: Space,
 }
 
 /// How a gateway's epoch ended.
@@ -97,9 +104,16 @@ impl Scribe {
     ///
     /// # Errors
     /// The outbox cannot be written; nothing was begun.
-    pub fn begin(opening: Opening, limits: ring::Limits, mode: Mode, about: &About) -> Result<Self, outbox::Error> {
+    pub fn begin(
+        opening: Opening,
+        limits: ring::Limits,
+        outbox_bytes_max: u64,
+        mode: Mode,
+        about: &About,
+    ) -> Result<Self, outbox::Error> {
         let (gateway_id, epoch) = (opening.gateway_id, opening.epoch);
         let mut entries = vec![opened(&opening, about)];
+        entries.extend(opening.damages.iter().map(damaged));
         // I2: a call that the crash cut off ends here, in its one record.
         entries.extend(opening.interrupted.iter().cloned().map(interrupted));
         let mut head = Head::START;
@@ -110,10 +124,13 @@ impl Scribe {
             records.push((Arc::new(AuditRecord { place, entry }), Instant::now()));
         }
         let segments = segments(&records);
-        let outbox = opening.begin(&Commit { segments: &segments, head: Some(head), ..Commit::default() })?;
+        let first = Commit { segments: &segments, head: Some(head), ..Commit::default() };
+        let outbox = opening.begin(&first, outbox_bytes_max)?;
+        let space = outbox.space();
         let ring = Ring::new(limits, Head::START);
-        ring.publish(records, Taken::default());
         ring.stored(head.seq);
+        ring.publish(records, Taken::default());
+        ring.set_capacity(capacity(space), mode == Mode::Stored);
         Ok(Self {
             ring,
             outbox,
@@ -124,9 +141,11 @@ impl Scribe {
             stored: head,
             forgotten: Head::START,
             spilling: false,
+            closed: false,
             open: BTreeMap::new(),
             stored_intents: BTreeSet::new(),
             watermarks: Vec::new(),
+            space,
         })
     }
 
@@ -154,7 +173,8 @@ impl Scribe {
         loop {
             let Work { arrivals, watermarks, missed, phase } = self.ring.take(self.patience());
             self.remember(watermarks);
-            let closing = phase == Phase::Closing;
+            // Also where the shell did not wait for it: what the ring has is stored, and the epoch closed.
+            let closing = phase >= Phase::Closing && !std::mem::replace(&mut self.closed, phase >= Phase::Closing);
             let mut batch = self.stamp(arrivals, missed, closing);
             if closing || self.must_store(&batch) {
                 if let Err(lost) = self.store(&mut batch, closing) {
@@ -164,6 +184,10 @@ impl Scribe {
                 // Intents that nothing waits for stay in memory until the ring spills.
                 self.open.extend(batch.begun.drain(..));
                 self.ring.publish(batch.records.drain(..), batch.taken);
+            }
+            if !self.space.has_room() {
+                self.outbox.forget(&[]);
+                self.look_at_space();
             }
             for receipt in batch.told {
                 // I1: a receipt is told after the commit that holds its record. Nobody may be waiting any more.
@@ -177,14 +201,17 @@ impl Scribe {
         }
     }
 
-    /// How long to wait for arrivals: at level `queued` until the oldest record is due to be spilled.
+    /// How long to wait for arrivals: at level `queued` until the oldest record is due to be spilled, and not for ever
+    /// where the outbox is full, since calls wait for its room.
     fn patience(&self) -> Option<Duration> {
-        match self.mode {
+        let spill = match self.mode {
             Mode::Queued { spill_after } if !self.spilling => {
                 self.ring.oldest_only_queued().map(|age| spill_after.saturating_sub(age))
             }
             _ => None,
-        }
+        };
+        let room = (!self.space.has_room()).then_some(RETRY_PAUSE);
+        spill.into_iter().chain(room).min()
     }
 
     /// Whether this batch goes through the outbox now.
@@ -227,9 +254,11 @@ impl Scribe {
             match arrival {
                 Arrival::Begin { call, stored } => {
                     batch.taken.add(call.size_bytes());
-                    batch.told.extend(stored);
                     match codec::encode_intent(&call) {
-                        Ok(frame) => batch.begun.push((call.request_id, frame.into())),
+                        Ok(frame) => {
+                            batch.begun.push((call.request_id, frame.into()));
+                            batch.told.extend(stored);
+                        }
                         Err(error) => tracing::error!(%error, request_id = %call.request_id, "intent not encoded"),
                     }
                 }
@@ -264,6 +293,22 @@ impl Scribe {
         batch.records.push((Arc::new(AuditRecord { place, entry }), arrived));
     }
 
+    /// Tells the ring whether calls may begin, and people how full the outbox is.
+    fn look_at_space(&mut self) {
+        let (before, now) = (self.space, self.outbox.space());
+        for percent in ALARM_PERCENTS {
+            if before.percent() < percent && now.percent() >= percent {
+                tracing::error!(used = now.used_bytes, max = now.max_bytes, "the outbox is {percent} % full");
+            }
+        }
+        if now.has_room() && !before.has_room() {
+            tracing::info!(used = now.used_bytes, max = now.max_bytes, "the outbox has room again");
+        }
+        self.space = now;
+        // Where Postgres takes everything from the ring, a full outbox is in nobody's way.
+        self.ring.set_capacity(capacity(now), self.mode == Mode::Stored || self.spilling);
+    }
+
     /// Stores the batch and all that was only queued before it, then publishes it. `Err` gives what was lost.
     fn store(&mut self, batch: &mut Batch, closes: bool) -> Result<(), usize> {
         let now = Instant::now();
@@ -284,9 +329,13 @@ impl Scribe {
             tracing::error!(%error, records = records.len(), "outbox cannot store; tried again until it can");
             self.ring.outbox_failed();
             if self.ring.pause(RETRY_PAUSE) == Phase::Finished {
-                return Err(records.len() + self.ring.only_in_memory());
+                // What was only queued before this batch is still in the ring.
+                return Err(batch.records.len() + self.ring.only_in_memory());
             }
+            // Files that are delivered meanwhile are unlinked without a commit: on a full disk that makes the room.
+            self.outbox.forget(&self.ring.watermarks());
         }
+        self.look_at_space();
         if let Some((_, head)) = self.watermarks.iter().find(|(epoch, _)| *epoch == self.epoch) {
             self.forgotten = *head;
         }
@@ -298,8 +347,8 @@ impl Scribe {
         if !segments.is_empty() {
             self.stored = self.head;
         }
-        self.ring.publish(batch.records.drain(..), batch.taken);
         self.ring.stored(self.stored.seq);
+        self.ring.publish(batch.records.drain(..), batch.taken);
         Ok(())
     }
 }
@@ -324,6 +373,10 @@ fn segments(records: &[(Arc<AuditRecord>, Instant)]) -> Vec<Segment> {
             .expect("every field of a record is bounded far below the limit of a frame when it is made");
     }
     segments
+}
+
+fn capacity(space: Space) -> Capacity {
+    Capacity { used_bytes: space.used_bytes, max_bytes: space.max_bytes, full: !space.has_room() }
 }
 
 fn event(status: Status, message: Option<String>, call: Call) -> Entry {
@@ -358,6 +411,14 @@ fn gap(missed: Missed) -> Entry {
     let details = serde_json::json!({ "refused": missed.count, "first": missed.first, "last": missed.last });
     let message = format!("{} calls were refused unrecorded, for want of audit room", missed.count);
     event(Status::AuditUnavailable, Some(message), Call::gateway_event("gap", &details))
+}
+
+fn damaged(damage: &Damage) -> Entry {
+    let end = if damage.end_known { "" } else { "; more may be lost behind the last one kept" };
+    let Damage { file, kept, lost, .. } = damage;
+    let message = format!("outbox file {file} was damaged: {kept} records kept, {lost} lost{end}");
+    let details = serde_json::to_value(damage).unwrap_or_default();
+    event(Status::Error, Some(message), Call::gateway_event("gap", &details))
 }
 
 fn interrupted(call: Call) -> Entry {

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::chain::{self, Head};
+use super::chain::Head;
 use super::outbox::{self, Reader};
-use super::record::{AuditRecord, Epoch, GatewayId, Seq};
+use super::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
 use super::ring::{Phase, Ring, Window};
 use super::sink::{Class, Error, Moved, Sink};
 use retry::Retry;
@@ -83,6 +83,8 @@ pub struct Shipper<S> {
     deadline: CancellationToken,
     /// Records read from the outbox and not delivered yet.
     ahead: VecDeque<Arc<AuditRecord>>,
+    /// Refused records since the last one that was delivered, over all batches: a quiet gateway's hold one each.
+    alike: Alike,
     prepared: Option<Instant>,
     transient: Retry,
     operator: Retry,
@@ -110,7 +112,7 @@ impl<S: Sink> Shipper<S> {
     ) -> (Self, watch::Receiver<State>) {
         let (state, watched) = watch::channel(State::Starting);
         let (transient, operator) = (Retry::transient(), Retry::operator());
-        let (ahead, prepared) = (VecDeque::new(), None);
+        let (ahead, alike, prepared) = (VecDeque::new(), Alike::default(), None);
         let shipper = Self {
             ring,
             reader,
@@ -121,6 +123,7 @@ impl<S: Sink> Shipper<S> {
             state,
             deadline,
             ahead,
+            alike,
             prepared,
             transient,
             operator,
@@ -130,9 +133,13 @@ impl<S: Sink> Shipper<S> {
 
     /// Delivers until the epoch is closed and all of it is delivered, or the deadline comes.
     pub async fn run(mut self) {
-        let deadline = self.deadline.clone();
+        let (deadline, state) = (self.deadline.clone(), self.state.clone());
         // Dropping the work closes a connection in the middle of a statement; the cursor tells later what it did.
-        deadline.run_until_cancelled(self.ship_all()).await;
+        let work = tokio::spawn(async move { deadline.run_until_cancelled(self.ship_all()).await });
+        if let Err(error) = work.await {
+            tracing::error!(%error, "the shipper failed: a fault of Gatepost; records wait in the outbox for a restart");
+            state.send_replace(State::Held { error: format!("the shipper failed, restart the gateway: {error}") });
+        }
     }
 
     async fn ship_all(&mut self) {
@@ -157,13 +164,14 @@ impl<S: Sink> Shipper<S> {
         let mut head = self.cursor(epoch).await;
         self.ahead.clear();
         if head.seq > Seq::ZERO {
+            self.vouch(epoch, head).await?;
             self.ring.delivered(epoch, head, epoch == self.epoch);
         }
         loop {
             if self.prepared.is_none_or(|at| at.elapsed() > PREPARE_EVERY) {
                 self.prepare().await;
             }
-            match self.next(epoch, head.seq.next()).await {
+            match self.next(epoch, head).await {
                 Ok(Next::Batch(batch)) => {
                     head = self.deliver(head, &batch).await?;
                     self.ring.delivered(epoch, head, epoch == self.epoch);
@@ -185,7 +193,8 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// The next records after a delivered one, from the ring or from the outbox.
-    async fn next(&mut self, epoch: Epoch, from: Seq) -> Result<Next, outbox::Error> {
+    async fn next(&mut self, epoch: Epoch, after: Head) -> Result<Next, outbox::Error> {
+        let from = after.seq.next();
         if epoch == self.epoch {
             match self.ring.read_from(from, self.limits.records, self.limits.bytes) {
                 Window::Records(records) => return Ok(Next::Batch(records)),
@@ -194,9 +203,7 @@ impl<S: Sink> Shipper<S> {
             }
         }
         if self.ahead.front().is_none_or(|record| record.place.epoch != epoch || record.place.seq != from) {
-            let reader = self.reader.clone();
-            let read = tokio::task::spawn_blocking(move || reader.read(epoch, from)).await;
-            let records = read.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?;
+            let records = self.read(epoch, after).await?;
             self.ahead = records.into_iter().map(Arc::new).collect();
         }
         let mut bytes = 0;
@@ -209,9 +216,51 @@ impl<S: Sink> Shipper<S> {
         Ok(if batch.is_empty() { Next::Nothing } else { Next::Batch(batch) })
     }
 
+    async fn read(&mut self, epoch: Epoch, after: Head) -> Result<Vec<AuditRecord>, outbox::Error> {
+        let reader = self.reader.clone();
+        let read = tokio::task::spawn_blocking(move || reader.read(epoch, after)).await;
+        read.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+    }
+
+    /// Whether a cursor that is found at the start stands in this gateway's own stream; if not, it is a fork.
+    async fn vouch(&mut self, epoch: Epoch, cursor: Head) -> Result<(), Stopped> {
+        // I4: records behind somebody else's cursor were not delivered, and must not be forgotten for it.
+        loop {
+            let found = if epoch == self.epoch {
+                // Nothing of this epoch was delivered by anybody who may.
+                Ok(true)
+            } else {
+                self.contradicted(epoch, cursor).await
+            };
+            match found {
+                Ok(false) => return Ok(()),
+                Ok(true) => {
+                    let (seq, hash) = (cursor.seq, cursor.hash);
+                    self.fork(&format!("Postgres has seq {seq} of epoch {epoch} with hash {hash}, which is not ours"))
+                        .await?;
+                }
+                Err(error) => self.hold(&error.to_string()).await,
+            }
+        }
+    }
+
+    /// Whether the outbox has another record at the cursor, or a closed epoch that ends before it. At level `queued` a
+    /// cursor may be ahead of an epoch that was not closed: what was delivered from the ring never came here.
+    async fn contradicted(&mut self, epoch: Epoch, cursor: Head) -> Result<bool, outbox::Error> {
+        let before = Head { seq: Seq(cursor.seq.0.saturating_sub(1)), hash: Digest::ZERO };
+        if let Some(record) = self.read(epoch, before).await?.first() {
+            return Ok(record.place.seq == cursor.seq && record.place.hash != cursor.hash);
+        }
+        let (mut after, mut closed) = (Head::START, false);
+        while let Some(last) = self.read(epoch, after).await?.pop() {
+            (after, closed) = (Head::after(&last.place), last.entry.call.method == "gateway/closed");
+        }
+        Ok(closed)
+    }
+
     /// Delivers consecutive records after `head`; returns the stream's new head.
     async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Stopped> {
-        let (mut rest, mut size, mut alike) = (batch, batch.len(), Alike::default());
+        let (mut rest, mut size) = (batch, batch.len());
         while let Some(first) = rest.first() {
             self.check(head, first).await?;
             let (try_now, _) = rest.split_at(size.min(rest.len()));
@@ -219,7 +268,7 @@ impl<S: Sink> Shipper<S> {
             head = match result {
                 Ok(Moved::Yes) => {
                     self.succeeded();
-                    alike = Alike::default();
+                    self.alike = Alike::default();
                     try_now.last().map_or(head, |record| Head::after(&record.place))
                 }
                 Ok(Moved::No) => self.resolve(head, rest).await?,
@@ -229,7 +278,7 @@ impl<S: Sink> Shipper<S> {
                     continue;
                 }
                 Err(error) if error.class == Class::Row => {
-                    if alike.count(&error) > ALIKE_MAX {
+                    if self.alike.count(&error) > ALIKE_MAX {
                         self.hold(&format!("many records fail alike, so it is the schema: {error}")).await;
                         continue;
                     }
@@ -272,6 +321,9 @@ impl<S: Sink> Shipper<S> {
             let cursor = self.cursor(place.epoch).await;
             let ours = cursor == head || sent.iter().any(|record| Head::after(&record.place) == cursor);
             if ours {
+                if cursor != head {
+                    self.succeeded();
+                }
                 return Ok(cursor);
             }
             let what =
@@ -291,7 +343,6 @@ impl<S: Sink> Shipper<S> {
             };
             self.fork(&what).await?;
         }
-        debug_assert!(chain::holds(&place, &first.entry), "a record is changed by nobody");
         Ok(())
     }
 

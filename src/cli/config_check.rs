@@ -35,7 +35,7 @@ pub fn run(args: &Args) -> ExitCode {
 /// # Errors
 /// Every fault found.
 pub fn check(path: &Path) -> Result<Config, Vec<Fault>> {
-    let config = Config::load(Some(path), std::env::vars())?;
+    let config = Config::load(Some(path), super::environment())?;
     Authenticator::from_config(&config.auth).map_err(|errors| {
         let origin = || Origin::File(path.to_owned());
         let fault = |error: crate::gateway::auth::keys::KeyError| Fault {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use uuid::Uuid;
 
-use super::print;
+use super::{environment, print};
 use crate::config::Config;
 use crate::gateway::auth::{Claims, mint};
 
@@ -66,7 +66,7 @@ secret_file = {secret_file}
         program = path(&program),
         secret_file = path(&secret_file),
     );
-    let config = Config::parse(&text, None, std::env::vars())
+    let config = Config::parse(&text, None, environment())
         .map_err(|faults| anyhow::anyhow!(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     if !config.server.listen.ip().is_loopback() {
         bail!("the quickstart listens on loopback only; write a configuration to listen on {}", config.server.listen);

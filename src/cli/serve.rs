@@ -180,6 +180,7 @@ async fn start_pipeline(config: &Config) -> Result<Pipeline, Error> {
         gateway_id: audit.gateway_id.map(GatewayId),
         mode,
         ring: ring::Limits { records: audit.ring_records_max, bytes: audit.ring_bytes_max },
+        outbox_bytes_max: audit.outbox_bytes_max,
         timeouts: Timeouts { admission: audit.admission_timeout, store: audit.store_timeout },
         batch: shipper::BatchLimits { records: config.postgres.batch_rows_max, bytes: config.postgres.batch_bytes_max },
         about: scribe::About { level, config_digest: Digest::of(format!("{config:?}").as_bytes()) },

@@ -240,6 +240,12 @@ pub const KNOBS: &[Knob] = &[
         "Most bytes in the ring; at least four times `audit.args_bytes_max`.",
     ),
     knob(
+        "audit.outbox_bytes_max",
+        count("bytes", 64 * 1024 * 1024, 1024 * 1024 * 1024 * 1024),
+        Value("8589934592"),
+        "Quota of the outbox's files together. Alarms at 75 % and 90 %; at 100 % no call begins until records are delivered.",
+    ),
+    knob(
         "audit.args_bytes_max",
         count("bytes", 64, 1024 * 1024),
         Value("65536"),

@@ -4,17 +4,16 @@
 //! refusal is a record too, made before the refusal leaves. What is not audited (`initialize`, `ping`, lists) is answered
 //! in [`super::local`] and calls no tool.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::record::{Call, Caller, Correlation, Outcome, RequestId, Status};
+use crate::audit::record::{Call, Caller, Correlation, Outcome, Status};
 use crate::upstream::{Answer, Interrupt};
 
+use super::arrival::{Arrival, Fault};
 use super::auth::{AuthError, Principal};
 use super::catalog::Scope;
 use super::envelope::{self, Hint, Id, Malformed, Message, ToolCall};
@@ -26,37 +25,6 @@ use super::{Core, local};
 
 /// What a record calls the method of a message that names none.
 const METHOD_UNKNOWN: &str = "unknown";
-
-/// One HTTP request, before anything in it is believed.
-#[derive(Debug)]
-pub(super) struct Arrival {
-    pub(super) request_id: RequestId,
-    pub(super) addr: SocketAddr,
-    pub(super) scope: Scope,
-    pub(super) headers: HeaderMap,
-    /// `Host`; empty where it is missing.
-    pub(super) host: String,
-    /// Cancelled when the client has hung up, or has its reply.
-    pub(super) hung_up: CancellationToken,
-    pub(super) body: Result<Bytes, Fault>,
-}
-
-/// Why a request's body is not looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
-    #[error("this Host is not served; add it to server.allowed_hosts")]
-    Host,
-    #[error("this Origin may not call; add it to server.allowed_origins")]
-    Origin,
-    #[error("Content-Type must be application/json")]
-    ContentType,
-    #[error("the message is larger than {limit} bytes")]
-    TooLarge { limit: usize },
-    #[error("the message did not arrive whole")]
-    Incomplete,
-    #[error("the headers are larger than {limit} bytes")]
-    Headers { limit: usize },
-}
 
 /// A refusal: what is recorded, and what the client is told.
 #[derive(Debug)]
@@ -370,7 +338,13 @@ mod tests {
     use crate::config::{Backend, Config, Role};
     use crate::gateway::Gateway;
 
+    use std::net::SocketAddr;
+
+    use axum::body::Bytes;
+    use axum::http::HeaderMap;
+
     use super::*;
+    use crate::audit::record::RequestId;
 
     fn core(change: impl FnOnce(&mut Config)) -> Arc<Core> {
         let role = |allow: &str| Role { allow: vec![allow.to_owned()] };

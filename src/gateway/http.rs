@@ -20,8 +20,9 @@ use tracing::Instrument as _;
 
 use crate::audit::record::RequestId;
 
+use super::arrival::{Arrival, Fault};
 use super::catalog::Scope;
-use super::dispatch::{self, Arrival, Fault};
+use super::dispatch;
 use super::reply::Reply;
 use super::{Core, headers, local};
 

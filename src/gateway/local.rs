@@ -6,9 +6,9 @@ use axum::http::{HeaderName, StatusCode};
 use serde_json::json;
 
 use super::Core;
+use super::arrival::Arrival;
 use super::auth::Principal;
 use super::catalog;
-use super::dispatch::Arrival;
 use super::envelope::{self, Id, Message};
 use super::headers;
 use super::protocol::{

@@ -43,7 +43,7 @@ impl Health {
         };
         let (gauge, postgres) = (probe.gauge(), probe.shipper());
         let (code, word) = match postgres {
-            _ if gauge.outbox_failed => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
+            _ if gauge.outbox_failed || gauge.outbox.full => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
             shipper::State::StoreOnly | shipper::State::Delivering => (StatusCode::OK, whole),
             _ => (StatusCode::OK, "degraded"),
         };

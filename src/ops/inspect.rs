@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::audit::chain::Head;
 use crate::audit::outbox::{Error, Reader};
 use crate::audit::pipeline::Probe;
 use crate::audit::query::Filter;
-use crate::audit::record::{AuditRecord, Seq};
+use crate::audit::record::AuditRecord;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,11 +47,11 @@ pub fn records(reader: &Reader, filter: &Filter) -> Result<VecDeque<AuditRecord>
     let mut found = VecDeque::new();
     let mut after = None;
     while let Some(epoch) = reader.next_epoch(after)? {
-        let mut from = Seq(1);
+        let mut head = Head::START;
         loop {
-            let records = reader.read(epoch, from)?;
+            let records = reader.read(epoch, head)?;
             let Some(last) = records.last() else { break };
-            from = last.place.seq.next();
+            head = Head::after(&last.place);
             for record in records.into_iter().filter(|record| filter.matches(record)) {
                 if found.len() == filter.limit() {
                     found.pop_front();

@@ -12,8 +12,11 @@
     reason = "tests: each test file uses a part of this"
 )]
 
+pub mod disk;
 pub mod gatepost;
 pub mod mcp;
+pub mod memory_sink;
+pub mod pipeline;
 pub mod postgres;
 pub mod process;
 pub mod tools;

@@ -44,6 +44,14 @@ impl Entry {
         self.texts[8].as_deref()
     }
 
+    /// Whether this is the gap record of a lost one, which bears and names the hash of that one.
+    fn stands_in_for(&self) -> bool {
+        let named =
+            || serde_json::from_str::<serde_json::Value>(self.args()?).ok()?["hash"].as_str().map(str::to_owned);
+        let hex = self.hash.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        self.method == "gateway/gap" && named() == Some(hex)
+    }
+
     fn computed_hash(&self) -> Vec<u8> {
         let mut hash = Sha256::new();
         hash.update(b"gatepost.v1");
@@ -149,6 +157,16 @@ pub fn verify_records(records: &[AuditRecord]) -> Vec<Entry> {
     verify(records.iter().map(Entry::from).collect())
 }
 
+/// Checks one stream whose records before `first` are elsewhere.
+pub fn verify_records_from(records: &[AuditRecord], first: i64) -> Vec<Entry> {
+    let entries: Vec<Entry> = records.iter().map(Entry::from).collect();
+    assert_eq!(entries[0].seq, first);
+    for pair in entries.windows(2) {
+        assert_eq!((pair[1].seq, &pair[1].prev_hash), (pair[0].seq + 1, &pair[0].hash));
+    }
+    entries
+}
+
 /// Reads and checks the whole trail in Postgres; returns it in its order.
 pub async fn verify_postgres(pool: &PgPool) -> Vec<Entry> {
     // A json column gives its text back byte for byte.
@@ -178,7 +196,8 @@ fn verify(mut entries: Vec<Entry>) -> Vec<Entry> {
         let head = heads.entry((entry.gateway_id, entry.epoch)).or_insert_with(|| (0, vec![0; 32]));
         assert_eq!(entry.seq, head.0 + 1, "I3: epoch {} has a gap or a repetition", entry.epoch);
         assert_eq!(entry.prev_hash, head.1, "the chain is broken before seq {}", entry.seq);
-        assert_eq!(entry.computed_hash(), entry.hash, "seq {} was changed", entry.seq);
+        let stands_in = entry.stands_in_for();
+        assert!(stands_in || entry.computed_hash() == entry.hash, "seq {} was changed", entry.seq);
         assert!(calls.insert(entry.request_id), "I2: call {} has two records", entry.request_id);
         *head = (entry.seq, entry.hash.clone());
     }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::StorageBackend;
 
@@ -21,6 +21,7 @@ const BLOCK_BYTES: u64 = BLOCK as u64;
 pub(super) struct Latched {
     file: Box<dyn StorageBackend>,
     failed: AtomicBool,
+    len: Arc<AtomicU64>,
 }
 
 /// A file that is only read, with what was written to it kept in memory.
@@ -33,8 +34,9 @@ pub(super) struct Overlay {
 }
 
 impl Latched {
-    pub(super) fn new(file: Box<dyn StorageBackend>) -> Self {
-        Self { file, failed: AtomicBool::new(false) }
+    /// For a new, empty file; `len` is kept at its length.
+    pub(super) fn new(file: Box<dyn StorageBackend>, len: Arc<AtomicU64>) -> Self {
+        Self { file, failed: AtomicBool::new(false), len }
     }
 
     fn write_with(&self, operation: impl FnOnce(&dyn StorageBackend) -> io::Result<()>) -> io::Result<()> {
@@ -56,7 +58,9 @@ impl StorageBackend for Latched {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.write_with(|file| file.set_len(len))
+        self.write_with(|file| file.set_len(len))?;
+        self.len.store(len, Ordering::Release);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -158,8 +162,6 @@ impl StorageBackend for Overlay {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     /// A file in memory that fails its Nth write or fsync and counts what reaches it.
@@ -209,7 +211,7 @@ mod tests {
     fn i7_nothing_is_written_after_a_failed_write_or_fsync() {
         for fail_at in 1..=3 {
             let file = Arc::new(MemoryFile { fail_at, ..MemoryFile::default() });
-            let latched = Latched::new(Box::new(Shared(Arc::clone(&file))));
+            let latched = Latched::new(Box::new(Shared(Arc::clone(&file))), Arc::default());
             let results = [
                 latched.write(0, b"a").is_ok(),
                 latched.sync_data().is_ok(),

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use redb::StorageBackend;
@@ -41,11 +41,23 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// Any I/O error.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives a file a second name, in another directory of the same file system.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
     /// Unlinks a file.
     ///
     /// # Errors
     /// Any I/O error.
     fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// What tells a directory from another one under the same name: device and inode.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    fn identity(&self, dir: &Path) -> io::Result<(u64, u64)>;
 
     /// Makes the directory's entries durable.
     ///
@@ -84,8 +96,17 @@ impl Fs for DiskFs {
         std::fs::rename(from, to)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
+    }
+
+    fn identity(&self, dir: &Path) -> io::Result<(u64, u64)> {
+        let meta = std::fs::metadata(dir)?;
+        Ok((meta.dev(), meta.ino()))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -6,6 +6,7 @@
 //!            "gateway_id"  16 bytes
 //!            "epoch"       u64 LE: all segments of the file are of this epoch
 //!            "head"        u64 LE seq, 32 bytes hash: the last record stored before this file was begun
+//!            "previous"    u64 LE epoch, u64 LE seq, 32 bytes hash: the epoch before and its last record, if any
 //!            "closed"      present once the epoch's gateway/closed record is stored
 //! segments   (epoch u64, first seq u64) -> (last seq u64, record frames)
 //! intents    request id, 16 bytes -> intent frame; in the newest generation only
@@ -17,6 +18,8 @@
 //! first, since redb does not verify pages as it reads them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
@@ -32,6 +35,9 @@ const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 /// The layout above.
 const FORMAT: u32 = 1;
+
+/// What stands under "closed".
+const CLOSED: &[u8] = &[1];
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const SEGMENTS: TableDefinition<(u64, u64), (u64, &[u8])> = TableDefinition::new("segments");
@@ -65,6 +71,8 @@ pub(super) struct Meta {
     pub(super) epoch: Epoch,
     pub(super) head: Head,
     pub(super) closed: bool,
+    /// The epoch before this one and its last record.
+    pub(super) previous: Option<(Epoch, Head)>,
 }
 
 /// One open file.
@@ -72,10 +80,13 @@ pub(super) struct Meta {
 pub(super) struct Generation {
     path: PathBuf,
     database: Database,
+    /// The length of a file that is being written.
+    len: Arc<AtomicU64>,
 }
 
 impl Generation {
-    /// Makes file `number`, holding `meta`, the watermarks and all that `first` has, before it gets its name.
+    /// Makes file `number`, holding `meta`, the watermarks, all that `first` has and what `more` puts in, before it gets
+    /// its name.
     pub(super) fn create(
         fs: &dyn Fs,
         dir: &Path,
@@ -83,6 +94,7 @@ impl Generation {
         meta: &Meta,
         delivered: &[(Epoch, Head)],
         first: &Commit<'_>,
+        more: impl FnOnce(&Self) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let path = number.path(dir);
         let temporary = dir.join(format!("{}.tmp", number.file_name()));
@@ -96,37 +108,65 @@ impl Generation {
             return Err(io("remove", &temporary)(error));
         }
         let file = fs.create(&temporary).map_err(io("create", &temporary))?;
+        let len = Arc::new(AtomicU64::new(0));
         let database = builder()
-            .create_with_backend(Latched::new(file))
+            .create_with_backend(Latched::new(file, Arc::clone(&len)))
             .map_err(|source| Error::redb("create", &temporary, source))?;
-        let generation = Self { path, database };
+        let generation = Self { path, database, len };
         generation.write("initialise", |transaction| {
             let mut table = transaction.open_table(META)?;
             table.insert("format", FORMAT.to_le_bytes().as_slice())?;
             table.insert("gateway_id", meta.gateway_id.0.as_bytes().as_slice())?;
             table.insert("epoch", meta.epoch.0.to_le_bytes().as_slice())?;
             table.insert("head", head_bytes(meta.head).as_slice())?;
+            if meta.closed {
+                table.insert("closed", CLOSED)?;
+            }
+            if let Some((epoch, head)) = meta.previous {
+                let bytes = [&epoch.0.to_le_bytes(), head_bytes(head).as_slice()].concat();
+                table.insert("previous", bytes.as_slice())?;
+            }
+            // redb opens a table once at a time, and the commit needs its own.
+            drop(table);
             let mut table = transaction.open_table(DELIVERED)?;
             for (epoch, head) in delivered {
                 table.insert(epoch.0, (head.seq.0, head.hash.0))?;
             }
+            drop(table);
             apply(transaction, first)
         })?;
+        more(&generation)?;
         fs.rename(&temporary, &generation.path).map_err(io("rename", &temporary))?;
         fs.sync_dir(dir).map_err(io("sync", dir))?;
         Ok(generation)
     }
 
-    /// Opens an existing file for reading; the file itself is never written.
+    /// Opens an existing file for reading and checks all of it; the file itself is never written.
     pub(super) fn open(fs: &dyn Fs, dir: &Path, number: Number) -> Result<Self, Error> {
+        Self::open_with(&builder(), fs, dir, number)
+    }
+
+    /// The same without the check, for a file that is known to be damaged. What it gives may be wrong, or panic.
+    pub(super) fn open_unchecked(fs: &dyn Fs, dir: &Path, number: Number) -> Result<Self, Error> {
+        let mut unchecked = builder();
+        unchecked.set_check_integrity_on_open(false);
+        Self::open_with(&unchecked, fs, dir, number)
+    }
+
+    fn open_with(builder: &redb::Builder, fs: &dyn Fs, dir: &Path, number: Number) -> Result<Self, Error> {
         let path = number.path(dir);
         let io = |source| Error::Io { operation: "open", path: path.clone(), source };
         let overlay = Overlay::new(fs.open(&path).map_err(io)?).map_err(io)?;
         if redb::StorageBackend::len(&overlay).map_err(io)? == 0 {
             return Err(Error::NotAnOutbox { path, what: "an empty file".to_owned() });
         }
-        let database = builder().create_with_backend(overlay).map_err(|source| Error::redb("open", &path, source))?;
-        Ok(Self { path, database })
+        let database = builder.create_with_backend(overlay).map_err(|source| Error::redb("open", &path, source))?;
+        Ok(Self { path, database, len: Arc::default() })
+    }
+
+    /// Bytes of the file, which this process is writing.
+    pub(super) fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
     }
 
     /// Stores a commit: all of it or nothing. Returns after fsync.
@@ -140,9 +180,10 @@ impl Generation {
         self.read("read", |transaction| {
             let table = transaction.open_table(META)?;
             let get = |key: &str| Ok::<_, redb::Error>(table.get(key)?.map(|guard| guard.value().to_vec()));
-            Ok([get("format")?, get("gateway_id")?, get("epoch")?, get("head")?, get("closed")?])
+            let place = [get("format")?, get("gateway_id")?, get("epoch")?, get("head")?];
+            Ok((place, get("closed")?, get("previous")?))
         })
-        .and_then(|[format, gateway_id, epoch, head, closed]| {
+        .and_then(|([format, gateway_id, epoch, head], closed, previous)| {
             let broken = |what: &str| Error::NotAnOutbox { path: self.path.clone(), what: what.to_owned() };
             let format = format.and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
             match format {
@@ -155,7 +196,9 @@ impl Generation {
             let head = head.as_deref().and_then(head_from_bytes);
             match (gateway_id, epoch, head) {
                 (Some(id), Some(epoch), Some(head)) => {
-                    Ok(Meta { gateway_id: GatewayId(id), epoch: Epoch(epoch), head, closed: closed.is_some() })
+                    let previous = previous.as_deref().and_then(previous_from_bytes);
+                    let (gateway_id, epoch, closed) = (GatewayId(id), Epoch(epoch), closed.is_some());
+                    Ok(Meta { gateway_id, epoch, head, closed, previous })
                 }
                 _ => Err(broken("a meta table without gateway_id, epoch or head")),
             }
@@ -283,7 +326,7 @@ fn apply(transaction: &WriteTransaction, commit: &Commit<'_>) -> Result<(), redb
         }
     }
     if commit.closes {
-        transaction.open_table(META)?.insert("closed", [1].as_slice())?;
+        transaction.open_table(META)?.insert("closed", CLOSED)?;
     }
     Ok(())
 }
@@ -303,4 +346,9 @@ fn head_bytes(head: Head) -> [u8; 40] {
 fn head_from_bytes(bytes: &[u8]) -> Option<Head> {
     let (seq, hash) = bytes.split_first_chunk()?;
     Some(Head { seq: Seq(u64::from_le_bytes(*seq)), hash: Digest(hash.try_into().ok()?) })
+}
+
+fn previous_from_bytes(bytes: &[u8]) -> Option<(Epoch, Head)> {
+    let (epoch, head) = bytes.split_first_chunk()?;
+    Some((Epoch(u64::from_le_bytes(*epoch)), head_from_bytes(head)?))
 }

@@ -7,6 +7,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use crate::audit::record::GatewayId;
+
 /// The lock's name in the outbox directory.
 pub const LOCK_NAME: &str = "lock";
 
@@ -44,6 +46,15 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => Err(LockError::Io(error)),
         }
+    }
+
+    /// The gateway's id that the last holder wrote, if it can be read.
+    pub(super) fn signed(&mut self) -> Option<GatewayId> {
+        let mut text = String::new();
+        self.0.rewind().ok()?;
+        self.0.read_to_string(&mut text).ok()?;
+        let (_, id) = text.trim().rsplit_once("gateway ")?;
+        id.parse().ok().map(GatewayId)
     }
 
     /// Writes who holds it.

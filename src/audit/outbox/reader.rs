@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::fs::Fs;
 use super::generation::{Generation, Number};
-use super::{Error, Segment};
+use super::{Error, Segment, restore, salvage};
+use crate::audit::chain::Head;
 use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Call, Epoch, GatewayId, Seq};
 
@@ -14,6 +15,8 @@ use crate::audit::record::{AuditRecord, Call, Epoch, GatewayId, Seq};
 pub(super) struct Shared {
     pub(super) fs: Arc<dyn Fs>,
     pub(super) dir: PathBuf,
+    /// Whether this process has the directory's lock, and so may set damaged files aside.
+    owned: bool,
     files: RwLock<Vec<File>>,
     /// The sealed file that was read last. One at a time, since each one open holds a page cache.
     opened: Mutex<Option<(Number, Arc<Generation>)>>,
@@ -27,6 +30,8 @@ struct File {
     epoch: Option<Epoch>,
     /// The last record in a sealed file; zero where it holds none.
     last: Option<Seq>,
+    /// Its size, once it is sealed.
+    bytes: u64,
     /// The file being written.
     active: Option<Arc<Generation>>,
 }
@@ -66,21 +71,24 @@ pub struct Stats {
 }
 
 impl Shared {
-    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, numbers: &[Number]) -> Self {
-        let unread = |number: &Number| File { number: *number, epoch: None, last: None, active: None };
+    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, numbers: &[Number], owned: bool) -> Self {
+        let bytes = |number: &Number| fs.open(&number.path(&dir)).and_then(|file| file.len()).unwrap_or(0);
+        let unread =
+            |number: &Number| File { number: *number, epoch: None, last: None, bytes: bytes(number), active: None };
         let files = RwLock::new(numbers.iter().map(unread).collect());
-        Self { fs, dir, files, opened: Mutex::default() }
+        Self { fs, dir, owned, files, opened: Mutex::default() }
     }
 
     pub(super) fn add(&self, number: Number, epoch: Epoch, generation: Arc<Generation>) {
-        let file = File { number, epoch: Some(epoch), last: None, active: Some(generation) };
+        let file = File { number, epoch: Some(epoch), last: None, bytes: 0, active: Some(generation) };
         self.files.write().unwrap_or_else(PoisonError::into_inner).push(file);
     }
 
-    /// From now on the newest file is only read.
-    pub(super) fn seal(&self) {
+    /// From now on the newest file, whose last record is `last`, is only read.
+    pub(super) fn seal(&self, last: Seq) {
         if let Some(file) = self.files.write().unwrap_or_else(PoisonError::into_inner).last_mut() {
-            file.active = None;
+            file.bytes = file.active.take().map_or(file.bytes, |active| active.len());
+            file.last = Some(last);
         }
     }
 
@@ -91,15 +99,29 @@ impl Shared {
             known.is_some_and(|(epoch, last)| last == Seq::ZERO || done(epoch, last))
         };
         for file in self.files().into_iter().filter(gone) {
+            // Under the lock, so that a reader that finds the file gone finds it gone from the list as well.
+            let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
             match self.fs.remove(&file.number.path(&self.dir)) {
                 Ok(()) => {
-                    self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|f| f.number != file.number);
+                    files.retain(|listed| listed.number != file.number);
+                    drop(files);
+                    // An open file keeps its blocks though it is unlinked. Where this is locked another one is being
+                    // opened, which takes its place.
+                    if let Ok(mut opened) = self.opened.try_lock() {
+                        opened.take_if(|(number, _)| *number == file.number);
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, file = file.number.file_name(), "delivered outbox file not removed");
                 }
             }
         }
+    }
+
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        files.iter().map(|file| file.active.as_ref().map_or(file.bytes, |active| active.len())).sum()
     }
 
     pub(super) fn oldest_epoch(&self) -> Option<Epoch> {
@@ -110,15 +132,24 @@ impl Shared {
         self.files.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The open file, with its epoch. What is learnt of a sealed file is kept.
-    fn generation(&self, file: &File) -> Result<(Epoch, Arc<Generation>), Error> {
+    /// The open file, with its epoch; `None` where it was unlinked since it was listed, as all in it was delivered.
+    fn generation(&self, file: &File) -> Result<Option<(Epoch, Arc<Generation>)>, Error> {
+        let result = self.open(file);
+        if result.is_err() && self.files().iter().all(|listed| listed.number != file.number) {
+            return Ok(None);
+        }
+        result.map(Some)
+    }
+
+    /// What is learnt of a sealed file is kept.
+    fn open(&self, file: &File) -> Result<(Epoch, Arc<Generation>), Error> {
         if let (Some(active), Some(epoch)) = (&file.active, file.epoch) {
             return Ok((epoch, Arc::clone(active)));
         }
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = match opened.as_ref().filter(|(number, _)| *number == file.number) {
             Some((_, generation)) => Arc::clone(generation),
-            None => Arc::new(Generation::open(self.fs.as_ref(), &self.dir, file.number)?),
+            None => Arc::new(self.open_or_save(file)?),
         };
         *opened = Some((file.number, Arc::clone(&generation)));
         drop(opened);
@@ -131,6 +162,28 @@ impl Shared {
             (entry.epoch, entry.last) = (Some(epoch), Some(last));
         }
         Ok((epoch, generation))
+    }
+
+    /// Opens a sealed file; where it is damaged and this process owns the directory, what can be saved of it.
+    fn open_or_save(&self, file: &File) -> Result<Generation, Error> {
+        let (fs, dir) = (self.fs.as_ref(), &self.dir);
+        if !self.owned {
+            return Generation::open(fs, dir, file.number);
+        }
+        let next = self.files().into_iter().find(|next| next.number > file.number);
+        let follows = next.and_then(|next| match next.active {
+            Some(active) => active.meta().ok(),
+            None => restore::meta(fs, dir, next.number),
+        });
+        let known = follows.as_ref().map(|meta| meta.gateway_id);
+        let (generation, damage) = restore::open(fs, dir, file.number, follows.as_ref(), known)?;
+        if let Some(damage) = damage {
+            tracing::error!(?damage, "a damaged outbox file was set aside, and what could be read of it is delivered");
+        }
+        generation.ok_or_else(|| {
+            self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|known| known.number != file.number);
+            Error::NotAnOutbox { path: file.number.path(dir), what: "damaged beyond recognition".to_owned() }
+        })
     }
 }
 
@@ -145,7 +198,7 @@ impl Reader {
     /// The directory cannot be listed.
     pub fn of_dead(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self, Error> {
         let numbers = numbers(fs.as_ref(), dir)?;
-        Ok(Self::new(Arc::new(Shared::new(fs, dir.to_owned(), &numbers))))
+        Ok(Self::new(Arc::new(Shared::new(fs, dir.to_owned(), &numbers, false))))
     }
 
     /// The oldest epoch after `after` that has records here.
@@ -157,7 +210,7 @@ impl Reader {
             if file.epoch.is_some_and(|epoch| after.is_some_and(|after| epoch <= after)) {
                 continue;
             }
-            let (epoch, generation) = self.shared.generation(&file)?;
+            let Some((epoch, generation)) = self.shared.generation(&file)? else { continue };
             if after.is_none_or(|after| epoch > after) && generation.span()?.is_some() {
                 return Ok(Some(epoch));
             }
@@ -165,23 +218,26 @@ impl Reader {
         Ok(None)
     }
 
-    /// The records of `epoch` from `from` on, as many as stand in one segment; none where `from` is not stored yet.
-    /// Where records before the first one here were forgotten, the first one here comes.
+    /// The records of `epoch` behind `after`, as many as stand in one segment; none where the next one is not stored yet.
+    /// Where records before the first one here were forgotten, the first one here comes. A record whose bytes rotted
+    /// is replaced by a `gateway/gap` record in its place, and an alarm is logged.
     ///
     /// # Errors
-    /// A file cannot be read, or a frame in it is broken.
-    pub fn read(&self, epoch: Epoch, from: Seq) -> Result<Vec<AuditRecord>, Error> {
+    /// A file cannot be read.
+    pub fn read(&self, epoch: Epoch, after: Head) -> Result<Vec<AuditRecord>, Error> {
+        let from = after.seq.next();
         for file in self.shared.files() {
             let other = file.epoch.is_some_and(|known| known != epoch);
             if other || file.last.is_some_and(|last| file.active.is_none() && last < from) {
                 continue;
             }
-            let (found, generation) = self.shared.generation(&file)?;
+            let Some((found, generation)) = self.shared.generation(&file)? else { continue };
             if found != epoch {
                 continue;
             }
             if let Some(segment) = generation.segment_from(epoch, from)? {
-                return self.decode(&file, &segment, from);
+                let gateway_id = generation.meta()?.gateway_id;
+                return Ok(decode(&file, &segment, gateway_id, after));
             }
         }
         Ok(Vec::new())
@@ -196,8 +252,8 @@ impl Reader {
         let mut stats = Stats { gateway_id: None, generations: files.len(), bytes: 0, streams: Vec::new(), intents: 0 };
         let mut delivered = Vec::new();
         for file in &files {
+            let Some((epoch, generation)) = self.shared.generation(file)? else { continue };
             stats.bytes += std::fs::metadata(file.number.path(&self.shared.dir)).map_or(0, |meta| meta.len());
-            let (epoch, generation) = self.shared.generation(file)?;
             stats.gateway_id = Some(generation.meta()?.gateway_id);
             stats.intents = generation.intents()?.len();
             delivered.extend(generation.delivered()?);
@@ -221,7 +277,7 @@ impl Reader {
     /// The newest file cannot be read, or an intent in it is broken.
     pub fn intents(&self) -> Result<Vec<Call>, Error> {
         let Some(file) = self.shared.files().pop() else { return Ok(Vec::new()) };
-        let (_, generation) = self.shared.generation(&file)?;
+        let Some((_, generation)) = self.shared.generation(&file)? else { return Ok(Vec::new()) };
         let path = file.number.path(&self.shared.dir);
         let decode = |(id, frame): (_, Vec<u8>)| {
             let broken = |source| Error::Frame { path: path.clone(), what: format!("intent {id}"), source };
@@ -229,17 +285,22 @@ impl Reader {
         };
         generation.intents()?.into_iter().map(decode).collect()
     }
+}
 
-    fn decode(&self, file: &File, segment: &Segment, from: Seq) -> Result<Vec<AuditRecord>, Error> {
-        let broken = |source| Error::Frame {
-            path: file.number.path(&self.shared.dir),
-            what: format!("segment of epoch {} at seq {}", segment.epoch, segment.first),
-            source,
-        };
-        codec::decode_segment(&segment.frames)
-            .filter(|record| record.as_ref().map_or(true, |record| record.place.seq >= from))
-            .collect::<Result<_, _>>()
-            .map_err(broken)
+/// The records of `segment` behind `after`.
+fn decode(file: &File, segment: &Segment, gateway_id: GatewayId, after: Head) -> Vec<AuditRecord> {
+    let count = segment.last.0 - segment.first.0 + 1;
+    match codec::decode_segment(&segment.frames).collect::<Result<Vec<_>, _>>() {
+        Ok(mut records) if records.len() as u64 == count => {
+            records.retain(|record| record.place.seq > after.seq);
+            records
+        }
+        damaged => {
+            let cause = damaged.map_or_else(|error| error.to_string(), |_| "records are missing".to_owned());
+            let (name, epoch, first) = (file.number.file_name(), segment.epoch, segment.first);
+            tracing::error!(%cause, %epoch, %first, name, "outbox segment is damaged; gap records stand for what is lost");
+            salvage::whole(segment, gateway_id, after)
+        }
     }
 }
 

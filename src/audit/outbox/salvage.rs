@@ -1,0 +1,198 @@
+//! What to do about bytes that rotted: every record that can still be read keeps its place, and every one that cannot is
+//! replaced by a `gateway/gap` record that says so, so that the stream stays without a gap and nobody is left to guess.
+//!
+//! Two depths. [`whole`] mends one segment whose place in the stream is known: it finds the frames that are whole and
+//! fills the places between them. [`scan`] finds frames in a file whose structure is lost, wherever they stand.
+//!
+//! A gap record is the same whenever it is made again: its id is derived from its place and its time is that of the
+//! record before it. So it can be delivered exactly once like any other. Its hash is that of the record it stands for
+//! where the next record tells it; then the chain goes on over it, and whoever checks the trail sees that this one
+//! record's own hash is not computed from what it says.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::Segment;
+use crate::audit::chain::{self, Head};
+use crate::audit::codec;
+use crate::audit::record::{
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status,
+};
+
+/// The records of a segment behind `after` to its last place, with gap records for those that are lost.
+#[must_use]
+pub(super) fn whole(segment: &Segment, gateway_id: GatewayId, after: Head) -> Vec<AuditRecord> {
+    let first = segment.first.max(after.seq.next());
+    let mut found = BTreeMap::new();
+    for (_, record) in scan(&segment.frames) {
+        let Place { epoch, seq, gateway_id: whose, .. } = record.place;
+        if whose == gateway_id && epoch == segment.epoch && (first..=segment.last).contains(&seq) {
+            found.entry(seq).or_insert(record);
+        }
+    }
+    fill(gateway_id, segment.epoch, (first, segment.last), after, &found)
+}
+
+/// Records from `first` to `last`: those found, and gap records for the others. `after` is the stream's head before
+/// them, where it is known; a lost first record is linked to it.
+#[must_use]
+pub(super) fn fill(
+    gateway_id: GatewayId,
+    epoch: Epoch,
+    (first, last): (Seq, Seq),
+    after: Head,
+    found: &BTreeMap<Seq, AuditRecord>,
+) -> Vec<AuditRecord> {
+    let mut out: Vec<AuditRecord> = Vec::new();
+    let mut head = Some(after).filter(|head| head.seq.next() == first);
+    let mut seq = first;
+    while seq <= last {
+        let record = found.get(&seq).cloned().unwrap_or_else(|| {
+            let next = found.get(&seq.next()).map(|next| next.place.prev_hash);
+            let about = Lost { gateway_id, epoch, seq, prev_hash: head.map_or(Digest::ZERO, |head| head.hash), next };
+            let neighbour = out.last().or_else(|| found.range(seq..).next().map(|(_, record)| record));
+            about.gap(neighbour)
+        });
+        head = Some(Head::after(&record.place));
+        out.push(record);
+        seq = seq.next();
+    }
+    out
+}
+
+/// Every whole record frame in `bytes`, with its offset, in the order of offsets.
+pub(super) fn scan(bytes: &[u8]) -> impl Iterator<Item = (usize, AuditRecord)> {
+    frames(bytes, |rest| codec::decode_record(rest).ok())
+}
+
+/// Every whole intent frame in `bytes`, by its call's id.
+pub(super) fn scan_intents(bytes: &[u8]) -> impl Iterator<Item = (RequestId, Vec<u8>)> {
+    let intent = |rest: &[u8]| {
+        let (call, length) = codec::decode_intent_at(rest).ok()?;
+        Some(((call.request_id, rest.get(..length)?.to_vec()), length))
+    };
+    frames(bytes, intent).map(|(_, intent)| intent)
+}
+
+/// Everything in `bytes` that begins as a frame and that `decode` takes, with its offset.
+fn frames<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<(T, usize)>) -> impl Iterator<Item = (usize, T)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let offset = at + find(bytes.get(at..)?, codec::MAGIC)?;
+            if let Some((value, length)) = decode(bytes.get(offset..)?) {
+                at = offset + length;
+                return Some((offset, value));
+            }
+            at = offset + 1;
+        }
+    })
+}
+
+/// The first place of `needle` in `bytes`.
+fn find(bytes: &[u8], needle: [u8; 4]) -> Option<usize> {
+    bytes.windows(needle.len()).position(|window| window == needle.as_slice())
+}
+
+/// A place whose record is lost.
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    gateway_id: GatewayId,
+    epoch: Epoch,
+    seq: Seq,
+    prev_hash: Digest,
+    /// The hash that the record had, where the next one tells.
+    next: Option<Digest>,
+}
+
+impl Lost {
+    fn gap(&self, neighbour: Option<&AuditRecord>) -> AuditRecord {
+        let Self { gateway_id, epoch, seq, prev_hash, next } = *self;
+        let details = serde_json::json!({ "lost": 1, "epoch": epoch, "seq": seq, "hash": next });
+        let mut call = Call::gateway_event("gap", &details);
+        call.request_id = RequestId(derived_id(gateway_id, epoch, seq));
+        if let Some(neighbour) = neighbour {
+            call.timestamp = neighbour.entry.call.timestamp;
+        } else {
+            call.timestamp = crate::audit::record::Timestamp::from_micros(0);
+        }
+        let message = "the record at this place is lost: its bytes in the outbox are damaged";
+        let entry = Entry::new(call, Outcome::failed(Status::Error, message), Duration::ZERO);
+        let before = Head { seq: Seq(seq.0.saturating_sub(1)), hash: prev_hash };
+        let place = chain::link(gateway_id, epoch, before, &entry);
+        AuditRecord { place: Place { hash: next.unwrap_or(place.hash), ..place }, entry }
+    }
+}
+
+/// An id that is always the same for one place: a UUID v8 from its SHA-256.
+fn derived_id(gateway_id: GatewayId, epoch: Epoch, seq: Seq) -> Uuid {
+    let mut name = gateway_id.0.as_bytes().to_vec();
+    name.extend_from_slice(&epoch.0.to_le_bytes());
+    name.extend_from_slice(&seq.0.to_le_bytes());
+    let Digest(hash) = Digest::of(&name);
+    uuid::Builder::from_custom_bytes(hash.first_chunk().copied().unwrap_or_default()).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(count: u64) -> (Vec<AuditRecord>, Segment) {
+        let (gateway_id, epoch, mut head) = (GatewayId(Uuid::from_u128(7)), Epoch(3), Head::START);
+        let (mut records, mut frames) = (Vec::new(), Vec::new());
+        for n in 0..count {
+            let call = Call::new(RequestId::new(), "tools/call").with_target(Some("b"), Some(&format!("t{n}")));
+            let entry = Entry::new(call, Outcome::answered(Status::Ok, None, b"{}"), Duration::from_millis(1));
+            let place = chain::link(gateway_id, epoch, head, &entry);
+            head = Head::after(&place);
+            let record = AuditRecord { place, entry };
+            codec::encode_record(&record, &mut frames).unwrap();
+            records.push(record);
+        }
+        (records, Segment { epoch, first: Seq(1), last: Seq(count), frames })
+    }
+
+    fn linked(records: &[AuditRecord]) -> bool {
+        records
+            .windows(2)
+            .all(|pair| pair[1].place.prev_hash == pair[0].place.hash && pair[1].place.seq == pair[0].place.seq.next())
+    }
+
+    #[test]
+    fn a_whole_segment_is_read_as_it_is() {
+        let (records, segment) = stream(9);
+        assert_eq!(whole(&segment, records[0].place.gateway_id, Head::START), records);
+    }
+
+    #[test]
+    fn every_flipped_bit_costs_its_own_record_and_leaves_a_gap_record_in_its_place() {
+        let (records, segment) = stream(5);
+        let gateway_id = records[0].place.gateway_id;
+        for bit in 0..segment.frames.len() * 8 {
+            let mut rotten = segment.clone();
+            rotten.frames[bit / 8] ^= 1 << (bit % 8);
+            let mended = whole(&rotten, gateway_id, Head::START);
+            assert_eq!(mended.len(), 5, "bit {bit}");
+            assert!(linked(&mended), "bit {bit}");
+            let changed: Vec<_> = mended.iter().zip(&records).filter(|(now, then)| now != then).collect();
+            let [(gap, lost)] = changed[..] else { panic!("bit {bit}: {} records changed", changed.len()) };
+            assert_eq!(gap.entry.call.method, "gateway/gap");
+            assert_eq!(gap.place.seq, lost.place.seq);
+            assert_eq!(mended, whole(&rotten, gateway_id, Head::START), "a gap record is always the same");
+        }
+    }
+
+    #[test]
+    fn runs_of_lost_records_keep_the_stream_whole() {
+        let (records, segment) = stream(6);
+        let found: BTreeMap<_, _> = [&records[0], &records[4]].map(|record| (record.place.seq, record.clone())).into();
+        let filled =
+            fill(records[0].place.gateway_id, segment.epoch, (segment.first, segment.last), Head::START, &found);
+        assert!(linked(&filled));
+        let methods: Vec<_> = filled.iter().map(|record| record.entry.call.method.as_str()).collect();
+        let (call, gap) = ("tools/call", "gateway/gap");
+        assert_eq!(methods, [call, gap, gap, gap, call, gap]);
+    }
+}

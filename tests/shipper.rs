@@ -1,0 +1,580 @@
+//! The way from ring and outbox to a sink that misbehaves: I4, I5, I6, I9, and level `queued`.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use common::disk::copy_of;
+use common::memory_sink::Mood;
+use common::pipeline::{
+    Rig, bytes_in, call, events, many, ok, one, statuses, stop, stop_now, stored_records, times_recorded,
+};
+use common::trail;
+use common::wait::{SOON, until_async};
+use gatepost::audit::Audit;
+use gatepost::audit::pipeline::{Pipeline, Probe};
+use gatepost::audit::record::{Outcome, RequestId, Seq, Status};
+use gatepost::audit::shipper::State;
+
+async fn delivered(probe: &Probe) {
+    until_async("all is delivered", SOON, || async {
+        let gauge = probe.gauge();
+        gauge.delivered == gauge.stamped
+    })
+    .await;
+}
+
+/// Waits until the outbox has forgotten everything, and unlinked all files but the newest.
+async fn forgotten(rig: &Rig, probe: &Probe) {
+    until_async("all is forgotten", SOON, || async {
+        rig.generations().len() == 1 && stored_records(probe.reader()).is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn i4_the_outbox_forgets_only_what_was_delivered() {
+    for mood in [Mood::Blocked, Mood::Down, Mood::Held] {
+        let rig = Rig::stored();
+        rig.sink.turn(mood);
+        let pipeline = rig.start();
+        let (audit, probe) = (pipeline.audit(), pipeline.probe());
+        many(&audit, 50).await;
+        until_async("the sink was asked", SOON, || async { rig.sink.calls() > 0 }).await;
+        many(&audit, 50).await;
+        assert_eq!(stored_records(probe.reader()).len(), 101, "{mood:?}");
+        assert_eq!(stored_records(probe.reader())[0].place.seq, Seq(1));
+        let ended = stop_now(pipeline).await;
+        assert_eq!((ended.lost, ended.delivered), (0, Seq(0)));
+        assert_eq!(rig.stored_records().len(), 102);
+        rig.sink.turn(Mood::Healthy);
+        stop(rig.start()).await;
+        assert_eq!(rig.sink.count(), 102 + 2);
+        trail::verify_records(&rig.sink.records());
+    }
+}
+
+#[tokio::test]
+async fn i4_a_partly_delivered_outbox_keeps_the_rest() {
+    let mut rig = Rig::stored();
+    rig.config.batch.records = 7;
+    rig.sink.turn(Mood::Down);
+    let pipeline = rig.start();
+    many(&pipeline.audit(), 40).await;
+    stop_now(pipeline).await;
+    // The sink takes what comes first and refuses the rest as an operator's error would.
+    rig.sink.turn(Mood::Healthy);
+    rig.sink.hold_after(14);
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    until_async("it is held", SOON, || async { matches!(probe.shipper(), State::Held { .. }) }).await;
+    // A commit carries the watermark.
+    one(&pipeline.audit(), "echo").await;
+    let delivered = rig.sink.count();
+    assert_eq!(delivered, 14);
+    let crashed = rig.after_crash();
+    stop_now(pipeline).await;
+    let kept = crashed.stored_records();
+    let first_epoch: Vec<_> = kept.iter().filter(|record| record.place.epoch.0 == 1).collect();
+    assert_eq!(first_epoch.last().unwrap().place.seq.0, 42);
+    assert!(first_epoch[0].place.seq.0 <= 15, "everything behind the fourteenth is there");
+    crashed.sink.hold_after(usize::MAX);
+    stop(crashed.start()).await;
+    trail::verify_records(&crashed.sink.records());
+    assert_eq!(crashed.sink.records().iter().filter(|record| record.place.epoch.0 == 1).count(), 42);
+}
+
+#[tokio::test]
+async fn i4_a_partly_delivered_segment_is_kept() {
+    let mut rig = Rig::stored();
+    rig.config.batch.records = 7;
+    rig.sink.turn(Mood::Blocked);
+    let pipeline = rig.start();
+    let (audit, probe) = (pipeline.audit(), pipeline.probe());
+    // What arrives during one commit stands in one segment of the next.
+    rig.disk.close_gate();
+    let refuse = || {
+        let audit = audit.clone();
+        let refused = Outcome::failed(Status::Denied, "no");
+        tokio::spawn(async move { audit.refuse(call("echo"), refused, ()).await.unwrap().into_inner() })
+    };
+    let mut refusals = vec![refuse()];
+    until_async("an fsync waits", SOON, || async { rig.disk.waiting() > 0 }).await;
+    refusals.extend((0..30).map(|_| refuse()));
+    until_async("all are queued", SOON, || async { probe.gauge().records == 1 + 31 }).await;
+    rig.disk.open_gate();
+    for refusal in refusals {
+        refusal.await.unwrap();
+    }
+    rig.sink.hold_after(14);
+    rig.sink.turn(Mood::Healthy);
+    until_async("it is held", SOON, || async { matches!(probe.shipper(), State::Held { .. }) }).await;
+    assert_eq!(probe.gauge().delivered, Seq(14));
+    // This commit carries the watermark.
+    one(&audit, "echo").await;
+    let stats = probe.reader().stats().unwrap();
+    assert_eq!((stats.streams[0].delivered, stats.streams[0].last), (Seq(14), Seq(33)));
+    let crashed = rig.after_crash();
+    stop_now(pipeline).await;
+    let kept = crashed.stored_records();
+    assert!(kept[0].place.seq <= Seq(15), "kept from seq {}", kept[0].place.seq);
+    trail::verify_records_from(&kept, kept[0].place.seq.0.cast_signed());
+    crashed.sink.hold_after(usize::MAX);
+    stop(crashed.start()).await;
+    assert_eq!(trail::verify_records(&crashed.sink.records()).len(), 33 + 2);
+}
+
+#[tokio::test]
+async fn i4_after_delivery_the_outbox_is_one_small_file_without_records() {
+    let rig = Rig::stored();
+    for _ in 0..3 {
+        let pipeline = rig.start_store_only();
+        many(&pipeline.audit(), 20).await;
+        stop(pipeline).await;
+    }
+    assert_eq!(rig.generations().len(), 3);
+    let pipeline = rig.start();
+    let (audit, probe) = (pipeline.audit(), pipeline.probe());
+    forgotten(&rig, &probe).await;
+    many(&audit, 10).await;
+    // A file that was sealed by a failure is unlinked too, though the shipper had all of it from the ring.
+    rig.disk.fail_next();
+    many(&audit, 10).await;
+    forgotten(&rig, &probe).await;
+    let stats = probe.reader().stats().unwrap();
+    assert_eq!((stats.generations, stats.streams.len(), stats.intents), (1, 0, 0));
+    assert!(bytes_in(rig.dir.path()) < 2 * 1024 * 1024, "{}", bytes_in(rig.dir.path()));
+    stop(pipeline).await;
+    assert_eq!(rig.sink.count(), 3 * 22 + 22);
+    trail::verify_records(&rig.sink.records());
+}
+
+#[tokio::test]
+async fn an_unlinked_outbox_file_is_closed() {
+    let rig = Rig::stored();
+    stop(rig.start_store_only()).await;
+    let pipeline = rig.start();
+    forgotten(&rig, &pipeline.probe()).await;
+    assert_eq!(rig.disk.open_handles("outbox-000001.redb"), 0);
+    stop(pipeline).await;
+}
+
+#[tokio::test]
+async fn i4_what_was_only_stored_is_delivered_when_a_sink_is_configured() {
+    let mut rig = Rig::stored();
+    let mut ids = Vec::new();
+    for epoch in 0..4 {
+        let pipeline = rig.start_store_only();
+        assert_eq!(pipeline.probe().shipper(), State::StoreOnly);
+        ids.extend(many(&pipeline.audit(), 10).await);
+        if epoch % 2 == 0 {
+            stop(pipeline).await;
+        } else {
+            let crashed = rig.after_crash();
+            stop_now(pipeline).await;
+            rig = crashed;
+        }
+    }
+    assert_eq!(rig.stored_records().len(), 4 * 10 + 4 + 2, "nothing was forgotten");
+    let pipeline = rig.start();
+    ids.extend(many(&pipeline.audit(), 10).await);
+    stop(pipeline).await;
+    let records = rig.sink.records();
+    let places: Vec<_> = records.iter().map(|record| (record.place.epoch, record.place.seq)).collect();
+    assert!(places.is_sorted(), "epoch by epoch, in order");
+    assert_eq!(trail::verify_records(&records).len(), 5 * 10 + 5 + 3);
+    let times = times_recorded(&records);
+    assert!(ids.iter().all(|id| times[id] == 1));
+}
+
+#[tokio::test]
+async fn i4_a_long_drain_stores_its_watermarks_as_it_goes() {
+    let mut rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    many(&pipeline.audit(), 40).await;
+    stop(pipeline).await;
+    rig.config.batch.records = 1;
+    rig.sink.slow_down(Duration::from_millis(50));
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    until_async("a watermark is stored", SOON, || async {
+        probe.reader().stats().unwrap().streams[0].delivered.0 > 0 || rig.sink.count() >= 40
+    })
+    .await;
+    assert!(rig.sink.count() < 40, "no watermark was stored before the drain was over");
+    stop_now(pipeline).await;
+}
+
+#[tokio::test]
+async fn i5_lost_replies_deliver_nothing_twice() {
+    let mut rig = Rig::stored();
+    rig.config.batch.records = 5;
+    rig.sink.turn(Mood::Lossy);
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let pipeline = rig.start();
+        ids.extend(many(&pipeline.audit(), 25).await);
+        stop_now(pipeline).await;
+    }
+    stop(rig.start()).await;
+    let records = rig.sink.records();
+    assert_eq!(trail::verify_records(&records).len(), 75 + 8);
+    let times = times_recorded(&records);
+    assert!(ids.iter().all(|id| times[id] == 1));
+}
+
+#[tokio::test]
+async fn a_reply_lost_to_an_idle_gateway_leaves_no_alarm_behind() {
+    let rig = Rig::stored();
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    delivered(&probe).await;
+    rig.sink.lose_next_reply();
+    one(&pipeline.audit(), "echo").await;
+    until_async("the cursor was asked", SOON, || async { probe.gauge().delivered.0 == 2 }).await;
+    assert_eq!(probe.shipper(), State::Delivering);
+    stop(pipeline).await;
+    trail::verify_records(&rig.sink.records());
+}
+
+/// Calls at once on a disk that dies at operation `at`, while the sink goes on; then a new start on what is left.
+async fn dies_at(at: u64, mut rig: Rig) {
+    rig.config.timeouts.store = Duration::from_millis(20);
+    rig.config.batch.records = 3;
+    let opened = rig.start();
+    rig.disk.fail_from(rig.disk.operations() + at);
+    let audit = opened.audit();
+    let tasks: Vec<_> = (0..12)
+        .map(|_| {
+            let audit = audit.clone();
+            tokio::spawn(async move {
+                let receipt = audit.begin(call("echo")).await.ok()?;
+                let id = receipt.request_id();
+                Some((id, receipt.finish(ok(), ()).await.is_ok()))
+            })
+        })
+        .collect();
+    let mut begun = Vec::new();
+    for task in tasks {
+        begun.extend(task.await.unwrap());
+    }
+    let ended = stop_now(opened).await;
+    rig.disk.heal();
+    rig.config.timeouts.store = SOON;
+    assert_eq!(stop(rig.start()).await.lost, 0);
+    let records = rig.sink.records();
+    trail::verify_records(&records);
+    let times = times_recorded(&records);
+    let missing = begun.iter().filter(|(id, _)| !times.contains_key(id)).count();
+    let stored = rig.config.about.level == "stored";
+    assert!(missing <= if stored { 0 } else { ended.lost }, "{missing} missing of {begun:?}, {ended:?}");
+    if stored {
+        for (id, released) in begun {
+            let status = statuses(&records, id)[0];
+            assert!(!released || status == Status::Ok, "{status} though its answer left");
+        }
+    }
+}
+
+#[tokio::test]
+async fn i2_a_disk_that_dies_at_any_moment_while_records_are_delivered_loses_no_call() {
+    for at in 1..=40 {
+        dies_at(at, Rig::stored()).await;
+        dies_at(at, Rig::queued(Duration::from_millis(1))).await;
+    }
+}
+
+#[tokio::test]
+async fn i5_records_that_were_delivered_and_not_forgotten_are_not_delivered_again() {
+    let rig = Rig::stored();
+    rig.sink.turn(Mood::Blocked);
+    let pipeline = rig.start();
+    many(&pipeline.audit(), 20).await;
+    let crashed = rig.after_crash();
+    rig.sink.turn(Mood::Healthy);
+    delivered(&pipeline.probe()).await;
+    stop_now(pipeline).await;
+    assert_eq!(crashed.stored_records().len(), 21, "the image knows nothing of the delivery");
+    let before = crashed.sink.count();
+    let pipeline = crashed.start();
+    forgotten(&crashed, &pipeline.probe()).await;
+    stop(pipeline).await;
+    assert_eq!(crashed.sink.count(), before + 2);
+    trail::verify_records(&crashed.sink.records());
+}
+
+#[tokio::test]
+async fn i5_a_copied_outbox_is_a_fork_and_overwrites_and_forgets_nothing() {
+    let first = Rig::stored();
+    stop(first.start()).await;
+    for late in [false, true] {
+        let mut second = Rig::on(copy_of(first.dir.path()));
+        second.sink = first.sink.clone();
+        let pipeline = first.start();
+        many(&pipeline.audit(), 20).await;
+        delivered(&pipeline.probe()).await;
+        let theirs = first.sink.records();
+        if late {
+            // The second one's epoch was only stored; it is an old one when its sink is configured.
+            let pipeline = second.start_store_only();
+            many(&pipeline.audit(), 10).await;
+            stop(pipeline).await;
+        }
+        let forked = second.start();
+        many(&forked.audit(), 10).await;
+        let probe = forked.probe();
+        until_async("it is forked", SOON, || async { matches!(probe.shipper(), State::Forked { .. }) }).await;
+        many(&forked.audit(), 10).await;
+        let calls = if late { 30 } else { 20 };
+        let ended = stop(forked).await;
+        assert_eq!(ended.lost, 0);
+        assert_eq!(first.sink.records(), theirs, "the first one's rows are as they were");
+        let kept = second.stored_records();
+        let kept = kept.iter().filter(|record| record.entry.call.method == "tools/call").count();
+        assert_eq!(kept, calls, "I4: the second one keeps what was not delivered");
+        stop(pipeline).await;
+        trail::verify_records(&first.sink.records());
+    }
+}
+
+#[tokio::test]
+async fn i5_a_copy_that_ends_before_the_cursor_is_a_fork() {
+    let first = Rig::stored();
+    stop(first.start()).await;
+    let mut second = Rig::on(copy_of(first.dir.path()));
+    second.sink = first.sink.clone();
+    let pipeline = second.start_store_only();
+    many(&pipeline.audit(), 3).await;
+    stop(pipeline).await;
+    // The first one delivers more of the same epoch than the second one has.
+    let pipeline = first.start();
+    many(&pipeline.audit(), 20).await;
+    stop(pipeline).await;
+    let forked = second.start();
+    let probe = forked.probe();
+    until_async("it is forked", SOON, || async { matches!(probe.shipper(), State::Forked { .. }) }).await;
+    stop(forked).await;
+    let kept = second.stored_records();
+    assert_eq!(kept.iter().filter(|record| record.entry.call.method == "tools/call").count(), 3);
+}
+
+#[tokio::test]
+async fn i6_the_outcomes_of_begun_calls_fit_when_nothing_else_does() {
+    let mut rig = Rig::stored();
+    rig.config.ring.records = 64;
+    rig.config.timeouts.admission = Duration::from_millis(5);
+    rig.sink.turn(Mood::Blocked);
+    let pipeline = rig.start();
+    let (audit, probe) = (pipeline.audit(), pipeline.probe());
+    for _ in 0..3 {
+        let mut open = Vec::new();
+        while let Ok(receipt) = audit.begin(call("echo")).await {
+            assert!(probe.gauge().records <= 64);
+            open.push(receipt);
+        }
+        assert!(open.len() > 40);
+        for receipt in open {
+            receipt.finish(ok(), ()).await.unwrap().into_inner();
+            assert!(probe.gauge().records <= 64, "{:?}", probe.gauge());
+        }
+    }
+    rig.sink.turn(Mood::Healthy);
+    stop(pipeline).await;
+    trail::verify_records(&rig.sink.records());
+}
+
+#[tokio::test]
+async fn i9_refused_rows_are_quarantined_in_their_place() {
+    let rig = Rig::stored();
+    rig.sink.refuse_tool("poison");
+    // All in one batch, in which the refused ones have to be found.
+    rig.sink.turn(Mood::Blocked);
+    let pipeline = rig.start();
+    let (audit, probe) = (pipeline.audit(), pipeline.probe());
+    for _ in 0..5 {
+        many(&audit, 3).await;
+        one(&audit, "poison").await;
+    }
+    rig.sink.turn(Mood::Healthy);
+    delivered(&probe).await;
+    stop(pipeline).await;
+    assert_eq!((rig.sink.count(), rig.sink.quarantined().len()), (1 + 15 + 1, 5));
+    let mut records = rig.sink.records();
+    records.extend(rig.sink.quarantined());
+    trail::verify_records(&records);
+}
+
+#[tokio::test]
+async fn i9_where_all_rows_are_refused_the_schema_is_blamed() {
+    for together in [true, false] {
+        let rig = Rig::stored();
+        rig.sink.turn(if together { Mood::Blocked } else { Mood::RefuseAll });
+        let pipeline = rig.start();
+        let (audit, probe) = (pipeline.audit(), pipeline.probe());
+        for _ in 0..40 {
+            one(&audit, "echo").await;
+            if !together {
+                // One record a batch, as a quiet gateway has it.
+                until_async("it is quarantined, or held", SOON, || async {
+                    probe.gauge().delivered == probe.gauge().stamped || matches!(probe.shipper(), State::Held { .. })
+                })
+                .await;
+            }
+        }
+        rig.sink.turn(Mood::RefuseAll);
+        until_async("it is held", SOON, || async { matches!(probe.shipper(), State::Held { .. }) }).await;
+        assert_eq!(rig.sink.quarantined().len(), 16, "together: {together}");
+        // Mended, it goes on by itself.
+        rig.sink.turn(Mood::Healthy);
+        delivered(&probe).await;
+        stop(pipeline).await;
+        let mut records = rig.sink.records();
+        records.extend(rig.sink.quarantined());
+        assert_eq!(trail::verify_records(&records).len(), 42);
+    }
+}
+
+/// Starts at level `queued` and waits until the opening has settled.
+async fn settled(rig: &Rig) -> (Pipeline, Probe) {
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    forgotten(rig, &probe).await;
+    (pipeline, probe)
+}
+
+#[tokio::test]
+async fn queued_records_do_not_touch_the_disk_while_the_sink_keeps_up() {
+    let rig = Rig::queued(Duration::from_hours(1));
+    let (pipeline, probe) = settled(&rig).await;
+    let before = (rig.disk.operations(), rig.disk.counts());
+    many(&pipeline.audit(), 2_000).await;
+    until_async("all is delivered", SOON, || async { probe.gauge().records == 0 }).await;
+    assert_eq!((rig.disk.operations(), rig.disk.counts()), before);
+    assert_eq!(rig.sink.count(), 2_001);
+    assert_eq!(stop(pipeline).await.lost, 0);
+    trail::verify_records(&rig.sink.records());
+}
+
+#[tokio::test]
+async fn queued_records_do_not_spill_because_many_calls_are_open() {
+    let mut rig = Rig::queued(Duration::from_hours(1));
+    rig.config.ring.records = 64;
+    let (pipeline, probe) = settled(&rig).await;
+    let audit = pipeline.audit();
+    let mut open = Vec::new();
+    while open.len() < 40 {
+        open.push(audit.begin(call("open")).await.unwrap());
+    }
+    let before = rig.disk.operations();
+    for round in 1..=30 {
+        one(&audit, "echo").await;
+        until_async("it is delivered", SOON, || async { rig.sink.count() > round }).await;
+    }
+    assert_eq!(rig.disk.operations(), before);
+    drop(open);
+    until_async("all is delivered", SOON, || async { probe.gauge().records == 0 }).await;
+    stop(pipeline).await;
+}
+
+/// Waits until calls flow past the disk: the spill is over once a batch was looked at that found no backlog.
+async fn rests(rig: &Rig, probe: &Probe, audit: &Audit) -> Vec<RequestId> {
+    let ids = Mutex::new(Vec::new());
+    until_async("the disk rests", SOON, || async {
+        let before = rig.disk.operations();
+        let some = many(audit, 5).await;
+        ids.lock().unwrap().extend(some);
+        until_async("all is delivered", SOON, || async {
+            let gauge = probe.gauge();
+            gauge.delivered == gauge.stamped && rig.sink.count() + 1 >= ids.lock().unwrap().len()
+        })
+        .await;
+        rig.disk.operations() == before
+    })
+    .await;
+    ids.into_inner().unwrap()
+}
+
+/// Spills, loses nothing, drains and rests.
+async fn spills_and_recovers(rig: Rig, calls: usize) {
+    let (pipeline, probe) = settled(&rig).await;
+    let audit = pipeline.audit();
+    rig.sink.turn(Mood::Blocked);
+    let mut ids = many(&audit, calls).await;
+    until_async("it spills", SOON, || async { probe.gauge().stored.0 > 1 }).await;
+    ids.extend(many(&audit, 10).await);
+    let stored = probe.gauge().stored;
+    assert!(stored.0 > 10, "{stored}");
+    // A crash now loses none of what was stored.
+    let crashed = rig.after_crash();
+    let kept = crashed.stored_records();
+    assert!(trail::verify_records_from(&kept, 2).last().unwrap().seq >= stored.0.cast_signed());
+
+    rig.sink.turn(Mood::Healthy);
+    forgotten(&rig, &probe).await;
+    ids.extend(rests(&rig, &probe, &audit).await);
+    assert_eq!(stop(pipeline).await.lost, 0);
+    let records = rig.sink.records();
+    trail::verify_records(&records);
+    let times = times_recorded(&records);
+    assert!(ids.iter().all(|id| times[id] == 1));
+}
+
+#[tokio::test]
+async fn queued_records_spill_when_they_are_old() {
+    spills_and_recovers(Rig::queued(Duration::from_millis(20)), 30).await;
+}
+
+#[tokio::test]
+async fn queued_records_spill_when_the_ring_is_half_full() {
+    let mut rig = Rig::queued(Duration::from_hours(1));
+    rig.config.ring.records = 64;
+    spills_and_recovers(rig, 100).await;
+}
+
+#[tokio::test]
+async fn i2_a_crash_while_spilling_gives_open_calls_one_interrupted_record() {
+    let rig = Rig::queued(Duration::from_millis(20));
+    let (pipeline, probe) = settled(&rig).await;
+    let audit = pipeline.audit();
+    rig.sink.turn(Mood::Blocked);
+    let open = audit.begin(call("open")).await.unwrap();
+    let ends_later = audit.begin(call("echo")).await.unwrap();
+    let later_id = ends_later.request_id();
+    many(&audit, 5).await;
+    until_async("it spills", SOON, || async { probe.gauge().stored.0 > 1 }).await;
+    rig.sink.turn(Mood::Healthy);
+    rests(&rig, &probe, &audit).await;
+    // Its intent is in the outbox, and its record could go past it.
+    ends_later.finish(ok(), ()).await.unwrap().into_inner();
+    until_async("it is delivered", SOON, || async { times_recorded(&rig.sink.records()).contains_key(&later_id) })
+        .await;
+    let crashed = rig.after_crash();
+    // What the crashed gateway delivered before it died, and nothing that it did afterwards.
+    stop_now(pipeline).await;
+    stop(crashed.start()).await;
+    let records = crashed.sink.records();
+    let times = times_recorded(&records);
+    assert_eq!((times[&open.request_id()], times[&later_id]), (1, 1));
+    let interrupted: Vec<_> =
+        records.iter().filter(|record| record.entry.response_status == Status::Interrupted).collect();
+    assert_eq!(interrupted.iter().map(|record| record.entry.call.request_id).collect::<Vec<_>>(), [open.request_id()]);
+    assert!(events(&records, "opened")[1]["previous_closed"] == false);
+}
+
+#[tokio::test]
+async fn a_stop_delivers_what_it_can_and_says_how_far() {
+    let rig = Rig::stored();
+    let pipeline = rig.start();
+    many(&pipeline.audit(), 20).await;
+    let ended = stop(pipeline).await;
+    assert_eq!((ended.lost, ended.last, ended.delivered), (0, Seq(22), Seq(22)));
+    assert!(rig.stored_records().is_empty(), "what was delivered is forgotten before the end");
+    rig.sink.turn(Mood::Blocked);
+    let pipeline = rig.start();
+    let refused = Outcome::failed(Status::Denied, "no");
+    pipeline.audit().refuse(call("echo"), refused, ()).await.unwrap().into_inner();
+    let ended = stop_now(pipeline).await;
+    assert_eq!((ended.lost, ended.last, ended.delivered), (0, Seq(3), Seq(0)));
+}
