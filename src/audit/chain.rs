@@ -12,8 +12,6 @@
 //! The fields stand in the order of the columns of `audit_log`, without `prev_hash` and `hash` themselves, so that the
 //! hash can be computed again from the row alone. The first record of a stream has 32 zero bytes as `prev_hash`.
 
-use sha2::{Digest as _, Sha256};
-
 use super::record::{Digest, Entry, Epoch, GatewayId, Place, Seq};
 
 /// Distinguishes this hash from any other use of SHA-256 over the same bytes, and names the version of the layout.
@@ -21,6 +19,10 @@ const DOMAIN: &[u8] = b"gatepost.v1";
 
 /// The length that stands for NULL. *Chosen*: no field can be 4 GiB long.
 const NULL: u32 = u32::MAX;
+
+/// Room for what is hashed besides an entry's text, in bytes. *Derived*: 22 lengths, four digests, two ids, six numbers,
+/// the domain and the longest status, rounded up.
+const FIXED_BYTES: usize = 384;
 
 /// The end of a stream so far: what the next record is linked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +59,10 @@ pub fn holds(place: &Place, entry: &Entry) -> bool {
 }
 
 fn hash(gateway_id: GatewayId, epoch: Epoch, seq: Seq, prev_hash: Digest, entry: &Entry) -> Digest {
-    let mut fields = Fields(Sha256::new());
-    fields.0.update(DOMAIN);
-    fields.0.update(prev_hash.0);
+    // Hashed at once: SHA-256 takes a page in the time of a dozen small updates.
+    let mut fields = Fields(Vec::with_capacity(FIXED_BYTES + entry.size_bytes()));
+    fields.0.extend_from_slice(DOMAIN);
+    fields.0.extend_from_slice(&prev_hash.0);
     fields.bytes(gateway_id.0.as_bytes());
     fields.bytes(&epoch.0.to_le_bytes());
     fields.bytes(&seq.0.to_le_bytes());
@@ -83,17 +86,17 @@ fn hash(gateway_id: GatewayId, epoch: Epoch, seq: Seq, prev_hash: Digest, entry:
     fields.digest(entry.response_digest);
     fields.optional(entry.response_bytes.map(u64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
     fields.bytes(&entry.latency_ms.to_le_bytes());
-    Digest(fields.0.finalize().into())
+    Digest::of(&fields.0)
 }
 
-/// Length-prefixed fields fed into the hash.
-struct Fields(Sha256);
+/// Length-prefixed fields in a row, to be hashed.
+struct Fields(Vec<u8>);
 
 impl Fields {
     fn optional(&mut self, value: Option<&[u8]>) {
         match value {
             Some(bytes) => self.bytes(bytes),
-            None => self.0.update(NULL.to_le_bytes()),
+            None => self.0.extend_from_slice(&NULL.to_le_bytes()),
         }
     }
 
@@ -107,8 +110,8 @@ impl Fields {
 
     fn bytes(&mut self, bytes: &[u8]) {
         let len = u32::try_from(bytes.len()).unwrap_or(NULL - 1);
-        self.0.update(len.to_le_bytes());
-        self.0.update(bytes);
+        self.0.extend_from_slice(&len.to_le_bytes());
+        self.0.extend_from_slice(bytes);
     }
 }
 

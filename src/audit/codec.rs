@@ -119,7 +119,7 @@ pub enum Error {
 /// # Errors
 /// [`Error::TooLong`] or [`Error::Encode`]; `out` is as before.
 pub fn encode_record(record: &AuditRecord, out: &mut Vec<u8>) -> Result<(), Error> {
-    frame(Kind::Record, &RecordBody::from(record), out)
+    frame(Kind::Record, &RecordBody::<&str>::from(record), out)
 }
 
 /// The frame of an intent.
@@ -128,7 +128,7 @@ pub fn encode_record(record: &AuditRecord, out: &mut Vec<u8>) -> Result<(), Erro
 /// [`Error::TooLong`] or [`Error::Encode`].
 pub fn encode_intent(call: &Call) -> Result<Vec<u8>, Error> {
     let mut out = Vec::with_capacity(HEADER_BYTES + call.size_bytes());
-    frame(Kind::Intent, &CallBody::from(call), &mut out)?;
+    frame(Kind::Intent, &CallBody::<&str>::from(call), &mut out)?;
     Ok(out)
 }
 
@@ -137,7 +137,7 @@ pub fn encode_intent(call: &Call) -> Result<Vec<u8>, Error> {
 /// # Errors
 /// See [`Error`].
 pub fn decode_record(bytes: &[u8]) -> Result<(AuditRecord, usize), Error> {
-    let (body, length) = unframe::<RecordBody>(Kind::Record, bytes)?;
+    let (body, length) = unframe::<RecordBody<String>>(Kind::Record, bytes)?;
     Ok((AuditRecord::try_from(body)?, length))
 }
 
@@ -158,7 +158,7 @@ pub fn decode_intent(bytes: &[u8]) -> Result<Call, Error> {
 /// # Errors
 /// See [`Error`].
 pub fn decode_intent_at(bytes: &[u8]) -> Result<(Call, usize), Error> {
-    let (body, length) = unframe::<CallBody>(Kind::Intent, bytes)?;
+    let (body, length) = unframe::<CallBody<String>>(Kind::Intent, bytes)?;
     Ok((Call::try_from(body)?, length))
 }
 
@@ -237,22 +237,22 @@ fn checksum(covered: &[u8; 12], body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(covered), body)
 }
 
-/// A [`Call`] as it is laid out; the field order is the format.
+/// A [`Call`] as it is laid out; the field order is the format. Text is borrowed to be encoded, owned when decoded.
 #[derive(Encode, Decode)]
-struct CallBody {
+struct CallBody<T> {
     request_id: [u8; 16],
     timestamp: i64,
-    method: String,
-    client_subject: String,
-    client_role: Option<String>,
-    client_issuer: Option<String>,
-    token_id: Option<String>,
-    client_addr: Option<String>,
-    session_id: Option<String>,
-    rpc_id: Option<String>,
-    tool_name: Option<String>,
-    backend_name: Option<String>,
-    request_args: Option<String>,
+    method: T,
+    client_subject: T,
+    client_role: Option<T>,
+    client_issuer: Option<T>,
+    token_id: Option<T>,
+    client_addr: Option<T>,
+    session_id: Option<T>,
+    rpc_id: Option<T>,
+    tool_name: Option<T>,
+    backend_name: Option<T>,
+    request_args: Option<T>,
     args_digest: Option<[u8; 32]>,
     /// Bit n: the field at position n of [`NORMALISABLE`] was changed.
     normalised: u16,
@@ -260,48 +260,48 @@ struct CallBody {
 
 /// An [`AuditRecord`] as it is laid out; the field order is the format.
 #[derive(Encode, Decode)]
-struct RecordBody {
+struct RecordBody<T> {
     gateway_id: [u8; 16],
     epoch: u64,
     seq: u64,
     prev_hash: [u8; 32],
     hash: [u8; 32],
-    call: CallBody,
+    call: CallBody<T>,
     /// Position in [`Status::ALL`].
     response_status: u8,
-    error_message: Option<String>,
+    error_message: Option<T>,
     response_digest: Option<[u8; 32]>,
     response_bytes: Option<u64>,
     latency_ms: f64,
 }
 
-impl From<&Call> for CallBody {
-    fn from(call: &Call) -> Self {
+impl<'a> From<&'a Call> for CallBody<&'a str> {
+    fn from(call: &'a Call) -> Self {
         let bit = |column: &&str| NORMALISABLE.iter().position(|name| name == column).map_or(0, |idx| 1 << idx);
         Self {
             request_id: call.request_id.0.into_bytes(),
             timestamp: call.timestamp.micros(),
-            method: call.method.clone(),
-            client_subject: call.client_subject.clone(),
-            client_role: call.client_role.clone(),
-            client_issuer: call.client_issuer.clone(),
-            token_id: call.token_id.clone(),
-            client_addr: call.client_addr.clone(),
-            session_id: call.session_id.clone(),
-            rpc_id: call.rpc_id.clone(),
-            tool_name: call.tool_name.clone(),
-            backend_name: call.backend_name.clone(),
-            request_args: call.request_args.clone(),
+            method: &call.method,
+            client_subject: &call.client_subject,
+            client_role: call.client_role.as_deref(),
+            client_issuer: call.client_issuer.as_deref(),
+            token_id: call.token_id.as_deref(),
+            client_addr: call.client_addr.as_deref(),
+            session_id: call.session_id.as_deref(),
+            rpc_id: call.rpc_id.as_deref(),
+            tool_name: call.tool_name.as_deref(),
+            backend_name: call.backend_name.as_deref(),
+            request_args: call.request_args.as_deref(),
             args_digest: call.args_digest.map(|digest| digest.0),
             normalised: call.normalised.iter().fold(0, |mask, column| mask | bit(column)),
         }
     }
 }
 
-impl TryFrom<CallBody> for Call {
+impl TryFrom<CallBody<String>> for Call {
     type Error = Error;
 
-    fn try_from(body: CallBody) -> Result<Self, Error> {
+    fn try_from(body: CallBody<String>) -> Result<Self, Error> {
         let timestamp = Timestamp::from_micros(body.timestamp);
         if timestamp.micros() != body.timestamp {
             return Err(Error::Value { field: "timestamp" });
@@ -330,8 +330,8 @@ impl TryFrom<CallBody> for Call {
     }
 }
 
-impl From<&AuditRecord> for RecordBody {
-    fn from(record: &AuditRecord) -> Self {
+impl<'a> From<&'a AuditRecord> for RecordBody<&'a str> {
+    fn from(record: &'a AuditRecord) -> Self {
         let AuditRecord { place, entry } = record;
         let status = Status::ALL.iter().position(|status| *status == entry.response_status);
         Self {
@@ -342,7 +342,7 @@ impl From<&AuditRecord> for RecordBody {
             hash: place.hash.0,
             call: CallBody::from(&entry.call),
             response_status: status.and_then(|idx| u8::try_from(idx).ok()).unwrap_or(u8::MAX),
-            error_message: entry.error_message.clone(),
+            error_message: entry.error_message.as_deref(),
             response_digest: entry.response_digest.map(|digest| digest.0),
             response_bytes: entry.response_bytes,
             latency_ms: entry.latency_ms,
@@ -350,10 +350,10 @@ impl From<&AuditRecord> for RecordBody {
     }
 }
 
-impl TryFrom<RecordBody> for AuditRecord {
+impl TryFrom<RecordBody<String>> for AuditRecord {
     type Error = Error;
 
-    fn try_from(body: RecordBody) -> Result<Self, Error> {
+    fn try_from(body: RecordBody<String>) -> Result<Self, Error> {
         let status = Status::ALL.get(usize::from(body.response_status)).copied();
         if !body.latency_ms.is_finite() || body.latency_ms < 0.0 {
             return Err(Error::Value { field: "latency_ms" });

@@ -19,7 +19,7 @@ pub mod restore;
 mod salvage;
 mod space;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -424,8 +424,9 @@ impl Outbox {
     fn rotate(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
         // The number is taken again after a failure, and what the failed try left under it is replaced.
         let number = Number(self.last_number.0 + 1);
-        let ended = |id: &RequestId| commit.ended.contains(id);
-        let carried = self.open_intents.iter().filter(|(id, _)| !ended(id)).map(|(id, frame)| (*id, Arc::clone(frame)));
+        let ended: BTreeSet<_> = commit.ended.iter().collect();
+        let carried =
+            self.open_intents.iter().filter(|(id, _)| !ended.contains(id)).map(|(id, frame)| (*id, Arc::clone(frame)));
         let begun: Vec<_> = carried.chain(commit.begun.iter().cloned()).collect();
         let delivered: Vec<_> = self.delivered.iter().map(|(epoch, head)| (*epoch, *head)).collect();
         let first = Commit { begun: &begun, ended: &[], ..*commit };

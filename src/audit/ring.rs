@@ -70,7 +70,7 @@ pub enum Phase {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    arrivals: VecDeque<Arrival>,
+    arrivals: Vec<Arrival>,
     window: VecDeque<Slot>,
     /// Reserved, arrived, held by the scribe or in the window.
     used: Room,
@@ -234,7 +234,7 @@ impl Ring {
     pub fn new(limits: Limits, head: Head) -> Arc<Self> {
         let state = State {
             phase: Phase::Open,
-            arrivals: VecDeque::new(),
+            arrivals: Vec::new(),
             window: VecDeque::new(),
             used: Room::default(),
             reserved: Room::default(),
@@ -341,7 +341,7 @@ impl Ring {
             (state, _) = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
         Work {
-            arrivals: state.arrivals.drain(..).collect(),
+            arrivals: std::mem::take(&mut state.arrivals),
             watermarks: std::mem::take(&mut state.watermarks),
             missed: state.missed.take(),
             phase: state.phase,
@@ -365,17 +365,22 @@ impl Ring {
 
     /// For the scribe: puts stamped records into the window. `taken` is the room that what it took has used so far.
     pub fn publish(&self, records: impl IntoIterator<Item = (Arc<AuditRecord>, Instant)>, taken: Taken) {
-        let mut state = self.lock();
-        state.used = state.used.without(taken.0);
-        for (record, arrived) in records {
+        let slot = |(record, arrived): (Arc<AuditRecord>, _)| {
             let bytes = record.entry.size_bytes();
-            state.used.records += 1;
-            state.used.bytes += bytes;
-            state.shippable = record.place.seq;
-            state.window.push_back(Slot { record, bytes, arrived });
+            Slot { record, bytes, arrived }
+        };
+        let slots: Vec<Slot> = records.into_iter().map(slot).collect();
+        let add = |all: Room, slot: &Slot| all.and(Room { records: 1, bytes: slot.bytes });
+        let room = slots.iter().fold(Room::default(), add);
+        let mut state = self.lock();
+        state.used = state.used.without(taken.0).and(room);
+        if let Some(last) = slots.last() {
+            state.shippable = last.record.place.seq;
         }
-        state.make_room(Room::default(), self.limits_for(Asker::Refusal));
+        state.window.extend(slots);
+        let (_, evicted) = state.make_room(Room::default(), self.limits_for(Asker::Refusal));
         drop(state);
+        drop(evicted);
         self.room.notify_waiters();
         self.shippable.notify_one();
     }
@@ -414,8 +419,8 @@ impl Ring {
     pub fn only_queued(&self) -> Vec<Arc<AuditRecord>> {
         let state = self.lock();
         let floor = state.stored.max(state.delivered);
-        let slots = state.window.iter().filter(|slot| slot.record.place.seq > floor);
-        slots.map(|slot| Arc::clone(&slot.record)).collect()
+        let at = state.window.partition_point(|slot| slot.record.place.seq <= floor);
+        state.window.range(at..).map(|slot| Arc::clone(&slot.record)).collect()
     }
 
     /// For the scribe: how long ago the oldest record arrived that is in no outbox and not delivered.
@@ -480,13 +485,15 @@ impl Ring {
             Some((_, known)) => *known = head,
             None => state.watermarks.push((epoch, head)),
         }
+        let mut delivered = Vec::new();
         if current {
             state.delivered = state.delivered.max(head.seq);
             while state.window.front().is_some_and(|slot| slot.record.place.seq <= head.seq) {
-                state.pop_front();
+                delivered.extend(state.pop_front());
             }
         }
         drop(state);
+        drop(delivered);
         self.room.notify_waiters();
         self.work.notify_one();
     }
@@ -594,12 +601,14 @@ impl Ring {
             return Err(NoRoom::OutboxFull);
         }
         // I6: the ring never holds more than its limits.
-        if !state.make_room(room, self.limits_for(asker)) {
+        let (fits, evicted) = state.make_room(room, self.limits_for(asker));
+        if !fits {
             return Err(NoRoom::Full);
         }
         state.used = state.used.and(room);
         state.reserved = state.reserved.and(room);
         drop(state);
+        drop(evicted);
         Ok(Reservation { ring: Arc::clone(self), room })
     }
 
@@ -640,9 +649,13 @@ impl Ring {
             return Err(Closed);
         }
         state.reserved = state.reserved.without(taken);
-        state.arrivals.push_back(arrival);
+        // The scribe takes all at once, so it waits only where there is nothing: one call of the kernel a batch.
+        let first = state.arrivals.is_empty();
+        state.arrivals.push(arrival);
         drop(state);
-        self.work.notify_one();
+        if first {
+            self.work.notify_one();
+        }
         Ok(())
     }
 
@@ -668,21 +681,23 @@ impl Taken {
 }
 
 impl State {
-    /// Evicts until `room` fits `limits`; says whether it does. Only what is stored makes room.
-    fn make_room(&mut self, room: Room, limits: Limits) -> bool {
+    /// Evicts until `room` fits `limits`; says whether it does. Only what is stored makes room. What was evicted is
+    /// dropped by the caller without the lock: a record is a dozen allocations.
+    fn make_room(&mut self, room: Room, limits: Limits) -> (bool, Vec<Slot>) {
+        let mut evicted = Vec::new();
         while !self.used.and(room).within(limits) {
             if self.window.front().is_none_or(|slot| slot.record.place.seq > self.stored) {
-                return false;
+                return (false, evicted);
             }
-            self.pop_front();
+            evicted.extend(self.pop_front());
         }
-        true
+        (true, evicted)
     }
 
-    fn pop_front(&mut self) {
-        if let Some(slot) = self.window.pop_front() {
-            self.used = self.used.without(Room { records: 1, bytes: slot.bytes });
-        }
+    fn pop_front(&mut self) -> Option<Slot> {
+        let slot = self.window.pop_front()?;
+        self.used = self.used.without(Room { records: 1, bytes: slot.bytes });
+        Some(slot)
     }
 }
 

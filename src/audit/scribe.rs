@@ -356,13 +356,15 @@ impl Scribe {
 /// Records as segments, each at most about [`SEGMENT_BYTES`] long.
 fn segments(records: &[(Arc<AuditRecord>, Instant)]) -> Vec<Segment> {
     let mut segments: Vec<Segment> = Vec::new();
+    let room: usize = records.iter().map(|(record, _)| record.entry.size_bytes()).sum();
     for (record, _) in records {
         let place = record.place;
         let open = segments.last_mut().filter(|segment| segment.frames.len() < SEGMENT_BYTES);
         let segment = if let Some(open) = open {
             open
         } else {
-            segments.push(Segment { epoch: place.epoch, first: place.seq, last: place.seq, frames: Vec::new() });
+            let frames = Vec::with_capacity(room.min(SEGMENT_BYTES + SEGMENT_BYTES / 16));
+            segments.push(Segment { epoch: place.epoch, first: place.seq, last: place.seq, frames });
             let Some(new) = segments.last_mut() else { continue };
             new
         };

@@ -1,0 +1,142 @@
+//! What the outbox is measured against: an append-only file with group commit, and redb used the plain way.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use redb::{Database, TableDefinition};
+use tokio::sync::oneshot;
+
+use super::sample::rate;
+
+/// An append-only file: one thread writes all that arrived during the last fdatasync, then tells who waited.
+#[derive(Debug)]
+pub struct AppendOnlyFile {
+    queue: Arc<Queue>,
+    thread: JoinHandle<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    arrived: Mutex<(Vec<Item>, bool)>,
+    work: Condvar,
+}
+
+type Item = (Arc<[u8]>, oneshot::Sender<()>);
+
+impl AppendOnlyFile {
+    pub fn begin(path: &Path) -> Self {
+        let queue = Arc::new(Queue::default());
+        let mut file = File::create_new(path).unwrap();
+        let shared = Arc::clone(&queue);
+        let thread = std::thread::spawn(move || {
+            let (mut bytes, mut batches) = (Vec::new(), 0);
+            loop {
+                let mut arrived = shared.arrived.lock().unwrap();
+                while arrived.0.is_empty() && !arrived.1 {
+                    arrived = shared.work.wait(arrived).unwrap();
+                }
+                let batch = std::mem::take(&mut arrived.0);
+                drop(arrived);
+                if batch.is_empty() {
+                    return batches;
+                }
+                bytes.clear();
+                batch.iter().for_each(|(frame, _)| bytes.extend_from_slice(frame));
+                file.write_all(&bytes).unwrap();
+                file.sync_data().unwrap();
+                batches += 1;
+                for (_, receipt) in batch {
+                    receipt.send(()).ok();
+                }
+            }
+        });
+        Self { queue, thread }
+    }
+
+    pub fn appender(&self) -> Appender {
+        Appender(Arc::clone(&self.queue))
+    }
+
+    /// Ends; returns how many batches there were.
+    pub fn end(self) -> usize {
+        self.queue.arrived.lock().unwrap().1 = true;
+        self.queue.work.notify_one();
+        self.thread.join().unwrap()
+    }
+}
+
+/// Appends to an [`AppendOnlyFile`].
+#[derive(Clone, Debug)]
+pub struct Appender(Arc<Queue>);
+
+impl Appender {
+    /// What is returned is told after the fdatasync behind `frame`.
+    pub fn append(&self, frame: Arc<[u8]>) -> oneshot::Receiver<()> {
+        let (sender, stored) = oneshot::channel();
+        let mut arrived = self.0.arrived.lock().unwrap();
+        let first = arrived.0.is_empty();
+        arrived.0.push((frame, sender));
+        drop(arrived);
+        if first {
+            self.0.work.notify_one();
+        }
+        stored
+    }
+}
+
+/// The limit: a plain loop that writes `batch` frames at once and calls fdatasync. Frames a second.
+pub fn plain_file(path: &Path, frame: &[u8], batch: usize, during: Duration) -> f64 {
+    let mut file = File::create_new(path).unwrap();
+    let (begun, mut written) = (Instant::now(), 0);
+    while begun.elapsed() < during {
+        let mut bytes = Vec::with_capacity(frame.len() * batch);
+        (0..batch).for_each(|_| bytes.extend_from_slice(frame));
+        file.write_all(&bytes).unwrap();
+        file.sync_data().unwrap();
+        written += batch;
+    }
+    rate(written, begun.elapsed())
+}
+
+const TABLE: TableDefinition<u64, &[u8]> = TableDefinition::new("records");
+
+/// redb the plain way: a durable commit a record, its defaults. Records a second.
+pub fn redb_commit_a_record(path: &Path, frame: &[u8], during: Duration) -> f64 {
+    let database = Database::create(path).unwrap();
+    let (begun, mut written) = (Instant::now(), 0);
+    while begun.elapsed() < during {
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(TABLE).unwrap().insert(written as u64, frame).unwrap();
+        transaction.commit().unwrap();
+        written += 1;
+    }
+    rate(written, begun.elapsed())
+}
+
+/// redb in one file: segments of about 1 MiB until it holds `bytes`, two-phase as the outbox commits.
+pub fn redb_one_file(path: &Path, bytes: u64) -> Database {
+    let mut builder = Database::builder();
+    builder.set_cache_size(16 * 1024 * 1024);
+    let database = builder.create(path).unwrap();
+    let segment = vec![7_u8; 1_000_000];
+    for seq in 0..bytes.div_ceil(segment.len() as u64) {
+        let mut transaction = database.begin_write().unwrap();
+        transaction.set_two_phase_commit(true);
+        transaction.open_table(TABLE).unwrap().insert(seq, segment.as_slice()).unwrap();
+        transaction.commit().unwrap();
+    }
+    database
+}
+
+/// Opens such a file as the outbox opens its own: checked.
+pub fn redb_open_checked(path: &Path) -> Duration {
+    let begun = Instant::now();
+    let mut builder = Database::builder();
+    builder.set_cache_size(16 * 1024 * 1024).set_check_integrity_on_open(true);
+    drop(builder.open(path).unwrap());
+    begun.elapsed()
+}

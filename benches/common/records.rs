@@ -1,0 +1,103 @@
+//! Records as a gateway makes them, of a known size.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use gatepost::audit::chain::{self, Head};
+use gatepost::audit::codec;
+use gatepost::audit::record::{
+    AuditRecord, Call, Caller, Correlation, Entry, Epoch, GatewayId, Outcome, RequestId, Status, Timestamp,
+};
+use gatepost::audit::redact::Redaction;
+use uuid::Uuid;
+
+/// A record's size in the outbox, its frame, in bytes. *Spec*: DESIGN section 13.
+pub const RECORD_BYTES: usize = 400;
+
+/// Makes calls and entries that differ in id, time, caller and tool.
+#[derive(Debug)]
+pub struct Maker {
+    calls: Vec<Call>,
+    outcome: Outcome,
+    made: AtomicU64,
+}
+
+impl Maker {
+    pub fn new() -> Self {
+        let padding = (0..RECORD_BYTES).find(|padding| frame_bytes(&call(7, *padding)) == RECORD_BYTES).unwrap();
+        let calls = (0..97).map(|number| call(number, padding)).collect();
+        Self { calls, outcome: outcome(), made: AtomicU64::new(0) }
+    }
+
+    /// Call `number`, arrived now.
+    pub fn call(&self, number: usize) -> Call {
+        let mut call = self.calls[number % self.calls.len()].clone();
+        call.timestamp = Timestamp::now();
+        call.request_id = RequestId(self.id(call.timestamp));
+        call
+    }
+
+    /// Laid out as a v7, from a count: random bytes are a call of the kernel each, and nobody's claim here.
+    fn id(&self, at: Timestamp) -> Uuid {
+        let milliseconds = at.micros().unsigned_abs() / 1000;
+        Uuid::from_u64_pair(milliseconds << 16 | 0x7000, self.made.fetch_add(1, Ordering::Relaxed) | 1 << 63)
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        self.outcome.clone()
+    }
+
+    /// Call `number`, ended.
+    pub fn entry(&self, number: usize) -> Entry {
+        Entry::new(self.call(number), self.outcome(), Duration::from_micros(1_234))
+    }
+
+    /// `count` linked records after `head`.
+    pub fn records(&self, gateway_id: GatewayId, mut head: Head, count: usize) -> Vec<AuditRecord> {
+        let next = |number| {
+            let entry = self.entry(number);
+            let place = chain::link(gateway_id, Epoch(1), head, &entry);
+            head = Head::after(&place);
+            AuditRecord { place, entry }
+        };
+        (0..count).map(next).collect()
+    }
+
+    /// One frame.
+    pub fn frame(&self) -> Vec<u8> {
+        frame(&self.entry(7))
+    }
+}
+
+fn outcome() -> Outcome {
+    Outcome::answered(Status::Ok, None, br#"{"content":[{"type":"text","text":"done"}]}"#)
+}
+
+fn call(number: usize, padding: usize) -> Call {
+    let caller = Caller {
+        subject: format!("agent-{:02}@example.com", number % 97),
+        role: Some("analyst".to_owned()),
+        issuer: Some("https://id.example.com".to_owned()),
+        token_id: None,
+    };
+    let addr = Some(([10, 0, 0, 7], 50_000).into());
+    let correlation = Correlation { addr, session_id: None, rpc_id: Some("42".to_owned()) };
+    Call::new(RequestId::new(), "tools/call")
+        .with_caller(&caller)
+        .with_correlation(&correlation)
+        .with_target(Some("orders"), Some(&format!("find_order_{:02}", number % 13)))
+        .with_arguments(&format!(r#"{{"query":"{}"}}"#, "x".repeat(padding)), &Redaction::none(), 65_536)
+}
+
+fn frame_bytes(call: &Call) -> usize {
+    frame(&Entry::new(call.clone(), outcome(), Duration::from_micros(1_234))).len()
+}
+
+/// The frame of `entry` somewhere behind the millionth place, where numbers are as long as they mostly are.
+fn frame(entry: &Entry) -> Vec<u8> {
+    let head = Head { seq: gatepost::audit::record::Seq(1_000_000), ..Head::START };
+    let place = chain::link(GatewayId(Uuid::from_u128(1)), Epoch(1), head, entry);
+    let mut frame = Vec::new();
+    codec::encode_record(&AuditRecord { place, entry: entry.clone() }, &mut frame).unwrap();
+    frame
+}

@@ -1,0 +1,80 @@
+//! The real scribe on an outbox directory, without a shipper.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use gatepost::audit::Timeouts;
+use gatepost::audit::outbox::Opening;
+use gatepost::audit::outbox::fs::Fs;
+use gatepost::audit::pipeline::Config;
+use gatepost::audit::record::{Digest, Entry};
+use gatepost::audit::ring::{Limits, Phase, Ring};
+use gatepost::audit::scribe::{About, Mode, Report, Scribe};
+use gatepost::audit::shipper::BatchLimits;
+use tokio::sync::oneshot;
+
+/// The ring's room. *Chosen*: the default of `audit.ring_records_max` is 16,384, too few for two entries of each of
+/// 10,000 waiters; the bytes are the default.
+pub const RING: Limits = Limits { records: 32 * 1024, bytes: 64 * 1024 * 1024 };
+
+/// Longer than anything here takes.
+pub const PATIENCE: Duration = Duration::from_mins(5);
+
+pub fn about() -> About {
+    About { level: "stored", config_digest: Digest::ZERO }
+}
+
+/// A pipeline on `dir` at level `stored`, with the batches of the defaults.
+pub fn config(dir: &Path) -> Config {
+    Config {
+        dir: dir.to_owned(),
+        gateway_id: None,
+        mode: Mode::Stored,
+        ring: RING,
+        timeouts: Timeouts { admission: PATIENCE, store: PATIENCE },
+        batch: BatchLimits { records: 2000, bytes: 4_000_000 },
+        about: about(),
+    }
+}
+
+/// A scribe at work.
+#[derive(Debug)]
+pub struct Scribing {
+    pub ring: Arc<Ring>,
+    thread: JoinHandle<Report>,
+}
+
+impl Scribing {
+    pub fn begin(fs: Arc<dyn Fs>, dir: &Path) -> Self {
+        let opening = Opening::open(fs, dir, None).unwrap();
+        let scribe = Scribe::begin(opening, RING, Mode::Stored, &about()).unwrap();
+        let ring = scribe.ring();
+        Self { ring, thread: std::thread::Builder::new().name("scribe".to_owned()).spawn(|| scribe.run()).unwrap() }
+    }
+
+    /// Closes the epoch and ends.
+    pub fn end(self) -> Report {
+        self.ring.turn(Phase::Closing);
+        super::runtime().block_on(self.ring.reached(Phase::Closed));
+        self.ring.turn(Phase::Finished);
+        let report = self.thread.join().unwrap();
+        assert_eq!(report.lost, 0, "nothing is lost on a healthy disk");
+        report
+    }
+}
+
+/// Appends a record; what is returned is told when it is stored.
+pub async fn append(ring: &Arc<Ring>, entry: Entry) -> oneshot::Receiver<()> {
+    let reservation = ring.reserve_refusal(&entry, PATIENCE).await.unwrap();
+    let (sender, stored) = oneshot::channel();
+    ring.end(reservation, entry, false, Some(sender)).unwrap();
+    stored
+}
+
+/// Appends a record that nobody waits for.
+pub async fn push(ring: &Arc<Ring>, entry: Entry) {
+    let reservation = ring.reserve_refusal(&entry, PATIENCE).await.unwrap();
+    ring.end(reservation, entry, false, None).unwrap();
+}

@@ -1,0 +1,192 @@
+//! Claim: level `stored` adds at most two group commits to a call; at 64 concurrent calls p99 is under 5 ms.
+//!
+//! 64 tasks call `Audit::begin`, wait as long as the backend takes, and call `Audit::finish`; what both took is what
+//! auditing adds. A backend that takes no time is the worst case: all 64 calls are always in one of the two commits.
+//! Beside it: auditing off, level `queued`, and an append-only file with group commit (the limit: an append, a
+//! fdatasync, a receipt, twice a call). *In commits*: the median as a multiple of one commit of the outbox that stores
+//! 64 records, measured alone.
+//!
+//! Measured in 2026-11 on 2 cores, Debian 12, ext4; figures in `docs/performance.md`.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench: it prints, and ends where anything is amiss"
+)]
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::peer::AppendOnlyFile;
+use common::records::Maker;
+use common::sample::{Sample, milliseconds};
+use common::{disk, runtime, scribing, size, table};
+use gatepost::audit::Audit;
+use gatepost::audit::outbox::fs::DiskFs;
+use gatepost::audit::pipeline::Pipeline;
+use gatepost::audit::scribe::Mode;
+use gatepost::audit::sink::postgres::PostgresSink;
+
+/// Calls at a time. *Spec*: DESIGN section 13.
+const CONCURRENT: usize = 64;
+
+fn main() {
+    table::title(
+        "latency",
+        "Level stored adds at most two group commits to a call, p99 under 5 ms at 64 concurrent calls.",
+    );
+    let calls = size("LATENCY_CALLS", 400, 20);
+    let rounds = size("LATENCY_ROUNDS", 5, 1);
+    let maker = Arc::new(Maker::new());
+    let backends = [0, 10].map(Duration::from_millis);
+    let sides = ["off", "queued", "file, twice", "stored"];
+    let mut samples = vec![Sample::default(); backends.len() * sides.len()];
+    let mut commit = Sample::default();
+    for _ in 0..rounds {
+        commit.extend(commits(&maker, calls / 4));
+        for (at, sample) in samples.iter_mut().enumerate() {
+            let (side, backend) = (sides[at % sides.len()], backends[at / sides.len()]);
+            let dir = disk::directory("latency");
+            let measured = runtime().block_on(async {
+                match side {
+                    "off" => audited(Audit::off(), &maker, calls, backend).await,
+                    "file, twice" => file(&dir.path().join("file"), &maker, calls, backend).await,
+                    _ => level(dir.path(), side, &maker, calls, backend).await,
+                }
+            });
+            sample.extend(measured);
+        }
+    }
+    let one = commit.percentile(50.0);
+    let mut shown =
+        table::Table::new(["added to a call", "backend takes", "calls", "p50 ms", "p99 ms", "p50 in commits"]);
+    let row = |what: &str, backend: String, sample: &mut Sample| {
+        let p50 = sample.percentile(50.0);
+        let in_commits = table::ratio(p50.as_secs_f64() / one.as_secs_f64());
+        let p99 = milliseconds(sample.percentile(99.0));
+        [what.to_owned(), backend, sample.len().to_string(), milliseconds(p50), p99, in_commits]
+    };
+    shown.row(row("(one commit of 64 records, alone)", String::new(), &mut commit));
+    for (at, sample) in samples.iter_mut().enumerate() {
+        let backend = format!("{} ms", backends[at / sides.len()].as_millis());
+        shown.row(row(sides[at % sides.len()], backend, sample));
+    }
+    shown.print();
+    let stored: Vec<_> = (0..backends.len()).map(|at| at * sides.len() + sides.len() - 1).collect();
+    let p99 = stored.iter().map(|at| samples[*at].percentile(99.0)).max().unwrap();
+    let p50 = stored.iter().map(|at| samples[*at].percentile(50.0)).max().unwrap();
+    table::goal("p99 under 5 ms", &format!("{} ms", milliseconds(p99)), p99 < Duration::from_millis(5));
+    let in_commits = p50.as_secs_f64() / one.as_secs_f64();
+    table::goal("at most two group commits at the median", &table::ratio(in_commits), in_commits <= 2.0);
+}
+
+/// Runs [`CONCURRENT`] tasks of `calls` calls each; `one` gives what auditing added to a call.
+async fn concurrent<F: Future<Output = Duration> + Send>(
+    calls: usize,
+    one: impl Fn(usize) -> F + Send + Sync + 'static,
+) -> Sample {
+    let one = Arc::new(one);
+    let task = |_| {
+        let one = Arc::clone(&one);
+        tokio::spawn(async move {
+            let mut sample = Sample::default();
+            for number in 0..calls {
+                let added = one(number).await;
+                // The first calls wait for files to be made.
+                if number > calls / 10 {
+                    sample.add(added);
+                }
+            }
+            sample
+        })
+    };
+    let tasks: Vec<_> = (0..CONCURRENT).map(task).collect();
+    let mut all = Sample::default();
+    for task in tasks {
+        all.extend(task.await.unwrap());
+    }
+    all
+}
+
+async fn backend_works(during: Duration) {
+    if during.is_zero() {
+        tokio::task::yield_now().await;
+    } else {
+        tokio::time::sleep(during).await;
+    }
+}
+
+async fn audited(audit: Audit, maker: &Arc<Maker>, calls: usize, backend: Duration) -> Sample {
+    let maker = Arc::clone(maker);
+    concurrent(calls, move |number| {
+        let (audit, call, outcome) = (audit.clone(), maker.call(number), maker.outcome());
+        async move {
+            let asked = Instant::now();
+            let receipt = audit.begin(call).await.unwrap();
+            let begun = asked.elapsed();
+            backend_works(backend).await;
+            let answered = Instant::now();
+            receipt.finish(outcome, ()).await.unwrap().into_inner();
+            begun + answered.elapsed()
+        }
+    })
+    .await
+}
+
+async fn level(dir: &Path, level: &str, maker: &Arc<Maker>, calls: usize, backend: Duration) -> Sample {
+    let mut config = scribing::config(&dir.join("outbox"));
+    if level == "queued" {
+        config.mode = Mode::Queued { spill_after: Duration::from_millis(200) };
+    }
+    let pipeline = Pipeline::start::<PostgresSink>(&config, Arc::new(DiskFs), None).unwrap();
+    let sample = audited(pipeline.audit(), maker, calls, backend).await;
+    pipeline.stop(scribing::PATIENCE, Duration::ZERO).await;
+    sample
+}
+
+async fn file(path: &Path, maker: &Arc<Maker>, calls: usize, backend: Duration) -> Sample {
+    let file = AppendOnlyFile::begin(path);
+    let (appender, frame) = (file.appender(), Arc::<[u8]>::from(maker.frame()));
+    let sample = concurrent(calls, move |_| {
+        let (appender, frame) = (appender.clone(), Arc::clone(&frame));
+        async move {
+            let asked = Instant::now();
+            appender.append(Arc::clone(&frame)).await.unwrap();
+            let begun = asked.elapsed();
+            backend_works(backend).await;
+            let answered = Instant::now();
+            appender.append(frame).await.unwrap();
+            begun + answered.elapsed()
+        }
+    })
+    .await;
+    file.end();
+    sample
+}
+
+/// How long the outbox takes to store [`CONCURRENT`] records that were appended at once.
+fn commits(maker: &Maker, count: usize) -> Sample {
+    let dir = disk::directory("commit");
+    let scribing = scribing::Scribing::begin(Arc::new(DiskFs), &dir.path().join("outbox"));
+    let sample = runtime().block_on(async {
+        let mut sample = Sample::default();
+        for _ in 0..count {
+            let records: Vec<_> = (0..CONCURRENT).map(|number| maker.entry(number)).collect();
+            let begun = Instant::now();
+            let mut receipts = Vec::with_capacity(CONCURRENT);
+            for record in records {
+                receipts.push(scribing::append(&scribing.ring, record).await);
+            }
+            for receipt in receipts {
+                receipt.await.unwrap();
+            }
+            sample.add(begun.elapsed());
+        }
+        sample
+    });
+    scribing.end();
+    sample
+}

@@ -1,0 +1,201 @@
+//! Claim: stored appends at 1,000 waiters reach at least 0.5 of an append-only file with one fdatasync a batch of the
+//! same size, and 50 times one redb commit a record; the disk is written at most 1.5 times the records' encoded size.
+//!
+//! Each waiter appends a record of 400 B, waits until it is stored, and appends the next one. The sides, interleaved
+//! and repeated, the median of all rounds shown:
+//!
+//! * *plain file*: the limit; one loop, no waiters: as many frames as there are waiters, one fdatasync, again;
+//! * *file, waiters*: frames that were encoded before, a queue, one thread with group commit, a receipt each;
+//! * *outbox, records*: ring, scribe (place, hash chain, codec), outbox: what is stored is a whole record each;
+//! * *outbox, calls*: `Audit::begin` and `finish`: two group commits a call, an intent and a record;
+//! * *redb, commit a record*: redb with its defaults, one after another.
+//!
+//! Measured in 2026-11 on 2 cores, Debian 12, ext4; figures in `docs/performance.md`.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench: it prints, and ends where anything is amiss"
+)]
+#![allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::disk::{self, CountingFs};
+use common::peer::{self, AppendOnlyFile};
+use common::records::{Maker, RECORD_BYTES};
+use common::sample::{Sample, median, milliseconds, rate};
+use common::scribing::{PATIENCE, Scribing, append, config, push};
+use common::{runtime, size, table};
+use gatepost::audit::Audit;
+use gatepost::audit::outbox::fs::DiskFs;
+use gatepost::audit::pipeline::Pipeline;
+use gatepost::audit::sink::postgres::PostgresSink;
+
+/// Records in a batch whose bytes on disk are counted. *Spec*: DESIGN section 13.
+const COUNTED_BATCH: usize = 1024;
+
+fn main() {
+    table::title(
+        "store",
+        "Stored appends at 1,000 waiters: at least 0.5 of an append-only file with one fdatasync a batch of the same \
+         size, at least 50 times one redb commit a record; at most 1.5 bytes written a byte of record.",
+    );
+    let during = Duration::from_millis(size("STORE_MS", 2_000, 200));
+    let rounds = size("STORE_ROUNDS", 5, 1);
+    let maker = Arc::new(Maker::new());
+    let mut shown = table::Table::new(["side", "waiters", "stored/s", "p50 ms", "p99 ms", "of plain file", "of redb"]);
+    let mut reached = (0.0, 0.0);
+    for waiters in [100, 1_000, 10_000] {
+        let mut sides: Vec<(&str, Vec<f64>, Sample)> =
+            ["plain file", "file, waiters", "outbox, records", "outbox, calls", "redb, commit a record"]
+                .map(|side| (side, Vec::new(), Sample::default()))
+                .to_vec();
+        for _ in 0..rounds {
+            for (side, rates, latencies) in &mut sides {
+                let dir = disk::directory("store");
+                let path = dir.path().join("file");
+                let (rate, latency) = match *side {
+                    "plain file" => (peer::plain_file(&path, &maker.frame(), waiters, during), Sample::default()),
+                    "file, waiters" => file(&path, &maker, waiters, during),
+                    "outbox, records" => records(dir.path(), &maker, waiters, during),
+                    "outbox, calls" => calls(dir.path(), &maker, waiters, during),
+                    _ => (peer::redb_commit_a_record(&path, &maker.frame(), during), Sample::default()),
+                };
+                rates.push(rate);
+                latencies.extend(latency);
+            }
+        }
+        let rates: Vec<f64> = sides.iter().map(|(_, rates, _)| median(rates.clone())).collect();
+        if waiters == 1_000 {
+            reached = (rates[2] / rates[0], rates[2] / rates[4]);
+        }
+        for ((side, _, mut latencies), rate) in sides.into_iter().zip(rates.iter().copied()) {
+            let mut percentile = |percent| {
+                if latencies.is_empty() { String::new() } else { milliseconds(latencies.percentile(percent)) }
+            };
+            let (p50, p99) = (percentile(50.0), percentile(99.0));
+            let (of_file, of_redb) = (table::ratio(rate / rates[0]), table::ratio(rate / rates[4]));
+            shown.row([side.to_owned(), waiters.to_string(), table::count(rate), p50, p99, of_file, of_redb]);
+        }
+    }
+    shown.print();
+    table::goal("at least 0.5 of the plain file at 1,000 waiters", &table::ratio(reached.0), reached.0 >= 0.5);
+    table::goal("at least 50 times one redb commit a record", &table::ratio(reached.1), reached.1 >= 50.0);
+    written(&maker);
+}
+
+/// Runs `waiters` tasks that do `one` again and again; gives how many were done a second, and how long each took.
+async fn waiting<F: Future<Output = ()> + Send>(
+    waiters: usize,
+    during: Duration,
+    one: impl Fn(usize) -> F + Send + Sync + 'static,
+) -> (f64, Sample) {
+    let (one, stop) = (Arc::new(one), Arc::new(AtomicBool::new(false)));
+    let begun = Instant::now();
+    let task = |waiter| {
+        let (one, stop) = (Arc::clone(&one), Arc::clone(&stop));
+        async move {
+            let (mut count, mut latencies) = (0, Sample::default());
+            while !stop.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                one(waiter + count).await;
+                latencies.add(asked.elapsed());
+                count += 1;
+            }
+            (count, latencies)
+        }
+    };
+    let tasks: Vec<_> = (0..waiters).map(|waiter| tokio::spawn(task(waiter))).collect();
+    tokio::time::sleep(during).await;
+    stop.store(true, Ordering::Relaxed);
+    let (mut count, mut latencies) = (0, Sample::default());
+    for task in tasks {
+        let (done, sample) = task.await.unwrap();
+        count += done;
+        latencies.extend(sample);
+    }
+    (rate(count, begun.elapsed()), latencies)
+}
+
+fn file(path: &std::path::Path, maker: &Maker, waiters: usize, during: Duration) -> (f64, Sample) {
+    let file = AppendOnlyFile::begin(path);
+    let appender = file.appender();
+    let frame: Arc<[u8]> = maker.frame().into();
+    let result = runtime().block_on(waiting(waiters, during, move |_| {
+        let stored = appender.append(Arc::clone(&frame));
+        async move { stored.await.unwrap() }
+    }));
+    file.end();
+    result
+}
+
+fn records(dir: &std::path::Path, maker: &Arc<Maker>, waiters: usize, during: Duration) -> (f64, Sample) {
+    let scribing = Scribing::begin(Arc::new(DiskFs), &dir.join("outbox"));
+    let (ring, maker) = (Arc::clone(&scribing.ring), Arc::clone(maker));
+    let result = runtime().block_on(waiting(waiters, during, move |number| {
+        let (ring, entry) = (Arc::clone(&ring), maker.entry(number));
+        async move { append(&ring, entry).await.await.unwrap() }
+    }));
+    scribing.end();
+    result
+}
+
+fn calls(dir: &std::path::Path, maker: &Arc<Maker>, waiters: usize, during: Duration) -> (f64, Sample) {
+    let config = config(&dir.join("outbox"));
+    runtime().block_on(async {
+        let pipeline = Pipeline::start::<PostgresSink>(&config, Arc::new(DiskFs), None).unwrap();
+        let (audit, maker) = (pipeline.audit(), Arc::clone(maker));
+        let result = waiting(waiters, during, move |number| call(audit.clone(), Arc::clone(&maker), number)).await;
+        pipeline.stop(PATIENCE, Duration::ZERO).await;
+        result
+    })
+}
+
+async fn call(audit: Audit, maker: Arc<Maker>, number: usize) {
+    let receipt = audit.begin(maker.call(number)).await.unwrap();
+    receipt.finish(maker.outcome(), ()).await.unwrap().into_inner();
+}
+
+/// Bytes written a byte of record, in batches of [`COUNTED_BATCH`].
+fn written(maker: &Maker) {
+    let batches = size("STORE_COUNTED_BATCHES", 500, 50);
+    let dir = disk::directory("written");
+    let fs = CountingFs::default();
+    let counters = Arc::clone(&fs.0);
+    let scribing = Scribing::begin(Arc::new(fs), &dir.path().join("outbox"));
+    let ring = Arc::clone(&scribing.ring);
+    let before = (counters.written.load(Ordering::Relaxed), counters.syncs.load(Ordering::Relaxed));
+    runtime().block_on(async {
+        // While the disk holds the scribe up in one commit, the next batch arrives whole.
+        counters.close_gate();
+        let mut last = append(&ring, maker.entry(0)).await;
+        for _ in 0..batches {
+            for number in 1..COUNTED_BATCH {
+                push(&ring, maker.entry(number)).await;
+            }
+            let next = append(&ring, maker.entry(0)).await;
+            counters.open_gate();
+            last.await.unwrap();
+            counters.close_gate();
+            last = next;
+        }
+        counters.open_gate();
+        last.await.unwrap();
+    });
+    let bytes = counters.written.load(Ordering::Relaxed) - before.0;
+    let commits = (counters.syncs.load(Ordering::Relaxed) - before.1) as f64 / 2.0;
+    let records = (batches * COUNTED_BATCH + 1) as f64;
+    scribing.end();
+    let ratio = bytes as f64 / records / RECORD_BYTES as f64;
+    println!();
+    let mut shown = table::Table::new(["records", "a commit", "bytes written", "a record", "of its encoded size"]);
+    let (per_commit, per_record) = (table::count(records / commits), table::count(bytes as f64 / records));
+    shown.row([table::count(records), per_commit, table::count(bytes as f64), per_record, table::ratio(ratio)]);
+    shown.print();
+    table::goal("at most 1.5 bytes written a byte of record", &table::ratio(ratio), ratio <= 1.5);
+}
