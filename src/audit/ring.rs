@@ -13,6 +13,9 @@
 //!
 //! Appending takes one short lock. There is no I/O and no await under it. The ring knows neither outbox nor Postgres.
 
+mod room;
+mod work;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,24 +23,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use super::chain::Head;
-use super::record::{AuditRecord, Call, ERROR_BYTES_MAX, Entry, Epoch, Seq, Timestamp};
-
-/// Room for what a call's record holds beyond its intent, in bytes: the error message and the note of what was
-/// normalised. *Derived* from [`ERROR_BYTES_MAX`] and the names of all fields.
-const OUTCOME_BYTES: usize = ERROR_BYTES_MAX + 256;
-
-/// Room that is kept for the gateway's own records, which nobody reserves: one gap and the closing record. *Derived*:
-/// each has a message and details of some 200 bytes besides the fixed part.
-const OWN_ROOM: Room = Room { records: 2, bytes: 2 * 2048 };
-
-/// How much the ring may hold.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Records and intents.
-    pub records: usize,
-    /// Their size in bytes.
-    pub bytes: usize,
-}
+use super::record::{AuditRecord, Call, Entry, Epoch, Seq, Timestamp};
+use room::{Asker, Room};
+pub use room::{Closed, Limits, NoRoom, Taken};
+pub use work::{Arrival, Capacity, Gauge, Missed, Phase, Window, Work};
 
 /// What producers, scribe and shipper share.
 #[derive(Debug)]
@@ -52,19 +41,6 @@ pub struct Ring {
     shippable: Notify,
     /// The shell waits here for a phase.
     turned: Notify,
-}
-
-/// Where a gateway's life is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// Calls begin and end.
-    Open,
-    /// No call begins any more; the scribe empties the ring into the outbox and closes the epoch.
-    Closing,
-    /// All is stored, or can be no more; the shipper goes on.
-    Closed,
-    /// The scribe forgets what was delivered and ends.
-    Finished,
 }
 
 #[derive(Debug)]
@@ -91,13 +67,6 @@ struct State {
     capacity: Capacity,
 }
 
-/// Records and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Room {
-    records: usize,
-    bytes: usize,
-}
-
 #[derive(Debug)]
 struct Slot {
     record: Arc<AuditRecord>,
@@ -105,127 +74,11 @@ struct Slot {
     arrived: Instant,
 }
 
-/// What producers append.
-#[derive(Debug)]
-pub enum Arrival {
-    /// A call is about to be forwarded.
-    Begin {
-        /// The call.
-        call: Box<Call>,
-        /// Told when the intent is stored.
-        stored: Option<oneshot::Sender<()>>,
-    },
-    /// A call has ended, was refused, or something happened to the gateway.
-    End {
-        /// The record without a place.
-        entry: Box<Entry>,
-        /// Whether its intent was begun before.
-        begun: bool,
-        /// Told when the record is stored.
-        stored: Option<oneshot::Sender<()>>,
-        /// When it was appended.
-        arrived: Instant,
-    },
-}
-
 /// Room in the ring that is held for something to come; given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
     ring: Arc<Ring>,
     room: Room,
-}
-
-/// Calls that could not be recorded one by one, since there was no room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Missed {
-    /// Calls that were refused.
-    pub refused: u64,
-    /// Calls that went on unaudited, as the operator chose for their tools.
-    pub unaudited: u64,
-    /// The first one's arrival.
-    pub first: Timestamp,
-    /// The last one's arrival.
-    pub last: Timestamp,
-}
-
-/// What the scribe takes at once.
-#[derive(Debug)]
-pub struct Work {
-    /// All that arrived, in order.
-    pub arrivals: Vec<Arrival>,
-    /// Watermarks to store.
-    pub watermarks: Vec<(Epoch, Head)>,
-    /// Calls to account for.
-    pub missed: Option<Missed>,
-    /// The phase when it was taken.
-    pub phase: Phase,
-}
-
-/// What the shipper finds at a place.
-#[derive(Debug)]
-pub enum Window {
-    /// Records from that place on.
-    Records(Vec<Arc<AuditRecord>>),
-    /// That place is not in the window any more: the outbox has it.
-    Older,
-    /// Nothing there yet.
-    Nothing,
-}
-
-/// How full and how far the ring is.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub struct Gauge {
-    /// Records and intents that are reserved, arrived or in the window.
-    pub records: usize,
-    /// Their size in bytes.
-    pub bytes: usize,
-    /// The last record with a place in the stream.
-    pub stamped: Seq,
-    /// The last stored one.
-    pub stored: Seq,
-    /// The last delivered one.
-    pub delivered: Seq,
-    /// Whether the outbox cannot store at the moment.
-    pub outbox_failed: bool,
-    /// How full the outbox is.
-    pub outbox: Capacity,
-}
-
-/// The gateway is stopping, and the ring takes nothing more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Closed;
-
-/// How full the store behind the ring is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Capacity {
-    /// Bytes in use.
-    pub used_bytes: u64,
-    /// The quota.
-    pub max_bytes: u64,
-    /// Whether quota or disk are used up.
-    pub full: bool,
-}
-
-/// Who asks for room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asker {
-    /// A call that is about to begin.
-    Call,
-    /// The same, which goes on unaudited where there is no room.
-    ContinuedCall,
-    /// A record of what was refused.
-    Refusal,
-}
-
-/// There was no room in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoRoom {
-    /// The ring is full.
-    Full,
-    /// The outbox is full.
-    OutboxFull,
-    /// The gateway is stopping.
-    Closed,
 }
 
 impl Ring {
@@ -378,7 +231,7 @@ impl Ring {
             state.shippable = last.record.place.seq;
         }
         state.window.extend(slots);
-        let (_, evicted) = state.make_room(Room::default(), self.limits_for(Asker::Refusal));
+        let (_, evicted) = state.make_room(Room::default(), self.limits.for_asker(Asker::Refusal));
         drop(state);
         drop(evicted);
         self.room.notify_waiters();
@@ -601,7 +454,7 @@ impl Ring {
             return Err(NoRoom::OutboxFull);
         }
         // I6: the ring never holds more than its limits.
-        let (fits, evicted) = state.make_room(room, self.limits_for(asker));
+        let (fits, evicted) = state.make_room(room, self.limits.for_asker(asker));
         if !fits {
             return Err(NoRoom::Full);
         }
@@ -610,19 +463,6 @@ impl Ring {
         drop(state);
         drop(evicted);
         Ok(Reservation { ring: Arc::clone(self), room })
-    }
-
-    fn limits_for(&self, asker: Asker) -> Limits {
-        match asker {
-            // I6: an eighth of the ring is kept for refusals.
-            Asker::Call | Asker::ContinuedCall => {
-                Limits { records: self.limits.records / 8 * 7, bytes: self.limits.bytes / 8 * 7 }
-            }
-            Asker::Refusal => Limits {
-                records: self.limits.records.saturating_sub(OWN_ROOM.records),
-                bytes: self.limits.bytes.saturating_sub(OWN_ROOM.bytes),
-            },
-        }
     }
 
     fn miss(&self, arrived: Timestamp, asker: Asker) {
@@ -669,17 +509,6 @@ impl Ring {
 /// small.
 const UNHURRIED_PATIENCE: Duration = Duration::from_millis(500);
 
-/// The room used by what the scribe has taken.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Taken(Room);
-
-impl Taken {
-    /// Adds one intent or record.
-    pub fn add(&mut self, bytes: usize) {
-        self.0 = self.0.and(Room { records: 1, bytes });
-    }
-}
-
 impl State {
     /// Evicts until `room` fits `limits`; says whether it does. Only what is stored makes room. What was evicted is
     /// dropped by the caller without the lock: a record is a dozen allocations.
@@ -698,25 +527,6 @@ impl State {
         let slot = self.window.pop_front()?;
         self.used = self.used.without(Room { records: 1, bytes: slot.bytes });
         Some(slot)
-    }
-}
-
-impl Room {
-    /// Room for a call's intent and for its record.
-    fn of_call(call: &Call) -> Self {
-        Self { records: 2, bytes: 2 * call.size_bytes() + OUTCOME_BYTES }
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
-    }
-
-    fn without(self, other: Self) -> Self {
-        Self { records: self.records.saturating_sub(other.records), bytes: self.bytes.saturating_sub(other.bytes) }
-    }
-
-    fn within(self, limits: Limits) -> bool {
-        self.records <= limits.records && self.bytes <= limits.bytes
     }
 }
 
