@@ -410,10 +410,11 @@ fn closed(head: Head) -> Entry {
 fn gap(missed: Missed) -> Entry {
     let Missed { refused, unaudited, first, last } = missed;
     let details = serde_json::json!({ "refused": refused, "unaudited": unaudited, "first": first, "last": last });
-    let mut message = format!("for want of audit room {refused} calls were refused unrecorded");
-    if unaudited > 0 {
-        message += &format!(", and {unaudited} went on unaudited as audit.on_failure allows");
-    }
+    let continued = match unaudited {
+        0 => String::new(),
+        _ => format!(", and {unaudited} went on unaudited as audit.on_failure allows"),
+    };
+    let message = format!("for want of audit room {refused} calls were refused unrecorded{continued}");
     event(Status::AuditUnavailable, Some(message), Call::gateway_event("gap", &details))
 }
 
