@@ -98,6 +98,18 @@ struct Batch {
     taken: Taken,
 }
 
+/// How much of what the scribe has goes into a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// Watermarks alone. Records stored along with them would have to be forgotten next, and so on: after a spill the
+    /// disk would never be idle again.
+    Watermarks,
+    /// And the batch, and what was only queued before it.
+    All,
+    /// And the epoch is closed.
+    Closing,
+}
+
 impl Scribe {
     /// Begins the epoch: its opening record, and an `interrupted` record for every call that was open when the last one
     /// died, are stored with the epoch itself.
@@ -176,13 +188,20 @@ impl Scribe {
             // Also where the shell did not wait for it: what the ring has is stored, and the epoch closed.
             let closing = phase >= Phase::Closing && !std::mem::replace(&mut self.closed, phase >= Phase::Closing);
             let mut batch = self.stamp(arrivals, missed, closing);
-            if closing || self.must_store(&batch) {
-                if let Err(lost) = self.store(&mut batch, closing) {
+            let extent = match (closing, self.must_store(&batch)) {
+                (true, _) => Some(Extent::Closing),
+                (false, true) => Some(Extent::All),
+                (false, false) => self.has_to_forget().then_some(Extent::Watermarks),
+            };
+            if !matches!(extent, Some(Extent::Closing | Extent::All)) {
+                // Intents that nothing waits for stay in memory until the ring spills.
+                self.open.extend(batch.begun.drain(..));
+            }
+            if let Some(extent) = extent {
+                if let Err(lost) = self.store(&mut batch, extent) {
                     return Report { lost, last: self.head };
                 }
             } else {
-                // Intents that nothing waits for stay in memory until the ring spills.
-                self.open.extend(batch.begun.drain(..));
                 self.ring.publish(batch.records.drain(..), batch.taken);
             }
             if !self.space.has_room() {
@@ -214,10 +233,10 @@ impl Scribe {
         spill.into_iter().chain(room).min()
     }
 
-    /// Whether this batch goes through the outbox now.
+    /// Whether this batch and what was only queued before it go through the outbox now.
     fn must_store(&mut self, batch: &Batch) -> bool {
         let Mode::Queued { spill_after } = self.mode else {
-            return !batch.records.is_empty() || !batch.begun.is_empty() || self.has_to_forget();
+            return !batch.records.is_empty() || !batch.begun.is_empty();
         };
         let overdue = self.ring.oldest_only_queued().is_some_and(|age| age >= spill_after);
         if !self.spilling && (overdue || self.ring.past_high_water()) {
@@ -229,7 +248,7 @@ impl Scribe {
         }
         // An intent in the outbox goes in the commit that holds its record, before Postgres can have it: a crash
         // between the two would add an `interrupted` record to a call that has one.
-        self.spilling || batch.ended.iter().any(|id| self.stored_intents.contains(id)) || self.has_to_forget()
+        self.spilling || batch.ended.iter().any(|id| self.stored_intents.contains(id))
     }
 
     /// Whether the outbox holds records that were delivered.
@@ -309,13 +328,16 @@ impl Scribe {
         self.ring.set_capacity(capacity(now), self.mode == Mode::Stored || self.spilling);
     }
 
-    /// Stores the batch and all that was only queued before it, then publishes it. `Err` gives what was lost.
-    fn store(&mut self, batch: &mut Batch, closes: bool) -> Result<(), usize> {
-        let now = Instant::now();
-        let mut records: Vec<_> = self.ring.only_queued().into_iter().map(|record| (record, now)).collect();
-        records.extend(batch.records.iter().cloned());
+    /// Commits as much as `extent` says, then publishes the batch. `Err` gives what was lost.
+    fn store(&mut self, batch: &mut Batch, extent: Extent) -> Result<(), usize> {
+        let mut records = Vec::new();
+        if extent != Extent::Watermarks {
+            let now = Instant::now();
+            records.extend(self.ring.only_queued().into_iter().map(|record| (record, now)));
+            records.extend(batch.records.iter().cloned());
+            batch.begun.extend(std::mem::take(&mut self.open));
+        }
         let segments = segments(&records);
-        batch.begun.extend(std::mem::take(&mut self.open));
         let ended: Vec<_> = batch.ended.iter().copied().filter(|id| self.stored_intents.contains(id)).collect();
         let commit = Commit {
             segments: &segments,
@@ -323,7 +345,7 @@ impl Scribe {
             begun: &batch.begun,
             ended: &ended,
             delivered: &self.watermarks,
-            closes,
+            closes: extent == Extent::Closing,
         };
         while let Err(error) = self.outbox.commit(&commit) {
             tracing::error!(%error, records = records.len(), "outbox cannot store; tried again until it can");
