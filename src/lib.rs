@@ -38,7 +38,8 @@
 //! * **I2** Every call that was begun ends in exactly one record: `ok`, `tool_error`, `error`, `timeout`, `cancelled`,
 //!   `input_required` or, after a crash, `interrupted`. A refused call (`denied`, `unauthenticated`, `malformed`,
 //!   `rate_limited`, `audit_unavailable`) ends in exactly one record too; refusals for want of audit room are
-//!   counted and recorded together in one `gateway/gap` record.
+//!   counted and recorded together in one `gateway/gap` record. After the record that closes an epoch nothing is
+//!   recorded: what is refused while the gateway stops has none.
 //! * **I3** (gateway, epoch, seq) rises by one, is never reused, and an epoch is stored before the first record in it.
 //! * **I4** The outbox forgets a record only after it was delivered. A record whose bytes rotted is replaced in its place by
 //!   one that says so.

@@ -28,6 +28,8 @@ struct File {
     number: Number,
     /// Known once the file was opened.
     epoch: Option<Epoch>,
+    /// The first record in a sealed file, once it was opened.
+    first: Option<Seq>,
     /// The last record in a sealed file; zero where it holds none.
     last: Option<Seq>,
     /// Its size, once it is sealed.
@@ -73,14 +75,20 @@ pub struct Stats {
 impl Shared {
     pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, numbers: &[Number], owned: bool) -> Self {
         let bytes = |number: &Number| fs.open(&number.path(&dir)).and_then(|file| file.len()).unwrap_or(0);
-        let unread =
-            |number: &Number| File { number: *number, epoch: None, last: None, bytes: bytes(number), active: None };
+        let unread = |number: &Number| File {
+            number: *number,
+            epoch: None,
+            first: None,
+            last: None,
+            bytes: bytes(number),
+            active: None,
+        };
         let files = RwLock::new(numbers.iter().map(unread).collect());
         Self { fs, dir, owned, files, opened: Mutex::default() }
     }
 
     pub(super) fn add(&self, number: Number, epoch: Epoch, generation: Arc<Generation>) {
-        let file = File { number, epoch: Some(epoch), last: None, bytes: 0, active: Some(generation) };
+        let file = File { number, epoch: Some(epoch), first: None, last: None, bytes: 0, active: Some(generation) };
         self.files.write().unwrap_or_else(PoisonError::into_inner).push(file);
     }
 
@@ -153,15 +161,28 @@ impl Shared {
         };
         *opened = Some((file.number, Arc::clone(&generation)));
         drop(opened);
-        let (epoch, last) = match file.epoch.zip(file.last) {
-            Some(known) => known,
-            None => (generation.meta()?.epoch, generation.span()?.map_or(Seq::ZERO, |(_, last)| last)),
+        let (epoch, first, last) = match (file.epoch, file.first, file.last) {
+            (Some(epoch), Some(first), Some(last)) => (epoch, first, last),
+            _ => {
+                let (first, last) = generation.span()?.unwrap_or((Seq::ZERO, Seq::ZERO));
+                // What the writer said when it sealed the file goes for it.
+                (generation.meta()?.epoch, first, file.last.unwrap_or(last))
+            }
         };
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = files.iter_mut().find(|entry| entry.number == file.number && entry.active.is_none()) {
-            (entry.epoch, entry.last) = (Some(epoch), Some(last));
+            (entry.epoch, entry.first, entry.last) = (Some(epoch), Some(first), Some(last));
         }
         Ok((epoch, generation))
+    }
+
+    /// A file's epoch and the places of its first and last record; `None` where it holds none or is gone.
+    fn span(&self, file: &File) -> Result<Option<(Epoch, Seq, Seq)>, Error> {
+        if let (Some(epoch), Some(first), Some(last), None) = (file.epoch, file.first, file.last, &file.active) {
+            return Ok((last > Seq::ZERO).then_some((epoch, first, last)));
+        }
+        let Some((epoch, generation)) = self.generation(file)? else { return Ok(None) };
+        Ok(generation.span()?.map(|(first, last)| (epoch, first, last)))
     }
 
     /// Opens a sealed file; where it is damaged and this process owns the directory, what can be saved of it.
@@ -236,36 +257,35 @@ impl Reader {
                 continue;
             }
             if let Some(segment) = generation.segment_from(epoch, from)? {
-                let gateway_id = generation.meta()?.gateway_id;
-                return Ok(decode(&file, &segment, gateway_id, after));
+                return decode(&file, &generation, &segment, after);
             }
         }
         Ok(Vec::new())
     }
 
-    /// What the outbox holds. Opens every file in turn.
+    /// What the outbox holds. Opens the newest file, and each other one once in the life of this reader's owner.
     ///
     /// # Errors
     /// A file cannot be read.
     pub fn stats(&self) -> Result<Stats, Error> {
-        let files = self.shared.files();
-        let mut stats = Stats { gateway_id: None, generations: files.len(), bytes: 0, streams: Vec::new(), intents: 0 };
-        let mut delivered = Vec::new();
-        for file in &files {
-            let Some((epoch, generation)) = self.shared.generation(file)? else { continue };
-            stats.bytes += std::fs::metadata(file.number.path(&self.shared.dir)).map_or(0, |meta| meta.len());
-            stats.gateway_id = Some(generation.meta()?.gateway_id);
-            stats.intents = generation.intents()?.len();
-            delivered.extend(generation.delivered()?);
-            let Some((first, last)) = generation.span()? else { continue };
+        let mut stats =
+            Stats { gateway_id: None, generations: 0, bytes: self.shared.bytes(), streams: Vec::new(), intents: 0 };
+        for file in self.shared.files() {
+            stats.generations += 1;
+            let Some((epoch, first, last)) = self.shared.span(&file)? else { continue };
             match stats.streams.last_mut().filter(|stream| stream.epoch == epoch) {
                 Some(stream) => stream.last = stream.last.max(last),
                 None => stats.streams.push(Stream { epoch, first, last, delivered: Seq::ZERO }),
             }
         }
-        for (epoch, head) in delivered {
+        // The newest file knows the intents, and all watermarks that still matter.
+        let Some(newest) = self.shared.files().pop() else { return Ok(stats) };
+        let Some((_, generation)) = self.shared.generation(&newest)? else { return Ok(stats) };
+        stats.gateway_id = Some(generation.meta()?.gateway_id);
+        stats.intents = generation.intents()?.len();
+        for (epoch, head) in generation.delivered()? {
             if let Some(stream) = stats.streams.iter_mut().find(|stream| stream.epoch == epoch) {
-                stream.delivered = stream.delivered.max(head.seq);
+                stream.delivered = head.seq;
             }
         }
         Ok(stats)
@@ -288,18 +308,18 @@ impl Reader {
 }
 
 /// The records of `segment` behind `after`.
-fn decode(file: &File, segment: &Segment, gateway_id: GatewayId, after: Head) -> Vec<AuditRecord> {
+fn decode(file: &File, generation: &Generation, segment: &Segment, after: Head) -> Result<Vec<AuditRecord>, Error> {
     let count = segment.last.0 - segment.first.0 + 1;
     match codec::decode_segment(&segment.frames).collect::<Result<Vec<_>, _>>() {
         Ok(mut records) if records.len() as u64 == count => {
             records.retain(|record| record.place.seq > after.seq);
-            records
+            Ok(records)
         }
         damaged => {
             let cause = damaged.map_or_else(|error| error.to_string(), |_| "records are missing".to_owned());
             let (name, epoch, first) = (file.number.file_name(), segment.epoch, segment.first);
             tracing::error!(%cause, %epoch, %first, name, "outbox segment is damaged; gap records stand for what is lost");
-            salvage::whole(segment, gateway_id, after)
+            Ok(salvage::whole(segment, generation.meta()?.gateway_id, after))
         }
     }
 }
