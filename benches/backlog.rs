@@ -6,7 +6,7 @@
 //! every 20 ms, and the peak that the kernel kept. At the end each record is in Postgres once, and the outbox is one
 //! small file again.
 //!
-//! Measured in 2026-11 on 2 cores, Debian 12, PostgreSQL 15; figures in `docs/performance.md`.
+//! Measured in 2026-11 on 2 cores, Debian 12, Postgres 15; figures in `docs/performance.md`.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -102,7 +102,7 @@ fn run(records: usize, shown: &mut table::Table) -> Memory {
     stop(child.stdin.take().unwrap());
     assert!(child.wait().unwrap().success());
     let mib = table::mebibytes;
-    let count = table::count(f64::from(u32::try_from(records).unwrap()));
+    let count = table::whole(records);
     let rate = table::count(rate(records, elapsed));
     let files = files.to_string();
     shown.row([count, mib(bytes), files, mib(behind.resident), mib(most), mib(all.peak), rate, mib(after)]);

@@ -8,7 +8,7 @@
 //! INSERT a record, as audit writers mostly do. Every side begins with an empty table after a CHECKPOINT, over TCP, with
 //! `fsync` and `synchronous_commit` on. The sides are interleaved.
 //!
-//! Measured in 2026-11 on 2 cores, Debian 12, PostgreSQL 15; figures in `docs/performance.md`.
+//! Measured in 2026-11 on 2 cores, Debian 12, Postgres 15; figures in `docs/performance.md`.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -61,7 +61,7 @@ fn main() {
         ("one INSERT a record (peer)", singles, one),
     ] {
         let (of_bare, of_one) = (table::ratio(rate / bare), table::ratio(rate / one));
-        shown.row([what.into(), table::count(records as f64), table::count(rate), of_bare, of_one]);
+        shown.row([what.into(), table::whole(records), table::count(rate), of_bare, of_one]);
     }
     shown.print();
     table::goal("at least 0.9 of a bare UNNEST", &table::ratio(drained / bare), drained >= 0.9 * bare);

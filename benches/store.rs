@@ -10,6 +10,9 @@
 //! * *outbox, calls*: `Audit::begin` and `finish`: two group commits a call, an intent and a record;
 //! * *redb, commit a record*: redb with its defaults, one after another.
 //!
+//! *CPU us each* is processor time of the whole process a record: what other processes on the machine do to the rates,
+//! they do not do to it.
+//!
 //! Measured in 2026-11 on 2 cores, Debian 12, ext4; figures in `docs/performance.md`.
 #![allow(
     missing_docs,
@@ -30,7 +33,7 @@ use common::peer::{self, AppendOnlyFile};
 use common::records::{Maker, RECORD_BYTES};
 use common::sample::{Sample, median, milliseconds, rate};
 use common::scribing::{PATIENCE, Scribing, append, config, push};
-use common::{runtime, size, table};
+use common::{machine, runtime, size, table};
 use gatepost::audit::Audit;
 use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::pipeline::Pipeline;
@@ -48,15 +51,25 @@ fn main() {
     let during = Duration::from_millis(size("STORE_MS", 2_000, 200));
     let rounds = size("STORE_ROUNDS", 5, 1);
     let maker = Arc::new(Maker::new());
-    let mut shown = table::Table::new(["side", "waiters", "stored/s", "p50 ms", "p99 ms", "of plain file", "of redb"]);
+    let mut shown = table::Table::new([
+        "side",
+        "waiters",
+        "stored/s",
+        "p50 ms",
+        "p99 ms",
+        "CPU us each",
+        "of plain file",
+        "of redb",
+    ]);
     let mut reached = (0.0, 0.0);
     for waiters in [100, 1_000, 10_000] {
-        let mut sides: Vec<(&str, Vec<f64>, Sample)> =
+        let mut sides: Vec<(&str, Vec<(f64, f64)>, Sample)> =
             ["plain file", "file, waiters", "outbox, records", "outbox, calls", "redb, commit a record"]
                 .map(|side| (side, Vec::new(), Sample::default()))
                 .to_vec();
         for _ in 0..rounds {
             for (side, rates, latencies) in &mut sides {
+                let used = machine::processor_time();
                 let dir = disk::directory("store");
                 let path = dir.path().join("file");
                 let (rate, latency) = match *side {
@@ -66,21 +79,25 @@ fn main() {
                     "outbox, calls" => calls(dir.path(), &maker, waiters, during),
                     _ => (peer::redb_commit_a_record(&path, &maker.frame(), during), Sample::default()),
                 };
-                rates.push(rate);
+                let used = machine::processor_time().saturating_sub(used);
+                rates.push((rate, used.as_secs_f64() * 1e6 / (rate * during.as_secs_f64())));
                 latencies.extend(latency);
             }
         }
-        let rates: Vec<f64> = sides.iter().map(|(_, rates, _)| median(rates.clone())).collect();
+        let of = |side: &Vec<(f64, f64)>, figure: fn(&(f64, f64)) -> f64| median(side.iter().map(figure).collect());
+        let rates: Vec<f64> = sides.iter().map(|(_, rounds, _)| of(rounds, |round| round.0)).collect();
         if waiters == 1_000 {
             reached = (rates[2] / rates[0], rates[2] / rates[4]);
         }
-        for ((side, _, mut latencies), rate) in sides.into_iter().zip(rates.iter().copied()) {
+        for ((side, rounds, mut latencies), rate) in sides.into_iter().zip(rates.iter().copied()) {
             let mut percentile = |percent| {
                 if latencies.is_empty() { String::new() } else { milliseconds(latencies.percentile(percent)) }
             };
             let (p50, p99) = (percentile(50.0), percentile(99.0));
             let (of_file, of_redb) = (table::ratio(rate / rates[0]), table::ratio(rate / rates[4]));
-            shown.row([side.to_owned(), waiters.to_string(), table::count(rate), p50, p99, of_file, of_redb]);
+            let used = table::ratio(of(&rounds, |round| round.1));
+            let waiters = waiters.to_string();
+            shown.row([side.to_owned(), waiters, table::count(rate), p50, p99, used, of_file, of_redb]);
         }
     }
     shown.print();

@@ -32,28 +32,33 @@ impl AppendOnlyFile {
         let queue = Arc::new(Queue::default());
         let mut file = File::create_new(path).unwrap();
         let shared = Arc::clone(&queue);
-        let thread = std::thread::spawn(move || {
-            let (mut bytes, mut batches) = (Vec::new(), 0);
-            loop {
-                let mut arrived = shared.arrived.lock().unwrap();
-                while arrived.0.is_empty() && !arrived.1 {
-                    arrived = shared.work.wait(arrived).unwrap();
+        let thread = std::thread::Builder::new().name("file".to_owned());
+        let thread = thread
+            .spawn(move || {
+                let (mut bytes, mut batches) = (Vec::new(), 0);
+                loop {
+                    let mut arrived = shared.arrived.lock().unwrap();
+                    while arrived.0.is_empty() && !arrived.1 {
+                        arrived = shared.work.wait(arrived).unwrap();
+                    }
+                    let batch = std::mem::take(&mut arrived.0);
+                    drop(arrived);
+                    if batch.is_empty() {
+                        return batches;
+                    }
+                    bytes.clear();
+                    for (frame, _) in &batch {
+                        bytes.extend_from_slice(frame);
+                    }
+                    file.write_all(&bytes).unwrap();
+                    file.sync_data().unwrap();
+                    batches += 1;
+                    for (_, receipt) in batch {
+                        receipt.send(()).ok();
+                    }
                 }
-                let batch = std::mem::take(&mut arrived.0);
-                drop(arrived);
-                if batch.is_empty() {
-                    return batches;
-                }
-                bytes.clear();
-                batch.iter().for_each(|(frame, _)| bytes.extend_from_slice(frame));
-                file.write_all(&bytes).unwrap();
-                file.sync_data().unwrap();
-                batches += 1;
-                for (_, receipt) in batch {
-                    receipt.send(()).ok();
-                }
-            }
-        });
+            })
+            .unwrap();
         Self { queue, thread }
     }
 
@@ -94,7 +99,9 @@ pub fn plain_file(path: &Path, frame: &[u8], batch: usize, during: Duration) -> 
     let (begun, mut written) = (Instant::now(), 0);
     while begun.elapsed() < during {
         let mut bytes = Vec::with_capacity(frame.len() * batch);
-        (0..batch).for_each(|_| bytes.extend_from_slice(frame));
+        for _ in 0..batch {
+            bytes.extend_from_slice(frame);
+        }
         file.write_all(&bytes).unwrap();
         file.sync_data().unwrap();
         written += batch;

@@ -19,8 +19,8 @@ use tokio::sync::oneshot;
 /// 10,000 waiters; the bytes are the default.
 pub const RING: Limits = Limits { records: 32 * 1024, bytes: 64 * 1024 * 1024 };
 
-/// A quota that nothing here reaches.
-pub const OUTBOX_BYTES_MAX: u64 = 1 << 40;
+/// The outbox's quota. *Spec*: the default of `audit.max_bytes`.
+pub const OUTBOX_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 
 /// Longer than anything here takes.
 pub const PATIENCE: Duration = Duration::from_mins(5);
@@ -36,7 +36,7 @@ pub fn config(dir: &Path) -> Config {
         gateway_id: None,
         mode: Mode::Stored,
         ring: RING,
-        outbox_bytes_max: OUTBOX_BYTES_MAX,
+        outbox_bytes_max: OUTBOX_BYTES,
         timeouts: Timeouts { admission: PATIENCE, store: PATIENCE },
         batch: BatchLimits { records: 2000, bytes: 4_000_000 },
         about: about(),
@@ -53,7 +53,7 @@ pub struct Scribing {
 impl Scribing {
     pub fn begin(fs: Arc<dyn Fs>, dir: &Path) -> Self {
         let opening = Opening::open(fs, dir, None).unwrap();
-        let scribe = Scribe::begin(opening, RING, OUTBOX_BYTES_MAX, Mode::Stored, &about()).unwrap();
+        let scribe = Scribe::begin(opening, RING, OUTBOX_BYTES, Mode::Stored, &about()).unwrap();
         let ring = scribe.ring();
         Self { ring, thread: std::thread::Builder::new().name("scribe".to_owned()).spawn(|| scribe.run()).unwrap() }
     }

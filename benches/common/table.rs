@@ -15,7 +15,7 @@ impl Table {
 
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         assert_eq!(self.rows[0].len(), N, "a cell a column");
-        self.rows.push(cells.to_vec());
+        self.rows.push(Vec::from(cells));
     }
 
     pub fn print(&self) {
@@ -59,6 +59,11 @@ pub fn count(value: f64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// A count of things.
+pub fn whole(count: usize) -> String {
+    self::count(count as f64)
 }
 
 /// A ratio, two figures behind the point.

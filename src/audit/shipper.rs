@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::chain::Head;
@@ -83,11 +84,21 @@ pub struct Shipper<S> {
     deadline: CancellationToken,
     /// Records read from the outbox and not delivered yet.
     ahead: VecDeque<Arc<AuditRecord>>,
+    /// The segment behind those, which is read while they are delivered.
+    reading: Option<Reading>,
     /// Refused records since the last one that was delivered, over all batches: a quiet gateway's hold one each.
     alike: Alike,
     prepared: Option<Instant>,
     transient: Retry,
     operator: Retry,
+}
+
+/// A segment that is being read on a thread for blocking work.
+#[derive(Debug)]
+struct Reading {
+    /// What the records come behind.
+    behind: (Epoch, Head),
+    records: JoinHandle<Result<Vec<AuditRecord>, outbox::Error>>,
 }
 
 /// Why shipping ended before all was delivered: the deadline.
@@ -123,6 +134,7 @@ impl<S: Sink> Shipper<S> {
             state,
             deadline,
             ahead,
+            reading: None,
             alike,
             prepared,
             transient,
@@ -203,9 +215,10 @@ impl<S: Sink> Shipper<S> {
             }
         }
         if self.ahead.front().is_none_or(|record| record.place.epoch != epoch || record.place.seq != from) {
-            let records = self.read(epoch, after).await?;
-            self.ahead = records.into_iter().map(Arc::new).collect();
+            self.ahead.clear();
         }
+        self.fill(epoch, after).await?;
+        self.read_ahead(epoch, after);
         let mut bytes = 0;
         let fits = |record: &&Arc<AuditRecord>| {
             let first = bytes == 0;
@@ -214,6 +227,38 @@ impl<S: Sink> Shipper<S> {
         };
         let batch: Vec<_> = self.ahead.iter().take(self.limits.records).take_while(fits).cloned().collect();
         Ok(if batch.is_empty() { Next::Nothing } else { Next::Batch(batch) })
+    }
+
+    /// Reads segments of the outbox until they make a full batch, or there are no more.
+    async fn fill(&mut self, epoch: Epoch, after: Head) -> Result<(), outbox::Error> {
+        // I6: at most a batch and a segment, and one more segment that is being read.
+        while self.ahead.len() < self.limits.records && self.ahead_bytes() < self.limits.bytes {
+            self.read_ahead(epoch, after);
+            let Some(Reading { records, .. }) = self.reading.take() else { break };
+            let read = records.await;
+            match read.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic())) {
+                Ok(records) if records.is_empty() => break,
+                Ok(records) => self.ahead.extend(records.into_iter().map(Arc::new)),
+                Err(error) if self.ahead.is_empty() => return Err(error),
+                // What was read before it goes first; then the error comes again.
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to read the segment behind those that were read, while they are delivered.
+    fn read_ahead(&mut self, epoch: Epoch, after: Head) {
+        let after = self.ahead.back().map_or(after, |record| Head::after(&record.place));
+        if self.reading.as_ref().is_none_or(|reading| reading.behind != (epoch, after)) {
+            let reader = self.reader.clone();
+            let records = tokio::task::spawn_blocking(move || reader.read(epoch, after));
+            self.reading = Some(Reading { behind: (epoch, after), records });
+        }
+    }
+
+    fn ahead_bytes(&self) -> usize {
+        self.ahead.iter().map(|record| record.entry.size_bytes()).sum()
     }
 
     async fn read(&mut self, epoch: Epoch, after: Head) -> Result<Vec<AuditRecord>, outbox::Error> {
