@@ -97,6 +97,9 @@ pub enum Unavailable {
         /// How long the call waited.
         waited: Duration,
     },
+    /// The pipeline has failed, by a fault of Gatepost.
+    #[error("the audit pipeline has failed; restart the gateway")]
+    Failed,
     /// The gateway is stopping. A call that it had not begun is not recorded: the closing record stands already.
     #[error("the gateway is stopping")]
     Closed,
@@ -147,6 +150,7 @@ impl Audit {
         let reservation = match handle.ring.reserve_continued(&call, admission).await {
             Ok(reservation) => reservation,
             Err(NoRoom::Closed) => return Err(Unavailable::Closed),
+            // A call that goes on where audit fails goes on here too.
             Err(no_room) => {
                 let cause = no_room.after(admission);
                 tracing::error!(%request_id, %cause, "the call goes on unaudited, as audit.on_failure allows");
@@ -232,6 +236,7 @@ impl NoRoom {
             Self::Full => Unavailable::Full { waited },
             Self::OutboxFull => Unavailable::OutboxFull { waited },
             Self::Closed => Unavailable::Closed,
+            Self::Failed => Unavailable::Failed,
         }
     }
 }

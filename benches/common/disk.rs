@@ -124,14 +124,6 @@ impl Fs for CountingFs {
         DiskFs.remove(path)
     }
 
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        DiskFs.link(from, to)
-    }
-
-    fn identity(&self, dir: &Path) -> io::Result<(u64, u64)> {
-        DiskFs.identity(dir)
-    }
-
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         DiskFs.sync_dir(dir)
     }

@@ -64,8 +64,10 @@ struct State {
     watermarks: Vec<(Epoch, Head)>,
     missed: Option<Missed>,
     outbox_failed: bool,
-    /// How full the outbox is, where that is in the way of calls.
-    outbox_full: bool,
+    /// Whether calls depend on the outbox.
+    outbox_depended_on: bool,
+    /// The scribe has failed: nothing is taken any more.
+    failed: bool,
     capacity: Capacity,
 }
 
@@ -92,7 +94,8 @@ impl Ring {
             watermarks: Vec::new(),
             missed: None,
             outbox_failed: false,
-            outbox_full: false,
+            outbox_depended_on: false,
+            failed: false,
             capacity: Capacity::default(),
         };
         Arc::new(Self {
@@ -188,7 +191,7 @@ impl Ring {
     pub fn set_capacity(&self, capacity: Capacity, depended_on: bool) {
         let mut state = self.lock();
         state.capacity = capacity;
-        state.outbox_full = depended_on && capacity.full;
+        state.outbox_depended_on = depended_on;
         drop(state);
         self.room.notify_waiters();
     }
@@ -197,6 +200,14 @@ impl Ring {
     #[must_use]
     pub fn watermarks(&self) -> Vec<(Epoch, Head)> {
         self.lock().watermarks.clone()
+    }
+
+    /// The scribe has failed: no call begins any more.
+    pub fn fail(&self) {
+        let mut state = self.lock();
+        (state.failed, state.outbox_failed) = (true, true);
+        drop(state);
+        self.room.notify_waiters();
     }
 
     /// For the scribe: the outbox cannot store.

@@ -109,8 +109,12 @@ impl Ring {
         if state.phase != Phase::Open {
             return Err(NoRoom::Closed);
         }
-        // Outcomes of open calls and refusals still go into a full outbox: its last room is kept for them.
-        if asker != Asker::Refusal && state.outbox_full {
+        if state.failed {
+            return Err(NoRoom::Failed);
+        }
+        // I6: outcomes of open calls and refusals still go into a full outbox, and refusals to their own limit.
+        let full = if asker == Asker::Refusal { state.capacity.over } else { state.capacity.full };
+        if state.outbox_depended_on && full {
             return Err(NoRoom::OutboxFull);
         }
         // I6: the ring never holds more than its limits.
@@ -144,8 +148,8 @@ impl Ring {
     /// Appends what takes a part of the reserved room.
     fn append(&self, arrival: Arrival, taken: Room) -> Result<(), Closed> {
         let mut state = self.lock();
-        // I3: nothing may follow the record that closes the epoch.
-        if state.phase != Phase::Open {
+        // I3: nothing may follow the record that closes the epoch. Where the scribe failed nothing would be done with it.
+        if state.phase != Phase::Open || state.failed {
             return Err(Closed);
         }
         state.reserved = state.reserved.without(taken);

@@ -57,6 +57,8 @@ pub enum NoRoom {
     OutboxFull,
     /// The gateway is stopping.
     Closed,
+    /// The scribe has failed.
+    Failed,
 }
 
 /// The gateway is stopping, and the ring takes nothing more.

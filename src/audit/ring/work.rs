@@ -109,4 +109,6 @@ pub struct Capacity {
     pub max_bytes: u64,
     /// Whether quota or disk are used up.
     pub full: bool,
+    /// Whether what is kept beyond the quota for refusals is used up too.
+    pub over: bool,
 }
