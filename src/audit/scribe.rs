@@ -10,17 +10,21 @@
 //! When the outbox cannot store, the scribe keeps what it took and tries again for as long as it takes; the ring fills
 //! behind it and calls are refused. It gives up only when the shell says that time is over, and says what was lost.
 
+mod events;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+pub use events::About;
+use events::{closed, damaged, gap, interrupted, opened};
+
 use super::chain::{self, Head};
 use super::codec;
-use super::outbox::restore::Damage;
 use super::outbox::{self, Commit, Opening, Outbox, Segment, Space};
-use super::record::{AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status};
+use super::record::{AuditRecord, Entry, Epoch, GatewayId, RequestId, Seq};
 use super::ring::{self, Arrival, Capacity, Missed, Phase, Ring, Taken, Work};
 
 /// Size at which a segment is closed, in bytes. *Measured*: FACTS section 1, redb writes large values in power-of-two
@@ -90,15 +94,6 @@ pub struct Report {
     pub lost: usize,
     /// The last record of the epoch.
     pub last: Head,
-}
-
-/// What the opening record says of the configuration.
-#[derive(Clone, Debug)]
-pub struct About {
-    /// `stored` or `queued`.
-    pub level: &'static str,
-    /// SHA-256 of the configuration.
-    pub config_digest: Digest,
 }
 
 /// What one commit stores and whom it concerns.
@@ -472,72 +467,17 @@ fn capacity(space: Space) -> Capacity {
     }
 }
 
-fn event(status: Status, message: Option<String>, call: Call) -> Entry {
-    let outcome = Outcome { status, error_message: message, response_digest: None, response_bytes: None };
-    Entry::new(call, outcome, Duration::ZERO)
-}
-
-fn opened(opening: &Opening, about: &About) -> Entry {
-    let previous = opening.previous;
-    let crashed = previous.is_some_and(|previous| !previous.closed);
-    let details = serde_json::json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "level": about.level,
-        "config_digest": about.config_digest,
-        "previous_epoch": previous.map(|previous| previous.epoch),
-        "previous_seq": previous.map(|previous| previous.head.seq),
-        "previous_hash": previous.map(|previous| previous.head.hash),
-        "previous_closed": previous.map(|previous| previous.closed),
-        "interrupted": opening.interrupted.len(),
-    });
-    let message = crashed
-        .then(|| "the gateway did not close its last epoch; what it had only queued (level queued) is lost".to_owned());
-    event(Status::Ok, message, Call::gateway_event("opened", &details))
-}
-
-fn closed(head: Head) -> Entry {
-    let details = serde_json::json!({ "records": head.seq.next() });
-    event(Status::Ok, None, Call::gateway_event("closed", &details))
-}
-
-fn gap(missed: Missed) -> Entry {
-    let Missed { refused, unaudited, first, last } = missed;
-    let details = serde_json::json!({ "refused": refused, "unaudited": unaudited, "first": first, "last": last });
-    let continued = match unaudited {
-        0 => String::new(),
-        _ => format!(", and {unaudited} went on unaudited as audit.on_failure allows"),
-    };
-    let message = format!("for want of audit room {refused} calls were refused unrecorded{continued}");
-    event(Status::AuditUnavailable, Some(message), Call::gateway_event("gap", &details))
-}
-
-fn damaged(damage: &Damage) -> Entry {
-    let Damage { file, kept, lost, end_known, maybe_open, .. } = damage;
-    let end = if *end_known { "" } else { "; more may be lost behind the last one kept" };
-    let open = match maybe_open.len() {
-        0 => String::new(),
-        count => format!("; {count} calls may have been open, and nobody can tell any more"),
-    };
-    let message = format!("outbox file {file} was damaged: {kept} records kept, {lost} lost{end}{open}");
-    let details = serde_json::to_value(damage).unwrap_or_default();
-    event(Status::Error, Some(message), Call::gateway_event("gap", &details))
-}
-
-fn interrupted(call: Call) -> Entry {
-    let message = "the gateway died while the call was open; whether the backend carried it out is unknown";
-    event(Status::Interrupted, Some(message.to_owned()), call)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::record::{Call, Outcome, Status};
     use crate::audit::redact::Redaction;
 
     fn records(count: usize, args_bytes: usize) -> Vec<(Arc<AuditRecord>, Instant)> {
         let (id, mut head) = (GatewayId(uuid::Uuid::nil()), Head::START);
         let json = format!("\"{}\"", "x".repeat(args_bytes));
         let call = Call::new(RequestId::new(), "tools/call").with_arguments(&json, &Redaction::none(), usize::MAX);
-        let entry = event(Status::Ok, None, call);
+        let entry = Entry::new(call, Outcome::answered(Status::Ok, None, b""), Duration::ZERO);
         let next = |_| {
             let place = chain::link(id, Epoch(1), head, &entry);
             head = Head::after(&place);

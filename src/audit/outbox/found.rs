@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use redb::StorageBackend;
 
 use super::fs::Fs;
-use super::generation::{Generation, Meta, Number};
-use super::restore::{Records, checked};
+use super::generation::{Generation, Meta, Number, checked};
 use super::{Error, salvage};
 use crate::audit::chain::Head;
 use crate::audit::codec::{self, BODY_BYTES_MAX, HEADER_BYTES};
-use crate::audit::record::{Epoch, GatewayId, RequestId, Seq};
+use crate::audit::record::{AuditRecord, Epoch, GatewayId, RequestId, Seq};
 
 /// Places between two found records that may be filled with gap records. *Chosen*: far more records than a damaged
 /// megabyte held; a larger hole was left by records that were delivered and forgotten long ago.
@@ -90,7 +89,7 @@ impl Found {
         match intents {
             // I2: a table that can be read says which calls were open, also where it is empty.
             Some(intents) => {
-                found.intents = intents.into_iter().filter(whole).filter(|(id, _)| !ended.contains(id)).collect()
+                found.intents = intents.into_iter().filter(whole).filter(|(id, _)| !ended.contains(id)).collect();
             }
             None => found.maybe_open = lying.difference(&ended).copied().collect(),
         }
@@ -193,8 +192,8 @@ impl Found {
     }
 
     /// The whole records from one place to another.
-    pub(super) fn records(&self, (from, to): (Seq, Seq)) -> Result<Records, Error> {
-        let mut records = Records::new();
+    pub(super) fn records(&self, (from, to): (Seq, Seq)) -> Result<BTreeMap<Seq, AuditRecord>, Error> {
+        let mut records = BTreeMap::new();
         for (seq, (offset, size)) in self.frames.range(from..=to) {
             let bytes = self.bytes(*offset, *size, offset + *size as u64)?;
             if let Ok((record, _)) = codec::decode_record(&bytes) {

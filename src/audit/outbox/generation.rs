@@ -18,6 +18,7 @@
 //! before that leaves a `.tmp` that is removed when its number is used again. Commits are two-phase; files opened later are checked
 //! first, since redb does not verify pages as it reads them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,8 +26,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 use super::backend::{Latched, Overlay};
+use super::damage::Damage;
 use super::fs::Fs;
-use super::restore::Damage;
 use super::{Commit, Error, Segment};
 use crate::audit::chain::Head;
 use crate::audit::record::{Digest, Epoch, GatewayId, RequestId, Seq};
@@ -304,6 +305,15 @@ impl Generation {
         });
         result.map_err(|source| Error::redb(operation, &self.path, source))
     }
+}
+
+/// Runs `work`; a panic of redb in it is an error like others, since a damaged file may cause one.
+pub(super) fn checked<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panicked| {
+        let text = panicked.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panicked.downcast_ref::<&str>().copied());
+        format!("redb panicked: {}", text.unwrap_or("without a message"))
+    })
 }
 
 fn builder() -> redb::Builder {

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::damage::Damage;
 use super::fs::Fs;
 use super::generation::{Generation, Meta, Number};
-use super::restore::{Damage, Opened};
+use super::restore::Opened;
 use super::{Error, Segment, restore, salvage};
 use crate::audit::chain::Head;
 use crate::audit::codec;
@@ -21,12 +22,15 @@ pub(super) struct Shared {
     files: RwLock<Vec<File>>,
     /// The sealed files that were read last, one a purpose, so that people who look do not take the shipper's file away.
     /// One at a time, since each one open holds a page cache.
-    opened: [Mutex<Option<(Number, Arc<Generation>)>>; 2],
+    opened: [Slot; 2],
     /// The head of the epoch that is being written.
     head: Mutex<Option<(Epoch, Head)>>,
     /// Files that were found damaged, until the scribe tells of them.
     damages: Mutex<Vec<Damage>>,
 }
+
+/// The sealed file that was read last.
+type Slot = Mutex<Option<(Number, Arc<Generation>)>>;
 
 /// What a reader is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,13 +181,13 @@ impl Shared {
         };
         *opened = Some((file.number, Arc::clone(&generation)));
         drop(opened);
-        let (epoch, first, last) = match (file.epoch, file.first, file.last) {
-            (Some(epoch), Some(first), Some(last)) => (epoch, first, last),
-            _ => {
-                let (first, last) = generation.span()?.unwrap_or((Seq::ZERO, Seq::ZERO));
-                // What the writer said when it sealed the file goes for it.
-                (generation.meta()?.epoch, first, file.last.unwrap_or(last))
-            }
+        let known = file.epoch.zip(file.first).zip(file.last);
+        let (epoch, first, last) = if let Some(((epoch, first), last)) = known {
+            (epoch, first, last)
+        } else {
+            let (first, last) = generation.span()?.unwrap_or((Seq::ZERO, Seq::ZERO));
+            // What the writer said when it sealed the file goes for it.
+            (generation.meta()?.epoch, first, file.last.unwrap_or(last))
         };
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = files.iter_mut().find(|entry| entry.number == file.number && entry.active.is_none()) {

@@ -12,42 +12,22 @@
 //! that are lost become `gateway/gap` records, see [`salvage`]. The new file's meta table holds the [`Damage`], so that
 //! the next epoch tells of it even where the process ends before it could.
 
-use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use super::damage::Damage;
 use super::found::Found;
 use super::fs::Fs;
-use super::generation::{Generation, Meta, Number};
+use super::generation::{Generation, Meta, Number, checked};
 use super::{Commit, Error, Segment, salvage};
 use crate::audit::chain::Head;
 use crate::audit::codec;
-use crate::audit::record::{AuditRecord, Epoch, GatewayId, RequestId, Seq};
+use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq};
 
 /// The directory of set-aside files, in the outbox directory.
 pub const QUARANTINE_NAME: &str = "quarantine";
 
 /// Records that are mended and written at once. *Chosen*: about a segment of ordinary records.
 const RECORDS_AT_ONCE: u64 = 1024;
-
-/// A file that was damaged, and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Damage {
-    /// Its name, now in `quarantine/`.
-    pub file: String,
-    /// The epoch of its records, where any could be read.
-    pub epoch: Option<Epoch>,
-    /// Records that were kept.
-    pub kept: u64,
-    /// Records that are lost, each replaced by a gap record.
-    pub lost: u64,
-    /// Whether it is known where its records ended. If not, more may be lost behind the last one kept.
-    pub end_known: bool,
-    /// Calls of which it cannot be told any more whether they were open when the gateway died.
-    pub maybe_open: Vec<RequestId>,
-    /// Why it could not be opened.
-    pub cause: String,
-}
 
 /// What there is under a number.
 #[derive(Debug)]
@@ -132,15 +112,6 @@ pub(super) fn last_number(fs: &dyn Fs, dir: &Path) -> Number {
     names.iter().filter_map(number).max().unwrap_or(Number(0))
 }
 
-/// Runs `work`; a panic of redb in it is an error like others, since a damaged file may cause one.
-pub(super) fn checked<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panicked| {
-        let text = panicked.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panicked.downcast_ref::<&str>().copied());
-        format!("redb panicked: {}", text.unwrap_or("without a message"))
-    })
-}
-
 /// Keeps the file in `quarantine/` under a name of its own; returns that name. A file that an earlier try put there is
 /// not put there again.
 fn set_aside(fs: &dyn Fs, dir: &Path, number: Number) -> Result<String, Error> {
@@ -183,6 +154,3 @@ fn segment(records: &[AuditRecord], number: Number, dir: &Path) -> Result<Segmen
         frames,
     })
 }
-
-/// Records by their places.
-pub(super) type Records = BTreeMap<Seq, AuditRecord>;
