@@ -84,6 +84,8 @@ struct State {
     shippable: Seq,
     /// Watermarks that the scribe has not stored yet.
     watermarks: Vec<(Epoch, Head)>,
+    /// How many arrivals the scribe waits for in [`Ring::gather`].
+    gathered: usize,
     missed: Option<Missed>,
     outbox_failed: bool,
     /// How full the outbox is, where that is in the way of calls.
@@ -238,6 +240,7 @@ impl Ring {
             delivered: Seq::ZERO,
             shippable: head.seq,
             watermarks: Vec::new(),
+            gathered: 0,
             missed: None,
             outbox_failed: false,
             outbox_full: false,
@@ -336,6 +339,21 @@ impl Ring {
             missed: state.missed.take(),
             phase: state.phase,
         }
+    }
+
+    /// For the scribe: waits up to `patience` until `count` have arrived. Returns early where the phase turns.
+    pub fn gather(&self, count: usize, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut state = self.lock();
+        state.gathered = count;
+        while state.arrivals.len() < count && state.phase == Phase::Open {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            (state, _) = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.gathered = 0;
     }
 
     /// For the scribe: waits `pause` between tries of a failing outbox; returns early where the phase is `Finished`.
@@ -634,11 +652,12 @@ impl Ring {
             return Err(Closed);
         }
         state.reserved = state.reserved.without(taken);
-        // The scribe takes all at once, so it waits only where there is nothing: one call of the kernel a batch.
-        let first = state.arrivals.is_empty();
+        // The scribe takes all at once, so it waits only where there is nothing, or for a number: two calls of the
+        // kernel a batch at most.
         state.arrivals.push(arrival);
+        let wakes = state.arrivals.len() == 1 || state.arrivals.len() == state.gathered;
         drop(state);
-        if first {
+        if wakes {
             self.work.notify_one();
         }
         Ok(())
