@@ -53,7 +53,7 @@ pub struct Timeouts {
 #[derive(Debug)]
 #[must_use = "a receipt is finished with the call's outcome"]
 pub struct Receipt {
-    /// `None` once finished, and where auditing is off.
+    /// `None` once finished, and where the call leaves no record of its own.
     open: Option<Open>,
     request_id: RequestId,
     begun: Instant,
@@ -66,6 +66,8 @@ struct Open {
     call: Call,
     /// The room of its record.
     reservation: Reservation,
+    /// Whether its answer waits for its record to be stored.
+    waits: bool,
 }
 
 /// Something that may leave the gateway: its record reached the configured level.
@@ -95,6 +97,9 @@ pub enum Unavailable {
         /// How long the call waited.
         waited: Duration,
     },
+    /// The pipeline has failed, by a fault of Gatepost.
+    #[error("the audit pipeline has failed; restart the gateway")]
+    Failed,
     /// The gateway is stopping. A call that it had not begun is not recorded: the closing record stands already.
     #[error("the gateway is stopping")]
     Closed,
@@ -116,25 +121,54 @@ impl Audit {
     /// # Errors
     /// [`Unavailable`]; the call must not be forwarded, and has been recorded or counted as `audit_unavailable`.
     pub async fn begin(&self, call: Call) -> Result<Receipt, Unavailable> {
-        let (request_id, begun) = (call.request_id, Instant::now());
-        let Some(handle) = &self.0 else { return Ok(Receipt { open: None, request_id, begun }) };
+        let Some(handle) = &self.0 else { return Ok(Receipt::without_record(call.request_id)) };
+        let begun = Instant::now();
         let admission = handle.timeouts.admission;
         let reserved = handle.ring.reserve_call(&call, admission).await;
-        let mut reservation = reserved.map_err(|no_room| no_room.after(admission))?;
-        let (sender, stored) = handle.receipt();
-        let appended = handle.ring.begin(&mut reservation, call.clone(), sender);
-        let mut receipt =
-            Receipt { open: Some(Open { handle: Arc::clone(handle), call, reservation }), request_id, begun };
+        let reservation = reserved.map_err(|no_room| no_room.after(admission))?;
+        let (mut receipt, reached) = handle.begin(call, reservation, begun).await;
         // I1: the receipt, without which nothing is forwarded, is given only after the intent reached its level.
-        match handle.reached(appended, stored).await {
-            Ok(()) => Ok(receipt),
-            Err(unavailable) => {
-                // Refused before dispatch: its latency is 0.
-                let refused = Outcome::failed(Status::AuditUnavailable, unavailable.to_string());
-                receipt.end(refused, Duration::ZERO, None).ok();
-                Err(unavailable)
-            }
+        if let Err(unavailable) = reached {
+            // Refused before dispatch: its latency is 0.
+            let refused = Outcome::failed(Status::AuditUnavailable, unavailable.to_string());
+            receipt.end(refused, Duration::ZERO, None).ok();
+            return Err(unavailable);
         }
+        Ok(receipt)
+    }
+
+    /// Begins a call of a tool that the operator lets go on where it cannot be audited (`audit.on_failure = "continue"`).
+    /// Without room it leaves no record of its own; it is counted, logged, and told of in a `gateway/gap` record. Where
+    /// the outbox does not store in time its records wait in the ring, and it waits for nothing.
+    ///
+    /// # Errors
+    /// [`Unavailable::Closed`] only.
+    pub async fn begin_or_continue(&self, call: Call) -> Result<Receipt, Unavailable> {
+        let (request_id, begun) = (call.request_id, Instant::now());
+        let Some(handle) = &self.0 else { return Ok(Receipt::without_record(request_id)) };
+        let admission = handle.timeouts.admission;
+        let reservation = match handle.ring.reserve_continued(&call, admission).await {
+            Ok(reservation) => reservation,
+            Err(NoRoom::Closed) => return Err(Unavailable::Closed),
+            // A call that goes on where audit fails goes on here too.
+            Err(no_room) => {
+                let cause = no_room.after(admission);
+                tracing::error!(%request_id, %cause, "the call goes on unaudited, as audit.on_failure allows");
+                return Ok(Receipt::without_record(request_id));
+            }
+        };
+        let (mut receipt, reached) = handle.begin(call, reservation, begun).await;
+        match reached {
+            Err(Unavailable::Closed) => return Err(Unavailable::Closed),
+            Err(cause) => {
+                tracing::error!(%request_id, %cause, "the call goes on queued only, as audit.on_failure allows");
+                if let Some(open) = &mut receipt.open {
+                    open.waits = false;
+                }
+            }
+            Ok(()) => {}
+        }
+        Ok(receipt)
     }
 
     /// Records a call that is refused before dispatch (latency 0), then releases `answer`.
@@ -156,6 +190,23 @@ impl Audit {
 }
 
 impl Handle {
+    /// Appends the intent of `call` and waits for it; the receipt and whether the intent reached its level.
+    async fn begin(
+        self: &Arc<Self>,
+        call: Call,
+        mut reservation: Reservation,
+        begun: Instant,
+    ) -> (Receipt, Result<(), Unavailable>) {
+        let (sender, stored) = self.receipt();
+        let request_id = call.request_id;
+        let appended = self.ring.begin(&mut reservation, call.clone(), sender);
+        let open = Open { handle: Arc::clone(self), call, reservation, waits: self.wait_for_store };
+        // Made before the wait: where the future is dropped in it, the receipt ends the call.
+        let receipt = Receipt { open: Some(open), request_id, begun };
+        let reached = self.reached(appended, stored).await;
+        (receipt, reached)
+    }
+
     /// Both ends of a receipt's channel, at the level that has one.
     fn receipt(&self) -> (Option<oneshot::Sender<()>>, Option<oneshot::Receiver<()>>) {
         self.wait_for_store.then(oneshot::channel).unzip()
@@ -185,11 +236,17 @@ impl NoRoom {
             Self::Full => Unavailable::Full { waited },
             Self::OutboxFull => Unavailable::OutboxFull { waited },
             Self::Closed => Unavailable::Closed,
+            Self::Failed => Unavailable::Failed,
         }
     }
 }
 
 impl Receipt {
+    /// For a call that leaves no record of its own.
+    fn without_record(request_id: RequestId) -> Self {
+        Self { open: None, request_id, begun: Instant::now() }
+    }
+
     /// The call's id.
     #[must_use]
     pub fn request_id(&self) -> RequestId {
@@ -204,8 +261,9 @@ impl Receipt {
     /// # Cancel safety
     /// The record is in the ring before the first await; dropping the future loses only the answer.
     pub async fn finish<T>(mut self, outcome: Outcome, answer: T) -> Result<Released<T>, Unavailable> {
-        if let Some(handle) = self.open.as_ref().map(|open| Arc::clone(&open.handle)) {
-            let (sender, stored) = handle.receipt();
+        let open = self.open.as_ref().map(|open| (Arc::clone(&open.handle), open.waits));
+        if let Some((handle, waits)) = open {
+            let (sender, stored) = waits.then(oneshot::channel).unzip();
             let latency = self.begun.elapsed();
             let appended = self.end(outcome, latency, sender);
             // I1: the answer is released only after its record reached the level.
@@ -221,7 +279,7 @@ impl Receipt {
         stored: Option<oneshot::Sender<()>>,
     ) -> Result<(), ring::Closed> {
         // I2: whichever way a call ends, its record is appended here, once.
-        let Some(Open { handle, call, reservation }) = self.open.take() else { return Ok(()) };
+        let Some(Open { handle, call, reservation, .. }) = self.open.take() else { return Ok(()) };
         handle.ring.end(reservation, Entry::new(call, outcome, latency), true, stored)
     }
 }

@@ -159,6 +159,10 @@ pub struct Audit {
     pub ring_bytes_max: usize,
     /// Quota of the outbox's files together, bytes.
     pub outbox_bytes_max: u64,
+    /// What happens to a call that cannot be audited.
+    pub on_failure: OnFailure,
+    /// Patterns over `backend/tool`: which calls go on, where `on_failure` is `continue`.
+    pub continue_for: Vec<String>,
     /// Longest recorded arguments, bytes.
     pub args_bytes_max: usize,
     /// JSON pointers into the arguments whose values are never recorded.
@@ -173,6 +177,16 @@ pub enum Level {
     Stored,
     /// Room in the ring.
     Queued,
+}
+
+/// What happens to a call that cannot be audited, since neither ring nor outbox can take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// It is refused before it is forwarded.
+    Refuse,
+    /// It goes on where a pattern of `continue_for` names it, and is counted.
+    Continue,
 }
 
 /// `[postgres]`. Its `Debug` never shows the URL, which may hold a password.
@@ -309,6 +323,8 @@ impl Default for Audit {
             ring_records_max: 16_384,
             ring_bytes_max: 64 * 1024 * 1024,
             outbox_bytes_max: 8 * 1024 * 1024 * 1024,
+            on_failure: OnFailure::Refuse,
+            continue_for: Vec::new(),
             args_bytes_max: 64 * 1024,
             redact: Vec::new(),
         }

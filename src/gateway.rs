@@ -33,13 +33,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::Audit;
 use crate::audit::redact::{PathError, Redaction};
-use crate::config::Config;
+use crate::config::{Config, OnFailure};
 use crate::upstream::Upstreams;
 
 use auth::Authenticator;
 use auth::keys::KeyError;
 use inflight::InFlight;
-use rbac::{PatternError, Policy};
+use rbac::{PatternError, Patterns, Policy};
 use session::Sessions;
 
 /// How long calls that the drain gave up may take to record that. *Chosen*: as the audit pipeline's own wait for a
@@ -112,6 +112,8 @@ struct Core {
     sessions: Sessions,
     in_flight: InFlight,
     args_bytes_max: usize,
+    /// Which calls go on where they cannot be audited.
+    continue_for: Patterns,
     body_bytes_max: usize,
     allowed_hosts: Vec<String>,
     allowed_origins: Vec<String>,
@@ -132,6 +134,7 @@ struct Parts {
     auth: Authenticator,
     policy: Policy,
     redaction: Redaction,
+    continue_for: Patterns,
 }
 
 impl Gateway {
@@ -146,7 +149,7 @@ impl Gateway {
     /// # Errors
     /// Every fault of the configuration; nothing was started.
     pub fn build(config: &Config, audit: Audit) -> Result<Self, Vec<Fault>> {
-        let Parts { auth, policy, redaction } = compile(config)?;
+        let Parts { auth, policy, redaction, continue_for } = compile(config)?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
         let own = config.server.listen.ip();
         let own = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
@@ -159,6 +162,7 @@ impl Gateway {
             sessions: Sessions::new(config.server.sessions_max),
             in_flight: InFlight::default(),
             args_bytes_max: config.audit.args_bytes_max,
+            continue_for,
             body_bytes_max: config.server.body_bytes_max,
             allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own]).collect(),
             allowed_origins: config.server.allowed_origins.clone(),
@@ -248,6 +252,12 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let auth =
         Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Key)));
     let policy = Policy::new(&config.roles).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
+    let continued = match config.audit.on_failure {
+        OnFailure::Refuse => &[],
+        OnFailure::Continue => config.audit.continue_for.as_slice(),
+    };
+    let continue_for = Patterns::new("audit.continue_for", continued)
+        .map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
     let redaction = Redaction::new(&config.audit.redact).map_err(|err| faults.push(Fault::Redact(err)));
     for (alias, backend) in &config.backends {
         if let Some(fault) = catalog::alias_fault(alias) {
@@ -257,8 +267,10 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
             faults.push(Fault::NoCommand { alias: alias.clone() });
         }
     }
-    match (auth, policy, redaction, faults.is_empty()) {
-        (Ok(auth), Ok(policy), Ok(redaction), true) => Ok(Parts { auth, policy, redaction }),
+    match (auth, policy, redaction, continue_for, faults.is_empty()) {
+        (Ok(auth), Ok(policy), Ok(redaction), Ok(continue_for), true) => {
+            Ok(Parts { auth, policy, redaction, continue_for })
+        }
         _ => Err(faults),
     }
 }

@@ -33,12 +33,16 @@
 //! Each is cited as `// I4:` on the line that enforces it and named by at least one test; `tests/tidy.rs` checks both.
 //!
 //! * **I1** No call is forwarded before its intent reached the configured level; no reply is released before its record did.
+//!   The one exception is the operator's: calls that `audit.continue_for` names go on where they cannot be audited, and
+//!   are counted in a `gateway/gap` record.
 //! * **I2** Every call that was begun ends in exactly one record: `ok`, `tool_error`, `error`, `timeout`, `cancelled`,
 //!   `input_required` or, after a crash, `interrupted`. A refused call (`denied`, `unauthenticated`, `malformed`,
 //!   `rate_limited`, `audit_unavailable`) ends in exactly one record too; refusals for want of audit room are
-//!   counted and recorded together in one `gateway/gap` record.
+//!   counted and recorded together in one `gateway/gap` record. After the record that closes an epoch nothing is
+//!   recorded: what is refused while the gateway stops has none.
 //! * **I3** (gateway, epoch, seq) rises by one, is never reused, and an epoch is stored before the first record in it.
-//! * **I4** The outbox forgets a record only after it was delivered.
+//! * **I4** The outbox forgets a record only after it was delivered. A record whose bytes rotted is replaced in its place by
+//!   one that says so.
 //! * **I5** Delivery takes effect exactly once, whatever fails and whenever: the stream's cursor moves in the same
 //!   Postgres statement as the rows.
 //! * **I6** Every queue, body, header and result is bounded, by count and by bytes.

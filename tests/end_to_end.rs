@@ -162,6 +162,46 @@ async fn a_result_is_relayed_byte_for_byte_and_lists_hold_all_pages() {
 }
 
 #[tokio::test]
+async fn i9_what_postgres_would_refuse_is_in_the_trail_and_blocks_nothing() {
+    let database = Cluster::shared().create_database().await;
+    let mut setup = Setup::new();
+    setup.postgres(&database.url).raw_backend("raw");
+    let gatepost = setup.start();
+    let pool = database.pool().await;
+    let client = gatepost.client_at("/mcp/raw", Era::Legacy, "admin").await;
+    let name = format!("\"{}\"", "n".repeat(9000));
+    let deep = format!(r#"{{"text":"x","deep":{}{}}}"#, "[".repeat(20_000), "]".repeat(20_000));
+    let poison: [(&str, &str, &str); 8] = [
+        (r#""echo""#, r#"{"text":"a\u0000b"}"#, "ok"),
+        (r#""echo""#, r#"{"text":"\ud800"}"#, "ok"),
+        (r#""echo""#, r#"{"text":"x","n":1e200000}"#, "ok"),
+        (r#""echo""#, r#"{"text":"x","n":-0.0000000000000000000000000000000000000000000000000000000001}"#, "ok"),
+        (r#""ec\u0000ho""#, "{}", "malformed"),
+        (r#""\ud800""#, "{}", "malformed"),
+        (&name, "{}", "malformed"),
+        (r#""echo""#, &deep, "malformed"),
+    ];
+    for (name, arguments, _) in &poison {
+        let params = format!(r#"{{"name":{name},"arguments":{arguments}}}"#);
+        let body = format!(r#"{{"jsonrpc":"2.0","id":"a\u0000b","method":"tools/call","params":{params}}}"#);
+        client.post(body, &[]).await.unwrap();
+    }
+    client.call("echo", json!({"text": "behind them"})).await.unwrap();
+    until_async("all are delivered", SOON, async || count(&pool).await == 9).await;
+    let rows = rows(&pool).await;
+    let expected: Vec<_> = poison.iter().map(|(_, _, status)| *status).chain(["ok"]).collect();
+    assert_eq!(column(&rows, "response_status"), expected);
+    for (row, (_, arguments, _)) in rows.iter().zip(&poison[..4]) {
+        assert_eq!(text(row, "request_args"), Some(*arguments), "every byte is kept");
+    }
+    assert!(text(&rows[6], "tool_name").unwrap().len() <= 1024);
+    assert!(text(&rows[6], "error_message").unwrap().contains("normalised: "), "{:?}", text(&rows[6], "error_message"));
+    let quarantined: i64 = sqlx::query_scalar("SELECT count(*) FROM audit_quarantine").fetch_one(&pool).await.unwrap();
+    assert_eq!(quarantined, 0);
+    assert_eq!(gatepost.terminate(), Some(0));
+}
+
+#[tokio::test]
 async fn i10_a_denied_call_is_a_row_with_its_reason_and_no_latency() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();

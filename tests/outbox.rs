@@ -485,16 +485,18 @@ async fn a_failing_disk_is_tried_again_without_leaving_litter() {
 #[tokio::test]
 async fn a_stop_reports_what_a_dead_disk_lost() {
     for mut rig in [Rig::stored(), Rig::queued(Duration::from_hours(1))] {
-        rig.config.timeouts.store = Duration::from_millis(20);
+        rig.config.timeouts.store = Duration::from_secs(1);
         let pipeline = rig.start_store_only();
         let audit = pipeline.audit();
         let healthy = many(&audit, 3).await;
         rig.disk.fail();
-        let refusal = || Outcome::failed(Status::Denied, "no");
-        for _ in 0..4 {
-            drop(audit.refuse(call("lost"), refusal(), ()).await);
-        }
+        let lost = || audit.refuse(call("lost"), Outcome::failed(Status::Denied, "no"), ());
+        drop(tokio::join!(lost(), lost(), lost(), lost()));
         let stored = rig.config.about.level == "stored";
+        if !stored {
+            let probe = pipeline.probe();
+            until_async("the scribe has them", SOON, || async { probe.gauge().stamped.0 == 1 + 7 }).await;
+        }
         let ended = stop_now(pipeline).await;
         // At level queued all calls and the closing record were in memory only; at level stored the four, which the
         // scribe waits with, so that there is no closing record yet.

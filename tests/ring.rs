@@ -165,7 +165,7 @@ impl Model {
             }
         }
         if let Some(missed) = work.missed {
-            self.accounted += missed.count;
+            self.accounted += missed.refused;
             self.appended += 1;
             link(Entry::new(Call::gateway_event("gap", &serde_json::json!({})), ok(), Duration::ZERO));
         }

@@ -112,16 +112,16 @@ impl Fs for CountingFs {
         DiskFs.rename(from, to)
     }
 
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        DiskFs.remove(path)
-    }
-
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         DiskFs.link(from, to)
     }
 
     fn identity(&self, dir: &Path) -> io::Result<(u64, u64)> {
         DiskFs.identity(dir)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        DiskFs.remove(path)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -11,6 +11,7 @@
 //! It knows nothing of the ring, of Postgres, or of what a record means. This folder is the only place that names redb.
 
 mod backend;
+mod found;
 pub mod fs;
 mod generation;
 pub mod lock;
@@ -29,7 +30,7 @@ use generation::{Generation, Meta, Number};
 use lock::{Lock, LockError};
 use reader::Shared;
 pub use reader::{Reader, Stats, Stream};
-use restore::Damage;
+use restore::{Damage, Opened};
 use space::Ballast;
 pub use space::Space;
 
@@ -174,7 +175,8 @@ impl Error {
                 redb::Error::Io(error) => {
                     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
                 }
-                redb::Error::PreviousIo | redb::Error::UpgradeRequired(_) => false,
+                redb::Error::PreviousIo => false,
+                // Also a file that redb takes for an old one: format 1 was never written by an older redb.
                 _ => true,
             },
             Self::NotAnOutbox { .. } | Self::Frame { .. } => true,
@@ -213,7 +215,8 @@ pub struct Previous {
     pub closed: bool,
 }
 
-/// What was found in the directory; nothing has been changed yet but the lock file.
+/// What was found in the directory. Nothing has been changed yet but the lock file and, where a file was damaged, that one:
+/// it is in `quarantine/`, and what could be read of it in its place.
 #[derive(Debug)]
 pub struct Opening {
     /// Whose directory it is.
@@ -231,6 +234,8 @@ pub struct Opening {
     lock: Lock,
     numbers: Vec<Number>,
     last_number: Number,
+    /// Files that are in `quarantine/` and in whose place nothing can stand.
+    unreadable: Vec<PathBuf>,
     delivered: BTreeMap<Epoch, Head>,
 }
 
@@ -247,6 +252,8 @@ pub struct Outbox {
     delivered: BTreeMap<Epoch, Head>,
     bytes_max: u64,
     ballast: Ballast,
+    /// Room for the first file of an epoch that begins on a full disk.
+    reserve: Ballast,
     /// The directory as it was opened.
     identity: (u64, u64),
     _lock: Lock,
@@ -256,7 +263,7 @@ impl Opening {
     /// Locks `dir`, making it if need be, and reads what the last epoch left. `configured` is the operator's gateway id.
     ///
     /// # Errors
-    /// See [`Error`]. The directory is as it was.
+    /// See [`Error`]. Nothing was begun.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, configured: Option<GatewayId>) -> Result<Self, Error> {
         let io = |operation| move |source| Error::Io { operation, path: dir.to_owned(), source };
         fs.create_dir(dir).map_err(io("create directory"))?;
@@ -265,16 +272,22 @@ impl Opening {
             LockError::Io(source) => Error::Io { operation: "lock", path: dir.to_owned(), source },
         })?;
         let mut numbers = reader::numbers(fs.as_ref(), dir)?;
-        let last_number = numbers.last().copied().unwrap_or(Number(0));
+        let newest_number = numbers.last().copied().unwrap_or(Number(0));
+        // I3: also a number that was set aside is not used again, since its epoch may have been.
+        let last_number = newest_number.max(restore::last_number(fs.as_ref(), dir));
         let known = configured.or_else(|| lock.signed());
-        let (mut damages, mut newest) = (Vec::new(), None);
+        let (mut damages, mut newest, mut unreadable) = (Vec::new(), None, Vec::new());
         // The directory is never opened silently with fewer records: what is damaged is named in the new epoch.
         while let Some(number) = numbers.last().filter(|_| newest.is_none()) {
-            let (opened, damage) = restore::open(fs.as_ref(), dir, *number, None, known)?;
-            damages.extend(damage);
-            newest = opened;
-            if newest.is_none() {
-                numbers.pop();
+            match restore::open(fs.as_ref(), dir, *number, None, known)? {
+                Opened::File(file, damage) => {
+                    damages.extend(damage.map(|damage| *damage).or_else(|| file.meta().ok()?.damage));
+                    newest = Some(file);
+                }
+                Opened::Nothing(damage) => {
+                    damages.push(*damage);
+                    unreadable.extend(numbers.pop().map(|number| number.path(dir)));
+                }
             }
         }
         let meta = newest.as_ref().map(Generation::meta).transpose()?;
@@ -296,10 +309,23 @@ impl Opening {
             }
         }
         // I3: an epoch is at most the number of its first file, so one whose file tells nothing is not used again.
-        let lost = if newest.is_none() || numbers.last() != Some(&last_number) { last_number.0 } else { 0 };
+        let lost = if numbers.last() == Some(&last_number) { 0 } else { last_number.0 };
         let epoch = previous.map_or(Epoch(0), |previous| previous.epoch).max(Epoch(lost)).next();
         let dir = dir.to_owned();
-        Ok(Self { gateway_id, epoch, previous, interrupted, damages, dir, fs, lock, numbers, last_number, delivered })
+        Ok(Self {
+            gateway_id,
+            epoch,
+            previous,
+            interrupted,
+            damages,
+            dir,
+            fs,
+            lock,
+            numbers,
+            last_number,
+            unreadable,
+            delivered,
+        })
     }
 
     /// Begins the epoch with its first commit, in a new file. The intents that were left over are gone with it:
@@ -308,14 +334,14 @@ impl Opening {
     /// # Errors
     /// See [`Error`]. Nothing was begun; the next opening finds what this one found.
     pub fn begin(self, first: &Commit<'_>, bytes_max: u64) -> Result<Outbox, Error> {
-        let Self { gateway_id, epoch, previous, dir, fs, lock, numbers, last_number, delivered, .. } = self;
+        let Self { gateway_id, epoch, previous, dir, fs, lock, numbers, last_number, unreadable, delivered, .. } = self;
         let previous = previous.map(|previous| (previous.epoch, previous.head));
-        let meta = Meta { gateway_id, epoch, head: Head::START, closed: false, previous };
+        let meta = Meta { gateway_id, epoch, head: Head::START, closed: false, previous, damage: None };
         let identity = fs.identity(&dir).map_err(|source| {
             let path = dir.clone();
             Error::Io { operation: "look at", path, source }
         })?;
-        let ballast = Ballast::new(&dir);
+        let (ballast, reserve) = (Ballast::new(fs.as_ref(), &dir), Ballast::reserve(fs.as_ref(), &dir));
         let mut outbox = Outbox {
             shared: Arc::new(Shared::new(fs, dir, &numbers, true)),
             meta,
@@ -326,12 +352,25 @@ impl Opening {
             delivered,
             bytes_max,
             ballast,
+            reserve,
             identity,
             _lock: lock,
         };
         // I3: the file that makes the epoch known is stored in the same commit as the epoch's first record.
-        outbox.rotate(first)?;
-        outbox.ballast.hold(outbox.shared.fs.as_ref());
+        let fs = Arc::clone(&outbox.shared.fs);
+        match outbox.rotate(first) {
+            // A gateway that starts on a full disk has to, since only its deliveries make room.
+            Err(error) if error.is_disk_full() && outbox.reserve.release(fs.as_ref()) => {
+                outbox.rotate_with_ballast(first)?;
+            }
+            result => result?,
+        }
+        for path in unreadable {
+            // Its second name is in `quarantine/`, and the new epoch tells of it.
+            fs.remove(&path).map_err(|source| Error::Io { operation: "move to quarantine", path, source })?;
+        }
+        outbox.reserve.hold(fs.as_ref());
+        outbox.ballast.hold(fs.as_ref());
         Ok(outbox)
     }
 }
@@ -376,8 +415,20 @@ impl Outbox {
         }
         self.shrink();
         self.unlink_delivered();
-        self.ballast.hold(fs.as_ref());
+        self.hold_ballast();
         Ok(())
+    }
+
+    fn hold_ballast(&mut self) {
+        let fs = Arc::clone(&self.shared.fs);
+        self.reserve.hold(fs.as_ref());
+        self.ballast.hold(fs.as_ref());
+    }
+
+    /// Files that were found damaged since the last time this was asked, and what became of them.
+    #[must_use]
+    pub fn damages(&self) -> Vec<Damage> {
+        self.shared.take_damages()
     }
 
     /// Unlinks what was delivered, without a commit: it needs no room on the disk. The next commit stores the
@@ -385,13 +436,17 @@ impl Outbox {
     pub fn forget(&mut self, delivered: &[(Epoch, Head)]) {
         self.delivered.extend(delivered.iter().copied());
         self.unlink_delivered();
-        self.ballast.hold(self.shared.fs.as_ref());
+        self.hold_ballast();
     }
 
     /// How full the outbox is.
     #[must_use]
     pub fn space(&self) -> Space {
-        Space { used_bytes: self.shared.bytes(), max_bytes: self.bytes_max, disk_full: self.ballast.disk_full() }
+        Space {
+            used_bytes: self.shared.bytes(),
+            max_bytes: self.bytes_max,
+            disk_full: self.ballast.disk_full() || self.reserve.disk_full(),
+        }
     }
 
     /// Begins a new file; where the disk is full, once more without the ballast.
@@ -449,6 +504,7 @@ impl Outbox {
         }
         if let Some(head) = commit.head {
             self.meta.head = head;
+            self.shared.set_head(self.meta.epoch, head);
         }
         self.meta.closed |= commit.closes;
         self.delivered.extend(commit.delivered.iter().copied());
@@ -469,7 +525,7 @@ impl Outbox {
 /// The last record that `newest` and the files before it hold.
 fn head_of(newest: &Generation, meta: &Meta) -> Result<Head, Error> {
     let Some(segment) = newest.last_segment()? else { return Ok(delivered_head(newest, meta)?.unwrap_or(meta.head)) };
-    let records = salvage::whole(&segment, meta.gateway_id, Head::START);
+    let records = salvage::whole(&segment, meta.gateway_id, Head::START, None);
     Ok(records.last().map_or(meta.head, |record| Head::after(&record.place)))
 }
 

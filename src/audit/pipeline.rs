@@ -100,14 +100,14 @@ impl Pipeline {
         let scribe = std::thread::Builder::new().name("scribe".to_owned()).spawn(move || {
             catch_unwind(AssertUnwindSafe(|| scribe.run())).unwrap_or_else(|panicked| {
                 tracing::error!("the scribe failed: a fault of Gatepost; calls are refused until a restart");
-                scribed.outbox_failed();
+                scribed.fail();
                 resume_unwind(panicked)
             })
         });
         let io = |source| outbox::Error::Io { operation: "start the scribe for", path: config.dir.clone(), source };
         let scribe = scribe.map_err(io)?;
         let audit = Audit::on(Arc::clone(&ring), config.mode == Mode::Stored, config.timeouts);
-        let probe = Probe { ring, reader, shipper: watched, gateway_id, epoch };
+        let probe = Probe { ring, reader: reader.for_inspection(), shipper: watched, gateway_id, epoch };
         Ok(Self { audit, probe, scribe, shipper, deadline })
     }
 

@@ -13,31 +13,22 @@
 //!
 //! Appending takes one short lock. There is no I/O and no await under it. The ring knows neither outbox nor Postgres.
 
+mod admission;
+mod room;
+mod work;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::chain::Head;
-use super::record::{AuditRecord, Call, ERROR_BYTES_MAX, Entry, Epoch, Seq, Timestamp};
-
-/// Room for what a call's record holds beyond its intent, in bytes: the error message and the note of what was
-/// normalised. *Derived* from [`ERROR_BYTES_MAX`] and the names of all fields.
-const OUTCOME_BYTES: usize = ERROR_BYTES_MAX + 256;
-
-/// Room that is kept for the gateway's own records, which nobody reserves: one gap and the closing record. *Derived*:
-/// each has a message and details of some 200 bytes besides the fixed part.
-const OWN_ROOM: Room = Room { records: 2, bytes: 2 * 2048 };
-
-/// How much the ring may hold.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Records and intents.
-    pub records: usize,
-    /// Their size in bytes.
-    pub bytes: usize,
-}
+use super::record::{AuditRecord, Epoch, Seq};
+pub use admission::Reservation;
+use room::{Asker, Room};
+pub use room::{Closed, Limits, NoRoom, Taken};
+pub use work::{Arrival, Capacity, Gauge, Missed, Phase, Window, Work};
 
 /// What producers, scribe and shipper share.
 #[derive(Debug)]
@@ -52,19 +43,6 @@ pub struct Ring {
     shippable: Notify,
     /// The shell waits here for a phase.
     turned: Notify,
-}
-
-/// Where a gateway's life is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// Calls begin and end.
-    Open,
-    /// No call begins any more; the scribe empties the ring into the outbox and closes the epoch.
-    Closing,
-    /// All is stored, or can be no more; the shipper goes on.
-    Closed,
-    /// The scribe forgets what was delivered and ends.
-    Finished,
 }
 
 #[derive(Debug)]
@@ -88,16 +66,11 @@ struct State {
     gathered: usize,
     missed: Option<Missed>,
     outbox_failed: bool,
-    /// How full the outbox is, where that is in the way of calls.
-    outbox_full: bool,
+    /// Whether calls depend on the outbox.
+    outbox_depended_on: bool,
+    /// The scribe has failed: nothing is taken any more.
+    failed: bool,
     capacity: Capacity,
-}
-
-/// Records and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Room {
-    records: usize,
-    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -105,125 +78,6 @@ struct Slot {
     record: Arc<AuditRecord>,
     bytes: usize,
     arrived: Instant,
-}
-
-/// What producers append.
-#[derive(Debug)]
-pub enum Arrival {
-    /// A call is about to be forwarded.
-    Begin {
-        /// The call.
-        call: Box<Call>,
-        /// Told when the intent is stored.
-        stored: Option<oneshot::Sender<()>>,
-    },
-    /// A call has ended, was refused, or something happened to the gateway.
-    End {
-        /// The record without a place.
-        entry: Box<Entry>,
-        /// Whether its intent was begun before.
-        begun: bool,
-        /// Told when the record is stored.
-        stored: Option<oneshot::Sender<()>>,
-        /// When it was appended.
-        arrived: Instant,
-    },
-}
-
-/// Room in the ring that is held for something to come; given back when dropped.
-#[derive(Debug)]
-pub struct Reservation {
-    ring: Arc<Ring>,
-    room: Room,
-}
-
-/// Calls that could not be recorded one by one, since there was no room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Missed {
-    /// How many.
-    pub count: u64,
-    /// The first one's arrival.
-    pub first: Timestamp,
-    /// The last one's arrival.
-    pub last: Timestamp,
-}
-
-/// What the scribe takes at once.
-#[derive(Debug)]
-pub struct Work {
-    /// All that arrived, in order.
-    pub arrivals: Vec<Arrival>,
-    /// Watermarks to store.
-    pub watermarks: Vec<(Epoch, Head)>,
-    /// Calls to account for.
-    pub missed: Option<Missed>,
-    /// The phase when it was taken.
-    pub phase: Phase,
-}
-
-/// What the shipper finds at a place.
-#[derive(Debug)]
-pub enum Window {
-    /// Records from that place on.
-    Records(Vec<Arc<AuditRecord>>),
-    /// That place is not in the window any more: the outbox has it.
-    Older,
-    /// Nothing there yet.
-    Nothing,
-}
-
-/// How full and how far the ring is.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub struct Gauge {
-    /// Records and intents that are reserved, arrived or in the window.
-    pub records: usize,
-    /// Their size in bytes.
-    pub bytes: usize,
-    /// The last record with a place in the stream.
-    pub stamped: Seq,
-    /// The last stored one.
-    pub stored: Seq,
-    /// The last delivered one.
-    pub delivered: Seq,
-    /// Whether the outbox cannot store at the moment.
-    pub outbox_failed: bool,
-    /// How full the outbox is.
-    pub outbox: Capacity,
-}
-
-/// The gateway is stopping, and the ring takes nothing more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Closed;
-
-/// How full the store behind the ring is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Capacity {
-    /// Bytes in use.
-    pub used_bytes: u64,
-    /// The quota.
-    pub max_bytes: u64,
-    /// Whether quota or disk are used up.
-    pub full: bool,
-}
-
-/// Who asks for room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asker {
-    /// A call that is about to begin.
-    Call,
-    /// A record of what was refused.
-    Refusal,
-}
-
-/// There was no room in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoRoom {
-    /// The ring is full.
-    Full,
-    /// The outbox is full.
-    OutboxFull,
-    /// The gateway is stopping.
-    Closed,
 }
 
 impl Ring {
@@ -243,7 +97,8 @@ impl Ring {
             gathered: 0,
             missed: None,
             outbox_failed: false,
-            outbox_full: false,
+            outbox_depended_on: false,
+            failed: false,
             capacity: Capacity::default(),
         };
         Arc::new(Self {
@@ -254,58 +109,6 @@ impl Ring {
             shippable: Notify::new(),
             turned: Notify::new(),
         })
-    }
-
-    /// Waits up to `timeout` for the room of `call`'s intent and record.
-    ///
-    /// # Errors
-    /// [`NoRoom`]; where the ring is full the call is counted as missed.
-    ///
-    /// # Cancel safety
-    /// Nothing is reserved where the future is dropped.
-    pub async fn reserve_call(self: &Arc<Self>, call: &Call, timeout: Duration) -> Result<Reservation, NoRoom> {
-        let bytes = call.size_bytes();
-        let room = Room { records: 2, bytes: 2 * bytes + OUTCOME_BYTES };
-        self.reserve(room, Asker::Call, timeout, call.timestamp).await
-    }
-
-    /// Waits up to `timeout` for the room of a record that was not begun.
-    ///
-    /// # Errors
-    /// [`NoRoom`]; where the ring is full the call is counted as missed.
-    pub async fn reserve_refusal(self: &Arc<Self>, entry: &Entry, timeout: Duration) -> Result<Reservation, NoRoom> {
-        let room = Room { records: 1, bytes: entry.size_bytes() };
-        self.reserve(room, Asker::Refusal, timeout, entry.call.timestamp).await
-    }
-
-    /// Appends an intent, which takes its part of `reservation`; the rest stays for the record.
-    ///
-    /// # Errors
-    /// [`Closed`]; nothing was appended.
-    pub fn begin(
-        &self,
-        reservation: &mut Reservation,
-        call: Call,
-        stored: Option<oneshot::Sender<()>>,
-    ) -> Result<(), Closed> {
-        let taken = reservation.take(call.size_bytes());
-        self.append(Arrival::Begin { call: Box::new(call), stored }, taken)
-    }
-
-    /// Appends a record and gives back what it does not need of `reservation`.
-    ///
-    /// # Errors
-    /// [`Closed`]; nothing was appended. A call that is still open keeps its stored intent and becomes `interrupted`
-    /// at the next start.
-    pub fn end(
-        &self,
-        mut reservation: Reservation,
-        entry: Entry,
-        begun: bool,
-        stored: Option<oneshot::Sender<()>>,
-    ) -> Result<(), Closed> {
-        let taken = reservation.take(entry.size_bytes());
-        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() }, taken)
     }
 
     /// For the scribe: waits until there is work, at most `patience` where given, and takes all of it.
@@ -386,7 +189,7 @@ impl Ring {
             state.shippable = last.record.place.seq;
         }
         state.window.extend(slots);
-        let (_, evicted) = state.make_room(Room::default(), self.limits_for(Asker::Refusal));
+        let (_, evicted) = state.make_room(Room::default(), self.limits.for_asker(Asker::Refusal));
         drop(state);
         drop(evicted);
         self.room.notify_waiters();
@@ -406,7 +209,7 @@ impl Ring {
     pub fn set_capacity(&self, capacity: Capacity, depended_on: bool) {
         let mut state = self.lock();
         state.capacity = capacity;
-        state.outbox_full = depended_on && capacity.full;
+        state.outbox_depended_on = depended_on;
         drop(state);
         self.room.notify_waiters();
     }
@@ -415,6 +218,14 @@ impl Ring {
     #[must_use]
     pub fn watermarks(&self) -> Vec<(Epoch, Head)> {
         self.lock().watermarks.clone()
+    }
+
+    /// The scribe has failed: no call begins any more.
+    pub fn fail(&self) {
+        let mut state = self.lock();
+        (state.failed, state.outbox_failed) = (true, true);
+        drop(state);
+        self.room.notify_waiters();
     }
 
     /// For the scribe: the outbox cannot store.
@@ -570,99 +381,6 @@ impl Ring {
         window + ends + usize::from(state.missed.is_some())
     }
 
-    async fn reserve(
-        self: &Arc<Self>,
-        room: Room,
-        asker: Asker,
-        timeout: Duration,
-        arrived: Timestamp,
-    ) -> Result<Reservation, NoRoom> {
-        let wait = async {
-            loop {
-                let mut notified = std::pin::pin!(self.room.notified());
-                notified.as_mut().enable();
-                match self.try_reserve(room, asker) {
-                    Err(NoRoom::Full | NoRoom::OutboxFull) => notified.await,
-                    done => return done,
-                }
-            }
-        };
-        let result = match self.try_reserve(room, asker) {
-            Err(full @ (NoRoom::Full | NoRoom::OutboxFull)) => {
-                tokio::time::timeout(timeout, wait).await.unwrap_or(Err(full))
-            }
-            done => done,
-        };
-        if result.is_err() {
-            self.miss(arrived);
-        }
-        result
-    }
-
-    fn try_reserve(self: &Arc<Self>, room: Room, asker: Asker) -> Result<Reservation, NoRoom> {
-        let mut state = self.lock();
-        if state.phase != Phase::Open {
-            return Err(NoRoom::Closed);
-        }
-        // Outcomes of open calls and refusals still go into a full outbox: its last room is kept for them.
-        if asker == Asker::Call && state.outbox_full {
-            return Err(NoRoom::OutboxFull);
-        }
-        // I6: the ring never holds more than its limits.
-        let (fits, evicted) = state.make_room(room, self.limits_for(asker));
-        if !fits {
-            return Err(NoRoom::Full);
-        }
-        state.used = state.used.and(room);
-        state.reserved = state.reserved.and(room);
-        drop(state);
-        drop(evicted);
-        Ok(Reservation { ring: Arc::clone(self), room })
-    }
-
-    fn limits_for(&self, asker: Asker) -> Limits {
-        match asker {
-            // I6: an eighth of the ring is kept for refusals.
-            Asker::Call => Limits { records: self.limits.records / 8 * 7, bytes: self.limits.bytes / 8 * 7 },
-            Asker::Refusal => Limits {
-                records: self.limits.records.saturating_sub(OWN_ROOM.records),
-                bytes: self.limits.bytes.saturating_sub(OWN_ROOM.bytes),
-            },
-        }
-    }
-
-    fn miss(&self, arrived: Timestamp) {
-        let mut state = self.lock();
-        // I3: nothing may follow the record that closes the epoch, so a refusal while it is written has no record.
-        if state.phase != Phase::Open {
-            return;
-        }
-        let missed = state.missed.get_or_insert(Missed { count: 0, first: arrived, last: arrived });
-        missed.count += 1;
-        missed.last = arrived;
-        drop(state);
-        self.work.notify_one();
-    }
-
-    /// Appends what takes a part of the reserved room.
-    fn append(&self, arrival: Arrival, taken: Room) -> Result<(), Closed> {
-        let mut state = self.lock();
-        // I3: nothing may follow the record that closes the epoch.
-        if state.phase != Phase::Open {
-            return Err(Closed);
-        }
-        state.reserved = state.reserved.without(taken);
-        // The scribe takes all at once, so it waits only where there is nothing, or for a number: two calls of the
-        // kernel a batch at most.
-        state.arrivals.push(arrival);
-        let wakes = state.arrivals.len() == 1 || state.arrivals.len() == state.gathered;
-        drop(state);
-        if wakes {
-            self.work.notify_one();
-        }
-        Ok(())
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -672,17 +390,6 @@ impl Ring {
 /// calls carries them along for nothing and that refusals are counted together, short enough that an idle outbox is
 /// small.
 const UNHURRIED_PATIENCE: Duration = Duration::from_millis(500);
-
-/// The room used by what the scribe has taken.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Taken(Room);
-
-impl Taken {
-    /// Adds one intent or record.
-    pub fn add(&mut self, bytes: usize) {
-        self.0 = self.0.and(Room { records: 1, bytes });
-    }
-}
 
 impl State {
     /// Evicts until `room` fits `limits`; says whether it does. Only what is stored makes room. What was evicted is
@@ -702,38 +409,5 @@ impl State {
         let slot = self.window.pop_front()?;
         self.used = self.used.without(Room { records: 1, bytes: slot.bytes });
         Some(slot)
-    }
-}
-
-impl Room {
-    fn and(self, other: Self) -> Self {
-        Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
-    }
-
-    fn without(self, other: Self) -> Self {
-        Self { records: self.records.saturating_sub(other.records), bytes: self.bytes.saturating_sub(other.bytes) }
-    }
-
-    fn within(self, limits: Limits) -> bool {
-        self.records <= limits.records && self.bytes <= limits.bytes
-    }
-}
-
-impl Reservation {
-    /// Takes the room of one intent or record out of it.
-    fn take(&mut self, bytes: usize) -> Room {
-        let taken = Room { records: 1.min(self.room.records), bytes: bytes.min(self.room.bytes) };
-        self.room = self.room.without(taken);
-        taken
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let mut state = self.ring.lock();
-        state.used = state.used.without(self.room);
-        state.reserved = state.reserved.without(self.room);
-        drop(state);
-        self.ring.room.notify_waiters();
     }
 }

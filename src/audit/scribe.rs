@@ -45,6 +45,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Percentages of the quota at which an alarm is raised. *Spec*: DESIGN section 6.
 const ALARM_PERCENTS: [u64; 3] = [75, 90, 100];
 
+/// The part of the quota that refusals and outcomes may use beyond it. *Chosen*: as much as one generation file of a
+/// small quota, see [`outbox`].
+const REFUSALS_SHARE: u64 = 8;
+
 /// What a record waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -80,6 +84,8 @@ pub struct Scribe {
     stored_intents: BTreeSet<RequestId>,
     watermarks: Vec<(Epoch, Head)>,
     space: Space,
+    /// When the last commit failed, where none has succeeded since.
+    failed: Option<Instant>,
 }
 
 /// How a gateway's epoch ended.
@@ -108,6 +114,18 @@ struct Batch {
     ended: Vec<RequestId>,
     told: Vec<oneshot::Sender<()>>,
     taken: Taken,
+}
+
+/// How much of what the scribe has goes into a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// Watermarks alone. Records stored along with them would have to be forgotten next, and so on: after a spill the
+    /// disk would never be idle again.
+    Watermarks,
+    /// And the batch, and what was only queued before it.
+    All,
+    /// And the epoch is closed.
+    Closing,
 }
 
 impl Scribe {
@@ -158,6 +176,7 @@ impl Scribe {
             stored_intents: BTreeSet::new(),
             watermarks: Vec::new(),
             space,
+            failed: None,
         })
     }
 
@@ -189,13 +208,21 @@ impl Scribe {
             // Also where the shell did not wait for it: what the ring has is stored, and the epoch closed.
             let closing = phase >= Phase::Closing && !std::mem::replace(&mut self.closed, phase >= Phase::Closing);
             let mut batch = self.stamp(arrivals, missed, closing);
-            if closing || self.must_store(&batch) {
-                if let Err(lost) = self.store(&mut batch, closing) {
+            let extent = match (closing, self.must_store(&batch)) {
+                (true, _) => Some(Extent::Closing),
+                (false, true) => Some(Extent::All),
+                (false, false) => self.has_to_forget().then_some(Extent::Watermarks),
+            };
+            let extent = extent.filter(|extent| *extent == Extent::Closing || !self.may_skip(&batch));
+            if !matches!(extent, Some(Extent::Closing | Extent::All)) {
+                // Intents that nothing waits for stay in memory until the ring spills.
+                self.open.extend(batch.begun.drain(..));
+            }
+            if let Some(extent) = extent {
+                if let Err(lost) = self.store(&mut batch, extent) {
                     return Report { lost, last: self.head };
                 }
             } else {
-                // Intents that nothing waits for stay in memory until the ring spills.
-                self.open.extend(batch.begun.drain(..));
                 self.ring.publish(batch.records.drain(..), batch.taken);
             }
             if !self.space.has_room() {
@@ -218,8 +245,19 @@ impl Scribe {
         }
     }
 
+    /// Whether a commit may be left out, since the last one failed a moment ago and nothing has to wait for this one.
+    fn may_skip(&self, batch: &Batch) -> bool {
+        let failed = self.failed.is_some_and(|at| at.elapsed() < RETRY_PAUSE);
+        failed && matches!(self.mode, Mode::Queued { .. }) && !self.ends_stored(batch)
+    }
+
+    /// Whether the batch ends a call whose intent is in the outbox.
+    fn ends_stored(&self, batch: &Batch) -> bool {
+        batch.ended.iter().any(|id| self.stored_intents.contains(id))
+    }
+
     /// How long to wait for arrivals: at level `queued` until the oldest record is due to be spilled, and not for ever
-    /// where the outbox is full, since calls wait for its room.
+    /// where the outbox is full or failed, since calls wait for it.
     fn patience(&self) -> Option<Duration> {
         let spill = match self.mode {
             Mode::Queued { spill_after } if !self.spilling => {
@@ -227,14 +265,16 @@ impl Scribe {
             }
             _ => None,
         };
-        let room = (!self.space.has_room()).then_some(RETRY_PAUSE);
-        spill.into_iter().chain(room).min()
+        if !self.space.has_room() || self.failed.is_some() {
+            return Some(RETRY_PAUSE);
+        }
+        spill
     }
 
-    /// Whether this batch goes through the outbox now.
+    /// Whether this batch and what was only queued before it go through the outbox now.
     fn must_store(&mut self, batch: &Batch) -> bool {
         let Mode::Queued { spill_after } = self.mode else {
-            return !batch.records.is_empty() || !batch.begun.is_empty() || self.has_to_forget();
+            return !batch.records.is_empty() || !batch.begun.is_empty();
         };
         let overdue = self.ring.oldest_only_queued().is_some_and(|age| age >= spill_after);
         if !self.spilling && (overdue || self.ring.past_high_water()) {
@@ -246,7 +286,7 @@ impl Scribe {
         }
         // An intent in the outbox goes in the commit that holds its record, before Postgres can have it: a crash
         // between the two would add an `interrupted` record to a call that has one.
-        self.spilling || batch.ended.iter().any(|id| self.stored_intents.contains(id)) || self.has_to_forget()
+        self.spilling || self.ends_stored(batch)
     }
 
     /// Whether the outbox holds records that were delivered.
@@ -292,6 +332,11 @@ impl Scribe {
         if let Some(missed) = missed {
             self.link(gap(missed), Instant::now(), &mut batch);
         }
+        if closing || !self.closed {
+            for damage in self.outbox.damages() {
+                self.link(damaged(&damage), Instant::now(), &mut batch);
+            }
+        }
         if closing {
             self.link(closed(self.head), Instant::now(), &mut batch);
         }
@@ -322,17 +367,20 @@ impl Scribe {
             tracing::info!(used = now.used_bytes, max = now.max_bytes, "the outbox has room again");
         }
         self.space = now;
-        // Where Postgres takes everything from the ring, a full outbox is in nobody's way.
+        // At level `queued` a full outbox is in nobody's way while Postgres takes everything from the ring.
         self.ring.set_capacity(capacity(now), self.mode == Mode::Stored || self.spilling);
     }
 
-    /// Stores the batch and all that was only queued before it, then publishes it. `Err` gives what was lost.
-    fn store(&mut self, batch: &mut Batch, closes: bool) -> Result<(), usize> {
-        let now = Instant::now();
-        let mut records: Vec<_> = self.ring.only_queued().into_iter().map(|record| (record, now)).collect();
-        records.extend(batch.records.iter().cloned());
+    /// Commits as much as `extent` says, then publishes the batch. `Err` gives what was lost.
+    fn store(&mut self, batch: &mut Batch, extent: Extent) -> Result<(), usize> {
+        let mut records = Vec::new();
+        if extent != Extent::Watermarks {
+            let now = Instant::now();
+            records.extend(self.ring.only_queued().into_iter().map(|record| (record, now)));
+            records.extend(batch.records.iter().cloned());
+            batch.begun.extend(std::mem::take(&mut self.open));
+        }
         let segments = segments(&records);
-        batch.begun.extend(std::mem::take(&mut self.open));
         let ended: Vec<_> = batch.ended.iter().copied().filter(|id| self.stored_intents.contains(id)).collect();
         let commit = Commit {
             segments: &segments,
@@ -340,11 +388,18 @@ impl Scribe {
             begun: &batch.begun,
             ended: &ended,
             delivered: &self.watermarks,
-            closes,
+            closes: extent == Extent::Closing,
         };
         while let Err(error) = self.outbox.commit(&commit) {
             tracing::error!(%error, records = records.len(), "outbox cannot store; tried again until it can");
             self.ring.outbox_failed();
+            self.failed = Some(Instant::now());
+            if matches!(self.mode, Mode::Queued { .. }) && extent != Extent::Closing && ended.is_empty() {
+                // Nothing waits for this commit: a Postgres that is well takes everything from the ring meanwhile.
+                self.open.extend(batch.begun.drain(..));
+                self.ring.publish(batch.records.drain(..), batch.taken);
+                return Ok(());
+            }
             if self.ring.pause(RETRY_PAUSE) == Phase::Finished {
                 // What was only queued before this batch is still in the ring.
                 return Err(batch.records.len() + self.ring.only_in_memory());
@@ -352,6 +407,7 @@ impl Scribe {
             // Files that are delivered meanwhile are unlinked without a commit: on a full disk that makes the room.
             self.outbox.forget(&self.ring.watermarks());
         }
+        self.failed = None;
         self.look_at_space();
         if let Some((_, head)) = self.watermarks.iter().find(|(epoch, _)| *epoch == self.epoch) {
             self.forgotten = *head;
@@ -418,7 +474,12 @@ fn split(mut segment: Segment, mut ends: &[usize], segments: &mut Vec<Segment>) 
 }
 
 fn capacity(space: Space) -> Capacity {
-    Capacity { used_bytes: space.used_bytes, max_bytes: space.max_bytes, full: !space.has_room() }
+    Capacity {
+        used_bytes: space.used_bytes,
+        max_bytes: space.max_bytes,
+        full: !space.has_room(),
+        over: space.used_bytes >= space.max_bytes.saturating_add(space.max_bytes / REFUSALS_SHARE),
+    }
 }
 
 fn event(status: Status, message: Option<String>, call: Call) -> Entry {
@@ -450,15 +511,24 @@ fn closed(head: Head) -> Entry {
 }
 
 fn gap(missed: Missed) -> Entry {
-    let details = serde_json::json!({ "refused": missed.count, "first": missed.first, "last": missed.last });
-    let message = format!("{} calls were refused unrecorded, for want of audit room", missed.count);
+    let Missed { refused, unaudited, first, last } = missed;
+    let details = serde_json::json!({ "refused": refused, "unaudited": unaudited, "first": first, "last": last });
+    let continued = match unaudited {
+        0 => String::new(),
+        _ => format!(", and {unaudited} went on unaudited as audit.on_failure allows"),
+    };
+    let message = format!("for want of audit room {refused} calls were refused unrecorded{continued}");
     event(Status::AuditUnavailable, Some(message), Call::gateway_event("gap", &details))
 }
 
 fn damaged(damage: &Damage) -> Entry {
-    let end = if damage.end_known { "" } else { "; more may be lost behind the last one kept" };
-    let Damage { file, kept, lost, .. } = damage;
-    let message = format!("outbox file {file} was damaged: {kept} records kept, {lost} lost{end}");
+    let Damage { file, kept, lost, end_known, maybe_open, .. } = damage;
+    let end = if *end_known { "" } else { "; more may be lost behind the last one kept" };
+    let open = match maybe_open.len() {
+        0 => String::new(),
+        count => format!("; {count} calls may have been open, and nobody can tell any more"),
+    };
+    let message = format!("outbox file {file} was damaged: {kept} records kept, {lost} lost{end}{open}");
     let details = serde_json::to_value(damage).unwrap_or_default();
     event(Status::Error, Some(message), Call::gateway_event("gap", &details))
 }

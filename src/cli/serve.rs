@@ -105,8 +105,7 @@ async fn serve(config: &Config, banner: Option<quickstart::Quickstart>) -> Resul
         let ended = pipeline.stop(config.audit.store_timeout, config.postgres.drain_timeout).await;
         tracing::info!(last = %ended.last, delivered = %ended.delivered, lost = ended.lost, "the epoch is closed");
         std::fs::remove_file(config.audit.dir.join(ADDRESSES_NAME)).ok();
-        served?;
-        return if ended.lost == 0 { Ok(()) } else { Err(Error::Lost(ended.lost)) };
+        return if ended.lost == 0 { served } else { Err(Error::Lost(ended.lost)) };
     }
     served
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Config, Key, path};
+use super::{Config, Key, OnFailure, path};
 
 /// Longest alias of a backend, in bytes. *Derived*: clients take tool names of 64; this leaves `__` and 30 for the tool.
 const ALIAS_BYTES_MAX: usize = 32;
@@ -97,8 +97,10 @@ fn source(key: &Key) -> Result<(), String> {
 
 /// A pattern that names a backend names one that is there: a slip would otherwise deny in silence.
 fn patterns(config: &Config, fault: &mut dyn FnMut(&str, String)) {
-    for (role, rule) in &config.roles {
-        for (idx, pattern) in rule.allow.iter().enumerate() {
+    let roles = config.roles.iter().map(|(role, rule)| (format!("{}.allow", path::join("roles", role)), &rule.allow));
+    let continued = ("audit.continue_for".to_owned(), &config.audit.continue_for);
+    for (key, list) in roles.chain([continued]) {
+        for (idx, pattern) in list.iter().enumerate() {
             let Some((backend, _)) = pattern.split_once('/') else { continue };
             if backend.contains('*') || config.backends.contains_key(backend) {
                 continue;
@@ -109,7 +111,11 @@ fn patterns(config: &Config, fault: &mut dyn FnMut(&str, String)) {
                 Some(alias) => format!("{pattern:?} names the unknown backend {backend:?}: did you mean {alias}?"),
                 None => format!("{pattern:?} names the unknown backend {backend:?}: add [backends.{backend}]"),
             };
-            fault(&format!("{}.allow[{idx}]", path::join("roles", role)), message);
+            fault(&format!("{key}[{idx}]"), message);
         }
+    }
+    if (config.audit.on_failure == OnFailure::Continue) == config.audit.continue_for.is_empty() {
+        let message = "goes with a list in audit.continue_for: `continue` demands one, `refuse` takes none";
+        fault("audit.on_failure", message.to_owned());
     }
 }

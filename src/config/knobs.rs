@@ -246,6 +246,18 @@ pub const KNOBS: &[Knob] = &[
         "Quota of the outbox's files together. Alarms at 75 % and 90 %; at 100 % no call begins until records are delivered.",
     ),
     knob(
+        "audit.on_failure",
+        Kind::Choice(&["refuse", "continue"]),
+        Value("\"refuse\""),
+        "What happens to a call that cannot be audited: `refuse` it before it is forwarded, or `continue` where `audit.continue_for` names it.",
+    ),
+    knob(
+        "audit.continue_for",
+        Kind::Patterns,
+        Value("[]"),
+        "Which calls go on unaudited where `audit.on_failure` is `continue`. Each is counted, logged, and told of in a `gateway/gap` record.",
+    ),
+    knob(
         "audit.args_bytes_max",
         count("bytes", 64, 1024 * 1024),
         Value("65536"),

@@ -19,7 +19,7 @@ use super::catalog::Scope;
 use super::envelope::{self, Hint, Id, Malformed, Message, ToolCall};
 use super::headers::{self, Mismatch};
 use super::protocol::{DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, SESSION_HEADER, UNAUTHENTICATED};
-use super::rbac::Permit;
+use super::rbac::{Permit, Target};
 use super::reply::{Reply, http_status};
 use super::{Core, local};
 
@@ -296,7 +296,13 @@ async fn call(core: &Core, trail: &Trail<'_>, permitted: Permitted<'_>, era: Era
     let Permitted { permit, id, slot: _slot } = permitted;
     let id = &id;
     // I1: the intent reaches its level before the call is forwarded, or there is no call.
-    let receipt = match core.audit.begin(trail.call(core)).await {
+    let target = Target { backend: permit.backend(), tool: permit.tool() };
+    let begun = if core.continue_for.matches(target) {
+        core.audit.begin_or_continue(trail.call(core)).await
+    } else {
+        core.audit.begin(trail.call(core)).await
+    };
+    let receipt = match begun {
         Ok(receipt) => receipt,
         Err(unavailable) => return Reply::unavailable(Some(id), &unavailable),
     };

@@ -17,14 +17,18 @@ use super::raw;
 /// The roles, compiled.
 #[derive(Debug, Default)]
 pub struct Policy {
-    roles: BTreeMap<String, Vec<Pattern>>,
+    roles: BTreeMap<String, Patterns>,
 }
+
+/// A list of patterns; an empty one matches nothing.
+#[derive(Debug, Default)]
+pub struct Patterns(Vec<Pattern>);
 
 /// A pattern that is none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("roles.{role}: pattern {pattern:?} {fault}: write backend/tool, as in time/get_* or */*")]
+#[error("{key}: pattern {pattern:?} {fault}: write backend/tool, as in time/get_* or */*")]
 pub struct PatternError {
-    role: String,
+    key: String,
     pattern: String,
     fault: &'static str,
 }
@@ -100,14 +104,10 @@ impl Policy {
         let mut faults = Vec::new();
         let mut compiled = BTreeMap::new();
         for (name, role) in roles {
-            let mut patterns = Vec::new();
-            for pattern in &role.allow {
-                match Pattern::new(pattern) {
-                    Ok(pattern) => patterns.push(pattern),
-                    Err(fault) => faults.push(PatternError { role: name.clone(), pattern: pattern.clone(), fault }),
-                }
+            match Patterns::new(&format!("roles.{name}"), &role.allow) {
+                Ok(patterns) => drop(compiled.insert(name.clone(), patterns)),
+                Err(errors) => faults.extend(errors),
             }
-            compiled.insert(name.clone(), patterns);
         }
         if faults.is_empty() { Ok(Self { roles: compiled }) } else { Err(faults) }
     }
@@ -116,9 +116,8 @@ impl Policy {
     #[must_use]
     pub fn decide<'a>(&self, roles: &'a [String], target: Target<'_>) -> Decision<'a> {
         let allows = |role: &&'a String| {
-            let patterns = self.roles.get(*role).map(Vec::as_slice);
             // I10: a role that is not configured has no patterns, no pattern matches nothing, and nothing is denied.
-            patterns.unwrap_or_default().iter().any(|pattern| pattern.matches(target))
+            self.roles.get(*role).is_some_and(|patterns| patterns.matches(target))
         };
         roles.iter().find(allows).map_or(Decision::Denied, |role| Decision::Allowed { role })
     }
@@ -182,6 +181,29 @@ impl Permit {
     #[must_use]
     pub fn params(&self) -> &str {
         &self.params
+    }
+}
+
+impl Patterns {
+    /// Compiles the patterns that stand under `key` of the configuration.
+    ///
+    /// # Errors
+    /// Every pattern that is none.
+    pub fn new(key: &str, patterns: &[String]) -> Result<Self, Vec<PatternError>> {
+        let (mut compiled, mut faults) = (Vec::new(), Vec::new());
+        for pattern in patterns {
+            match Pattern::new(pattern) {
+                Ok(pattern) => compiled.push(pattern),
+                Err(fault) => faults.push(PatternError { key: key.to_owned(), pattern: pattern.clone(), fault }),
+            }
+        }
+        if faults.is_empty() { Ok(Self(compiled)) } else { Err(faults) }
+    }
+
+    /// Whether one of them matches `target`.
+    #[must_use]
+    pub fn matches(&self, target: Target<'_>) -> bool {
+        self.0.iter().any(|pattern| pattern.matches(target))
     }
 }
 

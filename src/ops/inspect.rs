@@ -11,6 +11,9 @@ use crate::audit::pipeline::Probe;
 use crate::audit::query::Filter;
 use crate::audit::record::AuditRecord;
 
+/// Most bytes of records in one answer. *Chosen*: a thousand records with the longest ordinary arguments.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
@@ -44,7 +47,7 @@ pub fn answer(question: &Question, reader: &Reader, live: Option<&Probe>) -> Res
 /// # Errors
 /// A file of the outbox cannot be read.
 pub fn records(reader: &Reader, filter: &Filter) -> Result<VecDeque<AuditRecord>, Error> {
-    let mut found = VecDeque::new();
+    let (mut found, mut bytes) = (VecDeque::new(), 0);
     let mut after = None;
     while let Some(epoch) = reader.next_epoch(after)? {
         let mut head = Head::START;
@@ -53,10 +56,12 @@ pub fn records(reader: &Reader, filter: &Filter) -> Result<VecDeque<AuditRecord>
             let Some(last) = records.last() else { break };
             head = Head::after(&last.place);
             for record in records.into_iter().filter(|record| filter.matches(record)) {
-                if found.len() == filter.limit() {
-                    found.pop_front();
-                }
+                // I6: an answer is bounded by count and by bytes; the newest ones stay.
+                bytes += record.entry.size_bytes();
                 found.push_back(record);
+                while found.len() > filter.limit() || (bytes > ANSWER_BYTES_MAX && found.len() > 1) {
+                    bytes -= found.pop_front().map_or(0, |record: AuditRecord| record.entry.size_bytes());
+                }
             }
         }
         after = Some(epoch);

@@ -133,6 +133,27 @@ impl Cluster {
         self.server = Some(server);
     }
 
+    /// The address that the server listens on.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Serves TLS with this certificate and key, in PEM, and takes no TCP connection without it.
+    pub async fn demand_tls(&self, certificate: &str, key: &str) {
+        let data = self.dir.join("data");
+        let hba = "local all all trust\nhostssl all all all trust\n";
+        for (name, text) in [("server.crt", certificate), ("server.key", key), ("pg_hba.conf", hba)] {
+            let path = data.join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            hand_over(&path);
+        }
+        let mut connection = PgConnection::connect(&self.socket_url("postgres")).await.unwrap();
+        sqlx::raw_sql("ALTER SYSTEM SET ssl = on").execute(&mut connection).await.unwrap();
+        sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut connection).await.unwrap();
+        until("TLS is on", SOON, || self.log().contains("parameter \"ssl\" changed"));
+    }
+
     /// Stops the server cleanly, disconnecting its clients.
     pub fn stop(&mut self) {
         process::signal(self.pid(), Signal::SIGINT);

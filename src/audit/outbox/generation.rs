@@ -7,6 +7,7 @@
 //!            "epoch"       u64 LE: all segments of the file are of this epoch
 //!            "head"        u64 LE seq, 32 bytes hash: the last record stored before this file was begun
 //!            "previous"    u64 LE epoch, u64 LE seq, 32 bytes hash: the epoch before and its last record, if any
+//!            "damage"      JSON, where this file stands for a damaged one: what became of that
 //!            "closed"      present once the epoch's gateway/closed record is stored
 //! segments   (epoch u64, first seq u64) -> (last seq u64, record frames)
 //! intents    request id, 16 bytes -> intent frame; in the newest generation only
@@ -14,7 +15,7 @@
 //! ```
 //!
 //! A file comes into being whole: temporary name, first commit (which is synced), rename, fsync of the directory. A crash
-//! before that leaves a `.tmp` that the next opening removes. Commits are two-phase; files opened later are checked
+//! before that leaves a `.tmp` that is removed when its number is used again. Commits are two-phase; files opened later are checked
 //! first, since redb does not verify pages as it reads them.
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefi
 
 use super::backend::{Latched, Overlay};
 use super::fs::Fs;
+use super::restore::Damage;
 use super::{Commit, Error, Segment};
 use crate::audit::chain::Head;
 use crate::audit::record::{Digest, Epoch, GatewayId, RequestId, Seq};
@@ -73,6 +75,8 @@ pub(super) struct Meta {
     pub(super) closed: bool,
     /// The epoch before this one and its last record.
     pub(super) previous: Option<(Epoch, Head)>,
+    /// Where this file stands for a damaged one.
+    pub(super) damage: Option<Damage>,
 }
 
 /// One open file.
@@ -121,6 +125,9 @@ impl Generation {
             table.insert("head", head_bytes(meta.head).as_slice())?;
             if meta.closed {
                 table.insert("closed", CLOSED)?;
+            }
+            if let Some(damage) = meta.damage.as_ref().and_then(|damage| serde_json::to_vec(damage).ok()) {
+                table.insert("damage", damage.as_slice())?;
             }
             if let Some((epoch, head)) = meta.previous {
                 let bytes = [&epoch.0.to_le_bytes(), head_bytes(head).as_slice()].concat();
@@ -181,9 +188,9 @@ impl Generation {
             let table = transaction.open_table(META)?;
             let get = |key: &str| Ok::<_, redb::Error>(table.get(key)?.map(|guard| guard.value().to_vec()));
             let place = [get("format")?, get("gateway_id")?, get("epoch")?, get("head")?];
-            Ok((place, get("closed")?, get("previous")?))
+            Ok((place, get("closed")?, get("previous")?, get("damage")?))
         })
-        .and_then(|([format, gateway_id, epoch, head], closed, previous)| {
+        .and_then(|([format, gateway_id, epoch, head], closed, previous, damage)| {
             let broken = |what: &str| Error::NotAnOutbox { path: self.path.clone(), what: what.to_owned() };
             let format = format.and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
             match format {
@@ -198,7 +205,8 @@ impl Generation {
                 (Some(id), Some(epoch), Some(head)) => {
                     let previous = previous.as_deref().and_then(previous_from_bytes);
                     let (gateway_id, epoch, closed) = (GatewayId(id), Epoch(epoch), closed.is_some());
-                    Ok(Meta { gateway_id, epoch, head, closed, previous })
+                    let damage = damage.and_then(|json| serde_json::from_slice(&json).ok());
+                    Ok(Meta { gateway_id, epoch, head, closed, previous, damage })
                 }
                 _ => Err(broken("a meta table without gateway_id, epoch or head")),
             }

@@ -6,11 +6,16 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::audit::record::GatewayId;
 
 /// The lock's name in the outbox directory.
 pub const LOCK_NAME: &str = "lock";
+
+/// How often a held lock is tried again, and the pause between. *Chosen*: a look at it takes microseconds.
+const LOOKS: u32 = 5;
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The held lock.
 #[derive(Debug)]
@@ -37,7 +42,16 @@ impl Lock {
             .mode(0o600)
             .open(path)
             .map_err(LockError::Io)?;
-        match file.try_lock() {
+        // One who only looks holds it shared, for a moment.
+        let mut locked = file.try_lock();
+        for _ in 0..LOOKS {
+            if !matches!(locked, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(LOOK_PAUSE);
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::fs::Fs;
-use super::generation::{Generation, Number};
+use super::generation::{Generation, Meta, Number};
+use super::restore::{Damage, Opened};
 use super::{Error, Segment, restore, salvage};
 use crate::audit::chain::Head;
 use crate::audit::codec;
-use crate::audit::record::{AuditRecord, Call, Epoch, GatewayId, Seq};
+use crate::audit::record::{AuditRecord, Call, Digest, Epoch, GatewayId, Seq};
 
 /// The files, as writer and readers share them. The writer adds, seals and unlinks; readers open what they need.
 #[derive(Debug)]
@@ -18,8 +19,20 @@ pub(super) struct Shared {
     /// Whether this process has the directory's lock, and so may set damaged files aside.
     owned: bool,
     files: RwLock<Vec<File>>,
-    /// The sealed file that was read last. One at a time, since each one open holds a page cache.
-    opened: Mutex<Option<(Number, Arc<Generation>)>>,
+    /// The sealed files that were read last, one a purpose, so that people who look do not take the shipper's file away.
+    /// One at a time, since each one open holds a page cache.
+    opened: [Mutex<Option<(Number, Arc<Generation>)>>; 2],
+    /// The head of the epoch that is being written.
+    head: Mutex<Option<(Epoch, Head)>>,
+    /// Files that were found damaged, until the scribe tells of them.
+    damages: Mutex<Vec<Damage>>,
+}
+
+/// What a reader is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Delivery = 0,
+    Inspection = 1,
 }
 
 /// One file, oldest first in [`Shared::files`].
@@ -28,6 +41,8 @@ struct File {
     number: Number,
     /// Known once the file was opened.
     epoch: Option<Epoch>,
+    /// The first record in a sealed file, once it was opened.
+    first: Option<Seq>,
     /// The last record in a sealed file; zero where it holds none.
     last: Option<Seq>,
     /// Its size, once it is sealed.
@@ -40,6 +55,7 @@ struct File {
 #[derive(Clone, Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
+    purpose: Purpose,
 }
 
 /// What is stored of one epoch and not yet forgotten.
@@ -73,14 +89,20 @@ pub struct Stats {
 impl Shared {
     pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, numbers: &[Number], owned: bool) -> Self {
         let bytes = |number: &Number| fs.open(&number.path(&dir)).and_then(|file| file.len()).unwrap_or(0);
-        let unread =
-            |number: &Number| File { number: *number, epoch: None, last: None, bytes: bytes(number), active: None };
+        let unread = |number: &Number| File {
+            number: *number,
+            epoch: None,
+            first: None,
+            last: None,
+            bytes: bytes(number),
+            active: None,
+        };
         let files = RwLock::new(numbers.iter().map(unread).collect());
-        Self { fs, dir, owned, files, opened: Mutex::default() }
+        Self { fs, dir, owned, files, opened: Default::default(), head: Mutex::default(), damages: Mutex::default() }
     }
 
     pub(super) fn add(&self, number: Number, epoch: Epoch, generation: Arc<Generation>) {
-        let file = File { number, epoch: Some(epoch), last: None, bytes: 0, active: Some(generation) };
+        let file = File { number, epoch: Some(epoch), first: None, last: None, bytes: 0, active: Some(generation) };
         self.files.write().unwrap_or_else(PoisonError::into_inner).push(file);
     }
 
@@ -107,7 +129,7 @@ impl Shared {
                     drop(files);
                     // An open file keeps its blocks though it is unlinked. Where this is locked another one is being
                     // opened, which takes its place.
-                    if let Ok(mut opened) = self.opened.try_lock() {
+                    for mut opened in self.opened.iter().filter_map(|opened| opened.try_lock().ok()) {
                         opened.take_if(|(number, _)| *number == file.number);
                     }
                 }
@@ -133,8 +155,8 @@ impl Shared {
     }
 
     /// The open file, with its epoch; `None` where it was unlinked since it was listed, as all in it was delivered.
-    fn generation(&self, file: &File) -> Result<Option<(Epoch, Arc<Generation>)>, Error> {
-        let result = self.open(file);
+    fn generation(&self, file: &File, purpose: Purpose) -> Result<Option<(Epoch, Arc<Generation>)>, Error> {
+        let result = self.open(file, purpose);
         if result.is_err() && self.files().iter().all(|listed| listed.number != file.number) {
             return Ok(None);
         }
@@ -142,54 +164,142 @@ impl Shared {
     }
 
     /// What is learnt of a sealed file is kept.
-    fn open(&self, file: &File) -> Result<(Epoch, Arc<Generation>), Error> {
+    fn open(&self, file: &File, purpose: Purpose) -> Result<(Epoch, Arc<Generation>), Error> {
         if let (Some(active), Some(epoch)) = (&file.active, file.epoch) {
             return Ok((epoch, Arc::clone(active)));
         }
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let [delivery, inspection] = &self.opened;
+        let opened = if purpose == Purpose::Delivery { delivery } else { inspection };
+        let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = match opened.as_ref().filter(|(number, _)| *number == file.number) {
             Some((_, generation)) => Arc::clone(generation),
-            None => Arc::new(self.open_or_save(file)?),
+            None => Arc::new(self.open_or_save(file, purpose)?),
         };
         *opened = Some((file.number, Arc::clone(&generation)));
         drop(opened);
-        let (epoch, last) = match file.epoch.zip(file.last) {
-            Some(known) => known,
-            None => (generation.meta()?.epoch, generation.span()?.map_or(Seq::ZERO, |(_, last)| last)),
+        let (epoch, first, last) = match (file.epoch, file.first, file.last) {
+            (Some(epoch), Some(first), Some(last)) => (epoch, first, last),
+            _ => {
+                let (first, last) = generation.span()?.unwrap_or((Seq::ZERO, Seq::ZERO));
+                // What the writer said when it sealed the file goes for it.
+                (generation.meta()?.epoch, first, file.last.unwrap_or(last))
+            }
         };
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = files.iter_mut().find(|entry| entry.number == file.number && entry.active.is_none()) {
-            (entry.epoch, entry.last) = (Some(epoch), Some(last));
+            (entry.epoch, entry.first, entry.last) = (Some(epoch), Some(first), Some(last));
         }
         Ok((epoch, generation))
     }
 
-    /// Opens a sealed file; where it is damaged and this process owns the directory, what can be saved of it.
-    fn open_or_save(&self, file: &File) -> Result<Generation, Error> {
+    /// A file's epoch and the places of its first and last record; `None` where it holds none or is gone.
+    fn span(&self, file: &File, purpose: Purpose) -> Result<Option<(Epoch, Seq, Seq)>, Error> {
+        if let (Some(epoch), Some(first), Some(last), None) = (file.epoch, file.first, file.last, &file.active) {
+            return Ok((last > Seq::ZERO).then_some((epoch, first, last)));
+        }
+        let Some((epoch, generation)) = self.generation(file, purpose)? else { return Ok(None) };
+        Ok(generation.span()?.map(|(first, last)| (epoch, first, last)))
+    }
+
+    /// Opens a sealed file; where it is damaged and this is the shipper of the gateway that owns the directory, what can
+    /// be saved of it.
+    fn open_or_save(&self, file: &File, purpose: Purpose) -> Result<Generation, Error> {
         let (fs, dir) = (self.fs.as_ref(), &self.dir);
-        if !self.owned {
+        if !self.owned || purpose != Purpose::Delivery {
             return Generation::open(fs, dir, file.number);
         }
-        let next = self.files().into_iter().find(|next| next.number > file.number);
-        let follows = next.and_then(|next| match next.active {
-            Some(active) => active.meta().ok(),
-            None => restore::meta(fs, dir, next.number),
-        });
+        let follows = self.meta_behind(file);
         let known = follows.as_ref().map(|meta| meta.gateway_id);
-        let (generation, damage) = restore::open(fs, dir, file.number, follows.as_ref(), known)?;
+        match restore::open(fs, dir, file.number, follows.as_ref(), known)? {
+            Opened::File(generation, damage) => {
+                self.tell(damage);
+                Ok(generation)
+            }
+            Opened::Nothing(damage) => {
+                let path = file.number.path(dir);
+                let gone = fs.remove(&path);
+                gone.map_err(|source| Error::Io { operation: "move to quarantine", path: path.clone(), source })?;
+                self.tell(Some(damage));
+                self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|known| known.number != file.number);
+                Err(Error::NotAnOutbox { path, what: "damaged beyond recognition".to_owned() })
+            }
+        }
+    }
+
+    /// The meta table of the file behind this one, where it can be read.
+    fn meta_behind(&self, file: &File) -> Option<Meta> {
+        let next = self.files().into_iter().find(|next| next.number > file.number)?;
+        match next.active {
+            Some(active) => active.meta().ok(),
+            None => restore::meta(self.fs.as_ref(), &self.dir, next.number),
+        }
+    }
+
+    fn tell(&self, damage: Option<Box<Damage>>) {
         if let Some(damage) = damage {
             tracing::error!(?damage, "a damaged outbox file was set aside, and what could be read of it is delivered");
+            self.damages.lock().unwrap_or_else(PoisonError::into_inner).push(*damage);
         }
-        generation.ok_or_else(|| {
-            self.files.write().unwrap_or_else(PoisonError::into_inner).retain(|known| known.number != file.number);
-            Error::NotAnOutbox { path: file.number.path(dir), what: "damaged beyond recognition".to_owned() }
-        })
+    }
+
+    pub(super) fn take_damages(&self) -> Vec<Damage> {
+        std::mem::take(&mut *self.damages.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_head(&self, epoch: Epoch, head: Head) {
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, head));
+    }
+
+    /// The hash of the last record of `segment`, told by what comes behind it.
+    fn hash_at_end(&self, file: &File, generation: &Generation, segment: &Segment) -> Result<Option<Digest>, Error> {
+        if let Some(next) = generation.segment_from(segment.epoch, segment.last.next())? {
+            let first = codec::decode_segment(&next.frames).next().and_then(Result::ok);
+            return Ok(first.filter(|first| first.place.seq == segment.last.next()).map(|first| first.place.prev_hash));
+        }
+        let behind = self.meta_behind(file).and_then(|meta| match meta.previous {
+            _ if meta.epoch == segment.epoch => Some(meta.head),
+            Some((epoch, head)) if epoch == segment.epoch => Some(head),
+            _ => None,
+        });
+        let current = *self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = current.filter(|(epoch, _)| *epoch == segment.epoch).map(|(_, head)| head);
+        Ok(behind.into_iter().chain(current).find(|head| head.seq == segment.last).map(|head| head.hash))
+    }
+
+    /// The records of `segment` behind `after`.
+    fn decode(
+        &self,
+        file: &File,
+        generation: &Generation,
+        segment: &Segment,
+        after: Head,
+    ) -> Result<Vec<AuditRecord>, Error> {
+        let count = segment.last.0 - segment.first.0 + 1;
+        match codec::decode_segment(&segment.frames).collect::<Result<Vec<_>, _>>() {
+            Ok(mut records) if records.len() as u64 == count => {
+                records.retain(|record| record.place.seq > after.seq);
+                Ok(records)
+            }
+            damaged => {
+                let cause = damaged.map_or_else(|error| error.to_string(), |_| "records are missing".to_owned());
+                let (name, epoch, first) = (file.number.file_name(), segment.epoch, segment.first);
+                tracing::error!(%cause, %epoch, %first, name, "outbox segment is damaged; gap records stand for what is lost");
+                let end = self.hash_at_end(file, generation, segment)?;
+                Ok(salvage::whole(segment, generation.meta()?.gateway_id, after, end))
+            }
+        }
     }
 }
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self { shared, purpose: Purpose::Delivery }
+    }
+
+    /// The same for people who look: it does not take the file away that the shipper reads, and mends nothing.
+    #[must_use]
+    pub fn for_inspection(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), purpose: Purpose::Inspection }
     }
 
     /// Reads the directory of a gateway that does not run. Nothing in it is changed.
@@ -210,7 +320,7 @@ impl Reader {
             if file.epoch.is_some_and(|epoch| after.is_some_and(|after| epoch <= after)) {
                 continue;
             }
-            let Some((epoch, generation)) = self.shared.generation(&file)? else { continue };
+            let Some((epoch, generation)) = self.shared.generation(&file, self.purpose)? else { continue };
             if after.is_none_or(|after| epoch > after) && generation.span()?.is_some() {
                 return Ok(Some(epoch));
             }
@@ -231,41 +341,40 @@ impl Reader {
             if other || file.last.is_some_and(|last| file.active.is_none() && last < from) {
                 continue;
             }
-            let Some((found, generation)) = self.shared.generation(&file)? else { continue };
+            let Some((found, generation)) = self.shared.generation(&file, self.purpose)? else { continue };
             if found != epoch {
                 continue;
             }
             if let Some(segment) = generation.segment_from(epoch, from)? {
-                let gateway_id = generation.meta()?.gateway_id;
-                return Ok(decode(&file, &segment, gateway_id, after));
+                return self.shared.decode(&file, &generation, &segment, after);
             }
         }
         Ok(Vec::new())
     }
 
-    /// What the outbox holds. Opens every file in turn.
+    /// What the outbox holds. Opens the newest file, and each other one once in the life of this reader's owner.
     ///
     /// # Errors
     /// A file cannot be read.
     pub fn stats(&self) -> Result<Stats, Error> {
-        let files = self.shared.files();
-        let mut stats = Stats { gateway_id: None, generations: files.len(), bytes: 0, streams: Vec::new(), intents: 0 };
-        let mut delivered = Vec::new();
-        for file in &files {
-            let Some((epoch, generation)) = self.shared.generation(file)? else { continue };
-            stats.bytes += std::fs::metadata(file.number.path(&self.shared.dir)).map_or(0, |meta| meta.len());
-            stats.gateway_id = Some(generation.meta()?.gateway_id);
-            stats.intents = generation.intents()?.len();
-            delivered.extend(generation.delivered()?);
-            let Some((first, last)) = generation.span()? else { continue };
+        let mut stats =
+            Stats { gateway_id: None, generations: 0, bytes: self.shared.bytes(), streams: Vec::new(), intents: 0 };
+        for file in self.shared.files() {
+            stats.generations += 1;
+            let Some((epoch, first, last)) = self.shared.span(&file, self.purpose)? else { continue };
             match stats.streams.last_mut().filter(|stream| stream.epoch == epoch) {
                 Some(stream) => stream.last = stream.last.max(last),
                 None => stats.streams.push(Stream { epoch, first, last, delivered: Seq::ZERO }),
             }
         }
-        for (epoch, head) in delivered {
+        // The newest file knows the intents, and all watermarks that still matter.
+        let Some(newest) = self.shared.files().pop() else { return Ok(stats) };
+        let Some((_, generation)) = self.shared.generation(&newest, self.purpose)? else { return Ok(stats) };
+        stats.gateway_id = Some(generation.meta()?.gateway_id);
+        stats.intents = generation.intents()?.len();
+        for (epoch, head) in generation.delivered()? {
             if let Some(stream) = stats.streams.iter_mut().find(|stream| stream.epoch == epoch) {
-                stream.delivered = stream.delivered.max(head.seq);
+                stream.delivered = head.seq;
             }
         }
         Ok(stats)
@@ -277,30 +386,13 @@ impl Reader {
     /// The newest file cannot be read, or an intent in it is broken.
     pub fn intents(&self) -> Result<Vec<Call>, Error> {
         let Some(file) = self.shared.files().pop() else { return Ok(Vec::new()) };
-        let Some((_, generation)) = self.shared.generation(&file)? else { return Ok(Vec::new()) };
+        let Some((_, generation)) = self.shared.generation(&file, self.purpose)? else { return Ok(Vec::new()) };
         let path = file.number.path(&self.shared.dir);
         let decode = |(id, frame): (_, Vec<u8>)| {
             let broken = |source| Error::Frame { path: path.clone(), what: format!("intent {id}"), source };
             codec::decode_intent(&frame).map_err(broken)
         };
         generation.intents()?.into_iter().map(decode).collect()
-    }
-}
-
-/// The records of `segment` behind `after`.
-fn decode(file: &File, segment: &Segment, gateway_id: GatewayId, after: Head) -> Vec<AuditRecord> {
-    let count = segment.last.0 - segment.first.0 + 1;
-    match codec::decode_segment(&segment.frames).collect::<Result<Vec<_>, _>>() {
-        Ok(mut records) if records.len() as u64 == count => {
-            records.retain(|record| record.place.seq > after.seq);
-            records
-        }
-        damaged => {
-            let cause = damaged.map_or_else(|error| error.to_string(), |_| "records are missing".to_owned());
-            let (name, epoch, first) = (file.number.file_name(), segment.epoch, segment.first);
-            tracing::error!(%cause, %epoch, %first, name, "outbox segment is damaged; gap records stand for what is lost");
-            salvage::whole(segment, gateway_id, after)
-        }
     }
 }
 

@@ -4,10 +4,9 @@
 //! Two depths. [`whole`] mends one segment whose place in the stream is known: it finds the frames that are whole and
 //! fills the places between them. [`scan`] finds frames in a file whose structure is lost, wherever they stand.
 //!
-//! A gap record is the same whenever it is made again: its id is derived from its place and its time is that of the
-//! record before it. So it can be delivered exactly once like any other. Its hash is that of the record it stands for
-//! where the next record tells it; then the chain goes on over it, and whoever checks the trail sees that this one
-//! record's own hash is not computed from what it says.
+//! A gap record's id is derived from its place. Its time is that of the record beside it. Its hash is that of the record
+//! it stands for, where the next record or the stream's head tells it; then the chain goes on over it, and whoever checks
+//! the trail sees that this one record's own hash is not computed from what it says.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,22 +20,23 @@ use crate::audit::record::{
     AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status,
 };
 
-/// The records of a segment behind `after` to its last place, with gap records for those that are lost.
+/// The records of a segment behind `after` to its last place, with gap records for those that are lost. `end` is the
+/// hash at its last place, where it is known.
 #[must_use]
-pub(super) fn whole(segment: &Segment, gateway_id: GatewayId, after: Head) -> Vec<AuditRecord> {
+pub(super) fn whole(segment: &Segment, gateway_id: GatewayId, after: Head, end: Option<Digest>) -> Vec<AuditRecord> {
     let first = segment.first.max(after.seq.next());
     let mut found = BTreeMap::new();
-    for (_, record) in scan(&segment.frames) {
+    for (_, _, record) in scan(&segment.frames) {
         let Place { epoch, seq, gateway_id: whose, .. } = record.place;
         if whose == gateway_id && epoch == segment.epoch && (first..=segment.last).contains(&seq) {
             found.entry(seq).or_insert(record);
         }
     }
-    fill(gateway_id, segment.epoch, (first, segment.last), after, &found)
+    fill(gateway_id, segment.epoch, (first, segment.last), after, &found, end)
 }
 
 /// Records from `first` to `last`: those found, and gap records for the others. `after` is the stream's head before
-/// them, where it is known; a lost first record is linked to it.
+/// them, where it is known; a lost first record is linked to it. `end` is the hash at `last`, where it is known.
 #[must_use]
 pub(super) fn fill(
     gateway_id: GatewayId,
@@ -44,13 +44,14 @@ pub(super) fn fill(
     (first, last): (Seq, Seq),
     after: Head,
     found: &BTreeMap<Seq, AuditRecord>,
+    end: Option<Digest>,
 ) -> Vec<AuditRecord> {
     let mut out: Vec<AuditRecord> = Vec::new();
     let mut head = Some(after).filter(|head| head.seq.next() == first);
     let mut seq = first;
     while seq <= last {
         let record = found.get(&seq).cloned().unwrap_or_else(|| {
-            let next = found.get(&seq.next()).map(|next| next.place.prev_hash);
+            let next = if seq == last { end } else { found.get(&seq.next()).map(|next| next.place.prev_hash) };
             let about = Lost { gateway_id, epoch, seq, prev_hash: head.map_or(Digest::ZERO, |head| head.hash), next };
             let neighbour = out.last().or_else(|| found.range(seq..).next().map(|(_, record)| record));
             about.gap(neighbour)
@@ -62,29 +63,25 @@ pub(super) fn fill(
     out
 }
 
-/// Every whole record frame in `bytes`, with its offset, in the order of offsets.
-pub(super) fn scan(bytes: &[u8]) -> impl Iterator<Item = (usize, AuditRecord)> {
+/// Every whole record frame in `bytes`, with its offset and length, in the order of offsets.
+pub(super) fn scan(bytes: &[u8]) -> impl Iterator<Item = (usize, usize, AuditRecord)> {
     frames(bytes, |rest| codec::decode_record(rest).ok())
 }
 
-/// Every whole intent frame in `bytes`, by its call's id.
-pub(super) fn scan_intents(bytes: &[u8]) -> impl Iterator<Item = (RequestId, Vec<u8>)> {
-    let intent = |rest: &[u8]| {
-        let (call, length) = codec::decode_intent_at(rest).ok()?;
-        Some(((call.request_id, rest.get(..length)?.to_vec()), length))
-    };
-    frames(bytes, intent).map(|(_, intent)| intent)
+/// The calls of every whole intent frame in `bytes`.
+pub(super) fn scan_intents(bytes: &[u8]) -> impl Iterator<Item = RequestId> {
+    frames(bytes, |rest| codec::decode_intent_at(rest).ok()).map(|(_, _, call)| call.request_id)
 }
 
-/// Everything in `bytes` that begins as a frame and that `decode` takes, with its offset.
-fn frames<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<(T, usize)>) -> impl Iterator<Item = (usize, T)> {
+/// Everything in `bytes` that begins as a frame and that `decode` takes, with its offset and length.
+fn frames<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<(T, usize)>) -> impl Iterator<Item = (usize, usize, T)> {
     let mut at = 0;
     std::iter::from_fn(move || {
         loop {
             let offset = at + find(bytes.get(at..)?, codec::MAGIC)?;
             if let Some((value, length)) = decode(bytes.get(offset..)?) {
                 at = offset + length;
-                return Some((offset, value));
+                return Some((offset, length, value));
             }
             at = offset + 1;
         }
@@ -163,7 +160,7 @@ mod tests {
     #[test]
     fn a_whole_segment_is_read_as_it_is() {
         let (records, segment) = stream(9);
-        assert_eq!(whole(&segment, records[0].place.gateway_id, Head::START), records);
+        assert_eq!(whole(&segment, records[0].place.gateway_id, Head::START, None), records);
     }
 
     #[test]
@@ -173,14 +170,14 @@ mod tests {
         for bit in 0..segment.frames.len() * 8 {
             let mut rotten = segment.clone();
             rotten.frames[bit / 8] ^= 1 << (bit % 8);
-            let mended = whole(&rotten, gateway_id, Head::START);
+            let mended = whole(&rotten, gateway_id, Head::START, None);
             assert_eq!(mended.len(), 5, "bit {bit}");
             assert!(linked(&mended), "bit {bit}");
             let changed: Vec<_> = mended.iter().zip(&records).filter(|(now, then)| now != then).collect();
             let [(gap, lost)] = changed[..] else { panic!("bit {bit}: {} records changed", changed.len()) };
             assert_eq!(gap.entry.call.method, "gateway/gap");
             assert_eq!(gap.place.seq, lost.place.seq);
-            assert_eq!(mended, whole(&rotten, gateway_id, Head::START), "a gap record is always the same");
+            assert_eq!(mended, whole(&rotten, gateway_id, Head::START, None), "a gap record is always the same");
         }
     }
 
@@ -189,7 +186,7 @@ mod tests {
         let (records, segment) = stream(6);
         let found: BTreeMap<_, _> = [&records[0], &records[4]].map(|record| (record.place.seq, record.clone())).into();
         let filled =
-            fill(records[0].place.gateway_id, segment.epoch, (segment.first, segment.last), Head::START, &found);
+            fill(records[0].place.gateway_id, segment.epoch, (segment.first, segment.last), Head::START, &found, None);
         assert!(linked(&filled));
         let methods: Vec<_> = filled.iter().map(|record| record.entry.call.method.as_str()).collect();
         let (call, gap) = ("tools/call", "gateway/gap");

@@ -14,10 +14,15 @@ use super::fs::Fs;
 /// generation takes under 100 KiB, which leaves 3 KiB for the outcome of each of 1,024 open calls.
 const BALLAST_BYTES: usize = 4 * 1024 * 1024;
 
+/// Size of the start's reserve, bytes. *Derived*: a new generation takes under 100 KiB; the rest is for the records of
+/// calls that were open.
+const RESERVE_BYTES: usize = 512 * 1024;
+
 /// How often it is tried again to make the ballast. *Chosen*: each try writes it, so not at every commit.
 const BALLAST_RETRY: Duration = Duration::from_secs(1);
 
 const BALLAST_NAME: &str = "ballast";
+const RESERVE_NAME: &str = "reserve";
 
 /// How full the outbox is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -53,6 +58,7 @@ pub(super) fn is_disk_full(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub(super) struct Ballast {
     path: PathBuf,
+    bytes: usize,
     held: bool,
     /// The disk was full, and has not had room for the ballast since.
     disk_full: bool,
@@ -60,8 +66,20 @@ pub(super) struct Ballast {
 }
 
 impl Ballast {
-    pub(super) fn new(dir: &Path) -> Self {
-        Self { path: dir.join(BALLAST_NAME), held: false, disk_full: false, tried: None }
+    /// The ballast of a running gateway.
+    pub(super) fn new(fs: &dyn Fs, dir: &Path) -> Self {
+        Self::of(fs, dir.join(BALLAST_NAME), BALLAST_BYTES)
+    }
+
+    /// The reserve that only a start may use.
+    pub(super) fn reserve(fs: &dyn Fs, dir: &Path) -> Self {
+        Self::of(fs, dir.join(RESERVE_NAME), RESERVE_BYTES)
+    }
+
+    /// One that an earlier process made is held already.
+    fn of(fs: &dyn Fs, path: PathBuf, bytes: usize) -> Self {
+        let held = fs.open(&path).and_then(|file| file.len()).is_ok_and(|length| length == bytes as u64);
+        Self { path, bytes, held, disk_full: false, tried: None }
     }
 
     /// Whether the disk was full, and has not had room for the ballast since.
@@ -99,13 +117,9 @@ impl Ballast {
     }
 
     fn make(&self, fs: &dyn Fs) -> io::Result<()> {
-        // One that an earlier process made is as good.
-        if fs.open(&self.path).and_then(|file| file.len()).is_ok_and(|bytes| bytes == BALLAST_BYTES as u64) {
-            return Ok(());
-        }
         self.remove(fs);
         let file = fs.create(&self.path)?;
-        file.write(0, &vec![0; BALLAST_BYTES])?;
+        file.write(0, &vec![0; self.bytes])?;
         file.sync_data()
     }
 

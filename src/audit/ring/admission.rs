@@ -1,0 +1,185 @@
+//! The producers' side of the ring: waiting for room, and appending.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::room::{Asker, Room};
+use super::{Arrival, Closed, Missed, NoRoom, Phase, Ring};
+use crate::audit::record::{Call, Entry, Timestamp};
+
+/// Room in the ring that is held for something to come; given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    ring: Arc<Ring>,
+    room: Room,
+}
+
+impl Ring {
+    /// Waits up to `timeout` for the room of `call`'s intent and record.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; where ring or outbox are full the call is counted as refused.
+    ///
+    /// # Cancel safety
+    /// Nothing is reserved where the future is dropped.
+    pub async fn reserve_call(self: &Arc<Self>, call: &Call, timeout: Duration) -> Result<Reservation, NoRoom> {
+        self.reserve(Room::of_call(call), Asker::Call, timeout, call.timestamp).await
+    }
+
+    /// The same for a call that goes on unaudited where there is no room.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; where ring or outbox are full the call is counted as unaudited.
+    pub async fn reserve_continued(self: &Arc<Self>, call: &Call, timeout: Duration) -> Result<Reservation, NoRoom> {
+        self.reserve(Room::of_call(call), Asker::ContinuedCall, timeout, call.timestamp).await
+    }
+
+    /// Waits up to `timeout` for the room of a record that was not begun.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; where the ring is full the call is counted as missed.
+    pub async fn reserve_refusal(self: &Arc<Self>, entry: &Entry, timeout: Duration) -> Result<Reservation, NoRoom> {
+        let room = Room { records: 1, bytes: entry.size_bytes() };
+        self.reserve(room, Asker::Refusal, timeout, entry.call.timestamp).await
+    }
+
+    /// Appends an intent, which takes its part of `reservation`; the rest stays for the record.
+    ///
+    /// # Errors
+    /// [`Closed`]; nothing was appended.
+    pub fn begin(
+        &self,
+        reservation: &mut Reservation,
+        call: Call,
+        stored: Option<oneshot::Sender<()>>,
+    ) -> Result<(), Closed> {
+        let taken = reservation.take(call.size_bytes());
+        self.append(Arrival::Begin { call: Box::new(call), stored }, taken)
+    }
+
+    /// Appends a record and gives back what it does not need of `reservation`.
+    ///
+    /// # Errors
+    /// [`Closed`]; nothing was appended. A call that is still open keeps its stored intent and becomes `interrupted`
+    /// at the next start.
+    pub fn end(
+        &self,
+        mut reservation: Reservation,
+        entry: Entry,
+        begun: bool,
+        stored: Option<oneshot::Sender<()>>,
+    ) -> Result<(), Closed> {
+        let taken = reservation.take(entry.size_bytes());
+        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() }, taken)
+    }
+
+    async fn reserve(
+        self: &Arc<Self>,
+        room: Room,
+        asker: Asker,
+        timeout: Duration,
+        arrived: Timestamp,
+    ) -> Result<Reservation, NoRoom> {
+        let wait = async {
+            loop {
+                let mut notified = std::pin::pin!(self.room.notified());
+                notified.as_mut().enable();
+                match self.try_reserve(room, asker) {
+                    Err(NoRoom::Full | NoRoom::OutboxFull) => notified.await,
+                    done => return done,
+                }
+            }
+        };
+        let result = match self.try_reserve(room, asker) {
+            Err(full @ (NoRoom::Full | NoRoom::OutboxFull)) => {
+                tokio::time::timeout(timeout, wait).await.unwrap_or(Err(full))
+            }
+            done => done,
+        };
+        if result.is_err() {
+            self.miss(arrived, asker);
+        }
+        result
+    }
+
+    fn try_reserve(self: &Arc<Self>, room: Room, asker: Asker) -> Result<Reservation, NoRoom> {
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return Err(NoRoom::Closed);
+        }
+        if state.failed {
+            return Err(NoRoom::Failed);
+        }
+        // I6: outcomes of open calls and refusals still go into a full outbox, and refusals to their own limit.
+        let full = if asker == Asker::Refusal { state.capacity.over } else { state.capacity.full };
+        if state.outbox_depended_on && full {
+            return Err(NoRoom::OutboxFull);
+        }
+        // I6: the ring never holds more than its limits.
+        let (fits, evicted) = state.make_room(room, self.limits.for_asker(asker));
+        if !fits {
+            return Err(NoRoom::Full);
+        }
+        state.used = state.used.and(room);
+        state.reserved = state.reserved.and(room);
+        drop(state);
+        drop(evicted);
+        Ok(Reservation { ring: Arc::clone(self), room })
+    }
+
+    fn miss(&self, arrived: Timestamp, asker: Asker) {
+        let mut state = self.lock();
+        // I3: nothing may follow the record that closes the epoch, so a refusal while it is written has no record.
+        if state.phase != Phase::Open {
+            return;
+        }
+        let missed = state.missed.get_or_insert(Missed { refused: 0, unaudited: 0, first: arrived, last: arrived });
+        match asker {
+            Asker::ContinuedCall => missed.unaudited += 1,
+            Asker::Call | Asker::Refusal => missed.refused += 1,
+        }
+        missed.last = arrived;
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Appends what takes a part of the reserved room.
+    fn append(&self, arrival: Arrival, taken: Room) -> Result<(), Closed> {
+        let mut state = self.lock();
+        // I3: nothing may follow the record that closes the epoch. Where the scribe failed nothing would be done with it.
+        if state.phase != Phase::Open || state.failed {
+            return Err(Closed);
+        }
+        state.reserved = state.reserved.without(taken);
+        // The scribe takes all at once, so it waits only where there is nothing, or for a number: two calls of the
+        // kernel a batch at most.
+        state.arrivals.push(arrival);
+        let wakes = state.arrivals.len() == 1 || state.arrivals.len() == state.gathered;
+        drop(state);
+        if wakes {
+            self.work.notify_one();
+        }
+        Ok(())
+    }
+}
+
+impl Reservation {
+    /// Takes the room of one intent or record out of it.
+    fn take(&mut self, bytes: usize) -> Room {
+        let taken = Room { records: 1.min(self.room.records), bytes: bytes.min(self.room.bytes) };
+        self.room = self.room.without(taken);
+        taken
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut state = self.ring.lock();
+        state.used = state.used.without(self.room);
+        state.reserved = state.reserved.without(self.room);
+        drop(state);
+        self.ring.room.notify_waiters();
+    }
+}
