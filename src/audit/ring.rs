@@ -62,6 +62,8 @@ struct State {
     shippable: Seq,
     /// Watermarks that the scribe has not stored yet.
     watermarks: Vec<(Epoch, Head)>,
+    /// How many arrivals the scribe waits for in [`Ring::gather`].
+    gathered: usize,
     missed: Option<Missed>,
     outbox_failed: bool,
     /// Whether calls depend on the outbox.
@@ -92,6 +94,7 @@ impl Ring {
             delivered: Seq::ZERO,
             shippable: head.seq,
             watermarks: Vec::new(),
+            gathered: 0,
             missed: None,
             outbox_failed: false,
             outbox_depended_on: false,
@@ -139,6 +142,21 @@ impl Ring {
             missed: state.missed.take(),
             phase: state.phase,
         }
+    }
+
+    /// For the scribe: waits up to `patience` until `count` have arrived. Returns early where the phase turns.
+    pub fn gather(&self, count: usize, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut state = self.lock();
+        state.gathered = count;
+        while state.arrivals.len() < count && state.phase == Phase::Open {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            (state, _) = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.gathered = 0;
     }
 
     /// For the scribe: waits `pause` between tries of a failing outbox; returns early where the phase is `Finished`.

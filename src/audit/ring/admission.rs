@@ -153,11 +153,12 @@ impl Ring {
             return Err(Closed);
         }
         state.reserved = state.reserved.without(taken);
-        // The scribe takes all at once, so it waits only where there is nothing: one call of the kernel a batch.
-        let first = state.arrivals.is_empty();
+        // The scribe takes all at once, so it waits only where there is nothing, or for a number: two calls of the
+        // kernel a batch at most.
         state.arrivals.push(arrival);
+        let wakes = state.arrivals.len() == 1 || state.arrivals.len() == state.gathered;
         drop(state);
-        if first {
+        if wakes {
             self.work.notify_one();
         }
         Ok(())
