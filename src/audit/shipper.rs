@@ -7,10 +7,12 @@
 //! Errors are sorted by the sink. *Transient*: the same batch again, for ever, with growing pauses. *Operator*: held
 //! and tried again slowly. *Row*: the batch is halved until one record is left, and that one goes to quarantine in its
 //! place; where many records fail alike it is the schema, and the stream is held. A cursor that is ahead of this stream,
-//! or has another hash, is a *fork*: somebody else writes under this gateway's id. Shipping stops, nothing is lost or
-//! overwritten, and the alarm stands until an operator acts.
+//! or has another hash, is a *fork*: somebody else writes under this gateway's id. That stream is not shipped, nothing of
+//! it is lost or overwritten, and the alarm stands until an operator acts. Where it is an older epoch's, the next ones go
+//! on; it is looked at again at the next start.
 
 pub mod retry;
+mod state;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ use super::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
 use super::ring::{Phase, Ring, Window};
 use super::sink::{Class, Error, Moved, Sink};
 use retry::Retry;
+use state::Forks;
+pub use state::State;
 
 /// Records that may be quarantined one after another for the same SQLSTATE before the schema is blamed instead of the
 /// rows. *Chosen*: a burst of alike bad calls is plausible up to about here; a broken column fails every row.
@@ -43,33 +47,6 @@ pub struct BatchLimits {
     pub bytes: usize,
 }
 
-/// What the shipper is doing, for people and for readiness.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum State {
-    /// No database is configured: records stay in the outbox.
-    StoreOnly,
-    /// The first delivery has not succeeded yet.
-    Starting,
-    /// The last delivery succeeded.
-    Delivering,
-    /// A passing error; tried again.
-    Retrying {
-        /// The error.
-        error: String,
-    },
-    /// An error that an operator has to mend; tried again slowly.
-    Held {
-        /// The error.
-        error: String,
-    },
-    /// Another writer uses this gateway's id, or records are missing; this stream is not shipped.
-    Forked {
-        /// What was found.
-        error: String,
-    },
-}
-
 /// Delivers what ring and outbox hold.
 #[derive(Debug)]
 pub struct Shipper<S> {
@@ -80,6 +57,7 @@ pub struct Shipper<S> {
     epoch: Epoch,
     limits: BatchLimits,
     state: watch::Sender<State>,
+    forks: Forks,
     /// Cancelled when delivery has to end, finished or not.
     deadline: CancellationToken,
     /// Records read from the outbox and not delivered yet.
@@ -101,9 +79,9 @@ struct Reading {
     records: JoinHandle<Result<Vec<AuditRecord>, outbox::Error>>,
 }
 
-/// Why shipping ended before all was delivered: the deadline.
+/// Why a stream is not shipped any further.
 #[derive(Debug)]
-struct Stopped;
+struct Forked;
 
 /// What stands at the next place of a stream.
 enum Next {
@@ -132,6 +110,7 @@ impl<S: Sink> Shipper<S> {
             epoch,
             limits,
             state,
+            forks: Forks::default(),
             deadline,
             ahead,
             reading: None,
@@ -159,9 +138,8 @@ impl<S: Sink> Shipper<S> {
         loop {
             match self.next_epoch(after).await {
                 Ok(Some(epoch)) if epoch < self.epoch => {
-                    if self.ship(epoch).await.is_err() {
-                        return;
-                    }
+                    // I4: a forked one keeps its files, and is not in the way of those behind it.
+                    drop(self.ship(epoch).await);
                     after = Some(epoch);
                 }
                 Ok(_) => break,
@@ -172,7 +150,7 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// Delivers one stream: an older one to its end, this epoch's until it is closed.
-    async fn ship(&mut self, epoch: Epoch) -> Result<(), Stopped> {
+    async fn ship(&mut self, epoch: Epoch) -> Result<(), Forked> {
         let mut head = self.cursor(epoch).await;
         self.ahead.clear();
         if head.seq > Seq::ZERO {
@@ -192,7 +170,8 @@ impl<S: Sink> Shipper<S> {
                     let ended = epoch < self.epoch || self.ring.phase() >= Phase::Closed;
                     let gauge = self.ring.gauge();
                     if epoch == self.epoch && head.seq > gauge.stamped {
-                        self.fork(&format!("Postgres has {}, this epoch ends at {}", head.seq, gauge.stamped)).await?;
+                        let what = format!("Postgres has {}, this epoch ends at {}", head.seq, gauge.stamped);
+                        self.fork(epoch, &what).await?;
                     }
                     if ended && (epoch < self.epoch || head.seq >= gauge.stamped) {
                         return Ok(());
@@ -268,7 +247,7 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// Whether a cursor that is found at the start stands in this gateway's own stream; if not, it is a fork.
-    async fn vouch(&mut self, epoch: Epoch, cursor: Head) -> Result<(), Stopped> {
+    async fn vouch(&mut self, epoch: Epoch, cursor: Head) -> Result<(), Forked> {
         // I4: records behind somebody else's cursor were not delivered, and must not be forgotten for it.
         loop {
             let found = if epoch == self.epoch {
@@ -281,8 +260,7 @@ impl<S: Sink> Shipper<S> {
                 Ok(false) => return Ok(()),
                 Ok(true) => {
                     let (seq, hash) = (cursor.seq, cursor.hash);
-                    self.fork(&format!("Postgres has seq {seq} of epoch {epoch} with hash {hash}, which is not ours"))
-                        .await?;
+                    self.fork(epoch, &format!("Postgres has seq {seq} with hash {hash}, which is not ours")).await?;
                 }
                 Err(error) => self.hold(&error.to_string()).await,
             }
@@ -304,7 +282,7 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// Delivers consecutive records after `head`; returns the stream's new head.
-    async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Stopped> {
+    async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Forked> {
         let (mut rest, mut size) = (batch, batch.len());
         while let Some(first) = rest.first() {
             self.check(head, first).await?;
@@ -346,7 +324,7 @@ impl<S: Sink> Shipper<S> {
         Ok(head)
     }
 
-    async fn quarantine(&mut self, head: Head, record: &Arc<AuditRecord>, error: &Error) -> Result<Head, Stopped> {
+    async fn quarantine(&mut self, head: Head, record: &Arc<AuditRecord>, error: &Error) -> Result<Head, Forked> {
         let place = record.place;
         tracing::error!(seq = %place.seq, request_id = %record.entry.call.request_id, %error, "record quarantined");
         match self.sink.quarantine(record, error).await {
@@ -360,7 +338,7 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// Where the stream stands after a delivery whose outcome is unknown: the cursor is asked.
-    async fn resolve(&mut self, head: Head, sent: &[Arc<AuditRecord>]) -> Result<Head, Stopped> {
+    async fn resolve(&mut self, head: Head, sent: &[Arc<AuditRecord>]) -> Result<Head, Forked> {
         let Some(place) = sent.first().map(|record| record.place) else { return Ok(head) };
         loop {
             let cursor = self.cursor(place.epoch).await;
@@ -373,12 +351,12 @@ impl<S: Sink> Shipper<S> {
             }
             let what =
                 format!("Postgres has seq {} with hash {}, which is not this gateway's", cursor.seq, cursor.hash);
-            self.fork(&what).await?;
+            self.fork(place.epoch, &what).await?;
         }
     }
 
     /// What is delivered next has to follow the head.
-    async fn check(&mut self, head: Head, first: &AuditRecord) -> Result<(), Stopped> {
+    async fn check(&mut self, head: Head, first: &AuditRecord) -> Result<(), Forked> {
         let place = first.place;
         while place.seq != head.seq.next() || place.prev_hash != head.hash {
             let what = if place.seq == head.seq.next() {
@@ -386,7 +364,7 @@ impl<S: Sink> Shipper<S> {
             } else {
                 format!("records {} to {} are missing here", head.seq.next(), place.seq.0.saturating_sub(1))
             };
-            self.fork(&what).await?;
+            self.fork(place.epoch, &what).await?;
         }
         Ok(())
     }
@@ -419,7 +397,13 @@ impl<S: Sink> Shipper<S> {
     fn succeeded(&mut self) {
         self.transient.reset();
         self.operator.reset();
-        if self.state.send_if_modified(|state| std::mem::replace(state, State::Delivering) != State::Delivering) {
+        let best = self.forks.at_best();
+        let turn = |state: &mut State| {
+            let new = *state != best;
+            *state = best;
+            new
+        };
+        if self.state.send_if_modified(turn) {
             tracing::info!("delivering to Postgres");
         }
     }
@@ -427,7 +411,7 @@ impl<S: Sink> Shipper<S> {
     async fn wait(&mut self, error: &Error) {
         if error.class == Class::Transient {
             let pause = self.transient.next_pause();
-            let message = error.to_string();
+            let message = self.forks.beside(&error.to_string());
             if self.state.send_if_modified(|state| {
                 let new = !matches!(state, State::Retrying { .. });
                 *state = State::Retrying { error: message.clone() };
@@ -444,16 +428,22 @@ impl<S: Sink> Shipper<S> {
     /// Alarm, then a long pause.
     async fn hold(&mut self, error: &str) {
         tracing::error!(error, "delivery is held until an operator mends this");
-        self.state.send_replace(State::Held { error: error.to_owned() });
+        self.state.send_replace(State::Held { error: self.forks.beside(error) });
         tokio::time::sleep(self.operator.next_pause()).await;
     }
 
-    /// Alarm, and no delivery until the gateway stops.
-    async fn fork(&mut self, what: &str) -> Result<(), Stopped> {
-        tracing::error!(what, gateway_id = %self.gateway_id, "the stream is forked; it is not shipped");
-        self.state.send_replace(State::Forked { error: what.to_owned() });
-        self.ring.reached(Phase::Closed).await;
-        Err(Stopped)
+    /// Alarm, and no delivery of this stream: of an older one until the next start, of this epoch's until the gateway
+    /// stops.
+    async fn fork(&mut self, epoch: Epoch, what: &str) -> Result<(), Forked> {
+        tracing::error!(what, gateway_id = %self.gateway_id, %epoch, "the stream is forked; it is not shipped");
+        if epoch < self.epoch {
+            self.forks.note(epoch, what);
+            self.state.send_replace(self.forks.at_best());
+        } else {
+            self.state.send_replace(State::Forked { error: self.forks.beside(&state::forked(epoch, what)) });
+            self.ring.reached(Phase::Closed).await;
+        }
+        Err(Forked)
     }
 }
 

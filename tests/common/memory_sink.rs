@@ -81,6 +81,11 @@ impl MemorySink {
         self.state().pause = pause;
     }
 
+    /// Puts a stream's cursor where somebody else would leave it.
+    pub fn set_cursor(&self, gateway_id: GatewayId, epoch: Epoch, head: Head) {
+        self.state().cursors.insert((gateway_id, epoch), head);
+    }
+
     /// What was delivered, in order.
     pub fn records(&self) -> Vec<AuditRecord> {
         self.state().records.clone()
