@@ -153,6 +153,36 @@ async fn i9_rows_that_an_operators_check_refuses_are_in_quarantine_in_their_plac
 }
 
 #[tokio::test]
+async fn i9_a_batch_that_is_too_much_for_postgres_is_delivered_in_parts() {
+    let database = Cluster::shared().create_database().await;
+    let mut connection = migrated(&database).await;
+    // A server that runs out of memory at more than ten rows.
+    sqlx::raw_sql(
+        "CREATE FUNCTION small() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF (SELECT count(*) FROM added) > 10 THEN
+                 RAISE EXCEPTION 'out of memory' USING ERRCODE = '53200';
+             END IF;
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER small AFTER INSERT ON audit_log REFERENCING NEW TABLE AS added
+             FOR EACH STATEMENT EXECUTE FUNCTION small()",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    many(&pipeline.audit(), 60).await;
+    stop(pipeline).await;
+    let pipeline = rig.start_on(&database);
+    delivered(&pipeline.probe()).await;
+    stop(pipeline).await;
+    let entries = trail(&database).await;
+    assert_eq!(entries.len(), 62 + 2);
+    assert!(entries.iter().all(|entry| !entry.quarantined));
+}
+
+#[tokio::test]
 async fn i9_arguments_that_postgres_could_refuse_arrive_in_the_log() {
     let database = Cluster::shared().create_database().await;
     let rig = Rig::stored();

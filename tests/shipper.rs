@@ -433,6 +433,42 @@ async fn i6_the_outcomes_of_begun_calls_fit_when_nothing_else_does() {
 }
 
 #[tokio::test]
+async fn i9_a_batch_that_takes_too_long_is_halved_and_batches_grow_back() {
+    let mut rig = Rig::stored();
+    rig.config.batch.records = 16;
+    let pipeline = rig.start_store_only();
+    many(&pipeline.audit(), 400).await;
+    stop(pipeline).await;
+    rig.sink.time_out_above(Some(3));
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    until_async("some are delivered", SOON, || async { rig.sink.count() > 20 }).await;
+    rig.sink.time_out_above(None);
+    delivered(&probe).await;
+    assert_eq!(probe.shipper(), State::Delivering);
+    stop(pipeline).await;
+    assert_eq!(trail::verify_records(&rig.sink.records()).len(), 402 + 2);
+    let batches = rig.sink.batches();
+    assert_eq!(batches[0], 2, "16, 8 and 4 were too many");
+    assert!(batches.contains(&16), "they grew back: {batches:?}");
+}
+
+#[tokio::test]
+async fn i9_one_record_that_takes_too_long_is_tried_again_and_not_quarantined() {
+    let rig = Rig::stored();
+    rig.sink.time_out_above(Some(0));
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    one(&pipeline.audit(), "echo").await;
+    until_async("it is tried", SOON, || async { matches!(probe.shipper(), State::Retrying { .. }) }).await;
+    rig.sink.time_out_above(None);
+    delivered(&probe).await;
+    stop(pipeline).await;
+    assert!(rig.sink.quarantined().is_empty());
+    trail::verify_records(&rig.sink.records());
+}
+
+#[tokio::test]
 async fn i9_refused_rows_are_quarantined_in_their_place() {
     let rig = Rig::stored();
     rig.sink.refuse_tool("poison");

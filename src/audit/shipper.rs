@@ -4,7 +4,8 @@
 //! was lost, a restart, a second delivery all end in "the cursor is already there". Records come from the ring while
 //! it still holds the next one, else from the outbox.
 //!
-//! Errors are sorted by the sink. *Transient*: the same batch again, for ever, with growing pauses. *Operator*: held
+//! Errors are sorted by the sink. *Transient*: the same batch again, for ever, with growing pauses; where it may have
+//! been *too much* for the server, half of it, and batches grow back slowly. *Operator*: held
 //! and tried again slowly. *Row*: the batch is halved until one record is left, and that one goes to quarantine in its
 //! place; where many records fail alike it is the schema, and the stream is held. A cursor that is ahead of this stream,
 //! or has another hash, is a *fork*: somebody else writes under this gateway's id. That stream is not shipped, nothing of
@@ -12,6 +13,7 @@
 //! on; it is looked at again at the next start.
 
 pub mod retry;
+mod size;
 mod state;
 
 use std::collections::VecDeque;
@@ -28,6 +30,7 @@ use super::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
 use super::ring::{Phase, Ring, Window};
 use super::sink::{Class, Error, Moved, Sink};
 use retry::Retry;
+use size::Size;
 use state::Forks;
 pub use state::State;
 
@@ -56,6 +59,7 @@ pub struct Shipper<S> {
     gateway_id: GatewayId,
     epoch: Epoch,
     limits: BatchLimits,
+    size: Size,
     state: watch::Sender<State>,
     forks: Forks,
     /// Cancelled when delivery has to end, finished or not.
@@ -109,6 +113,7 @@ impl<S: Sink> Shipper<S> {
             gateway_id,
             epoch,
             limits,
+            size: Size::new(limits.records),
             state,
             forks: Forks::default(),
             deadline,
@@ -283,7 +288,7 @@ impl<S: Sink> Shipper<S> {
 
     /// Delivers consecutive records after `head`; returns the stream's new head.
     async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Forked> {
-        let (mut rest, mut size) = (batch, batch.len());
+        let (mut rest, mut size) = (batch, self.size.now());
         while let Some(first) = rest.first() {
             self.check(head, first).await?;
             let (try_now, _) = rest.split_at(size.min(rest.len()));
@@ -291,6 +296,7 @@ impl<S: Sink> Shipper<S> {
             head = match result {
                 Ok(Moved::Yes) => {
                     self.succeeded();
+                    self.size.succeeded(try_now.len());
                     self.alike = Alike::default();
                     try_now.last().map_or(head, |record| Head::after(&record.place))
                 }
@@ -308,6 +314,9 @@ impl<S: Sink> Shipper<S> {
                     self.quarantine(head, first, &error).await?
                 }
                 Err(error) => {
+                    if error.class == Class::TooMuch {
+                        self.size.was_too_much(try_now.len());
+                    }
                     self.wait(&error).await;
                     // The reply may have been lost after the commit.
                     self.resolve(head, rest).await?
@@ -319,7 +328,7 @@ impl<S: Sink> Shipper<S> {
                 self.ahead.pop_front();
             }
             // Behind a quarantined record the rest is tried whole again.
-            size = rest.len();
+            size = self.size.now();
         }
         Ok(head)
     }
@@ -409,7 +418,7 @@ impl<S: Sink> Shipper<S> {
     }
 
     async fn wait(&mut self, error: &Error) {
-        if error.class == Class::Transient {
+        if matches!(error.class, Class::Transient | Class::TooMuch) {
             let pause = self.transient.next_pause();
             let message = self.forks.beside(&error.to_string());
             if self.state.send_if_modified(|state| {

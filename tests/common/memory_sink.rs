@@ -29,6 +29,10 @@ struct State {
     refused_tool: Option<String>,
     /// Every statement fails as an operator's error does once so many records were delivered.
     held_after: Option<usize>,
+    /// Batches of more records than this take too long.
+    too_many: Option<usize>,
+    /// The size of each batch that took effect.
+    batches: Vec<usize>,
     pause: Duration,
     reply_lost: bool,
     /// State of the dice of [`Mood::Lossy`].
@@ -69,6 +73,16 @@ impl MemorySink {
     /// Fails as with an operator's error once `count` records were delivered.
     pub fn hold_after(&self, count: usize) {
         self.state().held_after = Some(count);
+    }
+
+    /// Fails as at the server's statement timeout where a batch has more records than this.
+    pub fn time_out_above(&self, count: Option<usize>) {
+        self.state().too_many = count;
+    }
+
+    /// The size of each batch that took effect, in order.
+    pub fn batches(&self) -> Vec<usize> {
+        self.state().batches.clone()
     }
 
     /// Lets the next delivery take effect and its reply be lost.
@@ -145,6 +159,7 @@ impl State {
             return Moved::No;
         }
         *cursor = Head::after(&last);
+        self.batches.push(batch.len());
         let records = batch.iter().map(|record| record.as_ref().clone());
         let place = if quarantine { &mut self.quarantined } else { &mut self.records };
         place.extend(records);
@@ -175,6 +190,9 @@ impl Sink for MemorySink {
         let mut state = self.state();
         if state.held_after.is_some_and(|count| state.records.len() >= count) {
             return Err(error(Class::Operator, "42501"));
+        }
+        if state.too_many.is_some_and(|count| batch.len() > count) {
+            return Err(error(Class::TooMuch, "57014"));
         }
         let refused = |record: &R| {
             let tool = record.as_ref().entry.call.tool_name.as_deref();

@@ -109,7 +109,7 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> 
     let operation = "connect";
     match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
         Ok(result) => result.map_err(|error| driver_error(operation, &error)),
-        Err(_) => Err(timed_out(operation, CONNECT_TIMEOUT)),
+        Err(_) => Err(timed_out(operation, CONNECT_TIMEOUT, Class::Transient)),
     }
 }
 
@@ -170,7 +170,7 @@ impl PostgresSink {
     ) -> Result<T, Error> {
         match tokio::time::timeout(self.reply_timeout, reply).await {
             Ok(result) => result.map_err(|error| driver_error(operation, &error)),
-            Err(_) => Err(timed_out(operation, self.reply_timeout)),
+            Err(_) => Err(timed_out(operation, self.reply_timeout, Class::TooMuch)),
         }
     }
 
@@ -189,7 +189,7 @@ impl Sink for PostgresSink {
             // A connection on which this fails still holds the migrations' lock, so it is closed.
             match tokio::time::timeout(self.reply_timeout, migrate(&mut connection)).await {
                 Ok(result) => result?,
-                Err(_) => return Err(timed_out("migrate", self.reply_timeout)),
+                Err(_) => return Err(timed_out("migrate", self.reply_timeout, Class::Transient)),
             };
             self.connection = Some(connection);
         }
@@ -198,7 +198,8 @@ impl Sink for PostgresSink {
             // The default partition takes what no month's does, so a month that cannot be made refuses no record. The
             // last two: the server's own limits of time, on a large default partition.
             Err(error)
-                if error.class != Class::Transient || matches!(error.sqlstate.as_deref(), Some("57014" | "55P03")) =>
+                if !matches!(error.class, Class::Transient | Class::TooMuch)
+                    || matches!(error.sqlstate.as_deref(), Some("57014" | "55P03")) =>
             {
                 tracing::error!(%error, "partitions were not made ahead");
                 Ok(())
@@ -349,9 +350,9 @@ fn bigint(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn timed_out(operation: &'static str, limit: Duration) -> Error {
+fn timed_out(operation: &'static str, limit: Duration, class: Class) -> Error {
     let message = format!("no reply within {limit:?}; the connection was closed");
-    Error { operation, class: Class::Transient, sqlstate: None, message }
+    Error { operation, class, sqlstate: None, message }
 }
 
 /// An error of sqlx as the shipper needs it. I8: sqlx's messages name host and user, never the password.
