@@ -11,11 +11,12 @@ use common::pipeline::{Rig, call_with, many, ok, one, postgres_sink, stop, stop_
 use common::postgres::{Cluster, Database};
 use common::trail::{self, Entry};
 use common::wait::{SOON, until_async};
+use gatepost::audit::chain::Head;
 use gatepost::audit::pipeline::Probe;
 use gatepost::audit::record::{AuditRecord, Seq};
 use gatepost::audit::shipper::State;
 use gatepost::audit::sink::postgres;
-use gatepost::audit::sink::{Moved, Sink};
+use gatepost::audit::sink::{Class, Moved, Sink};
 use sqlx::{Connection, PgConnection};
 
 async fn delivered(probe: &Probe) {
@@ -81,7 +82,7 @@ async fn i5_a_batch_that_is_delivered_twice_takes_effect_once() {
     assert_eq!(sink.deliver(&[Arc::new(forged)]).await.unwrap(), Moved::No, "its predecessor is another");
     let error = gatepost::audit::sink::Error {
         operation: "deliver",
-        class: gatepost::audit::sink::Class::Row,
+        class: Class::Row,
         sqlstate: Some("22021".to_owned()),
         message: "a test's".to_owned(),
     };
@@ -180,6 +181,72 @@ async fn i9_a_batch_that_is_too_much_for_postgres_is_delivered_in_parts() {
     let entries = trail(&database).await;
     assert_eq!(entries.len(), 62 + 2);
     assert!(entries.iter().all(|entry| !entry.quarantined));
+}
+
+#[tokio::test]
+async fn i9_a_probe_tells_what_is_refused_and_takes_no_effect() {
+    let database = Cluster::shared().create_database().await;
+    let mut connection = migrated(&database).await;
+    // One is checked at the end of the statement, the other only at a commit.
+    sqlx::raw_sql(
+        "ALTER TABLE audit_log ADD CONSTRAINT no_poison CHECK (tool_name <> 'poison');
+         CREATE FUNCTION no_venom() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             RAISE EXCEPTION 'venom' USING ERRCODE = '23514';
+         END $$;
+         CREATE CONSTRAINT TRIGGER no_venom AFTER INSERT ON audit_log_default DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW WHEN (NEW.tool_name = 'venom') EXECUTE FUNCTION no_venom()",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    let (gateway_id, epoch) = pipeline.probe().stream();
+    for tool in ["poison", "venom", "echo"] {
+        one(&pipeline.audit(), tool).await;
+    }
+    stop(pipeline).await;
+    let mut records = rig.stored_records();
+    // To where no month's partition is.
+    records[2].entry.call.timestamp = gatepost::audit::record::Timestamp::from_micros(0);
+    let mut sink = postgres_sink(&database);
+    sink.prepare().await.unwrap();
+    sink.cursor(gateway_id, epoch).await.unwrap();
+    for refused in [1, 2] {
+        let error = sink.probe(&records[refused]).await.unwrap_err();
+        assert_eq!((error.class, error.sqlstate.as_deref()), (Class::Row, Some("23514")), "{error}");
+        sink.probe(&records[0]).await.unwrap();
+        sink.probe(&records[3]).await.unwrap();
+    }
+    assert_eq!(sink.cursor(gateway_id, epoch).await.unwrap(), Head::START);
+    // What is delivered on the same connection is committed.
+    let records: Vec<_> = records.into_iter().map(Arc::new).collect();
+    assert_eq!(sink.deliver(&records[..1]).await.unwrap(), Moved::Yes);
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM audit_log").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(rows, 1);
+}
+
+#[tokio::test]
+async fn i9_many_rows_that_a_check_refuses_are_not_in_the_way_of_the_others() {
+    let database = Cluster::shared().create_database().await;
+    let mut connection = migrated(&database).await;
+    sqlx::raw_sql("ALTER TABLE audit_log ADD CONSTRAINT no_poison CHECK (tool_name <> 'poison')")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    for _ in 0..30 {
+        one(&pipeline.audit(), "poison").await;
+    }
+    many(&pipeline.audit(), 5).await;
+    stop(pipeline).await;
+    let pipeline = rig.start_on(&database);
+    delivered(&pipeline.probe()).await;
+    assert_eq!(pipeline.probe().shipper(), State::Delivering);
+    stop(pipeline).await;
+    let entries = trail(&database).await;
+    assert_eq!((entries.len(), entries.iter().filter(|entry| entry.quarantined).count()), (37 + 2, 30));
 }
 
 #[tokio::test]

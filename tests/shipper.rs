@@ -490,6 +490,36 @@ async fn i9_refused_rows_are_quarantined_in_their_place() {
 }
 
 #[tokio::test]
+async fn i9_however_many_alike_rows_are_refused_good_ones_behind_them_are_delivered() {
+    // Together: in one batch, the good ones before and behind. One by one: the good one comes when it is held already.
+    for together in [true, false] {
+        let rig = Rig::stored();
+        rig.sink.refuse_tool("poison");
+        rig.sink.turn(if together { Mood::Blocked } else { Mood::Healthy });
+        let pipeline = rig.start();
+        let (audit, probe) = (pipeline.audit(), pipeline.probe());
+        for _ in 0..40 {
+            one(&audit, "poison").await;
+            if !together {
+                until_async("it is quarantined, or held", SOON, || async {
+                    probe.gauge().delivered == probe.gauge().stamped || matches!(probe.shipper(), State::Held { .. })
+                })
+                .await;
+            }
+        }
+        one(&audit, "echo").await;
+        rig.sink.turn(Mood::Healthy);
+        delivered(&probe).await;
+        assert_eq!(probe.shipper(), State::Delivering);
+        stop(pipeline).await;
+        assert_eq!((rig.sink.count(), rig.sink.quarantined().len()), (3, 40), "together: {together}");
+        let mut records = rig.sink.records();
+        records.extend(rig.sink.quarantined());
+        trail::verify_records(&records);
+    }
+}
+
+#[tokio::test]
 async fn i9_where_all_rows_are_refused_the_schema_is_blamed() {
     for together in [true, false] {
         let rig = Rig::stored();

@@ -7,11 +7,12 @@
 //! Errors are sorted by the sink. *Transient*: the same batch again, for ever, with growing pauses; where it may have
 //! been *too much* for the server, half of it, and batches grow back slowly. *Operator*: held
 //! and tried again slowly. *Row*: the batch is halved until one record is left, and that one goes to quarantine in its
-//! place; where many records fail alike it is the schema, and the stream is held. A cursor that is ahead of this stream,
+//! place; where many records fail alike, and later ones would too, it is the schema, and the stream is held. A cursor that is ahead of this stream,
 //! or has another hash, is a *fork*: somebody else writes under this gateway's id. That stream is not shipped, nothing of
 //! it is lost or overwritten, and the alarm stands until an operator acts. Where it is an older epoch's, the next ones go
 //! on; it is looked at again at the next start.
 
+mod alike;
 pub mod retry;
 mod size;
 mod state;
@@ -29,14 +30,11 @@ use super::outbox::{self, Reader};
 use super::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
 use super::ring::{Phase, Ring, Window};
 use super::sink::{Class, Error, Moved, Sink};
+use alike::Alike;
 use retry::Retry;
 use size::Size;
 use state::Forks;
 pub use state::State;
-
-/// Records that may be quarantined one after another for the same SQLSTATE before the schema is blamed instead of the
-/// rows. *Chosen*: a burst of alike bad calls is plausible up to about here; a broken column fails every row.
-const ALIKE_MAX: usize = 16;
 
 /// How often partitions are made ahead. *Chosen*: monthly partitions are made months ahead, so once a day is plenty.
 const PREPARE_EVERY: Duration = Duration::from_hours(24);
@@ -168,8 +166,11 @@ impl<S: Sink> Shipper<S> {
             }
             match self.next(epoch, head).await {
                 Ok(Next::Batch(batch)) => {
-                    head = self.deliver(head, &batch).await?;
-                    self.ring.delivered(epoch, head, epoch == self.epoch);
+                    let reached = self.deliver(head, &batch).await?;
+                    if reached != head {
+                        head = reached;
+                        self.ring.delivered(epoch, head, epoch == self.epoch);
+                    }
                 }
                 Ok(Next::Nothing) => {
                     let ended = epoch < self.epoch || self.ring.phase() >= Phase::Closed;
@@ -289,7 +290,7 @@ impl<S: Sink> Shipper<S> {
     /// Delivers consecutive records after `head`; returns the stream's new head.
     async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Forked> {
         let (mut rest, mut size) = (batch, self.size.now());
-        while let Some(first) = rest.first() {
+        while let Some((first, later)) = rest.split_first() {
             self.check(head, first).await?;
             let (try_now, _) = rest.split_at(size.min(rest.len()));
             let result = self.sink.deliver(try_now).await;
@@ -307,9 +308,20 @@ impl<S: Sink> Shipper<S> {
                     continue;
                 }
                 Err(error) if error.class == Class::Row => {
-                    if self.alike.count(&error) > ALIKE_MAX {
-                        self.hold(&format!("many records fail alike, so it is the schema: {error}")).await;
-                        continue;
+                    if self.alike.are_many(&error) {
+                        // I9: bad rows are not in the way of good ones, however many there are.
+                        match alike::any_passes(&mut self.sink, later).await {
+                            Ok(true) => {}
+                            Ok(false) => {
+                                self.hold(&format!("many records fail alike, so it is the schema: {error}")).await;
+                                // Tried again with what came since, which may tell that it is the rows.
+                                return Ok(head);
+                            }
+                            Err(error) => {
+                                self.wait(&error).await;
+                                continue;
+                            }
+                        }
                     }
                     self.quarantine(head, first, &error).await?
                 }
@@ -453,22 +465,5 @@ impl<S: Sink> Shipper<S> {
             self.ring.reached(Phase::Closed).await;
         }
         Err(Forked)
-    }
-}
-
-/// Counts records that fail one after another with the same code.
-#[derive(Debug, Default)]
-struct Alike {
-    sqlstate: Option<String>,
-    count: usize,
-}
-
-impl Alike {
-    fn count(&mut self, error: &Error) -> usize {
-        if self.sqlstate != error.sqlstate {
-            *self = Self { sqlstate: error.sqlstate.clone(), count: 0 };
-        }
-        self.count += 1;
-        self.count
     }
 }

@@ -36,6 +36,12 @@ pub trait Sink: Send + 'static {
     where
         R: AsRef<AuditRecord> + Sync;
 
+    /// Asks whether `record` would be taken, wherever its stream's cursor stands. Nothing takes effect.
+    ///
+    /// # Errors
+    /// See [`Error`]; class `Row` says that it would be refused.
+    fn probe(&mut self, record: &AuditRecord) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Delivers one record to quarantine, with its bytes and the reason, and moves the cursor past it.
     ///
     /// # Errors

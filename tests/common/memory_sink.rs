@@ -146,6 +146,11 @@ impl MemorySink {
 }
 
 impl State {
+    fn refuses(&self, record: &AuditRecord) -> bool {
+        let tool = record.entry.call.tool_name.as_deref();
+        self.mood == Mood::RefuseAll || (tool.is_some() && tool == self.refused_tool.as_deref())
+    }
+
     /// A number from 0 to 3. *Chosen*: Knuth's MMIX generator, so that a run can be repeated.
     fn throw(&mut self) -> u64 {
         self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -194,11 +199,7 @@ impl Sink for MemorySink {
         if state.too_many.is_some_and(|count| batch.len() > count) {
             return Err(error(Class::TooMuch, "57014"));
         }
-        let refused = |record: &R| {
-            let tool = record.as_ref().entry.call.tool_name.as_deref();
-            state.mood == Mood::RefuseAll || (tool.is_some() && tool == state.refused_tool.as_deref())
-        };
-        if batch.iter().any(refused) {
+        if batch.iter().any(|record| state.refuses(record.as_ref())) {
             return Err(error(Class::Row, "23514"));
         }
         let lost = (state.mood == Mood::Lossy).then(|| state.throw());
@@ -211,6 +212,11 @@ impl Sink for MemorySink {
         } else {
             Ok(moved)
         }
+    }
+
+    async fn probe(&mut self, record: &AuditRecord) -> Result<(), Error> {
+        self.gate().await?;
+        if self.state().refuses(record) { Err(error(Class::Row, "23514")) } else { Ok(()) }
     }
 
     async fn quarantine(&mut self, record: &AuditRecord, _reason: &Error) -> Result<Moved, Error> {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{Class, Error, Moved, Sink, classify};
 use crate::audit::chain::Head;
 use crate::audit::codec;
-use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
+use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Place, Seq};
 
 /// How long a connection attempt may take. *Chosen*: longer than any healthy server needs, shorter than TCP's own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,14 +23,10 @@ const REPLY_GRACE: Duration = Duration::from_secs(5);
 /// Months of partitions made ahead, this one included. *Chosen*: a gateway that is not restarted makes them every day.
 const PARTITION_MONTHS: i32 = 4;
 
-/// Moves the cursor and inserts the rows. The cursor moves only from the place and hash that the batch begins at, and
-/// the rows are inserted only if it moved: a repeated, late or foreign batch takes no effect.
-const DELIVER: &str = r#"
-WITH moved AS (
-    UPDATE audit_stream SET delivered_seq = $4, head_hash = $6, delivered_at = now()
-    WHERE gateway_id = $1 AND epoch = $2 AND delivered_seq = $3 AND head_hash = $5
-    RETURNING 1
-)
+/// Inserts rows: `$1` to `$24`, which [`insert`] binds.
+macro_rules! insert_rows {
+    () => {
+        r#"
 INSERT INTO audit_log (
     gateway_id, epoch, seq, prev_hash, hash, request_id, "timestamp", method, client_subject, client_role,
     client_issuer, token_id, client_addr, session_id, rpc_id, tool_name, backend_name, request_args, args_digest,
@@ -40,14 +36,31 @@ SELECT $1, $2, u.seq, u.prev_hash, u.hash, u.request_id, u.at, u.method, u.clien
     u.request_args::json, u.args_digest, u.response_status, u.error_message, u.response_digest, u.response_bytes,
     u.latency_ms
 FROM UNNEST(
-    $7::bigint[], $8::bytea[], $9::bytea[], $10::uuid[], $11::timestamptz[], $12::text[], $13::text[], $14::text[],
-    $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[],
-    $23::bytea[], $24::text[], $25::text[], $26::bytea[], $27::bigint[], $28::double precision[])
+    $3::bigint[], $4::bytea[], $5::bytea[], $6::uuid[], $7::timestamptz[], $8::text[], $9::text[], $10::text[],
+    $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[],
+    $19::bytea[], $20::text[], $21::text[], $22::bytea[], $23::bigint[], $24::double precision[])
 AS u(seq, prev_hash, hash, request_id, at, method, client_subject, client_role,
     client_issuer, token_id, client_addr, session_id, rpc_id, tool_name, backend_name, request_args,
     args_digest, response_status, error_message, response_digest, response_bytes, latency_ms)
-WHERE EXISTS (SELECT 1 FROM moved)
-"#;
+"#
+    };
+}
+
+/// Moves the cursor and inserts the rows. The cursor moves only from the place and hash that the batch begins at, and
+/// the rows are inserted only if it moved: a repeated, late or foreign batch takes no effect.
+const DELIVER: &str = concat!(
+    "
+WITH moved AS (
+    UPDATE audit_stream SET delivered_seq = $26, head_hash = $28, delivered_at = now()
+    WHERE gateway_id = $1 AND epoch = $2 AND delivered_seq = $25 AND head_hash = $27
+    RETURNING 1
+)",
+    insert_rows!(),
+    "WHERE EXISTS (SELECT 1 FROM moved)"
+);
+
+/// Inserts rows, in a transaction that is rolled back.
+const PROBE: &str = insert_rows!();
 
 const QUARANTINE: &str = r"
 WITH moved AS (
@@ -224,39 +237,34 @@ impl Sink for PostgresSink {
     async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<Moved, Error> {
         let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(Moved::Yes) };
         let (first, last) = (first.as_ref().place, last.as_ref().place);
-        let columns = Columns::of(batch);
         // I5: cursor and rows in one statement.
-        let statement = sqlx::query(DELIVER)
-            .bind(first.gateway_id.0)
-            .bind(bigint(first.epoch.0))
+        let statement = insert(DELIVER, first, batch)
             .bind(bigint(first.seq.0 - 1))
             .bind(bigint(last.seq.0))
             .bind(first.prev_hash.0.to_vec())
-            .bind(last.hash.0.to_vec())
-            .bind(columns.seq)
-            .bind(columns.prev_hash)
-            .bind(columns.hash)
-            .bind(columns.request_id)
-            .bind(columns.timestamp)
-            .bind(columns.method)
-            .bind(columns.client_subject)
-            .bind(columns.client_role)
-            .bind(columns.client_issuer)
-            .bind(columns.token_id)
-            .bind(columns.client_addr)
-            .bind(columns.session_id)
-            .bind(columns.rpc_id)
-            .bind(columns.tool_name)
-            .bind(columns.backend_name)
-            .bind(columns.request_args)
-            .bind(columns.args_digest)
-            .bind(columns.response_status)
-            .bind(columns.error_message)
-            .bind(columns.response_digest)
-            .bind(columns.response_bytes)
-            .bind(columns.latency_ms);
+            .bind(last.hash.0.to_vec());
         let result = self.execute("deliver", statement).await?;
         Ok(if result.rows_affected() == batch.len() as u64 { Moved::Yes } else { Moved::No })
+    }
+
+    async fn probe(&mut self, record: &AuditRecord) -> Result<(), Error> {
+        let mut connection = self.take_connection().await?;
+        let batch = [record];
+        let insert = insert(PROBE, record.place, &batch);
+        let rolled_back = async {
+            sqlx::raw_sql("BEGIN").execute(&mut connection).await?;
+            let tried = async {
+                insert.execute(&mut connection).await?;
+                // What a commit would check.
+                sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut connection).await
+            };
+            let tried = tried.await;
+            sqlx::raw_sql("ROLLBACK").execute(&mut connection).await?;
+            Ok(tried)
+        };
+        // A connection whose transaction may be open is closed: what is delivered on it would not be committed.
+        let tried = self.in_time("probe", rolled_back).await?;
+        self.put_back(connection, tried.map(|_| ()).map_err(|error| driver_error("probe", &error)))
     }
 
     async fn quarantine(&mut self, record: &AuditRecord, reason: &Error) -> Result<Moved, Error> {
@@ -282,6 +290,40 @@ impl Sink for PostgresSink {
         let result = self.execute("quarantine", statement).await?;
         Ok(if result.rows_affected() == 1 { Moved::Yes } else { Moved::No })
     }
+}
+
+/// `statement`, whose first parameters are those of `insert_rows`, for a batch of the stream in which `place` is.
+fn insert<'a, R: AsRef<AuditRecord>>(
+    statement: &'static str,
+    place: Place,
+    batch: &'a [R],
+) -> sqlx::query::Query<'a, Postgres, PgArguments> {
+    let columns = Columns::of(batch);
+    sqlx::query(statement)
+        .bind(place.gateway_id.0)
+        .bind(bigint(place.epoch.0))
+        .bind(columns.seq)
+        .bind(columns.prev_hash)
+        .bind(columns.hash)
+        .bind(columns.request_id)
+        .bind(columns.timestamp)
+        .bind(columns.method)
+        .bind(columns.client_subject)
+        .bind(columns.client_role)
+        .bind(columns.client_issuer)
+        .bind(columns.token_id)
+        .bind(columns.client_addr)
+        .bind(columns.session_id)
+        .bind(columns.rpc_id)
+        .bind(columns.tool_name)
+        .bind(columns.backend_name)
+        .bind(columns.request_args)
+        .bind(columns.args_digest)
+        .bind(columns.response_status)
+        .bind(columns.error_message)
+        .bind(columns.response_digest)
+        .bind(columns.response_bytes)
+        .bind(columns.latency_ms)
 }
 
 /// A batch, column by column, as `UNNEST` takes it.
