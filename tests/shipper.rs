@@ -228,6 +228,24 @@ async fn i5_lost_replies_deliver_nothing_twice() {
 }
 
 #[tokio::test]
+async fn i5_a_batch_that_is_committed_late_while_its_first_record_is_quarantined_is_no_fork() {
+    let rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    one(&pipeline.audit(), "poison").await;
+    many(&pipeline.audit(), 6).await;
+    stop(pipeline).await;
+    rig.sink.refuse_tool("poison");
+    rig.sink.commit_late();
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    delivered(&probe).await;
+    assert_eq!(probe.shipper(), State::Delivering);
+    stop(pipeline).await;
+    assert!(rig.sink.quarantined().is_empty());
+    assert_eq!(trail::verify_records(&rig.sink.records()).len(), 9 + 2);
+}
+
+#[tokio::test]
 async fn a_reply_lost_to_an_idle_gateway_leaves_no_alarm_behind() {
     let rig = Rig::stored();
     let pipeline = rig.start();

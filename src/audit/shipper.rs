@@ -323,7 +323,7 @@ impl<S: Sink> Shipper<S> {
                             }
                         }
                     }
-                    self.quarantine(head, first, &error).await?
+                    self.quarantine(head, rest, &error).await?
                 }
                 Err(error) => {
                     if error.class == Class::TooMuch {
@@ -345,15 +345,18 @@ impl<S: Sink> Shipper<S> {
         Ok(head)
     }
 
-    async fn quarantine(&mut self, head: Head, record: &Arc<AuditRecord>, error: &Error) -> Result<Head, Forked> {
+    /// Sets the first record of `rest` aside.
+    async fn quarantine(&mut self, head: Head, rest: &[Arc<AuditRecord>], error: &Error) -> Result<Head, Forked> {
+        let Some(record) = rest.first() else { return Ok(head) };
         let place = record.place;
         tracing::error!(seq = %place.seq, request_id = %record.entry.call.request_id, %error, "record quarantined");
         match self.sink.quarantine(record, error).await {
             Ok(Moved::Yes) => Ok(Head::after(&place)),
-            Ok(Moved::No) => self.resolve(head, std::slice::from_ref(record)).await,
+            // I5: a batch that was given up may have been committed since, and then the cursor stands behind this one.
+            Ok(Moved::No) => self.resolve(head, rest).await,
             Err(error) => {
                 self.wait(&error).await;
-                self.resolve(head, std::slice::from_ref(record)).await
+                self.resolve(head, rest).await
             }
         }
     }

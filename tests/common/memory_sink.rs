@@ -33,6 +33,9 @@ struct State {
     too_many: Option<usize>,
     /// The size of each batch that took effect.
     batches: Vec<usize>,
+    /// The last refused batch of more than one record takes effect after all, before the next quarantining.
+    commits_late: bool,
+    late: Vec<AuditRecord>,
     pause: Duration,
     reply_lost: bool,
     /// State of the dice of [`Mood::Lossy`].
@@ -88,6 +91,12 @@ impl MemorySink {
     /// Lets the next delivery take effect and its reply be lost.
     pub fn lose_next_reply(&self) {
         self.state().reply_lost = true;
+    }
+
+    /// Lets the last batch that is refused be committed after all when one of its records is to be quarantined, as if its
+    /// reply had only been waited for too briefly.
+    pub fn commit_late(&self) {
+        self.state().commits_late = true;
     }
 
     /// Lets every delivery take this long.
@@ -200,6 +209,9 @@ impl Sink for MemorySink {
             return Err(error(Class::TooMuch, "57014"));
         }
         if batch.iter().any(|record| state.refuses(record.as_ref())) {
+            if state.commits_late && batch.len() > 1 {
+                state.late = batch.iter().map(|record| record.as_ref().clone()).collect();
+            }
             return Err(error(Class::Row, "23514"));
         }
         let lost = (state.mood == Mood::Lossy).then(|| state.throw());
@@ -221,6 +233,11 @@ impl Sink for MemorySink {
 
     async fn quarantine(&mut self, record: &AuditRecord, _reason: &Error) -> Result<Moved, Error> {
         self.gate().await?;
-        Ok(self.state().take(std::slice::from_ref(record), true))
+        let mut state = self.state();
+        let late = std::mem::take(&mut state.late);
+        if !late.is_empty() {
+            assert_eq!(state.take(&late, false), Moved::Yes);
+        }
+        Ok(state.take(std::slice::from_ref(record), true))
     }
 }
