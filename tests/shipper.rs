@@ -426,6 +426,36 @@ async fn i4_a_forked_older_epoch_is_kept_and_the_later_ones_are_delivered() {
 }
 
 #[tokio::test]
+async fn i4_a_record_that_rotted_after_its_delivery_is_no_fork() {
+    let rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    many(&pipeline.audit(), 3).await;
+    stop(pipeline).await;
+    let stored = rig.stored_records();
+    // All was delivered, which the outbox does not know; then the last record rots.
+    let place = stored.last().unwrap().place;
+    rig.sink.set_cursor(place.gateway_id, place.epoch, Head::after(&place));
+    let (file, last) = (rig.dir.path().join(&rig.generations()[0]), b"gateway/closed");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let windows = bytes.windows(last.len()).enumerate();
+    let rots: Vec<_> = windows.filter(|(_, window)| window == last).map(|(at, _)| at).collect();
+    for at in rots {
+        bytes[at] ^= 1;
+    }
+    std::fs::write(&file, bytes).unwrap();
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    one(&pipeline.audit(), "echo").await;
+    delivered(&probe).await;
+    assert_eq!(probe.shipper(), State::Delivering);
+    stop(pipeline).await;
+    assert!(rig.stored_records().is_empty());
+    let records = rig.sink.records();
+    assert!(records.iter().all(|record| record.place.epoch != place.epoch), "nothing is delivered again");
+    assert_eq!(events(&records, "gap")[0]["lost"], 1);
+}
+
+#[tokio::test]
 async fn i6_the_outcomes_of_begun_calls_fit_when_nothing_else_does() {
     let mut rig = Rig::stored();
     rig.config.ring.records = 64;
