@@ -154,6 +154,31 @@ async fn i9_rows_that_an_operators_check_refuses_are_in_quarantine_in_their_plac
 }
 
 #[tokio::test]
+async fn an_older_gateway_delivers_to_the_schema_of_a_newer_one() {
+    let database = Cluster::shared().create_database().await;
+    let mut connection = migrated(&database).await;
+    sqlx::raw_sql(
+        "ALTER TABLE audit_log ADD COLUMN added_later text;
+         INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'added later', true, '\\x00', 1)",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let rig = Rig::stored();
+    let pipeline = rig.start_on(&database);
+    let probe = pipeline.probe();
+    many(&pipeline.audit(), 3).await;
+    until_async("it is delivered, or held", SOON, || async {
+        probe.gauge().delivered == probe.gauge().stamped || matches!(probe.shipper(), State::Held { .. })
+    })
+    .await;
+    assert_eq!(probe.shipper(), State::Delivering);
+    stop(pipeline).await;
+    assert_eq!(trail(&database).await.len(), 5);
+}
+
+#[tokio::test]
 async fn i9_a_batch_that_is_too_much_for_postgres_is_delivered_in_parts() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;

@@ -597,6 +597,31 @@ async fn i9_where_all_rows_are_refused_the_schema_is_blamed() {
     }
 }
 
+#[tokio::test]
+async fn i9_what_cannot_be_prepared_later_does_not_hold_delivery() {
+    let rig = Rig::stored();
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    delivered(&probe).await;
+    assert_eq!(rig.sink.prepared(), 1);
+    rig.sink.refuse_to_prepare();
+    // A day later; nothing waits meanwhile.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_hours(25)).await;
+    tokio::time::resume();
+    for _ in 0..3 {
+        one(&pipeline.audit(), "echo").await;
+        until_async("it is delivered, or held", SOON, || async {
+            probe.gauge().delivered == probe.gauge().stamped || matches!(probe.shipper(), State::Held { .. })
+        })
+        .await;
+        assert_eq!(probe.shipper(), State::Delivering);
+    }
+    assert_eq!(rig.sink.prepared(), 2, "not tried at every batch");
+    stop(pipeline).await;
+    assert_eq!(trail::verify_records(&rig.sink.records()).len(), 5);
+}
+
 /// Starts at level `queued` and waits until the opening has settled.
 async fn settled(rig: &Rig) -> (Pipeline, Probe) {
     let pipeline = rig.start();

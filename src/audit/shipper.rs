@@ -19,10 +19,11 @@ mod state;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::chain::Head;
@@ -406,8 +407,14 @@ impl<S: Sink> Shipper<S> {
         }
     }
 
+    /// The first time until it succeeds. Later ones only look ahead: what cannot be prepared is not in the way of what is
+    /// delivered today.
     async fn prepare(&mut self) {
         while let Err(error) = self.sink.prepare().await {
+            if self.prepared.is_some() {
+                tracing::error!(%error, "Postgres was not prepared for what comes; delivery goes on, tried again in a day");
+                break;
+            }
             self.wait(&error).await;
         }
         self.prepared = Some(Instant::now());

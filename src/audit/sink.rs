@@ -12,7 +12,8 @@ pub use sqlstate::{Class, classify};
 
 /// A place that keeps one cursor a stream and moves it together with the records.
 pub trait Sink: Send + 'static {
-    /// Makes the sink ready: schema and partitions. Called before the first delivery and now and then after it.
+    /// Makes the sink ready: schema and partitions. Called before the first delivery until it succeeds, and now and then
+    /// after it.
     ///
     /// # Errors
     /// See [`Error`]; may be called again.

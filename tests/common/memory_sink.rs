@@ -36,6 +36,9 @@ struct State {
     /// The last refused batch of more than one record takes effect after all, before the next quarantining.
     commits_late: bool,
     late: Vec<AuditRecord>,
+    /// Times that it was to prepare, and whether that fails.
+    prepared: usize,
+    unprepared: bool,
     pause: Duration,
     reply_lost: bool,
     /// State of the dice of [`Mood::Lossy`].
@@ -97,6 +100,16 @@ impl MemorySink {
     /// reply had only been waited for too briefly.
     pub fn commit_late(&self) {
         self.state().commits_late = true;
+    }
+
+    /// From now on fails to prepare, as an operator's error does.
+    pub fn refuse_to_prepare(&self) {
+        self.state().unprepared = true;
+    }
+
+    /// Times that it was to prepare.
+    pub fn prepared(&self) -> usize {
+        self.state().prepared
     }
 
     /// Lets every delivery take this long.
@@ -187,7 +200,10 @@ fn error(class: Class, sqlstate: &str) -> Error {
 
 impl Sink for MemorySink {
     async fn prepare(&mut self) -> Result<(), Error> {
-        self.gate().await
+        self.gate().await?;
+        let mut state = self.state();
+        state.prepared += 1;
+        if state.unprepared { Err(error(Class::Operator, "42501")) } else { Ok(()) }
     }
 
     async fn cursor(&mut self, gateway_id: GatewayId, epoch: Epoch) -> Result<Head, Error> {

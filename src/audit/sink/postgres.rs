@@ -1,10 +1,11 @@
 //! The Postgres sink: one statement a batch, which moves the stream's cursor and inserts the rows, or does neither.
 
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::migrate::MigrateError;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgQueryResult, PgRow};
 use sqlx::{ConnectOptions, Postgres, Row};
 use uuid::Uuid;
@@ -94,8 +95,13 @@ pub struct PostgresSink {
     reply_timeout: Duration,
 }
 
-/// The migrations in `migrations/`, embedded.
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+/// The migrations in `migrations/`, embedded. Those of a newer gateway that are applied already are its own affair: an
+/// older one goes on beside it, and what it cannot do with the schema it says when it delivers.
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrations = sqlx::migrate!();
+    migrations.set_ignore_missing(true);
+    migrations
+});
 
 /// Reads `options`.
 ///
