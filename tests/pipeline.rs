@@ -275,6 +275,72 @@ async fn i9_many_rows_that_a_check_refuses_are_not_in_the_way_of_the_others() {
 }
 
 #[tokio::test]
+async fn i4_rows_that_an_operators_trigger_keeps_out_are_quarantined_and_not_taken_for_delivered() {
+    let database = Cluster::shared().create_database().await;
+    let mut connection = migrated(&database).await;
+    sqlx::raw_sql(
+        "CREATE FUNCTION drop_noise() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+         CREATE TRIGGER drop_noise BEFORE INSERT ON audit_log FOR EACH ROW WHEN (NEW.tool_name = 'noise')
+             EXECUTE FUNCTION drop_noise()",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    let mut want = Vec::new();
+    // More of them in a row than are quarantined before the schema is asked about.
+    for tool in [["echo"; 3].as_slice(), &["noise"; 20], &["echo", "noise", "echo"]].concat() {
+        want.push((one(&pipeline.audit(), tool).await, tool == "noise"));
+    }
+    stop(pipeline).await;
+    let pipeline = rig.start_on(&database);
+    delivered(&pipeline.probe()).await;
+    assert_eq!(pipeline.probe().shipper(), State::Delivering);
+    stop(pipeline).await;
+    let entries = trail(&database).await;
+    assert_eq!(entries.len(), want.len() + 2 + 2);
+    for (id, noise) in want {
+        assert_eq!(entries.iter().find(|entry| entry.request_id == id.0).unwrap().quarantined, noise);
+    }
+    let reasons: Vec<(Option<String>, String)> =
+        sqlx::query_as("SELECT sqlstate, error FROM audit_quarantine").fetch_all(&mut connection).await.unwrap();
+    let told = |(code, error): &(Option<String>, String)| {
+        code.as_deref() == Some("22P02") && error.contains("audit_log took 0 of 1 rows; a trigger keeps rows out")
+    };
+    assert!(reasons.iter().all(told), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn i4_a_trigger_that_keeps_all_rows_out_holds_delivery() {
+    let database = Cluster::shared().create_database().await;
+    let mut connection = migrated(&database).await;
+    sqlx::raw_sql(
+        "CREATE FUNCTION elsewhere() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+         CREATE TRIGGER elsewhere BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION elsewhere();
+         CREATE TRIGGER elsewhere BEFORE INSERT ON audit_quarantine FOR EACH ROW EXECUTE FUNCTION elsewhere()",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let rig = Rig::stored();
+    let pipeline = rig.start_on(&database);
+    let probe = pipeline.probe();
+    many(&pipeline.audit(), 3).await;
+    until_async("it is held", SOON, || async { matches!(probe.shipper(), State::Held { .. }) }).await;
+    let State::Held { error } = probe.shipper() else { panic!("delivered though nothing is there") };
+    assert!(error.contains("audit_quarantine took 0 of 1 rows"), "{error}");
+    assert_eq!((probe.gauge().delivered, stored_records(probe.reader()).len()), (Seq(0), 4));
+    sqlx::raw_sql("DROP TRIGGER elsewhere ON audit_log; DROP TRIGGER elsewhere ON audit_quarantine")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    delivered(&probe).await;
+    stop(pipeline).await;
+    assert_eq!(trail(&database).await.len(), 5);
+}
+
+#[tokio::test]
 async fn i9_arguments_that_postgres_could_refuse_arrive_in_the_log() {
     let database = Cluster::shared().create_database().await;
     let rig = Rig::stored();

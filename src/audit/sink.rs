@@ -25,7 +25,8 @@ pub trait Sink: Send + 'static {
     /// See [`Error`].
     fn cursor(&mut self, gateway_id: GatewayId, epoch: Epoch) -> impl Future<Output = Result<Head, Error>> + Send;
 
-    /// Delivers `batch`, consecutive records of one stream, at least one: all of them and the cursor, or nothing.
+    /// Delivers `batch`, consecutive records of one stream, at least one: all of them and the cursor, or nothing. Records
+    /// that the sink would leave out without a word are refused, with class `Row`.
     ///
     /// # Errors
     /// See [`Error`]. Nothing took effect where the class is `Row` or `Operator`; otherwise that is unknown, and the

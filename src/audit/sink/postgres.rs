@@ -47,30 +47,46 @@ AS u(seq, prev_hash, hash, request_id, at, method, client_subject, client_role,
     };
 }
 
-/// Moves the cursor and inserts the rows. The cursor moves only from the place and hash that the batch begins at, and
-/// the rows are inserted only if it moved: a repeated, late or foreign batch takes no effect.
+/// Moves the cursor and inserts the rows; tells whether it did. The cursor moves only from the place and hash that the
+/// batch begins at, and the rows are inserted only if it moved: a repeated, late or foreign batch takes no effect.
+///
+/// Where a trigger of the operator's keeps rows out, without an error, the last part fails with 22P02 and the counts, and
+/// nothing takes effect: the rows are found and quarantined like refused ones, and never taken for delivered.
 const DELIVER: &str = concat!(
     "
 WITH moved AS (
     UPDATE audit_stream SET delivered_seq = $26, head_hash = $28, delivered_at = now()
     WHERE gateway_id = $1 AND epoch = $2 AND delivered_seq = $25 AND head_hash = $27
     RETURNING 1
-)",
+), inserted AS (",
     insert_rows!(),
-    "WHERE EXISTS (SELECT 1 FROM moved)"
+    "WHERE EXISTS (SELECT 1 FROM moved) RETURNING 1
+)
+SELECT CASE
+    WHEN NOT EXISTS (SELECT 1 FROM moved) THEN false
+    WHEN count(*) = cardinality($3) THEN true
+    ELSE ('audit_log took ' || count(*) || ' of ' || cardinality($3) || ' rows; a trigger keeps rows out')::boolean
+END FROM inserted"
 );
 
-/// Inserts rows, in a transaction that is rolled back.
+/// Inserts rows, in a transaction that is rolled back; tells how many.
 const PROBE: &str = insert_rows!();
 
+/// Like [`DELIVER`], for one record that goes to quarantine.
 const QUARANTINE: &str = r"
 WITH moved AS (
     UPDATE audit_stream SET delivered_seq = $4, head_hash = $6, delivered_at = now()
     WHERE gateway_id = $1 AND epoch = $2 AND delivered_seq = $3 AND head_hash = $5
     RETURNING 1
+), inserted AS (
+    INSERT INTO audit_quarantine (gateway_id, epoch, seq, prev_hash, hash, request_id, frame, sqlstate, error)
+    SELECT $1, $2, $4, $5, $6, $7, $8, $9, $10 FROM moved RETURNING 1
 )
-INSERT INTO audit_quarantine (gateway_id, epoch, seq, prev_hash, hash, request_id, frame, sqlstate, error)
-SELECT $1, $2, $4, $5, $6, $7, $8, $9, $10 FROM moved
+SELECT CASE
+    WHEN NOT EXISTS (SELECT 1 FROM moved) THEN false
+    WHEN count(*) = 1 THEN true
+    ELSE ('audit_quarantine took ' || count(*) || ' of 1 rows; a trigger keeps rows out')::boolean
+END FROM inserted
 ";
 
 /// How to reach Postgres.
@@ -249,8 +265,7 @@ impl Sink for PostgresSink {
             .bind(bigint(last.seq.0))
             .bind(first.prev_hash.0.to_vec())
             .bind(last.hash.0.to_vec());
-        let result = self.execute("deliver", statement).await?;
-        Ok(if result.rows_affected() == batch.len() as u64 { Moved::Yes } else { Moved::No })
+        self.fetch("deliver", statement).await.and_then(|row| moved("deliver", &row))
     }
 
     async fn probe(&mut self, record: &AuditRecord) -> Result<(), Error> {
@@ -260,9 +275,10 @@ impl Sink for PostgresSink {
         let rolled_back = async {
             sqlx::raw_sql("BEGIN").execute(&mut connection).await?;
             let tried = async {
-                insert.execute(&mut connection).await?;
+                let inserted = insert.execute(&mut connection).await?;
                 // What a commit would check.
-                sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut connection).await
+                sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut connection).await?;
+                Ok(inserted.rows_affected())
             };
             let tried = tried.await;
             sqlx::raw_sql("ROLLBACK").execute(&mut connection).await?;
@@ -270,7 +286,13 @@ impl Sink for PostgresSink {
         };
         // A connection whose transaction may be open is closed: what is delivered on it would not be committed.
         let tried = self.in_time("probe", rolled_back).await?;
-        self.put_back(connection, tried.map(|_| ()).map_err(|error| driver_error("probe", &error)))
+        match self.put_back(connection, tried.map_err(|error| driver_error("probe", &error)))? {
+            1 => Ok(()),
+            count => {
+                let message = format!("audit_log took {count} of 1 rows; a trigger keeps rows out");
+                Err(Error { operation: "probe", class: Class::Row, sqlstate: None, message })
+            }
+        }
     }
 
     async fn quarantine(&mut self, record: &AuditRecord, reason: &Error) -> Result<Moved, Error> {
@@ -293,9 +315,14 @@ impl Sink for PostgresSink {
             .bind(frame)
             .bind(reason.sqlstate.clone())
             .bind(reason.message.replace('\0', "\u{fffd}"));
-        let result = self.execute("quarantine", statement).await?;
-        Ok(if result.rows_affected() == 1 { Moved::Yes } else { Moved::No })
+        self.fetch("quarantine", statement).await.and_then(|row| moved("quarantine", &row))
     }
+}
+
+/// What [`DELIVER`] and [`QUARANTINE`] tell.
+fn moved(operation: &'static str, row: &PgRow) -> Result<Moved, Error> {
+    let moved: bool = row.try_get(0).map_err(|error| driver_error(operation, &error))?;
+    Ok(if moved { Moved::Yes } else { Moved::No })
 }
 
 /// `statement`, whose first parameters are those of `insert_rows`, for a batch of the stream in which `place` is.
