@@ -11,11 +11,12 @@ use common::pipeline::{Rig, call_with, many, ok, one, postgres_sink, stop, stop_
 use common::postgres::{Cluster, Database};
 use common::trail::{self, Entry};
 use common::wait::{SOON, until_async};
+use gatepost::audit::chain::Head;
 use gatepost::audit::pipeline::Probe;
 use gatepost::audit::record::{AuditRecord, Seq};
 use gatepost::audit::shipper::State;
 use gatepost::audit::sink::postgres;
-use gatepost::audit::sink::{Moved, Sink};
+use gatepost::audit::sink::{Class, Moved, Sink};
 use sqlx::{Connection, PgConnection};
 
 async fn delivered(probe: &Probe) {
@@ -81,7 +82,7 @@ async fn i5_a_batch_that_is_delivered_twice_takes_effect_once() {
     assert_eq!(sink.deliver(&[Arc::new(forged)]).await.unwrap(), Moved::No, "its predecessor is another");
     let error = gatepost::audit::sink::Error {
         operation: "deliver",
-        class: gatepost::audit::sink::Class::Row,
+        class: Class::Row,
         sqlstate: Some("22021".to_owned()),
         message: "a test's".to_owned(),
     };
@@ -150,6 +151,193 @@ async fn i9_rows_that_an_operators_check_refuses_are_in_quarantine_in_their_plac
     let reasons: Vec<(Option<String>, String)> =
         sqlx::query_as("SELECT sqlstate, error FROM audit_quarantine").fetch_all(&mut connection).await.unwrap();
     assert!(reasons.iter().all(|(code, error)| code.as_deref() == Some("23514") && error.contains("no_poison")));
+}
+
+#[tokio::test]
+async fn an_older_gateway_delivers_to_the_schema_of_a_newer_one() {
+    let database = Cluster::shared().create_database().await;
+    let mut connection = migrated(&database).await;
+    sqlx::raw_sql(
+        "ALTER TABLE audit_log ADD COLUMN added_later text;
+         INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'added later', true, '\\x00', 1)",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let rig = Rig::stored();
+    let pipeline = rig.start_on(&database);
+    let probe = pipeline.probe();
+    many(&pipeline.audit(), 3).await;
+    until_async("it is delivered, or held", SOON, || async {
+        probe.gauge().delivered == probe.gauge().stamped || matches!(probe.shipper(), State::Held { .. })
+    })
+    .await;
+    assert_eq!(probe.shipper(), State::Delivering);
+    stop(pipeline).await;
+    assert_eq!(trail(&database).await.len(), 5);
+}
+
+#[tokio::test]
+async fn i9_a_batch_that_is_too_much_for_postgres_is_delivered_in_parts() {
+    let database = Cluster::shared().create_database().await;
+    let mut connection = migrated(&database).await;
+    // A server that runs out of memory at more than ten rows.
+    sqlx::raw_sql(
+        "CREATE FUNCTION small() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF (SELECT count(*) FROM added) > 10 THEN
+                 RAISE EXCEPTION 'out of memory' USING ERRCODE = '53200';
+             END IF;
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER small AFTER INSERT ON audit_log REFERENCING NEW TABLE AS added
+             FOR EACH STATEMENT EXECUTE FUNCTION small()",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    many(&pipeline.audit(), 60).await;
+    stop(pipeline).await;
+    let pipeline = rig.start_on(&database);
+    delivered(&pipeline.probe()).await;
+    stop(pipeline).await;
+    let entries = trail(&database).await;
+    assert_eq!(entries.len(), 62 + 2);
+    assert!(entries.iter().all(|entry| !entry.quarantined));
+}
+
+#[tokio::test]
+async fn i9_a_probe_tells_what_is_refused_and_takes_no_effect() {
+    let database = Cluster::shared().create_database().await;
+    let mut connection = migrated(&database).await;
+    // One is checked at the end of the statement, the other only at a commit.
+    sqlx::raw_sql(
+        "ALTER TABLE audit_log ADD CONSTRAINT no_poison CHECK (tool_name <> 'poison');
+         CREATE FUNCTION no_venom() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             RAISE EXCEPTION 'venom' USING ERRCODE = '23514';
+         END $$;
+         CREATE CONSTRAINT TRIGGER no_venom AFTER INSERT ON audit_log_default DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW WHEN (NEW.tool_name = 'venom') EXECUTE FUNCTION no_venom()",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    let (gateway_id, epoch) = pipeline.probe().stream();
+    for tool in ["poison", "venom", "echo"] {
+        one(&pipeline.audit(), tool).await;
+    }
+    stop(pipeline).await;
+    let mut records = rig.stored_records();
+    // To where no month's partition is.
+    records[2].entry.call.timestamp = gatepost::audit::record::Timestamp::from_micros(0);
+    let mut sink = postgres_sink(&database);
+    sink.prepare().await.unwrap();
+    sink.cursor(gateway_id, epoch).await.unwrap();
+    for refused in [1, 2] {
+        let error = sink.probe(&records[refused]).await.unwrap_err();
+        assert_eq!((error.class, error.sqlstate.as_deref()), (Class::Row, Some("23514")), "{error}");
+        sink.probe(&records[0]).await.unwrap();
+        sink.probe(&records[3]).await.unwrap();
+    }
+    assert_eq!(sink.cursor(gateway_id, epoch).await.unwrap(), Head::START);
+    // What is delivered on the same connection is committed.
+    let records: Vec<_> = records.into_iter().map(Arc::new).collect();
+    assert_eq!(sink.deliver(&records[..1]).await.unwrap(), Moved::Yes);
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM audit_log").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(rows, 1);
+}
+
+#[tokio::test]
+async fn i9_many_rows_that_a_check_refuses_are_not_in_the_way_of_the_others() {
+    let database = Cluster::shared().create_database().await;
+    let mut connection = migrated(&database).await;
+    sqlx::raw_sql("ALTER TABLE audit_log ADD CONSTRAINT no_poison CHECK (tool_name <> 'poison')")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    for _ in 0..30 {
+        one(&pipeline.audit(), "poison").await;
+    }
+    many(&pipeline.audit(), 5).await;
+    stop(pipeline).await;
+    let pipeline = rig.start_on(&database);
+    delivered(&pipeline.probe()).await;
+    assert_eq!(pipeline.probe().shipper(), State::Delivering);
+    stop(pipeline).await;
+    let entries = trail(&database).await;
+    assert_eq!((entries.len(), entries.iter().filter(|entry| entry.quarantined).count()), (37 + 2, 30));
+}
+
+#[tokio::test]
+async fn i4_rows_that_an_operators_trigger_keeps_out_are_quarantined_and_not_taken_for_delivered() {
+    let database = Cluster::shared().create_database().await;
+    let mut connection = migrated(&database).await;
+    sqlx::raw_sql(
+        "CREATE FUNCTION drop_noise() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+         CREATE TRIGGER drop_noise BEFORE INSERT ON audit_log FOR EACH ROW WHEN (NEW.tool_name = 'noise')
+             EXECUTE FUNCTION drop_noise()",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    let mut want = Vec::new();
+    // More of them in a row than are quarantined before the schema is asked about.
+    for tool in [["echo"; 3].as_slice(), &["noise"; 20], &["echo", "noise", "echo"]].concat() {
+        want.push((one(&pipeline.audit(), tool).await, tool == "noise"));
+    }
+    stop(pipeline).await;
+    let pipeline = rig.start_on(&database);
+    delivered(&pipeline.probe()).await;
+    assert_eq!(pipeline.probe().shipper(), State::Delivering);
+    stop(pipeline).await;
+    let entries = trail(&database).await;
+    assert_eq!(entries.len(), want.len() + 2 + 2);
+    for (id, noise) in want {
+        assert_eq!(entries.iter().find(|entry| entry.request_id == id.0).unwrap().quarantined, noise);
+    }
+    let reasons: Vec<(Option<String>, String)> =
+        sqlx::query_as("SELECT sqlstate, error FROM audit_quarantine").fetch_all(&mut connection).await.unwrap();
+    let told = |(code, error): &(Option<String>, String)| {
+        code.as_deref() == Some("22P02") && error.contains("audit_log took 0 of 1 rows; a trigger keeps rows out")
+    };
+    assert!(reasons.iter().all(told), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn i4_a_trigger_that_keeps_all_rows_out_holds_delivery() {
+    let database = Cluster::shared().create_database().await;
+    let mut connection = migrated(&database).await;
+    sqlx::raw_sql(
+        "CREATE FUNCTION elsewhere() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+         CREATE TRIGGER elsewhere BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION elsewhere();
+         CREATE TRIGGER elsewhere BEFORE INSERT ON audit_quarantine FOR EACH ROW EXECUTE FUNCTION elsewhere()",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let rig = Rig::stored();
+    let pipeline = rig.start_on(&database);
+    let probe = pipeline.probe();
+    many(&pipeline.audit(), 3).await;
+    until_async("it is held", SOON, || async { matches!(probe.shipper(), State::Held { .. }) }).await;
+    let State::Held { error } = probe.shipper() else { panic!("delivered though nothing is there") };
+    assert!(error.contains("audit_quarantine took 0 of 1 rows"), "{error}");
+    assert_eq!((probe.gauge().delivered, stored_records(probe.reader()).len()), (Seq(0), 4));
+    sqlx::raw_sql("DROP TRIGGER elsewhere ON audit_log; DROP TRIGGER elsewhere ON audit_quarantine")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    delivered(&probe).await;
+    stop(pipeline).await;
+    assert_eq!(trail(&database).await.len(), 5);
 }
 
 #[tokio::test]

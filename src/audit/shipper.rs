@@ -4,20 +4,26 @@
 //! was lost, a restart, a second delivery all end in "the cursor is already there". Records come from the ring while
 //! it still holds the next one, else from the outbox.
 //!
-//! Errors are sorted by the sink. *Transient*: the same batch again, for ever, with growing pauses. *Operator*: held
+//! Errors are sorted by the sink. *Transient*: the same batch again, for ever, with growing pauses; where it may have
+//! been *too much* for the server, half of it, and batches grow back slowly. *Operator*: held
 //! and tried again slowly. *Row*: the batch is halved until one record is left, and that one goes to quarantine in its
-//! place; where many records fail alike it is the schema, and the stream is held. A cursor that is ahead of this stream,
-//! or has another hash, is a *fork*: somebody else writes under this gateway's id. Shipping stops, nothing is lost or
-//! overwritten, and the alarm stands until an operator acts.
+//! place; where many records fail alike, and later ones would too, it is the schema, and the stream is held. A cursor that is ahead of this stream,
+//! or has another hash, is a *fork*: somebody else writes under this gateway's id. That stream is not shipped, nothing of
+//! it is lost or overwritten, and the alarm stands until an operator acts. Where it is an older epoch's, the next ones go
+//! on; it is looked at again at the next start.
 
+mod alike;
 pub mod retry;
+mod size;
+mod state;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::chain::Head;
@@ -25,11 +31,11 @@ use super::outbox::{self, Reader};
 use super::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
 use super::ring::{Phase, Ring, Window};
 use super::sink::{Class, Error, Moved, Sink};
+use alike::Alike;
 use retry::Retry;
-
-/// Records that may be quarantined one after another for the same SQLSTATE before the schema is blamed instead of the
-/// rows. *Chosen*: a burst of alike bad calls is plausible up to about here; a broken column fails every row.
-const ALIKE_MAX: usize = 16;
+use size::Size;
+use state::Forks;
+pub use state::State;
 
 /// How often partitions are made ahead. *Chosen*: monthly partitions are made months ahead, so once a day is plenty.
 const PREPARE_EVERY: Duration = Duration::from_hours(24);
@@ -43,33 +49,6 @@ pub struct BatchLimits {
     pub bytes: usize,
 }
 
-/// What the shipper is doing, for people and for readiness.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum State {
-    /// No database is configured: records stay in the outbox.
-    StoreOnly,
-    /// The first delivery has not succeeded yet.
-    Starting,
-    /// The last delivery succeeded.
-    Delivering,
-    /// A passing error; tried again.
-    Retrying {
-        /// The error.
-        error: String,
-    },
-    /// An error that an operator has to mend; tried again slowly.
-    Held {
-        /// The error.
-        error: String,
-    },
-    /// Another writer uses this gateway's id, or records are missing; this stream is not shipped.
-    Forked {
-        /// What was found.
-        error: String,
-    },
-}
-
 /// Delivers what ring and outbox hold.
 #[derive(Debug)]
 pub struct Shipper<S> {
@@ -79,7 +58,9 @@ pub struct Shipper<S> {
     gateway_id: GatewayId,
     epoch: Epoch,
     limits: BatchLimits,
+    size: Size,
     state: watch::Sender<State>,
+    forks: Forks,
     /// Cancelled when delivery has to end, finished or not.
     deadline: CancellationToken,
     /// Records read from the outbox and not delivered yet.
@@ -101,9 +82,9 @@ struct Reading {
     records: JoinHandle<Result<Vec<AuditRecord>, outbox::Error>>,
 }
 
-/// Why shipping ended before all was delivered: the deadline.
+/// Why a stream is not shipped any further.
 #[derive(Debug)]
-struct Stopped;
+struct Forked;
 
 /// What stands at the next place of a stream.
 enum Next {
@@ -131,7 +112,9 @@ impl<S: Sink> Shipper<S> {
             gateway_id,
             epoch,
             limits,
+            size: Size::new(limits.records),
             state,
+            forks: Forks::default(),
             deadline,
             ahead,
             reading: None,
@@ -159,9 +142,8 @@ impl<S: Sink> Shipper<S> {
         loop {
             match self.next_epoch(after).await {
                 Ok(Some(epoch)) if epoch < self.epoch => {
-                    if self.ship(epoch).await.is_err() {
-                        return;
-                    }
+                    // I4: a forked one keeps its files, and is not in the way of those behind it.
+                    drop(self.ship(epoch).await);
                     after = Some(epoch);
                 }
                 Ok(_) => break,
@@ -172,7 +154,7 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// Delivers one stream: an older one to its end, this epoch's until it is closed.
-    async fn ship(&mut self, epoch: Epoch) -> Result<(), Stopped> {
+    async fn ship(&mut self, epoch: Epoch) -> Result<(), Forked> {
         let mut head = self.cursor(epoch).await;
         self.ahead.clear();
         if head.seq > Seq::ZERO {
@@ -185,14 +167,18 @@ impl<S: Sink> Shipper<S> {
             }
             match self.next(epoch, head).await {
                 Ok(Next::Batch(batch)) => {
-                    head = self.deliver(head, &batch).await?;
-                    self.ring.delivered(epoch, head, epoch == self.epoch);
+                    let reached = self.deliver(head, &batch).await?;
+                    if reached != head {
+                        head = reached;
+                        self.ring.delivered(epoch, head, epoch == self.epoch);
+                    }
                 }
                 Ok(Next::Nothing) => {
                     let ended = epoch < self.epoch || self.ring.phase() >= Phase::Closed;
                     let gauge = self.ring.gauge();
                     if epoch == self.epoch && head.seq > gauge.stamped {
-                        self.fork(&format!("Postgres has {}, this epoch ends at {}", head.seq, gauge.stamped)).await?;
+                        let what = format!("Postgres has {}, this epoch ends at {}", head.seq, gauge.stamped);
+                        self.fork(epoch, &what).await?;
                     }
                     if ended && (epoch < self.epoch || head.seq >= gauge.stamped) {
                         return Ok(());
@@ -268,7 +254,7 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// Whether a cursor that is found at the start stands in this gateway's own stream; if not, it is a fork.
-    async fn vouch(&mut self, epoch: Epoch, cursor: Head) -> Result<(), Stopped> {
+    async fn vouch(&mut self, epoch: Epoch, cursor: Head) -> Result<(), Forked> {
         // I4: records behind somebody else's cursor were not delivered, and must not be forgotten for it.
         loop {
             let found = if epoch == self.epoch {
@@ -281,8 +267,7 @@ impl<S: Sink> Shipper<S> {
                 Ok(false) => return Ok(()),
                 Ok(true) => {
                     let (seq, hash) = (cursor.seq, cursor.hash);
-                    self.fork(&format!("Postgres has seq {seq} of epoch {epoch} with hash {hash}, which is not ours"))
-                        .await?;
+                    self.fork(epoch, &format!("Postgres has seq {seq} with hash {hash}, which is not ours")).await?;
                 }
                 Err(error) => self.hold(&error.to_string()).await,
             }
@@ -294,7 +279,8 @@ impl<S: Sink> Shipper<S> {
     async fn contradicted(&mut self, epoch: Epoch, cursor: Head) -> Result<bool, outbox::Error> {
         let before = Head { seq: Seq(cursor.seq.0.saturating_sub(1)), hash: Digest::ZERO };
         if let Some(record) = self.read(epoch, before).await?.first() {
-            return Ok(record.place.seq == cursor.seq && record.place.hash != cursor.hash);
+            let another = record.place.seq == cursor.seq && record.place.hash != cursor.hash;
+            return Ok(another && !stands_for_lost(record));
         }
         let (mut after, mut closed) = (Head::START, false);
         while let Some(last) = self.read(epoch, after).await?.pop() {
@@ -304,15 +290,16 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// Delivers consecutive records after `head`; returns the stream's new head.
-    async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Stopped> {
-        let (mut rest, mut size) = (batch, batch.len());
-        while let Some(first) = rest.first() {
+    async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Forked> {
+        let (mut rest, mut size) = (batch, self.size.now());
+        while let Some((first, later)) = rest.split_first() {
             self.check(head, first).await?;
             let (try_now, _) = rest.split_at(size.min(rest.len()));
             let result = self.sink.deliver(try_now).await;
             head = match result {
                 Ok(Moved::Yes) => {
                     self.succeeded();
+                    self.size.succeeded(try_now.len());
                     self.alike = Alike::default();
                     try_now.last().map_or(head, |record| Head::after(&record.place))
                 }
@@ -323,13 +310,27 @@ impl<S: Sink> Shipper<S> {
                     continue;
                 }
                 Err(error) if error.class == Class::Row => {
-                    if self.alike.count(&error) > ALIKE_MAX {
-                        self.hold(&format!("many records fail alike, so it is the schema: {error}")).await;
-                        continue;
+                    if self.alike.are_many(&error) {
+                        // I9: bad rows are not in the way of good ones, however many there are.
+                        match alike::any_passes(&mut self.sink, later).await {
+                            Ok(true) => {}
+                            Ok(false) => {
+                                self.hold(&format!("many records fail alike, so it is the schema: {error}")).await;
+                                // Tried again with what came since, which may tell that it is the rows.
+                                return Ok(head);
+                            }
+                            Err(error) => {
+                                self.wait(&error).await;
+                                continue;
+                            }
+                        }
                     }
-                    self.quarantine(head, first, &error).await?
+                    self.quarantine(head, rest, &error).await?
                 }
                 Err(error) => {
+                    if error.class == Class::TooMuch {
+                        self.size.was_too_much(try_now.len());
+                    }
                     self.wait(&error).await;
                     // The reply may have been lost after the commit.
                     self.resolve(head, rest).await?
@@ -341,26 +342,29 @@ impl<S: Sink> Shipper<S> {
                 self.ahead.pop_front();
             }
             // Behind a quarantined record the rest is tried whole again.
-            size = rest.len();
+            size = self.size.now();
         }
         Ok(head)
     }
 
-    async fn quarantine(&mut self, head: Head, record: &Arc<AuditRecord>, error: &Error) -> Result<Head, Stopped> {
+    /// Sets the first record of `rest` aside.
+    async fn quarantine(&mut self, head: Head, rest: &[Arc<AuditRecord>], error: &Error) -> Result<Head, Forked> {
+        let Some(record) = rest.first() else { return Ok(head) };
         let place = record.place;
         tracing::error!(seq = %place.seq, request_id = %record.entry.call.request_id, %error, "record quarantined");
         match self.sink.quarantine(record, error).await {
             Ok(Moved::Yes) => Ok(Head::after(&place)),
-            Ok(Moved::No) => self.resolve(head, std::slice::from_ref(record)).await,
+            // I5: a batch that was given up may have been committed since, and then the cursor stands behind this one.
+            Ok(Moved::No) => self.resolve(head, rest).await,
             Err(error) => {
                 self.wait(&error).await;
-                self.resolve(head, std::slice::from_ref(record)).await
+                self.resolve(head, rest).await
             }
         }
     }
 
     /// Where the stream stands after a delivery whose outcome is unknown: the cursor is asked.
-    async fn resolve(&mut self, head: Head, sent: &[Arc<AuditRecord>]) -> Result<Head, Stopped> {
+    async fn resolve(&mut self, head: Head, sent: &[Arc<AuditRecord>]) -> Result<Head, Forked> {
         let Some(place) = sent.first().map(|record| record.place) else { return Ok(head) };
         loop {
             let cursor = self.cursor(place.epoch).await;
@@ -373,12 +377,12 @@ impl<S: Sink> Shipper<S> {
             }
             let what =
                 format!("Postgres has seq {} with hash {}, which is not this gateway's", cursor.seq, cursor.hash);
-            self.fork(&what).await?;
+            self.fork(place.epoch, &what).await?;
         }
     }
 
     /// What is delivered next has to follow the head.
-    async fn check(&mut self, head: Head, first: &AuditRecord) -> Result<(), Stopped> {
+    async fn check(&mut self, head: Head, first: &AuditRecord) -> Result<(), Forked> {
         let place = first.place;
         while place.seq != head.seq.next() || place.prev_hash != head.hash {
             let what = if place.seq == head.seq.next() {
@@ -386,7 +390,7 @@ impl<S: Sink> Shipper<S> {
             } else {
                 format!("records {} to {} are missing here", head.seq.next(), place.seq.0.saturating_sub(1))
             };
-            self.fork(&what).await?;
+            self.fork(place.epoch, &what).await?;
         }
         Ok(())
     }
@@ -403,8 +407,14 @@ impl<S: Sink> Shipper<S> {
         }
     }
 
+    /// The first time until it succeeds. Later ones only look ahead: what cannot be prepared is not in the way of what is
+    /// delivered today.
     async fn prepare(&mut self) {
         while let Err(error) = self.sink.prepare().await {
+            if self.prepared.is_some() {
+                tracing::error!(%error, "Postgres was not prepared for what comes; delivery goes on, tried again in a day");
+                break;
+            }
             self.wait(&error).await;
         }
         self.prepared = Some(Instant::now());
@@ -419,15 +429,21 @@ impl<S: Sink> Shipper<S> {
     fn succeeded(&mut self) {
         self.transient.reset();
         self.operator.reset();
-        if self.state.send_if_modified(|state| std::mem::replace(state, State::Delivering) != State::Delivering) {
+        let best = self.forks.at_best();
+        let turn = |state: &mut State| {
+            let new = *state != best;
+            *state = best;
+            new
+        };
+        if self.state.send_if_modified(turn) {
             tracing::info!("delivering to Postgres");
         }
     }
 
     async fn wait(&mut self, error: &Error) {
-        if error.class == Class::Transient {
+        if matches!(error.class, Class::Transient | Class::TooMuch) {
             let pause = self.transient.next_pause();
-            let message = error.to_string();
+            let message = self.forks.beside(&error.to_string());
             if self.state.send_if_modified(|state| {
                 let new = !matches!(state, State::Retrying { .. });
                 *state = State::Retrying { error: message.clone() };
@@ -444,32 +460,33 @@ impl<S: Sink> Shipper<S> {
     /// Alarm, then a long pause.
     async fn hold(&mut self, error: &str) {
         tracing::error!(error, "delivery is held until an operator mends this");
-        self.state.send_replace(State::Held { error: error.to_owned() });
+        self.state.send_replace(State::Held { error: self.forks.beside(error) });
         tokio::time::sleep(self.operator.next_pause()).await;
     }
 
-    /// Alarm, and no delivery until the gateway stops.
-    async fn fork(&mut self, what: &str) -> Result<(), Stopped> {
-        tracing::error!(what, gateway_id = %self.gateway_id, "the stream is forked; it is not shipped");
-        self.state.send_replace(State::Forked { error: what.to_owned() });
-        self.ring.reached(Phase::Closed).await;
-        Err(Stopped)
-    }
-}
-
-/// Counts records that fail one after another with the same code.
-#[derive(Debug, Default)]
-struct Alike {
-    sqlstate: Option<String>,
-    count: usize,
-}
-
-impl Alike {
-    fn count(&mut self, error: &Error) -> usize {
-        if self.sqlstate != error.sqlstate {
-            *self = Self { sqlstate: error.sqlstate.clone(), count: 0 };
+    /// Alarm, and no delivery of this stream: of an older one until the next start, of this epoch's until the gateway
+    /// stops.
+    async fn fork(&mut self, epoch: Epoch, what: &str) -> Result<(), Forked> {
+        tracing::error!(what, gateway_id = %self.gateway_id, %epoch, "the stream is forked; it is not shipped");
+        if epoch < self.epoch {
+            self.forks.note(epoch, what);
+            self.state.send_replace(self.forks.at_best());
+        } else {
+            self.state.send_replace(State::Forked { error: self.forks.beside(&state::forked(epoch, what)) });
+            self.ring.reached(Phase::Closed).await;
         }
-        self.count += 1;
-        self.count
+        Err(Forked)
     }
+}
+
+/// Whether this is the outbox's own record, in the place of one whose bytes rotted. Its hash is not always the same: it
+/// is what the record before and the one behind tell, as far as they are read with it.
+fn stands_for_lost(record: &AuditRecord) -> bool {
+    let call = &record.entry.call;
+    let details = || serde_json::from_str::<serde_json::Value>(call.request_args.as_deref()?).ok();
+    let here = |details: serde_json::Value| {
+        details.get("lost").is_some()
+            && details.get("seq").and_then(serde_json::Value::as_u64) == Some(record.place.seq.0)
+    };
+    call.method == "gateway/gap" && details().is_some_and(here)
 }

@@ -12,7 +12,8 @@ pub use sqlstate::{Class, classify};
 
 /// A place that keeps one cursor a stream and moves it together with the records.
 pub trait Sink: Send + 'static {
-    /// Makes the sink ready: schema and partitions. Called before the first delivery and now and then after it.
+    /// Makes the sink ready: schema and partitions. Called before the first delivery until it succeeds, and now and then
+    /// after it.
     ///
     /// # Errors
     /// See [`Error`]; may be called again.
@@ -24,7 +25,8 @@ pub trait Sink: Send + 'static {
     /// See [`Error`].
     fn cursor(&mut self, gateway_id: GatewayId, epoch: Epoch) -> impl Future<Output = Result<Head, Error>> + Send;
 
-    /// Delivers `batch`, consecutive records of one stream, at least one: all of them and the cursor, or nothing.
+    /// Delivers `batch`, consecutive records of one stream, at least one: all of them and the cursor, or nothing. Records
+    /// that the sink would leave out without a word are refused, with class `Row`.
     ///
     /// # Errors
     /// See [`Error`]. Nothing took effect where the class is `Row` or `Operator`; otherwise that is unknown, and the
@@ -35,6 +37,12 @@ pub trait Sink: Send + 'static {
     fn deliver<R>(&mut self, batch: &[R]) -> impl Future<Output = Result<Moved, Error>> + Send
     where
         R: AsRef<AuditRecord> + Sync;
+
+    /// Asks whether `record` would be taken, wherever its stream's cursor stands. Nothing takes effect.
+    ///
+    /// # Errors
+    /// See [`Error`]; class `Row` says that it would be refused.
+    fn probe(&mut self, record: &AuditRecord) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Delivers one record to quarantine, with its bytes and the reason, and moves the cursor past it.
     ///

@@ -29,6 +29,16 @@ struct State {
     refused_tool: Option<String>,
     /// Every statement fails as an operator's error does once so many records were delivered.
     held_after: Option<usize>,
+    /// Batches of more records than this take too long.
+    too_many: Option<usize>,
+    /// The size of each batch that took effect.
+    batches: Vec<usize>,
+    /// The last refused batch of more than one record takes effect after all, before the next quarantining.
+    commits_late: bool,
+    late: Vec<AuditRecord>,
+    /// Times that it was to prepare, and whether that fails.
+    prepared: usize,
+    unprepared: bool,
     pause: Duration,
     reply_lost: bool,
     /// State of the dice of [`Mood::Lossy`].
@@ -71,14 +81,45 @@ impl MemorySink {
         self.state().held_after = Some(count);
     }
 
+    /// Fails as at the server's statement timeout where a batch has more records than this.
+    pub fn time_out_above(&self, count: Option<usize>) {
+        self.state().too_many = count;
+    }
+
+    /// The size of each batch that took effect, in order.
+    pub fn batches(&self) -> Vec<usize> {
+        self.state().batches.clone()
+    }
+
     /// Lets the next delivery take effect and its reply be lost.
     pub fn lose_next_reply(&self) {
         self.state().reply_lost = true;
     }
 
+    /// Lets the last batch that is refused be committed after all when one of its records is to be quarantined, as if its
+    /// reply had only been waited for too briefly.
+    pub fn commit_late(&self) {
+        self.state().commits_late = true;
+    }
+
+    /// From now on fails to prepare, as an operator's error does.
+    pub fn refuse_to_prepare(&self) {
+        self.state().unprepared = true;
+    }
+
+    /// Times that it was to prepare.
+    pub fn prepared(&self) -> usize {
+        self.state().prepared
+    }
+
     /// Lets every delivery take this long.
     pub fn slow_down(&self, pause: Duration) {
         self.state().pause = pause;
+    }
+
+    /// Puts a stream's cursor where somebody else would leave it.
+    pub fn set_cursor(&self, gateway_id: GatewayId, epoch: Epoch, head: Head) {
+        self.state().cursors.insert((gateway_id, epoch), head);
     }
 
     /// What was delivered, in order.
@@ -127,6 +168,11 @@ impl MemorySink {
 }
 
 impl State {
+    fn refuses(&self, record: &AuditRecord) -> bool {
+        let tool = record.entry.call.tool_name.as_deref();
+        self.mood == Mood::RefuseAll || (tool.is_some() && tool == self.refused_tool.as_deref())
+    }
+
     /// A number from 0 to 3. *Chosen*: Knuth's MMIX generator, so that a run can be repeated.
     fn throw(&mut self) -> u64 {
         self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -140,6 +186,7 @@ impl State {
             return Moved::No;
         }
         *cursor = Head::after(&last);
+        self.batches.push(batch.len());
         let records = batch.iter().map(|record| record.as_ref().clone());
         let place = if quarantine { &mut self.quarantined } else { &mut self.records };
         place.extend(records);
@@ -153,7 +200,10 @@ fn error(class: Class, sqlstate: &str) -> Error {
 
 impl Sink for MemorySink {
     async fn prepare(&mut self) -> Result<(), Error> {
-        self.gate().await
+        self.gate().await?;
+        let mut state = self.state();
+        state.prepared += 1;
+        if state.unprepared { Err(error(Class::Operator, "42501")) } else { Ok(()) }
     }
 
     async fn cursor(&mut self, gateway_id: GatewayId, epoch: Epoch) -> Result<Head, Error> {
@@ -171,11 +221,13 @@ impl Sink for MemorySink {
         if state.held_after.is_some_and(|count| state.records.len() >= count) {
             return Err(error(Class::Operator, "42501"));
         }
-        let refused = |record: &R| {
-            let tool = record.as_ref().entry.call.tool_name.as_deref();
-            state.mood == Mood::RefuseAll || (tool.is_some() && tool == state.refused_tool.as_deref())
-        };
-        if batch.iter().any(refused) {
+        if state.too_many.is_some_and(|count| batch.len() > count) {
+            return Err(error(Class::TooMuch, "57014"));
+        }
+        if batch.iter().any(|record| state.refuses(record.as_ref())) {
+            if state.commits_late && batch.len() > 1 {
+                state.late = batch.iter().map(|record| record.as_ref().clone()).collect();
+            }
             return Err(error(Class::Row, "23514"));
         }
         let lost = (state.mood == Mood::Lossy).then(|| state.throw());
@@ -190,8 +242,18 @@ impl Sink for MemorySink {
         }
     }
 
+    async fn probe(&mut self, record: &AuditRecord) -> Result<(), Error> {
+        self.gate().await?;
+        if self.state().refuses(record) { Err(error(Class::Row, "23514")) } else { Ok(()) }
+    }
+
     async fn quarantine(&mut self, record: &AuditRecord, _reason: &Error) -> Result<Moved, Error> {
         self.gate().await?;
-        Ok(self.state().take(std::slice::from_ref(record), true))
+        let mut state = self.state();
+        let late = std::mem::take(&mut state.late);
+        if !late.is_empty() {
+            assert_eq!(state.take(&late, false), Moved::Yes);
+        }
+        Ok(state.take(std::slice::from_ref(record), true))
     }
 }

@@ -1,10 +1,11 @@
 //! The Postgres sink: one statement a batch, which moves the stream's cursor and inserts the rows, or does neither.
 
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::migrate::MigrateError;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgQueryResult, PgRow};
 use sqlx::{ConnectOptions, Postgres, Row};
 use uuid::Uuid;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use super::{Class, Error, Moved, Sink, classify};
 use crate::audit::chain::Head;
 use crate::audit::codec;
-use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
+use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Place, Seq};
 
 /// How long a connection attempt may take. *Chosen*: longer than any healthy server needs, shorter than TCP's own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,14 +24,10 @@ const REPLY_GRACE: Duration = Duration::from_secs(5);
 /// Months of partitions made ahead, this one included. *Chosen*: a gateway that is not restarted makes them every day.
 const PARTITION_MONTHS: i32 = 4;
 
-/// Moves the cursor and inserts the rows. The cursor moves only from the place and hash that the batch begins at, and
-/// the rows are inserted only if it moved: a repeated, late or foreign batch takes no effect.
-const DELIVER: &str = r#"
-WITH moved AS (
-    UPDATE audit_stream SET delivered_seq = $4, head_hash = $6, delivered_at = now()
-    WHERE gateway_id = $1 AND epoch = $2 AND delivered_seq = $3 AND head_hash = $5
-    RETURNING 1
-)
+/// Inserts rows: `$1` to `$24`, which [`insert`] binds.
+macro_rules! insert_rows {
+    () => {
+        r#"
 INSERT INTO audit_log (
     gateway_id, epoch, seq, prev_hash, hash, request_id, "timestamp", method, client_subject, client_role,
     client_issuer, token_id, client_addr, session_id, rpc_id, tool_name, backend_name, request_args, args_digest,
@@ -40,23 +37,56 @@ SELECT $1, $2, u.seq, u.prev_hash, u.hash, u.request_id, u.at, u.method, u.clien
     u.request_args::json, u.args_digest, u.response_status, u.error_message, u.response_digest, u.response_bytes,
     u.latency_ms
 FROM UNNEST(
-    $7::bigint[], $8::bytea[], $9::bytea[], $10::uuid[], $11::timestamptz[], $12::text[], $13::text[], $14::text[],
-    $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[],
-    $23::bytea[], $24::text[], $25::text[], $26::bytea[], $27::bigint[], $28::double precision[])
+    $3::bigint[], $4::bytea[], $5::bytea[], $6::uuid[], $7::timestamptz[], $8::text[], $9::text[], $10::text[],
+    $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[],
+    $19::bytea[], $20::text[], $21::text[], $22::bytea[], $23::bigint[], $24::double precision[])
 AS u(seq, prev_hash, hash, request_id, at, method, client_subject, client_role,
     client_issuer, token_id, client_addr, session_id, rpc_id, tool_name, backend_name, request_args,
     args_digest, response_status, error_message, response_digest, response_bytes, latency_ms)
-WHERE EXISTS (SELECT 1 FROM moved)
-"#;
+"#
+    };
+}
 
+/// Moves the cursor and inserts the rows; tells whether it did. The cursor moves only from the place and hash that the
+/// batch begins at, and the rows are inserted only if it moved: a repeated, late or foreign batch takes no effect.
+///
+/// Where a trigger of the operator's keeps rows out, without an error, the last part fails with 22P02 and the counts, and
+/// nothing takes effect: the rows are found and quarantined like refused ones, and never taken for delivered.
+const DELIVER: &str = concat!(
+    "
+WITH moved AS (
+    UPDATE audit_stream SET delivered_seq = $26, head_hash = $28, delivered_at = now()
+    WHERE gateway_id = $1 AND epoch = $2 AND delivered_seq = $25 AND head_hash = $27
+    RETURNING 1
+), inserted AS (",
+    insert_rows!(),
+    "WHERE EXISTS (SELECT 1 FROM moved) RETURNING 1
+)
+SELECT CASE
+    WHEN NOT EXISTS (SELECT 1 FROM moved) THEN false
+    WHEN count(*) = cardinality($3) THEN true
+    ELSE ('audit_log took ' || count(*) || ' of ' || cardinality($3) || ' rows; a trigger keeps rows out')::boolean
+END FROM inserted"
+);
+
+/// Inserts rows, in a transaction that is rolled back; tells how many.
+const PROBE: &str = insert_rows!();
+
+/// Like [`DELIVER`], for one record that goes to quarantine.
 const QUARANTINE: &str = r"
 WITH moved AS (
     UPDATE audit_stream SET delivered_seq = $4, head_hash = $6, delivered_at = now()
     WHERE gateway_id = $1 AND epoch = $2 AND delivered_seq = $3 AND head_hash = $5
     RETURNING 1
+), inserted AS (
+    INSERT INTO audit_quarantine (gateway_id, epoch, seq, prev_hash, hash, request_id, frame, sqlstate, error)
+    SELECT $1, $2, $4, $5, $6, $7, $8, $9, $10 FROM moved RETURNING 1
 )
-INSERT INTO audit_quarantine (gateway_id, epoch, seq, prev_hash, hash, request_id, frame, sqlstate, error)
-SELECT $1, $2, $4, $5, $6, $7, $8, $9, $10 FROM moved
+SELECT CASE
+    WHEN NOT EXISTS (SELECT 1 FROM moved) THEN false
+    WHEN count(*) = 1 THEN true
+    ELSE ('audit_quarantine took ' || count(*) || ' of 1 rows; a trigger keeps rows out')::boolean
+END FROM inserted
 ";
 
 /// How to reach Postgres.
@@ -81,8 +111,13 @@ pub struct PostgresSink {
     reply_timeout: Duration,
 }
 
-/// The migrations in `migrations/`, embedded.
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+/// The migrations in `migrations/`, embedded. Those of a newer gateway that are applied already are its own affair: an
+/// older one goes on beside it, and what it cannot do with the schema it says when it delivers.
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrations = sqlx::migrate!();
+    migrations.set_ignore_missing(true);
+    migrations
+});
 
 /// Reads `options`.
 ///
@@ -109,7 +144,7 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> 
     let operation = "connect";
     match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
         Ok(result) => result.map_err(|error| driver_error(operation, &error)),
-        Err(_) => Err(timed_out(operation, CONNECT_TIMEOUT)),
+        Err(_) => Err(timed_out(operation, CONNECT_TIMEOUT, Class::Transient)),
     }
 }
 
@@ -170,7 +205,7 @@ impl PostgresSink {
     ) -> Result<T, Error> {
         match tokio::time::timeout(self.reply_timeout, reply).await {
             Ok(result) => result.map_err(|error| driver_error(operation, &error)),
-            Err(_) => Err(timed_out(operation, self.reply_timeout)),
+            Err(_) => Err(timed_out(operation, self.reply_timeout, Class::TooMuch)),
         }
     }
 
@@ -189,7 +224,7 @@ impl Sink for PostgresSink {
             // A connection on which this fails still holds the migrations' lock, so it is closed.
             match tokio::time::timeout(self.reply_timeout, migrate(&mut connection)).await {
                 Ok(result) => result?,
-                Err(_) => return Err(timed_out("migrate", self.reply_timeout)),
+                Err(_) => return Err(timed_out("migrate", self.reply_timeout, Class::Transient)),
             };
             self.connection = Some(connection);
         }
@@ -198,7 +233,8 @@ impl Sink for PostgresSink {
             // The default partition takes what no month's does, so a month that cannot be made refuses no record. The
             // last two: the server's own limits of time, on a large default partition.
             Err(error)
-                if error.class != Class::Transient || matches!(error.sqlstate.as_deref(), Some("57014" | "55P03")) =>
+                if !matches!(error.class, Class::Transient | Class::TooMuch)
+                    || matches!(error.sqlstate.as_deref(), Some("57014" | "55P03")) =>
             {
                 tracing::error!(%error, "partitions were not made ahead");
                 Ok(())
@@ -223,39 +259,40 @@ impl Sink for PostgresSink {
     async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<Moved, Error> {
         let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(Moved::Yes) };
         let (first, last) = (first.as_ref().place, last.as_ref().place);
-        let columns = Columns::of(batch);
         // I5: cursor and rows in one statement.
-        let statement = sqlx::query(DELIVER)
-            .bind(first.gateway_id.0)
-            .bind(bigint(first.epoch.0))
+        let statement = insert(DELIVER, first, batch)
             .bind(bigint(first.seq.0 - 1))
             .bind(bigint(last.seq.0))
             .bind(first.prev_hash.0.to_vec())
-            .bind(last.hash.0.to_vec())
-            .bind(columns.seq)
-            .bind(columns.prev_hash)
-            .bind(columns.hash)
-            .bind(columns.request_id)
-            .bind(columns.timestamp)
-            .bind(columns.method)
-            .bind(columns.client_subject)
-            .bind(columns.client_role)
-            .bind(columns.client_issuer)
-            .bind(columns.token_id)
-            .bind(columns.client_addr)
-            .bind(columns.session_id)
-            .bind(columns.rpc_id)
-            .bind(columns.tool_name)
-            .bind(columns.backend_name)
-            .bind(columns.request_args)
-            .bind(columns.args_digest)
-            .bind(columns.response_status)
-            .bind(columns.error_message)
-            .bind(columns.response_digest)
-            .bind(columns.response_bytes)
-            .bind(columns.latency_ms);
-        let result = self.execute("deliver", statement).await?;
-        Ok(if result.rows_affected() == batch.len() as u64 { Moved::Yes } else { Moved::No })
+            .bind(last.hash.0.to_vec());
+        self.fetch("deliver", statement).await.and_then(|row| moved("deliver", &row))
+    }
+
+    async fn probe(&mut self, record: &AuditRecord) -> Result<(), Error> {
+        let mut connection = self.take_connection().await?;
+        let batch = [record];
+        let insert = insert(PROBE, record.place, &batch);
+        let rolled_back = async {
+            sqlx::raw_sql("BEGIN").execute(&mut connection).await?;
+            let tried = async {
+                let inserted = insert.execute(&mut connection).await?;
+                // What a commit would check.
+                sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut connection).await?;
+                Ok(inserted.rows_affected())
+            };
+            let tried = tried.await;
+            sqlx::raw_sql("ROLLBACK").execute(&mut connection).await?;
+            Ok(tried)
+        };
+        // A connection whose transaction may be open is closed: what is delivered on it would not be committed.
+        let tried = self.in_time("probe", rolled_back).await?;
+        match self.put_back(connection, tried.map_err(|error| driver_error("probe", &error)))? {
+            1 => Ok(()),
+            count => {
+                let message = format!("audit_log took {count} of 1 rows; a trigger keeps rows out");
+                Err(Error { operation: "probe", class: Class::Row, sqlstate: None, message })
+            }
+        }
     }
 
     async fn quarantine(&mut self, record: &AuditRecord, reason: &Error) -> Result<Moved, Error> {
@@ -278,9 +315,48 @@ impl Sink for PostgresSink {
             .bind(frame)
             .bind(reason.sqlstate.clone())
             .bind(reason.message.replace('\0', "\u{fffd}"));
-        let result = self.execute("quarantine", statement).await?;
-        Ok(if result.rows_affected() == 1 { Moved::Yes } else { Moved::No })
+        self.fetch("quarantine", statement).await.and_then(|row| moved("quarantine", &row))
     }
+}
+
+/// What [`DELIVER`] and [`QUARANTINE`] tell.
+fn moved(operation: &'static str, row: &PgRow) -> Result<Moved, Error> {
+    let moved: bool = row.try_get(0).map_err(|error| driver_error(operation, &error))?;
+    Ok(if moved { Moved::Yes } else { Moved::No })
+}
+
+/// `statement`, whose first parameters are those of `insert_rows`, for a batch of the stream in which `place` is.
+fn insert<'a, R: AsRef<AuditRecord>>(
+    statement: &'static str,
+    place: Place,
+    batch: &'a [R],
+) -> sqlx::query::Query<'a, Postgres, PgArguments> {
+    let columns = Columns::of(batch);
+    sqlx::query(statement)
+        .bind(place.gateway_id.0)
+        .bind(bigint(place.epoch.0))
+        .bind(columns.seq)
+        .bind(columns.prev_hash)
+        .bind(columns.hash)
+        .bind(columns.request_id)
+        .bind(columns.timestamp)
+        .bind(columns.method)
+        .bind(columns.client_subject)
+        .bind(columns.client_role)
+        .bind(columns.client_issuer)
+        .bind(columns.token_id)
+        .bind(columns.client_addr)
+        .bind(columns.session_id)
+        .bind(columns.rpc_id)
+        .bind(columns.tool_name)
+        .bind(columns.backend_name)
+        .bind(columns.request_args)
+        .bind(columns.args_digest)
+        .bind(columns.response_status)
+        .bind(columns.error_message)
+        .bind(columns.response_digest)
+        .bind(columns.response_bytes)
+        .bind(columns.latency_ms)
 }
 
 /// A batch, column by column, as `UNNEST` takes it.
@@ -349,9 +425,9 @@ fn bigint(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn timed_out(operation: &'static str, limit: Duration) -> Error {
+fn timed_out(operation: &'static str, limit: Duration, class: Class) -> Error {
     let message = format!("no reply within {limit:?}; the connection was closed");
-    Error { operation, class: Class::Transient, sqlstate: None, message }
+    Error { operation, class, sqlstate: None, message }
 }
 
 /// An error of sqlx as the shipper needs it. I8: sqlx's messages name host and user, never the password.
