@@ -9,6 +9,7 @@
 #![allow(
     missing_docs,
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a bench: it prints, and ends where anything is amiss"
 )]
@@ -37,7 +38,9 @@ fn main() {
     let rounds = size("APPEND_ROUNDS", 5, 1);
     let mut shown = table::Table::new(["what", "tasks", "appends", "p50 ns", "p99 ns", "p50 / peer"]);
     let mut clock = Sample::with_capacity(calls);
-    (0..calls).for_each(|_| clock.add(Instant::now().elapsed()));
+    for _ in 0..calls {
+        clock.add(Instant::now().elapsed());
+    }
     let p50 = nanoseconds(clock.percentile(50.0));
     shown.row([
         "the clock alone".into(),
@@ -45,7 +48,7 @@ fn main() {
         calls.to_string(),
         p50,
         nanoseconds(clock.percentile(99.0)),
-        "".into(),
+        String::new(),
     ]);
     let mut worst = Duration::ZERO;
     for tasks in [1, 8] {
@@ -186,7 +189,9 @@ fn plain_queue(tasks: usize, calls: usize) -> Sample {
     queue.1.notify_one();
     drain.join().unwrap();
     let mut all = Sample::default();
-    samples.into_iter().for_each(|sample| all.extend(sample));
+    for sample in samples {
+        all.extend(sample);
+    }
     all
 }
 

@@ -12,6 +12,7 @@
 #![allow(
     missing_docs,
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a bench: it prints, and ends where anything is amiss"
 )]
