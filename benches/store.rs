@@ -43,6 +43,9 @@ use gatepost::audit::sink::postgres::PostgresSink;
 /// Records in a batch whose bytes on disk are counted. *Spec*: DESIGN section 13.
 const COUNTED_BATCH: usize = 1024;
 
+/// A side: its name, stored a second and processor microseconds each by round, its latencies.
+type Side = (&'static str, Vec<(f64, f64)>, Sample);
+
 fn main() {
     table::title(
         "store",
@@ -64,7 +67,7 @@ fn main() {
     ]);
     let mut reached = (0.0, 0.0);
     for waiters in [100, 1_000, 10_000] {
-        let mut sides: Vec<(&str, Vec<(f64, f64)>, Sample)> =
+        let mut sides: Vec<Side> =
             ["plain file", "file, waiters", "outbox, records", "outbox, calls", "redb, commit a record"]
                 .map(|side| (side, Vec::new(), Sample::default()))
                 .to_vec();
