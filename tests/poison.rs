@@ -14,6 +14,9 @@ use gatepost::audit::record::{Call, Outcome, Status};
 use gatepost::audit::sink::postgres::{Options, PostgresSink};
 use sqlx::Row;
 
+/// Spoils a call past everything that makes it deliverable.
+type Spoil = fn(&mut Call);
+
 #[tokio::test]
 async fn i9_raw_records_that_postgres_refuses_are_quarantined_in_their_places() {
     let database = Cluster::shared().create_database().await;
@@ -22,7 +25,6 @@ async fn i9_raw_records_that_postgres_refuses_are_quarantined_in_their_places() 
     let sink = PostgresSink::new(&options).unwrap();
     let pipeline = Pipeline::start(&rig.config, Arc::new(rig.disk.clone()), Some(sink)).unwrap();
     let audit = pipeline.audit();
-    type Spoil = fn(&mut Call);
     let poison: [(&str, Spoil); 7] = [
         ("22021", |call| call.client_subject = "a\0b".to_owned()),
         ("22021", |call| call.tool_name = Some("x\0y".to_owned())),
