@@ -83,8 +83,13 @@ struct Reading {
 }
 
 /// Why a stream is not shipped any further.
-#[derive(Debug)]
-struct Forked;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Forked {
+    /// Somebody else writes under this gateway's id: nothing of it is shipped, since its next epochs may be theirs too.
+    Foreign,
+    /// Records before the next one are in neither place, as where a database was restored: other epochs are shipped.
+    Missing,
+}
 
 /// What stands at the next place of a stream.
 enum Next {
@@ -142,15 +147,18 @@ impl<S: Sink> Shipper<S> {
         loop {
             match self.next_epoch(after).await {
                 Ok(Some(epoch)) if epoch < self.epoch => {
-                    // I4: a forked one keeps its files, and is not in the way of those behind it.
-                    drop(self.ship(epoch).await);
+                    // I4: one with a hole keeps its files, and is not in the way of those behind it.
+                    if self.ship(epoch).await == Err(Forked::Foreign) {
+                        return;
+                    }
                     after = Some(epoch);
                 }
                 Ok(_) => break,
                 Err(error) => self.hold(&error.to_string()).await,
             }
         }
-        drop(self.ship(self.epoch).await);
+        // Where it is forked the alarm stands already.
+        self.ship(self.epoch).await.ok();
     }
 
     /// Delivers one stream: an older one to its end, this epoch's until it is closed.
@@ -178,7 +186,7 @@ impl<S: Sink> Shipper<S> {
                     let gauge = self.ring.gauge();
                     if epoch == self.epoch && head.seq > gauge.stamped {
                         let what = format!("Postgres has {}, this epoch ends at {}", head.seq, gauge.stamped);
-                        self.fork(epoch, &what).await?;
+                        self.fork(epoch, &what, Forked::Foreign).await?;
                     }
                     if ended && (epoch < self.epoch || head.seq >= gauge.stamped) {
                         return Ok(());
@@ -267,7 +275,8 @@ impl<S: Sink> Shipper<S> {
                 Ok(false) => return Ok(()),
                 Ok(true) => {
                     let (seq, hash) = (cursor.seq, cursor.hash);
-                    self.fork(epoch, &format!("Postgres has seq {seq} with hash {hash}, which is not ours")).await?;
+                    let what = format!("Postgres has seq {seq} with hash {hash}, which is not ours");
+                    self.fork(epoch, &what, Forked::Foreign).await?;
                 }
                 Err(error) => self.hold(&error.to_string()).await,
             }
@@ -377,7 +386,7 @@ impl<S: Sink> Shipper<S> {
             }
             let what =
                 format!("Postgres has seq {} with hash {}, which is not this gateway's", cursor.seq, cursor.hash);
-            self.fork(place.epoch, &what).await?;
+            self.fork(place.epoch, &what, Forked::Foreign).await?;
         }
     }
 
@@ -385,12 +394,13 @@ impl<S: Sink> Shipper<S> {
     async fn check(&mut self, head: Head, first: &AuditRecord) -> Result<(), Forked> {
         let place = first.place;
         while place.seq != head.seq.next() || place.prev_hash != head.hash {
-            let what = if place.seq == head.seq.next() {
-                format!("the record before seq {} has another hash in Postgres", place.seq)
+            let (what, why) = if place.seq == head.seq.next() {
+                (format!("the record before seq {} has another hash in Postgres", place.seq), Forked::Foreign)
             } else {
-                format!("records {} to {} are missing here", head.seq.next(), place.seq.0.saturating_sub(1))
+                let (from, to) = (head.seq.next(), place.seq.0.saturating_sub(1));
+                (format!("records {from} to {to} are in neither outbox nor Postgres"), Forked::Missing)
             };
-            self.fork(place.epoch, &what).await?;
+            self.fork(place.epoch, &what, why).await?;
         }
         Ok(())
     }
@@ -464,18 +474,18 @@ impl<S: Sink> Shipper<S> {
         tokio::time::sleep(self.operator.next_pause()).await;
     }
 
-    /// Alarm, and no delivery of this stream: of an older one until the next start, of this epoch's until the gateway
-    /// stops.
-    async fn fork(&mut self, epoch: Epoch, what: &str) -> Result<(), Forked> {
+    /// Alarm, and no delivery of this stream: of an older one with a hole until the next start, otherwise of all until the
+    /// gateway stops.
+    async fn fork(&mut self, epoch: Epoch, what: &str, why: Forked) -> Result<(), Forked> {
         tracing::error!(what, gateway_id = %self.gateway_id, %epoch, "the stream is forked; it is not shipped");
-        if epoch < self.epoch {
+        if epoch < self.epoch && why == Forked::Missing {
             self.forks.note(epoch, what);
             self.state.send_replace(self.forks.at_best());
         } else {
             self.state.send_replace(State::Forked { error: self.forks.beside(&state::forked(epoch, what)) });
             self.ring.reached(Phase::Closed).await;
         }
-        Err(Forked)
+        Err(why)
     }
 }
 

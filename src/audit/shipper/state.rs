@@ -30,17 +30,17 @@ pub enum State {
         /// The error.
         error: String,
     },
-    /// Another writer uses this gateway's id, or records are missing: a stream is not shipped. Where it is an older
-    /// epoch's, the others are.
+    /// Another writer uses this gateway's id: nothing is shipped. Or records of an older epoch are missing: that one is
+    /// not shipped, the others are.
     Forked {
         /// Which stream, what was found, and what to do.
         error: String,
     },
 }
 
-/// The alarm of this epoch's stream.
+/// The alarm where nothing is shipped any more.
 pub(super) fn forked(epoch: Epoch, what: &str) -> String {
-    format!("this epoch, {epoch}, is forked and not shipped: {what}; {ADVICE}")
+    format!("epoch {epoch} is forked and nothing is shipped: {what}; {ADVICE}")
 }
 
 /// Older streams that are forked. The alarm stands until the gateway is started again, whatever else goes well.
