@@ -1,0 +1,108 @@
+//! How a batch is cut into segments: what redb stores under one key.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::audit::codec;
+use crate::audit::outbox::Segment;
+use crate::audit::record::{AuditRecord, Seq};
+
+/// Size at which a segment is closed, in bytes. *Measured*: FACTS section 1, redb writes large values in power-of-two
+/// runs of pages; a little less than 2^8 x 4096 leaves room for the page header and the last record.
+const SEGMENT_BYTES: usize = 240 * 4096;
+
+/// A segment that is shorter is not split, in bytes. *Chosen*: what is lost is less than what a commit writes anyway.
+const SPLIT_BYTES_MIN: usize = 64 * 1024;
+
+/// What redb keeps in a run of pages besides the value, in bytes. *Derived*: a leaf with one key of 16 bytes and one
+/// value needs less than 64 bytes; rounded up.
+const PAGE_HEADER_BYTES: usize = 128;
+
+/// Records as segments, each at most about [`SEGMENT_BYTES`] long.
+pub(super) fn of(records: &[(Arc<AuditRecord>, Instant)]) -> Vec<Segment> {
+    let (mut segments, mut open, mut ends) = (Vec::new(), None::<Segment>, Vec::new());
+    let mut room: usize = records.iter().map(|(record, _)| record.entry.size_bytes()).sum();
+    for (record, _) in records {
+        let AuditRecord { place, entry } = record.as_ref();
+        let segment = open.get_or_insert_with(|| {
+            let frames = Vec::with_capacity(room.min(SEGMENT_BYTES + SEGMENT_BYTES / 16));
+            Segment { epoch: place.epoch, first: place.seq, last: place.seq, frames }
+        });
+        segment.last = place.seq;
+        codec::encode_record(record, &mut segment.frames)
+            .expect("every field of a record is bounded far below the limit of a frame when it is made");
+        ends.push(segment.frames.len());
+        room = room.saturating_sub(entry.size_bytes());
+        if segment.frames.len() >= SEGMENT_BYTES {
+            segments.extend(open.take());
+            ends.clear();
+        }
+    }
+    if let Some(last) = open {
+        split(last, &ends, &mut segments);
+    }
+    segments
+}
+
+/// Splits a segment whose frames end at `ends` into some that fill the runs of pages that redb takes for them.
+fn split(mut segment: Segment, mut ends: &[usize], segments: &mut Vec<Segment>) {
+    let mut begin = 0;
+    loop {
+        let bytes = segment.frames.len();
+        let run = (bytes + PAGE_HEADER_BYTES).next_power_of_two();
+        let fit = ends.partition_point(|end| end - begin + PAGE_HEADER_BYTES <= run / 2);
+        let cut = fit.checked_sub(1).and_then(|last| ends.get(last)).map(|end| end - begin);
+        let Some(cut) = cut.filter(|_| bytes > SPLIT_BYTES_MIN && run - bytes > run / 8) else {
+            segments.push(segment);
+            return;
+        };
+        let frames = segment.frames.split_off(cut);
+        let first = Seq(segment.first.0 + fit as u64);
+        let (epoch, last) = (segment.epoch, segment.last);
+        segments.push(Segment { last: Seq(first.0 - 1), ..segment });
+        segment = Segment { epoch, first, last, frames };
+        (begin, ends) = (begin + cut, ends.split_at(fit).1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::chain::{self, Head};
+    use crate::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, RequestId, Status};
+    use crate::audit::redact::Redaction;
+
+    fn records(count: usize, args_bytes: usize) -> Vec<(Arc<AuditRecord>, Instant)> {
+        let (id, mut head) = (GatewayId(uuid::Uuid::nil()), Head::START);
+        let json = format!("\"{}\"", "x".repeat(args_bytes));
+        let call = Call::new(RequestId::new(), "tools/call").with_arguments(&json, &Redaction::none(), usize::MAX);
+        let outcome = Outcome::answered(Status::Ok, None, b"{}");
+        let entry = Entry::new(call, outcome, std::time::Duration::ZERO);
+        let next = |_| {
+            let place = chain::link(id, Epoch(1), head, &entry);
+            head = Head::after(&place);
+            (Arc::new(AuditRecord { place, entry: entry.clone() }), Instant::now())
+        };
+        (0..count).map(next).collect()
+    }
+
+    #[test]
+    fn segments_hold_every_record_once_and_fill_the_pages_that_redb_writes() {
+        for (count, args_bytes) in [(1, 0), (7, 70_000), (300, 10), (1_024, 200), (1_024, 400), (5_000, 300)] {
+            let records = records(count, args_bytes);
+            let segments = of(&records);
+            let (mut seq, mut bytes, mut written) = (Seq::ZERO, 0, 0);
+            for segment in &segments {
+                assert_eq!(segment.first, seq.next());
+                seq = segment.last;
+                let decoded: Vec<_> = codec::decode_segment(&segment.frames).map(Result::unwrap).collect();
+                assert_eq!(decoded.first().map(|record| record.place.seq), Some(segment.first));
+                assert_eq!(decoded.last().map(|record| record.place.seq), Some(segment.last));
+                bytes += segment.frames.len();
+                written += (segment.frames.len() + PAGE_HEADER_BYTES).next_power_of_two();
+            }
+            assert_eq!(seq.0, count as u64);
+            assert!(written - bytes <= bytes / 4 + SPLIT_BYTES_MIN, "{written} for {bytes} bytes of {count} records");
+        }
+    }
+}
