@@ -34,6 +34,7 @@ use lock::{Lock, LockError};
 use reader::Shared;
 pub use reader::{Reader, Stats, Stream};
 use restore::Opened;
+pub use salvage::stands_for_lost;
 use space::Ballast;
 pub use space::Space;
 

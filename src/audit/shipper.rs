@@ -289,7 +289,7 @@ impl<S: Sink> Shipper<S> {
         let before = Head { seq: Seq(cursor.seq.0.saturating_sub(1)), hash: Digest::ZERO };
         if let Some(record) = self.read(epoch, before).await?.first() {
             let another = record.place.seq == cursor.seq && record.place.hash != cursor.hash;
-            return Ok(another && !stands_for_lost(record));
+            return Ok(another && !outbox::stands_for_lost(record));
         }
         let (mut after, mut closed) = (Head::START, false);
         while let Some(last) = self.read(epoch, after).await?.pop() {
@@ -487,16 +487,4 @@ impl<S: Sink> Shipper<S> {
         }
         Err(why)
     }
-}
-
-/// Whether this is the outbox's own record, in the place of one whose bytes rotted. Its hash is not always the same: it
-/// is what the record before and the one behind tell, as far as they are read with it.
-fn stands_for_lost(record: &AuditRecord) -> bool {
-    let call = &record.entry.call;
-    let details = || serde_json::from_str::<serde_json::Value>(call.request_args.as_deref()?).ok();
-    let here = |details: serde_json::Value| {
-        details.get("lost").is_some()
-            && details.get("seq").and_then(serde_json::Value::as_u64) == Some(record.place.seq.0)
-    };
-    call.method == "gateway/gap" && details().is_some_and(here)
 }
