@@ -157,7 +157,7 @@ fn child(dir: &Path, url: String, records: usize) {
 async fn drained(probe: &Probe, dir: &Path) {
     loop {
         let gauge = probe.gauge();
-        if gauge.delivered == gauge.stamped && disk::usage(dir).0 <= 2 {
+        if gauge.delivered == gauge.stamped && disk::usage(dir).0 == 1 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

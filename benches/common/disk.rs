@@ -35,11 +35,16 @@ pub fn file_system(path: &Path) -> String {
     best.1
 }
 
-/// The files in `dir` and their size in bytes.
+/// The redb files in `dir` and their size in bytes.
 pub fn usage(dir: &Path) -> (usize, u64) {
-    let files = dir.read_dir().unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
-    let sizes: Vec<u64> = files.collect();
+    let sizes: Vec<u64> = databases(dir).iter().filter_map(|path| Some(path.metadata().ok()?.len())).collect();
     (sizes.len(), sizes.iter().sum())
+}
+
+/// The redb files in `dir`.
+pub fn databases(dir: &Path) -> Vec<PathBuf> {
+    let paths = dir.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "redb")).collect()
 }
 
 /// Drops the pages of the files in `dir` from the page cache, so that the next reader goes to the disk.
