@@ -173,8 +173,8 @@ impl Shared {
             return Ok((epoch, Arc::clone(active)));
         }
         let [delivery, inspection] = &self.opened;
-        let opened = if purpose == Purpose::Delivery { delivery } else { inspection };
-        let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = if purpose == Purpose::Delivery { delivery } else { inspection };
+        let mut opened = slot.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = match opened.as_ref().filter(|(number, _)| *number == file.number) {
             Some((_, generation)) => Arc::clone(generation),
             None => Arc::new(self.open_or_save(file, purpose)?),
@@ -192,6 +192,10 @@ impl Shared {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = files.iter_mut().find(|entry| entry.number == file.number && entry.active.is_none()) {
             (entry.epoch, entry.first, entry.last) = (Some(epoch), Some(first), Some(last));
+        } else {
+            drop(files);
+            // It was unlinked while it was being opened, when the slot could not be emptied.
+            slot.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(number, _)| *number == file.number);
         }
         Ok((epoch, generation))
     }
