@@ -31,6 +31,10 @@ pub mod wait;
 
 use std::str::FromStr;
 
+/// The gateway's own, see `src/main.rs`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A size: `GATEPOST_BENCH_<name>` where it is set, else `quick` where the run is a smoke test, else `full`.
 pub fn size<T: FromStr>(name: &str, full: T, quick: T) -> T {
     let variable = format!("GATEPOST_BENCH_{name}");

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::peer::AppendOnlyFile;
+use common::peer::GroupCommit;
 use common::records::Maker;
 use common::sample::{Sample, milliseconds};
 use common::{disk, runtime, scribing, size, table};
@@ -149,7 +149,7 @@ async fn level(dir: &Path, level: &str, maker: &Arc<Maker>, calls: usize, backen
 }
 
 async fn file(path: &Path, maker: &Arc<Maker>, calls: usize, backend: Duration) -> Sample {
-    let file = AppendOnlyFile::begin(path);
+    let file = GroupCommit::into_file(path);
     let (appender, frame) = (file.appender(), Arc::<[u8]>::from(maker.frame()));
     let sample = concurrent(calls, move |_| {
         let (appender, frame) = (appender.clone(), Arc::clone(&frame));

@@ -1,4 +1,4 @@
-//! What the outbox is measured against: an append-only file with group commit, and redb used the plain way.
+//! What the outbox is measured against: group commit into an append-only file or into redb, and redb used the plain way.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 
 use super::sample::rate;
 
-/// An append-only file: one thread writes all that arrived during the last fdatasync, then tells who waited.
+/// Group commit: one thread stores all that arrived during the last commit, then tells who waited.
 #[derive(Debug)]
-pub struct AppendOnlyFile {
+pub struct GroupCommit {
     queue: Arc<Queue>,
     thread: JoinHandle<usize>,
 }
@@ -27,12 +27,29 @@ struct Queue {
 
 type Item = (Arc<[u8]>, oneshot::Sender<()>);
 
-impl AppendOnlyFile {
-    pub fn begin(path: &Path) -> Self {
-        let queue = Arc::new(Queue::default());
+impl GroupCommit {
+    /// Into an append-only file, one fdatasync a batch.
+    pub fn into_file(path: &Path) -> Self {
         let mut file = File::create_new(path).unwrap();
+        Self::begin(move |bytes| {
+            file.write_all(bytes).unwrap();
+            file.sync_data().unwrap();
+        })
+    }
+
+    /// Into redb as the outbox does, two-phase, a batch under one key.
+    pub fn into_redb(path: &Path) -> Self {
+        let (database, mut key) = (redb_of_the_outbox(path), 0);
+        Self::begin(move |bytes| {
+            redb_store(&database, key, bytes);
+            key += 1;
+        })
+    }
+
+    fn begin(mut store: impl FnMut(&[u8]) + Send + 'static) -> Self {
+        let queue = Arc::new(Queue::default());
         let shared = Arc::clone(&queue);
-        let thread = std::thread::Builder::new().name("file".to_owned());
+        let thread = std::thread::Builder::new().name("group commit".to_owned());
         let thread = thread
             .spawn(move || {
                 let (mut bytes, mut batches) = (Vec::new(), 0);
@@ -50,8 +67,7 @@ impl AppendOnlyFile {
                     for (frame, _) in &batch {
                         bytes.extend_from_slice(frame);
                     }
-                    file.write_all(&bytes).unwrap();
-                    file.sync_data().unwrap();
+                    store(&bytes);
                     batches += 1;
                     for (_, receipt) in batch {
                         receipt.send(()).ok();
@@ -74,12 +90,12 @@ impl AppendOnlyFile {
     }
 }
 
-/// Appends to an [`AppendOnlyFile`].
+/// Appends to a [`GroupCommit`].
 #[derive(Clone, Debug)]
 pub struct Appender(Arc<Queue>);
 
 impl Appender {
-    /// What is returned is told after the fdatasync behind `frame`.
+    /// What is returned is told after the commit behind `frame`.
     pub fn append(&self, frame: Arc<[u8]>) -> oneshot::Receiver<()> {
         let (sender, stored) = oneshot::channel();
         let mut arrived = self.0.arrived.lock().unwrap();
@@ -124,17 +140,38 @@ pub fn redb_commit_a_record(path: &Path, frame: &[u8], during: Duration) -> f64 
     rate(written, begun.elapsed())
 }
 
-/// redb in one file: segments of about 1 MiB until it holds `bytes`, two-phase as the outbox commits.
-pub fn redb_one_file(path: &Path, bytes: u64) -> Database {
+/// What redb itself leaves of the limit: a plain loop that stores `batch` frames at once as the outbox does. Frames a
+/// second.
+pub fn redb_batches(path: &Path, frame: &[u8], batch: usize, during: Duration) -> f64 {
+    let database = redb_of_the_outbox(path);
+    let (begun, mut written) = (Instant::now(), 0);
+    while begun.elapsed() < during {
+        redb_store(&database, written as u64, &frame.repeat(batch));
+        written += batch;
+    }
+    rate(written, begun.elapsed())
+}
+
+/// With the cache that the outbox gives it.
+fn redb_of_the_outbox(path: &Path) -> Database {
     let mut builder = Database::builder();
     builder.set_cache_size(16 * 1024 * 1024);
-    let database = builder.create(path).unwrap();
+    builder.create(path).unwrap()
+}
+
+fn redb_store(database: &Database, key: u64, bytes: &[u8]) {
+    let mut transaction = database.begin_write().unwrap();
+    transaction.set_two_phase_commit(true);
+    transaction.open_table(TABLE).unwrap().insert(key, bytes).unwrap();
+    transaction.commit().unwrap();
+}
+
+/// redb in one file: segments of about 1 MiB until it holds `bytes`, two-phase as the outbox commits.
+pub fn redb_one_file(path: &Path, bytes: u64) -> Database {
+    let database = redb_of_the_outbox(path);
     let segment = vec![7_u8; 1_000_000];
     for seq in 0..bytes.div_ceil(segment.len() as u64) {
-        let mut transaction = database.begin_write().unwrap();
-        transaction.set_two_phase_commit(true);
-        transaction.open_table(TABLE).unwrap().insert(seq, segment.as_slice()).unwrap();
-        transaction.commit().unwrap();
+        redb_store(&database, seq, &segment);
     }
     database
 }
