@@ -27,7 +27,7 @@ use common::scribing::{PATIENCE, RING};
 use common::{runtime, size, table};
 use gatepost::audit::chain::Head;
 use gatepost::audit::record::{Call, Entry};
-use gatepost::audit::ring::{Arrival, Phase, Ring, Taken};
+use gatepost::audit::ring::{Phase, Ring};
 
 /// Calls that a task makes before others have their turn.
 const BURST: usize = 16;
@@ -121,14 +121,7 @@ fn ring(tasks: usize, calls: usize) -> (Sample, Sample) {
 fn drain(ring: &Ring) {
     loop {
         let work = ring.take(None);
-        let mut taken = Taken::default();
-        for arrival in work.arrivals {
-            taken.add(match arrival {
-                Arrival::Begin { call, .. } => call.size_bytes(),
-                Arrival::End { entry, .. } => entry.size_bytes(),
-            });
-        }
-        ring.publish([], taken);
+        ring.publish([], work.taken);
         if work.phase == Phase::Finished {
             return;
         }

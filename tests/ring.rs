@@ -149,19 +149,15 @@ impl Model {
             return;
         }
         let work = self.ring.take(Some(Duration::ZERO));
-        let Held { mut records, mut taken, .. } = Held::default();
+        let mut records = Vec::new();
         let mut link = |entry: Entry| {
             let place = chain::link(GATEWAY, EPOCH, self.head, &entry);
             self.head = Head::after(&place);
             records.push((Arc::new(AuditRecord { place, entry }), Instant::now()));
         };
         for arrival in work.arrivals {
-            match arrival {
-                Arrival::Begin { call, .. } => taken.add(call.size_bytes()),
-                Arrival::End { entry, .. } => {
-                    taken.add(entry.size_bytes());
-                    link(*entry);
-                }
+            if let Arrival::End { entry, .. } = arrival {
+                link(*entry);
             }
         }
         if let Some(missed) = work.missed {
@@ -171,7 +167,7 @@ impl Model {
         }
         // As the scribe does: a ring that was more than half full when it looked is spilled.
         let stores = stores || self.ring.past_high_water();
-        self.held = Some(Held { records, taken, stores });
+        self.held = Some(Held { records, taken: work.taken, stores });
     }
 
     fn deliver(&mut self, count: usize) {

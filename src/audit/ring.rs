@@ -54,6 +54,10 @@ struct State {
     used: Room,
     /// The part of it that is reserved for what has not arrived.
     reserved: Room,
+    /// The part of it that has arrived and was not taken yet.
+    arrived: Room,
+    /// Producers that wait for room.
+    waiting: usize,
     /// All up to here is in the outbox.
     stored: Seq,
     /// All up to here is in Postgres.
@@ -90,6 +94,8 @@ impl Ring {
             window: VecDeque::new(),
             used: Room::default(),
             reserved: Room::default(),
+            arrived: Room::default(),
+            waiting: 0,
             stored: head.seq,
             delivered: Seq::ZERO,
             shippable: head.seq,
@@ -138,6 +144,7 @@ impl Ring {
         }
         Work {
             arrivals: std::mem::take(&mut state.arrivals),
+            taken: Taken(std::mem::take(&mut state.arrived)),
             watermarks: std::mem::take(&mut state.watermarks),
             missed: state.missed.take(),
             phase: state.phase,
@@ -403,6 +410,11 @@ impl State {
             evicted.extend(self.pop_front());
         }
         (true, evicted)
+    }
+
+    fn give_back(&mut self, reserved: Room) {
+        self.used = self.used.without(reserved);
+        self.reserved = self.reserved.without(reserved);
     }
 
     fn pop_front(&mut self) -> Option<Slot> {

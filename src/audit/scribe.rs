@@ -1,8 +1,8 @@
 //! The scribe: one OS thread that gives records their place and stores them.
 //!
 //! It takes all that arrived while it was busy: under load a commit is shared by everything that waited for the one
-//! before. Those who were told by that one get a moment, a part of what it took, to join; nothing else is timed. It links each record into the chain, encodes them into segments, and commits segments,
-//! intents and watermarks at once. Receipts are told after the commit, in the order in which calls arrived.
+//! before. Those who were told by that one get a moment, a part of what it took, to join; nothing else is timed. It links each
+//! record into the chain, encodes them into segments, and commits segments, intents and watermarks at once. Receipts are told after the commit, in the order in which calls arrived.
 //!
 //! At level `queued` it stamps and publishes at once, and stores only what is not delivered in time (*spilling*), until
 //! the backlog is gone. Then the disk is idle.
@@ -13,7 +13,7 @@
 mod events;
 mod segments;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,7 @@ pub struct Scribe {
     /// Open calls whose intents are in memory only (level `queued`).
     open: BTreeMap<RequestId, Arc<[u8]>>,
     /// Open calls whose intents are in the outbox.
-    stored_intents: BTreeSet<RequestId>,
+    stored_intents: HashSet<RequestId>,
     watermarks: Vec<(Epoch, Head)>,
     space: Space,
     /// When the last commit failed, where none has succeeded since.
@@ -138,7 +138,7 @@ impl Scribe {
             head = Head::after(&place);
             records.push((Arc::new(AuditRecord { place, entry }), Instant::now()));
         }
-        let segments = segments::of(&records);
+        let segments = segments::of(records.iter().map(|(record, _)| record.as_ref()));
         let first = Commit { segments: &segments, head: Some(head), ..Commit::default() };
         let outbox = opening.begin(&first, outbox_bytes_max)?;
         let space = outbox.space();
@@ -158,7 +158,7 @@ impl Scribe {
             spilling: false,
             closed: false,
             open: BTreeMap::new(),
-            stored_intents: BTreeSet::new(),
+            stored_intents: HashSet::new(),
             watermarks: Vec::new(),
             space,
             failed: None,
@@ -187,12 +187,13 @@ impl Scribe {
     #[must_use]
     pub fn run(mut self) -> Report {
         loop {
-            let Work { arrivals, watermarks, missed, phase } = self.ring.take(self.patience());
+            let Work { arrivals, taken, watermarks, missed, phase } = self.ring.take(self.patience());
             let begun = Instant::now();
             self.remember(watermarks);
             // Also where the shell did not wait for it: what the ring has is stored, and the epoch closed.
             let closing = phase >= Phase::Closing && !std::mem::replace(&mut self.closed, phase >= Phase::Closing);
             let mut batch = self.stamp(arrivals, missed, closing);
+            batch.taken = taken;
             let extent = match (closing, self.must_store(&batch)) {
                 (true, _) => Some(Extent::Closing),
                 (false, true) => Some(Extent::All),
@@ -294,18 +295,14 @@ impl Scribe {
         let mut batch = Batch::default();
         for arrival in arrivals {
             match arrival {
-                Arrival::Begin { call, stored } => {
-                    batch.taken.add(call.size_bytes());
-                    match codec::encode_intent(&call) {
-                        Ok(frame) => {
-                            batch.begun.push((call.request_id, frame.into()));
-                            batch.told.extend(stored);
-                        }
-                        Err(error) => tracing::error!(%error, request_id = %call.request_id, "intent not encoded"),
+                Arrival::Begin { call, stored } => match codec::encode_intent(&call) {
+                    Ok(frame) => {
+                        batch.begun.push((call.request_id, frame.into()));
+                        batch.told.extend(stored);
                     }
-                }
+                    Err(error) => tracing::error!(%error, request_id = %call.request_id, "intent not encoded"),
+                },
                 Arrival::End { entry, begun, stored, arrived } => {
-                    batch.taken.add(entry.size_bytes());
                     batch.told.extend(stored);
                     if begun {
                         batch.ended.push(entry.call.request_id);
@@ -326,10 +323,14 @@ impl Scribe {
             self.link(closed(self.head), Instant::now(), &mut batch);
         }
         // A call that began and ended in one batch needs no intent.
-        let ended: BTreeSet<_> = batch.ended.iter().copied().collect();
-        batch.begun.retain(|(id, _)| !ended.contains(id));
-        for id in &ended {
-            self.open.remove(id);
+        if !batch.begun.is_empty() && !batch.ended.is_empty() {
+            let ended: HashSet<_> = batch.ended.iter().collect();
+            batch.begun.retain(|(id, _)| !ended.contains(id));
+        }
+        if !self.open.is_empty() {
+            for id in &batch.ended {
+                self.open.remove(id);
+            }
         }
         batch
     }
@@ -358,14 +359,13 @@ impl Scribe {
 
     /// Commits as much as `extent` says, then publishes the batch. `Err` gives what was lost.
     fn store(&mut self, batch: &mut Batch, extent: Extent) -> Result<(), usize> {
-        let mut records = Vec::new();
+        let mut segments = Vec::new();
         if extent != Extent::Watermarks {
-            let now = Instant::now();
-            records.extend(self.ring.only_queued().into_iter().map(|record| (record, now)));
-            records.extend(batch.records.iter().cloned());
+            let older = self.ring.only_queued();
+            let arrived = batch.records.iter().map(|(record, _)| record);
+            segments = segments::of(older.iter().chain(arrived).map(AsRef::as_ref));
             batch.begun.extend(std::mem::take(&mut self.open));
         }
-        let segments = segments::of(&records);
         let ended: Vec<_> = batch.ended.iter().copied().filter(|id| self.stored_intents.contains(id)).collect();
         let commit = Commit {
             segments: &segments,
@@ -376,7 +376,7 @@ impl Scribe {
             closes: extent == Extent::Closing,
         };
         while let Err(error) = self.outbox.commit(&commit) {
-            tracing::error!(%error, records = records.len(), "outbox cannot store; tried again until it can");
+            tracing::error!(%error, records = batch.records.len(), "outbox cannot store; tried again until it can");
             self.ring.outbox_failed();
             self.failed = Some(Instant::now());
             if matches!(self.mode, Mode::Queued { .. }) && extent != Extent::Closing && ended.is_empty() {

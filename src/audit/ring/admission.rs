@@ -56,7 +56,7 @@ impl Ring {
         stored: Option<oneshot::Sender<()>>,
     ) -> Result<(), Closed> {
         let taken = reservation.take(call.size_bytes());
-        self.append(Arrival::Begin { call: Box::new(call), stored }, taken)
+        self.append(Arrival::Begin { call: Box::new(call), stored }, taken, Room::default())
     }
 
     /// Appends a record and gives back what it does not need of `reservation`.
@@ -72,7 +72,9 @@ impl Ring {
         stored: Option<oneshot::Sender<()>>,
     ) -> Result<(), Closed> {
         let taken = reservation.take(entry.size_bytes());
-        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() }, taken)
+        // Under the same lock, since every call passes here.
+        let rest = std::mem::take(&mut reservation.room);
+        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() }, taken, rest)
     }
 
     async fn reserve(
@@ -83,6 +85,7 @@ impl Ring {
         arrived: Timestamp,
     ) -> Result<Reservation, NoRoom> {
         let wait = async {
+            let _waiting = Waiting::new(self);
             loop {
                 let mut notified = std::pin::pin!(self.room.notified());
                 notified.as_mut().enable();
@@ -145,21 +148,27 @@ impl Ring {
         self.work.notify_one();
     }
 
-    /// Appends what takes a part of the reserved room.
-    fn append(&self, arrival: Arrival, taken: Room) -> Result<(), Closed> {
+    /// Appends what takes a part of the reserved room, and gives `rest` of it back.
+    fn append(&self, arrival: Arrival, taken: Room, rest: Room) -> Result<(), Closed> {
         let mut state = self.lock();
+        state.give_back(rest);
         // I3: nothing may follow the record that closes the epoch. Where the scribe failed nothing would be done with it.
         if state.phase != Phase::Open || state.failed {
             return Err(Closed);
         }
         state.reserved = state.reserved.without(taken);
+        state.arrived = state.arrived.and(taken);
         // The scribe takes all at once, so it waits only where there is nothing, or for a number: two calls of the
         // kernel a batch at most.
         state.arrivals.push(arrival);
         let wakes = state.arrivals.len() == 1 || state.arrivals.len() == state.gathered;
+        let makes_room = state.waiting > 0 && rest != Room::default();
         drop(state);
         if wakes {
             self.work.notify_one();
+        }
+        if makes_room {
+            self.room.notify_waiters();
         }
         Ok(())
     }
@@ -176,10 +185,26 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut state = self.ring.lock();
-        state.used = state.used.without(self.room);
-        state.reserved = state.reserved.without(self.room);
-        drop(state);
+        if self.room == Room::default() {
+            return;
+        }
+        self.ring.lock().give_back(self.room);
         self.ring.room.notify_waiters();
+    }
+}
+
+/// A producer that waits for room, while it does.
+struct Waiting<'a>(&'a Ring);
+
+impl<'a> Waiting<'a> {
+    fn new(ring: &'a Ring) -> Self {
+        ring.lock().waiting += 1;
+        Self(ring)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().waiting -= 1;
     }
 }

@@ -30,13 +30,6 @@ pub(super) struct Room {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Taken(pub(super) Room);
 
-impl Taken {
-    /// Adds one intent or record.
-    pub fn add(&mut self, bytes: usize) {
-        self.0 = self.0.and(Room { records: 1, bytes });
-    }
-}
-
 /// Who asks for room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asker {

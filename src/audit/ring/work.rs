@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::room::Taken;
 use crate::audit::chain::Head;
 use crate::audit::record::{AuditRecord, Call, Entry, Epoch, Seq, Timestamp};
 
@@ -62,6 +63,8 @@ pub struct Missed {
 pub struct Work {
     /// All that arrived, in order.
     pub arrivals: Vec<Arrival>,
+    /// The room that they use until they are published.
+    pub taken: Taken,
     /// Watermarks to store.
     pub watermarks: Vec<(Epoch, Head)>,
     /// Calls to account for.

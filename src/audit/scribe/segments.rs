@@ -1,8 +1,5 @@
 //! How a batch is cut into segments: what redb stores under one key.
 
-use std::sync::Arc;
-use std::time::Instant;
-
 use crate::audit::codec;
 use crate::audit::outbox::Segment;
 use crate::audit::record::{AuditRecord, Seq};
@@ -19,20 +16,20 @@ const SPLIT_BYTES_MIN: usize = 64 * 1024;
 const PAGE_HEADER_BYTES: usize = 128;
 
 /// Records as segments, each at most about [`SEGMENT_BYTES`] long.
-pub(super) fn of(records: &[(Arc<AuditRecord>, Instant)]) -> Vec<Segment> {
+pub(super) fn of<'a>(records: impl Iterator<Item = &'a AuditRecord>) -> Vec<Segment> {
     let (mut segments, mut open, mut ends) = (Vec::new(), None::<Segment>, Vec::new());
-    let mut room: usize = records.iter().map(|(record, _)| record.entry.size_bytes()).sum();
-    for (record, _) in records {
-        let AuditRecord { place, entry } = record.as_ref();
-        let segment = open.get_or_insert_with(|| {
-            let frames = Vec::with_capacity(room.min(SEGMENT_BYTES + SEGMENT_BYTES / 16));
-            Segment { epoch: place.epoch, first: place.seq, last: place.seq, frames }
+    for record in records {
+        let AuditRecord { place, .. } = record;
+        let segment = open.get_or_insert_with(|| Segment {
+            epoch: place.epoch,
+            first: place.seq,
+            last: place.seq,
+            frames: Vec::new(),
         });
         segment.last = place.seq;
         codec::encode_record(record, &mut segment.frames)
             .expect("every field of a record is bounded far below the limit of a frame when it is made");
         ends.push(segment.frames.len());
-        room = room.saturating_sub(entry.size_bytes());
         if segment.frames.len() >= SEGMENT_BYTES {
             segments.extend(open.take());
             ends.clear();
@@ -72,7 +69,7 @@ mod tests {
     use crate::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, RequestId, Status};
     use crate::audit::redact::Redaction;
 
-    fn records(count: usize, args_bytes: usize) -> Vec<(Arc<AuditRecord>, Instant)> {
+    fn records(count: usize, args_bytes: usize) -> Vec<AuditRecord> {
         let (id, mut head) = (GatewayId(uuid::Uuid::nil()), Head::START);
         let json = format!("\"{}\"", "x".repeat(args_bytes));
         let call = Call::new(RequestId::new(), "tools/call").with_arguments(&json, &Redaction::none(), usize::MAX);
@@ -81,7 +78,7 @@ mod tests {
         let next = |_| {
             let place = chain::link(id, Epoch(1), head, &entry);
             head = Head::after(&place);
-            (Arc::new(AuditRecord { place, entry: entry.clone() }), Instant::now())
+            AuditRecord { place, entry: entry.clone() }
         };
         (0..count).map(next).collect()
     }
@@ -90,7 +87,7 @@ mod tests {
     fn segments_hold_every_record_once_and_fill_the_pages_that_redb_writes() {
         for (count, args_bytes) in [(1, 0), (7, 70_000), (300, 10), (1_024, 200), (1_024, 400), (5_000, 300)] {
             let records = records(count, args_bytes);
-            let segments = of(&records);
+            let segments = of(records.iter());
             let (mut seq, mut bytes, mut written) = (Seq::ZERO, 0, 0);
             for segment in &segments {
                 assert_eq!(segment.first, seq.next());
