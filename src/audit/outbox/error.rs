@@ -10,7 +10,7 @@ use crate::audit::record::GatewayId;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file system refused.
-    #[error("cannot {operation} {path}: {source}", path = .path.display())]
+    #[error("cannot {operation} {path}: {source}{remedy}", path = .path.display(), remedy = remedy(source))]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -91,6 +91,21 @@ pub enum Error {
         /// How.
         source: codec::Error,
     },
+}
+
+/// What to do about what the file system said, where that is known.
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; give the directory of audit.dir to the user that Gatepost runs as, with mode 0700"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; mount it writable, or set audit.dir to a directory on another disk",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room on that file system, or set audit.dir to a directory on another one"
+        }
+        io::ErrorKind::NotADirectory => "; set audit.dir to a directory",
+        _ => "",
+    }
 }
 
 impl Error {
