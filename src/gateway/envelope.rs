@@ -75,6 +75,12 @@ pub enum Malformed {
         /// The protocol's.
         known: &'static str,
     },
+    /// A key of the message or its parameters that is no text: most parsers refuse the whole message for it.
+    #[error("key {key:?} holds a lone surrogate")]
+    KeyNotText {
+        /// The key, with U+FFFD for what is no character, bounded.
+        key: String,
+    },
     /// `jsonrpc` is missing or not `"2.0"`.
     #[error("jsonrpc must be \"2.0\"")]
     Version,
@@ -259,11 +265,19 @@ fn known<'a, const N: usize>(
     keys: [&'static str; N],
 ) -> Result<[Option<&'a RawValue>; N], Malformed> {
     for member in members {
+        if !member.is_text {
+            return Err(Malformed::KeyNotText { key: bounded(&member.key) });
+        }
         if let Some(known) = keys.iter().find(|key| member.key != **key && member.key.eq_ignore_ascii_case(key)) {
             return Err(Malformed::CaseVariant { key: member.key.clone(), known });
         }
     }
     Ok(keys.map(|key| members.iter().find(|member| member.key == key).map(|member| member.value)))
+}
+
+/// A key as an error shows it.
+fn bounded(key: &str) -> String {
+    key[..key.floor_char_boundary(64)].to_owned()
 }
 
 /// Checks the nesting, and every object for a key that it has twice. `json` is valid JSON.
@@ -336,10 +350,7 @@ fn unescaped(quoted: &[u8]) -> Cow<'_, [u8]> {
 fn check_keys(mut keys: Vec<Cow<'_, [u8]>>) -> Result<(), Malformed> {
     keys.sort_unstable();
     match keys.windows(2).find(|pair| pair.first() == pair.last()).and_then(|pair| pair.first()) {
-        Some(key) => {
-            let key = String::from_utf8_lossy(key);
-            Err(Malformed::DuplicateKey { key: key[..key.floor_char_boundary(64)].to_owned() })
-        }
+        Some(key) => Err(Malformed::DuplicateKey { key: bounded(&String::from_utf8_lossy(key)) }),
         None => Ok(()),
     }
 }
@@ -402,6 +413,11 @@ mod tests {
             (call(r#"{"name":"a","arguments":"{}"}"#), Malformed::Arguments),
             (call(r#"{"name":"a","_meta":1}"#), Malformed::Meta),
             (deep, Malformed::TooDeep { limit: DEPTH_MAX }),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"ping","\ud800":1}"#.into(),
+                Malformed::KeyNotText { key: "\u{fffd}\u{fffd}\u{fffd}".into() },
+            ),
+            (call(r#"{"name":"a","x\udfff":1}"#), Malformed::KeyNotText { key: "x\u{fffd}\u{fffd}\u{fffd}".into() }),
         ];
         for (body, want) in cases {
             assert_eq!(rule(&body), want, "{body}");

@@ -14,6 +14,8 @@ use serde_json::value::RawValue;
 pub struct Member<'a> {
     /// The key, unescaped; a lone surrogate becomes U+FFFD.
     pub key: String,
+    /// Whether that is the whole key: it has no lone surrogate.
+    pub is_text: bool,
     /// The value's text.
     pub value: &'a RawValue,
 }
@@ -137,7 +139,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
                 while let Some((Key(key), value)) = map.next_entry::<Key, &'de RawValue>()? {
-                    members.push(Member { key: String::from_utf8_lossy(&key).into_owned(), value });
+                    let key = String::from_utf8(key);
+                    let is_text = key.is_ok();
+                    let key = key.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+                    members.push(Member { key, is_text, value });
                 }
                 Ok(Members(members))
             }

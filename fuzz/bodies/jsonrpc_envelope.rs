@@ -1,0 +1,77 @@
+//! Any bytes as a message: what is accepted is what `serde_json` reads without our rules, and is passed on byte for byte.
+
+use std::collections::HashMap;
+
+use gatepost::gateway::envelope::{self, METHOD_BYTES_MAX, Malformed};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// The limit of a message. *Chosen*: larger than what fuzzers make, but for those who look for it.
+const BYTES_MAX: usize = 64 * 1024;
+
+/// A message, read without our rules.
+#[derive(Deserialize)]
+struct Plain<'a> {
+    jsonrpc: String,
+    #[serde(borrow, default, deserialize_with = "some")]
+    id: Option<&'a RawValue>,
+    method: String,
+    #[serde(borrow, default, deserialize_with = "some")]
+    params: Option<&'a RawValue>,
+}
+
+/// The parameters of a call, read without our rules.
+#[derive(Deserialize)]
+struct PlainCall<'a> {
+    name: String,
+    #[serde(borrow, default, deserialize_with = "some")]
+    arguments: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "some", rename = "_meta")]
+    meta: Option<&'a RawValue>,
+}
+
+/// What stands there, also where it is `null`.
+fn some<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+pub fn run(data: &[u8]) {
+    let hint = envelope::hint(data, BYTES_MAX);
+    assert!(hint.method.is_none_or(|method| method.len() <= METHOD_BYTES_MAX), "what is recorded of it is bounded");
+    let message = match envelope::parse(data, BYTES_MAX) {
+        Ok(message) => message,
+        Err(error) => {
+            assert!(!error.to_string().is_empty() && error.code() < 0);
+            assert!(error.to_string().len() < 1024, "a message of bounded length");
+            return;
+        }
+    };
+    assert!(data.len() <= BYTES_MAX);
+    let plain: Plain<'_> = serde_json::from_slice(data).expect("what is accepted is JSON for others too");
+    assert_eq!(plain.jsonrpc, "2.0");
+    assert_eq!(message.method, plain.method);
+    assert_eq!(message.id.as_ref().map(envelope::Id::as_json), plain.id.map(RawValue::get));
+    assert_eq!(message.params.map(RawValue::get), plain.params.map(RawValue::get), "byte for byte");
+    if let Some(params) = message.params {
+        let within = data.as_ptr_range();
+        assert!(within.contains(&params.get().as_ptr()), "the text is the message's own, not another one");
+    }
+    unambiguous(&serde_json::from_slice(data).expect("an object"));
+    match envelope::tool_call(message.params) {
+        Ok(call) => {
+            let plain: PlainCall<'_> = serde_json::from_str(plain.params.expect("parameters").get()).expect("a call");
+            assert_eq!(call.name, plain.name);
+            assert_eq!(call.arguments, plain.arguments.map(RawValue::get), "byte for byte");
+            assert_eq!(call.meta, plain.meta.map(RawValue::get), "byte for byte");
+        }
+        Err(error) => assert!(!matches!(error, Malformed::NotJson { .. } | Malformed::NotUtf8 { .. })),
+    }
+}
+
+/// No key of the protocol has a twin in another case, which some parsers would take for it.
+fn unambiguous(members: &HashMap<String, &RawValue>) {
+    let keys: Vec<_> = members.keys().map(|key| key.to_ascii_lowercase()).collect();
+    for known in ["jsonrpc", "id", "method", "params"] {
+        assert!(keys.iter().filter(|key| *key == known).count() <= 1, "{known} stands twice");
+    }
+}

@@ -1,0 +1,91 @@
+//! Any `Authorization` header: nobody without the secret is believed, and what is said of a token does not hold it.
+
+use std::fmt::Write;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatepost::config::Config;
+use gatepost::gateway::auth::{Authenticator, Claims, mint};
+use tempfile::NamedTempFile;
+
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+
+/// The shortest text whose appearance in an error is no chance. *Chosen*: no word of ours is that long.
+const TELLING_BYTES: usize = 24;
+
+struct Gate {
+    authenticator: Authenticator,
+    /// A good token.
+    good: String,
+}
+
+pub fn run(data: &[u8]) {
+    static GATE: OnceLock<Gate> = OnceLock::new();
+    let gate = GATE.get_or_init(gate);
+    let bearer = |token: &[u8]| [b"Bearer ".as_slice(), token].concat();
+    refused(gate, data);
+    refused(gate, &bearer(data));
+    // A header and a body of the attacker's, with the signature of somebody else's token.
+    let mut parts = data.splitn(2, |byte| *byte == 0);
+    let encoded = |part: Option<&[u8]>| URL_SAFE_NO_PAD.encode(part.unwrap_or_default());
+    let signed = gate.good.rsplit_once('.').unwrap();
+    let (header, body) = (encoded(parts.next()), encoded(parts.next()));
+    refused(gate, &bearer(format!("{header}.{body}.{}", signed.1).as_bytes()));
+    refused(gate, &bearer(format!("{header}.{body}.").as_bytes()));
+    // The good token's body under the attacker's header.
+    let good_body = signed.0.split_once('.').unwrap().1;
+    refused(gate, &bearer(format!("{header}.{good_body}.{}", signed.1).as_bytes()));
+    assert!(gate.authenticator.authenticate(Some(&bearer(gate.good.as_bytes()))).is_ok(), "a good one is believed");
+}
+
+fn refused(gate: &Gate, header: &[u8]) {
+    let text = String::from_utf8_lossy(header);
+    if text.contains(&gate.good) {
+        return;
+    }
+    let error = match gate.authenticator.authenticate(Some(header)) {
+        Ok(principal) => {
+            // The same token, encoded so that it decodes to the same bytes.
+            let own = text.split('.').nth(1).zip(gate.good.split('.').nth(1)).is_some_and(|(one, other)| one == other);
+            panic!(
+                "{} is believed without the secret{}",
+                principal.subject,
+                if own { ", under another header" } else { "" }
+            );
+        }
+        Err(error) => error,
+    };
+    let mut said = format!("{error} {error:?}");
+    let mut cause = std::error::Error::source(&error);
+    while let Some(source) = cause {
+        write!(said, " {source} {source:?}").unwrap();
+        cause = source.source();
+    }
+    // I8: no part of a token is in what is said of it.
+    for part in text.trim_start_matches("Bearer ").split('.').filter(|part| part.len() >= TELLING_BYTES) {
+        assert!(!said.contains(part), "the error holds a part of the token: {said}");
+    }
+}
+
+fn gate() -> Gate {
+    let secret = NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), SECRET).unwrap();
+    let config = format!(
+        "auth.audience = \"gatepost\"\n[[auth.keys]]\nalgorithm = \"HS256\"\nissuer = \"fuzz\"\nsecret_file = \"{}\"\n",
+        secret.path().display()
+    );
+    let config = Config::parse(&config, None, []).unwrap();
+    let claims = Claims {
+        subject: "agent".to_owned(),
+        issuer: "fuzz".to_owned(),
+        audience: "gatepost".to_owned(),
+        role_claim: config.auth.role_claim.clone(),
+        roles: vec!["admin".to_owned()],
+        scope: None,
+        kid: None,
+        valid_for: Duration::from_hours(24 * 365),
+    };
+    Gate { authenticator: Authenticator::from_config(&config.auth).unwrap(), good: mint(SECRET, &claims).unwrap() }
+}
