@@ -1,39 +1,18 @@
-//! The way from ring and outbox to a sink that misbehaves: I4, I5, I6, I9, and level `queued`.
+//! The way from ring and outbox to a sink that misbehaves: I4, I5, I6 and I9.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
 
 mod common;
 
-use std::sync::Mutex;
 use std::time::Duration;
 
-use common::disk::copy_of;
 use common::memory_sink::Mood;
 use common::pipeline::{
-    Rig, bytes_in, call, events, many, ok, one, statuses, stop, stop_now, stored_records, times_recorded,
+    Rig, bytes_in, call, delivered, forgotten, many, ok, one, statuses, stop, stop_now, stored_records, times_recorded,
 };
 use common::trail;
 use common::wait::{SOON, until_async};
-use gatepost::audit::Audit;
-use gatepost::audit::chain::Head;
-use gatepost::audit::pipeline::{Pipeline, Probe};
-use gatepost::audit::record::{AuditRecord, Epoch, Outcome, RequestId, Seq, Status};
+use gatepost::audit::record::{Outcome, Seq, Status};
 use gatepost::audit::shipper::State;
-
-async fn delivered(probe: &Probe) {
-    until_async("all is delivered", SOON, || async {
-        let gauge = probe.gauge();
-        gauge.delivered == gauge.stamped
-    })
-    .await;
-}
-
-/// Waits until the outbox has forgotten everything, and unlinked all files but the newest.
-async fn forgotten(rig: &Rig, probe: &Probe) {
-    until_async("all is forgotten", SOON, || async {
-        rig.generations().len() == 1 && stored_records(probe.reader()).is_empty()
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn i4_the_outbox_forgets_only_what_was_delivered() {
@@ -327,137 +306,6 @@ async fn i5_records_that_were_delivered_and_not_forgotten_are_not_delivered_agai
 }
 
 #[tokio::test]
-async fn i5_a_copied_outbox_is_a_fork_and_overwrites_and_forgets_nothing() {
-    let first = Rig::stored();
-    stop(first.start()).await;
-    for late in [false, true] {
-        let mut second = Rig::on(copy_of(first.dir.path()));
-        second.sink = first.sink.clone();
-        let pipeline = first.start();
-        many(&pipeline.audit(), 20).await;
-        delivered(&pipeline.probe()).await;
-        let theirs = first.sink.records();
-        if late {
-            // The second one's epoch was only stored; it is an old one when its sink is configured.
-            let pipeline = second.start_store_only();
-            many(&pipeline.audit(), 10).await;
-            stop(pipeline).await;
-        }
-        let forked = second.start();
-        many(&forked.audit(), 10).await;
-        let probe = forked.probe();
-        until_async("it is forked", SOON, || async { matches!(probe.shipper(), State::Forked { .. }) }).await;
-        many(&forked.audit(), 10).await;
-        let calls = if late { 30 } else { 20 };
-        let ended = stop(forked).await;
-        assert_eq!(ended.lost, 0);
-        assert_eq!(first.sink.records(), theirs, "the first one's rows are as they were");
-        let kept = second.stored_records();
-        let kept = kept.iter().filter(|record| record.entry.call.method == "tools/call").count();
-        assert_eq!(kept, calls, "I4: the second one keeps what was not delivered");
-        stop(pipeline).await;
-        trail::verify_records(&first.sink.records());
-    }
-}
-
-#[tokio::test]
-async fn i5_a_copy_that_ends_before_the_cursor_is_a_fork() {
-    let first = Rig::stored();
-    stop(first.start()).await;
-    let mut second = Rig::on(copy_of(first.dir.path()));
-    second.sink = first.sink.clone();
-    let pipeline = second.start_store_only();
-    many(&pipeline.audit(), 3).await;
-    stop(pipeline).await;
-    // The first one delivers more of the same epoch than the second one has.
-    let pipeline = first.start();
-    many(&pipeline.audit(), 20).await;
-    stop(pipeline).await;
-    let forked = second.start();
-    let probe = forked.probe();
-    until_async("it is forked", SOON, || async { matches!(probe.shipper(), State::Forked { .. }) }).await;
-    stop(forked).await;
-    let kept = second.stored_records();
-    assert_eq!(kept.iter().filter(|record| record.entry.call.method == "tools/call").count(), 3);
-}
-
-#[tokio::test]
-async fn i4_an_older_epoch_with_a_hole_is_kept_and_the_later_ones_are_delivered() {
-    let rig = Rig::stored();
-    // Epoch 1 is delivered in part and forgotten as far; then the database is restored to what it was before.
-    let pipeline = rig.start();
-    many(&pipeline.audit(), 3).await;
-    forgotten(&rig, &pipeline.probe()).await;
-    rig.sink.turn(Mood::Down);
-    many(&pipeline.audit(), 3).await;
-    stop_now(pipeline).await;
-    rig.sink.turn(Mood::Healthy);
-    let last = rig.sink.records().last().unwrap().place;
-    let gateway_id = last.gateway_id;
-    rig.sink.set_cursor(gateway_id, Epoch(1), Head::START);
-    let pipeline = rig.start();
-    let probe = pipeline.probe();
-    let alarm = || match probe.shipper() {
-        State::Forked { error } => error,
-        other => panic!("no alarm: {other:?}"),
-    };
-    many(&pipeline.audit(), 5).await;
-    delivered(&probe).await;
-    assert!(alarm().contains("epoch 1") && alarm().contains("restart this gateway"), "{}", alarm());
-    // The alarm outlasts another one.
-    rig.sink.turn(Mood::Down);
-    one(&pipeline.audit(), "echo").await;
-    until_async("it is tried", SOON, || async { matches!(probe.shipper(), State::Retrying { .. }) }).await;
-    let State::Retrying { error } = probe.shipper() else { panic!("delivered though the sink is down") };
-    assert!(error.contains("epoch 1"), "{error}");
-    rig.sink.turn(Mood::Healthy);
-    delivered(&probe).await;
-    assert!(alarm().contains("epoch 1"));
-    stop(pipeline).await;
-    let epochs = |records: Vec<AuditRecord>| -> Vec<_> { records.iter().map(|record| record.place.epoch.0).collect() };
-    assert_eq!(epochs(rig.stored_records()), [1; 4]);
-    assert_eq!(epochs(rig.sink.records()), [[1; 4].as_slice(), &[2; 8]].concat());
-    // Mended, it is looked at again at the next start.
-    rig.sink.set_cursor(gateway_id, Epoch(1), Head::after(&last));
-    let pipeline = rig.start();
-    delivered(&pipeline.probe()).await;
-    assert_eq!(pipeline.probe().shipper(), State::Delivering);
-    stop(pipeline).await;
-    assert!(rig.stored_records().is_empty());
-    assert_eq!(trail::verify_records(&rig.sink.records()).len(), 4 + 4 + 8 + 2);
-}
-
-#[tokio::test]
-async fn i4_a_record_that_rotted_after_its_delivery_is_no_fork() {
-    let rig = Rig::stored();
-    let pipeline = rig.start_store_only();
-    many(&pipeline.audit(), 3).await;
-    stop(pipeline).await;
-    let stored = rig.stored_records();
-    // All was delivered, which the outbox does not know; then the last record rots.
-    let place = stored.last().unwrap().place;
-    rig.sink.set_cursor(place.gateway_id, place.epoch, Head::after(&place));
-    let (file, last) = (rig.dir.path().join(&rig.generations()[0]), b"gateway/closed");
-    let mut bytes = std::fs::read(&file).unwrap();
-    let windows = bytes.windows(last.len()).enumerate();
-    let rots: Vec<_> = windows.filter(|(_, window)| window == last).map(|(at, _)| at).collect();
-    for at in rots {
-        bytes[at] ^= 1;
-    }
-    std::fs::write(&file, bytes).unwrap();
-    let pipeline = rig.start();
-    let probe = pipeline.probe();
-    one(&pipeline.audit(), "echo").await;
-    delivered(&probe).await;
-    assert_eq!(probe.shipper(), State::Delivering);
-    stop(pipeline).await;
-    assert!(rig.stored_records().is_empty());
-    let records = rig.sink.records();
-    assert!(records.iter().all(|record| record.place.epoch != place.epoch), "nothing is delivered again");
-    assert_eq!(events(&records, "gap")[0]["lost"], 1);
-}
-
-#[tokio::test]
 async fn i6_the_outcomes_of_begun_calls_fit_when_nothing_else_does() {
     let mut rig = Rig::stored();
     rig.config.ring.records = 64;
@@ -622,133 +470,6 @@ async fn i9_what_cannot_be_prepared_later_does_not_hold_delivery() {
     assert_eq!(rig.sink.prepared(), 2, "not tried at every batch");
     stop(pipeline).await;
     assert_eq!(trail::verify_records(&rig.sink.records()).len(), 5);
-}
-
-/// Starts at level `queued` and waits until the opening has settled.
-async fn settled(rig: &Rig) -> (Pipeline, Probe) {
-    let pipeline = rig.start();
-    let probe = pipeline.probe();
-    forgotten(rig, &probe).await;
-    (pipeline, probe)
-}
-
-#[tokio::test]
-async fn queued_records_do_not_touch_the_disk_while_the_sink_keeps_up() {
-    let rig = Rig::queued(Duration::from_hours(1));
-    let (pipeline, probe) = settled(&rig).await;
-    let before = (rig.disk.operations(), rig.disk.counts());
-    many(&pipeline.audit(), 2_000).await;
-    until_async("all is delivered", SOON, || async { probe.gauge().records == 0 }).await;
-    assert_eq!((rig.disk.operations(), rig.disk.counts()), before);
-    assert_eq!(rig.sink.count(), 2_001);
-    assert_eq!(stop(pipeline).await.lost, 0);
-    trail::verify_records(&rig.sink.records());
-}
-
-#[tokio::test]
-async fn queued_records_do_not_spill_because_many_calls_are_open() {
-    let mut rig = Rig::queued(Duration::from_hours(1));
-    rig.config.ring.records = 64;
-    let (pipeline, probe) = settled(&rig).await;
-    let audit = pipeline.audit();
-    let mut open = Vec::new();
-    while open.len() < 40 {
-        open.push(audit.begin(call("open")).await.unwrap());
-    }
-    let before = rig.disk.operations();
-    for round in 1..=30 {
-        one(&audit, "echo").await;
-        until_async("it is delivered", SOON, || async { rig.sink.count() > round }).await;
-    }
-    assert_eq!(rig.disk.operations(), before);
-    drop(open);
-    until_async("all is delivered", SOON, || async { probe.gauge().records == 0 }).await;
-    stop(pipeline).await;
-}
-
-/// Waits until calls flow past the disk: the spill is over once a batch was looked at that found no backlog.
-async fn rests(rig: &Rig, audit: &Audit) -> Vec<RequestId> {
-    let ids = Mutex::new(Vec::new());
-    until_async("the disk rests", SOON, || async {
-        let before = rig.disk.operations();
-        let some = many(audit, 5).await;
-        until_async("all is delivered", SOON, || async {
-            let times = times_recorded(&rig.sink.records());
-            some.iter().all(|id| times.contains_key(id))
-        })
-        .await;
-        ids.lock().unwrap().extend(some);
-        rig.disk.operations() == before
-    })
-    .await;
-    ids.into_inner().unwrap()
-}
-
-/// Spills, loses nothing, drains and rests.
-async fn spills_and_recovers(rig: Rig, calls: usize) {
-    let (pipeline, probe) = settled(&rig).await;
-    let audit = pipeline.audit();
-    rig.sink.turn(Mood::Blocked);
-    let mut ids = many(&audit, calls).await;
-    until_async("it spills", SOON, || async { probe.gauge().stored.0 > 1 }).await;
-    ids.extend(many(&audit, 10).await);
-    let stored = probe.gauge().stored;
-    assert!(stored.0 > 10, "{stored}");
-    // A crash now loses none of what was stored.
-    let crashed = rig.after_crash();
-    let kept = crashed.stored_records();
-    assert!(trail::verify_records_from(&kept, 2).last().unwrap().seq >= stored.0.cast_signed());
-
-    rig.sink.turn(Mood::Healthy);
-    forgotten(&rig, &probe).await;
-    ids.extend(rests(&rig, &audit).await);
-    assert_eq!(stop(pipeline).await.lost, 0);
-    let records = rig.sink.records();
-    trail::verify_records(&records);
-    let times = times_recorded(&records);
-    assert!(ids.iter().all(|id| times[id] == 1));
-}
-
-#[tokio::test]
-async fn queued_records_spill_when_they_are_old() {
-    spills_and_recovers(Rig::queued(Duration::from_millis(20)), 30).await;
-}
-
-#[tokio::test]
-async fn queued_records_spill_when_the_ring_is_half_full() {
-    let mut rig = Rig::queued(Duration::from_hours(1));
-    rig.config.ring.records = 64;
-    spills_and_recovers(rig, 100).await;
-}
-
-#[tokio::test]
-async fn i2_a_crash_while_spilling_gives_open_calls_one_interrupted_record() {
-    let rig = Rig::queued(Duration::from_millis(150));
-    let (pipeline, probe) = settled(&rig).await;
-    let audit = pipeline.audit();
-    rig.sink.turn(Mood::Blocked);
-    let open = audit.begin(call("open")).await.unwrap();
-    let ends_later = audit.begin(call("echo")).await.unwrap();
-    let later_id = ends_later.request_id();
-    many(&audit, 5).await;
-    until_async("it spills", SOON, || async { probe.gauge().stored.0 > 1 }).await;
-    rig.sink.turn(Mood::Healthy);
-    rests(&rig, &audit).await;
-    // Its intent is in the outbox, and its record could go past it.
-    ends_later.finish(ok(), ()).await.unwrap().into_inner();
-    until_async("it is delivered", SOON, || async { times_recorded(&rig.sink.records()).contains_key(&later_id) })
-        .await;
-    let crashed = rig.after_crash();
-    // What the crashed gateway delivered before it died, and nothing that it did afterwards.
-    stop_now(pipeline).await;
-    stop(crashed.start()).await;
-    let records = crashed.sink.records();
-    let times = times_recorded(&records);
-    assert_eq!((times[&open.request_id()], times[&later_id]), (1, 1));
-    let interrupted: Vec<_> =
-        records.iter().filter(|record| record.entry.response_status == Status::Interrupted).collect();
-    assert_eq!(interrupted.iter().map(|record| record.entry.call.request_id).collect::<Vec<_>>(), [open.request_id()]);
-    assert!(events(&records, "opened")[1]["previous_closed"] == false);
 }
 
 #[tokio::test]

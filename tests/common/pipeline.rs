@@ -8,7 +8,7 @@ use std::time::Duration;
 use gatepost::audit::chain::Head;
 use gatepost::audit::outbox::Reader;
 use gatepost::audit::outbox::fs::DiskFs;
-use gatepost::audit::pipeline::{Config, Ended, Pipeline};
+use gatepost::audit::pipeline::{Config, Ended, Pipeline, Probe};
 use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Outcome, RequestId, Status};
 use gatepost::audit::redact::Redaction;
 use gatepost::audit::scribe::{About, Mode};
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use super::disk::Disk;
 use super::memory_sink::MemorySink;
 use super::postgres::Database;
+use super::wait::{SOON, until_async};
 
 /// What a pipeline is started from, again and again.
 #[derive(Debug)]
@@ -203,4 +204,21 @@ pub fn bytes_in(dir: &Path) -> u64 {
     let generations = dir.read_dir().unwrap().map(Result::unwrap);
     let generations = generations.filter(|entry| entry.file_name().to_str().unwrap().starts_with("outbox-"));
     generations.map(|entry| entry.metadata().unwrap().len()).sum()
+}
+
+/// Waits until all that was stamped is delivered.
+pub async fn delivered(probe: &Probe) {
+    until_async("all is delivered", SOON, || async {
+        let gauge = probe.gauge();
+        gauge.delivered == gauge.stamped
+    })
+    .await;
+}
+
+/// Waits until the outbox has forgotten everything, and unlinked all files but the newest.
+pub async fn forgotten(rig: &Rig, probe: &Probe) {
+    until_async("all is forgotten", SOON, || async {
+        rig.generations().len() == 1 && stored_records(probe.reader()).is_empty()
+    })
+    .await;
 }
