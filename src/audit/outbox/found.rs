@@ -5,6 +5,7 @@
 //! at an edge and nowhere else, since one flipped bit in them may say anything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 use redb::StorageBackend;
@@ -74,9 +75,11 @@ impl Found {
             maybe_open: Vec::new(),
         };
         let (ended, lying) = found.scan()?;
-        // It may also panic, on any of these and when it is closed.
+        // It may also panic, on any of these and when it is closed: redb then writes into its tables, and panics twice on
+        // some damaged ones, which ends the process. So it is never closed: what a damaged file leaks is one handle and
+        // the pages that were read, at most a small cache.
         let tables = checked(|| {
-            let generation = Generation::open_unchecked(fs, dir, number).ok()?;
+            let generation = ManuallyDrop::new(Generation::open_unchecked(fs, dir, number).ok()?);
             let meta = checked(|| generation.meta().ok()).ok().flatten();
             let span = checked(|| generation.span().ok().flatten()).ok().flatten();
             let intents = checked(|| generation.intents().ok()).ok().flatten();
