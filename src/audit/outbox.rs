@@ -23,6 +23,7 @@ mod salvage;
 mod space;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -145,7 +146,7 @@ impl Opening {
     /// See [`Error`]. Nothing was begun.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, configured: Option<GatewayId>) -> Result<Self, Error> {
         let io = |operation| move |source| Error::Io { operation, path: dir.to_owned(), source };
-        fs.create_dir(dir).map_err(io("create directory"))?;
+        make_dir(fs.as_ref(), dir).map_err(io("create directory"))?;
         let mut lock = Lock::take(dir).map_err(|error| match error {
             LockError::Held(holder) => Error::Locked { path: dir.to_owned(), holder },
             LockError::Io(source) => Error::Io { operation: "lock", path: dir.to_owned(), source },
@@ -398,6 +399,28 @@ impl Outbox {
         self.shared.unlink_where(done);
         let oldest = self.shared.oldest_epoch();
         self.delivered.retain(|epoch, _| oldest.is_none_or(|oldest| *epoch >= oldest));
+    }
+}
+
+/// Makes `dir` where it is missing, and its name durable: also where it is there, since an earlier process may have died
+/// before it had done so.
+fn make_dir(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        Some(_) => PathBuf::from("."),
+        None => path.to_owned(),
+    };
+    let missing = dir.ancestors().filter(|path| !path.as_os_str().is_empty());
+    let made: Vec<_> = missing.take_while(|path| fs.identity(path).is_err()).map(parent).collect();
+    fs.create_dir(dir)?;
+    // The first of them is the directory's own.
+    for parent in made.iter().skip(1) {
+        fs.sync_dir(parent)?;
+    }
+    match fs.sync_dir(&parent(dir)) {
+        // One that this user may not read is one in which somebody else made the directory.
+        Err(error) if made.is_empty() && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
     }
 }
 

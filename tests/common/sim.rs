@@ -11,7 +11,7 @@ pub mod content;
 pub mod dice;
 pub mod directory;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -307,11 +307,11 @@ impl SimDisk {
         }
         if state.crash_at == Some(number) {
             // A sync that is cut off leaves its pages as any that were not synced.
-            if !is_sync && state.toss(50) {
-                operation(&mut state).ok();
-            }
+            let done = if !is_sync && state.toss(50) { operation(&mut state).ok() } else { None };
             state.frozen = true;
             drop(state);
+            // A handle takes the lock when it is dropped.
+            drop(done);
             self.tell(Moment::Crashed);
             return Err(io::Error::other(format!("crashed at operation {number}")));
         }
@@ -388,7 +388,10 @@ impl State {
     }
 
     fn used(&self) -> u64 {
-        self.files.values().map(|file| file.content.live.pages() as u64 * 4096).sum()
+        let named: BTreeSet<Inode> =
+            self.directories.values().flat_map(|directory| directory.names.values().copied()).collect();
+        let taking = self.files.iter().filter(|(inode, file)| file.handles > 0 || named.contains(inode));
+        taking.map(|(_, file)| file.content.live.pages() as u64 * 4096).sum()
     }
 
     fn has_room(&self, inode: Inode, offset: u64, length: usize) -> bool {
@@ -397,11 +400,10 @@ impl State {
         added == 0 || self.used() + added <= capacity
     }
 
-    /// Forgets files without a name and a handle, and directories without a name.
+    /// Forgets files without a handle and directories that have no name and can get none back by a crash.
     fn drop_unreachable(&mut self) {
         loop {
-            let named: Vec<Inode> =
-                self.directories.values().flat_map(|directory| directory.names.values().copied()).collect();
+            let named: BTreeSet<Inode> = self.directories.values().flat_map(Directory::inodes).collect();
             let count = self.directories.len();
             self.directories.retain(|_, directory| directory.inode == 1 || named.contains(&directory.inode));
             if self.directories.len() == count {

@@ -74,6 +74,15 @@ impl Directory {
         self.pending.clear();
     }
 
+    /// All that a name leads to, or leads to after a power loss.
+    pub fn inodes(&self) -> impl Iterator<Item = Inode> {
+        let pending = self.pending.iter().filter_map(|entry| match entry {
+            Entry::Put(_, inode) => Some(*inode),
+            Entry::Remove(_) | Entry::Rename(..) => None,
+        });
+        self.names.values().chain(self.durable.values()).copied().chain(pending)
+    }
+
     /// The directory when the power has failed.
     pub fn after_power_loss(&self, dice: &mut Dice) -> Self {
         let mut names = self.durable.clone();
