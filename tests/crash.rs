@@ -140,3 +140,24 @@ fn i2_i3_i4_i5_hold_after_random_crashes() {
         None => on_two_threads(0..number("CRASH_SCHEDULES").unwrap_or(SCHEDULES), schedule),
     }
 }
+
+#[test]
+fn regress_a_killed_gateways_unsynced_records_are_made_durable_before_they_are_believed() {
+    use Step::{Begin, End, Refuse};
+    let life = Life { steps: vec![Begin(10), Begin(20), End(0, Status::Ok), Refuse], ..Life::default() };
+    let mut world = World::new(1);
+    world.live(&life);
+    // A kill between a write and its fsync leaves what the next life sees and a power loss takes.
+    let operations = world.disk.syncs().into_iter().flat_map(|sync| [sync - 1, sync]);
+    on_two_threads(operations, |operation| {
+        for seed in 0..4 {
+            let mut world = World::new(seed);
+            world.live(&Life { crash_at: Some(operation), ..life.clone() });
+            world.crash(Crash::Kill);
+            assert_eq!(world.live(&Life::default()), Ending::Closed);
+            world.crash(Crash::PowerLoss);
+            world.settle();
+            clean(&world, &format!("seed {seed}: a kill at operation {operation}, then a power loss"));
+        }
+    });
+}

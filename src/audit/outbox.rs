@@ -159,6 +159,10 @@ impl Opening {
         let (mut damages, mut newest, mut unreadable) = (Vec::new(), None, Vec::new());
         // The directory is never opened silently with fewer records: what is damaged is named in the new epoch.
         while let Some(number) = numbers.last().filter(|_| newest.is_none()) {
+            // I2: what a killed process wrote and did not sync is durable before it is believed, or a power loss would
+            // take back the record of a call whose intent is not carried on.
+            let synced = fs.open(&number.path(dir)).and_then(|file| file.sync_data());
+            synced.map_err(io("sync the newest file of"))?;
             match restore::open(fs.as_ref(), dir, *number, None, known)? {
                 Opened::File(file, damage) => {
                     damages.extend(damage.map(|damage| *damage).or_else(|| file.meta().ok()?.damage));

@@ -298,7 +298,9 @@ impl Driver {
     }
 
     fn notice(&mut self, moment: Moment) {
+        let over = self.ring.phase() == Phase::Finished;
         match moment {
+            Moment::Looked if over => {}
             Moment::Looked => {
                 self.hear();
                 self.advance();
