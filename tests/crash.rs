@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::life::{Ending, LARGE_BYTES, Life, Step, World};
+use common::life::{Ending, LARGE_BYTES, Life, Step, World, on_two_threads};
 use common::sim::Crash;
 use common::sim::dice::Dice;
 use gatepost::audit::record::Status;
@@ -71,7 +71,13 @@ fn random_life(dice: &mut Dice, operations: u64) -> Life {
     });
     let steps = steps.collect();
     let old_batches = [0, 1, 2, usize::MAX][dice.index(4)];
-    Life { steps, old_batches, ships_all: dice.percent(50), crash_at: Some(1 + dice.below(operations)), ..Life::default() }
+    Life {
+        steps,
+        old_batches,
+        ships_all: dice.percent(50),
+        crash_at: Some(1 + dice.below(operations)),
+        ..Life::default()
+    }
 }
 
 /// Up to five lives that end anyhow, most by a crash, some of them before they have begun.
@@ -89,16 +95,6 @@ fn schedule(seed: u64) {
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())
-}
-
-/// Runs `one` for each number, on two threads; a failure of either fails the test.
-fn on_two_threads(numbers: impl Iterator<Item = u64>, one: impl Fn(u64) + Sync) {
-    let numbers: Vec<u64> = numbers.collect();
-    let half = |half: usize| numbers.iter().skip(half).step_by(2).for_each(|number| one(*number));
-    std::thread::scope(|scope| {
-        scope.spawn(|| half(1));
-        half(0);
-    });
 }
 
 #[test]

@@ -151,7 +151,7 @@ impl Opening {
             LockError::Held(holder) => Error::Locked { path: dir.to_owned(), holder },
             LockError::Io(source) => Error::Io { operation: "lock", path: dir.to_owned(), source },
         })?;
-        let mut numbers = reader::numbers(fs.as_ref(), dir)?;
+        let mut numbers = generation::numbers(fs.as_ref(), dir)?;
         let newest_number = numbers.last().copied().unwrap_or(Number(0));
         // I3: also a number that was set aside is not used again, since its epoch may have been.
         let last_number = newest_number.max(restore::last_number(fs.as_ref(), dir));

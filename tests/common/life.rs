@@ -62,6 +62,8 @@ pub struct Life {
     pub crash_at: Option<u64>,
     pub fault: Fault,
     pub capacity: Option<u64>,
+    /// Whether the shell gives up when an operation fails, instead of waiting for the disk to heal.
+    pub gives_up: bool,
     pub lie: Lie,
     pub tooth: Tooth,
 }
@@ -116,6 +118,16 @@ struct Driver {
     next_id: Arc<Mutex<u128>>,
 }
 
+/// Runs `one` for each number, on two threads; a failure of either fails the test.
+pub fn on_two_threads(numbers: impl Iterator<Item = u64>, one: impl Fn(u64) + Sync) {
+    let numbers: Vec<u64> = numbers.collect();
+    let half = |half: usize| numbers.iter().skip(half).step_by(2).for_each(|number| one(*number));
+    std::thread::scope(|scope| {
+        scope.spawn(|| half(1));
+        half(0);
+    });
+}
+
 const GATEWAY: GatewayId = GatewayId(uuid::Uuid::from_u128(0x6761_7465));
 
 impl World {
@@ -159,6 +171,11 @@ impl World {
         ending
     }
 
+    /// Ends [`Tooth::LockKept`].
+    pub fn unlock(&mut self) {
+        self.lock = None;
+    }
+
     fn run(&mut self, life: &Life) -> Ending {
         let failed = |world: &Self, what: &str, error: &gatepost::audit::outbox::Error| {
             if world.disk.is_frozen() {
@@ -194,13 +211,14 @@ impl World {
             epoch,
             steps: life.steps.iter().copied().collect(),
             ships_all: life.ships_all,
-            gives_up: matches!(life.fault, Fault::From(_)),
+            gives_up: life.gives_up || matches!(life.fault, Fault::From(_)),
             tooth: life.tooth,
             open: Vec::new(),
             waiting: Vec::new(),
             evidence: Arc::clone(&self.evidence),
             next_id: Arc::clone(&self.next_id),
         }));
+        let gives_up = driver.lock().unwrap().gives_up;
         driver.lock().unwrap().advance();
         let watching = Arc::clone(&driver);
         self.disk.watch(move |moment| watching.lock().unwrap().notice(moment));
@@ -212,7 +230,8 @@ impl World {
         driver.lock().unwrap().hear();
         match report.lost {
             _ if self.disk.is_frozen() => Ending::Crashed,
-            _ if matches!(life.fault, Fault::From(_)) && self.disk.failures() > 0 => Ending::Failed,
+            // One failure is no reason to give anything up.
+            lost if lost > 0 && gives_up && !matches!(life.fault, Fault::Once(_)) => Ending::Failed,
             lost => {
                 self.evidence().given_up += lost;
                 Ending::Closed
@@ -344,7 +363,9 @@ impl Driver {
                 let entry = Entry::new(call, Outcome::failed(Status::Denied, "no"), Duration::ZERO);
                 let reserved = self.runtime.block_on(self.ring.reserve_refusal(&entry, Duration::ZERO));
                 let Ok(reservation) = reserved else { return false };
-                self.append(id, Some(Status::Denied), |ring, told| ring.end(reservation, entry, false, Some(told)).is_ok())
+                self.append(id, Some(Status::Denied), |ring, told| {
+                    ring.end(reservation, entry, false, Some(told)).is_ok()
+                })
             }
             Step::End(..) => false,
             Step::Ship(count) => {

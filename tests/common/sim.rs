@@ -111,7 +111,6 @@ struct State {
     /// Room for pages, bytes.
     capacity: Option<u64>,
     lie: Lie,
-    late: Option<Inode>,
     written_after_failure: Vec<String>,
     /// One line an operation, where asked for.
     trace: Option<Vec<String>>,
@@ -445,12 +444,12 @@ impl Fs for SimDisk {
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
         self.operate("create", None, |state| {
-            if state.lie == Lie::NoSecondFile && path.to_string_lossy().contains("outbox-") {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
             state.inodes += 1;
-            let inode = state.inodes;
+            let (inode, lie) = (state.inodes, state.lie);
             let (directory, name) = state.directory(path)?;
+            if lie == Lie::NoSecondFile && directory.names.keys().any(|name| name.starts_with("outbox-")) {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
             if directory.names.contains_key(&name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
@@ -569,15 +568,13 @@ impl StorageBackend for Handle {
 
     fn sync_data(&self) -> io::Result<()> {
         heard(self.disk.operate("sync", Some(self.inode), |state| {
-            let final_name = state.files[&self.inode].final_name;
-            let now = match state.lie {
-                Lie::FileSync => None,
-                Lie::SyncAfterRename => final_name.then_some(self.inode),
-                Lie::LateFileSync => state.late.replace(self.inode),
-                _ => Some(self.inode),
-            };
-            if let Some(file) = now.and_then(|inode| state.files.get_mut(&inode)) {
-                file.content.sync();
+            let lie = state.lie;
+            let file = state.files.get_mut(&self.inode).expect("a handle keeps its file");
+            match lie {
+                Lie::FileSync => {}
+                Lie::SyncAfterRename if !file.final_name => {}
+                Lie::LateFileSync => file.content.sync_late(),
+                _ => file.content.sync(),
             }
             Ok(())
         }))

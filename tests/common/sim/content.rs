@@ -37,6 +37,8 @@ pub struct Content {
     pub live: Image,
     durable: Image,
     pending: Vec<Change>,
+    /// How many of these a sync was asked for that is late, see [`Content::sync_late`].
+    asked: usize,
 }
 
 impl Image {
@@ -136,7 +138,7 @@ impl Image {
 impl Content {
     /// A file that is wholly on the platter.
     pub fn durable(image: Image) -> Self {
-        Self { live: image.clone(), durable: image, pending: Vec::new() }
+        Self { live: image.clone(), durable: image, ..Self::default() }
     }
 
     pub fn write(&mut self, offset: u64, data: &[u8]) {
@@ -155,12 +157,22 @@ impl Content {
         for change in self.pending.drain(..) {
             self.durable.apply(&change);
         }
+        self.asked = 0;
+    }
+
+    /// A sync that returns before it has happened: what was asked for the last time happens now.
+    pub fn sync_late(&mut self) {
+        for change in self.pending.drain(..self.asked) {
+            self.durable.apply(&change);
+        }
+        self.asked = self.pending.len();
     }
 
     /// A sync that fails: some of it is on the platter, and nothing is tried again, since the pages count as clean.
     pub fn forget(&mut self, dice: &mut Dice) {
         self.durable = self.after_power_loss(dice);
         self.pending.clear();
+        self.asked = 0;
     }
 
     /// What is on the platter when the power fails: the length is one of those that the file had since it was synced, and
