@@ -9,6 +9,7 @@
 //! those before it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -33,6 +34,9 @@ use super::sim::{Crash, Fault, Lie, Moment, SimDisk};
 /// Quota of the outbox: a generation file takes an eighth of it in segments.
 pub const QUOTA_BYTES: u64 = 1024 * 1024;
 
+/// Arguments of this length make a call whose record a sink may be told to refuse, see `tests/model.rs`.
+pub const POISON_BYTES: usize = 333;
+
 /// Arguments of which three calls fill a generation file.
 pub const LARGE_BYTES: usize = 50_000;
 
@@ -55,6 +59,10 @@ pub enum Step {
 #[derive(Clone, Debug, Default)]
 pub struct Life {
     pub steps: Vec<Step>,
+    /// Level `queued`: nothing is told to be stored, and everything is spilled that is not delivered at once.
+    pub queued: bool,
+    /// The quota of the outbox, where it is not [`QUOTA_BYTES`].
+    pub quota_bytes: Option<u64>,
     /// Batches of earlier epochs that are delivered at its begin.
     pub old_batches: usize,
     /// Whether all is delivered before it ends.
@@ -93,7 +101,6 @@ pub enum Ending {
 }
 
 /// A gateway's directory, its sink, and what was seen.
-#[derive(Debug)]
 pub struct World {
     dir: TempDir,
     pub disk: SimDisk,
@@ -101,6 +108,14 @@ pub struct World {
     evidence: Arc<Mutex<Evidence>>,
     next_id: Arc<Mutex<u128>>,
     lock: Option<File>,
+    /// Called at the begin of every commit but the first.
+    pub inspect: Option<Inspect>,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("World").field("dir", &self.dir).finish_non_exhaustive()
+    }
 }
 
 /// The world's side of one life, called by the disk.
@@ -112,7 +127,13 @@ struct Driver {
     ships_all: bool,
     gives_up: bool,
     tooth: Tooth,
+    queued: bool,
     open: Vec<(Call, Reservation)>,
+    /// What was appended at level `queued` and is stored when the epoch is closed.
+    unheard: Vec<(RequestId, Status)>,
+    /// Called after every commit that was begun.
+    inspect: Option<Inspect>,
+    disk: SimDisk,
     waiting: Vec<(oneshot::Receiver<()>, RequestId, Option<Status>)>,
     evidence: Arc<Mutex<Evidence>>,
     next_id: Arc<Mutex<u128>>,
@@ -128,14 +149,25 @@ pub fn on_two_threads(numbers: impl Iterator<Item = u64>, one: impl Fn(u64) + Sy
     });
 }
 
-const GATEWAY: GatewayId = GatewayId(uuid::Uuid::from_u128(0x6761_7465));
+/// Looks at a world while its gateway lives.
+pub type Inspect = Arc<dyn Fn(&Evidence, &SimDisk) + Send + Sync>;
+
+pub const GATEWAY: GatewayId = GatewayId(uuid::Uuid::from_u128(0x6761_7465));
 
 impl World {
     pub fn new(seed: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut dice = Dice::new(seed);
         let disk = SimDisk::new(dir.path(), dice.any());
-        Self { dir, disk, dice, evidence: Arc::default(), next_id: Arc::default(), lock: None }
+        Self { dir, disk, dice, evidence: Arc::default(), next_id: Arc::default(), lock: None, inspect: None }
+    }
+
+    /// What would be if the gateway died now: the same past and another future, in a directory of its own.
+    pub fn after(seen: &Evidence, disk: SimDisk, crash: Crash, seed: u64) -> Self {
+        let mut world = Self::new(seed);
+        world.disk = disk.crashed(crash, seed).moved_to(world.dir.path());
+        *world.evidence.lock().unwrap() = seen.clone();
+        world
     }
 
     pub fn outbox_dir(&self) -> std::path::PathBuf {
@@ -197,7 +229,8 @@ impl World {
         }
         let limits = Limits { records: 4096, bytes: 16 * 1024 * 1024 };
         let about = About { level: "stored", config_digest: Digest::of(b"config") };
-        let scribe = match Scribe::begin(opening, limits, QUOTA_BYTES, Mode::Stored, &about) {
+        let mode = if life.queued { Mode::Queued { spill_after: Duration::ZERO } } else { Mode::Stored };
+        let scribe = match Scribe::begin(opening, limits, life.quota_bytes.unwrap_or(QUOTA_BYTES), mode, &about) {
             Ok(scribe) => scribe,
             Err(error) => return failed(self, "begin", &error),
         };
@@ -213,6 +246,10 @@ impl World {
             ships_all: life.ships_all,
             gives_up: life.gives_up || matches!(life.fault, Fault::From(_)),
             tooth: life.tooth,
+            queued: life.queued,
+            unheard: Vec::new(),
+            inspect: self.inspect.clone(),
+            disk: self.disk.clone(),
             open: Vec::new(),
             waiting: Vec::new(),
             evidence: Arc::clone(&self.evidence),
@@ -234,6 +271,9 @@ impl World {
             lost if lost > 0 && gives_up && !matches!(life.fault, Fault::Once(_)) => Ending::Failed,
             lost => {
                 self.evidence().given_up += lost;
+                if lost == 0 {
+                    driver.lock().unwrap().hear_all();
+                }
                 Ending::Closed
             }
         }
@@ -322,6 +362,9 @@ impl Driver {
             Moment::Looked if over => {}
             Moment::Looked => {
                 self.hear();
+                if let Some(inspect) = self.inspect.clone() {
+                    inspect(&self.evidence(), &self.disk);
+                }
                 self.advance();
             }
             // The process is dead: nothing that the scribe still does reaches anything.
@@ -334,7 +377,8 @@ impl Driver {
     /// Takes steps until something is appended; closes the epoch after the last one.
     fn advance(&mut self) {
         while let Some(step) = self.steps.pop_front() {
-            if self.take(step) {
+            // At level `queued` nothing is stored for an intent alone, and this is called when something is stored.
+            if self.take(step) && !(self.queued && matches!(step, Step::Begin(_))) {
                 return;
             }
         }
@@ -401,6 +445,10 @@ impl Driver {
         if !append(&self.ring, sender) {
             return false;
         }
+        if self.queued {
+            self.unheard.extend(status.map(|status| (id, status)));
+            return true;
+        }
         if self.tooth == Tooth::ToldEarly && status.is_some() {
             self.note(id, status);
         }
@@ -419,6 +467,13 @@ impl Driver {
         }
     }
 
+    /// The epoch is closed: what was queued in it is stored.
+    fn hear_all(&mut self) {
+        for (id, status) in std::mem::take(&mut self.unheard) {
+            self.note(id, Some(status));
+        }
+    }
+
     fn note(&self, id: RequestId, status: Option<Status>) {
         let mut evidence = self.evidence();
         let seen: &mut Seen = evidence.calls.entry(id).or_default();
@@ -433,7 +488,7 @@ impl Driver {
         *next += 1;
         let json = format!("\"{}\"", "x".repeat(bytes));
         let mut call = Call::new(RequestId(uuid::Uuid::from_u128(*next)), "tools/call")
-            .with_target(Some("example"), Some("echo"))
+            .with_target(Some("example"), Some(if bytes == POISON_BYTES { "poison" } else { "echo" }))
             .with_arguments(&json, &Redaction::none(), 64 * 1024);
         call.timestamp = Timestamp::from_micros(1_800_000_000_000_000 + i64::try_from(*next).unwrap());
         call

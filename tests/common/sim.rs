@@ -265,6 +265,20 @@ impl SimDisk {
         Self(Arc::new(Inner { state: Mutex::new(state), watcher: Mutex::default() }))
     }
 
+    /// The same disk with its root under another path.
+    pub fn moved_to(self, root: &Path) -> Self {
+        {
+            let mut state = self.state();
+            let old = state.directories.iter().find(|(_, directory)| directory.inode == 1).unwrap().0.clone();
+            let moved = |path: PathBuf| root.join(path.strip_prefix(&old).unwrap());
+            state.directories =
+                std::mem::take(&mut state.directories).into_iter().map(|(path, names)| (moved(path), names)).collect();
+            // The lock file is a real one, and needs a real directory.
+            state.directories.keys().for_each(|path| std::fs::create_dir_all(path).unwrap());
+        }
+        self
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap()
     }

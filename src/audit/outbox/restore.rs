@@ -114,9 +114,10 @@ fn end_before(fs: &dyn Fs, dir: &Path, number: Number, epoch: Epoch) -> Option<H
         let meta = generation.meta().ok()?;
         // Files have consecutive numbers: behind one of an older epoch, this is the first of its own.
         let first_of_epoch = meta.epoch < epoch && Number(before.0 + 1) == number;
-        match meta.epoch == epoch {
-            true => super::head_of(&generation, &meta).ok(),
-            false => first_of_epoch.then_some(Head::START),
+        if meta.epoch == epoch {
+            super::head_of(&generation, &meta).ok()
+        } else {
+            first_of_epoch.then_some(Head::START)
         }
     };
     checked(end).ok().flatten()
