@@ -157,3 +157,15 @@ fn regress_a_killed_gateways_unsynced_records_are_made_durable_before_they_are_b
         }
     });
 }
+
+#[test]
+fn regress_an_outbox_directory_that_was_just_made_survives_a_power_loss() {
+    for seed in 0..8 {
+        let mut world = World::new(seed);
+        assert_eq!(world.live(&Life { steps: vec![Step::Refuse], ..Life::default() }), Ending::Closed);
+        world.crash(Crash::PowerLoss);
+        assert!(!world.disk.names(&world.outbox_dir()).is_empty(), "seed {seed}");
+        world.settle();
+        clean(&world, &format!("seed {seed}: a power loss after the first life"));
+    }
+}

@@ -155,3 +155,46 @@ fn i4_rot_at_rest_is_told_of_and_the_gateway_starts() {
     }
     assert!(found > 20, "only {found} of these were found");
 }
+
+/// Two files of a dead gateway, the second of them cut to `len` bytes.
+fn cut_to(len: u64, seed: u64) -> World {
+    let mut world = World::new(seed);
+    world.live(&life());
+    world.crash(Crash::Kill);
+    world.disk.truncate(&world.outbox_dir().join("outbox-000002.redb"), len);
+    world
+}
+
+#[test]
+fn regress_records_lost_at_the_front_of_a_damaged_file_leave_no_hole() {
+    let mut fronts = 0;
+    for len in (8..200).step_by(8) {
+        let mut world = cut_to(len * 1024, len);
+        world.settle();
+        let evidence = world.evidence();
+        let caught = evidence.caught_by();
+        assert!(!caught.contains("no place is missing"), "cut to {len} KiB: {:#?}", evidence.violations());
+        fronts += usize::from(caught.contains("stored records are kept"));
+    }
+    assert!(fronts > 0, "no cut cost a record");
+}
+
+#[test]
+fn regress_a_damaged_file_is_kept_whatever_a_power_loss_takes_while_it_is_set_aside() {
+    let len = 100 * 1024;
+    let mut opened = cut_to(len, 1);
+    opened.live(&Life::default());
+    for operation in 1..=opened.disk.operations() {
+        for seed in 0..4 {
+            let mut world = cut_to(len, seed);
+            world.live(&Life { crash_at: Some(operation), ..Life::default() });
+            world.crash(Crash::PowerLoss);
+            world.settle();
+            let quarantine = world.outbox_dir().join("quarantine");
+            let kept = world.disk.names(&quarantine);
+            let found = kept.iter().any(|name| world.disk.len_of(&quarantine.join(name)) == len);
+            assert!(found, "seed {seed}: after a power loss at operation {operation} it is gone: {kept:?}");
+            assert!(world.evidence().not_started.is_empty(), "{:?}", world.evidence().not_started);
+        }
+    }
+}
