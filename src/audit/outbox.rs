@@ -23,6 +23,7 @@ mod salvage;
 mod space;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -145,12 +146,12 @@ impl Opening {
     /// See [`Error`]. Nothing was begun.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, configured: Option<GatewayId>) -> Result<Self, Error> {
         let io = |operation| move |source| Error::Io { operation, path: dir.to_owned(), source };
-        fs.create_dir(dir).map_err(io("create directory"))?;
+        make_dir(fs.as_ref(), dir).map_err(io("create directory"))?;
         let mut lock = Lock::take(dir).map_err(|error| match error {
             LockError::Held(holder) => Error::Locked { path: dir.to_owned(), holder },
             LockError::Io(source) => Error::Io { operation: "lock", path: dir.to_owned(), source },
         })?;
-        let mut numbers = reader::numbers(fs.as_ref(), dir)?;
+        let mut numbers = generation::numbers(fs.as_ref(), dir)?;
         let newest_number = numbers.last().copied().unwrap_or(Number(0));
         // I3: also a number that was set aside is not used again, since its epoch may have been.
         let last_number = newest_number.max(restore::last_number(fs.as_ref(), dir));
@@ -158,6 +159,10 @@ impl Opening {
         let (mut damages, mut newest, mut unreadable) = (Vec::new(), None, Vec::new());
         // The directory is never opened silently with fewer records: what is damaged is named in the new epoch.
         while let Some(number) = numbers.last().filter(|_| newest.is_none()) {
+            // I2: what a killed process wrote and did not sync is durable before it is believed, or a power loss would
+            // take back the record of a call whose intent is not carried on.
+            let synced = fs.open(&number.path(dir)).and_then(|file| file.sync_data());
+            synced.map_err(io("sync the newest file of"))?;
             match restore::open(fs.as_ref(), dir, *number, None, known)? {
                 Opened::File(file, damage) => {
                     damages.extend(damage.map(|damage| *damage).or_else(|| file.meta().ok()?.damage));
@@ -398,6 +403,28 @@ impl Outbox {
         self.shared.unlink_where(done);
         let oldest = self.shared.oldest_epoch();
         self.delivered.retain(|epoch, _| oldest.is_none_or(|oldest| *epoch >= oldest));
+    }
+}
+
+/// Makes `dir` where it is missing, and its name durable: also where it is there, since an earlier process may have died
+/// before it had done so.
+fn make_dir(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        Some(_) => PathBuf::from("."),
+        None => path.to_owned(),
+    };
+    let missing = dir.ancestors().filter(|path| !path.as_os_str().is_empty());
+    let made: Vec<_> = missing.take_while(|path| fs.identity(path).is_err()).map(parent).collect();
+    fs.create_dir(dir)?;
+    // The first of them is the directory's own.
+    for parent in made.iter().skip(1) {
+        fs.sync_dir(parent)?;
+    }
+    match fs.sync_dir(&parent(dir)) {
+        // One that this user may not read is one in which somebody else made the directory.
+        Err(error) if made.is_empty() && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
     }
 }
 

@@ -273,8 +273,11 @@ impl StorageBackend for File {
         }
         state.waiting -= 1;
         drop(state);
-        self.disk.operate(Some(self.id), |state| {
-            state.files.entry(self.id).or_default().syncs += 1;
+        // A file that was opened to be read has no number: its fsync writes nothing of this process.
+        self.disk.operate((self.id > 0).then_some(self.id), |state| {
+            if let Some(counts) = state.files.get_mut(&self.id) {
+                counts.syncs += 1;
+            }
             self.real.sync_data()
         })
     }

@@ -14,11 +14,14 @@
 
 pub mod disk;
 pub mod gatepost;
+pub mod life;
 pub mod mcp;
 pub mod memory_sink;
+pub mod oracle;
 pub mod pipeline;
 pub mod postgres;
 pub mod process;
+pub mod sim;
 pub mod tools;
 pub mod trail;
 pub mod wait;

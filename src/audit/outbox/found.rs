@@ -153,8 +153,9 @@ impl Found {
         })
     }
 
-    /// Where the records of `epoch` begin and end.
-    pub(super) fn bounds(&self, epoch: Epoch, follows: Option<&Meta>) -> Bounds {
+    /// Where the records of `epoch` begin and end. `before` is the head at which the file before this one ended, where
+    /// that is known.
+    pub(super) fn bounds(&self, epoch: Epoch, before: Option<Head>, follows: Option<&Meta>) -> Bounds {
         let newest = self.frames.keys().next_back().copied();
         let end = follows.and_then(|follows| match follows.previous {
             _ if follows.epoch == epoch => Some(follows.head),
@@ -165,7 +166,11 @@ impl Found {
         let Some(newest) = newest else {
             // Not one record is left: one gap record stands for the end, if there was one.
             let last = end.map_or(Seq::ZERO, |end| end.seq);
-            return Bounds { after: Head::START, first: last.max(Seq(1)), last, end };
+            let near = |head: &Head| head.seq < last && last.0 - head.seq.0 <= HOLE_MAX;
+            return match before.filter(near) {
+                Some(after) => Bounds { after, first: after.seq.next(), last, end },
+                None => Bounds { after: Head::START, first: last.max(Seq(1)), last, end },
+            };
         };
         let mut oldest = newest;
         for seq in self.frames.keys().rev() {
@@ -177,8 +182,10 @@ impl Found {
         let (meta, span) = &self.hints;
         let near = |distance: u64| (1..=HINT_MAX).contains(&distance);
         let meta = meta.as_ref().filter(|meta| self.owner == Some((meta.gateway_id, meta.epoch)));
-        let begun = meta.map(|meta| meta.head).filter(|head| head.seq < oldest);
+        let before = before.filter(|head| head.seq < oldest && oldest.0 - head.seq.0 <= HOLE_MAX);
+        let begun = before.or(meta.map(|meta| meta.head)).filter(|head| head.seq < oldest);
         let first = match (span, begun) {
+            (_, Some(head)) if before.is_some() => head.seq.next(),
             (Some((first, _)), _) if near(oldest.0.saturating_sub(first.0)) => *first,
             (None, Some(head)) if near(oldest.0 - head.seq.0 - 1) => head.seq.next(),
             _ => oldest,

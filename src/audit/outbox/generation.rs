@@ -311,6 +311,14 @@ impl Generation {
     }
 }
 
+/// The generation files in `dir`, oldest first.
+pub(super) fn numbers(fs: &dyn Fs, dir: &Path) -> Result<Vec<Number>, Error> {
+    let list = fs.list(dir).map_err(|source| Error::Io { operation: "list", path: dir.to_owned(), source })?;
+    let mut numbers: Vec<_> = list.iter().filter_map(|name| Number::from_file_name(name)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
 /// Runs `work`; a panic of redb in it is an error like others, since a damaged file may cause one.
 pub(super) fn checked<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panicked| {

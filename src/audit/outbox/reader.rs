@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::damage::Damage;
 use super::fs::Fs;
-use super::generation::{Generation, Meta, Number};
+use super::generation::{Generation, Meta, Number, numbers};
 use super::restore::Opened;
 use super::{Error, Segment, restore, salvage};
 use crate::audit::chain::Head;
@@ -402,12 +402,4 @@ impl Reader {
         };
         generation.intents()?.into_iter().map(decode).collect()
     }
-}
-
-/// The generation files in `dir`, oldest first.
-pub(super) fn numbers(fs: &dyn Fs, dir: &Path) -> Result<Vec<Number>, Error> {
-    let list = fs.list(dir).map_err(|source| Error::Io { operation: "list", path: dir.to_owned(), source })?;
-    let mut numbers: Vec<_> = list.iter().filter_map(|name| Number::from_file_name(name)).collect();
-    numbers.sort_unstable();
-    Ok(numbers)
 }

@@ -17,7 +17,7 @@ use std::path::Path;
 use super::damage::Damage;
 use super::found::Found;
 use super::fs::Fs;
-use super::generation::{Generation, Meta, Number, checked};
+use super::generation::{Generation, Meta, Number, checked, numbers};
 use super::{Commit, Error, Segment, salvage};
 use crate::audit::chain::Head;
 use crate::audit::codec;
@@ -71,7 +71,7 @@ pub(super) fn open(
     let Some((gateway_id, epoch)) = found.owner(follows, gateway_id) else {
         return Ok(Opened::Nothing(Box::new(damage)));
     };
-    let bounds = found.bounds(epoch, follows);
+    let bounds = found.bounds(epoch, end_before(fs, dir, number, epoch), follows);
     damage.epoch = Some(epoch);
     damage.end_known = bounds.end.is_some() || found.closes(bounds.last)?;
     // Counted first, since the new file tells of it from its first commit on.
@@ -103,6 +103,24 @@ pub(super) fn open(
 /// The meta table of file `number`, where it can be read.
 pub(super) fn meta(fs: &dyn Fs, dir: &Path, number: Number) -> Option<Meta> {
     checked(|| Generation::open(fs, dir, number).and_then(|file| file.meta()).ok()).ok().flatten()
+}
+
+/// The head of `epoch` before file `number`, as the file before it tells, where that one can be read. Records that were
+/// lost between the two are not taken for delivered ones.
+fn end_before(fs: &dyn Fs, dir: &Path, number: Number, epoch: Epoch) -> Option<Head> {
+    let before = numbers(fs, dir).ok()?.into_iter().rev().find(|before| *before < number)?;
+    let end = || {
+        let generation = Generation::open(fs, dir, before).ok()?;
+        let meta = generation.meta().ok()?;
+        // Files have consecutive numbers: behind one of an older epoch, this is the first of its own.
+        let first_of_epoch = meta.epoch < epoch && Number(before.0 + 1) == number;
+        if meta.epoch == epoch {
+            super::head_of(&generation, &meta).ok()
+        } else {
+            first_of_epoch.then_some(Head::START)
+        }
+    };
+    checked(end).ok().flatten()
 }
 
 /// The highest number among the files in `quarantine/`; zero where there is none.
