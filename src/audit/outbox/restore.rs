@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! 1  read what can be read, see [`found`](super::found)
-//! 2  link the file into quarantine/ and sync that directory
+//! 2  make quarantine/ and sync its name, link the file into it and sync that
 //! 3  make the new file under its temporary name, then rename it over the damaged one
 //! ```
 //!
@@ -139,17 +139,22 @@ fn set_aside(fs: &dyn Fs, dir: &Path, number: Number) -> Result<String, Error> {
         move |source| Error::Io { operation, path, source }
     };
     fs.create_dir(&quarantine).map_err(io("create directory", &quarantine))?;
+    // Before the new file takes the place: a power loss must not keep that and lose the way to this one.
+    fs.sync_dir(dir).map_err(io("sync", dir))?;
     let names = fs.list(&quarantine).map_err(io("list", &quarantine))?;
     let identity = fs.identity(&from).map_err(io("look at", &from))?;
     let is_there = |name: &&String| fs.identity(&quarantine.join(name)).is_ok_and(|other| other == identity);
-    if let Some(name) = names.iter().find(is_there) {
-        return Ok(name.clone());
-    }
-    // One name more than there are files is always free.
-    let mut free = (1..=names.len() + 1).map(|copy| format!("{}.{copy}", number.file_name()));
-    let name = free.find(|name| !names.contains(name)).unwrap_or_else(|| number.file_name());
-    let to = quarantine.join(&name);
-    fs.link(&from, &to).map_err(io("keep", &to))?;
+    let name = if let Some(name) = names.iter().find(is_there) {
+        name.clone()
+    } else {
+        // One name more than there are files is always free.
+        let mut free = (1..=names.len() + 1).map(|copy| format!("{}.{copy}", number.file_name()));
+        let name = free.find(|name| !names.contains(name)).unwrap_or_else(|| number.file_name());
+        let to = quarantine.join(&name);
+        fs.link(&from, &to).map_err(io("keep", &to))?;
+        name
+    };
+    // Also where an earlier try left it: it may have died before this.
     fs.sync_dir(&quarantine).map_err(io("sync", &quarantine))?;
     Ok(name)
 }
