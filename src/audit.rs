@@ -18,6 +18,7 @@ pub mod ring;
 pub mod scribe;
 pub mod shipper;
 pub mod sink;
+mod sync;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

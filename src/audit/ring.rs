@@ -18,13 +18,12 @@ mod room;
 mod work;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-
-use tokio::sync::Notify;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::chain::Head;
 use super::record::{AuditRecord, Epoch, Seq};
+use super::sync::{Condvar, Instant, Mutex, MutexGuard, Notify};
 pub use admission::Reservation;
 use room::{Asker, Room};
 pub use room::{Closed, Limits, NoRoom, Taken};

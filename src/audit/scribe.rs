@@ -15,7 +15,7 @@ mod segments;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -27,6 +27,7 @@ use super::codec;
 use super::outbox::{self, Commit, Opening, Outbox, Space};
 use super::record::{AuditRecord, Entry, Epoch, GatewayId, RequestId};
 use super::ring::{self, Arrival, Capacity, Missed, Phase, Ring, Taken, Work};
+use super::sync::Instant;
 
 /// The part of the last commit's duration that the scribe waits at most for those whom it has just told, so that what
 /// they do next shares one commit with what arrived meanwhile. Without it two halves of the callers take turns, and each

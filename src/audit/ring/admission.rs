@@ -1,13 +1,14 @@
 //! The producers' side of the ring: waiting for room, and appending.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::room::{Asker, Room};
 use super::{Arrival, Closed, Missed, NoRoom, Phase, Ring};
 use crate::audit::record::{Call, Entry, Timestamp};
+use crate::audit::sync::{self, Instant};
 
 /// Room in the ring that is held for something to come; given back when dropped.
 #[derive(Debug)]
@@ -96,9 +97,7 @@ impl Ring {
             }
         };
         let result = match self.try_reserve(room, asker) {
-            Err(full @ (NoRoom::Full | NoRoom::OutboxFull)) => {
-                tokio::time::timeout(timeout, wait).await.unwrap_or(Err(full))
-            }
+            Err(full @ (NoRoom::Full | NoRoom::OutboxFull)) => sync::timeout(timeout, wait).await.unwrap_or(Err(full)),
             done => done,
         };
         if result.is_err() {

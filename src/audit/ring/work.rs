@@ -1,13 +1,13 @@
 //! What passes through the ring, and what it says of itself.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::room::Taken;
 use crate::audit::chain::Head;
 use crate::audit::record::{AuditRecord, Call, Entry, Epoch, Seq, Timestamp};
+use crate::audit::sync::Instant;
 
 /// Where a gateway's life is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
