@@ -24,9 +24,9 @@ mod audit {
 #[path = "schedules/life.rs"]
 mod life;
 #[path = "schedules/outbox.rs"]
-mod outbox;
+pub mod outbox;
 #[path = "schedules/sync.rs"]
-mod sync;
+pub mod sync;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,8 @@ fn call() -> Call {
 }
 
 fn refusal(of: u128) -> Entry {
-    let call = Call { request_id: RequestId(uuid::Uuid::from_u128(of)), ..call() };
+    let mut call = call();
+    call.request_id = RequestId(uuid::Uuid::from_u128(of));
     Entry::new(call, Outcome::failed(Status::Denied, "no"), Duration::ZERO)
 }
 
@@ -129,7 +130,7 @@ fn i6_a_call_that_waits_is_woken_when_an_outcome_is_smaller_than_its_room() {
         let ring = Ring::new(ONE_CALL, Head::START);
         let held = reserve(&ring).unwrap();
         let waits = spawn(&ring, |ring| {
-            let entry = Entry::new(call(), Outcome::failed(Status::Denied, "x".repeat(2_000)), Duration::ZERO);
+            let entry = Entry::new(call(), Outcome::failed(Status::Denied, "x".repeat(1_500)), Duration::ZERO);
             drop(block_on(ring.reserve_refusal(&entry, LONG)).unwrap());
         });
         let entry = Entry::new(call(), Outcome::failed(Status::Error, ""), Duration::ZERO);
@@ -173,13 +174,13 @@ fn i6_the_ring_never_holds_more_calls_than_fit() {
         let other = spawn(&ring, move |ring| {
             let reservation = reserve(&ring).unwrap();
             let alone = held.try_lock().unwrap();
-            ring.gauge();
+            std::hint::black_box(ring.gauge());
             drop(alone);
             drop(reservation);
         });
         let reservation = reserve(&ring).unwrap();
         let alone = one_at_a_time.try_lock().unwrap();
-        ring.gauge();
+        std::hint::black_box(ring.gauge());
         drop(alone);
         drop(reservation);
         other.join().unwrap();
@@ -211,7 +212,7 @@ fn the_scribe_that_gathers_is_woken_by_the_last_it_waits_for() {
             append(&ring, 1).unwrap();
             append(&ring, 2).unwrap();
         });
-        ring.gather(2, LONG);
+        assert_eq!(ring.gather(2, LONG), 2);
         assert_eq!(ids(&ring.take(None).arrivals), [1, 2]);
         producer.join().unwrap();
     });
@@ -219,7 +220,7 @@ fn the_scribe_that_gathers_is_woken_by_the_last_it_waits_for() {
 
 #[test]
 fn the_shipper_is_woken_behind_every_record_that_is_published() {
-    exhaust(MOST, || {
+    explore(Time::Stands, || {
         let ring = Ring::new(Limits { records: 100, bytes: 100_000 }, Head::START);
         let publisher = spawn(&ring, |ring| {
             let mut head = Head::START;
@@ -250,7 +251,7 @@ fn a_turn_of_the_phase_wakes_whoever_waits() {
     let waits: [(Phase, Wait); 7] = [
         (Phase::Closing, |ring| assert_eq!(ring.take(None).phase, Phase::Closing)),
         (Phase::Closing, |ring| assert_eq!(ring.take(Some(LONG)).phase, Phase::Closing)),
-        (Phase::Closing, |ring| ring.gather(1, LONG)),
+        (Phase::Closing, |ring| assert_eq!(ring.gather(1, LONG), 0)),
         (Phase::Finished, |ring| assert_eq!(ring.pause(LONG), Phase::Finished)),
         (Phase::Closed, |ring| block_on(ring.shippable_behind(Seq::ZERO))),
         (Phase::Closing, |ring| block_on(ring.reached(Phase::Closing))),
@@ -286,7 +287,7 @@ fn a_scribe_that_failed_wakes_whoever_waits_for_room() {
 
 #[test]
 fn i3_nothing_is_appended_once_the_ring_is_closing() {
-    exhaust(MOST, || {
+    explore(Time::Stands, || {
         let ring = Ring::new(Limits { records: 100, bytes: 100_000 }, Head::START);
         let producer = spawn(&ring, |ring| [append(&ring, 1), append(&ring, 2)]);
         let closer = spawn(&ring, |ring| ring.turn(Phase::Closing));

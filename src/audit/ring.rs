@@ -150,8 +150,9 @@ impl Ring {
         }
     }
 
-    /// For the scribe: waits up to `patience` until `count` have arrived. Returns early where the phase turns.
-    pub fn gather(&self, count: usize, patience: Duration) {
+    /// For the scribe: waits up to `patience` until `count` have arrived; gives how many had. Returns early where the
+    /// phase turns.
+    pub fn gather(&self, count: usize, patience: Duration) -> usize {
         let until = Instant::now() + patience;
         let mut state = self.lock();
         state.gathered = count;
@@ -163,6 +164,7 @@ impl Ring {
             (state, _) = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
         state.gathered = 0;
+        state.arrivals.len()
     }
 
     /// For the scribe: waits `pause` between tries of a failing outbox; returns early where the phase is `Finished`.
@@ -195,7 +197,10 @@ impl Ring {
             state.shippable = last.record.place.seq;
         }
         state.window.extend(slots);
-        let (_, evicted) = state.make_room(Room::default(), self.limits.for_asker(Asker::Refusal));
+        // A shipper that was behind may have found them in the outbox, and delivered them, before they came here.
+        let mut evicted = state.pop_delivered();
+        let (_, more) = state.make_room(Room::default(), self.limits.for_asker(Asker::Refusal));
+        evicted.extend(more);
         drop(state);
         drop(evicted);
         self.room.notify_waiters();
@@ -313,9 +318,7 @@ impl Ring {
         let mut delivered = Vec::new();
         if current {
             state.delivered = state.delivered.max(head.seq);
-            while state.window.front().is_some_and(|slot| slot.record.place.seq <= head.seq) {
-                delivered.extend(state.pop_front());
-            }
+            delivered = state.pop_delivered();
         }
         drop(state);
         drop(delivered);
@@ -414,6 +417,11 @@ impl State {
     fn give_back(&mut self, reserved: Room) {
         self.used = self.used.without(reserved);
         self.reserved = self.reserved.without(reserved);
+    }
+
+    fn pop_delivered(&mut self) -> Vec<Slot> {
+        let delivered = self.window.partition_point(|slot| slot.record.place.seq <= self.delivered);
+        (0..delivered).filter_map(|_| self.pop_front()).collect()
     }
 
     fn pop_front(&mut self) -> Option<Slot> {

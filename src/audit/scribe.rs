@@ -34,6 +34,10 @@ use super::sync::Instant;
 /// waits two commits a step. *Measured*: `benches/latency.rs` and `benches/store.rs`.
 const GATHER_SHARE: u32 = 4;
 
+/// Commits that do not wait for anybody after one for which fewer than half came back in time, as where their backends
+/// take longer than a commit. *Chosen*: rare enough to cost nothing, often enough to notice that callers changed.
+const GATHER_PAUSE: u32 = 16;
+
 /// Pauses between tries of a failing outbox. *Chosen*: short enough that a freed disk is noticed at once.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -81,6 +85,8 @@ pub struct Scribe {
     space: Space,
     /// When the last commit failed, where none has succeeded since.
     failed: Option<Instant>,
+    /// Commits to come that wait for nobody.
+    hurries: u32,
 }
 
 /// How a gateway's epoch ended.
@@ -163,6 +169,7 @@ impl Scribe {
             watermarks: Vec::new(),
             space,
             failed: None,
+            hurries: 0,
         })
     }
 
@@ -221,14 +228,21 @@ impl Scribe {
                 // I1: a receipt is told after the commit that holds its record. Nobody may be waiting any more.
                 receipt.send(()).ok();
             }
-            if told > 1 {
-                self.ring.gather(told, took / GATHER_SHARE);
-            }
+            self.gather(told, took / GATHER_SHARE);
             match phase {
                 Phase::Closing => self.ring.turn(Phase::Closed),
                 Phase::Finished => return Report { lost: 0, last: self.head },
                 Phase::Open | Phase::Closed => {}
             }
+        }
+    }
+
+    /// Waits a moment for the `told`, where they came back in time of late.
+    fn gather(&mut self, told: usize, patience: Duration) {
+        if self.hurries > 0 {
+            self.hurries -= 1;
+        } else if told > 1 && self.ring.gather(told, patience) < told / 2 {
+            self.hurries = GATHER_PAUSE;
         }
     }
 

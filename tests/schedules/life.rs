@@ -120,7 +120,7 @@ impl World {
 
     /// One producer's calls, one after another; every third is refused.
     fn produce(&self, producer: u128) -> Vec<(RequestId, Fate)> {
-        let one = |number| {
+        let one = |number: u128| {
             let id = RequestId(uuid::Uuid::from_u128(producer * 100 + number));
             let call = Call::new(id, "tools/call").with_target(Some("example"), Some("echo"));
             let fate = if (producer + number).is_multiple_of(3) { self.refusal(call) } else { self.call(call) };

@@ -15,12 +15,18 @@ use gatepost::audit::record::{AuditRecord, Call, Epoch, GatewayId, RequestId, Se
 #[derive(Clone, Debug, Default)]
 pub struct Stored(Arc<Mutex<Inner>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     records: BTreeMap<Seq, AuditRecord>,
     intents: BTreeSet<RequestId>,
     closed: bool,
     forgotten: Seq,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self { records: BTreeMap::new(), intents: BTreeSet::new(), closed: false, forgotten: Seq::ZERO }
+    }
 }
 
 impl Stored {

@@ -153,6 +153,7 @@ impl Ring {
         state.give_back(rest);
         // I3: nothing may follow the record that closes the epoch. Where the scribe failed nothing would be done with it.
         if state.phase != Phase::Open || state.failed {
+            state.give_back(taken);
             return Err(Closed);
         }
         state.reserved = state.reserved.without(taken);
