@@ -7,18 +7,22 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::missing_panics_doc,
+    clippy::print_stderr,
     clippy::must_use_candidate,
     missing_docs,
     reason = "tests: each test file uses a part of this"
 )]
 
 pub mod disk;
+pub mod faults;
 pub mod gatepost;
 pub mod mcp;
 pub mod memory_sink;
 pub mod pipeline;
 pub mod postgres;
 pub mod process;
+
+pub mod seed;
 pub mod tools;
 pub mod trail;
 pub mod wait;
