@@ -28,7 +28,7 @@ const ROUNDS: u64 = 20;
 /// Clients at once.
 const CLIENTS: usize = 6;
 
-/// Most replies before the kill. *Chosen*: enough for many batches, few enough for a round of two seconds.
+/// Most replies before a fault begins, and again before the kill. *Chosen*: many batches, and a round of two seconds.
 const REPLIES_MAX: u64 = 250;
 
 /// Longest time to a kill that comes before the first call. *Chosen*: beyond what a start takes.
@@ -85,10 +85,10 @@ fn plans(rng: &mut Rng, rounds: u64) -> Vec<Plan> {
             rng.shuffle(&mut deck);
         }
         let fault = deck.pop().unwrap();
-        let replies = usize::try_from(rng.any_size(REPLIES_MAX)).unwrap();
-        let upto = |rng: &mut Rng, from: usize| from + usize::try_from(rng.below((replies - from) as u64 + 1)).unwrap();
         // While the last round's fault stands, this one's waits for the load.
-        let begins = if !standing && rng.one_in(3) { None } else { Some(upto(rng, 0)) };
+        let begins = if !standing && rng.one_in(3) { None } else { Some(some_replies(rng) - 1) };
+        let replies = begins.unwrap_or(0) + some_replies(rng);
+        let upto = |rng: &mut Rng, from: usize| from + usize::try_from(rng.below((replies - from) as u64 + 1)).unwrap();
         let ends = match rng.below(3) {
             0 => Until::Replies(upto(rng, begins.unwrap_or(0))),
             1 => Until::Killed,
@@ -101,6 +101,12 @@ fn plans(rng: &mut Rng, rounds: u64) -> Vec<Plan> {
         plans.push(Plan { round, fault, begins, ends, kill });
     }
     plans
+}
+
+/// A number of replies: in half of the cases small ones are as likely as large ones.
+fn some_replies(rng: &mut Rng) -> usize {
+    let replies = if rng.one_in(2) { rng.any_size(REPLIES_MAX) } else { 1 + rng.below(REPLIES_MAX) };
+    usize::try_from(replies).unwrap()
 }
 
 /// What a client saw of a call: that it made it, and the request id of its reply.
@@ -340,6 +346,17 @@ impl Run {
     }
 }
 
+/// What the gateway said of Postgres in its log, and how often: that the faults were felt.
+fn felt(log: &str) -> String {
+    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, error) in log.lines().filter_map(|line| line.split_once(" error=")) {
+        let error = error.trim_matches('"');
+        let state = error.rsplit_once("(SQLSTATE ").map_or(error, |(_, state)| state.trim_end_matches(')'));
+        *times.entry(state).or_default() += 1;
+    }
+    times.iter().map(|(state, times)| format!("{state}: {times}")).collect::<Vec<_>>().join("; ")
+}
+
 /// The arguments of a call, in a line of `gatepost outbox list --json`.
 fn arguments(line: &Value) -> Option<Value> {
     serde_json::from_str(line["request_args"].as_str()?).ok()
@@ -391,5 +408,6 @@ async fn i1_i2_i3_i5_kills_while_postgres_fails_in_every_way_lose_nothing_and_le
     }
     run.finish().await;
     let figures = run.judge().await;
+    eprintln!("what the gateway met, and how often: {}", felt(&run.setup.log()));
     eprintln!("{rounds} rounds of kills and Postgres faults, seed {seed}, {:.0?}: {figures}", begun.elapsed());
 }
