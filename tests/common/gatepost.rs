@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::mcp::{Client, Era};
 use super::process::{self, Reaper};
 use super::tools::python_program;
-use super::wait::{SOON, until};
+use super::wait::{SOON, let_pass, until};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_gatepost");
@@ -163,16 +163,8 @@ impl Setup {
 
     /// Starts `serve` and waits only until its listeners are open.
     pub fn start_unready(&self) -> Gatepost {
-        let log = self.dir.join("log");
-        let addresses = self.audit_dir().join("serve.json");
-        if addresses.exists() {
-            fs::remove_file(&addresses).unwrap();
-        }
-        let stderr = File::options().create(true).append(true).open(&log).unwrap();
-        let mut command = self.command(&["serve"]);
-        let mut child =
-            command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
-        fs::write(self.dir.join("pid"), child.id().to_string()).unwrap();
+        let (log, addresses) = (self.log_file(), self.addresses_file());
+        let mut child = self.spawn();
         let mut bound = Value::Null;
         until("the gateway's listeners are open", SOON, || {
             let ended = child.try_wait().unwrap();
@@ -184,6 +176,40 @@ impl Setup {
         });
         let address = |key: &str| bound[key].as_str().unwrap_or_default().to_owned();
         Gatepost { mcp: address("mcp"), ops: address("ops"), child, log }
+    }
+
+    /// Starts `serve` and kills it as a power cut would `after` a time, whatever it is doing then.
+    pub fn start_and_kill(&self, after: Duration) {
+        let mut child = self.spawn();
+        let_pass(after);
+        process::signal(child.id(), Signal::SIGKILL);
+        let ended = child.wait().unwrap();
+        assert_eq!(ended.code(), None, "gatepost serve ended by itself\n{}", self.log());
+    }
+
+    /// What the gateway logged, in all its starts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn spawn(&self) -> Child {
+        let addresses = self.addresses_file();
+        if addresses.exists() {
+            fs::remove_file(&addresses).unwrap();
+        }
+        let stderr = File::options().create(true).append(true).open(self.log_file()).unwrap();
+        let mut command = self.command(&["serve"]);
+        let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        fs::write(self.dir.join("pid"), child.id().to_string()).unwrap();
+        child
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    fn addresses_file(&self) -> PathBuf {
+        self.audit_dir().join("serve.json")
     }
 }
 

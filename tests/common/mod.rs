@@ -7,12 +7,14 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::missing_panics_doc,
+    clippy::print_stderr,
     clippy::must_use_candidate,
     missing_docs,
     reason = "tests: each test file uses a part of this"
 )]
 
 pub mod disk;
+pub mod faults;
 pub mod gatepost;
 pub mod life;
 pub mod mcp;
@@ -21,6 +23,7 @@ pub mod oracle;
 pub mod pipeline;
 pub mod postgres;
 pub mod process;
+pub mod seed;
 pub mod sim;
 pub mod tools;
 pub mod trail;

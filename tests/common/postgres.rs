@@ -140,18 +140,22 @@ impl Cluster {
 
     /// Serves TLS with this certificate and key, in PEM, and takes no TCP connection without it.
     pub async fn demand_tls(&self, certificate: &str, key: &str) {
-        let data = self.dir.join("data");
         let hba = "local all all trust\nhostssl all all all trust\n";
         for (name, text) in [("server.crt", certificate), ("server.key", key), ("pg_hba.conf", hba)] {
-            let path = data.join(name);
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-            hand_over(&path);
+            self.write_to_data(name, text);
         }
         let mut connection = PgConnection::connect(&self.socket_url("postgres")).await.unwrap();
         sqlx::raw_sql("ALTER SYSTEM SET ssl = on").execute(&mut connection).await.unwrap();
         sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut connection).await.unwrap();
         until("TLS is on", SOON, || self.log().contains("parameter \"ssl\" changed"));
+    }
+
+    /// Writes a file of the server's, as `pg_hba.conf`; it reads it when it is told to.
+    pub fn write_to_data(&self, name: &str, text: &str) {
+        let path = self.dir.join("data").join(name);
+        fs::write(&path, text).unwrap();
+        hand_over(&path);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// Stops the server cleanly, disconnecting its clients.
@@ -209,10 +213,27 @@ impl Cluster {
 
     /// Makes an empty database with a name of its own.
     pub async fn create_database(&self) -> Database {
+        self.create("").await
+    }
+
+    /// The same, with its files in the empty directory `dir`.
+    pub async fn create_database_in(&self, dir: &Path) -> Database {
+        let space = dir.join("tablespace");
+        fs::create_dir(&space).unwrap();
+        hand_over(dir);
+        hand_over(&space);
+        let mut admin = PgConnection::connect(&self.url("postgres")).await.unwrap();
+        let create = format!("CREATE TABLESPACE small LOCATION '{}'", space.display());
+        sqlx::query(AssertSqlSafe(create)).execute(&mut admin).await.unwrap();
+        admin.close().await.unwrap();
+        self.create("TABLESPACE small").await
+    }
+
+    async fn create(&self, options: &str) -> Database {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let mut admin = PgConnection::connect(&self.url("postgres")).await.unwrap();
-        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name} {options}"))).execute(&mut admin).await.unwrap();
         admin.close().await.unwrap();
         Database { url: self.url(&name), name }
     }
