@@ -130,9 +130,13 @@ impl Progress {
 
 /// Calls until the gateway is gone. The one that makes `enough` replies complete kills it.
 async fn load(gatepost: &Gatepost, round: u64, enough: usize, seen: &Seen, progress: &Progress) {
+    // All before the first call: the kill may come with an early reply.
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(gatepost.client_at("/mcp/raw", Era::Modern, "admin").await);
+    }
     let mut tasks = tokio::task::JoinSet::new();
-    for worker in 0..CLIENTS {
-        let client = gatepost.client_at("/mcp/raw", Era::Modern, "admin").await;
+    for (worker, client) in clients.into_iter().enumerate() {
         let (seen, replies, pid) = (Arc::clone(seen), Arc::clone(&progress.replies), gatepost.pid());
         tasks.spawn(async move {
             for call in 0.. {
