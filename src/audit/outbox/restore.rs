@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! 1  read what can be read, see [`found`](super::found)
-//! 2  link the file into quarantine/ and sync that directory
+//! 2  link the file into quarantine/ and sync that directory, and the one it is in
 //! 3  make the new file under its temporary name, then rename it over the damaged one
 //! ```
 //!
@@ -139,6 +139,8 @@ fn set_aside(fs: &dyn Fs, dir: &Path, number: Number) -> Result<String, Error> {
         move |source| Error::Io { operation, path, source }
     };
     fs.create_dir(&quarantine).map_err(io("create directory", &quarantine))?;
+    // The new file's name may be durable before this one is, and then the damaged file would have none.
+    fs.sync_dir(dir).map_err(io("sync", dir))?;
     let names = fs.list(&quarantine).map_err(io("list", &quarantine))?;
     let identity = fs.identity(&from).map_err(io("look at", &from))?;
     let is_there = |name: &&String| fs.identity(&quarantine.join(name)).is_ok_and(|other| other == identity);
