@@ -105,7 +105,7 @@ fn run(parts: &[Part], seed: u64) {
     let mut world = World::new(seed);
     world.inspect = Some(Arc::new(move |seen, disk| {
         let crash = if disk.operations() % 2 == 0 { Crash::Kill } else { Crash::PowerLoss };
-        let mut fork = World::after(seen, disk.clone(), crash, disk.operations());
+        let mut fork = World::after(seen, disk, crash, disk.operations());
         fork.settle();
         let violations = fork.evidence().violations();
         assert!(
