@@ -54,7 +54,7 @@ fn part() -> impl Strategy<Value = Part> {
     let queued = prop::bool::weighted(0.25);
     (prop::collection::vec(step(), 0..10), (old_batches, any::<bool>(), crash_at), fault, quota_bytes, queued, crash)
         .prop_map(|(steps, (old_batches, ships_all, crash_at), fault, quota_bytes, queued, crash)| {
-            let life = Life { steps, old_batches, ships_all, crash_at, fault, quota_bytes, queued, ..Life::default() };
+            let life = Life { steps, queued, quota_bytes, old_batches, ships_all, crash_at, fault, ..Life::default() };
             (life, crash)
         })
 }
