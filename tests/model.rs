@@ -54,7 +54,7 @@ fn part() -> impl Strategy<Value = Part> {
     let queued = prop::bool::weighted(0.25);
     (prop::collection::vec(step(), 0..10), (old_batches, any::<bool>(), crash_at), fault, quota_bytes, queued, crash)
         .prop_map(|(steps, (old_batches, ships_all, crash_at), fault, quota_bytes, queued, crash)| {
-            let life = Life { steps, old_batches, ships_all, crash_at, fault, quota_bytes, queued, ..Life::default() };
+            let life = Life { steps, queued, quota_bytes, old_batches, ships_all, crash_at, fault, ..Life::default() };
             (life, crash)
         })
 }
@@ -105,7 +105,7 @@ fn run(parts: &[Part], seed: u64) {
     let mut world = World::new(seed);
     world.inspect = Some(Arc::new(move |seen, disk| {
         let crash = if disk.operations() % 2 == 0 { Crash::Kill } else { Crash::PowerLoss };
-        let mut fork = World::after(seen, disk.clone(), crash, disk.operations());
+        let mut fork = World::after(seen, disk, crash, disk.operations());
         fork.settle();
         let violations = fork.evidence().violations();
         assert!(

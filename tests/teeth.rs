@@ -56,19 +56,19 @@ fn life() -> Life {
 }
 
 /// The number of the last operation of `life` whose line in the trace begins so.
-fn last(life: &Life, line: &str) -> u64 {
+fn last(life: &Life, entry: &str) -> u64 {
     let mut world = World::new(1);
     world.disk.keep_trace();
     world.live(life);
-    world.disk.trace().iter().rposition(|done| done.starts_with(line)).unwrap() as u64 + 1
+    world.disk.trace().iter().rposition(|done| done.starts_with(entry)).unwrap() as u64 + 1
 }
 
 /// The same for the first one.
-fn first(life: &Life, line: &str) -> u64 {
+fn first(life: &Life, entry: &str) -> u64 {
     let mut world = World::new(1);
     world.disk.keep_trace();
     world.live(life);
-    world.disk.trace().iter().position(|done| done == line).unwrap() as u64 + 1
+    world.disk.trace().iter().position(|done| done == entry).unwrap() as u64 + 1
 }
 
 /// One life with this fault, a power loss, and an end in order.

@@ -163,10 +163,10 @@ impl World {
     }
 
     /// What would be if the gateway died now: the same past and another future, in a directory of its own.
-    pub fn after(seen: &Evidence, disk: SimDisk, crash: Crash, seed: u64) -> Self {
+    pub fn after(past: &Evidence, disk: &SimDisk, crash: Crash, seed: u64) -> Self {
         let mut world = Self::new(seed);
         world.disk = disk.crashed(crash, seed).moved_to(world.dir.path());
-        *world.evidence.lock().unwrap() = seen.clone();
+        *world.evidence.lock().unwrap() = past.clone();
         world
     }
 

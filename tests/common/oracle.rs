@@ -92,22 +92,22 @@ impl Evidence {
             self.cursors.insert(first.epoch, Head::after(&last));
         }
         for record in batch {
-            let mut record = record.as_ref().clone();
-            let of_call = record.entry.call.method == "tools/call";
-            let lost = match self.sink {
-                SinkLie::FirstRowLost => record.place.seq == Seq(1),
-                SinkLie::LastRowLost => record.entry.call.method == "gateway/closed",
+            let mut taken = record.as_ref().clone();
+            let of_call = taken.entry.call.method == "tools/call";
+            let is_lost = match self.sink {
+                SinkLie::FirstRowLost => taken.place.seq == Seq(1),
+                SinkLie::LastRowLost => taken.entry.call.method == "gateway/closed",
                 SinkLie::RowsLost => of_call,
                 _ => false,
             };
             if self.sink == SinkLie::Changed {
-                record.entry.latency_ms += 1.0;
+                taken.entry.latency_ms += 1.0;
             }
             if self.sink == SinkLie::Twice {
-                self.rows.push(record.clone());
+                self.rows.push(taken.clone());
             }
-            if !lost {
-                self.rows.push(record);
+            if !is_lost {
+                self.rows.push(taken);
             }
         }
         Moved::Yes

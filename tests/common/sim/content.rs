@@ -77,9 +77,8 @@ impl Image {
 
     fn write_zeros(&mut self, offset: u64, length: usize) {
         for (idx, within, _, count) in runs(offset, length) {
-            match self.pages.entry(idx).or_default() {
-                Some(page) => Arc::make_mut(page)[within..within + count].fill(0),
-                None => {}
+            if let Some(page) = self.pages.entry(idx).or_default() {
+                Arc::make_mut(page)[within..within + count].fill(0);
             }
         }
         self.len = self.len.max(offset + length as u64);
