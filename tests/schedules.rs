@@ -9,6 +9,7 @@
 //! ring that keeps everything behind one lock does not have.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "tests; each use of the ring's sources is a part of them")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, clippy::new_without_default)]
+#![allow(clippy::must_use_candidate, clippy::missing_errors_doc, clippy::return_self_not_must_use)]
 #![allow(clippy::missing_panics_doc, clippy::unused_self, clippy::unnecessary_wraps, clippy::needless_pass_by_value)]
 
 #[path = "../src/audit"]
@@ -42,7 +43,7 @@ use sync::{Instant, Time, exhaust, explore};
 const ONE_CALL: Limits = Limits { records: 8, bytes: 7_000 };
 const EPOCH: Epoch = Epoch(1);
 /// Where time stands still nobody sees how long it is.
-const LONG: Duration = Duration::from_secs(3_600);
+const LONG: Duration = Duration::from_hours(1);
 /// More schedules than any of the exhaustive tests has. *Chosen*: some seconds.
 const MOST: usize = 200_000;
 

@@ -23,6 +23,7 @@ pub mod oracle;
 pub mod pipeline;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod seed;
 pub mod sim;
 pub mod tools;
