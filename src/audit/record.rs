@@ -449,7 +449,9 @@ impl Entry {
 fn deliverable(text: &str, bytes_max: usize) -> (String, bool) {
     let cut = &text[..text.floor_char_boundary(bytes_max)];
     let has_nul = cut.contains('\0');
-    let out = if has_nul { cut.replace('\0', "\u{fffd}") } else { cut.to_owned() };
+    let mut out = if has_nul { cut.replace('\0', "\u{fffd}") } else { cut.to_owned() };
+    // I6: what stands for NUL is longer.
+    out.truncate(out.floor_char_boundary(bytes_max));
     (out, has_nul || cut.len() < text.len())
 }
 
@@ -497,6 +499,15 @@ mod tests {
         let entry = Entry::new(call, Outcome::answered(Status::Ok, None, b"{}"), Duration::ZERO);
         assert_eq!(entry.call.tool_name.as_deref(), Some("to\u{fffd}ol"));
         assert_eq!(entry.error_message.as_deref(), Some("normalised: tool_name"));
+    }
+
+    #[test]
+    fn i6_text_of_nuls_stays_within_its_limit() {
+        let call = call().with_target(Some("a"), Some(&"\0".repeat(TEXT_BYTES_MAX)));
+        assert!(call.tool_name.as_deref().is_some_and(|name| name.len() <= TEXT_BYTES_MAX));
+        let outcome = Outcome::failed(Status::Error, "\0".repeat(ERROR_BYTES_MAX));
+        let entry = Entry::new(call, outcome, Duration::ZERO);
+        assert!(entry.error_message.is_some_and(|message| message.len() <= ERROR_BYTES_MAX + 256));
     }
 
     #[test]
