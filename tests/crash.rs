@@ -3,9 +3,9 @@
 
 mod common;
 
+use common::dice::Dice;
 use common::life::{Ending, LARGE_BYTES, Life, Step, World, on_two_threads};
 use common::sim::Crash;
-use common::sim::dice::Dice;
 use gatepost::audit::record::Status;
 
 /// Random schedules of a short run. *Chosen*: a third of a minute in a debug build; `CRASH_SCHEDULES` asks for more.

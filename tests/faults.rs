@@ -5,8 +5,8 @@ mod common;
 
 use std::collections::BTreeSet;
 
+use common::dice::Dice;
 use common::life::{Ending, LARGE_BYTES, Life, Step, World, on_two_threads};
-use common::sim::dice::Dice;
 use common::sim::{Crash, Fault};
 use gatepost::audit::record::Status;
 

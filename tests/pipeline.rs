@@ -7,25 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::disk::copy_of;
-use common::pipeline::{Rig, call_with, many, ok, one, postgres_sink, stop, stop_now, stored_records, times_recorded};
+use common::pipeline::{
+    Rig, call_with, delivered, many, ok, one, postgres_sink, stop, stop_now, stored_records, times_recorded,
+};
 use common::postgres::{Cluster, Database};
 use common::trail::{self, Entry};
 use common::wait::{SOON, until_async};
 use gatepost::audit::chain::Head;
-use gatepost::audit::pipeline::Probe;
 use gatepost::audit::record::{AuditRecord, Seq};
 use gatepost::audit::shipper::State;
 use gatepost::audit::sink::postgres;
 use gatepost::audit::sink::{Class, Moved, Sink};
 use sqlx::{Connection, PgConnection};
-
-async fn delivered(probe: &Probe) {
-    until_async("all is delivered", SOON, || async {
-        let gauge = probe.gauge();
-        gauge.delivered == gauge.stamped
-    })
-    .await;
-}
 
 async fn trail(database: &Database) -> Vec<Entry> {
     trail::verify_postgres(&database.pool().await).await

@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use common::dice::Dice;
 use common::disk::copy_of;
 use common::pipeline::{Rig, events, many, one, stop};
 use common::trail;
@@ -13,14 +14,6 @@ use gatepost::audit::record::{AuditRecord, RequestId};
 
 /// Bits flipped, one a run. *Chosen*: about a third of a minute in a debug build; `ROT_SEEDS` asks for more.
 const SEEDS: u64 = 150;
-
-/// A splitmix64 step: which bit a seed flips.
-fn mixed(seed: u64) -> u64 {
-    let z = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 /// Starts on `dir` with a sink that takes everything, stops, and gives what arrived.
 async fn drained(dir: tempfile::TempDir) -> Vec<AuditRecord> {
@@ -64,7 +57,7 @@ async fn i4_a_flipped_bit_never_loses_a_record_in_silence() {
         let image = copy_of(rig.dir.path());
         let file = image.path().join(&files[usize::try_from(seed % 2).unwrap()]);
         let mut bytes = std::fs::read(&file).unwrap();
-        let bit = usize::try_from(mixed(seed) % (bytes.len() as u64 * 8)).unwrap();
+        let bit = usize::try_from(Dice::new(seed).below(bytes.len() as u64 * 8)).unwrap();
         bytes[bit / 8] ^= 1 << (bit % 8);
         std::fs::write(&file, bytes).unwrap();
         let path = image.path().to_owned();

@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::dice::Dice;
 use common::faults::{self, Fault, Victim};
 use common::gatepost::{Gatepost, Setup};
 use common::mcp::Era;
-use common::seed::Rng;
 use common::trail;
 use common::wait::{SOON, until, until_async};
 use serde_json::{Value, json};
@@ -77,26 +77,30 @@ enum Kill {
 }
 
 /// A plan for each round: the faults in random order, each as often as the others.
-fn plans(rng: &mut Rng, rounds: u64) -> Vec<Plan> {
+fn plans(dice: &mut Dice, rounds: u64) -> Vec<Plan> {
     let (mut deck, mut plans, mut standing) = (Vec::new(), Vec::new(), false);
     for round in 0..rounds {
         if deck.is_empty() {
             deck = faults::ALL.to_vec();
-            rng.shuffle(&mut deck);
+            dice.shuffle(&mut deck);
         }
         let fault = deck.pop().unwrap();
         // While the last round's fault stands, this one's waits for the load.
-        let begins = if !standing && rng.one_in(3) { None } else { Some(some_replies(rng) - 1) };
-        let replies = begins.unwrap_or(0) + some_replies(rng);
-        let upto = |rng: &mut Rng, from: usize| from + usize::try_from(rng.below((replies - from) as u64 + 1)).unwrap();
-        let ends = match rng.below(3) {
-            0 => Until::Replies(upto(rng, begins.unwrap_or(0))),
+        let begins = if !standing && dice.one_in(3) { None } else { Some(some_replies(dice) - 1) };
+        let replies = begins.unwrap_or(0) + some_replies(dice);
+        let upto =
+            |dice: &mut Dice, from: usize| from + usize::try_from(dice.below((replies - from) as u64 + 1)).unwrap();
+        let ends = match dice.below(3) {
+            0 => Until::Replies(upto(dice, begins.unwrap_or(0))),
             1 => Until::Killed,
             _ => Until::Started,
         };
-        let starting = (begins.is_none() || fault == Fault::None) && rng.one_in(3);
-        let kill =
-            if starting { Kill::Starting(Duration::from_millis(rng.below(START_MAX))) } else { Kill::Replies(replies) };
+        let starting = (begins.is_none() || fault == Fault::None) && dice.one_in(3);
+        let kill = if starting {
+            Kill::Starting(Duration::from_millis(dice.below(START_MAX)))
+        } else {
+            Kill::Replies(replies)
+        };
         standing = matches!(ends, Until::Started);
         plans.push(Plan { round, fault, begins, ends, kill });
     }
@@ -104,8 +108,8 @@ fn plans(rng: &mut Rng, rounds: u64) -> Vec<Plan> {
 }
 
 /// A number of replies: in half of the cases small ones are as likely as large ones.
-fn some_replies(rng: &mut Rng) -> usize {
-    let replies = if rng.one_in(2) { rng.any_size(REPLIES_MAX) } else { 1 + rng.below(REPLIES_MAX) };
+fn some_replies(dice: &mut Dice) -> usize {
+    let replies = if dice.one_in(2) { dice.any_size(REPLIES_MAX) } else { 1 + dice.below(REPLIES_MAX) };
     usize::try_from(replies).unwrap()
 }
 
@@ -402,9 +406,9 @@ async fn i1_i2_i3_i5_kills_while_postgres_fails_in_every_way_lose_nothing_and_le
     let Some(space) = small_disk(name) else { return };
     let begun = Instant::now();
     let rounds = std::env::var("KILL_ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());
-    let (mut rng, seed) = Rng::from_env("ROUNDS_SEED");
+    let (mut dice, seed) = Dice::from_env("ROUNDS_SEED");
     let mut run = Run::begun(space).await;
-    for plan in plans(&mut rng, rounds) {
+    for plan in plans(&mut dice, rounds) {
         let begun = Instant::now();
         eprint!("{plan:?}");
         run.round(&plan).await;

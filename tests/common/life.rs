@@ -27,8 +27,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+use super::dice::Dice;
 use super::oracle::{Evidence, Seen};
-use super::sim::dice::Dice;
 use super::sim::{Crash, Fault, Lie, Moment, SimDisk};
 
 /// Quota of the outbox: a generation file takes an eighth of it in segments.

@@ -13,6 +13,7 @@
     reason = "tests: each test file uses a part of this"
 )]
 
+pub mod dice;
 pub mod disk;
 pub mod faults;
 pub mod gatepost;
@@ -24,7 +25,6 @@ pub mod pipeline;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
-pub mod seed;
 pub mod sim;
 pub mod tools;
 pub mod trail;

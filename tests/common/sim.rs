@@ -8,7 +8,6 @@
 //! The root directory is there and durable; the outbox's directory is made in it by the outbox.
 
 pub mod content;
-pub mod dice;
 pub mod directory;
 pub mod fault;
 
@@ -19,11 +18,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use content::Content;
-use dice::Dice;
 use directory::{Directory, Inode};
 pub use fault::{Crash, Fault, Lie, Moment};
 use gatepost::audit::outbox::fs::Fs;
 use redb::StorageBackend;
+
+use super::dice::Dice;
 
 /// The disk. Clones share it.
 #[derive(Clone, Default)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use super::dice::Dice;
+use crate::common::dice::Dice;
 
 const PAGE: usize = 4096;
 const PAGE_BYTES: u64 = PAGE as u64;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::dice::Dice;
+use crate::common::dice::Dice;
 
 /// What a name leads to: a file's or a directory's number.
 pub type Inode = u64;
