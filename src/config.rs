@@ -63,6 +63,8 @@ pub struct Server {
     pub sessions_max: usize,
     /// Most calls open at once.
     pub calls_max: usize,
+    /// Methods that the gateway does not know and passes on; a `*` at the end stands for anything.
+    pub pass_methods: Vec<String>,
     /// How long a stop waits for open calls.
     #[serde(with = "duration")]
     pub drain_timeout: Duration,
@@ -119,17 +121,29 @@ pub struct Role {
     pub allow: Vec<String>,
 }
 
-/// `[backends.NAME]`: a stdio MCP server that Gatepost starts. Its `Debug` shows the environment's names only.
+/// `[backends.NAME]`: a stdio MCP server that Gatepost starts, or one that it reaches over HTTP. Its `Debug` shows the
+/// names of environment and headers only.
 #[derive(Clone, Deserialize)]
+#[serde(default)]
 pub struct Backend {
-    /// Program and arguments.
+    /// Program and arguments of a stdio server.
     pub command: Vec<String>,
     /// Its environment, besides `PATH` and `HOME`.
-    #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// The endpoint of a Streamable HTTP server.
+    pub url: Option<String>,
+    /// Header to the environment variable that holds its value.
+    pub header_env: BTreeMap<String, String>,
+    /// Header to the file that holds its value.
+    pub header_file: BTreeMap<String, PathBuf>,
+    /// PEM file with the certificate authorities that are believed for `url`, besides the system's.
+    pub ca_file: Option<PathBuf>,
     /// Longest time one call may take.
-    #[serde(default = "Backend::default_call_timeout", with = "duration")]
+    #[serde(with = "duration")]
     pub call_timeout: Duration,
+    /// Longest time between two messages of a call.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
 }
 
 /// `[audit]`
@@ -138,6 +152,8 @@ pub struct Backend {
 pub struct Audit {
     /// Whether calls are audited at all.
     pub enabled: bool,
+    /// Methods that are audited besides `tools/call`.
+    pub methods: Vec<String>,
     /// What a call waits for.
     pub level: Level,
     /// The outbox directory.
@@ -253,7 +269,12 @@ impl fmt::Debug for Backend {
         f.debug_struct("Backend")
             .field("command", &self.command)
             .field("env", &self.env.keys())
+            .field("url", &self.url)
+            .field("header_env", &self.header_env)
+            .field("header_file", &self.header_file)
+            .field("ca_file", &self.ca_file)
             .field("call_timeout", &self.call_timeout)
+            .field("idle_timeout", &self.idle_timeout)
             .finish()
     }
 }
@@ -272,9 +293,18 @@ impl fmt::Debug for Postgres {
     }
 }
 
-impl Backend {
-    fn default_call_timeout() -> Duration {
-        Duration::from_mins(5)
+impl Default for Backend {
+    fn default() -> Self {
+        Self {
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            url: None,
+            header_env: BTreeMap::new(),
+            header_file: BTreeMap::new(),
+            ca_file: None,
+            call_timeout: Duration::from_mins(30),
+            idle_timeout: Duration::from_mins(5),
+        }
     }
 }
 
@@ -287,6 +317,7 @@ impl Default for Server {
             body_bytes_max: 4 * 1024 * 1024,
             sessions_max: 10_000,
             calls_max: 1024,
+            pass_methods: Vec::new(),
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -314,6 +345,7 @@ impl Default for Audit {
     fn default() -> Self {
         Self {
             enabled: true,
+            methods: ["resources/read", "prompts/get", "completion/complete"].map(str::to_owned).to_vec(),
             level: Level::Stored,
             dir: PathBuf::from("gatepost-data"),
             gateway_id: None,

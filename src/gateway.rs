@@ -9,6 +9,7 @@
 //! not end.
 
 mod arrival;
+mod ask;
 pub mod auth;
 pub mod catalog;
 pub mod dispatch;
@@ -22,6 +23,10 @@ pub mod raw;
 pub mod rbac;
 pub mod reply;
 pub mod session;
+mod state;
+mod stream;
+mod target;
+mod trail;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,11 +39,12 @@ use tokio_util::task::TaskTracker;
 use crate::audit::Audit;
 use crate::audit::redact::{PathError, Redaction};
 use crate::config::{Config, OnFailure};
-use crate::upstream::Upstreams;
+use crate::upstream::{EndpointFault, Upstreams};
 
 use auth::Authenticator;
 use auth::keys::KeyError;
 use inflight::InFlight;
+use protocol::TOOLS_CALL;
 use rbac::{PatternError, Patterns, Policy};
 use session::Sessions;
 
@@ -93,12 +99,9 @@ pub enum Fault {
         /// What is wrong with it.
         fault: &'static str,
     },
-    /// A backend without a command.
-    #[error("backends.{alias}.command is empty: write the program and its arguments")]
-    NoCommand {
-        /// The alias.
-        alias: String,
-    },
+    /// A backend that cannot be reached as it is configured.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointFault),
 }
 
 /// Everything that handling a message needs. The modules below read it; nobody changes it.
@@ -109,6 +112,13 @@ struct Core {
     policy: Policy,
     redaction: Redaction,
     upstreams: Upstreams,
+    /// Which backend has a resource, as far as is known.
+    owners: local::Owners,
+    states: state::States,
+    /// Methods that are audited besides `tools/call`.
+    audited: Vec<String>,
+    /// Methods that the gateway does not know and passes on.
+    passed: Vec<String>,
     sessions: Sessions,
     in_flight: InFlight,
     args_bytes_max: usize,
@@ -125,8 +135,25 @@ struct Core {
     lists: Semaphore,
     /// One task a message.
     tasks: TaskTracker,
+    /// Cancelled when the gateway begins to stop: what waits for nothing in particular ends.
+    stopping: CancellationToken,
     /// Cancelled when a drain has waited long enough.
     drained: CancellationToken,
+}
+
+impl Core {
+    /// Whether requests of this method are recorded.
+    fn is_audited(&self, method: &str) -> bool {
+        method == TOOLS_CALL || self.audited.iter().any(|audited| audited == method)
+    }
+
+    /// Whether the operator lets this unknown method pass.
+    fn is_passed(&self, method: &str) -> bool {
+        self.passed.iter().any(|passed| match passed.strip_suffix('*') {
+            Some(prefix) => method.starts_with(prefix),
+            None => method == passed,
+        })
+    }
 }
 
 /// The parts that only the configuration decides.
@@ -150,6 +177,8 @@ impl Gateway {
     /// Every fault of the configuration; nothing was started.
     pub fn build(config: &Config, audit: Audit) -> Result<Self, Vec<Fault>> {
         let Parts { auth, policy, redaction, continue_for } = compile(config)?;
+        let upstreams = Upstreams::start(&config.backends)
+            .map_err(|faults| faults.into_iter().map(Fault::Endpoint).collect::<Vec<_>>())?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
         let own = config.server.listen.ip();
         let own = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
@@ -158,7 +187,12 @@ impl Gateway {
             auth,
             policy,
             redaction,
-            upstreams: Upstreams::start(&config.backends),
+            upstreams,
+            owners: local::Owners::default(),
+            states: state::States::new(),
+            audited: config.audit.methods.clone(),
+            passed: config.server.pass_methods.clone(),
+            stopping: CancellationToken::new(),
             sessions: Sessions::new(config.server.sessions_max),
             in_flight: InFlight::default(),
             args_bytes_max: config.audit.args_bytes_max,
@@ -196,6 +230,8 @@ impl Gateway {
         };
         let open = core.tasks.len();
         core.tasks.close();
+        core.stopping.cancel();
+        core.sessions.end_streams();
         // Connections end as their last replies are written; the server is polled so that they can be.
         let wait = async {
             match early {
@@ -214,6 +250,7 @@ impl Gateway {
         core.drained.cancel();
         // Whatever still waits for a backend's list or handshake ends with the backend.
         let recorded = async { tokio::time::timeout(RECORD_TIMEOUT, core.tasks.wait()).await };
+        core.sessions.end_all();
         let (recorded, ()) = tokio::join!(recorded, core.upstreams.stop());
         let left = if recorded.is_ok() { 0 } else { core.tasks.len() };
         ended.unwrap_or(Ok(()))?;
@@ -259,14 +296,12 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let continue_for = Patterns::new("audit.continue_for", continued)
         .map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
     let redaction = Redaction::new(&config.audit.redact).map_err(|err| faults.push(Fault::Redact(err)));
-    for (alias, backend) in &config.backends {
+    for alias in config.backends.keys() {
         if let Some(fault) = catalog::alias_fault(alias) {
             faults.push(Fault::Alias { alias: alias.clone(), fault });
         }
-        if backend.command.first().is_none_or(String::is_empty) {
-            faults.push(Fault::NoCommand { alias: alias.clone() });
-        }
     }
+    faults.extend(Upstreams::check(&config.backends).into_iter().map(Fault::Endpoint));
     match (auth, policy, redaction, continue_for, faults.is_empty()) {
         (Ok(auth), Ok(policy), Ok(redaction), Ok(continue_for), true) => {
             Ok(Parts { auth, policy, redaction, continue_for })

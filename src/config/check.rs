@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Config, Key, OnFailure, path};
+use super::{Backend, Config, Key, OnFailure, path};
 
 /// Longest alias of a backend, in bytes. *Derived*: clients take tool names of 64; this leaves `__` and 30 for the tool.
 const ALIAS_BYTES_MAX: usize = 32;
@@ -39,6 +39,7 @@ pub(super) fn name(section: &str, name: &str) -> Result<(), String> {
 pub(super) fn together(config: &Config, fault: &mut dyn FnMut(&str, String)) {
     keys(config, fault);
     patterns(config, fault);
+    backends(config, fault);
     let server = config.server.listen;
     if !server.ip().is_loopback() && config.auth.keys.is_empty() {
         let message =
@@ -54,6 +55,26 @@ pub(super) fn together(config: &Config, fault: &mut dyn FnMut(&str, String)) {
             "{ring} bytes is less than {RING_ARGS_MIN} times audit.args_bytes_max ({args}): raise it, or lower the other"
         );
         fault("audit.ring_bytes_max", message);
+    }
+}
+
+fn backends(config: &Config, fault: &mut dyn FnMut(&str, String)) {
+    for (alias, backend) in &config.backends {
+        let path = path::join("backends", alias);
+        match (backend.command.is_empty(), &backend.url) {
+            (true, None) => fault(&format!("{path}.command"), "is missing: set it, or url".to_owned()),
+            (false, Some(_)) => fault(&format!("{path}.url"), "goes without command: keep one".to_owned()),
+            _ => {}
+        }
+        if backend.url.is_none() && !(backend.header_env.is_empty() && backend.header_file.is_empty()) {
+            fault(&path, "has headers and no url: a stdio server takes env".to_owned());
+        }
+        for name in backend.header_env.keys().filter(|name| backend.header_file.contains_key(*name)) {
+            fault(&format!("{path}.header_env.{name}"), "stands in header_file too: keep one".to_owned());
+        }
+        if backend.idle_timeout > backend.call_timeout && backend.idle_timeout != Backend::default().idle_timeout {
+            fault(&format!("{path}.idle_timeout"), "is longer than call_timeout: lower it".to_owned());
+        }
     }
 }
 

@@ -8,6 +8,10 @@ use toml::Value;
 /// Longest text setting, in bytes. *Chosen*: file names and URLs end far below it.
 const TEXT_BYTES_MAX: usize = 4096;
 
+/// Headers that no operator sets for a backend. *Spec*: RFC 9110, and MCP's transport.
+const RESERVED_HEADERS: [&str; 7] =
+    ["host", "content-length", "content-type", "accept", "connection", "transfer-encoding", "last-event-id"];
+
 /// What a knob takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -59,6 +63,10 @@ pub enum Kind {
     Command,
     /// A table of environment variables.
     Variables,
+    /// A table of HTTP header names and texts.
+    Headers,
+    /// An `http` or `https` URL.
+    HttpUrl,
 }
 
 /// What is wrong with a value; `item` is its place in a list or its name in a table.
@@ -98,7 +106,8 @@ impl Kind {
             Self::Patterns => "list of `backend/tool` patterns".to_owned(),
             Self::Pointers => "list of JSON pointers".to_owned(),
             Self::Command => "list of texts, at least one".to_owned(),
-            Self::Variables => "table of texts".to_owned(),
+            Self::Variables | Self::Headers => "table of texts".to_owned(),
+            Self::HttpUrl => "http or https URL".to_owned(),
         }
     }
 
@@ -141,6 +150,10 @@ impl Kind {
             Self::Texts | Self::Origins | Self::Patterns | Self::Pointers | Self::Command => self.check_list(value),
             Self::Variables => match value {
                 Value::Table(table) => all(table.iter().map(|(name, value)| (name.clone(), variable(name, value)))),
+                other => Err(Wrong::whole(expected("a table of texts", other))),
+            },
+            Self::Headers => match value {
+                Value::Table(table) => all(table.iter().map(|(name, value)| (name.clone(), header(name, value)))),
                 other => Err(Wrong::whole(expected("a table of texts", other))),
             },
             _ => match value {
@@ -200,6 +213,7 @@ impl Kind {
                 .map(drop)
                 .map_err(|_| format!("{text:?} is no UUID: write 32 hexadecimal digits in the usual five groups")),
             Self::PostgresUrl => postgres_url(text),
+            Self::HttpUrl => http_url(text),
             Self::Filter => tracing_subscriber::EnvFilter::try_new(text)
                 .map(drop)
                 .map_err(|_| format!("{text:?} is no filter: write as in \"info\" or \"gatepost=debug,warn\"")),
@@ -261,6 +275,31 @@ fn variable(name: &str, value: &Value) -> Result<(), String> {
         Value::String(text) => controls(text),
         other => Err(expected("a text", other)),
     }
+}
+
+fn header(name: &str, value: &Value) -> Result<(), String> {
+    let name: Result<axum::http::HeaderName, _> = name.parse();
+    match (name, value) {
+        (Err(_), _) => Err("is no name of a header: write it as in Authorization".to_owned()),
+        // The transport's own: another value would break it, or let one session pass for another.
+        (Ok(name), _) if name.as_str().starts_with("mcp-") || RESERVED_HEADERS.contains(&name.as_str()) => {
+            Err("is a header that the gateway sets itself: leave it out".to_owned())
+        }
+        (Ok(_), Value::String(text)) => plain(text),
+        (Ok(_), other) => Err(expected("a text", other)),
+    }
+}
+
+fn http_url(text: &str) -> Result<(), String> {
+    let written = "write it as in \"https://tools.example/mcp\"";
+    let url = url::Url::parse(text).map_err(|error| format!("is no URL ({error}): {written}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(format!("is no http or https URL: {written}"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user or password: set header_env or header_file instead".to_owned());
+    }
+    Ok(())
 }
 
 fn pattern(text: &str) -> Result<(), String> {

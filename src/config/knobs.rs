@@ -95,6 +95,12 @@ pub const KNOBS: &[Knob] = &[
         "Most calls open at once; one more is refused and recorded as `rate_limited`.",
     ),
     knob(
+        "server.pass_methods",
+        Kind::Texts,
+        Value("[]"),
+        "Methods that the gateway does not know and passes on at `/mcp/{backend}`, as `tasks/*`, for roles that may call everything there; each is recorded. All others are refused.",
+    ),
+    knob(
         "server.drain_timeout",
         span(ms(0), MINUTES_10),
         Value("\"30s\""),
@@ -170,8 +176,8 @@ pub const KNOBS: &[Knob] = &[
     knob(
         "backends.*.command",
         Kind::Command,
-        Required,
-        "The stdio MCP server to start: program and arguments, run without a shell.",
+        Unset,
+        "A stdio MCP server to start: program and arguments, run without a shell. Each legacy session has a child of its own, all others share one.",
     ),
     knob(
         "backends.*.env",
@@ -180,16 +186,52 @@ pub const KNOBS: &[Knob] = &[
         "Its environment besides `PATH` and `HOME`; nothing else of the gateway's environment reaches it.",
     ),
     knob(
+        "backends.*.url",
+        Kind::HttpUrl,
+        Unset,
+        "The endpoint of a Streamable HTTP server, instead of `command`. The client's token never goes there.",
+    ),
+    knob(
+        "backends.*.header_env",
+        Kind::Headers,
+        Value("{}"),
+        "Headers for `url`, as `Authorization`, each with the environment variable that holds its value.",
+    ),
+    knob(
+        "backends.*.header_file",
+        Kind::Headers,
+        Value("{}"),
+        "Headers for `url`, each with the file that holds its value; white space around it is cut off.",
+    ),
+    knob(
+        "backends.*.ca_file",
+        Kind::Path,
+        Unset,
+        "PEM file with certificate authorities that are believed for `url` besides the system's.",
+    ),
+    knob(
         "backends.*.call_timeout",
         span(ms(1), HOURS_24),
+        Value("\"30m\""),
+        "Longest time one call may take, whatever it reports; then the client gets an error and the record says `timeout`.",
+    ),
+    knob(
+        "backends.*.idle_timeout",
+        span(ms(1), HOURS_24),
         Value("\"5m\""),
-        "Longest time one call may take; then the client gets an error and the record says `timeout`.",
+        "Longest time a call may be silent: progress and other messages of it begin the time again.",
     ),
     knob(
         "audit.enabled",
         Kind::Flag,
         Value("true"),
         "Whether calls are audited at all. `false` leaves dispatch unchanged and records nothing.",
+    ),
+    knob(
+        "audit.methods",
+        Kind::Texts,
+        Value("[\"resources/read\", \"prompts/get\", \"completion/complete\"]"),
+        "Methods that are recorded besides `tools/call`, `initialize` and closed sessions, which always are.",
     ),
     knob(
         "audit.level",

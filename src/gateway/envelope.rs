@@ -90,18 +90,27 @@ pub enum Malformed {
     /// No method.
     #[error("method must be a string of 1 to {METHOD_BYTES_MAX} bytes")]
     Method,
-    /// A response: the gateway asks clients nothing.
+    /// A response where nothing was asked.
     #[error("a response to no request of the gateway's")]
     Response,
+    /// An id that is the id of another open request of the session.
+    #[error("the id is that of another open request of this session")]
+    IdInUse,
     /// `params` is no object.
     #[error("params must be an object")]
     Params,
     /// `params.name` of a call is missing or no string.
-    #[error("params.name must be a string of 1 to {NAME_BYTES_MAX} bytes")]
+    #[error("params.name must be a string of 1 to {NAME_BYTES_MAX} bytes without controls")]
     ToolName,
     /// `params.arguments` of a call is no object.
     #[error("params.arguments must be an object")]
     Arguments,
+    /// A request names no prompt, resource or completion, or not as text.
+    #[error("params must name what they are about: name, uri, or ref with its type")]
+    Subject,
+    /// `params.requestState` is no string.
+    #[error("params.requestState must be a string")]
+    State,
     /// `params._meta` is no object.
     #[error("params._meta must be an object")]
     Meta,
@@ -113,7 +122,9 @@ impl Malformed {
     pub fn code(&self) -> i32 {
         match self {
             Self::NotUtf8 { .. } | Self::NotJson { .. } => super::protocol::PARSE_ERROR,
-            Self::Params | Self::ToolName | Self::Arguments | Self::Meta => super::protocol::INVALID_PARAMS,
+            Self::Params | Self::ToolName | Self::Arguments | Self::Meta | Self::Subject | Self::State => {
+                super::protocol::INVALID_PARAMS
+            }
             _ => super::protocol::INVALID_REQUEST,
         }
     }
@@ -221,8 +232,9 @@ pub fn parse(body: &[u8], bytes_max: usize) -> Result<Message<'_>, Malformed> {
 pub fn tool_call(params: Option<&RawValue>) -> Result<ToolCall<'_>, Malformed> {
     let members = params.and_then(|params| raw::members(params.get())).ok_or(Malformed::ToolName)?;
     let [name, arguments, meta] = known(&members, ["name", "arguments", "_meta"])?;
-    let name = name.and_then(raw::string).filter(|name| (1..=NAME_BYTES_MAX).contains(&name.len()));
-    let name = name.ok_or(Malformed::ToolName)?;
+    // No tool can have a control character in its name; whoever shows or compares it could be misled.
+    let is_name = |name: &String| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control);
+    let name = name.and_then(raw::string).filter(is_name).ok_or(Malformed::ToolName)?;
     let object = |value: Option<&'_ RawValue>| value.is_none_or(|value| value.get().starts_with('{'));
     if !object(arguments) {
         return Err(Malformed::Arguments);
@@ -237,6 +249,16 @@ pub fn tool_call(params: Option<&RawValue>) -> Result<ToolCall<'_>, Malformed> {
 #[must_use]
 pub fn id(value: &RawValue) -> Option<Id> {
     Id::new(value).ok()
+}
+
+/// The id of a response, where `body` keeps all rules and is one.
+#[must_use]
+pub fn response_id(body: &[u8], bytes_max: usize) -> Option<Id> {
+    if parse(body, bytes_max).err()? != Malformed::Response {
+        return None;
+    }
+    let members = raw::members(std::str::from_utf8(body).ok()?)?;
+    members.iter().find(|member| member.key == "id").and_then(|id| Id::new(id.value).ok())
 }
 
 /// Reads what can be read of any bytes. Of a key that stands twice the first one counts.
@@ -260,7 +282,7 @@ pub fn hint(body: &[u8], bytes_max: usize) -> Hint {
 }
 
 /// The values of the keys that the protocol knows; a variant of one in another case is refused.
-fn known<'a, const N: usize>(
+pub(super) fn known<'a, const N: usize>(
     members: &[Member<'a>],
     keys: [&'static str; N],
 ) -> Result<[Option<&'a RawValue>; N], Malformed> {

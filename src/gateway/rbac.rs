@@ -33,9 +33,22 @@ pub struct PatternError {
     fault: &'static str,
 }
 
-/// A backend's tool, whether or not it exists.
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A tool.
+    Tool,
+    /// A resource, or a template of such.
+    Resource,
+    /// A prompt.
+    Prompt,
+}
+
+/// A backend's tool, resource or prompt, whether or not it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
+    /// What it is.
+    pub kind: Kind,
     /// The backend's alias.
     pub backend: &'a str,
     /// The tool, as the backend names it.
@@ -71,6 +84,7 @@ pub struct Denied {
 /// # use gatepost::audit::record::Caller;
 /// use gatepost::gateway::rbac::Permit;
 /// let permit = Permit {
+///     kind: gatepost::gateway::rbac::Kind::Tool,
 ///     caller: Caller::anonymous(),
 ///     backend: "b".to_owned(),
 ///     tool: "t".to_owned(),
@@ -81,6 +95,7 @@ pub struct Denied {
 #[derive(Debug)]
 #[must_use = "a permit is for one call"]
 pub struct Permit {
+    kind: Kind,
     caller: Caller,
     backend: String,
     tool: String,
@@ -122,23 +137,44 @@ impl Policy {
         roles.iter().find(allows).map_or(Decision::Denied, |role| Decision::Allowed { role })
     }
 
+    /// Whether any of `roles` may use anything of `backend`.
+    #[must_use]
+    pub fn reaches(&self, roles: &[String], backend: &str) -> bool {
+        roles.iter().filter_map(|role| self.roles.get(role)).any(|patterns| patterns.reach(backend))
+    }
+
     /// Decides on `call`, and keeps what was decided on: the permit holds the parameters as they will be forwarded.
     ///
     /// # Errors
     /// [`Denied`] unless one of the caller's roles allows the tool.
     pub fn authorize(&self, principal: &Principal, target: Target<'_>, call: &ToolCall<'_>) -> Result<Permit, Denied> {
-        let Target { backend, tool } = target;
+        let arguments = call.arguments.map(raw::one_line);
+        let params = upstream_params(target.tool, arguments.as_deref(), call.meta);
+        self.authorize_request(principal, target, Some(&params), arguments.as_deref())
+    }
+
+    /// Decides on any request: `params` is its parameters as they will be forwarded, `arguments` what is decided on and
+    /// recorded of them, both as JSON text.
+    ///
+    /// # Errors
+    /// [`Denied`] unless one of the caller's roles allows the target.
+    pub fn authorize_request(
+        &self,
+        principal: &Principal,
+        target: Target<'_>,
+        params: Option<&str>,
+        arguments: Option<&str>,
+    ) -> Result<Permit, Denied> {
+        let Target { kind, backend, tool } = target;
         match self.decide(&principal.roles, target) {
-            Decision::Allowed { role } => {
-                let arguments = call.arguments.map(raw::one_line);
-                Ok(Permit {
-                    caller: principal.caller(Some(role)),
-                    backend: backend.to_owned(),
-                    tool: tool.to_owned(),
-                    params: upstream_params(tool, arguments.as_deref(), call.meta),
-                    arguments,
-                })
-            }
+            Decision::Allowed { role } => Ok(Permit {
+                kind,
+                caller: principal.caller(Some(role)),
+                backend: backend.to_owned(),
+                tool: tool.to_owned(),
+                params: params.unwrap_or("{}").to_owned(),
+                arguments: arguments.map(str::to_owned),
+            }),
             Decision::Denied => {
                 let roles = principal.roles.join(",");
                 let reason = if roles.is_empty() {
@@ -157,6 +193,12 @@ impl Permit {
     #[must_use]
     pub fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// What it is for.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The backend's alias.
@@ -200,6 +242,11 @@ impl Patterns {
         if faults.is_empty() { Ok(Self(compiled)) } else { Err(faults) }
     }
 
+    /// Whether one of them matches anything of `backend`.
+    fn reach(&self, backend: &str) -> bool {
+        self.0.iter().any(|pattern| glob(pattern.backend.as_bytes(), backend.as_bytes()))
+    }
+
     /// Whether one of them matches `target`.
     #[must_use]
     pub fn matches(&self, target: Target<'_>) -> bool {
@@ -223,8 +270,10 @@ impl Pattern {
     }
 
     fn matches(&self, target: Target<'_>) -> bool {
-        let Target { backend, tool } = target;
-        glob(self.backend.as_bytes(), backend.as_bytes()) && glob(self.tool.as_bytes(), tool.as_bytes())
+        let Target { kind, backend, tool } = target;
+        // Who may call every tool of a backend may read and ask it everything else.
+        let is_named = if kind == Kind::Tool { glob(self.tool.as_bytes(), tool.as_bytes()) } else { self.tool == "*" };
+        glob(self.backend.as_bytes(), backend.as_bytes()) && is_named
     }
 }
 
@@ -282,7 +331,7 @@ mod tests {
     }
 
     fn target<'a>(backend: &'a str, tool: &'a str) -> Target<'a> {
-        Target { backend, tool }
+        Target { kind: Kind::Tool, backend, tool }
     }
 
     fn principal(roles: &[&str]) -> Principal {
