@@ -28,8 +28,9 @@ impl Mismatch {
         Self { code, message: message.into(), data: None }
     }
 
-    fn unsupported(requested: &str) -> Self {
-        let supported = std::iter::once(MODERN_VERSION).chain(LEGACY_VERSIONS).map(raw::quoted).collect::<Vec<_>>();
+    /// `supported` is what the era of the request has: a stateless client finds the same in `server/discover`.
+    fn unsupported(requested: &str, supported: &[&str]) -> Self {
+        let supported = supported.iter().map(|version| raw::quoted(version)).collect::<Vec<_>>();
         let requested = &requested[..requested.floor_char_boundary(64)];
         let data = format!(r#"{{"supported":[{}],"requested":{}}}"#, supported.join(","), raw::quoted(requested));
         Self { code: UNSUPPORTED_VERSION, message: "unsupported protocol version".to_owned(), data: Some(data) }
@@ -56,7 +57,8 @@ pub(super) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
     if version != Some(MODERN_VERSION) && in_meta(META_VERSION).is_none() {
         return match version {
             Some(version) if message.method != "initialize" && !LEGACY_VERSIONS.contains(&version) => {
-                Err(Mismatch::unsupported(version))
+                let all: Vec<_> = std::iter::once(MODERN_VERSION).chain(LEGACY_VERSIONS).collect();
+                Err(Mismatch::unsupported(version, &all))
             }
             _ => Ok(Era::Legacy),
         };
@@ -96,7 +98,7 @@ pub(super) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
         return Err(Mismatch::new(HEADER_MISMATCH, format!("header {NAME_HEADER} is not what params name")));
     }
     match asked {
-        Some(version) if version != MODERN_VERSION => Err(Mismatch::unsupported(&version)),
+        Some(version) if version != MODERN_VERSION => Err(Mismatch::unsupported(&version, &[MODERN_VERSION])),
         _ => Ok(Era::Modern),
     }
 }

@@ -45,8 +45,9 @@ pub(super) async fn answer(ask: &Ask<'_>, id: &Id, plan: &Plan) -> Reply {
         (Plan::Discover, _) => Reply::local_unaudited(id, &discover(), ask.arrival.request_id, ask.era),
         (Plan::SetLevel, _) => set_level(ask, id).await,
         (Plan::Listen, only) => listen(ask, id, only).await,
+        // A ping's result is empty.
         (Plan::Local | Plan::Initialize | Plan::Targeted | Plan::Extension, _) => {
-            Reply::local_unaudited(id, "{}", ask.arrival.request_id, ask.era)
+            Reply::relayed_unaudited(id, Response::Result("{}".to_owned()))
         }
     }
 }

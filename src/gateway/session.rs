@@ -357,6 +357,12 @@ impl Listen for Ear {
         let peer = Weak::clone(&lock(&self.peer));
         session.take(&peer, event, self.stream.as_deref())
     }
+
+    fn streams(&self) {
+        if let Some(stream) = &self.stream {
+            stream.open();
+        }
+    }
 }
 
 /// Listens to a backend for one request without a session: there is nobody whom a backend could ask.
@@ -366,6 +372,10 @@ pub(super) struct Notices(pub(super) Arc<Stream>);
 impl Listen for Notices {
     fn event(&self, event: Event) -> bool {
         event.id.is_none() && self.0.push(&event.json)
+    }
+
+    fn streams(&self) {
+        self.0.open();
     }
 }
 

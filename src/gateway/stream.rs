@@ -37,6 +37,8 @@ struct Log {
     first: u64,
     /// The last one that was read.
     read: u64,
+    /// The response is to be a stream, whatever comes.
+    is_open: bool,
     /// Nothing follows.
     is_done: bool,
 }
@@ -94,10 +96,16 @@ impl Stream {
         self.changed.notify_waiters();
     }
 
-    /// Whether nothing was ever added.
+    /// Makes the response a stream, as the backend's is.
+    pub(super) fn open(&self) {
+        self.lock().is_open = true;
+        self.changed.notify_waiters();
+    }
+
+    /// Whether the response can still be a single message.
     pub(super) fn is_untouched(&self) -> bool {
         let log = self.lock();
-        log.first == 1 && log.messages.is_empty() && !log.is_done
+        log.first == 1 && log.messages.is_empty() && !log.is_open && !log.is_done
     }
 
     /// Whether a response reads it now.
@@ -105,7 +113,7 @@ impl Stream {
         self.is_read.load(Ordering::Acquire)
     }
 
-    /// Waits until something was added.
+    /// Waits until the response is a stream.
     pub(super) async fn touched(&self) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());

@@ -289,6 +289,9 @@ impl Remote {
     ) -> Result<Response, CallError> {
         let status = response.status();
         if status.is_success() && is_event_stream(&response) {
+            if let Some(events) = &request.events {
+                events.streams();
+            }
             return self.read_stream(id, response, request, wait).await;
         }
         let body = read_body(response, wait).await?;

@@ -37,6 +37,9 @@ pub struct Event {
 pub trait Listen: Send + Sync + std::fmt::Debug {
     /// Takes `event`, at once. `false`: nobody is there to take it; a request is then answered with an error.
     fn event(&self, event: Event) -> bool;
+
+    /// The response comes as a stream, whether or not anything comes before it.
+    fn streams(&self) {}
 }
 
 /// One request to a backend.
