@@ -25,6 +25,7 @@ pub mod reply;
 pub mod session;
 mod state;
 mod stream;
+mod subscriptions;
 mod target;
 mod trail;
 

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use serde_json::value::RawValue;
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,7 +46,20 @@ pub struct Upstreams {
     backends: BTreeMap<String, Arc<Backend>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    changes: broadcast::Sender<Change>,
 }
+
+/// A list of a backend that has changed, as its shared conversation tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The backend's alias.
+    pub alias: String,
+    /// The notification's method.
+    pub method: String,
+}
+
+/// Changes that wait for a slow subscriber. *Chosen*: a subscriber that misses some hears of the next.
+const CHANGES_MAX: usize = 64;
 
 /// How long a request may take.
 #[derive(Clone, Copy, Debug)]
@@ -114,8 +128,9 @@ impl Upstreams {
     pub fn start(backends: &BTreeMap<String, config::Backend>) -> Result<Self, Vec<EndpointFault>> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (mut started, mut faults) = (BTreeMap::new(), Vec::new());
+        let changes = broadcast::Sender::new(CHANGES_MAX);
         for (alias, config) in backends {
-            match Backend::new(alias, config, tasks.clone(), stop.clone()) {
+            match Backend::new(alias, config, tasks.clone(), stop.clone(), changes.clone()) {
                 Ok(backend) => drop(started.insert(alias.clone(), Arc::new(backend))),
                 Err(fault) => faults.push(fault),
             }
@@ -126,7 +141,7 @@ impl Upstreams {
         for backend in started.values() {
             tasks.spawn(Arc::clone(backend).supervise());
         }
-        Ok(Self { backends: started, tasks, stop })
+        Ok(Self { backends: started, tasks, stop, changes })
     }
 
     /// What [`Upstreams::start`] would refuse, without starting anything. Key files are read.
@@ -134,6 +149,12 @@ impl Upstreams {
     pub fn check(backends: &BTreeMap<String, config::Backend>) -> Vec<EndpointFault> {
         let fault = |(alias, config): (&String, &config::Backend)| http::Endpoint::new(alias, config).err();
         backends.iter().filter_map(fault).collect()
+    }
+
+    /// What changes from now on.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
     }
 
     /// The backend of this alias.

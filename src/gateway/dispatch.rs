@@ -28,7 +28,7 @@ use super::session::Session;
 use super::stream::{Listening, Stream};
 use super::target::{self, Plan, Subject};
 use super::trail::{Refusal, Trail};
-use super::{Core, headers, local};
+use super::{Core, headers, local, subscriptions};
 
 /// A request that passed all checks.
 #[derive(Debug)]
@@ -150,6 +150,7 @@ async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
     match target::plan(&message.method, era) {
         Plan::Targeted => Box::pin(targeted(&ask, &mut trail)).await,
         Plan::Initialize => local::initialize(&ask, &mut trail).await,
+        Plan::Listen => subscriptions::listen(&ask, &id, &mut trail).await,
         Plan::Extension => extension(&ask, &mut trail).await,
         plan => local::answer(&ask, &id, &plan).await,
     }

@@ -44,9 +44,8 @@ pub(super) async fn answer(ask: &Ask<'_>, id: &Id, plan: &Plan) -> Reply {
         }
         (Plan::Discover, _) => Reply::local_unaudited(id, &discover(), ask.arrival.request_id, ask.era),
         (Plan::SetLevel, _) => set_level(ask, id).await,
-        (Plan::Listen, only) => listen(ask, id, only).await,
         // A ping's result is empty.
-        (Plan::Local | Plan::Initialize | Plan::Targeted | Plan::Extension, _) => {
+        (Plan::Local | Plan::Initialize | Plan::Targeted | Plan::Listen | Plan::Extension, _) => {
             Reply::relayed_unaudited(id, Response::Result("{}".to_owned()))
         }
     }
@@ -95,7 +94,7 @@ fn relayed(id: &Id, response: Response, era: Era, backends: Era) -> Reply {
     Reply::relayed_unaudited(id, response)
 }
 
-fn failed(id: &Id, backend: &Backend, err: &CallError) -> Reply {
+pub(super) fn failed(id: &Id, backend: &Backend, err: &CallError) -> Reply {
     tracing::warn!(backend = backend.alias(), error = %err, "the backend did not answer");
     let message = match err {
         // A backend's command and its last words are the operator's.
@@ -255,32 +254,6 @@ async fn set_level(ask: &Ask<'_>, id: &Id) -> Reply {
         if let Err(err) = asked(ask, backend, ask.params(), None).await {
             tracing::debug!(backend = backend.alias(), error = %err, "level not set");
         }
-    }
-    Reply::local_unaudited(id, "{}", ask.arrival.request_id, ask.era)
-}
-
-/// Relays what backends say of changes, until the client hangs up or the gateway stops.
-async fn listen(ask: &Ask<'_>, id: &Id, only: Option<&Backend>) -> Reply {
-    if let Some(backend) = only {
-        return relay(ask, id, backend, ask.params(), None).await;
-    }
-    let visible = |backend: &&Arc<Backend>| ask.core.policy.reaches(&ask.principal.roles, backend.alias());
-    let of_one = |backend: Arc<Backend>| async move {
-        if backend.speaks_modern().await.unwrap_or(false)
-            && let Err(err) = asked(ask, &backend, ask.params(), None).await
-        {
-            tracing::debug!(backend = backend.alias(), error = %err, "no longer listening to the backend");
-        }
-    };
-    let all: Vec<_> = ask.backends().filter(visible).cloned().map(of_one).collect();
-    let all = async {
-        futures_util::future::join_all(all).await;
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        () = all => {}
-        () = ask.interrupt.client.cancelled() => {}
-        () = ask.core.stopping.cancelled() => {}
     }
     Reply::local_unaudited(id, "{}", ask.arrival.request_id, ask.era)
 }

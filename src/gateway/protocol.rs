@@ -56,6 +56,8 @@ pub const META_PREFIX: &str = "io.modelcontextprotocol/";
 pub const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 /// The client's capabilities in a modern request's `_meta`.
 pub const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+/// The id of the `subscriptions/listen` request that a notification belongs to, in its `_meta`.
+pub const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// Who the client says it is, in a modern request's `_meta`.
 pub const META_CLIENT: &str = "io.modelcontextprotocol/clientInfo";
 /// The gateway's id of the request in a result's `_meta`. *Chosen*: under the product's own prefix.

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +18,7 @@ use super::http::{Endpoint, EndpointFault};
 use super::message::{Event, Listen, Request, Response};
 use super::peer::Peer;
 use super::stdio::Stdio;
-use super::{CallError, Limits, message};
+use super::{CallError, Change, Limits, message};
 
 /// Most pages of a list. *Chosen*: the Python SDK's own bound.
 const LIST_PAGES_MAX: usize = 100;
@@ -75,8 +76,12 @@ pub enum List {
 }
 
 /// The tools that were last listed at the shared conversation, until the backend says that they changed.
-#[derive(Debug, Default)]
-struct Changes(Mutex<Option<Arc<[Item]>>>);
+#[derive(Debug)]
+struct Changes {
+    alias: String,
+    tools: Mutex<Option<Arc<[Item]>>>,
+    told: broadcast::Sender<Change>,
+}
 
 impl List {
     /// All of them.
@@ -123,11 +128,11 @@ impl List {
 
 impl Changes {
     fn known(&self) -> Option<Arc<[Item]>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tools.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set(&self, tools: Option<Arc<[Item]>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tools;
+        *self.tools.lock().unwrap_or_else(PoisonError::into_inner) = tools;
     }
 }
 
@@ -136,7 +141,12 @@ impl Listen for Changes {
         if event.method == "notifications/tools/list_changed" {
             self.set(None);
         }
-        event.id.is_none()
+        let is_note = event.id.is_none();
+        if is_note && event.method.ends_with("/list_changed") {
+            // Nobody listens where nobody has subscribed.
+            self.told.send(Change { alias: self.alias.clone(), method: event.method }).ok();
+        }
+        is_note
     }
 }
 
@@ -150,8 +160,9 @@ impl Backend {
         config: &config::Backend,
         tasks: TaskTracker,
         stop: CancellationToken,
+        told: broadcast::Sender<Change>,
     ) -> Result<Self, EndpointFault> {
-        let changes = Arc::new(Changes::default());
+        let changes = Arc::new(Changes { alias: alias.to_owned(), tools: Mutex::default(), told });
         let transport = match Endpoint::new(alias, config)? {
             Some(endpoint) => Transport::Http(Arc::new(endpoint)),
             None => Transport::Stdio(Box::new(Stdio::new(alias, config, Arc::clone(&changes) as Arc<dyn Listen>))),

@@ -1,7 +1,7 @@
 """The server that the protocol's conformance suite expects: its tools, resources and prompts, in both eras.
 
 Written on the official SDK. Prints `listening on URL` once it serves. Besides the suite's own names it has a few tools for
-the tests of clients: `slow`, `cancelled`, `touch_watched`.
+the tests of clients: `slow`, `cancelled`, `touch_watched`, `change_tools`, `list_roots`.
 """
 
 import argparse
@@ -17,8 +17,6 @@ from mcp.server.mcpserver.prompts.base import UserMessage
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     AudioContent,
-    BlobResourceContents,
-    CallToolResult,
     Completion,
     CreateMessageRequest,
     CreateMessageRequestParams,
@@ -352,6 +350,13 @@ async def test_trigger_tool_change(ctx: Context) -> str:
 
 
 @server.tool()
+async def change_tools(ctx: Context) -> str:
+    """Says to this session's client alone that the tools have changed."""
+    await ctx.session.send_tool_list_changed()
+    return "changed"
+
+
+@server.tool()
 async def test_trigger_prompt_change(ctx: Context) -> str:
     """Says that the prompts have changed."""
     await ctx.notify_prompts_changed()
@@ -361,7 +366,10 @@ async def test_trigger_prompt_change(ctx: Context) -> str:
 @server.tool()
 async def touch_watched(ctx: Context) -> str:
     """Says that the watched resource has changed."""
-    await ctx.notify_resource_updated("test://watched-resource")
+    if ctx.protocol_version is None or ctx.protocol_version < "2026":
+        await ctx.session.send_resource_updated("test://watched-resource")
+    else:
+        await ctx.notify_resource_updated("test://watched-resource")
     return "touched"
 
 
