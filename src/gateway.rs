@@ -24,6 +24,7 @@ pub mod rbac;
 pub mod reply;
 pub mod session;
 mod state;
+pub mod stdio;
 mod stream;
 mod subscriptions;
 mod target;
@@ -222,27 +223,28 @@ impl Gateway {
     /// # Errors
     /// Where the listener fails; open calls were drained all the same.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<Drained> {
-        let core = self.core;
-        let served = http::serve(Arc::clone(&core), listener, stop.clone());
+        let served = http::serve(Arc::clone(&self.core), listener, stop.clone());
         tokio::pin!(served);
         let early = tokio::select! {
             () = stop.cancelled() => None,
             end = &mut served => Some(end),
         };
+        match early {
+            Some(end) => self.drain(std::future::ready(end)).await,
+            // Connections end as their last replies are written; the server is polled so that they can be.
+            None => self.drain(served).await,
+        }
+    }
+
+    /// Waits for the open calls until the drain's deadline, gives up the rest, and stops the backends. `served` ends with
+    /// the last reply.
+    async fn drain(self, served: impl Future<Output = std::io::Result<()>>) -> std::io::Result<Drained> {
+        let core = self.core;
         let open = core.tasks.len();
         core.tasks.close();
         core.stopping.cancel();
         core.sessions.end_streams();
-        // Connections end as their last replies are written; the server is polled so that they can be.
-        let wait = async {
-            match early {
-                Some(end) => {
-                    core.tasks.wait().await;
-                    end
-                }
-                None => tokio::join!(&mut served, core.tasks.wait()).0,
-            }
-        };
+        let wait = async { tokio::join!(served, core.tasks.wait()).0 };
         let ended = tokio::time::timeout(self.drain_timeout, wait).await;
         let given_up = core.tasks.len();
         if given_up > 0 {

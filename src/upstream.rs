@@ -38,7 +38,7 @@ pub use error::CallError;
 pub use http::EndpointFault;
 pub use message::{Event, Listen, Request, Response};
 pub use peer::Peer;
-pub use stdio::LINE_BYTES_MAX;
+pub use stdio::{LINE_BYTES_MAX, Line, next_line};
 
 /// All configured backends.
 #[derive(Debug)]

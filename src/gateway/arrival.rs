@@ -13,13 +13,16 @@ use crate::audit::record::RequestId;
 #[derive(Debug)]
 pub(super) struct Arrival {
     pub(super) request_id: RequestId,
-    pub(super) addr: SocketAddr,
+    /// The client's address; a client on standard input has none.
+    pub(super) addr: Option<SocketAddr>,
     pub(super) scope: Scope,
     pub(super) headers: HeaderMap,
     /// `Host`; empty where it is missing.
     pub(super) host: String,
     /// Cancelled when the client has hung up, or has its reply.
     pub(super) hung_up: CancellationToken,
+    /// Cancelled when a client of the older era gives the request up.
+    pub(super) given_up: CancellationToken,
     pub(super) body: Result<Bytes, Fault>,
 }
 

@@ -6,12 +6,10 @@
 
 use std::sync::Arc;
 
-use axum::http::{StatusCode, header};
-use tokio::sync::{SemaphorePermit, oneshot};
-use tokio_util::sync::CancellationToken;
-
 use crate::audit::record::Status;
 use crate::upstream::{Answer, Interrupt};
+use axum::http::{StatusCode, header};
+use tokio::sync::{SemaphorePermit, oneshot};
 
 use super::arrival::Arrival;
 use super::ask::Ask;
@@ -136,7 +134,7 @@ async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
     // Known to its session from here on, so that a cancellation finds it however early it comes.
     let client = match era {
         Era::Modern => arrival.hung_up.clone(), // Closing the connection is how a modern client cancels.
-        Era::Legacy => CancellationToken::new(),
+        Era::Legacy => arrival.given_up.clone(),
     };
     let place = session.as_ref().map(|session| core.in_flight.enter(&session.id, &id, client.clone()));
     if let Some(None) = place {
@@ -473,6 +471,7 @@ mod tests {
 
     use super::*;
     use crate::audit::record::{Call, RequestId};
+    use tokio_util::sync::CancellationToken;
 
     fn core(change: impl FnOnce(&mut Config)) -> Arc<Core> {
         let role = |allow: &str| Role { allow: vec![allow.to_owned()] };
@@ -493,11 +492,12 @@ mod tests {
     fn arrival(scope: Scope, body: &str) -> Arrival {
         Arrival {
             request_id: RequestId::new(),
-            addr: SocketAddr::from(([127, 0, 0, 1], 1)),
+            addr: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
             scope,
             headers: HeaderMap::new(),
             host: "localhost".to_owned(),
             hung_up: CancellationToken::new(),
+            given_up: CancellationToken::new(),
             body: Ok(Bytes::copy_from_slice(body.as_bytes())),
         }
     }

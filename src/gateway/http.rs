@@ -147,7 +147,19 @@ async fn arrive(
     };
     let (request_id, hung_up) = (RequestId::new(), CancellationToken::new());
     let guard = hung_up.clone().drop_guard();
-    (Arrival { request_id, addr, scope, headers: parts.headers, host, hung_up, body }, guard)
+    (
+        Arrival {
+            request_id,
+            addr: Some(addr),
+            scope,
+            headers: parts.headers,
+            host,
+            hung_up,
+            given_up: CancellationToken::new(),
+            body,
+        },
+        guard,
+    )
 }
 
 async fn message(core: Arc<Core>, addr: SocketAddr, scope: Scope, request: Request<Body>) -> Response {

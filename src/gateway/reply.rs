@@ -52,6 +52,12 @@ impl Reply {
         self.body.as_deref()
     }
 
+    /// A header that it bears.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&HeaderValue> {
+        self.headers.iter().find(|(known, _)| known.as_str() == name).map(|(_, value)| value)
+    }
+
     /// Whether it says that something went wrong.
     #[must_use]
     pub fn is_error(&self) -> bool {

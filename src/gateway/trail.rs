@@ -102,7 +102,7 @@ impl<'a> Trail<'a> {
     /// The first half of its record.
     pub(super) fn call(&self, core: &Core) -> Call {
         let correlation = Correlation {
-            addr: Some(self.arrival.addr),
+            addr: self.arrival.addr,
             session_id: self.session.clone(),
             rpc_id: self.id.as_ref().map(Id::to_text),
         };

@@ -24,6 +24,7 @@ use crate::config;
 use super::CallError;
 use super::message::{Listen, Response};
 use child::Hello;
+pub use child::{Line, next_line};
 pub(super) use link::Link;
 
 /// Longest line of a backend, in bytes. *Chosen*: four times the default request limit; an answer is held in memory.

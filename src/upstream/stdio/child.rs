@@ -202,16 +202,22 @@ async fn finish(alias: &str, child: &mut Child) {
     }
 }
 
+/// What was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub enum Line {
+    /// A line.
     Whole,
     /// Too long: `line` holds its beginning, the rest was skipped.
     Cut,
+    /// The end: bytes without a line end are no message.
     End,
 }
 
 /// Reads the next line into `line`, without its line end, keeping at most `bytes_max` of it (I6).
-pub(super) async fn next_line(
+///
+/// # Errors
+/// Those of the reader.
+pub async fn next_line(
     reader: &mut (impl AsyncBufRead + Unpin),
     line: &mut Vec<u8>,
     bytes_max: usize,
