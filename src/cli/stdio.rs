@@ -24,7 +24,7 @@ pub struct Args {
     /// The backend to serve under its own names, or `all` for all with prefixed ones
     #[arg(long, default_value = "all")]
     backend: String,
-    /// File with the caller's token [default: the environment variable GATEPOST_TOKEN]
+    /// File with the caller's token [default: the environment variable `GATEPOST_TOKEN`]
     #[arg(long)]
     token_file: Option<PathBuf>,
 }
