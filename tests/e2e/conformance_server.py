@@ -310,6 +310,15 @@ async def json_schema(ctx, params):
     return answer(json.dumps(params.arguments))
 
 
+@tool(
+    "test_parameter_header",
+    "Has a parameter that modern clients repeat in a header",
+    {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}},
+)
+async def parameter_header(ctx, params):
+    return answer((params.arguments or {}).get("region", "no region"))
+
+
 RESOURCES = [
     ("test://static-text", "Static text", "text/plain"),
     ("test://static-binary", "Static image", "image/png"),
