@@ -36,6 +36,17 @@ def session_id(ctx):
     return ctx.request.headers.get("mcp-session-id") if ctx.request is not None else "stdio"
 
 
+def lacks(ctx, capability):
+    """What a client hears that has not declared this capability; None if it has."""
+    declared = ctx.session.client_capabilities
+    if declared is not None and getattr(declared, capability) is not None:
+        return None
+    if not is_modern(ctx):
+        return answer(f"the client has not declared {capability}", is_error=True)
+    needed = {"requiredCapabilities": {capability: {}}}
+    raise MCPError(types.MISSING_REQUIRED_CLIENT_CAPABILITY, "Missing required client capability", needed)
+
+
 @tool("echo", "Repeats a text", object_schema(text=STRING), object_schema(text=STRING))
 async def echo(ctx, params):
     words = params.arguments["text"]
@@ -88,6 +99,8 @@ async def calls(ctx, params):
 
 @tool("sample", "Lets the client's model say something", object_schema(prompt=STRING))
 async def sample(ctx, params):
+    if refusal := lacks(ctx, "sampling"):
+        return refusal
     message = types.SamplingMessage(role="user", content=text(params.arguments["prompt"]))
     if is_modern(ctx):
         given = response(params, "sample")
@@ -101,6 +114,8 @@ async def sample(ctx, params):
 
 @tool("elicit", "Asks the user for a name")
 async def elicit(ctx, params):
+    if refusal := lacks(ctx, "elicitation"):
+        return refusal
     if is_modern(ctx):
         name = accepted(params, "elicit", "name")
         if params.request_state != "eliciting" or name is None:
@@ -113,6 +128,8 @@ async def elicit(ctx, params):
 
 @tool("roots", "Tells the client's roots")
 async def roots(ctx, params):
+    if refusal := lacks(ctx, "roots"):
+        return refusal
     if is_modern(ctx):
         given = response(params, "roots")
         if not isinstance(given, types.ListRootsResult):

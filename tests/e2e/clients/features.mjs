@@ -10,7 +10,7 @@ import path from 'node:path';
 
 const here = import.meta.dirname;
 /** Where the node packages are: not beside these files, and an `import` looks nowhere else. */
-export const packages = process.env.E2E_NODE ?? path.join(here, '..', '..', '..', '.test-env', 'node');
+export const packages = path.resolve(process.env.E2E_NODE ?? path.join(here, '..', '..', '..', '.test-env', 'node'));
 export const require = createRequire(path.join(packages, 'package.json'));
 
 const PREFIX = process.env.TOOL_PREFIX ?? '';
@@ -109,6 +109,13 @@ async function provoke(act, happened) {
     return false;
 }
 
+/** What a client cannot do must not be asked of it, whatever other clients of a gateway can do. */
+const needs = (run, capability, name, args) =>
+    connected(run, async client => {
+        const failed = await refused(callTool(run, client, name, args));
+        check(failed, `${name} did not fail for a client without ${capability}`);
+    });
+
 const FEATURES = {
     list: run =>
         connected(run, async client => {
@@ -206,34 +213,38 @@ const FEATURES = {
             check(await waitUntil(async () => (await count('cancelled')) === 1), 'the server did not hear of it');
         }),
 
-    sample: run => {
+    sample: async run => {
         const answer = ({ params }) => {
             const [{ content }] = params.messages;
             const { text } = Array.isArray(content) ? content[0] : content;
             return { role: 'assistant', content: { type: 'text', text: `you said ${text}` }, model: 'none' };
         };
         const options = { capabilities: { sampling: {} }, requests: { 'sampling/createMessage': answer } };
-        return connected(run, async client => {
+        await connected(run, async client => {
             const said = await call(run, client, 'sample', { prompt: 'hello' });
             check(said === 'sampled: you said hello', said);
         }, options);
+        await needs(run, 'sampling', 'sample', { prompt: 'hello' });
     },
 
-    elicit: run => {
+    elicit: async run => {
         const answer = ({ params }) => ({ action: 'accept', content: { name: `Ada, asked ${params.message}` } });
         const options = { capabilities: { elicitation: {} }, requests: { 'elicitation/create': answer } };
-        return connected(run, async client => {
+        await connected(run, async client => {
             const said = await call(run, client, 'elicit');
             check(said === 'elicited: Ada, asked Your name?', said);
         }, options);
+        await needs(run, 'elicitation', 'elicit');
     },
 
-    roots: run => {
+    roots: async run => {
         const answer = () => ({ roots: [{ uri: 'file:///of/the/client' }] });
-        return connected(run, async client => {
+        const options = { capabilities: { roots: {} }, requests: { 'roots/list': answer } };
+        await connected(run, async client => {
             const said = await call(run, client, 'roots');
             check(said === 'roots: file:///of/the/client', said);
-        }, { capabilities: { roots: {} }, requests: { 'roots/list': answer } });
+        }, options);
+        await needs(run, 'roots', 'roots');
     },
 
     subscribe: run =>

@@ -230,6 +230,13 @@ async def cancel(run):
         check(await wait_until(was_cancelled), "the server did not hear of it")
 
 
+async def needs(run, capability, name, arguments=None):
+    """What a client cannot do must not be asked of it, whatever other clients of a gateway can do."""
+    async with connected(run) as (client, _):
+        failed = await refused(client.call_tool(PREFIX + name, arguments or {}))
+        check(failed, f"{name} did not fail for a client without {capability}")
+
+
 async def sample(run):
     async def on_sampling(context, params):
         words = params.messages[0].content.text
@@ -239,6 +246,7 @@ async def sample(run):
     async with connected(run, sampling_callback=on_sampling) as (client, _):
         said = await call(client, "sample", {"prompt": "hello"})
     check(said == "sampled: you said hello", said)
+    await needs(run, "sampling", "sample", {"prompt": "hello"})
 
 
 async def elicit(run):
@@ -248,6 +256,7 @@ async def elicit(run):
     async with connected(run, elicitation_callback=on_elicitation) as (client, _):
         said = await call(client, "elicit")
     check(said == "elicited: Ada, asked Your name?", said)
+    await needs(run, "elicitation", "elicit")
 
 
 async def roots(run):
@@ -257,6 +266,7 @@ async def roots(run):
     async with connected(run, list_roots_callback=on_roots) as (client, _):
         said = await call(client, "roots")
     check(said == "roots: file:///of/the/client", said)
+    await needs(run, "roots", "roots")
 
 
 async def first_event(subscription, wanted):
