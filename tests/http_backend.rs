@@ -102,8 +102,8 @@ fn stream(pieces: Vec<Result<String, ()>>) -> Response {
     ([("content-type", "text/event-stream")], body).into_response()
 }
 
-fn event(json: &str) -> Result<String, ()> {
-    Ok(format!("data: {json}\n\n"))
+fn event(json: &str) -> String {
+    format!("data: {json}\n\n")
 }
 
 fn usual(asked: &Asked, sessions: &AtomicUsize) -> Response {
@@ -136,7 +136,7 @@ async fn a_result_is_relayed_byte_for_byte_from_json_and_from_a_stream() {
         let is_call = asked.method() == "tools/call";
         let streamed = is_call && turn.fetch_add(1, Ordering::SeqCst) % 2 == 1;
         let text = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{{EXACT}}}}}"#, asked.message["id"]);
-        is_call.then(|| if streamed { stream(vec![event(&text)]) } else { json_body(text) })
+        is_call.then(|| if streamed { stream(vec![Ok(event(&text))]) } else { json_body(text) })
     })
     .await;
     let (setup, gatepost) = backend.gateway(|_| {});
@@ -219,7 +219,7 @@ async fn a_broken_stream_is_taken_up_where_it_broke() {
                 let text = format!(
                     r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"late"}}]}}}}"#
                 );
-                Some(stream(vec![event(&text)]))
+                Some(stream(vec![Ok(event(&text))]))
             }
             _ => None,
         }
@@ -271,11 +271,10 @@ async fn silence_ends_a_call_and_progress_does_not() {
                     }
                     let_pass_async(Duration::from_millis(100)).await;
                     let text = match at {
-                        0..8 => event(progress).unwrap(),
+                        0..8 => event(progress),
                         8 => event(&format!(
                             r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"done"}}]}}}}"#
-                        ))
-                        .unwrap(),
+                        )),
                         _ => return None,
                     };
                     Some((Ok::<_, Infallible>(text), at + 1))

@@ -1,7 +1,6 @@
 """The server that the protocol's conformance suite expects: its tools, resources and prompts, in both eras.
 
-Written on the official SDK. Prints `listening on URL` once it serves. Besides the suite's own names it has a few tools for
-the tests of clients: `slow`, `cancelled`, `touch_watched`, `change_tools`, `list_roots`.
+Written on the official SDK. Prints `listening on URL` once it serves.
 """
 
 import argparse
@@ -45,7 +44,6 @@ WAV = base64.b64encode(
 ).decode()
 
 server = MCPServer(name="gatepost-fixture", version="1", instructions="For tests.")
-cancelled_calls = 0
 
 
 def text(value: str) -> TextContent:
@@ -217,13 +215,6 @@ async def test_elicitation_sep1330_enums(ctx: Context) -> str:
 
 
 @server.tool()
-async def list_roots(ctx: Context) -> str:
-    """Asks the client for its roots."""
-    answer = await ctx.session.list_roots()
-    return " ".join(str(root.uri) for root in answer.roots)
-
-
-@server.tool()
 async def test_reconnection(ctx: Context) -> str:
     """Closes its stream in the middle."""
     await ctx.info("before")
@@ -350,48 +341,10 @@ async def test_trigger_tool_change(ctx: Context) -> str:
 
 
 @server.tool()
-async def change_tools(ctx: Context) -> str:
-    """Says to this session's client alone that the tools have changed."""
-    await ctx.session.send_tool_list_changed()
-    return "changed"
-
-
-@server.tool()
 async def test_trigger_prompt_change(ctx: Context) -> str:
     """Says that the prompts have changed."""
     await ctx.notify_prompts_changed()
     return "changed"
-
-
-@server.tool()
-async def touch_watched(ctx: Context) -> str:
-    """Says that the watched resource has changed."""
-    if ctx.protocol_version is None or ctx.protocol_version < "2026":
-        await ctx.session.send_resource_updated("test://watched-resource")
-    else:
-        await ctx.notify_resource_updated("test://watched-resource")
-    return "touched"
-
-
-# For tests of clients.
-
-
-@server.tool()
-async def slow(seconds: float, ctx: Context) -> str:
-    """Takes its time; counts where it is given up."""
-    global cancelled_calls
-    try:
-        await asyncio.sleep(seconds)
-    except asyncio.CancelledError:
-        cancelled_calls += 1
-        raise
-    return "slept"
-
-
-@server.tool()
-def cancelled() -> str:
-    """How many calls of `slow` were given up."""
-    return str(cancelled_calls)
 
 
 # Resources and prompts.
