@@ -97,6 +97,12 @@ async def calls(ctx, params):
     return answer(json.dumps({"started": started[key], "cancelled": cancelled[key]}))
 
 
+@tool("capabilities", "Tells which capabilities the client has declared")
+async def capabilities(ctx, params):
+    declared = ctx.session.client_capabilities or types.ClientCapabilities()
+    return answer(json.dumps(sorted(declared.model_dump(exclude_none=True))))
+
+
 @tool("sample", "Lets the client's model say something", object_schema(prompt=STRING))
 async def sample(ctx, params):
     if refusal := lacks(ctx, "sampling"):

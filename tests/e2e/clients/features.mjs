@@ -16,8 +16,10 @@ export const require = createRequire(path.join(packages, 'package.json'));
 const PREFIX = process.env.TOOL_PREFIX ?? '';
 const MODERN = '2026-07-28';
 const numbers = Array.from({ length: 7 }, (_, n) => n + 1);
-export const TOOLS =
-    'echo content fail progress log slow calls sample elicit roots touch add_tool remove_tool'.split(' ');
+export const TOOLS = [
+    ...['echo', 'content', 'fail', 'progress', 'log', 'slow', 'calls', 'capabilities', 'sample', 'elicit', 'roots'],
+    ...['touch', 'add_tool', 'remove_tool'],
+];
 export const PROMPTS = ['greet', ...numbers.map(n => `plain_${n}`)];
 export const RESOURCES = [...numbers.map(n => `feature://note/${n}`), 'feature://pixel'];
 export const TEMPLATES = ['note', 'item', 'page', 'line', 'word', 'letter'].map(kind => `feature://${kind}/{id}`);
@@ -112,6 +114,8 @@ async function provoke(act, happened) {
 /** What a client cannot do must not be asked of it, whatever other clients of a gateway can do. */
 const needs = (run, capability, name, args) =>
     connected(run, async client => {
+        const declared = JSON.parse(await call(run, client, 'capabilities'));
+        check(!declared.includes(capability), `the server takes this client for one with ${declared}`);
         const failed = await refused(callTool(run, client, name, args));
         check(failed, `${name} did not fail for a client without ${capability}`);
     });
