@@ -6,6 +6,8 @@
 //! `__`, so that the first one in a name ends the alias. The order is that of the aliases, then the backend's own. A
 //! backend that is down, or too slow, has nothing; the others are listed.
 
+use std::collections::HashSet;
+
 use crate::audit::record::Digest;
 use crate::upstream::{Item, List, read_page};
 
@@ -101,13 +103,25 @@ pub fn filtered(policy: &Policy, principal: &Principal, backend: &str, list: Lis
     raw::replaced(page, list.member(), &format!("[{}]", kept.join(",")))
 }
 
-/// A backend's items as they are listed at `/mcp`, without what `principal` may not use.
+/// A backend's items as they are listed at `/mcp`, without what `principal` may not use, and without URIs that are
+/// `taken`, since an earlier backend has them: a URI is read from the first that lists it.
 #[must_use]
-pub fn federated(policy: &Policy, principal: &Principal, backend: &str, list: List, items: &[Item]) -> Vec<String> {
+pub fn federated(
+    policy: &Policy,
+    principal: &Principal,
+    backend: &str,
+    list: List,
+    items: &[Item],
+    taken: &mut HashSet<String>,
+) -> Vec<String> {
     let allowed = items.iter().filter(|item| is_allowed(policy, principal, backend, list, item));
     let named = |item: &Item| {
         if list == List::Resources || list == List::Templates {
-            return Some(item.json.clone());
+            let is_first = taken.insert(item.name.clone());
+            if !is_first {
+                tracing::debug!(backend, uri = item.name, "left out at /mcp: an earlier backend has it");
+            }
+            return is_first.then(|| item.json.clone());
         }
         let name = format!("{backend}{SEPARATOR}{}", item.name);
         if name.chars().count() > NAME_CHARS_MAX {
@@ -204,8 +218,16 @@ mod tests {
         let item =
             |name: &str| Item { name: name.to_owned(), json: raw::object([("name", raw::quoted(name).as_str())]) };
         let items = [item("a"), item(&"b".repeat(62))];
-        let listed = federated(&policy("*/*"), &principal(), "x", List::Tools, &items);
+        let listed = federated(&policy("*/*"), &principal(), "x", List::Tools, &items, &mut HashSet::new());
         assert_eq!(listed, [r#"{"name":"x__a"}"#]);
+    }
+
+    #[test]
+    fn a_uri_is_listed_once() {
+        let (items, mut taken) = ([Item { name: "a:b".to_owned(), json: "{}".to_owned() }], HashSet::new());
+        let mut listed =
+            |backend| federated(&policy("*/*"), &principal(), backend, List::Resources, &items, &mut taken);
+        assert_eq!((listed("x").len(), listed("y").len()), (1, 0));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! None of it calls a tool, and nothing here can: forwarding a call needs a permit and a receipt.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,8 +145,9 @@ fn with_private_scope(page: &str) -> String {
 async fn list_all(ask: &Ask<'_>, id: &Id, list: List) -> Reply {
     let Ok(cursor) = cursor(ask.message) else { return unknown_cursor(ask, id) };
     let found = items_of_all(ask, list).await;
+    let mut taken = HashSet::new();
     let of_one = |(backend, items): &(Arc<Backend>, Arc<[Item]>)| {
-        catalog::federated(&ask.core.policy, ask.principal, backend.alias(), list, items)
+        catalog::federated(&ask.core.policy, ask.principal, backend.alias(), list, items, &mut taken)
     };
     let items: Vec<String> = found.iter().flat_map(of_one).collect();
     let Some((page, next)) = catalog::page(&items, cursor.as_deref()) else { return unknown_cursor(ask, id) };
@@ -192,7 +194,8 @@ async fn items_of_all(ask: &Ask<'_>, list: List) -> Vec<(Arc<Backend>, Arc<[Item
     let all: Vec<_> = ask.backends().filter(visible).cloned().map(of_one).collect();
     let found: Vec<_> = futures_util::future::join_all(all).await.into_iter().flatten().collect();
     if list == List::Resources {
-        for (backend, items) in &found {
+        // The last one to be remembered is the first one that is listed.
+        for (backend, items) in found.iter().rev() {
             ask.core.owners.remember(items.iter().map(|item| item.name.as_str()), backend.alias());
         }
     }
