@@ -36,8 +36,7 @@ use crate::audit::redact::{PathError, Redaction};
 use crate::config::{Config, OnFailure};
 use crate::upstream::Upstreams;
 
-use auth::Authenticator;
-use auth::keys::KeyError;
+use auth::{Authenticator, LoadError};
 use inflight::InFlight;
 use rbac::{PatternError, Patterns, Policy};
 use session::Sessions;
@@ -76,9 +75,9 @@ pub struct Drained {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// A key.
+    /// What callers are verified with.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Auth(#[from] LoadError),
     /// A role's pattern.
     #[error(transparent)]
     Pattern(#[from] PatternError),
@@ -250,7 +249,7 @@ impl Handle {
 fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let mut faults = Vec::new();
     let auth =
-        Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Key)));
+        Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Auth)));
     let policy = Policy::new(&config.roles).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
     let continued = match config.audit.on_failure {
         OnFailure::Refuse => &[],

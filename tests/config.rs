@@ -42,6 +42,9 @@ fn the_table_of_knobs_states_the_defaults_of_the_code() {
             let text = match knob.path.rsplit_once('.').unwrap() {
                 ("roles.*", key) => format!("[roles.dev]\n{key} = {value}"),
                 ("backends.*", key) => format!("[backends.b]\ncommand = [\"x\"]\n{key} = {value}"),
+                ("auth.issuers[]", key) => {
+                    format!("[[auth.issuers]]\nissuer = \"i\"\njwks_file = \"f\"\n{key} = {value}")
+                }
                 (section, key) => format!("[{section}]\n{key} = {value}"),
             };
             let with = parse(&text).unwrap_or_else(|faults| panic!("{}: {faults:?}", knob.path));
@@ -237,9 +240,47 @@ fn a_key_has_exactly_one_source_and_one_that_fits_its_algorithm() {
 }
 
 #[test]
+fn an_issuer_has_exactly_one_set_of_keys_and_no_hmac() {
+    let issuer = |rest: &str| format!("[[auth.issuers]]\nissuer = \"i\"\n{rest}\n");
+    let cases = [
+        ("", "g.toml:1: auth.issuers[0]: has no keys: set jwks_url or jwks_file"),
+        ("jwks_file = \"f\"\njwks_url = \"https://i\"", "g.toml:1: auth.issuers[0]: has jwks_file and jwks_url"),
+        ("jwks_url = \"nowhere\"", "g.toml:3: auth.issuers[0].jwks_url: is no URL"),
+        (
+            "jwks_url = \"http://i.example/k\"",
+            "g.toml:3: auth.issuers[0].jwks_url: \"http://i.example/k\" is not encrypted",
+        ),
+        ("jwks_url = \"ftp://i\"", "g.toml:3: auth.issuers[0].jwks_url: has the scheme \"ftp\": write https"),
+        ("jwks_url = \"https://u:hunter2@i\"", "g.toml:3: auth.issuers[0].jwks_url: holds a user or password"),
+        (
+            "jwks_file = \"f\"\nalgorithms = [\"HS256\"]",
+            "g.toml:4: auth.issuers[0].algorithms[0]: \"HS256\" is unknown",
+        ),
+        ("jwks_file = \"f\"\nalgorithms = [\"none\"]", "g.toml:4: auth.issuers[0].algorithms[0]: \"none\" is unknown"),
+        (
+            "jwks_file = \"f\"\nalgorithms = []",
+            "g.toml:4: auth.issuers[0].algorithms: is empty: name at least one of RS256",
+        ),
+        ("jwks_file = \"f\"\njwks_ttl = \"0s\"", "g.toml:4: auth.issuers[0].jwks_ttl: 0s is out of range, 1s to 1day"),
+    ];
+    for (text, wanted) in cases {
+        let fault = fault(&issuer(text));
+        assert!(fault.starts_with(wanted) && !fault.contains("hunter2"), "{fault}");
+    }
+    let twice = issuer("jwks_file = \"f\"").repeat(2);
+    assert!(fault(&twice).starts_with("g.toml:5: auth.issuers[1].issuer: \"i\" is an earlier issuer too"));
+    for url in ["https://i.example/k", "http://localhost:1/k", "http://127.0.0.1:1/k", "http://[::1]:1/k"] {
+        parse(&issuer(&format!("jwks_url = \"{url}\""))).unwrap();
+    }
+}
+
+#[test]
 fn i10_an_address_that_others_reach_demands_keys() {
     assert!(fault("[server]\nlisten = \"0.0.0.0:8808\"").starts_with("g.toml:2: server.listen: "));
-    parse(&format!("[server]\nlisten = \"0.0.0.0:8808\"\n{KEY}")).unwrap();
+    let listen = "[server]\nlisten = \"0.0.0.0:8808\"\n";
+    for believed in [KEY, "[[auth.issuers]]\nissuer = \"i\"\njwks_file = \"f\"", "[auth]\ntokens_file = \"t\""] {
+        parse(&format!("{listen}{believed}")).unwrap();
+    }
     parse("[server]\nlisten = \"[::1]:8808\"").unwrap();
     assert!(fault("[server]\nlisten = \"127.0.0.1:8809\"").contains("server.listen too"));
 }
@@ -342,6 +383,8 @@ fn nearly() -> impl Strategy<Value = String> {
         Just("[server]"),
         Just("[auth]"),
         Just("[[auth.keys]]"),
+        Just("[[auth.issuers]]"),
+        Just("[server.tls]"),
         Just("[roles.x]"),
         Just("[backends.y]"),
         Just("[audit]"),

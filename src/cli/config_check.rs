@@ -38,9 +38,9 @@ pub fn check(path: &Path) -> Result<Config, Vec<Fault>> {
     let config = Config::load(Some(path), super::environment())?;
     Authenticator::from_config(&config.auth).map_err(|errors| {
         let origin = || Origin::File(path.to_owned());
-        let fault = |error: crate::gateway::auth::keys::KeyError| Fault {
+        let fault = |error: crate::gateway::auth::LoadError| Fault {
             origin: origin(),
-            key: format!("auth.keys[{}]", error.idx),
+            key: error.key,
             message: error.fault.to_string(),
         };
         errors.into_iter().map(fault).collect::<Vec<_>>()

@@ -168,17 +168,17 @@ mod tests {
         mint(&args(more), &config(&dir, keys)).unwrap_err().to_string()
     }
 
-    #[test]
-    fn the_gateway_believes_the_token() {
+    #[tokio::test]
+    async fn the_gateway_believes_the_token() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(&dir, &[("a", "HS256", "good")]);
         let authenticator = Authenticator::from_config(&config.auth).unwrap();
         let token = mint(&args(&["--role", "ops"]), &config).unwrap();
-        let caller = authenticator.authenticate(Some(format!("Bearer {token}").as_bytes())).unwrap();
+        let caller = authenticator.authenticate(Some(format!("Bearer {token}").as_bytes()), None).await.unwrap();
         assert_eq!((caller.subject.as_str(), caller.issuer.as_str()), ("alice", "dev"));
         assert_eq!(caller.roles, ["dev", "ops"]);
         let token = mint(&args(&["--audience", "other"]), &config).unwrap();
-        assert!(authenticator.authenticate(Some(format!("Bearer {token}").as_bytes())).is_err());
+        assert!(authenticator.authenticate(Some(format!("Bearer {token}").as_bytes()), None).await.is_err());
     }
 
     #[test]

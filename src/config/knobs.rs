@@ -53,6 +53,9 @@ const fn knob(path: &'static str, kind: Kind, default: Fallback, reason: &'stati
 const MINUTES_10: Duration = Duration::from_mins(10);
 const HOURS_24: Duration = Duration::from_hours(24);
 
+/// What a published key may verify.
+const ALGORITHMS: &[&str] = &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+
 /// All keys, in the order of the documentation.
 ///
 /// The ranges are *chosen*: the lower end is the least with which the part still works, the upper end the most that
@@ -62,7 +65,7 @@ pub const KNOBS: &[Knob] = &[
         "server.listen",
         Kind::Address,
         Value("\"127.0.0.1:8808\""),
-        "Where MCP clients connect. Loopback by default: an address that others can reach demands `auth.keys`.",
+        "Where MCP clients connect. Loopback by default: an address that others can reach demands somebody to believe (`[auth]`).",
     ),
     knob(
         "server.allowed_hosts",
@@ -131,6 +134,12 @@ pub const KNOBS: &[Knob] = &[
         "Clock difference tolerated on `exp` and `nbf`. More than minutes would revive expired tokens.",
     ),
     knob(
+        "auth.tokens_file",
+        Kind::Path,
+        Unset,
+        "TOML file with static tokens: `[[tokens]]` with `sha256`, `subject`, `roles`, as `gatepost token hash` prints it; never the tokens. Others may not read it; read again when it changes. The issuer is `static`.",
+    ),
+    knob(
         "auth.keys[].kid",
         Kind::Text,
         Unset,
@@ -160,6 +169,43 @@ pub const KNOBS: &[Knob] = &[
         Kind::Path,
         Unset,
         "RS256, ES256, EdDSA: PEM file with the public key. The private one stays with the issuer.",
+    ),
+    knob(
+        "auth.issuers[].issuer",
+        Kind::Text,
+        Required,
+        "The `iss` of its tokens. Its keys verify no other issuer's tokens, and others' keys none of its.",
+    ),
+    knob(
+        "auth.issuers[].jwks_file",
+        Kind::Path,
+        Unset,
+        "File with its JWKS. Read again when it changes, looked at once a second at most; what cannot be read leaves the keys as they are.",
+    ),
+    knob(
+        "auth.issuers[].jwks_url",
+        Kind::WebUrl,
+        Unset,
+        "Where its JWKS is fetched: at the first token, when it is old, and for an unknown `kid`, once in 10 s at most. While the issuer is down the keys at hand stay in use.",
+    ),
+    knob(
+        "auth.issuers[].jwks_ttl",
+        span(ms(1000), HOURS_24),
+        Value("\"10m\""),
+        "How old a fetched JWKS may be before it is fetched anew, beside the calls: a key that the issuer withdrew verifies for this long.",
+    ),
+    knob(
+        "auth.issuers[].algorithms",
+        Kind::Choices(ALGORITHMS),
+        Value("[\"RS256\", \"ES256\", \"EdDSA\"]"),
+        "The algorithms that its keys may have; a key verifies exactly one. No HMAC: a published key is no secret.",
+    ),
+    knob("auth.issuers[].audience", Kind::Text, Unset, "The `aud` of its tokens. Unset: `auth.audience`."),
+    knob(
+        "auth.issuers[].role_claim",
+        Kind::Text,
+        Unset,
+        "The claim with the roles in its tokens. Unset: `auth.role_claim`.",
     ),
     knob(
         "roles.*.allow",

@@ -147,7 +147,7 @@ async fn post(core: &Core, arrival: &Arrival) -> Reply {
     if let Err(fault @ (Fault::Host | Fault::Origin)) = &arrival.body {
         return trail.refuse(core, (*fault).into()).await;
     }
-    let principal = match authenticate(core, arrival, &mut trail) {
+    let principal = match authenticate(core, arrival, &mut trail).await {
         Ok(principal) => principal,
         Err(refusal) => return trail.refuse(core, refusal).await,
     };
@@ -209,12 +209,12 @@ fn trail(arrival: &Arrival, hint: Hint) -> Trail<'_> {
     }
 }
 
-fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<Principal, Refusal> {
+async fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<Principal, Refusal> {
     let mut values = arrival.headers.get_all(header::AUTHORIZATION).iter();
     let (value, another) = (values.next(), values.next());
     let verified = match another {
         Some(_) => Err(AuthError::NotBearer),
-        None => core.auth.authenticate(value.map(axum::http::HeaderValue::as_bytes)),
+        None => core.auth.authenticate(value.map(axum::http::HeaderValue::as_bytes), None).await,
     };
     let error = match verified {
         Ok(principal) => {
@@ -229,6 +229,11 @@ fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result
     let metadata = format!(r#"resource_metadata="{base}/.well-known/oauth-protected-resource{path}""#);
     let message = error.to_string();
     let (status, http, challenge) = match error {
+        // The token may be good: a challenge would send the client for another.
+        AuthError::Unavailable => {
+            let refusal = Refusal::malformed(StatusCode::SERVICE_UNAVAILABLE, UNAUTHENTICATED, message);
+            return Err(Refusal { status: Status::Unauthenticated, ..refusal });
+        }
         AuthError::Missing => (Status::Unauthenticated, StatusCode::UNAUTHORIZED, format!("Bearer {metadata}")),
         AuthError::Scope { scope, principal } => {
             // Who it is is known, and not allowed.
@@ -326,7 +331,7 @@ pub(super) async fn close(core: Arc<Core>, arrival: Arrival) -> Reply {
     let reply = if let Err(fault) = &arrival.body {
         trail.refuse(&core, (*fault).into()).await
     } else {
-        match authenticate(&core, &arrival, &mut trail) {
+        match authenticate(&core, &arrival, &mut trail).await {
             Ok(principal) => local::close(&core, &arrival, &principal),
             Err(refusal) => trail.refuse(&core, refusal).await,
         }
@@ -431,7 +436,7 @@ mod tests {
         let core = core(|_| {});
         let arrival = arrival(Scope::All, &request(r#"{"name":"time__get"}"#));
         let mut trail = trail(&arrival, envelope::hint(arrival.body.as_ref().unwrap(), 1000));
-        let refusal = authenticate(&core, &arrival, &mut trail).unwrap_err();
+        let refusal = authenticate(&core, &arrival, &mut trail).await.unwrap_err();
         assert_eq!((refusal.status, refusal.http), (Status::Unauthenticated, StatusCode::UNAUTHORIZED));
         let call = trail.call(&core);
         assert_eq!((call.method.as_str(), call.client_subject.as_str()), ("tools/call", "anonymous"));
@@ -446,7 +451,7 @@ mod tests {
             arrival.headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
         }
         let mut trail = trail(&arrival, Hint::default());
-        let refusal = authenticate(&core, &arrival, &mut trail).unwrap_err();
+        let refusal = authenticate(&core, &arrival, &mut trail).await.unwrap_err();
         assert_eq!(refusal.message, AuthError::NotBearer.to_string());
     }
 }
