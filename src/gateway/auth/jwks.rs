@@ -5,6 +5,7 @@
 
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::keys::{Key, Rules};
 
@@ -49,6 +50,8 @@ enum Skip {
     KeyType,
     #[error("a symmetric key is no public key")]
     Symmetric,
+    #[error("it holds the private half: publish the public one, and take this one back")]
+    Private,
     #[error("the crv is not supported")]
     Curve,
     #[error("alg does not fit the kty and crv")]
@@ -86,6 +89,7 @@ struct Jwk {
     e: Option<String>,
     x: Option<String>,
     y: Option<String>,
+    d: Option<IgnoredAny>,
 }
 
 impl KeySet {
@@ -131,6 +135,9 @@ fn key(value: serde_json::Value, rules: &Rules, allowed: &[Algorithm], only: boo
         return Err(Skip::Use);
     }
     let algorithm = algorithm(&jwk)?;
+    if jwk.d.is_some() {
+        return Err(Skip::Private); // Whoever can read the set could mint tokens.
+    }
     if !allowed.contains(&algorithm) {
         return Err(Skip::NotAllowed);
     }

@@ -1,7 +1,7 @@
 //! A file whose contents may change while the gateway runs.
 //!
-//! It is looked at once a second at most, when somebody asks, and read again when its modification time, length or inode
-//! changed. What cannot be read or used then leaves the contents at hand in use, with a warning: half a file, as an editor
+//! It is looked at once a second at most, when somebody asks, and read again when its change time, length or inode
+//! changed: unlike the modification time, the change time follows permissions too, and cannot be set back. What cannot be read or used then leaves the contents at hand in use, with a warning: half a file, as an editor
 //! writes it, locks nobody out. The reads are of small local files and block for as long.
 
 use std::fmt;
@@ -31,13 +31,15 @@ struct State<T> {
     contents: Arc<T>,
     stamp: Stamp,
     looked: Instant,
+    /// The last warning, which is not given twice in a row.
+    warned: Option<String>,
 }
 
 /// What changes with a file's contents.
 type Stamp = (i64, i64, u64, u64);
 
 fn stamp(metadata: &Metadata) -> Stamp {
-    (metadata.mtime(), metadata.mtime_nsec(), metadata.len(), metadata.ino())
+    (metadata.ctime(), metadata.ctime_nsec(), metadata.len(), metadata.ino())
 }
 
 impl<T> Watched<T> {
@@ -50,7 +52,7 @@ impl<T> Watched<T> {
         // Before the contents: what is written meanwhile is noticed at the next look.
         let stamp = stamp(&file.metadata()?);
         let contents = Arc::new(read(file)?);
-        let state = Mutex::new(State { contents, stamp, looked: Instant::now() });
+        let state = Mutex::new(State { contents, stamp, looked: Instant::now(), warned: None });
         let read = Box::new(move |file| read(file).map_err(Into::into));
         Ok(Self { path: path.to_owned(), read, state })
     }
@@ -61,13 +63,18 @@ impl<T> Watched<T> {
         if state.looked.elapsed() >= LOOK_EVERY {
             state.looked = Instant::now();
             match self.changed(state.stamp) {
-                Ok(None) => {}
+                Ok(None) => state.warned = None,
                 Ok(Some((stamp, contents))) => {
                     tracing::info!(path = %self.path.display(), "read again, since it has changed");
-                    (state.stamp, state.contents) = (stamp, Arc::new(contents));
+                    (state.stamp, state.contents, state.warned) = (stamp, Arc::new(contents), None);
                 }
                 Err(error) => {
-                    tracing::warn!(path = %self.path.display(), error, "it changed and is of no use: what was read before stays in use");
+                    let error = error.to_string();
+                    if state.warned.as_ref() != Some(&error) {
+                        let path = self.path.display();
+                        tracing::warn!(%path, error, "it changed and is of no use: what was read before stays in use");
+                    }
+                    state.warned = Some(error);
                 }
             }
         }

@@ -96,6 +96,7 @@ fn a_key_that_cannot_be_used_safely_is_left_out() {
         (changed(rsa(), "n", "".into()), Skip::RsaSize),
         (changed(rsa(), "e", Value::Null), Skip::Numbers),
         (changed(rsa(), "kid", Value::Null), Skip::NoKid),
+        (changed(ec(), "d", "AAAA".into()), Skip::Private),
     ];
     for (jwk, wanted) in cases {
         assert_eq!(read(jwk.clone()), Err(wanted), "{jwk}");
