@@ -139,7 +139,7 @@ impl StaticTokens {
 
 /// What the file says of a token, from which nobody gets the token back.
 #[must_use]
-pub fn hash(token: &str) -> String {
+pub fn hash(token: impl AsRef<[u8]>) -> String {
     Sha256::digest(token).iter().fold(String::new(), |mut hex, byte| {
         write!(hex, "{byte:02x}").expect("a String takes all text");
         hex
