@@ -22,6 +22,7 @@ pub mod raw;
 pub mod rbac;
 pub mod reply;
 pub mod session;
+pub mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +79,9 @@ pub enum Fault {
     /// What callers are verified with.
     #[error(transparent)]
     Auth(#[from] LoadError),
+    /// The listener's certificate or key.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// A role's pattern.
     #[error(transparent)]
     Pattern(#[from] PatternError),
@@ -116,6 +120,8 @@ struct Core {
     body_bytes_max: usize,
     allowed_hosts: Vec<String>,
     allowed_origins: Vec<String>,
+    /// What the listener accepts TLS with; `None`: it does not.
+    tls: Option<tls::Acceptor>,
     /// How many permits `calls` has when no call is open.
     calls_max: usize,
     /// One permit an open call.
@@ -131,6 +137,7 @@ struct Core {
 /// The parts that only the configuration decides.
 struct Parts {
     auth: Authenticator,
+    tls: Option<tls::Acceptor>,
     policy: Policy,
     redaction: Redaction,
     continue_for: Patterns,
@@ -148,7 +155,7 @@ impl Gateway {
     /// # Errors
     /// Every fault of the configuration; nothing was started.
     pub fn build(config: &Config, audit: Audit) -> Result<Self, Vec<Fault>> {
-        let Parts { auth, policy, redaction, continue_for } = compile(config)?;
+        let Parts { auth, tls, policy, redaction, continue_for } = compile(config)?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
         let own = config.server.listen.ip();
         let own = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
@@ -165,6 +172,7 @@ impl Gateway {
             body_bytes_max: config.server.body_bytes_max,
             allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own]).collect(),
             allowed_origins: config.server.allowed_origins.clone(),
+            tls,
             calls_max,
             calls: Semaphore::new(calls_max),
             lists: Semaphore::new(LISTS_MAX),
@@ -250,6 +258,8 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let mut faults = Vec::new();
     let auth =
         Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Auth)));
+    let tls = config.server.tls.as_ref().map(tls::Acceptor::load).transpose();
+    let tls = tls.map_err(|err| faults.push(Fault::Tls(err)));
     let policy = Policy::new(&config.roles).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
     let continued = match config.audit.on_failure {
         OnFailure::Refuse => &[],
@@ -266,9 +276,9 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
             faults.push(Fault::NoCommand { alias: alias.clone() });
         }
     }
-    match (auth, policy, redaction, continue_for, faults.is_empty()) {
-        (Ok(auth), Ok(policy), Ok(redaction), Ok(continue_for), true) => {
-            Ok(Parts { auth, policy, redaction, continue_for })
+    match (auth, tls, policy, redaction, continue_for, faults.is_empty()) {
+        (Ok(auth), Ok(tls), Ok(policy), Ok(redaction), Ok(continue_for), true) => {
+            Ok(Parts { auth, tls, policy, redaction, continue_for })
         }
         _ => Err(faults),
     }

@@ -269,9 +269,45 @@ fn an_issuer_has_exactly_one_set_of_keys_and_no_hmac() {
     }
     let twice = issuer("jwks_file = \"f\"").repeat(2);
     assert!(fault(&twice).starts_with("g.toml:5: auth.issuers[1].issuer: \"i\" is an earlier issuer too"));
+    for reserved in ["static", "mtls"] {
+        let named = issuer("jwks_file = \"f\"").replace("\"i\"", &format!("{reserved:?}"));
+        assert!(fault(&named).starts_with(&format!("g.toml:2: auth.issuers[0].issuer: {reserved:?} stands for")));
+        let key = KEY.replace("\"dev\"", &format!("{reserved:?}"));
+        assert!(fault(&key).starts_with(&format!("g.toml:3: auth.keys[0].issuer: {reserved:?} stands for")));
+    }
     for url in ["https://i.example/k", "http://localhost:1/k", "http://127.0.0.1:1/k", "http://[::1]:1/k"] {
         parse(&issuer(&format!("jwks_url = \"{url}\""))).unwrap();
     }
+}
+
+#[test]
+fn tls_takes_a_certificate_and_its_key_and_certificates_take_an_authority() {
+    let tls = "[server.tls]\ncert_file = \"c\"\nkey_file = \"k\"\n";
+    assert_eq!(parse(tls).unwrap().server.tls.unwrap().cert_file, Path::new("c"));
+    assert!(fault("[server.tls]\ncert_file = \"c\"").starts_with("g.toml:1: server.tls.key_file: is missing"));
+    assert!(fault("[server]\ntls = true").starts_with("g.toml:2: server.tls: is a section, not a boolean"));
+    let roles = "[auth.certificates]\n\"spiffe://x/ci\" = [\"dev\"]\n";
+    let config = parse(&format!("{tls}client_ca_file = \"a\"\n{roles}")).unwrap();
+    assert_eq!(config.auth.certificates["spiffe://x/ci"], ["dev"]);
+    assert!(fault(roles).starts_with("g.toml:1: auth.certificates: is of no use without server.tls.client_ca_file"));
+    let wrong = format!("{tls}client_ca_file = \"a\"\n[auth.certificates]\na = \"dev\"\nb = [7]\nc = [\"\"]\n");
+    assert_eq!(
+        faults(&wrong),
+        [
+            "g.toml:6: auth.certificates.a: a string stands where a list of texts belongs",
+            "g.toml:7: auth.certificates.b: an integer stands where a text belongs",
+            "g.toml:8: auth.certificates.c: is empty: write a text, or leave the key out",
+        ]
+    );
+    let listen = "[server]\nlisten = \"0.0.0.0:8808\"\n";
+    assert!(fault(&format!("{listen}{tls}")).starts_with("g.toml:2: server.listen: "), "TLS believes nobody");
+    parse(&format!("{listen}{tls}client_ca_file = \"a\"\n")).unwrap();
+}
+
+#[test]
+fn a_section_within_a_section_is_set_by_the_environment_too() {
+    let env = env(&[("GATEPOST_SERVER_TLS_CERT_FILE", "c"), ("GATEPOST_SERVER_TLS_KEY_FILE", "k")]);
+    assert_eq!(Config::load(None, env).unwrap().server.tls.unwrap().key_file, Path::new("k"));
 }
 
 #[test]

@@ -13,6 +13,9 @@ const ROLE_BYTES_MAX: usize = 128;
 /// How many arguments of the longest size the ring must hold. *Chosen*: an intent and a record of two calls.
 const RING_ARGS_MIN: usize = 4;
 
+/// Issuers of callers who come without a JWT. A JWT of such an issuer would pass for one of them.
+const RESERVED: [&str; 2] = ["static", "mtls"];
+
 /// A name that the operator chose, in `section`.
 pub(super) fn name(section: &str, name: &str) -> Result<(), String> {
     if section == "roles" {
@@ -80,6 +83,15 @@ fn keys(config: &Config, fault: &mut dyn FnMut(&str, String)) {
 }
 
 fn issuers(config: &Config, fault: &mut dyn FnMut(&str, String)) {
+    let keys = config.auth.keys.iter().enumerate().map(|(idx, key)| (format!("auth.keys[{idx}]"), &key.issuer));
+    let issuers = config.auth.issuers.iter().enumerate();
+    let issuers = issuers.map(|(idx, issuer)| (format!("auth.issuers[{idx}]"), &issuer.issuer));
+    for (path, issuer) in keys.chain(issuers) {
+        if RESERVED.contains(&issuer.as_str()) {
+            let message = format!("{issuer:?} stands for callers without a JWT: choose another");
+            fault(&format!("{path}.issuer"), message);
+        }
+    }
     let mut seen = BTreeSet::new();
     for (idx, issuer) in config.auth.issuers.iter().enumerate() {
         let path = format!("auth.issuers[{idx}]");

@@ -104,6 +104,19 @@ pub const KNOBS: &[Knob] = &[
         "How long a stop waits for open calls; then they are recorded as cut off.",
     ),
     knob(
+        "server.tls.cert_file",
+        Kind::Path,
+        Required,
+        "PEM file with the listener's certificate, then its chain. With `[server.tls]` the MCP listener speaks TLS 1.2 and 1.3 only; read at the start.",
+    ),
+    knob("server.tls.key_file", Kind::Path, Required, "PEM file with the certificate's private key."),
+    knob(
+        "server.tls.client_ca_file",
+        Kind::Path,
+        Unset,
+        "PEM file with the authorities whose client certificates identify callers that send no token. The subject is the first URI name, else DNS name, else CN; the issuer is `mtls`. Unset: certificates are not asked for.",
+    ),
+    knob(
         "ops.listen",
         Kind::AddressOrOff,
         Value("\"127.0.0.1:8809\""),
@@ -138,6 +151,12 @@ pub const KNOBS: &[Knob] = &[
         Kind::Path,
         Unset,
         "TOML file with static tokens: `[[tokens]]` with `sha256`, `subject`, `roles`, as `gatepost token hash` prints it; never the tokens. Others may not read it; read again when it changes. The issuer is `static`.",
+    ),
+    knob(
+        "auth.certificates",
+        Kind::Lists,
+        Value("{}"),
+        "Client certificate's subject to its roles, as in `\"spiffe://example/ci\" = [\"dev\"]`. A certificate that is not listed has no role.",
     ),
     knob(
         "auth.keys[].kid",

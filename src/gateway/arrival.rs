@@ -1,11 +1,13 @@
 //! What the HTTP edge hands over: one request, before anything in it is believed.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
+use super::auth::certificate::Certificate;
 use super::catalog::Scope;
 use crate::audit::record::RequestId;
 
@@ -14,6 +16,8 @@ use crate::audit::record::RequestId;
 pub(super) struct Arrival {
     pub(super) request_id: RequestId,
     pub(super) addr: SocketAddr,
+    /// The certificate that the connection was opened with.
+    pub(super) certificate: Option<Arc<Certificate>>,
     pub(super) scope: Scope,
     pub(super) headers: HeaderMap,
     /// `Host`; empty where it is missing.

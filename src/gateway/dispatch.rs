@@ -212,9 +212,10 @@ fn trail(arrival: &Arrival, hint: Hint) -> Trail<'_> {
 async fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<Principal, Refusal> {
     let mut values = arrival.headers.get_all(header::AUTHORIZATION).iter();
     let (value, another) = (values.next(), values.next());
+    let value = value.map(axum::http::HeaderValue::as_bytes);
     let verified = match another {
         Some(_) => Err(AuthError::NotBearer),
-        None => core.auth.authenticate(value.map(axum::http::HeaderValue::as_bytes), None).await,
+        None => core.auth.authenticate(value, arrival.certificate.as_deref()).await,
     };
     let error = match verified {
         Ok(principal) => {
@@ -224,7 +225,7 @@ async fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> 
         }
         Err(error) => error,
     };
-    let base = headers::base_url(&arrival.headers, &arrival.host);
+    let base = headers::base_url(&arrival.headers, &arrival.host, core.tls.is_some());
     let path = headers::resource_path(&arrival.scope);
     let metadata = format!(r#"resource_metadata="{base}/.well-known/oauth-protected-resource{path}""#);
     let message = error.to_string();
@@ -377,6 +378,7 @@ mod tests {
         Arrival {
             request_id: RequestId::new(),
             addr: SocketAddr::from(([127, 0, 0, 1], 1)),
+            certificate: None,
             scope,
             headers: HeaderMap::new(),
             host: "localhost".to_owned(),

@@ -3,7 +3,6 @@
 //! Each request becomes an [`Arrival`], handled in a task of its own; this module waits for the reply. It knows nothing of
 //! callers, tools or records.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,6 @@ use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, Request, header};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -24,6 +22,7 @@ use super::arrival::{Arrival, Fault};
 use super::catalog::Scope;
 use super::dispatch;
 use super::reply::Reply;
+use super::tls::{Edge, Peer};
 use super::{Core, headers, local};
 
 /// Longest time for a body to arrive. *Chosen*: the default limit of 4 MiB at 140 KB/s.
@@ -34,13 +33,8 @@ const HEADER_BYTES_MAX: usize = 32 * 1024;
 
 /// Serves until `stop`, then until the open connections have their replies.
 pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-    // Without TCP_NODELAY a small reply waits for the client's delayed acknowledgement (FACTS section 4: 44 ms).
-    let listener = listener.tap_io(|stream| {
-        if let Err(err) = stream.set_nodelay(true) {
-            tracing::debug!(error = %err, "cannot set TCP_NODELAY");
-        }
-    });
-    let service = router(core).into_make_service_with_connect_info::<SocketAddr>();
+    let listener = Edge::new(listener, core.tls.clone());
+    let service = router(core).into_make_service_with_connect_info::<Peer>();
     axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
@@ -55,32 +49,32 @@ fn router(core: Arc<Core>) -> Router {
         .with_state(core)
 }
 
-type Connection = ConnectInfo<SocketAddr>;
+type Connection = ConnectInfo<Peer>;
 
-async fn post_all(State(core): State<Arc<Core>>, ConnectInfo(addr): Connection, request: Request<Body>) -> Reply {
-    handle(core, addr, Scope::All, request, Verb::Post).await
+async fn post_all(State(core): State<Arc<Core>>, ConnectInfo(peer): Connection, request: Request<Body>) -> Reply {
+    handle(core, peer, Scope::All, request, Verb::Post).await
 }
 
 async fn post_one(
     State(core): State<Arc<Core>>,
-    ConnectInfo(addr): Connection,
+    ConnectInfo(peer): Connection,
     Path(backend): Path<String>,
     request: Request<Body>,
 ) -> Reply {
-    handle(core, addr, Scope::One(backend), request, Verb::Post).await
+    handle(core, peer, Scope::One(backend), request, Verb::Post).await
 }
 
-async fn delete_all(State(core): State<Arc<Core>>, ConnectInfo(addr): Connection, request: Request<Body>) -> Reply {
-    handle(core, addr, Scope::All, request, Verb::Delete).await
+async fn delete_all(State(core): State<Arc<Core>>, ConnectInfo(peer): Connection, request: Request<Body>) -> Reply {
+    handle(core, peer, Scope::All, request, Verb::Delete).await
 }
 
 async fn delete_one(
     State(core): State<Arc<Core>>,
-    ConnectInfo(addr): Connection,
+    ConnectInfo(peer): Connection,
     Path(backend): Path<String>,
     request: Request<Body>,
 ) -> Reply {
-    handle(core, addr, Scope::One(backend), request, Verb::Delete).await
+    handle(core, peer, Scope::One(backend), request, Verb::Delete).await
 }
 
 async fn metadata_all(State(core): State<Arc<Core>>, headers: HeaderMap) -> Reply {
@@ -99,7 +93,11 @@ fn metadata(core: &Core, headers: &HeaderMap, scope: &Scope) -> Reply {
         let status = axum::http::StatusCode::FORBIDDEN;
         return Reply::local_unaudited_error(status, None, super::protocol::INVALID_REQUEST, &message);
     }
-    local::resource_metadata(core, &headers::base_url(headers, host), &headers::resource_path(scope))
+    local::resource_metadata(
+        core,
+        &headers::base_url(headers, host, core.tls.is_some()),
+        &headers::resource_path(scope),
+    )
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,7 +106,7 @@ enum Verb {
     Delete,
 }
 
-async fn handle(core: Arc<Core>, addr: SocketAddr, scope: Scope, request: Request<Body>, verb: Verb) -> Reply {
+async fn handle(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Body>, verb: Verb) -> Reply {
     let (parts, body) = request.into_parts();
     let host = headers::single(&parts.headers, header::HOST.as_str()).unwrap_or_default().to_owned();
     let body = match (check(&core, &parts.headers, &host, verb), verb) {
@@ -119,7 +117,16 @@ async fn handle(core: Arc<Core>, addr: SocketAddr, scope: Scope, request: Reques
     let (request_id, hung_up) = (RequestId::new(), CancellationToken::new());
     // Dropped with this future, which the server drops when the client's connection is gone.
     let _hang_up = hung_up.clone().drop_guard();
-    let arrival = Arrival { request_id, addr, scope, headers: parts.headers, host, hung_up, body };
+    let arrival = Arrival {
+        request_id,
+        addr: peer.addr,
+        certificate: peer.certificate,
+        scope,
+        headers: parts.headers,
+        host,
+        hung_up,
+        body,
+    };
     let span = tracing::info_span!("request", %request_id);
     let tasks = core.tasks.clone();
     let handled = match verb {
