@@ -49,7 +49,7 @@ enum Command {
     Audit(audit::Args),
     /// Create or update the schema in Postgres
     Migrate(migrate::Args),
-    /// Mint a development token
+    /// Mint a development token, or hash a static one
     Token(token::Args),
     /// Work on configuration files
     Config(ConfigArgs),

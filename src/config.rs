@@ -6,6 +6,7 @@
 //!
 //! It does not open the files that the configuration names: the modules that use them do.
 
+mod auth;
 mod check;
 mod fault;
 mod kind;
@@ -13,8 +14,9 @@ mod knobs;
 mod load;
 mod path;
 
+pub use auth::{Auth, Issuer, Key, Tls};
 pub use fault::{Fault, Origin};
-pub use kind::Kind;
+pub use kind::{Kind, is_loopback};
 pub use knobs::{Fallback, KNOBS, Knob, reference};
 
 use std::collections::BTreeMap;
@@ -68,6 +70,8 @@ pub struct Server {
     /// How long a stop waits for open calls.
     #[serde(with = "duration")]
     pub drain_timeout: Duration,
+    /// TLS on the MCP listener; `None`: plain HTTP.
+    pub tls: Option<Tls>,
 }
 
 /// `[ops]`
@@ -77,40 +81,6 @@ pub struct Ops {
     /// Where `/healthz` and `/readyz` are served; `None` (written `"off"`) for nowhere.
     #[serde(deserialize_with = "address_or_off")]
     pub listen: Option<SocketAddr>,
-}
-
-/// `[auth]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
-pub struct Auth {
-    /// The `aud` every token must bear.
-    pub audience: String,
-    /// The claim that holds the caller's role (a string) or roles (a list).
-    pub role_claim: String,
-    /// A scope that every token must bear, if any; a token without it gets 403 `insufficient_scope`.
-    pub required_scope: Option<String>,
-    /// Clock difference tolerated on `exp` and `nbf`.
-    #[serde(with = "duration")]
-    pub leeway: Duration,
-    /// The keys that verify tokens. None: nobody is believed.
-    pub keys: Vec<Key>,
-}
-
-/// `[[auth.keys]]`: one key and the one algorithm it verifies.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Key {
-    /// The token header's `kid` this key answers to; a key without one is tried for tokens without `kid`.
-    pub kid: Option<String>,
-    /// `HS256`, `RS256`, `ES256` or `EdDSA`.
-    pub algorithm: String,
-    /// The `iss` a token verified by this key must bear.
-    pub issuer: String,
-    /// File with the HS256 secret, at least 32 bytes.
-    pub secret_file: Option<PathBuf>,
-    /// Environment variable with the HS256 secret.
-    pub secret_env: Option<String>,
-    /// PEM file with the public key.
-    pub public_key_file: Option<PathBuf>,
 }
 
 /// `[roles.NAME]`
@@ -319,6 +289,7 @@ impl Default for Server {
             calls_max: 1024,
             pass_methods: Vec::new(),
             drain_timeout: Duration::from_secs(30),
+            tls: None,
         }
     }
 }
@@ -326,18 +297,6 @@ impl Default for Server {
 impl Default for Ops {
     fn default() -> Self {
         Self { listen: Some(SocketAddr::from(([127, 0, 0, 1], 8809))) }
-    }
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Self {
-            audience: "gatepost".to_owned(),
-            role_claim: "role".to_owned(),
-            required_scope: None,
-            leeway: Duration::from_secs(30),
-            keys: Vec::new(),
-        }
     }
 }
 

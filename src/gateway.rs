@@ -28,6 +28,7 @@ pub mod stdio;
 mod stream;
 mod subscriptions;
 mod target;
+pub mod tls;
 mod trail;
 
 use std::sync::Arc;
@@ -43,8 +44,7 @@ use crate::audit::redact::{PathError, Redaction};
 use crate::config::{Config, OnFailure};
 use crate::upstream::{EndpointFault, Upstreams};
 
-use auth::Authenticator;
-use auth::keys::KeyError;
+use auth::{Authenticator, LoadError};
 use inflight::InFlight;
 use protocol::TOOLS_CALL;
 use rbac::{PatternError, Patterns, Policy};
@@ -84,9 +84,12 @@ pub struct Drained {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// A key.
+    /// What callers are verified with.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Auth(#[from] LoadError),
+    /// The listener's certificate or key.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// A role's pattern.
     #[error(transparent)]
     Pattern(#[from] PatternError),
@@ -111,6 +114,8 @@ pub enum Fault {
 struct Core {
     audit: Audit,
     auth: Authenticator,
+    /// What the listener accepts TLS with; `None`: it does not.
+    tls: Option<tls::Acceptor>,
     policy: Policy,
     redaction: Redaction,
     upstreams: Upstreams,
@@ -161,6 +166,7 @@ impl Core {
 /// The parts that only the configuration decides.
 struct Parts {
     auth: Authenticator,
+    tls: Option<tls::Acceptor>,
     policy: Policy,
     redaction: Redaction,
     continue_for: Patterns,
@@ -178,7 +184,7 @@ impl Gateway {
     /// # Errors
     /// Every fault of the configuration; nothing was started.
     pub fn build(config: &Config, audit: Audit) -> Result<Self, Vec<Fault>> {
-        let Parts { auth, policy, redaction, continue_for } = compile(config)?;
+        let Parts { auth, tls, policy, redaction, continue_for } = compile(config)?;
         let upstreams = Upstreams::start(&config.backends)
             .map_err(|faults| faults.into_iter().map(Fault::Endpoint).collect::<Vec<_>>())?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
@@ -187,6 +193,7 @@ impl Gateway {
         let core = Core {
             audit,
             auth,
+            tls,
             policy,
             redaction,
             upstreams,
@@ -290,7 +297,9 @@ impl Handle {
 fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let mut faults = Vec::new();
     let auth =
-        Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Key)));
+        Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Auth)));
+    let tls = config.server.tls.as_ref().map(tls::Acceptor::load).transpose();
+    let tls = tls.map_err(|err| faults.push(Fault::Tls(err)));
     let policy = Policy::new(&config.roles).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
     let continued = match config.audit.on_failure {
         OnFailure::Refuse => &[],
@@ -305,9 +314,9 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
         }
     }
     faults.extend(Upstreams::check(&config.backends).into_iter().map(Fault::Endpoint));
-    match (auth, policy, redaction, continue_for, faults.is_empty()) {
-        (Ok(auth), Ok(policy), Ok(redaction), Ok(continue_for), true) => {
-            Ok(Parts { auth, policy, redaction, continue_for })
+    match (auth, tls, policy, redaction, continue_for, faults.is_empty()) {
+        (Ok(auth), Ok(tls), Ok(policy), Ok(redaction), Ok(continue_for), true) => {
+            Ok(Parts { auth, tls, policy, redaction, continue_for })
         }
         _ => Err(faults),
     }

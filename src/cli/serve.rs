@@ -160,7 +160,7 @@ async fn serve_until(
         ops.spawn(admin.run(ops_stop.clone()));
         write_addresses(config, mcp, ops_address)?;
     }
-    tracing::info!(mcp = %format!("http://{mcp}/mcp"), ops = ?ops_address, "listening");
+    tracing::info!(mcp = %format!("{}/mcp", url(scheme(config), mcp)), ops = ?ops_address, "listening");
     if let Some(banner) = banner {
         banner.print(mcp).map_err(|source| Error::Io { operation: "write to standard output", source })?;
     }
@@ -215,13 +215,22 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, 
 
 /// Says where this gateway listens, for scripts: the ports may have been chosen by the system.
 fn write_addresses(config: &Config, mcp: SocketAddr, ops: Option<SocketAddr>) -> Result<(), Error> {
-    let url = |address: SocketAddr| format!("http://{address}");
-    let addresses = serde_json::json!({ "mcp": url(mcp), "ops": ops.map(url), "pid": std::process::id() });
+    let ops = ops.map(|address| url("http", address));
+    let addresses = serde_json::json!({ "mcp": url(scheme(config), mcp), "ops": ops, "pid": std::process::id() });
     let path = config.audit.dir.join(ADDRESSES_NAME);
     let temporary = path.with_extension("tmp");
     std::fs::write(&temporary, format!("{addresses}\n"))
         .and_then(|()| std::fs::rename(&temporary, &path))
         .map_err(|source| Error::Io { operation: "write serve.json into audit.dir", source })
+}
+
+/// How the MCP listener is spoken to.
+fn scheme(config: &Config) -> &'static str {
+    if config.server.tls.is_some() { "https" } else { "http" }
+}
+
+fn url(scheme: &str, address: SocketAddr) -> String {
+    format!("{scheme}://{address}")
 }
 
 /// A token that the first SIGTERM or SIGINT cancels. The second one ends the process at once.

@@ -59,6 +59,12 @@ pub enum Kind {
     Patterns,
     /// A list of JSON pointers.
     Pointers,
+    /// A list of at least one of these words.
+    Choices(&'static [&'static str]),
+    /// An `https://` URL, or `http://` of a loopback host.
+    WebUrl,
+    /// A table of lists of texts.
+    Lists,
     /// A program and its arguments.
     Command,
     /// A table of environment variables.
@@ -93,7 +99,10 @@ impl Kind {
             Self::Word => format!("text without spaces, 1 to {TEXT_BYTES_MAX} bytes"),
             Self::Path => "path".to_owned(),
             Self::Flag => "`true` or `false`".to_owned(),
-            Self::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+            Self::Choice(words) => quoted(words),
+            Self::Choices(words) => format!("list of {}", quoted(words)),
+            Self::WebUrl => "`https://` URL".to_owned(),
+            Self::Lists => "table of lists of texts".to_owned(),
             Self::Count { unit, min, max } => format!("{unit}, {min} to {max}"),
             Self::Duration { min, max } => {
                 format!("duration, {} to {}", humantime::format_duration(min), humantime::format_duration(max))
@@ -117,7 +126,7 @@ impl Kind {
         match self {
             Self::Flag => text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Boolean),
             Self::Count { .. } => text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
-            Self::Texts | Self::Origins | Self::Patterns | Self::Pointers | Self::Command => {
+            Self::Texts | Self::Origins | Self::Patterns | Self::Pointers | Self::Command | Self::Choices(_) => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
             }
@@ -147,7 +156,13 @@ impl Kind {
                 ))),
                 other => Err(Wrong::whole(expected(&format!("a whole number of {unit}, {min} to {max}"), other))),
             },
-            Self::Texts | Self::Origins | Self::Patterns | Self::Pointers | Self::Command => self.check_list(value),
+            Self::Texts | Self::Origins | Self::Patterns | Self::Pointers | Self::Command | Self::Choices(_) => {
+                self.check_list(value)
+            }
+            Self::Lists => match value {
+                Value::Table(table) => all(table.iter().map(|(name, value)| (name.clone(), list(value)))),
+                other => Err(Wrong::whole(expected("a table of lists of texts", other))),
+            },
             Self::Variables => match value {
                 Value::Table(table) => all(table.iter().map(|(name, value)| (name.clone(), variable(name, value)))),
                 other => Err(Wrong::whole(expected("a table of texts", other))),
@@ -167,8 +182,14 @@ impl Kind {
         let Value::Array(items) = value else {
             return Err(Wrong::whole(expected(self.written(), value)));
         };
-        if self == Self::Command && items.is_empty() {
-            return Err(Wrong::whole("is empty: name the program to start, then its arguments"));
+        match self {
+            Self::Command if items.is_empty() => {
+                return Err(Wrong::whole("is empty: name the program to start, then its arguments"));
+            }
+            Self::Choices(words) if items.is_empty() => {
+                return Err(Wrong::whole(format!("is empty: name at least one of {}", words.join(", "))));
+            }
+            _ => {}
         }
         all(items.iter().enumerate().map(|(idx, item)| {
             let checked = match item {
@@ -184,6 +205,7 @@ impl Kind {
             Self::Patterns => pattern(text),
             Self::Pointers => pointer(text),
             Self::Origins => origin(text),
+            Self::Choices(words) => Self::Choice(words).check_text(text),
             // An argument may be empty; the program may not.
             Self::Command if idx > 0 => controls(text),
             _ => plain(text),
@@ -214,6 +236,7 @@ impl Kind {
                 .map_err(|_| format!("{text:?} is no UUID: write 32 hexadecimal digits in the usual five groups")),
             Self::PostgresUrl => postgres_url(text),
             Self::HttpUrl => http_url(text),
+            Self::WebUrl => web_url(text),
             Self::Filter => tracing_subscriber::EnvFilter::try_new(text)
                 .map(drop)
                 .map_err(|_| format!("{text:?} is no filter: write as in \"info\" or \"gatepost=debug,warn\"")),
@@ -228,7 +251,8 @@ impl Kind {
             Self::Address | Self::AddressOrOff => "an address and port as text, as in \"127.0.0.1:8808\"",
             Self::Duration { .. } => "a duration as text, as in \"250ms\", \"30s\", \"5m\"",
             Self::PostgresUrl => "a URL as text, as in \"postgres://user@host/database\"",
-            Self::Texts | Self::Origins | Self::Patterns | Self::Pointers => "a list of texts",
+            Self::WebUrl => "a URL as text, as in \"https://login.example.com/jwks.json\"",
+            Self::Texts | Self::Origins | Self::Patterns | Self::Pointers | Self::Choices(_) => "a list of texts",
             Self::Command => "a list of texts, the program and its arguments",
             _ => "a text",
         }
@@ -251,6 +275,10 @@ fn expected(what: &str, found: &Value) -> String {
 pub(super) fn found(value: &Value) -> String {
     let article = if matches!(value, Value::Integer(_) | Value::Array(_)) { "an" } else { "a" };
     format!("{article} {}", value.type_str())
+}
+
+fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn plain(text: &str) -> Result<(), String> {
@@ -302,6 +330,16 @@ fn http_url(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn list(value: &Value) -> Result<(), String> {
+    match value {
+        Value::Array(items) => items.iter().try_for_each(|item| match item {
+            Value::String(text) => plain(text),
+            other => Err(expected("a text", other)),
+        }),
+        other => Err(expected("a list of texts", other)),
+    }
+}
+
 fn pattern(text: &str) -> Result<(), String> {
     match text.split('/').collect::<Vec<_>>().as_slice() {
         [backend, tool] if !backend.is_empty() && !tool.is_empty() => Ok(()),
@@ -324,6 +362,32 @@ fn origin(text: &str) -> Result<(), String> {
         || format!("{text:?} is no origin: write scheme://host[:port] and no path, as in \"https://app.example\"");
     let url = url::Url::parse(text).map_err(|_| wrong())?;
     if url.origin().is_tuple() && url.origin().ascii_serialization() == text { Ok(()) } else { Err(wrong()) }
+}
+
+/// Over plain HTTP anybody on the way could put keys of his own in place of the issuer's.
+fn web_url(text: &str) -> Result<(), String> {
+    let url = url::Url::parse(text)
+        .map_err(|source| format!("is no URL ({source}): write as in \"https://login.example.com/jwks.json\""))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user or password: leave it out".to_owned()); // I8: nor is it shown.
+    }
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if is_loopback(&url) => Ok(()),
+        "http" => Err(format!("{text:?} is not encrypted: write https, or a loopback host")),
+        other => Err(format!("has the scheme {other:?}: write https")),
+    }
+}
+
+/// Whether the URL leads to this machine: then nobody is on the way.
+#[must_use]
+pub fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
 }
 
 /// I8: no message shows any part of the URL but its scheme and the names of its parameters.

@@ -53,6 +53,9 @@ const fn knob(path: &'static str, kind: Kind, default: Fallback, reason: &'stati
 const MINUTES_10: Duration = Duration::from_mins(10);
 const HOURS_24: Duration = Duration::from_hours(24);
 
+/// What a published key may verify.
+const ALGORITHMS: &[&str] = &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+
 /// All keys, in the order of the documentation.
 ///
 /// The ranges are *chosen*: the lower end is the least with which the part still works, the upper end the most that
@@ -62,7 +65,7 @@ pub const KNOBS: &[Knob] = &[
         "server.listen",
         Kind::Address,
         Value("\"127.0.0.1:8808\""),
-        "Where MCP clients connect. Loopback by default: an address that others can reach demands `auth.keys`.",
+        "Where MCP clients connect. Loopback by default: an address that others can reach demands somebody to believe (`[auth]`).",
     ),
     knob(
         "server.allowed_hosts",
@@ -107,6 +110,19 @@ pub const KNOBS: &[Knob] = &[
         "How long a stop waits for open calls; then they are recorded as cut off.",
     ),
     knob(
+        "server.tls.cert_file",
+        Kind::Path,
+        Required,
+        "PEM file with the listener's certificate, then its chain. With `[server.tls]` the MCP listener speaks TLS 1.2 and 1.3 only; read at the start.",
+    ),
+    knob("server.tls.key_file", Kind::Path, Required, "PEM file with the certificate's private key."),
+    knob(
+        "server.tls.client_ca_file",
+        Kind::Path,
+        Unset,
+        "PEM file with the authorities whose client certificates identify callers that send no token. The subject is the first URI name, else DNS name, else CN; the issuer is `mtls`. Unset: certificates are not asked for.",
+    ),
+    knob(
         "ops.listen",
         Kind::AddressOrOff,
         Value("\"127.0.0.1:8809\""),
@@ -135,6 +151,18 @@ pub const KNOBS: &[Knob] = &[
         span(ms(0), Duration::from_mins(5)),
         Value("\"30s\""),
         "Clock difference tolerated on `exp` and `nbf`. More than minutes would revive expired tokens.",
+    ),
+    knob(
+        "auth.tokens_file",
+        Kind::Path,
+        Unset,
+        "TOML file with static tokens: `[[tokens]]` with `sha256`, `subject`, `roles`, as `gatepost token hash` prints it; never the tokens. Others may not read it; read again when it changes. The issuer is `static`.",
+    ),
+    knob(
+        "auth.certificates",
+        Kind::Lists,
+        Value("{}"),
+        "Client certificate's subject to its roles, as in `\"spiffe://example/ci\" = [\"dev\"]`. A certificate that is not listed has no role.",
     ),
     knob(
         "auth.keys[].kid",
@@ -166,6 +194,43 @@ pub const KNOBS: &[Knob] = &[
         Kind::Path,
         Unset,
         "RS256, ES256, EdDSA: PEM file with the public key. The private one stays with the issuer.",
+    ),
+    knob(
+        "auth.issuers[].issuer",
+        Kind::Text,
+        Required,
+        "The `iss` of its tokens. Its keys verify no other issuer's tokens, and others' keys none of its.",
+    ),
+    knob(
+        "auth.issuers[].jwks_file",
+        Kind::Path,
+        Unset,
+        "File with its JWKS. Read again when it changes, looked at once a second at most; what cannot be read leaves the keys as they are.",
+    ),
+    knob(
+        "auth.issuers[].jwks_url",
+        Kind::WebUrl,
+        Unset,
+        "Where its JWKS is fetched: at the first token, when it is old, and for an unknown `kid`, once in 10 s at most. While the issuer is down the keys at hand stay in use.",
+    ),
+    knob(
+        "auth.issuers[].jwks_ttl",
+        span(ms(1000), HOURS_24),
+        Value("\"10m\""),
+        "How old a fetched JWKS may be before it is fetched anew, beside the calls: a key that the issuer withdrew verifies for this long.",
+    ),
+    knob(
+        "auth.issuers[].algorithms",
+        Kind::Choices(ALGORITHMS),
+        Value("[\"RS256\", \"ES256\", \"EdDSA\"]"),
+        "The algorithms that its keys may have; a key verifies exactly one. No HMAC: a published key is no secret.",
+    ),
+    knob("auth.issuers[].audience", Kind::Text, Unset, "The `aud` of its tokens. Unset: `auth.audience`."),
+    knob(
+        "auth.issuers[].role_claim",
+        Kind::Text,
+        Unset,
+        "The claim with the roles in its tokens. Unset: `auth.role_claim`.",
     ),
     knob(
         "roles.*.allow",

@@ -1,11 +1,13 @@
 //! What the HTTP edge hands over: one request, before anything in it is believed.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
+use super::auth::certificate::Certificate;
 use super::catalog::Scope;
 use crate::audit::record::RequestId;
 
@@ -15,6 +17,8 @@ pub(super) struct Arrival {
     pub(super) request_id: RequestId,
     /// The client's address; a client on standard input has none.
     pub(super) addr: Option<SocketAddr>,
+    /// The certificate that the connection was opened with.
+    pub(super) certificate: Option<Arc<Certificate>>,
     pub(super) scope: Scope,
     pub(super) headers: HeaderMap,
     /// `Host`; empty where it is missing.

@@ -6,7 +6,7 @@
 //! `__`, so that the first one in a name ends the alias. The order is that of the aliases, then the backend's own. A
 //! backend that is down, or too slow, has nothing; the others are listed.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use crate::audit::record::Digest;
 use crate::upstream::{Item, List, read_page};
@@ -112,7 +112,7 @@ pub fn federated(
     backend: &str,
     list: List,
     items: &[Item],
-    taken: &mut HashSet<String>,
+    taken: &mut BTreeSet<String>,
 ) -> Vec<String> {
     let allowed = items.iter().filter(|item| is_allowed(policy, principal, backend, list, item));
     let named = |item: &Item| {
@@ -218,13 +218,13 @@ mod tests {
         let item =
             |name: &str| Item { name: name.to_owned(), json: raw::object([("name", raw::quoted(name).as_str())]) };
         let items = [item("a"), item(&"b".repeat(62))];
-        let listed = federated(&policy("*/*"), &principal(), "x", List::Tools, &items, &mut HashSet::new());
+        let listed = federated(&policy("*/*"), &principal(), "x", List::Tools, &items, &mut BTreeSet::new());
         assert_eq!(listed, [r#"{"name":"x__a"}"#]);
     }
 
     #[test]
     fn a_uri_is_listed_once() {
-        let (items, mut taken) = ([Item { name: "a:b".to_owned(), json: "{}".to_owned() }], HashSet::new());
+        let (items, mut taken) = ([Item { name: "a:b".to_owned(), json: "{}".to_owned() }], BTreeSet::new());
         let mut listed =
             |backend| federated(&policy("*/*"), &principal(), backend, List::Resources, &items, &mut taken);
         assert_eq!((listed("x").len(), listed("y").len()), (1, 0));

@@ -11,7 +11,7 @@ use crate::upstream::{Answer, Interrupt};
 use axum::http::{StatusCode, header};
 use tokio::sync::{SemaphorePermit, oneshot};
 
-use super::arrival::Arrival;
+use super::arrival::{Arrival, Fault};
 use super::ask::Ask;
 use super::auth::{AuthError, Principal};
 use super::catalog::Scope;
@@ -92,7 +92,10 @@ impl Offer {
 async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
     let bytes = arrival.body.as_ref().map_or(&[][..], |body| body);
     let mut trail = Trail::new(arrival, envelope::hint(bytes, core.body_bytes_max));
-    let principal = match authenticate(core, arrival, &mut trail) {
+    if let Err(fault @ (Fault::Host | Fault::Origin)) = &arrival.body {
+        return trail.refuse(core, (*fault).into()).await;
+    }
+    let principal = match authenticate(core, arrival, &mut trail).await {
         Ok(principal) => principal,
         Err(refusal) => return trail.refuse(core, refusal).await,
     };
@@ -180,12 +183,13 @@ fn not_here(core: &Core, arrival: &Arrival, principal: &Principal, method: &str)
     Refusal::malformed(StatusCode::NOT_FOUND, INVALID_PARAMS, "unknown backend")
 }
 
-pub(super) fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<Principal, Refusal> {
+async fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<Principal, Refusal> {
     let mut values = arrival.headers.get_all(header::AUTHORIZATION).iter();
     let (value, another) = (values.next(), values.next());
+    let value = value.map(axum::http::HeaderValue::as_bytes);
     let verified = match another {
         Some(_) => Err(AuthError::NotBearer),
-        None => core.auth.authenticate(value.map(axum::http::HeaderValue::as_bytes)),
+        None => core.auth.authenticate(value, arrival.certificate.as_deref()).await,
     };
     let error = match verified {
         Ok(principal) => {
@@ -195,12 +199,17 @@ pub(super) fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>
         }
         Err(error) => error,
     };
-    let base = headers::base_url(&arrival.headers, &arrival.host);
+    let base = headers::base_url(&arrival.headers, &arrival.host, core.tls.is_some());
     let path = headers::resource_path(&arrival.scope);
     let metadata = format!(r#"resource_metadata="{base}/.well-known/oauth-protected-resource{path}""#);
     let message = error.to_string();
     let (status, http, challenge) = match error {
         AuthError::Missing => (Status::Unauthenticated, StatusCode::UNAUTHORIZED, format!("Bearer {metadata}")),
+        // The token may be good: a challenge would send the client for another.
+        AuthError::Unavailable => {
+            let refusal = Refusal::malformed(StatusCode::SERVICE_UNAVAILABLE, UNAUTHENTICATED, message);
+            return Err(Refusal { status: Status::Unauthenticated, ..refusal });
+        }
         AuthError::Scope { scope, principal } => {
             // Who it is is known, and not allowed.
             trail.caller = principal.caller(None);
@@ -381,7 +390,7 @@ async fn extension(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
 pub(super) async fn listen(core: Arc<Core>, arrival: Arrival) -> Result<Listening, Reply> {
     let mut trail = Trail::new(&arrival, Hint::default());
     "session/listen".clone_into(&mut trail.method);
-    let found = listening(&core, &arrival, &mut trail);
+    let found = listening(&core, &arrival, &mut trail).await;
     let (session, stream, after) = match found {
         Ok(found) => found,
         Err(refusal) => return Err(trail.refuse(&core, refusal).await.with_request_id(arrival.request_id)),
@@ -399,7 +408,7 @@ pub(super) async fn listen(core: Arc<Core>, arrival: Arrival) -> Result<Listenin
     Ok(Listening { reading, number: Some(stream.number) })
 }
 
-fn listening(
+async fn listening(
     core: &Core,
     arrival: &Arrival,
     trail: &mut Trail<'_>,
@@ -407,7 +416,7 @@ fn listening(
     if let Err(fault) = &arrival.body {
         return Err((*fault).into());
     }
-    let principal = authenticate(core, arrival, trail)?;
+    let principal = authenticate(core, arrival, trail).await?;
     let bad = |message: &str| Refusal::malformed(StatusCode::BAD_REQUEST, INVALID_REQUEST, message);
     if !headers::takes_stream(&arrival.headers) {
         let message = "a GET must accept text/event-stream";
@@ -431,7 +440,7 @@ fn listening(
 pub(super) async fn close(core: Arc<Core>, arrival: Arrival) -> Reply {
     let mut trail = Trail::new(&arrival, Hint::default());
     "session/close".clone_into(&mut trail.method);
-    let reply = match close_session(&core, &arrival, &mut trail) {
+    let reply = match close_session(&core, &arrival, &mut trail).await {
         Ok(()) => {
             let recorded = trail.record(&core, Answer::of_result("{}")).await;
             if recorded.is_error() { recorded } else { Reply::local_unaudited_empty(StatusCode::NO_CONTENT) }
@@ -441,11 +450,11 @@ pub(super) async fn close(core: Arc<Core>, arrival: Arrival) -> Reply {
     reply.with_request_id(arrival.request_id)
 }
 
-fn close_session(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<(), Refusal> {
+async fn close_session(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<(), Refusal> {
     if let Err(fault) = &arrival.body {
         return Err((*fault).into());
     }
-    let principal = authenticate(core, arrival, trail)?;
+    let principal = authenticate(core, arrival, trail).await?;
     let Some(session) = headers::single(&arrival.headers, SESSION_HEADER) else {
         let message = "no Mcp-Session-Id to close";
         return Err(Refusal::malformed(StatusCode::BAD_REQUEST, INVALID_REQUEST, message));
@@ -496,6 +505,7 @@ mod tests {
             scope,
             headers: HeaderMap::new(),
             host: "localhost".to_owned(),
+            certificate: None,
             hung_up: CancellationToken::new(),
             given_up: CancellationToken::new(),
             body: Ok(Bytes::copy_from_slice(body.as_bytes())),
@@ -560,7 +570,7 @@ mod tests {
         let core = core(|_| {});
         let arrival = arrival(Scope::All, &request(r#"{"name":"time__get"}"#));
         let mut trail = Trail::new(&arrival, envelope::hint(arrival.body.as_ref().unwrap(), 1000));
-        let refusal = authenticate(&core, &arrival, &mut trail).unwrap_err();
+        let refusal = authenticate(&core, &arrival, &mut trail).await.unwrap_err();
         assert_eq!((refusal.status, refusal.http), (Status::Unauthenticated, StatusCode::UNAUTHORIZED));
         let call = trail.call(&core);
         assert_eq!((call.method.as_str(), call.client_subject.as_str()), ("tools/call", "anonymous"));
@@ -575,7 +585,7 @@ mod tests {
             arrival.headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
         }
         let mut trail = Trail::new(&arrival, Hint::default());
-        let refusal = authenticate(&core, &arrival, &mut trail).unwrap_err();
+        let refusal = authenticate(&core, &arrival, &mut trail).await.unwrap_err();
         assert_eq!(refusal.message, AuthError::NotBearer.to_string());
     }
 }

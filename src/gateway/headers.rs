@@ -155,8 +155,9 @@ pub(super) fn takes_stream(headers: &HeaderMap) -> bool {
 }
 
 /// The URL of the gateway as this client reaches it. `host` was found to be allowed.
-pub(super) fn base_url(headers: &HeaderMap, host: &str) -> String {
-    let is_https = single(headers, "x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
+pub(super) fn base_url(headers: &HeaderMap, host: &str, is_tls: bool) -> String {
+    let is_https =
+        is_tls || single(headers, "x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
     format!("{}://{host}", if is_https { "https" } else { "http" })
 }
 

@@ -4,7 +4,6 @@
 //! message before it, which makes the reply an event stream. It knows nothing of callers, tools or records.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,6 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, HeaderValue, Request, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -28,6 +26,7 @@ use super::catalog::Scope;
 use super::dispatch::{self, Opened};
 use super::reply::Reply;
 use super::stream::{Listening, Next};
+use super::tls::{Edge, Peer};
 use super::{Core, headers, local};
 
 /// Longest time for a body to arrive. *Chosen*: the default limit of 4 MiB at 140 KB/s.
@@ -42,13 +41,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Serves until `stop`, then until the open connections have their replies.
 pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-    // Without TCP_NODELAY a small reply waits for the client's delayed acknowledgement (FACTS section 4: 44 ms).
-    let listener = listener.tap_io(|stream| {
-        if let Err(err) = stream.set_nodelay(true) {
-            tracing::debug!(error = %err, "cannot set TCP_NODELAY");
-        }
-    });
-    let service = router(core).into_make_service_with_connect_info::<SocketAddr>();
+    let listener = Edge::new(listener, core.tls.clone());
+    let service = router(core).into_make_service_with_connect_info::<Peer>();
     axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
@@ -63,45 +57,45 @@ fn router(core: Arc<Core>) -> Router {
         .with_state(core)
 }
 
-type Connection = ConnectInfo<SocketAddr>;
+type Connection = ConnectInfo<Peer>;
 
-async fn post_all(State(core): State<Arc<Core>>, ConnectInfo(addr): Connection, request: Request<Body>) -> Response {
-    message(core, addr, Scope::All, request).await
+async fn post_all(State(core): State<Arc<Core>>, ConnectInfo(peer): Connection, request: Request<Body>) -> Response {
+    message(core, peer, Scope::All, request).await
 }
 
 async fn post_one(
     State(core): State<Arc<Core>>,
-    ConnectInfo(addr): Connection,
+    ConnectInfo(peer): Connection,
     Path(backend): Path<String>,
     request: Request<Body>,
 ) -> Response {
-    message(core, addr, Scope::One(backend), request).await
+    message(core, peer, Scope::One(backend), request).await
 }
 
-async fn get_all(State(core): State<Arc<Core>>, ConnectInfo(addr): Connection, request: Request<Body>) -> Response {
-    listen(core, addr, Scope::All, request).await
+async fn get_all(State(core): State<Arc<Core>>, ConnectInfo(peer): Connection, request: Request<Body>) -> Response {
+    listen(core, peer, Scope::All, request).await
 }
 
 async fn get_one(
     State(core): State<Arc<Core>>,
-    ConnectInfo(addr): Connection,
+    ConnectInfo(peer): Connection,
     Path(backend): Path<String>,
     request: Request<Body>,
 ) -> Response {
-    listen(core, addr, Scope::One(backend), request).await
+    listen(core, peer, Scope::One(backend), request).await
 }
 
-async fn delete_all(State(core): State<Arc<Core>>, ConnectInfo(addr): Connection, request: Request<Body>) -> Reply {
-    close(core, addr, Scope::All, request).await
+async fn delete_all(State(core): State<Arc<Core>>, ConnectInfo(peer): Connection, request: Request<Body>) -> Reply {
+    close(core, peer, Scope::All, request).await
 }
 
 async fn delete_one(
     State(core): State<Arc<Core>>,
-    ConnectInfo(addr): Connection,
+    ConnectInfo(peer): Connection,
     Path(backend): Path<String>,
     request: Request<Body>,
 ) -> Reply {
-    close(core, addr, Scope::One(backend), request).await
+    close(core, peer, Scope::One(backend), request).await
 }
 
 async fn metadata_all(State(core): State<Arc<Core>>, headers: HeaderMap) -> Reply {
@@ -120,7 +114,8 @@ fn metadata(core: &Core, headers: &HeaderMap, scope: &Scope) -> Reply {
         let status = axum::http::StatusCode::FORBIDDEN;
         return Reply::local_unaudited_error(status, None, super::protocol::INVALID_REQUEST, &message);
     }
-    local::resource_metadata(core, &headers::base_url(headers, host), &headers::resource_path(scope))
+    let base = headers::base_url(headers, host, core.tls.is_some());
+    local::resource_metadata(core, &base, &headers::resource_path(scope))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -131,13 +126,7 @@ enum Verb {
 }
 
 /// One request, and what tells its task that the client is gone: dropped with the response.
-async fn arrive(
-    core: &Core,
-    addr: SocketAddr,
-    scope: Scope,
-    request: Request<Body>,
-    verb: Verb,
-) -> (Arrival, DropGuard) {
+async fn arrive(core: &Core, peer: Peer, scope: Scope, request: Request<Body>, verb: Verb) -> (Arrival, DropGuard) {
     let (parts, body) = request.into_parts();
     let host = headers::single(&parts.headers, header::HOST.as_str()).unwrap_or_default().to_owned();
     let body = match (check(core, &parts.headers, &host, verb), verb) {
@@ -147,24 +136,23 @@ async fn arrive(
     };
     let (request_id, hung_up) = (RequestId::new(), CancellationToken::new());
     let guard = hung_up.clone().drop_guard();
-    (
-        Arrival {
-            request_id,
-            addr: Some(addr),
-            scope,
-            headers: parts.headers,
-            host,
-            hung_up,
-            given_up: CancellationToken::new(),
-            body,
-        },
-        guard,
-    )
+    let arrival = Arrival {
+        request_id,
+        addr: Some(peer.addr),
+        certificate: peer.certificate,
+        scope,
+        headers: parts.headers,
+        host,
+        hung_up,
+        given_up: CancellationToken::new(),
+        body,
+    };
+    (arrival, guard)
 }
 
-async fn message(core: Arc<Core>, addr: SocketAddr, scope: Scope, request: Request<Body>) -> Response {
+async fn message(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Body>) -> Response {
     // Dropped with this future, or with the body of the response, which the server drops when the client is gone.
-    let (arrival, hang_up) = arrive(&core, addr, scope, request, Verb::Post).await;
+    let (arrival, hang_up) = arrive(&core, peer, scope, request, Verb::Post).await;
     let request_id = arrival.request_id;
     let span = tracing::info_span!("request", %request_id);
     let (offer, mut offered) = oneshot::channel();
@@ -197,8 +185,8 @@ async fn message(core: Arc<Core>, addr: SocketAddr, scope: Scope, request: Reque
     replied(reply, request_id).into_response()
 }
 
-async fn listen(core: Arc<Core>, addr: SocketAddr, scope: Scope, request: Request<Body>) -> Response {
-    let (arrival, _hang_up) = arrive(&core, addr, scope, request, Verb::Get).await;
+async fn listen(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Body>) -> Response {
+    let (arrival, _hang_up) = arrive(&core, peer, scope, request, Verb::Get).await;
     let request_id = arrival.request_id;
     let span = tracing::info_span!("request", %request_id);
     let (tasks, stopping) = (core.tasks.clone(), core.stopping.clone());
@@ -209,8 +197,8 @@ async fn listen(core: Arc<Core>, addr: SocketAddr, scope: Scope, request: Reques
     }
 }
 
-async fn close(core: Arc<Core>, addr: SocketAddr, scope: Scope, request: Request<Body>) -> Reply {
-    let (arrival, _hang_up) = arrive(&core, addr, scope, request, Verb::Delete).await;
+async fn close(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Body>) -> Reply {
+    let (arrival, _hang_up) = arrive(&core, peer, scope, request, Verb::Delete).await;
     let request_id = arrival.request_id;
     let span = tracing::info_span!("request", %request_id);
     let tasks = core.tasks.clone();

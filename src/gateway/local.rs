@@ -2,7 +2,7 @@
 //!
 //! None of it calls a tool, and nothing here can: forwarding a call needs a permit and a receipt.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,7 +145,7 @@ fn with_private_scope(page: &str) -> String {
 async fn list_all(ask: &Ask<'_>, id: &Id, list: List) -> Reply {
     let Ok(cursor) = cursor(ask.message) else { return unknown_cursor(ask, id) };
     let found = items_of_all(ask, list).await;
-    let mut taken = HashSet::new();
+    let mut taken = BTreeSet::new();
     let of_one = |(backend, items): &(Arc<Backend>, Arc<[Item]>)| {
         catalog::federated(&ask.core.policy, ask.principal, backend.alias(), list, items, &mut taken)
     };

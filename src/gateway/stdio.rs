@@ -74,8 +74,11 @@ impl Gateway {
             name => return Err(Refused::Backend(name.to_owned())),
         };
         let value = format!("Bearer {}", token.trim());
-        let principal =
-            core.auth.authenticate(Some(value.as_bytes())).map_err(|err| Refused::Token(err.to_string()))?;
+        let principal = core
+            .auth
+            .authenticate(Some(value.as_bytes()), None)
+            .await
+            .map_err(|err| Refused::Token(err.to_string()))?;
         // I8: never shown, whatever is logged of the headers.
         let mut authorization =
             HeaderValue::from_str(&value).map_err(|_| Refused::Token("it holds what no header may".to_owned()))?;
@@ -182,6 +185,7 @@ impl Serving {
         Arrival {
             request_id: RequestId::new(),
             addr: None,
+            certificate: None,
             scope: self.scope.clone(),
             headers,
             host: "localhost".to_owned(),

@@ -1,0 +1,163 @@
+//! Callers as they come in production: by an issuer that publishes its keys, and by client certificates.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::routing::get;
+use common::gatepost::{Setup, token};
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use serde_json::{Value, json};
+
+const ECHO: &str =
+    r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"text":"hi"}}}"#;
+
+/// The `client_issuer` and `client_subject` of the records of calls, oldest first.
+fn callers(setup: &Setup) -> Vec<(String, String)> {
+    let output = setup.command(&["outbox", "list", "--json"]).output().unwrap();
+    let text = |record: &Value, key: &str| record[key].as_str().unwrap_or_default().to_owned();
+    let records = String::from_utf8(output.stdout).unwrap();
+    let records = records.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let calls = records.filter(|record| record["method"] == "tools/call");
+    calls.map(|record| (text(&record, "client_issuer"), text(&record, "client_subject"))).collect()
+}
+
+async fn post(client: &reqwest::Client, url: &str, token: Option<&str>) -> reqwest::Result<(u16, String, Value)> {
+    let mut request = client.post(url).header("content-type", "application/json").body(ECHO);
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let response = request.send().await?;
+    let header = |name: &str| response.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
+    let (status, challenge) = (response.status().as_u16(), header("www-authenticate"));
+    Ok((status, challenge, serde_json::from_str(&response.text().await?).unwrap_or_default()))
+}
+
+fn private_key(name: &str) -> EncodingKey {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}_private.pem"));
+    let pem = std::fs::read(file).unwrap();
+    if name == "es256" { EncodingKey::from_ec_pem(&pem) } else { EncodingKey::from_ed_pem(&pem) }.unwrap()
+}
+
+#[tokio::test]
+async fn an_issuer_rotates_its_keys_and_goes_down() {
+    let keys = [("es256", Algorithm::ES256), ("eddsa", Algorithm::EdDSA)].map(|(name, algorithm)| {
+        let mut jwk = Jwk::from_encoding_key(&private_key(name), algorithm).unwrap();
+        jwk.common.key_id = Some(name.to_owned());
+        serde_json::to_value(jwk).unwrap()
+    });
+    let published = Arc::new(Mutex::new(json!({ "keys": [keys[0]] }).to_string()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let issuer = format!("http://{}", listener.local_addr().unwrap());
+    let router = Router::new().route(
+        "/jwks",
+        get({
+            let published = Arc::clone(&published);
+            async move || published.lock().unwrap().clone()
+        }),
+    );
+    let issuing = tokio::spawn(async move { axum::serve(listener, router).await });
+    let now = jsonwebtoken::get_current_timestamp();
+    let signed = |name: &str, algorithm| {
+        let header = Header { kid: Some(name.to_owned()), ..Header::new(algorithm) };
+        let claims = json!({"iss": issuer, "sub": "ann", "aud": "gatepost", "role": "echo", "exp": now + 600});
+        jsonwebtoken::encode(&header, &claims, &private_key(name)).unwrap()
+    };
+    let (old, new) = (signed("es256", Algorithm::ES256), signed("eddsa", Algorithm::EdDSA));
+
+    let mut setup = Setup::new();
+    setup.set_toml("auth.issuers", &format!("[{{ issuer = {issuer:?}, jwks_url = \"{issuer}/jwks\" }}]"));
+    let gatepost = setup.start();
+    let (client, url) = (reqwest::Client::new(), format!("{}/mcp/example", gatepost.url()));
+    let (status, _, body) = post(&client, &url, Some(&old)).await.unwrap();
+    assert_eq!((status, &body["result"]["content"][0]["text"]), (200, &json!("hi")), "{body}");
+    let (status, challenge, _) = post(&client, &url, Some(&new)).await.unwrap();
+    assert_eq!(status, 401);
+    assert!(
+        challenge.contains("the token is signed by an unknown key") && challenge.contains("http://"),
+        "{challenge}"
+    );
+    assert_eq!(
+        post(&client, &url, Some(&token("echo"))).await.unwrap().0,
+        200,
+        "keys of the configuration work beside"
+    );
+    issuing.abort();
+    assert_eq!(post(&client, &url, Some(&old)).await.unwrap().0, 200, "the keys at hand stay in use");
+    assert!(callers(&setup).contains(&(issuer.clone(), "ann".to_owned())));
+    drop(gatepost);
+
+    // A gateway that starts while the issuer is down cannot tell whether a token is good.
+    let gatepost = setup.start();
+    let (status, challenge, body) =
+        post(&client, &format!("{}/mcp/example", gatepost.url()), Some(&old)).await.unwrap();
+    assert_eq!((status, challenge.as_str()), (503, ""), "{body}");
+    let log = gatepost.log();
+    assert!(log.contains("the issuer's keys cannot be fetched"), "{log}");
+    assert!(!log.contains(&old) && !log.contains(&new), "I8");
+}
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn certificate(authority: &Authority, name: SanType) -> (String, String) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.subject_alt_names = vec![name];
+    let key = KeyPair::generate().unwrap();
+    (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_an_identity_and_a_token_wins() {
+    let (servers, clients) = (authority(), authority());
+    let mut setup = Setup::new();
+    let file = |name: &str, text: &str| -> PathBuf {
+        let path = setup.dir().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (pem, key) = certificate(&servers, SanType::IpAddress([127, 0, 0, 1].into()));
+    let files = [
+        ("cert_file", file("cert.pem", &pem)),
+        ("key_file", file("key.pem", &key)),
+        ("client_ca_file", file("ca.pem", &clients.pem())),
+    ];
+    for (name, path) in files {
+        setup.set(&format!("server.tls.{name}"), path.to_str().unwrap());
+    }
+    setup.set_toml("auth.certificates", r#"{ "spiffe://x/ci" = ["echo"] }"#);
+    let gatepost = setup.start();
+    assert!(gatepost.url().starts_with("https://"));
+    let url = format!("{}/mcp/example", gatepost.url());
+    let client = |uri: Option<&str>| {
+        let root = reqwest::Certificate::from_pem(servers.pem().as_bytes()).unwrap();
+        let builder = reqwest::Client::builder().tls_certs_only([root]);
+        let Some(uri) = uri else { return builder.build().unwrap() };
+        let (pem, key) = certificate(&clients, SanType::URI(uri.try_into().unwrap()));
+        builder.identity(reqwest::Identity::from_pem(format!("{pem}{key}").as_bytes()).unwrap()).build().unwrap()
+    };
+    let (status, _, body) = post(&client(Some("spiffe://x/ci")), &url, None).await.unwrap();
+    assert_eq!((status, &body["result"]["content"][0]["text"]), (200, &json!("hi")), "{body}");
+    // I10: a certificate that is not listed has no role.
+    let (_, _, body) = post(&client(Some("spiffe://x/other")), &url, None).await.unwrap();
+    assert_eq!(body["error"]["code"], -32003, "{body}");
+    let (status, challenge, _) = post(&client(None), &url, None).await.unwrap();
+    assert_eq!(status, 401);
+    assert!(challenge.contains("resource_metadata=\"https://127.0.0.1:"), "{challenge}");
+    assert_eq!(post(&client(Some("spiffe://x/ci")), &url, Some(&token("echo"))).await.unwrap().0, 200);
+    assert_eq!(post(&client(Some("spiffe://x/ci")), &url, Some("no.such.token")).await.unwrap().0, 401);
+    let wanted =
+        [("mtls", "spiffe://x/ci"), ("mtls", "spiffe://x/other"), ("", "anonymous"), ("gatepost-tests", "tester")];
+    let wanted: Vec<(String, String)> = wanted.map(|(issuer, name)| (issuer.to_owned(), name.to_owned())).to_vec();
+    assert_eq!(callers(&setup)[..4], wanted);
+}
