@@ -4,7 +4,7 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
@@ -13,6 +13,11 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 const ECHO: &str =
     r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"text":"hi"}}}"#;
@@ -44,31 +49,29 @@ fn private_key(name: &str) -> EncodingKey {
     if name == "es256" { EncodingKey::from_ec_pem(&pem) } else { EncodingKey::from_ed_pem(&pem) }.unwrap()
 }
 
+fn published_key(name: &str, algorithm: Algorithm) -> Value {
+    let mut jwk = Jwk::from_encoding_key(&private_key(name), algorithm).unwrap();
+    jwk.common.key_id = Some(name.to_owned());
+    serde_json::to_value(jwk).unwrap()
+}
+
+/// A token of `ann` with the role `echo`.
+fn signed(name: &str, algorithm: Algorithm, issuer: &str) -> String {
+    let expires = jsonwebtoken::get_current_timestamp() + 600;
+    let header = Header { kid: Some(name.to_owned()), ..Header::new(algorithm) };
+    let claims = json!({"iss": issuer, "sub": "ann", "aud": "gatepost", "role": "echo", "exp": expires});
+    jsonwebtoken::encode(&header, &claims, &private_key(name)).unwrap()
+}
+
 #[tokio::test]
-async fn an_issuer_rotates_its_keys_and_goes_down() {
-    let keys = [("es256", Algorithm::ES256), ("eddsa", Algorithm::EdDSA)].map(|(name, algorithm)| {
-        let mut jwk = Jwk::from_encoding_key(&private_key(name), algorithm).unwrap();
-        jwk.common.key_id = Some(name.to_owned());
-        serde_json::to_value(jwk).unwrap()
-    });
-    let published = Arc::new(Mutex::new(json!({ "keys": [keys[0]] }).to_string()));
+async fn an_issuer_that_goes_down_leaves_its_keys() {
+    let published = json!({ "keys": [published_key("es256", Algorithm::ES256)] }).to_string();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let issuer = format!("http://{}", listener.local_addr().unwrap());
-    let router = Router::new().route(
-        "/jwks",
-        get({
-            let published = Arc::clone(&published);
-            async move || published.lock().unwrap().clone()
-        }),
-    );
+    let router = Router::new().route("/jwks", get(async || published));
     let issuing = tokio::spawn(async move { axum::serve(listener, router).await });
-    let now = jsonwebtoken::get_current_timestamp();
-    let signed = |name: &str, algorithm| {
-        let header = Header { kid: Some(name.to_owned()), ..Header::new(algorithm) };
-        let claims = json!({"iss": issuer, "sub": "ann", "aud": "gatepost", "role": "echo", "exp": now + 600});
-        jsonwebtoken::encode(&header, &claims, &private_key(name)).unwrap()
-    };
-    let (old, new) = (signed("es256", Algorithm::ES256), signed("eddsa", Algorithm::EdDSA));
+    let old = signed("es256", Algorithm::ES256, &issuer);
+    let new = signed("eddsa", Algorithm::EdDSA, &issuer);
 
     let mut setup = Setup::new();
     setup.set_toml("auth.issuers", &format!("[{{ issuer = {issuer:?}, jwks_url = \"{issuer}/jwks\" }}]"));
@@ -115,6 +118,50 @@ fn certificate(authority: &Authority, name: SanType) -> (String, String) {
     params.subject_alt_names = vec![name];
     let key = KeyPair::generate().unwrap();
     (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
+}
+
+/// Serves `document` over TLS to whoever asks, as `certificate`.
+async fn issue_over_tls(document: String, (pem, key): (String, String)) -> String {
+    let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            // A client that does not trust the certificate ends the handshake.
+            let Ok(stream) = acceptor.accept(listener.accept().await.unwrap().0).await else { continue };
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            while stream.read_line(&mut line).await.is_ok_and(|bytes| bytes > 2) {}
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", document.len());
+            stream.write_all(format!("{head}{document}").as_bytes()).await.ok();
+            stream.shutdown().await.ok();
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn keys_come_over_tls_from_a_server_that_is_trusted() {
+    let servers = authority();
+    let document = json!({ "keys": [published_key("es256", Algorithm::ES256)] }).to_string();
+    let issuer = issue_over_tls(document, certificate(&servers, SanType::IpAddress([127, 0, 0, 1].into()))).await;
+    let token = signed("es256", Algorithm::ES256, &issuer);
+    let mut setup = Setup::new();
+    setup.set_toml("auth.issuers", &format!("[{{ issuer = {issuer:?}, jwks_url = \"{issuer}/jwks\" }}]"));
+    let gatepost = setup.start();
+    let url = format!("{}/mcp/example", gatepost.url());
+    assert_eq!(post(&reqwest::Client::new(), &url, Some(&token)).await.unwrap().0, 503, "nobody trusts this server");
+    drop(gatepost);
+    let file = setup.dir().join("authorities.pem");
+    std::fs::write(&file, servers.pem()).unwrap();
+    setup.env("SSL_CERT_FILE", file.to_str().unwrap());
+    let gatepost = setup.start();
+    let url = format!("{}/mcp/example", gatepost.url());
+    let (status, _, body) = post(&reqwest::Client::new(), &url, Some(&token)).await.unwrap();
+    assert_eq!(status, 200, "{body} {}", gatepost.log());
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ fn tried(program: &Path, driver: &str, url: &str, prefix: &str, era: &str) -> BT
 }
 
 fn tries(column: &str, driver: &str, era: &str) {
-    let program = if driver.ends_with(".py") { python_program("python") } else { modern_node() };
+    let program = if driver.starts_with("python") { python_program("python") } else { modern_node() };
     let mut features = Command::new(python_program("python"));
     let features = Server::start(features.arg(script("feature_server.py")));
     let mut setup = Setup::new();

@@ -194,6 +194,9 @@ impl Authenticator {
             let has_scope = |wanted: &str| scope.iter().any(|scope| scope.split(' ').any(|word| word == wanted));
             return self.scoped(principal, has_scope);
         }
+        if self.static_tokens.is_some() && !token.contains('.') {
+            return Err(refuse("the token is none of the static ones, and no JWT"));
+        }
         let (claims, role_path) = self.verify(token).await?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         let principal = Principal {

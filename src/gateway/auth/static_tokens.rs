@@ -245,7 +245,7 @@ mod tests {
         assert_eq!((principal.subject.as_str(), principal.issuer.as_str()), ("ci", "static"));
         assert_eq!((principal.roles, principal.token_id.as_deref()), (vec!["dev".into(), "ops".into()], Some("t1")));
         let refused = authenticate(&auth, OTHER).await.unwrap_err();
-        assert_eq!(refused.to_string(), "the token is no JWT of a known algorithm");
+        assert_eq!(refused.to_string(), "the token is none of the static ones, and no JWT");
         assert!(authenticate(&auth, &hash(TOKEN)).await.is_err(), "the hash is no token");
 
         write(&path, &entry(OTHER, "subject = \"cd\""), 0o600);
