@@ -134,7 +134,7 @@ const FEATURES = {
         connected(run, async client => {
             // The client needs the schema to check the structured result.
             await pages(client, 'listTools', 'tools');
-            const words = 'grüße \u{1f600}\n';
+            const words = 'gr\u00fc\u00dfe \u{1f600}\n';
             let result = await callTool(run, client, 'echo', { text: words });
             check(result.content[0].text === words, `text: ${show(result.content)}`);
             check(result.structuredContent?.text === words, `structured: ${show(result.structuredContent)}`);
@@ -323,14 +323,18 @@ export async function report(client, era, feature, attempt) {
 /** The command line of every driver: calls `attempt(run, feature)`. */
 export async function main(name, eras, features, attempt) {
     const [url, token, era, feature] = process.argv.slice(2);
-    if (feature === undefined || !eras.includes(era) || !(feature === 'all' || features.includes(feature))) {
-        console.error(`usage: URL TOKEN ${eras.join('|')} ${features.join('|')}|all`);
+    if (!['legacy', 'modern'].includes(era) || !['all', ...features].includes(feature)) {
+        console.error(`usage: URL TOKEN legacy|modern ${features.join('|')}|all`);
         process.exit(2);
     }
     const run = { url, token, era };
     const results = [];
     for (const each of feature === 'all' ? features : [feature]) {
-        results.push(await report(name, era, each, async () => attempt(run, each)));
+        const trying = async () => {
+            if (!eras.includes(era)) throw new NotHere(`the client does not speak the ${era} era`);
+            await attempt(run, each);
+        };
+        results.push(await report(name, era, each, trying));
     }
     // Not later: what hangs must not keep the program.
     process.exit(results.includes(false) ? 1 : 0);

@@ -49,7 +49,7 @@ const FEATURES = {
     },
 
     call: async run => {
-        const words = 'grüße \u{1f600}\n';
+        const words = 'gr\u00fc\u00dfe \u{1f600}\n';
         let result = await call(run, 'echo', { text: words });
         check(result.content[0].text === words, `text: ${show(result.content)}`);
         check(result.structuredContent?.text === words, `structured: ${show(result.structuredContent)}`);

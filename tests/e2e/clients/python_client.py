@@ -136,7 +136,7 @@ async def call_(run):
     async with connected(run) as (client, _):
         # The client needs the schema to check the structured result.
         await pages(client.list_tools, "tools")
-        words = "grüße \U0001f600\n"
+        words = "gr\u00fc\u00dfe \U0001f600\n"
         result = await client.call_tool(PREFIX + "echo", {"text": words})
         check(result.content[0].text == words, f"text: {result.content}")
         check(result.structured_content == {"text": words}, f"structured: {result.structured_content}")
@@ -387,6 +387,6 @@ async def main(url, token, era, feature):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 5 or sys.argv[3] not in ("legacy", "modern"):
+    if len(sys.argv) != 5 or sys.argv[3] not in ("legacy", "modern") or sys.argv[4] not in ("all", *FEATURES):
         sys.exit(__doc__)
     sys.exit(asyncio.run(main(*sys.argv[1:])))
