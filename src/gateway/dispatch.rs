@@ -154,6 +154,12 @@ async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
         Plan::Targeted => Box::pin(targeted(&ask, &mut trail)).await,
         Plan::Initialize => local::initialize(&ask, &mut trail).await,
         Plan::Extension => extension(&ask, &mut trail).await,
+        Plan::Listen if !local::may_hear(&ask) => {
+            let (roles, backend) = (principal.roles.join(","), arrival.scope.backend().unwrap_or_default());
+            let message = format!("role {roles} may hear of nothing but lists of {backend}");
+            let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
+            trail.refuse(core, Refusal { status: Status::Denied, ..refusal }).await
+        }
         plan => local::answer(&ask, &id, &plan).await,
     }
 }

@@ -30,6 +30,10 @@ use super::trail::Trail;
 /// takes 1 to 3 s.
 const LIST_PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a caller may hear of every backend that it reaches. *Spec*: the filters of `subscriptions/listen` that tell of lists;
+/// all others, known or not, tell of what is in them.
+const HEARD_BY_ALL: [&str; 3] = ["toolsListChanged", "promptsListChanged", "resourcesListChanged"];
+
 /// Most resources whose backend is remembered. *Chosen*: a few hundred bytes each.
 const OWNERS_MAX: usize = 4096;
 
@@ -259,6 +263,31 @@ async fn set_level(ask: &Ask<'_>, id: &Id) -> Reply {
     Reply::local_unaudited(id, "{}", ask.arrival.request_id, ask.era)
 }
 
+/// Whether the caller may hear all that it asks for at the one place; at `/mcp` each backend is asked for what it may.
+pub(super) fn may_hear(ask: &Ask<'_>) -> bool {
+    ask.arrival.scope.backend().is_none_or(|backend| only_lists(ask, backend).is_none())
+}
+
+/// The parameters of `subscriptions/listen` without what the caller may not hear of `backend`; `None` where it may hear
+/// all: who may read a resource may hear of it.
+fn only_lists(ask: &Ask<'_>, backend: &str) -> Option<String> {
+    let target = Target { kind: Kind::Resource, backend, tool: "*" };
+    if ask.core.policy.decide(&ask.principal.roles, target) != Decision::Denied {
+        return None;
+    }
+    let members = raw::members(ask.params()?)?;
+    let is_known = |key: &str| key == "notifications" || key == "_meta";
+    let wanted = members.iter().find(|member| member.key == "notifications");
+    let wanted = wanted.and_then(|wanted| raw::members(wanted.value.get())).unwrap_or_default();
+    let kept: Vec<_> = wanted.iter().filter(|filter| HEARD_BY_ALL.contains(&filter.key.as_str())).collect();
+    if kept.len() == wanted.len() && members.iter().all(|member| is_known(&member.key)) {
+        return None;
+    }
+    let kept = raw::object(kept.into_iter().map(|filter| (filter.key.as_str(), filter.value.get())));
+    let rest = members.iter().filter(|member| member.key == "_meta").map(|meta| ("_meta", meta.value.get()));
+    Some(raw::object(rest.chain([("notifications", kept.as_str())])))
+}
+
 /// Relays what backends say of changes, until the client hangs up or the gateway stops.
 async fn listen(ask: &Ask<'_>, id: &Id, only: Option<&Backend>) -> Reply {
     if let Some(backend) = only {
@@ -266,8 +295,9 @@ async fn listen(ask: &Ask<'_>, id: &Id, only: Option<&Backend>) -> Reply {
     }
     let visible = |backend: &&Arc<Backend>| ask.core.policy.reaches(&ask.principal.roles, backend.alias());
     let of_one = |backend: Arc<Backend>| async move {
+        let less = only_lists(ask, backend.alias());
         if backend.speaks_modern().await.unwrap_or(false)
-            && let Err(err) = asked(ask, &backend, ask.params(), None).await
+            && let Err(err) = asked(ask, &backend, less.as_deref().or(ask.params()), None).await
         {
             tracing::debug!(backend = backend.alias(), error = %err, "no longer listening to the backend");
         }
