@@ -117,6 +117,9 @@ async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
         Ok(era) => era,
         Err(mismatch) => return trail.refuse(core, mismatch.into()).await,
     };
+    if era == Era::Modern {
+        trail.session = None; // It has none: what it says of one was not looked at.
+    }
     let session = match (era, message.method.as_str()) {
         (Era::Modern, _) | (_, "initialize") => None,
         _ => match session(core, arrival, &principal) {

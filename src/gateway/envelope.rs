@@ -67,8 +67,8 @@ pub enum Malformed {
         /// The key, bounded.
         key: String,
     },
-    /// A key that differs from one of the protocol's by its case only: some parsers take it for that one.
-    #[error("key {key:?} differs from {known:?} by its case only")]
+    /// A key that differs from one of the protocol's by its case or underscores only: some parsers take it for that one.
+    #[error("key {key:?} differs from {known:?} by its case or underscores only")]
     CaseVariant {
         /// The key, bounded.
         key: String,
@@ -281,7 +281,7 @@ pub fn hint(body: &[u8], bytes_max: usize) -> Hint {
     }
 }
 
-/// The values of the keys that the protocol knows; a variant of one in another case is refused.
+/// The values of the keys that the protocol knows; a variant of one in another spelling is refused.
 pub(super) fn known<'a, const N: usize>(
     members: &[Member<'a>],
     keys: [&'static str; N],
@@ -290,11 +290,17 @@ pub(super) fn known<'a, const N: usize>(
         if !member.is_text {
             return Err(Malformed::KeyNotText { key: bounded(&member.key) });
         }
-        if let Some(known) = keys.iter().find(|key| member.key != **key && member.key.eq_ignore_ascii_case(key)) {
+        if let Some(known) = keys.iter().find(|key| member.key != **key && spelled_alike(&member.key, key)) {
             return Err(Malformed::CaseVariant { key: member.key.clone(), known });
         }
     }
     Ok(keys.map(|key| members.iter().find(|member| member.key == key).map(|member| member.value)))
+}
+
+/// Whether a lenient parser may take `a` for `b`: Go's takes any case, a pydantic model `request_state`.
+fn spelled_alike(a: &str, b: &str) -> bool {
+    let folded = |key: &str| key.replace('_', "").to_ascii_lowercase();
+    a.len() <= 2 * b.len() && folded(a) == folded(b)
 }
 
 /// A key as an error shows it.
@@ -469,11 +475,12 @@ mod tests {
     }
 
     #[test]
-    fn a_known_key_in_another_case_is_refused() {
+    fn a_known_key_in_another_spelling_is_refused() {
         for body in [
             r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call"}"#.to_owned(),
             call(r#"{"name":"echo","Name":"delete"}"#),
             call(r#"{"name":"echo","ARGUMENTS":{}}"#),
+            call(r#"{"name":"echo","argu_ments":{}}"#),
         ] {
             assert!(matches!(rule(&body), Malformed::CaseVariant { .. }), "{body}");
         }

@@ -128,7 +128,10 @@ enum Verb {
 /// One request, and what tells its task that the client is gone: dropped with the response.
 async fn arrive(core: &Core, peer: Peer, scope: Scope, request: Request<Body>, verb: Verb) -> (Arrival, DropGuard) {
     let (parts, body) = request.into_parts();
-    let host = headers::single(&parts.headers, header::HOST.as_str()).unwrap_or_default().to_owned();
+    let host = headers::single(&parts.headers, header::HOST.as_str()).unwrap_or_default();
+    // A request line may hold a whole address, which stands above Host (RFC 9112 3.2.2): where they differ neither counts.
+    let is_one = parts.uri.authority().is_none_or(|authority| authority.as_str() == host);
+    let host = if is_one { host.to_owned() } else { String::new() };
     let body = match (check(core, &parts.headers, &host, verb), verb) {
         (Err(fault), _) => Err(fault),
         (Ok(()), Verb::Get | Verb::Delete) => Ok(Bytes::new()),

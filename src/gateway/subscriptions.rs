@@ -29,6 +29,11 @@ const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 /// Most resources of one subscription. *Chosen*: each is looked up and decided on.
 const RESOURCES_MAX: usize = 256;
 
+/// What a caller may hear of every backend that it reaches. *Spec*: the filters of `subscriptions/listen` that tell of lists,
+/// and the one whose resources are decided on one by one; all others, known or not, may tell of anything.
+const HEARD_BY_ALL: [&str; 4] =
+    ["toolsListChanged", "promptsListChanged", "resourcesListChanged", "resourceSubscriptions"];
+
 /// What a client asks to hear of.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -75,17 +80,17 @@ impl Filter {
 
 /// Relays changes until the client hangs up or the gateway stops.
 pub(super) async fn listen(ask: &Ask<'_>, id: &Id, trail: &mut Trail<'_>) -> Reply {
-    let Some(stream) = &ask.stream else {
-        let message = "subscriptions/listen is answered by a stream: accept text/event-stream";
-        return trail.refuse(ask.core, Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message)).await;
-    };
     let (filter, text) = match filter(ask) {
         Ok(filter) => filter,
         Err(rule) => return trail.refuse(ask.core, rule.into()).await,
     };
-    if let Err(refusal) = allowed(ask, &filter, trail).await {
+    if let Err(refusal) = allowed(ask, &filter, &text, trail).await {
         return trail.refuse(ask.core, refusal).await;
     }
+    let Some(stream) = &ask.stream else {
+        let message = "subscriptions/listen is answered by a stream: accept text/event-stream";
+        return trail.refuse(ask.core, Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message)).await;
+    };
     let only = target::only(&ask.arrival.scope, ask.core.upstreams.all());
     if let Some(backend) = only
         && backend.speaks_modern().await.unwrap_or(false)
@@ -136,8 +141,22 @@ fn filter(ask: &Ask<'_>) -> Result<(Filter, String), Malformed> {
     }
 }
 
-/// Who may not read a resource does not hear of its changes either.
-async fn allowed(ask: &Ask<'_>, filter: &Filter, trail: &mut Trail<'_>) -> Result<(), Refusal> {
+/// Who may not read a resource does not hear of its changes either, and only who may read all of a backend may ask for
+/// what the gateway does not know.
+async fn allowed(ask: &Ask<'_>, filter: &Filter, text: &str, trail: &mut Trail<'_>) -> Result<(), Refusal> {
+    let members = |json| raw::members(json).unwrap_or_default();
+    let params = ask.message.params.map_or("{}", serde_json::value::RawValue::get);
+    let is_known = members(text).iter().all(|filter| HEARD_BY_ALL.contains(&filter.key.as_str()))
+        && members(params).iter().all(|member| member.key == "notifications" || member.key == "_meta");
+    let may_all = |backend: &Arc<Backend>| {
+        let target = Target { kind: Kind::Resource, backend: backend.alias(), tool: "*" };
+        ask.core.policy.decide(&ask.principal.roles, target) != Decision::Denied
+    };
+    if !is_known && !ask.backends().all(may_all) {
+        let message = format!("role {} may hear of nothing but lists here", ask.principal.roles.join(","));
+        let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
+        return Err(Refusal { status: Status::Denied, ..refusal });
+    }
     for uri in &filter.resource_subscriptions {
         let backend = match ask.arrival.scope.backend() {
             Some(backend) => Some(backend.to_owned()),

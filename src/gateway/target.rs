@@ -73,8 +73,9 @@ pub(super) fn plan(method: &str, era: Era) -> Plan {
 pub(super) fn subject(message: &Message<'_>) -> Result<Subject, Malformed> {
     let params = message.params;
     let members = params.and_then(|params| raw::members(params.get())).unwrap_or_default();
-    let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
-    let state = find("requestState").map(|state| raw::string(state).ok_or(Malformed::State)).transpose()?;
+    // In any other spelling it would reach the backend without having been bound.
+    let [state] = envelope::known(&members, ["requestState"])?;
+    let state = state.map(|state| raw::string(state).ok_or(Malformed::State)).transpose()?;
     if message.method == TOOLS_CALL {
         let call = envelope::tool_call(params)?;
         let arguments = call.arguments.map(str::to_owned);
@@ -213,6 +214,8 @@ mod tests {
             ("completion/complete", r#"{"ref":{"type":"ref/other","name":"x"}}"#),
             ("completion/complete", r#"{"ref":{"type":"ref/resource","Uri":"x"}}"#),
             ("tools/call", r#"{"name":"x","requestState":7}"#),
+            ("tools/call", r#"{"name":"x","RequestState":"s"}"#),
+            ("prompts/get", r#"{"name":"x","request_state":"s"}"#),
         ] {
             assert!(read(method, params).is_err(), "{method} {params}");
         }

@@ -15,6 +15,10 @@ use super::reply::{Reply, http_status};
 /// What a record calls the method of a message that names none.
 const METHOD_UNKNOWN: &str = "unknown";
 
+/// What the methods of the gateway's own records begin with: no client's record may be taken for one of them, least of all
+/// for the `gateway/closed` by which an epoch is known to have ended well.
+const OWN_METHODS: [&str; 2] = ["gateway/", "session/"];
+
 /// A refusal: what is recorded, and what the client is told.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -87,11 +91,13 @@ impl<'a> Trail<'a> {
             Some(target) => (Some(target.backend.to_owned()), Some(target.tool.to_owned())),
             None => (arrival.scope.backend().map(str::to_owned), hint.name.clone()),
         };
+        let is_own = |method: &String| OWN_METHODS.iter().any(|own| method.starts_with(own));
+        let method = hint.method.filter(|method| !is_own(method));
         Self {
             arrival,
             caller: Caller::anonymous(),
             id: hint.id,
-            method: hint.method.unwrap_or_else(|| METHOD_UNKNOWN.to_owned()),
+            method: method.unwrap_or_else(|| METHOD_UNKNOWN.to_owned()),
             tool,
             backend,
             arguments: None,

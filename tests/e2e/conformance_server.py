@@ -1,6 +1,6 @@
 """The server that the protocol's conformance suite expects: its tools, resources and prompts, in both eras.
 
-Written on the official SDK. Prints `listening on URL` once it serves.
+Written on the official SDK, with one tool more: `slow`. Prints `listening on URL` once it serves.
 """
 
 import argparse
@@ -345,6 +345,13 @@ async def test_trigger_prompt_change(ctx: Context) -> str:
     """Says that the prompts have changed."""
     await ctx.notify_prompts_changed()
     return "changed"
+
+
+@server.tool()
+async def slow(seconds: float) -> str:
+    """Takes its time; no tool of the suite's."""
+    await asyncio.sleep(seconds)
+    return "slept"
 
 
 # Resources and prompts.
