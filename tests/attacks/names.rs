@@ -148,7 +148,7 @@ fn others(world: &World) -> Vec<Attack> {
         }
     }
     let request = world.modern("/mcp/fixture", "subscriptions/listen", r#""Notifications":{}"#, None).by(&world.bob);
-    attacks.push(row("bob listens to Notifications", &request, DENIED));
+    attacks.push(row("bob listens to Notifications", &request, malformed(400, -32602)));
     for method in ["tools/list", "resources/list", "prompts/list", "ping", "logging/setLevel"] {
         let request = world.post("/mcp/example", rpc(method, r#"{"level":"debug"}"#)).by(&world.bob);
         attacks.push(row(format!("bob asks for {method} where he has nothing"), &request, NOT_HERE));
