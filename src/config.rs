@@ -61,6 +61,8 @@ pub struct Server {
     pub allowed_origins: Vec<String>,
     /// Largest request body, bytes.
     pub body_bytes_max: usize,
+    /// Most connections at once.
+    pub connections_max: usize,
     /// Most legacy sessions at once.
     pub sessions_max: usize,
     /// Most calls open at once.
@@ -285,6 +287,7 @@ impl Default for Server {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             body_bytes_max: 4 * 1024 * 1024,
+            connections_max: 4096,
             sessions_max: 10_000,
             calls_max: 1024,
             pass_methods: Vec::new(),

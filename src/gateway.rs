@@ -132,6 +132,7 @@ struct Core {
     /// Which calls go on where they cannot be audited.
     continue_for: Patterns,
     body_bytes_max: usize,
+    connections_max: usize,
     allowed_hosts: Vec<String>,
     allowed_origins: Vec<String>,
     /// How many permits `calls` has when no call is open.
@@ -207,6 +208,7 @@ impl Gateway {
             args_bytes_max: config.audit.args_bytes_max,
             continue_for,
             body_bytes_max: config.server.body_bytes_max,
+            connections_max: config.server.connections_max.min(Semaphore::MAX_PERMITS),
             allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own]).collect(),
             allowed_origins: config.server.allowed_origins.clone(),
             calls_max,

@@ -210,11 +210,20 @@ fn what_is_served_is_recorded_as_what_it_is() {
 }
 
 #[test]
-fn a_body_that_never_ends_is_given_up_and_recorded() {
+fn what_never_comes_to_its_end_is_given_up() {
     let world = World::start(conformance_server());
     let whole = world.post("/mcp/raw", world::call("echo")).bytes();
+    // Half a head, and nothing at all: no request was made, hence no record; the connection is closed all the same.
+    let halves = [&whole[..40], &[]].map(|half| {
+        let (host, half) = (world.host.clone(), half.to_vec());
+        std::thread::spawn(move || send(&host, &half))
+    });
     let attack = world::bytes("a slow body", whole[..whole.len() - 10].to_vec(), [world::malformed(408, -32600)]);
     let answers = send(&world.host, &attack.bytes);
     assert_eq!(complaint(&attack, &answers, &mut by_id(world.records())), None);
+    for half in halves {
+        let answers = half.join().unwrap();
+        assert!(answers.is_closed && answers.responses.iter().all(|response| response.status == 408), "{answers:?}");
+    }
     assert_eq!(world.received(), "");
 }

@@ -86,6 +86,12 @@ pub const KNOBS: &[Knob] = &[
         "Largest request body. Each open call may hold one in memory.",
     ),
     knob(
+        "server.connections_max",
+        count("connections", 1, 1_000_000),
+        Value("4096"),
+        "Most connections at once; others wait to be accepted. One that sends no request for 30 s is closed.",
+    ),
+    knob(
         "server.sessions_max",
         count("sessions", 1, 1_000_000),
         Value("10000"),

@@ -14,9 +14,14 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, HeaderValue, Request, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use axum::serve::Listener as _;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tower_service::Service as _;
 use tracing::Instrument as _;
 
 use crate::audit::record::RequestId;
@@ -39,11 +44,46 @@ const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// and 60 s).
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
+/// Longest time for a request's head to arrive, and for a connection to be idle. *Chosen*: common clients keep idle
+/// connections for 5 to 30 s.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Serves until `stop`, then until the open connections have their replies.
 pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-    let listener = Edge::new(listener, core.tls.clone());
-    let service = router(core).into_make_service_with_connect_info::<Peer>();
-    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
+    // I6: the number of connections is bounded; others wait to be accepted.
+    let room = Arc::new(Semaphore::new(core.connections_max));
+    let mut listener = Edge::new(listener, core.tls.clone());
+    let (router, connections) = (router(core), GracefulShutdown::new());
+    loop {
+        let accepted = async {
+            // The semaphore is never closed.
+            let place = Arc::clone(&room).acquire_owned().await.ok();
+            (place, listener.accept().await)
+        };
+        let (place, (stream, peer)) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accepted => accepted,
+        };
+        let router = router.clone();
+        let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer.clone()));
+            router.clone().call(request.map(Body::new))
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    connections.shutdown().await;
+    Ok(())
 }
 
 fn router(core: Arc<Core>) -> Router {

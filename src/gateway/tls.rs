@@ -12,8 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -86,7 +85,7 @@ pub(super) struct Peer {
     pub(super) certificate: Option<Arc<Certificate>>,
 }
 
-/// The listener of `axum::serve`.
+/// Accepts connections.
 pub(super) struct Edge {
     listener: TcpListener,
     tls: Option<Acceptor>,
@@ -213,12 +212,6 @@ impl Listener for Edge {
 
     fn local_addr(&self) -> io::Result<Peer> {
         Ok(Peer { addr: self.listener.local_addr()?, certificate: None })
-    }
-}
-
-impl Connected<IncomingStream<'_, Edge>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Edge>) -> Self {
-        stream.remote_addr().clone()
     }
 }
 

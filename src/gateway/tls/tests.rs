@@ -8,6 +8,12 @@ use tokio::io::AsyncReadExt as _;
 
 use super::*;
 
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Edge>> for Peer {
+    fn connect_info(stream: axum::serve::IncomingStream<'_, Edge>) -> Self {
+        stream.remote_addr().clone()
+    }
+}
+
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
 fn authority() -> Authority {
