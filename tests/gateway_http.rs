@@ -53,7 +53,10 @@ impl Running {
             env: BTreeMap::new(),
             call_timeout: Duration::from_secs(20),
         };
-        let role = |allow: &[&str]| config::Role { allow: allow.iter().map(|&pattern| pattern.to_owned()).collect() };
+        let role = |allow: &[&str]| config::Role {
+            allow: allow.iter().map(|&pattern| pattern.to_owned()).collect(),
+            ..config::Role::default()
+        };
         let mut config = Config {
             backends: BTreeMap::from([
                 ("example".to_owned(), backend(&[env!("CARGO_BIN_EXE_gatepost"), "example-backend"])),

@@ -51,10 +51,24 @@ pub enum Kind {
     Texts,
     /// A list of web origins, as `https://app.example`.
     Origins,
+    /// One `backend/tool` pattern.
+    Pattern,
     /// A list of `backend/tool` patterns.
     Patterns,
+    /// A list of `backend/URI` patterns.
+    Resources,
+    /// One JSON pointer, without `*`.
+    Pointer,
     /// A list of JSON pointers.
     Pointers,
+    /// A text, a whole number or a flag.
+    Scalar,
+    /// A list of these, at least one.
+    Scalars,
+    /// A regular expression.
+    Expression,
+    /// An absolute path of slashes, without `..`.
+    Directory,
     /// A program and its arguments.
     Command,
     /// A table of environment variables.
@@ -95,8 +109,15 @@ impl Kind {
             Self::Filter => "tracing filter".to_owned(),
             Self::Texts => "list of texts".to_owned(),
             Self::Origins => "list of `scheme://host[:port]`".to_owned(),
+            Self::Pattern => "`backend/tool` pattern".to_owned(),
             Self::Patterns => "list of `backend/tool` patterns".to_owned(),
+            Self::Resources => "list of `backend/URI` patterns".to_owned(),
+            Self::Pointer => "JSON pointer".to_owned(),
             Self::Pointers => "list of JSON pointers".to_owned(),
+            Self::Scalar => "text, whole number, `true` or `false`".to_owned(),
+            Self::Scalars => "list of texts, whole numbers, `true`, `false`; at least one".to_owned(),
+            Self::Expression => "regular expression".to_owned(),
+            Self::Directory => "absolute path".to_owned(),
             Self::Command => "list of texts, at least one".to_owned(),
             Self::Variables => "table of texts".to_owned(),
         }
@@ -108,7 +129,7 @@ impl Kind {
         match self {
             Self::Flag => text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Boolean),
             Self::Count { .. } => text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
-            Self::Texts | Self::Origins | Self::Patterns | Self::Pointers | Self::Command => {
+            Self::Texts | Self::Origins | Self::Patterns | Self::Resources | Self::Pointers | Self::Command => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
             }
@@ -138,7 +159,17 @@ impl Kind {
                 ))),
                 other => Err(Wrong::whole(expected(&format!("a whole number of {unit}, {min} to {max}"), other))),
             },
-            Self::Texts | Self::Origins | Self::Patterns | Self::Pointers | Self::Command => self.check_list(value),
+            Self::Texts | Self::Origins | Self::Patterns | Self::Resources | Self::Pointers | Self::Command => {
+                self.check_list(value)
+            }
+            Self::Scalar => scalar(value).map_err(Wrong::whole),
+            Self::Scalars => match value {
+                Value::Array(items) if !items.is_empty() => {
+                    all(items.iter().enumerate().map(|(idx, item)| (idx.to_string(), scalar(item))))
+                }
+                Value::Array(_) => Err(Wrong::whole("is empty and would hold for nothing: write the values it may be")),
+                other => Err(Wrong::whole(expected("a list of values", other))),
+            },
             Self::Variables => match value {
                 Value::Table(table) => all(table.iter().map(|(name, value)| (name.clone(), variable(name, value)))),
                 other => Err(Wrong::whole(expected("a table of texts", other))),
@@ -169,6 +200,7 @@ impl Kind {
     fn check_item(self, text: &str, idx: usize) -> Result<(), String> {
         match self {
             Self::Patterns => pattern(text),
+            Self::Resources => resource(text),
             Self::Pointers => pointer(text),
             Self::Origins => origin(text),
             // An argument may be empty; the program may not.
@@ -203,6 +235,10 @@ impl Kind {
             Self::Filter => tracing_subscriber::EnvFilter::try_new(text)
                 .map(drop)
                 .map_err(|_| format!("{text:?} is no filter: write as in \"info\" or \"gatepost=debug,warn\"")),
+            Self::Pattern => pattern(text),
+            Self::Pointer => one_pointer(text),
+            Self::Expression => plain(text).and_then(|()| super::anchored(text).map(drop)),
+            Self::Directory => directory(text),
             Self::Word if text.contains(char::is_whitespace) => Err(format!("{text:?} holds a space: write one word")),
             _ => plain(text),
         }
@@ -214,7 +250,7 @@ impl Kind {
             Self::Address | Self::AddressOrOff => "an address and port as text, as in \"127.0.0.1:8808\"",
             Self::Duration { .. } => "a duration as text, as in \"250ms\", \"30s\", \"5m\"",
             Self::PostgresUrl => "a URL as text, as in \"postgres://user@host/database\"",
-            Self::Texts | Self::Origins | Self::Patterns | Self::Pointers => "a list of texts",
+            Self::Texts | Self::Origins | Self::Patterns | Self::Resources | Self::Pointers => "a list of texts",
             Self::Command => "a list of texts, the program and its arguments",
             _ => "a text",
         }
@@ -270,6 +306,51 @@ fn pattern(text: &str) -> Result<(), String> {
         [_] => Err(format!("{text:?} has no '/': write backend/tool, as in \"time/*\" for all tools of time")),
         _ => Err(format!("{text:?} has more than one '/': write backend/tool, as in \"time/*\"")),
     }
+}
+
+fn resource(text: &str) -> Result<(), String> {
+    let written = "write backend/URI, as in \"files/file:///data/*\"";
+    match text.split_once('/') {
+        Some((backend, uri)) if !backend.is_empty() && !uri.is_empty() => Ok(()),
+        Some(_) => Err(format!("{text:?} has an empty half: {written}")),
+        None => Err(format!("{text:?} has no '/': {written}, or \"{text}/*\" for all resources of {text}")),
+    }
+}
+
+/// A number beyond 2^53 is not the same to all parsers, nor is one with a fraction (RFC 8259 section 6).
+fn scalar(value: &Value) -> Result<(), String> {
+    const EXACT_MAX: u64 = 1 << 53;
+    match value {
+        Value::String(text) if text.len() > TEXT_BYTES_MAX => {
+            Err(format!("is {} bytes, limit {TEXT_BYTES_MAX}: write a shorter text", text.len()))
+        }
+        Value::Integer(number) if number.unsigned_abs() > EXACT_MAX => {
+            Err(format!("{number} is beyond {EXACT_MAX}, up to which all parsers agree: write a smaller number"))
+        }
+        Value::String(_) | Value::Integer(_) | Value::Boolean(_) => Ok(()),
+        other => Err(expected("a text, a whole number, true or false", other)),
+    }
+}
+
+fn one_pointer(text: &str) -> Result<(), String> {
+    pointer(text)?;
+    if text.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
+        return Err(format!("{text:?} has a '~' that is none of ~0 and ~1: write ~0 for '~'"));
+    }
+    if text.split('/').any(|segment| segment == "*") {
+        return Err(format!("{text:?} has a '*', which stands for a member of that name only: name one member"));
+    }
+    plain(text)
+}
+
+fn directory(text: &str) -> Result<(), String> {
+    plain(text)?;
+    let is_plain = text.starts_with('/')
+        && !text.starts_with("//")
+        && !text.chars().any(|c| c.is_control() || c == '\\' || c == '%')
+        && !text.split('/').any(|segment| segment == "..");
+    let remedy = "write an absolute path without '..', backslash and '%', as in \"/data\"";
+    if is_plain { Ok(()) } else { Err(format!("{text:?} is no plain absolute path: {remedy}")) }
 }
 
 fn pointer(text: &str) -> Result<(), String> {

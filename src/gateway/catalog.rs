@@ -8,7 +8,7 @@ use crate::upstream::{Tool, Upstreams};
 
 use super::auth::Principal;
 use super::raw;
-use super::rbac::{Decision, Policy, Target};
+use super::rbac::{Policy, Target};
 
 /// What stands between alias and tool at `/mcp`.
 const SEPARATOR: &str = "__";
@@ -45,11 +45,11 @@ impl Scope {
     #[must_use]
     pub fn target<'a>(&'a self, name: &'a str) -> Option<Target<'a>> {
         match self {
-            Self::One(backend) => Some(Target { backend, tool: name }),
+            Self::One(backend) => Some(Target::tool(backend, name)),
             Self::All => name
                 .split_once(SEPARATOR)
                 .filter(|(backend, tool)| !backend.is_empty() && !tool.is_empty())
-                .map(|(backend, tool)| Target { backend, tool }),
+                .map(|(backend, tool)| Target::tool(backend, tool)),
         }
     }
 
@@ -83,7 +83,7 @@ pub async fn list(upstreams: &Upstreams, policy: &Policy, principal: &Principal,
 }
 
 fn is_allowed(policy: &Policy, principal: &Principal, backend: &str, tool: &Tool) -> bool {
-    policy.decide(&principal.roles, Target { backend, tool: &tool.name }) != Decision::Denied
+    policy.shows(&principal.roles, Target::tool(backend, &tool.name))
 }
 
 /// The tool object `json` with another name; all other members keep their bytes.
@@ -108,7 +108,7 @@ mod tests {
             assert_eq!(target(name), None, "{name}");
         }
         let one = Scope::One("time".to_owned());
-        assert_eq!(one.target("a__b").unwrap(), Target { backend: "time", tool: "a__b" });
+        assert_eq!(one.target("a__b").unwrap(), Target::tool("time", "a__b"));
     }
 
     #[test]

@@ -296,7 +296,7 @@ async fn call(core: &Core, trail: &Trail<'_>, permitted: Permitted<'_>, era: Era
     let Permitted { permit, id, slot: _slot } = permitted;
     let id = &id;
     // I1: the intent reaches its level before the call is forwarded, or there is no call.
-    let target = Target { backend: permit.backend(), tool: permit.tool() };
+    let target = Target { kind: permit.kind(), backend: permit.backend(), tool: permit.tool() };
     let begun = if core.continue_for.matches(target) {
         core.audit.begin_or_continue(trail.call(core)).await
     } else {
@@ -353,7 +353,7 @@ mod tests {
     use crate::audit::record::RequestId;
 
     fn core(change: impl FnOnce(&mut Config)) -> Arc<Core> {
-        let role = |allow: &str| Role { allow: vec![allow.to_owned()] };
+        let role = |allow: &str| Role { allow: vec![allow.to_owned()], ..Role::default() };
         let backend = Backend {
             command: vec!["/nonexistent/program".to_owned()],
             env: BTreeMap::new(),
