@@ -10,6 +10,7 @@ pub mod migrate;
 pub mod outbox;
 pub mod quickstart;
 pub mod serve;
+pub mod stdio;
 mod table;
 pub mod token;
 
@@ -40,13 +41,15 @@ pub struct Cli {
 enum Command {
     /// Run the gateway over HTTP
     Serve(serve::Args),
+    /// Run the gateway as a stdio server, for clients that start their servers themselves
+    Stdio(stdio::Args),
     /// Look into the outbox of a live gateway, or of a dead one's directory
     Outbox(outbox::Args),
     /// Ask the audit trail
     Audit(audit::Args),
     /// Create or update the schema in Postgres
     Migrate(migrate::Args),
-    /// Mint a development token
+    /// Mint a development token, or hash a static one
     Token(token::Args),
     /// Work on configuration files
     Config(ConfigArgs),
@@ -72,6 +75,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Serve(args) => serve::run(&args),
+            Command::Stdio(args) => stdio::run(&args),
             Command::Outbox(args) => outbox::run(&args),
             Command::Audit(args) => audit::run(&args),
             Command::Migrate(args) => migrate::run(&args),
@@ -116,9 +120,11 @@ fn load(path: Option<&std::path::Path>) -> Result<Config, ExitCode> {
     })
 }
 
-/// The environment; variables that are no UTF-8 name nothing of ours.
+/// The environment; variables that are no UTF-8 name nothing of ours, and a caller's token is no setting.
 fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+    let all =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    all.filter(|(name, _)| name != stdio::TOKEN_VARIABLE)
 }
 
 /// Runs `work` on a runtime of its own and reports its error.

@@ -6,6 +6,7 @@
 //!
 //! It does not open the files that the configuration names: the modules that use them do.
 
+mod auth;
 mod check;
 mod expression;
 mod fault;
@@ -14,9 +15,10 @@ mod knobs;
 mod load;
 mod path;
 
+pub use auth::{Auth, Issuer, Key, Tls};
 pub use expression::anchored;
 pub use fault::{Fault, Origin};
-pub use kind::Kind;
+pub use kind::{Kind, is_loopback};
 pub use knobs::{Fallback, KNOBS, Knob, reference};
 
 use std::collections::BTreeMap;
@@ -61,13 +63,19 @@ pub struct Server {
     pub allowed_origins: Vec<String>,
     /// Largest request body, bytes.
     pub body_bytes_max: usize,
+    /// Most connections at once.
+    pub connections_max: usize,
     /// Most legacy sessions at once.
     pub sessions_max: usize,
     /// Most calls open at once.
     pub calls_max: usize,
+    /// Methods that the gateway does not know and passes on; a `*` at the end stands for anything.
+    pub pass_methods: Vec<String>,
     /// How long a stop waits for open calls.
     #[serde(with = "duration")]
     pub drain_timeout: Duration,
+    /// TLS on the MCP listener; `None`: plain HTTP.
+    pub tls: Option<Tls>,
 }
 
 /// `[ops]`
@@ -77,40 +85,6 @@ pub struct Ops {
     /// Where `/healthz` and `/readyz` are served; `None` (written `"off"`) for nowhere.
     #[serde(deserialize_with = "address_or_off")]
     pub listen: Option<SocketAddr>,
-}
-
-/// `[auth]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
-pub struct Auth {
-    /// The `aud` every token must bear.
-    pub audience: String,
-    /// The claim that holds the caller's role (a string) or roles (a list).
-    pub role_claim: String,
-    /// A scope that every token must bear, if any; a token without it gets 403 `insufficient_scope`.
-    pub required_scope: Option<String>,
-    /// Clock difference tolerated on `exp` and `nbf`.
-    #[serde(with = "duration")]
-    pub leeway: Duration,
-    /// The keys that verify tokens. None: nobody is believed.
-    pub keys: Vec<Key>,
-}
-
-/// `[[auth.keys]]`: one key and the one algorithm it verifies.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Key {
-    /// The token header's `kid` this key answers to; a key without one is tried for tokens without `kid`.
-    pub kid: Option<String>,
-    /// `HS256`, `RS256`, `ES256` or `EdDSA`.
-    pub algorithm: String,
-    /// The `iss` a token verified by this key must bear.
-    pub issuer: String,
-    /// File with the HS256 secret, at least 32 bytes.
-    pub secret_file: Option<PathBuf>,
-    /// Environment variable with the HS256 secret.
-    pub secret_env: Option<String>,
-    /// PEM file with the public key.
-    pub public_key_file: Option<PathBuf>,
 }
 
 /// `[roles.NAME]`
@@ -163,17 +137,29 @@ pub enum Scalar {
     Flag(bool),
 }
 
-/// `[backends.NAME]`: a stdio MCP server that Gatepost starts. Its `Debug` shows the environment's names only.
+/// `[backends.NAME]`: a stdio MCP server that Gatepost starts, or one that it reaches over HTTP. Its `Debug` shows the
+/// names of environment and headers only.
 #[derive(Clone, Deserialize)]
+#[serde(default)]
 pub struct Backend {
-    /// Program and arguments.
+    /// Program and arguments of a stdio server.
     pub command: Vec<String>,
     /// Its environment, besides `PATH` and `HOME`.
-    #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// The endpoint of a Streamable HTTP server.
+    pub url: Option<String>,
+    /// Header to the environment variable that holds its value.
+    pub header_env: BTreeMap<String, String>,
+    /// Header to the file that holds its value.
+    pub header_file: BTreeMap<String, PathBuf>,
+    /// PEM file with the certificate authorities that are believed for `url`, besides the system's.
+    pub ca_file: Option<PathBuf>,
     /// Longest time one call may take.
-    #[serde(default = "Backend::default_call_timeout", with = "duration")]
+    #[serde(with = "duration")]
     pub call_timeout: Duration,
+    /// Longest time between two messages of a call.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
 }
 
 /// `[audit]`
@@ -182,6 +168,8 @@ pub struct Backend {
 pub struct Audit {
     /// Whether calls are audited at all.
     pub enabled: bool,
+    /// Methods that are audited besides `tools/call`.
+    pub methods: Vec<String>,
     /// What a call waits for.
     pub level: Level,
     /// The outbox directory.
@@ -297,7 +285,12 @@ impl fmt::Debug for Backend {
         f.debug_struct("Backend")
             .field("command", &self.command)
             .field("env", &self.env.keys())
+            .field("url", &self.url)
+            .field("header_env", &self.header_env)
+            .field("header_file", &self.header_file)
+            .field("ca_file", &self.ca_file)
             .field("call_timeout", &self.call_timeout)
+            .field("idle_timeout", &self.idle_timeout)
             .finish()
     }
 }
@@ -316,9 +309,18 @@ impl fmt::Debug for Postgres {
     }
 }
 
-impl Backend {
-    fn default_call_timeout() -> Duration {
-        Duration::from_mins(5)
+impl Default for Backend {
+    fn default() -> Self {
+        Self {
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            url: None,
+            header_env: BTreeMap::new(),
+            header_file: BTreeMap::new(),
+            ca_file: None,
+            call_timeout: Duration::from_mins(30),
+            idle_timeout: Duration::from_mins(5),
+        }
     }
 }
 
@@ -329,9 +331,12 @@ impl Default for Server {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             body_bytes_max: 4 * 1024 * 1024,
+            connections_max: 4096,
             sessions_max: 10_000,
             calls_max: 1024,
+            pass_methods: Vec::new(),
             drain_timeout: Duration::from_secs(30),
+            tls: None,
         }
     }
 }
@@ -342,22 +347,11 @@ impl Default for Ops {
     }
 }
 
-impl Default for Auth {
-    fn default() -> Self {
-        Self {
-            audience: "gatepost".to_owned(),
-            role_claim: "role".to_owned(),
-            required_scope: None,
-            leeway: Duration::from_secs(30),
-            keys: Vec::new(),
-        }
-    }
-}
-
 impl Default for Audit {
     fn default() -> Self {
         Self {
             enabled: true,
+            methods: ["resources/read", "prompts/get", "completion/complete"].map(str::to_owned).to_vec(),
             level: Level::Stored,
             dir: PathBuf::from("gatepost-data"),
             gateway_id: None,

@@ -9,6 +9,7 @@
 //! not end.
 
 mod arrival;
+mod ask;
 pub mod auth;
 pub mod catalog;
 pub mod dispatch;
@@ -22,6 +23,13 @@ pub mod raw;
 pub mod rbac;
 pub mod reply;
 pub mod session;
+mod state;
+pub mod stdio;
+mod stream;
+mod subscriptions;
+mod target;
+pub mod tls;
+mod trail;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,11 +42,11 @@ use tokio_util::task::TaskTracker;
 use crate::audit::Audit;
 use crate::audit::redact::{PathError, Redaction};
 use crate::config::{Config, OnFailure};
-use crate::upstream::Upstreams;
+use crate::upstream::{EndpointFault, Upstreams};
 
-use auth::Authenticator;
-use auth::keys::KeyError;
+use auth::{Authenticator, LoadError};
 use inflight::InFlight;
+use protocol::TOOLS_CALL;
 use rbac::{PatternError, Patterns, Policy};
 use session::Sessions;
 
@@ -76,9 +84,12 @@ pub struct Drained {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// A key.
+    /// What callers are verified with.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Auth(#[from] LoadError),
+    /// The listener's certificate or key.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// A role's pattern.
     #[error(transparent)]
     Pattern(#[from] PatternError),
@@ -93,12 +104,9 @@ pub enum Fault {
         /// What is wrong with it.
         fault: &'static str,
     },
-    /// A backend without a command.
-    #[error("backends.{alias}.command is empty: write the program and its arguments")]
-    NoCommand {
-        /// The alias.
-        alias: String,
-    },
+    /// A backend that cannot be reached as it is configured.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointFault),
 }
 
 /// Everything that handling a message needs. The modules below read it; nobody changes it.
@@ -106,15 +114,25 @@ pub enum Fault {
 struct Core {
     audit: Audit,
     auth: Authenticator,
+    /// What the listener accepts TLS with; `None`: it does not.
+    tls: Option<tls::Acceptor>,
     policy: Policy,
     redaction: Redaction,
     upstreams: Upstreams,
+    /// Which backend has a resource, as far as is known.
+    owners: local::Owners,
+    states: state::States,
+    /// Methods that are audited besides `tools/call`.
+    audited: Vec<String>,
+    /// Methods that the gateway does not know and passes on.
+    passed: Vec<String>,
     sessions: Sessions,
     in_flight: InFlight,
     args_bytes_max: usize,
     /// Which calls go on where they cannot be audited.
     continue_for: Patterns,
     body_bytes_max: usize,
+    connections_max: usize,
     allowed_hosts: Vec<String>,
     allowed_origins: Vec<String>,
     /// How many permits `calls` has when no call is open.
@@ -125,13 +143,31 @@ struct Core {
     lists: Semaphore,
     /// One task a message.
     tasks: TaskTracker,
+    /// Cancelled when the gateway begins to stop: what waits for nothing in particular ends.
+    stopping: CancellationToken,
     /// Cancelled when a drain has waited long enough.
     drained: CancellationToken,
+}
+
+impl Core {
+    /// Whether requests of this method are recorded.
+    fn is_audited(&self, method: &str) -> bool {
+        method == TOOLS_CALL || self.audited.iter().any(|audited| audited == method)
+    }
+
+    /// Whether the operator lets this unknown method pass.
+    fn is_passed(&self, method: &str) -> bool {
+        self.passed.iter().any(|passed| match passed.strip_suffix('*') {
+            Some(prefix) => method.starts_with(prefix),
+            None => method == passed,
+        })
+    }
 }
 
 /// The parts that only the configuration decides.
 struct Parts {
     auth: Authenticator,
+    tls: Option<tls::Acceptor>,
     policy: Policy,
     redaction: Redaction,
     continue_for: Patterns,
@@ -149,21 +185,30 @@ impl Gateway {
     /// # Errors
     /// Every fault of the configuration; nothing was started.
     pub fn build(config: &Config, audit: Audit) -> Result<Self, Vec<Fault>> {
-        let Parts { auth, policy, redaction, continue_for } = compile(config)?;
+        let Parts { auth, tls, policy, redaction, continue_for } = compile(config)?;
+        let upstreams = Upstreams::start(&config.backends)
+            .map_err(|faults| faults.into_iter().map(Fault::Endpoint).collect::<Vec<_>>())?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
         let own = config.server.listen.ip();
         let own = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
         let core = Core {
             audit,
             auth,
+            tls,
             policy,
             redaction,
-            upstreams: Upstreams::start(&config.backends),
+            upstreams,
+            owners: local::Owners::default(),
+            states: state::States::new(),
+            audited: config.audit.methods.clone(),
+            passed: config.server.pass_methods.clone(),
+            stopping: CancellationToken::new(),
             sessions: Sessions::new(config.server.sessions_max),
             in_flight: InFlight::default(),
             args_bytes_max: config.audit.args_bytes_max,
             continue_for,
             body_bytes_max: config.server.body_bytes_max,
+            connections_max: config.server.connections_max.min(Semaphore::MAX_PERMITS),
             allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own]).collect(),
             allowed_origins: config.server.allowed_origins.clone(),
             calls_max,
@@ -187,25 +232,28 @@ impl Gateway {
     /// # Errors
     /// Where the listener fails; open calls were drained all the same.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<Drained> {
-        let core = self.core;
-        let served = http::serve(Arc::clone(&core), listener, stop.clone());
+        let served = http::serve(Arc::clone(&self.core), listener, stop.clone());
         tokio::pin!(served);
         let early = tokio::select! {
             () = stop.cancelled() => None,
             end = &mut served => Some(end),
         };
+        match early {
+            Some(end) => self.drain(std::future::ready(end)).await,
+            // Connections end as their last replies are written; the server is polled so that they can be.
+            None => self.drain(served).await,
+        }
+    }
+
+    /// Waits for the open calls until the drain's deadline, gives up the rest, and stops the backends. `served` ends with
+    /// the last reply.
+    async fn drain(self, served: impl Future<Output = std::io::Result<()>>) -> std::io::Result<Drained> {
+        let core = self.core;
         let open = core.tasks.len();
         core.tasks.close();
-        // Connections end as their last replies are written; the server is polled so that they can be.
-        let wait = async {
-            match early {
-                Some(end) => {
-                    core.tasks.wait().await;
-                    end
-                }
-                None => tokio::join!(&mut served, core.tasks.wait()).0,
-            }
-        };
+        core.stopping.cancel();
+        core.sessions.end_streams();
+        let wait = async { tokio::join!(served, core.tasks.wait()).0 };
         let ended = tokio::time::timeout(self.drain_timeout, wait).await;
         let given_up = core.tasks.len();
         if given_up > 0 {
@@ -214,6 +262,7 @@ impl Gateway {
         core.drained.cancel();
         // Whatever still waits for a backend's list or handshake ends with the backend.
         let recorded = async { tokio::time::timeout(RECORD_TIMEOUT, core.tasks.wait()).await };
+        core.sessions.end_all();
         let (recorded, ()) = tokio::join!(recorded, core.upstreams.stop());
         let left = if recorded.is_ok() { 0 } else { core.tasks.len() };
         ended.unwrap_or(Ok(()))?;
@@ -250,7 +299,9 @@ impl Handle {
 fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let mut faults = Vec::new();
     let auth =
-        Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Key)));
+        Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Auth)));
+    let tls = config.server.tls.as_ref().map(tls::Acceptor::load).transpose();
+    let tls = tls.map_err(|err| faults.push(Fault::Tls(err)));
     let policy = Policy::new(&config.roles).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
     let continued = match config.audit.on_failure {
         OnFailure::Refuse => &[],
@@ -259,17 +310,15 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let continue_for = Patterns::new("audit.continue_for", continued)
         .map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
     let redaction = Redaction::new(&config.audit.redact).map_err(|err| faults.push(Fault::Redact(err)));
-    for (alias, backend) in &config.backends {
+    for alias in config.backends.keys() {
         if let Some(fault) = catalog::alias_fault(alias) {
             faults.push(Fault::Alias { alias: alias.clone(), fault });
         }
-        if backend.command.first().is_none_or(String::is_empty) {
-            faults.push(Fault::NoCommand { alias: alias.clone() });
-        }
     }
-    match (auth, policy, redaction, continue_for, faults.is_empty()) {
-        (Ok(auth), Ok(policy), Ok(redaction), Ok(continue_for), true) => {
-            Ok(Parts { auth, policy, redaction, continue_for })
+    faults.extend(Upstreams::check(&config.backends).into_iter().map(Fault::Endpoint));
+    match (auth, tls, policy, redaction, continue_for, faults.is_empty()) {
+        (Ok(auth), Ok(tls), Ok(policy), Ok(redaction), Ok(continue_for), true) => {
+            Ok(Parts { auth, tls, policy, redaction, continue_for })
         }
         _ => Err(faults),
     }

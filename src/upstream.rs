@@ -3,36 +3,86 @@
 //! [`Upstreams::forward`] takes a [`Permit`] and a [`Receipt`]: proof that the call was authorized and that its intent
 //! reached the configured level. What it gives back cannot be read: only [`Released`], which `finish` and `refuse` make,
 //! yields an answer's content (I1). Results are relayed as they came; the gateway adds its request id and, for a modern
-//! client, what that protocol demands of every result.
+//! client, what that protocol demands of every result. [`Upstreams::relay`] is for what is not audited, and calls no tool.
 //!
 //! A backend's failure is an answer too, and touches no other backend. A call whose outcome is unknown is never made
 //! again.
 
+mod backend;
+mod error;
+mod http;
+mod message;
+mod peer;
 mod stdio;
+mod wait;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::http::HeaderMap;
 use serde_json::value::RawValue;
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::record::{Outcome, RequestId, Status};
 use crate::audit::{Receipt, Released};
 use crate::config;
-use crate::gateway::protocol::{Era, INTERNAL_ERROR, META_REQUEST_ID, UPSTREAM_FAILED};
+use crate::gateway::protocol::{Era, INTERNAL_ERROR, LEGACY_LATEST, META_REQUEST_ID, TOOLS_CALL, UPSTREAM_FAILED};
 use crate::gateway::raw;
-use crate::gateway::rbac::Permit;
+use crate::gateway::rbac::{Kind, Permit};
 
-use stdio::{Backend, Response};
-pub use stdio::{CallError, LINE_BYTES_MAX, Tool};
+pub use backend::{Backend, Item, List, NOT_OFFERED, adapted, read_page};
+pub use error::CallError;
+pub use http::EndpointFault;
+pub use message::{Event, Listen, Request, Response};
+pub use peer::Peer;
+pub use stdio::{LINE_BYTES_MAX, Line, next_line};
 
-/// All configured backends, each with its own supervisor.
+/// All configured backends.
 #[derive(Debug)]
 pub struct Upstreams {
     backends: BTreeMap<String, Arc<Backend>>,
-    supervisors: TaskTracker,
+    tasks: TaskTracker,
     stop: CancellationToken,
+    changes: broadcast::Sender<Change>,
+}
+
+/// A list of a backend that has changed, as its shared conversation tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The backend's alias.
+    pub alias: String,
+    /// The notification's method.
+    pub method: String,
+}
+
+/// Changes that wait for a slow subscriber. *Chosen*: a subscriber that misses some hears of the next.
+const CHANGES_MAX: usize = 64;
+
+/// How long a request may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Without any message of it.
+    pub idle: Duration,
+    /// In all.
+    pub total: Duration,
+}
+
+/// How a request reaches its backend, besides what it asks.
+#[derive(Debug)]
+pub struct Route {
+    /// The conversation.
+    pub peer: Arc<Peer>,
+    /// What the client speaks.
+    pub era: Era,
+    /// What the request is about, for a backend's `Mcp-Name`.
+    pub name: Option<String>,
+    /// The client's `Mcp-Param-*` headers.
+    pub headers: HeaderMap,
+    /// Takes what the backend sends before the response.
+    pub events: Option<Arc<dyn Listen>>,
 }
 
 /// What ends a call early, besides its timeout.
@@ -57,6 +107,8 @@ pub struct Interrupt {
 pub struct Answer {
     content: Content,
     outcome: Outcome,
+    /// The HTTP status of a backend's error, where it had one of its own.
+    http: Option<u16>,
 }
 
 /// What a client gets: the `result` or the `error` of its response, as JSON text.
@@ -69,24 +121,57 @@ pub enum Content {
 }
 
 impl Upstreams {
-    /// Starts a supervisor for each backend. Returns at once; backends come up by themselves.
+    /// Starts the backends. Returns at once; they come up by themselves.
+    ///
+    /// # Errors
+    /// Every [`EndpointFault`]; nothing was started.
+    pub fn start(backends: &BTreeMap<String, config::Backend>) -> Result<Self, Vec<EndpointFault>> {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (mut started, mut faults) = (BTreeMap::new(), Vec::new());
+        let changes = broadcast::Sender::new(CHANGES_MAX);
+        for (alias, config) in backends {
+            match Backend::new(alias, config, tasks.clone(), stop.clone(), changes.clone()) {
+                Ok(backend) => drop(started.insert(alias.clone(), Arc::new(backend))),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        for backend in started.values() {
+            tasks.spawn(Arc::clone(backend).supervise());
+        }
+        Ok(Self { backends: started, tasks, stop, changes })
+    }
+
+    /// What [`Upstreams::start`] would refuse, without starting anything. Key files are read.
     #[must_use]
-    pub fn start(backends: &BTreeMap<String, config::Backend>) -> Self {
-        let (supervisors, stop) = (TaskTracker::new(), CancellationToken::new());
-        let start = |(alias, config): (&String, &config::Backend)| {
-            let backend = Arc::new(Backend::new(alias, config));
-            supervisors.spawn(Arc::clone(&backend).supervise(stop.clone()));
-            (alias.clone(), backend)
-        };
-        let backends = backends.iter().map(start).collect();
-        supervisors.close();
-        Self { backends, supervisors, stop }
+    pub fn check(backends: &BTreeMap<String, config::Backend>) -> Vec<EndpointFault> {
+        let fault = |(alias, config): (&String, &config::Backend)| http::Endpoint::new(alias, config).err();
+        backends.iter().filter_map(fault).collect()
+    }
+
+    /// What changes from now on.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// The backend of this alias.
+    #[must_use]
+    pub fn get(&self, alias: &str) -> Option<&Arc<Backend>> {
+        self.backends.get(alias)
     }
 
     /// Whether a backend of this alias is configured.
     #[must_use]
     pub fn contains(&self, alias: &str) -> bool {
         self.backends.contains_key(alias)
+    }
+
+    /// All backends, in the order of their aliases.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.backends.values()
     }
 
     /// The aliases, in order.
@@ -100,55 +185,100 @@ impl Upstreams {
         self.backends.values().filter(|backend| backend.is_up()).count()
     }
 
-    /// All tools of a backend, through all pages.
-    ///
-    /// # Errors
-    /// [`CallError`]: the backend is down, or its list breaks a rule. Unknown aliases are down.
-    pub async fn list_tools(&self, alias: &str) -> Result<Arc<[Tool]>, CallError> {
-        self.get(alias)?.list_tools().await
-    }
-
-    /// Whether a backend has a tool: `Some(false)` only where its list was read just now and lacks it.
-    pub async fn has_tool(&self, alias: &str, tool: &str) -> Option<bool> {
-        let backend = self.get(alias).ok()?;
-        if backend.known_tools().is_some_and(|tools| tools.iter().any(|known| known.name == tool)) {
-            return Some(true);
-        }
-        let tools = backend.list_tools().await.ok()?;
-        Some(tools.iter().any(|known| known.name == tool))
-    }
-
     /// Forwards the permitted call and waits for its answer, the backend's timeout, or an interrupt.
     ///
     /// A failure is an answer as well; a call whose outcome is unknown is not made again.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the call at the backend.
-    pub async fn forward(&self, permit: Permit, receipt: &Receipt, era: Era, interrupt: &Interrupt) -> Answer {
+    pub async fn forward(
+        &self,
+        method: &str,
+        permit: Permit,
+        receipt: &Receipt,
+        route: impl Future<Output = Result<Route, CallError>>,
+        interrupt: &Interrupt,
+    ) -> Answer {
         // I1: no permit, no receipt, no call. Both are demanded by this signature, and nothing else calls a tool.
-        let call = async { self.get(permit.backend())?.call("tools/call", Some(permit.params())).await };
-        let response = tokio::select! {
-            biased;
-            () = std::future::ready(()), if interrupt.client.is_cancelled() => Err(CallError::Cancelled),
-            response = call => response,
-            () = interrupt.client.cancelled() => Err(CallError::Cancelled),
-            () = interrupt.drained.cancelled() => Err(CallError::Stopped),
+        if (method == TOOLS_CALL) != (permit.kind() == Kind::Tool) {
+            return Answer::refusal(INTERNAL_ERROR, "the permit is for something else");
+        }
+        let asked = async {
+            let route = route.await?;
+            if route.peer.alias() != permit.backend() {
+                return Err(CallError::Down { reason: "the permit is for another backend".to_owned() });
+            }
+            Ok((ask(method, Some(permit.params()), &route).await?, route.era, route.peer.era()))
         };
-        match response {
-            Ok(response) => Answer::from_response(response, receipt.request_id(), era),
+        match interrupted(asked, interrupt).await {
+            Ok((response, era, backends)) => Answer::from_response(response, receipt.request_id(), era, backends),
             Err(err) => Answer::from_failure(permit.backend(), &err),
         }
+    }
+
+    /// Relays what is not audited, and calls no tool.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    ///
+    /// # Cancel safety
+    /// As for [`Upstreams::forward`].
+    pub async fn relay(
+        &self,
+        method: &str,
+        params: Option<&str>,
+        route: &Route,
+        interrupt: &Interrupt,
+    ) -> Result<Response, CallError> {
+        // I1: a tool is called with a permit and a receipt only.
+        if method == TOOLS_CALL {
+            return Err(CallError::Era { what: "a call is not relayed without a record" });
+        }
+        interrupted(ask(method, params, route), interrupt).await
     }
 
     /// Stops all children and waits until they are gone.
     pub async fn stop(&self) {
         self.stop.cancel();
-        self.supervisors.wait().await;
+        self.tasks.close();
+        self.tasks.wait().await;
     }
+}
 
-    fn get(&self, alias: &str) -> Result<&Backend, CallError> {
-        self.backends.get(alias).map(Arc::as_ref).ok_or_else(|| CallError::Down { reason: "not configured".to_owned() })
+async fn ask(method: &str, params: Option<&str>, route: &Route) -> Result<Response, CallError> {
+    let params = adapted(route.era, route.peer.era(), params);
+    let request = Request {
+        method,
+        params: params.as_deref(),
+        name: route.name.clone(),
+        headers: route.headers.clone(),
+        events: route.events.clone(),
+    };
+    route.peer.request(&request).await
+}
+
+async fn interrupted<T>(
+    asked: impl Future<Output = Result<T, CallError>>,
+    interrupt: &Interrupt,
+) -> Result<T, CallError> {
+    tokio::select! {
+        biased;
+        () = std::future::ready(()), if interrupt.client.is_cancelled() => Err(CallError::Cancelled),
+        response = asked => response,
+        () = interrupt.client.cancelled() => Err(CallError::Cancelled),
+        () = interrupt.drained.cancelled() => Err(CallError::Stopped),
     }
+}
+
+/// The gateway as it names itself to backends.
+fn own_info() -> String {
+    raw::object([("name", "\"gatepost\""), ("version", raw::quoted(env!("CARGO_PKG_VERSION")).as_str())])
+}
+
+/// How the gateway greets a backend for itself: without capabilities, so that the backend has nothing to ask for.
+fn own_hello() -> String {
+    let version = raw::quoted(LEGACY_LATEST);
+    raw::object([("protocolVersion", version.as_str()), ("capabilities", "{}"), ("clientInfo", &own_info())])
 }
 
 impl Answer {
@@ -156,6 +286,20 @@ impl Answer {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.outcome.clone()
+    }
+
+    /// With the backend's `requestState` as `bind` gives it, where the backend asks for input.
+    pub fn with_state(self, bind: impl FnOnce(&str) -> String) -> Self {
+        let Content::Result(result) = &self.content else { return self };
+        if self.outcome.status != Status::InputRequired {
+            return self;
+        }
+        let members = raw::members(result).unwrap_or_default();
+        let state = members.iter().find(|member| member.key == "requestState");
+        let Some(state) = state.and_then(|state| raw::string(state.value)) else { return self };
+        let result = raw::with_members(result, &[("requestState", &raw::quoted(&bind(&state)))]);
+        let outcome = Outcome::answered(Status::InputRequired, None, result.as_bytes());
+        Self { content: Content::Result(result), outcome, ..self }
     }
 
     /// The answer that a refusal gives: an error of the gateway's own.
@@ -167,16 +311,29 @@ impl Answer {
     pub fn refusal_with(code: i32, message: &str, data: Option<&str>) -> Self {
         let error = error_object(code, message, data);
         let outcome = Outcome::answered(Status::Error, Some(message.to_owned()), error.as_bytes());
-        Self { content: Content::Error(error), outcome }
+        Self { content: Content::Error(error), outcome, http: None }
     }
 
-    fn from_response(response: Response, request_id: RequestId, era: Era) -> Self {
+    /// The answer of an event that the gateway itself answers, and records: `result` is what the client gets.
+    pub fn of_result(result: &str) -> Self {
+        let outcome = Outcome::answered(Status::Ok, None, result.as_bytes());
+        Self { content: Content::Result(result.to_owned()), outcome, http: None }
+    }
+
+    /// The answer that a backend's failure gives.
+    pub fn failure(backend: &str, err: &CallError) -> Self {
+        Self::from_failure(backend, err)
+    }
+
+    /// The answer that a backend's response gives; `era` is the client's.
+    pub fn from_response(response: Response, request_id: RequestId, era: Era, backends: Era) -> Self {
         match response {
             Response::Result(result) => Self::from_result(&result, request_id, era),
-            Response::Error(error) => {
+            Response::Error { error, http } => {
                 let message = error_message(&error);
                 let outcome = Outcome::answered(Status::Error, Some(message), error.as_bytes());
-                Self { content: Content::Error(error), outcome }
+                // A status of the other era's means nothing in this one.
+                Self { content: Content::Error(error), outcome, http: http.filter(|_| era == backends) }
             }
         }
     }
@@ -194,9 +351,12 @@ impl Answer {
         } else {
             (Status::Ok, None)
         };
+        if status == Status::InputRequired && era == Era::Legacy {
+            return Self::refusal(UPSTREAM_FAILED, "the backend needs input that this client's protocol cannot give");
+        }
         let result = dressed(result, request_id, era);
         let outcome = Outcome::answered(status, message, result.as_bytes());
-        Self { content: Content::Result(result), outcome }
+        Self { content: Content::Result(result), outcome, http: None }
     }
 
     fn from_failure(backend: &str, err: &CallError) -> Self {
@@ -212,16 +372,17 @@ impl Answer {
         };
         let error = error_object(UPSTREAM_FAILED, &public, None);
         let outcome = Outcome::answered(status, Some(format!("backend {backend} {err}")), error.as_bytes());
-        Self { content: Content::Error(error), outcome }
+        Self { content: Content::Error(error), outcome, http: None }
     }
 }
 
 impl Released<Answer> {
-    /// What the client gets.
+    /// What the client gets, and the HTTP status of a backend's error where it had one.
     #[must_use]
-    pub fn into_content(self) -> Content {
+    pub fn into_content(self) -> (Content, Option<u16>) {
         // I1: the one way to an answer's content leads through its record.
-        self.into_inner().content
+        let answer = self.into_inner();
+        (answer.content, answer.http)
     }
 }
 
@@ -277,7 +438,7 @@ mod tests {
     use super::*;
 
     fn answer(result: &str, era: Era) -> Answer {
-        Answer::from_response(Response::Result(result.to_owned()), RequestId(uuid::Uuid::nil()), era)
+        Answer::from_response(Response::Result(result.to_owned()), RequestId(uuid::Uuid::nil()), era, era)
     }
 
     const ID: &str = r#""io.gatepost/request_id":"00000000-0000-0000-0000-000000000000""#;
@@ -316,8 +477,11 @@ mod tests {
         assert_eq!((failed.outcome.status, failed.outcome.error_message.as_deref()), (Status::ToolError, Some("no")));
         let twice = answer(r#"{"isError":true,"isError":false}"#, Era::Legacy);
         assert_eq!(twice.outcome.status, Status::ToolError);
-        let error = Response::Error(r#"{"code":-32602,"message":"bad"}"#.to_owned());
-        let error = Answer::from_response(error, RequestId::new(), Era::Legacy);
+        let error = Response::Error { error: r#"{"code":-32602,"message":"bad"}"#.to_owned(), http: Some(400) };
+        let modern = Answer::from_response(error.clone(), RequestId::new(), Era::Modern, Era::Modern);
+        assert_eq!(modern.http, Some(400));
+        let error = Answer::from_response(error, RequestId::new(), Era::Legacy, Era::Modern);
+        assert_eq!(error.http, None);
         assert_eq!(error.outcome.status, Status::Error);
         assert_eq!(error.outcome.error_message.as_deref(), Some("-32602: bad"));
         let late = Answer::from_failure("b", &CallError::TimedOut { after: std::time::Duration::from_secs(1) });

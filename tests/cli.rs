@@ -90,3 +90,32 @@ fn a_token_that_cannot_be_minted_leaves_stdout_empty() {
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
     assert!(stderr.contains("has 5 bytes"), "{stderr}");
 }
+
+#[tokio::test]
+async fn the_gateway_takes_a_static_token_whose_hash_was_printed() {
+    use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mut setup = Setup::new();
+    let (token, file) = ("0123456789abcdef0123456789abcdef", setup.dir().join("tokens.toml"));
+    let mut command = std::process::Command::new(common::gatepost::BINARY);
+    command.args(["token", "hash", "--subject", "ci", "--role", "echo"]);
+    let (input, output) = (std::process::Stdio::piped(), std::process::Stdio::piped());
+    let mut child = command.stdin(input).stdout(output).spawn().unwrap();
+    writeln!(child.stdin.take().unwrap(), "{token}").unwrap();
+    std::fs::write(&file, child.wait_with_output().unwrap().stdout).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    setup.set("auth.tokens_file", file.to_str().unwrap());
+    let (code, _, stderr) = run(&setup, &["config", "check"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("auth.tokens_file: ") && stderr.contains("chmod 600"), "{stderr}");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let gatepost = setup.start();
+    let client = Client::connect(&format!("{}/mcp", gatepost.url()), Era::Modern, Some(token)).await;
+    assert_eq!(client.call("example__echo", json!({"text": "hi"})).await.unwrap().content(), "hi");
+    assert!(!gatepost.log().contains(token), "I8");
+    let (_, usage, _) = run(&setup, &["outbox", "list", "--json"]);
+    assert!(usage.contains("\"static\"") && !usage.contains(token), "{usage}");
+    let bare = std::process::Command::new(common::gatepost::BINARY).arg("token").output().unwrap();
+    assert_eq!(bare.status.code(), Some(2), "a subject is needed to mint");
+}

@@ -42,6 +42,9 @@ fn the_table_of_knobs_states_the_defaults_of_the_code() {
             let text = match knob.path.rsplit_once('.').unwrap() {
                 ("roles.*", key) => format!("[roles.dev]\n{key} = {value}"),
                 ("backends.*", key) => format!("[backends.b]\ncommand = [\"x\"]\n{key} = {value}"),
+                ("auth.issuers[]", key) => {
+                    format!("[[auth.issuers]]\nissuer = \"i\"\njwks_file = \"f\"\n{key} = {value}")
+                }
                 (section, key) => format!("[{section}]\n{key} = {value}"),
             };
             let with = parse(&text).unwrap_or_else(|faults| panic!("{}: {faults:?}", knob.path));
@@ -216,14 +219,11 @@ fn every_rule_of_a_role_is_checked_with_its_line() {
         "g.toml:5: roles.r.resources[1]: \"fs\" has no '/': write backend/URI, as in \"files/file:///data/*\"",
         "g.toml:5: roles.r.resources[2]: \"ft/x\" names the unknown backend",
         "g.toml:6: roles.r.prompts[0]: \"fs/a/b\" has more than one '/'",
-        "g.toml:7: roles.r.when[0]: has no test: set one of equals, one_of, matches, below",
         "g.toml:8: roles.r.when[0].tool: \"fz/x\" names the unknown backend",
         "g.toml:9: roles.r.when[0].pointer: \"path\" is no JSON pointer: begin it with '/'",
         "g.toml:10: roles.r.when[0].equals: a float stands where a text, a whole number, true or false belongs",
-        "g.toml:11: roles.r.when[1]: has no test",
         "g.toml:13: roles.r.when[1].below: \"/a/../b\" is no plain absolute path: write",
         "g.toml:14: roles.r.when[1].pointer: \"/a~\" has a '~'",
-        "g.toml:15: roles.r.when[2]: has no test",
         "g.toml:18: roles.r.when[2].matches: \"(\" is no regular expression (unclosed group): write one",
         "g.toml:22: roles.r.when[3].one_of: is empty",
         "g.toml:23: roles.r.when[4]: has equals and one_of: keep one",
@@ -273,9 +273,83 @@ fn a_key_has_exactly_one_source_and_one_that_fits_its_algorithm() {
 }
 
 #[test]
+fn an_issuer_has_exactly_one_set_of_keys_and_no_hmac() {
+    let issuer = |rest: &str| format!("[[auth.issuers]]\nissuer = \"i\"\n{rest}\n");
+    let cases = [
+        ("", "g.toml:1: auth.issuers[0]: has no keys: set jwks_url or jwks_file"),
+        ("jwks_file = \"f\"\njwks_url = \"https://i\"", "g.toml:1: auth.issuers[0]: has jwks_file and jwks_url"),
+        ("jwks_url = \"nowhere\"", "g.toml:3: auth.issuers[0].jwks_url: is no URL"),
+        (
+            "jwks_url = \"http://i.example/k\"",
+            "g.toml:3: auth.issuers[0].jwks_url: \"http://i.example/k\" is not encrypted",
+        ),
+        ("jwks_url = \"ftp://i\"", "g.toml:3: auth.issuers[0].jwks_url: has the scheme \"ftp\": write https"),
+        ("jwks_url = \"https://u:hunter2@i\"", "g.toml:3: auth.issuers[0].jwks_url: holds a user or password"),
+        (
+            "jwks_file = \"f\"\nalgorithms = [\"HS256\"]",
+            "g.toml:4: auth.issuers[0].algorithms[0]: \"HS256\" is unknown",
+        ),
+        ("jwks_file = \"f\"\nalgorithms = [\"none\"]", "g.toml:4: auth.issuers[0].algorithms[0]: \"none\" is unknown"),
+        (
+            "jwks_file = \"f\"\nalgorithms = []",
+            "g.toml:4: auth.issuers[0].algorithms: is empty: name at least one of RS256",
+        ),
+        ("jwks_file = \"f\"\njwks_ttl = \"0s\"", "g.toml:4: auth.issuers[0].jwks_ttl: 0s is out of range, 1s to 1day"),
+    ];
+    for (text, wanted) in cases {
+        let fault = fault(&issuer(text));
+        assert!(fault.starts_with(wanted) && !fault.contains("hunter2"), "{fault}");
+    }
+    let twice = issuer("jwks_file = \"f\"").repeat(2);
+    assert!(fault(&twice).starts_with("g.toml:5: auth.issuers[1].issuer: \"i\" is an earlier issuer too"));
+    for reserved in ["static", "mtls"] {
+        let named = issuer("jwks_file = \"f\"").replace("\"i\"", &format!("{reserved:?}"));
+        assert!(fault(&named).starts_with(&format!("g.toml:2: auth.issuers[0].issuer: {reserved:?} stands for")));
+        let key = KEY.replace("\"dev\"", &format!("{reserved:?}"));
+        assert!(fault(&key).starts_with(&format!("g.toml:3: auth.keys[0].issuer: {reserved:?} stands for")));
+    }
+    for url in ["https://i.example/k", "http://localhost:1/k", "http://127.0.0.1:1/k", "http://[::1]:1/k"] {
+        parse(&issuer(&format!("jwks_url = \"{url}\""))).unwrap();
+    }
+}
+
+#[test]
+fn tls_takes_a_certificate_and_its_key_and_certificates_take_an_authority() {
+    let tls = "[server.tls]\ncert_file = \"c\"\nkey_file = \"k\"\n";
+    assert_eq!(parse(tls).unwrap().server.tls.unwrap().cert_file, Path::new("c"));
+    assert!(fault("[server.tls]\ncert_file = \"c\"").starts_with("g.toml:1: server.tls.key_file: is missing"));
+    assert!(fault("[server]\ntls = true").starts_with("g.toml:2: server.tls: is a section, not a boolean"));
+    let roles = "[auth.certificates]\n\"spiffe://x/ci\" = [\"dev\"]\n";
+    let config = parse(&format!("{tls}client_ca_file = \"a\"\n{roles}")).unwrap();
+    assert_eq!(config.auth.certificates["spiffe://x/ci"], ["dev"]);
+    assert!(fault(roles).starts_with("g.toml:1: auth.certificates: is of no use without server.tls.client_ca_file"));
+    let wrong = format!("{tls}client_ca_file = \"a\"\n[auth.certificates]\na = \"dev\"\nb = [7]\nc = [\"\"]\n");
+    assert_eq!(
+        faults(&wrong),
+        [
+            "g.toml:6: auth.certificates.a: a string stands where a list of texts belongs",
+            "g.toml:7: auth.certificates.b: an integer stands where a text belongs",
+            "g.toml:8: auth.certificates.c: is empty: write a text, or leave the key out",
+        ]
+    );
+    let listen = "[server]\nlisten = \"0.0.0.0:8808\"\n";
+    assert!(fault(&format!("{listen}{tls}")).starts_with("g.toml:2: server.listen: "), "TLS believes nobody");
+    parse(&format!("{listen}{tls}client_ca_file = \"a\"\n")).unwrap();
+}
+
+#[test]
+fn a_section_within_a_section_is_set_by_the_environment_too() {
+    let env = env(&[("GATEPOST_SERVER_TLS_CERT_FILE", "c"), ("GATEPOST_SERVER_TLS_KEY_FILE", "k")]);
+    assert_eq!(Config::load(None, env).unwrap().server.tls.unwrap().key_file, Path::new("k"));
+}
+
+#[test]
 fn i10_an_address_that_others_reach_demands_keys() {
     assert!(fault("[server]\nlisten = \"0.0.0.0:8808\"").starts_with("g.toml:2: server.listen: "));
-    parse(&format!("[server]\nlisten = \"0.0.0.0:8808\"\n{KEY}")).unwrap();
+    let listen = "[server]\nlisten = \"0.0.0.0:8808\"\n";
+    for believed in [KEY, "[[auth.issuers]]\nissuer = \"i\"\njwks_file = \"f\"", "[auth]\ntokens_file = \"t\""] {
+        parse(&format!("{listen}{believed}")).unwrap();
+    }
     parse("[server]\nlisten = \"[::1]:8808\"").unwrap();
     assert!(fault("[server]\nlisten = \"127.0.0.1:8809\"").contains("server.listen too"));
 }
@@ -378,6 +452,8 @@ fn nearly() -> impl Strategy<Value = String> {
         Just("[server]"),
         Just("[auth]"),
         Just("[[auth.keys]]"),
+        Just("[[auth.issuers]]"),
+        Just("[server.tls]"),
         Just("[roles.x]"),
         Just("[backends.y]"),
         Just("[audit]"),

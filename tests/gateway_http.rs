@@ -50,8 +50,8 @@ impl Running {
         std::fs::write(secret.path(), SECRET).unwrap();
         let backend = |command: &[&str]| config::Backend {
             command: command.iter().map(|&word| word.to_owned()).collect(),
-            env: BTreeMap::new(),
             call_timeout: Duration::from_secs(20),
+            ..config::Backend::default()
         };
         let role = |allow: &[&str]| config::Role {
             allow: allow.iter().map(|&pattern| pattern.to_owned()).collect(),
@@ -141,12 +141,15 @@ fn names(list: &Value) -> Vec<&str> {
     list["result"]["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect()
 }
 
+/// What a client says when it opens a session.
+const HELLO: &str = r#"{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"test","version":"1"}}"#;
+
 const ECHO: &str = r#"{"name":"echo","arguments":{"text":"hi"}}"#;
 
 #[tokio::test]
 async fn a_legacy_client_initializes_lists_calls_and_leaves() {
     let gateway = Running::start(|_| {}).await;
-    let hello = gateway.legacy("/mcp/example", "admin", "initialize", r#"{"protocolVersion":"2025-06-18"}"#).await;
+    let hello = gateway.legacy("/mcp/example", "admin", "initialize", HELLO).await;
     assert_eq!(hello.json()["result"]["protocolVersion"], "2025-06-18");
     let session = hello.header("mcp-session-id").to_owned();
     let in_session = [("mcp-session-id", session.as_str()), ("mcp-protocol-version", "2025-06-18")];
@@ -205,8 +208,10 @@ async fn a_modern_client_discovers_lists_and_calls() {
     assert_eq!(sum["result"]["content"][0]["text"], "3");
     assert_eq!(sum["result"]["resultType"], "complete");
 
-    let unknown = gateway.modern("/mcp", "admin", "prompts/get", json!({})).await;
+    let unknown = gateway.modern("/mcp", "admin", "tasks/get", json!({})).await;
     assert_eq!((unknown.status, unknown.code()), (StatusCode::NOT_FOUND, -32601));
+    let nothing = gateway.modern("/mcp", "admin", "prompts/get", json!({})).await;
+    assert_eq!((nothing.status, nothing.code()), (StatusCode::BAD_REQUEST, -32602));
     let ping = gateway.modern("/mcp", "admin", "ping", json!({})).await;
     assert_eq!(ping.status, StatusCode::NOT_FOUND);
     gateway.end().await;
@@ -294,13 +299,15 @@ async fn bad_messages_are_refused_with_the_rule_they_broke() {
         (call(&format!(r#"{{"name":"echo","arguments":{{"text":"{}"}}}}"#, "x".repeat(1000))), 413, -32600),
         (call(r#"{"name":"missing"}"#), 200, -32602),
         (request("prompts/list", "{}"), 200, -32601),
-        (request("tools/list", r#"{"cursor":"x"}"#), 200, -32602),
+        (request("tasks/list", "{}"), 200, -32601),
     ];
     for (body, status, code) in cases {
         let answer = gateway.post("/mcp/example", "admin", &[], &body).await;
         assert_eq!((answer.status.as_u16(), answer.code()), (status, code), "{body}: {}", answer.text);
         assert!(!answer.header("x-request-id").is_empty());
     }
+    let answer = gateway.legacy("/mcp", "admin", "tools/list", r#"{"cursor":"x"}"#).await;
+    assert_eq!((answer.status, answer.code()), (StatusCode::OK, -32602));
     let answer = gateway.legacy("/mcp/missing", "admin", "initialize", "{}").await;
     assert_eq!((answer.status, answer.code()), (StatusCode::NOT_FOUND, -32602));
     let answer = gateway.legacy("/mcp/missing", "admin", "tools/call", ECHO).await;
@@ -311,9 +318,10 @@ async fn bad_messages_are_refused_with_the_rule_they_broke() {
 #[tokio::test]
 async fn requests_that_no_mcp_client_makes_are_refused() {
     let gateway = Running::start(|_| {}).await;
-    let get = gateway.send(Method::GET, "/mcp", &[], "").await;
-    assert_eq!(get.status, StatusCode::METHOD_NOT_ALLOWED);
-    assert!(get.header("allow").contains("POST") && get.header("allow").contains("DELETE"));
+    let put = gateway.send(Method::PUT, "/mcp", &[], "").await;
+    assert_eq!(put.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert!(put.header("allow").contains("POST") && put.header("allow").contains("DELETE"));
+    assert_eq!(gateway.send(Method::GET, "/mcp", &[], "").await.status, StatusCode::UNAUTHORIZED);
     let body = request("tools/call", ECHO);
     for (header, status) in [
         (("host", "evil.example"), StatusCode::FORBIDDEN),
@@ -392,7 +400,7 @@ async fn calls_run_side_by_side_and_no_more_than_are_configured() {
 async fn a_legacy_client_cancels_its_own_call_and_nobody_elses() {
     let gateway = Running::start(|_| {}).await;
     let hello = async || {
-        let hello = gateway.legacy("/mcp/example", "admin", "initialize", "{}").await;
+        let hello = gateway.legacy("/mcp/example", "admin", "initialize", HELLO).await;
         hello.header("mcp-session-id").to_owned()
     };
     let (mine, other) = (hello().await, hello().await);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::{BAD_CONFIG, FAILED, print};
 use crate::config::{Config, Fault, Origin};
 use crate::gateway::auth::Authenticator;
+use crate::gateway::tls::Acceptor;
 
 /// Validates a configuration without starting.
 #[derive(Clone, Debug, clap::Args)]
@@ -30,22 +31,22 @@ pub fn run(args: &Args) -> ExitCode {
     ExitCode::from(BAD_CONFIG)
 }
 
-/// The configuration at `path` under this process's environment, with every key loaded once.
+/// The configuration at `path` under this process's environment, with every key and certificate loaded once.
 ///
 /// # Errors
 /// Every fault found.
 pub fn check(path: &Path) -> Result<Config, Vec<Fault>> {
     let config = Config::load(Some(path), super::environment())?;
-    Authenticator::from_config(&config.auth).map_err(|errors| {
-        let origin = || Origin::File(path.to_owned());
-        let fault = |error: crate::gateway::auth::keys::KeyError| Fault {
-            origin: origin(),
-            key: format!("auth.keys[{}]", error.idx),
-            message: error.fault.to_string(),
-        };
-        errors.into_iter().map(fault).collect::<Vec<_>>()
-    })?;
-    Ok(config)
+    let fault =
+        |key: &str, message: String| Fault { origin: Origin::File(path.to_owned()), key: key.to_owned(), message };
+    let mut faults = Vec::new();
+    if let Err(errors) = Authenticator::from_config(&config.auth) {
+        faults.extend(errors.iter().map(|error| fault(&error.key, error.fault.to_string())));
+    }
+    if let Some(Err(error)) = config.server.tls.as_ref().map(Acceptor::load) {
+        faults.push(fault(error.key, format!("{} {}", error.path.display(), error.fault)));
+    }
+    if faults.is_empty() { Ok(config) } else { Err(faults) }
 }
 
 #[cfg(test)]

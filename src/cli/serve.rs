@@ -43,7 +43,7 @@ pub struct Args {
 
 /// Why serving ended badly.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(super) enum Error {
     #[error("{0}")]
     Config(String),
     #[error(transparent)]
@@ -73,7 +73,12 @@ pub fn run(args: &Args) -> ExitCode {
             Err(code) => return code,
         }
     };
-    if let Err(message) = start_logging(&config) {
+    on_runtime(&config, serve(&config, banner))
+}
+
+/// Logs as configured, runs `work` on a runtime of its own, and gives its exit code.
+pub(super) fn on_runtime(config: &Config, work: impl Future<Output = Result<(), Error>>) -> ExitCode {
+    if let Err(message) = start_logging(config) {
         complain(&message);
         return ExitCode::from(BAD_CONFIG);
     }
@@ -81,7 +86,10 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start the runtime: {error}")),
     };
-    match runtime.block_on(serve(&config, banner)) {
+    let ended = runtime.block_on(work);
+    // A read of standard input cannot be given up; nothing else is left by now.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "stopped");
@@ -101,13 +109,25 @@ async fn serve(config: &Config, banner: Option<quickstart::Quickstart>) -> Resul
         tracing::warn!("auditing is switched off (audit.enabled = false): calls leave no record");
     }
     let served = serve_until(config, banner, pipeline.as_ref(), stop).await;
-    if let Some(pipeline) = pipeline {
-        let ended = pipeline.stop(config.audit.store_timeout, config.postgres.drain_timeout).await;
-        tracing::info!(last = %ended.last, delivered = %ended.delivered, lost = ended.lost, "the epoch is closed");
-        std::fs::remove_file(config.audit.dir.join(ADDRESSES_NAME)).ok();
-        return if ended.lost == 0 { served } else { Err(Error::Lost(ended.lost)) };
-    }
-    served
+    std::fs::remove_file(config.audit.dir.join(ADDRESSES_NAME)).ok();
+    stop_pipeline(config, pipeline, served).await
+}
+
+/// Stores and delivers what is left, and closes the epoch.
+pub(super) async fn stop_pipeline(
+    config: &Config,
+    pipeline: Option<Pipeline>,
+    served: Result<(), Error>,
+) -> Result<(), Error> {
+    let Some(pipeline) = pipeline else { return served };
+    let ended = pipeline.stop(config.audit.store_timeout, config.postgres.drain_timeout).await;
+    tracing::info!(last = %ended.last, delivered = %ended.delivered, lost = ended.lost, "the epoch is closed");
+    if ended.lost == 0 { served } else { Err(Error::Lost(ended.lost)) }
+}
+
+/// The faults of a configuration, as one.
+pub(super) fn faulty(faults: &[crate::gateway::Fault]) -> Error {
+    Error::Config(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 /// Opens the listeners, serves until `stop`, and lets open calls finish.
@@ -119,8 +139,7 @@ async fn serve_until(
 ) -> Result<(), Error> {
     let audit = pipeline.map_or_else(Audit::off, Pipeline::audit);
     let probe = pipeline.map(Pipeline::probe);
-    let gateway = Gateway::build(config, audit)
-        .map_err(|faults| Error::Config(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    let gateway = Gateway::build(config, audit).map_err(|faults| faulty(&faults))?;
     let (listener, mcp) = listen("server.listen", config.server.listen).await?;
     let ops_stop = CancellationToken::new();
     let (mut ops_address, mut ops) = (None, tokio::task::JoinSet::new());
@@ -141,7 +160,7 @@ async fn serve_until(
         ops.spawn(admin.run(ops_stop.clone()));
         write_addresses(config, mcp, ops_address)?;
     }
-    tracing::info!(mcp = %format!("http://{mcp}/mcp"), ops = ?ops_address, "listening");
+    tracing::info!(mcp = %format!("{}/mcp", url(scheme(config), mcp)), ops = ?ops_address, "listening");
     if let Some(banner) = banner {
         banner.print(mcp).map_err(|source| Error::Io { operation: "write to standard output", source })?;
     }
@@ -153,7 +172,7 @@ async fn serve_until(
     Ok(())
 }
 
-async fn start_pipeline(config: &Config) -> Result<Pipeline, Error> {
+pub(super) async fn start_pipeline(config: &Config) -> Result<Pipeline, Error> {
     let mut sink = None;
     if let Some(url) = &config.postgres.url {
         let options = postgres::Options {
@@ -196,8 +215,8 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, 
 
 /// Says where this gateway listens, for scripts: the ports may have been chosen by the system.
 fn write_addresses(config: &Config, mcp: SocketAddr, ops: Option<SocketAddr>) -> Result<(), Error> {
-    let url = |address: SocketAddr| format!("http://{address}");
-    let addresses = serde_json::json!({ "mcp": url(mcp), "ops": ops.map(url), "pid": std::process::id() });
+    let ops = ops.map(|address| url("http", address));
+    let addresses = serde_json::json!({ "mcp": url(scheme(config), mcp), "ops": ops, "pid": std::process::id() });
     let path = config.audit.dir.join(ADDRESSES_NAME);
     let temporary = path.with_extension("tmp");
     std::fs::write(&temporary, format!("{addresses}\n"))
@@ -205,8 +224,17 @@ fn write_addresses(config: &Config, mcp: SocketAddr, ops: Option<SocketAddr>) ->
         .map_err(|source| Error::Io { operation: "write serve.json into audit.dir", source })
 }
 
+/// How the MCP listener is spoken to.
+fn scheme(config: &Config) -> &'static str {
+    if config.server.tls.is_some() { "https" } else { "http" }
+}
+
+fn url(scheme: &str, address: SocketAddr) -> String {
+    format!("{scheme}://{address}")
+}
+
 /// A token that the first SIGTERM or SIGINT cancels. The second one ends the process at once.
-fn stop_on_signal() -> Result<CancellationToken, Error> {
+pub(super) fn stop_on_signal() -> Result<CancellationToken, Error> {
     let fault = |source| Error::Io { operation: "listen for signals", source };
     let mut terminate = signal(SignalKind::terminate()).map_err(fault)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(fault)?;

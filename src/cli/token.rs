@@ -2,28 +2,40 @@
 //!
 //! Only HS256 keys can mint: of the others the gateway has the public half, and tokens come from the issuer that holds
 //! the private one. Nothing but the token is written to stdout, so that `TOKEN=$(gatepost token ...)` works.
+//!
+//! `gatepost token hash` is the other way to a token: one that the operator made, as its hash in `auth.tokens_file`.
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::Subcommand;
+
 use crate::config::{Config, Key};
+use crate::gateway::auth::static_tokens::{self, TOKEN_BYTES_MIN};
 use crate::gateway::auth::{self, keys};
 
-use super::{BAD_CONFIG, FAILED, complain, load, print};
+use super::{BAD_CONFIG, FAILED, complain, fail, load, print};
+
+/// Longest token that is hashed, in bytes. *Derived*: the gateway looks at no longer one.
+const TOKEN_LINE_MAX: u64 = 16 * 1024;
 
 /// Longest validity of a development token. *Chosen*: a week of work; there is no way to revoke one.
 const VALID_MAX: Duration = Duration::from_hours(7 * 24);
 
 /// Mints a development token with a configured HS256 secret.
 #[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The configuration file.
     #[arg(long, value_name = "FILE", default_value = "gatepost.toml")]
     pub config: PathBuf,
     /// Who the token is for: its `sub`.
-    #[arg(long, value_name = "NAME")]
-    pub subject: String,
+    #[arg(long, value_name = "NAME", required = true)]
+    pub subject: Option<String>,
     /// The role; give it again for more than one.
     #[arg(long = "role", value_name = "ROLE", required = true)]
     pub roles: Vec<String>,
@@ -39,6 +51,25 @@ pub struct Args {
     /// The `scope`, where it is to differ from the configured `auth.required_scope`.
     #[arg(long, value_name = "SCOPE")]
     pub scope: Option<String>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// Read a static token from stdin and print what `auth.tokens_file` says of it: its hash, never the token
+    Hash(HashArgs),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct HashArgs {
+    /// Who the token is for; with it the whole entry is printed, else only the hash.
+    #[arg(long, value_name = "NAME")]
+    subject: Option<String>,
+    /// A role; give it again for more than one.
+    #[arg(long = "role", value_name = "ROLE", requires = "subject")]
+    roles: Vec<String>,
+    /// What records call the token.
+    #[arg(long, value_name = "ID", requires = "subject")]
+    id: Option<String>,
 }
 
 /// Why there is no token.
@@ -64,12 +95,24 @@ enum Error {
     Mint(#[from] auth::MintError),
     #[error("cannot write to standard output")]
     Write(#[from] std::io::Error),
+    #[error("cannot read the token from standard input ({0})")]
+    Read(#[source] std::io::Error),
+    #[error("the token has {bytes} bytes, and at least {TOKEN_BYTES_MIN} are needed: make one by openssl rand -hex 32")]
+    Short { bytes: usize },
+    #[error("the token is no single word of visible ASCII, at most {TOKEN_LINE_MAX} bytes: clients could not send it")]
+    NotWord,
 }
 
 /// Writes the token and a newline to stdout. Exit code 2 where the configuration does not do, 1 where the request does
 /// not.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
+    if let Some(Command::Hash(args)) = &args.command {
+        return match hash(args, std::io::stdin().lock()).and_then(|entry| Ok(print(&entry)?)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string()),
+        };
+    }
     let config = match load(Some(&args.config)) {
         Ok(config) => config,
         Err(code) => return code,
@@ -83,6 +126,26 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
+/// The entry of the token that is read.
+fn hash(args: &HashArgs, stdin: impl Read) -> Result<String, Error> {
+    let mut line = Vec::new();
+    // I6: more than the longest token is not read.
+    stdin.take(TOKEN_LINE_MAX + 1).read_to_end(&mut line).map_err(Error::Read)?;
+    let token = line.trim_ascii();
+    if line.len() as u64 > TOKEN_LINE_MAX || !token.iter().all(u8::is_ascii_graphic) {
+        return Err(Error::NotWord);
+    }
+    if token.len() < TOKEN_BYTES_MIN {
+        return Err(Error::Short { bytes: token.len() });
+    }
+    let hash = static_tokens::hash(token);
+    let Some(subject) = &args.subject else { return Ok(format!("sha256 = \"{hash}\"\n")) };
+    let text = |text: &str| toml::Value::String(text.to_owned());
+    let roles = toml::Value::Array(args.roles.iter().map(|role| text(role)).collect());
+    let id = args.id.as_ref().map_or_else(String::new, |id| format!("id = {}\n", text(id)));
+    Ok(format!("[[tokens]]\nsha256 = \"{hash}\"\nsubject = {}\nroles = {roles}\n{id}", text(subject)))
+}
+
 fn mint(args: &Args, config: &Config) -> Result<String, Error> {
     if args.ttl < Duration::from_secs(1) || args.ttl > VALID_MAX {
         return Err(Error::Ttl { ttl: humantime::format_duration(args.ttl) });
@@ -94,7 +157,7 @@ fn mint(args: &Args, config: &Config) -> Result<String, Error> {
     }
     let key = choose(&config.auth.keys, args.key.as_deref())?;
     let claims = auth::Claims {
-        subject: args.subject.clone(),
+        subject: args.subject.clone().unwrap_or_default(),
         issuer: key.issuer.clone(),
         audience: args.audience.clone().unwrap_or_else(|| config.auth.audience.clone()),
         role_claim: config.auth.role_claim.clone(),
@@ -168,17 +231,17 @@ mod tests {
         mint(&args(more), &config(&dir, keys)).unwrap_err().to_string()
     }
 
-    #[test]
-    fn the_gateway_believes_the_token() {
+    #[tokio::test]
+    async fn the_gateway_believes_the_token() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(&dir, &[("a", "HS256", "good")]);
         let authenticator = Authenticator::from_config(&config.auth).unwrap();
         let token = mint(&args(&["--role", "ops"]), &config).unwrap();
-        let caller = authenticator.authenticate(Some(format!("Bearer {token}").as_bytes())).unwrap();
+        let caller = authenticator.authenticate(Some(format!("Bearer {token}").as_bytes()), None).await.unwrap();
         assert_eq!((caller.subject.as_str(), caller.issuer.as_str()), ("alice", "dev"));
         assert_eq!(caller.roles, ["dev", "ops"]);
         let token = mint(&args(&["--audience", "other"]), &config).unwrap();
-        assert!(authenticator.authenticate(Some(format!("Bearer {token}").as_bytes())).is_err());
+        assert!(authenticator.authenticate(Some(format!("Bearer {token}").as_bytes()), None).await.is_err());
     }
 
     #[test]
@@ -199,6 +262,30 @@ mod tests {
         assert!(refusal(&keys, &["--role", "dve"]).contains("\"dve\" is not configured"));
         assert!(refusal(&keys, &["--ttl", "30days"]).contains("out of range"));
         assert!(refusal(&keys, &["--ttl", "0s"]).contains("out of range"));
+    }
+
+    #[test]
+    fn i8_a_static_token_is_told_by_its_hash() {
+        let token = "0123456789abcdef0123456789abcdef";
+        let args = |subject: Option<&str>| HashArgs {
+            subject: subject.map(str::to_owned),
+            roles: vec!["a\"b".to_owned()],
+            id: Some("one".to_owned()),
+        };
+        let line = hash(&args(None), format!("{token}\n").as_bytes()).unwrap();
+        assert_eq!(line, format!("sha256 = \"{}\"\n", static_tokens::hash(token.as_bytes())));
+        let entry = hash(&args(Some("ci")), token.as_bytes()).unwrap();
+        let parsed: toml::Table = entry.parse().unwrap();
+        assert_eq!(parsed["tokens"][0]["subject"].as_str(), Some("ci"));
+        assert_eq!(parsed["tokens"][0]["roles"][0].as_str(), Some("a\"b"));
+        assert_eq!(parsed["tokens"][0]["id"].as_str(), Some("one"));
+        assert!(!entry.contains(token));
+        for (bad, wanted) in [("short", "has 5 bytes"), ("", "has 0 bytes"), (&format!("{token} x"), "no single word")]
+        {
+            let refused = hash(&args(None), bad.as_bytes()).unwrap_err().to_string();
+            assert!(refused.contains(wanted), "{refused}");
+        }
+        assert!(matches!(hash(&args(None), "x".repeat(20_000).as_bytes()), Err(Error::NotWord)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Condition, Config, Key, OnFailure, path};
+use super::{Backend, Condition, Config, Key, OnFailure, path};
 
 /// Longest alias of a backend, in bytes. *Derived*: clients take tool names of 64; this leaves `__` and 30 for the tool.
 const ALIAS_BYTES_MAX: usize = 32;
@@ -12,6 +12,9 @@ const ROLE_BYTES_MAX: usize = 128;
 
 /// How many arguments of the longest size the ring must hold. *Chosen*: an intent and a record of two calls.
 const RING_ARGS_MIN: usize = 4;
+
+/// Issuers of callers who come without a JWT. A JWT of such an issuer would pass for one of them.
+const RESERVED: [&str; 2] = ["static", "mtls"];
 
 /// A name that the operator chose, in `section`.
 pub(super) fn name(section: &str, name: &str) -> Result<(), String> {
@@ -38,12 +41,20 @@ pub(super) fn name(section: &str, name: &str) -> Result<(), String> {
 /// Everything that involves more than one setting; each fault is told with its key.
 pub(super) fn together(config: &Config, fault: &mut dyn FnMut(&str, String)) {
     keys(config, fault);
+    issuers(config, fault);
     patterns(config, fault);
+    backends(config, fault);
     let server = config.server.listen;
-    if !server.ip().is_loopback() && config.auth.keys.is_empty() {
-        let message =
-            format!("{server} can be reached by others and auth.keys is empty: add a key, or listen on loopback");
+    let asks_certificates = config.server.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+    if !server.ip().is_loopback() && !config.auth.believes_tokens() && !asks_certificates {
+        let message = format!(
+            "{server} can be reached by others and nobody is believed: add [[auth.keys]] or [[auth.issuers]], or listen on loopback"
+        );
         fault("server.listen", message);
+    }
+    if !config.auth.certificates.is_empty() && !asks_certificates {
+        let message = "is of no use without server.tls.client_ca_file: set that, or leave this out";
+        fault("auth.certificates", message.to_owned());
     }
     if config.ops.listen == Some(server) && server.port() != 0 {
         fault("ops.listen", format!("{server} is server.listen too: choose another port"));
@@ -54,6 +65,26 @@ pub(super) fn together(config: &Config, fault: &mut dyn FnMut(&str, String)) {
             "{ring} bytes is less than {RING_ARGS_MIN} times audit.args_bytes_max ({args}): raise it, or lower the other"
         );
         fault("audit.ring_bytes_max", message);
+    }
+}
+
+fn backends(config: &Config, fault: &mut dyn FnMut(&str, String)) {
+    for (alias, backend) in &config.backends {
+        let path = path::join("backends", alias);
+        match (backend.command.is_empty(), &backend.url) {
+            (true, None) => fault(&format!("{path}.command"), "is missing: set it, or url".to_owned()),
+            (false, Some(_)) => fault(&format!("{path}.url"), "goes without command: keep one".to_owned()),
+            _ => {}
+        }
+        if backend.url.is_none() && !(backend.header_env.is_empty() && backend.header_file.is_empty()) {
+            fault(&path, "has headers and no url: a stdio server takes env".to_owned());
+        }
+        for name in backend.header_env.keys().filter(|name| backend.header_file.contains_key(*name)) {
+            fault(&format!("{path}.header_env.{name}"), "stands in header_file too: keep one".to_owned());
+        }
+        if backend.idle_timeout > backend.call_timeout && backend.idle_timeout != Backend::default().idle_timeout {
+            fault(&format!("{path}.idle_timeout"), "is longer than call_timeout: lower it".to_owned());
+        }
     }
 }
 
@@ -68,6 +99,31 @@ fn keys(config: &Config, fault: &mut dyn FnMut(&str, String)) {
             && !seen.insert((&key.issuer, kid))
         {
             fault(&format!("{path}.kid"), format!("{kid:?} names an earlier key of this issuer too: choose another"));
+        }
+    }
+}
+
+fn issuers(config: &Config, fault: &mut dyn FnMut(&str, String)) {
+    let keys = config.auth.keys.iter().enumerate().map(|(idx, key)| (format!("auth.keys[{idx}]"), &key.issuer));
+    let issuers = config.auth.issuers.iter().enumerate();
+    let issuers = issuers.map(|(idx, issuer)| (format!("auth.issuers[{idx}]"), &issuer.issuer));
+    for (path, issuer) in keys.chain(issuers) {
+        if RESERVED.contains(&issuer.as_str()) {
+            let message = format!("{issuer:?} stands for callers without a JWT: choose another");
+            fault(&format!("{path}.issuer"), message);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (idx, issuer) in config.auth.issuers.iter().enumerate() {
+        let path = format!("auth.issuers[{idx}]");
+        match (&issuer.jwks_file, &issuer.jwks_url) {
+            (Some(_), None) | (None, Some(_)) => {}
+            (None, None) => fault(&path, "has no keys: set jwks_url or jwks_file".to_owned()),
+            (Some(_), Some(_)) => fault(&path, "has jwks_file and jwks_url: keep one".to_owned()),
+        }
+        if !seen.insert(&issuer.issuer) && !issuer.issuer.is_empty() {
+            let message = format!("{:?} is an earlier issuer too: leave one out", issuer.issuer);
+            fault(&format!("{path}.issuer"), message);
         }
     }
 }

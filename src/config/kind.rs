@@ -1,12 +1,20 @@
 //! The kinds of value that a knob takes: how each is written, its range, and what is said of a value outside it.
 
+mod rule;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use toml::Value;
 
+use rule::{directory, one_pointer, pattern, pointer, resource, scalar};
+
 /// Longest text setting, in bytes. *Chosen*: file names and URLs end far below it.
 const TEXT_BYTES_MAX: usize = 4096;
+
+/// Headers that no operator sets for a backend. *Spec*: RFC 9110, and MCP's transport.
+const RESERVED_HEADERS: [&str; 7] =
+    ["host", "content-length", "content-type", "accept", "connection", "transfer-encoding", "last-event-id"];
 
 /// What a knob takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,10 +77,20 @@ pub enum Kind {
     Expression,
     /// An absolute path of slashes, without `..`.
     Directory,
+    /// A list of at least one of these words.
+    Choices(&'static [&'static str]),
+    /// An `https://` URL, or `http://` of a loopback host.
+    WebUrl,
+    /// A table of lists of texts.
+    Lists,
     /// A program and its arguments.
     Command,
     /// A table of environment variables.
     Variables,
+    /// A table of HTTP header names and texts.
+    Headers,
+    /// An `http` or `https` URL.
+    HttpUrl,
 }
 
 /// What is wrong with a value; `item` is its place in a list or its name in a table.
@@ -99,7 +117,10 @@ impl Kind {
             Self::Word => format!("text without spaces, 1 to {TEXT_BYTES_MAX} bytes"),
             Self::Path => "path".to_owned(),
             Self::Flag => "`true` or `false`".to_owned(),
-            Self::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+            Self::Choice(words) => quoted(words),
+            Self::Choices(words) => format!("list of {}", quoted(words)),
+            Self::WebUrl => "`https://` URL".to_owned(),
+            Self::Lists => "table of lists of texts".to_owned(),
             Self::Count { unit, min, max } => format!("{unit}, {min} to {max}"),
             Self::Duration { min, max } => {
                 format!("duration, {} to {}", humantime::format_duration(min), humantime::format_duration(max))
@@ -119,7 +140,8 @@ impl Kind {
             Self::Expression => "regular expression".to_owned(),
             Self::Directory => "absolute path".to_owned(),
             Self::Command => "list of texts, at least one".to_owned(),
-            Self::Variables => "table of texts".to_owned(),
+            Self::Variables | Self::Headers => "table of texts".to_owned(),
+            Self::HttpUrl => "http or https URL".to_owned(),
         }
     }
 
@@ -129,7 +151,13 @@ impl Kind {
         match self {
             Self::Flag => text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Boolean),
             Self::Count { .. } => text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
-            Self::Texts | Self::Origins | Self::Patterns | Self::Resources | Self::Pointers | Self::Command => {
+            Self::Texts
+            | Self::Origins
+            | Self::Patterns
+            | Self::Resources
+            | Self::Pointers
+            | Self::Command
+            | Self::Choices(_) => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
             }
@@ -159,9 +187,13 @@ impl Kind {
                 ))),
                 other => Err(Wrong::whole(expected(&format!("a whole number of {unit}, {min} to {max}"), other))),
             },
-            Self::Texts | Self::Origins | Self::Patterns | Self::Resources | Self::Pointers | Self::Command => {
-                self.check_list(value)
-            }
+            Self::Texts
+            | Self::Origins
+            | Self::Patterns
+            | Self::Resources
+            | Self::Pointers
+            | Self::Command
+            | Self::Choices(_) => self.check_list(value),
             Self::Scalar => scalar(value).map_err(Wrong::whole),
             Self::Scalars => match value {
                 Value::Array(items) if !items.is_empty() => {
@@ -170,8 +202,16 @@ impl Kind {
                 Value::Array(_) => Err(Wrong::whole("is empty and would hold for nothing: write the values it may be")),
                 other => Err(Wrong::whole(expected("a list of values", other))),
             },
+            Self::Lists => match value {
+                Value::Table(table) => all(table.iter().map(|(name, value)| (name.clone(), list(value)))),
+                other => Err(Wrong::whole(expected("a table of lists of texts", other))),
+            },
             Self::Variables => match value {
                 Value::Table(table) => all(table.iter().map(|(name, value)| (name.clone(), variable(name, value)))),
+                other => Err(Wrong::whole(expected("a table of texts", other))),
+            },
+            Self::Headers => match value {
+                Value::Table(table) => all(table.iter().map(|(name, value)| (name.clone(), header(name, value)))),
                 other => Err(Wrong::whole(expected("a table of texts", other))),
             },
             _ => match value {
@@ -185,8 +225,14 @@ impl Kind {
         let Value::Array(items) = value else {
             return Err(Wrong::whole(expected(self.written(), value)));
         };
-        if self == Self::Command && items.is_empty() {
-            return Err(Wrong::whole("is empty: name the program to start, then its arguments"));
+        match self {
+            Self::Command if items.is_empty() => {
+                return Err(Wrong::whole("is empty: name the program to start, then its arguments"));
+            }
+            Self::Choices(words) if items.is_empty() => {
+                return Err(Wrong::whole(format!("is empty: name at least one of {}", words.join(", "))));
+            }
+            _ => {}
         }
         all(items.iter().enumerate().map(|(idx, item)| {
             let checked = match item {
@@ -203,6 +249,7 @@ impl Kind {
             Self::Resources => resource(text),
             Self::Pointers => pointer(text),
             Self::Origins => origin(text),
+            Self::Choices(words) => Self::Choice(words).check_text(text),
             // An argument may be empty; the program may not.
             Self::Command if idx > 0 => controls(text),
             _ => plain(text),
@@ -232,6 +279,8 @@ impl Kind {
                 .map(drop)
                 .map_err(|_| format!("{text:?} is no UUID: write 32 hexadecimal digits in the usual five groups")),
             Self::PostgresUrl => postgres_url(text),
+            Self::HttpUrl => http_url(text),
+            Self::WebUrl => web_url(text),
             Self::Filter => tracing_subscriber::EnvFilter::try_new(text)
                 .map(drop)
                 .map_err(|_| format!("{text:?} is no filter: write as in \"info\" or \"gatepost=debug,warn\"")),
@@ -250,7 +299,10 @@ impl Kind {
             Self::Address | Self::AddressOrOff => "an address and port as text, as in \"127.0.0.1:8808\"",
             Self::Duration { .. } => "a duration as text, as in \"250ms\", \"30s\", \"5m\"",
             Self::PostgresUrl => "a URL as text, as in \"postgres://user@host/database\"",
-            Self::Texts | Self::Origins | Self::Patterns | Self::Resources | Self::Pointers => "a list of texts",
+            Self::WebUrl => "a URL as text, as in \"https://login.example.com/jwks.json\"",
+            Self::Texts | Self::Origins | Self::Patterns | Self::Resources | Self::Pointers | Self::Choices(_) => {
+                "a list of texts"
+            }
             Self::Command => "a list of texts, the program and its arguments",
             _ => "a text",
         }
@@ -273,6 +325,10 @@ fn expected(what: &str, found: &Value) -> String {
 pub(super) fn found(value: &Value) -> String {
     let article = if matches!(value, Value::Integer(_) | Value::Array(_)) { "an" } else { "a" };
     format!("{article} {}", value.type_str())
+}
+
+fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn plain(text: &str) -> Result<(), String> {
@@ -299,65 +355,38 @@ fn variable(name: &str, value: &Value) -> Result<(), String> {
     }
 }
 
-fn pattern(text: &str) -> Result<(), String> {
-    match text.split('/').collect::<Vec<_>>().as_slice() {
-        [backend, tool] if !backend.is_empty() && !tool.is_empty() => Ok(()),
-        [_, _] => Err(format!("{text:?} has an empty half: write backend/tool, as in \"time/*\"")),
-        [_] => Err(format!("{text:?} has no '/': write backend/tool, as in \"time/*\" for all tools of time")),
-        _ => Err(format!("{text:?} has more than one '/': write backend/tool, as in \"time/*\"")),
+fn header(name: &str, value: &Value) -> Result<(), String> {
+    let name: Result<axum::http::HeaderName, _> = name.parse();
+    match (name, value) {
+        (Err(_), _) => Err("is no name of a header: write it as in Authorization".to_owned()),
+        // The transport's own: another value would break it, or let one session pass for another.
+        (Ok(name), _) if name.as_str().starts_with("mcp-") || RESERVED_HEADERS.contains(&name.as_str()) => {
+            Err("is a header that the gateway sets itself: leave it out".to_owned())
+        }
+        (Ok(_), Value::String(text)) => plain(text),
+        (Ok(_), other) => Err(expected("a text", other)),
     }
 }
 
-fn resource(text: &str) -> Result<(), String> {
-    let written = "write backend/URI, as in \"files/file:///data/*\"";
-    match text.split_once('/') {
-        Some((backend, uri)) if !backend.is_empty() && !uri.is_empty() => Ok(()),
-        Some(_) => Err(format!("{text:?} has an empty half: {written}")),
-        None => Err(format!("{text:?} has no '/': {written}, or \"{text}/*\" for all resources of {text}")),
+fn http_url(text: &str) -> Result<(), String> {
+    let written = "write it as in \"https://tools.example/mcp\"";
+    let url = url::Url::parse(text).map_err(|error| format!("is no URL ({error}): {written}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(format!("is no http or https URL: {written}"));
     }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user or password: set header_env or header_file instead".to_owned());
+    }
+    Ok(())
 }
 
-/// A number beyond 2^53 is not the same to all parsers, nor is one with a fraction (RFC 8259 section 6).
-fn scalar(value: &Value) -> Result<(), String> {
-    const EXACT_MAX: u64 = 1 << 53;
+fn list(value: &Value) -> Result<(), String> {
     match value {
-        Value::String(text) if text.len() > TEXT_BYTES_MAX => {
-            Err(format!("is {} bytes, limit {TEXT_BYTES_MAX}: write a shorter text", text.len()))
-        }
-        Value::Integer(number) if number.unsigned_abs() > EXACT_MAX => {
-            Err(format!("{number} is beyond {EXACT_MAX}, up to which all parsers agree: write a smaller number"))
-        }
-        Value::String(_) | Value::Integer(_) | Value::Boolean(_) => Ok(()),
-        other => Err(expected("a text, a whole number, true or false", other)),
-    }
-}
-
-fn one_pointer(text: &str) -> Result<(), String> {
-    pointer(text)?;
-    if text.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
-        return Err(format!("{text:?} has a '~' that is none of ~0 and ~1: write ~0 for '~'"));
-    }
-    if text.split('/').any(|segment| segment == "*") {
-        return Err(format!("{text:?} has a '*', which stands for a member of that name only: name one member"));
-    }
-    plain(text)
-}
-
-fn directory(text: &str) -> Result<(), String> {
-    plain(text)?;
-    let is_plain = text.starts_with('/')
-        && !text.starts_with("//")
-        && !text.chars().any(|c| c.is_control() || c == '\\' || c == '%')
-        && !text.split('/').any(|segment| segment == "..");
-    let remedy = "write an absolute path without '..', backslash and '%', as in \"/data\"";
-    if is_plain { Ok(()) } else { Err(format!("{text:?} is no plain absolute path: {remedy}")) }
-}
-
-fn pointer(text: &str) -> Result<(), String> {
-    if text.starts_with('/') {
-        Ok(())
-    } else {
-        Err(format!("{text:?} is no JSON pointer: begin it with '/', as in \"/password\" or \"/items/*/token\""))
+        Value::Array(items) => items.iter().try_for_each(|item| match item {
+            Value::String(text) => plain(text),
+            other => Err(expected("a text", other)),
+        }),
+        other => Err(expected("a list of texts", other)),
     }
 }
 
@@ -366,6 +395,32 @@ fn origin(text: &str) -> Result<(), String> {
         || format!("{text:?} is no origin: write scheme://host[:port] and no path, as in \"https://app.example\"");
     let url = url::Url::parse(text).map_err(|_| wrong())?;
     if url.origin().is_tuple() && url.origin().ascii_serialization() == text { Ok(()) } else { Err(wrong()) }
+}
+
+/// Over plain HTTP anybody on the way could put keys of his own in place of the issuer's.
+fn web_url(text: &str) -> Result<(), String> {
+    let url = url::Url::parse(text)
+        .map_err(|source| format!("is no URL ({source}): write as in \"https://login.example.com/jwks.json\""))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user or password: leave it out".to_owned()); // I8: nor is it shown.
+    }
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if is_loopback(&url) => Ok(()),
+        "http" => Err(format!("{text:?} is not encrypted: write https, or a loopback host")),
+        other => Err(format!("has the scheme {other:?}: write https")),
+    }
+}
+
+/// Whether the URL leads to this machine: then nobody is on the way.
+#[must_use]
+pub fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
 }
 
 /// I8: no message shows any part of the URL but its scheme and the names of its parameters.

@@ -3,6 +3,8 @@
 //! The table drives the search for unknown keys, the checks of type and range, the names of the environment variables
 //! and `docs/configuration.md`.
 
+mod rules;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -53,16 +55,38 @@ const fn knob(path: &'static str, kind: Kind, default: Fallback, reason: &'stati
 const MINUTES_10: Duration = Duration::from_mins(10);
 const HOURS_24: Duration = Duration::from_hours(24);
 
+/// What a published key may verify.
+const ALGORITHMS: &[&str] = &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+
 /// All keys, in the order of the documentation.
+pub const KNOBS: &[Knob] = &joined::<{ CALLERS.len() + rules::RULES.len() + OTHERS.len() }>();
+
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which refuses a place out of range")]
+const fn joined<const N: usize>() -> [Knob; N] {
+    let parts = [CALLERS, rules::RULES, OTHERS];
+    let mut all = [knob("", Kind::Flag, Unset, ""); N];
+    let (mut part, mut idx, mut at) = (0, 0, 0);
+    while part < parts.len() {
+        if idx < parts[part].len() {
+            all[at] = parts[part][idx];
+            (idx, at) = (idx + 1, at + 1);
+        } else {
+            (part, idx) = (part + 1, 0);
+        }
+    }
+    all
+}
+
+/// The listeners, and who is believed.
 ///
 /// The ranges are *chosen*: the lower end is the least with which the part still works, the upper end the most that
 /// one process on a large machine has a use for; a value outside is a slip of the unit.
-pub const KNOBS: &[Knob] = &[
+const CALLERS: &[Knob] = &[
     knob(
         "server.listen",
         Kind::Address,
         Value("\"127.0.0.1:8808\""),
-        "Where MCP clients connect. Loopback by default: an address that others can reach demands `auth.keys`.",
+        "Where MCP clients connect. Loopback by default: an address that others can reach demands somebody to believe (`[auth]`).",
     ),
     knob(
         "server.allowed_hosts",
@@ -83,6 +107,12 @@ pub const KNOBS: &[Knob] = &[
         "Largest request body. Each open call may hold one in memory.",
     ),
     knob(
+        "server.connections_max",
+        count("connections", 1, 1_000_000),
+        Value("4096"),
+        "Most connections at once; others wait to be accepted. One that sends no request for 30 s is closed.",
+    ),
+    knob(
         "server.sessions_max",
         count("sessions", 1, 1_000_000),
         Value("10000"),
@@ -95,10 +125,29 @@ pub const KNOBS: &[Knob] = &[
         "Most calls open at once; one more is refused and recorded as `rate_limited`.",
     ),
     knob(
+        "server.pass_methods",
+        Kind::Texts,
+        Value("[]"),
+        "Methods that the gateway does not know and passes on at `/mcp/{backend}`, as `tasks/*`, for roles that may call everything there; each is recorded. All others are refused.",
+    ),
+    knob(
         "server.drain_timeout",
         span(ms(0), MINUTES_10),
         Value("\"30s\""),
         "How long a stop waits for open calls; then they are recorded as cut off.",
+    ),
+    knob(
+        "server.tls.cert_file",
+        Kind::Path,
+        Required,
+        "PEM file with the listener's certificate, then its chain. With `[server.tls]` the MCP listener speaks TLS 1.2 and 1.3 only; read at the start.",
+    ),
+    knob("server.tls.key_file", Kind::Path, Required, "PEM file with the certificate's private key."),
+    knob(
+        "server.tls.client_ca_file",
+        Kind::Path,
+        Unset,
+        "PEM file with the authorities whose client certificates identify callers that send no token. The subject is the first URI name, else DNS name, else CN; the issuer is `mtls`. Unset: certificates are not asked for.",
     ),
     knob(
         "ops.listen",
@@ -129,6 +178,18 @@ pub const KNOBS: &[Knob] = &[
         span(ms(0), Duration::from_mins(5)),
         Value("\"30s\""),
         "Clock difference tolerated on `exp` and `nbf`. More than minutes would revive expired tokens.",
+    ),
+    knob(
+        "auth.tokens_file",
+        Kind::Path,
+        Unset,
+        "TOML file with static tokens: `[[tokens]]` with `sha256`, `subject`, `roles`, as `gatepost token hash` prints it; never the tokens. Others may not read it; read again when it changes. The issuer is `static`.",
+    ),
+    knob(
+        "auth.certificates",
+        Kind::Lists,
+        Value("{}"),
+        "Client certificate's subject to its roles, as in `\"spiffe://example/ci\" = [\"dev\"]`. A certificate that is not listed has no role.",
     ),
     knob(
         "auth.keys[].kid",
@@ -162,77 +223,51 @@ pub const KNOBS: &[Knob] = &[
         "RS256, ES256, EdDSA: PEM file with the public key. The private one stays with the issuer.",
     ),
     knob(
-        "roles.*.allow",
-        Kind::Patterns,
-        Value("[]"),
-        "What the role may call: patterns over `backend/tool`, where `*` stands for any run of characters but `/`. None: nothing.",
-    ),
-    knob(
-        "roles.*.deny",
-        Kind::Patterns,
-        Value("[]"),
-        "What nobody of this role may call, whatever another role allows. One that names all tools of a backend denies its resources and prompts too.",
-    ),
-    knob(
-        "roles.*.resources",
-        Kind::Resources,
-        Unset,
-        "What the role may read: patterns over `backend/URI`, where `*` in the URI stands for any run of characters. Unset, as `prompts` is: all of the backends whose tools it may all call, else nothing.",
-    ),
-    knob(
-        "roles.*.deny_resources",
-        Kind::Resources,
-        Value("[]"),
-        "What nobody of this role may read, whatever another role allows.",
-    ),
-    knob(
-        "roles.*.prompts",
-        Kind::Patterns,
-        Unset,
-        "Which prompts the role may get: patterns over `backend/prompt`. Unset, as `resources` is: all of the backends whose tools it may all call, else nothing.",
-    ),
-    knob(
-        "roles.*.deny_prompts",
-        Kind::Patterns,
-        Value("[]"),
-        "Which prompts nobody of this role may get, whatever another role allows.",
-    ),
-    knob(
-        "roles.*.when[].tool",
-        Kind::Pattern,
+        "auth.issuers[].issuer",
+        Kind::Text,
         Required,
-        "The tools whose arguments this condition looks at. Every condition on a tool must hold, for this role's `allow`.",
+        "The `iss` of its tokens. Its keys verify no other issuer's tokens, and others' keys none of its.",
     ),
     knob(
-        "roles.*.when[].pointer",
-        Kind::Pointer,
-        Required,
-        "JSON pointer to the argument. Where it leads nowhere the condition does not hold.",
-    ),
-    knob(
-        "roles.*.when[].equals",
-        Kind::Scalar,
+        "auth.issuers[].jwks_file",
+        Kind::Path,
         Unset,
-        "The argument is this value. Numbers compare as they are written: `1.0` is not `1`.",
-    ),
-    knob("roles.*.when[].one_of", Kind::Scalars, Unset, "The argument is one of these values."),
-    knob(
-        "roles.*.when[].matches",
-        Kind::Expression,
-        Unset,
-        "The argument is a text of at most 4096 bytes, all of which this regular expression matches. Its compiled size is bounded, and with it what one call costs.",
+        "File with its JWKS. Read again when it changes, looked at once a second at most; what cannot be read leaves the keys as they are.",
     ),
     knob(
-        "roles.*.when[].below",
-        Kind::Directory,
+        "auth.issuers[].jwks_url",
+        Kind::WebUrl,
         Unset,
-        "The argument is the absolute path of this directory or of something below it, by its text; `..` may not lead out of it.",
+        "Where its JWKS is fetched: at the first token, when it is old, and for an unknown `kid`, once in 10 s at most. While the issuer is down the keys at hand stay in use.",
     ),
+    knob(
+        "auth.issuers[].jwks_ttl",
+        span(ms(1000), HOURS_24),
+        Value("\"10m\""),
+        "How old a fetched JWKS may be before it is fetched anew, beside the calls: a key that the issuer withdrew verifies for this long.",
+    ),
+    knob(
+        "auth.issuers[].algorithms",
+        Kind::Choices(ALGORITHMS),
+        Value("[\"RS256\", \"ES256\", \"EdDSA\"]"),
+        "The algorithms that its keys may have; a key verifies exactly one. No HMAC: a published key is no secret.",
+    ),
+    knob("auth.issuers[].audience", Kind::Text, Unset, "The `aud` of its tokens. Unset: `auth.audience`."),
+    knob(
+        "auth.issuers[].role_claim",
+        Kind::Text,
+        Unset,
+        "The claim with the roles in its tokens. Unset: `auth.role_claim`.",
+    ),
+];
+
+/// The same, behind the rules of roles.
+const OTHERS: &[Knob] = &[
     knob(
         "backends.*.command",
         Kind::Command,
-        Required,
-        "The stdio MCP server to start: program and arguments, run without a shell.",
+        Unset,
+        "A stdio MCP server to start: program and arguments, run without a shell. Each legacy session has a child of its own, all others share one.",
     ),
     knob(
         "backends.*.env",
@@ -241,16 +276,52 @@ pub const KNOBS: &[Knob] = &[
         "Its environment besides `PATH` and `HOME`; nothing else of the gateway's environment reaches it.",
     ),
     knob(
+        "backends.*.url",
+        Kind::HttpUrl,
+        Unset,
+        "The endpoint of a Streamable HTTP server, instead of `command`. The client's token never goes there.",
+    ),
+    knob(
+        "backends.*.header_env",
+        Kind::Headers,
+        Value("{}"),
+        "Headers for `url`, as `Authorization`, each with the environment variable that holds its value.",
+    ),
+    knob(
+        "backends.*.header_file",
+        Kind::Headers,
+        Value("{}"),
+        "Headers for `url`, each with the file that holds its value; white space around it is cut off.",
+    ),
+    knob(
+        "backends.*.ca_file",
+        Kind::Path,
+        Unset,
+        "PEM file with certificate authorities that are believed for `url` besides the system's.",
+    ),
+    knob(
         "backends.*.call_timeout",
         span(ms(1), HOURS_24),
+        Value("\"30m\""),
+        "Longest time one call may take, whatever it reports; then the client gets an error and the record says `timeout`.",
+    ),
+    knob(
+        "backends.*.idle_timeout",
+        span(ms(1), HOURS_24),
         Value("\"5m\""),
-        "Longest time one call may take; then the client gets an error and the record says `timeout`.",
+        "Longest time a call may be silent: progress and other messages of it begin the time again.",
     ),
     knob(
         "audit.enabled",
         Kind::Flag,
         Value("true"),
         "Whether calls are audited at all. `false` leaves dispatch unchanged and records nothing.",
+    ),
+    knob(
+        "audit.methods",
+        Kind::Texts,
+        Value("[\"resources/read\", \"prompts/get\", \"completion/complete\"]"),
+        "Methods that are recorded besides `tools/call`, `initialize` and closed sessions, which always are.",
     ),
     knob(
         "audit.level",

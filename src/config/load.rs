@@ -85,9 +85,11 @@ impl Config {
 }
 
 impl Draft {
-    /// Adds a fault of `key`, unless that key has one already.
+    /// Adds a fault of `key`, unless that key has one already, or is a section of a list with a fault in it: what was
+    /// refused there may be what is missing.
     fn fault(&mut self, key: &str, message: String) {
-        if self.faults.iter().any(|fault| fault.key == key && !key.is_empty()) {
+        let within = |fault: &Fault| key.ends_with(']') && fault.key.starts_with(&format!("{key}."));
+        if self.faults.iter().any(|fault| (fault.key == key && !key.is_empty()) || within(fault)) {
             return;
         }
         let origin = self.origin(key);
@@ -169,10 +171,12 @@ impl Draft {
                 continue;
             };
             self.variables.insert(knob.path.to_owned(), name);
-            let Some((section, key)) = knob.path.split_once('.') else { continue };
-            let section = tree.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            let Some((path, key)) = knob.path.rsplit_once('.') else { continue };
+            let section = path.split('.').try_fold(&mut *tree, |table, name| {
+                table.entry(name).or_insert_with(|| Value::Table(Table::new())).as_table_mut()
+            });
             // A section that is no table is a fault of its own.
-            let Value::Table(section) = section else { continue };
+            let Some(section) = section else { continue };
             if text.is_empty() && knob.default == Fallback::Unset {
                 section.remove(key);
             } else {

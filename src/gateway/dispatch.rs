@@ -1,81 +1,34 @@
 //! Where a call meets the pipeline: parse, authenticate, authorize, begin, forward, finish, reply.
 //!
 //! [`serve`] handles one message, in a task of its own: a client that hangs up loses its reply, never the record. Every
-//! refusal is a record too, made before the refusal leaves. What is not audited (`initialize`, `ping`, lists) is answered
-//! in [`super::local`] and calls no tool.
+//! refusal is a record too, made before the refusal leaves. What is not audited is answered in [`super::local`] and calls
+//! no tool.
 
 use std::sync::Arc;
 
-use axum::http::{StatusCode, header};
-use tokio::sync::SemaphorePermit;
-use tokio_util::sync::CancellationToken;
-
-use crate::audit::record::{Call, Caller, Correlation, Outcome, Status};
+use crate::audit::record::Status;
 use crate::upstream::{Answer, Interrupt};
+use axum::http::{StatusCode, header};
+use tokio::sync::{SemaphorePermit, oneshot};
 
 use super::arrival::{Arrival, Fault};
+use super::ask::Ask;
 use super::auth::{AuthError, Principal};
 use super::catalog::Scope;
-use super::envelope::{self, Hint, Id, Malformed, Message, ToolCall};
-use super::headers::{self, Mismatch};
-use super::protocol::{DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, SESSION_HEADER, UNAUTHENTICATED};
-use super::rbac::{Permit, Target};
+use super::envelope::{self, Hint, Id, Malformed};
+use super::protocol::{
+    DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, RATE_LIMITED, SESSION_HEADER, TOOLS_CALL,
+    UNAUTHENTICATED,
+};
+use super::rbac::{Kind, Permit, Target};
 use super::reply::{Reply, http_status};
-use super::{Core, local};
+use super::session::Session;
+use super::stream::{Listening, Stream};
+use super::target::{self, Plan, Subject};
+use super::trail::{Refusal, Trail};
+use super::{Core, headers, local, subscriptions};
 
-/// What a record calls the method of a message that names none.
-const METHOD_UNKNOWN: &str = "unknown";
-
-/// A refusal: what is recorded, and what the client is told.
-#[derive(Debug)]
-struct Refusal {
-    status: Status,
-    http: StatusCode,
-    code: i32,
-    message: String,
-    data: Option<String>,
-    challenge: Option<String>,
-}
-
-impl Refusal {
-    fn malformed(http: StatusCode, code: i32, message: impl Into<String>) -> Self {
-        Self { status: Status::Malformed, http, code, message: message.into(), data: None, challenge: None }
-    }
-
-    fn unknown_tool(name: &str, era: Era) -> Self {
-        let http = if era == Era::Modern { http_status(INVALID_PARAMS) } else { StatusCode::OK };
-        let name = &name[..name.floor_char_boundary(envelope::NAME_BYTES_MAX)];
-        Self::malformed(http, INVALID_PARAMS, format!("unknown tool {name:?}"))
-    }
-}
-
-impl From<Fault> for Refusal {
-    fn from(fault: Fault) -> Self {
-        let http = match fault {
-            Fault::Host | Fault::Origin => StatusCode::FORBIDDEN,
-            Fault::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Fault::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Fault::Incomplete => StatusCode::REQUEST_TIMEOUT,
-            Fault::Headers { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        };
-        Self::malformed(http, INVALID_REQUEST, fault.to_string())
-    }
-}
-
-impl From<Malformed> for Refusal {
-    fn from(rule: Malformed) -> Self {
-        Self::malformed(StatusCode::BAD_REQUEST, rule.code(), rule.to_string())
-    }
-}
-
-impl From<Mismatch> for Refusal {
-    fn from(mismatch: Mismatch) -> Self {
-        let refusal = Self::malformed(StatusCode::BAD_REQUEST, mismatch.code, mismatch.message);
-        Self { data: mismatch.data, ..refusal }
-    }
-}
-
-/// A call that passed all checks.
+/// A request that passed all checks.
 #[derive(Debug)]
 struct Permitted<'a> {
     permit: Permit,
@@ -84,70 +37,65 @@ struct Permitted<'a> {
     slot: SemaphorePermit<'a>,
 }
 
-/// What a record says of a message whatever becomes of it.
-struct Trail<'a> {
-    arrival: &'a Arrival,
-    caller: Caller,
-    id: Option<Id>,
-    method: String,
-    /// The tool as called; a target that is known replaces it.
-    tool: Option<String>,
-    backend: Option<String>,
-    arguments: Option<String>,
+/// The stream of a request that has one, and how its messages are named.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) stream: Arc<Stream>,
+    /// Whether a client can come back for its messages.
+    pub(super) is_kept: bool,
 }
 
-impl Trail<'_> {
-    fn call(&self, core: &Core) -> Call {
-        let correlation = Correlation {
-            addr: Some(self.arrival.addr),
-            session_id: headers::single(&self.arrival.headers, SESSION_HEADER).map(str::to_owned),
-            rpc_id: self.id.as_ref().map(Id::to_text),
-        };
-        let call = Call::new(self.arrival.request_id, &self.method)
-            .with_caller(&self.caller)
-            .with_correlation(&correlation)
-            .with_target(self.backend.as_deref(), self.tool.as_deref());
-        match &self.arguments {
-            Some(json) => call.with_arguments(json, &core.redaction, core.args_bytes_max),
-            None => call,
-        }
-    }
-
-    /// Records the refusal, then lets it go.
-    async fn refuse(&self, core: &Core, refusal: Refusal) -> Reply {
-        tracing::info!(
-            status = %refusal.status, method = self.method, subject = self.caller.subject,
-            backend = self.backend, tool = self.tool, reason = refusal.message, "refused"
-        );
-        let answer = Answer::refusal_with(refusal.code, &refusal.message, refusal.data.as_deref());
-        let outcome = Outcome { status: refusal.status, ..answer.outcome() };
-        // I2: a refused call ends in exactly one record, and I1: its reply waits for it.
-        match core.audit.refuse(self.call(core), outcome, answer).await {
-            Ok(released) => {
-                let reply = Reply::released(refusal.http, self.id.as_ref(), released);
-                match refusal.challenge {
-                    Some(challenge) => reply.with_header(header::WWW_AUTHENTICATE, &challenge),
-                    None => reply,
-                }
-            }
-            Err(unavailable) => Reply::unavailable(self.id.as_ref(), &unavailable),
-        }
-    }
-}
-
-/// Handles one POST from its arrival to its reply.
-pub(super) async fn serve(core: Arc<Core>, arrival: Arrival) -> Reply {
-    let reply = post(&core, &arrival).await;
+/// Handles one POST from its arrival to its reply; `offer` is told of the request's stream, if it gets one.
+pub(super) async fn serve(core: Arc<Core>, arrival: Arrival, offer: oneshot::Sender<Opened>) -> Reply {
+    let mut offer = Offer { to: Some(offer), stream: None, session: None };
+    let reply = Box::pin(post(&core, &arrival, &mut offer)).await;
+    // A reply that cannot be the response any more, since messages were sent before it, is the last of these.
+    offer.end(&reply);
     reply.with_request_id(arrival.request_id)
 }
 
-async fn post(core: &Core, arrival: &Arrival) -> Reply {
-    let hint = arrival.body.as_ref().map(|body| envelope::hint(body, core.body_bytes_max)).unwrap_or_default();
-    let mut trail = trail(arrival, hint);
+/// Makes the stream of a request.
+struct Offer {
+    to: Option<oneshot::Sender<Opened>>,
+    stream: Option<Arc<Stream>>,
+    session: Option<Arc<Session>>,
+}
+
+impl Offer {
+    fn stream(&mut self, arrival: &Arrival, session: Option<&Arc<Session>>) -> Option<Arc<Stream>> {
+        if !headers::takes_stream(&arrival.headers) {
+            return None;
+        }
+        let stream = match session {
+            Some(session) => session.begin_stream()?,
+            None => Stream::new(0),
+        };
+        let opened = Opened { stream: Arc::clone(&stream), is_kept: session.is_some() };
+        // Where the client is gone, its messages are kept for its return.
+        self.to.take()?.send(opened).ok();
+        (self.stream, self.session) = (Some(Arc::clone(&stream)), session.cloned());
+        Some(stream)
+    }
+
+    fn end(&self, reply: &Reply) {
+        let Some(stream) = &self.stream else { return };
+        let was_used = !stream.is_untouched();
+        if was_used {
+            stream.finish(reply.body());
+        }
+        if let Some(session) = &self.session {
+            session.end_stream(stream, was_used);
+        }
+    }
+}
+
+async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
+    let bytes = arrival.body.as_ref().map_or(&[][..], |body| body);
+    let mut trail = Trail::new(arrival, envelope::hint(bytes, core.body_bytes_max));
     if let Err(fault @ (Fault::Host | Fault::Origin)) = &arrival.body {
         return trail.refuse(core, (*fault).into()).await;
     }
-    let principal = match authenticate(core, arrival, &mut trail) {
+    let principal = match authenticate(core, arrival, &mut trail).await {
         Ok(principal) => principal,
         Err(refusal) => return trail.refuse(core, refusal).await,
     };
@@ -157,64 +105,94 @@ async fn post(core: &Core, arrival: &Arrival) -> Reply {
     };
     let message = match envelope::parse(body, core.body_bytes_max) {
         Ok(message) => message,
+        Err(Malformed::Response) if arrival.headers.contains_key(SESSION_HEADER) => {
+            return match session(core, arrival, &principal) {
+                Ok(session) => local::respond(core, session.as_deref(), body).await,
+                Err(refusal) => trail.refuse(core, refusal).await,
+            };
+        }
         Err(rule) => return trail.refuse(core, rule.into()).await,
     };
     let era = match headers::era(&arrival.headers, &message) {
         Ok(era) => era,
         Err(mismatch) => return trail.refuse(core, mismatch.into()).await,
     };
-    let session = headers::single(&arrival.headers, SESSION_HEADER).filter(|_| era == Era::Legacy);
-    if let Some(session) = session.filter(|_| message.method != "initialize")
-        && let Err(unknown) = core.sessions.touch(session, &principal)
-    {
-        let refusal = Refusal::malformed(StatusCode::NOT_FOUND, INVALID_REQUEST, unknown.to_string());
-        return trail.refuse(core, refusal).await;
+    if era == Era::Modern {
+        trail.session = None; // It has none: what it says of one was not looked at.
     }
-    if message.method == "tools/call" {
-        // Known to its session from here on, so that a cancellation finds it however early it comes.
-        let client = match era {
-            Era::Modern => arrival.hung_up.clone(), // Closing the connection is how a modern client cancels.
-            Era::Legacy => CancellationToken::new(),
-        };
-        let ids = session.zip(message.id.as_ref());
-        let _place = ids.and_then(|(session, id)| core.in_flight.enter(session, id, client.clone()));
-        let interrupt = Interrupt { client, drained: core.drained.clone() };
-        return match permit(core, arrival, &principal, &message, era, &mut trail).await {
-            Ok(permitted) => call(core, &trail, permitted, era, &interrupt).await,
-            Err(refusal) => trail.refuse(core, refusal).await,
-        };
-    }
-    if arrival.scope.backend().is_some_and(|backend| !core.upstreams.contains(backend)) {
-        let refusal = Refusal::malformed(StatusCode::NOT_FOUND, INVALID_PARAMS, "unknown backend");
-        return trail.refuse(core, refusal).await;
-    }
-    local::answer(core, arrival, &principal, &message, era, session).await
-}
-
-/// What is known of a message before anything is checked.
-fn trail(arrival: &Arrival, hint: Hint) -> Trail<'_> {
-    let target = hint.name.as_deref().and_then(|name| arrival.scope.target(name));
-    let (backend, tool) = match target {
-        Some(target) => (Some(target.backend.to_owned()), Some(target.tool.to_owned())),
-        None => (arrival.scope.backend().map(str::to_owned), hint.name.clone()),
+    let session = match (era, message.method.as_str()) {
+        (Era::Modern, _) | (_, "initialize") => None,
+        _ => match session(core, arrival, &principal) {
+            Ok(session) => session,
+            Err(refusal) => return trail.refuse(core, refusal).await,
+        },
     };
-    Trail {
-        arrival,
-        caller: Caller::anonymous(),
-        id: hint.id,
-        method: hint.method.unwrap_or_else(|| METHOD_UNKNOWN.to_owned()),
-        tool,
-        backend,
-        arguments: None,
+    if arrival.scope.backend().is_some_and(|backend| !is_visible(core, &principal, backend)) {
+        return trail.refuse(core, not_here(core, arrival, &principal, &message.method)).await;
+    }
+    let Some(id) = message.id.clone() else {
+        if !message.method.starts_with("notifications/") {
+            return trail.refuse(core, Malformed::Id.into()).await; // One that nobody could be answered is none.
+        }
+        local::notified(core, arrival, &message, session.as_ref()).await;
+        return Reply::local_unaudited_empty(StatusCode::ACCEPTED);
+    };
+    // Known to its session from here on, so that a cancellation finds it however early it comes.
+    let client = match era {
+        Era::Modern => arrival.hung_up.clone(), // Closing the connection is how a modern client cancels.
+        Era::Legacy => arrival.given_up.clone(),
+    };
+    let place = session.as_ref().map(|session| core.in_flight.enter(&session.id, &id, client.clone()));
+    if let Some(None) = place {
+        return trail.refuse(core, Malformed::IdInUse.into()).await;
+    }
+    let _place = place;
+    let stream = offer.stream(arrival, session.as_ref());
+    let interrupt = Interrupt { client, drained: core.drained.clone() };
+    let (principal, message) = (&principal, &message);
+    let ask = Ask { core, arrival, principal, message, era, session, stream, interrupt };
+    match target::plan(&message.method, era) {
+        Plan::Targeted => Box::pin(targeted(&ask, &mut trail)).await,
+        Plan::Initialize => local::initialize(&ask, &mut trail).await,
+        Plan::Listen => subscriptions::listen(&ask, &id, &mut trail).await,
+        Plan::Extension => extension(&ask, &mut trail).await,
+        plan => local::answer(&ask, &id, &plan).await,
     }
 }
 
-fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<Principal, Refusal> {
+/// The session that a request names.
+fn session(core: &Core, arrival: &Arrival, principal: &Principal) -> Result<Option<Arc<Session>>, Refusal> {
+    let mut values = arrival.headers.get_all(SESSION_HEADER).iter();
+    if values.next().is_none() {
+        return Ok(None);
+    }
+    let id = headers::single(&arrival.headers, SESSION_HEADER).unwrap_or_default();
+    let found = core.sessions.touch(id, principal, &arrival.scope);
+    found.map(Some).map_err(|unknown| Refusal::malformed(StatusCode::NOT_FOUND, INVALID_REQUEST, unknown.to_string()))
+}
+
+/// Whether the backend is there for this caller: one that a caller may use nothing of is as one that is not there.
+fn is_visible(core: &Core, principal: &Principal, backend: &str) -> bool {
+    core.upstreams.contains(backend) && core.policy.reaches(&principal.roles, backend)
+}
+
+fn not_here(core: &Core, arrival: &Arrival, principal: &Principal, method: &str) -> Refusal {
+    let backend = arrival.scope.backend().unwrap_or_default();
+    if method == TOOLS_CALL && !core.policy.reaches(&principal.roles, backend) {
+        let roles = principal.roles.join(",");
+        let refusal = Refusal::malformed(StatusCode::OK, DENIED, format!("role {roles} may call nothing of {backend}"));
+        return Refusal { status: Status::Denied, ..refusal };
+    }
+    Refusal::malformed(StatusCode::NOT_FOUND, INVALID_PARAMS, "unknown backend")
+}
+
+async fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<Principal, Refusal> {
     let mut values = arrival.headers.get_all(header::AUTHORIZATION).iter();
     let (value, another) = (values.next(), values.next());
+    let value = value.map(axum::http::HeaderValue::as_bytes);
     let verified = match another {
         Some(_) => Err(AuthError::NotBearer),
-        None => core.auth.authenticate(value.map(axum::http::HeaderValue::as_bytes)),
+        None => core.auth.authenticate(value, arrival.certificate.as_deref()).await,
     };
     let error = match verified {
         Ok(principal) => {
@@ -224,12 +202,17 @@ fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result
         }
         Err(error) => error,
     };
-    let base = headers::base_url(&arrival.headers, &arrival.host);
+    let base = headers::base_url(&arrival.headers, &arrival.host, core.tls.is_some());
     let path = headers::resource_path(&arrival.scope);
     let metadata = format!(r#"resource_metadata="{base}/.well-known/oauth-protected-resource{path}""#);
     let message = error.to_string();
     let (status, http, challenge) = match error {
         AuthError::Missing => (Status::Unauthenticated, StatusCode::UNAUTHORIZED, format!("Bearer {metadata}")),
+        // The token may be good: a challenge would send the client for another.
+        AuthError::Unavailable => {
+            let refusal = Refusal::malformed(StatusCode::SERVICE_UNAVAILABLE, UNAUTHENTICATED, message);
+            return Err(Refusal { status: Status::Unauthenticated, ..refusal });
+        }
         AuthError::Scope { scope, principal } => {
             // Who it is is known, and not allowed.
             trail.caller = principal.caller(None);
@@ -248,53 +231,89 @@ fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result
     Err(Refusal { status, challenge: Some(challenge), ..Refusal::malformed(http, refusal_code, message) })
 }
 
-/// Everything that a call must pass before it is begun. Authorization comes before existence, so that a caller who is
+/// A request about one tool, resource or prompt.
+async fn targeted(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
+    let subject = match target::subject(ask.message) {
+        Ok(subject) => subject,
+        Err(rule) => return trail.refuse(ask.core, rule.into()).await,
+    };
+    let found = match permit(ask, &subject, trail).await {
+        Ok(permitted) => permitted,
+        Err(refusal) => return trail.refuse(ask.core, refusal).await,
+    };
+    let Permitted { permit, id, slot } = found;
+    if ask.core.is_audited(&ask.message.method) {
+        return call(ask, trail, Permitted { permit, id, slot }).await;
+    }
+    let name = Some(permit.tool().to_owned());
+    let Some(backend) = ask.core.upstreams.get(permit.backend()) else {
+        return Reply::local_unaudited_error(StatusCode::NOT_FOUND, Some(&id), INVALID_PARAMS, "unknown backend");
+    };
+    local::relay(ask, &id, backend, Some(permit.params()), name).await
+}
+
+/// Everything that a request must pass before it is begun. Authorization comes before existence, so that a caller who is
 /// denied learns nothing of what there is.
-async fn permit<'a>(
-    core: &'a Core,
-    arrival: &Arrival,
-    principal: &Principal,
-    message: &Message<'_>,
-    era: Era,
-    trail: &mut Trail<'_>,
-) -> Result<Permitted<'a>, Refusal> {
-    let tool_call: ToolCall<'_> = envelope::tool_call(message.params)?;
-    trail.arguments = tool_call.arguments.map(str::to_owned);
-    let id = message.id.clone().ok_or(Malformed::Id)?; // A call that nobody could be answered is none.
-    let name = tool_call.name.as_str();
-    let Some(target) = arrival.scope.target(name) else {
-        return Err(Refusal::unknown_tool(name, era));
+async fn permit<'a>(ask: &Ask<'a>, subject: &Subject, trail: &mut Trail<'_>) -> Result<Permitted<'a>, Refusal> {
+    let core = ask.core;
+    trail.arguments.clone_from(&subject.arguments);
+    let id = ask.message.id.clone().ok_or(Malformed::Id)?; // A call that nobody could be answered is none.
+    let name = subject.name.as_str();
+    let owner;
+    let found = match (&ask.arrival.scope, subject.kind) {
+        (Scope::All, Kind::Resource) => {
+            owner = local::owner(ask, name).await;
+            owner.as_deref().map(|backend| Target { kind: Kind::Resource, backend, tool: name })
+        }
+        (scope, kind) => scope.target(name).map(|target| Target { kind, ..target }),
+    };
+    let Some(target) = found else {
+        return Err(Refusal::unknown(subject.what(), name, ask.era));
     };
     trail.backend = Some(target.backend.to_owned());
     trail.tool = Some(target.tool.to_owned());
-    let permit = core.policy.authorize(principal, target, &tool_call).map_err(|denied| {
+    let state = match &subject.state {
+        Some(bound) => {
+            let opened = core.states.open(bound, ask.principal, target);
+            let (state, origin) = opened
+                .map_err(|foreign| Refusal::malformed(StatusCode::BAD_REQUEST, INVALID_PARAMS, foreign.to_string()))?;
+            // The record of a call that goes on bears the id of the one that began.
+            trail.session = Some(origin.to_owned());
+            Some(state)
+        }
+        None => None,
+    };
+    let params = subject.params(ask.message, target, state);
+    let arguments = subject.arguments.as_deref();
+    let permit = core.policy.authorize_request(ask.principal, target, Some(&params), arguments).map_err(|denied| {
         trail.caller = denied.caller;
         let refusal = Refusal::malformed(StatusCode::OK, DENIED, denied.reason);
         Refusal { status: Status::Denied, ..refusal }
     })?;
     trail.caller = permit.caller().clone();
-    trail.arguments = permit.arguments().map(str::to_owned);
     let slot = core.calls.try_acquire().map_err(|_| {
         // I6: the number of open calls is bounded.
         let refusal = Refusal::malformed(StatusCode::TOO_MANY_REQUESTS, RATE_LIMITED, "too many calls are open");
         Refusal { status: Status::RateLimited, ..refusal }
     })?;
-    if !core.upstreams.contains(permit.backend()) {
-        return Err(match arrival.scope {
-            Scope::All => Refusal::unknown_tool(name, era),
+    let Some(backend) = core.upstreams.get(permit.backend()) else {
+        return Err(match ask.arrival.scope {
+            Scope::All => Refusal::unknown(subject.what(), name, ask.era),
             Scope::One(_) => Refusal::malformed(StatusCode::NOT_FOUND, INVALID_PARAMS, "unknown backend"),
         });
-    }
-    if core.upstreams.has_tool(permit.backend(), permit.tool()).await == Some(false) {
-        return Err(Refusal::unknown_tool(name, era));
+    };
+    // A session's backend tells by itself what it has; it may differ from session to session.
+    let is_listed = ask.session.is_none() && subject.kind == Kind::Tool && backend.modern() != Some(true);
+    if is_listed && backend.has_tool(permit.tool()).await == Some(false) {
+        return Err(Refusal::unknown("tool", name, ask.era));
     }
     Ok(Permitted { permit, id, slot })
 }
 
 /// One permitted call: its intent, the backend, its record, the reply.
-async fn call(core: &Core, trail: &Trail<'_>, permitted: Permitted<'_>, era: Era, interrupt: &Interrupt) -> Reply {
+async fn call(ask: &Ask<'_>, trail: &Trail<'_>, permitted: Permitted<'_>) -> Reply {
     let Permitted { permit, id, slot: _slot } = permitted;
-    let id = &id;
+    let (core, id) = (ask.core, &id);
     // I1: the intent reaches its level before the call is forwarded, or there is no call.
     let target = Target { kind: permit.kind(), backend: permit.backend(), tool: permit.tool() };
     let begun = if core.continue_for.matches(target) {
@@ -306,7 +325,20 @@ async fn call(core: &Core, trail: &Trail<'_>, permitted: Permitted<'_>, era: Era
         Ok(receipt) => receipt,
         Err(unavailable) => return Reply::unavailable(Some(id), &unavailable),
     };
-    let answer = core.upstreams.forward(permit, &receipt, era, interrupt).await;
+    let (alias, tool, kind) = (permit.backend().to_owned(), permit.tool().to_owned(), permit.kind());
+    let route = async {
+        let backend = core.upstreams.get(&alias).ok_or_else(local::not_configured)?;
+        ask.route(backend, Some(tool.clone())).await
+    };
+    let method = &ask.message.method;
+    let answer = core.upstreams.forward(method, permit, &receipt, route, &ask.interrupt).await;
+    let bind = |state: &str| {
+        // A call that goes on keeps the id under which it began.
+        let own = ask.arrival.request_id.to_string();
+        let origin = trail.session.as_deref().filter(|_| ask.session.is_none()).unwrap_or(&own);
+        core.states.bind(state, origin, ask.principal, Target { kind, backend: &alias, tool: &tool })
+    };
+    let answer = answer.with_state(bind);
     let outcome = answer.outcome();
     tracing::info!(
         status = %outcome.status, method = trail.method, subject = trail.caller.subject,
@@ -319,19 +351,118 @@ async fn call(core: &Core, trail: &Trail<'_>, permitted: Permitted<'_>, era: Era
     }
 }
 
+/// A method that the gateway does not know: passed on where the operator names it, and recorded.
+async fn extension(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
+    let (core, method) = (ask.core, ask.message.method.as_str());
+    let backend = target::only(&ask.arrival.scope, core.upstreams.all());
+    let (Some(backend), true) = (backend, core.is_passed(method)) else {
+        let method = &method[..method.floor_char_boundary(64)];
+        let status = if ask.era == Era::Modern { http_status(METHOD_NOT_FOUND) } else { StatusCode::OK };
+        let message = format!("method {method:?} is not supported");
+        return trail.refuse(core, Refusal::malformed(status, METHOD_NOT_FOUND, message)).await;
+    };
+    // It may do anything: only who may call everything may ask for it.
+    trail.tool = None;
+    trail.arguments = ask.message.params.map(|params| params.get().to_owned());
+    if !core.policy.has_all(&ask.principal.roles, backend.alias()) {
+        let message = format!("{method} is for roles that may call all of {}", backend.alias());
+        let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
+        return trail.refuse(core, Refusal { status: Status::Denied, ..refusal }).await;
+    }
+    let Some(id) = ask.message.id.clone() else { return trail.refuse(core, Malformed::Id.into()).await };
+    let receipt = match core.audit.begin(trail.call(core)).await {
+        Ok(receipt) => receipt,
+        Err(unavailable) => return Reply::unavailable(Some(&id), &unavailable),
+    };
+    let params = ask.message.params.map(serde_json::value::RawValue::get);
+    let answer = match local::asked(ask, backend, params, None).await {
+        Ok((response, backends)) => Answer::from_response(response, ask.arrival.request_id, ask.era, backends),
+        Err(err) => Answer::failure(backend.alias(), &err),
+    };
+    match receipt.finish(answer.outcome(), answer).await {
+        Ok(released) => Reply::released(StatusCode::OK, Some(&id), released),
+        Err(unavailable) => Reply::unavailable(Some(&id), &unavailable),
+    }
+}
+
+/// Opens the stream that a GET asks for, or takes up one that broke.
+///
+/// # Errors
+/// The refusal, recorded.
+pub(super) async fn listen(core: Arc<Core>, arrival: Arrival) -> Result<Listening, Reply> {
+    let mut trail = Trail::new(&arrival, Hint::default());
+    "session/listen".clone_into(&mut trail.method);
+    let found = listening(&core, &arrival, &mut trail).await;
+    let (session, stream, after) = match found {
+        Ok(found) => found,
+        Err(refusal) => return Err(trail.refuse(&core, refusal).await.with_request_id(arrival.request_id)),
+    };
+    let Some(reading) = stream.read_from(after) else {
+        let message = "this stream is read already";
+        let reply = Reply::local_unaudited_error(StatusCode::CONFLICT, None, INVALID_REQUEST, message);
+        return Err(reply.with_request_id(arrival.request_id));
+    };
+    if stream.number == 0 {
+        for peer in session.peers().await {
+            peer.listen();
+        }
+    }
+    Ok(Listening { reading, number: Some(stream.number) })
+}
+
+async fn listening(
+    core: &Core,
+    arrival: &Arrival,
+    trail: &mut Trail<'_>,
+) -> Result<(Arc<Session>, Arc<Stream>, u64), Refusal> {
+    if let Err(fault) = &arrival.body {
+        return Err((*fault).into());
+    }
+    let principal = authenticate(core, arrival, trail).await?;
+    let bad = |message: &str| Refusal::malformed(StatusCode::BAD_REQUEST, INVALID_REQUEST, message);
+    if !headers::takes_stream(&arrival.headers) {
+        let message = "a GET must accept text/event-stream";
+        return Err(Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message));
+    }
+    if headers::single(&arrival.headers, super::protocol::VERSION_HEADER) == Some(super::protocol::MODERN_VERSION) {
+        let message = "this protocol has no stream to open by GET";
+        return Err(Refusal::malformed(StatusCode::METHOD_NOT_ALLOWED, INVALID_REQUEST, message));
+    }
+    let session = session(core, arrival, &principal)?.ok_or_else(|| bad("no Mcp-Session-Id: initialize first"))?;
+    match headers::single(&arrival.headers, "last-event-id") {
+        None => Ok((Arc::clone(&session), session.general(), 0)),
+        Some(last) => {
+            let found = session.stream_of(last).ok_or_else(|| bad("Last-Event-ID names no stream of this session"))?;
+            Ok((session, found.0, found.1))
+        }
+    }
+}
+
 /// Closes a legacy session.
 pub(super) async fn close(core: Arc<Core>, arrival: Arrival) -> Reply {
-    let mut trail = trail(&arrival, Hint::default());
+    let mut trail = Trail::new(&arrival, Hint::default());
     "session/close".clone_into(&mut trail.method);
-    let reply = if let Err(fault) = &arrival.body {
-        trail.refuse(&core, (*fault).into()).await
-    } else {
-        match authenticate(&core, &arrival, &mut trail) {
-            Ok(principal) => local::close(&core, &arrival, &principal),
-            Err(refusal) => trail.refuse(&core, refusal).await,
+    let reply = match close_session(&core, &arrival, &mut trail).await {
+        Ok(()) => {
+            let recorded = trail.record(&core, Answer::of_result("{}")).await;
+            if recorded.is_error() { recorded } else { Reply::local_unaudited_empty(StatusCode::NO_CONTENT) }
         }
+        Err(refusal) => trail.refuse(&core, refusal).await,
     };
     reply.with_request_id(arrival.request_id)
+}
+
+async fn close_session(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<(), Refusal> {
+    if let Err(fault) = &arrival.body {
+        return Err((*fault).into());
+    }
+    let principal = authenticate(core, arrival, trail).await?;
+    let Some(session) = headers::single(&arrival.headers, SESSION_HEADER) else {
+        let message = "no Mcp-Session-Id to close";
+        return Err(Refusal::malformed(StatusCode::BAD_REQUEST, INVALID_REQUEST, message));
+    };
+    let closed = core.sessions.close(session, &principal, &arrival.scope);
+    closed.map(drop).map_err(|unknown| Refusal::malformed(StatusCode::NOT_FOUND, INVALID_REQUEST, unknown.to_string()))
 }
 
 #[cfg(test)]
@@ -350,14 +481,15 @@ mod tests {
     use axum::http::HeaderMap;
 
     use super::*;
-    use crate::audit::record::RequestId;
+    use crate::audit::record::{Call, RequestId};
+    use tokio_util::sync::CancellationToken;
 
     fn core(change: impl FnOnce(&mut Config)) -> Arc<Core> {
         let role = |allow: &str| Role { allow: vec![allow.to_owned()], ..Role::default() };
         let backend = Backend {
             command: vec!["/nonexistent/program".to_owned()],
-            env: BTreeMap::new(),
             call_timeout: std::time::Duration::from_secs(1),
+            ..Backend::default()
         };
         let mut config = Config {
             roles: BTreeMap::from([("all".to_owned(), role("*/*")), ("one".to_owned(), role("time/get"))]),
@@ -371,11 +503,13 @@ mod tests {
     fn arrival(scope: Scope, body: &str) -> Arrival {
         Arrival {
             request_id: RequestId::new(),
-            addr: SocketAddr::from(([127, 0, 0, 1], 1)),
+            addr: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
             scope,
             headers: HeaderMap::new(),
             host: "localhost".to_owned(),
+            certificate: None,
             hung_up: CancellationToken::new(),
+            given_up: CancellationToken::new(),
             body: Ok(Bytes::copy_from_slice(body.as_bytes())),
         }
     }
@@ -393,8 +527,15 @@ mod tests {
             token_id: Some("t".to_owned()),
             roles: vec![role.to_owned()],
         };
-        let mut trail = trail(arrival, envelope::hint(body, core.body_bytes_max));
-        let refusal = permit(core, arrival, &principal, &message, Era::Legacy, &mut trail).await.unwrap_err();
+        let mut trail = Trail::new(arrival, envelope::hint(body, core.body_bytes_max));
+        trail.caller = principal.caller(None);
+        let (era, interrupt) = (Era::Legacy, Interrupt::default());
+        let (principal, message) = (&principal, &message);
+        let ask = Ask { core, arrival, principal, message, era, session: None, stream: None, interrupt };
+        let refusal = match target::subject(message) {
+            Ok(subject) => permit(&ask, &subject, &mut trail).await.unwrap_err(),
+            Err(broken) => broken.into(),
+        };
         (refusal, trail.call(core))
     }
 
@@ -430,8 +571,8 @@ mod tests {
     async fn i2_a_call_without_a_token_is_recorded_with_what_it_asked_for() {
         let core = core(|_| {});
         let arrival = arrival(Scope::All, &request(r#"{"name":"time__get"}"#));
-        let mut trail = trail(&arrival, envelope::hint(arrival.body.as_ref().unwrap(), 1000));
-        let refusal = authenticate(&core, &arrival, &mut trail).unwrap_err();
+        let mut trail = Trail::new(&arrival, envelope::hint(arrival.body.as_ref().unwrap(), 1000));
+        let refusal = authenticate(&core, &arrival, &mut trail).await.unwrap_err();
         assert_eq!((refusal.status, refusal.http), (Status::Unauthenticated, StatusCode::UNAUTHORIZED));
         let call = trail.call(&core);
         assert_eq!((call.method.as_str(), call.client_subject.as_str()), ("tools/call", "anonymous"));
@@ -445,8 +586,8 @@ mod tests {
         for value in ["Bearer a.b.c", "Bearer d.e.f"] {
             arrival.headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
         }
-        let mut trail = trail(&arrival, Hint::default());
-        let refusal = authenticate(&core, &arrival, &mut trail).unwrap_err();
+        let mut trail = Trail::new(&arrival, Hint::default());
+        let refusal = authenticate(&core, &arrival, &mut trail).await.unwrap_err();
         assert_eq!(refusal.message, AuthError::NotBearer.to_string());
     }
 }

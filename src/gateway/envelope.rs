@@ -67,8 +67,8 @@ pub enum Malformed {
         /// The key, bounded.
         key: String,
     },
-    /// A key that differs from one of the protocol's by its case only: some parsers take it for that one.
-    #[error("key {key:?} differs from {known:?} by its case only")]
+    /// A key that differs from one of the protocol's by its case or underscores only: some parsers take it for that one.
+    #[error("key {key:?} differs from {known:?} by its case or underscores only")]
     CaseVariant {
         /// The key, bounded.
         key: String,
@@ -90,18 +90,27 @@ pub enum Malformed {
     /// No method.
     #[error("method must be a string of 1 to {METHOD_BYTES_MAX} bytes")]
     Method,
-    /// A response: the gateway asks clients nothing.
+    /// A response where nothing was asked.
     #[error("a response to no request of the gateway's")]
     Response,
+    /// An id that is the id of another open request of the session.
+    #[error("the id is that of another open request of this session")]
+    IdInUse,
     /// `params` is no object.
     #[error("params must be an object")]
     Params,
     /// `params.name` of a call is missing or no string.
-    #[error("params.name must be a string of 1 to {NAME_BYTES_MAX} bytes")]
+    #[error("params.name must be a string of 1 to {NAME_BYTES_MAX} bytes without controls")]
     ToolName,
     /// `params.arguments` of a call is no object.
     #[error("params.arguments must be an object")]
     Arguments,
+    /// A request names no prompt, resource or completion, or not as text.
+    #[error("params must name what they are about: name, uri, or ref with its type")]
+    Subject,
+    /// `params.requestState` is no string.
+    #[error("params.requestState must be a string")]
+    State,
     /// `params._meta` is no object.
     #[error("params._meta must be an object")]
     Meta,
@@ -113,7 +122,9 @@ impl Malformed {
     pub fn code(&self) -> i32 {
         match self {
             Self::NotUtf8 { .. } | Self::NotJson { .. } => super::protocol::PARSE_ERROR,
-            Self::Params | Self::ToolName | Self::Arguments | Self::Meta => super::protocol::INVALID_PARAMS,
+            Self::Params | Self::ToolName | Self::Arguments | Self::Meta | Self::Subject | Self::State => {
+                super::protocol::INVALID_PARAMS
+            }
             _ => super::protocol::INVALID_REQUEST,
         }
     }
@@ -221,8 +232,9 @@ pub fn parse(body: &[u8], bytes_max: usize) -> Result<Message<'_>, Malformed> {
 pub fn tool_call(params: Option<&RawValue>) -> Result<ToolCall<'_>, Malformed> {
     let members = params.and_then(|params| raw::members(params.get())).ok_or(Malformed::ToolName)?;
     let [name, arguments, meta] = known(&members, ["name", "arguments", "_meta"])?;
-    let name = name.and_then(raw::string).filter(|name| (1..=NAME_BYTES_MAX).contains(&name.len()));
-    let name = name.ok_or(Malformed::ToolName)?;
+    // No tool can have a control character in its name; whoever shows or compares it could be misled.
+    let is_name = |name: &String| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control);
+    let name = name.and_then(raw::string).filter(is_name).ok_or(Malformed::ToolName)?;
     let object = |value: Option<&'_ RawValue>| value.is_none_or(|value| value.get().starts_with('{'));
     if !object(arguments) {
         return Err(Malformed::Arguments);
@@ -237,6 +249,16 @@ pub fn tool_call(params: Option<&RawValue>) -> Result<ToolCall<'_>, Malformed> {
 #[must_use]
 pub fn id(value: &RawValue) -> Option<Id> {
     Id::new(value).ok()
+}
+
+/// The id of a response, where `body` keeps all rules and is one.
+#[must_use]
+pub fn response_id(body: &[u8], bytes_max: usize) -> Option<Id> {
+    if parse(body, bytes_max).err()? != Malformed::Response {
+        return None;
+    }
+    let members = raw::members(std::str::from_utf8(body).ok()?)?;
+    members.iter().find(|member| member.key == "id").and_then(|id| Id::new(id.value).ok())
 }
 
 /// Reads what can be read of any bytes. Of a key that stands twice the first one counts.
@@ -259,8 +281,8 @@ pub fn hint(body: &[u8], bytes_max: usize) -> Hint {
     }
 }
 
-/// The values of the keys that the protocol knows; a variant of one in another case is refused.
-fn known<'a, const N: usize>(
+/// The values of the keys that the protocol knows; a variant of one in another spelling is refused.
+pub(super) fn known<'a, const N: usize>(
     members: &[Member<'a>],
     keys: [&'static str; N],
 ) -> Result<[Option<&'a RawValue>; N], Malformed> {
@@ -268,11 +290,17 @@ fn known<'a, const N: usize>(
         if !member.is_text {
             return Err(Malformed::KeyNotText { key: bounded(&member.key) });
         }
-        if let Some(known) = keys.iter().find(|key| member.key != **key && member.key.eq_ignore_ascii_case(key)) {
+        if let Some(known) = keys.iter().find(|key| member.key != **key && spelled_alike(&member.key, key)) {
             return Err(Malformed::CaseVariant { key: member.key.clone(), known });
         }
     }
     Ok(keys.map(|key| members.iter().find(|member| member.key == key).map(|member| member.value)))
+}
+
+/// Whether a lenient parser may take `a` for `b`: Go's takes any case, a pydantic model `request_state`.
+fn spelled_alike(a: &str, b: &str) -> bool {
+    let folded = |key: &str| key.replace('_', "").to_ascii_lowercase();
+    a.len() <= 2 * b.len() && folded(a) == folded(b)
 }
 
 /// A key as an error shows it.
@@ -447,11 +475,12 @@ mod tests {
     }
 
     #[test]
-    fn a_known_key_in_another_case_is_refused() {
+    fn a_known_key_in_another_spelling_is_refused() {
         for body in [
             r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call"}"#.to_owned(),
             call(r#"{"name":"echo","Name":"delete"}"#),
             call(r#"{"name":"echo","ARGUMENTS":{}}"#),
+            call(r#"{"name":"echo","argu_ments":{}}"#),
         ] {
             assert!(matches!(rule(&body), Malformed::CaseVariant { .. }), "{body}");
         }

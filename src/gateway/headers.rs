@@ -4,6 +4,7 @@ use axum::http::{HeaderMap, header};
 
 use super::catalog::Scope;
 use super::envelope::Message;
+use super::protocol::base64;
 use super::protocol::{
     Era, HEADER_MISMATCH, INVALID_PARAMS, LEGACY_VERSIONS, META_CAPABILITIES, META_VERSION, METHOD_HEADER,
     MODERN_VERSION, NAME_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER,
@@ -27,8 +28,9 @@ impl Mismatch {
         Self { code, message: message.into(), data: None }
     }
 
-    fn unsupported(requested: &str) -> Self {
-        let supported = std::iter::once(MODERN_VERSION).chain(LEGACY_VERSIONS).map(raw::quoted).collect::<Vec<_>>();
+    /// `supported` is what the era of the request has: a stateless client finds the same in `server/discover`.
+    fn unsupported(requested: &str, supported: &[&str]) -> Self {
+        let supported = supported.iter().map(|version| raw::quoted(version)).collect::<Vec<_>>();
         let requested = &requested[..requested.floor_char_boundary(64)];
         let data = format!(r#"{{"supported":[{}],"requested":{}}}"#, supported.join(","), raw::quoted(requested));
         Self { code: UNSUPPORTED_VERSION, message: "unsupported protocol version".to_owned(), data: Some(data) }
@@ -55,7 +57,8 @@ pub(super) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
     if version != Some(MODERN_VERSION) && in_meta(META_VERSION).is_none() {
         return match version {
             Some(version) if message.method != "initialize" && !LEGACY_VERSIONS.contains(&version) => {
-                Err(Mismatch::unsupported(version))
+                let all: Vec<_> = std::iter::once(MODERN_VERSION).chain(LEGACY_VERSIONS).collect();
+                Err(Mismatch::unsupported(version, &all))
             }
             _ => Ok(Era::Legacy),
         };
@@ -84,13 +87,18 @@ pub(super) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
     if single(headers, METHOD_HEADER) != Some(message.method.as_str()) {
         return Err(Mismatch::new(HEADER_MISMATCH, format!("header {METHOD_HEADER} is not the message's method")));
     }
-    if let ("tools/call", Some(name)) = (message.method.as_str(), find("name").and_then(raw::string))
+    let named = match message.method.as_str() {
+        "tools/call" | "prompts/get" => find("name"),
+        "resources/read" => find("uri"),
+        _ => None,
+    };
+    if let Some(name) = named.and_then(raw::string)
         && !single(headers, NAME_HEADER).is_some_and(|header| says(header, &name))
     {
-        return Err(Mismatch::new(HEADER_MISMATCH, format!("header {NAME_HEADER} is not params.name")));
+        return Err(Mismatch::new(HEADER_MISMATCH, format!("header {NAME_HEADER} is not what params name")));
     }
     match asked {
-        Some(version) if version != MODERN_VERSION => Err(Mismatch::unsupported(&version)),
+        Some(version) if version != MODERN_VERSION => Err(Mismatch::unsupported(&version, &[MODERN_VERSION])),
         _ => Ok(Era::Modern),
     }
 }
@@ -101,22 +109,6 @@ fn says(header: &str, text: &str) -> bool {
         Some(payload) => payload == base64(text.as_bytes()),
         None => header == text,
     }
-}
-
-/// Standard Base64 with padding (RFC 4648 section 4).
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |idx: usize| u32::from(chunk.get(idx).copied().unwrap_or(0));
-        let group = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let sextet = usize::try_from(group >> (18 - 6 * digit) & 63).unwrap_or(0);
-            let is_padding = digit > chunk.len();
-            out.push(if is_padding { '=' } else { ALPHABET.get(sextet).map_or('=', |&byte| char::from(byte)) });
-        }
-    }
-    out
 }
 
 /// Whether `Host` names this gateway: a loopback name, or one that is configured, with any port or the one that is
@@ -155,9 +147,17 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
+/// Whether the client takes an event stream.
+pub(super) fn takes_stream(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let kinds = values.flat_map(|value| value.split(',')).map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    kinds.into_iter().any(|kind| kind.eq_ignore_ascii_case("text/event-stream"))
+}
+
 /// The URL of the gateway as this client reaches it. `host` was found to be allowed.
-pub(super) fn base_url(headers: &HeaderMap, host: &str) -> String {
-    let is_https = single(headers, "x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
+pub(super) fn base_url(headers: &HeaderMap, host: &str, is_tls: bool) -> String {
+    let is_https =
+        is_tls || single(headers, "x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
     format!("{}://{host}", if is_https { "https" } else { "http" })
 }
 

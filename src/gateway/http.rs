@@ -1,9 +1,9 @@
 //! HTTP: the routes, what a request must be before its body is read, and the listener.
 //!
-//! Each request becomes an [`Arrival`], handled in a task of its own; this module waits for the reply. It knows nothing of
-//! callers, tools or records.
+//! Each request becomes an [`Arrival`], handled in a task of its own; this module waits for the reply, or for the first
+//! message before it, which makes the reply an event stream. It knows nothing of callers, tools or records.
 
-use std::net::SocketAddr;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +11,27 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{ConnectInfo, Path, State};
-use axum::http::{HeaderMap, Request, header};
+use axum::http::{HeaderMap, HeaderValue, Request, header};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
+use axum::serve::Listener as _;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tower_service::Service as _;
 use tracing::Instrument as _;
 
 use crate::audit::record::RequestId;
 
 use super::arrival::{Arrival, Fault};
 use super::catalog::Scope;
-use super::dispatch;
+use super::dispatch::{self, Opened};
 use super::reply::Reply;
+use super::stream::{Listening, Next};
+use super::tls::{Edge, Peer};
 use super::{Core, headers, local};
 
 /// Longest time for a body to arrive. *Chosen*: the default limit of 4 MiB at 140 KB/s.
@@ -32,55 +40,102 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest headers, in bytes. *Chosen*: twice the longest token that is looked at.
 const HEADER_BYTES_MAX: usize = 32 * 1024;
 
+/// How often a stream without messages says that it is alive. *Chosen*: below the idle limits of common proxies (30 s
+/// and 60 s).
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Longest time for a request's head to arrive, and for a connection to be idle. *Chosen*: common clients keep idle
+/// connections for 5 to 30 s.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Serves until `stop`, then until the open connections have their replies.
 pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-    // Without TCP_NODELAY a small reply waits for the client's delayed acknowledgement (FACTS section 4: 44 ms).
-    let listener = listener.tap_io(|stream| {
-        if let Err(err) = stream.set_nodelay(true) {
-            tracing::debug!(error = %err, "cannot set TCP_NODELAY");
-        }
-    });
-    let service = router(core).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
+    // I6: the number of connections is bounded; others wait to be accepted.
+    let room = Arc::new(Semaphore::new(core.connections_max));
+    let mut listener = Edge::new(listener, core.tls.clone());
+    let (router, connections) = (router(core), GracefulShutdown::new());
+    loop {
+        let accepted = async {
+            // The semaphore is never closed.
+            let place = Arc::clone(&room).acquire_owned().await.ok();
+            (place, listener.accept().await)
+        };
+        let (place, (stream, peer)) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accepted => accepted,
+        };
+        let router = router.clone();
+        let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer.clone()));
+            router.clone().call(request.map(Body::new))
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    connections.shutdown().await;
+    Ok(())
 }
 
 fn router(core: Arc<Core>) -> Router {
-    // A GET or any other method gets 405 with Allow from the router: there is no stream to open.
+    // Any other method gets 405 with Allow from the router.
     Router::new()
-        .route("/mcp", post(post_all).delete(delete_all))
-        .route("/mcp/{backend}", post(post_one).delete(delete_one))
+        .route("/mcp", post(post_all).get(get_all).delete(delete_all))
+        .route("/mcp/{backend}", post(post_one).get(get_one).delete(delete_one))
         .route("/.well-known/oauth-protected-resource", get(metadata_all))
         .route("/.well-known/oauth-protected-resource/mcp", get(metadata_all))
         .route("/.well-known/oauth-protected-resource/mcp/{backend}", get(metadata_one))
         .with_state(core)
 }
 
-type Connection = ConnectInfo<SocketAddr>;
+type Connection = ConnectInfo<Peer>;
 
-async fn post_all(State(core): State<Arc<Core>>, ConnectInfo(addr): Connection, request: Request<Body>) -> Reply {
-    handle(core, addr, Scope::All, request, Verb::Post).await
+async fn post_all(State(core): State<Arc<Core>>, ConnectInfo(peer): Connection, request: Request<Body>) -> Response {
+    message(core, peer, Scope::All, request).await
 }
 
 async fn post_one(
     State(core): State<Arc<Core>>,
-    ConnectInfo(addr): Connection,
+    ConnectInfo(peer): Connection,
     Path(backend): Path<String>,
     request: Request<Body>,
-) -> Reply {
-    handle(core, addr, Scope::One(backend), request, Verb::Post).await
+) -> Response {
+    message(core, peer, Scope::One(backend), request).await
 }
 
-async fn delete_all(State(core): State<Arc<Core>>, ConnectInfo(addr): Connection, request: Request<Body>) -> Reply {
-    handle(core, addr, Scope::All, request, Verb::Delete).await
+async fn get_all(State(core): State<Arc<Core>>, ConnectInfo(peer): Connection, request: Request<Body>) -> Response {
+    listen(core, peer, Scope::All, request).await
+}
+
+async fn get_one(
+    State(core): State<Arc<Core>>,
+    ConnectInfo(peer): Connection,
+    Path(backend): Path<String>,
+    request: Request<Body>,
+) -> Response {
+    listen(core, peer, Scope::One(backend), request).await
+}
+
+async fn delete_all(State(core): State<Arc<Core>>, ConnectInfo(peer): Connection, request: Request<Body>) -> Reply {
+    close(core, peer, Scope::All, request).await
 }
 
 async fn delete_one(
     State(core): State<Arc<Core>>,
-    ConnectInfo(addr): Connection,
+    ConnectInfo(peer): Connection,
     Path(backend): Path<String>,
     request: Request<Body>,
 ) -> Reply {
-    handle(core, addr, Scope::One(backend), request, Verb::Delete).await
+    close(core, peer, Scope::One(backend), request).await
 }
 
 async fn metadata_all(State(core): State<Arc<Core>>, headers: HeaderMap) -> Reply {
@@ -99,37 +154,145 @@ fn metadata(core: &Core, headers: &HeaderMap, scope: &Scope) -> Reply {
         let status = axum::http::StatusCode::FORBIDDEN;
         return Reply::local_unaudited_error(status, None, super::protocol::INVALID_REQUEST, &message);
     }
-    local::resource_metadata(core, &headers::base_url(headers, host), &headers::resource_path(scope))
+    let base = headers::base_url(headers, host, core.tls.is_some());
+    local::resource_metadata(core, &base, &headers::resource_path(scope))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verb {
     Post,
+    Get,
     Delete,
 }
 
-async fn handle(core: Arc<Core>, addr: SocketAddr, scope: Scope, request: Request<Body>, verb: Verb) -> Reply {
+/// One request, and what tells its task that the client is gone: dropped with the response.
+async fn arrive(core: &Core, peer: Peer, scope: Scope, request: Request<Body>, verb: Verb) -> (Arrival, DropGuard) {
     let (parts, body) = request.into_parts();
-    let host = headers::single(&parts.headers, header::HOST.as_str()).unwrap_or_default().to_owned();
-    let body = match (check(&core, &parts.headers, &host, verb), verb) {
+    let host = headers::single(&parts.headers, header::HOST.as_str()).unwrap_or_default();
+    // A request line may hold a whole address, which stands above Host (RFC 9112 3.2.2): where they differ neither counts.
+    let is_one = parts.uri.authority().is_none_or(|authority| authority.as_str() == host);
+    let host = if is_one { host.to_owned() } else { String::new() };
+    let body = match (check(core, &parts.headers, &host, verb), verb) {
         (Err(fault), _) => Err(fault),
-        (Ok(()), Verb::Delete) => Ok(Bytes::new()),
+        (Ok(()), Verb::Get | Verb::Delete) => Ok(Bytes::new()),
         (Ok(()), Verb::Post) => read(body, core.body_bytes_max).await,
     };
     let (request_id, hung_up) = (RequestId::new(), CancellationToken::new());
-    // Dropped with this future, which the server drops when the client's connection is gone.
-    let _hang_up = hung_up.clone().drop_guard();
-    let arrival = Arrival { request_id, addr, scope, headers: parts.headers, host, hung_up, body };
+    let guard = hung_up.clone().drop_guard();
+    let arrival = Arrival {
+        request_id,
+        addr: Some(peer.addr),
+        certificate: peer.certificate,
+        scope,
+        headers: parts.headers,
+        host,
+        hung_up,
+        given_up: CancellationToken::new(),
+        body,
+    };
+    (arrival, guard)
+}
+
+async fn message(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Body>) -> Response {
+    // Dropped with this future, or with the body of the response, which the server drops when the client is gone.
+    let (arrival, hang_up) = arrive(&core, peer, scope, request, Verb::Post).await;
+    let request_id = arrival.request_id;
+    let span = tracing::info_span!("request", %request_id);
+    let (offer, mut offered) = oneshot::channel();
+    let (tasks, stopping) = (core.tasks.clone(), core.stopping.clone());
+    let mut handled = tasks.spawn(dispatch::serve(core, arrival, offer).instrument(span));
+    let mut opened = None;
+    let begun = async {
+        if let Ok(stream) = (&mut offered).await {
+            opened.insert(stream).stream.touched().await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    let reply = tokio::select! {
+        biased;
+        () = begun => None,
+        reply = &mut handled => Some(reply),
+    };
+    let used = |opened: &Opened| !opened.stream.is_untouched();
+    if let Some(opened) = opened.filter(used)
+        && let Some(reading) = opened.stream.read_from(0)
+    {
+        let number = opened.is_kept.then_some(opened.stream.number);
+        return stream(Listening { reading, number }, Some(hang_up), stopping, request_id);
+    }
+    let reply = match reply {
+        Some(reply) => reply,
+        None => handled.await,
+    };
+    replied(reply, request_id).into_response()
+}
+
+async fn listen(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Body>) -> Response {
+    let (arrival, _hang_up) = arrive(&core, peer, scope, request, Verb::Get).await;
+    let request_id = arrival.request_id;
+    let span = tracing::info_span!("request", %request_id);
+    let (tasks, stopping) = (core.tasks.clone(), core.stopping.clone());
+    match tasks.spawn(dispatch::listen(core, arrival).instrument(span)).await {
+        Ok(Ok(listening)) => stream(listening, None, stopping, request_id),
+        Ok(Err(reply)) => reply.into_response(),
+        Err(err) => replied(Err(err), request_id).into_response(),
+    }
+}
+
+async fn close(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Body>) -> Reply {
+    let (arrival, _hang_up) = arrive(&core, peer, scope, request, Verb::Delete).await;
+    let request_id = arrival.request_id;
     let span = tracing::info_span!("request", %request_id);
     let tasks = core.tasks.clone();
-    let handled = match verb {
-        Verb::Post => tasks.spawn(dispatch::serve(core, arrival).instrument(span)),
-        Verb::Delete => tasks.spawn(dispatch::close(core, arrival).instrument(span)),
-    };
-    handled.await.unwrap_or_else(|err| {
+    replied(tasks.spawn(dispatch::close(core, arrival).instrument(span)).await, request_id)
+}
+
+fn replied(reply: Result<Reply, tokio::task::JoinError>, request_id: RequestId) -> Reply {
+    reply.unwrap_or_else(|err| {
         tracing::error!(%request_id, error = %err, "the task of a request broke");
         Reply::broken().with_request_id(request_id)
     })
+}
+
+/// An event stream. `hang_up` is dropped with it.
+fn stream(
+    listening: Listening,
+    hang_up: Option<DropGuard>,
+    stopping: CancellationToken,
+    request_id: RequestId,
+) -> Response {
+    let Listening { reading, number } = listening;
+    let is_general = number == Some(0);
+    let state = (reading, hang_up, stopping);
+    let events = futures_util::stream::unfold(Some(state), move |state| async move {
+        let (mut reading, hang_up, stopping) = state?;
+        let next = async {
+            match tokio::time::timeout(HEARTBEAT, reading.next()).await {
+                Err(_) => Some(": alive\n\n".to_owned()),
+                Ok(Next::Done) => None,
+                Ok(Next::Message(at, json)) => Some(match number {
+                    Some(number) => format!("id: {number}-{at}\nevent: message\ndata: {json}\n\n"),
+                    None => format!("event: message\ndata: {json}\n\n"),
+                }),
+            }
+        };
+        let event = tokio::select! {
+            event = next => event?,
+            // A stream of a request ends with its response, also while the gateway stops.
+            () = stopping.cancelled(), if is_general => return None,
+        };
+        Some((Ok::<_, Infallible>(Bytes::from(event)), Some((reading, hang_up, stopping))))
+    });
+    let mut response = Body::from_stream(events).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    if let Ok(id) = HeaderValue::from_str(&request_id.to_string()) {
+        headers.insert(super::protocol::REQUEST_ID_HEADER, id);
+    }
+    response
 }
 
 fn check(core: &Core, headers: &HeaderMap, host: &str, verb: Verb) -> Result<(), Fault> {

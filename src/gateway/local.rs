@@ -1,73 +1,322 @@
-//! What the gateway answers itself, without a record: handshakes, pings, lists, notifications, closed sessions.
+//! What is answered without a record: handshakes, pings, lists, levels, subscriptions, notifications, responses.
 //!
-//! None of it calls a tool, and nothing here can: forwarding needs a permit and a receipt.
+//! None of it calls a tool, and nothing here can: forwarding a call needs a permit and a receipt.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::{HeaderName, StatusCode};
 use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::upstream::{self, Answer, Backend, CallError, Item, List, Response};
 
 use super::Core;
 use super::arrival::Arrival;
-use super::auth::Principal;
-use super::catalog;
+use super::ask::Ask;
+use super::catalog::{self, Scope};
 use super::envelope::{self, Id, Message};
-use super::headers;
 use super::protocol::{
-    Era, INVALID_PARAMS, INVALID_REQUEST, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, METHOD_NOT_FOUND,
-    MODERN_VERSION, SESSION_HEADER,
+    Era, INVALID_PARAMS, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, MODERN_VERSION, SESSION_HEADER, UPSTREAM_FAILED,
 };
 use super::raw;
+use super::rbac::Target;
 use super::reply::{Reply, http_status};
+use super::session::Session;
+use super::target::{self, Plan};
+use super::trail::Trail;
 
-/// Answers a message that is no `tools/call`.
-pub(super) async fn answer(
-    core: &Core,
-    arrival: &Arrival,
-    principal: &Principal,
-    message: &Message<'_>,
-    era: Era,
-    session: Option<&str>,
-) -> Reply {
-    let Some(id) = &message.id else {
-        notified(core, message, session);
-        return Reply::local_unaudited_empty(StatusCode::ACCEPTED);
-    };
-    let result = |result: &str| Reply::local_unaudited(id, result, arrival.request_id, era);
-    match (message.method.as_str(), era) {
-        ("initialize", Era::Legacy) => {
-            let session = core.sessions.open(principal);
-            result(&initialize(message)).with_header(HeaderName::from_static(SESSION_HEADER), &session)
+/// Longest time that one backend may hold up a list of all. *Chosen*: a client waits for it; a stdio server that starts
+/// takes 1 to 3 s.
+const LIST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most resources whose backend is remembered. *Chosen*: a few hundred bytes each.
+const OWNERS_MAX: usize = 4096;
+
+/// Answers a request that is no call.
+pub(super) async fn answer(ask: &Ask<'_>, id: &Id, plan: &Plan) -> Reply {
+    let only = target::only(&ask.arrival.scope, ask.core.upstreams.all());
+    match (plan, only) {
+        (Plan::List(list), Some(backend)) => list_one(ask, id, backend, *list).await,
+        (Plan::List(list), None) => list_all(ask, id, *list).await,
+        (Plan::Discover, Some(backend)) if backend.speaks_modern().await.unwrap_or(false) => {
+            relay(ask, id, backend, ask.params(), None).await
         }
-        ("ping", Era::Legacy) => result("{}"),
-        ("server/discover", Era::Modern) => result(&discover()),
-        ("tools/list", _) => match cursor(message) {
-            None => {
-                // I6: lists ask every backend, so that few run at once. The semaphore is never closed.
-                let _turn = core.lists.acquire().await.ok();
-                let tools = catalog::list(&core.upstreams, &core.policy, principal, &arrival.scope).await;
-                let (ttl, scope) = (LIST_TTL_MS.to_string(), "\"private\"");
-                let caching = [("ttlMs", ttl.as_str()), ("cacheScope", scope)];
-                let caching = caching.into_iter().filter(|_| era == Era::Modern);
-                result(&raw::object(std::iter::once(("tools", tools.as_str())).chain(caching)))
-            }
-            Some(_) => error(id, era, INVALID_PARAMS, "unknown cursor: the list has one page"),
-        },
-        (method, _) => {
-            let method = &method[..method.floor_char_boundary(64)];
-            error(id, era, METHOD_NOT_FOUND, &format!("method {method:?} is not supported"))
+        (Plan::Discover, _) => Reply::local_unaudited(id, &discover(), ask.arrival.request_id, ask.era),
+        (Plan::SetLevel, _) => set_level(ask, id).await,
+        // A ping's result is empty.
+        (Plan::Local | Plan::Initialize | Plan::Targeted | Plan::Listen | Plan::Extension, _) => {
+            Reply::relayed_unaudited(id, Response::Result("{}".to_owned()))
         }
     }
 }
 
-/// Closes the session that the request names.
-pub(super) fn close(core: &Core, arrival: &Arrival, principal: &Principal) -> Reply {
-    let Some(session) = headers::single(&arrival.headers, SESSION_HEADER) else {
-        let message = "no Mcp-Session-Id to close";
-        return Reply::local_unaudited_error(StatusCode::BAD_REQUEST, None, INVALID_REQUEST, message);
+impl<'a> Ask<'a> {
+    fn params(&self) -> Option<&'a str> {
+        self.message.params.map(RawValue::get)
+    }
+}
+
+/// Asks a backend and relays what it says.
+pub(super) async fn relay(
+    ask: &Ask<'_>,
+    id: &Id,
+    backend: &Backend,
+    params: Option<&str>,
+    name: Option<String>,
+) -> Reply {
+    match asked(ask, backend, params, name).await {
+        Ok((response, backends)) => relayed(id, response, ask.era, backends),
+        Err(err) => failed(id, backend, &err),
+    }
+}
+
+/// Asks a backend what is not audited; gives its response and the era in which it gave it.
+pub(super) async fn asked(
+    ask: &Ask<'_>,
+    backend: &Backend,
+    params: Option<&str>,
+    name: Option<String>,
+) -> Result<(Response, Era), CallError> {
+    let route = ask.route(backend, name).await?;
+    let response = ask.core.upstreams.relay(&ask.message.method, params, &route, &ask.interrupt).await?;
+    Ok((response, route.peer.era()))
+}
+
+fn relayed(id: &Id, response: Response, era: Era, backends: Era) -> Reply {
+    let response = match response {
+        Response::Result(result) if era == Era::Modern && backends == Era::Legacy => {
+            Response::Result(raw::with_members(&result, &[("resultType", "\"complete\"")]))
+        }
+        Response::Error { error, .. } if era != backends => Response::Error { error, http: None },
+        response => response,
     };
-    match core.sessions.close(session, principal) {
-        Ok(()) => Reply::local_unaudited_empty(StatusCode::NO_CONTENT),
-        Err(unknown) => {
-            Reply::local_unaudited_error(StatusCode::NOT_FOUND, None, INVALID_REQUEST, &unknown.to_string())
+    Reply::relayed_unaudited(id, response)
+}
+
+pub(super) fn failed(id: &Id, backend: &Backend, err: &CallError) -> Reply {
+    tracing::warn!(backend = backend.alias(), error = %err, "the backend did not answer");
+    let message = match err {
+        // A backend's command and its last words are the operator's.
+        CallError::Down { .. } => format!("backend {} is down", backend.alias()),
+        err => format!("backend {} {err}", backend.alias()),
+    };
+    Reply::local_unaudited_error(StatusCode::OK, Some(id), UPSTREAM_FAILED, &message)
+}
+
+pub(super) fn not_configured() -> CallError {
+    CallError::Down { reason: "not configured".to_owned() }
+}
+
+/// One backend's page, without what the caller may not use.
+async fn list_one(ask: &Ask<'_>, id: &Id, backend: &Backend, list: List) -> Reply {
+    // I6: few lists are read at once. The semaphore is never closed.
+    let _turn = ask.core.lists.acquire().await.ok();
+    let (response, backends) = match asked(ask, backend, ask.params(), None).await {
+        Ok(answer) => answer,
+        Err(err) => return failed(id, backend, &err),
+    };
+    let Response::Result(page) = response else { return relayed(id, response, ask.era, backends) };
+    let mut page = catalog::filtered(&ask.core.policy, ask.principal, backend.alias(), list, &page);
+    if ask.era == Era::Modern {
+        // What one role sees is not for others.
+        page = match backends {
+            Era::Modern => with_private_scope(&page),
+            Era::Legacy => raw::with_members(&page, &[("ttlMs", &LIST_TTL_MS.to_string()), PRIVATE]),
+        };
+    }
+    relayed(id, Response::Result(page), ask.era, backends)
+}
+
+const PRIVATE: (&str, &str) = ("cacheScope", "\"private\"");
+
+fn with_private_scope(page: &str) -> String {
+    let members = raw::members(page).unwrap_or_default();
+    let scope = members.iter().find(|member| member.key == PRIVATE.0);
+    match scope {
+        Some(scope) if scope.value.get() == PRIVATE.1 => page.to_owned(),
+        Some(_) => raw::replaced(page, PRIVATE.0, PRIVATE.1),
+        None => raw::with_members(page, &[PRIVATE]),
+    }
+}
+
+/// The lists of all backends, as one.
+async fn list_all(ask: &Ask<'_>, id: &Id, list: List) -> Reply {
+    let Ok(cursor) = cursor(ask.message) else { return unknown_cursor(ask, id) };
+    let found = items_of_all(ask, list).await;
+    let mut taken = BTreeSet::new();
+    let of_one = |(backend, items): &(Arc<Backend>, Arc<[Item]>)| {
+        catalog::federated(&ask.core.policy, ask.principal, backend.alias(), list, items, &mut taken)
+    };
+    let items: Vec<String> = found.iter().flat_map(of_one).collect();
+    let Some((page, next)) = catalog::page(&items, cursor.as_deref()) else { return unknown_cursor(ask, id) };
+    let (page, next) = (format!("[{}]", page.join(",")), next.map(|next| raw::quoted(&next)));
+    let ttl = LIST_TTL_MS.to_string();
+    let caching = [("ttlMs", ttl.as_str()), PRIVATE].into_iter().filter(|_| ask.era == Era::Modern);
+    let members = [(list.member(), page.as_str())].into_iter();
+    let members = members.chain(next.as_deref().map(|next| ("nextCursor", next))).chain(caching);
+    Reply::local_unaudited(id, &raw::object(members), ask.arrival.request_id, ask.era)
+}
+
+fn unknown_cursor(ask: &Ask<'_>, id: &Id) -> Reply {
+    let status = if ask.era == Era::Modern { http_status(INVALID_PARAMS) } else { StatusCode::OK };
+    let message = "unknown cursor, or the list has changed: begin again without one";
+    Reply::local_unaudited_error(status, Some(id), INVALID_PARAMS, message)
+}
+
+/// What every backend lists; one that is down or slow is left out.
+async fn items_of_all(ask: &Ask<'_>, list: List) -> Vec<(Arc<Backend>, Arc<[Item]>)> {
+    let _turn = ask.core.lists.acquire().await.ok();
+    let of_one = |backend: Arc<Backend>| async move {
+        let read = async {
+            let route = ask.route(&backend, None).await?;
+            backend.list(&route.peer, list).await
+        };
+        match tokio::time::timeout(LIST_PATIENCE, read).await {
+            Ok(Ok(items)) => Some((backend, items)),
+            // A backend that has no prompts answers with an error.
+            Ok(Err(CallError::List { fault: upstream::NOT_OFFERED })) => None,
+            Ok(Err(err)) => {
+                tracing::warn!(backend = backend.alias(), error = %err, "missing from the list");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(
+                    backend = backend.alias(),
+                    "missing from the list: it takes longer than {LIST_PATIENCE:?}"
+                );
+                None
+            }
+        }
+    };
+    let visible = |backend: &&Arc<Backend>| ask.core.policy.reaches(&ask.principal.roles, backend.alias());
+    let all: Vec<_> = ask.backends().filter(visible).cloned().map(of_one).collect();
+    let found: Vec<_> = futures_util::future::join_all(all).await.into_iter().flatten().collect();
+    if list == List::Resources {
+        // The last one to be remembered is the first one that is listed.
+        for (backend, items) in found.iter().rev() {
+            ask.core.owners.remember(items.iter().map(|item| item.name.as_str()), backend.alias());
+        }
+    }
+    found
+}
+
+/// The backend that has the resource `uri`, where the caller may use it.
+pub(super) async fn owner(ask: &Ask<'_>, uri: &str) -> Option<String> {
+    let allowed = |backend: &str| ask.core.policy.shows(&ask.principal.roles, Target::resource(backend, uri));
+    if let Some(known) = ask.core.owners.of(uri).filter(|known| allowed(known)) {
+        return Some(known);
+    }
+    let found = items_of_all(ask, List::Resources).await;
+    let has = |(backend, items): &&(Arc<Backend>, Arc<[Item]>)| {
+        allowed(backend.alias()) && items.iter().any(|item| item.name == uri)
+    };
+    if let Some((backend, _)) = found.iter().find(has) {
+        return Some(backend.alias().to_owned());
+    }
+    let found = items_of_all(ask, List::Templates).await;
+    let fits = |(backend, items): &&(Arc<Backend>, Arc<[Item]>)| {
+        let fits = |item: &Item| item.name == uri || target::template_fits(&item.name, uri);
+        allowed(backend.alias()) && items.iter().any(fits)
+    };
+    found.iter().find(fits).map(|(backend, _)| backend.alias().to_owned())
+}
+
+/// Which backend listed a resource last. Knowing it grants nothing: the policy decides with it.
+#[derive(Debug, Default)]
+pub(super) struct Owners(std::sync::Mutex<std::collections::HashMap<String, String>>);
+
+impl Owners {
+    fn remember<'a>(&self, uris: impl Iterator<Item = &'a str>, backend: &str) {
+        let mut owners = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for uri in uris {
+            if owners.len() >= OWNERS_MAX {
+                owners.clear(); // I6: bounded; what is forgotten is looked up again.
+            }
+            owners.insert(uri.to_owned(), backend.to_owned());
+        }
+    }
+
+    fn of(&self, uri: &str) -> Option<String> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(uri).cloned()
+    }
+}
+
+/// Sets the level of log messages at every backend that the session talks to.
+async fn set_level(ask: &Ask<'_>, id: &Id) -> Reply {
+    if let Some(backend) = target::only(&ask.arrival.scope, ask.core.upstreams.all()) {
+        return relay(ask, id, backend, ask.params(), None).await;
+    }
+    let visible = |backend: &&Arc<Backend>| ask.core.policy.reaches(&ask.principal.roles, backend.alias());
+    for backend in ask.backends().filter(visible) {
+        // One that has no log, or is down, leaves the others theirs.
+        if let Err(err) = asked(ask, backend, ask.params(), None).await {
+            tracing::debug!(backend = backend.alias(), error = %err, "level not set");
+        }
+    }
+    Reply::local_unaudited(id, "{}", ask.arrival.request_id, ask.era)
+}
+
+/// Opens a session. At one backend's place it is opened there too, and the backend's answer is the client's.
+pub(super) async fn initialize(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
+    let core = ask.core;
+    let hello = ask.params().unwrap_or("{}");
+    trail.arguments = ask.message.params.map(|params| params.get().to_owned());
+    let (session, gone) = core.sessions.open(ask.principal, &ask.arrival.scope, hello);
+    for session in gone {
+        session.end();
+    }
+    trail.session = Some(session.id.clone());
+    let answer = match target::only(&ask.arrival.scope, core.upstreams.all()) {
+        None => Answer::of_result(&greeting(ask.message)),
+        Some(backend) => match session.initialize(backend).await {
+            Ok(Response::Result(result)) => Answer::of_result(&result),
+            Ok(error @ Response::Error { .. }) => {
+                Answer::from_response(error, ask.arrival.request_id, Era::Legacy, Era::Legacy)
+            }
+            Err(err) => Answer::failure(backend.alias(), &err),
+        },
+    };
+    let reply = trail.record(core, answer).await;
+    if reply.is_error() {
+        core.sessions.close(&session.id, ask.principal, &ask.arrival.scope).ok();
+        return reply;
+    }
+    reply.with_header(HeaderName::from_static(SESSION_HEADER), &session.id)
+}
+
+/// Passes on a client's response to the backend that asked.
+pub(super) async fn respond(core: &Core, session: Option<&Session>, body: &[u8]) -> Reply {
+    let accepted = Reply::local_unaudited_empty(StatusCode::ACCEPTED);
+    let id = envelope::response_id(body, core.body_bytes_max);
+    let Some((session, id)) = session.zip(id) else { return accepted };
+    // A response to nothing is dropped: the backend may have given its request up.
+    let Some((peer, backends, method)) = session.answered(&id) else { return accepted };
+    let response = raw::replaced(&String::from_utf8_lossy(body), "id", &backends);
+    if let Err(err) = peer.respond(response).await {
+        tracing::warn!(backend = peer.alias(), method, error = %err, "the client's response did not reach the backend");
+    }
+    accepted
+}
+
+/// Takes a notification: a cancellation ends its call, all others go to the backends of the session.
+pub(super) async fn notified(core: &Core, arrival: &Arrival, message: &Message<'_>, session: Option<&Arc<Session>>) {
+    let Some(session) = session else { return };
+    let params = message.params.and_then(|params| raw::members(params.get())).unwrap_or_default();
+    if message.method == "notifications/cancelled" {
+        let id = params.iter().find(|member| member.key == "requestId").and_then(|member| envelope::id(member.value));
+        if let Some(id) = id {
+            core.in_flight.cancel(&session.id, &id);
+        }
+        return;
+    }
+    if message.method == "notifications/initialized" && arrival.scope == Scope::All {
+        return; // Each backend was told when its conversation was opened.
+    }
+    for peer in session.peers().await {
+        if let Err(err) = peer.notify(&message.method, message.params.map(RawValue::get)).await {
+            tracing::debug!(backend = peer.alias(), method = message.method, error = %err, "notification not passed on");
         }
     }
 }
@@ -89,33 +338,30 @@ pub(super) fn resource_metadata(core: &Core, base: &str, path: &str) -> Reply {
     Reply::local_unaudited_document(document.to_string())
 }
 
-/// A legacy client's cancellation is passed on; all else that a client notifies of is not relayed yet.
-fn notified(core: &Core, message: &Message<'_>, session: Option<&str>) {
-    let params = message.params.and_then(|params| raw::members(params.get())).unwrap_or_default();
-    let id = params.iter().find(|member| member.key == "requestId").and_then(|member| envelope::id(member.value));
-    if let ("notifications/cancelled", Some(session), Some(id)) = (message.method.as_str(), session, id) {
-        core.in_flight.cancel(session, &id);
-    }
-}
-
-fn error(id: &Id, era: Era, code: i32, message: &str) -> Reply {
-    let status = if era == Era::Modern { http_status(code) } else { StatusCode::OK };
-    Reply::local_unaudited_error(status, Some(id), code, message)
+/// What all backends together may be able to do; each answers for itself when it is asked.
+fn capabilities() -> serde_json::Value {
+    json!({
+        "tools": { "listChanged": true },
+        "resources": { "subscribe": true, "listChanged": true },
+        "prompts": { "listChanged": true },
+        "completions": {},
+        "logging": {},
+    })
 }
 
 /// The client's revision where it is served, else the newest that is.
-fn initialize(message: &Message<'_>) -> String {
+fn greeting(message: &Message<'_>) -> String {
     let params = message.params.and_then(|params| raw::members(params.get())).unwrap_or_default();
     let asked = params.iter().find(|member| member.key == "protocolVersion");
     let asked = asked.and_then(|asked| raw::string(asked.value));
     let version = LEGACY_VERSIONS.into_iter().find(|known| asked.as_deref() == Some(known)).unwrap_or(LEGACY_LATEST);
-    json!({ "protocolVersion": version, "capabilities": { "tools": {} }, "serverInfo": server_info() }).to_string()
+    json!({ "protocolVersion": version, "capabilities": capabilities(), "serverInfo": server_info() }).to_string()
 }
 
 fn discover() -> String {
     json!({
         "supportedVersions": [MODERN_VERSION],
-        "capabilities": { "tools": {} },
+        "capabilities": capabilities(),
         "ttlMs": LIST_TTL_MS,
         "cacheScope": "private",
         "_meta": { "io.modelcontextprotocol/serverInfo": server_info() },
@@ -127,8 +373,12 @@ fn server_info() -> serde_json::Value {
     json!({ "name": "gatepost", "version": env!("CARGO_PKG_VERSION") })
 }
 
-fn cursor(message: &Message<'_>) -> Option<String> {
+/// The cursor that a list is asked for with.
+fn cursor(message: &Message<'_>) -> Result<Option<String>, ()> {
     let params = message.params.and_then(|params| raw::members(params.get())).unwrap_or_default();
-    let cursor = params.iter().find(|member| member.key == "cursor")?;
-    Some(cursor.value.get().to_owned()).filter(|cursor| cursor != "null")
+    match params.iter().find(|member| member.key == "cursor").map(|member| member.value) {
+        None => Ok(None),
+        Some(value) if value.get() == "null" => Ok(None),
+        Some(value) => raw::string(value).map(Some).ok_or(()),
+    }
 }

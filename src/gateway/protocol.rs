@@ -36,6 +36,9 @@ pub const HEADER_MISMATCH: i32 = -32020;
 /// A protocol version that is not served.
 pub const UNSUPPORTED_VERSION: i32 = -32022;
 
+/// The method that calls a tool: never without a permit and a record.
+pub const TOOLS_CALL: &str = "tools/call";
+
 /// The header with the protocol version.
 pub const VERSION_HEADER: &str = "mcp-protocol-version";
 /// The header with the method, modern only.
@@ -53,6 +56,10 @@ pub const META_PREFIX: &str = "io.modelcontextprotocol/";
 pub const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 /// The client's capabilities in a modern request's `_meta`.
 pub const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+/// The id of the `subscriptions/listen` request that a notification belongs to, in its `_meta`.
+pub const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+/// Who the client says it is, in a modern request's `_meta`.
+pub const META_CLIENT: &str = "io.modelcontextprotocol/clientInfo";
 /// The gateway's id of the request in a result's `_meta`. *Chosen*: under the product's own prefix.
 pub const META_REQUEST_ID: &str = "io.gatepost/request_id";
 
@@ -67,4 +74,42 @@ pub enum Era {
     Legacy,
     /// Stateless, 2026-07-28.
     Modern,
+}
+
+/// A text as MCP writes it in a header: as it is where that is safe, else in its Base64 form.
+#[must_use]
+pub fn header_text(text: &str) -> String {
+    let is_plain = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    let is_safe = is_plain && text.trim() == text && !(text.starts_with("=?base64?") && text.ends_with("?="));
+    if is_safe { text.to_owned() } else { format!("=?base64?{}?=", base64(text.as_bytes())) }
+}
+
+/// Standard Base64 with padding (RFC 4648 section 4).
+#[must_use]
+pub fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |idx: usize| u32::from(chunk.get(idx).copied().unwrap_or(0));
+        let group = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let sextet = usize::try_from(group >> (18 - 6 * digit) & 63).unwrap_or(0);
+            let is_padding = digit > chunk.len();
+            out.push(if is_padding { '=' } else { ALPHABET.get(sextet).map_or('=', |&byte| char::from(byte)) });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_no_header_holds_is_encoded() {
+        for (text, want) in [("echo", "echo"), ("caf\u{e9}", "=?base64?Y2Fmw6k=?="), (" x", "=?base64?IHg=?=")] {
+            assert_eq!(header_text(text), want);
+        }
+        assert_eq!(header_text("=?base64?eA==?="), "=?base64?PT9iYXNlNjQ/ZUE9PT89?=");
+    }
 }

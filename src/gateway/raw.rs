@@ -66,6 +66,16 @@ pub fn with_members(object: &str, added: &[(&str, &str)]) -> String {
     out
 }
 
+/// The member `key` of `object` with another value, in its place; all other bytes of its members stay.
+#[must_use]
+pub fn replaced(object: &str, key: &str, value: &str) -> String {
+    let old = members(object).unwrap_or_default();
+    self::object(old.iter().map(|member| {
+        let text = if member.key == key { value } else { member.value.get() };
+        (member.key.as_str(), text)
+    }))
+}
+
 /// The text of an object with these members; values are JSON text already.
 #[must_use]
 pub fn object<'a>(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {

@@ -31,11 +31,11 @@ pub struct Policy {
 }
 
 /// What a call is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A tool, by its name.
     Tool,
-    /// A resource, by its URI.
+    /// A resource, or a template of such, by its URI.
     Resource,
     /// A prompt, by its name.
     Prompt,
@@ -209,6 +209,21 @@ impl Policy {
         matches!(self.decide(roles, target, Asked::Listing), Decision::Allowed { .. })
     }
 
+    /// Whether any of `roles` may use anything of `backend`: to whom it does not reach, it is as one that is not there.
+    #[must_use]
+    pub fn reaches(&self, roles: &[String], backend: &str) -> bool {
+        let mut known = roles.iter().filter_map(|role| self.roles.get(role));
+        known.clone().all(|rules| !rules.deny.name_all_of(backend)) && known.any(|rules| rules.reach(backend))
+    }
+
+    /// Whether one of `roles` may use everything of `backend`, and none is denied any of it: who may, may ask the backend
+    /// for what the gateway does not understand.
+    #[must_use]
+    pub fn has_all(&self, roles: &[String], backend: &str) -> bool {
+        let mut known = roles.iter().filter_map(|role| self.roles.get(role));
+        known.clone().all(|rules| !rules.deny_any_of(backend)) && known.any(|rules| rules.allow_all_of(backend))
+    }
+
     /// Decides on `call`, and keeps what was decided on: the permit holds the parameters as they will be forwarded.
     ///
     /// # Errors
@@ -301,6 +316,24 @@ impl Rules {
             Kind::Resource => self.deny_resources.match_uri(target, Effect::Deny),
             Kind::Prompt => self.deny_prompts.match_name(target, Effect::Deny),
         }
+    }
+
+    /// Whether they allow anything of `backend`, denials aside.
+    fn reach(&self, backend: &str) -> bool {
+        let other = self.other.as_ref();
+        self.allow.reach(backend)
+            || other.is_some_and(|(resources, prompts)| resources.reach(backend) || prompts.reach(backend))
+    }
+
+    fn allow_all_of(&self, backend: &str) -> bool {
+        let other = self.other.as_ref();
+        self.allow.name_all_of(backend)
+            && other.is_none_or(|(resources, prompts)| resources.name_all_of(backend) && prompts.name_all_of(backend))
+            && !self.conditions.iter().any(|condition| condition.is_on_any_of(backend))
+    }
+
+    fn deny_any_of(&self, backend: &str) -> bool {
+        [&self.deny, &self.deny_resources, &self.deny_prompts].into_iter().any(|patterns| patterns.reach(backend))
     }
 
     /// The first condition on a call of `target` that does not hold.

@@ -19,6 +19,7 @@ use super::raw;
 pub struct Reply {
     status: StatusCode,
     body: Option<String>,
+    is_error: bool,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -27,7 +28,40 @@ impl Reply {
     #[must_use]
     pub fn released(status: StatusCode, id: Option<&Id>, answer: Released<Answer>) -> Self {
         // I1: the content comes out of a released answer only.
-        Self::message(status, id, &answer.into_content())
+        let (content, http) = answer.into_content();
+        // A backend's own status stays where the gateway has none of its own to give.
+        let http = http.filter(|_| status == StatusCode::OK).and_then(|http| StatusCode::from_u16(http).ok());
+        Self::message(http.unwrap_or(status), id, &content)
+    }
+
+    /// What a backend answered to a request that is not audited.
+    #[must_use]
+    pub fn relayed_unaudited(id: &Id, response: upstream::Response) -> Self {
+        match response {
+            upstream::Response::Result(result) => Self::message(StatusCode::OK, Some(id), &Content::Result(result)),
+            upstream::Response::Error { error, http } => {
+                let status = http.and_then(|http| StatusCode::from_u16(http).ok()).unwrap_or(StatusCode::OK);
+                Self::message(status, Some(id), &Content::Error(error))
+            }
+        }
+    }
+
+    /// The message, if it has one.
+    #[must_use]
+    pub fn body(&self) -> Option<&str> {
+        self.body.as_deref()
+    }
+
+    /// A header that it bears.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&HeaderValue> {
+        self.headers.iter().find(|(known, _)| known.as_str() == name).map(|(_, value)| value)
+    }
+
+    /// Whether it says that something went wrong.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.is_error
     }
 
     /// The result of a method that is not audited: `initialize`, `ping`, `tools/list`, `server/discover`.
@@ -46,13 +80,13 @@ impl Reply {
     /// A reply without a body to what is not audited: an accepted notification, a closed session.
     #[must_use]
     pub fn local_unaudited_empty(status: StatusCode) -> Self {
-        Self { status, body: None, headers: Vec::new() }
+        Self { status, body: None, is_error: !status.is_success(), headers: Vec::new() }
     }
 
     /// A document that is not audited: public metadata.
     #[must_use]
     pub fn local_unaudited_document(json: String) -> Self {
-        Self { status: StatusCode::OK, body: Some(json), headers: Vec::new() }
+        Self { status: StatusCode::OK, body: Some(json), is_error: false, headers: Vec::new() }
     }
 
     /// The call could not be audited. The pipeline has counted it.
@@ -89,7 +123,8 @@ impl Reply {
         };
         let id = id.map_or("null", Id::as_json);
         let body = raw::object([("jsonrpc", "\"2.0\""), ("id", id), (key, value)]);
-        Self { status, body: Some(body), headers: Vec::new() }
+        let is_error = matches!(content, Content::Error(_));
+        Self { status, body: Some(body), is_error, headers: Vec::new() }
     }
 }
 

@@ -1,24 +1,43 @@
-//! Legacy sessions: an id that a client got at `initialize`, bound to who it was.
+//! Legacy sessions: an id that a client got at `initialize`, bound to who it was, and its conversations with backends.
 //!
-//! A session holds no state but its binding; it is correlation, never identity. Another principal's id is as unknown as
-//! one that never was. Sessions are bounded in number: where there is no room, expired ones go first, then the one that
-//! was idle longest, whose client begins anew, as the protocol says.
+//! A session is correlation, never identity: another principal's id is as unknown as one that never was. Each session has
+//! conversations of its own with the backends it uses, opened as it was opened itself, so that no state of one client's
+//! leaks to another. What a backend asks gets an id of the session's own; the client's response finds its way back.
+//!
+//! Sessions are bounded in number: where there is no room, expired ones go first, then the one that was idle longest,
+//! whose client begins anew, as the protocol says.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::upstream::{Backend, CallError, Event, Listen, Peer, Response};
+
 use super::auth::Principal;
+use super::catalog::Scope;
+use super::envelope::Id;
+use super::raw;
+use super::stream::Stream;
 
 /// How long a session may be idle. *Chosen*: longer than a working day's pauses.
 const IDLE_MAX: Duration = Duration::from_hours(8);
 
+/// Most requests of backends that wait for the client's response, a session. *Chosen*: a client answers them one by one;
+/// each takes a few bytes here.
+const ASKED_MAX: usize = 256;
+
+/// Streams of a session that are kept after their end, for a client that lost one. *Chosen*.
+const ENDED_STREAMS_MAX: usize = 8;
+
+/// Streams of a session that are open at once. *Chosen*: as many as a client has requests open.
+const STREAMS_MAX: usize = 256;
+
 /// All sessions.
 #[derive(Debug)]
 pub struct Sessions {
-    open: Mutex<HashMap<String, Session>>,
+    open: Mutex<HashMap<String, Arc<Session>>>,
     max: usize,
 }
 
@@ -27,21 +46,41 @@ pub struct Sessions {
 #[error("unknown session: initialize again")]
 pub struct Unknown;
 
+/// One session.
 #[derive(Debug)]
-struct Session {
+pub struct Session {
+    /// Its id: 122 random bits.
+    pub id: String,
     issuer: String,
     subject: String,
-    last_used: Instant,
+    /// Where it was opened.
+    scope: Scope,
+    /// The parameters of its `initialize`, as JSON text.
+    hello: String,
+    last_used: Mutex<Instant>,
+    peers: Mutex<BTreeMap<String, Arc<Slot>>>,
+    asked: Mutex<Asked>,
+    streams: Mutex<Streams>,
 }
 
-impl Session {
-    fn belongs_to(&self, principal: &Principal) -> bool {
-        self.issuer == principal.issuer && self.subject == principal.subject
-    }
+/// The conversation with one backend; opened when it is first used, and again where it has ended.
+#[derive(Debug, Default)]
+struct Slot(tokio::sync::Mutex<Option<Arc<Peer>>>);
 
-    fn has_expired(&self) -> bool {
-        self.last_used.elapsed() > IDLE_MAX
-    }
+/// Requests of backends that wait for the client.
+#[derive(Debug, Default)]
+struct Asked {
+    next: u64,
+    waiting: HashMap<u64, (Weak<Peer>, String, String)>,
+}
+
+#[derive(Debug)]
+struct Streams {
+    next: u64,
+    /// What belongs to no request.
+    general: Arc<Stream>,
+    /// Of requests that are open, the newest last, and of some that have ended.
+    of_requests: VecDeque<(Arc<Stream>, bool)>,
 }
 
 impl Sessions {
@@ -51,48 +90,297 @@ impl Sessions {
         Self { open: Mutex::default(), max: max.max(1) }
     }
 
-    /// Opens a session for `principal` and gives its id: 122 random bits.
+    /// Opens a session for `principal`; `hello` is the parameters of its `initialize`. Gives those that made room too.
     #[must_use]
-    pub fn open(&self, principal: &Principal) -> String {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn open(&self, principal: &Principal, scope: &Scope, hello: &str) -> (Arc<Session>, Vec<Arc<Session>>) {
+        let session = Arc::new(Session {
+            id: uuid::Uuid::new_v4().to_string(),
+            issuer: principal.issuer.clone(),
+            subject: principal.subject.clone(),
+            scope: scope.clone(),
+            hello: hello.to_owned(),
+            last_used: Mutex::new(Instant::now()),
+            peers: Mutex::default(),
+            asked: Mutex::default(),
+            streams: Mutex::new(Streams { next: 1, general: Stream::new(0), of_requests: VecDeque::new() }),
+        });
+        let mut open = self.lock();
+        let mut gone = Vec::new();
         if open.len() >= self.max {
-            open.retain(|_, session| !session.has_expired());
+            let expired: Vec<_> = open.values().filter(|session| session.has_expired()).cloned().collect();
+            gone.extend(expired);
+            if gone.is_empty() {
+                // I6: the number of sessions is bounded.
+                gone.extend(open.values().min_by_key(|session| *lock(&session.last_used)).cloned());
+            }
+            for session in &gone {
+                open.remove(&session.id);
+            }
         }
-        if open.len() >= self.max {
-            // I6: the number of sessions is bounded.
-            let oldest = open.iter().min_by_key(|(_, session)| session.last_used).map(|(id, _)| id.clone());
-            oldest.and_then(|id| open.remove(&id));
-        }
-        let id = uuid::Uuid::new_v4().to_string();
-        let (issuer, subject) = (principal.issuer.clone(), principal.subject.clone());
-        open.insert(id.clone(), Session { issuer, subject, last_used: Instant::now() });
-        id
+        open.insert(session.id.clone(), Arc::clone(&session));
+        (session, gone)
     }
 
     /// Uses a session.
     ///
     /// # Errors
-    /// [`Unknown`]: expired, closed, another principal's, or never there.
-    pub fn touch(&self, id: &str, principal: &Principal) -> Result<(), Unknown> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let session = open.get_mut(id).filter(|session| session.belongs_to(principal)).ok_or(Unknown)?;
+    /// [`Unknown`]: expired, closed, another principal's, of another endpoint, or never there.
+    pub fn touch(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, Unknown> {
+        let mut open = self.lock();
+        let session = open.get(id).filter(|session| session.belongs_to(principal) && session.scope == *scope);
+        let session = session.cloned().ok_or(Unknown)?;
         if session.has_expired() {
             open.remove(id);
             return Err(Unknown);
         }
-        session.last_used = Instant::now();
-        Ok(())
+        *lock(&session.last_used) = Instant::now();
+        Ok(session)
     }
 
-    /// Closes a session.
+    /// Takes a session out; its conversations end with its last use.
     ///
     /// # Errors
     /// [`Unknown`], as for [`Sessions::touch`].
-    pub fn close(&self, id: &str, principal: &Principal) -> Result<(), Unknown> {
-        self.touch(id, principal)?;
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        Ok(())
+    pub fn close(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, Unknown> {
+        let session = self.touch(id, principal, scope)?;
+        self.lock().remove(id);
+        session.end();
+        Ok(session)
     }
+
+    /// Ends the streams that belong to no request.
+    pub fn end_streams(&self) {
+        for session in self.lock().values() {
+            session.general().finish(None);
+        }
+    }
+
+    /// Ends all of them: their streams and conversations.
+    pub fn end_all(&self) {
+        let all = std::mem::take(&mut *self.lock());
+        for session in all.values() {
+            session.end();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
+        lock(&self.open)
+    }
+}
+
+impl Session {
+    /// The conversation with `backend`, opened where there is none.
+    ///
+    /// # Errors
+    /// [`CallError`]: the backend is down, or does not want to talk.
+    pub async fn peer(self: &Arc<Self>, backend: &Backend) -> Result<Arc<Peer>, CallError> {
+        let slot = self.slot(backend.alias());
+        let mut slot = slot.0.lock().await;
+        if let Some(peer) = slot.as_ref().filter(|peer| !peer.has_ended()) {
+            return Ok(Arc::clone(peer));
+        }
+        let (peer, answer) = self.greet(backend).await?;
+        if let Response::Error { error, .. } = answer {
+            return Err(CallError::Down { reason: format!("it refused to initialize: {error}") });
+        }
+        peer.notify("notifications/initialized", None).await?;
+        if self.general().is_read() {
+            peer.listen();
+        }
+        *slot = Some(Arc::clone(&peer));
+        Ok(peer)
+    }
+
+    /// Opens the conversation with `backend` for the client's own `initialize`, whose answer is the backend's.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn initialize(self: &Arc<Self>, backend: &Backend) -> Result<Response, CallError> {
+        let (peer, answer) = self.greet(backend).await?;
+        if matches!(answer, Response::Result(_)) {
+            *self.slot(backend.alias()).0.lock().await = Some(peer);
+        }
+        Ok(answer)
+    }
+
+    async fn greet(self: &Arc<Self>, backend: &Backend) -> Result<(Arc<Peer>, Response), CallError> {
+        let ear = Arc::new(Ear::new(self, None));
+        let (peer, answer) = backend.open(&self.hello, Arc::clone(&ear) as Arc<dyn Listen>).await?;
+        ear.set_peer(&peer);
+        Ok((peer, answer))
+    }
+
+    /// The conversations that are open.
+    pub async fn peers(&self) -> Vec<Arc<Peer>> {
+        let slots: Vec<_> = lock(&self.peers).values().cloned().collect();
+        let mut peers = Vec::new();
+        for slot in slots {
+            peers.extend(slot.0.lock().await.clone());
+        }
+        peers
+    }
+
+    fn slot(&self, alias: &str) -> Arc<Slot> {
+        Arc::clone(lock(&self.peers).entry(alias.to_owned()).or_default())
+    }
+
+    /// The stream of what belongs to no request.
+    pub(super) fn general(&self) -> Arc<Stream> {
+        Arc::clone(&lock(&self.streams).general)
+    }
+
+    /// A stream for one request. `None`: too many are open; the request has none.
+    pub(super) fn begin_stream(&self) -> Option<Arc<Stream>> {
+        let mut streams = lock(&self.streams);
+        let open = streams.of_requests.iter().filter(|(_, is_open)| *is_open).count();
+        if open >= STREAMS_MAX {
+            return None;
+        }
+        let stream = Stream::new(streams.next);
+        streams.next += 1;
+        streams.of_requests.push_back((Arc::clone(&stream), true));
+        Some(stream)
+    }
+
+    /// The request of `stream` has its response. A stream that was used stays for a while.
+    pub(super) fn end_stream(&self, stream: &Arc<Stream>, was_used: bool) {
+        let mut streams = lock(&self.streams);
+        for (known, is_open) in &mut streams.of_requests {
+            *is_open &= !Arc::ptr_eq(known, stream);
+        }
+        if !was_used {
+            streams.of_requests.retain(|(known, _)| !Arc::ptr_eq(known, stream));
+        }
+        let ended = streams.of_requests.iter().filter(|(_, is_open)| !is_open).count();
+        for _ in ENDED_STREAMS_MAX..ended {
+            // I6: what is kept for clients that come back is bounded.
+            if let Some(oldest) = streams.of_requests.iter().position(|(_, is_open)| !is_open) {
+                streams.of_requests.remove(oldest);
+            }
+        }
+    }
+
+    /// The stream that a client read up to message `last` (as `stream-message`), and that message's number.
+    pub(super) fn stream_of(&self, last: &str) -> Option<(Arc<Stream>, u64)> {
+        let (stream, message) = last.split_once('-')?;
+        let (number, message): (u64, u64) = (stream.parse().ok()?, message.parse().ok()?);
+        let streams = lock(&self.streams);
+        let all = std::iter::once(&streams.general).chain(streams.of_requests.iter().map(|(stream, _)| stream));
+        all.into_iter().find(|stream| stream.number == number).map(|stream| (Arc::clone(stream), message))
+    }
+
+    /// Puts a backend's message where the client reads: of a request on the stream of the newest one, else, or for
+    /// what concerns no request, on the general one.
+    fn deliver(&self, json: &str, is_general: bool) -> bool {
+        let (general, newest) = {
+            let streams = lock(&self.streams);
+            let newest = streams.of_requests.iter().rev().find(|(_, is_open)| *is_open);
+            (Arc::clone(&streams.general), newest.map(|(stream, _)| Arc::clone(stream)))
+        };
+        match newest {
+            Some(newest) if !is_general || !general.is_read() => newest.push(json),
+            _ => general.push(json),
+        }
+    }
+
+    /// Takes a message of a backend's for the client, on `stream` or wherever the client reads.
+    fn take(&self, peer: &Weak<Peer>, event: Event, stream: Option<&Stream>) -> bool {
+        let put = |json: &str, is_general: bool| match stream {
+            Some(stream) => stream.push(json),
+            None => self.deliver(json, is_general),
+        };
+        let Some(id) = event.id else {
+            let is_general = event.method.ends_with("list_changed") || event.method.ends_with("/updated");
+            return put(&event.json, is_general);
+        };
+        let number = {
+            let mut asked = lock(&self.asked);
+            if asked.waiting.len() >= ASKED_MAX {
+                return false; // I6: what waits for the client is bounded.
+            }
+            asked.next += 1;
+            let number = asked.next;
+            asked.waiting.insert(number, (Weak::clone(peer), id, event.method));
+            number
+        };
+        let taken = put(&raw::with_members(&event.json, &[("id", &number.to_string())]), false);
+        if !taken {
+            lock(&self.asked).waiting.remove(&number);
+        }
+        taken
+    }
+
+    /// Finds whose request the client's response answers: the conversation, the backend's id, and the method.
+    pub(super) fn answered(&self, id: &Id) -> Option<(Arc<Peer>, String, String)> {
+        let number = id.as_json().parse().ok()?;
+        let (peer, id, method) = lock(&self.asked).waiting.remove(&number)?;
+        Some((peer.upgrade()?, id, method))
+    }
+
+    fn belongs_to(&self, principal: &Principal) -> bool {
+        self.issuer == principal.issuer && self.subject == principal.subject
+    }
+
+    fn has_expired(&self) -> bool {
+        lock(&self.last_used).elapsed() > IDLE_MAX
+    }
+
+    /// Ends its streams and lets its conversations go.
+    pub fn end(&self) {
+        self.general().finish(None);
+        lock(&self.peers).clear();
+    }
+}
+
+/// Listens to a backend for a session, or for one request of it.
+#[derive(Debug)]
+pub(super) struct Ear {
+    session: Weak<Session>,
+    peer: Mutex<Weak<Peer>>,
+    stream: Option<Arc<Stream>>,
+}
+
+impl Ear {
+    pub(super) fn new(session: &Arc<Session>, stream: Option<Arc<Stream>>) -> Self {
+        Self { session: Arc::downgrade(session), peer: Mutex::new(Weak::new()), stream }
+    }
+
+    /// Whom it listens to: known once the conversation is open.
+    pub(super) fn set_peer(&self, peer: &Arc<Peer>) {
+        *lock(&self.peer) = Arc::downgrade(peer);
+    }
+}
+
+impl Listen for Ear {
+    fn event(&self, event: Event) -> bool {
+        let Some(session) = self.session.upgrade() else { return false };
+        let peer = Weak::clone(&lock(&self.peer));
+        session.take(&peer, event, self.stream.as_deref())
+    }
+
+    fn streams(&self) {
+        if let Some(stream) = &self.stream {
+            stream.open();
+        }
+    }
+}
+
+/// Listens to a backend for one request without a session: there is nobody whom a backend could ask.
+#[derive(Debug)]
+pub(super) struct Notices(pub(super) Arc<Stream>);
+
+impl Listen for Notices {
+    fn event(&self, event: Event) -> bool {
+        event.id.is_none() && self.0.push(&event.json)
+    }
+
+    fn streams(&self) {
+        self.0.open();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -103,39 +391,69 @@ mod tests {
         Principal { subject: subject.to_owned(), issuer: issuer.to_owned(), token_id: None, roles: Vec::new() }
     }
 
+    fn open(sessions: &Sessions, principal: &Principal) -> Arc<Session> {
+        sessions.open(principal, &Scope::All, "{}").0
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_session_is_its_principals_alone() {
+    async fn a_session_is_its_principals_alone_and_of_one_endpoint() {
         let (sessions, ann) = (Sessions::new(4), principal("ann", "a"));
-        let id = sessions.open(&ann);
-        assert_eq!(sessions.touch(&id, &ann), Ok(()));
+        let id = open(&sessions, &ann).id.clone();
+        assert!(sessions.touch(&id, &ann, &Scope::All).is_ok());
+        assert_eq!(sessions.touch(&id, &ann, &Scope::One("x".to_owned())).err(), Some(Unknown));
         for other in [principal("bob", "a"), principal("ann", "b")] {
-            assert_eq!(sessions.touch(&id, &other), Err(Unknown));
-            assert_eq!(sessions.close(&id, &other), Err(Unknown));
+            assert_eq!(sessions.touch(&id, &other, &Scope::All).err(), Some(Unknown));
+            assert_eq!(sessions.close(&id, &other, &Scope::All).err(), Some(Unknown));
         }
-        assert_eq!(sessions.close(&id, &ann), Ok(()));
-        assert_eq!(sessions.touch(&id, &ann), Err(Unknown));
+        assert!(sessions.close(&id, &ann, &Scope::All).is_ok());
+        assert_eq!(sessions.touch(&id, &ann, &Scope::All).err(), Some(Unknown));
     }
 
     #[tokio::test(start_paused = true)]
     async fn idle_sessions_expire_and_used_ones_do_not() {
         let (sessions, ann) = (Sessions::new(4), principal("ann", "a"));
-        let (used, idle) = (sessions.open(&ann), sessions.open(&ann));
+        let (used, idle) = (open(&sessions, &ann).id.clone(), open(&sessions, &ann).id.clone());
         tokio::time::advance(IDLE_MAX / 2).await;
-        sessions.touch(&used, &ann).unwrap();
+        sessions.touch(&used, &ann, &Scope::All).unwrap();
         tokio::time::advance(IDLE_MAX / 2 + Duration::from_secs(1)).await;
-        assert_eq!(sessions.touch(&used, &ann), Ok(()));
-        assert_eq!(sessions.touch(&idle, &ann), Err(Unknown));
+        assert!(sessions.touch(&used, &ann, &Scope::All).is_ok());
+        assert_eq!(sessions.touch(&idle, &ann, &Scope::All).err(), Some(Unknown));
     }
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_are_bounded_and_the_longest_idle_one_makes_room() {
         let (sessions, ann) = (Sessions::new(2), principal("ann", "a"));
-        let first = sessions.open(&ann);
+        let first = open(&sessions, &ann);
         tokio::time::advance(Duration::from_secs(1)).await;
-        let second = sessions.open(&ann);
+        let second = open(&sessions, &ann);
         tokio::time::advance(Duration::from_secs(1)).await;
-        let third = sessions.open(&ann);
-        assert_eq!(sessions.touch(&first, &ann), Err(Unknown));
-        assert_eq!((sessions.touch(&second, &ann), sessions.touch(&third, &ann)), (Ok(()), Ok(())));
+        let (third, gone) = sessions.open(&ann, &Scope::All, "{}");
+        assert_eq!(gone.iter().map(|session| &session.id).collect::<Vec<_>>(), [&first.id]);
+        assert_eq!(sessions.touch(&first.id, &ann, &Scope::All).err(), Some(Unknown));
+        assert!(sessions.touch(&second.id, &ann, &Scope::All).is_ok());
+        assert!(sessions.touch(&third.id, &ann, &Scope::All).is_ok());
+    }
+
+    fn event(method: &str, id: Option<&str>) -> Event {
+        let id = id.map(str::to_owned);
+        Event { method: method.to_owned(), json: format!(r#"{{"id":"x","method":"{method}"}}"#), id }
+    }
+
+    #[tokio::test]
+    async fn messages_go_to_the_newest_request_or_where_the_client_listens() {
+        use super::super::stream::Next;
+        let session = open(&Sessions::new(1), &principal("ann", "a"));
+        let ear = Ear::new(&session, None);
+        let (old, new) = (session.begin_stream().unwrap(), session.begin_stream().unwrap());
+        assert!(ear.event(event("notifications/message", None)) && old.is_untouched() && !new.is_untouched());
+        let mut general = session.general().read_from(0).unwrap();
+        assert!(ear.event(event("notifications/tools/list_changed", None)));
+        assert!(matches!(general.next().await, Next::Message(1, _)));
+        session.end_stream(&new, true);
+        // A request of the backend's has an id of the session's own.
+        assert!(ear.event(event("roots/list", Some("\"x\""))));
+        let Next::Message(_, json) = old.read_from(0).unwrap().next().await else { panic!() };
+        assert!(json.contains(r#""id":1"#), "{json}");
+        assert!(session.stream_of("2-1").is_some() && session.stream_of("9-1").is_none());
     }
 }

@@ -1,10 +1,11 @@
 //! A stdio backend: a child process that speaks newline-delimited JSON-RPC, started again when it ends.
 //!
-//! The gateway is its only client, of the legacy era and without capabilities, so that a backend has nothing to ask for.
-//! Ids are the gateway's own. Results are cut out of a line as text; no tree is built.
+//! A legacy session of a client has a child of its own, which is greeted as the client greets. All others share one, which
+//! the gateway greets without capabilities, so that it has nothing to ask for. Ids are the gateway's own. Results are cut
+//! out of a line as text; no tree is built.
 //!
 //! A child that ends takes its open calls with it, as errors; they are not made again. It is started anew after a pause
-//! that doubles up to a limit. An answer that is too long fails its own call only.
+//! that doubles up to a limit; a session's is started anew when the session is used. An answer that is too long fails its own call only.
 //!
 //! Knows nothing of callers, permits or records.
 
@@ -14,25 +15,20 @@ mod link;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config;
-use crate::gateway::raw;
 
-use link::Link;
+use super::CallError;
+use super::message::{Listen, Response};
+use child::Hello;
+pub use child::{Line, next_line};
+pub(super) use link::Link;
 
 /// Longest line of a backend, in bytes. *Chosen*: four times the default request limit; an answer is held in memory.
 pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// Most pages of a tool list. *Chosen*: the Python SDK's own bound.
-const LIST_PAGES_MAX: usize = 100;
-
-/// Most bytes of all tools of a backend. *Chosen*: as for one line.
-const LIST_BYTES_MAX: usize = LINE_BYTES_MAX;
-
-/// Longest time for one page of a list. *Chosen*: a list is static in most servers; a client waits for it.
-const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a call waits for a backend that is starting. *Chosen*: a Python server takes 1 to 2 s, npx a few more.
 const START_WAIT: Duration = Duration::from_secs(10);
@@ -44,73 +40,15 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A child that was up this long begins with the first pause again. *Chosen*.
 const STEADY_AFTER: Duration = Duration::from_secs(10);
 
-/// One backend.
+/// A child that all use who have no session, and how children of sessions are started.
 #[derive(Debug)]
-pub(super) struct Backend {
+pub(super) struct Stdio {
     alias: String,
     config: config::Backend,
     /// Written by the supervisor, read by all.
     state: watch::Sender<State>,
-}
-
-/// A tool as its backend lists it.
-#[derive(Clone, Debug)]
-pub struct Tool {
-    /// Its name.
-    pub name: String,
-    /// The whole object, as it came.
-    pub json: String,
-}
-
-/// A backend's response, as JSON text.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Response {
-    /// The result.
-    Result(String),
-    /// The error object.
-    Error(String),
-}
-
-/// Why a backend gave no response.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CallError {
-    /// It is not running. The call did not reach it.
-    #[error("is down: {reason}")]
-    Down {
-        /// Why.
-        reason: String,
-    },
-    /// It ended while the call was open. Whether the call took effect is unknown.
-    #[error("ended before it answered")]
-    Died,
-    /// It did not answer in time. Whether the call took effect is unknown.
-    #[error("did not answer within {after:?}")]
-    TimedOut {
-        /// The timeout.
-        after: Duration,
-    },
-    /// Its answer is too long to be relayed.
-    #[error("answered with more than {limit} bytes")]
-    TooLong {
-        /// The limit.
-        limit: usize,
-    },
-    /// Its answer is no JSON-RPC response.
-    #[error("answered with what is no JSON-RPC response")]
-    Garbled,
-    /// Its tool list breaks a rule.
-    #[error("has a tool list that {fault}")]
-    List {
-        /// The rule.
-        fault: &'static str,
-    },
-    /// The client cancelled the call.
-    #[error("did not answer before the client cancelled")]
-    Cancelled,
-    /// The gateway stopped.
-    #[error("did not answer before the gateway stopped")]
-    Stopped,
+    /// Takes what the shared child sends besides responses.
+    listener: Arc<dyn Listen>,
 }
 
 #[derive(Clone, Debug)]
@@ -120,31 +58,32 @@ enum State {
     Down { reason: String },
 }
 
-impl Backend {
-    /// A backend that is not started yet.
+impl Stdio {
+    /// Nothing is started yet.
     #[must_use]
-    pub(super) fn new(alias: &str, config: &config::Backend) -> Self {
-        Self { alias: alias.to_owned(), config: config.clone(), state: watch::Sender::new(State::Starting) }
+    pub(super) fn new(alias: &str, config: &config::Backend, listener: Arc<dyn Listen>) -> Self {
+        Self { alias: alias.to_owned(), config: config.clone(), state: watch::Sender::new(State::Starting), listener }
     }
 
-    /// Whether it answers now.
+    /// Whether the shared child answers now.
     #[must_use]
     pub(super) fn is_up(&self) -> bool {
         matches!(*self.state.borrow(), State::Up(_))
     }
 
-    /// Runs the child, again and again, until `stop`.
-    pub(super) async fn supervise(self: Arc<Self>, stop: CancellationToken) {
+    /// Runs the shared child, again and again, until `stop`.
+    pub(super) async fn supervise(&self, stop: CancellationToken) {
         let mut pause = PAUSE_MIN;
         loop {
             self.state.send_replace(State::Starting);
             let mut up_since = None;
-            let on_up = |link| {
+            let on_up = |link, _| {
                 up_since = Some(tokio::time::Instant::now());
                 tracing::info!(backend = %self.alias, "backend is up");
                 self.state.send_replace(State::Up(link));
             };
-            let end = child::run(&self.alias, &self.config, &stop, on_up).await;
+            let hello = Hello { params: None, listener: Some(Arc::clone(&self.listener)) };
+            let end = child::run(&self.alias, &self.config, hello, &stop, on_up).await;
             let reason = if stop.is_cancelled() { "the gateway is stopping".to_owned() } else { end.to_string() };
             self.state.send_replace(State::Down { reason });
             if stop.is_cancelled() {
@@ -161,63 +100,8 @@ impl Backend {
         }
     }
 
-    /// Makes one request and waits for its response, at most the backend's `call_timeout`.
-    ///
-    /// # Errors
-    /// [`CallError`]. The backend was told to cancel where it may still be at work.
-    ///
-    /// # Cancel safety
-    /// Dropping the future cancels the request at the backend.
-    pub(super) async fn call(&self, method: &str, params: Option<&str>) -> Result<Response, CallError> {
-        let link = self.link().await?;
-        link.request(method, params, self.config.call_timeout).await
-    }
-
-    /// Reads all pages of the tool list and remembers them until the backend says that they changed.
-    ///
-    /// # Errors
-    /// [`CallError`]: down, or [`CallError::List`] where pages do not end or a tool has no name.
-    pub(super) async fn list_tools(&self) -> Result<Arc<[Tool]>, CallError> {
-        let link = self.link().await?;
-        let timeout = LIST_TIMEOUT.min(self.config.call_timeout);
-        let mut tools = Vec::new();
-        let mut bytes = 0_usize;
-        let mut cursors: Vec<String> = Vec::new();
-        for _ in 0..LIST_PAGES_MAX {
-            let params = cursors.last().map(|cursor| raw::object([("cursor", raw::quoted(cursor).as_str())]));
-            let page = match link.request("tools/list", params.as_deref(), timeout).await? {
-                Response::Result(result) => result,
-                Response::Error(_) => return Err(CallError::List { fault: "is an error" }),
-            };
-            bytes = bytes.saturating_add(page.len());
-            if bytes > LIST_BYTES_MAX {
-                return Err(CallError::List { fault: "is too long" });
-            }
-            let next = read_page(&page, &mut tools)?;
-            let Some(cursor) = next else {
-                let tools: Arc<[Tool]> = tools.into();
-                link.remember_tools(&tools);
-                return Ok(tools);
-            };
-            if cursors.contains(&cursor) {
-                return Err(CallError::List { fault: "comes back to a page it had" });
-            }
-            cursors.push(cursor);
-        }
-        Err(CallError::List { fault: "has too many pages" })
-    }
-
-    /// The tools that were last listed, if nothing has changed since.
-    #[must_use]
-    pub(super) fn known_tools(&self) -> Option<Arc<[Tool]>> {
-        match &*self.state.borrow() {
-            State::Up(link) => link.known_tools(),
-            State::Starting | State::Down { .. } => None,
-        }
-    }
-
-    /// The link to the running child; waits for one that is starting.
-    async fn link(&self) -> Result<Arc<Link>, CallError> {
+    /// The link to the shared child; waits for one that is starting.
+    pub(super) async fn link(&self) -> Result<Arc<Link>, CallError> {
         let mut states = self.state.subscribe();
         let settled = states.wait_for(|state| !matches!(state, State::Starting));
         match tokio::time::timeout(START_WAIT, settled).await {
@@ -229,22 +113,46 @@ impl Backend {
             Ok(Err(_)) | Err(_) => Err(CallError::Down { reason: "still starting".to_owned() }),
         }
     }
-}
 
-/// Adds a page's tools to `tools` and gives its `nextCursor`.
-fn read_page(page: &str, tools: &mut Vec<Tool>) -> Result<Option<String>, CallError> {
-    let members = raw::members(page).ok_or(CallError::Garbled)?;
-    let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
-    let list = find("tools").ok_or(CallError::List { fault: "has no tools member" })?;
-    let list: Vec<&serde_json::value::RawValue> =
-        serde_json::from_str(list.get()).map_err(|_| CallError::List { fault: "is no list" })?;
-    for tool in list {
-        let members = raw::members(tool.get()).unwrap_or_default();
-        let name = members.iter().find(|member| member.key == "name").and_then(|member| raw::string(member.value));
-        let name = name.ok_or(CallError::List { fault: "has a tool without a name" })?;
-        tools.push(Tool { name, json: tool.get().to_owned() });
+    /// Starts a child for one session, which `params` open; it runs on `tasks` until it ends or `stop`.
+    ///
+    /// # Errors
+    /// [`CallError::Down`]: it did not come up.
+    pub(super) async fn open(
+        &self,
+        params: &str,
+        listener: Option<Arc<dyn Listen>>,
+        stop: CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Result<(Arc<Link>, Response), CallError> {
+        let (up, mut is_up) = oneshot::channel();
+        let (alias, config) = (self.alias.clone(), self.config.clone());
+        let hello = Hello { params: Some(params.to_owned()), listener };
+        let mut life = tasks.spawn(async move {
+            let on_up = |link, answer| {
+                // Nobody waits any more: the guard of the session is gone too, and ends the child.
+                up.send((link, answer)).ok();
+            };
+            let end = child::run(&alias, &config, hello, &stop, on_up).await;
+            if !stop.is_cancelled() {
+                tracing::warn!(backend = %alias, error = %end, "the backend of a session is down");
+            }
+            end
+        });
+        tokio::select! {
+            biased;
+            up = &mut is_up => if let Ok(up) = up {
+                Ok(up)
+            } else {
+                let reason = life.await.map_or_else(|err| err.to_string(), |end| end.to_string());
+                Err(CallError::Down { reason })
+            },
+            end = &mut life => {
+                let reason = end.map_or_else(|err| err.to_string(), |end| end.to_string());
+                Err(CallError::Down { reason })
+            }
+        }
     }
-    Ok(find("nextCursor").and_then(raw::string))
 }
 
 #[cfg(test)]

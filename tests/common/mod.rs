@@ -25,6 +25,7 @@ pub mod pipeline;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod server;
 pub mod sim;
 pub mod tools;
 pub mod trail;

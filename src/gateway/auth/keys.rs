@@ -1,6 +1,7 @@
-//! The keys that verify tokens, loaded once at start. One key, one algorithm, one issuer.
+//! The keys that verify tokens: one key, one algorithm, one issuer. Those of `[[auth.keys]]` are loaded once, at start.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 
@@ -11,16 +12,6 @@ pub const SECRET_BYTES_MIN: usize = 32;
 
 /// Longest key file, in bytes. *Chosen*: an RSA key of 16,384 bits in PEM has under 3 KiB.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-
-/// A key that cannot be used: which one, and what to do.
-#[derive(Debug, thiserror::Error)]
-#[error("auth.keys[{idx}]: {fault}")]
-pub struct KeyError {
-    /// Its place in the configuration, from 0.
-    pub idx: usize,
-    /// What is wrong with it; part of the message already, hence no source of it.
-    pub fault: KeyFault,
-}
 
 /// What is wrong with a key.
 #[derive(Debug, thiserror::Error)]
@@ -110,13 +101,33 @@ pub(super) struct Key {
     pub(super) validation: Validation,
 }
 
-/// Loads all keys of the configuration.
-pub(super) fn load(auth: &config::Auth) -> Result<Vec<Key>, Vec<KeyError>> {
+/// What tokens of an issuer must say, whichever of its keys verifies them.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) issuer: String,
+    pub(super) audience: String,
+    pub(super) leeway: Duration,
+}
+
+impl Rules {
+    pub(super) fn key(&self, kid: Option<String>, algorithm: Algorithm, decoding: DecodingKey) -> Key {
+        let mut validation = Validation::new(algorithm);
+        validation.leeway = self.leeway.as_secs();
+        validation.validate_nbf = true;
+        validation.set_audience(&[&self.audience]);
+        validation.set_issuer(&[&self.issuer]);
+        validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+        Key { kid, algorithm, issuer: self.issuer.clone(), decoding, validation }
+    }
+}
+
+/// Loads all keys of the configuration; a fault comes with its place in it.
+pub(super) fn load(auth: &config::Auth) -> Result<Vec<Key>, Vec<(String, KeyFault)>> {
     let (mut keys, mut faults) = (Vec::new(), Vec::new());
     for (idx, key) in auth.keys.iter().enumerate() {
         match load_one(auth, key) {
             Ok(key) => keys.push(key),
-            Err(fault) => faults.push(KeyError { idx, fault }),
+            Err(fault) => faults.push((format!("auth.keys[{idx}]"), fault)),
         }
     }
     if faults.is_empty() { Ok(keys) } else { Err(faults) }
@@ -137,13 +148,8 @@ fn load_one(auth: &config::Auth, key: &config::Key) -> Result<Key, KeyFault> {
         Algorithm::HS256 => DecodingKey::from_secret(&secret(key)?),
         _ => public_key(key, algorithm)?,
     };
-    let mut validation = Validation::new(algorithm);
-    validation.leeway = auth.leeway.as_secs();
-    validation.validate_nbf = true;
-    validation.set_audience(&[&auth.audience]);
-    validation.set_issuer(&[&key.issuer]);
-    validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
-    Ok(Key { kid: key.kid.clone(), algorithm, issuer: key.issuer.clone(), decoding, validation })
+    let rules = Rules { issuer: key.issuer.clone(), audience: auth.audience.clone(), leeway: auth.leeway };
+    Ok(rules.key(key.kid.clone(), algorithm, decoding))
 }
 
 /// The HS256 secret of a key. A newline at its end, as editors leave it, does not belong to it.

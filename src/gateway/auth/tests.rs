@@ -1,8 +1,11 @@
 //! What verifies and, above all, what does not.
 
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};
 
@@ -45,14 +48,38 @@ fn hs256(change: impl FnOnce(&mut config::Auth)) -> Authenticator {
     authenticator(vec![key], change)
 }
 
-fn claims() -> Value {
+/// The public half of a fixture, as an issuer publishes it.
+pub(super) fn jwk(algorithm: Algorithm, kid: Option<&str>) -> Value {
+    let mut jwk = Jwk::from_encoding_key(&private_key(algorithm), algorithm).unwrap();
+    jwk.common.key_id = kid.map(str::to_owned);
+    serde_json::to_value(jwk).unwrap()
+}
+
+/// The private half of a fixture.
+pub(super) fn private_key(algorithm: Algorithm) -> EncodingKey {
+    let pem = |name: &str| std::fs::read(fixture(&format!("{name}_private.pem"))).unwrap();
+    match algorithm {
+        Algorithm::ES256 => EncodingKey::from_ec_pem(&pem("es256")),
+        Algorithm::EdDSA => EncodingKey::from_ed_pem(&pem("eddsa")),
+        _ => EncodingKey::from_rsa_pem(&pem("rs256")),
+    }
+    .unwrap()
+}
+
+/// A token signed by a fixture.
+pub(super) fn signed(algorithm: Algorithm, kid: Option<&str>, claims: &Value) -> String {
+    let header = Header { kid: kid.map(str::to_owned), ..Header::new(algorithm) };
+    encode(&header, claims, &private_key(algorithm)).unwrap()
+}
+
+pub(super) fn claims() -> Value {
     json!({
         "sub": "ann", "iss": "https://issuer.example", "aud": "gatepost", "jti": "t1", "role": "admin",
         "exp": get_current_timestamp() + 600,
     })
 }
 
-fn with(name: &str, value: Value) -> Value {
+pub(super) fn with(name: &str, value: Value) -> Value {
     let mut claims = claims();
     claims[name] = value;
     claims
@@ -72,11 +99,23 @@ fn token(claims: &Value) -> String {
     sign(&Header::new(Algorithm::HS256), claims)
 }
 
-fn try_token(auth: &Authenticator, token: &str) -> Result<Principal, AuthError> {
-    auth.authenticate(Some(format!("Bearer {token}").as_bytes()))
+pub(super) fn try_token(auth: &Authenticator, token: &str) -> Result<Principal, AuthError> {
+    authenticate(auth, Some(format!("Bearer {token}").as_bytes()))
 }
 
-fn refusal(auth: &Authenticator, token: &str) -> String {
+/// Without a runtime's help: keys that are at hand are not waited for.
+fn authenticate(auth: &Authenticator, authorization: Option<&[u8]>) -> Result<Principal, AuthError> {
+    ready(std::pin::pin!(auth.authenticate(authorization, None)))
+}
+
+fn ready<T>(future: Pin<&mut impl Future<Output = T>>) -> T {
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("waits for something"),
+    }
+}
+
+pub(super) fn refusal(auth: &Authenticator, token: &str) -> String {
     let error = try_token(auth, token).unwrap_err();
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);
@@ -195,7 +234,64 @@ fn kid_selects_the_key() {
 #[test]
 fn i10_no_key_believes_nobody() {
     let auth = authenticator(Vec::new(), |_| {});
-    assert_eq!(refusal(&auth, &token(&claims())), "the token is signed by an unknown key");
+    assert_eq!(refusal(&auth, &token(&claims())), "the token is from another issuer");
+}
+
+#[test]
+fn only_a_typ_that_says_access_token_passes() {
+    let with_typ = |typ: Option<&str>| {
+        let header = Header { typ: typ.map(str::to_owned), ..Header::new(Algorithm::HS256) };
+        sign(&header, &claims())
+    };
+    let good = ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", "Application/JWT"];
+    for typ in good.into_iter().map(Some).chain([None]) {
+        assert!(try_token(&hs256(|_| {}), &with_typ(typ)).is_ok(), "{typ:?}");
+    }
+    for typ in ["", "JWS", "id+jwt", "logout+jwt", "dpop+jwt", "secevent+jwt", "application/", "text/jwt", "jwt "] {
+        let refused = refusal(&hs256(|_| {}), &with_typ(Some(typ)));
+        assert_eq!(refused, "the token's typ is neither JWT nor at+jwt", "{typ:?}");
+    }
+}
+
+#[test]
+fn leeway_is_what_the_configuration_says() {
+    let now = get_current_timestamp();
+    let (expired, early) = (with("exp", (now - 10).into()), with("nbf", (now + 10).into()));
+    let strict = hs256(|auth| auth.leeway = Duration::ZERO);
+    assert_eq!(refusal(&strict, &token(&expired)), "the token has expired");
+    assert_eq!(refusal(&strict, &token(&early)), "the token is not valid yet");
+    let lenient = hs256(|auth| auth.leeway = Duration::from_secs(20));
+    assert!(try_token(&lenient, &token(&expired)).is_ok() && try_token(&lenient, &token(&early)).is_ok());
+}
+
+#[test]
+fn a_key_of_one_issuer_verifies_no_token_of_another() {
+    let issued = |issuer: &str, algorithm| config::Key { issuer: issuer.to_owned(), ..key(algorithm, Some("k")) };
+    let auth = authenticator(vec![issued("a", "ES256"), issued("b", "EdDSA")], |_| {});
+    for (algorithm, own, other) in [(Algorithm::ES256, "a", "b"), (Algorithm::EdDSA, "b", "a")] {
+        assert!(try_token(&auth, &signed(algorithm, Some("k"), &with("iss", own.into()))).is_ok());
+        let refused = refusal(&auth, &signed(algorithm, Some("k"), &with("iss", other.into())));
+        assert_eq!(refused, "the token's algorithm is not its key's");
+    }
+}
+
+#[test]
+fn a_certificate_counts_where_there_is_no_authorization() {
+    let roles = BTreeMap::from([("spiffe://x/ci".to_owned(), vec!["dev".to_owned()])]);
+    let auth = hs256(|auth| auth.certificates = roles);
+    let certified = |subject: &str, authorization: Option<&str>| {
+        let certificate = Certificate { subject: subject.to_owned() };
+        let authenticated = std::pin::pin!(auth.authenticate(authorization.map(str::as_bytes), Some(&certificate)));
+        ready(authenticated)
+    };
+    let principal = certified("spiffe://x/ci", None).unwrap();
+    assert_eq!((principal.subject.as_str(), principal.issuer.as_str()), ("spiffe://x/ci", "mtls"));
+    assert_eq!(principal.roles, ["dev"]);
+    // I10: a certificate that is not listed has no role.
+    assert!(certified("spiffe://x/other", None).unwrap().roles.is_empty());
+    let with_token = certified("spiffe://x/ci", Some(&format!("Bearer {}", token(&claims())))).unwrap();
+    assert_eq!(with_token.subject, "ann", "a token wins");
+    assert!(certified("spiffe://x/ci", Some("Bearer x")).is_err(), "even one that is no good");
 }
 
 #[test]
@@ -234,15 +330,15 @@ fn a_demanded_scope_is_looked_for_and_its_lack_names_the_caller() {
 #[test]
 fn the_header_must_hold_one_bearer_token() {
     let auth = hs256(|_| {});
-    assert!(matches!(auth.authenticate(None), Err(AuthError::Missing)));
+    assert!(matches!(authenticate(&auth, None), Err(AuthError::Missing)));
     for value in ["", "Bearer", "Bearer ", "Basic YTpi", "Bearer a b", "Bearer\ta.b.c"] {
-        assert!(matches!(auth.authenticate(Some(value.as_bytes())), Err(AuthError::NotBearer)), "{value}");
+        assert!(matches!(authenticate(&auth, Some(value.as_bytes())), Err(AuthError::NotBearer)), "{value}");
     }
-    assert!(matches!(auth.authenticate(Some(b"Bearer \xff")), Err(AuthError::NotBearer)));
+    assert!(matches!(authenticate(&auth, Some(b"Bearer \xff")), Err(AuthError::NotBearer)));
     let lower = format!("bearer  {}", token(&claims()));
-    assert!(auth.authenticate(Some(lower.as_bytes())).is_ok());
+    assert!(authenticate(&auth, Some(lower.as_bytes())).is_ok());
     let long = format!("Bearer {}", "a".repeat(TOKEN_BYTES_MAX));
-    assert!(matches!(auth.authenticate(Some(long.as_bytes())), Err(AuthError::NotBearer)));
+    assert!(matches!(authenticate(&auth, Some(long.as_bytes())), Err(AuthError::NotBearer)));
 }
 
 #[test]
@@ -300,8 +396,11 @@ fn every_unusable_key_is_named_with_its_place() {
     ];
     let count = keys.len();
     let errors = Authenticator::from_config(&config::Auth { keys, ..config::Auth::default() }).unwrap_err();
-    assert_eq!(errors.iter().map(|error| error.idx).collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
-    let fits = |idx: usize, want: fn(&KeyFault) -> bool| assert!(want(&errors[idx].fault), "{}", errors[idx]);
+    let places: Vec<String> = (0..count).map(|idx| format!("auth.keys[{idx}]")).collect();
+    assert_eq!(errors.iter().map(|error| error.key.as_str()).collect::<Vec<_>>(), places);
+    let fits = |idx: usize, want: fn(&KeyFault) -> bool| {
+        assert!(matches!(&errors[idx].fault, LoadFault::Key(fault) if want(fault)), "{}", errors[idx]);
+    };
     fits(0, |fault| matches!(fault, KeyFault::Algorithm { .. }));
     fits(1, |fault| matches!(fault, KeyFault::Source { .. }));
     fits(2, |fault| matches!(fault, KeyFault::Short { bytes: 5, .. }));
@@ -322,7 +421,7 @@ mod attacks {
     proptest! {
         #[test]
         fn arbitrary_authorization_headers_are_refused(value in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let refused = hs256(|_| {}).authenticate(Some(&value)).is_err();
+            let refused = authenticate(&hs256(|_| {}), Some(&value)).is_err();
             prop_assert!(refused);
         }
     }

@@ -63,6 +63,11 @@ impl Condition {
         target.kind == Kind::Tool && self.tools.match_name(target, Effect::Deny)
     }
 
+    /// Whether it is asked of any calls of `backend`.
+    pub(super) fn is_on_any_of(&self, backend: &str) -> bool {
+        self.tools.reach(backend)
+    }
+
     /// What it is called in a refusal: the pointer and the kind of test, never a value.
     pub(super) fn name(&self) -> String {
         let word = match &self.test {

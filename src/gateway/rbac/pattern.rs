@@ -85,6 +85,11 @@ impl Patterns {
         self.0.iter().any(|pattern| pattern.names_backend(target.backend) && matches(pattern))
     }
 
+    /// Whether one of them matches anything of `backend`.
+    pub(super) fn reach(&self, backend: &str) -> bool {
+        self.0.iter().any(|pattern| pattern.names_backend(backend))
+    }
+
     /// Whether one of them names everything of `backend`, as `backend/*` and `*/*` do.
     pub(super) fn name_all_of(&self, backend: &str) -> bool {
         self.0.iter().any(|pattern| pattern.names_all() && pattern.names_backend(backend))

@@ -360,6 +360,41 @@ fn conditions_are_the_roles_own_and_all_of_a_tool_must_hold() {
 }
 
 #[test]
+fn who_reaches_a_backend_and_who_has_all_of_it() {
+    let some = |list: &[&str]| Some(words(list));
+    let when = vec![config::Condition { below: Some("/data".to_owned()), ..condition("/path") }];
+    let policy = compiled(&[
+        ("all", allowing(&["*/*"])),
+        ("one", allowing(&["fs/read"])),
+        ("git", allowing(&["git/*"])),
+        ("tools", Role { resources: some(&[]), ..allowing(&["fs/*"]) }),
+        ("listed", Role { resources: some(&["fs/*"]), prompts: some(&["*/*"]), ..allowing(&["fs/*"]) }),
+        ("resource", Role { resources: some(&["fs/a:b"]), ..Role::default() }),
+        ("held", Role { when, ..allowing(&["fs/*"]) }),
+        ("no_fs", Role { deny: words(&["fs/*"]), ..Role::default() }),
+        ("no_secrets", Role { deny_resources: words(&["*/a:s*"]), ..Role::default() }),
+    ]);
+    for (roles, reaches, has_all) in [
+        (&["all"][..], true, true),
+        (&["one"], true, false),
+        (&["git"], false, false),
+        (&["git", "one"], true, false),
+        (&["tools"], true, false),
+        (&["listed"], true, true),
+        (&["resource"], true, false),
+        (&["held"], true, false),
+        (&["held", "all"], true, true),
+        (&["all", "no_fs"], false, false),
+        (&["all", "no_secrets"], true, false),
+        (&[], false, false),
+        (&["unknown"], false, false),
+    ] {
+        let held = words(roles);
+        assert_eq!((policy.reaches(&held, "fs"), policy.has_all(&held, "fs")), (reaches, has_all), "{roles:?}");
+    }
+}
+
+#[test]
 fn any_role_may_allow_and_the_one_that_did_is_kept() {
     let policy = policy(&[("reader", &["time/get_*"]), ("admin", &["*/*"])]);
     let principal = principal(&["reader", "admin"]);
@@ -483,6 +518,8 @@ proptest! {
         let names: Vec<&str> = held.iter().map(String::as_str).collect();
         let permit = policy.authorize_request(&principal(&names), target, Some(&params), arguments.as_deref());
         prop_assert_eq!(permit.is_ok(), policy.shows(&held, target));
+        prop_assert!(policy.reaches(&held, &backend) || permit.is_err());
+        prop_assert!(permit.is_ok() || !policy.has_all(&held, &backend) || kind == Kind::Tool && name.contains('/'));
         // More roles that deny nothing take nothing away, and one that denies everything leaves nothing.
         let denying = Role { deny: vec!["*/*".to_owned()], ..Role::default() };
         let mut with = roles.clone();

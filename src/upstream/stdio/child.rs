@@ -11,11 +11,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::gateway::protocol::{LEGACY_LATEST, LEGACY_VERSIONS};
+use crate::gateway::protocol::LEGACY_VERSIONS;
 use crate::gateway::raw;
 
+use super::super::message::{self, Listen, Request, Response};
+use super::super::{CallError, Limits};
+use super::LINE_BYTES_MAX;
 use super::link::Link;
-use super::{CallError, LINE_BYTES_MAX, Response};
 
 /// Longest time from start to the answer to `initialize`. *Chosen*: npx may have to fetch the server first.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_mins(1);
@@ -49,23 +51,35 @@ pub(super) enum End {
     Stopped,
 }
 
-/// Runs a child until it ends or `stop`; `on_up` is called once the handshake is through.
+/// How a child is greeted.
+#[derive(Debug)]
+pub(super) struct Hello {
+    /// What `initialize` asks; `None`: as the gateway itself, without capabilities.
+    pub(super) params: Option<String>,
+    /// Takes what belongs to no request.
+    pub(super) listener: Option<Arc<dyn Listen>>,
+}
+
+/// Runs a child until it ends or `stop`; `on_up` gets its answer to `initialize`. A child that is greeted for a client is
+/// told `notifications/initialized` by that client.
 pub(super) async fn run(
     alias: &str,
     config: &config::Backend,
+    hello: Hello,
     stop: &CancellationToken,
-    on_up: impl FnOnce(Arc<Link>),
+    on_up: impl FnOnce(Arc<Link>, Response),
 ) -> End {
     let (mut child, stdin, stdout, stderr) = match start(config) {
         Ok(parts) => parts,
         Err(end) => return end,
     };
-    let (link, to_write) = Link::new();
+    let Hello { params, listener } = hello;
+    let (link, to_write) = Link::new(listener);
     let link = Arc::new(link);
     let mut tail = VecDeque::new();
     let handshake = async {
-        match handshake(&link).await {
-            Ok(()) => on_up(Arc::clone(&link)),
+        match handshake(&link, params.as_deref()).await {
+            Ok(answer) => on_up(Arc::clone(&link), answer),
             Err(reason) => return End::Handshake { reason },
         }
         std::future::pending().await
@@ -110,23 +124,29 @@ fn start(config: &config::Backend) -> Result<Parts, End> {
     }
 }
 
-async fn handshake(link: &Link) -> Result<(), String> {
-    let version = raw::quoted(env!("CARGO_PKG_VERSION"));
-    let params = format!(
-        r#"{{"protocolVersion":"{LEGACY_LATEST}","capabilities":{{}},"clientInfo":{{"name":"gatepost","version":{version}}}}}"#
-    );
-    let result = match link.request("initialize", Some(&params), HANDSHAKE_TIMEOUT).await {
-        Ok(Response::Result(result)) => result,
-        Ok(Response::Error(error)) => return Err(format!("it answered {error}")),
-        Err(err) => return Err(err.to_string()),
+async fn handshake(link: &Link, params: Option<&str>) -> Result<Response, String> {
+    let limits = Limits { idle: HANDSHAKE_TIMEOUT, total: HANDSHAKE_TIMEOUT };
+    let ask = async |params: &str| {
+        let request = Request::new("initialize", Some(params));
+        link.request(&request, limits, false).await.map_err(|err: CallError| err.to_string())
     };
-    let members = raw::members(&result).unwrap_or_default();
+    if let Some(params) = params {
+        return ask(params).await;
+    }
+    let answer = ask(&super::super::own_hello()).await?;
+    let result = match &answer {
+        Response::Result(result) => result,
+        Response::Error { error, .. } => return Err(format!("it answered {error}")),
+    };
+    let members = raw::members(result).unwrap_or_default();
     let version = members.iter().find(|member| member.key == "protocolVersion");
     let version = version.and_then(|version| raw::string(version.value)).unwrap_or_default();
     if version != OLDEST_VERSION && !LEGACY_VERSIONS.contains(&version.as_str()) {
         return Err(format!("it speaks protocol version {version:?}"));
     }
-    link.notify("notifications/initialized").await.map_err(|err: CallError| err.to_string())
+    let initialized = message::write(None, "notifications/initialized", None);
+    link.send(initialized).await.map_err(|err| err.to_string())?;
+    Ok(answer)
 }
 
 async fn write(mut stdin: ChildStdin, mut lines: mpsc::Receiver<String>) -> End {
@@ -182,16 +202,22 @@ async fn finish(alias: &str, child: &mut Child) {
     }
 }
 
+/// What was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub enum Line {
+    /// A line.
     Whole,
     /// Too long: `line` holds its beginning, the rest was skipped.
     Cut,
+    /// The end: bytes without a line end are no message.
     End,
 }
 
 /// Reads the next line into `line`, without its line end, keeping at most `bytes_max` of it (I6).
-pub(super) async fn next_line(
+///
+/// # Errors
+/// Those of the reader.
+pub async fn next_line(
     reader: &mut (impl AsyncBufRead + Unpin),
     line: &mut Vec<u8>,
     bytes_max: usize,

@@ -2,27 +2,27 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::gateway::raw;
 
-use super::{CallError, LINE_BYTES_MAX, Response, Tool};
+use super::super::message::{self, Event, Listen, Message, Request, Response};
+use super::super::wait::Wait;
+use super::super::{CallError, Limits};
+use super::LINE_BYTES_MAX;
 
 /// Most lines that wait to be written to a child. *Chosen*: a child that does not read holds back its own callers; each
 /// line is bounded by the request limit.
 const LINES_MAX: usize = 16;
 
-/// Longest id of a backend's own request that is echoed, in bytes. *Chosen*.
-const FOREIGN_ID_BYTES_MAX: usize = 256;
-
 /// One running child, as its callers see it.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(in crate::upstream) struct Link {
     lines: mpsc::Sender<String>,
     open: Mutex<Open>,
-    tools: Mutex<Option<Arc<[Tool]>>>,
+    /// Takes what belongs to no request.
+    listener: Option<Arc<dyn Listen>>,
 }
 
 #[derive(Debug, Default)]
@@ -30,7 +30,18 @@ struct Open {
     /// The child ended: nobody waits here any more.
     ended: bool,
     next_id: u64,
-    waiting: HashMap<u64, oneshot::Sender<Result<Response, CallError>>>,
+    waiting: HashMap<u64, Waiter>,
+}
+
+/// Who waits for a response.
+#[derive(Debug)]
+struct Waiter {
+    answer: oneshot::Sender<Result<Response, CallError>>,
+    events: Option<Arc<dyn Listen>>,
+    /// The token under which the backend reports progress, and the client's own, as JSON text.
+    token: Option<(String, String)>,
+    /// Notified when something of this request came.
+    heard: Arc<Notify>,
 }
 
 /// An open request. Dropped before its response came, it is forgotten here and cancelled at the child.
@@ -41,70 +52,83 @@ struct Waiting<'a> {
 
 impl Link {
     /// A link, and the lines to write to the child.
-    pub(super) fn new() -> (Self, mpsc::Receiver<String>) {
+    pub(super) fn new(listener: Option<Arc<dyn Listen>>) -> (Self, mpsc::Receiver<String>) {
         let (lines, to_write) = mpsc::channel(LINES_MAX); // I6: bounded by count, and each line by the body's limit.
-        (Self { lines, open: Mutex::default(), tools: Mutex::default() }, to_write)
+        (Self { lines, open: Mutex::default(), listener }, to_write)
     }
 
-    /// Makes one request. `params` is JSON text without line ends.
-    pub(super) async fn request(
+    /// Makes one request. `shared` says that others use this child too, whose progress tokens may be the same.
+    pub(in crate::upstream) async fn request(
         &self,
-        method: &str,
-        params: Option<&str>,
-        timeout: Duration,
+        request: &Request<'_>,
+        limits: Limits,
+        shared: bool,
     ) -> Result<Response, CallError> {
-        let (answer, response) = oneshot::channel();
-        let waiting = self.enter(answer)?;
-        let (id, method) = (waiting.id.to_string(), raw::quoted(method));
-        let members = [("jsonrpc", Some("\"2.0\"")), ("id", Some(&id)), ("method", Some(&method)), ("params", params)];
-        let line = raw::object(members.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))));
-        let exchange = async {
-            self.lines.send(line).await.map_err(|_| CallError::Died)?;
-            response.await.map_err(|_| CallError::Died)?
+        let (answer, mut response) = oneshot::channel();
+        let heard = Arc::new(Notify::new());
+        let params = request.params.map(raw::one_line);
+        let token = params.as_deref().and_then(progress_token);
+        let waiting = self.enter(answer, request.events.clone(), Arc::clone(&heard))?;
+        let params = match (token, shared) {
+            (Some(token), true) => {
+                self.set_token(waiting.id, waiting.id.to_string(), token);
+                params.map(|params| with_progress_token(&params, &waiting.id.to_string()))
+            }
+            (Some(token), false) => {
+                self.set_token(waiting.id, token.clone(), token);
+                params
+            }
+            (None, _) => params,
         };
-        let outcome = tokio::time::timeout(timeout, exchange).await;
-        drop(waiting);
-        outcome.unwrap_or(Err(CallError::TimedOut { after: timeout }))
+        let line = message::write(Some(waiting.id), request.method, params.as_deref());
+        let mut wait = Wait::new(limits.idle, limits.total);
+        wait.limit(self.lines.send(line)).await?.map_err(|_| CallError::Died)?;
+        loop {
+            let next = async {
+                tokio::select! {
+                    biased;
+                    response = &mut response => Some(response),
+                    () = heard.notified() => None,
+                }
+            };
+            match wait.limit(next).await? {
+                Some(response) => {
+                    drop(waiting);
+                    return response.map_err(|_| CallError::Died)?;
+                }
+                None => wait.heard(),
+            }
+        }
     }
 
-    /// Sends a notification; waits for room.
-    pub(super) async fn notify(&self, method: &str) -> Result<(), CallError> {
-        let line = raw::object([("jsonrpc", "\"2.0\""), ("method", raw::quoted(method).as_str())]);
-        self.lines.send(line).await.map_err(|_| CallError::Died)
+    /// Sends a message; waits for room.
+    pub(in crate::upstream) async fn send(&self, message: String) -> Result<(), CallError> {
+        self.lines.send(raw::one_line(&message)).await.map_err(|_| CallError::Died)
+    }
+
+    /// Whether the child has ended.
+    pub(in crate::upstream) fn has_ended(&self) -> bool {
+        self.open().ended
     }
 
     /// Takes one line of the child's.
     pub(super) fn take(&self, alias: &str, line: &[u8]) {
-        let text = std::str::from_utf8(line).ok();
-        let Some(members) = text.and_then(raw::members) else {
-            if let Some(id) = raw::id_in_head(line) {
-                self.complete(id, Err(CallError::Garbled));
-            } else {
-                tracing::warn!(backend = alias, bytes = line.len(), "a line of the backend is no message");
-            }
-            return;
-        };
-        let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
-        match (find("method").and_then(raw::string), find("id")) {
-            (Some(method), Some(id)) => self.answer_request(alias, &method, id.get()),
-            (Some(method), None) => {
-                if method == "notifications/tools/list_changed" {
-                    self.set_tools(None);
+        match std::str::from_utf8(line).map_or(Message::Garbled, message::read) {
+            Message::Event(event) => self.take_event(alias, event),
+            Message::Response { id, response } => {
+                if let Ok(id) = id.parse() {
+                    self.complete(id, response.ok_or(CallError::Garbled));
+                } else {
+                    tracing::warn!(backend = alias, "the backend answered an id that is none of the gateway's");
                 }
             }
-            (None, Some(id)) => {
-                let Ok(id) = id.get().parse() else {
-                    tracing::warn!(backend = alias, "the backend answered an id that is none of the gateway's");
-                    return;
-                };
-                let response = match (find("result"), find("error")) {
-                    (Some(result), None) => Ok(Response::Result(result.get().to_owned())),
-                    (None, Some(error)) if error.get().starts_with('{') => Ok(Response::Error(error.get().to_owned())),
-                    _ => Err(CallError::Garbled),
-                };
-                self.complete(id, response);
+            Message::Garbled => {
+                if let Some(id) = raw::id_in_head(line) {
+                    self.complete(id, Err(CallError::Garbled));
+                } else {
+                    tracing::warn!(backend = alias, bytes = line.len(), "a line of the backend is no message");
+                }
             }
-            (None, None) => tracing::warn!(backend = alias, "a message of the backend has neither method nor id"),
         }
     }
 
@@ -120,73 +144,114 @@ impl Link {
     /// The child ended: whoever waits is told, and nobody waits here again.
     pub(super) fn end(&self) {
         let waiting = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut open = self.open();
             open.ended = true;
             std::mem::take(&mut open.waiting)
         };
-        for answer in waiting.into_values() {
+        for waiter in waiting.into_values() {
             // A waiter that is gone needs no answer.
-            answer.send(Err(CallError::Died)).ok();
+            waiter.answer.send(Err(CallError::Died)).ok();
         }
     }
 
-    pub(super) fn known_tools(&self) -> Option<Arc<[Tool]>> {
-        self.tools.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn open(&self) -> std::sync::MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn remember_tools(&self, tools: &Arc<[Tool]>) {
-        self.set_tools(Some(Arc::clone(tools)));
-    }
-
-    fn set_tools(&self, tools: Option<Arc<[Tool]>>) {
-        *self.tools.lock().unwrap_or_else(PoisonError::into_inner) = tools;
-    }
-
-    fn enter(&self, answer: oneshot::Sender<Result<Response, CallError>>) -> Result<Waiting<'_>, CallError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+    fn enter(
+        &self,
+        answer: oneshot::Sender<Result<Response, CallError>>,
+        events: Option<Arc<dyn Listen>>,
+        heard: Arc<Notify>,
+    ) -> Result<Waiting<'_>, CallError> {
+        let mut open = self.open();
         if open.ended {
             return Err(CallError::Down { reason: "it has just ended".to_owned() });
         }
         open.next_id += 1;
         let id = open.next_id;
-        open.waiting.insert(id, answer);
+        open.waiting.insert(id, Waiter { answer, events, token: None, heard });
         Ok(Waiting { link: self, id })
     }
 
-    fn complete(&self, id: u64, response: Result<Response, CallError>) {
-        let answer = self.open.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(&id);
-        if let Some(answer) = answer {
-            // A waiter that is gone needs no answer.
-            answer.send(response).ok();
+    fn set_token(&self, id: u64, backends: String, clients: String) {
+        if let Some(waiter) = self.open().waiting.get_mut(&id) {
+            waiter.token = Some((backends, clients));
         }
     }
 
-    /// Answers what a backend asks: a ping, and nothing else, since the gateway announced no capability.
-    fn answer_request(&self, alias: &str, method: &str, id: &str) {
-        if id.len() > FOREIGN_ID_BYTES_MAX {
+    fn complete(&self, id: u64, response: Result<Response, CallError>) {
+        let waiter = self.open().waiting.remove(&id);
+        if let Some(waiter) = waiter {
+            // A waiter that is gone needs no answer.
+            waiter.answer.send(response).ok();
+        }
+    }
+
+    /// Progress goes to the call that it is of, everything else to the listener. A ping is answered here.
+    fn take_event(&self, alias: &str, event: Event) {
+        if event.method == "notifications/progress" && event.id.is_none() {
+            self.take_progress(event);
             return;
         }
-        let answer = if method == "ping" {
-            ("result", "{}")
+        let (id, method) = (event.id.clone(), event.method.clone());
+        let is_ping = method == "ping" && id.is_some();
+        let taken = !is_ping && self.listener.as_ref().is_some_and(|listener| listener.event(event));
+        let Some(id) = id.filter(|_| !taken) else { return };
+        let answer = if is_ping {
+            raw::object([("jsonrpc", "\"2.0\""), ("id", id.as_str()), ("result", "{}")])
         } else {
-            ("error", r#"{"code":-32601,"message":"the gateway takes no requests"}"#)
+            message::nobody(&id)
         };
-        let line = raw::object([("jsonrpc", "\"2.0\""), ("id", id), answer]);
-        if self.lines.try_send(line).is_err() {
+        if self.lines.try_send(answer).is_err() {
             tracing::warn!(backend = alias, method, "no room to answer a request of the backend");
+        }
+    }
+
+    fn take_progress(&self, mut event: Event) {
+        let Some(found) = member(&event.json, "params").and_then(|params| member(&params, "progressToken")) else {
+            return;
+        };
+        let (events, token) = {
+            let open = self.open();
+            let of_token = |waiter: &&Waiter| waiter.token.as_ref().is_some_and(|(backends, _)| *backends == found);
+            let Some(waiter) = open.waiting.values().find(of_token) else { return };
+            waiter.heard.notify_one();
+            (waiter.events.clone(), waiter.token.clone())
+        };
+        if let Some((backends, clients)) = token.filter(|(backends, clients)| backends != clients) {
+            debug_assert_eq!(backends, found);
+            let params = member(&event.json, "params").unwrap_or_default();
+            let params = raw::with_members(&params, &[("progressToken", &clients)]);
+            event.json = raw::with_members(&event.json, &[("params", &params)]);
+        }
+        if let Some(events) = events {
+            events.event(event);
         }
     }
 }
 
+/// A member of the object `json`, as text.
+fn member(json: &str, key: &str) -> Option<String> {
+    let members = raw::members(json)?;
+    members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
+}
+
+fn progress_token(params: &str) -> Option<String> {
+    member(&member(params, "_meta")?, "progressToken")
+}
+
+fn with_progress_token(params: &str, token: &str) -> String {
+    let meta = member(params, "_meta").unwrap_or_default();
+    raw::with_members(params, &[("_meta", &raw::with_members(&meta, &[("progressToken", token)]))])
+}
+
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let forgotten = self.link.open.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(&self.id);
+        let forgotten = self.link.open().waiting.remove(&self.id);
         if forgotten.is_some() {
-            let params = format!(r#"{{"requestId":{},"reason":"the gateway no longer waits"}}"#, self.id);
-            let method = "\"notifications/cancelled\"";
-            let line = raw::object([("jsonrpc", "\"2.0\""), ("method", method), ("params", params.as_str())]);
             // Without room the child is not reading, and would not read a cancellation either.
-            self.link.lines.try_send(line).ok();
+            self.link.lines.try_send(message::cancelled(self.id)).ok();
         }
     }
 }

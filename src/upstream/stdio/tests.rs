@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
+use super::super::Limits;
+use super::super::message::{Event, Request};
 use super::child::{Line, next_line};
 use super::*;
 
@@ -14,24 +16,46 @@ fn config(script: &str) -> config::Backend {
         command: ["sh", "-c", &format!("{hello}{script}")].map(str::to_owned).to_vec(),
         env: BTreeMap::from([("FROM_CONFIG".to_owned(), "yes".to_owned())]),
         call_timeout: Duration::from_secs(20),
+        ..config::Backend::default()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Heard(std::sync::Mutex<Vec<String>>);
+
+impl Listen for Heard {
+    fn event(&self, event: Event) -> bool {
+        self.0.lock().unwrap().push(event.json);
+        event.id.is_none()
     }
 }
 
 struct Running {
-    backend: Arc<Backend>,
+    backend: Arc<Stdio>,
+    limits: Limits,
+    heard: Arc<Heard>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
     fn start(config: &config::Backend) -> Self {
-        let (backend, stop) = (Arc::new(Backend::new("b", config)), CancellationToken::new());
-        let task = tokio::spawn(Arc::clone(&backend).supervise(stop.clone()));
-        Self { backend, stop, task }
+        let heard = Arc::new(Heard::default());
+        let listener = Arc::clone(&heard) as Arc<dyn Listen>;
+        let (backend, stop) = (Arc::new(Stdio::new("b", config, listener)), CancellationToken::new());
+        let (running, until) = (Arc::clone(&backend), stop.clone());
+        let task = tokio::spawn(async move { running.supervise(until).await });
+        let limits = Limits { idle: config.idle_timeout, total: config.call_timeout };
+        Self { backend, limits, heard, stop, task }
     }
 
     async fn call(&self) -> Result<Response, CallError> {
-        self.backend.call("tools/call", Some("{}")).await
+        self.ask("{}", None).await
+    }
+
+    async fn ask(&self, params: &str, events: Option<Arc<dyn Listen>>) -> Result<Response, CallError> {
+        let request = Request { events, ..Request::new("tools/call", Some(params)) };
+        self.backend.link().await?.request(&request, self.limits, true).await
     }
 
     async fn end(self) {
@@ -84,7 +108,10 @@ async fn an_error_is_an_answer_and_a_garbled_answer_is_a_failure() {
         read -r line; echo '{"jsonrpc":"2.0","id":3}'
         read -r line; echo '{"jsonrpc":"2.0","id":4,"result":'; cat"#;
     let running = Running::start(&config(script));
-    assert_eq!(running.call().await.unwrap(), Response::Error(r#"{"code":-1,"message":"m"}"#.to_owned()));
+    assert_eq!(
+        running.call().await.unwrap(),
+        Response::Error { error: r#"{"code":-1,"message":"m"}"#.to_owned(), http: None }
+    );
     assert!(matches!(running.call().await, Err(CallError::Garbled)));
     assert!(matches!(running.call().await, Err(CallError::Garbled)));
     running.end().await;
@@ -116,41 +143,52 @@ async fn a_call_out_of_time_is_cancelled_at_the_backend() {
 }
 
 #[tokio::test]
-async fn all_pages_of_a_list_are_read() {
+async fn progress_reaches_the_call_that_it_is_of_under_the_clients_own_token() {
     let script = r#"
-        read -r line; echo '{"id":2,"result":{"tools":[{"name":"a","x": 1}],"nextCursor":"n\"1"}}'
-        read -r line; case "$line" in *'"params":{"cursor":"n\"1"}'*) echo '{"id":3,"result":{"tools":[{"name":"b"}]}}';; esac
-        cat"#;
+        read -r a; read -r b
+        echo '{"method":"notifications/progress","params":{"progressToken":3,"progress": 1.0}}'
+        echo '{"method":"notifications/progress","params":{"progressToken":9,"progress":1}}'
+        echo '{"method":"notifications/message","params":{}}'
+        echo "{\"id\":2,\"result\":$a}"; echo "{\"id\":3,\"result\":$b}"; cat"#;
     let running = Running::start(&config(script));
-    let tools = running.backend.list_tools().await.unwrap();
-    assert_eq!(
-        tools.iter().map(|tool| tool.json.as_str()).collect::<Vec<_>>(),
-        [r#"{"name":"a","x": 1}"#, r#"{"name":"b"}"#]
+    let (one, two) = (Arc::new(Heard::default()), Arc::new(Heard::default()));
+    let params = r#"{"_meta":{"x":1,"progressToken":"t"}}"#;
+    let first = running.ask(params, Some(Arc::clone(&one) as Arc<dyn Listen>));
+    let second = running.ask(params, Some(Arc::clone(&two) as Arc<dyn Listen>));
+    let (first, second) = tokio::join!(first, second);
+    let (Response::Result(first), Response::Result(second)) = (first.unwrap(), second.unwrap()) else { panic!() };
+    // Two clients with the same token are told apart.
+    assert!(first.contains(r#""progressToken":2"#) && second.contains(r#""progressToken":3"#), "{first} {second}");
+    assert!(one.0.lock().unwrap().is_empty());
+    let progress = two.0.lock().unwrap().clone();
+    assert_eq!(progress.len(), 1);
+    assert!(
+        progress[0].contains(r#""progressToken":"t""#) && progress[0].contains(r#""progress":1.0"#),
+        "{progress:?}"
     );
-    assert_eq!(running.backend.known_tools().unwrap().len(), 2);
+    assert_eq!(running.heard.0.lock().unwrap().len(), 1);
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_cursor_that_does_not_advance_is_a_failure() {
-    let script = r#"
-        for id in 2 3 4; do read -r line; echo "{\"id\":$id,\"result\":{\"tools\":[],\"nextCursor\":\"c\"}}"; done; cat"#;
-    let running = Running::start(&config(script));
-    assert!(matches!(running.backend.list_tools().await, Err(CallError::List { .. })));
-    running.end().await;
-}
-
-#[tokio::test]
-async fn a_changed_list_is_forgotten() {
-    let script = r#"
-        read -r line; echo '{"id":2,"result":{"tools":[{"name":"a"}]}}'
-        read -r line; echo '{"method":"notifications/tools/list_changed"}'; echo '{"id":3,"result":{}}'; cat"#;
-    let running = Running::start(&config(script));
-    running.backend.list_tools().await.unwrap();
-    assert!(running.backend.known_tools().is_some());
-    running.call().await.unwrap();
-    assert!(running.backend.known_tools().is_none());
-    running.end().await;
+async fn a_child_of_a_session_is_greeted_as_the_client_greets_and_ends_with_it() {
+    let script = r#"read -r hello; echo "{\"id\":1,\"result\":$hello}"; cat > /dev/null"#;
+    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let config = config::Backend { command, ..config("") };
+    let stdio = Stdio::new("b", &config, Arc::new(Heard::default()));
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let opened = stdio.open(r#"{"capabilities":{"roots":{}}}"#, None, stop.clone(), &tasks).await;
+    let (link, answer) = opened.unwrap();
+    assert!(matches!(answer, Response::Result(hello) if hello.contains(r#""params":{"capabilities":{"roots":{}}}"#)));
+    assert!(!link.has_ended());
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    assert!(link.has_ended());
+    let missing = config::Backend { command: vec!["/nonexistent/program".to_owned()], ..config };
+    let missing = Stdio::new("b", &missing, Arc::new(Heard::default()));
+    let opened = missing.open("{}", None, CancellationToken::new(), &tasks).await;
+    assert!(matches!(opened, Err(CallError::Down { reason }) if reason.contains("/nonexistent/program")));
 }
 
 #[tokio::test]

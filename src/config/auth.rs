@@ -1,0 +1,114 @@
+//! `[auth]` and `[server.tls]`: who is believed, and by what.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::duration;
+
+/// `[auth]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Auth {
+    /// The `aud` every token must bear.
+    pub audience: String,
+    /// The claim that holds the caller's role (a string) or roles (a list).
+    pub role_claim: String,
+    /// A scope that every token must bear, if any; a token without it gets 403 `insufficient_scope`.
+    pub required_scope: Option<String>,
+    /// Clock difference tolerated on `exp` and `nbf`.
+    #[serde(with = "duration")]
+    pub leeway: Duration,
+    /// File with the hashes of static tokens, their subjects and roles.
+    pub tokens_file: Option<PathBuf>,
+    /// Subject of a client certificate to its roles.
+    pub certificates: BTreeMap<String, Vec<String>>,
+    /// The keys that verify tokens.
+    pub keys: Vec<Key>,
+    /// The issuers whose keys come as a JWKS. No key, no issuer, no static token, no certificate: nobody is believed.
+    pub issuers: Vec<Issuer>,
+}
+
+/// `[[auth.keys]]`: one key and the one algorithm it verifies.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Key {
+    /// The token header's `kid` this key answers to; a key without one is tried for tokens without `kid`.
+    pub kid: Option<String>,
+    /// `HS256`, `RS256`, `ES256` or `EdDSA`.
+    pub algorithm: String,
+    /// The `iss` a token verified by this key must bear.
+    pub issuer: String,
+    /// File with the HS256 secret, at least 32 bytes.
+    pub secret_file: Option<PathBuf>,
+    /// Environment variable with the HS256 secret.
+    pub secret_env: Option<String>,
+    /// PEM file with the public key.
+    pub public_key_file: Option<PathBuf>,
+}
+
+/// `[[auth.issuers]]`: an issuer that publishes its keys.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Issuer {
+    /// The `iss` of its tokens.
+    pub issuer: String,
+    /// File with its JWKS, read again when it changes.
+    pub jwks_file: Option<PathBuf>,
+    /// Where its JWKS is fetched from.
+    pub jwks_url: Option<String>,
+    /// How old a fetched JWKS may be before it is fetched anew.
+    #[serde(default = "Issuer::default_jwks_ttl", with = "duration")]
+    pub jwks_ttl: Duration,
+    /// The algorithms that its keys may have. Never an HMAC: a published key is no secret.
+    #[serde(default = "Issuer::default_algorithms")]
+    pub algorithms: Vec<String>,
+    /// The `aud` of its tokens, where that is not `auth.audience`.
+    pub audience: Option<String>,
+    /// The claim with the roles, where that is not `auth.role_claim`.
+    pub role_claim: Option<String>,
+}
+
+/// `[server.tls]`
+#[derive(Clone, Debug, Deserialize)]
+pub struct Tls {
+    /// PEM file with the certificate and the chain below the root.
+    pub cert_file: PathBuf,
+    /// PEM file with the certificate's private key.
+    pub key_file: PathBuf,
+    /// PEM file with the authorities whose client certificates identify callers that send no token.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+impl Auth {
+    /// Whether there is anything by which a token could be believed.
+    #[must_use]
+    pub fn believes_tokens(&self) -> bool {
+        !self.keys.is_empty() || !self.issuers.is_empty() || self.tokens_file.is_some()
+    }
+}
+
+impl Issuer {
+    fn default_jwks_ttl() -> Duration {
+        Duration::from_mins(10)
+    }
+
+    fn default_algorithms() -> Vec<String> {
+        ["RS256", "ES256", "EdDSA"].map(str::to_owned).to_vec()
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            audience: "gatepost".to_owned(),
+            role_claim: "role".to_owned(),
+            required_scope: None,
+            leeway: Duration::from_secs(30),
+            tokens_file: None,
+            certificates: BTreeMap::new(),
+            keys: Vec::new(),
+            issuers: Vec::new(),
+        }
+    }
+}

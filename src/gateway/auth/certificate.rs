@@ -1,0 +1,78 @@
+//! Who a client certificate names. That it is genuine was decided by the handshake.
+
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+/// The issuer of those who come by a certificate.
+pub const ISSUER: &str = "mtls";
+
+/// Longest subject, in bytes. *Chosen*: a SPIFFE id has at most 2,048; it stands in every record.
+const SUBJECT_BYTES_MAX: usize = 2048;
+
+/// A client certificate that the handshake verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The first URI name, else the first DNS name, else the common name.
+    pub subject: String,
+}
+
+impl Certificate {
+    /// Reads a certificate that was verified. `None` where it names nobody: then it is no identity.
+    #[must_use]
+    pub fn read(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let alternative = certificate.subject_alternative_name().ok()?;
+        let names = alternative.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+        let uri = names.iter().find_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
+        let dns = names.iter().find_map(|name| match name {
+            GeneralName::DNSName(name) => Some(*name),
+            _ => None,
+        });
+        let common = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let subject = uri.or(dns).or(common)?;
+        let fits = !subject.is_empty() && subject.len() <= SUBJECT_BYTES_MAX && !subject.contains(char::is_control);
+        fits.then(|| Self { subject: subject.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, DnValue, KeyPair, SanType};
+
+    use super::*;
+
+    fn read(names: &[SanType], common: Option<&str>) -> Option<String> {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = names.to_vec();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        if let Some(common) = common {
+            params.distinguished_name.push(DnType::CommonName, DnValue::Utf8String(common.to_owned()));
+        }
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        Certificate::read(certificate.der()).map(|certificate| certificate.subject)
+    }
+
+    #[test]
+    fn the_subject_is_the_first_uri_else_dns_name_else_cn() {
+        let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+        let dns = |text: &str| SanType::DnsName(text.try_into().unwrap());
+        let ip = SanType::IpAddress([127, 0, 0, 1].into());
+        let all = [ip.clone(), dns("a.example"), uri("spiffe://x/one"), uri("spiffe://x/two")];
+        assert_eq!(read(&all, Some("cn")).as_deref(), Some("spiffe://x/one"));
+        let names = [ip.clone(), dns("a.example"), dns("b.example")];
+        assert_eq!(read(&names, Some("cn")).as_deref(), Some("a.example"));
+        assert_eq!(read(std::slice::from_ref(&ip), Some("cn")).as_deref(), Some("cn"));
+        assert_eq!(read(&[], Some("cn")).as_deref(), Some("cn"));
+    }
+
+    #[test]
+    fn a_certificate_that_names_nobody_is_no_identity() {
+        assert_eq!(read(&[], None), None);
+        assert_eq!(read(&[], Some("")), None);
+        assert_eq!(read(&[], Some("a\nb")), None);
+        assert_eq!(read(&[], Some(&"a".repeat(SUBJECT_BYTES_MAX + 1))), None);
+        assert_eq!(Certificate::read(b"no certificate"), None);
+    }
+}

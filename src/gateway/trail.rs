@@ -1,0 +1,154 @@
+//! What a message leaves behind: its record, whatever becomes of it, and the refusal that it may end in.
+
+use axum::http::{StatusCode, header};
+
+use crate::audit::record::{Call, Caller, Correlation, Outcome, Status};
+use crate::upstream::Answer;
+
+use super::Core;
+use super::arrival::{Arrival, Fault};
+use super::envelope::{self, Hint, Id, Malformed};
+use super::headers::{self, Mismatch};
+use super::protocol::{Era, INVALID_PARAMS, INVALID_REQUEST, SESSION_HEADER};
+use super::reply::{Reply, http_status};
+
+/// What a record calls the method of a message that names none.
+const METHOD_UNKNOWN: &str = "unknown";
+
+/// What the methods of the gateway's own records begin with: no client's record may be taken for one of them, least of all
+/// for the `gateway/closed` by which an epoch is known to have ended well.
+const OWN_METHODS: [&str; 2] = ["gateway/", "session/"];
+
+/// A refusal: what is recorded, and what the client is told.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: Status,
+    pub(super) http: StatusCode,
+    pub(super) code: i32,
+    pub(super) message: String,
+    pub(super) data: Option<String>,
+    pub(super) challenge: Option<String>,
+}
+
+impl Refusal {
+    pub(super) fn malformed(http: StatusCode, code: i32, message: impl Into<String>) -> Self {
+        Self { status: Status::Malformed, http, code, message: message.into(), data: None, challenge: None }
+    }
+
+    /// What is asked for is not there, or can be nothing.
+    pub(super) fn unknown(what: &str, name: &str, era: Era) -> Self {
+        let http = if era == Era::Modern { http_status(INVALID_PARAMS) } else { StatusCode::OK };
+        let name = &name[..name.floor_char_boundary(envelope::NAME_BYTES_MAX)];
+        Self::malformed(http, INVALID_PARAMS, format!("unknown {what} {name:?}"))
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        let http = match fault {
+            Fault::Host | Fault::Origin => StatusCode::FORBIDDEN,
+            Fault::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Fault::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Fault::Incomplete => StatusCode::REQUEST_TIMEOUT,
+            Fault::Headers { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        };
+        Self::malformed(http, INVALID_REQUEST, fault.to_string())
+    }
+}
+
+impl From<Malformed> for Refusal {
+    fn from(rule: Malformed) -> Self {
+        Self::malformed(StatusCode::BAD_REQUEST, rule.code(), rule.to_string())
+    }
+}
+
+impl From<Mismatch> for Refusal {
+    fn from(mismatch: Mismatch) -> Self {
+        let refusal = Self::malformed(StatusCode::BAD_REQUEST, mismatch.code, mismatch.message);
+        Self { data: mismatch.data, ..refusal }
+    }
+}
+
+/// What a record says of a message whatever becomes of it.
+pub(super) struct Trail<'a> {
+    pub(super) arrival: &'a Arrival,
+    pub(super) caller: Caller,
+    pub(super) id: Option<Id>,
+    pub(super) method: String,
+    /// The tool as called; a target that is known replaces it.
+    pub(super) tool: Option<String>,
+    pub(super) backend: Option<String>,
+    pub(super) arguments: Option<String>,
+    /// The session, or what a request without one continues.
+    pub(super) session: Option<String>,
+}
+
+impl<'a> Trail<'a> {
+    /// What is known of a message before anything is checked.
+    pub(super) fn new(arrival: &'a Arrival, hint: Hint) -> Self {
+        let target = hint.name.as_deref().and_then(|name| arrival.scope.target(name));
+        let (backend, tool) = match target {
+            Some(target) => (Some(target.backend.to_owned()), Some(target.tool.to_owned())),
+            None => (arrival.scope.backend().map(str::to_owned), hint.name.clone()),
+        };
+        let is_own = |method: &String| OWN_METHODS.iter().any(|own| method.starts_with(own));
+        let method = hint.method.filter(|method| !is_own(method));
+        Self {
+            arrival,
+            caller: Caller::anonymous(),
+            id: hint.id,
+            method: method.unwrap_or_else(|| METHOD_UNKNOWN.to_owned()),
+            tool,
+            backend,
+            arguments: None,
+            session: headers::single(&arrival.headers, SESSION_HEADER).map(str::to_owned),
+        }
+    }
+
+    /// The first half of its record.
+    pub(super) fn call(&self, core: &Core) -> Call {
+        let correlation = Correlation {
+            addr: self.arrival.addr,
+            session_id: self.session.clone(),
+            rpc_id: self.id.as_ref().map(Id::to_text),
+        };
+        let call = Call::new(self.arrival.request_id, &self.method)
+            .with_caller(&self.caller)
+            .with_correlation(&correlation)
+            .with_target(self.backend.as_deref(), self.tool.as_deref());
+        match &self.arguments {
+            Some(json) => call.with_arguments(json, &core.redaction, core.args_bytes_max),
+            None => call,
+        }
+    }
+
+    /// Records the refusal, then lets it go.
+    pub(super) async fn refuse(&self, core: &Core, refusal: Refusal) -> Reply {
+        tracing::info!(
+            status = %refusal.status, method = self.method, subject = self.caller.subject,
+            backend = self.backend, tool = self.tool, reason = refusal.message, "refused"
+        );
+        let answer = Answer::refusal_with(refusal.code, &refusal.message, refusal.data.as_deref());
+        let outcome = Outcome { status: refusal.status, ..answer.outcome() };
+        // I2: a refused call ends in exactly one record, and I1: its reply waits for it.
+        match core.audit.refuse(self.call(core), outcome, answer).await {
+            Ok(released) => {
+                let reply = Reply::released(refusal.http, self.id.as_ref(), released);
+                match refusal.challenge {
+                    Some(challenge) => reply.with_header(header::WWW_AUTHENTICATE, &challenge),
+                    None => reply,
+                }
+            }
+            Err(unavailable) => Reply::unavailable(self.id.as_ref(), &unavailable),
+        }
+    }
+
+    /// Records what the gateway has done itself, and answers it.
+    pub(super) async fn record(&self, core: &Core, answer: Answer) -> Reply {
+        let outcome = answer.outcome();
+        match core.audit.refuse(self.call(core), outcome, answer).await {
+            Ok(released) => Reply::released(StatusCode::OK, self.id.as_ref(), released),
+            Err(unavailable) => Reply::unavailable(self.id.as_ref(), &unavailable),
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! One backend: how it is reached, which eras it speaks, and the conversations with it.
+//!
+//! A legacy session of a client has a conversation of its own, opened as the client opened it. Everything else uses the
+//! shared one: stateless where the backend speaks that, else a legacy session of the gateway's, without capabilities.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config;
+use crate::gateway::protocol::{Era, LEGACY_LATEST, META_CAPABILITIES, META_CLIENT, META_VERSION, MODERN_VERSION};
+use crate::gateway::raw;
+
+use super::http::{Endpoint, EndpointFault};
+use super::message::{Event, Listen, Request, Response};
+use super::peer::Peer;
+use super::stdio::Stdio;
+use super::{CallError, Change, Limits, message};
+
+/// Most pages of a list. *Chosen*: the Python SDK's own bound.
+const LIST_PAGES_MAX: usize = 100;
+
+/// Most bytes of all pages of a list. *Chosen*: as for one line.
+const LIST_BYTES_MAX: usize = super::LINE_BYTES_MAX;
+
+/// Longest time for one page of a list, or for a probe. *Chosen*: a list is static in most servers; a client waits for it.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The fault of a list that the backend does not offer.
+pub const NOT_OFFERED: &str = "is an error";
+
+/// One backend.
+#[derive(Debug)]
+pub struct Backend {
+    alias: String,
+    limits: Limits,
+    transport: Transport,
+    changes: Arc<Changes>,
+    /// Whether it speaks the stateless era, once that is known.
+    speaks_modern: Mutex<Option<bool>>,
+    /// The shared legacy session of an HTTP backend.
+    shared: tokio::sync::Mutex<Option<Arc<Peer>>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+enum Transport {
+    Stdio(Box<Stdio>),
+    Http(Arc<Endpoint>),
+}
+
+/// A tool, resource, template or prompt as its backend lists it.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// Its name, or its URI.
+    pub name: String,
+    /// The whole object, as it came.
+    pub json: String,
+}
+
+/// What is listed: the method, and which member of an item names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum List {
+    /// Tools.
+    Tools,
+    /// Resources.
+    Resources,
+    /// Resource templates.
+    Templates,
+    /// Prompts.
+    Prompts,
+}
+
+/// The tools that were last listed at the shared conversation, until the backend says that they changed.
+#[derive(Debug)]
+struct Changes {
+    alias: String,
+    tools: Mutex<Option<Arc<[Item]>>>,
+    told: broadcast::Sender<Change>,
+}
+
+impl List {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Tools, Self::Resources, Self::Templates, Self::Prompts];
+
+    /// The method that lists them.
+    #[must_use]
+    pub fn method(self) -> &'static str {
+        match self {
+            Self::Tools => "tools/list",
+            Self::Resources => "resources/list",
+            Self::Templates => "resources/templates/list",
+            Self::Prompts => "prompts/list",
+        }
+    }
+
+    /// The list that a method asks for.
+    #[must_use]
+    pub fn of_method(method: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|list| list.method() == method)
+    }
+
+    /// The member of the result that holds them.
+    #[must_use]
+    pub fn member(self) -> &'static str {
+        match self {
+            Self::Tools => "tools",
+            Self::Resources => "resources",
+            Self::Templates => "resourceTemplates",
+            Self::Prompts => "prompts",
+        }
+    }
+
+    /// The member of an item that names it.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Tools | Self::Prompts => "name",
+            Self::Resources => "uri",
+            Self::Templates => "uriTemplate",
+        }
+    }
+}
+
+impl Changes {
+    fn known(&self) -> Option<Arc<[Item]>> {
+        self.tools.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, tools: Option<Arc<[Item]>>) {
+        *self.tools.lock().unwrap_or_else(PoisonError::into_inner) = tools;
+    }
+}
+
+impl Listen for Changes {
+    fn event(&self, event: Event) -> bool {
+        if event.method == "notifications/tools/list_changed" {
+            self.set(None);
+        }
+        let is_note = event.id.is_none();
+        if is_note && event.method.ends_with("/list_changed") {
+            // Nobody listens where nobody has subscribed.
+            self.told.send(Change { alias: self.alias.clone(), method: event.method }).ok();
+        }
+        is_note
+    }
+}
+
+impl Backend {
+    /// Nothing is started or reached yet.
+    ///
+    /// # Errors
+    /// [`EndpointFault`]: a credential or certificate cannot be read.
+    pub(super) fn new(
+        alias: &str,
+        config: &config::Backend,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+        told: broadcast::Sender<Change>,
+    ) -> Result<Self, EndpointFault> {
+        let changes = Arc::new(Changes { alias: alias.to_owned(), tools: Mutex::default(), told });
+        let transport = match Endpoint::new(alias, config)? {
+            Some(endpoint) => Transport::Http(Arc::new(endpoint)),
+            None => Transport::Stdio(Box::new(Stdio::new(alias, config, Arc::clone(&changes) as Arc<dyn Listen>))),
+        };
+        let is_stdio = matches!(transport, Transport::Stdio(_));
+        Ok(Self {
+            alias: alias.to_owned(),
+            limits: Limits { idle: config.idle_timeout, total: config.call_timeout },
+            transport,
+            changes,
+            speaks_modern: Mutex::new(is_stdio.then_some(false)),
+            shared: tokio::sync::Mutex::default(),
+            tasks,
+            stop,
+        })
+    }
+
+    /// Its alias.
+    #[must_use]
+    pub fn alias(&self) -> &str {
+        &self.alias
+    }
+
+    /// Keeps the shared child running until the gateway stops; an HTTP backend runs by itself.
+    pub(super) async fn supervise(self: Arc<Self>) {
+        if let Transport::Stdio(stdio) = &self.transport {
+            stdio.supervise(self.stop.clone()).await;
+        }
+    }
+
+    /// Whether it answers now, as far as is known.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        match &self.transport {
+            Transport::Stdio(stdio) => stdio.is_up(),
+            Transport::Http(_) => self.modern().is_some(),
+        }
+    }
+
+    /// Whether it speaks the stateless era; asks it where that is not known.
+    ///
+    /// # Errors
+    /// [`CallError`]: it cannot be asked.
+    pub async fn speaks_modern(&self) -> Result<bool, CallError> {
+        if let Some(known) = self.modern() {
+            return Ok(known);
+        }
+        let Transport::Http(endpoint) = &self.transport else { return Ok(false) };
+        let params = raw::object([("_meta", modern_meta("{}").as_str())]);
+        let request = Request::new("server/discover", Some(&params));
+        let asked = Arc::new(endpoint.modern());
+        let answer = tokio::time::timeout(LIST_TIMEOUT, asked.request(&request)).await;
+        let speaks = match answer.unwrap_or(Err(CallError::TimedOut { after: LIST_TIMEOUT })) {
+            Ok(Response::Result(_)) => true,
+            // An error, or a status that a legacy server has for a request without a session.
+            Ok(Response::Error { .. }) | Err(CallError::Garbled) => false,
+            Err(CallError::Http { status }) if (400..500).contains(&status) && status != 401 && status != 403 => false,
+            Err(error) => return Err(error),
+        };
+        tracing::info!(backend = self.alias, modern = speaks, "the backend's protocol is known");
+        *self.speaks_modern.lock().unwrap_or_else(PoisonError::into_inner) = Some(speaks);
+        Ok(speaks)
+    }
+
+    /// Whether it speaks the stateless era, as far as is known.
+    #[must_use]
+    pub fn modern(&self) -> Option<bool> {
+        *self.speaks_modern.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The conversation for requests without a session.
+    ///
+    /// # Errors
+    /// [`CallError`]: the backend cannot be reached.
+    pub async fn shared(&self) -> Result<Arc<Peer>, CallError> {
+        match &self.transport {
+            Transport::Stdio(stdio) => Ok(Arc::new(Peer::child(&self.alias, stdio.link().await?, self.limits, None))),
+            Transport::Http(endpoint) => {
+                if self.speaks_modern().await? {
+                    return Ok(Arc::new(Peer::remote(&self.alias, Arc::new(endpoint.modern()))));
+                }
+                let mut shared = self.shared.lock().await;
+                if let Some(peer) = &*shared {
+                    return Ok(Arc::clone(peer));
+                }
+                let listener = Arc::clone(&self.changes) as Arc<dyn Listen>;
+                let (remote, answer) = endpoint.open(&super::own_hello(), Some(listener)).await?;
+                if let Response::Error { error, .. } = answer {
+                    return Err(CallError::Down { reason: format!("it refused to initialize: {error}") });
+                }
+                remote.send(message::write(None, "notifications/initialized", None)).await?;
+                remote.listen();
+                let peer = Arc::new(Peer::remote(&self.alias, remote));
+                *shared = Some(Arc::clone(&peer));
+                Ok(peer)
+            }
+        }
+    }
+
+    /// Opens a conversation for one legacy session, as the client's `initialize` asks with `hello`. Gives the backend's
+    /// answer too. A backend that speaks the stateless era only is asked who it is instead.
+    ///
+    /// # Errors
+    /// [`CallError`]: it cannot be reached, or it did not come up.
+    pub async fn open(&self, hello: &str, listener: Arc<dyn Listen>) -> Result<(Arc<Peer>, Response), CallError> {
+        match &self.transport {
+            Transport::Stdio(stdio) => {
+                let stop = self.stop.child_token();
+                let guard = stop.clone().drop_guard();
+                let (link, answer) = stdio.open(hello, Some(listener), stop, &self.tasks).await?;
+                Ok((Arc::new(Peer::child(&self.alias, link, self.limits, Some(guard))), answer))
+            }
+            Transport::Http(endpoint) => {
+                let opened = endpoint.open(hello, Some(listener)).await;
+                let failed = matches!(opened, Ok((_, Response::Error { .. })) | Err(CallError::Http { .. }));
+                if failed && self.speaks_modern().await.unwrap_or(false) {
+                    return self.open_modern(endpoint).await;
+                }
+                let (remote, answer) = opened?;
+                Ok((Arc::new(Peer::remote(&self.alias, remote)), answer))
+            }
+        }
+    }
+
+    /// What `initialize` would answer, from what a stateless backend says of itself.
+    async fn open_modern(&self, endpoint: &Arc<Endpoint>) -> Result<(Arc<Peer>, Response), CallError> {
+        let remote = Arc::new(endpoint.modern());
+        let params = raw::object([("_meta", modern_meta("{}").as_str())]);
+        let found = remote.request(&Request::new("server/discover", Some(&params))).await?;
+        let Response::Result(found) = found else { return Ok((Arc::new(Peer::remote(&self.alias, remote)), found)) };
+        let members = raw::members(&found).unwrap_or_default();
+        let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value.get());
+        let meta = find("_meta").and_then(raw::members).unwrap_or_default();
+        let info = meta.iter().find(|member| member.key == "io.modelcontextprotocol/serverInfo");
+        let version = raw::quoted(LEGACY_LATEST);
+        let alias = raw::object([("name", raw::quoted(&self.alias).as_str()), ("version", "\"\"")]);
+        let mut result = vec![
+            ("protocolVersion", version.as_str()),
+            ("capabilities", find("capabilities").unwrap_or("{}")),
+            ("serverInfo", info.map_or(alias.as_str(), |info| info.value.get())),
+        ];
+        result.extend(find("instructions").map(|text| ("instructions", text)));
+        Ok((Arc::new(Peer::remote(&self.alias, remote)), Response::Result(raw::object(result))))
+    }
+
+    /// Reads all pages of a list.
+    ///
+    /// # Errors
+    /// [`CallError`]: down, or [`CallError::List`] where pages do not end or an item has no name.
+    pub async fn list(&self, peer: &Peer, list: List) -> Result<Arc<[Item]>, CallError> {
+        let (mut items, mut bytes, mut cursors) = (Vec::new(), 0_usize, Vec::<String>::new());
+        for _ in 0..LIST_PAGES_MAX {
+            let params = cursors.last().map(|cursor| raw::object([("cursor", raw::quoted(cursor).as_str())]));
+            let params = adapted(Era::Legacy, peer.era(), params.as_deref());
+            let request = Request::new(list.method(), params.as_deref());
+            let timeout = LIST_TIMEOUT.min(self.limits.total);
+            let answer = tokio::time::timeout(timeout, peer.request(&request)).await;
+            let page = match answer.unwrap_or(Err(CallError::TimedOut { after: timeout }))? {
+                Response::Result(result) => result,
+                Response::Error { .. } => return Err(CallError::List { fault: NOT_OFFERED }),
+            };
+            bytes = bytes.saturating_add(page.len());
+            if bytes > LIST_BYTES_MAX {
+                return Err(CallError::List { fault: "is too long" });
+            }
+            let (found, next) = read_page(&page, list)?;
+            items.extend(found);
+            let Some(cursor) = next else { return Ok(items.into()) };
+            if cursors.contains(&cursor) {
+                return Err(CallError::List { fault: "comes back to a page it had" });
+            }
+            cursors.push(cursor);
+        }
+        Err(CallError::List { fault: "has too many pages" })
+    }
+
+    /// All tools of the shared conversation, remembered until the backend says that they changed.
+    ///
+    /// # Errors
+    /// As for [`Backend::list`].
+    pub async fn tools(&self) -> Result<Arc<[Item]>, CallError> {
+        let tools = self.list(&*self.shared().await?, List::Tools).await?;
+        self.changes.set(Some(Arc::clone(&tools)));
+        Ok(tools)
+    }
+
+    /// Whether it has a tool: `Some(false)` only where its list was read just now and lacks it.
+    pub async fn has_tool(&self, tool: &str) -> Option<bool> {
+        if self.changes.known().is_some_and(|tools| tools.iter().any(|known| known.name == tool)) {
+            return Some(true);
+        }
+        Some(self.tools().await.ok()?.iter().any(|known| known.name == tool))
+    }
+}
+
+/// A page's items and its `nextCursor`.
+///
+/// # Errors
+/// [`CallError::List`].
+pub fn read_page(page: &str, list: List) -> Result<(Vec<Item>, Option<String>), CallError> {
+    let members = raw::members(page).ok_or(CallError::Garbled)?;
+    let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
+    let found = find(list.member()).ok_or(CallError::List { fault: "has no such member" })?;
+    let found: Vec<&serde_json::value::RawValue> =
+        serde_json::from_str(found.get()).map_err(|_| CallError::List { fault: "is no list" })?;
+    let mut items = Vec::with_capacity(found.len());
+    for item in found {
+        let members = raw::members(item.get()).unwrap_or_default();
+        let name = members.iter().find(|member| member.key == list.key()).and_then(|member| raw::string(member.value));
+        let name = name.ok_or(CallError::List { fault: "has an item without a name" })?;
+        items.push(Item { name, json: item.get().to_owned() });
+    }
+    Ok((items, find("nextCursor").and_then(raw::string)))
+}
+
+/// Parameters of one era, for a backend of another: the stateless era's own keys in `_meta` are added or left out.
+#[must_use]
+pub fn adapted(from: Era, to: Era, params: Option<&str>) -> Option<String> {
+    let meta = || {
+        let members = params.and_then(raw::members).unwrap_or_default();
+        members.iter().find(|member| member.key == "_meta").map(|member| member.value.get().to_owned())
+    };
+    match (from, to) {
+        (Era::Legacy, Era::Modern) => {
+            let meta = modern_meta(meta().as_deref().unwrap_or("{}"));
+            Some(raw::with_members(params.unwrap_or("{}"), &[("_meta", &meta)]))
+        }
+        (Era::Modern, Era::Legacy) => {
+            let params = params?;
+            let members = raw::members(params).unwrap_or_default();
+            let meta = meta().and_then(|meta| without_protocol(&meta));
+            let kept = members.iter().filter_map(|member| match (member.key.as_str(), &meta) {
+                ("_meta", None) => None,
+                ("_meta", Some(meta)) => Some(("_meta", meta.as_str())),
+                (key, _) => Some((key, member.value.get())),
+            });
+            Some(raw::object(kept))
+        }
+        _ => params.map(str::to_owned),
+    }
+}
+
+/// `meta` without the protocol's own keys; `None` where nothing is left.
+fn without_protocol(meta: &str) -> Option<String> {
+    let members = raw::members(meta)?;
+    let kept: Vec<_> = members
+        .iter()
+        .filter(|member| !member.key.starts_with(crate::gateway::protocol::META_PREFIX))
+        .map(|member| (member.key.as_str(), member.value.get()))
+        .collect();
+    (!kept.is_empty()).then(|| raw::object(kept))
+}
+
+/// `meta` with what a stateless request bears.
+fn modern_meta(meta: &str) -> String {
+    let version = raw::quoted(MODERN_VERSION);
+    raw::with_members(
+        meta,
+        &[(META_VERSION, version.as_str()), (META_CAPABILITIES, "{}"), (META_CLIENT, &super::own_info())],
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_carried_between_the_eras() {
+        let modern = adapted(Era::Legacy, Era::Modern, Some(r#"{"name": "x","_meta":{"progressToken":1}}"#)).unwrap();
+        assert!(modern.contains(META_VERSION) && modern.contains(r#""progressToken":1"#) && modern.contains(r#""x""#));
+        let legacy = adapted(Era::Modern, Era::Legacy, Some(&modern)).unwrap();
+        assert!(!legacy.contains("modelcontextprotocol") && legacy.contains(r#""progressToken":1"#), "{legacy}");
+        let bare = adapted(Era::Modern, Era::Legacy, adapted(Era::Legacy, Era::Modern, None).as_deref());
+        assert_eq!(bare.as_deref(), Some("{}"));
+        let same = Some(r#"{ "a":1 }"#);
+        assert_eq!(adapted(Era::Legacy, Era::Legacy, same).as_deref(), same);
+    }
+
+    #[test]
+    fn a_page_gives_items_with_their_bytes() {
+        let page = r#"{"resources":[{"uri":"a:b", "x": 1.0}],"nextCursor":"n"}"#;
+        let (items, next) = read_page(page, List::Resources).unwrap();
+        assert_eq!((items[0].name.as_str(), items[0].json.as_str()), ("a:b", r#"{"uri":"a:b", "x": 1.0}"#));
+        assert_eq!(next.as_deref(), Some("n"));
+        assert!(read_page(page, List::Tools).is_err() && read_page(r#"{"tools":[{}]}"#, List::Tools).is_err());
+    }
+}

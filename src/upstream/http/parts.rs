@@ -1,0 +1,81 @@
+//! The parts of HTTP that conversations with a backend are made of.
+
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+
+use super::super::CallError;
+use super::super::message::Response;
+use super::super::stdio::LINE_BYTES_MAX;
+use super::super::wait::Wait;
+use super::sse;
+
+/// The pause before a stream is asked for again, where the backend named none. *Chosen*: as the SDKs.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause that a backend may name. *Chosen*: longer ones look like a dead backend to a client.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How far a stream was read.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    pub(super) last_id: Option<String>,
+    retry: Option<Duration>,
+}
+
+impl Place {
+    pub(super) fn pass(&mut self, event: &sse::SseEvent) {
+        if let Some(id) = &event.id {
+            self.last_id = Some(id.clone()).filter(|id| !id.is_empty());
+        }
+        self.retry = event.retry.or(self.retry);
+    }
+
+    pub(super) fn pause(&self) -> Duration {
+        self.retry.unwrap_or(RETRY_PAUSE).min(RETRY_PAUSE_MAX)
+    }
+}
+
+pub(super) fn with_status(answer: Response, status: StatusCode) -> Response {
+    match answer {
+        Response::Error { error, .. } if !status.is_success() => Response::Error { error, http: Some(status.as_u16()) },
+        answer => answer,
+    }
+}
+
+pub(super) fn is_event_stream(response: &reqwest::Response) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
+}
+
+pub(super) async fn read_body(mut response: reqwest::Response, wait: &mut Wait) -> Result<String, CallError> {
+    let mut body = Vec::new();
+    while let Some(piece) = wait.limit(response.chunk()).await?.map_err(|_| CallError::Died)? {
+        wait.heard();
+        // I6: an answer is bounded as a line of a stdio backend is.
+        if body.len() + piece.len() > LINE_BYTES_MAX {
+            return Err(CallError::TooLong { limit: LINE_BYTES_MAX });
+        }
+        body.extend_from_slice(&piece);
+    }
+    String::from_utf8(body).map_err(|_| CallError::Garbled)
+}
+
+/// A text as a header's value: as it is, or in MCP's Base64 form where it is not plain ASCII.
+pub(super) fn value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(&crate::gateway::protocol::header_text(text)).ok()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
+pub(super) fn failed(error: reqwest::Error) -> CallError {
+    if error.is_connect() {
+        let mut reason = "cannot connect".to_owned();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            reason = format!("cannot connect: {cause}");
+            source = cause.source();
+        }
+        return CallError::Down { reason };
+    }
+    CallError::Died
+}

@@ -1,0 +1,313 @@
+//! HTTP backends that behave in every way that one may meet, behind the real gateway.
+//!
+//! The backend is the test's own, so that it can answer with exact bytes, forget sessions, break connections and count
+//! what reaches it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use common::gatepost::{Gatepost, Setup};
+use common::mcp::{ERAS, Era};
+use common::wait::{SOON, let_pass_async, until_async};
+use serde_json::{Value, json};
+
+/// One request that reached the backend.
+#[derive(Clone, Debug)]
+struct Asked {
+    verb: Method,
+    headers: HeaderMap,
+    text: String,
+    message: Value,
+}
+
+impl Asked {
+    fn method(&self) -> &str {
+        self.message["method"].as_str().unwrap_or_default()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+type Answer = dyn Fn(&Asked) -> Response + Send + Sync;
+
+/// A backend; what it does not answer itself is a legacy server's usual answer.
+struct Backend {
+    url: String,
+    seen: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Backend {
+    async fn start(answer: impl Fn(&Asked) -> Option<Response> + Send + Sync + 'static) -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (log, sessions) = (Arc::clone(&seen), AtomicUsize::new(0));
+        let answer: Arc<Answer> = Arc::new(move |asked: &Asked| {
+            log.lock().unwrap().push(asked.clone());
+            answer(asked).unwrap_or_else(|| usual(asked, &sessions))
+        });
+        let handle = move |verb: Method, headers: HeaderMap, body: Bytes| {
+            let text = String::from_utf8(body.to_vec()).unwrap();
+            let asked = Asked { verb, headers, message: serde_json::from_str(&text).unwrap_or_default(), text };
+            let answered = answer(&asked);
+            async move { answered }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handle)).await.unwrap() });
+        Self { url, seen }
+    }
+
+    fn seen(&self, method: &str) -> Vec<Asked> {
+        self.seen.lock().unwrap().iter().filter(|asked| asked.method() == method).cloned().collect()
+    }
+
+    fn gateway(&self, change: impl FnOnce(&mut Setup)) -> (Setup, Gatepost) {
+        let mut setup = Setup::new();
+        setup.set("backends.far.url", &self.url);
+        change(&mut setup);
+        let gatepost = setup.start();
+        (setup, gatepost)
+    }
+}
+
+fn json_body(text: String) -> Response {
+    ([("content-type", "application/json")], text).into_response()
+}
+
+fn result(asked: &Asked, result: &str) -> Response {
+    json_body(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, asked.message["id"]))
+}
+
+/// An event stream of these pieces; a piece `Err` breaks the connection.
+fn stream(pieces: Vec<Result<String, ()>>) -> Response {
+    let pieces = futures_util::stream::unfold(pieces.into_iter(), |mut pieces| async move {
+        let piece = pieces.next()?;
+        if piece.is_err() {
+            // What was written before must have left.
+            let_pass_async(Duration::from_millis(50)).await;
+        }
+        Some((piece.map_err(|()| std::io::Error::other("broken")), pieces))
+    });
+    let body = Body::from_stream(pieces);
+    ([("content-type", "text/event-stream")], body).into_response()
+}
+
+fn event(json: &str) -> String {
+    format!("data: {json}\n\n")
+}
+
+fn usual(asked: &Asked, sessions: &AtomicUsize) -> Response {
+    match (asked.verb.as_str(), asked.method()) {
+        ("POST", "initialize") => {
+            let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"far","version":"1"}}"#;
+            let id = format!("s{}", sessions.fetch_add(1, Ordering::SeqCst));
+            ([("mcp-session-id", id)], result(asked, hello)).into_response()
+        }
+        ("POST", "tools/list") => result(asked, r#"{"tools":[{"name":"t","inputSchema":{"type":"object"}}]}"#),
+        ("POST", "tools/call") => result(asked, r#"{"content":[{"type":"text","text":"done"}]}"#),
+        ("POST", "server/discover") => StatusCode::BAD_REQUEST.into_response(),
+        ("POST", _) if asked.message.get("id").is_none() => StatusCode::ACCEPTED.into_response(),
+        ("DELETE", _) => StatusCode::NO_CONTENT.into_response(),
+        _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
+    }
+}
+
+/// What only a relay that builds no tree leaves as it is.
+const EXACT: &str = concat!(
+    r#""zeta":1,"content":[{"type":"text","text":"caf\u00e9 \ud83d\ude00","_x":{"b":2,"a":1}}],"#,
+    r#""unknown":{"n":12345678901234567890123,"f":1.0e400,"deep":[[],{}]},"isError":false, "spaced" : true"#
+);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_is_relayed_byte_for_byte_from_json_and_from_a_stream() {
+    let streams = Arc::new(AtomicUsize::new(0));
+    let turn = Arc::clone(&streams);
+    let backend = Backend::start(move |asked| {
+        let is_call = asked.method() == "tools/call";
+        let streamed = is_call && turn.fetch_add(1, Ordering::SeqCst) % 2 == 1;
+        let text = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{{EXACT}}}}}"#, asked.message["id"]);
+        is_call.then(|| if streamed { stream(vec![Ok(event(&text))]) } else { json_body(text) })
+    })
+    .await;
+    let (setup, gatepost) = backend.gateway(|_| {});
+    let arguments = r#"{ "s":"\u0041", "n": 1.00,"big":12345678901234567890123 }"#;
+    for era in ERAS {
+        for (path, prefix) in [("/mcp/far", ""), ("/mcp", "far__")] {
+            let client = gatepost.client_at(path, era, "admin").await;
+            for _ in 0..2 {
+                let reply = client.call(&format!("{prefix}t"), json!({})).await.unwrap();
+                assert!(reply.text.contains(EXACT), "{era:?} {path}: {}", reply.text);
+            }
+        }
+    }
+    let client = gatepost.client_at("/mcp/far", Era::Legacy, "admin").await;
+    let params = format!(r#"{{"x-own": [ 1.0 ],"name":"t","arguments":{arguments}}}"#);
+    client.post(format!(r#"{{"jsonrpc":"2.0","id":"i","method":"tools/call","params":{params}}}"#), &[]).await.unwrap();
+    let calls = backend.seen("tools/call");
+    // Parameters that the gateway knows nothing of pass as they are, too.
+    assert!(calls.last().unwrap().text.ends_with(&format!(r#""params":{params}}}"#)), "{}", calls.last().unwrap().text);
+    drop((setup, gatepost));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forgotten_session_is_initialized_again_and_the_call_is_made_once() {
+    let forget = Arc::new(AtomicUsize::new(0));
+    let forgets = Arc::clone(&forget);
+    let backend = Backend::start(move |asked| {
+        let is_old = asked.header("mcp-session-id") == Some("s0") && forgets.load(Ordering::SeqCst) == 1;
+        is_old.then(|| StatusCode::NOT_FOUND.into_response())
+    })
+    .await;
+    let (_setup, gatepost) = backend.gateway(|_| {});
+    let client = gatepost.client_at("/mcp/far", Era::Legacy, "admin").await;
+    assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
+    forget.store(1, Ordering::SeqCst);
+    assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
+    let calls = backend.seen("tools/call");
+    let sessions: Vec<_> = calls.iter().map(|call| call.header("mcp-session-id").unwrap()).collect();
+    assert_eq!(sessions, ["s0", "s0", "s1"], "the one that was refused was never made");
+    assert_eq!(backend.seen("initialize").len(), 2);
+    let hello = &backend.seen("initialize")[1].message["params"];
+    assert_eq!(hello["clientInfo"]["name"], "gatepost-tests", "as the client opened it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_connection_breaks_is_not_made_again_and_the_next_one_works() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let backend = Backend::start(move |asked| {
+        let is_first = asked.method() == "tools/call" && count.fetch_add(1, Ordering::SeqCst) == 0;
+        is_first.then(|| stream(vec![Ok(": begun\n\n".to_owned()), Err(())]))
+    })
+    .await;
+    let (setup, gatepost) = backend.gateway(|_| {});
+    let client = gatepost.client_at("/mcp/far", Era::Legacy, "admin").await;
+    let broken = client.call("t", json!({})).await.unwrap();
+    assert_eq!(broken.error_code(), -32012, "{}", broken.text);
+    assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    let shown = setup.command(&["audit", "query", "--tool", "t", "--json"]).output().unwrap();
+    let records: Vec<Value> =
+        String::from_utf8(shown.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut statuses: Vec<_> = records.iter().map(|record| record["response_status"].as_str().unwrap()).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, ["error", "ok"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_stream_is_taken_up_where_it_broke() {
+    let backend = Backend::start(|asked| {
+        let progress =
+            r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1}}"#;
+        match (asked.verb.as_str(), asked.method(), asked.header("last-event-id")) {
+            ("POST", "tools/call", _) => {
+                let first = format!("id: e1-{}\nretry: 1\ndata: {progress}\n\n", asked.message["id"]);
+                Some(stream(vec![Ok(first), Err(())]))
+            }
+            ("GET", _, Some(last)) => {
+                let id = last.strip_prefix("e1-").unwrap();
+                let text = format!(
+                    r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"late"}}]}}}}"#
+                );
+                Some(stream(vec![Ok(event(&text))]))
+            }
+            _ => None,
+        }
+    })
+    .await;
+    let (_setup, gatepost) = backend.gateway(|_| {});
+    let client = gatepost.client_at("/mcp/far", Era::Legacy, "admin").await;
+    let reply = client.request("tools/call", json!({"name": "t", "_meta": {"progressToken": "p"}})).await.unwrap();
+    assert_eq!(reply.content(), "late");
+    assert!(reply.text.contains("notifications/progress"), "what came before the break was relayed: {}", reply.text);
+    assert_eq!(backend.seen("tools/call").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_the_operators_and_no_header_of_the_clients_passes() {
+    let backend = Backend::start(|_| None).await;
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), "from a file\n").unwrap();
+    let (_setup, gatepost) = backend.gateway(|setup| {
+        setup.set("backends.far.header_env.Authorization", "FAR_TOKEN").env("FAR_TOKEN", "Bearer the operator's");
+        setup.set("backends.far.header_file.X-Key", key.path().to_str().unwrap());
+    });
+    for era in ERAS {
+        let client = gatepost.client_at("/mcp/far", era, "admin").await;
+        assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
+        let body = r#"{"jsonrpc":"2.0","id":"x","method":"tools/call","params":{"name":"t"}}"#;
+        client.post(body, &[("cookie", "c=1"), ("x-own", "1"), ("last-event-id", "1-1")]).await.unwrap();
+    }
+    for asked in backend.seen.lock().unwrap().iter() {
+        assert_eq!(asked.header("authorization"), Some("Bearer the operator's"), "{asked:?}");
+        assert_eq!(asked.header("x-key"), Some("from a file"), "{asked:?}");
+        assert!(asked.header("cookie").is_none() && asked.header("x-own").is_none(), "{asked:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_ends_a_call_and_progress_does_not() {
+    let backend = Backend::start(|asked| {
+        let progress =
+            r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1}}"#;
+        let id = asked.message["id"].clone();
+        let name = asked.message["params"]["name"].as_str().unwrap_or_default().to_owned();
+        (asked.method() == "tools/call").then(|| {
+            let pieces = futures_util::stream::unfold(0, move |at| {
+                let (id, name) = (id.clone(), name.clone());
+                async move {
+                    if name == "silent" {
+                        std::future::pending::<()>().await;
+                    }
+                    let_pass_async(Duration::from_millis(100)).await;
+                    let text = match at {
+                        0..8 => event(progress),
+                        8 => event(&format!(
+                            r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"done"}}]}}}}"#
+                        )),
+                        _ => return None,
+                    };
+                    Some((Ok::<_, Infallible>(text), at + 1))
+                }
+            });
+            ([("content-type", "text/event-stream")], Body::from_stream(pieces)).into_response()
+        })
+    })
+    .await;
+    let (_setup, gatepost) = backend.gateway(|setup| {
+        setup.set("backends.far.idle_timeout", "400ms").set("backends.far.call_timeout", "30s");
+    });
+    let client = gatepost.client_at("/mcp/far", Era::Legacy, "admin").await;
+    let params = |name: &str| json!({"name": name, "_meta": {"progressToken": "p"}});
+    assert_eq!(client.request("tools/call", params("busy")).await.unwrap().content(), "done");
+    let silent = client.request("tools/call", params("silent")).await.unwrap();
+    assert_eq!(silent.error_code(), -32012);
+    assert!(silent.text.contains("did not answer within 400ms"), "{}", silent.text);
+    until_async("the backend is told", SOON, async || !backend.seen("notifications/cancelled").is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_refuses_the_gateway_is_an_error_that_tells_no_secret() {
+    let backend = Backend::start(|asked| {
+        let refused = (StatusCode::UNAUTHORIZED, "the operator's token is wrong");
+        (asked.method() == "tools/call").then(|| refused.into_response())
+    })
+    .await;
+    let (_setup, gatepost) = backend.gateway(|_| {});
+    for era in ERAS {
+        let client = gatepost.client_at("/mcp/far", era, "admin").await;
+        let refused = client.call("t", json!({})).await.unwrap();
+        assert_eq!((refused.status, refused.error_code()), (200, -32012));
+        assert!(refused.text.contains("HTTP status 401") && !refused.text.contains("operator"), "{}", refused.text);
+    }
+}
