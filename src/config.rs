@@ -8,6 +8,7 @@
 
 mod auth;
 mod check;
+mod expression;
 mod fault;
 mod kind;
 mod knobs;
@@ -15,6 +16,7 @@ mod load;
 mod path;
 
 pub use auth::{Auth, Issuer, Key, Tls};
+pub use expression::anchored;
 pub use fault::{Fault, Origin};
 pub use kind::{Kind, is_loopback};
 pub use knobs::{Fallback, KNOBS, Knob, reference};
@@ -91,6 +93,48 @@ pub struct Ops {
 pub struct Role {
     /// Patterns over `backend/tool`; `*` stands for any run of characters but `/`.
     pub allow: Vec<String>,
+    /// The same: what is denied, whatever another role allows.
+    pub deny: Vec<String>,
+    /// Patterns over `backend/URI`; in the URI `*` stands for any run of characters.
+    pub resources: Option<Vec<String>>,
+    /// The same: what is denied.
+    pub deny_resources: Vec<String>,
+    /// Patterns over `backend/prompt`.
+    pub prompts: Option<Vec<String>>,
+    /// The same: what is denied.
+    pub deny_prompts: Vec<String>,
+    /// What the arguments of calls must be.
+    pub when: Vec<Condition>,
+}
+
+/// `[[roles.NAME.when]]`: a call of a tool that `tool` matches is allowed only if the value at `pointer` passes the one
+/// test that is set.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Condition {
+    /// A pattern over `backend/tool`.
+    pub tool: String,
+    /// A JSON pointer into the arguments.
+    pub pointer: String,
+    /// The value is this.
+    pub equals: Option<Scalar>,
+    /// The value is one of these.
+    pub one_of: Option<Vec<Scalar>>,
+    /// The value is a text, and this regular expression matches the whole of it.
+    pub matches: Option<String>,
+    /// The value is the path of this directory or of something below it.
+    pub below: Option<String>,
+}
+
+/// A value that an argument may have.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Scalar {
+    /// A text.
+    Text(String),
+    /// A whole number.
+    Number(i64),
+    /// `true` or `false`.
+    Flag(bool),
 }
 
 /// `[backends.NAME]`: a stdio MCP server that Gatepost starts, or one that it reaches over HTTP. Its `Debug` shows the

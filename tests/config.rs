@@ -206,6 +206,39 @@ fn a_pattern_is_one_backend_and_one_tool_of_a_backend_that_is_there() {
 }
 
 #[test]
+fn every_rule_of_a_role_is_checked_with_its_line() {
+    let text = "[backends.fs]\ncommand = [\"x\"]\n[roles.r]\ndeny = [\"fz/*\"]\nresources = [\"fs/file:///a/*\", \"fs\", \"ft/x\"]\n\
+                prompts = [\"fs/a/b\"]\n[[roles.r.when]]\ntool = \"fz/x\"\npointer = \"path\"\nequals = 1.5\n\
+                [[roles.r.when]]\ntool = \"fs/x\"\nbelow = \"/a/../b\"\npointer = \"/a~\"\n\
+                [[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\nmatches = \"(\"\n\
+                [[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\none_of = []\n\
+                [[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\nequals = \"a\"\none_of = [1, true]\n";
+    let faults = faults(text);
+    let begins = [
+        "g.toml:4: roles.r.deny[0]: \"fz/*\" names the unknown backend \"fz\": did you mean fs?",
+        "g.toml:5: roles.r.resources[1]: \"fs\" has no '/': write backend/URI, as in \"files/file:///data/*\"",
+        "g.toml:5: roles.r.resources[2]: \"ft/x\" names the unknown backend",
+        "g.toml:6: roles.r.prompts[0]: \"fs/a/b\" has more than one '/'",
+        "g.toml:8: roles.r.when[0].tool: \"fz/x\" names the unknown backend",
+        "g.toml:9: roles.r.when[0].pointer: \"path\" is no JSON pointer: begin it with '/'",
+        "g.toml:10: roles.r.when[0].equals: a float stands where a text, a whole number, true or false belongs",
+        "g.toml:13: roles.r.when[1].below: \"/a/../b\" is no plain absolute path: write",
+        "g.toml:14: roles.r.when[1].pointer: \"/a~\" has a '~'",
+        "g.toml:18: roles.r.when[2].matches: \"(\" is no regular expression (unclosed group): write one",
+        "g.toml:22: roles.r.when[3].one_of: is empty",
+        "g.toml:23: roles.r.when[4]: has equals and one_of: keep one",
+    ];
+    for (fault, begin) in faults.iter().zip(begins) {
+        assert!(fault.starts_with(begin), "{fault}\n{begin}");
+    }
+    assert_eq!(faults.len(), begins.len(), "{faults:#?}");
+    assert!(
+        fault("[backends.fs]\ncommand = [\"x\"]\n[[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\nmatches = \"a\"\nequals = 9007199254740993\n")
+            .contains("parsers agree")
+    );
+}
+
+#[test]
 fn an_alias_is_what_clients_take_in_a_tool_name() {
     for alias in ["a__b", "a_b", "Time", "-a", "\"\"", "\"a.b\"", "\"a/b\"", "all", "a23456789012345678901234567890123"]
     {

@@ -53,7 +53,10 @@ impl Running {
             call_timeout: Duration::from_secs(20),
             ..config::Backend::default()
         };
-        let role = |allow: &[&str]| config::Role { allow: allow.iter().map(|&pattern| pattern.to_owned()).collect() };
+        let role = |allow: &[&str]| config::Role {
+            allow: allow.iter().map(|&pattern| pattern.to_owned()).collect(),
+            ..config::Role::default()
+        };
         let mut config = Config {
             backends: BTreeMap::from([
                 ("example".to_owned(), backend(&[env!("CARGO_BIN_EXE_gatepost"), "example-backend"])),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Backend, Config, Key, OnFailure, path};
+use super::{Backend, Condition, Config, Key, OnFailure, path};
 
 /// Longest alias of a backend, in bytes. *Derived*: clients take tool names of 64; this leaves `__` and 30 for the tool.
 const ALIAS_BYTES_MAX: usize = 32;
@@ -151,27 +151,68 @@ fn source(key: &Key) -> Result<(), String> {
     }
 }
 
-/// A pattern that names a backend names one that is there: a slip would otherwise deny in silence.
+/// A pattern that names a backend names one that is there: a slip would otherwise deny in silence, or fail to.
 fn patterns(config: &Config, fault: &mut dyn FnMut(&str, String)) {
-    let roles = config.roles.iter().map(|(role, rule)| (format!("{}.allow", path::join("roles", role)), &rule.allow));
-    let continued = ("audit.continue_for".to_owned(), &config.audit.continue_for);
-    for (key, list) in roles.chain([continued]) {
-        for (idx, pattern) in list.iter().enumerate() {
-            let Some((backend, _)) = pattern.split_once('/') else { continue };
-            if backend.contains('*') || config.backends.contains_key(backend) {
-                continue;
+    for (name, role) in &config.roles {
+        let role_key = path::join("roles", name);
+        let lists = [
+            ("allow", Some(&role.allow)),
+            ("deny", Some(&role.deny)),
+            ("resources", role.resources.as_ref()),
+            ("deny_resources", Some(&role.deny_resources)),
+            ("prompts", role.prompts.as_ref()),
+            ("deny_prompts", Some(&role.deny_prompts)),
+        ];
+        for (key, list) in lists {
+            for (idx, pattern) in list.into_iter().flatten().enumerate() {
+                backend(config, &format!("{role_key}.{key}[{idx}]"), pattern, fault);
             }
-            let score = |alias: &&String| strsim::normalized_damerau_levenshtein(alias, backend);
-            let nearest = config.backends.keys().max_by(|a, b| score(a).total_cmp(&score(b)));
-            let message = match nearest {
-                Some(alias) => format!("{pattern:?} names the unknown backend {backend:?}: did you mean {alias}?"),
-                None => format!("{pattern:?} names the unknown backend {backend:?}: add [backends.{backend}]"),
-            };
-            fault(&format!("{key}[{idx}]"), message);
         }
+        for (idx, condition) in role.when.iter().enumerate() {
+            let key = format!("{role_key}.when[{idx}]");
+            backend(config, &format!("{key}.tool"), &condition.tool, fault);
+            if let Err(message) = one_test(condition) {
+                fault(&key, message);
+            }
+        }
+    }
+    for (idx, pattern) in config.audit.continue_for.iter().enumerate() {
+        backend(config, &format!("audit.continue_for[{idx}]"), pattern, fault);
     }
     if (config.audit.on_failure == OnFailure::Continue) == config.audit.continue_for.is_empty() {
         let message = "goes with a list in audit.continue_for: `continue` demands one, `refuse` takes none";
         fault("audit.on_failure", message.to_owned());
+    }
+}
+
+/// The backend that a pattern names.
+fn backend(config: &Config, key: &str, pattern: &str, fault: &mut dyn FnMut(&str, String)) {
+    let Some((backend, _)) = pattern.split_once('/') else { return };
+    if backend.contains('*') || config.backends.contains_key(backend) {
+        return;
+    }
+    let score = |alias: &&String| strsim::normalized_damerau_levenshtein(alias, backend);
+    let nearest = config.backends.keys().max_by(|a, b| score(a).total_cmp(&score(b)));
+    let message = match nearest {
+        Some(alias) => format!("{pattern:?} names the unknown backend {backend:?}: did you mean {alias}?"),
+        None => format!("{pattern:?} names the unknown backend {backend:?}: add [backends.{backend}]"),
+    };
+    fault(key, message);
+}
+
+/// A condition has exactly one test: none would hold for everything or nothing, and nobody can tell which was meant.
+fn one_test(condition: &Condition) -> Result<(), String> {
+    let set = [
+        ("equals", condition.equals.is_some()),
+        ("one_of", condition.one_of.is_some()),
+        ("matches", condition.matches.is_some()),
+        ("below", condition.below.is_some()),
+    ];
+    let all = set.map(|(name, _)| name).join(", ");
+    let set: Vec<&str> = set.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect();
+    match set.as_slice() {
+        [_] => Ok(()),
+        [] => Err(format!("has no test: set one of {all}")),
+        several => Err(format!("has {}: keep one, and write another [[...when]] for the next", several.join(" and "))),
     }
 }

@@ -1,9 +1,13 @@
 //! The kinds of value that a knob takes: how each is written, its range, and what is said of a value outside it.
 
+mod rule;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use toml::Value;
+
+use rule::{directory, one_pointer, pattern, pointer, resource, scalar};
 
 /// Longest text setting, in bytes. *Chosen*: file names and URLs end far below it.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -55,10 +59,24 @@ pub enum Kind {
     Texts,
     /// A list of web origins, as `https://app.example`.
     Origins,
+    /// One `backend/tool` pattern.
+    Pattern,
     /// A list of `backend/tool` patterns.
     Patterns,
+    /// A list of `backend/URI` patterns.
+    Resources,
+    /// One JSON pointer, without `*`.
+    Pointer,
     /// A list of JSON pointers.
     Pointers,
+    /// A text, a whole number or a flag.
+    Scalar,
+    /// A list of these, at least one.
+    Scalars,
+    /// A regular expression.
+    Expression,
+    /// An absolute path of slashes, without `..`.
+    Directory,
     /// A list of at least one of these words.
     Choices(&'static [&'static str]),
     /// An `https://` URL, or `http://` of a loopback host.
@@ -112,8 +130,15 @@ impl Kind {
             Self::Filter => "tracing filter".to_owned(),
             Self::Texts => "list of texts".to_owned(),
             Self::Origins => "list of `scheme://host[:port]`".to_owned(),
+            Self::Pattern => "`backend/tool` pattern".to_owned(),
             Self::Patterns => "list of `backend/tool` patterns".to_owned(),
+            Self::Resources => "list of `backend/URI` patterns".to_owned(),
+            Self::Pointer => "JSON pointer".to_owned(),
             Self::Pointers => "list of JSON pointers".to_owned(),
+            Self::Scalar => "text, whole number, `true` or `false`".to_owned(),
+            Self::Scalars => "list of texts, whole numbers, `true`, `false`; at least one".to_owned(),
+            Self::Expression => "regular expression".to_owned(),
+            Self::Directory => "absolute path".to_owned(),
             Self::Command => "list of texts, at least one".to_owned(),
             Self::Variables | Self::Headers => "table of texts".to_owned(),
             Self::HttpUrl => "http or https URL".to_owned(),
@@ -126,7 +151,13 @@ impl Kind {
         match self {
             Self::Flag => text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Boolean),
             Self::Count { .. } => text.parse().map_or_else(|_| Value::String(text.to_owned()), Value::Integer),
-            Self::Texts | Self::Origins | Self::Patterns | Self::Pointers | Self::Command | Self::Choices(_) => {
+            Self::Texts
+            | Self::Origins
+            | Self::Patterns
+            | Self::Resources
+            | Self::Pointers
+            | Self::Command
+            | Self::Choices(_) => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
             }
@@ -156,9 +187,21 @@ impl Kind {
                 ))),
                 other => Err(Wrong::whole(expected(&format!("a whole number of {unit}, {min} to {max}"), other))),
             },
-            Self::Texts | Self::Origins | Self::Patterns | Self::Pointers | Self::Command | Self::Choices(_) => {
-                self.check_list(value)
-            }
+            Self::Texts
+            | Self::Origins
+            | Self::Patterns
+            | Self::Resources
+            | Self::Pointers
+            | Self::Command
+            | Self::Choices(_) => self.check_list(value),
+            Self::Scalar => scalar(value).map_err(Wrong::whole),
+            Self::Scalars => match value {
+                Value::Array(items) if !items.is_empty() => {
+                    all(items.iter().enumerate().map(|(idx, item)| (idx.to_string(), scalar(item))))
+                }
+                Value::Array(_) => Err(Wrong::whole("is empty and would hold for nothing: write the values it may be")),
+                other => Err(Wrong::whole(expected("a list of values", other))),
+            },
             Self::Lists => match value {
                 Value::Table(table) => all(table.iter().map(|(name, value)| (name.clone(), list(value)))),
                 other => Err(Wrong::whole(expected("a table of lists of texts", other))),
@@ -203,6 +246,7 @@ impl Kind {
     fn check_item(self, text: &str, idx: usize) -> Result<(), String> {
         match self {
             Self::Patterns => pattern(text),
+            Self::Resources => resource(text),
             Self::Pointers => pointer(text),
             Self::Origins => origin(text),
             Self::Choices(words) => Self::Choice(words).check_text(text),
@@ -240,6 +284,10 @@ impl Kind {
             Self::Filter => tracing_subscriber::EnvFilter::try_new(text)
                 .map(drop)
                 .map_err(|_| format!("{text:?} is no filter: write as in \"info\" or \"gatepost=debug,warn\"")),
+            Self::Pattern => pattern(text),
+            Self::Pointer => one_pointer(text),
+            Self::Expression => plain(text).and_then(|()| super::anchored(text).map(drop)),
+            Self::Directory => directory(text),
             Self::Word if text.contains(char::is_whitespace) => Err(format!("{text:?} holds a space: write one word")),
             _ => plain(text),
         }
@@ -252,7 +300,9 @@ impl Kind {
             Self::Duration { .. } => "a duration as text, as in \"250ms\", \"30s\", \"5m\"",
             Self::PostgresUrl => "a URL as text, as in \"postgres://user@host/database\"",
             Self::WebUrl => "a URL as text, as in \"https://login.example.com/jwks.json\"",
-            Self::Texts | Self::Origins | Self::Patterns | Self::Pointers | Self::Choices(_) => "a list of texts",
+            Self::Texts | Self::Origins | Self::Patterns | Self::Resources | Self::Pointers | Self::Choices(_) => {
+                "a list of texts"
+            }
             Self::Command => "a list of texts, the program and its arguments",
             _ => "a text",
         }
@@ -337,23 +387,6 @@ fn list(value: &Value) -> Result<(), String> {
             other => Err(expected("a text", other)),
         }),
         other => Err(expected("a list of texts", other)),
-    }
-}
-
-fn pattern(text: &str) -> Result<(), String> {
-    match text.split('/').collect::<Vec<_>>().as_slice() {
-        [backend, tool] if !backend.is_empty() && !tool.is_empty() => Ok(()),
-        [_, _] => Err(format!("{text:?} has an empty half: write backend/tool, as in \"time/*\"")),
-        [_] => Err(format!("{text:?} has no '/': write backend/tool, as in \"time/*\" for all tools of time")),
-        _ => Err(format!("{text:?} has more than one '/': write backend/tool, as in \"time/*\"")),
-    }
-}
-
-fn pointer(text: &str) -> Result<(), String> {
-    if text.starts_with('/') {
-        Ok(())
-    } else {
-        Err(format!("{text:?} is no JSON pointer: begin it with '/', as in \"/password\" or \"/items/*/token\""))
     }
 }
 

@@ -3,6 +3,8 @@
 //! The table drives the search for unknown keys, the checks of type and range, the names of the environment variables
 //! and `docs/configuration.md`.
 
+mod rules;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -57,10 +59,29 @@ const HOURS_24: Duration = Duration::from_hours(24);
 const ALGORITHMS: &[&str] = &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
 /// All keys, in the order of the documentation.
+pub const KNOBS: &[Knob] = &joined::<{ CALLERS.len() + rules::RULES.len() + OTHERS.len() }>();
+
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which refuses a place out of range")]
+const fn joined<const N: usize>() -> [Knob; N] {
+    let parts = [CALLERS, rules::RULES, OTHERS];
+    let mut all = [knob("", Kind::Flag, Unset, ""); N];
+    let (mut part, mut idx, mut at) = (0, 0, 0);
+    while part < parts.len() {
+        if idx < parts[part].len() {
+            all[at] = parts[part][idx];
+            (idx, at) = (idx + 1, at + 1);
+        } else {
+            (part, idx) = (part + 1, 0);
+        }
+    }
+    all
+}
+
+/// The listeners, and who is believed.
 ///
 /// The ranges are *chosen*: the lower end is the least with which the part still works, the upper end the most that
 /// one process on a large machine has a use for; a value outside is a slip of the unit.
-pub const KNOBS: &[Knob] = &[
+const CALLERS: &[Knob] = &[
     knob(
         "server.listen",
         Kind::Address,
@@ -238,12 +259,10 @@ pub const KNOBS: &[Knob] = &[
         Unset,
         "The claim with the roles in its tokens. Unset: `auth.role_claim`.",
     ),
-    knob(
-        "roles.*.allow",
-        Kind::Patterns,
-        Value("[]"),
-        "What the role may call: patterns over `backend/tool`, where `*` stands for any run of characters but `/`. None: nothing.",
-    ),
+];
+
+/// The same, behind the rules of roles.
+const OTHERS: &[Knob] = &[
     knob(
         "backends.*.command",
         Kind::Command,
@@ -449,7 +468,7 @@ pub fn reference() -> String {
         if knob.section() != section {
             section = knob.section();
             let heading = match section.strip_suffix("[]") {
-                Some(list) => format!("[[{list}]]"),
+                Some(list) => format!("[[{}]]", list.replace('*', "NAME")),
                 None => format!("[{}]", section.replace('*', "NAME")),
             };
             let head = "| key | takes | default | what and why |\n| --- | --- | --- | --- |";

@@ -13,7 +13,7 @@ use crate::upstream::{Item, List, read_page};
 
 use super::auth::Principal;
 use super::raw;
-use super::rbac::{Decision, Kind, Policy, Target};
+use super::rbac::{Kind, Policy, Target};
 
 /// What stands between alias and tool at `/mcp`.
 const SEPARATOR: &str = "__";
@@ -57,11 +57,11 @@ impl Scope {
     #[must_use]
     pub fn target<'a>(&'a self, name: &'a str) -> Option<Target<'a>> {
         match self {
-            Self::One(backend) => Some(Target { kind: Kind::Tool, backend, tool: name }),
+            Self::One(backend) => Some(Target::tool(backend, name)),
             Self::All => name
                 .split_once(SEPARATOR)
                 .filter(|(backend, tool)| !backend.is_empty() && !tool.is_empty())
-                .map(|(backend, tool)| Target { kind: Kind::Tool, backend, tool }),
+                .map(|(backend, tool)| Target::tool(backend, tool)),
         }
     }
 
@@ -87,8 +87,7 @@ pub fn kind(list: List) -> Kind {
 
 /// Whether `principal` may use this item of `backend`.
 fn is_allowed(policy: &Policy, principal: &Principal, backend: &str, list: List, item: &Item) -> bool {
-    let target = Target { kind: kind(list), backend, tool: &item.name };
-    policy.decide(&principal.roles, target) != Decision::Denied
+    policy.shows(&principal.roles, Target { kind: kind(list), backend, tool: &item.name })
 }
 
 /// A backend's page without what `principal` may not use; a page that loses nothing stays as it came.
@@ -175,7 +174,7 @@ mod tests {
             assert_eq!(target(name), None, "{name}");
         }
         let one = Scope::One("time".to_owned());
-        assert_eq!(one.target("a__b").unwrap(), Target { kind: Kind::Tool, backend: "time", tool: "a__b" });
+        assert_eq!(one.target("a__b").unwrap(), Target::tool("time", "a__b"));
     }
 
     #[test]
@@ -201,7 +200,7 @@ mod tests {
     }
 
     fn policy(allow: &str) -> Policy {
-        let role = crate::config::Role { allow: vec![allow.to_owned()] };
+        let role = crate::config::Role { allow: vec![allow.to_owned()], ..Default::default() };
         Policy::new(&std::collections::BTreeMap::from([("r".to_owned(), role)])).unwrap()
     }
 

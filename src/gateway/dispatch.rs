@@ -20,7 +20,7 @@ use super::protocol::{
     DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, RATE_LIMITED, SESSION_HEADER, TOOLS_CALL,
     UNAUTHENTICATED,
 };
-use super::rbac::{Decision, Kind, Permit, Target};
+use super::rbac::{Kind, Permit, Target};
 use super::reply::{Reply, http_status};
 use super::session::Session;
 use super::stream::{Listening, Stream};
@@ -362,10 +362,9 @@ async fn extension(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
         return trail.refuse(core, Refusal::malformed(status, METHOD_NOT_FOUND, message)).await;
     };
     // It may do anything: only who may call everything may ask for it.
-    let target = Target { kind: Kind::Tool, backend: backend.alias(), tool: "*" };
     trail.tool = None;
     trail.arguments = ask.message.params.map(|params| params.get().to_owned());
-    if core.policy.decide(&ask.principal.roles, target) == Decision::Denied {
+    if !core.policy.has_all(&ask.principal.roles, backend.alias()) {
         let message = format!("{method} is for roles that may call all of {}", backend.alias());
         let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
         return trail.refuse(core, Refusal { status: Status::Denied, ..refusal }).await;
@@ -486,7 +485,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     fn core(change: impl FnOnce(&mut Config)) -> Arc<Core> {
-        let role = |allow: &str| Role { allow: vec![allow.to_owned()] };
+        let role = |allow: &str| Role { allow: vec![allow.to_owned()], ..Role::default() };
         let backend = Backend {
             command: vec!["/nonexistent/program".to_owned()],
             call_timeout: std::time::Duration::from_secs(1),

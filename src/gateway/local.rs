@@ -21,7 +21,7 @@ use super::protocol::{
     Era, INVALID_PARAMS, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, MODERN_VERSION, SESSION_HEADER, UPSTREAM_FAILED,
 };
 use super::raw;
-use super::rbac::{Decision, Kind, Target};
+use super::rbac::Target;
 use super::reply::{Reply, http_status};
 use super::session::Session;
 use super::target::{self, Plan};
@@ -204,10 +204,7 @@ async fn items_of_all(ask: &Ask<'_>, list: List) -> Vec<(Arc<Backend>, Arc<[Item
 
 /// The backend that has the resource `uri`, where the caller may use it.
 pub(super) async fn owner(ask: &Ask<'_>, uri: &str) -> Option<String> {
-    let allowed = |backend: &str| {
-        let target = Target { kind: Kind::Resource, backend, tool: uri };
-        ask.core.policy.decide(&ask.principal.roles, target) != Decision::Denied
-    };
+    let allowed = |backend: &str| ask.core.policy.shows(&ask.principal.roles, Target::resource(backend, uri));
     if let Some(known) = ask.core.owners.of(uri).filter(|known| allowed(known)) {
         return Some(known);
     }

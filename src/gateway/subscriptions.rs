@@ -18,7 +18,7 @@ use super::envelope::{Id, Malformed};
 use super::local;
 use super::protocol::{DENIED, INVALID_REQUEST, META_SUBSCRIPTION};
 use super::raw;
-use super::rbac::{Decision, Kind, Target};
+use super::rbac::Target;
 use super::reply::Reply;
 use super::stream::Stream;
 use super::target;
@@ -148,10 +148,7 @@ async fn allowed(ask: &Ask<'_>, filter: &Filter, text: &str, trail: &mut Trail<'
     let params = ask.message.params.map_or("{}", serde_json::value::RawValue::get);
     let is_known = members(text).iter().all(|filter| HEARD_BY_ALL.contains(&filter.key.as_str()))
         && members(params).iter().all(|member| member.key == "notifications" || member.key == "_meta");
-    let may_all = |backend: &Arc<Backend>| {
-        let target = Target { kind: Kind::Resource, backend: backend.alias(), tool: "*" };
-        ask.core.policy.decide(&ask.principal.roles, target) != Decision::Denied
-    };
+    let may_all = |backend: &Arc<Backend>| ask.core.policy.has_all(&ask.principal.roles, backend.alias());
     if !is_known && !ask.backends().all(may_all) {
         let message = format!("role {} may hear of nothing but lists here", ask.principal.roles.join(","));
         let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
@@ -162,10 +159,8 @@ async fn allowed(ask: &Ask<'_>, filter: &Filter, text: &str, trail: &mut Trail<'
             Some(backend) => Some(backend.to_owned()),
             None => local::owner(ask, uri).await,
         };
-        let decided = backend.as_deref().map(|backend| {
-            ask.core.policy.decide(&ask.principal.roles, Target { kind: Kind::Resource, backend, tool: uri })
-        });
-        if matches!(decided, None | Some(Decision::Denied)) {
+        let may = |backend| ask.core.policy.shows(&ask.principal.roles, Target::resource(backend, uri));
+        if !backend.as_deref().is_some_and(may) {
             (trail.backend, trail.tool) = (backend, Some(uri.clone()));
             let message = format!("role {} may not read {uri}", ask.principal.roles.join(","));
             let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
