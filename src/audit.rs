@@ -113,6 +113,12 @@ impl Audit {
         Self(None)
     }
 
+    /// Whether anything is recorded.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     fn on(ring: Arc<Ring>, wait_for_store: bool, timeouts: Timeouts) -> Self {
         Self(Some(Arc::new(Handle { ring, wait_for_store, timeouts })))
     }
@@ -170,6 +176,15 @@ impl Audit {
             Ok(()) => {}
         }
         Ok(receipt)
+    }
+
+    /// Records an event of the gateway itself, and waits for it as a call does.
+    ///
+    /// # Errors
+    /// [`Unavailable`]; as for [`Audit::refuse`].
+    pub async fn note(&self, event: Call) -> Result<(), Unavailable> {
+        let outcome = Outcome { status: Status::Ok, error_message: None, response_digest: None, response_bytes: None };
+        self.refuse(event, outcome, ()).await.map(Released::into_inner)
     }
 
     /// Records a call that is refused before dispatch (latency 0), then releases `answer`.

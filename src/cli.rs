@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 
 /// The work failed.
 const FAILED: u8 = 1;
@@ -112,7 +112,12 @@ impl Source {
 
 /// Loads a configuration, or says every fault.
 fn load(path: Option<&std::path::Path>) -> Result<Config, ExitCode> {
-    Config::load(path, environment()).map_err(|faults| {
+    load_whole(path).map(|loaded| loaded.config)
+}
+
+/// The same, with its file.
+fn load_whole(path: Option<&std::path::Path>) -> Result<Loaded, ExitCode> {
+    Config::load_whole(path, environment()).map_err(|faults| {
         for fault in faults {
             complain(&fault.to_string());
         }

@@ -14,12 +14,14 @@ mod kind;
 mod knobs;
 mod load;
 mod path;
+mod settings;
 
 pub use auth::{Auth, Issuer, Key, Tls};
 pub use expression::anchored;
 pub use fault::{Fault, Origin};
 pub use kind::{Kind, is_loopback};
 pub use knobs::{Fallback, KNOBS, Knob, reference};
+pub use settings::{Difference, Loaded, Settings};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,6 +43,8 @@ pub struct Config {
     pub auth: Auth,
     /// Role name to what it may call. No role, no rule: denied.
     pub roles: BTreeMap<String, Role>,
+    /// How much at once, and how often.
+    pub limits: Limits,
     /// Backend alias to how it is reached.
     pub backends: BTreeMap<String, Backend>,
     /// The audit pipeline.
@@ -137,6 +141,20 @@ pub enum Scalar {
     Flag(bool),
 }
 
+/// `[limits]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Most calls that one principal has open at once.
+    pub calls_per_principal: usize,
+    /// Most calls that are open at one backend at once, where it has no `calls_max` of its own.
+    pub calls_per_backend: usize,
+    /// Calls a second that one principal may keep up; 0 for any number.
+    pub rate_per_principal: u32,
+    /// Calls that one principal may make at once, above that rate.
+    pub burst_per_principal: u32,
+}
+
 /// `[backends.NAME]`: a stdio MCP server that Gatepost starts, or one that it reaches over HTTP. Its `Debug` shows the
 /// names of environment and headers only.
 #[derive(Clone, Deserialize)]
@@ -160,6 +178,8 @@ pub struct Backend {
     /// Longest time between two messages of a call.
     #[serde(with = "duration")]
     pub idle_timeout: Duration,
+    /// Most calls that are open there at once.
+    pub calls_max: Option<usize>,
 }
 
 /// `[audit]`
@@ -291,6 +311,7 @@ impl fmt::Debug for Backend {
             .field("ca_file", &self.ca_file)
             .field("call_timeout", &self.call_timeout)
             .field("idle_timeout", &self.idle_timeout)
+            .field("calls_max", &self.calls_max)
             .finish()
     }
 }
@@ -320,7 +341,14 @@ impl Default for Backend {
             ca_file: None,
             call_timeout: Duration::from_mins(30),
             idle_timeout: Duration::from_mins(5),
+            calls_max: None,
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { calls_per_principal: 64, calls_per_backend: 256, rate_per_principal: 0, burst_per_principal: 20 }
     }
 }
 

@@ -14,9 +14,12 @@ pub mod auth;
 pub mod catalog;
 pub mod dispatch;
 pub mod envelope;
+mod floods;
 mod headers;
 mod http;
 mod inflight;
+mod limits;
+mod live;
 mod local;
 pub mod protocol;
 pub mod raw;
@@ -31,23 +34,27 @@ mod target;
 pub mod tls;
 mod trail;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::audit::Audit;
-use crate::audit::redact::{PathError, Redaction};
-use crate::config::{Config, OnFailure};
+use crate::audit::record::Call;
+use crate::audit::redact::PathError;
+use crate::audit::{Audit, Unavailable};
+use crate::config::Config;
 use crate::upstream::{EndpointFault, Upstreams};
 
 use auth::{Authenticator, LoadError};
+use floods::Floods;
 use inflight::InFlight;
+use limits::Limits;
+use live::Live;
 use protocol::TOOLS_CALL;
-use rbac::{PatternError, Patterns, Policy};
+use rbac::PatternError;
 use session::Sessions;
 
 /// How long calls that the drain gave up may take to record that. *Chosen*: as the audit pipeline's own wait for a
@@ -58,16 +65,32 @@ const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// child answers them one by one.
 const LISTS_MAX: usize = 32;
 
+/// How often floods are looked for whose window has ended. *Chosen*: a tenth of it.
+const FLOODS_EVERY: Duration = Duration::from_secs(1);
+
 /// The gateway, ready to serve.
 #[derive(Debug)]
 pub struct Gateway {
     core: Arc<Core>,
     drain_timeout: Duration,
+    /// Records floods of refusals as their windows end.
+    watching: tokio::task::JoinHandle<()>,
 }
 
 /// What the operations listener may ask of a gateway that runs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Core>);
+
+/// Why a configuration did not take effect.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// It has faults.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Faults(Vec<Fault>),
+    /// The change could not be recorded.
+    #[error(transparent)]
+    Unrecorded(#[from] Unavailable),
+}
 
 /// What a stop found and did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +139,12 @@ struct Core {
     auth: Authenticator,
     /// What the listener accepts TLS with; `None`: it does not.
     tls: Option<tls::Acceptor>,
-    policy: Policy,
-    redaction: Redaction,
+    /// What a reload changes.
+    live: RwLock<Arc<Live>>,
+    /// How often that has changed: who shows somebody's view of it looks again.
+    policy_changed: watch::Sender<u64>,
+    limits: Limits,
+    floods: Mutex<Floods>,
     upstreams: Upstreams,
     /// Which backend has a resource, as far as is known.
     owners: local::Owners,
@@ -129,8 +156,6 @@ struct Core {
     sessions: Sessions,
     in_flight: InFlight,
     args_bytes_max: usize,
-    /// Which calls go on where they cannot be audited.
-    continue_for: Patterns,
     body_bytes_max: usize,
     connections_max: usize,
     allowed_hosts: Vec<String>,
@@ -150,6 +175,28 @@ struct Core {
 }
 
 impl Core {
+    /// What holds now. A message takes it once, when it arrives, and is decided by it to its end.
+    fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Records the floods that `take` takes.
+    async fn record_floods(&self, take: impl FnOnce(&mut Floods) -> Vec<floods::Flood>) {
+        let taken = take(&mut self.floods.lock().unwrap_or_else(PoisonError::into_inner));
+        let record = async |flood: floods::Flood| {
+            let (call, outcome) = flood.record();
+            // I2: the record stands for all that were counted.
+            if let Err(error) = self.audit.refuse(call, outcome, ()).await {
+                tracing::error!(%error, refusals = flood.count(), "a flood of refusals is not recorded yet");
+                // What was not stored in time is in the ring, and is stored when it can be.
+                if !matches!(error, Unavailable::NotStored { .. }) {
+                    self.floods.lock().unwrap_or_else(PoisonError::into_inner).put_back(flood);
+                }
+            }
+        };
+        futures_util::future::join_all(taken.into_iter().map(record)).await;
+    }
+
     /// Whether requests of this method are recorded.
     fn is_audited(&self, method: &str) -> bool {
         method == TOOLS_CALL || self.audited.iter().any(|audited| audited == method)
@@ -168,9 +215,7 @@ impl Core {
 struct Parts {
     auth: Authenticator,
     tls: Option<tls::Acceptor>,
-    policy: Policy,
-    redaction: Redaction,
-    continue_for: Patterns,
+    live: Live,
 }
 
 impl Gateway {
@@ -185,7 +230,7 @@ impl Gateway {
     /// # Errors
     /// Every fault of the configuration; nothing was started.
     pub fn build(config: &Config, audit: Audit) -> Result<Self, Vec<Fault>> {
-        let Parts { auth, tls, policy, redaction, continue_for } = compile(config)?;
+        let Parts { auth, tls, live } = compile(config)?;
         let upstreams = Upstreams::start(&config.backends)
             .map_err(|faults| faults.into_iter().map(Fault::Endpoint).collect::<Vec<_>>())?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
@@ -195,8 +240,10 @@ impl Gateway {
             audit,
             auth,
             tls,
-            policy,
-            redaction,
+            live: RwLock::new(Arc::new(live)),
+            policy_changed: watch::Sender::new(0),
+            limits: Limits::default(),
+            floods: Mutex::default(),
             upstreams,
             owners: local::Owners::default(),
             states: state::States::new(),
@@ -206,7 +253,6 @@ impl Gateway {
             sessions: Sessions::new(config.server.sessions_max),
             in_flight: InFlight::default(),
             args_bytes_max: config.audit.args_bytes_max,
-            continue_for,
             body_bytes_max: config.server.body_bytes_max,
             connections_max: config.server.connections_max.min(Semaphore::MAX_PERMITS),
             allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own]).collect(),
@@ -217,7 +263,9 @@ impl Gateway {
             tasks: TaskTracker::new(),
             drained: CancellationToken::new(),
         };
-        Ok(Self { core: Arc::new(core), drain_timeout: config.server.drain_timeout })
+        let core = Arc::new(core);
+        let watching = tokio::spawn(watch_floods(Arc::downgrade(&core)));
+        Ok(Self { core, drain_timeout: config.server.drain_timeout, watching })
     }
 
     /// A handle for the operations listener.
@@ -265,12 +313,30 @@ impl Gateway {
         core.sessions.end_all();
         let (recorded, ()) = tokio::join!(recorded, core.upstreams.stop());
         let left = if recorded.is_ok() { 0 } else { core.tasks.len() };
+        // It ends by itself: what it has taken it records first.
+        tokio::time::timeout(RECORD_TIMEOUT, self.watching).await.ok();
+        core.record_floods(Floods::all).await;
         ended.unwrap_or(Ok(()))?;
         Ok(Drained { finished: open.saturating_sub(given_up), given_up, left })
     }
 }
 
 impl Handle {
+    /// Lets what can change without a restart be as `config` says, once that is recorded as `gateway/config` with
+    /// `details`. Calls that have arrived end as they began.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; all stays as it was.
+    pub async fn reload(&self, config: &Config, details: &serde_json::Value) -> Result<(), ReloadError> {
+        let Parts { live, .. } = compile(config).map_err(ReloadError::Faults)?;
+        let core = &self.0;
+        // Recorded before it takes effect: whoever reads the trail knows under which rules a call was decided.
+        core.audit.note(Call::gateway_event("config", details)).await?;
+        *core.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+        core.policy_changed.send_modify(|changes| *changes += 1);
+        Ok(())
+    }
+
     /// How many backends answer now.
     #[must_use]
     pub fn backends_up(&self) -> usize {
@@ -302,24 +368,26 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
         Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Auth)));
     let tls = config.server.tls.as_ref().map(tls::Acceptor::load).transpose();
     let tls = tls.map_err(|err| faults.push(Fault::Tls(err)));
-    let policy = Policy::new(&config.roles).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
-    let continued = match config.audit.on_failure {
-        OnFailure::Refuse => &[],
-        OnFailure::Continue => config.audit.continue_for.as_slice(),
-    };
-    let continue_for = Patterns::new("audit.continue_for", continued)
-        .map_err(|errors| faults.extend(errors.into_iter().map(Fault::Pattern)));
-    let redaction = Redaction::new(&config.audit.redact).map_err(|err| faults.push(Fault::Redact(err)));
+    let live = Live::new(config).map_err(|errors| faults.extend(errors));
     for alias in config.backends.keys() {
         if let Some(fault) = catalog::alias_fault(alias) {
             faults.push(Fault::Alias { alias: alias.clone(), fault });
         }
     }
     faults.extend(Upstreams::check(&config.backends).into_iter().map(Fault::Endpoint));
-    match (auth, tls, policy, redaction, continue_for, faults.is_empty()) {
-        (Ok(auth), Ok(tls), Ok(policy), Ok(redaction), Ok(continue_for), true) => {
-            Ok(Parts { auth, tls, policy, redaction, continue_for })
-        }
+    match (auth, tls, live, faults.is_empty()) {
+        (Ok(auth), Ok(tls), Ok(live), true) => Ok(Parts { auth, tls, live }),
         _ => Err(faults),
+    }
+}
+
+/// Records floods as their windows end, for as long as the gateway is there.
+async fn watch_floods(core: Weak<Core>) {
+    let mut ticks = tokio::time::interval(FLOODS_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let Some(drained) = core.upgrade().map(|core| core.drained.clone()) else { return };
+    while drained.run_until_cancelled(ticks.tick()).await.is_some() {
+        let Some(core) = core.upgrade() else { return };
+        core.record_floods(|floods| floods.ended(Instant::now())).await;
     }
 }

@@ -1,5 +1,7 @@
 //! `gatepost serve`: builds the parts, joins them, waits for a signal, stops them in the order in which data flows.
 
+mod reload;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,21 +10,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use super::{BAD_CONFIG, FAILED, NO_OUTBOX, complain, fail, load, quickstart};
+use super::{BAD_CONFIG, FAILED, NO_OUTBOX, complain, fail, load_whole, quickstart};
 use crate::audit::outbox::fs::DiskFs;
 use crate::audit::pipeline::{self, Pipeline};
-use crate::audit::record::{Digest, GatewayId};
+use crate::audit::record::GatewayId;
 use crate::audit::sink::Sink;
 use crate::audit::sink::postgres::{self, PostgresSink};
 use crate::audit::{Audit, Timeouts, ring, scribe, shipper};
-use crate::config::{Config, Level, LogFormat};
+use crate::config::{Config, Level, Loaded, LogFormat};
 use crate::gateway::Gateway;
 use crate::ops::admin::Admin;
 use crate::ops::health::{self, Health};
+use reload::Reloader;
 
 /// How long the start waits for Postgres before it goes on without. *Chosen*: a healthy one migrates in a second.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,21 +62,22 @@ pub(super) enum Error {
 /// Runs the gateway until it is told to stop.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let (config, banner) = if args.quickstart {
+    let (config, banner, watched) = if args.quickstart {
         match quickstart::prepare() {
-            Ok((config, quickstart)) => (config, Some(quickstart)),
+            Ok((config, quickstart)) => (config, Some(quickstart), None),
             Err(error) => return fail(&format!("{error:#}")),
         }
-    } else if args.config.is_none() {
-        complain("serve needs --config FILE, or --quickstart to try it out");
-        return ExitCode::from(BAD_CONFIG);
-    } else {
-        match load(args.config.as_deref()) {
-            Ok(config) => (config, None),
+    } else if let Some(path) = &args.config {
+        let stamp = reload::stamp(path);
+        match load_whole(Some(path)) {
+            Ok(loaded) => (loaded.config.clone(), None, Some((path.clone(), stamp, loaded))),
             Err(code) => return code,
         }
+    } else {
+        complain("serve needs --config FILE, or --quickstart to try it out");
+        return ExitCode::from(BAD_CONFIG);
     };
-    on_runtime(&config, serve(&config, banner))
+    on_runtime(&config, serve(&config, banner, watched))
 }
 
 /// Logs as configured, runs `work` on a runtime of its own, and gives its exit code.
@@ -102,13 +106,22 @@ pub(super) fn on_runtime(config: &Config, work: impl Future<Output = Result<(), 
     }
 }
 
-async fn serve(config: &Config, banner: Option<quickstart::Quickstart>) -> Result<(), Error> {
+/// A file that is watched, its stamp when it was read, and what it said.
+type Watched = (PathBuf, reload::Stamp, Loaded);
+
+async fn serve(config: &Config, banner: Option<quickstart::Quickstart>, watched: Option<Watched>) -> Result<(), Error> {
     let stop = stop_on_signal()?;
+    let fault = |source| Error::Io { operation: "listen for SIGHUP", source };
+    // From here on SIGHUP ends nothing, however early it comes.
+    let watched = match watched {
+        Some(watched) => Some((watched, signal(SignalKind::hangup()).map_err(fault)?)),
+        None => None,
+    };
     let pipeline = if config.audit.enabled { Some(start_pipeline(config).await?) } else { None };
     if pipeline.is_none() {
         tracing::warn!("auditing is switched off (audit.enabled = false): calls leave no record");
     }
-    let served = serve_until(config, banner, pipeline.as_ref(), stop).await;
+    let served = serve_until(config, banner, watched, pipeline.as_ref(), stop).await;
     std::fs::remove_file(config.audit.dir.join(ADDRESSES_NAME)).ok();
     stop_pipeline(config, pipeline, served).await
 }
@@ -134,6 +147,7 @@ pub(super) fn faulty(faults: &[crate::gateway::Fault]) -> Error {
 async fn serve_until(
     config: &Config,
     banner: Option<quickstart::Quickstart>,
+    watched: Option<(Watched, Signal)>,
     pipeline: Option<&Pipeline>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
@@ -153,6 +167,10 @@ async fn serve_until(
                 tracing::error!(%error, "the operations listener ended");
             }
         });
+    }
+    if let Some(((path, stamp, loaded), hang_up)) = watched {
+        let reloader = Reloader::new(path, stamp, loaded, gateway.handle(), hang_up);
+        ops.spawn(reloader.run(ops_stop.clone()));
     }
     if let Some(probe) = probe {
         let admin = Admin::bind(&config.audit.dir, probe);
@@ -201,7 +219,7 @@ pub(super) async fn start_pipeline(config: &Config) -> Result<Pipeline, Error> {
         outbox_bytes_max: audit.outbox_bytes_max,
         timeouts: Timeouts { admission: audit.admission_timeout, store: audit.store_timeout },
         batch: shipper::BatchLimits { records: config.postgres.batch_rows_max, bytes: config.postgres.batch_bytes_max },
-        about: scribe::About { level, config_digest: Digest::of(format!("{config:?}").as_bytes()) },
+        about: scribe::About { level, config_digest: reload::config_digest(config) },
     };
     Ok(Pipeline::start(&pipeline, Arc::new(DiskFs), sink)?)
 }

@@ -3,15 +3,16 @@
 //! The table drives the search for unknown keys, the checks of type and range, the names of the environment variables
 //! and `docs/configuration.md`.
 
+mod reference;
 mod rules;
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::kind::Kind;
+pub use reference::reference;
 
 /// One key.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Knob {
     /// Its path; `*` stands for a name that the operator chooses, `[]` for a place in a list of tables.
     pub path: &'static str,
@@ -312,6 +313,12 @@ const OTHERS: &[Knob] = &[
         "Longest time a call may be silent: progress and other messages of it begin the time again.",
     ),
     knob(
+        "backends.*.calls_max",
+        count("calls", 1, 65_536),
+        Unset,
+        "Most calls that are open at this backend at once. Unset: `limits.calls_per_backend`.",
+    ),
+    knob(
         "audit.enabled",
         Kind::Flag,
         Value("true"),
@@ -457,35 +464,4 @@ impl Knob {
     fn section(&self) -> &'static str {
         self.path.rsplit_once('.').map_or("", |(section, _)| section)
     }
-}
-
-/// The tables of `docs/configuration.md`, in Markdown.
-#[must_use]
-pub fn reference() -> String {
-    let mut text = String::new();
-    let mut section = "";
-    for knob in KNOBS {
-        if knob.section() != section {
-            section = knob.section();
-            let heading = match section.strip_suffix("[]") {
-                Some(list) => format!("[[{}]]", list.replace('*', "NAME")),
-                None => format!("[{}]", section.replace('*', "NAME")),
-            };
-            let head = "| key | takes | default | what and why |\n| --- | --- | --- | --- |";
-            push(&mut text, format_args!("\n### `{heading}`\n\n{head}"));
-        }
-        let default = match knob.default {
-            Value(value) => format!("`{value}`"),
-            Unset => "unset".to_owned(),
-            Required => "required".to_owned(),
-        };
-        let name = knob.path.rsplit('.').next().unwrap_or(knob.path);
-        let range = knob.kind.range();
-        push(&mut text, format_args!("| `{name}` | {range} | {default} | {} |", knob.reason));
-    }
-    text
-}
-
-fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
-    writeln!(text, "{line}").expect("a String takes all text");
 }

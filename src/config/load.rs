@@ -10,6 +10,7 @@ use toml::{Spanned, Table, Value};
 
 use super::knobs::{Fallback, KNOBS, Knob};
 use super::path::{join, nearest, nearest_key};
+use super::settings::{Loaded, Settings};
 use super::{Config, Fault, Origin, check, kind};
 
 /// Largest configuration file, in bytes. *Chosen*: thousands of roles fit; anything larger is the wrong file.
@@ -32,7 +33,18 @@ impl Config {
     /// # Errors
     /// Every fault found, in the order of the file; at least one.
     pub fn load(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, Vec<Fault>> {
-        let Some(path) = path else { return Self::parse("", None, env) };
+        Self::load_whole(path, env).map(|loaded| loaded.config)
+    }
+
+    /// The same, with the file's text and what is set key by key.
+    ///
+    /// # Errors
+    /// Every fault found, in the order of the file; at least one.
+    pub fn load_whole(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Loaded, Vec<Fault>> {
+        let Some(path) = path else { return Self::parse_whole("", None, env) };
         let unreadable = |message| vec![Fault { origin: Origin::File(path.to_owned()), key: String::new(), message }];
         let mut bytes = Vec::new();
         std::fs::File::open(path)
@@ -44,7 +56,7 @@ impl Config {
         }
         let text = String::from_utf8(bytes)
             .map_err(|_| unreadable("is no UTF-8 text: save it as UTF-8, as TOML demands".to_owned()))?;
-        Self::parse(&text, Some(path), env)
+        Self::parse_whole(&text, Some(path), env)
     }
 
     /// The same for text that is at hand; `path` names it in faults.
@@ -56,6 +68,14 @@ impl Config {
         path: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Vec<Fault>> {
+        Self::parse_whole(text, path, env).map(|loaded| loaded.config)
+    }
+
+    pub(super) fn parse_whole(
+        text: &str,
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Loaded, Vec<Fault>> {
         let file = path.map(Path::to_owned);
         let mut draft = Draft { file, lines: BTreeMap::new(), variables: BTreeMap::new(), faults: Vec::new() };
         let (document, errors) = DeTable::parse_recoverable(text);
@@ -68,10 +88,11 @@ impl Config {
         let mut tree = draft.table(document.get_ref(), "", &LineIndex::new(text));
         draft.overlay(&mut tree, env);
         draft.walk(&mut tree, "", "");
+        let settings = Settings::of(&tree);
         match Self::deserialize(Value::Table(tree)) {
             Ok(config) => {
                 check::together(&config, &mut |key, message| draft.fault(key, message));
-                draft.finish(config)
+                draft.finish(Loaded { config, settings, text: text.to_owned() })
             }
             Err(source) => {
                 if draft.faults.is_empty() {
@@ -265,8 +286,8 @@ impl Draft {
         true
     }
 
-    fn finish(self, config: Config) -> Result<Config, Vec<Fault>> {
-        if self.faults.is_empty() { Ok(config) } else { Err(self.in_order()) }
+    fn finish(self, loaded: Loaded) -> Result<Loaded, Vec<Fault>> {
+        if self.faults.is_empty() { Ok(loaded) } else { Err(self.in_order()) }
     }
 
     fn in_order(self) -> Vec<Fault> {

@@ -8,6 +8,7 @@ use super::Core;
 use super::arrival::Arrival;
 use super::auth::Principal;
 use super::envelope::Message;
+use super::live::Live;
 use super::protocol::Era;
 use super::session::{Ear, Notices, Session};
 use super::stream::Stream;
@@ -17,6 +18,8 @@ use super::target;
 #[derive(Debug)]
 pub(super) struct Ask<'a> {
     pub(super) core: &'a Core,
+    /// What it is decided by.
+    pub(super) live: Arc<Live>,
     pub(super) arrival: &'a Arrival,
     pub(super) principal: &'a Principal,
     pub(super) message: &'a Message<'a>,

@@ -5,6 +5,7 @@
 //! no tool.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::audit::record::Status;
 use crate::upstream::{Answer, Interrupt};
@@ -16,9 +17,10 @@ use super::ask::Ask;
 use super::auth::{AuthError, Principal};
 use super::catalog::Scope;
 use super::envelope::{self, Hint, Id, Malformed};
+use super::limits::Place;
+use super::live::Live;
 use super::protocol::{
-    DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, RATE_LIMITED, SESSION_HEADER, TOOLS_CALL,
-    UNAUTHENTICATED,
+    DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, SESSION_HEADER, TOOLS_CALL, UNAUTHENTICATED,
 };
 use super::rbac::{Kind, Permit, Target};
 use super::reply::{Reply, http_status};
@@ -34,7 +36,26 @@ struct Permitted<'a> {
     permit: Permit,
     id: Id,
     /// Its place among the open calls.
-    slot: SemaphorePermit<'a>,
+    slot: Slot<'a>,
+}
+
+/// A place among the open calls: of all, of the principal's, and of the backend's.
+#[derive(Debug)]
+struct Slot<'a> {
+    _of_all: SemaphorePermit<'a>,
+    _own: Place<'a>,
+}
+
+impl<'a> Slot<'a> {
+    fn take(ask: &Ask<'a>, backend: &str) -> Result<Self, Refusal> {
+        let core = ask.core;
+        let full = |_| Refusal::rate_limited("too many calls are open", Duration::from_secs(1));
+        // I6: the number of open calls is bounded.
+        let of_all = core.calls.try_acquire().map_err(full)?;
+        let own = core.limits.enter(ask.principal, backend, &ask.live);
+        let own = own.map_err(|exceeded| Refusal::rate_limited(exceeded.to_string(), exceeded.wait()))?;
+        Ok(Self { _of_all: of_all, _own: own })
+    }
 }
 
 /// The stream of a request that has one, and how its messages are named.
@@ -91,7 +112,8 @@ impl Offer {
 
 async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
     let bytes = arrival.body.as_ref().map_or(&[][..], |body| body);
-    let mut trail = Trail::new(arrival, envelope::hint(bytes, core.body_bytes_max));
+    let live = core.live();
+    let mut trail = Trail::new(Arc::clone(&live), arrival, envelope::hint(bytes, core.body_bytes_max));
     if let Err(fault @ (Fault::Host | Fault::Origin)) = &arrival.body {
         return trail.refuse(core, (*fault).into()).await;
     }
@@ -127,8 +149,8 @@ async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
             Err(refusal) => return trail.refuse(core, refusal).await,
         },
     };
-    if arrival.scope.backend().is_some_and(|backend| !is_visible(core, &principal, backend)) {
-        return trail.refuse(core, not_here(core, arrival, &principal, &message.method)).await;
+    if arrival.scope.backend().is_some_and(|backend| !is_visible(core, &live, &principal, backend)) {
+        return trail.refuse(core, not_here(&live, arrival, &principal, &message.method)).await;
     }
     let Some(id) = message.id.clone() else {
         if !message.method.starts_with("notifications/") {
@@ -150,7 +172,7 @@ async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
     let stream = offer.stream(arrival, session.as_ref());
     let interrupt = Interrupt { client, drained: core.drained.clone() };
     let (principal, message) = (&principal, &message);
-    let ask = Ask { core, arrival, principal, message, era, session, stream, interrupt };
+    let ask = Ask { core, live, arrival, principal, message, era, session, stream, interrupt };
     match target::plan(&message.method, era) {
         Plan::Targeted => Box::pin(targeted(&ask, &mut trail)).await,
         Plan::Initialize => local::initialize(&ask, &mut trail).await,
@@ -172,13 +194,13 @@ fn session(core: &Core, arrival: &Arrival, principal: &Principal) -> Result<Opti
 }
 
 /// Whether the backend is there for this caller: one that a caller may use nothing of is as one that is not there.
-fn is_visible(core: &Core, principal: &Principal, backend: &str) -> bool {
-    core.upstreams.contains(backend) && core.policy.reaches(&principal.roles, backend)
+fn is_visible(core: &Core, live: &Live, principal: &Principal, backend: &str) -> bool {
+    core.upstreams.contains(backend) && live.policy.reaches(&principal.roles, backend)
 }
 
-fn not_here(core: &Core, arrival: &Arrival, principal: &Principal, method: &str) -> Refusal {
+fn not_here(live: &Live, arrival: &Arrival, principal: &Principal, method: &str) -> Refusal {
     let backend = arrival.scope.backend().unwrap_or_default();
-    if method == TOOLS_CALL && !core.policy.reaches(&principal.roles, backend) {
+    if method == TOOLS_CALL && !live.policy.reaches(&principal.roles, backend) {
         let roles = principal.roles.join(",");
         let refusal = Refusal::malformed(StatusCode::OK, DENIED, format!("role {roles} may call nothing of {backend}"));
         return Refusal { status: Status::Denied, ..refusal };
@@ -285,17 +307,14 @@ async fn permit<'a>(ask: &Ask<'a>, subject: &Subject, trail: &mut Trail<'_>) -> 
     };
     let params = subject.params(ask.message, target, state);
     let arguments = subject.arguments.as_deref();
-    let permit = core.policy.authorize_request(ask.principal, target, Some(&params), arguments).map_err(|denied| {
-        trail.caller = denied.caller;
-        let refusal = Refusal::malformed(StatusCode::OK, DENIED, denied.reason);
-        Refusal { status: Status::Denied, ..refusal }
-    })?;
+    let permit =
+        ask.live.policy.authorize_request(ask.principal, target, Some(&params), arguments).map_err(|denied| {
+            trail.caller = denied.caller;
+            let refusal = Refusal::malformed(StatusCode::OK, DENIED, denied.reason);
+            Refusal { status: Status::Denied, ..refusal }
+        })?;
     trail.caller = permit.caller().clone();
-    let slot = core.calls.try_acquire().map_err(|_| {
-        // I6: the number of open calls is bounded.
-        let refusal = Refusal::malformed(StatusCode::TOO_MANY_REQUESTS, RATE_LIMITED, "too many calls are open");
-        Refusal { status: Status::RateLimited, ..refusal }
-    })?;
+    let slot = Slot::take(ask, permit.backend())?;
     let Some(backend) = core.upstreams.get(permit.backend()) else {
         return Err(match ask.arrival.scope {
             Scope::All => Refusal::unknown(subject.what(), name, ask.era),
@@ -316,7 +335,7 @@ async fn call(ask: &Ask<'_>, trail: &Trail<'_>, permitted: Permitted<'_>) -> Rep
     let (core, id) = (ask.core, &id);
     // I1: the intent reaches its level before the call is forwarded, or there is no call.
     let target = Target { kind: permit.kind(), backend: permit.backend(), tool: permit.tool() };
-    let begun = if core.continue_for.matches(target) {
+    let begun = if ask.live.continue_for.matches(target) {
         core.audit.begin_or_continue(trail.call(core)).await
     } else {
         core.audit.begin(trail.call(core)).await
@@ -364,12 +383,16 @@ async fn extension(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
     // It may do anything: only who may call everything may ask for it.
     trail.tool = None;
     trail.arguments = ask.message.params.map(|params| params.get().to_owned());
-    if !core.policy.has_all(&ask.principal.roles, backend.alias()) {
+    if !ask.live.policy.has_all(&ask.principal.roles, backend.alias()) {
         let message = format!("{method} is for roles that may call all of {}", backend.alias());
         let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
         return trail.refuse(core, Refusal { status: Status::Denied, ..refusal }).await;
     }
     let Some(id) = ask.message.id.clone() else { return trail.refuse(core, Malformed::Id.into()).await };
+    let _slot = match Slot::take(ask, backend.alias()) {
+        Ok(slot) => slot,
+        Err(refusal) => return trail.refuse(core, refusal).await,
+    };
     let receipt = match core.audit.begin(trail.call(core)).await {
         Ok(receipt) => receipt,
         Err(unavailable) => return Reply::unavailable(Some(&id), &unavailable),
@@ -390,7 +413,7 @@ async fn extension(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
 /// # Errors
 /// The refusal, recorded.
 pub(super) async fn listen(core: Arc<Core>, arrival: Arrival) -> Result<Listening, Reply> {
-    let mut trail = Trail::new(&arrival, Hint::default());
+    let mut trail = Trail::new(core.live(), &arrival, Hint::default());
     "session/listen".clone_into(&mut trail.method);
     let found = listening(&core, &arrival, &mut trail).await;
     let (session, stream, after) = match found {
@@ -440,7 +463,7 @@ async fn listening(
 
 /// Closes a legacy session.
 pub(super) async fn close(core: Arc<Core>, arrival: Arrival) -> Reply {
-    let mut trail = Trail::new(&arrival, Hint::default());
+    let mut trail = Trail::new(core.live(), &arrival, Hint::default());
     "session/close".clone_into(&mut trail.method);
     let reply = match close_session(&core, &arrival, &mut trail).await {
         Ok(()) => {
@@ -527,11 +550,12 @@ mod tests {
             token_id: Some("t".to_owned()),
             roles: vec![role.to_owned()],
         };
-        let mut trail = Trail::new(arrival, envelope::hint(body, core.body_bytes_max));
+        let mut trail = Trail::new(core.live(), arrival, envelope::hint(body, core.body_bytes_max));
         trail.caller = principal.caller(None);
         let (era, interrupt) = (Era::Legacy, Interrupt::default());
         let (principal, message) = (&principal, &message);
-        let ask = Ask { core, arrival, principal, message, era, session: None, stream: None, interrupt };
+        let live = core.live();
+        let ask = Ask { core, live, arrival, principal, message, era, session: None, stream: None, interrupt };
         let refusal = match target::subject(message) {
             Ok(subject) => permit(&ask, &subject, &mut trail).await.unwrap_err(),
             Err(broken) => broken.into(),
@@ -571,7 +595,7 @@ mod tests {
     async fn i2_a_call_without_a_token_is_recorded_with_what_it_asked_for() {
         let core = core(|_| {});
         let arrival = arrival(Scope::All, &request(r#"{"name":"time__get"}"#));
-        let mut trail = Trail::new(&arrival, envelope::hint(arrival.body.as_ref().unwrap(), 1000));
+        let mut trail = Trail::new(core.live(), &arrival, envelope::hint(arrival.body.as_ref().unwrap(), 1000));
         let refusal = authenticate(&core, &arrival, &mut trail).await.unwrap_err();
         assert_eq!((refusal.status, refusal.http), (Status::Unauthenticated, StatusCode::UNAUTHORIZED));
         let call = trail.call(&core);
@@ -586,7 +610,7 @@ mod tests {
         for value in ["Bearer a.b.c", "Bearer d.e.f"] {
             arrival.headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
         }
-        let mut trail = Trail::new(&arrival, Hint::default());
+        let mut trail = Trail::new(core.live(), &arrival, Hint::default());
         let refusal = authenticate(&core, &arrival, &mut trail).await.unwrap_err();
         assert_eq!(refusal.message, AuthError::NotBearer.to_string());
     }

@@ -118,7 +118,7 @@ async fn list_one(ask: &Ask<'_>, id: &Id, backend: &Backend, list: List) -> Repl
         Err(err) => return failed(id, backend, &err),
     };
     let Response::Result(page) = response else { return relayed(id, response, ask.era, backends) };
-    let mut page = catalog::filtered(&ask.core.policy, ask.principal, backend.alias(), list, &page);
+    let mut page = catalog::filtered(&ask.live.policy, ask.principal, backend.alias(), list, &page);
     if ask.era == Era::Modern {
         // What one role sees is not for others.
         page = match backends {
@@ -147,7 +147,7 @@ async fn list_all(ask: &Ask<'_>, id: &Id, list: List) -> Reply {
     let found = items_of_all(ask, list).await;
     let mut taken = BTreeSet::new();
     let of_one = |(backend, items): &(Arc<Backend>, Arc<[Item]>)| {
-        catalog::federated(&ask.core.policy, ask.principal, backend.alias(), list, items, &mut taken)
+        catalog::federated(&ask.live.policy, ask.principal, backend.alias(), list, items, &mut taken)
     };
     let items: Vec<String> = found.iter().flat_map(of_one).collect();
     let Some((page, next)) = catalog::page(&items, cursor.as_deref()) else { return unknown_cursor(ask, id) };
@@ -190,7 +190,7 @@ async fn items_of_all(ask: &Ask<'_>, list: List) -> Vec<(Arc<Backend>, Arc<[Item
             }
         }
     };
-    let visible = |backend: &&Arc<Backend>| ask.core.policy.reaches(&ask.principal.roles, backend.alias());
+    let visible = |backend: &&Arc<Backend>| ask.live.policy.reaches(&ask.principal.roles, backend.alias());
     let all: Vec<_> = ask.backends().filter(visible).cloned().map(of_one).collect();
     let found: Vec<_> = futures_util::future::join_all(all).await.into_iter().flatten().collect();
     if list == List::Resources {
@@ -204,7 +204,7 @@ async fn items_of_all(ask: &Ask<'_>, list: List) -> Vec<(Arc<Backend>, Arc<[Item
 
 /// The backend that has the resource `uri`, where the caller may use it.
 pub(super) async fn owner(ask: &Ask<'_>, uri: &str) -> Option<String> {
-    let allowed = |backend: &str| ask.core.policy.shows(&ask.principal.roles, Target::resource(backend, uri));
+    let allowed = |backend: &str| ask.live.policy.shows(&ask.principal.roles, Target::resource(backend, uri));
     if let Some(known) = ask.core.owners.of(uri).filter(|known| allowed(known)) {
         return Some(known);
     }
@@ -248,7 +248,7 @@ async fn set_level(ask: &Ask<'_>, id: &Id) -> Reply {
     if let Some(backend) = target::only(&ask.arrival.scope, ask.core.upstreams.all()) {
         return relay(ask, id, backend, ask.params(), None).await;
     }
-    let visible = |backend: &&Arc<Backend>| ask.core.policy.reaches(&ask.principal.roles, backend.alias());
+    let visible = |backend: &&Arc<Backend>| ask.live.policy.reaches(&ask.principal.roles, backend.alias());
     for backend in ask.backends().filter(visible) {
         // One that has no log, or is down, leaves the others theirs.
         if let Err(err) = asked(ask, backend, ask.params(), None).await {

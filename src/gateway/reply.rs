@@ -77,6 +77,12 @@ impl Reply {
         Self::message(status, id, &Content::Error(upstream::error_object(code, message, None)))
     }
 
+    /// A refusal that was counted with others like it: their record stands for it, and is made when their window ends.
+    #[must_use]
+    pub fn counted_refusal(status: StatusCode, id: Option<&Id>, code: i32, message: &str, data: Option<&str>) -> Self {
+        Self::message(status, id, &Content::Error(upstream::error_object(code, message, data)))
+    }
+
     /// A reply without a body to what is not audited: an accepted notification, a closed session.
     #[must_use]
     pub fn local_unaudited_empty(status: StatusCode) -> Self {

@@ -104,7 +104,7 @@ pub(super) async fn listen(ask: &Ask<'_>, id: &Id, trail: &mut Trail<'_>) -> Rep
     let params = raw::object([("_meta", meta.as_str()), ("notifications", &text)]);
     let method = raw::quoted(ACKNOWLEDGED);
     stream.push(&raw::object([("jsonrpc", "\"2.0\""), ("method", &method), ("params", &params)]));
-    let visible = |backend: &&Arc<Backend>| ask.core.policy.reaches(&ask.principal.roles, backend.alias());
+    let visible = |backend: &&Arc<Backend>| ask.live.policy.reaches(&ask.principal.roles, backend.alias());
     let heard: Vec<_> = ask.backends().filter(visible).cloned().collect();
     let of_one = async |backend: &Arc<Backend>| {
         if backend.speaks_modern().await.unwrap_or(false)
@@ -148,7 +148,7 @@ async fn allowed(ask: &Ask<'_>, filter: &Filter, text: &str, trail: &mut Trail<'
     let params = ask.message.params.map_or("{}", serde_json::value::RawValue::get);
     let is_known = members(text).iter().all(|filter| HEARD_BY_ALL.contains(&filter.key.as_str()))
         && members(params).iter().all(|member| member.key == "notifications" || member.key == "_meta");
-    let may_all = |backend: &Arc<Backend>| ask.core.policy.has_all(&ask.principal.roles, backend.alias());
+    let may_all = |backend: &Arc<Backend>| ask.live.policy.has_all(&ask.principal.roles, backend.alias());
     if !is_known && !ask.backends().all(may_all) {
         let message = format!("role {} may hear of nothing but lists here", ask.principal.roles.join(","));
         let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
@@ -159,7 +159,7 @@ async fn allowed(ask: &Ask<'_>, filter: &Filter, text: &str, trail: &mut Trail<'
             Some(backend) => Some(backend.to_owned()),
             None => local::owner(ask, uri).await,
         };
-        let may = |backend| ask.core.policy.shows(&ask.principal.roles, Target::resource(backend, uri));
+        let may = |backend| ask.live.policy.shows(&ask.principal.roles, Target::resource(backend, uri));
         if !backend.as_deref().is_some_and(may) {
             (trail.backend, trail.tool) = (backend, Some(uri.clone()));
             let message = format!("role {} may not read {uri}", ask.principal.roles.join(","));

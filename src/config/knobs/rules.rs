@@ -1,7 +1,7 @@
-//! The keys of roles: what each allows and denies.
+//! The keys of roles and limits: what each allows and denies, and how much.
 
 use super::Fallback::{Required, Unset, Value};
-use super::{Kind, Knob, knob};
+use super::{Kind, Knob, count, knob};
 
 /// They stand behind those of `auth`.
 pub(super) const RULES: &[Knob] = &[
@@ -71,5 +71,29 @@ pub(super) const RULES: &[Knob] = &[
         Kind::Directory,
         Unset,
         "The argument is the absolute path of this directory or of something below it, by its text; `..` may not lead out of it.",
+    ),
+    knob(
+        "limits.calls_per_principal",
+        count("calls", 1, 65_536),
+        Value("64"),
+        "Most calls that one principal (issuer and subject) has open at once; one more gets 429 and is recorded as `rate_limited`. One client must not take all of `server.calls_max`.",
+    ),
+    knob(
+        "limits.calls_per_backend",
+        count("calls", 1, 65_536),
+        Value("256"),
+        "Most calls that are open at one backend at once, refused and recorded alike. A backend's own `calls_max` goes before.",
+    ),
+    knob(
+        "limits.rate_per_principal",
+        count("calls a second", 0, 100_000),
+        Value("0"),
+        "Calls a second that one principal may keep up; more get 429 and are recorded as `rate_limited`. 0: any number.",
+    ),
+    knob(
+        "limits.burst_per_principal",
+        count("calls", 1, 100_000),
+        Value("20"),
+        "Calls that one principal may make at once after a pause, where `rate_per_principal` is set: an agent asks several tools at a time.",
     ),
 ];
