@@ -147,7 +147,7 @@ async fn through(level: &str, during: Duration) -> Run {
     let text = if enabled { text } else { text.replace("127.0.0.1:0", "127.0.0.1:48808") };
     std::fs::write(&config, text).unwrap();
     let mut command = tokio::process::Command::new(BINARY);
-    command.args(["serve", "--config"]).arg(&config).kill_on_drop(true);
+    command.args(["serve", "--config"]).arg(&config).env_clear().kill_on_drop(true);
     let mut child = command.spawn().unwrap();
     let host = if enabled { address(&data.join("serve.json")).await } else { "127.0.0.1:48808".to_owned() };
     let token = token(key);

@@ -215,6 +215,8 @@ pub struct Audit {
     pub on_failure: OnFailure,
     /// Patterns over `backend/tool`: which calls go on, where `on_failure` is `continue`.
     pub continue_for: Vec<String>,
+    /// Equal refusals in ten seconds that are recorded one by one; more are counted in one record.
+    pub refusals_singly_max: u32,
     /// Longest recorded arguments, bytes.
     pub args_bytes_max: usize,
     /// JSON pointers into the arguments whose values are never recorded.
@@ -391,6 +393,7 @@ impl Default for Audit {
             outbox_bytes_max: 8 * 1024 * 1024 * 1024,
             on_failure: OnFailure::Refuse,
             continue_for: Vec::new(),
+            refusals_singly_max: 10,
             args_bytes_max: 64 * 1024,
             redact: Vec::new(),
         }

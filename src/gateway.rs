@@ -243,7 +243,7 @@ impl Gateway {
             live: RwLock::new(Arc::new(live)),
             policy_changed: watch::Sender::new(0),
             limits: Limits::default(),
-            floods: Mutex::default(),
+            floods: Mutex::new(Floods::new(config.audit.refusals_singly_max)),
             upstreams,
             owners: local::Owners::default(),
             states: state::States::new(),

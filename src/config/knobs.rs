@@ -397,6 +397,12 @@ const OTHERS: &[Knob] = &[
         "Which calls go on unaudited where `audit.on_failure` is `continue`. Each is counted, logged, and told of in a `gateway/gap` record.",
     ),
     knob(
+        "audit.refusals_singly_max",
+        count("records", 1, 1_000_000),
+        Value("10"),
+        "Equal refusals of one caller in ten seconds that are recorded one by one; more are counted, and one record says how many.",
+    ),
+    knob(
         "audit.args_bytes_max",
         count("bytes", 64, 1024 * 1024),
         Value("65536"),

@@ -12,9 +12,6 @@ use std::time::{Duration, Instant};
 
 use crate::audit::record::{Call, Digest, Outcome};
 
-/// Equal refusals of a window that are recorded one by one. *Chosen*: a person's mistakes are fewer.
-const SINGLES: u32 = 10;
-
 /// How long a window is. *Chosen*: what a record may lag behind; a loop of refusals leaves two records a second at most.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
 
@@ -26,8 +23,10 @@ const KINDS_MAX: usize = 4096;
 pub(super) struct Kind([u8; 32]);
 
 /// The open windows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Floods {
+    /// Equal refusals of a window that are recorded by themselves.
+    singles_max: u32,
     windows: HashMap<Kind, Window>,
     /// Records that could not be made yet.
     left: Vec<Flood>,
@@ -71,19 +70,23 @@ impl Kind {
 }
 
 impl Floods {
+    /// Refusals of a kind are counted where more than `singles_max` of them come in a window.
+    pub(super) fn new(singles_max: u32) -> Self {
+        Self { singles_max, windows: HashMap::new(), left: Vec::new() }
+    }
+
     /// What happens to a refusal of this kind; `record` makes what is kept of the first that is counted.
     pub(super) fn meet(&mut self, kind: Kind, now: Instant, record: impl FnOnce() -> (Call, Outcome)) -> Fate {
         if let Some(window) = self.windows.get_mut(&kind).filter(|window| !window.has_ended(now)) {
-            if window.singles < SINGLES {
+            if window.singles < self.singles_max {
                 window.singles += 1;
                 return Fate::Recorded;
             }
-            match &mut window.flood {
-                Some(flood) => flood.count += 1,
-                None => {
-                    let (call, outcome) = record();
-                    window.flood = Some(Flood { call, outcome, count: 1 });
-                }
+            if let Some(flood) = &mut window.flood {
+                flood.count += 1;
+            } else {
+                let (call, outcome) = record();
+                window.flood = Some(Flood { call, outcome, count: 1 });
             }
             return Fate::Counted;
         }
@@ -146,6 +149,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const SINGLES: u32 = 10;
     use crate::audit::record::{RequestId, Status};
 
     fn record() -> (Call, Outcome) {
@@ -162,12 +167,12 @@ mod tests {
 
     #[test]
     fn the_first_ones_are_recorded_and_the_rest_of_the_window_is_counted() {
-        let (mut floods, begin) = (Floods::default(), Instant::now());
+        let (mut floods, begin) = (Floods::new(SINGLES), Instant::now());
         let fates: Vec<Fate> = (0..134).map(|_| floods.meet(kind("a"), begin, record)).collect();
         assert_eq!(fates.iter().filter(|fate| **fate == Fate::Recorded).count(), 10);
         assert_eq!(fates.last(), Some(&Fate::Counted));
         assert_eq!(floods.meet(kind("b"), begin, record), Fate::Recorded, "another kind has its own window");
-        assert_eq!(floods.ended(begin + WINDOW - Duration::from_millis(1)), []);
+        assert_eq!(floods.ended(begin + WINDOW.saturating_sub(Duration::from_millis(1))), []);
         let ended = floods.ended(begin + WINDOW);
         assert_eq!(messages(&ended), ["no (and 123 more like it in 10 s)"]);
         assert_eq!((ended[0].count(), floods.all()), (124, Vec::new()));
@@ -176,7 +181,7 @@ mod tests {
 
     #[test]
     fn one_that_is_counted_alone_is_recorded_as_it_was() {
-        let (mut floods, begin) = (Floods::default(), Instant::now());
+        let (mut floods, begin) = (Floods::new(SINGLES), Instant::now());
         for _ in 0..=SINGLES {
             floods.meet(kind("a"), begin, record);
         }
@@ -187,7 +192,7 @@ mod tests {
 
     #[test]
     fn i6_windows_are_bounded_and_more_kinds_are_recorded_one_by_one() {
-        let (mut floods, begin) = (Floods::default(), Instant::now());
+        let (mut floods, begin) = (Floods::new(SINGLES), Instant::now());
         for name in 0..KINDS_MAX {
             floods.meet(kind(&name.to_string()), begin, record);
         }
@@ -212,7 +217,7 @@ mod tests {
         fn i2_every_refusal_is_recorded_or_counted_once(
             steps in proptest::collection::vec((0_u64..3000, "[a-c]", any::<bool>(), any::<bool>()), 0..200),
         ) {
-            let (mut floods, mut now) = (Floods::default(), Instant::now());
+            let (mut floods, mut now) = (Floods::new(SINGLES), Instant::now());
             let (mut recorded, mut taken) = (0_u64, 0_u64);
             for (idx, (wait, name, asks, fails)) in steps.iter().enumerate() {
                 now += Duration::from_millis(*wait);

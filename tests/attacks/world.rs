@@ -84,6 +84,8 @@ impl World {
     /// `fixture` serves the conformance server.
     pub fn start(fixture_server: Server) -> Self {
         let mut setup = Setup::new();
+        // Attacks are alike; each is to have its own record here.
+        setup.set_toml("audit.refusals_singly_max", "1000000");
         let second = setup.dir().join("second");
         std::fs::write(&second, SECOND_SECRET).unwrap();
         let path = |path: &Path| path.display().to_string();
