@@ -334,6 +334,7 @@ impl Handle {
         core.audit.note(Call::gateway_event("config", details)).await?;
         *core.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
         core.policy_changed.send_modify(|changes| *changes += 1);
+        core.sessions.tell_of_lists();
         Ok(())
     }
 

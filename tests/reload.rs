@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::gatepost::Setup;
+use common::gatepost::{Setup, token};
 use common::mcp::Era;
 use common::wait::{SOON, until_async};
 use nix::sys::signal::Signal;
@@ -30,6 +30,25 @@ async fn i10_a_role_that_loses_its_rule_is_denied_at_the_next_call_and_the_chang
     until_async("the fault is told", SOON, async || setup.log().contains("roles.echo.allow[0]")).await;
     assert_eq!(client.call("echo", json!({"text": "still"})).await.unwrap().content(), "still");
     assert!(config_records(&setup).is_empty());
+    // Whoever listens, in either era, hears that its lists may have changed.
+    let legacy = gatepost.client_at("/mcp/example", Era::Legacy, "echo").await;
+    let bearer = format!("Bearer {}", token("echo"));
+    let listen = |request: reqwest::RequestBuilder| {
+        request.header("authorization", &bearer).header("accept", "application/json, text/event-stream").send()
+    };
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("{}/mcp/example", gatepost.url());
+    let mut older = listen(http.get(&url).header("mcp-session-id", legacy.session().unwrap())).await.unwrap();
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let params = json!({"notifications": {"toolsListChanged": true}, "_meta": meta});
+    let body = json!({"jsonrpc": "2.0", "id": "l", "method": "subscriptions/listen", "params": params}).to_string();
+    let request = http.post(&url).header("content-type", "application/json").body(body);
+    let request = request.header("mcp-protocol-version", "2026-07-28").header("mcp-method", "subscriptions/listen");
+    let mut newer = listen(request).await.unwrap();
+    assert!(String::from_utf8_lossy(&newer.chunk().await.unwrap().unwrap()).contains("acknowledged"));
     // A good one is recorded before anybody is decided on by it.
     setup.role("echo", &["example/add"]);
     setup.config_file();
@@ -39,6 +58,10 @@ async fn i10_a_role_that_loses_its_rule_is_denied_at_the_next_call_and_the_chang
         reply.body["error"]["code"] == -32003
     })
     .await;
+    for stream in [&mut older, &mut newer] {
+        let told = String::from_utf8_lossy(&stream.chunk().await.unwrap().unwrap()).into_owned();
+        assert!(told.contains("notifications/tools/list_changed"), "{told}");
+    }
     let changed = config_records(&setup);
     assert_eq!(changed.len(), 1, "{changed:?}");
     let said = changed[0]["request_args"].to_string();

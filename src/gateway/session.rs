@@ -18,6 +18,7 @@ use crate::upstream::{Backend, CallError, Event, Listen, Peer, Response};
 use super::auth::Principal;
 use super::catalog::Scope;
 use super::envelope::Id;
+use super::protocol::LISTS_CHANGED;
 use super::raw;
 use super::stream::Stream;
 
@@ -146,6 +147,17 @@ impl Sessions {
         self.lock().remove(id);
         session.end();
         Ok(session)
+    }
+
+    /// Tells every client that listens that its lists may have changed.
+    pub fn tell_of_lists(&self) {
+        let all: Vec<_> = self.lock().values().cloned().collect();
+        for general in all.iter().map(|session| session.general()).filter(|general| general.is_read()) {
+            for method in LISTS_CHANGED {
+                // One that does not read loses it, and has more to read than this.
+                general.push(&raw::object([("jsonrpc", "\"2.0\""), ("method", &raw::quoted(method))]));
+            }
+        }
     }
 
     /// Ends the streams that belong to no request.

@@ -16,7 +16,7 @@ use crate::upstream::{Backend, CallError, Change, Event, Listen, Response};
 use super::ask::Ask;
 use super::envelope::{Id, Malformed};
 use super::local;
-use super::protocol::{DENIED, INVALID_REQUEST, META_SUBSCRIPTION};
+use super::protocol::{DENIED, INVALID_REQUEST, LISTS_CHANGED, META_SUBSCRIPTION};
 use super::raw;
 use super::rbac::Target;
 use super::reply::Reply;
@@ -95,7 +95,11 @@ pub(super) async fn listen(ask: &Ask<'_>, id: &Id, trail: &mut Trail<'_>) -> Rep
     if let Some(backend) = only
         && backend.speaks_modern().await.unwrap_or(false)
     {
-        return match backends(ask, id, backend, stream, false).await {
+        let answer = tokio::select! {
+            answer = backends(ask, id, backend, stream, false) => answer,
+            () = views(ask, id, stream, &filter) => Err(CallError::Stopped),
+        };
+        return match answer {
             Ok(response) => Reply::relayed_unaudited(id, response),
             Err(err) => local::failed(id, backend, &err),
         };
@@ -114,8 +118,8 @@ pub(super) async fn listen(ask: &Ask<'_>, id: &Id, trail: &mut Trail<'_>) -> Rep
         }
     };
     let all = async {
-        let changes = changes(ask, id, stream, &filter, &heard);
-        tokio::join!(futures_util::future::join_all(heard.iter().map(of_one)), changes);
+        let (changes, views) = (changes(ask, id, stream, &filter, &heard), views(ask, id, stream, &filter));
+        tokio::join!(futures_util::future::join_all(heard.iter().map(of_one)), changes, views);
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -202,6 +206,19 @@ async fn changes(ask: &Ask<'_>, id: &Id, stream: &Arc<Stream>, filter: &Filter, 
         if is_heard && filter.wants(&change) {
             let method = raw::quoted(&change.method);
             stream.push(&tagged(&raw::object([("jsonrpc", "\"2.0\""), ("method", &method)]), id));
+        }
+    }
+}
+
+/// Tells that lists may have changed, since the policy has.
+async fn views(ask: &Ask<'_>, id: &Id, stream: &Arc<Stream>, filter: &Filter) {
+    let mut policy = ask.core.policy_changed.subscribe();
+    while policy.changed().await.is_ok() {
+        for method in LISTS_CHANGED {
+            let change = Change { alias: String::new(), method: method.to_owned() };
+            if filter.wants(&change) {
+                stream.push(&tagged(&raw::object([("jsonrpc", "\"2.0\""), ("method", &raw::quoted(method))]), id));
+            }
         }
     }
 }
