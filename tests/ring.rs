@@ -166,7 +166,7 @@ impl Model {
             link(Entry::new(Call::gateway_event("gap", &serde_json::json!({})), ok(), Duration::ZERO));
         }
         // As the scribe does: a ring that was more than half full when it looked is spilled.
-        let stores = stores || self.ring.past_high_water();
+        let stores = stores || self.ring.past_high_water(&records, &work.taken);
         self.held = Some(Held { records, taken: work.taken, stores });
     }
 
@@ -258,4 +258,32 @@ async fn i6_admission_waits_for_room_and_then_gives_up() {
     assert!(tokio::time::timeout(Duration::from_millis(1), &mut waiting).await.is_err());
     held.pop();
     waiting.await.unwrap();
+}
+
+#[test]
+fn neither_intents_nor_what_the_scribe_has_not_taken_are_past_high_water() {
+    let mut model = Model::new(LIMITS);
+    for _ in 0..12 {
+        model.run(Operation::Begin { bytes: 10 });
+    }
+    let empty = Taken::default();
+    assert!(!model.ring.past_high_water(&[], &empty), "intents that wait for the scribe");
+    let work = model.ring.take(Some(Duration::ZERO));
+    assert!(!model.ring.past_high_water(&[], &work.taken), "intents that the scribe has");
+    model.ring.publish([], work.taken);
+
+    for _ in 0..12 {
+        model.run(Operation::End { which: 0 });
+    }
+    assert!(!model.ring.past_high_water(&[], &empty), "records that wait for the scribe");
+    model.scribe(false);
+    let held = model.held.as_ref().unwrap();
+    assert!(!model.ring.past_high_water(&held.records, &held.taken), "12 records of 40");
+    model.scribe(false);
+    for _ in 0..10 {
+        model.run(Operation::Refuse { bytes: 10 });
+    }
+    model.scribe(false);
+    let held = model.held.as_ref().unwrap();
+    assert!(model.ring.past_high_water(&held.records, &held.taken), "22 records of 40, 10 of them new");
 }

@@ -185,7 +185,7 @@ impl Ring {
     /// For the scribe: puts stamped records into the window. `taken` is the room that what it took has used so far.
     pub fn publish(&self, records: impl IntoIterator<Item = (Arc<AuditRecord>, Instant)>, taken: Taken) {
         let slot = |(record, arrived): (Arc<AuditRecord>, _)| {
-            let bytes = record.entry.size_bytes();
+            let bytes = Room::of(&record).bytes;
             Slot { record, bytes, arrived }
         };
         let slots: Vec<Slot> = records.into_iter().map(slot).collect();
@@ -371,12 +371,15 @@ impl Ring {
         }
     }
 
-    /// Whether records take more than half of the room that open calls leave them. Spilling makes no room for these.
+    /// For the scribe: whether records, with the `batch` that it made of what it has `taken`, take more than half of the
+    /// room that open calls leave them. Spilling makes no room for these, nor for what it has not taken yet.
     #[must_use]
-    pub fn past_high_water(&self) -> bool {
+    pub fn past_high_water(&self, batch: &[(Arc<AuditRecord>, Instant)], taken: &Taken) -> bool {
+        let batch = batch.iter().fold(Room::default(), |all, (record, _)| all.and(Room::of(record)));
         let state = self.lock();
         let left = Room { records: self.limits.records, bytes: self.limits.bytes }.without(state.reserved);
-        let records = state.used.without(state.reserved);
+        let window = state.used.without(state.reserved).without(state.arrived).without(taken.0);
+        let records = window.and(batch);
         records.records > left.records / 2 || records.bytes > left.bytes / 2
     }
 

@@ -278,7 +278,7 @@ impl Scribe {
             return !batch.records.is_empty() || !batch.begun.is_empty();
         };
         let overdue = self.ring.oldest_only_queued().is_some_and(|age| age >= spill_after);
-        if !self.spilling && (overdue || self.ring.past_high_water()) {
+        if !self.spilling && (overdue || self.ring.past_high_water(&batch.records, &batch.taken)) {
             tracing::warn!("Postgres is behind: records are spilled to the outbox");
             self.spilling = true;
         } else if self.spilling && self.ring.delivered_within(spill_after / 2) {

@@ -1,6 +1,6 @@
 //! The ring's room: how it is counted, and who may use how much of it.
 
-use crate::audit::record::{Call, ERROR_BYTES_MAX};
+use crate::audit::record::{AuditRecord, Call, ERROR_BYTES_MAX};
 
 /// Room for what a call's record holds beyond its intent, in bytes: the error message and the note of what was
 /// normalised. *Derived* from [`ERROR_BYTES_MAX`] and the names of all fields.
@@ -62,6 +62,11 @@ impl Room {
     /// Room for a call's intent and for its record.
     pub(super) fn of_call(call: &Call) -> Self {
         Self { records: 2, bytes: 2 * call.size_bytes() + OUTCOME_BYTES }
+    }
+
+    /// Room for a record alone.
+    pub(super) fn of(record: &AuditRecord) -> Self {
+        Self { records: 1, bytes: record.entry.size_bytes() }
     }
 
     pub(super) fn and(self, other: Self) -> Self {
