@@ -332,9 +332,13 @@ impl Handle {
         let core = &self.0;
         // Recorded before it takes effect: whoever reads the trail knows under which rules a call was decided.
         core.audit.note(Call::gateway_event("config", details)).await?;
-        *core.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+        let live = Arc::new(live);
+        let before = {
+            let mut now = core.live.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *now, Arc::clone(&live))
+        };
         core.policy_changed.send_modify(|changes| *changes += 1);
-        core.sessions.tell_of_lists();
+        core.sessions.tell_of_views(&before.policy, &live.policy);
         Ok(())
     }
 

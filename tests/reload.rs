@@ -48,6 +48,11 @@ async fn i10_a_role_that_loses_its_rule_is_denied_at_the_next_call_and_the_chang
     let request = http.post(&url).header("content-type", "application/json").body(body);
     let request = request.header("mcp-protocol-version", "2026-07-28").header("mcp-method", "subscriptions/listen");
     let mut newer = listen(request).await.unwrap();
+    // The administrator listens too, whose role stays as it is.
+    let other = gatepost.client_at("/mcp/example", Era::Legacy, "admin").await;
+    let request = http.get(&url).header("mcp-session-id", other.session().unwrap());
+    let request = request.bearer_auth(token("admin")).header("accept", "text/event-stream");
+    let mut unchanged = request.send().await.unwrap();
     assert!(String::from_utf8_lossy(&newer.chunk().await.unwrap().unwrap()).contains("acknowledged"));
     // A good one is recorded before anybody is decided on by it.
     setup.role("echo", &["example/add"]);
@@ -64,6 +69,12 @@ async fn i10_a_role_that_loses_its_rule_is_denied_at_the_next_call_and_the_chang
     }
     let changed = config_records(&setup);
     assert_eq!(changed.len(), 1, "{changed:?}");
+    // The first that The administrator hears of is the change of its own prompts, and of nothing else.
+    setup.set_toml("roles.admin.prompts", "[]").set_toml("roles.admin.resources", r#"["*/*"]"#);
+    setup.config_file();
+    gatepost.signal(Signal::SIGHUP);
+    let told = String::from_utf8_lossy(&unchanged.chunk().await.unwrap().unwrap()).into_owned();
+    assert!(told.contains("notifications/prompts/list_changed") && !told.contains("tools"), "{told}");
     let said = changed[0]["request_args"].to_string();
     assert!(said.contains("roles"), "{said}");
     assert_eq!(client.call("add", json!({"a": 1, "b": 2})).await.unwrap().content(), "3");

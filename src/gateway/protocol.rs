@@ -39,10 +39,6 @@ pub const UNSUPPORTED_VERSION: i32 = -32022;
 /// The method that calls a tool: never without a permit and a record.
 pub const TOOLS_CALL: &str = "tools/call";
 
-/// What tells a client that a list may have changed.
-pub const LISTS_CHANGED: [&str; 3] =
-    ["notifications/tools/list_changed", "notifications/prompts/list_changed", "notifications/resources/list_changed"];
-
 /// The header with the protocol version.
 pub const VERSION_HEADER: &str = "mcp-protocol-version";
 /// The header with the method, modern only.

@@ -41,6 +41,13 @@ pub enum Kind {
     Prompt,
 }
 
+/// What tells a client that its list of a kind may have changed.
+pub const LISTS_CHANGED: [(Kind, &str); 3] = [
+    (Kind::Tool, "notifications/tools/list_changed"),
+    (Kind::Prompt, "notifications/prompts/list_changed"),
+    (Kind::Resource, "notifications/resources/list_changed"),
+];
+
 /// Something of a backend's, whether or not it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
@@ -209,6 +216,16 @@ impl Policy {
         matches!(self.decide(roles, target, Asked::Listing), Decision::Allowed { .. })
     }
 
+    /// Whether `roles` may see other things of `kind` in lists than by `before`. Says so too where rules changed and
+    /// their meaning did not.
+    #[must_use]
+    pub fn shows_other(&self, before: &Self, roles: &[String], kind: Kind) -> bool {
+        roles.iter().any(|role| {
+            let [now, then] = [self, before].map(|policy| policy.roles.get(role).map(|rules| rules.view(kind)));
+            now != then
+        })
+    }
+
     /// Whether any of `roles` may use anything of `backend`: to whom it does not reach, it is as one that is not there.
     #[must_use]
     pub fn reaches(&self, roles: &[String], backend: &str) -> bool {
@@ -315,6 +332,19 @@ impl Rules {
             Kind::Resource | Kind::Prompt if self.deny.name_all_of(target.backend) => true,
             Kind::Resource => self.deny_resources.match_uri(target, Effect::Deny),
             Kind::Prompt => self.deny_prompts.match_name(target, Effect::Deny),
+        }
+    }
+
+    /// The rules that decide what of `kind` is listed.
+    fn view(&self, kind: Kind) -> [Option<&Patterns>; 4] {
+        let other = self.other.as_ref();
+        let allow = other.is_none().then_some(&self.allow);
+        match kind {
+            Kind::Tool => [Some(&self.allow), Some(&self.deny), None, None],
+            Kind::Resource => {
+                [allow, Some(&self.deny), other.map(|(resources, _)| resources), Some(&self.deny_resources)]
+            }
+            Kind::Prompt => [allow, Some(&self.deny), other.map(|(_, prompts)| prompts), Some(&self.deny_prompts)],
         }
     }
 

@@ -18,8 +18,8 @@ use crate::upstream::{Backend, CallError, Event, Listen, Peer, Response};
 use super::auth::Principal;
 use super::catalog::Scope;
 use super::envelope::Id;
-use super::protocol::LISTS_CHANGED;
 use super::raw;
+use super::rbac::{LISTS_CHANGED, Policy};
 use super::stream::Stream;
 
 /// How long a session may be idle. *Chosen*: longer than a working day's pauses.
@@ -56,6 +56,8 @@ pub struct Session {
     subject: String,
     /// Where it was opened.
     scope: Scope,
+    /// The roles of whoever used it last.
+    roles: Mutex<Vec<String>>,
     /// The parameters of its `initialize`, as JSON text.
     hello: String,
     last_used: Mutex<Instant>,
@@ -99,6 +101,7 @@ impl Sessions {
             issuer: principal.issuer.clone(),
             subject: principal.subject.clone(),
             scope: scope.clone(),
+            roles: Mutex::new(principal.roles.clone()),
             hello: hello.to_owned(),
             last_used: Mutex::new(Instant::now()),
             peers: Mutex::default(),
@@ -135,6 +138,7 @@ impl Sessions {
             return Err(Unknown);
         }
         *lock(&session.last_used) = Instant::now();
+        lock(&session.roles).clone_from(&principal.roles);
         Ok(session)
     }
 
@@ -149,11 +153,13 @@ impl Sessions {
         Ok(session)
     }
 
-    /// Tells every client that listens that its lists may have changed.
-    pub fn tell_of_lists(&self) {
+    /// Tells every client that listens which of its lists may differ from what they were by the policy `before`.
+    pub fn tell_of_views(&self, before: &Policy, now: &Policy) {
         let all: Vec<_> = self.lock().values().cloned().collect();
-        for general in all.iter().map(|session| session.general()).filter(|general| general.is_read()) {
-            for method in LISTS_CHANGED {
+        for session in all {
+            let (general, roles) = (session.general(), lock(&session.roles).clone());
+            let changed = LISTS_CHANGED.into_iter().filter(|(kind, _)| now.shows_other(before, &roles, *kind));
+            for (_, method) in changed.filter(|_| general.is_read()) {
                 // One that does not read loses it, and has more to read than this.
                 general.push(&raw::object([("jsonrpc", "\"2.0\""), ("method", &raw::quoted(method))]));
             }

@@ -16,9 +16,9 @@ use crate::upstream::{Backend, CallError, Change, Event, Listen, Response};
 use super::ask::Ask;
 use super::envelope::{Id, Malformed};
 use super::local;
-use super::protocol::{DENIED, INVALID_REQUEST, LISTS_CHANGED, META_SUBSCRIPTION};
+use super::protocol::{DENIED, INVALID_REQUEST, META_SUBSCRIPTION};
 use super::raw;
-use super::rbac::Target;
+use super::rbac::{Kind, LISTS_CHANGED, Target};
 use super::reply::Reply;
 use super::stream::Stream;
 use super::target;
@@ -97,7 +97,7 @@ pub(super) async fn listen(ask: &Ask<'_>, id: &Id, trail: &mut Trail<'_>) -> Rep
     {
         let answer = tokio::select! {
             answer = backends(ask, id, backend, stream, false) => answer,
-            () = views(ask, id, stream, &filter) => Err(CallError::Stopped),
+            () = views(ask, id, stream, &filter) => Ok(complete(id)),
         };
         return match answer {
             Ok(response) => Reply::relayed_unaudited(id, response),
@@ -118,17 +118,17 @@ pub(super) async fn listen(ask: &Ask<'_>, id: &Id, trail: &mut Trail<'_>) -> Rep
         }
     };
     let all = async {
-        let (changes, views) = (changes(ask, id, stream, &filter, &heard), views(ask, id, stream, &filter));
-        tokio::join!(futures_util::future::join_all(heard.iter().map(of_one)), changes, views);
+        let changes = changes(ask, id, stream, &filter, &heard);
+        tokio::join!(futures_util::future::join_all(heard.iter().map(of_one)), changes);
         std::future::pending::<()>().await;
     };
     tokio::select! {
         () = all => {}
+        () = views(ask, id, stream, &filter) => {}
         () = ask.interrupt.client.cancelled() => {}
         () = ask.core.stopping.cancelled() => {}
     }
-    let result = raw::object([("resultType", "\"complete\""), ("_meta", &meta)]);
-    Reply::relayed_unaudited(id, Response::Result(result))
+    Reply::relayed_unaudited(id, complete(id))
 }
 
 /// What the client asks for, and its text.
@@ -202,7 +202,8 @@ async fn changes(ask: &Ask<'_>, id: &Id, stream: &Arc<Stream>, filter: &Filter, 
             Err(RecvError::Lagged(_)) => continue,
             Err(RecvError::Closed) => return,
         };
-        let is_heard = heard.iter().any(|backend| backend.alias() == change.alias && backend.modern() != Some(true));
+        let is_heard = heard.iter().any(|backend| backend.alias() == change.alias && backend.modern() != Some(true))
+            && ask.core.live().policy.reaches(&ask.principal.roles, &change.alias);
         if is_heard && filter.wants(&change) {
             let method = raw::quoted(&change.method);
             stream.push(&tagged(&raw::object([("jsonrpc", "\"2.0\""), ("method", &method)]), id));
@@ -210,17 +211,34 @@ async fn changes(ask: &Ask<'_>, id: &Id, stream: &Arc<Stream>, filter: &Filter, 
     }
 }
 
-/// Tells that lists may have changed, since the policy has.
+/// Tells that lists may differ, since the policy does. Ends where a resource that was asked for may not be read any more.
 async fn views(ask: &Ask<'_>, id: &Id, stream: &Arc<Stream>, filter: &Filter) {
-    let mut policy = ask.core.policy_changed.subscribe();
-    while policy.changed().await.is_ok() {
-        for method in LISTS_CHANGED {
+    let mut changes = ask.core.policy_changed.subscribe();
+    let (mut seen, roles) = (Arc::clone(&ask.live), &ask.principal.roles);
+    loop {
+        let live = ask.core.live();
+        for (kind, method) in LISTS_CHANGED {
             let change = Change { alias: String::new(), method: method.to_owned() };
-            if filter.wants(&change) {
+            if filter.wants(&change) && live.policy.shows_other(&seen.policy, roles, kind) {
                 stream.push(&tagged(&raw::object([("jsonrpc", "\"2.0\""), ("method", &raw::quoted(method))]), id));
             }
         }
+        let reads_other = live.policy.shows_other(&seen.policy, roles, Kind::Resource);
+        if reads_other && !filter.resource_subscriptions.is_empty() {
+            // Which may still be read is found out when the client asks again.
+            return;
+        }
+        seen = live;
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
+}
+
+/// The result of a subscription that has ended.
+fn complete(id: &Id) -> Response {
+    let meta = raw::object([(META_SUBSCRIPTION, id.as_json())]);
+    Response::Result(raw::object([("resultType", "\"complete\""), ("_meta", meta.as_str())]))
 }
 
 /// A notification under the client's own subscription.

@@ -10,7 +10,7 @@
 use super::{Kind, Target};
 
 /// A list of patterns over tools; an empty one matches nothing.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Patterns(Vec<Pattern>);
 
 /// What a pattern is asked for: what is not clear is not allowed, and is denied.
@@ -29,7 +29,7 @@ pub struct PatternError {
 }
 
 /// One pattern.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pattern {
     backend: String,
     name: String,

@@ -5,6 +5,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::sync::mpsc;
@@ -77,6 +79,7 @@ pub(super) async fn run(
     let (link, to_write) = Link::new(listener);
     let link = Arc::new(link);
     let mut tail = VecDeque::new();
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
     let handshake = async {
         match handshake(&link, params.as_deref()).await {
             Ok(answer) => on_up(Arc::clone(&link), answer),
@@ -89,11 +92,15 @@ pub(super) async fn run(
         end = read(alias, &link, stdout) => end,
         end = write(stdin, to_write) => end,
         end = handshake => end,
+        end = ended(alias, &mut child, group) => end,
         () = drain_stderr(alias, stderr, &mut tail) => End::Closed,
     };
     // The writer is gone, and the child's stdin with it: a well-behaved child ends by itself now.
     link.end();
+    // One that was waited for has no id, its group has ended, and another may have the number.
+    let group = group.filter(|_| child.id().is_some());
     finish(alias, &mut child).await;
+    end_group(alias, group);
     if !matches!(end, End::Stopped) {
         for line in tail {
             tracing::warn!(backend = alias, "stderr: {line}");
@@ -188,6 +195,25 @@ async fn drain_stderr(alias: &str, stderr: ChildStderr, tail: &mut VecDeque<Stri
         tail.push_back(text);
     }
     std::future::pending::<()>().await;
+}
+
+/// Waits for a child that ends by itself. What it has written is read to the end, which comes once nothing that it has
+/// started holds its output.
+async fn ended(alias: &str, child: &mut Child, group: Option<Pid>) -> End {
+    if let Err(err) = child.wait().await {
+        return End::Pipe(err);
+    }
+    end_group(alias, group);
+    tokio::time::sleep(END_TIMEOUT).await;
+    End::Closed
+}
+
+/// Kills what a child that has ended has started and left behind: `npx` and shells start the server as a child of theirs.
+fn end_group(alias: &str, group: Option<Pid>) {
+    // Mostly there is no such group any more.
+    if group.is_some_and(|group| killpg(group, Signal::SIGKILL).is_ok()) {
+        tracing::info!(backend = alias, "what the backend left running was killed");
+    }
 }
 
 /// Waits for a child whose stdin is closed, and kills it when it does not end.

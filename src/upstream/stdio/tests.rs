@@ -192,6 +192,28 @@ async fn a_child_of_a_session_is_greeted_as_the_client_greets_and_ends_with_it()
 }
 
 #[tokio::test]
+async fn what_a_child_has_started_ends_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = dir.path().join("pid");
+    // As npx does: the server proper is a child's child. It ignores that its input ends.
+    let script = format!("sleep 1000 & echo $! > {}; read -r line; exit 3", started.display());
+    let running = Running::start(&config(&script));
+    assert!(matches!(running.call().await, Err(CallError::Died)));
+    let pid: i32 = std::fs::read_to_string(&started).unwrap().trim().parse().unwrap();
+    let gone = async {
+        let mut states = running.backend.state.subscribe();
+        states.wait_for(|state| !matches!(state, State::Up(_))).await.unwrap();
+        // A killed process is there until its new parent has waited for it.
+        let status = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        while !status().is_empty() && !status().contains(") Z ") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+    running.end().await;
+}
+
+#[tokio::test]
 async fn a_backend_that_cannot_start_is_down_and_says_why() {
     let config = config::Backend { command: vec!["/nonexistent/program".to_owned()], ..config("") };
     let running = Running::start(&config);
