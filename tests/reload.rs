@@ -53,7 +53,8 @@ async fn i10_a_role_that_loses_its_rule_is_denied_at_the_next_call_and_the_chang
     let request = http.get(&url).header("mcp-session-id", other.session().unwrap());
     let request = request.bearer_auth(token("admin")).header("accept", "text/event-stream");
     let mut unchanged = request.send().await.unwrap();
-    assert!(String::from_utf8_lossy(&newer.chunk().await.unwrap().unwrap()).contains("acknowledged"));
+    let told = String::from_utf8_lossy(&newer.chunk().await.unwrap().unwrap()).into_owned();
+    assert!(told.contains("acknowledged"), "{told}");
     // A good one is recorded before anybody is decided on by it.
     setup.role("echo", &["example/add"]);
     setup.config_file();

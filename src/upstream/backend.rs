@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
-use crate::gateway::protocol::{Era, LEGACY_LATEST, META_CAPABILITIES, META_CLIENT, META_VERSION, MODERN_VERSION};
+use crate::gateway::protocol::{Era, LEGACY_LATEST};
 use crate::gateway::raw;
 
 use super::http::{Endpoint, EndpointFault};
-use super::message::{Event, Listen, Request, Response};
+use super::message::{DISCOVER, Event, Listen, Request, Response, discover_params, discovers_modern, modern_meta};
 use super::peer::Peer;
 use super::stdio::Stdio;
 use super::{CallError, Change, Limits, message};
@@ -39,7 +39,7 @@ pub struct Backend {
     limits: Limits,
     transport: Transport,
     changes: Arc<Changes>,
-    /// Whether it speaks the stateless era, once that is known.
+    /// Whether an HTTP backend speaks the stateless era, once that is known.
     speaks_modern: Mutex<Option<bool>>,
     /// The shared legacy session of an HTTP backend.
     shared: tokio::sync::Mutex<Option<Arc<Peer>>>,
@@ -167,13 +167,12 @@ impl Backend {
             Some(endpoint) => Transport::Http(Arc::new(endpoint)),
             None => Transport::Stdio(Box::new(Stdio::new(alias, config, Arc::clone(&changes) as Arc<dyn Listen>))),
         };
-        let is_stdio = matches!(transport, Transport::Stdio(_));
         Ok(Self {
             alias: alias.to_owned(),
             limits: Limits { idle: config.idle_timeout, total: config.call_timeout },
             transport,
             changes,
-            speaks_modern: Mutex::new(is_stdio.then_some(false)),
+            speaks_modern: Mutex::default(),
             shared: tokio::sync::Mutex::default(),
             tasks,
             stop,
@@ -210,15 +209,19 @@ impl Backend {
         if let Some(known) = self.modern() {
             return Ok(known);
         }
-        let Transport::Http(endpoint) = &self.transport else { return Ok(false) };
-        let params = raw::object([("_meta", modern_meta("{}").as_str())]);
-        let request = Request::new("server/discover", Some(&params));
+        let endpoint = match &self.transport {
+            Transport::Stdio(stdio) => return Ok(stdio.link().await?.era() == Era::Modern),
+            Transport::Http(endpoint) => endpoint,
+        };
+        let params = discover_params();
+        let request = Request::new(DISCOVER, Some(&params));
         let asked = Arc::new(endpoint.modern());
-        let answer = tokio::time::timeout(LIST_TIMEOUT, asked.request(&request)).await;
+        // Boxed: it is asked once, and every call's future has room for it.
+        let answer = tokio::time::timeout(LIST_TIMEOUT, Box::pin(asked.request(&request))).await;
         let speaks = match answer.unwrap_or(Err(CallError::TimedOut { after: LIST_TIMEOUT })) {
-            Ok(Response::Result(_)) => true,
-            // An error, or a status that a legacy server has for a request without a session.
-            Ok(Response::Error { .. }) | Err(CallError::Garbled) => false,
+            Ok(answer) => discovers_modern(&answer),
+            // Also a status that a legacy server has for a request without a session.
+            Err(CallError::Garbled) => false,
             Err(CallError::Http { status }) if (400..500).contains(&status) && status != 401 && status != 403 => false,
             Err(error) => return Err(error),
         };
@@ -230,6 +233,9 @@ impl Backend {
     /// Whether it speaks the stateless era, as far as is known.
     #[must_use]
     pub fn modern(&self) -> Option<bool> {
+        if let Transport::Stdio(stdio) = &self.transport {
+            return stdio.is_modern();
+        }
         *self.speaks_modern.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -273,13 +279,16 @@ impl Backend {
                 let stop = self.stop.child_token();
                 let guard = stop.clone().drop_guard();
                 let (link, answer) = stdio.open(hello, Some(listener), stop, &self.tasks).await?;
+                if matches!(answer, Response::Error { .. }) && self.speaks_modern().await.unwrap_or(false) {
+                    return Box::pin(self.open_modern()).await;
+                }
                 Ok((Arc::new(Peer::child(&self.alias, link, self.limits, Some(guard))), answer))
             }
             Transport::Http(endpoint) => {
                 let opened = endpoint.open(hello, Some(listener)).await;
                 let failed = matches!(opened, Ok((_, Response::Error { .. })) | Err(CallError::Http { .. }));
                 if failed && self.speaks_modern().await.unwrap_or(false) {
-                    return self.open_modern(endpoint).await;
+                    return Box::pin(self.open_modern()).await;
                 }
                 let (remote, answer) = opened?;
                 Ok((Arc::new(Peer::remote(&self.alias, remote)), answer))
@@ -288,11 +297,10 @@ impl Backend {
     }
 
     /// What `initialize` would answer, from what a stateless backend says of itself.
-    async fn open_modern(&self, endpoint: &Arc<Endpoint>) -> Result<(Arc<Peer>, Response), CallError> {
-        let remote = Arc::new(endpoint.modern());
-        let params = raw::object([("_meta", modern_meta("{}").as_str())]);
-        let found = remote.request(&Request::new("server/discover", Some(&params))).await?;
-        let Response::Result(found) = found else { return Ok((Arc::new(Peer::remote(&self.alias, remote)), found)) };
+    async fn open_modern(&self) -> Result<(Arc<Peer>, Response), CallError> {
+        let peer = self.shared().await?;
+        let found = peer.request(&Request::new(DISCOVER, Some(&discover_params()))).await?;
+        let Response::Result(found) = found else { return Ok((peer, found)) };
         let members = raw::members(&found).unwrap_or_default();
         let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value.get());
         let meta = find("_meta").and_then(raw::members).unwrap_or_default();
@@ -305,7 +313,7 @@ impl Backend {
             ("serverInfo", info.map_or(alias.as_str(), |info| info.value.get())),
         ];
         result.extend(find("instructions").map(|text| ("instructions", text)));
-        Ok((Arc::new(Peer::remote(&self.alias, remote)), Response::Result(raw::object(result))))
+        Ok((peer, Response::Result(raw::object(result))))
     }
 
     /// Reads all pages of a list.
@@ -416,15 +424,6 @@ fn without_protocol(meta: &str) -> Option<String> {
     (!kept.is_empty()).then(|| raw::object(kept))
 }
 
-/// `meta` with what a stateless request bears.
-fn modern_meta(meta: &str) -> String {
-    let version = raw::quoted(MODERN_VERSION);
-    raw::with_members(
-        meta,
-        &[(META_VERSION, version.as_str()), (META_CAPABILITIES, "{}"), (META_CLIENT, &super::own_info())],
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -432,7 +431,9 @@ mod tests {
     #[test]
     fn parameters_are_carried_between_the_eras() {
         let modern = adapted(Era::Legacy, Era::Modern, Some(r#"{"name": "x","_meta":{"progressToken":1}}"#)).unwrap();
-        assert!(modern.contains(META_VERSION) && modern.contains(r#""progressToken":1"#) && modern.contains(r#""x""#));
+        assert!(
+            modern.contains("\"2026-07-28\"") && modern.contains(r#""progressToken":1"#) && modern.contains(r#""x""#)
+        );
         let legacy = adapted(Era::Modern, Era::Legacy, Some(&modern)).unwrap();
         assert!(!legacy.contains("modelcontextprotocol") && legacy.contains(r#""progressToken":1"#), "{legacy}");
         let bare = adapted(Era::Modern, Era::Legacy, adapted(Era::Legacy, Era::Modern, None).as_deref());

@@ -244,7 +244,7 @@ impl Remote {
             headers.extend(name.map(|name| (HeaderName::from_static(NAME_HEADER), name)));
         }
         let mut wait = match request.method {
-            "subscriptions/listen" => Wait::unlimited(),
+            message::LISTEN => Wait::unlimited(),
             _ => Wait::new(self.endpoint.idle_timeout, self.endpoint.call_timeout),
         };
         let mut open = Open { remote: self, id, done: false };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 
+use crate::gateway::protocol::{META_CAPABILITIES, META_CLIENT, META_VERSION, MODERN_VERSION};
 use crate::gateway::raw;
 
 /// A backend's response, as JSON text.
@@ -116,6 +117,37 @@ pub(super) fn write(id: Option<u64>, method: &str, params: Option<&str>) -> Stri
 pub(super) fn nobody(id: &str) -> String {
     let error = r#"{"code":-32601,"message":"no client takes this request"}"#;
     raw::object([("jsonrpc", "\"2.0\""), ("id", id), ("error", error)])
+}
+
+/// The method whose response comes when a subscription ends.
+pub(super) const LISTEN: &str = "subscriptions/listen";
+
+/// The method that asks a backend who it is, in the stateless era.
+pub(super) const DISCOVER: &str = "server/discover";
+
+/// The gateway's own question with it.
+pub(super) fn discover_params() -> String {
+    raw::object([("_meta", modern_meta("{}").as_str())])
+}
+
+/// Whether the answer to it says that the stateless era is spoken in the revision that is spoken here.
+pub(super) fn discovers_modern(answer: &Response) -> bool {
+    let Response::Result(result) = answer else { return false };
+    let members = raw::members(result).unwrap_or_default();
+    let versions = members.iter().find(|member| member.key == "supportedVersions");
+    versions.is_some_and(|versions| {
+        serde_json::from_str::<Vec<String>>(versions.value.get())
+            .is_ok_and(|versions| versions.iter().any(|version| version == MODERN_VERSION))
+    })
+}
+
+/// `meta` with what a stateless request bears.
+pub(super) fn modern_meta(meta: &str) -> String {
+    let version = raw::quoted(MODERN_VERSION);
+    raw::with_members(
+        meta,
+        &[(META_VERSION, version.as_str()), (META_CAPABILITIES, "{}"), (META_CLIENT, &super::own_info())],
+    )
 }
 
 /// The notification that gives a request up.

@@ -54,7 +54,7 @@ impl Peer {
     #[must_use]
     pub fn era(&self) -> Era {
         match &self.kind {
-            Kind::Child { .. } => Era::Legacy,
+            Kind::Child { link, .. } => link.era(),
             Kind::Remote(remote) => remote.era(),
         }
     }

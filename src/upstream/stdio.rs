@@ -1,7 +1,8 @@
 //! A stdio backend: a child process that speaks newline-delimited JSON-RPC, started again when it ends.
 //!
-//! A legacy session of a client has a child of its own, which is greeted as the client greets. All others share one, which
-//! the gateway greets without capabilities, so that it has nothing to ask for. Ids are the gateway's own. Results are cut
+//! A legacy session of a client has a child of its own, which is greeted as the client greets. All others share one, with
+//! which the stateless era is spoken where it knows that; else the gateway greets it without capabilities, so that it has
+//! nothing to ask for. Ids are the gateway's own. Results are cut
 //! out of a line as text; no tree is built.
 //!
 //! A child that ends takes its open calls with it, as errors; they are not made again. It is started anew after a pause
@@ -12,7 +13,7 @@
 mod child;
 mod link;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -20,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
+use crate::gateway::protocol::Era;
 
 use super::CallError;
 use super::message::{Listen, Response};
-use child::Hello;
+use child::{End, Hello};
 pub use child::{Line, next_line};
 pub(super) use link::Link;
 
@@ -49,6 +51,8 @@ pub(super) struct Stdio {
     state: watch::Sender<State>,
     /// Takes what the shared child sends besides responses.
     listener: Arc<dyn Listen>,
+    /// Whether the shared child speaks the stateless era, once one has come up.
+    modern: Mutex<Option<bool>>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,7 +66,13 @@ impl Stdio {
     /// Nothing is started yet.
     #[must_use]
     pub(super) fn new(alias: &str, config: &config::Backend, listener: Arc<dyn Listen>) -> Self {
-        Self { alias: alias.to_owned(), config: config.clone(), state: watch::Sender::new(State::Starting), listener }
+        let state = watch::Sender::new(State::Starting);
+        Self { alias: alias.to_owned(), config: config.clone(), state, listener, modern: Mutex::default() }
+    }
+
+    /// Whether the shared child speaks the stateless era, as far as is known.
+    pub(super) fn is_modern(&self) -> Option<bool> {
+        *self.modern.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the shared child answers now.
@@ -74,16 +84,25 @@ impl Stdio {
     /// Runs the shared child, again and again, until `stop`.
     pub(super) async fn supervise(&self, stop: CancellationToken) {
         let mut pause = PAUSE_MIN;
+        let mut survives_probe = true;
         loop {
             self.state.send_replace(State::Starting);
             let mut up_since = None;
-            let on_up = |link, _| {
+            let on_up = |link: Arc<Link>, _| {
                 up_since = Some(tokio::time::Instant::now());
-                tracing::info!(backend = %self.alias, "backend is up");
+                let modern = link.era() == Era::Modern;
+                tracing::info!(backend = %self.alias, modern, "backend is up");
+                *self.modern.lock().unwrap_or_else(PoisonError::into_inner) = Some(modern);
                 self.state.send_replace(State::Up(link));
             };
-            let hello = Hello { params: None, listener: Some(Arc::clone(&self.listener)) };
-            let end = child::run(&self.alias, &self.config, hello, &stop, on_up).await;
+            let probe = survives_probe && self.is_modern() != Some(false);
+            let listener = Some(Arc::clone(&self.listener));
+            let end = child::run(&self.alias, &self.config, &Hello::Own { probe }, listener, &stop, on_up).await;
+            if probe && up_since.is_none() && matches!(end, End::Closed | End::Pipe(_)) {
+                // It may be one that ends at a first message that is not `initialize`.
+                survives_probe = false;
+                continue;
+            }
             let reason = if stop.is_cancelled() { "the gateway is stopping".to_owned() } else { end.to_string() };
             self.state.send_replace(State::Down { reason });
             if stop.is_cancelled() {
@@ -127,13 +146,13 @@ impl Stdio {
     ) -> Result<(Arc<Link>, Response), CallError> {
         let (up, mut is_up) = oneshot::channel();
         let (alias, config) = (self.alias.clone(), self.config.clone());
-        let hello = Hello { params: Some(params.to_owned()), listener };
+        let hello = Hello::Client(params.to_owned());
         let mut life = tasks.spawn(async move {
             let on_up = |link, answer| {
                 // Nobody waits any more: the guard of the session is gone too, and ends the child.
                 up.send((link, answer)).ok();
             };
-            let end = child::run(&alias, &config, hello, &stop, on_up).await;
+            let end = child::run(&alias, &config, &hello, listener, &stop, on_up).await;
             if !stop.is_cancelled() {
                 tracing::warn!(backend = %alias, error = %end, "the backend of a session is down");
             }

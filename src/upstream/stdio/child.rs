@@ -16,13 +16,17 @@ use crate::config;
 use crate::gateway::protocol::LEGACY_VERSIONS;
 use crate::gateway::raw;
 
-use super::super::message::{self, Listen, Request, Response};
+use super::super::message::{self, DISCOVER, Listen, Request, Response};
 use super::super::{CallError, Limits};
 use super::LINE_BYTES_MAX;
 use super::link::Link;
 
 /// Longest time from start to the answer to `initialize`. *Chosen*: npx may have to fetch the server first.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Longest time for the answer to `server/discover`. *Chosen*: a server of the older era answers with an error at once; for
+/// one that says nothing a start takes this much longer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a child may take to end once its stdin is closed. *Chosen*: within the drain of a service manager's stop.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,19 +59,23 @@ pub(super) enum End {
 
 /// How a child is greeted.
 #[derive(Debug)]
-pub(super) struct Hello {
-    /// What `initialize` asks; `None`: as the gateway itself, without capabilities.
-    pub(super) params: Option<String>,
-    /// Takes what belongs to no request.
-    pub(super) listener: Option<Arc<dyn Listen>>,
+pub(super) enum Hello {
+    /// As `initialize` asks with these parameters. Whoever opened it tells it `notifications/initialized`.
+    Client(String),
+    /// By the gateway itself, without capabilities, in the stateless era where the child speaks that.
+    Own {
+        /// Whether that is to be found out; else the older era is spoken.
+        probe: bool,
+    },
 }
 
-/// Runs a child until it ends or `stop`; `on_up` gets its answer to `initialize`. A child that is greeted for a client is
-/// told `notifications/initialized` by that client.
+/// Runs a child until it ends or `stop`; `on_up` gets its answer to `initialize` or `server/discover`. `listener` takes what
+/// belongs to no request.
 pub(super) async fn run(
     alias: &str,
     config: &config::Backend,
-    hello: Hello,
+    hello: &Hello,
+    listener: Option<Arc<dyn Listen>>,
     stop: &CancellationToken,
     on_up: impl FnOnce(Arc<Link>, Response),
 ) -> End {
@@ -75,13 +83,12 @@ pub(super) async fn run(
         Ok(parts) => parts,
         Err(end) => return end,
     };
-    let Hello { params, listener } = hello;
     let (link, to_write) = Link::new(listener);
     let link = Arc::new(link);
     let mut tail = VecDeque::new();
     let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
     let handshake = async {
-        match handshake(&link, params.as_deref()).await {
+        match handshake(&link, hello).await {
             Ok(answer) => on_up(Arc::clone(&link), answer),
             Err(reason) => return End::Handshake { reason },
         }
@@ -131,16 +138,39 @@ fn start(config: &config::Backend) -> Result<Parts, End> {
     }
 }
 
-async fn handshake(link: &Link, params: Option<&str>) -> Result<Response, String> {
-    let limits = Limits { idle: HANDSHAKE_TIMEOUT, total: HANDSHAKE_TIMEOUT };
-    let ask = async |params: &str| {
-        let request = Request::new("initialize", Some(params));
-        link.request(&request, limits, false).await.map_err(|err: CallError| err.to_string())
-    };
-    if let Some(params) = params {
-        return ask(params).await;
+async fn handshake(link: &Link, hello: &Hello) -> Result<Response, String> {
+    match hello {
+        Hello::Client(params) => {
+            ask(link, "initialize", params, HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())
+        }
+        Hello::Own { probe: false } => initialize(link).await,
+        Hello::Own { probe: true } => match discover(link, PROBE_TIMEOUT).await {
+            Some(answer) => Ok(answer),
+            None => match initialize(link).await {
+                Ok(answer) => Ok(answer),
+                // One that was slow to start has taken the question as the beginning of a stateless conversation.
+                Err(reason) => discover(link, PROBE_TIMEOUT).await.ok_or(reason),
+            },
+        },
     }
-    let answer = ask(&super::super::own_hello()).await?;
+}
+
+async fn ask(link: &Link, method: &str, params: &str, within: Duration) -> Result<Response, CallError> {
+    link.request(&Request::new(method, Some(params)), Limits { idle: within, total: within }, false).await
+}
+
+/// Asks whether the stateless era is spoken, which every request of it says anew.
+async fn discover(link: &Link, within: Duration) -> Option<Response> {
+    let answer = ask(link, DISCOVER, &message::discover_params(), within).await.ok()?;
+    message::discovers_modern(&answer).then(|| {
+        link.set_modern();
+        answer
+    })
+}
+
+async fn initialize(link: &Link) -> Result<Response, String> {
+    let answer = ask(link, "initialize", &super::super::own_hello(), HANDSHAKE_TIMEOUT).await;
+    let answer = answer.map_err(|err| err.to_string())?;
     let result = match &answer {
         Response::Result(result) => result,
         Response::Error { error, .. } => return Err(format!("it answered {error}")),

@@ -1,13 +1,15 @@
 //! The requests that are open at one child: each has an id of the gateway's and somebody who waits.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::gateway::protocol::{Era, META_SUBSCRIPTION};
 use crate::gateway::raw;
 
-use super::super::message::{self, Event, Listen, Message, Request, Response};
+use super::super::message::{self, Event, LISTEN, Listen, Message, Request, Response};
 use super::super::wait::Wait;
 use super::super::{CallError, Limits};
 use super::LINE_BYTES_MAX;
@@ -23,6 +25,8 @@ pub(in crate::upstream) struct Link {
     open: Mutex<Open>,
     /// Takes what belongs to no request.
     listener: Option<Arc<dyn Listen>>,
+    /// The child speaks the stateless era.
+    is_modern: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +58,7 @@ impl Link {
     /// A link, and the lines to write to the child.
     pub(super) fn new(listener: Option<Arc<dyn Listen>>) -> (Self, mpsc::Receiver<String>) {
         let (lines, to_write) = mpsc::channel(LINES_MAX); // I6: bounded by count, and each line by the body's limit.
-        (Self { lines, open: Mutex::default(), listener }, to_write)
+        (Self { lines, open: Mutex::default(), listener, is_modern: AtomicBool::new(false) }, to_write)
     }
 
     /// Makes one request. `shared` says that others use this child too, whose progress tokens may be the same.
@@ -81,7 +85,10 @@ impl Link {
             (None, _) => params,
         };
         let line = message::write(Some(waiting.id), request.method, params.as_deref());
-        let mut wait = Wait::new(limits.idle, limits.total);
+        let mut wait = match request.method {
+            LISTEN => Wait::unlimited(),
+            _ => Wait::new(limits.idle, limits.total),
+        };
         wait.limit(self.lines.send(line)).await?.map_err(|_| CallError::Died)?;
         loop {
             let next = async {
@@ -104,6 +111,16 @@ impl Link {
     /// Sends a message; waits for room.
     pub(in crate::upstream) async fn send(&self, message: String) -> Result<(), CallError> {
         self.lines.send(raw::one_line(&message)).await.map_err(|_| CallError::Died)
+    }
+
+    /// The era that is spoken here.
+    pub(in crate::upstream) fn era(&self) -> Era {
+        if self.is_modern.load(Ordering::Acquire) { Era::Modern } else { Era::Legacy }
+    }
+
+    /// The child speaks the stateless era.
+    pub(super) fn set_modern(&self) {
+        self.is_modern.store(true, Ordering::Release);
     }
 
     /// Whether the child has ended.
@@ -188,10 +205,21 @@ impl Link {
         }
     }
 
-    /// Progress goes to the call that it is of, everything else to the listener. A ping is answered here.
+    /// Progress and what was subscribed to go to the request that they are of, everything else to the listener. A ping is
+    /// answered here.
     fn take_event(&self, alias: &str, event: Event) {
         if event.method == "notifications/progress" && event.id.is_none() {
             self.take_progress(event);
+            return;
+        }
+        let id = (event.id.is_none() && self.era() == Era::Modern).then(|| subscription(&event.json)).flatten();
+        if let Some(id) = id {
+            let open = self.open();
+            let events = open.waiting.get(&id).and_then(|waiter| waiter.events.clone());
+            drop(open);
+            if let Some(events) = events {
+                events.event(event);
+            }
             return;
         }
         let (id, method) = (event.id.clone(), event.method.clone());
@@ -235,6 +263,11 @@ impl Link {
 fn member(json: &str, key: &str) -> Option<String> {
     let members = raw::members(json)?;
     members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
+}
+
+/// The request whose subscription a notification is of.
+fn subscription(json: &str) -> Option<u64> {
+    member(&member(&member(json, "params")?, "_meta")?, META_SUBSCRIPTION)?.parse().ok()
 }
 
 fn progress_token(params: &str) -> Option<String> {

@@ -39,10 +39,16 @@ struct Running {
 }
 
 impl Running {
+    /// One that is known to speak the older era.
     fn start(config: &config::Backend) -> Self {
+        Self::start_known(config, Some(false))
+    }
+
+    fn start_known(config: &config::Backend, modern: Option<bool>) -> Self {
         let heard = Arc::new(Heard::default());
         let listener = Arc::clone(&heard) as Arc<dyn Listen>;
         let (backend, stop) = (Arc::new(Stdio::new("b", config, listener)), CancellationToken::new());
+        *backend.modern.lock().unwrap() = modern;
         let (running, until) = (Arc::clone(&backend), stop.clone());
         let task = tokio::spawn(async move { running.supervise(until).await });
         let limits = Limits { idle: config.idle_timeout, total: config.call_timeout };
@@ -170,6 +176,78 @@ async fn progress_reaches_the_call_that_it_is_of_under_the_clients_own_token() {
     running.end().await;
 }
 
+/// A child that answers `server/discover` with `discovered`, JSON text of a response's members, then does what `script`
+/// says.
+fn probed(discovered: &str, script: &str) -> config::Backend {
+    let command = format!(r#"read -r line; echo '{{"jsonrpc":"2.0","id":1,{discovered}}}'; {script}"#);
+    config::Backend { command: ["sh", "-c", &command].map(str::to_owned).to_vec(), ..config("") }
+}
+
+#[tokio::test]
+async fn the_stateless_era_is_spoken_with_a_child_that_knows_it() {
+    let script = r#"
+        read -r listen; read -r call
+        echo '{"method":"notifications/x","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":2}}}'
+        echo '{"method":"notifications/x","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":9}}}'
+        echo "{\"id\":3,\"result\":$call}"; cat"#;
+    let running = Running::start_known(&probed(r#""result":{"supportedVersions":["2026-07-28"]}"#, script), None);
+    let link = running.backend.link().await.unwrap();
+    assert_eq!((link.era(), running.backend.is_modern()), (Era::Modern, Some(true)));
+    let heard = Arc::new(Heard::default());
+    let events = Some(Arc::clone(&heard) as Arc<dyn Listen>);
+    let request = Request { events, ..Request::new("subscriptions/listen", Some("{}")) };
+    // What a subscription hears of comes while it waits, for as long as it takes.
+    let limits = Limits { idle: Duration::ZERO, total: Duration::ZERO };
+    let mut listening = Box::pin(link.request(&request, limits, true));
+    assert!(futures_util::poll!(&mut listening).is_pending());
+    assert!(matches!(running.call().await.unwrap(), Response::Result(call) if call.contains("tools/call")));
+    assert!(futures_util::poll!(&mut listening).is_pending());
+    let heard = heard.0.lock().unwrap().clone();
+    assert!(heard.len() == 1 && heard[0].contains(r#"subscriptionId":2"#), "{heard:?}");
+    drop(listening);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn the_older_era_is_spoken_with_all_others_and_remembered() {
+    let legacy = r#"
+        read -r line; echo '{"id":2,"result":{"protocolVersion":"2025-11-25"}}'; read -r line
+        read -r call; echo "{\"id\":3,\"result\":$call}"; cat"#;
+    for discovered in [
+        r#""error":{"code":-32601,"message":"unknown method"}"#,
+        r#""result":{"supportedVersions":["2025-11-25"]}"#,
+        r#""result":{}"#,
+    ] {
+        let running = Running::start_known(&probed(discovered, legacy), None);
+        assert!(matches!(running.call().await, Ok(Response::Result(_))), "{discovered}");
+        assert_eq!(running.backend.is_modern(), Some(false));
+        running.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_ends_at_the_question_is_greeted_in_the_older_era() {
+    let script = r#"read -r line
+        case "$line" in *initialize*) ;; *) exit 1 ;; esac
+        echo '{"id":1,"result":{"protocolVersion":"2025-11-25"}}'; read -r line
+        read -r call; echo "{\"id\":2,\"result\":{}}"; cat"#;
+    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let running = Running::start_known(&config::Backend { command, ..config("") }, None);
+    assert_eq!(running.call().await.unwrap(), result("{}"));
+    assert_eq!(running.backend.is_modern(), Some(false));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_child_that_was_slow_to_see_the_question_is_asked_again() {
+    let script = r#"
+        read -r line; echo '{"id":2,"error":{"code":-32022,"message":"a stateless conversation"}}'
+        read -r line; echo '{"id":3,"result":{"supportedVersions":["2026-07-28"]}}'; cat"#;
+    let running = Running::start_known(&probed(r#""error":{"code":-1,"message":"late"}"#, script), None);
+    assert_eq!(running.backend.link().await.unwrap().era(), Era::Modern);
+    running.end().await;
+}
+
 #[tokio::test]
 async fn a_child_of_a_session_is_greeted_as_the_client_greets_and_ends_with_it() {
     let script = r#"read -r hello; echo "{\"id\":1,\"result\":$hello}"; cat > /dev/null"#;
@@ -204,8 +282,8 @@ async fn what_a_child_has_started_ends_with_it() {
         let mut states = running.backend.state.subscribe();
         states.wait_for(|state| !matches!(state, State::Up(_))).await.unwrap();
         // A killed process is there until its new parent has waited for it.
-        let status = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        while !status().is_empty() && !status().contains(") Z ") {
+        let process = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        while !process().is_empty() && !process().contains(") Z ") {
             tokio::task::yield_now().await;
         }
     };
