@@ -322,7 +322,7 @@ async fn permit<'a>(ask: &Ask<'a>, subject: &Subject, trail: &mut Trail<'_>) -> 
         });
     };
     // A session's backend tells by itself what it has; it may differ from session to session.
-    let is_listed = ask.session.is_none() && subject.kind == Kind::Tool && backend.modern() != Some(true);
+    let is_listed = ask.session.is_none() && subject.kind == Kind::Tool && backend.is_looked_up();
     if is_listed && backend.has_tool(permit.tool()).await == Some(false) {
         return Err(Refusal::unknown("tool", name, ask.era));
     }

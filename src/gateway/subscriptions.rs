@@ -1,8 +1,8 @@
 //! `subscriptions/listen` of the stateless era: one stream on which a client hears of changes.
 //!
 //! A backend's messages bear the id of the gateway's request to it; on the client's stream they bear that of the client's
-//! own. Where several backends are listened to, the gateway acknowledges for all of them. Of backends that speak the
-//! older era, the changes of their lists are told.
+//! own. Where several backends are listened to, or the only one has no subscriptions, the gateway acknowledges. Of backends
+//! that speak the older era, the changes of their lists are told.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::upstream::{Backend, CallError, Change, Event, Listen, Response};
 use super::ask::Ask;
 use super::envelope::{Id, Malformed};
 use super::local;
-use super::protocol::{DENIED, INVALID_REQUEST, META_SUBSCRIPTION};
+use super::protocol::{DENIED, INVALID_REQUEST, META_SUBSCRIPTION, METHOD_NOT_FOUND};
 use super::raw;
 use super::rbac::{Kind, LISTS_CHANGED, Target};
 use super::reply::Reply;
@@ -99,10 +99,12 @@ pub(super) async fn listen(ask: &Ask<'_>, id: &Id, trail: &mut Trail<'_>) -> Rep
             answer = backends(ask, id, backend, stream, false) => answer,
             () = views(ask, id, stream, &filter) => Ok(complete(id)),
         };
-        return match answer {
-            Ok(response) => Reply::relayed_unaudited(id, response),
-            Err(err) => local::failed(id, backend, &err),
-        };
+        match answer {
+            // What the gateway itself knows of is told below.
+            Ok(response) if is_unknown_method(&response) => {}
+            Ok(response) => return Reply::relayed_unaudited(id, response),
+            Err(err) => return local::failed(id, backend, &err),
+        }
     }
     let meta = raw::object([(META_SUBSCRIPTION, id.as_json())]);
     let params = raw::object([("_meta", meta.as_str()), ("notifications", &text)]);
@@ -233,6 +235,14 @@ async fn views(ask: &Ask<'_>, id: &Id, stream: &Arc<Stream>, filter: &Filter) {
             return;
         }
     }
+}
+
+/// Whether a backend of the stateless era says that it has no subscriptions.
+fn is_unknown_method(response: &Response) -> bool {
+    let Response::Error { error, .. } = response else { return false };
+    let members = raw::members(error).unwrap_or_default();
+    let code = members.iter().find(|member| member.key == "code");
+    code.is_some_and(|code| code.value.get() == METHOD_NOT_FOUND.to_string())
 }
 
 /// The result of a subscription that has ended.

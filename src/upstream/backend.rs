@@ -239,6 +239,13 @@ impl Backend {
         *self.speaks_modern.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a tool is looked up in its list before it is called without a session. A stateless backend over HTTP says
+    /// by itself what it has, and a list of it costs a request.
+    #[must_use]
+    pub fn is_looked_up(&self) -> bool {
+        matches!(self.transport, Transport::Stdio(_)) || self.modern() != Some(true)
+    }
+
     /// The conversation for requests without a session.
     ///
     /// # Errors
