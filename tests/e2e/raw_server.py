@@ -3,11 +3,13 @@
     raw_server.py [LOG]
 
 Every call is written to LOG, one JSON line, before it is answered. The tools come on two pages. Tools: `exact` answers
-with EXACT below; `rpc_error` with a JSON-RPC error; `die` ends the process; `echo` repeats its arguments' text.
+with EXACT below; `rpc_error` with a JSON-RPC error; `die` ends the process and `kill` kills it; `hold` never answers; `echo` repeats its arguments'
+text.
 """
 
 import json
 import os
+import signal
 import sys
 
 EXACT = (
@@ -15,7 +17,7 @@ EXACT = (
     '"unknown":{"n":12345678901234567890123,"f":1.0e400,"deep":[[],{}]},"isError":false, "spaced" : true}'
 )
 
-TOOLS = ["exact", "rpc_error", "die", "echo"]
+TOOLS = ["exact", "rpc_error", "die", "echo", "kill", "hold"]
 
 
 def main():
@@ -38,6 +40,10 @@ def main():
                 os.write(log, (json.dumps(params) + "\n").encode())
             if params["name"] == "die":
                 sys.exit(1)
+            if params["name"] == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if params["name"] == "hold":
+                continue
             if params["name"] == "rpc_error":
                 error = {"code": -32050, "message": "no luck today", "data": {"why": [1, 2.50]}}
                 reply = {"jsonrpc": "2.0", "id": message["id"], "error": error}
