@@ -144,7 +144,7 @@ fn an_open_call_is_out_of_reach_for_all_but_its_own_session() {
     let [ann, other, eve] = [&world.ann, &world.ann, &world.eve].map(|token| world.session("/mcp/fixture", token));
     let open = |count| until("the calls are open", SOON, || world.open_calls() == count);
     // Nobody else cancels it: not by another's session, not by the same id in one's own.
-    let call = slow(&world, &ann, "open", &world.ann, 2);
+    let call = slow(&world, &ann, "open", &world.ann, 6);
     open(1);
     assert_eq!(cancel(&world, &ann, "open", &world.eve), 404);
     assert_eq!(cancel(&world, &eve, "open", &world.eve), 202);
