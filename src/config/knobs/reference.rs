@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Fallback::{Required, Unset, Value};
-use super::KNOBS;
+use super::{KNOBS, Knob};
 
 /// The tables of `docs/configuration.md`, in Markdown.
 #[must_use]
@@ -18,7 +18,8 @@ pub fn reference() -> String {
                 None => format!("[{}]", section.replace('*', "NAME")),
             };
             let head = "| key | takes | default | what and why |\n| --- | --- | --- | --- |";
-            push(&mut text, format_args!("\n### `{heading}`\n\n{head}"));
+            let environment = environment(knob);
+            push(&mut text, format_args!("\n### `{heading}`\n\n{environment}\n\n{head}"));
         }
         let default = match knob.default {
             Value(value) => format!("`{value}`"),
@@ -30,6 +31,18 @@ pub fn reference() -> String {
         push(&mut text, format_args!("| `{name}` | {range} | {default} | {} |", knob.reason));
     }
     text
+}
+
+/// How the keys of this knob's section are set from outside of the file.
+fn environment(knob: &Knob) -> String {
+    match knob.variable() {
+        Some(variable) => {
+            let key = knob.path.rsplit('.').next().unwrap_or(knob.path);
+            let prefix = variable.strip_suffix(&key.to_uppercase()).unwrap_or(&variable);
+            format!("In the environment: `{prefix}` and the key in capitals, as `{variable}`.")
+        }
+        None => "In the file only.".to_owned(),
+    }
 }
 
 fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
