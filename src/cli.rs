@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod config_check;
 pub mod example_backend;
+pub mod manual;
 pub mod migrate;
 pub mod outbox;
 pub mod quickstart;
@@ -55,6 +56,10 @@ enum Command {
     Config(ConfigArgs),
     /// Run the example MCP server over stdio
     ExampleBackend,
+    /// Print the completions of a shell
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write all of them
+    Man(manual::ManArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -82,6 +87,8 @@ impl Cli {
             Command::Token(args) => token::run(&args),
             Command::Config(ConfigArgs { command: ConfigCommand::Check(args) }) => config_check::run(&args),
             Command::ExampleBackend => blocking(example_backend::run()),
+            Command::Completions(args) => manual::completions(&args),
+            Command::Man(args) => manual::man(&args),
         }
     }
 }

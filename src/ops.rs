@@ -1,5 +1,6 @@
-//! What operators see of a running gateway: health, and the admin socket beside the outbox.
+//! What operators see of a running gateway: health, the admin socket beside the outbox, and what systemd is told.
 
 pub mod admin;
 pub mod health;
 pub mod inspect;
+pub mod supervisor;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::outbox::fs::Fs;
 use super::outbox::{self, Opening, Reader};
 use super::record::{Epoch, GatewayId, Seq};
-use super::ring::{self, Gauge, Phase, Ring};
+use super::ring::{self, Beat, Gauge, Phase, Ring};
 use super::scribe::{About, Mode, Report, Scribe};
 use super::shipper::{BatchLimits, Shipper, State};
 use super::sink::Sink;
@@ -160,6 +160,12 @@ impl Probe {
     #[must_use]
     pub fn gauge(&self) -> Gauge {
         self.ring.gauge()
+    }
+
+    /// Whether the scribe goes on.
+    #[must_use]
+    pub fn beat(&self) -> Beat {
+        self.ring.beat()
     }
 
     /// Where the pipeline's life is.

@@ -27,7 +27,7 @@ use super::sync::{Condvar, Instant, Mutex, MutexGuard, Notify};
 pub use admission::Reservation;
 use room::{Asker, Room};
 pub use room::{Closed, Limits, NoRoom, Taken};
-pub use work::{Arrival, Capacity, Gauge, Missed, Phase, Window, Work};
+pub use work::{Arrival, Beat, Capacity, Gauge, Missed, Phase, Window, Work};
 
 /// What producers, scribe and shipper share.
 #[derive(Debug)]
@@ -74,6 +74,8 @@ struct State {
     /// The scribe has failed: nothing is taken any more.
     failed: bool,
     capacity: Capacity,
+    /// The scribe's sign of life.
+    beat: Beat,
 }
 
 #[derive(Debug)]
@@ -105,6 +107,7 @@ impl Ring {
             outbox_depended_on: false,
             failed: false,
             capacity: Capacity::default(),
+            beat: Beat::default(),
         };
         Arc::new(Self {
             limits,
@@ -123,6 +126,7 @@ impl Ring {
         let mut unhurried = None;
         let mut state = self.lock();
         let phase = state.phase;
+        state.beat.resting = true;
         loop {
             let outdated = state.phase != phase || matches!(state.phase, Phase::Closing | Phase::Finished);
             if !state.arrivals.is_empty() || outdated {
@@ -141,6 +145,7 @@ impl Ring {
             }
             (state, _) = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
+        state.beat = Beat { turns: state.beat.turns + 1, resting: false };
         Work {
             arrivals: std::mem::take(&mut state.arrivals),
             taken: Taken(std::mem::take(&mut state.arrived)),
@@ -172,6 +177,7 @@ impl Ring {
     pub fn pause(&self, pause: Duration) -> Phase {
         let until = Instant::now() + pause;
         let mut state = self.lock();
+        state.beat.turns += 1;
         while state.phase != Phase::Finished {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -369,6 +375,13 @@ impl Ring {
             outbox_failed: state.outbox_failed,
             outbox: state.capacity,
         }
+    }
+
+    /// Whether the scribe goes on: what it did since it was asked last, and whether there is anything to do.
+    #[must_use]
+    pub fn beat(&self) -> Beat {
+        let state = self.lock();
+        Beat { resting: state.beat.resting && state.arrivals.is_empty(), ..state.beat }
     }
 
     /// For the scribe: whether records, with the `batch` that it made of what it has `taken`, take more than half of the

@@ -25,6 +25,7 @@ use crate::config::{Config, Level, Loaded, LogFormat};
 use crate::gateway::Gateway;
 use crate::ops::admin::Admin;
 use crate::ops::health::{self, Health};
+use crate::ops::supervisor;
 use reload::Reloader;
 
 /// How long the start waits for Postgres before it goes on without. *Chosen*: a healthy one migrates in a second.
@@ -172,13 +173,15 @@ async fn serve_until(
         let reloader = Reloader::new(path, stamp, loaded, gateway.handle(), hang_up);
         ops.spawn(reloader.run(ops_stop.clone()));
     }
-    if let Some(probe) = probe {
+    if let Some(probe) = probe.clone() {
         let admin = Admin::bind(&config.audit.dir, probe);
         let admin = admin.map_err(|source| Error::Io { operation: "open the admin socket in audit.dir", source })?;
         ops.spawn(admin.run(ops_stop.clone()));
         write_addresses(config, mcp, ops_address)?;
     }
-    tracing::info!(mcp = %format!("{}/mcp", url(scheme(config), mcp)), ops = ?ops_address, "listening");
+    let address = format!("{}/mcp", url(scheme(config), mcp));
+    tracing::info!(mcp = %address, ops = ?ops_address, "listening");
+    ops.spawn(supervisor::tell(address, probe, stop.clone(), ops_stop.clone()));
     if let Some(banner) = banner {
         banner.print(mcp).map_err(|source| Error::Io { operation: "write to standard output", source })?;
     }

@@ -115,3 +115,20 @@ pub struct Capacity {
     /// Whether what is kept beyond the quota for refusals is used up too.
     pub over: bool,
 }
+
+/// The scribe's sign of life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// Rises whenever the scribe takes work, and whenever it tries a failing outbox again.
+    pub turns: u64,
+    /// It waits for work, and there is none.
+    pub resting: bool,
+}
+
+impl Beat {
+    /// Whether the scribe has gone on since `earlier`, or has nothing to do.
+    #[must_use]
+    pub fn goes_on_since(self, earlier: Self) -> bool {
+        self.resting || self.turns != earlier.turns
+    }
+}
