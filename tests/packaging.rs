@@ -211,3 +211,35 @@ fn systemd_takes_the_unit_and_finds_it_hardened() {
     let (ok, said) = analyze(&["security", "--offline=true", "--threshold=20"]);
     assert!(ok, "{said}");
 }
+
+#[test]
+fn the_kubernetes_example_holds_a_valid_configuration_and_asks_what_is_answered() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let yaml = std::fs::read_to_string(root.join("examples/kubernetes.yaml")).unwrap();
+    let block = yaml.split_once("gatepost.toml: |\n").unwrap().1.split_once("---").unwrap().0;
+    let config = gatepost::config::Config::parse(block, None, []).unwrap_or_else(|faults| panic!("{faults:#?}"));
+    assert_eq!(config.server.listen.port(), 8808);
+    assert!(yaml.contains(&format!("mountPath: {} }}", config.audit.dir.parent().unwrap().display())));
+    for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
+        let after = yaml.split_once(probe).unwrap().1;
+        assert!(
+            after.trim_start_matches(":\n").trim_start().starts_with(&format!("httpGet: {{ path: {path},")),
+            "{probe}"
+        );
+    }
+}
+
+#[test]
+fn the_image_runs_what_the_binary_takes_and_not_as_root() {
+    let file = std::fs::read_to_string(packaged("Dockerfile")).unwrap();
+    let line = |name: &str| file.lines().filter_map(|line| line.strip_prefix(name)).next_back().unwrap().trim();
+    assert_eq!(line("ENTRYPOINT "), "[\"/usr/bin/gatepost\"]");
+    let args: Vec<String> = serde_json::from_str(line("CMD ")).unwrap();
+    assert_eq!(args, ["serve", "--config", "/etc/gatepost/gatepost.toml"]);
+    assert_eq!((line("USER "), line("VOLUME ")), ("10001:10001", "/var/lib/gatepost"));
+    let toolchain = std::fs::read_to_string(packaged("../rust-toolchain.toml")).unwrap();
+    let version = line("FROM rust:").split('-').next().unwrap_or_default().to_owned();
+    assert!(file.lines().any(|line| line.starts_with("FROM debian:")) && toolchain.contains(&version));
+    let ops = gatepost::config::Config::default().ops.listen.unwrap();
+    assert!(file.contains(&format!("http://{ops}/readyz")));
+}
