@@ -32,7 +32,9 @@ fn root() -> &'static Path {
 /// README.md and all pages below `docs/`, by their paths from the root.
 fn pages() -> Vec<String> {
     let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
-    let docs = docs.map(|name| format!("docs/{}", name.to_str().unwrap())).filter(|name| name.ends_with(".md"));
+    let docs = docs
+        .map(|name| format!("docs/{}", name.to_str().unwrap()))
+        .filter(|name| Path::new(name).extension().is_some_and(|found| found == "md"));
     let mut pages: Vec<String> = docs.chain(["README.md".to_owned()]).collect();
     pages.sort();
     pages
