@@ -1,13 +1,17 @@
 //! Questions to the trail: which records, from Postgres or from the outbox.
 
+mod row;
+mod walk;
+
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Postgres, QueryBuilder, Row};
+use sqlx::postgres::PgConnection;
+use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status, Timestamp,
-};
+use super::record::{AuditRecord, Timestamp};
+
+pub use sqlx::Error;
+pub use walk::verify;
 
 /// Most records that one question gives. *Chosen*: more are a job for SQL or an export.
 pub const LIMIT_MAX: usize = 10_000;
@@ -73,12 +77,8 @@ impl Filter {
 /// # Errors
 /// Any error of Postgres; 42P01 where the schema is missing.
 pub async fn query(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<AuditRecord>, sqlx::Error> {
-    let mut sql: QueryBuilder<Postgres> = QueryBuilder::new(
-        r#"SELECT gateway_id, epoch, seq, prev_hash, hash, request_id, "timestamp", method, client_subject, client_role,
-        client_issuer, token_id, client_addr, session_id, rpc_id, tool_name, backend_name, request_args::text AS
-        request_args, args_digest, response_status, error_message, response_digest, response_bytes, latency_ms
-        FROM audit_log WHERE true"#,
-    );
+    let mut sql: QueryBuilder<Postgres> =
+        QueryBuilder::new(concat!("SELECT ", row::columns!(), " FROM audit_log WHERE true"));
     let texts = [
         (" AND client_subject = ", &filter.subject),
         (" AND client_role = ", &filter.role),
@@ -105,45 +105,21 @@ pub async fn query(connection: &mut PgConnection, filter: &Filter) -> Result<Vec
     }
     sql.push(r#" ORDER BY "timestamp" DESC, epoch DESC, seq DESC LIMIT "#);
     sql.push_bind(i64::try_from(filter.limit()).unwrap_or(i64::MAX));
-    let mut records = sql.build().fetch_all(connection).await?.iter().map(record).collect::<Result<Vec<_>, _>>()?;
+    let mut records =
+        sql.build().fetch_all(connection).await?.iter().map(row::record).collect::<Result<Vec<_>, _>>()?;
     records.reverse();
     Ok(records)
 }
 
-fn record(row: &PgRow) -> Result<AuditRecord, sqlx::Error> {
-    let digest = |bytes: Vec<u8>| bytes.try_into().map_or(Digest::ZERO, Digest);
-    let count = |column: &str| row.try_get::<i64, _>(column).map(i64::unsigned_abs);
-    let place = Place {
-        gateway_id: GatewayId(row.try_get("gateway_id")?),
-        epoch: Epoch(count("epoch")?),
-        seq: Seq(count("seq")?),
-        prev_hash: digest(row.try_get("prev_hash")?),
-        hash: digest(row.try_get("hash")?),
-    };
-    let mut call = Call::new(RequestId(row.try_get("request_id")?), row.try_get("method")?);
-    let at: chrono::DateTime<chrono::Utc> = row.try_get("timestamp")?;
-    call.timestamp = Timestamp::from_micros(at.timestamp_micros());
-    call.client_subject = row.try_get("client_subject")?;
-    call.client_role = row.try_get("client_role")?;
-    call.client_issuer = row.try_get("client_issuer")?;
-    call.token_id = row.try_get("token_id")?;
-    call.client_addr = row.try_get("client_addr")?;
-    call.session_id = row.try_get("session_id")?;
-    call.rpc_id = row.try_get("rpc_id")?;
-    call.tool_name = row.try_get("tool_name")?;
-    call.backend_name = row.try_get("backend_name")?;
-    call.request_args = row.try_get("request_args")?;
-    call.args_digest = row.try_get::<Option<Vec<u8>>, _>("args_digest")?.map(digest);
-    let word: String = row.try_get("response_status")?;
-    let status = Status::from_word(&word)
-        .ok_or_else(|| sqlx::Error::Decode(format!("response_status {word:?} is not known here").into()))?;
-    let outcome = Outcome {
-        status,
-        error_message: row.try_get("error_message")?,
-        response_digest: row.try_get::<Option<Vec<u8>>, _>("response_digest")?.map(digest),
-        response_bytes: row.try_get::<Option<i64>, _>("response_bytes")?.map(i64::unsigned_abs),
-    };
-    let mut entry = Entry::new(call, outcome, std::time::Duration::ZERO);
-    entry.latency_ms = row.try_get("latency_ms")?;
-    Ok(AuditRecord { place, entry })
+/// What to do about an error of Postgres, where the one who asks can do something.
+#[must_use]
+pub fn remedy(error: &sqlx::Error) -> Option<&'static str> {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code)?;
+    Some(match code.as_ref() {
+        "42P01" | "3F000" => "this database has no Gatepost schema: run gatepost migrate, or name the right database",
+        "42703" | "42804" => "the schema is of another version of Gatepost: run gatepost migrate of the newest one",
+        "42501" => "this role may not read the trail: GRANT gatepost_reader to it",
+        "57014" => "the question took longer than postgres.statement_timeout: narrow it, as by --since",
+        _ => return None,
+    })
 }

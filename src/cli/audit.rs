@@ -1,9 +1,10 @@
-//! `gatepost audit`: asks the trail, in Postgres or, store-only, in the outbox.
+//! `gatepost audit`: asks the trail, in Postgres or, store-only, in the outbox. One file a subcommand.
+
+mod verify;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Subcommand;
 use serde_json::Value;
 use uuid::Uuid;
@@ -29,6 +30,8 @@ pub struct Args {
 enum Command {
     /// The newest records that match, oldest first
     Query(Query),
+    /// Check that every stream is whole and unchanged; exit code 1 with the faults if not
+    Verify(verify::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -65,10 +68,13 @@ struct Query {
 /// Runs the command.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let Command::Query(query) = &args.command;
     let config = match args.source.load() {
         Ok(config) => config,
         Err(code) => return code,
+    };
+    let query = match &args.command {
+        Command::Query(query) => query,
+        Command::Verify(verify) => return blocking(verify::run(&config, verify, args.source.json)),
     };
     if let Some(word) = query.status.as_deref().filter(|word| Status::from_word(word).is_none()) {
         let words = Status::ALL.map(Status::as_str).join(", ");
@@ -88,11 +94,26 @@ async fn answer(config: &Config, query: &Query, json: bool) -> anyhow::Result<()
 }
 
 async fn from_postgres(config: &Config, url: &str, filter: &Filter) -> anyhow::Result<Vec<Value>> {
+    let mut connection = connect(config, url).await?;
+    let records = query::query(&mut connection, filter).await.map_err(|error| explained("query audit_log", error))?;
+    Ok(records.iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
+}
+
+async fn connect(config: &Config, url: &str) -> anyhow::Result<postgres::Connection> {
     let options =
         postgres::Options { url: url.to_owned(), statement_timeout: config.postgres.statement_timeout, migrate: false };
-    let mut connection = postgres::connect(&postgres::connect_options(&options)?).await?;
-    let records = query::query(&mut connection, filter).await.context("query audit_log")?;
-    Ok(records.iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
+    Ok(postgres::connect(&postgres::connect_options(&options)?).await?)
+}
+
+/// Postgres's error, with what to do about it where that is known.
+fn explained(operation: &'static str, error: impl Into<query::Error>) -> anyhow::Error {
+    let error = error.into();
+    let remedy = query::remedy(&error);
+    let error = anyhow::Error::new(error).context(operation);
+    match remedy {
+        Some(remedy) => anyhow::anyhow!("{error:#}; {remedy}"),
+        None => error,
+    }
 }
 
 impl Query {

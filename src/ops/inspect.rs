@@ -28,6 +28,11 @@ pub enum Question {
     },
     /// Calls that are open, or were when the gateway died.
     Intents,
+    /// Whether the stored streams are whole and unchanged.
+    CheckTrail {
+        /// Faults that are listed at most.
+        faults_max: usize,
+    },
 }
 
 /// Answers `question` from `reader`; `live` is the gateway whose outbox it is, if it runs. Blocks.
@@ -38,6 +43,7 @@ pub fn answer(question: &Question, reader: &Reader, live: Option<&Probe>) -> Res
     Ok(match question {
         Question::Stats => vec![stats(reader, live)?],
         Question::Intents => reader.intents()?.iter().map(json).collect(),
+        Question::CheckTrail { faults_max } => vec![json(&super::reads::check(reader, *faults_max)?)],
         Question::Records { filter } => records(reader, filter)?.iter().map(json).collect(),
     })
 }
