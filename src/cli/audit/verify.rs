@@ -6,10 +6,9 @@ use std::io::{IsTerminal, Write as _};
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use super::super::outbox::ask;
 use super::super::print;
 use super::super::table::table;
-use super::{connect, explained};
+use super::trail::{connect, explained, outbox};
 use crate::audit::query;
 use crate::config::Config;
 use crate::ops::inspect::Question;
@@ -42,7 +41,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
         progress.end();
         serde_json::to_value(report.map_err(|error| explained("check the trail", error))?)?
     } else {
-        let answer = ask(&config.audit.dir, &Question::CheckTrail { faults_max: args.faults }).await?;
+        let answer = outbox(&config.audit.dir, &Question::CheckTrail { faults_max: args.faults }).await?;
         answer.into_iter().next().context("the gateway gave no answer")?
     };
     if let Some(object) = report.as_object_mut() {
