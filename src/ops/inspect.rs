@@ -25,6 +25,11 @@ pub enum Question {
     },
     /// Calls that are open, or were when the gateway died.
     Intents,
+    /// Records that the trail was read; only a live gateway can. The answer is empty.
+    NoteRead {
+        /// What was asked.
+        read: Box<super::reads::Read>,
+    },
     /// Whether the stored streams are whole and unchanged.
     CheckTrail {
         /// Faults that are listed at most.
@@ -40,6 +45,8 @@ pub fn answer(question: &Question, reader: &Reader, live: Option<&Probe>) -> Res
     Ok(match question {
         Question::Stats => vec![stats(reader, live)?],
         Question::Intents => reader.intents()?.iter().map(json).collect(),
+        // The admin socket has recorded it; a dead gateway cannot.
+        Question::NoteRead { .. } => Vec::new(),
         Question::CheckTrail { faults_max } => vec![json(&super::reads::check(reader, *faults_max)?)],
         Question::Records { filter } => records(reader, filter)?.iter().map(json).collect(),
     })

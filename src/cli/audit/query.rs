@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::super::outbox::{json_lines, records_table};
 use super::super::{complain, print};
 use super::moment::{key, key_of, moment};
-use super::trail::Trail;
+use super::trail::{Trail, recorded};
 use crate::audit::query::{Filter, Key, LIMIT_MAX};
 use crate::audit::record::Status;
 use crate::config::Config;
@@ -92,7 +92,8 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
         limit: args.limit,
         ..args.matching.filter()
     };
-    let records = Trail::open(config).await?.records(filter).await?;
+    let records = Trail::open(config).await?.records(filter.clone()).await?;
+    recorded(config, "query", Some(&filter), records.len()).await?;
     print(&if json { json_lines(&records) } else { records_table(&records) })?;
     if let Some(first) = records.first().filter(|_| records.len() >= args.limit) {
         let count = records.len();

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::super::outbox::{fields, json_lines, records_table};
 use super::super::print;
-use super::trail::{Trail, explained};
+use super::trail::{Trail, explained, recorded};
 use crate::audit::query::{self, Filter};
 use crate::config::Config;
 
@@ -38,7 +38,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
             calls.push(json!({ "record": record, "quarantined": why }));
         }
     }
-    for record in trail.records(filter).await? {
+    for record in trail.records(filter.clone()).await? {
         calls.push(json!({ "record": record }));
     }
     if calls.is_empty() {
@@ -53,6 +53,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
             object.insert("same_call".to_owned(), related.into());
         }
     }
+    recorded(config, "show", Some(&filter), calls.len()).await?;
     let text = if json { json_lines(&calls) } else { in_words(&calls) };
     Ok(print(&text)?)
 }

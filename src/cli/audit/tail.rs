@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::super::outbox::{json_lines, records_table};
 use super::super::print;
 use super::query::{Matching, limit};
-use super::trail::{Trail, explained};
+use super::trail::{Trail, explained, recorded};
 use crate::audit::query::{self, Filter, LIMIT_MAX};
 use crate::config::Config;
 
@@ -33,7 +33,10 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let mut trail = Trail::open(config).await?;
     // Looked at before the records, so that none falls between.
     let mut follower = Follower::begin(&mut trail).await?;
-    let records = trail.records(Filter { limit: args.lines, ..args.matching.filter() }).await?;
+    let filter = Filter { limit: args.lines, ..args.matching.filter() };
+    let records = trail.records(filter.clone()).await?;
+    // Once: a follower that saw the records of its own reading would never come to rest.
+    recorded(config, if args.follow { "tail --follow" } else { "tail" }, Some(&filter), records.len()).await?;
     follower.shown(&records);
     print(&if json { json_lines(&records) } else { records_table(&records) })?;
     if !args.follow {

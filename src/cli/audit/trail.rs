@@ -2,13 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use serde_json::Value;
 
+use super::super::complain;
 use super::super::outbox::ask;
+use crate::audit::outbox::lock;
 use crate::audit::query::{self, Filter};
 use crate::audit::sink::postgres;
 use crate::config::Config;
+use crate::ops::admin;
 use crate::ops::inspect::Question;
+use crate::ops::reads::Read;
 
 /// The trail, opened.
 #[derive(Debug)]
@@ -36,6 +41,31 @@ impl Trail {
             Self::Outbox(dir) => outbox(dir, &Question::Records { filter: Box::new(filter) }).await,
         }
     }
+}
+
+/// Has the live gateway of `audit.dir` record the read, before anything is shown. Where none runs there, nobody can, and
+/// standard error says so: who may only read Postgres cannot write a record, and no stream but a gateway's own may grow.
+///
+/// # Errors
+/// A gateway runs there and does not record it: then nothing is to be shown.
+pub(super) async fn recorded(
+    config: &Config,
+    command: &'static str,
+    filter: Option<&Filter>,
+    rows: usize,
+) -> anyhow::Result<()> {
+    let dir = &config.audit.dir;
+    // A directory that may not be entered is another user's gateway.
+    let live = lock::holder(dir).ok().flatten();
+    if live.is_none() {
+        let from = dir.display();
+        complain(&format!("this read is not recorded: no gateway that runs in {from} (--dir) can be asked to"));
+        return Ok(());
+    }
+    let from = if config.postgres.url.is_some() { "postgres" } else { "outbox" }.to_owned();
+    let read = Read { command: command.to_owned(), from, filter: filter.cloned(), rows: rows as u64 };
+    let noted = admin::ask(dir, &Question::NoteRead { read: Box::new(read) }).await;
+    noted.map(|_| ()).context("the live gateway did not record this read (gateway/read); nothing is shown")
 }
 
 /// Asks an outbox, which has to be there.

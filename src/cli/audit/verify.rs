@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::super::print;
 use super::super::table::table;
-use super::trail::{connect, explained, outbox};
+use super::trail::{connect, explained, outbox, recorded};
 use crate::audit::query;
 use crate::config::Config;
 use crate::ops::inspect::Question;
@@ -47,6 +47,8 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     if let Some(object) = report.as_object_mut() {
         object.insert("unchecked".to_owned(), UNCHECKED.iter().map(|&line| Value::from(line)).collect());
     }
+    let rows = usize::try_from(number(&report, "records")).unwrap_or(usize::MAX);
+    recorded(config, "verify", None, rows).await?;
     print(&if json { format!("{report}\n") } else { in_words(&report) })?;
     if report.get("whole") != Some(&Value::Bool(true)) {
         bail!("the trail is not whole: {} faults", number(&report, "faults_count"));
