@@ -19,6 +19,7 @@ pub mod scribe;
 pub mod shipper;
 pub mod sink;
 mod sync;
+pub mod verify;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

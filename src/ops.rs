@@ -3,4 +3,5 @@
 pub mod admin;
 pub mod health;
 pub mod inspect;
+pub mod reads;
 pub mod supervisor;

@@ -319,7 +319,9 @@ async fn without_postgres_calls_are_kept_and_shown_and_delivered_once_it_is_conf
             .await
             .unwrap();
     let events: Vec<_> = events.iter().map(|(epoch, method)| (*epoch, method.as_str())).collect();
-    assert_eq!(events, [(1, "gateway/opened"), (2, "gateway/opened"), (2, "gateway/closed")]);
+    let expected =
+        [(1, "gateway/opened"), (1, "gateway/read"), (2, "gateway/opened"), (2, "gateway/read"), (2, "gateway/closed")];
+    assert_eq!(events, expected);
 }
 
 #[tokio::test]

@@ -52,6 +52,7 @@ pub struct Pipeline {
 /// Looks at the running pipeline. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Probe {
+    audit: Audit,
     ring: Arc<Ring>,
     reader: Reader,
     shipper: watch::Receiver<State>,
@@ -107,7 +108,8 @@ impl Pipeline {
         let io = |source| outbox::Error::Io { operation: "start the scribe for", path: config.dir.clone(), source };
         let scribe = scribe.map_err(io)?;
         let audit = Audit::on(Arc::clone(&ring), config.mode == Mode::Stored, config.timeouts);
-        let probe = Probe { ring, reader: reader.for_inspection(), shipper: watched, gateway_id, epoch };
+        let probe =
+            Probe { audit: audit.clone(), ring, reader: reader.for_inspection(), shipper: watched, gateway_id, epoch };
         Ok(Self { audit, probe, scribe, shipper, deadline })
     }
 
@@ -184,6 +186,12 @@ impl Probe {
     #[must_use]
     pub fn reader(&self) -> &Reader {
         &self.reader
+    }
+
+    /// The handle for recording that somebody looked.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// This epoch of this gateway.

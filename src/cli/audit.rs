@@ -1,23 +1,24 @@
-//! `gatepost audit`: asks the trail, in Postgres or, store-only, in the outbox.
+//! `gatepost audit`: asks the trail, in Postgres or, store-only, in the outbox. One file a subcommand.
+
+mod moment;
+mod query;
+mod show;
+mod tail;
+mod trail;
+mod verify;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::Context;
 use clap::Subcommand;
-use serde_json::Value;
-use uuid::Uuid;
 
-use super::outbox::{ask, json_lines, records_table};
-use super::{BAD_CONFIG, Source, blocking, complain, print};
-use crate::audit::query::{self, Filter};
-use crate::audit::record::{Status, Timestamp};
-use crate::audit::sink::postgres;
+use super::{BAD_CONFIG, Source, blocking, complain};
+use crate::audit::record::Status;
 use crate::config::Config;
-use crate::ops::inspect::Question;
 
 /// `gatepost audit`
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 answered, and for verify: the trail is whole; 1 no answer, or faults found; \
+    2 bad usage or configuration. With postgres.url the trail is in Postgres, without it in the outbox of --dir.")]
 pub struct Args {
     #[command(flatten)]
     source: Source,
@@ -28,90 +29,41 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// The newest records that match, oldest first
-    Query(Query),
-}
-
-#[derive(Debug, clap::Args)]
-struct Query {
-    /// The token's subject
-    #[arg(long)]
-    who: Option<String>,
-    /// The role
-    #[arg(long)]
-    role: Option<String>,
-    /// The tool, without its backend
-    #[arg(long)]
-    tool: Option<String>,
-    /// The backend
-    #[arg(long)]
-    backend: Option<String>,
-    /// ok, `tool_error`, error, denied, ...
-    #[arg(long)]
-    status: Option<String>,
-    /// tools/call, gateway/opened, ...
-    #[arg(long)]
-    method: Option<String>,
-    /// Not older than this, as 90s, 2h or 7d
-    #[arg(long, value_parser = humantime::parse_duration)]
-    since: Option<Duration>,
-    /// The call
-    #[arg(long)]
-    request_id: Option<Uuid>,
-    /// At most so many
-    #[arg(long, default_value_t = 50)]
-    limit: usize,
+    Query(query::Args),
+    /// Everything about one call: its record, its neighbours, the other requests of the same call
+    Show(show::Args),
+    /// The newest records, and with --follow those that come
+    Tail(tail::Args),
+    /// Check that every stream is whole and unchanged; exit code 1 with the faults if not
+    Verify(verify::Args),
 }
 
 /// Runs the command.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let Command::Query(query) = &args.command;
     let config = match args.source.load() {
         Ok(config) => config,
         Err(code) => return code,
     };
-    if let Some(word) = query.status.as_deref().filter(|word| Status::from_word(word).is_none()) {
+    let matching = match &args.command {
+        Command::Query(query) => Some(&query.matching),
+        Command::Tail(tail) => Some(&tail.matching),
+        Command::Show(_) | Command::Verify(_) => None,
+    };
+    if let Some(word) = matching.and_then(query::Matching::unknown_status) {
         let words = Status::ALL.map(Status::as_str).join(", ");
         complain(&format!("--status {word}: no such status; one of {words}"));
         return ExitCode::from(BAD_CONFIG);
     }
-    blocking(answer(&config, query, args.source.json))
+    blocking(answer(&config, args))
 }
 
-async fn answer(config: &Config, query: &Query, json: bool) -> anyhow::Result<()> {
-    let filter = query.filter();
-    let records = match &config.postgres.url {
-        Some(url) => from_postgres(config, url, &filter).await?,
-        None => ask(&config.audit.dir, &Question::Records { filter: Box::new(filter) }).await?,
-    };
-    Ok(print(&if json { json_lines(&records) } else { records_table(&records) })?)
-}
-
-async fn from_postgres(config: &Config, url: &str, filter: &Filter) -> anyhow::Result<Vec<Value>> {
-    let options =
-        postgres::Options { url: url.to_owned(), statement_timeout: config.postgres.statement_timeout, migrate: false };
-    let mut connection = postgres::connect(&postgres::connect_options(&options)?).await?;
-    let records = query::query(&mut connection, filter).await.context("query audit_log")?;
-    Ok(records.iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
-}
-
-impl Query {
-    fn filter(&self) -> Filter {
-        let since = |age: Duration| {
-            let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-            Timestamp::now().micros().saturating_sub(age)
-        };
-        Filter {
-            subject: self.who.clone(),
-            role: self.role.clone(),
-            tool: self.tool.clone(),
-            backend: self.backend.clone(),
-            status: self.status.clone(),
-            method: self.method.clone(),
-            request_id: self.request_id,
-            since_micros: self.since.map(since),
-            limit: self.limit,
-            ..Filter::default()
-        }
+async fn answer(config: &Config, args: &Args) -> anyhow::Result<()> {
+    let json = args.source.json;
+    match &args.command {
+        Command::Query(query) => query::run(config, query, json).await,
+        Command::Show(show) => show::run(config, show, json).await,
+        Command::Tail(tail) => tail::run(config, tail, json).await,
+        Command::Verify(verify) => verify::run(config, verify, json).await,
     }
 }

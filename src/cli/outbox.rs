@@ -134,7 +134,7 @@ fn intents_table(intents: &[Value]) -> String {
 }
 
 /// An object as lines of `key: value`, inner ones as `outer.inner`.
-fn fields(value: &Value, prefix: &str) -> String {
+pub(super) fn fields(value: &Value, prefix: &str) -> String {
     match value {
         Value::Object(map) => {
             let name = |key: &str| if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };

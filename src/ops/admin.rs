@@ -83,6 +83,10 @@ async fn serve(stream: UnixStream, probe: Probe) -> io::Result<()> {
     (&mut stream).take(QUESTION_BYTES_MAX).read_line(&mut line).await?;
     let answer = match serde_json::from_str::<Question>(&line) {
         Err(error) => Err(format!("no question: {error}")),
+        Ok(Question::NoteRead { read }) => match super::reads::note(&probe, stream.get_ref(), &read).await {
+            Ok(()) => Ok(Vec::new()),
+            Err(error) => Err(format!("the read cannot be recorded: {error}")),
+        },
         Ok(question) => {
             let read = move || inspect::answer(&question, probe.reader(), Some(&probe));
             match tokio::task::spawn_blocking(read).await {

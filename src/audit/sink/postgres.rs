@@ -89,6 +89,9 @@ SELECT CASE
 END FROM inserted
 ";
 
+/// A connection.
+pub type Connection = PgConnection;
+
 /// How to reach Postgres.
 #[derive(Clone)]
 pub struct Options {

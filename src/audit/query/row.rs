@@ -1,0 +1,80 @@
+//! A row of `audit_log`, as it stands: nothing is made deliverable again, so that a changed row does not look unchanged.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use crate::audit::record::{
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status, Timestamp,
+};
+
+/// Microseconds from 1970 to 2000, where Postgres begins to count. *Spec*: `timestamptz` in Postgres's binary format.
+const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// The columns that [`record`] reads.
+macro_rules! columns {
+    () => {
+        r#"gateway_id, epoch, seq, prev_hash, hash, request_id, "timestamp", method, client_subject, client_role,
+        client_issuer, token_id, client_addr, session_id, rpc_id, tool_name, backend_name, request_args::text AS
+        request_args, args_digest, response_status, error_message, response_digest, response_bytes, latency_ms"#
+    };
+}
+pub(super) use columns;
+
+pub(super) fn place(row: &PgRow) -> Result<Place, sqlx::Error> {
+    let count = |column: &str| row.try_get::<i64, _>(column).map(i64::cast_unsigned);
+    Ok(Place {
+        gateway_id: GatewayId(row.try_get("gateway_id")?),
+        epoch: Epoch(count("epoch")?),
+        seq: Seq(count("seq")?),
+        prev_hash: digest(row.try_get("prev_hash")?),
+        hash: digest(row.try_get("hash")?),
+    })
+}
+
+pub(super) fn digest(bytes: &[u8]) -> Digest {
+    bytes.try_into().map_or(Digest::ZERO, Digest)
+}
+
+pub(super) fn record(row: &PgRow) -> Result<AuditRecord, sqlx::Error> {
+    Ok(AuditRecord { place: place(row)?, entry: entry(row)? })
+}
+
+pub(super) fn entry(row: &PgRow) -> Result<Entry, sqlx::Error> {
+    let some = |column: &str| row.try_get::<Option<&[u8]>, _>(column).map(|bytes| bytes.map(digest));
+    let mut call = Call::new(RequestId(row.try_get("request_id")?), "");
+    call.method = row.try_get("method")?;
+    call.timestamp = timestamp(row)?;
+    call.client_subject = row.try_get("client_subject")?;
+    call.client_role = row.try_get("client_role")?;
+    call.client_issuer = row.try_get("client_issuer")?;
+    call.token_id = row.try_get("token_id")?;
+    call.client_addr = row.try_get("client_addr")?;
+    call.session_id = row.try_get("session_id")?;
+    call.rpc_id = row.try_get("rpc_id")?;
+    call.tool_name = row.try_get("tool_name")?;
+    call.backend_name = row.try_get("backend_name")?;
+    call.request_args = row.try_get("request_args")?;
+    call.args_digest = some("args_digest")?;
+    let word: &str = row.try_get("response_status")?;
+    let status = Status::from_word(word).ok_or_else(|| {
+        sqlx::Error::Decode(format!("response_status {word:?} is not known here; a newer Gatepost wrote it").into())
+    })?;
+    let outcome =
+        Outcome { status, error_message: None, response_digest: some("response_digest")?, response_bytes: None };
+    let mut entry = Entry::new(call, outcome, Duration::ZERO);
+    entry.error_message = row.try_get("error_message")?;
+    // Without `abs`: a changed sign is a change.
+    entry.response_bytes = row.try_get::<Option<i64>, _>("response_bytes")?.map(i64::cast_unsigned);
+    entry.latency_ms = row.try_get("latency_ms")?;
+    Ok(entry)
+}
+
+/// By hand: chrono panics at moments that Postgres takes, as `infinity`.
+fn timestamp(row: &PgRow) -> Result<Timestamp, sqlx::Error> {
+    let bytes = row.try_get_raw("timestamp")?.as_bytes().map_err(sqlx::Error::Decode)?;
+    let micros = bytes.try_into().map(i64::from_be_bytes);
+    let micros = micros.map_err(|_| sqlx::Error::Decode("timestamp is not 8 bytes long".into()))?;
+    Ok(Timestamp::from_micros(micros.saturating_add(POSTGRES_EPOCH_MICROS)))
+}
