@@ -1,8 +1,10 @@
-//! `gatepost outbox`: looks into the outbox of a live gateway, or of a dead one's directory, and changes nothing.
+//! `gatepost outbox`: looks into the outbox of a live gateway, or of a dead one's directory. All but `drain` change
+//! nothing.
 //!
 //! A live gateway is asked through its admin socket, a dead one's files directly; the answers are the same. They pass line
 //! by line, so that none is in memory as a whole.
 
+mod drain;
 mod export;
 mod list;
 mod show;
@@ -59,6 +61,8 @@ enum Command {
     Verify,
     /// All stored records that match, as JSON lines or CSV
     Export(export::Args),
+    /// Deliver to Postgres what a dead gateway left, and close its stream
+    Drain(drain::Args),
 }
 
 /// Which records.
@@ -140,7 +144,7 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let dir = config.audit.dir;
+    let dir = config.audit.dir.clone();
     if let Err(what) = is_outbox(&dir) {
         complain(&format!(
             "{} is no outbox directory: {what}; name one with --dir, or the configuration with --config",
@@ -150,6 +154,13 @@ pub fn run(args: &Args) -> ExitCode {
     }
     let json = args.source.json;
     match &args.command {
+        Command::Drain(args) => match drain::fault(&config) {
+            Some(fault) => {
+                complain(fault);
+                ExitCode::from(BAD_CONFIG)
+            }
+            None => blocking(drain::run(&config, args, json)),
+        },
         Command::Stats => blocking(stats::run(&dir, json)),
         Command::List(args) => blocking(list::run(&dir, args, json)),
         Command::Show(args) => blocking(show::run(&dir, args, json)),
@@ -176,12 +187,12 @@ fn is_outbox(dir: &Path) -> Result<(), String> {
 /// Asks, and gives each line of the answer to `take` as it comes. Lines of progress go to the terminal, if there is one.
 async fn each(dir: &Path, question: &Question, take: &mut dyn FnMut(Value) -> io::Result<()>) -> anyhow::Result<()> {
     let mut progress = Progress::new();
-    let mut take = |line: Value| match line.get("progress") {
-        Some(done) => progress.show(done),
-        None => {
-            progress.clear();
-            take(line)
+    let mut take = |line: Value| {
+        if let Some(done) = line.get("progress") {
+            return progress.show(done);
         }
+        progress.clear();
+        take(line)
     };
     let holder = lock::holder(dir).with_context(|| format!("look at the lock of {}", dir.display()))?;
     if let Some(holder) = holder {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::audit::chain::Head;
-use crate::audit::outbox::{Error, Reader};
+use crate::audit::outbox::{Error, Frame, Reader};
 use crate::audit::pipeline::Probe;
 use crate::audit::query::Filter;
 use crate::audit::record::{AuditRecord, Digest, Epoch, Seq};
@@ -73,10 +73,9 @@ pub fn answer(question: &Question, reader: &Reader, live: Option<&Probe>, emit: 
         }
         Question::Scan { filter, after, limit } => scan(reader, filter, *after, *limit, emit)?,
         Question::Frame { epoch, seq } => {
-            let frame = reader.frame(Epoch(*epoch), Seq(*seq))?;
             let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-            let line = |frame: crate::audit::outbox::Frame| json!({ "file": frame.file, "segment": frame.segment, "offset": frame.offset, "hex": hex(&frame.bytes) });
-            give(frame.map(line), emit);
+            let line = |Frame { file, segment, offset, bytes }: Frame| json!({ "file": file, "segment": segment, "offset": offset, "hex": hex(&bytes) });
+            give(reader.frame(Epoch(*epoch), Seq(*seq))?.map(line), emit);
         }
         Question::Verify => {
             let verified = reader.verify(&mut |records| emit(progress(records)))?;

@@ -161,7 +161,10 @@ impl Walk<'_> {
         self.whole = true;
         let fresh =
             At { number, epoch: meta.epoch, seq: meta.head.seq, hash: Some(meta.head.hash), highest: meta.head.seq };
-        let Some(at) = self.at else { return self.stream(fresh) };
+        let Some(at) = self.at else {
+            self.stream(fresh);
+            return Ok(());
+        };
         if meta.epoch < at.epoch {
             return broken(None, format!("its epoch is {}, that of the file before is {}", meta.epoch, at.epoch));
         }
@@ -176,19 +179,19 @@ impl Walk<'_> {
                     return Err(fault(at.number, Some(at.epoch), Some(head.seq), what));
                 }
             }
-            return self.stream(fresh);
+            self.stream(fresh);
+            return Ok(());
         }
         self.joins(at, meta.head, number)?;
         self.at = Some(At { highest: at.highest, ..fresh });
         Ok(())
     }
 
-    fn stream(&mut self, fresh: At) -> Result<(), Stop> {
+    fn stream(&mut self, fresh: At) {
         self.recent.clear();
-        let Head { seq: last, .. } = Head::START;
-        self.done.streams.push(Checked { epoch: fresh.epoch, first: last, last, closed: false });
+        let (first, last) = (Seq::ZERO, Seq::ZERO);
+        self.done.streams.push(Checked { epoch: fresh.epoch, first, last, closed: false });
         self.at = Some(fresh);
-        Ok(())
     }
 
     /// What was read up to `at` agrees with `head`, which a later file says is the last record before it.

@@ -91,7 +91,8 @@ fn parent(output: &Path) -> &Path {
 pub(super) async fn run(dir: &Path, args: &Args) -> anyhow::Result<()> {
     let Some(output) = &args.output else {
         let done = write(dir, args, &mut BufWriter::new(io::stdout().lock())).await?;
-        return tell(done);
+        tell(&done);
+        return Ok(());
     };
     let mut temporary = output.clone().into_os_string();
     temporary.push(".tmp");
@@ -108,7 +109,8 @@ pub(super) async fn run(dir: &Path, args: &Args) -> anyhow::Result<()> {
         // What failed is told; a leftover bears a name that says what it is.
         fs::remove_file(&temporary).ok();
     }
-    tell(done?)
+    tell(&done?);
+    Ok(())
 }
 
 /// The file gets its name once all in it is on the disk.
@@ -127,11 +129,10 @@ struct Done {
     more: bool,
 }
 
-fn tell(done: Done) -> anyhow::Result<()> {
+fn tell(done: &Done) {
     if let Some(Place { epoch, seq }) = done.last.filter(|_| done.more) {
         complain(&format!("{} records; there are more: --after {epoch}/{seq}", done.records));
     }
-    Ok(())
 }
 
 async fn write(dir: &Path, args: &Args, out: &mut dyn Write) -> anyhow::Result<Done> {
