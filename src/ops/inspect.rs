@@ -74,8 +74,8 @@ pub fn answer(question: &Question, reader: &Reader, live: Option<&Probe>, emit: 
         Question::Scan { filter, after, limit } => scan(reader, filter, *after, *limit, emit)?,
         Question::Frame { epoch, seq } => {
             let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-            let line = |Frame { file, segment, offset, bytes }: Frame| json!({ "file": file, "segment": segment, "offset": offset, "hex": hex(&bytes) });
-            give(reader.frame(Epoch(*epoch), Seq(*seq))?.map(line), emit);
+            let shown = |Frame { file, segment, offset, bytes }: Frame| json!({ "file": file, "segment": segment, "offset": offset, "hex": hex(&bytes) });
+            give(reader.frame(Epoch(*epoch), Seq(*seq))?.map(shown), emit);
         }
         Question::Verify => {
             let verified = reader.verify(&mut |records| emit(progress(records)))?;
