@@ -21,6 +21,8 @@
 //!
 //! This is the only module that names bincode.
 
+pub mod explain;
+
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{Decode, Encode};
 use uuid::Uuid;

@@ -14,6 +14,7 @@ mod backend;
 pub mod damage;
 mod error;
 mod found;
+mod frame;
 pub mod fs;
 mod generation;
 pub mod lock;
@@ -21,6 +22,7 @@ mod reader;
 pub mod restore;
 mod salvage;
 mod space;
+pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 
 use damage::Damage;
 pub use error::Error;
+pub use frame::Frame;
 use fs::Fs;
 use generation::{Generation, Meta, Number};
 use lock::{Lock, LockError};

@@ -1,8 +1,23 @@
-//! `gatepost outbox`: looks into the outbox of a live gateway, or of a dead one's directory, and changes nothing.
+//! `gatepost outbox`: looks into the outbox of a live gateway, or of a dead one's directory. All but `drain` change
+//! nothing.
+//!
+//! A live gateway is asked through its admin socket, a dead one's files directly; the answers are the same. They pass line
+//! by line, so that none is in memory as a whole.
 
+mod drain;
+mod export;
+mod list;
+mod show;
+mod stats;
+mod tail;
+mod verify;
+
+use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
@@ -10,15 +25,21 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::table::{RECORD_HEADINGS, record_row, table};
-use super::{NO_OUTBOX, Source, blocking, complain, print};
+use super::{BAD_CONFIG, NO_OUTBOX, Source, blocking, complain};
 use crate::audit::outbox::fs::DiskFs;
 use crate::audit::outbox::{Reader, lock};
 use crate::audit::query::Filter;
+use crate::audit::record::{Status, Timestamp};
 use crate::ops::admin;
 use crate::ops::inspect::{self, Question};
 
+/// How often the line on a terminal that shows progress is written again. *Chosen*: as fast as one can read it.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
 /// `gatepost outbox`
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 success; 1 it failed, or verify found a fault; 2 bad usage or configuration; \
+                        3 the directory is no outbox.")]
 pub struct Args {
     #[command(flatten)]
     source: Source,
@@ -30,26 +51,90 @@ pub struct Args {
 enum Command {
     /// What the outbox holds, and what a live gateway is doing
     Stats,
-    /// The newest stored records, oldest first
-    List {
-        /// Only these: ok, denied, interrupted, ...
-        #[arg(long)]
-        status: Option<String>,
-        /// Only this epoch's
-        #[arg(long)]
-        epoch: Option<u64>,
-        /// At most so many
-        #[arg(long, default_value_t = 50)]
-        limit: usize,
-        /// Calls that are open, or were when the gateway died, instead of records
-        #[arg(long)]
-        intents: bool,
-    },
+    /// Stored records: the newest that match, or those behind --after; oldest first
+    List(list::Args),
     /// One record in full, by request id or by EPOCH/SEQ
-    Show {
-        /// A request id, or EPOCH/SEQ
-        which: String,
-    },
+    Show(show::Args),
+    /// The newest stored records and, with --follow, those that come
+    Tail(tail::Args),
+    /// Whether all that is stored is whole and unchanged: CRC, seq, chain, open calls
+    Verify,
+    /// All stored records that match, as JSON lines or CSV
+    Export(export::Args),
+    /// Deliver to Postgres what a dead gateway left, and close its stream
+    Drain(drain::Args),
+}
+
+/// Which records.
+#[derive(Clone, Debug, Default, clap::Args)]
+struct Which {
+    /// The token's subject
+    #[arg(long)]
+    who: Option<String>,
+    /// The role
+    #[arg(long)]
+    role: Option<String>,
+    /// The tool, without its backend
+    #[arg(long)]
+    tool: Option<String>,
+    /// The backend
+    #[arg(long)]
+    backend: Option<String>,
+    /// ok, `tool_error`, denied, interrupted, ...
+    #[arg(long, value_parser = status)]
+    status: Option<String>,
+    /// tools/call, gateway/opened, ...
+    #[arg(long)]
+    method: Option<String>,
+    /// Not older than this, as 90s, 2h or 7d
+    #[arg(long, value_parser = humantime::parse_duration)]
+    since: Option<Duration>,
+    /// Only this epoch's
+    #[arg(long)]
+    epoch: Option<u64>,
+}
+
+impl Which {
+    fn filter(&self, limit: usize) -> Box<Filter> {
+        let since = |age: Duration| {
+            let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+            Timestamp::now().micros().saturating_sub(age)
+        };
+        Box::new(Filter {
+            subject: self.who.clone(),
+            role: self.role.clone(),
+            tool: self.tool.clone(),
+            backend: self.backend.clone(),
+            status: self.status.clone(),
+            method: self.method.clone(),
+            since_micros: self.since.map(since),
+            epoch: self.epoch,
+            limit,
+            ..Filter::default()
+        })
+    }
+}
+
+/// A place, written EPOCH/SEQ.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    epoch: u64,
+    seq: u64,
+}
+
+impl std::str::FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let place = text.split_once('/').and_then(|(epoch, seq)| Some((epoch.parse().ok()?, seq.parse().ok()?)));
+        let (epoch, seq) = place.ok_or_else(|| format!("{text:?} is no EPOCH/SEQ, as in 3/1024"))?;
+        Ok(Self { epoch, seq })
+    }
+}
+
+fn status(word: &str) -> Result<String, String> {
+    let words = || Status::ALL.map(Status::as_str).join(", ");
+    Status::from_word(word).map(|_| word.to_owned()).ok_or_else(|| format!("no such status; one of {}", words()))
 }
 
 /// Runs the command.
@@ -59,61 +144,118 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let dir = config.audit.dir;
-    if !dir.is_dir() {
+    let dir = config.audit.dir.clone();
+    if let Err(what) = is_outbox(&dir) {
         complain(&format!(
-            "{} is no outbox directory; name one with --dir, or the configuration with --config",
+            "{} is no outbox directory: {what}; name one with --dir, or the configuration with --config",
             dir.display()
         ));
         return ExitCode::from(NO_OUTBOX);
     }
-    blocking(answer(&dir, args))
+    let json = args.source.json;
+    match &args.command {
+        Command::Drain(args) => match drain::fault(&config) {
+            Some(fault) => {
+                complain(fault);
+                ExitCode::from(BAD_CONFIG)
+            }
+            None => blocking(drain::run(&config, args, json)),
+        },
+        Command::Stats => blocking(stats::run(&dir, json)),
+        Command::List(args) => blocking(list::run(&dir, args, json)),
+        Command::Show(args) => blocking(show::run(&dir, args, json)),
+        Command::Tail(args) => blocking(tail::run(&dir, args, json)),
+        Command::Verify => blocking(verify::run(&dir, json)),
+        Command::Export(args) => match args.fault(&dir) {
+            Some(fault) => {
+                complain(&fault);
+                ExitCode::from(BAD_CONFIG)
+            }
+            None => blocking(export::run(&dir, args)),
+        },
+    }
 }
 
-/// Asks a live gateway through its socket, a dead one's files directly.
-pub(super) async fn ask(dir: &Path, question: &Question) -> anyhow::Result<Vec<Value>> {
+/// An outbox has generation files, or at least the lock file of one that nothing was stored in yet.
+fn is_outbox(dir: &Path) -> Result<(), String> {
+    let entries = std::fs::read_dir(dir).map_err(|error| error.to_string())?;
+    let ours = |name: &str| name == lock::LOCK_NAME || name.starts_with("outbox-");
+    let found = entries.filter_map(Result::ok).any(|entry| entry.file_name().to_str().is_some_and(ours));
+    if found { Ok(()) } else { Err("there is no outbox file in it".to_owned()) }
+}
+
+/// Asks, and gives each line of the answer to `take` as it comes. Lines of progress go to the terminal, if there is one.
+async fn each(dir: &Path, question: &Question, take: &mut dyn FnMut(Value) -> io::Result<()>) -> anyhow::Result<()> {
+    let mut progress = Progress::new();
+    let mut take = |line: Value| {
+        if let Some(done) = line.get("progress") {
+            return progress.show(done);
+        }
+        progress.clear();
+        take(line)
+    };
     let holder = lock::holder(dir).with_context(|| format!("look at the lock of {}", dir.display()))?;
     if let Some(holder) = holder {
-        let asked = admin::ask(dir, question).await;
+        let asked = admin::each(dir, question, &mut take).await;
         return asked
             .with_context(|| format!("ask the live gateway ({holder}) at {}", dir.join(admin::SOCKET_NAME).display()));
     }
     let reader = Reader::of_dead(Arc::new(DiskFs), dir)?;
-    Ok(inspect::answer(question, &reader, None)?)
+    let mut failed = Ok(());
+    let mut emit = |line| match take(line) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failed = Err(error);
+            ControlFlow::Break(())
+        }
+    };
+    inspect::answer(question, &reader, None, &mut emit)?;
+    Ok(failed?)
 }
 
-async fn answer(dir: &Path, args: &Args) -> anyhow::Result<()> {
-    let question = match &args.command {
-        Command::Stats => Question::Stats,
-        Command::List { intents: true, .. } => Question::Intents,
-        Command::List { status, epoch, limit, .. } => Question::Records {
-            filter: Box::new(Filter { status: status.clone(), epoch: *epoch, limit: *limit, ..Filter::default() }),
-        },
-        Command::Show { which } => Question::Records { filter: Box::new(which_record(which)?) },
-    };
-    let lines = ask(dir, &question).await?;
-    if let Command::Show { which } = &args.command
-        && lines.is_empty()
-    {
-        bail!("no stored record {which} in {}; it may have been delivered: try gatepost audit query", dir.display());
-    }
-    let text = match &args.command {
-        _ if args.source.json => json_lines(&lines),
-        Command::List { intents: false, .. } => records_table(&lines),
-        Command::List { .. } => intents_table(&lines),
-        Command::Stats | Command::Show { .. } => lines.iter().map(|line| fields(line, "")).collect(),
-    };
-    Ok(print(&text)?)
+/// Asks for an answer that is known to be short.
+pub(super) async fn ask(dir: &Path, question: &Question) -> anyhow::Result<Vec<Value>> {
+    let mut lines = Vec::new();
+    each(dir, question, &mut |line| {
+        lines.push(line);
+        Ok(())
+    })
+    .await?;
+    Ok(lines)
 }
 
-fn which_record(which: &str) -> anyhow::Result<Filter> {
-    if let Ok(id) = which.parse::<Uuid>() {
-        return Ok(Filter { request_id: Some(id), limit: 1, ..Filter::default() });
+/// One line on standard error that is written over again, where that is a terminal.
+struct Progress {
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { shown: None, terminal: io::stderr().is_terminal() && !io::stdout().is_terminal() }
     }
-    let place = which.split_once('/').and_then(|(epoch, seq)| Some((epoch.parse().ok()?, seq.parse().ok()?)));
-    let (epoch, seq) =
-        place.with_context(|| format!("{which:?} is neither a request id nor EPOCH/SEQ, as in 3/1024"))?;
-    Ok(Filter { epoch: Some(epoch), seq: Some(seq), limit: 1, ..Filter::default() })
+
+    fn show(&mut self, done: &Value) -> io::Result<()> {
+        if self.terminal && self.shown.is_none_or(|shown| shown.elapsed() >= PROGRESS_INTERVAL) {
+            self.shown = Some(Instant::now());
+            let records = done.get("records").and_then(Value::as_u64).unwrap_or_default();
+            write!(io::stderr().lock(), "\r{records} records read")?;
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        if self.shown.take().is_some() {
+            // Nobody can be told that standard error is closed.
+            write!(io::stderr().lock(), "\r\x1b[K").ok();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 pub(super) fn json_lines(lines: &[Value]) -> String {
@@ -122,15 +264,6 @@ pub(super) fn json_lines(lines: &[Value]) -> String {
 
 pub(super) fn records_table(records: &[Value]) -> String {
     table(&RECORD_HEADINGS, &records.iter().map(record_row).collect::<Vec<_>>())
-}
-
-fn intents_table(intents: &[Value]) -> String {
-    let text = |intent: &Value, key: &str| intent.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let row = |intent: &Value| {
-        let target = format!("{}/{}", text(intent, "backend_name"), text(intent, "tool_name"));
-        vec![text(intent, "request_id"), text(intent, "timestamp"), text(intent, "client_subject"), target]
-    };
-    table(&["REQUEST ID", "SINCE", "WHO", "BACKEND/TOOL"], &intents.iter().map(row).collect::<Vec<_>>())
 }
 
 /// An object as lines of `key: value`, inner ones as `outer.inner`.
@@ -153,4 +286,21 @@ pub(super) fn fields(value: &Value, prefix: &str) -> String {
 /// Text whose control characters are written as escapes, so that a terminal shows them and does not obey them.
 fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() }).collect()
+}
+
+/// The place in a record's JSON.
+fn place_of(record: &Value) -> Option<Place> {
+    let number = |key: &str| record.get(key).and_then(Value::as_u64);
+    Some(Place { epoch: number("epoch")?, seq: number("seq")? })
+}
+
+/// The filter of one record, by request id or place.
+fn one(which: &str) -> anyhow::Result<Filter> {
+    if let Ok(id) = which.parse::<Uuid>() {
+        return Ok(Filter { request_id: Some(id), limit: 1, ..Filter::default() });
+    }
+    let Ok(Place { epoch, seq }) = which.parse() else {
+        bail!("{which:?} is neither a request id nor EPOCH/SEQ, as in 3/1024");
+    };
+    Ok(Filter { epoch: Some(epoch), seq: Some(seq), limit: 1, ..Filter::default() })
 }

@@ -1,10 +1,12 @@
 //! The admin socket: how `gatepost outbox` and `gatepost audit` ask a live gateway.
 //!
 //! A Unix socket `admin.sock` in the outbox directory, which only the gateway's user may enter. A client sends one line,
-//! a [`Question`] as JSON; the gateway answers with JSON lines and closes. An answer that begins with the key `error` says
-//! why there is none.
+//! a [`Question`] as JSON; the gateway answers with JSON lines, the last one `{"end":true}`, and closes. A line with the key
+//! `error` says why there is no more; one with `progress` that there will be. Lines are read as fast as the client takes
+//! them: an answer may be as long as the outbox, and is never in memory as a whole.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,8 +27,11 @@ pub const SOCKET_NAME: &str = "admin.sock";
 /// Longest question, bytes. *Chosen*: a filter with every field at its limit fits.
 const QUESTION_BYTES_MAX: u64 = 16 * 1024;
 
-/// How long a client may take to ask, and to read its answer. *Chosen*: a person's patience.
+/// How long a client may take to ask and to take a line, and the gateway to give one. *Chosen*: a person's patience.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Lines of an answer between reading and writing. *Chosen*: a line is at most a record, about 1 MiB.
+const LINES_AHEAD: usize = 8;
 
 /// Questions answered at once. *Chosen*: each may read the whole outbox.
 const QUESTIONS_MAX: usize = 4;
@@ -64,10 +69,8 @@ impl Admin {
             let (probe, room) = (self.probe.clone(), std::sync::Arc::clone(&room));
             tasks.spawn(async move {
                 let Ok(_permit) = room.acquire().await else { return };
-                match tokio::time::timeout(CLIENT_TIMEOUT, serve(stream, probe)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%error, "admin client went away"),
-                    Err(_) => tracing::warn!("admin client was too slow"),
+                if let Err(error) = serve(stream, probe).await {
+                    tracing::debug!(%error, "admin client went away, or was too slow");
                 }
             });
         }
@@ -80,47 +83,65 @@ impl Admin {
 async fn serve(stream: UnixStream, probe: Probe) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
-    (&mut stream).take(QUESTION_BYTES_MAX).read_line(&mut line).await?;
-    let answer = match serde_json::from_str::<Question>(&line) {
-        Err(error) => Err(format!("no question: {error}")),
-        Ok(Question::NoteRead { read }) => match super::reads::note(&probe, stream.get_ref(), &read).await {
-            Ok(()) => Ok(Vec::new()),
-            Err(error) => Err(format!("the read cannot be recorded: {error}")),
-        },
-        Ok(question) => {
-            let read = move || inspect::answer(&question, probe.reader(), Some(&probe));
-            match tokio::task::spawn_blocking(read).await {
-                Ok(answer) => answer.map_err(|error| error.to_string()),
-                Err(_) => Err("the answer could not be made".to_owned()),
-            }
+    in_time((&mut stream).take(QUESTION_BYTES_MAX).read_line(&mut line)).await?;
+    let question = match serde_json::from_str::<Question>(&line) {
+        Ok(Question::NoteRead { read }) => {
+            let last = match super::reads::note(&probe, stream.get_ref(), &read).await {
+                Ok(()) => json!({ "end": true }),
+                Err(error) => json!({ "error": format!("the read cannot be recorded: {error}") }),
+            };
+            return write(&mut stream, &last).await;
         }
+        Ok(question) => question,
+        Err(error) => return write(&mut stream, &json!({ "error": format!("no question: {error}") })).await,
     };
-    let lines = answer.unwrap_or_else(|error| vec![json!({ "error": error })]);
-    for line in lines {
-        stream.write_all(format!("{line}\n").as_bytes()).await?;
+    let (lines, mut given) = mpsc::channel(LINES_AHEAD);
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut emit = |line| match lines.blocking_send(line) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        };
+        inspect::answer(&question, probe.reader(), Some(&probe), &mut emit)
+    });
+    while let Some(line) = given.recv().await {
+        write(&mut stream, &line).await?;
     }
+    let last = match reading.await {
+        Ok(Ok(())) => json!({ "end": true }),
+        Ok(Err(error)) => json!({ "error": error.to_string() }),
+        Err(_) => json!({ "error": "the answer could not be made" }),
+    };
+    write(&mut stream, &last).await?;
     stream.shutdown().await
 }
 
-/// Asks the live gateway of `dir`.
-///
-/// # Errors
-/// The socket cannot be reached, or the gateway says why it cannot answer.
-pub async fn ask(dir: &Path, question: &Question) -> io::Result<Vec<Value>> {
-    let work = async {
-        let mut stream = BufReader::new(UnixStream::connect(dir.join(SOCKET_NAME)).await?);
-        let question = serde_json::to_string(question).map_err(io::Error::other)?;
-        stream.write_all(format!("{question}\n").as_bytes()).await?;
-        let (mut lines, mut answer) = (stream.lines(), Vec::new());
-        while let Some(line) = lines.next_line().await? {
-            let value: Value = serde_json::from_str(&line).map_err(io::Error::other)?;
-            if let Some(error) = value.get("error").and_then(Value::as_str) {
-                return Err(io::Error::other(error.to_owned()));
-            }
-            answer.push(value);
-        }
-        Ok(answer)
-    };
+async fn write(stream: &mut BufReader<UnixStream>, line: &Value) -> io::Result<()> {
+    in_time(stream.write_all(format!("{line}\n").as_bytes())).await
+}
+
+async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CLIENT_TIMEOUT:?}"));
     tokio::time::timeout(CLIENT_TIMEOUT, work).await.map_err(late)?
+}
+
+/// Asks the live gateway of `dir`, and gives each line of the answer to `take` as it comes.
+///
+/// # Errors
+/// The socket cannot be reached, the gateway says why it cannot answer or ends before its answer does, or `take` fails.
+pub async fn each(dir: &Path, question: &Question, take: &mut dyn FnMut(Value) -> io::Result<()>) -> io::Result<()> {
+    let mut stream = BufReader::new(in_time(UnixStream::connect(dir.join(SOCKET_NAME))).await?);
+    let question = serde_json::to_string(question).map_err(io::Error::other)?;
+    in_time(stream.write_all(format!("{question}\n").as_bytes())).await?;
+    let mut lines = stream.lines();
+    while let Some(line) = in_time(lines.next_line()).await? {
+        let value: Value = serde_json::from_str(&line).map_err(io::Error::other)?;
+        if let Some(error) = value.get("error").and_then(Value::as_str) {
+            return Err(io::Error::other(error.to_owned()));
+        }
+        if value.get("end").is_some() {
+            return Ok(());
+        }
+        take(value)?;
+    }
+    Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the gateway ended before its answer did"))
 }

@@ -1,6 +1,7 @@
 //! What `gatepost audit` asks of an outbox besides its records, and the record of its asking.
 
 use std::io;
+use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -50,11 +51,15 @@ pub async fn note(probe: &Probe, stream: &UnixStream, read: &Read) -> io::Result
     probe.audit().note(event).await.map_err(io::Error::other)
 }
 
-/// Checks the stored streams.
+/// Checks the stored streams. `told` hears how many records were seen, and says whether to go on.
 ///
 /// # Errors
 /// A file of the outbox cannot be read.
-pub fn check(reader: &Reader, faults_max: usize) -> Result<Report, Error> {
+pub fn check(
+    reader: &Reader,
+    faults_max: usize,
+    told: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Report, Error> {
     let mut checker = Checker::new(Origin::Outbox, faults_max.min(FAULTS_MAX));
     let stats = reader.stats()?;
     if let Some(gateway_id) = stats.gateway_id {
@@ -63,15 +68,19 @@ pub fn check(reader: &Reader, faults_max: usize) -> Result<Report, Error> {
             checker.cursor((gateway_id, stream.epoch), Head { seq: stream.delivered, ..Head::START });
         }
     }
-    let mut after = None;
+    let (mut after, mut seen) = (None, 0);
     while let Some(epoch) = reader.next_epoch(after)? {
         let mut head = Head::START;
         loop {
             let records = reader.read(epoch, head)?;
             let Some(last) = records.last() else { break };
             head = Head::after(&last.place);
+            seen += records.len() as u64;
             for record in records {
                 checker.record(&Item { place: record.place, content: Ok(record.entry), quarantined: false });
+            }
+            if told(seen).is_break() {
+                return Ok(checker.finish());
             }
         }
         after = Some(epoch);

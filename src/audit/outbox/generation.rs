@@ -277,6 +277,15 @@ impl Generation {
         })
     }
 
+    /// The first segment behind the one with the key `after`, in the order of keys.
+    pub(super) fn next_segment(&self, after: Option<(Epoch, Seq)>) -> Result<Option<Segment>, Error> {
+        let from = after.map_or((0, 0), |(epoch, first)| (epoch.0, first.next().0));
+        self.segments("read", |table| {
+            let next = table.range(from..)?.next();
+            next.transpose()?.map(|(key, value)| Ok(segment(key.value(), value.value()))).transpose()
+        })
+    }
+
     fn segments<T: Default>(
         &self,
         operation: &'static str,

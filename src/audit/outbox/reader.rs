@@ -319,6 +319,17 @@ impl Reader {
         Ok(Self::new(Arc::new(Shared::new(fs, dir.to_owned(), &numbers, false))))
     }
 
+    /// The files, oldest first.
+    pub(super) fn numbers(&self) -> Vec<Number> {
+        self.shared.files().iter().map(|file| file.number).collect()
+    }
+
+    /// An open file; `None` where it was unlinked since it was listed.
+    pub(super) fn file(&self, number: Number) -> Result<Option<Arc<Generation>>, Error> {
+        let Some(file) = self.shared.files().into_iter().find(|file| file.number == number) else { return Ok(None) };
+        Ok(self.shared.generation(&file, self.purpose)?.map(|(_, generation)| generation))
+    }
+
     /// The oldest epoch after `after` that has records here.
     ///
     /// # Errors

@@ -64,8 +64,8 @@ pub(super) async fn recorded(
     }
     let from = if config.postgres.url.is_some() { "postgres" } else { "outbox" }.to_owned();
     let read = Read { command: command.to_owned(), from, filter: filter.cloned(), rows: rows as u64 };
-    let noted = admin::ask(dir, &Question::NoteRead { read: Box::new(read) }).await;
-    noted.map(|_| ()).context("the live gateway did not record this read (gateway/read); nothing is shown")
+    let noted = admin::each(dir, &Question::NoteRead { read: Box::new(read) }, &mut |_| Ok(())).await;
+    noted.context("the live gateway did not record this read (gateway/read); nothing is shown")
 }
 
 /// Asks an outbox, which has to be there.
