@@ -24,7 +24,9 @@ use crate::audit::{Audit, Timeouts, ring, scribe, shipper};
 use crate::config::{Config, Level, Loaded, LogFormat};
 use crate::gateway::Gateway;
 use crate::ops::admin::Admin;
-use crate::ops::health::{self, Health};
+use crate::ops::alarm::Board;
+use crate::ops::health;
+use crate::ops::status::Sources;
 use reload::Reloader;
 
 /// How long the start waits for Postgres before it goes on without. *Chosen*: a healthy one migrates in a second.
@@ -154,13 +156,14 @@ async fn serve_until(
     let audit = pipeline.map_or_else(Audit::off, Pipeline::audit);
     let probe = pipeline.map(Pipeline::probe);
     let gateway = Gateway::build(config, audit).map_err(|faults| faulty(&faults))?;
+    let sources = Sources { probe: probe.clone(), gateway: gateway.handle(), board: Board::default() };
     let (listener, mcp) = listen("server.listen", config.server.listen).await?;
     let ops_stop = CancellationToken::new();
     let (mut ops_address, mut ops) = (None, tokio::task::JoinSet::new());
     if let Some(address) = config.ops.listen {
         let (listener, bound) = listen("ops.listen", address).await?;
         ops_address = Some(bound);
-        let router = health::router(Health { probe: probe.clone(), gateway: gateway.handle() });
+        let router = health::router(sources.clone());
         let until = ops_stop.clone().cancelled_owned();
         ops.spawn(async move {
             if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
