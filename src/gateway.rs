@@ -30,6 +30,7 @@ mod state;
 pub mod stdio;
 mod stream;
 mod subscriptions;
+pub mod tally;
 mod target;
 pub mod tls;
 mod trail;
@@ -145,6 +146,7 @@ struct Core {
     policy_changed: watch::Sender<u64>,
     limits: Limits,
     floods: Mutex<Floods>,
+    tally: tally::Tally,
     upstreams: Upstreams,
     /// Which backend has a resource, as far as is known.
     owners: local::Owners,
@@ -238,6 +240,7 @@ impl Gateway {
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
         let own = config.server.listen.ip();
         let own = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
+        let tally = tally::Tally::new(upstreams.aliases());
         let core = Core {
             audit,
             auth,
@@ -246,6 +249,7 @@ impl Gateway {
             policy_changed: watch::Sender::new(0),
             limits: Limits::default(),
             floods: Mutex::new(Floods::new(config.audit.refusals_singly_max)),
+            tally,
             upstreams,
             owners: local::Owners::default(),
             states: state::States::new(),
@@ -361,6 +365,12 @@ impl Handle {
     #[must_use]
     pub fn calls_open(&self) -> usize {
         self.0.calls_max.saturating_sub(self.0.calls.available_permits())
+    }
+
+    /// How many calls and refusals there were.
+    #[must_use]
+    pub fn tally(&self) -> &tally::Tally {
+        &self.0.tally
     }
 
     /// How many calls may be open.

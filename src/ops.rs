@@ -4,4 +4,6 @@ pub mod admin;
 pub mod alarm;
 pub mod health;
 pub mod inspect;
+pub mod metrics;
 pub mod status;
+pub mod watch;

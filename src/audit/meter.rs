@@ -56,7 +56,7 @@ pub struct Histogram {
     /// One for each bound, and one for what is above.
     counts: Vec<AtomicU64>,
     sum: AtomicU64,
-    /// What one is, in the unit that is shown.
+    /// How many make one of the unit that is shown.
     unit: f64,
 }
 
@@ -139,13 +139,13 @@ impl Histogram {
     /// For what takes milliseconds when all is well.
     #[must_use]
     pub fn of_short_times() -> Self {
-        Self::new(SHORT_US, 1e-6)
+        Self::new(SHORT_US, 1e6)
     }
 
     /// For what may take hours.
     #[must_use]
     pub fn of_long_times() -> Self {
-        Self::new(LONG_US, 1e-6)
+        Self::new(LONG_US, 1e6)
     }
 
     /// For numbers of records.
@@ -172,11 +172,11 @@ impl Histogram {
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a sum beyond 2^52 microseconds is 142 years")]
     pub fn read(&self) -> Reading {
-        let ends = self.bounds.iter().map(|bound| *bound as f64 * self.unit).chain([f64::INFINITY]);
+        let ends = self.bounds.iter().map(|bound| *bound as f64 / self.unit).chain([f64::INFINITY]);
         let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
         let buckets: Vec<_> = ends.zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
-        Reading { sum: self.sum.load(Ordering::Relaxed) as f64 * self.unit, count, buckets }
+        Reading { sum: self.sum.load(Ordering::Relaxed) as f64 / self.unit, count, buckets }
     }
 }
 
@@ -205,7 +205,7 @@ impl Default for Meter {
 
 impl Meter {
     /// The scribe committed `records` in `took`.
-    pub(super) fn committed(&self, records: usize, took: Duration) {
+    pub fn committed(&self, records: usize, took: Duration) {
         self.commit.time(took);
         if records > 0 {
             self.commit_records.count(records as u64);
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn i6_an_error_is_kept_only_so_long() {
         let meter = Meter::default();
-        meter.tries_again(&"\u{e9}".repeat(ERROR_BYTES_MAX), Duration::from_secs(60));
+        meter.tries_again(&"\u{e9}".repeat(ERROR_BYTES_MAX), Duration::from_mins(1));
         assert!(meter.last_error().unwrap().error.len() <= ERROR_BYTES_MAX);
         assert!(meter.next_retry().is_some_and(|left| left > Duration::from_secs(1)));
         assert_eq!(meter.retries.get(), 1);

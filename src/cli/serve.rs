@@ -27,6 +27,7 @@ use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
 use crate::ops::health;
 use crate::ops::status::Sources;
+use crate::ops::watch::Watcher;
 use reload::Reloader;
 
 /// How long the start waits for Postgres before it goes on without. *Chosen*: a healthy one migrates in a second.
@@ -175,6 +176,7 @@ async fn serve_until(
         let reloader = Reloader::new(path, stamp, loaded, gateway.handle(), hang_up);
         ops.spawn(reloader.run(ops_stop.clone()));
     }
+    ops.spawn(Watcher::new(sources, &config.alarms).run(ops_stop.clone()));
     if let Some(probe) = probe {
         let admin = Admin::bind(&config.audit.dir, probe);
         let admin = admin.map_err(|source| Error::Io { operation: "open the admin socket in audit.dir", source })?;

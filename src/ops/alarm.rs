@@ -3,10 +3,11 @@
 //! A [`Board`] holds those that stand. An alarm is raised once when it begins and cleared when it ends.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
+use crate::audit::meter::Counter;
 use crate::audit::record::Timestamp;
 
 /// All alarms that there are.
@@ -45,7 +46,15 @@ pub struct Standing {
 
 /// The alarms that stand. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Board(Arc<Mutex<BTreeMap<Alarm, Standing>>>);
+pub struct Board(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    standing: Mutex<BTreeMap<Alarm, Standing>>,
+    raised: [Counter; Alarm::ALL.len()],
+    /// Notices that could not be given.
+    unnoticed: Counter,
+}
 
 impl Alarm {
     /// All, in the order of the runbook.
@@ -88,26 +97,44 @@ impl Board {
     /// The alarms that stand.
     #[must_use]
     pub fn standing(&self) -> Vec<Standing> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.lock().values().cloned().collect()
     }
 
     /// Whether one stands.
     #[must_use]
     pub fn stands(&self, alarm: Alarm) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&alarm)
+        self.lock().contains_key(&alarm)
     }
 
     /// Lets one stand; says whether it did not before.
     pub(super) fn raise(&self, alarm: Alarm, words: &str) -> bool {
         let standing = Standing { alarm, since: Timestamp::now(), words: words.to_owned() };
-        let mut board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut board = self.lock();
         let new = !board.contains_key(&alarm);
         board.entry(alarm).or_insert(standing);
+        if let Some((_, counter)) = self.raised().find(|(known, _)| new && *known == alarm) {
+            counter.add(1);
+        }
         new
     }
 
     /// Takes one away; says whether it stood.
     pub(super) fn clear(&self, alarm: Alarm) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&alarm).is_some()
+        self.lock().remove(&alarm).is_some()
+    }
+
+    /// How often each was raised.
+    pub fn raised(&self) -> impl Iterator<Item = (Alarm, &Counter)> {
+        Alarm::ALL.into_iter().zip(&self.0.raised)
+    }
+
+    /// How many notices could not be given.
+    #[must_use]
+    pub fn unnoticed(&self) -> &Counter {
+        &self.0.unnoticed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Alarm, Standing>> {
+        self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

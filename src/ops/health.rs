@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz` on the operations listener.
+//! `/healthz`, `/readyz` and `/metrics` on the operations listener.
 //!
 //! *ready*: calls are audited and records are delivered (or kept, where no database is configured). *degraded*: calls are
 //! audited, but records wait or a backend is down; still ready (200). *failed*: calls cannot be audited (503).
@@ -10,16 +10,22 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use serde_json::{Value, json};
 
+use super::metrics;
 use super::status::{Condition, Sources};
 
 /// The routes.
 pub fn router(sources: Sources) -> Router {
-    Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(readyz)).with_state(sources)
+    let router = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(readyz));
+    router.route("/metrics", get(metrics)).with_state(sources)
 }
 
 async fn readyz(State(sources): State<Sources>) -> impl IntoResponse {
     let (status, body) = readiness(&sources);
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n"))
+}
+
+async fn metrics(State(sources): State<Sources>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&sources))
 }
 
 fn readiness(sources: &Sources) -> (StatusCode, Value) {
