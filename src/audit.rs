@@ -9,6 +9,7 @@
 
 pub mod chain;
 pub mod codec;
+pub mod meter;
 pub mod outbox;
 pub mod pipeline;
 pub mod query;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use meter::Meter;
 use record::{Call, Entry, Outcome, RequestId, Status};
 use ring::{NoRoom, Phase, Reservation, Ring};
 
@@ -37,6 +39,7 @@ pub struct Audit(Option<Arc<Handle>>);
 #[derive(Debug)]
 struct Handle {
     ring: Arc<Ring>,
+    meter: Arc<Meter>,
     /// Whether calls wait for the outbox (level `stored`) or for the ring alone (`queued`).
     wait_for_store: bool,
     timeouts: Timeouts,
@@ -59,6 +62,8 @@ pub struct Receipt {
     open: Option<Open>,
     request_id: RequestId,
     begun: Instant,
+    /// What the call waited for its intent.
+    waited: Duration,
 }
 
 /// A call that has begun and not ended.
@@ -120,8 +125,8 @@ impl Audit {
         self.0.is_some()
     }
 
-    fn on(ring: Arc<Ring>, wait_for_store: bool, timeouts: Timeouts) -> Self {
-        Self(Some(Arc::new(Handle { ring, wait_for_store, timeouts })))
+    fn on(ring: Arc<Ring>, meter: Arc<Meter>, wait_for_store: bool, timeouts: Timeouts) -> Self {
+        Self(Some(Arc::new(Handle { ring, meter, wait_for_store, timeouts })))
     }
 
     /// Begins `call`: returns once its intent reached the configured level.
@@ -219,8 +224,9 @@ impl Handle {
         let appended = self.ring.begin(&mut reservation, call.clone(), sender);
         let open = Open { handle: Arc::clone(self), call, reservation, waits: self.wait_for_store };
         // Made before the wait: where the future is dropped in it, the receipt ends the call.
-        let receipt = Receipt { open: Some(open), request_id, begun };
+        let mut receipt = Receipt { open: Some(open), request_id, begun, waited: Duration::ZERO };
         let reached = self.reached(appended, stored).await;
+        receipt.waited = begun.elapsed();
         (receipt, reached)
     }
 
@@ -261,7 +267,7 @@ impl NoRoom {
 impl Receipt {
     /// For a call that leaves no record of its own.
     fn without_record(request_id: RequestId) -> Self {
-        Self { open: None, request_id, begun: Instant::now() }
+        Self { open: None, request_id, begun: Instant::now(), waited: Duration::ZERO }
     }
 
     /// The call's id.
@@ -283,8 +289,11 @@ impl Receipt {
             let (sender, stored) = waits.then(oneshot::channel).unzip();
             let latency = self.begun.elapsed();
             let appended = self.end(outcome, latency, sender);
+            let ended = Instant::now();
             // I1: the answer is released only after its record reached the level.
-            handle.reached(appended, stored).await?;
+            let reached = handle.reached(appended, stored).await;
+            handle.meter.added.time(self.waited + ended.elapsed());
+            reached?;
         }
         Ok(Released(answer))
     }

@@ -53,6 +53,8 @@ pub struct Config {
     pub postgres: Postgres,
     /// Log lines.
     pub log: Log,
+    /// Alarms.
+    pub alarms: Alarms,
 }
 
 /// `[server]`
@@ -86,7 +88,7 @@ pub struct Server {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct Ops {
-    /// Where `/healthz` and `/readyz` are served; `None` (written `"off"`) for nowhere.
+    /// Where `/healthz`, `/readyz` and `/metrics` are served; `None` (written `"off"`) for nowhere.
     #[serde(deserialize_with = "address_or_off")]
     pub listen: Option<SocketAddr>,
 }
@@ -273,6 +275,19 @@ pub struct Log {
     pub filter: String,
 }
 
+/// `[alarms]`. Its `Debug` never shows the webhook's URL, which may be a secret.
+#[derive(Clone, Deserialize)]
+#[serde(default)]
+pub struct Alarms {
+    /// The age of the oldest undelivered record from which an alarm is raised.
+    #[serde(with = "duration")]
+    pub delivery_behind_after: Duration,
+    /// Program and arguments that are run for each notice; none: nothing is run.
+    pub command: Vec<String>,
+    /// Where each notice is posted.
+    pub webhook_url: Option<String>,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -329,6 +344,23 @@ impl fmt::Debug for Postgres {
             .field("statement_timeout", &self.statement_timeout)
             .field("drain_timeout", &self.drain_timeout)
             .finish()
+    }
+}
+
+impl fmt::Debug for Alarms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // I8: whoever knows a webhook's URL may write there.
+        f.debug_struct("Alarms")
+            .field("delivery_behind_after", &self.delivery_behind_after)
+            .field("command", &self.command)
+            .field("webhook_url", &self.webhook_url.as_ref().map(|_| "[redacted]"))
+            .finish()
+    }
+}
+
+impl Default for Alarms {
+    fn default() -> Self {
+        Self { delivery_behind_after: Duration::from_mins(5), command: Vec::new(), webhook_url: None }
     }
 }
 

@@ -30,6 +30,7 @@ mod state;
 pub mod stdio;
 mod stream;
 mod subscriptions;
+pub mod tally;
 mod target;
 pub mod tls;
 mod trail;
@@ -145,6 +146,7 @@ struct Core {
     policy_changed: watch::Sender<u64>,
     limits: Limits,
     floods: Mutex<Floods>,
+    tally: tally::Tally,
     upstreams: Upstreams,
     /// Which backend has a resource, as far as is known.
     owners: local::Owners,
@@ -158,6 +160,8 @@ struct Core {
     args_bytes_max: usize,
     body_bytes_max: usize,
     connections_max: usize,
+    /// One permit a connection, while there is room for more.
+    connections: Arc<Semaphore>,
     allowed_hosts: Vec<String>,
     allowed_origins: Vec<String>,
     /// How many permits `calls` has when no call is open.
@@ -236,6 +240,7 @@ impl Gateway {
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
         let own = config.server.listen.ip();
         let own = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
+        let tally = tally::Tally::new(upstreams.aliases());
         let core = Core {
             audit,
             auth,
@@ -244,6 +249,7 @@ impl Gateway {
             policy_changed: watch::Sender::new(0),
             limits: Limits::default(),
             floods: Mutex::new(Floods::new(config.audit.refusals_singly_max)),
+            tally,
             upstreams,
             owners: local::Owners::default(),
             states: state::States::new(),
@@ -255,6 +261,7 @@ impl Gateway {
             args_bytes_max: config.audit.args_bytes_max,
             body_bytes_max: config.server.body_bytes_max,
             connections_max: config.server.connections_max.min(Semaphore::MAX_PERMITS),
+            connections: Arc::new(Semaphore::new(config.server.connections_max.min(Semaphore::MAX_PERMITS))),
             allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own]).collect(),
             allowed_origins: config.server.allowed_origins.clone(),
             calls_max,
@@ -358,6 +365,37 @@ impl Handle {
     #[must_use]
     pub fn calls_open(&self) -> usize {
         self.0.calls_max.saturating_sub(self.0.calls.available_permits())
+    }
+
+    /// How many calls and refusals there were.
+    #[must_use]
+    pub fn tally(&self) -> &tally::Tally {
+        &self.0.tally
+    }
+
+    /// How many calls may be open.
+    #[must_use]
+    pub fn calls_max(&self) -> usize {
+        self.0.calls_max
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn connections_open(&self) -> usize {
+        // One place is held by the connection that is waited for.
+        self.0.connections_max.saturating_sub(self.0.connections.available_permits()).saturating_sub(1)
+    }
+
+    /// How many legacy sessions are open.
+    #[must_use]
+    pub fn sessions_open(&self) -> usize {
+        self.0.sessions.count()
+    }
+
+    /// The backends by alias, and whether each answers now.
+    #[must_use]
+    pub fn backends(&self) -> Vec<(String, bool)> {
+        self.0.upstreams.all().map(|backend| (backend.alias().to_owned(), backend.is_up())).collect()
     }
 
     /// How many messages are being handled.

@@ -1,7 +1,11 @@
 //! What operators see of a running gateway: health, the admin socket beside the outbox, and what systemd is told.
 
 pub mod admin;
+pub mod alarm;
 pub mod health;
 pub mod inspect;
+pub mod metrics;
 pub mod reads;
+pub mod status;
 pub mod supervisor;
+pub mod watch;

@@ -14,7 +14,7 @@
 
 #[path = "../src/audit"]
 mod audit {
-    pub use gatepost::audit::{chain, codec, record, redact};
+    pub use gatepost::audit::{chain, codec, meter, record, redact};
 
     pub mod ring;
     pub mod scribe;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::meter::Meter;
 use super::outbox::fs::Fs;
 use super::outbox::{self, Opening, Reader};
 use super::record::{Epoch, GatewayId, Seq};
@@ -54,7 +55,9 @@ pub struct Pipeline {
 pub struct Probe {
     audit: Audit,
     ring: Arc<Ring>,
+    limits: ring::Limits,
     reader: Reader,
+    meter: Arc<Meter>,
     shipper: watch::Receiver<State>,
     gateway_id: GatewayId,
     epoch: Epoch,
@@ -86,12 +89,12 @@ impl Pipeline {
             tracing::warn!(%epoch, last_seq = %previous.head.seq, interrupted, "the last epoch was not closed: a crash");
         }
         let scribe = Scribe::begin(opening, config.ring, config.outbox_bytes_max, config.mode, &config.about)?;
-        let (ring, reader) = (scribe.ring(), scribe.reader());
+        let (ring, reader, meter) = (scribe.ring(), scribe.reader(), scribe.meter());
         let (gateway_id, epoch) = scribe.stream();
         tracing::info!(%gateway_id, %epoch, dir = %config.dir.display(), "outbox opened");
         let deadline = CancellationToken::new();
         let (shipper, watched) = if let Some(sink) = sink {
-            let ends = (Arc::clone(&ring), reader.clone());
+            let ends = (Arc::clone(&ring), reader.clone(), Arc::clone(&meter));
             let (shipper, watched) = Shipper::new(ends, sink, (gateway_id, epoch), config.batch, deadline.clone());
             (Some(tokio::spawn(shipper.run())), watched)
         } else {
@@ -107,9 +110,9 @@ impl Pipeline {
         });
         let io = |source| outbox::Error::Io { operation: "start the scribe for", path: config.dir.clone(), source };
         let scribe = scribe.map_err(io)?;
-        let audit = Audit::on(Arc::clone(&ring), config.mode == Mode::Stored, config.timeouts);
-        let probe =
-            Probe { audit: audit.clone(), ring, reader: reader.for_inspection(), shipper: watched, gateway_id, epoch };
+        let audit = Audit::on(Arc::clone(&ring), Arc::clone(&meter), config.mode == Mode::Stored, config.timeouts);
+        let (limits, reader) = (config.ring, reader.for_inspection());
+        let probe = Probe { audit: audit.clone(), ring, limits, reader, meter, shipper: watched, gateway_id, epoch };
         Ok(Self { audit, probe, scribe, shipper, deadline })
     }
 
@@ -168,6 +171,18 @@ impl Probe {
     #[must_use]
     pub fn beat(&self) -> Beat {
         self.ring.beat()
+    }
+
+    /// How much the ring may hold.
+    #[must_use]
+    pub fn ring_limits(&self) -> ring::Limits {
+        self.limits
+    }
+
+    /// What the pipeline counts and times.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Where the pipeline's life is.

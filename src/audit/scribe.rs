@@ -24,6 +24,7 @@ use events::{closed, damaged, gap, interrupted, opened};
 
 use super::chain::{self, Head};
 use super::codec;
+use super::meter::Meter;
 use super::outbox::{self, Commit, Opening, Outbox, Space};
 use super::record::{AuditRecord, Entry, Epoch, GatewayId, RequestId};
 use super::ring::{self, Arrival, Capacity, Missed, Phase, Ring, Taken, Work};
@@ -64,6 +65,7 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct Scribe {
     ring: Arc<Ring>,
+    meter: Arc<Meter>,
     outbox: Outbox,
     mode: Mode,
     gateway_id: GatewayId,
@@ -147,7 +149,10 @@ impl Scribe {
         }
         let segments = segments::of(records.iter().map(|(record, _)| record.as_ref()));
         let first = Commit { segments: &segments, head: Some(head), ..Commit::default() };
+        let (meter, begun, damages) = (Arc::new(Meter::default()), Instant::now(), opening.damages.len());
         let outbox = opening.begin(&first, outbox_bytes_max)?;
+        meter.committed(records.len(), begun.elapsed());
+        meter.set_aside.add(damages as u64);
         let space = outbox.space();
         let ring = Ring::new(limits, Head::START);
         ring.stored(head.seq);
@@ -155,6 +160,7 @@ impl Scribe {
         ring.set_capacity(capacity(space), mode == Mode::Stored);
         Ok(Self {
             ring,
+            meter,
             outbox,
             mode,
             gateway_id,
@@ -177,6 +183,12 @@ impl Scribe {
     #[must_use]
     pub fn ring(&self) -> Arc<Ring> {
         Arc::clone(&self.ring)
+    }
+
+    /// What this scribe counts and times.
+    #[must_use]
+    pub fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
     }
 
     /// A reader of the outbox that this scribe writes.
@@ -331,6 +343,7 @@ impl Scribe {
         }
         if closing || !self.closed {
             for damage in self.outbox.damages() {
+                self.meter.set_aside.add(1);
                 self.link(damaged(&damage), Instant::now(), &mut batch);
             }
         }
@@ -374,9 +387,10 @@ impl Scribe {
 
     /// Commits as much as `extent` says, then publishes the batch. `Err` gives what was lost.
     fn store(&mut self, batch: &mut Batch, extent: Extent) -> Result<(), usize> {
-        let mut segments = Vec::new();
+        let (mut segments, mut records) = (Vec::new(), 0);
         if extent != Extent::Watermarks {
             let older = self.ring.only_queued();
+            records = older.len() + batch.records.len();
             let arrived = batch.records.iter().map(|(record, _)| record);
             segments = segments::of(older.iter().chain(arrived).map(AsRef::as_ref));
             batch.begun.extend(std::mem::take(&mut self.open));
@@ -390,7 +404,9 @@ impl Scribe {
             delivered: &self.watermarks,
             closes: extent == Extent::Closing,
         };
+        let mut begun = Instant::now();
         while let Err(error) = self.outbox.commit(&commit) {
+            self.meter.commits_failed.add(1);
             tracing::error!(%error, records = batch.records.len(), "outbox cannot store; tried again until it can");
             self.ring.outbox_failed();
             self.failed = Some(Instant::now());
@@ -406,7 +422,9 @@ impl Scribe {
             }
             // Files that are delivered meanwhile are unlinked without a commit: on a full disk that makes the room.
             self.outbox.forget(&self.ring.watermarks());
+            begun = Instant::now();
         }
+        self.meter.committed(records, begun.elapsed());
         self.failed = None;
         self.look_at_space();
         if let Some((_, head)) = self.watermarks.iter().find(|(epoch, _)| *epoch == self.epoch) {

@@ -16,6 +16,7 @@ mod alike;
 pub mod retry;
 mod size;
 mod state;
+mod trouble;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::chain::Head;
+use super::meter::Meter;
 use super::outbox::{self, Reader};
 use super::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
 use super::ring::{Phase, Ring, Window};
@@ -54,6 +56,7 @@ pub struct BatchLimits {
 pub struct Shipper<S> {
     ring: Arc<Ring>,
     reader: Reader,
+    meter: Arc<Meter>,
     sink: S,
     gateway_id: GatewayId,
     epoch: Epoch,
@@ -99,9 +102,9 @@ enum Next {
 }
 
 impl<S: Sink> Shipper<S> {
-    /// A shipper for `ring` and `reader`, which are of `gateway_id` and `epoch`. `deadline` ends it at once.
+    /// A shipper for `ring` and `reader`, with their `meter`, which are of `gateway_id` and `epoch`. `deadline` ends it at once.
     pub fn new(
-        (ring, reader): (Arc<Ring>, Reader),
+        (ring, reader, meter): (Arc<Ring>, Reader, Arc<Meter>),
         sink: S,
         (gateway_id, epoch): (GatewayId, Epoch),
         limits: BatchLimits,
@@ -113,6 +116,7 @@ impl<S: Sink> Shipper<S> {
         let shipper = Self {
             ring,
             reader,
+            meter,
             sink,
             gateway_id,
             epoch,
@@ -163,6 +167,10 @@ impl<S: Sink> Shipper<S> {
 
     /// Delivers one stream: an older one to its end, this epoch's until it is closed.
     async fn ship(&mut self, epoch: Epoch) -> Result<(), Forked> {
+        // How old the backlog is has to be known also where Postgres does not answer.
+        if let Ok(Next::Batch(batch)) = self.next(epoch, Head::START).await {
+            batch.first().inspect(|record| self.meter.stands_before(&record.entry));
+        }
         let mut head = self.cursor(epoch).await;
         self.ahead.clear();
         if head.seq > Seq::ZERO {
@@ -177,11 +185,13 @@ impl<S: Sink> Shipper<S> {
                 Ok(Next::Batch(batch)) => {
                     let reached = self.deliver(head, &batch).await?;
                     if reached != head {
+                        self.meter.delivered.add(reached.seq.0.saturating_sub(head.seq.0));
                         head = reached;
                         self.ring.delivered(epoch, head, epoch == self.epoch);
                     }
                 }
                 Ok(Next::Nothing) => {
+                    self.meter.caught_up();
                     let ended = epoch < self.epoch || self.ring.phase() >= Phase::Closed;
                     let gauge = self.ring.gauge();
                     if epoch == self.epoch && head.seq > gauge.stamped {
@@ -302,11 +312,14 @@ impl<S: Sink> Shipper<S> {
     async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Forked> {
         let (mut rest, mut size) = (batch, self.size.now());
         while let Some((first, later)) = rest.split_first() {
+            self.meter.stands_before(&first.entry);
             self.check(head, first).await?;
             let (try_now, _) = rest.split_at(size.min(rest.len()));
+            let begun = Instant::now();
             let result = self.sink.deliver(try_now).await;
             head = match result {
                 Ok(Moved::Yes) => {
+                    self.meter.delivered(&first.entry, try_now.len(), begun.elapsed());
                     self.succeeded();
                     self.size.succeeded(try_now.len());
                     self.alike = Alike::default();
@@ -362,7 +375,10 @@ impl<S: Sink> Shipper<S> {
         let place = record.place;
         tracing::error!(seq = %place.seq, request_id = %record.entry.call.request_id, %error, "record quarantined");
         match self.sink.quarantine(record, error).await {
-            Ok(Moved::Yes) => Ok(Head::after(&place)),
+            Ok(Moved::Yes) => {
+                self.meter.quarantined.add(1);
+                Ok(Head::after(&place))
+            }
             // I5: a batch that was given up may have been committed since, and then the cursor stands behind this one.
             Ok(Moved::No) => self.resolve(head, rest).await,
             Err(error) => {
@@ -434,57 +450,5 @@ impl<S: Sink> Shipper<S> {
         let reader = self.reader.clone();
         let read = tokio::task::spawn_blocking(move || reader.next_epoch(after)).await;
         read.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
-    }
-
-    fn succeeded(&mut self) {
-        self.transient.reset();
-        self.operator.reset();
-        let best = self.forks.at_best();
-        let turn = |state: &mut State| {
-            let new = *state != best;
-            *state = best;
-            new
-        };
-        if self.state.send_if_modified(turn) {
-            tracing::info!("delivering to Postgres");
-        }
-    }
-
-    async fn wait(&mut self, error: &Error) {
-        if matches!(error.class, Class::Transient | Class::TooMuch) {
-            let pause = self.transient.next_pause();
-            let message = self.forks.beside(&error.to_string());
-            if self.state.send_if_modified(|state| {
-                let new = !matches!(state, State::Retrying { .. });
-                *state = State::Retrying { error: message.clone() };
-                new
-            }) {
-                tracing::warn!(%error, "Postgres does not take records; they wait");
-            }
-            tokio::time::sleep(pause).await;
-        } else {
-            self.hold(&error.to_string()).await;
-        }
-    }
-
-    /// Alarm, then a long pause.
-    async fn hold(&mut self, error: &str) {
-        tracing::error!(error, "delivery is held until an operator mends this");
-        self.state.send_replace(State::Held { error: self.forks.beside(error) });
-        tokio::time::sleep(self.operator.next_pause()).await;
-    }
-
-    /// Alarm, and no delivery of this stream: of an older one with a hole until the next start, otherwise of all until the
-    /// gateway stops.
-    async fn fork(&mut self, epoch: Epoch, what: &str, why: Forked) -> Result<(), Forked> {
-        tracing::error!(what, gateway_id = %self.gateway_id, %epoch, "the stream is forked; it is not shipped");
-        if epoch < self.epoch && why == Forked::Missing {
-            self.forks.note(epoch, what);
-            self.state.send_replace(self.forks.at_best());
-        } else {
-            self.state.send_replace(State::Forked { error: self.forks.beside(&state::forked(epoch, what)) });
-            self.ring.reached(Phase::Closed).await;
-        }
-        Err(why)
     }
 }

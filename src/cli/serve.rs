@@ -24,8 +24,10 @@ use crate::audit::{Audit, Timeouts, ring, scribe, shipper};
 use crate::config::{Config, Level, Loaded, LogFormat};
 use crate::gateway::Gateway;
 use crate::ops::admin::Admin;
-use crate::ops::health::{self, Health};
-use crate::ops::supervisor;
+use crate::ops::alarm::Board;
+use crate::ops::status::Sources;
+use crate::ops::watch::Watcher;
+use crate::ops::{health, supervisor};
 use reload::Reloader;
 
 /// How long the start waits for Postgres before it goes on without. *Chosen*: a healthy one migrates in a second.
@@ -155,13 +157,14 @@ async fn serve_until(
     let audit = pipeline.map_or_else(Audit::off, Pipeline::audit);
     let probe = pipeline.map(Pipeline::probe);
     let gateway = Gateway::build(config, audit).map_err(|faults| faulty(&faults))?;
+    let sources = Sources { probe: probe.clone(), gateway: gateway.handle(), board: Board::default() };
     let (listener, mcp) = listen("server.listen", config.server.listen).await?;
     let ops_stop = CancellationToken::new();
     let (mut ops_address, mut ops) = (None, tokio::task::JoinSet::new());
     if let Some(address) = config.ops.listen {
         let (listener, bound) = listen("ops.listen", address).await?;
         ops_address = Some(bound);
-        let router = health::router(Health { probe: probe.clone(), gateway: gateway.handle() });
+        let router = health::router(sources.clone());
         let until = ops_stop.clone().cancelled_owned();
         ops.spawn(async move {
             if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
@@ -173,6 +176,7 @@ async fn serve_until(
         let reloader = Reloader::new(path, stamp, loaded, gateway.handle(), hang_up);
         ops.spawn(reloader.run(ops_stop.clone()));
     }
+    ops.spawn(Watcher::new(sources, &config.alarms).run(ops_stop.clone()));
     if let Some(probe) = probe.clone() {
         let admin = Admin::bind(&config.audit.dir, probe);
         let admin = admin.map_err(|source| Error::Io { operation: "open the admin socket in audit.dir", source })?;

@@ -10,6 +10,9 @@ use crate::audit::pipeline::Pipeline;
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::ops::admin::Admin;
+use crate::ops::alarm::Board;
+use crate::ops::status::Sources;
+use crate::ops::watch::Watcher;
 use tokio_util::sync::CancellationToken;
 
 /// The environment variable with the caller's token.
@@ -77,6 +80,9 @@ async fn serve_until(
         let bound = Admin::bind(&config.audit.dir, pipeline.probe());
         let bound = bound.map_err(|source| Error::Io { operation: "open the admin socket in audit.dir", source })?;
         admin.spawn(bound.run(admin_stop.clone()));
+        let probe = Some(pipeline.probe());
+        let sources = Sources { probe, gateway: gateway.handle(), board: Board::default() };
+        admin.spawn(Watcher::new(sources, &config.alarms).run(admin_stop.clone()));
     }
     let (input, output) = (tokio::io::BufReader::new(tokio::io::stdin()), tokio::io::stdout());
     let served = gateway.run_stdio(backend, token, input, output, stop).await;

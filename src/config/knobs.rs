@@ -3,6 +3,7 @@
 //! The table drives the search for unknown keys, the checks of type and range, the names of the environment variables
 //! and `docs/configuration.md`.
 
+mod alarms;
 mod reference;
 mod rules;
 
@@ -60,11 +61,11 @@ const HOURS_24: Duration = Duration::from_hours(24);
 const ALGORITHMS: &[&str] = &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
 /// All keys, in the order of the documentation.
-pub const KNOBS: &[Knob] = &joined::<{ CALLERS.len() + rules::RULES.len() + OTHERS.len() }>();
+pub const KNOBS: &[Knob] = &joined::<{ CALLERS.len() + rules::RULES.len() + OTHERS.len() + alarms::ALARMS.len() }>();
 
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which refuses a place out of range")]
 const fn joined<const N: usize>() -> [Knob; N] {
-    let parts = [CALLERS, rules::RULES, OTHERS];
+    let parts = [CALLERS, rules::RULES, OTHERS, alarms::ALARMS];
     let mut all = [knob("", Kind::Flag, Unset, ""); N];
     let (mut part, mut idx, mut at) = (0, 0, 0);
     while part < parts.len() {
@@ -154,7 +155,7 @@ const CALLERS: &[Knob] = &[
         "ops.listen",
         Kind::AddressOrOff,
         Value("\"127.0.0.1:8809\""),
-        "Where `/healthz` and `/readyz` are served, without authentication: keep it off the clients' network.",
+        "Where `/healthz`, `/readyz` and `/metrics` are served, without authentication: keep it off the clients' network.",
     ),
     knob(
         "auth.audience",

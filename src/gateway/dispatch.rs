@@ -5,7 +5,7 @@
 //! no tool.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::audit::record::Status;
 use crate::upstream::{Answer, Interrupt};
@@ -335,6 +335,7 @@ async fn call(ask: &Ask<'_>, trail: &Trail<'_>, permitted: Permitted<'_>) -> Rep
     let (core, id) = (ask.core, &id);
     // I1: the intent reaches its level before the call is forwarded, or there is no call.
     let target = Target { kind: permit.kind(), backend: permit.backend(), tool: permit.tool() };
+    let arrived = Instant::now();
     let begun = if ask.live.continue_for.matches(target) {
         core.audit.begin_or_continue(trail.call(core)).await
     } else {
@@ -342,7 +343,7 @@ async fn call(ask: &Ask<'_>, trail: &Trail<'_>, permitted: Permitted<'_>) -> Rep
     };
     let receipt = match begun {
         Ok(receipt) => receipt,
-        Err(unavailable) => return Reply::unavailable(Some(id), &unavailable),
+        Err(unavailable) => return trail.unaudited(core, &unavailable),
     };
     let (alias, tool, kind) = (permit.backend().to_owned(), permit.tool().to_owned(), permit.kind());
     let route = async {
@@ -364,7 +365,9 @@ async fn call(ask: &Ask<'_>, trail: &Trail<'_>, permitted: Permitted<'_>) -> Rep
         backend = trail.backend, tool = trail.tool, "called"
     );
     // I1: the reply leaves after the record has reached its level. I2: the receipt ends in exactly one record.
-    match receipt.finish(outcome, answer).await {
+    let (status, finished) = (outcome.status, receipt.finish(outcome, answer).await);
+    core.tally.called(&alias, status, arrived.elapsed());
+    match finished {
         Ok(released) => Reply::released(StatusCode::OK, Some(id), released),
         Err(unavailable) => Reply::unavailable(Some(id), &unavailable),
     }
@@ -393,16 +396,20 @@ async fn extension(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
         Ok(slot) => slot,
         Err(refusal) => return trail.refuse(core, refusal).await,
     };
+    let arrived = Instant::now();
     let receipt = match core.audit.begin(trail.call(core)).await {
         Ok(receipt) => receipt,
-        Err(unavailable) => return Reply::unavailable(Some(&id), &unavailable),
+        Err(unavailable) => return trail.unaudited(core, &unavailable),
     };
     let params = ask.message.params.map(serde_json::value::RawValue::get);
     let answer = match local::asked(ask, backend, params, None).await {
         Ok((response, backends)) => Answer::from_response(response, ask.arrival.request_id, ask.era, backends),
         Err(err) => Answer::failure(backend.alias(), &err),
     };
-    match receipt.finish(answer.outcome(), answer).await {
+    let outcome = answer.outcome();
+    let (status, finished) = (outcome.status, receipt.finish(outcome, answer).await);
+    core.tally.called(backend.alias(), status, arrived.elapsed());
+    match finished {
         Ok(released) => Reply::released(StatusCode::OK, Some(&id), released),
         Err(unavailable) => Reply::unavailable(Some(&id), &unavailable),
     }

@@ -19,7 +19,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower_service::Service as _;
 use tracing::Instrument as _;
@@ -51,7 +51,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Serves until `stop`, then until the open connections have their replies.
 pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
     // I6: the number of connections is bounded; others wait to be accepted.
-    let room = Arc::new(Semaphore::new(core.connections_max));
+    let room = Arc::clone(&core.connections);
     let mut listener = Edge::new(listener, core.tls.clone());
     let (router, connections) = (router(core), GracefulShutdown::new());
     loop {

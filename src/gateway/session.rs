@@ -87,6 +87,12 @@ struct Streams {
 }
 
 impl Sessions {
+    /// How many are open.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Room for `max` sessions, at least one.
     #[must_use]
     pub fn new(max: usize) -> Self {

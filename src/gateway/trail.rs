@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::{StatusCode, header};
 
+use crate::audit::Unavailable;
 use crate::audit::record::{Call, Caller, Correlation, Outcome, Status};
 use crate::upstream::Answer;
 
@@ -145,6 +146,7 @@ impl<'a> Trail<'a> {
 
     /// Records the refusal, then lets it go; one of a flood is counted, and the flood's record stands for it.
     pub(super) async fn refuse(&self, core: &Core, refusal: Refusal) -> Reply {
+        core.tally.refused(refusal.status);
         let answer = Answer::refusal_with(refusal.code, &refusal.message, refusal.data.as_deref());
         let outcome = Outcome { status: refusal.status, ..answer.outcome() };
         let id = self.id.as_ref();
@@ -171,6 +173,12 @@ impl<'a> Trail<'a> {
             Some(wait) => reply.with_header(header::RETRY_AFTER, &wait.as_millis().div_ceil(1000).max(1).to_string()),
             None => reply,
         }
+    }
+
+    /// The answer to a call that cannot be audited, and so is not made.
+    pub(super) fn unaudited(&self, core: &Core, cause: &Unavailable) -> Reply {
+        core.tally.refused(Status::AuditUnavailable);
+        Reply::unavailable(self.id.as_ref(), cause)
     }
 
     /// Whether this refusal is recorded by itself.

@@ -399,6 +399,15 @@ impl Reader {
         Ok(stats)
     }
 
+    /// How many files the outbox has, and how many of them are of older epochs. Reads nothing.
+    #[must_use]
+    pub fn file_counts(&self) -> (usize, usize) {
+        let files = self.shared.files();
+        // Those that an earlier process left are not known by their epoch until they are read.
+        let current = files.last().and_then(|newest| newest.epoch);
+        (files.len(), files.iter().filter(|file| file.epoch.is_none() || file.epoch != current).count())
+    }
+
     /// The calls that are open, or were when the gateway died.
     ///
     /// # Errors
