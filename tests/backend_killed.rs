@@ -75,7 +75,7 @@ async fn calls_open_at_a_killed_backend_end_once_and_another_backends_go_on() {
     assert_eq!(gatepost.terminate(), Some(0));
     // Each was made once and is one record.
     let received = std::fs::read_to_string(received).unwrap();
-    let output = setup.command(&["outbox", "list", "--json", "--limit", "100000"]).output().unwrap();
+    let output = setup.command(&["outbox", "export"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let mut statuses = BTreeMap::<String, Vec<String>>::new();
     for record in text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
