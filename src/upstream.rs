@@ -36,6 +36,7 @@ use crate::gateway::rbac::{Kind, Permit};
 pub use backend::{Backend, Item, List, NOT_OFFERED, adapted, read_page};
 pub use error::CallError;
 pub use http::EndpointFault;
+pub(crate) use message::error_code;
 pub use message::{Event, Listen, Request, Response};
 pub use peer::Peer;
 pub use stdio::{LINE_BYTES_MAX, Line, next_line};

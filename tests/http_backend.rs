@@ -15,8 +15,8 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use common::gatepost::{Gatepost, Setup};
-use common::mcp::{ERAS, Era};
+use common::gatepost::{Gatepost, Setup, token};
+use common::mcp::{Client, ERAS, Era};
 use common::wait::{SOON, let_pass_async, until_async};
 use serde_json::{Value, json};
 
@@ -182,6 +182,41 @@ async fn a_forgotten_session_is_initialized_again_and_the_call_is_made_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_stream_of_a_session_is_read_again_after_it_was_initialized_again() {
+    let forget = Arc::new(AtomicUsize::new(0));
+    let forgets = Arc::clone(&forget);
+    let changed = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
+    let backend = Backend::start(move |asked| {
+        let is_old = asked.header("mcp-session-id") == Some("s0");
+        match (asked.verb.as_str(), is_old) {
+            (_, true) if forgets.load(Ordering::SeqCst) == 1 => Some(StatusCode::NOT_FOUND.into_response()),
+            ("GET", true) => Some(stream(vec![Ok("retry: 1\n\n".to_owned())])),
+            ("GET", false) => Some(stream(vec![Ok(event(changed))])),
+            _ => None,
+        }
+    })
+    .await;
+    let (_setup, gatepost) = backend.gateway(|_| {});
+    let client = gatepost.client_at("/mcp/far", Era::Legacy, "admin").await;
+    let streams = |session: &str| {
+        let seen = backend.seen.lock().unwrap();
+        seen.iter().filter(|asked| asked.verb == Method::GET && asked.header("mcp-session-id") == Some(session)).count()
+    };
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let listen = http.get(format!("{}/mcp/far", gatepost.url())).bearer_auth(token("admin"));
+    let listen = listen.header("mcp-session-id", client.session().unwrap()).header("accept", "text/event-stream");
+    let mut told = listen.send().await.unwrap();
+    until_async("the session's stream is read", SOON, async || streams("s0") > 0).await;
+    forget.store(1, Ordering::SeqCst);
+    let before = streams("s0");
+    until_async("the backend has refused its stream", SOON, async || streams("s0") > before).await;
+    assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
+    until_async("the new session's stream is read", SOON, async || streams("s1") > 0).await;
+    let told = tokio::time::timeout(SOON, told.chunk()).await.unwrap().unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&told).contains("list_changed"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_connection_breaks_is_not_made_again_and_the_next_one_works() {
     let calls = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&calls);
@@ -310,4 +345,70 @@ async fn a_backend_that_refuses_the_gateway_is_an_error_that_tells_no_secret() {
         assert_eq!((refused.status, refused.error_code()), (200, -32012));
         assert!(refused.text.contains("HTTP status 401") && !refused.text.contains("operator"), "{}", refused.text);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_the_gateway_never_looks_like_one_of_the_client() {
+    for speaks_modern in [false, true] {
+        let backend = Backend::start(move |asked| {
+            let error = |status, code| {
+                let error = format!(r#"{{"code":{code},"message":"no"}}"#);
+                let body = json_body(format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, asked.message["id"]));
+                (status, body).into_response()
+            };
+            match (asked.method(), asked.message["params"]["name"].as_str()) {
+                ("server/discover", _) if speaks_modern => {
+                    Some(result(asked, r#"{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{}}}"#))
+                }
+                ("tools/call", Some("guarded")) => Some(error(StatusCode::UNAUTHORIZED, -32001)),
+                ("tools/call", Some("broken")) => Some(error(StatusCode::BAD_GATEWAY, -32603)),
+                ("tools/call", Some("wrong")) => Some(error(StatusCode::BAD_REQUEST, -32602)),
+                ("tools/list", _) => {
+                    let tool = |name| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#);
+                    Some(result(
+                        asked,
+                        &format!(r#"{{"tools":[{}]}}"#, ["guarded", "broken", "wrong"].map(tool).join(",")),
+                    ))
+                }
+                _ => None,
+            }
+        })
+        .await;
+        let (_setup, gatepost) = backend.gateway(|_| {});
+        for era in ERAS {
+            let client = gatepost.client_at("/mcp/far", era, "admin").await;
+            for (tool, code) in [("guarded", -32001), ("broken", -32603)] {
+                let refused = client.call(tool, json!({})).await.unwrap();
+                assert_eq!((refused.status, refused.error_code()), (200, code), "{era:?} {tool} {speaks_modern}");
+            }
+            // The stateless era's own statuses pass where it is spoken on both legs.
+            let wrong = client.call("wrong", json!({})).await.unwrap();
+            let want = if speaks_modern && era == Era::Modern { 400 } else { 200 };
+            assert_eq!((wrong.status, wrong.error_code()), (want, -32602), "{era:?} {speaks_modern}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_busy_backend_says_is_not_taken_for_its_era() {
+    let busy = Arc::new(AtomicUsize::new(1));
+    let is_busy = Arc::clone(&busy);
+    let backend = Backend::start(move |asked| {
+        if is_busy.load(Ordering::SeqCst) == 1 {
+            return Some(StatusCode::TOO_MANY_REQUESTS.into_response());
+        }
+        match asked.method() {
+            "server/discover" => {
+                Some(result(asked, r#"{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{}}}"#))
+            }
+            "initialize" => Some(StatusCode::BAD_REQUEST.into_response()),
+            _ => None,
+        }
+    })
+    .await;
+    let (_setup, gatepost) = backend.gateway(|_| {});
+    let client = Client::unconnected(&format!("{}/mcp/far", gatepost.url()), Era::Modern, Some(&token("admin")));
+    assert!(client.call("t", json!({})).await.unwrap().error_code() < 0);
+    busy.store(0, Ordering::SeqCst);
+    assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::audit::record::Status;
-use crate::upstream::{Backend, CallError, Change, Event, Listen, Response};
+use crate::upstream::{self, Backend, CallError, Change, Event, Listen, Response};
 
 use super::ask::Ask;
 use super::envelope::{Id, Malformed};
@@ -239,10 +239,7 @@ async fn views(ask: &Ask<'_>, id: &Id, stream: &Arc<Stream>, filter: &Filter) {
 
 /// Whether a backend of the stateless era says that it has no subscriptions.
 fn is_unknown_method(response: &Response) -> bool {
-    let Response::Error { error, .. } = response else { return false };
-    let members = raw::members(error).unwrap_or_default();
-    let code = members.iter().find(|member| member.key == "code");
-    code.is_some_and(|code| code.value.get() == METHOD_NOT_FOUND.to_string())
+    matches!(response, Response::Error { error, .. } if upstream::error_code(error) == Some(METHOD_NOT_FOUND))
 }
 
 /// The result of a subscription that has ended.

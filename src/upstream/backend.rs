@@ -62,6 +62,9 @@ pub struct Item {
     pub json: String,
 }
 
+/// Statuses of HTTP that say nothing of what a backend speaks: they are of its guard, its load, or a moment.
+const SAYS_NOTHING: [u16; 5] = [401, 403, 408, 425, 429];
+
 /// What is listed: the method, and which member of an item names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum List {
@@ -222,12 +225,17 @@ impl Backend {
             Ok(answer) => discovers_modern(&answer),
             // Also a status that a legacy server has for a request without a session.
             Err(CallError::Garbled) => false,
-            Err(CallError::Http { status }) if (400..500).contains(&status) && status != 401 && status != 403 => false,
+            Err(CallError::Http { status }) if (400..500).contains(&status) && !SAYS_NOTHING.contains(&status) => false,
             Err(error) => return Err(error),
         };
         tracing::info!(backend = self.alias, modern = speaks, "the backend's protocol is known");
         *self.speaks_modern.lock().unwrap_or_else(PoisonError::into_inner) = Some(speaks);
         Ok(speaks)
+    }
+
+    /// An HTTP backend does not talk as it was known to: it is asked again.
+    fn forget_era(&self) {
+        *self.speaks_modern.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Whether it speaks the stateless era, as far as is known.
@@ -262,7 +270,11 @@ impl Backend {
                     return Ok(Arc::clone(peer));
                 }
                 let listener = Arc::clone(&self.changes) as Arc<dyn Listen>;
-                let (remote, answer) = endpoint.open(&super::own_hello(), Some(listener)).await?;
+                let opened = endpoint.open(&super::own_hello(), Some(listener)).await;
+                if matches!(opened, Ok((_, Response::Error { .. })) | Err(CallError::Http { .. })) {
+                    self.forget_era();
+                }
+                let (remote, answer) = opened?;
                 if let Response::Error { error, .. } = answer {
                     return Err(CallError::Down { reason: format!("it refused to initialize: {error}") });
                 }
@@ -294,6 +306,9 @@ impl Backend {
             Transport::Http(endpoint) => {
                 let opened = endpoint.open(hello, Some(listener)).await;
                 let failed = matches!(opened, Ok((_, Response::Error { .. })) | Err(CallError::Http { .. }));
+                if failed {
+                    self.forget_era();
+                }
                 if failed && self.speaks_modern().await.unwrap_or(false) {
                     return Box::pin(self.open_modern()).await;
                 }

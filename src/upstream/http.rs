@@ -53,7 +53,10 @@ pub(super) struct Remote {
     /// What `initialize` was asked with.
     hello: String,
     listener: Option<Arc<dyn Listen>>,
+    /// Its stream is read.
     listening: AtomicBool,
+    /// Its stream is to be read, also after the session was initialized again.
+    is_wanted: AtomicBool,
     closed: CancellationToken,
 }
 
@@ -106,6 +109,7 @@ impl Endpoint {
             hello,
             listener,
             listening: AtomicBool::new(false),
+            is_wanted: AtomicBool::new(false),
             closed: CancellationToken::new(),
         }
     }
@@ -165,6 +169,7 @@ impl Remote {
         if self.era == Era::Modern || self.listener.is_none() || self.listening.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.is_wanted.store(true, Ordering::Release);
         let remote = Arc::clone(self);
         tokio::spawn(async move {
             let closed = remote.closed.clone();
@@ -205,7 +210,13 @@ impl Remote {
         }
         tracing::info!(backend = self.endpoint.alias, "the backend forgot the session: initialized again");
         match self.initialize().await? {
-            Response::Result(_) => self.send(message::write(None, "notifications/initialized", None)).await,
+            Response::Result(_) => {
+                self.send(message::write(None, "notifications/initialized", None)).await?;
+                if self.is_wanted.load(Ordering::Acquire) {
+                    self.listen(); // The stream ended with the session that it was of.
+                }
+                Ok(())
+            }
             Response::Error { .. } => {
                 Err(CallError::Down { reason: "it refused to initialize the session again".to_owned() })
             }
@@ -300,7 +311,7 @@ impl Remote {
             Message::Response { id: found, response: Some(answer) }
                 if found == id.to_string() || matches!(answer, Response::Error { .. }) =>
             {
-                Ok(with_status(answer, status))
+                Ok(with_status(answer, status, self.era))
             }
             _ if status.is_success() => Err(CallError::Garbled),
             _ => Err(CallError::Http { status: status.as_u16() }),
@@ -339,7 +350,7 @@ impl Remote {
                 return Err(CallError::Died);
             }
             wait.limit(tokio::time::sleep(place.pause())).await?;
-            response = wait.limit(self.get_stream(&place)).await??;
+            response = wait.limit(self.get_stream(&self.session(), &place)).await??;
             if !response.status().is_success() || !is_event_stream(&response) {
                 return Err(CallError::Died);
             }
@@ -376,11 +387,15 @@ impl Remote {
     async fn read_events(self: Arc<Self>) {
         let mut place = Place::default();
         loop {
-            let response = tokio::time::timeout(SEND_TIMEOUT, self.get_stream(&place)).await;
+            let seen = self.session();
+            let response = tokio::time::timeout(SEND_TIMEOUT, self.get_stream(&seen, &place)).await;
             if let Ok(Ok(mut response)) = response {
                 if !response.status().is_success() || !is_event_stream(&response) {
                     // It offers none (405), or the session is gone; the next request finds that out.
                     self.listening.store(false, Ordering::Release);
+                    if self.session() != seen {
+                        self.listen(); // One has found it out meanwhile, and found this still reading.
+                    }
                     return;
                 }
                 let mut wait = Wait::unlimited();
@@ -399,8 +414,8 @@ impl Remote {
         }
     }
 
-    async fn get_stream(&self, place: &Place) -> Result<reqwest::Response, CallError> {
-        let mut headers = self.headers(&self.session(), "text/event-stream");
+    async fn get_stream(&self, session: &Session, place: &Place) -> Result<reqwest::Response, CallError> {
+        let mut headers = self.headers(session, "text/event-stream");
         let last = place.last_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
         headers.extend(last.map(|last| (LAST_EVENT_ID, last)));
         self.endpoint.client.get(&self.endpoint.url).headers(headers).send().await.map_err(failed)

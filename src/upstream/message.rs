@@ -119,6 +119,12 @@ pub(super) fn nobody(id: &str) -> String {
     raw::object([("jsonrpc", "\"2.0\""), ("id", id), ("error", error)])
 }
 
+/// The code of an error object.
+pub(crate) fn error_code(error: &str) -> Option<i32> {
+    let members = raw::members(error)?;
+    members.iter().find(|member| member.key == "code")?.value.get().parse().ok()
+}
+
 /// The method whose response comes when a subscription ends.
 pub(super) const LISTEN: &str = "subscriptions/listen";
 

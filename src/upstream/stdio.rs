@@ -103,6 +103,11 @@ impl Stdio {
                 survives_probe = false;
                 continue;
             }
+            if !probe && up_since.is_none() {
+                // It may be that this one knows the stateless era only, and ended at the question for another reason.
+                survives_probe = true;
+                *self.modern.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
             let reason = if stop.is_cancelled() { "the gateway is stopping".to_owned() } else { end.to_string() };
             self.state.send_replace(State::Down { reason });
             if stop.is_cancelled() {

@@ -5,10 +5,11 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 
 use super::super::CallError;
-use super::super::message::Response;
+use super::super::message::{self, Response};
 use super::super::stdio::LINE_BYTES_MAX;
 use super::super::wait::Wait;
 use super::sse;
+use crate::gateway::protocol::{Era, METHOD_NOT_FOUND};
 
 /// The pause before a stream is asked for again, where the backend named none. *Chosen*: as the SDKs.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -36,11 +37,17 @@ impl Place {
     }
 }
 
-pub(super) fn with_status(answer: Response, status: StatusCode) -> Response {
-    match answer {
-        Response::Error { error, .. } if !status.is_success() => Response::Error { error, http: Some(status.as_u16()) },
-        answer => answer,
-    }
+/// An error with the status that it came with, where that is one of the stateless era's own: 400, and 404 for an unknown
+/// method. Any other is between the gateway and the backend: a client that heard 401 would look for another token of its
+/// own, and one of the older era that heard 404 would begin a new session.
+pub(super) fn with_status(answer: Response, status: StatusCode, era: Era) -> Response {
+    let Response::Error { error, .. } = answer else { return answer };
+    let is_own = match status {
+        StatusCode::BAD_REQUEST => true,
+        StatusCode::NOT_FOUND => message::error_code(&error) == Some(METHOD_NOT_FOUND),
+        _ => false,
+    };
+    Response::Error { error, http: (is_own && era == Era::Modern).then_some(status.as_u16()) }
 }
 
 pub(super) fn is_event_stream(response: &reqwest::Response) -> bool {

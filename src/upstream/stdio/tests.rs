@@ -140,7 +140,7 @@ async fn a_call_whose_child_dies_fails_and_is_not_made_again() {
 #[tokio::test]
 async fn a_call_out_of_time_is_cancelled_at_the_backend() {
     let script = r#"read -r call; read -r cancel; read -r line; echo "{\"id\":3,\"result\":$cancel}"; cat"#;
-    let config = config::Backend { call_timeout: Duration::from_millis(200), ..config(script) };
+    let config = config::Backend { call_timeout: Duration::from_secs(2), ..config(script) };
     let running = Running::start(&config);
     assert!(matches!(running.call().await, Err(CallError::TimedOut { .. })));
     let Response::Result(cancelled) = running.call().await.unwrap() else { panic!() };
@@ -235,6 +235,28 @@ async fn a_child_that_ends_at_the_question_is_greeted_in_the_older_era() {
     let running = Running::start_known(&config::Backend { command, ..config("") }, None);
     assert_eq!(running.call().await.unwrap(), result("{}"));
     assert_eq!(running.backend.is_modern(), Some(false));
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_child_that_ended_for_another_reason_is_asked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let starts = dir.path().join("starts");
+    // It knows the stateless era only, and what it needs is not there at its first two starts.
+    let script = format!(
+        r#"echo start >> {0}; [ $(wc -l < {0}) -le 2 ] && exit 1; read -r line
+        case "$line" in *server/discover*) ;; *) exit 1 ;; esac
+        echo '{{"id":1,"result":{{"supportedVersions":["2026-07-28"]}}}}'; cat"#,
+        starts.display()
+    );
+    let command = ["sh", "-c", &script].map(str::to_owned).to_vec();
+    let running = Running::start_known(&config::Backend { command, ..config("") }, None);
+    let mut states = running.backend.state.subscribe();
+    tokio::time::timeout(Duration::from_secs(30), states.wait_for(|state| matches!(state, State::Up(_))))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(running.backend.is_modern(), Some(true));
     running.end().await;
 }
 
