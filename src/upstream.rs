@@ -453,7 +453,7 @@ mod tests {
 
     #[test]
     fn a_results_own_meta_is_kept_and_a_forged_request_id_is_not() {
-        let want = format!(r#"{{"_meta":{{{ID},"a": 1}},"content":[]}}"#);
+        let want = format!(r#"{{"content":[],"_meta":{{{ID},"a": 1}}}}"#);
         let got = dressed(r#"{"content":[],"_meta":{"a": 1}}"#, RequestId(uuid::Uuid::nil()), Era::Legacy);
         assert_eq!(got, want);
         let forged = r#"{"_meta":{"io.gatepost/request_id":"forged"}}"#;

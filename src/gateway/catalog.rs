@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_renamed_tool_keeps_all_other_bytes() {
         let json = r#"{"inputSchema": {"x":1.0} ,"name":"echo","_x":"\u0041"}"#;
-        let want = r#"{"inputSchema":{"x":1.0},"name":"e__echo","_x":"\u0041"}"#;
+        let want = r#"{"inputSchema": {"x":1.0} ,"name":"e__echo","_x":"\u0041"}"#;
         assert_eq!(renamed(json, "e__echo"), want);
     }
 
@@ -208,7 +208,7 @@ mod tests {
     fn a_page_that_loses_nothing_keeps_its_bytes() {
         let page = r#"{ "tools":[ {"name":"a"}, {"name":"b"} ],"nextCursor":"n" }"#;
         assert_eq!(filtered(&policy("*/*"), &principal(), "x", List::Tools, page), page);
-        let want = r#"{"tools":[{"name":"b"}],"nextCursor":"n"}"#;
+        let want = r#"{ "tools":[{"name":"b"}],"nextCursor":"n" }"#;
         assert_eq!(filtered(&policy("x/b"), &principal(), "x", List::Tools, page), want);
     }
 

@@ -35,45 +35,59 @@ pub fn string(value: &RawValue) -> Option<String> {
     value.get().starts_with('"').then(|| serde_json::from_str(value.get()).ok()).flatten()
 }
 
-/// `object` with the given members first; members of the same name that it had are gone. All other bytes stay.
+/// `object` with the given members: those that it has get the value where they stand, the others come first. All other
+/// bytes stay.
 ///
 /// `added` is keys and their values as JSON text. Text that is no object is returned as it is.
 #[must_use]
 pub fn with_members(object: &str, added: &[(&str, &str)]) -> String {
+    let object = object.trim_start();
     let Some(old) = members(object) else {
         return object.to_owned();
     };
-    let replaces = |member: &Member<'_>| added.iter().any(|(key, _)| *key == member.key);
-    if old.iter().any(replaces) {
-        let kept =
-            old.iter().filter(|member| !replaces(member)).map(|member| (member.key.as_str(), member.value.get()));
-        return self::object(added.iter().copied().chain(kept));
-    }
-    let body = object.trim_start();
-    let body = body.strip_prefix('{').unwrap_or(body);
     let mut out = String::with_capacity(object.len() + 64);
     out.push('{');
-    for (idx, (key, value)) in added.iter().enumerate() {
-        if idx > 0 {
+    for (key, value) in added.iter().filter(|(key, _)| old.iter().all(|member| member.key != *key)) {
+        if out.len() > 1 {
             out.push(',');
         }
         push_member(&mut out, key, value);
     }
-    if !old.is_empty() && !added.is_empty() {
+    if out.len() > 1 && !old.is_empty() {
         out.push(',');
     }
-    out.push_str(body);
+    let value = |name: &str| added.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+    splice(&mut out, object, 1, &old, value);
     out
 }
 
-/// The member `key` of `object` with another value, in its place; all other bytes of its members stay.
+/// The member `key` of `object` with another value, in its place; all other bytes stay.
 #[must_use]
 pub fn replaced(object: &str, key: &str, value: &str) -> String {
     let old = members(object).unwrap_or_default();
-    self::object(old.iter().map(|member| {
-        let text = if member.key == key { value } else { member.value.get() };
-        (member.key.as_str(), text)
-    }))
+    let mut out = String::with_capacity(object.len() + value.len());
+    splice(&mut out, object, 0, &old, |name| (name == key).then_some(value));
+    out
+}
+
+/// Appends `object` from byte `at` on, with other values of the `members` that `value_of` knows.
+fn splice<'a>(
+    out: &mut String,
+    object: &str,
+    mut at: usize,
+    members: &[Member<'_>],
+    value_of: impl Fn(&str) -> Option<&'a str>,
+) {
+    for member in members {
+        let Some(value) = value_of(&member.key) else { continue };
+        // A member's value is a part of the object's own text.
+        let old = member.value.get();
+        let begin = old.as_ptr().addr() - object.as_ptr().addr();
+        out.push_str(object.get(at..begin).unwrap_or_default());
+        out.push_str(value);
+        at = begin + old.len();
+    }
+    out.push_str(object.get(at..).unwrap_or_default());
 }
 
 /// The text of an object with these members; values are JSON text already.
@@ -204,9 +218,12 @@ mod tests {
     }
 
     #[test]
-    fn a_member_of_the_same_name_is_replaced_and_never_repeated() {
-        let json = r#"{"a": 1.0,"x":"old","b":[ 2 ]}"#;
-        assert_eq!(with_members(json, &[("x", "1")]), r#"{"x":1,"a":1.0,"b":[ 2 ]}"#);
+    fn a_member_of_the_same_name_is_replaced_where_it_stands() {
+        let json = r#"{ "\ud800" :null, "a": 1.0,"\u0078" : "old" ,"b":[ 2 ] }"#;
+        let want = r#"{"y":3, "\ud800" :null, "a": 1.0,"\u0078" : 1 ,"b":[ 2 ] }"#;
+        assert_eq!(with_members(json, &[("x", "1"), ("y", "3")]), want);
+        assert_eq!(replaced(json, "b", "7"), r#"{ "\ud800" :null, "a": 1.0,"\u0078" : "old" ,"b":7 }"#);
+        assert_eq!(replaced(json, "c", "7"), json);
     }
 
     #[test]

@@ -197,7 +197,10 @@ mod tests {
         )
         .unwrap();
         assert_eq!((call.kind, call.name.as_str(), call.state.as_deref()), (Kind::Tool, "b__old", Some("t")));
-        assert_eq!(params, r#"{"x":1.0,"name":"new","arguments":{ "a" : 1 },"requestState":"s","_meta":{"y":[ ]}}"#);
+        assert_eq!(
+            params,
+            r#"{ "x": 1.0, "name":"new", "arguments":{ "a" : 1 },"requestState":"s","_meta":{"y":[ ]}}"#
+        );
         let (complete, params) =
             read("completion/complete", r#"{"ref":{"type":"ref/prompt","name":"b__p"},"argument":{"n":1}}"#).unwrap();
         assert_eq!((complete.kind, complete.what()), (Kind::Prompt, "prompt"));

@@ -169,7 +169,7 @@ async fn progress_reaches_the_call_that_it_is_of_under_the_clients_own_token() {
     let progress = two.0.lock().unwrap().clone();
     assert_eq!(progress.len(), 1);
     assert!(
-        progress[0].contains(r#""progressToken":"t""#) && progress[0].contains(r#""progress":1.0"#),
+        progress[0].contains(r#""progressToken":"t""#) && progress[0].contains(r#""progress": 1.0"#),
         "{progress:?}"
     );
     assert_eq!(running.heard.0.lock().unwrap().len(), 1);
