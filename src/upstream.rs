@@ -295,10 +295,7 @@ impl Answer {
         if self.outcome.status != Status::InputRequired {
             return self;
         }
-        let members = raw::members(result).unwrap_or_default();
-        let state = members.iter().find(|member| member.key == "requestState");
-        let Some(state) = state.and_then(|state| raw::string(state.value)) else { return self };
-        let result = raw::with_members(result, &[("requestState", &raw::quoted(&bind(&state)))]);
+        let result = with_state(result, bind);
         let outcome = Outcome::answered(Status::InputRequired, None, result.as_bytes());
         Self { content: Content::Result(result), outcome, ..self }
     }
@@ -353,7 +350,7 @@ impl Answer {
             (Status::Ok, None)
         };
         if status == Status::InputRequired && era == Era::Legacy {
-            return Self::refusal(UPSTREAM_FAILED, "the backend needs input that this client's protocol cannot give");
+            return Self::refusal(UPSTREAM_FAILED, NO_INPUT);
         }
         let result = dressed(result, request_id, era);
         let outcome = Outcome::answered(status, message, result.as_bytes());
@@ -384,6 +381,34 @@ impl Released<Answer> {
         // I1: the one way to an answer's content leads through its record.
         let answer = self.into_inner();
         (answer.content, answer.http)
+    }
+}
+
+/// What a client of the older era hears of a result that asks it for input.
+const NO_INPUT: &str = "the backend needs input that this client's protocol cannot give";
+
+/// A response that is not recorded, as a recorded one is given to a client of `era`: one that asks for input has its state
+/// as `bind` gives it.
+#[must_use]
+pub fn unrecorded(response: Response, era: Era, bind: impl FnOnce(&str) -> String) -> Response {
+    let Response::Result(result) = response else { return response };
+    let members = raw::members(&result).unwrap_or_default();
+    if !members.iter().any(|member| member.key == "resultType" && member.value.get() == "\"input_required\"") {
+        return Response::Result(result);
+    }
+    match era {
+        Era::Modern => Response::Result(with_state(&result, bind)),
+        Era::Legacy => Response::Error { error: error_object(UPSTREAM_FAILED, NO_INPUT, None), http: None },
+    }
+}
+
+/// `result` with its `requestState` as `bind` gives it.
+fn with_state(result: &str, bind: impl FnOnce(&str) -> String) -> String {
+    let members = raw::members(result).unwrap_or_default();
+    let state = members.iter().find(|member| member.key == "requestState");
+    match state.and_then(|state| raw::string(state.value)) {
+        Some(state) => raw::with_members(result, &[("requestState", &raw::quoted(&bind(&state)))]),
+        None => result.to_owned(),
     }
 }
 
@@ -504,5 +529,16 @@ mod tests {
         let Content::Result(result) = &answer.content else { panic!() };
         assert_eq!(answer.outcome.response_digest, Some(crate::audit::record::Digest::of(result.as_bytes())));
         assert_eq!(answer.outcome.response_bytes, Some(result.len() as u64));
+    }
+
+    #[test]
+    fn a_state_is_bound_with_or_without_a_record() {
+        let asks = r#"{"resultType":"input_required", "requestState":"s"}"#;
+        let response = |era| unrecorded(Response::Result(asks.to_owned()), era, |state| format!("bound {state}"));
+        let want = r#"{"resultType":"input_required", "requestState":"bound s"}"#;
+        assert_eq!(response(Era::Modern), Response::Result(want.to_owned()));
+        assert!(matches!(response(Era::Legacy), Response::Error { error, .. } if error.contains(NO_INPUT)));
+        let complete = Response::Result(r#"{"requestState":"s"}"#.to_owned());
+        assert_eq!(unrecorded(complete.clone(), Era::Modern, |_| panic!()), complete);
     }
 }

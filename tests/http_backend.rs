@@ -421,3 +421,64 @@ async fn what_a_busy_backend_says_is_not_taken_for_its_era() {
     busy.store(0, Ordering::SeqCst);
     assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_asks_for_input_gets_its_own_state_back_where_nothing_is_recorded() {
+    let backend = Backend::start(move |asked| match asked.method() {
+        "server/discover" => Some(result(asked, r#"{"supportedVersions":["2026-07-28"],"capabilities":{}}"#)),
+        "prompts/get" if asked.message["params"]["requestState"] == "its own" => {
+            Some(result(asked, r#"{"messages":[]}"#))
+        }
+        "prompts/get" => {
+            let asks = r#"{"resultType":"input_required","inputRequests":{},"requestState":"its own"}"#;
+            Some(result(asked, asks))
+        }
+        _ => None,
+    })
+    .await;
+    let (_setup, gatepost) = backend.gateway(|setup| {
+        setup.set_toml("audit.methods", "[]").set_toml("roles.admin.prompts", r#"["*/*"]"#);
+    });
+    let client = gatepost.client_at("/mcp/far", Era::Modern, "admin").await;
+    let asks = client.request("prompts/get", json!({"name": "p"})).await.unwrap();
+    let state = asks.result()["requestState"].as_str().unwrap_or_else(|| panic!("{}", asks.text)).to_owned();
+    assert_ne!(state, "its own", "what another caller could use was given away");
+    let again = json!({"name": "p", "inputResponses": {}, "requestState": state});
+    assert_eq!(client.request("prompts/get", again).await.unwrap().result()["messages"], json!([]));
+    assert_eq!(backend.seen("prompts/get").len(), 2);
+    let older = gatepost.client_at("/mcp/far", Era::Legacy, "admin").await;
+    assert_eq!(older.request("prompts/get", json!({"name": "p"})).await.unwrap().error_code(), -32012);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_does_not_list_holds_up_no_other_list() {
+    let (asked_for, told) = tokio::sync::watch::channel(0);
+    let backend = Backend::start(move |asked| {
+        (asked.method() == "tools/list").then(|| {
+            asked_for.send_modify(|count| *count += 1);
+            (
+                [("content-type", "text/event-stream")],
+                Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>()),
+            )
+                .into_response()
+        })
+    })
+    .await;
+    let (_setup, gatepost) = backend.gateway(|_| {});
+    let far = Client::unconnected(&format!("{}/mcp/far", gatepost.url()), Era::Modern, Some(&token("admin")));
+    // As many as are read at once.
+    let held: Vec<_> = (0..32)
+        .map(|_| {
+            let far = far.clone();
+            tokio::spawn(async move { far.request("tools/list", json!({})).await })
+        })
+        .collect();
+    let mut told = told;
+    tokio::time::timeout(SOON, told.wait_for(|count| *count >= 32)).await.unwrap().unwrap();
+    let example = Client::unconnected(&format!("{}/mcp/example", gatepost.url()), Era::Modern, Some(&token("admin")));
+    assert!(example.list().await.contains(&"echo".to_owned()));
+    assert!(held.iter().all(|list| !list.is_finished()), "the others were waited for");
+    for list in held {
+        list.abort();
+    }
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::audit::record::Status;
-use crate::upstream::{Answer, Interrupt};
+use crate::upstream::{self, Answer, Interrupt};
 use axum::http::{StatusCode, header};
 use tokio::sync::{SemaphorePermit, oneshot};
 
@@ -271,7 +271,21 @@ async fn targeted(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
     let Some(backend) = ask.core.upstreams.get(permit.backend()) else {
         return Reply::local_unaudited_error(StatusCode::NOT_FOUND, Some(&id), INVALID_PARAMS, "unknown backend");
     };
-    local::relay(ask, &id, backend, Some(permit.params()), name).await
+    let (response, backends) = match local::asked(ask, backend, Some(permit.params()), name).await {
+        Ok(answer) => answer,
+        Err(err) => return local::failed(&id, backend, &err),
+    };
+    let target = Target { kind: permit.kind(), backend: permit.backend(), tool: permit.tool() };
+    let response = upstream::unrecorded(response, ask.era, |state| bound(ask, trail, target, state));
+    local::relayed(&id, response, ask.era, backends)
+}
+
+/// A backend's state, bound to the caller and to what was asked.
+fn bound(ask: &Ask<'_>, trail: &Trail<'_>, target: Target<'_>, state: &str) -> String {
+    // A call that goes on keeps the id under which it began.
+    let own = ask.arrival.request_id.to_string();
+    let origin = trail.session.as_deref().filter(|_| ask.session.is_none()).unwrap_or(&own);
+    ask.core.states.bind(state, origin, ask.principal, target)
 }
 
 /// Everything that a request must pass before it is begun. Authorization comes before existence, so that a caller who is
@@ -352,13 +366,8 @@ async fn call(ask: &Ask<'_>, trail: &Trail<'_>, permitted: Permitted<'_>) -> Rep
     };
     let method = &ask.message.method;
     let answer = core.upstreams.forward(method, permit, &receipt, route, &ask.interrupt).await;
-    let bind = |state: &str| {
-        // A call that goes on keeps the id under which it began.
-        let own = ask.arrival.request_id.to_string();
-        let origin = trail.session.as_deref().filter(|_| ask.session.is_none()).unwrap_or(&own);
-        core.states.bind(state, origin, ask.principal, Target { kind, backend: &alias, tool: &tool })
-    };
-    let answer = answer.with_state(bind);
+    let target = Target { kind, backend: &alias, tool: &tool };
+    let answer = answer.with_state(|state| bound(ask, trail, target, state));
     let outcome = answer.outcome();
     tracing::info!(
         status = %outcome.status, method = trail.method, subject = trail.caller.subject,

@@ -84,7 +84,7 @@ pub(super) async fn asked(
     Ok((response, route.peer.era()))
 }
 
-fn relayed(id: &Id, response: Response, era: Era, backends: Era) -> Reply {
+pub(super) fn relayed(id: &Id, response: Response, era: Era, backends: Era) -> Reply {
     let response = match response {
         Response::Result(result) if era == Era::Modern && backends == Era::Legacy => {
             Response::Result(raw::with_members(&result, &[("resultType", "\"complete\"")]))
@@ -111,9 +111,7 @@ pub(super) fn not_configured() -> CallError {
 
 /// One backend's page, without what the caller may not use.
 async fn list_one(ask: &Ask<'_>, id: &Id, backend: &Backend, list: List) -> Reply {
-    // I6: few lists are read at once. The semaphore is never closed.
-    let _turn = ask.core.lists.acquire().await.ok();
-    let (response, backends) = match asked(ask, backend, ask.params(), None).await {
+    let (response, backends) = match backend.one_page(asked(ask, backend, ask.params(), None)).await {
         Ok(answer) => answer,
         Err(err) => return failed(id, backend, &err),
     };
@@ -167,6 +165,7 @@ fn unknown_cursor(ask: &Ask<'_>, id: &Id) -> Reply {
 
 /// What every backend lists; one that is down or slow is left out.
 async fn items_of_all(ask: &Ask<'_>, list: List) -> Vec<(Arc<Backend>, Arc<[Item]>)> {
+    // I6: few lists are read at once. The semaphore is never closed.
     let _turn = ask.core.lists.acquire().await.ok();
     let of_one = |backend: Arc<Backend>| async move {
         let read = async {
@@ -249,12 +248,16 @@ async fn set_level(ask: &Ask<'_>, id: &Id) -> Reply {
         return relay(ask, id, backend, ask.params(), None).await;
     }
     let visible = |backend: &&Arc<Backend>| ask.live.policy.reaches(&ask.principal.roles, backend.alias());
-    for backend in ask.backends().filter(visible) {
-        // One that has no log, or is down, leaves the others theirs.
-        if let Err(err) = asked(ask, backend, ask.params(), None).await {
-            tracing::debug!(backend = backend.alias(), error = %err, "level not set");
+    let set = |backend: Arc<Backend>| async move {
+        // One that has no log, is down or slow leaves the others theirs.
+        match tokio::time::timeout(LIST_PATIENCE, asked(ask, &backend, ask.params(), None)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(err)) => tracing::debug!(backend = backend.alias(), error = %err, "level not set"),
+            Err(_) => tracing::debug!(backend = backend.alias(), "level not set within {LIST_PATIENCE:?}"),
         }
-    }
+    };
+    let all: Vec<_> = ask.backends().filter(visible).cloned().map(set).collect();
+    futures_util::future::join_all(all).await;
     Reply::local_unaudited(id, "{}", ask.arrival.request_id, ask.era)
 }
 

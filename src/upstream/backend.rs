@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +37,8 @@ pub const NOT_OFFERED: &str = "is an error";
 pub struct Backend {
     alias: String,
     limits: Limits,
+    /// Lists that are read at once for clients of this backend alone.
+    lists: Semaphore,
     transport: Transport,
     changes: Arc<Changes>,
     /// Whether an HTTP backend speaks the stateless era, once that is known.
@@ -61,6 +63,9 @@ pub struct Item {
     /// The whole object, as it came.
     pub json: String,
 }
+
+/// Lists of one backend that are read at once. *Chosen*: more only wait for each other there.
+const LISTS_MAX: usize = 32;
 
 /// Statuses of HTTP that say nothing of what a backend speaks: they are of its guard, its load, or a moment.
 const SAYS_NOTHING: [u16; 5] = [401, 403, 408, 425, 429];
@@ -173,6 +178,7 @@ impl Backend {
         Ok(Self {
             alias: alias.to_owned(),
             limits: Limits { idle: config.idle_timeout, total: config.call_timeout },
+            lists: Semaphore::new(LISTS_MAX),
             transport,
             changes,
             speaks_modern: Mutex::default(),
@@ -336,6 +342,21 @@ impl Backend {
         ];
         result.extend(find("instructions").map(|text| ("instructions", text)));
         Ok((peer, Response::Result(raw::object(result))))
+    }
+
+    /// Waits for a turn to read one page of a list, and reads it by `read`: one backend that does not answer holds up nobody
+    /// else's lists.
+    ///
+    /// # Errors
+    /// [`CallError`], of `read` or for want of time.
+    pub async fn one_page<T>(&self, read: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+        let timeout = LIST_TIMEOUT.min(self.limits.total);
+        let work = async {
+            // I6: few lists are read at once. The semaphore is never closed.
+            let _turn = self.lists.acquire().await.ok();
+            read.await
+        };
+        tokio::time::timeout(timeout, work).await.unwrap_or(Err(CallError::TimedOut { after: timeout }))
     }
 
     /// Reads all pages of a list.
