@@ -34,6 +34,7 @@ pub mod tally;
 mod target;
 pub mod tls;
 mod trail;
+mod verbs;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};

@@ -16,7 +16,7 @@ use super::arrival::{Arrival, Fault};
 use super::ask::Ask;
 use super::auth::{AuthError, Principal};
 use super::catalog::Scope;
-use super::envelope::{self, Hint, Id, Malformed};
+use super::envelope::{self, Id, Malformed};
 use super::limits::Place;
 use super::live::Live;
 use super::protocol::{
@@ -25,7 +25,7 @@ use super::protocol::{
 use super::rbac::{Kind, Permit, Target};
 use super::reply::{Reply, http_status};
 use super::session::Session;
-use super::stream::{Listening, Stream};
+use super::stream::Stream;
 use super::target::{self, Plan, Subject};
 use super::trail::{Refusal, Trail};
 use super::{Core, headers, local, subscriptions};
@@ -183,7 +183,7 @@ async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
 }
 
 /// The session that a request names.
-fn session(core: &Core, arrival: &Arrival, principal: &Principal) -> Result<Option<Arc<Session>>, Refusal> {
+pub(super) fn session(core: &Core, arrival: &Arrival, principal: &Principal) -> Result<Option<Arc<Session>>, Refusal> {
     let mut values = arrival.headers.get_all(SESSION_HEADER).iter();
     if values.next().is_none() {
         return Ok(None);
@@ -208,7 +208,7 @@ fn not_here(live: &Live, arrival: &Arrival, principal: &Principal, method: &str)
     Refusal::malformed(StatusCode::NOT_FOUND, INVALID_PARAMS, "unknown backend")
 }
 
-async fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<Principal, Refusal> {
+pub(super) async fn authenticate(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<Principal, Refusal> {
     let mut values = arrival.headers.get_all(header::AUTHORIZATION).iter();
     let (value, another) = (values.next(), values.next());
     let value = value.map(axum::http::HeaderValue::as_bytes);
@@ -424,86 +424,6 @@ async fn extension(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
     }
 }
 
-/// Opens the stream that a GET asks for, or takes up one that broke.
-///
-/// # Errors
-/// The refusal, recorded.
-pub(super) async fn listen(core: Arc<Core>, arrival: Arrival) -> Result<Listening, Reply> {
-    let mut trail = Trail::new(core.live(), &arrival, Hint::default());
-    "session/listen".clone_into(&mut trail.method);
-    let found = listening(&core, &arrival, &mut trail).await;
-    let (session, stream, after) = match found {
-        Ok(found) => found,
-        Err(refusal) => return Err(trail.refuse(&core, refusal).await.with_request_id(arrival.request_id)),
-    };
-    let Some(reading) = stream.read_from(after) else {
-        let message = "this stream is read already";
-        let reply = Reply::local_unaudited_error(StatusCode::CONFLICT, None, INVALID_REQUEST, message);
-        return Err(reply.with_request_id(arrival.request_id));
-    };
-    if stream.number == 0 {
-        for peer in session.peers().await {
-            peer.listen();
-        }
-    }
-    Ok(Listening { reading, number: Some(stream.number) })
-}
-
-async fn listening(
-    core: &Core,
-    arrival: &Arrival,
-    trail: &mut Trail<'_>,
-) -> Result<(Arc<Session>, Arc<Stream>, u64), Refusal> {
-    if let Err(fault) = &arrival.body {
-        return Err((*fault).into());
-    }
-    let principal = authenticate(core, arrival, trail).await?;
-    let bad = |message: &str| Refusal::malformed(StatusCode::BAD_REQUEST, INVALID_REQUEST, message);
-    if !headers::takes_stream(&arrival.headers) {
-        let message = "a GET must accept text/event-stream";
-        return Err(Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message));
-    }
-    if headers::single(&arrival.headers, super::protocol::VERSION_HEADER) == Some(super::protocol::MODERN_VERSION) {
-        let message = "this protocol has no stream to open by GET";
-        return Err(Refusal::malformed(StatusCode::METHOD_NOT_ALLOWED, INVALID_REQUEST, message));
-    }
-    let session = session(core, arrival, &principal)?.ok_or_else(|| bad("no Mcp-Session-Id: initialize first"))?;
-    match headers::single(&arrival.headers, "last-event-id") {
-        None => Ok((Arc::clone(&session), session.general(), 0)),
-        Some(last) => {
-            let found = session.stream_of(last).ok_or_else(|| bad("Last-Event-ID names no stream of this session"))?;
-            Ok((session, found.0, found.1))
-        }
-    }
-}
-
-/// Closes a legacy session.
-pub(super) async fn close(core: Arc<Core>, arrival: Arrival) -> Reply {
-    let mut trail = Trail::new(core.live(), &arrival, Hint::default());
-    "session/close".clone_into(&mut trail.method);
-    let reply = match close_session(&core, &arrival, &mut trail).await {
-        Ok(()) => {
-            let recorded = trail.record(&core, Answer::of_result("{}")).await;
-            if recorded.is_error() { recorded } else { Reply::local_unaudited_empty(StatusCode::NO_CONTENT) }
-        }
-        Err(refusal) => trail.refuse(&core, refusal).await,
-    };
-    reply.with_request_id(arrival.request_id)
-}
-
-async fn close_session(core: &Core, arrival: &Arrival, trail: &mut Trail<'_>) -> Result<(), Refusal> {
-    if let Err(fault) = &arrival.body {
-        return Err((*fault).into());
-    }
-    let principal = authenticate(core, arrival, trail).await?;
-    let Some(session) = headers::single(&arrival.headers, SESSION_HEADER) else {
-        let message = "no Mcp-Session-Id to close";
-        return Err(Refusal::malformed(StatusCode::BAD_REQUEST, INVALID_REQUEST, message));
-    };
-    let closed = core.sessions.close(session, &principal, &arrival.scope);
-    closed.map(drop).map_err(|unknown| Refusal::malformed(StatusCode::NOT_FOUND, INVALID_REQUEST, unknown.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -626,7 +546,7 @@ mod tests {
         for value in ["Bearer a.b.c", "Bearer d.e.f"] {
             arrival.headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
         }
-        let mut trail = Trail::new(core.live(), &arrival, Hint::default());
+        let mut trail = Trail::new(core.live(), &arrival, envelope::Hint::default());
         let refusal = authenticate(&core, &arrival, &mut trail).await.unwrap_err();
         assert_eq!(refusal.message, AuthError::NotBearer.to_string());
     }

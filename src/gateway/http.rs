@@ -32,7 +32,7 @@ use super::dispatch::{self, Opened};
 use super::reply::Reply;
 use super::stream::{Listening, Next};
 use super::tls::{Edge, Peer};
-use super::{Core, headers, local};
+use super::{Core, headers, local, verbs};
 
 /// Longest time for a body to arrive. *Chosen*: the default limit of 4 MiB at 140 KB/s.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -233,7 +233,7 @@ async fn listen(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Body
     let request_id = arrival.request_id;
     let span = tracing::info_span!("request", %request_id);
     let (tasks, stopping) = (core.tasks.clone(), core.stopping.clone());
-    match tasks.spawn(dispatch::listen(core, arrival).instrument(span)).await {
+    match tasks.spawn(verbs::listen(core, arrival).instrument(span)).await {
         Ok(Ok(listening)) => stream(listening, None, stopping, request_id),
         Ok(Err(reply)) => reply.into_response(),
         Err(err) => replied(Err(err), request_id).into_response(),
@@ -245,7 +245,7 @@ async fn close(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Body>
     let request_id = arrival.request_id;
     let span = tracing::info_span!("request", %request_id);
     let tasks = core.tasks.clone();
-    replied(tasks.spawn(dispatch::close(core, arrival).instrument(span)).await, request_id)
+    replied(tasks.spawn(verbs::close(core, arrival).instrument(span)).await, request_id)
 }
 
 fn replied(reply: Result<Reply, tokio::task::JoinError>, request_id: RequestId) -> Reply {

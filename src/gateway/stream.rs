@@ -5,7 +5,6 @@
 //! waits: a client that does not read loses messages of its own stream only, and its last one, the response, never.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -25,8 +24,6 @@ pub(super) struct Stream {
     pub(super) number: u64,
     log: Mutex<Log>,
     changed: Notify,
-    /// Whether a response reads it.
-    is_read: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +34,9 @@ struct Log {
     first: u64,
     /// The last one that was read.
     read: u64,
+    /// The response that reads it, by its number, and how many did so far.
+    reader: Option<u64>,
+    readers: u64,
     /// The response is to be a stream, whatever comes.
     is_open: bool,
     /// Nothing follows.
@@ -56,6 +56,7 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Reading {
     stream: Arc<Stream>,
+    number: u64,
     at: u64,
 }
 
@@ -70,7 +71,7 @@ pub(super) struct Listening {
 impl Stream {
     pub(super) fn new(number: u64) -> Arc<Self> {
         let log = Mutex::new(Log { first: 1, ..Log::default() });
-        Arc::new(Self { number, log, changed: Notify::new(), is_read: AtomicBool::new(false) })
+        Arc::new(Self { number, log, changed: Notify::new() })
     }
 
     /// Adds a message. `false`: there is no room for it, since nobody reads.
@@ -110,7 +111,7 @@ impl Stream {
 
     /// Whether a response reads it now.
     pub(super) fn is_read(&self) -> bool {
-        self.is_read.load(Ordering::Acquire)
+        self.lock().reader.is_some()
     }
 
     /// Waits until the response is a stream.
@@ -127,8 +128,19 @@ impl Stream {
 
     /// Begins to read behind message `after`. `None`: somebody else reads.
     pub(super) fn read_from(self: &Arc<Self>, after: u64) -> Option<Reading> {
-        let taken = self.is_read.swap(true, Ordering::AcqRel);
-        (!taken).then(|| Reading { stream: Arc::clone(self), at: after })
+        (!self.is_read()).then(|| self.take_over(after))
+    }
+
+    /// Begins to read behind message `after` in the place of whoever reads: of a connection that broke unseen, the client
+    /// knows first.
+    pub(super) fn take_over(self: &Arc<Self>, after: u64) -> Reading {
+        let mut log = self.lock();
+        log.readers += 1;
+        let number = log.readers;
+        log.reader = Some(number);
+        drop(log);
+        self.changed.notify_waiters();
+        Reading { stream: Arc::clone(self), number, at: after }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Log> {
@@ -169,6 +181,9 @@ impl Reading {
             changed.as_mut().enable();
             {
                 let mut log = stream.lock();
+                if log.reader != Some(self.number) {
+                    return Next::Done; // Another has taken it over.
+                }
                 self.at = self.at.max(log.first - 1);
                 let idx = usize::try_from(self.at + 1 - log.first).unwrap_or(usize::MAX);
                 if let Some(message) = log.messages.get(idx).cloned() {
@@ -187,7 +202,8 @@ impl Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.stream.is_read.store(false, Ordering::Release);
+        let mut log = self.stream.lock();
+        log.reader = log.reader.filter(|reader| *reader != self.number);
     }
 }
 
@@ -238,5 +254,19 @@ mod tests {
         assert!(stream.read_from(0).is_none() && stream.is_read());
         drop(reading);
         assert!(stream.read_from(0).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_takes_the_place_of_a_reader_that_is_gone_unseen() {
+        let stream = Stream::new(1);
+        assert!(stream.push("a"));
+        let mut broken = stream.read_from(0).unwrap();
+        assert!(matches!(broken.next().await, Next::Message(1, _)));
+        let mut again = stream.take_over(0);
+        assert_eq!(broken.next().await, Next::Done);
+        drop(broken);
+        assert!(stream.is_read() && stream.read_from(0).is_none());
+        stream.finish(None);
+        assert_eq!(all(&mut again).await, ["a"]);
     }
 }
