@@ -10,6 +10,7 @@
 
 mod arrival;
 mod ask;
+mod asked;
 pub mod auth;
 pub mod catalog;
 pub mod dispatch;

@@ -2,6 +2,7 @@
 //!
 //! None of it calls a tool, and nothing here can: forwarding a call needs a permit and a receipt.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use super::ask::Ask;
 use super::catalog::{self, Scope};
 use super::envelope::{self, Id, Message};
 use super::protocol::{
-    Era, INVALID_PARAMS, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, MODERN_VERSION, SESSION_HEADER, UPSTREAM_FAILED,
+    CANCELLED, Era, INVALID_PARAMS, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, MODERN_VERSION, PROGRESS,
+    SESSION_HEADER, UPSTREAM_FAILED,
 };
 use super::raw;
 use super::rbac::Target;
@@ -303,11 +305,12 @@ pub(super) async fn respond(core: &Core, session: Option<&Session>, body: &[u8])
     accepted
 }
 
-/// Takes a notification: a cancellation ends its call, all others go to the backends of the session.
+/// Takes a notification: a cancellation ends its call, progress goes to the backend that asked for it, all others go to all
+/// backends of the session.
 pub(super) async fn notified(core: &Core, arrival: &Arrival, message: &Message<'_>, session: Option<&Arc<Session>>) {
     let Some(session) = session else { return };
     let params = message.params.and_then(|params| raw::members(params.get())).unwrap_or_default();
-    if message.method == "notifications/cancelled" {
+    if message.method == CANCELLED {
         let id = params.iter().find(|member| member.key == "requestId").and_then(|member| envelope::id(member.value));
         if let Some(id) = id {
             core.in_flight.cancel(&session.id, &id);
@@ -317,8 +320,16 @@ pub(super) async fn notified(core: &Core, arrival: &Arrival, message: &Message<'
     if message.method == "notifications/initialized" && arrival.scope == Scope::All {
         return; // Each backend was told when its conversation was opened.
     }
-    for peer in session.peers().await {
-        if let Err(err) = peer.notify(&message.method, message.params.map(RawValue::get)).await {
+    let params = message.params.map(RawValue::get);
+    let (peers, params) = if message.method == PROGRESS {
+        // It is about one request of one backend's.
+        let Some((peer, params)) = params.and_then(|params| session.progress(params)) else { return };
+        (vec![peer], Some(Cow::Owned(params)))
+    } else {
+        (session.peers().await, params.map(Cow::Borrowed))
+    };
+    for peer in peers {
+        if let Err(err) = peer.notify(&message.method, params.as_deref()).await {
             tracing::debug!(backend = peer.alias(), method = message.method, error = %err, "notification not passed on");
         }
     }

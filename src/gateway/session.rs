@@ -15,19 +15,17 @@ use tokio::time::Instant;
 
 use crate::upstream::{Backend, CallError, Event, Listen, Peer, Response};
 
+use super::asked::Asked;
 use super::auth::Principal;
 use super::catalog::Scope;
 use super::envelope::Id;
+use super::protocol::CANCELLED;
 use super::raw;
 use super::rbac::{LISTS_CHANGED, Policy};
 use super::stream::Stream;
 
 /// How long a session may be idle. *Chosen*: longer than a working day's pauses.
 const IDLE_MAX: Duration = Duration::from_hours(8);
-
-/// Most requests of backends that wait for the client's response, a session. *Chosen*: a client answers them one by one;
-/// each takes a few bytes here.
-const ASKED_MAX: usize = 256;
 
 /// Streams of a session that are kept after their end, for a client that lost one. *Chosen*.
 const ENDED_STREAMS_MAX: usize = 8;
@@ -62,20 +60,13 @@ pub struct Session {
     hello: String,
     last_used: Mutex<Instant>,
     peers: Mutex<BTreeMap<String, Arc<Slot>>>,
-    asked: Mutex<Asked>,
+    asked: Mutex<Asked<Peer>>,
     streams: Mutex<Streams>,
 }
 
 /// The conversation with one backend; opened when it is first used, and again where it has ended.
 #[derive(Debug, Default)]
 struct Slot(tokio::sync::Mutex<Option<Arc<Peer>>>);
-
-/// Requests of backends that wait for the client.
-#[derive(Debug, Default)]
-struct Asked {
-    next: u64,
-    waiting: HashMap<u64, (Weak<Peer>, String, String)>,
-}
 
 #[derive(Debug)]
 struct Streams {
@@ -313,32 +304,32 @@ impl Session {
             Some(stream) => stream.push(json),
             None => self.deliver(json, is_general),
         };
-        let Some(id) = event.id else {
+        let Some(id) = event.id.clone() else {
             let is_general = event.method.ends_with("list_changed") || event.method.ends_with("/updated");
-            return put(&event.json, is_general);
-        };
-        let number = {
-            let mut asked = lock(&self.asked);
-            if asked.waiting.len() >= ASKED_MAX {
-                return false; // I6: what waits for the client is bounded.
+            if event.method != CANCELLED {
+                return put(&event.json, is_general);
             }
-            asked.next += 1;
-            let number = asked.next;
-            asked.waiting.insert(number, (Weak::clone(peer), id, event.method));
-            number
+            // What the client was never asked it cannot give up.
+            let cancelled = lock(&self.asked).cancel(peer, &event.json);
+            return cancelled.is_none_or(|json| put(&json, false));
         };
-        let taken = put(&raw::with_members(&event.json, &[("id", &number.to_string())]), false);
+        let (number, json) = lock(&self.asked).ask(peer, id, &event);
+        let taken = put(&json, false);
         if !taken {
-            lock(&self.asked).waiting.remove(&number);
+            lock(&self.asked).take(number);
         }
         taken
     }
 
     /// Finds whose request the client's response answers: the conversation, the backend's id, and the method.
     pub(super) fn answered(&self, id: &Id) -> Option<(Arc<Peer>, String, String)> {
-        let number = id.as_json().parse().ok()?;
-        let (peer, id, method) = lock(&self.asked).waiting.remove(&number)?;
-        Some((peer.upgrade()?, id, method))
+        let request = lock(&self.asked).take(id.as_json().parse().ok()?)?;
+        Some((request.peer.upgrade()?, request.id, request.method))
+    }
+
+    /// Whom the client's progress is for, and its parameters as that backend knows them.
+    pub(super) fn progress(&self, params: &str) -> Option<(Arc<Peer>, String)> {
+        lock(&self.asked).progress(params)
     }
 
     fn belongs_to(&self, principal: &Principal) -> bool {
@@ -353,6 +344,7 @@ impl Session {
     pub fn end(&self) {
         self.general().finish(None);
         lock(&self.peers).clear();
+        lock(&self.asked).clear();
     }
 }
 
