@@ -4,10 +4,16 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use common::gatepost::Setup;
-use common::mcp::Era;
+use common::gatepost::{Setup, token, token_with};
+use common::mcp::{Client, Era, Reply};
+use common::pipeline::stored_records;
 use common::wait::{SOON, until_async};
+use gatepost::audit::outbox::Reader;
+use gatepost::audit::outbox::fs::DiskFs;
+
+use gatepost::audit::record::{Entry, Status};
 use serde_json::{Value, json};
 
 /// A backend whose one tool, `ask`, says these lines before it answers; what it is sent is in the file returned.
@@ -86,4 +92,80 @@ async fn backends_that_use_the_same_ids_cancel_and_hear_of_their_own_requests_on
     assert_eq!(client.post(answer.to_string(), &[]).await.unwrap().status, 202);
     let answered = async || std::fs::read_to_string(&second).unwrap().contains("decline");
     until_async("the answer reaches who asked", SOON, answered).await;
+}
+
+/// The records of a gateway that has ended.
+fn records(setup: &Setup) -> Vec<Entry> {
+    let reader = Reader::of_dead(Arc::new(DiskFs), &setup.audit_dir()).unwrap();
+    stored_records(&reader).into_iter().map(|record| record.entry).collect()
+}
+
+/// The records of this session's ends: who had it, and the reason.
+fn ends(records: &[Entry], session: &str) -> Vec<(String, Option<String>)> {
+    let its = records.iter().map(|entry| &entry.call).filter(|call| call.session_id.as_deref() == Some(session));
+    let ends = its.filter(|call| call.method == "session/close");
+    ends.map(|call| (call.client_subject.clone(), call.request_args.clone())).collect()
+}
+
+async fn initialize(client: &Client) -> Reply {
+    let info = json!({"name": "gatepost-tests", "version": "1"});
+    let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info});
+    client.request("initialize", params).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_principal_that_opens_too_many_sessions_loses_its_own_oldest_and_every_end_is_recorded_once() {
+    let mut setup = Setup::new();
+    setup.set_toml("limits.sessions_per_principal", "2");
+    let gatepost = setup.start();
+    let url = format!("{}/mcp", gatepost.url());
+    let other = token_with(&json!({"sub": "other", "role": "admin"}));
+    let others = Client::connect(&url, Era::Legacy, Some(&other)).await;
+    let mut own = Vec::new();
+    for _ in 0..4 {
+        own.push(Client::connect(&url, Era::Legacy, Some(&token("admin"))).await);
+    }
+    for (number, client) in own.iter().enumerate() {
+        let want = if number < 2 { 404 } else { 200 };
+        assert_eq!(client.request("ping", json!({})).await.unwrap().status, want, "session {number}");
+    }
+    assert_eq!(others.request("ping", json!({})).await.unwrap().status, 200);
+    assert_eq!(gatepost.terminate(), Some(0));
+    let records = records(&setup);
+    let reason = |reason: &str| Some(json!({ "reason": reason }).to_string());
+    let evicted = reason("its principal opened more than limits.sessions_per_principal");
+    let stopped = reason("the gateway stopped");
+    for (number, client) in own.iter().enumerate() {
+        let want = if number < 2 { &evicted } else { &stopped };
+        let ends = ends(&records, client.session().unwrap());
+        assert_eq!(ends, [("tester".to_owned(), want.clone())], "session {number}");
+    }
+    assert_eq!(ends(&records, others.session().unwrap()), [("other".to_owned(), stopped)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opening_sessions_counts_in_a_principals_rate_and_costs_nobody_else_theirs() {
+    let mut setup = Setup::new();
+    setup.set_toml("limits.rate_per_principal", "1").set_toml("limits.burst_per_principal", "2");
+    let gatepost = setup.start();
+    let url = format!("{}/mcp", gatepost.url());
+    let client = Client::unconnected(&url, Era::Legacy, Some(&token("admin")));
+    let mut opened = 0;
+    // Faster than one a second, however slow the machine is.
+    let refused = loop {
+        let reply = initialize(&client).await;
+        match reply.status {
+            200 if opened < 1000 => opened += 1,
+            _ => break reply,
+        }
+    };
+    assert_eq!(refused.status, 429, "{}", refused.text);
+    assert!(opened >= 2, "{opened}");
+    let other = token_with(&json!({"sub": "other", "role": "admin"}));
+    assert_eq!(initialize(&client.with_token(Some(&other))).await.status, 200);
+    assert_eq!(gatepost.terminate(), Some(0));
+    let records = records(&setup);
+    let is_limited = |entry: &&Entry| entry.response_status == Status::RateLimited;
+    let limited: Vec<_> = records.iter().filter(is_limited).map(|entry| entry.call.method.as_str()).collect();
+    assert_eq!(limited, ["initialize"]);
 }

@@ -16,6 +16,7 @@ use super::arrival::{Arrival, Fault};
 use super::ask::Ask;
 use super::auth::{AuthError, Principal};
 use super::catalog::Scope;
+use super::closing::SESSION_CLOSE;
 use super::envelope::{self, Hint, Id, Malformed};
 use super::limits::Place;
 use super::live::Live;
@@ -175,7 +176,11 @@ async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
     let ask = Ask { core, live, arrival, principal, message, era, session, stream, interrupt };
     match target::plan(&message.method, era) {
         Plan::Targeted => Box::pin(targeted(&ask, &mut trail)).await,
-        Plan::Initialize => local::initialize(&ask, &mut trail).await,
+        Plan::Initialize => match core.limits.pass(principal, &ask.live) {
+            Ok(()) => local::initialize(&ask, &mut trail).await,
+            // I6: each may start a child at every backend.
+            Err(exceeded) => trail.refuse(core, Refusal::rate_limited(exceeded.to_string(), exceeded.wait())).await,
+        },
         Plan::Listen => subscriptions::listen(&ask, &id, &mut trail).await,
         Plan::Extension => extension(&ask, &mut trail).await,
         plan => local::answer(&ask, &id, &plan).await,
@@ -480,7 +485,7 @@ async fn listening(
 /// Closes a legacy session.
 pub(super) async fn close(core: Arc<Core>, arrival: Arrival) -> Reply {
     let mut trail = Trail::new(core.live(), &arrival, Hint::default());
-    "session/close".clone_into(&mut trail.method);
+    SESSION_CLOSE.clone_into(&mut trail.method);
     let reply = match close_session(&core, &arrival, &mut trail).await {
         Ok(()) => {
             let recorded = trail.record(&core, Answer::of_result("{}")).await;

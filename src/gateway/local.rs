@@ -17,6 +17,7 @@ use super::Core;
 use super::arrival::Arrival;
 use super::ask::Ask;
 use super::catalog::{self, Scope};
+use super::closing;
 use super::envelope::{self, Id, Message};
 use super::protocol::{
     CANCELLED, Era, INVALID_PARAMS, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, MODERN_VERSION, PROGRESS,
@@ -268,10 +269,9 @@ pub(super) async fn initialize(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
     let core = ask.core;
     let hello = ask.params().unwrap_or("{}");
     trail.arguments = ask.message.params.map(|params| params.get().to_owned());
-    let (session, gone) = core.sessions.open(ask.principal, &ask.arrival.scope, hello);
-    for session in gone {
-        session.end();
-    }
+    let own_max = ask.live.limits.sessions_per_principal;
+    let (session, gone) = core.sessions.open(ask.principal, &ask.arrival.scope, hello, own_max);
+    closing::end(core, gone).await;
     trail.session = Some(session.id.clone());
     let answer = match target::only(&ask.arrival.scope, core.upstreams.all()) {
         None => Answer::of_result(&greeting(ask.message)),
