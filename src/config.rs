@@ -155,6 +155,8 @@ pub struct Limits {
     pub rate_per_principal: u32,
     /// Calls that one principal may make at once, above that rate.
     pub burst_per_principal: u32,
+    /// Most legacy sessions that one principal has open.
+    pub sessions_per_principal: usize,
 }
 
 /// `[backends.NAME]`: a stdio MCP server that Gatepost starts, or one that it reaches over HTTP. Its `Debug` shows the
@@ -382,7 +384,13 @@ impl Default for Backend {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { calls_per_principal: 64, calls_per_backend: 256, rate_per_principal: 0, burst_per_principal: 20 }
+        Self {
+            calls_per_principal: 64,
+            calls_per_backend: 256,
+            rate_per_principal: 0,
+            burst_per_principal: 20,
+            sessions_per_principal: 256,
+        }
     }
 }
 

@@ -10,8 +10,10 @@
 
 mod arrival;
 mod ask;
+mod asked;
 pub mod auth;
 pub mod catalog;
+mod closing;
 pub mod dispatch;
 pub mod envelope;
 mod floods;
@@ -77,6 +79,8 @@ pub struct Gateway {
     drain_timeout: Duration,
     /// Records floods of refusals as their windows end.
     watching: tokio::task::JoinHandle<()>,
+    /// Ends idle sessions.
+    sweeping: tokio::task::JoinHandle<()>,
 }
 
 /// What the operations listener may ask of a gateway that runs. Cheap to clone.
@@ -273,7 +277,8 @@ impl Gateway {
         };
         let core = Arc::new(core);
         let watching = tokio::spawn(watch_floods(Arc::downgrade(&core)));
-        Ok(Self { core, drain_timeout: config.server.drain_timeout, watching })
+        let sweeping = tokio::spawn(closing::sweep(Arc::downgrade(&core), core.stopping.clone()));
+        Ok(Self { core, drain_timeout: config.server.drain_timeout, watching, sweeping })
     }
 
     /// A handle for the operations listener.
@@ -318,8 +323,12 @@ impl Gateway {
         core.drained.cancel();
         // Whatever still waits for a backend's list or handshake ends with the backend.
         let recorded = async { tokio::time::timeout(RECORD_TIMEOUT, core.tasks.wait()).await };
-        core.sessions.end_all();
-        let (recorded, ()) = tokio::join!(recorded, core.upstreams.stop());
+        let ending = closing::end(&core, core.sessions.all());
+        let (recorded, (), ()) = tokio::join!(recorded, within(ending), core.upstreams.stop());
+        // It ends by itself: what it has taken it records first.
+        tokio::time::timeout(RECORD_TIMEOUT, self.sweeping).await.ok();
+        // Some may have been opened since.
+        within(closing::end(&core, core.sessions.all())).await;
         let left = if recorded.is_ok() { 0 } else { core.tasks.len() };
         // It ends by itself: what it has taken it records first.
         tokio::time::timeout(RECORD_TIMEOUT, self.watching).await.ok();
@@ -422,6 +431,13 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     match (auth, tls, live, faults.is_empty()) {
         (Ok(auth), Ok(tls), Ok(live), true) => Ok(Parts { auth, tls, live }),
         _ => Err(faults),
+    }
+}
+
+/// Waits for records of sessions that ended, but not for ever.
+async fn within(ending: impl Future<Output = ()>) {
+    if tokio::time::timeout(RECORD_TIMEOUT, ending).await.is_err() {
+        tracing::error!("the ends of some sessions are not recorded within {RECORD_TIMEOUT:?}");
     }
 }
 

@@ -175,7 +175,11 @@ async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
     let ask = Ask { core, live, arrival, principal, message, era, session, stream, interrupt };
     match target::plan(&message.method, era) {
         Plan::Targeted => Box::pin(targeted(&ask, &mut trail)).await,
-        Plan::Initialize => local::initialize(&ask, &mut trail).await,
+        Plan::Initialize => match core.limits.pass(principal, &ask.live) {
+            Ok(()) => local::initialize(&ask, &mut trail).await,
+            // I6: each may start a child at every backend.
+            Err(exceeded) => trail.refuse(core, Refusal::rate_limited(exceeded.to_string(), exceeded.wait())).await,
+        },
         Plan::Listen => subscriptions::listen(&ask, &id, &mut trail).await,
         Plan::Extension => extension(&ask, &mut trail).await,
         plan => local::answer(&ask, &id, &plan).await,

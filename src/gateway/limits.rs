@@ -109,27 +109,46 @@ impl Limits {
         if state.backends.get(backend).is_some_and(|open| *open >= max) {
             return Err(Exceeded::Backend { backend: backend.to_owned(), max });
         }
-        let full = state.principals.get(&who).map_or(now, |seen| seen.full.max(now));
-        let full = match limits.rate_per_principal {
-            0 => now,
-            rate => {
-                let period = Duration::from_secs(1) / rate;
-                let (next, ahead) = (full + period, period * limits.burst_per_principal);
-                if next > now + ahead {
-                    return Err(Exceeded::Rate { subject: subject(), rate, wait: next - (now + ahead) });
-                }
-                next
-            }
-        };
+        let full = state.next(&who, live, now)?;
         state.make_room(&who, now);
         let seen = state.principals.entry(who.clone()).or_insert(Seen { open: 0, full });
         (seen.open, seen.full) = (seen.open + 1, full);
         *state.backends.entry(backend.to_owned()).or_insert(0) += 1;
         Ok(Place { limits: self, who, backend: backend.to_owned() })
     }
+
+    /// Counts what is no call, and costs as one, in the rate of `principal`.
+    ///
+    /// # Errors
+    /// [`Exceeded::Rate`]; it was not counted.
+    pub(super) fn pass(&self, principal: &Principal, live: &Live) -> Result<(), Exceeded> {
+        let (who, now) = ((principal.issuer.clone(), principal.subject.clone()), Instant::now());
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = state.next(&who, live, now)?;
+        if full > now {
+            state.make_room(&who, now);
+            state.principals.entry(who).or_insert(Seen { open: 0, full }).full = full;
+        }
+        Ok(())
+    }
 }
 
 impl State {
+    /// When the bucket of `who` is full again after one more.
+    fn next(&self, who: &Who, live: &Live, now: Instant) -> Result<Instant, Exceeded> {
+        let (rate, burst) = (live.limits.rate_per_principal, live.limits.burst_per_principal);
+        if rate == 0 {
+            return Ok(now);
+        }
+        let full = self.principals.get(who).map_or(now, |seen| seen.full.max(now));
+        let period = Duration::from_secs(1) / rate;
+        let (next, ahead) = (full + period, period * burst);
+        if next > now + ahead {
+            return Err(Exceeded::Rate { subject: who.1.clone(), rate, wait: next - (now + ahead) });
+        }
+        Ok(next)
+    }
+
     /// I6: forgets who has nothing open, first those for whom it makes no difference.
     fn make_room(&mut self, who: &Who, now: Instant) {
         if self.principals.len() < PRINCIPALS_MAX || self.principals.contains_key(who) {
@@ -213,6 +232,11 @@ mod tests {
         assert_eq!(taken(), 1);
         tokio::time::advance(Duration::from_hours(1)).await;
         assert_eq!(taken(), 3, "a longer pause gives no more");
+        // A session that is opened counts as a call.
+        tokio::time::advance(Duration::from_hours(1)).await;
+        assert!((0..3).all(|_| limits.pass(&principal("ann"), &rate).is_ok()));
+        assert_eq!(limits.pass(&principal("ann"), &rate).unwrap_err().wait(), Duration::from_millis(100));
+        assert_eq!(taken(), 0);
         // A reload takes effect on the next call.
         assert!(limits.enter(&principal("ann"), "a", &live(|_| ())).is_ok());
     }

@@ -2,6 +2,7 @@
 //!
 //! None of it calls a tool, and nothing here can: forwarding a call needs a permit and a receipt.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +17,11 @@ use super::Core;
 use super::arrival::Arrival;
 use super::ask::Ask;
 use super::catalog::{self, Scope};
+use super::closing;
 use super::envelope::{self, Id, Message};
 use super::protocol::{
-    Era, INVALID_PARAMS, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, MODERN_VERSION, SESSION_HEADER, UPSTREAM_FAILED,
+    CANCELLED, Era, INVALID_PARAMS, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, MODERN_VERSION, PROGRESS,
+    SESSION_HEADER, UPSTREAM_FAILED,
 };
 use super::raw;
 use super::rbac::Target;
@@ -266,10 +269,9 @@ pub(super) async fn initialize(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
     let core = ask.core;
     let hello = ask.params().unwrap_or("{}");
     trail.arguments = ask.message.params.map(|params| params.get().to_owned());
-    let (session, gone) = core.sessions.open(ask.principal, &ask.arrival.scope, hello);
-    for session in gone {
-        session.end();
-    }
+    let own_max = ask.live.limits.sessions_per_principal;
+    let (session, gone) = core.sessions.open(ask.principal, &ask.arrival.scope, hello, own_max);
+    closing::end(core, gone).await;
     trail.session = Some(session.id.clone());
     let answer = match target::only(&ask.arrival.scope, core.upstreams.all()) {
         None => Answer::of_result(&greeting(ask.message)),
@@ -303,11 +305,12 @@ pub(super) async fn respond(core: &Core, session: Option<&Session>, body: &[u8])
     accepted
 }
 
-/// Takes a notification: a cancellation ends its call, all others go to the backends of the session.
+/// Takes a notification: a cancellation ends its call, progress goes to the backend that asked for it, all others go to all
+/// backends of the session.
 pub(super) async fn notified(core: &Core, arrival: &Arrival, message: &Message<'_>, session: Option<&Arc<Session>>) {
     let Some(session) = session else { return };
     let params = message.params.and_then(|params| raw::members(params.get())).unwrap_or_default();
-    if message.method == "notifications/cancelled" {
+    if message.method == CANCELLED {
         let id = params.iter().find(|member| member.key == "requestId").and_then(|member| envelope::id(member.value));
         if let Some(id) = id {
             core.in_flight.cancel(&session.id, &id);
@@ -317,8 +320,16 @@ pub(super) async fn notified(core: &Core, arrival: &Arrival, message: &Message<'
     if message.method == "notifications/initialized" && arrival.scope == Scope::All {
         return; // Each backend was told when its conversation was opened.
     }
-    for peer in session.peers().await {
-        if let Err(err) = peer.notify(&message.method, message.params.map(RawValue::get)).await {
+    let params = message.params.map(RawValue::get);
+    let (peers, params) = if message.method == PROGRESS {
+        // It is about one request of one backend's.
+        let Some((peer, params)) = params.and_then(|params| session.progress(params)) else { return };
+        (vec![peer], Some(Cow::Owned(params)))
+    } else {
+        (session.peers().await, params.map(Cow::Borrowed))
+    };
+    for peer in peers {
+        if let Err(err) = peer.notify(&message.method, params.as_deref()).await {
             tracing::debug!(backend = peer.alias(), method = message.method, error = %err, "notification not passed on");
         }
     }

@@ -38,6 +38,10 @@ pub const UNSUPPORTED_VERSION: i32 = -32022;
 
 /// The method that calls a tool: never without a permit and a record.
 pub const TOOLS_CALL: &str = "tools/call";
+/// The notification by which either side gives up a request of its own.
+pub const CANCELLED: &str = "notifications/cancelled";
+/// The notification of how far a request has come, from whoever answers it.
+pub const PROGRESS: &str = "notifications/progress";
 
 /// The header with the protocol version.
 pub const VERSION_HEADER: &str = "mcp-protocol-version";

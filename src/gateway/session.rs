@@ -4,8 +4,9 @@
 //! conversations of its own with the backends it uses, opened as it was opened itself, so that no state of one client's
 //! leaks to another. What a backend asks gets an id of the session's own; the client's response finds its way back.
 //!
-//! Sessions are bounded in number: where there is no room, expired ones go first, then the one that was idle longest,
-//! whose client begins anew, as the protocol says.
+//! Sessions are bounded in number, for each principal and in all: where there is no room, expired ones go first, then the
+//! one that was idle longest, of the principal's own before another's. Its client begins anew, as the protocol says.
+//! Sessions that end without their client's asking are given to the caller with the reason, to be ended and recorded.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -13,21 +14,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::audit::record::Caller;
 use crate::upstream::{Backend, CallError, Event, Listen, Peer, Response};
 
+use super::asked::Asked;
 use super::auth::Principal;
 use super::catalog::Scope;
 use super::envelope::Id;
+use super::protocol::CANCELLED;
 use super::raw;
 use super::rbac::{LISTS_CHANGED, Policy};
 use super::stream::Stream;
 
 /// How long a session may be idle. *Chosen*: longer than a working day's pauses.
-const IDLE_MAX: Duration = Duration::from_hours(8);
-
-/// Most requests of backends that wait for the client's response, a session. *Chosen*: a client answers them one by one;
-/// each takes a few bytes here.
-const ASKED_MAX: usize = 256;
+pub(super) const IDLE_MAX: Duration = Duration::from_hours(8);
 
 /// Streams of a session that are kept after their end, for a client that lost one. *Chosen*.
 const ENDED_STREAMS_MAX: usize = 8;
@@ -42,6 +42,22 @@ pub struct Sessions {
     max: usize,
 }
 
+/// Why a session ended that its client did not close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It was idle too long.
+    Idle,
+    /// Its principal opened more than one principal may have.
+    OwnLimit,
+    /// There was no room for another.
+    NoRoom,
+    /// The gateway stopped.
+    Stopped,
+}
+
+/// Sessions that are no more, and why.
+pub type Gone = Vec<(Arc<Session>, Why)>;
+
 /// No such session for this principal.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown session: initialize again")]
@@ -55,27 +71,22 @@ pub struct Session {
     issuer: String,
     subject: String,
     /// Where it was opened.
-    scope: Scope,
+    pub(super) scope: Scope,
+    /// Who opened it, as records say it.
+    pub(super) caller: Caller,
     /// The roles of whoever used it last.
     roles: Mutex<Vec<String>>,
     /// The parameters of its `initialize`, as JSON text.
     hello: String,
     last_used: Mutex<Instant>,
     peers: Mutex<BTreeMap<String, Arc<Slot>>>,
-    asked: Mutex<Asked>,
+    asked: Mutex<Asked<Peer>>,
     streams: Mutex<Streams>,
 }
 
 /// The conversation with one backend; opened when it is first used, and again where it has ended.
 #[derive(Debug, Default)]
 struct Slot(tokio::sync::Mutex<Option<Arc<Peer>>>);
-
-/// Requests of backends that wait for the client.
-#[derive(Debug, Default)]
-struct Asked {
-    next: u64,
-    waiting: HashMap<u64, (Weak<Peer>, String, String)>,
-}
 
 #[derive(Debug)]
 struct Streams {
@@ -99,14 +110,17 @@ impl Sessions {
         Self { open: Mutex::default(), max: max.max(1) }
     }
 
-    /// Opens a session for `principal`; `hello` is the parameters of its `initialize`. Gives those that made room too.
+    /// Opens a session for `principal`, who may have `own_max`; `hello` is the parameters of its `initialize`. Gives those
+    /// that made room too.
     #[must_use]
-    pub fn open(&self, principal: &Principal, scope: &Scope, hello: &str) -> (Arc<Session>, Vec<Arc<Session>>) {
+    pub fn open(&self, principal: &Principal, scope: &Scope, hello: &str, own_max: usize) -> (Arc<Session>, Gone) {
+        let roles = (!principal.roles.is_empty()).then(|| principal.roles.join(","));
         let session = Arc::new(Session {
             id: uuid::Uuid::new_v4().to_string(),
             issuer: principal.issuer.clone(),
             subject: principal.subject.clone(),
             scope: scope.clone(),
+            caller: principal.caller(roles.as_deref()),
             roles: Mutex::new(principal.roles.clone()),
             hello: hello.to_owned(),
             last_used: Mutex::new(Instant::now()),
@@ -116,19 +130,25 @@ impl Sessions {
         });
         let mut open = self.lock();
         let mut gone = Vec::new();
+        // I6: the number of sessions is bounded, for each principal and in all.
+        let own = open.values().filter(|session| session.belongs_to(principal)).count();
+        for _ in own_max.max(1)..=own {
+            gone.extend(take_idlest(&mut open, |session| session.belongs_to(principal)).map(|it| (it, Why::OwnLimit)));
+        }
         if open.len() >= self.max {
-            let expired: Vec<_> = open.values().filter(|session| session.has_expired()).cloned().collect();
-            gone.extend(expired);
-            if gone.is_empty() {
-                // I6: the number of sessions is bounded.
-                gone.extend(open.values().min_by_key(|session| *lock(&session.last_used)).cloned());
-            }
-            for session in &gone {
-                open.remove(&session.id);
-            }
+            gone.extend(take_expired(&mut open));
+        }
+        if open.len() >= self.max {
+            gone.extend(take_idlest(&mut open, |_| true).map(|it| (it, Why::NoRoom)));
         }
         open.insert(session.id.clone(), Arc::clone(&session));
         (session, gone)
+    }
+
+    /// Takes out those that were idle too long.
+    #[must_use]
+    pub fn expired(&self) -> Gone {
+        take_expired(&mut self.lock())
     }
 
     /// Uses a session.
@@ -136,13 +156,10 @@ impl Sessions {
     /// # Errors
     /// [`Unknown`]: expired, closed, another principal's, of another endpoint, or never there.
     pub fn touch(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, Unknown> {
-        let mut open = self.lock();
+        let open = self.lock();
         let session = open.get(id).filter(|session| session.belongs_to(principal) && session.scope == *scope);
-        let session = session.cloned().ok_or(Unknown)?;
-        if session.has_expired() {
-            open.remove(id);
-            return Err(Unknown);
-        }
+        // One that has expired is there until it is recorded.
+        let session = session.filter(|session| !session.has_expired()).cloned().ok_or(Unknown)?;
         *lock(&session.last_used) = Instant::now();
         lock(&session.roles).clone_from(&principal.roles);
         Ok(session)
@@ -179,17 +196,26 @@ impl Sessions {
         }
     }
 
-    /// Ends all of them: their streams and conversations.
-    pub fn end_all(&self) {
-        let all = std::mem::take(&mut *self.lock());
-        for session in all.values() {
-            session.end();
-        }
+    /// Takes out all of them: the gateway stops.
+    #[must_use]
+    pub fn all(&self) -> Gone {
+        std::mem::take(&mut *self.lock()).into_values().map(|session| (session, Why::Stopped)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
         lock(&self.open)
     }
+}
+
+fn take_expired(open: &mut HashMap<String, Arc<Session>>) -> Gone {
+    open.extract_if(|_, session| session.has_expired()).map(|(_, session)| (session, Why::Idle)).collect()
+}
+
+/// Takes out the one of these that was not used for the longest time.
+fn take_idlest(open: &mut HashMap<String, Arc<Session>>, of: impl Fn(&Session) -> bool) -> Option<Arc<Session>> {
+    let idlest = open.values().filter(|session| of(session)).min_by_key(|session| *lock(&session.last_used));
+    let id = idlest?.id.clone();
+    open.remove(&id)
 }
 
 impl Session {
@@ -313,46 +339,52 @@ impl Session {
             Some(stream) => stream.push(json),
             None => self.deliver(json, is_general),
         };
-        let Some(id) = event.id else {
+        let Some(id) = event.id.clone() else {
             let is_general = event.method.ends_with("list_changed") || event.method.ends_with("/updated");
-            return put(&event.json, is_general);
-        };
-        let number = {
-            let mut asked = lock(&self.asked);
-            if asked.waiting.len() >= ASKED_MAX {
-                return false; // I6: what waits for the client is bounded.
+            if event.method != CANCELLED {
+                return put(&event.json, is_general);
             }
-            asked.next += 1;
-            let number = asked.next;
-            asked.waiting.insert(number, (Weak::clone(peer), id, event.method));
-            number
+            // What the client was never asked it cannot give up.
+            let cancelled = lock(&self.asked).cancel(peer, &event.json);
+            return cancelled.is_none_or(|json| put(&json, false));
         };
-        let taken = put(&raw::with_members(&event.json, &[("id", &number.to_string())]), false);
+        let (number, json) = lock(&self.asked).ask(peer, id, &event);
+        let taken = put(&json, false);
         if !taken {
-            lock(&self.asked).waiting.remove(&number);
+            lock(&self.asked).take(number);
         }
         taken
     }
 
     /// Finds whose request the client's response answers: the conversation, the backend's id, and the method.
     pub(super) fn answered(&self, id: &Id) -> Option<(Arc<Peer>, String, String)> {
-        let number = id.as_json().parse().ok()?;
-        let (peer, id, method) = lock(&self.asked).waiting.remove(&number)?;
-        Some((peer.upgrade()?, id, method))
+        let request = lock(&self.asked).take(id.as_json().parse().ok()?)?;
+        Some((request.peer.upgrade()?, request.id, request.method))
+    }
+
+    /// Whom the client's progress is for, and its parameters as that backend knows them.
+    pub(super) fn progress(&self, params: &str) -> Option<(Arc<Peer>, String)> {
+        lock(&self.asked).progress(params)
     }
 
     fn belongs_to(&self, principal: &Principal) -> bool {
         self.issuer == principal.issuer && self.subject == principal.subject
     }
 
+    /// Whether its client has been away too long: one that listens, or waits for a response, is there.
     fn has_expired(&self) -> bool {
-        lock(&self.last_used).elapsed() > IDLE_MAX
+        let is_awaited = || {
+            let streams = lock(&self.streams);
+            streams.general.is_read() || streams.of_requests.iter().any(|(_, is_open)| *is_open)
+        };
+        lock(&self.last_used).elapsed() > IDLE_MAX && !is_awaited()
     }
 
     /// Ends its streams and lets its conversations go.
     pub fn end(&self) {
         self.general().finish(None);
         lock(&self.peers).clear();
+        lock(&self.asked).clear();
     }
 }
 
@@ -416,7 +448,7 @@ mod tests {
     }
 
     fn open(sessions: &Sessions, principal: &Principal) -> Arc<Session> {
-        sessions.open(principal, &Scope::All, "{}").0
+        sessions.open(principal, &Scope::All, "{}", usize::MAX).0
     }
 
     #[tokio::test(start_paused = true)]
@@ -442,6 +474,36 @@ mod tests {
         tokio::time::advance(IDLE_MAX / 2 + Duration::from_secs(1)).await;
         assert!(sessions.touch(&used, &ann, &Scope::All).is_ok());
         assert_eq!(sessions.touch(&idle, &ann, &Scope::All).err(), Some(Unknown));
+        let awaited = open(&sessions, &ann);
+        let reading = awaited.general().read_from(0).unwrap();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let gone = sessions.expired();
+        assert_eq!(gone.iter().map(|(session, why)| (&session.id, *why)).collect::<Vec<_>>(), [(&idle, Why::Idle)]);
+        assert_eq!((sessions.expired().len(), sessions.count()), (0, 2));
+        tokio::time::advance(IDLE_MAX + Duration::from_secs(1)).await;
+        let gone: Vec<_> = sessions.expired().into_iter().map(|(session, _)| session.id.clone()).collect();
+        assert_eq!(gone, [used], "a client that listens is there");
+        drop(reading);
+        assert_eq!((sessions.expired().len(), sessions.count()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i6_one_principals_sessions_are_bounded_and_cost_nobody_else_theirs() {
+        let (sessions, ann, bob) = (Sessions::new(3), principal("ann", "a"), principal("bob", "a"));
+        let bobs = open(&sessions, &bob);
+        let mut anns = Vec::<String>::new();
+        for round in 0..10 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let (session, gone) = sessions.open(&ann, &Scope::All, "{}", 2);
+            let gone: Vec<_> = gone.iter().map(|(session, why)| (session.id.clone(), *why)).collect();
+            let want = anns.len().checked_sub(2).map(|oldest: usize| (anns[oldest].clone(), Why::OwnLimit));
+            assert_eq!(gone, Vec::from_iter(want), "round {round}");
+            anns.push(session.id.clone());
+        }
+        assert!(sessions.touch(&bobs.id, &bob, &Scope::All).is_ok());
+        // A limit that was lowered takes effect with the next one.
+        assert_eq!(sessions.open(&ann, &Scope::All, "{}", 1).1.len(), 2);
+        assert_eq!(sessions.count(), 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -451,8 +513,11 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         let second = open(&sessions, &ann);
         tokio::time::advance(Duration::from_secs(1)).await;
-        let (third, gone) = sessions.open(&ann, &Scope::All, "{}");
-        assert_eq!(gone.iter().map(|session| &session.id).collect::<Vec<_>>(), [&first.id]);
+        let (third, gone) = sessions.open(&ann, &Scope::All, "{}", usize::MAX);
+        assert_eq!(
+            gone.iter().map(|(session, why)| (&session.id, *why)).collect::<Vec<_>>(),
+            [(&first.id, Why::NoRoom)]
+        );
         assert_eq!(sessions.touch(&first.id, &ann, &Scope::All).err(), Some(Unknown));
         assert!(sessions.touch(&second.id, &ann, &Scope::All).is_ok());
         assert!(sessions.touch(&third.id, &ann, &Scope::All).is_ok());

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use crate::upstream::Answer;
 
 use super::arrival::Arrival;
+use super::closing::SESSION_CLOSE;
 use super::dispatch::{authenticate, session};
 use super::envelope::Hint;
 use super::protocol::{INVALID_REQUEST, MODERN_VERSION, SESSION_HEADER, VERSION_HEADER};
@@ -79,7 +80,7 @@ async fn listening(
 /// Closes a legacy session.
 pub(super) async fn close(core: Arc<Core>, arrival: Arrival) -> Reply {
     let mut trail = Trail::new(core.live(), &arrival, Hint::default());
-    "session/close".clone_into(&mut trail.method);
+    SESSION_CLOSE.clone_into(&mut trail.method);
     let reply = match close_session(&core, &arrival, &mut trail).await {
         Ok(()) => {
             let recorded = trail.record(&core, Answer::of_result("{}")).await;

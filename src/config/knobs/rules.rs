@@ -96,4 +96,10 @@ pub(super) const RULES: &[Knob] = &[
         Value("20"),
         "Calls that one principal may make at once after a pause, where `rate_per_principal` is set: an agent asks several tools at a time.",
     ),
+    knob(
+        "limits.sessions_per_principal",
+        count("sessions", 1, 1_000_000),
+        Value("256"),
+        "Most legacy sessions that one principal has open; one more ends the one of its own that was idle longest, which is recorded. Each may have a child of its own at every stdio backend. Opening one counts in the rate.",
+    ),
 ];
