@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 
 /// A backend whose one tool, `ask`, says these lines before it answers; what it is sent is in the file returned.
 fn asking_backend(setup: &mut Setup, alias: &str, lines: &[&str]) -> PathBuf {
-    let (said, heard) = (setup.dir().join(format!("{alias} says")), setup.dir().join(format!("{alias} heard")));
-    std::fs::write(&said, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let (lines_file, heard) = (setup.dir().join(format!("{alias} says")), setup.dir().join(format!("{alias} heard")));
+    std::fs::write(&lines_file, lines.join("\n") + "\n").unwrap();
     let script = r#"
         while read -r line; do
             printf '%s\n' "$line" >> "$2"
@@ -32,8 +32,8 @@ fn asking_backend(setup: &mut Setup, alias: &str, lines: &[&str]) -> PathBuf {
             esac
             printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$result"
         done"#;
-    let (says, hears) = (said.to_str().unwrap(), heard.to_str().unwrap());
-    setup.backend(alias, &["/bin/sh", "-c", script, alias, says, hears]);
+    let files = [&lines_file, &heard].map(|file| file.to_str().unwrap());
+    setup.backend(alias, &["/bin/sh", "-c", script, alias, files[0], files[1]]);
     heard
 }
 

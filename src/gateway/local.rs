@@ -114,7 +114,7 @@ pub(super) fn not_configured() -> CallError {
 
 /// One backend's page, without what the caller may not use.
 async fn list_one(ask: &Ask<'_>, id: &Id, backend: &Backend, list: List) -> Reply {
-    let (response, backends) = match backend.one_page(asked(ask, backend, ask.params(), None)).await {
+    let (response, backends) = match Box::pin(backend.one_page(asked(ask, backend, ask.params(), None))).await {
         Ok(answer) => answer,
         Err(err) => return failed(id, backend, &err),
     };

@@ -334,7 +334,7 @@ impl Session {
     }
 
     /// Takes a message of a backend's for the client, on `stream` or wherever the client reads.
-    fn take(&self, peer: &Weak<Peer>, event: Event, stream: Option<&Stream>) -> bool {
+    fn take(&self, peer: &Weak<Peer>, event: &Event, stream: Option<&Stream>) -> bool {
         let put = |json: &str, is_general: bool| match stream {
             Some(stream) => stream.push(json),
             None => self.deliver(json, is_general),
@@ -348,7 +348,7 @@ impl Session {
             let cancelled = lock(&self.asked).cancel(peer, &event.json);
             return cancelled.is_none_or(|json| put(&json, false));
         };
-        let (number, json) = lock(&self.asked).ask(peer, id, &event);
+        let (number, json) = lock(&self.asked).ask(peer, id, event);
         let taken = put(&json, false);
         if !taken {
             lock(&self.asked).take(number);
@@ -411,7 +411,7 @@ impl Listen for Ear {
     fn event(&self, event: Event) -> bool {
         let Some(session) = self.session.upgrade() else { return false };
         let peer = Weak::clone(&lock(&self.peer));
-        session.take(&peer, event, self.stream.as_deref())
+        session.take(&peer, &event, self.stream.as_deref())
     }
 
     fn streams(&self) {
