@@ -31,15 +31,13 @@ pub(super) async fn listen(core: Arc<Core>, arrival: Arrival) -> Result<Listenin
         Err(refusal) => return Err(trail.refuse(&core, refusal).await.with_request_id(arrival.request_id)),
     };
     let reading = match after {
-        Some(after) => stream.take_over(after),
-        None => match stream.read_from(0) {
-            Some(reading) => reading,
-            None => {
-                let message = "this stream is read already: come back for it by Last-Event-ID";
-                let refusal = Refusal::malformed(StatusCode::CONFLICT, INVALID_REQUEST, message);
-                return Err(trail.refuse(&core, refusal).await.with_request_id(arrival.request_id));
-            }
-        },
+        Some(after) => Some(stream.take_over(after)),
+        None => stream.read_from(0),
+    };
+    let Some(reading) = reading else {
+        let message = "this stream is read already: come back for it by Last-Event-ID";
+        let refusal = Refusal::malformed(StatusCode::CONFLICT, INVALID_REQUEST, message);
+        return Err(trail.refuse(&core, refusal).await.with_request_id(arrival.request_id));
     };
     if stream.number == 0 {
         for peer in session.peers().await {
