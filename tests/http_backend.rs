@@ -482,3 +482,32 @@ async fn a_backend_that_does_not_list_holds_up_no_other_list() {
         list.abort();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_takes_long_to_open_is_opened_once_and_there_when_it_is() {
+    let (open, opened) = tokio::sync::watch::channel(false);
+    let backend = Backend::start(move |asked| {
+        let id = &asked.message["id"];
+        (asked.method() == "initialize").then(|| {
+            let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"far","version":"1"}}"#;
+            let text = event(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{hello}}}"#));
+            let mut opened = opened.clone();
+            let late = futures_util::stream::once(async move {
+                opened.wait_for(|open| *open).await.unwrap();
+                Ok::<_, Infallible>(text)
+            });
+            ([("content-type", "text/event-stream")], Body::from_stream(late)).into_response()
+        })
+    })
+    .await;
+    let (_setup, gatepost) = backend.gateway(|_| {});
+    let client = gatepost.client_at("/mcp", Era::Legacy, "admin").await;
+    // A list waits for it for a while, and goes without it.
+    let list = client.list().await;
+    assert!(list.contains(&"example__echo".to_owned()) && !list.contains(&"far__t".to_owned()), "{list:?}");
+    open.send(true).unwrap();
+    until_async("its tools are there", SOON, async || client.list().await.contains(&"far__t".to_owned())).await;
+    let own = backend.seen("initialize");
+    let own = own.iter().filter(|asked| asked.message["params"]["clientInfo"]["name"] == "gatepost-tests");
+    assert_eq!(own.count(), 1, "begun again by every list");
+}

@@ -36,7 +36,7 @@ impl Ask<'_> {
     ///
     /// # Errors
     /// [`CallError`]: the backend cannot be reached.
-    pub(super) async fn route(&self, backend: &Backend, name: Option<String>) -> Result<Route, CallError> {
+    pub(super) async fn route(&self, backend: &Arc<Backend>, name: Option<String>) -> Result<Route, CallError> {
         let peer = match &self.session {
             Some(session) => session.peer(backend).await?,
             None => backend.shared().await?,

@@ -65,7 +65,7 @@ impl<'a> Ask<'a> {
 pub(super) async fn relay(
     ask: &Ask<'_>,
     id: &Id,
-    backend: &Backend,
+    backend: &Arc<Backend>,
     params: Option<&str>,
     name: Option<String>,
 ) -> Reply {
@@ -78,7 +78,7 @@ pub(super) async fn relay(
 /// Asks a backend what is not audited; gives its response and the era in which it gave it.
 pub(super) async fn asked(
     ask: &Ask<'_>,
-    backend: &Backend,
+    backend: &Arc<Backend>,
     params: Option<&str>,
     name: Option<String>,
 ) -> Result<(Response, Era), CallError> {
@@ -113,7 +113,7 @@ pub(super) fn not_configured() -> CallError {
 }
 
 /// One backend's page, without what the caller may not use.
-async fn list_one(ask: &Ask<'_>, id: &Id, backend: &Backend, list: List) -> Reply {
+async fn list_one(ask: &Ask<'_>, id: &Id, backend: &Arc<Backend>, list: List) -> Reply {
     let (response, backends) = match Box::pin(backend.one_page(asked(ask, backend, ask.params(), None))).await {
         Ok(answer) => answer,
         Err(err) => return failed(id, backend, &err),

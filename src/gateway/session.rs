@@ -79,14 +79,13 @@ pub struct Session {
     /// The parameters of its `initialize`, as JSON text.
     hello: String,
     last_used: Mutex<Instant>,
-    peers: Mutex<BTreeMap<String, Arc<Slot>>>,
+    peers: Mutex<BTreeMap<String, Slot>>,
     asked: Mutex<Asked<Peer>>,
     streams: Mutex<Streams>,
 }
 
 /// The conversation with one backend; opened when it is first used, and again where it has ended.
-#[derive(Debug, Default)]
-struct Slot(tokio::sync::Mutex<Option<Arc<Peer>>>);
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<Peer>>>>;
 
 #[derive(Debug)]
 struct Streams {
@@ -223,12 +222,24 @@ impl Session {
     ///
     /// # Errors
     /// [`CallError`]: the backend is down, or does not want to talk.
-    pub async fn peer(self: &Arc<Self>, backend: &Backend) -> Result<Arc<Peer>, CallError> {
-        let slot = self.slot(backend.alias());
-        let mut slot = slot.0.lock().await;
+    ///
+    /// # Cancel safety
+    /// What was begun to be opened is there for the next one who asks: a backend may take longer to start than one list waits.
+    pub async fn peer(self: &Arc<Self>, backend: &Arc<Backend>) -> Result<Arc<Peer>, CallError> {
+        let mut slot = self.slot(backend.alias()).lock_owned().await;
         if let Some(peer) = slot.as_ref().filter(|peer| !peer.has_ended()) {
             return Ok(Arc::clone(peer));
         }
+        let (session, opened) = (Arc::clone(self), Arc::clone(backend));
+        let opening = async move {
+            let peer = session.open_peer(&opened).await?;
+            *slot = Some(Arc::clone(&peer));
+            Ok(peer)
+        };
+        backend.run(opening).await
+    }
+
+    async fn open_peer(self: &Arc<Self>, backend: &Backend) -> Result<Arc<Peer>, CallError> {
         let (peer, answer) = self.greet(backend).await?;
         if let Response::Error { error, .. } = answer {
             return Err(CallError::Down { reason: format!("it refused to initialize: {error}") });
@@ -237,7 +248,6 @@ impl Session {
         if self.general().is_read() {
             peer.listen();
         }
-        *slot = Some(Arc::clone(&peer));
         Ok(peer)
     }
 
@@ -248,7 +258,7 @@ impl Session {
     pub async fn initialize(self: &Arc<Self>, backend: &Backend) -> Result<Response, CallError> {
         let (peer, answer) = self.greet(backend).await?;
         if matches!(answer, Response::Result(_)) {
-            *self.slot(backend.alias()).0.lock().await = Some(peer);
+            *self.slot(backend.alias()).lock().await = Some(peer);
         }
         Ok(answer)
     }
@@ -265,12 +275,12 @@ impl Session {
         let slots: Vec<_> = lock(&self.peers).values().cloned().collect();
         let mut peers = Vec::new();
         for slot in slots {
-            peers.extend(slot.0.lock().await.clone());
+            peers.extend(slot.lock().await.clone());
         }
         peers
     }
 
-    fn slot(&self, alias: &str) -> Arc<Slot> {
+    fn slot(&self, alias: &str) -> Slot {
         Arc::clone(lock(&self.peers).entry(alias.to_owned()).or_default())
     }
 

@@ -180,7 +180,7 @@ async fn allowed(ask: &Ask<'_>, filter: &Filter, text: &str, trail: &mut Trail<'
 async fn backends(
     ask: &Ask<'_>,
     id: &Id,
-    backend: &Backend,
+    backend: &Arc<Backend>,
     stream: &Arc<Stream>,
     is_one_of_many: bool,
 ) -> Result<Response, CallError> {

@@ -171,9 +171,9 @@ pub(super) fn template_fits(template: &str, uri: &str) -> bool {
 pub(super) fn only<'a>(
     scope: &Scope,
     backends: impl Iterator<Item = &'a std::sync::Arc<Backend>>,
-) -> Option<&'a Backend> {
+) -> Option<&'a std::sync::Arc<Backend>> {
     let alias = scope.backend()?;
-    backends.into_iter().find(|backend| backend.alias() == alias).map(AsRef::as_ref)
+    backends.into_iter().find(|backend| backend.alias() == alias)
 }
 
 #[cfg(test)]

@@ -344,6 +344,19 @@ impl Backend {
         Ok((peer, Response::Result(raw::object(result))))
     }
 
+    /// Runs `work` to its end, or to the gateway's, also where nobody waits for it any more.
+    ///
+    /// # Errors
+    /// [`CallError`], of `work`, or since the gateway stops.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, CallError>> + Send + 'static,
+    ) -> Result<T, CallError> {
+        let stop = self.stop.clone();
+        let work = async move { stop.run_until_cancelled(work).await.unwrap_or(Err(CallError::Stopped)) };
+        self.tasks.spawn(work).await.unwrap_or(Err(CallError::Died))
+    }
+
     /// Waits for a turn to read one page of a list, and reads it by `read`: one backend that does not answer holds up nobody
     /// else's lists.
     ///
