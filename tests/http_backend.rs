@@ -505,6 +505,11 @@ async fn a_backend_that_takes_long_to_open_is_opened_once_and_there_when_it_is()
     // A list waits for it for a while, and goes without it.
     let list = client.list().await;
     assert!(list.contains(&"example__echo".to_owned()) && !list.contains(&"far__t".to_owned()), "{list:?}");
+    // Nor does it hold up the session's stream, whose head comes while it is still being opened.
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let listen = http.get(format!("{}/mcp", gatepost.url())).bearer_auth(token("admin"));
+    let listen = listen.header("mcp-session-id", client.session().unwrap()).header("accept", "text/event-stream");
+    assert_eq!(listen.send().await.unwrap().status(), 200);
     open.send(true).unwrap();
     until_async("its tools are there", SOON, async || client.list().await.contains(&"far__t".to_owned())).await;
     let own = backend.seen("initialize");

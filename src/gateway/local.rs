@@ -326,7 +326,7 @@ pub(super) async fn notified(core: &Core, arrival: &Arrival, message: &Message<'
         let Some((peer, params)) = params.and_then(|params| session.progress(params)) else { return };
         (vec![peer], Some(Cow::Owned(params)))
     } else {
-        (session.peers().await, params.map(Cow::Borrowed))
+        (session.peers(), params.map(Cow::Borrowed))
     };
     for peer in peers {
         if let Err(err) = peer.notify(&message.method, params.as_deref()).await {

@@ -79,13 +79,19 @@ pub struct Session {
     /// The parameters of its `initialize`, as JSON text.
     hello: String,
     last_used: Mutex<Instant>,
-    peers: Mutex<BTreeMap<String, Slot>>,
+    peers: Mutex<BTreeMap<String, Arc<Slot>>>,
     asked: Mutex<Asked<Peer>>,
     streams: Mutex<Streams>,
 }
 
 /// The conversation with one backend; opened when it is first used, and again where it has ended.
-type Slot = Arc<tokio::sync::Mutex<Option<Arc<Peer>>>>;
+#[derive(Debug, Default)]
+struct Slot {
+    /// Held by the one who opens it.
+    opening: Arc<tokio::sync::Mutex<()>>,
+    /// What is open; looking at it waits for nobody.
+    open: Mutex<Option<Arc<Peer>>>,
+}
 
 #[derive(Debug)]
 struct Streams {
@@ -226,14 +232,23 @@ impl Session {
     /// # Cancel safety
     /// What was begun to be opened is there for the next one who asks: a backend may take longer to start than one list waits.
     pub async fn peer(self: &Arc<Self>, backend: &Arc<Backend>) -> Result<Arc<Peer>, CallError> {
-        let mut slot = self.slot(backend.alias()).lock_owned().await;
-        if let Some(peer) = slot.as_ref().filter(|peer| !peer.has_ended()) {
-            return Ok(Arc::clone(peer));
+        let slot = self.slot(backend.alias());
+        if let Some(peer) = slot.usable() {
+            return Ok(peer);
+        }
+        let turn = Arc::clone(&slot.opening).lock_owned().await;
+        if let Some(peer) = slot.usable() {
+            return Ok(peer);
         }
         let (session, opened) = (Arc::clone(self), Arc::clone(backend));
         let opening = async move {
+            let _turn = turn;
             let peer = session.open_peer(&opened).await?;
-            *slot = Some(Arc::clone(&peer));
+            *lock(&slot.open) = Some(Arc::clone(&peer));
+            // Asked after it is seen to be open: a client that begins to listen meanwhile finds it there.
+            if session.general().is_read() {
+                peer.listen();
+            }
             Ok(peer)
         };
         backend.run(opening).await
@@ -245,9 +260,6 @@ impl Session {
             return Err(CallError::Down { reason: format!("it refused to initialize: {error}") });
         }
         peer.notify("notifications/initialized", None).await?;
-        if self.general().is_read() {
-            peer.listen();
-        }
         Ok(peer)
     }
 
@@ -258,7 +270,7 @@ impl Session {
     pub async fn initialize(self: &Arc<Self>, backend: &Backend) -> Result<Response, CallError> {
         let (peer, answer) = self.greet(backend).await?;
         if matches!(answer, Response::Result(_)) {
-            *self.slot(backend.alias()).lock().await = Some(peer);
+            *lock(&self.slot(backend.alias()).open) = Some(peer);
         }
         Ok(answer)
     }
@@ -270,17 +282,13 @@ impl Session {
         Ok((peer, answer))
     }
 
-    /// The conversations that are open.
-    pub async fn peers(&self) -> Vec<Arc<Peer>> {
-        let slots: Vec<_> = lock(&self.peers).values().cloned().collect();
-        let mut peers = Vec::new();
-        for slot in slots {
-            peers.extend(slot.lock().await.clone());
-        }
-        peers
+    /// The conversations that are open; one that is being opened is none yet.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Arc<Peer>> {
+        lock(&self.peers).values().filter_map(|slot| lock(&slot.open).clone()).collect()
     }
 
-    fn slot(&self, alias: &str) -> Slot {
+    fn slot(&self, alias: &str) -> Arc<Slot> {
         Arc::clone(lock(&self.peers).entry(alias.to_owned()).or_default())
     }
 
@@ -395,6 +403,12 @@ impl Session {
         self.general().finish(None);
         lock(&self.peers).clear();
         lock(&self.asked).clear();
+    }
+}
+
+impl Slot {
+    fn usable(&self) -> Option<Arc<Peer>> {
+        lock(&self.open).clone().filter(|peer| !peer.has_ended())
     }
 }
 

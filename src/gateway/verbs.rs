@@ -40,7 +40,7 @@ pub(super) async fn listen(core: Arc<Core>, arrival: Arrival) -> Result<Listenin
         return Err(trail.refuse(&core, refusal).await.with_request_id(arrival.request_id));
     };
     if stream.number == 0 {
-        for peer in session.peers().await {
+        for peer in session.peers() {
             peer.listen();
         }
     }
