@@ -221,7 +221,7 @@ impl Handle {
     ) -> (Receipt, Result<(), Unavailable>) {
         let (sender, stored) = self.receipt();
         let request_id = call.request_id;
-        let appended = self.ring.begin(&mut reservation, call.clone(), sender);
+        let appended = self.ring.begin(&mut reservation, &call, sender);
         let open = Open { handle: Arc::clone(self), call, reservation, waits: self.wait_for_store };
         // Made before the wait: where the future is dropped in it, the receipt ends the call.
         let mut receipt = Receipt { open: Some(open), request_id, begun, waited: Duration::ZERO };

@@ -153,7 +153,7 @@ async fn the_trail_in_postgres_is_asked_paged_and_shown() {
     let pipeline = rig.start_on(&database);
     let [needle, first, second] = calls(&pipeline.audit()).await;
     let mut spoilt = call("spoilt");
-    "a\0b".clone_into(&mut spoilt.client_subject);
+    spoilt.client_subject = "a\0b".into();
     let spoilt_id = spoilt.request_id.to_string();
     stop(pipeline).await;
     asked(trail, &needle);

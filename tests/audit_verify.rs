@@ -40,7 +40,7 @@ async fn lives(database: &Database) -> (Rig, Pipeline) {
     let audit = pipeline.audit();
     many(&audit, 3).await;
     let mut spoilt = call("spoilt");
-    "a\0b".clone_into(&mut spoilt.client_subject);
+    spoilt.client_subject = "a\0b".into();
     audit.refuse(spoilt, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
     let details = json!({ "refused": 2, "unaudited": 0 });
     audit.note(Call::gateway_event("gap", &details)).await.unwrap();

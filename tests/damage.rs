@@ -67,7 +67,7 @@ async fn a_record_lost_at_the_edge_of_a_segment_keeps_the_chain() {
             let middle = frames.len() / 2;
             frames[middle] ^= 1;
         }
-        segments.push(Segment { epoch, first: place.seq, last: place.seq, frames });
+        segments.push(Segment::new(epoch, place.seq, place.seq, &frames));
     }
     let first = Commit { segments: &segments, head: Some(head), ..Commit::default() };
     let outbox = opening.begin(&first, 1 << 30).unwrap();
@@ -244,10 +244,8 @@ async fn a_long_lost_end_costs_no_record_before_it() {
     }
     // As many records behind them as a large file holds, whose bytes are gone.
     let end = Head { seq: Seq(67_000), hash: Digest::of(b"the last record") };
-    let segments = [
-        Segment { epoch, first: Seq(1), last: Seq(1000), frames },
-        Segment { epoch, first: Seq(1001), last: end.seq, frames: vec![7; 100] },
-    ];
+    let segments =
+        [Segment::new(epoch, Seq(1), Seq(1000), &frames), Segment::new(epoch, Seq(1001), end.seq, &[7; 100])];
     let first = Commit { segments: &segments, head: Some(end), ..Commit::default() };
     drop(opening.begin(&first, 1 << 30).unwrap());
     let file = newest(rig.dir.path());

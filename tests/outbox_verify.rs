@@ -94,13 +94,10 @@ impl Stream {
 }
 
 fn segment(records: &[AuditRecord]) -> Segment {
-    let mut frames = Vec::new();
-    for record in records {
-        codec::encode_record(record, &mut frames).unwrap();
-    }
-    let place = |record: Option<&AuditRecord>| record.unwrap().place;
-    let (first, last) = (place(records.first()), place(records.last()));
-    Segment { epoch: first.epoch, first: first.seq, last: last.seq, frames }
+    let first = records.first().unwrap().place;
+    let mut segment = Segment::begin(first.epoch, first.seq, 0);
+    records.iter().for_each(|record| segment.push(record).unwrap());
+    segment
 }
 
 /// Stores the first three records as they are and `changed` in the place of the next three.
@@ -135,7 +132,7 @@ fn a_changed_argument_is_found() {
 fn swapped_records_are_found() {
     let stream = Stream::new();
     let mut swapped = segment(&[4, 3, 5].map(|idx: usize| stream.records[idx].clone()));
-    (swapped.first, swapped.last) = (Seq(4), Seq(6));
+    swapped = Segment::new(swapped.epoch, Seq(4), Seq(6), swapped.frames());
     with_next(&stream, &swapped);
     finds(stream.path(), "outbox-000002.redb, 1/4: record 5 stands where 4 should");
     // Also where each was given the other's place.
@@ -151,7 +148,7 @@ fn swapped_records_are_found() {
 fn a_record_taken_out_is_found() {
     let stream = Stream::new();
     let mut shorter = segment(&[3, 5].map(|idx: usize| stream.records[idx].clone()));
-    shorter.last = Seq(6);
+    shorter = Segment::new(shorter.epoch, shorter.first, Seq(6), shorter.frames());
     with_next(&stream, &shorter);
     finds(stream.path(), "1/5: record 6 stands where 5 should");
     let stream = Stream::new();
@@ -190,7 +187,7 @@ fn a_cut_tail_of_an_open_stream_is_found_where_something_behind_it_tells() {
     // The segment's key tells.
     let stream = Stream::new();
     let mut shorter = segment(&stream.records[3..5]);
-    shorter.last = Seq(6);
+    shorter = Segment::new(shorter.epoch, shorter.first, Seq(6), shorter.frames());
     with_next(&stream, &shorter);
     finds(stream.path(), "1/6: segment 4 should go to 6 and ends before 6");
     // The epoch was closed, and its last record is not there.
@@ -221,9 +218,10 @@ async fn a_flipped_bit_in_a_generation_and_a_cut_file_are_found() {
     finds(rig.dir.path(), "outbox-000001.redb: ");
     // A bit that rotted before redb took its checksum: only the frame's own tells.
     let stream = Stream::new();
-    let mut rotten = segment(&stream.records[3..6]);
-    rotten.frames[60] ^= 1;
-    with_next(&stream, &rotten);
+    let sound = segment(&stream.records[3..6]);
+    let mut frames = sound.frames().to_vec();
+    frames[60] ^= 1;
+    with_next(&stream, &Segment::new(sound.epoch, sound.first, sound.last(), &frames));
     finds(stream.path(), "1/4: byte 0 of segment 4: frame checksum");
 }
 

@@ -26,13 +26,13 @@ async fn i9_raw_records_that_postgres_refuses_are_quarantined_in_their_places() 
     let pipeline = Pipeline::start(&rig.config, Arc::new(rig.disk.clone()), Some(sink)).unwrap();
     let audit = pipeline.audit();
     let poison: [(&str, Spoil); 7] = [
-        ("22021", |call| call.client_subject = "a\0b".to_owned()),
-        ("22021", |call| call.tool_name = Some("x\0y".to_owned())),
+        ("22021", |call| call.client_subject = "a\0b".into()),
+        ("22021", |call| call.tool_name = Some("x\0y".into())),
         ("22P02", |call| call.request_args = Some("{no json".to_owned())),
         ("22P02", |call| call.request_args = Some(String::new())),
         ("54001", |call| call.request_args = Some("[".repeat(20_000) + &"]".repeat(20_000))),
-        ("54000", |call| call.client_subject = noise(20_000)),
-        ("54000", |call| call.tool_name = Some(noise(20_000))),
+        ("54000", |call| call.client_subject = noise(20_000).into()),
+        ("54000", |call| call.tool_name = Some(noise(20_000).into())),
     ];
     for (_, spoil) in poison {
         one(&audit, "before").await;

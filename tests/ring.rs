@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use common::pipeline::{call_with, ok};
 use gatepost::audit::chain::{self, Head};
-use gatepost::audit::record::{AuditRecord, Call, Entry, Epoch, GatewayId, Outcome, Seq, Status};
-use gatepost::audit::ring::{Arrival, Limits, NoRoom, Reservation, Ring, Taken, Window};
+use gatepost::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, Seq, Status, Unplaced};
+use gatepost::audit::ring::{Arrival, Limits, NoRoom, Reservation, Ring, Slot, Taken, Window};
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
@@ -57,7 +57,7 @@ struct Model {
 /// What the scribe took and has not published.
 #[derive(Default)]
 struct Held {
-    records: Vec<(Arc<AuditRecord>, Instant)>,
+    records: Vec<Slot>,
     taken: Taken,
     stores: bool,
 }
@@ -100,7 +100,7 @@ impl Model {
                 let call = call_of(bytes);
                 match self.runtime.block_on(self.ring.reserve_call(&call, Duration::ZERO)) {
                     Ok(mut reservation) => {
-                        self.ring.begin(&mut reservation, call.clone(), None).unwrap();
+                        self.ring.begin(&mut reservation, &call, None).unwrap();
                         self.open.push((reservation, call));
                     }
                     Err(no_room) => {
@@ -150,20 +150,20 @@ impl Model {
         }
         let work = self.ring.take(Some(Duration::ZERO));
         let mut records = Vec::new();
-        let mut link = |entry: Entry| {
-            let place = chain::link(GATEWAY, EPOCH, self.head, &entry);
+        let mut link = |record: Unplaced| {
+            let place = chain::link(GATEWAY, EPOCH, self.head, record.entry());
             self.head = Head::after(&place);
-            records.push((Arc::new(AuditRecord { place, entry }), Instant::now()));
+            records.push(Slot::new(record.at(place), Instant::now()));
         };
         for arrival in work.arrivals {
-            if let Arrival::End { entry, .. } = arrival {
-                link(*entry);
+            if let Arrival::End { record, .. } = arrival {
+                link(record);
             }
         }
         if let Some(missed) = work.missed {
             self.accounted += missed.refused;
             self.appended += 1;
-            link(Entry::new(Call::gateway_event("gap", &serde_json::json!({})), ok(), Duration::ZERO));
+            link(Entry::new(Call::gateway_event("gap", &serde_json::json!({})), ok(), Duration::ZERO).into());
         }
         // As the scribe does: a ring that was more than half full when it looked is spilled.
         let stores = stores || self.ring.past_high_water(&records, &work.taken);
@@ -270,7 +270,7 @@ fn neither_intents_nor_what_the_scribe_has_not_taken_are_past_high_water() {
     assert!(!model.ring.past_high_water(&[], &empty), "intents that wait for the scribe");
     let work = model.ring.take(Some(Duration::ZERO));
     assert!(!model.ring.past_high_water(&[], &work.taken), "intents that the scribe has");
-    model.ring.publish([], work.taken);
+    model.ring.publish(Vec::new(), work.taken);
 
     for _ in 0..12 {
         model.run(Operation::End { which: 0 });

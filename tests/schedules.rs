@@ -32,9 +32,9 @@ pub mod sync;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit::ring::{Arrival, Closed, Limits, NoRoom, Phase, Reservation, Ring, Taken, Window};
+use audit::ring::{Arrival, Closed, Limits, NoRoom, Phase, Reservation, Ring, Slot, Taken, Window};
 use gatepost::audit::chain::{self, Head};
-use gatepost::audit::record::{AuditRecord, Call, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status};
+use gatepost::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, Unplaced};
 use shuttle::future::block_on;
 use shuttle::thread::{self, JoinHandle};
 use sync::{Instant, Time, exhaust, explore};
@@ -68,17 +68,17 @@ fn append(ring: &Arc<Ring>, of: u128) -> Result<(), Closed> {
     ring.end(reservation, entry, false, None)
 }
 
-fn after(head: &mut Head, entry: Entry) -> (Arc<AuditRecord>, Instant) {
-    let place = chain::link(GatewayId(uuid::Uuid::nil()), EPOCH, *head, &entry);
+fn after(head: &mut Head, record: Unplaced) -> Slot {
+    let place = chain::link(GatewayId(uuid::Uuid::nil()), EPOCH, *head, record.entry());
     *head = Head::after(&place);
-    (Arc::new(AuditRecord { place, entry }), Instant::now())
+    Slot::new(record.at(place), Instant::now())
 }
 
 /// The ids of what was taken, in order.
 fn ids(arrivals: &[Arrival]) -> Vec<u128> {
     let id = |arrival: &Arrival| match arrival {
-        Arrival::Begin { call, .. } => call.request_id.0.as_u128(),
-        Arrival::End { entry, .. } => entry.call.request_id.0.as_u128(),
+        Arrival::Begin { request_id, .. } => request_id.0.as_u128(),
+        Arrival::End { record, .. } => record.entry().call.request_id.0.as_u128(),
     };
     arrivals.iter().map(id).collect()
 }
@@ -90,7 +90,7 @@ fn scribe(ring: &Arc<Ring>, count: usize, stores: bool) -> (Vec<u128>, Head) {
         let work = ring.take(None);
         all.extend(ids(&work.arrivals));
         let records = work.arrivals.into_iter().filter_map(|arrival| match arrival {
-            Arrival::End { entry, .. } => Some(after(&mut head, *entry)),
+            Arrival::End { record, .. } => Some(after(&mut head, record)),
             Arrival::Begin { .. } => None,
         });
         let records: Vec<_> = records.collect();
@@ -226,7 +226,7 @@ fn the_shipper_is_woken_behind_every_record_that_is_published() {
         let publisher = spawn(&ring, |ring| {
             let mut head = Head::START;
             for of in 1..=2 {
-                ring.publish([after(&mut head, refusal(of))], Taken::default());
+                ring.publish(vec![after(&mut head, refusal(of).into())], Taken::default());
             }
         });
         let mut delivered = Head::START;
@@ -307,7 +307,7 @@ fn i3_nothing_is_appended_once_the_ring_is_closing() {
         let taken = (1..).zip(appended).filter(|(_, result)| result.is_ok()).map(|(of, _)| of);
         assert_eq!(all, taken.collect::<Vec<u128>>());
         for taken in used {
-            ring.publish([], taken);
+            ring.publish(Vec::new(), taken);
         }
         nothing_is_used(&ring);
     });

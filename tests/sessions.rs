@@ -104,7 +104,7 @@ fn records(setup: &Setup) -> Vec<Entry> {
 fn ends(records: &[Entry], session: &str) -> Vec<(String, Option<String>)> {
     let its = records.iter().map(|entry| &entry.call).filter(|call| call.session_id.as_deref() == Some(session));
     let ends = its.filter(|call| call.method == "session/close");
-    ends.map(|call| (call.client_subject.clone(), call.request_args.clone())).collect()
+    ends.map(|call| (call.client_subject.to_string(), call.request_args.clone())).collect()
 }
 
 async fn initialize(client: &Client) -> Reply {

@@ -7,7 +7,6 @@ use std::fs;
 use std::sync::{Arc, OnceLock};
 
 use gatepost::audit::chain::Head;
-use gatepost::audit::codec;
 use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::outbox::{Commit, Opening, Segment};
 use gatepost::audit::record::{AuditRecord, Epoch, Seq};
@@ -69,7 +68,7 @@ fn good() -> Good {
     let records = records(opening.epoch, COUNT, 300);
     let segments: Vec<Segment> = records.chunks(SEGMENT).map(segment).collect();
     let (first, rest) = segments.split_first().unwrap();
-    let head = |segment: &Segment| Some(head_at(&records, segment.last));
+    let head = |segment: &Segment| Some(head_at(&records, segment.last()));
     let commit = Commit { segments: std::slice::from_ref(first), head: head(first), ..Commit::default() };
     let mut outbox = opening.begin(&commit, QUOTA).unwrap();
     for segment in rest {
@@ -82,17 +81,10 @@ fn good() -> Good {
 
 /// Consecutive records as a segment.
 pub fn segment(records: &[AuditRecord]) -> Segment {
-    let mut frames = Vec::new();
-    for record in records {
-        codec::encode_record(record, &mut frames).unwrap();
-    }
-    let place = |record: Option<&AuditRecord>| record.unwrap().place;
-    Segment {
-        epoch: place(records.first()).epoch,
-        first: place(records.first()).seq,
-        last: place(records.last()).seq,
-        frames,
-    }
+    let first = records.first().unwrap().place;
+    let mut segment = Segment::begin(first.epoch, first.seq, 0);
+    records.iter().for_each(|record| segment.push(record).unwrap());
+    segment
 }
 
 fn head_at(records: &[AuditRecord], seq: Seq) -> Head {

@@ -20,9 +20,9 @@ const DOMAIN: &[u8] = b"gatepost.v1";
 /// The length that stands for NULL. *Chosen*: no field can be 4 GiB long.
 const NULL: u32 = u32::MAX;
 
-/// Room for what is hashed besides an entry's text, in bytes. *Derived*: 22 lengths, four digests, two ids, six numbers,
-/// the domain and the longest status, rounded up.
-const FIXED_BYTES: usize = 384;
+/// Room for what is hashed of most entries, in bytes. *Derived*: 22 lengths, four digests, two ids, six numbers, the
+/// domain and the longest status are 384; the rest is for text.
+const FIELDS_BYTES: usize = 1024;
 
 /// The end of a stream so far: what the next record is linked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub fn holds(place: &Place, entry: &Entry) -> bool {
 
 fn hash(gateway_id: GatewayId, epoch: Epoch, seq: Seq, prev_hash: Digest, entry: &Entry) -> Digest {
     // Hashed at once: SHA-256 takes a page in the time of a dozen small updates.
-    let mut fields = Fields(Vec::with_capacity(FIXED_BYTES + entry.size_bytes()));
+    let mut fields = Fields(Vec::with_capacity(FIELDS_BYTES));
     fields.0.extend_from_slice(DOMAIN);
     fields.0.extend_from_slice(&prev_hash.0);
     fields.bytes(gateway_id.0.as_bytes());
@@ -71,18 +71,18 @@ fn hash(gateway_id: GatewayId, epoch: Epoch, seq: Seq, prev_hash: Digest, entry:
     fields.bytes(&call.timestamp.micros().to_le_bytes());
     fields.bytes(call.method.as_bytes());
     fields.bytes(call.client_subject.as_bytes());
-    fields.text(call.client_role.as_ref());
-    fields.text(call.client_issuer.as_ref());
-    fields.text(call.token_id.as_ref());
-    fields.text(call.client_addr.as_ref());
-    fields.text(call.session_id.as_ref());
-    fields.text(call.rpc_id.as_ref());
-    fields.text(call.tool_name.as_ref());
-    fields.text(call.backend_name.as_ref());
-    fields.text(call.request_args.as_ref());
+    fields.text(call.client_role.as_deref());
+    fields.text(call.client_issuer.as_deref());
+    fields.text(call.token_id.as_deref());
+    fields.text(call.client_addr.as_deref());
+    fields.text(call.session_id.as_deref());
+    fields.text(call.rpc_id.as_deref());
+    fields.text(call.tool_name.as_deref());
+    fields.text(call.backend_name.as_deref());
+    fields.text(call.request_args.as_deref());
     fields.digest(call.args_digest);
     fields.bytes(entry.response_status.as_str().as_bytes());
-    fields.text(entry.error_message.as_ref());
+    fields.text(entry.error_message.as_deref());
     fields.digest(entry.response_digest);
     fields.optional(entry.response_bytes.map(u64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
     fields.bytes(&entry.latency_ms.to_le_bytes());
@@ -100,8 +100,8 @@ impl Fields {
         }
     }
 
-    fn text(&mut self, value: Option<&String>) {
-        self.optional(value.map(String::as_bytes));
+    fn text(&mut self, value: Option<&str>) {
+        self.optional(value.map(str::as_bytes));
     }
 
     fn digest(&mut self, value: Option<Digest>) {
@@ -157,10 +157,10 @@ mod tests {
     #[test]
     fn text_that_moves_from_one_field_to_the_next_breaks_the_link() {
         let mut one = entry(Some("ab"), None);
-        one.call.backend_name = Some("c".to_owned());
+        one.call.backend_name = Some("c".into());
         let mut other = one.clone();
-        other.call.tool_name = Some("a".to_owned());
-        other.call.backend_name = Some("bc".to_owned());
+        other.call.tool_name = Some("a".into());
+        other.call.backend_name = Some("bc".into());
         assert!(!holds(&place(&one), &other));
     }
 }

@@ -28,7 +28,7 @@ use bincode::{Decode, Encode};
 use uuid::Uuid;
 
 use super::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, NORMALISABLE, Place, RequestId, Seq, Status, Timestamp,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, NORMALISABLE, Place, RequestId, Seq, Status, Text, Timestamp,
 };
 
 /// Bytes before the body.
@@ -315,16 +315,16 @@ impl TryFrom<CallBody<String>> for Call {
         Ok(Self {
             request_id: RequestId(Uuid::from_bytes(body.request_id)),
             timestamp,
-            method: body.method,
-            client_subject: body.client_subject,
-            client_role: body.client_role,
-            client_issuer: body.client_issuer,
-            token_id: body.token_id,
-            client_addr: body.client_addr,
-            session_id: body.session_id,
-            rpc_id: body.rpc_id,
-            tool_name: body.tool_name,
-            backend_name: body.backend_name,
+            method: body.method.into(),
+            client_subject: body.client_subject.into(),
+            client_role: body.client_role.map(Text::from),
+            client_issuer: body.client_issuer.map(Text::from),
+            token_id: body.token_id.map(Text::from),
+            client_addr: body.client_addr.map(Text::from),
+            session_id: body.session_id.map(Text::from),
+            rpc_id: body.rpc_id.map(Text::from),
+            tool_name: body.tool_name.map(Text::from),
+            backend_name: body.backend_name.map(Text::from),
             request_args: body.request_args,
             args_digest: body.args_digest.map(Digest),
             normalised: NORMALISABLE.iter().enumerate().filter(changed).map(|(_, name)| *name).collect(),

@@ -21,6 +21,7 @@ pub mod lock;
 mod reader;
 pub mod restore;
 mod salvage;
+mod segment;
 mod space;
 pub mod verify;
 
@@ -39,6 +40,7 @@ use reader::Shared;
 pub use reader::{Reader, Stats, Stream};
 use restore::Opened;
 pub use salvage::stands_for_lost;
+pub use segment::Segment;
 use space::Ballast;
 pub use space::Space;
 
@@ -56,19 +58,6 @@ const SHRINK_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Files that fit in the quota at least. *Chosen*: the quota is kept file by file, so it is kept to an eighth.
 const GENERATIONS_MIN: u64 = 8;
-
-/// A run of records as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Their epoch.
-    pub epoch: Epoch,
-    /// The first one's place.
-    pub first: Seq,
-    /// The last one's place.
-    pub last: Seq,
-    /// Their frames, see [`codec`].
-    pub frames: Vec<u8>,
-}
 
 /// What one commit does; all of it or nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -283,7 +272,7 @@ impl Outbox {
         if fs.identity(&dir).ok() != Some(self.identity) {
             return Err(Error::Replaced { path: dir });
         }
-        let bytes = commit.segments.iter().map(|segment| segment.frames.len() as u64).sum::<u64>();
+        let bytes = commit.segments.iter().map(|segment| segment.frames().len() as u64).sum::<u64>();
         let bytes_max = GENERATION_SEGMENT_BYTES_MAX.min(self.bytes_max / GENERATIONS_MIN);
         if self.segment_bytes > 0 && self.segment_bytes + bytes > bytes_max {
             self.seal();
@@ -384,7 +373,7 @@ impl Outbox {
 
     /// Remembers what a commit that succeeded did.
     fn note(&mut self, commit: &Commit<'_>) {
-        self.segment_bytes += commit.segments.iter().map(|segment| segment.frames.len() as u64).sum::<u64>();
+        self.segment_bytes += commit.segments.iter().map(|segment| segment.frames().len() as u64).sum::<u64>();
         self.open_intents.extend(commit.begun.iter().cloned());
         for id in commit.ended {
             self.open_intents.remove(id);

@@ -12,15 +12,19 @@
 //! This module knows nothing of queues, files or SQL.
 
 mod ids;
+mod placed;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
+use smol_str::{SmolStr, ToSmolStr};
 
 use super::redact::Redaction;
 pub use ids::{Digest, Epoch, GatewayId, RequestId, Seq, Timestamp};
+pub use placed::{AuditRecord, Place, Unplaced};
 
 /// Longest text of an identity or name field, in bytes.
 ///
@@ -172,6 +176,12 @@ pub struct Correlation {
     pub rpc_id: Option<String>,
 }
 
+/// A name or an identity in a record: up to 23 bytes stand in the record itself, longer ones are shared by its copies.
+///
+/// Most are that short. A record is made by one core and hashed, framed and freed by others: as a dozen strings of the
+/// heap it cost each of them as many misses of its cache. *Measured*: `benches/store.rs`.
+pub type Text = SmolStr;
+
 /// Who asked for what, and when: the half of a record that is known before the call is forwarded.
 ///
 /// Built with [`Call::new`] and the `with_` methods, each of which makes its value deliverable. The fields can be read
@@ -184,25 +194,25 @@ pub struct Call {
     /// When the call arrived.
     pub timestamp: Timestamp,
     /// The MCP method, or `gateway/...` for events of the gateway itself.
-    pub method: String,
+    pub method: Text,
     /// The token's subject, or `anonymous`.
-    pub client_subject: String,
+    pub client_subject: Text,
     /// The role by which the decision was made.
-    pub client_role: Option<String>,
+    pub client_role: Option<Text>,
     /// The token's issuer.
-    pub client_issuer: Option<String>,
+    pub client_issuer: Option<Text>,
     /// The token's `jti`.
-    pub token_id: Option<String>,
+    pub token_id: Option<Text>,
     /// The client's address.
-    pub client_addr: Option<String>,
+    pub client_addr: Option<Text>,
     /// The MCP session.
-    pub session_id: Option<String>,
+    pub session_id: Option<Text>,
     /// The JSON-RPC id.
-    pub rpc_id: Option<String>,
+    pub rpc_id: Option<Text>,
     /// The tool as called, without the backend's prefix.
-    pub tool_name: Option<String>,
+    pub tool_name: Option<Text>,
     /// Where it went.
-    pub backend_name: Option<String>,
+    pub backend_name: Option<Text>,
     /// The arguments after redaction: JSON text, or a marker where they are too long or too deep to keep.
     pub request_args: Option<String>,
     /// SHA-256 of the arguments before redaction and truncation.
@@ -244,38 +254,6 @@ pub struct Entry {
     pub latency_ms: f64,
 }
 
-/// Where a record stands in its stream, and the chain that shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
-    /// The gateway.
-    pub gateway_id: GatewayId,
-    /// The epoch.
-    pub epoch: Epoch,
-    /// The place.
-    pub seq: Seq,
-    /// `hash` of the record before, zero for the first one.
-    pub prev_hash: Digest,
-    /// This record's link in the chain, see [`super::chain`].
-    pub hash: Digest,
-}
-
-/// One row of `audit_log`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct AuditRecord {
-    /// Its place.
-    #[serde(flatten)]
-    pub place: Place,
-    /// What it says.
-    #[serde(flatten)]
-    pub entry: Entry,
-}
-
-impl AsRef<Self> for AuditRecord {
-    fn as_ref(&self) -> &Self {
-        self
-    }
-}
-
 impl Call {
     /// A call that arrived now.
     #[must_use]
@@ -283,8 +261,8 @@ impl Call {
         let mut call = Self {
             request_id,
             timestamp: Timestamp::now(),
-            method: String::new(),
-            client_subject: "anonymous".to_owned(),
+            method: Text::default(),
+            client_subject: Text::new_static("anonymous"),
             client_role: None,
             client_issuer: None,
             token_id: None,
@@ -305,7 +283,7 @@ impl Call {
     #[must_use]
     pub fn gateway_event(event: &str, details: &serde_json::Value) -> Self {
         let mut call = Self::new(RequestId::new(), &format!("gateway/{event}"));
-        "gatepost".clone_into(&mut call.client_subject);
+        call.client_subject = Text::new_static("gatepost");
         call.with_arguments(&details.to_string(), &Redaction::none(), ARGS_BYTES_MAX_DEFAULT)
     }
 
@@ -322,7 +300,7 @@ impl Call {
     /// Sets what helps to find related records.
     #[must_use]
     pub fn with_correlation(mut self, correlation: &Correlation) -> Self {
-        self.client_addr = correlation.addr.map(|addr| addr.to_string());
+        self.client_addr = correlation.addr.map(|addr| addr.to_smolstr());
         self.session_id = self.optional("session_id", correlation.session_id.as_deref());
         self.rpc_id = self.optional("rpc_id", correlation.rpc_id.as_deref());
         self
@@ -363,7 +341,7 @@ impl Call {
     /// The room that the call takes in memory, in bytes: its text and a fixed part.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let optional = |text: &Option<Text>| text.as_ref().map_or(0, Text::len);
         size_of::<Entry>()
             + self.method.len()
             + self.client_subject.len()
@@ -375,19 +353,19 @@ impl Call {
             + optional(&self.rpc_id)
             + optional(&self.tool_name)
             + optional(&self.backend_name)
-            + optional(&self.request_args)
+            + self.request_args.as_ref().map_or(0, String::len)
     }
 
-    fn optional(&mut self, column: &'static str, value: Option<&str>) -> Option<String> {
+    fn optional(&mut self, column: &'static str, value: Option<&str>) -> Option<Text> {
         value.map(|text| self.text(column, text))
     }
 
-    fn text(&mut self, column: &'static str, value: &str) -> String {
+    fn text(&mut self, column: &'static str, value: &str) -> Text {
         let (text, changed) = deliverable(value, TEXT_BYTES_MAX);
         if changed {
             self.normalised.push(column);
         }
-        text
+        text.into()
     }
 }
 
@@ -419,7 +397,7 @@ impl Entry {
             if changed {
                 call.normalised.push("error_message");
             }
-            text
+            text.into_owned()
         });
         if !call.normalised.is_empty() {
             let note = format!("normalised: {}", call.normalised.join(", "));
@@ -446,13 +424,15 @@ impl Entry {
 }
 
 /// Cuts `text` to `bytes_max` at a character's edge and replaces NUL; says whether anything changed.
-fn deliverable(text: &str, bytes_max: usize) -> (String, bool) {
+fn deliverable(text: &str, bytes_max: usize) -> (Cow<'_, str>, bool) {
     let cut = &text[..text.floor_char_boundary(bytes_max)];
-    let has_nul = cut.contains('\0');
-    let mut out = if has_nul { cut.replace('\0', "\u{fffd}") } else { cut.to_owned() };
+    if !cut.contains('\0') {
+        return (Cow::Borrowed(cut), cut.len() < text.len());
+    }
+    let mut out = cut.replace('\0', "\u{fffd}");
     // I6: what stands for NUL is longer.
     out.truncate(out.floor_char_boundary(bytes_max));
-    (out, has_nul || cut.len() < text.len())
+    (Cow::Owned(out), true)
 }
 
 /// The deepest nesting of arrays and objects in valid JSON text.

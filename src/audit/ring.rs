@@ -78,11 +78,26 @@ struct State {
     beat: Beat,
 }
 
+/// A record with its place, as it stands in the window.
 #[derive(Debug)]
-struct Slot {
-    record: Arc<AuditRecord>,
+pub struct Slot {
+    /// The record.
+    pub record: Arc<AuditRecord>,
+    /// The room that it takes, in bytes.
     bytes: usize,
     arrived: Instant,
+}
+
+impl Slot {
+    /// A slot for `record`, which was appended at `arrived`.
+    #[must_use]
+    pub fn new(record: Arc<AuditRecord>, arrived: Instant) -> Self {
+        Self { bytes: record.entry.size_bytes(), record, arrived }
+    }
+
+    fn room(&self) -> Room {
+        Room { records: 1, bytes: self.bytes }
+    }
 }
 
 impl Ring {
@@ -189,14 +204,8 @@ impl Ring {
     }
 
     /// For the scribe: puts stamped records into the window. `taken` is the room that what it took has used so far.
-    pub fn publish(&self, records: impl IntoIterator<Item = (Arc<AuditRecord>, Instant)>, taken: Taken) {
-        let slot = |(record, arrived): (Arc<AuditRecord>, _)| {
-            let bytes = Room::of(&record).bytes;
-            Slot { record, bytes, arrived }
-        };
-        let slots: Vec<Slot> = records.into_iter().map(slot).collect();
-        let add = |all: Room, slot: &Slot| all.and(Room { records: 1, bytes: slot.bytes });
-        let room = slots.iter().fold(Room::default(), add);
+    pub fn publish(&self, slots: Vec<Slot>, taken: Taken) {
+        let room = Room::of(&slots);
         let mut state = self.lock();
         state.used = state.used.without(taken.0).and(room);
         if let Some(last) = slots.last() {
@@ -387,8 +396,8 @@ impl Ring {
     /// For the scribe: whether records, with the `batch` that it made of what it has `taken`, take more than half of the
     /// room that open calls leave them. Spilling makes no room for these, nor for what it has not taken yet.
     #[must_use]
-    pub fn past_high_water(&self, batch: &[(Arc<AuditRecord>, Instant)], taken: &Taken) -> bool {
-        let batch = batch.iter().fold(Room::default(), |all, (record, _)| all.and(Room::of(record)));
+    pub fn past_high_water(&self, batch: &[Slot], taken: &Taken) -> bool {
+        let batch = Room::of(batch);
         let state = self.lock();
         let left = Room { records: self.limits.records, bytes: self.limits.bytes }.without(state.reserved);
         let window = state.used.without(state.reserved).without(state.arrived).without(taken.0);
@@ -442,7 +451,7 @@ impl State {
 
     fn pop_front(&mut self) -> Option<Slot> {
         let slot = self.window.pop_front()?;
-        self.used = self.used.without(Room { records: 1, bytes: slot.bytes });
+        self.used = self.used.without(slot.room());
         Some(slot)
     }
 }

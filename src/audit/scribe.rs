@@ -23,11 +23,10 @@ pub use events::About;
 use events::{closed, damaged, gap, interrupted, opened};
 
 use super::chain::{self, Head};
-use super::codec;
 use super::meter::Meter;
 use super::outbox::{self, Commit, Opening, Outbox, Space};
-use super::record::{AuditRecord, Entry, Epoch, GatewayId, RequestId};
-use super::ring::{self, Arrival, Capacity, Missed, Phase, Ring, Taken, Work};
+use super::record::{AuditRecord, Epoch, GatewayId, RequestId, Unplaced};
+use super::ring::{self, Arrival, Capacity, Missed, Phase, Ring, Slot, Taken, Work};
 use super::sync::Instant;
 
 /// The part of the last commit's duration that the scribe waits at most for those whom it has just told, so that what
@@ -89,6 +88,8 @@ pub struct Scribe {
     failed: Option<Instant>,
     /// Commits to come that wait for nobody.
     hurries: u32,
+    /// The segments of the next batch.
+    segments: segments::Builder,
 }
 
 /// How a gateway's epoch ended.
@@ -103,7 +104,9 @@ pub struct Report {
 /// What one commit stores and whom it concerns.
 #[derive(Debug, Default)]
 struct Batch {
-    records: Vec<(Arc<AuditRecord>, Instant)>,
+    records: Vec<Slot>,
+    /// The records, where they are stored in any case.
+    segments: segments::Builder,
     begun: Vec<(RequestId, Arc<[u8]>)>,
     ended: Vec<RequestId>,
     told: Vec<oneshot::Sender<()>>,
@@ -145,9 +148,9 @@ impl Scribe {
         for entry in entries {
             let place = chain::link(gateway_id, epoch, head, &entry);
             head = Head::after(&place);
-            records.push((Arc::new(AuditRecord { place, entry }), Instant::now()));
+            records.push(Slot::new(Arc::new(AuditRecord { place, entry }), Instant::now()));
         }
-        let segments = segments::of(records.iter().map(|(record, _)| record.as_ref()));
+        let segments = segments::of(records.iter().map(|slot| slot.record.as_ref()));
         let first = Commit { segments: &segments, head: Some(head), ..Commit::default() };
         let (meter, begun, damages) = (Arc::new(Meter::default()), Instant::now(), opening.damages.len());
         let outbox = opening.begin(&first, outbox_bytes_max)?;
@@ -176,6 +179,7 @@ impl Scribe {
             space,
             failed: None,
             hurries: 0,
+            segments: segments::Builder::default(),
         })
     }
 
@@ -229,7 +233,7 @@ impl Scribe {
                     return Report { lost, last: self.head };
                 }
             } else {
-                self.ring.publish(batch.records.drain(..), batch.taken);
+                self.ring.publish(std::mem::take(&mut batch.records), batch.taken);
             }
             if !self.space.has_room() {
                 self.outbox.forget(&[]);
@@ -319,36 +323,33 @@ impl Scribe {
 
     /// Gives places to records and sorts what arrived.
     fn stamp(&mut self, arrivals: Vec<Arrival>, missed: Option<Missed>, closing: bool) -> Batch {
-        let mut batch = Batch::default();
+        let mut batch = Batch { segments: std::mem::take(&mut self.segments), ..Batch::default() };
         for arrival in arrivals {
             match arrival {
-                Arrival::Begin { call, stored } => match codec::encode_intent(&call) {
-                    Ok(frame) => {
-                        batch.begun.push((call.request_id, frame.into()));
-                        batch.told.extend(stored);
-                    }
-                    Err(error) => tracing::error!(%error, request_id = %call.request_id, "intent not encoded"),
-                },
-                Arrival::End { entry, begun, stored, arrived } => {
+                Arrival::Begin { request_id, frame, stored } => {
+                    batch.begun.push((request_id, frame));
+                    batch.told.extend(stored);
+                }
+                Arrival::End { record, begun, stored, arrived } => {
                     batch.told.extend(stored);
                     if begun {
-                        batch.ended.push(entry.call.request_id);
+                        batch.ended.push(record.entry().call.request_id);
                     }
-                    self.link(*entry, arrived, &mut batch);
+                    self.link(record, arrived, &mut batch);
                 }
             }
         }
         if let Some(missed) = missed {
-            self.link(gap(missed), Instant::now(), &mut batch);
+            self.link(gap(missed).into(), Instant::now(), &mut batch);
         }
         if closing || !self.closed {
             for damage in self.outbox.damages() {
                 self.meter.set_aside.add(1);
-                self.link(damaged(&damage), Instant::now(), &mut batch);
+                self.link(damaged(&damage).into(), Instant::now(), &mut batch);
             }
         }
         if closing {
-            self.link(closed(self.head), Instant::now(), &mut batch);
+            self.link(closed(self.head).into(), Instant::now(), &mut batch);
         }
         // A call that began and ended in one batch needs no intent.
         if !batch.begun.is_empty() && !batch.ended.is_empty() {
@@ -363,10 +364,15 @@ impl Scribe {
         batch
     }
 
-    fn link(&mut self, entry: Entry, arrived: Instant, batch: &mut Batch) {
-        let place = chain::link(self.gateway_id, self.epoch, self.head, &entry);
+    fn link(&mut self, record: Unplaced, arrived: Instant, batch: &mut Batch) {
+        let place = chain::link(self.gateway_id, self.epoch, self.head, record.entry());
         self.head = Head::after(&place);
-        batch.records.push((Arc::new(AuditRecord { place, entry }), arrived));
+        let record = record.at(place);
+        if self.mode == Mode::Stored {
+            // At once, while the record is in the cache of this core.
+            batch.segments.push(&record);
+        }
+        batch.records.push(Slot::new(record, arrived));
     }
 
     /// Tells the ring whether calls may begin, and people how full the outbox is.
@@ -389,10 +395,16 @@ impl Scribe {
     fn store(&mut self, batch: &mut Batch, extent: Extent) -> Result<(), usize> {
         let (mut segments, mut records) = (Vec::new(), 0);
         if extent != Extent::Watermarks {
-            let older = self.ring.only_queued();
-            records = older.len() + batch.records.len();
-            let arrived = batch.records.iter().map(|(record, _)| record);
-            segments = segments::of(older.iter().chain(arrived).map(AsRef::as_ref));
+            let arrived = batch.records.iter().map(|slot| &slot.record);
+            (segments, records) = if self.mode == Mode::Stored {
+                let made = std::mem::take(&mut batch.segments).finish();
+                self.segments = segments::Builder::like(&made);
+                (made, arrived.len())
+            } else {
+                let older = self.ring.only_queued();
+                let records = older.len() + arrived.len();
+                (segments::of(older.iter().chain(arrived).map(AsRef::as_ref)), records)
+            };
             batch.begun.extend(std::mem::take(&mut self.open));
         }
         let ended: Vec<_> = batch.ended.iter().copied().filter(|id| self.stored_intents.contains(id)).collect();
@@ -413,7 +425,7 @@ impl Scribe {
             if matches!(self.mode, Mode::Queued { .. }) && extent != Extent::Closing && ended.is_empty() {
                 // Nothing waits for this commit: a Postgres that is well takes everything from the ring meanwhile.
                 self.open.extend(batch.begun.drain(..));
-                self.ring.publish(batch.records.drain(..), batch.taken);
+                self.ring.publish(std::mem::take(&mut batch.records), batch.taken);
                 return Ok(());
             }
             if self.ring.pause(RETRY_PAUSE) == Phase::Finished {
@@ -439,7 +451,7 @@ impl Scribe {
             self.stored = self.head;
         }
         self.ring.stored(self.stored.seq);
-        self.ring.publish(batch.records.drain(..), batch.taken);
+        self.ring.publish(std::mem::take(&mut batch.records), batch.taken);
         Ok(())
     }
 }

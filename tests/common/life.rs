@@ -427,8 +427,8 @@ impl Driver {
         let call = self.call(bytes);
         let reserved = self.runtime.block_on(self.ring.reserve_call(&call, Duration::ZERO));
         let Ok(mut reservation) = reserved else { return false };
-        let (id, intent) = (call.request_id, call.clone());
-        let begun = self.append(id, None, |ring, told| ring.begin(&mut reservation, intent, Some(told)).is_ok());
+        let id = call.request_id;
+        let begun = self.append(id, None, |ring, told| ring.begin(&mut reservation, &call, Some(told)).is_ok());
         if begun {
             self.open.push((call, reservation));
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use gatepost::audit::codec;
-use gatepost::audit::record::AuditRecord;
+use gatepost::audit::record::{AuditRecord, Text};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{FromRow, Row};
@@ -120,6 +120,7 @@ impl<'r> FromRow<'r, PgRow> for Entry {
 impl From<&AuditRecord> for Entry {
     fn from(record: &AuditRecord) -> Self {
         let (place, entry, call) = (record.place, &record.entry, &record.entry.call);
+        let text = |text: &Option<Text>| text.as_ref().map(ToString::to_string);
         Self {
             gateway_id: place.gateway_id.0,
             epoch: place.epoch.0.cast_signed(),
@@ -128,17 +129,17 @@ impl From<&AuditRecord> for Entry {
             hash: place.hash.0.to_vec(),
             request_id: call.request_id.0,
             at: call.timestamp.to_datetime(),
-            method: call.method.clone(),
-            client_subject: call.client_subject.clone(),
+            method: call.method.to_string(),
+            client_subject: call.client_subject.to_string(),
             texts: [
-                call.client_role.clone(),
-                call.client_issuer.clone(),
-                call.token_id.clone(),
-                call.client_addr.clone(),
-                call.session_id.clone(),
-                call.rpc_id.clone(),
-                call.tool_name.clone(),
-                call.backend_name.clone(),
+                text(&call.client_role),
+                text(&call.client_issuer),
+                text(&call.token_id),
+                text(&call.client_addr),
+                text(&call.session_id),
+                text(&call.rpc_id),
+                text(&call.tool_name),
+                text(&call.backend_name),
                 call.request_args.clone(),
             ],
             args_digest: call.args_digest.map(|digest| digest.0.to_vec()),

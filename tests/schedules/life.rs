@@ -87,7 +87,7 @@ impl World {
         let id = call.request_id;
         let mut reservation = self.reserved(self.wait(self.ring.reserve_call(&call, PATIENCE)))?;
         let (sender, receiver) = self.channel();
-        if self.ring.begin(&mut reservation, call.clone(), sender).is_err() {
+        if self.ring.begin(&mut reservation, &call, sender).is_err() {
             return Ok(Fate::Nothing);
         }
         if self.told(receiver) {

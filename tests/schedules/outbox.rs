@@ -99,7 +99,7 @@ impl Outbox {
         }
         let mut inner = self.stored.0.lock().unwrap();
         for segment in commit.segments {
-            for record in codec::decode_segment(&segment.frames).map(Result::unwrap) {
+            for record in codec::decode_segment(segment.frames()).map(Result::unwrap) {
                 assert!(!inner.closed, "I3: nothing may follow the closing record");
                 let known = inner.records.insert(record.place.seq, record.clone());
                 assert!(known.is_none(), "{:?} is stored twice", record.place);

@@ -28,6 +28,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefi
 use super::backend::{Latched, Overlay};
 use super::damage::Damage;
 use super::fs::Fs;
+use super::segment::{self, Laid};
 use super::{Commit, Error, Segment};
 use crate::audit::chain::Head;
 use crate::audit::record::{Digest, Epoch, GatewayId, RequestId, Seq};
@@ -47,7 +48,7 @@ const FORMAT: u32 = 1;
 const CLOSED: &[u8] = &[1];
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-const SEGMENTS: TableDefinition<(u64, u64), (u64, &[u8])> = TableDefinition::new("segments");
+const SEGMENTS: TableDefinition<(u64, u64), Laid> = TableDefinition::new("segments");
 const INTENTS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("intents");
 const DELIVERED: TableDefinition<u64, (u64, [u8; 32])> = TableDefinition::new("delivered");
 
@@ -250,7 +251,7 @@ impl Generation {
     /// The last segment, if any.
     pub(super) fn last_segment(&self) -> Result<Option<Segment>, Error> {
         self.segments("read", |table| {
-            table.last()?.map(|(key, value)| Ok(segment(key.value(), value.value()))).transpose()
+            table.last()?.map(|(key, value)| Ok(Segment::of_value(key.value(), value.value()))).transpose()
         })
     }
 
@@ -258,7 +259,7 @@ impl Generation {
     pub(super) fn span(&self) -> Result<Option<(Seq, Seq)>, Error> {
         self.segments("read", |table| {
             let first = table.first()?.map(|(key, _)| Seq(key.value().1));
-            let last = table.last()?.map(|(_, value)| Seq(value.value().0));
+            let last = table.last()?.map(|(_, value)| segment::last(value.value()));
             Ok(first.zip(last))
         })
     }
@@ -268,12 +269,12 @@ impl Generation {
         self.segments("read", |table| {
             if let Some(row) = table.range((epoch.0, 0)..=(epoch.0, seq.0))?.next_back() {
                 let (key, value) = row?;
-                if value.value().0 >= seq.0 {
-                    return Ok(Some(segment(key.value(), value.value())));
+                if segment::last(value.value()) >= seq {
+                    return Ok(Some(Segment::of_value(key.value(), value.value())));
                 }
             }
             let behind = table.range((epoch.0, seq.0)..=(epoch.0, u64::MAX))?.next();
-            behind.transpose()?.map(|(key, value)| Ok(segment(key.value(), value.value()))).transpose()
+            behind.transpose()?.map(|(key, value)| Ok(Segment::of_value(key.value(), value.value()))).transpose()
         })
     }
 
@@ -282,14 +283,14 @@ impl Generation {
         let from = after.map_or((0, 0), |(epoch, first)| (epoch.0, first.next().0));
         self.segments("read", |table| {
             let next = table.range(from..)?.next();
-            next.transpose()?.map(|(key, value)| Ok(segment(key.value(), value.value()))).transpose()
+            next.transpose()?.map(|(key, value)| Ok(Segment::of_value(key.value(), value.value()))).transpose()
         })
     }
 
     fn segments<T: Default>(
         &self,
         operation: &'static str,
-        body: impl FnOnce(redb::ReadOnlyTable<(u64, u64), (u64, &'static [u8])>) -> Result<T, redb::Error>,
+        body: impl FnOnce(redb::ReadOnlyTable<(u64, u64), Laid>) -> Result<T, redb::Error>,
     ) -> Result<T, Error> {
         self.read(operation, |transaction| match transaction.open_table(SEGMENTS) {
             Err(TableError::TableDoesNotExist(_)) => Ok(T::default()),
@@ -347,11 +348,11 @@ fn apply(transaction: &WriteTransaction, commit: &Commit<'_>) -> Result<(), redb
     if !commit.segments.is_empty() || !commit.delivered.is_empty() {
         let mut table = transaction.open_table(SEGMENTS)?;
         for segment in commit.segments {
-            table.insert((segment.epoch.0, segment.first.0), (segment.last.0, segment.frames.as_slice()))?;
+            table.insert((segment.epoch.0, segment.first.0), segment.value())?;
         }
         for (epoch, head) in commit.delivered {
             // I4: only segments whose last record was delivered are forgotten.
-            table.retain_in((epoch.0, 0)..=(epoch.0, head.seq.0), |_, (last, _)| last > head.seq.0)?;
+            table.retain_in((epoch.0, 0)..=(epoch.0, head.seq.0), |_, value| segment::last(value) > head.seq)?;
             transaction.open_table(DELIVERED)?.insert(epoch.0, (head.seq.0, head.hash.0))?;
         }
     }
@@ -368,10 +369,6 @@ fn apply(transaction: &WriteTransaction, commit: &Commit<'_>) -> Result<(), redb
         transaction.open_table(META)?.insert("closed", CLOSED)?;
     }
     Ok(())
-}
-
-fn segment((epoch, first): (u64, u64), (last, frames): (u64, &[u8])) -> Segment {
-    Segment { epoch: Epoch(epoch), first: Seq(first), last: Seq(last), frames: frames.to_vec() }
 }
 
 fn head_bytes(head: Head) -> [u8; 40] {

@@ -260,9 +260,11 @@ impl Shared {
 
     /// The hash of the last record of `segment`, told by what comes behind it.
     fn hash_at_end(&self, file: &File, generation: &Generation, segment: &Segment) -> Result<Option<Digest>, Error> {
-        if let Some(next) = generation.segment_from(segment.epoch, segment.last.next())? {
-            let first = codec::decode_segment(&next.frames).next().and_then(Result::ok);
-            return Ok(first.filter(|first| first.place.seq == segment.last.next()).map(|first| first.place.prev_hash));
+        if let Some(next) = generation.segment_from(segment.epoch, segment.last().next())? {
+            let first = codec::decode_segment(next.frames()).next().and_then(Result::ok);
+            return Ok(first
+                .filter(|first| first.place.seq == segment.last().next())
+                .map(|first| first.place.prev_hash));
         }
         let behind = self.meta_behind(file).and_then(|meta| match meta.previous {
             _ if meta.epoch == segment.epoch => Some(meta.head),
@@ -271,7 +273,7 @@ impl Shared {
         });
         let current = *self.head.lock().unwrap_or_else(PoisonError::into_inner);
         let current = current.filter(|(epoch, _)| *epoch == segment.epoch).map(|(_, head)| head);
-        Ok(behind.into_iter().chain(current).find(|head| head.seq == segment.last).map(|head| head.hash))
+        Ok(behind.into_iter().chain(current).find(|head| head.seq == segment.last()).map(|head| head.hash))
     }
 
     /// The records of `segment` behind `after`.
@@ -282,8 +284,8 @@ impl Shared {
         segment: &Segment,
         after: Head,
     ) -> Result<Vec<AuditRecord>, Error> {
-        let count = segment.last.0 - segment.first.0 + 1;
-        match codec::decode_segment(&segment.frames).collect::<Result<Vec<_>, _>>() {
+        let count = segment.last().0 - segment.first.0 + 1;
+        match codec::decode_segment(segment.frames()).collect::<Result<Vec<_>, _>>() {
             Ok(mut records) if records.len() as u64 == count => {
                 records.retain(|record| record.place.seq > after.seq);
                 Ok(records)

@@ -20,7 +20,6 @@ use super::fs::Fs;
 use super::generation::{Generation, Meta, Number, checked, numbers};
 use super::{Commit, Error, Segment, salvage};
 use crate::audit::chain::Head;
-use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq};
 
 /// The directory of set-aside files, in the outbox directory.
@@ -160,20 +159,14 @@ fn set_aside(fs: &dyn Fs, dir: &Path, number: Number) -> Result<String, Error> {
 }
 
 fn segment(records: &[AuditRecord], number: Number, dir: &Path) -> Result<Segment, Error> {
-    let mut frames = Vec::new();
+    let first = records.first().map_or((Epoch(0), Seq::ZERO), |first| (first.place.epoch, first.place.seq));
+    let mut segment = Segment::begin(first.0, first.1, 0);
     for record in records {
-        codec::encode_record(record, &mut frames).map_err(|source| Error::Frame {
+        segment.push(record).map_err(|source| Error::Frame {
             path: number.path(dir),
             what: format!("record at seq {}", record.place.seq),
             source,
         })?;
     }
-    let place = |record: Option<&AuditRecord>| record.map(|record| record.place);
-    let (first, last) = (place(records.first()), place(records.last()));
-    Ok(Segment {
-        epoch: first.map_or(Epoch(0), |place| place.epoch),
-        first: first.map_or(Seq::ZERO, |place| place.seq),
-        last: last.map_or(Seq::ZERO, |place| place.seq),
-        frames,
-    })
+    Ok(segment)
 }

@@ -26,13 +26,13 @@ use crate::audit::record::{
 pub(super) fn whole(segment: &Segment, gateway_id: GatewayId, after: Head, end: Option<Digest>) -> Vec<AuditRecord> {
     let first = segment.first.max(after.seq.next());
     let mut found = BTreeMap::new();
-    for (_, _, record) in scan(&segment.frames) {
+    for (_, _, record) in scan(segment.frames()) {
         let Place { epoch, seq, gateway_id: whose, .. } = record.place;
-        if whose == gateway_id && epoch == segment.epoch && (first..=segment.last).contains(&seq) {
+        if whose == gateway_id && epoch == segment.epoch && (first..=segment.last()).contains(&seq) {
             found.entry(seq).or_insert(record);
         }
     }
-    fill(gateway_id, segment.epoch, (first, segment.last), after, &found, end)
+    fill(gateway_id, segment.epoch, (first, segment.last()), after, &found, end)
 }
 
 /// Records from `first` to `last`: those found, and gap records for the others. `after` is the stream's head before
@@ -161,7 +161,7 @@ mod tests {
             codec::encode_record(&record, &mut frames).unwrap();
             records.push(record);
         }
-        (records, Segment { epoch, first: Seq(1), last: Seq(count), frames })
+        (records, Segment::new(epoch, Seq(1), Seq(count), &frames))
     }
 
     fn linked(records: &[AuditRecord]) -> bool {
@@ -180,9 +180,10 @@ mod tests {
     fn every_flipped_bit_costs_its_own_record_and_leaves_a_gap_record_in_its_place() {
         let (records, segment) = stream(5);
         let gateway_id = records[0].place.gateway_id;
-        for bit in 0..segment.frames.len() * 8 {
-            let mut rotten = segment.clone();
-            rotten.frames[bit / 8] ^= 1 << (bit % 8);
+        for bit in 0..segment.frames().len() * 8 {
+            let mut frames = segment.frames().to_vec();
+            frames[bit / 8] ^= 1 << (bit % 8);
+            let rotten = Segment::new(segment.epoch, segment.first, segment.last(), &frames);
             let mended = whole(&rotten, gateway_id, Head::START, None);
             assert_eq!(mended.len(), 5, "bit {bit}");
             assert!(linked(&mended), "bit {bit}");
@@ -198,8 +199,14 @@ mod tests {
     fn runs_of_lost_records_keep_the_stream_whole() {
         let (records, segment) = stream(6);
         let found: BTreeMap<_, _> = [&records[0], &records[4]].map(|record| (record.place.seq, record.clone())).into();
-        let filled =
-            fill(records[0].place.gateway_id, segment.epoch, (segment.first, segment.last), Head::START, &found, None);
+        let filled = fill(
+            records[0].place.gateway_id,
+            segment.epoch,
+            (segment.first, segment.last()),
+            Head::START,
+            &found,
+            None,
+        );
         assert!(linked(&filled));
         let methods: Vec<_> = filled.iter().map(|record| record.entry.call.method.as_str()).collect();
         let (call, gap) = ("tools/call", "gateway/gap");

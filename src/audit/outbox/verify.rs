@@ -267,7 +267,8 @@ impl Walk<'_> {
     }
 
     fn segment(&mut self, number: Number, meta: &Meta, segment: &Segment) -> Result<(), Stop> {
-        let Segment { epoch, first, last, frames } = segment;
+        let Segment { epoch, first, .. } = segment;
+        let (last, frames) = (segment.last(), segment.frames());
         let broken = |seq, what| Err(fault(number, Some(*epoch), Some(seq), what));
         if *epoch != meta.epoch {
             return broken(*first, format!("a segment of epoch {epoch} in a file of epoch {}", meta.epoch));

@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::audit::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status, Timestamp,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status, Text, Timestamp,
 };
 
 /// Microseconds from 1970 to 2000, where Postgres begins to count. *Spec*: `timestamptz` in Postgres's binary format.
@@ -43,18 +43,20 @@ pub(super) fn record(row: &PgRow) -> Result<AuditRecord, sqlx::Error> {
 
 pub(super) fn entry(row: &PgRow) -> Result<Entry, sqlx::Error> {
     let some = |column: &str| row.try_get::<Option<&[u8]>, _>(column).map(|bytes| bytes.map(digest));
+    let text = |column: &str| row.try_get::<&str, _>(column).map(Text::from);
+    let optional = |column: &str| row.try_get::<Option<&str>, _>(column).map(|text| text.map(Text::from));
     let mut call = Call::new(RequestId(row.try_get("request_id")?), "");
-    call.method = row.try_get("method")?;
+    call.method = text("method")?;
     call.timestamp = timestamp(row)?;
-    call.client_subject = row.try_get("client_subject")?;
-    call.client_role = row.try_get("client_role")?;
-    call.client_issuer = row.try_get("client_issuer")?;
-    call.token_id = row.try_get("token_id")?;
-    call.client_addr = row.try_get("client_addr")?;
-    call.session_id = row.try_get("session_id")?;
-    call.rpc_id = row.try_get("rpc_id")?;
-    call.tool_name = row.try_get("tool_name")?;
-    call.backend_name = row.try_get("backend_name")?;
+    call.client_subject = text("client_subject")?;
+    call.client_role = optional("client_role")?;
+    call.client_issuer = optional("client_issuer")?;
+    call.token_id = optional("token_id")?;
+    call.client_addr = optional("client_addr")?;
+    call.session_id = optional("session_id")?;
+    call.rpc_id = optional("rpc_id")?;
+    call.tool_name = optional("tool_name")?;
+    call.backend_name = optional("backend_name")?;
     call.request_args = row.try_get("request_args")?;
     call.args_digest = some("args_digest")?;
     let word: &str = row.try_get("response_status")?;

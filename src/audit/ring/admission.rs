@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::room::{Asker, Room};
 use super::{Arrival, Closed, Missed, NoRoom, Phase, Ring};
+use crate::audit::codec;
 use crate::audit::record::{Call, Entry, Timestamp};
 use crate::audit::sync::{self, Instant};
 
@@ -46,18 +47,24 @@ impl Ring {
         self.reserve(room, Asker::Refusal, timeout, entry.call.timestamp).await
     }
 
-    /// Appends an intent, which takes its part of `reservation`; the rest stays for the record.
+    /// Appends the intent of `call`, which takes its part of `reservation`; the rest stays for the record.
     ///
     /// # Errors
     /// [`Closed`]; nothing was appended.
+    ///
+    /// # Panics
+    /// Where a field of `call` is longer than a [`Call`] can be made with.
     pub fn begin(
         &self,
         reservation: &mut Reservation,
-        call: Call,
+        call: &Call,
         stored: Option<oneshot::Sender<()>>,
     ) -> Result<(), Closed> {
+        // Here and not by the scribe: callers are many, and it is one.
+        let frame = codec::encode_intent(call);
+        let frame = frame.expect("every field of a call is bounded far below the limit of a frame when it is made");
         let taken = reservation.take(call.size_bytes());
-        self.append(Arrival::Begin { call: Box::new(call), stored }, taken, Room::default())
+        self.append(Arrival::Begin { request_id: call.request_id, frame: frame.into(), stored }, taken, Room::default())
     }
 
     /// Appends a record and gives back what it does not need of `reservation`.
@@ -75,7 +82,7 @@ impl Ring {
         let taken = reservation.take(entry.size_bytes());
         // Under the same lock, since every call passes here.
         let rest = std::mem::take(&mut reservation.room);
-        self.append(Arrival::End { entry: Box::new(entry), begun, stored, arrived: Instant::now() }, taken, rest)
+        self.append(Arrival::End { record: entry.into(), begun, stored, arrived: Instant::now() }, taken, rest)
     }
 
     async fn reserve(

@@ -1,6 +1,7 @@
 //! The ring's room: how it is counted, and who may use how much of it.
 
-use crate::audit::record::{AuditRecord, Call, ERROR_BYTES_MAX};
+use super::Slot;
+use crate::audit::record::{Call, ERROR_BYTES_MAX};
 
 /// Room for what a call's record holds beyond its intent, in bytes: the error message and the note of what was
 /// normalised. *Derived* from [`ERROR_BYTES_MAX`] and the names of all fields.
@@ -64,9 +65,9 @@ impl Room {
         Self { records: 2, bytes: 2 * call.size_bytes() + OUTCOME_BYTES }
     }
 
-    /// Room for a record alone.
-    pub(super) fn of(record: &AuditRecord) -> Self {
-        Self { records: 1, bytes: record.entry.size_bytes() }
+    /// The room that records take.
+    pub(super) fn of(slots: &[Slot]) -> Self {
+        slots.iter().fold(Self::default(), |all, slot| all.and(slot.room()))
     }
 
     pub(super) fn and(self, other: Self) -> Self {

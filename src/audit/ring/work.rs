@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::room::Taken;
 use crate::audit::chain::Head;
-use crate::audit::record::{AuditRecord, Call, Entry, Epoch, Seq, Timestamp};
+use crate::audit::record::{AuditRecord, Epoch, RequestId, Seq, Timestamp, Unplaced};
 use crate::audit::sync::Instant;
 
 /// Where a gateway's life is.
@@ -28,14 +28,16 @@ pub enum Arrival {
     /// A call is about to be forwarded.
     Begin {
         /// The call.
-        call: Box<Call>,
+        request_id: RequestId,
+        /// Its intent, encoded by who appended it.
+        frame: Arc<[u8]>,
         /// Told when the intent is stored.
         stored: Option<oneshot::Sender<()>>,
     },
     /// A call has ended, was refused, or something happened to the gateway.
     End {
         /// The record without a place.
-        entry: Box<Entry>,
+        record: Unplaced,
         /// Whether its intent was begun before.
         begun: bool,
         /// Told when the record is stored.

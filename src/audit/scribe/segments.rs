@@ -1,6 +1,5 @@
 //! How a batch is cut into segments: what redb stores under one key.
 
-use crate::audit::codec;
 use crate::audit::outbox::Segment;
 use crate::audit::record::{AuditRecord, Seq};
 
@@ -15,37 +14,59 @@ const SPLIT_BYTES_MIN: usize = 64 * 1024;
 /// value needs less than 64 bytes; rounded up.
 const PAGE_HEADER_BYTES: usize = 128;
 
-/// Records as segments, each at most about [`SEGMENT_BYTES`] long.
-pub(super) fn of<'a>(records: impl Iterator<Item = &'a AuditRecord>) -> Vec<Segment> {
-    let (mut segments, mut open, mut ends) = (Vec::new(), None::<Segment>, Vec::new());
-    for record in records {
+/// Segments in the making, each at most about [`SEGMENT_BYTES`] long.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    /// Bytes that are expected, so that the buffer need not grow.
+    expected_bytes: usize,
+    full: Vec<Segment>,
+    open: Option<Segment>,
+    /// Where the frames of the open one end.
+    ends: Vec<usize>,
+}
+
+impl Builder {
+    /// For about as many records as there are in `segments`.
+    pub(super) fn like(segments: &[Segment]) -> Self {
+        let bytes = segments.iter().map(|segment| segment.frames().len()).max();
+        Self { expected_bytes: bytes.unwrap_or_default().min(SEGMENT_BYTES) / 8 * 9, ..Self::default() }
+    }
+
+    /// Adds the record that follows.
+    pub(super) fn push(&mut self, record: &AuditRecord) {
         let AuditRecord { place, .. } = record;
-        let segment = open.get_or_insert_with(|| Segment {
-            epoch: place.epoch,
-            first: place.seq,
-            last: place.seq,
-            frames: Vec::new(),
-        });
-        segment.last = place.seq;
-        codec::encode_record(record, &mut segment.frames)
-            .expect("every field of a record is bounded far below the limit of a frame when it is made");
-        ends.push(segment.frames.len());
-        if segment.frames.len() >= SEGMENT_BYTES {
-            segments.extend(open.take());
-            ends.clear();
+        let segment = self.open.get_or_insert_with(|| Segment::begin(place.epoch, place.seq, self.expected_bytes));
+        let pushed = segment.push(record);
+        pushed.expect("every field of a record is bounded far below the limit of a frame when it is made");
+        let bytes = segment.frames().len();
+        self.ends.push(bytes);
+        if bytes >= SEGMENT_BYTES {
+            self.full.extend(self.open.take());
+            self.ends.clear();
         }
     }
-    if let Some(last) = open {
-        split(last, &ends, &mut segments);
+
+    /// The segments of all that was added.
+    pub(super) fn finish(mut self) -> Vec<Segment> {
+        if let Some(last) = self.open {
+            split(last, &self.ends, &mut self.full);
+        }
+        self.full
     }
-    segments
+}
+
+/// Records as segments.
+pub(super) fn of<'a>(records: impl Iterator<Item = &'a AuditRecord>) -> Vec<Segment> {
+    let mut segments = Builder::default();
+    records.for_each(|record| segments.push(record));
+    segments.finish()
 }
 
 /// Splits a segment whose frames end at `ends` into some that fill the runs of pages that redb takes for them.
 fn split(mut segment: Segment, mut ends: &[usize], segments: &mut Vec<Segment>) {
     let mut begin = 0;
     loop {
-        let bytes = segment.frames.len();
+        let bytes = segment.frames().len();
         let run = (bytes + PAGE_HEADER_BYTES).next_power_of_two();
         let fit = ends.partition_point(|end| end - begin + PAGE_HEADER_BYTES <= run / 2);
         let cut = fit.checked_sub(1).and_then(|last| ends.get(last)).map(|end| end - begin);
@@ -53,11 +74,8 @@ fn split(mut segment: Segment, mut ends: &[usize], segments: &mut Vec<Segment>) 
             segments.push(segment);
             return;
         };
-        let frames = segment.frames.split_off(cut);
-        let first = Seq(segment.first.0 + fit as u64);
-        let (epoch, last) = (segment.epoch, segment.last);
-        segments.push(Segment { last: Seq(first.0 - 1), ..segment });
-        segment = Segment { epoch, first, last, frames };
+        let rest = segment.split_off(cut, Seq(segment.first.0 + fit as u64));
+        segments.push(std::mem::replace(&mut segment, rest));
         (begin, ends) = (begin + cut, ends.split_at(fit).1);
     }
 }
@@ -66,6 +84,7 @@ fn split(mut segment: Segment, mut ends: &[usize], segments: &mut Vec<Segment>) 
 mod tests {
     use super::*;
     use crate::audit::chain::{self, Head};
+    use crate::audit::codec;
     use crate::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, RequestId, Status};
     use crate::audit::redact::Redaction;
 
@@ -91,12 +110,12 @@ mod tests {
             let (mut seq, mut bytes, mut written) = (Seq::ZERO, 0, 0);
             for segment in &segments {
                 assert_eq!(segment.first, seq.next());
-                seq = segment.last;
-                let decoded: Vec<_> = codec::decode_segment(&segment.frames).map(Result::unwrap).collect();
+                seq = segment.last();
+                let decoded: Vec<_> = codec::decode_segment(segment.frames()).map(Result::unwrap).collect();
                 assert_eq!(decoded.first().map(|record| record.place.seq), Some(segment.first));
-                assert_eq!(decoded.last().map(|record| record.place.seq), Some(segment.last));
-                bytes += segment.frames.len();
-                written += (segment.frames.len() + PAGE_HEADER_BYTES).next_power_of_two();
+                assert_eq!(decoded.last().map(|record| record.place.seq), Some(segment.last()));
+                bytes += segment.frames().len();
+                written += (segment.frames().len() + PAGE_HEADER_BYTES).next_power_of_two();
             }
             assert_eq!(seq.0, count as u64);
             assert!(written - bytes <= bytes / 4 + SPLIT_BYTES_MIN, "{written} for {bytes} bytes of {count} records");
