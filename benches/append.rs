@@ -90,12 +90,11 @@ fn ring(tasks: usize, calls: usize) -> (Sample, Sample) {
                 let (mut begins, mut ends) = (Sample::default(), Sample::default());
                 for number in 0..calls / tasks {
                     let call = maker.call(number);
-                    let kept = call.clone();
                     let begun = Instant::now();
                     let mut reservation = ring.reserve_call(&call, PATIENCE).await.unwrap();
-                    ring.begin(&mut reservation, call, None).unwrap();
+                    ring.begin(&mut reservation, &call, None).unwrap();
                     begins.add(begun.elapsed());
-                    let entry = Entry::new(kept, maker.outcome(), Duration::ZERO);
+                    let entry = Entry::new(call, maker.outcome(), Duration::ZERO);
                     let begun = Instant::now();
                     ring.end(reservation, entry, true, None).unwrap();
                     ends.add(begun.elapsed());
@@ -121,7 +120,7 @@ fn ring(tasks: usize, calls: usize) -> (Sample, Sample) {
 fn drain(ring: &Ring) {
     loop {
         let work = ring.take(None);
-        ring.publish([], work.taken);
+        ring.publish(Vec::new(), work.taken);
         if work.phase == Phase::Finished {
             return;
         }

@@ -114,7 +114,7 @@ fn child(role: &str, dir: &Path) {
                     let call = maker.call(number);
                     let mut reservation = scribing.ring.reserve_call(&call, scribing::PATIENCE).await.unwrap();
                     let (sender, stored) = oneshot::channel();
-                    scribing.ring.begin(&mut reservation, call, Some(sender)).unwrap();
+                    scribing.ring.begin(&mut reservation, &call, Some(sender)).unwrap();
                     stored.await.unwrap();
                     std::mem::forget(reservation);
                 }
