@@ -1,4 +1,4 @@
-//! Clients that hang up at any moment: each call that reached the gateway whole leaves exactly one record, with the right
+//! Clients that hang up at any moment after their request was sent: each call leaves exactly one record, with the right
 //! status, and reaches its backend at most once.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
 
@@ -81,17 +81,14 @@ fn i2_a_client_that_hangs_up_at_any_moment_leaves_exactly_one_record() {
             let id = format!("{era:?}-{number}.");
             let made = received.matches(&format!("\"{id}\"")).count();
             let statuses = seen.get(&id).map(Vec::as_slice).unwrap_or_default();
-            // Whoever speaks the older era does not cancel by going. What was never read whole is no call.
+            // Whoever speaks the older era does not cancel by going.
             let is_right = match statuses {
-                [] => made == 0,
                 [status] => (status == "ok" && made == 1) || (era == Era::Modern && status == "cancelled" && made <= 1),
                 _ => false,
             };
             assert!(is_right, "{id}: {statuses:?}, made {made} times");
         }
     }
-    let all = 2 * usize::try_from(CALLS).unwrap();
-    assert!(seen.len() > all / 2, "{} of {all} reached the gateway", seen.len());
     let cancelled = seen.values().filter(|statuses| statuses[0] == "cancelled").count();
     assert!(
         cancelled > 0 && cancelled < usize::try_from(CALLS).unwrap(),

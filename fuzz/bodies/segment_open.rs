@@ -83,7 +83,9 @@ fn good() -> Good {
 pub fn segment(records: &[AuditRecord]) -> Segment {
     let first = records.first().unwrap().place;
     let mut segment = Segment::begin(first.epoch, first.seq, 0);
-    records.iter().for_each(|record| segment.push(record).unwrap());
+    for record in records {
+        segment.push(record).unwrap();
+    }
     segment
 }
 

@@ -1,7 +1,9 @@
 //! HTTP: the routes, what a request must be before its body is read, and the listener.
 //!
-//! Each request becomes an [`Arrival`], handled in a task of its own; this module waits for the reply, or for the first
-//! message before it, which makes the reply an event stream. It knows nothing of callers, tools or records.
+//! Each request is handled in a task of its own, from its head on: hyper drops what it made for a request as soon as it
+//! sees that the client is gone, and a request that arrived whole is a call all the same. It becomes an [`Arrival`]; this
+//! module waits for the reply, or for the first message before it, which makes the reply an event stream. It knows nothing
+//! of callers, tools or records.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody as _};
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, HeaderValue, Request, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -53,6 +55,7 @@ pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, stop: Cancella
     // I6: the number of connections is bounded; others wait to be accepted.
     let room = Arc::clone(&core.connections);
     let mut listener = Edge::new(listener, core.tls.clone());
+    let tasks = core.tasks.clone();
     let (router, connections) = (router(core), GracefulShutdown::new());
     loop {
         let accepted = async {
@@ -64,10 +67,22 @@ pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, stop: Cancella
             () = stop.cancelled() => break,
             accepted = accepted => accepted,
         };
-        let router = router.clone();
+        let (router, tasks) = (router.clone(), tasks.clone());
         let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(ConnectInfo(peer.clone()));
-            router.clone().call(request.map(Body::new))
+            let client = Client { peer: peer.clone(), request_id: RequestId::new(), hung_up: CancellationToken::new() };
+            let (request_id, hang_up) = (client.request_id, client.hung_up.clone().drop_guard());
+            request.extensions_mut().insert(client);
+            // I2: not in the connection's own task, which ends with the connection: whatever became of the client, what
+            // it asked for is read, decided and recorded.
+            let response = tasks.spawn(router.clone().call(request.map(Body::new)));
+            async move {
+                let response = response.await;
+                hang_up.disarm();
+                response.unwrap_or_else(|error| {
+                    tracing::error!(%request_id, %error, "the task of a request broke");
+                    Ok(Reply::broken().with_request_id(request_id).into_response())
+                })
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -97,45 +112,64 @@ fn router(core: Arc<Core>) -> Router {
         .with_state(core)
 }
 
-type Connection = ConnectInfo<Peer>;
+/// Whose request it is, as far as the connection tells.
+#[derive(Clone)]
+struct Client {
+    peer: Peer,
+    request_id: RequestId,
+    /// Cancelled where the client is gone before it has its response.
+    hung_up: CancellationToken,
+}
 
-async fn post_all(State(core): State<Arc<Core>>, ConnectInfo(peer): Connection, request: Request<Body>) -> Response {
-    message(core, peer, Scope::All, request).await
+async fn post_all(
+    State(core): State<Arc<Core>>,
+    Extension(client): Extension<Client>,
+    request: Request<Body>,
+) -> Response {
+    message(core, client, Scope::All, request).await
 }
 
 async fn post_one(
     State(core): State<Arc<Core>>,
-    ConnectInfo(peer): Connection,
+    Extension(client): Extension<Client>,
     Path(backend): Path<String>,
     request: Request<Body>,
 ) -> Response {
-    message(core, peer, Scope::One(backend), request).await
+    message(core, client, Scope::One(backend), request).await
 }
 
-async fn get_all(State(core): State<Arc<Core>>, ConnectInfo(peer): Connection, request: Request<Body>) -> Response {
-    listen(core, peer, Scope::All, request).await
+async fn get_all(
+    State(core): State<Arc<Core>>,
+    Extension(client): Extension<Client>,
+    request: Request<Body>,
+) -> Response {
+    listen(core, client, Scope::All, request).await
 }
 
 async fn get_one(
     State(core): State<Arc<Core>>,
-    ConnectInfo(peer): Connection,
+    Extension(client): Extension<Client>,
     Path(backend): Path<String>,
     request: Request<Body>,
 ) -> Response {
-    listen(core, peer, Scope::One(backend), request).await
+    listen(core, client, Scope::One(backend), request).await
 }
 
-async fn delete_all(State(core): State<Arc<Core>>, ConnectInfo(peer): Connection, request: Request<Body>) -> Reply {
-    close(core, peer, Scope::All, request).await
+async fn delete_all(
+    State(core): State<Arc<Core>>,
+    Extension(client): Extension<Client>,
+    request: Request<Body>,
+) -> Reply {
+    close(core, client, Scope::All, request).await
 }
 
 async fn delete_one(
     State(core): State<Arc<Core>>,
-    ConnectInfo(peer): Connection,
+    Extension(client): Extension<Client>,
     Path(backend): Path<String>,
     request: Request<Body>,
 ) -> Reply {
-    close(core, peer, Scope::One(backend), request).await
+    close(core, client, Scope::One(backend), request).await
 }
 
 async fn metadata_all(State(core): State<Arc<Core>>, headers: HeaderMap) -> Reply {
@@ -165,8 +199,8 @@ enum Verb {
     Delete,
 }
 
-/// One request, and what tells its task that the client is gone: dropped with the response.
-async fn arrive(core: &Core, peer: Peer, scope: Scope, request: Request<Body>, verb: Verb) -> (Arrival, DropGuard) {
+/// One request, and what tells whoever handles it that the client is gone: dropped with the response.
+async fn arrive(core: &Core, client: Client, scope: Scope, request: Request<Body>, verb: Verb) -> (Arrival, DropGuard) {
     let (parts, body) = request.into_parts();
     let host = headers::single(&parts.headers, header::HOST.as_str()).unwrap_or_default();
     // A request line may hold a whole address, which stands above Host (RFC 9112 3.2.2): where they differ neither counts.
@@ -177,12 +211,12 @@ async fn arrive(core: &Core, peer: Peer, scope: Scope, request: Request<Body>, v
         (Ok(()), Verb::Get | Verb::Delete) => Ok(Bytes::new()),
         (Ok(()), Verb::Post) => read(body, core.body_bytes_max).await,
     };
-    let (request_id, hung_up) = (RequestId::new(), CancellationToken::new());
+    let hung_up = client.hung_up.child_token();
     let guard = hung_up.clone().drop_guard();
     let arrival = Arrival {
-        request_id,
-        addr: Some(peer.addr),
-        certificate: peer.certificate,
+        request_id: client.request_id,
+        addr: Some(client.peer.addr),
+        certificate: client.peer.certificate,
         scope,
         headers: parts.headers,
         host,
@@ -193,14 +227,14 @@ async fn arrive(core: &Core, peer: Peer, scope: Scope, request: Request<Body>, v
     (arrival, guard)
 }
 
-async fn message(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Body>) -> Response {
+async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request<Body>) -> Response {
     // Dropped with this future, or with the body of the response, which the server drops when the client is gone.
-    let (arrival, hang_up) = arrive(&core, peer, scope, request, Verb::Post).await;
+    let (arrival, hang_up) = arrive(&core, client, scope, request, Verb::Post).await;
     let request_id = arrival.request_id;
     let span = tracing::info_span!("request", %request_id);
     let (offer, mut offered) = oneshot::channel();
     let (tasks, stopping) = (core.tasks.clone(), core.stopping.clone());
-    let mut handled = tasks.spawn(dispatch::serve(core, arrival, offer).instrument(span));
+    let mut handled = Box::pin(dispatch::serve(core, arrival, offer).instrument(span));
     let mut opened = None;
     let begun = async {
         if let Ok(stream) = (&mut offered).await {
@@ -218,6 +252,9 @@ async fn message(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Bod
     if let Some(opened) = opened.filter(used)
         && let Some(reading) = opened.stream.read_from(0)
     {
+        if reply.is_none() {
+            tasks.spawn(handled);
+        }
         let number = opened.is_kept.then_some(opened.stream.number);
         return stream(Listening { reading, number }, Some(hang_up), stopping, request_id);
     }
@@ -225,34 +262,23 @@ async fn message(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Bod
         Some(reply) => reply,
         None => handled.await,
     };
-    replied(reply, request_id).into_response()
+    reply.into_response()
 }
 
-async fn listen(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Body>) -> Response {
-    let (arrival, _hang_up) = arrive(&core, peer, scope, request, Verb::Get).await;
+async fn listen(core: Arc<Core>, client: Client, scope: Scope, request: Request<Body>) -> Response {
+    let (arrival, _hang_up) = arrive(&core, client, scope, request, Verb::Get).await;
     let request_id = arrival.request_id;
-    let span = tracing::info_span!("request", %request_id);
-    let (tasks, stopping) = (core.tasks.clone(), core.stopping.clone());
-    match tasks.spawn(verbs::listen(core, arrival).instrument(span)).await {
-        Ok(Ok(listening)) => stream(listening, None, stopping, request_id),
-        Ok(Err(reply)) => reply.into_response(),
-        Err(err) => replied(Err(err), request_id).into_response(),
+    let (span, stopping) = (tracing::info_span!("request", %request_id), core.stopping.clone());
+    match verbs::listen(core, arrival).instrument(span).await {
+        Ok(listening) => stream(listening, None, stopping, request_id),
+        Err(reply) => reply.into_response(),
     }
 }
 
-async fn close(core: Arc<Core>, peer: Peer, scope: Scope, request: Request<Body>) -> Reply {
-    let (arrival, _hang_up) = arrive(&core, peer, scope, request, Verb::Delete).await;
-    let request_id = arrival.request_id;
-    let span = tracing::info_span!("request", %request_id);
-    let tasks = core.tasks.clone();
-    replied(tasks.spawn(verbs::close(core, arrival).instrument(span)).await, request_id)
-}
-
-fn replied(reply: Result<Reply, tokio::task::JoinError>, request_id: RequestId) -> Reply {
-    reply.unwrap_or_else(|err| {
-        tracing::error!(%request_id, error = %err, "the task of a request broke");
-        Reply::broken().with_request_id(request_id)
-    })
+async fn close(core: Arc<Core>, client: Client, scope: Scope, request: Request<Body>) -> Reply {
+    let (arrival, _hang_up) = arrive(&core, client, scope, request, Verb::Delete).await;
+    let span = tracing::info_span!("request", request_id = %arrival.request_id);
+    verbs::close(core, arrival).instrument(span).await
 }
 
 /// An event stream. `hang_up` is dropped with it.
