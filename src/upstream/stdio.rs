@@ -11,6 +11,7 @@
 //! Knows nothing of callers, permits or records.
 
 mod child;
+mod lines;
 mod link;
 
 use std::sync::{Arc, Mutex, PoisonError};

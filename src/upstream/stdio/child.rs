@@ -9,7 +9,6 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -19,6 +18,7 @@ use crate::gateway::raw;
 use super::super::message::{self, DISCOVER, Listen, Request, Response};
 use super::super::{CallError, Limits};
 use super::LINE_BYTES_MAX;
+use super::lines::ToWrite;
 use super::link::Link;
 
 /// Longest time from start to the answer to `initialize`. *Chosen*: npx may have to fetch the server first.
@@ -186,8 +186,8 @@ async fn initialize(link: &Link) -> Result<Response, String> {
     Ok(answer)
 }
 
-async fn write(mut stdin: ChildStdin, mut lines: mpsc::Receiver<String>) -> End {
-    while let Some(mut line) = lines.recv().await {
+async fn write(mut stdin: ChildStdin, mut lines: ToWrite) -> End {
+    while let Some(mut line) = lines.next().await {
         line.push('\n');
         if let Err(err) = stdin.write_all(line.as_bytes()).await {
             return End::Pipe(err);

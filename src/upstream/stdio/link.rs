@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use crate::gateway::protocol::{Era, META_SUBSCRIPTION};
 use crate::gateway::raw;
@@ -13,15 +13,12 @@ use super::super::message::{self, Event, LISTEN, Listen, Message, Request, Respo
 use super::super::wait::Wait;
 use super::super::{CallError, Limits};
 use super::LINE_BYTES_MAX;
-
-/// Most lines that wait to be written to a child. *Chosen*: a child that does not read holds back its own callers; each
-/// line is bounded by the request limit.
-const LINES_MAX: usize = 16;
+use super::lines::{Ended, Lines, ToWrite};
 
 /// One running child, as its callers see it.
 #[derive(Debug)]
 pub(in crate::upstream) struct Link {
-    lines: mpsc::Sender<String>,
+    lines: Lines,
     open: Mutex<Open>,
     /// Takes what belongs to no request.
     listener: Option<Arc<dyn Listen>>,
@@ -52,12 +49,14 @@ struct Waiter {
 struct Waiting<'a> {
     link: &'a Link,
     id: u64,
+    /// The child gets it, so it has to hear that it is given up.
+    is_sent: bool,
 }
 
 impl Link {
     /// A link, and the lines to write to the child.
-    pub(super) fn new(listener: Option<Arc<dyn Listen>>) -> (Self, mpsc::Receiver<String>) {
-        let (lines, to_write) = mpsc::channel(LINES_MAX); // I6: bounded by count, and each line by the body's limit.
+    pub(super) fn new(listener: Option<Arc<dyn Listen>>) -> (Self, ToWrite) {
+        let (lines, to_write) = Lines::new();
         (Self { lines, open: Mutex::default(), listener, is_modern: AtomicBool::new(false) }, to_write)
     }
 
@@ -72,7 +71,7 @@ impl Link {
         let heard = Arc::new(Notify::new());
         let params = request.params.map(raw::one_line);
         let token = params.as_deref().and_then(progress_token);
-        let waiting = self.enter(answer, request.events.clone(), Arc::clone(&heard))?;
+        let mut waiting = self.enter(answer, request.events.clone(), Arc::clone(&heard))?;
         let params = match (token, shared) {
             (Some(token), true) => {
                 self.set_token(waiting.id, waiting.id.to_string(), token);
@@ -89,7 +88,8 @@ impl Link {
             LISTEN => Wait::unlimited(),
             _ => Wait::new(limits.idle, limits.total),
         };
-        wait.limit(self.lines.send(line)).await?.map_err(|_| CallError::Died)?;
+        wait.limit(self.lines.send(line)).await?.map_err(|Ended| CallError::Died)?;
+        waiting.is_sent = true;
         loop {
             let next = async {
                 tokio::select! {
@@ -110,7 +110,7 @@ impl Link {
 
     /// Sends a message; waits for room.
     pub(in crate::upstream) async fn send(&self, message: String) -> Result<(), CallError> {
-        self.lines.send(raw::one_line(&message)).await.map_err(|_| CallError::Died)
+        self.lines.send(raw::one_line(&message)).await.map_err(|Ended| CallError::Died)
     }
 
     /// The era that is spoken here.
@@ -165,6 +165,7 @@ impl Link {
             open.ended = true;
             std::mem::take(&mut open.waiting)
         };
+        self.lines.end();
         for waiter in waiting.into_values() {
             // A waiter that is gone needs no answer.
             waiter.answer.send(Err(CallError::Died)).ok();
@@ -188,7 +189,7 @@ impl Link {
         open.next_id += 1;
         let id = open.next_id;
         open.waiting.insert(id, Waiter { answer, events, token: None, heard });
-        Ok(Waiting { link: self, id })
+        Ok(Waiting { link: self, id, is_sent: false })
     }
 
     fn set_token(&self, id: u64, backends: String, clients: String) {
@@ -231,8 +232,8 @@ impl Link {
         } else {
             message::nobody(&id)
         };
-        if self.lines.try_send(answer).is_err() {
-            tracing::warn!(backend = alias, method, "no room to answer a request of the backend");
+        if !self.lines.answer(answer) {
+            tracing::warn!(backend = alias, method, "the backend asks and does not read the answers: it gets no more");
         }
     }
 
@@ -282,9 +283,8 @@ fn with_progress_token(params: &str, token: &str) -> String {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let forgotten = self.link.open().waiting.remove(&self.id);
-        if forgotten.is_some() {
-            // Without room the child is not reading, and would not read a cancellation either.
-            self.link.lines.try_send(message::cancelled(self.id)).ok();
+        if forgotten.is_some() && self.is_sent {
+            self.link.lines.cancel(message::cancelled(self.id));
         }
     }
 }
