@@ -35,6 +35,11 @@ impl Place {
     pub(super) fn pause(&self) -> Duration {
         self.retry.unwrap_or(RETRY_PAUSE).min(RETRY_PAUSE_MAX)
     }
+
+    /// The pause before the next attempt behind so many that failed: it doubles with each.
+    pub(super) fn pause_after(&self, failures: u32) -> Duration {
+        self.pause().saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX)).min(RETRY_PAUSE_MAX)
+    }
 }
 
 /// An error with the status that it came with, where that is one of the stateless era's own: 400, and 404 for an unknown

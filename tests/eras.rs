@@ -1,0 +1,193 @@
+//! Backends that come back in the other era, behind the real gateway: it finds out, and makes no call twice.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use common::far::{Asked, Backend, json_body, modern, result};
+use common::gatepost::{Gatepost, token};
+use common::mcp::{Client, ERAS, Era};
+use serde_json::json;
+
+fn unconnected(gatepost: &Gatepost, era: Era) -> Client {
+    Client::unconnected(&format!("{}/mcp/far", gatepost.url()), era, Some(&token("admin")))
+}
+
+/// How a server that has no sessions refuses what is asked in one.
+type Refusal = fn(&Asked) -> Response;
+
+fn error(asked: &Asked, status: StatusCode, code: i32) -> Response {
+    let error = format!(r#"{{"code":{code},"message":"no"}}"#);
+    (status, json_body(format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, asked.message["id"]))).into_response()
+}
+
+/// A backend that is another one from the moment that the flag is set.
+async fn switching(
+    before: fn(&Asked) -> Option<Response>,
+    after: impl Fn(&Asked) -> Option<Response> + Send + Sync + 'static,
+) -> (Backend, Arc<AtomicBool>) {
+    let switched = Arc::new(AtomicBool::new(false));
+    let is_switched = Arc::clone(&switched);
+    let backend =
+        Backend::start(move |asked| if is_switched.load(Ordering::SeqCst) { after(asked) } else { before(asked) })
+            .await;
+    (backend, switched)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_comes_back_in_the_newer_era_alone_is_found_out_by_its_refusal() {
+    let refusals: [Refusal; 5] = [
+        modern,
+        |_| StatusCode::NOT_FOUND.into_response(),
+        |_| StatusCode::BAD_REQUEST.into_response(),
+        |asked| error(asked, StatusCode::BAD_REQUEST, -32020),
+        |asked| error(asked, StatusCode::BAD_REQUEST, -32602),
+    ];
+    for (at, refusal) in refusals.into_iter().enumerate() {
+        for era in ERAS {
+            let is_ours = |asked: &Asked| asked.header("mcp-protocol-version") == Some("2026-07-28");
+            let after = move |asked: &Asked| Some(if is_ours(asked) { modern(asked) } else { refusal(asked) });
+            let (backend, switched) = switching(|_| None, after).await;
+            let (_setup, gatepost) = backend.gateway(|_| {});
+            // The gateway knows which era the backend speaks, and has a conversation with it.
+            assert_eq!(unconnected(&gatepost, Era::Modern).call("t", json!({})).await.unwrap().content(), "done");
+            let client = gatepost.client_at("/mcp/far", era, "admin").await;
+            assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
+            switched.store(true, Ordering::SeqCst);
+            let first = client.call("t", json!({})).await.unwrap();
+            let second = client.call("t", json!({})).await.unwrap();
+            assert_eq!(second.content(), "modern", "{at} {era:?}: {}", first.text);
+            let calls = backend.seen("tools/call");
+            let taken = calls.iter().filter(|call| is_ours(call)).count();
+            assert_eq!(taken, 1, "{at} {era:?}: what was refused is not made again: {calls:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_set_back_to_the_older_era_is_found_out_by_its_refusal() {
+    let refusals: [Refusal; 4] = [
+        |_| StatusCode::BAD_REQUEST.into_response(),
+        |asked| error(asked, StatusCode::BAD_REQUEST, -32000),
+        |asked| error(asked, StatusCode::BAD_REQUEST, -32022),
+        |_| StatusCode::UNPROCESSABLE_ENTITY.into_response(),
+    ];
+    for (at, refusal) in refusals.into_iter().enumerate() {
+        for era in ERAS {
+            let is_old = |asked: &Asked| asked.method() == "initialize" || asked.header("mcp-session-id").is_some();
+            let after = move |asked: &Asked| (!is_old(asked)).then(|| refusal(asked));
+            let (backend, switched) = switching(|asked| Some(modern(asked)), after).await;
+            let (_setup, gatepost) = backend.gateway(|_| {});
+            let client = gatepost.client_at("/mcp/far", era, "admin").await;
+            assert_eq!(client.call("t", json!({})).await.unwrap().content(), "modern");
+            switched.store(true, Ordering::SeqCst);
+            let first = client.call("t", json!({})).await.unwrap();
+            let second = client.call("t", json!({})).await.unwrap();
+            assert_eq!(second.content(), "done", "{at} {era:?}: {}", first.text);
+            let calls = backend.seen("tools/call");
+            assert_eq!(calls.iter().filter(|call| is_old(call)).count(), 1, "{at} {era:?}: {calls:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_was_away_is_asked_again_what_it_speaks() {
+    for was_modern in [false, true] {
+        for era in ERAS {
+            let answer = |is_modern: bool| move |asked: &Asked| is_modern.then(|| modern(asked));
+            let said = |is_modern: bool| if is_modern { "modern" } else { "done" };
+            let mut backend = Backend::start(answer(was_modern)).await;
+            let (_setup, gatepost) = backend.gateway(|_| {});
+            let shared = unconnected(&gatepost, Era::Modern);
+            assert_eq!(shared.call("t", json!({})).await.unwrap().content(), said(was_modern));
+            backend.stop().await;
+            assert_eq!(shared.call("t", json!({})).await.unwrap().error_code(), -32012);
+            let other = Backend::start_at(&backend.address(), answer(!was_modern)).await;
+            let client = match era {
+                Era::Modern => shared,
+                Era::Legacy => gatepost.client_at("/mcp/far", era, "admin").await,
+            };
+            let reply = client.call("t", json!({})).await.unwrap();
+            assert_eq!(reply.content(), said(!was_modern), "{was_modern} {era:?}: {}", reply.text);
+            assert_eq!(other.seen("tools/call").len(), 1);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_one_backend_kept_is_not_given_up_for_a_call_that_was_wrong() {
+    for code in [-32602, -32000] {
+        let backend = Backend::start(move |asked| {
+            let is_wrong = asked.message["params"]["arguments"]["x"] == "wrong";
+            is_wrong.then(|| error(asked, StatusCode::BAD_REQUEST, code))
+        })
+        .await;
+        let (_setup, gatepost) = backend.gateway(|_| {});
+        assert_eq!(unconnected(&gatepost, Era::Modern).call("t", json!({})).await.unwrap().content(), "done");
+        let client = gatepost.client_at("/mcp/far", Era::Legacy, "admin").await;
+        for _ in 0..3 {
+            assert_eq!(client.call("t", json!({"x": "wrong"})).await.unwrap().error_code(), i64::from(code));
+            assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
+        }
+        let calls = backend.seen("tools/call");
+        let sessions: Vec<_> = calls.iter().skip(1).map(|call| call.header("mcp-session-id").unwrap()).collect();
+        assert!(sessions.iter().all(|session| *session == sessions[0]), "{sessions:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_a_server_of_the_older_era_answers_is_taken_for_one() {
+    let empty = [402, 403, 409, 410, 429, 451, 500, 503].map(|status| (status, "", None));
+    let noises = [(200, "<html>log in</html>", None), (403, "", Some(-32600)), (503, "", Some(-32603))];
+    for (status, text, code) in empty.into_iter().chain(noises) {
+        let name = format!("{status} {text} {code:?}");
+        let noise = move |asked: &Asked| {
+            let status = StatusCode::from_u16(status).unwrap();
+            match code {
+                Some(code) => error(asked, status, code),
+                None => (status, json_body(text.to_owned())).into_response(),
+            }
+        };
+        let over = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&over);
+        let backend = Backend::start(move |asked| {
+            let is_noise = asked.method() == "server/discover" && !is_over.load(Ordering::SeqCst);
+            Some(if is_noise { noise(asked) } else { modern(asked) })
+        })
+        .await;
+        let (_setup, gatepost) = backend.gateway(|_| {});
+        let client = unconnected(&gatepost, Era::Modern);
+        let unknown = client.call("t", json!({})).await.unwrap();
+        assert!(unknown.text.contains("-32012"), "{name}: {}", unknown.text);
+        assert!(backend.seen("initialize").is_empty(), "{name}: it was greeted as one of the older era");
+        over.store(true, Ordering::SeqCst);
+        assert_eq!(client.call("t", json!({})).await.unwrap().content(), "modern", "{name}");
+    }
+    // A refusal in the words of JSON-RPC, or of HTTP, is of the older era.
+    for status in [200, 400, 404, 405, 422, 500] {
+        let backend = Backend::start(move |asked| {
+            let status = StatusCode::from_u16(status).unwrap();
+            let is_worded = status == StatusCode::OK || status == StatusCode::INTERNAL_SERVER_ERROR;
+            (asked.method() == "server/discover")
+                .then(|| if is_worded { error(asked, status, -32601) } else { status.into_response() })
+        })
+        .await;
+        let (_setup, gatepost) = backend.gateway(|_| {});
+        let reply = unconnected(&gatepost, Era::Modern).call("t", json!({})).await.unwrap();
+        assert_eq!(reply.content(), "done", "{status}: {}", reply.text);
+    }
+    // What one says in both eras is asked in the newer one.
+    let both = Backend::start(|asked| {
+        (asked.header("mcp-protocol-version") == Some("2026-07-28")).then(|| match asked.method() {
+            "server/discover" => result(asked, r#"{"supportedVersions":["2025-11-25","2026-07-28"]}"#),
+            _ => modern(asked),
+        })
+    })
+    .await;
+    let (_setup, gatepost) = both.gateway(|_| {});
+    assert_eq!(unconnected(&gatepost, Era::Modern).call("t", json!({})).await.unwrap().content(), "modern");
+}
