@@ -40,6 +40,7 @@ pub(crate) use message::error_code;
 pub use message::{Event, Listen, Request, Response};
 pub use peer::Peer;
 pub use stdio::{LINE_BYTES_MAX, Line, next_line};
+pub use wait::Pauses;
 
 /// All configured backends.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub struct Change {
     pub method: String,
 }
 
-/// Changes that wait for a slow subscriber. *Chosen*: a subscriber that misses some hears of the next.
+/// Changes that wait for a slow subscriber. *Chosen*: one that misses some looks at everything again.
 const CHANGES_MAX: usize = 64;
 
 /// How long a request may take.

@@ -9,6 +9,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt as _;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -118,6 +119,17 @@ pub fn stream(pieces: Vec<Result<String, ()>>) -> Response {
     });
     let body = Body::from_stream(pieces);
     ([("content-type", "text/event-stream")], body).into_response()
+}
+
+/// An event stream of these pieces that stays open until it is told to break.
+pub fn held(pieces: Vec<String>, mut broken: tokio::sync::watch::Receiver<u32>) -> Response {
+    broken.mark_unchanged();
+    let first = futures_util::stream::iter(pieces).map(Ok);
+    let end = futures_util::stream::once(async move {
+        broken.changed().await.ok();
+        Err(std::io::Error::other("broken"))
+    });
+    ([("content-type", "text/event-stream")], Body::from_stream(first.chain(end))).into_response()
 }
 
 pub fn event(json: &str) -> String {
