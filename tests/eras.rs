@@ -119,7 +119,29 @@ async fn a_backend_that_was_away_is_asked_again_what_it_speaks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_one_backend_kept_is_not_given_up_for_a_call_that_was_wrong() {
+async fn a_conversation_of_the_gateways_own_that_a_backend_refuses_is_opened_anew() {
+    // Many servers forget a session with 400, where the specification wants 404.
+    let (backend, switched) = switching(
+        |_| None,
+        |asked| {
+            let is_old = asked.header("mcp-session-id") == Some("s0");
+            is_old.then(|| error(asked, StatusCode::BAD_REQUEST, -32000))
+        },
+    )
+    .await;
+    let (_setup, gatepost) = backend.gateway(|_| {});
+    let client = unconnected(&gatepost, Era::Modern);
+    assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
+    switched.store(true, Ordering::SeqCst);
+    assert_eq!(client.call("t", json!({})).await.unwrap().error_code(), -32000);
+    assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
+    let calls = backend.seen("tools/call");
+    let sessions: Vec<_> = calls.iter().map(|call| call.header("mcp-session-id").unwrap()).collect();
+    assert_eq!(sessions, ["s0", "s0", "s1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_a_clients_is_not_given_up_for_a_call_that_was_wrong() {
     for code in [-32602, -32000] {
         let backend = Backend::start(move |asked| {
             let is_wrong = asked.message["params"]["arguments"]["x"] == "wrong";
