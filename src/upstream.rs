@@ -83,6 +83,8 @@ pub struct Route {
     pub name: Option<String>,
     /// The client's `Mcp-Param-*` headers.
     pub headers: HeaderMap,
+    /// The client has no such headers to give, in its protocol or on standard input: the gateway makes them.
+    pub mirrors: bool,
     /// Takes what the backend sends before the response.
     pub events: Option<Arc<dyn Listen>>,
 }
@@ -254,6 +256,7 @@ async fn ask(method: &str, params: Option<&str>, route: &Route) -> Result<Respon
         params: params.as_deref(),
         name: route.name.clone(),
         headers: route.headers.clone(),
+        mirrors: route.mirrors,
         events: route.events.clone(),
     };
     route.peer.request(&request).await

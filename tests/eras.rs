@@ -3,13 +3,15 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use common::far::{Asked, Backend, json_body, modern, result};
-use common::gatepost::{Gatepost, token};
+use common::gatepost::{Gatepost, Setup, token};
 use common::mcp::{Client, ERAS, Era};
 use serde_json::json;
 
@@ -212,4 +214,73 @@ async fn only_what_a_server_of_the_older_era_answers_is_taken_for_one() {
     .await;
     let (_setup, gatepost) = both.gateway(|_| {});
     assert_eq!(unconnected(&gatepost, Era::Modern).call("t", json!({})).await.unwrap().content(), "modern");
+}
+
+/// A backend of the stateless era whose tool wants a parameter in a header, and refuses a call without it.
+fn wants_headers(asked: &Asked) -> Response {
+    let region = asked.message["params"]["arguments"]["region"].as_str();
+    match asked.method() {
+        "tools/list" => {
+            let region = r#"{"type":"string","x-mcp-header":"Region"}"#;
+            let tool = |name: &str, properties: &str| {
+                format!(r#"{{"name":"{name}","inputSchema":{{"type":"object","properties":{properties}}}}}"#)
+            };
+            let (first, second) = (tool("plain", "{}"), tool("t", &format!(r#"{{"region":{region}}}"#)));
+            match asked.message["params"]["cursor"].as_str() {
+                None => result(asked, &format!(r#"{{"tools":[{first}],"nextCursor":"2"}}"#)),
+                Some(_) => result(asked, &format!(r#"{{"tools":[{second}]}}"#)),
+            }
+        }
+        "tools/call" if asked.header("mcp-param-region") != region => error(asked, StatusCode::BAD_REQUEST, -32020),
+        _ => modern(asked),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_wants_parameters_in_headers_gets_them_of_clients_that_have_none() {
+    let backend = Backend::start(|asked| Some(wants_headers(asked))).await;
+    let (_setup, gatepost) = backend.gateway(|_| {});
+    let calls = |backend: &Backend| backend.seen("tools/call").len();
+    for (path, tool) in [("/mcp/far", "t"), ("/mcp", "far__t")] {
+        let client = gatepost.client_at(path, Era::Legacy, "admin").await;
+        let before = calls(&backend);
+        let reply = client.call(tool, json!({"region": "eu"})).await.unwrap();
+        assert_eq!(reply.content(), "modern", "{}", reply.text);
+        // The first was refused before it did anything; what it wants is known from then on.
+        assert_eq!(calls(&backend) - before, if path == "/mcp" { 1 } else { 2 });
+        assert_eq!(client.call(tool, json!({})).await.unwrap().content(), "modern");
+    }
+    // One that could have given it is refused as by the backend itself.
+    let newer = unconnected(&gatepost, Era::Modern);
+    let refused = newer.call("t", json!({"region": "eu"})).await.unwrap();
+    assert_eq!((refused.status, refused.error_code()), (400, -32020), "{}", refused.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_desktop_client_of_the_newer_era_has_no_headers_to_give_and_needs_none() {
+    let backend = Backend::start(|asked| Some(wants_headers(asked))).await;
+    let mut setup = Setup::new();
+    setup.set("backends.far.url", &backend.url);
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let params = json!({"name": "t", "arguments": {"region": "eu"}, "_meta": meta});
+    let line = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string() + "\n";
+    let mut command = setup.command(&["stdio", "--backend", "far"]);
+    command.env("GATEPOST_TOKEN", token("admin")).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().unwrap();
+        // It stays until it has its answer.
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(line.as_bytes()).unwrap();
+        let mut answer = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut answer).unwrap();
+        drop(input);
+        assert!(child.wait().unwrap().success());
+        answer
+    });
+    let output = output.await.unwrap();
+    assert!(output.contains("\"modern\""), "{output}");
+    drop(setup);
 }

@@ -11,6 +11,7 @@
 mod endpoint;
 mod era;
 mod events;
+mod mirror;
 mod parts;
 mod sse;
 
@@ -151,6 +152,15 @@ impl Remote {
     /// # Cancel safety
     /// Dropping the future cancels the request at the backend.
     pub(super) async fn request(self: &Arc<Self>, request: &Request<'_>) -> Result<Response, CallError> {
+        match self.endpoint.mirrored(self.era, request) {
+            None => self.request_once(request).await,
+            // Boxed: it is rare, and every call's future has room for it.
+            Some(headers) => Box::pin(self.request_mirrored(request, headers)).await,
+        }
+    }
+
+    /// Makes one request, again only where the session that it was of is not known any more.
+    async fn request_once(self: &Arc<Self>, request: &Request<'_>) -> Result<Response, CallError> {
         let (seen, mut doubt) = (self.session(), Doubt::None);
         let answer = match self.exchange(&seen, request, &mut doubt).await {
             Ok(response) => Ok(response),

@@ -57,6 +57,8 @@ pub struct Request<'a> {
     pub name: Option<String>,
     /// The client's `Mcp-Param-*` headers. Modern HTTP backends only.
     pub headers: HeaderMap,
+    /// The client has no such headers to give: the gateway makes them.
+    pub mirrors: bool,
     /// Takes what the backend sends before the response.
     pub events: Option<Arc<dyn Listen>>,
 }
@@ -65,7 +67,13 @@ impl<'a> Request<'a> {
     /// A request whose events nobody takes.
     #[must_use]
     pub fn new(method: &'a str, params: Option<&'a str>) -> Self {
-        Self { method, params, name: None, headers: HeaderMap::new(), events: None }
+        Self { method, params, name: None, headers: HeaderMap::new(), mirrors: false, events: None }
+    }
+
+    /// The same request with these headers.
+    pub(super) fn with_headers(&self, headers: HeaderMap) -> Self {
+        let (name, events) = (self.name.clone(), self.events.clone());
+        Self { method: self.method, params: self.params, name, headers, mirrors: self.mirrors, events }
     }
 }
 
