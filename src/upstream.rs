@@ -23,6 +23,7 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use serde_json::value::RawValue;
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -87,6 +88,8 @@ pub struct Route {
     pub mirrors: bool,
     /// Takes what the backend sends before the response.
     pub events: Option<Arc<dyn Listen>>,
+    /// When it was begun to look for it: `call_timeout` counts from there.
+    pub begun: Instant,
 }
 
 /// What ends a call early, besides its timeout.
@@ -258,6 +261,7 @@ async fn ask(method: &str, params: Option<&str>, route: &Route) -> Result<Respon
         headers: route.headers.clone(),
         mirrors: route.mirrors,
         events: route.events.clone(),
+        begun: route.begun,
     };
     route.peer.request(&request).await
 }

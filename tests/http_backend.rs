@@ -9,7 +9,7 @@ mod common;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::http::{Method, StatusCode};
@@ -413,4 +413,28 @@ async fn a_backend_that_takes_long_to_open_is_opened_once_and_there_when_it_is()
     let own = backend.seen("initialize");
     let own = own.iter().filter(|asked| asked.message["params"]["clientInfo"]["name"] == "gatepost-tests");
     assert_eq!(own.count(), 1, "begun again by every list");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_waits_no_longer_for_a_conversation_than_for_its_answer() {
+    let backend = Backend::start(|asked| {
+        (asked.method() == "initialize").then(|| {
+            let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
+            ([("content-type", "text/event-stream")], body).into_response()
+        })
+    })
+    .await;
+    let (_setup, gatepost) = backend.gateway(|setup| {
+        setup.set("backends.far.call_timeout", "1s");
+    });
+    let begun = Instant::now();
+    // Each would have its own second with the backend, one after another.
+    let calls = (0..8).map(|_| {
+        let far = Client::unconnected(&format!("{}/mcp/far", gatepost.url()), Era::Modern, Some(&token("admin")));
+        async move { far.call("t", json!({})).await.unwrap() }
+    });
+    for reply in futures_util::future::join_all(calls).await {
+        assert!(reply.text.contains("1s"), "{}", reply.text);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }

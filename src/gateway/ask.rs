@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::upstream::{Backend, CallError, Interrupt, Listen, Route};
 
 use super::Core;
@@ -35,12 +37,17 @@ impl Ask<'_> {
     /// The way to `backend`; `name` is what the request is about.
     ///
     /// # Errors
-    /// [`CallError`]: the backend cannot be reached.
+    /// [`CallError`]: the backend cannot be reached, or not in time.
     pub(super) async fn route(&self, backend: &Arc<Backend>, name: Option<String>) -> Result<Route, CallError> {
-        let peer = match &self.session {
-            Some(session) => session.peer(backend).await?,
-            None => backend.shared().await?,
+        let begun = Instant::now();
+        let opened = async {
+            match &self.session {
+                Some(session) => session.peer(backend).await,
+                None => backend.shared().await,
+            }
         };
+        // A conversation that does not open holds a call no longer than one that does not answer.
+        let peer = Box::pin(backend.in_time(begun, opened)).await?;
         let events: Option<Arc<dyn Listen>> = match (&self.session, &self.stream) {
             (Some(session), stream) => {
                 let ear = Ear::new(session, stream.clone());
@@ -52,7 +59,7 @@ impl Ask<'_> {
         };
         let headers = target::param_headers(&self.arrival.headers);
         let mirrors = self.era == Era::Legacy || self.arrival.addr.is_none();
-        Ok(Route { peer, era: self.era, name, headers, mirrors, events })
+        Ok(Route { peer, era: self.era, name, headers, mirrors, events, begun })
     }
 
     /// The backends at the place where the request came in.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, broadcast};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -234,8 +235,13 @@ impl Backend {
     /// The conversation for requests without a session.
     ///
     /// # Errors
-    /// [`CallError`]: the backend cannot be reached.
+    /// [`CallError`]: the backend cannot be reached, or not in the time that a call may take.
     pub async fn shared(&self) -> Result<Arc<Peer>, CallError> {
+        // Boxed: it is opened once, and every call's future has room for it.
+        Box::pin(self.in_time(Instant::now(), self.shared_or_opened())).await
+    }
+
+    async fn shared_or_opened(&self) -> Result<Arc<Peer>, CallError> {
         match &self.transport {
             Transport::Stdio(stdio) => Ok(Arc::new(Peer::child(&self.alias, stdio.link().await?, self.limits, None))),
             Transport::Http(endpoint) => {
@@ -327,6 +333,19 @@ impl Backend {
         let stop = self.stop.clone();
         let work = async move { stop.run_until_cancelled(work).await.unwrap_or(Err(CallError::Stopped)) };
         self.tasks.spawn(work).await.unwrap_or(Err(CallError::Died))
+    }
+
+    /// Waits for `work`, which began `begun`, no longer than a call may take.
+    ///
+    /// # Errors
+    /// [`CallError`], of `work` or for want of time.
+    pub async fn in_time<T>(
+        &self,
+        begun: Instant,
+        work: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let total = self.limits.total;
+        tokio::time::timeout_at(begun + total, work).await.unwrap_or(Err(CallError::TimedOut { after: total }))
     }
 
     /// Waits for a turn to read one page of a list, and reads it by `read`: one backend that does not answer holds up nobody

@@ -278,7 +278,7 @@ impl Remote {
         }
         let mut wait = match request.method {
             message::LISTEN => Wait::unlimited(),
-            _ => Wait::new(self.endpoint.idle_timeout, self.endpoint.call_timeout),
+            _ => Wait::new(self.endpoint.idle_timeout, self.endpoint.call_timeout).since(request.begun),
         };
         let mut open = Open { remote: self, id, done: false };
         let response = wait.limit(self.post(body, headers)).await?;

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
+use tokio::time::Instant;
 
 use crate::gateway::protocol::{
     HEADER_MISMATCH, META_CAPABILITIES, META_CLIENT, META_VERSION, MISSING_CAPABILITY, MODERN_VERSION,
@@ -61,19 +62,30 @@ pub struct Request<'a> {
     pub mirrors: bool,
     /// Takes what the backend sends before the response.
     pub events: Option<Arc<dyn Listen>>,
+    /// From when on it may take as long as a request may, whatever else had to be done first or is done again.
+    pub begun: Instant,
 }
 
 impl<'a> Request<'a> {
-    /// A request whose events nobody takes.
+    /// A request whose events nobody takes, and which begins now.
     #[must_use]
     pub fn new(method: &'a str, params: Option<&'a str>) -> Self {
-        Self { method, params, name: None, headers: HeaderMap::new(), mirrors: false, events: None }
+        Self {
+            method,
+            params,
+            name: None,
+            headers: HeaderMap::new(),
+            mirrors: false,
+            events: None,
+            begun: Instant::now(),
+        }
     }
 
     /// The same request with these headers.
     pub(super) fn with_headers(&self, headers: HeaderMap) -> Self {
         let (name, events) = (self.name.clone(), self.events.clone());
-        Self { method: self.method, params: self.params, name, headers, mirrors: self.mirrors, events }
+        let Self { method, params, mirrors, begun, .. } = *self;
+        Self { method, params, name, headers, mirrors, events, begun }
     }
 }
 

@@ -22,6 +22,11 @@ impl Wait {
         Self { idle, total, silent_since: now, begun: now }
     }
 
+    /// The whole began earlier.
+    pub(super) fn since(self, begun: Instant) -> Self {
+        Self { begun, ..self }
+    }
+
     /// For what ends when somebody says so.
     pub(super) fn unlimited() -> Self {
         // *Derived*: far beyond any process's life, and within what the clock can add.

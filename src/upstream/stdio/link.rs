@@ -90,7 +90,7 @@ impl Link {
         let line = message::write(Some(waiting.id), request.method, params.as_deref());
         let mut wait = match request.method {
             LISTEN => Wait::unlimited(),
-            _ => Wait::new(limits.idle, limits.total),
+            _ => Wait::new(limits.idle, limits.total).since(request.begun),
         };
         wait.limit(self.lines.send(line)).await?.map_err(|Ended| CallError::Died)?;
         waiting.is_sent = true;
