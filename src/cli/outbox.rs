@@ -1,5 +1,5 @@
-//! `gatepost outbox`: looks into the outbox of a live gateway, or of a dead one's directory. All but `drain` change
-//! nothing.
+//! `gatepost outbox`: looks into the outbox of a live gateway, or of a dead one's directory. All but
+//! `prune` and `drain` change nothing.
 //!
 //! A live gateway is asked through its admin socket, a dead one's files directly; the answers are the same. They pass line
 //! by line, so that none is in memory as a whole.
@@ -7,6 +7,7 @@
 mod drain;
 mod export;
 mod list;
+mod prune;
 mod show;
 mod stats;
 mod tail;
@@ -25,9 +26,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::table::{RECORD_HEADINGS, record_row, table};
-use super::{BAD_CONFIG, NO_OUTBOX, Source, blocking, complain};
+use super::{BAD_CONFIG, NO_OUTBOX, Source, blocking, complain, serve};
 use crate::audit::outbox::fs::DiskFs;
-use crate::audit::outbox::{Reader, lock};
+use crate::audit::outbox::{self, Reader, lock};
 use crate::audit::query::Filter;
 use crate::audit::record::{Status, Timestamp};
 use crate::ops::admin;
@@ -61,6 +62,8 @@ enum Command {
     Verify,
     /// All stored records that match, as JSON lines or CSV
     Export(export::Args),
+    /// Remove the oldest files for good, in a store-only deployment; asks, and is recorded
+    Prune(prune::Args),
     /// Deliver to Postgres what a dead gateway left, and close its stream
     Drain(drain::Args),
 }
@@ -144,7 +147,7 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let dir = config.audit.dir.clone();
+    let (dir, json) = (config.audit.dir.clone(), args.source.json);
     if let Err(what) = is_outbox(&dir) {
         complain(&format!(
             "{} is no outbox directory: {what}; name one with --dir, or the configuration with --config",
@@ -152,28 +155,41 @@ pub fn run(args: &Args) -> ExitCode {
         ));
         return ExitCode::from(NO_OUTBOX);
     }
-    let json = args.source.json;
     match &args.command {
-        Command::Drain(args) => match drain::fault(&config) {
-            Some(fault) => {
-                complain(fault);
-                ExitCode::from(BAD_CONFIG)
-            }
-            None => blocking(drain::run(&config, args, json)),
-        },
-        Command::Stats => blocking(stats::run(&dir, json)),
-        Command::List(args) => blocking(list::run(&dir, args, json)),
-        Command::Show(args) => blocking(show::run(&dir, args, json)),
-        Command::Tail(args) => blocking(tail::run(&dir, args, json)),
-        Command::Verify => blocking(verify::run(&dir, json)),
-        Command::Export(args) => match args.fault(&dir) {
-            Some(fault) => {
-                complain(&fault);
-                ExitCode::from(BAD_CONFIG)
-            }
-            None => blocking(export::run(&dir, args)),
-        },
+        Command::Drain(args) => settled(drain::fault(&config), drain::run(&config, args, json)),
+        Command::Prune(args) => settled(args.fault(&config), prune::run(&config, args, json)),
+        Command::Stats => settled(None, stats::run(&dir, json)),
+        Command::List(args) => settled(None, list::run(&dir, args, json)),
+        Command::Show(args) => settled(None, show::run(&dir, args, json)),
+        Command::Tail(args) => settled(None, tail::run(&dir, args, json)),
+        Command::Verify => settled(None, verify::run(&dir, json)),
+        Command::Export(args) => settled(args.fault(&dir).as_deref(), export::run(&dir, args)),
     }
+}
+
+/// Complains of a fault in what was asked for, or does the work.
+fn settled(fault: Option<&str>, work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    if let Some(fault) = fault {
+        complain(fault);
+        return ExitCode::from(BAD_CONFIG);
+    }
+    let mut newer = false;
+    let code = blocking(async {
+        let done = work.await;
+        newer = done.as_ref().is_err_and(is_newer);
+        done
+    });
+    if newer { ExitCode::from(NO_OUTBOX) } else { code }
+}
+
+/// Whether a newer Gatepost wrote the outbox.
+fn is_newer(error: &anyhow::Error) -> bool {
+    let newer = |error: &outbox::Error| matches!(error, outbox::Error::NewerFormat { .. });
+    let served = |error: &serve::Error| matches!(error, serve::Error::Outbox(error) if newer(error));
+    error.chain().any(|cause| {
+        cause.downcast_ref::<outbox::Error>().is_some_and(newer)
+            || cause.downcast_ref::<serve::Error>().is_some_and(served)
+    })
 }
 
 /// An outbox has generation files, or at least the lock file of one that nothing was stored in yet.
