@@ -1,5 +1,5 @@
 //! `gatepost outbox`: looks into the outbox of a live gateway, or of a dead one's directory. All but
-//! `prune` and `drain` change nothing.
+//! `requeue`, `prune` and `drain` change nothing.
 //!
 //! A live gateway is asked through its admin socket, a dead one's files directly; the answers are the same. They pass line
 //! by line, so that none is in memory as a whole.
@@ -8,6 +8,7 @@ mod drain;
 mod export;
 mod list;
 mod prune;
+mod requeue;
 mod show;
 mod stats;
 mod tail;
@@ -62,6 +63,8 @@ enum Command {
     Verify,
     /// All stored records that match, as JSON lines or CSV
     Export(export::Args),
+    /// Offer to `audit_log` again what it refused and `audit_quarantine` keeps
+    Requeue(requeue::Args),
     /// Remove the oldest files for good, in a store-only deployment; asks, and is recorded
     Prune(prune::Args),
     /// Deliver to Postgres what a dead gateway left, and close its stream
@@ -148,6 +151,10 @@ pub fn run(args: &Args) -> ExitCode {
         Err(code) => return code,
     };
     let (dir, json) = (config.audit.dir.clone(), args.source.json);
+    if let Command::Requeue(args) = &args.command {
+        // It is about Postgres alone.
+        return settled(config.postgres.url.is_none().then_some(requeue::NO_URL), requeue::run(&config, args, json));
+    }
     if let Err(what) = is_outbox(&dir) {
         complain(&format!(
             "{} is no outbox directory: {what}; name one with --dir, or the configuration with --config",
@@ -158,6 +165,7 @@ pub fn run(args: &Args) -> ExitCode {
     match &args.command {
         Command::Drain(args) => settled(drain::fault(&config), drain::run(&config, args, json)),
         Command::Prune(args) => settled(args.fault(&config), prune::run(&config, args, json)),
+        Command::Requeue(_) => ExitCode::SUCCESS,
         Command::Stats => settled(None, stats::run(&dir, json)),
         Command::List(args) => settled(None, list::run(&dir, args, json)),
         Command::Show(args) => settled(None, show::run(&dir, args, json)),
