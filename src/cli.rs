@@ -7,6 +7,7 @@ pub mod audit;
 pub mod config_check;
 pub mod example_backend;
 pub mod manual;
+mod matching;
 pub mod migrate;
 pub mod outbox;
 pub mod quickstart;

@@ -26,12 +26,12 @@ use clap::Subcommand;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::matching::Matching;
 use super::table::{RECORD_HEADINGS, record_row, table};
 use super::{BAD_CONFIG, NO_OUTBOX, Source, blocking, complain, serve};
 use crate::audit::outbox::fs::DiskFs;
 use crate::audit::outbox::{self, Reader, lock};
 use crate::audit::query::Filter;
-use crate::audit::record::{Status, Timestamp};
 use crate::ops::admin;
 use crate::ops::inspect::{self, Question};
 
@@ -72,29 +72,10 @@ enum Command {
 }
 
 /// Which records.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 struct Which {
-    /// The token's subject
-    #[arg(long)]
-    who: Option<String>,
-    /// The role
-    #[arg(long)]
-    role: Option<String>,
-    /// The tool, without its backend
-    #[arg(long)]
-    tool: Option<String>,
-    /// The backend
-    #[arg(long)]
-    backend: Option<String>,
-    /// ok, `tool_error`, denied, interrupted, ...
-    #[arg(long, value_parser = status)]
-    status: Option<String>,
-    /// tools/call, gateway/opened, ...
-    #[arg(long)]
-    method: Option<String>,
-    /// Not older than this, as 90s, 2h or 7d
-    #[arg(long, value_parser = humantime::parse_duration)]
-    since: Option<Duration>,
+    #[command(flatten)]
+    matching: Matching,
     /// Only this epoch's
     #[arg(long)]
     epoch: Option<u64>,
@@ -102,22 +83,7 @@ struct Which {
 
 impl Which {
     fn filter(&self, limit: usize) -> Box<Filter> {
-        let since = |age: Duration| {
-            let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-            Timestamp::now().micros().saturating_sub(age)
-        };
-        Box::new(Filter {
-            subject: self.who.clone(),
-            role: self.role.clone(),
-            tool: self.tool.clone(),
-            backend: self.backend.clone(),
-            status: self.status.clone(),
-            method: self.method.clone(),
-            since_micros: self.since.map(since),
-            epoch: self.epoch,
-            limit,
-            ..Filter::default()
-        })
+        Box::new(Filter { epoch: self.epoch, limit, ..self.matching.filter() })
     }
 }
 
@@ -136,11 +102,6 @@ impl std::str::FromStr for Place {
         let (epoch, seq) = place.ok_or_else(|| format!("{text:?} is no EPOCH/SEQ, as in 3/1024"))?;
         Ok(Self { epoch, seq })
     }
-}
-
-fn status(word: &str) -> Result<String, String> {
-    let words = || Status::ALL.map(Status::as_str).join(", ");
-    Status::from_word(word).map(|_| word.to_owned()).ok_or_else(|| format!("no such status; one of {}", words()))
 }
 
 /// Runs the command.
