@@ -1,6 +1,6 @@
 //! What a request asks, and of which backend: the plan of every method that the gateway knows.
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 
 use crate::upstream::{Backend, List};
@@ -15,7 +15,7 @@ use super::rbac::{Kind, Target};
 const URI_BYTES_MAX: usize = 8 * 1024;
 
 /// Where a request stands in a trace, and what tracing systems add to that. *Spec*: W3C Trace Context.
-const TRACEPARENT: &str = "traceparent";
+pub(super) const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 
 /// Longest `tracestate` that passes, in bytes. *Spec*: W3C Trace Context 3.3.1.5, what one should pass at least.
@@ -157,21 +157,27 @@ fn without_meta(params: Option<&RawValue>) -> Option<String> {
 pub(super) fn passed_headers(headers: &HeaderMap) -> HeaderMap {
     let of_params = headers.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-"));
     let mut passed: HeaderMap = of_params.map(|(name, value)| (name.clone(), value.clone())).collect();
-    let one = |name: &'static str| {
-        let mut all = headers.get_all(name).iter();
-        all.next().filter(|_| all.next().is_none())
-    };
-    if let Some(parent) = one(TRACEPARENT).filter(|parent| is_traceparent(parent.as_bytes())) {
+    if let Some(parent) = traceparent(headers) {
         passed.insert(TRACEPARENT, parent.clone());
-        let state = one(TRACESTATE).filter(|state| state.len() <= TRACESTATE_BYTES_MAX);
+        let state = only_one(headers, TRACESTATE).filter(|state| state.len() <= TRACESTATE_BYTES_MAX);
         passed.extend(state.map(|state| (HeaderName::from_static(TRACESTATE), state.clone())));
     }
     passed
 }
 
+/// The client's `traceparent`, where it is one.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<&HeaderValue> {
+    only_one(headers, TRACEPARENT).filter(|parent| is_traceparent(parent.as_bytes()))
+}
+
+fn only_one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+    let mut all = headers.get_all(name).iter();
+    all.next().filter(|_| all.next().is_none())
+}
+
 /// Whether this is a `traceparent` of version 00: version, trace id, span id and flags in lower-case hexadecimal digits,
 /// the ids not zero. Those of later versions are not passed, since what they mean is not known.
-fn is_traceparent(text: &[u8]) -> bool {
+pub(super) fn is_traceparent(text: &[u8]) -> bool {
     let parts: Vec<&[u8]> = text.split(|byte| *byte == b'-').collect();
     let hex = |part: &[u8], length: usize| {
         part.len() == length && part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
