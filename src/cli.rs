@@ -7,6 +7,7 @@ pub mod audit;
 pub mod config_check;
 pub mod example_backend;
 pub mod manual;
+mod matching;
 pub mod migrate;
 pub mod outbox;
 pub mod quickstart;
@@ -29,6 +30,9 @@ const FAILED: u8 = 1;
 const BAD_CONFIG: u8 = 2;
 /// The outbox cannot be opened.
 const NO_OUTBOX: u8 = 3;
+
+/// Where OpenTelemetry's collector is. *Spec*: OTLP exporter configuration.
+const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// An MCP gateway whose audit trail is complete.
 #[derive(Debug, Parser)]
@@ -124,7 +128,13 @@ fn load(path: Option<&std::path::Path>) -> Result<Config, ExitCode> {
 
 /// The same, with its file.
 fn load_whole(path: Option<&std::path::Path>) -> Result<Loaded, ExitCode> {
-    Config::load_whole(path, environment()).map_err(|faults| {
+    let loaded = Config::load_whole(path, environment()).map(|mut loaded| {
+        // The standard's own variable, which may be set for every process of a machine.
+        let standard = || std::env::var(OTLP_VARIABLE).ok().filter(|endpoint| !endpoint.is_empty());
+        loaded.config.telemetry.otlp_endpoint = loaded.config.telemetry.otlp_endpoint.take().or_else(standard);
+        loaded
+    });
+    loaded.map_err(|faults| {
         for fault in faults {
             complain(&fault.to_string());
         }

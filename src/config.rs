@@ -55,6 +55,16 @@ pub struct Config {
     pub log: Log,
     /// Alarms.
     pub alarms: Alarms,
+    /// Traces.
+    pub telemetry: Telemetry,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Telemetry {
+    /// The collector's base URL; none: nothing is traced.
+    pub otlp_endpoint: Option<String>,
 }
 
 /// `[server]`

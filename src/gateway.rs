@@ -35,6 +35,7 @@ mod subscriptions;
 pub mod tally;
 mod target;
 pub mod tls;
+mod trace;
 mod trail;
 mod verbs;
 
@@ -65,6 +66,9 @@ use session::Sessions;
 /// commit, by default.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the last spans may take to leave. *Chosen*: no stop waits for a collector for long.
+const TRACES_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Most lists that are read from backends at once; others wait. *Chosen*: a list is one request to each backend, and a
 /// child answers them one by one.
 const LISTS_MAX: usize = 32;
@@ -81,6 +85,10 @@ pub struct Gateway {
     watching: tokio::task::JoinHandle<()>,
     /// Ends idle sessions.
     sweeping: tokio::task::JoinHandle<()>,
+    /// Sends spans.
+    exporting: tokio::task::JoinHandle<()>,
+    /// Cancelled when there will be no more of them.
+    traced: CancellationToken,
 }
 
 /// What the operations listener may ask of a gateway that runs. Cheap to clone.
@@ -152,6 +160,7 @@ struct Core {
     limits: Limits,
     floods: Mutex<Floods>,
     tally: tally::Tally,
+    tracer: trace::Tracer,
     upstreams: Upstreams,
     /// Which backend has a resource, as far as is known.
     owners: local::Owners,
@@ -246,6 +255,8 @@ impl Gateway {
         let own = config.server.listen.ip();
         let own = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
         let tally = tally::Tally::new(upstreams.aliases());
+        let last = CancellationToken::new();
+        let (tracer, export) = trace::Tracer::new(config.telemetry.otlp_endpoint.as_deref(), last.clone());
         let core = Core {
             audit,
             auth,
@@ -255,6 +266,7 @@ impl Gateway {
             limits: Limits::default(),
             floods: Mutex::new(Floods::new(config.audit.refusals_singly_max)),
             tally,
+            tracer,
             upstreams,
             owners: local::Owners::default(),
             states: state::States::new(),
@@ -278,7 +290,8 @@ impl Gateway {
         let core = Arc::new(core);
         let watching = tokio::spawn(watch_floods(Arc::downgrade(&core)));
         let sweeping = tokio::spawn(closing::sweep(Arc::downgrade(&core), core.stopping.clone()));
-        Ok(Self { core, drain_timeout: config.server.drain_timeout, watching, sweeping })
+        let exporting = tokio::spawn(export);
+        Ok(Self { core, drain_timeout: config.server.drain_timeout, watching, sweeping, exporting, traced: last })
     }
 
     /// A handle for the operations listener.
@@ -333,6 +346,8 @@ impl Gateway {
         // It ends by itself: what it has taken it records first.
         tokio::time::timeout(RECORD_TIMEOUT, self.watching).await.ok();
         core.record_floods(Floods::all).await;
+        self.traced.cancel();
+        tokio::time::timeout(TRACES_TIMEOUT, self.exporting).await.ok();
         ended.unwrap_or(Ok(()))?;
         Ok(Drained { finished: open.saturating_sub(given_up), given_up, left })
     }

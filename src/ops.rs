@@ -5,6 +5,7 @@ pub mod alarm;
 pub mod health;
 pub mod inspect;
 pub mod metrics;
+pub mod prune;
 pub mod reads;
 pub mod status;
 pub mod supervisor;

@@ -82,7 +82,7 @@ pub struct Route {
     pub era: Era,
     /// What the request is about, for a backend's `Mcp-Name`.
     pub name: Option<String>,
-    /// The client's `Mcp-Param-*` headers.
+    /// The client's headers that go on to an HTTP backend.
     pub headers: HeaderMap,
     /// The client has no such headers to give, in its protocol or on standard input: the gateway makes them.
     pub mirrors: bool,

@@ -88,7 +88,7 @@ fn asked(trail: Trail<'_>, needle: &str) {
         (["--until", "25:00"], "\"25:00\" is neither an age"),
         (["--limit", "1000000"], "1000000 is not from 1 to 10000; go on with --before"),
         (["--before", "9"], "\"9\" is no TIME/EPOCH/SEQ/GATEWAY"),
-        (["--status", "fine"], "--status fine: no such status; one of ok, "),
+        (["--status", "fine"], "no such status; one of ok, "),
     ] {
         let (code, stdout, stderr) = run(trail, &["query", bad[0], bad[1]]);
         assert!(code == Some(2) && stdout.is_empty() && stderr.contains(says), "{stderr}");

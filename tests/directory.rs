@@ -6,7 +6,7 @@ mod common;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::gatepost::Setup;
@@ -75,20 +75,62 @@ fn a_file_in_place_of_the_directory_is_refused() {
     assert_eq!(fs::read_to_string(setup.audit_dir()).unwrap(), "precious");
 }
 
-#[test]
-fn an_outbox_of_a_newer_version_is_refused_and_left_as_it_is() {
-    let setup = Setup::new();
-    let dir = setup.audit_dir();
-    fs::create_dir(&dir).unwrap();
+/// A file of a version to come.
+fn newer(dir: &Path) -> PathBuf {
     let file = dir.join("outbox-000001.redb");
     let database = Database::create(&file).unwrap();
     let transaction = database.begin_write().unwrap();
     let meta = TableDefinition::<&str, &[u8]>::new("meta");
     transaction.open_table(meta).unwrap().insert("format", 2_u32.to_le_bytes().as_slice()).unwrap();
     transaction.commit().unwrap();
-    drop(database);
+    file
+}
+
+#[test]
+fn an_outbox_of_a_newer_version_is_refused_and_left_as_it_is() {
+    let setup = Setup::new();
+    let dir = setup.audit_dir();
+    fs::create_dir(&dir).unwrap();
+    let file = newer(&dir);
     let before = fs::read(&file).unwrap();
     says(&refused(setup.command(&["serve"])), &[file.to_str().unwrap(), "has format 2", "knows 1", "newer"]);
     assert_eq!(fs::read(&file).unwrap(), before);
     assert!(!dir.join("quarantine").exists(), "it is no damaged file");
+}
+
+#[test]
+fn every_outbox_command_refuses_a_newer_version_and_leaves_it_as_it_is() {
+    let mut setup = Setup::new();
+    let dir = setup.audit_dir();
+    fs::create_dir(&dir).unwrap();
+    let file = newer(&dir);
+    fs::write(dir.join("lock"), "").unwrap();
+    let before = fs::read(&file).unwrap();
+    let commands: [&[&str]; 9] = [
+        &["stats"],
+        &["list"],
+        &["list", "--intents"],
+        &["show", "1/1"],
+        &["show", "1/1", "--hex"],
+        &["tail"],
+        &["verify"],
+        &["export"],
+        &["prune", "--older-than", "1s", "--yes"],
+    ];
+    let check = |setup: &Setup, command: &[&str]| {
+        let output = setup.command(&[&["outbox"], command].concat()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{command:?}: {stderr}");
+        says(&stderr, &[file.to_str().unwrap(), "has format 2", "knows 1", "newer"]);
+        assert_eq!(fs::read(&file).unwrap(), before, "{command:?}");
+        let mut left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["lock", "outbox-000001.redb"], "{command:?}");
+    };
+    for command in commands {
+        check(&setup, command);
+    }
+    // Nobody listens on port 1.
+    setup.postgres("postgres://gatepost@127.0.0.1:1/audit");
+    check(&setup, &["drain", "--timeout", "1s"]);
 }

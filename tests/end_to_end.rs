@@ -495,3 +495,25 @@ async fn an_unconnected_client_is_told_what_is_wrong_and_it_is_recorded() {
         assert!(*word == "{" || *word == "[" || message.contains(word), "{message} does not say {word}");
     }
 }
+
+#[tokio::test]
+async fn a_gateway_that_cannot_audit_is_not_ready_and_becomes_so_again() {
+    let mut setup = Setup::new();
+    setup.set("audit.store_timeout", "1s");
+    let gatepost = setup.start();
+    let client = gatepost.client_at("/mcp/example", Era::Modern, "admin").await;
+    assert_eq!(gatepost.get_ops("/readyz").0, 200);
+    // The outbox cannot be written where its directory has gone.
+    let away = setup.audit_dir().with_extension("away");
+    std::fs::rename(setup.audit_dir(), &away).unwrap();
+    let refused = client.call("echo", json!({"text": "x"})).await.unwrap();
+    assert_eq!(refused.status, 503);
+    let readyz = || gatepost.get_ops("/readyz");
+    until_async("it is not ready", SOON, async || readyz().0 == 503).await;
+    assert!(readyz().1.contains(r#""status":"failed""#), "{}", readyz().1);
+    assert_eq!(gatepost.get_ops("/healthz").0, 200, "a restart would mend nothing");
+    std::fs::rename(&away, setup.audit_dir()).unwrap();
+    until_async("it is ready again", SOON, async || readyz().0 == 200).await;
+    assert_eq!(client.call("echo", json!({"text": "x"})).await.unwrap().content(), "x");
+    assert_eq!(gatepost.terminate(), Some(0));
+}

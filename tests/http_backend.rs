@@ -198,6 +198,44 @@ async fn credentials_are_the_operators_and_no_header_of_the_clients_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trace_goes_on_at_the_backend_by_header_and_by_meta() {
+    let backend = Backend::start(|_| None).await;
+    let (_setup, gatepost) = backend.gateway(|_| {});
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let (zero, later) = (parent.replace("00f067aa0ba902b7", "0000000000000000"), parent.replacen("00", "cc", 1));
+    let long = "a=".to_owned() + &"b".repeat(511);
+    for era in ERAS {
+        let client = gatepost.client_at("/mcp/far", era, "admin").await;
+        let call = async |headers: &[(&str, &str)]| {
+            let before = backend.seen("tools/call").len();
+            let mut params =
+                json!({"name": "t", "arguments": {}, "_meta": {"traceparent": parent, "tracestate": "a=1"}});
+            if era == Era::Modern {
+                params["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
+                params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({});
+            }
+            let body = json!({"jsonrpc": "2.0", "id": "x", "method": "tools/call", "params": params}).to_string();
+            let own = [("mcp-method", "tools/call"), ("mcp-name", "t")];
+            let own: &[_] = if era == Era::Modern { &own } else { &[] };
+            let reply = client.post(body, &[own, headers].concat()).await.unwrap();
+            assert_eq!(reply.content(), "done", "{headers:?}");
+            backend.seen("tools/call").split_off(before).remove(0)
+        };
+        let asked = call(&[("traceparent", parent), ("tracestate", "a=1")]).await;
+        assert_eq!((asked.header("traceparent"), asked.header("tracestate")), (Some(parent), Some("a=1")));
+        assert_eq!(asked.message["params"]["_meta"]["traceparent"], parent);
+        assert_eq!(asked.message["params"]["_meta"]["tracestate"], "a=1");
+        assert!(call(&[("traceparent", parent), ("tracestate", &long)]).await.header("tracestate").is_none());
+        for bad in ["", "00", &zero, &later, &parent.to_uppercase(), &format!("{parent}-")] {
+            let asked = call(&[("traceparent", bad), ("tracestate", "a=1")]).await;
+            assert!(asked.header("traceparent").is_none() && asked.header("tracestate").is_none(), "{bad}");
+        }
+        let twice = call(&[("traceparent", parent), ("traceparent", parent)]).await;
+        assert!(twice.header("traceparent").is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn silence_ends_a_call_and_progress_does_not() {
     let backend = Backend::start(|asked| {
         let progress =

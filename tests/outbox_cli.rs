@@ -39,6 +39,9 @@ fn all_commands(setup: &Setup, calls: usize) {
     let seqs: Vec<_> = exported.iter().map(|record| record["seq"].as_u64().unwrap()).collect();
     assert_eq!(seqs, (1..=calls as u64 + 1).collect::<Vec<_>>());
     assert_eq!(lines(&succeeds(setup, &["export", "--tool", "echo"])).len(), calls);
+    // Filters are those of `gatepost audit`.
+    assert_eq!(lines(&succeeds(setup, &["export", "--args", "a,b", "--since", "1h"])).len(), calls);
+    assert_eq!(lines(&succeeds(setup, &["list", "--json", "--since", "2999-01-01T00:00:00Z"])).len(), 0);
     let (_, some, note) = run(setup, &["export", "--after", "1/2", "--limit", "3"]);
     assert_eq!(lines(&some), exported[2..5]);
     assert_eq!(note, "gatepost: 3 records; there are more: --after 1/5\n");
@@ -159,6 +162,7 @@ fn a_word_that_is_no_status_and_a_place_that_is_none_are_exit_code_2() {
     let setup = Setup::new();
     for (args, what) in [
         (["list", "--status", "fine"], "no such status; one of ok, "),
+        (["tail", "--since", "yesterday"], "\"yesterday\" is neither an age"),
         (["list", "--after", "12"], "is no EPOCH/SEQ"),
         (["list", "--limit", "1000000"], "go on with --after EPOCH/SEQ"),
     ] {

@@ -18,6 +18,7 @@ mod frame;
 pub mod fs;
 mod generation;
 pub mod lock;
+pub mod prune;
 mod reader;
 pub mod restore;
 mod salvage;

@@ -1,5 +1,5 @@
-//! `gatepost outbox`: looks into the outbox of a live gateway, or of a dead one's directory. All but `drain` change
-//! nothing.
+//! `gatepost outbox`: looks into the outbox of a live gateway, or of a dead one's directory. All but
+//! `requeue`, `prune` and `drain` change nothing.
 //!
 //! A live gateway is asked through its admin socket, a dead one's files directly; the answers are the same. They pass line
 //! by line, so that none is in memory as a whole.
@@ -7,6 +7,8 @@
 mod drain;
 mod export;
 mod list;
+mod prune;
+mod requeue;
 mod show;
 mod stats;
 mod tail;
@@ -24,12 +26,12 @@ use clap::Subcommand;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::matching::Matching;
 use super::table::{RECORD_HEADINGS, record_row, table};
-use super::{BAD_CONFIG, NO_OUTBOX, Source, blocking, complain};
+use super::{BAD_CONFIG, NO_OUTBOX, Source, blocking, complain, serve};
 use crate::audit::outbox::fs::DiskFs;
-use crate::audit::outbox::{Reader, lock};
+use crate::audit::outbox::{self, Reader, lock};
 use crate::audit::query::Filter;
-use crate::audit::record::{Status, Timestamp};
 use crate::ops::admin;
 use crate::ops::inspect::{self, Question};
 
@@ -61,34 +63,19 @@ enum Command {
     Verify,
     /// All stored records that match, as JSON lines or CSV
     Export(export::Args),
+    /// Offer to `audit_log` again what it refused and `audit_quarantine` keeps
+    Requeue(requeue::Args),
+    /// Remove the oldest files for good, in a store-only deployment; asks, and is recorded
+    Prune(prune::Args),
     /// Deliver to Postgres what a dead gateway left, and close its stream
     Drain(drain::Args),
 }
 
 /// Which records.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 struct Which {
-    /// The token's subject
-    #[arg(long)]
-    who: Option<String>,
-    /// The role
-    #[arg(long)]
-    role: Option<String>,
-    /// The tool, without its backend
-    #[arg(long)]
-    tool: Option<String>,
-    /// The backend
-    #[arg(long)]
-    backend: Option<String>,
-    /// ok, `tool_error`, denied, interrupted, ...
-    #[arg(long, value_parser = status)]
-    status: Option<String>,
-    /// tools/call, gateway/opened, ...
-    #[arg(long)]
-    method: Option<String>,
-    /// Not older than this, as 90s, 2h or 7d
-    #[arg(long, value_parser = humantime::parse_duration)]
-    since: Option<Duration>,
+    #[command(flatten)]
+    matching: Matching,
     /// Only this epoch's
     #[arg(long)]
     epoch: Option<u64>,
@@ -96,22 +83,7 @@ struct Which {
 
 impl Which {
     fn filter(&self, limit: usize) -> Box<Filter> {
-        let since = |age: Duration| {
-            let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-            Timestamp::now().micros().saturating_sub(age)
-        };
-        Box::new(Filter {
-            subject: self.who.clone(),
-            role: self.role.clone(),
-            tool: self.tool.clone(),
-            backend: self.backend.clone(),
-            status: self.status.clone(),
-            method: self.method.clone(),
-            since_micros: self.since.map(since),
-            epoch: self.epoch,
-            limit,
-            ..Filter::default()
-        })
+        Box::new(Filter { epoch: self.epoch, limit, ..self.matching.filter() })
     }
 }
 
@@ -132,11 +104,6 @@ impl std::str::FromStr for Place {
     }
 }
 
-fn status(word: &str) -> Result<String, String> {
-    let words = || Status::ALL.map(Status::as_str).join(", ");
-    Status::from_word(word).map(|_| word.to_owned()).ok_or_else(|| format!("no such status; one of {}", words()))
-}
-
 /// Runs the command.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
@@ -144,7 +111,11 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let dir = config.audit.dir.clone();
+    let (dir, json) = (config.audit.dir.clone(), args.source.json);
+    if let Command::Requeue(args) = &args.command {
+        // It is about Postgres alone.
+        return settled(config.postgres.url.is_none().then_some(requeue::NO_URL), requeue::run(&config, args, json));
+    }
     if let Err(what) = is_outbox(&dir) {
         complain(&format!(
             "{} is no outbox directory: {what}; name one with --dir, or the configuration with --config",
@@ -152,28 +123,42 @@ pub fn run(args: &Args) -> ExitCode {
         ));
         return ExitCode::from(NO_OUTBOX);
     }
-    let json = args.source.json;
     match &args.command {
-        Command::Drain(args) => match drain::fault(&config) {
-            Some(fault) => {
-                complain(fault);
-                ExitCode::from(BAD_CONFIG)
-            }
-            None => blocking(drain::run(&config, args, json)),
-        },
-        Command::Stats => blocking(stats::run(&dir, json)),
-        Command::List(args) => blocking(list::run(&dir, args, json)),
-        Command::Show(args) => blocking(show::run(&dir, args, json)),
-        Command::Tail(args) => blocking(tail::run(&dir, args, json)),
-        Command::Verify => blocking(verify::run(&dir, json)),
-        Command::Export(args) => match args.fault(&dir) {
-            Some(fault) => {
-                complain(&fault);
-                ExitCode::from(BAD_CONFIG)
-            }
-            None => blocking(export::run(&dir, args)),
-        },
+        Command::Drain(args) => settled(drain::fault(&config), drain::run(&config, args, json)),
+        Command::Prune(args) => settled(args.fault(&config), prune::run(&config, args, json)),
+        Command::Requeue(_) => ExitCode::SUCCESS,
+        Command::Stats => settled(None, stats::run(&dir, json)),
+        Command::List(args) => settled(None, list::run(&dir, args, json)),
+        Command::Show(args) => settled(None, show::run(&dir, args, json)),
+        Command::Tail(args) => settled(None, tail::run(&dir, args, json)),
+        Command::Verify => settled(None, verify::run(&dir, json)),
+        Command::Export(args) => settled(args.fault(&dir).as_deref(), export::run(&dir, args)),
     }
+}
+
+/// Complains of a fault in what was asked for, or does the work.
+fn settled(fault: Option<&str>, work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    if let Some(fault) = fault {
+        complain(fault);
+        return ExitCode::from(BAD_CONFIG);
+    }
+    let mut newer = false;
+    let code = blocking(async {
+        let done = work.await;
+        newer = done.as_ref().is_err_and(is_newer);
+        done
+    });
+    if newer { ExitCode::from(NO_OUTBOX) } else { code }
+}
+
+/// Whether a newer Gatepost wrote the outbox.
+fn is_newer(error: &anyhow::Error) -> bool {
+    let newer = |error: &outbox::Error| matches!(error, outbox::Error::NewerFormat { .. });
+    let served = |error: &serve::Error| matches!(error, serve::Error::Outbox(error) if newer(error));
+    error.chain().any(|cause| {
+        cause.downcast_ref::<outbox::Error>().is_some_and(newer)
+            || cause.downcast_ref::<serve::Error>().is_some_and(served)
+    })
 }
 
 /// An outbox has generation files, or at least the lock file of one that nothing was stored in yet.

@@ -6,6 +6,7 @@
 mod alarms;
 mod reference;
 mod rules;
+mod telemetry;
 
 use std::time::Duration;
 
@@ -61,11 +62,13 @@ const HOURS_24: Duration = Duration::from_hours(24);
 const ALGORITHMS: &[&str] = &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
 /// All keys, in the order of the documentation.
-pub const KNOBS: &[Knob] = &joined::<{ CALLERS.len() + rules::RULES.len() + OTHERS.len() + alarms::ALARMS.len() }>();
+pub const KNOBS: &[Knob] = &joined::<
+    { CALLERS.len() + rules::RULES.len() + OTHERS.len() + alarms::ALARMS.len() + telemetry::TELEMETRY.len() },
+>();
 
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which refuses a place out of range")]
 const fn joined<const N: usize>() -> [Knob; N] {
-    let parts = [CALLERS, rules::RULES, OTHERS, alarms::ALARMS];
+    let parts = [CALLERS, rules::RULES, OTHERS, alarms::ALARMS, telemetry::TELEMETRY];
     let mut all = [knob("", Kind::Flag, Unset, ""); N];
     let (mut part, mut idx, mut at) = (0, 0, 0);
     while part < parts.len() {

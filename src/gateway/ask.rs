@@ -57,7 +57,7 @@ impl Ask<'_> {
             (None, Some(stream)) => Some(Arc::new(Notices(Arc::clone(stream)))),
             (None, None) => None,
         };
-        let headers = target::param_headers(&self.arrival.headers);
+        let headers = target::passed_headers(&self.arrival.headers);
         let mirrors = self.era == Era::Legacy || self.arrival.addr.is_none();
         Ok(Route { peer, era: self.era, name, headers, mirrors, events, begun })
     }

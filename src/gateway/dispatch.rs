@@ -135,6 +135,9 @@ async fn post(core: &Arc<Core>, arrival: &Arrival, offer: &mut Offer) -> Reply {
         }
         Err(rule) => return trail.refuse(core, rule.into()).await,
     };
+    if message.id.is_some() && core.is_audited(&message.method) {
+        trail.trace = core.tracer.context(arrival.request_id, &arrival.headers, message.params);
+    }
     let era = match headers::era(&arrival.headers, &message) {
         Ok(era) => era,
         Err(mismatch) => return trail.refuse(core, mismatch.into()).await,
@@ -324,6 +327,10 @@ async fn permit<'a>(ask: &Ask<'a>, subject: &Subject, trail: &mut Trail<'_>) -> 
         None => None,
     };
     let params = subject.params(ask.message, target, state);
+    let params = match &trail.trace {
+        Some(context) => context.in_params(&params),
+        None => params,
+    };
     let arguments = subject.arguments.as_deref();
     let permit =
         ask.live.policy.authorize_request(ask.principal, target, Some(&params), arguments).map_err(|denied| {
@@ -366,7 +373,9 @@ async fn call(ask: &Ask<'_>, trail: &Trail<'_>, permitted: Permitted<'_>) -> Rep
     let (alias, tool, kind) = (permit.backend().to_owned(), permit.tool().to_owned(), permit.kind());
     let route = async {
         let backend = core.upstreams.get(&alias).ok_or_else(local::not_configured)?;
-        ask.route(backend, Some(tool.clone())).await
+        let mut route = ask.route(backend, Some(tool.clone())).await?;
+        trail.trace.iter().for_each(|context| context.in_headers(&mut route.headers));
+        Ok(route)
     };
     let method = &ask.message.method;
     let answer = core.upstreams.forward(method, permit, &receipt, route, &ask.interrupt).await;
@@ -380,6 +389,7 @@ async fn call(ask: &Ask<'_>, trail: &Trail<'_>, permitted: Permitted<'_>) -> Rep
     // I1: the reply leaves after the record has reached its level. I2: the receipt ends in exactly one record.
     let (status, finished) = (outcome.status, receipt.finish(outcome, answer).await);
     core.tally.called(&alias, status, arrived.elapsed());
+    trail.traced(core, status, arrived.elapsed());
     match finished {
         Ok(released) => Reply::released(StatusCode::OK, Some(id), released),
         Err(unavailable) => Reply::unavailable(Some(id), &unavailable),
@@ -422,6 +432,7 @@ async fn extension(ask: &Ask<'_>, trail: &mut Trail<'_>) -> Reply {
     let outcome = answer.outcome();
     let (status, finished) = (outcome.status, receipt.finish(outcome, answer).await);
     core.tally.called(backend.alias(), status, arrived.elapsed());
+    trail.traced(core, status, arrived.elapsed());
     match finished {
         Ok(released) => Reply::released(StatusCode::OK, Some(&id), released),
         Err(unavailable) => Reply::unavailable(Some(&id), &unavailable),

@@ -1,6 +1,6 @@
 //! What a request asks, and of which backend: the plan of every method that the gateway knows.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 
 use crate::upstream::{Backend, List};
@@ -13,6 +13,13 @@ use super::rbac::{Kind, Target};
 
 /// Longest URI, in bytes. *Chosen*: as common HTTP servers.
 const URI_BYTES_MAX: usize = 8 * 1024;
+
+/// Where a request stands in a trace, and what tracing systems add to that. *Spec*: W3C Trace Context.
+pub(super) const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
+
+/// Longest `tracestate` that passes, in bytes. *Spec*: W3C Trace Context 3.3.1.5, what one should pass at least.
+const TRACESTATE_BYTES_MAX: usize = 512;
 
 /// What is done with a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -145,10 +152,38 @@ fn without_meta(params: Option<&RawValue>) -> Option<String> {
     Some(raw::object(kept.map(|member| (member.key.as_str(), member.value.get()))))
 }
 
-/// The client's headers that a modern backend compares with the body.
-pub(super) fn param_headers(headers: &HeaderMap) -> HeaderMap {
+/// The client's headers that go on to an HTTP backend: those that a modern one compares with the body, and where the
+/// request stands in a trace.
+pub(super) fn passed_headers(headers: &HeaderMap) -> HeaderMap {
     let of_params = headers.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-"));
-    of_params.map(|(name, value)| (name.clone(), value.clone())).collect()
+    let mut passed: HeaderMap = of_params.map(|(name, value)| (name.clone(), value.clone())).collect();
+    if let Some(parent) = traceparent(headers) {
+        passed.insert(TRACEPARENT, parent.clone());
+        let state = only_one(headers, TRACESTATE).filter(|state| state.len() <= TRACESTATE_BYTES_MAX);
+        passed.extend(state.map(|state| (HeaderName::from_static(TRACESTATE), state.clone())));
+    }
+    passed
+}
+
+/// The client's `traceparent`, where it is one.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<&HeaderValue> {
+    only_one(headers, TRACEPARENT).filter(|parent| is_traceparent(parent.as_bytes()))
+}
+
+fn only_one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+    let mut all = headers.get_all(name).iter();
+    all.next().filter(|_| all.next().is_none())
+}
+
+/// Whether this is a `traceparent` of version 00: version, trace id, span id and flags in lower-case hexadecimal digits,
+/// the ids not zero. Those of later versions are not passed, since what they mean is not known.
+pub(super) fn is_traceparent(text: &[u8]) -> bool {
+    let parts: Vec<&[u8]> = text.split(|byte| *byte == b'-').collect();
+    let hex = |part: &[u8], length: usize| {
+        part.len() == length && part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let id = |part: &[u8], length| hex(part, length) && part.iter().any(|byte| *byte != b'0');
+    matches!(parts[..], [version, trace, span, flags] if version == b"00" && id(trace, 32) && id(span, 16) && hex(flags, 2))
 }
 
 /// Whether `template`, as a backend lists it, can stand for `uri`: an expression in braces stands for anything.

@@ -17,6 +17,7 @@ use super::headers::{self, Mismatch};
 use super::live::Live;
 use super::protocol::{Era, INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, SESSION_HEADER};
 use super::reply::{Reply, http_status};
+use super::trace;
 
 /// What a record calls the method of a message that names none.
 const METHOD_UNKNOWN: &str = "unknown";
@@ -98,6 +99,8 @@ pub(super) struct Trail<'a> {
     pub(super) arguments: Option<String>,
     /// The session, or what a request without one continues.
     pub(super) session: Option<String>,
+    /// Its place in a trace, where that is wanted.
+    pub(super) trace: Option<trace::Context>,
 }
 
 impl<'a> Trail<'a> {
@@ -120,6 +123,7 @@ impl<'a> Trail<'a> {
             backend,
             arguments: None,
             session: headers::single(&arrival.headers, SESSION_HEADER).map(str::to_owned),
+            trace: None,
         }
     }
 
@@ -147,6 +151,7 @@ impl<'a> Trail<'a> {
     /// Records the refusal, then lets it go; one of a flood is counted, and the flood's record stands for it.
     pub(super) async fn refuse(&self, core: &Core, refusal: Refusal) -> Reply {
         core.tally.refused(refusal.status);
+        self.traced(core, refusal.status, Duration::ZERO);
         let answer = Answer::refusal_with(refusal.code, &refusal.message, refusal.data.as_deref());
         let outcome = Outcome { status: refusal.status, ..answer.outcome() };
         let id = self.id.as_ref();
@@ -175,9 +180,25 @@ impl<'a> Trail<'a> {
         }
     }
 
+    /// Its span, where it is traced, now that it has ended so.
+    pub(super) fn traced(&self, core: &Core, status: Status, took: Duration) {
+        let Some(context) = &self.trace else { return };
+        core.tracer.ended(&trace::Span {
+            context,
+            request_id: self.arrival.request_id,
+            method: &self.method,
+            tool: self.tool.as_deref(),
+            backend: self.backend.as_deref(),
+            role: self.caller.role.as_deref(),
+            status,
+            took,
+        });
+    }
+
     /// The answer to a call that cannot be audited, and so is not made.
     pub(super) fn unaudited(&self, core: &Core, cause: &Unavailable) -> Reply {
         core.tally.refused(Status::AuditUnavailable);
+        self.traced(core, Status::AuditUnavailable, Duration::ZERO);
         Reply::unavailable(self.id.as_ref(), cause)
     }
 

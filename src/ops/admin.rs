@@ -92,6 +92,14 @@ async fn serve(stream: UnixStream, probe: Probe) -> io::Result<()> {
             };
             return write(&mut stream, &last).await;
         }
+        Ok(Question::Prune { until, awaited }) => {
+            let uid = stream.get_ref().peer_cred()?.uid();
+            match super::prune::prune(&probe, until, awaited, uid).await {
+                Ok(cut) => write(&mut stream, &json!(cut)).await?,
+                Err(error) => return write(&mut stream, &json!({ "error": error.to_string() })).await,
+            }
+            return write(&mut stream, &json!({ "end": true })).await;
+        }
         Ok(question) => question,
         Err(error) => return write(&mut stream, &json!({ "error": format!("no question: {error}") })).await,
     };

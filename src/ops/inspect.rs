@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::audit::chain::Head;
+use crate::audit::outbox::prune::Until;
 use crate::audit::outbox::{Error, Frame, Reader};
 use crate::audit::pipeline::Probe;
 use crate::audit::query::{ANSWER_BYTES_MAX, Filter};
@@ -61,6 +62,19 @@ pub enum Question {
     },
     /// Whether all that is stored is whole and unchanged.
     Verify,
+    /// What pruning would remove; nothing where no file is that old.
+    Prunable {
+        /// Which files.
+        until: Until,
+    },
+    /// Records that old files are removed, and removes them; only a live gateway can, a dead one's directory is pruned by
+    /// the one who opens it.
+    Prune {
+        /// Which files.
+        until: Until,
+        /// Also where what they hold waits for Postgres.
+        awaited: bool,
+    },
 }
 
 /// Takes a line; says whether to go on.
@@ -78,8 +92,9 @@ pub fn answer(question: &Question, reader: &Reader, live: Option<&Probe>, emit: 
             let records = newest(reader, filter, emit)?;
             give(records.iter().map(value), emit);
         }
-        // The admin socket has recorded it; a dead gateway cannot.
-        Question::NoteRead { .. } => {}
+        // The admin socket has done it; a dead gateway cannot.
+        Question::NoteRead { .. } | Question::Prune { .. } => {}
+        Question::Prunable { until } => give(reader.prunable(*until)?.iter().map(value), emit),
         Question::CheckTrail { faults_max } => {
             let report = super::reads::check(reader, *faults_max, &mut |records| emit(progress(records)))?;
             give([value(&report)], emit);

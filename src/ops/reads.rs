@@ -37,7 +37,6 @@ pub struct Read {
 /// The kernel does not, or the record did not reach the configured level.
 pub async fn note(probe: &Probe, stream: &UnixStream, read: &Read) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
-    let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name);
     // What is not set says nothing.
     let mut filter = serde_json::to_value(&read.filter).map_err(io::Error::other)?;
     if let Some(fields) = filter.as_object_mut() {
@@ -45,10 +44,16 @@ pub async fn note(probe: &Probe, stream: &UnixStream, read: &Read) -> io::Result
     }
     let Read { command, from, rows, .. } = read;
     let details = json!({ "command": command, "from": from, "filter": filter, "rows": rows, "uid": uid });
-    let subject = name.unwrap_or_else(|| format!("uid {uid}"));
-    let caller = Caller { subject, issuer: Some("os".to_owned()), ..Caller::anonymous() };
-    let event = Call::gateway_event("read", &details).with_caller(&caller);
+    let event = Call::gateway_event("read", &details).with_caller(&os_user(uid));
     probe.audit().note(event).await.map_err(io::Error::other)
+}
+
+/// A user of the system as a caller, by name where the uid has one.
+#[must_use]
+pub fn os_user(uid: u32) -> Caller {
+    let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name);
+    let subject = name.unwrap_or_else(|| format!("uid {uid}"));
+    Caller { subject, issuer: Some("os".to_owned()), ..Caller::anonymous() }
 }
 
 /// Checks the stored streams. `told` hears how many records were seen, and says whether to go on.

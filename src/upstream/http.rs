@@ -1,8 +1,8 @@
 //! A Streamable HTTP backend, in both eras.
 //!
 //! An [`Endpoint`] is what is configured: address, credentials, pooled connections. A [`Remote`] is one conversation with
-//! it: a legacy session, or the stateless protocol. Requests are built afresh: of a client's headers only the
-//! `Mcp-Param-*` of a modern request pass, never its token.
+//! it: a legacy session, or the stateless protocol. Requests are built afresh: of a client's headers only
+//! the `Mcp-Param-*` of a modern request and its place in a trace pass, never its token.
 //!
 //! A session that the backend forgot (404) is initialized again, once a request; a request that may have had an effect is
 //! never sent again. A response stream that breaks is asked for again where the backend gave it an id. A backend that turns
@@ -270,8 +270,13 @@ impl Remote {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let body = message::write(Some(id), request.method, request.params);
         let mut headers = self.headers(session, "application/json, text/event-stream");
+        let of_params = |name: &HeaderName| name.as_str().starts_with("mcp-param-");
+        // What the operator set is his.
+        let taken = |name: &HeaderName| self.endpoint.headers.contains_key(name);
+        let passed = request.headers.iter().filter(|(name, _)| !taken(name));
+        let passed = passed.filter(|(name, _)| self.era == Era::Modern || !of_params(name));
+        headers.extend(passed.map(|(name, value)| (name.clone(), value.clone())));
         if self.era == Era::Modern {
-            headers.extend(request.headers.clone());
             headers.extend(value(request.method).map(|method| (HeaderName::from_static(METHOD_HEADER), method)));
             let name = request.name.as_deref().and_then(value);
             headers.extend(name.map(|name| (HeaderName::from_static(NAME_HEADER), name)));

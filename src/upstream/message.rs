@@ -56,7 +56,8 @@ pub struct Request<'a> {
     pub params: Option<&'a str>,
     /// What the request is about, as the `Mcp-Name` header tells it. Modern HTTP backends only.
     pub name: Option<String>,
-    /// The client's `Mcp-Param-*` headers. Modern HTTP backends only.
+    /// The client's headers that go on to an HTTP backend: `traceparent` and `tracestate` and, to a modern one,
+    /// `Mcp-Param-*`.
     pub headers: HeaderMap,
     /// The client has no such headers to give: the gateway makes them.
     pub mirrors: bool,

@@ -1,5 +1,6 @@
 //! Reading the outbox beside its writer, or without one.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -125,23 +126,25 @@ impl Shared {
             known.is_some_and(|(epoch, last)| last == Seq::ZERO || done(epoch, last))
         };
         for file in self.files().into_iter().filter(gone) {
-            // Under the lock, so that a reader that finds the file gone finds it gone from the list as well.
-            let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
-            match self.fs.remove(&file.number.path(&self.dir)) {
-                Ok(()) => {
-                    files.retain(|listed| listed.number != file.number);
-                    drop(files);
-                    // An open file keeps its blocks though it is unlinked. Where this is locked another one is being
-                    // opened, which takes its place.
-                    for mut opened in self.opened.iter().filter_map(|opened| opened.try_lock().ok()) {
-                        opened.take_if(|(number, _)| *number == file.number);
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, file = file.number.file_name(), "delivered outbox file not removed");
-                }
+            if let Err(error) = self.remove(file.number) {
+                tracing::warn!(%error, file = file.number.file_name(), "delivered outbox file not removed");
             }
         }
+    }
+
+    /// Unlinks a file that is not written any more. One that cannot be unlinked stays in the list.
+    fn remove(&self, number: Number) -> io::Result<()> {
+        // Under the lock, so that a reader that finds the file gone finds it gone from the list as well.
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        self.fs.remove(&number.path(&self.dir))?;
+        files.retain(|listed| listed.number != number);
+        drop(files);
+        // An open file keeps its blocks though it is unlinked. Where this is locked another one is being opened, which
+        // takes its place.
+        for mut opened in self.opened.iter().filter_map(|opened| opened.try_lock().ok()) {
+            opened.take_if(|(opened, _)| *opened == number);
+        }
+        Ok(())
     }
 
     /// Bytes of all files.
@@ -324,6 +327,31 @@ impl Reader {
     /// The files, oldest first.
     pub(super) fn numbers(&self) -> Vec<Number> {
         self.shared.files().iter().map(|file| file.number).collect()
+    }
+
+    /// Whether this reader's owner has the directory's lock.
+    pub(super) fn owns(&self) -> bool {
+        self.shared.owned
+    }
+
+    pub(super) fn path(&self, number: Number) -> PathBuf {
+        number.path(&self.shared.dir)
+    }
+
+    /// The size of a file on disk.
+    pub(super) fn file_bytes(&self, number: Number) -> u64 {
+        self.shared.files().iter().find(|file| file.number == number).map_or(0, |file| file.bytes)
+    }
+
+    /// Unlinks a file that is not written any more.
+    pub(super) fn remove(&self, number: Number) -> io::Result<()> {
+        self.shared.remove(number)
+    }
+
+    /// Makes what was unlinked stay so.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        let io = |source| Error::Io { operation: "sync", path: self.shared.dir.clone(), source };
+        self.shared.fs.sync_dir(&self.shared.dir).map_err(io)
     }
 
     /// An open file; `None` where it was unlinked since it was listed.

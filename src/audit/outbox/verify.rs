@@ -20,6 +20,9 @@ use crate::audit::chain::{self, Head};
 use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, RequestId, Seq};
 
+/// The method of the record that pruning leaves.
+const PRUNED: &str = "gateway/pruned";
+
 /// Hashes that are remembered, to compare the records that a failed commit left in two files. *Derived*: a commit takes
 /// at most what is in the ring, and a megabyte of hashes is more than that at any ordinary size of a record.
 const RECENT_MAX: usize = 16 * 1024;
@@ -50,6 +53,19 @@ pub struct Checked {
     pub closed: bool,
 }
 
+/// The last record before those that are here, as the oldest file names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Begin {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its place.
+    pub seq: Seq,
+    /// Its hash.
+    pub hash: Digest,
+    /// The place of the `gateway/pruned` record that says that what ends there was pruned, if there is one.
+    pub pruned_by: Option<(Epoch, Seq)>,
+}
+
 /// What was checked, and what came of it.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Verified {
@@ -63,6 +79,8 @@ pub struct Verified {
     pub lost: u64,
     /// Calls that are open, or were when the gateway died.
     pub open: usize,
+    /// The last record before those that are here, where there was one: it was delivered and forgotten, or pruned.
+    pub begins_behind: Option<Begin>,
     /// The streams, oldest first.
     pub streams: Vec<Checked>,
     /// The first fault; nothing behind it was checked.
@@ -162,6 +180,10 @@ impl Walk<'_> {
         let fresh =
             At { number, epoch: meta.epoch, seq: meta.head.seq, hash: Some(meta.head.hash), highest: meta.head.seq };
         let Some(at) = self.at else {
+            let before = if meta.head.seq > Seq::ZERO { Some((meta.epoch, meta.head)) } else { meta.previous };
+            let before = before.filter(|(_, head)| head.seq > Seq::ZERO);
+            self.done.begins_behind =
+                before.map(|(epoch, Head { seq, hash })| Begin { epoch, seq, hash, pruned_by: None });
             self.stream(fresh);
             return Ok(());
         };
@@ -293,6 +315,22 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Where this record says that what is before the first one here was pruned, it has to name the same hash.
+    fn pruned(&mut self, number: Number, record: &AuditRecord) -> Result<(), Stop> {
+        let (Some(begin), Some((epoch, seq, hash))) = (self.done.begins_behind.as_mut(), cut_of(record)) else {
+            return Ok(());
+        };
+        if (epoch, seq) != (begin.epoch, begin.seq) {
+            return Ok(());
+        }
+        if hash != begin.hash.to_string() {
+            let what = format!("it says that {epoch}/{seq} was pruned, with another hash than the trail begins behind");
+            return Err(fault(number, Some(record.place.epoch), Some(record.place.seq), what));
+        }
+        begin.pruned_by = Some((record.place.epoch, record.place.seq));
+        Ok(())
+    }
+
     fn record(&mut self, number: Number, meta: &Meta, record: &AuditRecord) -> Result<(), Stop> {
         let (place, entry) = (&record.place, &record.entry);
         let broken = |what: String| Err(fault(number, Some(meta.epoch), Some(place.seq), what));
@@ -320,6 +358,9 @@ impl Walk<'_> {
         if place.seq <= at.highest && self.recent.get(&place.seq).is_some_and(|hash| *hash != place.hash) {
             return broken("a different record with this seq is in the file before: it is there twice".to_owned());
         }
+        if entry.call.method == PRUNED {
+            self.pruned(number, record)?;
+        }
         self.pending.remove(&entry.call.request_id);
         if let Some(stream) = self.done.streams.last_mut() {
             if stream.first == Seq::ZERO {
@@ -337,6 +378,14 @@ impl Walk<'_> {
         self.at = Some(At { number, seq: place.seq, hash: Some(place.hash), highest, ..at });
         Ok(())
     }
+}
+
+/// What a `gateway/pruned` record says of the last record that was removed.
+fn cut_of(record: &AuditRecord) -> Option<(Epoch, Seq, String)> {
+    let details: serde_json::Value = serde_json::from_str(record.entry.call.request_args.as_deref()?).ok()?;
+    let last = details.get("last")?;
+    let number = |key: &str| last.get(key).and_then(serde_json::Value::as_u64);
+    Some((Epoch(number("epoch")?), Seq(number("seq")?), last.get("hash")?.as_str()?.to_owned()))
 }
 
 fn fault(number: Number, epoch: Option<Epoch>, seq: Option<Seq>, what: String) -> Stop {

@@ -47,6 +47,9 @@ AS u(seq, prev_hash, hash, request_id, at, method, client_subject, client_role,
     };
 }
 
+// Behind the macro, which it uses.
+pub mod requeue;
+
 /// Moves the cursor and inserts the rows; tells whether it did. The cursor moves only from the place and hash that the
 /// batch begins at, and the rows are inserted only if it moved: a repeated, late or foreign batch takes no effect.
 ///

@@ -10,7 +10,7 @@ use crate::audit::query::Key;
 use crate::audit::record::Timestamp;
 
 /// An age, as `90s`, `2h` or `7d`, or a moment in RFC 3339; in microseconds since 1970.
-pub(super) fn moment(text: &str) -> Result<i64, String> {
+pub(in crate::cli) fn moment(text: &str) -> Result<i64, String> {
     if let Ok(age) = humantime::parse_duration(text) {
         let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
         return Ok(Timestamp::now().micros().saturating_sub(age));

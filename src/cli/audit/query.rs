@@ -2,12 +2,12 @@
 
 use uuid::Uuid;
 
+use super::super::matching::Matching;
 use super::super::outbox::{json_lines, records_table};
 use super::super::{complain, print};
 use super::moment::{key, key_of, moment};
 use super::trail::{Trail, recorded};
 use crate::audit::query::{Filter, Key, LIMIT_MAX};
-use crate::audit::record::Status;
 use crate::config::Config;
 
 /// `gatepost audit query`
@@ -29,59 +29,9 @@ pub(super) struct Args {
     limit: usize,
 }
 
-/// What a record has to be.
-#[derive(Debug, clap::Args)]
-pub(super) struct Matching {
-    /// The token's subject
-    #[arg(long)]
-    who: Option<String>,
-    /// The role
-    #[arg(long)]
-    role: Option<String>,
-    /// The tool, without its backend
-    #[arg(long)]
-    tool: Option<String>,
-    /// The backend
-    #[arg(long)]
-    backend: Option<String>,
-    /// ok, `tool_error`, error, denied, ...
-    #[arg(long)]
-    status: Option<String>,
-    /// tools/call, gateway/opened, ...
-    #[arg(long)]
-    method: Option<String>,
-    /// Text in the arguments, letter for letter
-    #[arg(long, value_name = "TEXT")]
-    args: Option<String>,
-    /// Not before this: an age, as 90s, 2h or 7d, or a moment, as 2026-11-26T10:00:00Z
-    #[arg(long, value_parser = moment)]
-    since: Option<i64>,
-}
-
 pub(super) fn limit(text: &str) -> Result<usize, String> {
     let limit = text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
     limit.ok_or_else(|| format!("{text} is not from 1 to {LIMIT_MAX}; go on with --before, or ask by SQL for more"))
-}
-
-impl Matching {
-    /// The status asked for, where there is none such.
-    pub(super) fn unknown_status(&self) -> Option<&str> {
-        self.status.as_deref().filter(|word| Status::from_word(word).is_none())
-    }
-
-    pub(super) fn filter(&self) -> Filter {
-        Filter {
-            subject: self.who.clone(),
-            role: self.role.clone(),
-            tool: self.tool.clone(),
-            backend: self.backend.clone(),
-            status: self.status.clone(),
-            method: self.method.clone(),
-            args: self.args.clone(),
-            since_micros: self.since,
-            ..Filter::default()
-        }
-    }
 }
 
 pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::super::matching::Matching;
 use super::super::outbox::{json_lines, records_table};
 use super::super::print;
-use super::query::{Matching, limit};
+use super::query::limit;
 use super::trail::{Trail, explained, recorded};
 use crate::audit::query::{self, Filter, LIMIT_MAX};
 use crate::config::Config;

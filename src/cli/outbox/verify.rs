@@ -41,6 +41,15 @@ fn report(verified: &Value) -> anyhow::Result<String> {
     let mut text = table(&["EPOCH", "FIRST", "LAST", "END"], &streams.iter().map(row).collect::<Vec<_>>());
     let (records, files) = (number(verified, "records"), number(verified, "files"));
     writeln!(text, "\n{records} records in {files} files: checksums, seq, chain, open calls")?;
+    if let Some(begin) = verified.get("begins_behind").filter(|begin| !begin.is_null()) {
+        let hash = begin.get("hash").and_then(Value::as_str).unwrap_or_default();
+        let why = match begin.get("pruned_by").and_then(Value::as_array).map(Vec::as_slice) {
+            Some([epoch, seq]) => format!("what is before it was pruned, as gateway/pruned at {epoch}/{seq} says"),
+            _ => "what is before it was delivered and forgotten, or removed".to_owned(),
+        };
+        let (epoch, seq) = (number(begin, "epoch"), number(begin, "seq"));
+        writeln!(text, "the trail begins behind {epoch}/{seq} ({hash}): {why}")?;
+    }
     let (lost, open) = (number(verified, "lost"), number(verified, "open"));
     if lost > 0 {
         writeln!(text, "{lost} of them are gap records in the place of lost ones")?;

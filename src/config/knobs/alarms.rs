@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Fallback::{Unset, Value};
 use super::{HOURS_24, Kind, Knob, knob, span};
 
-/// They stand last.
+/// They stand before those of traces.
 pub(super) const ALARMS: &[Knob] = &[
     knob(
         "alarms.delivery_behind_after",
