@@ -1,4 +1,5 @@
-//! What operators see of a running gateway: health, the admin socket beside the outbox, and what systemd is told.
+//! What operators see of a running gateway: health, metrics, alarms, the console, the admin socket beside the outbox, and
+//! what systemd is told.
 
 pub mod admin;
 pub mod alarm;
@@ -8,4 +9,5 @@ pub mod metrics;
 pub mod reads;
 pub mod status;
 pub mod supervisor;
+pub mod trail;
 pub mod watch;

@@ -51,7 +51,8 @@ impl Ask<'_> {
             (None, None) => None,
         };
         let headers = target::param_headers(&self.arrival.headers);
-        Ok(Route { peer, era: self.era, name, headers, events })
+        let mirrors = self.era == Era::Legacy || self.arrival.addr.is_none();
+        Ok(Route { peer, era: self.era, name, headers, mirrors, events })
     }
 
     /// The backends at the place where the request came in.

@@ -15,6 +15,7 @@
 
 pub mod dice;
 pub mod disk;
+pub mod far;
 pub mod faults;
 pub mod gatepost;
 pub mod life;
