@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod alarm;
+pub mod console;
 pub mod health;
 pub mod inspect;
 pub mod metrics;

@@ -40,7 +40,6 @@ pub(crate) use message::error_code;
 pub use message::{Event, Listen, Request, Response};
 pub use peer::Peer;
 pub use stdio::{LINE_BYTES_MAX, Line, next_line};
-pub use wait::Pauses;
 
 /// All configured backends.
 #[derive(Debug)]
@@ -60,7 +59,7 @@ pub struct Change {
     pub method: String,
 }
 
-/// Changes that wait for a slow subscriber. *Chosen*: one that misses some looks at everything again.
+/// Changes that wait for a slow subscriber. *Chosen*: a subscriber that misses some hears of the next.
 const CHANGES_MAX: usize = 64;
 
 /// How long a request may take.
@@ -83,8 +82,6 @@ pub struct Route {
     pub name: Option<String>,
     /// The client's `Mcp-Param-*` headers.
     pub headers: HeaderMap,
-    /// The client has no such headers to give, in its protocol or on standard input: the gateway makes them.
-    pub mirrors: bool,
     /// Takes what the backend sends before the response.
     pub events: Option<Arc<dyn Listen>>,
 }
@@ -256,7 +253,6 @@ async fn ask(method: &str, params: Option<&str>, route: &Route) -> Result<Respon
         params: params.as_deref(),
         name: route.name.clone(),
         headers: route.headers.clone(),
-        mirrors: route.mirrors,
         events: route.events.clone(),
     };
     route.peer.request(&request).await

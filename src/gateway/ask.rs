@@ -51,8 +51,7 @@ impl Ask<'_> {
             (None, None) => None,
         };
         let headers = target::param_headers(&self.arrival.headers);
-        let mirrors = self.era == Era::Legacy || self.arrival.addr.is_none();
-        Ok(Route { peer, era: self.era, name, headers, mirrors, events })
+        Ok(Route { peer, era: self.era, name, headers, events })
     }
 
     /// The backends at the place where the request came in.

@@ -33,8 +33,6 @@ pub const RATE_LIMITED: i32 = -32011;
 pub const UPSTREAM_FAILED: i32 = -32012;
 /// Headers and body disagree.
 pub const HEADER_MISMATCH: i32 = -32020;
-/// The client lacks a capability that the request needs.
-pub const MISSING_CAPABILITY: i32 = -32021;
 /// A protocol version that is not served.
 pub const UNSUPPORTED_VERSION: i32 = -32022;
 

@@ -1,18 +1,13 @@
 //! `subscriptions/listen` of the stateless era: one stream on which a client hears of changes.
 //!
 //! A backend's messages bear the id of the gateway's request to it; on the client's stream they bear that of the client's
-//! own. Where several backends are listened to, or the only one has no subscriptions, the gateway acknowledges what is
-//! honoured: lists always, since the gateway itself tells of its policy's changes, and of all else what a backend agreed to.
-//! Of backends that speak the older era, the changes of their lists are told.
-
-mod hearing;
+//! own. Where several backends are listened to, or the only one has no subscriptions, the gateway acknowledges. Of backends
+//! that speak the older era, the changes of their lists are told.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde::Deserialize;
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::audit::record::Status;
@@ -28,22 +23,16 @@ use super::reply::Reply;
 use super::stream::Stream;
 use super::target;
 use super::trail::{Refusal, Trail};
-use hearing::{Agreed, Hearing, Told};
-
-/// The member of a filter that names resources.
-const RESOURCES: &str = "resourceSubscriptions";
 
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 
 /// Most resources of one subscription. *Chosen*: each is looked up and decided on.
 const RESOURCES_MAX: usize = 256;
 
-/// How long the acknowledgment waits for those of backends. *Chosen*: as for a list of all backends.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// What a caller may hear of every backend that it reaches. *Spec*: the filters of `subscriptions/listen` that tell of lists,
 /// and the one whose resources are decided on one by one; all others, known or not, may tell of anything.
-const HEARD_BY_ALL: [&str; 4] = ["toolsListChanged", "promptsListChanged", "resourcesListChanged", RESOURCES];
+const HEARD_BY_ALL: [&str; 4] =
+    ["toolsListChanged", "promptsListChanged", "resourcesListChanged", "resourceSubscriptions"];
 
 /// What a client asks to hear of.
 #[derive(Debug, Default, Deserialize)]
@@ -55,25 +44,22 @@ struct Filter {
     resource_subscriptions: Vec<String>,
 }
 
-/// A resource that is asked for, and the backend that has it.
-type Owned = (String, String);
-
-/// Puts the only backend's messages on the client's stream.
+/// Puts a backend's messages on the client's stream.
 #[derive(Debug)]
-struct Relayed {
+struct Subscribed {
     stream: Arc<Stream>,
     id: Id,
+    /// The gateway acknowledges by itself.
+    is_one_of_many: bool,
 }
 
-impl Relayed {
-    fn tell_of(&self, method: &str) -> bool {
-        self.stream.push(&tagged(&notification(method), &self.id))
-    }
-}
-
-impl Listen for Relayed {
+impl Listen for Subscribed {
     fn event(&self, event: Event) -> bool {
-        event.id.is_none() && self.stream.push(&tagged(&event.json, &self.id))
+        if event.id.is_some() {
+            return false;
+        }
+        let is_ours = self.is_one_of_many && event.method == ACKNOWLEDGED;
+        is_ours || self.stream.push(&tagged(&event.json, &self.id))
     }
 
     fn streams(&self) {
@@ -82,18 +68,13 @@ impl Listen for Relayed {
 }
 
 impl Filter {
-    fn wants(&self, method: &str) -> bool {
-        match method {
+    fn wants(&self, change: &Change) -> bool {
+        match change.method.as_str() {
             "notifications/tools/list_changed" => self.tools_list_changed,
             "notifications/prompts/list_changed" => self.prompts_list_changed,
             "notifications/resources/list_changed" => self.resources_list_changed,
             _ => false,
         }
-    }
-
-    /// The notifications of changed lists that are asked for.
-    fn lists(&self) -> impl Iterator<Item = &'static str> {
-        LISTS_CHANGED.into_iter().map(|(_, method)| method).filter(|method| self.wants(method))
     }
 }
 
@@ -103,10 +84,9 @@ pub(super) async fn listen(ask: &Ask<'_>, id: &Id, trail: &mut Trail<'_>) -> Rep
         Ok(filter) => filter,
         Err(rule) => return trail.refuse(ask.core, rule.into()).await,
     };
-    let owned = match allowed(ask, &filter, &text, trail).await {
-        Ok(owned) => owned,
-        Err(refusal) => return trail.refuse(ask.core, refusal).await,
-    };
+    if let Err(refusal) = allowed(ask, &filter, &text, trail).await {
+        return trail.refuse(ask.core, refusal).await;
+    }
     let Some(stream) = &ask.stream else {
         let message = "subscriptions/listen is answered by a stream: accept text/event-stream";
         return trail.refuse(ask.core, Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message)).await;
@@ -115,106 +95,42 @@ pub(super) async fn listen(ask: &Ask<'_>, id: &Id, trail: &mut Trail<'_>) -> Rep
     if let Some(backend) = only
         && backend.speaks_modern().await.unwrap_or(false)
     {
-        let listener = Arc::new(Relayed { stream: Arc::clone(stream), id: id.clone() });
-        let told = Arc::clone(&listener);
         let answer = tokio::select! {
-            answer = relayed(ask, backend, listener, None) => answer,
-            () = views(ask, &filter, |method| told.tell_of(method)) => Ok(complete(id)),
+            answer = backends(ask, id, backend, stream, false) => answer,
+            () = views(ask, id, stream, &filter) => Ok(complete(id)),
         };
         match answer {
             // What the gateway itself knows of is told below.
             Ok(response) if is_unknown_method(&response) => {}
-            Ok(Response::Result(result)) => {
-                return Reply::relayed_unaudited(id, Response::Result(with_id(&result, id)));
-            }
-            Ok(error) => return Reply::relayed_unaudited(id, error),
+            Ok(response) => return Reply::relayed_unaudited(id, response),
             Err(err) => return local::failed(id, backend, &err),
         }
     }
-    stream.open();
-    // Before anything is listened to: what changes from now on is told.
-    let changes = ask.core.upstreams.changes();
-    let told = Told::new(stream, id);
+    let meta = raw::object([(META_SUBSCRIPTION, id.as_json())]);
+    let params = raw::object([("_meta", meta.as_str()), ("notifications", &text)]);
+    let method = raw::quoted(ACKNOWLEDGED);
+    stream.push(&raw::object([("jsonrpc", "\"2.0\""), ("method", &method), ("params", &params)]));
     let visible = |backend: &&Arc<Backend>| ask.live.policy.reaches(&ask.principal.roles, backend.alias());
-    let heard: Vec<_> = ask
-        .backends()
-        .filter(visible)
-        .filter_map(|backend| {
-            let of_it = |(owner, uri): &Owned| (owner == backend.alias()).then(|| uri.clone());
-            let uris: Vec<_> = owned.iter().filter_map(of_it).collect();
-            Some(Hearing::new(backend, &told, for_one(&text, &uris)?, uris))
-        })
-        .collect();
+    let heard: Vec<_> = ask.backends().filter(visible).cloned().collect();
+    let of_one = async |backend: &Arc<Backend>| {
+        if backend.speaks_modern().await.unwrap_or(false)
+            && let Err(err) = backends(ask, id, backend, stream, true).await
+        {
+            tracing::debug!(backend = backend.alias(), error = %err, "no longer listening to the backend");
+        }
+    };
     let all = async {
-        let acknowledged = async { told.acknowledge(&honoured(&filter, &text, &heard).await) };
-        let listening = heard.iter().map(|hearing| hearing.listen(ask, &filter));
-        let changes = tell_of_changes(ask, changes, &told, &filter, &heard);
-        tokio::join!(acknowledged, futures_util::future::join_all(listening), changes);
+        let changes = changes(ask, id, stream, &filter, &heard);
+        tokio::join!(futures_util::future::join_all(heard.iter().map(of_one)), changes);
         std::future::pending::<()>().await;
     };
     tokio::select! {
         () = all => {}
-        () = views(ask, &filter, |method| told.tell_of(method)) => {}
+        () = views(ask, id, stream, &filter) => {}
         () = ask.interrupt.client.cancelled() => {}
         () = ask.core.stopping.cancelled() => {}
     }
     Reply::relayed_unaudited(id, complete(id))
-}
-
-/// The filter for one backend, which has these of the resources that are asked for. `None`: it is asked for nothing.
-fn for_one(text: &str, uris: &[String]) -> Option<String> {
-    let members = raw::members(text).unwrap_or_default();
-    let uris = serde_json::json!(uris).to_string();
-    let kept: Vec<_> = members
-        .iter()
-        .map(|member| match member.key.as_str() {
-            RESOURCES => (RESOURCES, uris.as_str()),
-            key => (key, member.value.get()),
-        })
-        .filter(|(_, value)| !matches!(*value, "[]" | "false" | "null"))
-        .collect();
-    (!kept.is_empty()).then(|| raw::object(kept))
-}
-
-/// What of the filter is honoured. Lists are, by the gateway; the backends are waited for where it is for them to say.
-async fn honoured(filter: &Filter, text: &str, heard: &[Arc<Hearing>]) -> String {
-    let members = raw::members(text).unwrap_or_default();
-    let is_list = |key: &str| key != RESOURCES && HEARD_BY_ALL.contains(&key);
-    let mut agreed = Vec::new();
-    if members.iter().any(|member| !is_list(&member.key)) {
-        let all = futures_util::future::join_all(heard.iter().map(async |hearing| {
-            match tokio::time::timeout(PATIENCE, hearing.agreed()).await {
-                Ok(Agreed::To(filter)) => Some(filter),
-                Ok(Agreed::Pending | Agreed::Nothing) | Err(_) => None,
-            }
-        }));
-        agreed = all.await.into_iter().flatten().collect();
-    }
-    let agreed_to = |key: &str| {
-        let of_one = |filter: &String| {
-            let members = raw::members(filter).unwrap_or_default();
-            members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
-        };
-        agreed.iter().filter_map(of_one).collect::<Vec<_>>()
-    };
-    let told_of: Vec<String> = agreed_to(RESOURCES)
-        .iter()
-        .flat_map(|uris| serde_json::from_str::<Vec<String>>(uris).unwrap_or_default())
-        .collect();
-    let uris: Vec<_> = filter.resource_subscriptions.iter().filter(|uri| told_of.contains(uri)).collect();
-    let uris = (!uris.is_empty()).then(|| serde_json::json!(uris).to_string());
-    let kept: Vec<(String, String)> = members
-        .iter()
-        .filter_map(|member| {
-            let value = match member.key.as_str() {
-                RESOURCES => uris.clone(),
-                key if is_list(key) => Some(member.value.get().to_owned()),
-                key => agreed_to(key).into_iter().next(),
-            };
-            value.map(|value| (member.key.clone(), value))
-        })
-        .collect();
-    raw::object(kept.iter().map(|(key, value)| (key.as_str(), value.as_str())))
 }
 
 /// What the client asks for, and its text.
@@ -231,9 +147,9 @@ fn filter(ask: &Ask<'_>) -> Result<(Filter, String), Malformed> {
     }
 }
 
-/// Gives the resources with the backends that have them. Who may not read a resource does not hear of its changes either, and only who may read all of a backend may ask for
+/// Who may not read a resource does not hear of its changes either, and only who may read all of a backend may ask for
 /// what the gateway does not know.
-async fn allowed(ask: &Ask<'_>, filter: &Filter, text: &str, trail: &mut Trail<'_>) -> Result<Vec<Owned>, Refusal> {
+async fn allowed(ask: &Ask<'_>, filter: &Filter, text: &str, trail: &mut Trail<'_>) -> Result<(), Refusal> {
     let members = |json| raw::members(json).unwrap_or_default();
     let params = ask.message.params.map_or("{}", serde_json::value::RawValue::get);
     let is_known = members(text).iter().all(|filter| HEARD_BY_ALL.contains(&filter.key.as_str()))
@@ -244,7 +160,6 @@ async fn allowed(ask: &Ask<'_>, filter: &Filter, text: &str, trail: &mut Trail<'
         let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
         return Err(Refusal { status: Status::Denied, ..refusal });
     }
-    let mut owned = Vec::new();
     for uri in &filter.resource_subscriptions {
         let backend = match ask.arrival.scope.backend() {
             Some(backend) => Some(backend.to_owned()),
@@ -257,73 +172,57 @@ async fn allowed(ask: &Ask<'_>, filter: &Filter, text: &str, trail: &mut Trail<'
             let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
             return Err(Refusal { status: Status::Denied, ..refusal });
         }
-        owned.extend(backend.map(|backend| (backend, uri.clone())));
     }
-    Ok(owned)
+    Ok(())
 }
 
-/// Listens to a backend of the stateless era, for as long as it tells; with `filter` in the place of the client's own.
-async fn relayed(
+/// Listens to a backend of the stateless era, for as long as it tells.
+async fn backends(
     ask: &Ask<'_>,
+    id: &Id,
     backend: &Arc<Backend>,
-    listener: Arc<dyn Listen>,
-    filter: Option<&str>,
+    stream: &Arc<Stream>,
+    is_one_of_many: bool,
 ) -> Result<Response, CallError> {
+    let subscribed = Subscribed { stream: Arc::clone(stream), id: id.clone(), is_one_of_many };
     let mut route = ask.route(backend, None).await?;
-    route.events = Some(listener);
-    let params = ask.message.params.map_or("{}", serde_json::value::RawValue::get);
-    let params = filter.map_or_else(|| params.to_owned(), |filter| raw::replaced(params, "notifications", filter));
-    ask.core.upstreams.relay(&ask.message.method, Some(&params), &route, &ask.interrupt).await
+    route.events = Some(Arc::new(subscribed));
+    let params = ask.message.params.map(serde_json::value::RawValue::get);
+    match ask.core.upstreams.relay(&ask.message.method, params, &route, &ask.interrupt).await? {
+        Response::Result(result) => Ok(Response::Result(with_id(&result, id))),
+        error @ Response::Error { .. } => Ok(error),
+    }
 }
 
 /// Tells of the lists of backends of the older era.
-async fn tell_of_changes(
-    ask: &Ask<'_>,
-    mut changes: broadcast::Receiver<Change>,
-    told: &Told,
-    filter: &Filter,
-    heard: &[Arc<Hearing>],
-) {
-    let is_older = |hearing: &&Arc<Hearing>| hearing.backend().modern() != Some(true);
+async fn changes(ask: &Ask<'_>, id: &Id, stream: &Arc<Stream>, filter: &Filter, heard: &[Arc<Backend>]) {
+    let mut changes = ask.core.upstreams.changes();
     loop {
-        let change = changes.recv().await;
-        let is_heard = |alias: &str| {
-            heard.iter().filter(is_older).any(|hearing| hearing.backend().alias() == alias)
-                && ask.core.live().policy.reaches(&ask.principal.roles, alias)
+        let change = match changes.recv().await {
+            Ok(change) => change,
+            // What was missed were changes too; the next one tells the client to look.
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => return,
         };
-        let Some(methods) = told_by(change, filter, is_heard) else { return };
-        // What was missed were changes of one of these, of whichever list.
-        for method in methods.into_iter().filter(|_| heard.iter().any(|hearing| is_older(&hearing))) {
-            told.tell_of(method);
+        let is_heard = heard.iter().any(|backend| backend.alias() == change.alias && backend.modern() != Some(true))
+            && ask.core.live().policy.reaches(&ask.principal.roles, &change.alias);
+        if is_heard && filter.wants(&change) {
+            let method = raw::quoted(&change.method);
+            stream.push(&tagged(&raw::object([("jsonrpc", "\"2.0\""), ("method", &method)]), id));
         }
-    }
-}
-
-/// The notifications that a change makes, or one that was missed; `None`: nothing changes any more.
-fn told_by(
-    change: Result<Change, RecvError>,
-    filter: &Filter,
-    is_heard: impl Fn(&str) -> bool,
-) -> Option<Vec<&'static str>> {
-    match change {
-        Ok(change) => {
-            let is_told = |method: &&'static str| *method == change.method && is_heard(&change.alias);
-            Some(filter.lists().filter(is_told).collect())
-        }
-        Err(RecvError::Lagged(_)) => Some(filter.lists().collect()),
-        Err(RecvError::Closed) => None,
     }
 }
 
 /// Tells that lists may differ, since the policy does. Ends where a resource that was asked for may not be read any more.
-async fn views(ask: &Ask<'_>, filter: &Filter, tell_of: impl Fn(&str) -> bool) {
+async fn views(ask: &Ask<'_>, id: &Id, stream: &Arc<Stream>, filter: &Filter) {
     let mut changes = ask.core.policy_changed.subscribe();
     let (mut seen, roles) = (Arc::clone(&ask.live), &ask.principal.roles);
     loop {
         let live = ask.core.live();
         for (kind, method) in LISTS_CHANGED {
-            if filter.wants(method) && live.policy.shows_other(&seen.policy, roles, kind) {
-                tell_of(method);
+            let change = Change { alias: String::new(), method: method.to_owned() };
+            if filter.wants(&change) && live.policy.shows_other(&seen.policy, roles, kind) {
+                stream.push(&tagged(&raw::object([("jsonrpc", "\"2.0\""), ("method", &raw::quoted(method))]), id));
             }
         }
         let reads_other = live.policy.shows_other(&seen.policy, roles, Kind::Resource);
@@ -349,11 +248,6 @@ fn complete(id: &Id) -> Response {
     Response::Result(raw::object([("resultType", "\"complete\""), ("_meta", meta.as_str())]))
 }
 
-/// A notification without parameters.
-fn notification(method: &str) -> String {
-    raw::object([("jsonrpc", "\"2.0\""), ("method", &raw::quoted(method))])
-}
-
 /// A notification under the client's own subscription.
 fn tagged(json: &str, id: &Id) -> String {
     let params = raw::members(json).unwrap_or_default();
@@ -372,77 +266,34 @@ fn with_id(object: &str, id: &Id) -> String {
 mod tests {
     use super::*;
 
-    fn told() -> (Arc<Stream>, Arc<Told>, Id) {
-        let id = super::super::envelope::id(&serde_json::value::RawValue::from_string("\"c\"".to_owned()).unwrap());
-        let (stream, id) = (Stream::new(0), id.unwrap());
-        (Arc::clone(&stream), Told::new(&stream, &id), id)
-    }
-
-    #[tokio::test]
-    async fn what_is_told_bears_the_clients_id_and_comes_behind_the_acknowledgment() {
-        let (stream, told, _) = told();
-        let note = format!(r#"{{"method":"m","params":{{"_meta":{{"{META_SUBSCRIPTION}":7,"x":1}}}}}}"#);
-        assert!(told.tell(&note) && stream.is_untouched());
-        told.acknowledge(r#"{"toolsListChanged":true}"#);
-        assert!(told.tell_of("n"));
-        stream.finish(None);
-        let (mut reading, mut read) = (stream.read_from(0).unwrap(), Vec::new());
-        while let super::super::stream::Next::Message(_, json) = reading.next().await {
-            read.push(json.to_string());
-        }
-        assert!(read[0].contains(ACKNOWLEDGED) && read[0].contains(r#""notifications":{"toolsListChanged":true}"#));
-        assert!(read[1].contains(&format!(r#""_meta":{{"{META_SUBSCRIPTION}":"c","x":1}}"#)), "{read:?}");
-        assert!(read.iter().all(|json| json.contains(&format!(r#""{META_SUBSCRIPTION}":"c""#))), "{read:?}");
-        assert_eq!(read.len(), 3);
-    }
-
     #[test]
-    fn i6_what_waits_for_the_acknowledgment_is_bounded() {
-        let (_stream, told, _) = told();
-        assert_eq!((0..1000).filter(|_| told.tell_of("m")).count(), 64);
-    }
-
-    #[test]
-    fn the_only_backends_messages_bear_the_clients_id_and_its_requests_do_not_pass() {
-        let (stream, _, id) = told();
-        let relayed = Relayed { stream: Arc::clone(&stream), id };
-        let event = |id: Option<&str>| Event {
-            method: ACKNOWLEDGED.to_owned(),
-            id: id.map(str::to_owned),
-            json: r#"{"method":"m"}"#.to_owned(),
+    fn what_a_backend_tells_bears_the_clients_id_and_is_acknowledged_once() {
+        let id =
+            super::super::envelope::id(serde_json::value::RawValue::from_string("\"c\"".to_owned()).unwrap().as_ref());
+        let stream = Stream::new(0);
+        let mut many = Subscribed { stream: Arc::clone(&stream), id: id.unwrap(), is_one_of_many: true };
+        let event = |method: &str| Event {
+            method: method.to_owned(),
+            id: None,
+            json: format!(r#"{{"method":"{method}","params":{{"_meta":{{"{META_SUBSCRIPTION}":7,"x":1}}}}}}"#),
         };
-        assert!(!relayed.event(event(Some("1"))) && stream.is_untouched());
-        assert!(relayed.event(event(None)) && !stream.is_untouched());
+        assert!(many.event(event(ACKNOWLEDGED)) && stream.is_untouched());
+        assert!(many.event(event("notifications/tools/list_changed")) && !stream.is_untouched());
+        many.is_one_of_many = false;
+        assert!(many.event(event(ACKNOWLEDGED)));
+        assert!(!many.event(Event { id: Some("1".to_owned()), ..event("sampling/createMessage") }));
+        let want = format!(r#""_meta":{{"{META_SUBSCRIPTION}":"c","x":1}}"#);
+        let text = tagged(&event("m").json, &many.id);
+        assert!(text.contains(&want), "{text}");
     }
 
     #[test]
-    fn a_backend_is_asked_for_what_it_has_only() {
-        let text =
-            r#"{"toolsListChanged":true,"promptsListChanged":false,"resourceSubscriptions":["a:1","b:1"],"x":[7]}"#;
-        let uris = ["b:1".to_owned()];
-        let want = r#"{"toolsListChanged":true,"resourceSubscriptions":["b:1"],"x":[7]}"#;
-        assert_eq!(for_one(text, &uris).as_deref(), Some(want));
-        assert_eq!(for_one(r#"{"resourceSubscriptions":["a:1"],"toolsListChanged":false}"#, &[]), None);
-    }
-
-    #[tokio::test]
-    async fn only_what_was_asked_for_is_told_and_all_of_it_where_a_change_was_missed() {
-        let text = r#"{"promptsListChanged":true,"toolsListChanged":true,"taskIds":["x"]}"#;
-        let filter: Filter = serde_json::from_str(text).unwrap();
-        let (changes, mut heard) = broadcast::channel(1);
-        let change = |alias: &str, list: &str| {
-            let method = format!("notifications/{list}/list_changed");
-            changes.send(Change { alias: alias.to_owned(), method }).unwrap();
-        };
-        let is_heard = |alias: &str| alias == "a";
-        let (tools, prompts) = ("notifications/tools/list_changed", "notifications/prompts/list_changed");
-        for (alias, list, want) in [("a", "tools", &[tools][..]), ("b", "tools", &[]), ("a", "resources", &[])] {
-            change(alias, list);
-            assert_eq!(told_by(heard.recv().await, &filter, is_heard).unwrap(), want, "{alias} {list}");
-        }
-        change("a", "resources");
-        change("a", "resources");
-        assert_eq!(told_by(heard.recv().await, &filter, is_heard).unwrap(), [tools, prompts]);
-        assert_eq!(told_by(Err(RecvError::Closed), &filter, is_heard), None);
+    fn only_what_was_asked_for_is_told() {
+        let filter: Filter = serde_json::from_str(r#"{"promptsListChanged":true,"taskIds":["x"]}"#).unwrap();
+        let change =
+            |what: &str| Change { alias: "a".to_owned(), method: format!("notifications/{what}/list_changed") };
+        assert!(
+            filter.wants(&change("prompts")) && !filter.wants(&change("tools")) && !filter.wants(&change("resources"))
+        );
     }
 }

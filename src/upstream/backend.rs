@@ -15,7 +15,7 @@ use crate::gateway::protocol::{Era, LEGACY_LATEST};
 use crate::gateway::raw;
 
 use super::http::{Endpoint, EndpointFault};
-use super::message::{DISCOVER, Event, Listen, Request, Response, discover_params, modern_meta};
+use super::message::{DISCOVER, Event, Listen, Request, Response, discover_params, discovers_modern, modern_meta};
 use super::peer::Peer;
 use super::stdio::Stdio;
 use super::{CallError, Change, Limits, message};
@@ -26,7 +26,7 @@ const LIST_PAGES_MAX: usize = 100;
 /// Most bytes of all pages of a list. *Chosen*: as for one line.
 const LIST_BYTES_MAX: usize = super::LINE_BYTES_MAX;
 
-/// Longest time for one page of a list. *Chosen*: a list is static in most servers; a client waits for it.
+/// Longest time for one page of a list, or for a probe. *Chosen*: a list is static in most servers; a client waits for it.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The fault of a list that the backend does not offer.
@@ -41,7 +41,9 @@ pub struct Backend {
     lists: Semaphore,
     transport: Transport,
     changes: Arc<Changes>,
-    /// The shared legacy session of an HTTP backend, until the backend does not go on with it.
+    /// Whether an HTTP backend speaks the stateless era, once that is known.
+    speaks_modern: Mutex<Option<bool>>,
+    /// The shared legacy session of an HTTP backend.
     shared: tokio::sync::Mutex<Option<Arc<Peer>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -64,6 +66,9 @@ pub struct Item {
 
 /// Lists of one backend that are read at once. *Chosen*: more only wait for each other there.
 const LISTS_MAX: usize = 32;
+
+/// Statuses of HTTP that say nothing of what a backend speaks: they are of its guard, its load, or a moment.
+const SAYS_NOTHING: [u16; 5] = [401, 403, 408, 425, 429];
 
 /// What is listed: the method, and which member of an item names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -176,6 +181,7 @@ impl Backend {
             lists: Semaphore::new(LISTS_MAX),
             transport,
             changes,
+            speaks_modern: Mutex::default(),
             shared: tokio::sync::Mutex::default(),
             tasks,
             stop,
@@ -209,19 +215,42 @@ impl Backend {
     /// # Errors
     /// [`CallError`]: it cannot be asked.
     pub async fn speaks_modern(&self) -> Result<bool, CallError> {
-        match &self.transport {
-            Transport::Stdio(stdio) => Ok(stdio.link().await?.era() == Era::Modern),
-            Transport::Http(endpoint) => endpoint.speaks_modern().await,
+        if let Some(known) = self.modern() {
+            return Ok(known);
         }
+        let endpoint = match &self.transport {
+            Transport::Stdio(stdio) => return Ok(stdio.link().await?.era() == Era::Modern),
+            Transport::Http(endpoint) => endpoint,
+        };
+        let params = discover_params();
+        let request = Request::new(DISCOVER, Some(&params));
+        let asked = Arc::new(endpoint.modern());
+        // Boxed: it is asked once, and every call's future has room for it.
+        let answer = tokio::time::timeout(LIST_TIMEOUT, Box::pin(asked.request(&request))).await;
+        let speaks = match answer.unwrap_or(Err(CallError::TimedOut { after: LIST_TIMEOUT })) {
+            Ok(answer) => discovers_modern(&answer),
+            // Also a status that a legacy server has for a request without a session.
+            Err(CallError::Garbled) => false,
+            Err(CallError::Http { status }) if (400..500).contains(&status) && !SAYS_NOTHING.contains(&status) => false,
+            Err(error) => return Err(error),
+        };
+        tracing::info!(backend = self.alias, modern = speaks, "the backend's protocol is known");
+        *self.speaks_modern.lock().unwrap_or_else(PoisonError::into_inner) = Some(speaks);
+        Ok(speaks)
+    }
+
+    /// An HTTP backend does not talk as it was known to: it is asked again.
+    fn forget_era(&self) {
+        *self.speaks_modern.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Whether it speaks the stateless era, as far as is known.
     #[must_use]
     pub fn modern(&self) -> Option<bool> {
-        match &self.transport {
-            Transport::Stdio(stdio) => stdio.is_modern(),
-            Transport::Http(endpoint) => endpoint.is_modern(),
+        if let Transport::Stdio(stdio) = &self.transport {
+            return stdio.is_modern();
         }
+        *self.speaks_modern.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a tool is looked up in its list before it is called without a session. A stateless backend over HTTP says
@@ -243,15 +272,13 @@ impl Backend {
                     return Ok(Arc::new(Peer::remote(&self.alias, Arc::new(endpoint.modern()))));
                 }
                 let mut shared = self.shared.lock().await;
-                if let Some(peer) = shared.as_ref().filter(|peer| !peer.has_ended()) {
+                if let Some(peer) = &*shared {
                     return Ok(Arc::clone(peer));
                 }
-                *shared = None;
-                self.changes.set(None);
                 let listener = Arc::clone(&self.changes) as Arc<dyn Listen>;
                 let opened = endpoint.open(&super::own_hello(), Some(listener)).await;
-                if is_refused(&opened) {
-                    endpoint.forget_era();
+                if matches!(opened, Ok((_, Response::Error { .. })) | Err(CallError::Http { .. })) {
+                    self.forget_era();
                 }
                 let (remote, answer) = opened?;
                 if let Response::Error { error, .. } = answer {
@@ -284,11 +311,12 @@ impl Backend {
             }
             Transport::Http(endpoint) => {
                 let opened = endpoint.open(hello, Some(listener)).await;
-                if is_refused(&opened) {
-                    endpoint.forget_era();
-                    if endpoint.speaks_modern().await.unwrap_or(false) {
-                        return Box::pin(self.open_modern()).await;
-                    }
+                let failed = matches!(opened, Ok((_, Response::Error { .. })) | Err(CallError::Http { .. }));
+                if failed {
+                    self.forget_era();
+                }
+                if failed && self.speaks_modern().await.unwrap_or(false) {
+                    return Box::pin(self.open_modern()).await;
                 }
                 let (remote, answer) = opened?;
                 Ok((Arc::new(Peer::remote(&self.alias, remote)), answer))
@@ -391,15 +419,6 @@ impl Backend {
             return Some(true);
         }
         Some(self.tools().await.ok()?.iter().any(|known| known.name == tool))
-    }
-}
-
-/// Whether `initialize` was refused in a way that says that the older era is not spoken.
-fn is_refused<T>(opened: &Result<(T, Response), CallError>) -> bool {
-    match opened {
-        Ok((_, answer)) => matches!(answer, Response::Error { .. }),
-        Err(CallError::Http { status }) => super::http::refuses(*status),
-        Err(_) => false,
     }
 }
 

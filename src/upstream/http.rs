@@ -5,13 +5,9 @@
 //! `Mcp-Param-*` of a modern request pass, never its token.
 //!
 //! A session that the backend forgot (404) is initialized again, once a request; a request that may have had an effect is
-//! never sent again. A response stream that breaks is asked for again where the backend gave it an id. A backend that turns
-//! out to speak the other era ends the conversation; the next one is held in that era.
+//! never sent again. A response stream that breaks is asked for again where the backend gave it an id.
 
 mod endpoint;
-mod era;
-mod events;
-mod mirror;
 mod parts;
 mod sse;
 
@@ -33,8 +29,6 @@ use super::stdio::LINE_BYTES_MAX;
 use super::wait::Wait;
 pub(super) use endpoint::Endpoint;
 pub use endpoint::EndpointFault;
-use era::Doubt;
-pub(super) use era::refuses;
 use parts::{Place, failed, is_event_stream, read_body, value, with_status};
 
 /// Longest time for a backend to take a notification or a response. *Chosen*.
@@ -43,6 +37,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Times that a broken response stream is asked for again without a new event. *Chosen*.
 const RESUMES_MAX: u32 = 5;
 
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const SESSION: HeaderName = HeaderName::from_static(SESSION_HEADER);
 const VERSION: HeaderName = HeaderName::from_static(VERSION_HEADER);
 
@@ -62,9 +57,6 @@ pub(super) struct Remote {
     listening: AtomicBool,
     /// Its stream is to be read, also after the session was initialized again.
     is_wanted: AtomicBool,
-    /// The lists of whose changes the backend tells, as it said at `initialize`.
-    lists: Mutex<Vec<&'static str>>,
-    /// Nobody needs it any more, or the backend does not go on with it.
     closed: CancellationToken,
 }
 
@@ -84,15 +76,6 @@ enum Failure {
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         Self::Call(error)
-    }
-}
-
-impl From<Failure> for CallError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::SessionGone => Self::Http { status: StatusCode::NOT_FOUND.as_u16() },
-            Failure::Call(error) => error,
-        }
     }
 }
 
@@ -127,7 +110,6 @@ impl Endpoint {
             listener,
             listening: AtomicBool::new(false),
             is_wanted: AtomicBool::new(false),
-            lists: Mutex::default(),
             closed: CancellationToken::new(),
         }
     }
@@ -152,37 +134,20 @@ impl Remote {
     /// # Cancel safety
     /// Dropping the future cancels the request at the backend.
     pub(super) async fn request(self: &Arc<Self>, request: &Request<'_>) -> Result<Response, CallError> {
-        match self.endpoint.mirrored(self.era, request) {
-            None => self.request_once(request).await,
-            // Boxed: it is rare, and every call's future has room for it.
-            Some(headers) => Box::pin(self.request_mirrored(request, headers)).await,
-        }
-    }
-
-    /// Makes one request, again only where the session that it was of is not known any more.
-    async fn request_once(self: &Arc<Self>, request: &Request<'_>) -> Result<Response, CallError> {
-        let (seen, mut doubt) = (self.session(), Doubt::None);
-        let answer = match self.exchange(&seen, request, &mut doubt).await {
+        let seen = self.session();
+        match self.exchange(&seen, request).await {
             Ok(response) => Ok(response),
             Err(Failure::Call(error)) => Err(error),
             Err(Failure::SessionGone) => {
                 self.renew(&seen).await?;
                 // Nothing was done with it: the backend refused it for its session.
-                self.exchange(&self.session(), request, &mut doubt).await.map_err(CallError::from)
+                match self.exchange(&self.session(), request).await {
+                    Ok(response) => Ok(response),
+                    Err(Failure::Call(error)) => Err(error),
+                    Err(Failure::SessionGone) => Err(CallError::Http { status: StatusCode::NOT_FOUND.as_u16() }),
+                }
             }
-        };
-        if doubt != Doubt::None {
-            Box::pin(self.settle(doubt)).await;
         }
-        answer
-    }
-
-    /// Makes one request that says which era is spoken: what the answer says of that is the caller's to judge.
-    ///
-    /// # Errors
-    /// As for [`Remote::request`].
-    async fn ask_once(self: &Arc<Self>, request: &Request<'_>) -> Result<Response, CallError> {
-        self.exchange(&Session::default(), request, &mut Doubt::None).await.map_err(CallError::from)
     }
 
     /// Sends a notification, or a response to the backend's request.
@@ -197,6 +162,22 @@ impl Remote {
             return Ok(());
         }
         Err(CallError::Http { status: response.status().as_u16() })
+    }
+
+    /// Opens the stream on which the backend sends what belongs to no request, once.
+    pub(super) fn listen(self: &Arc<Self>) {
+        if self.era == Era::Modern || self.listener.is_none() || self.listening.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.is_wanted.store(true, Ordering::Release);
+        let remote = Arc::clone(self);
+        tokio::spawn(async move {
+            let closed = remote.closed.clone();
+            tokio::select! {
+                () = closed.cancelled() => {}
+                () = remote.read_events() => {}
+            }
+        });
     }
 
     /// Ends the session at the backend, in the background.
@@ -214,7 +195,11 @@ impl Remote {
 
     async fn initialize(self: &Arc<Self>) -> Result<Response, CallError> {
         let request = Request::new("initialize", Some(&self.hello));
-        self.ask_once(&request).await
+        match self.exchange(&Session::default(), &request).await {
+            Ok(response) => Ok(response),
+            Err(Failure::Call(error)) => Err(error),
+            Err(Failure::SessionGone) => Err(CallError::Http { status: StatusCode::NOT_FOUND.as_u16() }),
+        }
     }
 
     /// Initializes the session again, unless another request has done so since `seen`.
@@ -224,20 +209,18 @@ impl Remote {
             return Ok(());
         }
         tracing::info!(backend = self.endpoint.alias, "the backend forgot the session: initialized again");
-        let refused = match self.initialize().await {
-            Ok(Response::Result(_)) => {
+        match self.initialize().await? {
+            Response::Result(_) => {
                 self.send(message::write(None, "notifications/initialized", None)).await?;
                 if self.is_wanted.load(Ordering::Acquire) {
-                    self.begin_to_listen(true); // The stream ended with the session that it was of.
+                    self.listen(); // The stream ended with the session that it was of.
                 }
-                return Ok(());
+                Ok(())
             }
-            Ok(Response::Error { error, .. }) => error,
-            Err(CallError::Http { status }) if refuses(status) => format!("HTTP status {status}"),
-            Err(error) => return Err(error),
-        };
-        self.give_up();
-        Err(CallError::Down { reason: format!("it refused to initialize the session again: {refused}") })
+            Response::Error { .. } => {
+                Err(CallError::Down { reason: "it refused to initialize the session again".to_owned() })
+            }
+        }
     }
 
     fn session(&self) -> Session {
@@ -261,12 +244,7 @@ impl Remote {
         self.endpoint.client.post(&self.endpoint.url).headers(headers).body(body).send().await.map_err(failed)
     }
 
-    async fn exchange(
-        self: &Arc<Self>,
-        session: &Session,
-        request: &Request<'_>,
-        doubt: &mut Doubt,
-    ) -> Result<Response, Failure> {
+    async fn exchange(self: &Arc<Self>, session: &Session, request: &Request<'_>) -> Result<Response, Failure> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let body = message::write(Some(id), request.method, request.params);
         let mut headers = self.headers(session, "application/json, text/event-stream");
@@ -284,11 +262,6 @@ impl Remote {
         let response = wait.limit(self.post(body, headers)).await?;
         if matches!(response, Err(CallError::Down { .. })) {
             open.done = true;
-            // It may be another one when it comes back. A client's session may outlive that.
-            self.endpoint.forget_era();
-            if !self.is_session() {
-                self.closed.cancel();
-            }
         }
         let response = response?;
         if response.status() == StatusCode::NOT_FOUND && session.id.is_some() {
@@ -298,11 +271,11 @@ impl Remote {
         if request.method == "initialize" && self.era == Era::Legacy && response.status().is_success() {
             open.done = true; // A handshake cannot be cancelled.
             let id = response.headers().get(SESSION).cloned();
-            let answer = self.answer(open.id, response, request, &mut wait, doubt).await?;
+            let answer = self.answer(open.id, response, request, &mut wait).await?;
             self.keep(id, &answer);
             return Ok(answer);
         }
-        let answer = self.answer(id, response, request, &mut wait, doubt).await;
+        let answer = self.answer(id, response, request, &mut wait).await;
         open.done = !matches!(answer, Err(CallError::TimedOut { .. } | CallError::TooLong { .. }));
         Ok(answer?)
     }
@@ -315,17 +288,15 @@ impl Remote {
         let version = version.and_then(|version| raw::string(version.value));
         let version = HeaderValue::from_str(version.as_deref().unwrap_or(LEGACY_LATEST)).ok();
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Session { id, version };
-        *self.lists.lock().unwrap_or_else(PoisonError::into_inner) = message::lists_told_of(result);
     }
 
-    /// Reads the response to request `id` out of an HTTP response. `doubt` is what it says of the era.
+    /// Reads the response to request `id` out of an HTTP response.
     async fn answer(
         &self,
         id: u64,
         response: reqwest::Response,
         request: &Request<'_>,
         wait: &mut Wait,
-        doubt: &mut Doubt,
     ) -> Result<Response, CallError> {
         let status = response.status();
         if status.is_success() && is_event_stream(&response) {
@@ -335,17 +306,7 @@ impl Remote {
             return self.read_stream(id, response, request, wait).await;
         }
         let body = read_body(response, wait).await?;
-        let message = message::read(body.trim());
-        let code = match &message {
-            Message::Response { response: Some(Response::Error { error, .. }), .. } => message::error_code(error),
-            _ => None,
-        };
-        *doubt = era::doubt(self.era, self.is_session(), request.method, status, code);
-        match message {
-            // What a guard says of the question who is there says nothing of that.
-            _ if request.method == message::DISCOVER && era::says_nothing(status) => {
-                Err(CallError::Http { status: status.as_u16() })
-            }
+        match message::read(body.trim()) {
             // The id of an error may be null, where the backend could not read the request's.
             Message::Response { id: found, response: Some(answer) }
                 if found == id.to_string() || matches!(answer, Response::Error { .. }) =>
@@ -420,6 +381,44 @@ impl Remote {
                 }
             }
         }
+    }
+
+    /// Reads the stream of what belongs to no request, for as long as there is one.
+    async fn read_events(self: Arc<Self>) {
+        let mut place = Place::default();
+        loop {
+            let seen = self.session();
+            let response = tokio::time::timeout(SEND_TIMEOUT, self.get_stream(&seen, &place)).await;
+            if let Ok(Ok(mut response)) = response {
+                if !response.status().is_success() || !is_event_stream(&response) {
+                    // It offers none (405), or the session is gone; the next request finds that out.
+                    self.listening.store(false, Ordering::Release);
+                    if self.session() != seen {
+                        self.listen(); // One has found it out meanwhile, and found this still reading.
+                    }
+                    return;
+                }
+                let mut wait = Wait::unlimited();
+                let mut on_message = |message| {
+                    if let Message::Event(event) = message {
+                        self.take(event, None);
+                    }
+                    None::<()>
+                };
+                let read = self.read_until_end(&mut response, &mut place, &mut wait, &mut on_message);
+                if let Err(error) = read.await {
+                    tracing::warn!(backend = self.endpoint.alias, %error, "the backend's stream was dropped");
+                }
+            }
+            tokio::time::sleep(place.pause()).await;
+        }
+    }
+
+    async fn get_stream(&self, session: &Session, place: &Place) -> Result<reqwest::Response, CallError> {
+        let mut headers = self.headers(session, "text/event-stream");
+        let last = place.last_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
+        headers.extend(last.map(|last| (LAST_EVENT_ID, last)));
+        self.endpoint.client.get(&self.endpoint.url).headers(headers).send().await.map_err(failed)
     }
 
     fn take(&self, event: message::Event, events: Option<&dyn Listen>) {

@@ -6,10 +6,7 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 
-use crate::gateway::protocol::{
-    HEADER_MISMATCH, META_CAPABILITIES, META_CLIENT, META_VERSION, MISSING_CAPABILITY, MODERN_VERSION,
-    UNSUPPORTED_VERSION,
-};
+use crate::gateway::protocol::{META_CAPABILITIES, META_CLIENT, META_VERSION, MODERN_VERSION};
 use crate::gateway::raw;
 
 /// A backend's response, as JSON text.
@@ -57,8 +54,6 @@ pub struct Request<'a> {
     pub name: Option<String>,
     /// The client's `Mcp-Param-*` headers. Modern HTTP backends only.
     pub headers: HeaderMap,
-    /// The client has no such headers to give: the gateway makes them.
-    pub mirrors: bool,
     /// Takes what the backend sends before the response.
     pub events: Option<Arc<dyn Listen>>,
 }
@@ -67,13 +62,7 @@ impl<'a> Request<'a> {
     /// A request whose events nobody takes.
     #[must_use]
     pub fn new(method: &'a str, params: Option<&'a str>) -> Self {
-        Self { method, params, name: None, headers: HeaderMap::new(), mirrors: false, events: None }
-    }
-
-    /// The same request with these headers.
-    pub(super) fn with_headers(&self, headers: HeaderMap) -> Self {
-        let (name, events) = (self.name.clone(), self.events.clone());
-        Self { method: self.method, params: self.params, name, headers, mirrors: self.mirrors, events }
+        Self { method, params, name: None, headers: HeaderMap::new(), events: None }
     }
 }
 
@@ -147,40 +136,15 @@ pub(super) fn discover_params() -> String {
     raw::object([("_meta", modern_meta("{}").as_str())])
 }
 
-/// Whether the answer to it says that the stateless era is spoken in the revision that is spoken here. *Spec*: an error of
-/// that era's own says so too, but for the one that names the revisions that are spoken.
+/// Whether the answer to it says that the stateless era is spoken in the revision that is spoken here.
 pub(super) fn discovers_modern(answer: &Response) -> bool {
-    let versions = match answer {
-        Response::Result(result) => member(result, "supportedVersions"),
-        Response::Error { error, .. } => match error_code(error) {
-            Some(HEADER_MISMATCH | MISSING_CAPABILITY) => return true,
-            Some(UNSUPPORTED_VERSION) => member(error, "data").and_then(|data| member(&data, "supported")),
-            _ => None,
-        },
-    };
-    versions
-        .and_then(|versions| serde_json::from_str::<Vec<String>>(&versions).ok())
-        .is_some_and(|versions| versions.iter().any(|version| version == MODERN_VERSION))
-}
-
-/// The notifications of changed lists that a backend sends, by its answer to `initialize`.
-pub(super) fn lists_told_of(hello: &str) -> Vec<&'static str> {
-    let capabilities = member(hello, "capabilities").unwrap_or_default();
-    let tells = |kind: &str| {
-        member(&capabilities, kind).and_then(|kind| member(&kind, "listChanged")).as_deref() == Some("true")
-    };
-    let lists = [
-        ("tools", "notifications/tools/list_changed"),
-        ("prompts", "notifications/prompts/list_changed"),
-        ("resources", "notifications/resources/list_changed"),
-    ];
-    lists.into_iter().filter(|(kind, _)| tells(kind)).map(|(_, method)| method).collect()
-}
-
-/// A member of the object `json`, as text.
-fn member(json: &str, key: &str) -> Option<String> {
-    let members = raw::members(json)?;
-    members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
+    let Response::Result(result) = answer else { return false };
+    let members = raw::members(result).unwrap_or_default();
+    let versions = members.iter().find(|member| member.key == "supportedVersions");
+    versions.is_some_and(|versions| {
+        serde_json::from_str::<Vec<String>>(versions.value.get())
+            .is_ok_and(|versions| versions.iter().any(|version| version == MODERN_VERSION))
+    })
 }
 
 /// `meta` with what a stateless request bears.
@@ -212,30 +176,6 @@ mod tests {
         for noise in ["[]", "7", "{", r#"{"result":{}}"#, r#"{"error":{}}"#] {
             assert_eq!(read(noise), Message::Garbled, "{noise}");
         }
-    }
-
-    #[test]
-    fn the_stateless_era_is_known_by_its_revision_and_by_its_own_errors() {
-        let error = |error: &str| Response::Error { error: error.to_owned(), http: Some(400) };
-        for (answer, is_modern) in [
-            (Response::Result(r#"{"supportedVersions":["2025-11-25","2026-07-28"]}"#.to_owned()), true),
-            (Response::Result(r#"{"supportedVersions":["2025-11-25"]}"#.to_owned()), false),
-            (Response::Result("{}".to_owned()), false),
-            (error(r#"{"code":-32020,"message":"m"}"#), true),
-            (error(r#"{"code":-32021,"message":"m"}"#), true),
-            (error(r#"{"code":-32022,"data":{"supported":["2026-07-28"]}}"#), true),
-            (error(r#"{"code":-32022,"data":{"supported":["2025-11-25"]}}"#), false),
-            (error(r#"{"code":-32601,"message":"m"}"#), false),
-        ] {
-            assert_eq!(discovers_modern(&answer), is_modern, "{answer:?}");
-        }
-    }
-
-    #[test]
-    fn a_backend_tells_of_the_lists_that_it_said_it_tells_of() {
-        let hello = r#"{"capabilities":{"tools":{"listChanged":true},"prompts":{},"resources":{"listChanged":false}}}"#;
-        assert_eq!(lists_told_of(hello), ["notifications/tools/list_changed"]);
-        assert!(lists_told_of("{}").is_empty());
     }
 
     #[test]

@@ -11,9 +11,6 @@ use super::http::Remote;
 use super::message::{self, Request, Response};
 use super::stdio::Link;
 
-/// What a client says when it has heard the answer to `initialize`.
-const INITIALIZED: &str = "notifications/initialized";
-
 /// One conversation with a backend: a child process, or an HTTP session.
 #[derive(Debug)]
 pub struct Peer {
@@ -67,15 +64,7 @@ impl Peer {
     pub fn has_ended(&self) -> bool {
         match &self.kind {
             Kind::Child { link, .. } => link.has_ended(),
-            Kind::Remote(remote) => remote.has_ended(),
-        }
-    }
-
-    /// Waits until it can be used no more.
-    pub async fn ended(&self) {
-        match &self.kind {
-            Kind::Child { link, .. } => link.ended().await,
-            Kind::Remote(remote) => remote.ended().await,
+            Kind::Remote(_) => false,
         }
     }
 
@@ -92,9 +81,6 @@ impl Peer {
     /// # Errors
     /// [`CallError`].
     pub async fn notify(&self, method: &str, params: Option<&str>) -> Result<(), CallError> {
-        if method == INITIALIZED && self.era() == Era::Modern {
-            return Ok(()); // There is nothing to initialize there, and a strict server refuses what it does not know.
-        }
         self.send(message::write(None, method, params)).await
     }
 

@@ -26,7 +26,6 @@ use crate::gateway::protocol::Era;
 
 use super::CallError;
 use super::message::{Listen, Response};
-use super::wait::Pauses;
 use child::{End, Hello};
 pub use child::{Line, next_line};
 pub(super) use link::Link;
@@ -36,6 +35,13 @@ pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How long a call waits for a backend that is starting. *Chosen*: a Python server takes 1 to 2 s, npx a few more.
 const START_WAIT: Duration = Duration::from_secs(10);
+
+/// The first pause before a child is started again; doubles each time. *Chosen*.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+/// The longest pause. *Chosen*: an operator who mends a backend waits no longer.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A child that was up this long begins with the first pause again. *Chosen*.
+const STEADY_AFTER: Duration = Duration::from_secs(10);
 
 /// A child that all use who have no session, and how children of sessions are started.
 #[derive(Debug)]
@@ -78,7 +84,7 @@ impl Stdio {
 
     /// Runs the shared child, again and again, until `stop`.
     pub(super) async fn supervise(&self, stop: CancellationToken) {
-        let mut pauses = Pauses::default();
+        let mut pause = PAUSE_MIN;
         let mut survives_probe = true;
         loop {
             self.state.send_replace(State::Starting);
@@ -108,11 +114,13 @@ impl Stdio {
             if stop.is_cancelled() {
                 return;
             }
-            let pause = pauses.next(up_since);
+            if up_since.is_some_and(|since| since.elapsed() >= STEADY_AFTER) {
+                pause = PAUSE_MIN;
+            }
             tracing::warn!(backend = %self.alias, error = %end, ?pause, "backend is down, starting it again");
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
             }
         }
     }

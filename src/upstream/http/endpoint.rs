@@ -1,11 +1,9 @@
-//! What is configured of a Streamable HTTP backend: address, credentials, certificates; and what is known of it.
+//! What is configured of a Streamable HTTP backend: address, credentials, certificates.
 
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::era::Known;
-use super::mirror::Mirrored;
 use crate::config;
 
 /// Longest time for a connection to come up. *Chosen*: a name lookup and a TLS handshake across the world.
@@ -28,10 +26,6 @@ pub(in crate::upstream) struct Endpoint {
     pub(super) headers: HeaderMap,
     pub(super) idle_timeout: Duration,
     pub(super) call_timeout: Duration,
-    /// What is known of the era that is spoken.
-    pub(super) known: Known,
-    /// What is known of parameters that are wanted in headers.
-    pub(super) mirrored: Mirrored,
 }
 
 impl Endpoint {
@@ -82,15 +76,6 @@ impl Endpoint {
         let client = client.build().map_err(|error| fault("url", format!("no HTTP client can be made ({error})")))?;
         let (alias, url) = (alias.to_owned(), url.clone());
         let (idle_timeout, call_timeout) = (config.idle_timeout, config.call_timeout);
-        Ok(Some(Self {
-            alias,
-            url,
-            client,
-            headers,
-            idle_timeout,
-            call_timeout,
-            known: Known::default(),
-            mirrored: Mirrored::default(),
-        }))
+        Ok(Some(Self { alias, url, client, headers, idle_timeout, call_timeout }))
     }
 }

@@ -35,12 +35,6 @@ impl Place {
     pub(super) fn pause(&self) -> Duration {
         self.retry.unwrap_or(RETRY_PAUSE).min(RETRY_PAUSE_MAX)
     }
-
-    /// The pause before the next attempt behind so many that failed: it doubles with each from the second on.
-    pub(super) fn pause_after(&self, failures: u32) -> Duration {
-        let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.pause().saturating_mul(factor).min(RETRY_PAUSE_MAX)
-    }
 }
 
 /// An error with the status that it came with, where that is one of the stateless era's own: 400, and 404 for an unknown
@@ -91,18 +85,4 @@ pub(super) fn failed(error: reqwest::Error) -> CallError {
         return CallError::Down { reason };
     }
     CallError::Died
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stream_that_cannot_be_had_is_asked_for_less_and_less_often() {
-        let place = Place::default();
-        let pauses = [0, 1, 2, 3, 6, 31, 32, u32::MAX].map(|failures| place.pause_after(failures).as_secs());
-        assert_eq!(pauses, [1, 1, 2, 4, 30, 30, 30, 30]);
-        let told = Place { retry: Some(Duration::from_millis(1)), ..Place::default() };
-        assert_eq!(told.pause_after(0), Duration::from_millis(1));
-    }
 }

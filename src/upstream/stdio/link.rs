@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
-use tokio_util::sync::CancellationToken;
 
 use crate::gateway::protocol::{Era, META_SUBSCRIPTION};
 use crate::gateway::raw;
@@ -25,8 +24,6 @@ pub(in crate::upstream) struct Link {
     listener: Option<Arc<dyn Listen>>,
     /// The child speaks the stateless era.
     is_modern: AtomicBool,
-    /// The child has ended.
-    gone: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -60,8 +57,7 @@ impl Link {
     /// A link, and the lines to write to the child.
     pub(super) fn new(listener: Option<Arc<dyn Listen>>) -> (Self, ToWrite) {
         let (lines, to_write) = Lines::new();
-        let (is_modern, gone) = (AtomicBool::new(false), CancellationToken::new());
-        (Self { lines, open: Mutex::default(), listener, is_modern, gone }, to_write)
+        (Self { lines, open: Mutex::default(), listener, is_modern: AtomicBool::new(false) }, to_write)
     }
 
     /// Makes one request. `shared` says that others use this child too, whose progress tokens may be the same.
@@ -132,11 +128,6 @@ impl Link {
         self.open().ended
     }
 
-    /// Waits until the child has ended.
-    pub(in crate::upstream) async fn ended(&self) {
-        self.gone.cancelled().await;
-    }
-
     /// Takes one line of the child's.
     pub(super) fn take(&self, alias: &str, line: &[u8]) {
         match std::str::from_utf8(line).map_or(Message::Garbled, message::read) {
@@ -175,7 +166,6 @@ impl Link {
             std::mem::take(&mut open.waiting)
         };
         self.lines.end();
-        self.gone.cancel();
         for waiter in waiting.into_values() {
             // A waiter that is gone needs no answer.
             waiter.answer.send(Err(CallError::Died)).ok();
