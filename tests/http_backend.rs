@@ -7,18 +7,120 @@
 mod common;
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{Method, StatusCode};
-use axum::response::IntoResponse;
-use common::far::{Backend, event, json_body, result, stream};
-use common::gatepost::token;
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use common::gatepost::{Gatepost, Setup, token};
 use common::mcp::{Client, ERAS, Era};
 use common::wait::{SOON, let_pass_async, until_async};
 use serde_json::{Value, json};
+
+/// One request that reached the backend.
+#[derive(Clone, Debug)]
+struct Asked {
+    verb: Method,
+    headers: HeaderMap,
+    text: String,
+    message: Value,
+}
+
+impl Asked {
+    fn method(&self) -> &str {
+        self.message["method"].as_str().unwrap_or_default()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+type Answer = dyn Fn(&Asked) -> Response + Send + Sync;
+
+/// A backend; what it does not answer itself is a legacy server's usual answer.
+struct Backend {
+    url: String,
+    seen: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Backend {
+    async fn start(answer: impl Fn(&Asked) -> Option<Response> + Send + Sync + 'static) -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (log, sessions) = (Arc::clone(&seen), AtomicUsize::new(0));
+        let answer: Arc<Answer> = Arc::new(move |asked: &Asked| {
+            log.lock().unwrap().push(asked.clone());
+            answer(asked).unwrap_or_else(|| usual(asked, &sessions))
+        });
+        let handle = move |verb: Method, headers: HeaderMap, body: Bytes| {
+            let text = String::from_utf8(body.to_vec()).unwrap();
+            let asked = Asked { verb, headers, message: serde_json::from_str(&text).unwrap_or_default(), text };
+            let answered = answer(&asked);
+            async move { answered }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handle)).await.unwrap() });
+        Self { url, seen }
+    }
+
+    fn seen(&self, method: &str) -> Vec<Asked> {
+        self.seen.lock().unwrap().iter().filter(|asked| asked.method() == method).cloned().collect()
+    }
+
+    fn gateway(&self, change: impl FnOnce(&mut Setup)) -> (Setup, Gatepost) {
+        let mut setup = Setup::new();
+        setup.set("backends.far.url", &self.url);
+        change(&mut setup);
+        let gatepost = setup.start();
+        (setup, gatepost)
+    }
+}
+
+fn json_body(text: String) -> Response {
+    ([("content-type", "application/json")], text).into_response()
+}
+
+fn result(asked: &Asked, result: &str) -> Response {
+    json_body(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, asked.message["id"]))
+}
+
+/// An event stream of these pieces; a piece `Err` breaks the connection.
+fn stream(pieces: Vec<Result<String, ()>>) -> Response {
+    let pieces = futures_util::stream::unfold(pieces.into_iter(), |mut pieces| async move {
+        let piece = pieces.next()?;
+        if piece.is_err() {
+            // What was written before must have left.
+            let_pass_async(Duration::from_millis(50)).await;
+        }
+        Some((piece.map_err(|()| std::io::Error::other("broken")), pieces))
+    });
+    let body = Body::from_stream(pieces);
+    ([("content-type", "text/event-stream")], body).into_response()
+}
+
+fn event(json: &str) -> String {
+    format!("data: {json}\n\n")
+}
+
+fn usual(asked: &Asked, sessions: &AtomicUsize) -> Response {
+    match (asked.verb.as_str(), asked.method()) {
+        ("POST", "initialize") => {
+            let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"far","version":"1"}}"#;
+            let id = format!("s{}", sessions.fetch_add(1, Ordering::SeqCst));
+            ([("mcp-session-id", id)], result(asked, hello)).into_response()
+        }
+        ("POST", "tools/list") => result(asked, r#"{"tools":[{"name":"t","inputSchema":{"type":"object"}}]}"#),
+        ("POST", "tools/call") => result(asked, r#"{"content":[{"type":"text","text":"done"}]}"#),
+        ("POST", "server/discover") => StatusCode::BAD_REQUEST.into_response(),
+        ("POST", _) if asked.message.get("id").is_none() => StatusCode::ACCEPTED.into_response(),
+        ("DELETE", _) => StatusCode::NO_CONTENT.into_response(),
+        _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
+    }
+}
 
 /// What only a relay that builds no tree leaves as it is.
 const EXACT: &str = concat!(

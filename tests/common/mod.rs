@@ -15,7 +15,6 @@
 
 pub mod dice;
 pub mod disk;
-pub mod far;
 pub mod faults;
 pub mod gatepost;
 pub mod life;
