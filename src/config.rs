@@ -101,6 +101,10 @@ pub struct Ops {
     /// Where `/healthz`, `/readyz` and `/metrics` are served; `None` (written `"off"`) for nowhere.
     #[serde(deserialize_with = "address_or_off")]
     pub listen: Option<SocketAddr>,
+    /// `Host` values at which the console is served besides loopback and the listener's own address.
+    pub allowed_hosts: Vec<String>,
+    /// The role whose tokens open the console.
+    pub console_role: String,
 }
 
 /// `[roles.NAME]`
@@ -423,7 +427,11 @@ impl Default for Server {
 
 impl Default for Ops {
     fn default() -> Self {
-        Self { listen: Some(SocketAddr::from(([127, 0, 0, 1], 8809))) }
+        Self {
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 8809))),
+            allowed_hosts: Vec::new(),
+            console_role: "auditor".to_owned(),
+        }
     }
 }
 

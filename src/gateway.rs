@@ -53,7 +53,9 @@ use crate::audit::{Audit, Unavailable};
 use crate::config::Config;
 use crate::upstream::{EndpointFault, Upstreams};
 
-use auth::{Authenticator, LoadError};
+pub use headers::is_host_allowed;
+
+use auth::{AuthError, Authenticator, LoadError, Principal};
 use floods::Floods;
 use inflight::InFlight;
 use limits::Limits;
@@ -372,6 +374,14 @@ impl Handle {
         core.policy_changed.send_modify(|changes| *changes += 1);
         core.sessions.tell_of_views(&before.policy, &live.policy);
         Ok(())
+    }
+
+    /// Verifies a bearer token as for a call; with the principal comes when the token ends, seconds since 1970.
+    ///
+    /// # Errors
+    /// [`AuthError`]; the caller is to be refused.
+    pub async fn believe(&self, authorization: &[u8]) -> Result<(Principal, Option<u64>), AuthError> {
+        self.0.auth.believe(authorization).await
     }
 
     /// How many backends answer now.

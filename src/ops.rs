@@ -1,7 +1,9 @@
-//! What operators see of a running gateway: health, the admin socket beside the outbox, and what systemd is told.
+//! What operators see of a running gateway: health, metrics, alarms, the console, the admin socket beside the outbox, and
+//! what systemd is told.
 
 pub mod admin;
 pub mod alarm;
+pub mod console;
 pub mod health;
 pub mod inspect;
 pub mod metrics;
@@ -9,4 +11,5 @@ pub mod prune;
 pub mod reads;
 pub mod status;
 pub mod supervisor;
+pub mod trail;
 pub mod watch;

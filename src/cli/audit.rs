@@ -1,6 +1,5 @@
 //! `gatepost audit`: asks the trail, in Postgres or, store-only, in the outbox. One file a subcommand.
 
-pub(super) mod moment;
 mod query;
 mod show;
 mod tail;

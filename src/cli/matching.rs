@@ -1,8 +1,8 @@
 //! What a record has to be: the arguments by which `gatepost audit` and `gatepost outbox` filter.
 
-use super::audit::moment::moment;
 use crate::audit::query::Filter;
 use crate::audit::record::Status;
+use crate::ops::trail::moment::moment;
 
 /// What a record has to be.
 #[derive(Debug, clap::Args)]

@@ -27,7 +27,7 @@ use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
 use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
-use crate::ops::{health, supervisor};
+use crate::ops::{console, health, supervisor};
 use reload::Reloader;
 
 /// How long the start waits for Postgres before it goes on without. *Chosen*: a healthy one migrates in a second.
@@ -164,7 +164,13 @@ async fn serve_until(
     if let Some(address) = config.ops.listen {
         let (listener, bound) = listen("ops.listen", address).await?;
         ops_address = Some(bound);
-        let router = health::router(sources.clone());
+        let router = health::router(sources.clone()).merge(console::router(console::Settings {
+            sources: sources.clone(),
+            role: config.ops.console_role.clone(),
+            allowed_hosts: config.ops.allowed_hosts.clone(),
+            listener: bound,
+            postgres: config.postgres.url.as_ref().map(|url| postgres_options(config, url, false)),
+        }));
         let until = ops_stop.clone().cancelled_owned();
         ops.spawn(async move {
             if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
@@ -200,11 +206,7 @@ async fn serve_until(
 pub(super) async fn start_pipeline(config: &Config) -> Result<Pipeline, Error> {
     let mut sink = None;
     if let Some(url) = &config.postgres.url {
-        let options = postgres::Options {
-            url: url.clone(),
-            statement_timeout: config.postgres.statement_timeout,
-            migrate: config.postgres.migrate,
-        };
+        let options = postgres_options(config, url, config.postgres.migrate);
         let mut postgres = PostgresSink::new(&options).map_err(|error| Error::Config(error.to_string()))?;
         match tokio::time::timeout(PREPARE_TIMEOUT, postgres.prepare()).await {
             Ok(Ok(())) => {}
@@ -229,6 +231,10 @@ pub(super) async fn start_pipeline(config: &Config) -> Result<Pipeline, Error> {
         about: scribe::About { level, config_digest: reload::config_digest(config) },
     };
     Ok(Pipeline::start(&pipeline, Arc::new(DiskFs), sink)?)
+}
+
+fn postgres_options(config: &Config, url: &str, migrate: bool) -> postgres::Options {
+    postgres::Options { url: url.to_owned(), statement_timeout: config.postgres.statement_timeout, migrate }
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {

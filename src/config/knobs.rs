@@ -158,7 +158,19 @@ const CALLERS: &[Knob] = &[
         "ops.listen",
         Kind::AddressOrOff,
         Value("\"127.0.0.1:8809\""),
-        "Where `/healthz`, `/readyz` and `/metrics` are served, without authentication: keep it off the clients' network.",
+        "Where `/healthz`, `/readyz` and `/metrics` are served, without authentication, and `/console` with: keep it off the clients' network.",
+    ),
+    knob(
+        "ops.allowed_hosts",
+        Kind::Texts,
+        Value("[]"),
+        "`Host` values at which the console is served besides the listener's own address and `localhost`, as that of a proxy; all others are refused, against DNS rebinding.",
+    ),
+    knob(
+        "ops.console_role",
+        Kind::Text,
+        Value("\"auditor\""),
+        "The role whose tokens open the console. It needs no section in `[roles]`: without one it may call nothing.",
     ),
     knob(
         "auth.audience",

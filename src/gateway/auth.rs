@@ -189,10 +189,19 @@ impl Authenticator {
         let Some(value) = authorization else {
             return certificate.map(|certificate| self.certified(certificate)).ok_or(AuthError::Missing);
         };
-        let token = bearer(value).ok_or(AuthError::NotBearer)?;
+        self.believe(value).await.map(|(principal, _)| principal)
+    }
+
+    /// Verifies the value of an `Authorization` header; with the principal comes the token's `exp`, seconds since 1970,
+    /// where it has one. May wait for an issuer's keys, within a limit.
+    ///
+    /// # Errors
+    /// As for [`Self::authenticate`].
+    pub async fn believe(&self, authorization: &[u8]) -> Result<(Principal, Option<u64>), AuthError> {
+        let token = bearer(authorization).ok_or(AuthError::NotBearer)?;
         if let Some((principal, scope)) = self.static_tokens.as_ref().and_then(|tokens| tokens.find(token)) {
             let has_scope = |wanted: &str| scope.iter().any(|scope| scope.split(' ').any(|word| word == wanted));
-            return self.scoped(principal, has_scope);
+            return Ok((self.scoped(principal, has_scope)?, None));
         }
         if self.static_tokens.is_some() && !token.contains('.') {
             return Err(refuse("the token is none of the static ones, and no JWT"));
@@ -205,7 +214,9 @@ impl Authenticator {
             token_id: text("jti").map(str::to_owned),
             roles: roles(&claims, role_path),
         };
-        self.scoped(principal, |wanted| has_scope(&claims, wanted))
+        // RFC 7519 2: a NumericDate may have a fraction, which does not lengthen it here.
+        let end = claims.get("exp").and_then(|end| end.as_u64().or_else(|| end.as_f64().map(whole_seconds)));
+        Ok((self.scoped(principal, |wanted| has_scope(&claims, wanted))?, end))
     }
 
     /// Whoever holds the certificate's key; what the certificate may do is the configuration's to say.
@@ -317,6 +328,11 @@ fn refuse(public: &'static str) -> AuthError {
 fn is_access_token(typ: &str) -> bool {
     let typ = typ.to_ascii_lowercase();
     matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt")
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float is clamped")]
+fn whole_seconds(seconds: f64) -> u64 {
+    seconds as u64
 }
 
 /// The names that lead to a claim.

@@ -113,7 +113,8 @@ fn says(header: &str, text: &str) -> bool {
 
 /// Whether `Host` names this gateway: a loopback name, or one that is configured, with any port or the one that is
 /// configured. A browser that was led here by a rebound name sends that name.
-pub(super) fn is_host_allowed(host: &str, allowed: &[String]) -> bool {
+#[must_use]
+pub fn is_host_allowed(host: &str, allowed: &[String]) -> bool {
     is_loopback(without_port(host))
         || allowed.iter().any(|name| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(without_port(host)))
 }

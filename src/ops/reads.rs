@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use crate::audit::chain::Head;
@@ -37,14 +37,23 @@ pub struct Read {
 /// The kernel does not, or the record did not reach the configured level.
 pub async fn note(probe: &Probe, stream: &UnixStream, read: &Read) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
+    note_by(probe, &os_user(uid), ("uid", json!(uid)), read).await
+}
+
+/// Records `read` as `gateway/read` by `caller`; `by` is what else is known of who or what read.
+///
+/// # Errors
+/// The record did not reach the configured level: then nothing is to be shown.
+pub async fn note_by(probe: &Probe, caller: &Caller, by: (&str, Value), read: &Read) -> io::Result<()> {
     // What is not set says nothing.
     let mut filter = serde_json::to_value(&read.filter).map_err(io::Error::other)?;
     if let Some(fields) = filter.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
     }
     let Read { command, from, rows, .. } = read;
-    let details = json!({ "command": command, "from": from, "filter": filter, "rows": rows, "uid": uid });
-    let event = Call::gateway_event("read", &details).with_caller(&os_user(uid));
+    let (key, value) = by;
+    let details = json!({ "command": command, "from": from, "filter": filter, "rows": rows, key: value });
+    let event = Call::gateway_event("read", &details).with_caller(caller);
     probe.audit().note(event).await.map_err(io::Error::other)
 }
 

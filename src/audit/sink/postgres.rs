@@ -106,6 +106,13 @@ pub struct Options {
     pub migrate: bool,
 }
 
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // I8: the URL may hold a password.
+        f.debug_struct("Options").field("statement_timeout", &self.statement_timeout).finish_non_exhaustive()
+    }
+}
+
 /// Delivers to Postgres over one connection, made when first used.
 #[derive(Debug)]
 pub struct PostgresSink {

@@ -5,10 +5,11 @@ use uuid::Uuid;
 use super::super::matching::Matching;
 use super::super::outbox::{json_lines, records_table};
 use super::super::{complain, print};
-use super::moment::{key, key_of, moment};
 use super::trail::{Trail, recorded};
 use crate::audit::query::{Filter, Key, LIMIT_MAX};
 use crate::config::Config;
+use crate::ops::trail::Source as _;
+use crate::ops::trail::moment::{key, key_of, moment};
 
 /// `gatepost audit query`
 #[derive(Debug, clap::Args)]

@@ -13,6 +13,7 @@ use super::query::limit;
 use super::trail::{Trail, explained, recorded};
 use crate::audit::query::{self, Filter, LIMIT_MAX};
 use crate::config::Config;
+use crate::ops::trail::Source as _;
 
 /// How often is asked for more. *Chosen*: at once, to a person.
 const INTERVAL: Duration = Duration::from_millis(500);

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::ops::admin;
 use crate::ops::inspect::Question;
 use crate::ops::reads::Read;
+use crate::ops::trail::Source;
 
 /// The trail, opened.
 #[derive(Debug)]
@@ -29,9 +30,12 @@ impl Trail {
             None => Self::Outbox(config.audit.dir.clone()),
         })
     }
+}
 
-    /// The records that match, as JSON.
-    pub(super) async fn records(&mut self, filter: Filter) -> anyhow::Result<Vec<Value>> {
+impl Source for Trail {
+    type Error = anyhow::Error;
+
+    async fn records(&mut self, filter: Filter) -> anyhow::Result<Vec<Value>> {
         match self {
             Self::Postgres(connection) => {
                 let records = query::query(connection, &filter).await;
@@ -40,6 +44,13 @@ impl Trail {
             }
             Self::Outbox(dir) => outbox(dir, &Question::Records { filter: Box::new(filter) }).await,
         }
+    }
+
+    async fn quarantined(&mut self, filter: &Filter) -> anyhow::Result<Vec<(Value, String)>> {
+        let Self::Postgres(connection) = self else { return Ok(Vec::new()) };
+        let found = query::quarantined(connection, filter).await;
+        let found = found.map_err(|error| explained("query audit_quarantine", error))?;
+        found.into_iter().map(|(record, why)| Ok((serde_json::to_value(record)?, why))).collect()
     }
 }
 

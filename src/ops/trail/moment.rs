@@ -1,4 +1,4 @@
-//! Moments on the command line: an age or a date, and the place in an answer.
+//! Moments as people write them: an age or a date, and the place in an answer.
 
 use std::fmt::Display;
 
@@ -10,7 +10,10 @@ use crate::audit::query::Key;
 use crate::audit::record::Timestamp;
 
 /// An age, as `90s`, `2h` or `7d`, or a moment in RFC 3339; in microseconds since 1970.
-pub(in crate::cli) fn moment(text: &str) -> Result<i64, String> {
+///
+/// # Errors
+/// In words, where it is neither.
+pub fn moment(text: &str) -> Result<i64, String> {
     if let Ok(age) = humantime::parse_duration(text) {
         let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
         return Ok(Timestamp::now().micros().saturating_sub(age));
@@ -21,7 +24,10 @@ pub(in crate::cli) fn moment(text: &str) -> Result<i64, String> {
 }
 
 /// `TIME/EPOCH/SEQ/GATEWAY`, as an answer that was cut names it.
-pub(super) fn key(text: &str) -> Result<Key, String> {
+///
+/// # Errors
+/// In words, where it is none.
+pub fn key(text: &str) -> Result<Key, String> {
     let parse = || {
         let mut parts = text.split('/');
         let micros = DateTime::parse_from_rfc3339(parts.next()?).ok()?.timestamp_micros();
@@ -33,7 +39,8 @@ pub(super) fn key(text: &str) -> Result<Key, String> {
 }
 
 /// The same of a record.
-pub(super) fn key_of(record: &Value) -> String {
+#[must_use]
+pub fn key_of(record: &Value) -> String {
     let part = |name: &str| match record.get(name) {
         Some(Value::String(text)) => text.clone(),
         other => other.map(ToString::to_string).unwrap_or_default(),

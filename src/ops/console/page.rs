@@ -1,0 +1,77 @@
+//! The frame of every page, and the form to sign in.
+
+use maud::{DOCTYPE, Markup, html};
+
+use super::words::visible;
+
+/// How an answer of HTML begins its headers.
+pub(super) type Html = ([(axum::http::HeaderName, &'static str); 1], String);
+
+fn answer(markup: Markup) -> Html {
+    ([(axum::http::header::CONTENT_TYPE, "text/html; charset=utf-8")], markup.into_string())
+}
+
+/// A fragment of a page.
+pub(super) fn fragment(markup: Markup) -> Html {
+    answer(markup)
+}
+
+/// A page for `subject`, who is signed in or came with a token.
+pub(super) fn page(title: &str, subject: &str, main: &Markup) -> Html {
+    frame(title, Some(subject), main)
+}
+
+/// The form, with what was wrong with the last try.
+pub(super) fn sign_in(fault: &str) -> Html {
+    let main = html! {
+        section.narrow aria-labelledby="sign-in" {
+            h1 id="sign-in" { "Sign in" }
+            @if !fault.is_empty() { p.fault role="alert" { (visible(fault)) } }
+            form method="post" action="/console/sign-in" {
+                label for="token" { "Token" }
+                input id="token" name="token" type="password" autocomplete="off" required maxlength="16384"
+                    aria-describedby="about";
+                p.quiet id="about" {
+                    "A token that this gateway believes, with the role named by " code { "ops.console_role" }
+                    ". It is sent once and not kept."
+                }
+                button type="submit" { "Sign in" }
+            }
+        }
+    };
+    frame("Sign in", None, &main)
+}
+
+fn frame(title: &str, subject: Option<&str>, main: &Markup) -> Html {
+    answer(html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " - Gatepost" }
+                link rel="icon" type="image/svg+xml" href="/console/icon.svg";
+                link rel="stylesheet" href="/console/style.css";
+                @if subject.is_some() { script src="/console/script.js" defer {} }
+            }
+            body {
+                a.skip href="#main" { "Skip to the content" }
+                header {
+                    a.brand href="/console" { "Gatepost" }
+                    @if let Some(subject) = subject {
+                        nav aria-label="Page" {
+                            a href="/console#pipeline" { "Pipeline" }
+                            a href="/console#trail" { "Trail" }
+                        }
+                        form.out method="post" action="/console/sign-out" {
+                            span.quiet { (visible(subject)) }
+                            button.plain type="submit" { "Sign out" }
+                        }
+                    }
+                }
+                main id="main" tabindex="-1" { (main) }
+            }
+        }
+    })
+}

@@ -1,0 +1,47 @@
+// Fetches the live part again every two seconds, while somebody looks.
+"use strict";
+(() => {
+  const EVERY_MS = 2000;
+  const PATIENCE_MS = 10000;
+  const live = document.getElementById("live");
+  if (!live) return;
+  const pause = document.getElementById("pause");
+  let paused = false;
+
+  // A screen reader reads out what changes: only a sentence that differs is set.
+  const say = (text, condition) => {
+    const sentence = document.getElementById("sentence");
+    if (sentence.textContent !== text) sentence.textContent = text;
+    sentence.dataset.condition = condition;
+  };
+
+  const look = async () => {
+    if (!paused && !document.hidden) {
+      try {
+        const signal = AbortSignal.timeout(PATIENCE_MS);
+        const answer = await fetch("/console/live", { cache: "no-store", credentials: "same-origin", signal });
+        if (answer.status === 401 || answer.status === 403) {
+          say("The session has ended: load the page again to sign in.", "failed");
+          return;
+        }
+        if (!answer.ok) throw new Error(String(answer.status));
+        const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+        const sentence = fresh.getElementById("sentence");
+        if (!paused) {
+          say(sentence.textContent, sentence.dataset.condition);
+          document.getElementById("moving").replaceChildren(...fresh.getElementById("moving").childNodes);
+        }
+      } catch {
+        say("The gateway does not answer; what is shown is old.", "failed");
+      }
+    }
+    setTimeout(look, EVERY_MS);
+  };
+
+  pause.hidden = false;
+  pause.addEventListener("click", () => {
+    paused = !paused;
+    pause.setAttribute("aria-pressed", String(paused));
+  });
+  setTimeout(look, EVERY_MS);
+})();

@@ -1,0 +1,230 @@
+// Drives the console in Chromium, as tests/console.rs tells: node console.mjs MODULES URL TOKEN SHOTS.
+//
+// What the browser cannot do, stopping the database and calling tools, is asked of the test on standard output, a word a
+// line; it answers with a line on standard input when it is done. Every fault ends this with its stack and a code.
+
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+
+const [modules, url, token, shots] = process.argv.slice(2);
+const require = createRequire(join(modules, "package.json"));
+const { chromium } = require("playwright-core");
+const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+
+// A loaded machine of two cores takes its time.
+const PATIENCE = 60_000;
+
+const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const ask = async (word) => {
+  console.log(word);
+  assert.equal((await answers.next()).value, "done");
+};
+
+const profile = mkdtempSync(join(tmpdir(), "gatepost-chromium-"));
+const start = (options) =>
+  chromium.launchPersistentContext(mkdtempSync(join(profile, "p-")), {
+    executablePath: "/usr/bin/chromium",
+    headless: true,
+    args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+      "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+    viewport: { width: 1280, height: 900 },
+    ...options,
+  });
+
+// What must not happen on any page: errors of scripts, of the policy, and requests to anyone else.
+const watched = (context) => {
+  const faults = [];
+  context.on("weberror", (error) => faults.push(String(error.error())));
+  context.on("console", (message) => {
+    // The browser reports every answer that is no success, and while the gateway is asked, that is none.
+    if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) faults.push(message.text());
+  });
+  context.on("request", (request) => {
+    if (!request.url().startsWith(`${url}/`)) faults.push(`a request to ${request.url()}`);
+  });
+  context.on("dialog", (dialog) => { faults.push(`a dialog: ${dialog.message()}`); dialog.dismiss(); });
+  return faults;
+};
+
+const signIn = async (page) => {
+  await page.goto(`${url}/console`);
+  await page.getByLabel("Token").fill(token);
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.getByRole("heading", { name: "Pipeline" }).waitFor({ timeout: PATIENCE });
+};
+
+const shot = async (page, name) => page.screenshot({ path: join(shots, `${name}.png`), fullPage: true });
+const says = async (page, text) => page.getByRole("status").filter({ hasText: text }).first().waitFor({ timeout: PATIENCE });
+
+async function look() {
+  const context = await start({ colorScheme: "light" });
+  const faults = watched(context);
+  const page = context.pages()[0];
+  page.setDefaultTimeout(PATIENCE);
+
+  await page.goto(`${url}/console`);
+  await page.getByLabel("Token").fill("no token at all");
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.getByRole("alert").waitFor();
+  await shot(page, "sign-in");
+  await signIn(page);
+  const cookies = await context.cookies();
+  assert.equal(cookies.length, 1);
+  assert.deepEqual([cookies[0].httpOnly, cookies[0].sameSite], [true, "Strict"]);
+  assert.equal(await page.evaluate(() => document.cookie), "");
+  await says(page, "records are delivered to Postgres");
+
+  // Search, and a record's own page.
+  await page.getByLabel("Text in the arguments").fill("<script>");
+  await page.getByLabel("Status").selectOption("ok");
+  await page.getByRole("button", { name: "Search" }).click();
+  const rows = page.getByRole("table").filter({ hasText: "the newest first" }).locator("tbody tr");
+  await rows.first().waitFor();
+  assert.equal(await rows.count(), 1);
+  assert.match(await rows.first().innerText(), /<script>alert/);
+  await rows.first().getByRole("link").click();
+  await page.getByRole("heading", { name: "Arguments" }).waitFor();
+  assert.match(await page.locator("pre").innerText(), /"text": "<script>alert/);
+  await shot(page, "record");
+  await page.getByRole("link", { name: "Back to the trail" }).click();
+  assert.equal(await page.getByLabel("Text in the arguments").inputValue(), "<script>");
+  await page.goto(`${url}/console?search=1&since=yesterday`);
+  assert.match(await page.getByRole("alert").innerText(), /neither an age/);
+  await page.goto(`${url}/console?search=1&method=tools/call&limit=5`);
+  await page.getByRole("link", { name: "Older records" }).click();
+  await page.waitForURL(/before=/);
+
+  // The database stops and starts while one watches; nobody loads the page again.
+  await page.goto(`${url}/console?search=1&method=tools/call&limit=12`);
+  await page.waitForFunction(() => !/^-/.test(document.querySelector(".flow .big").textContent), null, { timeout: PATIENCE });
+  await shot(page, "healthy");
+  await page.evaluate(() => { window.untouched = true; });
+  await ask("stop");
+  await ask("call");
+  await says(page, "Postgres does not take records");
+  await page.getByText("Last error of a delivery").waitFor();
+  await page.waitForFunction(() => Number(document.querySelectorAll(".flow .big")[2].textContent.split(" ")[0]) >= 5);
+  await shot(page, "outage");
+  assert.equal(await page.evaluate(() => window.untouched), true);
+  // The trail says what it can, in another page.
+  const other = await context.newPage();
+  other.setDefaultTimeout(PATIENCE);
+  await other.goto(`${url}/console?search=1&args=meanwhile`);
+  assert.match(await other.getByRole("alert").innerText(), /Postgres cannot be read/);
+  assert.ok(await other.getByRole("table").filter({ hasText: "from the outbox" }).locator("tbody tr").count() >= 5);
+  await other.close();
+  await ask("start");
+  await says(page, "records are delivered to Postgres");
+  assert.equal(await page.evaluate(() => window.untouched), true);
+  await page.waitForFunction(() => document.querySelectorAll(".flow .big")[2].textContent.startsWith("0 "));
+
+  // Paused, it stays as it is.
+  const pause = page.getByRole("button", { name: "Pause" });
+  await pause.click();
+  assert.equal(await pause.getAttribute("aria-pressed"), "true");
+
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await page.getByLabel("Token").waitFor();
+  await page.goto(`${url}/console/record?id=1/1`);
+  await page.getByLabel("Token").waitFor();
+  assert.deepEqual(faults, []);
+  await context.close();
+}
+
+// With the keys alone: skip link, form, search, a record and back, and the focus is always to be seen.
+async function keyboard() {
+  const context = await start({ colorScheme: "dark" });
+  const faults = watched(context);
+  const page = context.pages()[0];
+  page.setDefaultTimeout(PATIENCE);
+  const focused = () => page.evaluate(() => {
+    const at = document.activeElement;
+    const style = getComputedStyle(at);
+    const name = at.getAttribute("aria-label") ?? (at.id || at.textContent).trim();
+    return { name, seen: at.id === "main" || style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2 };
+  });
+  const tabTo = async (name) => {
+    for (let presses = 0; presses < 60; presses += 1) {
+      await page.keyboard.press("Tab");
+      const at = await focused();
+      assert.ok(at.seen, `the focus on ${at.name} cannot be seen`);
+      if (at.name === name) return;
+    }
+    assert.fail(`${name} is not reached by Tab`);
+  };
+  await page.goto(`${url}/console`);
+  await tabTo("token");
+  await page.keyboard.type(token);
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "Pipeline" }).waitFor();
+  await tabTo("Skip to the content");
+  await page.keyboard.press("Enter");
+  assert.equal((await focused()).name, "main");
+  await tabTo("f-args");
+  await page.keyboard.type("<script>");
+  await page.keyboard.press("Enter");
+  const link = page.getByRole("link", { name: /^Record / }).first();
+  await link.waitFor();
+  await tabTo(await link.getAttribute("aria-label"));
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "Arguments" }).waitFor();
+  await tabTo("Arguments");
+  await page.goto(`${url}/console`);
+  await tabTo("Sign out");
+  await page.keyboard.press("Enter");
+  await page.getByLabel("Token").waitFor();
+  assert.deepEqual(faults, []);
+  await context.close();
+}
+
+// axe-core, past the policy, in a browser of its own, in light and dark, wide and narrow.
+async function accessible() {
+  const context = await start({ bypassCSP: true });
+  const page = context.pages()[0];
+  page.setDefaultTimeout(PATIENCE);
+  const check = async (name) => {
+    for (const colorScheme of ["light", "dark"]) {
+      for (const width of [1280, 400]) {
+        await page.emulateMedia({ colorScheme });
+        await page.setViewportSize({ width, height: 900 });
+        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+        assert.ok(overflow <= 0, `${name} at ${width} is ${overflow} px too wide`);
+        await page.evaluate(axe);
+        const { violations } = await page.evaluate(() => globalThis.axe.run());
+        const grave = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
+        const told = grave.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
+        assert.deepEqual(told, [], `${name}, ${colorScheme}, ${width}`);
+        await shot(page, `${name}-${colorScheme}-${width}`);
+      }
+    }
+  };
+  await page.goto(`${url}/console`);
+  await check("form");
+  await signIn(page);
+  await page.goto(`${url}/console?search=1&method=tools/call&limit=12`);
+  await page.getByRole("button", { name: "Pause" }).click();
+  await check("page");
+  await page.getByRole("link", { name: /^Record / }).first().click();
+  await page.getByRole("heading", { name: "Arguments" }).waitFor();
+  await check("call");
+  await ask("stop");
+  await page.goto(`${url}/console?search=1&args=meanwhile`);
+  await says(page, "Postgres does not take records");
+  await page.getByRole("button", { name: "Pause" }).click();
+  await check("down");
+  await ask("start");
+  await context.close();
+}
+
+try {
+  await look();
+  await keyboard();
+  await accessible();
+} finally {
+  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+}
+process.exit(0);
