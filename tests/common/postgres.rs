@@ -127,8 +127,9 @@ impl Cluster {
         until("Postgres is ready", SOON, || {
             let ended = server.try_wait().unwrap();
             assert!(ended.is_none(), "postgres ended with {ended:?}\n{}", self.log());
-            self.pid_file_line(7).is_some_and(|status| status.trim() == "ready")
-                && self.pid_file_line(0) == Some(server.id().to_string())
+            // Its own first: what a killed one left behind says that it is ready, until it is written anew.
+            self.pid_file_line(0) == Some(server.id().to_string())
+                && self.pid_file_line(7).is_some_and(|status| status.trim() == "ready")
         });
         self.server = Some(server);
     }
