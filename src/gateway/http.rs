@@ -55,8 +55,7 @@ pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, stop: Cancella
     // I6: the number of connections is bounded; others wait to be accepted.
     let room = Arc::clone(&core.connections);
     let mut listener = Edge::new(listener, core.tls.clone());
-    let tasks = core.tasks.clone();
-    let (router, connections) = (router(core), GracefulShutdown::new());
+    let (router, connections) = (router(Arc::clone(&core)), GracefulShutdown::new());
     loop {
         let accepted = async {
             // The semaphore is never closed.
@@ -67,21 +66,22 @@ pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, stop: Cancella
             () = stop.cancelled() => break,
             accepted = accepted => accepted,
         };
-        let (router, tasks) = (router.clone(), tasks.clone());
+        let (router, core) = (router.clone(), Arc::clone(&core));
         let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
             let client = Client { peer: peer.clone(), request_id: RequestId::new(), hung_up: CancellationToken::new() };
             let (request_id, hang_up) = (client.request_id, client.hung_up.clone().drop_guard());
-            request.extensions_mut().insert(client);
+            request.extensions_mut().insert(client.clone());
             // I2: not in the connection's own task, which ends with the connection: whatever became of the client, what
             // it asked for is read, decided and recorded.
-            let response = tasks.spawn(router.clone().call(request.map(Body::new)));
+            let answered = router.clone().call(request.map(Body::new));
+            let response = core.tasks.spawn(recorded(Arc::clone(&core), client, answered));
             async move {
                 let response = response.await;
                 hang_up.disarm();
-                response.unwrap_or_else(|error| {
+                Ok::<_, Infallible>(response.unwrap_or_else(|error| {
                     tracing::error!(%request_id, %error, "the task of a request broke");
-                    Ok(Reply::broken().with_request_id(request_id).into_response())
-                })
+                    Reply::broken().with_request_id(request_id).into_response()
+                }))
             }
         });
         let connection = http1::Builder::new()
@@ -99,6 +99,22 @@ pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, stop: Cancella
     drop(listener);
     connections.shutdown().await;
     Ok(())
+}
+
+/// What the router itself refuses, for its path or its verb, is recorded as every refusal is.
+async fn recorded(
+    core: Arc<Core>,
+    client: Client,
+    answered: impl Future<Output = Result<Response, Infallible>>,
+) -> Response {
+    let Ok(response) = answered.await;
+    if !response.status().is_client_error() || response.headers().contains_key(super::protocol::REQUEST_ID_HEADER) {
+        return response;
+    }
+    let arrival = arrival(client, Scope::All, HeaderMap::new(), String::new(), Ok(Bytes::new()));
+    let mut refused = Box::pin(verbs::refuse(&core, &arrival, response.status())).await.into_response();
+    refused.headers_mut().extend(response.headers().get(header::ALLOW).map(|verbs| (header::ALLOW, verbs.clone())));
+    refused
 }
 
 fn router(core: Arc<Core>) -> Router {
@@ -211,20 +227,23 @@ async fn arrive(core: &Core, client: Client, scope: Scope, request: Request<Body
         (Ok(()), Verb::Get | Verb::Delete) => Ok(Bytes::new()),
         (Ok(()), Verb::Post) => read(body, core.body_bytes_max).await,
     };
-    let hung_up = client.hung_up.child_token();
-    let guard = hung_up.clone().drop_guard();
-    let arrival = Arrival {
+    let arrival = arrival(client, scope, parts.headers, host, body);
+    let guard = arrival.hung_up.clone().drop_guard();
+    (arrival, guard)
+}
+
+fn arrival(client: Client, scope: Scope, headers: HeaderMap, host: String, body: Result<Bytes, Fault>) -> Arrival {
+    Arrival {
         request_id: client.request_id,
         addr: Some(client.peer.addr),
         certificate: client.peer.certificate,
         scope,
-        headers: parts.headers,
+        headers,
         host,
-        hung_up,
+        hung_up: client.hung_up.child_token(),
         given_up: CancellationToken::new(),
         body,
-    };
-    (arrival, guard)
+    }
 }
 
 async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request<Body>) -> Response {

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 
 use crate::upstream::Answer;
 
-use super::arrival::Arrival;
+use super::arrival::{Arrival, Fault};
 use super::closing::SESSION_CLOSE;
 use super::dispatch::{authenticate, session};
 use super::envelope::Hint;
@@ -45,6 +45,18 @@ pub(super) async fn listen(core: Arc<Core>, arrival: Arrival) -> Result<Listenin
         }
     }
     Ok(Listening { reading, number: Some(stream.number) })
+}
+
+/// Refuses what no path or no verb of the gateway's is for.
+pub(super) async fn refuse(core: &Core, arrival: &Arrival, http: StatusCode) -> Reply {
+    let refusal = match http {
+        StatusCode::FORBIDDEN => Fault::Host.into(),
+        StatusCode::NOT_FOUND => Refusal::malformed(http, INVALID_REQUEST, "no such path: /mcp or /mcp/BACKEND"),
+        StatusCode::METHOD_NOT_ALLOWED => Refusal::malformed(http, INVALID_REQUEST, "the path does not take this verb"),
+        _ => Refusal::malformed(http, INVALID_REQUEST, "the path cannot be read"),
+    };
+    let trail = Trail::new(core.live(), arrival, Hint::default());
+    trail.refuse(core, refusal).await.with_request_id(arrival.request_id)
 }
 
 async fn listening(

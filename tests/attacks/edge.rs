@@ -102,7 +102,7 @@ fn hosts(world: &World) -> Vec<Attack> {
     attacks.push(bytes("no Host in HTTP/1.0", old.replacen("HTTP/1.1", "HTTP/1.0", 1).into_bytes(), [FORBIDDEN]));
     // The metadata is public, and so is its refusal: no record.
     let metadata = world.bare("GET", "/.well-known/oauth-protected-resource").set("host", "evil.example");
-    attacks.push(row("metadata for a foreign Host", &metadata, Expect::Unseen(403)));
+    attacks.push(row("metadata for a foreign Host", &metadata, malformed(403, -32600)));
     for verb in ["GET", "DELETE"] {
         let request = world.bare(verb, "/mcp/raw").set("host", "evil.example");
         attacks.push(row(format!("{verb} to a foreign Host"), &request, FORBIDDEN));
@@ -203,11 +203,11 @@ fn paths(world: &World) -> Vec<Attack> {
         ("/mcp/raw%c0%af", 400),
         ("/%6dcp/raw", 404),
     ] {
-        attacks.push(row(format!("ann calls at {path}"), &world.post(path, call("echo")), Expect::Unseen(status)));
+        attacks.push(row(format!("ann calls at {path}"), &world.post(path, call("echo")), malformed(status, -32600)));
     }
     for verb in ["PUT", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "post"] {
         let request = Request::new(&world.host, verb, "/mcp/raw", call("echo")).by(&world.ann);
-        attacks.push(row(format!("{verb} for a call"), &request, Expect::Unseen(405)));
+        attacks.push(row(format!("{verb} for a call"), &request, malformed(405, -32600)));
     }
     let absolute = format!("http://{}/mcp/raw", world.host);
     attacks.push(row(

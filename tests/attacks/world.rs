@@ -15,7 +15,7 @@ pub enum Expect {
     Refused { http: u16, code: i64, status: &'static str },
     /// Taken and dropped, as the protocol says for what asks for nothing: there is nothing to record.
     Dropped,
-    /// Refused before the gateway sees a request, by the HTTP library or since no such path is served: not recorded.
+    /// Refused by the HTTP library, before there is a request: not recorded.
     Unseen(u16),
 }
 
