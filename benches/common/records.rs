@@ -6,7 +6,8 @@ use std::time::Duration;
 use gatepost::audit::chain::{self, Head};
 use gatepost::audit::codec;
 use gatepost::audit::record::{
-    AuditRecord, Call, Caller, Correlation, Entry, Epoch, GatewayId, Outcome, RequestId, Status, Timestamp,
+    AuditRecord, Call, Caller, Correlation, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status,
+    Timestamp,
 };
 use gatepost::audit::redact::Redaction;
 use uuid::Uuid;
@@ -63,6 +64,15 @@ impl Maker {
         (0..count).map(next).collect()
     }
 
+    /// The frame of `entry`, at no place.
+    pub fn frame_of(entry: Entry) -> Vec<u8> {
+        let (gateway_id, hash) = (GatewayId(Uuid::from_u128(1)), Digest::ZERO);
+        let place = Place { gateway_id, epoch: Epoch(1), seq: Seq(1_000_000), prev_hash: hash, hash };
+        let mut frame = Vec::with_capacity(RECORD_BYTES);
+        codec::encode_record(&AuditRecord { place, entry }, &mut frame).unwrap();
+        frame
+    }
+
     /// One frame.
     pub fn frame(&self) -> Vec<u8> {
         frame(&self.entry(7))
@@ -95,7 +105,7 @@ fn frame_bytes(call: &Call) -> usize {
 
 /// The frame of `entry` somewhere behind the millionth place, where numbers are as long as they mostly are.
 fn frame(entry: &Entry) -> Vec<u8> {
-    let head = Head { seq: gatepost::audit::record::Seq(1_000_000), ..Head::START };
+    let head = Head { seq: Seq(1_000_000), ..Head::START };
     let place = chain::link(GatewayId(Uuid::from_u128(1)), Epoch(1), head, entry);
     let mut frame = Vec::new();
     codec::encode_record(&AuditRecord { place, entry: entry.clone() }, &mut frame).unwrap();
