@@ -8,16 +8,10 @@ use common::postgres::Cluster;
 use common::wait::{SOON, until};
 use serde_json::Value;
 
-fn run(setup: &Setup, args: &[&str]) -> (Option<i32>, String, String) {
-    let output = setup.command(args).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
 /// The details and readers of the `gateway/read` records, without those of this question.
 fn reads(setup: &Setup) -> Vec<(Value, String)> {
     let (code, stdout, stderr) =
-        run(setup, &["audit", "query", "--method", "gateway/read", "--limit", "1000", "--json"]);
+        setup.run(&["audit", "query", "--method", "gateway/read", "--limit", "1000", "--json"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     let record = |line: &str| {
         let record: Value = serde_json::from_str(line).unwrap();
@@ -29,7 +23,7 @@ fn reads(setup: &Setup) -> Vec<(Value, String)> {
 
 fn each_command_is_recorded(setup: &Setup, from: &str) {
     for args in [&["query", "--status", "denied"][..], &["show", "1/1"], &["tail", "-n", "1"], &["verify"]] {
-        let (code, _, stderr) = run(setup, &[&["audit"], args].concat());
+        let (code, _, stderr) = setup.run(&[&["audit"], args].concat());
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{args:?}");
     }
     until("the reads are delivered", SOON, || reads(setup).len() >= 4);
@@ -49,7 +43,7 @@ fn reading_a_live_outbox_is_recorded_with_who_what_and_how_many() {
     let gatepost = setup.start();
     each_command_is_recorded(&setup, "outbox");
     assert_eq!(gatepost.terminate(), Some(0));
-    let (code, stdout, _) = run(&setup, &["audit", "verify"]);
+    let (code, stdout, _) = setup.run(&["audit", "verify"]);
     assert!(code == Some(0) && stdout.ends_with("the trail is whole\n"), "{stdout}");
 }
 
@@ -67,7 +61,7 @@ async fn reading_postgres_beside_a_live_gateway_is_recorded_with_who_what_and_ho
     .await;
     each_command_is_recorded(&setup, "postgres");
     assert_eq!(gatepost.terminate(), Some(0));
-    let (code, _, stderr) = run(&setup, &["audit", "query"]);
+    let (code, _, stderr) = setup.run(&["audit", "query"]);
     assert_eq!(code, Some(0));
     assert!(stderr.contains("this read is not recorded: no gateway that runs in "), "{stderr}");
 }

@@ -12,9 +12,7 @@ use common::wait::{SOON, until};
 use serde_json::{Value, json};
 
 fn run(setup: &Setup, args: &[&str]) -> (Option<i32>, String, String) {
-    let output = setup.command(&[&["outbox"], args].concat()).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    setup.run(&[&["outbox"], args].concat())
 }
 
 fn succeeds(setup: &Setup, args: &[&str]) -> String {

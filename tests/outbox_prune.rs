@@ -15,9 +15,7 @@ use gatepost::ops::prune;
 use serde_json::{Value, json};
 
 fn run(setup: &Setup, args: &[&str]) -> (Option<i32>, String, String) {
-    let output = setup.command(&[&["outbox"], args].concat()).stdin(std::process::Stdio::null()).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    setup.run(&[&["outbox"], args].concat())
 }
 
 fn succeeds(setup: &Setup, args: &[&str]) -> String {

@@ -40,14 +40,11 @@ impl Ask<'_> {
     /// [`CallError`]: the backend cannot be reached, or not in time.
     pub(super) async fn route(&self, backend: &Arc<Backend>, name: Option<String>) -> Result<Route, CallError> {
         let begun = Instant::now();
-        let opened = async {
-            match &self.session {
-                Some(session) => session.peer(backend).await,
-                None => backend.shared().await,
-            }
+        let peer = match &self.session {
+            // A conversation that does not open holds a call no longer than one that does not answer.
+            Some(session) => Box::pin(backend.in_time(begun, session.peer(backend))).await?,
+            None => backend.shared().await?,
         };
-        // A conversation that does not open holds a call no longer than one that does not answer.
-        let peer = Box::pin(backend.in_time(begun, opened)).await?;
         let events: Option<Arc<dyn Listen>> = match (&self.session, &self.stream) {
             (Some(session), stream) => {
                 let ear = Ear::new(session, stream.clone());

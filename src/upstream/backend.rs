@@ -237,7 +237,7 @@ impl Backend {
     /// # Errors
     /// [`CallError`]: the backend cannot be reached, or not in the time that a call may take.
     pub async fn shared(&self) -> Result<Arc<Peer>, CallError> {
-        // Boxed: it is opened once, and every call's future has room for it.
+        // Boxed: every call's future has room for it.
         Box::pin(self.in_time(Instant::now(), self.shared_or_opened())).await
     }
 

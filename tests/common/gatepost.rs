@@ -154,6 +154,13 @@ impl Setup {
         command
     }
 
+    /// Runs such a subcommand to its end, without input: its exit code, what it printed, and its errors.
+    pub fn run(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let output = self.command(args).stdin(Stdio::null()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
     /// Starts `serve` and waits until its listeners are open and it says how ready it is.
     pub fn start(&self) -> Gatepost {
         let gatepost = self.start_unready();

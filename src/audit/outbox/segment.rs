@@ -1,6 +1,5 @@
 //! A run of records as it is stored.
 
-use std::any::type_name;
 use std::fmt;
 
 use redb::{TypeName, Value};
@@ -84,7 +83,7 @@ impl fmt::Debug for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { epoch, first, .. } = self;
         let (last, bytes) = (self.last(), self.frames().len());
-        write!(f, "{} {epoch}/{first}..={last}, {bytes} bytes", type_name::<Self>())
+        write!(f, "Segment {epoch}/{first}..={last}, {bytes} bytes")
     }
 }
 
