@@ -10,6 +10,7 @@ pub mod manual;
 mod matching;
 pub mod migrate;
 pub mod outbox;
+mod progress;
 pub mod quickstart;
 pub mod serve;
 pub mod stdio;

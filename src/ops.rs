@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod alarm;
+pub mod background;
 pub mod console;
 pub mod health;
 pub mod inspect;
@@ -13,3 +14,4 @@ pub mod status;
 pub mod supervisor;
 pub mod trail;
 pub mod watch;
+pub(crate) mod words;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::disk::copy_of;
 use common::memory_sink::{MemorySink, Mood};
-use common::pipeline::{Rig, call, events, many, ok, one, stop, stop_now, stored_records};
+use common::pipeline::{Rig, call, events, many, ok, one, stop, stop_now, stored_back, stored_records};
 use common::trail;
 use common::wait::{SOON, until_async};
 use gatepost::audit::chain::{self, Head};
@@ -74,6 +74,8 @@ async fn a_record_lost_at_the_edge_of_a_segment_keeps_the_chain() {
     let records = stored_records(&outbox.reader());
     assert_eq!(records.len(), 4);
     trail::verify_records(&records);
+    // Lost ones are linked alike from the newest back, where what is before them is not read yet.
+    assert_eq!(stored_back(&outbox.reader(), records.last()), records);
     assert_eq!(records[3].place.hash, head.hash, "what comes next is linked to it");
 }
 

@@ -136,6 +136,43 @@ async fn an_export_is_a_new_file_that_is_whole_or_not_there() {
     assert_eq!(left.count(), 0);
 }
 
+/// The nice value of each thread of a process, by the threads' names.
+fn priorities(pid: u32) -> Vec<(String, i64)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|entry| entry.unwrap().path());
+    // A thread may end while it is looked at.
+    let stat = tasks.filter_map(|task| std::fs::read_to_string(task.join("stat")).ok());
+    let priority = |stat: String| {
+        let (name, fields) = stat.split_once('(').unwrap().1.rsplit_once(')').unwrap();
+        // Field 19 of proc_pid_stat(5); the state, field 3, is the first one here.
+        (name.to_owned(), fields.split_whitespace().nth(16).unwrap().parse().unwrap())
+    };
+    stat.map(priority).collect()
+}
+
+#[tokio::test]
+async fn looking_gives_way_to_calls() {
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    let client = gatepost.client(Era::Modern, "admin").await;
+    // More than pipes and sockets hold, so that the answer waits for its reader.
+    for _ in 0..60 {
+        client.call("example__echo", json!({"text": "x".repeat(50_000)})).await.unwrap();
+    }
+    let mut export = setup.command(&["outbox", "export"]).stdout(Stdio::piped()).spawn().unwrap();
+    let niced = |pid| priorities(pid).into_iter().filter(|(_, nice)| *nice == 19).map(|(name, _)| name).collect();
+    until("the gateway reads for it", SOON, || {
+        let of_gateway: Vec<String> = niced(gatepost.pid());
+        let of_command: Vec<String> = niced(export.id());
+        of_gateway == ["inspect"] && of_command.len() == priorities(export.id()).len()
+    });
+    client.call("example__echo", json!({"text": "meanwhile"})).await.unwrap();
+    let shown = BufReader::new(export.stdout.take().unwrap()).lines();
+    // `gateway/opened` is one more; the last call may have come in time.
+    assert!((61..=62).contains(&shown.count()));
+    assert!(export.wait().unwrap().success());
+    until("the thread ends", SOON, || niced(gatepost.pid()).is_empty());
+}
+
 #[test]
 fn a_gateway_that_ends_before_its_answer_does_is_no_whole_export() {
     use std::io::Write as _;

@@ -14,12 +14,11 @@ mod stats;
 mod tail;
 mod verify;
 
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
@@ -27,16 +26,15 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::matching::Matching;
+use super::progress::Progress;
 use super::table::{RECORD_HEADINGS, record_row, table};
 use super::{BAD_CONFIG, NO_OUTBOX, Source, blocking, complain, serve};
 use crate::audit::outbox::fs::DiskFs;
 use crate::audit::outbox::{self, Reader, lock};
 use crate::audit::query::Filter;
 use crate::ops::admin;
+use crate::ops::background;
 use crate::ops::inspect::{self, Question};
-
-/// How often the line on a terminal that shows progress is written again. *Chosen*: as fast as one can read it.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// `gatepost outbox`
 #[derive(Debug, clap::Args)]
@@ -123,6 +121,9 @@ pub fn run(args: &Args) -> ExitCode {
         ));
         return ExitCode::from(NO_OUTBOX);
     }
+    if !matches!(args.command, Command::Drain(_) | Command::Prune(_)) {
+        background::give_way();
+    }
     match &args.command {
         Command::Drain(args) => settled(drain::fault(&config), drain::run(&config, args, json)),
         Command::Prune(args) => settled(args.fault(&config), prune::run(&config, args, json)),
@@ -174,7 +175,8 @@ async fn each(dir: &Path, question: &Question, take: &mut dyn FnMut(Value) -> io
     let mut progress = Progress::new();
     let mut take = |line: Value| {
         if let Some(done) = line.get("progress") {
-            return progress.show(done);
+            progress.show(done.get("records").and_then(Value::as_u64).unwrap_or_default());
+            return Ok(());
         }
         progress.clear();
         take(line)
@@ -207,40 +209,6 @@ pub(super) async fn ask(dir: &Path, question: &Question) -> anyhow::Result<Vec<V
     })
     .await?;
     Ok(lines)
-}
-
-/// One line on standard error that is written over again, where that is a terminal.
-struct Progress {
-    shown: Option<Instant>,
-    terminal: bool,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self { shown: None, terminal: io::stderr().is_terminal() && !io::stdout().is_terminal() }
-    }
-
-    fn show(&mut self, done: &Value) -> io::Result<()> {
-        if self.terminal && self.shown.is_none_or(|shown| shown.elapsed() >= PROGRESS_INTERVAL) {
-            self.shown = Some(Instant::now());
-            let records = done.get("records").and_then(Value::as_u64).unwrap_or_default();
-            write!(io::stderr().lock(), "\r{records} records read")?;
-        }
-        Ok(())
-    }
-
-    fn clear(&mut self) {
-        if self.shown.take().is_some() {
-            // Nobody can be told that standard error is closed.
-            write!(io::stderr().lock(), "\r\x1b[K").ok();
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.clear();
-    }
 }
 
 pub(super) fn json_lines(lines: &[Value]) -> String {

@@ -5,6 +5,7 @@
 //! `error` says why there is no more; one with `progress` that there will be. Lines are read as fast as the client takes
 //! them: an answer may be as long as the outbox, and is never in memory as a whole.
 
+use std::fmt::Write as _;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +19,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::background;
 use super::inspect::{self, Question};
+use super::status::trail;
 use crate::audit::pipeline::Probe;
 
 /// The socket's name in the outbox directory.
@@ -30,8 +33,12 @@ const QUESTION_BYTES_MAX: u64 = 16 * 1024;
 /// How long a client may take to ask and to take a line, and the gateway to give one. *Chosen*: a person's patience.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Lines of an answer between reading and writing. *Chosen*: a line is at most a record, about 1 MiB.
-const LINES_AHEAD: usize = 8;
+/// Bytes of an answer that are written at once, and a line more, which is at most a record, about 1 MiB. *Chosen*: a
+/// hundred records or so for one handing over.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Such pieces of an answer between reading and writing. *Chosen*: neither waits for the other at every piece.
+const CHUNKS_AHEAD: usize = 4;
 
 /// Questions answered at once. *Chosen*: each may read the whole outbox.
 const QUESTIONS_MAX: usize = 4;
@@ -103,16 +110,28 @@ async fn serve(stream: UnixStream, probe: Probe) -> io::Result<()> {
         Ok(question) => question,
         Err(error) => return write(&mut stream, &json!({ "error": format!("no question: {error}") })).await,
     };
-    let (lines, mut given) = mpsc::channel(LINES_AHEAD);
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut emit = |line| match lines.blocking_send(line) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+    let doing = matches!(question, Question::Stats).then(|| trail(&probe));
+    let (chunks, mut given) = mpsc::channel::<String>(CHUNKS_AHEAD);
+    let reading = background::spawn(move || {
+        let mut chunk = String::new();
+        let mut emit = |line: Value| {
+            writeln!(chunk, "{line}").ok();
+            // The word that the work goes on is to be heard now.
+            if chunk.len() < CHUNK_BYTES && line.get("progress").is_none() {
+                return ControlFlow::Continue(());
+            }
+            match chunks.blocking_send(std::mem::take(&mut chunk)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
         };
-        inspect::answer(&question, probe.reader(), Some(&probe), &mut emit)
-    });
-    while let Some(line) = given.recv().await {
-        write(&mut stream, &line).await?;
+        let answered = inspect::answer(&question, probe.reader(), doing.as_ref(), &mut emit);
+        // Where nobody takes it, nobody asks any more.
+        chunks.blocking_send(chunk).ok();
+        answered
+    })?;
+    while let Some(chunk) = given.recv().await {
+        in_time(stream.write_all(chunk.as_bytes())).await?;
     }
     let last = match reading.await {
         Ok(Ok(())) => json!({ "end": true }),

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! What stands in a record was written by strangers: it reaches the page only through maud, which escapes, and
-//! [`words::visible`], which makes control characters visible.
+//! [`words::visible`](crate::ops::words::visible), which makes control characters visible.
 
 mod entry;
 mod live;
@@ -25,7 +25,6 @@ mod record;
 mod search;
 pub mod session;
 mod source;
-mod words;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -9,10 +9,10 @@ use std::ops::ControlFlow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::status::Trail;
 use crate::audit::chain::Head;
 use crate::audit::outbox::prune::Until;
 use crate::audit::outbox::{Error, Frame, Reader};
-use crate::audit::pipeline::Probe;
 use crate::audit::query::{ANSWER_BYTES_MAX, Filter};
 use crate::audit::record::{AuditRecord, Digest, Epoch, Seq};
 
@@ -80,16 +80,17 @@ pub enum Question {
 /// Takes a line; says whether to go on.
 pub type Emit<'a> = &'a mut dyn FnMut(Value) -> ControlFlow<()>;
 
-/// Answers `question` from `reader`; `live` is the gateway whose outbox it is, if it runs. Blocks.
+/// Answers `question` from `reader`; `live` is what the gateway does whose outbox it is, if it runs. Blocks. It takes no
+/// lock that calls wait for, since its thread may wait long for a processor.
 ///
 /// # Errors
 /// A file of the outbox cannot be read. Lines may have been given away before.
-pub fn answer(question: &Question, reader: &Reader, live: Option<&Probe>, emit: Emit<'_>) -> Result<(), Error> {
+pub fn answer(question: &Question, reader: &Reader, live: Option<&Trail>, emit: Emit<'_>) -> Result<(), Error> {
     match question {
         Question::Stats => give([stats(reader, live)?], emit),
         Question::Intents => give(reader.intents()?.iter().map(value), emit),
         Question::Records { filter } => {
-            let records = newest(reader, filter, emit)?;
+            let records = records(reader, filter, emit)?;
             give(records.iter().map(value), emit);
         }
         // The admin socket has done it; a dead gateway cannot.
@@ -125,38 +126,45 @@ fn progress(records: u64) -> Value {
     json!({ "progress": { "records": records } })
 }
 
-/// The newest records in the outbox that match, oldest first.
-fn newest(reader: &Reader, filter: &Filter, emit: Emit<'_>) -> Result<VecDeque<AuditRecord>, Error> {
-    let (mut found, mut bytes, mut seen) = (VecDeque::new(), 0, 0);
-    let begin = filter.after.map(|(epoch, seq)| (Epoch(epoch), Head { seq: Seq(seq), ..Head::START }));
-    let mut after = begin.map(|(epoch, _)| Epoch(epoch.0.saturating_sub(1)));
-    while let Some(epoch) = reader.next_epoch(after)? {
-        let mut head = begin.filter(|begin| begin.0 == epoch).map_or(Head::START, |(_, head)| head);
-        loop {
-            let records = reader.read(epoch, head)?;
-            let Some(last) = records.last() else { break };
-            head = Head::after(&last.place);
-            seen += records.len() as u64;
-            for record in records.into_iter().filter(|record| filter.matches(record)) {
-                // I6: an answer is bounded by count and by bytes; the newest ones stay.
-                bytes += record.entry.size_bytes();
-                if begin.is_some() && (found.len() >= filter.limit() || bytes > ANSWER_BYTES_MAX && !found.is_empty()) {
-                    return Ok(found);
-                }
-                found.push_back(record);
-                while found.len() > filter.limit() || (bytes > ANSWER_BYTES_MAX && found.len() > 1) {
-                    bytes -= found.pop_front().map_or(0, |record: AuditRecord| record.entry.size_bytes());
-                }
-            }
-            if emit(progress(seen)).is_break() {
-                return Ok(VecDeque::new());
-            }
+/// What is met on a walk over stored records.
+enum Met {
+    /// One that matches.
+    Record(Box<AuditRecord>),
+    /// So many were read by now.
+    Seen(u64),
+}
+
+/// Takes what is met; says whether to go on.
+type Visit<'a> = &'a mut dyn FnMut(Met) -> ControlFlow<()>;
+
+/// The newest records in the outbox that match, oldest first; with `filter.after` the oldest behind that place.
+fn records(reader: &Reader, filter: &Filter, emit: Emit<'_>) -> Result<VecDeque<AuditRecord>, Error> {
+    let (mut found, mut bytes) = (VecDeque::new(), 0);
+    let mut visit = |met| {
+        let record = match met {
+            Met::Seen(records) => return emit(progress(records)),
+            Met::Record(record) => *record,
+        };
+        // I6: an answer is bounded by count and by bytes; at least one record is given.
+        bytes += record.entry.size_bytes();
+        if bytes > ANSWER_BYTES_MAX && !found.is_empty() {
+            return ControlFlow::Break(());
         }
-        after = Some(epoch);
+        if filter.after.is_some() {
+            found.push_back(record);
+        } else {
+            found.push_front(record);
+        }
+        if found.len() < filter.limit() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    match filter.after {
+        Some(_) => walk(reader, filter, filter.after, &mut visit).map(drop)?,
+        None => walk_back(reader, filter, &mut visit)?,
     }
     Ok(found)
 }
 
+/// All records that match behind the place `after`, oldest first; then where it ended.
 fn scan(
     reader: &Reader,
     filter: &Filter,
@@ -164,12 +172,33 @@ fn scan(
     limit: Option<u64>,
     emit: Emit<'_>,
 ) -> Result<(), Error> {
-    let (mut at, mut given, mut seen) = (after, 0, 0);
-    let end = |at: Option<(u64, u64)>, more: bool| {
-        let (epoch, seq) = at.unwrap_or_default();
-        json!({ "at": { "epoch": epoch, "seq": seq }, "more": more })
+    let (mut given, mut more) = (0, false);
+    let mut visit = |met| match met {
+        Met::Seen(records) => emit(progress(records)),
+        Met::Record(_) if limit.is_some_and(|limit| given >= limit) => {
+            more = true;
+            ControlFlow::Break(())
+        }
+        Met::Record(record) => {
+            given += 1;
+            emit(value(&record))
+        }
     };
-    // The epoch of the cursor itself is asked for as the one behind its forerunner.
+    let (epoch, seq) = walk(reader, filter, after, &mut visit)?.unwrap_or_default();
+    give([json!({ "at": { "epoch": epoch, "seq": seq }, "more": more })], emit);
+    Ok(())
+}
+
+/// Meets the records that match behind the place `after`, from the oldest on. Gives the place of the last one read, whether
+/// it matched or not, without the one that ended it.
+fn walk(
+    reader: &Reader,
+    filter: &Filter,
+    after: Option<(u64, u64)>,
+    visit: Visit<'_>,
+) -> Result<Option<(u64, u64)>, Error> {
+    let (mut at, mut seen) = (after, 0);
+    // The epoch of the place itself is asked for as the one behind its forerunner.
     let mut before = after.and_then(|(epoch, _)| epoch.checked_sub(1)).map(Epoch);
     while let Some(epoch) = reader.next_epoch(before)? {
         let from = after.filter(|(known, _)| *known == epoch.0).map_or(Seq::ZERO, |(_, seq)| Seq(seq));
@@ -180,29 +209,47 @@ fn scan(
             head = Head::after(&last.place);
             seen += records.len() as u64;
             for record in records {
-                if filter.matches(&record) {
-                    if limit.is_some_and(|limit| given >= limit) {
-                        give([end(at, true)], emit);
-                        return Ok(());
-                    }
-                    given += 1;
-                    if emit(value(&record)).is_break() {
-                        return Ok(());
-                    }
+                let place = (epoch.0, record.place.seq.0);
+                if filter.matches(&record) && visit(Met::Record(Box::new(record))).is_break() {
+                    return Ok(at);
                 }
-                at = Some((epoch.0, record.place.seq.0));
+                at = Some(place);
             }
-            if emit(progress(seen)).is_break() {
-                return Ok(());
+            if visit(Met::Seen(seen)).is_break() {
+                return Ok(at);
             }
         }
         before = Some(epoch);
     }
-    give([end(at, false)], emit);
+    Ok(at)
+}
+
+/// Meets the records that match from the newest back. Where a place is asked for, it reads that alone.
+fn walk_back(reader: &Reader, filter: &Filter, visit: Visit<'_>) -> Result<(), Error> {
+    let (first, behind) = match (filter.epoch, filter.seq) {
+        (None, _) => ((0, 0), (u64::MAX, u64::MAX)),
+        (Some(epoch), None) => ((epoch, 0), (epoch, u64::MAX)),
+        (Some(epoch), Some(seq)) => ((epoch, seq), (epoch, seq.saturating_add(1))),
+    };
+    let (mut before, mut seen) = (filter.before.map_or(behind, |key| behind.min((key.epoch, key.seq))), 0);
+    while before > first {
+        let records = reader.read_before((Epoch(before.0), Seq(before.1)))?;
+        let Some(oldest) = records.first() else { break };
+        before = (oldest.place.epoch.0, oldest.place.seq.0);
+        seen += records.len() as u64;
+        for record in records.into_iter().rev().filter(|record| filter.matches(record)) {
+            if visit(Met::Record(Box::new(record))).is_break() {
+                return Ok(());
+            }
+        }
+        if visit(Met::Seen(seen)).is_break() {
+            break;
+        }
+    }
     Ok(())
 }
 
-fn stats(reader: &Reader, live: Option<&Probe>) -> Result<Value, Error> {
+fn stats(reader: &Reader, live: Option<&Trail>) -> Result<Value, Error> {
     let stats = reader.stats()?;
     let stored: u64 = stats.streams.iter().map(|stream| (stream.last.0 + 1).saturating_sub(stream.first.0)).sum();
     let oldest = oldest(reader)?;
@@ -211,12 +258,8 @@ fn stats(reader: &Reader, live: Option<&Probe>) -> Result<Value, Error> {
         object.insert("stored".to_owned(), json!(stored));
         object.insert("oldest".to_owned(), json!(oldest));
     }
-    if let (Some(probe), Some(object)) = (live, stats.as_object_mut()) {
-        let (gateway_id, epoch) = probe.stream();
-        object.insert("gateway_id".to_owned(), value(&gateway_id));
-        object.insert("epoch".to_owned(), value(&epoch));
-        object.insert("ring".to_owned(), value(&probe.gauge()));
-        object.insert("postgres".to_owned(), value(&probe.shipper()));
+    if let (Some(live), Some(object)) = (live, stats.as_object_mut()) {
+        object.insert("live".to_owned(), value(live));
     }
     Ok(stats)
 }

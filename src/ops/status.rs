@@ -163,7 +163,9 @@ impl Sources {
     }
 }
 
-fn trail(probe: &Probe) -> Trail {
+/// The pipeline alone.
+#[must_use]
+pub fn trail(probe: &Probe) -> Trail {
     let (gauge, limits, meter) = (probe.gauge(), probe.ring_limits(), probe.meter());
     let (gateway_id, epoch) = probe.stream();
     let durable = gauge.stored.max(gauge.delivered);

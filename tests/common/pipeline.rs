@@ -9,7 +9,7 @@ use gatepost::audit::chain::Head;
 use gatepost::audit::outbox::Reader;
 use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::pipeline::{Config, Ended, Pipeline, Probe};
-use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Outcome, RequestId, Status};
+use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Epoch, Outcome, RequestId, Seq, Status};
 use gatepost::audit::redact::Redaction;
 use gatepost::audit::scribe::{About, Mode};
 use gatepost::audit::shipper::BatchLimits;
@@ -117,7 +117,30 @@ pub fn stored_records(reader: &Reader) -> Vec<AuditRecord> {
         }
         after = Some(epoch);
     }
+    let mut back = stored_back(reader, records.last());
+    // What was delivered meanwhile may have been forgotten.
+    back.retain(|record| records.first().is_some_and(|first| place(first) <= place(record)));
+    assert!(records.ends_with(&back), "read from the newest back, other records are stored");
     records
+}
+
+/// Where `record` stands in the outbox.
+fn place(record: &AuditRecord) -> (Epoch, Seq) {
+    (record.place.epoch, record.place.seq)
+}
+
+/// All records up to `last`, found from there back, oldest first.
+pub fn stored_back(reader: &Reader, last: Option<&AuditRecord>) -> Vec<AuditRecord> {
+    let mut before = last.map_or((Epoch(0), Seq(0)), |last| (last.place.epoch, last.place.seq.next()));
+    let mut found: Vec<AuditRecord> = Vec::new();
+    loop {
+        let some = reader.read_before(before).unwrap();
+        let Some(first) = some.first() else { break };
+        before = place(first);
+        found.extend(some.into_iter().rev());
+    }
+    found.reverse();
+    found
 }
 
 /// A call of `tool`.

@@ -278,6 +278,14 @@ impl Generation {
         })
     }
 
+    /// The newest segment that begins before this place.
+    pub(super) fn segment_before(&self, (epoch, seq): (Epoch, Seq)) -> Result<Option<Segment>, Error> {
+        self.segments("read", |table| {
+            let row = table.range(..(epoch.0, seq.0))?.next_back();
+            row.transpose()?.map(|(key, value)| Ok(Segment::of_value(key.value(), value.value()))).transpose()
+        })
+    }
+
     /// The first segment behind the one with the key `after`, in the order of keys.
     pub(super) fn next_segment(&self, after: Option<(Epoch, Seq)>) -> Result<Option<Segment>, Error> {
         let from = after.map_or((0, 0), |(epoch, first)| (epoch.0, first.next().0));

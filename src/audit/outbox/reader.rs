@@ -161,10 +161,14 @@ impl Shared {
         self.files.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn is_listed(&self, number: Number) -> bool {
+        self.files.read().unwrap_or_else(PoisonError::into_inner).iter().any(|file| file.number == number)
+    }
+
     /// The open file, with its epoch; `None` where it was unlinked since it was listed, as all in it was delivered.
     fn generation(&self, file: &File, purpose: Purpose) -> Result<Option<(Epoch, Arc<Generation>)>, Error> {
         let result = self.open(file, purpose);
-        if result.is_err() && self.files().iter().all(|listed| listed.number != file.number) {
+        if result.is_err() && !self.is_listed(file.number) {
             return Ok(None);
         }
         result.map(Some)
@@ -184,14 +188,15 @@ impl Shared {
         };
         *opened = Some((file.number, Arc::clone(&generation)));
         drop(opened);
-        let known = file.epoch.zip(file.first).zip(file.last);
-        let (epoch, first, last) = if let Some(((epoch, first), last)) = known {
-            (epoch, first, last)
-        } else {
-            let (first, last) = generation.span()?.unwrap_or((Seq::ZERO, Seq::ZERO));
-            // What the writer said when it sealed the file goes for it.
-            (generation.meta()?.epoch, first, file.last.unwrap_or(last))
-        };
+        // The writer must not wait at every segment for people who look, whose thread may wait long for a processor.
+        if let (Some(epoch), Some(_), Some(_)) = (file.epoch, file.first, file.last)
+            && self.is_listed(file.number)
+        {
+            return Ok((epoch, generation));
+        }
+        let (first, last) = generation.span()?.unwrap_or((Seq::ZERO, Seq::ZERO));
+        // What the writer said when it sealed the file goes for it.
+        let (epoch, last) = (generation.meta()?.epoch, file.last.unwrap_or(last));
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = files.iter_mut().find(|entry| entry.number == file.number && entry.active.is_none()) {
             (entry.epoch, entry.first, entry.last) = (Some(epoch), Some(first), Some(last));
@@ -397,6 +402,35 @@ impl Reader {
             if let Some(segment) = generation.segment_from(epoch, from)? {
                 return self.shared.decode(&file, &generation, &segment, after);
             }
+        }
+        Ok(Vec::new())
+    }
+
+    /// The records of the newest segment that begins before the place `before`, those of them that are before it, oldest
+    /// first; none where nothing is. Rotted ones are replaced as [`read`](Self::read) does.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn read_before(&self, before: (Epoch, Seq)) -> Result<Vec<AuditRecord>, Error> {
+        for file in self.shared.files().into_iter().rev() {
+            // A file that was not opened yet tells neither.
+            if file.epoch.zip(file.first).is_some_and(|first| first >= before) {
+                continue;
+            }
+            let Some((_, generation)) = self.shared.generation(&file, self.purpose)? else { continue };
+            let Some(segment) = generation.segment_before(before)? else { continue };
+            let decode = |after| self.shared.decode(&file, &generation, &segment, after);
+            let mut records = decode(Head { seq: Seq(segment.first.0 - 1), hash: Digest::ZERO })?;
+            // A lost record is linked to the one before it, which stands in another segment.
+            let is_loose = |first: &AuditRecord| first.place.prev_hash == Digest::ZERO && first.place.seq > Seq(1);
+            if records.first().is_some_and(is_loose)
+                && let Some(last) = self.read_before((segment.epoch, segment.first))?.last()
+                && (last.place.epoch, last.place.seq.next()) == (segment.epoch, segment.first)
+            {
+                records = decode(Head::after(&last.place))?;
+            }
+            records.retain(|record| (record.place.epoch, record.place.seq) < before);
+            return Ok(records);
         }
         Ok(Vec::new())
     }

@@ -1,21 +1,18 @@
 //! `gatepost audit verify`: whether the trail is whole and unchanged, and what of that cannot be known.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
 
 use super::super::print;
+use super::super::progress::Progress;
 use super::super::table::table;
 use super::trail::{connect, explained, outbox, recorded};
 use crate::audit::query;
 use crate::config::Config;
 use crate::ops::inspect::Question;
 use crate::ops::reads::FAULTS_MAX;
-
-/// Records between two words of progress. *Chosen*: about a tenth of a second's work.
-const PROGRESS_EVERY: u64 = 10_000;
 
 /// What no check of the rows can tell.
 const UNCHECKED: [&str; 4] = [
@@ -36,9 +33,9 @@ pub(super) struct Args {
 pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
     let mut report = if let Some(url) = &config.postgres.url {
         let mut connection = connect(config, url).await?;
-        let mut progress = Progress::default();
-        let report = query::verify(&mut connection, args.faults, |count| progress.told(count)).await;
-        progress.end();
+        let mut progress = Progress::new();
+        let report = query::verify(&mut connection, args.faults, |count| progress.show(count)).await;
+        progress.clear();
         serde_json::to_value(report.map_err(|error| explained("check the trail", error))?)?
     } else {
         let answer = outbox(&config.audit.dir, &Question::CheckTrail { faults_max: args.faults }).await?;
@@ -112,25 +109,4 @@ fn in_words(report: &Value) -> String {
         writeln!(out, "and {} faults more; --faults lists up to {FAULTS_MAX}", faults - listed).ok();
     }
     out
-}
-
-/// How far long work is, on standard error, where that is a terminal.
-#[derive(Debug, Default)]
-struct Progress {
-    told: u64,
-}
-
-impl Progress {
-    fn told(&mut self, count: u64) {
-        if count >= self.told + PROGRESS_EVERY && std::io::stderr().is_terminal() {
-            self.told = count;
-            write!(std::io::stderr().lock(), "\r{count} records checked").ok();
-        }
-    }
-
-    fn end(&self) {
-        if self.told > 0 {
-            writeln!(std::io::stderr().lock()).ok();
-        }
-    }
 }

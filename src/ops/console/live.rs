@@ -8,12 +8,13 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::words::{age, bytes, count, moment, some, text, visible};
-use super::{Console, page, source, words};
+use super::{Console, page, source};
 use crate::audit::record::{Status as Ended, Timestamp};
 use crate::audit::shipper::State as Shipper;
 use crate::ops::inspect::Question;
 use crate::ops::status::{Condition, Status, Trail};
+use crate::ops::words;
+use crate::ops::words::{age, bytes, count, moment, some, text, visible};
 
 /// Open calls that are listed. *Chosen*: what fits beside the rest; `gatepost outbox list` has all.
 const OPEN_SHOWN_MAX: usize = 20;

@@ -2,7 +2,7 @@
 
 use maud::{DOCTYPE, Markup, html};
 
-use super::words::visible;
+use crate::ops::words::visible;
 
 /// How an answer of HTML begins its headers.
 pub(super) type Html = ([(axum::http::HeaderName, &'static str); 1], String);

@@ -10,8 +10,8 @@ use super::Console;
 use super::page;
 use super::search::{Search, provenance, table};
 use super::source::{Answer, Ask};
-use super::words::visible;
 use crate::ops::trail::which;
+use crate::ops::words::visible;
 
 /// Records before and behind it that are shown. *Chosen*: as `gatepost audit show`.
 const NEIGHBOURS: u64 = 3;

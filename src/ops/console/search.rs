@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use super::live::tag;
 use super::source::{Answer, Ask};
-use super::words::{id, moment, short, target, text, visible};
 use super::{Console, page};
 use crate::audit::query::Filter;
 use crate::audit::record::Status;
 use crate::ops::trail::moment::{key, key_of, moment as parsed};
+use crate::ops::words::{id, moment, short, target, text, visible};
 
 /// Longest value of a field, in bytes. *Derived*: no column that is compared is longer.
 const VALUE_BYTES_MAX: usize = 1024;

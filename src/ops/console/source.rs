@@ -12,6 +12,7 @@ use super::entry::Reader;
 use crate::audit::pipeline::Probe;
 use crate::audit::query::{self, Filter};
 use crate::audit::sink::postgres;
+use crate::ops::background;
 use crate::ops::inspect::{self, Question};
 use crate::ops::reads::{self, Read};
 use crate::ops::trail::Source;
@@ -80,7 +81,7 @@ pub(super) async fn outbox(probe: Probe, question: Question) -> Result<Vec<Value
     // Whoever asked may be gone: the thread then ends too.
     let gone = CancellationToken::new();
     let _gone = gone.clone().drop_guard();
-    let reading = tokio::task::spawn_blocking(move || {
+    let reading = background::spawn(move || {
         let (mut lines, begun) = (Vec::new(), Instant::now());
         let mut late = false;
         let mut take = |line: Value| {
@@ -96,14 +97,17 @@ pub(super) async fn outbox(probe: Probe, question: Question) -> Result<Vec<Value
             }
             ControlFlow::Continue(())
         };
-        let answered = inspect::answer(&question, probe.reader(), Some(&probe), &mut take);
+        let answered = inspect::answer(&question, probe.reader(), None, &mut take);
         answered.map_err(|error| format!("cannot read the outbox: {error}"))?;
         if late {
             return Err(format!("the outbox was not read within {OUTBOX_TIMEOUT:?}: use gatepost outbox export"));
         }
         Ok(lines)
     });
-    reading.await.unwrap_or_else(|_| Err("the answer could not be made".to_owned()))
+    reading
+        .map_err(|error| format!("no thread to read the outbox with: {error}"))?
+        .await
+        .unwrap_or_else(|_| Err("the answer could not be made".to_owned()))
 }
 
 impl Console {

@@ -7,7 +7,7 @@ const CELL_MAX: usize = 160;
 
 /// Text whose control characters, and those that turn its direction or take no room, are written as escapes: what a
 /// record holds must not look like something else.
-pub(super) fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     let hidden = |c: char| {
         c.is_control()
             || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -17,7 +17,7 @@ pub(super) fn visible(text: &str) -> String {
 }
 
 /// The beginning of it.
-pub(super) fn short(text: &str) -> String {
+pub(crate) fn short(text: &str) -> String {
     match text.char_indices().nth(CELL_MAX) {
         Some((end, _)) => format!("{}...", visible(text.get(..end).unwrap_or_default())),
         None => visible(text),
@@ -25,7 +25,7 @@ pub(super) fn short(text: &str) -> String {
 }
 
 /// A field of a record as text; empty where it has no value.
-pub(super) fn text(record: &Value, key: &str) -> String {
+pub(crate) fn text(record: &Value, key: &str) -> String {
     match record.get(key) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => String::new(),
@@ -34,7 +34,7 @@ pub(super) fn text(record: &Value, key: &str) -> String {
 }
 
 /// Where a call went, or what the gateway did.
-pub(super) fn target(record: &Value) -> String {
+pub(crate) fn target(record: &Value) -> String {
     match (text(record, "backend_name"), text(record, "tool_name")) {
         (backend, tool) if backend.is_empty() && tool.is_empty() => text(record, "method"),
         (backend, tool) if backend.is_empty() => tool,
@@ -43,12 +43,12 @@ pub(super) fn target(record: &Value) -> String {
 }
 
 /// The place of a record, as `which` takes it.
-pub(super) fn id(record: &Value) -> String {
+pub(crate) fn id(record: &Value) -> String {
     ["gateway_id", "epoch", "seq"].map(|key| text(record, key)).join("/")
 }
 
 /// `2026-11-26 10:00:00.000` of RFC 3339; as it is where it is none.
-pub(super) fn moment(rfc3339: &str) -> String {
+pub(crate) fn moment(rfc3339: &str) -> String {
     match (rfc3339.get(..10), rfc3339.get(11..23), rfc3339.get(10..11)) {
         (Some(date), Some(time), Some("T")) => format!("{date} {time}"),
         _ => visible(rfc3339),
@@ -56,7 +56,7 @@ pub(super) fn moment(rfc3339: &str) -> String {
 }
 
 /// Bytes in the unit that suits them.
-pub(super) fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let unit = units.into_iter().find(|(_, shift)| count >> shift > 0);
     unit.map_or_else(
@@ -69,7 +69,7 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 /// A count with its thousands apart.
-pub(super) fn count(count: u64) -> String {
+pub(crate) fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut out = String::new();
     for (idx, digit) in digits.chars().enumerate() {
@@ -82,12 +82,12 @@ pub(super) fn count(count: u64) -> String {
 }
 
 /// A count of things, as `1 file`, `2 files`.
-pub(super) fn some(number: usize, thing: &str) -> String {
+pub(crate) fn some(number: usize, thing: &str) -> String {
     format!("{} {thing}{}", count(number as u64), if number == 1 { "" } else { "s" })
 }
 
 /// An age.
-pub(super) fn age(seconds: f64) -> String {
+pub(crate) fn age(seconds: f64) -> String {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float is clamped")]
     let whole = seconds as u64;
     match whole {
