@@ -5,7 +5,8 @@
 //! ones have. Each must succeed. In the directory are the examples, and `gatepost.toml` is `examples/quickstart.toml`.
 //! `serve` runs on until the page's end or its next `serve`, and must then end well; it listens on a free port, which takes
 //! the place of `127.0.0.1:8808` and `:8809`. `postgres://gatepost@localhost/audit` stands for a database of the page's own.
-//! A block behind the line `<!-- not run: REASON -->` is not run. What else is not meant to be typed is fenced as `text`.
+//! In `docs/runbook.md` what is to be typed about an alarm, behind `**Type**:`, is run last, as far as it is `gatepost` or
+//! `curl`: the other programs are the operator's. A block behind the line `<!-- not run: REASON -->` is not run. What else is not meant to be typed is fenced as `text`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
 
 mod common;
@@ -73,6 +74,14 @@ fn commands(page: &str, text: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// The commands of ours behind each `**Type**:` of a page, and `curl`.
+fn typed(text: &str) -> Vec<String> {
+    let paragraphs = text.split("\n\n").filter_map(|paragraph| paragraph.split_once("**Type**:"));
+    let spans = paragraphs.flat_map(|(_, rest)| rest.split('`').skip(1).step_by(2));
+    let commands = spans.map(|span| span.replace('\n', " "));
+    commands.filter(|command| command.starts_with("gatepost ") || command.starts_with("curl ")).collect()
 }
 
 /// A page's directory, environment and running gateway.
@@ -180,7 +189,10 @@ async fn every_command_of_the_documentation_does_what_it_is_shown_for() {
     let mut count = 0;
     for page in pages() {
         let mut reader = Reader::new();
-        for command in commands(&page, &read(&page)) {
+        let text = read(&page);
+        let typed = if page == "docs/runbook.md" { typed(&text) } else { Vec::new() };
+        assert_eq!(typed.len() > 5, page == "docs/runbook.md", "{typed:?}");
+        for command in commands(&page, &text).into_iter().chain(typed) {
             reader.follow(&page, &command).await;
             count += 1;
         }
