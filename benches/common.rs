@@ -13,8 +13,10 @@
     reason = "benches: each uses a part of this, prints its table, and ends where anything is amiss"
 )]
 
+pub mod child;
 pub mod disk;
 pub mod fill;
+pub mod gateway;
 pub mod machine;
 pub mod peer;
 #[path = "../tests/common/postgres.rs"]

@@ -17,19 +17,17 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::child::{kill, ready, spawn};
 use common::records::Maker;
 use common::sample::{median, milliseconds};
 use common::{argument, disk, fill, peer, runtime, scribing, size, table};
 use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::pipeline::Pipeline;
 use gatepost::audit::sink::postgres::{Options, PostgresSink};
-use tokio::sync::oneshot;
 
 /// Calls that are open when the process is killed. *Chosen*: as in the goal for latency.
 const OPEN_CALLS: usize = 64;
@@ -84,41 +82,10 @@ fn bytes() -> u64 {
     size("RECOVER_BYTES", 2_000_000_000, 100_000_000)
 }
 
-/// Starts this program in another role and waits for its first line.
-fn spawn(role: &str, dir: &Path) -> (Child, String) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--role", role, "--dir"]).arg(dir).stdout(Stdio::piped());
-    if common::is_quick() {
-        command.arg("--quick");
-    }
-    let mut child = command.spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert!(!line.is_empty(), "the child in role {role} died");
-    (child, line.trim().to_owned())
-}
-
-/// SIGKILL.
-fn kill((mut child, _): (Child, String)) {
-    child.kill().unwrap();
-    child.wait().unwrap();
-}
-
 fn child(role: &str, dir: &Path) {
     match role {
         "fill" => {
-            let maker = Maker::new();
-            let scribing = fill::running(dir, &maker, bytes());
-            runtime().block_on(async {
-                for number in 0..OPEN_CALLS {
-                    let call = maker.call(number);
-                    let mut reservation = scribing.ring.reserve_call(&call, scribing::PATIENCE).await.unwrap();
-                    let (sender, stored) = oneshot::channel();
-                    scribing.ring.begin(&mut reservation, &call, Some(sender)).unwrap();
-                    stored.await.unwrap();
-                    std::mem::forget(reservation);
-                }
-            });
+            let _scribing = fill::with_open_calls(dir, bytes(), OPEN_CALLS);
             ready("filled");
         }
         "single" => {
@@ -143,12 +110,4 @@ fn child(role: &str, dir: &Path) {
 
 fn file(dir: &Path) -> PathBuf {
     dir.join("single.redb")
-}
-
-/// Says `word` and waits to be killed.
-fn ready(word: &str) -> ! {
-    println!("{word}");
-    loop {
-        std::thread::park();
-    }
 }

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gatepost::audit::outbox::fs::DiskFs;
+use tokio::sync::oneshot;
 
 use super::records::Maker;
-use super::scribing::{Scribing, push};
+use super::scribing::{PATIENCE, Scribing, push};
 use super::{disk, runtime};
 
 /// Stores `count` records in the outbox at `dir` and closes its epoch.
@@ -28,6 +29,23 @@ pub fn running(dir: &Path, maker: &Maker, bytes: u64) -> Scribing {
         while number % 1_000 != 0 || disk::usage(dir).1 < bytes {
             push(&scribing.ring, maker.entry(number)).await;
             number += 1;
+        }
+    });
+    scribing
+}
+
+/// The same, with `count` open calls behind the records: what a gateway in the middle of its work has.
+pub fn with_open_calls(dir: &Path, bytes: u64, count: usize) -> Scribing {
+    let maker = Maker::new();
+    let scribing = running(dir, &maker, bytes);
+    runtime().block_on(async {
+        for number in 0..count {
+            let call = maker.call(number);
+            let mut reservation = scribing.ring.reserve_call(&call, PATIENCE).await.unwrap();
+            let (sender, stored) = oneshot::channel();
+            scribing.ring.begin(&mut reservation, &call, Some(sender)).unwrap();
+            stored.await.unwrap();
+            std::mem::forget(reservation);
         }
     });
     scribing
