@@ -6,14 +6,10 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
-use std::process::{Command, Stdio};
-
-use common::gatepost::{Setup, token_with};
+use common::browser::Browser;
+use common::gatepost::Setup;
 use common::mcp::{Client, Era};
 use common::postgres::Cluster;
-use common::tools::{modern_node, node_module};
 use serde_json::json;
 
 async fn calls(client: &Client, text: &str, count: usize) {
@@ -33,24 +29,16 @@ async fn the_console_is_used_in_a_browser() {
     calls(&client, "the quarter's figures", 12).await;
     client.call("add", json!({ "a": 1, "b": 2 })).await.unwrap();
     client.call("echo", json!({ "text": "<script>alert('a record')</script>" })).await.unwrap();
-    let shots = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/console");
-    std::fs::create_dir_all(&shots).unwrap();
-    let modules = node_module("playwright-core").parent().unwrap().parent().unwrap().to_owned();
-    let auditor = token_with(&json!({ "sub": "olga", "role": "auditor" }));
-    let mut command = Command::new(modern_node());
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/console.mjs"));
-    command.arg(modules).args([gatepost.ops_url(), &auditor]).arg(&shots);
-    let mut driver = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut answers = driver.stdin.take().unwrap();
-    for word in BufReader::new(driver.stdout.take().unwrap()).lines() {
-        match word.unwrap().as_str() {
+    let mut browser = Browser::start("console.mjs", &gatepost, "console");
+    while let Some(word) = browser.hears() {
+        match word.as_str() {
             "stop" => cluster.stop(),
             "start" => cluster.restart(),
             "call" => calls(&client, "meanwhile", 5).await,
             other => panic!("the driver says {other}"),
         }
-        writeln!(answers, "done").unwrap();
+        browser.say("done");
     }
-    let ended = driver.wait().unwrap();
+    let ended = browser.end();
     assert!(ended.success(), "tests/e2e/console.mjs ended with {ended}: its output is above\n{}", gatepost.log());
 }

@@ -193,6 +193,15 @@ impl Model {
     fn check(&self) {
         let gauge = self.ring.gauge();
         assert!(gauge.records <= self.limits.records && gauge.bytes <= self.limits.bytes, "{gauge:?}");
+        // What is stored and still here is counted apart: it only waits, and makes room.
+        let (mut cached_records, mut cached_bytes) = (0, 0);
+        for seq in 1..=self.stored.0 {
+            if let Window::Records(records) = self.ring.read_from(Seq(seq), 1, usize::MAX) {
+                cached_records += 1;
+                cached_bytes += records[0].entry.size_bytes();
+            }
+        }
+        assert_eq!((gauge.cached_records, gauge.cached_bytes), (cached_records, cached_bytes), "{gauge:?}");
     }
 }
 

@@ -55,6 +55,8 @@ struct State {
     reserved: Room,
     /// The part of it that has arrived and was not taken yet.
     arrived: Room,
+    /// The part of it that is stored records in the window, which make room when it is needed.
+    cached: Room,
     /// Producers that wait for room.
     waiting: usize,
     /// All up to here is in the outbox.
@@ -111,6 +113,7 @@ impl Ring {
             used: Room::default(),
             reserved: Room::default(),
             arrived: Room::default(),
+            cached: Room::default(),
             waiting: 0,
             stored: head.seq,
             delivered: Seq::ZERO,
@@ -205,12 +208,14 @@ impl Ring {
 
     /// For the scribe: puts stamped records into the window. `taken` is the room that what it took has used so far.
     pub fn publish(&self, slots: Vec<Slot>, taken: Taken) {
-        let room = Room::of(&slots);
+        let room = Room::of(slots.iter());
         let mut state = self.lock();
         state.used = state.used.without(taken.0).and(room);
         if let Some(last) = slots.last() {
             state.shippable = last.record.place.seq;
         }
+        let at = slots.partition_point(|slot| slot.record.place.seq <= state.stored);
+        state.cached = state.cached.and(Room::of(slots.iter().take(at)));
         state.window.extend(slots);
         // A shipper that was behind may have found them in the outbox, and delivered them, before they came here.
         let mut evicted = state.pop_delivered();
@@ -225,6 +230,9 @@ impl Ring {
     /// For the scribe: all up to `seq` is in the outbox. Said before it is published, which may evict it.
     pub fn stored(&self, seq: Seq) {
         let mut state = self.lock();
+        let [before, upto] = [state.stored, seq.max(state.stored)]
+            .map(|seq| state.window.partition_point(|slot| slot.record.place.seq <= seq));
+        state.cached = state.cached.and(Room::of(state.window.range(before..upto)));
         state.stored = state.stored.max(seq);
         state.outbox_failed = false;
         drop(state);
@@ -378,6 +386,8 @@ impl Ring {
         Gauge {
             records: state.used.records,
             bytes: state.used.bytes,
+            cached_records: state.cached.records,
+            cached_bytes: state.cached.bytes,
             stamped: state.shippable,
             stored: state.stored,
             delivered: state.delivered,
@@ -397,7 +407,7 @@ impl Ring {
     /// room that open calls leave them. Spilling makes no room for these, nor for what it has not taken yet.
     #[must_use]
     pub fn past_high_water(&self, batch: &[Slot], taken: &Taken) -> bool {
-        let batch = Room::of(batch);
+        let batch = Room::of(batch.iter());
         let state = self.lock();
         let left = Room { records: self.limits.records, bytes: self.limits.bytes }.without(state.reserved);
         let window = state.used.without(state.reserved).without(state.arrived).without(taken.0);
@@ -452,6 +462,9 @@ impl State {
     fn pop_front(&mut self) -> Option<Slot> {
         let slot = self.window.pop_front()?;
         self.used = self.used.without(slot.room());
+        if slot.record.place.seq <= self.stored {
+            self.cached = self.cached.without(slot.room());
+        }
         Some(slot)
     }
 }

@@ -98,7 +98,12 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Age of the oldest record that is to be delivered; 0 where none waits",
     ),
-    metric(Gauge, "gatepost_ring_records", &[], "Records and intents in the ring, or with room kept for them"),
+    metric(
+        Gauge,
+        "gatepost_ring_records",
+        &[],
+        "Records and intents in the ring that are not stored, or with room kept for them",
+    ),
     metric(Gauge, "gatepost_ring_records_max", &[], "Most of them, audit.ring_records_max"),
     metric(Gauge, "gatepost_ring_bytes", &[], "Their bytes"),
     metric(Gauge, "gatepost_ring_bytes_max", &[], "Most of these, audit.ring_bytes_max"),

@@ -96,10 +96,10 @@ pub struct Trail {
     pub last_error: Option<LastError>,
 }
 
-/// How full the ring is.
+/// How full the ring is. What is stored and kept there makes room when it is needed, and does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Ring {
-    /// Records and intents in it, or with room kept for them.
+    /// Records and intents in it that are not stored, or with room kept for them.
     pub records: usize,
     /// Most of them.
     pub records_max: usize,
@@ -179,11 +179,20 @@ pub fn trail(probe: &Probe) -> Trail {
         stored: gauge.stored.0.saturating_sub(gauge.delivered.0),
         delivered: gauge.delivered.0,
         oldest_undelivered_seconds: meter.oldest_age().filter(|_| delivers).map(|age| age.as_secs_f64()),
-        ring: Ring { records: gauge.records, records_max: limits.records, bytes: gauge.bytes, bytes_max: limits.bytes },
+        ring: ring(&gauge, limits),
         outbox: outbox(probe, &gauge),
         postgres,
         next_retry_seconds: meter.next_retry().map(|left: Duration| left.as_secs_f64()),
         last_error: meter.last_error(),
+    }
+}
+
+fn ring(gauge: &ring::Gauge, limits: ring::Limits) -> Ring {
+    Ring {
+        records: gauge.records.saturating_sub(gauge.cached_records),
+        records_max: limits.records,
+        bytes: gauge.bytes.saturating_sub(gauge.cached_bytes),
+        bytes_max: limits.bytes,
     }
 }
 

@@ -13,6 +13,7 @@
     reason = "tests: each test file uses a part of this"
 )]
 
+pub mod browser;
 pub mod dice;
 pub mod disk;
 pub mod far;

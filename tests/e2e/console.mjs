@@ -1,63 +1,19 @@
-// Drives the console in Chromium, as tests/console.rs tells: node console.mjs MODULES URL TOKEN SHOTS.
+// Drives the console in Chromium, as tests/console.rs tells.
 //
 // What the browser cannot do, stopping the database and calling tools, is asked of the test on standard output, a word a
-// line; it answers with a line on standard input when it is done. Every fault ends this with its stack and a code.
+// line; it answers with a line on standard input when it is done.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { createInterface } from "node:readline";
+import { readFileSync } from "node:fs";
+import { PATIENCE, drive, handIn, lines, require, shot as shoot, signIn, start, token, url, watched } from "./browser.mjs";
 
-const [modules, url, token, shots] = process.argv.slice(2);
-const require = createRequire(join(modules, "package.json"));
-const { chromium } = require("playwright-core");
 const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 
-// A loaded machine of two cores takes its time.
-const PATIENCE = 60_000;
-
-const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const ask = async (word) => {
   console.log(word);
-  assert.equal((await answers.next()).value, "done");
+  assert.equal((await lines.next()).value, "done");
 };
-
-const profile = mkdtempSync(join(tmpdir(), "gatepost-chromium-"));
-const start = (options) =>
-  chromium.launchPersistentContext(mkdtempSync(join(profile, "p-")), {
-    executablePath: "/usr/bin/chromium",
-    headless: true,
-    args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-      "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-    viewport: { width: 1280, height: 900 },
-    ...options,
-  });
-
-// What must not happen on any page: errors of scripts, of the policy, and requests to anyone else.
-const watched = (context) => {
-  const faults = [];
-  context.on("weberror", (error) => faults.push(String(error.error())));
-  context.on("console", (message) => {
-    // The browser reports every answer that is no success, and while the gateway is asked, that is none.
-    if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) faults.push(message.text());
-  });
-  context.on("request", (request) => {
-    if (!request.url().startsWith(`${url}/`)) faults.push(`a request to ${request.url()}`);
-  });
-  context.on("dialog", (dialog) => { faults.push(`a dialog: ${dialog.message()}`); dialog.dismiss(); });
-  return faults;
-};
-
-const signIn = async (page) => {
-  await page.goto(`${url}/console`);
-  await page.getByLabel("Token").fill(token);
-  await page.getByRole("button", { name: "Sign in" }).click();
-  await page.getByRole("heading", { name: "Pipeline" }).waitFor({ timeout: PATIENCE });
-};
-
-const shot = async (page, name) => page.screenshot({ path: join(shots, `${name}.png`), fullPage: true });
+const shot = async (page, name) => shoot(page, name, { fullPage: true });
 const says = async (page, text) => page.getByRole("status").filter({ hasText: text }).first().waitFor({ timeout: PATIENCE });
 
 async function look() {
@@ -66,9 +22,7 @@ async function look() {
   const page = context.pages()[0];
   page.setDefaultTimeout(PATIENCE);
 
-  await page.goto(`${url}/console`);
-  await page.getByLabel("Token").fill("no token at all");
-  await page.getByRole("button", { name: "Sign in" }).click();
+  await handIn(page, "no token at all");
   await page.getByRole("alert").waitFor();
   await shot(page, "sign-in");
   await signIn(page);
@@ -220,11 +174,8 @@ async function accessible() {
   await context.close();
 }
 
-try {
+await drive(async () => {
   await look();
   await keyboard();
   await accessible();
-} finally {
-  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
-}
-process.exit(0);
+});

@@ -66,8 +66,8 @@ impl Room {
     }
 
     /// The room that records take.
-    pub(super) fn of(slots: &[Slot]) -> Self {
-        slots.iter().fold(Self::default(), |all, slot| all.and(slot.room()))
+    pub(super) fn of<'a>(slots: impl Iterator<Item = &'a Slot>) -> Self {
+        slots.fold(Self::default(), |all, slot| all.and(slot.room()))
     }
 
     pub(super) fn and(self, other: Self) -> Self {

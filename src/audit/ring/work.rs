@@ -93,6 +93,10 @@ pub struct Gauge {
     pub records: usize,
     /// Their size in bytes.
     pub bytes: usize,
+    /// Those of them that are stored: they wait for delivery, and make room when it is needed.
+    pub cached_records: usize,
+    /// Their size in bytes.
+    pub cached_bytes: usize,
     /// The last record with a place in the stream.
     pub stamped: Seq,
     /// The last stored one.
