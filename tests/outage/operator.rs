@@ -86,7 +86,7 @@ impl Seen {
         assert_eq!((&readyz["status"], &readyz["postgres"]["state"]), (&json!("degraded"), &json!("retrying")));
         let error = readyz["postgres"]["error"].as_str().unwrap();
         assert!(error.contains("Connection refused"), "{error}");
-        assert!(stats.contains("postgres.state: retrying") && stats.contains(error), "{stats}");
+        assert!(stats.contains("\npostgres    retrying; ") && stats.contains(error), "{stats}");
         assert_eq!(metrics.state(), "retrying");
         assert!(metrics.get(RETRIES) >= 1.0, "{metrics:?}");
         // What waits in the outbox takes no room of the calls'.
