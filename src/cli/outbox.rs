@@ -175,7 +175,10 @@ async fn each(dir: &Path, question: &Question, take: &mut dyn FnMut(Value) -> io
     let mut progress = Progress::new();
     let mut take = |line: Value| {
         if let Some(done) = line.get("progress") {
-            progress.show(done.get("records").and_then(Value::as_u64).unwrap_or_default());
+            // Without a number it says only that the work goes on.
+            if let Some(records) = done.get("records").and_then(Value::as_u64) {
+                progress.show(records);
+            }
             return Ok(());
         }
         progress.clear();

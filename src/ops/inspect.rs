@@ -1,7 +1,8 @@
 //! Questions to an outbox, live or dead: the same answers, line by line as JSON.
 //!
 //! An answer is given away line by line and held nowhere, so that it may be as long as the outbox. Besides its own lines
-//! it has lines `{"progress": {"records": N}}`, which show that the work goes on.
+//! it has lines `{"progress": {"records": N}}`, which show that the work goes on; the admin socket adds `{"progress": {}}` where
+//! there is none for long.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;

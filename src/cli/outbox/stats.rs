@@ -59,7 +59,8 @@ fn lines_of(stats: &Value) -> String {
         lines.push(("postgres", delivery(stats)));
         if let Some(error) = text(stats, "/live/last_error/error") {
             let at = text(stats, "/live/last_error/at").unwrap_or_default();
-            lines.push(("last error", format!("{at}: {error}")));
+            let passed = if stats.pointer(STATE).is_some_and(|state| state == "delivering") { " (passed)" } else { "" };
+            lines.push(("last error", format!("{at}{passed}: {error}")));
         }
     } else {
         lines.push(("outbox", format!("{} in {files}", sized(stats, "/bytes"))));
@@ -144,6 +145,8 @@ EPOCH  FIRST  LAST   DELIVERED
 ";
         assert_eq!(shown, expected);
         stats["live"]["outbox"]["full"] = json!(true);
+        stats["live"]["postgres"]["state"] = json!("delivering");
+        assert!(lines_of(&stats).contains("last error  2026-11-26T10:03:10Z (passed): connection refused"));
         assert!(lines_of(&stats).contains("in 2 files; full\n"));
     }
 }
