@@ -153,7 +153,12 @@ async fn forward(given: &mut mpsc::Receiver<String>, stream: &mut (impl AsyncWri
             Ok(None) => return Ok(()),
             Err(_) => format!("{}\n", json!({ "progress": {} })),
         };
-        in_time(stream.write_all(chunk.as_bytes())).await?;
+        let mut rest = chunk.as_bytes();
+        while !rest.is_empty() {
+            // A slow reader is heard as long as it takes anything at all.
+            let taken = in_time(stream.write(rest)).await?;
+            rest = rest.get(taken..).filter(|_| taken > 0).ok_or(io::ErrorKind::WriteZero)?;
+        }
     }
 }
 

@@ -81,8 +81,8 @@ pub enum Question {
 /// Takes a line; says whether to go on.
 pub type Emit<'a> = &'a mut dyn FnMut(Value) -> ControlFlow<()>;
 
-/// Answers `question` from `reader`; `live` is what the gateway does whose outbox it is, if it runs. Blocks. It takes no
-/// lock that calls wait for, since its thread may wait long for a processor.
+/// Answers `question` from `reader`; `live` is what the gateway does whose outbox it is, if it runs. Blocks. It takes
+/// locks that calls wait for only for moments, since its thread may wait long for a processor.
 ///
 /// # Errors
 /// A file of the outbox cannot be read. Lines may have been given away before.

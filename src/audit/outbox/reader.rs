@@ -413,7 +413,10 @@ impl Reader {
     /// A file cannot be read.
     pub fn read_before(&self, before: (Epoch, Seq)) -> Result<Vec<AuditRecord>, Error> {
         for file in self.shared.files().into_iter().rev() {
-            // A file that was not opened yet tells neither.
+            // A file without records; one that was not opened yet tells neither.
+            if file.active.is_none() && file.last == Some(Seq::ZERO) {
+                continue;
+            }
             if file.epoch.zip(file.first).is_some_and(|first| first >= before) {
                 continue;
             }
