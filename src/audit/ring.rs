@@ -215,7 +215,9 @@ impl Ring {
             state.shippable = last.record.place.seq;
         }
         let at = slots.partition_point(|slot| slot.record.place.seq <= state.stored);
-        state.cached = state.cached.and(Room::of(slots.iter().take(at)));
+        // The scribe says that they are stored before it publishes them: mostly all of them are, and are counted already.
+        let cached = if at == slots.len() { room } else { Room::of(slots.iter().take(at)) };
+        state.cached = state.cached.and(cached);
         state.window.extend(slots);
         // A shipper that was behind may have found them in the outbox, and delivered them, before they came here.
         let mut evicted = state.pop_delivered();

@@ -412,30 +412,37 @@ impl Reader {
     /// # Errors
     /// A file cannot be read.
     pub fn read_before(&self, before: (Epoch, Seq)) -> Result<Vec<AuditRecord>, Error> {
+        let Some((file, generation, segment)) = self.segment_before(before)? else { return Ok(Vec::new()) };
+        let first = (segment.epoch, segment.first);
+        let loose = |segment: &Segment| Head { seq: Seq(segment.first.0 - 1), hash: Digest::ZERO };
+        let mut records = self.shared.decode(&file, &generation, &segment, loose(&segment))?;
+        // A lost record is linked to the one before it, which stands in another segment.
+        let is_loose = |first: &AuditRecord| first.place.prev_hash == Digest::ZERO && first.place.seq > Seq(1);
+        if records.first().is_some_and(is_loose)
+            && let Some((other, previous, ahead)) = self.segment_before(first)?
+            && let Some(last) = self.shared.decode(&other, &previous, &ahead, loose(&ahead))?.last()
+            && (last.place.epoch, last.place.seq.next()) == first
+        {
+            records = self.shared.decode(&file, &generation, &segment, Head::after(&last.place))?;
+        }
+        records.retain(|record| (record.place.epoch, record.place.seq) < before);
+        Ok(records)
+    }
+
+    /// The newest segment that begins before this place, and where it stands.
+    fn segment_before(&self, before: (Epoch, Seq)) -> Result<Option<(File, Arc<Generation>, Segment)>, Error> {
         for file in self.shared.files().into_iter().rev() {
-            // A file without records; one that was not opened yet tells neither.
-            if file.active.is_none() && file.last == Some(Seq::ZERO) {
-                continue;
-            }
-            if file.epoch.zip(file.first).is_some_and(|first| first >= before) {
+            let is_empty = file.active.is_none() && file.last == Some(Seq::ZERO);
+            // A file that was not opened yet tells neither.
+            if is_empty || file.epoch.zip(file.first).is_some_and(|first| first >= before) {
                 continue;
             }
             let Some((_, generation)) = self.shared.generation(&file, self.purpose)? else { continue };
-            let Some(segment) = generation.segment_before(before)? else { continue };
-            let decode = |after| self.shared.decode(&file, &generation, &segment, after);
-            let mut records = decode(Head { seq: Seq(segment.first.0 - 1), hash: Digest::ZERO })?;
-            // A lost record is linked to the one before it, which stands in another segment.
-            let is_loose = |first: &AuditRecord| first.place.prev_hash == Digest::ZERO && first.place.seq > Seq(1);
-            if records.first().is_some_and(is_loose)
-                && let Some(last) = self.read_before((segment.epoch, segment.first))?.last()
-                && (last.place.epoch, last.place.seq.next()) == (segment.epoch, segment.first)
-            {
-                records = decode(Head::after(&last.place))?;
+            if let Some(segment) = generation.segment_before(before)? {
+                return Ok(Some((file, generation, segment)));
             }
-            records.retain(|record| (record.place.epoch, record.place.seq) < before);
-            return Ok(records);
         }
-        Ok(Vec::new())
+        Ok(None)
     }
 
     /// What the outbox holds. Opens the newest file, and each other one once in the life of this reader's owner.
