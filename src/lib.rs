@@ -65,5 +65,6 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod gateway;
+pub mod mcp;
 pub mod ops;
 pub mod upstream;
