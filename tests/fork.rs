@@ -78,7 +78,7 @@ async fn i4_an_older_epoch_with_a_hole_is_kept_and_the_later_ones_are_delivered(
     many(&pipeline.audit(), 3).await;
     stop_now(pipeline).await;
     rig.sink.turn(Mood::Healthy);
-    let last = rig.sink.records().last().unwrap().place;
+    let last = rig.sink.records().last().unwrap().position;
     let gateway_id = last.gateway_id;
     rig.sink.set_cursor(gateway_id, Epoch(1), Head::START);
     let pipeline = rig.start();
@@ -100,7 +100,7 @@ async fn i4_an_older_epoch_with_a_hole_is_kept_and_the_later_ones_are_delivered(
     delivered(&probe).await;
     assert!(alarm().contains("epoch 1"));
     stop(pipeline).await;
-    let epochs = |records: Vec<AuditRecord>| -> Vec<_> { records.iter().map(|record| record.place.epoch.0).collect() };
+    let epochs = |records: Vec<AuditRecord>| -> Vec<_> { records.iter().map(|record| record.position.epoch.0).collect() };
     assert_eq!(epochs(rig.stored_records()), [1; 4]);
     assert_eq!(epochs(rig.sink.records()), [[1; 4].as_slice(), &[2; 8]].concat());
     // Mended, it is looked at again at the next start.
@@ -121,8 +121,8 @@ async fn i4_a_record_that_rotted_after_its_delivery_is_no_fork() {
     stop(pipeline).await;
     let stored = rig.stored_records();
     // All was delivered, which the outbox does not know; then the last record rots.
-    let place = stored.last().unwrap().place;
-    rig.sink.set_cursor(place.gateway_id, place.epoch, Head::after(&place));
+    let position = stored.last().unwrap().position;
+    rig.sink.set_cursor(position.gateway_id, position.epoch, Head::after(&position));
     let (file, last) = (rig.dir.path().join(&rig.generations()[0]), b"gateway/closed");
     let mut bytes = std::fs::read(&file).unwrap();
     let windows = bytes.windows(last.len()).enumerate();
@@ -139,6 +139,6 @@ async fn i4_a_record_that_rotted_after_its_delivery_is_no_fork() {
     stop(pipeline).await;
     assert!(rig.stored_records().is_empty());
     let records = rig.sink.records();
-    assert!(records.iter().all(|record| record.place.epoch != place.epoch), "nothing is delivered again");
+    assert!(records.iter().all(|record| record.position.epoch != position.epoch), "nothing is delivered again");
     assert_eq!(events(&records, "gap")[0]["lost"], 1);
 }

@@ -267,14 +267,14 @@ fn epochs(records: &[AuditRecord]) -> Vec<(u64, bool)> {
     trail::verify_records(records);
     let mut epochs: Vec<(u64, bool)> = Vec::new();
     for record in records {
-        let (place, method) = (record.place, record.entry.call.method.as_str());
-        if let Some((_, closed)) = epochs.last_mut().filter(|(epoch, _)| *epoch == place.epoch.0) {
+        let (position, method) = (record.position, record.entry.call.method.as_str());
+        if let Some((_, closed)) = epochs.last_mut().filter(|(epoch, _)| *epoch == position.epoch.0) {
             assert!(!*closed, "a record after gateway/closed: {method}");
             assert_ne!(method, "gateway/opened");
             *closed = method == "gateway/closed";
         } else {
-            assert_eq!((place.seq.0, method), (1, "gateway/opened"));
-            epochs.push((place.epoch.0, false));
+            assert_eq!((position.seq.0, method), (1, "gateway/opened"));
+            epochs.push((position.epoch.0, false));
         }
     }
     epochs
@@ -305,9 +305,9 @@ async fn i3_epochs_rise_by_one_over_stops_and_crashes() {
     for (before, opened) in want.iter().zip(&opened[1..]) {
         assert_eq!(opened["previous_epoch"], before.0);
         assert_eq!(opened["previous_closed"], before.1);
-        let last = records.iter().rfind(|record| record.place.epoch.0 == before.0).unwrap();
-        assert_eq!(opened["previous_seq"], last.place.seq.0);
-        assert_eq!(opened["previous_hash"], last.place.hash.to_string());
+        let last = records.iter().rfind(|record| record.position.epoch.0 == before.0).unwrap();
+        assert_eq!(opened["previous_seq"], last.position.seq.0);
+        assert_eq!(opened["previous_hash"], last.position.hash.to_string());
     }
     assert!(opened[0]["previous_epoch"].is_null());
     assert_eq!(opened[0]["level"], "stored");
@@ -525,8 +525,8 @@ async fn a_stop_that_runs_out_of_time_still_stores_what_the_ring_has() {
     disk.open_gate();
     assert_eq!(stopping.await.unwrap().lost, 0);
     let mut records = rig.sink.records();
-    let last = records.last().unwrap().place.seq;
-    records.extend(rig.stored_records().into_iter().filter(|record| record.place.seq > last));
+    let last = records.last().unwrap().position.seq;
+    records.extend(rig.stored_records().into_iter().filter(|record| record.position.seq > last));
     assert_eq!(epochs(&records), [(1, true)]);
     assert_eq!(records.len(), 1 + 4 + 1);
 }

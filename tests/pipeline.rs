@@ -71,7 +71,7 @@ async fn i5_a_batch_that_is_delivered_twice_takes_effect_once() {
     // Overlapping what is there already.
     assert_eq!(sink.deliver(&records[2..]).await.unwrap(), Moved::No);
     let mut forged = records[5].as_ref().clone();
-    forged.place.prev_hash.0[0] ^= 1;
+    forged.position.prev_hash.0[0] ^= 1;
     assert_eq!(sink.deliver(&[Arc::new(forged)]).await.unwrap(), Moved::No, "its predecessor is another");
     let error = gatepost::audit::sink::Error {
         operation: "deliver",
@@ -82,7 +82,7 @@ async fn i5_a_batch_that_is_delivered_twice_takes_effect_once() {
     assert_eq!(sink.quarantine(&records[5], &error).await.unwrap(), Moved::Yes);
     assert_eq!(sink.quarantine(&records[5], &error).await.unwrap(), Moved::No);
     let cursor = sink.cursor(gateway_id, epoch).await.unwrap();
-    assert_eq!((cursor.seq, cursor.hash), (Seq(6), records[5].place.hash));
+    assert_eq!((cursor.seq, cursor.hash), (Seq(6), records[5].position.hash));
     // A restart finds the cursor and delivers the rest of that epoch, and its own.
     stop(rig.start_on(&database)).await;
     let entries = trail(&database).await;

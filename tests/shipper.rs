@@ -25,7 +25,7 @@ async fn i4_the_outbox_forgets_only_what_was_delivered() {
         until_async("the sink was asked", SOON, || async { rig.sink.calls() > 0 }).await;
         many(&audit, 50).await;
         assert_eq!(stored_records(probe.reader()).len(), 101, "{mood:?}");
-        assert_eq!(stored_records(probe.reader())[0].place.seq, Seq(1));
+        assert_eq!(stored_records(probe.reader())[0].position.seq, Seq(1));
         let ended = stop_now(pipeline).await;
         assert_eq!((ended.lost, ended.delivered), (0, Seq(0)));
         assert_eq!(rig.stored_records().len(), 102);
@@ -57,13 +57,13 @@ async fn i4_a_partly_delivered_outbox_keeps_the_rest() {
     let crashed = rig.after_crash();
     stop_now(pipeline).await;
     let kept = crashed.stored_records();
-    let first_epoch: Vec<_> = kept.iter().filter(|record| record.place.epoch.0 == 1).collect();
-    assert_eq!(first_epoch.last().unwrap().place.seq.0, 42);
-    assert!(first_epoch[0].place.seq.0 <= 15, "everything behind the fourteenth is there");
+    let first_epoch: Vec<_> = kept.iter().filter(|record| record.position.epoch.0 == 1).collect();
+    assert_eq!(first_epoch.last().unwrap().position.seq.0, 42);
+    assert!(first_epoch[0].position.seq.0 <= 15, "everything behind the fourteenth is there");
     crashed.sink.hold_after(usize::MAX);
     stop(crashed.start()).await;
     trail::verify_records(&crashed.sink.records());
-    assert_eq!(crashed.sink.records().iter().filter(|record| record.place.epoch.0 == 1).count(), 42);
+    assert_eq!(crashed.sink.records().iter().filter(|record| record.position.epoch.0 == 1).count(), 42);
 }
 
 #[tokio::test]
@@ -99,8 +99,8 @@ async fn i4_a_partly_delivered_segment_is_kept() {
     let crashed = rig.after_crash();
     stop_now(pipeline).await;
     let kept = crashed.stored_records();
-    assert!(kept[0].place.seq <= Seq(15), "kept from seq {}", kept[0].place.seq);
-    trail::verify_records_from(&kept, kept[0].place.seq.0.cast_signed());
+    assert!(kept[0].position.seq <= Seq(15), "kept from seq {}", kept[0].position.seq);
+    trail::verify_records_from(&kept, kept[0].position.seq.0.cast_signed());
     crashed.sink.hold_after(usize::MAX);
     stop(crashed.start()).await;
     assert_eq!(trail::verify_records(&crashed.sink.records()).len(), 33 + 2);
@@ -164,7 +164,7 @@ async fn i4_what_was_only_stored_is_delivered_when_a_sink_is_configured() {
     ids.extend(many(&pipeline.audit(), 10).await);
     stop(pipeline).await;
     let records = rig.sink.records();
-    let places: Vec<_> = records.iter().map(|record| (record.place.epoch, record.place.seq)).collect();
+    let places: Vec<_> = records.iter().map(|record| (record.position.epoch, record.position.seq)).collect();
     assert!(places.is_sorted(), "epoch by epoch, in order");
     assert_eq!(trail::verify_records(&records).len(), 5 * 10 + 5 + 3);
     let times = times_recorded(&records);

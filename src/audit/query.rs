@@ -97,7 +97,7 @@ impl Filter {
         fn is(want: Option<&String>, have: Option<&str>) -> bool {
             want.is_none_or(|want| have == Some(want))
         }
-        let AuditRecord { place, entry } = record;
+        let AuditRecord { position, entry } = record;
         let call = &entry.call;
         is(self.subject.as_ref(), Some(&call.client_subject))
             && is(self.role.as_ref(), call.client_role.as_deref())
@@ -107,15 +107,15 @@ impl Filter {
             && is(self.method.as_ref(), Some(&call.method))
             && self.request_id.is_none_or(|id| call.request_id.0 == id)
             && self.since_micros.is_none_or(|since| call.timestamp.micros() >= since)
-            && self.epoch.is_none_or(|epoch| place.epoch.0 == epoch)
-            && self.seq.is_none_or(|seq| place.seq.0 == seq)
+            && self.epoch.is_none_or(|epoch| position.epoch.0 == epoch)
+            && self.seq.is_none_or(|seq| position.seq.0 == seq)
             && self.until_micros.is_none_or(|until| call.timestamp.micros() < until)
             && self.args.as_ref().is_none_or(|text| call.request_args.as_ref().is_some_and(|args| args.contains(text)))
             && is(self.session_id.as_ref(), call.session_id.as_deref())
-            && self.gateway_id.is_none_or(|id| place.gateway_id.0 == id)
+            && self.gateway_id.is_none_or(|id| position.gateway_id.0 == id)
             // An outbox is one gateway's, and in the order of its places.
-            && self.before.is_none_or(|key| (place.epoch.0, place.seq.0) < (key.epoch, key.seq))
-            && self.after.is_none_or(|after| (place.epoch.0, place.seq.0) > after)
+            && self.before.is_none_or(|key| (position.epoch.0, position.seq.0) < (key.epoch, key.seq))
+            && self.after.is_none_or(|after| (position.epoch.0, position.seq.0) > after)
     }
 }
 

@@ -24,7 +24,7 @@ use smol_str::{SmolStr, ToSmolStr};
 
 use super::redact::Redaction;
 pub use ids::{Digest, Epoch, GatewayId, RequestId, Seq, Timestamp};
-pub use placed::{AuditRecord, Place, Unplaced};
+pub use placed::{AuditRecord, StreamPosition, PendingRecord};
 
 /// Longest text of an identity or name field, in bytes.
 ///

@@ -218,7 +218,7 @@ impl<S: Sink> Shipper<S> {
                 Window::Older => {}
             }
         }
-        if self.ahead.front().is_none_or(|record| record.place.epoch != epoch || record.place.seq != from) {
+        if self.ahead.front().is_none_or(|record| record.position.epoch != epoch || record.position.seq != from) {
             self.ahead.clear();
         }
         self.fill(epoch, after).await?;
@@ -253,7 +253,7 @@ impl<S: Sink> Shipper<S> {
 
     /// Begins to read the segment behind those that were read, while they are delivered.
     fn read_ahead(&mut self, epoch: Epoch, after: Head) {
-        let after = self.ahead.back().map_or(after, |record| Head::after(&record.place));
+        let after = self.ahead.back().map_or(after, |record| Head::after(&record.position));
         if self.reading.as_ref().is_none_or(|reading| reading.behind != (epoch, after)) {
             let reader = self.reader.clone();
             let records = tokio::task::spawn_blocking(move || reader.read(epoch, after));
@@ -298,12 +298,12 @@ impl<S: Sink> Shipper<S> {
     async fn contradicted(&mut self, epoch: Epoch, cursor: Head) -> Result<bool, outbox::Error> {
         let before = Head { seq: Seq(cursor.seq.0.saturating_sub(1)), hash: Digest::ZERO };
         if let Some(record) = self.read(epoch, before).await?.first() {
-            let another = record.place.seq == cursor.seq && record.place.hash != cursor.hash;
+            let another = record.position.seq == cursor.seq && record.position.hash != cursor.hash;
             return Ok(another && !outbox::stands_for_lost(record));
         }
         let (mut after, mut closed) = (Head::START, false);
         while let Some(last) = self.read(epoch, after).await?.pop() {
-            (after, closed) = (Head::after(&last.place), last.entry.call.method == "gateway/closed");
+            (after, closed) = (Head::after(&last.position), last.entry.call.method == "gateway/closed");
         }
         Ok(closed)
     }
@@ -323,7 +323,7 @@ impl<S: Sink> Shipper<S> {
                     self.succeeded();
                     self.size.succeeded(try_now.len());
                     self.alike = Alike::default();
-                    try_now.last().map_or(head, |record| Head::after(&record.place))
+                    try_now.last().map_or(head, |record| Head::after(&record.position))
                 }
                 Ok(Moved::No) => self.resolve(head, rest).await?,
                 // I9: what Postgres refuses is found by halving, and set aside in its place.
@@ -358,7 +358,7 @@ impl<S: Sink> Shipper<S> {
                     self.resolve(head, rest).await?
                 }
             };
-            let done = rest.iter().take_while(|record| record.place.seq <= head.seq).count();
+            let done = rest.iter().take_while(|record| record.position.seq <= head.seq).count();
             rest = rest.split_at(done).1;
             for _ in 0..done {
                 self.ahead.pop_front();
@@ -372,12 +372,12 @@ impl<S: Sink> Shipper<S> {
     /// Sets the first record of `rest` aside.
     async fn quarantine(&mut self, head: Head, rest: &[Arc<AuditRecord>], error: &Error) -> Result<Head, Forked> {
         let Some(record) = rest.first() else { return Ok(head) };
-        let place = record.place;
-        tracing::error!(seq = %place.seq, request_id = %record.entry.call.request_id, %error, "record quarantined");
+        let position = record.position;
+        tracing::error!(seq = %position.seq, request_id = %record.entry.call.request_id, %error, "record quarantined");
         match self.sink.quarantine(record, error).await {
             Ok(Moved::Yes) => {
                 self.meter.quarantined.add(1);
-                Ok(Head::after(&place))
+                Ok(Head::after(&position))
             }
             // I5: a batch that was given up may have been committed since, and then the cursor stands behind this one.
             Ok(Moved::No) => self.resolve(head, rest).await,
@@ -390,10 +390,10 @@ impl<S: Sink> Shipper<S> {
 
     /// Where the stream stands after a delivery whose outcome is unknown: the cursor is asked.
     async fn resolve(&mut self, head: Head, sent: &[Arc<AuditRecord>]) -> Result<Head, Forked> {
-        let Some(place) = sent.first().map(|record| record.place) else { return Ok(head) };
+        let Some(position) = sent.first().map(|record| record.position) else { return Ok(head) };
         loop {
-            let cursor = self.cursor(place.epoch).await;
-            let ours = cursor == head || sent.iter().any(|record| Head::after(&record.place) == cursor);
+            let cursor = self.cursor(position.epoch).await;
+            let ours = cursor == head || sent.iter().any(|record| Head::after(&record.position) == cursor);
             if ours {
                 if cursor != head {
                     self.succeeded();
@@ -402,21 +402,21 @@ impl<S: Sink> Shipper<S> {
             }
             let what =
                 format!("Postgres has seq {} with hash {}, which is not this gateway's", cursor.seq, cursor.hash);
-            self.fork(place.epoch, &what, Forked::Foreign).await?;
+            self.fork(position.epoch, &what, Forked::Foreign).await?;
         }
     }
 
     /// What is delivered next has to follow the head.
     async fn check(&mut self, head: Head, first: &AuditRecord) -> Result<(), Forked> {
-        let place = first.place;
-        while place.seq != head.seq.next() || place.prev_hash != head.hash {
-            let (what, why) = if place.seq == head.seq.next() {
-                (format!("the record before seq {} has another hash in Postgres", place.seq), Forked::Foreign)
+        let position = first.position;
+        while position.seq != head.seq.next() || position.prev_hash != head.hash {
+            let (what, why) = if position.seq == head.seq.next() {
+                (format!("the record before seq {} has another hash in Postgres", position.seq), Forked::Foreign)
             } else {
-                let (from, to) = (head.seq.next(), place.seq.0.saturating_sub(1));
+                let (from, to) = (head.seq.next(), position.seq.0.saturating_sub(1));
                 (format!("records {from} to {to} are in neither outbox nor Postgres"), Forked::Missing)
             };
-            self.fork(place.epoch, &what, why).await?;
+            self.fork(position.epoch, &what, why).await?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::chain::{self, Head};
-use super::record::{Entry, Epoch, GatewayId, Place, Seq, Status};
+use super::record::{Entry, Epoch, GatewayId, StreamPosition, Seq, Status};
 
 pub use report::{Ending, Fault, Kind, Report, StreamReport};
 
@@ -26,7 +26,7 @@ pub type Stream = (GatewayId, Epoch);
 #[derive(Clone, Debug)]
 pub struct Item {
     /// What its columns say of its place.
-    pub place: Place,
+    pub position: StreamPosition,
     /// Its contents, or why they cannot be read.
     pub content: Result<Entry, String>,
     /// Whether it stands in quarantine.
@@ -79,23 +79,23 @@ impl Checker {
 
     /// The next record in the order of (gateway, epoch, seq).
     pub fn record(&mut self, item: &Item) {
-        let place = &item.place;
-        let stream = (place.gateway_id, place.epoch);
+        let position = &item.position;
+        let stream = (position.gateway_id, position.epoch);
         if self.at.as_ref().is_none_or(|at| at.stream != stream) {
             self.end_stream();
-            self.begin_stream(stream, place);
+            self.begin_stream(stream, position);
         }
         let Some(mut at) = self.at.take() else { return };
-        let follows = self.place(&mut at, place);
+        let follows = self.position(&mut at, position);
         if let Some(entry) = self.content(item) {
-            self.meaning(&mut at, place, entry, follows);
+            self.meaning(&mut at, position, entry, follows);
         }
         if item.quarantined {
             at.counts.quarantined += 1;
         }
         at.counts.records += 1;
         if follows != Follows::Repeats {
-            at.head = Head::after(place);
+            at.head = Head::after(position);
         }
         self.at = Some(at);
     }
@@ -108,7 +108,7 @@ impl Checker {
         self.report
     }
 
-    fn begin_stream(&mut self, stream: Stream, first: &Place) {
+    fn begin_stream(&mut self, stream: Stream, first: &StreamPosition) {
         let head = match self.origin {
             Origin::Postgres => Head::START,
             // What was delivered is forgotten: the first record here is believed as to what stands before it.
@@ -122,8 +122,8 @@ impl Checker {
     }
 
     /// I3: places rise by one, and each is linked to the one before.
-    fn place(&mut self, at: &mut At, place: &Place) -> Follows {
-        let (stream, seq) = (at.stream, place.seq);
+    fn position(&mut self, at: &mut At, position: &StreamPosition) -> Follows {
+        let (stream, seq) = (at.stream, position.seq);
         if seq <= at.head.seq {
             self.report.fault(Kind::Duplicate, stream, Some(seq), "this seq is there more than once".to_owned());
             return Follows::Repeats;
@@ -141,7 +141,7 @@ impl Checker {
             }
             return Follows::Gap;
         }
-        if place.prev_hash != at.head.hash {
+        if position.prev_hash != at.head.hash {
             let what = "prev_hash is not the hash of the record before it".to_owned();
             self.report.fault(Kind::Link, stream, Some(seq), what);
         }
@@ -150,30 +150,30 @@ impl Checker {
 
     /// The contents, if they can be read; whether they are those that were hashed.
     fn content<'a>(&mut self, item: &'a Item) -> Option<&'a Entry> {
-        let (place, stream) = (&item.place, (item.place.gateway_id, item.place.epoch));
+        let (position, stream) = (&item.position, (item.position.gateway_id, item.position.epoch));
         match &item.content {
             Err(why) => {
-                self.report.fault(Kind::Unreadable, stream, Some(place.seq), why.clone());
+                self.report.fault(Kind::Unreadable, stream, Some(position.seq), why.clone());
                 None
             }
-            Ok(entry) if stands_in(place, entry) || chain::holds(place, entry) => Some(entry),
+            Ok(entry) if stands_in(position, entry) || chain::holds(position, entry) => Some(entry),
             Ok(entry) => {
                 let what = "the record was changed: its contents do not have its hash".to_owned();
-                self.report.fault(Kind::Changed, stream, Some(place.seq), what);
+                self.report.fault(Kind::Changed, stream, Some(position.seq), what);
                 Some(entry)
             }
         }
     }
 
     /// What the gateway's own records say of their streams.
-    fn meaning(&mut self, at: &mut At, place: &Place, entry: &Entry, follows: Follows) {
-        let (stream, seq) = (at.stream, place.seq);
+    fn meaning(&mut self, at: &mut At, position: &StreamPosition, entry: &Entry, follows: Follows) {
+        let (stream, seq) = (at.stream, position.seq);
         if at.closed && follows != Follows::Repeats {
             let what = "a record stands behind gateway/closed".to_owned();
             self.report.fault(Kind::Event, stream, Some(seq), what);
         }
         let opens = entry.call.method == "gateway/opened";
-        if stands_in(place, entry) {
+        if stands_in(position, entry) {
             at.counts.lost += 1;
             // What is lost may have been one of those that the opening record counts, or that record itself.
             at.announced = None;
@@ -299,11 +299,11 @@ enum Follows {
 }
 
 /// Whether this is the gap record of a lost one, which bears and names the hash of that one (docs/trail.md).
-fn stands_in(place: &Place, entry: &Entry) -> bool {
+fn stands_in(position: &StreamPosition, entry: &Entry) -> bool {
     let named = || {
         let details: Value = serde_json::from_str(entry.call.request_args.as_deref()?).ok()?;
         (details.get("lost")?.as_u64()? > 0).then_some(())?;
         Some(details.get("hash")?.as_str()?.to_owned())
     };
-    entry.call.method == "gateway/gap" && named().is_some_and(|hash| hash == place.hash.to_string())
+    entry.call.method == "gateway/gap" && named().is_some_and(|hash| hash == position.hash.to_string())
 }

@@ -207,10 +207,10 @@ fn walk(
         loop {
             let records = reader.read(epoch, head)?;
             let Some(last) = records.last() else { break };
-            head = Head::after(&last.place);
+            head = Head::after(&last.position);
             seen += records.len() as u64;
             for record in records {
-                let place = (epoch.0, record.place.seq.0);
+                let place = (epoch.0, record.position.seq.0);
                 if filter.matches(&record) && visit(Met::Record(Box::new(record))).is_break() {
                     return Ok(at);
                 }
@@ -236,7 +236,7 @@ fn walk_back(reader: &Reader, filter: &Filter, visit: Visit<'_>) -> Result<(), E
     while before > first {
         let records = reader.read_before((Epoch(before.0), Seq(before.1)))?;
         let Some(oldest) = records.first() else { break };
-        before = (oldest.place.epoch.0, oldest.place.seq.0);
+        before = (oldest.position.epoch.0, oldest.position.seq.0);
         seen += records.len() as u64;
         for record in records.into_iter().rev().filter(|record| filter.matches(record)) {
             if visit(Met::Record(Box::new(record))).is_break() {

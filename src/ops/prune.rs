@@ -116,7 +116,7 @@ fn find(reader: &Reader, epoch: Epoch, at: Head, id: RequestId) -> Result<(bool,
         if records.iter().any(|record| record.entry.call.request_id == id) {
             return Ok((true, reached));
         }
-        match records.last().map(|last| Head::after(&last.place)) {
+        match records.last().map(|last| Head::after(&last.position)) {
             Some(head) if head.seq > Seq::ZERO => reached = head,
             _ => return Ok((false, reached)),
         }

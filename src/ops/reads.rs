@@ -88,10 +88,10 @@ pub fn check(
         loop {
             let records = reader.read(epoch, head)?;
             let Some(last) = records.last() else { break };
-            head = Head::after(&last.place);
+            head = Head::after(&last.position);
             seen += records.len() as u64;
             for record in records {
-                checker.record(&Item { place: record.place, content: Ok(record.entry), quarantined: false });
+                checker.record(&Item { position: record.position, content: Ok(record.entry), quarantined: false });
             }
             if told(seen).is_break() {
                 return Ok(checker.finish());

@@ -342,7 +342,7 @@ impl World {
             loop {
                 let batch = reader.read(epoch, head).unwrap();
                 let Some(last) = batch.last() else { break };
-                head = gatepost::audit::chain::Head::after(&last.place);
+                head = gatepost::audit::chain::Head::after(&last.position);
                 left.extend(batch);
             }
             after = Some(epoch);

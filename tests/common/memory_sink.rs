@@ -180,7 +180,7 @@ impl State {
     }
 
     fn take<R: AsRef<AuditRecord>>(&mut self, batch: &[R], quarantine: bool) -> Moved {
-        let (first, last) = (batch[0].as_ref().place, batch[batch.len() - 1].as_ref().place);
+        let (first, last) = (batch[0].as_ref().position, batch[batch.len() - 1].as_ref().position);
         let cursor = self.cursors.get_mut(&(first.gateway_id, first.epoch)).expect("the cursor is read first");
         if cursor.seq.next() != first.seq || cursor.hash != first.prev_hash {
             return Moved::No;

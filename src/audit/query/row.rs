@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::audit::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status, Text, Timestamp,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, StreamPosition, RequestId, Seq, Status, Text, Timestamp,
 };
 
 /// Microseconds from 1970 to 2000, where Postgres begins to count. *Spec*: `timestamptz` in Postgres's binary format.
@@ -22,9 +22,9 @@ macro_rules! columns {
 }
 pub(super) use columns;
 
-pub(super) fn place(row: &PgRow) -> Result<Place, sqlx::Error> {
+pub(super) fn position(row: &PgRow) -> Result<StreamPosition, sqlx::Error> {
     let count = |column: &str| row.try_get::<i64, _>(column).map(i64::cast_unsigned);
-    Ok(Place {
+    Ok(StreamPosition {
         gateway_id: GatewayId(row.try_get("gateway_id")?),
         epoch: Epoch(count("epoch")?),
         seq: Seq(count("seq")?),
@@ -38,7 +38,7 @@ pub(super) fn digest(bytes: &[u8]) -> Digest {
 }
 
 pub(super) fn record(row: &PgRow) -> Result<AuditRecord, sqlx::Error> {
-    Ok(AuditRecord { place: place(row)?, entry: entry(row)? })
+    Ok(AuditRecord { position: position(row)?, entry: entry(row)? })
 }
 
 pub(super) fn entry(row: &PgRow) -> Result<Entry, sqlx::Error> {

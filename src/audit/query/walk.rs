@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::row;
 use crate::audit::chain::Head;
 use crate::audit::codec;
-use crate::audit::record::{Entry, Epoch, GatewayId, Place, Seq};
+use crate::audit::record::{Entry, Epoch, GatewayId, StreamPosition, Seq};
 use crate::audit::verify::{Checker, Item, Origin, Report, Stream};
 
 /// Records handed to the hashing thread at once, and their bytes. *Chosen*: far more than the handing over costs.
@@ -96,23 +96,23 @@ fn cursor(row: &PgRow) -> Result<(Stream, Head), sqlx::Error> {
 }
 
 fn item(row: &PgRow) -> Result<Item, sqlx::Error> {
-    let place = row::place(row)?;
+    let position = row::position(row)?;
     let frame: Option<&[u8]> = row.try_get("frame")?;
     let content = match frame {
-        Some(frame) => thawed(row, &place, frame),
+        Some(frame) => thawed(row, &position, frame),
         None => row::entry(row).map_err(|error| error.to_string()),
     };
-    Ok(Item { place, content, quarantined: frame.is_some() })
+    Ok(Item { position, content, quarantined: frame.is_some() })
 }
 
 /// The record in a quarantined frame, whose columns have to repeat it.
-fn thawed(row: &PgRow, place: &Place, frame: &[u8]) -> Result<Entry, String> {
+fn thawed(row: &PgRow, position: &StreamPosition, frame: &[u8]) -> Result<Entry, String> {
     let (record, length) = codec::decode_record(frame).map_err(|error| format!("the bytes in quarantine: {error}"))?;
     if length != frame.len() {
         return Err("there are bytes in quarantine behind the record".to_owned());
     }
     let request_id: uuid::Uuid = row.try_get("request_id").map_err(|error| error.to_string())?;
-    if record.place != *place || record.entry.call.request_id.0 != request_id {
+    if record.position != *position || record.entry.call.request_id.0 != request_id {
         return Err("the columns in quarantine do not repeat the record in the bytes".to_owned());
     }
     Ok(record.entry)

@@ -9,7 +9,7 @@ use super::{Digest, Entry, Epoch, GatewayId, Seq};
 
 /// Where a record stands in its stream, and the chain that shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct StreamPosition {
     /// The gateway.
     pub gateway_id: GatewayId,
     /// The epoch.
@@ -27,7 +27,7 @@ pub struct Place {
 pub struct AuditRecord {
     /// Its place.
     #[serde(flatten)]
-    pub place: Place,
+    pub position: StreamPosition,
     /// What it says.
     #[serde(flatten)]
     pub entry: Entry,
@@ -35,9 +35,9 @@ pub struct AuditRecord {
 
 /// A record without its place, as it comes to the scribe: where it gets one, nothing is moved.
 #[derive(Debug)]
-pub struct Unplaced(Arc<AuditRecord>);
+pub struct PendingRecord(Arc<AuditRecord>);
 
-impl Unplaced {
+impl PendingRecord {
     /// What it says.
     #[must_use]
     pub fn entry(&self) -> &Entry {
@@ -46,20 +46,20 @@ impl Unplaced {
 
     /// The record at `place`.
     #[must_use]
-    pub fn at(mut self, place: Place) -> Arc<AuditRecord> {
+    pub fn at(mut self, position: StreamPosition) -> Arc<AuditRecord> {
         // Nobody shares it yet, so nothing is cloned.
-        Arc::make_mut(&mut self.0).place = place;
+        Arc::make_mut(&mut self.0).position = position;
         self.0
     }
 }
 
-impl From<Entry> for Unplaced {
+impl From<Entry> for PendingRecord {
     fn from(entry: Entry) -> Self {
-        Self(Arc::new(AuditRecord { place: Place::NONE, entry }))
+        Self(Arc::new(AuditRecord { position: StreamPosition::NONE, entry }))
     }
 }
 
-impl Place {
+impl StreamPosition {
     /// Stands where a place will be.
     const NONE: Self = Self {
         gateway_id: GatewayId(Uuid::nil()),

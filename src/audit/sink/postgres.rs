@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Class, Error, Moved, Sink, classify};
 use crate::audit::chain::Head;
 use crate::audit::codec;
-use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Place, Seq};
+use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, StreamPosition, Seq};
 
 /// How long a connection attempt may take. *Chosen*: longer than any healthy server needs, shorter than TCP's own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -279,7 +279,7 @@ impl Sink for PostgresSink {
 
     async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<Moved, Error> {
         let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(Moved::Yes) };
-        let (first, last) = (first.as_ref().place, last.as_ref().place);
+        let (first, last) = (first.as_ref().position, last.as_ref().position);
         // I5: cursor and rows in one statement.
         let statement = insert(DELIVER, first, batch)
             .bind(bigint(first.seq.0 - 1))
@@ -292,7 +292,7 @@ impl Sink for PostgresSink {
     async fn probe(&mut self, record: &AuditRecord) -> Result<(), Error> {
         let mut connection = self.take_connection().await?;
         let batch = [record];
-        let insert = insert(PROBE, record.place, &batch);
+        let insert = insert(PROBE, record.position, &batch);
         let rolled_back = async {
             sqlx::raw_sql("BEGIN").execute(&mut connection).await?;
             let tried = async {
@@ -317,7 +317,7 @@ impl Sink for PostgresSink {
     }
 
     async fn quarantine(&mut self, record: &AuditRecord, reason: &Error) -> Result<Moved, Error> {
-        let place = record.place;
+        let position = record.position;
         let mut frame = Vec::new();
         codec::encode_record(record, &mut frame).map_err(|error| Error {
             operation: "quarantine",
@@ -326,12 +326,12 @@ impl Sink for PostgresSink {
             message: error.to_string(),
         })?;
         let statement = sqlx::query(QUARANTINE)
-            .bind(place.gateway_id.0)
-            .bind(bigint(place.epoch.0))
-            .bind(bigint(place.seq.0 - 1))
-            .bind(bigint(place.seq.0))
-            .bind(place.prev_hash.0.to_vec())
-            .bind(place.hash.0.to_vec())
+            .bind(position.gateway_id.0)
+            .bind(bigint(position.epoch.0))
+            .bind(bigint(position.seq.0 - 1))
+            .bind(bigint(position.seq.0))
+            .bind(position.prev_hash.0.to_vec())
+            .bind(position.hash.0.to_vec())
             .bind(record.entry.call.request_id.0)
             .bind(frame)
             .bind(reason.sqlstate.clone())
@@ -349,13 +349,13 @@ fn moved(operation: &'static str, row: &PgRow) -> Result<Moved, Error> {
 /// `statement`, whose first parameters are those of `insert_rows`, for a batch of the stream in which `place` is.
 fn insert<'a, R: AsRef<AuditRecord>>(
     statement: &'static str,
-    place: Place,
+    position: StreamPosition,
     batch: &'a [R],
 ) -> sqlx::query::Query<'a, Postgres, PgArguments> {
     let columns = Columns::of(batch);
     sqlx::query(statement)
-        .bind(place.gateway_id.0)
-        .bind(bigint(place.epoch.0))
+        .bind(position.gateway_id.0)
+        .bind(bigint(position.epoch.0))
         .bind(columns.seq)
         .bind(columns.prev_hash)
         .bind(columns.hash)
@@ -415,9 +415,9 @@ impl<'a> Columns<'a> {
             digest.map(|digest| digest.0.as_slice())
         }
         Self {
-            seq: column(batch, |record| bigint(record.place.seq.0)),
-            prev_hash: column(batch, |record| record.place.prev_hash.0.as_slice()),
-            hash: column(batch, |record| record.place.hash.0.as_slice()),
+            seq: column(batch, |record| bigint(record.position.seq.0)),
+            prev_hash: column(batch, |record| record.position.prev_hash.0.as_slice()),
+            hash: column(batch, |record| record.position.hash.0.as_slice()),
             request_id: column(batch, |record| record.entry.call.request_id.0),
             timestamp: column(batch, |record| record.entry.call.timestamp.to_datetime()),
             method: column(batch, |record| record.entry.call.method.as_str()),

@@ -119,7 +119,7 @@ pub async fn requeue(
         Err(why) => return Ok(Requeued::Refused(why)),
     };
     let batch = [&record];
-    let statement = insert(REQUEUE, record.place, &batch).bind(&row.frame);
+    let statement = insert(REQUEUE, record.position, &batch).bind(&row.frame);
     match tokio::time::timeout(timeout + REPLY_GRACE, offer(connection, statement, really)).await {
         Ok(Ok(Moved::Yes)) => Ok(Requeued::Delivered),
         Ok(Ok(Moved::No)) => Ok(Requeued::Gone),
@@ -152,12 +152,12 @@ async fn offer(
 /// The record, where its bytes are whole and stand where they belong.
 fn thaw(row: &Quarantined) -> Result<AuditRecord, String> {
     let (record, _) = codec::decode_record(&row.frame).map_err(|error| format!("its bytes are damaged: {error}"))?;
-    let place = record.place;
-    if (place.gateway_id.0, bigint(place.epoch.0), bigint(place.seq.0)) != (row.gateway_id, row.epoch, row.seq) {
-        return Err(format!("its bytes are those of record {}/{}", place.epoch, place.seq));
+    let position = record.position;
+    if (position.gateway_id.0, bigint(position.epoch.0), bigint(position.seq.0)) != (row.gateway_id, row.epoch, row.seq) {
+        return Err(format!("its bytes are those of record {}/{}", position.epoch, position.seq));
     }
     // A gap record in the place of a lost one bears that one's hash.
-    if record.entry.call.method != "gateway/gap" && !chain::holds(&place, &record.entry) {
+    if record.entry.call.method != "gateway/gap" && !chain::holds(&position, &record.entry) {
         return Err("its contents do not have its hash: they were changed".to_owned());
     }
     Ok(record)
