@@ -1,4 +1,4 @@
-//! The audit pipeline, as the gateway sees it: [`Audit::begin`], [`Receipt::finish`], [`Audit::refuse`].
+//! The audit pipeline, as the gateway sees it: [`Audit::begin`], [`Receipt::finish`], [`Audit::record_once`].
 //!
 //! `begin` returns once the call's intent has reached the configured level. Its [`Receipt`] is what `forward` demands
 //! besides the permit. `finish` consumes the receipt and the backend's answer, and gives the answer back as
@@ -83,7 +83,7 @@ pub struct Released<T>(T);
 
 /// The pipeline could not take the call in time.
 #[derive(Debug, thiserror::Error)]
-pub enum Unavailable {
+pub enum UnavailableError {
     /// Neither ring nor outbox had room within `admission_timeout`. Nothing was recorded; the refusal is counted, and
     /// recorded with others in one `gateway/gap` record.
     #[error("the audit ring is full: no room within {waited:?}")]
@@ -115,13 +115,13 @@ pub enum Unavailable {
 impl Audit {
     /// An audit that is switched off: calls are dispatched unchanged and leave no record.
     #[must_use]
-    pub fn off() -> Self {
+    pub fn disabled() -> Self {
         Self(None)
     }
 
     /// Whether anything is recorded.
     #[must_use]
-    pub fn is_on(&self) -> bool {
+    pub fn is_enabled(&self) -> bool {
         self.0.is_some()
     }
 
@@ -132,8 +132,8 @@ impl Audit {
     /// Begins `call`: returns once its intent reached the configured level.
     ///
     /// # Errors
-    /// [`Unavailable`]; the call must not be forwarded, and has been recorded or counted as `audit_unavailable`.
-    pub async fn begin(&self, call: Call) -> Result<Receipt, Unavailable> {
+    /// [`UnavailableError`]; the call must not be forwarded, and has been recorded or counted as `audit_unavailable`.
+    pub async fn begin(&self, call: Call) -> Result<Receipt, UnavailableError> {
         let Some(handle) = &self.0 else { return Ok(Receipt::without_record(call.request_id)) };
         let begun = Instant::now();
         let admission = handle.timeouts.admission;
@@ -155,14 +155,14 @@ impl Audit {
     /// the outbox does not store in time its records wait in the ring, and it waits for nothing.
     ///
     /// # Errors
-    /// [`Unavailable::Closed`] only.
-    pub async fn begin_or_continue(&self, call: Call) -> Result<Receipt, Unavailable> {
+    /// [`UnavailableError::Closed`] only.
+    pub async fn begin_or_continue(&self, call: Call) -> Result<Receipt, UnavailableError> {
         let (request_id, begun) = (call.request_id, Instant::now());
         let Some(handle) = &self.0 else { return Ok(Receipt::without_record(request_id)) };
         let admission = handle.timeouts.admission;
         let reservation = match handle.ring.reserve_continued(&call, admission).await {
             Ok(reservation) => reservation,
-            Err(NoRoom::Closed) => return Err(Unavailable::Closed),
+            Err(NoRoom::Closed) => return Err(UnavailableError::Closed),
             // A call that goes on where audit fails goes on here too.
             Err(no_room) => {
                 let cause = no_room.after(admission);
@@ -172,7 +172,7 @@ impl Audit {
         };
         let (mut receipt, reached) = handle.begin(call, reservation, begun).await;
         match reached {
-            Err(Unavailable::Closed) => return Err(Unavailable::Closed),
+            Err(UnavailableError::Closed) => return Err(UnavailableError::Closed),
             Err(cause) => {
                 tracing::error!(%request_id, %cause, "the call goes on queued only, as audit.on_failure allows");
                 if let Some(open) = &mut receipt.open {
@@ -187,17 +187,22 @@ impl Audit {
     /// Records an event of the gateway itself, and waits for it as a call does.
     ///
     /// # Errors
-    /// [`Unavailable`]; as for [`Audit::refuse`].
-    pub async fn note(&self, event: Call) -> Result<(), Unavailable> {
+    /// [`UnavailableError`]; as for [`Audit::record_once`].
+    pub async fn record_event(&self, event: Call) -> Result<(), UnavailableError> {
         let outcome = Outcome { status: Status::Ok, error_message: None, response_digest: None, response_bytes: None };
-        self.refuse(event, outcome, ()).await.map(Released::into_inner)
+        self.record_once(event, outcome, ()).await.map(Released::into_inner)
     }
 
     /// Records a call that is refused before dispatch (latency 0), then releases `answer`.
     ///
     /// # Errors
-    /// [`Unavailable`]; the refusal was counted, or stays in the ring.
-    pub async fn refuse<T>(&self, call: Call, outcome: Outcome, answer: T) -> Result<Released<T>, Unavailable> {
+    /// [`UnavailableError`]; the refusal was counted, or stays in the ring.
+    pub async fn record_once<T>(
+        &self,
+        call: Call,
+        outcome: Outcome,
+        answer: T,
+    ) -> Result<Released<T>, UnavailableError> {
         if let Some(handle) = &self.0 {
             let entry = Entry::new(call, outcome, Duration::ZERO);
             let admission = handle.timeouts.admission;
@@ -218,7 +223,7 @@ impl Handle {
         call: Call,
         mut reservation: Reservation,
         begun: Instant,
-    ) -> (Receipt, Result<(), Unavailable>) {
+    ) -> (Receipt, Result<(), UnavailableError>) {
         let (sender, stored) = self.receipt();
         let request_id = call.request_id;
         let appended = self.ring.begin(&mut reservation, &call, sender);
@@ -240,26 +245,26 @@ impl Handle {
         &self,
         appended: Result<(), ring::Closed>,
         stored: Option<oneshot::Receiver<()>>,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<(), UnavailableError> {
         // I1: what the ring did not take has reached no level.
-        appended.map_err(|ring::Closed| Unavailable::Closed)?;
+        appended.map_err(|ring::Closed| UnavailableError::Closed)?;
         let Some(stored) = stored else { return Ok(()) };
         let waited = self.timeouts.store;
         match tokio::time::timeout(waited, stored).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) if self.ring.phase() > Phase::Open => Err(Unavailable::Closed),
-            _ => Err(Unavailable::NotStored { waited }),
+            Ok(Err(_)) if self.ring.phase() > Phase::Open => Err(UnavailableError::Closed),
+            _ => Err(UnavailableError::NotStored { waited }),
         }
     }
 }
 
 impl NoRoom {
-    fn after(self, waited: Duration) -> Unavailable {
+    fn after(self, waited: Duration) -> UnavailableError {
         match self {
-            Self::Full => Unavailable::Full { waited },
-            Self::OutboxFull => Unavailable::OutboxFull { waited },
-            Self::Closed => Unavailable::Closed,
-            Self::Failed => Unavailable::Failed,
+            Self::Full => UnavailableError::Full { waited },
+            Self::OutboxFull => UnavailableError::OutboxFull { waited },
+            Self::Closed => UnavailableError::Closed,
+            Self::Failed => UnavailableError::Failed,
         }
     }
 }
@@ -279,11 +284,11 @@ impl Receipt {
     /// Ends the call with `outcome`, then releases `answer` once the record reached the configured level.
     ///
     /// # Errors
-    /// [`Unavailable`]: `answer` must not leave; the record stays in the ring and is stored when it can be.
+    /// [`UnavailableError`]: `answer` must not leave; the record stays in the ring and is stored when it can be.
     ///
     /// # Cancel safety
     /// The record is in the ring before the first await; dropping the future loses only the answer.
-    pub async fn finish<T>(mut self, outcome: Outcome, answer: T) -> Result<Released<T>, Unavailable> {
+    pub async fn finish<T>(mut self, outcome: Outcome, answer: T) -> Result<Released<T>, UnavailableError> {
         let open = self.open.as_ref().map(|open| (Arc::clone(&open.handle), open.waits));
         if let Some((handle, waits)) = open {
             let (sender, stored) = waits.then(oneshot::channel).unzip();
@@ -292,7 +297,7 @@ impl Receipt {
             let ended = Instant::now();
             // I1: the answer is released only after its record reached the level.
             let reached = handle.reached(appended, stored).await;
-            handle.meter.added.time(self.waited + ended.elapsed());
+            handle.meter.added_latency.observe_duration(self.waited + ended.elapsed());
             reached?;
         }
         Ok(Released(answer))

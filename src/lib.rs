@@ -59,11 +59,12 @@
 //!
 //! Imports go one way: `audit` never names `gateway`; `ring` and `outbox` never name each other; SQL is in
 //! `audit::sink` and `audit::query` only; redb is in `audit::outbox` only; bincode in `audit::codec`, backoff in
-//! `audit::shipper::retry`.
+//! `retry`.
 
 pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod gateway;
 pub mod ops;
+pub mod retry;
 pub mod upstream;

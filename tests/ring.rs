@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::pipeline::{call_with, ok};
 use gatepost::audit::chain::{self, Head};
-use gatepost::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, Seq, Status, PendingRecord};
+use gatepost::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, PendingRecord, Seq, Status};
 use gatepost::audit::ring::{Arrival, Limits, NoRoom, Reservation, Ring, Slot, Taken, Window};
 use proptest::prelude::*;
 use tokio::runtime::Runtime;

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use audit::ring::{Arrival, Closed, Limits, NoRoom, Phase, Reservation, Ring, Slot, Taken, Window};
 use gatepost::audit::chain::{self, Head};
-use gatepost::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, PendingRecord};
+use gatepost::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, PendingRecord, RequestId, Seq, Status};
 use shuttle::future::block_on;
 use shuttle::thread::{self, JoinHandle};
 use sync::{Instant, Time, exhaust, explore};
@@ -236,7 +236,11 @@ fn the_shipper_is_woken_behind_every_record_that_is_published() {
                 panic!("woken early")
             };
             for record in records {
-                assert_eq!((record.position.seq, record.position.prev_hash), (delivered.seq.next(), delivered.hash), "I3");
+                assert_eq!(
+                    (record.position.seq, record.position.prev_hash),
+                    (delivered.seq.next(), delivered.hash),
+                    "I3"
+                );
                 delivered = Head::after(&record.position);
             }
             ring.delivered(EPOCH, delivered, true);

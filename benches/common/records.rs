@@ -6,8 +6,8 @@ use std::time::Duration;
 use gatepost::audit::chain::{self, Head};
 use gatepost::audit::codec;
 use gatepost::audit::record::{
-    AuditRecord, Call, Caller, Correlation, Digest, Entry, Epoch, GatewayId, Outcome, StreamPosition, RequestId, Seq, Status,
-    Timestamp,
+    AuditRecord, Call, Caller, Correlation, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status,
+    StreamPosition, Timestamp,
 };
 use gatepost::audit::redact::Redaction;
 use uuid::Uuid;

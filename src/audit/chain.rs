@@ -12,7 +12,7 @@
 //! The fields stand in the order of the columns of `audit_log`, without `prev_hash` and `hash` themselves, so that the
 //! hash can be computed again from the row alone. The first record of a stream has 32 zero bytes as `prev_hash`.
 
-use super::record::{Digest, Entry, Epoch, GatewayId, StreamPosition, Seq};
+use super::record::{Digest, Entry, Epoch, GatewayId, Seq, StreamPosition};
 
 /// Distinguishes this hash from any other use of SHA-256 over the same bytes, and names the version of the layout.
 const DOMAIN: &[u8] = b"gatepost.v1";
@@ -49,7 +49,13 @@ impl Head {
 pub fn link(gateway_id: GatewayId, epoch: Epoch, head: Head, entry: &Entry) -> StreamPosition {
     // I3: the one place where a seq is made; it is the last one plus one.
     let seq = head.seq.next();
-    StreamPosition { gateway_id, epoch, seq, prev_hash: head.hash, hash: hash(gateway_id, epoch, seq, head.hash, entry) }
+    StreamPosition {
+        gateway_id,
+        epoch,
+        seq,
+        prev_hash: head.hash,
+        hash: hash(gateway_id, epoch, seq, head.hash, entry),
+    }
 }
 
 /// Whether a record's hash is that of its contents.

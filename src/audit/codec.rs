@@ -28,7 +28,8 @@ use bincode::{Decode, Encode};
 use uuid::Uuid;
 
 use super::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, NORMALISABLE, StreamPosition, RequestId, Seq, Status, Text, Timestamp,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, NORMALISABLE, RequestId, Seq, Status, StreamPosition, Text,
+    Timestamp,
 };
 
 /// Bytes before the body.

@@ -62,7 +62,7 @@ pub struct Histogram {
 
 /// A histogram as it was when it was read.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reading {
+pub struct HistogramSnapshot {
     /// The sum of all values, in seconds or records.
     pub sum: f64,
     /// How many there were.
@@ -84,7 +84,7 @@ pub struct LastError {
 #[derive(Debug)]
 pub struct Meter {
     /// What auditing adds to a call: its waits for room and for both commits.
-    pub added: Histogram,
+    pub added_latency: Histogram,
     /// What one commit of the outbox takes.
     pub commit: Histogram,
     /// Records in one commit.
@@ -138,29 +138,29 @@ impl Histogram {
 
     /// For what takes milliseconds when all is well.
     #[must_use]
-    pub fn of_short_times() -> Self {
+    pub fn for_short_times() -> Self {
         Self::new(SHORT_US, 1e6)
     }
 
     /// For what may take hours.
     #[must_use]
-    pub fn of_long_times() -> Self {
+    pub fn for_long_times() -> Self {
         Self::new(LONG_US, 1e6)
     }
 
     /// For numbers of records.
     #[must_use]
-    pub fn of_counts() -> Self {
+    pub fn for_counts() -> Self {
         Self::new(COUNTS, 1.0)
     }
 
     /// Counts a time.
-    pub fn time(&self, time: Duration) {
-        self.count(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    pub fn observe_duration(&self, time: Duration) {
+        self.observe(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     }
 
     /// Counts a value.
-    pub fn count(&self, value: u64) {
+    pub fn observe(&self, value: u64) {
         let at = self.bounds.partition_point(|bound| *bound < value);
         if let Some(count) = self.counts.get(at) {
             count.fetch_add(1, Ordering::Relaxed);
@@ -171,27 +171,27 @@ impl Histogram {
     /// All of it now. What is counted meanwhile may be in one of its numbers and not yet in another.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a sum beyond 2^52 microseconds is 142 years")]
-    pub fn read(&self) -> Reading {
+    pub fn snapshot(&self) -> HistogramSnapshot {
         let ends = self.bounds.iter().map(|bound| *bound as f64 / self.unit).chain([f64::INFINITY]);
         let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
         let buckets: Vec<_> = ends.zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
-        Reading { sum: self.sum.load(Ordering::Relaxed) as f64 / self.unit, count, buckets }
+        HistogramSnapshot { sum: self.sum.load(Ordering::Relaxed) as f64 / self.unit, count, buckets }
     }
 }
 
 impl Default for Meter {
     fn default() -> Self {
         Self {
-            added: Histogram::of_short_times(),
-            commit: Histogram::of_short_times(),
-            commit_records: Histogram::of_counts(),
+            added_latency: Histogram::for_short_times(),
+            commit: Histogram::for_short_times(),
+            commit_records: Histogram::for_counts(),
             commits_failed: Counter::default(),
             stored: Counter::default(),
             set_aside: Counter::default(),
-            delivery: Histogram::of_long_times(),
-            delivery_records: Histogram::of_counts(),
-            delivery_delay: Histogram::of_long_times(),
+            delivery: Histogram::for_long_times(),
+            delivery_records: Histogram::for_counts(),
+            delivery_delay: Histogram::for_long_times(),
             delivered: Counter::default(),
             quarantined: Counter::default(),
             retries: Counter::default(),
@@ -205,48 +205,48 @@ impl Default for Meter {
 
 impl Meter {
     /// The scribe committed `records` in `took`.
-    pub fn committed(&self, records: usize, took: Duration) {
-        self.commit.time(took);
+    pub fn observe_commit(&self, records: usize, took: Duration) {
+        self.commit.observe_duration(took);
         if records > 0 {
-            self.commit_records.count(records as u64);
+            self.commit_records.observe(records as u64);
             self.stored.add(records as u64);
         }
     }
 
     /// The shipper stands before `record`, which is the oldest that is not delivered.
-    pub(super) fn stands_before(&self, record: &Entry) {
+    pub(super) fn set_oldest(&self, record: &Entry) {
         self.oldest.store(made_at(record), Ordering::Relaxed);
     }
 
     /// All is delivered.
-    pub(super) fn caught_up(&self) {
+    pub(super) fn clear_oldest(&self) {
         self.oldest.store(0, Ordering::Relaxed);
     }
 
     /// A batch of `records`, the first of which is `first`, was delivered in `took`.
-    pub(super) fn delivered(&self, first: &Entry, records: usize, took: Duration) {
-        self.delivery.time(took);
-        self.delivery_records.count(records as u64);
+    pub(super) fn observe_delivery(&self, first: &Entry, records: usize, took: Duration) {
+        self.delivery.observe_duration(took);
+        self.delivery_records.observe(records as u64);
         // The wall clock may have been set back.
         let delay = Timestamp::now().micros().saturating_sub(made_at(first)).max(0);
-        self.delivery_delay.count(delay.unsigned_abs());
+        self.delivery_delay.observe(delay.unsigned_abs());
     }
 
     /// Nothing is tried again any more.
-    pub(super) fn goes_on(&self) {
+    pub(super) fn clear_retry(&self) {
         self.retry_at.store(0, Ordering::Relaxed);
     }
 
     /// A delivery failed, and is tried again after `pause`.
-    pub(super) fn tries_again(&self, error: &str, pause: Duration) {
+    pub(super) fn set_retry(&self, error: &str, pause: Duration) {
         self.retries.add(1);
         let pause = i64::try_from(pause.as_micros()).unwrap_or(i64::MAX);
         self.retry_at.store(Timestamp::now().micros().saturating_add(pause), Ordering::Relaxed);
-        self.failed(error);
+        self.set_last_error(error);
     }
 
     /// A delivery failed.
-    pub(super) fn failed(&self, error: &str) {
+    pub(super) fn set_last_error(&self, error: &str) {
         let error = error.get(..error.floor_char_boundary(ERROR_BYTES_MAX)).unwrap_or_default().to_owned();
         let last = LastError { error, at: Timestamp::now() };
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
@@ -288,11 +288,11 @@ mod tests {
 
     #[test]
     fn values_fall_below_their_bounds_and_add_up() {
-        let histogram = Histogram::of_short_times();
+        let histogram = Histogram::for_short_times();
         for micros in [0, 100, 101, 10_000_000, u64::from(u32::MAX)] {
-            histogram.time(Duration::from_micros(micros));
+            histogram.observe_duration(Duration::from_micros(micros));
         }
-        let Reading { sum, count, buckets } = histogram.read();
+        let HistogramSnapshot { sum, count, buckets } = histogram.snapshot();
         assert_eq!((count, buckets.len()), (5, SHORT_US.len() + 1));
         assert_eq!((buckets[0], buckets[1].1), ((0.0001, 2), 1), "a bound belongs to what is below it");
         assert_eq!(buckets[SHORT_US.len() - 1].1, 1);
@@ -307,17 +307,17 @@ mod tests {
         let entry = Entry::new(call, Outcome::failed(Status::Timeout, "late"), Duration::from_secs(3_500));
         let meter = Meter::default();
         assert_eq!((meter.oldest_age(), meter.next_retry()), (None, None));
-        meter.stands_before(&entry);
+        meter.set_oldest(&entry);
         let age = meter.oldest_age().unwrap();
         assert!(age >= Duration::from_secs(100) && age < Duration::from_secs(1_000), "{age:?}");
-        meter.caught_up();
+        meter.clear_oldest();
         assert_eq!(meter.oldest_age(), None);
     }
 
     #[test]
     fn i6_an_error_is_kept_only_so_long() {
         let meter = Meter::default();
-        meter.tries_again(&"\u{e9}".repeat(ERROR_BYTES_MAX), Duration::from_mins(1));
+        meter.set_retry(&"\u{e9}".repeat(ERROR_BYTES_MAX), Duration::from_mins(1));
         assert!(meter.last_error().unwrap().error.len() <= ERROR_BYTES_MAX);
         assert!(meter.next_retry().is_some_and(|left| left > Duration::from_secs(1)));
         assert_eq!(meter.retries.get(), 1);

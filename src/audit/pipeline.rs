@@ -15,7 +15,7 @@ use super::outbox::{self, Opening, Reader};
 use super::record::{Epoch, GatewayId, Seq};
 use super::ring::{self, Beat, Gauge, Phase, Ring};
 use super::scribe::{About, Mode, Report, Scribe};
-use super::shipper::{BatchLimits, Shipper, State};
+use super::shipper::{BatchLimits, Shipper, ShipperState};
 use super::sink::Sink;
 use super::{Audit, Timeouts};
 
@@ -58,14 +58,14 @@ pub struct Probe {
     limits: ring::Limits,
     reader: Reader,
     meter: Arc<Meter>,
-    shipper: watch::Receiver<State>,
+    shipper: watch::Receiver<ShipperState>,
     gateway_id: GatewayId,
     epoch: Epoch,
 }
 
 /// How the pipeline ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct StopReport {
     /// Records that only the ring had and that are lost; 0 unless the outbox failed to the end.
     pub lost: usize,
     /// The epoch's last record.
@@ -98,7 +98,7 @@ impl Pipeline {
             let (shipper, watched) = Shipper::new(ends, sink, (gateway_id, epoch), config.batch, deadline.clone());
             (Some(tokio::spawn(shipper.run())), watched)
         } else {
-            (None, watch::channel(State::StoreOnly).1)
+            (None, watch::channel(ShipperState::StoreOnly).1)
         };
         let scribed = Arc::clone(&ring);
         let scribe = std::thread::Builder::new().name("scribe".to_owned()).spawn(move || {
@@ -131,7 +131,7 @@ impl Pipeline {
     /// Stops in flow order: the ring is emptied into the outbox and the epoch closed, for at most `store`; then delivery
     /// goes on for at most `ship`; then what was delivered is forgotten. Calls that are still open keep their stored
     /// intents and become `interrupted` at the next start.
-    pub async fn stop(self, store: Duration, ship: Duration) -> Ended {
+    pub async fn stop(self, store: Duration, ship: Duration) -> StopReport {
         let ring = &self.probe.ring;
         ring.turn(Phase::Closing);
         let closed = tokio::time::timeout(store, ring.reached(Phase::Closed)).await;
@@ -156,7 +156,7 @@ impl Pipeline {
             Ok(Ok(report)) => report.lost,
             _ => ring.only_in_memory(),
         };
-        Ended { lost, last: gauge.stamped, delivered: gauge.delivered }
+        StopReport { lost, last: gauge.stamped, delivered: gauge.delivered }
     }
 }
 
@@ -193,7 +193,7 @@ impl Probe {
 
     /// What the shipper is doing.
     #[must_use]
-    pub fn shipper(&self) -> State {
+    pub fn shipper(&self) -> ShipperState {
         self.shipper.borrow().clone()
     }
 

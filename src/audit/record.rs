@@ -24,7 +24,7 @@ use smol_str::{SmolStr, ToSmolStr};
 
 use super::redact::Redaction;
 pub use ids::{Digest, Epoch, GatewayId, RequestId, Seq, Timestamp};
-pub use placed::{AuditRecord, StreamPosition, PendingRecord};
+pub use placed::{AuditRecord, PendingRecord, StreamPosition};
 
 /// Longest text of an identity or name field, in bytes.
 ///

@@ -25,7 +25,7 @@ use events::{closed, damaged, gap, interrupted, opened};
 use super::chain::{self, Head};
 use super::meter::Meter;
 use super::outbox::{self, Commit, Opening, Outbox, Space};
-use super::record::{AuditRecord, Epoch, GatewayId, RequestId, PendingRecord};
+use super::record::{AuditRecord, Epoch, GatewayId, PendingRecord, RequestId};
 use super::ring::{self, Arrival, Capacity, Missed, Phase, Ring, Slot, Taken, Work};
 use super::sync::Instant;
 
@@ -154,7 +154,7 @@ impl Scribe {
         let first = Commit { segments: &segments, head: Some(head), ..Commit::default() };
         let (meter, begun, damages) = (Arc::new(Meter::default()), Instant::now(), opening.damages.len());
         let outbox = opening.begin(&first, outbox_bytes_max)?;
-        meter.committed(records.len(), begun.elapsed());
+        meter.observe_commit(records.len(), begun.elapsed());
         meter.set_aside.add(damages as u64);
         let space = outbox.space();
         let ring = Ring::new(limits, Head::START);
@@ -436,7 +436,7 @@ impl Scribe {
             self.outbox.forget(&self.ring.watermarks());
             begun = Instant::now();
         }
-        self.meter.committed(records, begun.elapsed());
+        self.meter.observe_commit(records, begun.elapsed());
         self.failed = None;
         self.look_at_space();
         if let Some((_, head)) = self.watermarks.iter().find(|(epoch, _)| *epoch == self.epoch) {

@@ -13,7 +13,6 @@
 //! on; it is looked at again at the next start.
 
 mod alike;
-pub mod retry;
 mod size;
 mod state;
 mod trouble;
@@ -32,15 +31,22 @@ use super::meter::Meter;
 use super::outbox::{self, Reader};
 use super::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
 use super::ring::{Phase, Ring, Window};
-use super::sink::{Class, Error, Moved, Sink};
+use super::sink::{CursorUpdate, ErrorClass, Sink, SinkError};
+use crate::retry::{Backoff, RetryPolicy};
 use alike::Alike;
-use retry::Retry;
 use size::Size;
 use state::Forks;
-pub use state::State;
+pub use state::ShipperState;
 
 /// How often partitions are made ahead. *Chosen*: monthly partitions are made months ahead, so once a day is plenty.
 const PREPARE_EVERY: Duration = Duration::from_hours(24);
+
+/// Retries of a transient error. *Chosen*: a server that restarts is found within seconds, and one that is down gets a
+/// dozen attempts a minute.
+const TRANSIENT_RETRY: RetryPolicy = RetryPolicy::new(Duration::from_millis(50), Duration::from_secs(5));
+
+/// Retries of an error that an operator has to fix. *Chosen*: the fix is noticed within half a minute.
+const OPERATOR_RETRY: RetryPolicy = RetryPolicy::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// How large a batch may be.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +68,7 @@ pub struct Shipper<S> {
     epoch: Epoch,
     limits: BatchLimits,
     size: Size,
-    state: watch::Sender<State>,
+    state: watch::Sender<ShipperState>,
     forks: Forks,
     /// Cancelled when delivery has to end, finished or not.
     deadline: CancellationToken,
@@ -73,8 +79,8 @@ pub struct Shipper<S> {
     /// Refused records since the last one that was delivered, over all batches: a quiet gateway's hold one each.
     alike: Alike,
     prepared: Option<Instant>,
-    transient: Retry,
-    operator: Retry,
+    transient: Backoff,
+    operator: Backoff,
 }
 
 /// A segment that is being read on a thread for blocking work.
@@ -109,9 +115,9 @@ impl<S: Sink> Shipper<S> {
         (gateway_id, epoch): (GatewayId, Epoch),
         limits: BatchLimits,
         deadline: CancellationToken,
-    ) -> (Self, watch::Receiver<State>) {
-        let (state, watched) = watch::channel(State::Starting);
-        let (transient, operator) = (Retry::transient(), Retry::operator());
+    ) -> (Self, watch::Receiver<ShipperState>) {
+        let (state, watched) = watch::channel(ShipperState::Starting);
+        let (transient, operator) = (Backoff::new(TRANSIENT_RETRY), Backoff::new(OPERATOR_RETRY));
         let (ahead, alike, prepared) = (VecDeque::new(), Alike::default(), None);
         let shipper = Self {
             ring,
@@ -142,7 +148,9 @@ impl<S: Sink> Shipper<S> {
         let work = tokio::spawn(async move { deadline.run_until_cancelled(self.ship_all()).await });
         if let Err(error) = work.await {
             tracing::error!(%error, "the shipper failed: a fault of Gatepost; records wait in the outbox for a restart");
-            state.send_replace(State::Held { error: format!("the shipper failed, restart the gateway: {error}") });
+            state.send_replace(ShipperState::Held {
+                error: format!("the shipper failed, restart the gateway: {error}"),
+            });
         }
     }
 
@@ -169,7 +177,7 @@ impl<S: Sink> Shipper<S> {
     async fn ship(&mut self, epoch: Epoch) -> Result<(), Forked> {
         // How old the backlog is has to be known also where Postgres does not answer.
         if let Ok(Next::Batch(batch)) = self.next(epoch, Head::START).await {
-            batch.first().inspect(|record| self.meter.stands_before(&record.entry));
+            batch.first().inspect(|record| self.meter.set_oldest(&record.entry));
         }
         let mut head = self.cursor(epoch).await;
         self.ahead.clear();
@@ -191,7 +199,7 @@ impl<S: Sink> Shipper<S> {
                     }
                 }
                 Ok(Next::Nothing) => {
-                    self.meter.caught_up();
+                    self.meter.clear_oldest();
                     let ended = epoch < self.epoch || self.ring.phase() >= Phase::Closed;
                     let gauge = self.ring.gauge();
                     if epoch == self.epoch && head.seq > gauge.stamped {
@@ -312,26 +320,26 @@ impl<S: Sink> Shipper<S> {
     async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Forked> {
         let (mut rest, mut size) = (batch, self.size.now());
         while let Some((first, later)) = rest.split_first() {
-            self.meter.stands_before(&first.entry);
+            self.meter.set_oldest(&first.entry);
             self.check(head, first).await?;
             let (try_now, _) = rest.split_at(size.min(rest.len()));
             let begun = Instant::now();
             let result = self.sink.deliver(try_now).await;
             head = match result {
-                Ok(Moved::Yes) => {
-                    self.meter.delivered(&first.entry, try_now.len(), begun.elapsed());
+                Ok(CursorUpdate::Moved) => {
+                    self.meter.observe_delivery(&first.entry, try_now.len(), begun.elapsed());
                     self.succeeded();
                     self.size.succeeded(try_now.len());
                     self.alike = Alike::default();
                     try_now.last().map_or(head, |record| Head::after(&record.position))
                 }
-                Ok(Moved::No) => self.resolve(head, rest).await?,
+                Ok(CursorUpdate::Unchanged) => self.resolve(head, rest).await?,
                 // I9: what Postgres refuses is found by halving, and set aside in its place.
-                Err(error) if error.class == Class::Row && try_now.len() > 1 => {
+                Err(error) if error.class == ErrorClass::Row && try_now.len() > 1 => {
                     size = try_now.len().div_ceil(2);
                     continue;
                 }
-                Err(error) if error.class == Class::Row => {
+                Err(error) if error.class == ErrorClass::Row => {
                     if self.alike.are_many(&error) {
                         // I9: bad rows are not in the way of good ones, however many there are.
                         match alike::any_passes(&mut self.sink, later).await {
@@ -350,7 +358,7 @@ impl<S: Sink> Shipper<S> {
                     self.quarantine(head, rest, &error).await?
                 }
                 Err(error) => {
-                    if error.class == Class::TooMuch {
+                    if error.class == ErrorClass::TooMuch {
                         self.size.was_too_much(try_now.len());
                     }
                     self.wait(&error).await;
@@ -370,17 +378,17 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// Sets the first record of `rest` aside.
-    async fn quarantine(&mut self, head: Head, rest: &[Arc<AuditRecord>], error: &Error) -> Result<Head, Forked> {
+    async fn quarantine(&mut self, head: Head, rest: &[Arc<AuditRecord>], error: &SinkError) -> Result<Head, Forked> {
         let Some(record) = rest.first() else { return Ok(head) };
         let position = record.position;
         tracing::error!(seq = %position.seq, request_id = %record.entry.call.request_id, %error, "record quarantined");
         match self.sink.quarantine(record, error).await {
-            Ok(Moved::Yes) => {
+            Ok(CursorUpdate::Moved) => {
                 self.meter.quarantined.add(1);
                 Ok(Head::after(&position))
             }
             // I5: a batch that was given up may have been committed since, and then the cursor stands behind this one.
-            Ok(Moved::No) => self.resolve(head, rest).await,
+            Ok(CursorUpdate::Unchanged) => self.resolve(head, rest).await,
             Err(error) => {
                 self.wait(&error).await;
                 self.resolve(head, rest).await

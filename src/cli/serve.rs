@@ -154,7 +154,7 @@ async fn serve_until(
     pipeline: Option<&Pipeline>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let audit = pipeline.map_or_else(Audit::off, Pipeline::audit);
+    let audit = pipeline.map_or_else(Audit::disabled, Pipeline::audit);
     let probe = pipeline.map(Pipeline::probe);
     let gateway = Gateway::build(config, audit).map_err(|faults| faulty(&faults))?;
     let sources = Sources { probe: probe.clone(), gateway: gateway.handle(), board: Board::default() };

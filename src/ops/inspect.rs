@@ -14,7 +14,7 @@ use super::status::Trail;
 use crate::audit::chain::Head;
 use crate::audit::outbox::prune::Until;
 use crate::audit::outbox::{Error, Frame, Reader};
-use crate::audit::query::{ANSWER_BYTES_MAX, Filter};
+use crate::audit::query::{Filter, RESULT_BYTES_MAX};
 use crate::audit::record::{AuditRecord, Digest, Epoch, Seq};
 
 /// A question.
@@ -148,7 +148,7 @@ fn records(reader: &Reader, filter: &Filter, emit: Emit<'_>) -> Result<VecDeque<
         };
         // I6: an answer is bounded by count and by bytes; at least one record is given.
         bytes += record.entry.size_bytes();
-        if bytes > ANSWER_BYTES_MAX && !found.is_empty() {
+        if bytes > RESULT_BYTES_MAX && !found.is_empty() {
             return ControlFlow::Break(());
         }
         if filter.after.is_some() {

@@ -12,7 +12,7 @@ use crate::audit::outbox::{Error, Reader};
 use crate::audit::pipeline::Probe;
 use crate::audit::query::Filter;
 use crate::audit::record::{Call, Caller};
-use crate::audit::verify::{Checker, Item, Origin, Report};
+use crate::audit::verify::{Checker, Origin, Report, TrailRecord};
 
 /// Most faults that an answer lists. *Chosen*: more are no longer read by a person.
 pub const FAULTS_MAX: usize = 10_000;
@@ -54,7 +54,7 @@ pub async fn note_by(probe: &Probe, caller: &Caller, by: (&str, Value), read: &R
     let (key, value) = by;
     let details = json!({ "command": command, "from": from, "filter": filter, "rows": rows, key: value });
     let event = Call::gateway_event("read", &details).with_caller(caller);
-    probe.audit().note(event).await.map_err(io::Error::other)
+    probe.audit().record_event(event).await.map_err(io::Error::other)
 }
 
 /// A user of the system as a caller, by name where the uid has one.
@@ -91,7 +91,11 @@ pub fn check(
             head = Head::after(&last.position);
             seen += records.len() as u64;
             for record in records {
-                checker.record(&Item { position: record.position, content: Ok(record.entry), quarantined: false });
+                checker.check(&TrailRecord {
+                    position: record.position,
+                    content: Ok(record.entry),
+                    quarantined: false,
+                });
             }
             if told(seen).is_break() {
                 return Ok(checker.finish());

@@ -300,7 +300,7 @@ impl World {
                 batches -= 1;
                 let moved = self.evidence().deliver(&batch);
                 let now = self.evidence().cursor(epoch);
-                if moved == Moved::No || now == cursor {
+                if moved == CursorUpdate::Unchanged || now == cursor {
                     break;
                 }
                 ring.delivered(epoch, now, false);
@@ -502,10 +502,10 @@ impl Driver {
             return false;
         }
         let moved = self.evidence().deliver(&batch);
-        if heard && moved == Moved::Yes {
+        if heard && moved == CursorUpdate::Moved {
             let now = self.evidence().cursor(self.epoch);
             self.ring.delivered(self.epoch, now, true);
         }
-        moved == Moved::Yes && self.evidence().cursor(self.epoch).seq > cursor.seq.max(Seq::ZERO)
+        moved == CursorUpdate::Moved && self.evidence().cursor(self.epoch).seq > cursor.seq.max(Seq::ZERO)
     }
 }

@@ -82,11 +82,11 @@ pub const CHECKS: [Check; 11] = [
 
 impl Evidence {
     /// The sink takes a batch, as it promises to: all and the cursor, or nothing.
-    pub fn deliver<R: AsRef<AuditRecord>>(&mut self, batch: &[R]) -> Moved {
+    pub fn deliver<R: AsRef<AuditRecord>>(&mut self, batch: &[R]) -> CursorUpdate {
         let (first, last) = (batch[0].as_ref().position, batch[batch.len() - 1].as_ref().position);
         let cursor = self.cursor(first.epoch);
         if cursor.seq.next() != first.seq || cursor.hash != first.prev_hash {
-            return Moved::No;
+            return CursorUpdate::Unchanged;
         }
         if self.sink != SinkLie::CursorStays {
             self.cursors.insert(first.epoch, Head::after(&last));
@@ -110,7 +110,7 @@ impl Evidence {
                 self.rows.push(taken);
             }
         }
-        Moved::Yes
+        CursorUpdate::Moved
     }
 
     /// How far the sink says that an epoch was delivered.
@@ -120,7 +120,11 @@ impl Evidence {
 
     /// All records there are, each place once.
     fn places(&self) -> BTreeMap<(Epoch, Seq), &AuditRecord> {
-        self.rows.iter().chain(&self.left).map(|record| ((record.position.epoch, record.position.seq), record)).collect()
+        self.rows
+            .iter()
+            .chain(&self.left)
+            .map(|record| ((record.position.epoch, record.position.seq), record))
+            .collect()
     }
 
     /// The records of each call.

@@ -17,7 +17,7 @@ use super::Segment;
 use crate::audit::chain::{self, Head};
 use crate::audit::codec;
 use crate::audit::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, StreamPosition, RequestId, Seq, Status,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, StreamPosition,
 };
 
 /// The records of a segment behind `after` to its last place, with gap records for those that are lost. `end` is the
@@ -165,9 +165,9 @@ mod tests {
     }
 
     fn linked(records: &[AuditRecord]) -> bool {
-        records
-            .windows(2)
-            .all(|pair| pair[1].position.prev_hash == pair[0].position.hash && pair[1].position.seq == pair[0].position.seq.next())
+        records.windows(2).all(|pair| {
+            pair[1].position.prev_hash == pair[0].position.hash && pair[1].position.seq == pair[0].position.seq.next()
+        })
     }
 
     #[test]
@@ -198,7 +198,8 @@ mod tests {
     #[test]
     fn runs_of_lost_records_keep_the_stream_whole() {
         let (records, segment) = stream(6);
-        let found: BTreeMap<_, _> = [&records[0], &records[4]].map(|record| (record.position.seq, record.clone())).into();
+        let found: BTreeMap<_, _> =
+            [&records[0], &records[4]].map(|record| (record.position.seq, record.clone())).into();
         let filled = fill(
             records[0].position.gateway_id,
             segment.epoch,

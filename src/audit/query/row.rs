@@ -6,7 +6,8 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::audit::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, StreamPosition, RequestId, Seq, Status, Text, Timestamp,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, StreamPosition, Text,
+    Timestamp,
 };
 
 /// Microseconds from 1970 to 2000, where Postgres begins to count. *Spec*: `timestamptz` in Postgres's binary format.

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use super::row;
 use crate::audit::chain::Head;
 use crate::audit::codec;
-use crate::audit::record::{Entry, Epoch, GatewayId, StreamPosition, Seq};
-use crate::audit::verify::{Checker, Item, Origin, Report, Stream};
+use crate::audit::record::{Entry, Epoch, GatewayId, Seq, StreamPosition};
+use crate::audit::verify::{Checker, Origin, Report, StreamId, TrailRecord};
 
 /// Records handed to the hashing thread at once, and their bytes. *Chosen*: far more than the handing over costs.
 const BATCH_RECORDS: usize = 512;
@@ -53,14 +53,14 @@ pub async fn verify(
     let mut cursors = sqlx::query(CURSORS).fetch(&mut *snapshot);
     while let Some(row) = cursors.try_next().await? {
         let (stream, head) = cursor(&row)?;
-        checker.cursor(stream, head);
+        checker.add_cursor(stream, head);
     }
     drop(cursors);
-    let (sender, mut batches) = mpsc::channel::<Vec<Item>>(BATCHES_MAX);
+    let (sender, mut batches) = mpsc::channel::<Vec<TrailRecord>>(BATCHES_MAX);
     let hashing = tokio::task::spawn_blocking(move || {
         while let Some(batch) = batches.blocking_recv() {
             for item in &batch {
-                checker.record(item);
+                checker.check(item);
             }
         }
         checker.finish()
@@ -89,20 +89,20 @@ pub async fn verify(
     hashing.await.map_err(|_| sqlx::Error::WorkerCrashed)
 }
 
-fn cursor(row: &PgRow) -> Result<(Stream, Head), sqlx::Error> {
+fn cursor(row: &PgRow) -> Result<(StreamId, Head), sqlx::Error> {
     let count = |column: &str| row.try_get::<i64, _>(column).map(i64::cast_unsigned);
     let stream = (GatewayId(row.try_get("gateway_id")?), Epoch(count("epoch")?));
     Ok((stream, Head { seq: Seq(count("delivered_seq")?), hash: row::digest(row.try_get("head_hash")?) }))
 }
 
-fn item(row: &PgRow) -> Result<Item, sqlx::Error> {
+fn item(row: &PgRow) -> Result<TrailRecord, sqlx::Error> {
     let position = row::position(row)?;
     let frame: Option<&[u8]> = row.try_get("frame")?;
     let content = match frame {
         Some(frame) => thawed(row, &position, frame),
         None => row::entry(row).map_err(|error| error.to_string()),
     };
-    Ok(Item { position, content, quarantined: frame.is_some() })
+    Ok(TrailRecord { position, content, quarantined: frame.is_some() })
 }
 
 /// The record in a quarantined frame, whose columns have to repeat it.

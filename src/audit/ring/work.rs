@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::room::Taken;
 use crate::audit::chain::Head;
-use crate::audit::record::{AuditRecord, Epoch, RequestId, Seq, Timestamp, PendingRecord};
+use crate::audit::record::{AuditRecord, Epoch, PendingRecord, RequestId, Seq, Timestamp};
 use crate::audit::sync::Instant;
 
 /// Where a gateway's life is.

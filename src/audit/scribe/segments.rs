@@ -35,7 +35,8 @@ impl Builder {
     /// Adds the record that follows.
     pub(super) fn push(&mut self, record: &AuditRecord) {
         let AuditRecord { position, .. } = record;
-        let segment = self.open.get_or_insert_with(|| Segment::begin(position.epoch, position.seq, self.expected_bytes));
+        let segment =
+            self.open.get_or_insert_with(|| Segment::begin(position.epoch, position.seq, self.expected_bytes));
         let pushed = segment.push(record);
         pushed.expect("every field of a record is bounded far below the limit of a frame when it is made");
         let bytes = segment.frames().len();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::audit::record::AuditRecord;
-use crate::audit::sink::{Class, Error, Sink};
+use crate::audit::sink::{ErrorClass, Sink, SinkError};
 
 /// Records that may be quarantined one after another for the same SQLSTATE before it is asked whether the schema is to
 /// blame. *Chosen*: a burst of alike bad calls is plausible up to about here; a broken column fails every row.
@@ -21,7 +21,7 @@ pub(super) struct Alike {
 
 impl Alike {
     /// Counts one more; says whether there are so many that the schema may be to blame.
-    pub(super) fn are_many(&mut self, error: &Error) -> bool {
+    pub(super) fn are_many(&mut self, error: &SinkError) -> bool {
         if self.sqlstate != error.sqlstate {
             *self = Self { sqlstate: error.sqlstate.clone(), count: 0 };
         }
@@ -35,12 +35,12 @@ impl Alike {
 ///
 /// # Errors
 /// The sink did not tell.
-pub(super) async fn any_passes<S: Sink>(sink: &mut S, later: &[Arc<AuditRecord>]) -> Result<bool, Error> {
+pub(super) async fn any_passes<S: Sink>(sink: &mut S, later: &[Arc<AuditRecord>]) -> Result<bool, SinkError> {
     let step = later.len().div_ceil(PROBES_MAX).max(1);
     for record in later.iter().rev().step_by(step) {
-        match sink.probe(record).await {
+        match sink.dry_run(record).await {
             Ok(()) => return Ok(true),
-            Err(error) if error.class == Class::Row => {}
+            Err(error) if error.class == ErrorClass::Row => {}
             Err(error) => return Err(error),
         }
     }

@@ -13,7 +13,7 @@ const ADVICE: &str = "its records stay in the outbox, `gatepost outbox list --ep
 /// What the shipper is doing, for people and for readiness.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub enum State {
+pub enum ShipperState {
     /// No database is configured: records stay in the outbox.
     StoreOnly,
     /// The first delivery has not succeeded yet.
@@ -60,8 +60,9 @@ impl Forks {
     }
 
     /// The state where nothing else is wrong.
-    pub(super) fn at_best(&self) -> State {
-        self.alarm().map_or(State::Delivering, |alarm| State::Forked { error: format!("{alarm}; {ADVICE}") })
+    pub(super) fn at_best(&self) -> ShipperState {
+        self.alarm()
+            .map_or(ShipperState::Delivering, |alarm| ShipperState::Forked { error: format!("{alarm}; {ADVICE}") })
     }
 
     /// Another error, and this alarm with it.
@@ -84,11 +85,11 @@ mod tests {
     #[test]
     fn the_alarm_names_forked_epochs_and_is_bounded() {
         let mut forks = Forks::default();
-        assert_eq!((forks.at_best(), forks.beside("no reply")), (State::Delivering, "no reply".to_owned()));
+        assert_eq!((forks.at_best(), forks.beside("no reply")), (ShipperState::Delivering, "no reply".to_owned()));
         for epoch in 1..=1_000 {
             forks.note(Epoch(epoch), "another hash");
         }
-        let State::Forked { error } = forks.at_best() else { panic!("the alarm is gone") };
+        let ShipperState::Forked { error } = forks.at_best() else { panic!("the alarm is gone") };
         assert!(error.contains("epoch 1 (another hash)") && error.contains("and 992 more"), "{error}");
         assert!(error.contains(ADVICE) && error.len() < 1_000);
         assert!(forks.beside("no reply").starts_with("no reply; besides, forked"));

@@ -2,19 +2,19 @@
 
 use std::sync::atomic::Ordering;
 
-use super::state::{self, State};
+use super::state::{self, ShipperState};
 use super::{Forked, Shipper};
 use crate::audit::record::Epoch;
 use crate::audit::ring::Phase;
-use crate::audit::sink::{Class, Error, Sink};
+use crate::audit::sink::{ErrorClass, Sink, SinkError};
 
 impl<S: Sink> Shipper<S> {
     pub(super) fn succeeded(&mut self) {
         self.transient.reset();
         self.operator.reset();
-        self.meter.goes_on();
+        self.meter.clear_retry();
         let best = self.forks.at_best();
-        let turn = |state: &mut State| {
+        let turn = |state: &mut ShipperState| {
             let new = *state != best;
             *state = best;
             new
@@ -24,14 +24,14 @@ impl<S: Sink> Shipper<S> {
         }
     }
 
-    pub(super) async fn wait(&mut self, error: &Error) {
-        if matches!(error.class, Class::Transient | Class::TooMuch) {
+    pub(super) async fn wait(&mut self, error: &SinkError) {
+        if matches!(error.class, ErrorClass::Transient | ErrorClass::TooMuch) {
             let pause = self.transient.next_pause();
             let message = self.forks.beside(&error.to_string());
-            self.meter.tries_again(&error.to_string(), pause);
+            self.meter.set_retry(&error.to_string(), pause);
             if self.state.send_if_modified(|state| {
-                let new = !matches!(state, State::Retrying { .. });
-                *state = State::Retrying { error: message.clone() };
+                let new = !matches!(state, ShipperState::Retrying { .. });
+                *state = ShipperState::Retrying { error: message.clone() };
                 new
             }) {
                 tracing::warn!(%error, "Postgres does not take records; they wait");
@@ -45,9 +45,9 @@ impl<S: Sink> Shipper<S> {
     /// Alarm, then a long pause.
     pub(super) async fn hold(&mut self, error: &str) {
         tracing::error!(error, "delivery is held until an operator mends this");
-        self.state.send_replace(State::Held { error: self.forks.beside(error) });
+        self.state.send_replace(ShipperState::Held { error: self.forks.beside(error) });
         let pause = self.operator.next_pause();
-        self.meter.tries_again(error, pause);
+        self.meter.set_retry(error, pause);
         tokio::time::sleep(pause).await;
     }
 
@@ -56,12 +56,12 @@ impl<S: Sink> Shipper<S> {
     pub(super) async fn fork(&mut self, epoch: Epoch, what: &str, why: Forked) -> Result<(), Forked> {
         tracing::error!(what, gateway_id = %self.gateway_id, %epoch, "the stream is forked; it is not shipped");
         self.meter.forked.store(true, Ordering::Relaxed);
-        self.meter.failed(what);
+        self.meter.set_last_error(what);
         if epoch < self.epoch && why == Forked::Missing {
             self.forks.note(epoch, what);
             self.state.send_replace(self.forks.at_best());
         } else {
-            self.state.send_replace(State::Forked { error: self.forks.beside(&state::forked(epoch, what)) });
+            self.state.send_replace(ShipperState::Forked { error: self.forks.beside(&state::forked(epoch, what)) });
             self.ring.reached(Phase::Closed).await;
         }
         Err(why)

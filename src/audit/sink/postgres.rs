@@ -10,10 +10,10 @@ use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgQueryResult,
 use sqlx::{ConnectOptions, Postgres, Row, SqlSafeStr};
 use uuid::Uuid;
 
-use super::{Class, Error, Moved, Sink, classify};
+use super::{CursorUpdate, ErrorClass, Sink, SinkError, classify};
 use crate::audit::chain::Head;
 use crate::audit::codec;
-use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, StreamPosition, Seq};
+use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Seq, StreamPosition};
 
 /// How long a connection attempt may take. *Chosen*: longer than any healthy server needs, shorter than TCP's own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -144,7 +144,7 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
 ///
 /// # Errors
 /// The URL is no Postgres URL. The message does not repeat it, since it may hold a password.
-pub fn connect_options(options: &Options) -> Result<PgConnectOptions, Error> {
+pub fn connect_options(options: &Options) -> Result<PgConnectOptions, SinkError> {
     let milliseconds = options.statement_timeout.as_millis().to_string();
     let connect =
         PgConnectOptions::from_str(&options.url).map_err(|error| driver_error("read postgres.url", &error))?;
@@ -160,23 +160,25 @@ pub fn connect_options(options: &Options) -> Result<PgConnectOptions, Error> {
 /// Connects.
 ///
 /// # Errors
-/// See [`Error`].
-pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
+/// See [`SinkError`].
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, SinkError> {
     let operation = "connect";
     match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
         Ok(result) => result.map_err(|error| driver_error(operation, &error)),
-        Err(_) => Err(timed_out(operation, CONNECT_TIMEOUT, Class::Transient)),
+        Err(_) => Err(timed_out(operation, CONNECT_TIMEOUT, ErrorClass::Transient)),
     }
 }
 
 /// Applies the migrations that are missing; returns how many there are. Gateways may do so at the same time.
 ///
 /// # Errors
-/// See [`Error`].
-pub async fn migrate(connection: &mut PgConnection) -> Result<usize, Error> {
+/// See [`SinkError`].
+pub async fn migrate(connection: &mut PgConnection) -> Result<usize, SinkError> {
     MIGRATOR.run_direct(None, connection, false).await.map_err(|error| match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => driver_error("migrate", &error),
-        other => Error { operation: "migrate", class: Class::Operator, sqlstate: None, message: other.to_string() },
+        other => {
+            SinkError { operation: "migrate", class: ErrorClass::Operator, sqlstate: None, message: other.to_string() }
+        }
     })?;
     Ok(MIGRATIONS.len())
 }
@@ -186,13 +188,13 @@ impl PostgresSink {
     ///
     /// # Errors
     /// The URL is no Postgres URL.
-    pub fn new(options: &Options) -> Result<Self, Error> {
+    pub fn new(options: &Options) -> Result<Self, SinkError> {
         let connect = connect_options(options)?;
         let reply_timeout = options.statement_timeout + REPLY_GRACE;
         Ok(Self { connect, connection: None, migrate: options.migrate, reply_timeout })
     }
 
-    async fn take_connection(&mut self) -> Result<PgConnection, Error> {
+    async fn take_connection(&mut self) -> Result<PgConnection, SinkError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
             None => connect(&self.connect).await,
@@ -203,7 +205,7 @@ impl PostgresSink {
         &mut self,
         operation: &'static str,
         statement: sqlx::query::Query<'_, Postgres, PgArguments>,
-    ) -> Result<PgQueryResult, Error> {
+    ) -> Result<PgQueryResult, SinkError> {
         let mut connection = self.take_connection().await?;
         let result = self.in_time(operation, statement.execute(&mut connection)).await;
         self.put_back(connection, result)
@@ -213,7 +215,7 @@ impl PostgresSink {
         &mut self,
         operation: &'static str,
         statement: sqlx::query::Query<'_, Postgres, PgArguments>,
-    ) -> Result<PgRow, Error> {
+    ) -> Result<PgRow, SinkError> {
         let mut connection = self.take_connection().await?;
         let result = self.in_time(operation, statement.fetch_one(&mut connection)).await;
         self.put_back(connection, result)
@@ -223,15 +225,15 @@ impl PostgresSink {
         &self,
         operation: &'static str,
         reply: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, Error> {
+    ) -> Result<T, SinkError> {
         match tokio::time::timeout(self.reply_timeout, reply).await {
             Ok(result) => result.map_err(|error| driver_error(operation, &error)),
-            Err(_) => Err(timed_out(operation, self.reply_timeout, Class::TooMuch)),
+            Err(_) => Err(timed_out(operation, self.reply_timeout, ErrorClass::TooMuch)),
         }
     }
 
-    fn put_back<T>(&mut self, connection: PgConnection, result: Result<T, Error>) -> Result<T, Error> {
-        if result.as_ref().map_or_else(|error| error.class == Class::Row, |_| true) {
+    fn put_back<T>(&mut self, connection: PgConnection, result: Result<T, SinkError>) -> Result<T, SinkError> {
+        if result.as_ref().map_or_else(|error| error.class == ErrorClass::Row, |_| true) {
             self.connection = Some(connection);
         }
         result
@@ -239,13 +241,13 @@ impl PostgresSink {
 }
 
 impl Sink for PostgresSink {
-    async fn prepare(&mut self) -> Result<(), Error> {
+    async fn prepare(&mut self) -> Result<(), SinkError> {
         if self.migrate {
             let mut connection = self.take_connection().await?;
             // A connection on which this fails still holds the migrations' lock, so it is closed.
             match tokio::time::timeout(self.reply_timeout, migrate(&mut connection)).await {
                 Ok(result) => result?,
-                Err(_) => return Err(timed_out("migrate", self.reply_timeout, Class::Transient)),
+                Err(_) => return Err(timed_out("migrate", self.reply_timeout, ErrorClass::Transient)),
             };
             self.connection = Some(connection);
         }
@@ -254,7 +256,7 @@ impl Sink for PostgresSink {
             // The default partition takes what no month's does, so a month that cannot be made refuses no record. The
             // last two: the server's own limits of time, on a large default partition.
             Err(error)
-                if !matches!(error.class, Class::Transient | Class::TooMuch)
+                if !matches!(error.class, ErrorClass::Transient | ErrorClass::TooMuch)
                     || matches!(error.sqlstate.as_deref(), Some("57014" | "55P03")) =>
             {
                 tracing::error!(%error, "partitions were not made ahead");
@@ -264,7 +266,7 @@ impl Sink for PostgresSink {
         }
     }
 
-    async fn cursor(&mut self, gateway_id: GatewayId, epoch: Epoch) -> Result<Head, Error> {
+    async fn cursor(&mut self, gateway_id: GatewayId, epoch: Epoch) -> Result<Head, SinkError> {
         let operation = "read the cursor";
         let begin = sqlx::query("INSERT INTO audit_stream (gateway_id, epoch) VALUES ($1, $2) ON CONFLICT DO NOTHING");
         self.execute(operation, begin.bind(gateway_id.0).bind(bigint(epoch.0))).await?;
@@ -277,8 +279,8 @@ impl Sink for PostgresSink {
         Ok(Head { seq: Seq(seq.unsigned_abs()), hash })
     }
 
-    async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<Moved, Error> {
-        let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(Moved::Yes) };
+    async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<CursorUpdate, SinkError> {
+        let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(CursorUpdate::Moved) };
         let (first, last) = (first.as_ref().position, last.as_ref().position);
         // I5: cursor and rows in one statement.
         let statement = insert(DELIVER, first, batch)
@@ -289,7 +291,7 @@ impl Sink for PostgresSink {
         self.fetch("deliver", statement).await.and_then(|row| moved("deliver", &row))
     }
 
-    async fn probe(&mut self, record: &AuditRecord) -> Result<(), Error> {
+    async fn dry_run(&mut self, record: &AuditRecord) -> Result<(), SinkError> {
         let mut connection = self.take_connection().await?;
         let batch = [record];
         let insert = insert(PROBE, record.position, &batch);
@@ -311,17 +313,17 @@ impl Sink for PostgresSink {
             1 => Ok(()),
             count => {
                 let message = format!("audit_log took {count} of 1 rows; a trigger keeps rows out");
-                Err(Error { operation: "probe", class: Class::Row, sqlstate: None, message })
+                Err(SinkError { operation: "probe", class: ErrorClass::Row, sqlstate: None, message })
             }
         }
     }
 
-    async fn quarantine(&mut self, record: &AuditRecord, reason: &Error) -> Result<Moved, Error> {
+    async fn quarantine(&mut self, record: &AuditRecord, reason: &SinkError) -> Result<CursorUpdate, SinkError> {
         let position = record.position;
         let mut frame = Vec::new();
-        codec::encode_record(record, &mut frame).map_err(|error| Error {
+        codec::encode_record(record, &mut frame).map_err(|error| SinkError {
             operation: "quarantine",
-            class: Class::Operator,
+            class: ErrorClass::Operator,
             sqlstate: None,
             message: error.to_string(),
         })?;
@@ -341,9 +343,9 @@ impl Sink for PostgresSink {
 }
 
 /// What [`DELIVER`] and [`QUARANTINE`] tell.
-fn moved(operation: &'static str, row: &PgRow) -> Result<Moved, Error> {
+fn moved(operation: &'static str, row: &PgRow) -> Result<CursorUpdate, SinkError> {
     let moved: bool = row.try_get(0).map_err(|error| driver_error(operation, &error))?;
-    Ok(if moved { Moved::Yes } else { Moved::No })
+    Ok(if moved { CursorUpdate::Moved } else { CursorUpdate::Unchanged })
 }
 
 /// `statement`, whose first parameters are those of `insert_rows`, for a batch of the stream in which `place` is.
@@ -446,25 +448,25 @@ fn bigint(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn timed_out(operation: &'static str, limit: Duration, class: Class) -> Error {
+fn timed_out(operation: &'static str, limit: Duration, class: ErrorClass) -> SinkError {
     let message = format!("no reply within {limit:?}; the connection was closed");
-    Error { operation, class, sqlstate: None, message }
+    SinkError { operation, class, sqlstate: None, message }
 }
 
 /// An error of sqlx as the shipper needs it. I8: sqlx's messages name host and user, never the password.
-fn driver_error(operation: &'static str, error: &sqlx::Error) -> Error {
+fn driver_error(operation: &'static str, error: &sqlx::Error) -> SinkError {
     let (class, sqlstate, message) = match error {
         sqlx::Error::Database(database) => {
             let code = database.code().map(std::borrow::Cow::into_owned);
-            let class = code.as_deref().map_or(Class::Operator, classify);
+            let class = code.as_deref().map_or(ErrorClass::Operator, classify);
             (class, code, database.message().to_owned())
         }
         // A row that the driver cannot encode would fail for ever.
-        sqlx::Error::Encode(_) => (Class::Row, None, error.to_string()),
-        sqlx::Error::Configuration(_) => (Class::Operator, None, error.to_string()),
-        _ => (Class::Transient, None, error.to_string()),
+        sqlx::Error::Encode(_) => (ErrorClass::Row, None, error.to_string()),
+        sqlx::Error::Configuration(_) => (ErrorClass::Operator, None, error.to_string()),
+        _ => (ErrorClass::Transient, None, error.to_string()),
     };
-    Error { operation, class, sqlstate, message }
+    SinkError { operation, class, sqlstate, message }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Console, page, source};
 use crate::audit::record::{Status as Ended, Timestamp};
-use crate::audit::shipper::State as Shipper;
+use crate::audit::shipper::ShipperState as Shipper;
 use crate::ops::inspect::Question;
 use crate::ops::status::{Condition, Status, Trail};
 use crate::ops::words;

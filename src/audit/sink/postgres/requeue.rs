@@ -10,7 +10,7 @@ use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::{Connection as _, Postgres, Row};
 use uuid::Uuid;
 
-use super::{Class, Error, REPLY_GRACE, bigint, driver_error, insert, moved};
+use super::{ErrorClass, REPLY_GRACE, SinkError, bigint, driver_error, insert, moved};
 use crate::audit::chain;
 use crate::audit::codec;
 use crate::audit::record::AuditRecord;
@@ -39,7 +39,7 @@ END FROM inserted"
 
 /// Whether a record is really moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Try {
+pub enum RequeueMode {
     /// All of it is rolled back.
     Dry,
     /// It is.
@@ -48,7 +48,7 @@ pub enum Try {
 
 /// A row of `audit_quarantine`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quarantined {
+pub struct QuarantinedRecord {
     /// Whose record it is.
     pub gateway_id: Uuid,
     /// Its epoch.
@@ -65,7 +65,7 @@ pub struct Quarantined {
 
 /// What became of a record that was offered again.
 #[derive(Debug)]
-pub enum Requeued {
+pub enum RequeueOutcome {
     /// It is in `audit_log`, in its place, and no longer in quarantine.
     Delivered,
     /// It stays where it is, for this reason.
@@ -77,8 +77,11 @@ pub enum Requeued {
 /// The first row of `audit_quarantine` behind the one with the key `after`.
 ///
 /// # Errors
-/// See [`Error`].
-pub async fn next(connection: &mut PgConnection, after: Option<&Quarantined>) -> Result<Option<Quarantined>, Error> {
+/// See [`SinkError`].
+pub async fn next_quarantined(
+    connection: &mut PgConnection,
+    after: Option<&QuarantinedRecord>,
+) -> Result<Option<QuarantinedRecord>, SinkError> {
     let sql = "SELECT gateway_id, epoch, seq, request_id, concat_ws(': ', sqlstate, error) AS reason, frame
         FROM audit_quarantine WHERE (gateway_id, epoch, seq) > ($1, $2, $3) ORDER BY gateway_id, epoch, seq LIMIT 1";
     // No gateway has the nil id.
@@ -87,7 +90,7 @@ pub async fn next(connection: &mut PgConnection, after: Option<&Quarantined>) ->
     let fault = |error| driver_error(operation, &error);
     let row = sqlx::query(sql).bind(id).bind(epoch).bind(seq).fetch_optional(connection).await.map_err(fault)?;
     row.map(|row| {
-        Ok(Quarantined {
+        Ok(QuarantinedRecord {
             gateway_id: row.try_get(0)?,
             epoch: row.try_get(1)?,
             seq: row.try_get(2)?,
@@ -103,38 +106,38 @@ pub async fn next(connection: &mut PgConnection, after: Option<&Quarantined>) ->
 /// Offers `row` to `audit_log` again. `timeout` is the server's for a statement.
 ///
 /// # Errors
-/// See [`Error`], but for errors of the row itself: those are [`Requeued::Refused`]. Where the connection broke it may
+/// See [`SinkError`], but for errors of the row itself: those are [`RequeueOutcome::Refused`]. Where the connection broke it may
 /// have been moved all the same; offering all again tells.
 ///
 /// # Durability
-/// *Delivered* on [`Requeued::Delivered`] of a [`Try::Real`].
+/// *Delivered* on [`RequeueOutcome::Delivered`] of a [`RequeueMode::Commit`].
 pub async fn requeue(
     connection: &mut PgConnection,
-    row: &Quarantined,
-    really: Try,
+    row: &QuarantinedRecord,
+    really: RequeueMode,
     timeout: Duration,
-) -> Result<Requeued, Error> {
+) -> Result<RequeueOutcome, SinkError> {
     let record = match thaw(row) {
         Ok(record) => record,
-        Err(why) => return Ok(Requeued::Refused(why)),
+        Err(why) => return Ok(RequeueOutcome::Refused(why)),
     };
     let batch = [&record];
     let statement = insert(REQUEUE, record.position, &batch).bind(&row.frame);
     match tokio::time::timeout(timeout + REPLY_GRACE, offer(connection, statement, really)).await {
-        Ok(Ok(Moved::Yes)) => Ok(Requeued::Delivered),
-        Ok(Ok(Moved::No)) => Ok(Requeued::Gone),
+        Ok(Ok(CursorUpdate::Moved)) => Ok(RequeueOutcome::Delivered),
+        Ok(Ok(CursorUpdate::Unchanged)) => Ok(RequeueOutcome::Gone),
         // I9: what is refused again stays where it is, and the next one is tried.
-        Ok(Err(error)) if error.class == Class::Row => Ok(Requeued::Refused(error.to_string())),
+        Ok(Err(error)) if error.class == ErrorClass::Row => Ok(RequeueOutcome::Refused(error.to_string())),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(super::timed_out("requeue", timeout + REPLY_GRACE, Class::TooMuch)),
+        Err(_) => Err(super::timed_out("requeue", timeout + REPLY_GRACE, ErrorClass::TooMuch)),
     }
 }
 
 async fn offer(
     connection: &mut PgConnection,
     statement: sqlx::query::Query<'_, Postgres, PgArguments>,
-    really: Try,
-) -> Result<Moved, Error> {
+    really: RequeueMode,
+) -> Result<CursorUpdate, SinkError> {
     let operation = "requeue";
     let fault = |error| driver_error(operation, &error);
     let mut transaction = connection.begin().await.map_err(fault)?;
@@ -143,17 +146,18 @@ async fn offer(
     // What a commit would check.
     sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await.map_err(fault)?;
     match really {
-        Try::Real => transaction.commit().await.map_err(fault)?,
-        Try::Dry => transaction.rollback().await.map_err(fault)?,
+        RequeueMode::Commit => transaction.commit().await.map_err(fault)?,
+        RequeueMode::DryRun => transaction.rollback().await.map_err(fault)?,
     }
     Ok(moved)
 }
 
 /// The record, where its bytes are whole and stand where they belong.
-fn thaw(row: &Quarantined) -> Result<AuditRecord, String> {
+fn thaw(row: &QuarantinedRecord) -> Result<AuditRecord, String> {
     let (record, _) = codec::decode_record(&row.frame).map_err(|error| format!("its bytes are damaged: {error}"))?;
     let position = record.position;
-    if (position.gateway_id.0, bigint(position.epoch.0), bigint(position.seq.0)) != (row.gateway_id, row.epoch, row.seq) {
+    if (position.gateway_id.0, bigint(position.epoch.0), bigint(position.seq.0)) != (row.gateway_id, row.epoch, row.seq)
+    {
         return Err(format!("its bytes are those of record {}/{}", position.epoch, position.seq));
     }
     // A gap record in the place of a lost one bears that one's hash.
