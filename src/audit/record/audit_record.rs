@@ -1,22 +1,23 @@
-//! A record and its place in a stream.
+//! A record together with its position in a stream.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Digest, Entry, Epoch, GatewayId, Seq};
+use super::entry::Entry;
+use super::ids::{Digest, Epoch, GatewayId, Seq};
 
-/// Where a record stands in its stream, and the chain that shows it.
+/// A record's position in its stream, and its link in the hash chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct StreamPosition {
-    /// The gateway.
+    /// The gateway that wrote the stream.
     pub gateway_id: GatewayId,
-    /// The epoch.
+    /// The stream's epoch.
     pub epoch: Epoch,
-    /// The place.
+    /// The sequence number in the stream.
     pub seq: Seq,
-    /// `hash` of the record before, zero for the first one.
+    /// `hash` of the record before this one; zero for the first record.
     pub prev_hash: Digest,
     /// This record's link in the chain, see [`crate::audit::chain`].
     pub hash: Digest,
@@ -25,29 +26,29 @@ pub struct StreamPosition {
 /// One row of `audit_log`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AuditRecord {
-    /// Its place.
+    /// The position in the stream.
     #[serde(flatten)]
     pub position: StreamPosition,
-    /// What it says.
+    /// The contents.
     #[serde(flatten)]
     pub entry: Entry,
 }
 
-/// A record without its place, as it comes to the scribe: where it gets one, nothing is moved.
+/// A record on its way to the scribe, which gives it its position. Setting the position moves no contents.
 #[derive(Debug)]
 pub struct PendingRecord(Arc<AuditRecord>);
 
 impl PendingRecord {
-    /// What it says.
+    /// The contents.
     #[must_use]
     pub fn entry(&self) -> &Entry {
         &self.0.entry
     }
 
-    /// The record at `place`.
+    /// The record at `position`.
     #[must_use]
     pub fn at(mut self, position: StreamPosition) -> Arc<AuditRecord> {
-        // Nobody shares it yet, so nothing is cloned.
+        // The record is not shared yet, so nothing is cloned.
         Arc::make_mut(&mut self.0).position = position;
         self.0
     }
@@ -55,13 +56,13 @@ impl PendingRecord {
 
 impl From<Entry> for PendingRecord {
     fn from(entry: Entry) -> Self {
-        Self(Arc::new(AuditRecord { position: StreamPosition::NONE, entry }))
+        Self(Arc::new(AuditRecord { position: StreamPosition::UNSET, entry }))
     }
 }
 
 impl StreamPosition {
-    /// Stands where a place will be.
-    const NONE: Self = Self {
+    /// The placeholder in a [`PendingRecord`].
+    const UNSET: Self = Self {
         gateway_id: GatewayId(Uuid::nil()),
         epoch: Epoch(0),
         seq: Seq::ZERO,
