@@ -65,7 +65,12 @@ impl Redaction {
 }
 
 /// Collects the byte spans of the values at `path` in `json`, which begins at `offset` in the whole text.
-fn find_spans(json: &str, offset: usize, path: &[String], spans: &mut Vec<(usize, usize)>) -> Result<(), serde_json::Error> {
+fn find_spans(
+    json: &str,
+    offset: usize,
+    path: &[String],
+    spans: &mut Vec<(usize, usize)>,
+) -> Result<(), serde_json::Error> {
     let Some((segment, rest)) = path.split_first() else {
         spans.push((offset, offset + json.len()));
         return Ok(());
