@@ -170,7 +170,7 @@ impl Histogram {
         self.sum.fetch_add(value, Ordering::Relaxed);
     }
 
-    /// The current values. A value that is added meanwhile may be in the count and not yet in the sum.
+    /// The current values. A value that is added meanwhile may be included in only some of them.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a sum beyond 2^52 microseconds is 142 years")]
     pub fn snapshot(&self) -> HistogramSnapshot {
