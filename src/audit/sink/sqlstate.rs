@@ -1,24 +1,25 @@
-//! What to do about an error of Postgres, by its SQLSTATE and never by its text. *Measured*: FACTS section 2.
+//! Classification of Postgres errors, by SQLSTATE and never by message text. *Measured*: docs/measurements.md,
+//! "PostgreSQL and sqlx".
 
-/// What to do about an error.
+/// What the caller should do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// It passes: try again for ever, with growing pauses.
+    /// The cause goes away by itself: retry forever, with growing pauses.
     Transient,
-    /// It passes as well, but it may be for too much at once: try again, with half of it.
+    /// The cause goes away by itself, or the batch was too large for the server: retry with half of it.
     TooMuch,
-    /// Someone has to act: hold, raise an alarm, try again slowly.
+    /// An operator has to fix the cause: hold delivery, raise an alarm, retry slowly.
     Operator,
-    /// It is about the rows: find the one and quarantine it.
+    /// A row caused the error: find it and quarantine it.
     Row,
 }
 
-/// The class of a SQLSTATE. What is not known is held for an operator: nothing is lost by it.
+/// The class of a SQLSTATE. An unknown code is held for an operator, so that no record is lost because of it.
 #[must_use]
 pub fn classify(sqlstate: &str) -> ErrorClass {
     match sqlstate {
-        // Server shutting down, starting, dropping idle sessions; lock not had; read-only standby; aborted transaction;
-        // statement the server forgot.
+        // The server is shutting down, starting, or ends idle sessions; a lock was not available; read-only standby; aborted
+        // transaction; prepared statement unknown to the server.
         "57P01" | "57P02" | "57P03" | "57P05" | "40001" | "40P01" | "55P03" | "55006" | "25006" | "25P02" | "26000" => {
             ErrorClass::Transient
         }
@@ -26,7 +27,7 @@ pub fn classify(sqlstate: &str) -> ErrorClass {
         "57014" | "53200" => ErrorClass::TooMuch,
         // Database dropped.
         "57P04" => ErrorClass::Operator,
-        // Memory and disk are the server's; a row alone can be too large for an index or the parser (54).
+        // Memory and disk (53, 58) belong to the server. A single row can be too large for an index or the parser (54).
         _ => match sqlstate.get(..2).unwrap_or_default() {
             "08" | "53" | "58" | "XX" => ErrorClass::Transient,
             "22" | "23" | "21" | "54" => ErrorClass::Row,

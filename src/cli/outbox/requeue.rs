@@ -35,15 +35,15 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let statement_timeout = config.postgres.statement_timeout;
     let options = postgres::Options { url, statement_timeout, migrate: false };
     let mut connection = postgres::connect(&postgres::connect_options(&options)?).await?;
-    let really = if args.dry_run { RequeueMode::DryRun } else { RequeueMode::Commit };
+    let mode = if args.dry_run { RequeueMode::DryRun } else { RequeueMode::Commit };
     let (mut counts, mut at) = (Counts::default(), None);
     // One at a time: each may be a megabyte, and what was done before an error stays done.
     while let Some(row) =
         next_quarantined(&mut connection, at.as_ref()).await.map_err(|error| explained(&error, &counts))?
     {
-        let done = requeue(&mut connection, &row, really, statement_timeout).await;
+        let done = requeue(&mut connection, &row, mode, statement_timeout).await;
         let done = done.map_err(|error| explained(&error, &counts))?;
-        print(&line(&row, &done, really, json))?;
+        print(&line(&row, &done, mode, json))?;
         match done {
             RequeueOutcome::Delivered => counts.delivered += 1,
             RequeueOutcome::Refused(_) => counts.refused += 1,
@@ -61,9 +61,9 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
 }
 
 /// One record and what became of it.
-fn line(row: &QuarantinedRecord, done: &RequeueOutcome, really: RequeueMode, json: bool) -> String {
+fn line(row: &QuarantinedRecord, done: &RequeueOutcome, mode: RequeueMode, json: bool) -> String {
     let QuarantinedRecord { gateway_id, epoch, seq, request_id, reason, .. } = row;
-    let (word, now) = match (done, really) {
+    let (word, now) = match (done, mode) {
         (RequeueOutcome::Delivered, RequeueMode::Commit) => ("delivered", String::new()),
         (RequeueOutcome::Delivered, RequeueMode::DryRun) => ("deliverable", String::new()),
         (RequeueOutcome::Refused(why), _) => ("refused", why.clone()),
