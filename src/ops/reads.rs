@@ -79,7 +79,7 @@ pub fn check(
     if let Some(gateway_id) = stats.gateway_id {
         for stream in &stats.streams {
             // The hash at this place is not asked for.
-            checker.cursor((gateway_id, stream.epoch), Head { seq: stream.delivered, ..Head::START });
+            checker.add_cursor((gateway_id, stream.epoch), Head { seq: stream.delivered, ..Head::START });
         }
     }
     let (mut after, mut seen) = (None, 0);

@@ -22,7 +22,7 @@ use gatepost::audit::record::{
 use gatepost::audit::redact::Redaction;
 use gatepost::audit::ring::{Limits, Phase, Reservation, Ring, Window};
 use gatepost::audit::scribe::{About, Mode, Scribe};
-use gatepost::audit::sink::Moved;
+use gatepost::audit::sink::CursorUpdate;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;

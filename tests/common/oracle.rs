@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gatepost::audit::chain::{self, Head};
 use gatepost::audit::record::{AuditRecord, Epoch, RequestId, Seq, Status};
-use gatepost::audit::sink::Moved;
+use gatepost::audit::sink::CursorUpdate;
 
 /// What the caller of one call knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -159,7 +159,7 @@ fn stored_records_are_kept(seen: &Evidence) -> Vec<String> {
 fn nothing_is_delivered_twice(seen: &Evidence) -> Vec<String> {
     let mut places = BTreeSet::new();
     let twice = seen.rows.iter().map(|record| (record.position.epoch, record.position.seq));
-    twice.filter(|position| !places.insert(*position)).map(|position| format!("{place:?}")).collect()
+    twice.filter(|position| !places.insert(*position)).map(|position| format!("{position:?}")).collect()
 }
 
 fn no_place_is_missing(seen: &Evidence) -> Vec<String> {

@@ -102,7 +102,7 @@ impl Console {
                 all += number;
                 failed += if matches!(ended, Ended::Ok | Ended::InputRequired) { 0 } else { number };
             }
-            let mean = found.map(|numbers| numbers.latency.read()).filter(|read| read.count > 0);
+            let mean = found.map(|numbers| numbers.latency.snapshot()).filter(|read| read.count > 0);
             #[expect(clippy::cast_precision_loss, reason = "a mean for people")]
             let mean = mean.map_or("-".to_owned(), |read| format!("{:.1} ms", read.sum * 1e3 / read.count as f64));
             (count(all), count(failed), mean)

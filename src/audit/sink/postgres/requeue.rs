@@ -44,9 +44,9 @@ END FROM inserted"
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequeueMode {
     /// The transaction is rolled back.
-    Dry,
+    DryRun,
     /// The transaction is committed.
-    Real,
+    Commit,
 }
 
 /// A row of `audit_quarantine`.
