@@ -64,6 +64,7 @@
 pub mod audit;
 pub mod cli;
 pub mod config;
+pub mod escape;
 pub mod gateway;
 pub mod ops;
 pub mod upstream;
