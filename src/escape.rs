@@ -135,9 +135,10 @@ mod tests {
             assert!(!shown(c).contains(c), "U+{:04X} is raw", u32::from(c));
         }
         assert_eq!(shown('\u{202e}'), "a\\u{202e}b");
-        assert_eq!(["\n", "\r", "\t", "\u{1b}[1m", "\u{9b}"].map(escape_hidden), [
-            "\\n", "\\r", "\\t", "\\u{1b}[1m", "\\u{9b}"
-        ]);
+        assert_eq!(
+            ["\n", "\r", "\t", "\u{1b}[1m", "\u{9b}"].map(escape_hidden),
+            ["\\n", "\\r", "\\t", "\\u{1b}[1m", "\\u{9b}"]
+        );
     }
 
     #[test]
@@ -164,8 +165,9 @@ mod tests {
             let cut = excerpt(&c.to_string().repeat(41), 40);
             assert_eq!(cut, format!("{}...", c.to_string().repeat(37)));
         }
-        assert_eq!(excerpt("ab\u{202e}cd", 11), "ab\\u{202e}...", "an escape is not cut");
-        assert_eq!(excerpt("ab\u{202e}cd", 12), "ab\\u{202e}cd");
+        assert_eq!(excerpt("ab\u{202e}cdef", 12), "ab...", "an escape is not cut");
+        assert_eq!(excerpt("ab\u{202e}cdef", 13), "ab\\u{202e}...");
+        assert_eq!(excerpt("ab\u{202e}cdef", 14), "ab\\u{202e}cdef");
     }
 
     #[test]

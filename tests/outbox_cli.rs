@@ -215,7 +215,10 @@ async fn no_command_prints_hidden_characters_of_a_record() {
     client.call("ad\u{202e}d\u{200b}", json!({"x": "\u{202e}fdp.exe"})).await.unwrap();
     let exported = lines(&succeeds(&setup, &["export", "--method", "tools/call"]));
     let [record] = &exported[..] else { panic!("one call: {exported:?}") };
-    assert_eq!((&record["tool_name"], &record["request_args"]), (&json!("ad\u{202e}d\u{200b}"), &json!("{\"x\":\"\u{202e}fdp.exe\"}")));
+    assert_eq!(
+        (&record["tool_name"], &record["request_args"]),
+        (&json!("ad\u{202e}d\u{200b}"), &json!("{\"x\":\"\u{202e}fdp.exe\"}"))
+    );
     let place = format!("{}/{}", record["epoch"], record["seq"]);
     for args in [
         &["audit", "query"][..],

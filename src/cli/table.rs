@@ -60,7 +60,7 @@ mod tests {
         let rows = vec![vec!["a\u{1b}[31m".to_owned(), "b".repeat(60)], vec!["longer cell".to_owned(), String::new()]];
         let text = table(&["X", "Y"], &rows);
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[0], "X             Y");
+        assert_eq!(lines[0], "X            Y");
         assert_eq!(lines[1], format!("a\\u{{1b}}[31m  {}...", "b".repeat(37)));
         assert_eq!(lines[2], "longer cell");
     }

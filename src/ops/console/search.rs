@@ -224,7 +224,7 @@ pub(super) fn table<'a>(caption: &str, records: impl Iterator<Item = &'a Value>,
                 }
             } }
             tbody role="rowgroup" { @for record in records {
-                @let (epoch, seq) = (escape_hidden(&text(record, "epoch")), escape_hidden(&text(record, "seq")));
+                @let place = [text(record, "epoch"), text(record, "seq")].map(|number| escape_hidden(&number).into_owned()).join("/");
                 @let ms = record.get("latency_ms").and_then(Value::as_f64).unwrap_or_default();
                 tr role="row" {
                     td.time role="cell" data-head="Time" { (moment(&text(record, "timestamp"))) }
@@ -237,7 +237,7 @@ pub(super) fn table<'a>(caption: &str, records: impl Iterator<Item = &'a Value>,
                     td.args role="cell" data-head="Error" { (cell(&text(record, "error_message"))) }
                     td.number role="cell" data-head="Record" {
                         a href={ "/console/record?" (search.query(&[("id", &id(record))])) }
-                            aria-label={ "Record " (epoch) "/" (seq) } { (epoch) "/" (seq) }
+                            aria-label={ "Record " (place) } { (place) }
                     }
                 }
             } }
