@@ -32,7 +32,7 @@ use gatepost::audit::pipeline::Pipeline;
 use gatepost::audit::scribe::Mode;
 use gatepost::audit::sink::postgres::PostgresSink;
 
-/// Calls at a time. *Spec*: DESIGN section 13.
+/// Calls at a time. *Spec*: docs/design.md, "Targets".
 const CONCURRENT: usize = 64;
 
 fn main() {

@@ -12,7 +12,7 @@ use gatepost::audit::record::{
 use gatepost::audit::redact::Redaction;
 use uuid::Uuid;
 
-/// A record's size in the outbox, its frame, in bytes. *Spec*: DESIGN section 13.
+/// A record's size in the outbox, its frame, in bytes. *Spec*: docs/design.md, "Targets".
 pub const RECORD_BYTES: usize = 400;
 
 /// Makes calls and entries that differ in id, time, caller and tool.

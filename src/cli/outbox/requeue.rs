@@ -9,6 +9,7 @@ use crate::audit::sink::postgres::requeue::{
 use crate::audit::sink::{self, postgres};
 use crate::cli::print;
 use crate::config::Config;
+use crate::escape::escape_hidden;
 
 /// What is wrong where no database is configured.
 pub(super) const NO_URL: &str = "postgres.url is not set, so there is no audit_quarantine to requeue from; set it in \
@@ -79,8 +80,8 @@ fn line(row: &QuarantinedRecord, done: &RequeueOutcome, mode: RequeueMode, json:
         return format!("{line}\n");
     }
     // Postgres's own words may hold a piece of the record.
-    let text = super::visible(&if now.is_empty() { format!("it was {reason}") } else { now });
-    format!("{gateway_id}/{epoch}/{seq} {}: {text}\n", word.replace('_', " "))
+    let text = if now.is_empty() { format!("it was {reason}") } else { now };
+    format!("{gateway_id}/{epoch}/{seq} {}: {}\n", word.replace('_', " "), escape_hidden(&text))
 }
 
 /// The error, with what to do about it and what was done before it.
