@@ -1,8 +1,8 @@
 //! Exponential backoff with jitter, for every retry in the program.
 //!
-//! A [`RetryPolicy`] is a constant beside the code that retries; a [`Backoff`] is one sequence of its pauses. A sequence
-//! never ends: the caller decides when to stop retrying. Jitter spreads the attempts of many backends, or of many
-//! gateways, so that they do not all reach a restarted server at the same time.
+//! A [`RetryPolicy`] is a constant beside the code that retries; a [`Backoff`] is one sequence of its pauses. A
+//! sequence never ends: the caller decides when to stop retrying. Jitter spreads the attempts of many backends, or of
+//! many gateways, so that they do not all reach a restarted server at the same time.
 //!
 //! This is the only module that names the `backoff` crate.
 

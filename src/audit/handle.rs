@@ -132,8 +132,8 @@ impl Audit {
 
     /// Begins a call of a tool that the operator allows to continue unaudited (`audit.on_failure = "continue"`).
     ///
-    /// Without room, the call has no record of its own: it is logged, counted, and reported in a `gateway/gap` record. If
-    /// the outbox does not store the intent in time, the call continues and its records wait in the ring.
+    /// Without room, the call has no record of its own: it is logged, counted, and reported in a `gateway/gap` record.
+    /// If the outbox does not store the intent in time, the call continues and its records wait in the ring.
     ///
     /// # Errors
     /// [`UnavailableError::Closed`] only.
@@ -146,7 +146,7 @@ impl Audit {
             Err(NoRoom::Closed) => return Err(UnavailableError::Closed),
             Err(no_room) => {
                 let cause = no_room.after(admission);
-                tracing::error!(%request_id, %cause, "audit unavailable; the call continues unaudited (audit.on_failure)");
+                tracing::error!(%request_id, %cause, "audit unavailable; continuing unaudited (audit.on_failure)");
                 return Ok(Receipt::without_record(request_id));
             }
         };
@@ -154,7 +154,7 @@ impl Audit {
         match reached {
             Err(UnavailableError::Closed) => return Err(UnavailableError::Closed),
             Err(cause) => {
-                tracing::error!(%request_id, %cause, "intent not stored; the call continues queued only (audit.on_failure)");
+                tracing::error!(%request_id, %cause, "intent not stored; continuing queued only (audit.on_failure)");
                 if let Some(open) = &mut receipt.open {
                     open.waits_for_store = false;
                 }

@@ -136,8 +136,8 @@ impl Pipeline {
     /// Stops the parts in the order in which records flow.
     ///
     /// For at most `store`, the ring is emptied into the outbox and the epoch is closed. For at most `ship`, delivery
-    /// continues. Then delivered records are removed from the outbox. Calls that are still open keep their stored intents
-    /// and become `interrupted` at the next start.
+    /// continues. Then delivered records are removed from the outbox. Calls that are still open keep their stored
+    /// intents and become `interrupted` at the next start.
     pub async fn stop(self, store: Duration, ship: Duration) -> StopReport {
         let ring = &self.probe.ring;
         ring.turn(Phase::Closing);

@@ -1,8 +1,8 @@
 //! The audit record: the columns of `audit_log`, normalised when they are set.
 //!
-//! A [`Call`] says who asked for what, and when; an intent contains nothing else. An [`Outcome`] says what happened. The
-//! two together are an [`Entry`]. The scribe gives an entry its [`StreamPosition`]; entry and position together are an
-//! [`AuditRecord`], which is one row.
+//! A [`Call`] says who asked for what, and when; an intent contains nothing else. An [`Outcome`] says what happened.
+//! The two together are an [`Entry`]. The scribe gives an entry its [`StreamPosition`]; entry and position together are
+//! an [`AuditRecord`], which is one row.
 //!
 //! Values are normalised once, at construction, so that Postgres accepts whatever a field contains: NUL becomes U+FFFD,
 //! text and arguments are cut to their limits, nesting is bounded, times and numbers are clamped. The fields that were

@@ -1,7 +1,7 @@
 //! Redaction: keeps configured arguments out of every record.
 //!
-//! A path is a JSON pointer (RFC 6901) into the arguments; the segment `*` matches every member or element. The value at
-//! a path is replaced by `"[redacted]"`; every other byte of the text is unchanged.
+//! A path is a JSON pointer (RFC 6901) into the arguments; the segment `*` matches every member or element. The value
+//! at a path is replaced by `"[redacted]"`; every other byte of the text is unchanged.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,21 +1,21 @@
 //! The shipper: one async task that delivers every stream, oldest epoch first, each record once and in order.
 //!
-//! For each stream the shipper reads the sink's cursor and continues from there, so it keeps no state of its own: after a
-//! lost reply, a restart or a repeated delivery, the cursor shows that the records are already delivered. Records come
-//! from the ring while it has the next one, otherwise from the outbox.
+//! For each stream the shipper reads the sink's cursor and continues from there, so it persists nothing itself: after
+//! a lost reply, a restart or a repeated delivery, the cursor shows that the records are already delivered. Records
+//! come from the ring while it has the next one, otherwise from the outbox.
 //!
 //! The sink classifies errors ([`ErrorClass`](super::sink::ErrorClass)):
 //!
-//! * *Transient*: the same batch is retried forever, with growing pauses. After *TooMuch*, half of the batch is retried,
-//!   and batches grow back slowly.
+//! * *Transient*: the same batch is retried forever, with growing pauses. After *Too much*, half of the batch is
+//!   retried, and batches grow back slowly.
 //! * *Operator*: delivery is held and retried slowly.
-//! * *Row*: the batch is halved until one record is left, which is quarantined at its position. If many records fail with
-//!   the same error, and later records would fail too, the schema is at fault and delivery is held.
+//! * *Row*: the batch is halved until one record is left, which is quarantined at its position. If many records fail
+//!   with the same error, and later records would fail too, the schema is at fault and delivery is held.
 //!
 //! If the cursor is ahead of the stream, or has another hash, the stream is *forked*: another process writes under this
 //! gateway's id. A forked stream is not shipped, none of its records is lost or overwritten, and the alarm stays raised
-//! until an operator acts. If an older epoch's records are missing, that epoch is left in the outbox until the next start,
-//! and later epochs are shipped.
+//! until an operator acts. If an older epoch's records are missing, that epoch is left in the outbox until the next
+//! start, and later epochs are shipped.
 
 mod batch;
 mod fork;

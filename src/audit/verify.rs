@@ -1,10 +1,10 @@
 //! Whether streams are whole and unchanged: every check of a trail that needs nothing but the trail.
 //!
-//! A [`Checker`] is fed the cursors, then the records in the order of their places, and keeps one head and a few counts of
-//! the stream at hand, so its memory does not grow with the records. It knows neither Postgres nor the outbox.
+//! A [`Checker`] is fed the cursors, then the records in the order of their places, and keeps one head and a few counts
+//! of the stream at hand, so its memory does not grow with the records. It knows neither Postgres nor the outbox.
 //!
-//! What is checked: `seq` rises by one from 1, each place once; every record is linked to the one before it, and its hash
-//! is that of its contents; what stands in quarantine repeats its bytes, in its place; an epoch begins with
+//! What is checked: `seq` rises by one from 1, each place once; every record is linked to the one before it, and its
+//! hash is that of its contents; what stands in quarantine repeats its bytes, in its place; an epoch begins with
 //! `gateway/opened`, names the end of the epoch before it and has as many interrupted calls as it says; nothing stands
 //! behind `gateway/closed`, which counts right; the cursor stands at the last record, with its hash.
 

@@ -1,4 +1,5 @@
-//! A row of `audit_log`, as it stands: nothing is made deliverable again, so that a changed row does not look unchanged.
+//! A row of `audit_log`, as it stands: nothing is made deliverable again, so that a changed row does not look
+//! unchanged.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Every record of the trail in Postgres, in the order of the streams, through a [`Checker`].
 //!
-//! One statement reads `audit_log` and `audit_quarantine` merged by their keys. Its rows are taken off the connection as
-//! they come, and hashed on another thread, a bounded number of batches behind.
+//! One statement reads `audit_log` and `audit_quarantine` merged by their keys. Its rows are taken off the connection
+//! as they come, and hashed on another thread, a bounded number of batches behind.
 
 use futures_util::TryStreamExt;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -21,8 +21,8 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// Batches that may wait for it. *Chosen*: enough that neither side waits for the other at every batch.
 const BATCHES_MAX: usize = 4;
 
-/// `repeatable read`: cursors and rows of one moment, however long it takes and whatever is delivered meanwhile. Without a
-/// sort the rows come in the order of the keys, and the server keeps none of them.
+/// `repeatable read`: cursors and rows of one moment, however long it takes and whatever is delivered meanwhile.
+/// Without a sort the rows come in the order of the keys, and the server keeps none of them.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const SETTINGS: &str = "
 SET LOCAL statement_timeout = 0; SET LOCAL enable_sort = off; SET LOCAL enable_hashjoin = off; SET LOCAL jit = off";

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-/// The largest microsecond count of a [`Timestamp`]. *Spec*: `timestamptz` in Postgres ends at 294276-12-31 and chrono at
-/// 262142-12-31. The tighter bound is used, so that every reader can display the value.
+/// The largest microsecond count of a [`Timestamp`]. *Spec*: `timestamptz` in Postgres ends at 294276-12-31 and chrono
+/// at 262142-12-31. The tighter bound is used, so that every reader can display the value.
 const MICROS_MAX: i64 = 8_210_266_876_799_999_999;
 /// The smallest one: 4714-11-24 BC. *Spec*: the first day of `timestamptz`.
 const MICROS_MIN: i64 = -210_866_803_200_000_000;

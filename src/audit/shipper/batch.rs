@@ -1,7 +1,8 @@
 //! Limits of a batch, and its size at the moment.
 
 /// Full batches that have to succeed before a larger one is tried. *Chosen*: an attempt that the server cancels at its
-/// timeout costs as much as several batches, so it is made rarely; growing from 1 record to 2,000 takes under 200 batches.
+/// timeout costs as much as several batches, so it is made rarely; growing from 1 record to 2,000 takes under 200
+/// batches.
 const GROW_AFTER: usize = 16;
 
 /// Limits of a batch.

@@ -7,17 +7,18 @@ use crate::audit::record::Epoch;
 const NAMED_MAX: usize = 8;
 
 /// Advice to the operator, at the end of every alarm about a fork.
-const ADVICE: &str = "its records stay in the outbox, `gatepost outbox list --epoch` shows them; find and stop the other \
-    writer with this gateway's id (a copy of the outbox directory, audit.gateway_id set twice) or the cause of lost rows \
-    (a restored database), then restart this gateway to check the stream again";
+const ADVICE: &str = "its records stay in the outbox, `gatepost outbox list --epoch` shows them; find and stop the \
+    other writer with this gateway's id (a copy of the outbox directory, audit.gateway_id set twice) or the cause of \
+    lost rows (a restored database), then restart this gateway to check the stream again";
 
 /// The reason why a stream is not shipped any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ForkReason {
-    /// Another process writes under this gateway's id. Nothing is shipped: later epochs may belong to the other writer too.
+    /// Another process writes under this gateway's id. Nothing is shipped: later epochs may belong to the other writer
+    /// too.
     ForeignWriter,
-    /// Records before the next one are neither in the outbox nor in Postgres, for example after a database was restored.
-    /// Other epochs are shipped.
+    /// Records before the next one are neither in the outbox nor in Postgres, for example after a database was
+    /// restored. Other epochs are shipped.
     MissingRecords,
 }
 
@@ -26,8 +27,8 @@ pub(super) fn alarm(epoch: Epoch, what: &str) -> String {
     format!("epoch {epoch} is forked and nothing is shipped: {what}; {ADVICE}")
 }
 
-/// Forked streams of older epochs. Their alarm stays raised until the gateway is restarted, even while other streams are
-/// delivered.
+/// Forked streams of older epochs. Their alarm stays raised until the gateway is restarted, even while other streams
+/// are delivered.
 #[derive(Debug, Default)]
 pub(super) struct ForkedStreams {
     named: Vec<(Epoch, String)>,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::audit::record::AuditRecord;
 use crate::audit::sink::{ErrorClass, Sink, SinkError};
 
-/// Consecutive records that may be quarantined for the same SQLSTATE before the schema is suspected. *Chosen*: a burst of
-/// similar bad calls is plausible up to about this number; a broken column fails every row.
+/// Consecutive records that may be quarantined for the same SQLSTATE before the schema is suspected. *Chosen*: a burst
+/// of similar bad calls is plausible up to about this number; a broken column fails every row.
 const SAME_FAILURES_MAX: usize = 16;
 
 /// Later records that are tried. *Chosen*: a few statements; one accepted record is enough.

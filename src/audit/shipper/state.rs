@@ -20,8 +20,8 @@ pub enum ShipperState {
         /// The error's text.
         error: String,
     },
-    /// Another process writes under this gateway's id, and nothing is shipped; or records of an older epoch are missing,
-    /// and only that epoch is not shipped.
+    /// Another process writes under this gateway's id, and nothing is shipped; or records of an older epoch are
+    /// missing, and only that epoch is not shipped.
     Forked {
         /// The forked streams, what was found, and what to do.
         error: String,

@@ -20,8 +20,8 @@ use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq};
 use crate::audit::ring::{Phase, Ring};
 use crate::audit::sink::{CursorUpdate, ErrorClass, Sink, SinkError};
 
-/// Interval at which partitions are created ahead. *Chosen*: monthly partitions are created months ahead, so once a day is
-/// often enough.
+/// Interval at which partitions are created ahead. *Chosen*: monthly partitions are created months ahead, so once a day
+/// is often enough.
 const PREPARE_EVERY: Duration = Duration::from_hours(24);
 
 /// Delivers the records of ring and outbox to a sink.
@@ -45,8 +45,8 @@ pub struct Shipper<S> {
 }
 
 impl<S: Sink> Shipper<S> {
-    /// A shipper for the stream of `gateway_id` and `epoch`, and for the older streams in the outbox. Cancelling `deadline`
-    /// ends it at once. Also returns the receiver of its state.
+    /// A shipper for the stream of `gateway_id` and `epoch`, and for the older streams in the outbox. Cancelling
+    /// `deadline` ends it at once. Also returns the receiver of its state.
     pub fn new(
         (ring, reader, meter): (Arc<Ring>, Reader, Arc<Meter>),
         sink: S,
@@ -303,8 +303,8 @@ impl<S: Sink> Shipper<S> {
         }
     }
 
-    /// Prepares the sink. The first time, until it succeeds. Later failures do not block delivery: they concern partitions
-    /// that are needed only in the future.
+    /// Prepares the sink. The first time, until it succeeds. Later failures do not block delivery: they concern
+    /// partitions that are needed only in the future.
     async fn prepare(&mut self) {
         while let Err(error) = self.sink.prepare().await {
             if self.prepared.is_some() {
@@ -316,8 +316,8 @@ impl<S: Sink> Shipper<S> {
         self.prepared = Some(Instant::now());
     }
 
-    /// Stops shipping a stream and raises the alarm. If another process writes under this gateway's id, nothing is shipped
-    /// until the gateway stops.
+    /// Stops shipping a stream and raises the alarm. If another process writes under this gateway's id, nothing is
+    /// shipped until the gateway stops.
     async fn fork(&mut self, epoch: Epoch, what: &str, reason: ForkReason) -> Result<(), ForkReason> {
         tracing::error!(what, gateway_id = %self.gateway_id, %epoch, "stream is forked; not shipping it");
         if !self.health.forked(epoch, self.epoch, what, reason) {

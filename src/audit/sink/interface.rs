@@ -8,8 +8,8 @@ use crate::audit::record::{AuditRecord, Epoch, GatewayId};
 
 /// A destination that keeps one cursor per stream and moves it together with the records.
 pub trait Sink: Send + 'static {
-    /// Makes the sink ready: schema and partitions. Called before the first delivery until it succeeds, and at intervals
-    /// afterwards.
+    /// Makes the sink ready: schema and partitions. Called before the first delivery until it succeeds, and at
+    /// intervals afterwards.
     ///
     /// # Errors
     /// See [`SinkError`]. May be called again.

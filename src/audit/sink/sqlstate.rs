@@ -18,8 +18,8 @@ pub enum ErrorClass {
 #[must_use]
 pub fn classify(sqlstate: &str) -> ErrorClass {
     match sqlstate {
-        // The server is shutting down, starting, or ends idle sessions; a lock was not available; read-only standby; aborted
-        // transaction; prepared statement unknown to the server.
+        // The server is shutting down, starting, or ends idle sessions; a lock was not available; read-only standby;
+        // aborted transaction; prepared statement unknown to the server.
         "57P01" | "57P02" | "57P03" | "57P05" | "40001" | "40P01" | "55P03" | "55006" | "25006" | "25P02" | "26000" => {
             ErrorClass::Transient
         }

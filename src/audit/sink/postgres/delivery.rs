@@ -23,8 +23,8 @@ const PARTITION_MONTHS: i32 = 4;
 /// The cursor moves only if it is at the position and hash where the batch begins, and the rows are inserted only if it
 /// moved. So a repeated, late or foreign batch has no effect.
 ///
-/// If a trigger of the operator silently keeps rows out, the last SELECT fails with 22P02 and the counts, and nothing takes
-/// effect. The rows are then found and quarantined like refused ones; they never count as delivered.
+/// If a trigger of the operator silently keeps rows out, the last SELECT fails with 22P02 and the counts, and nothing
+/// takes effect. The rows are then found and quarantined like refused ones; they never count as delivered.
 const DELIVER: &str = concat!(
     "
 WITH moved AS (
@@ -66,8 +66,8 @@ END FROM inserted
 #[derive(Debug)]
 pub struct PostgresSink {
     connect: PgConnectOptions,
-    /// Taken out while a statement runs, and put back if it succeeded or failed with class `Row`. After any other error, or
-    /// if the future was dropped, the connection is closed, because its reply may still arrive.
+    /// Taken out while a statement runs, and put back if it succeeded or failed with class `Row`. After any other
+    /// error, or if the future was dropped, the connection is closed, because its reply may still arrive.
     connection: Option<PgConnection>,
     migrate: bool,
     reply_timeout: Duration,

@@ -14,8 +14,8 @@ use crate::audit::sink::{ErrorClass, SinkError};
 /// which took a seventh of the build time.
 const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "audit", include_str!("../../../../migrations/0001_audit.sql"))];
 
-/// Runs [`MIGRATIONS`]. Migrations that only a newer gateway knows are ignored, so that an older gateway can run beside it;
-/// if the older one cannot use the schema, its deliveries fail with an error.
+/// Runs [`MIGRATIONS`]. Migrations that only a newer gateway knows are ignored, so that an older gateway can run beside
+/// it; if the older one cannot use the schema, its deliveries fail with an error.
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     let migration = |(version, description, sql): (i64, &'static str, &'static str)| {
         Migration::new(version, description.into(), MigrationType::Simple, sql.into_sql_str(), false)

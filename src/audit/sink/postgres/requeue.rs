@@ -1,8 +1,8 @@
 //! Requeueing: retries the delivery of quarantined records to `audit_log`.
 //!
-//! One statement per record deletes it from `audit_quarantine` and inserts it at its own position, or does neither. So the
-//! record is always in exactly one of the two tables. The stream's cursor passed it when it was quarantined, and does not
-//! move.
+//! One statement per record deletes it from `audit_quarantine` and inserts it at its own position, or does neither. So
+//! the record is always in exactly one of the two tables. The stream's cursor passed it when it was quarantined, and
+//! does not move.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use crate::audit::sink::{CursorUpdate, ErrorClass, SinkError};
 
 /// Moves one row. The first parameters are those of `insert_rows`; `$25` is the frame that was read.
 ///
-/// A record that is already in `audit_log` is not inserted again. The key of that table includes the timestamp, so the key
-/// alone would allow it. Fails with 22P02 if a trigger keeps the row out, like `DELIVER`.
+/// A record that is already in `audit_log` is not inserted again. The key of that table includes the timestamp, so the
+/// key alone would allow it. Fails with 22P02 if a trigger keeps the row out, like `DELIVER`.
 const REQUEUE: &str = concat!(
     "
 WITH moved AS (
@@ -109,8 +109,8 @@ pub async fn next_quarantined(
 /// Tries to move `row` to `audit_log`. `timeout` is the server's `statement_timeout`.
 ///
 /// # Errors
-/// See [`SinkError`]. An error of the row itself is [`RequeueOutcome::Refused`]. If the connection broke, the row may have
-/// been moved; running the requeue again shows whether it was.
+/// See [`SinkError`]. An error of the row itself is [`RequeueOutcome::Refused`]. If the connection broke, the row may
+/// have been moved; running the requeue again shows whether it was.
 ///
 /// # Durability
 /// *Delivered* on [`RequeueOutcome::Delivered`] in [`RequeueMode::Commit`].
