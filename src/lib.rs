@@ -30,7 +30,7 @@
 //!
 //! # Invariants
 //!
-//! Each is cited as `// I4:` on the line that enforces it and named by at least one test; `tests/tidy.rs` checks both.
+//! Each is cited as `// I4:` on the line that enforces it and named by at least one test; `tests/tidy/main.rs` checks both.
 //!
 //! * **I1** No call is forwarded before its intent reached the configured level; no reply is released before its record did.
 //!   The one exception is the operator's: calls that `audit.continue_for` names go on where they cannot be audited, and

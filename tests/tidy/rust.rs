@@ -1,6 +1,5 @@
 //! Just enough of Rust's grammar to ask a source file what it names: comments and strings are told from code, tests
 //! from what is tested, and paths are resolved to modules of this crate.
-#![allow(unreachable_pub, reason = "tests")]
 
 use std::path::Path;
 
