@@ -28,7 +28,6 @@ struct State {
     files: BTreeMap<u64, Counts>,
     operations: u64,
     fail: Fail,
-    creations_fail: bool,
     writes_fail: bool,
     gate_closed: bool,
     waiting: usize,
@@ -96,11 +95,6 @@ impl Disk {
         self.fail_from(0);
     }
 
-    /// Lets the creation of files fail.
-    pub fn fail_creations(&self) {
-        self.state().creations_fail = true;
-    }
-
     /// Lets every write and fsync of a file fail, as a full disk does where files can still be made.
     pub fn fail_writes(&self) {
         self.state().writes_fail = true;
@@ -109,7 +103,7 @@ impl Disk {
     /// Ends all failures.
     pub fn heal(&self) {
         let mut state = self.state();
-        (state.fail, state.creations_fail, state.writes_fail) = (Fail::None, false, false);
+        (state.fail, state.writes_fail) = (Fail::None, false);
     }
 
     /// Files that were written after an operation on them had failed. Has to be empty: I7.
@@ -213,9 +207,6 @@ impl Fs for Disk {
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
         self.operate(None, |state| {
-            if state.creations_fail {
-                return Err(io::Error::other("injected failure of a creation"));
-            }
             let file = DiskFs.create(path)?;
             let id = state.operations;
             state.files.insert(id, Counts { name: file_name(path), ..Counts::default() });

@@ -44,7 +44,6 @@ struct State {
     /// State of the dice of [`Mood::Lossy`].
     dice: u64,
     calls: usize,
-    blocked: usize,
 }
 
 /// How the sink behaves.
@@ -140,11 +139,6 @@ impl MemorySink {
         self.state().calls
     }
 
-    /// Statements that wait for [`Mood::Blocked`] to end.
-    pub fn blocked(&self) -> usize {
-        self.state().blocked
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap()
     }
@@ -160,9 +154,7 @@ impl MemorySink {
                 Mood::Blocked => {}
                 _ => return Ok(()),
             }
-            self.state().blocked += 1;
             changed.await;
-            self.state().blocked -= 1;
         }
     }
 }

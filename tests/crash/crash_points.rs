@@ -71,7 +71,7 @@ fn random_life(dice: &mut Dice, operations: u64) -> Life {
     Life {
         steps,
         old_batches,
-        ships_all: percent(&mut dice, 50),
+        ships_all: percent(dice, 50),
         crash_at: Some(1 + dice.below(operations)),
         ..Life::default()
     }

@@ -123,10 +123,6 @@ impl SimDisk {
         self.state().crash_at = Some(operation);
     }
 
-    pub fn freeze(&self) {
-        self.state().frozen = true;
-    }
-
     pub fn is_frozen(&self) -> bool {
         self.state().frozen
     }
@@ -327,7 +323,7 @@ fn heard(result: io::Result<()>) -> io::Result<()> {
 
 impl State {
     fn toss(&mut self, percent: u64) -> bool {
-        self.dice.get_or_insert_with(|| Dice::new(0)).percent(percent)
+        self::percent(self.dice.get_or_insert_with(|| Dice::new(0)), percent)
     }
 
     fn directory(&mut self, path: &Path) -> io::Result<(&mut Directory, String)> {

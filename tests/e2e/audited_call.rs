@@ -380,7 +380,7 @@ async fn i8_no_token_enters_a_record_or_a_log_line() {
     let client = gatepost.client_at("/mcp/example", Era::Legacy, "admin").await;
     assert_eq!(client.call("echo", json!({"text": "hunter2"})).await.unwrap().content(), "hunter2");
     let mut stranger = client.clone();
-    stranger.token = Some(forged);
+    stranger.token = Some(forged.clone());
     let refused = stranger.call("echo", json!({"text": "hunter2"})).await.unwrap();
     assert_eq!(refused.status, 401);
     assert!(refused.header("www-authenticate").starts_with("Bearer "));

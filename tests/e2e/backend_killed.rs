@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::gatepost::Setup;
-use crate::common::mcp::Client;
+use crate::common::mcp::{Client, Era};
 use crate::common::raw_backend::raw_backend;
 use crate::common::wait::{SOON, until_async};
 use serde_json::{Value, json};

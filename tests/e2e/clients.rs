@@ -13,7 +13,7 @@ use crate::common::python::python_program;
 use crate::common::server::Server;
 use serde_json::Value;
 
-const DOCUMENT: &str = include_str!("../docs/compatibility.md");
+const DOCUMENT: &str = include_str!("../../docs/compatibility.md");
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e").join(name)

@@ -116,8 +116,7 @@ async fn a_principal_that_opens_too_many_sessions_loses_its_own_oldest_and_every
     setup.set_toml("limits.sessions_per_principal", "2");
     let gatepost = setup.start();
     let url = format!("{}/mcp", gatepost.url());
-    let mut other = client.clone();
-    other.token = Some(token_with(&json!({"sub": "other", "role": "admin"})));
+    let other = token_with(&json!({"sub": "other", "role": "admin"}));
     let others = Client::connect(&url, Era::Legacy, Some(&other)).await;
     let mut own = Vec::new();
     for _ in 0..4 {

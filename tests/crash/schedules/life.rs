@@ -222,7 +222,7 @@ fn account(world: &World, fates: &BTreeMap<RequestId, Fate>, records: &[Arc<Audi
     let missed = ids(Fate::Missed).count() as u64;
     // What is refused while the ring closes is counted nowhere.
     assert!(counted == missed || (world.plan.closes_early && counted < missed), "I2: {counted} of {missed} accounted");
-    crate::nothing_is_used(&world.ring);
+    crate::schedules::nothing_is_used(&world.ring);
 }
 
 #[test]
