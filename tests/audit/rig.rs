@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gatepost::audit::outbox::Reader;
 use gatepost::audit::outbox::fs::DiskFs;
-use gatepost::audit::pipeline::{Config, Ended, Pipeline, Probe};
+use gatepost::audit::pipeline::{Config, Pipeline, Probe, StopReport};
 use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Outcome, RequestId, Status};
 use gatepost::audit::redact::Redaction;
 use gatepost::audit::scribe::{About, Mode};
@@ -153,12 +153,12 @@ pub async fn many(audit: &Audit, count: usize) -> Vec<RequestId> {
 }
 
 /// Stops with time enough.
-pub async fn stop(pipeline: Pipeline) -> Ended {
+pub async fn stop(pipeline: Pipeline) -> StopReport {
     pipeline.stop(Duration::from_secs(20), Duration::from_secs(20)).await
 }
 
 /// Stops without waiting for anything, as a shell does whose time is over.
-pub async fn stop_now(pipeline: Pipeline) -> Ended {
+pub async fn stop_now(pipeline: Pipeline) -> StopReport {
     pipeline.stop(Duration::from_millis(1), Duration::ZERO).await
 }
 

@@ -20,7 +20,7 @@ use gatepost::audit::pipeline::{Config, Pipeline};
 use gatepost::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Status};
 use gatepost::audit::scribe::{About, Mode};
 use gatepost::audit::shipper::BatchLimits;
-use gatepost::audit::sink::{Class, Error, Moved, Sink};
+use gatepost::audit::sink::{CursorUpdate, ErrorClass, Sink, SinkError};
 use gatepost::audit::{Timeouts, ring};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
@@ -66,7 +66,7 @@ struct EvidenceSink {
 }
 
 impl EvidenceSink {
-    fn deliver<R: AsRef<AuditRecord>>(&self, batch: &[R]) -> Moved {
+    fn take<R: AsRef<AuditRecord>>(&self, batch: &[R]) -> CursorUpdate {
         self.evidence.lock().unwrap().deliver(batch)
     }
 }
@@ -75,34 +75,38 @@ fn refuses(record: &AuditRecord) -> bool {
     record.entry.call.tool_name.as_deref() == Some("poison")
 }
 
-fn error(class: Class, sqlstate: &str) -> Error {
-    Error { operation: "deliver", class, sqlstate: Some(sqlstate.to_owned()), message: "injected".to_owned() }
+fn error(class: ErrorClass, sqlstate: &str) -> SinkError {
+    SinkError { operation: "deliver", class, sqlstate: Some(sqlstate.to_owned()), message: "injected".to_owned() }
 }
 
 impl Sink for EvidenceSink {
-    async fn prepare(&mut self) -> Result<(), Error> {
+    async fn prepare(&mut self) -> Result<(), SinkError> {
         Ok(())
     }
 
-    async fn cursor(&mut self, _: GatewayId, epoch: Epoch) -> Result<Head, Error> {
+    async fn cursor(&mut self, _: GatewayId, epoch: Epoch) -> Result<Head, SinkError> {
         Ok(self.evidence.lock().unwrap().cursor(epoch))
     }
 
-    async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<Moved, Error> {
+    async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<CursorUpdate, SinkError> {
         if batch.iter().any(|record| refuses(record.as_ref())) {
-            return Err(error(Class::Row, "23514"));
+            return Err(error(ErrorClass::Row, "23514"));
         }
-        let moved = Self::deliver(self, batch);
-        if std::mem::replace(&mut self.reply_lost, true) { Ok(moved) } else { Err(error(Class::Transient, "08006")) }
+        let moved = self.take(batch);
+        if std::mem::replace(&mut self.reply_lost, true) {
+            Ok(moved)
+        } else {
+            Err(error(ErrorClass::Transient, "08006"))
+        }
     }
 
-    async fn probe(&mut self, record: &AuditRecord) -> Result<(), Error> {
-        if refuses(record) { Err(error(Class::Row, "23514")) } else { Ok(()) }
+    async fn dry_run(&mut self, record: &AuditRecord) -> Result<(), SinkError> {
+        if refuses(record) { Err(error(ErrorClass::Row, "23514")) } else { Ok(()) }
     }
 
-    async fn quarantine(&mut self, record: &AuditRecord, _reason: &Error) -> Result<Moved, Error> {
+    async fn quarantine(&mut self, record: &AuditRecord, _reason: &SinkError) -> Result<CursorUpdate, SinkError> {
         assert!(refuses(record), "I9: {record:?} was not refused");
-        Ok(Self::deliver(self, std::slice::from_ref(record)))
+        Ok(self.take(std::slice::from_ref(record)))
     }
 }
 
