@@ -26,7 +26,7 @@ check CONFIG="examples/gatepost.toml":
 
 # Regenerate the tables of docs/configuration.md.
 docs:
-    UPDATE_DOCS=1 cargo test --quiet --test config the_documentation
+    UPDATE_DOCS=1 cargo test --quiet --test cli config::the_documentation
 
 # Check licenses, bans, sources and advisories of dependencies.
 deny:

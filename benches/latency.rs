@@ -55,7 +55,7 @@ fn main() {
             let dir = disk::directory("latency");
             let measured = runtime().block_on(async {
                 match side {
-                    "off" => audited(Audit::off(), &maker, calls, backend).await,
+                    "off" => audited(Audit::disabled(), &maker, calls, backend).await,
                     "file, twice" => file(&dir.path().join("file"), &maker, calls, backend).await,
                     _ => level(dir.path(), side, &maker, calls, backend).await,
                 }

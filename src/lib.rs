@@ -34,7 +34,7 @@
 //! # Invariants
 //!
 //! A comment `// I4:` marks each line that enforces an invariant, and at least one test names each invariant.
-//! `tests/tidy.rs` checks both.
+//! `tests/tidy/main.rs` checks both.
 //!
 //! * **I1** No call is forwarded before its intent has reached the configured level; no reply is released before its
 //!   record has. The one exception is the operator's: calls that `audit.continue_for` names are forwarded even if they
@@ -63,11 +63,13 @@
 //!
 //! Imports go one way: `audit` never names `gateway`; `ring` and `outbox` never name each other; SQL is in
 //! `audit::sink` and `audit::query` only; redb is in `audit::outbox` only; bincode in `audit::codec`, backoff in
-//! `audit::shipper::retry`.
+//! `retry`.
 
 pub mod audit;
 pub mod cli;
 pub mod config;
+pub mod escape;
 pub mod gateway;
 pub mod ops;
+pub mod retry;
 pub mod upstream;

@@ -1,5 +1,5 @@
 //! The assertions of the fuzz targets. The targets in `fuzz/fuzz_targets` run these bodies on libFuzzer's inputs;
-//! `tests/fuzz.rs` runs them on the committed corpus and on proptest's variations of it.
+//! `tests/crash/fuzz.rs` runs them on the committed corpus and on proptest's variations of it.
 //!
 //! A body panics if a promise is broken, and returns otherwise.
 #![allow(
