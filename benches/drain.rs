@@ -44,7 +44,7 @@ fn main() {
     let rounds = size("DRAIN_ROUNDS", 3, 1);
     let singles = size("DRAIN_SINGLES", 20_000, 500);
     let maker = Maker::new();
-    let cluster = Cluster::start_with_fsync();
+    let cluster = Cluster::start_with("fsync=on");
     let database = runtime().block_on(cluster.create_database());
     runtime().block_on(async { postgres::migrate(&mut connect(&database).await).await.unwrap() });
     let (mut drained, mut bare, mut one) = (Vec::new(), Vec::new(), Vec::new());
@@ -88,7 +88,7 @@ fn bare_unnest(database: &Database, maker: &Maker, records: usize) -> f64 {
         let (mut head, mut done, mut elapsed) = (Head::START, 0, Duration::ZERO);
         while done < records {
             let rows = maker.records(unnest::nobody(), head, BATCH.min(records - done));
-            head = Head::after(&rows.last().unwrap().place);
+            head = Head::after(&rows.last().unwrap().position);
             let begun = Instant::now();
             unnest::insert(&mut connection, &rows).await;
             elapsed += begun.elapsed();

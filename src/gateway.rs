@@ -49,7 +49,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::record::Call;
 use crate::audit::redact::PathError;
-use crate::audit::{Audit, Unavailable};
+use crate::audit::{Audit, UnavailableError};
 use crate::config::Config;
 use crate::upstream::{EndpointFault, Upstreams};
 
@@ -105,7 +105,7 @@ pub enum ReloadError {
     Faults(Vec<Fault>),
     /// The change could not be recorded.
     #[error(transparent)]
-    Unrecorded(#[from] Unavailable),
+    Unrecorded(#[from] UnavailableError),
 }
 
 /// What a stop found and did.
@@ -206,10 +206,10 @@ impl Core {
         let record = async |flood: floods::Flood| {
             let (call, outcome) = flood.record();
             // I2: the record stands for all that were counted.
-            if let Err(error) = self.audit.refuse(call, outcome, ()).await {
+            if let Err(error) = self.audit.record_once(call, outcome, ()).await {
                 tracing::error!(%error, refusals = flood.count(), "a flood of refusals is not recorded yet");
                 // What was not stored in time is in the ring, and is stored when it can be.
-                if !matches!(error, Unavailable::NotStored { .. }) {
+                if !matches!(error, UnavailableError::NotStored { .. }) {
                     self.floods.lock().unwrap_or_else(PoisonError::into_inner).put_back(flood);
                 }
             }
@@ -365,7 +365,7 @@ impl Handle {
         let Parts { live, .. } = compile(config).map_err(ReloadError::Faults)?;
         let core = &self.0;
         // Recorded before it takes effect: whoever reads the trail knows under which rules a call was decided.
-        core.audit.note(Call::gateway_event("config", details)).await?;
+        core.audit.record_event(Call::gateway_event("config", details)).await?;
         let live = Arc::new(live);
         let before = {
             let mut now = core.live.write().unwrap_or_else(PoisonError::into_inner);

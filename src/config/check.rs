@@ -62,7 +62,7 @@ fn backends(config: &Config, report: Report<'_>) {
         for name in backend.header_env.keys().filter(|name| backend.header_file.contains_key(*name)) {
             report(&format!("{path}.header_env.{name}"), "is also in header_file: keep one of them".to_owned());
         }
-        if backend.idle_timeout > backend.call_timeout && backend.idle_timeout != Backend::dereport().idle_timeout {
+        if backend.idle_timeout > backend.call_timeout && backend.idle_timeout != Backend::default().idle_timeout {
             report(&format!("{path}.idle_timeout"), "is longer than call_timeout: lower it".to_owned());
         }
     }

@@ -471,7 +471,7 @@ mod tests {
             ..Config::default()
         };
         change(&mut config);
-        Gateway::build(&config, Audit::off()).unwrap().core
+        Gateway::build(&config, Audit::disabled()).unwrap().core
     }
 
     fn arrival(scope: Scope, body: &str) -> Arrival {

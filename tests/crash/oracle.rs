@@ -1,0 +1,217 @@
+//! An outside view of a gateway's lives: what was told to callers, what arrived at the sink, and what has to hold of the
+//! two. Each check stands by itself and has a name, so that a test can show that every one is needed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gatepost::audit::chain::{self, Head};
+use gatepost::audit::record::{AuditRecord, Epoch, RequestId, Seq, Status};
+use gatepost::audit::sink::CursorUpdate;
+
+/// What the caller of one call knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its intent was told to be stored.
+    pub begun: bool,
+    /// Its record was told to be stored, with this status.
+    pub ended: Option<Status>,
+}
+
+/// Everything that was seen from outside.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    pub calls: BTreeMap<RequestId, Seen>,
+    /// Epochs that began, in order.
+    pub epochs: Vec<Epoch>,
+    /// What arrived at the sink, in order.
+    pub rows: Vec<AuditRecord>,
+    /// The sink's cursors.
+    pub cursors: BTreeMap<Epoch, Head>,
+    /// What the outbox holds at the end and the sink does not have.
+    pub left: Vec<AuditRecord>,
+    /// Why the gateway did not start, where it did not.
+    pub not_started: Vec<String>,
+    /// Files that were taken for damaged.
+    pub damaged: Vec<String>,
+    /// Files that were written after they had failed.
+    pub written_after_failure: Vec<String>,
+    /// Records that a gateway gave up which was not killed.
+    pub given_up: usize,
+    /// How the sink breaks its promises.
+    pub sink: SinkLie,
+}
+
+/// How the sink breaks its promises. Each is a tooth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SinkLie {
+    #[default]
+    None,
+    /// A batch takes effect twice.
+    Twice,
+    /// The cursor moves, and the first row of the epoch is lost.
+    FirstRowLost,
+    /// The cursor moves, and the row that closes the epoch is lost.
+    LastRowLost,
+    /// The cursor moves, and rows of calls are lost.
+    RowsLost,
+    /// Rows arrive and the cursor stays.
+    CursorStays,
+    /// A byte of a row changes.
+    Changed,
+}
+
+/// A check: its name, and what it finds.
+pub type Check = (&'static str, fn(&Evidence) -> Vec<String>);
+
+/// All checks.
+pub const CHECKS: [Check; 11] = [
+    ("the gateway starts", |seen| seen.not_started.clone()),
+    ("stored records are kept", stored_records_are_kept),
+    ("nothing is delivered twice", nothing_is_delivered_twice),
+    ("no place is missing", no_place_is_missing),
+    ("the chain holds", the_chain_holds),
+    ("a begun call has one record", a_begun_call_has_one_record),
+    ("the cursor is at the last row", the_cursor_is_at_the_last_row),
+    ("epochs rise", epochs_rise),
+    ("files stay whole", |seen| seen.damaged.clone()),
+    ("a failed file is not written", |seen| seen.written_after_failure.clone()),
+    ("nothing is given up", |seen| match seen.given_up {
+        0 => Vec::new(),
+        count => vec![format!("{count} records")],
+    }),
+];
+
+impl Evidence {
+    /// The sink takes a batch, as it promises to: all and the cursor, or nothing.
+    pub fn deliver<R: AsRef<AuditRecord>>(&mut self, batch: &[R]) -> CursorUpdate {
+        let (first, last) = (batch[0].as_ref().position, batch[batch.len() - 1].as_ref().position);
+        let cursor = self.cursor(first.epoch);
+        if cursor.seq.next() != first.seq || cursor.hash != first.prev_hash {
+            return CursorUpdate::Unchanged;
+        }
+        if self.sink != SinkLie::CursorStays {
+            self.cursors.insert(first.epoch, Head::after(&last));
+        }
+        for record in batch {
+            let mut taken = record.as_ref().clone();
+            let of_call = taken.entry.call.method == "tools/call";
+            let is_lost = match self.sink {
+                SinkLie::FirstRowLost => taken.position.seq == Seq(1),
+                SinkLie::LastRowLost => taken.entry.call.method == "gateway/closed",
+                SinkLie::RowsLost => of_call,
+                _ => false,
+            };
+            if self.sink == SinkLie::Changed {
+                taken.entry.latency_ms += 1.0;
+            }
+            if self.sink == SinkLie::Twice {
+                self.rows.push(taken.clone());
+            }
+            if !is_lost {
+                self.rows.push(taken);
+            }
+        }
+        CursorUpdate::Moved
+    }
+
+    /// How far the sink says that an epoch was delivered.
+    pub fn cursor(&self, epoch: Epoch) -> Head {
+        self.cursors.get(&epoch).copied().unwrap_or(Head::START)
+    }
+
+    /// All records there are, each place once.
+    fn places(&self) -> BTreeMap<(Epoch, Seq), &AuditRecord> {
+        self.rows
+            .iter()
+            .chain(&self.left)
+            .map(|record| ((record.position.epoch, record.position.seq), record))
+            .collect()
+    }
+
+    /// The records of each call.
+    fn of_calls(&self) -> BTreeMap<RequestId, Vec<&AuditRecord>> {
+        let mut of_calls: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for record in self.places().into_values() {
+            of_calls.entry(record.entry.call.request_id).or_default().push(record);
+        }
+        of_calls
+    }
+
+    /// What is wrong, with the name of the check that says so.
+    pub fn violations(&self) -> Vec<(&'static str, String)> {
+        CHECKS.iter().flat_map(|(name, check)| check(self).into_iter().map(|what| (*name, what))).collect()
+    }
+
+    /// The checks that find something.
+    pub fn caught_by(&self) -> BTreeSet<&'static str> {
+        self.violations().into_iter().map(|(name, _)| name).collect()
+    }
+}
+
+fn stored_records_are_kept(seen: &Evidence) -> Vec<String> {
+    let of_calls = seen.of_calls();
+    let told = seen.calls.iter().filter_map(|(id, call)| Some((id, call.ended?)));
+    let kept = |id: &RequestId, status: Status| {
+        of_calls.get(id).is_some_and(|records| records.iter().any(|record| record.entry.response_status == status))
+    };
+    told.filter(|(id, status)| !kept(id, *status)).map(|(id, status)| format!("call {id} ended as {status}")).collect()
+}
+
+fn nothing_is_delivered_twice(seen: &Evidence) -> Vec<String> {
+    let mut places = BTreeSet::new();
+    let twice = seen.rows.iter().map(|record| (record.position.epoch, record.position.seq));
+    twice.filter(|position| !places.insert(*position)).map(|position| format!("{position:?}")).collect()
+}
+
+fn no_place_is_missing(seen: &Evidence) -> Vec<String> {
+    let mut last: BTreeMap<Epoch, Seq> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for (epoch, seq) in seen.places().into_keys() {
+        let before = last.insert(epoch, seq).unwrap_or(Seq::ZERO);
+        if before.next() != seq {
+            wrong.push(format!("epoch {epoch}: {seq} comes behind {before}"));
+        }
+    }
+    wrong
+}
+
+/// Links are looked at where both records are there.
+fn the_chain_holds(seen: &Evidence) -> Vec<String> {
+    let places = seen.places();
+    let mut wrong = Vec::new();
+    for ((epoch, seq), record) in &places {
+        let before = Seq(seq.0 - 1);
+        let linked = match places.get(&(*epoch, before)) {
+            Some(before) => before.position.hash == record.position.prev_hash,
+            None => before != Seq::ZERO || record.position.prev_hash == Head::START.hash,
+        };
+        if !linked || !chain::holds(&record.position, &record.entry) {
+            wrong.push(format!("epoch {epoch} at {seq}"));
+        }
+    }
+    wrong
+}
+
+fn a_begun_call_has_one_record(seen: &Evidence) -> Vec<String> {
+    let of_calls = seen.of_calls();
+    let count = |id: &RequestId| of_calls.get(id).map_or(0, Vec::len);
+    // Where its record was told to be stored, another check says that it is gone.
+    let none = seen.calls.iter().filter(|(id, call)| call.begun && call.ended.is_none() && count(id) == 0);
+    let none = none.map(|(id, _)| format!("call {id} has none"));
+    let many = of_calls.iter().filter(|(_, records)| records.len() > 1);
+    none.chain(many.map(|(id, records)| format!("call {id} has {}", records.len()))).collect()
+}
+
+fn the_cursor_is_at_the_last_row(seen: &Evidence) -> Vec<String> {
+    let mut last: BTreeMap<Epoch, Seq> = seen.cursors.keys().map(|epoch| (*epoch, Seq::ZERO)).collect();
+    for record in &seen.rows {
+        let seq = last.entry(record.position.epoch).or_insert(Seq::ZERO);
+        *seq = record.position.seq.max(*seq);
+    }
+    let apart = last.into_iter().filter(|(epoch, seq)| seen.cursor(*epoch).seq != *seq);
+    apart.map(|(epoch, seq)| format!("epoch {epoch}: cursor {}, row {seq}", seen.cursor(epoch).seq)).collect()
+}
+
+fn epochs_rise(seen: &Evidence) -> Vec<String> {
+    let fall = seen.epochs.windows(2).filter(|pair| pair[1] <= pair[0]);
+    fall.map(|pair| format!("{} comes behind {}", pair[1], pair[0])).collect()
+}
