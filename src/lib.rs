@@ -62,8 +62,11 @@
 //! `audit::shipper::retry`.
 
 pub mod audit;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod gateway;
+pub mod mcp;
 pub mod ops;
+pub mod rbac;
 pub mod upstream;
