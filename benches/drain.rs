@@ -88,7 +88,7 @@ fn bare_unnest(database: &Database, maker: &Maker, records: usize) -> f64 {
         let (mut head, mut done, mut elapsed) = (Head::START, 0, Duration::ZERO);
         while done < records {
             let rows = maker.records(unnest::nobody(), head, BATCH.min(records - done));
-            head = Head::after(&rows.last().unwrap().place);
+            head = Head::after(&rows.last().unwrap().position);
             let begun = Instant::now();
             unnest::insert(&mut connection, &rows).await;
             elapsed += begun.elapsed();

@@ -50,7 +50,7 @@ const LOOKS: [&[&str]; 8] = [
 /// twice over; a thirtieth of what is stored.
 const RESIDENT_MAX: u64 = 64 << 20;
 
-/// The same for `drain`, which delivers as the gateway does. *Spec*: DESIGN section 13, memory with a backlog.
+/// The same for `drain`, which delivers as the gateway does. *Spec*: docs/design.md, "Targets": memory with a backlog.
 const DRAINING_MAX: u64 = 200 << 20;
 
 /// The least time between two starts of a command beside a live gateway. *Chosen*: twice as often as `watch` does. A short

@@ -32,7 +32,7 @@ use gatepost::audit::pipeline::Pipeline;
 use gatepost::audit::scribe::Mode;
 use gatepost::audit::sink::postgres::PostgresSink;
 
-/// Calls at a time. *Spec*: DESIGN section 13.
+/// Calls at a time. *Spec*: docs/design.md, "Targets".
 const CONCURRENT: usize = 64;
 
 fn main() {
@@ -55,7 +55,7 @@ fn main() {
             let dir = disk::directory("latency");
             let measured = runtime().block_on(async {
                 match side {
-                    "off" => audited(Audit::off(), &maker, calls, backend).await,
+                    "off" => audited(Audit::disabled(), &maker, calls, backend).await,
                     "file, twice" => file(&dir.path().join("file"), &maker, calls, backend).await,
                     _ => level(dir.path(), side, &maker, calls, backend).await,
                 }

@@ -45,7 +45,7 @@ use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::pipeline::Pipeline;
 use gatepost::audit::sink::postgres::PostgresSink;
 
-/// Records in a batch whose bytes on disk are counted. *Spec*: DESIGN section 13.
+/// Records in a batch whose bytes on disk are counted. *Spec*: docs/design.md, "Targets".
 const COUNTED_BATCH: usize = 1024;
 
 /// The sides, in the order in which the goals below name them.

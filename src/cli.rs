@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod config_check;
 pub mod example_backend;
+mod logging;
 pub mod manual;
 mod matching;
 pub mod migrate;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Loaded};
+use crate::escape::escape_hidden_lines;
 
 /// The work failed.
 const FAILED: u8 = 1;
@@ -169,7 +171,7 @@ fn fail(message: &str) -> ExitCode {
 
 /// One line on standard error. Where that is closed nobody can be told.
 fn complain(message: &str) {
-    writeln!(std::io::stderr().lock(), "gatepost: {message}").ok();
+    writeln!(std::io::stderr().lock(), "gatepost: {}", escape_hidden_lines(message)).ok();
 }
 
 /// Text on standard output.

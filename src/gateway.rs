@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::record::Call;
-use crate::audit::{Audit, Unavailable};
+use crate::audit::{Audit, UnavailableError};
 use crate::auth::{AuthError, Authenticator, Principal};
 use crate::config::Config;
 use crate::upstream::Upstreams;
@@ -87,7 +87,7 @@ pub enum ReloadError {
     Faults(Vec<Fault>),
     /// The change could not be recorded.
     #[error(transparent)]
-    Unrecorded(#[from] Unavailable),
+    Unrecorded(#[from] UnavailableError),
 }
 
 /// What a stop found and did.
@@ -235,7 +235,7 @@ impl Handle {
         let Parts { rules, .. } = compile(config).map_err(ReloadError::Faults)?;
         let core = &self.0;
         // Recorded before it takes effect: whoever reads the entry knows under which rules a call was decided.
-        core.audit.note(Call::gateway_event("config", details)).await?;
+        core.audit.record_event(Call::gateway_event("config", details)).await?;
         let rules = Arc::new(rules);
         let before = {
             let mut now = core.rules.write().unwrap_or_else(PoisonError::into_inner);

@@ -162,7 +162,7 @@ async fn the_trail_in_postgres_is_asked_paged_and_shown() {
     assert_eq!(seqs, (1..=12).collect::<Vec<_>>(), "each record once");
     shown(trail, &first, &second);
     let pipeline = rig.start_on(&database);
-    pipeline.audit().refuse(spoilt, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
+    pipeline.audit().record_once(spoilt, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
     stop(pipeline).await;
     let [call] = &lines(trail, &["show", &spoilt_id])[..] else { panic!("one call") };
     assert!(call["quarantined"].as_str().unwrap().starts_with("22021: "), "{call}");

@@ -41,9 +41,9 @@ async fn lives(database: &Database) -> (Rig, Pipeline) {
     many(&audit, 3).await;
     let mut spoilt = call("spoilt");
     spoilt.client_subject = "a\0b".into();
-    audit.refuse(spoilt, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
+    audit.record_once(spoilt, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
     let details = json!({ "refused": 2, "unaudited": 0 });
-    audit.note(Call::gateway_event("gap", &details)).await.unwrap();
+    audit.record_event(Call::gateway_event("gap", &details)).await.unwrap();
     one(&audit, "add").await;
     stop(pipeline).await;
     let pipeline = rig.start_store_only();

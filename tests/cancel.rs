@@ -13,7 +13,7 @@ use common::trail;
 use common::wait::{SOON, until_async};
 use gatepost::audit::pipeline::{Pipeline, Probe};
 use gatepost::audit::record::{Call, Outcome, Status};
-use gatepost::audit::{Audit, Unavailable};
+use gatepost::audit::{Audit, UnavailableError};
 
 /// More awaits than any of these has.
 const AWAITS_MAX: usize = 20;
@@ -35,21 +35,21 @@ async fn polled<F: Future>(future: F, mut polls: usize) -> Option<F::Output> {
     .await
 }
 
-async fn whole(audit: &Audit, call: Call) -> Result<(), Unavailable> {
+async fn whole(audit: &Audit, call: Call) -> Result<(), UnavailableError> {
     let receipt = audit.begin(call).await?;
     // The backend's answer.
     tokio::task::yield_now().await;
     receipt.finish(ok(), ()).await.map(gatepost::audit::Released::into_inner)
 }
 
-async fn continued(audit: &Audit, call: Call) -> Result<(), Unavailable> {
+async fn continued(audit: &Audit, call: Call) -> Result<(), UnavailableError> {
     let receipt = audit.begin_or_continue(call).await?;
     tokio::task::yield_now().await;
     receipt.finish(ok(), ()).await.map(gatepost::audit::Released::into_inner)
 }
 
-async fn refused(audit: &Audit, call: Call) -> Result<(), Unavailable> {
-    audit.refuse(call, Outcome::failed(Status::Denied, "no"), ()).await.map(gatepost::audit::Released::into_inner)
+async fn refused(audit: &Audit, call: Call) -> Result<(), UnavailableError> {
+    audit.record_once(call, Outcome::failed(Status::Denied, "no"), ()).await.map(gatepost::audit::Released::into_inner)
 }
 
 /// Nothing is open, nothing takes room, and the next call is served.
@@ -68,7 +68,7 @@ async fn ended(rig: &Rig, pipeline: Pipeline) {
 /// Gives `path` up at its first, second, ... await until it comes to its end.
 async fn given_up_everywhere<F>(rig: Rig, path: impl AsyncFn(Audit, Call) -> F)
 where
-    F: Future<Output = Result<(), Unavailable>>,
+    F: Future<Output = Result<(), UnavailableError>>,
 {
     let pipeline = rig.start();
     let (audit, probe) = (pipeline.audit(), pipeline.probe());

@@ -60,14 +60,14 @@ async fn a_record_lost_at_the_edge_of_a_segment_keeps_the_chain() {
     let (mut head, mut segments) = (Head::START, Vec::new());
     for n in 0..4 {
         let entry = Entry::new(call("x"), ok(), Duration::ZERO);
-        let place = chain::link(gateway_id, epoch, head, &entry);
-        head = Head::after(&place);
-        let mut frames = frame(&AuditRecord { place, entry });
+        let position = chain::link(gateway_id, epoch, head, &entry);
+        head = Head::after(&position);
+        let mut frames = frame(&AuditRecord { position, entry });
         if n % 2 == 1 {
             let middle = frames.len() / 2;
             frames[middle] ^= 1;
         }
-        segments.push(Segment::new(epoch, place.seq, place.seq, &frames));
+        segments.push(Segment::new(epoch, position.seq, position.seq, &frames));
     }
     let first = Commit { segments: &segments, head: Some(head), ..Commit::default() };
     let outbox = opening.begin(&first, 1 << 30).unwrap();
@@ -76,7 +76,7 @@ async fn a_record_lost_at_the_edge_of_a_segment_keeps_the_chain() {
     trail::verify_records(&records);
     // Lost ones are linked alike from the newest back, where what is before them is not read yet.
     assert_eq!(stored_back(&outbox.reader(), records.last()), records);
-    assert_eq!(records[3].place.hash, head.hash, "what comes next is linked to it");
+    assert_eq!(records[3].position.hash, head.hash, "what comes next is linked to it");
 }
 
 #[tokio::test]
@@ -121,8 +121,8 @@ async fn half_delivered() -> (Rig, Seq, Vec<AuditRecord>) {
 /// A sink that stands where `records` end.
 async fn sink_with(records: &[AuditRecord]) -> MemorySink {
     let mut sink = MemorySink::default();
-    let place = records[0].place;
-    sink.cursor(place.gateway_id, place.epoch).await.unwrap();
+    let position = records[0].position;
+    sink.cursor(position.gateway_id, position.epoch).await.unwrap();
     sink.deliver(records).await.unwrap();
     sink
 }
@@ -132,13 +132,13 @@ async fn i3_i4_one_bit_in_a_table_is_not_believed() {
     let (rig, delivered, undelivered) = half_delivered().await;
     let before = rig.sink.records();
     let (first, last) = (&undelivered[0], undelivered.last().unwrap());
-    let (gateway_id, epoch) = (first.place.gateway_id, first.place.epoch);
+    let (gateway_id, epoch) = (first.position.gateway_id, first.position.epoch);
     let file = newest(rig.dir.path());
     let bytes = std::fs::read(&file).unwrap();
     let meta = [&epoch.0.to_le_bytes(), 1_u32.to_le_bytes().as_slice(), gateway_id.0.as_bytes()].concat();
-    let watermark = [&delivered.0.to_le_bytes(), before.last().unwrap().place.hash.0.as_slice()].concat();
-    let value = [&last.place.seq.0.to_le_bytes(), &frame(last)[..16]].concat();
-    let key = [epoch.0.to_le_bytes(), first.place.seq.0.to_le_bytes()].concat();
+    let watermark = [&delivered.0.to_le_bytes(), before.last().unwrap().position.hash.0.as_slice()].concat();
+    let value = [&last.position.seq.0.to_le_bytes(), &frame(last)[..16]].concat();
+    let key = [epoch.0.to_le_bytes(), first.position.seq.0.to_le_bytes()].concat();
     let at = |needle: &[u8], offset: usize, bit: u8| {
         places(&bytes, needle).into_iter().map(move |at| (at + offset, bit)).collect::<Vec<_>>()
     };
@@ -168,7 +168,7 @@ async fn i3_i4_one_bit_in_a_table_is_not_believed() {
             trail::verify_records(&records);
             let kept = undelivered.iter().filter(|record| records.contains(record)).count();
             assert_eq!(kept, undelivered.len(), "{what} at {at}: every frame is whole");
-            assert_eq!(records.last().unwrap().place.epoch, epoch.next(), "{what} at {at}");
+            assert_eq!(records.last().unwrap().position.epoch, epoch.next(), "{what} at {at}");
         }
     }
 }
@@ -240,9 +240,9 @@ async fn a_long_lost_end_costs_no_record_before_it() {
     let (mut head, mut frames) = (Head::START, Vec::new());
     for _ in 0..1000 {
         let entry = Entry::new(call("x"), ok(), Duration::ZERO);
-        let place = chain::link(gateway_id, epoch, head, &entry);
-        head = Head::after(&place);
-        codec::encode_record(&AuditRecord { place, entry }, &mut frames).unwrap();
+        let position = chain::link(gateway_id, epoch, head, &entry);
+        head = Head::after(&position);
+        codec::encode_record(&AuditRecord { position, entry }, &mut frames).unwrap();
     }
     // As many records behind them as a large file holds, whose bytes are gone.
     let end = Head { seq: Seq(67_000), hash: Digest::of(b"the last record") };
@@ -264,11 +264,11 @@ async fn a_long_lost_end_costs_no_record_before_it() {
     stop(pipeline).await;
     let records = rig.sink.records();
     trail::verify_records(&records);
-    let of_epoch = records.iter().filter(|record| record.place.epoch == epoch);
+    let of_epoch = records.iter().filter(|record| record.position.epoch == epoch);
     let (calls, gaps): (Vec<_>, Vec<_>) = of_epoch.partition(|record| record.entry.call.method == "tools/call");
     assert_eq!((calls.len(), gaps.len()), (1000, 66_000));
     // The end is the one that the next epoch named when it began.
     let opened = &events(&records, "opened")[0];
-    assert_eq!(opened["previous_hash"], gaps.last().unwrap().place.hash.to_string());
+    assert_eq!(opened["previous_hash"], gaps.last().unwrap().position.hash.to_string());
     assert!(records.iter().all(|record| record.entry.response_status != Status::Interrupted));
 }

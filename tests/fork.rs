@@ -10,7 +10,7 @@ use common::trail;
 use common::wait::{SOON, until_async};
 use gatepost::audit::chain::Head;
 use gatepost::audit::record::{AuditRecord, Epoch};
-use gatepost::audit::shipper::State;
+use gatepost::audit::shipper::ShipperState;
 
 #[tokio::test]
 async fn i5_a_copied_outbox_is_a_fork_and_overwrites_and_forgets_nothing() {
@@ -32,7 +32,7 @@ async fn i5_a_copied_outbox_is_a_fork_and_overwrites_and_forgets_nothing() {
         let forked = second.start();
         many(&forked.audit(), 10).await;
         let probe = forked.probe();
-        until_async("it is forked", SOON, || async { matches!(probe.shipper(), State::Forked { .. }) }).await;
+        until_async("it is forked", SOON, || async { matches!(probe.shipper(), ShipperState::Forked { .. }) }).await;
         many(&forked.audit(), 10).await;
         let calls = if late { 30 } else { 20 };
         let ended = stop(forked).await;
@@ -61,7 +61,7 @@ async fn i5_a_copy_that_ends_before_the_cursor_is_a_fork() {
     stop(pipeline).await;
     let forked = second.start();
     let probe = forked.probe();
-    until_async("it is forked", SOON, || async { matches!(probe.shipper(), State::Forked { .. }) }).await;
+    until_async("it is forked", SOON, || async { matches!(probe.shipper(), ShipperState::Forked { .. }) }).await;
     stop(forked).await;
     let kept = second.stored_records();
     assert_eq!(kept.iter().filter(|record| record.entry.call.method == "tools/call").count(), 3);
@@ -78,13 +78,13 @@ async fn i4_an_older_epoch_with_a_hole_is_kept_and_the_later_ones_are_delivered(
     many(&pipeline.audit(), 3).await;
     stop_now(pipeline).await;
     rig.sink.turn(Mood::Healthy);
-    let last = rig.sink.records().last().unwrap().place;
+    let last = rig.sink.records().last().unwrap().position;
     let gateway_id = last.gateway_id;
     rig.sink.set_cursor(gateway_id, Epoch(1), Head::START);
     let pipeline = rig.start();
     let probe = pipeline.probe();
     let alarm = || match probe.shipper() {
-        State::Forked { error } => error,
+        ShipperState::Forked { error } => error,
         other => panic!("no alarm: {other:?}"),
     };
     many(&pipeline.audit(), 5).await;
@@ -93,21 +93,22 @@ async fn i4_an_older_epoch_with_a_hole_is_kept_and_the_later_ones_are_delivered(
     // The alarm outlasts another one.
     rig.sink.turn(Mood::Down);
     one(&pipeline.audit(), "echo").await;
-    until_async("it is tried", SOON, || async { matches!(probe.shipper(), State::Retrying { .. }) }).await;
-    let State::Retrying { error } = probe.shipper() else { panic!("delivered though the sink is down") };
+    until_async("it is tried", SOON, || async { matches!(probe.shipper(), ShipperState::Retrying { .. }) }).await;
+    let ShipperState::Retrying { error } = probe.shipper() else { panic!("delivered though the sink is down") };
     assert!(error.contains("epoch 1"), "{error}");
     rig.sink.turn(Mood::Healthy);
     delivered(&probe).await;
     assert!(alarm().contains("epoch 1"));
     stop(pipeline).await;
-    let epochs = |records: Vec<AuditRecord>| -> Vec<_> { records.iter().map(|record| record.place.epoch.0).collect() };
+    let epochs =
+        |records: Vec<AuditRecord>| -> Vec<_> { records.iter().map(|record| record.position.epoch.0).collect() };
     assert_eq!(epochs(rig.stored_records()), [1; 4]);
     assert_eq!(epochs(rig.sink.records()), [[1; 4].as_slice(), &[2; 8]].concat());
     // Mended, it is looked at again at the next start.
     rig.sink.set_cursor(gateway_id, Epoch(1), Head::after(&last));
     let pipeline = rig.start();
     delivered(&pipeline.probe()).await;
-    assert_eq!(pipeline.probe().shipper(), State::Delivering);
+    assert_eq!(pipeline.probe().shipper(), ShipperState::Delivering);
     stop(pipeline).await;
     assert!(rig.stored_records().is_empty());
     assert_eq!(trail::verify_records(&rig.sink.records()).len(), 4 + 4 + 8 + 2);
@@ -121,8 +122,8 @@ async fn i4_a_record_that_rotted_after_its_delivery_is_no_fork() {
     stop(pipeline).await;
     let stored = rig.stored_records();
     // All was delivered, which the outbox does not know; then the last record rots.
-    let place = stored.last().unwrap().place;
-    rig.sink.set_cursor(place.gateway_id, place.epoch, Head::after(&place));
+    let position = stored.last().unwrap().position;
+    rig.sink.set_cursor(position.gateway_id, position.epoch, Head::after(&position));
     let (file, last) = (rig.dir.path().join(&rig.generations()[0]), b"gateway/closed");
     let mut bytes = std::fs::read(&file).unwrap();
     let windows = bytes.windows(last.len()).enumerate();
@@ -135,10 +136,10 @@ async fn i4_a_record_that_rotted_after_its_delivery_is_no_fork() {
     let probe = pipeline.probe();
     one(&pipeline.audit(), "echo").await;
     delivered(&probe).await;
-    assert_eq!(probe.shipper(), State::Delivering);
+    assert_eq!(probe.shipper(), ShipperState::Delivering);
     stop(pipeline).await;
     assert!(rig.stored_records().is_empty());
     let records = rig.sink.records();
-    assert!(records.iter().all(|record| record.place.epoch != place.epoch), "nothing is delivered again");
+    assert!(records.iter().all(|record| record.position.epoch != position.epoch), "nothing is delivered again");
     assert_eq!(events(&records, "gap")[0]["lost"], 1);
 }

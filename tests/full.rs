@@ -13,13 +13,13 @@ use common::trail;
 use common::wait::{SOON, until_async};
 use gatepost::audit::pipeline::Pipeline;
 use gatepost::audit::record::{Outcome, RequestId, Status};
-use gatepost::audit::{Audit, Unavailable};
+use gatepost::audit::{Audit, UnavailableError};
 
 /// Says that this process is the one inside the namespace.
 const INSIDE: &str = "GATEPOST_TEST_TMPFS";
 
 /// Calls with large arguments until one is refused for want of room; the calls that were released, and the refusal.
-async fn fill(audit: &Audit) -> (Vec<RequestId>, Unavailable) {
+async fn fill(audit: &Audit) -> (Vec<RequestId>, UnavailableError) {
     let arguments = format!(r#"{{"text":"{}"}}"#, "x".repeat(60_000));
     let mut released = Vec::new();
     loop {
@@ -38,14 +38,14 @@ async fn fill(audit: &Audit) -> (Vec<RequestId>, Unavailable) {
 async fn recovers(pipeline: Pipeline, sink: &MemorySink, dir: &Path, open: gatepost::audit::Receipt) {
     let (audit, probe) = (pipeline.audit(), pipeline.probe());
     let (released, refusal) = fill(&audit).await;
-    assert!(matches!(refusal, Unavailable::OutboxFull { .. }), "{refusal}");
+    assert!(matches!(refusal, UnavailableError::OutboxFull { .. }), "{refusal}");
     assert!(refusal.to_string().contains("outbox is full"), "{refusal}");
     assert!(probe.gauge().outbox.full);
     let open_id = open.request_id();
     open.finish(ok(), ()).await.unwrap().into_inner();
     let denied = call_with("echo", "{}");
     let denied_id = denied.request_id;
-    audit.refuse(denied, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
+    audit.record_once(denied, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
     sink.turn(Mood::Healthy);
     until_async("calls are accepted again", SOON, || async { !probe.gauge().outbox.full }).await;
     let again = one(&audit, "echo").await;
@@ -87,14 +87,14 @@ async fn i6_refusals_are_bounded_too() {
     let mut stored = 0;
     let refused = loop {
         let denied = call_with("echo", &arguments);
-        match audit.refuse(denied, Outcome::failed(Status::Denied, "no"), ()).await {
+        match audit.record_once(denied, Outcome::failed(Status::Denied, "no"), ()).await {
             Ok(released) => released.into_inner(),
             Err(unavailable) => break unavailable,
         }
         stored += 1;
         assert!(stored < 10_000, "refusals fill the disk");
     };
-    assert!(matches!(refused, Unavailable::OutboxFull { .. }), "{refused}");
+    assert!(matches!(refused, UnavailableError::OutboxFull { .. }), "{refused}");
     assert!(bytes_in(rig.dir.path()) < 2 * quota, "{}", bytes_in(rig.dir.path()));
     drop(open);
     rig.sink.turn(Mood::Healthy);
@@ -139,7 +139,7 @@ async fn a_directory_that_is_replaced_under_the_gateway_is_noticed() {
     let aside = place.path().join("aside");
     std::fs::rename(&rig.config.dir, &aside).unwrap();
     std::fs::create_dir(&rig.config.dir).unwrap();
-    assert!(matches!(audit.begin(call_with("echo", "{}")).await, Err(Unavailable::NotStored { .. })));
+    assert!(matches!(audit.begin(call_with("echo", "{}")).await, Err(UnavailableError::NotStored { .. })));
     until_async("the outbox has failed", SOON, || async { probe.gauge().outbox_failed }).await;
     assert_eq!(rig.config.dir.read_dir().unwrap().count(), 0, "nothing is written into the other directory");
     std::fs::remove_dir(&rig.config.dir).unwrap();
@@ -190,7 +190,7 @@ async fn i4_a_gateway_starts_on_a_full_disk_and_drains_it() {
     let arguments = format!(r#"{{"text":"{}"}}"#, "x".repeat(60_000));
     let mut refused = 0;
     while !pipeline.probe().gauge().outbox_failed {
-        let refuse = audit.refuse(call_with("echo", &arguments), Outcome::failed(Status::Denied, "no"), ());
+        let refuse = audit.record_once(call_with("echo", &arguments), Outcome::failed(Status::Denied, "no"), ());
         drop(tokio::time::timeout(Duration::from_millis(500), refuse).await);
         refused += 1;
         assert!(refused < 10_000, "the disk is never full");

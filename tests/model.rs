@@ -92,10 +92,10 @@ fn deliver_by_the_real_shipper(world: &World) {
     assert!(records.iter().all(|record| record.entry.call.tool_name.as_deref() != Some("poison")));
     let mut evidence = world.evidence();
     for record in records.into_iter().chain(quarantined) {
-        let head = gatepost::audit::chain::Head::after(&record.place);
-        let cursor = evidence.cursor(record.place.epoch);
+        let head = gatepost::audit::chain::Head::after(&record.position);
+        let cursor = evidence.cursor(record.position.epoch);
         if head.seq > cursor.seq {
-            evidence.cursors.insert(record.place.epoch, head);
+            evidence.cursors.insert(record.position.epoch, head);
         }
         evidence.rows.push(record);
     }

@@ -110,7 +110,7 @@ async fn callers_notice_nothing_of_an_outage_of_postgres_and_the_operator_is_tol
     each_answer_has_its_row(&database, &calls).await;
     transcript.write(&format!("{0} calls answered, {0} rows in audit_log, each once\n", calls.len()));
     // Once each, however often delivery was tried.
-    for line in ["alarm raised", "alarm cleared", "Postgres does not take records"] {
+    for line in ["alarm raised", "alarm cleared", "delivery to Postgres failed"] {
         assert_eq!(gatepost.log().matches(line).count(), 1, "{line}\n{}", gatepost.log());
     }
     let ended = browser.end();

@@ -17,7 +17,7 @@ use common::wait::{SOON, until_async};
 use gatepost::audit::pipeline::Pipeline;
 use gatepost::audit::record::{AuditRecord, GatewayId, Outcome, RequestId, Status};
 use gatepost::audit::ring::Phase;
-use gatepost::audit::{Unavailable, outbox};
+use gatepost::audit::{UnavailableError, outbox};
 use tokio::time::timeout;
 
 /// Long enough for a future to be polled; what is asserted is that it is not ready, whatever time it gets.
@@ -60,7 +60,7 @@ async fn i1_finish_and_refuse_release_only_after_the_commit_of_their_records() {
     rig.disk.open_gate();
     assert_eq!(finish.await.unwrap().into_inner(), "answer");
     rig.disk.close_gate();
-    let mut refuse = std::pin::pin!(audit.refuse(call("echo"), Outcome::failed(Status::Denied, "no"), ()));
+    let mut refuse = std::pin::pin!(audit.record_once(call("echo"), Outcome::failed(Status::Denied, "no"), ()));
     assert!(timeout(A_POLL, &mut refuse).await.is_err());
     syncs(&rig.disk).await;
     assert!(timeout(A_POLL, &mut refuse).await.is_err(), "the refusal was released before its record was stored");
@@ -94,11 +94,11 @@ async fn i1_a_stopping_gateway_gives_no_receipt_and_releases_no_answer() {
         let (open, refused) = (audit.begin(call("open")).await.unwrap(), call("late"));
         let id = open.request_id();
         stop(pipeline).await;
-        assert!(matches!(audit.begin(call("late")).await, Err(Unavailable::Closed)));
-        let refuse = audit.refuse(refused, Outcome::failed(Status::Denied, "no"), ()).await;
-        assert!(matches!(refuse, Err(Unavailable::Closed)));
+        assert!(matches!(audit.begin(call("late")).await, Err(UnavailableError::Closed)));
+        let refuse = audit.record_once(refused, Outcome::failed(Status::Denied, "no"), ()).await;
+        assert!(matches!(refuse, Err(UnavailableError::Closed)));
         // Its record was not taken any more, so the answer may not leave: the next start calls it interrupted.
-        assert!(matches!(open.finish(ok(), ()).await, Err(Unavailable::Closed)), "{:?}", rig.config.mode);
+        assert!(matches!(open.finish(ok(), ()).await, Err(UnavailableError::Closed)), "{:?}", rig.config.mode);
         stop(rig.start_store_only()).await;
         assert_eq!(statuses(&rig.stored_records(), id), [Status::Interrupted]);
     }
@@ -122,7 +122,7 @@ async fn i2_every_way_in_which_a_call_ends_is_one_record() {
     for status in [Status::Denied, Status::Unauthenticated, Status::Malformed, Status::RateLimited] {
         let call = call("refused");
         refused.push((call.request_id, status));
-        audit.refuse(call, Outcome::failed(status, "why"), ()).await.unwrap().into_inner();
+        audit.record_once(call, Outcome::failed(status, "why"), ()).await.unwrap().into_inner();
     }
     let mut abandoned = Box::pin(audit.begin(call("abandoned")));
     rig.disk.close_gate();
@@ -184,7 +184,7 @@ async fn i2_a_call_whose_intent_was_not_stored_in_time_has_one_record_after_heal
     rig.disk.fail();
     let refused = call("echo");
     let id = refused.request_id;
-    assert!(matches!(audit.begin(refused).await, Err(Unavailable::NotStored { .. })));
+    assert!(matches!(audit.begin(refused).await, Err(UnavailableError::NotStored { .. })));
     let probe = pipeline.probe();
     assert!(probe.gauge().outbox_failed);
     rig.disk.heal();
@@ -212,7 +212,7 @@ async fn i2_refusals_for_want_of_room_become_one_gap_record() {
     let mut refused = 0_u64;
     // I6: when no call fits any more, refusals and the outcomes of calls already begun still do. The scribe is kept
     // busy meanwhile, so that it finds all that were missed at once.
-    let mut denied = Box::pin(audit.refuse(call("denied"), Outcome::failed(Status::Denied, "no"), ()));
+    let mut denied = Box::pin(audit.record_once(call("denied"), Outcome::failed(Status::Denied, "no"), ()));
     while refused < 5 {
         if open.len() == 27 && rig.disk.waiting() == 0 {
             rig.disk.close_gate();
@@ -221,7 +221,7 @@ async fn i2_refusals_for_want_of_room_become_one_gap_record() {
         }
         match audit.begin(call("echo")).await {
             Ok(receipt) => open.push(receipt),
-            Err(Unavailable::Full { .. }) => refused += 1,
+            Err(UnavailableError::Full { .. }) => refused += 1,
             Err(other) => panic!("{other}"),
         }
     }
@@ -267,14 +267,14 @@ fn epochs(records: &[AuditRecord]) -> Vec<(u64, bool)> {
     trail::verify_records(records);
     let mut epochs: Vec<(u64, bool)> = Vec::new();
     for record in records {
-        let (place, method) = (record.place, record.entry.call.method.as_str());
-        if let Some((_, closed)) = epochs.last_mut().filter(|(epoch, _)| *epoch == place.epoch.0) {
+        let (position, method) = (record.position, record.entry.call.method.as_str());
+        if let Some((_, closed)) = epochs.last_mut().filter(|(epoch, _)| *epoch == position.epoch.0) {
             assert!(!*closed, "a record after gateway/closed: {method}");
             assert_ne!(method, "gateway/opened");
             *closed = method == "gateway/closed";
         } else {
-            assert_eq!((place.seq.0, method), (1, "gateway/opened"));
-            epochs.push((place.epoch.0, false));
+            assert_eq!((position.seq.0, method), (1, "gateway/opened"));
+            epochs.push((position.epoch.0, false));
         }
     }
     epochs
@@ -305,9 +305,9 @@ async fn i3_epochs_rise_by_one_over_stops_and_crashes() {
     for (before, opened) in want.iter().zip(&opened[1..]) {
         assert_eq!(opened["previous_epoch"], before.0);
         assert_eq!(opened["previous_closed"], before.1);
-        let last = records.iter().rfind(|record| record.place.epoch.0 == before.0).unwrap();
-        assert_eq!(opened["previous_seq"], last.place.seq.0);
-        assert_eq!(opened["previous_hash"], last.place.hash.to_string());
+        let last = records.iter().rfind(|record| record.position.epoch.0 == before.0).unwrap();
+        assert_eq!(opened["previous_seq"], last.position.seq.0);
+        assert_eq!(opened["previous_hash"], last.position.hash.to_string());
     }
     assert!(opened[0]["previous_epoch"].is_null());
     assert_eq!(opened[0]["level"], "stored");
@@ -490,7 +490,7 @@ async fn a_stop_reports_what_a_dead_disk_lost() {
         let audit = pipeline.audit();
         let healthy = many(&audit, 3).await;
         rig.disk.fail();
-        let lost = || audit.refuse(call("lost"), Outcome::failed(Status::Denied, "no"), ());
+        let lost = || audit.record_once(call("lost"), Outcome::failed(Status::Denied, "no"), ());
         drop(tokio::join!(lost(), lost(), lost(), lost()));
         let stored = rig.config.about.level == "stored";
         if !stored {
@@ -525,8 +525,8 @@ async fn a_stop_that_runs_out_of_time_still_stores_what_the_ring_has() {
     disk.open_gate();
     assert_eq!(stopping.await.unwrap().lost, 0);
     let mut records = rig.sink.records();
-    let last = records.last().unwrap().place.seq;
-    records.extend(rig.stored_records().into_iter().filter(|record| record.place.seq > last));
+    let last = records.last().unwrap().position.seq;
+    records.extend(rig.stored_records().into_iter().filter(|record| record.position.seq > last));
     assert_eq!(epochs(&records), [(1, true)]);
     assert_eq!(records.len(), 1 + 4 + 1);
 }

@@ -206,3 +206,36 @@ fn a_word_that_is_no_status_and_a_place_that_is_none_are_exit_code_2() {
         assert!(stderr.contains(what), "{stderr}");
     }
 }
+
+#[tokio::test]
+async fn no_command_prints_hidden_characters_of_a_record() {
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    let client = gatepost.client_at("/mcp/example", Era::Legacy, "admin").await;
+    client.call("ad\u{202e}d\u{200b}", json!({"x": "\u{202e}fdp.exe"})).await.unwrap();
+    let exported = lines(&succeeds(&setup, &["export", "--method", "tools/call"]));
+    let [record] = &exported[..] else { panic!("one call: {exported:?}") };
+    assert_eq!(
+        (&record["tool_name"], &record["request_args"]),
+        (&json!("ad\u{202e}d\u{200b}"), &json!("{\"x\":\"\u{202e}fdp.exe\"}"))
+    );
+    let place = format!("{}/{}", record["epoch"], record["seq"]);
+    for args in [
+        &["audit", "query"][..],
+        &["audit", "show", &place],
+        &["audit", "tail"],
+        &["outbox", "list"],
+        &["outbox", "show", &place],
+        &["outbox", "show", &place, "--hex"],
+        &["outbox", "tail"],
+    ] {
+        let (code, stdout, stderr) = setup.run(args);
+        assert_eq!(code, Some(0), "{args:?}: {stderr}");
+        for shown in ["ad\\u{202e}d\\u{200b}", "\\u{202e}fdp.exe"] {
+            assert!(stdout.contains(shown), "{args:?} does not show {shown}: {stdout}");
+        }
+        for hidden in ['\u{202e}', '\u{200b}'] {
+            assert!(!stdout.contains(hidden) && !stderr.contains(hidden), "{args:?} prints {hidden:?} raw: {stdout}");
+        }
+    }
+}

@@ -163,7 +163,7 @@ async fn an_epoch_is_cut_between_its_files_and_the_rest_verifies_from_the_cut() 
     let (audit, probe) = (pipeline.audit(), pipeline.probe());
     while probe.reader().file_counts().0 < 4 {
         let call = call_with("bulky", &format!("{{\"text\":\"{}\"}}", "x".repeat(60_000)));
-        audit.refuse(call, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
+        audit.record_once(call, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
     }
     let stored = probe.gauge().stored;
     assert!(matches!(pruned(&probe, 2).await, prune::Error::Nothing));

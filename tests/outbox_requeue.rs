@@ -49,7 +49,7 @@ async fn quarantined(database: &Database, tools: &[&str]) -> PgPool {
     for tool in tools {
         let mut spoilt = call("odd");
         spoilt.tool_name = Some((*tool).into());
-        audit.refuse(spoilt, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
+        audit.record_once(spoilt, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
         one(&audit, "behind").await;
     }
     let ended = stop(pipeline).await;

@@ -69,15 +69,15 @@ impl Stream {
         let (gateway_id, mut head, mut records) = (GatewayId(uuid::Uuid::from_u128(7)), Head::START, Vec::new());
         for n in 0..9 {
             let entry = Entry::new(call_with("echo", &format!("{{\"n\":{n}}}")), ok(), Duration::from_millis(1));
-            let place = chain::link(gateway_id, EPOCH, head, &entry);
-            head = Head::after(&place);
-            records.push(AuditRecord { place, entry });
+            let position = chain::link(gateway_id, EPOCH, head, &entry);
+            head = Head::after(&position);
+            records.push(AuditRecord { position, entry });
         }
         Self { dir: tempfile::tempdir().unwrap(), gateway_id, records }
     }
 
     fn head(&self, count: usize) -> Head {
-        Head::after(&self.records[count - 1].place)
+        Head::after(&self.records[count - 1].position)
     }
 
     /// Opens the outbox and begins the epoch with the first three records. Every commit after it begins a new file.
@@ -94,7 +94,7 @@ impl Stream {
 }
 
 fn segment(records: &[AuditRecord]) -> Segment {
-    let first = records.first().unwrap().place;
+    let first = records.first().unwrap().position;
     let mut segment = Segment::begin(first.epoch, first.seq, 0);
     for record in records {
         segment.push(record).unwrap();

@@ -15,9 +15,9 @@ use common::trail::{self, Entry};
 use common::wait::{SOON, until_async};
 use gatepost::audit::chain::Head;
 use gatepost::audit::record::{AuditRecord, Seq};
-use gatepost::audit::shipper::State;
+use gatepost::audit::shipper::ShipperState;
 use gatepost::audit::sink::postgres;
-use gatepost::audit::sink::{Class, Moved, Sink};
+use gatepost::audit::sink::{CursorUpdate, ErrorClass, Sink};
 use sqlx::{Connection, PgConnection};
 
 async fn trail(database: &Database) -> Vec<Entry> {
@@ -65,24 +65,24 @@ async fn i5_a_batch_that_is_delivered_twice_takes_effect_once() {
     let mut sink = postgres_sink(&database);
     sink.prepare().await.unwrap();
     assert_eq!(sink.cursor(gateway_id, epoch).await.unwrap().seq, Seq(0));
-    assert_eq!(sink.deliver(&records[3..]).await.unwrap(), Moved::No, "not where the cursor stands");
-    assert_eq!(sink.deliver(&records[..5]).await.unwrap(), Moved::Yes);
-    assert_eq!(sink.deliver(&records[..5]).await.unwrap(), Moved::No);
+    assert_eq!(sink.deliver(&records[3..]).await.unwrap(), CursorUpdate::Unchanged, "not where the cursor stands");
+    assert_eq!(sink.deliver(&records[..5]).await.unwrap(), CursorUpdate::Moved);
+    assert_eq!(sink.deliver(&records[..5]).await.unwrap(), CursorUpdate::Unchanged);
     // Overlapping what is there already.
-    assert_eq!(sink.deliver(&records[2..]).await.unwrap(), Moved::No);
+    assert_eq!(sink.deliver(&records[2..]).await.unwrap(), CursorUpdate::Unchanged);
     let mut forged = records[5].as_ref().clone();
-    forged.place.prev_hash.0[0] ^= 1;
-    assert_eq!(sink.deliver(&[Arc::new(forged)]).await.unwrap(), Moved::No, "its predecessor is another");
-    let error = gatepost::audit::sink::Error {
+    forged.position.prev_hash.0[0] ^= 1;
+    assert_eq!(sink.deliver(&[Arc::new(forged)]).await.unwrap(), CursorUpdate::Unchanged, "its predecessor is another");
+    let error = gatepost::audit::sink::SinkError {
         operation: "deliver",
-        class: Class::Row,
+        class: ErrorClass::Row,
         sqlstate: Some("22021".to_owned()),
         message: "a test's".to_owned(),
     };
-    assert_eq!(sink.quarantine(&records[5], &error).await.unwrap(), Moved::Yes);
-    assert_eq!(sink.quarantine(&records[5], &error).await.unwrap(), Moved::No);
+    assert_eq!(sink.quarantine(&records[5], &error).await.unwrap(), CursorUpdate::Moved);
+    assert_eq!(sink.quarantine(&records[5], &error).await.unwrap(), CursorUpdate::Unchanged);
     let cursor = sink.cursor(gateway_id, epoch).await.unwrap();
-    assert_eq!((cursor.seq, cursor.hash), (Seq(6), records[5].place.hash));
+    assert_eq!((cursor.seq, cursor.hash), (Seq(6), records[5].position.hash));
     // A restart finds the cursor and delivers the rest of that epoch, and its own.
     stop(rig.start_on(&database)).await;
     let entries = trail(&database).await;
@@ -103,7 +103,7 @@ async fn i5_a_copied_outbox_is_a_fork_in_postgres_too() {
     let forked = second.start_on(&database);
     many(&forked.audit(), 10).await;
     let probe = forked.probe();
-    until_async("it is forked", SOON, || async { matches!(probe.shipper(), State::Forked { .. }) }).await;
+    until_async("it is forked", SOON, || async { matches!(probe.shipper(), ShipperState::Forked { .. }) }).await;
     stop(forked).await;
     assert_eq!(second.stored_records().len(), 12, "I4");
     stop(pipeline).await;
@@ -163,10 +163,10 @@ async fn an_older_gateway_delivers_to_the_schema_of_a_newer_one() {
     let probe = pipeline.probe();
     many(&pipeline.audit(), 3).await;
     until_async("it is delivered, or held", SOON, || async {
-        probe.gauge().delivered == probe.gauge().stamped || matches!(probe.shipper(), State::Held { .. })
+        probe.gauge().delivered == probe.gauge().stamped || matches!(probe.shipper(), ShipperState::Held { .. })
     })
     .await;
-    assert_eq!(probe.shipper(), State::Delivering);
+    assert_eq!(probe.shipper(), ShipperState::Delivering);
     stop(pipeline).await;
     assert_eq!(trail(&database).await.len(), 5);
 }
@@ -231,15 +231,15 @@ async fn i9_a_probe_tells_what_is_refused_and_takes_no_effect() {
     sink.prepare().await.unwrap();
     sink.cursor(gateway_id, epoch).await.unwrap();
     for refused in [1, 2] {
-        let error = sink.probe(&records[refused]).await.unwrap_err();
-        assert_eq!((error.class, error.sqlstate.as_deref()), (Class::Row, Some("23514")), "{error}");
-        sink.probe(&records[0]).await.unwrap();
-        sink.probe(&records[3]).await.unwrap();
+        let error = sink.dry_run(&records[refused]).await.unwrap_err();
+        assert_eq!((error.class, error.sqlstate.as_deref()), (ErrorClass::Row, Some("23514")), "{error}");
+        sink.dry_run(&records[0]).await.unwrap();
+        sink.dry_run(&records[3]).await.unwrap();
     }
     assert_eq!(sink.cursor(gateway_id, epoch).await.unwrap(), Head::START);
     // What is delivered on the same connection is committed.
     let records: Vec<_> = records.into_iter().map(Arc::new).collect();
-    assert_eq!(sink.deliver(&records[..1]).await.unwrap(), Moved::Yes);
+    assert_eq!(sink.deliver(&records[..1]).await.unwrap(), CursorUpdate::Moved);
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM audit_log").fetch_one(&mut connection).await.unwrap();
     assert_eq!(rows, 1);
 }
@@ -261,7 +261,7 @@ async fn i9_many_rows_that_a_check_refuses_are_not_in_the_way_of_the_others() {
     stop(pipeline).await;
     let pipeline = rig.start_on(&database);
     delivered(&pipeline.probe()).await;
-    assert_eq!(pipeline.probe().shipper(), State::Delivering);
+    assert_eq!(pipeline.probe().shipper(), ShipperState::Delivering);
     stop(pipeline).await;
     let entries = trail(&database).await;
     assert_eq!((entries.len(), entries.iter().filter(|entry| entry.quarantined).count()), (37 + 2, 30));
@@ -289,7 +289,7 @@ async fn i4_rows_that_an_operators_trigger_keeps_out_are_quarantined_and_not_tak
     stop(pipeline).await;
     let pipeline = rig.start_on(&database);
     delivered(&pipeline.probe()).await;
-    assert_eq!(pipeline.probe().shipper(), State::Delivering);
+    assert_eq!(pipeline.probe().shipper(), ShipperState::Delivering);
     stop(pipeline).await;
     let entries = trail(&database).await;
     assert_eq!(entries.len(), want.len() + 2 + 2);
@@ -320,8 +320,8 @@ async fn i4_a_trigger_that_keeps_all_rows_out_holds_delivery() {
     let pipeline = rig.start_on(&database);
     let probe = pipeline.probe();
     many(&pipeline.audit(), 3).await;
-    until_async("it is held", SOON, || async { matches!(probe.shipper(), State::Held { .. }) }).await;
-    let State::Held { error } = probe.shipper() else { panic!("delivered though nothing is there") };
+    until_async("it is held", SOON, || async { matches!(probe.shipper(), ShipperState::Held { .. }) }).await;
+    let ShipperState::Held { error } = probe.shipper() else { panic!("delivered though nothing is there") };
     assert!(error.contains("audit_quarantine took 0 of 1 rows"), "{error}");
     assert_eq!((probe.gauge().delivered, stored_records(probe.reader()).len()), (Seq(0), 4));
     sqlx::raw_sql("DROP TRIGGER elsewhere ON audit_log; DROP TRIGGER elsewhere ON audit_quarantine")
@@ -479,12 +479,12 @@ async fn a_gateway_that_starts_without_postgres_delivers_when_it_is_there() {
     let pipeline = rig.start_on(&database);
     let ids = many(&pipeline.audit(), 10).await;
     let probe = pipeline.probe();
-    until_async("it is tried", SOON, || async { matches!(probe.shipper(), State::Retrying { .. }) }).await;
+    until_async("it is tried", SOON, || async { matches!(probe.shipper(), ShipperState::Retrying { .. }) }).await;
     let times = times_recorded(&stored_records(probe.reader()));
     assert!(ids.iter().all(|id| times[id] == 1), "I4");
     cluster.restart();
     until_async("all is delivered", SOON, || async { probe.gauge().delivered.0 == 11 }).await;
-    assert_eq!(probe.shipper(), State::Delivering);
+    assert_eq!(probe.shipper(), ShipperState::Delivering);
     stop_now(pipeline).await;
     assert_eq!(trail(&database).await.iter().filter(|entry| entry.method == "tools/call").count(), 10);
 }

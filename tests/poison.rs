@@ -38,7 +38,7 @@ async fn i9_raw_records_that_postgres_refuses_are_quarantined_in_their_places() 
         one(&audit, "before").await;
         let mut spoilt = call("spoilt");
         spoil(&mut spoilt);
-        audit.refuse(spoilt, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
+        audit.record_once(spoilt, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
     }
     one(&audit, "behind").await;
     let ended = stop(pipeline).await;

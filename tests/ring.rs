@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::pipeline::{call_with, ok};
 use gatepost::audit::chain::{self, Head};
-use gatepost::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, Seq, Status, Unplaced};
+use gatepost::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, PendingRecord, Seq, Status};
 use gatepost::audit::ring::{Arrival, Limits, NoRoom, Reservation, Ring, Slot, Taken, Window};
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
@@ -150,10 +150,10 @@ impl Model {
         }
         let work = self.ring.take(Some(Duration::ZERO));
         let mut records = Vec::new();
-        let mut link = |record: Unplaced| {
-            let place = chain::link(GATEWAY, EPOCH, self.head, record.entry());
-            self.head = Head::after(&place);
-            records.push(Slot::new(record.at(place), Instant::now()));
+        let mut link = |record: PendingRecord| {
+            let position = chain::link(GATEWAY, EPOCH, self.head, record.entry());
+            self.head = Head::after(&position);
+            records.push(Slot::new(record.at(position), Instant::now()));
         };
         for arrival in work.arrivals {
             if let Arrival::End { record, .. } = arrival {
@@ -175,9 +175,9 @@ impl Model {
             Window::Records(records) => {
                 assert!(!records.is_empty());
                 for record in records {
-                    assert_eq!(record.place.seq, self.delivered.seq.next(), "I3");
-                    assert_eq!(record.place.prev_hash, self.delivered.hash);
-                    self.delivered = Head::after(&record.place);
+                    assert_eq!(record.position.seq, self.delivered.seq.next(), "I3");
+                    assert_eq!(record.position.prev_hash, self.delivered.hash);
+                    self.delivered = Head::after(&record.position);
                 }
             }
             // I4: only what the outbox has may be missing in the window.

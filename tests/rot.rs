@@ -110,7 +110,7 @@ async fn a_cut_or_foreign_file_is_set_aside_and_the_gateway_starts() {
             assert_eq!(kept, stored.len(), "{what}: every frame is whole");
         }
         // The epoch of a file that tells nothing is not used again.
-        let epoch = records.last().unwrap().place.epoch.0;
+        let epoch = records.last().unwrap().position.epoch.0;
         assert_eq!(epoch, 2, "{what}");
         trail::verify_records(&records);
     }

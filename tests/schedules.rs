@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use audit::ring::{Arrival, Closed, Limits, NoRoom, Phase, Reservation, Ring, Slot, Taken, Window};
 use gatepost::audit::chain::{self, Head};
-use gatepost::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, Unplaced};
+use gatepost::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, PendingRecord, RequestId, Seq, Status};
 use shuttle::future::block_on;
 use shuttle::thread::{self, JoinHandle};
 use sync::{Instant, Time, exhaust, explore};
@@ -68,10 +68,10 @@ fn append(ring: &Arc<Ring>, of: u128) -> Result<(), Closed> {
     ring.end(reservation, entry, false, None)
 }
 
-fn after(head: &mut Head, record: Unplaced) -> Slot {
-    let place = chain::link(GatewayId(uuid::Uuid::nil()), EPOCH, *head, record.entry());
-    *head = Head::after(&place);
-    Slot::new(record.at(place), Instant::now())
+fn after(head: &mut Head, record: PendingRecord) -> Slot {
+    let position = chain::link(GatewayId(uuid::Uuid::nil()), EPOCH, *head, record.entry());
+    *head = Head::after(&position);
+    Slot::new(record.at(position), Instant::now())
 }
 
 /// The ids of what was taken, in order.
@@ -236,8 +236,12 @@ fn the_shipper_is_woken_behind_every_record_that_is_published() {
                 panic!("woken early")
             };
             for record in records {
-                assert_eq!((record.place.seq, record.place.prev_hash), (delivered.seq.next(), delivered.hash), "I3");
-                delivered = Head::after(&record.place);
+                assert_eq!(
+                    (record.position.seq, record.position.prev_hash),
+                    (delivered.seq.next(), delivered.hash),
+                    "I3"
+                );
+                delivered = Head::after(&record.position);
             }
             ring.delivered(EPOCH, delivered, true);
         }

@@ -12,7 +12,7 @@ use common::pipeline::{
 use common::trail;
 use common::wait::{SOON, until_async};
 use gatepost::audit::record::{Outcome, Seq, Status};
-use gatepost::audit::shipper::State;
+use gatepost::audit::shipper::ShipperState;
 
 #[tokio::test]
 async fn i4_the_outbox_forgets_only_what_was_delivered() {
@@ -25,7 +25,7 @@ async fn i4_the_outbox_forgets_only_what_was_delivered() {
         until_async("the sink was asked", SOON, || async { rig.sink.calls() > 0 }).await;
         many(&audit, 50).await;
         assert_eq!(stored_records(probe.reader()).len(), 101, "{mood:?}");
-        assert_eq!(stored_records(probe.reader())[0].place.seq, Seq(1));
+        assert_eq!(stored_records(probe.reader())[0].position.seq, Seq(1));
         let ended = stop_now(pipeline).await;
         assert_eq!((ended.lost, ended.delivered), (0, Seq(0)));
         assert_eq!(rig.stored_records().len(), 102);
@@ -49,7 +49,7 @@ async fn i4_a_partly_delivered_outbox_keeps_the_rest() {
     rig.sink.hold_after(14);
     let pipeline = rig.start();
     let probe = pipeline.probe();
-    until_async("it is held", SOON, || async { matches!(probe.shipper(), State::Held { .. }) }).await;
+    until_async("it is held", SOON, || async { matches!(probe.shipper(), ShipperState::Held { .. }) }).await;
     // A commit carries the watermark.
     one(&pipeline.audit(), "echo").await;
     let delivered = rig.sink.count();
@@ -57,13 +57,13 @@ async fn i4_a_partly_delivered_outbox_keeps_the_rest() {
     let crashed = rig.after_crash();
     stop_now(pipeline).await;
     let kept = crashed.stored_records();
-    let first_epoch: Vec<_> = kept.iter().filter(|record| record.place.epoch.0 == 1).collect();
-    assert_eq!(first_epoch.last().unwrap().place.seq.0, 42);
-    assert!(first_epoch[0].place.seq.0 <= 15, "everything behind the fourteenth is there");
+    let first_epoch: Vec<_> = kept.iter().filter(|record| record.position.epoch.0 == 1).collect();
+    assert_eq!(first_epoch.last().unwrap().position.seq.0, 42);
+    assert!(first_epoch[0].position.seq.0 <= 15, "everything behind the fourteenth is there");
     crashed.sink.hold_after(usize::MAX);
     stop(crashed.start()).await;
     trail::verify_records(&crashed.sink.records());
-    assert_eq!(crashed.sink.records().iter().filter(|record| record.place.epoch.0 == 1).count(), 42);
+    assert_eq!(crashed.sink.records().iter().filter(|record| record.position.epoch.0 == 1).count(), 42);
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn i4_a_partly_delivered_segment_is_kept() {
     let refuse = || {
         let audit = audit.clone();
         let refused = Outcome::failed(Status::Denied, "no");
-        tokio::spawn(async move { audit.refuse(call("echo"), refused, ()).await.unwrap().into_inner() })
+        tokio::spawn(async move { audit.record_once(call("echo"), refused, ()).await.unwrap().into_inner() })
     };
     let mut refusals = vec![refuse()];
     until_async("an fsync waits", SOON, || async { rig.disk.waiting() > 0 }).await;
@@ -90,7 +90,7 @@ async fn i4_a_partly_delivered_segment_is_kept() {
     }
     rig.sink.hold_after(14);
     rig.sink.turn(Mood::Healthy);
-    until_async("it is held", SOON, || async { matches!(probe.shipper(), State::Held { .. }) }).await;
+    until_async("it is held", SOON, || async { matches!(probe.shipper(), ShipperState::Held { .. }) }).await;
     assert_eq!(probe.gauge().delivered, Seq(14));
     // This commit carries the watermark.
     one(&audit, "echo").await;
@@ -99,8 +99,8 @@ async fn i4_a_partly_delivered_segment_is_kept() {
     let crashed = rig.after_crash();
     stop_now(pipeline).await;
     let kept = crashed.stored_records();
-    assert!(kept[0].place.seq <= Seq(15), "kept from seq {}", kept[0].place.seq);
-    trail::verify_records_from(&kept, kept[0].place.seq.0.cast_signed());
+    assert!(kept[0].position.seq <= Seq(15), "kept from seq {}", kept[0].position.seq);
+    trail::verify_records_from(&kept, kept[0].position.seq.0.cast_signed());
     crashed.sink.hold_after(usize::MAX);
     stop(crashed.start()).await;
     assert_eq!(trail::verify_records(&crashed.sink.records()).len(), 33 + 2);
@@ -149,7 +149,7 @@ async fn i4_what_was_only_stored_is_delivered_when_a_sink_is_configured() {
     let mut ids = Vec::new();
     for epoch in 0..4 {
         let pipeline = rig.start_store_only();
-        assert_eq!(pipeline.probe().shipper(), State::StoreOnly);
+        assert_eq!(pipeline.probe().shipper(), ShipperState::StoreOnly);
         ids.extend(many(&pipeline.audit(), 10).await);
         if epoch % 2 == 0 {
             stop(pipeline).await;
@@ -164,7 +164,7 @@ async fn i4_what_was_only_stored_is_delivered_when_a_sink_is_configured() {
     ids.extend(many(&pipeline.audit(), 10).await);
     stop(pipeline).await;
     let records = rig.sink.records();
-    let places: Vec<_> = records.iter().map(|record| (record.place.epoch, record.place.seq)).collect();
+    let places: Vec<_> = records.iter().map(|record| (record.position.epoch, record.position.seq)).collect();
     assert!(places.is_sorted(), "epoch by epoch, in order");
     assert_eq!(trail::verify_records(&records).len(), 5 * 10 + 5 + 3);
     let times = times_recorded(&records);
@@ -219,7 +219,7 @@ async fn i5_a_batch_that_is_committed_late_while_its_first_record_is_quarantined
     let pipeline = rig.start();
     let probe = pipeline.probe();
     delivered(&probe).await;
-    assert_eq!(probe.shipper(), State::Delivering);
+    assert_eq!(probe.shipper(), ShipperState::Delivering);
     stop(pipeline).await;
     assert!(rig.sink.quarantined().is_empty());
     assert_eq!(trail::verify_records(&rig.sink.records()).len(), 9 + 2);
@@ -234,7 +234,7 @@ async fn a_reply_lost_to_an_idle_gateway_leaves_no_alarm_behind() {
     rig.sink.lose_next_reply();
     one(&pipeline.audit(), "echo").await;
     until_async("the cursor was asked", SOON, || async { probe.gauge().delivered.0 == 2 }).await;
-    assert_eq!(probe.shipper(), State::Delivering);
+    assert_eq!(probe.shipper(), ShipperState::Delivering);
     stop(pipeline).await;
     trail::verify_records(&rig.sink.records());
 }
@@ -343,7 +343,7 @@ async fn i9_a_batch_that_takes_too_long_is_halved_and_batches_grow_back() {
     until_async("some are delivered", SOON, || async { rig.sink.count() > 20 }).await;
     rig.sink.time_out_above(None);
     delivered(&probe).await;
-    assert_eq!(probe.shipper(), State::Delivering);
+    assert_eq!(probe.shipper(), ShipperState::Delivering);
     stop(pipeline).await;
     assert_eq!(trail::verify_records(&rig.sink.records()).len(), 402 + 2);
     let batches = rig.sink.batches();
@@ -358,7 +358,7 @@ async fn i9_one_record_that_takes_too_long_is_tried_again_and_not_quarantined() 
     let pipeline = rig.start();
     let probe = pipeline.probe();
     one(&pipeline.audit(), "echo").await;
-    until_async("it is tried", SOON, || async { matches!(probe.shipper(), State::Retrying { .. }) }).await;
+    until_async("it is tried", SOON, || async { matches!(probe.shipper(), ShipperState::Retrying { .. }) }).await;
     rig.sink.time_out_above(None);
     delivered(&probe).await;
     stop(pipeline).await;
@@ -400,7 +400,8 @@ async fn i9_however_many_alike_rows_are_refused_good_ones_behind_them_are_delive
             one(&audit, "poison").await;
             if !together {
                 until_async("it is quarantined, or held", SOON, || async {
-                    probe.gauge().delivered == probe.gauge().stamped || matches!(probe.shipper(), State::Held { .. })
+                    probe.gauge().delivered == probe.gauge().stamped
+                        || matches!(probe.shipper(), ShipperState::Held { .. })
                 })
                 .await;
             }
@@ -408,7 +409,7 @@ async fn i9_however_many_alike_rows_are_refused_good_ones_behind_them_are_delive
         one(&audit, "echo").await;
         rig.sink.turn(Mood::Healthy);
         delivered(&probe).await;
-        assert_eq!(probe.shipper(), State::Delivering);
+        assert_eq!(probe.shipper(), ShipperState::Delivering);
         stop(pipeline).await;
         assert_eq!((rig.sink.count(), rig.sink.quarantined().len()), (3, 40), "together: {together}");
         let mut records = rig.sink.records();
@@ -429,13 +430,14 @@ async fn i9_where_all_rows_are_refused_the_schema_is_blamed() {
             if !together {
                 // One record a batch, as a quiet gateway has it.
                 until_async("it is quarantined, or held", SOON, || async {
-                    probe.gauge().delivered == probe.gauge().stamped || matches!(probe.shipper(), State::Held { .. })
+                    probe.gauge().delivered == probe.gauge().stamped
+                        || matches!(probe.shipper(), ShipperState::Held { .. })
                 })
                 .await;
             }
         }
         rig.sink.turn(Mood::RefuseAll);
-        until_async("it is held", SOON, || async { matches!(probe.shipper(), State::Held { .. }) }).await;
+        until_async("it is held", SOON, || async { matches!(probe.shipper(), ShipperState::Held { .. }) }).await;
         assert_eq!(rig.sink.quarantined().len(), 16, "together: {together}");
         // Mended, it goes on by itself.
         rig.sink.turn(Mood::Healthy);
@@ -462,10 +464,10 @@ async fn i9_what_cannot_be_prepared_later_does_not_hold_delivery() {
     for _ in 0..3 {
         one(&pipeline.audit(), "echo").await;
         until_async("it is delivered, or held", SOON, || async {
-            probe.gauge().delivered == probe.gauge().stamped || matches!(probe.shipper(), State::Held { .. })
+            probe.gauge().delivered == probe.gauge().stamped || matches!(probe.shipper(), ShipperState::Held { .. })
         })
         .await;
-        assert_eq!(probe.shipper(), State::Delivering);
+        assert_eq!(probe.shipper(), ShipperState::Delivering);
     }
     assert_eq!(rig.sink.prepared(), 2, "not tried at every batch");
     stop(pipeline).await;
@@ -483,7 +485,7 @@ async fn a_stop_delivers_what_it_can_and_says_how_far() {
     rig.sink.turn(Mood::Blocked);
     let pipeline = rig.start();
     let refused = Outcome::failed(Status::Denied, "no");
-    pipeline.audit().refuse(call("echo"), refused, ()).await.unwrap().into_inner();
+    pipeline.audit().record_once(call("echo"), refused, ()).await.unwrap().into_inner();
     let ended = stop_now(pipeline).await;
     assert_eq!((ended.lost, ended.last, ended.delivered), (0, Seq(3), Seq(0)));
 }

@@ -38,7 +38,7 @@ const ONLY_IN: [(&str, &[&str]); 4] = [
     ("redb", &["audit::outbox"]),
     ("sqlx", &["audit::sink", "audit::query"]),
     ("bincode", &["audit::codec"]),
-    ("backoff", &["audit::shipper::retry"]),
+    ("backoff", &["retry"]),
 ];
 
 /// How a string literal begins that is a statement of SQL.

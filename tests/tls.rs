@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::postgres::Cluster;
 use gatepost::audit::record::{Epoch, GatewayId, Seq};
 use gatepost::audit::sink::postgres::{Options, PostgresSink};
-use gatepost::audit::sink::{Class, Error, Sink};
+use gatepost::audit::sink::{ErrorClass, Sink, SinkError};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
@@ -26,7 +26,7 @@ fn certificate(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (St
 }
 
 /// Prepares the schema and reads a cursor over a connection with these settings.
-async fn connects(url: &str, mode: &str, root: &Path) -> Result<Seq, Error> {
+async fn connects(url: &str, mode: &str, root: &Path) -> Result<Seq, SinkError> {
     let url = format!("{url}?sslmode={mode}&sslrootcert={}", root.display());
     let mut sink = PostgresSink::new(&Options { url, statement_timeout: Duration::from_secs(30), migrate: true })?;
     sink.prepare().await?;
@@ -51,7 +51,7 @@ async fn each_sslmode_verifies_what_it_says() {
     for (mode, root) in [("verify-ca", &other_root), ("verify-full", &other_root), ("disable", &root)] {
         let error = connects(&url, mode, root).await.unwrap_err();
         // It may be mended on either side at any time: records wait, and it is tried again.
-        assert_ne!(error.class, Class::Row, "{mode}: {error}");
+        assert_ne!(error.class, ErrorClass::Row, "{mode}: {error}");
         assert!(error.to_string().contains("connect"), "{mode}: {error}");
     }
 

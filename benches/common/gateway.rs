@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use super::process;
 use super::sample::Sample;
 
-/// Clients. *Spec*: issue 5, and DESIGN section 13.
+/// Clients. *Spec*: docs/design.md, "Targets": 64 concurrent calls.
 pub const CLIENTS: usize = 64;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_gatepost");

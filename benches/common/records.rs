@@ -6,13 +6,13 @@ use std::time::Duration;
 use gatepost::audit::chain::{self, Head};
 use gatepost::audit::codec;
 use gatepost::audit::record::{
-    AuditRecord, Call, Caller, Correlation, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status,
-    Timestamp,
+    AuditRecord, Call, Caller, Correlation, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status,
+    StreamPosition, Timestamp,
 };
 use gatepost::audit::redact::Redaction;
 use uuid::Uuid;
 
-/// A record's size in the outbox, its frame, in bytes. *Spec*: DESIGN section 13.
+/// A record's size in the outbox, its frame, in bytes. *Spec*: docs/design.md, "Targets".
 pub const RECORD_BYTES: usize = 400;
 
 /// Makes calls and entries that differ in id, time, caller and tool.
@@ -57,9 +57,9 @@ impl Maker {
     pub fn records(&self, gateway_id: GatewayId, mut head: Head, count: usize) -> Vec<AuditRecord> {
         let next = |number| {
             let entry = self.entry(number);
-            let place = chain::link(gateway_id, Epoch(1), head, &entry);
-            head = Head::after(&place);
-            AuditRecord { place, entry }
+            let position = chain::link(gateway_id, Epoch(1), head, &entry);
+            head = Head::after(&position);
+            AuditRecord { position, entry }
         };
         (0..count).map(next).collect()
     }
@@ -67,9 +67,9 @@ impl Maker {
     /// The frame of `entry`, at no place.
     pub fn frame_of(entry: Entry) -> Vec<u8> {
         let (gateway_id, hash) = (GatewayId(Uuid::from_u128(1)), Digest::ZERO);
-        let place = Place { gateway_id, epoch: Epoch(1), seq: Seq(1_000_000), prev_hash: hash, hash };
+        let position = StreamPosition { gateway_id, epoch: Epoch(1), seq: Seq(1_000_000), prev_hash: hash, hash };
         let mut frame = Vec::with_capacity(RECORD_BYTES);
-        codec::encode_record(&AuditRecord { place, entry }, &mut frame).unwrap();
+        codec::encode_record(&AuditRecord { position, entry }, &mut frame).unwrap();
         frame
     }
 
@@ -106,8 +106,8 @@ fn frame_bytes(call: &Call) -> usize {
 /// The frame of `entry` somewhere behind the millionth place, where numbers are as long as they mostly are.
 fn frame(entry: &Entry) -> Vec<u8> {
     let head = Head { seq: Seq(1_000_000), ..Head::START };
-    let place = chain::link(GatewayId(Uuid::from_u128(1)), Epoch(1), head, entry);
+    let position = chain::link(GatewayId(Uuid::from_u128(1)), Epoch(1), head, entry);
     let mut frame = Vec::new();
-    codec::encode_record(&AuditRecord { place, entry: entry.clone() }, &mut frame).unwrap();
+    codec::encode_record(&AuditRecord { position, entry: entry.clone() }, &mut frame).unwrap();
     frame
 }

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 /// 10,000 waiters; the bytes are the default.
 pub const RING: Limits = Limits { records: 32 * 1024, bytes: 64 * 1024 * 1024 };
 
-/// The outbox's quota. *Spec*: the default of `audit.max_bytes`.
+/// The outbox's quota. *Spec*: the default of `audit.outbox_bytes_max`.
 pub const OUTBOX_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 
 /// Longer than anything here takes.

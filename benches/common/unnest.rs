@@ -37,13 +37,13 @@ pub async fn insert(connection: &mut PgConnection, records: &[AuditRecord]) {
     fn column<'a, T>(records: &'a [AuditRecord], value: impl Fn(&'a AuditRecord) -> T) -> Vec<T> {
         records.iter().map(value).collect()
     }
-    let place = records[0].place;
+    let position = records[0].position;
     let done = sqlx::query(BATCH)
-        .bind(place.gateway_id.0)
-        .bind(bigint(place.epoch.0))
-        .bind(column(records, |record| bigint(record.place.seq.0)))
-        .bind(column(records, |record| record.place.prev_hash.0.as_slice()))
-        .bind(column(records, |record| record.place.hash.0.as_slice()))
+        .bind(position.gateway_id.0)
+        .bind(bigint(position.epoch.0))
+        .bind(column(records, |record| bigint(record.position.seq.0)))
+        .bind(column(records, |record| record.position.prev_hash.0.as_slice()))
+        .bind(column(records, |record| record.position.hash.0.as_slice()))
         .bind(column(records, |record| record.entry.call.request_id.0))
         .bind(column(records, time))
         .bind(column(records, |record| record.entry.call.method.as_str()))
@@ -71,13 +71,13 @@ pub async fn insert(connection: &mut PgConnection, records: &[AuditRecord]) {
 
 /// One statement for one record.
 pub async fn insert_one(connection: &mut PgConnection, record: &AuditRecord) {
-    let (place, entry, call) = (&record.place, &record.entry, &record.entry.call);
+    let (position, entry, call) = (&record.position, &record.entry, &record.entry.call);
     sqlx::query(ONE)
-        .bind(place.gateway_id.0)
-        .bind(bigint(place.epoch.0))
-        .bind(bigint(place.seq.0))
-        .bind(place.prev_hash.0.as_slice())
-        .bind(place.hash.0.as_slice())
+        .bind(position.gateway_id.0)
+        .bind(bigint(position.epoch.0))
+        .bind(bigint(position.seq.0))
+        .bind(position.prev_hash.0.as_slice())
+        .bind(position.hash.0.as_slice())
         .bind(call.request_id.0)
         .bind(time(record))
         .bind(call.method.as_str())

@@ -72,7 +72,7 @@ impl Run {
         self.model.open.clear();
         let last = self.model.streams.get(&self.epoch).and_then(|records| records.last());
         if let Some(previous) = opening.previous.filter(|previous| previous.epoch == self.epoch) {
-            assert_eq!(Some(previous.head), last.map(|record| Head::after(&record.place)), "I3: the epoch before");
+            assert_eq!(Some(previous.head), last.map(|record| Head::after(&record.position)), "I3: the epoch before");
         }
         self.epoch = opening.epoch;
         let first = self.next_records(interrupted.into_iter().chain([RequestId(Uuid::nil())]), 10);
@@ -84,10 +84,10 @@ impl Run {
 
     fn next_records(&self, ids: impl Iterator<Item = RequestId>, bytes: usize) -> Vec<AuditRecord> {
         let last = self.model.streams.get(&self.epoch).and_then(|records| records.last());
-        let mut head = last.map_or(Head::START, |record| Head::after(&record.place));
+        let mut head = last.map_or(Head::START, |record| Head::after(&record.position));
         let next = |id: RequestId| {
             let record = linked(self.epoch, head, entry(call(id.0.as_u128(), bytes)));
-            head = Head::after(&record.place);
+            head = Head::after(&record.position);
             record
         };
         ids.map(next).collect()
@@ -123,9 +123,9 @@ impl Run {
         let model = &mut self.model;
         let behind = |epoch: &Epoch| model.delivered.get(epoch).map_or(Seq::ZERO, |head| head.seq);
         let undelivered = |(epoch, records): (&Epoch, &Vec<AuditRecord>)| {
-            let rest: Vec<_> = records.iter().filter(|record| record.place.seq > behind(epoch)).collect();
+            let rest: Vec<_> = records.iter().filter(|record| record.position.seq > behind(epoch)).collect();
             let reached = rest.get(much.min(rest.len().saturating_sub(1)))?;
-            Some((*epoch, Head::after(&reached.place)))
+            Some((*epoch, Head::after(&reached.position)))
         };
         let Some((epoch, head)) = model.streams.iter().find_map(undelivered) else { return };
         let commit = Commit { delivered: &[(epoch, head)], ..Commit::default() };
@@ -153,12 +153,12 @@ impl Run {
         let reader = self.outbox.as_ref().unwrap().reader();
         for (epoch, records) in &self.model.streams {
             let mut after = self.model.delivered.get(epoch).copied().unwrap_or(Head::START);
-            let expected: Vec<_> = records.iter().filter(|record| record.place.seq > after.seq).collect();
+            let expected: Vec<_> = records.iter().filter(|record| record.position.seq > after.seq).collect();
             let mut found = Vec::new();
             loop {
                 let read = reader.read(*epoch, after).expect("it can be read");
                 let Some(last) = read.last() else { break };
-                after = Head::after(&last.place);
+                after = Head::after(&last.position);
                 found.extend(read);
             }
             assert_eq!(found.iter().collect::<Vec<_>>(), expected, "I4: epoch {epoch}");
@@ -169,7 +169,7 @@ impl Run {
 }
 
 fn head_of(records: &[AuditRecord]) -> Option<Head> {
-    records.last().map(|record| Head::after(&record.place))
+    records.last().map(|record| Head::after(&record.position))
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -33,7 +33,7 @@ pub fn entry(call: Call) -> Entry {
 
 /// The record behind `head`.
 pub fn linked(epoch: Epoch, head: Head, entry: Entry) -> AuditRecord {
-    AuditRecord { place: chain::link(GATEWAY, epoch, head, &entry), entry }
+    AuditRecord { position: chain::link(GATEWAY, epoch, head, &entry), entry }
 }
 
 /// The `count` first records of `epoch`.
@@ -42,7 +42,7 @@ pub fn records(epoch: Epoch, count: u64, argument_bytes: usize) -> Vec<AuditReco
     let next = |number: u64| {
         let call = call(u128::from(epoch.0) << 64 | u128::from(number), argument_bytes);
         let record = linked(epoch, head, entry(call));
-        head = Head::after(&record.place);
+        head = Head::after(&record.position);
         record
     };
     (1..=count).map(next).collect()

@@ -49,7 +49,7 @@ pub fn run(data: &[u8]) {
     loop {
         let read = reader.read(Epoch(1), after).expect("what is there can be read");
         let Some(last) = read.last() else { break };
-        after = Head::after(&last.place);
+        after = Head::after(&last.position);
         found.extend(read);
     }
     let lost = good.records.iter().filter(|record| !found.contains(record)).count();
@@ -81,7 +81,7 @@ fn good() -> Good {
 
 /// Consecutive records as a segment.
 pub fn segment(records: &[AuditRecord]) -> Segment {
-    let first = records.first().unwrap().place;
+    let first = records.first().unwrap().position;
     let mut segment = Segment::begin(first.epoch, first.seq, 0);
     for record in records {
         segment.push(record).unwrap();
@@ -90,5 +90,5 @@ pub fn segment(records: &[AuditRecord]) -> Segment {
 }
 
 fn head_at(records: &[AuditRecord], seq: Seq) -> Head {
-    Head::after(&records.iter().find(|record| record.place.seq == seq).unwrap().place)
+    Head::after(&records.iter().find(|record| record.position.seq == seq).unwrap().position)
 }

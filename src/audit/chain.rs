@@ -12,7 +12,7 @@
 //! The fields stand in the order of the columns of `audit_log`, without `prev_hash` and `hash` themselves, so that the
 //! hash can be computed again from the row alone. The first record of a stream has 32 zero bytes as `prev_hash`.
 
-use super::record::{Digest, Entry, Epoch, GatewayId, Place, Seq};
+use super::record::{Digest, Entry, Epoch, GatewayId, Seq, StreamPosition};
 
 /// Distinguishes this hash from any other use of SHA-256 over the same bytes, and names the version of the layout.
 const DOMAIN: &[u8] = b"gatepost.v1";
@@ -39,23 +39,29 @@ impl Head {
 
     /// The head after the record at `place`.
     #[must_use]
-    pub fn after(place: &Place) -> Self {
-        Self { seq: place.seq, hash: place.hash }
+    pub fn after(position: &StreamPosition) -> Self {
+        Self { seq: position.seq, hash: position.hash }
     }
 }
 
 /// Gives `entry` the next place after `head` in the stream of `gateway_id` and `epoch`.
 #[must_use]
-pub fn link(gateway_id: GatewayId, epoch: Epoch, head: Head, entry: &Entry) -> Place {
+pub fn link(gateway_id: GatewayId, epoch: Epoch, head: Head, entry: &Entry) -> StreamPosition {
     // I3: the one place where a seq is made; it is the last one plus one.
     let seq = head.seq.next();
-    Place { gateway_id, epoch, seq, prev_hash: head.hash, hash: hash(gateway_id, epoch, seq, head.hash, entry) }
+    StreamPosition {
+        gateway_id,
+        epoch,
+        seq,
+        prev_hash: head.hash,
+        hash: hash(gateway_id, epoch, seq, head.hash, entry),
+    }
 }
 
 /// Whether a record's hash is that of its contents.
 #[must_use]
-pub fn holds(place: &Place, entry: &Entry) -> bool {
-    place.hash == hash(place.gateway_id, place.epoch, place.seq, place.prev_hash, entry)
+pub fn holds(position: &StreamPosition, entry: &Entry) -> bool {
+    position.hash == hash(position.gateway_id, position.epoch, position.seq, position.prev_hash, entry)
 }
 
 fn hash(gateway_id: GatewayId, epoch: Epoch, seq: Seq, prev_hash: Digest, entry: &Entry) -> Digest {
@@ -127,14 +133,14 @@ mod tests {
         Entry::new(call, Outcome::answered(Status::Ok, error.map(str::to_owned), b"{}"), Duration::from_millis(3))
     }
 
-    fn place(entry: &Entry) -> Place {
+    fn position(entry: &Entry) -> StreamPosition {
         link(GatewayId(uuid::Uuid::nil()), Epoch(1), Head::START, entry)
     }
 
     #[test]
     fn i3_places_rise_by_one_and_are_linked() {
         let entry = entry(Some("echo"), None);
-        let first = place(&entry);
+        let first = position(&entry);
         let second = link(first.gateway_id, first.epoch, Head::after(&first), &entry);
         assert_eq!((first.seq, second.seq), (Seq(1), Seq(2)));
         assert_eq!((first.prev_hash, second.prev_hash), (Digest::ZERO, first.hash));
@@ -143,15 +149,15 @@ mod tests {
     #[test]
     fn any_changed_field_breaks_the_link() {
         let original = entry(Some("echo"), None);
-        let place = place(&original);
-        assert!(holds(&place, &original));
+        let position = position(&original);
+        assert!(holds(&position, &original));
         let mut changed = original.clone();
         changed.latency_ms += 1.0;
-        assert!(!holds(&place, &changed));
+        assert!(!holds(&position, &changed));
         let mut changed = original.clone();
         changed.call.request_args = Some(String::new());
-        assert!(!holds(&place, &changed), "NULL differs from empty");
-        assert!(!holds(&Place { epoch: Epoch(2), ..place }, &original));
+        assert!(!holds(&position, &changed), "NULL differs from empty");
+        assert!(!holds(&StreamPosition { epoch: Epoch(2), ..position }, &original));
     }
 
     #[test]
@@ -161,6 +167,6 @@ mod tests {
         let mut other = one.clone();
         other.call.tool_name = Some("a".into());
         other.call.backend_name = Some("bc".into());
-        assert!(!holds(&place(&one), &other));
+        assert!(!holds(&position(&one), &other));
     }
 }

@@ -28,7 +28,8 @@ use bincode::{Decode, Encode};
 use uuid::Uuid;
 
 use super::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, NORMALISABLE, Place, RequestId, Seq, Status, Text, Timestamp,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, NORMALISABLE, RequestId, Seq, Status, StreamPosition, Text,
+    Timestamp,
 };
 
 /// Bytes before the body.
@@ -334,14 +335,14 @@ impl TryFrom<CallBody<String>> for Call {
 
 impl<'a> From<&'a AuditRecord> for RecordBody<&'a str> {
     fn from(record: &'a AuditRecord) -> Self {
-        let AuditRecord { place, entry } = record;
+        let AuditRecord { position, entry } = record;
         let status = Status::ALL.iter().position(|status| *status == entry.response_status);
         Self {
-            gateway_id: place.gateway_id.0.into_bytes(),
-            epoch: place.epoch.0,
-            seq: place.seq.0,
-            prev_hash: place.prev_hash.0,
-            hash: place.hash.0,
+            gateway_id: position.gateway_id.0.into_bytes(),
+            epoch: position.epoch.0,
+            seq: position.seq.0,
+            prev_hash: position.prev_hash.0,
+            hash: position.hash.0,
             call: CallBody::from(&entry.call),
             response_status: status.and_then(|idx| u8::try_from(idx).ok()).unwrap_or(u8::MAX),
             error_message: entry.error_message.as_deref(),
@@ -361,7 +362,7 @@ impl TryFrom<RecordBody<String>> for AuditRecord {
             return Err(Error::Value { field: "latency_ms" });
         }
         Ok(Self {
-            place: Place {
+            position: StreamPosition {
                 gateway_id: GatewayId(Uuid::from_bytes(body.gateway_id)),
                 epoch: Epoch(body.epoch),
                 seq: Seq(body.seq),
@@ -400,8 +401,8 @@ mod tests {
             .with_arguments(args, &Redaction::none(), 4096);
         call.timestamp = Timestamp::from_micros(1_700_000_000_000_001);
         let entry = Entry::new(call, Outcome::answered(status, None, b"{}"), Duration::from_micros(1500));
-        let place = chain::link(GatewayId(Uuid::from_bytes([1; 16])), Epoch(3), Head::START, &entry);
-        AuditRecord { place, entry }
+        let position = chain::link(GatewayId(Uuid::from_bytes([1; 16])), Epoch(3), Head::START, &entry);
+        AuditRecord { position, entry }
     }
 
     fn encoded(record: &AuditRecord) -> Vec<u8> {

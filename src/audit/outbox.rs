@@ -425,7 +425,7 @@ fn make_dir(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
 fn head_of(newest: &Generation, meta: &Meta) -> Result<Head, Error> {
     let Some(segment) = newest.last_segment()? else { return Ok(delivered_head(newest, meta)?.unwrap_or(meta.head)) };
     let records = salvage::whole(&segment, meta.gateway_id, Head::START, None);
-    Ok(records.last().map_or(meta.head, |record| Head::after(&record.place)))
+    Ok(records.last().map_or(meta.head, |record| Head::after(&record.position)))
 }
 
 /// Where all segments of a file were delivered and forgotten, its watermark is the last record.

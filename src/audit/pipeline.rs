@@ -1,4 +1,4 @@
-//! Builds the pipeline's parts, joins them, and stops them in the order in which records flow.
+//! Builds the pipeline's parts, connects them, and stops them in the order in which records flow.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
@@ -9,34 +9,34 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::handle::{Audit, Timeouts};
 use super::meter::Meter;
 use super::outbox::fs::Fs;
 use super::outbox::{self, Opening, Reader};
 use super::record::{Epoch, GatewayId, Seq};
 use super::ring::{self, Beat, Gauge, Phase, Ring};
 use super::scribe::{About, Mode, Report, Scribe};
-use super::shipper::{BatchLimits, Shipper, State};
+use super::shipper::{BatchLimits, Shipper, ShipperState};
 use super::sink::Sink;
-use super::{Audit, Timeouts};
 
-/// What the pipeline is built from.
+/// The pipeline's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The outbox directory.
     pub dir: PathBuf,
     /// The operator's gateway id, if set.
     pub gateway_id: Option<GatewayId>,
-    /// What a call waits for.
+    /// The level at which calls wait.
     pub mode: Mode,
-    /// The ring's room.
+    /// Limits of the ring.
     pub ring: ring::Limits,
-    /// Quota of the outbox's files together, bytes.
+    /// Quota for all files of the outbox together, in bytes.
     pub outbox_bytes_max: u64,
-    /// How long a call waits.
+    /// Limits on the time that a call waits.
     pub timeouts: Timeouts,
-    /// How large a batch may be.
+    /// Limits of a batch that is delivered to Postgres.
     pub batch: BatchLimits,
-    /// What the opening record says.
+    /// Details for the epoch's opening record.
     pub about: About,
 }
 
@@ -50,7 +50,7 @@ pub struct Pipeline {
     deadline: CancellationToken,
 }
 
-/// Looks at the running pipeline. Cheap to clone.
+/// A read-only view of the running pipeline, for status and metrics. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Probe {
     audit: Audit,
@@ -58,15 +58,15 @@ pub struct Probe {
     limits: ring::Limits,
     reader: Reader,
     meter: Arc<Meter>,
-    shipper: watch::Receiver<State>,
+    shipper: watch::Receiver<ShipperState>,
     gateway_id: GatewayId,
     epoch: Epoch,
 }
 
-/// How the pipeline ended.
+/// The outcome of [`Pipeline::stop`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// Records that only the ring had and that are lost; 0 unless the outbox failed to the end.
+pub struct StopReport {
+    /// Records that were lost because only the ring had them; 0 unless the outbox failed until the end.
     pub lost: usize,
     /// The epoch's last record.
     pub last: Seq,
@@ -75,10 +75,10 @@ pub struct Ended {
 }
 
 impl Pipeline {
-    /// Opens the outbox, begins an epoch, starts the scribe's thread and, where there is a sink, the shipper's task.
+    /// Opens the outbox, begins an epoch, and starts the scribe's thread and, if there is a sink, the shipper's task.
     ///
     /// # Errors
-    /// The outbox cannot be opened; nothing was begun.
+    /// Any error of opening the outbox; no epoch was begun.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -86,7 +86,12 @@ impl Pipeline {
         let opening = Opening::open(fs, &config.dir, config.gateway_id)?;
         if let Some(previous) = opening.previous.filter(|previous| !previous.closed) {
             let (epoch, interrupted) = (previous.epoch, opening.interrupted.len());
-            tracing::warn!(%epoch, last_seq = %previous.head.seq, interrupted, "the last epoch was not closed: a crash");
+            tracing::warn!(
+                %epoch,
+                last_seq = %previous.head.seq,
+                interrupted,
+                "previous epoch was not closed, so the gateway crashed; recording its open calls as interrupted"
+            );
         }
         let scribe = Scribe::begin(opening, config.ring, config.outbox_bytes_max, config.mode, &config.about)?;
         let (ring, reader, meter) = (scribe.ring(), scribe.reader(), scribe.meter());
@@ -98,19 +103,19 @@ impl Pipeline {
             let (shipper, watched) = Shipper::new(ends, sink, (gateway_id, epoch), config.batch, deadline.clone());
             (Some(tokio::spawn(shipper.run())), watched)
         } else {
-            (None, watch::channel(State::StoreOnly).1)
+            (None, watch::channel(ShipperState::StoreOnly).1)
         };
         let scribed = Arc::clone(&ring);
         let scribe = std::thread::Builder::new().name("scribe".to_owned()).spawn(move || {
             catch_unwind(AssertUnwindSafe(|| scribe.run())).unwrap_or_else(|panicked| {
-                tracing::error!("the scribe failed: a fault of Gatepost; calls are refused until a restart");
+                tracing::error!("scribe panicked (a bug in Gatepost); refusing calls until the gateway is restarted");
                 scribed.fail();
                 resume_unwind(panicked)
             })
         });
         let io = |source| outbox::Error::Io { operation: "start the scribe for", path: config.dir.clone(), source };
         let scribe = scribe.map_err(io)?;
-        let audit = Audit::on(Arc::clone(&ring), Arc::clone(&meter), config.mode == Mode::Stored, config.timeouts);
+        let audit = Audit::enabled(Arc::clone(&ring), Arc::clone(&meter), config.mode == Mode::Stored, config.timeouts);
         let (limits, reader) = (config.ring, reader.for_inspection());
         let probe = Probe { audit: audit.clone(), ring, limits, reader, meter, shipper: watched, gateway_id, epoch };
         Ok(Self { audit, probe, scribe, shipper, deadline })
@@ -122,21 +127,23 @@ impl Pipeline {
         self.audit.clone()
     }
 
-    /// The handle for looking.
+    /// The view for status and metrics.
     #[must_use]
     pub fn probe(&self) -> Probe {
         self.probe.clone()
     }
 
-    /// Stops in flow order: the ring is emptied into the outbox and the epoch closed, for at most `store`; then delivery
-    /// goes on for at most `ship`; then what was delivered is forgotten. Calls that are still open keep their stored
+    /// Stops the parts in the order in which records flow.
+    ///
+    /// For at most `store`, the ring is emptied into the outbox and the epoch is closed. For at most `ship`, delivery
+    /// continues. Then delivered records are removed from the outbox. Calls that are still open keep their stored
     /// intents and become `interrupted` at the next start.
-    pub async fn stop(self, store: Duration, ship: Duration) -> Ended {
+    pub async fn stop(self, store: Duration, ship: Duration) -> StopReport {
         let ring = &self.probe.ring;
         ring.turn(Phase::Closing);
         let closed = tokio::time::timeout(store, ring.reached(Phase::Closed)).await;
         if closed.is_err() {
-            tracing::error!("the outbox did not take what is in the ring in time");
+            tracing::error!(timeout = ?store, "outbox did not store the ring's records in time; they may be lost");
         }
         if let Some(shipper) = self.shipper {
             let deadline = self.deadline.clone();
@@ -144,7 +151,7 @@ impl Pipeline {
             if tokio::time::timeout(ship, &mut shipper).await.is_err() {
                 deadline.cancel();
                 if let Err(error) = shipper.await {
-                    tracing::error!(%error, "the shipper failed");
+                    tracing::error!(%error, "shipper task failed; undelivered records stay in the outbox");
                 }
             }
         }
@@ -156,60 +163,60 @@ impl Pipeline {
             Ok(Ok(report)) => report.lost,
             _ => ring.only_in_memory(),
         };
-        Ended { lost, last: gauge.stamped, delivered: gauge.delivered }
+        StopReport { lost, last: gauge.stamped, delivered: gauge.delivered }
     }
 }
 
 impl Probe {
-    /// How full and how far the ring is.
+    /// The ring's fill level and positions.
     #[must_use]
     pub fn gauge(&self) -> Gauge {
         self.ring.gauge()
     }
 
-    /// Whether the scribe goes on.
+    /// The scribe's heartbeat.
     #[must_use]
     pub fn beat(&self) -> Beat {
         self.ring.beat()
     }
 
-    /// How much the ring may hold.
+    /// The ring's limits.
     #[must_use]
     pub fn ring_limits(&self) -> ring::Limits {
         self.limits
     }
 
-    /// What the pipeline counts and times.
+    /// The pipeline's counters and timings.
     #[must_use]
     pub fn meter(&self) -> &Meter {
         &self.meter
     }
 
-    /// Where the pipeline's life is.
+    /// The pipeline's phase, from open to finished.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.ring.phase()
     }
 
-    /// What the shipper is doing.
+    /// The shipper's state.
     #[must_use]
-    pub fn shipper(&self) -> State {
+    pub fn shipper(&self) -> ShipperState {
         self.shipper.borrow().clone()
     }
 
-    /// Reads the outbox. Blocks.
+    /// The reader of the outbox. Its calls block the thread.
     #[must_use]
     pub fn reader(&self) -> &Reader {
         &self.reader
     }
 
-    /// The handle for recording that somebody looked.
+    /// The handle that records reads of the trail.
     #[must_use]
     pub fn audit(&self) -> &Audit {
         &self.audit
     }
 
-    /// This epoch of this gateway.
+    /// The stream that is being written: this gateway and this epoch.
     #[must_use]
     pub fn stream(&self) -> (GatewayId, Epoch) {
         (self.gateway_id, self.epoch)

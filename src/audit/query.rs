@@ -19,7 +19,7 @@ pub use walk::verify;
 pub const LIMIT_MAX: usize = 10_000;
 
 /// Most bytes of records in one answer. *Chosen*: a thousand records with the longest ordinary arguments.
-pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const RESULT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// How far a call's time of arrival may be from that in its id. *Chosen*: the gateway takes both at once; this is for a
 /// clock that was stepped between them.
@@ -63,7 +63,7 @@ pub struct Filter {
     pub gateway_id: Option<Uuid>,
     /// Only those before this one, to go on with an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub before: Option<Key>,
+    pub before: Option<PageKey>,
     /// Only those behind this epoch and seq, and of these the oldest, in the order of their places.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<(u64, u64)>,
@@ -73,7 +73,7 @@ pub struct Filter {
 
 /// A record's place in an answer: records are ordered by time of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Key {
+pub struct PageKey {
     /// Arrival, microseconds since 1970.
     pub micros: i64,
     /// Its epoch.
@@ -97,7 +97,7 @@ impl Filter {
         fn is(want: Option<&String>, have: Option<&str>) -> bool {
             want.is_none_or(|want| have == Some(want))
         }
-        let AuditRecord { place, entry } = record;
+        let AuditRecord { position, entry } = record;
         let call = &entry.call;
         is(self.subject.as_ref(), Some(&call.client_subject))
             && is(self.role.as_ref(), call.client_role.as_deref())
@@ -107,20 +107,20 @@ impl Filter {
             && is(self.method.as_ref(), Some(&call.method))
             && self.request_id.is_none_or(|id| call.request_id.0 == id)
             && self.since_micros.is_none_or(|since| call.timestamp.micros() >= since)
-            && self.epoch.is_none_or(|epoch| place.epoch.0 == epoch)
-            && self.seq.is_none_or(|seq| place.seq.0 == seq)
+            && self.epoch.is_none_or(|epoch| position.epoch.0 == epoch)
+            && self.seq.is_none_or(|seq| position.seq.0 == seq)
             && self.until_micros.is_none_or(|until| call.timestamp.micros() < until)
             && self.args.as_ref().is_none_or(|text| call.request_args.as_ref().is_some_and(|args| args.contains(text)))
             && is(self.session_id.as_ref(), call.session_id.as_deref())
-            && self.gateway_id.is_none_or(|id| place.gateway_id.0 == id)
+            && self.gateway_id.is_none_or(|id| position.gateway_id.0 == id)
             // An outbox is one gateway's, and in the order of its places.
-            && self.before.is_none_or(|key| (place.epoch.0, place.seq.0) < (key.epoch, key.seq))
-            && self.after.is_none_or(|after| (place.epoch.0, place.seq.0) > after)
+            && self.before.is_none_or(|key| (position.epoch.0, position.seq.0) < (key.epoch, key.seq))
+            && self.after.is_none_or(|after| (position.epoch.0, position.seq.0) > after)
     }
 }
 
 /// The newest records in `audit_log` that match, oldest first; fewer than there are where they are longer than
-/// [`ANSWER_BYTES_MAX`] together.
+/// [`RESULT_BYTES_MAX`] together.
 ///
 /// # Errors
 /// Any error of Postgres; 42P01 where the schema is missing.
@@ -153,7 +153,7 @@ async fn select(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<Au
         let record = row::record(&row)?;
         // I6: an answer is bounded by count and by bytes; at least one record is given.
         bytes += record.entry.size_bytes();
-        if bytes > ANSWER_BYTES_MAX && !records.is_empty() {
+        if bytes > RESULT_BYTES_MAX && !records.is_empty() {
             break;
         }
         records.push(record);
@@ -215,7 +215,10 @@ fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
 ///
 /// # Errors
 /// As for [`query`].
-pub async fn cursors(connection: &mut PgConnection, all: bool) -> Result<Vec<(Uuid, u64, u64)>, sqlx::Error> {
+pub async fn delivered_positions(
+    connection: &mut PgConnection,
+    all: bool,
+) -> Result<Vec<(Uuid, u64, u64)>, sqlx::Error> {
     // Longer than a delivery may take from its `now()` to its commit.
     let sql = "SELECT gateway_id, epoch, delivered_seq FROM audit_stream
         WHERE $1 OR delivered_at > now() - interval '5 minutes' ORDER BY gateway_id, epoch";

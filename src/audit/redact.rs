@@ -1,7 +1,7 @@
-//! Redaction: which arguments never enter a record.
+//! Redaction: keeps configured arguments out of every record.
 //!
-//! A path is a JSON pointer (RFC 6901) into the arguments; `*` as a segment stands for every member or element. The
-//! value at a path is replaced by `"[redacted]"`; every other byte of the text stays as it was.
+//! A path is a JSON pointer (RFC 6901) into the arguments; the segment `*` matches every member or element. The value
+//! at a path is replaced by `"[redacted]"`; every other byte of the text is unchanged.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// What stands in a record where an argument was redacted.
+/// The JSON text that replaces a redacted value.
 pub const REDACTED: &str = r#""[redacted]""#;
 
 /// The operator's redaction paths, compiled.
@@ -19,9 +19,9 @@ pub struct Redaction {
     paths: Vec<Vec<String>>,
 }
 
-/// A redaction path that is none.
+/// A redaction path that is not a JSON pointer.
 #[derive(Debug, thiserror::Error)]
-#[error("redaction path {path:?} is no JSON pointer: it begins with '/', as in /password or /items/*/token")]
+#[error("redaction path {path:?} is not a JSON pointer: begin it with '/', for example /password or /items/*/token")]
 pub struct PathError {
     path: String,
 }
@@ -45,13 +45,13 @@ impl Redaction {
         Ok(Self { paths: paths.iter().map(compile).collect::<Result<_, _>>()? })
     }
 
-    /// `json` with every value at a configured path replaced. Text that is no JSON is returned whole as redacted,
-    /// since nothing can be found in it.
+    /// Returns `json` with the value at every configured path replaced. Text that is not JSON is replaced as a whole,
+    /// because paths cannot be resolved in it.
     #[must_use]
     pub fn apply<'a>(&self, json: &'a str) -> Cow<'a, str> {
         self.paths.iter().fold(Cow::Borrowed(json), |text, path| {
             let mut spans = Vec::new();
-            if find(&text, 0, path, &mut spans).is_err() {
+            if find_spans(&text, 0, path, &mut spans).is_err() {
                 return Cow::Borrowed(REDACTED);
             }
             spans.sort_unstable();
@@ -64,19 +64,24 @@ impl Redaction {
     }
 }
 
-/// Collects the byte spans of the values at `path` in `json`, which begins at `offset` of the whole text.
-fn find(json: &str, offset: usize, path: &[String], spans: &mut Vec<(usize, usize)>) -> Result<(), serde_json::Error> {
+/// Collects the byte spans of the values at `path` in `json`, which begins at `offset` in the whole text.
+fn find_spans(
+    json: &str,
+    offset: usize,
+    path: &[String],
+    spans: &mut Vec<(usize, usize)>,
+) -> Result<(), serde_json::Error> {
     let Some((segment, rest)) = path.split_first() else {
         spans.push((offset, offset + json.len()));
         return Ok(());
     };
-    let place = |raw: &RawValue| offset + (raw.get().as_ptr().addr() - json.as_ptr().addr());
+    let offset_of = |raw: &RawValue| offset + (raw.get().as_ptr().addr() - json.as_ptr().addr());
     match json.trim_start().as_bytes().first() {
         Some(b'{') => {
             let Members(members) = serde_json::from_str(json)?;
             for (key, value) in members {
                 if segment == "*" || *segment == key {
-                    find(value.get(), place(value), rest, spans)?;
+                    find_spans(value.get(), offset_of(value), rest, spans)?;
                 }
             }
         }
@@ -84,7 +89,7 @@ fn find(json: &str, offset: usize, path: &[String], spans: &mut Vec<(usize, usiz
             let elements: Vec<&RawValue> = serde_json::from_str(json)?;
             for (idx, value) in elements.into_iter().enumerate() {
                 if segment == "*" || *segment == idx.to_string() {
-                    find(value.get(), place(value), rest, spans)?;
+                    find_spans(value.get(), offset_of(value), rest, spans)?;
                 }
             }
         }
@@ -93,7 +98,7 @@ fn find(json: &str, offset: usize, path: &[String], spans: &mut Vec<(usize, usiz
     Ok(())
 }
 
-/// An object's members in order, repeated keys included, so that none of them escapes.
+/// An object's members in order, including repeated keys, so that every one is redacted.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
@@ -135,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn star_stands_for_every_element_and_member() {
+    fn star_matches_every_element_and_member() {
         let json = r#"{"items":[{"token":"a","x":1},{"token":"b"}]}"#;
         let want = r#"{"items":[{"token":"[redacted]","x":1},{"token":"[redacted]"}]}"#;
         assert_eq!(redact(&["/items/*/token"], json), want);
@@ -143,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn escaped_keys_are_found_however_they_are_written() {
+    fn escaped_keys_match_in_any_spelling() {
         assert_eq!(redact(&["/pass~1word"], r#"{"p\u0061ss/word":1}"#), r#"{"p\u0061ss/word":"[redacted]"}"#);
     }
 

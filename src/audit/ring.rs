@@ -212,9 +212,9 @@ impl Ring {
         let mut state = self.lock();
         state.used = state.used.without(taken.0).and(room);
         if let Some(last) = slots.last() {
-            state.shippable = last.record.place.seq;
+            state.shippable = last.record.position.seq;
         }
-        let at = slots.partition_point(|slot| slot.record.place.seq <= state.stored);
+        let at = slots.partition_point(|slot| slot.record.position.seq <= state.stored);
         // The scribe says that they are stored before it publishes them: mostly all of them are, and are counted already.
         let cached = if at == slots.len() { room } else { Room::of(slots.iter().take(at)) };
         state.cached = state.cached.and(cached);
@@ -233,7 +233,7 @@ impl Ring {
     pub fn stored(&self, seq: Seq) {
         let mut state = self.lock();
         let [before, upto] = [state.stored, seq.max(state.stored)]
-            .map(|seq| state.window.partition_point(|slot| slot.record.place.seq <= seq));
+            .map(|seq| state.window.partition_point(|slot| slot.record.position.seq <= seq));
         state.cached = state.cached.and(Room::of(state.window.range(before..upto)));
         state.stored = state.stored.max(seq);
         state.outbox_failed = false;
@@ -274,7 +274,7 @@ impl Ring {
     pub fn only_queued(&self) -> Vec<Arc<AuditRecord>> {
         let state = self.lock();
         let floor = state.stored.max(state.delivered);
-        let at = state.window.partition_point(|slot| slot.record.place.seq <= floor);
+        let at = state.window.partition_point(|slot| slot.record.position.seq <= floor);
         state.window.range(at..).map(|slot| Arc::clone(&slot.record)).collect()
     }
 
@@ -283,7 +283,7 @@ impl Ring {
     pub fn oldest_only_queued(&self) -> Option<Duration> {
         let state = self.lock();
         let floor = state.stored.max(state.delivered);
-        let at = state.window.partition_point(|slot| slot.record.place.seq <= floor);
+        let at = state.window.partition_point(|slot| slot.record.position.seq <= floor);
         state.window.get(at).map(|slot| slot.arrived.elapsed())
     }
 
@@ -293,7 +293,7 @@ impl Ring {
         let state = self.lock();
         match state.window.front() {
             None => state.delivered == state.shippable,
-            Some(slot) => slot.record.place.seq == state.delivered.next() && slot.arrived.elapsed() < age,
+            Some(slot) => slot.record.position.seq == state.delivered.next() && slot.arrived.elapsed() < age,
         }
     }
 
@@ -304,7 +304,7 @@ impl Ring {
         if from > state.shippable {
             return Window::Nothing;
         }
-        let Some(front) = state.window.front().map(|slot| slot.record.place.seq) else { return Window::Older };
+        let Some(front) = state.window.front().map(|slot| slot.record.position.seq) else { return Window::Older };
         if from < front {
             return Window::Older;
         }
@@ -422,7 +422,7 @@ impl Ring {
     pub fn only_in_memory(&self) -> usize {
         let state = self.lock();
         let floor = state.stored.max(state.delivered);
-        let window = state.window.iter().filter(|slot| slot.record.place.seq > floor).count();
+        let window = state.window.iter().filter(|slot| slot.record.position.seq > floor).count();
         let ends = state.arrivals.iter().filter(|arrival| matches!(arrival, Arrival::End { .. })).count();
         window + ends + usize::from(state.missed.is_some())
     }
@@ -443,7 +443,7 @@ impl State {
     fn make_room(&mut self, room: Room, limits: Limits) -> (bool, Vec<Slot>) {
         let mut evicted = Vec::new();
         while !self.used.and(room).within(limits) {
-            if self.window.front().is_none_or(|slot| slot.record.place.seq > self.stored) {
+            if self.window.front().is_none_or(|slot| slot.record.position.seq > self.stored) {
                 return (false, evicted);
             }
             evicted.extend(self.pop_front());
@@ -457,14 +457,14 @@ impl State {
     }
 
     fn pop_delivered(&mut self) -> Vec<Slot> {
-        let delivered = self.window.partition_point(|slot| slot.record.place.seq <= self.delivered);
+        let delivered = self.window.partition_point(|slot| slot.record.position.seq <= self.delivered);
         (0..delivered).filter_map(|_| self.pop_front()).collect()
     }
 
     fn pop_front(&mut self) -> Option<Slot> {
         let slot = self.window.pop_front()?;
         self.used = self.used.without(slot.room());
-        if slot.record.place.seq <= self.stored {
+        if slot.record.position.seq <= self.stored {
             self.cached = self.cached.without(slot.room());
         }
         Some(slot)

@@ -25,7 +25,7 @@ use events::{closed, damaged, gap, interrupted, opened};
 use super::chain::{self, Head};
 use super::meter::Meter;
 use super::outbox::{self, Commit, Opening, Outbox, Space};
-use super::record::{AuditRecord, Epoch, GatewayId, RequestId, Unplaced};
+use super::record::{AuditRecord, Epoch, GatewayId, PendingRecord, RequestId};
 use super::ring::{self, Arrival, Capacity, Missed, Phase, Ring, Slot, Taken, Work};
 use super::sync::Instant;
 
@@ -146,15 +146,15 @@ impl Scribe {
         let mut head = Head::START;
         let mut records = Vec::new();
         for entry in entries {
-            let place = chain::link(gateway_id, epoch, head, &entry);
-            head = Head::after(&place);
-            records.push(Slot::new(Arc::new(AuditRecord { place, entry }), Instant::now()));
+            let position = chain::link(gateway_id, epoch, head, &entry);
+            head = Head::after(&position);
+            records.push(Slot::new(Arc::new(AuditRecord { position, entry }), Instant::now()));
         }
         let segments = segments::of(records.iter().map(|slot| slot.record.as_ref()));
         let first = Commit { segments: &segments, head: Some(head), ..Commit::default() };
         let (meter, begun, damages) = (Arc::new(Meter::default()), Instant::now(), opening.damages.len());
         let outbox = opening.begin(&first, outbox_bytes_max)?;
-        meter.committed(records.len(), begun.elapsed());
+        meter.observe_commit(records.len(), begun.elapsed());
         meter.set_aside.add(damages as u64);
         let space = outbox.space();
         let ring = Ring::new(limits, Head::START);
@@ -364,10 +364,10 @@ impl Scribe {
         batch
     }
 
-    fn link(&mut self, record: Unplaced, arrived: Instant, batch: &mut Batch) {
-        let place = chain::link(self.gateway_id, self.epoch, self.head, record.entry());
-        self.head = Head::after(&place);
-        let record = record.at(place);
+    fn link(&mut self, record: PendingRecord, arrived: Instant, batch: &mut Batch) {
+        let position = chain::link(self.gateway_id, self.epoch, self.head, record.entry());
+        self.head = Head::after(&position);
+        let record = record.at(position);
         if self.mode == Mode::Stored {
             // At once, while the record is in the cache of this core.
             batch.segments.push(&record);
@@ -436,7 +436,7 @@ impl Scribe {
             self.outbox.forget(&self.ring.watermarks());
             begun = Instant::now();
         }
-        self.meter.committed(records, begun.elapsed());
+        self.meter.observe_commit(records, begun.elapsed());
         self.failed = None;
         self.look_at_space();
         if let Some((_, head)) = self.watermarks.iter().find(|(epoch, _)| *epoch == self.epoch) {

@@ -32,6 +32,7 @@ use super::{BAD_CONFIG, NO_OUTBOX, Source, blocking, complain, serve};
 use crate::audit::outbox::fs::DiskFs;
 use crate::audit::outbox::{self, Reader, lock};
 use crate::audit::query::Filter;
+use crate::escape::escape_hidden;
 use crate::ops::admin;
 use crate::ops::background;
 use crate::ops::inspect::{self, Question};
@@ -233,15 +234,10 @@ pub(super) fn fields(value: &Value, prefix: &str) -> String {
         Value::Array(items) => {
             items.iter().enumerate().map(|(idx, inner)| fields(inner, &format!("{prefix}[{idx}]"))).collect()
         }
-        Value::String(text) => format!("{prefix}: {}\n", visible(text)),
+        Value::String(text) => format!("{prefix}: {}\n", escape_hidden(text)),
         Value::Null => format!("{prefix}: -\n"),
         other => format!("{prefix}: {other}\n"),
     }
-}
-
-/// Text whose control characters are written as escapes, so that a terminal shows them and does not obey them.
-fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() }).collect()
 }
 
 /// The place in a record's JSON.

@@ -13,7 +13,6 @@ use reload::Reloader;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::audit::outbox::fs::DiskFs;
 use crate::audit::pipeline::{self, Pipeline};
@@ -21,7 +20,7 @@ use crate::audit::record::GatewayId;
 use crate::audit::sink::Sink;
 use crate::audit::sink::postgres::{self, PostgresSink};
 use crate::audit::{Audit, Timeouts, ring, scribe, shipper};
-use crate::config::{Config, Level, Loaded, LogFormat};
+use crate::config::{Config, Level, Loaded};
 use crate::gateway::Gateway;
 use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
@@ -29,7 +28,7 @@ use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
 use crate::ops::{console, health, supervisor};
 
-use super::{BAD_CONFIG, FAILED, NO_OUTBOX, complain, fail, load_whole, quickstart};
+use super::{BAD_CONFIG, FAILED, NO_OUTBOX, complain, fail, load_whole, logging, quickstart};
 
 /// How long the start waits for Postgres before it goes on without. *Chosen*: a healthy one migrates in a second.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -86,7 +85,7 @@ pub fn run(args: &Args) -> ExitCode {
 
 /// Logs as configured, runs `work` on a runtime of its own, and gives its exit code.
 pub(super) fn on_runtime(config: &Config, work: impl Future<Output = Result<(), Error>>) -> ExitCode {
-    if let Err(message) = start_logging(config) {
+    if let Err(message) = logging::start(config) {
         complain(&message);
         return ExitCode::from(BAD_CONFIG);
     }
@@ -100,7 +99,10 @@ pub(super) fn on_runtime(config: &Config, work: impl Future<Output = Result<(), 
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "stopped");
+            // An event is one line, and a configuration may have several faults.
+            for line in error.to_string().lines() {
+                tracing::error!(error = line, "stopped");
+            }
             ExitCode::from(match error {
                 Error::Config(_) => BAD_CONFIG,
                 Error::Outbox(_) => NO_OUTBOX,
@@ -155,7 +157,7 @@ async fn serve_until(
     pipeline: Option<&Pipeline>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let audit = pipeline.map_or_else(Audit::off, Pipeline::audit);
+    let audit = pipeline.map_or_else(Audit::disabled, Pipeline::audit);
     let probe = pipeline.map(Pipeline::probe);
     let gateway = Gateway::build(config, audit).map_err(|faults| faulty(&faults))?;
     let sources = Sources { probe: probe.clone(), gateway: gateway.handle(), board: Board::default() };
@@ -281,16 +283,4 @@ pub(super) fn stop_on_signal() -> Result<CancellationToken, Error> {
         std::process::exit(130);
     });
     Ok(stop)
-}
-
-fn start_logging(config: &Config) -> Result<(), String> {
-    // The migrations' "already exists, skipping" is no news.
-    let filter = EnvFilter::try_new(format!("sqlx::postgres::notice=warn,{}", config.log.filter))
-        .map_err(|error| format!("log.filter {:?}: {error}", config.log.filter))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match config.log.format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
 }

@@ -72,7 +72,7 @@ async fn serve_until(
     pipeline: Option<&Pipeline>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let audit = pipeline.map_or_else(Audit::off, Pipeline::audit);
+    let audit = pipeline.map_or_else(Audit::disabled, Pipeline::audit);
     let gateway = Gateway::build(config, audit).map_err(|faults| serve::faulty(&faults))?;
     let admin_stop = CancellationToken::new();
     let mut admin = tokio::task::JoinSet::new();

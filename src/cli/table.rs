@@ -2,20 +2,15 @@
 
 use serde_json::Value;
 
+use crate::escape::excerpt;
+
 /// Widest cell, in characters. *Chosen*: seven columns fit a wide terminal.
 const CELL_CHARS_MAX: usize = 40;
 
 /// Rows under headings, columns as wide as their widest cell.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let cell = |text: &str| -> String {
-        let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        match line.char_indices().nth(CELL_CHARS_MAX) {
-            Some((end, _)) => format!("{}...", line.get(..end.saturating_sub(3)).unwrap_or_default()),
-            None => line,
-        }
-    };
     let mut lines: Vec<Vec<String>> = vec![headings.iter().map(|&heading| heading.to_owned()).collect()];
-    lines.extend(rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()));
+    lines.extend(rows.iter().map(|row| row.iter().map(|text| excerpt(text, CELL_CHARS_MAX)).collect()));
     let width = |idx: usize| lines.iter().filter_map(|row| row.get(idx)).map(|text| text.chars().count()).max();
     let widths: Vec<usize> = (0..headings.len()).map(|idx| width(idx).unwrap_or(0)).collect();
     let mut out = String::new();
@@ -66,7 +61,14 @@ mod tests {
         let text = table(&["X", "Y"], &rows);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "X            Y");
-        assert_eq!(lines[1], format!("a [31m       {}...", "b".repeat(37)));
+        assert_eq!(lines[1], format!("a\\u{{1b}}[31m  {}...", "b".repeat(37)));
         assert_eq!(lines[2], "longer cell");
+    }
+
+    #[test]
+    fn a_cell_of_long_characters_is_cut_and_not_emptied() {
+        // Three bytes each: 37 bytes are no end of a character.
+        let text = table(&["X"], &[vec!["\u{65e5}".repeat(60)]]);
+        assert_eq!(text.lines().nth(1), Some(&*format!("{}...", "\u{65e5}".repeat(37))));
     }
 }

@@ -486,7 +486,7 @@ mod tests {
             ..Config::default()
         };
         change(&mut config);
-        Gateway::build(&config, Audit::off()).unwrap().core
+        Gateway::build(&config, Audit::disabled()).unwrap().core
     }
 
     fn inbound(scope: Scope, body: &str) -> InboundRequest {

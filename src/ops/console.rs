@@ -14,8 +14,8 @@
 //! /console/records    a search for programs, as JSON lines
 //! ```
 //!
-//! What stands in a record was written by strangers: it reaches the page only through maud, which escapes, and
-//! [`words::visible`](crate::ops::words::visible), which makes control characters visible.
+//! Clients and backends choose the text in a record. It reaches the page only through maud, which escapes HTML, and
+//! [`escape_hidden`](crate::escape::escape_hidden), which escapes hidden characters.
 
 mod entry;
 mod live;

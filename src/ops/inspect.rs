@@ -14,7 +14,7 @@ use super::status::Trail;
 use crate::audit::chain::Head;
 use crate::audit::outbox::prune::Until;
 use crate::audit::outbox::{Error, Frame, Reader};
-use crate::audit::query::{ANSWER_BYTES_MAX, Filter};
+use crate::audit::query::{Filter, RESULT_BYTES_MAX};
 use crate::audit::record::{AuditRecord, Digest, Epoch, Seq};
 
 /// A question.
@@ -148,7 +148,7 @@ fn records(reader: &Reader, filter: &Filter, emit: Emit<'_>) -> Result<VecDeque<
         };
         // I6: an answer is bounded by count and by bytes; at least one record is given.
         bytes += record.entry.size_bytes();
-        if bytes > ANSWER_BYTES_MAX && !found.is_empty() {
+        if bytes > RESULT_BYTES_MAX && !found.is_empty() {
             return ControlFlow::Break(());
         }
         if filter.after.is_some() {
@@ -207,10 +207,10 @@ fn walk(
         loop {
             let records = reader.read(epoch, head)?;
             let Some(last) = records.last() else { break };
-            head = Head::after(&last.place);
+            head = Head::after(&last.position);
             seen += records.len() as u64;
             for record in records {
-                let place = (epoch.0, record.place.seq.0);
+                let place = (epoch.0, record.position.seq.0);
                 if filter.matches(&record) && visit(Met::Record(Box::new(record))).is_break() {
                     return Ok(at);
                 }
@@ -236,7 +236,7 @@ fn walk_back(reader: &Reader, filter: &Filter, visit: Visit<'_>) -> Result<(), E
     while before > first {
         let records = reader.read_before((Epoch(before.0), Seq(before.1)))?;
         let Some(oldest) = records.first() else { break };
-        before = (oldest.place.epoch.0, oldest.place.seq.0);
+        before = (oldest.position.epoch.0, oldest.position.seq.0);
         seen += records.len() as u64;
         for record in records.into_iter().rev().filter(|record| filter.matches(record)) {
             if visit(Met::Record(Box::new(record))).is_break() {

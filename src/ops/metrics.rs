@@ -10,9 +10,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::status::{Condition, Sources, Status, Trail};
-use crate::audit::meter::Reading;
+use crate::audit::meter::HistogramSnapshot;
 use crate::audit::pipeline::Probe;
-use crate::audit::shipper::State;
+use crate::audit::shipper::ShipperState;
 
 /// The type of what is answered.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -148,7 +148,7 @@ pub const METRICS: &[Metric] = &[
     metric(Counter, "gatepost_alarm_notices_failed", &[], "Notices of alarms that neither command nor webhook took"),
 ];
 
-/// Names of [`State`], in a fixed order.
+/// Names of [`ShipperState`], in a fixed order.
 const STATES: [&str; 6] = ["store_only", "starting", "delivering", "retrying", "held", "forked"];
 
 /// Values of one metric, each with the values of its labels.
@@ -156,7 +156,7 @@ const STATES: [&str; 6] = ["store_only", "starting", "delivering", "retrying", "
 enum Values {
     Numbers(Vec<(Vec<String>, f64)>),
     Counts(Vec<(Vec<String>, u64)>),
-    Histograms(Vec<(Vec<String>, Reading)>),
+    Histograms(Vec<(Vec<String>, HistogramSnapshot)>),
 }
 
 #[derive(Debug)]
@@ -218,7 +218,7 @@ impl prometheus_client::collector::Collector for Collector {
                     }
                 }
                 Values::Histograms(readings) => {
-                    for (values, Reading { sum, count, buckets }) in readings {
+                    for (values, HistogramSnapshot { sum, count, buckets }) in readings {
                         let labels = labels(values);
                         let mut encoder = encoder.encode_family(&labels)?;
                         encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
@@ -238,7 +238,7 @@ fn count(count: u64) -> Values {
     Values::Counts(vec![(Vec::new(), count)])
 }
 
-fn histogram(reading: Reading) -> Values {
+fn histogram(reading: HistogramSnapshot) -> Values {
     Values::Histograms(vec![(Vec::new(), reading)])
 }
 
@@ -280,7 +280,7 @@ impl Collector {
             }
             "gatepost_call_duration_seconds" => {
                 let of =
-                    tally.backends().map(|(alias, of_backend)| (vec![alias.to_owned()], of_backend.latency.read()));
+                    tally.backends().map(|(alias, of_backend)| (vec![alias.to_owned()], of_backend.latency.snapshot()));
                 Values::Histograms(of.collect())
             }
             "gatepost_refusals" => Values::Counts(
@@ -330,12 +330,12 @@ fn of_trail(name: &str, trail: &Trail) -> Option<Values> {
         "gatepost_delivery_next_retry_seconds" => one(trail.next_retry_seconds.unwrap_or(0.0)),
         "gatepost_delivery_state" => {
             let now = match trail.postgres {
-                State::StoreOnly => "store_only",
-                State::Starting => "starting",
-                State::Delivering => "delivering",
-                State::Retrying { .. } => "retrying",
-                State::Held { .. } => "held",
-                State::Forked { .. } => "forked",
+                ShipperState::StoreOnly => "store_only",
+                ShipperState::Starting => "starting",
+                ShipperState::Delivering => "delivering",
+                ShipperState::Retrying { .. } => "retrying",
+                ShipperState::Held { .. } => "held",
+                ShipperState::Forked { .. } => "forked",
             };
             let all = STATES.iter().map(|state| (vec![(*state).to_owned()], f64::from(u8::from(*state == now))));
             Values::Numbers(all.collect())
@@ -347,17 +347,17 @@ fn of_trail(name: &str, trail: &Trail) -> Option<Values> {
 fn of_meter(name: &str, probe: &Probe) -> Option<Values> {
     let meter = probe.meter();
     Some(match name {
-        "gatepost_audit_added_seconds" => histogram(meter.added.read()),
+        "gatepost_audit_added_seconds" => histogram(meter.added_latency.snapshot()),
         "gatepost_stored_records" => count(meter.stored.get()),
         "gatepost_delivered_records" => count(meter.delivered.get()),
         "gatepost_quarantined_records" => count(meter.quarantined.get()),
         "gatepost_generations_set_aside" => count(meter.set_aside.get()),
-        "gatepost_commit_duration_seconds" => histogram(meter.commit.read()),
-        "gatepost_commit_records" => histogram(meter.commit_records.read()),
+        "gatepost_commit_duration_seconds" => histogram(meter.commit.snapshot()),
+        "gatepost_commit_records" => histogram(meter.commit_records.snapshot()),
         "gatepost_commits_failed" => count(meter.commits_failed.get()),
-        "gatepost_delivery_duration_seconds" => histogram(meter.delivery.read()),
-        "gatepost_delivery_records" => histogram(meter.delivery_records.read()),
-        "gatepost_delivery_delay_seconds" => histogram(meter.delivery_delay.read()),
+        "gatepost_delivery_duration_seconds" => histogram(meter.delivery.snapshot()),
+        "gatepost_delivery_records" => histogram(meter.delivery_records.snapshot()),
+        "gatepost_delivery_delay_seconds" => histogram(meter.delivery_delay.snapshot()),
         "gatepost_delivery_retries" => count(meter.retries.get()),
         _ => return None,
     })

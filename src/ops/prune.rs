@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::reads::os_user;
-use crate::audit::Unavailable;
+use crate::audit::UnavailableError;
 use crate::audit::chain::Head;
 use crate::audit::outbox::prune::{Cut, Until};
 use crate::audit::outbox::{self, Reader};
 use crate::audit::pipeline::Probe;
 use crate::audit::record::{Call, Epoch, RequestId, Seq};
-use crate::audit::shipper::State;
+use crate::audit::shipper::ShipperState;
 
 /// How long the record may take to be stored. *Chosen*: as `audit.store_timeout`'s default.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ pub enum Error {
     )]
     Unrecorded {
         /// Why not.
-        source: Unavailable,
+        source: UnavailableError,
     },
     /// It is not stored yet.
     #[error("the pruning was recorded, but the record is not stored after {STORE_TIMEOUT:?}; nothing was pruned")]
@@ -67,7 +67,7 @@ pub enum Error {
 /// See [`Error`].
 pub async fn prune(probe: &Probe, until: Until, awaited: bool, uid: u32) -> Result<Cut, Error> {
     // I4: where records are delivered, the outbox forgets them by that and by nothing else.
-    if !matches!(probe.shipper(), State::StoreOnly) {
+    if !matches!(probe.shipper(), ShipperState::StoreOnly) {
         return Err(Error::Delivers);
     }
     let reader = probe.reader().clone();
@@ -83,7 +83,7 @@ pub async fn prune(probe: &Probe, until: Until, awaited: bool, uid: u32) -> Resu
     }
     let event = Call::gateway_event("pruned", &details).with_caller(&os_user(uid));
     let (id, (_, epoch), from) = (event.request_id, probe.stream(), probe.gauge().stamped);
-    probe.audit().note(event).await.map_err(|source| Error::Unrecorded { source })?;
+    probe.audit().record_event(event).await.map_err(|source| Error::Unrecorded { source })?;
     // At level `queued` it is not stored yet, and until then nothing may go.
     let deadline = Instant::now() + STORE_TIMEOUT;
     let mut at = Head { seq: from, ..Head::START };
@@ -116,7 +116,7 @@ fn find(reader: &Reader, epoch: Epoch, at: Head, id: RequestId) -> Result<(bool,
         if records.iter().any(|record| record.entry.call.request_id == id) {
             return Ok((true, reached));
         }
-        match records.last().map(|last| Head::after(&last.place)) {
+        match records.last().map(|last| Head::after(&last.position)) {
             Some(head) if head.seq > Seq::ZERO => reached = head,
             _ => return Ok((false, reached)),
         }

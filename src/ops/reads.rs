@@ -12,7 +12,7 @@ use crate::audit::outbox::{Error, Reader};
 use crate::audit::pipeline::Probe;
 use crate::audit::query::Filter;
 use crate::audit::record::{Call, Caller};
-use crate::audit::verify::{Checker, Item, Origin, Report};
+use crate::audit::verify::{Checker, Origin, Report, TrailRecord};
 
 /// Most faults that an answer lists. *Chosen*: more are no longer read by a person.
 pub const FAULTS_MAX: usize = 10_000;
@@ -54,7 +54,7 @@ pub async fn note_by(probe: &Probe, caller: &Caller, by: (&str, Value), read: &R
     let (key, value) = by;
     let details = json!({ "command": command, "from": from, "filter": filter, "rows": rows, key: value });
     let event = Call::gateway_event("read", &details).with_caller(caller);
-    probe.audit().note(event).await.map_err(io::Error::other)
+    probe.audit().record_event(event).await.map_err(io::Error::other)
 }
 
 /// A user of the system as a caller, by name where the uid has one.
@@ -79,7 +79,7 @@ pub fn check(
     if let Some(gateway_id) = stats.gateway_id {
         for stream in &stats.streams {
             // The hash at this place is not asked for.
-            checker.cursor((gateway_id, stream.epoch), Head { seq: stream.delivered, ..Head::START });
+            checker.add_cursor((gateway_id, stream.epoch), Head { seq: stream.delivered, ..Head::START });
         }
     }
     let (mut after, mut seen) = (None, 0);
@@ -88,10 +88,14 @@ pub fn check(
         loop {
             let records = reader.read(epoch, head)?;
             let Some(last) = records.last() else { break };
-            head = Head::after(&last.place);
+            head = Head::after(&last.position);
             seen += records.len() as u64;
             for record in records {
-                checker.record(&Item { place: record.place, content: Ok(record.entry), quarantined: false });
+                checker.check(&TrailRecord {
+                    position: record.position,
+                    content: Ok(record.entry),
+                    quarantined: false,
+                });
             }
             if told(seen).is_break() {
                 return Ok(checker.finish());

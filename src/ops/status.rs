@@ -89,7 +89,7 @@ pub struct Trail {
     /// The outbox.
     pub outbox: Outbox,
     /// What the shipper is doing.
-    pub postgres: shipper::State,
+    pub postgres: shipper::ShipperState,
     /// In how much time a failed delivery is tried again.
     pub next_retry_seconds: Option<f64>,
     /// The last error of a delivery, also where it has passed.
@@ -140,7 +140,7 @@ impl Sources {
         let gauge = probe.gauge();
         match probe.shipper() {
             _ if gauge.outbox_failed || gauge.outbox.full => Condition::Failed,
-            shipper::State::StoreOnly | shipper::State::Delivering => whole,
+            shipper::ShipperState::StoreOnly | shipper::ShipperState::Delivering => whole,
             _ => Condition::Degraded,
         }
     }
@@ -170,7 +170,7 @@ pub fn trail(probe: &Probe) -> Trail {
     let (gateway_id, epoch) = probe.stream();
     let durable = gauge.stored.max(gauge.delivered);
     let postgres = probe.shipper();
-    let delivers = postgres != shipper::State::StoreOnly;
+    let delivers = postgres != shipper::ShipperState::StoreOnly;
     Trail {
         gateway_id,
         epoch,

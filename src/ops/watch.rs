@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::alarm::{Alarm, Board};
 use super::status::Sources;
 use crate::audit::record::Timestamp;
-use crate::audit::shipper::State;
+use crate::audit::shipper::ShipperState;
 use crate::config;
 use notice::{Notice, Notifier};
 
@@ -105,9 +105,11 @@ impl Watcher {
 fn facts(sources: &Sources) -> Facts {
     let (Some(probe), Some(trail)) = (&sources.probe, sources.status().trail) else { return Facts::default() };
     let meter = probe.meter();
-    let said = |state: &State| match state {
-        State::Retrying { error } | State::Held { error } | State::Forked { error } => error.clone(),
-        State::StoreOnly | State::Starting | State::Delivering => String::new(),
+    let said = |state: &ShipperState| match state {
+        ShipperState::Retrying { error } | ShipperState::Held { error } | ShipperState::Forked { error } => {
+            error.clone()
+        }
+        ShipperState::StoreOnly | ShipperState::Starting | ShipperState::Delivering => String::new(),
     };
     Facts {
         percent: trail.outbox.percent,
@@ -115,7 +117,7 @@ fn facts(sources: &Sources) -> Facts {
         set_aside: trail.outbox.set_aside,
         quarantined: meter.quarantined.get(),
         forked: meter.forked.load(Ordering::Relaxed).then(|| said(&trail.postgres)),
-        held: matches!(trail.postgres, State::Held { .. }).then(|| said(&trail.postgres)),
+        held: matches!(trail.postgres, ShipperState::Held { .. }).then(|| said(&trail.postgres)),
         oldest: trail.oldest_undelivered_seconds.map(Duration::from_secs_f64),
     }
 }

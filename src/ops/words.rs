@@ -2,26 +2,68 @@
 
 use serde_json::Value;
 
-/// Longest text of a cell, in characters; the whole of it is in the record's own page. *Chosen*: a few lines.
-const CELL_MAX: usize = 160;
+use crate::escape::{escape_hidden, escape_hidden_lines, excerpt};
 
-/// Text whose control characters, and those that turn its direction or take no room, are written as escapes: what a
-/// record holds must not look like something else.
-pub(crate) fn visible(text: &str) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-    };
-    text.chars().map(|c| if hidden(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+/// Longest text of a cell of the console, in characters; the page of a record has the whole text. *Chosen*: a few lines.
+const CELL_CHARS_MAX: usize = 160;
+
+/// Deepest indentation of JSON. *Chosen*: deeper arguments stay readable, and their indentation takes less room than they do.
+const INDENT_LEVELS_MAX: usize = 16;
+
+/// The beginning of an untrusted text, for a cell of the console.
+pub(crate) fn cell(text: &str) -> String {
+    excerpt(text, CELL_CHARS_MAX)
 }
 
-/// The beginning of it.
-pub(crate) fn short(text: &str) -> String {
-    match text.char_indices().nth(CELL_MAX) {
-        Some((end, _)) => format!("{}...", visible(text.get(..end).unwrap_or_default())),
-        None => visible(text),
+/// JSON text with one member a line, or other text as it is; hidden characters are escaped. Nothing else changes: repeated
+/// keys, numbers and escapes stay as they were sent.
+pub(crate) fn indented_json(text: &str) -> String {
+    if serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
+        return escape_hidden_lines(text);
     }
+    let (mut out, mut depth, mut rest) = (String::with_capacity(text.len() * 2), 0_usize, text.trim_start());
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("  ", depth.min(INDENT_LEVELS_MAX)));
+    };
+    while let Some(c) = rest.chars().next() {
+        let (token, after) = rest.split_at(if c == '"' { string_bytes(rest) } else { c.len_utf8() });
+        rest = after.trim_start();
+        match c {
+            '{' | '[' => {
+                out.push(c);
+                if !rest.starts_with(['}', ']']) {
+                    depth += 1;
+                    line(&mut out, depth);
+                }
+            }
+            '}' | ']' => {
+                if !out.ends_with(['{', '[']) {
+                    depth = depth.saturating_sub(1);
+                    line(&mut out, depth);
+                }
+                out.push(c);
+            }
+            ',' => {
+                out.push(c);
+                line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            _ => out.push_str(&escape_hidden(token)),
+        }
+    }
+    out
+}
+
+/// The length of the JSON string at the beginning of `text`, its quotes included.
+fn string_bytes(text: &str) -> usize {
+    let mut escaped = false;
+    let end = text.bytes().skip(1).position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    });
+    end.map_or(text.len(), |end| end + 2)
 }
 
 /// A field of a record as text; empty where it has no value.
@@ -51,7 +93,7 @@ pub(crate) fn id(record: &Value) -> String {
 pub(crate) fn moment(rfc3339: &str) -> String {
     match (rfc3339.get(..10), rfc3339.get(11..23), rfc3339.get(10..11)) {
         (Some(date), Some(time), Some("T")) => format!("{date} {time}"),
-        _ => visible(rfc3339),
+        _ => escape_hidden(rfc3339).into_owned(),
     }
 }
 
@@ -104,10 +146,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_hide_is_visible() {
-        assert_eq!(visible("a\u{202e}b\u{200b}\u{7}\n\u{e9}"), "a\\u{202e}b\\u{200b}\\u{7}\\u{a}\u{e9}");
-        assert_eq!(short(&"x".repeat(CELL_MAX)), "x".repeat(CELL_MAX));
-        assert_eq!(short(&"\u{e9}".repeat(CELL_MAX + 1)), format!("{}...", "\u{e9}".repeat(CELL_MAX)));
+    fn indented_json_changes_nothing_but_white_space_and_hidden_characters() {
+        let json = r#"{"a":1.50,"a":[ ],"b" : [1,{}],"c\"}":"\u202e{,:\\"}"#;
+        let expected = r#"{
+  "a": 1.50,
+  "a": [],
+  "b": [
+    1,
+    {}
+  ],
+  "c\"}": "\u202e{,:\\"
+}"#;
+        assert_eq!(indented_json(json), expected);
+        assert_eq!(indented_json("[\"\u{202e}\"]"), "[\n  \"\\u{202e}\"\n]");
+        assert_eq!(indented_json("not\nJSON\u{7}"), "not\nJSON\\u{7}");
+        let deep = "[".repeat(512) + &"]".repeat(512);
+        assert!(indented_json(&deep).len() < 50 * deep.len());
     }
 
     #[test]

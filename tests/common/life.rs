@@ -22,7 +22,7 @@ use gatepost::audit::record::{
 use gatepost::audit::redact::Redaction;
 use gatepost::audit::ring::{Limits, Phase, Reservation, Ring, Window};
 use gatepost::audit::scribe::{About, Mode, Scribe};
-use gatepost::audit::sink::Moved;
+use gatepost::audit::sink::CursorUpdate;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -300,7 +300,7 @@ impl World {
                 batches -= 1;
                 let moved = self.evidence().deliver(&batch);
                 let now = self.evidence().cursor(epoch);
-                if moved == Moved::No || now == cursor {
+                if moved == CursorUpdate::Unchanged || now == cursor {
                     break;
                 }
                 ring.delivered(epoch, now, false);
@@ -342,7 +342,7 @@ impl World {
             loop {
                 let batch = reader.read(epoch, head).unwrap();
                 let Some(last) = batch.last() else { break };
-                head = gatepost::audit::chain::Head::after(&last.place);
+                head = gatepost::audit::chain::Head::after(&last.position);
                 left.extend(batch);
             }
             after = Some(epoch);
@@ -502,10 +502,10 @@ impl Driver {
             return false;
         }
         let moved = self.evidence().deliver(&batch);
-        if heard && moved == Moved::Yes {
+        if heard && moved == CursorUpdate::Moved {
             let now = self.evidence().cursor(self.epoch);
             self.ring.delivered(self.epoch, now, true);
         }
-        moved == Moved::Yes && self.evidence().cursor(self.epoch).seq > cursor.seq.max(Seq::ZERO)
+        moved == CursorUpdate::Moved && self.evidence().cursor(self.epoch).seq > cursor.seq.max(Seq::ZERO)
     }
 }

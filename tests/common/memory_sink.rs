@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gatepost::audit::chain::Head;
 use gatepost::audit::record::{AuditRecord, Epoch, GatewayId};
-use gatepost::audit::sink::{Class, Error, Moved, Sink};
+use gatepost::audit::sink::{CursorUpdate, ErrorClass, Sink, SinkError};
 use tokio::sync::Notify;
 
 /// The sink. Clones share it.
@@ -149,14 +149,14 @@ impl MemorySink {
         self.0.state.lock().unwrap()
     }
 
-    async fn gate(&self) -> Result<(), Error> {
+    async fn gate(&self) -> Result<(), SinkError> {
         self.state().calls += 1;
         loop {
             let mut changed = std::pin::pin!(self.0.changed.notified());
             changed.as_mut().enable();
             match self.state().mood {
-                Mood::Down => return Err(error(Class::Transient, "57P03")),
-                Mood::Held => return Err(error(Class::Operator, "42501")),
+                Mood::Down => return Err(error(ErrorClass::Transient, "57P03")),
+                Mood::Held => return Err(error(ErrorClass::Operator, "42501")),
                 Mood::Blocked => {}
                 _ => return Ok(()),
             }
@@ -179,39 +179,39 @@ impl State {
         self.dice >> 62
     }
 
-    fn take<R: AsRef<AuditRecord>>(&mut self, batch: &[R], quarantine: bool) -> Moved {
-        let (first, last) = (batch[0].as_ref().place, batch[batch.len() - 1].as_ref().place);
+    fn take<R: AsRef<AuditRecord>>(&mut self, batch: &[R], quarantine: bool) -> CursorUpdate {
+        let (first, last) = (batch[0].as_ref().position, batch[batch.len() - 1].as_ref().position);
         let cursor = self.cursors.get_mut(&(first.gateway_id, first.epoch)).expect("the cursor is read first");
         if cursor.seq.next() != first.seq || cursor.hash != first.prev_hash {
-            return Moved::No;
+            return CursorUpdate::Unchanged;
         }
         *cursor = Head::after(&last);
         self.batches.push(batch.len());
         let records = batch.iter().map(|record| record.as_ref().clone());
         let place = if quarantine { &mut self.quarantined } else { &mut self.records };
         place.extend(records);
-        Moved::Yes
+        CursorUpdate::Moved
     }
 }
 
-fn error(class: Class, sqlstate: &str) -> Error {
-    Error { operation: "deliver", class, sqlstate: Some(sqlstate.to_owned()), message: "injected".to_owned() }
+fn error(class: ErrorClass, sqlstate: &str) -> SinkError {
+    SinkError { operation: "deliver", class, sqlstate: Some(sqlstate.to_owned()), message: "injected".to_owned() }
 }
 
 impl Sink for MemorySink {
-    async fn prepare(&mut self) -> Result<(), Error> {
+    async fn prepare(&mut self) -> Result<(), SinkError> {
         self.gate().await?;
         let mut state = self.state();
         state.prepared += 1;
-        if state.unprepared { Err(error(Class::Operator, "42501")) } else { Ok(()) }
+        if state.unprepared { Err(error(ErrorClass::Operator, "42501")) } else { Ok(()) }
     }
 
-    async fn cursor(&mut self, gateway_id: GatewayId, epoch: Epoch) -> Result<Head, Error> {
+    async fn cursor(&mut self, gateway_id: GatewayId, epoch: Epoch) -> Result<Head, SinkError> {
         self.gate().await?;
         Ok(*self.state().cursors.entry((gateway_id, epoch)).or_insert(Head::START))
     }
 
-    async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<Moved, Error> {
+    async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<CursorUpdate, SinkError> {
         self.gate().await?;
         let pause = self.state().pause;
         if !pause.is_zero() {
@@ -219,40 +219,40 @@ impl Sink for MemorySink {
         }
         let mut state = self.state();
         if state.held_after.is_some_and(|count| state.records.len() >= count) {
-            return Err(error(Class::Operator, "42501"));
+            return Err(error(ErrorClass::Operator, "42501"));
         }
         if state.too_many.is_some_and(|count| batch.len() > count) {
-            return Err(error(Class::TooMuch, "57014"));
+            return Err(error(ErrorClass::TooMuch, "57014"));
         }
         if batch.iter().any(|record| state.refuses(record.as_ref())) {
             if state.commits_late && batch.len() > 1 {
                 state.late = batch.iter().map(|record| record.as_ref().clone()).collect();
             }
-            return Err(error(Class::Row, "23514"));
+            return Err(error(ErrorClass::Row, "23514"));
         }
         let lost = (state.mood == Mood::Lossy).then(|| state.throw());
         if lost == Some(0) {
-            return Err(error(Class::Transient, "08006"));
+            return Err(error(ErrorClass::Transient, "08006"));
         }
         let moved = state.take(batch, false);
         if std::mem::take(&mut state.reply_lost) || lost == Some(1) {
-            Err(error(Class::Transient, "08006"))
+            Err(error(ErrorClass::Transient, "08006"))
         } else {
             Ok(moved)
         }
     }
 
-    async fn probe(&mut self, record: &AuditRecord) -> Result<(), Error> {
+    async fn dry_run(&mut self, record: &AuditRecord) -> Result<(), SinkError> {
         self.gate().await?;
-        if self.state().refuses(record) { Err(error(Class::Row, "23514")) } else { Ok(()) }
+        if self.state().refuses(record) { Err(error(ErrorClass::Row, "23514")) } else { Ok(()) }
     }
 
-    async fn quarantine(&mut self, record: &AuditRecord, _reason: &Error) -> Result<Moved, Error> {
+    async fn quarantine(&mut self, record: &AuditRecord, _reason: &SinkError) -> Result<CursorUpdate, SinkError> {
         self.gate().await?;
         let mut state = self.state();
         let late = std::mem::take(&mut state.late);
         if !late.is_empty() {
-            assert_eq!(state.take(&late, false), Moved::Yes);
+            assert_eq!(state.take(&late, false), CursorUpdate::Moved);
         }
         Ok(state.take(std::slice::from_ref(record), true))
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gatepost::audit::chain::{self, Head};
 use gatepost::audit::record::{AuditRecord, Epoch, RequestId, Seq, Status};
-use gatepost::audit::sink::Moved;
+use gatepost::audit::sink::CursorUpdate;
 
 /// What the caller of one call knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,11 +82,11 @@ pub const CHECKS: [Check; 11] = [
 
 impl Evidence {
     /// The sink takes a batch, as it promises to: all and the cursor, or nothing.
-    pub fn deliver<R: AsRef<AuditRecord>>(&mut self, batch: &[R]) -> Moved {
-        let (first, last) = (batch[0].as_ref().place, batch[batch.len() - 1].as_ref().place);
+    pub fn deliver<R: AsRef<AuditRecord>>(&mut self, batch: &[R]) -> CursorUpdate {
+        let (first, last) = (batch[0].as_ref().position, batch[batch.len() - 1].as_ref().position);
         let cursor = self.cursor(first.epoch);
         if cursor.seq.next() != first.seq || cursor.hash != first.prev_hash {
-            return Moved::No;
+            return CursorUpdate::Unchanged;
         }
         if self.sink != SinkLie::CursorStays {
             self.cursors.insert(first.epoch, Head::after(&last));
@@ -95,7 +95,7 @@ impl Evidence {
             let mut taken = record.as_ref().clone();
             let of_call = taken.entry.call.method == "tools/call";
             let is_lost = match self.sink {
-                SinkLie::FirstRowLost => taken.place.seq == Seq(1),
+                SinkLie::FirstRowLost => taken.position.seq == Seq(1),
                 SinkLie::LastRowLost => taken.entry.call.method == "gateway/closed",
                 SinkLie::RowsLost => of_call,
                 _ => false,
@@ -110,7 +110,7 @@ impl Evidence {
                 self.rows.push(taken);
             }
         }
-        Moved::Yes
+        CursorUpdate::Moved
     }
 
     /// How far the sink says that an epoch was delivered.
@@ -120,7 +120,11 @@ impl Evidence {
 
     /// All records there are, each place once.
     fn places(&self) -> BTreeMap<(Epoch, Seq), &AuditRecord> {
-        self.rows.iter().chain(&self.left).map(|record| ((record.place.epoch, record.place.seq), record)).collect()
+        self.rows
+            .iter()
+            .chain(&self.left)
+            .map(|record| ((record.position.epoch, record.position.seq), record))
+            .collect()
     }
 
     /// The records of each call.
@@ -154,8 +158,8 @@ fn stored_records_are_kept(seen: &Evidence) -> Vec<String> {
 
 fn nothing_is_delivered_twice(seen: &Evidence) -> Vec<String> {
     let mut places = BTreeSet::new();
-    let twice = seen.rows.iter().map(|record| (record.place.epoch, record.place.seq));
-    twice.filter(|place| !places.insert(*place)).map(|place| format!("{place:?}")).collect()
+    let twice = seen.rows.iter().map(|record| (record.position.epoch, record.position.seq));
+    twice.filter(|position| !places.insert(*position)).map(|position| format!("{position:?}")).collect()
 }
 
 fn no_place_is_missing(seen: &Evidence) -> Vec<String> {
@@ -177,10 +181,10 @@ fn the_chain_holds(seen: &Evidence) -> Vec<String> {
     for ((epoch, seq), record) in &places {
         let before = Seq(seq.0 - 1);
         let linked = match places.get(&(*epoch, before)) {
-            Some(before) => before.place.hash == record.place.prev_hash,
-            None => before != Seq::ZERO || record.place.prev_hash == Head::START.hash,
+            Some(before) => before.position.hash == record.position.prev_hash,
+            None => before != Seq::ZERO || record.position.prev_hash == Head::START.hash,
         };
-        if !linked || !chain::holds(&record.place, &record.entry) {
+        if !linked || !chain::holds(&record.position, &record.entry) {
             wrong.push(format!("epoch {epoch} at {seq}"));
         }
     }
@@ -200,8 +204,8 @@ fn a_begun_call_has_one_record(seen: &Evidence) -> Vec<String> {
 fn the_cursor_is_at_the_last_row(seen: &Evidence) -> Vec<String> {
     let mut last: BTreeMap<Epoch, Seq> = seen.cursors.keys().map(|epoch| (*epoch, Seq::ZERO)).collect();
     for record in &seen.rows {
-        let seq = last.entry(record.place.epoch).or_insert(Seq::ZERO);
-        *seq = record.place.seq.max(*seq);
+        let seq = last.entry(record.position.epoch).or_insert(Seq::ZERO);
+        *seq = record.position.seq.max(*seq);
     }
     let apart = last.into_iter().filter(|(epoch, seq)| seen.cursor(*epoch).seq != *seq);
     apart.map(|(epoch, seq)| format!("epoch {epoch}: cursor {}, row {seq}", seen.cursor(epoch).seq)).collect()

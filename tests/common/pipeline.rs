@@ -8,7 +8,7 @@ use std::time::Duration;
 use gatepost::audit::chain::Head;
 use gatepost::audit::outbox::Reader;
 use gatepost::audit::outbox::fs::DiskFs;
-use gatepost::audit::pipeline::{Config, Ended, Pipeline, Probe};
+use gatepost::audit::pipeline::{Config, Pipeline, Probe, StopReport};
 use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Epoch, Outcome, RequestId, Seq, Status};
 use gatepost::audit::redact::Redaction;
 use gatepost::audit::scribe::{About, Mode};
@@ -112,31 +112,31 @@ pub fn stored_records(reader: &Reader) -> Vec<AuditRecord> {
         loop {
             let some = reader.read(epoch, head).unwrap();
             let Some(last) = some.last() else { break };
-            head = Head::after(&last.place);
+            head = Head::after(&last.position);
             records.extend(some);
         }
         after = Some(epoch);
     }
     let mut back = stored_back(reader, records.last());
     // What was delivered meanwhile may have been forgotten.
-    back.retain(|record| records.first().is_some_and(|first| place(first) <= place(record)));
+    back.retain(|record| records.first().is_some_and(|first| position(first) <= position(record)));
     assert!(records.ends_with(&back), "read from the newest back, other records are stored");
     records
 }
 
 /// Where `record` stands in the outbox.
-fn place(record: &AuditRecord) -> (Epoch, Seq) {
-    (record.place.epoch, record.place.seq)
+fn position(record: &AuditRecord) -> (Epoch, Seq) {
+    (record.position.epoch, record.position.seq)
 }
 
 /// All records up to `last`, found from there back, oldest first.
 pub fn stored_back(reader: &Reader, last: Option<&AuditRecord>) -> Vec<AuditRecord> {
-    let mut before = last.map_or((Epoch(0), Seq(0)), |last| (last.place.epoch, last.place.seq.next()));
+    let mut before = last.map_or((Epoch(0), Seq(0)), |last| (last.position.epoch, last.position.seq.next()));
     let mut found: Vec<AuditRecord> = Vec::new();
     loop {
         let some = reader.read_before(before).unwrap();
         let Some(first) = some.first() else { break };
-        before = place(first);
+        before = position(first);
         found.extend(some.into_iter().rev());
     }
     found.reverse();
@@ -191,12 +191,12 @@ pub async fn many(audit: &Audit, count: usize) -> Vec<RequestId> {
 }
 
 /// Stops with time enough.
-pub async fn stop(pipeline: Pipeline) -> Ended {
+pub async fn stop(pipeline: Pipeline) -> StopReport {
     pipeline.stop(Duration::from_secs(20), Duration::from_secs(20)).await
 }
 
 /// Stops without waiting for anything, as a shell does whose time is over.
-pub async fn stop_now(pipeline: Pipeline) -> Ended {
+pub async fn stop_now(pipeline: Pipeline) -> StopReport {
     pipeline.stop(Duration::from_millis(1), Duration::ZERO).await
 }
 

@@ -119,14 +119,14 @@ impl<'r> FromRow<'r, PgRow> for Entry {
 
 impl From<&AuditRecord> for Entry {
     fn from(record: &AuditRecord) -> Self {
-        let (place, entry, call) = (record.place, &record.entry, &record.entry.call);
+        let (position, entry, call) = (record.position, &record.entry, &record.entry.call);
         let text = |text: &Option<Text>| text.as_ref().map(ToString::to_string);
         Self {
-            gateway_id: place.gateway_id.0,
-            epoch: place.epoch.0.cast_signed(),
-            seq: place.seq.0.cast_signed(),
-            prev_hash: place.prev_hash.0.to_vec(),
-            hash: place.hash.0.to_vec(),
+            gateway_id: position.gateway_id.0,
+            epoch: position.epoch.0.cast_signed(),
+            seq: position.seq.0.cast_signed(),
+            prev_hash: position.prev_hash.0.to_vec(),
+            hash: position.hash.0.to_vec(),
             request_id: call.request_id.0,
             at: call.timestamp.to_datetime(),
             method: call.method.to_string(),

@@ -145,8 +145,8 @@ impl World {
                 Window::Nothing => return all,
             };
             for record in records {
-                assert_eq!((record.place.seq, record.place.prev_hash), (head.seq.next(), head.hash), "I3");
-                head = Head::after(&record.place);
+                assert_eq!((record.position.seq, record.position.prev_hash), (head.seq.next(), head.hash), "I3");
+                head = Head::after(&record.position);
                 all.push(record);
             }
             self.ring.delivered(Epoch(1), head, true);
@@ -194,7 +194,7 @@ fn live(plan: Plan) {
     world.ring.turn(Phase::Finished);
     let report = scribe.join().unwrap();
     account(&world, &fates, &records);
-    assert_eq!((report.lost, report.last.seq), (0, records.last().unwrap().place.seq));
+    assert_eq!((report.lost, report.last.seq), (0, records.last().unwrap().position.seq));
 }
 
 /// Everything that was appended is in the trail once, and nothing else; all room is given back.

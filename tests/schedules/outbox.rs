@@ -101,8 +101,8 @@ impl Outbox {
         for segment in commit.segments {
             for record in codec::decode_segment(segment.frames()).map(Result::unwrap) {
                 assert!(!inner.closed, "I3: nothing may follow the closing record");
-                let known = inner.records.insert(record.place.seq, record.clone());
-                assert!(known.is_none(), "{:?} is stored twice", record.place);
+                let known = inner.records.insert(record.position.seq, record.clone());
+                assert!(known.is_none(), "{:?} is stored twice", record.position);
             }
         }
         inner.intents.extend(commit.begun.iter().map(|(id, _)| *id));

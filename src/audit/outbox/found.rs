@@ -108,9 +108,9 @@ impl Found {
         while at < length {
             let bytes = self.bytes(at, WINDOW_BYTES, length)?;
             for (offset, size, record) in salvage::scan(&bytes) {
-                let place = record.place;
-                let places = owners.entry((place.gateway_id, place.epoch)).or_default();
-                places.entry(place.seq).or_insert((at + offset as u64, size));
+                let position = record.position;
+                let places = owners.entry((position.gateway_id, position.epoch)).or_default();
+                places.entry(position.seq).or_insert((at + offset as u64, size));
                 ended.insert(record.entry.call.request_id);
             }
             lying.extend(salvage::scan_intents(&bytes));

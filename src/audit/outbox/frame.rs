@@ -26,7 +26,7 @@ impl Reader {
             let Some(file) = self.file(number)? else { continue };
             let Some(segment) = file.segment_from(epoch, seq)? else { continue };
             let mut frames = salvage::scan(segment.frames());
-            if let Some((offset, length, _)) = frames.find(|(_, _, record)| record.place.seq == seq) {
+            if let Some((offset, length, _)) = frames.find(|(_, _, record)| record.position.seq == seq) {
                 let bytes = segment.frames().get(offset..offset + length).unwrap_or_default().to_vec();
                 return Ok(Some(Frame { file: number.file_name(), segment: segment.first, offset, bytes }));
             }

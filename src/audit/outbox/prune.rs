@@ -101,7 +101,7 @@ impl Reader {
                 if !old {
                     break;
                 }
-                records = Some((first, last, end.last().map_or(Digest::ZERO, |record| record.place.hash)));
+                records = Some((first, last, end.last().map_or(Digest::ZERO, |record| record.position.hash)));
             }
             candidate = Some(Candidate { number, bytes: self.file_bytes(number), epoch: meta.epoch, records });
         }

@@ -271,8 +271,8 @@ impl Shared {
         if let Some(next) = generation.segment_from(segment.epoch, segment.last().next())? {
             let first = codec::decode_segment(next.frames()).next().and_then(Result::ok);
             return Ok(first
-                .filter(|first| first.place.seq == segment.last().next())
-                .map(|first| first.place.prev_hash));
+                .filter(|first| first.position.seq == segment.last().next())
+                .map(|first| first.position.prev_hash));
         }
         let behind = self.meta_behind(file).and_then(|meta| match meta.previous {
             _ if meta.epoch == segment.epoch => Some(meta.head),
@@ -295,7 +295,7 @@ impl Shared {
         let count = segment.last().0 - segment.first.0 + 1;
         match codec::decode_segment(segment.frames()).collect::<Result<Vec<_>, _>>() {
             Ok(mut records) if records.len() as u64 == count => {
-                records.retain(|record| record.place.seq > after.seq);
+                records.retain(|record| record.position.seq > after.seq);
                 Ok(records)
             }
             damaged => {
@@ -417,15 +417,15 @@ impl Reader {
         let loose = |segment: &Segment| Head { seq: Seq(segment.first.0 - 1), hash: Digest::ZERO };
         let mut records = self.shared.decode(&file, &generation, &segment, loose(&segment))?;
         // A lost record is linked to the one before it, which stands in another segment.
-        let is_loose = |first: &AuditRecord| first.place.prev_hash == Digest::ZERO && first.place.seq > Seq(1);
+        let is_loose = |first: &AuditRecord| first.position.prev_hash == Digest::ZERO && first.position.seq > Seq(1);
         if records.first().is_some_and(is_loose)
             && let Some((other, previous, ahead)) = self.segment_before(first)?
             && let Some(last) = self.shared.decode(&other, &previous, &ahead, loose(&ahead))?.last()
-            && (last.place.epoch, last.place.seq.next()) == first
+            && (last.position.epoch, last.position.seq.next()) == first
         {
-            records = self.shared.decode(&file, &generation, &segment, Head::after(&last.place))?;
+            records = self.shared.decode(&file, &generation, &segment, Head::after(&last.position))?;
         }
-        records.retain(|record| (record.place.epoch, record.place.seq) < before);
+        records.retain(|record| (record.position.epoch, record.position.seq) < before);
         Ok(records)
     }
 

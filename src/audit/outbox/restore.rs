@@ -87,10 +87,10 @@ pub(super) fn open(
             let to = Seq((from.0 + RECORDS_AT_ONCE - 1).min(bounds.last.0));
             // One more than is written: it knows the hash of the one before it.
             let mut records = found.records((from, to.next()))?;
-            let behind = records.remove(&to.next()).map(|record| record.place.prev_hash);
+            let behind = records.remove(&to.next()).map(|record| record.position.prev_hash);
             let end = bounds.end.filter(|end| end.seq == to).map(|end| end.hash);
             let filled = salvage::fill(gateway_id, epoch, (from, to), head, &records, end.or(behind));
-            head = filled.last().map_or(head, |record| Head::after(&record.place));
+            head = filled.last().map_or(head, |record| Head::after(&record.position));
             generation.commit(&Commit { segments: &[segment(&filled, number, dir)?], ..Commit::default() })?;
             from = to.next();
         }
@@ -159,12 +159,12 @@ fn set_aside(fs: &dyn Fs, dir: &Path, number: Number) -> Result<String, Error> {
 }
 
 fn segment(records: &[AuditRecord], number: Number, dir: &Path) -> Result<Segment, Error> {
-    let first = records.first().map_or((Epoch(0), Seq::ZERO), |first| (first.place.epoch, first.place.seq));
+    let first = records.first().map_or((Epoch(0), Seq::ZERO), |first| (first.position.epoch, first.position.seq));
     let mut segment = Segment::begin(first.0, first.1, 0);
     for record in records {
         segment.push(record).map_err(|source| Error::Frame {
             path: number.path(dir),
-            what: format!("record at seq {}", record.place.seq),
+            what: format!("record at seq {}", record.position.seq),
             source,
         })?;
     }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::audit::chain::{self, Head};
 use crate::audit::codec;
 use crate::audit::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, StreamPosition,
 };
 
 use super::Segment;
@@ -28,7 +28,7 @@ pub(super) fn whole(segment: &Segment, gateway_id: GatewayId, after: Head, end: 
     let first = segment.first.max(after.seq.next());
     let mut found = BTreeMap::new();
     for (_, _, record) in scan(segment.frames()) {
-        let Place { epoch, seq, gateway_id: whose, .. } = record.place;
+        let StreamPosition { epoch, seq, gateway_id: whose, .. } = record.position;
         if whose == gateway_id && epoch == segment.epoch && (first..=segment.last()).contains(&seq) {
             found.entry(seq).or_insert(record);
         }
@@ -52,12 +52,12 @@ pub(super) fn fill(
     let mut seq = first;
     while seq <= last {
         let record = found.get(&seq).cloned().unwrap_or_else(|| {
-            let next = if seq == last { end } else { found.get(&seq.next()).map(|next| next.place.prev_hash) };
+            let next = if seq == last { end } else { found.get(&seq.next()).map(|next| next.position.prev_hash) };
             let about = Lost { gateway_id, epoch, seq, prev_hash: head.map_or(Digest::ZERO, |head| head.hash), next };
             let neighbour = out.last().or_else(|| found.range(seq..).next().map(|(_, record)| record));
             about.gap(neighbour)
         });
-        head = Some(Head::after(&record.place));
+        head = Some(Head::after(&record.position));
         out.push(record);
         seq = seq.next();
     }
@@ -119,8 +119,8 @@ impl Lost {
         let message = "the record at this place is lost: its bytes in the outbox are damaged";
         let entry = Entry::new(call, Outcome::failed(Status::Error, message), Duration::ZERO);
         let before = Head { seq: Seq(seq.0.saturating_sub(1)), hash: prev_hash };
-        let place = chain::link(gateway_id, epoch, before, &entry);
-        AuditRecord { place: Place { hash: next.unwrap_or(place.hash), ..place }, entry }
+        let position = chain::link(gateway_id, epoch, before, &entry);
+        AuditRecord { position: StreamPosition { hash: next.unwrap_or(position.hash), ..position }, entry }
     }
 }
 
@@ -132,7 +132,7 @@ pub fn stands_for_lost(record: &AuditRecord) -> bool {
     let details = || serde_json::from_str::<serde_json::Value>(call.request_args.as_deref()?).ok();
     let here = |details: serde_json::Value| {
         details.get("lost").is_some()
-            && details.get("seq").and_then(serde_json::Value::as_u64) == Some(record.place.seq.0)
+            && details.get("seq").and_then(serde_json::Value::as_u64) == Some(record.position.seq.0)
     };
     call.method == "gateway/gap" && details().is_some_and(here)
 }
@@ -156,9 +156,9 @@ mod tests {
         for n in 0..count {
             let call = Call::new(RequestId::new(), "tools/call").with_target(Some("b"), Some(&format!("t{n}")));
             let entry = Entry::new(call, Outcome::answered(Status::Ok, None, b"{}"), Duration::from_millis(1));
-            let place = chain::link(gateway_id, epoch, head, &entry);
-            head = Head::after(&place);
-            let record = AuditRecord { place, entry };
+            let position = chain::link(gateway_id, epoch, head, &entry);
+            head = Head::after(&position);
+            let record = AuditRecord { position, entry };
             codec::encode_record(&record, &mut frames).unwrap();
             records.push(record);
         }
@@ -166,21 +166,21 @@ mod tests {
     }
 
     fn linked(records: &[AuditRecord]) -> bool {
-        records
-            .windows(2)
-            .all(|pair| pair[1].place.prev_hash == pair[0].place.hash && pair[1].place.seq == pair[0].place.seq.next())
+        records.windows(2).all(|pair| {
+            pair[1].position.prev_hash == pair[0].position.hash && pair[1].position.seq == pair[0].position.seq.next()
+        })
     }
 
     #[test]
     fn a_whole_segment_is_read_as_it_is() {
         let (records, segment) = stream(9);
-        assert_eq!(whole(&segment, records[0].place.gateway_id, Head::START, None), records);
+        assert_eq!(whole(&segment, records[0].position.gateway_id, Head::START, None), records);
     }
 
     #[test]
     fn every_flipped_bit_costs_its_own_record_and_leaves_a_gap_record_in_its_place() {
         let (records, segment) = stream(5);
-        let gateway_id = records[0].place.gateway_id;
+        let gateway_id = records[0].position.gateway_id;
         for bit in 0..segment.frames().len() * 8 {
             let mut frames = segment.frames().to_vec();
             frames[bit / 8] ^= 1 << (bit % 8);
@@ -191,7 +191,7 @@ mod tests {
             let changed: Vec<_> = mended.iter().zip(&records).filter(|(now, then)| now != then).collect();
             let [(gap, lost)] = changed[..] else { panic!("bit {bit}: {} records changed", changed.len()) };
             assert_eq!(gap.entry.call.method, "gateway/gap");
-            assert_eq!(gap.place.seq, lost.place.seq);
+            assert_eq!(gap.position.seq, lost.position.seq);
             assert_eq!(mended, whole(&rotten, gateway_id, Head::START, None), "a gap record is always the same");
         }
     }
@@ -199,9 +199,10 @@ mod tests {
     #[test]
     fn runs_of_lost_records_keep_the_stream_whole() {
         let (records, segment) = stream(6);
-        let found: BTreeMap<_, _> = [&records[0], &records[4]].map(|record| (record.place.seq, record.clone())).into();
+        let found: BTreeMap<_, _> =
+            [&records[0], &records[4]].map(|record| (record.position.seq, record.clone())).into();
         let filled = fill(
-            records[0].place.gateway_id,
+            records[0].position.gateway_id,
             segment.epoch,
             (segment.first, segment.last()),
             Head::START,

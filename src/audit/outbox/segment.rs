@@ -39,7 +39,7 @@ impl Segment {
     /// [`codec::Error::TooLong`] or [`codec::Error::Encode`]; nothing is added.
     pub fn push(&mut self, record: &AuditRecord) -> Result<(), codec::Error> {
         codec::encode_record(record, &mut self.value)?;
-        self.set_last(record.place.seq);
+        self.set_last(record.position.seq);
         Ok(())
     }
 

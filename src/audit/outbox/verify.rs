@@ -302,8 +302,8 @@ impl Walk<'_> {
                 Err(error) => return broken(expected, format!("byte {offset} of segment {first}: {error}")),
             };
             offset += length;
-            if record.place.seq != expected {
-                let what = format!("record {} stands where {expected} should, in segment {first}", record.place.seq);
+            if record.position.seq != expected {
+                let what = format!("record {} stands where {expected} should, in segment {first}", record.position.seq);
                 return broken(expected, what);
             }
             self.record(number, meta, &record)?;
@@ -325,37 +325,37 @@ impl Walk<'_> {
         }
         if hash != begin.hash.to_string() {
             let what = format!("it says that {epoch}/{seq} was pruned, with another hash than the trail begins behind");
-            return Err(fault(number, Some(record.place.epoch), Some(record.place.seq), what));
+            return Err(fault(number, Some(record.position.epoch), Some(record.position.seq), what));
         }
-        begin.pruned_by = Some((record.place.epoch, record.place.seq));
+        begin.pruned_by = Some((record.position.epoch, record.position.seq));
         Ok(())
     }
 
     fn record(&mut self, number: Number, meta: &Meta, record: &AuditRecord) -> Result<(), Stop> {
-        let (place, entry) = (&record.place, &record.entry);
-        let broken = |what: String| Err(fault(number, Some(meta.epoch), Some(place.seq), what));
+        let (position, entry) = (&record.position, &record.entry);
+        let broken = |what: String| Err(fault(number, Some(meta.epoch), Some(position.seq), what));
         let Some(mut at) = self.at else { return Ok(()) };
-        if place.gateway_id != meta.gateway_id || place.epoch != meta.epoch {
-            return broken(format!("the record is of gateway {} and epoch {}", place.gateway_id.0, place.epoch));
+        if position.gateway_id != meta.gateway_id || position.epoch != meta.epoch {
+            return broken(format!("the record is of gateway {} and epoch {}", position.gateway_id.0, position.epoch));
         }
-        if place.seq <= at.seq {
+        if position.seq <= at.seq {
             return broken("a record with this seq came before: it is there twice".to_owned());
         }
-        if place.seq > at.seq.next() {
-            if !self.forgotten(at, Seq(place.seq.0 - 1))? {
-                return broken(format!("records {} to {} are missing before it", at.seq.next(), place.seq.0 - 1));
+        if position.seq > at.seq.next() {
+            if !self.forgotten(at, Seq(position.seq.0 - 1))? {
+                return broken(format!("records {} to {} are missing before it", at.seq.next(), position.seq.0 - 1));
             }
             (at.hash, self.whole) = (None, false);
         }
-        if at.hash.is_some_and(|hash| hash != place.prev_hash) {
+        if at.hash.is_some_and(|hash| hash != position.prev_hash) {
             return broken("the chain is broken: its prev_hash is not the hash of the record before".to_owned());
         }
         if stands_for_lost(record) {
             self.done.lost += 1;
-        } else if !chain::holds(place, entry) {
+        } else if !chain::holds(position, entry) {
             return broken("the record was changed: its hash is not that of its contents".to_owned());
         }
-        if place.seq <= at.highest && self.recent.get(&place.seq).is_some_and(|hash| *hash != place.hash) {
+        if position.seq <= at.highest && self.recent.get(&position.seq).is_some_and(|hash| *hash != position.hash) {
             return broken("a different record with this seq is in the file before: it is there twice".to_owned());
         }
         if entry.call.method == PRUNED {
@@ -364,18 +364,18 @@ impl Walk<'_> {
         self.pending.remove(&entry.call.request_id);
         if let Some(stream) = self.done.streams.last_mut() {
             if stream.first == Seq::ZERO {
-                stream.first = place.seq;
+                stream.first = position.seq;
             }
-            stream.last = place.seq;
+            stream.last = position.seq;
             stream.closed = entry.call.method == "gateway/closed";
         }
-        self.done.records += u64::from(place.seq > at.highest);
-        self.recent.insert(place.seq, place.hash);
+        self.done.records += u64::from(position.seq > at.highest);
+        self.recent.insert(position.seq, position.hash);
         if self.recent.len() > RECENT_MAX {
             self.recent.pop_first();
         }
-        let highest = at.highest.max(place.seq);
-        self.at = Some(At { number, seq: place.seq, hash: Some(place.hash), highest, ..at });
+        let highest = at.highest.max(position.seq);
+        self.at = Some(At { number, seq: position.seq, hash: Some(position.hash), highest, ..at });
         Ok(())
     }
 }

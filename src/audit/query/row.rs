@@ -1,4 +1,5 @@
-//! A row of `audit_log`, as it stands: nothing is made deliverable again, so that a changed row does not look unchanged.
+//! A row of `audit_log`, as it stands: nothing is made deliverable again, so that a changed row does not look
+//! unchanged.
 
 use std::time::Duration;
 
@@ -6,7 +7,8 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::audit::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, Place, RequestId, Seq, Status, Text, Timestamp,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, StreamPosition, Text,
+    Timestamp,
 };
 
 /// Microseconds from 1970 to 2000, where Postgres begins to count. *Spec*: `timestamptz` in Postgres's binary format.
@@ -22,9 +24,9 @@ macro_rules! columns {
 }
 pub(super) use columns;
 
-pub(super) fn place(row: &PgRow) -> Result<Place, sqlx::Error> {
+pub(super) fn position(row: &PgRow) -> Result<StreamPosition, sqlx::Error> {
     let count = |column: &str| row.try_get::<i64, _>(column).map(i64::cast_unsigned);
-    Ok(Place {
+    Ok(StreamPosition {
         gateway_id: GatewayId(row.try_get("gateway_id")?),
         epoch: Epoch(count("epoch")?),
         seq: Seq(count("seq")?),
@@ -38,7 +40,7 @@ pub(super) fn digest(bytes: &[u8]) -> Digest {
 }
 
 pub(super) fn record(row: &PgRow) -> Result<AuditRecord, sqlx::Error> {
-    Ok(AuditRecord { place: place(row)?, entry: entry(row)? })
+    Ok(AuditRecord { position: position(row)?, entry: entry(row)? })
 }
 
 pub(super) fn entry(row: &PgRow) -> Result<Entry, sqlx::Error> {

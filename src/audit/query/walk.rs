@@ -1,7 +1,7 @@
 //! Every record of the trail in Postgres, in the order of the streams, through a [`Checker`].
 //!
-//! One statement reads `audit_log` and `audit_quarantine` merged by their keys. Its rows are taken off the connection as
-//! they come, and hashed on another thread, a bounded number of batches behind.
+//! One statement reads `audit_log` and `audit_quarantine` merged by their keys. Its rows are taken off the connection
+//! as they come, and hashed on another thread, a bounded number of batches behind.
 
 use futures_util::TryStreamExt;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use super::row;
 use crate::audit::chain::Head;
 use crate::audit::codec;
-use crate::audit::record::{Entry, Epoch, GatewayId, Place, Seq};
-use crate::audit::verify::{Checker, Item, Origin, Report, Stream};
+use crate::audit::record::{Entry, Epoch, GatewayId, Seq, StreamPosition};
+use crate::audit::verify::{Checker, Origin, Report, StreamId, TrailRecord};
 
 /// Records handed to the hashing thread at once, and their bytes. *Chosen*: far more than the handing over costs.
 const BATCH_RECORDS: usize = 512;
@@ -21,8 +21,8 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// Batches that may wait for it. *Chosen*: enough that neither side waits for the other at every batch.
 const BATCHES_MAX: usize = 4;
 
-/// `repeatable read`: cursors and rows of one moment, however long it takes and whatever is delivered meanwhile. Without a
-/// sort the rows come in the order of the keys, and the server keeps none of them.
+/// `repeatable read`: cursors and rows of one moment, however long it takes and whatever is delivered meanwhile.
+/// Without a sort the rows come in the order of the keys, and the server keeps none of them.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const SETTINGS: &str = "
 SET LOCAL statement_timeout = 0; SET LOCAL enable_sort = off; SET LOCAL enable_hashjoin = off; SET LOCAL jit = off";
@@ -53,14 +53,14 @@ pub async fn verify(
     let mut cursors = sqlx::query(CURSORS).fetch(&mut *snapshot);
     while let Some(row) = cursors.try_next().await? {
         let (stream, head) = cursor(&row)?;
-        checker.cursor(stream, head);
+        checker.add_cursor(stream, head);
     }
     drop(cursors);
-    let (sender, mut batches) = mpsc::channel::<Vec<Item>>(BATCHES_MAX);
+    let (sender, mut batches) = mpsc::channel::<Vec<TrailRecord>>(BATCHES_MAX);
     let hashing = tokio::task::spawn_blocking(move || {
         while let Some(batch) = batches.blocking_recv() {
             for item in &batch {
-                checker.record(item);
+                checker.check(item);
             }
         }
         checker.finish()
@@ -89,30 +89,30 @@ pub async fn verify(
     hashing.await.map_err(|_| sqlx::Error::WorkerCrashed)
 }
 
-fn cursor(row: &PgRow) -> Result<(Stream, Head), sqlx::Error> {
+fn cursor(row: &PgRow) -> Result<(StreamId, Head), sqlx::Error> {
     let count = |column: &str| row.try_get::<i64, _>(column).map(i64::cast_unsigned);
     let stream = (GatewayId(row.try_get("gateway_id")?), Epoch(count("epoch")?));
     Ok((stream, Head { seq: Seq(count("delivered_seq")?), hash: row::digest(row.try_get("head_hash")?) }))
 }
 
-fn item(row: &PgRow) -> Result<Item, sqlx::Error> {
-    let place = row::place(row)?;
+fn item(row: &PgRow) -> Result<TrailRecord, sqlx::Error> {
+    let position = row::position(row)?;
     let frame: Option<&[u8]> = row.try_get("frame")?;
     let content = match frame {
-        Some(frame) => thawed(row, &place, frame),
+        Some(frame) => thawed(row, &position, frame),
         None => row::entry(row).map_err(|error| error.to_string()),
     };
-    Ok(Item { place, content, quarantined: frame.is_some() })
+    Ok(TrailRecord { position, content, quarantined: frame.is_some() })
 }
 
 /// The record in a quarantined frame, whose columns have to repeat it.
-fn thawed(row: &PgRow, place: &Place, frame: &[u8]) -> Result<Entry, String> {
+fn thawed(row: &PgRow, position: &StreamPosition, frame: &[u8]) -> Result<Entry, String> {
     let (record, length) = codec::decode_record(frame).map_err(|error| format!("the bytes in quarantine: {error}"))?;
     if length != frame.len() {
         return Err("there are bytes in quarantine behind the record".to_owned());
     }
     let request_id: uuid::Uuid = row.try_get("request_id").map_err(|error| error.to_string())?;
-    if record.place != *place || record.entry.call.request_id.0 != request_id {
+    if record.position != *position || record.entry.call.request_id.0 != request_id {
         return Err("the columns in quarantine do not repeat the record in the bytes".to_owned());
     }
     Ok(record.entry)

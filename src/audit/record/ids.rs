@@ -1,4 +1,4 @@
-//! Names and numbers of a record: each a type of its own, so that none is taken for another.
+//! Identifiers, positions and digests in a record. Each is a newtype, so that one cannot be used in place of another.
 
 use std::fmt;
 
@@ -7,33 +7,33 @@ use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-/// The largest microsecond count that `timestamptz` takes. *Spec*: Postgres, 294276-12-31; chrono ends at
-/// 262142-12-31 and is the tighter bound, so that every reader can show the value.
+/// The largest microsecond count of a [`Timestamp`]. *Spec*: `timestamptz` in Postgres ends at 294276-12-31 and chrono
+/// at 262142-12-31. The tighter bound is used, so that every reader can display the value.
 const MICROS_MAX: i64 = 8_210_266_876_799_999_999;
-/// The smallest one: 4714-11-24 BC, the first day that `timestamptz` takes.
+/// The smallest one: 4714-11-24 BC. *Spec*: the first day of `timestamptz`.
 const MICROS_MIN: i64 = -210_866_803_200_000_000;
 
-/// Names one gateway: a UUID made when its outbox directory is made, or set by the operator.
+/// Identifies one gateway: a UUID that is made with its outbox directory, or set by the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct GatewayId(pub Uuid);
 
-/// One opening of an outbox. Rises by one each time, from 1.
+/// Counts the openings of an outbox, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
 
-/// A record's place in its stream, from 1, without gaps. `Seq::ZERO` stands for "none yet".
+/// A record's sequence number in its stream, from 1, without gaps. `Seq::ZERO` means "none yet".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Seq(pub u64);
 
-/// Names one call: a UUID v7 made at arrival, returned to the client and written in every log line of the call.
+/// Identifies one call: a UUID v7 made at arrival, returned to the client and written in every log line of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId(pub Uuid);
 
-/// A SHA-256 value. Shown and serialised as 64 lower-case hexadecimal digits.
+/// A SHA-256 digest. Displayed and serialised as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 32]);
 
-/// Wall-clock microseconds since 1970-01-01 UTC, within what Postgres takes.
+/// Wall-clock microseconds since 1970-01-01 UTC, within the range of Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Timestamp(i64);
 
@@ -41,7 +41,7 @@ impl Seq {
     /// Before the first record of a stream.
     pub const ZERO: Self = Self(0);
 
-    /// The place after this one.
+    /// The sequence number after this one.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
@@ -57,7 +57,7 @@ impl Epoch {
 }
 
 impl RequestId {
-    /// A new id, ordered by the time at which it was made.
+    /// A new id. Ids sort by the time at which they were made.
     #[must_use]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
@@ -88,7 +88,7 @@ impl Timestamp {
         Self::from_micros(Utc::now().timestamp_micros())
     }
 
-    /// Microseconds since 1970, clamped to what Postgres and chrono both hold.
+    /// A timestamp from microseconds since 1970, clamped to the range of both Postgres and chrono.
     #[must_use]
     pub fn from_micros(micros: i64) -> Self {
         Self(micros.clamp(MICROS_MIN, MICROS_MAX))
@@ -100,7 +100,7 @@ impl Timestamp {
         self.0
     }
 
-    /// The same moment for chrono and sqlx.
+    /// The same time as a chrono value, for sqlx.
     #[must_use]
     pub fn to_datetime(self) -> DateTime<Utc> {
         DateTime::from_timestamp_micros(self.0).unwrap_or(DateTime::<Utc>::MAX_UTC)
@@ -133,7 +133,7 @@ impl fmt::Display for RequestId {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(self.0))
     }
 }
 
@@ -158,5 +158,24 @@ impl fmt::Display for Timestamp {
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_clamped_to_the_range_of_postgres_and_chrono() {
+        for micros in [i64::MIN, i64::MAX, 0] {
+            let clamped = Timestamp::from_micros(micros);
+            assert_eq!(clamped.to_datetime().timestamp_micros(), clamped.micros());
+        }
+    }
+
+    #[test]
+    fn digest_is_displayed_as_lower_case_hexadecimal() {
+        let digest = Digest(std::array::from_fn(|idx| 0xe0 + u8::try_from(idx).unwrap()));
+        assert_eq!(digest.to_string(), "e0e1e2e3e4e5e6e7e8e9eaebecedeeeff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff");
     }
 }

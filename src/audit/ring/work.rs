@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::room::Taken;
 use crate::audit::chain::Head;
-use crate::audit::record::{AuditRecord, Epoch, RequestId, Seq, Timestamp, Unplaced};
+use crate::audit::record::{AuditRecord, Epoch, PendingRecord, RequestId, Seq, Timestamp};
 use crate::audit::sync::Instant;
 
 /// Where a gateway's life is.
@@ -37,7 +37,7 @@ pub enum Arrival {
     /// A call has ended, was refused, or something happened to the gateway.
     End {
         /// The record without a place.
-        record: Unplaced,
+        record: PendingRecord,
         /// Whether its intent was begun before.
         begun: bool,
         /// Told when the record is stored.

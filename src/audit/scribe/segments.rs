@@ -34,8 +34,9 @@ impl Builder {
 
     /// Adds the record that follows.
     pub(super) fn push(&mut self, record: &AuditRecord) {
-        let AuditRecord { place, .. } = record;
-        let segment = self.open.get_or_insert_with(|| Segment::begin(place.epoch, place.seq, self.expected_bytes));
+        let AuditRecord { position, .. } = record;
+        let segment =
+            self.open.get_or_insert_with(|| Segment::begin(position.epoch, position.seq, self.expected_bytes));
         let pushed = segment.push(record);
         pushed.expect("every field of a record is bounded far below the limit of a frame when it is made");
         let bytes = segment.frames().len();
@@ -95,9 +96,9 @@ mod tests {
         let outcome = Outcome::answered(Status::Ok, None, b"{}");
         let entry = Entry::new(call, outcome, std::time::Duration::ZERO);
         let next = |_| {
-            let place = chain::link(id, Epoch(1), head, &entry);
-            head = Head::after(&place);
-            AuditRecord { place, entry: entry.clone() }
+            let position = chain::link(id, Epoch(1), head, &entry);
+            head = Head::after(&position);
+            AuditRecord { position, entry: entry.clone() }
         };
         (0..count).map(next).collect()
     }
@@ -112,8 +113,8 @@ mod tests {
                 assert_eq!(segment.first, seq.next());
                 seq = segment.last();
                 let decoded: Vec<_> = codec::decode_segment(segment.frames()).map(Result::unwrap).collect();
-                assert_eq!(decoded.first().map(|record| record.place.seq), Some(segment.first));
-                assert_eq!(decoded.last().map(|record| record.place.seq), Some(segment.last()));
+                assert_eq!(decoded.first().map(|record| record.position.seq), Some(segment.first));
+                assert_eq!(decoded.last().map(|record| record.position.seq), Some(segment.last()));
                 bytes += segment.frames().len();
                 written += (segment.frames().len() + PAGE_HEADER_BYTES).next_power_of_two();
             }

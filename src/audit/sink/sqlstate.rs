@@ -1,36 +1,37 @@
-//! What to do about an error of Postgres, by its SQLSTATE and never by its text. *Measured*: FACTS section 2.
+//! Classification of Postgres errors, by SQLSTATE and never by message text. *Measured*: docs/measurements.md,
+//! "PostgreSQL and sqlx".
 
-/// What to do about an error.
+/// What the caller should do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// It passes: try again for ever, with growing pauses.
+pub enum ErrorClass {
+    /// The cause goes away by itself: retry forever, with growing pauses.
     Transient,
-    /// It passes as well, but it may be for too much at once: try again, with half of it.
+    /// The cause goes away by itself, or the batch was too large for the server: retry with half of it.
     TooMuch,
-    /// Someone has to act: hold, raise an alarm, try again slowly.
+    /// An operator has to fix the cause: hold delivery, raise an alarm, retry slowly.
     Operator,
-    /// It is about the rows: find the one and quarantine it.
+    /// A row caused the error: find it and quarantine it.
     Row,
 }
 
-/// The class of a SQLSTATE. What is not known is held for an operator: nothing is lost by it.
+/// The class of a SQLSTATE. An unknown code is held for an operator, so that no record is lost because of it.
 #[must_use]
-pub fn classify(sqlstate: &str) -> Class {
+pub fn classify(sqlstate: &str) -> ErrorClass {
     match sqlstate {
-        // Server shutting down, starting, dropping idle sessions; lock not had; read-only standby; aborted transaction;
-        // statement the server forgot.
+        // The server is shutting down, starting, or ends idle sessions; a lock was not available; read-only standby;
+        // aborted transaction; prepared statement unknown to the server.
         "57P01" | "57P02" | "57P03" | "57P05" | "40001" | "40P01" | "55P03" | "55006" | "25006" | "25P02" | "26000" => {
-            Class::Transient
+            ErrorClass::Transient
         }
         // Statement timeout; out of memory.
-        "57014" | "53200" => Class::TooMuch,
+        "57014" | "53200" => ErrorClass::TooMuch,
         // Database dropped.
-        "57P04" => Class::Operator,
-        // Memory and disk are the server's; a row alone can be too large for an index or the parser (54).
+        "57P04" => ErrorClass::Operator,
+        // Memory and disk (53, 58) belong to the server. A single row can be too large for an index or the parser (54).
         _ => match sqlstate.get(..2).unwrap_or_default() {
-            "08" | "53" | "58" | "XX" => Class::Transient,
-            "22" | "23" | "21" | "54" => Class::Row,
-            _ => Class::Operator,
+            "08" | "53" | "58" | "XX" => ErrorClass::Transient,
+            "22" | "23" | "21" | "54" => ErrorClass::Row,
+            _ => ErrorClass::Operator,
         },
     }
 }
@@ -45,7 +46,11 @@ mod tests {
         let operator = ["28P01", "3D000", "3F000", "42501", "42P01", "57P04", "0A000", ""];
         let row = ["22021", "22P02", "22P05", "22003", "22008", "23502", "23505", "23514", "21000", "54000", "54001"];
         let all = |codes: &[&str], class| codes.iter().all(|code| classify(code) == class);
-        assert!(all(&["57014", "53200"], Class::TooMuch));
-        assert!(all(&transient, Class::Transient) && all(&operator, Class::Operator) && all(&row, Class::Row));
+        assert!(all(&["57014", "53200"], ErrorClass::TooMuch));
+        assert!(
+            all(&transient, ErrorClass::Transient)
+                && all(&operator, ErrorClass::Operator)
+                && all(&row, ErrorClass::Row)
+        );
     }
 }

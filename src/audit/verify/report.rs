@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::Serialize;
 
-use super::Stream;
+use super::StreamId;
 use crate::audit::record::{Epoch, GatewayId, Seq};
 
 /// Streams that a report lists, the newest ones. *Chosen*: a gateway restarted every night fills it in three years.
@@ -16,7 +16,7 @@ const NOTES_MAX: usize = 100;
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum FaultKind {
     /// Places without a record.
     Gap,
     /// A place with two records.
@@ -39,7 +39,7 @@ pub enum Kind {
     Epoch,
 }
 
-impl Kind {
+impl FaultKind {
     /// Its word, as in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -62,7 +62,7 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
     /// What.
-    pub kind: Kind,
+    pub kind: FaultKind,
     /// The stream's gateway.
     pub gateway_id: GatewayId,
     /// Its epoch.
@@ -147,7 +147,7 @@ impl Report {
         Self { whole: true, faults_max, ..Self::default() }
     }
 
-    pub(super) fn fault(&mut self, kind: Kind, (gateway_id, epoch): Stream, seq: Option<Seq>, what: String) {
+    pub(super) fn fault(&mut self, kind: FaultKind, (gateway_id, epoch): StreamId, seq: Option<Seq>, what: String) {
         self.whole = false;
         self.faults_count += 1;
         // I6: all are counted, the first ones are listed.

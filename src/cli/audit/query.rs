@@ -6,7 +6,7 @@ use super::super::matching::Matching;
 use super::super::outbox::{json_lines, records_table};
 use super::super::{complain, print};
 use super::trail::{Trail, recorded};
-use crate::audit::query::{Filter, Key, LIMIT_MAX};
+use crate::audit::query::{Filter, LIMIT_MAX, PageKey};
 use crate::config::Config;
 use crate::ops::trail::Source as _;
 use crate::ops::trail::moment::{key, key_of, moment};
@@ -24,7 +24,7 @@ pub(super) struct Args {
     request_id: Option<Uuid>,
     /// Go on before this place, which an answer with more behind it names
     #[arg(long, value_parser = key, value_name = "PLACE")]
-    before: Option<Key>,
+    before: Option<PageKey>,
     /// At most so many records, up to 10000
     #[arg(long, default_value_t = 50, value_parser = limit)]
     limit: usize,

@@ -10,6 +10,7 @@ use super::super::print;
 use super::trail::{Trail, recorded};
 use crate::config::Config;
 use crate::ops::trail;
+use crate::ops::words::indented_json;
 
 /// `gatepost audit show`
 #[derive(Debug, clap::Args)]
@@ -39,7 +40,10 @@ fn in_words(calls: &[Value]) -> String {
         let args = record.as_object_mut().and_then(|object| object.remove("request_args"));
         out.push_str(&fields(&record, ""));
         if let Some(Value::String(args)) = args {
-            writeln!(out, "request_args:\n{}", pretty(&args)).ok();
+            out.push_str("request_args:\n");
+            for line in indented_json(&args).lines() {
+                writeln!(out, "  {line}").ok();
+            }
         }
         if let Some(why) = call.get("quarantined") {
             out.push_str(&fields(why, "quarantined"));
@@ -54,16 +58,4 @@ fn in_words(calls: &[Value]) -> String {
         out.push('\n');
     }
     out
-}
-
-/// Arguments with a member a line, where they are JSON as serde reads it; numbers and repeated keys are those of the
-/// exact text only in `--json`.
-fn pretty(args: &str) -> String {
-    let value = serde_json::from_str::<Value>(args);
-    let text = value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| args.to_owned());
-    let visible = |c: char| if c.is_control() && c != '\n' { c.escape_debug().to_string() } else { c.to_string() };
-    text.lines()
-        .map(|line| format!("  {}", line.chars().map(visible).collect::<String>()))
-        .collect::<Vec<_>>()
-        .join("\n")
 }

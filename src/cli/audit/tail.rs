@@ -71,7 +71,7 @@ impl Follower {
         let mut heads = BTreeMap::new();
         match trail {
             Trail::Postgres(connection) => {
-                let cursors = query::cursors(connection, true).await;
+                let cursors = query::delivered_positions(connection, true).await;
                 let cursors = cursors.map_err(|error| explained("read the cursors", error))?;
                 heads.extend(cursors.into_iter().map(|(id, epoch, seq)| ((id, epoch), seq)));
             }
@@ -94,7 +94,7 @@ impl Follower {
         let filter = Filter { limit: LIMIT_MAX, ..filter.clone() };
         let mut came = Vec::new();
         if let Trail::Postgres(connection) = trail {
-            let cursors = query::cursors(connection, false).await;
+            let cursors = query::delivered_positions(connection, false).await;
             for (id, epoch, seq) in cursors.map_err(|error| explained("read the cursors", error))? {
                 let head = self.heads.entry((id, epoch)).or_insert(0);
                 while *head < seq {

@@ -11,6 +11,7 @@ use super::super::table::table;
 use super::trail::{connect, explained, outbox, recorded};
 use crate::audit::query;
 use crate::config::Config;
+use crate::escape::escape_hidden;
 use crate::ops::inspect::Question;
 use crate::ops::reads::FAULTS_MAX;
 
@@ -100,8 +101,7 @@ fn in_words(report: &Value) -> String {
     out.push('\n');
     for row in rows(report, "faults", &["kind", "gateway_id", "epoch", "seq", "what"]) {
         if let [kind, gateway, epoch, seq, what] = row.as_slice() {
-            let what: String = what.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            writeln!(out, "{kind}: gateway {gateway} epoch {epoch} seq {seq}: {what}").ok();
+            writeln!(out, "{kind}: gateway {gateway} epoch {epoch} seq {seq}: {}", escape_hidden(what)).ok();
         }
     }
     let listed = report.get("faults").and_then(Value::as_array).map_or(0, Vec::len) as u64;

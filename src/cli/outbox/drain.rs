@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 use serde_json::json;
 
 use super::{ask, complain};
-use crate::audit::pipeline::{Ended, Pipeline, Probe};
-use crate::audit::shipper::State;
+use crate::audit::pipeline::{Pipeline, Probe, StopReport};
+use crate::audit::shipper::ShipperState;
 use crate::cli::{print, serve};
 use crate::config::Config;
 use crate::ops::inspect::Question;
@@ -40,7 +40,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let dir = &config.audit.dir;
     let pipeline = serve::start_pipeline(config).await?;
     let (probe, (gateway_id, epoch)) = (pipeline.probe(), pipeline.probe().stream());
-    let Ended { lost, last, delivered } = finish(pipeline, &probe, config.audit.store_timeout, args.timeout).await;
+    let StopReport { lost, last, delivered } = finish(pipeline, &probe, config.audit.store_timeout, args.timeout).await;
     let state = probe.shipper();
     drop(probe);
     if lost > 0 {
@@ -49,7 +49,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let left = left(dir).await.context("look at what is left")?;
     if left > 0 || delivered < last {
         let why = match state {
-            State::Retrying { error } | State::Held { error } | State::Forked { error } => error,
+            ShipperState::Retrying { error } | ShipperState::Held { error } | ShipperState::Forked { error } => error,
             _ => format!("not done within {:?}", args.timeout),
         };
         bail!("{left} records are left, safe in {}: {why}; then drain again", dir.display());
@@ -60,14 +60,15 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
 }
 
 /// Closes the epoch and delivers; tells each error of delivery once.
-async fn finish(pipeline: Pipeline, probe: &Probe, store: Duration, ship: Duration) -> Ended {
+async fn finish(pipeline: Pipeline, probe: &Probe, store: Duration, ship: Duration) -> StopReport {
     let mut stopping = std::pin::pin!(pipeline.stop(store, ship));
     let mut told = None;
     loop {
         if let Ok(ended) = tokio::time::timeout(LOOK_INTERVAL, &mut stopping).await {
             return ended;
         }
-        if let State::Retrying { error } | State::Held { error } | State::Forked { error } = probe.shipper()
+        if let ShipperState::Retrying { error } | ShipperState::Held { error } | ShipperState::Forked { error } =
+            probe.shipper()
             && told.as_ref() != Some(&error)
         {
             complain(&format!("delivery waits: {error}"));

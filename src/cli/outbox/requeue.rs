@@ -3,10 +3,13 @@
 use anyhow::Context;
 use serde_json::json;
 
-use crate::audit::sink::postgres::requeue::{Quarantined, Requeued, Try, next, requeue};
+use crate::audit::sink::postgres::requeue::{
+    QuarantinedRecord, RequeueMode, RequeueOutcome, next_quarantined, requeue,
+};
 use crate::audit::sink::{self, postgres};
 use crate::cli::print;
 use crate::config::Config;
+use crate::escape::escape_hidden;
 
 /// What is wrong where no database is configured.
 pub(super) const NO_URL: &str = "postgres.url is not set, so there is no audit_quarantine to requeue from; set it in \
@@ -33,17 +36,19 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let statement_timeout = config.postgres.statement_timeout;
     let options = postgres::Options { url, statement_timeout, migrate: false };
     let mut connection = postgres::connect(&postgres::connect_options(&options)?).await?;
-    let really = if args.dry_run { Try::Dry } else { Try::Real };
+    let mode = if args.dry_run { RequeueMode::DryRun } else { RequeueMode::Commit };
     let (mut counts, mut at) = (Counts::default(), None);
     // One at a time: each may be a megabyte, and what was done before an error stays done.
-    while let Some(row) = next(&mut connection, at.as_ref()).await.map_err(|error| explained(&error, &counts))? {
-        let done = requeue(&mut connection, &row, really, statement_timeout).await;
+    while let Some(row) =
+        next_quarantined(&mut connection, at.as_ref()).await.map_err(|error| explained(&error, &counts))?
+    {
+        let done = requeue(&mut connection, &row, mode, statement_timeout).await;
         let done = done.map_err(|error| explained(&error, &counts))?;
-        print(&line(&row, &done, really, json))?;
+        print(&line(&row, &done, mode, json))?;
         match done {
-            Requeued::Delivered => counts.delivered += 1,
-            Requeued::Refused(_) => counts.refused += 1,
-            Requeued::Gone => counts.gone += 1,
+            RequeueOutcome::Delivered => counts.delivered += 1,
+            RequeueOutcome::Refused(_) => counts.refused += 1,
+            RequeueOutcome::Gone => counts.gone += 1,
         }
         at = Some(row);
     }
@@ -57,13 +62,13 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
 }
 
 /// One record and what became of it.
-fn line(row: &Quarantined, done: &Requeued, really: Try, json: bool) -> String {
-    let Quarantined { gateway_id, epoch, seq, request_id, reason, .. } = row;
-    let (word, now) = match (done, really) {
-        (Requeued::Delivered, Try::Real) => ("delivered", String::new()),
-        (Requeued::Delivered, Try::Dry) => ("deliverable", String::new()),
-        (Requeued::Refused(why), _) => ("refused", why.clone()),
-        (Requeued::Gone, _) => {
+fn line(row: &QuarantinedRecord, done: &RequeueOutcome, mode: RequeueMode, json: bool) -> String {
+    let QuarantinedRecord { gateway_id, epoch, seq, request_id, reason, .. } = row;
+    let (word, now) = match (done, mode) {
+        (RequeueOutcome::Delivered, RequeueMode::Commit) => ("delivered", String::new()),
+        (RequeueOutcome::Delivered, RequeueMode::DryRun) => ("deliverable", String::new()),
+        (RequeueOutcome::Refused(why), _) => ("refused", why.clone()),
+        (RequeueOutcome::Gone, _) => {
             ("passed_over", "it was moved meanwhile, or audit_log has a record in its place".to_owned())
         }
     };
@@ -75,12 +80,12 @@ fn line(row: &Quarantined, done: &Requeued, really: Try, json: bool) -> String {
         return format!("{line}\n");
     }
     // Postgres's own words may hold a piece of the record.
-    let text = super::visible(&if now.is_empty() { format!("it was {reason}") } else { now });
-    format!("{gateway_id}/{epoch}/{seq} {}: {text}\n", word.replace('_', " "))
+    let text = if now.is_empty() { format!("it was {reason}") } else { now };
+    format!("{gateway_id}/{epoch}/{seq} {}: {}\n", word.replace('_', " "), escape_hidden(&text))
 }
 
 /// The error, with what to do about it and what was done before it.
-fn explained(error: &sink::Error, counts: &Counts) -> anyhow::Error {
+fn explained(error: &sink::SinkError, counts: &Counts) -> anyhow::Error {
     let remedy = match error.sqlstate.as_deref() {
         Some("42501") => {
             "; the gateway's own role may not take records out of audit_quarantine: use one that may DELETE there and \

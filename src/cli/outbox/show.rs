@@ -6,9 +6,10 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use super::{Place, ask, fields, json_lines, one, place_of, visible};
+use super::{Place, ask, fields, json_lines, one, place_of};
 use crate::audit::codec::explain;
 use crate::cli::print;
+use crate::escape::escape_hidden;
 use crate::ops::inspect::Question;
 
 /// Bytes in one line. *Chosen*: what `hexdump -C` shows.
@@ -58,7 +59,7 @@ pub(super) async fn run(dir: &Path, args: &Args, json: bool) -> anyhow::Result<(
     )?;
     for field in explained {
         let bytes = bytes.get(field.offset..field.offset + field.length).unwrap_or_default();
-        writeln!(text, "\n{:>6} +{:<5} {}: {}", field.offset, field.length, field.name, visible(&field.value))?;
+        writeln!(text, "\n{:>6} +{:<5} {}: {}", field.offset, field.length, field.name, escape_hidden(&field.value))?;
         for line in bytes.chunks(LINE_BYTES) {
             let hex = line.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
             let shown: String =

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{ask, json_lines, visible};
+use super::{ask, json_lines};
 use crate::cli::print;
 use crate::cli::table::table;
+use crate::escape::escape_hidden;
 use crate::ops::inspect::Question;
 use crate::ops::words::{age, bytes, count, some};
 
@@ -25,7 +26,7 @@ fn number(stats: &Value, path: &str) -> Option<u64> {
 }
 
 fn text(stats: &Value, path: &str) -> Option<String> {
-    stats.pointer(path).and_then(Value::as_str).map(visible)
+    stats.pointer(path).and_then(Value::as_str).map(|text| escape_hidden(text).into_owned())
 }
 
 fn counted(stats: &Value, path: &str) -> String {

@@ -6,9 +6,10 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use super::{ask, json_lines, visible};
+use super::{ask, json_lines};
 use crate::cli::print;
 use crate::cli::table::table;
+use crate::escape::escape_hidden;
 use crate::ops::inspect::Question;
 
 pub(super) async fn run(dir: &Path, json: bool) -> anyhow::Result<()> {
@@ -17,7 +18,7 @@ pub(super) async fn run(dir: &Path, json: bool) -> anyhow::Result<()> {
     print(&if json { json_lines(&lines) } else { report(verified)? })?;
     let Some(fault) = verified.get("fault").filter(|fault| !fault.is_null()) else { return Ok(()) };
     let text = |key: &str| match fault.get(key) {
-        Some(Value::String(text)) => visible(text),
+        Some(Value::String(text)) => escape_hidden(text).into_owned(),
         Some(Value::Null) | None => String::new(),
         Some(number) => number.to_string(),
     };

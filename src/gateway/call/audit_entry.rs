@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::{StatusCode, header};
 
-use crate::audit::Unavailable;
+use crate::audit::UnavailableError;
 use crate::audit::record::{Call, Caller, Correlation, Outcome, Status};
 use crate::gateway::call::core::Core;
 use crate::gateway::call::refusal_windows::{RefusalDecision, RefusalKey};
@@ -163,7 +163,7 @@ impl<'a> AuditEntry<'a> {
                 backend = self.backend, tool = self.tool, reason = refusal.message, "refused"
             );
             // I2: a refused call ends in exactly one record, and I1: its reply waits for it.
-            match core.audit.refuse(self.call(core), outcome, answer).await {
+            match core.audit.record_once(self.call(core), outcome, answer).await {
                 Ok(released) => Reply::released(refusal.http, id, released),
                 Err(unavailable) => return Reply::unavailable(id, &unavailable),
             }
@@ -195,7 +195,7 @@ impl<'a> AuditEntry<'a> {
     }
 
     /// The answer to a call that cannot be audited, and so is not made.
-    pub(crate) fn unaudited(&self, core: &Core, cause: &Unavailable) -> Reply {
+    pub(crate) fn unaudited(&self, core: &Core, cause: &UnavailableError) -> Reply {
         core.counters.refused(Status::AuditUnavailable);
         self.traced(core, Status::AuditUnavailable, Duration::ZERO);
         Reply::unavailable(self.id.as_ref(), cause)
@@ -203,7 +203,7 @@ impl<'a> AuditEntry<'a> {
 
     /// Whether this refusal is recorded by itself.
     fn fate(&self, core: &Core, outcome: &Outcome) -> RefusalDecision {
-        if !core.audit.is_on() {
+        if !core.audit.is_enabled() {
             return RefusalDecision::Recorded;
         }
         let addr = self.inbound.addr.map(|addr| addr.ip().to_string());
@@ -220,7 +220,7 @@ impl<'a> AuditEntry<'a> {
     /// Records what the gateway has done itself, and answers it.
     pub(crate) async fn record(&self, core: &Core, answer: Answer) -> Reply {
         let outcome = answer.outcome();
-        match core.audit.refuse(self.call(core), outcome, answer).await {
+        match core.audit.record_once(self.call(core), outcome, answer).await {
             Ok(released) => Reply::released(StatusCode::OK, self.id.as_ref(), released),
             Err(unavailable) => Reply::unavailable(self.id.as_ref(), &unavailable),
         }

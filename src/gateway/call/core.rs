@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::audit::{Audit, Unavailable};
+use crate::audit::{Audit, UnavailableError};
 use crate::auth::Authenticator;
 use crate::gateway::session::Sessions;
 use crate::gateway::session::inflight::InFlight;
@@ -81,10 +81,10 @@ impl Core {
         let record = async |window: RefusalWindow| {
             let (call, outcome) = window.record();
             // I2: the record stands for all that were counted.
-            if let Err(error) = self.audit.refuse(call, outcome, ()).await {
+            if let Err(error) = self.audit.record_once(call, outcome, ()).await {
                 tracing::error!(%error, refusals = window.count(), "a window of refusals is not recorded yet");
                 // What was not stored in time is in the ring, and is stored when it can be.
-                if !matches!(error, Unavailable::NotStored { .. }) {
+                if !matches!(error, UnavailableError::NotStored { .. }) {
                     self.refusal_windows.lock().unwrap_or_else(PoisonError::into_inner).put_back(window);
                 }
             }

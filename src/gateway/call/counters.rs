@@ -24,7 +24,7 @@ pub struct OfBackend {
 
 impl CallCounters {
     pub(crate) fn new<'a>(aliases: impl Iterator<Item = &'a str>) -> Self {
-        let counts = || OfBackend { calls: Default::default(), latency: Histogram::of_long_times() };
+        let counts = || OfBackend { calls: Default::default(), latency: Histogram::for_long_times() };
         Self { backends: aliases.map(|alias| (alias.to_owned(), counts())).collect(), refusals: Default::default() }
     }
 
@@ -32,7 +32,7 @@ impl CallCounters {
     pub(crate) fn called(&self, backend: &str, status: Status, took: Duration) {
         if let Some(of_backend) = self.backends.get(backend) {
             count(&of_backend.calls, status);
-            of_backend.latency.time(took);
+            of_backend.latency.observe_duration(took);
         }
     }
 

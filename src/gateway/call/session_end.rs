@@ -31,7 +31,7 @@ pub(crate) async fn end(core: &Core, gone: EndedSessions) {
     }
     let record = async |(session, why): (std::sync::Arc<Session>, EndReason)| {
         tracing::info!(session = session.id, subject = session.caller.subject, reason = reason(why), "session ended");
-        if let Err(error) = core.audit.note(call(&session, why, core.args_bytes_max)).await {
+        if let Err(error) = core.audit.record_event(call(&session, why, core.args_bytes_max)).await {
             tracing::error!(%error, session = session.id, "the end of a session is not recorded yet");
         }
     };
@@ -85,7 +85,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_sessions_are_swept_though_nobody_asks_and_used_ones_are_not() {
-        let core = Gateway::build(&Config::default(), Audit::off()).unwrap().core;
+        let core = Gateway::build(&Config::default(), Audit::disabled()).unwrap().core;
         let (subject, issuer) = ("ann".to_owned(), "a".to_owned());
         let ann = Principal { subject, issuer, token_id: None, roles: Vec::new() };
         let idle = core.sessions.open(&ann, &Scope::All, "{}", 8).0;

@@ -4,7 +4,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::audit::record::RequestId;
-use crate::audit::{Released, Unavailable};
+use crate::audit::{Released, UnavailableError};
 use crate::mcp::envelope::Id;
 use crate::mcp::json;
 use crate::mcp::protocol::{
@@ -96,7 +96,7 @@ impl Reply {
 
     /// The call could not be audited. The pipeline has counted it.
     #[must_use]
-    pub fn unavailable(id: Option<&Id>, cause: &Unavailable) -> Self {
+    pub fn unavailable(id: Option<&Id>, cause: &UnavailableError) -> Self {
         tracing::error!(error = %cause, "call refused: it cannot be audited");
         Self::local_unaudited_error(StatusCode::SERVICE_UNAVAILABLE, id, AUDIT_UNAVAILABLE, "audit unavailable")
     }

@@ -10,11 +10,12 @@ use serde_json::Value;
 
 use super::{Console, page, source};
 use crate::audit::record::{Status as Ended, Timestamp};
-use crate::audit::shipper::State as Shipper;
+use crate::audit::shipper::ShipperState as Shipper;
+use crate::escape::escape_hidden;
 use crate::ops::inspect::Question;
 use crate::ops::status::{Condition, Status, Trail};
 use crate::ops::words;
-use crate::ops::words::{age, bytes, count, moment, some, text, visible};
+use crate::ops::words::{age, bytes, count, moment, some, text};
 
 /// Open calls that are listed. *Chosen*: what fits beside the rest; `gatepost outbox list` has all.
 const OPEN_SHOWN_MAX: usize = 20;
@@ -87,7 +88,7 @@ impl Console {
                 }
                 @if let Some((trail, error)) = status.trail.as_ref().and_then(|trail| trail.last_error.as_ref().map(|error| (trail, error))) {
                     @let passed = if trail.postgres == Shipper::Delivering { " (passed)" } else { "" };
-                    p.error { strong { "Last error of a delivery" (passed) } ", " (when(error.at)) ": " (visible(&error.error)) }
+                    p.error { strong { "Last error of a delivery" (passed) } ", " (when(error.at)) ": " (escape_hidden(&error.error)) }
                 }
             }
         }
@@ -102,7 +103,7 @@ impl Console {
                 all += number;
                 failed += if matches!(ended, Ended::Ok | Ended::InputRequired) { 0 } else { number };
             }
-            let mean = found.map(|numbers| numbers.latency.read()).filter(|read| read.count > 0);
+            let mean = found.map(|numbers| numbers.latency.snapshot()).filter(|read| read.count > 0);
             #[expect(clippy::cast_precision_loss, reason = "a mean for people")]
             let mean = mean.map_or("-".to_owned(), |read| format!("{:.1} ms", read.sum * 1e3 / read.count as f64));
             (count(all), count(failed), mean)
@@ -119,7 +120,7 @@ impl Console {
                     tbody { @for backend in &status.backends {
                         @let (all, failed, mean) = numbers(&backend.alias);
                         tr {
-                            th scope="row" { (visible(&backend.alias)) }
+                            th scope="row" { (escape_hidden(&backend.alias)) }
                             td { @if backend.up { (tag("answers", "good")) } @else { (tag("does not answer", "bad")) } }
                             td.number { (all) } td.number { (failed) } td.number { (mean) }
                         }
@@ -179,7 +180,7 @@ fn alarms(status: &Status) -> Markup {
                     tbody { @for alarm in &status.alarms { tr {
                         th scope="row" { (tag(alarm.alarm.name(), "bad")) }
                         td { (when(alarm.since)) }
-                        td { (visible(&alarm.words)) }
+                        td { (escape_hidden(&alarm.words)) }
                     } } }
                 }
             }
@@ -196,15 +197,15 @@ fn calls(status: &Status, open: &Result<Vec<Value>, String>) -> Markup {
                 (some(status.calls_open, "call")) ", " (some(status.messages_open, "message")) ", "
                 (some(status.connections_open, "connection")) ", " (some(status.sessions_open, "legacy session"))
             }
-            @if let Err(error) = open { p.fault { (visible(error)) } }
+            @if let Err(error) = open { p.fault { (escape_hidden(error)) } }
             @if !listed.is_empty() {
                 table {
                     caption { "Calls whose intent is stored, the oldest " (OPEN_SHOWN_MAX) }
                     thead { tr { th scope="col" { "Since" } th scope="col" { "Who" } th scope="col" { "Tool" } } }
                     tbody { @for call in listed.iter().take(OPEN_SHOWN_MAX) { tr {
                         td { (moment(&text(call, "timestamp"))) }
-                        td { (words::short(&text(call, "client_subject"))) }
-                        td { (words::short(&words::target(call))) }
+                        td { (words::cell(&text(call, "client_subject"))) }
+                        td { (words::cell(&words::target(call))) }
                     } } }
                 }
             }
@@ -246,7 +247,7 @@ fn sentence(status: &Status) -> String {
     let down: Vec<_> = status.backends.iter().filter(|backend| !backend.up).map(|backend| &*backend.alias).collect();
     let backends = match down.as_slice() {
         [] => String::new(),
-        [alias] => format!(" The backend {} does not answer.", visible(alias)),
+        [alias] => format!(" The backend {} does not answer.", escape_hidden(alias)),
         several => format!(" {} backends do not answer.", several.len()),
     };
     let Some(trail) = &status.trail else {

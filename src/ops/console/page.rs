@@ -2,7 +2,7 @@
 
 use maud::{DOCTYPE, Markup, html};
 
-use crate::ops::words::visible;
+use crate::escape::escape_hidden;
 
 /// How an answer of HTML begins its headers.
 pub(super) type Html = ([(axum::http::HeaderName, &'static str); 1], String);
@@ -26,7 +26,7 @@ pub(super) fn sign_in(fault: &str) -> Html {
     let main = html! {
         section.narrow aria-labelledby="sign-in" {
             h1 id="sign-in" { "Sign in" }
-            @if !fault.is_empty() { p.fault role="alert" { (visible(fault)) } }
+            @if !fault.is_empty() { p.fault role="alert" { (escape_hidden(fault)) } }
             form method="post" action="/console/sign-in" {
                 label for="token" { "Token" }
                 input id="token" name="token" type="password" autocomplete="off" required maxlength="16384"
@@ -65,7 +65,7 @@ fn frame(title: &str, subject: Option<&str>, main: &Markup) -> Html {
                             a href="/console#trail" { "Trail" }
                         }
                         form.out method="post" action="/console/sign-out" {
-                            span.quiet { (visible(subject)) }
+                            span.quiet { (escape_hidden(subject)) }
                             button.plain type="submit" { "Sign out" }
                         }
                     }

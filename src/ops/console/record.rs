@@ -10,8 +10,9 @@ use super::Console;
 use super::page;
 use super::search::{Search, provenance, table};
 use super::source::{Answer, Ask};
+use crate::escape::escape_hidden;
 use crate::ops::trail::which;
-use crate::ops::words::visible;
+use crate::ops::words::indented_json;
 
 /// Records before and behind it that are shown. *Chosen*: as `gatepost audit show`.
 const NEIGHBOURS: u64 = 3;
@@ -48,7 +49,7 @@ pub(super) async fn page(State(console): State<Console>, RawQuery(query): RawQue
     let main = html! {
         p { a href={ "/console?" (search.query(&[])) "#trail" } { "Back to the trail" } }
         @match &answer {
-            Err(fault) => { h1 { "Record" } p.fault role="alert" { (visible(fault)) } },
+            Err(fault) => { h1 { "Record" } p.fault role="alert" { (escape_hidden(fault)) } },
             Ok(answer) => (found(answer, &search)),
         }
     };
@@ -70,18 +71,18 @@ fn one(call: &Value, search: &Search) -> Markup {
     let list = |key: &str| call.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     html! {
         article {
-            h1 { "Record " (visible(&text("epoch"))) "/" (visible(&text("seq"))) }
+            h1 { "Record " (escape_hidden(&text("epoch"))) "/" (escape_hidden(&text("seq"))) }
             @if let Some(why) = call.get("quarantined").and_then(Value::as_str) {
-                p.fault { strong { "In quarantine" } ": " (visible(why)) }
+                p.fault { strong { "In quarantine" } ": " (escape_hidden(why)) }
             }
             dl {
                 @for (key, value) in ordered(record) {
-                    div { dt { (visible(key)) } dd { (visible(&in_words(value))) } }
+                    div { dt { (escape_hidden(key)) } dd { (escape_hidden(&in_words(value))) } }
                 }
             }
             @if !args.is_empty() {
                 h2 { "Arguments" }
-                pre tabindex="0" role="region" aria-label="Arguments" { (indented(&args)) }
+                pre tabindex="0" role="region" aria-label="Arguments" { (indented_json(&args)) }
             }
             @for (key, title, caption) in [
                 ("neighbours", "In its stream", "The records around it"),
@@ -110,13 +111,6 @@ fn in_words(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     }
-}
-
-/// Arguments with a member a line, where they are JSON as serde reads it.
-fn indented(args: &str) -> String {
-    let value = serde_json::from_str::<Value>(args);
-    let text = value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| args.to_owned());
-    text.lines().map(visible).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use super::source::{Answer, Ask};
 use super::{Console, page};
 use crate::audit::query::Filter;
 use crate::audit::record::Status;
+use crate::escape::escape_hidden;
 use crate::ops::trail::moment::{key, key_of, moment as parsed};
-use crate::ops::words::{id, moment, short, target, text, visible};
+use crate::ops::words::{cell, id, moment, target, text};
 
 /// Longest value of a field, in bytes. *Derived*: no column that is compared is longer.
 const VALUE_BYTES_MAX: usize = 1024;
@@ -127,7 +128,7 @@ pub(super) async fn page(State(console): State<Console>, RawQuery(query): RawQue
             (form(&search))
             @match &found {
                 None => p.quiet { "Every search is itself recorded, as gateway/read." },
-                Some(Err(fault)) => p.fault role="alert" { (visible(fault)) },
+                Some(Err(fault)) => p.fault role="alert" { (escape_hidden(fault)) },
                 Some(Ok((answer, limit))) => (results(&search, answer, *limit)),
             }
         }
@@ -143,17 +144,17 @@ pub(super) async fn lines(State(console): State<Console>, RawQuery(query): RawQu
     };
     let filter = match Search::parse(&query.unwrap_or_default()).filter() {
         Ok(filter) => filter,
-        Err(fault) => return (StatusCode::BAD_REQUEST, format!("{fault}\n")).into_response(),
+        Err(fault) => return (StatusCode::BAD_REQUEST, format!("{}\n", escape_hidden(&fault))).into_response(),
     };
     match console.ask(&reader, Ask::Query, &filter).await {
         Ok(Answer { instead: Some(error), .. }) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", escape_hidden(&error))).into_response()
         }
         Ok(answer) => {
             let lines = answer.values.iter().fold(String::new(), |text, record| text + &record.to_string() + "\n");
             ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
         }
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", escape_hidden(&error))).into_response(),
     }
 }
 
@@ -189,7 +190,7 @@ fn form(search: &Search) -> Markup {
 pub(super) fn provenance(answer: &Answer) -> Markup {
     html! { @if let Some(error) = &answer.instead {
         p.fault role="alert" {
-            strong { "Postgres cannot be read" } ": " (visible(error)) ". "
+            strong { "Postgres cannot be read" } ": " (escape_hidden(error)) ". "
             "Shown is what the outbox holds: records that are not delivered yet."
         }
     } }
@@ -223,20 +224,20 @@ pub(super) fn table<'a>(caption: &str, records: impl Iterator<Item = &'a Value>,
                 }
             } }
             tbody role="rowgroup" { @for record in records {
-                @let (epoch, seq) = (visible(&text(record, "epoch")), visible(&text(record, "seq")));
+                @let place = [text(record, "epoch"), text(record, "seq")].map(|number| escape_hidden(&number).into_owned()).join("/");
                 @let ms = record.get("latency_ms").and_then(Value::as_f64).unwrap_or_default();
                 tr role="row" {
                     td.time role="cell" data-head="Time" { (moment(&text(record, "timestamp"))) }
-                    td.who role="cell" data-head="Who" { (short(&text(record, "client_subject"))) }
-                    td.role role="cell" data-head="Role" { (short(&text(record, "client_role"))) }
-                    td.tool role="cell" data-head="Tool" { (short(&target(record))) }
+                    td.who role="cell" data-head="Who" { (cell(&text(record, "client_subject"))) }
+                    td.role role="cell" data-head="Role" { (cell(&text(record, "client_role"))) }
+                    td.tool role="cell" data-head="Tool" { (cell(&target(record))) }
                     td role="cell" data-head="Status" { (status(&text(record, "response_status"))) }
                     td.number role="cell" data-head="ms" { (format!("{ms:.1}")) }
-                    td.args role="cell" data-head="Arguments" { (short(&text(record, "request_args"))) }
-                    td.args role="cell" data-head="Error" { (short(&text(record, "error_message"))) }
+                    td.args role="cell" data-head="Arguments" { (cell(&text(record, "request_args"))) }
+                    td.args role="cell" data-head="Error" { (cell(&text(record, "error_message"))) }
                     td.number role="cell" data-head="Record" {
                         a href={ "/console/record?" (search.query(&[("id", &id(record))])) }
-                            aria-label={ "Record " (epoch) "/" (seq) } { (epoch) "/" (seq) }
+                            aria-label={ "Record " (place) } { (place) }
                     }
                 }
             } }
@@ -251,7 +252,7 @@ fn status(word: &str) -> Markup {
         "denied" | "rate_limited" | "malformed" | "tool_error" => "warn",
         _ => "bad",
     };
-    tag(&visible(word), kind)
+    tag(&escape_hidden(word), kind)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use chrono::DateTime;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::audit::query::Key;
+use crate::audit::query::PageKey;
 use crate::audit::record::Timestamp;
 
 /// An age, as `90s`, `2h` or `7d`, or a moment in RFC 3339; in microseconds since 1970.
@@ -27,13 +27,13 @@ pub fn moment(text: &str) -> Result<i64, String> {
 ///
 /// # Errors
 /// In words, where it is none.
-pub fn key(text: &str) -> Result<Key, String> {
+pub fn key(text: &str) -> Result<PageKey, String> {
     let parse = || {
         let mut parts = text.split('/');
         let micros = DateTime::parse_from_rfc3339(parts.next()?).ok()?.timestamp_micros();
         let (epoch, seq) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         let gateway_id: Uuid = parts.next()?.parse().ok()?;
-        parts.next().is_none().then_some(Key { micros, epoch, seq, gateway_id })
+        parts.next().is_none().then_some(PageKey { micros, epoch, seq, gateway_id })
     };
     parse().ok_or_else(|| format!("{text:?} is no TIME/EPOCH/SEQ/GATEWAY as an answer with more behind it gives"))
 }
@@ -70,7 +70,7 @@ mod tests {
         let record = serde_json::json!({
             "timestamp": "2026-11-26T09:00:00.000001Z", "epoch": 3, "seq": 9, "gateway_id": id,
         });
-        let expected = Key { micros: 1_795_683_600_000_001, epoch: 3, seq: 9, gateway_id: id };
+        let expected = PageKey { micros: 1_795_683_600_000_001, epoch: 3, seq: 9, gateway_id: id };
         assert_eq!(key(&key_of(&record)), Ok(expected));
         assert!(key("3/9").is_err());
     }

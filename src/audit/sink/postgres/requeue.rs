@@ -1,8 +1,8 @@
-//! What stands in quarantine, offered to `audit_log` again.
+//! Requeueing: retries the delivery of quarantined records to `audit_log`.
 //!
-//! One statement a record takes it out of `audit_quarantine` and inserts it in its own place, or does neither: it is in
-//! one of the two at every moment, and in both at none. The stream's cursor counted it when it was set aside and does not
-//! move.
+//! One statement per record deletes it from `audit_quarantine` and inserts it at its own position, or does neither. So
+//! the record is always in exactly one of the two tables. The stream's cursor passed it when it was quarantined, and
+//! does not move.
 
 use std::time::Duration;
 
@@ -10,16 +10,19 @@ use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::{Connection as _, Postgres, Row};
 use uuid::Uuid;
 
-use super::{Class, Error, REPLY_GRACE, bigint, driver_error, insert, moved};
+use super::connection::REPLY_GRACE;
+use super::delivery::cursor_update;
+use super::error::{driver_error, timed_out};
+use super::rows::{bigint, insert, insert_rows};
 use crate::audit::chain;
 use crate::audit::codec;
 use crate::audit::record::AuditRecord;
-use crate::audit::sink::Moved;
+use crate::audit::sink::{CursorUpdate, ErrorClass, SinkError};
 
-/// Its first parameters are those of `insert_rows`; then the bytes that were read.
+/// Moves one row. The first parameters are those of `insert_rows`; `$25` is the frame that was read.
 ///
-/// A record that stands in `audit_log` already is not inserted again: its time is part of that table's key, so the key
-/// alone would let it in. 22P02 as in `DELIVER`, where a trigger keeps the row out.
+/// A record that is already in `audit_log` is not inserted again. The key of that table includes the timestamp, so the
+/// key alone would allow it. Fails with 22P02 if a trigger keeps the row out, like `DELIVER`.
 const REQUEUE: &str = concat!(
     "
 WITH moved AS (
@@ -37,48 +40,51 @@ SELECT CASE
 END FROM inserted"
 );
 
-/// Whether a record is really moved.
+/// Whether a requeue takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Try {
-    /// All of it is rolled back.
-    Dry,
-    /// It is.
-    Real,
+pub enum RequeueMode {
+    /// The transaction is rolled back.
+    DryRun,
+    /// The transaction is committed.
+    Commit,
 }
 
 /// A row of `audit_quarantine`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quarantined {
-    /// Whose record it is.
+pub struct QuarantinedRecord {
+    /// The record's gateway.
     pub gateway_id: Uuid,
-    /// Its epoch.
+    /// The record's epoch.
     pub epoch: i64,
-    /// Its seq.
+    /// The record's seq.
     pub seq: i64,
-    /// Its call.
+    /// The id of the record's call.
     pub request_id: Uuid,
-    /// Why it was refused: SQLSTATE and text.
+    /// The reason for the quarantine: SQLSTATE and text.
     pub reason: String,
     /// The record as a frame.
     frame: Vec<u8>,
 }
 
-/// What became of a record that was offered again.
+/// The outcome of requeueing one record.
 #[derive(Debug)]
-pub enum Requeued {
-    /// It is in `audit_log`, in its place, and no longer in quarantine.
+pub enum RequeueOutcome {
+    /// The record is in `audit_log`, at its position, and no longer in quarantine.
     Delivered,
-    /// It stays where it is, for this reason.
+    /// Postgres refused the record again, for this reason; it stays in quarantine.
     Refused(String),
-    /// Somebody else moved it meanwhile, or its place in `audit_log` is taken.
+    /// Another process moved the record meanwhile, or `audit_log` already has a record at its position.
     Gone,
 }
 
-/// The first row of `audit_quarantine` behind the one with the key `after`.
+/// The first row of `audit_quarantine` whose key is after that of `after`.
 ///
 /// # Errors
-/// See [`Error`].
-pub async fn next(connection: &mut PgConnection, after: Option<&Quarantined>) -> Result<Option<Quarantined>, Error> {
+/// See [`SinkError`].
+pub async fn next_quarantined(
+    connection: &mut PgConnection,
+    after: Option<&QuarantinedRecord>,
+) -> Result<Option<QuarantinedRecord>, SinkError> {
     let sql = "SELECT gateway_id, epoch, seq, request_id, concat_ws(': ', sqlstate, error) AS reason, frame
         FROM audit_quarantine WHERE (gateway_id, epoch, seq) > ($1, $2, $3) ORDER BY gateway_id, epoch, seq LIMIT 1";
     // No gateway has the nil id.
@@ -87,7 +93,7 @@ pub async fn next(connection: &mut PgConnection, after: Option<&Quarantined>) ->
     let fault = |error| driver_error(operation, &error);
     let row = sqlx::query(sql).bind(id).bind(epoch).bind(seq).fetch_optional(connection).await.map_err(fault)?;
     row.map(|row| {
-        Ok(Quarantined {
+        Ok(QuarantinedRecord {
             gateway_id: row.try_get(0)?,
             epoch: row.try_get(1)?,
             seq: row.try_get(2)?,
@@ -100,65 +106,66 @@ pub async fn next(connection: &mut PgConnection, after: Option<&Quarantined>) ->
     .map_err(fault)
 }
 
-/// Offers `row` to `audit_log` again. `timeout` is the server's for a statement.
+/// Tries to move `row` to `audit_log`. `timeout` is the server's `statement_timeout`.
 ///
 /// # Errors
-/// See [`Error`], but for errors of the row itself: those are [`Requeued::Refused`]. Where the connection broke it may
-/// have been moved all the same; offering all again tells.
+/// See [`SinkError`]. An error of the row itself is [`RequeueOutcome::Refused`]. If the connection broke, the row may
+/// have been moved; running the requeue again shows whether it was.
 ///
 /// # Durability
-/// *Delivered* on [`Requeued::Delivered`] of a [`Try::Real`].
+/// *Delivered* on [`RequeueOutcome::Delivered`] in [`RequeueMode::Commit`].
 pub async fn requeue(
     connection: &mut PgConnection,
-    row: &Quarantined,
-    really: Try,
+    row: &QuarantinedRecord,
+    mode: RequeueMode,
     timeout: Duration,
-) -> Result<Requeued, Error> {
-    let record = match thaw(row) {
+) -> Result<RequeueOutcome, SinkError> {
+    let record = match decode(row) {
         Ok(record) => record,
-        Err(why) => return Ok(Requeued::Refused(why)),
+        Err(reason) => return Ok(RequeueOutcome::Refused(reason)),
     };
     let batch = [&record];
-    let statement = insert(REQUEUE, record.place, &batch).bind(&row.frame);
-    match tokio::time::timeout(timeout + REPLY_GRACE, offer(connection, statement, really)).await {
-        Ok(Ok(Moved::Yes)) => Ok(Requeued::Delivered),
-        Ok(Ok(Moved::No)) => Ok(Requeued::Gone),
-        // I9: what is refused again stays where it is, and the next one is tried.
-        Ok(Err(error)) if error.class == Class::Row => Ok(Requeued::Refused(error.to_string())),
+    let statement = insert(REQUEUE, record.position, &batch).bind(&row.frame);
+    match tokio::time::timeout(timeout + REPLY_GRACE, execute(connection, statement, mode)).await {
+        Ok(Ok(CursorUpdate::Moved)) => Ok(RequeueOutcome::Delivered),
+        Ok(Ok(CursorUpdate::Unchanged)) => Ok(RequeueOutcome::Gone),
+        // I9: a record that is refused again stays in quarantine, and the next one is tried.
+        Ok(Err(error)) if error.class == ErrorClass::Row => Ok(RequeueOutcome::Refused(error.to_string())),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(super::timed_out("requeue", timeout + REPLY_GRACE, Class::TooMuch)),
+        Err(_) => Err(timed_out("requeue", timeout + REPLY_GRACE, ErrorClass::TooMuch)),
     }
 }
 
-async fn offer(
+async fn execute(
     connection: &mut PgConnection,
     statement: sqlx::query::Query<'_, Postgres, PgArguments>,
-    really: Try,
-) -> Result<Moved, Error> {
+    mode: RequeueMode,
+) -> Result<CursorUpdate, SinkError> {
     let operation = "requeue";
     let fault = |error| driver_error(operation, &error);
     let mut transaction = connection.begin().await.map_err(fault)?;
     let row = statement.fetch_one(&mut *transaction).await.map_err(fault)?;
-    let moved = moved(operation, &row)?;
-    // What a commit would check.
+    let update = cursor_update(operation, &row)?;
+    // Deferred constraints, which a commit would check.
     sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await.map_err(fault)?;
-    match really {
-        Try::Real => transaction.commit().await.map_err(fault)?,
-        Try::Dry => transaction.rollback().await.map_err(fault)?,
+    match mode {
+        RequeueMode::Commit => transaction.commit().await.map_err(fault)?,
+        RequeueMode::DryRun => transaction.rollback().await.map_err(fault)?,
     }
-    Ok(moved)
+    Ok(update)
 }
 
-/// The record, where its bytes are whole and stand where they belong.
-fn thaw(row: &Quarantined) -> Result<AuditRecord, String> {
+/// Decodes the row's frame and checks that it is intact and belongs to the row's position.
+fn decode(row: &QuarantinedRecord) -> Result<AuditRecord, String> {
     let (record, _) = codec::decode_record(&row.frame).map_err(|error| format!("its bytes are damaged: {error}"))?;
-    let place = record.place;
-    if (place.gateway_id.0, bigint(place.epoch.0), bigint(place.seq.0)) != (row.gateway_id, row.epoch, row.seq) {
-        return Err(format!("its bytes are those of record {}/{}", place.epoch, place.seq));
+    let position = record.position;
+    if (position.gateway_id.0, bigint(position.epoch.0), bigint(position.seq.0)) != (row.gateway_id, row.epoch, row.seq)
+    {
+        return Err(format!("its bytes belong to record {}/{}", position.epoch, position.seq));
     }
-    // A gap record in the place of a lost one bears that one's hash.
-    if record.entry.call.method != "gateway/gap" && !chain::holds(&place, &record.entry) {
-        return Err("its contents do not have its hash: they were changed".to_owned());
+    // A gap record at the position of a lost record has the hash of the lost one.
+    if record.entry.call.method != "gateway/gap" && !chain::holds(&position, &record.entry) {
+        return Err("its contents do not match its hash: they were changed".to_owned());
     }
     Ok(record)
 }

@@ -1,0 +1,313 @@
+//! The gateway's handle to the pipeline: a call's receipt, and an answer's release.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::meter::Meter;
+use super::record::{Call, Entry, Outcome, RequestId, Status};
+use super::ring::{self, NoRoom, Phase, Reservation, Ring};
+
+/// The pipeline's handle. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Audit(Option<Arc<Handle>>);
+
+/// The state shared by all clones of an [`Audit`].
+#[derive(Debug)]
+struct Handle {
+    ring: Arc<Ring>,
+    meter: Arc<Meter>,
+    /// Whether calls wait for the outbox (level `stored`) or only for the ring (`queued`).
+    wait_for_store: bool,
+    timeouts: Timeouts,
+}
+
+/// Limits on the time that a call waits for the pipeline.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Longest wait for room in the ring.
+    pub admission: Duration,
+    /// Longest wait for the outbox to store an intent or a record.
+    pub store: Duration,
+}
+
+/// Proof that a call's intent reached the configured level. Dropping it unfinished ends the call with status `error`.
+#[derive(Debug)]
+#[must_use = "finish the receipt with the call's outcome"]
+pub struct Receipt {
+    /// `None` once finished, and for a call that has no record of its own.
+    open: Option<Open>,
+    request_id: RequestId,
+    begun: Instant,
+    /// The time that the call waited for its intent.
+    waited: Duration,
+}
+
+/// A call that has begun and has not ended.
+#[derive(Debug)]
+struct Open {
+    handle: Arc<Handle>,
+    call: Call,
+    /// Room in the ring for the call's record.
+    reservation: Reservation,
+    /// Whether the answer waits until the record is stored.
+    waits_for_store: bool,
+}
+
+/// A value that may leave the gateway, because its record reached the configured level.
+#[derive(Debug)]
+pub struct Released<T>(T);
+
+/// The pipeline did not accept the call in time.
+#[derive(Debug, thiserror::Error)]
+pub enum UnavailableError {
+    /// The ring had no room within `audit.admission_timeout`: records arrive faster than they are stored
+    /// or delivered. Nothing was recorded; the refusal is counted, and one `gateway/gap` record reports all of them.
+    #[error("the audit ring is full: no room within {waited:?}")]
+    Full {
+        /// The time that the call waited.
+        waited: Duration,
+    },
+    /// The outbox reached its quota or its disk is full, and no room was freed within `audit.admission_timeout`. The
+    /// refusal is counted and reported in the same way.
+    #[error("the audit outbox is full: no room within {waited:?}")]
+    OutboxFull {
+        /// The time that the call waited.
+        waited: Duration,
+    },
+    /// The outbox did not store the record within `audit.store_timeout`: its disk is slow or fails. The record stays in
+    /// the ring and is stored once the outbox works again.
+    #[error("the audit outbox did not store the record within {waited:?}")]
+    NotStored {
+        /// The time that the call waited.
+        waited: Duration,
+    },
+    /// The scribe panicked, which is a bug in Gatepost. Every call is refused until a restart.
+    #[error("the audit pipeline has failed; restart the gateway")]
+    Failed,
+    /// The gateway is stopping. A call that it had not begun is not recorded: the epoch's closing record is already
+    /// written.
+    #[error("the gateway is stopping")]
+    Closed,
+}
+
+impl Audit {
+    /// A handle without a pipeline: calls are dispatched unchanged and are not recorded.
+    #[must_use]
+    pub fn disabled() -> Self {
+        Self(None)
+    }
+
+    /// Whether calls are recorded.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.0.is_some()
+    }
+
+    pub(super) fn enabled(ring: Arc<Ring>, meter: Arc<Meter>, wait_for_store: bool, timeouts: Timeouts) -> Self {
+        Self(Some(Arc::new(Handle { ring, meter, wait_for_store, timeouts })))
+    }
+
+    /// Begins `call`. Returns once its intent has reached the configured level.
+    ///
+    /// # Errors
+    /// [`UnavailableError`]. The call must not be forwarded; it was recorded or counted as `audit_unavailable`.
+    pub async fn begin(&self, call: Call) -> Result<Receipt, UnavailableError> {
+        let Some(handle) = &self.0 else { return Ok(Receipt::without_record(call.request_id)) };
+        let begun = Instant::now();
+        let admission = handle.timeouts.admission;
+        let reserved = handle.ring.reserve_call(&call, admission).await;
+        let reservation = reserved.map_err(|no_room| no_room.after(admission))?;
+        let (mut receipt, reached) = handle.begin(call, reservation, begun).await;
+        // I1: forwarding needs the receipt, which is returned only after the intent reached its level.
+        if let Err(unavailable) = reached {
+            // Refused before dispatch, so the latency is 0.
+            let refused = Outcome::failed(Status::AuditUnavailable, unavailable.to_string());
+            receipt.end(refused, Duration::ZERO, None).ok();
+            return Err(unavailable);
+        }
+        Ok(receipt)
+    }
+
+    /// Begins a call of a tool that the operator allows to continue unaudited (`audit.on_failure = "continue"`).
+    ///
+    /// Without room, the call has no record of its own: it is logged, counted, and reported in a `gateway/gap` record.
+    /// If the outbox does not store the intent in time, the call continues and its records wait in the ring.
+    ///
+    /// # Errors
+    /// [`UnavailableError::Closed`] only.
+    pub async fn begin_or_continue(&self, call: Call) -> Result<Receipt, UnavailableError> {
+        let (request_id, begun) = (call.request_id, Instant::now());
+        let Some(handle) = &self.0 else { return Ok(Receipt::without_record(request_id)) };
+        let admission = handle.timeouts.admission;
+        let reservation = match handle.ring.reserve_continued(&call, admission).await {
+            Ok(reservation) => reservation,
+            Err(NoRoom::Closed) => return Err(UnavailableError::Closed),
+            Err(no_room) => {
+                let cause = no_room.after(admission);
+                tracing::error!(%request_id, %cause, "audit unavailable; continuing unaudited (audit.on_failure)");
+                return Ok(Receipt::without_record(request_id));
+            }
+        };
+        let (mut receipt, reached) = handle.begin(call, reservation, begun).await;
+        match reached {
+            Err(UnavailableError::Closed) => return Err(UnavailableError::Closed),
+            Err(cause) => {
+                tracing::error!(%request_id, %cause, "intent not stored; continuing queued only (audit.on_failure)");
+                if let Some(open) = &mut receipt.open {
+                    open.waits_for_store = false;
+                }
+            }
+            Ok(()) => {}
+        }
+        Ok(receipt)
+    }
+
+    /// Records an event of the gateway itself, and waits until the record reaches the configured level.
+    ///
+    /// # Errors
+    /// See [`Audit::record_once`].
+    pub async fn record_event(&self, event: Call) -> Result<(), UnavailableError> {
+        let outcome = Outcome { status: Status::Ok, error_message: None, response_digest: None, response_bytes: None };
+        self.record_once(event, outcome, ()).await.map(Released::into_inner)
+    }
+
+    /// Writes one complete record without an intent, then releases `answer`.
+    ///
+    /// The latency is 0. For refusals, for requests that the gateway answers itself, and for its own events.
+    ///
+    /// # Errors
+    /// [`UnavailableError`]; the record was counted as missing, or stays in the ring.
+    pub async fn record_once<T>(
+        &self,
+        call: Call,
+        outcome: Outcome,
+        answer: T,
+    ) -> Result<Released<T>, UnavailableError> {
+        if let Some(handle) = &self.0 {
+            let entry = Entry::new(call, outcome, Duration::ZERO);
+            let admission = handle.timeouts.admission;
+            let reserved = handle.ring.reserve_refusal(&entry, admission).await;
+            let reservation = reserved.map_err(|no_room| no_room.after(admission))?;
+            let (sender, stored) = handle.stored_channel();
+            let appended = handle.ring.end(reservation, entry, false, sender);
+            handle.wait_for_level(appended, stored).await?;
+        }
+        Ok(Released(answer))
+    }
+}
+
+impl Handle {
+    /// Appends the intent of `call` and waits for it. Returns the receipt, and whether the intent reached its level.
+    async fn begin(
+        self: &Arc<Self>,
+        call: Call,
+        mut reservation: Reservation,
+        begun: Instant,
+    ) -> (Receipt, Result<(), UnavailableError>) {
+        let (sender, stored) = self.stored_channel();
+        let request_id = call.request_id;
+        let appended = self.ring.begin(&mut reservation, &call, sender);
+        let open = Open { handle: Arc::clone(self), call, reservation, waits_for_store: self.wait_for_store };
+        // Made before the wait: if the future is dropped during it, the receipt ends the call.
+        let mut receipt = Receipt { open: Some(open), request_id, begun, waited: Duration::ZERO };
+        let reached = self.wait_for_level(appended, stored).await;
+        receipt.waited = begun.elapsed();
+        (receipt, reached)
+    }
+
+    /// Both ends of the channel that reports the commit, at the level that waits for it.
+    fn stored_channel(&self) -> (Option<oneshot::Sender<()>>, Option<oneshot::Receiver<()>>) {
+        self.wait_for_store.then(oneshot::channel).unzip()
+    }
+
+    /// Waits until an appended record is stored, if the level requires it.
+    async fn wait_for_level(
+        &self,
+        appended: Result<(), ring::Closed>,
+        stored: Option<oneshot::Receiver<()>>,
+    ) -> Result<(), UnavailableError> {
+        // I1: a record that the ring did not accept has reached no level.
+        appended.map_err(|ring::Closed| UnavailableError::Closed)?;
+        let Some(stored) = stored else { return Ok(()) };
+        let waited = self.timeouts.store;
+        match tokio::time::timeout(waited, stored).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) if self.ring.phase() > Phase::Open => Err(UnavailableError::Closed),
+            _ => Err(UnavailableError::NotStored { waited }),
+        }
+    }
+}
+
+impl NoRoom {
+    fn after(self, waited: Duration) -> UnavailableError {
+        match self {
+            Self::Full => UnavailableError::Full { waited },
+            Self::OutboxFull => UnavailableError::OutboxFull { waited },
+            Self::Closed => UnavailableError::Closed,
+            Self::Failed => UnavailableError::Failed,
+        }
+    }
+}
+
+impl Receipt {
+    /// A receipt for a call that has no record of its own.
+    fn without_record(request_id: RequestId) -> Self {
+        Self { open: None, request_id, begun: Instant::now(), waited: Duration::ZERO }
+    }
+
+    /// The call's id.
+    #[must_use]
+    pub fn request_id(&self) -> RequestId {
+        self.request_id
+    }
+
+    /// Ends the call with `outcome`, and releases `answer` once the record has reached the configured level.
+    ///
+    /// # Errors
+    /// [`UnavailableError`]. `answer` must not be sent; the record stays in the ring and is stored as soon as possible.
+    ///
+    /// # Cancel safety
+    /// The record is in the ring before the first await; dropping the future loses only the answer.
+    pub async fn finish<T>(mut self, outcome: Outcome, answer: T) -> Result<Released<T>, UnavailableError> {
+        let open = self.open.as_ref().map(|open| (Arc::clone(&open.handle), open.waits_for_store));
+        if let Some((handle, waits_for_store)) = open {
+            let (sender, stored) = waits_for_store.then(oneshot::channel).unzip();
+            let latency = self.begun.elapsed();
+            let appended = self.end(outcome, latency, sender);
+            let ended = Instant::now();
+            // I1: the answer is released only after its record has reached the level.
+            let reached = handle.wait_for_level(appended, stored).await;
+            handle.meter.added_latency.observe_duration(self.waited + ended.elapsed());
+            reached?;
+        }
+        Ok(Released(answer))
+    }
+
+    fn end(
+        &mut self,
+        outcome: Outcome,
+        latency: Duration,
+        stored: Option<oneshot::Sender<()>>,
+    ) -> Result<(), ring::Closed> {
+        // I2: however a call ends, its record is appended here, once.
+        let Some(Open { handle, call, reservation, .. }) = self.open.take() else { return Ok(()) };
+        handle.ring.end(reservation, Entry::new(call, outcome, latency), true, stored)
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        let abandoned = Outcome::failed(Status::Error, "the gateway abandoned the call before it had an answer");
+        // If the ring is closed, the call is still open in the outbox and ends as `interrupted`.
+        self.end(abandoned, self.begun.elapsed(), None).ok();
+    }
+}
+
+impl<T> Released<T> {
+    /// The released value.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}

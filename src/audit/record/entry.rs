@@ -1,0 +1,320 @@
+//! The contents of a record: the call, its outcome, and both together.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use smol_str::{SmolStr, ToSmolStr};
+
+use super::caller::{Caller, Correlation};
+use super::ids::{Digest, RequestId, Timestamp};
+use super::normalise::{
+    ARGS_BYTES_MAX, ARGS_BYTES_MAX_DEFAULT, ARGS_DEPTH_MAX, ERROR_BYTES_MAX, TEXT_BYTES_MAX, json_depth, normalise,
+};
+use super::status::Status;
+use crate::audit::redact::Redaction;
+
+/// A name or an identity in a record. Up to 23 bytes are stored inline; copies of a record share longer text.
+///
+/// Most values are that short. One core makes a record and others hash, encode and free it: with a dozen heap strings,
+/// each of these steps took as many cache misses. *Measured*: `benches/store.rs`.
+pub type Text = SmolStr;
+
+/// The half of a record that is known before the call is forwarded: who asked for what, and when.
+///
+/// Built with [`Call::new`] and the `with_` methods, each of which normalises its value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Call {
+    /// The call's id.
+    pub request_id: RequestId,
+    /// Arrival, by the wall clock.
+    pub timestamp: Timestamp,
+    /// The MCP method, or `gateway/...` for events of the gateway itself.
+    pub method: Text,
+    /// The token's subject, or `anonymous`.
+    pub client_subject: Text,
+    /// The role that decided.
+    pub client_role: Option<Text>,
+    /// The token's issuer.
+    pub client_issuer: Option<Text>,
+    /// The token's `jti`.
+    pub token_id: Option<Text>,
+    /// The client's address.
+    pub client_addr: Option<Text>,
+    /// The MCP session.
+    pub session_id: Option<Text>,
+    /// The JSON-RPC id.
+    pub rpc_id: Option<Text>,
+    /// The tool as called, without the backend's prefix.
+    pub tool_name: Option<Text>,
+    /// The backend that the call went to.
+    pub backend_name: Option<Text>,
+    /// The arguments after redaction, as JSON text; or a marker if they are too long or nested too deeply.
+    pub request_args: Option<String>,
+    /// SHA-256 of the arguments before redaction and truncation.
+    pub args_digest: Option<Digest>,
+    /// The fields that normalisation changed.
+    #[serde(skip)]
+    pub(in crate::audit) normalised: Vec<&'static str>,
+}
+
+/// The half of a record that is known last: how the call ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// The status.
+    pub status: Status,
+    /// The error; `None` if the call succeeded.
+    pub error_message: Option<String>,
+    /// SHA-256 of the result or error that the client received.
+    pub response_digest: Option<Digest>,
+    /// Size of that result or error, in bytes.
+    pub response_bytes: Option<u64>,
+}
+
+/// A finished call, not yet positioned in a stream.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The half that was known when the call arrived.
+    #[serde(flatten)]
+    pub call: Call,
+    /// The status.
+    pub response_status: Status,
+    /// The error, and the names of the normalised fields.
+    pub error_message: Option<String>,
+    /// SHA-256 of the result or error that the client received.
+    pub response_digest: Option<Digest>,
+    /// Size of that result or error, in bytes.
+    pub response_bytes: Option<u64>,
+    /// Duration of the call in milliseconds, by the monotonic clock; 0 for a refused call. Never NaN or negative.
+    pub latency_ms: f64,
+}
+
+impl Call {
+    /// A call that arrived now.
+    #[must_use]
+    pub fn new(request_id: RequestId, method: &str) -> Self {
+        let mut call = Self {
+            request_id,
+            timestamp: Timestamp::now(),
+            method: Text::default(),
+            client_subject: Text::new_static("anonymous"),
+            client_role: None,
+            client_issuer: None,
+            token_id: None,
+            client_addr: None,
+            session_id: None,
+            rpc_id: None,
+            tool_name: None,
+            backend_name: None,
+            request_args: None,
+            args_digest: None,
+            normalised: Vec::new(),
+        };
+        call.method = call.text("method", method);
+        call
+    }
+
+    /// An event of the gateway itself: method `gateway/<event>`, with `details` as the arguments.
+    #[must_use]
+    pub fn gateway_event(event: &str, details: &serde_json::Value) -> Self {
+        let mut call = Self::new(RequestId::new(), &format!("gateway/{event}"));
+        call.client_subject = Text::new_static("gatepost");
+        call.with_arguments(&details.to_string(), &Redaction::none(), ARGS_BYTES_MAX_DEFAULT)
+    }
+
+    /// Sets the caller.
+    #[must_use]
+    pub fn with_caller(mut self, caller: &Caller) -> Self {
+        self.client_subject = self.text("client_subject", &caller.subject);
+        self.client_role = self.optional("client_role", caller.role.as_deref());
+        self.client_issuer = self.optional("client_issuer", caller.issuer.as_deref());
+        self.token_id = self.optional("token_id", caller.token_id.as_deref());
+        self
+    }
+
+    /// Sets the values that help to find related records.
+    #[must_use]
+    pub fn with_correlation(mut self, correlation: &Correlation) -> Self {
+        self.client_addr = correlation.addr.map(|addr| addr.to_smolstr());
+        self.session_id = self.optional("session_id", correlation.session_id.as_deref());
+        self.rpc_id = self.optional("rpc_id", correlation.rpc_id.as_deref());
+        self
+    }
+
+    /// Sets the backend and the tool.
+    #[must_use]
+    pub fn with_target(mut self, backend: Option<&str>, tool: Option<&str>) -> Self {
+        self.backend_name = self.optional("backend_name", backend);
+        self.tool_name = self.optional("tool_name", tool);
+        self
+    }
+
+    /// Sets the arguments. `json` is valid JSON text; after redaction it is recorded byte for byte.
+    ///
+    /// Arguments longer than `bytes_max` or [`ARGS_BYTES_MAX`], or nested deeper than [`ARGS_DEPTH_MAX`], are replaced
+    /// by a marker object with the reason and their length. The digest is always the digest of `json`.
+    #[must_use]
+    pub fn with_arguments(mut self, json: &str, redaction: &Redaction, bytes_max: usize) -> Self {
+        self.args_digest = Some(Digest::of(json.as_bytes()));
+        self.request_args = Some(if json_depth(json) > ARGS_DEPTH_MAX {
+            self.normalised.push("request_args");
+            format!(r#"{{"_gatepost":"too_deep","bytes":{}}}"#, json.len())
+        } else {
+            // I8: redaction happens before the record exists.
+            let redacted = redaction.apply(json);
+            // I6: a record fits its frame, whatever `bytes_max` allows.
+            if redacted.len() > bytes_max.min(ARGS_BYTES_MAX) {
+                self.normalised.push("request_args");
+                format!(r#"{{"_gatepost":"truncated","bytes":{}}}"#, json.len())
+            } else {
+                redacted.into_owned()
+            }
+        });
+        self
+    }
+
+    /// Memory that the call occupies, in bytes: its text and a fixed part.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let optional = |text: &Option<Text>| text.as_ref().map_or(0, Text::len);
+        size_of::<Entry>()
+            + self.method.len()
+            + self.client_subject.len()
+            + optional(&self.client_role)
+            + optional(&self.client_issuer)
+            + optional(&self.token_id)
+            + optional(&self.client_addr)
+            + optional(&self.session_id)
+            + optional(&self.rpc_id)
+            + optional(&self.tool_name)
+            + optional(&self.backend_name)
+            + self.request_args.as_ref().map_or(0, String::len)
+    }
+
+    fn optional(&mut self, column: &'static str, value: Option<&str>) -> Option<Text> {
+        value.map(|text| self.text(column, text))
+    }
+
+    fn text(&mut self, column: &'static str, value: &str) -> Text {
+        let (text, changed) = normalise(value, TEXT_BYTES_MAX);
+        if changed {
+            self.normalised.push(column);
+        }
+        text.into()
+    }
+}
+
+impl Outcome {
+    /// An outcome without a response, for refusals and failures.
+    #[must_use]
+    pub fn failed(status: Status, error_message: impl Into<String>) -> Self {
+        Self { status, error_message: Some(error_message.into()), response_digest: None, response_bytes: None }
+    }
+
+    /// An outcome with the result or error that the client receives.
+    #[must_use]
+    pub fn answered(status: Status, error_message: Option<String>, response: &[u8]) -> Self {
+        Self {
+            status,
+            error_message,
+            response_digest: Some(Digest::of(response)),
+            response_bytes: Some(response.len() as u64),
+        }
+    }
+}
+
+impl Entry {
+    /// Joins the two halves. `latency` is zero for a refused call.
+    #[must_use]
+    pub fn new(mut call: Call, outcome: Outcome, latency: Duration) -> Self {
+        let mut error_message = outcome.error_message.map(|message| {
+            let (text, changed) = normalise(&message, ERROR_BYTES_MAX);
+            if changed {
+                call.normalised.push("error_message");
+            }
+            text.into_owned()
+        });
+        if !call.normalised.is_empty() {
+            let note = format!("normalised: {}", call.normalised.join(", "));
+            error_message = Some(match error_message {
+                Some(message) => format!("{message} ({note})"),
+                None => note,
+            });
+        }
+        Self {
+            call,
+            response_status: outcome.status,
+            error_message,
+            response_digest: outcome.response_digest,
+            response_bytes: outcome.response_bytes.map(|bytes| bytes.min(i64::MAX.unsigned_abs())),
+            latency_ms: latency.as_secs_f64() * 1000.0,
+        }
+    }
+
+    /// Memory that the entry occupies, in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.call.size_bytes() + self.error_message.as_ref().map_or(0, String::len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call() -> Call {
+        Call::new(RequestId::new(), "tools/call")
+    }
+
+    fn arguments(json: &str, bytes_max: usize) -> Call {
+        call().with_arguments(json, &Redaction::none(), bytes_max)
+    }
+
+    #[test]
+    fn nul_becomes_the_replacement_character_and_is_noted() {
+        let call = call().with_target(Some("a"), Some("to\0ol"));
+        let entry = Entry::new(call, Outcome::answered(Status::Ok, None, b"{}"), Duration::ZERO);
+        assert_eq!(entry.call.tool_name.as_deref(), Some("to\u{fffd}ol"));
+        assert_eq!(entry.error_message.as_deref(), Some("normalised: tool_name"));
+    }
+
+    #[test]
+    fn i6_text_of_nuls_stays_within_its_limit() {
+        let call = call().with_target(Some("a"), Some(&"\0".repeat(TEXT_BYTES_MAX)));
+        assert!(call.tool_name.as_deref().is_some_and(|name| name.len() <= TEXT_BYTES_MAX));
+        let outcome = Outcome::failed(Status::Error, "\0".repeat(ERROR_BYTES_MAX));
+        let entry = Entry::new(call, outcome, Duration::ZERO);
+        assert!(entry.error_message.is_some_and(|message| message.len() <= ERROR_BYTES_MAX + 256));
+    }
+
+    #[test]
+    fn long_text_is_cut_at_a_character_boundary_and_noted() {
+        let subject = "é".repeat(TEXT_BYTES_MAX);
+        let call = call().with_caller(&Caller { subject, ..Caller::anonymous() });
+        assert_eq!(call.client_subject.len(), TEXT_BYTES_MAX);
+        let entry = Entry::new(call, Outcome::failed(Status::Denied, "no"), Duration::ZERO);
+        assert_eq!(entry.error_message.as_deref(), Some("no (normalised: client_subject)"));
+    }
+
+    #[test]
+    fn arguments_keep_every_byte_up_to_the_limit() {
+        let json = r#"{ "b":  1.0, "b2":"\ud800\u0000" }"#;
+        assert_eq!(arguments(json, json.len()).request_args.as_deref(), Some(json));
+    }
+
+    #[test]
+    fn oversized_arguments_become_a_marker_and_keep_their_digest() {
+        let json = format!(r#"{{"a":"{}"}}"#, "x".repeat(100));
+        let call = arguments(&json, 64);
+        assert_eq!(call.request_args.as_deref(), Some(r#"{"_gatepost":"truncated","bytes":108}"#));
+        assert_eq!(call.args_digest, Some(Digest::of(json.as_bytes())));
+    }
+
+    #[test]
+    fn deeply_nested_arguments_become_a_marker() {
+        let json = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
+        let marker = r#"{"_gatepost":"too_deep","bytes":40000}"#;
+        assert_eq!(arguments(&json, ARGS_BYTES_MAX_DEFAULT).request_args.as_deref(), Some(marker));
+    }
+}

@@ -1,0 +1,90 @@
+//! Limits of a record's fields, and the changes that keep a value within them.
+
+use std::borrow::Cow;
+
+/// Longest text of an identity or name field, in bytes.
+///
+/// *Derived*: a btree row of Postgres has at most 2,704 bytes (a third of a page), and `client_subject` and `tool_name`
+/// are each indexed together with a timestamp. 1,024 leaves room for both and for alignment.
+pub const TEXT_BYTES_MAX: usize = 1024;
+
+/// Longest `error_message`, in bytes. *Chosen*: enough for a backend's message, and small enough to reserve a record's
+/// room before its outcome is known.
+pub const ERROR_BYTES_MAX: usize = 2048;
+
+/// Deepest nesting of recorded arguments. *Derived*: Postgres parses `json` recursively and refuses about 6,000 levels
+/// at its default `max_stack_depth` (54001). 512 is far below that and above any real call.
+pub const ARGS_DEPTH_MAX: usize = 512;
+
+/// Default for the longest recorded arguments, in bytes. *Spec*: docs/design.md, "Record".
+pub const ARGS_BYTES_MAX_DEFAULT: usize = 64 * 1024;
+
+/// The longest recorded arguments that can be configured, in bytes. *Chosen*: sixteen times the default. A frame, a
+/// segment and a batch each have room for it.
+pub const ARGS_BYTES_MAX: usize = 1024 * 1024;
+
+/// The fields that normalisation can change, in the order of their bits in an intent's frame. The order is part of the
+/// format: add new fields at the end only.
+pub(in crate::audit) const NORMALISABLE: [&str; 13] = [
+    "method",
+    "client_subject",
+    "client_role",
+    "client_issuer",
+    "token_id",
+    "client_addr",
+    "session_id",
+    "rpc_id",
+    "tool_name",
+    "backend_name",
+    "request_args",
+    "args_digest",
+    "error_message",
+];
+
+/// Cuts `text` to `bytes_max` at a character boundary and replaces NUL. Returns whether anything changed.
+pub(super) fn normalise(text: &str, bytes_max: usize) -> (Cow<'_, str>, bool) {
+    let cut = &text[..text.floor_char_boundary(bytes_max)];
+    if !cut.contains('\0') {
+        return (Cow::Borrowed(cut), cut.len() < text.len());
+    }
+    let mut out = cut.replace('\0', "\u{fffd}");
+    // I6: the replacement character is longer than NUL.
+    out.truncate(out.floor_char_boundary(bytes_max));
+    (Cow::Owned(out), true)
+}
+
+/// The deepest nesting of arrays and objects in valid JSON text.
+pub(super) fn json_depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
+    for byte in json.bytes() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_inside_strings_do_not_count_as_nesting() {
+        assert_eq!(json_depth(r#"{"a":"[[[[\"[[","b":[1]}"#), 2);
+    }
+}

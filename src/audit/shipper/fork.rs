@@ -1,0 +1,85 @@
+//! Forked streams, and the alarm that names them.
+
+use super::state::ShipperState;
+use crate::audit::record::Epoch;
+
+/// Forked streams that the alarm names. *Chosen*: enough to see a pattern, few enough to read.
+const NAMED_MAX: usize = 8;
+
+/// Advice to the operator, at the end of every alarm about a fork.
+const ADVICE: &str = "its records stay in the outbox, `gatepost outbox list --epoch` shows them; find and stop the \
+    other writer with this gateway's id (a copy of the outbox directory, audit.gateway_id set twice) or the cause of \
+    lost rows (a restored database), then restart this gateway to check the stream again";
+
+/// The reason why a stream is not shipped any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ForkReason {
+    /// Another process writes under this gateway's id. Nothing is shipped: later epochs may belong to the other writer
+    /// too.
+    ForeignWriter,
+    /// Records before the next one are neither in the outbox nor in Postgres, for example after a database was
+    /// restored. Other epochs are shipped.
+    MissingRecords,
+}
+
+/// The alarm if nothing is shipped any more.
+pub(super) fn alarm(epoch: Epoch, what: &str) -> String {
+    format!("epoch {epoch} is forked and nothing is shipped: {what}; {ADVICE}")
+}
+
+/// Forked streams of older epochs. Their alarm stays raised until the gateway is restarted, even while other streams
+/// are delivered.
+#[derive(Debug, Default)]
+pub(super) struct ForkedStreams {
+    named: Vec<(Epoch, String)>,
+    unnamed: usize,
+}
+
+impl ForkedStreams {
+    pub(super) fn add(&mut self, epoch: Epoch, what: &str) {
+        if self.named.len() < NAMED_MAX {
+            self.named.push((epoch, what.to_owned()));
+        } else {
+            self.unnamed += 1;
+        }
+    }
+
+    /// The shipper's state if nothing else is wrong.
+    pub(super) fn state_without_error(&self) -> ShipperState {
+        self.summary()
+            .map_or(ShipperState::Delivering, |summary| ShipperState::Forked { error: format!("{summary}; {ADVICE}") })
+    }
+
+    /// Appends the forked streams to the text of another error.
+    pub(super) fn append_to(&self, error: &str) -> String {
+        self.summary().map_or_else(|| error.to_owned(), |summary| format!("{error}; also {summary}"))
+    }
+
+    fn summary(&self) -> Option<String> {
+        let named: Vec<_> = self.named.iter().map(|(epoch, what)| format!("epoch {epoch} ({what})")).collect();
+        let more = if self.unnamed > 0 { format!(" and {} more", self.unnamed) } else { String::new() };
+        (!named.is_empty())
+            .then(|| format!("forked and not shipped, while other epochs are: {}{more}", named.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarm_names_forked_epochs_and_is_bounded() {
+        let mut forked = ForkedStreams::default();
+        assert_eq!(
+            (forked.state_without_error(), forked.append_to("no reply")),
+            (ShipperState::Delivering, "no reply".to_owned())
+        );
+        for epoch in 1..=1_000 {
+            forked.add(Epoch(epoch), "another hash");
+        }
+        let ShipperState::Forked { error } = forked.state_without_error() else { panic!("the alarm is gone") };
+        assert!(error.contains("epoch 1 (another hash)") && error.contains("and 992 more"), "{error}");
+        assert!(error.contains(ADVICE) && error.len() < 1_000);
+        assert!(forked.append_to("no reply").starts_with("no reply; also forked"));
+    }
+}

@@ -1,0 +1,145 @@
+//! The records that are shipped next, from the ring or from the outbox.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::batch::BatchLimits;
+use crate::audit::chain::Head;
+use crate::audit::outbox::{self, Reader};
+use crate::audit::record::{AuditRecord, Digest, Epoch, Seq};
+use crate::audit::ring::{Ring, Window};
+
+/// Reads consecutive records of a stream. The next segment of the outbox is read while the records before it are
+/// delivered.
+#[derive(Debug)]
+pub(super) struct RecordSource {
+    ring: Arc<Ring>,
+    reader: Reader,
+    /// The epoch that is being written, whose newest records are in the ring.
+    current: Epoch,
+    limits: BatchLimits,
+    /// Records that were read from the outbox and are not delivered yet.
+    ahead: VecDeque<Arc<AuditRecord>>,
+    /// The segment after those records.
+    reading: Option<SegmentRead>,
+}
+
+/// A segment that is being read on a blocking thread.
+#[derive(Debug)]
+struct SegmentRead {
+    /// The position before the segment's first record.
+    after: (Epoch, Head),
+    records: JoinHandle<Result<Vec<AuditRecord>, outbox::Error>>,
+}
+
+impl RecordSource {
+    pub(super) fn new(ring: Arc<Ring>, reader: Reader, current: Epoch, limits: BatchLimits) -> Self {
+        Self { ring, reader, current, limits, ahead: VecDeque::new(), reading: None }
+    }
+
+    /// The records after `after`, at most one batch; `None` if there are none yet.
+    pub(super) async fn next(
+        &mut self,
+        epoch: Epoch,
+        after: Head,
+    ) -> Result<Option<Vec<Arc<AuditRecord>>>, outbox::Error> {
+        let from = after.seq.next();
+        if epoch == self.current {
+            match self.ring.read_from(from, self.limits.records, self.limits.bytes) {
+                Window::Records(records) => return Ok(Some(records)),
+                Window::Nothing => return Ok(None),
+                Window::Older => {}
+            }
+        }
+        if self.ahead.front().is_none_or(|record| record.position.epoch != epoch || record.position.seq != from) {
+            self.ahead.clear();
+        }
+        self.fill(epoch, after).await?;
+        self.read_ahead(epoch, after);
+        let mut bytes = 0;
+        let fits = |record: &&Arc<AuditRecord>| {
+            let first = bytes == 0;
+            bytes += record.entry.size_bytes();
+            first || bytes <= self.limits.bytes
+        };
+        let batch: Vec<_> = self.ahead.iter().take(self.limits.records).take_while(fits).cloned().collect();
+        Ok(Some(batch).filter(|batch| !batch.is_empty()))
+    }
+
+    /// Forgets `count` records that were delivered.
+    pub(super) fn advance(&mut self, count: usize) {
+        for _ in 0..count {
+            self.ahead.pop_front();
+        }
+    }
+
+    /// Forgets all records that were read ahead.
+    pub(super) fn clear(&mut self) {
+        self.ahead.clear();
+    }
+
+    /// The oldest epoch in the outbox that is later than `after`.
+    pub(super) async fn next_epoch(&self, after: Option<Epoch>) -> Result<Option<Epoch>, outbox::Error> {
+        let reader = self.reader.clone();
+        joined(tokio::task::spawn_blocking(move || reader.next_epoch(after))).await
+    }
+
+    /// Whether the outbox contradicts `cursor`: it has another record at that position, or a closed epoch that ends
+    /// before it. At level `queued` a cursor may be ahead of an epoch that was not closed, because records that were
+    /// delivered from the ring were never written to the outbox.
+    pub(super) async fn contradicts(&self, epoch: Epoch, cursor: Head) -> Result<bool, outbox::Error> {
+        let before = Head { seq: Seq(cursor.seq.0.saturating_sub(1)), hash: Digest::ZERO };
+        if let Some(record) = self.read(epoch, before).await?.first() {
+            let another = record.position.seq == cursor.seq && record.position.hash != cursor.hash;
+            return Ok(another && !outbox::stands_for_lost(record));
+        }
+        let (mut after, mut closed) = (Head::START, false);
+        while let Some(last) = self.read(epoch, after).await?.pop() {
+            (after, closed) = (Head::after(&last.position), last.entry.call.method == "gateway/closed");
+        }
+        Ok(closed)
+    }
+
+    /// Reads segments of the outbox until there is a full batch, or no segment is left.
+    async fn fill(&mut self, epoch: Epoch, after: Head) -> Result<(), outbox::Error> {
+        // I6: at most a batch and a segment, and one more segment that is being read.
+        while self.ahead.len() < self.limits.records && self.ahead_bytes() < self.limits.bytes {
+            self.read_ahead(epoch, after);
+            let Some(SegmentRead { records, .. }) = self.reading.take() else { break };
+            match joined(records).await {
+                Ok(records) if records.is_empty() => break,
+                Ok(records) => self.ahead.extend(records.into_iter().map(Arc::new)),
+                Err(error) if self.ahead.is_empty() => return Err(error),
+                // The records before the error are delivered first; the next read returns the error again.
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to read the segment after the records that were read.
+    fn read_ahead(&mut self, epoch: Epoch, after: Head) {
+        let after = self.ahead.back().map_or(after, |record| Head::after(&record.position));
+        if self.reading.as_ref().is_none_or(|reading| reading.after != (epoch, after)) {
+            let reader = self.reader.clone();
+            let records = tokio::task::spawn_blocking(move || reader.read(epoch, after));
+            self.reading = Some(SegmentRead { after: (epoch, after), records });
+        }
+    }
+
+    fn ahead_bytes(&self) -> usize {
+        self.ahead.iter().map(|record| record.entry.size_bytes()).sum()
+    }
+
+    async fn read(&self, epoch: Epoch, after: Head) -> Result<Vec<AuditRecord>, outbox::Error> {
+        let reader = self.reader.clone();
+        joined(tokio::task::spawn_blocking(move || reader.read(epoch, after))).await
+    }
+}
+
+/// The result of a blocking read. A panic in it continues here.
+async fn joined<T>(read: JoinHandle<Result<T, outbox::Error>>) -> Result<T, outbox::Error> {
+    read.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+}

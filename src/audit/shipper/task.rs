@@ -1,0 +1,328 @@
+//! The shipper's task: the loop over streams, batches and single records.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::batch::{BatchLimits, BatchSize};
+use super::fork::ForkReason;
+use super::health::Health;
+use super::record_source::RecordSource;
+use super::repeated_failure::{RepeatedFailure, any_accepted};
+use super::state::ShipperState;
+use crate::audit::chain::Head;
+use crate::audit::meter::Meter;
+use crate::audit::outbox::Reader;
+use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq};
+use crate::audit::ring::{Phase, Ring};
+use crate::audit::sink::{CursorUpdate, ErrorClass, Sink, SinkError};
+
+/// Interval at which partitions are created ahead. *Chosen*: monthly partitions are created months ahead, so once a day
+/// is often enough.
+const PREPARE_EVERY: Duration = Duration::from_hours(24);
+
+/// Delivers the records of ring and outbox to a sink.
+#[derive(Debug)]
+pub struct Shipper<S> {
+    ring: Arc<Ring>,
+    source: RecordSource,
+    meter: Arc<Meter>,
+    sink: S,
+    gateway_id: GatewayId,
+    epoch: Epoch,
+    size: BatchSize,
+    health: Health,
+    /// Cancelled when delivery has to end, finished or not.
+    deadline: CancellationToken,
+    /// Refused records since the last delivered one. Counted over all batches: with little traffic, each batch is one
+    /// record.
+    repeated_failure: RepeatedFailure,
+    /// When the sink was prepared; `None` before the first time.
+    prepared: Option<Instant>,
+}
+
+impl<S: Sink> Shipper<S> {
+    /// A shipper for the stream of `gateway_id` and `epoch`, and for the older streams in the outbox. Cancelling
+    /// `deadline` ends it at once. Also returns the receiver of its state.
+    pub fn new(
+        (ring, reader, meter): (Arc<Ring>, Reader, Arc<Meter>),
+        sink: S,
+        (gateway_id, epoch): (GatewayId, Epoch),
+        limits: BatchLimits,
+        deadline: CancellationToken,
+    ) -> (Self, watch::Receiver<ShipperState>) {
+        let (state, watched) = watch::channel(ShipperState::Starting);
+        let shipper = Self {
+            source: RecordSource::new(Arc::clone(&ring), reader, epoch, limits),
+            ring,
+            health: Health::new(Arc::clone(&meter), state),
+            meter,
+            sink,
+            gateway_id,
+            epoch,
+            size: BatchSize::new(limits.records),
+            deadline,
+            repeated_failure: RepeatedFailure::default(),
+            prepared: None,
+        };
+        (shipper, watched)
+    }
+
+    /// Delivers until the epoch is closed and delivered completely, or until the deadline.
+    pub async fn run(mut self) {
+        let (deadline, state) = (self.deadline.clone(), self.health.state());
+        // Dropping the future closes a connection in mid-statement; the cursor shows later whether it took effect.
+        let work = tokio::spawn(async move { deadline.run_until_cancelled(self.ship_all()).await });
+        if let Err(error) = work.await {
+            tracing::error!(
+                %error,
+                "shipper panicked (a bug in Gatepost); records stay in the outbox until the gateway is restarted"
+            );
+            let error = format!("the shipper panicked, restart the gateway: {error}");
+            state.send_replace(ShipperState::Held { error });
+        }
+    }
+
+    async fn ship_all(&mut self) {
+        let mut after = None;
+        loop {
+            match self.source.next_epoch(after).await {
+                Ok(Some(epoch)) if epoch < self.epoch => {
+                    // I4: a stream with missing records keeps its files, and does not block later streams.
+                    if self.ship_stream(epoch).await == Err(ForkReason::ForeignWriter) {
+                        return;
+                    }
+                    after = Some(epoch);
+                }
+                Ok(_) => break,
+                Err(error) => self.health.hold(&error.to_string()).await,
+            }
+        }
+        // If the stream is forked, the alarm is already raised.
+        self.ship_stream(self.epoch).await.ok();
+    }
+
+    /// Delivers one stream: an older one to its end, the current one until it is closed.
+    async fn ship_stream(&mut self, epoch: Epoch) -> Result<(), ForkReason> {
+        // The age of the backlog has to be known even if Postgres does not answer.
+        if let Ok(Some(batch)) = self.source.next(epoch, Head::START).await {
+            batch.first().inspect(|record| self.meter.set_oldest(&record.entry));
+        }
+        let mut head = self.cursor(epoch).await;
+        self.source.clear();
+        if head.seq > Seq::ZERO {
+            self.check_cursor(epoch, head).await?;
+            self.ring.delivered(epoch, head, epoch == self.epoch);
+        }
+        loop {
+            if self.prepared.is_none_or(|at| at.elapsed() > PREPARE_EVERY) {
+                self.prepare().await;
+            }
+            match self.source.next(epoch, head).await {
+                Ok(Some(batch)) => {
+                    let reached = self.deliver(head, &batch).await?;
+                    if reached != head {
+                        self.meter.delivered.add(reached.seq.0.saturating_sub(head.seq.0));
+                        head = reached;
+                        self.ring.delivered(epoch, head, epoch == self.epoch);
+                    }
+                }
+                Ok(None) => {
+                    self.meter.clear_oldest();
+                    let ended = epoch < self.epoch || self.ring.phase() >= Phase::Closed;
+                    let gauge = self.ring.gauge();
+                    if epoch == self.epoch && head.seq > gauge.stamped {
+                        let what = format!("Postgres has seq {}, but this epoch ends at {}", head.seq, gauge.stamped);
+                        self.fork(epoch, &what, ForkReason::ForeignWriter).await?;
+                    }
+                    if ended && (epoch < self.epoch || head.seq >= gauge.stamped) {
+                        return Ok(());
+                    }
+                    self.ring.shippable_behind(head.seq).await;
+                }
+                Err(error) => self.health.hold(&error.to_string()).await,
+            }
+        }
+    }
+
+    /// Checks that the cursor that was read at the start is a position in this gateway's own stream.
+    async fn check_cursor(&mut self, epoch: Epoch, cursor: Head) -> Result<(), ForkReason> {
+        // I4: records before a foreign cursor were not delivered, and must not be removed from the outbox for it.
+        loop {
+            let foreign = if epoch == self.epoch {
+                // This gateway has not delivered anything of the current epoch yet.
+                Ok(true)
+            } else {
+                self.source.contradicts(epoch, cursor).await
+            };
+            match foreign {
+                Ok(false) => return Ok(()),
+                Ok(true) => {
+                    let (seq, hash) = (cursor.seq, cursor.hash);
+                    let what = format!("Postgres has seq {seq} with hash {hash}, which this gateway did not write");
+                    self.fork(epoch, &what, ForkReason::ForeignWriter).await?;
+                }
+                Err(error) => self.health.hold(&error.to_string()).await,
+            }
+        }
+    }
+
+    /// Delivers consecutive records after `head`. Returns the stream's new head.
+    async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, ForkReason> {
+        let (mut rest, mut size) = (batch, self.size.current());
+        while let Some((first, later)) = rest.split_first() {
+            self.meter.set_oldest(&first.entry);
+            self.check_link(head, first).await?;
+            let (attempt, _) = rest.split_at(size.min(rest.len()));
+            let begun = Instant::now();
+            let result = self.sink.deliver(attempt).await;
+            head = match result {
+                Ok(CursorUpdate::Moved) => {
+                    self.meter.observe_delivery(&first.entry, attempt.len(), begun.elapsed());
+                    self.health.succeeded();
+                    self.size.succeeded(attempt.len());
+                    self.repeated_failure = RepeatedFailure::default();
+                    attempt.last().map_or(head, |record| Head::after(&record.position))
+                }
+                Ok(CursorUpdate::Unchanged) => self.resolve_outcome(head, rest).await?,
+                // I9: a record that Postgres refuses is found by halving, and quarantined at its position.
+                Err(error) if error.class == ErrorClass::Row && attempt.len() > 1 => {
+                    size = attempt.len().div_ceil(2);
+                    continue;
+                }
+                Err(error) if error.class == ErrorClass::Row => {
+                    if self.repeated_failure.add(&error) {
+                        // I9: bad rows do not block good ones, however many there are.
+                        match any_accepted(&mut self.sink, later).await {
+                            Ok(true) => {}
+                            Ok(false) => {
+                                let error =
+                                    format!("many records in a row fail alike, so the schema is at fault: {error}");
+                                self.health.hold(&error).await;
+                                // Retried together with newer records, which may show that the rows are at fault.
+                                return Ok(head);
+                            }
+                            Err(error) => {
+                                self.health.wait(&error).await;
+                                continue;
+                            }
+                        }
+                    }
+                    self.quarantine(head, rest, &error).await?
+                }
+                Err(error) => {
+                    if error.class == ErrorClass::TooMuch {
+                        self.size.shrink(attempt.len());
+                    }
+                    self.health.wait(&error).await;
+                    // The reply may have been lost after the commit.
+                    self.resolve_outcome(head, rest).await?
+                }
+            };
+            let delivered = rest.iter().take_while(|record| record.position.seq <= head.seq).count();
+            rest = rest.split_at(delivered).1;
+            self.source.advance(delivered);
+            // After a quarantined record, the rest is tried as a whole again.
+            size = self.size.current();
+        }
+        Ok(head)
+    }
+
+    /// Quarantines the first record of `rest`.
+    async fn quarantine(
+        &mut self,
+        head: Head,
+        rest: &[Arc<AuditRecord>],
+        error: &SinkError,
+    ) -> Result<Head, ForkReason> {
+        let Some(record) = rest.first() else { return Ok(head) };
+        let position = record.position;
+        let request_id = record.entry.call.request_id;
+        tracing::error!(seq = %position.seq, %request_id, %error, "Postgres refused a record; quarantining it");
+        match self.sink.quarantine(record, error).await {
+            Ok(CursorUpdate::Moved) => {
+                self.meter.quarantined.add(1);
+                Ok(Head::after(&position))
+            }
+            // I5: a batch that timed out may have been committed since, and then the cursor is after this record.
+            Ok(CursorUpdate::Unchanged) => self.resolve_outcome(head, rest).await,
+            Err(error) => {
+                self.health.wait(&error).await;
+                self.resolve_outcome(head, rest).await
+            }
+        }
+    }
+
+    /// Reads the cursor after a delivery whose outcome is unknown. Returns the stream's head.
+    async fn resolve_outcome(&mut self, head: Head, sent: &[Arc<AuditRecord>]) -> Result<Head, ForkReason> {
+        let Some(position) = sent.first().map(|record| record.position) else { return Ok(head) };
+        loop {
+            let cursor = self.cursor(position.epoch).await;
+            let ours = cursor == head || sent.iter().any(|record| Head::after(&record.position) == cursor);
+            if ours {
+                if cursor != head {
+                    self.health.succeeded();
+                }
+                return Ok(cursor);
+            }
+            let what =
+                format!("Postgres has seq {} with hash {}, which this gateway did not write", cursor.seq, cursor.hash);
+            self.fork(position.epoch, &what, ForkReason::ForeignWriter).await?;
+        }
+    }
+
+    /// Checks that the record that is delivered next follows the head.
+    async fn check_link(&mut self, head: Head, first: &AuditRecord) -> Result<(), ForkReason> {
+        let position = first.position;
+        while position.seq != head.seq.next() || position.prev_hash != head.hash {
+            let (what, reason) = if position.seq == head.seq.next() {
+                let what = format!("the record before seq {} has another hash in Postgres", position.seq);
+                (what, ForkReason::ForeignWriter)
+            } else {
+                let (from, to) = (head.seq.next(), position.seq.0.saturating_sub(1));
+                let what = format!("records {from} to {to} are in neither outbox nor Postgres");
+                (what, ForkReason::MissingRecords)
+            };
+            self.fork(position.epoch, &what, reason).await?;
+        }
+        Ok(())
+    }
+
+    async fn cursor(&mut self, epoch: Epoch) -> Head {
+        loop {
+            if self.prepared.is_none() {
+                self.prepare().await;
+            }
+            match self.sink.cursor(self.gateway_id, epoch).await {
+                Ok(head) => return head,
+                Err(error) => self.health.wait(&error).await,
+            }
+        }
+    }
+
+    /// Prepares the sink. The first time, until it succeeds. Later failures do not block delivery: they concern
+    /// partitions that are needed only in the future.
+    async fn prepare(&mut self) {
+        while let Err(error) = self.sink.prepare().await {
+            if self.prepared.is_some() {
+                tracing::error!(%error, "could not create upcoming partitions; delivery continues, retrying in 24h");
+                break;
+            }
+            self.health.wait(&error).await;
+        }
+        self.prepared = Some(Instant::now());
+    }
+
+    /// Stops shipping a stream and raises the alarm. If another process writes under this gateway's id, nothing is
+    /// shipped until the gateway stops.
+    async fn fork(&mut self, epoch: Epoch, what: &str, reason: ForkReason) -> Result<(), ForkReason> {
+        tracing::error!(what, gateway_id = %self.gateway_id, %epoch, "stream is forked; not shipping it");
+        if !self.health.forked(epoch, self.epoch, what, reason) {
+            self.ring.reached(Phase::Closed).await;
+        }
+        Err(reason)
+    }
+}

@@ -1,0 +1,67 @@
+//! Connection options, and connecting within a time limit.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+
+use super::error::{driver_error, timed_out};
+use crate::audit::sink::{ErrorClass, SinkError};
+
+/// Longest connection attempt. *Chosen*: longer than a healthy server needs, shorter than TCP's own timeout.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time beyond the server's `statement_timeout` after which the client treats the connection as dead. *Chosen*: the
+/// server's own timeout error arrives within it, even over a slow network.
+pub(super) const REPLY_GRACE: Duration = Duration::from_secs(5);
+
+/// A connection.
+pub type Connection = PgConnection;
+
+/// Settings of a connection to Postgres.
+#[derive(Clone)]
+pub struct Options {
+    /// The URL, `postgres://...`. May contain a password.
+    pub url: String,
+    /// The server cancels a statement after this time.
+    pub statement_timeout: Duration,
+    /// Whether [`Sink::prepare`] applies the migrations.
+    pub migrate: bool,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // I8: the URL may contain a password.
+        f.debug_struct("Options").field("statement_timeout", &self.statement_timeout).finish_non_exhaustive()
+    }
+}
+
+/// Parses `options`.
+///
+/// # Errors
+/// The URL is not a Postgres URL. The message does not repeat it, because it may contain a password.
+pub fn connect_options(options: &Options) -> Result<PgConnectOptions, SinkError> {
+    let milliseconds = options.statement_timeout.as_millis().to_string();
+    let connect =
+        PgConnectOptions::from_str(&options.url).map_err(|error| driver_error("parse postgres.url", &error))?;
+    Ok(connect.application_name("gatepost").options([
+        // *Delivered* means that the record is on Postgres's disk, whatever the server's default is.
+        ("synchronous_commit", "on"),
+        ("statement_timeout", &milliseconds),
+        ("lock_timeout", &milliseconds),
+        ("tcp_keepalives_idle", "30"),
+    ]))
+}
+
+/// Connects within a time limit.
+///
+/// # Errors
+/// See [`SinkError`].
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, SinkError> {
+    let operation = "connect";
+    match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
+        Ok(result) => result.map_err(|error| driver_error(operation, &error)),
+        Err(_) => Err(timed_out(operation, CONNECT_TIMEOUT, ErrorClass::Transient)),
+    }
+}
