@@ -26,7 +26,7 @@ check CONFIG="examples/gatepost.toml":
 
 # Write the table of docs/configuration.md anew.
 docs:
-    UPDATE_DOCS=1 cargo test --quiet --test config the_documentation
+    UPDATE_DOCS=1 cargo test --quiet --test cli config::the_documentation
 
 # Licenses, bans, sources and advisories of dependencies.
 deny:

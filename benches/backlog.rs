@@ -68,7 +68,7 @@ fn main() {
 fn run(records: usize, shown: &mut table::Table) -> Memory {
     let dir = disk::directory("backlog");
     let outbox = dir.path().join("outbox");
-    let mut cluster = Cluster::start_with_fsync();
+    let mut cluster = Cluster::start_with("fsync=on");
     let database = runtime().block_on(cluster.create_database());
     cluster.stop();
     let mut child = Command::new(std::env::current_exe().unwrap())

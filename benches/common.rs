@@ -14,6 +14,8 @@
 )]
 
 pub mod child;
+#[path = "../tests/common/command.rs"]
+pub mod command;
 pub mod disk;
 pub mod fill;
 pub mod gateway;
@@ -21,6 +23,8 @@ pub mod machine;
 pub mod peer;
 #[path = "../tests/common/postgres.rs"]
 pub mod postgres;
+#[path = "../tests/common/postgres_control.rs"]
+pub mod postgres_control;
 #[path = "../tests/common/process.rs"]
 pub mod process;
 pub mod records;

@@ -44,7 +44,7 @@ fn main() {
     let rounds = size("DRAIN_ROUNDS", 3, 1);
     let singles = size("DRAIN_SINGLES", 20_000, 500);
     let maker = Maker::new();
-    let cluster = Cluster::start_with_fsync();
+    let cluster = Cluster::start_with("fsync=on");
     let database = runtime().block_on(cluster.create_database());
     runtime().block_on(async { postgres::migrate(&mut connect(&database).await).await.unwrap() });
     let (mut drained, mut bare, mut one) = (Vec::new(), Vec::new(), Vec::new());

@@ -31,7 +31,7 @@ use common::machine::{Memory, memory};
 use common::postgres::Cluster;
 use common::records::Maker;
 use common::sample::{median, milliseconds, rate};
-use common::{argument, disk, fill, process, runtime, size, table};
+use common::{argument, command, disk, fill, runtime, size, table};
 use nix::sys::signal::Signal;
 
 /// The commands that only look, and one that has to read everything to find nothing.
@@ -101,11 +101,11 @@ fn dead(outbox: &Path, files: &Path) {
     }
     // What changes it, on a copy: the directory is needed once more.
     let copy = files.join("copy");
-    process::run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(outbox).arg(&copy)).unwrap();
+    command::run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(outbox).arg(&copy));
     row("prune", &run("outbox", &["prune", "--yes", "--before", "1/2500000"], &copy));
     std::fs::remove_dir_all(&copy).unwrap();
-    process::run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(outbox).arg(&copy)).unwrap();
-    let cluster = Cluster::start_with_fsync();
+    command::run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(outbox).arg(&copy));
+    let cluster = Cluster::start_with("fsync=on");
     let database = runtime().block_on(cluster.create_database());
     let draining = run_with("outbox", &["drain", "--timeout", "1h"], &copy, Some(&database.url));
     std::fs::remove_dir_all(&copy).unwrap();
@@ -203,7 +203,7 @@ fn million() {
     let dir = disk::directory("inspect-million");
     let outbox = dir.path().join("outbox");
     fill::closed(&outbox, &Maker::new(), records);
-    let cluster = Cluster::start_with_fsync();
+    let cluster = Cluster::start_with("fsync=on");
     let database = runtime().block_on(cluster.create_database());
     let url = Some(database.url.as_str());
     let mut shown = table::Table::new(["a healthy trail", "records", "s", "records/s", "RSS MiB at most"]);

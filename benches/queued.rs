@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use common::disk::{self, Counters, CountingFs};
 use common::postgres::Cluster;
+use common::postgres_control::{freeze, thaw};
 use common::records::Maker;
 use common::sample::{Sample, milliseconds};
 use common::{runtime, scribing, size, table};
@@ -72,7 +73,7 @@ fn main() {
     let healthy = Duration::from_secs(size("QUEUED_HEALTHY_S", 20, 2));
     let frozen = Duration::from_secs(size("QUEUED_FROZEN_S", 10, 1));
     let dir = disk::directory("queued");
-    let cluster = Cluster::start_with_fsync();
+    let cluster = Cluster::start_with("fsync=on");
     let fs = CountingFs::default();
     let written = Arc::clone(&fs.0);
     runtime().block_on(async {
@@ -93,9 +94,9 @@ fn main() {
         load.delivered().await;
         let mut lone = load.lone().await;
         let idle = load.paced(rate, healthy).await;
-        cluster.freeze();
+        freeze(&cluster);
         let spilled = load.paced(rate, frozen).await;
-        cluster.thaw();
+        thaw(&cluster);
         let thawed = Instant::now();
         let behind = load.paced(rate, healthy).await;
         load.delivered().await;

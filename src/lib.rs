@@ -34,7 +34,7 @@
 //! # Invariants
 //!
 //! A comment `// I4:` marks each line that enforces an invariant, and at least one test names each invariant.
-//! `tests/tidy.rs` checks both.
+//! `tests/tidy/main.rs` checks both.
 //!
 //! * **I1** No call is forwarded before its intent has reached the configured level; no reply is released before its
 //!   record has. The one exception is the operator's: calls that `audit.continue_for` names are forwarded even if they

@@ -1,5 +1,5 @@
 //! What each fuzz target asserts. The targets in `fuzz/fuzz_targets` run these bodies on what libFuzzer finds;
-//! `tests/fuzz.rs` runs them on the committed corpus and on what proptest makes of it.
+//! `tests/crash/fuzz.rs` runs them on the committed corpus and on what proptest makes of it.
 //!
 //! A body panics where a promise is broken, and returns otherwise.
 #![allow(

@@ -19,8 +19,7 @@ use tempfile::TempDir;
 
 use super::mcp::{Client, Era};
 use super::process::{self, Reaper};
-use super::tools::python_program;
-use super::wait::{SOON, let_pass, until};
+use super::wait::{SOON, until};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_gatepost");
@@ -45,7 +44,8 @@ rm -rf "$1"
 #[derive(Debug)]
 pub struct Setup {
     dir: PathBuf,
-    settings: BTreeMap<String, String>,
+    /// In TOML's notation, by key.
+    pub settings: BTreeMap<String, String>,
     env: BTreeMap<String, String>,
     _reaper: Reaper,
 }
@@ -56,7 +56,8 @@ pub struct Gatepost {
     child: Child,
     log: PathBuf,
     mcp: String,
-    ops: String,
+    /// The operations listener.
+    pub ops_url: String,
 }
 
 impl Default for Setup {
@@ -95,12 +96,6 @@ impl Setup {
         self
     }
 
-    /// Takes a setting out again.
-    pub fn unset(&mut self, key: &str) -> &mut Self {
-        self.settings.remove(key);
-        self
-    }
-
     /// Delivers to this Postgres.
     pub fn postgres(&mut self, url: &str) -> &mut Self {
         self.set("postgres.url", url)
@@ -108,14 +103,6 @@ impl Setup {
 
     pub fn backend(&mut self, alias: &str, command: &[&str]) -> &mut Self {
         self.set_toml(&format!("backends.{alias}.command"), &format!("{command:?}"))
-    }
-
-    /// `tests/e2e/raw_server.py`, which writes each call that reaches it into the file returned.
-    pub fn raw_backend(&mut self, alias: &str) -> PathBuf {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/raw_server.py");
-        let (python, received) = (python_program("python"), self.dir.join(format!("received by {alias}")));
-        self.backend(alias, &[python.to_str().unwrap(), script, received.to_str().unwrap()]);
-        received
     }
 
     pub fn role(&mut self, name: &str, allow: &[&str]) -> &mut Self {
@@ -163,13 +150,6 @@ impl Setup {
 
     /// Starts `serve` and waits until its listeners are open and it says how ready it is.
     pub fn start(&self) -> Gatepost {
-        let gatepost = self.start_unready();
-        until("the gateway answers /readyz", SOON, || get(&gatepost.ops, "/readyz").is_some());
-        gatepost
-    }
-
-    /// Starts `serve` and waits only until its listeners are open.
-    pub fn start_unready(&self) -> Gatepost {
         let (log, addresses) = (self.log_file(), self.addresses_file());
         let mut child = self.spawn();
         let mut bound = Value::Null;
@@ -182,16 +162,9 @@ impl Setup {
             bound["pid"] == child.id()
         });
         let address = |key: &str| bound[key].as_str().unwrap_or_default().to_owned();
-        Gatepost { mcp: address("mcp"), ops: address("ops"), child, log }
-    }
-
-    /// Starts `serve` and kills it as a power cut would `after` a time, whatever it is doing then.
-    pub fn start_and_kill(&self, after: Duration) {
-        let mut child = self.spawn();
-        let_pass(after);
-        process::signal(child.id(), Signal::SIGKILL);
-        let ended = child.wait().unwrap();
-        assert_eq!(ended.code(), None, "gatepost serve ended by itself\n{}", self.log());
+        let gatepost = Gatepost { mcp: address("mcp"), ops_url: address("ops"), child, log };
+        gatepost.get_ops("/readyz");
+        gatepost
     }
 
     /// What the gateway logged, in all its starts.
@@ -199,7 +172,8 @@ impl Setup {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    fn spawn(&self) -> Child {
+    /// Starts `serve` and waits for nothing.
+    pub fn spawn(&self) -> Child {
         let addresses = self.addresses_file();
         if addresses.exists() {
             fs::remove_file(&addresses).unwrap();
@@ -226,11 +200,6 @@ impl Gatepost {
         &self.mcp
     }
 
-    /// The operations listener.
-    pub fn ops_url(&self) -> &str {
-        &self.ops
-    }
-
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -240,9 +209,14 @@ impl Gatepost {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Status and body of a GET on the operations listener.
+    /// Status and body of a GET on the operations listener, once it answers.
     pub fn get_ops(&self, path: &str) -> (u16, String) {
-        get(&self.ops, path).expect("the operations listener answers")
+        let mut answer = None;
+        until("the operations listener answers", SOON, || {
+            answer = get(&self.ops_url, path);
+            answer.is_some()
+        });
+        answer.unwrap()
     }
 
     /// A client of all backends (`/mcp`) for a caller of `role`.
@@ -255,12 +229,6 @@ impl Gatepost {
         Client::connect(&format!("{}{path}", self.mcp), era, Some(&token(role))).await
     }
 
-    /// Kills the gateway as a power cut would.
-    pub fn kill9(mut self) {
-        process::signal(self.child.id(), Signal::SIGKILL);
-        self.child.wait().unwrap();
-    }
-
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         process::signal(self.child.id(), signal);
@@ -268,7 +236,12 @@ impl Gatepost {
 
     /// Asks the gateway to stop and gives its exit code; `None` if a signal ended it.
     pub fn terminate(self) -> Option<i32> {
-        self.signal(Signal::SIGTERM);
+        self.end(Signal::SIGTERM)
+    }
+
+    /// Sends a signal and waits for the end; gives the exit code, `None` if the signal ended the gateway.
+    pub fn end(self, signal: Signal) -> Option<i32> {
+        self.signal(signal);
         self.wait()
     }
 

@@ -16,16 +16,13 @@ pub enum Era {
     Modern,
 }
 
-/// Both, for tests that hold in either.
-pub const ERAS: [Era; 2] = [Era::Legacy, Era::Modern];
-
 /// A client of one endpoint.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
     url: String,
     era: Era,
-    token: Option<String>,
+    pub token: Option<String>,
     session: Option<String>,
     next_id: std::sync::Arc<AtomicU64>,
 }
@@ -95,11 +92,6 @@ impl Client {
             session: None,
             next_id: std::sync::Arc::new(AtomicU64::new(1)),
         }
-    }
-
-    /// The same client with another token, or none, in the same session.
-    pub fn with_token(&self, token: Option<&str>) -> Self {
-        Self { token: token.map(str::to_owned), ..self.clone() }
     }
 
     /// The legacy session's id.

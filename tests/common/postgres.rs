@@ -18,11 +18,12 @@ use nix::sys::signal::Signal;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use super::command;
 use super::process::{self, Reaper};
 use super::wait::{SOON, until};
 
 /// The superuser of every test cluster; nobody asks for a password.
-const SUPERUSER: &str = "gatepost";
+pub const SUPERUSER: &str = "gatepost";
 
 /// What the server is told besides its directory and address: quick to start, small, and no server-side parallelism.
 const SETTINGS: [&str; 9] = [
@@ -60,10 +61,11 @@ rm -rf "$1"
 /// One running (or stopped) server with its data directory.
 #[derive(Debug)]
 pub struct Cluster {
-    dir: PathBuf,
+    /// The data directory is `data` in it, the Unix socket is beside.
+    pub dir: PathBuf,
     address: Ipv4Addr,
     port: u16,
-    fsync: bool,
+    setting: &'static str,
     server: Option<Child>,
     _reaper: Reaper,
 }
@@ -79,12 +81,7 @@ pub struct Database {
 impl Cluster {
     /// A new cluster, running, without fsync.
     pub fn start() -> Self {
-        Self::build(false)
-    }
-
-    /// A new cluster, running, that flushes its files as a real one does.
-    pub fn start_with_fsync() -> Self {
-        Self::build(true)
+        Self::start_with("fsync=off")
     }
 
     /// The cluster that all tests of this process share. A test that stops, kills or freezes starts its own.
@@ -93,14 +90,15 @@ impl Cluster {
         SHARED.get_or_init(Self::start)
     }
 
-    fn build(fsync: bool) -> Self {
+    /// A new cluster, running, with this setting, for example `fsync=on`.
+    pub fn start_with(setting: &'static str) -> Self {
         let dir = tempfile::Builder::new().prefix("gatepost-pg-").tempdir_in("/tmp").unwrap().keep();
         let reaper = Reaper::new(REAP, &dir);
         hand_over(&dir);
-        process::run(Command::new("cp").arg("-a").arg(template()).arg(dir.join("data"))).unwrap();
+        command::run(Command::new("cp").arg("-a").arg(template()).arg(dir.join("data")));
         let address = own_address();
         let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
-        let mut cluster = Self { dir, address, port, fsync, server: None, _reaper: reaper };
+        let mut cluster = Self { dir, address, port, setting, server: None, _reaper: reaper };
         cluster.restart();
         cluster
     }
@@ -117,7 +115,7 @@ impl Cluster {
             .args(["-p", &self.port.to_string()])
             .args(["-c", &format!("listen_addresses={}", self.address)])
             .args(["-c", &format!("unix_socket_directories={}", self.dir.display())])
-            .args(["-c", if self.fsync { "fsync=on" } else { "fsync=off" }])
+            .args(["-c", self.setting])
             .args(SETTINGS.iter().flat_map(|setting| ["-c", setting]))
             .process_group(0)
             .stdin(Stdio::null())
@@ -139,26 +137,6 @@ impl Cluster {
         self.address
     }
 
-    /// Serves TLS with this certificate and key, in PEM, and takes no TCP connection without it.
-    pub async fn demand_tls(&self, certificate: &str, key: &str) {
-        let hba = "local all all trust\nhostssl all all all trust\n";
-        for (name, text) in [("server.crt", certificate), ("server.key", key), ("pg_hba.conf", hba)] {
-            self.write_to_data(name, text);
-        }
-        let mut connection = PgConnection::connect(&self.socket_url("postgres")).await.unwrap();
-        sqlx::raw_sql("ALTER SYSTEM SET ssl = on").execute(&mut connection).await.unwrap();
-        sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut connection).await.unwrap();
-        until("TLS is on", SOON, || self.log().contains("parameter \"ssl\" changed"));
-    }
-
-    /// Writes a file of the server's, as `pg_hba.conf`; it reads it when it is told to.
-    pub fn write_to_data(&self, name: &str, text: &str) {
-        let path = self.dir.join("data").join(name);
-        fs::write(&path, text).unwrap();
-        hand_over(&path);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    }
-
     /// Stops the server cleanly, disconnecting its clients.
     pub fn stop(&mut self) {
         process::signal(self.pid(), Signal::SIGINT);
@@ -169,32 +147,12 @@ impl Cluster {
     pub fn kill(&mut self) {
         let pid = self.pid();
         process::signal(pid, Signal::SIGSTOP);
-        let children = process::children(pid);
+        let children = children(pid);
         for id in children.iter().chain([&pid]) {
             process::signal(*id, Signal::SIGKILL);
         }
         self.reap();
-        until("the server's processes are gone", SOON, || !children.iter().any(|id| process::is_alive(*id)));
-    }
-
-    /// Stops the server in mid-air: connections stay open, nothing answers.
-    pub fn freeze(&self) {
-        process::signal(self.pid(), Signal::SIGSTOP);
-        for id in process::children(self.pid()) {
-            process::signal(id, Signal::SIGSTOP);
-        }
-    }
-
-    /// Lets a frozen server go on.
-    pub fn thaw(&self) {
-        for id in process::children(self.pid()).into_iter().chain([self.pid()]) {
-            process::signal(id, Signal::SIGCONT);
-        }
-    }
-
-    /// Whether the server was started and not stopped or killed since.
-    pub fn is_running(&self) -> bool {
-        self.server.is_some()
+        until("the server's processes are gone", SOON, || !children.iter().any(|id| is_alive(*id)));
     }
 
     /// The server's own port.
@@ -207,30 +165,13 @@ impl Cluster {
         format!("postgres://{SUPERUSER}@{}:{}/{database}", self.address, self.port)
     }
 
-    /// A URL over the Unix socket for `database`.
-    pub fn socket_url(&self, database: &str) -> String {
-        format!("postgres://{SUPERUSER}@localhost:{}/{database}?host={}", self.port, self.dir.display())
-    }
-
     /// Makes an empty database with a name of its own.
     pub async fn create_database(&self) -> Database {
-        self.create("").await
+        self.create_database_with("").await
     }
 
-    /// The same, with its files in the empty directory `dir`.
-    pub async fn create_database_in(&self, dir: &Path) -> Database {
-        let space = dir.join("tablespace");
-        fs::create_dir(&space).unwrap();
-        hand_over(dir);
-        hand_over(&space);
-        let mut admin = PgConnection::connect(&self.url("postgres")).await.unwrap();
-        let create = format!("CREATE TABLESPACE small LOCATION '{}'", space.display());
-        sqlx::query(AssertSqlSafe(create)).execute(&mut admin).await.unwrap();
-        admin.close().await.unwrap();
-        self.create("TABLESPACE small").await
-    }
-
-    async fn create(&self, options: &str) -> Database {
+    /// Makes an empty database with these options of `CREATE DATABASE`.
+    pub async fn create_database_with(&self, options: &str) -> Database {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let mut admin = PgConnection::connect(&self.url("postgres")).await.unwrap();
@@ -248,7 +189,8 @@ impl Cluster {
         self.dir.join("log")
     }
 
-    fn pid(&self) -> u32 {
+    /// The process id of the running server.
+    pub fn pid(&self) -> u32 {
         self.server.as_ref().expect("the server runs").id()
     }
 
@@ -308,7 +250,7 @@ fn template() -> PathBuf {
         let made = tempfile::Builder::new().prefix("gatepost-initdb-").tempdir_in("/tmp").unwrap();
         hand_over(made.path());
         let data = made.path().join("data");
-        process::run(as_server_user("initdb").arg("-D").arg(&data).args([
+        command::run(as_server_user("initdb").arg("-D").arg(&data).args([
             "--no-sync",
             "--auth=trust",
             "--encoding=UTF8",
@@ -316,13 +258,12 @@ fn template() -> PathBuf {
             "--wal-segsize=1",
             "--username",
             SUPERUSER,
-        ]))
-        .unwrap();
+        ]));
         let copy = root.join(format!("postgres-{version}-1.tmp"));
         if copy.exists() {
             fs::remove_dir_all(&copy).unwrap();
         }
-        process::run(Command::new("cp").arg("-a").arg(&data).arg(&copy)).unwrap();
+        command::run(Command::new("cp").arg("-a").arg(&data).arg(&copy));
         fs::rename(&copy, &template).unwrap();
     }
     template
@@ -339,7 +280,7 @@ fn as_server_user(program: &str) -> Command {
 }
 
 /// Gives `dir` to the user that the server runs as.
-fn hand_over(dir: &Path) {
+pub fn hand_over(dir: &Path) {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
     if let Some((uid, gid)) = server_user() {
         chown(dir, Some(uid), Some(gid)).unwrap();
@@ -373,4 +314,19 @@ fn binary(program: &str) -> PathBuf {
         .map(|place| place.join(program))
         .find(|path| path.exists())
         .unwrap_or_else(|| panic!("no `{program}` of a Postgres server on this machine: run ./scripts/test"))
+}
+
+/// The direct children of `pid`, as the kernel lists them now.
+pub fn children(pid: u32) -> Vec<u32> {
+    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(|id| id.parse().unwrap())
+        .collect()
+}
+
+/// Whether `pid` exists and is no zombie.
+pub fn is_alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X'])))
 }

@@ -1,6 +1,5 @@
 //! Processes that never outlive the test process, however it ends.
 
-use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -47,32 +46,4 @@ impl Drop for Reaper {
 /// Sends `signal` to `pid`; false if there is no such process.
 pub fn signal(pid: u32, signal: Signal) -> bool {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).is_ok()
-}
-
-/// The direct children of `pid`, as the kernel lists them now.
-pub fn children(pid: u32) -> Vec<u32> {
-    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
-        .unwrap_or_default()
-        .split_whitespace()
-        .map(|id| id.parse().unwrap())
-        .collect()
-}
-
-/// Whether `pid` exists and is no zombie.
-pub fn is_alive(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X'])))
-}
-
-/// Runs `command` to its end; panics with its output if it fails.
-pub fn run(command: &mut Command) -> io::Result<()> {
-    let output = command.output()?;
-    assert!(
-        output.status.success(),
-        "{command:?} ended with {}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }

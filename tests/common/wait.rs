@@ -26,13 +26,3 @@ pub async fn until_async<F: Future<Output = bool>>(what: &str, deadline: Duratio
         tokio::time::sleep(INTERVAL).await;
     }
 }
-
-/// Lets any time at all pass, where a test wants not a state but a random moment.
-pub fn let_pass(time: Duration) {
-    std::thread::sleep(time);
-}
-
-/// The same, in a task: where a test's own backend takes its time.
-pub async fn let_pass_async(time: Duration) {
-    tokio::time::sleep(time).await;
-}

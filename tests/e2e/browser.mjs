@@ -1,5 +1,5 @@
 // What the drivers of the console share: Chromium, what must not happen in it, and the way in. They are started as
-// `node DRIVER MODULES URL TOKEN SHOTS`, by tests/common/browser.rs.
+// `node DRIVER MODULES URL TOKEN SHOTS`, by tests/e2e/browser.rs.
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";

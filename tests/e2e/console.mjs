@@ -1,4 +1,4 @@
-// Drives the console in Chromium, as tests/console.rs tells.
+// Drives the console in Chromium, as tests/e2e/console.rs tells.
 //
 // What the browser cannot do, stopping the database and calling tools, is asked of the test on standard output, a word a
 // line; it answers with a line on standard input when it is done.

@@ -1,4 +1,4 @@
-// Keeps the console open in Chromium while tests/outage.rs stops the database. Nobody touches the page.
+// Keeps the console open in Chromium while tests/e2e/outage.rs stops the database. Nobody touches the page.
 //
 // Says `open` once it is signed in. Each line of the test is a look, as JSON: what the page has to show by itself, and the
 // name of a screenshot. `done` is the answer.

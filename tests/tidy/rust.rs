@@ -1,6 +1,5 @@
 //! Just enough of Rust's grammar to ask a source file what it names: comments and strings are told from code, tests
 //! from what is tested, and paths are resolved to modules of this crate.
-#![allow(unreachable_pub, reason = "tests")]
 
 use std::path::Path;
 
@@ -17,12 +16,19 @@ pub struct Source {
 /// A text taken apart.
 #[derive(Debug, Default)]
 pub struct Code {
-    /// The code, without comments, with every string literal empty.
+    /// The code, without comments, with every string literal empty, on the lines on which it was.
     pub text: String,
     /// Each comment, with its slashes.
     pub comments: Vec<String>,
     /// The contents of the string literals, as written.
     pub strings: Vec<String>,
+}
+
+/// A function and how many lines are between the braces of its body.
+#[derive(Debug)]
+pub struct Function {
+    pub name: String,
+    pub lines: usize,
 }
 
 /// All Rust files below a directory of the repository, sorted; none if there is no such directory.
@@ -164,16 +170,19 @@ impl Code {
             } else if rest.starts_with("/*") {
                 let length = block_comment(rest);
                 code.comments.push(rest[..length].to_owned());
+                code.keep_lines(&rest[..length]);
                 length
             } else if let Some((open, close)) = raw_string(rest).filter(|_| !code.ends_in_word()) {
                 let length = rest[open..].find(&close).unwrap_or(rest.len() - open);
                 code.strings.push(rest[open..open + length].to_owned());
                 code.text.push_str("\"\"");
+                code.keep_lines(&rest[open..open + length]);
                 (open + length + close.len()).min(rest.len())
             } else if c == '"' {
                 let length = quoted(rest, '"');
                 code.strings.push(rest[1..length].trim_end_matches('"').to_owned());
                 code.text.push_str("\"\"");
+                code.keep_lines(&rest[..length]);
                 length
             } else if c == '\'' && is_char(rest) {
                 code.text.push_str("' '");
@@ -192,9 +201,53 @@ impl Code {
         self.text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty())
     }
 
+    /// The functions that have a body, in order.
+    pub fn functions(&self) -> Vec<Function> {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let starts = self.text.match_indices("fn ").filter(|(at, _)| !self.text[..*at].ends_with(is_word));
+        let named = starts.filter_map(|(at, begin)| {
+            let rest = &self.text[at + begin.len()..];
+            let name: String = rest.chars().take_while(|c| is_word(*c)).collect();
+            let body = body(rest)?;
+            Some(Function { name, lines: body.lines().count().saturating_sub(2) })
+        });
+        named.filter(|function| !function.name.is_empty()).collect()
+    }
+
+    /// Puts the line breaks of something that was left out.
+    fn keep_lines(&mut self, left_out: &str) {
+        self.text.extend(left_out.matches('\n'));
+    }
+
     fn ends_in_word(&self) -> bool {
         self.text.ends_with(|c: char| c.is_alphanumeric() || c == '_')
     }
+}
+
+/// The body of the function whose signature `text` begins with, with its braces; `None` if it has none.
+fn body(text: &str) -> Option<&str> {
+    let (mut nested, mut depth, mut begin) = (0_usize, 0_usize, 0);
+    for (at, c) in text.char_indices() {
+        match c {
+            '(' | '[' if depth == 0 => nested += 1,
+            ')' | ']' if depth == 0 => nested = nested.saturating_sub(1),
+            ';' if depth == 0 && nested == 0 => return None,
+            '{' => {
+                if depth == 0 {
+                    begin = at;
+                }
+                depth += 1;
+            }
+            '}' => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(&text[begin..=at]);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 fn block_comment(text: &str) -> usize {
@@ -267,4 +320,13 @@ fn paths_are_resolved_to_modules_of_the_crate() {
     let wanted = ["audit::outbox::a", "audit::outbox::b", "audit::outbox::b::c", "audit::z::g", "x::Y"];
     imports.dedup();
     assert_eq!(imports, wanted);
+}
+
+#[test]
+fn code_keeps_its_lines_and_functions_their_bodies() {
+    let text = "/* a\nb */ fn f() {\n\"c\n d\";\n}\nfn g(x: [u8; 2]);\nfn h() { fn i() {\n\n} }";
+    let code = Code::of(text);
+    assert_eq!(code.text.lines().count(), text.lines().count());
+    let functions: Vec<_> = code.functions().into_iter().map(|function| (function.name, function.lines)).collect();
+    assert_eq!(functions, [("f".to_owned(), 2), ("h".to_owned(), 1), ("i".to_owned(), 1)]);
 }

@@ -1,0 +1,172 @@
+//! `gatepost audit verify`: a healthy trail passes, and each way of spoiling one is found.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::BINARY;
+use crate::common::postgres::{Cluster, Database};
+use crate::rig::{Rig, call, delivered, many, ok, one, stop};
+use gatepost::audit::pipeline::Pipeline;
+use gatepost::audit::record::{Call, Outcome, Status};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, PgPool};
+
+fn audit(url: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(BINARY);
+    command.arg("audit").args(args).env("GATEPOST_POSTGRES_URL", url);
+    command.output().unwrap()
+}
+
+fn verify(url: &str) -> (Option<i32>, Value) {
+    let output = audit(url, &["verify", "--json"]);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let report =
+        serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code(), report)
+}
+
+fn kinds(report: &Value) -> Vec<&str> {
+    report["faults"].as_array().unwrap().iter().map(|fault| fault["kind"].as_str().unwrap()).collect()
+}
+
+/// Three epochs of one gateway: one closed, with a quarantined record at seq 5 and a gap record; one that crashed with an
+/// open call; one that is still open.
+async fn lives(database: &Database) -> (Rig, Pipeline) {
+    let rig = Rig::stored();
+    let pipeline = rig.start_on(database);
+    let audit = pipeline.audit();
+    many(&audit, 3).await;
+    let mut spoilt = call("spoilt");
+    spoilt.client_subject = "a\0b".into();
+    audit.record_once(spoilt, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
+    let details = json!({ "refused": 2, "unaudited": 0 });
+    audit.record_event(Call::gateway_event("gap", &details)).await.unwrap();
+    one(&audit, "add").await;
+    stop(pipeline).await;
+    let pipeline = rig.start_store_only();
+    many(&pipeline.audit(), 2).await;
+    let receipt = pipeline.audit().begin(call("echo")).await.unwrap();
+    let crashed = rig.after_crash();
+    receipt.finish(ok(), ()).await.unwrap().into_inner();
+    stop(pipeline).await;
+    let pipeline = crashed.start_on(database);
+    many(&pipeline.audit(), 3).await;
+    delivered(&pipeline.probe()).await;
+    // The epochs before this one are delivered first.
+    (crashed, pipeline)
+}
+
+const COPY: &str = "
+CREATE TABLE kept_log AS TABLE audit_log; CREATE TABLE kept_stream AS TABLE audit_stream;
+CREATE TABLE kept_quarantine AS TABLE audit_quarantine";
+const RESTORE: &str = "
+TRUNCATE audit_log, audit_stream, audit_quarantine; INSERT INTO audit_log TABLE kept_log;
+INSERT INTO audit_stream TABLE kept_stream; INSERT INTO audit_quarantine TABLE kept_quarantine";
+
+/// What is done, and the kind of fault that it is found as.
+const SPOILT: [(&str, &str); 17] = [
+    ("gap", "DELETE FROM audit_log WHERE epoch = 1 AND seq = 3"),
+    ("gap", "DELETE FROM audit_log WHERE epoch = 1 AND seq = 1"),
+    ("gap", "DELETE FROM audit_quarantine"),
+    ("changed", r#"UPDATE audit_log SET request_args = '{"text":"hellp"}' WHERE epoch = 1 AND seq = 3"#),
+    ("changed", r#"UPDATE audit_log SET request_args = '{"text": "hello"}' WHERE epoch = 1 AND seq = 3"#),
+    ("changed", "UPDATE audit_log SET response_bytes = -response_bytes WHERE epoch = 1 AND seq = 3"),
+    ("changed", "UPDATE audit_log SET timestamp = 'infinity' WHERE epoch = 1 AND seq = 3"),
+    ("changed", "UPDATE audit_log SET token_id = NULL WHERE epoch = 3 AND seq = 3"),
+    ("link", "UPDATE audit_log SET seq = 5 - seq WHERE epoch = 1 AND seq IN (2, 3)"),
+    ("duplicate", DUPLICATE),
+    ("unreadable", "UPDATE audit_quarantine SET frame = set_byte(frame, 40, 255 - get_byte(frame, 40))"),
+    ("unreadable", "UPDATE audit_quarantine SET request_id = gateway_id"),
+    ("tail", "DELETE FROM audit_log WHERE epoch = 3 AND seq = (SELECT max(seq) FROM audit_log WHERE epoch = 3)"),
+    (
+        "tail",
+        "
+        DELETE FROM audit_log WHERE epoch = 2 AND seq = 3;
+        UPDATE audit_stream SET delivered_seq = 2, head_hash = (SELECT hash FROM audit_log WHERE epoch = 2 AND seq = 2)
+        WHERE epoch = 2",
+    ),
+    ("epoch", "DELETE FROM audit_log WHERE epoch = 2; DELETE FROM audit_stream WHERE epoch = 2"),
+    ("cursor", "DELETE FROM audit_stream WHERE epoch = 1"),
+    ("cursor", "UPDATE audit_stream SET head_hash = sha256('x') WHERE epoch = 3"),
+];
+
+/// A row again, an hour later: the primary key takes it.
+const DUPLICATE: &str = "
+CREATE TEMP TABLE again AS SELECT * FROM audit_log WHERE epoch = 1 AND seq = 3;
+UPDATE again SET timestamp = timestamp + interval '1 hour'; INSERT INTO audit_log TABLE again; DROP TABLE again";
+
+async fn execute(pool: &PgPool, sql: &str) {
+    let mut connection = pool.acquire().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut *connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_healthy_trail_passes_and_each_way_of_spoiling_it_is_found() {
+    let database = Cluster::shared().create_database().await;
+    let (_rig, pipeline) = lives(&database).await;
+    let (code, report) = verify(&database.url);
+    assert_eq!((code, &report["whole"], &report["faults_count"]), (Some(0), &json!(true), &json!(0)), "{report:#}");
+    assert_eq!((&report["streams_count"], &report["quarantined"], &report["gaps"]), (&json!(3), &json!(1), &json!(1)));
+    let ended: Vec<_> = report["streams"].as_array().unwrap().iter().map(|stream| &stream["ended"]).collect();
+    assert_eq!(ended, ["closed", "crashed", "open"]);
+    let human = audit(&database.url, &["verify"]);
+    let human = String::from_utf8(human.stdout).unwrap();
+    assert!(human.ends_with("the trail is whole\n") && human.contains("not checked: "), "{human}");
+    let pool = database.pool().await;
+    execute(&pool, COPY).await;
+    for (kind, sql) in SPOILT {
+        execute(&pool, sql).await;
+        let (code, report) = verify(&database.url);
+        assert!(code == Some(1) && kinds(&report).contains(&kind), "{sql}: {report:#}");
+        let human = String::from_utf8(audit(&database.url, &["verify"]).stdout).unwrap();
+        assert!(human.contains(&format!("\n{kind}: gateway ")), "{human}");
+        execute(&pool, RESTORE).await;
+    }
+    execute(&pool, "DELETE FROM audit_log WHERE seq = 2").await;
+    let output = String::from_utf8(audit(&database.url, &["verify", "--faults", "1"]).stdout).unwrap();
+    assert!(output.contains("faults more; --faults lists up to 10000"), "{output}");
+    execute(&pool, RESTORE).await;
+    assert_eq!(verify(&database.url).0, Some(0), "only what was done was found");
+    stop(pipeline).await;
+}
+
+#[tokio::test]
+async fn a_role_that_may_only_read_can_verify_and_one_that_may_not_is_told_what_to_do() {
+    let database = Cluster::shared().create_database().await;
+    let url = |user: &str| database.url.replace("//gatepost@", &format!("//{user}@"));
+    let empty = audit(&database.url, &["verify"]);
+    let stderr = String::from_utf8(empty.stderr).unwrap();
+    assert_eq!(empty.status.code(), Some(1));
+    assert!(stderr.contains("no Gatepost schema: run gatepost migrate"), "{stderr}");
+    let rig = Rig::stored();
+    let pipeline = rig.start_on(&database);
+    many(&pipeline.audit(), 3).await;
+    stop(pipeline).await;
+    let pool = database.pool().await;
+    execute(&pool, "CREATE ROLE auditor LOGIN IN ROLE gatepost_reader; CREATE ROLE stranger LOGIN").await;
+    assert_eq!(verify(&url("auditor")).0, Some(0));
+    let strange = audit(&url("stranger"), &["verify"]);
+    let stderr = String::from_utf8(strange.stderr).unwrap();
+    assert_eq!(strange.status.code(), Some(1));
+    assert!(stderr.contains("GRANT gatepost_reader"), "{stderr}");
+}
+
+fn verify_dir(dir: &Path) -> (Option<i32>, String) {
+    let output = Command::new(BINARY).args(["audit", "verify", "--dir"]).arg(dir).output().unwrap();
+    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
+#[tokio::test]
+async fn a_store_only_outbox_is_verified_after_its_gateway_ended() {
+    let rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    many(&pipeline.audit(), 20).await;
+    let crashed = rig.after_crash();
+    stop(pipeline).await;
+    let (code, said) = verify_dir(rig.dir.path());
+    assert!(code == Some(0) && said.contains("22 records in 1 streams"), "{said}");
+    let pipeline = crashed.start_store_only();
+    stop(pipeline).await;
+    let (code, said) = verify_dir(crashed.dir.path());
+    assert!(code == Some(0) && said.contains("crashed") && said.contains("in 2 streams"), "{said}");
+}

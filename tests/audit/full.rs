@@ -1,0 +1,208 @@
+//! An outbox without room: a small file system that is filled to its last block, and a quota.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::common::wait::{SOON, until_async};
+use crate::memory_sink::{MemorySink, Mood};
+use crate::rig::{Rig, bytes_in, call_with, events, ok, one, stop, times_recorded, verify_records};
+use gatepost::audit::pipeline::Pipeline;
+use gatepost::audit::record::{Outcome, RequestId, Status};
+use gatepost::audit::{Audit, UnavailableError};
+
+/// Says that this process is the one inside the namespace.
+const INSIDE: &str = "GATEPOST_TEST_TMPFS";
+
+/// Calls with large arguments until one is refused for want of room; the calls that were released, and the refusal.
+async fn fill(audit: &Audit) -> (Vec<RequestId>, UnavailableError) {
+    let arguments = format!(r#"{{"text":"{}"}}"#, "x".repeat(60_000));
+    let mut released = Vec::new();
+    loop {
+        let receipt = match audit.begin(call_with("echo", &arguments)).await {
+            Ok(receipt) => receipt,
+            Err(unavailable) => return (released, unavailable),
+        };
+        let id = receipt.request_id();
+        receipt.finish(ok(), ()).await.unwrap().into_inner();
+        released.push(id);
+        assert!(released.len() < 10_000, "the outbox is never full");
+    }
+}
+
+/// The outbox is full: what is open still ends, refusals are recorded, and after delivery calls begin again.
+async fn recovers(pipeline: Pipeline, sink: &MemorySink, dir: &Path, open: gatepost::audit::Receipt) {
+    let (audit, probe) = (pipeline.audit(), pipeline.probe());
+    let (released, refusal) = fill(&audit).await;
+    assert!(matches!(refusal, UnavailableError::OutboxFull { .. }), "{refusal}");
+    assert!(refusal.to_string().contains("outbox is full"), "{refusal}");
+    assert!(probe.gauge().outbox.full);
+    let open_id = open.request_id();
+    open.finish(ok(), ()).await.unwrap().into_inner();
+    let denied = call_with("echo", "{}");
+    let denied_id = denied.request_id;
+    audit.record_once(denied, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
+    sink.turn(Mood::Healthy);
+    until_async("calls are accepted again", SOON, || async { !probe.gauge().outbox.full }).await;
+    let again = one(&audit, "echo").await;
+    until_async("all is delivered", SOON, || async { probe.gauge().delivered == probe.gauge().stamped }).await;
+    until_async("the directory is small", SOON, || async { bytes_in(dir) < 4 * 1024 * 1024 }).await;
+    let ended = stop(pipeline).await;
+    assert_eq!((ended.lost, ended.delivered), (0, ended.last));
+    let records = sink.records();
+    let times = times_recorded(&records);
+    for id in released.iter().chain([&open_id, &denied_id, &again]) {
+        assert_eq!(times[id], 1);
+    }
+    assert_eq!(events(&records, "gap")[0]["refused"], 1, "the refused call is counted");
+    verify_records(&records);
+}
+
+async fn begun(dir: tempfile::TempDir, quota: u64) -> (Rig, Pipeline, gatepost::audit::Receipt) {
+    let mut rig = Rig::on(dir);
+    rig.config.outbox_bytes_max = quota;
+    rig.config.timeouts.admission = Duration::from_millis(50);
+    rig.sink.turn(Mood::Down);
+    let pipeline = rig.start();
+    let open = pipeline.audit().begin(call_with("open", "{}")).await.unwrap();
+    (rig, pipeline, open)
+}
+
+#[tokio::test]
+async fn i4_i6_a_quota_refuses_calls_and_nothing_else_until_records_are_delivered() {
+    let (rig, pipeline, open) = begun(tempfile::tempdir().unwrap(), 64 * 1024 * 1024).await;
+    recovers(pipeline, &rig.sink, rig.dir.path(), open).await;
+}
+
+#[tokio::test]
+async fn i6_refusals_are_bounded_too() {
+    let quota = 64 * 1024 * 1024;
+    let (rig, pipeline, open) = begun(tempfile::tempdir().unwrap(), quota).await;
+    let audit = pipeline.audit();
+    let arguments = format!(r#"{{"text":"{}"}}"#, "x".repeat(60_000));
+    let mut stored = 0;
+    let refused = loop {
+        let denied = call_with("echo", &arguments);
+        match audit.record_once(denied, Outcome::failed(Status::Denied, "no"), ()).await {
+            Ok(released) => released.into_inner(),
+            Err(unavailable) => break unavailable,
+        }
+        stored += 1;
+        assert!(stored < 10_000, "refusals fill the disk");
+    };
+    assert!(matches!(refused, UnavailableError::OutboxFull { .. }), "{refused}");
+    assert!(bytes_in(rig.dir.path()) < 2 * quota, "{}", bytes_in(rig.dir.path()));
+    drop(open);
+    rig.sink.turn(Mood::Healthy);
+    assert_eq!(stop(pipeline).await.lost, 0);
+    verify_records(&rig.sink.records());
+}
+
+#[tokio::test]
+async fn calls_that_the_operator_lets_go_on_are_counted_in_a_gap_record() {
+    let (rig, pipeline, open) = begun(tempfile::tempdir().unwrap(), 64 * 1024 * 1024).await;
+    let (audit, probe) = (pipeline.audit(), pipeline.probe());
+    fill(&audit).await;
+    for _ in 0..3 {
+        let receipt = audit.begin_or_continue(call_with("echo", "{}")).await.unwrap();
+        receipt.finish(ok(), ()).await.unwrap().into_inner();
+    }
+    drop(open);
+    rig.sink.turn(Mood::Healthy);
+    until_async("calls are accepted again", SOON, || async { !probe.gauge().outbox.full }).await;
+    // With room again it is recorded like any other.
+    let receipt = audit.begin_or_continue(call_with("echo", "{}")).await.unwrap();
+    let id = receipt.request_id();
+    receipt.finish(ok(), ()).await.unwrap().into_inner();
+    stop(pipeline).await;
+    let records = rig.sink.records();
+    assert_eq!(times_recorded(&records)[&id], 1);
+    let gaps = events(&records, "gap");
+    let total = |key: &str| gaps.iter().filter_map(|gap| gap[key].as_u64()).sum::<u64>();
+    assert_eq!((total("refused"), total("unaudited")), (1, 3));
+    verify_records(&records);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_replaced_under_the_gateway_is_noticed() {
+    let place = tempfile::tempdir().unwrap();
+    let mut rig = Rig::stored();
+    rig.config.dir = place.path().join("outbox");
+    rig.config.timeouts.store = Duration::from_millis(50);
+    let pipeline = rig.start();
+    let (audit, probe) = (pipeline.audit(), pipeline.probe());
+    one(&audit, "echo").await;
+    let aside = place.path().join("aside");
+    std::fs::rename(&rig.config.dir, &aside).unwrap();
+    std::fs::create_dir(&rig.config.dir).unwrap();
+    assert!(matches!(audit.begin(call_with("echo", "{}")).await, Err(UnavailableError::NotStored { .. })));
+    until_async("the outbox has failed", SOON, || async { probe.gauge().outbox_failed }).await;
+    assert_eq!(rig.config.dir.read_dir().unwrap().count(), 0, "nothing is written into the other directory");
+    std::fs::remove_dir(&rig.config.dir).unwrap();
+    std::fs::rename(&aside, &rig.config.dir).unwrap();
+    until_async("the outbox has healed", SOON, || async { !probe.gauge().outbox_failed }).await;
+    one(&audit, "echo").await;
+    assert_eq!(stop(pipeline).await.lost, 0);
+    verify_records(&rig.sink.records());
+}
+
+/// A directory on a tmpfs of 64 MiB. `None` in the process that the runner started: it runs the test `name` again in a
+/// mount namespace of its own, where it may mount whoever started it, and judges that.
+fn small_disk(name: &str) -> Option<tempfile::TempDir> {
+    if let Ok(dir) = std::env::var(INSIDE) {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs", &dir]).status().unwrap();
+        assert!(mounted.success());
+        return Some(tempfile::tempdir_in(&dir).unwrap());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("full::{name}"), "--nocapture"])
+        .env(INSIDE, dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    None
+}
+
+#[tokio::test]
+async fn i4_a_full_disk_loses_nothing_and_heals_by_delivery() {
+    let Some(dir) = small_disk("i4_a_full_disk_loses_nothing_and_heals_by_delivery") else { return };
+    let (rig, pipeline, open) = begun(dir, 1 << 40).await;
+    recovers(pipeline, &rig.sink, rig.dir.path(), open).await;
+}
+
+#[tokio::test]
+async fn i4_a_gateway_starts_on_a_full_disk_and_drains_it() {
+    let Some(dir) = small_disk("i4_a_gateway_starts_on_a_full_disk_and_drains_it") else { return };
+    let (mut rig, pipeline, open) = begun(dir, 1 << 40).await;
+    let audit = pipeline.audit();
+    let (released, _) = fill(&audit).await;
+    drop(open);
+    // Refusals use up what the ballast gave, until the disk has not a page left.
+    rig.config.timeouts.store = Duration::from_millis(50);
+    let arguments = format!(r#"{{"text":"{}"}}"#, "x".repeat(60_000));
+    let mut refused = 0;
+    while !pipeline.probe().gauge().outbox_failed {
+        let refuse = audit.record_once(call_with("echo", &arguments), Outcome::failed(Status::Denied, "no"), ());
+        drop(tokio::time::timeout(Duration::from_millis(500), refuse).await);
+        refused += 1;
+        assert!(refused < 10_000, "the disk is never full");
+    }
+    pipeline.stop(Duration::from_millis(200), Duration::from_millis(10)).await;
+    rig.config.timeouts.store = SOON;
+    rig.sink.turn(Mood::Healthy);
+    for _ in 0..2 {
+        let pipeline = rig.start();
+        let probe = pipeline.probe();
+        until_async("calls are accepted again", SOON, || async { !probe.gauge().outbox.full }).await;
+        one(&pipeline.audit(), "echo").await;
+        assert_eq!(stop(pipeline).await.lost, 0);
+    }
+    let records = rig.sink.records();
+    let times = times_recorded(&records);
+    assert!(released.iter().all(|id| times[id] == 1));
+    verify_records(&records);
+}

@@ -1,0 +1,149 @@
+//! `gatepost outbox requeue`: what Postgres refused is offered again, and lands in its own place, once.
+
+use std::process::Command;
+
+use crate::BINARY;
+use crate::common::postgres::{Cluster, Database};
+use crate::common::trail;
+use crate::common::wait::{SOON, until_async};
+use crate::rig::{Rig, call, one, stop};
+use gatepost::audit::record::{Outcome, Status};
+use serde_json::Value;
+use sqlx::PgPool;
+
+/// What keeps tools of this name out of `audit_log`.
+const KEEP_OUT: &str = "ALTER TABLE audit_log ADD CONSTRAINT no_tool CHECK (tool_name NOT LIKE 'odd%')";
+
+fn requeue(database: &Database, more: &[&str]) -> (Option<i32>, String, String) {
+    let args = [&["outbox", "requeue"], more].concat();
+    let output = Command::new(BINARY).args(args).env("GATEPOST_POSTGRES_URL", &database.url).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn verified(database: &Database) -> bool {
+    let args = ["audit", "verify"];
+    Command::new(BINARY).args(args).env("GATEPOST_POSTGRES_URL", &database.url).output().unwrap().status.success()
+}
+
+async fn count(pool: &PgPool, table: &str) -> i64 {
+    let sql = format!("SELECT count(*) FROM {table}");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(pool).await.unwrap()
+}
+
+/// A trail in which the tools named are quarantined, with one good record around each.
+async fn quarantined(database: &Database, tools: &[&str]) -> PgPool {
+    let rig = Rig::stored();
+    let pipeline = rig.start_on(database);
+    let pool = database.pool().await;
+    let audit = pipeline.audit();
+    one(&audit, "first").await;
+    until_async("the schema is there", SOON, async || {
+        sqlx::query("SELECT 1 FROM audit_log").execute(&pool).await.is_ok_and(|rows| rows.rows_affected() > 0)
+    })
+    .await;
+    sqlx::query(KEEP_OUT).execute(&pool).await.unwrap();
+    for tool in tools {
+        let mut spoilt = call("odd");
+        spoilt.tool_name = Some((*tool).into());
+        audit.record_once(spoilt, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
+        one(&audit, "behind").await;
+    }
+    let ended = stop(pipeline).await;
+    assert_eq!((ended.lost, ended.delivered), (0, ended.last));
+    assert_eq!(count(&pool, "audit_quarantine").await, i64::try_from(tools.len()).unwrap());
+    pool
+}
+
+#[tokio::test]
+async fn i5_requeued_records_land_in_their_places_once_and_the_trail_stays_whole() {
+    let database = Cluster::shared().create_database().await;
+    let pool = quarantined(&database, &["odd one", "odd two"]).await;
+    let before = trail::verify_postgres(&pool).await;
+    // Nothing has changed yet: each is refused again, stays, and is told with the reason.
+    let (code, stdout, stderr) = requeue(&database, &[]);
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(stdout.contains("no_tool") && stdout.contains("23514"), "{stdout}");
+    assert!(stdout.contains("0 delivered, 2 refused again, 0 passed over"), "{stdout}");
+    assert!(stderr.contains("2 records stay in audit_quarantine"), "{stderr}");
+    assert_eq!(count(&pool, "audit_quarantine").await, 2);
+
+    sqlx::query("ALTER TABLE audit_log DROP CONSTRAINT no_tool").execute(&pool).await.unwrap();
+    let (code, stdout, stderr) = requeue(&database, &["--dry-run", "--json"]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines.iter().all(|line| line["outcome"] == "deliverable" && line["error"].is_null()), "{stdout}");
+    assert_eq!(count(&pool, "audit_quarantine").await, 2, "a dry run changes nothing");
+
+    // Two at once: each record moves once, whoever is first.
+    let other = database.clone();
+    let other = tokio::task::spawn_blocking(move || requeue(&other, &[]));
+    let (_, stdout, _) = requeue(&database, &[]);
+    let (_, others, _) = other.await.unwrap();
+    let delivered = [stdout, others].concat().matches(" delivered: ").count();
+    assert_eq!(delivered, 2);
+    assert_eq!(count(&pool, "audit_quarantine").await, 0);
+    let after = trail::verify_postgres(&pool).await;
+    assert_eq!(after.len(), before.len());
+    assert!(after.iter().all(|entry| !entry.quarantined));
+    assert!(verified(&database));
+    let (code, stdout, _) = requeue(&database, &[]);
+    assert_eq!((code, stdout.as_str()), (Some(0), "0 delivered, 0 refused again, 0 passed over\n"));
+}
+
+#[tokio::test]
+async fn one_that_is_refused_again_is_not_in_the_way_of_the_others_and_a_taken_place_is_left_alone() {
+    let database = Cluster::shared().create_database().await;
+    let pool = quarantined(&database, &["odd bad", "odd good", "odd twin"]).await;
+    let swap = "ALTER TABLE audit_log DROP CONSTRAINT no_tool, ADD CHECK (tool_name NOT LIKE '%bad')";
+    sqlx::query(swap).execute(&pool).await.unwrap();
+    // A row in the place of the last one, with another time: the key alone would let a second one in.
+    let twin = r#"INSERT INTO audit_log (gateway_id, epoch, seq, prev_hash, hash, request_id, "timestamp", method,
+        client_subject, response_status, latency_ms)
+        SELECT gateway_id, epoch, seq, prev_hash, hash, request_id, now(), 'tools/call', 'twin', 'ok', 0
+        FROM audit_quarantine ORDER BY seq DESC LIMIT 1"#;
+    sqlx::query(twin).execute(&pool).await.unwrap();
+    let rows = count(&pool, "audit_log").await;
+    let (code, stdout, stderr) = requeue(&database, &[]);
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(stdout.contains("1 delivered, 1 refused again, 1 passed over"), "{stdout}");
+    assert_eq!((count(&pool, "audit_log").await, count(&pool, "audit_quarantine").await), (rows + 1, 2));
+}
+
+#[tokio::test]
+async fn a_trigger_that_keeps_a_row_out_and_damaged_bytes_leave_the_record_in_quarantine() {
+    let database = Cluster::shared().create_database().await;
+    let pool = quarantined(&database, &["odd one", "odd two"]).await;
+    for sql in [
+        "ALTER TABLE audit_log DROP CONSTRAINT no_tool",
+        "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER skip BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION skip()",
+        "UPDATE audit_quarantine SET frame = set_byte(frame, 60, get_byte(frame, 60) # 1)
+         WHERE seq = (SELECT max(seq) FROM audit_quarantine)",
+    ] {
+        sqlx::query(sql).execute(&pool).await.unwrap();
+    }
+    let (code, stdout, stderr) = requeue(&database, &[]);
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(stdout.contains("a trigger keeps rows out") && stdout.contains("its bytes are damaged"), "{stdout}");
+    assert_eq!(count(&pool, "audit_quarantine").await, 2);
+}
+
+#[tokio::test]
+async fn the_gateways_own_role_may_not_requeue_and_without_a_url_there_is_nothing_to_requeue() {
+    let database = Cluster::shared().create_database().await;
+    let pool = quarantined(&database, &["odd one"]).await;
+    sqlx::query("CREATE ROLE requeue_writer LOGIN IN ROLE gatepost_writer, gatepost_reader")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let writer = Database { url: database.url.replace("//gatepost@", "//requeue_writer@"), ..database.clone() };
+    let (code, stdout, stderr) = requeue(&writer, &[]);
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(stderr.contains("DELETE there"), "{stderr}");
+    assert_eq!(count(&pool, "audit_quarantine").await, 1);
+    let output = Command::new(BINARY).args(["outbox", "requeue"]).env_remove("GATEPOST_POSTGRES_URL").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("postgres.url is not set"));
+}

@@ -1,0 +1,224 @@
+//! A pipeline on a disk and with a sink that misbehave as the test says.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatepost::audit::outbox::Reader;
+use gatepost::audit::outbox::fs::DiskFs;
+use gatepost::audit::pipeline::{Config, Pipeline, Probe, StopReport};
+use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Outcome, RequestId, Status};
+use gatepost::audit::redact::Redaction;
+use gatepost::audit::scribe::{About, Mode};
+use gatepost::audit::shipper::BatchLimits;
+use gatepost::audit::sink::postgres::{Options, PostgresSink};
+use gatepost::audit::{Audit, Timeouts, ring};
+use tempfile::TempDir;
+
+use crate::common::postgres::Database;
+use crate::common::stored_records::stored_records;
+use crate::common::trail::{self, Entry};
+use crate::common::wait::{SOON, until_async};
+use crate::fault_disk::Disk;
+use crate::memory_sink::MemorySink;
+
+/// What a pipeline is started from, again and again.
+#[derive(Debug)]
+pub struct Rig {
+    pub dir: TempDir,
+    pub disk: Disk,
+    pub sink: MemorySink,
+    pub config: Config,
+}
+
+impl Rig {
+    /// Level `stored`, and room and time enough for everything.
+    pub fn stored() -> Self {
+        Self::on(tempfile::tempdir().unwrap())
+    }
+
+    /// Level `queued`.
+    pub fn queued(spill_after: Duration) -> Self {
+        let mut rig = Self::stored();
+        rig.config.mode = Mode::Queued { spill_after };
+        rig.config.about.level = "queued";
+        rig
+    }
+
+    /// Level `stored` on an outbox that exists.
+    pub fn on(dir: TempDir) -> Self {
+        let config = Config {
+            dir: dir.path().to_owned(),
+            gateway_id: None,
+            mode: Mode::Stored,
+            ring: ring::Limits { records: 16_384, bytes: 64 * 1024 * 1024 },
+            outbox_bytes_max: 1 << 30,
+            timeouts: Timeouts { admission: Duration::from_secs(20), store: Duration::from_secs(20) },
+            batch: BatchLimits { records: 2_000, bytes: 4_000_000 },
+            about: About { level: "stored", config_digest: Digest::of(b"config") },
+        };
+        Self { dir, disk: Disk::default(), sink: MemorySink::default(), config }
+    }
+
+    /// A rig on what a kill -9 would leave of this one now; the sink is the same.
+    pub fn after_crash(&self) -> Self {
+        let mut rig = Self::on(self.disk.crash_image(self.dir.path()));
+        rig.sink = self.sink.clone();
+        rig.config.mode = self.config.mode;
+        rig
+    }
+
+    /// Starts with the sink.
+    pub fn start(&self) -> Pipeline {
+        Pipeline::start(&self.config, Arc::new(self.disk.clone()), Some(self.sink.clone())).unwrap()
+    }
+
+    /// Starts without a sink.
+    pub fn start_store_only(&self) -> Pipeline {
+        Pipeline::start(&self.config, Arc::new(self.disk.clone()), None::<MemorySink>).unwrap()
+    }
+
+    /// Starts with the real sink on `database`.
+    pub fn start_on(&self, database: &Database) -> Pipeline {
+        Pipeline::start(&self.config, Arc::new(self.disk.clone()), Some(postgres_sink(database))).unwrap()
+    }
+
+    /// What the outbox holds.
+    pub fn stored_records(&self) -> Vec<AuditRecord> {
+        stored_records(&Reader::of_dead(Arc::new(DiskFs), self.dir.path()).unwrap())
+    }
+
+    /// The names of the outbox's generation files.
+    pub fn generations(&self) -> Vec<String> {
+        let names = self.dir.path().read_dir().unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.starts_with("outbox-"));
+        names.sort();
+        names
+    }
+}
+
+/// The real sink, applying migrations.
+pub fn postgres_sink(database: &Database) -> PostgresSink {
+    let options = Options { url: database.url.clone(), statement_timeout: Duration::from_secs(20), migrate: true };
+    PostgresSink::new(&options).unwrap()
+}
+
+/// A call of `tool`.
+pub fn call(tool: &str) -> Call {
+    call_with(tool, r#"{"text":"hello"}"#)
+}
+
+/// A call of `tool` with arguments.
+pub fn call_with(tool: &str, arguments: &str) -> Call {
+    let caller = Caller {
+        subject: "ann".to_owned(),
+        role: Some("analyst".to_owned()),
+        issuer: Some("tests".to_owned()),
+        token_id: Some("jti-1".to_owned()),
+    };
+    let correlation = Correlation {
+        addr: Some(([127, 0, 0, 1], 4000).into()),
+        session_id: Some("s-1".to_owned()),
+        rpc_id: Some("1".to_owned()),
+    };
+    Call::new(RequestId::new(), "tools/call")
+        .with_caller(&caller)
+        .with_correlation(&correlation)
+        .with_target(Some("example"), Some(tool))
+        .with_arguments(arguments, &Redaction::none(), 64 * 1024)
+}
+
+/// An answer without an error.
+pub fn ok() -> Outcome {
+    Outcome::answered(Status::Ok, None, b"{}")
+}
+
+/// One whole call; returns its id.
+pub async fn one(audit: &Audit, tool: &str) -> RequestId {
+    let receipt = audit.begin(call(tool)).await.unwrap();
+    let id = receipt.request_id();
+    receipt.finish(ok(), ()).await.unwrap().into_inner();
+    id
+}
+
+/// Calls one after another; returns their ids.
+pub async fn many(audit: &Audit, count: usize) -> Vec<RequestId> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(one(audit, "echo").await);
+    }
+    ids
+}
+
+/// Stops with time enough.
+pub async fn stop(pipeline: Pipeline) -> StopReport {
+    pipeline.stop(Duration::from_secs(20), Duration::from_secs(20)).await
+}
+
+/// Stops without waiting for anything, as a shell does whose time is over.
+pub async fn stop_now(pipeline: Pipeline) -> StopReport {
+    pipeline.stop(Duration::from_millis(1), Duration::ZERO).await
+}
+
+/// How often each call has a record.
+pub fn times_recorded(records: &[AuditRecord]) -> BTreeMap<RequestId, usize> {
+    let mut times = BTreeMap::new();
+    for record in records {
+        *times.entry(record.entry.call.request_id).or_default() += 1;
+    }
+    times
+}
+
+/// The statuses of the records of a call.
+pub fn statuses(records: &[AuditRecord], id: RequestId) -> Vec<Status> {
+    let of_call = records.iter().filter(|record| record.entry.call.request_id == id);
+    of_call.map(|record| record.entry.response_status).collect()
+}
+
+/// The event records `gateway/<event>`: their details.
+pub fn events(records: &[AuditRecord], event: &str) -> Vec<serde_json::Value> {
+    let method = format!("gateway/{event}");
+    let of_event = records.iter().filter(|record| record.entry.call.method == method);
+    of_event.map(|record| serde_json::from_str(record.entry.call.request_args.as_ref().unwrap()).unwrap()).collect()
+}
+
+/// The bytes of the files in `dir`.
+pub fn bytes_in(dir: &Path) -> u64 {
+    let generations = dir.read_dir().unwrap().map(Result::unwrap);
+    let generations = generations.filter(|entry| entry.file_name().to_str().unwrap().starts_with("outbox-"));
+    generations.map(|entry| entry.metadata().unwrap().len()).sum()
+}
+
+/// Waits until all that was stamped is delivered.
+pub async fn delivered(probe: &Probe) {
+    until_async("all is delivered", SOON, || async {
+        let gauge = probe.gauge();
+        gauge.delivered == gauge.stamped
+    })
+    .await;
+}
+
+/// Waits until the outbox has forgotten everything, and unlinked all files but the newest.
+pub async fn forgotten(rig: &Rig, probe: &Probe) {
+    until_async("all is forgotten", SOON, || async {
+        rig.generations().len() == 1 && stored_records(probe.reader()).is_empty()
+    })
+    .await;
+}
+
+/// Checks records that a sink or an outbox holds; returns them in their order.
+pub fn verify_records(records: &[AuditRecord]) -> Vec<Entry> {
+    trail::verify(records.iter().map(Entry::from).collect())
+}
+
+/// Checks one stream whose records before `first` are elsewhere.
+pub fn verify_records_from(records: &[AuditRecord], first: i64) -> Vec<Entry> {
+    let entries: Vec<Entry> = records.iter().map(Entry::from).collect();
+    assert_eq!(entries[0].seq, first);
+    for pair in entries.windows(2) {
+        assert_eq!((pair[1].seq, &pair[1].prev_hash), (pair[0].seq + 1, &pair[0].hash));
+    }
+    entries
+}

@@ -1,0 +1,498 @@
+//! What the configuration accepts, and what it says of each fault.
+
+use std::path::Path;
+use std::time::Duration;
+
+use gatepost::config::{Config, Fallback, Fault, KNOBS, Level, Origin, reference};
+use proptest::prelude::*;
+
+fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn parse(text: &str) -> Result<Config, Vec<Fault>> {
+    Config::parse(text, Some(Path::new("g.toml")), [])
+}
+
+/// The lines shown for the faults of `text`.
+fn faults(text: &str) -> Vec<String> {
+    parse(text).expect_err("the configuration has faults").iter().map(ToString::to_string).collect()
+}
+
+/// The only fault of `text`.
+fn fault(text: &str) -> String {
+    let faults = faults(text);
+    assert_eq!(faults.len(), 1, "{faults:#?}");
+    faults.into_iter().next().unwrap()
+}
+
+const KEY: &str = "[[auth.keys]]\nalgorithm = \"HS256\"\nissuer = \"dev\"\nsecret_env = \"S\"\n";
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    assert_eq!(format!("{:?}", parse("").unwrap()), format!("{:?}", Config::default()));
+    assert_eq!(format!("{:?}", Config::load(None, []).unwrap()), format!("{:?}", Config::default()));
+}
+
+#[test]
+fn the_table_of_knobs_states_the_defaults_of_the_code() {
+    for knob in KNOBS {
+        if let Fallback::Value(value) = knob.default {
+            let text = match knob.path.rsplit_once('.').unwrap() {
+                ("roles.*", key) => format!("[roles.dev]\n{key} = {value}"),
+                ("backends.*", key) => format!("[backends.b]\ncommand = [\"x\"]\n{key} = {value}"),
+                ("auth.issuers[]", key) => {
+                    format!("[[auth.issuers]]\nissuer = \"i\"\njwks_file = \"f\"\n{key} = {value}")
+                }
+                (section, key) => format!("[{section}]\n{key} = {value}"),
+            };
+            let with = parse(&text).unwrap_or_else(|faults| panic!("{}: {faults:?}", knob.path));
+            let without: String =
+                text.lines().filter(|line| !line.ends_with(&format!(" = {value}"))).collect::<Vec<_>>().join("\n");
+            assert_eq!(format!("{with:?}"), format!("{:?}", parse(&without).unwrap()), "{}", knob.path);
+        }
+    }
+}
+
+#[test]
+fn the_documentation_lists_exactly_the_knobs() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (head, tables) = text.split_once("<!-- knobs -->\n").unwrap();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&file, format!("{head}<!-- knobs -->\n{}", reference())).unwrap();
+    } else {
+        assert_eq!(tables, reference(), "run UPDATE_DOCS=1 cargo test --test cli config");
+    }
+}
+
+#[test]
+fn every_example_is_valid() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut count = 0;
+    for file in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.extension().is_some_and(|extension| extension == "toml") {
+            Config::load(Some(&file), []).unwrap_or_else(|faults| panic!("{faults:#?}"));
+            count += 1;
+        }
+    }
+    assert!(count > 0, "there are examples");
+}
+
+#[test]
+fn a_whole_file_is_read_as_written() {
+    let config = parse(
+        r#"
+        server = { listen = "127.0.0.1:0", calls_max = 7 }
+        ops.listen = "off"
+        [auth]
+        audience = "a"
+        [[auth.keys]]
+        kid = "k"
+        algorithm = "EdDSA"
+        issuer = "i"
+        public_key_file = "k.pem"
+        [roles.dev]
+        allow = ["time/*", "*/echo"]
+        [backends.time]
+        command = ["mcp-server-time", ""]
+        env = { TZ = "UTC" }
+        call_timeout = "2s"
+        [audit]
+        level = "queued"
+        redact = ["/password"]
+        [postgres]
+        url = "postgres://u:p@db:5433/gatepost?sslmode=verify-full"
+        "#,
+    )
+    .unwrap();
+    assert_eq!((config.server.calls_max, config.ops.listen), (7, None));
+    assert_eq!(config.auth.keys[0].kid.as_deref(), Some("k"));
+    assert_eq!(config.roles["dev"].allow, ["time/*", "*/echo"]);
+    assert_eq!(config.backends["time"].call_timeout, Duration::from_secs(2));
+    assert_eq!(config.audit.level, Level::Queued);
+}
+
+#[test]
+fn every_unknown_key_is_reported_with_its_line_and_the_nearest_key() {
+    let text = "[servr]\nlisten = \"x\"\n[server]\nlisen = \"127.0.0.1:1\"\nlevel = \"stored\"\n[audit]\nring_record_max = 9\n\
+                [backends.b]\ncomand = [\"x\"]\ncommand = [\"x\"]\n[roles.dev]\nalow = []\n\
+                [[auth.keys]]\nalgorithm = \"HS256\"\nissuer = \"i\"\nsecret_env = \"S\"\nkidd = \"k\"\n";
+    assert_eq!(
+        faults(text),
+        [
+            "g.toml:1: servr: unknown key: did you mean server?",
+            "g.toml:4: server.lisen: unknown key: did you mean server.listen?",
+            "g.toml:5: server.level: unknown key: did you mean audit.level?",
+            "g.toml:7: audit.ring_record_max: unknown key: did you mean audit.ring_records_max?",
+            "g.toml:9: backends.b.comand: unknown key: did you mean backends.b.command?",
+            "g.toml:12: roles.dev.alow: unknown key: did you mean roles.dev.allow?",
+            "g.toml:17: auth.keys[0].kidd: unknown key: did you mean auth.keys[0].kid?",
+        ]
+    );
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_reported_without_the_value() {
+    assert_eq!(
+        faults(
+            "[server]\nlisten = 8808\ncalls_max = \"many\"\n[postgres]\nmigrate = \"yes\"\nurl = [\"secret\"]\n[audit]\nspill_after = 5\n[log]\nfilter = 1.5"
+        ),
+        [
+            "g.toml:2: server.listen: an integer stands where an address and port as text, as in \"127.0.0.1:8808\" belongs",
+            "g.toml:3: server.calls_max: a string stands where a whole number of calls, 1 to 65536 belongs",
+            "g.toml:5: postgres.migrate: a string stands where true or false belongs",
+            "g.toml:6: postgres.url: an array stands where a URL as text, as in \"postgres://user@host/database\" belongs",
+            "g.toml:8: audit.spill_after: an integer stands where a duration as text, as in \"250ms\", \"30s\", \"5m\" belongs",
+            "g.toml:10: log.filter: a float stands where a text belongs",
+        ]
+    );
+    assert_eq!(
+        fault("server = 3"),
+        "g.toml:1: server: is a section, not an integer: write [server] and its keys below it"
+    );
+    assert_eq!(
+        fault("auth.keys = 3"),
+        "g.toml:1: auth.keys: is a list of sections, not an integer: write [[auth.keys]]"
+    );
+}
+
+#[test]
+fn a_value_out_of_range_is_reported_with_the_range() {
+    assert_eq!(
+        fault("[server]\ncalls_max = 0"),
+        "g.toml:2: server.calls_max: 0 calls is out of range, 1 to 65536: set it within the range"
+    );
+    assert!(fault("[server]\ncalls_max = 99999999999999999999999").contains("out of range"));
+    assert!(fault("[server]\ncalls_max = -1").contains("out of range"));
+    assert_eq!(
+        fault("[audit]\nadmission_timeout = \"2m\""),
+        "g.toml:2: audit.admission_timeout: 2m is out of range, 0s to 1m: set it within the range"
+    );
+    assert!(fault("[audit]\nspill_after = \"soon\"").contains("is no duration"));
+    assert!(fault("[audit]\nlevel = \"sored\"").contains("write one of stored, queued"));
+    assert!(fault("[audit]\ngateway_id = \"7\"").contains("is no UUID"));
+    assert!(fault("[log]\nfilter = \"a=b=c\"").contains("is no filter"));
+    assert!(fault("[auth]\naudience = \"\"").contains("auth.audience: is empty"));
+    assert!(fault("[audit]\nring_bytes_max = 65536").contains("4 times audit.args_bytes_max"));
+}
+
+#[test]
+fn text_that_is_no_toml_is_reported_with_its_line() {
+    let fault = fault("[server]\nlisten = \"127.0.0.1:1\"\ncalls_max = = 3\n");
+    assert!(fault.starts_with("g.toml:3: is no TOML: "), "{fault}");
+    assert!(
+        faults("[log]\nformat = \"text\"\nformat = \"json\"\n")[0].starts_with("g.toml:3: is no TOML: duplicate key")
+    );
+}
+
+#[test]
+fn a_pattern_is_one_backend_and_one_tool_of_a_backend_that_is_there() {
+    let backends = "[backends.time]\ncommand = [\"x\"]\n[backends.git]\ncommand = [\"x\"]\n";
+    let text = format!(
+        "{backends}[roles.dev]\nallow = [\n  \"tme/*\",\n  \"a/b/c\",\n  \"time\",\n  \"/x\",\n  \"git/*\"\n]\n"
+    );
+    assert_eq!(
+        faults(&text),
+        [
+            "g.toml:7: roles.dev.allow[0]: \"tme/*\" names the unknown backend \"tme\": did you mean time?",
+            "g.toml:8: roles.dev.allow[1]: \"a/b/c\" has more than one '/': write backend/tool, as in \"time/*\"",
+            "g.toml:9: roles.dev.allow[2]: \"time\" has no '/': write backend/tool, as in \"time/*\" for all tools of time",
+            "g.toml:10: roles.dev.allow[3]: \"/x\" has an empty half: write backend/tool, as in \"time/*\"",
+        ]
+    );
+    assert!(fault("[roles.dev]\nallow = [\"x/y\"]").ends_with("add [backends.x]"));
+}
+
+#[test]
+fn every_rule_of_a_role_is_checked_with_its_line() {
+    let text = "[backends.fs]\ncommand = [\"x\"]\n[roles.r]\ndeny = [\"fz/*\"]\nresources = [\"fs/file:///a/*\", \"fs\", \"ft/x\"]\n\
+                prompts = [\"fs/a/b\"]\n[[roles.r.when]]\ntool = \"fz/x\"\npointer = \"path\"\nequals = 1.5\n\
+                [[roles.r.when]]\ntool = \"fs/x\"\nbelow = \"/a/../b\"\npointer = \"/a~\"\n\
+                [[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\nmatches = \"(\"\n\
+                [[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\none_of = []\n\
+                [[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\nequals = \"a\"\none_of = [1, true]\n";
+    let faults = faults(text);
+    let begins = [
+        "g.toml:4: roles.r.deny[0]: \"fz/*\" names the unknown backend \"fz\": did you mean fs?",
+        "g.toml:5: roles.r.resources[1]: \"fs\" has no '/': write backend/URI, as in \"files/file:///data/*\"",
+        "g.toml:5: roles.r.resources[2]: \"ft/x\" names the unknown backend",
+        "g.toml:6: roles.r.prompts[0]: \"fs/a/b\" has more than one '/'",
+        "g.toml:8: roles.r.when[0].tool: \"fz/x\" names the unknown backend",
+        "g.toml:9: roles.r.when[0].pointer: \"path\" is no JSON pointer: begin it with '/'",
+        "g.toml:10: roles.r.when[0].equals: a float stands where a text, a whole number, true or false belongs",
+        "g.toml:13: roles.r.when[1].below: \"/a/../b\" is no plain absolute path: write",
+        "g.toml:14: roles.r.when[1].pointer: \"/a~\" has a '~'",
+        "g.toml:18: roles.r.when[2].matches: \"(\" is no regular expression (unclosed group): write one",
+        "g.toml:22: roles.r.when[3].one_of: is empty",
+        "g.toml:23: roles.r.when[4]: has equals and one_of: keep one",
+    ];
+    for (fault, begin) in faults.iter().zip(begins) {
+        assert!(fault.starts_with(begin), "{fault}\n{begin}");
+    }
+    assert_eq!(faults.len(), begins.len(), "{faults:#?}");
+    assert!(
+        fault("[backends.fs]\ncommand = [\"x\"]\n[[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\nmatches = \"a\"\nequals = 9007199254740993\n")
+            .contains("parsers agree")
+    );
+}
+
+#[test]
+fn an_alias_is_what_clients_take_in_a_tool_name() {
+    for alias in ["a__b", "a_b", "Time", "-a", "\"\"", "\"a.b\"", "\"a/b\"", "all", "a23456789012345678901234567890123"]
+    {
+        let fault = fault(&format!("[backends.{alias}]\ncommand = [\"x\"]"));
+        assert!(fault.starts_with(&format!("g.toml:1: backends.{alias}: the alias ")), "{fault}");
+    }
+    assert!(fault("[backends.b]\ncommand = []").starts_with("g.toml:2: backends.b.command: is empty"));
+    assert!(fault("[backends.b]\ncommand = [\"\"]").starts_with("g.toml:2: backends.b.command[0]: is empty"));
+    assert!(fault("[backends.b]\ncall_timeout = \"1s\"").starts_with("g.toml:1: backends.b.command: is missing"));
+}
+
+#[test]
+fn a_key_has_exactly_one_source_and_one_that_fits_its_algorithm() {
+    let key = |rest: &str| format!("[[auth.keys]]\nissuer = \"i\"\n{rest}\n");
+    let cases = [
+        ("algorithm = \"HS256\"", "auth.keys[0]: has no key material: HS256 takes secret_file or secret_env"),
+        ("algorithm = \"HS256\"\npublic_key_file = \"k\"", "auth.keys[0]: public_key_file does not fit HS256"),
+        ("algorithm = \"ES256\"\nsecret_env = \"k\"", "auth.keys[0]: secret_env does not fit ES256"),
+        (
+            "algorithm = \"HS256\"\nsecret_env = \"k\"\nsecret_file = \"f\"",
+            "auth.keys[0]: has secret_file and secret_env",
+        ),
+        ("algorithm = \"none\"\nsecret_env = \"k\"", "auth.keys[0].algorithm: \"none\" is unknown"),
+        ("secret_env = \"k\"", "auth.keys[0].algorithm: is missing"),
+    ];
+    for (text, wanted) in cases {
+        let fault = fault(&key(text));
+        assert!(fault.contains(wanted), "{fault}");
+    }
+    let twice = format!("{KEY}kid = \"k\"\n{KEY}kid = \"k\"\n");
+    assert!(fault(&twice).starts_with("g.toml:10: auth.keys[1].kid: \"k\" names an earlier key"));
+}
+
+#[test]
+fn an_issuer_has_exactly_one_set_of_keys_and_no_hmac() {
+    let issuer = |rest: &str| format!("[[auth.issuers]]\nissuer = \"i\"\n{rest}\n");
+    let cases = [
+        ("", "g.toml:1: auth.issuers[0]: has no keys: set jwks_url or jwks_file"),
+        ("jwks_file = \"f\"\njwks_url = \"https://i\"", "g.toml:1: auth.issuers[0]: has jwks_file and jwks_url"),
+        ("jwks_url = \"nowhere\"", "g.toml:3: auth.issuers[0].jwks_url: is no URL"),
+        (
+            "jwks_url = \"http://i.example/k\"",
+            "g.toml:3: auth.issuers[0].jwks_url: \"http://i.example/k\" is not encrypted",
+        ),
+        ("jwks_url = \"ftp://i\"", "g.toml:3: auth.issuers[0].jwks_url: has the scheme \"ftp\": write https"),
+        ("jwks_url = \"https://u:hunter2@i\"", "g.toml:3: auth.issuers[0].jwks_url: holds a user or password"),
+        (
+            "jwks_file = \"f\"\nalgorithms = [\"HS256\"]",
+            "g.toml:4: auth.issuers[0].algorithms[0]: \"HS256\" is unknown",
+        ),
+        ("jwks_file = \"f\"\nalgorithms = [\"none\"]", "g.toml:4: auth.issuers[0].algorithms[0]: \"none\" is unknown"),
+        (
+            "jwks_file = \"f\"\nalgorithms = []",
+            "g.toml:4: auth.issuers[0].algorithms: is empty: name at least one of RS256",
+        ),
+        ("jwks_file = \"f\"\njwks_ttl = \"0s\"", "g.toml:4: auth.issuers[0].jwks_ttl: 0s is out of range, 1s to 1day"),
+    ];
+    for (text, wanted) in cases {
+        let fault = fault(&issuer(text));
+        assert!(fault.starts_with(wanted) && !fault.contains("hunter2"), "{fault}");
+    }
+    let twice = issuer("jwks_file = \"f\"").repeat(2);
+    assert!(fault(&twice).starts_with("g.toml:5: auth.issuers[1].issuer: \"i\" is an earlier issuer too"));
+    for reserved in ["static", "mtls"] {
+        let named = issuer("jwks_file = \"f\"").replace("\"i\"", &format!("{reserved:?}"));
+        assert!(fault(&named).starts_with(&format!("g.toml:2: auth.issuers[0].issuer: {reserved:?} stands for")));
+        let key = KEY.replace("\"dev\"", &format!("{reserved:?}"));
+        assert!(fault(&key).starts_with(&format!("g.toml:3: auth.keys[0].issuer: {reserved:?} stands for")));
+    }
+    for url in ["https://i.example/k", "http://localhost:1/k", "http://127.0.0.1:1/k", "http://[::1]:1/k"] {
+        parse(&issuer(&format!("jwks_url = \"{url}\""))).unwrap();
+    }
+}
+
+#[test]
+fn tls_takes_a_certificate_and_its_key_and_certificates_take_an_authority() {
+    let tls = "[server.tls]\ncert_file = \"c\"\nkey_file = \"k\"\n";
+    assert_eq!(parse(tls).unwrap().server.tls.unwrap().cert_file, Path::new("c"));
+    assert!(fault("[server.tls]\ncert_file = \"c\"").starts_with("g.toml:1: server.tls.key_file: is missing"));
+    assert!(fault("[server]\ntls = true").starts_with("g.toml:2: server.tls: is a section, not a boolean"));
+    let roles = "[auth.certificates]\n\"spiffe://x/ci\" = [\"dev\"]\n";
+    let config = parse(&format!("{tls}client_ca_file = \"a\"\n{roles}")).unwrap();
+    assert_eq!(config.auth.certificates["spiffe://x/ci"], ["dev"]);
+    assert!(fault(roles).starts_with("g.toml:1: auth.certificates: is of no use without server.tls.client_ca_file"));
+    let wrong = format!("{tls}client_ca_file = \"a\"\n[auth.certificates]\na = \"dev\"\nb = [7]\nc = [\"\"]\n");
+    assert_eq!(
+        faults(&wrong),
+        [
+            "g.toml:6: auth.certificates.a: a string stands where a list of texts belongs",
+            "g.toml:7: auth.certificates.b: an integer stands where a text belongs",
+            "g.toml:8: auth.certificates.c: is empty: write a text, or leave the key out",
+        ]
+    );
+    let listen = "[server]\nlisten = \"0.0.0.0:8808\"\n";
+    assert!(fault(&format!("{listen}{tls}")).starts_with("g.toml:2: server.listen: "), "TLS believes nobody");
+    parse(&format!("{listen}{tls}client_ca_file = \"a\"\n")).unwrap();
+}
+
+#[test]
+fn a_section_within_a_section_is_set_by_the_environment_too() {
+    let env = env(&[("GATEPOST_SERVER_TLS_CERT_FILE", "c"), ("GATEPOST_SERVER_TLS_KEY_FILE", "k")]);
+    assert_eq!(Config::load(None, env).unwrap().server.tls.unwrap().key_file, Path::new("k"));
+}
+
+#[test]
+fn i10_an_address_that_others_reach_demands_keys() {
+    assert!(fault("[server]\nlisten = \"0.0.0.0:8808\"").starts_with("g.toml:2: server.listen: "));
+    let listen = "[server]\nlisten = \"0.0.0.0:8808\"\n";
+    for believed in [KEY, "[[auth.issuers]]\nissuer = \"i\"\njwks_file = \"f\"", "[auth]\ntokens_file = \"t\""] {
+        parse(&format!("{listen}{believed}")).unwrap();
+    }
+    parse("[server]\nlisten = \"[::1]:8808\"").unwrap();
+    assert!(fault("[server]\nlisten = \"127.0.0.1:8809\"").contains("server.listen too"));
+}
+
+#[test]
+fn i8_no_message_or_debug_output_shows_a_secret() {
+    let secret = "hunter2";
+    let urls = [
+        "mysql://u:hunter2@h/d",
+        "hunter2",
+        "postgres://u:hunter2@h:99999/d",
+        "postgres://u:hunter2@/d",
+        "postgres://u:hunter2@h",
+        "postgres://u:hunter2@h/d?sslmode=hunter2",
+        "postgres://u:hunter2@h:hunter2/d",
+    ];
+    for url in urls {
+        let shown = fault(&format!("[postgres]\nurl = \"{url}\""));
+        assert!(shown.starts_with("g.toml:2: postgres.url: "), "{shown}");
+        assert!(!shown.contains(secret), "{shown}");
+        let from_env = Config::load(None, env(&[("GATEPOST_POSTGRES_URL", url)])).unwrap_err();
+        assert!(!format!("{from_env:?}").contains(secret), "{from_env:?}");
+    }
+    let text =
+        "[postgres]\nurl = \"postgres://u:hunter2@h/d\"\n[backends.b]\ncommand = [\"x\"]\nenv = { T = \"hunter2\" }";
+    let config = parse(text).unwrap();
+    assert!(!format!("{config:?} {config:#?}").contains(secret));
+    assert!(!format!("{:?}", parse("[postgres]\nurl = hunter2 hunter2\n").unwrap_err()).contains(secret));
+    assert!(!format!("{:?}", parse("[postgres]\nurl = \"hunter2\nx = 1").unwrap_err()).contains(secret));
+    assert!(!fault("[backends.b]\ncommand = [\"x\"]\nenv = { T = \"hunter2\\u0000\" }").contains(secret));
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let text = "[postgres]\nurl = \"postgres://u@h/d\"\n[server]\ncalls_max = 5\n[audit]\ngateway_id = \"00000000-0000-0000-0000-000000000001\"";
+    let env = env(&[
+        ("GATEPOST_POSTGRES_URL", "postgres://u@other/d"),
+        ("GATEPOST_SERVER_CALLS_MAX", "9"),
+        ("GATEPOST_SERVER_ALLOWED_HOSTS", "a.example, b.example"),
+        ("GATEPOST_AUDIT_ENABLED", "false"),
+        ("GATEPOST_AUDIT_GATEWAY_ID", ""),
+        ("GATEPOST_OPS_LISTEN", "off"),
+        ("PATH", "/bin"),
+    ]);
+    let config = Config::parse(text, None, env).unwrap();
+    assert_eq!(config.postgres.url.as_deref(), Some("postgres://u@other/d"));
+    assert_eq!((config.server.calls_max, config.audit.enabled, config.ops.listen), (9, false, None));
+    assert_eq!(config.server.allowed_hosts, ["a.example", "b.example"]);
+    assert_eq!(config.audit.gateway_id, None);
+}
+
+#[test]
+fn a_fault_of_the_environment_names_the_variable() {
+    let faults = Config::load(
+        None,
+        env(&[
+            ("GATEPOST_SERVER_LISEN", "x"),
+            ("GATEPOST_SERVER_CALLS_MAX", "many"),
+            ("GATEPOST_AUDIT_SPILL_AFTER", "1d"),
+            ("GATEPOST_AUTH_AUDIENCE", ""),
+        ]),
+    )
+    .unwrap_err();
+    let shown: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    let wanted = [
+        "environment variable GATEPOST_SERVER_LISEN: unknown variable: did you mean GATEPOST_SERVER_LISTEN?",
+        "environment variable GATEPOST_AUDIT_SPILL_AFTER: audit.spill_after: 1d is out of range",
+        "environment variable GATEPOST_AUTH_AUDIENCE: auth.audience: is empty",
+        "environment variable GATEPOST_SERVER_CALLS_MAX: server.calls_max: a string stands where a whole number",
+    ];
+    assert_eq!(shown.len(), wanted.len(), "{shown:#?}");
+    for wanted in wanted {
+        assert!(shown.iter().any(|line| line.starts_with(wanted)), "{wanted}\n{shown:#?}");
+    }
+}
+
+#[test]
+fn a_variable_that_holds_a_keys_secret_may_bear_the_prefix() {
+    let text = KEY.replace("\"S\"", "\"GATEPOST_SECRET\"");
+    Config::parse(&text, None, env(&[("GATEPOST_SECRET", "x")])).unwrap();
+    assert!(Config::parse("", None, env(&[("GATEPOST_SECRET", "x")])).is_err());
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_one_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Config::load(Some(&dir.path().join("none.toml")), []).unwrap_err();
+    assert!(faults[0].message.starts_with("cannot be read"), "{faults:?}");
+    assert!(matches!(faults[0].origin, Origin::File(_)));
+    let file = dir.path().join("g.toml");
+    std::fs::write(&file, [0x5b, 0xff]).unwrap();
+    assert!(Config::load(Some(&file), []).unwrap_err()[0].message.starts_with("is no UTF-8"));
+    std::fs::write(&file, vec![b'#'; 1024 * 1024 + 1]).unwrap();
+    assert!(Config::load(Some(&file), []).unwrap_err()[0].message.starts_with("is larger than 1048576 bytes"));
+}
+
+/// Text that is nearly a configuration: known and unknown keys with values of every type.
+fn nearly() -> impl Strategy<Value = String> {
+    let section = prop_oneof![
+        Just("[server]"),
+        Just("[auth]"),
+        Just("[[auth.keys]]"),
+        Just("[[auth.issuers]]"),
+        Just("[server.tls]"),
+        Just("[roles.x]"),
+        Just("[backends.y]"),
+        Just("[audit]"),
+        Just("[postgres]"),
+        Just("[log]"),
+        Just("[\"\\n\"]"),
+        Just("[[roles]]"),
+        Just("[backends]"),
+    ];
+    let key = prop_oneof![
+        "[a-z_]{1,12}",
+        proptest::sample::select(KNOBS).prop_map(|knob| knob.path.rsplit('.').next().unwrap().to_owned()),
+        proptest::sample::select(KNOBS).prop_map(|knob| knob.path.replace('*', "z").replace("[]", "")),
+    ];
+    let value = prop_oneof![
+        Just("true".to_owned()),
+        Just("-1".to_owned()),
+        Just("1e400".to_owned()),
+        Just("99999999999999999999".to_owned()),
+        Just("[1, \"x\", []]".to_owned()),
+        Just("{ a = 1 }".to_owned()),
+        Just("1979-05-27".to_owned()),
+        Just("\"\"".to_owned()),
+        Just("\"HS256\"".to_owned()),
+        Just("[\"a/b\", \"\u{e9}/*\"]".to_owned()),
+        "\"[ -!#-\\[\\]-~]{0,20}\"",
+    ];
+    let line =
+        prop_oneof![section.prop_map(str::to_owned), (key, value).prop_map(|(key, value)| format!("{key} = {value}"))];
+    proptest::collection::vec(line, 0..12).prop_map(|lines| lines.join("\n"))
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_configuration_or_faults(text in prop_oneof![any::<String>(), nearly()]) {
+        if let Err(faults) = parse(&text) {
+            prop_assert!(!faults.is_empty());
+            for fault in faults {
+                prop_assert!(!fault.to_string().contains('\n'), "{fault}");
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `gatepost config check` and `gatepost token` as an operator runs them: what is printed where, and the exit code.
+
+use crate::common::gatepost::Setup;
+use crate::common::mcp::{Client, Era};
+use serde_json::json;
+
+#[test]
+fn a_valid_configuration_is_called_valid() {
+    let (code, stdout, stderr) = Setup::new().run(&["config", "check"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.ends_with("gatepost.toml: the configuration is valid\n"), "{stdout}");
+}
+
+#[test]
+fn a_bad_configuration_is_one_line_a_fault_and_exit_code_2() {
+    let mut setup = Setup::new();
+    setup.set("server.lisen", "127.0.0.1:1").set_toml("server.calls_max", "0").role("typo", &["exmaple/echo"]);
+    let file = setup.config_file();
+    let lines = std::fs::read_to_string(&file).unwrap();
+    let line = |key: &str| lines.lines().position(|line| line.starts_with(key)).unwrap() + 1;
+    let (code, stdout, stderr) = setup.run(&["config", "check"]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    let mut wanted = [
+        ("server.lisen", "server.lisen: unknown key: did you mean server.listen?"),
+        ("server.calls_max", "server.calls_max: 0 calls is out of range, 1 to 65536: set it within the range"),
+        (
+            "roles.typo",
+            "roles.typo.allow[0]: \"exmaple/echo\" names the unknown backend \"exmaple\": did you mean example?",
+        ),
+    ]
+    .map(|(key, message)| (line(key), message));
+    wanted.sort_unstable();
+    let wanted = wanted.map(|(line, message)| format!("{}:{line}: {message}\n", file.display()));
+    assert_eq!(stderr, wanted.concat());
+
+    let (code, _, stderr) = setup.run(&["serve"]);
+    assert_eq!(code, Some(2), "serve refuses it too");
+    assert_eq!(stderr.lines().count(), 3, "{stderr}");
+}
+
+#[test]
+fn an_override_by_the_environment_is_checked_too() {
+    let mut setup = Setup::new();
+    setup.env("GATEPOST_POSTGRES_URL", "mysql://u:hunter2@h/d");
+    let (code, _, stderr) = setup.run(&["config", "check"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.starts_with("environment variable GATEPOST_POSTGRES_URL: postgres.url: "), "{stderr}");
+    assert!(!stderr.contains("hunter2"), "I8");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_exit_code_2() {
+    let setup = Setup::new();
+    let mut command = setup.command(&["config", "check"]);
+    std::fs::remove_file(setup.dir().join("gatepost.toml")).unwrap();
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("gatepost.toml: cannot be read"));
+}
+
+#[tokio::test]
+async fn the_gateway_takes_a_minted_token() {
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    let (code, stdout, stderr) = setup.run(&["token", "--subject", "alice", "--role", "echo", "--ttl", "5m"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    let client = Client::connect(&format!("{}/mcp", gatepost.url()), Era::Modern, Some(stdout.trim_end())).await;
+    assert_eq!(client.call("example__echo", json!({"text": "hi"})).await.unwrap().content(), "hi");
+    assert_eq!(client.call("example__add", json!({"a": 1, "b": 1})).await.unwrap().error_code(), -32003);
+}
+
+#[test]
+fn a_token_that_cannot_be_minted_leaves_stdout_empty() {
+    let setup = Setup::new();
+    let (code, stdout, stderr) = setup.run(&["token", "--subject", "alice", "--role", "nobody"]);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains("\"nobody\" is not configured"), "{stderr}");
+    std::fs::write(setup.dir().join("secret"), "short").unwrap();
+    let (code, stdout, stderr) = setup.run(&["token", "--subject", "alice", "--role", "echo"]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("has 5 bytes"), "{stderr}");
+}
+
+#[tokio::test]
+async fn the_gateway_takes_a_static_token_whose_hash_was_printed() {
+    use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mut setup = Setup::new();
+    let (token, file) = ("0123456789abcdef0123456789abcdef", setup.dir().join("tokens.toml"));
+    let mut command = std::process::Command::new(crate::common::gatepost::BINARY);
+    command.args(["token", "hash", "--subject", "ci", "--role", "echo"]);
+    let (input, output) = (std::process::Stdio::piped(), std::process::Stdio::piped());
+    let mut child = command.stdin(input).stdout(output).spawn().unwrap();
+    writeln!(child.stdin.take().unwrap(), "{token}").unwrap();
+    std::fs::write(&file, child.wait_with_output().unwrap().stdout).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    setup.set("auth.tokens_file", file.to_str().unwrap());
+    let (code, _, stderr) = setup.run(&["config", "check"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("auth.tokens_file: ") && stderr.contains("chmod 600"), "{stderr}");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let gatepost = setup.start();
+    let client = Client::connect(&format!("{}/mcp", gatepost.url()), Era::Modern, Some(token)).await;
+    assert_eq!(client.call("example__echo", json!({"text": "hi"})).await.unwrap().content(), "hi");
+    assert!(!gatepost.log().contains(token), "I8");
+    let (_, usage, _) = setup.run(&["outbox", "list", "--json"]);
+    assert!(usage.contains("\"static\"") && !usage.contains(token), "{usage}");
+    let bare = std::process::Command::new(crate::common::gatepost::BINARY).arg("token").output().unwrap();
+    assert_eq!(bare.status.code(), Some(2), "a subject is needed to mint");
+}

@@ -1,0 +1,133 @@
+//! Directories that cannot be an outbox: one clear message with path, reason and remedy, and exit code 3.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::common::gatepost::Setup;
+use redb::{Database, TableDefinition};
+
+/// A user other than the one who runs the tests, where that is root: `nobody` on Debian.
+const NOBODY: u32 = 65_534;
+
+/// What `serve` says as it ends with exit code 3.
+fn refused(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert_eq!(said.matches("ERROR").count(), 1, "one message: {said}");
+    said
+}
+
+fn says(said: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_directory_of_another_user_is_refused() {
+    let setup = Setup::new();
+    let dir = setup.audit_dir();
+    fs::create_dir(&dir).unwrap();
+    let mut command = setup.command(&["serve"]);
+    if nix::unistd::geteuid().is_root() {
+        mode(&dir, 0o700);
+        mode(setup.dir(), 0o755);
+        command.uid(NOBODY).gid(NOBODY);
+    } else {
+        mode(&dir, 0);
+    }
+    let said = refused(command);
+    says(&said, &[dir.to_str().unwrap(), "Permission denied", "user that Gatepost runs as", "0700"]);
+    mode(&dir, 0o700);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "nothing was changed");
+}
+
+#[test]
+fn a_file_system_that_is_mounted_read_only_is_refused() {
+    let setup = Setup::new();
+    let dir = setup.audit_dir();
+    fs::create_dir(&dir).unwrap();
+    let serve = setup.command(&["serve"]);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    command.arg("mount -t tmpfs -o ro none \"$0\" && exec \"$@\"").arg(&dir);
+    command.arg(serve.get_program()).args(serve.get_args());
+    says(&refused(command), &[dir.to_str().unwrap(), "Read-only file system", "mount it writable"]);
+}
+
+#[test]
+fn a_file_in_place_of_the_directory_is_refused() {
+    let setup = Setup::new();
+    fs::write(setup.audit_dir(), "precious").unwrap();
+    let said = refused(setup.command(&["serve"]));
+    says(&said, &[setup.audit_dir().to_str().unwrap(), "cannot create directory"]);
+    assert_eq!(fs::read_to_string(setup.audit_dir()).unwrap(), "precious");
+}
+
+/// A file of a version to come.
+fn newer(dir: &Path) -> PathBuf {
+    let file = dir.join("outbox-000001.redb");
+    let database = Database::create(&file).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let meta = TableDefinition::<&str, &[u8]>::new("meta");
+    transaction.open_table(meta).unwrap().insert("format", 2_u32.to_le_bytes().as_slice()).unwrap();
+    transaction.commit().unwrap();
+    file
+}
+
+#[test]
+fn an_outbox_of_a_newer_version_is_refused_and_left_as_it_is() {
+    let setup = Setup::new();
+    let dir = setup.audit_dir();
+    fs::create_dir(&dir).unwrap();
+    let file = newer(&dir);
+    let before = fs::read(&file).unwrap();
+    says(&refused(setup.command(&["serve"])), &[file.to_str().unwrap(), "has format 2", "knows 1", "newer"]);
+    assert_eq!(fs::read(&file).unwrap(), before);
+    assert!(!dir.join("quarantine").exists(), "it is no damaged file");
+}
+
+#[test]
+fn every_outbox_command_refuses_a_newer_version_and_leaves_it_as_it_is() {
+    let mut setup = Setup::new();
+    let dir = setup.audit_dir();
+    fs::create_dir(&dir).unwrap();
+    let file = newer(&dir);
+    fs::write(dir.join("lock"), "").unwrap();
+    let before = fs::read(&file).unwrap();
+    let commands: [&[&str]; 9] = [
+        &["stats"],
+        &["list"],
+        &["list", "--intents"],
+        &["show", "1/1"],
+        &["show", "1/1", "--hex"],
+        &["tail"],
+        &["verify"],
+        &["export"],
+        &["prune", "--older-than", "1s", "--yes"],
+    ];
+    let check = |setup: &Setup, command: &[&str]| {
+        let output = setup.command(&[&["outbox"], command].concat()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{command:?}: {stderr}");
+        says(&stderr, &[file.to_str().unwrap(), "has format 2", "knows 1", "newer"]);
+        assert_eq!(fs::read(&file).unwrap(), before, "{command:?}");
+        let mut left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["lock", "outbox-000001.redb"], "{command:?}");
+    };
+    for command in commands {
+        check(&setup, command);
+    }
+    // Nobody listens on port 1.
+    setup.postgres("postgres://gatepost@127.0.0.1:1/audit");
+    check(&setup, &["drain", "--timeout", "1s"]);
+}

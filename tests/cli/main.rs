@@ -1,0 +1,31 @@
+//! The commands, as an operator runs them, and what a package and the documentation promise of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    unreachable_pub,
+    missing_docs,
+    reason = "tests"
+)]
+
+#[path = "../common"]
+mod common {
+    pub mod command;
+    pub mod gatepost;
+    pub mod mcp;
+    pub mod postgres;
+    pub mod process;
+    pub mod wait;
+}
+
+mod audit_read;
+mod audit_verify;
+mod config;
+mod config_check;
+mod directory;
+mod docs;
+mod metrics;
+mod outbox_cli;
+mod outbox_prune;
+mod packaging;

@@ -1,0 +1,242 @@
+//! What a package brings besides the binary: completions, manual pages, the systemd unit and what it relies on.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::common::gatepost::{BINARY, Setup};
+use crate::common::wait::SOON;
+use gatepost::audit::chain::Head;
+use gatepost::audit::ring::{Limits, Phase, Ring};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(BINARY).args(args).output().unwrap()
+}
+
+fn stdout(args: &[&str]) -> String {
+    let output = run(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The subcommands as `--help` lists them.
+fn subcommands() -> Vec<String> {
+    let help = stdout(&["--help"]);
+    let listed = help.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
+    let names = listed.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names = names.map(|line| line.split_whitespace().next().unwrap().to_owned());
+    names.filter(|name| name != "help").collect()
+}
+
+#[test]
+fn completions_of_every_shell_know_every_subcommand() {
+    let subcommands = subcommands();
+    assert!(subcommands.len() > 8, "{subcommands:?}");
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let text = stdout(&["completions", shell]);
+        for name in &subcommands {
+            assert!(text.contains(name.as_str()), "{shell} does not know {name}");
+        }
+    }
+    let output = run(&["completions", "csh"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("bash"), "it names those that there are");
+}
+
+#[test]
+fn bash_completes_with_what_is_printed() {
+    let script = format!(
+        "{}\nCOMP_WORDS=(gatepost conf) COMP_CWORD=1\n_gatepost gatepost conf gatepost\necho \"${{COMPREPLY[@]}}\"\n",
+        stdout(&["completions", "bash"])
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "config");
+}
+
+#[test]
+fn there_is_a_manual_page_for_every_subcommand() {
+    assert!(stdout(&["man"]).contains(".TH gatepost 1"));
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("made").join("man1");
+    assert_eq!(stdout(&["man", "--dir", dir.to_str().unwrap()]), "");
+    for name in subcommands() {
+        let page = std::fs::read_to_string(dir.join(format!("gatepost-{name}.1"))).unwrap();
+        assert!(page.contains(".SH SYNOPSIS"), "{name}");
+    }
+    assert!(dir.join("gatepost-config-check.1").exists() && dir.join("gatepost.1").exists());
+    let output = run(&["man", "--dir", "/proc/nowhere"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("gatepost: cannot write to /proc/nowhere: "));
+}
+
+/// What arrived at a `NOTIFY_SOCKET`, up to the first message with `wanted`.
+fn heard(socket: &UnixDatagram, wanted: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {wanted}: {error}; {all:#?}"));
+        all.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+        if all.last().unwrap().lines().any(|line| line == wanted) {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn systemd_is_told_that_the_gateway_is_ready_lives_and_stops() {
+    let mut setup = Setup::new();
+    let path = setup.dir().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    setup.env("NOTIFY_SOCKET", path.to_str().unwrap()).env("WATCHDOG_USEC", "300000");
+    let gatepost = setup.start();
+    let first = heard(&socket, "READY=1");
+    assert_eq!(first.len(), 1, "nothing comes before: {first:?}");
+    assert!(first[0].contains(&format!("STATUS=listening on {}/mcp", gatepost.url())), "{first:?}");
+    for _ in 0..3 {
+        heard(&socket, "WATCHDOG=1");
+    }
+    gatepost.signal(nix::sys::signal::Signal::SIGTERM);
+    heard(&socket, "STOPPING=1");
+    assert_eq!(gatepost.wait(), Some(0));
+    assert!(!setup.log().contains("ERROR"), "{}", setup.log());
+}
+
+#[test]
+fn nothing_is_told_of_a_life_that_nobody_asks_for() {
+    let mut setup = Setup::new();
+    let path = setup.dir().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    setup.env("NOTIFY_SOCKET", path.to_str().unwrap());
+    let gatepost = setup.start();
+    heard(&socket, "READY=1");
+    assert_eq!(gatepost.terminate(), Some(0));
+    assert_eq!(heard(&socket, "STOPPING=1").len(), 1, "no WATCHDOG=1 comes between");
+}
+
+#[test]
+fn a_gateway_serves_though_nobody_listens_to_what_it_tells() {
+    let mut setup = Setup::new();
+    let path = setup.dir().join("nobody");
+    setup.env("NOTIFY_SOCKET", path.to_str().unwrap());
+    assert_eq!(setup.start().terminate(), Some(0));
+    assert!(setup.log().contains("cannot tell systemd"));
+}
+
+#[test]
+fn a_scribe_that_hangs_does_not_count_as_alive() {
+    let ring = Ring::new(Limits { records: 64, bytes: 1 << 20 }, Head::START);
+    let begun = ring.beat();
+    assert!(!ring.beat().goes_on_since(begun), "it has not begun to work");
+    ring.turn(Phase::Closing);
+    // Closing is work: it is taken at once, and the scribe is busy with it from here.
+    assert_eq!(ring.take(None).phase, Phase::Closing);
+    let taken = ring.beat();
+    assert!(taken.goes_on_since(begun), "it took work");
+    assert!(!ring.beat().goes_on_since(taken), "it does nothing with it");
+    // A failing outbox is tried again: that is life.
+    assert_eq!(ring.pause(std::time::Duration::ZERO), Phase::Closing);
+    assert!(ring.beat().goes_on_since(taken));
+}
+
+#[test]
+fn a_scribe_without_work_counts_as_alive() {
+    let ring = Ring::new(Limits { records: 64, bytes: 1 << 20 }, Head::START);
+    let scribe = std::thread::spawn({
+        let ring = std::sync::Arc::clone(&ring);
+        move || ring.take(None).phase
+    });
+    crate::common::wait::until("the scribe rests", SOON, || ring.beat().goes_on_since(ring.beat()));
+    ring.turn(Phase::Closing);
+    scribe.join().unwrap();
+    assert!(!ring.beat().goes_on_since(ring.beat()), "it is busy now");
+}
+
+fn packaged(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(path)
+}
+
+/// The value of a directive that stands once.
+fn directive<'a>(unit: &'a str, name: &str) -> &'a str {
+    let mut lines = unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let value = lines.next().unwrap_or_else(|| panic!("no {name}"));
+    assert_eq!(lines.next(), None, "{name} stands once");
+    value
+}
+
+#[test]
+fn the_unit_says_what_the_binary_does() {
+    let unit = std::fs::read_to_string(packaged("gatepost.service")).unwrap();
+    assert_eq!(directive(&unit, "Type"), "notify");
+    assert_eq!(directive(&unit, "WatchdogSignal"), "SIGTERM");
+    assert_eq!(directive(&unit, "RestartPreventExitStatus"), "2 3");
+    for (command, help) in [("ExecStart", "serve"), ("ExecStartPre", "config check")] {
+        let words: Vec<&str> = directive(&unit, command).split(' ').collect();
+        assert_eq!(words[0], "/usr/bin/gatepost");
+        assert_eq!(words[1..].join(" "), format!("{help} --config /etc/gatepost/gatepost.toml"));
+        let mut args: Vec<&str> = help.split(' ').collect();
+        args.push("--help");
+        assert!(stdout(&args).contains("--config"));
+    }
+    let config = gatepost::config::Config::default();
+    let stop = config.server.drain_timeout + config.audit.store_timeout + config.postgres.drain_timeout;
+    let allowed = humantime::parse_duration(directive(&unit, "TimeoutStopSec")).unwrap();
+    assert!(allowed > stop, "{allowed:?} is enough for {stop:?}");
+}
+
+#[test]
+fn systemd_takes_the_unit_and_finds_it_hardened() {
+    // A machine without systemd runs no unit; what the unit says is checked above there too.
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return;
+    }
+    // The binary is not where the unit expects it on a machine without the package.
+    let unit = std::fs::read_to_string(packaged("gatepost.service")).unwrap().replace("/usr/bin/gatepost", BINARY);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("gatepost.service");
+    std::fs::write(&file, unit).unwrap();
+    let analyze = |args: &[&str]| {
+        let output = Command::new("systemd-analyze").args(args).arg(&file).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    };
+    let (ok, said) = analyze(&["verify", "--man=no", "--recursive-errors=no"]);
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("gatepost.service")).collect();
+    assert!(ok && ours.is_empty(), "{said}");
+    // Tenths: 0 is locked up, 100 is open. Measured with systemd 252: 14, of which an open network is most.
+    let (ok, said) = analyze(&["security", "--offline=true", "--threshold=20"]);
+    assert!(ok, "{said}");
+}
+
+#[test]
+fn the_kubernetes_example_holds_a_valid_configuration_and_asks_what_is_answered() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let yaml = std::fs::read_to_string(root.join("examples/kubernetes.yaml")).unwrap();
+    let block = yaml.split_once("gatepost.toml: |\n").unwrap().1.split_once("---").unwrap().0;
+    let config = gatepost::config::Config::parse(block, None, []).unwrap_or_else(|faults| panic!("{faults:#?}"));
+    assert_eq!(config.server.listen.port(), 8808);
+    assert!(yaml.contains(&format!("mountPath: {} }}", config.audit.dir.parent().unwrap().display())));
+    for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
+        let after = yaml.split_once(probe).unwrap().1;
+        assert!(
+            after.trim_start_matches(":\n").trim_start().starts_with(&format!("httpGet: {{ path: {path},")),
+            "{probe}"
+        );
+    }
+}
+
+#[test]
+fn the_image_runs_what_the_binary_takes_and_not_as_root() {
+    let file = std::fs::read_to_string(packaged("Dockerfile")).unwrap();
+    let line = |name: &str| file.lines().filter_map(|line| line.strip_prefix(name)).next_back().unwrap().trim();
+    assert_eq!(line("ENTRYPOINT "), "[\"/usr/bin/gatepost\"]");
+    let args: Vec<String> = serde_json::from_str(line("CMD ")).unwrap();
+    assert_eq!(args, ["serve", "--config", "/etc/gatepost/gatepost.toml"]);
+    assert_eq!((line("USER "), line("VOLUME ")), ("10001:10001", "/var/lib/gatepost"));
+    let toolchain = std::fs::read_to_string(packaged("../rust-toolchain.toml")).unwrap();
+    let version = line("FROM rust:").split('-').next().unwrap_or_default().to_owned();
+    assert!(file.lines().any(|line| line.starts_with("FROM debian:")) && toolchain.contains(&version));
+    let ops = gatepost::config::Config::default().ops.listen.unwrap();
+    assert!(file.contains(&format!("http://{ops}/readyz")));
+}

@@ -1,0 +1,168 @@
+//! Crashes, at every operation and at random ones.
+
+use crate::common::rng::Dice;
+use crate::sim_disk::{Crash, percent};
+use crate::simulation::{Ending, LARGE_BYTES, Life, Step, World, on_two_threads};
+use gatepost::audit::record::Status;
+
+/// Random schedules of a short run. *Chosen*: a third of a minute in a debug build; `CRASH_SCHEDULES` asks for more.
+const SCHEDULES: u64 = 400;
+
+/// Two open calls, a refusal, a full file and the next one, deliveries heard and unheard, calls open at the end.
+fn script() -> Vec<Step> {
+    use Step::{Begin, End, Refuse, Ship, ShipUnheard};
+    vec![
+        Begin(10),
+        Begin(20),
+        End(0, Status::Ok),
+        Refuse,
+        Ship(2),
+        Begin(LARGE_BYTES),
+        Begin(LARGE_BYTES),
+        End(1, Status::Ok),
+        End(1, Status::ToolError),
+        ShipUnheard(2),
+        Begin(LARGE_BYTES),
+        End(1, Status::Timeout),
+        Ship(100),
+        Begin(30),
+        Refuse,
+    ]
+}
+
+/// The scripted life.
+fn scripted() -> Life {
+    Life { steps: script(), ships_all: true, ..Life::default() }
+}
+
+/// Holds what was seen against the checks.
+fn clean(world: &World, what: &str) {
+    let violations = world.evidence().violations();
+    assert!(violations.is_empty(), "{what}:\n{violations:#?}");
+}
+
+/// Crashes the scripted life at `operation`, settles, and checks.
+fn crash_scripted_at(operation: u64, crash: Crash) {
+    let mut world = World::new(operation);
+    let ending = world.live(&Life { crash_at: Some(operation), ..scripted() });
+    assert!(matches!(ending, Ending::Crashed | Ending::Closed), "{ending:?}");
+    world.crash(crash);
+    world.settle();
+    clean(&world, &format!("{crash:?} at operation {operation} of the script"));
+}
+
+/// A random life.
+fn random_life(dice: &mut Dice, operations: u64) -> Life {
+    let statuses = [Status::Ok, Status::ToolError, Status::Error, Status::Timeout, Status::Cancelled];
+    let mut large = 0;
+    let steps = (0..dice.index(12)).map(|_| match dice.below(10) {
+        0 if large < 4 => {
+            large += 1;
+            Step::Begin(LARGE_BYTES)
+        }
+        0..4 => Step::Begin(dice.index(400)),
+        4..7 => Step::End(dice.index(8), statuses[dice.index(statuses.len())]),
+        7 => Step::Refuse,
+        8 => Step::Ship(1 + dice.index(6)),
+        _ => Step::ShipUnheard(1 + dice.index(6)),
+    });
+    let steps = steps.collect();
+    let old_batches = [0, 1, 2, usize::MAX][dice.index(4)];
+    Life {
+        steps,
+        old_batches,
+        ships_all: percent(dice, 50),
+        crash_at: Some(1 + dice.below(operations)),
+        ..Life::default()
+    }
+}
+
+/// Up to five lives that end anyhow, most by a crash, some of them before they have begun.
+fn schedule(seed: u64) {
+    let mut world = World::new(seed);
+    let mut dice = Dice::new(seed ^ 0x5eed);
+    for _ in 0..=dice.below(5) {
+        let operations = if percent(&mut dice, 30) { 25 } else { 160 };
+        world.live(&random_life(&mut dice, operations));
+        world.crash(if percent(&mut dice, 25) { Crash::Kill } else { Crash::PowerLoss });
+    }
+    world.settle();
+    clean(&world, &format!("seed {seed}; again: CRASH_SEED={seed} cargo nextest run --test crash random"));
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap())
+}
+
+#[test]
+fn a_run_is_repeated_exactly() {
+    let trace = || {
+        let mut world = World::new(7);
+        world.disk.keep_trace();
+        assert_eq!(world.live(&scripted()), Ending::Closed);
+        let trace = world.disk.trace();
+        world.settle();
+        clean(&world, "a life without a crash");
+        assert!(trace.iter().any(|line| line.starts_with("rename")));
+        assert!(world.disk.names(&world.outbox_dir()).len() <= 4, "{:?}", world.disk.names(&world.outbox_dir()));
+        trace
+    };
+    let first = trace();
+    assert_eq!(first, trace());
+    assert!(first.contains(&"sync outbox-000002.redb".to_owned()), "the script fills a file");
+}
+
+#[test]
+fn i2_i3_i4_i5_hold_after_a_crash_at_every_operation_of_the_script() {
+    let mut world = World::new(1);
+    world.live(&scripted());
+    let (operations, syncs) = (world.disk.operations(), world.disk.syncs());
+    assert!(operations > 150 && syncs.len() > 40, "{operations} operations, {} of them fsyncs", syncs.len());
+    on_two_threads(1..=operations, |operation| {
+        crash_scripted_at(operation, Crash::PowerLoss);
+        if syncs.contains(&operation) {
+            crash_scripted_at(operation, Crash::Kill);
+        }
+    });
+}
+
+#[test]
+fn i2_i3_i4_i5_hold_after_random_crashes() {
+    match number("CRASH_SEED") {
+        Some(seed) => schedule(seed),
+        None => on_two_threads(0..number("CRASH_SCHEDULES").unwrap_or(SCHEDULES), schedule),
+    }
+}
+
+#[test]
+fn regress_a_killed_gateways_unsynced_records_are_made_durable_before_they_are_believed() {
+    use Step::{Begin, End, Refuse};
+    let life = Life { steps: vec![Begin(10), Begin(20), End(0, Status::Ok), Refuse], ..Life::default() };
+    let mut world = World::new(1);
+    world.live(&life);
+    // A kill between a write and its fsync leaves what the next life sees and a power loss takes.
+    let operations = world.disk.syncs().into_iter().flat_map(|sync| [sync - 1, sync]);
+    on_two_threads(operations, |operation| {
+        for seed in 0..4 {
+            let mut world = World::new(seed);
+            world.live(&Life { crash_at: Some(operation), ..life.clone() });
+            world.crash(Crash::Kill);
+            assert_eq!(world.live(&Life::default()), Ending::Closed);
+            world.crash(Crash::PowerLoss);
+            world.settle();
+            clean(&world, &format!("seed {seed}: a kill at operation {operation}, then a power loss"));
+        }
+    });
+}
+
+#[test]
+fn regress_an_outbox_directory_that_was_just_made_survives_a_power_loss() {
+    for seed in 0..8 {
+        let mut world = World::new(seed);
+        assert_eq!(world.live(&Life { steps: vec![Step::Refuse], ..Life::default() }), Ending::Closed);
+        world.crash(Crash::PowerLoss);
+        assert!(!world.disk.names(&world.outbox_dir()).is_empty(), "seed {seed}");
+        world.settle();
+        clean(&world, &format!("seed {seed}: a power loss after the first life"));
+    }
+}

@@ -1,0 +1,208 @@
+//! Teeth: deliberate faults, each put in through a trait seam, and the checks that notice them.
+//!
+//! A suite proves something only where it fails when what it checks is broken. Each row of [`teeth`] breaks one promise of
+//! the disk, the sink or the gateway; the checks that have to find something are named beside it. Every check is the only
+//! one to notice some row, so a suite without it would have a tooth that no longer bites.
+
+use std::collections::BTreeSet;
+
+use crate::oracle::{CHECKS, SinkLie};
+use crate::sim_disk::{Crash, Fault, Lie};
+use crate::simulation::{LARGE_BYTES, Life, Step, Tooth, World};
+use gatepost::audit::record::Status;
+
+const STARTS: &str = "the gateway starts";
+const KEPT: &str = "stored records are kept";
+const TWICE: &str = "nothing is delivered twice";
+const MISSING: &str = "no place is missing";
+const CHAIN: &str = "the chain holds";
+const ONE_RECORD: &str = "a begun call has one record";
+const CURSOR: &str = "the cursor is at the last row";
+const EPOCHS: &str = "epochs rise";
+const WHOLE: &str = "files stay whole";
+const SEALED: &str = "a failed file is not written";
+const GIVEN_UP: &str = "nothing is given up";
+
+/// A fault, how it is let in, and the checks that notice it.
+struct Row {
+    name: &'static str,
+    run: fn(&mut World),
+    noticed_by: &'static [&'static str],
+}
+
+/// Calls that begin and end, one that stays open, and a file that is filled.
+fn script() -> Vec<Step> {
+    use Step::{Begin, End, Refuse, Ship};
+    vec![
+        Begin(10),
+        Begin(LARGE_BYTES),
+        End(1, Status::Ok),
+        Ship(2),
+        Begin(LARGE_BYTES),
+        End(1, Status::Ok),
+        Begin(LARGE_BYTES),
+        End(1, Status::Ok),
+        Refuse,
+        Begin(20),
+        End(1, Status::Ok),
+    ]
+}
+
+fn life() -> Life {
+    Life { steps: script(), ..Life::default() }
+}
+
+/// The number of the last operation of `life` whose line in the trace begins so.
+fn last(life: &Life, entry: &str) -> u64 {
+    let mut world = World::new(1);
+    world.disk.keep_trace();
+    world.live(life);
+    world.disk.trace().iter().rposition(|done| done.starts_with(entry)).unwrap() as u64 + 1
+}
+
+/// The same for the first one.
+fn first(life: &Life, entry: &str) -> u64 {
+    let mut world = World::new(1);
+    world.disk.keep_trace();
+    world.live(life);
+    world.disk.trace().iter().position(|done| done == entry).unwrap() as u64 + 1
+}
+
+/// One life with this fault, a power loss, and an end in order.
+fn power_loss(world: &mut World, life: &Life) {
+    world.live(life);
+    world.crash(Crash::PowerLoss);
+    world.settle();
+}
+
+fn with_sink(world: &mut World, sink: SinkLie, life: &Life) {
+    world.evidence().sink = sink;
+    world.live(life);
+    world.evidence().sink = SinkLie::None;
+    world.crash(Crash::Kill);
+    world.settle();
+}
+
+fn teeth() -> Vec<Row> {
+    let row = |name, noticed_by, run| Row { name, run, noticed_by };
+    vec![
+        row("an fsync that lies", &[KEPT], |world| {
+            let crash_at = Some(last(&life(), "write outbox-000002"));
+            power_loss(world, &Life { lie: Lie::FileSync, crash_at, ..life() });
+        }),
+        row("acknowledged before the commit: an fsync that takes effect after it returned", &[ONE_RECORD], |world| {
+            let crash_at = Some(first(&life(), "write outbox-000001.redb") + world.dice.below(80));
+            power_loss(world, &Life { lie: Lie::LateFileSync, crash_at, ..life() });
+        }),
+        row("acknowledged before the commit: told when queued", &[KEPT], |world| {
+            let crash_at = Some(first(&life(), "write outbox-000001.redb") + world.dice.below(80));
+            power_loss(world, &Life { tooth: Tooth::ToldEarly, crash_at, ..life() });
+        }),
+        row("renamed before it was synced", &[WHOLE], |world| {
+            let crash_at = Some(last(&life(), "rename") + 1);
+            power_loss(world, &Life { lie: Lie::SyncAfterRename, crash_at, ..life() });
+        }),
+        row("the fsync of the directory left out", &[KEPT], |world| {
+            power_loss(world, &Life { lie: Lie::DirectorySync, ..life() });
+        }),
+        row("the fsync of the directory left out before anything was told", &[EPOCHS], |world| {
+            world.live(&Life::default());
+            world.crash(Crash::Kill);
+            power_loss(world, &Life { lie: Lie::DirectorySync, ..Life::default() });
+        }),
+        row("unlinked before delivery", &[KEPT, MISSING], |world| {
+            power_loss(world, &Life { lie: Lie::EarlyUnlink, ..life() });
+        }),
+        row("the checksum skipped: a changed record goes on", &[CHAIN], |world| {
+            with_sink(world, SinkLie::Changed, &Life { ships_all: true, ..life() });
+        }),
+        row("a batch delivered twice", &[TWICE], |world| {
+            with_sink(world, SinkLie::Twice, &Life { ships_all: true, ..life() });
+        }),
+        row("the cursor moved outside the statement: rows of calls are lost", &[KEPT, MISSING], |world| {
+            with_sink(world, SinkLie::RowsLost, &Life { ships_all: true, ..life() });
+        }),
+        row("the cursor moved outside the statement: the first row is lost", &[MISSING], |world| {
+            with_sink(world, SinkLie::FirstRowLost, &Life { ships_all: true, ..life() });
+        }),
+        row("the cursor moved outside the statement: the last row is lost", &[CURSOR], |world| {
+            let steps = vec![Step::Begin(10), Step::Refuse];
+            world.live(&Life { steps, ..Life::default() });
+            world.crash(Crash::Kill);
+            let old = Life { old_batches: usize::MAX, ..Life::default() };
+            with_sink(world, SinkLie::LastRowLost, &old);
+        }),
+        row("the rows arrived outside the statement: the cursor stays", &[TWICE], |world| {
+            with_sink(world, SinkLie::CursorStays, &life());
+        }),
+        row("an intent not carried at rotation", &[ONE_RECORD], |world| {
+            world.live(&life());
+            world.crash(Crash::Kill);
+            world.live(&Life { tooth: Tooth::IntentsDropped, ..Life::default() });
+            world.crash(Crash::Kill);
+            world.settle();
+        }),
+        row("a failed fsync that nobody hears of", &[SEALED], |world| {
+            let fault = Fault::Once(first(&life(), "sync outbox-000001.redb"));
+            world.live(&Life { fault, lie: Lie::SwallowedFailure, ..life() });
+            world.crash(Crash::Kill);
+            world.settle();
+        }),
+        row("sealed, and no new file begun", &[GIVEN_UP], |world| {
+            let fault = Fault::Once(first(&life(), "sync outbox-000001.redb"));
+            let life = Life { fault, lie: Lie::NoSecondFile, gives_up: true, ..life() };
+            world.live(&life);
+            world.crash(Crash::Kill);
+            world.settle();
+        }),
+        row("the lock outlives the gateway", &[STARTS], |world| {
+            world.live(&Life { tooth: Tooth::LockKept, ..life() });
+            world.crash(Crash::Kill);
+            world.live(&Life::default());
+            world.unlock();
+            world.crash(Crash::Kill);
+            world.settle();
+        }),
+    ]
+}
+
+/// What notices a row, one set a seed: what a power loss keeps is chance.
+fn noticed(row: &Row) -> BTreeSet<BTreeSet<&'static str>> {
+    let seeds = (0..12).map(|seed| {
+        let mut world = World::new(seed);
+        (row.run)(&mut world);
+        world.evidence().caught_by()
+    });
+    seeds.collect()
+}
+
+#[test]
+fn every_tooth_bites_and_every_check_is_needed() {
+    let mut alone = BTreeSet::new();
+    for row in teeth() {
+        let noticed = noticed(&row);
+        for check in row.noticed_by {
+            let name = row.name;
+            assert!(
+                noticed.iter().any(|by| by.contains(check)),
+                "{name:?} is not noticed by {check:?}, but {noticed:?}"
+            );
+        }
+        alone.extend(noticed.into_iter().filter(|by| by.len() == 1).flatten());
+    }
+    // Without a check, the teeth that it alone notices would no longer bite.
+    assert_eq!(alone, CHECKS.iter().map(|(name, _)| *name).collect());
+}
+
+#[test]
+fn without_a_fault_nothing_is_noticed() {
+    for ships_all in [true, false] {
+        for crash in [Crash::Kill, Crash::PowerLoss] {
+            let mut world = World::new(1);
+            world.live(&Life { ships_all, ..life() });
+            world.crash(crash);
+            world.settle();
+            assert_eq!(world.evidence().violations(), []);
+        }
+    }
+}

@@ -1,0 +1,516 @@
+//! Lives of a gateway's pipeline on a simulated disk, one after another, on one thread.
+//!
+//! The real scribe runs on the calling thread. At the begin of each of its commits the outbox looks at its directory; there
+//! the next steps of the script are taken: calls begin and end in the ring, records are delivered from it, and what was
+//! told since is written down. So all that was appended during one commit goes into the next, as under load, and a run
+//! can be repeated exactly. If the outbox no longer looks at its directory, a run hangs and is ended by nextest.
+//!
+//! Delivery follows the shipper's rule: from the sink's cursor on, from the ring for this epoch and from the outbox for
+//! those before it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use gatepost::audit::outbox::fs::Fs;
+use gatepost::audit::outbox::{Opening, Reader};
+use gatepost::audit::record::{
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, Timestamp,
+};
+use gatepost::audit::redact::Redaction;
+use gatepost::audit::ring::{Limits, Phase, Reservation, Ring, Window};
+use gatepost::audit::scribe::{About, Mode, Scribe};
+use gatepost::audit::sink::CursorUpdate;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+use crate::common::rng::Dice;
+use crate::oracle::{Evidence, Seen};
+use crate::sim_disk::{Crash, Fault, Lie, Moment, SimDisk, percent};
+
+/// Quota of the outbox: a generation file takes an eighth of it in segments.
+pub const QUOTA_BYTES: u64 = 1024 * 1024;
+
+/// Arguments of this length make a call whose record a sink may be told to refuse, see `tests/crash/model.rs`.
+pub const POISON_BYTES: usize = 333;
+
+/// Arguments of which three calls fill a generation file.
+pub const LARGE_BYTES: usize = 50_000;
+
+/// One step of a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A call begins, with so many bytes of arguments.
+    Begin(usize),
+    /// One of the open calls ends, with its place among them.
+    End(usize, Status),
+    /// A call is refused.
+    Refuse,
+    /// At most so many records of this epoch are delivered.
+    Ship(usize),
+    /// The same, but the reply is lost.
+    ShipUnheard(usize),
+}
+
+/// One life.
+#[derive(Clone, Debug, Default)]
+pub struct Life {
+    pub steps: Vec<Step>,
+    /// Level `queued`: nothing is told to be stored, and everything is spilled that is not delivered at once.
+    pub queued: bool,
+    /// The quota of the outbox, where it is not [`QUOTA_BYTES`].
+    pub quota_bytes: Option<u64>,
+    /// Batches of earlier epochs that are delivered at its begin.
+    pub old_batches: usize,
+    /// Whether all is delivered before it ends.
+    pub ships_all: bool,
+    pub crash_at: Option<u64>,
+    pub fault: Fault,
+    pub capacity: Option<u64>,
+    /// Whether the shell gives up when an operation fails, instead of waiting for the disk to heal.
+    pub gives_up: bool,
+    pub lie: Lie,
+    pub tooth: Tooth,
+}
+
+/// Faults of the gateway itself, put in from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tooth {
+    #[default]
+    None,
+    /// Records are told to be stored as soon as they are queued.
+    ToldEarly,
+    /// Intents of an earlier life are not found at the start.
+    IntentsDropped,
+    /// The lock outlives the gateway.
+    LockKept,
+}
+
+/// How a life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// In order.
+    Closed,
+    /// The disk froze.
+    Crashed,
+    /// It could not begin, or gave up, since the disk fails.
+    Failed,
+}
+
+/// A gateway's directory, its sink, and what was seen.
+pub struct World {
+    dir: TempDir,
+    pub disk: SimDisk,
+    pub dice: Dice,
+    evidence: Arc<Mutex<Evidence>>,
+    next_id: Arc<Mutex<u128>>,
+    lock: Option<File>,
+    /// Called at the begin of every commit but the first.
+    pub inspect: Option<Inspect>,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("World").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// The world's side of one life, called by the disk.
+struct Driver {
+    ring: Arc<Ring>,
+    runtime: Runtime,
+    epoch: Epoch,
+    steps: VecDeque<Step>,
+    ships_all: bool,
+    gives_up: bool,
+    tooth: Tooth,
+    queued: bool,
+    open: Vec<(Call, Reservation)>,
+    /// What was appended at level `queued` and is stored when the epoch is closed.
+    unheard: Vec<(RequestId, Status)>,
+    /// Called after every commit that was begun.
+    inspect: Option<Inspect>,
+    disk: SimDisk,
+    waiting: Vec<(oneshot::Receiver<()>, RequestId, Option<Status>)>,
+    evidence: Arc<Mutex<Evidence>>,
+    next_id: Arc<Mutex<u128>>,
+}
+
+/// Runs `one` for each number, on two threads; a failure of either fails the test.
+pub fn on_two_threads(numbers: impl Iterator<Item = u64>, one: impl Fn(u64) + Sync) {
+    let numbers: Vec<u64> = numbers.collect();
+    let half = |half: usize| numbers.iter().skip(half).step_by(2).for_each(|number| one(*number));
+    std::thread::scope(|scope| {
+        scope.spawn(|| half(1));
+        half(0);
+    });
+}
+
+/// Looks at a world while its gateway lives.
+pub type Inspect = Arc<dyn Fn(&Evidence, &SimDisk) + Send + Sync>;
+
+pub const GATEWAY: GatewayId = GatewayId(uuid::Uuid::from_u128(0x6761_7465));
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut dice = Dice::new(seed);
+        let disk = SimDisk::new(dir.path(), dice.any());
+        Self { dir, disk, dice, evidence: Arc::default(), next_id: Arc::default(), lock: None, inspect: None }
+    }
+
+    /// What would be if the gateway died now: the same past and another future, in a directory of its own.
+    pub fn after(past: &Evidence, disk: &SimDisk, crash: Crash, seed: u64) -> Self {
+        let mut world = Self::new(seed);
+        world.disk = disk.crashed(crash, seed).moved_to(world.dir.path());
+        *world.evidence.lock().unwrap() = past.clone();
+        world
+    }
+
+    pub fn outbox_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("outbox")
+    }
+
+    pub fn evidence(&self) -> MutexGuard<'_, Evidence> {
+        self.evidence.lock().unwrap()
+    }
+
+    /// The evidence, for a sink that outlives a borrow.
+    pub fn shared_evidence(&self) -> Arc<Mutex<Evidence>> {
+        Arc::clone(&self.evidence)
+    }
+
+    /// One life, from start to end.
+    pub fn live(&mut self, life: &Life) -> Ending {
+        let disk = self.disk.clone();
+        if let Some(operation) = life.crash_at {
+            disk.crash_at(operation);
+        }
+        disk.fail(life.fault);
+        disk.set_capacity(life.capacity);
+        disk.lie(life.lie);
+        let ending = self.run(life);
+        disk.unwatch();
+        let mut evidence = self.evidence();
+        evidence.written_after_failure.extend(disk.written_after_failure());
+        if ending == Ending::Failed && disk.failures() == 0 {
+            evidence.not_started.push("the last life ended though nothing failed".to_owned());
+        }
+        drop(evidence);
+        if life.tooth == Tooth::LockKept {
+            let file = File::open(self.outbox_dir().join("lock")).unwrap();
+            file.lock().unwrap();
+            self.lock = Some(file);
+        }
+        ending
+    }
+
+    /// Ends [`Tooth::LockKept`].
+    pub fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    fn run(&mut self, life: &Life) -> Ending {
+        let failed = |world: &Self, what: &str, error: &gatepost::audit::outbox::Error| {
+            if world.disk.is_frozen() {
+                return Ending::Crashed;
+            }
+            if world.disk.failures() == 0 {
+                world.evidence().not_started.push(format!("{what}: {error}"));
+            }
+            Ending::Failed
+        };
+        let fs: Arc<dyn Fs> = Arc::new(self.disk.clone());
+        let mut opening = match Opening::open(fs, &self.outbox_dir(), Some(GATEWAY)) {
+            Ok(opening) => opening,
+            Err(error) => return failed(self, "open", &error),
+        };
+        self.evidence().damaged.extend(opening.damages.iter().map(|damage| format!("{damage:?}")));
+        if life.tooth == Tooth::IntentsDropped {
+            opening.interrupted.clear();
+        }
+        let limits = Limits { records: 4096, bytes: 16 * 1024 * 1024 };
+        let about = About { level: "stored", config_digest: Digest::of(b"config") };
+        let mode = if life.queued { Mode::Queued { spill_after: Duration::ZERO } } else { Mode::Stored };
+        let scribe = match Scribe::begin(opening, limits, life.quota_bytes.unwrap_or(QUOTA_BYTES), mode, &about) {
+            Ok(scribe) => scribe,
+            Err(error) => return failed(self, "begin", &error),
+        };
+        let (ring, (_, epoch)) = (scribe.ring(), scribe.stream());
+        self.evidence().epochs.push(epoch);
+        self.ship_old(&scribe.reader(), &ring, epoch, life.old_batches);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let driver = Arc::new(Mutex::new(Driver {
+            ring: Arc::clone(&ring),
+            runtime,
+            epoch,
+            steps: life.steps.iter().copied().collect(),
+            ships_all: life.ships_all,
+            gives_up: life.gives_up || matches!(life.fault, Fault::From(_)),
+            tooth: life.tooth,
+            queued: life.queued,
+            unheard: Vec::new(),
+            inspect: self.inspect.clone(),
+            disk: self.disk.clone(),
+            open: Vec::new(),
+            waiting: Vec::new(),
+            evidence: Arc::clone(&self.evidence),
+            next_id: Arc::clone(&self.next_id),
+        }));
+        let gives_up = driver.lock().unwrap().gives_up;
+        driver.lock().unwrap().advance();
+        let watching = Arc::clone(&driver);
+        self.disk.watch(move |moment| watching.lock().unwrap().notice(moment));
+        if self.disk.is_frozen() {
+            ring.turn(Phase::Finished);
+        }
+        let report = scribe.run();
+        self.disk.unwatch();
+        driver.lock().unwrap().hear();
+        match report.lost {
+            _ if self.disk.is_frozen() => Ending::Crashed,
+            // One failure is no reason to give anything up.
+            lost if lost > 0 && gives_up && !matches!(life.fault, Fault::Once(_)) => Ending::Failed,
+            lost => {
+                self.evidence().given_up += lost;
+                if lost == 0 {
+                    driver.lock().unwrap().hear_all();
+                }
+                Ending::Closed
+            }
+        }
+    }
+
+    /// Delivers earlier epochs, oldest first, at most `batches` of them.
+    fn ship_old(&self, reader: &Reader, ring: &Ring, current: Epoch, mut batches: usize) {
+        let mut after = None;
+        while let Ok(Some(epoch)) = reader.next_epoch(after) {
+            if epoch >= current {
+                return;
+            }
+            loop {
+                let cursor = self.evidence().cursor(epoch);
+                let batch = match reader.read(epoch, cursor) {
+                    Ok(batch) if !batch.is_empty() => batch,
+                    Ok(_) => break,
+                    Err(_) if self.disk.failures() > 0 || self.disk.is_frozen() => return,
+                    Err(error) => return self.evidence().not_started.push(format!("read: {error}")),
+                };
+                if batches == 0 {
+                    return;
+                }
+                batches -= 1;
+                let moved = self.evidence().deliver(&batch);
+                let now = self.evidence().cursor(epoch);
+                if moved == CursorUpdate::Unchanged || now == cursor {
+                    break;
+                }
+                ring.delivered(epoch, now, false);
+            }
+            ring.delivered(epoch, self.evidence().cursor(epoch), false);
+            after = Some(epoch);
+        }
+    }
+
+    /// What the next life finds after a crash. A power loss may also cost the lock file, which nobody syncs.
+    pub fn crash(&mut self, crash: Crash) {
+        let seed = self.dice.any();
+        self.disk = self.disk.crashed(crash, seed);
+        if crash == Crash::PowerLoss && percent(&mut self.dice, 50) {
+            std::fs::remove_file(self.outbox_dir().join("lock")).ok();
+        }
+    }
+
+    /// Lives on a healthy disk until all is delivered, and looks at what the outbox holds then.
+    pub fn settle(&mut self) {
+        let life = Life { old_batches: usize::MAX, ships_all: true, ..Life::default() };
+        for _ in 0..2 {
+            if self.live(&life) != Ending::Closed {
+                return;
+            }
+            let seed = self.dice.any();
+            self.disk = self.disk.crashed(Crash::Kill, seed);
+        }
+        let left = self.left();
+        self.evidence().left = left;
+    }
+
+    /// What the outbox of a dead gateway holds and the sink does not have.
+    pub fn left(&self) -> Vec<AuditRecord> {
+        let reader = Reader::of_dead(Arc::new(self.disk.clone()), &self.outbox_dir()).unwrap();
+        let (mut left, mut after) = (Vec::new(), None);
+        while let Some(epoch) = reader.next_epoch(after).unwrap() {
+            let mut head = self.evidence().cursor(epoch);
+            loop {
+                let batch = reader.read(epoch, head).unwrap();
+                let Some(last) = batch.last() else { break };
+                head = gatepost::audit::chain::Head::after(&last.position);
+                left.extend(batch);
+            }
+            after = Some(epoch);
+        }
+        left
+    }
+}
+
+impl Driver {
+    fn evidence(&self) -> MutexGuard<'_, Evidence> {
+        self.evidence.lock().unwrap()
+    }
+
+    fn notice(&mut self, moment: Moment) {
+        let over = self.ring.phase() == Phase::Finished;
+        match moment {
+            Moment::Looked if over => {}
+            Moment::Looked => {
+                self.hear();
+                if let Some(inspect) = self.inspect.clone() {
+                    inspect(&self.evidence(), &self.disk);
+                }
+                self.advance();
+            }
+            // The process is dead: nothing that the scribe still does reaches anything.
+            Moment::Crashed => self.ring.turn(Phase::Finished),
+            Moment::Failed if self.gives_up => self.ring.turn(Phase::Finished),
+            Moment::Failed => {}
+        }
+    }
+
+    /// Takes steps until something is appended; closes the epoch after the last one.
+    fn advance(&mut self) {
+        while let Some(step) = self.steps.pop_front() {
+            // At level `queued` nothing is stored for an intent alone, and this is called when something is stored.
+            if self.take(step) && !(self.queued && matches!(step, Step::Begin(_))) {
+                return;
+            }
+        }
+        if self.ring.phase() == Phase::Open {
+            self.ring.turn(Phase::Closing);
+            return;
+        }
+        if self.ships_all {
+            while self.ship(usize::MAX, true) {}
+        }
+        self.ring.turn(Phase::Finished);
+    }
+
+    fn take(&mut self, step: Step) -> bool {
+        match step {
+            Step::Begin(bytes) => self.begin(bytes),
+            Step::End(idx, status) if !self.open.is_empty() => {
+                let (call, reservation) = self.open.remove(idx % self.open.len());
+                let id = call.request_id;
+                let entry = Entry::new(call, Outcome::answered(status, None, b"{}"), Duration::from_millis(3));
+                self.append(id, Some(status), |ring, told| ring.end(reservation, entry, true, Some(told)).is_ok())
+            }
+            Step::Refuse => {
+                let call = self.call(10);
+                let id = call.request_id;
+                let entry = Entry::new(call, Outcome::failed(Status::Denied, "no"), Duration::ZERO);
+                let reserved = self.runtime.block_on(self.ring.reserve_refusal(&entry, Duration::ZERO));
+                let Ok(reservation) = reserved else { return false };
+                self.append(id, Some(Status::Denied), |ring, told| {
+                    ring.end(reservation, entry, false, Some(told)).is_ok()
+                })
+            }
+            Step::End(..) => false,
+            Step::Ship(count) => {
+                self.ship(count, true);
+                false
+            }
+            Step::ShipUnheard(count) => {
+                self.ship(count, false);
+                false
+            }
+        }
+    }
+
+    fn begin(&mut self, bytes: usize) -> bool {
+        let call = self.call(bytes);
+        let reserved = self.runtime.block_on(self.ring.reserve_call(&call, Duration::ZERO));
+        let Ok(mut reservation) = reserved else { return false };
+        let id = call.request_id;
+        let begun = self.append(id, None, |ring, told| ring.begin(&mut reservation, &call, Some(told)).is_ok());
+        if begun {
+            self.open.push((call, reservation));
+        }
+        begun
+    }
+
+    fn append(
+        &mut self,
+        id: RequestId,
+        status: Option<Status>,
+        append: impl FnOnce(&Ring, oneshot::Sender<()>) -> bool,
+    ) -> bool {
+        let (sender, receiver) = oneshot::channel();
+        if !append(&self.ring, sender) {
+            return false;
+        }
+        if self.queued {
+            self.unheard.extend(status.map(|status| (id, status)));
+            return true;
+        }
+        if self.tooth == Tooth::ToldEarly && status.is_some() {
+            self.note(id, status);
+        }
+        self.waiting.push((receiver, id, status));
+        true
+    }
+
+    /// Writes down what was told.
+    fn hear(&mut self) {
+        for (mut receiver, id, status) in std::mem::take(&mut self.waiting) {
+            match receiver.try_recv() {
+                Ok(()) => self.note(id, status),
+                Err(oneshot::error::TryRecvError::Empty) => self.waiting.push((receiver, id, status)),
+                Err(oneshot::error::TryRecvError::Closed) => {}
+            }
+        }
+    }
+
+    /// The epoch is closed: what was queued in it is stored.
+    fn hear_all(&mut self) {
+        for (id, status) in std::mem::take(&mut self.unheard) {
+            self.note(id, Some(status));
+        }
+    }
+
+    fn note(&self, id: RequestId, status: Option<Status>) {
+        let mut evidence = self.evidence();
+        let seen: &mut Seen = evidence.calls.entry(id).or_default();
+        match status {
+            None => seen.begun = true,
+            ended => seen.ended = ended,
+        }
+    }
+
+    fn call(&self, bytes: usize) -> Call {
+        let mut next = self.next_id.lock().unwrap();
+        *next += 1;
+        let json = format!("\"{}\"", "x".repeat(bytes));
+        let mut call = Call::new(RequestId(uuid::Uuid::from_u128(*next)), "tools/call")
+            .with_target(Some("example"), Some(if bytes == POISON_BYTES { "poison" } else { "echo" }))
+            .with_arguments(&json, &Redaction::none(), 64 * 1024);
+        call.timestamp = Timestamp::from_micros(1_800_000_000_000_000 + i64::try_from(*next).unwrap());
+        call
+    }
+
+    /// Delivers up to `count` records of this epoch from the ring; says whether there were any.
+    fn ship(&mut self, count: usize, heard: bool) -> bool {
+        let cursor = self.evidence().cursor(self.epoch);
+        let Window::Records(batch) = self.ring.read_from(cursor.seq.next(), count, usize::MAX) else { return false };
+        if batch.is_empty() {
+            return false;
+        }
+        let moved = self.evidence().deliver(&batch);
+        if heard && moved == CursorUpdate::Moved {
+            let now = self.evidence().cursor(self.epoch);
+            self.ring.delivered(self.epoch, now, true);
+        }
+        moved == CursorUpdate::Moved && self.evidence().cursor(self.epoch).seq > cursor.seq.max(Seq::ZERO)
+    }
+}

@@ -1,0 +1,59 @@
+//! The protocol's own conformance suite, against a server on the official SDK, directly and through the gateway.
+//!
+//! What the suite scores must all pass, both ways. What it runs besides must not differ.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use crate::clients_and_servers::{modern_node, node_module};
+use crate::common::gatepost::{Setup, token};
+use crate::common::python::python_program;
+use crate::common::server::Server;
+
+/// Scenarios that each revision requires. *Measured*: FACTS section 5.
+const REQUIRED: [(&str, usize); 2] = [("2025-11-25", 30), ("2026-07-28", 37)];
+
+fn program(interpreter: &Path, script: &str) -> Command {
+    let mut command = Command::new(interpreter);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e").join(script));
+    command
+}
+
+/// Runs the suite: the scored scenarios, then the others, each with what passed and failed in it.
+fn suite(url: &str, requirements: &str) -> [BTreeMap<String, String>; 2] {
+    let mut command = Command::new(modern_node());
+    command.arg(node_module("@modelcontextprotocol/conformance/dist/index.js"));
+    command.args(["server", "--url", url, "--requirements", requirements]);
+    let output = command.output().expect("node runs");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let (summary, others) = shown.split_once("Not scored").unwrap_or_else(|| panic!("no summary: {output:?}"));
+    let others: Vec<&str> = others.lines().filter_map(|line| line.trim().split([' ']).nth(1)).collect();
+    let of_scenario = |line: &str| {
+        let (name, counts) = line.strip_prefix(['\u{2713}', '\u{2717}'])?.trim().split_once(": ")?;
+        Some((name.to_owned(), counts.to_owned()))
+    };
+    let all: BTreeMap<String, String> = summary.lines().filter_map(of_scenario).collect();
+    let (others, scored) = all.into_iter().partition(|(name, _)| others.contains(&name.as_str()));
+    [scored, others]
+}
+
+#[test]
+fn the_suite_finds_no_difference_between_the_backend_and_the_gateway() {
+    let fixture = Server::start(&mut program(&python_program("python"), "conformance_server.py"));
+    let mut setup = Setup::new();
+    setup.set("backends.fixture.url", &fixture.url);
+    let gatepost = setup.start();
+    let mut shim = program(&modern_node(), "shim.mjs");
+    let shim = Server::start(shim.env("TARGET", gatepost.url()).env("TOKEN", token("admin")));
+    for (requirements, count) in REQUIRED {
+        let [scored, others] = suite(&fixture.url, requirements);
+        let [through, others_through] = suite(&format!("{}/mcp/fixture", shim.url), requirements);
+        assert_eq!((scored.len(), through.len()), (count, count), "{requirements}: {through:?}");
+        for (name, counts) in &through {
+            assert!(counts.ends_with(" 0 failed"), "{requirements} {name}: {counts} through the gateway");
+            assert_eq!(Some(counts), scored.get(name), "{requirements} {name}: differs from the backend alone");
+        }
+        assert_eq!(others, others_through, "{requirements}: what is not scored differs");
+    }
+}

@@ -1,0 +1,275 @@
+//! Who may open the console, what its answers bear, and what it says to programs.
+
+use crate::common::gatepost::{Gatepost, Setup, token, token_with};
+use crate::common::mcp::Era;
+use crate::common::postgres::Cluster;
+use crate::common::wait::{SOON, until_async};
+use reqwest::header::{HeaderMap, HeaderName};
+use reqwest::{Client, Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+/// Talks to the operations listener as a browser that follows nothing would.
+struct Visitor {
+    client: Client,
+    base: String,
+}
+
+impl Visitor {
+    fn new(gatepost: &Gatepost) -> Self {
+        let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        Self { client, base: gatepost.ops_url.clone() }
+    }
+
+    async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+        let mut request = self.client.request(method, format!("{}{path}", self.base)).body(body.to_owned());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.unwrap()
+    }
+
+    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> (StatusCode, String) {
+        let response = self.ask(Method::GET, path, headers, "").await;
+        (response.status(), response.text().await.unwrap())
+    }
+
+    async fn get_as(&self, path: &str, token: &str) -> (StatusCode, String) {
+        self.get(path, &[("authorization", &format!("Bearer {token}"))]).await
+    }
+
+    async fn sign_in(&self, token: &str) -> Response {
+        self.ask(Method::POST, "/console/sign-in", &[("origin", &self.base)], &format!("token={token}")).await
+    }
+
+    /// The cookie of a good sign-in, as it is sent back.
+    async fn cookie(&self, token: &str) -> String {
+        let response = self.sign_in(token).await;
+        assert_eq!(
+            (response.status(), &response.headers()["location"]),
+            (StatusCode::SEE_OTHER, &"/console".parse().unwrap())
+        );
+        let set = response.headers()["set-cookie"].to_str().unwrap();
+        assert!(set.ends_with("; Path=/console; HttpOnly; SameSite=Strict") && !set.contains(token), "{set}");
+        set.split(';').next().unwrap().to_owned()
+    }
+}
+
+const PATHS: [&str; 5] = ["/console", "/console/live", "/console/record?id=1/1", "/console/status", "/console/records"];
+
+#[tokio::test]
+async fn only_a_good_token_of_the_role_opens_the_console() {
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    let visitor = Visitor::new(&gatepost);
+    let expired = token_with(&json!({"sub": "tester", "role": "auditor", "exp": 1_700_000_000}));
+    let foreign = token_with(&json!({"sub": "tester", "role": "auditor", "aud": "another"}));
+    for path in PATHS {
+        let (status, shown) = visitor.get(path, &[]).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
+        assert!(!shown.contains("Pipeline") && !shown.contains("gateway/opened"), "{path}: {shown}");
+        for (bad, status) in [
+            (token("admin"), StatusCode::FORBIDDEN),
+            (token("Auditor"), StatusCode::FORBIDDEN),
+            (token(""), StatusCode::FORBIDDEN),
+            (expired.clone(), StatusCode::UNAUTHORIZED),
+            (foreign.clone(), StatusCode::UNAUTHORIZED),
+            ("garbage".to_owned(), StatusCode::UNAUTHORIZED),
+            (format!("{}x", token("auditor")), StatusCode::UNAUTHORIZED),
+        ] {
+            let (found, shown) = visitor.get_as(path, &bad).await;
+            assert_eq!(found, status, "{path} {shown}");
+            assert!(!shown.contains(&bad) && !shown.contains("Pipeline"), "{path}: {shown}");
+            let form = visitor.sign_in(&bad).await;
+            assert_eq!((form.status(), form.headers().get("set-cookie")), (status, None));
+            assert!(!form.text().await.unwrap().contains(&bad));
+        }
+        let (status, shown) = visitor.get_as(path, &token("auditor")).await;
+        assert_eq!(status, StatusCode::OK, "{path} {shown}");
+    }
+    let several = token_with(&json!({"sub": "tester", "role": ["admin", "auditor"]}));
+    assert_eq!(visitor.get_as("/console", &several).await.0, StatusCode::OK);
+    let log = gatepost.log();
+    assert!(log.contains("refused at the console") && !log.contains(&several), "{log}");
+}
+
+#[tokio::test]
+async fn another_role_can_be_named_and_none_is_nobodys() {
+    let mut setup = Setup::new();
+    setup.set("ops.console_role", "reviewer");
+    let gatepost = setup.start();
+    let visitor = Visitor::new(&gatepost);
+    assert_eq!(visitor.get_as("/console", &token("auditor")).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(visitor.get_as("/console", &token("reviewer")).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_session_lasts_until_it_is_ended_or_its_token_ends() {
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    let visitor = Visitor::new(&gatepost);
+    let cookie = visitor.cookie(&token("auditor")).await;
+    let (status, shown) = visitor.get("/console", &[("cookie", &format!("other=1; {cookie}"))]).await;
+    assert!(status == StatusCode::OK && shown.contains("Pipeline") && shown.contains("tester"), "{shown}");
+    let (name, _) = cookie.split_once('=').unwrap();
+    assert_eq!(visitor.get("/console", &[("cookie", &format!("{name}=0"))]).await.0, StatusCode::UNAUTHORIZED);
+    let headers = [("origin", visitor.base.as_str()), ("cookie", cookie.as_str())];
+    let out = visitor.ask(Method::POST, "/console/sign-out", &headers, "").await;
+    assert!(out.headers()["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
+    assert_eq!(visitor.get("/console", &[("cookie", &cookie)]).await.0, StatusCode::UNAUTHORIZED);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let brief = visitor.cookie(&token_with(&json!({"sub": "tester", "role": "auditor", "exp": now + 3}))).await;
+    let is_over = async || visitor.get("/console", &[("cookie", &brief)]).await.0 == StatusCode::UNAUTHORIZED;
+    until_async("the session ends with its token", SOON, is_over).await;
+}
+
+#[tokio::test]
+async fn forms_of_other_sites_and_other_hosts_are_refused() {
+    let mut setup = Setup::new();
+    setup.set_toml("ops.allowed_hosts", "[\"ops.example\"]");
+    let gatepost = setup.start();
+    let visitor = Visitor::new(&gatepost);
+    let cookie = visitor.cookie(&token("auditor")).await;
+    let form = format!("token={}", token("auditor"));
+    for path in ["/console/sign-in", "/console/sign-out"] {
+        for origin in ["http://evil.example", "null", "http://127.0.0.1", ""] {
+            let headers = [("origin", origin), ("cookie", &cookie)];
+            let headers = if origin.is_empty() { &headers[1..] } else { &headers };
+            let response = visitor.ask(Method::POST, path, headers, &form).await;
+            assert_eq!(
+                (response.status(), response.headers().get("set-cookie")),
+                (StatusCode::FORBIDDEN, None),
+                "{origin}"
+            );
+        }
+        assert_eq!(visitor.get(path, &[]).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    }
+    assert_eq!(visitor.get("/console", &[("cookie", &cookie)]).await.0, StatusCode::OK, "nobody signed out");
+    for (host, status) in [
+        ("evil.example", StatusCode::FORBIDDEN),
+        ("127.0.0.1.evil.example", StatusCode::FORBIDDEN),
+        ("ops.example", StatusCode::OK),
+        ("localhost:1", StatusCode::OK),
+    ] {
+        let found = visitor.get("/console", &[("host", host), ("cookie", &cookie)]).await.0;
+        assert_eq!(found, status, "{host}");
+    }
+}
+
+fn is_guarded(headers: &HeaderMap) {
+    let policy = headers["content-security-policy"].to_str().unwrap();
+    let parts: Vec<&str> = policy.split("; ").collect();
+    for part in [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    ] {
+        assert!(parts.contains(&part), "{part} in {policy}");
+    }
+    assert!(!policy.contains("unsafe") && !policy.contains("http") && !policy.contains('*'));
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("cache-control", "no-store"),
+        ("referrer-policy", "same-origin"),
+    ] {
+        assert_eq!(headers[HeaderName::from_static(name)], value);
+    }
+}
+
+#[tokio::test]
+async fn every_answer_is_guarded_and_long_ones_are_not_taken() {
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    let visitor = Visitor::new(&gatepost);
+    let bearer = format!("Bearer {}", token("auditor"));
+    for path in PATHS.iter().chain(&["/console/style.css", "/console/script.js", "/console/icon.svg"]) {
+        for headers in [&[][..], &[("authorization", bearer.as_str())], &[("host", "evil.example")]] {
+            let response = visitor.ask(Method::GET, path, headers, "").await;
+            is_guarded(response.headers());
+            let page = response.text().await.unwrap();
+            let inline = ["style=", "onclick", "javascript:", "<style", "http://", "https://"];
+            let found: Vec<_> = inline.iter().filter(|word| page.contains(**word)).collect();
+            assert!(path.ends_with("svg") || found.is_empty(), "{path}: {found:?}");
+        }
+    }
+    let long = visitor.sign_in(&"x".repeat(64 * 1024)).await;
+    assert_eq!(long.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    is_guarded(long.headers());
+    // The connection of what was not read to its end is closed.
+    let visitor = Visitor::new(&gatepost);
+    let (status, shown) = visitor.get_as("/console/records?limit=501", &token("auditor")).await;
+    assert!(status == StatusCode::BAD_REQUEST && shown.contains("not from 1 to 500"), "{shown}");
+    assert_eq!(visitor.get("/console/nowhere", &[]).await.0, StatusCode::NOT_FOUND);
+}
+
+const EVIL: &str = "</td><script>alert(document.domain)</script><img src=x onerror=alert(1)>\u{202e}";
+
+#[tokio::test]
+async fn the_trail_is_searched_shown_escaped_and_each_reading_recorded() {
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    let client = gatepost.client_at("/mcp/example", Era::Legacy, "echo").await;
+    client.call("echo", json!({ "text": EVIL })).await.unwrap();
+    client.call(EVIL, json!({})).await.unwrap();
+    let visitor = Visitor::new(&gatepost);
+    let auditor = token_with(&json!({"sub": "olga", "role": "auditor", "jti": "t-7"}));
+    let (_, lines) = visitor.get_as("/console/records?method=tools/call", &auditor).await;
+    let records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(records.iter().any(|record| record["tool_name"] == EVIL), "{lines}");
+    let (_, page) = visitor.get_as("/console?search=1&method=tools/call", &auditor).await;
+    let id =
+        |record: &Value| ["gateway_id", "epoch", "seq"].map(|key| record[key].to_string().replace('"', "")).join("/");
+    let (_, detail) = visitor.get_as(&format!("/console/record?id={}", id(&records[0])), &auditor).await;
+    for shown in [&page, &detail] {
+        assert!(shown.contains("&lt;script&gt;alert(document.domain)") && shown.contains("\\u{202e}"), "{shown}");
+        assert!(!shown.contains("<script>") && !shown.contains("<img") && !shown.contains('\u{202e}'));
+    }
+    let (_, reads) = visitor.get_as("/console/records?method=gateway/read", &auditor).await;
+    let reads: Vec<Value> = reads.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let details = |read: &Value| -> Value { serde_json::from_str(read["request_args"].as_str().unwrap()).unwrap() };
+    let commands: Vec<_> = reads.iter().map(|read| details(read)["command"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(commands, ["query", "query", "show"]);
+    for read in &reads {
+        assert_eq!(
+            (&read["client_subject"], &read["client_role"], &read["token_id"]),
+            (&json!("olga"), &json!("auditor"), &json!("t-7"))
+        );
+        assert_eq!((&details(read)["via"], &details(read)["from"]), (&json!("console"), &json!("outbox")));
+    }
+    assert_eq!(details(&reads[0])["filter"]["method"], "tools/call");
+    let (_, page) = visitor.get_as("/console", &auditor).await;
+    assert!(!page.contains("tools/call</td>"), "what was not asked for is not read");
+}
+
+#[tokio::test]
+async fn while_postgres_is_down_the_console_says_so_and_shows_the_outbox() {
+    let mut cluster = Cluster::start();
+    let database = cluster.create_database().await;
+    let mut setup = Setup::new();
+    setup.postgres(&database.url);
+    let gatepost = setup.start();
+    let (visitor, auditor) = (Visitor::new(&gatepost), token("auditor"));
+    let client = gatepost.client_at("/mcp/example", Era::Legacy, "echo").await;
+    client.call("echo", json!({ "text": "before" })).await.unwrap();
+    let delivered = async || visitor.get_as("/console/records?args=before", &auditor).await.1.contains("before");
+    until_async("the call is in Postgres", SOON, delivered).await;
+    cluster.stop();
+    client.call("echo", json!({ "text": "meanwhile" })).await.unwrap();
+    let noticed = async || visitor.get_as("/console/live", &auditor).await.1.contains("does not take records");
+    until_async("the console says that Postgres is down", SOON, noticed).await;
+    let (status, page) = visitor.get_as("/console?search=1&args=meanwhile", &auditor).await;
+    assert!(
+        status == StatusCode::OK && page.contains("Postgres cannot be read") && page.contains("from the outbox"),
+        "{page}"
+    );
+    let (status, lines) = visitor.get_as("/console/records?args=meanwhile", &auditor).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "a program is not given a part for the whole: {lines}");
+    let (_, status) = visitor.get_as("/console/status", &auditor).await;
+    assert_eq!(serde_json::from_str::<Value>(&status).unwrap()["trail"]["postgres"]["state"], "retrying");
+    cluster.restart();
+    let delivered = async || visitor.get_as("/console/records?args=meanwhile", &auditor).await.1.contains("meanwhile");
+    until_async("what waited is in Postgres", SOON, delivered).await;
+}

@@ -1,0 +1,37 @@
+//! The gateway between its clients and its backends: transports, sessions, authentication, decisions, attacks.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    unreachable_pub,
+    missing_docs,
+    reason = "tests"
+)]
+
+#[path = "../common"]
+mod common {
+    pub mod gatepost;
+    pub mod mcp;
+    pub mod pause;
+    pub mod process;
+    pub mod python;
+    pub mod raw_backend;
+    pub mod server;
+    pub mod stored_records;
+    pub mod wait;
+}
+
+mod attacks;
+mod auth;
+mod authz;
+mod eras;
+mod hang_up;
+mod http;
+mod http_backend;
+mod http_backend_stub;
+mod listening;
+mod reload;
+mod sessions;
+mod stdio;
+mod traces;

@@ -1,0 +1,79 @@
+//! A configuration that changes under a running gateway: taken up whole or not at all, and recorded.
+
+use crate::common::gatepost::{Setup, token};
+use crate::common::mcp::Era;
+use crate::common::wait::{SOON, until_async};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+fn config_records(setup: &Setup) -> Vec<Value> {
+    let output = setup.command(&["outbox", "list", "--json", "--limit", "1000"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    all.filter(|record| record["method"] == "gateway/config").collect()
+}
+
+#[tokio::test]
+async fn i10_a_role_that_loses_its_rule_is_denied_at_the_next_call_and_the_change_is_recorded() {
+    let mut setup = Setup::new();
+    let gatepost = setup.start();
+    let client = gatepost.client_at("/mcp/example", Era::Modern, "echo").await;
+    assert_eq!(client.call("echo", json!({"text": "before"})).await.unwrap().content(), "before");
+    assert!(config_records(&setup).is_empty());
+    // A bad configuration is told of, and changes nothing.
+    setup.role("echo", &["example"]);
+    setup.config_file();
+    gatepost.signal(Signal::SIGHUP);
+    until_async("the fault is told", SOON, async || setup.log().contains("roles.echo.allow[0]")).await;
+    assert_eq!(client.call("echo", json!({"text": "still"})).await.unwrap().content(), "still");
+    assert!(config_records(&setup).is_empty());
+    // Whoever listens, in either era, hears that its lists may have changed.
+    let legacy = gatepost.client_at("/mcp/example", Era::Legacy, "echo").await;
+    let bearer = format!("Bearer {}", token("echo"));
+    let listen = |request: reqwest::RequestBuilder| {
+        request.header("authorization", &bearer).header("accept", "application/json, text/event-stream").send()
+    };
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("{}/mcp/example", gatepost.url());
+    let mut older = listen(http.get(&url).header("mcp-session-id", legacy.session().unwrap())).await.unwrap();
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let params = json!({"notifications": {"toolsListChanged": true}, "_meta": meta});
+    let body = json!({"jsonrpc": "2.0", "id": "l", "method": "subscriptions/listen", "params": params}).to_string();
+    let request = http.post(&url).header("content-type", "application/json").body(body);
+    let request = request.header("mcp-protocol-version", "2026-07-28").header("mcp-method", "subscriptions/listen");
+    let mut newer = listen(request).await.unwrap();
+    // The administrator listens too, whose role stays as it is.
+    let other = gatepost.client_at("/mcp/example", Era::Legacy, "admin").await;
+    let request = http.get(&url).header("mcp-session-id", other.session().unwrap());
+    let request = request.bearer_auth(token("admin")).header("accept", "text/event-stream");
+    let mut unchanged = request.send().await.unwrap();
+    let told = String::from_utf8_lossy(&newer.chunk().await.unwrap().unwrap()).into_owned();
+    assert!(told.contains("acknowledged"), "{told}");
+    // A good one is recorded before anybody is decided on by it.
+    setup.role("echo", &["example/add"]);
+    setup.config_file();
+    gatepost.signal(Signal::SIGHUP);
+    until_async("the role has lost its rule", SOON, async || {
+        let reply = client.call("echo", json!({"text": "after"})).await.unwrap();
+        reply.body["error"]["code"] == -32003
+    })
+    .await;
+    for stream in [&mut older, &mut newer] {
+        let told = String::from_utf8_lossy(&stream.chunk().await.unwrap().unwrap()).into_owned();
+        assert!(told.contains("notifications/tools/list_changed"), "{told}");
+    }
+    let changed = config_records(&setup);
+    assert_eq!(changed.len(), 1, "{changed:?}");
+    // The first that The administrator hears of is the change of its own prompts, and of nothing else.
+    setup.set_toml("roles.admin.prompts", "[]").set_toml("roles.admin.resources", r#"["*/*"]"#);
+    setup.config_file();
+    gatepost.signal(Signal::SIGHUP);
+    let told = String::from_utf8_lossy(&unchanged.chunk().await.unwrap().unwrap()).into_owned();
+    assert!(told.contains("notifications/prompts/list_changed") && !told.contains("tools"), "{told}");
+    let said = changed[0]["request_args"].to_string();
+    assert!(said.contains("roles"), "{said}");
+    assert_eq!(client.call("add", json!({"a": 1, "b": 2})).await.unwrap().content(), "3");
+}

@@ -1,0 +1,169 @@
+//! Legacy sessions through the real gateway: what backends ask their clients, how many there are, how they end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::common::gatepost::{Setup, token, token_with};
+use crate::common::mcp::{Client, Era, Reply};
+use crate::common::stored_records::stored_records;
+use crate::common::wait::{SOON, until_async};
+use gatepost::audit::outbox::Reader;
+use gatepost::audit::outbox::fs::DiskFs;
+
+use gatepost::audit::record::{Entry, Status};
+use serde_json::{Value, json};
+
+/// A backend whose one tool, `ask`, says these lines before it answers; what it is sent is in the file returned.
+fn asking_backend(setup: &mut Setup, alias: &str, lines: &[&str]) -> PathBuf {
+    let (lines_file, heard) = (setup.dir().join(format!("{alias} says")), setup.dir().join(format!("{alias} heard")));
+    std::fs::write(&lines_file, lines.join("\n") + "\n").unwrap();
+    let script = r#"
+        while read -r line; do
+            printf '%s\n' "$line" >> "$2"
+            id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+            case "$line" in
+            *'"initialize"'*) result='{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"a","version":"1"}}';;
+            *'"tools/list"'*) result='{"tools":[{"name":"ask","inputSchema":{"type":"object"}}]}';;
+            *'"tools/call"'*) cat "$1"; result='{"content":[]}';;
+            *) continue;;
+            esac
+            printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$result"
+        done"#;
+    let files = [&lines_file, &heard].map(|file| file.to_str().unwrap());
+    setup.backend(alias, &["/bin/sh", "-c", script, alias, files[0], files[1]]);
+    heard
+}
+
+/// What was heard of this method.
+fn heard(file: &Path, method: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["method"] == method).collect()
+}
+
+/// The messages of an event stream.
+fn messages(text: &str) -> Vec<Value> {
+    let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
+    data.filter_map(|data| serde_json::from_str(data.trim()).ok()).collect()
+}
+
+const ASK_2: &str =
+    r#"{"jsonrpc":"2.0","id":2,"method":"elicitation/create","params":{"_meta":{"progressToken":2},"message":"m"}}"#;
+const ASK_7: &str =
+    r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{"_meta":{"progressToken":7},"message":"m"}}"#;
+const CANCEL_2: &str = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":2}}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backends_that_use_the_same_ids_cancel_and_hear_of_their_own_requests_only() {
+    let mut setup = Setup::new();
+    let first = asking_backend(&mut setup, "first", &[ASK_7]);
+    let second = asking_backend(&mut setup, "second", &[ASK_7, ASK_2, CANCEL_2, CANCEL_2]);
+    let gatepost = setup.start();
+    let client = gatepost.client(Era::Legacy, "admin").await;
+    let asked = messages(&client.call("first__ask", json!({})).await.unwrap().text);
+    assert_eq!(asked[0]["id"], 1, "{asked:?}");
+    let asked = messages(&client.call("second__ask", json!({})).await.unwrap().text);
+    let said: Vec<&Value> = asked.iter().map(|message| &message["id"]).take(2).collect();
+    assert_eq!(said, [2, 3], "{asked:?}");
+    // Its own 2 is the client's 3; the client's 2 is open, and what it was not asked is not cancelled.
+    let cancelled = asked.iter().filter(|message| message["method"] == "notifications/cancelled");
+    assert_eq!(cancelled.map(|message| &message["params"]["requestId"]).collect::<Vec<_>>(), [3], "{asked:?}");
+    assert_eq!(asked[0]["params"]["_meta"]["progressToken"], 2);
+    for (method, params) in [
+        ("notifications/progress", json!({"progressToken": 2, "progress": 1})),
+        ("notifications/progress", json!({"progressToken": 3, "progress": 1})),
+        ("notifications/roots/list_changed", json!({})),
+    ] {
+        let told = json!({"jsonrpc": "2.0", "method": method, "params": params});
+        assert_eq!(client.post(told.to_string(), &[]).await.unwrap().status, 202);
+    }
+    // What comes last has come to both; progress came before it, to the one that asked.
+    for file in [&first, &second] {
+        let has_come = async || !heard(file, "notifications/roots/list_changed").is_empty();
+        until_async("all backends hear of the roots", SOON, has_come).await;
+    }
+    let progress = heard(&second, "notifications/progress");
+    assert_eq!(progress.iter().map(|message| &message["params"]["progressToken"]).collect::<Vec<_>>(), [7]);
+    assert_eq!(heard(&first, "notifications/progress"), Vec::<Value>::new());
+    let answer = json!({"jsonrpc": "2.0", "id": 2, "result": {"action": "decline"}});
+    assert_eq!(client.post(answer.to_string(), &[]).await.unwrap().status, 202);
+    let answered = async || std::fs::read_to_string(&second).unwrap().contains("decline");
+    until_async("the answer reaches who asked", SOON, answered).await;
+}
+
+/// The records of a gateway that has ended.
+fn records(setup: &Setup) -> Vec<Entry> {
+    let reader = Reader::of_dead(Arc::new(DiskFs), &setup.audit_dir()).unwrap();
+    stored_records(&reader).into_iter().map(|record| record.entry).collect()
+}
+
+/// The records of this session's ends: who had it, and the reason.
+fn ends(records: &[Entry], session: &str) -> Vec<(String, Option<String>)> {
+    let its = records.iter().map(|entry| &entry.call).filter(|call| call.session_id.as_deref() == Some(session));
+    let ends = its.filter(|call| call.method == "session/close");
+    ends.map(|call| (call.client_subject.to_string(), call.request_args.clone())).collect()
+}
+
+async fn initialize(client: &Client) -> Reply {
+    let info = json!({"name": "gatepost-tests", "version": "1"});
+    let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info});
+    client.request("initialize", params).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_principal_that_opens_too_many_sessions_loses_its_own_oldest_and_every_end_is_recorded_once() {
+    let mut setup = Setup::new();
+    setup.set_toml("limits.sessions_per_principal", "2");
+    let gatepost = setup.start();
+    let url = format!("{}/mcp", gatepost.url());
+    let other = token_with(&json!({"sub": "other", "role": "admin"}));
+    let others = Client::connect(&url, Era::Legacy, Some(&other)).await;
+    let mut own = Vec::new();
+    for _ in 0..4 {
+        own.push(Client::connect(&url, Era::Legacy, Some(&token("admin"))).await);
+    }
+    for (number, client) in own.iter().enumerate() {
+        let want = if number < 2 { 404 } else { 200 };
+        assert_eq!(client.request("ping", json!({})).await.unwrap().status, want, "session {number}");
+    }
+    assert_eq!(others.request("ping", json!({})).await.unwrap().status, 200);
+    assert_eq!(gatepost.terminate(), Some(0));
+    let records = records(&setup);
+    let reason = |reason: &str| Some(json!({ "reason": reason }).to_string());
+    let evicted = reason("its principal opened more than limits.sessions_per_principal");
+    let stopped = reason("the gateway stopped");
+    for (number, client) in own.iter().enumerate() {
+        let want = if number < 2 { &evicted } else { &stopped };
+        let ends = ends(&records, client.session().unwrap());
+        assert_eq!(ends, [("tester".to_owned(), want.clone())], "session {number}");
+    }
+    assert_eq!(ends(&records, others.session().unwrap()), [("other".to_owned(), stopped)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opening_sessions_counts_in_a_principals_rate_and_costs_nobody_else_theirs() {
+    let mut setup = Setup::new();
+    setup.set_toml("limits.rate_per_principal", "1").set_toml("limits.burst_per_principal", "2");
+    let gatepost = setup.start();
+    let url = format!("{}/mcp", gatepost.url());
+    let client = Client::unconnected(&url, Era::Legacy, Some(&token("admin")));
+    let mut opened = 0;
+    // Faster than one a second, however slow the machine is.
+    let refused = loop {
+        let reply = initialize(&client).await;
+        match reply.status {
+            200 if opened < 1000 => opened += 1,
+            _ => break reply,
+        }
+    };
+    assert_eq!(refused.status, 429, "{}", refused.text);
+    assert!(opened >= 2, "{opened}");
+    let mut other = client.clone();
+    other.token = Some(token_with(&json!({"sub": "other", "role": "admin"})));
+    assert_eq!(initialize(&other).await.status, 200);
+    assert_eq!(gatepost.terminate(), Some(0));
+    let records = records(&setup);
+    let is_limited = |entry: &&Entry| entry.response_status == Status::RateLimited;
+    let limited: Vec<_> = records.iter().filter(is_limited).map(|entry| entry.call.method.as_str()).collect();
+    assert_eq!(limited, ["initialize"]);
+}

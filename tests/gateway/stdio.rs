@@ -1,0 +1,144 @@
+//! `gatepost stdio`: the gateway as a stdio server, with the same identity, decisions and records as over HTTP.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+
+use crate::common::gatepost::{Setup, token};
+use serde_json::{Value, json};
+
+/// A client that has started the gateway.
+struct Client {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Client {
+    fn start(setup: &Setup, backend: &str, role: &str) -> Self {
+        let mut command = setup.command(&["stdio", "--backend", backend]);
+        command.env("GATEPOST_TOKEN", token(role)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { input: child.stdin.take(), child, output }
+    }
+
+    fn send(&mut self, message: &Value) {
+        let input = self.input.as_mut().unwrap();
+        input.write_all(format!("{message}\n").as_bytes()).unwrap();
+        input.flush().unwrap();
+    }
+
+    fn read(&mut self) -> Value {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    /// The response to request `id`, and what came before it.
+    fn response(&mut self, id: u64) -> (Value, Vec<Value>) {
+        let mut before = Vec::new();
+        loop {
+            let message = self.read();
+            if message["id"] == id && message.get("method").is_none() {
+                return (message, before);
+            }
+            before.push(message);
+        }
+    }
+
+    fn ask(&mut self, id: u64, method: &str, params: &Value) -> Value {
+        self.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
+        self.response(id).0
+    }
+
+    fn initialize(&mut self) -> Value {
+        let info = json!({"name": "desktop", "version": "1"});
+        let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info});
+        let hello = self.ask(1, "initialize", &params);
+        self.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
+        hello
+    }
+
+    /// Closes the client's end, as a desktop client does when it ends.
+    fn leave(mut self) -> Option<i32> {
+        drop(self.input.take());
+        self.child.wait().unwrap().code()
+    }
+}
+
+fn modern(name: &str, arguments: &Value) -> Value {
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    json!({"name": name, "arguments": arguments, "_meta": meta})
+}
+
+fn records(setup: &Setup) -> Vec<Value> {
+    let output = setup.command(&["outbox", "list", "--json"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    all.filter(|record| !record["method"].as_str().unwrap().starts_with("gateway/")).collect()
+}
+
+#[test]
+fn a_desktop_client_is_served_and_recorded_as_any_other() {
+    let setup = Setup::new();
+    let mut client = Client::start(&setup, "example", "echo");
+    let hello = client.initialize();
+    assert_eq!(hello["result"]["serverInfo"]["name"], "gatepost-example", "{hello}");
+    let listed = client.ask(2, "tools/list", &json!({}));
+    assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 1, "{listed}");
+    let echoed = client.ask(3, "tools/call", &json!({"name": "echo", "arguments": {"text": "hi"}}));
+    assert_eq!(echoed["result"]["content"][0]["text"], "hi");
+    let denied = client.ask(4, "tools/call", &json!({"name": "add", "arguments": {"a": 1, "b": 2}}));
+    assert_eq!(denied["error"]["code"], -32003);
+    let echoed = client.ask(5, "tools/call", &modern("echo", &json!({"text": "modern"})));
+    assert_eq!(echoed["result"]["content"][0]["text"], "modern", "{echoed}");
+    client.input.as_mut().unwrap().write_all(b"{\n").unwrap();
+    assert_eq!(client.read()["error"]["code"], -32700);
+    assert_eq!(client.leave(), Some(0));
+    let records = records(&setup);
+    let seen = |field: &str| records.iter().map(|record| record[field].clone()).collect::<Vec<_>>();
+    assert_eq!(seen("response_status"), ["ok", "ok", "denied", "ok", "malformed", "ok"], "{records:#?}");
+    assert!(seen("client_subject").iter().all(|subject| subject == "tester"), "{records:#?}");
+}
+
+#[test]
+fn both_eras_can_cancel_and_the_calls_are_recorded_so() {
+    let setup = Setup::new();
+    let mut client = Client::start(&setup, "all", "admin");
+    client.initialize();
+    let slow = json!({"ms": 60_000});
+    let calls = [(7, json!({"name": "example__sleep", "arguments": slow})), (8, modern("example__sleep", &slow))];
+    for (id, params) in calls {
+        client.send(&json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}));
+        let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
+        client.send(&cancel);
+        let (answer, _) = client.response(id);
+        assert!(answer["error"]["message"].as_str().unwrap().contains("cancelled"), "{answer}");
+    }
+    assert_eq!(client.leave(), Some(0));
+    let statuses: Vec<_> = records(&setup).iter().map(|record| record["response_status"].clone()).collect();
+    assert_eq!(statuses, ["ok", "cancelled", "cancelled", "ok"], "from initialize to session/close");
+}
+
+#[test]
+fn a_bad_token_or_backend_is_told_at_the_start() {
+    let setup = Setup::new();
+    for (backend, role, said) in [("example", None, "GATEPOST_TOKEN"), ("missing", Some("admin"), "no backend")] {
+        let mut command = setup.command(&["stdio", "--backend", backend]);
+        if let Some(role) = role {
+            command.env("GATEPOST_TOKEN", token(role));
+        }
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
+    }
+    let mut command = setup.command(&["stdio"]);
+    let output = command.env("GATEPOST_TOKEN", "a.b.c").stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(log.contains("the token is refused") && !log.contains("a.b.c"), "{log}");
+}

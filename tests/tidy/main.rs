@@ -1,0 +1,48 @@
+//! Rules that the compiler does not check: directions of imports, places of dependencies, invariants, sizes, words,
+//! citations, and the command table of `README.md`.
+//!
+//! Each rule is a function from sources to complaints. It runs on the repository, and on small sources that break it, so
+//! that a rule that notices nothing fails too.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, unreachable_pub, missing_docs)]
+
+mod calls;
+mod citations;
+mod dependencies;
+mod imports;
+mod invariants;
+mod readme;
+mod rust;
+mod sizes;
+mod words;
+
+use rust::Source;
+
+/// Rules that the repository does not satisfy yet. Their complaints are printed and do not fail the test: remove a rule's
+/// name once nothing is printed, and this list once it is empty.
+const PENDING: [&str; 7] = [
+    "comment width",
+    "function length",
+    "folder order",
+    "upward imports",
+    "citations",
+    "banned phrases",
+    "import directions of the new layout",
+];
+
+/// Fails if the rule has complaints; prints them if the rule is [`PENDING`].
+fn check(rule: &str, complaints: &[String]) {
+    if PENDING.contains(&rule) {
+        eprintln!("{rule}: {} complaints, pending\n{}", complaints.len(), complaints.join("\n"));
+    } else {
+        clean(complaints);
+    }
+}
+
+fn clean(complaints: &[String]) {
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+/// All Rust sources of the repository.
+fn all() -> Vec<Source> {
+    [rust::sources("src"), rust::sources("tests"), rust::sources("benches"), rust::sources("fuzz")].concat()
+}
