@@ -1,5 +1,5 @@
-//! A row of `audit_log`, as it stands: nothing is made deliverable again, so that a changed row does not look
-//! unchanged.
+//! A row of `audit_log` as a record. Values are not normalised again, so that a changed row is not repaired by reading
+//! it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::audit::record::{
     Timestamp,
 };
 
-/// Microseconds from 1970 to 2000, where Postgres begins to count. *Spec*: `timestamptz` in Postgres's binary format.
+/// Microseconds from 1970 to 2000, the epoch of Postgres. *Spec*: `timestamptz` in Postgres's binary format.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// The columns that [`record`] reads.
@@ -63,19 +63,19 @@ pub(super) fn entry(row: &PgRow) -> Result<Entry, sqlx::Error> {
     call.args_digest = some("args_digest")?;
     let word: &str = row.try_get("response_status")?;
     let status = Status::from_word(word).ok_or_else(|| {
-        sqlx::Error::Decode(format!("response_status {word:?} is not known here; a newer Gatepost wrote it").into())
+        sqlx::Error::Decode(format!("response_status {word:?} is unknown; a newer Gatepost wrote it").into())
     })?;
     let outcome =
         Outcome { status, error_message: None, response_digest: some("response_digest")?, response_bytes: None };
     let mut entry = Entry::new(call, outcome, Duration::ZERO);
     entry.error_message = row.try_get("error_message")?;
-    // Without `abs`: a changed sign is a change.
+    // No `abs`: a changed sign must show as a change.
     entry.response_bytes = row.try_get::<Option<i64>, _>("response_bytes")?.map(i64::cast_unsigned);
     entry.latency_ms = row.try_get("latency_ms")?;
     Ok(entry)
 }
 
-/// By hand: chrono panics at moments that Postgres takes, as `infinity`.
+/// Decodes the binary format itself, because chrono panics at some values of Postgres, for example `infinity`.
 fn timestamp(row: &PgRow) -> Result<Timestamp, sqlx::Error> {
     let bytes = row.try_get_raw("timestamp")?.as_bytes().map_err(sqlx::Error::Decode)?;
     let micros = bytes.try_into().map(i64::from_be_bytes);

@@ -1,46 +1,49 @@
-//! What a check of the trail found.
+//! The result of verifying a trail.
 
 use std::collections::VecDeque;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::StreamId;
 use crate::audit::record::{Epoch, GatewayId, Seq};
 
-/// Streams that a report lists, the newest ones. *Chosen*: a gateway restarted every night fills it in three years.
+/// Streams that a report lists; the newest are kept. *Chosen*: a gateway that restarts every night needs three years to
+/// fill it.
 const STREAMS_MAX: usize = 1_000;
 
-/// Notes that a report has at most. *Chosen*: one a gateway, of many gateways.
+/// Most notes in a report. *Chosen*: one per gateway, for many gateways.
 const NOTES_MAX: usize = 100;
 
-/// What is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// A stream's gateway and epoch.
+pub type StreamId = (GatewayId, Epoch);
+
+/// The kind of a [`Fault`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
-    /// Places without a record.
+    /// One or more positions have no record.
     Gap,
-    /// A place with two records.
+    /// A position has two records.
     Duplicate,
-    /// A record that is not linked to the one before it.
+    /// A record is not linked to the one before it.
     Link,
-    /// A record whose contents do not have its hash.
+    /// A record's contents do not match its hash.
     Changed,
-    /// A record that cannot be read.
+    /// A record cannot be read.
     Unreadable,
     /// The end of a stream is missing.
     Tail,
-    /// The cursor is missing or stands elsewhere.
+    /// The cursor is missing, or is not at the last record.
     Cursor,
-    /// A record of the gateway itself that cannot stand where it does.
+    /// A record of the gateway itself is at a position where it cannot be.
     Event,
-    /// A count in a record of the gateway itself that is not right.
+    /// A count in a record of the gateway itself is wrong.
     Count,
     /// An epoch is missing.
     Epoch,
 }
 
 impl FaultKind {
-    /// Its word, as in JSON.
+    /// The kind's word in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -58,56 +61,56 @@ impl FaultKind {
     }
 }
 
-/// One thing that is wrong, and where.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// One fault, and its position in the trail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// What.
+    /// The kind of fault.
     pub kind: FaultKind,
     /// The stream's gateway.
     pub gateway_id: GatewayId,
-    /// Its epoch.
+    /// The stream's epoch.
     pub epoch: Epoch,
-    /// The place, where there is one.
+    /// The record's seq, if the fault is about one record.
     pub seq: Option<Seq>,
-    /// In words.
+    /// The description.
     pub what: String,
 }
 
 /// How a stream ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
-    /// With `gateway/closed`.
+    /// The last record is `gateway/closed`.
     Closed,
-    /// Without, and no later epoch of the gateway is known: it runs, or died.
+    /// Not closed, and the gateway has no later epoch: it is running, or it died.
     Open,
-    /// Without, and a later epoch is known: it died.
+    /// Not closed, and the gateway has a later epoch: it died.
     Crashed,
 }
 
-/// What one stream holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// The counts of one stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamReport {
-    /// Its gateway.
+    /// The stream's gateway.
     pub gateway_id: GatewayId,
-    /// Its epoch.
+    /// The stream's epoch.
     pub epoch: Epoch,
-    /// Its last place.
+    /// The last seq.
     pub last: Seq,
-    /// Its records, those in quarantine among them.
+    /// Records, including quarantined ones.
     pub records: u64,
     /// Records in quarantine.
     pub quarantined: u64,
-    /// Records of which nothing but the hash is left; a `gateway/gap` record stands for each.
+    /// Lost records, of which only the hash is left. A `gateway/gap` record replaces each.
     pub lost: u64,
     /// All `gateway/gap` records.
     pub gaps: u64,
-    /// How it ends.
+    /// How the stream ends.
     pub ended: Ending,
 }
 
 impl StreamReport {
-    /// An empty stream.
+    /// The counts of an empty stream.
     #[must_use]
     pub fn new(gateway_id: GatewayId, epoch: Epoch) -> Self {
         let (last, ended) = (Seq::ZERO, Ending::Open);
@@ -115,28 +118,28 @@ impl StreamReport {
     }
 }
 
-/// What was found.
-#[derive(Clone, Debug, Default, Serialize)]
+/// The result of a verification.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Whether nothing is wrong.
+    /// Whether there is no fault.
     pub whole: bool,
-    /// Streams.
+    /// Number of streams.
     pub streams_count: u64,
-    /// Records in them.
+    /// Number of records in all streams.
     pub records: u64,
-    /// Of those, in quarantine.
+    /// Number of those records that are in quarantine.
     pub quarantined: u64,
-    /// Of those, lost on a gateway's disk, each with a record that says so.
+    /// Number of records that were lost on a gateway's disk. A record reports each of them.
     pub lost: u64,
-    /// `gateway/gap` records.
+    /// Number of `gateway/gap` records.
     pub gaps: u64,
-    /// Faults, listed or not.
+    /// Number of faults, listed or not.
     pub faults_count: u64,
-    /// The first ones.
+    /// The first faults.
     pub faults: Vec<Fault>,
-    /// What could not be checked in this trail.
+    /// Parts of the trail that could not be checked.
     pub notes: Vec<String>,
-    /// The streams that were checked last.
+    /// The newest streams.
     pub streams: VecDeque<StreamReport>,
     #[serde(skip)]
     faults_max: usize,
@@ -150,7 +153,7 @@ impl Report {
     pub(super) fn fault(&mut self, kind: FaultKind, (gateway_id, epoch): StreamId, seq: Option<Seq>, what: String) {
         self.whole = false;
         self.faults_count += 1;
-        // I6: all are counted, the first ones are listed.
+        // I6: all faults are counted, and only the first ones are listed.
         if self.faults.len() < self.faults_max {
             self.faults.push(Fault { kind, gateway_id, epoch, seq, what });
         }

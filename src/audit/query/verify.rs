@@ -1,7 +1,7 @@
-//! Every record of the trail in Postgres, in the order of the streams, through a [`Checker`].
+//! Reads the whole trail in Postgres, in the order of the streams, through a [`Checker`].
 //!
-//! One statement reads `audit_log` and `audit_quarantine` merged by their keys. Its rows are taken off the connection
-//! as they come, and hashed on another thread, a bounded number of batches behind.
+//! One statement reads `audit_log` and `audit_quarantine`, merged by their keys. Rows are read as they arrive and
+//! hashed on another thread, with a bounded number of batches in between.
 
 use futures_util::TryStreamExt;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -14,16 +14,17 @@ use crate::audit::codec;
 use crate::audit::record::{Entry, Epoch, GatewayId, Seq, StreamPosition};
 use crate::audit::verify::{Checker, Origin, Report, StreamId, TrailRecord};
 
-/// Records handed to the hashing thread at once, and their bytes. *Chosen*: far more than the handing over costs.
+/// Most records in a batch for the hashing thread. *Chosen*: hashing so many costs far more than passing a batch on.
 const BATCH_RECORDS: usize = 512;
+/// Bytes of records after which a batch is passed on. *Chosen*: with [`BATCHES_MAX`], a few megabytes wait at most.
 const BATCH_BYTES: usize = 1024 * 1024;
 
-/// Batches that may wait for it. *Chosen*: enough that neither side waits for the other at every batch.
+/// Batches that may wait for the hashing thread. *Chosen*: enough that neither side waits for the other at every batch.
 const BATCHES_MAX: usize = 4;
 
-/// `repeatable read`: cursors and rows of one moment, however long it takes and whatever is delivered meanwhile.
-/// Without a sort the rows come in the order of the keys, and the server keeps none of them.
+/// `repeatable read`: cursors and rows are from one moment, whatever is delivered during the scan.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// Without sorts the server returns the rows in the order of the keys, and buffers none of them.
 const SETTINGS: &str = "
 SET LOCAL statement_timeout = 0; SET LOCAL enable_sort = off; SET LOCAL enable_hashjoin = off; SET LOCAL jit = off";
 
@@ -33,15 +34,15 @@ const RECORDS: &str = concat!(
     "SELECT ",
     row::columns!(),
     ", NULL::bytea AS frame FROM audit_log
-    UNION ALL SELECT gateway_id, epoch, seq, prev_hash, hash, request_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, frame FROM audit_quarantine
+    UNION ALL SELECT gateway_id, epoch, seq, prev_hash, hash, request_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, frame FROM audit_quarantine
     ORDER BY gateway_id, epoch, seq"
 );
 
-/// Checks all streams. `progress` is told now and then how many records were read.
+/// Checks all streams. Calls `progress` at intervals with the number of records read.
 ///
 /// # Errors
-/// Any error of Postgres; [`super::remedy`] may know what to do about it.
+/// Any error of Postgres; see [`super::remedy`].
 pub async fn verify(
     connection: &mut PgConnection,
     faults_max: usize,
@@ -59,8 +60,8 @@ pub async fn verify(
     let (sender, mut batches) = mpsc::channel::<Vec<TrailRecord>>(BATCHES_MAX);
     let hashing = tokio::task::spawn_blocking(move || {
         while let Some(batch) = batches.blocking_recv() {
-            for item in &batch {
-                checker.check(item);
+            for record in &batch {
+                checker.check(record);
             }
         }
         checker.finish()
@@ -68,9 +69,9 @@ pub async fn verify(
     let mut rows = sqlx::query(RECORDS).fetch(&mut *snapshot);
     let (mut batch, mut bytes, mut count) = (Vec::with_capacity(BATCH_RECORDS), 0, 0_u64);
     while let Some(row) = rows.try_next().await? {
-        let item = item(&row)?;
-        bytes += item.content.as_ref().map_or(0, Entry::size_bytes);
-        batch.push(item);
+        let record = trail_record(&row)?;
+        bytes += record.content.as_ref().map_or(0, Entry::size_bytes);
+        batch.push(record);
         count += 1;
         // I6: bounded by count and by bytes.
         if batch.len() == BATCH_RECORDS || bytes > BATCH_BYTES {
@@ -95,25 +96,25 @@ fn cursor(row: &PgRow) -> Result<(StreamId, Head), sqlx::Error> {
     Ok((stream, Head { seq: Seq(count("delivered_seq")?), hash: row::digest(row.try_get("head_hash")?) }))
 }
 
-fn item(row: &PgRow) -> Result<TrailRecord, sqlx::Error> {
+fn trail_record(row: &PgRow) -> Result<TrailRecord, sqlx::Error> {
     let position = row::position(row)?;
     let frame: Option<&[u8]> = row.try_get("frame")?;
     let content = match frame {
-        Some(frame) => thawed(row, &position, frame),
+        Some(frame) => quarantined_entry(row, &position, frame),
         None => row::entry(row).map_err(|error| error.to_string()),
     };
     Ok(TrailRecord { position, content, quarantined: frame.is_some() })
 }
 
-/// The record in a quarantined frame, whose columns have to repeat it.
-fn thawed(row: &PgRow, position: &StreamPosition, frame: &[u8]) -> Result<Entry, String> {
-    let (record, length) = codec::decode_record(frame).map_err(|error| format!("the bytes in quarantine: {error}"))?;
+/// Decodes a quarantined frame and checks that the row's columns match it.
+fn quarantined_entry(row: &PgRow, position: &StreamPosition, frame: &[u8]) -> Result<Entry, String> {
+    let (record, length) = codec::decode_record(frame).map_err(|error| format!("the quarantined bytes: {error}"))?;
     if length != frame.len() {
-        return Err("there are bytes in quarantine behind the record".to_owned());
+        return Err("the quarantined bytes continue after the record".to_owned());
     }
     let request_id: uuid::Uuid = row.try_get("request_id").map_err(|error| error.to_string())?;
     if record.position != *position || record.entry.call.request_id.0 != request_id {
-        return Err("the columns in quarantine do not repeat the record in the bytes".to_owned());
+        return Err("the columns in audit_quarantine do not match the record in the bytes".to_owned());
     }
     Ok(record.entry)
 }

@@ -1,0 +1,106 @@
+//! The filter for records, and the limits of one result.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::audit::record::AuditRecord;
+
+/// Most records in one result. *Chosen*: use SQL or an export for more.
+pub const LIMIT_MAX: usize = 10_000;
+
+/// Most bytes of records in one result. *Chosen*: a thousand records with the longest ordinary arguments.
+pub const RESULT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Selects records. A field that is not set matches all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    /// The token's subject.
+    pub subject: Option<String>,
+    /// The role.
+    pub role: Option<String>,
+    /// The tool.
+    pub tool: Option<String>,
+    /// The backend.
+    pub backend: Option<String>,
+    /// The value of `response_status`.
+    pub status: Option<String>,
+    /// The method.
+    pub method: Option<String>,
+    /// The call's id.
+    pub request_id: Option<Uuid>,
+    /// Earliest arrival, in microseconds since 1970.
+    pub since_micros: Option<i64>,
+    /// The epoch.
+    pub epoch: Option<u64>,
+    /// The seq.
+    pub seq: Option<u64>,
+    /// Arrival before this time, in microseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until_micros: Option<i64>,
+    /// Exact text within the recorded arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub args: Option<String>,
+    /// The session, or the first request of a call that took several requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// The gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_id: Option<Uuid>,
+    /// Only records before this one, to continue a result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<PageKey>,
+    /// Only records after this epoch and seq, oldest first, in the order of their positions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<(u64, u64)>,
+    /// Most records in the result; at most [`LIMIT_MAX`]. The newest are returned.
+    pub limit: usize,
+}
+
+/// A record's position in a result, which is ordered by time of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageKey {
+    /// Arrival, microseconds since 1970.
+    pub micros: i64,
+    /// The record's epoch.
+    pub epoch: u64,
+    /// The record's seq.
+    pub seq: u64,
+    /// The record's gateway.
+    pub gateway_id: Uuid,
+}
+
+impl Filter {
+    /// Most records in the result, within [`LIMIT_MAX`].
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit.clamp(1, LIMIT_MAX)
+    }
+
+    /// Whether `record` matches the filter.
+    #[must_use]
+    pub fn matches(&self, record: &AuditRecord) -> bool {
+        fn is(want: Option<&String>, have: Option<&str>) -> bool {
+            want.is_none_or(|want| have == Some(want))
+        }
+        let AuditRecord { position, entry } = record;
+        let call = &entry.call;
+        is(self.subject.as_ref(), Some(&call.client_subject))
+            && is(self.role.as_ref(), call.client_role.as_deref())
+            && is(self.tool.as_ref(), call.tool_name.as_deref())
+            && is(self.backend.as_ref(), call.backend_name.as_deref())
+            && is(self.status.as_ref(), Some(entry.response_status.as_str()))
+            && is(self.method.as_ref(), Some(&call.method))
+            && self.request_id.is_none_or(|id| call.request_id.0 == id)
+            && self.since_micros.is_none_or(|since| call.timestamp.micros() >= since)
+            && self.epoch.is_none_or(|epoch| position.epoch.0 == epoch)
+            && self.seq.is_none_or(|seq| position.seq.0 == seq)
+            && self.until_micros.is_none_or(|until| call.timestamp.micros() < until)
+            && self.args.as_ref().is_none_or(|text| call.request_args.as_ref().is_some_and(|args| args.contains(text)))
+            && is(self.session_id.as_ref(), call.session_id.as_deref())
+            && self.gateway_id.is_none_or(|id| position.gateway_id.0 == id)
+            // An outbox belongs to one gateway, and its order is that of the positions.
+            && self.before.is_none_or(|key| (position.epoch.0, position.seq.0) < (key.epoch, key.seq))
+            && self.after.is_none_or(|after| (position.epoch.0, position.seq.0) > after)
+    }
+}

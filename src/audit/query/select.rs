@@ -1,0 +1,157 @@
+//! Records, cursors and quarantined records from Postgres.
+
+use futures_util::TryStreamExt;
+use sqlx::postgres::PgConnection;
+use sqlx::{Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::filter::{Filter, RESULT_BYTES_MAX};
+use super::row;
+use crate::audit::codec;
+use crate::audit::record::{AuditRecord, Timestamp};
+
+/// Largest difference between a call's time of arrival and the time in its id. *Chosen*: the gateway reads the clock
+/// for both at once; this allows for a clock that was stepped in between.
+const ID_SLACK_SECONDS: i64 = 3_600;
+
+/// The newest matching records in `audit_log`, oldest first. Fewer than the limit if they exceed [`RESULT_BYTES_MAX`].
+///
+/// # Errors
+/// Any error of Postgres; 42P01 if the schema is missing.
+pub async fn query(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<AuditRecord>, sqlx::Error> {
+    let made = filter.request_id.and_then(|id| id.get_timestamp()).map(|time| time.to_unix().0.cast_signed());
+    if let (Some(seconds), None, None) = (made, filter.since_micros, filter.until_micros) {
+        // No index contains the request id, but a v7 id contains the time of the call's arrival.
+        let micros = |seconds: i64| Some(seconds.saturating_mul(1_000_000));
+        let (since_micros, until_micros) = (micros(seconds - ID_SLACK_SECONDS), micros(seconds + ID_SLACK_SECONDS));
+        let records = select(connection, &Filter { since_micros, until_micros, ..filter.clone() }).await?;
+        if !records.is_empty() {
+            return Ok(records);
+        }
+    }
+    select(connection, filter).await
+}
+
+async fn select(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<AuditRecord>, sqlx::Error> {
+    let mut sql: QueryBuilder<Postgres> =
+        QueryBuilder::new(concat!("SELECT ", row::columns!(), " FROM audit_log WHERE true"));
+    conditions(&mut sql, filter);
+    sql.push(match filter.after {
+        Some(_) => " ORDER BY gateway_id, epoch, seq LIMIT ",
+        None => r#" ORDER BY "timestamp" DESC, epoch DESC, seq DESC, gateway_id DESC LIMIT "#,
+    });
+    sql.push_bind(i64::try_from(filter.limit()).unwrap_or(i64::MAX));
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    let mut rows = sql.build().fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        let record = row::record(&row)?;
+        // I6: a result is bounded by count and by bytes; it has at least one record.
+        bytes += record.entry.size_bytes();
+        if bytes > RESULT_BYTES_MAX && !records.is_empty() {
+            break;
+        }
+        records.push(record);
+    }
+    drop(rows);
+    if filter.after.is_none() {
+        records.reverse();
+    }
+    Ok(records)
+}
+
+fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
+    let texts = [
+        (" AND client_subject = ", &filter.subject),
+        (" AND client_role = ", &filter.role),
+        (" AND tool_name = ", &filter.tool),
+        (" AND backend_name = ", &filter.backend),
+        (" AND response_status = ", &filter.status),
+        (" AND method = ", &filter.method),
+        (" AND session_id = ", &filter.session_id),
+        (" AND 0 < strpos(request_args::text, ", &filter.args),
+    ];
+    for (clause, value) in texts {
+        if let Some(value) = value {
+            sql.push(clause).push_bind(value);
+            sql.push(if clause.contains('(') { ")" } else { "" });
+        }
+    }
+    for (clause, value) in [(" AND request_id = ", filter.request_id), (" AND gateway_id = ", filter.gateway_id)] {
+        if let Some(value) = value {
+            sql.push(clause).push_bind(value);
+        }
+    }
+    let moment = |micros| Timestamp::from_micros(micros).to_datetime();
+    for (clause, value) in
+        [(r#" AND "timestamp" >= "#, filter.since_micros), (r#" AND "timestamp" < "#, filter.until_micros)]
+    {
+        if let Some(value) = value {
+            sql.push(clause).push_bind(moment(value));
+        }
+    }
+    let bigint = |count| i64::try_from(count).unwrap_or(i64::MAX);
+    for (clause, value) in [(" AND epoch = ", filter.epoch), (" AND seq = ", filter.seq)] {
+        if let Some(value) = value {
+            sql.push(clause).push_bind(bigint(value));
+        }
+    }
+    if let Some((epoch, seq)) = filter.after {
+        sql.push(" AND (epoch, seq) > (").push_bind(bigint(epoch)).push(", ").push_bind(bigint(seq)).push(")");
+    }
+    if let Some(key) = filter.before {
+        sql.push(r#" AND ("timestamp", epoch, seq, gateway_id) < ("#).push_bind(moment(key.micros));
+        sql.push(", ").push_bind(bigint(key.epoch)).push(", ").push_bind(bigint(key.seq));
+        sql.push(", ").push_bind(key.gateway_id).push(")");
+    }
+}
+
+/// The last delivered seq of each stream: of all streams, or of those with a delivery in the last five minutes.
+///
+/// # Errors
+/// As for [`query`].
+pub async fn delivered_positions(
+    connection: &mut PgConnection,
+    all: bool,
+) -> Result<Vec<(Uuid, u64, u64)>, sqlx::Error> {
+    // Longer than a delivery takes from its `now()` to its commit.
+    let sql = "SELECT gateway_id, epoch, delivered_seq FROM audit_stream
+        WHERE $1 OR delivered_at > now() - interval '5 minutes' ORDER BY gateway_id, epoch";
+    let rows: Vec<(Uuid, i64, i64)> = sqlx::query_as(sql).bind(all).fetch_all(connection).await?;
+    Ok(rows.into_iter().map(|(id, epoch, seq)| (id, epoch.cast_unsigned(), seq.cast_unsigned())).collect())
+}
+
+/// The quarantined records of a call or at a position, each with the reason.
+///
+/// # Errors
+/// As for [`query`].
+pub async fn quarantined(
+    connection: &mut PgConnection,
+    filter: &Filter,
+) -> Result<Vec<(AuditRecord, String)>, sqlx::Error> {
+    let sql = "SELECT frame, concat_ws(': ', sqlstate, error) FROM audit_quarantine
+        WHERE ($1 IS NULL OR request_id = $1) AND ($2 IS NULL OR epoch = $2) AND ($3 IS NULL OR seq = $3)
+        AND ($4 IS NULL OR gateway_id = $4) ORDER BY gateway_id, epoch, seq LIMIT 10";
+    let bigint = |count: Option<u64>| count.map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+    let query = sqlx::query_as(sql).bind(filter.request_id).bind(bigint(filter.epoch)).bind(bigint(filter.seq));
+    let rows: Vec<(Vec<u8>, String)> = query.bind(filter.gateway_id).fetch_all(connection).await?;
+    let decode = |(frame, reason): (Vec<u8>, String)| {
+        let (record, _) = codec::decode_record(&frame).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        Ok((record, reason))
+    };
+    rows.into_iter().map(decode).collect()
+}
+
+/// Advice on an error of Postgres, if the caller can fix it.
+#[must_use]
+pub fn remedy(error: &sqlx::Error) -> Option<&'static str> {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code)?;
+    Some(match code.as_ref() {
+        "42P01" | "3F000" => "this database has no Gatepost schema: run gatepost migrate, or use the right database",
+        "42703" | "42804" => {
+            "the schema is from another version of Gatepost: run gatepost migrate of the newest version"
+        }
+        "42501" => "this role cannot read the trail: GRANT gatepost_reader to it",
+        "57014" => "the query took longer than postgres.statement_timeout: narrow it, for example with --since",
+        _ => return None,
+    })
+}
