@@ -55,7 +55,7 @@ const TRACES_TIMEOUT: Duration = Duration::from_secs(2);
 /// child answers them one by one.
 const LISTS_MAX: usize = 32;
 
-/// How often refusal_windows are looked for whose window has ended. *Chosen*: a tenth of it.
+/// How often windows of refusals are looked for whose window has ended. *Chosen*: a tenth of it.
 const FLOODS_EVERY: Duration = Duration::from_secs(1);
 
 /// The gateway, ready to serve.
@@ -65,7 +65,7 @@ pub struct Gateway {
     /// Accepts TLS on the listener's connections, if the listener speaks it.
     tls: Option<tls::Acceptor>,
     drain_timeout: Duration,
-    /// Records refusal_windows of refusals as their windows end.
+    /// Records windows of refusals of refusals as their windows end.
     watching: tokio::task::JoinHandle<()>,
     /// Ends idle sessions.
     sweeping: tokio::task::JoinHandle<()>,
@@ -75,11 +75,11 @@ pub struct Gateway {
     traced: CancellationToken,
 }
 
-/// What the operations listener may ctx of a gateway that runs. Cheap to clone.
+/// What the operations listener may request of a gateway that runs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Core>);
 
-/// EndReason a configuration did not take effect.
+/// Why a configuration did not take effect.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// It has faults.
@@ -234,7 +234,7 @@ impl Handle {
     pub async fn reload(&self, config: &Config, details: &serde_json::Value) -> Result<(), ReloadError> {
         let Parts { rules, .. } = compile(config).map_err(ReloadError::Faults)?;
         let core = &self.0;
-        // Recorded before it takes effect: whoever reads the entry knows under which rules a call was decided.
+        // Recorded before it takes effect: whoever reads the trail knows under which rules a call was decided.
         core.audit.record_event(Call::gateway_event("config", details)).await?;
         let rules = Arc::new(rules);
         let before = {
@@ -336,7 +336,7 @@ async fn within(ending: impl Future<Output = ()>) {
     }
 }
 
-/// Records refusal_windows as their windows end, for as long as the gateway is there.
+/// Records windows of refusals as their windows end, for as long as the gateway is there.
 async fn watch_floods(core: Weak<Core>) {
     let mut ticks = tokio::time::interval(FLOODS_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

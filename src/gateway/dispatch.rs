@@ -71,7 +71,7 @@ pub(crate) struct Opened {
     pub(crate) is_kept: bool,
 }
 
-/// Handles one POST from its inbound to its reply; `offer` is client_stream of the request's stream, if it gets one.
+/// Handles one POST from its arrival to its reply; `offer` is told of the request's stream, if it gets one.
 pub(crate) async fn serve(core: Arc<Core>, inbound: InboundRequest, offer: oneshot::Sender<Opened>) -> Reply {
     let mut offer = Offer { to: Some(offer), stream: None, session: None };
     let reply = Box::pin(post(&core, &inbound, &mut offer)).await;
@@ -217,8 +217,8 @@ fn is_visible(core: &Core, rules: &Rules, principal: &Principal, backend: &str) 
 fn not_here(rules: &Rules, inbound: &InboundRequest, principal: &Principal, method: &str) -> Refusal {
     let backend = inbound.scope.backend().unwrap_or_default();
     if method == TOOLS_CALL && !rules.policy.reaches(&principal.roles, backend) {
-        let roles = principal.roles.join(",");
-        let refusal = Refusal::malformed(StatusCode::OK, DENIED, format!("role {roles} may call nothing of {backend}"));
+        let names = principal.roles.join(",");
+        let refusal = Refusal::malformed(StatusCode::OK, DENIED, format!("role {names} may call nothing of {backend}"));
         return Refusal { status: Status::Denied, ..refusal };
     }
     Refusal::malformed(StatusCode::NOT_FOUND, INVALID_PARAMS, "unknown backend")
@@ -423,7 +423,7 @@ async fn extension(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Repl
         let message = format!("method {method:?} is not supported");
         return entry.refuse(core, Refusal::malformed(status, METHOD_NOT_FOUND, message)).await;
     };
-    // It may do anything: only who may call everything may ctx for it.
+    // It may do anything: only who may call everything may request for it.
     entry.tool = None;
     entry.arguments = ctx.message.params.map(|params| params.get().to_owned());
     if !ctx.rules.policy.has_all(&ctx.principal.roles, backend.alias()) {

@@ -1,4 +1,4 @@
-//! Messages: an inbound request and its headers, the endpoint it arrived at, what it asks for, and the reply.
+//! Messages: an arrival request and its headers, the endpoint it arrived at, what it asks for, and the reply.
 
 pub mod headers;
 pub mod reply;

@@ -45,7 +45,7 @@ pub struct Sessions {
     max: usize,
 }
 
-/// EndReason a session ended that its client did not close.
+/// Why a session ended that its client did not close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
     /// It was idle too long.
@@ -457,7 +457,7 @@ impl ServerMessageHandler for SessionListener {
     }
 }
 
-/// Listens to a backend for one request without a session: there is nobody whom a backend could ctx.
+/// Listens to a backend for one request without a session: there is nobody whom a backend could request.
 #[derive(Debug)]
 pub(crate) struct NotificationForwarder(pub(crate) Arc<Stream>);
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// The details and readers of the `gateway/read` records, without those of this question.
 fn reads(setup: &Setup) -> Vec<(Value, String)> {
     let (code, stdout, stderr) =
-        run(&setup, &["audit", "query", "--method", "gateway/read", "--limit", "1000", "--json"]);
+        run(setup, &["audit", "query", "--method", "gateway/read", "--limit", "1000", "--json"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     let record = |line: &str| {
         let record: Value = serde_json::from_str(line).unwrap();

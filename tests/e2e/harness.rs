@@ -29,7 +29,7 @@ async fn a_shared_cluster_gives_each_test_an_empty_database() {
         .await
         .unwrap();
     assert_eq!(tables, 0);
-    assert_eq!(one(&socket_url(&cluster, name(&first))).await.unwrap(), 1);
+    assert_eq!(one(&socket_url(cluster, name(&first))).await.unwrap(), 1);
 }
 
 #[tokio::test]

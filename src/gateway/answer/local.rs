@@ -300,7 +300,7 @@ pub(crate) async fn notified(
         return;
     }
     if message.method == "notifications/initialized" && inbound.scope == Scope::All {
-        return; // Each backend was client_stream when its conversation was opened.
+        return; // Each backend was told when its conversation was opened.
     }
     let params = message.params.map(RawValue::get);
     let (connections, params) = if message.method == PROGRESS {

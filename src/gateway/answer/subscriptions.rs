@@ -3,7 +3,7 @@
 //! A backend's messages bear the id of the gateway's request to it; on the client's stream they bear that of the client's
 //! own. Where several backends are listened to, or the only one has no subscriptions, the gateway acknowledges what is
 //! honoured: lists always, since the gateway itself tells of its policy's changes, and of all else what a backend agreed to.
-//! Of backends that speak the older era, the changes of their lists are client_stream.
+//! Of backends that speak the older era, the changes of their lists are told.
 
 mod upstream_subscription;
 
@@ -121,7 +121,7 @@ pub(crate) async fn listen(ctx: &RequestContext<'_>, id: &Id, entry: &mut AuditE
             () = views(ctx, &filter, |method| client_stream.tell_of(method)) => Ok(complete(id)),
         };
         match answer {
-            // What the gateway itself knows of is client_stream below.
+            // What the gateway itself knows of is told below.
             Ok(response) if is_unknown_method(&response) => {}
             Ok(Response::Result(result)) => {
                 return Reply::relayed_unaudited(id, Response::Result(with_id(&result, id)));
@@ -131,7 +131,7 @@ pub(crate) async fn listen(ctx: &RequestContext<'_>, id: &Id, entry: &mut AuditE
         }
     }
     stream.open();
-    // Before anything is listened to: what changes from now on is client_stream.
+    // Before anything is listened to: what changes from now on is told.
     let changes = ctx.core.upstreams.changes();
     let client_stream = SubscriptionStream::new(stream, id);
     let visible = |backend: &&Arc<Backend>| ctx.rules.policy.reaches(&ctx.principal.roles, backend.alias());
@@ -230,7 +230,7 @@ fn filter(ctx: &RequestContext<'_>) -> Result<(Filter, String), Malformed> {
     }
 }
 
-/// Gives the resources with the backends that have them. Who may not read a resource does not hear of its changes either, and only who may read all of a backend may ctx for
+/// Gives the resources with the backends that have them. Who may not read a resource does not hear of its changes either, and only who may read all of a backend may request for
 /// what the gateway does not know.
 async fn allowed(
     ctx: &RequestContext<'_>,
@@ -324,18 +324,18 @@ async fn views(ctx: &RequestContext<'_>, filter: &Filter, tell_of: impl Fn(&str)
     let mut changes = ctx.core.policy_changed.subscribe();
     let (mut seen, roles) = (Arc::clone(&ctx.rules), &ctx.principal.roles);
     loop {
-        let rules = ctx.core.rules();
+        let now = ctx.core.rules();
         for (kind, method) in LISTS_CHANGED {
-            if filter.wants(method) && rules.policy.shows_other(&seen.policy, roles, kind) {
+            if filter.wants(method) && now.policy.shows_other(&seen.policy, roles, kind) {
                 tell_of(method);
             }
         }
-        let reads_other = rules.policy.shows_other(&seen.policy, roles, Kind::Resource);
+        let reads_other = now.policy.shows_other(&seen.policy, roles, Kind::Resource);
         if reads_other && !filter.resource_subscriptions.is_empty() {
             // Which may still be read is found out when the client asks again.
             return;
         }
-        seen = rules;
+        seen = now;
         if changes.changed().await.is_err() {
             return;
         }

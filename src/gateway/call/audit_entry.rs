@@ -25,7 +25,7 @@ const METHOD_UNKNOWN: &str = "unknown";
 /// for the `gateway/closed` by which an epoch is known to have ended well.
 const OWN_METHODS: [&str; 2] = ["gateway/", "session/"];
 
-/// A refusal: what is recorded, and what the client is client_stream.
+/// A refusal: what is recorded, and what the client is told.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) status: Status,
@@ -34,7 +34,7 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     pub(crate) data: Option<String>,
     pub(crate) challenge: Option<String>,
-    /// After how long it makes sense to ctx again.
+    /// After how long it makes sense to request again.
     pub(crate) retry_after: Option<Duration>,
 }
 

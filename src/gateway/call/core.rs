@@ -75,7 +75,7 @@ impl Core {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Records the refusal_windows that `take` takes.
+    /// Records the windows that `take` takes.
     pub(crate) async fn record_floods(&self, take: impl FnOnce(&mut RefusalWindows) -> Vec<RefusalWindow>) {
         let taken = take(&mut self.refusal_windows.lock().unwrap_or_else(PoisonError::into_inner));
         let record = async |window: RefusalWindow| {

@@ -18,7 +18,7 @@ pub struct CallCounters {
 #[derive(Debug)]
 pub struct OfBackend {
     calls: [Counter; Status::ALL.len()],
-    /// From a call's inbound at the pipeline to its answer's leave, auditing included.
+    /// From a call's arrival at the pipeline to its answer's leave, auditing included.
     pub latency: Histogram,
 }
 

@@ -1,4 +1,4 @@
-//! RefusalWindows of equal refusals: the first ones are recorded one by one, the rest of a window in one record with their count.
+//! Floods of equal refusals: the first ones are recorded one by one, the rest of a window in one record with their count.
 //!
 //! Refusals are equal where who was refused, how, and what for are the same: the principal, or the address of one without;
 //! the status; the method and the target. The record of a window stands for all that were counted in it. It is made of the
@@ -53,7 +53,7 @@ pub(crate) struct RefusalWindow {
 struct Window {
     began: Instant,
     singles: u32,
-    window: Option<RefusalWindow>,
+    counted: Option<RefusalWindow>,
 }
 
 impl RefusalKey {
@@ -87,33 +87,33 @@ impl RefusalWindows {
                 window.singles += 1;
                 return RefusalDecision::Recorded;
             }
-            if let Some(window) = &mut window.window {
+            if let Some(window) = &mut window.counted {
                 window.count += 1;
             } else {
                 let (call, outcome) = record();
-                window.window = Some(RefusalWindow { call, outcome, count: 1 });
+                window.counted = Some(RefusalWindow { call, outcome, count: 1 });
             }
             return RefusalDecision::Counted;
         }
         // A window that has ended leaves its record to be made, and another begins.
-        let ended = self.windows.remove(&kind).and_then(|window| window.window);
+        let ended = self.windows.remove(&kind).and_then(|window| window.counted);
         self.left.extend(ended);
         if self.windows.len() < KINDS_MAX {
-            self.windows.insert(kind, Window { began: now, singles: 1, window: None });
+            self.windows.insert(kind, Window { began: now, singles: 1, counted: None });
         }
         RefusalDecision::Recorded
     }
 
-    /// Takes the refusal_windows whose windows have ended.
+    /// Takes the windows whose windows have ended.
     pub(crate) fn ended(&mut self, now: Instant) -> Vec<RefusalWindow> {
         let windows = self.windows.extract_if(|_, window| window.has_ended(now));
-        let ended: Vec<RefusalWindow> = windows.filter_map(|(_, window)| window.window).collect();
+        let ended: Vec<RefusalWindow> = windows.filter_map(|(_, window)| window.counted).collect();
         std::mem::take(&mut self.left).into_iter().chain(ended).collect()
     }
 
     /// Takes all, ended or not.
     pub(crate) fn all(&mut self) -> Vec<RefusalWindow> {
-        let open = self.windows.drain().filter_map(|(_, window)| window.window);
+        let open = self.windows.drain().filter_map(|(_, window)| window.counted);
         std::mem::take(&mut self.left).into_iter().chain(open).collect()
     }
 
@@ -238,7 +238,7 @@ mod tests {
                 for window in if *asks { refusal_windows.ended(now) } else { Vec::new() } {
                     if *fails { refusal_windows.put_back(window) } else { taken += window.count() }
                 }
-                let open: u64 = refusal_windows.windows.values().filter_map(|window| window.window.as_ref()).map(RefusalWindow::count).sum();
+                let open: u64 = refusal_windows.windows.values().filter_map(|window| window.counted.as_ref()).map(RefusalWindow::count).sum();
                 let left: u64 = refusal_windows.left.iter().map(RefusalWindow::count).sum();
                 prop_assert_eq!(recorded + taken + open + left, idx as u64 + 1);
             }

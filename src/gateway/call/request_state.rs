@@ -16,7 +16,7 @@ use crate::rbac::Target;
 
 const PREFIX: &str = "gatepost.";
 
-/// Binds request_states to principals.
+/// Binds request states to principals.
 #[derive(Clone)]
 pub(crate) struct RequestStateSigner(Hmac<Sha256>);
 

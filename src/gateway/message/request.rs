@@ -30,7 +30,7 @@ pub(crate) struct InboundRequest {
     pub(crate) body: Result<Bytes, HeadError>,
 }
 
-/// EndReason a request's body is not looked at.
+/// Why a request's body is not looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeadError {
     #[error("this Host is not served; add it to server.allowed_hosts")]

@@ -35,7 +35,7 @@ pub(crate) enum Plan {
     Targeted,
     /// It concerns all backends here.
     SetLevel,
-    /// It asks to be client_stream of changes.
+    /// It asks to be told of changes.
     ServerMessageHandler,
     /// A method that the gateway does not know.
     Extension,

@@ -1,4 +1,4 @@
-//! What backends ctx the client of a session: whose each request is, under a number of the session's own.
+//! What backends request the client of a session: whose each request is, under a number of the session's own.
 //!
 //! Backends choose ids and progress tokens without knowing of each other, and the client sees one server: the number
 //! stands for both, and what either side says of a request later finds the other side by it. Of a backend it is known here

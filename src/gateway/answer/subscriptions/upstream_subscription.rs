@@ -1,6 +1,6 @@
 //! Listening to backends for one subscription of a client's, for as long as that lasts.
 //!
-//! A backend that is down, or whose stream ends, is listened to again after a pause. What it client_stream nobody meanwhile is lost:
+//! A backend that is down, or whose stream ends, is listened to again after a pause. What it told nobody meanwhile is lost:
 //! the client then hears that everything may have changed that it asked of it. Of a backend that speaks the older era, the
 //! changes of its lists come by the gateway's own conversation with it, which is held open.
 
@@ -20,7 +20,7 @@ use crate::upstream::{Backend, CallError, Event, Pauses, Response, ServerMessage
 /// Messages that wait for the acknowledgment, which is the first on a stream. *Chosen*: a list changes seldom.
 const HELD_MAX: usize = 64;
 
-/// The client's side of a subscription: what is client_stream before it is acknowledged waits.
+/// The client's side of a subscription: what is told before it is acknowledged waits.
 #[derive(Debug)]
 pub(crate) struct SubscriptionStream {
     stream: Arc<Stream>,
@@ -86,7 +86,7 @@ impl SubscriptionStream {
         self.tell(&notification(method))
     }
 
-    /// Says what is client_stream of, and tells what waited for that.
+    /// Says what is told of, and tells what waited for that.
     pub(crate) fn acknowledge(&self, honoured: &str) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let params = json::object([("notifications", honoured)]);
@@ -188,7 +188,7 @@ impl UpstreamSubscription {
 }
 
 impl UpstreamListener {
-    /// From now on it is client_stream of changes: what was missed until now is made up for.
+    /// From now on it is told of changes: what was missed until now is made up for.
     fn opens(&self) {
         self.is_open.store(true, Ordering::Release);
         for json in std::mem::take(&mut *self.missed.lock().unwrap_or_else(PoisonError::into_inner)) {
