@@ -1,3 +1,8 @@
-//! The Model Context Protocol.
+//! The Model Context Protocol as both legs speak it: names and codes, methods, JSON text, the strict envelope, framing by
+//! lines.
 
+pub mod envelope;
+pub mod json;
+pub mod lines;
 pub mod methods;
+pub mod protocol;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use gatepost::gateway::envelope::{self, METHOD_BYTES_MAX, Malformed};
+use gatepost::mcp::envelope::{self, METHOD_BYTES_MAX, Malformed};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatepost::auth::{AuthError, Authenticator, Claims, Principal, mint};
 use gatepost::config::Config;
-use gatepost::gateway::auth::{AuthError, Authenticator, Claims, Principal, mint};
 use tempfile::NamedTempFile;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";

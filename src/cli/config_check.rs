@@ -4,10 +4,11 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{BAD_CONFIG, FAILED, print};
+use crate::auth::Authenticator;
 use crate::config::{Config, ConfigError, Origin};
-use crate::gateway::auth::Authenticator;
-use crate::gateway::tls::Acceptor;
+use crate::gateway::listener::tls::Acceptor;
+
+use super::{BAD_CONFIG, FAILED, print};
 
 /// Validates a configuration without starting.
 #[derive(Clone, Debug, clap::Args)]
@@ -37,8 +38,11 @@ pub fn run(args: &Args) -> ExitCode {
 /// Every fault found.
 pub fn check(path: &Path) -> Result<Config, Vec<ConfigError>> {
     let config = Config::load(Some(path), super::environment())?;
-    let fault =
-        |key: &str, message: String| ConfigError { origin: Origin::File(path.to_owned()), key: key.to_owned(), message };
+    let fault = |key: &str, message: String| ConfigError {
+        origin: Origin::File(path.to_owned()),
+        key: key.to_owned(),
+        message,
+    };
     let mut faults = Vec::new();
     if let Err(errors) = Authenticator::from_config(&config.auth) {
         faults.extend(errors.iter().map(|error| fault(&error.key, error.fault.to_string())));

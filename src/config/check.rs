@@ -78,7 +78,10 @@ fn keys(config: &Config, report: Report<'_>) {
         if let Some(kid) = &key.kid
             && !seen.insert((&key.issuer, kid))
         {
-            report(&format!("{path}.kid"), format!("{kid:?} is the kid of an earlier key of this issuer: choose another"));
+            report(
+                &format!("{path}.kid"),
+                format!("{kid:?} is the kid of an earlier key of this issuer: choose another"),
+            );
         }
     }
 }
@@ -193,6 +196,8 @@ fn one_test(condition: &Condition) -> Result<(), String> {
     match set.as_slice() {
         [_] => Ok(()),
         [] => Err(format!("has no test: set one of {all}")),
-        several => Err(format!("has {}: keep one, and write another [[...when]] for each other", several.join(" and "))),
+        several => {
+            Err(format!("has {}: keep one, and write another [[...when]] for each other", several.join(" and ")))
+        }
     }
 }

@@ -19,7 +19,9 @@ pub fn anchored(text: &str) -> Result<Regex, String> {
         RegexBuilder::new(text).size_limit(COMPILED_BYTES_MAX).nest_limit(NESTING_MAX).build().map_err(|error| {
             match error {
                 regex::Error::CompiledTooBig(limit) => {
-                    format!("{text:?} compiles to more than {limit} bytes: use fewer repetitions, or [a-z] instead of \\w")
+                    format!(
+                        "{text:?} compiles to more than {limit} bytes: use fewer repetitions, or [a-z] instead of \\w"
+                    )
                 }
                 error => {
                     let error = error.to_string();

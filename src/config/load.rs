@@ -47,7 +47,10 @@ impl Config {
     ///
     /// # Errors
     /// All errors, in the order of the file; at least one.
-    pub fn load(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, Vec<ConfigError>> {
+    pub fn load(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Vec<ConfigError>> {
         Self::load_whole(path, env).map(|loaded| loaded.config)
     }
 
@@ -60,7 +63,8 @@ impl Config {
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Loaded, Vec<ConfigError>> {
         let Some(path) = path else { return Self::parse_whole("", None, env) };
-        let unreadable = |message| vec![ConfigError { origin: Origin::File(path.to_owned()), key: String::new(), message }];
+        let unreadable =
+            |message| vec![ConfigError { origin: Origin::File(path.to_owned()), key: String::new(), message }];
         let mut bytes = Vec::new();
         std::fs::File::open(path)
             .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
@@ -152,7 +156,11 @@ impl Draft {
         let file = self.file.clone().unwrap_or_else(|| PathBuf::from("config"));
         let line = error.span().map_or(1, |span| LineIndex::new(text).line(span.start));
         let message = error.message().trim().replace('\n', ", ");
-        ConfigError { origin: Origin::Line { file, line }, key: String::new(), message: format!("is not valid TOML: {message}") }
+        ConfigError {
+            origin: Origin::Line { file, line },
+            key: String::new(),
+            message: format!("is not valid TOML: {message}"),
+        }
     }
 
     /// Copies a table, and records the line of each key under its path.

@@ -14,7 +14,8 @@ pub(super) fn join(at: &str, key: &str) -> String {
 pub(super) fn nearest_key(path: &str, shape: &str) -> String {
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
     let above = |path: &str| path.rsplit_once('.').map_or(String::new(), |(above, _)| above.to_owned());
-    let sections = SETTINGS.iter().map(|spec| above(spec.path).trim_end_matches(".*").trim_end_matches("[]").to_owned());
+    let sections =
+        SETTINGS.iter().map(|spec| above(spec.path).trim_end_matches(".*").trim_end_matches("[]").to_owned());
     let keys = SETTINGS.iter().map(|spec| spec.path.to_owned());
     let score = |candidate: &str| {
         let path = strsim::normalized_damerau_levenshtein(candidate, shape);

@@ -216,7 +216,9 @@ impl ValueType {
                 Value::Array(items) if !items.is_empty() => {
                     all(items.iter().enumerate().map(|(idx, item)| (idx.to_string(), scalar(item))))
                 }
-                Value::Array(_) => Err(ValueError::whole("is empty and would match nothing: write the values to match")),
+                Value::Array(_) => {
+                    Err(ValueError::whole("is empty and would match nothing: write the values to match"))
+                }
                 other => Err(ValueError::whole(expected("a list of values", other))),
             },
             Self::Lists => match value {
@@ -299,9 +301,9 @@ impl ValueType {
             Self::PostgresUrl => postgres_url(text),
             Self::HttpUrl => http_url(text),
             Self::WebUrl => web_url(text),
-            Self::Filter => tracing_subscriber::EnvFilter::try_new(text)
-                .map(drop)
-                .map_err(|_| format!("{text:?} is not a tracing filter: use one like \"info\" or \"gatepost=debug,warn\"")),
+            Self::Filter => tracing_subscriber::EnvFilter::try_new(text).map(drop).map_err(|_| {
+                format!("{text:?} is not a tracing filter: use one like \"info\" or \"gatepost=debug,warn\"")
+            }),
             Self::Pattern => pattern(text),
             Self::Pointer => one_pointer(text),
             Self::Expression => plain(text).and_then(|()| anchored(text).map(drop)),

@@ -3,7 +3,7 @@
 //!
 //! A method that is not in the table is unknown to the gateway: it is refused unless `server.pass_methods` names it.
 
-use crate::gateway::protocol::{Era, TOOLS_CALL};
+use crate::mcp::protocol::{Era, TOOLS_CALL};
 
 /// One method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub enum Recording {
     Always,
     /// If `audit.methods` names the method.
     Optional,
-    /// Never: a request changes nothing and shows nothing of a backend, or has no single answer.
+    /// Never: the gateway has no record for such a request, so a configuration that names the method is refused.
     Never,
 }
 
@@ -87,11 +87,11 @@ pub const METHODS: [MethodSpec; 15] = [
     method("completion/complete", MethodKind::Targeted(TargetMember::Reference), BOTH, Recording::Optional),
     method("resources/subscribe", MethodKind::Targeted(TargetMember::ResourceUri), LEGACY, Recording::Optional),
     method("resources/unsubscribe", MethodKind::Targeted(TargetMember::ResourceUri), LEGACY, Recording::Optional),
-    method(List::Tools.method(), MethodKind::List(List::Tools), BOTH, Recording::Optional),
-    method(List::Resources.method(), MethodKind::List(List::Resources), BOTH, Recording::Optional),
-    method(List::Templates.method(), MethodKind::List(List::Templates), BOTH, Recording::Optional),
-    method(List::Prompts.method(), MethodKind::List(List::Prompts), BOTH, Recording::Optional),
-    method("logging/setLevel", MethodKind::SetLevel, LEGACY, Recording::Optional),
+    method(List::Tools.method(), MethodKind::List(List::Tools), BOTH, Recording::Never),
+    method(List::Resources.method(), MethodKind::List(List::Resources), BOTH, Recording::Never),
+    method(List::Templates.method(), MethodKind::List(List::Templates), BOTH, Recording::Never),
+    method(List::Prompts.method(), MethodKind::List(List::Prompts), BOTH, Recording::Never),
+    method("logging/setLevel", MethodKind::SetLevel, LEGACY, Recording::Never),
     method("subscriptions/listen", MethodKind::Listen, MODERN, Recording::Never),
     method("server/discover", MethodKind::Discover, MODERN, Recording::Never),
     method("ping", MethodKind::Ping, LEGACY, Recording::Never),

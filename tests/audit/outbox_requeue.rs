@@ -138,7 +138,7 @@ async fn the_gateways_own_role_may_not_requeue_and_without_a_url_there_is_nothin
         .execute(&pool)
         .await
         .unwrap();
-    let writer = Database { url: database.url.replace("//gatepost@", "//requeue_writer@"), ..database.clone() };
+    let writer = Database { url: database.url.replace("//gatepost@", "//requeue_writer@") };
     let (code, stdout, stderr) = requeue(&writer, &[]);
     assert_eq!(code, Some(1), "{stdout}{stderr}");
     assert!(stderr.contains("DELETE there"), "{stderr}");

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use gatepost::config::{Config, ConfigError, Fallback, Level, Origin, SETTINGS, reference};
+use gatepost::config::{Config, ConfigError, Level, Origin, SETTINGS, reference};
 use proptest::prelude::*;
 
 fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -159,10 +159,7 @@ fn a_value_of_the_wrong_type_is_reported_without_the_value() {
 
 #[test]
 fn a_value_out_of_range_is_reported_with_the_range() {
-    assert_eq!(
-        error("[server]\ncalls_max = 0"),
-        "g.toml:2: server.calls_max: 0 is out of range: use 1 to 65536 calls"
-    );
+    assert_eq!(error("[server]\ncalls_max = 0"), "g.toml:2: server.calls_max: 0 is out of range: use 1 to 65536 calls");
     assert!(error("[server]\ncalls_max = 99999999999999999999999").contains("out of range"));
     assert!(error("[server]\ncalls_max = -1").contains("out of range"));
     assert_eq!(
@@ -170,7 +167,10 @@ fn a_value_out_of_range_is_reported_with_the_range() {
         "g.toml:2: audit.admission_timeout: 2m is out of range: use 0s to 1m"
     );
     assert!(error("[audit]\nspill_after = \"soon\"").contains("is not a duration"));
-    assert!(error("[audit]\nlevel = \"sored\"").contains("\"sored\" is unknown: did you mean stored? use one of stored, queued"));
+    assert!(
+        error("[audit]\nlevel = \"sored\"")
+            .contains("\"sored\" is unknown: did you mean stored? use one of stored, queued")
+    );
     assert!(error("[audit]\ngateway_id = \"7\"").contains("is not a UUID"));
     assert!(error("[log]\nfilter = \"a=b=c\"").contains("is not a tracing filter"));
     assert!(error("[auth]\naudience = \"\"").contains("auth.audience: is empty"));
@@ -182,7 +182,8 @@ fn invalid_toml_is_reported_with_its_line() {
     let error = error("[server]\nlisten = \"127.0.0.1:1\"\ncalls_max = = 3\n");
     assert!(error.starts_with("g.toml:3: is not valid TOML: "), "{error}");
     assert!(
-        errors("[log]\nformat = \"text\"\nformat = \"json\"\n")[0].starts_with("g.toml:3: is not valid TOML: duplicate key")
+        errors("[log]\nformat = \"text\"\nformat = \"json\"\n")[0]
+            .starts_with("g.toml:3: is not valid TOML: duplicate key")
     );
 }
 
@@ -293,7 +294,10 @@ fn an_issuer_has_exactly_one_set_of_keys_and_no_hmac() {
             "jwks_file = \"f\"\nalgorithms = []",
             "g.toml:4: auth.issuers[0].algorithms: is empty: use at least one of RS256",
         ),
-        ("jwks_file = \"f\"\njwks_ttl = \"0s\"", "g.toml:4: auth.issuers[0].jwks_ttl: 0s is out of range: use 1s to 1day"),
+        (
+            "jwks_file = \"f\"\njwks_ttl = \"0s\"",
+            "g.toml:4: auth.issuers[0].jwks_ttl: 0s is out of range: use 1s to 1day",
+        ),
     ];
     for (text, wanted) in cases {
         let error = error(&issuer(text));
@@ -332,7 +336,10 @@ fn tls_requires_a_certificate_and_its_key_and_client_certificates_require_an_aut
         ]
     );
     let listen = "[server]\nlisten = \"0.0.0.0:8808\"\n";
-    assert!(error(&format!("{listen}{tls}")).starts_with("g.toml:2: server.listen: "), "TLS alone authenticates no caller");
+    assert!(
+        error(&format!("{listen}{tls}")).starts_with("g.toml:2: server.listen: "),
+        "TLS alone authenticates no caller"
+    );
     parse(&format!("{listen}{tls}client_ca_file = \"a\"\n")).unwrap();
 }
 

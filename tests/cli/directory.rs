@@ -128,6 +128,6 @@ fn every_outbox_command_refuses_a_newer_version_and_leaves_it_as_it_is() {
         check(&setup, command);
     }
     // Nobody listens on port 1.
-    setup.postgres("postgres://gatepost@127.0.0.1:1/audit");
+    setup.set("postgres.url", "postgres://gatepost@127.0.0.1:1/audit");
     check(&setup, &["drain", "--timeout", "1s"]);
 }

@@ -88,7 +88,8 @@ fn systemd_is_told_that_the_gateway_is_ready_lives_and_stops() {
     let path = setup.dir().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
-    setup.env("NOTIFY_SOCKET", path.to_str().unwrap()).env("WATCHDOG_USEC", "300000");
+    setup.env.insert("NOTIFY_SOCKET".to_owned(), path.to_str().unwrap().to_owned());
+    setup.env.insert("WATCHDOG_USEC".to_owned(), "300000".to_owned());
     let gatepost = setup.start();
     let first = heard(&socket, "READY=1");
     assert_eq!(first.len(), 1, "nothing comes before: {first:?}");
@@ -108,7 +109,7 @@ fn nothing_is_told_of_a_life_that_nobody_asks_for() {
     let path = setup.dir().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
-    setup.env("NOTIFY_SOCKET", path.to_str().unwrap());
+    setup.env.insert("NOTIFY_SOCKET".to_owned(), path.to_str().unwrap().to_owned());
     let gatepost = setup.start();
     heard(&socket, "READY=1");
     assert_eq!(gatepost.terminate(), Some(0));
@@ -119,7 +120,7 @@ fn nothing_is_told_of_a_life_that_nobody_asks_for() {
 fn a_gateway_serves_though_nobody_listens_to_what_it_tells() {
     let mut setup = Setup::new();
     let path = setup.dir().join("nobody");
-    setup.env("NOTIFY_SOCKET", path.to_str().unwrap());
+    setup.env.insert("NOTIFY_SOCKET".to_owned(), path.to_str().unwrap().to_owned());
     assert_eq!(setup.start().terminate(), Some(0));
     assert!(setup.log().contains("cannot tell systemd"));
 }

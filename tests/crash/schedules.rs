@@ -9,7 +9,9 @@
 //! ring that keeps everything behind one lock does not have.
 
 mod life;
+#[allow(clippy::unused_self, reason = "the signatures are the outbox's")]
 pub mod outbox;
+#[allow(clippy::unnecessary_wraps, reason = "the signatures are the standard library's")]
 pub mod sync;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 use crate::common::gatepost::{Gatepost, Setup, token, token_with};
 use crate::common::mcp::Era;
 use crate::common::postgres::Cluster;
+use crate::common::postgres_control::stop_server;
 use crate::common::wait::{SOON, until_async};
 use reqwest::header::{HeaderMap, HeaderName};
 use reqwest::{Client, Method, Response, StatusCode};
@@ -249,14 +250,14 @@ async fn while_postgres_is_down_the_console_says_so_and_shows_the_outbox() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut setup = Setup::new();
-    setup.postgres(&database.url);
+    setup.set("postgres.url", &database.url);
     let gatepost = setup.start();
     let (visitor, auditor) = (Visitor::new(&gatepost), token("auditor"));
     let client = gatepost.client_at("/mcp/example", Era::Legacy, "echo").await;
     client.call("echo", json!({ "text": "before" })).await.unwrap();
     let delivered = async || visitor.get_as("/console/records?args=before", &auditor).await.1.contains("before");
     until_async("the call is in Postgres", SOON, delivered).await;
-    cluster.stop();
+    stop_server(&mut cluster);
     client.call("echo", json!({ "text": "meanwhile" })).await.unwrap();
     let noticed = async || visitor.get_as("/console/live", &auditor).await.1.contains("does not take records");
     until_async("the console says that Postgres is down", SOON, noticed).await;

@@ -154,7 +154,7 @@ async fn keys_come_over_tls_from_a_server_that_is_trusted() {
     drop(gatepost);
     let file = setup.dir().join("authorities.pem");
     std::fs::write(&file, servers.pem()).unwrap();
-    setup.env("SSL_CERT_FILE", file.to_str().unwrap());
+    setup.env.insert("SSL_CERT_FILE".to_owned(), file.to_str().unwrap().to_owned());
     let gatepost = setup.start();
     let url = format!("{}/mcp/example", gatepost.url());
     let (status, _, body) = post(&reqwest::Client::new(), &url, Some(&token)).await.unwrap();

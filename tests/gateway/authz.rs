@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gatepost::config::Config;
-use gatepost::gateway::rbac::{Asked, Cause, Decision, Kind, Policy, Target};
+use gatepost::rbac::{Asked, Cause, Decision, Kind, Policy, Target};
 
 const BACKENDS: &str = "[backends.files]\ncommand = [\"x\"]\n[backends.wiki]\ncommand = [\"x\"]\n";
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gatepost::audit::Audit;
+use gatepost::auth::{Claims, mint};
 use gatepost::config::{self, Config};
-use gatepost::gateway::auth::{Claims, mint};
 use gatepost::gateway::{Drained, Gateway, Handle};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::common::gatepost::token;
 use crate::common::mcp::{Client, Era};
 use crate::common::pause::pause_async;
+use crate::common::tool_names::tool_names;
 use crate::common::wait::{SOON, until_async};
 use crate::http_backend_stub::{Backend, event, json_body, result, stream};
 use axum::body::{Body, Bytes};
@@ -109,7 +110,8 @@ async fn the_stream_of_a_session_is_read_again_after_it_was_initialized_again() 
     };
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let listen = http.get(format!("{}/mcp/far", gatepost.url())).bearer_auth(token("admin"));
-    let listen = listen.header("mcp-session-id", client.session().unwrap()).header("accept", "text/event-stream");
+    let listen =
+        listen.header("mcp-session-id", client.session.as_deref().unwrap()).header("accept", "text/event-stream");
     let mut told = listen.send().await.unwrap();
     until_async("the session's stream is read", SOON, async || streams("s0") > 0).await;
     forget.store(1, Ordering::SeqCst);
@@ -179,7 +181,8 @@ async fn credentials_are_the_operators_and_no_header_of_the_clients_passes() {
     let key = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(key.path(), "from a file\n").unwrap();
     let (_setup, gatepost) = backend.gateway(|setup| {
-        setup.set("backends.far.header_env.Authorization", "FAR_TOKEN").env("FAR_TOKEN", "Bearer the operator's");
+        setup.set("backends.far.header_env.Authorization", "FAR_TOKEN");
+        setup.env.insert("FAR_TOKEN".to_owned(), "Bearer the operator's".to_owned());
         setup.set("backends.far.header_file.X-Key", key.path().to_str().unwrap());
     });
     for era in [Era::Legacy, Era::Modern] {
@@ -410,7 +413,7 @@ async fn a_backend_that_does_not_list_holds_up_no_other_list() {
     let mut told = told;
     tokio::time::timeout(SOON, told.wait_for(|count| *count >= 32)).await.unwrap().unwrap();
     let example = Client::unconnected(&format!("{}/mcp/example", gatepost.url()), Era::Modern, Some(&token("admin")));
-    assert!(example.list().await.contains(&"echo".to_owned()));
+    assert!(tool_names(&example).await.contains(&"echo".to_owned()));
     assert!(held.iter().all(|list| !list.is_finished()), "the others were waited for");
     for list in held {
         list.abort();
@@ -437,15 +440,16 @@ async fn a_backend_that_takes_long_to_open_is_opened_once_and_there_when_it_is()
     let (_setup, gatepost) = backend.gateway(|_| {});
     let client = gatepost.client_at("/mcp", Era::Legacy, "admin").await;
     // A list waits for it for a while, and goes without it.
-    let list = client.list().await;
+    let list = tool_names(&client).await;
     assert!(list.contains(&"example__echo".to_owned()) && !list.contains(&"far__t".to_owned()), "{list:?}");
     // Nor does it hold up the session's stream, whose head comes while it is still being opened.
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let listen = http.get(format!("{}/mcp", gatepost.url())).bearer_auth(token("admin"));
-    let listen = listen.header("mcp-session-id", client.session().unwrap()).header("accept", "text/event-stream");
+    let listen =
+        listen.header("mcp-session-id", client.session.as_deref().unwrap()).header("accept", "text/event-stream");
     assert_eq!(listen.send().await.unwrap().status(), 200);
     open.send(true).unwrap();
-    until_async("its tools are there", SOON, async || client.list().await.contains(&"far__t".to_owned())).await;
+    until_async("its tools are there", SOON, async || tool_names(&client).await.contains(&"far__t".to_owned())).await;
     let own = backend.seen("initialize");
     let own = own.iter().filter(|asked| asked.message["params"]["clientInfo"]["name"] == "gatepost-tests");
     assert_eq!(own.count(), 1, "begun again by every list");

@@ -43,7 +43,7 @@ impl Told {
         let client = gatepost.client_at(path, Era::Legacy, "admin").await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = http.get(format!("{}{path}", gatepost.url())).bearer_auth(token("admin"));
-        let request = request.header("mcp-session-id", client.session().unwrap());
+        let request = request.header("mcp-session-id", client.session.as_deref().unwrap());
         Self { response: request.header("accept", "text/event-stream").send().await.unwrap(), text: String::new() }
     }
 

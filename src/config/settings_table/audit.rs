@@ -7,7 +7,6 @@ use super::spec::{MINUTES_10, SettingSpec, count, duration, ms, setting};
 use crate::config::value_type::ValueType;
 use crate::mcp::methods::RECORDED_BY_DEFAULT;
 
-
 /// `[audit]`.
 pub(super) const AUDIT: &[SettingSpec] = &[
     setting(

@@ -6,7 +6,6 @@ use super::spec::Fallback::{Required, Unset, Value};
 use super::spec::{HOURS_24, SettingSpec, duration, ms, setting};
 use crate::config::value_type::ValueType;
 
-
 /// The algorithms that a published key may verify.
 const ALGORITHMS: &[&str] = &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
@@ -63,12 +62,7 @@ pub(super) const AUTH: &[SettingSpec] = &[
         Required,
         "The one algorithm of this key; a token that names another is refused. HS256 is for development.",
     ),
-    setting(
-        "auth.keys[].issuer",
-        ValueType::Text,
-        Required,
-        "The `iss` that a token verified by this key must have.",
-    ),
+    setting("auth.keys[].issuer", ValueType::Text, Required, "The `iss` that a token verified by this key must have."),
     setting(
         "auth.keys[].secret_file",
         ValueType::Path,
@@ -121,12 +115,7 @@ pub(super) const AUTH: &[SettingSpec] = &[
         "The algorithms that its keys may have; each key verifies exactly one. HMAC is excluded: a published key is \
          not a secret.",
     ),
-    setting(
-        "auth.issuers[].audience",
-        ValueType::Text,
-        Unset,
-        "The `aud` of its tokens. Unset: `auth.audience`.",
-    ),
+    setting("auth.issuers[].audience", ValueType::Text, Unset, "The `aud` of its tokens. Unset: `auth.audience`."),
     setting(
         "auth.issuers[].role_claim",
         ValueType::Text,

@@ -4,7 +4,6 @@ use super::spec::Fallback::{Unset, Value};
 use super::spec::{HOURS_24, SettingSpec, count, duration, ms, setting};
 use crate::config::value_type::ValueType;
 
-
 /// `[backends.NAME]`.
 pub(super) const BACKENDS: &[SettingSpec] = &[
     setting(

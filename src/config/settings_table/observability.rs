@@ -6,7 +6,6 @@ use super::spec::Fallback::{Unset, Value};
 use super::spec::{HOURS_24, SettingSpec, duration, setting};
 use crate::config::value_type::ValueType;
 
-
 /// `[log]`, `[alarms]` and `[telemetry]`.
 pub(super) const OBSERVABILITY: &[SettingSpec] = &[
     setting(

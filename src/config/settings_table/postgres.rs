@@ -4,7 +4,6 @@ use super::spec::Fallback::{Unset, Value};
 use super::spec::{MINUTES_10, SettingSpec, count, duration, ms, setting};
 use crate::config::value_type::ValueType;
 
-
 /// `[postgres]`.
 pub(super) const POSTGRES: &[SettingSpec] = &[
     setting(

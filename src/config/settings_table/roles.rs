@@ -4,7 +4,6 @@ use super::spec::Fallback::{Required, Unset, Value};
 use super::spec::{SettingSpec, count, setting};
 use crate::config::value_type::ValueType;
 
-
 /// `[roles.NAME]`, `[[roles.NAME.when]]` and `[limits]`.
 pub(super) const ROLES: &[SettingSpec] = &[
     setting(
@@ -67,12 +66,7 @@ pub(super) const ROLES: &[SettingSpec] = &[
         Unset,
         "The argument equals this value. Numbers are compared as they are written: `1.0` is not `1`.",
     ),
-    setting(
-        "roles.*.when[].one_of",
-        ValueType::Scalars,
-        Unset,
-        "The argument is one of these values.",
-    ),
+    setting("roles.*.when[].one_of", ValueType::Scalars, Unset, "The argument is one of these values."),
     setting(
         "roles.*.when[].matches",
         ValueType::Expression,

@@ -4,7 +4,6 @@ use super::spec::Fallback::{Required, Unset, Value};
 use super::spec::{MINUTES_10, SettingSpec, count, duration, ms, setting};
 use crate::config::value_type::ValueType;
 
-
 /// `[server]`, `[server.tls]` and `[ops]`.
 pub(super) const SERVER: &[SettingSpec] = &[
     setting(
@@ -72,12 +71,7 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "PEM file with the listener's certificate, followed by its chain. With `[server.tls]` the MCP listener \
          accepts only TLS 1.2 and 1.3. The file is read at startup.",
     ),
-    setting(
-        "server.tls.key_file",
-        ValueType::Path,
-        Required,
-        "PEM file with the certificate's private key.",
-    ),
+    setting("server.tls.key_file", ValueType::Path, Required, "PEM file with the certificate's private key."),
     setting(
         "server.tls.client_ca_file",
         ValueType::Path,

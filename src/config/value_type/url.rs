@@ -37,7 +37,9 @@ pub(super) fn web_url(text: &str) -> Result<(), String> {
 /// A web origin, as browsers send it.
 pub(super) fn origin(text: &str) -> Result<(), String> {
     let error = || {
-        format!("{text:?} is not an origin: write scheme://host[:port] without a path, for example \"https://app.example\"")
+        format!(
+            "{text:?} is not an origin: write scheme://host[:port] without a path, for example \"https://app.example\""
+        )
     };
     let url = Url::parse(text).map_err(|_| error())?;
     if url.origin().is_tuple() && url.origin().ascii_serialization() == text { Ok(()) } else { Err(error()) }
@@ -46,9 +48,7 @@ pub(super) fn origin(text: &str) -> Result<(), String> {
 /// I8: no message shows any part of the URL but its scheme and the names of its parameters.
 pub(super) fn postgres_url(text: &str) -> Result<(), String> {
     let url = Url::parse(text).map_err(|source| {
-        format!(
-            "is not a URL ({source}): write postgres://user:password@host:port/database, special characters as %XX"
-        )
+        format!("is not a URL ({source}): write postgres://user:password@host:port/database, special characters as %XX")
     })?;
     if !["postgres", "postgresql"].contains(&url.scheme()) {
         return Err(format!("has the scheme {:?}: write postgres://user@host/database", url.scheme()));
