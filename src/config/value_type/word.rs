@@ -28,7 +28,7 @@ pub(super) fn recorded_method(text: &str) -> Result<(), String> {
     if methods::find(text).is_some() {
         return Err(format!("{text:?} cannot be recorded: remove it"));
     }
-    let nearest = nearest(text, methods::recordable().map(str::to_owned));
+    let nearest = nearest(text, methods::METHODS.iter().map(|method| method.name.to_owned()));
     Err(format!("{text:?} is not a method of MCP: did you mean {nearest}?"))
 }
 
