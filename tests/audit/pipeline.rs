@@ -111,7 +111,7 @@ async fn i5_a_copied_outbox_is_a_fork_in_postgres_too() {
 }
 
 #[tokio::test]
-async fn i9_rows_that_an_operators_check_refuses_are_in_quarantine_in_their_place() {
+async fn i9_rows_refused_by_a_check_are_quarantined_in_position() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;
     sqlx::raw_sql("ALTER TABLE audit_log ADD CONSTRAINT no_poison CHECK (tool_name <> 'poison')")
@@ -169,7 +169,7 @@ async fn an_older_gateway_delivers_to_the_schema_of_a_newer_one() {
 }
 
 #[tokio::test]
-async fn i9_a_batch_that_is_too_much_for_postgres_is_delivered_in_parts() {
+async fn i9_a_batch_too_large_for_postgres_is_delivered_in_parts() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;
     // A server that runs out of memory at more than ten rows.
@@ -199,7 +199,7 @@ async fn i9_a_batch_that_is_too_much_for_postgres_is_delivered_in_parts() {
 }
 
 #[tokio::test]
-async fn i9_a_probe_tells_what_is_refused_and_takes_no_effect() {
+async fn i9_a_dry_run_reports_refusals_and_changes_nothing() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;
     // One is checked at the end of the statement, the other only at a commit.
@@ -242,7 +242,7 @@ async fn i9_a_probe_tells_what_is_refused_and_takes_no_effect() {
 }
 
 #[tokio::test]
-async fn i9_many_rows_that_a_check_refuses_are_not_in_the_way_of_the_others() {
+async fn i9_many_refused_rows_do_not_block_the_others() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;
     sqlx::raw_sql("ALTER TABLE audit_log ADD CONSTRAINT no_poison CHECK (tool_name <> 'poison')")
@@ -265,7 +265,7 @@ async fn i9_many_rows_that_a_check_refuses_are_not_in_the_way_of_the_others() {
 }
 
 #[tokio::test]
-async fn i4_rows_that_an_operators_trigger_keeps_out_are_quarantined_and_not_taken_for_delivered() {
+async fn i4_rows_suppressed_by_a_trigger_are_quarantined() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;
     sqlx::raw_sql(
@@ -302,7 +302,7 @@ async fn i4_rows_that_an_operators_trigger_keeps_out_are_quarantined_and_not_tak
 }
 
 #[tokio::test]
-async fn i4_a_trigger_that_keeps_all_rows_out_holds_delivery() {
+async fn i4_a_trigger_that_suppresses_all_rows_holds_delivery() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;
     sqlx::raw_sql(
@@ -371,7 +371,7 @@ async fn i9_arguments_that_postgres_could_refuse_arrive_in_the_log() {
 }
 
 #[tokio::test]
-async fn i9_text_that_is_no_json_is_quarantined() {
+async fn i9_arguments_that_are_not_json_are_quarantined() {
     let database = Cluster::shared().create_database().await;
     let rig = Rig::stored();
     let pipeline = rig.start_on(&database);
@@ -401,7 +401,7 @@ async fn at_once(audit: &gatepost::audit::Audit, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i6_calls_beyond_the_ring_go_on_while_postgres_is_stopped_and_all_arrive() {
+async fn i6_more_calls_than_the_ring_holds_survive_a_postgres_outage() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut rig = Rig::stored();
@@ -420,7 +420,7 @@ async fn i6_calls_beyond_the_ring_go_on_while_postgres_is_stopped_and_all_arrive
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn queued_calls_spill_while_postgres_is_frozen_and_drain_when_it_thaws() {
+async fn queued_calls_spill_while_postgres_hangs_and_drain_after() {
     let cluster = Cluster::start();
     let database = cluster.create_database().await;
     let rig = Rig::queued(Duration::from_millis(50));
@@ -445,7 +445,7 @@ async fn queued_calls_spill_while_postgres_is_frozen_and_drain_when_it_thaws() {
 }
 
 #[tokio::test]
-async fn i5_a_killed_postgres_has_every_record_once_when_it_is_back() {
+async fn i5_a_killed_postgres_has_every_record_once_after_restart() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut rig = Rig::stored();
@@ -468,7 +468,7 @@ async fn i5_a_killed_postgres_has_every_record_once_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_starts_without_postgres_delivers_when_it_is_there() {
+async fn a_gateway_started_without_postgres_delivers_later() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     stop_server(&mut cluster);

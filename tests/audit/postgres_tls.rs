@@ -34,7 +34,7 @@ async fn connects(url: &str, mode: &str, root: &Path) -> Result<Seq, SinkError> 
 }
 
 #[tokio::test]
-async fn each_sslmode_verifies_what_it_says() {
+async fn each_sslmode_verifies_what_it_promises() {
     let cluster = Cluster::start();
     let url = cluster.create_database().await.url;
     let (ours, foreign) = (authority(), authority());

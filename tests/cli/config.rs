@@ -114,7 +114,7 @@ fn a_whole_file_is_read_as_written() {
 }
 
 #[test]
-fn every_unknown_key_is_reported_with_its_line_and_the_nearest_key() {
+fn unknown_keys_are_reported_with_line_and_nearest_key() {
     let text = "[servr]\nlisten = \"x\"\n[server]\nlisen = \"127.0.0.1:1\"\nlevel = \"stored\"\n[audit]\nring_record_max = 9\n\
                 [backends.b]\ncomand = [\"x\"]\ncommand = [\"x\"]\n[roles.dev]\nalow = []\n\
                 [[auth.keys]]\nalgorithm = \"HS256\"\nissuer = \"i\"\nsecret_env = \"S\"\nkidd = \"k\"\n";
@@ -273,7 +273,7 @@ fn a_key_has_exactly_one_source_which_fits_its_algorithm() {
 }
 
 #[test]
-fn an_issuer_has_exactly_one_set_of_keys_and_no_hmac() {
+fn an_issuer_has_one_key_set_and_no_hmac() {
     let issuer = |rest: &str| format!("[[auth.issuers]]\nissuer = \"i\"\n{rest}\n");
     let cases = [
         ("", "g.toml:1: auth.issuers[0]: has no keys: set jwks_url or jwks_file"),
@@ -344,7 +344,7 @@ fn tls_requires_a_certificate_and_its_key_and_client_certificates_require_an_aut
 }
 
 #[test]
-fn a_section_within_a_section_is_set_by_the_environment_too() {
+fn the_environment_sets_nested_sections() {
     let env = env(&[("GATEPOST_SERVER_TLS_CERT_FILE", "c"), ("GATEPOST_SERVER_TLS_KEY_FILE", "k")]);
     assert_eq!(Config::load(None, env).unwrap().server.tls.unwrap().key_file, Path::new("k"));
 }

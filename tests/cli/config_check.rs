@@ -6,14 +6,14 @@ use crate::run::run;
 use serde_json::json;
 
 #[test]
-fn a_valid_configuration_is_called_valid() {
+fn config_check_accepts_a_valid_configuration() {
     let (code, stdout, stderr) = run(&Setup::new(), &["config", "check"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     assert!(stdout.ends_with("gatepost.toml: the configuration is valid\n"), "{stdout}");
 }
 
 #[test]
-fn a_bad_configuration_is_one_line_a_fault_and_exit_code_2() {
+fn config_check_prints_one_line_per_fault_and_exits_2() {
     let mut setup = Setup::new();
     setup.set("server.lisen", "127.0.0.1:1").set_toml("server.calls_max", "0").role("typo", &["exmaple/echo"]);
     let file = setup.config_file();
@@ -50,7 +50,7 @@ fn an_override_by_the_environment_is_checked_too() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_exit_code_2() {
+fn a_missing_file_is_exit_code_2() {
     let setup = Setup::new();
     let mut command = setup.command(&["config", "check"]);
     std::fs::remove_file(setup.dir().join("gatepost.toml")).unwrap();
@@ -60,7 +60,7 @@ fn a_file_that_is_not_there_is_exit_code_2() {
 }
 
 #[tokio::test]
-async fn the_gateway_takes_a_minted_token() {
+async fn the_gateway_accepts_a_minted_token() {
     let setup = Setup::new();
     let gatepost = setup.start();
     let (code, stdout, stderr) = run(&setup, &["token", "--subject", "alice", "--role", "echo", "--ttl", "5m"]);
@@ -83,7 +83,7 @@ fn a_token_that_cannot_be_minted_leaves_stdout_empty() {
 }
 
 #[tokio::test]
-async fn the_gateway_takes_a_static_token_whose_hash_was_printed() {
+async fn the_gateway_accepts_a_static_token_by_its_printed_hash() {
     use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::common::gatepost::{BINARY, Setup};
 use crate::common::mcp::Era;
 use crate::common::wait::{SOON, until};
-use crate::run::{outbox_succeeds, run_outbox};
+use crate::run::{outbox_succeeds, run, run_outbox};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -60,7 +60,7 @@ fn all_commands(setup: &Setup, calls: usize) {
 }
 
 #[tokio::test]
-async fn every_command_answers_alike_beside_a_live_gateway_and_on_what_kill_9_left() {
+async fn outbox_commands_agree_on_live_and_killed_gateways() {
     let setup = Setup::new();
     let gatepost = setup.start();
     let client = gatepost.client(Era::Modern, "admin").await;
@@ -95,7 +95,7 @@ async fn a_tail_follows_until_the_gateway_stops() {
 }
 
 #[tokio::test]
-async fn an_export_is_a_new_file_that_is_whole_or_not_there() {
+async fn an_export_file_is_complete_or_absent() {
     let setup = Setup::new();
     let gatepost = setup.start();
     gatepost.client(Era::Modern, "admin").await.call("example__echo", json!({"text": "hi"})).await.unwrap();
@@ -139,7 +139,7 @@ fn priorities(pid: u32) -> Vec<(String, i64)> {
 }
 
 #[tokio::test]
-async fn looking_gives_way_to_calls() {
+async fn reading_runs_at_low_priority() {
     let setup = Setup::new();
     let gatepost = setup.start();
     let client = gatepost.client(Era::Modern, "admin").await;
@@ -163,7 +163,7 @@ async fn looking_gives_way_to_calls() {
 }
 
 #[test]
-fn a_gateway_that_ends_before_its_answer_does_is_no_whole_export() {
+fn an_export_cut_short_by_the_gateways_end_fails() {
     use std::io::Write as _;
     let dir = tempfile::tempdir().unwrap();
     let lock = std::fs::File::create(dir.path().join("lock")).unwrap();
@@ -182,7 +182,7 @@ fn a_gateway_that_ends_before_its_answer_does_is_no_whole_export() {
 }
 
 #[test]
-fn a_word_that_is_no_status_and_a_place_that_is_none_are_exit_code_2() {
+fn an_invalid_status_or_position_is_exit_code_2() {
     let setup = Setup::new();
     for (args, what) in [
         (["list", "--status", "fine"], "no such status; one of ok, "),
@@ -218,7 +218,7 @@ async fn no_command_prints_hidden_characters_of_a_record() {
         &["outbox", "show", &place, "--hex"],
         &["outbox", "tail"],
     ] {
-        let (code, stdout, stderr) = run_outbox(&setup, args);
+        let (code, stdout, stderr) = run(&setup, args);
         assert_eq!(code, Some(0), "{args:?}: {stderr}");
         for shown in ["ad\\u{202e}d\\u{200b}", "\\u{202e}fdp.exe"] {
             assert!(stdout.contains(shown), "{args:?} does not show {shown}: {stdout}");

@@ -31,7 +31,7 @@ async fn epochs(setup: &Setup, count: usize) {
 }
 
 #[tokio::test]
-async fn i4_a_dead_directory_is_pruned_by_whole_files_and_its_trail_says_so() {
+async fn i4_pruning_removes_whole_files_and_is_recorded() {
     let setup = Setup::new();
     epochs(&setup, 3).await;
     let before = records(&setup);
@@ -78,7 +78,7 @@ fn details(record: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_live_gateway_prunes_itself_and_goes_on() {
+async fn a_live_gateway_prunes_and_continues() {
     let setup = Setup::new();
     epochs(&setup, 2).await;
     let gatepost = setup.start();
@@ -97,7 +97,7 @@ async fn a_live_gateway_prunes_itself_and_goes_on() {
 }
 
 #[tokio::test]
-async fn i4_what_postgres_is_to_have_is_not_pruned() {
+async fn i4_records_due_for_postgres_are_not_pruned() {
     let mut setup = Setup::new();
     epochs(&setup, 1).await;
     // Nobody listens on port 1.
@@ -116,7 +116,7 @@ async fn i4_what_postgres_is_to_have_is_not_pruned() {
 }
 
 #[tokio::test]
-async fn an_outbox_that_was_delivered_from_is_pruned_only_where_that_is_said() {
+async fn pruning_a_once_delivered_outbox_needs_undelivered() {
     let database = crate::common::postgres::Cluster::shared().create_database().await;
     let mut setup = Setup::new();
     setup.set("postgres.url", &database.url);

@@ -41,7 +41,7 @@ fn stands(gatepost: &Gatepost, alarm: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_stopped_postgres_raises_delivery_behind_once_and_tells_command_and_webhook() {
+async fn a_stopped_postgres_raises_one_alarm_to_command_and_webhook() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let (url, bodies) = webhook();
@@ -75,7 +75,7 @@ async fn a_stopped_postgres_raises_delivery_behind_once_and_tells_command_and_we
 }
 
 #[tokio::test]
-async fn an_error_that_an_operator_has_to_mend_raises_an_alarm_and_a_failing_command_is_in_nobodys_way() {
+async fn an_operators_error_raises_an_alarm_despite_a_failing_command() {
     let cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut setup = Setup::new();

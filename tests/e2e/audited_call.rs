@@ -36,7 +36,7 @@ fn column<'a>(rows: &'a [PgRow], name: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn the_official_python_client_calls_real_servers_and_each_call_is_one_row() {
+async fn each_call_of_the_official_python_client_is_one_row() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
     setup
@@ -164,7 +164,7 @@ async fn a_result_is_relayed_byte_for_byte_and_lists_hold_all_pages() {
 }
 
 #[tokio::test]
-async fn i9_what_postgres_would_refuse_is_in_the_trail_and_blocks_nothing() {
+async fn i9_values_that_postgres_would_refuse_are_recorded() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
     setup.set("postgres.url", &database.url);
@@ -230,7 +230,7 @@ async fn i10_a_denied_call_is_a_row_with_its_reason_and_no_latency() {
 }
 
 #[tokio::test]
-async fn a_tight_loop_with_postgres_stopped_loses_nothing() {
+async fn a_tight_loop_without_postgres_loses_nothing() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut setup = Setup::new();
@@ -276,7 +276,7 @@ fn shown(setup: &Setup, args: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn without_postgres_calls_are_kept_and_shown_and_delivered_once_it_is_configured() {
+async fn store_only_records_are_delivered_once_postgres_is_configured() {
     let mut setup = Setup::new();
     let gatepost = setup.start();
     let client = gatepost.client_at("/mcp/example", Era::Legacy, "admin").await;
@@ -327,7 +327,7 @@ async fn without_postgres_calls_are_kept_and_shown_and_delivered_once_it_is_conf
 }
 
 #[tokio::test]
-async fn queued_leaves_the_disk_alone_until_postgres_freezes() {
+async fn level_queued_uses_no_disk_until_postgres_hangs() {
     let cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut setup = Setup::new();
@@ -400,7 +400,7 @@ async fn i8_no_token_enters_a_record_or_a_log_line() {
 }
 
 #[tokio::test]
-async fn no_postgres_at_start_is_degraded_and_a_second_signal_ends_at_once() {
+async fn a_gateway_without_postgres_is_degraded_and_can_be_aborted() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     stop_server(&mut cluster);
@@ -425,7 +425,7 @@ async fn no_postgres_at_start_is_degraded_and_a_second_signal_ends_at_once() {
 }
 
 #[tokio::test]
-async fn i2_a_client_that_hangs_up_leaves_its_record() {
+async fn i2_a_client_that_disconnects_leaves_its_record() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
     let gatepost = setup.set("postgres.url", &database.url).start();
@@ -461,7 +461,7 @@ async fn two_gateways_do_not_share_a_directory() {
 }
 
 #[tokio::test]
-async fn an_unconnected_client_is_told_what_is_wrong_and_it_is_recorded() {
+async fn a_client_without_a_session_gets_an_error_that_is_recorded() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
     let gatepost = setup.set("postgres.url", &database.url).start();
@@ -500,7 +500,7 @@ async fn an_unconnected_client_is_told_what_is_wrong_and_it_is_recorded() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_cannot_audit_is_not_ready_and_becomes_so_again() {
+async fn a_gateway_that_cannot_audit_is_not_ready_until_it_can() {
     let mut setup = Setup::new();
     setup.set("audit.store_timeout", "1s");
     let gatepost = setup.start();

@@ -17,7 +17,7 @@ async fn calls(client: &Client, text: &str, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_console_is_used_in_a_browser() {
+async fn the_console_works_in_a_browser() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut setup = Setup::new();

@@ -51,7 +51,7 @@ async fn a_cluster_keeps_its_address_and_rows_across_stop_and_kill() {
 }
 
 #[tokio::test]
-async fn a_frozen_cluster_answers_nothing_until_it_is_thawed() {
+async fn a_frozen_cluster_does_not_answer_until_thawed() {
     let cluster = Cluster::start();
     let url = cluster.url("postgres");
     let mut open = PgConnection::connect(&url).await.unwrap();
@@ -64,7 +64,7 @@ async fn a_frozen_cluster_answers_nothing_until_it_is_thawed() {
 }
 
 #[tokio::test]
-async fn a_gateway_starts_on_free_ports_serves_both_eras_and_stops_cleanly() {
+async fn a_gateway_serves_both_eras_on_free_ports() {
     let setup = Setup::new();
     let gatepost = setup.start();
     for era in [Era::Legacy, Era::Modern] {

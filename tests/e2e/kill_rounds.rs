@@ -438,8 +438,8 @@ fn small_disk(name: &str) -> Option<PathBuf> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn i1_i2_i3_i5_kills_while_postgres_fails_in_every_way_lose_nothing_and_leave_no_doubt() {
-    let name = "i1_i2_i3_i5_kills_while_postgres_fails_in_every_way_lose_nothing_and_leave_no_doubt";
+async fn i1_i2_i3_i5_kills_during_postgres_faults_lose_nothing() {
+    let name = "i1_i2_i3_i5_kills_during_postgres_faults_lose_nothing";
     let Some(space) = small_disk(name) else { return };
     let begun = Instant::now();
     let rounds = std::env::var("KILL_ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());

@@ -69,7 +69,7 @@ impl Times {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_notice_nothing_of_an_outage_of_postgres_and_the_operator_is_told_all() {
+async fn a_postgres_outage_is_visible_only_to_the_operator() {
     let times = Times::given();
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;

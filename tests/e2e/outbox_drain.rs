@@ -24,7 +24,7 @@ async fn killed(setup: &Setup) {
 }
 
 #[tokio::test]
-async fn what_a_dead_gateway_left_arrives_once_and_its_stream_is_closed() {
+async fn drain_delivers_a_dead_gateways_records_once() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
     killed(&setup).await;
@@ -44,7 +44,7 @@ async fn what_a_dead_gateway_left_arrives_once_and_its_stream_is_closed() {
 }
 
 #[tokio::test]
-async fn a_drain_that_cannot_deliver_says_why_and_loses_nothing() {
+async fn a_failed_drain_says_why_and_loses_nothing() {
     let mut setup = Setup::new();
     killed(&setup).await;
     let (code, _, stderr) = drain(&setup, &[]);

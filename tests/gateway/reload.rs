@@ -14,7 +14,7 @@ fn config_records(setup: &Setup) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn i10_a_role_that_loses_its_rule_is_denied_at_the_next_call_and_the_change_is_recorded() {
+async fn i10_a_removed_rule_applies_to_the_next_call_and_is_recorded() {
     let mut setup = Setup::new();
     let gatepost = setup.start();
     let client = gatepost.client_at("/mcp/example", Era::Modern, "echo").await;

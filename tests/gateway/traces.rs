@@ -66,7 +66,7 @@ fn call(tool: &str, meta: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_is_one_span_between_the_clients_and_the_backends() {
+async fn a_call_is_one_span_between_client_and_backend() {
     let collector = Collector::start().await;
     let mut setup = Setup::new();
     let received = raw_backend(&mut setup, "raw");
@@ -122,7 +122,7 @@ async fn a_call_is_one_span_between_the_clients_and_the_backends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_call_waits_for_a_collector_and_the_standards_variable_names_one() {
+async fn a_silent_collector_delays_no_call() {
     // It accepts connections and answers none.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut setup = Setup::new();
