@@ -12,8 +12,9 @@ use crate::audit::record::Digest;
 use crate::auth::Principal;
 use crate::gateway::message::scope::SEPARATOR;
 use crate::mcp::json;
+use crate::mcp::methods::List;
 use crate::rbac::{Kind, Policy, Target};
-use crate::upstream::{Item, List, read_page};
+use crate::upstream::{Item, read_page};
 
 /// Longest name at `/mcp`, in characters. *Measured*: docs/measurements.md, "MCP", common clients refuse longer ones, and with one of
 /// them all others.

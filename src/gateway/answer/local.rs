@@ -23,12 +23,13 @@ use crate::gateway::message::scope::Scope;
 use crate::gateway::session::Session;
 use crate::mcp::envelope::{self, Id, Message};
 use crate::mcp::json;
+use crate::mcp::methods::List;
 use crate::mcp::protocol::{
     CANCELLED, Era, INVALID_PARAMS, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, MODERN_VERSION, PROGRESS,
     SESSION_HEADER, UPSTREAM_FAILED,
 };
 use crate::rbac::Target;
-use crate::upstream::{self, Answer, Backend, CallError, Item, List, Response};
+use crate::upstream::{self, Answer, Backend, CallError, Item, Response};
 
 /// Longest time that one backend may hold up a list of all. *Chosen*: a client waits for it; a stdio server that starts
 /// takes 1 to 3 s.

@@ -6,9 +6,10 @@ use serde_json::value::RawValue;
 use crate::gateway::message::scope::Scope;
 use crate::mcp::envelope::{self, Malformed, Message, NAME_BYTES_MAX};
 use crate::mcp::json;
+use crate::mcp::methods::{self, List, MethodKind};
 use crate::mcp::protocol::{Era, TOOLS_CALL};
 use crate::rbac::{Kind, Target};
-use crate::upstream::{Backend, List};
+use crate::upstream::Backend;
 
 /// Longest URI, in bytes. *Chosen*: as common HTTP servers.
 const URI_BYTES_MAX: usize = 8 * 1024;
@@ -57,7 +58,7 @@ pub(crate) struct Subject {
 
 /// What is done with a request of `method`.
 pub(crate) fn plan(method: &str, era: Era) -> Plan {
-    if let Some(list) = List::of_method(method) {
+    if let Some(MethodKind::List(list)) = methods::find(method).map(|spec| spec.kind) {
         return Plan::List(list);
     }
     match (method, era) {
