@@ -3,20 +3,20 @@
 default:
     @just --list
 
-# Everything that must be green, as in CI.
+# Run everything that must pass, as in CI.
 test *ARGS:
     ./scripts/test {{ARGS}}
 
-# Postgres, Python and node packages, cargo-nextest: what the tests need.
+# Install what the tests need: Postgres, Python and node packages, cargo-nextest.
 setup:
     ./scripts/setup
 
-# Format, then the lints as CI runs them.
+# Format, then run the lints as CI does.
 lint:
     cargo fmt
     cargo clippy --all-targets -- -D warnings
 
-# A gateway that needs nothing: loopback, the example backend, two printed tokens.
+# Run a gateway without configuration: loopback, the example backend, two printed tokens.
 quickstart:
     cargo run --release -- serve --quickstart
 
@@ -24,10 +24,10 @@ quickstart:
 check CONFIG="examples/gatepost.toml":
     cargo run --quiet -- config check --config {{CONFIG}}
 
-# Write the table of docs/configuration.md anew.
+# Regenerate the tables of docs/configuration.md.
 docs:
     UPDATE_DOCS=1 cargo test --quiet --test cli config::the_documentation
 
-# Licenses, bans, sources and advisories of dependencies.
+# Check licenses, bans, sources and advisories of dependencies.
 deny:
     cargo deny check

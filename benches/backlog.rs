@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use common::machine::{Memory, memory};
 use common::postgres::Cluster;
+use common::postgres_control::stop_server;
 use common::records::Maker;
 use common::sample::rate;
 use common::{argument, disk, runtime, scribing, size, table};
@@ -70,7 +71,7 @@ fn run(records: usize, shown: &mut table::Table) -> Memory {
     let outbox = dir.path().join("outbox");
     let mut cluster = Cluster::start_with("fsync=on");
     let database = runtime().block_on(cluster.create_database());
-    cluster.stop();
+    stop_server(&mut cluster);
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--records", &records.to_string(), "--url", &database.url, "--dir"])
         .arg(&outbox)

@@ -8,36 +8,13 @@
 //! stop, then waits for the open calls. Every message is handled in a task of its own, which a client that hangs up does
 //! not end.
 
-mod arrival;
-mod ask;
-mod asked;
-pub mod auth;
-pub mod catalog;
-mod closing;
+pub mod answer;
+pub mod call;
 pub mod dispatch;
-pub mod envelope;
-mod floods;
-mod headers;
-mod http;
-mod inflight;
-mod limits;
-mod live;
-mod local;
-pub mod protocol;
-pub mod raw;
-pub mod rbac;
-pub mod reply;
+pub mod fault;
+pub mod listener;
+pub mod message;
 pub mod session;
-mod state;
-pub mod stdio;
-mod stream;
-mod subscriptions;
-pub mod tally;
-mod target;
-pub mod tls;
-mod trace;
-mod trail;
-mod verbs;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -48,21 +25,24 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::record::Call;
-use crate::audit::redact::PathError;
 use crate::audit::{Audit, UnavailableError};
+use crate::auth::{AuthError, Authenticator, Principal};
 use crate::config::Config;
-use crate::upstream::{EndpointFault, Upstreams};
+use crate::upstream::Upstreams;
 
-pub use headers::is_host_allowed;
-
-use auth::{AuthError, Authenticator, LoadError, Principal};
-use floods::Floods;
-use inflight::InFlight;
-use limits::Limits;
-use live::Live;
-use protocol::TOOLS_CALL;
-use rbac::PatternError;
+use call::core::Core;
+use call::counters::CallCounters;
+use call::limits::Limits;
+use call::refusal_windows::RefusalWindows;
+use call::request_state::RequestStateSigner;
+use call::resource_owners::ResourceOwners;
+use call::rules::Rules;
+use call::session_end;
+use call::trace::Tracer;
+use fault::Fault;
+use listener::{http, tls};
 use session::Sessions;
+use session::inflight::InFlight;
 
 /// How long calls that the drain gave up may take to record that. *Chosen*: as the audit pipeline's own wait for a
 /// commit, by default.
@@ -75,15 +55,17 @@ const TRACES_TIMEOUT: Duration = Duration::from_secs(2);
 /// child answers them one by one.
 const LISTS_MAX: usize = 32;
 
-/// How often floods are looked for whose window has ended. *Chosen*: a tenth of it.
+/// How often windows of refusals are looked for whose window has ended. *Chosen*: a tenth of it.
 const FLOODS_EVERY: Duration = Duration::from_secs(1);
 
 /// The gateway, ready to serve.
 #[derive(Debug)]
 pub struct Gateway {
     core: Arc<Core>,
+    /// Accepts TLS on the listener's connections, if the listener speaks it.
+    tls: Option<tls::Acceptor>,
     drain_timeout: Duration,
-    /// Records floods of refusals as their windows end.
+    /// Records windows of refusals of refusals as their windows end.
     watching: tokio::task::JoinHandle<()>,
     /// Ends idle sessions.
     sweeping: tokio::task::JoinHandle<()>,
@@ -93,7 +75,7 @@ pub struct Gateway {
     traced: CancellationToken,
 }
 
-/// What the operations listener may ask of a gateway that runs. Cheap to clone.
+/// What the operations listener may request of a gateway that runs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Core>);
 
@@ -119,123 +101,11 @@ pub struct Drained {
     pub left: usize,
 }
 
-/// A fault of the configuration that the gateway finds.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Fault {
-    /// What callers are verified with.
-    #[error(transparent)]
-    Auth(#[from] LoadError),
-    /// The listener's certificate or key.
-    #[error(transparent)]
-    Tls(#[from] tls::Error),
-    /// A role's pattern.
-    #[error(transparent)]
-    Pattern(#[from] PatternError),
-    /// A redaction path.
-    #[error("audit.redact: {0}")]
-    Redact(#[from] PathError),
-    /// A backend's alias.
-    #[error("backends.{alias}: the alias {fault}")]
-    Alias {
-        /// The alias.
-        alias: String,
-        /// What is wrong with it.
-        fault: &'static str,
-    },
-    /// A backend that cannot be reached as it is configured.
-    #[error(transparent)]
-    Endpoint(#[from] EndpointFault),
-}
-
-/// Everything that handling a message needs. The modules below read it; nobody changes it.
-#[derive(Debug)]
-struct Core {
-    audit: Audit,
-    auth: Authenticator,
-    /// What the listener accepts TLS with; `None`: it does not.
-    tls: Option<tls::Acceptor>,
-    /// What a reload changes.
-    live: RwLock<Arc<Live>>,
-    /// How often that has changed: who shows somebody's view of it looks again.
-    policy_changed: watch::Sender<u64>,
-    limits: Limits,
-    floods: Mutex<Floods>,
-    tally: tally::Tally,
-    tracer: trace::Tracer,
-    upstreams: Upstreams,
-    /// Which backend has a resource, as far as is known.
-    owners: local::Owners,
-    states: state::States,
-    /// Methods that are audited besides `tools/call`.
-    audited: Vec<String>,
-    /// Methods that the gateway does not know and passes on.
-    passed: Vec<String>,
-    sessions: Sessions,
-    in_flight: InFlight,
-    args_bytes_max: usize,
-    body_bytes_max: usize,
-    connections_max: usize,
-    /// One permit a connection, while there is room for more.
-    connections: Arc<Semaphore>,
-    allowed_hosts: Vec<String>,
-    allowed_origins: Vec<String>,
-    /// How many permits `calls` has when no call is open.
-    calls_max: usize,
-    /// One permit an open call.
-    calls: Semaphore,
-    /// One permit a list that is being read.
-    lists: Semaphore,
-    /// One task a message.
-    tasks: TaskTracker,
-    /// Cancelled when the gateway begins to stop: what waits for nothing in particular ends.
-    stopping: CancellationToken,
-    /// Cancelled when a drain has waited long enough.
-    drained: CancellationToken,
-}
-
-impl Core {
-    /// What holds now. A message takes it once, when it arrives, and is decided by it to its end.
-    fn live(&self) -> Arc<Live> {
-        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Records the floods that `take` takes.
-    async fn record_floods(&self, take: impl FnOnce(&mut Floods) -> Vec<floods::Flood>) {
-        let taken = take(&mut self.floods.lock().unwrap_or_else(PoisonError::into_inner));
-        let record = async |flood: floods::Flood| {
-            let (call, outcome) = flood.record();
-            // I2: the record stands for all that were counted.
-            if let Err(error) = self.audit.record_once(call, outcome, ()).await {
-                tracing::error!(%error, refusals = flood.count(), "a flood of refusals is not recorded yet");
-                // What was not stored in time is in the ring, and is stored when it can be.
-                if !matches!(error, UnavailableError::NotStored { .. }) {
-                    self.floods.lock().unwrap_or_else(PoisonError::into_inner).put_back(flood);
-                }
-            }
-        };
-        futures_util::future::join_all(taken.into_iter().map(record)).await;
-    }
-
-    /// Whether requests of this method are recorded.
-    fn is_audited(&self, method: &str) -> bool {
-        method == TOOLS_CALL || self.audited.iter().any(|audited| audited == method)
-    }
-
-    /// Whether the operator lets this unknown method pass.
-    fn is_passed(&self, method: &str) -> bool {
-        self.passed.iter().any(|passed| match passed.strip_suffix('*') {
-            Some(prefix) => method.starts_with(prefix),
-            None => method == passed,
-        })
-    }
-}
-
 /// The parts that only the configuration decides.
 struct Parts {
     auth: Authenticator,
     tls: Option<tls::Acceptor>,
-    live: Live,
+    rules: Rules,
 }
 
 impl Gateway {
@@ -250,28 +120,28 @@ impl Gateway {
     /// # Errors
     /// Every fault of the configuration; nothing was started.
     pub fn build(config: &Config, audit: Audit) -> Result<Self, Vec<Fault>> {
-        let Parts { auth, tls, live } = compile(config)?;
+        let Parts { auth, tls, rules } = compile(config)?;
         let upstreams = Upstreams::start(&config.backends)
             .map_err(|faults| faults.into_iter().map(Fault::Endpoint).collect::<Vec<_>>())?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
         let own = config.server.listen.ip();
         let own = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
-        let tally = tally::Tally::new(upstreams.aliases());
+        let counters = CallCounters::new(upstreams.aliases());
         let last = CancellationToken::new();
-        let (tracer, export) = trace::Tracer::new(config.telemetry.otlp_endpoint.as_deref(), last.clone());
+        let (tracer, export) = Tracer::new(config.telemetry.otlp_endpoint.as_deref(), last.clone());
         let core = Core {
             audit,
             auth,
-            tls,
-            live: RwLock::new(Arc::new(live)),
+            is_tls: tls.is_some(),
+            rules: RwLock::new(Arc::new(rules)),
             policy_changed: watch::Sender::new(0),
             limits: Limits::default(),
-            floods: Mutex::new(Floods::new(config.audit.refusals_singly_max)),
-            tally,
+            refusal_windows: Mutex::new(RefusalWindows::new(config.audit.refusals_singly_max)),
+            counters,
             tracer,
             upstreams,
-            owners: local::Owners::default(),
-            states: state::States::new(),
+            owners: ResourceOwners::default(),
+            request_states: RequestStateSigner::new(),
             audited: config.audit.methods.clone(),
             passed: config.server.pass_methods.clone(),
             stopping: CancellationToken::new(),
@@ -291,9 +161,9 @@ impl Gateway {
         };
         let core = Arc::new(core);
         let watching = tokio::spawn(watch_floods(Arc::downgrade(&core)));
-        let sweeping = tokio::spawn(closing::sweep(Arc::downgrade(&core), core.stopping.clone()));
+        let sweeping = tokio::spawn(session_end::sweep(Arc::downgrade(&core), core.stopping.clone()));
         let exporting = tokio::spawn(export);
-        Ok(Self { core, drain_timeout: config.server.drain_timeout, watching, sweeping, exporting, traced: last })
+        Ok(Self { core, tls, drain_timeout: config.server.drain_timeout, watching, sweeping, exporting, traced: last })
     }
 
     /// A handle for the operations listener.
@@ -308,7 +178,7 @@ impl Gateway {
     /// # Errors
     /// Where the listener fails; open calls were drained all the same.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<Drained> {
-        let served = http::serve(Arc::clone(&self.core), listener, stop.clone());
+        let served = http::serve(Arc::clone(&self.core), listener, self.tls.clone(), stop.clone());
         tokio::pin!(served);
         let early = tokio::select! {
             () = stop.cancelled() => None,
@@ -338,16 +208,16 @@ impl Gateway {
         core.drained.cancel();
         // Whatever still waits for a backend's list or handshake ends with the backend.
         let recorded = async { tokio::time::timeout(RECORD_TIMEOUT, core.tasks.wait()).await };
-        let ending = closing::end(&core, core.sessions.all());
+        let ending = session_end::end(&core, core.sessions.all());
         let (recorded, (), ()) = tokio::join!(recorded, within(ending), core.upstreams.stop());
         // It ends by itself: what it has taken it records first.
         tokio::time::timeout(RECORD_TIMEOUT, self.sweeping).await.ok();
         // Some may have been opened since.
-        within(closing::end(&core, core.sessions.all())).await;
+        within(session_end::end(&core, core.sessions.all())).await;
         let left = if recorded.is_ok() { 0 } else { core.tasks.len() };
         // It ends by itself: what it has taken it records first.
         tokio::time::timeout(RECORD_TIMEOUT, self.watching).await.ok();
-        core.record_floods(Floods::all).await;
+        core.record_floods(RefusalWindows::all).await;
         self.traced.cancel();
         tokio::time::timeout(TRACES_TIMEOUT, self.exporting).await.ok();
         ended.unwrap_or(Ok(()))?;
@@ -362,17 +232,17 @@ impl Handle {
     /// # Errors
     /// [`ReloadError`]; all stays as it was.
     pub async fn reload(&self, config: &Config, details: &serde_json::Value) -> Result<(), ReloadError> {
-        let Parts { live, .. } = compile(config).map_err(ReloadError::Faults)?;
+        let Parts { rules, .. } = compile(config).map_err(ReloadError::Faults)?;
         let core = &self.0;
         // Recorded before it takes effect: whoever reads the trail knows under which rules a call was decided.
         core.audit.record_event(Call::gateway_event("config", details)).await?;
-        let live = Arc::new(live);
+        let rules = Arc::new(rules);
         let before = {
-            let mut now = core.live.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *now, Arc::clone(&live))
+            let mut now = core.rules.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *now, Arc::clone(&rules))
         };
         core.policy_changed.send_modify(|changes| *changes += 1);
-        core.sessions.tell_of_views(&before.policy, &live.policy);
+        core.sessions.tell_of_views(&before.policy, &rules.policy);
         Ok(())
     }
 
@@ -380,8 +250,8 @@ impl Handle {
     ///
     /// # Errors
     /// [`AuthError`]; the caller is to be refused.
-    pub async fn believe(&self, authorization: &[u8]) -> Result<(Principal, Option<u64>), AuthError> {
-        self.0.auth.believe(authorization).await
+    pub async fn authenticate_header(&self, authorization: &[u8]) -> Result<(Principal, Option<u64>), AuthError> {
+        self.0.auth.authenticate_header(authorization).await
     }
 
     /// How many backends answer now.
@@ -404,8 +274,8 @@ impl Handle {
 
     /// How many calls and refusals there were.
     #[must_use]
-    pub fn tally(&self) -> &tally::Tally {
-        &self.0.tally
+    pub fn counters(&self) -> &CallCounters {
+        &self.0.counters
     }
 
     /// How many calls may be open.
@@ -446,15 +316,15 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
         Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Auth)));
     let tls = config.server.tls.as_ref().map(tls::Acceptor::load).transpose();
     let tls = tls.map_err(|err| faults.push(Fault::Tls(err)));
-    let live = Live::new(config).map_err(|errors| faults.extend(errors));
+    let rules = Rules::new(config).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Rules)));
     for alias in config.backends.keys() {
-        if let Some(fault) = catalog::alias_fault(alias) {
+        if let Some(fault) = message::scope::alias_fault(alias) {
             faults.push(Fault::Alias { alias: alias.clone(), fault });
         }
     }
     faults.extend(Upstreams::check(&config.backends).into_iter().map(Fault::Endpoint));
-    match (auth, tls, live, faults.is_empty()) {
-        (Ok(auth), Ok(tls), Ok(live), true) => Ok(Parts { auth, tls, live }),
+    match (auth, tls, rules, faults.is_empty()) {
+        (Ok(auth), Ok(tls), Ok(rules), true) => Ok(Parts { auth, tls, rules }),
         _ => Err(faults),
     }
 }
@@ -466,13 +336,13 @@ async fn within(ending: impl Future<Output = ()>) {
     }
 }
 
-/// Records floods as their windows end, for as long as the gateway is there.
+/// Records windows of refusals as their windows end, for as long as the gateway is there.
 async fn watch_floods(core: Weak<Core>) {
     let mut ticks = tokio::time::interval(FLOODS_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let Some(drained) = core.upgrade().map(|core| core.drained.clone()) else { return };
     while drained.run_until_cancelled(ticks.tick()).await.is_some() {
         let Some(core) = core.upgrade() else { return };
-        core.record_floods(|floods| floods.ended(Instant::now())).await;
+        core.record_floods(|refusal_windows| refusal_windows.ended(Instant::now())).await;
     }
 }

@@ -66,10 +66,13 @@
 //! `retry`.
 
 pub mod audit;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod escape;
 pub mod gateway;
+pub mod mcp;
 pub mod ops;
+pub mod rbac;
 pub mod retry;
 pub mod upstream;

@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn first_pause_is_not_longer_than_the_maximum() {
-        let (first, max) = (Duration::from_secs(60), Duration::from_secs(30));
+        let (first, max) = (Duration::from_mins(1), Duration::from_secs(30));
         let mut backoff = Backoff::new(RetryPolicy { first, max, jitter: 0.0 });
         assert_eq!(pauses(&mut backoff, 2), [30_000, 30_000]);
     }

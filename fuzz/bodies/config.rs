@@ -1,11 +1,11 @@
-//! Any text as a configuration: it is understood, or each fault says in one line where and what.
+//! Parses any text as a configuration: it is accepted, or each fault is one line that says what is wrong and where.
 
 use std::path::Path;
 
 use gatepost::config::Config;
 
 pub fn run(data: &[u8]) {
-    // A line of zeros sets the file off from variables of the environment, one NAME=VALUE a line.
+    // A NUL separates the file from the environment variables, one NAME=VALUE per line.
     let text = String::from_utf8_lossy(data);
     let (file, variables) = text.split_once('\0').unwrap_or((&text, ""));
     let variables: Vec<_> = variables
@@ -15,14 +15,14 @@ pub fn run(data: &[u8]) {
         .collect();
     match Config::parse(file, Some(Path::new("gatepost.toml")), variables.clone()) {
         Ok(config) => {
-            let again = Config::parse(file, None, variables).expect("the same text is understood again");
+            let again = Config::parse(file, None, variables).expect("the same text parses again");
             assert_eq!(format!("{config:?}"), format!("{again:?}"));
         }
         Err(faults) => {
-            assert!(!faults.is_empty(), "a refusal has a reason");
+            assert!(!faults.is_empty(), "a rejected configuration has a fault");
             for fault in faults {
                 let line = fault.to_string();
-                assert!(!line.trim().is_empty() && !line.contains('\n'), "one line a fault: {line:?}");
+                assert!(!line.trim().is_empty() && !line.contains('\n'), "one line per fault: {line:?}");
             }
         }
     }

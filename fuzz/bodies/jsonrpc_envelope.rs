@@ -1,15 +1,16 @@
-//! Any bytes as a message: what is accepted is what `serde_json` reads without our rules, and is passed on byte for byte.
+//! Parses any bytes as a message: what is accepted equals what `serde_json` reads without the envelope's rules, and is
+//! passed on byte for byte.
 
 use std::collections::HashMap;
 
-use gatepost::gateway::envelope::{self, METHOD_BYTES_MAX, Malformed};
+use gatepost::mcp::envelope::{self, METHOD_BYTES_MAX, Malformed};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// The limit of a message. *Chosen*: larger than what fuzzers make, but for those who look for it.
+/// The size limit of a message. *Chosen*: larger than most inputs of a fuzzer, and small enough for one to reach.
 const BYTES_MAX: usize = 64 * 1024;
 
-/// A message, read without our rules.
+/// A message, read without the envelope's rules.
 #[derive(Deserialize)]
 struct Plain<'a> {
     jsonrpc: String,
@@ -20,7 +21,7 @@ struct Plain<'a> {
     params: Option<&'a RawValue>,
 }
 
-/// The parameters of a call, read without our rules.
+/// The parameters of a call, read without the envelope's rules.
 #[derive(Deserialize)]
 struct PlainCall<'a> {
     name: String,
@@ -30,14 +31,14 @@ struct PlainCall<'a> {
     meta: Option<&'a RawValue>,
 }
 
-/// What stands there, also where it is `null`.
+/// Keeps a `null` instead of turning it into `None`.
 fn some<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 pub fn run(data: &[u8]) {
     let hint = envelope::hint(data, BYTES_MAX);
-    assert!(hint.method.is_none_or(|method| method.len() <= METHOD_BYTES_MAX), "what is recorded of it is bounded");
+    assert!(hint.method.is_none_or(|method| method.len() <= METHOD_BYTES_MAX), "the recorded method is bounded");
     let message = match envelope::parse(data, BYTES_MAX) {
         Ok(message) => message,
         Err(error) => {
@@ -47,14 +48,14 @@ pub fn run(data: &[u8]) {
         }
     };
     assert!(data.len() <= BYTES_MAX);
-    let plain: Plain<'_> = serde_json::from_slice(data).expect("what is accepted is JSON for others too");
+    let plain: Plain<'_> = serde_json::from_slice(data).expect("what is accepted is JSON for serde_json too");
     assert_eq!(plain.jsonrpc, "2.0");
     assert_eq!(message.method, plain.method);
     assert_eq!(message.id.as_ref().map(envelope::Id::as_json), plain.id.map(RawValue::get));
     assert_eq!(message.params.map(RawValue::get), plain.params.map(RawValue::get), "byte for byte");
     if let Some(params) = message.params {
         let within = data.as_ptr_range();
-        assert!(within.contains(&params.get().as_ptr()), "the text is the message's own, not another one");
+        assert!(within.contains(&params.get().as_ptr()), "params borrow from the message");
     }
     unambiguous(&serde_json::from_slice(data).expect("an object"));
     match envelope::tool_call(message.params) {
@@ -68,10 +69,10 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// No key of the protocol has a twin in another case, which some parsers would take for it.
+/// Asserts that no key of the protocol occurs a second time in another case, which some parsers would accept.
 fn unambiguous(members: &HashMap<String, &RawValue>) {
     let keys: Vec<_> = members.keys().map(|key| key.to_ascii_lowercase()).collect();
     for known in ["jsonrpc", "id", "method", "params"] {
-        assert!(keys.iter().filter(|key| *key == known).count() <= 1, "{known} stands twice");
+        assert!(keys.iter().filter(|key| *key == known).count() <= 1, "{known} occurs twice");
     }
 }

@@ -1,4 +1,4 @@
-//! Any `Authorization` header: nobody without the secret is believed, and what is said of a token does not hold it.
+//! Verifies any `Authorization` header: none is accepted without the secret, and no error contains a part of a token.
 
 use std::fmt::Write;
 use std::pin::pin;
@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatepost::auth::{AuthError, Authenticator, Claims, Principal, mint};
 use gatepost::config::Config;
-use gatepost::gateway::auth::{AuthError, Authenticator, Claims, Principal, mint};
 use tempfile::NamedTempFile;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
-/// The shortest text whose appearance in an error is no chance. *Chosen*: nothing that is said has so much without a space.
+/// The shortest part of a token whose occurrence in an error is not a coincidence, in bytes. *Chosen*: no error
+/// message has so many without a space.
 const TELLING_BYTES: usize = 40;
 
 struct Gate {
     authenticator: Authenticator,
-    /// A good token.
+    /// A valid token.
     good: String,
 }
 
@@ -29,25 +30,25 @@ pub fn run(data: &[u8]) {
     let bearer = |token: &[u8]| [b"Bearer ".as_slice(), token].concat();
     refused(gate, data);
     refused(gate, &bearer(data));
-    // A header and a body of the attacker's, with the signature of somebody else's token.
+    // The attacker's header and body, with the signature of another token.
     let mut parts = data.splitn(2, |byte| *byte == 0);
     let encoded = |part: Option<&[u8]>| URL_SAFE_NO_PAD.encode(part.unwrap_or_default());
     let signed = gate.good.rsplit_once('.').unwrap();
     let (header, body) = (encoded(parts.next()), encoded(parts.next()));
     refused(gate, &bearer(format!("{header}.{body}.{}", signed.1).as_bytes()));
     refused(gate, &bearer(format!("{header}.{body}.").as_bytes()));
-    // The good token's body under the attacker's header.
+    // The valid token's body under the attacker's header.
     let good_body = signed.0.split_once('.').unwrap().1;
     refused(gate, &bearer(format!("{header}.{good_body}.{}", signed.1).as_bytes()));
-    assert!(authenticate(gate, &bearer(gate.good.as_bytes())).is_ok(), "a good one is believed");
+    assert!(authenticate(gate, &bearer(gate.good.as_bytes())).is_ok(), "the valid token is accepted");
 }
 
-/// Without a runtime: the keys are at hand, so that nothing is waited for.
+/// Authenticates without a runtime: the keys are in memory, so the future never waits.
 fn authenticate(gate: &Gate, header: &[u8]) -> Result<Principal, AuthError> {
     let authenticated = pin!(gate.authenticator.authenticate(Some(header), None));
     match authenticated.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
-        Poll::Pending => panic!("waits for something"),
+        Poll::Pending => panic!("authentication waits"),
     }
 }
 
@@ -58,10 +59,10 @@ fn refused(gate: &Gate, header: &[u8]) {
     }
     let error = match authenticate(gate, header) {
         Ok(principal) => {
-            // The same token, encoded so that it decodes to the same bytes.
+            // The same body, so the header decides.
             let own = text.split('.').nth(1).zip(gate.good.split('.').nth(1)).is_some_and(|(one, other)| one == other);
             panic!(
-                "{} is believed without the secret{}",
+                "{} is accepted without the secret{}",
                 principal.subject,
                 if own { ", under another header" } else { "" }
             );
@@ -74,9 +75,9 @@ fn refused(gate: &Gate, header: &[u8]) {
         write!(said, " {source} {source:?}").unwrap();
         cause = source.source();
     }
-    // I8: no part of a token is in what is said of it.
+    // I8: no error contains a part of a token.
     for part in text.split(|at: char| at == '.' || at.is_whitespace()).filter(|part| part.len() >= TELLING_BYTES) {
-        assert!(!said.contains(part), "the error holds a part of the token: {said}");
+        assert!(!said.contains(part), "the error contains a part of the token: {said}");
     }
 }
 

@@ -1,14 +1,14 @@
-//! What each fuzz target asserts. The targets in `fuzz/fuzz_targets` run these bodies on what libFuzzer finds;
-//! `tests/crash/fuzz.rs` runs them on the committed corpus and on what proptest makes of it.
+//! The assertions of the fuzz targets. The targets in `fuzz/fuzz_targets` run these bodies on libFuzzer's inputs;
+//! `tests/crash/fuzz.rs` runs them on the committed corpus and on proptest's variations of it.
 //!
-//! A body panics where a promise is broken, and returns otherwise.
+//! A body panics if a promise is broken, and returns otherwise.
 #![allow(
     dead_code,
     unreachable_pub,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     missing_docs,
-    reason = "tests, in part used by each"
+    reason = "test code; each user needs only a part of it"
 )]
 
 pub mod config;
@@ -19,7 +19,7 @@ pub mod record_decode;
 pub mod samples;
 pub mod segment_open;
 
-/// A target's name and its body.
+/// The name and the body of a target.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.

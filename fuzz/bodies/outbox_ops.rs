@@ -1,6 +1,6 @@
-//! Any sequence of commits, deliveries, failing file creations, kills and reopenings: the outbox equals a plain model.
+//! Runs any sequence of commits, deliveries, kills and reopenings: the outbox equals a simple model.
 //!
-//! Each byte is an operation: its low three bits say which, the others how much.
+//! Each byte is an operation: its low three bits select it, the others are its size.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,13 +18,13 @@ use uuid::Uuid;
 use super::samples::{GATEWAY, call, directory, entry, linked};
 use super::segment_open::segment;
 
-/// Most operations of one input that count. *Chosen*: a commit takes about a millisecond in memory.
+/// Most operations of one input that are run. *Chosen*: a commit takes about a millisecond in memory.
 const OPERATIONS_MAX: usize = 48;
 
-/// The quota, which makes files of 1 MiB: eight of them are the least that a quota is divided into.
+/// The quota in bytes. *Derived*: a quota is divided into at least eight files, so files have 1 MiB.
 const QUOTA: u64 = 8 * 1024 * 1024;
 
-/// What must be in the outbox, as plain as it can be.
+/// The expected contents of the outbox.
 #[derive(Default)]
 struct Model {
     streams: BTreeMap<Epoch, Vec<AuditRecord>>,
@@ -62,17 +62,17 @@ pub fn run(data: &[u8]) {
 }
 
 impl Run {
-    /// Opens the directory: a new epoch, and what was open is interrupted.
+    /// Opens the directory: a new epoch begins, and open calls are interrupted.
     fn open(&mut self) {
         let opening = Opening::open(Arc::new(DiskFs), self.dir.path(), Some(GATEWAY)).expect("it opens");
         assert!(opening.epoch > self.epoch, "I3: an epoch is not used again");
         assert!(opening.damages.is_empty(), "nothing was damaged: {:?}", opening.damages);
         let interrupted: BTreeSet<_> = opening.interrupted.iter().map(|call| call.request_id).collect();
-        assert_eq!(interrupted, self.model.open, "I2: what was open is interrupted");
+        assert_eq!(interrupted, self.model.open, "I2: open calls are interrupted");
         self.model.open.clear();
         let last = self.model.streams.get(&self.epoch).and_then(|records| records.last());
         if let Some(previous) = opening.previous.filter(|previous| previous.epoch == self.epoch) {
-            assert_eq!(Some(previous.head), last.map(|record| Head::after(&record.position)), "I3: the epoch before");
+            assert_eq!(Some(previous.head), last.map(|record| Head::after(&record.position)), "I3: the previous epoch");
         }
         self.epoch = opening.epoch;
         let first = self.next_records(interrupted.into_iter().chain([RequestId(Uuid::nil())]), 10);
@@ -93,7 +93,7 @@ impl Run {
         ids.map(next).collect()
     }
 
-    /// Stores `alone` records of refused calls and the ends of up to `ends` open ones, and begins `begins` calls.
+    /// Stores `alone` records of refused calls, ends up to `ends` open calls, and begins `begins` calls.
     fn commit(&mut self, alone: usize, bytes: usize, begins: usize, ends: usize) {
         let ended: Vec<_> = self.model.open.iter().take(ends).copied().collect();
         let mut fresh = |count: usize| -> Vec<RequestId> {
@@ -110,7 +110,7 @@ impl Run {
             .collect();
         let head = head_of(&records);
         let commit = Commit { segments: &segments, head, begun: &intents, ended: &ended, ..Commit::default() };
-        self.outbox.as_mut().unwrap().commit(&commit).expect("a healthy disk takes it");
+        self.outbox.as_mut().unwrap().commit(&commit).expect("a healthy disk stores the commit");
         self.model.streams.entry(self.epoch).or_default().extend(records);
         self.model.open.extend(begun);
         for id in ended {
@@ -118,7 +118,7 @@ impl Run {
         }
     }
 
-    /// Delivers up to a place in the oldest stream that has any left.
+    /// Delivers part of the oldest stream that has undelivered records.
     fn deliver(&mut self, much: usize) {
         let model = &mut self.model;
         let behind = |epoch: &Epoch| model.delivered.get(epoch).map_or(Seq::ZERO, |head| head.seq);
@@ -129,11 +129,11 @@ impl Run {
         };
         let Some((epoch, head)) = model.streams.iter().find_map(undelivered) else { return };
         let commit = Commit { delivered: &[(epoch, head)], ..Commit::default() };
-        self.outbox.as_mut().unwrap().commit(&commit).expect("a healthy disk takes it");
+        self.outbox.as_mut().unwrap().commit(&commit).expect("a healthy disk stores the commit");
         self.model.delivered.insert(epoch, head);
     }
 
-    /// The process dies: what its files hold at that moment is what the next one finds.
+    /// Kills the process: the next one finds the files as they are at that moment.
     fn kill(&mut self) {
         let image = directory();
         copy(self.dir.path(), image.path());
@@ -142,13 +142,13 @@ impl Run {
         self.open();
     }
 
-    /// The process ends by itself.
+    /// Ends the process normally.
     fn close(&mut self) {
         self.outbox = None;
         self.open();
     }
 
-    /// What can be read is the model's, from the cursor on; nothing undelivered is forgotten.
+    /// Asserts that the outbox has the model's records from the cursor on: nothing undelivered is forgotten.
     fn check(&self) {
         let reader = self.outbox.as_ref().unwrap().reader();
         for (epoch, records) in &self.model.streams {

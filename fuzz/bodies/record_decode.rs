@@ -1,14 +1,14 @@
-//! Any bytes as a frame: no panic; what decodes is what was encoded; every strict prefix and every flipped bit of a whole
-//! frame is refused.
+//! Decodes any bytes as a frame: no panic; what decodes encodes to the same bytes; every strict prefix and every
+//! flipped bit of a valid frame is refused.
 //!
-//! The input is taken as it is, and once more as a frame's body behind a header whose length and checksum are right, so
-//! that the decoder behind the checksum is reached too. That nothing is allocated beyond the limit is libFuzzer's part:
-//! `-malloc_limit_mb`, see `docs/testing.md`.
+//! The input is decoded as it is, and once more as the body of a frame whose header has the right length and checksum,
+//! so that the decoder after the checksum is reached too. libFuzzer checks that no allocation exceeds the limit:
+//! `-malloc_limit_mb` in `scripts/fuzz`.
 
 use gatepost::audit::codec::{self, BODY_BYTES_MAX, HEADER_BYTES};
 
-/// The longest frame of which every bit is flipped and every prefix tried; of longer ones a part. *Chosen*: so that one
-/// input takes less than a millisecond.
+/// The longest frame, in bytes, of which every byte and every prefix is tried; of longer ones, a sample. *Chosen*: so
+/// that one input takes less than a millisecond.
 const EXHAUSTIVE_BYTES: usize = 256;
 
 pub fn run(data: &[u8]) {
@@ -18,7 +18,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// A frame whose header is right for `body`.
+/// A frame around `body` with a valid header.
 pub fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut frame = b"GPRF\x01\x01".to_vec();
     frame.extend([kind, 0]);
@@ -34,7 +34,7 @@ fn decode(bytes: &[u8]) {
         let mut frame = Vec::new();
         codec::encode_record(&record, &mut frame).unwrap();
         let (again, length) = codec::decode_record(&frame).unwrap();
-        assert_eq!((&again, length), (&record, frame.len()), "what was decoded is what is encoded");
+        assert_eq!((&again, length), (&record, frame.len()), "a decoded record encodes to itself");
         refuses_all_but(&frame, |bytes| codec::decode_record(bytes).is_ok());
     }
     if let Ok((call, length)) = codec::decode_intent_at(bytes) {
@@ -48,13 +48,13 @@ fn decode(bytes: &[u8]) {
 fn refuses_all_but(frame: &[u8], accepts: impl Fn(&[u8]) -> bool) {
     let step = frame.len() / EXHAUSTIVE_BYTES + 1;
     for length in (0..frame.len()).step_by(step) {
-        assert!(!accepts(&frame[..length]), "a prefix of {length} of {} bytes is no frame", frame.len());
+        assert!(!accepts(&frame[..length]), "a prefix of {length} of {} bytes is not a frame", frame.len());
     }
     let mut flipped = frame.to_vec();
     for byte in (0..frame.len()).step_by(step) {
         let bit = 1 << (byte % 8);
         flipped[byte] ^= bit;
-        assert!(!accepts(&flipped), "bit {bit:#x} of byte {byte} makes no other frame");
+        assert!(!accepts(&flipped), "a frame with bit {bit:#x} of byte {byte} flipped is refused");
         flipped[byte] ^= bit;
     }
 }

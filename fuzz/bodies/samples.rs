@@ -1,4 +1,4 @@
-//! Records as seeds, and places for files.
+//! Sample records, and directories for files.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 pub const GATEWAY: GatewayId = GatewayId(Uuid::from_u128(0x6761_7465_706f_7374));
 
-/// A directory in memory where the machine has one: what is tested here are bytes, not disks.
+/// A temporary directory, in memory if the machine has `/dev/shm`: the targets test bytes, not disks.
 pub fn directory() -> TempDir {
     let memory = std::path::Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
@@ -31,12 +31,12 @@ pub fn entry(call: Call) -> Entry {
     Entry::new(call, Outcome::answered(Status::Ok, None, b"{}"), Duration::from_micros(1_500))
 }
 
-/// The record behind `head`.
+/// The record after `head`.
 pub fn linked(epoch: Epoch, head: Head, entry: Entry) -> AuditRecord {
     AuditRecord { position: chain::link(GATEWAY, epoch, head, &entry), entry }
 }
 
-/// The `count` first records of `epoch`.
+/// The first `count` records of `epoch`.
 pub fn records(epoch: Epoch, count: u64, argument_bytes: usize) -> Vec<AuditRecord> {
     let mut head = Head::START;
     let next = |number: u64| {

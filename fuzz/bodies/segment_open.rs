@@ -1,7 +1,7 @@
-//! A generation file with any of its bytes changed, or cut: the gateway starts, and no record is lost in silence.
+//! Opens a generation file that was changed or cut anywhere: the gateway starts, and no record is lost silently.
 //!
-//! The input is a list of changes to one good file: five bytes each, where (u32, little-endian) and what is changed there by exclusive or;
-//! an odd byte at the end cuts the file.
+//! The input is a list of changes to a valid file, five bytes each: an offset (u32, little-endian) and a byte to XOR
+//! there. A single byte at the end cuts the file.
 
 use std::fs;
 use std::sync::{Arc, OnceLock};
@@ -13,10 +13,10 @@ use gatepost::audit::record::{AuditRecord, Epoch, Seq};
 
 use super::samples::{GATEWAY, directory, records};
 
-/// Records in the file, in segments of [`SEGMENT`].
+/// Records in the file, in segments of [`SEGMENT`] records.
 const COUNT: u64 = 12;
 const SEGMENT: usize = 4;
-/// The quota. *Chosen*: small, so that no ballast is written.
+/// The quota in bytes. *Chosen*: the smallest that can be configured.
 const QUOTA: u64 = 64 * 1024 * 1024;
 const NAME: &str = "outbox-000001.redb";
 
@@ -47,18 +47,18 @@ pub fn run(data: &[u8]) {
     let reader = outbox.reader();
     let (mut found, mut after) = (Vec::new(), Head::START);
     loop {
-        let read = reader.read(Epoch(1), after).expect("what is there can be read");
+        let read = reader.read(Epoch(1), after).expect("remaining records can be read");
         let Some(last) = read.last() else { break };
         after = Head::after(&last.position);
         found.extend(read);
     }
     let lost = good.records.iter().filter(|record| !found.contains(record)).count();
     let gaps = found.iter().filter(|record| record.entry.call.method == "gateway/gap").count();
-    assert!(lost == 0 || gaps + said + outbox.damages().len() > 0, "{lost} records are lost and nothing says so");
-    assert!(changed > 0 || lost == 0, "an unchanged file is read whole");
+    assert!(lost == 0 || gaps + said + outbox.damages().len() > 0, "{lost} records are lost and nothing reports it");
+    assert!(changed > 0 || lost == 0, "an unchanged file is read completely");
     for record in &found {
         let own = good.records.iter().any(|good| good == record);
-        assert!(own || record.entry.call.method == "gateway/gap", "a record that nobody wrote: {record:?}");
+        assert!(own || record.entry.call.method == "gateway/gap", "a record that was never written: {record:?}");
     }
 }
 
@@ -79,7 +79,7 @@ fn good() -> Good {
     Good { file: fs::read(dir.path().join(NAME)).unwrap(), records }
 }
 
-/// Consecutive records as a segment.
+/// A segment of consecutive `records`.
 pub fn segment(records: &[AuditRecord]) -> Segment {
     let first = records.first().unwrap().position;
     let mut segment = Segment::begin(first.epoch, first.seq, 0);

@@ -387,10 +387,11 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::*;
     use crate::audit::chain::{self, Head};
     use crate::audit::record::{Caller, Correlation, Outcome};
     use crate::audit::redact::Redaction;
+
+    use super::*;
 
     fn sample(args: &str, tool: Option<&str>, status: Status) -> AuditRecord {
         let mut call = Call::new(RequestId(Uuid::from_bytes([7; 16])), "tools/call")

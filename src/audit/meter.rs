@@ -74,7 +74,7 @@ pub struct HistogramSnapshot {
 }
 
 /// The last error of a delivery.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LastError {
     /// The error's text.
     pub error: String,

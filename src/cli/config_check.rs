@@ -4,10 +4,11 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{BAD_CONFIG, FAILED, print};
+use crate::auth::Authenticator;
 use crate::config::{Config, Fault, Origin};
-use crate::gateway::auth::Authenticator;
-use crate::gateway::tls::Acceptor;
+use crate::gateway::listener::tls::Acceptor;
+
+use super::{BAD_CONFIG, FAILED, print};
 
 /// Validates a configuration without starting.
 #[derive(Clone, Debug, clap::Args)]

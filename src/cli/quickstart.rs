@@ -13,9 +13,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use uuid::Uuid;
 
-use super::{environment, print};
+use crate::auth::{Claims, mint};
 use crate::config::Config;
-use crate::gateway::auth::{Claims, mint};
+
+use super::{environment, print};
 
 /// Where the quickstart keeps its data.
 const DIR: &str = "gatepost-data";

@@ -9,11 +9,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reload::Reloader;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{BAD_CONFIG, FAILED, NO_OUTBOX, complain, fail, load_whole, logging, quickstart};
 use crate::audit::outbox::fs::DiskFs;
 use crate::audit::pipeline::{self, Pipeline};
 use crate::audit::record::GatewayId;
@@ -27,7 +27,8 @@ use crate::ops::alarm::Board;
 use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
 use crate::ops::{console, health, supervisor};
-use reload::Reloader;
+
+use super::{BAD_CONFIG, FAILED, NO_OUTBOX, complain, fail, load_whole, logging, quickstart};
 
 /// How long the start waits for Postgres before it goes on without. *Chosen*: a healthy one migrates in a second.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -144,7 +145,7 @@ pub(super) async fn stop_pipeline(
 }
 
 /// The faults of a configuration, as one.
-pub(super) fn faulty(faults: &[crate::gateway::Fault]) -> Error {
+pub(super) fn faulty(faults: &[crate::gateway::fault::Fault]) -> Error {
     Error::Config(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
+use crate::auth::static_tokens::{self, TOKEN_BYTES_MIN};
+use crate::auth::{self, keys};
 use crate::config::{Config, Key};
-use crate::gateway::auth::static_tokens::{self, TOKEN_BYTES_MIN};
-use crate::gateway::auth::{self, keys};
 
 use super::{BAD_CONFIG, FAILED, complain, fail, load, print};
 
@@ -201,8 +201,9 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::auth::Authenticator;
+
     use super::*;
-    use crate::gateway::auth::Authenticator;
 
     /// A configuration with these keys, in a directory with a good secret (`good`) and a short one (`short`).
     fn config(dir: &tempfile::TempDir, keys: &[(&str, &str, &str)]) -> Config {

@@ -8,6 +8,10 @@
 //! one that was idle longest, of the principal's own before another's. Its client begins anew, as the protocol says.
 //! Sessions that end without their client's asking are given to the caller with the reason, to be ended and recorded.
 
+pub mod inflight;
+pub mod server_requests;
+pub mod stream;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -15,19 +19,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::audit::record::Caller;
-use crate::upstream::{Backend, CallError, Event, Listen, Peer, Response};
-
-use super::asked::Asked;
-use super::auth::Principal;
-use super::catalog::Scope;
-use super::envelope::Id;
-use super::protocol::CANCELLED;
-use super::raw;
-use super::rbac::{LISTS_CHANGED, Policy};
-use super::stream::Stream;
+use crate::auth::Principal;
+use crate::gateway::message::scope::Scope;
+use crate::gateway::session::server_requests::PendingServerRequests;
+use crate::gateway::session::stream::Stream;
+use crate::mcp::envelope::Id;
+use crate::mcp::json;
+use crate::mcp::protocol::CANCELLED;
+use crate::rbac::{LISTS_CHANGED, Policy};
+use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
 
 /// How long a session may be idle. *Chosen*: longer than a working day's pauses.
-pub(super) const IDLE_MAX: Duration = Duration::from_hours(8);
+pub(crate) const IDLE_MAX: Duration = Duration::from_hours(8);
 
 /// Streams of a session that are kept after their end, for a client that lost one. *Chosen*.
 const ENDED_STREAMS_MAX: usize = 8;
@@ -44,7 +47,7 @@ pub struct Sessions {
 
 /// Why a session ended that its client did not close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum EndReason {
     /// It was idle too long.
     Idle,
     /// Its principal opened more than one principal may have.
@@ -56,12 +59,12 @@ pub enum Why {
 }
 
 /// Sessions that are no more, and why.
-pub type Gone = Vec<(Arc<Session>, Why)>;
+pub type EndedSessions = Vec<(Arc<Session>, EndReason)>;
 
 /// No such session for this principal.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown session: initialize again")]
-pub struct Unknown;
+pub struct UnknownSessionError;
 
 /// One session.
 #[derive(Debug)]
@@ -71,16 +74,16 @@ pub struct Session {
     issuer: String,
     subject: String,
     /// Where it was opened.
-    pub(super) scope: Scope,
+    pub(crate) scope: Scope,
     /// Who opened it, as records say it.
-    pub(super) caller: Caller,
+    pub(crate) caller: Caller,
     /// The roles of whoever used it last.
     roles: Mutex<Vec<String>>,
     /// The parameters of its `initialize`, as JSON text.
-    hello: String,
+    initialize_params: String,
     last_used: Mutex<Instant>,
-    peers: Mutex<BTreeMap<String, Arc<Slot>>>,
-    asked: Mutex<Asked<Peer>>,
+    connections: Mutex<BTreeMap<String, Arc<Slot>>>,
+    asked: Mutex<PendingServerRequests<UpstreamConnection>>,
     streams: Mutex<Streams>,
 }
 
@@ -90,7 +93,7 @@ struct Slot {
     /// Held by the one who opens it.
     opening: Arc<tokio::sync::Mutex<()>>,
     /// What is open; looking at it waits for nobody.
-    open: Mutex<Option<Arc<Peer>>>,
+    open: Mutex<Option<Arc<UpstreamConnection>>>,
 }
 
 #[derive(Debug)]
@@ -115,10 +118,16 @@ impl Sessions {
         Self { open: Mutex::default(), max: max.max(1) }
     }
 
-    /// Opens a session for `principal`, who may have `own_max`; `hello` is the parameters of its `initialize`. Gives those
+    /// Opens a session for `principal`, who may have `own_max`; `initialize_params` is the parameters of its `initialize`. Gives those
     /// that made room too.
     #[must_use]
-    pub fn open(&self, principal: &Principal, scope: &Scope, hello: &str, own_max: usize) -> (Arc<Session>, Gone) {
+    pub fn open(
+        &self,
+        principal: &Principal,
+        scope: &Scope,
+        initialize_params: &str,
+        own_max: usize,
+    ) -> (Arc<Session>, EndedSessions) {
         let roles = (!principal.roles.is_empty()).then(|| principal.roles.join(","));
         let session = Arc::new(Session {
             id: uuid::Uuid::new_v4().to_string(),
@@ -127,9 +136,9 @@ impl Sessions {
             scope: scope.clone(),
             caller: principal.caller(roles.as_deref()),
             roles: Mutex::new(principal.roles.clone()),
-            hello: hello.to_owned(),
+            initialize_params: initialize_params.to_owned(),
             last_used: Mutex::new(Instant::now()),
-            peers: Mutex::default(),
+            connections: Mutex::default(),
             asked: Mutex::default(),
             streams: Mutex::new(Streams { next: 1, general: Stream::new(0), of_requests: VecDeque::new() }),
         });
@@ -138,13 +147,15 @@ impl Sessions {
         // I6: the number of sessions is bounded, for each principal and in all.
         let own = open.values().filter(|session| session.belongs_to(principal)).count();
         for _ in own_max.max(1)..=own {
-            gone.extend(take_idlest(&mut open, |session| session.belongs_to(principal)).map(|it| (it, Why::OwnLimit)));
+            gone.extend(
+                take_idlest(&mut open, |session| session.belongs_to(principal)).map(|it| (it, EndReason::OwnLimit)),
+            );
         }
         if open.len() >= self.max {
             gone.extend(take_expired(&mut open));
         }
         if open.len() >= self.max {
-            gone.extend(take_idlest(&mut open, |_| true).map(|it| (it, Why::NoRoom)));
+            gone.extend(take_idlest(&mut open, |_| true).map(|it| (it, EndReason::NoRoom)));
         }
         open.insert(session.id.clone(), Arc::clone(&session));
         (session, gone)
@@ -152,19 +163,19 @@ impl Sessions {
 
     /// Takes out those that were idle too long.
     #[must_use]
-    pub fn expired(&self) -> Gone {
+    pub fn expired(&self) -> EndedSessions {
         take_expired(&mut self.lock())
     }
 
     /// Uses a session.
     ///
     /// # Errors
-    /// [`Unknown`]: expired, closed, another principal's, of another endpoint, or never there.
-    pub fn touch(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, Unknown> {
+    /// [`UnknownSessionError`]: expired, closed, another principal's, of another endpoint, or never there.
+    pub fn touch(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, UnknownSessionError> {
         let open = self.lock();
         let session = open.get(id).filter(|session| session.belongs_to(principal) && session.scope == *scope);
         // One that has expired is there until it is recorded.
-        let session = session.filter(|session| !session.has_expired()).cloned().ok_or(Unknown)?;
+        let session = session.filter(|session| !session.has_expired()).cloned().ok_or(UnknownSessionError)?;
         *lock(&session.last_used) = Instant::now();
         lock(&session.roles).clone_from(&principal.roles);
         Ok(session)
@@ -173,8 +184,8 @@ impl Sessions {
     /// Takes a session out; its conversations end with its last use.
     ///
     /// # Errors
-    /// [`Unknown`], as for [`Sessions::touch`].
-    pub fn close(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, Unknown> {
+    /// [`UnknownSessionError`], as for [`Sessions::touch`].
+    pub fn close(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, UnknownSessionError> {
         let session = self.touch(id, principal, scope)?;
         self.lock().remove(id);
         session.end();
@@ -189,7 +200,7 @@ impl Sessions {
             let changed = LISTS_CHANGED.into_iter().filter(|(kind, _)| now.shows_other(before, &roles, *kind));
             for (_, method) in changed.filter(|_| general.is_read()) {
                 // One that does not read loses it, and has more to read than this.
-                general.push(&raw::object([("jsonrpc", "\"2.0\""), ("method", &raw::quoted(method))]));
+                general.push(&json::object([("jsonrpc", "\"2.0\""), ("method", &json::quoted(method))]));
             }
         }
     }
@@ -203,8 +214,8 @@ impl Sessions {
 
     /// Takes out all of them: the gateway stops.
     #[must_use]
-    pub fn all(&self) -> Gone {
-        std::mem::take(&mut *self.lock()).into_values().map(|session| (session, Why::Stopped)).collect()
+    pub fn all(&self) -> EndedSessions {
+        std::mem::take(&mut *self.lock()).into_values().map(|session| (session, EndReason::Stopped)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
@@ -212,8 +223,8 @@ impl Sessions {
     }
 }
 
-fn take_expired(open: &mut HashMap<String, Arc<Session>>) -> Gone {
-    open.extract_if(|_, session| session.has_expired()).map(|(_, session)| (session, Why::Idle)).collect()
+fn take_expired(open: &mut HashMap<String, Arc<Session>>) -> EndedSessions {
+    open.extract_if(|_, session| session.has_expired()).map(|(_, session)| (session, EndReason::Idle)).collect()
 }
 
 /// Takes out the one of these that was not used for the longest time.
@@ -231,36 +242,36 @@ impl Session {
     ///
     /// # Cancel safety
     /// What was begun to be opened is there for the next one who asks: a backend may take longer to start than one list waits.
-    pub async fn peer(self: &Arc<Self>, backend: &Arc<Backend>) -> Result<Arc<Peer>, CallError> {
+    pub async fn connection(self: &Arc<Self>, backend: &Arc<Backend>) -> Result<Arc<UpstreamConnection>, CallError> {
         let slot = self.slot(backend.alias());
-        if let Some(peer) = slot.usable() {
-            return Ok(peer);
+        if let Some(connection) = slot.usable() {
+            return Ok(connection);
         }
         let turn = Arc::clone(&slot.opening).lock_owned().await;
-        if let Some(peer) = slot.usable() {
-            return Ok(peer);
+        if let Some(connection) = slot.usable() {
+            return Ok(connection);
         }
         let (session, opened) = (Arc::clone(self), Arc::clone(backend));
         let opening = async move {
             let _turn = turn;
-            let peer = session.open_peer(&opened).await?;
-            *lock(&slot.open) = Some(Arc::clone(&peer));
-            // Asked after it is seen to be open: a client that begins to listen meanwhile finds it there.
+            let connection = session.open_connection(&opened).await?;
+            *lock(&slot.open) = Some(Arc::clone(&connection));
+            // PendingServerRequests after it is seen to be open: a client that begins to listen meanwhile finds it there.
             if session.general().is_read() {
-                peer.listen();
+                connection.listen();
             }
-            Ok(peer)
+            Ok(connection)
         };
         backend.run(opening).await
     }
 
-    async fn open_peer(self: &Arc<Self>, backend: &Backend) -> Result<Arc<Peer>, CallError> {
-        let (peer, answer) = self.greet(backend).await?;
+    async fn open_connection(self: &Arc<Self>, backend: &Backend) -> Result<Arc<UpstreamConnection>, CallError> {
+        let (connection, answer) = self.greet(backend).await?;
         if let Response::Error { error, .. } = answer {
             return Err(CallError::Down { reason: format!("it refused to initialize: {error}") });
         }
-        peer.notify("notifications/initialized", None).await?;
-        Ok(peer)
+        connection.notify("notifications/initialized", None).await?;
+        Ok(connection)
     }
 
     /// Opens the conversation with `backend` for the client's own `initialize`, whose answer is the backend's.
@@ -268,37 +279,38 @@ impl Session {
     /// # Errors
     /// [`CallError`].
     pub async fn initialize(self: &Arc<Self>, backend: &Backend) -> Result<Response, CallError> {
-        let (peer, answer) = self.greet(backend).await?;
+        let (connection, answer) = self.greet(backend).await?;
         if matches!(answer, Response::Result(_)) {
-            *lock(&self.slot(backend.alias()).open) = Some(peer);
+            *lock(&self.slot(backend.alias()).open) = Some(connection);
         }
         Ok(answer)
     }
 
-    async fn greet(self: &Arc<Self>, backend: &Backend) -> Result<(Arc<Peer>, Response), CallError> {
-        let ear = Arc::new(Ear::new(self, None));
-        let (peer, answer) = backend.open(&self.hello, Arc::clone(&ear) as Arc<dyn Listen>).await?;
-        ear.set_peer(&peer);
-        Ok((peer, answer))
+    async fn greet(self: &Arc<Self>, backend: &Backend) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
+        let ear = Arc::new(SessionListener::new(self, None));
+        let (connection, answer) =
+            backend.open(&self.initialize_params, Arc::clone(&ear) as Arc<dyn ServerMessageHandler>).await?;
+        ear.set_connection(&connection);
+        Ok((connection, answer))
     }
 
     /// The conversations that are open; one that is being opened is none yet.
     #[must_use]
-    pub fn peers(&self) -> Vec<Arc<Peer>> {
-        lock(&self.peers).values().filter_map(|slot| lock(&slot.open).clone()).collect()
+    pub fn connections(&self) -> Vec<Arc<UpstreamConnection>> {
+        lock(&self.connections).values().filter_map(|slot| lock(&slot.open).clone()).collect()
     }
 
     fn slot(&self, alias: &str) -> Arc<Slot> {
-        Arc::clone(lock(&self.peers).entry(alias.to_owned()).or_default())
+        Arc::clone(lock(&self.connections).entry(alias.to_owned()).or_default())
     }
 
     /// The stream of what belongs to no request.
-    pub(super) fn general(&self) -> Arc<Stream> {
+    pub(crate) fn general(&self) -> Arc<Stream> {
         Arc::clone(&lock(&self.streams).general)
     }
 
     /// A stream for one request. `None`: too many are open; the request has none.
-    pub(super) fn begin_stream(&self) -> Option<Arc<Stream>> {
+    pub(crate) fn begin_stream(&self) -> Option<Arc<Stream>> {
         let mut streams = lock(&self.streams);
         let open = streams.of_requests.iter().filter(|(_, is_open)| *is_open).count();
         if open >= STREAMS_MAX {
@@ -311,7 +323,7 @@ impl Session {
     }
 
     /// The request of `stream` has its response. A stream that was used stays for a while.
-    pub(super) fn end_stream(&self, stream: &Arc<Stream>, was_used: bool) {
+    pub(crate) fn end_stream(&self, stream: &Arc<Stream>, was_used: bool) {
         let mut streams = lock(&self.streams);
         for (known, is_open) in &mut streams.of_requests {
             *is_open &= !Arc::ptr_eq(known, stream);
@@ -329,7 +341,7 @@ impl Session {
     }
 
     /// The stream that a client read up to message `last` (as `stream-message`), and that message's number.
-    pub(super) fn stream_of(&self, last: &str) -> Option<(Arc<Stream>, u64)> {
+    pub(crate) fn stream_of(&self, last: &str) -> Option<(Arc<Stream>, u64)> {
         let (stream, message) = last.split_once('-')?;
         let (number, message): (u64, u64) = (stream.parse().ok()?, message.parse().ok()?);
         let streams = lock(&self.streams);
@@ -352,7 +364,7 @@ impl Session {
     }
 
     /// Takes a message of a backend's for the client, on `stream` or wherever the client reads.
-    fn take(&self, peer: &Weak<Peer>, event: &Event, stream: Option<&Stream>) -> bool {
+    fn take(&self, connection: &Weak<UpstreamConnection>, event: &Event, stream: Option<&Stream>) -> bool {
         let put = |json: &str, is_general: bool| match stream {
             Some(stream) => stream.push(json),
             None => self.deliver(json, is_general),
@@ -363,10 +375,10 @@ impl Session {
                 return put(&event.json, is_general);
             }
             // What the client was never asked it cannot give up.
-            let cancelled = lock(&self.asked).cancel(peer, &event.json);
+            let cancelled = lock(&self.asked).cancel(connection, &event.json);
             return cancelled.is_none_or(|json| put(&json, false));
         };
-        let (number, json) = lock(&self.asked).ask(peer, id, event);
+        let (number, json) = lock(&self.asked).ctx(connection, id, event);
         let taken = put(&json, false);
         if !taken {
             lock(&self.asked).take(number);
@@ -375,13 +387,13 @@ impl Session {
     }
 
     /// Finds whose request the client's response answers: the conversation, the backend's id, and the method.
-    pub(super) fn answered(&self, id: &Id) -> Option<(Arc<Peer>, String, String)> {
+    pub(crate) fn answered(&self, id: &Id) -> Option<(Arc<UpstreamConnection>, String, String)> {
         let request = lock(&self.asked).take(id.as_json().parse().ok()?)?;
-        Some((request.peer.upgrade()?, request.id, request.method))
+        Some((request.connection.upgrade()?, request.id, request.method))
     }
 
     /// Whom the client's progress is for, and its parameters as that backend knows them.
-    pub(super) fn progress(&self, params: &str) -> Option<(Arc<Peer>, String)> {
+    pub(crate) fn progress(&self, params: &str) -> Option<(Arc<UpstreamConnection>, String)> {
         lock(&self.asked).progress(params)
     }
 
@@ -401,60 +413,60 @@ impl Session {
     /// Ends its streams and lets its conversations go.
     pub fn end(&self) {
         self.general().finish(None);
-        lock(&self.peers).clear();
+        lock(&self.connections).clear();
         lock(&self.asked).clear();
     }
 }
 
 impl Slot {
-    fn usable(&self) -> Option<Arc<Peer>> {
-        lock(&self.open).clone().filter(|peer| !peer.has_ended())
+    fn usable(&self) -> Option<Arc<UpstreamConnection>> {
+        lock(&self.open).clone().filter(|connection| !connection.has_ended())
     }
 }
 
 /// Listens to a backend for a session, or for one request of it.
 #[derive(Debug)]
-pub(super) struct Ear {
+pub(crate) struct SessionListener {
     session: Weak<Session>,
-    peer: Mutex<Weak<Peer>>,
+    connection: Mutex<Weak<UpstreamConnection>>,
     stream: Option<Arc<Stream>>,
 }
 
-impl Ear {
-    pub(super) fn new(session: &Arc<Session>, stream: Option<Arc<Stream>>) -> Self {
-        Self { session: Arc::downgrade(session), peer: Mutex::new(Weak::new()), stream }
+impl SessionListener {
+    pub(crate) fn new(session: &Arc<Session>, stream: Option<Arc<Stream>>) -> Self {
+        Self { session: Arc::downgrade(session), connection: Mutex::new(Weak::new()), stream }
     }
 
     /// Whom it listens to: known once the conversation is open.
-    pub(super) fn set_peer(&self, peer: &Arc<Peer>) {
-        *lock(&self.peer) = Arc::downgrade(peer);
+    pub(crate) fn set_connection(&self, connection: &Arc<UpstreamConnection>) {
+        *lock(&self.connection) = Arc::downgrade(connection);
     }
 }
 
-impl Listen for Ear {
-    fn event(&self, event: Event) -> bool {
+impl ServerMessageHandler for SessionListener {
+    fn on_event(&self, event: Event) -> bool {
         let Some(session) = self.session.upgrade() else { return false };
-        let peer = Weak::clone(&lock(&self.peer));
-        session.take(&peer, &event, self.stream.as_deref())
+        let connection = Weak::clone(&lock(&self.connection));
+        session.take(&connection, &event, self.stream.as_deref())
     }
 
-    fn streams(&self) {
+    fn on_stream_start(&self) {
         if let Some(stream) = &self.stream {
             stream.open();
         }
     }
 }
 
-/// Listens to a backend for one request without a session: there is nobody whom a backend could ask.
+/// Listens to a backend for one request without a session: there is nobody whom a backend could request.
 #[derive(Debug)]
-pub(super) struct Notices(pub(super) Arc<Stream>);
+pub(crate) struct NotificationForwarder(pub(crate) Arc<Stream>);
 
-impl Listen for Notices {
-    fn event(&self, event: Event) -> bool {
+impl ServerMessageHandler for NotificationForwarder {
+    fn on_event(&self, event: Event) -> bool {
         event.id.is_none() && self.0.push(&event.json)
     }
 
-    fn streams(&self) {
+    fn on_stream_start(&self) {
         self.0.open();
     }
 }
@@ -480,13 +492,13 @@ mod tests {
         let (sessions, ann) = (Sessions::new(4), principal("ann", "a"));
         let id = open(&sessions, &ann).id.clone();
         assert!(sessions.touch(&id, &ann, &Scope::All).is_ok());
-        assert_eq!(sessions.touch(&id, &ann, &Scope::One("x".to_owned())).err(), Some(Unknown));
+        assert_eq!(sessions.touch(&id, &ann, &Scope::One("x".to_owned())).err(), Some(UnknownSessionError));
         for other in [principal("bob", "a"), principal("ann", "b")] {
-            assert_eq!(sessions.touch(&id, &other, &Scope::All).err(), Some(Unknown));
-            assert_eq!(sessions.close(&id, &other, &Scope::All).err(), Some(Unknown));
+            assert_eq!(sessions.touch(&id, &other, &Scope::All).err(), Some(UnknownSessionError));
+            assert_eq!(sessions.close(&id, &other, &Scope::All).err(), Some(UnknownSessionError));
         }
         assert!(sessions.close(&id, &ann, &Scope::All).is_ok());
-        assert_eq!(sessions.touch(&id, &ann, &Scope::All).err(), Some(Unknown));
+        assert_eq!(sessions.touch(&id, &ann, &Scope::All).err(), Some(UnknownSessionError));
     }
 
     #[tokio::test(start_paused = true)]
@@ -497,12 +509,15 @@ mod tests {
         sessions.touch(&used, &ann, &Scope::All).unwrap();
         tokio::time::advance(IDLE_MAX / 2 + Duration::from_secs(1)).await;
         assert!(sessions.touch(&used, &ann, &Scope::All).is_ok());
-        assert_eq!(sessions.touch(&idle, &ann, &Scope::All).err(), Some(Unknown));
+        assert_eq!(sessions.touch(&idle, &ann, &Scope::All).err(), Some(UnknownSessionError));
         let awaited = open(&sessions, &ann);
         let reading = awaited.general().read_from(0).unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
         let gone = sessions.expired();
-        assert_eq!(gone.iter().map(|(session, why)| (&session.id, *why)).collect::<Vec<_>>(), [(&idle, Why::Idle)]);
+        assert_eq!(
+            gone.iter().map(|(session, why)| (&session.id, *why)).collect::<Vec<_>>(),
+            [(&idle, EndReason::Idle)]
+        );
         assert_eq!((sessions.expired().len(), sessions.count()), (0, 2));
         tokio::time::advance(IDLE_MAX + Duration::from_secs(1)).await;
         let gone: Vec<_> = sessions.expired().into_iter().map(|(session, _)| session.id.clone()).collect();
@@ -520,7 +535,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             let (session, gone) = sessions.open(&ann, &Scope::All, "{}", 2);
             let gone: Vec<_> = gone.iter().map(|(session, why)| (session.id.clone(), *why)).collect();
-            let want = anns.len().checked_sub(2).map(|oldest: usize| (anns[oldest].clone(), Why::OwnLimit));
+            let want = anns.len().checked_sub(2).map(|oldest: usize| (anns[oldest].clone(), EndReason::OwnLimit));
             assert_eq!(gone, Vec::from_iter(want), "round {round}");
             anns.push(session.id.clone());
         }
@@ -540,9 +555,9 @@ mod tests {
         let (third, gone) = sessions.open(&ann, &Scope::All, "{}", usize::MAX);
         assert_eq!(
             gone.iter().map(|(session, why)| (&session.id, *why)).collect::<Vec<_>>(),
-            [(&first.id, Why::NoRoom)]
+            [(&first.id, EndReason::NoRoom)]
         );
-        assert_eq!(sessions.touch(&first.id, &ann, &Scope::All).err(), Some(Unknown));
+        assert_eq!(sessions.touch(&first.id, &ann, &Scope::All).err(), Some(UnknownSessionError));
         assert!(sessions.touch(&second.id, &ann, &Scope::All).is_ok());
         assert!(sessions.touch(&third.id, &ann, &Scope::All).is_ok());
     }
@@ -554,17 +569,17 @@ mod tests {
 
     #[tokio::test]
     async fn messages_go_to_the_newest_request_or_where_the_client_listens() {
-        use super::super::stream::Next;
+        use crate::gateway::session::stream::Next;
         let session = open(&Sessions::new(1), &principal("ann", "a"));
-        let ear = Ear::new(&session, None);
+        let ear = SessionListener::new(&session, None);
         let (old, new) = (session.begin_stream().unwrap(), session.begin_stream().unwrap());
-        assert!(ear.event(event("notifications/message", None)) && old.is_untouched() && !new.is_untouched());
+        assert!(ear.on_event(event("notifications/message", None)) && old.is_untouched() && !new.is_untouched());
         let mut general = session.general().read_from(0).unwrap();
-        assert!(ear.event(event("notifications/tools/list_changed", None)));
+        assert!(ear.on_event(event("notifications/tools/list_changed", None)));
         assert!(matches!(general.next().await, Next::Message(1, _)));
         session.end_stream(&new, true);
         // A request of the backend's has an id of the session's own.
-        assert!(ear.event(event("roots/list", Some("\"x\""))));
+        assert!(ear.on_event(event("roots/list", Some("\"x\""))));
         let Next::Message(_, json) = old.read_from(0).unwrap().next().await else { panic!() };
         assert!(json.contains(r#""id":1"#), "{json}");
         assert!(session.stream_of("2-1").is_some() && session.stream_of("9-1").is_none());

@@ -36,13 +36,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use tokio::sync::Semaphore;
-
-use super::status::Sources;
-use crate::audit::sink::postgres;
-use crate::gateway::is_host_allowed;
 use rate::Rate;
 use session::Sessions;
+use tokio::sync::Semaphore;
+
+use crate::audit::sink::postgres;
+use crate::gateway::message::headers::is_host_allowed;
+
+use super::status::Sources;
 
 /// Questions to the trail that are answered at once; others wait. *Chosen*: each may read the whole outbox, and holds at
 /// most one answer in memory.

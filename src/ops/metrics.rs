@@ -261,7 +261,7 @@ impl Collector {
     }
 
     fn of_gateway(&self, name: &str) -> Option<Values> {
-        let (status, tally, board) = (&self.status, self.sources.gateway.tally(), &self.sources.board);
+        let (status, tally, board) = (&self.status, self.sources.gateway.counters(), &self.sources.board);
         Some(match name {
             "gatepost_up" => one(match status.condition {
                 Condition::Ready => 2.0,

@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
-use crate::gateway::protocol::{Era, LEGACY_LATEST};
-use crate::gateway::raw;
+use crate::mcp::json;
+use crate::mcp::protocol::{Era, LEGACY_LATEST};
 
+use super::connection::UpstreamConnection;
 use super::http::{Endpoint, EndpointFault};
-use super::message::{DISCOVER, Event, Listen, Request, Response, discover_params, modern_meta};
-use super::peer::Peer;
+use super::message::{DISCOVER, Event, Request, Response, ServerMessageHandler, discover_params, modern_meta};
 use super::stdio::Stdio;
 use super::{CallError, Change, Limits, message};
 
@@ -25,7 +25,7 @@ use super::{CallError, Change, Limits, message};
 const LIST_PAGES_MAX: usize = 100;
 
 /// Most bytes of all pages of a list. *Chosen*: as for one line.
-const LIST_BYTES_MAX: usize = super::LINE_BYTES_MAX;
+const LIST_BYTES_MAX: usize = crate::mcp::lines::LINE_BYTES_MAX;
 
 /// Longest time for one page of a list. *Chosen*: a list is static in most servers; a client waits for it.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ pub struct Backend {
     transport: Transport,
     changes: Arc<Changes>,
     /// The shared legacy session of an HTTP backend, until the backend does not go on with it.
-    shared: tokio::sync::Mutex<Option<Arc<Peer>>>,
+    shared: tokio::sync::Mutex<Option<Arc<UpstreamConnection>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -140,8 +140,8 @@ impl Changes {
     }
 }
 
-impl Listen for Changes {
-    fn event(&self, event: Event) -> bool {
+impl ServerMessageHandler for Changes {
+    fn on_event(&self, event: Event) -> bool {
         if event.method == "notifications/tools/list_changed" {
             self.set(None);
         }
@@ -169,7 +169,11 @@ impl Backend {
         let changes = Arc::new(Changes { alias: alias.to_owned(), tools: Mutex::default(), told });
         let transport = match Endpoint::new(alias, config)? {
             Some(endpoint) => Transport::Http(Arc::new(endpoint)),
-            None => Transport::Stdio(Box::new(Stdio::new(alias, config, Arc::clone(&changes) as Arc<dyn Listen>))),
+            None => Transport::Stdio(Box::new(Stdio::new(
+                alias,
+                config,
+                Arc::clone(&changes) as Arc<dyn ServerMessageHandler>,
+            ))),
         };
         Ok(Self {
             alias: alias.to_owned(),
@@ -236,26 +240,28 @@ impl Backend {
     ///
     /// # Errors
     /// [`CallError`]: the backend cannot be reached, or not in the time that a call may take.
-    pub async fn shared(&self) -> Result<Arc<Peer>, CallError> {
+    pub async fn shared(&self) -> Result<Arc<UpstreamConnection>, CallError> {
         // Boxed: every call's future has room for it.
         Box::pin(self.in_time(Instant::now(), self.shared_or_opened())).await
     }
 
-    async fn shared_or_opened(&self) -> Result<Arc<Peer>, CallError> {
+    async fn shared_or_opened(&self) -> Result<Arc<UpstreamConnection>, CallError> {
         match &self.transport {
-            Transport::Stdio(stdio) => Ok(Arc::new(Peer::child(&self.alias, stdio.link().await?, self.limits, None))),
+            Transport::Stdio(stdio) => {
+                Ok(Arc::new(UpstreamConnection::child(&self.alias, stdio.link().await?, self.limits, None)))
+            }
             Transport::Http(endpoint) => {
                 if self.speaks_modern().await? {
-                    return Ok(Arc::new(Peer::remote(&self.alias, Arc::new(endpoint.modern()))));
+                    return Ok(Arc::new(UpstreamConnection::remote(&self.alias, Arc::new(endpoint.modern()))));
                 }
                 let mut shared = self.shared.lock().await;
-                if let Some(peer) = shared.as_ref().filter(|peer| !peer.has_ended()) {
-                    return Ok(Arc::clone(peer));
+                if let Some(connection) = shared.as_ref().filter(|connection| !connection.has_ended()) {
+                    return Ok(Arc::clone(connection));
                 }
                 *shared = None;
                 self.changes.set(None);
-                let listener = Arc::clone(&self.changes) as Arc<dyn Listen>;
-                let opened = endpoint.open(&super::own_hello(), Some(listener)).await;
+                let listener = Arc::clone(&self.changes) as Arc<dyn ServerMessageHandler>;
+                let opened = endpoint.open(&crate::upstream::message::own_initialize_params(), Some(listener)).await;
                 if is_refused(&opened) {
                     endpoint.forget_era();
                 }
@@ -265,31 +271,35 @@ impl Backend {
                 }
                 remote.send(message::write(None, "notifications/initialized", None)).await?;
                 remote.listen();
-                let peer = Arc::new(Peer::remote(&self.alias, remote));
-                *shared = Some(Arc::clone(&peer));
-                Ok(peer)
+                let connection = Arc::new(UpstreamConnection::remote(&self.alias, remote));
+                *shared = Some(Arc::clone(&connection));
+                Ok(connection)
             }
         }
     }
 
-    /// Opens a conversation for one legacy session, as the client's `initialize` asks with `hello`. Gives the backend's
+    /// Opens a conversation for one legacy session, as the client's `initialize` asks with `initialize_params`. Gives the backend's
     /// answer too. A backend that speaks the stateless era only is asked who it is instead.
     ///
     /// # Errors
     /// [`CallError`]: it cannot be reached, or it did not come up.
-    pub async fn open(&self, hello: &str, listener: Arc<dyn Listen>) -> Result<(Arc<Peer>, Response), CallError> {
+    pub async fn open(
+        &self,
+        initialize_params: &str,
+        listener: Arc<dyn ServerMessageHandler>,
+    ) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
         match &self.transport {
             Transport::Stdio(stdio) => {
                 let stop = self.stop.child_token();
                 let guard = stop.clone().drop_guard();
-                let (link, answer) = stdio.open(hello, Some(listener), stop, &self.tasks).await?;
+                let (link, answer) = stdio.open(initialize_params, Some(listener), stop, &self.tasks).await?;
                 if matches!(answer, Response::Error { .. }) && self.speaks_modern().await.unwrap_or(false) {
                     return Box::pin(self.open_modern()).await;
                 }
-                Ok((Arc::new(Peer::child(&self.alias, link, self.limits, Some(guard))), answer))
+                Ok((Arc::new(UpstreamConnection::child(&self.alias, link, self.limits, Some(guard))), answer))
             }
             Transport::Http(endpoint) => {
-                let opened = endpoint.open(hello, Some(listener)).await;
+                let opened = endpoint.open(initialize_params, Some(listener)).await;
                 if is_refused(&opened) {
                     endpoint.forget_era();
                     if endpoint.speaks_modern().await.unwrap_or(false) {
@@ -297,29 +307,29 @@ impl Backend {
                     }
                 }
                 let (remote, answer) = opened?;
-                Ok((Arc::new(Peer::remote(&self.alias, remote)), answer))
+                Ok((Arc::new(UpstreamConnection::remote(&self.alias, remote)), answer))
             }
         }
     }
 
     /// What `initialize` would answer, from what a stateless backend says of itself.
-    async fn open_modern(&self) -> Result<(Arc<Peer>, Response), CallError> {
-        let peer = self.shared().await?;
-        let found = peer.request(&Request::new(DISCOVER, Some(&discover_params()))).await?;
-        let Response::Result(found) = found else { return Ok((peer, found)) };
-        let members = raw::members(&found).unwrap_or_default();
+    async fn open_modern(&self) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
+        let connection = self.shared().await?;
+        let found = connection.request(&Request::new(DISCOVER, Some(&discover_params()))).await?;
+        let Response::Result(found) = found else { return Ok((connection, found)) };
+        let members = json::members(&found).unwrap_or_default();
         let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value.get());
-        let meta = find("_meta").and_then(raw::members).unwrap_or_default();
+        let meta = find("_meta").and_then(json::members).unwrap_or_default();
         let info = meta.iter().find(|member| member.key == "io.modelcontextprotocol/serverInfo");
-        let version = raw::quoted(LEGACY_LATEST);
-        let alias = raw::object([("name", raw::quoted(&self.alias).as_str()), ("version", "\"\"")]);
+        let version = json::quoted(LEGACY_LATEST);
+        let alias = json::object([("name", json::quoted(&self.alias).as_str()), ("version", "\"\"")]);
         let mut result = vec![
             ("protocolVersion", version.as_str()),
             ("capabilities", find("capabilities").unwrap_or("{}")),
             ("serverInfo", info.map_or(alias.as_str(), |info| info.value.get())),
         ];
         result.extend(find("instructions").map(|text| ("instructions", text)));
-        Ok((peer, Response::Result(raw::object(result))))
+        Ok((connection, Response::Result(json::object(result))))
     }
 
     /// Runs `work` to its end, or to the gateway's, also where nobody waits for it any more.
@@ -367,14 +377,14 @@ impl Backend {
     ///
     /// # Errors
     /// [`CallError`]: down, or [`CallError::List`] where pages do not end or an item has no name.
-    pub async fn list(&self, peer: &Peer, list: List) -> Result<Arc<[Item]>, CallError> {
+    pub async fn list(&self, connection: &UpstreamConnection, list: List) -> Result<Arc<[Item]>, CallError> {
         let (mut items, mut bytes, mut cursors) = (Vec::new(), 0_usize, Vec::<String>::new());
         for _ in 0..LIST_PAGES_MAX {
-            let params = cursors.last().map(|cursor| raw::object([("cursor", raw::quoted(cursor).as_str())]));
-            let params = adapted(Era::Legacy, peer.era(), params.as_deref());
+            let params = cursors.last().map(|cursor| json::object([("cursor", json::quoted(cursor).as_str())]));
+            let params = adapted(Era::Legacy, connection.era(), params.as_deref());
             let request = Request::new(list.method(), params.as_deref());
             let timeout = LIST_TIMEOUT.min(self.limits.total);
-            let answer = tokio::time::timeout(timeout, peer.request(&request)).await;
+            let answer = tokio::time::timeout(timeout, connection.request(&request)).await;
             let page = match answer.unwrap_or(Err(CallError::TimedOut { after: timeout }))? {
                 Response::Result(result) => result,
                 Response::Error { .. } => return Err(CallError::List { fault: NOT_OFFERED }),
@@ -427,43 +437,43 @@ fn is_refused<T>(opened: &Result<(T, Response), CallError>) -> bool {
 /// # Errors
 /// [`CallError::List`].
 pub fn read_page(page: &str, list: List) -> Result<(Vec<Item>, Option<String>), CallError> {
-    let members = raw::members(page).ok_or(CallError::Garbled)?;
+    let members = json::members(page).ok_or(CallError::Garbled)?;
     let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
     let found = find(list.member()).ok_or(CallError::List { fault: "has no such member" })?;
     let found: Vec<&serde_json::value::RawValue> =
         serde_json::from_str(found.get()).map_err(|_| CallError::List { fault: "is no list" })?;
     let mut items = Vec::with_capacity(found.len());
     for item in found {
-        let members = raw::members(item.get()).unwrap_or_default();
-        let name = members.iter().find(|member| member.key == list.key()).and_then(|member| raw::string(member.value));
+        let members = json::members(item.get()).unwrap_or_default();
+        let name = members.iter().find(|member| member.key == list.key()).and_then(|member| json::string(member.value));
         let name = name.ok_or(CallError::List { fault: "has an item without a name" })?;
         items.push(Item { name, json: item.get().to_owned() });
     }
-    Ok((items, find("nextCursor").and_then(raw::string)))
+    Ok((items, find("nextCursor").and_then(json::string)))
 }
 
 /// Parameters of one era, for a backend of another: the stateless era's own keys in `_meta` are added or left out.
 #[must_use]
 pub fn adapted(from: Era, to: Era, params: Option<&str>) -> Option<String> {
     let meta = || {
-        let members = params.and_then(raw::members).unwrap_or_default();
+        let members = params.and_then(json::members).unwrap_or_default();
         members.iter().find(|member| member.key == "_meta").map(|member| member.value.get().to_owned())
     };
     match (from, to) {
         (Era::Legacy, Era::Modern) => {
             let meta = modern_meta(meta().as_deref().unwrap_or("{}"));
-            Some(raw::with_members(params.unwrap_or("{}"), &[("_meta", &meta)]))
+            Some(json::with_members(params.unwrap_or("{}"), &[("_meta", &meta)]))
         }
         (Era::Modern, Era::Legacy) => {
             let params = params?;
-            let members = raw::members(params).unwrap_or_default();
+            let members = json::members(params).unwrap_or_default();
             let meta = meta().and_then(|meta| without_protocol(&meta));
             let kept = members.iter().filter_map(|member| match (member.key.as_str(), &meta) {
                 ("_meta", None) => None,
                 ("_meta", Some(meta)) => Some(("_meta", meta.as_str())),
                 (key, _) => Some((key, member.value.get())),
             });
-            Some(raw::object(kept))
+            Some(json::object(kept))
         }
         _ => params.map(str::to_owned),
     }
@@ -471,13 +481,13 @@ pub fn adapted(from: Era, to: Era, params: Option<&str>) -> Option<String> {
 
 /// `meta` without the protocol's own keys; `None` where nothing is left.
 fn without_protocol(meta: &str) -> Option<String> {
-    let members = raw::members(meta)?;
+    let members = json::members(meta)?;
     let kept: Vec<_> = members
         .iter()
-        .filter(|member| !member.key.starts_with(crate::gateway::protocol::META_PREFIX))
+        .filter(|member| !member.key.starts_with(crate::mcp::protocol::META_PREFIX))
         .map(|member| (member.key.as_str(), member.value.get()))
         .collect();
-    (!kept.is_empty()).then(|| raw::object(kept))
+    (!kept.is_empty()).then(|| json::object(kept))
 }
 
 #[cfg(test)]

@@ -20,22 +20,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use tokio_util::sync::CancellationToken;
-
-use crate::gateway::protocol::{
-    Era, LEGACY_LATEST, METHOD_HEADER, MODERN_VERSION, NAME_HEADER, SESSION_HEADER, VERSION_HEADER,
-};
-use crate::gateway::raw;
-
-use super::CallError;
-use super::message::{self, Listen, Message, Request, Response};
-use super::stdio::LINE_BYTES_MAX;
-use super::wait::Wait;
 pub(super) use endpoint::Endpoint;
 pub use endpoint::EndpointFault;
 use era::Doubt;
 pub(super) use era::refuses;
 use parts::{Place, failed, is_event_stream, read_body, value, with_status};
+use tokio_util::sync::CancellationToken;
+
+use crate::mcp::json;
+use crate::mcp::protocol::{
+    Era, LEGACY_LATEST, METHOD_HEADER, MODERN_VERSION, NAME_HEADER, SESSION_HEADER, VERSION_HEADER,
+};
+
+use super::CallError;
+use super::message::{self, Message, Request, Response, ServerMessageHandler};
+use super::wait::Wait;
+use crate::mcp::lines::LINE_BYTES_MAX;
 
 /// Longest time for a backend to take a notification or a response. *Chosen*.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,8 +56,8 @@ pub(super) struct Remote {
     /// Held while a session is initialized again.
     renewing: tokio::sync::Mutex<()>,
     /// What `initialize` was asked with.
-    hello: String,
-    listener: Option<Arc<dyn Listen>>,
+    initialize_params: String,
+    listener: Option<Arc<dyn ServerMessageHandler>>,
     /// Its stream is read.
     listening: AtomicBool,
     /// Its stream is to be read, also after the session was initialized again.
@@ -108,22 +108,27 @@ impl Endpoint {
     /// [`CallError`], or the error that the backend answered with.
     pub(super) async fn open(
         self: &Arc<Self>,
-        hello: &str,
-        listener: Option<Arc<dyn Listen>>,
+        initialize_params: &str,
+        listener: Option<Arc<dyn ServerMessageHandler>>,
     ) -> Result<(Arc<Remote>, Response), CallError> {
-        let remote = Arc::new(self.remote(Era::Legacy, hello.to_owned(), listener));
+        let remote = Arc::new(self.remote(Era::Legacy, initialize_params.to_owned(), listener));
         let response = remote.initialize().await?;
         Ok((remote, response))
     }
 
-    fn remote(self: &Arc<Self>, era: Era, hello: String, listener: Option<Arc<dyn Listen>>) -> Remote {
+    fn remote(
+        self: &Arc<Self>,
+        era: Era,
+        initialize_params: String,
+        listener: Option<Arc<dyn ServerMessageHandler>>,
+    ) -> Remote {
         Remote {
             endpoint: Arc::clone(self),
             era,
             next_id: AtomicU64::new(1),
             session: Mutex::default(),
             renewing: tokio::sync::Mutex::default(),
-            hello,
+            initialize_params,
             listener,
             listening: AtomicBool::new(false),
             is_wanted: AtomicBool::new(false),
@@ -141,7 +146,7 @@ impl Remote {
 
     /// Whether it is a client's session.
     pub(super) fn is_session(&self) -> bool {
-        self.era == Era::Legacy && self.hello != super::own_hello()
+        self.era == Era::Legacy && self.initialize_params != crate::upstream::message::own_initialize_params()
     }
 
     /// Makes one request and waits for its response.
@@ -213,7 +218,7 @@ impl Remote {
     }
 
     async fn initialize(self: &Arc<Self>) -> Result<Response, CallError> {
-        let request = Request::new("initialize", Some(&self.hello));
+        let request = Request::new("initialize", Some(&self.initialize_params));
         self.ask_once(&request).await
     }
 
@@ -315,9 +320,9 @@ impl Remote {
     /// Keeps what `initialize` gave.
     fn keep(&self, id: Option<HeaderValue>, answer: &Response) {
         let Response::Result(result) = answer else { return };
-        let members = raw::members(result).unwrap_or_default();
+        let members = json::members(result).unwrap_or_default();
         let version = members.iter().find(|member| member.key == "protocolVersion");
-        let version = version.and_then(|version| raw::string(version.value));
+        let version = version.and_then(|version| json::string(version.value));
         let version = HeaderValue::from_str(version.as_deref().unwrap_or(LEGACY_LATEST)).ok();
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Session { id, version };
         *self.lists.lock().unwrap_or_else(PoisonError::into_inner) = message::lists_told_of(result);
@@ -335,7 +340,7 @@ impl Remote {
         let status = response.status();
         if status.is_success() && is_event_stream(&response) {
             if let Some(events) = &request.events {
-                events.streams();
+                events.on_stream_start();
             }
             return self.read_stream(id, response, request, wait).await;
         }
@@ -427,18 +432,18 @@ impl Remote {
         }
     }
 
-    fn take(&self, event: message::Event, events: Option<&dyn Listen>) {
+    fn take(&self, event: message::Event, events: Option<&dyn ServerMessageHandler>) {
         let (id, method) = (event.id.clone(), event.method.clone());
         let taken = match (&*method, id.as_deref()) {
             ("ping", Some(_)) => false,
             _ => match events.or(self.listener.as_deref()) {
-                Some(listener) => listener.event(event),
+                Some(listener) => listener.on_event(event),
                 None => false,
             },
         };
         let Some(id) = id.filter(|_| !taken) else { return };
         let answer = if method == "ping" {
-            raw::object([("jsonrpc", "\"2.0\""), ("id", id.as_str()), ("result", "{}")])
+            json::object([("jsonrpc", "\"2.0\""), ("id", id.as_str()), ("result", "{}")])
         } else {
             message::nobody(&id)
         };

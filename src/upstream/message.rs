@@ -7,11 +7,11 @@ use std::sync::Arc;
 use axum::http::HeaderMap;
 use tokio::time::Instant;
 
-use crate::gateway::protocol::{
-    HEADER_MISMATCH, META_CAPABILITIES, META_CLIENT, META_VERSION, MISSING_CAPABILITY, MODERN_VERSION,
+use crate::mcp::json;
+use crate::mcp::protocol::{
+    HEADER_MISMATCH, LEGACY_LATEST, META_CAPABILITIES, META_CLIENT, META_VERSION, MISSING_CAPABILITY, MODERN_VERSION,
     UNSUPPORTED_VERSION,
 };
-use crate::gateway::raw;
 
 /// A backend's response, as JSON text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,12 +39,12 @@ pub struct Event {
 }
 
 /// Takes what a backend sends besides responses.
-pub trait Listen: Send + Sync + std::fmt::Debug {
+pub trait ServerMessageHandler: Send + Sync + std::fmt::Debug {
     /// Takes `event`, at once. `false`: nobody is there to take it; a request is then answered with an error.
-    fn event(&self, event: Event) -> bool;
+    fn on_event(&self, event: Event) -> bool;
 
     /// The response comes as a stream, whether or not anything comes before it.
-    fn streams(&self) {}
+    fn on_stream_start(&self) {}
 }
 
 /// One request to a backend.
@@ -62,7 +62,7 @@ pub struct Request<'a> {
     /// The client has no such headers to give: the gateway makes them.
     pub mirrors: bool,
     /// Takes what the backend sends before the response.
-    pub events: Option<Arc<dyn Listen>>,
+    pub events: Option<Arc<dyn ServerMessageHandler>>,
     /// From when on it may take as long as a request may, whatever else had to be done first or is done again.
     pub begun: Instant,
 }
@@ -106,9 +106,9 @@ const FOREIGN_ID_BYTES_MAX: usize = 256;
 
 /// Reads one message.
 pub(super) fn read(text: &str) -> Message {
-    let Some(members) = raw::members(text) else { return Message::Garbled };
+    let Some(members) = json::members(text) else { return Message::Garbled };
     let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
-    match (find("method").and_then(raw::string), find("id")) {
+    match (find("method").and_then(json::string), find("id")) {
         (Some(_), Some(id)) if id.get().len() > FOREIGN_ID_BYTES_MAX => Message::Garbled,
         (Some(method), id) => {
             Message::Event(Event { method, id: id.map(|id| id.get().to_owned()), json: text.to_owned() })
@@ -131,21 +131,21 @@ pub(super) fn read(text: &str) -> Message {
 
 /// The text of a request, or of a notification where there is no `id`.
 pub(super) fn write(id: Option<u64>, method: &str, params: Option<&str>) -> String {
-    let (id, method) = (id.map(|id| id.to_string()), raw::quoted(method));
+    let (id, method) = (id.map(|id| id.to_string()), json::quoted(method));
     let members =
         [("jsonrpc", Some("\"2.0\"")), ("id", id.as_deref()), ("method", Some(method.as_str())), ("params", params)];
-    raw::object(members.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))))
+    json::object(members.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))))
 }
 
 /// The error that a backend's request gets where nobody can answer it.
 pub(super) fn nobody(id: &str) -> String {
     let error = r#"{"code":-32601,"message":"no client takes this request"}"#;
-    raw::object([("jsonrpc", "\"2.0\""), ("id", id), ("error", error)])
+    json::object([("jsonrpc", "\"2.0\""), ("id", id), ("error", error)])
 }
 
 /// The code of an error object.
 pub(crate) fn error_code(error: &str) -> Option<i32> {
-    let members = raw::members(error)?;
+    let members = json::members(error)?;
     members.iter().find(|member| member.key == "code")?.value.get().parse().ok()
 }
 
@@ -157,7 +157,7 @@ pub(super) const DISCOVER: &str = "server/discover";
 
 /// The gateway's own question with it.
 pub(super) fn discover_params() -> String {
-    raw::object([("_meta", modern_meta("{}").as_str())])
+    json::object([("_meta", modern_meta("{}").as_str())])
 }
 
 /// Whether the answer to it says that the stateless era is spoken in the revision that is spoken here. *Spec*: an error of
@@ -177,8 +177,8 @@ pub(super) fn discovers_modern(answer: &Response) -> bool {
 }
 
 /// The notifications of changed lists that a backend sends, by its answer to `initialize`.
-pub(super) fn lists_told_of(hello: &str) -> Vec<&'static str> {
-    let capabilities = member(hello, "capabilities").unwrap_or_default();
+pub(super) fn lists_told_of(initialize_params: &str) -> Vec<&'static str> {
+    let capabilities = member(initialize_params, "capabilities").unwrap_or_default();
     let tells = |kind: &str| {
         member(&capabilities, kind).and_then(|kind| member(&kind, "listChanged")).as_deref() == Some("true")
     };
@@ -192,23 +192,31 @@ pub(super) fn lists_told_of(hello: &str) -> Vec<&'static str> {
 
 /// A member of the object `json`, as text.
 fn member(json: &str, key: &str) -> Option<String> {
-    let members = raw::members(json)?;
+    let members = json::members(json)?;
     members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
 }
 
 /// `meta` with what a stateless request bears.
 pub(super) fn modern_meta(meta: &str) -> String {
-    let version = raw::quoted(MODERN_VERSION);
-    raw::with_members(
-        meta,
-        &[(META_VERSION, version.as_str()), (META_CAPABILITIES, "{}"), (META_CLIENT, &super::own_info())],
-    )
+    let version = json::quoted(MODERN_VERSION);
+    json::with_members(meta, &[(META_VERSION, version.as_str()), (META_CAPABILITIES, "{}"), (META_CLIENT, &own_info())])
 }
 
 /// The notification that gives a request up.
 pub(super) fn cancelled(id: u64) -> String {
     let params = format!(r#"{{"requestId":{id},"reason":"the gateway no longer waits"}}"#);
     write(None, "notifications/cancelled", Some(&params))
+}
+
+/// The gateway as it names itself to backends.
+pub(super) fn own_info() -> String {
+    json::object([("name", "\"gatepost\""), ("version", json::quoted(env!("CARGO_PKG_VERSION")).as_str())])
+}
+
+/// How the gateway greets a backend for itself: without capabilities, so that the backend has nothing to ask for.
+pub(super) fn own_initialize_params() -> String {
+    let version = json::quoted(LEGACY_LATEST);
+    json::object([("protocolVersion", version.as_str()), ("capabilities", "{}"), ("clientInfo", &own_info())])
 }
 
 #[cfg(test)]
@@ -246,8 +254,9 @@ mod tests {
 
     #[test]
     fn a_backend_tells_of_the_lists_that_it_said_it_tells_of() {
-        let hello = r#"{"capabilities":{"tools":{"listChanged":true},"prompts":{},"resources":{"listChanged":false}}}"#;
-        assert_eq!(lists_told_of(hello), ["notifications/tools/list_changed"]);
+        let initialize_params =
+            r#"{"capabilities":{"tools":{"listChanged":true},"prompts":{},"resources":{"listChanged":false}}}"#;
+        assert_eq!(lists_told_of(initialize_params), ["notifications/tools/list_changed"]);
         assert!(lists_told_of("{}").is_empty());
     }
 

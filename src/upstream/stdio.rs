@@ -17,22 +17,18 @@ mod link;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use child::{End, Hello};
+pub(super) use link::Link;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
-use crate::gateway::protocol::Era;
+use crate::mcp::protocol::Era;
 
 use super::CallError;
-use super::message::{Listen, Response};
+use super::message::{Response, ServerMessageHandler};
 use super::wait::Pauses;
-use child::{End, Hello};
-pub use child::{Line, next_line};
-pub(super) use link::Link;
-
-/// Longest line of a backend, in bytes. *Chosen*: four times the default request limit; an answer is held in memory.
-pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How long a call waits for a backend that is starting. *Chosen*: a Python server takes 1 to 2 s, npx a few more.
 const START_WAIT: Duration = Duration::from_secs(10);
@@ -45,7 +41,7 @@ pub(super) struct Stdio {
     /// Written by the supervisor, read by all.
     state: watch::Sender<State>,
     /// Takes what the shared child sends besides responses.
-    listener: Arc<dyn Listen>,
+    listener: Arc<dyn ServerMessageHandler>,
     /// Whether the shared child speaks the stateless era, once one has come up.
     modern: Mutex<Option<bool>>,
 }
@@ -60,7 +56,7 @@ enum State {
 impl Stdio {
     /// Nothing is started yet.
     #[must_use]
-    pub(super) fn new(alias: &str, config: &config::Backend, listener: Arc<dyn Listen>) -> Self {
+    pub(super) fn new(alias: &str, config: &config::Backend, listener: Arc<dyn ServerMessageHandler>) -> Self {
         let state = watch::Sender::new(State::Starting);
         Self { alias: alias.to_owned(), config: config.clone(), state, listener, modern: Mutex::default() }
     }
@@ -138,19 +134,19 @@ impl Stdio {
     pub(super) async fn open(
         &self,
         params: &str,
-        listener: Option<Arc<dyn Listen>>,
+        listener: Option<Arc<dyn ServerMessageHandler>>,
         stop: CancellationToken,
         tasks: &TaskTracker,
     ) -> Result<(Arc<Link>, Response), CallError> {
         let (up, mut is_up) = oneshot::channel();
         let (alias, config) = (self.alias.clone(), self.config.clone());
-        let hello = Hello::Client(params.to_owned());
+        let initialize_params = Hello::Client(params.to_owned());
         let mut life = tasks.spawn(async move {
             let on_up = |link, answer| {
                 // Nobody waits any more: the guard of the session is gone too, and ends the child.
                 up.send((link, answer)).ok();
             };
-            let end = child::run(&alias, &config, &hello, listener, &stop, on_up).await;
+            let end = child::run(&alias, &config, &initialize_params, listener, &stop, on_up).await;
             if !stop.is_cancelled() {
                 tracing::warn!(backend = %alias, error = %end, "the backend of a session is down");
             }

@@ -141,7 +141,7 @@ async fn calls(audit: &Audit) -> [String; 3] {
 }
 
 #[tokio::test]
-async fn the_trail_in_postgres_is_asked_paged_and_shown() {
+async fn query_pages_and_show_work_on_postgres() {
     let database = Cluster::shared().create_database().await;
     let trail = Trail::Postgres(&database);
     let (code, _, stderr) = run(trail, &["query"]);
@@ -168,7 +168,7 @@ async fn the_trail_in_postgres_is_asked_paged_and_shown() {
 }
 
 #[tokio::test]
-async fn the_trail_in_an_outbox_is_asked_paged_and_shown() {
+async fn query_pages_and_show_work_on_an_outbox() {
     let rig = Rig::stored();
     let pipeline = rig.start_store_only();
     let [needle, first, second] = calls(&pipeline.audit()).await;
@@ -207,7 +207,7 @@ impl Drop for Following {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tail_shows_the_newest_and_then_each_that_is_delivered_once() {
+async fn tail_shows_the_newest_records_then_each_new_one_once() {
     let database = Cluster::shared().create_database().await;
     let rig = Rig::stored();
     let pipeline = rig.start_on(&database);

@@ -101,7 +101,7 @@ async fn execute(pool: &PgPool, sql: &str) {
 }
 
 #[tokio::test]
-async fn a_healthy_trail_passes_and_each_way_of_spoiling_it_is_found() {
+async fn verify_passes_a_whole_trail_and_finds_each_corruption() {
     let database = Cluster::shared().create_database().await;
     let (_rig, pipeline) = lives(&database).await;
     let (code, report) = verify(&database.url);
@@ -131,7 +131,7 @@ async fn a_healthy_trail_passes_and_each_way_of_spoiling_it_is_found() {
 }
 
 #[tokio::test]
-async fn a_role_that_may_only_read_can_verify_and_one_that_may_not_is_told_what_to_do() {
+async fn verify_needs_only_the_reader_role() {
     let database = Cluster::shared().create_database().await;
     let url = |user: &str| database.url.replace("//gatepost@", &format!("//{user}@"));
     let empty = audit(&database.url, &["verify"]);
@@ -157,7 +157,7 @@ fn verify_dir(dir: &Path) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn a_store_only_outbox_is_verified_after_its_gateway_ended() {
+async fn verify_reads_a_store_only_outbox_after_its_gateway_ended() {
     let rig = Rig::stored();
     let pipeline = rig.start_store_only();
     many(&pipeline.audit(), 20).await;

@@ -95,27 +95,27 @@ fn rigs() -> [Rig; 2] {
 }
 
 #[tokio::test]
-async fn i2_a_call_that_is_given_up_at_any_await_has_one_record() {
+async fn i2_a_call_cancelled_at_any_await_has_one_record() {
     for rig in rigs() {
         given_up_everywhere(rig, async |audit, call| async move { whole(&audit, call).await }).await;
     }
 }
 
 #[tokio::test]
-async fn i2_a_call_that_may_go_on_and_is_given_up_at_any_await_has_one_record() {
+async fn i2_an_unaudited_call_cancelled_at_any_await_has_one_record() {
     for rig in rigs() {
         given_up_everywhere(rig, async |audit, call| async move { continued(&audit, call).await }).await;
     }
 }
 
 #[tokio::test]
-async fn i2_a_refusal_that_is_given_up_at_any_await_has_one_record() {
+async fn i2_a_refusal_cancelled_at_any_await_has_one_record() {
     // At level `queued` it has no await: whoever polls it has it.
     given_up_everywhere(Rig::stored(), async |audit, call| async move { refused(&audit, call).await }).await;
 }
 
 #[tokio::test]
-async fn i2_calls_that_are_given_up_while_the_disk_hangs_have_one_record() {
+async fn i2_calls_cancelled_while_the_disk_hangs_have_one_record() {
     let rig = Rig::stored();
     let pipeline = rig.start();
     let (audit, probe) = (pipeline.audit(), pipeline.probe());
@@ -137,7 +137,7 @@ async fn i2_calls_that_are_given_up_while_the_disk_hangs_have_one_record() {
 }
 
 #[tokio::test]
-async fn i6_a_call_that_is_given_up_while_it_waits_for_room_leaves_nothing() {
+async fn i6_a_call_cancelled_while_waiting_for_room_leaves_nothing() {
     let mut rig = Rig::stored();
     rig.config.ring.records = 8;
     rig.config.timeouts.admission = SOON;

@@ -125,7 +125,7 @@ async fn sink_with(records: &[AuditRecord]) -> MemorySink {
 }
 
 #[tokio::test]
-async fn i3_i4_one_bit_in_a_table_is_not_believed() {
+async fn i3_i4_a_flipped_bit_in_a_table_loses_no_record() {
     let (rig, delivered, undelivered) = half_delivered().await;
     let before = rig.sink.records();
     let (first, last) = (&undelivered[0], undelivered.last().unwrap());
@@ -208,7 +208,7 @@ async fn i2_finished_calls_do_not_come_back_from_stale_bytes() {
 }
 
 #[tokio::test]
-async fn i3_an_unreadable_file_is_told_of_however_often_the_start_fails() {
+async fn i3_an_unreadable_file_is_reported_even_after_failed_starts() {
     let rig = Rig::stored();
     let pipeline = rig.start_store_only();
     many(&pipeline.audit(), 3).await;

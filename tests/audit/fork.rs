@@ -9,7 +9,7 @@ use gatepost::audit::record::{AuditRecord, Epoch};
 use gatepost::audit::shipper::ShipperState;
 
 #[tokio::test]
-async fn i5_a_copied_outbox_is_a_fork_and_overwrites_and_forgets_nothing() {
+async fn i5_a_copied_outbox_is_a_fork_and_changes_nothing() {
     let first = Rig::stored();
     stop(first.start()).await;
     for late in [false, true] {
@@ -64,7 +64,7 @@ async fn i5_a_copy_that_ends_before_the_cursor_is_a_fork() {
 }
 
 #[tokio::test]
-async fn i4_an_older_epoch_with_a_hole_is_kept_and_the_later_ones_are_delivered() {
+async fn i4_an_older_epoch_with_a_hole_is_kept_and_later_ones_ship() {
     let rig = Rig::stored();
     // Epoch 1 is delivered in part and forgotten as far; then the database is restored to what it was before.
     let pipeline = rig.start();
@@ -111,7 +111,7 @@ async fn i4_an_older_epoch_with_a_hole_is_kept_and_the_later_ones_are_delivered(
 }
 
 #[tokio::test]
-async fn i4_a_record_that_rotted_after_its_delivery_is_no_fork() {
+async fn i4_a_record_damaged_after_its_delivery_is_not_a_fork() {
     let rig = Rig::stored();
     let pipeline = rig.start_store_only();
     many(&pipeline.audit(), 3).await;

@@ -69,7 +69,7 @@ async fn begun(dir: tempfile::TempDir, quota: u64) -> (Rig, Pipeline, gatepost::
 }
 
 #[tokio::test]
-async fn i4_i6_a_quota_refuses_calls_and_nothing_else_until_records_are_delivered() {
+async fn i4_i6_a_full_quota_refuses_only_calls_until_delivery() {
     let (rig, pipeline, open) = begun(tempfile::tempdir().unwrap(), 64 * 1024 * 1024).await;
     recovers(pipeline, &rig.sink, rig.dir.path(), open).await;
 }
@@ -99,7 +99,7 @@ async fn i6_refusals_are_bounded_too() {
 }
 
 #[tokio::test]
-async fn calls_that_the_operator_lets_go_on_are_counted_in_a_gap_record() {
+async fn unaudited_calls_are_counted_in_a_gap_record() {
     let (rig, pipeline, open) = begun(tempfile::tempdir().unwrap(), 64 * 1024 * 1024).await;
     let (audit, probe) = (pipeline.audit(), pipeline.probe());
     fill(&audit).await;
@@ -124,7 +124,7 @@ async fn calls_that_the_operator_lets_go_on_are_counted_in_a_gap_record() {
 }
 
 #[tokio::test]
-async fn a_directory_that_is_replaced_under_the_gateway_is_noticed() {
+async fn a_replaced_outbox_directory_is_noticed() {
     let place = tempfile::tempdir().unwrap();
     let mut rig = Rig::stored();
     rig.config.dir = place.path().join("outbox");
@@ -168,8 +168,8 @@ fn small_disk(name: &str) -> Option<tempfile::TempDir> {
 }
 
 #[tokio::test]
-async fn i4_a_full_disk_loses_nothing_and_heals_by_delivery() {
-    let Some(dir) = small_disk("i4_a_full_disk_loses_nothing_and_heals_by_delivery") else { return };
+async fn i4_a_full_disk_loses_nothing_and_delivery_frees_it() {
+    let Some(dir) = small_disk("i4_a_full_disk_loses_nothing_and_delivery_frees_it") else { return };
     let (rig, pipeline, open) = begun(dir, 1 << 40).await;
     recovers(pipeline, &rig.sink, rig.dir.path(), open).await;
 }

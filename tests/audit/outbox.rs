@@ -44,7 +44,7 @@ async fn i1_begin_returns_only_after_the_commit_of_its_intent() {
 }
 
 #[tokio::test]
-async fn i1_finish_and_refuse_release_only_after_the_commit_of_their_records() {
+async fn i1_finish_and_refuse_wait_for_the_commit_of_their_records() {
     let rig = Rig::stored();
     let pipeline = rig.start_store_only();
     let audit = pipeline.audit();
@@ -67,7 +67,7 @@ async fn i1_finish_and_refuse_release_only_after_the_commit_of_their_records() {
 }
 
 #[tokio::test]
-async fn i1_at_level_queued_neither_begin_nor_finish_waits_for_the_disk() {
+async fn i1_level_queued_does_not_wait_for_the_disk() {
     let rig = Rig::queued(Duration::from_hours(1));
     let pipeline = rig.start_store_only();
     let before = rig.disk.operations();
@@ -84,7 +84,7 @@ async fn i1_at_level_queued_neither_begin_nor_finish_waits_for_the_disk() {
 }
 
 #[tokio::test]
-async fn i1_a_stopping_gateway_gives_no_receipt_and_releases_no_answer() {
+async fn i1_a_stopping_gateway_issues_no_receipt_and_no_answer() {
     for rig in [Rig::stored(), Rig::queued(Duration::from_hours(1))] {
         let pipeline = rig.start_store_only();
         let audit = pipeline.audit();
@@ -102,7 +102,7 @@ async fn i1_a_stopping_gateway_gives_no_receipt_and_releases_no_answer() {
 }
 
 #[tokio::test]
-async fn i2_every_way_in_which_a_call_ends_is_one_record() {
+async fn i2_every_end_of_a_call_is_one_record() {
     let rig = Rig::stored();
     let pipeline = rig.start_store_only();
     let audit = pipeline.audit();
@@ -173,7 +173,7 @@ async fn i2_a_crash_gives_each_open_call_one_interrupted_record() {
 }
 
 #[tokio::test]
-async fn i2_a_call_whose_intent_was_not_stored_in_time_has_one_record_after_healing() {
+async fn i2_a_call_whose_intent_timed_out_has_one_record_later() {
     let mut rig = Rig::stored();
     rig.config.timeouts.store = Duration::from_millis(50);
     let pipeline = rig.start_store_only();
@@ -199,7 +199,7 @@ async fn i2_a_call_whose_intent_was_not_stored_in_time_has_one_record_after_heal
 }
 
 #[tokio::test]
-async fn i2_refusals_for_want_of_room_become_one_gap_record() {
+async fn i2_refusals_without_room_become_one_gap_record() {
     let mut rig = Rig::stored();
     rig.config.ring.records = 32;
     rig.config.timeouts.admission = Duration::from_millis(5);
@@ -421,7 +421,7 @@ async fn survives(fail: impl Fn(&Disk), lasting: bool) {
 }
 
 #[tokio::test]
-async fn i7_a_failure_of_any_operation_moves_the_outbox_to_a_new_file_and_loses_nothing() {
+async fn i7_a_failed_operation_moves_the_outbox_to_a_new_file() {
     let dry = Rig::stored();
     let pipeline = dry.start_store_only();
     scripted(&pipeline).await;
@@ -434,7 +434,7 @@ async fn i7_a_failure_of_any_operation_moves_the_outbox_to_a_new_file_and_loses_
 }
 
 #[tokio::test]
-async fn i7_a_disk_that_fails_for_good_loses_nothing_that_had_a_receipt() {
+async fn i7_a_dead_disk_loses_nothing_that_had_a_receipt() {
     let dry = Rig::stored();
     let pipeline = dry.start_store_only();
     scripted(&pipeline).await;
@@ -463,7 +463,7 @@ async fn i7_a_new_file_carries_the_intents_of_open_calls() {
 }
 
 #[tokio::test]
-async fn a_failing_disk_is_tried_again_without_leaving_litter() {
+async fn a_failing_disk_is_retried_without_leaving_files() {
     let mut rig = Rig::stored();
     rig.config.timeouts.store = Duration::from_millis(20);
     let pipeline = rig.start_store_only();
@@ -507,7 +507,7 @@ async fn a_stop_reports_what_a_dead_disk_lost() {
 }
 
 #[tokio::test]
-async fn a_stop_that_runs_out_of_time_still_stores_what_the_ring_has() {
+async fn a_stop_past_its_deadline_still_stores_the_ring() {
     let rig = Rig::queued(Duration::from_hours(1));
     let pipeline = rig.start();
     let (audit, probe, disk) = (pipeline.audit(), pipeline.probe(), rig.disk.clone());

@@ -56,7 +56,7 @@ async fn quarantined(database: &Database, tools: &[&str]) -> PgPool {
 }
 
 #[tokio::test]
-async fn i5_requeued_records_land_in_their_places_once_and_the_trail_stays_whole() {
+async fn i5_requeued_records_return_to_their_positions_once() {
     let database = Cluster::shared().create_database().await;
     let pool = quarantined(&database, &["odd one", "odd two"]).await;
     let before = trail::verify_postgres(&pool).await;
@@ -93,7 +93,7 @@ async fn i5_requeued_records_land_in_their_places_once_and_the_trail_stays_whole
 }
 
 #[tokio::test]
-async fn one_that_is_refused_again_is_not_in_the_way_of_the_others_and_a_taken_place_is_left_alone() {
+async fn requeue_skips_refused_records_and_taken_positions() {
     let database = Cluster::shared().create_database().await;
     let pool = quarantined(&database, &["odd bad", "odd good", "odd twin"]).await;
     let swap = "ALTER TABLE audit_log DROP CONSTRAINT no_tool, ADD CHECK (tool_name NOT LIKE '%bad')";
@@ -112,7 +112,7 @@ async fn one_that_is_refused_again_is_not_in_the_way_of_the_others_and_a_taken_p
 }
 
 #[tokio::test]
-async fn a_trigger_that_keeps_a_row_out_and_damaged_bytes_leave_the_record_in_quarantine() {
+async fn requeue_keeps_suppressed_and_damaged_records_in_quarantine() {
     let database = Cluster::shared().create_database().await;
     let pool = quarantined(&database, &["odd one", "odd two"]).await;
     for sql in [
@@ -131,14 +131,14 @@ async fn a_trigger_that_keeps_a_row_out_and_damaged_bytes_leave_the_record_in_qu
 }
 
 #[tokio::test]
-async fn the_gateways_own_role_may_not_requeue_and_without_a_url_there_is_nothing_to_requeue() {
+async fn requeue_needs_a_url_and_another_role_than_the_gateway() {
     let database = Cluster::shared().create_database().await;
     let pool = quarantined(&database, &["odd one"]).await;
     sqlx::query("CREATE ROLE requeue_writer LOGIN IN ROLE gatepost_writer, gatepost_reader")
         .execute(&pool)
         .await
         .unwrap();
-    let writer = Database { url: database.url.replace("//gatepost@", "//requeue_writer@"), ..database.clone() };
+    let writer = Database { url: database.url.replace("//gatepost@", "//requeue_writer@") };
     let (code, stdout, stderr) = requeue(&writer, &[]);
     assert_eq!(code, Some(1), "{stdout}{stderr}");
     assert!(stderr.contains("DELETE there"), "{stderr}");

@@ -156,7 +156,7 @@ fn a_record_taken_out_is_found() {
 }
 
 #[test]
-fn a_record_linked_to_another_past_is_found() {
+fn a_record_linked_to_another_predecessor_is_found() {
     let (stream, other) = (Stream::new(), Stream::new());
     with_next(&stream, &segment(&other.records[3..6]));
     finds(stream.path(), "1/4: the chain is broken");
@@ -173,7 +173,7 @@ fn a_duplicated_seq_is_found() {
 }
 
 #[test]
-fn a_cut_tail_of_an_open_stream_is_found_where_something_behind_it_tells() {
+fn a_cut_tail_of_an_open_stream_is_found_by_later_records() {
     // A file behind it tells.
     let stream = Stream::new();
     let mut outbox = stream.begin();
@@ -241,7 +241,7 @@ fn an_intent_without_a_record_is_found() {
 }
 
 #[tokio::test]
-async fn what_a_kill_leaves_passes_and_so_does_the_next_epoch() {
+async fn a_killed_gateways_outbox_passes_and_so_does_the_next_epoch() {
     let rig = Rig::stored();
     let first = rig.start_store_only();
     let open = first.audit().begin(call("echo")).await.unwrap();
@@ -273,7 +273,7 @@ async fn an_outbox_whose_records_are_partly_delivered_passes() {
 }
 
 #[test]
-fn a_directory_that_is_no_outbox_is_exit_code_3() {
+fn a_directory_without_an_outbox_is_exit_code_3() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
     let (code, stdout, stderr) = verify(dir.path());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::postgres::{Cluster, Database};
-use crate::common::postgres_control::{freeze, thaw};
+use crate::common::postgres_control::{freeze, name, stop_server, thaw};
 use crate::common::stored_records::stored_records;
 use crate::common::trail::{self, Entry};
 use crate::common::wait::{SOON, until_async};
@@ -43,7 +43,7 @@ async fn every_call_is_one_row_in_postgres() {
     assert_eq!(entries.len(), 2 * 52);
     for id in ids {
         let entry = entries.iter().find(|entry| entry.request_id == id.0).unwrap();
-        assert_eq!((entry.response_status.as_str(), entry.tool()), ("ok", Some("echo")));
+        assert_eq!((entry.response_status.as_str(), tool(entry)), ("ok", Some("echo")));
         assert_eq!(entry.args(), Some(r#"{"text":"hello"}"#));
         assert!(entry.latency_ms > 0.0);
     }
@@ -111,7 +111,7 @@ async fn i5_a_copied_outbox_is_a_fork_in_postgres_too() {
 }
 
 #[tokio::test]
-async fn i9_rows_that_an_operators_check_refuses_are_in_quarantine_in_their_place() {
+async fn i9_rows_refused_by_a_check_are_quarantined_in_position() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;
     sqlx::raw_sql("ALTER TABLE audit_log ADD CONSTRAINT no_poison CHECK (tool_name <> 'poison')")
@@ -169,7 +169,7 @@ async fn an_older_gateway_delivers_to_the_schema_of_a_newer_one() {
 }
 
 #[tokio::test]
-async fn i9_a_batch_that_is_too_much_for_postgres_is_delivered_in_parts() {
+async fn i9_a_batch_too_large_for_postgres_is_delivered_in_parts() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;
     // A server that runs out of memory at more than ten rows.
@@ -199,7 +199,7 @@ async fn i9_a_batch_that_is_too_much_for_postgres_is_delivered_in_parts() {
 }
 
 #[tokio::test]
-async fn i9_a_probe_tells_what_is_refused_and_takes_no_effect() {
+async fn i9_a_dry_run_reports_refusals_and_changes_nothing() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;
     // One is checked at the end of the statement, the other only at a commit.
@@ -242,7 +242,7 @@ async fn i9_a_probe_tells_what_is_refused_and_takes_no_effect() {
 }
 
 #[tokio::test]
-async fn i9_many_rows_that_a_check_refuses_are_not_in_the_way_of_the_others() {
+async fn i9_many_refused_rows_do_not_block_the_others() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;
     sqlx::raw_sql("ALTER TABLE audit_log ADD CONSTRAINT no_poison CHECK (tool_name <> 'poison')")
@@ -265,7 +265,7 @@ async fn i9_many_rows_that_a_check_refuses_are_not_in_the_way_of_the_others() {
 }
 
 #[tokio::test]
-async fn i4_rows_that_an_operators_trigger_keeps_out_are_quarantined_and_not_taken_for_delivered() {
+async fn i4_rows_suppressed_by_a_trigger_are_quarantined() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;
     sqlx::raw_sql(
@@ -302,7 +302,7 @@ async fn i4_rows_that_an_operators_trigger_keeps_out_are_quarantined_and_not_tak
 }
 
 #[tokio::test]
-async fn i4_a_trigger_that_keeps_all_rows_out_holds_delivery() {
+async fn i4_a_trigger_that_suppresses_all_rows_holds_delivery() {
     let database = Cluster::shared().create_database().await;
     let mut connection = migrated(&database).await;
     sqlx::raw_sql(
@@ -366,12 +366,12 @@ async fn i9_arguments_that_postgres_could_refuse_arrive_in_the_log() {
     for (id, kept) in want {
         assert_eq!(entry(id).args(), Some(kept));
     }
-    assert!(entry(named).tool().unwrap().starts_with("to\u{fffd}ol"));
+    assert!(tool(entry(named)).unwrap().starts_with("to\u{fffd}ol"));
     assert!(entry(named).error_message.as_ref().unwrap().ends_with("(normalised: tool_name, error_message)"));
 }
 
 #[tokio::test]
-async fn i9_text_that_is_no_json_is_quarantined() {
+async fn i9_arguments_that_are_not_json_are_quarantined() {
     let database = Cluster::shared().create_database().await;
     let rig = Rig::stored();
     let pipeline = rig.start_on(&database);
@@ -401,7 +401,7 @@ async fn at_once(audit: &gatepost::audit::Audit, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i6_calls_beyond_the_ring_go_on_while_postgres_is_stopped_and_all_arrive() {
+async fn i6_more_calls_than_the_ring_holds_survive_a_postgres_outage() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut rig = Rig::stored();
@@ -410,7 +410,7 @@ async fn i6_calls_beyond_the_ring_go_on_while_postgres_is_stopped_and_all_arrive
     let (audit, probe) = (pipeline.audit(), pipeline.probe());
     one(&audit, "echo").await;
     delivered(&probe).await;
-    cluster.stop();
+    stop_server(&mut cluster);
     at_once(&audit, 5_000).await;
     assert_eq!(probe.gauge().stored.0, 5_002);
     cluster.restart();
@@ -420,7 +420,7 @@ async fn i6_calls_beyond_the_ring_go_on_while_postgres_is_stopped_and_all_arrive
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn queued_calls_spill_while_postgres_is_frozen_and_drain_when_it_thaws() {
+async fn queued_calls_spill_while_postgres_hangs_and_drain_after() {
     let cluster = Cluster::start();
     let database = cluster.create_database().await;
     let rig = Rig::queued(Duration::from_millis(50));
@@ -445,7 +445,7 @@ async fn queued_calls_spill_while_postgres_is_frozen_and_drain_when_it_thaws() {
 }
 
 #[tokio::test]
-async fn i5_a_killed_postgres_has_every_record_once_when_it_is_back() {
+async fn i5_a_killed_postgres_has_every_record_once_after_restart() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut rig = Rig::stored();
@@ -468,10 +468,10 @@ async fn i5_a_killed_postgres_has_every_record_once_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_starts_without_postgres_delivers_when_it_is_there() {
+async fn a_gateway_started_without_postgres_delivers_later() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
-    cluster.stop();
+    stop_server(&mut cluster);
     let rig = Rig::stored();
     let pipeline = rig.start_on(&database);
     let ids = many(&pipeline.audit(), 10).await;
@@ -490,7 +490,7 @@ async fn a_gateway_that_starts_without_postgres_delivers_when_it_is_there() {
 async fn the_writer_role_can_deliver_and_cannot_change_the_trail() {
     let database = Cluster::shared().create_database().await;
     let mut admin = migrated(&database).await;
-    let user = format!("writer_{}", database.name);
+    let user = format!("writer_{}", name(&database));
     // Nor does it have to be able to make partitions.
     let grants = format!(
         "CREATE ROLE {user} LOGIN IN ROLE gatepost_writer;
@@ -513,4 +513,8 @@ async fn the_writer_role_can_deliver_and_cannot_change_the_trail() {
         let error = sqlx::raw_sql(statement).execute(&mut writer).await.unwrap_err();
         assert_eq!(error.as_database_error().unwrap().code().unwrap(), "42501", "{statement}");
     }
+}
+
+fn tool(entry: &Entry) -> Option<&str> {
+    entry.texts[6].as_deref()
 }

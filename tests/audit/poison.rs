@@ -15,7 +15,7 @@ use sqlx::Row;
 type Spoil = fn(&mut Call);
 
 #[tokio::test]
-async fn i9_raw_records_that_postgres_refuses_are_quarantined_in_their_places() {
+async fn i9_raw_records_refused_by_postgres_are_quarantined() {
     let database = Cluster::shared().create_database().await;
     let rig = Rig::stored();
     let options = Options { url: database.url.clone(), statement_timeout: Duration::from_secs(30), migrate: true };

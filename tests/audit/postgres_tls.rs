@@ -34,7 +34,7 @@ async fn connects(url: &str, mode: &str, root: &Path) -> Result<Seq, SinkError> 
 }
 
 #[tokio::test]
-async fn each_sslmode_verifies_what_it_says() {
+async fn each_sslmode_verifies_what_it_promises() {
     let cluster = Cluster::start();
     let url = cluster.create_database().await.url;
     let (ours, foreign) = (authority(), authority());
@@ -43,7 +43,7 @@ async fn each_sslmode_verifies_what_it_says() {
     std::fs::write(&root, ours.pem()).unwrap();
     std::fs::write(&other_root, foreign.pem()).unwrap();
 
-    let (certificate_pem, key) = certificate(&ours, &cluster.address().to_string());
+    let (certificate_pem, key) = certificate(&ours, &cluster.address.to_string());
     demand_tls(&cluster, &certificate_pem, &key).await;
     for mode in ["require", "verify-ca", "verify-full"] {
         assert_eq!(connects(&url, mode, &root).await.unwrap(), Seq::ZERO, "{mode}");

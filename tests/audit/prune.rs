@@ -13,7 +13,7 @@ async fn pruned(probe: &Probe, seq: u64) -> prune::Error {
 }
 
 #[tokio::test]
-async fn an_epoch_is_cut_between_its_files_and_the_rest_verifies_from_the_cut() {
+async fn pruning_within_an_epoch_leaves_a_verifiable_rest() {
     let mut rig = Rig::stored();
     // An eighth of it is a file.
     rig.config.outbox_bytes_max = 32 * 1024 * 1024;

@@ -110,7 +110,7 @@ async fn queued_records_spill_when_the_ring_is_half_full() {
 }
 
 #[tokio::test]
-async fn i2_a_crash_while_spilling_gives_open_calls_one_interrupted_record() {
+async fn i2_a_crash_while_spilling_interrupts_each_open_call_once() {
     let rig = Rig::queued(Duration::from_millis(150));
     let (pipeline, probe) = settled(&rig).await;
     let audit = pipeline.audit();

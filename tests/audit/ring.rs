@@ -248,7 +248,7 @@ fn i6_a_gap_fits_a_ring_that_filled_while_the_scribe_had_it() {
 }
 
 #[tokio::test]
-async fn i6_admission_waits_for_room_and_then_gives_up() {
+async fn i6_admission_waits_for_room_then_times_out() {
     let ring = Ring::new(LIMITS, Head::START);
     let mut held = Vec::new();
     while let Ok(reservation) = ring.reserve_call(&call_of(10), Duration::ZERO).await {
@@ -267,7 +267,7 @@ async fn i6_admission_waits_for_room_and_then_gives_up() {
 }
 
 #[test]
-fn neither_intents_nor_what_the_scribe_has_not_taken_are_past_high_water() {
+fn intents_and_untaken_entries_do_not_count_for_high_water() {
     let mut model = Model::new(LIMITS);
     for _ in 0..12 {
         model.run(Operation::Begin { bytes: 10 });

@@ -34,7 +34,7 @@ fn quarantined(dir: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn i4_a_flipped_bit_never_loses_a_record_in_silence() {
+async fn i4_a_flipped_bit_never_loses_a_record_silently() {
     // Two epochs, undelivered: a sealed file and the newest one.
     let rig = Rig::stored();
     let pipeline = rig.start_store_only();
@@ -113,7 +113,7 @@ async fn a_cut_or_foreign_file_is_set_aside_and_the_gateway_starts() {
 }
 
 #[tokio::test]
-async fn a_dead_directory_is_read_and_not_touched_though_it_is_damaged() {
+async fn a_damaged_directory_is_read_without_changing_it() {
     let rig = Rig::stored();
     let pipeline = rig.start_store_only();
     one(&pipeline.audit(), "echo").await;

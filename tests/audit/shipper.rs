@@ -105,7 +105,7 @@ async fn i4_a_partly_delivered_segment_is_kept() {
 }
 
 #[tokio::test]
-async fn i4_after_delivery_the_outbox_is_one_small_file_without_records() {
+async fn i4_after_delivery_the_outbox_is_one_small_empty_file() {
     let rig = Rig::stored();
     for _ in 0..3 {
         let pipeline = rig.start_store_only();
@@ -142,7 +142,7 @@ async fn an_unlinked_outbox_file_is_closed() {
 }
 
 #[tokio::test]
-async fn i4_what_was_only_stored_is_delivered_when_a_sink_is_configured() {
+async fn i4_stored_records_are_delivered_once_a_sink_is_configured() {
     let mut rig = Rig::stored();
     let mut ids = Vec::new();
     for epoch in 0..4 {
@@ -170,7 +170,7 @@ async fn i4_what_was_only_stored_is_delivered_when_a_sink_is_configured() {
 }
 
 #[tokio::test]
-async fn i4_a_long_drain_stores_its_watermarks_as_it_goes() {
+async fn i4_a_long_drain_stores_watermarks_while_it_runs() {
     let mut rig = Rig::stored();
     let pipeline = rig.start_store_only();
     many(&pipeline.audit(), 40).await;
@@ -206,7 +206,7 @@ async fn i5_lost_replies_deliver_nothing_twice() {
 }
 
 #[tokio::test]
-async fn i5_a_batch_that_is_committed_late_while_its_first_record_is_quarantined_is_no_fork() {
+async fn i5_a_late_commit_during_quarantine_is_not_a_fork() {
     let rig = Rig::stored();
     let pipeline = rig.start_store_only();
     one(&pipeline.audit(), "poison").await;
@@ -224,7 +224,7 @@ async fn i5_a_batch_that_is_committed_late_while_its_first_record_is_quarantined
 }
 
 #[tokio::test]
-async fn a_reply_lost_to_an_idle_gateway_leaves_no_alarm_behind() {
+async fn a_reply_lost_to_an_idle_gateway_raises_no_alarm() {
     let rig = Rig::stored();
     let pipeline = rig.start();
     let probe = pipeline.probe();
@@ -277,7 +277,7 @@ async fn dies_at(at: u64, mut rig: Rig) {
 }
 
 #[tokio::test]
-async fn i2_a_disk_that_dies_at_any_moment_while_records_are_delivered_loses_no_call() {
+async fn i2_a_disk_failure_at_any_moment_of_delivery_loses_no_call() {
     for at in 1..=40 {
         dies_at(at, Rig::stored()).await;
         dies_at(at, Rig::queued(Duration::from_millis(1))).await;
@@ -285,7 +285,7 @@ async fn i2_a_disk_that_dies_at_any_moment_while_records_are_delivered_loses_no_
 }
 
 #[tokio::test]
-async fn i5_records_that_were_delivered_and_not_forgotten_are_not_delivered_again() {
+async fn i5_delivered_records_still_in_the_outbox_are_not_redelivered() {
     let rig = Rig::stored();
     rig.sink.turn(Mood::Blocked);
     let pipeline = rig.start();
@@ -304,7 +304,7 @@ async fn i5_records_that_were_delivered_and_not_forgotten_are_not_delivered_agai
 }
 
 #[tokio::test]
-async fn i6_the_outcomes_of_begun_calls_fit_when_nothing_else_does() {
+async fn i6_outcomes_of_open_calls_fit_into_a_full_ring() {
     let mut rig = Rig::stored();
     rig.config.ring.records = 64;
     rig.config.timeouts.admission = Duration::from_millis(5);
@@ -329,7 +329,7 @@ async fn i6_the_outcomes_of_begun_calls_fit_when_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn i9_a_batch_that_takes_too_long_is_halved_and_batches_grow_back() {
+async fn i9_a_batch_that_times_out_is_halved_and_sizes_grow_back() {
     let mut rig = Rig::stored();
     rig.config.batch.records = 16;
     let pipeline = rig.start_store_only();
@@ -350,7 +350,7 @@ async fn i9_a_batch_that_takes_too_long_is_halved_and_batches_grow_back() {
 }
 
 #[tokio::test]
-async fn i9_one_record_that_takes_too_long_is_tried_again_and_not_quarantined() {
+async fn i9_one_record_that_times_out_is_retried_not_quarantined() {
     let rig = Rig::stored();
     rig.sink.time_out_above(Some(0));
     let pipeline = rig.start();
@@ -365,7 +365,7 @@ async fn i9_one_record_that_takes_too_long_is_tried_again_and_not_quarantined() 
 }
 
 #[tokio::test]
-async fn i9_refused_rows_are_quarantined_in_their_place() {
+async fn i9_refused_rows_are_quarantined_in_their_positions() {
     let rig = Rig::stored();
     rig.sink.refuse_tool("poison");
     // All in one batch, in which the refused ones have to be found.
@@ -386,7 +386,7 @@ async fn i9_refused_rows_are_quarantined_in_their_place() {
 }
 
 #[tokio::test]
-async fn i9_however_many_alike_rows_are_refused_good_ones_behind_them_are_delivered() {
+async fn i9_good_rows_after_many_refused_rows_are_delivered() {
     // Together: in one batch, the good ones before and behind. One by one: the good one comes when it is held already.
     for together in [true, false] {
         let rig = Rig::stored();
@@ -417,7 +417,7 @@ async fn i9_however_many_alike_rows_are_refused_good_ones_behind_them_are_delive
 }
 
 #[tokio::test]
-async fn i9_where_all_rows_are_refused_the_schema_is_blamed() {
+async fn i9_a_refusal_of_all_rows_is_a_fault_of_the_schema() {
     for together in [true, false] {
         let rig = Rig::stored();
         rig.sink.turn(if together { Mood::Blocked } else { Mood::RefuseAll });
@@ -448,7 +448,7 @@ async fn i9_where_all_rows_are_refused_the_schema_is_blamed() {
 }
 
 #[tokio::test]
-async fn i9_what_cannot_be_prepared_later_does_not_hold_delivery() {
+async fn i9_a_later_failure_to_prepare_does_not_stop_delivery() {
     let rig = Rig::stored();
     let pipeline = rig.start();
     let probe = pipeline.probe();
@@ -473,7 +473,7 @@ async fn i9_what_cannot_be_prepared_later_does_not_hold_delivery() {
 }
 
 #[tokio::test]
-async fn a_stop_delivers_what_it_can_and_says_how_far() {
+async fn a_stop_reports_how_far_it_delivered() {
     let rig = Rig::stored();
     let pipeline = rig.start();
     many(&pipeline.audit(), 20).await;

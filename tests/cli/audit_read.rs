@@ -3,12 +3,13 @@
 use crate::common::gatepost::Setup;
 use crate::common::postgres::Cluster;
 use crate::common::wait::{SOON, until};
+use crate::run::run;
 use serde_json::Value;
 
 /// The details and readers of the `gateway/read` records, without those of this question.
 fn reads(setup: &Setup) -> Vec<(Value, String)> {
     let (code, stdout, stderr) =
-        setup.run(&["audit", "query", "--method", "gateway/read", "--limit", "1000", "--json"]);
+        run(setup, &["audit", "query", "--method", "gateway/read", "--limit", "1000", "--json"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     let record = |line: &str| {
         let record: Value = serde_json::from_str(line).unwrap();
@@ -20,7 +21,7 @@ fn reads(setup: &Setup) -> Vec<(Value, String)> {
 
 fn each_command_is_recorded(setup: &Setup, from: &str) {
     for args in [&["query", "--status", "denied"][..], &["show", "1/1"], &["tail", "-n", "1"], &["verify"]] {
-        let (code, _, stderr) = setup.run(&[&["audit"], args].concat());
+        let (code, _, stderr) = run(setup, &[&["audit"], args].concat());
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{args:?}");
     }
     until("the reads are delivered", SOON, || reads(setup).len() >= 4);
@@ -35,20 +36,20 @@ fn each_command_is_recorded(setup: &Setup, from: &str) {
 }
 
 #[test]
-fn reading_a_live_outbox_is_recorded_with_who_what_and_how_many() {
+fn reading_a_live_outbox_is_recorded() {
     let setup = Setup::new();
     let gatepost = setup.start();
     each_command_is_recorded(&setup, "outbox");
     assert_eq!(gatepost.terminate(), Some(0));
-    let (code, stdout, _) = setup.run(&["audit", "verify"]);
+    let (code, stdout, _) = run(&setup, &["audit", "verify"]);
     assert!(code == Some(0) && stdout.ends_with("the trail is whole\n"), "{stdout}");
 }
 
 #[tokio::test]
-async fn reading_postgres_beside_a_live_gateway_is_recorded_with_who_what_and_how_many() {
+async fn reading_postgres_beside_a_live_gateway_is_recorded() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
-    setup.postgres(&database.url);
+    setup.set("postgres.url", &database.url);
     let gatepost = setup.start();
     let pool = database.pool().await;
     let opened = "SELECT count(*) FROM audit_log";
@@ -58,7 +59,7 @@ async fn reading_postgres_beside_a_live_gateway_is_recorded_with_who_what_and_ho
     .await;
     each_command_is_recorded(&setup, "postgres");
     assert_eq!(gatepost.terminate(), Some(0));
-    let (code, _, stderr) = setup.run(&["audit", "query"]);
+    let (code, _, stderr) = run(&setup, &["audit", "query"]);
     assert_eq!(code, Some(0));
     assert!(stderr.contains("this read is not recorded: no gateway that runs in "), "{stderr}");
 }

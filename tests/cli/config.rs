@@ -114,7 +114,7 @@ fn a_whole_file_is_read_as_written() {
 }
 
 #[test]
-fn every_unknown_key_is_reported_with_its_line_and_the_nearest_key() {
+fn unknown_keys_are_reported_with_line_and_nearest_key() {
     let text = "[servr]\nlisten = \"x\"\n[server]\nlisen = \"127.0.0.1:1\"\nlevel = \"stored\"\n[audit]\nring_record_max = 9\n\
                 [backends.b]\ncomand = [\"x\"]\ncommand = [\"x\"]\n[roles.dev]\nalow = []\n\
                 [[auth.keys]]\nalgorithm = \"HS256\"\nissuer = \"i\"\nsecret_env = \"S\"\nkidd = \"k\"\n";
@@ -178,7 +178,7 @@ fn a_value_out_of_range_is_reported_with_the_range() {
 }
 
 #[test]
-fn text_that_is_no_toml_is_reported_with_its_line() {
+fn invalid_toml_is_reported_with_its_line() {
     let fault = fault("[server]\nlisten = \"127.0.0.1:1\"\ncalls_max = = 3\n");
     assert!(fault.starts_with("g.toml:3: is no TOML: "), "{fault}");
     assert!(
@@ -187,7 +187,7 @@ fn text_that_is_no_toml_is_reported_with_its_line() {
 }
 
 #[test]
-fn a_pattern_is_one_backend_and_one_tool_of_a_backend_that_is_there() {
+fn a_pattern_names_a_configured_backend_and_a_tool() {
     let backends = "[backends.time]\ncommand = [\"x\"]\n[backends.git]\ncommand = [\"x\"]\n";
     let text = format!(
         "{backends}[roles.dev]\nallow = [\n  \"tme/*\",\n  \"a/b/c\",\n  \"time\",\n  \"/x\",\n  \"git/*\"\n]\n"
@@ -238,7 +238,7 @@ fn every_rule_of_a_role_is_checked_with_its_line() {
 }
 
 #[test]
-fn an_alias_is_what_clients_take_in_a_tool_name() {
+fn an_alias_is_valid_in_a_tool_name() {
     for alias in ["a__b", "a_b", "Time", "-a", "\"\"", "\"a.b\"", "\"a/b\"", "all", "a23456789012345678901234567890123"]
     {
         let fault = fault(&format!("[backends.{alias}]\ncommand = [\"x\"]"));
@@ -250,7 +250,7 @@ fn an_alias_is_what_clients_take_in_a_tool_name() {
 }
 
 #[test]
-fn a_key_has_exactly_one_source_and_one_that_fits_its_algorithm() {
+fn a_key_has_one_source_that_fits_its_algorithm() {
     let key = |rest: &str| format!("[[auth.keys]]\nissuer = \"i\"\n{rest}\n");
     let cases = [
         ("algorithm = \"HS256\"", "auth.keys[0]: has no key material: HS256 takes secret_file or secret_env"),
@@ -272,7 +272,7 @@ fn a_key_has_exactly_one_source_and_one_that_fits_its_algorithm() {
 }
 
 #[test]
-fn an_issuer_has_exactly_one_set_of_keys_and_no_hmac() {
+fn an_issuer_has_one_key_set_and_no_hmac() {
     let issuer = |rest: &str| format!("[[auth.issuers]]\nissuer = \"i\"\n{rest}\n");
     let cases = [
         ("", "g.toml:1: auth.issuers[0]: has no keys: set jwks_url or jwks_file"),
@@ -313,7 +313,7 @@ fn an_issuer_has_exactly_one_set_of_keys_and_no_hmac() {
 }
 
 #[test]
-fn tls_takes_a_certificate_and_its_key_and_certificates_take_an_authority() {
+fn tls_settings_depend_on_each_other() {
     let tls = "[server.tls]\ncert_file = \"c\"\nkey_file = \"k\"\n";
     assert_eq!(parse(tls).unwrap().server.tls.unwrap().cert_file, Path::new("c"));
     assert!(fault("[server.tls]\ncert_file = \"c\"").starts_with("g.toml:1: server.tls.key_file: is missing"));
@@ -337,13 +337,13 @@ fn tls_takes_a_certificate_and_its_key_and_certificates_take_an_authority() {
 }
 
 #[test]
-fn a_section_within_a_section_is_set_by_the_environment_too() {
+fn the_environment_sets_nested_sections() {
     let env = env(&[("GATEPOST_SERVER_TLS_CERT_FILE", "c"), ("GATEPOST_SERVER_TLS_KEY_FILE", "k")]);
     assert_eq!(Config::load(None, env).unwrap().server.tls.unwrap().key_file, Path::new("k"));
 }
 
 #[test]
-fn i10_an_address_that_others_reach_demands_keys() {
+fn i10_a_reachable_address_requires_keys() {
     assert!(fault("[server]\nlisten = \"0.0.0.0:8808\"").starts_with("g.toml:2: server.listen: "));
     let listen = "[server]\nlisten = \"0.0.0.0:8808\"\n";
     for believed in [KEY, "[[auth.issuers]]\nissuer = \"i\"\njwks_file = \"f\"", "[auth]\ntokens_file = \"t\""] {
@@ -426,7 +426,7 @@ fn a_fault_of_the_environment_names_the_variable() {
 }
 
 #[test]
-fn a_variable_that_holds_a_keys_secret_may_bear_the_prefix() {
+fn a_secrets_variable_may_have_the_prefix() {
     let text = KEY.replace("\"S\"", "\"GATEPOST_SECRET\"");
     Config::parse(&text, None, env(&[("GATEPOST_SECRET", "x")])).unwrap();
     assert!(Config::parse("", None, env(&[("GATEPOST_SECRET", "x")])).is_err());

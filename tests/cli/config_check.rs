@@ -2,23 +2,24 @@
 
 use crate::common::gatepost::Setup;
 use crate::common::mcp::{Client, Era};
+use crate::run::run;
 use serde_json::json;
 
 #[test]
-fn a_valid_configuration_is_called_valid() {
-    let (code, stdout, stderr) = Setup::new().run(&["config", "check"]);
+fn config_check_accepts_a_valid_configuration() {
+    let (code, stdout, stderr) = run(&Setup::new(), &["config", "check"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     assert!(stdout.ends_with("gatepost.toml: the configuration is valid\n"), "{stdout}");
 }
 
 #[test]
-fn a_bad_configuration_is_one_line_a_fault_and_exit_code_2() {
+fn config_check_prints_one_line_per_fault_and_exits_2() {
     let mut setup = Setup::new();
     setup.set("server.lisen", "127.0.0.1:1").set_toml("server.calls_max", "0").role("typo", &["exmaple/echo"]);
     let file = setup.config_file();
     let lines = std::fs::read_to_string(&file).unwrap();
     let line = |key: &str| lines.lines().position(|line| line.starts_with(key)).unwrap() + 1;
-    let (code, stdout, stderr) = setup.run(&["config", "check"]);
+    let (code, stdout, stderr) = run(&setup, &["config", "check"]);
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
     let mut wanted = [
         ("server.lisen", "server.lisen: unknown key: did you mean server.listen?"),
@@ -33,7 +34,7 @@ fn a_bad_configuration_is_one_line_a_fault_and_exit_code_2() {
     let wanted = wanted.map(|(line, message)| format!("{}:{line}: {message}\n", file.display()));
     assert_eq!(stderr, wanted.concat());
 
-    let (code, _, stderr) = setup.run(&["serve"]);
+    let (code, _, stderr) = run(&setup, &["serve"]);
     assert_eq!(code, Some(2), "serve refuses it too");
     assert_eq!(stderr.lines().count(), 3, "{stderr}");
 }
@@ -41,15 +42,15 @@ fn a_bad_configuration_is_one_line_a_fault_and_exit_code_2() {
 #[test]
 fn an_override_by_the_environment_is_checked_too() {
     let mut setup = Setup::new();
-    setup.env("GATEPOST_POSTGRES_URL", "mysql://u:hunter2@h/d");
-    let (code, _, stderr) = setup.run(&["config", "check"]);
+    setup.env.insert("GATEPOST_POSTGRES_URL".to_owned(), "mysql://u:hunter2@h/d".to_owned());
+    let (code, _, stderr) = run(&setup, &["config", "check"]);
     assert_eq!(code, Some(2));
     assert!(stderr.starts_with("environment variable GATEPOST_POSTGRES_URL: postgres.url: "), "{stderr}");
     assert!(!stderr.contains("hunter2"), "I8");
 }
 
 #[test]
-fn a_file_that_is_not_there_is_exit_code_2() {
+fn a_missing_file_is_exit_code_2() {
     let setup = Setup::new();
     let mut command = setup.command(&["config", "check"]);
     std::fs::remove_file(setup.dir().join("gatepost.toml")).unwrap();
@@ -59,10 +60,10 @@ fn a_file_that_is_not_there_is_exit_code_2() {
 }
 
 #[tokio::test]
-async fn the_gateway_takes_a_minted_token() {
+async fn the_gateway_accepts_a_minted_token() {
     let setup = Setup::new();
     let gatepost = setup.start();
-    let (code, stdout, stderr) = setup.run(&["token", "--subject", "alice", "--role", "echo", "--ttl", "5m"]);
+    let (code, stdout, stderr) = run(&setup, &["token", "--subject", "alice", "--role", "echo", "--ttl", "5m"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     let client = Client::connect(&format!("{}/mcp", gatepost.url()), Era::Modern, Some(stdout.trim_end())).await;
     assert_eq!(client.call("example__echo", json!({"text": "hi"})).await.unwrap().content(), "hi");
@@ -72,17 +73,17 @@ async fn the_gateway_takes_a_minted_token() {
 #[test]
 fn a_token_that_cannot_be_minted_leaves_stdout_empty() {
     let setup = Setup::new();
-    let (code, stdout, stderr) = setup.run(&["token", "--subject", "alice", "--role", "nobody"]);
+    let (code, stdout, stderr) = run(&setup, &["token", "--subject", "alice", "--role", "nobody"]);
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
     assert!(stderr.contains("\"nobody\" is not configured"), "{stderr}");
     std::fs::write(setup.dir().join("secret"), "short").unwrap();
-    let (code, stdout, stderr) = setup.run(&["token", "--subject", "alice", "--role", "echo"]);
+    let (code, stdout, stderr) = run(&setup, &["token", "--subject", "alice", "--role", "echo"]);
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
     assert!(stderr.contains("has 5 bytes"), "{stderr}");
 }
 
 #[tokio::test]
-async fn the_gateway_takes_a_static_token_whose_hash_was_printed() {
+async fn the_gateway_accepts_a_static_token_by_its_printed_hash() {
     use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
 
@@ -96,7 +97,7 @@ async fn the_gateway_takes_a_static_token_whose_hash_was_printed() {
     std::fs::write(&file, child.wait_with_output().unwrap().stdout).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     setup.set("auth.tokens_file", file.to_str().unwrap());
-    let (code, _, stderr) = setup.run(&["config", "check"]);
+    let (code, _, stderr) = run(&setup, &["config", "check"]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("auth.tokens_file: ") && stderr.contains("chmod 600"), "{stderr}");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -104,7 +105,7 @@ async fn the_gateway_takes_a_static_token_whose_hash_was_printed() {
     let client = Client::connect(&format!("{}/mcp", gatepost.url()), Era::Modern, Some(token)).await;
     assert_eq!(client.call("example__echo", json!({"text": "hi"})).await.unwrap().content(), "hi");
     assert!(!gatepost.log().contains(token), "I8");
-    let (_, usage, _) = setup.run(&["outbox", "list", "--json"]);
+    let (_, usage, _) = run(&setup, &["outbox", "list", "--json"]);
     assert!(usage.contains("\"static\"") && !usage.contains(token), "{usage}");
     let bare = std::process::Command::new(crate::common::gatepost::BINARY).arg("token").output().unwrap();
     assert_eq!(bare.status.code(), Some(2), "a subject is needed to mint");

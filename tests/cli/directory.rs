@@ -51,7 +51,7 @@ fn a_directory_of_another_user_is_refused() {
 }
 
 #[test]
-fn a_file_system_that_is_mounted_read_only_is_refused() {
+fn a_read_only_file_system_is_refused() {
     let setup = Setup::new();
     let dir = setup.audit_dir();
     fs::create_dir(&dir).unwrap();
@@ -84,7 +84,7 @@ fn newer(dir: &Path) -> PathBuf {
 }
 
 #[test]
-fn an_outbox_of_a_newer_version_is_refused_and_left_as_it_is() {
+fn an_outbox_of_a_newer_version_is_refused_unchanged() {
     let setup = Setup::new();
     let dir = setup.audit_dir();
     fs::create_dir(&dir).unwrap();
@@ -96,7 +96,7 @@ fn an_outbox_of_a_newer_version_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn every_outbox_command_refuses_a_newer_version_and_leaves_it_as_it_is() {
+fn every_outbox_command_refuses_a_newer_version_unchanged() {
     let mut setup = Setup::new();
     let dir = setup.audit_dir();
     fs::create_dir(&dir).unwrap();
@@ -128,6 +128,6 @@ fn every_outbox_command_refuses_a_newer_version_and_leaves_it_as_it_is() {
         check(&setup, command);
     }
     // Nobody listens on port 1.
-    setup.postgres("postgres://gatepost@127.0.0.1:1/audit");
+    setup.set("postgres.url", "postgres://gatepost@127.0.0.1:1/audit");
     check(&setup, &["drain", "--timeout", "1s"]);
 }

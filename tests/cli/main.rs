@@ -29,3 +29,4 @@ mod metrics;
 mod outbox_cli;
 mod outbox_prune;
 mod packaging;
+mod run;

@@ -6,18 +6,9 @@ use std::process::{Command, Stdio};
 use crate::common::gatepost::{BINARY, Setup};
 use crate::common::mcp::Era;
 use crate::common::wait::{SOON, until};
+use crate::run::{outbox_succeeds, run, run_outbox};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-
-fn run(setup: &Setup, args: &[&str]) -> (Option<i32>, String, String) {
-    setup.run(&[&["outbox"], args].concat())
-}
-
-fn succeeds(setup: &Setup, args: &[&str]) -> String {
-    let (code, stdout, stderr) = run(setup, args);
-    assert_eq!(code, Some(0), "{args:?}: {stdout}{stderr}");
-    stdout
-}
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -25,51 +16,51 @@ fn lines(text: &str) -> Vec<Value> {
 
 /// Every reading command gives the same of this outbox, whether its gateway lives or not.
 fn all_commands(setup: &Setup, calls: usize) {
-    let stats = &lines(&succeeds(setup, &["stats", "--json"]))[0];
+    let stats = &lines(&outbox_succeeds(setup, &["stats", "--json"]))[0];
     // `gateway/opened` is one more.
     assert_eq!(stats["stored"], calls + 1);
     assert!(stats["oldest"].is_string() || stats["oldest"].is_number(), "{stats}");
 
-    let exported = lines(&succeeds(setup, &["export"]));
+    let exported = lines(&outbox_succeeds(setup, &["export"]));
     assert_eq!(exported.len(), calls + 1);
     let seqs: Vec<_> = exported.iter().map(|record| record["seq"].as_u64().unwrap()).collect();
     assert_eq!(seqs, (1..=calls as u64 + 1).collect::<Vec<_>>());
-    assert_eq!(lines(&succeeds(setup, &["export", "--tool", "echo"])).len(), calls);
+    assert_eq!(lines(&outbox_succeeds(setup, &["export", "--tool", "echo"])).len(), calls);
     // Filters are those of `gatepost audit`.
-    assert_eq!(lines(&succeeds(setup, &["export", "--args", "a,b", "--since", "1h"])).len(), calls);
-    assert_eq!(lines(&succeeds(setup, &["list", "--json", "--since", "2999-01-01T00:00:00Z"])).len(), 0);
-    let (_, some, note) = run(setup, &["export", "--after", "1/2", "--limit", "3"]);
+    assert_eq!(lines(&outbox_succeeds(setup, &["export", "--args", "a,b", "--since", "1h"])).len(), calls);
+    assert_eq!(lines(&outbox_succeeds(setup, &["list", "--json", "--since", "2999-01-01T00:00:00Z"])).len(), 0);
+    let (_, some, note) = run_outbox(setup, &["export", "--after", "1/2", "--limit", "3"]);
     assert_eq!(lines(&some), exported[2..5]);
     assert_eq!(note, "gatepost: 3 records; there are more: --after 1/5\n");
 
-    let csv = succeeds(setup, &["export", "--format", "csv", "--after", "1/1", "--limit", "1"]);
+    let csv = outbox_succeeds(setup, &["export", "--format", "csv", "--after", "1/1", "--limit", "1"]);
     let mut rows = csv.lines();
     assert!(rows.next().unwrap().starts_with("gateway_id,epoch,seq,prev_hash,hash,request_id,"));
     let row = rows.next().unwrap();
     assert!(row.contains(r#","{""text"":""a,b""}","#), "{row}");
 
-    let (_, page, note) = run(setup, &["list", "--after", "1/1", "--limit", "2", "--json"]);
+    let (_, page, note) = run_outbox(setup, &["list", "--after", "1/1", "--limit", "2", "--json"]);
     assert_eq!(lines(&page), exported[1..3]);
     assert_eq!(note, "gatepost: there are more: --after 1/3\n");
-    let newest = lines(&succeeds(setup, &["list", "--limit", "2", "--json"]));
+    let newest = lines(&outbox_succeeds(setup, &["list", "--limit", "2", "--json"]));
     assert_eq!(newest, exported[calls - 1..]);
-    assert_eq!(lines(&succeeds(setup, &["tail", "-n", "2", "--json"])), newest);
+    assert_eq!(lines(&outbox_succeeds(setup, &["tail", "-n", "2", "--json"])), newest);
 
     let id = exported[2]["request_id"].as_str().unwrap();
-    assert_eq!(lines(&succeeds(setup, &["show", id, "--json"]))[0], exported[2]);
-    let shown = succeeds(setup, &["show", "1/3", "--hex"]);
+    assert_eq!(lines(&outbox_succeeds(setup, &["show", id, "--json"]))[0], exported[2]);
+    let shown = outbox_succeeds(setup, &["show", "1/3", "--hex"]);
     for part in ["outbox-000001.redb", "magic: GPRF", "CRC-32C: 0x", ", right", "request_args: {\"text\":\"a,b\"}"] {
         assert!(shown.contains(part), "{part} is missing in {shown}");
     }
-    let (code, _, stderr) = run(setup, &["show", "1/999"]);
+    let (code, _, stderr) = run_outbox(setup, &["show", "1/999"]);
     assert_eq!(code, Some(1), "{stderr}");
 
-    let report = succeeds(setup, &["verify"]);
+    let report = outbox_succeeds(setup, &["verify"]);
     assert!(report.contains(&format!("{} records", calls + 1)) && report.ends_with("no fault\n"), "{report}");
 }
 
 #[tokio::test]
-async fn every_command_answers_alike_beside_a_live_gateway_and_on_what_kill_9_left() {
+async fn outbox_commands_agree_on_live_and_killed_gateways() {
     let setup = Setup::new();
     let gatepost = setup.start();
     let client = gatepost.client(Era::Modern, "admin").await;
@@ -104,26 +95,26 @@ async fn a_tail_follows_until_the_gateway_stops() {
 }
 
 #[tokio::test]
-async fn an_export_is_a_new_file_that_is_whole_or_not_there() {
+async fn an_export_file_is_complete_or_absent() {
     let setup = Setup::new();
     let gatepost = setup.start();
     gatepost.client(Era::Modern, "admin").await.call("example__echo", json!({"text": "hi"})).await.unwrap();
     let file = setup.dir().join("export.jsonl");
     let path = file.to_str().unwrap();
-    assert_eq!(succeeds(&setup, &["export", "--output", path]), "");
+    assert_eq!(outbox_succeeds(&setup, &["export", "--output", path]), "");
     assert_eq!(lines(&std::fs::read_to_string(&file).unwrap()).len(), 2);
-    let (code, _, stderr) = run(&setup, &["export", "--output", path]);
+    let (code, _, stderr) = run_outbox(&setup, &["export", "--output", path]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("it is there already; name a new file"), "{stderr}");
     let inside = setup.audit_dir().join("export.jsonl");
-    let (code, _, stderr) = run(&setup, &["export", "--output", inside.to_str().unwrap()]);
+    let (code, _, stderr) = run_outbox(&setup, &["export", "--output", inside.to_str().unwrap()]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("for the outbox alone"), "{stderr}");
     // A file that rotted ends the export, and nothing is left of it.
     gatepost.end(Signal::SIGKILL);
     std::fs::write(setup.audit_dir().join("outbox-000001.redb"), b"rotten").unwrap();
     let other = setup.dir().join("other.jsonl");
-    let (code, _, stderr) = run(&setup, &["export", "--output", other.to_str().unwrap()]);
+    let (code, _, stderr) = run_outbox(&setup, &["export", "--output", other.to_str().unwrap()]);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("outbox-000001.redb"), "{stderr}");
     let left = setup
@@ -148,7 +139,7 @@ fn priorities(pid: u32) -> Vec<(String, i64)> {
 }
 
 #[tokio::test]
-async fn looking_gives_way_to_calls() {
+async fn reading_runs_at_low_priority() {
     let setup = Setup::new();
     let gatepost = setup.start();
     let client = gatepost.client(Era::Modern, "admin").await;
@@ -159,7 +150,7 @@ async fn looking_gives_way_to_calls() {
     let mut export = setup.command(&["outbox", "export"]).stdout(Stdio::piped()).spawn().unwrap();
     let niced = |pid| priorities(pid).into_iter().filter(|(_, nice)| *nice == 19).map(|(name, _)| name).collect();
     until("the gateway reads for it", SOON, || {
-        let of_gateway: Vec<String> = niced(gatepost.pid());
+        let of_gateway: Vec<String> = niced(gatepost.pid);
         let of_command: Vec<String> = niced(export.id());
         of_gateway == ["inspect"] && of_command.len() == priorities(export.id()).len()
     });
@@ -168,11 +159,11 @@ async fn looking_gives_way_to_calls() {
     // `gateway/opened` is one more; the last call may have come in time.
     assert!((61..=62).contains(&shown.count()));
     assert!(export.wait().unwrap().success());
-    until("the thread ends", SOON, || niced(gatepost.pid()).is_empty());
+    until("the thread ends", SOON, || niced(gatepost.pid).is_empty());
 }
 
 #[test]
-fn a_gateway_that_ends_before_its_answer_does_is_no_whole_export() {
+fn an_export_cut_short_by_the_gateways_end_fails() {
     use std::io::Write as _;
     let dir = tempfile::tempdir().unwrap();
     let lock = std::fs::File::create(dir.path().join("lock")).unwrap();
@@ -191,7 +182,7 @@ fn a_gateway_that_ends_before_its_answer_does_is_no_whole_export() {
 }
 
 #[test]
-fn a_word_that_is_no_status_and_a_place_that_is_none_are_exit_code_2() {
+fn an_invalid_status_or_position_is_exit_code_2() {
     let setup = Setup::new();
     for (args, what) in [
         (["list", "--status", "fine"], "no such status; one of ok, "),
@@ -199,7 +190,7 @@ fn a_word_that_is_no_status_and_a_place_that_is_none_are_exit_code_2() {
         (["list", "--after", "12"], "is no EPOCH/SEQ"),
         (["list", "--limit", "1000000"], "go on with --after EPOCH/SEQ"),
     ] {
-        let (code, stdout, stderr) = run(&setup, &args);
+        let (code, stdout, stderr) = run_outbox(&setup, &args);
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{args:?}");
         assert!(stderr.contains(what), "{stderr}");
     }
@@ -211,7 +202,7 @@ async fn no_command_prints_hidden_characters_of_a_record() {
     let gatepost = setup.start();
     let client = gatepost.client_at("/mcp/example", Era::Legacy, "admin").await;
     client.call("ad\u{202e}d\u{200b}", json!({"x": "\u{202e}fdp.exe"})).await.unwrap();
-    let exported = lines(&succeeds(&setup, &["export", "--method", "tools/call"]));
+    let exported = lines(&outbox_succeeds(&setup, &["export", "--method", "tools/call"]));
     let [record] = &exported[..] else { panic!("one call: {exported:?}") };
     assert_eq!(
         (&record["tool_name"], &record["request_args"]),
@@ -227,7 +218,7 @@ async fn no_command_prints_hidden_characters_of_a_record() {
         &["outbox", "show", &place, "--hex"],
         &["outbox", "tail"],
     ] {
-        let (code, stdout, stderr) = setup.run(args);
+        let (code, stdout, stderr) = run(&setup, args);
         assert_eq!(code, Some(0), "{args:?}: {stderr}");
         for shown in ["ad\\u{202e}d\\u{200b}", "\\u{202e}fdp.exe"] {
             assert!(stdout.contains(shown), "{args:?} does not show {shown}: {stdout}");

@@ -4,20 +4,11 @@ use std::fs;
 
 use crate::common::gatepost::Setup;
 use crate::common::mcp::Era;
+use crate::run::{outbox_succeeds, run_outbox};
 use serde_json::{Value, json};
 
-fn run(setup: &Setup, args: &[&str]) -> (Option<i32>, String, String) {
-    setup.run(&[&["outbox"], args].concat())
-}
-
-fn succeeds(setup: &Setup, args: &[&str]) -> String {
-    let (code, stdout, stderr) = run(setup, args);
-    assert_eq!(code, Some(0), "{args:?}: {stdout}{stderr}");
-    stdout
-}
-
 fn records(setup: &Setup) -> Vec<Value> {
-    succeeds(setup, &["export"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    outbox_succeeds(setup, &["export"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn files(setup: &Setup) -> Vec<String> {
@@ -40,22 +31,22 @@ async fn epochs(setup: &Setup, count: usize) {
 }
 
 #[tokio::test]
-async fn i4_a_dead_directory_is_pruned_by_whole_files_and_its_trail_says_so() {
+async fn i4_pruning_removes_whole_files_and_is_recorded() {
     let setup = Setup::new();
     epochs(&setup, 3).await;
     let before = records(&setup);
     // Without a terminal it does not ask, and without --yes it does nothing.
-    let (code, _, stderr) = run(&setup, &["prune", "--before", "3/1"]);
+    let (code, _, stderr) = run_outbox(&setup, &["prune", "--before", "3/1"]);
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("--yes"), "{stderr}");
-    let would = succeeds(&setup, &["prune", "--before", "3/1", "--dry-run"]);
+    let would = outbox_succeeds(&setup, &["prune", "--before", "3/1", "--dry-run"]);
     assert!(would.contains("would remove 8 records, 1/1 to 2/4, in 2 files"), "{would}");
     // A place in the middle of a file keeps all of that file.
-    assert_eq!(succeeds(&setup, &["prune", "--before", "1/4", "--yes"]), "nothing to prune\n");
+    assert_eq!(outbox_succeeds(&setup, &["prune", "--before", "1/4", "--yes"]), "nothing to prune\n");
     assert_eq!(records(&setup), before);
     assert_eq!(files(&setup).len(), 3);
 
-    let done = succeeds(&setup, &["prune", "--before", "3/1", "--yes"]);
+    let done = outbox_succeeds(&setup, &["prune", "--before", "3/1", "--yes"]);
     assert!(done.contains("removed 8 records, 1/1 to 2/4, in 2 files"), "{done}");
     assert_eq!(files(&setup), ["outbox-000003.redb", "outbox-000004.redb"]);
     let after = records(&setup);
@@ -67,14 +58,14 @@ async fn i4_a_dead_directory_is_pruned_by_whole_files_and_its_trail_says_so() {
     assert_eq!(details["first"], json!({"epoch": 1, "seq": 1}));
     assert_eq!(details["last"], json!({"epoch": 2, "seq": 4, "hash": last["hash"]}));
     assert_eq!((details["records"].as_u64(), details["files"].as_u64()), (Some(8), Some(2)));
-    let report = succeeds(&setup, &["verify"]);
+    let report = outbox_succeeds(&setup, &["verify"]);
     let hash = last["hash"].as_str().unwrap();
     let begins =
         format!("the trail begins behind 2/4 ({hash}): what is before it was pruned, as gateway/pruned at 4/2");
     assert!(report.contains(&begins) && report.ends_with("no fault\n"), "{report}");
     // What is left goes on as if nothing had happened.
     epochs(&setup, 1).await;
-    assert!(succeeds(&setup, &["verify"]).ends_with("no fault\n"));
+    assert!(outbox_succeeds(&setup, &["verify"]).ends_with("no fault\n"));
     let audit = setup.command(&["audit", "verify"]).output().unwrap();
     assert!(audit.status.success(), "{}", String::from_utf8_lossy(&audit.stdout));
 }
@@ -87,11 +78,11 @@ fn details(record: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_live_gateway_prunes_itself_and_goes_on() {
+async fn a_live_gateway_prunes_and_continues() {
     let setup = Setup::new();
     epochs(&setup, 2).await;
     let gatepost = setup.start();
-    let done = succeeds(&setup, &["prune", "--older-than", "0s", "--yes", "--json"]);
+    let done = outbox_succeeds(&setup, &["prune", "--older-than", "0s", "--yes", "--json"]);
     let done: Value = serde_json::from_str(&done).unwrap();
     assert_eq!((done["records"].as_u64(), done["files"].as_u64()), (Some(8), Some(2)));
     assert_eq!(files(&setup), ["outbox-000003.redb"]);
@@ -99,25 +90,25 @@ async fn a_live_gateway_prunes_itself_and_goes_on() {
     client.call("example__echo", json!({"text": "hi"})).await.unwrap();
     let methods: Vec<_> = records(&setup).iter().map(|record| record["method"].clone()).collect();
     assert_eq!(methods, ["gateway/opened", "gateway/pruned", "tools/call"]);
-    assert!(succeeds(&setup, &["verify"]).contains("as gateway/pruned at 3/2 says"));
+    assert!(outbox_succeeds(&setup, &["verify"]).contains("as gateway/pruned at 3/2 says"));
     // The newest file stays, however old.
-    assert_eq!(succeeds(&setup, &["prune", "--older-than", "0s", "--yes"]), "nothing to prune\n");
+    assert_eq!(outbox_succeeds(&setup, &["prune", "--older-than", "0s", "--yes"]), "nothing to prune\n");
     assert_eq!(gatepost.terminate(), Some(0));
 }
 
 #[tokio::test]
-async fn i4_what_postgres_is_to_have_is_not_pruned() {
+async fn i4_records_due_for_postgres_are_not_pruned() {
     let mut setup = Setup::new();
     epochs(&setup, 1).await;
     // Nobody listens on port 1.
-    setup.postgres("postgres://gatepost@127.0.0.1:1/audit").set("postgres.drain_timeout", "1s");
-    let (code, _, stderr) = run(&setup, &["prune", "--older-than", "0s", "--yes"]);
+    setup.set("postgres.url", "postgres://gatepost@127.0.0.1:1/audit").set("postgres.drain_timeout", "1s");
+    let (code, _, stderr) = run_outbox(&setup, &["prune", "--older-than", "0s", "--yes"]);
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("postgres.url is set"), "{stderr}");
     // Nor where only the live gateway knows of it.
     let gatepost = setup.start();
     setup.settings.retain(|key, _| !key.starts_with("postgres."));
-    let (code, _, stderr) = run(&setup, &["prune", "--older-than", "0s", "--yes"]);
+    let (code, _, stderr) = run_outbox(&setup, &["prune", "--older-than", "0s", "--yes"]);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("this gateway delivers to Postgres"), "{stderr}");
     assert_eq!(files(&setup).len(), 2);
@@ -125,18 +116,18 @@ async fn i4_what_postgres_is_to_have_is_not_pruned() {
 }
 
 #[tokio::test]
-async fn an_outbox_that_was_delivered_from_is_pruned_only_where_that_is_said() {
+async fn pruning_a_once_delivered_outbox_needs_undelivered() {
     let database = crate::common::postgres::Cluster::shared().create_database().await;
     let mut setup = Setup::new();
-    setup.postgres(&database.url);
+    setup.set("postgres.url", &database.url);
     epochs(&setup, 1).await;
     setup.settings.remove("postgres.url");
     epochs(&setup, 2).await;
     let before = files(&setup);
-    let (code, _, stderr) = run(&setup, &["prune", "--older-than", "0s", "--yes"]);
+    let (code, _, stderr) = run_outbox(&setup, &["prune", "--older-than", "0s", "--yes"]);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("--undelivered"), "{stderr}");
     assert_eq!(files(&setup), before);
-    succeeds(&setup, &["prune", "--older-than", "0s", "--yes", "--undelivered"]);
-    assert!(succeeds(&setup, &["verify"]).ends_with("no fault\n"));
+    outbox_succeeds(&setup, &["prune", "--older-than", "0s", "--yes", "--undelivered"]);
+    assert!(outbox_succeeds(&setup, &["verify"]).ends_with("no fault\n"));
 }

@@ -44,7 +44,7 @@ fn completions_of_every_shell_know_every_subcommand() {
 }
 
 #[test]
-fn bash_completes_with_what_is_printed() {
+fn bash_loads_the_printed_completions() {
     let script = format!(
         "{}\nCOMP_WORDS=(gatepost conf) COMP_CWORD=1\n_gatepost gatepost conf gatepost\necho \"${{COMPREPLY[@]}}\"\n",
         stdout(&["completions", "bash"])
@@ -83,12 +83,13 @@ fn heard(socket: &UnixDatagram, wanted: &str) -> Vec<String> {
 }
 
 #[test]
-fn systemd_is_told_that_the_gateway_is_ready_lives_and_stops() {
+fn systemd_is_notified_of_ready_watchdog_and_stopping() {
     let mut setup = Setup::new();
     let path = setup.dir().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
-    setup.env("NOTIFY_SOCKET", path.to_str().unwrap()).env("WATCHDOG_USEC", "300000");
+    setup.env.insert("NOTIFY_SOCKET".to_owned(), path.to_str().unwrap().to_owned());
+    setup.env.insert("WATCHDOG_USEC".to_owned(), "300000".to_owned());
     let gatepost = setup.start();
     let first = heard(&socket, "READY=1");
     assert_eq!(first.len(), 1, "nothing comes before: {first:?}");
@@ -103,12 +104,12 @@ fn systemd_is_told_that_the_gateway_is_ready_lives_and_stops() {
 }
 
 #[test]
-fn nothing_is_told_of_a_life_that_nobody_asks_for() {
+fn no_watchdog_ping_without_a_watchdog() {
     let mut setup = Setup::new();
     let path = setup.dir().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
-    setup.env("NOTIFY_SOCKET", path.to_str().unwrap());
+    setup.env.insert("NOTIFY_SOCKET".to_owned(), path.to_str().unwrap().to_owned());
     let gatepost = setup.start();
     heard(&socket, "READY=1");
     assert_eq!(gatepost.terminate(), Some(0));
@@ -116,16 +117,16 @@ fn nothing_is_told_of_a_life_that_nobody_asks_for() {
 }
 
 #[test]
-fn a_gateway_serves_though_nobody_listens_to_what_it_tells() {
+fn a_gateway_serves_without_a_notify_listener() {
     let mut setup = Setup::new();
     let path = setup.dir().join("nobody");
-    setup.env("NOTIFY_SOCKET", path.to_str().unwrap());
+    setup.env.insert("NOTIFY_SOCKET".to_owned(), path.to_str().unwrap().to_owned());
     assert_eq!(setup.start().terminate(), Some(0));
     assert!(setup.log().contains("cannot tell systemd"));
 }
 
 #[test]
-fn a_scribe_that_hangs_does_not_count_as_alive() {
+fn a_stalled_scribe_does_not_count_as_alive() {
     let ring = Ring::new(Limits { records: 64, bytes: 1 << 20 }, Head::START);
     let begun = ring.beat();
     assert!(!ring.beat().goes_on_since(begun), "it has not begun to work");
@@ -141,7 +142,7 @@ fn a_scribe_that_hangs_does_not_count_as_alive() {
 }
 
 #[test]
-fn a_scribe_without_work_counts_as_alive() {
+fn an_idle_scribe_counts_as_alive() {
     let ring = Ring::new(Limits { records: 64, bytes: 1 << 20 }, Head::START);
     let scribe = std::thread::spawn({
         let ring = std::sync::Arc::clone(&ring);
@@ -166,7 +167,7 @@ fn directive<'a>(unit: &'a str, name: &str) -> &'a str {
 }
 
 #[test]
-fn the_unit_says_what_the_binary_does() {
+fn the_unit_matches_the_binary() {
     let unit = std::fs::read_to_string(packaged("gatepost.service")).unwrap();
     assert_eq!(directive(&unit, "Type"), "notify");
     assert_eq!(directive(&unit, "WatchdogSignal"), "SIGTERM");
@@ -186,7 +187,7 @@ fn the_unit_says_what_the_binary_does() {
 }
 
 #[test]
-fn systemd_takes_the_unit_and_finds_it_hardened() {
+fn systemd_accepts_the_unit_and_rates_it_hardened() {
     // A machine without systemd runs no unit; what the unit says is checked above there too.
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         return;
@@ -210,7 +211,7 @@ fn systemd_takes_the_unit_and_finds_it_hardened() {
 }
 
 #[test]
-fn the_kubernetes_example_holds_a_valid_configuration_and_asks_what_is_answered() {
+fn the_kubernetes_example_has_valid_configuration_and_probes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let yaml = std::fs::read_to_string(root.join("examples/kubernetes.yaml")).unwrap();
     let block = yaml.split_once("gatepost.toml: |\n").unwrap().1.split_once("---").unwrap().0;
@@ -227,7 +228,7 @@ fn the_kubernetes_example_holds_a_valid_configuration_and_asks_what_is_answered(
 }
 
 #[test]
-fn the_image_runs_what_the_binary_takes_and_not_as_root() {
+fn the_image_runs_a_valid_command_and_not_as_root() {
     let file = std::fs::read_to_string(packaged("Dockerfile")).unwrap();
     let line = |name: &str| file.lines().filter_map(|line| line.strip_prefix(name)).next_back().unwrap().trim();
     assert_eq!(line("ENTRYPOINT "), "[\"/usr/bin/gatepost\"]");

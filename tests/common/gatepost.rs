@@ -46,13 +46,15 @@ pub struct Setup {
     dir: PathBuf,
     /// In TOML's notation, by key.
     pub settings: BTreeMap<String, String>,
-    env: BTreeMap<String, String>,
+    /// Environment variables of the gateway.
+    pub env: BTreeMap<String, String>,
     _reaper: Reaper,
 }
 
 /// A running gateway. Dropping it kills it.
 #[derive(Debug)]
 pub struct Gatepost {
+    pub pid: u32,
     child: Child,
     log: PathBuf,
     mcp: String,
@@ -96,23 +98,12 @@ impl Setup {
         self
     }
 
-    /// Delivers to this Postgres.
-    pub fn postgres(&mut self, url: &str) -> &mut Self {
-        self.set("postgres.url", url)
-    }
-
     pub fn backend(&mut self, alias: &str, command: &[&str]) -> &mut Self {
         self.set_toml(&format!("backends.{alias}.command"), &format!("{command:?}"))
     }
 
     pub fn role(&mut self, name: &str, allow: &[&str]) -> &mut Self {
         self.set_toml(&format!("roles.{name}.allow"), &format!("{allow:?}"))
-    }
-
-    /// An environment variable of the gateway, as `RUST_BACKTRACE`.
-    pub fn env(&mut self, name: &str, value: &str) -> &mut Self {
-        self.env.insert(name.to_owned(), value.to_owned());
-        self
     }
 
     /// The directory that holds everything of this gateway.
@@ -141,13 +132,6 @@ impl Setup {
         command
     }
 
-    /// Runs such a subcommand to its end, without input: its exit code, what it printed, and its errors.
-    pub fn run(&self, args: &[&str]) -> (Option<i32>, String, String) {
-        let output = self.command(args).stdin(Stdio::null()).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (output.status.code(), text(output.stdout), text(output.stderr))
-    }
-
     /// Starts `serve` and waits until its listeners are open and it says how ready it is.
     pub fn start(&self) -> Gatepost {
         let (log, addresses) = (self.log_file(), self.addresses_file());
@@ -162,7 +146,7 @@ impl Setup {
             bound["pid"] == child.id()
         });
         let address = |key: &str| bound[key].as_str().unwrap_or_default().to_owned();
-        let gatepost = Gatepost { mcp: address("mcp"), ops_url: address("ops"), child, log };
+        let gatepost = Gatepost { pid: child.id(), mcp: address("mcp"), ops_url: address("ops"), child, log };
         gatepost.get_ops("/readyz");
         gatepost
     }
@@ -200,10 +184,6 @@ impl Gatepost {
         &self.mcp
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// What the gateway logged, in all its starts.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -231,7 +211,7 @@ impl Gatepost {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        process::signal(self.child.id(), signal);
+        process::signal(self.pid, signal);
     }
 
     /// Asks the gateway to stop and gives its exit code; `None` if a signal ended it.

@@ -22,8 +22,10 @@ pub struct Client {
     http: reqwest::Client,
     url: String,
     era: Era,
+    /// The token that requests carry.
     pub token: Option<String>,
-    session: Option<String>,
+    /// The id of the legacy session.
+    pub session: Option<String>,
     next_id: std::sync::Arc<AtomicU64>,
 }
 
@@ -94,32 +96,12 @@ impl Client {
         }
     }
 
-    /// The legacy session's id.
-    pub fn session(&self) -> Option<&str> {
-        self.session.as_deref()
-    }
-
     /// Calls a tool.
     ///
     /// # Errors
     /// The connection broke: no answer is known.
     pub async fn call(&self, tool: &str, arguments: Value) -> reqwest::Result<Reply> {
         self.request("tools/call", json!({"name": tool, "arguments": arguments})).await
-    }
-
-    /// The names of all tools, of all pages.
-    pub async fn list(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        let mut params = json!({});
-        loop {
-            let reply = self.request("tools/list", params).await.unwrap();
-            let result = reply.result();
-            names.extend(result["tools"].as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap().to_owned()));
-            match result.get("nextCursor") {
-                Some(cursor) => params = json!({"cursor": cursor}),
-                None => return names,
-            }
-        }
     }
 
     /// Any request, with what its era demands in body and headers.

@@ -63,8 +63,9 @@ rm -rf "$1"
 pub struct Cluster {
     /// The data directory is `data` in it, the Unix socket is beside.
     pub dir: PathBuf,
-    address: Ipv4Addr,
-    port: u16,
+    /// The address that the server listens on.
+    pub address: Ipv4Addr,
+    pub port: u16,
     setting: &'static str,
     server: Option<Child>,
     _reaper: Reaper,
@@ -73,7 +74,6 @@ pub struct Cluster {
 /// A fresh database of a cluster.
 #[derive(Clone, Debug)]
 pub struct Database {
-    pub name: String,
     /// `postgres://...`, for sqlx and for Gatepost.
     pub url: String,
 }
@@ -132,17 +132,6 @@ impl Cluster {
         self.server = Some(server);
     }
 
-    /// The address that the server listens on.
-    pub fn address(&self) -> Ipv4Addr {
-        self.address
-    }
-
-    /// Stops the server cleanly, disconnecting its clients.
-    pub fn stop(&mut self) {
-        process::signal(self.pid(), Signal::SIGINT);
-        self.reap();
-    }
-
     /// Kills the server and all its processes with SIGKILL.
     pub fn kill(&mut self) {
         let pid = self.pid();
@@ -153,11 +142,6 @@ impl Cluster {
         }
         self.reap();
         until("the server's processes are gone", SOON, || !children.iter().any(|id| is_alive(*id)));
-    }
-
-    /// The server's own port.
-    pub fn port(&self) -> u16 {
-        self.port
     }
 
     /// A URL over TCP for `database`.
@@ -177,7 +161,7 @@ impl Cluster {
         let mut admin = PgConnection::connect(&self.url("postgres")).await.unwrap();
         sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name} {options}"))).execute(&mut admin).await.unwrap();
         admin.close().await.unwrap();
-        Database { url: self.url(&name), name }
+        Database { url: self.url(&name) }
     }
 
     /// What the server wrote to its log.
@@ -194,7 +178,8 @@ impl Cluster {
         self.server.as_ref().expect("the server runs").id()
     }
 
-    fn reap(&mut self) -> ExitStatus {
+    /// Waits for the end of a server that was told to end.
+    pub fn reap(&mut self) -> ExitStatus {
         let mut server = self.server.take().expect("the server runs");
         until("the server is gone", SOON, || server.try_wait().unwrap().is_some());
         server.wait().unwrap()

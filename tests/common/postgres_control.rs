@@ -1,12 +1,18 @@
-//! What only some tests do to a Postgres: freeze it, write its files, connect over its socket.
+//! Control of a Postgres beyond starting it: stopping, freezing, its files, its socket.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 
-use super::postgres::{Cluster, SUPERUSER, children, hand_over};
+use super::postgres::{Cluster, Database, SUPERUSER, children, hand_over};
 use super::process::signal;
+
+/// Stops the server cleanly, disconnecting its clients.
+pub fn stop_server(cluster: &mut Cluster) {
+    signal(cluster.pid(), Signal::SIGINT);
+    cluster.reap();
+}
 
 /// Stops all processes of the server with SIGSTOP: connections stay open, nothing answers.
 pub fn freeze(cluster: &Cluster) {
@@ -33,5 +39,10 @@ pub fn write_to_data(cluster: &Cluster, name: &str, text: &str) {
 
 /// A URL over the Unix socket for `database`.
 pub fn socket_url(cluster: &Cluster, database: &str) -> String {
-    format!("postgres://{SUPERUSER}@localhost:{}/{database}?host={}", cluster.port(), cluster.dir.display())
+    format!("postgres://{SUPERUSER}@localhost:{}/{database}?host={}", cluster.port, cluster.dir.display())
+}
+
+/// The name of `database`.
+pub fn name(database: &Database) -> &str {
+    database.url.rsplit_once('/').unwrap().1
 }

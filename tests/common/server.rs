@@ -22,11 +22,6 @@ impl Server {
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Self { child, url: url.unwrap_or_else(|| panic!("{shown} ended before it served")) }
     }
-
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
 }
 
 impl Drop for Server {

@@ -36,10 +36,6 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn tool(&self) -> Option<&str> {
-        self.texts[6].as_deref()
-    }
-
     pub fn args(&self) -> Option<&str> {
         self.texts[8].as_deref()
     }

@@ -113,7 +113,7 @@ fn a_run_is_repeated_exactly() {
 }
 
 #[test]
-fn i2_i3_i4_i5_hold_after_a_crash_at_every_operation_of_the_script() {
+fn i2_i3_i4_i5_hold_after_a_crash_at_every_operation() {
     let mut world = World::new(1);
     world.live(&scripted());
     let (operations, syncs) = (world.disk.operations(), world.disk.syncs());
@@ -135,7 +135,7 @@ fn i2_i3_i4_i5_hold_after_random_crashes() {
 }
 
 #[test]
-fn regress_a_killed_gateways_unsynced_records_are_made_durable_before_they_are_believed() {
+fn regress_unsynced_records_of_a_killed_gateway_are_synced() {
     use Step::{Begin, End, Refuse};
     let life = Life { steps: vec![Begin(10), Begin(20), End(0, Status::Ok), Refuse], ..Life::default() };
     let mut world = World::new(1);
@@ -156,7 +156,7 @@ fn regress_a_killed_gateways_unsynced_records_are_made_durable_before_they_are_b
 }
 
 #[test]
-fn regress_an_outbox_directory_that_was_just_made_survives_a_power_loss() {
+fn regress_a_new_outbox_directory_survives_a_power_loss() {
     for seed in 0..8 {
         let mut world = World::new(seed);
         assert_eq!(world.live(&Life { steps: vec![Step::Refuse], ..Life::default() }), Ending::Closed);

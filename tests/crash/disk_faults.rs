@@ -45,7 +45,7 @@ fn operations() -> (u64, u64) {
 }
 
 #[test]
-fn i7_one_failure_at_any_operation_costs_nothing_and_the_file_is_not_written_again() {
+fn i7_a_failure_at_any_operation_seals_the_file() {
     let (_, operations) = operations();
     on_two_threads(1..=operations, |operation| {
         let crash = if operation % 2 == 0 { Crash::Kill } else { Crash::PowerLoss };
@@ -63,7 +63,7 @@ fn i7_one_failure_at_any_operation_costs_nothing_and_the_file_is_not_written_aga
 }
 
 #[test]
-fn i7_a_disk_that_fails_for_good_keeps_what_was_told() {
+fn i7_a_permanently_failing_disk_keeps_acknowledged_records() {
     let (_, operations) = operations();
     on_two_threads(1..=operations, |operation| {
         let mut world = World::new(operation);
@@ -75,7 +75,7 @@ fn i7_a_disk_that_fails_for_good_keeps_what_was_told() {
 }
 
 #[test]
-fn i6_a_disk_that_is_full_at_any_size_keeps_what_was_told_and_heals_with_room() {
+fn i6_a_disk_full_at_any_size_keeps_acknowledged_records() {
     let mut world = World::new(1);
     world.live(&life());
     let used = world.disk.used();
@@ -118,7 +118,7 @@ fn i4_a_full_disk_is_emptied_by_delivery_alone() {
 }
 
 #[test]
-fn i4_rot_at_rest_is_told_of_and_the_gateway_starts() {
+fn i4_bit_rot_is_reported_and_the_gateway_starts() {
     let mut found = 0;
     for seed in 0..60 {
         let mut world = World::new(seed);
@@ -162,7 +162,7 @@ fn cut_to(len: u64, seed: u64) -> World {
 }
 
 #[test]
-fn regress_records_lost_at_the_front_of_a_damaged_file_leave_no_hole() {
+fn regress_records_lost_at_a_files_front_leave_no_hole() {
     let mut fronts = 0;
     for len in (8..200).step_by(8) {
         let mut world = cut_to(len * 1024, len);
@@ -176,7 +176,7 @@ fn regress_records_lost_at_the_front_of_a_damaged_file_leave_no_hole() {
 }
 
 #[test]
-fn regress_a_damaged_file_is_kept_whatever_a_power_loss_takes_while_it_is_set_aside() {
+fn regress_a_damaged_file_survives_a_power_loss_during_its_move() {
     let len = 100 * 1024;
     let mut opened = cut_to(len, 1);
     opened.live(&Life::default());

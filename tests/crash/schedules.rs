@@ -9,7 +9,9 @@
 //! ring that keeps everything behind one lock does not have.
 
 mod life;
+#[allow(clippy::unused_self, reason = "the signatures are the outbox's")]
 pub mod outbox;
+#[allow(clippy::unnecessary_wraps, reason = "the signatures are the standard library's")]
 pub mod sync;
 
 use std::sync::Arc;
@@ -96,7 +98,7 @@ fn spawn<T: Send + 'static>(ring: &Arc<Ring>, run: impl FnOnce(Arc<Ring>) -> T +
 }
 
 #[test]
-fn i6_a_call_that_waits_is_woken_when_room_is_given_back() {
+fn i6_a_waiting_call_is_woken_when_room_is_released() {
     exhaust(MOST, || {
         let ring = Ring::new(ONE_CALL, Head::START);
         let held = reserve(&ring).unwrap();
@@ -108,7 +110,7 @@ fn i6_a_call_that_waits_is_woken_when_room_is_given_back() {
 }
 
 #[test]
-fn i6_a_call_that_waits_is_woken_when_an_outcome_is_smaller_than_its_room() {
+fn i6_a_waiting_call_is_woken_by_a_smaller_outcome() {
     exhaust(MOST, || {
         // One call and a refusal do not fit, but do once the call has ended in less than the room that it had.
         let ring = Ring::new(ONE_CALL, Head::START);
@@ -124,7 +126,7 @@ fn i6_a_call_that_waits_is_woken_when_an_outcome_is_smaller_than_its_room() {
 }
 
 #[test]
-fn i6_a_call_that_waits_is_woken_when_what_the_scribe_has_is_stored() {
+fn i6_a_waiting_call_is_woken_when_entries_are_stored() {
     exhaust(MOST, || {
         let ring = Ring::new(ONE_CALL, Head::START);
         append(&ring, 1).unwrap();
@@ -136,7 +138,7 @@ fn i6_a_call_that_waits_is_woken_when_what_the_scribe_has_is_stored() {
 }
 
 #[test]
-fn i6_a_call_that_waits_is_woken_when_a_record_is_delivered() {
+fn i6_a_waiting_call_is_woken_when_a_record_is_delivered() {
     exhaust(MOST, || {
         let ring = Ring::new(ONE_CALL, Head::START);
         append(&ring, 1).unwrap();
@@ -189,7 +191,7 @@ fn the_scribe_takes_every_entry_once_and_in_order() {
 }
 
 #[test]
-fn the_scribe_that_gathers_is_woken_by_the_last_it_waits_for() {
+fn a_gathering_scribe_is_woken_by_its_last_entry() {
     exhaust(MOST, || {
         let ring = Ring::new(Limits { records: 100, bytes: 100_000 }, Head::START);
         let producer = spawn(&ring, |ring| {
@@ -203,7 +205,7 @@ fn the_scribe_that_gathers_is_woken_by_the_last_it_waits_for() {
 }
 
 #[test]
-fn the_shipper_is_woken_behind_every_record_that_is_published() {
+fn the_shipper_is_woken_after_every_published_record() {
     explore(Time::Stands, || {
         let ring = Ring::new(Limits { records: 100, bytes: 100_000 }, Head::START);
         let publisher = spawn(&ring, |ring| {
@@ -234,7 +236,7 @@ fn the_shipper_is_woken_behind_every_record_that_is_published() {
 }
 
 #[test]
-fn a_turn_of_the_phase_wakes_whoever_waits() {
+fn a_change_of_phase_wakes_every_waiter() {
     type Wait = fn(&Arc<Ring>);
     let waits: [(Phase, Wait); 7] = [
         (Phase::Closing, |ring| assert_eq!(ring.take(None).phase, Phase::Closing)),
@@ -261,7 +263,7 @@ fn a_turn_of_the_phase_wakes_whoever_waits() {
 }
 
 #[test]
-fn a_scribe_that_failed_wakes_whoever_waits_for_room() {
+fn a_failed_scribe_wakes_calls_waiting_for_room() {
     exhaust(MOST, || {
         let ring = Ring::new(ONE_CALL, Head::START);
         let held = reserve(&ring).unwrap();
@@ -301,7 +303,7 @@ fn i3_nothing_is_appended_once_the_ring_is_closing() {
 }
 
 #[test]
-fn i6_a_wait_for_room_that_is_given_up_takes_nothing_and_keeps_nobody_waiting() {
+fn i6_a_cancelled_wait_for_room_takes_no_room_and_no_wakeup() {
     explore(Time::Stands, || {
         let ring = Ring::new(ONE_CALL, Head::START);
         let producers: Vec<_> = (0..3)

@@ -177,7 +177,7 @@ fn noticed(row: &Row) -> BTreeSet<BTreeSet<&'static str>> {
 }
 
 #[test]
-fn every_tooth_bites_and_every_check_is_needed() {
+fn every_seeded_fault_is_noticed_and_every_check_is_needed() {
     let mut alone = BTreeSet::new();
     for row in teeth() {
         let noticed = noticed(&row);

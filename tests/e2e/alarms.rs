@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use crate::common::gatepost::{Gatepost, Setup};
 use crate::common::mcp::Era;
 use crate::common::postgres::Cluster;
+use crate::common::postgres_control::stop_server;
 use crate::common::wait::{SOON, until};
 use serde_json::{Value, json};
 
@@ -40,17 +41,17 @@ fn stands(gatepost: &Gatepost, alarm: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_stopped_postgres_raises_delivery_behind_once_and_tells_command_and_webhook() {
+async fn a_stopped_postgres_raises_one_alarm_to_command_and_webhook() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let (url, bodies) = webhook();
     let mut setup = Setup::new();
     let told = setup.dir().join("told");
     let script = format!("echo \"$ALARM_NAME $ALARM_STATE $ALARM_TEXT\" >>{}", told.display());
-    setup.postgres(&database.url).set("alarms.delivery_behind_after", "1s").set("alarms.webhook_url", &url);
+    setup.set("postgres.url", &database.url).set("alarms.delivery_behind_after", "1s").set("alarms.webhook_url", &url);
     setup.set_toml("alarms.command", &format!("[\"sh\", \"-c\", {script:?}]"));
     let gatepost = setup.start();
-    cluster.stop();
+    stop_server(&mut cluster);
     let client = gatepost.client_at("/mcp/example", Era::Modern, "admin").await;
     assert_eq!(client.call("echo", json!({"text": "x"})).await.unwrap().content(), "x");
     until("the alarm stands", SOON, || stands(&gatepost, "delivery_behind"));
@@ -74,11 +75,11 @@ async fn a_stopped_postgres_raises_delivery_behind_once_and_tells_command_and_we
 }
 
 #[tokio::test]
-async fn an_error_that_an_operator_has_to_mend_raises_an_alarm_and_a_failing_command_is_in_nobodys_way() {
+async fn an_operators_error_raises_an_alarm_despite_a_failing_command() {
     let cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut setup = Setup::new();
-    setup.postgres(&format!("{}_missing", database.url)).set_toml("alarms.command", "[\"/nonexistent\"]");
+    setup.set("postgres.url", &format!("{}_missing", database.url)).set_toml("alarms.command", "[\"/nonexistent\"]");
     let gatepost = setup.start();
     until("the alarm stands", SOON, || stands(&gatepost, "operator_error"));
     let client = gatepost.client_at("/mcp/example", Era::Modern, "admin").await;

@@ -4,9 +4,10 @@ use crate::clients_and_servers::{node_program, python_client};
 use crate::common::gatepost::{Setup, token};
 use crate::common::mcp::{Client, Era};
 use crate::common::postgres::Cluster;
-use crate::common::postgres_control::{freeze, thaw};
+use crate::common::postgres_control::{freeze, stop_server, thaw};
 use crate::common::python::python_program;
 use crate::common::raw_backend::raw_backend;
+use crate::common::tool_names::tool_names;
 use crate::common::wait::{SOON, until_async};
 use serde_json::{Value, json};
 use sqlx::Row;
@@ -35,11 +36,11 @@ fn column<'a>(rows: &'a [PgRow], name: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn the_official_python_client_calls_real_servers_and_each_call_is_one_row() {
+async fn each_call_of_the_official_python_client_is_one_row() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
     setup
-        .postgres(&database.url)
+        .set("postgres.url", &database.url)
         .backend("time", &[python_program("mcp-server-time").to_str().unwrap(), "--local-timezone", "UTC"]);
     setup.backend("everything", &[node_program("mcp-server-everything").to_str().unwrap(), "stdio"]);
     let gatepost = setup.start();
@@ -93,7 +94,7 @@ async fn errors_of_tools_and_of_backends_are_not_ok() {
     let mut setup = Setup::new();
     let received = raw_backend(&mut setup, "raw");
     // A backend that cannot start, beside two that can.
-    setup.postgres(&database.url).backend("dead", &["/bin/false"]);
+    setup.set("postgres.url", &database.url).backend("dead", &["/bin/false"]);
     let gatepost = setup.start();
     let pool = database.pool().await;
     for era in [Era::Legacy, Era::Modern] {
@@ -144,7 +145,7 @@ async fn a_result_is_relayed_byte_for_byte_and_lists_hold_all_pages() {
             let prefix = if path == "/mcp" { "raw__" } else { "" };
             let reply = client.call(&format!("{prefix}exact"), json!({})).await.unwrap();
             assert!(reply.text.contains(exact), "{era:?} {path}: {}", reply.text);
-            let list = client.list().await;
+            let list = tool_names(&client).await;
             for name in ["exact", "rpc_error", "die", "echo"] {
                 assert!(list.contains(&format!("{prefix}{name}")), "{era:?} {path}: {name} is not in {list:?}");
             }
@@ -163,10 +164,10 @@ async fn a_result_is_relayed_byte_for_byte_and_lists_hold_all_pages() {
 }
 
 #[tokio::test]
-async fn i9_what_postgres_would_refuse_is_in_the_trail_and_blocks_nothing() {
+async fn i9_values_that_postgres_would_refuse_are_recorded() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
-    setup.postgres(&database.url);
+    setup.set("postgres.url", &database.url);
     raw_backend(&mut setup, "raw");
     let gatepost = setup.start();
     let pool = database.pool().await;
@@ -207,16 +208,16 @@ async fn i9_what_postgres_would_refuse_is_in_the_trail_and_blocks_nothing() {
 async fn i10_a_denied_call_is_a_row_with_its_reason_and_no_latency() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
-    let gatepost = setup.postgres(&database.url).start();
+    let gatepost = setup.set("postgres.url", &database.url).start();
     let pool = database.pool().await;
     for era in [Era::Legacy, Era::Modern] {
         let client = gatepost.client_at("/mcp/example", era, "echo").await;
-        assert_eq!(client.list().await, ["echo"], "the list shows what may be called and nothing else");
+        assert_eq!(tool_names(&client).await, ["echo"], "the list shows what may be called and nothing else");
         let denied = client.call("add", json!({"a": 1, "b": 2})).await.unwrap();
         assert_eq!((denied.status, denied.error_code()), (200, -32003));
         // A role without rules, and one that nobody configured.
         let everywhere = gatepost.client_at("/mcp", era, "unheard-of").await;
-        assert_eq!(everywhere.list().await, [""; 0]);
+        assert_eq!(tool_names(&everywhere).await, [""; 0]);
         let nobody = Client::unconnected(&format!("{}/mcp/example", gatepost.url()), era, Some(&token("unheard-of")));
         assert_eq!(nobody.call("echo", json!({"text": "x"})).await.unwrap().error_code(), -32003);
     }
@@ -229,14 +230,14 @@ async fn i10_a_denied_call_is_a_row_with_its_reason_and_no_latency() {
 }
 
 #[tokio::test]
-async fn a_tight_loop_with_postgres_stopped_loses_nothing() {
+async fn a_tight_loop_without_postgres_loses_nothing() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut setup = Setup::new();
     // A ring of 1,024 entries, filled several times over.
-    setup.postgres(&database.url).set_toml("audit.ring_records_max", "1024");
+    setup.set("postgres.url", &database.url).set_toml("audit.ring_records_max", "1024");
     let gatepost = setup.start();
-    cluster.stop();
+    stop_server(&mut cluster);
     let calls = 3_000_usize;
     let client = gatepost.client_at("/mcp/example", Era::Modern, "admin").await;
     let tasks = (0..16).map(|worker| {
@@ -275,7 +276,7 @@ fn shown(setup: &Setup, args: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn without_postgres_calls_are_kept_and_shown_and_delivered_once_it_is_configured() {
+async fn store_only_records_are_delivered_once_postgres_is_configured() {
     let mut setup = Setup::new();
     let gatepost = setup.start();
     let client = gatepost.client_at("/mcp/example", Era::Legacy, "admin").await;
@@ -309,7 +310,7 @@ async fn without_postgres_calls_are_kept_and_shown_and_delivered_once_it_is_conf
     }
     drop(gatepost);
     let database = Cluster::shared().create_database().await;
-    let gatepost = setup.postgres(&database.url).start();
+    let gatepost = setup.set("postgres.url", &database.url).start();
     let pool = database.pool().await;
     until_async("both calls are delivered", SOON, async || count(&pool).await == 2).await;
     assert!(shown(&setup, &["audit", "query", "--tool", "add"]).contains("example/add"));
@@ -326,11 +327,11 @@ async fn without_postgres_calls_are_kept_and_shown_and_delivered_once_it_is_conf
 }
 
 #[tokio::test]
-async fn queued_leaves_the_disk_alone_until_postgres_freezes() {
+async fn level_queued_uses_no_disk_until_postgres_hangs() {
     let cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut setup = Setup::new();
-    setup.postgres(&database.url).set("audit.level", "queued");
+    setup.set("postgres.url", &database.url).set("audit.level", "queued");
     let gatepost = setup.start();
     let pool = database.pool().await;
     let stats = || {
@@ -372,7 +373,7 @@ async fn queued_leaves_the_disk_alone_until_postgres_freezes() {
 async fn i8_no_token_enters_a_record_or_a_log_line() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
-    setup.postgres(&database.url).set("log.filter", "trace").set_toml("audit.redact", r#"["/text"]"#);
+    setup.set("postgres.url", &database.url).set("log.filter", "trace").set_toml("audit.redact", r#"["/text"]"#);
     let gatepost = setup.start();
     let pool = database.pool().await;
     let good = token("admin");
@@ -399,12 +400,12 @@ async fn i8_no_token_enters_a_record_or_a_log_line() {
 }
 
 #[tokio::test]
-async fn no_postgres_at_start_is_degraded_and_a_second_signal_ends_at_once() {
+async fn a_gateway_without_postgres_is_degraded_and_can_be_aborted() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
-    cluster.stop();
+    stop_server(&mut cluster);
     let mut setup = Setup::new();
-    setup.postgres(&database.url).set("postgres.drain_timeout", "10m");
+    setup.set("postgres.url", &database.url).set("postgres.drain_timeout", "10m");
     let gatepost = setup.start();
     let (status, ready) = gatepost.get_ops("/readyz");
     assert_eq!(status, 200);
@@ -424,10 +425,10 @@ async fn no_postgres_at_start_is_degraded_and_a_second_signal_ends_at_once() {
 }
 
 #[tokio::test]
-async fn i2_a_client_that_hangs_up_leaves_its_record() {
+async fn i2_a_client_that_disconnects_leaves_its_record() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
-    let gatepost = setup.postgres(&database.url).start();
+    let gatepost = setup.set("postgres.url", &database.url).start();
     let pool = database.pool().await;
     // To a modern client a closed stream means cancel; to a legacy one it means nothing, and the call goes on.
     for (era, ms) in [(Era::Modern, 60_000), (Era::Legacy, 300)] {
@@ -456,14 +457,14 @@ async fn two_gateways_do_not_share_a_directory() {
     let second = setup.command(&["serve"]).output().unwrap();
     assert_eq!(second.status.code(), Some(3));
     let said = String::from_utf8_lossy(&second.stderr);
-    assert!(said.contains("is in use by pid") && said.contains(&gatepost.pid().to_string()), "{said}");
+    assert!(said.contains("is in use by pid") && said.contains(&gatepost.pid.to_string()), "{said}");
 }
 
 #[tokio::test]
-async fn an_unconnected_client_is_told_what_is_wrong_and_it_is_recorded() {
+async fn a_client_without_a_session_gets_an_error_that_is_recorded() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
-    let gatepost = setup.postgres(&database.url).start();
+    let gatepost = setup.set("postgres.url", &database.url).start();
     let pool = database.pool().await;
     let url = format!("{}/mcp/example", gatepost.url());
     let client = Client::unconnected(&url, Era::Legacy, Some(&token("admin")));
@@ -499,7 +500,7 @@ async fn an_unconnected_client_is_told_what_is_wrong_and_it_is_recorded() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_cannot_audit_is_not_ready_and_becomes_so_again() {
+async fn a_gateway_that_cannot_audit_is_not_ready_until_it_can() {
     let mut setup = Setup::new();
     setup.set("audit.store_timeout", "1s");
     let gatepost = setup.start();

@@ -23,7 +23,7 @@ const OTHER_CALLS: usize = 200;
 type Taken = Arc<Mutex<Vec<(Instant, Duration)>>>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_open_at_a_killed_backend_end_once_and_another_backends_go_on() {
+async fn a_killed_backend_ends_its_calls_once_and_no_others() {
     let mut setup = Setup::new();
     let received = raw_backend(&mut setup, "raw");
     let gatepost = setup.start();

@@ -39,7 +39,7 @@ fn suite(url: &str, requirements: &str) -> [BTreeMap<String, String>; 2] {
 }
 
 #[test]
-fn the_suite_finds_no_difference_between_the_backend_and_the_gateway() {
+fn the_suite_scores_the_gateway_like_the_backend() {
     let fixture = Server::start(&mut program(&python_program("python"), "conformance_server.py"));
     let mut setup = Setup::new();
     setup.set("backends.fixture.url", &fixture.url);

@@ -7,6 +7,7 @@ use crate::browser::Browser;
 use crate::common::gatepost::Setup;
 use crate::common::mcp::{Client, Era};
 use crate::common::postgres::Cluster;
+use crate::common::postgres_control::stop_server;
 use serde_json::json;
 
 async fn calls(client: &Client, text: &str, count: usize) {
@@ -16,11 +17,11 @@ async fn calls(client: &Client, text: &str, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_console_is_used_in_a_browser() {
+async fn the_console_works_in_a_browser() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut setup = Setup::new();
-    setup.postgres(&database.url).set("auth.role_claim", "role");
+    setup.set("postgres.url", &database.url).set("auth.role_claim", "role");
     let gatepost = setup.start();
     let client = gatepost.client_at("/mcp/example", Era::Legacy, "echo").await;
     calls(&client, "the quarter's figures", 12).await;
@@ -29,7 +30,7 @@ async fn the_console_is_used_in_a_browser() {
     let mut browser = Browser::start("console.mjs", &gatepost, "console");
     while let Some(word) = browser.hears() {
         match word.as_str() {
-            "stop" => cluster.stop(),
+            "stop" => stop_server(&mut cluster),
             "start" => cluster.restart(),
             "call" => calls(&client, "meanwhile", 5).await,
             other => panic!("the driver says {other}"),

@@ -3,6 +3,7 @@
 use crate::common::gatepost::{Gatepost, Setup, token, token_with};
 use crate::common::mcp::Era;
 use crate::common::postgres::Cluster;
+use crate::common::postgres_control::stop_server;
 use crate::common::wait::{SOON, until_async};
 use reqwest::header::{HeaderMap, HeaderName};
 use reqwest::{Client, Method, Response, StatusCode};
@@ -57,7 +58,7 @@ impl Visitor {
 const PATHS: [&str; 5] = ["/console", "/console/live", "/console/record?id=1/1", "/console/status", "/console/records"];
 
 #[tokio::test]
-async fn only_a_good_token_of_the_role_opens_the_console() {
+async fn only_a_valid_token_with_the_role_opens_the_console() {
     let setup = Setup::new();
     let gatepost = setup.start();
     let visitor = Visitor::new(&gatepost);
@@ -93,7 +94,7 @@ async fn only_a_good_token_of_the_role_opens_the_console() {
 }
 
 #[tokio::test]
-async fn another_role_can_be_named_and_none_is_nobodys() {
+async fn the_console_role_is_configurable() {
     let mut setup = Setup::new();
     setup.set("ops.console_role", "reviewer");
     let gatepost = setup.start();
@@ -103,7 +104,7 @@ async fn another_role_can_be_named_and_none_is_nobodys() {
 }
 
 #[tokio::test]
-async fn a_session_lasts_until_it_is_ended_or_its_token_ends() {
+async fn a_console_session_ends_with_sign_out_or_its_token() {
     let setup = Setup::new();
     let gatepost = setup.start();
     let visitor = Visitor::new(&gatepost);
@@ -123,7 +124,7 @@ async fn a_session_lasts_until_it_is_ended_or_its_token_ends() {
 }
 
 #[tokio::test]
-async fn forms_of_other_sites_and_other_hosts_are_refused() {
+async fn forms_from_other_sites_and_hosts_are_refused() {
     let mut setup = Setup::new();
     setup.set_toml("ops.allowed_hosts", "[\"ops.example\"]");
     let gatepost = setup.start();
@@ -180,7 +181,7 @@ fn is_guarded(headers: &HeaderMap) {
 }
 
 #[tokio::test]
-async fn every_answer_is_guarded_and_long_ones_are_not_taken() {
+async fn every_console_response_has_security_headers() {
     let setup = Setup::new();
     let gatepost = setup.start();
     let visitor = Visitor::new(&gatepost);
@@ -208,7 +209,7 @@ async fn every_answer_is_guarded_and_long_ones_are_not_taken() {
 const EVIL: &str = "</td><script>alert(document.domain)</script><img src=x onerror=alert(1)>\u{202e}";
 
 #[tokio::test]
-async fn the_trail_is_searched_shown_escaped_and_each_reading_recorded() {
+async fn searching_the_trail_escapes_records_and_is_recorded() {
     let setup = Setup::new();
     let gatepost = setup.start();
     let client = gatepost.client_at("/mcp/example", Era::Legacy, "echo").await;
@@ -245,18 +246,18 @@ async fn the_trail_is_searched_shown_escaped_and_each_reading_recorded() {
 }
 
 #[tokio::test]
-async fn while_postgres_is_down_the_console_says_so_and_shows_the_outbox() {
+async fn without_postgres_the_console_shows_the_outbox() {
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut setup = Setup::new();
-    setup.postgres(&database.url);
+    setup.set("postgres.url", &database.url);
     let gatepost = setup.start();
     let (visitor, auditor) = (Visitor::new(&gatepost), token("auditor"));
     let client = gatepost.client_at("/mcp/example", Era::Legacy, "echo").await;
     client.call("echo", json!({ "text": "before" })).await.unwrap();
     let delivered = async || visitor.get_as("/console/records?args=before", &auditor).await.1.contains("before");
     until_async("the call is in Postgres", SOON, delivered).await;
-    cluster.stop();
+    stop_server(&mut cluster);
     client.call("echo", json!({ "text": "meanwhile" })).await.unwrap();
     let noticed = async || visitor.get_as("/console/live", &auditor).await.1.contains("does not take records");
     until_async("the console says that Postgres is down", SOON, noticed).await;

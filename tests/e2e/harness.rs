@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::common::gatepost::{Setup, token_with};
 use crate::common::mcp::Era;
 use crate::common::postgres::Cluster;
-use crate::common::postgres_control::{freeze, socket_url, thaw};
+use crate::common::postgres_control::{freeze, name, socket_url, stop_server, thaw};
+use crate::common::tool_names::tool_names;
 use crate::common::wait::SOON;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -20,7 +21,7 @@ async fn one(url: &str) -> Result<i32, sqlx::Error> {
 async fn a_shared_cluster_gives_each_test_an_empty_database() {
     let cluster = Cluster::shared();
     let (first, second) = (cluster.create_database().await, cluster.create_database().await);
-    assert_ne!(first.name, second.name);
+    assert_ne!(name(&first), name(&second));
     let pool = first.pool().await;
     sqlx::query("CREATE TABLE t (a int)").execute(&pool).await.unwrap();
     let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
@@ -28,7 +29,7 @@ async fn a_shared_cluster_gives_each_test_an_empty_database() {
         .await
         .unwrap();
     assert_eq!(tables, 0);
-    assert_eq!(one(&socket_url(&cluster, &first.name)).await.unwrap(), 1);
+    assert_eq!(one(&socket_url(cluster, name(&first))).await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -37,7 +38,7 @@ async fn a_cluster_keeps_its_address_and_rows_across_stop_and_kill() {
     let database = cluster.create_database().await;
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
     sqlx::raw_sql("CREATE TABLE t (a int); INSERT INTO t VALUES (7)").execute(&mut connection).await.unwrap();
-    cluster.stop();
+    stop_server(&mut cluster);
     assert!(one(&database.url).await.is_err());
     cluster.restart();
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
@@ -50,7 +51,7 @@ async fn a_cluster_keeps_its_address_and_rows_across_stop_and_kill() {
 }
 
 #[tokio::test]
-async fn a_frozen_cluster_answers_nothing_until_it_is_thawed() {
+async fn a_frozen_cluster_does_not_answer_until_thawed() {
     let cluster = Cluster::start();
     let url = cluster.url("postgres");
     let mut open = PgConnection::connect(&url).await.unwrap();
@@ -63,16 +64,16 @@ async fn a_frozen_cluster_answers_nothing_until_it_is_thawed() {
 }
 
 #[tokio::test]
-async fn a_gateway_starts_on_free_ports_serves_both_eras_and_stops_cleanly() {
+async fn a_gateway_serves_both_eras_on_free_ports() {
     let setup = Setup::new();
     let gatepost = setup.start();
     for era in [Era::Legacy, Era::Modern] {
         let client = gatepost.client(era, "admin").await;
-        assert!(client.list().await.contains(&"example__echo".to_owned()));
+        assert!(tool_names(&client).await.contains(&"example__echo".to_owned()));
         let reply = client.call("example__echo", json!({"text": "hello"})).await.unwrap();
         assert_eq!(reply.content(), "hello", "{era:?}");
         let client = gatepost.client_at("/mcp/example", era, "echo").await;
-        assert_eq!(client.list().await, ["echo"]);
+        assert_eq!(tool_names(&client).await, ["echo"]);
         assert_eq!(client.call("add", json!({"a": 1, "b": 2})).await.unwrap().error_code(), -32003);
     }
     assert_eq!(gatepost.get_ops("/healthz").0, 200);
@@ -83,10 +84,10 @@ async fn a_gateway_starts_on_free_ports_serves_both_eras_and_stops_cleanly() {
 async fn a_killed_gateway_starts_again_on_the_same_directory() {
     let setup = Setup::new();
     let gatepost = setup.start();
-    let first = gatepost.pid();
+    let first = gatepost.pid;
     gatepost.end(Signal::SIGKILL);
     let gatepost = setup.start();
-    assert_ne!(gatepost.pid(), first);
+    assert_ne!(gatepost.pid, first);
     let client = gatepost.client(Era::Modern, "admin").await;
     assert_eq!(client.call("example__echo", json!({"text": "again"})).await.unwrap().content(), "again");
     let mut expired = client.clone();

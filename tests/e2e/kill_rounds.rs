@@ -169,7 +169,7 @@ async fn load(gatepost: &Gatepost, round: u64, enough: usize, seen: &Seen, progr
     }
     let mut tasks = tokio::task::JoinSet::new();
     for (worker, client) in clients.into_iter().enumerate() {
-        let (seen, replies, pid) = (Arc::clone(seen), Arc::clone(&progress.replies), gatepost.pid());
+        let (seen, replies, pid) = (Arc::clone(seen), Arc::clone(&progress.replies), gatepost.pid);
         tasks.spawn(async move {
             for call in 0.. {
                 let text = format!("{round}/{worker}/{call}");
@@ -214,10 +214,10 @@ impl Run {
         let victim = Victim::start(space).await;
         let mut setup = Setup::new();
         let received = raw_backend(&mut setup, "raw");
-        setup.postgres(&victim.database.url);
+        setup.set("postgres.url", &victim.database.url);
         command::run(&mut setup.command(&["migrate"]));
         victim.create_gateway_role().await;
-        setup.postgres(&victim.gateway_url()).set_toml("postgres.migrate", "false");
+        setup.set("postgres.url", &victim.gateway_url()).set_toml("postgres.migrate", "false");
         setup.set("postgres.statement_timeout", "500ms");
         Self { setup, received, victim, standing: None, seen: Seen::default(), starts: 0 }
     }
@@ -438,8 +438,8 @@ fn small_disk(name: &str) -> Option<PathBuf> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn i1_i2_i3_i5_kills_while_postgres_fails_in_every_way_lose_nothing_and_leave_no_doubt() {
-    let name = "i1_i2_i3_i5_kills_while_postgres_fails_in_every_way_lose_nothing_and_leave_no_doubt";
+async fn i1_i2_i3_i5_kills_during_postgres_faults_lose_nothing() {
+    let name = "i1_i2_i3_i5_kills_during_postgres_faults_lose_nothing";
     let Some(space) = small_disk(name) else { return };
     let begun = Instant::now();
     let rounds = std::env::var("KILL_ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());

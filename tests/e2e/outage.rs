@@ -15,6 +15,7 @@ use crate::browser::Browser;
 use crate::common::gatepost::Setup;
 use crate::common::pause::pause_async;
 use crate::common::postgres::{Cluster, Database};
+use crate::common::postgres_control::stop_server;
 use crate::common::wait::{SOON, until};
 use load::{Call, Load};
 use operator::{BEHIND, Console, NEXT_RETRY, OLDEST, Operator, STORED};
@@ -68,12 +69,12 @@ impl Times {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_notice_nothing_of_an_outage_of_postgres_and_the_operator_is_told_all() {
+async fn a_postgres_outage_is_visible_only_to_the_operator() {
     let times = Times::given();
     let mut cluster = Cluster::start();
     let database = cluster.create_database().await;
     let mut setup = Setup::new();
-    setup.postgres(&database.url).set("auth.role_claim", "role");
+    setup.set("postgres.url", &database.url).set("auth.role_claim", "role");
     if times.behind_after < BEHIND_AFTER {
         setup.set("alarms.delivery_behind_after", &format!("{}s", times.behind_after.as_secs()));
     }
@@ -86,7 +87,7 @@ async fn callers_notice_nothing_of_an_outage_of_postgres_and_the_operator_is_tol
 
     let begun = Instant::now();
     all_is_well(&mut operator, &times).await;
-    cluster.stop();
+    stop_server(&mut cluster);
     let stopped = Instant::now();
     records_wait(&mut operator, stopped, &times).await;
     cluster.restart();

@@ -24,11 +24,11 @@ async fn killed(setup: &Setup) {
 }
 
 #[tokio::test]
-async fn what_a_dead_gateway_left_arrives_once_and_its_stream_is_closed() {
+async fn drain_delivers_a_dead_gateways_records_once() {
     let database = Cluster::shared().create_database().await;
     let mut setup = Setup::new();
     killed(&setup).await;
-    setup.postgres(&database.url);
+    setup.set("postgres.url", &database.url);
     let (code, stdout, stderr) = drain(&setup, &[]);
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     assert!(stdout.contains("is closed at 2/2"), "{stdout}");
@@ -44,14 +44,14 @@ async fn what_a_dead_gateway_left_arrives_once_and_its_stream_is_closed() {
 }
 
 #[tokio::test]
-async fn a_drain_that_cannot_deliver_says_why_and_loses_nothing() {
+async fn a_failed_drain_says_why_and_loses_nothing() {
     let mut setup = Setup::new();
     killed(&setup).await;
     let (code, _, stderr) = drain(&setup, &[]);
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("nowhere to drain to"), "{stderr}");
     // Nobody listens on port 1.
-    setup.postgres("postgres://gatepost@127.0.0.1:1/audit");
+    setup.set("postgres.url", "postgres://gatepost@127.0.0.1:1/audit");
     let (code, _, stderr) = drain(&setup, &["--timeout", "2s"]);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("6 records are left, safe in "), "{stderr}");
@@ -63,7 +63,7 @@ async fn a_drain_that_cannot_deliver_says_why_and_loses_nothing() {
 async fn a_live_gateway_is_not_drained() {
     let mut setup = Setup::new();
     let gatepost = setup.start();
-    setup.postgres("postgres://gatepost@127.0.0.1:1/audit");
+    setup.set("postgres.url", "postgres://gatepost@127.0.0.1:1/audit");
     let (code, _, stderr) = drain(&setup, &["--timeout", "1s"]);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("is in use by pid"), "{stderr}");

@@ -8,7 +8,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::common::postgres::{Cluster, Database, hand_over};
-use crate::common::postgres_control::{freeze, thaw, write_to_data};
+use crate::common::postgres_control::{freeze, stop_server, thaw, write_to_data};
 use crate::common::wait::{SOON, until_async};
 
 /// The role that the gateway delivers as: a member of `gatepost_writer`, no superuser.
@@ -100,10 +100,10 @@ impl Victim {
         match fault {
             Fault::None => {}
             Fault::Killed => self.cluster.kill(),
-            Fault::Stopped => self.cluster.stop(),
+            Fault::Stopped => stop_server(&mut self.cluster),
             Fault::Frozen => freeze(&self.cluster),
             Fault::Restarted => {
-                self.cluster.stop();
+                stop_server(&mut self.cluster);
                 self.cluster.restart();
             }
             Fault::Refused => {

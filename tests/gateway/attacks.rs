@@ -69,7 +69,7 @@ fn token_parts(attacks: &[Attack]) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_attack_is_refused_and_recorded_and_reaches_no_backend() {
+fn every_attack_is_refused_recorded_and_not_forwarded() {
     let world = World::start(conformance_server());
     let good = world.post("/mcp/raw", world::call("echo").replace("attack", "good"));
     world.served(&good);
@@ -129,7 +129,7 @@ fn cancel(world: &World, session: &str, id: &str, token: &str) -> u16 {
 }
 
 #[test]
-fn an_open_call_is_out_of_reach_for_all_but_its_own_session() {
+fn only_its_own_session_reaches_an_open_call() {
     let world = World::start(conformance_server());
     let [ann, other, eve] = [&world.ann, &world.ann, &world.eve].map(|token| world.session("/mcp/fixture", token));
     let open = |count| until("the calls are open", SOON, || world.open_calls() == count);
@@ -171,7 +171,7 @@ fn an_open_call_is_out_of_reach_for_all_but_its_own_session() {
 }
 
 #[test]
-fn what_is_served_is_recorded_as_what_it_is() {
+fn served_requests_are_recorded_with_their_method() {
     let world = World::start(conformance_server());
     // A line of JSON is one call, whatever stands on it.
     let lines = "{\"name\":\"echo\",\"arguments\":{\"text\":\"one\",\"x\":\n\
@@ -200,7 +200,7 @@ fn what_is_served_is_recorded_as_what_it_is() {
 }
 
 #[test]
-fn what_never_comes_to_its_end_is_given_up() {
+fn unfinished_requests_time_out() {
     let world = World::start(conformance_server());
     let whole = world.post("/mcp/raw", world::call("echo")).bytes();
     // Half a head, and nothing at all: no request was made, hence no record; the connection is closed all the same.

@@ -61,7 +61,7 @@ fn signed(name: &str, algorithm: Algorithm, issuer: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_issuer_that_goes_down_leaves_its_keys() {
+async fn keys_of_an_unreachable_issuer_stay_valid() {
     let published = json!({ "keys": [published_key("es256", Algorithm::ES256)] }).to_string();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let issuer = format!("http://{}", listener.local_addr().unwrap());
@@ -141,7 +141,7 @@ async fn issue_over_tls(document: String, (pem, key): (String, String)) -> Strin
 }
 
 #[tokio::test]
-async fn keys_come_over_tls_from_a_server_that_is_trusted() {
+async fn keys_are_fetched_over_tls_from_a_trusted_server() {
     let servers = authority();
     let document = json!({ "keys": [published_key("es256", Algorithm::ES256)] }).to_string();
     let issuer = issue_over_tls(document, certificate(&servers, SanType::IpAddress([127, 0, 0, 1].into()))).await;
@@ -154,7 +154,7 @@ async fn keys_come_over_tls_from_a_server_that_is_trusted() {
     drop(gatepost);
     let file = setup.dir().join("authorities.pem");
     std::fs::write(&file, servers.pem()).unwrap();
-    setup.env("SSL_CERT_FILE", file.to_str().unwrap());
+    setup.env.insert("SSL_CERT_FILE".to_owned(), file.to_str().unwrap().to_owned());
     let gatepost = setup.start();
     let url = format!("{}/mcp/example", gatepost.url());
     let (status, _, body) = post(&reqwest::Client::new(), &url, Some(&token)).await.unwrap();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gatepost::config::Config;
-use gatepost::gateway::rbac::{Asked, Cause, Decision, Kind, Policy, Target};
+use gatepost::rbac::{Asked, Cause, Decision, Kind, Policy, Target};
 
 const BACKENDS: &str = "[backends.files]\ncommand = [\"x\"]\n[backends.wiki]\ncommand = [\"x\"]\n";
 
@@ -13,7 +13,7 @@ fn quoted(cell: &str) -> Vec<String> {
 }
 
 #[test]
-fn i10_every_row_of_the_documentation_is_decided_as_it_says() {
+fn i10_every_row_of_the_documentation_is_decided_as_written() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/authorization.md");
     let text = std::fs::read_to_string(file).unwrap();
     let (_, example) = text.split_once("<!-- rules -->").unwrap();

@@ -38,7 +38,7 @@ async fn switching(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_comes_back_in_the_newer_era_alone_is_found_out_by_its_refusal() {
+async fn a_backend_upgraded_to_the_modern_era_is_detected() {
     let refusals: [Refusal; 5] = [
         modern,
         |_| StatusCode::NOT_FOUND.into_response(),
@@ -68,7 +68,7 @@ async fn a_backend_that_comes_back_in_the_newer_era_alone_is_found_out_by_its_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_is_set_back_to_the_older_era_is_found_out_by_its_refusal() {
+async fn a_backend_downgraded_to_the_legacy_era_is_detected() {
     let refusals: [Refusal; 4] = [
         |_| StatusCode::BAD_REQUEST.into_response(),
         |asked| error(asked, StatusCode::BAD_REQUEST, -32000),
@@ -94,7 +94,7 @@ async fn a_backend_that_is_set_back_to_the_older_era_is_found_out_by_its_refusal
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_was_away_is_asked_again_what_it_speaks() {
+async fn a_backend_that_was_down_is_probed_again() {
     for was_modern in [false, true] {
         for era in [Era::Legacy, Era::Modern] {
             let answer = |is_modern: bool| move |asked: &Asked| is_modern.then(|| modern(asked));
@@ -118,7 +118,7 @@ async fn a_backend_that_was_away_is_asked_again_what_it_speaks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_conversation_of_the_gateways_own_that_a_backend_refuses_is_opened_anew() {
+async fn a_refused_session_of_the_gateways_own_is_reopened() {
     // Many servers forget a session with 400, where the specification wants 404.
     let (backend, switched) = switching(
         |_| None,
@@ -140,7 +140,7 @@ async fn a_conversation_of_the_gateways_own_that_a_backend_refuses_is_opened_ane
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_of_a_clients_is_not_given_up_for_a_call_that_was_wrong() {
+async fn an_invalid_call_does_not_end_the_clients_session() {
     for code in [-32602, -32000] {
         let backend = Backend::start(move |asked| {
             let is_wrong = asked.message["params"]["arguments"]["x"] == "wrong";
@@ -161,7 +161,7 @@ async fn a_session_of_a_clients_is_not_given_up_for_a_call_that_was_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_a_server_of_the_older_era_answers_is_taken_for_one() {
+async fn only_a_legacy_servers_answer_identifies_a_legacy_backend() {
     let empty = [402, 403, 409, 410, 429, 451, 500, 503].map(|status| (status, "", None));
     let noises = [(200, "<html>log in</html>", None), (403, "", Some(-32600)), (503, "", Some(-32603))];
     for (status, text, code) in empty.into_iter().chain(noises) {
@@ -234,7 +234,7 @@ fn wants_headers(asked: &Asked) -> Response {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_wants_parameters_in_headers_gets_them_of_clients_that_have_none() {
+async fn header_parameters_are_added_for_legacy_clients() {
     let backend = Backend::start(|asked| Some(wants_headers(asked))).await;
     let (_setup, gatepost) = backend.gateway(|_| {});
     let calls = |backend: &Backend| backend.seen("tools/call").len();
@@ -254,7 +254,7 @@ async fn a_backend_that_wants_parameters_in_headers_gets_them_of_clients_that_ha
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_desktop_client_of_the_newer_era_has_no_headers_to_give_and_needs_none() {
+async fn header_parameters_are_added_for_modern_stdio_clients() {
     let backend = Backend::start(|asked| Some(wants_headers(asked))).await;
     let mut setup = Setup::new();
     setup.set("backends.far.url", &backend.url);

@@ -41,7 +41,7 @@ fn request(host: &str, era: Era, number: u64) -> Vec<u8> {
 }
 
 #[test]
-fn i2_a_client_that_hangs_up_at_any_moment_leaves_exactly_one_record() {
+fn i2_a_client_disconnecting_at_any_moment_leaves_one_record() {
     let mut setup = Setup::new();
     let received = raw_backend(&mut setup, "raw");
     // On a busy machine many are open at once.

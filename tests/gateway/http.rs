@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gatepost::audit::Audit;
+use gatepost::auth::{Claims, mint};
 use gatepost::config::{self, Config};
-use gatepost::gateway::auth::{Claims, mint};
 use gatepost::gateway::{Drained, Gateway, Handle};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -177,7 +177,7 @@ async fn a_legacy_client_initializes_lists_calls_and_leaves() {
 }
 
 #[tokio::test]
-async fn a_session_is_of_no_use_to_another_principal() {
+async fn a_session_is_refused_to_another_principal() {
     let gateway = Running::start(|_| {}).await;
     let hello = gateway.legacy("/mcp", "admin", "initialize", r#"{"protocolVersion":"2025-11-25"}"#).await;
     let bearer = format!("Bearer {}", token("bob", "admin"));
@@ -257,7 +257,7 @@ async fn a_restricted_caller_sees_and_calls_only_what_its_role_allows() {
 }
 
 #[tokio::test]
-async fn a_caller_without_a_good_token_is_told_where_to_get_one() {
+async fn a_401_names_the_resource_metadata() {
     let gateway = Running::start(|_| {}).await;
     let json = ("content-type", "application/json");
     let none = gateway.send(Method::POST, "/mcp/example", &[json], &request("tools/call", ECHO)).await;
@@ -283,7 +283,7 @@ async fn a_token_without_the_demanded_scope_gets_403() {
 }
 
 #[tokio::test]
-async fn bad_messages_are_refused_with_the_rule_they_broke() {
+async fn invalid_messages_are_refused_with_the_broken_rule() {
     let gateway = Running::start(|config| config.server.body_bytes_max = 1000).await;
     let call = |params: &str| request("tools/call", params);
     let cases = [
@@ -315,7 +315,7 @@ async fn bad_messages_are_refused_with_the_rule_they_broke() {
 }
 
 #[tokio::test]
-async fn requests_that_no_mcp_client_makes_are_refused() {
+async fn requests_outside_mcp_are_refused() {
     let gateway = Running::start(|_| {}).await;
     let put = gateway.send(Method::PUT, "/mcp", &[], "").await;
     assert_eq!(put.status, StatusCode::METHOD_NOT_ALLOWED);
@@ -343,7 +343,7 @@ async fn requests_that_no_mcp_client_makes_are_refused() {
 }
 
 #[tokio::test]
-async fn a_failure_of_the_tool_and_of_the_backend_are_told_apart() {
+async fn tool_errors_and_backend_errors_have_different_statuses() {
     let gateway = Running::start(|_| {}).await;
     let fail = r#"{"name":"fail","arguments":{"message":"no"}}"#;
     let failed = gateway.legacy("/mcp/example", "admin", "tools/call", fail).await.json();
@@ -371,7 +371,7 @@ async fn i6_an_answer_that_is_too_long_fails_its_own_call_only() {
 }
 
 #[tokio::test]
-async fn calls_run_side_by_side_and_no_more_than_are_configured() {
+async fn calls_run_concurrently_up_to_the_limit() {
     let gateway = Running::start(|config| config.server.calls_max = 1).await;
     let up = gateway.legacy("/mcp/example", "admin", "tools/call", ECHO).await;
     assert_eq!(up.status, StatusCode::OK);
@@ -396,7 +396,7 @@ async fn calls_run_side_by_side_and_no_more_than_are_configured() {
 }
 
 #[tokio::test]
-async fn a_legacy_client_cancels_its_own_call_and_nobody_elses() {
+async fn a_legacy_client_cancels_only_its_own_call() {
     let gateway = Running::start(|_| {}).await;
     let hello = async || {
         let hello = gateway.legacy("/mcp/example", "admin", "initialize", HELLO).await;
@@ -422,7 +422,7 @@ async fn a_legacy_client_cancels_its_own_call_and_nobody_elses() {
 }
 
 #[tokio::test]
-async fn a_modern_client_cancels_by_hanging_up_and_a_legacy_one_does_not() {
+async fn only_a_modern_clients_disconnect_cancels_its_call() {
     let gateway = Running::start(|_| {}).await;
     gateway.legacy("/mcp/example", "admin", "tools/call", ECHO).await;
     let open = async |count: usize| {
@@ -445,7 +445,7 @@ async fn a_modern_client_cancels_by_hanging_up_and_a_legacy_one_does_not() {
 }
 
 #[tokio::test]
-async fn a_stop_gives_up_calls_at_its_deadline_and_says_so() {
+async fn a_stop_cancels_open_calls_at_its_deadline() {
     let gateway = Running::start(|config| config.server.drain_timeout = Duration::from_millis(50)).await;
     gateway.legacy("/mcp/example", "admin", "tools/call", ECHO).await;
     let (handle, stop) = (gateway.handle.clone(), gateway.stop.clone());

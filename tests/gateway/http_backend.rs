@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::common::gatepost::token;
 use crate::common::mcp::{Client, Era};
 use crate::common::pause::pause_async;
+use crate::common::tool_names::tool_names;
 use crate::common::wait::{SOON, until_async};
 use crate::http_backend_stub::{Backend, event, json_body, result, stream};
 use axum::body::{Body, Bytes};
@@ -34,7 +35,7 @@ fn without_request_id(text: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_is_relayed_byte_for_byte_from_json_and_from_a_stream() {
+async fn results_are_relayed_byte_for_byte_from_json_and_streams() {
     let streams = Arc::new(AtomicUsize::new(0));
     let turn = Arc::clone(&streams);
     let backend = Backend::start(move |asked| {
@@ -65,7 +66,7 @@ async fn a_result_is_relayed_byte_for_byte_from_json_and_from_a_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forgotten_session_is_initialized_again_and_the_call_is_made_once() {
+async fn a_forgotten_session_is_reopened_and_the_call_made_once() {
     let forget = Arc::new(AtomicUsize::new(0));
     let forgets = Arc::clone(&forget);
     let backend = Backend::start(move |asked| {
@@ -87,7 +88,7 @@ async fn a_forgotten_session_is_initialized_again_and_the_call_is_made_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stream_of_a_session_is_read_again_after_it_was_initialized_again() {
+async fn a_reopened_backend_session_has_its_stream_read_again() {
     let forget = Arc::new(AtomicUsize::new(0));
     let forgets = Arc::clone(&forget);
     let changed = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
@@ -109,7 +110,8 @@ async fn the_stream_of_a_session_is_read_again_after_it_was_initialized_again() 
     };
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let listen = http.get(format!("{}/mcp/far", gatepost.url())).bearer_auth(token("admin"));
-    let listen = listen.header("mcp-session-id", client.session().unwrap()).header("accept", "text/event-stream");
+    let listen =
+        listen.header("mcp-session-id", client.session.as_deref().unwrap()).header("accept", "text/event-stream");
     let mut told = listen.send().await.unwrap();
     until_async("the session's stream is read", SOON, async || streams("s0") > 0).await;
     forget.store(1, Ordering::SeqCst);
@@ -122,7 +124,7 @@ async fn the_stream_of_a_session_is_read_again_after_it_was_initialized_again() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_whose_connection_breaks_is_not_made_again_and_the_next_one_works() {
+async fn a_call_on_a_broken_connection_is_not_retried() {
     let calls = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&calls);
     let backend = Backend::start(move |asked| {
@@ -145,7 +147,7 @@ async fn a_call_whose_connection_breaks_is_not_made_again_and_the_next_one_works
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_stream_is_taken_up_where_it_broke() {
+async fn a_broken_stream_resumes_after_its_last_event() {
     let backend = Backend::start(|asked| {
         let progress =
             r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1}}"#;
@@ -174,12 +176,13 @@ async fn a_broken_stream_is_taken_up_where_it_broke() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_are_the_operators_and_no_header_of_the_clients_passes() {
+async fn backends_get_the_operators_credentials_and_no_client_header() {
     let backend = Backend::start(|_| None).await;
     let key = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(key.path(), "from a file\n").unwrap();
     let (_setup, gatepost) = backend.gateway(|setup| {
-        setup.set("backends.far.header_env.Authorization", "FAR_TOKEN").env("FAR_TOKEN", "Bearer the operator's");
+        setup.set("backends.far.header_env.Authorization", "FAR_TOKEN");
+        setup.env.insert("FAR_TOKEN".to_owned(), "Bearer the operator's".to_owned());
         setup.set("backends.far.header_file.X-Key", key.path().to_str().unwrap());
     });
     for era in [Era::Legacy, Era::Modern] {
@@ -196,7 +199,7 @@ async fn credentials_are_the_operators_and_no_header_of_the_clients_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trace_goes_on_at_the_backend_by_header_and_by_meta() {
+async fn a_trace_reaches_the_backend_by_header_and_meta() {
     let backend = Backend::start(|_| None).await;
     let (_setup, gatepost) = backend.gateway(|_| {});
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -234,7 +237,7 @@ async fn a_trace_goes_on_at_the_backend_by_header_and_by_meta() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn silence_ends_a_call_and_progress_does_not() {
+async fn silence_times_out_a_call_and_progress_does_not() {
     let backend = Backend::start(|asked| {
         let progress =
             r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1}}"#;
@@ -275,7 +278,7 @@ async fn silence_ends_a_call_and_progress_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_refuses_the_gateway_is_an_error_that_tells_no_secret() {
+async fn a_backends_refusal_is_an_error_without_secrets() {
     let backend = Backend::start(|asked| {
         let refused = (StatusCode::UNAUTHORIZED, "the operator's token is wrong");
         (asked.method() == "tools/call").then(|| refused.into_response())
@@ -291,7 +294,7 @@ async fn a_backend_that_refuses_the_gateway_is_an_error_that_tells_no_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_of_the_gateway_never_looks_like_one_of_the_client() {
+async fn a_backends_refusal_is_not_relayed_as_the_clients_own() {
     for speaks_modern in [false, true] {
         let backend = Backend::start(move |asked| {
             let error = |status, code| {
@@ -333,7 +336,7 @@ async fn a_refusal_of_the_gateway_never_looks_like_one_of_the_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_busy_backend_says_is_not_taken_for_its_era() {
+async fn a_busy_answer_does_not_decide_the_era() {
     let busy = Arc::new(AtomicUsize::new(1));
     let is_busy = Arc::clone(&busy);
     let backend = Backend::start(move |asked| {
@@ -357,7 +360,7 @@ async fn what_a_busy_backend_says_is_not_taken_for_its_era() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_asks_for_input_gets_its_own_state_back_where_nothing_is_recorded() {
+async fn request_state_reaches_the_backend_without_auditing() {
     let backend = Backend::start(move |asked| match asked.method() {
         "server/discover" => Some(result(asked, r#"{"supportedVersions":["2026-07-28"],"capabilities":{}}"#)),
         "prompts/get" if asked.message["params"]["requestState"] == "its own" => {
@@ -385,7 +388,7 @@ async fn a_backend_that_asks_for_input_gets_its_own_state_back_where_nothing_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_does_not_list_holds_up_no_other_list() {
+async fn a_backend_that_does_not_list_delays_no_other_list() {
     let (asked_for, told) = tokio::sync::watch::channel(0);
     let backend = Backend::start(move |asked| {
         (asked.method() == "tools/list").then(|| {
@@ -410,7 +413,7 @@ async fn a_backend_that_does_not_list_holds_up_no_other_list() {
     let mut told = told;
     tokio::time::timeout(SOON, told.wait_for(|count| *count >= 32)).await.unwrap().unwrap();
     let example = Client::unconnected(&format!("{}/mcp/example", gatepost.url()), Era::Modern, Some(&token("admin")));
-    assert!(example.list().await.contains(&"echo".to_owned()));
+    assert!(tool_names(&example).await.contains(&"echo".to_owned()));
     assert!(held.iter().all(|list| !list.is_finished()), "the others were waited for");
     for list in held {
         list.abort();
@@ -418,7 +421,7 @@ async fn a_backend_that_does_not_list_holds_up_no_other_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_takes_long_to_open_is_opened_once_and_there_when_it_is() {
+async fn a_slow_backend_is_opened_only_once() {
     let (open, opened) = tokio::sync::watch::channel(false);
     let backend = Backend::start(move |asked| {
         let id = &asked.message["id"];
@@ -437,22 +440,23 @@ async fn a_backend_that_takes_long_to_open_is_opened_once_and_there_when_it_is()
     let (_setup, gatepost) = backend.gateway(|_| {});
     let client = gatepost.client_at("/mcp", Era::Legacy, "admin").await;
     // A list waits for it for a while, and goes without it.
-    let list = client.list().await;
+    let list = tool_names(&client).await;
     assert!(list.contains(&"example__echo".to_owned()) && !list.contains(&"far__t".to_owned()), "{list:?}");
     // Nor does it hold up the session's stream, whose head comes while it is still being opened.
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let listen = http.get(format!("{}/mcp", gatepost.url())).bearer_auth(token("admin"));
-    let listen = listen.header("mcp-session-id", client.session().unwrap()).header("accept", "text/event-stream");
+    let listen =
+        listen.header("mcp-session-id", client.session.as_deref().unwrap()).header("accept", "text/event-stream");
     assert_eq!(listen.send().await.unwrap().status(), 200);
     open.send(true).unwrap();
-    until_async("its tools are there", SOON, async || client.list().await.contains(&"far__t".to_owned())).await;
+    until_async("its tools are there", SOON, async || tool_names(&client).await.contains(&"far__t".to_owned())).await;
     let own = backend.seen("initialize");
     let own = own.iter().filter(|asked| asked.message["params"]["clientInfo"]["name"] == "gatepost-tests");
     assert_eq!(own.count(), 1, "begun again by every list");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_waits_no_longer_for_a_conversation_than_for_its_answer() {
+async fn opening_a_session_counts_towards_the_call_timeout() {
     let backend = Backend::start(|asked| {
         (asked.method() == "initialize").then(|| {
             let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());

@@ -43,7 +43,7 @@ impl Told {
         let client = gatepost.client_at(path, Era::Legacy, "admin").await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = http.get(format!("{}{path}", gatepost.url())).bearer_auth(token("admin"));
-        let request = request.header("mcp-session-id", client.session().unwrap());
+        let request = request.header("mcp-session-id", client.session.as_deref().unwrap());
         Self { response: request.header("accept", "text/event-stream").send().await.unwrap(), text: String::new() }
     }
 
@@ -110,7 +110,7 @@ fn opens(backend: &Backend) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_subscription_is_taken_up_again_and_the_client_hears_what_it_may_have_missed() {
+async fn a_resumed_subscription_reports_possibly_missed_changes() {
     let (breaks, broken) = watch::channel(0);
     let backend = Backend::start(move |asked| Some(subscribed(asked, &broken))).await;
     let (_setup, gatepost) = backend.gateway(|setup| {
@@ -130,7 +130,7 @@ async fn a_broken_subscription_is_taken_up_again_and_the_client_hears_what_it_ma
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_is_down_when_a_client_subscribes_is_listened_to_when_it_comes_up() {
+async fn a_subscription_reaches_a_backend_that_starts_later() {
     for is_modern in [true, false] {
         let mut away = Backend::start(|_| None).await;
         let (_setup, gatepost) = away.gateway(|_| {});
@@ -150,7 +150,7 @@ async fn a_backend_that_is_down_when_a_client_subscribes_is_listened_to_when_it_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_listens_goes_on_to_hear_of_a_backend_that_comes_back_in_the_other_era() {
+async fn a_subscription_survives_a_backends_change_of_era() {
     let (breaks, broken) = watch::channel(0);
     let still = broken.clone();
     let mut backend = Backend::start(move |asked| older(asked, &still)).await;
@@ -175,7 +175,7 @@ async fn a_client_that_listens_goes_on_to_hear_of_a_backend_that_comes_back_in_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stream_of_an_older_backend_outlives_what_stands_before_it() {
+async fn a_legacy_backends_stream_is_reopened_after_errors_and_breaks() {
     for of_session in [true, false] {
         let (breaks, broken) = watch::channel(0);
         let gets = AtomicUsize::new(0);
@@ -203,7 +203,7 @@ async fn the_stream_of_an_older_backend_outlives_what_stands_before_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_hears_that_a_child_process_was_started_again() {
+async fn a_restart_of_a_child_process_is_announced() {
     let mut setup = Setup::new();
     let script = r#"
         while read -r line; do
@@ -228,7 +228,7 @@ async fn a_client_hears_that_a_child_process_was_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_is_honoured_is_acknowledged() {
+async fn only_supported_subscriptions_are_acknowledged() {
     let filter = json!({
         "toolsListChanged": true,
         "promptsListChanged": true,
@@ -278,7 +278,7 @@ async fn only_what_is_honoured_is_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_is_asked_for_no_resource_of_another() {
+async fn a_backend_gets_only_subscriptions_to_its_own_resources() {
     let (_breaks, still) = watch::channel(0);
     let asks = |uri: &'static str| {
         let broken = still.clone();

@@ -19,6 +19,7 @@ mod common {
     pub mod raw_backend;
     pub mod server;
     pub mod stored_records;
+    pub mod tool_names;
     pub mod wait;
 }
 

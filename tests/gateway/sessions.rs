@@ -54,7 +54,7 @@ const ASK_7: &str =
 const CANCEL_2: &str = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":2}}"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn backends_that_use_the_same_ids_cancel_and_hear_of_their_own_requests_only() {
+async fn backends_with_equal_request_ids_do_not_interfere() {
     let mut setup = Setup::new();
     let first = asking_backend(&mut setup, "first", &[ASK_7]);
     let second = asking_backend(&mut setup, "second", &[ASK_7, ASK_2, CANCEL_2, CANCEL_2]);
@@ -111,7 +111,7 @@ async fn initialize(client: &Client) -> Reply {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_principal_that_opens_too_many_sessions_loses_its_own_oldest_and_every_end_is_recorded_once() {
+async fn too_many_sessions_evict_the_principals_oldest() {
     let mut setup = Setup::new();
     setup.set_toml("limits.sessions_per_principal", "2");
     let gatepost = setup.start();
@@ -134,14 +134,14 @@ async fn a_principal_that_opens_too_many_sessions_loses_its_own_oldest_and_every
     let stopped = reason("the gateway stopped");
     for (number, client) in own.iter().enumerate() {
         let want = if number < 2 { &evicted } else { &stopped };
-        let ends = ends(&records, client.session().unwrap());
+        let ends = ends(&records, client.session.as_deref().unwrap());
         assert_eq!(ends, [("tester".to_owned(), want.clone())], "session {number}");
     }
-    assert_eq!(ends(&records, others.session().unwrap()), [("other".to_owned(), stopped)]);
+    assert_eq!(ends(&records, others.session.as_deref().unwrap()), [("other".to_owned(), stopped)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn opening_sessions_counts_in_a_principals_rate_and_costs_nobody_else_theirs() {
+async fn opening_sessions_counts_towards_the_principals_rate() {
     let mut setup = Setup::new();
     setup.set_toml("limits.rate_per_principal", "1").set_toml("limits.burst_per_principal", "2");
     let gatepost = setup.start();

@@ -83,7 +83,7 @@ fn records(setup: &Setup) -> Vec<Value> {
 }
 
 #[test]
-fn a_desktop_client_is_served_and_recorded_as_any_other() {
+fn a_stdio_client_is_served_and_recorded_like_an_http_client() {
     let setup = Setup::new();
     let mut client = Client::start(&setup, "example", "echo");
     let hello = client.initialize();
@@ -106,7 +106,7 @@ fn a_desktop_client_is_served_and_recorded_as_any_other() {
 }
 
 #[test]
-fn both_eras_can_cancel_and_the_calls_are_recorded_so() {
+fn cancelled_calls_of_both_eras_are_recorded_as_cancelled() {
     let setup = Setup::new();
     let mut client = Client::start(&setup, "all", "admin");
     client.initialize();
@@ -125,7 +125,7 @@ fn both_eras_can_cancel_and_the_calls_are_recorded_so() {
 }
 
 #[test]
-fn a_bad_token_or_backend_is_told_at_the_start() {
+fn an_invalid_token_or_backend_fails_the_start() {
     let setup = Setup::new();
     for (backend, role, said) in [("example", None, "GATEPOST_TOKEN"), ("missing", Some("admin"), "no backend")] {
         let mut command = setup.command(&["stdio", "--backend", backend]);

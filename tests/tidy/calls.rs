@@ -60,7 +60,7 @@ fn sources_are_ascii() {
 }
 
 #[test]
-fn nothing_is_ignored_and_nothing_is_left_to_do() {
+fn no_test_is_ignored_and_no_todo_is_left() {
     clean(&no_banned_call(&all()));
     let fake = [
         Source::new("tests/a.rs", "#[test]\n#[ignore]\nfn a() {}"),

@@ -66,7 +66,7 @@ fn strip_parentheses(text: &str) -> &str {
 }
 
 #[test]
-fn every_license_of_a_dependency_is_allowed_and_every_allowed_one_is_needed() {
+fn allowed_licenses_are_those_of_the_dependencies() {
     let deny = deny();
     let allowed = allowed(&deny);
     let packages = packages(&deny);
@@ -90,7 +90,7 @@ fn every_dependency_comes_from_the_registry() {
 }
 
 #[test]
-fn every_ignored_advisory_says_why_what_comes_after_and_when_to_look_again() {
+fn every_ignored_advisory_has_reason_successor_and_date() {
     let deny = deny();
     let mut ids = BTreeSet::new();
     for entry in deny["advisories"]["ignore"].as_array().unwrap() {
@@ -102,7 +102,7 @@ fn every_ignored_advisory_says_why_what_comes_after_and_when_to_look_again() {
 }
 
 #[test]
-fn an_expression_needs_one_of_or_and_all_of_and() {
+fn license_expressions_with_or_and_and_are_evaluated() {
     let allowed = BTreeSet::from(["MIT".to_owned(), "ISC".to_owned()]);
     let holds = |expression| holds(expression, &allowed);
     for (expression, wanted) in [

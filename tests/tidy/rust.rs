@@ -303,7 +303,7 @@ fn is_char(text: &str) -> bool {
 }
 
 #[test]
-fn code_is_told_from_comments_strings_and_lifetimes() {
+fn code_comments_strings_and_lifetimes_are_distinguished() {
     let text =
         r##"fn f<'a>(x: &'a str) -> char { /* a /* b */ "c" */ let _s = "d \" // e"; let _r = r#"f " g"#; '"' } // h"##;
     let code = Code::of(text);

@@ -69,7 +69,7 @@ fn functions_are_short(sources: &[Source]) -> Vec<String> {
 }
 
 #[test]
-fn sources_are_small_and_named_for_what_they_hold() {
+fn sources_are_small_and_well_named() {
     clean(&files_are_small_and_named(&rust::sources("src")));
     let long = "//! Doc.\n".repeat(LINES_MAX);
     let with_tests = format!("{long}#[cfg(test)]\nmod tests {{\n{long}}}\n");
@@ -85,7 +85,7 @@ fn sources_are_small_and_named_for_what_they_hold() {
 }
 
 #[test]
-fn comments_fit_into_their_columns() {
+fn comments_fit_into_120_columns() {
     check("comment width", &comments_are_narrow(&all()));
     let (long, url) = ("x ".repeat(70), "y".repeat(130));
     let fake = [

@@ -29,7 +29,7 @@ pub enum Until {
 }
 
 /// A record's place, and its hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Last {
     /// The epoch.
     pub epoch: Epoch,

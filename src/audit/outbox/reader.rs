@@ -64,7 +64,7 @@ pub struct Reader {
 }
 
 /// What is stored of one epoch and not yet forgotten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Stream {
     /// The epoch.
     pub epoch: Epoch,
@@ -77,7 +77,7 @@ pub struct Stream {
 }
 
 /// What an outbox holds.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Stats {
     /// Whose it is; `None` for an empty directory.
     pub gateway_id: Option<GatewayId>,

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::Segment;
 use crate::audit::chain::{self, Head};
 use crate::audit::codec;
 use crate::audit::record::{
     AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, StreamPosition,
 };
+
+use super::Segment;
 
 /// The records of a segment behind `after` to its last place, with gap records for those that are lost. `end` is the
 /// hash at its last place, where it is known.

@@ -28,7 +28,7 @@ const PRUNED: &str = "gateway/pruned";
 const RECENT_MAX: usize = 16 * 1024;
 
 /// The first thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Fault {
     /// The file's name.
     pub file: String,
@@ -41,7 +41,7 @@ pub struct Fault {
 }
 
 /// One stream, as far as it was checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Checked {
     /// The epoch.
     pub epoch: Epoch,
@@ -54,7 +54,7 @@ pub struct Checked {
 }
 
 /// The last record before those that are here, as the oldest file names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Begin {
     /// Its epoch.
     pub epoch: Epoch,
@@ -67,7 +67,7 @@ pub struct Begin {
 }
 
 /// What was checked, and what came of it.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Verified {
     /// Whose outbox it is.
     pub gateway_id: Option<GatewayId>,

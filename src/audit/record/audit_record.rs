@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::entry::Entry;
 use super::ids::{Digest, Epoch, GatewayId, Seq};
 
 /// A record's position in its stream, and its link in the hash chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamPosition {
     /// The gateway that wrote the stream.
     pub gateway_id: GatewayId,
@@ -24,7 +24,7 @@ pub struct StreamPosition {
 }
 
 /// One row of `audit_log`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AuditRecord {
     /// The position in the stream.
     #[serde(flatten)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use smol_str::{SmolStr, ToSmolStr};
 
 use super::caller::{Caller, Correlation};
@@ -21,8 +21,9 @@ pub type Text = SmolStr;
 
 /// The half of a record that is known before the call is forwarded: who asked for what, and when.
 ///
-/// Built with [`Call::new`] and the `with_` methods, each of which normalises its value.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// Built with [`Call::new`] and the `with_` methods, each of which normalises its value. A
+/// deserialized call was normalised when it was made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Call {
     /// The call's id.
@@ -72,7 +73,7 @@ pub struct Outcome {
 }
 
 /// A finished call, not yet positioned in a stream.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Entry {
     /// The half that was known when the call arrived.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize, Serializer};
+use chrono::{DateTime, NaiveDateTime, Utc};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -13,8 +13,11 @@ const MICROS_MAX: i64 = 8_210_266_876_799_999_999;
 /// The smallest one: 4714-11-24 BC. *Spec*: the first day of `timestamptz`.
 const MICROS_MIN: i64 = -210_866_803_200_000_000;
 
+/// RFC 3339 in UTC, with microseconds.
+const TIMESTAMP_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6fZ";
+
 /// Identifies one gateway: a UUID that is made with its outbox directory, or set by the operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GatewayId(pub Uuid);
 
 /// Counts the openings of an outbox, from 1.
@@ -149,9 +152,27 @@ impl Serialize for Digest {
     }
 }
 
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut bytes = [0; 32];
+        let text = String::deserialize(deserializer)?;
+        hex::decode_to_slice(text, &mut bytes).map_err(serde::de::Error::custom)?;
+        Ok(Self(bytes))
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.to_datetime().format("%Y-%m-%dT%H:%M:%S%.6fZ"))
+        write!(f, "{}", self.to_datetime().format(TIMESTAMP_FORMAT))
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // Not `parse_from_rfc3339`, which takes no year of five digits.
+        let time = NaiveDateTime::parse_from_str(&text, TIMESTAMP_FORMAT).map_err(serde::de::Error::custom)?;
+        Ok(Self::from_micros(time.and_utc().timestamp_micros()))
     }
 }
 
@@ -177,5 +198,18 @@ mod tests {
     fn digest_is_displayed_as_lower_case_hexadecimal() {
         let digest = Digest(std::array::from_fn(|idx| 0xe0 + u8::try_from(idx).unwrap()));
         assert_eq!(digest.to_string(), "e0e1e2e3e4e5e6e7e8e9eaebecedeeeff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff");
+    }
+
+    #[test]
+    fn digests_and_timestamps_are_read_back_from_json() {
+        let digest = Digest::of(b"x");
+        assert_eq!(serde_json::from_value::<Digest>(serde_json::json!(digest)).unwrap(), digest);
+        for bad in ["", "00", &"0".repeat(65), &"g".repeat(64)] {
+            assert!(serde_json::from_value::<Digest>(serde_json::json!(bad)).is_err(), "{bad}");
+        }
+        for micros in [MICROS_MIN, -1, 0, 1_700_000_000_000_001, MICROS_MAX] {
+            let json = serde_json::json!(Timestamp::from_micros(micros));
+            assert_eq!(serde_json::from_value::<Timestamp>(json.clone()).unwrap().micros(), micros, "{json}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The shipper's state.
 
 /// The activity of the shipper, for operators and for readiness.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ShipperState {
     /// No database is configured: records stay in the outbox.

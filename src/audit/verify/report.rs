@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::audit::record::{Epoch, GatewayId, Seq};
 
@@ -17,7 +17,7 @@ const NOTES_MAX: usize = 100;
 pub type StreamId = (GatewayId, Epoch);
 
 /// The kind of a [`Fault`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
     /// One or more positions have no record.
@@ -62,7 +62,7 @@ impl FaultKind {
 }
 
 /// One fault, and its position in the trail.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// The kind of fault.
     pub kind: FaultKind,
@@ -77,7 +77,7 @@ pub struct Fault {
 }
 
 /// The end of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// The last record is `gateway/closed`.
@@ -89,7 +89,7 @@ pub enum Ending {
 }
 
 /// The counts of one stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamReport {
     /// The stream's gateway.
     pub gateway_id: GatewayId,
@@ -119,7 +119,7 @@ impl StreamReport {
 }
 
 /// The result of a verification.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Whether there is no fault.
     pub whole: bool,

@@ -5,9 +5,10 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::{Console, page, single};
 use crate::audit::record::Caller;
-use crate::gateway::auth::{AuthError, Principal};
+use crate::auth::{AuthError, Principal};
+
+use super::{Console, page, single};
 
 /// Longest form, in bytes. *Derived*: the longest token that is looked at, 16 KiB, and its name.
 const FORM_BYTES_MAX: usize = 17 * 1024;
@@ -54,7 +55,7 @@ impl Console {
 
     /// Verified as for a call, and of the role that may look.
     async fn believed(&self, authorization: &[u8]) -> Result<(Reader, Option<u64>), Refused> {
-        let believed = self.0.sources.gateway.believe(authorization).await;
+        let believed = self.0.sources.gateway.authenticate_header(authorization).await;
         let (principal, exp) = believed.map_err(|error| {
             tracing::info!(error = &error as &dyn std::error::Error, "refused at the console");
             let status = match error {

@@ -64,7 +64,7 @@ impl Console {
 
     /// How many calls and refusals there were.
     fn came(&self) -> u64 {
-        let tally = self.0.sources.gateway.tally();
+        let tally = self.0.sources.gateway.counters();
         let calls: u64 = tally.backends().flat_map(|(_, backend)| backend.calls()).map(|(_, count)| count).sum();
         calls + tally.refusals().map(|(_, count)| count).sum::<u64>()
     }
@@ -95,7 +95,7 @@ impl Console {
     }
 
     fn backends(&self, status: &Status) -> Markup {
-        let tally = self.0.sources.gateway.tally();
+        let tally = self.0.sources.gateway.counters();
         let numbers = |alias: &str| {
             let found = tally.backends().find(|(known, _)| *known == alias).map(|(_, numbers)| numbers);
             let (mut all, mut failed) = (0, 0);

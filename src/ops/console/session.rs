@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::audit::record::{Digest, Timestamp};
-use crate::gateway::auth::Principal;
+use crate::auth::Principal;
 
 /// Sessions at once; one more ends the one that would end first. *Chosen*: far more than there are auditors.
 pub const SESSIONS_MAX: usize = 256;

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
+use crate::mcp::protocol::{
+    Era, HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, PARSE_ERROR, UNSUPPORTED_VERSION,
+};
+
 use super::super::CallError;
 use super::super::message::{self, DISCOVER};
 use super::{Endpoint, Remote};
-use crate::gateway::protocol::{
-    Era, HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, PARSE_ERROR, UNSUPPORTED_VERSION,
-};
 
 /// Longest time for the answer to `server/discover`. *Chosen*: as for a list; a client waits for it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);

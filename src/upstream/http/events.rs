@@ -8,12 +8,13 @@ use std::sync::{Arc, PoisonError};
 
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 
+use crate::mcp::protocol::Era;
+
 use super::super::CallError;
 use super::super::message::{self, Message};
 use super::super::wait::Wait;
 use super::parts::{Place, failed, is_event_stream};
 use super::{Remote, SEND_TIMEOUT, Session, era};
-use crate::gateway::protocol::Era;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -99,7 +100,7 @@ impl Remote {
         let Some(listener) = &self.listener else { return };
         let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for method in lists {
-            listener.event(message::Event {
+            listener.on_event(message::Event {
                 method: method.to_owned(),
                 id: None,
                 json: message::write(None, method, None),

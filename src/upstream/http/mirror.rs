@@ -13,13 +13,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::mcp::json;
+use crate::mcp::protocol::{Era, HEADER_MISMATCH, TOOLS_CALL};
+
 use super::super::CallError;
 use super::super::message::{self, Request, Response};
-use super::super::stdio::LINE_BYTES_MAX;
 use super::parts::value;
 use super::{Endpoint, Remote};
-use crate::gateway::protocol::{Era, HEADER_MISMATCH, TOOLS_CALL};
-use crate::gateway::raw;
+use crate::mcp::lines::LINE_BYTES_MAX;
 
 /// Longest time to read all pages of the list of tools. *Chosen*: a call waits for it.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -117,9 +118,9 @@ impl Remote {
         let (mut found, mut bytes, mut cursor) = (HashMap::new(), 0_usize, None::<String>);
         for _ in 0..PAGES_MAX {
             let meta = message::modern_meta("{}");
-            let quoted = cursor.as_deref().map(raw::quoted);
+            let quoted = cursor.as_deref().map(json::quoted);
             let members = [("_meta", Some(meta.as_str())), ("cursor", quoted.as_deref())];
-            let params = raw::object(members.into_iter().filter_map(|(key, value)| Some((key, value?))));
+            let params = json::object(members.into_iter().filter_map(|(key, value)| Some((key, value?))));
             let page = match self.ask_once(&Request::new("tools/list", Some(&params))).await? {
                 Response::Result(page) => page,
                 Response::Error { .. } => return Err(CallError::List { fault: "is an error" }),
@@ -186,14 +187,15 @@ impl Param {
 }
 
 fn member(json: &str, key: &str) -> Option<String> {
-    let members = raw::members(json)?;
+    let members = json::members(json)?;
     members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn a_schema_says_which_parameters_are_wanted_where() {

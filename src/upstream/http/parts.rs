@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 
+use crate::mcp::protocol::{Era, METHOD_NOT_FOUND};
+
 use super::super::CallError;
 use super::super::message::{self, Response};
-use super::super::stdio::LINE_BYTES_MAX;
 use super::super::wait::Wait;
 use super::sse;
-use crate::gateway::protocol::{Era, METHOD_NOT_FOUND};
+use crate::mcp::lines::LINE_BYTES_MAX;
 
 /// The pause before a stream is asked for again, where the backend named none. *Chosen*: as the SDKs.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -76,7 +77,7 @@ pub(super) async fn read_body(mut response: reqwest::Response, wait: &mut Wait) 
 
 /// A text as a header's value: as it is, or in MCP's Base64 form where it is not plain ASCII.
 pub(super) fn value(text: &str) -> Option<HeaderValue> {
-    HeaderValue::from_str(&crate::gateway::protocol::header_text(text)).ok()
+    HeaderValue::from_str(&crate::mcp::protocol::header_text(text)).ok()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::super::stdio::LINE_BYTES_MAX;
+use crate::mcp::lines::LINE_BYTES_MAX;
 
 /// One event.
 #[derive(Debug, Default, PartialEq, Eq)]

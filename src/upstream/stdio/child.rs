@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufRead, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::gateway::protocol::LEGACY_VERSIONS;
-use crate::gateway::raw;
+use crate::mcp::json;
+use crate::mcp::protocol::LEGACY_VERSIONS;
 
-use super::super::message::{self, DISCOVER, Listen, Request, Response};
+use super::super::message::{self, DISCOVER, Request, Response, ServerMessageHandler};
 use super::super::{CallError, Limits};
-use super::LINE_BYTES_MAX;
 use super::lines::ToWrite;
 use super::link::Link;
+use crate::mcp::lines::{LINE_BYTES_MAX, Line, next_line};
 
 /// Longest time from start to the answer to `initialize`. *Chosen*: npx may have to fetch the server first.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_mins(1);
@@ -74,8 +74,8 @@ pub(super) enum Hello {
 pub(super) async fn run(
     alias: &str,
     config: &config::Backend,
-    hello: &Hello,
-    listener: Option<Arc<dyn Listen>>,
+    initialize_params: &Hello,
+    listener: Option<Arc<dyn ServerMessageHandler>>,
     stop: &CancellationToken,
     on_up: impl FnOnce(Arc<Link>, Response),
 ) -> End {
@@ -88,7 +88,7 @@ pub(super) async fn run(
     let mut tail = VecDeque::new();
     let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
     let handshake = async {
-        match handshake(&link, hello).await {
+        match handshake(&link, initialize_params).await {
             Ok(answer) => on_up(Arc::clone(&link), answer),
             Err(reason) => return End::Handshake { reason },
         }
@@ -138,8 +138,8 @@ fn start(config: &config::Backend) -> Result<Parts, End> {
     }
 }
 
-async fn handshake(link: &Link, hello: &Hello) -> Result<Response, String> {
-    match hello {
+async fn handshake(link: &Link, initialize_params: &Hello) -> Result<Response, String> {
+    match initialize_params {
         Hello::Client(params) => {
             ask(link, "initialize", params, HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())
         }
@@ -169,15 +169,15 @@ async fn discover(link: &Link, within: Duration) -> Option<Response> {
 }
 
 async fn initialize(link: &Link) -> Result<Response, String> {
-    let answer = ask(link, "initialize", &super::super::own_hello(), HANDSHAKE_TIMEOUT).await;
+    let answer = ask(link, "initialize", &crate::upstream::message::own_initialize_params(), HANDSHAKE_TIMEOUT).await;
     let answer = answer.map_err(|err| err.to_string())?;
     let result = match &answer {
         Response::Result(result) => result,
         Response::Error { error, .. } => return Err(format!("it answered {error}")),
     };
-    let members = raw::members(result).unwrap_or_default();
+    let members = json::members(result).unwrap_or_default();
     let version = members.iter().find(|member| member.key == "protocolVersion");
-    let version = version.and_then(|version| raw::string(version.value)).unwrap_or_default();
+    let version = version.and_then(|version| json::string(version.value)).unwrap_or_default();
     if version != OLDEST_VERSION && !LEGACY_VERSIONS.contains(&version.as_str()) {
         return Err(format!("it speaks protocol version {version:?}"));
     }
@@ -255,46 +255,5 @@ async fn finish(alias: &str, child: &mut Child) {
             Ok(()) => tracing::warn!(backend = alias, "backend did not end by itself and was killed"),
             Err(err) => tracing::warn!(backend = alias, error = %err, "cannot kill the backend"),
         },
-    }
-}
-
-/// What was read.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Line {
-    /// A line.
-    Whole,
-    /// Too long: `line` holds its beginning, the rest was skipped.
-    Cut,
-    /// The end: bytes without a line end are no message.
-    End,
-}
-
-/// Reads the next line into `line`, without its line end, keeping at most `bytes_max` of it (I6).
-///
-/// # Errors
-/// Those of the reader.
-pub async fn next_line(
-    reader: &mut (impl AsyncBufRead + Unpin),
-    line: &mut Vec<u8>,
-    bytes_max: usize,
-) -> std::io::Result<Line> {
-    line.clear();
-    let mut is_cut = false;
-    loop {
-        let chunk = reader.fill_buf().await?;
-        if chunk.is_empty() {
-            // Bytes without a line end are no message: their writer died in the middle.
-            return Ok(Line::End);
-        }
-        let end = chunk.iter().position(|&byte| byte == b'\n');
-        let (part, _) = chunk.split_at(end.unwrap_or(chunk.len()));
-        let room = bytes_max.saturating_sub(line.len());
-        is_cut |= part.len() > room;
-        line.extend_from_slice(part.get(..room).unwrap_or(part)); // I6: no line takes more than its limit.
-        let used = end.map_or(chunk.len(), |end| end + 1);
-        reader.consume(used);
-        if end.is_some() {
-            return Ok(if is_cut { Line::Cut } else { Line::Whole });
-        }
     }
 }

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::gateway::protocol::{Era, META_SUBSCRIPTION};
-use crate::gateway::raw;
+use crate::mcp::json;
+use crate::mcp::protocol::{Era, META_SUBSCRIPTION};
 
-use super::super::message::{self, Event, LISTEN, Listen, Message, Request, Response};
+use super::super::message::{self, Event, LISTEN, Message, Request, Response, ServerMessageHandler};
 use super::super::wait::Wait;
 use super::super::{CallError, Limits};
-use super::LINE_BYTES_MAX;
 use super::lines::{Ended, Lines, ToWrite};
+use crate::mcp::lines::LINE_BYTES_MAX;
 
 /// One running child, as its callers see it.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(in crate::upstream) struct Link {
     lines: Lines,
     open: Mutex<Open>,
     /// Takes what belongs to no request.
-    listener: Option<Arc<dyn Listen>>,
+    listener: Option<Arc<dyn ServerMessageHandler>>,
     /// The child speaks the stateless era.
     is_modern: AtomicBool,
     /// The child has ended.
@@ -41,7 +41,7 @@ struct Open {
 #[derive(Debug)]
 struct Waiter {
     answer: oneshot::Sender<Result<Response, CallError>>,
-    events: Option<Arc<dyn Listen>>,
+    events: Option<Arc<dyn ServerMessageHandler>>,
     /// The token under which the backend reports progress, and the client's own, as JSON text.
     token: Option<(String, String)>,
     /// Notified when something of this request came.
@@ -58,7 +58,7 @@ struct Waiting<'a> {
 
 impl Link {
     /// A link, and the lines to write to the child.
-    pub(super) fn new(listener: Option<Arc<dyn Listen>>) -> (Self, ToWrite) {
+    pub(super) fn new(listener: Option<Arc<dyn ServerMessageHandler>>) -> (Self, ToWrite) {
         let (lines, to_write) = Lines::new();
         let (is_modern, gone) = (AtomicBool::new(false), CancellationToken::new());
         (Self { lines, open: Mutex::default(), listener, is_modern, gone }, to_write)
@@ -73,7 +73,7 @@ impl Link {
     ) -> Result<Response, CallError> {
         let (answer, mut response) = oneshot::channel();
         let heard = Arc::new(Notify::new());
-        let params = request.params.map(raw::one_line);
+        let params = request.params.map(json::one_line);
         let token = params.as_deref().and_then(progress_token);
         let mut waiting = self.enter(answer, request.events.clone(), Arc::clone(&heard))?;
         let params = match (token, shared) {
@@ -114,7 +114,7 @@ impl Link {
 
     /// Sends a message; waits for room.
     pub(in crate::upstream) async fn send(&self, message: String) -> Result<(), CallError> {
-        self.lines.send(raw::one_line(&message)).await.map_err(|Ended| CallError::Died)
+        self.lines.send(json::one_line(&message)).await.map_err(|Ended| CallError::Died)
     }
 
     /// The era that is spoken here.
@@ -149,7 +149,7 @@ impl Link {
                 }
             }
             Message::Garbled => {
-                if let Some(id) = raw::id_in_head(line) {
+                if let Some(id) = json::id_in_head(line) {
                     self.complete(id, Err(CallError::Garbled));
                 } else {
                     tracing::warn!(backend = alias, bytes = line.len(), "a line of the backend is no message");
@@ -160,7 +160,7 @@ impl Link {
 
     /// Takes the beginning of a line that is too long: fails the call that it answers.
     pub(super) fn take_too_long(&self, alias: &str, head: &[u8]) {
-        if let Some(id) = raw::id_in_head(head) {
+        if let Some(id) = json::id_in_head(head) {
             self.complete(id, Err(CallError::TooLong { limit: LINE_BYTES_MAX }));
         } else {
             tracing::warn!(backend = alias, limit = LINE_BYTES_MAX, "dropped a line that is too long");
@@ -189,7 +189,7 @@ impl Link {
     fn enter(
         &self,
         answer: oneshot::Sender<Result<Response, CallError>>,
-        events: Option<Arc<dyn Listen>>,
+        events: Option<Arc<dyn ServerMessageHandler>>,
         heard: Arc<Notify>,
     ) -> Result<Waiting<'_>, CallError> {
         let mut open = self.open();
@@ -229,16 +229,16 @@ impl Link {
             let events = open.waiting.get(&id).and_then(|waiter| waiter.events.clone());
             drop(open);
             if let Some(events) = events {
-                events.event(event);
+                events.on_event(event);
             }
             return;
         }
         let (id, method) = (event.id.clone(), event.method.clone());
         let is_ping = method == "ping" && id.is_some();
-        let taken = !is_ping && self.listener.as_ref().is_some_and(|listener| listener.event(event));
+        let taken = !is_ping && self.listener.as_ref().is_some_and(|listener| listener.on_event(event));
         let Some(id) = id.filter(|_| !taken) else { return };
         let answer = if is_ping {
-            raw::object([("jsonrpc", "\"2.0\""), ("id", id.as_str()), ("result", "{}")])
+            json::object([("jsonrpc", "\"2.0\""), ("id", id.as_str()), ("result", "{}")])
         } else {
             message::nobody(&id)
         };
@@ -261,18 +261,18 @@ impl Link {
         if let Some((backends, clients)) = token.filter(|(backends, clients)| backends != clients) {
             debug_assert_eq!(backends, found);
             let params = member(&event.json, "params").unwrap_or_default();
-            let params = raw::with_members(&params, &[("progressToken", &clients)]);
-            event.json = raw::with_members(&event.json, &[("params", &params)]);
+            let params = json::with_members(&params, &[("progressToken", &clients)]);
+            event.json = json::with_members(&event.json, &[("params", &params)]);
         }
         if let Some(events) = events {
-            events.event(event);
+            events.on_event(event);
         }
     }
 }
 
 /// A member of the object `json`, as text.
 fn member(json: &str, key: &str) -> Option<String> {
-    let members = raw::members(json)?;
+    let members = json::members(json)?;
     members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
 }
 
@@ -287,7 +287,7 @@ fn progress_token(params: &str) -> Option<String> {
 
 fn with_progress_token(params: &str, token: &str) -> String {
     let meta = member(params, "_meta").unwrap_or_default();
-    raw::with_members(params, &[("_meta", &raw::with_members(&meta, &[("progressToken", token)]))])
+    json::with_members(params, &[("_meta", &json::with_members(&meta, &[("progressToken", token)]))])
 }
 
 impl Drop for Waiting<'_> {

@@ -5,15 +5,15 @@ use std::io::Cursor;
 
 use super::super::Limits;
 use super::super::message::{Event, Request};
-use super::child::{Line, next_line};
 use super::*;
+use crate::mcp::lines::{Line, next_line};
 
 /// Answers `initialize`, reads the notification, then does what `script` says.
 fn config(script: &str) -> config::Backend {
-    let hello =
+    let initialize_params =
         r#"read -r line; echo '{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25"}}'; read -r line; "#;
     config::Backend {
-        command: ["sh", "-c", &format!("{hello}{script}")].map(str::to_owned).to_vec(),
+        command: ["sh", "-c", &format!("{initialize_params}{script}")].map(str::to_owned).to_vec(),
         env: BTreeMap::from([("FROM_CONFIG".to_owned(), "yes".to_owned())]),
         call_timeout: Duration::from_secs(20),
         ..config::Backend::default()
@@ -23,8 +23,8 @@ fn config(script: &str) -> config::Backend {
 #[derive(Debug, Default)]
 struct Heard(std::sync::Mutex<Vec<String>>);
 
-impl Listen for Heard {
-    fn event(&self, event: Event) -> bool {
+impl ServerMessageHandler for Heard {
+    fn on_event(&self, event: Event) -> bool {
         self.0.lock().unwrap().push(event.json);
         event.id.is_none()
     }
@@ -46,7 +46,7 @@ impl Running {
 
     fn start_known(config: &config::Backend, modern: Option<bool>) -> Self {
         let heard = Arc::new(Heard::default());
-        let listener = Arc::clone(&heard) as Arc<dyn Listen>;
+        let listener = Arc::clone(&heard) as Arc<dyn ServerMessageHandler>;
         let (backend, stop) = (Arc::new(Stdio::new("b", config, listener)), CancellationToken::new());
         *backend.modern.lock().unwrap() = modern;
         let (running, until) = (Arc::clone(&backend), stop.clone());
@@ -59,7 +59,7 @@ impl Running {
         self.ask("{}", None).await
     }
 
-    async fn ask(&self, params: &str, events: Option<Arc<dyn Listen>>) -> Result<Response, CallError> {
+    async fn ask(&self, params: &str, events: Option<Arc<dyn ServerMessageHandler>>) -> Result<Response, CallError> {
         let request = Request { events, ..Request::new("tools/call", Some(params)) };
         self.backend.link().await?.request(&request, self.limits, true).await
     }
@@ -159,8 +159,8 @@ async fn progress_reaches_the_call_that_it_is_of_under_the_clients_own_token() {
     let running = Running::start(&config(script));
     let (one, two) = (Arc::new(Heard::default()), Arc::new(Heard::default()));
     let params = r#"{"_meta":{"x":1,"progressToken":"t"}}"#;
-    let first = running.ask(params, Some(Arc::clone(&one) as Arc<dyn Listen>));
-    let second = running.ask(params, Some(Arc::clone(&two) as Arc<dyn Listen>));
+    let first = running.ask(params, Some(Arc::clone(&one) as Arc<dyn ServerMessageHandler>));
+    let second = running.ask(params, Some(Arc::clone(&two) as Arc<dyn ServerMessageHandler>));
     let (first, second) = tokio::join!(first, second);
     let (Response::Result(first), Response::Result(second)) = (first.unwrap(), second.unwrap()) else { panic!() };
     // Two clients with the same token are told apart.
@@ -194,7 +194,7 @@ async fn the_stateless_era_is_spoken_with_a_child_that_knows_it() {
     let link = running.backend.link().await.unwrap();
     assert_eq!((link.era(), running.backend.is_modern()), (Era::Modern, Some(true)));
     let heard = Arc::new(Heard::default());
-    let events = Some(Arc::clone(&heard) as Arc<dyn Listen>);
+    let events = Some(Arc::clone(&heard) as Arc<dyn ServerMessageHandler>);
     let request = Request { events, ..Request::new("subscriptions/listen", Some("{}")) };
     // What a subscription hears of comes while it waits, for as long as it takes.
     let limits = Limits { idle: Duration::ZERO, total: Duration::ZERO };
@@ -272,14 +272,16 @@ async fn a_child_that_was_slow_to_see_the_question_is_asked_again() {
 
 #[tokio::test]
 async fn a_child_of_a_session_is_greeted_as_the_client_greets_and_ends_with_it() {
-    let script = r#"read -r hello; echo "{\"id\":1,\"result\":$hello}"; cat > /dev/null"#;
+    let script = r#"read -r initialize_params; echo "{\"id\":1,\"result\":$initialize_params}"; cat > /dev/null"#;
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
     let config = config::Backend { command, ..config("") };
     let stdio = Stdio::new("b", &config, Arc::new(Heard::default()));
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let opened = stdio.open(r#"{"capabilities":{"roots":{}}}"#, None, stop.clone(), &tasks).await;
     let (link, answer) = opened.unwrap();
-    assert!(matches!(answer, Response::Result(hello) if hello.contains(r#""params":{"capabilities":{"roots":{}}}"#)));
+    assert!(
+        matches!(answer, Response::Result(initialize_params) if initialize_params.contains(r#""params":{"capabilities":{"roots":{}}}"#))
+    );
     assert!(!link.has_ended());
     stop.cancel();
     tasks.close();

@@ -226,31 +226,31 @@ fn account(world: &World, fates: &BTreeMap<RequestId, Fate>, records: &[Arc<Audi
 }
 
 #[test]
-fn i2_every_call_ends_in_one_record_whoever_runs_when() {
+fn i2_every_call_ends_in_one_record_under_every_schedule() {
     explore(Time::Stands, || live(CALM));
 }
 
 #[test]
-fn i2_every_queued_call_ends_in_one_record_whoever_runs_when() {
+fn i2_every_queued_call_ends_in_one_record_under_every_schedule() {
     explore(Time::Stands, || live(Plan { mode: QUEUED, ..CALM }));
 }
 
 #[test]
-fn i2_every_call_is_recorded_or_counted_when_commits_fail_and_waits_end_early() {
+fn i2_every_call_is_recorded_or_counted_on_failures() {
     explore(Time::Passes, || live(Plan { fails: 3, gives_up: true, ..CALM }));
 }
 
 #[test]
-fn i2_every_queued_call_is_recorded_or_counted_when_commits_fail_and_waits_end_early() {
+fn i2_every_queued_call_is_recorded_or_counted_on_failures() {
     explore(Time::Passes, || live(Plan { mode: QUEUED, fails: 3, gives_up: true, ..CALM }));
 }
 
 #[test]
-fn i3_a_ring_that_closes_on_open_calls_keeps_their_intents_and_records_the_rest() {
+fn i3_a_closing_ring_keeps_the_intents_of_open_calls() {
     explore(Time::Passes, || live(Plan { gives_up: true, closes_early: true, ..CALM }));
 }
 
 #[test]
-fn i3_a_queued_ring_that_closes_on_open_calls_keeps_their_intents_and_records_the_rest() {
+fn i3_a_closing_queued_ring_keeps_the_intents_of_open_calls() {
     explore(Time::Passes, || live(Plan { mode: QUEUED, fails: 3, gives_up: true, closes_early: true, ..CALM }));
 }

@@ -126,7 +126,7 @@ impl Operator<'_> {
 
     /// The gateway's resident memory.
     fn memory(&self) -> String {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.gatepost.pid())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.gatepost.pid)).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().to_owned()
     }

@@ -1,0 +1,140 @@
+//! Which keys of a set are used, and by which algorithm.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::auth::jwks::*;
+use crate::auth::tests::jwk;
+
+const ALL: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+
+fn rules() -> Rules {
+    Rules { issuer: "i".to_owned(), audience: "a".to_owned(), leeway: Duration::ZERO }
+}
+
+fn changed(mut jwk: Value, name: &str, value: Value) -> Value {
+    jwk[name] = value;
+    jwk
+}
+
+fn read(jwk: Value) -> Result<Algorithm, Skip> {
+    key(jwk, &rules(), &ALL, false).map(|key| key.algorithm)
+}
+
+fn set(keys: &[Value]) -> Result<KeySet, Error> {
+    KeySet::parse(json!({ "keys": keys }).to_string().as_bytes(), &rules(), &ALL)
+}
+
+fn rsa() -> Value {
+    jwk(Algorithm::RS256, Some("r"))
+}
+
+fn ec() -> Value {
+    jwk(Algorithm::ES256, Some("e"))
+}
+
+#[test]
+fn the_alg_of_a_key_is_its_one_algorithm_where_it_fits() {
+    assert_eq!(read(rsa()), Ok(Algorithm::RS256));
+    for alg in ["RS384", "RS512", "PS256", "PS384", "PS512"] {
+        assert_eq!(read(changed(rsa(), "alg", alg.into())).map(|found| format!("{found:?}")), Ok(alg.to_owned()));
+    }
+    assert_eq!(read(ec()), Ok(Algorithm::ES256));
+    assert_eq!(read(jwk(Algorithm::EdDSA, Some("d"))), Ok(Algorithm::EdDSA));
+    assert_eq!(read(changed(jwk(Algorithm::EdDSA, Some("d")), "alg", "Ed25519".into())), Ok(Algorithm::EdDSA));
+}
+
+#[test]
+fn a_key_without_alg_has_the_usual_one_of_its_type() {
+    for algorithm in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] {
+        assert_eq!(read(changed(jwk(algorithm, Some("k")), "alg", Value::Null)), Ok(algorithm));
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_used_safely_is_left_out() {
+    // 2047, 1024 and 8424 bits.
+    let [nearly, short, long] =
+        [("P", 341), ("_", 170), ("_", 1403)].map(|(first, rest)| first.to_owned() + &"A".repeat(rest));
+    let cases = [
+        (changed(rsa(), "use", "enc".into()), Skip::Use),
+        (changed(rsa(), "key_ops", json!(["encrypt"])), Skip::Use),
+        (changed(rsa(), "kty", "XYZ".into()), Skip::KeyType),
+        (changed(rsa(), "kty", 7.into()), Skip::NoJwk),
+        (json!("text"), Skip::NoJwk),
+        (json!({ "kty": "oct", "kid": "o", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0" }), Skip::Symmetric),
+        (changed(rsa(), "alg", "HS256".into()), Skip::Algorithm),
+        (changed(rsa(), "alg", "ES256".into()), Skip::Algorithm),
+        (changed(rsa(), "alg", "RSA-OAEP".into()), Skip::Algorithm),
+        (changed(rsa(), "alg", "none".into()), Skip::Algorithm),
+        (changed(ec(), "alg", "RS256".into()), Skip::Algorithm),
+        (changed(ec(), "alg", "ES384".into()), Skip::Algorithm),
+        (changed(ec(), "crv", "P-521".into()), Skip::Curve),
+        (changed(ec(), "crv", "secp256k1".into()), Skip::Curve),
+        (changed(ec(), "crv", Value::Null), Skip::Curve),
+        (changed(ec(), "crv", "P-384".into()), Skip::Algorithm),
+        (changed(changed(ec(), "crv", "P-384".into()), "alg", Value::Null), Skip::Numbers),
+        (changed(ec(), "y", Value::Null), Skip::Numbers),
+        (changed(ec(), "x", "!".into()), Skip::Numbers),
+        (changed(ec(), "x", "AAAA".into()), Skip::Numbers),
+        (changed(jwk(Algorithm::EdDSA, Some("d")), "crv", "X25519".into()), Skip::Curve),
+        (changed(jwk(Algorithm::EdDSA, Some("d")), "x", "AAAA".into()), Skip::Numbers),
+        (changed(rsa(), "n", nearly.into()), Skip::RsaSize),
+        (changed(rsa(), "n", short.into()), Skip::RsaSize),
+        (changed(rsa(), "n", long.into()), Skip::RsaSize),
+        (changed(rsa(), "n", "".into()), Skip::RsaSize),
+        (changed(rsa(), "e", Value::Null), Skip::Numbers),
+        (changed(rsa(), "kid", Value::Null), Skip::NoKid),
+        (changed(ec(), "d", "AAAA".into()), Skip::Private),
+    ];
+    for (jwk, wanted) in cases {
+        assert_eq!(read(jwk.clone()), Err(wanted), "{jwk}");
+    }
+    let refused = key(rsa(), &rules(), &[Algorithm::ES256], false).map(|key| key.algorithm);
+    assert_eq!(refused, Err(Skip::NotAllowed));
+    let verifies = changed(rsa(), "key_ops", json!(["verify"]));
+    assert!(read(verifies).is_ok());
+}
+
+#[test]
+fn a_bad_key_does_not_spoil_the_set() {
+    let set = set(&[json!(7), changed(rsa(), "use", "enc".into()), ec()]).unwrap();
+    assert_eq!(set.named(Some("e")).len(), 1);
+    assert!(set.named(Some("r")).is_empty());
+}
+
+#[test]
+fn the_only_key_of_a_set_needs_no_kid() {
+    let unnamed = changed(ec(), "kid", Value::Null);
+    let only = set(std::slice::from_ref(&unnamed)).unwrap();
+    assert_eq!((only.named(None).len(), only.named(Some("any")).len()), (1, 1));
+    let named = set(&[ec()]).unwrap();
+    assert_eq!((named.named(None).len(), named.named(Some("e")).len(), named.named(Some("x")).len()), (1, 1, 0));
+    let two = set(&[ec(), rsa(), unnamed]).unwrap();
+    assert_eq!((two.named(None).len(), two.named(Some("e")).len(), two.named(Some("r")).len()), (0, 1, 1));
+}
+
+#[test]
+fn a_document_that_gives_no_key_is_an_error() {
+    let parse = |text: &str| KeySet::parse(text.as_bytes(), &rules(), &ALL).unwrap_err();
+    for text in ["", "[]", "{}", "<html>", "{\"keys\":{}}"] {
+        assert!(matches!(parse(text), Error::Json(_)), "{text}");
+    }
+    assert!(matches!(parse("{\"keys\":[]}"), Error::Empty { count: 0 }));
+    assert!(matches!(set(&[changed(ec(), "use", "enc".into())]).unwrap_err(), Error::Empty { count: 1 }));
+    // I6: a set is bounded.
+    assert!(matches!(parse(&" ".repeat(BYTES_MAX + 1)), Error::TooLarge));
+    let many: Vec<Value> = (0..=KEYS_MAX).map(|idx| changed(ec(), "kid", idx.to_string().into())).collect();
+    assert_eq!(set(&many).unwrap().keys.len(), KEYS_MAX);
+}

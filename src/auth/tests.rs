@@ -1,0 +1,428 @@
+//! What verifies and, above all, what does not.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
+use serde_json::{Value, json};
+
+use crate::auth::keys::KeyFault;
+use crate::auth::*;
+
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn secret_file(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}
+
+fn key(algorithm: &str, kid: Option<&str>) -> config::Key {
+    let public = algorithm != "HS256";
+    config::Key {
+        kid: kid.map(str::to_owned),
+        algorithm: algorithm.to_owned(),
+        issuer: "https://issuer.example".to_owned(),
+        secret_file: None,
+        secret_env: None,
+        public_key_file: public.then(|| fixture(&format!("{}_public.pem", algorithm.to_lowercase()))),
+    }
+}
+
+fn authenticator(keys: Vec<config::Key>, change: impl FnOnce(&mut config::Auth)) -> Authenticator {
+    let mut auth = config::Auth { keys, ..config::Auth::default() };
+    change(&mut auth);
+    Authenticator::from_config(&auth).unwrap()
+}
+
+fn hs256(change: impl FnOnce(&mut config::Auth)) -> Authenticator {
+    let file = secret_file(SECRET);
+    let key = config::Key { secret_file: Some(file.path().to_owned()), ..key("HS256", None) };
+    authenticator(vec![key], change)
+}
+
+/// The public half of a fixture, as an issuer publishes it.
+pub(super) fn jwk(algorithm: Algorithm, kid: Option<&str>) -> Value {
+    let mut jwk = Jwk::from_encoding_key(&private_key(algorithm), algorithm).unwrap();
+    jwk.common.key_id = kid.map(str::to_owned);
+    serde_json::to_value(jwk).unwrap()
+}
+
+/// The private half of a fixture.
+pub(super) fn private_key(algorithm: Algorithm) -> EncodingKey {
+    let pem = |name: &str| std::fs::read(fixture(&format!("{name}_private.pem"))).unwrap();
+    match algorithm {
+        Algorithm::ES256 => EncodingKey::from_ec_pem(&pem("es256")),
+        Algorithm::EdDSA => EncodingKey::from_ed_pem(&pem("eddsa")),
+        _ => EncodingKey::from_rsa_pem(&pem("rs256")),
+    }
+    .unwrap()
+}
+
+/// A token signed by a fixture.
+pub(super) fn signed(algorithm: Algorithm, kid: Option<&str>, claims: &Value) -> String {
+    let header = Header { kid: kid.map(str::to_owned), ..Header::new(algorithm) };
+    encode(&header, claims, &private_key(algorithm)).unwrap()
+}
+
+pub(super) fn claims() -> Value {
+    json!({
+        "sub": "ann", "iss": "https://issuer.example", "aud": "gatepost", "jti": "t1", "role": "admin",
+        "exp": get_current_timestamp() + 600,
+    })
+}
+
+pub(super) fn with(name: &str, value: Value) -> Value {
+    let mut claims = claims();
+    claims[name] = value;
+    claims
+}
+
+fn without(name: &str) -> Value {
+    let mut claims = claims();
+    claims.as_object_mut().unwrap().remove(name);
+    claims
+}
+
+fn sign(header: &Header, claims: &Value) -> String {
+    encode(header, claims, &EncodingKey::from_secret(SECRET)).unwrap()
+}
+
+fn token(claims: &Value) -> String {
+    sign(&Header::new(Algorithm::HS256), claims)
+}
+
+pub(super) fn try_token(auth: &Authenticator, token: &str) -> Result<Principal, AuthError> {
+    authenticate(auth, Some(format!("Bearer {token}").as_bytes()))
+}
+
+/// Without a runtime's help: keys that are at hand are not waited for.
+fn authenticate(auth: &Authenticator, authorization: Option<&[u8]>) -> Result<Principal, AuthError> {
+    ready(std::pin::pin!(auth.authenticate(authorization, None)))
+}
+
+fn ready<T>(future: Pin<&mut impl Future<Output = T>>) -> T {
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("waits for something"),
+    }
+}
+
+pub(super) fn refusal(auth: &Authenticator, token: &str) -> String {
+    let error = try_token(auth, token).unwrap_err();
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(err) = cause {
+        text = format!("{text}: {err}");
+        cause = err.source();
+    }
+    assert!(!text.contains(token), "I8: an error holds no token");
+    error.to_string()
+}
+
+#[test]
+fn a_good_token_names_its_caller() {
+    let principal = try_token(&hs256(|_| {}), &token(&claims())).unwrap();
+    assert_eq!(principal.subject, "ann");
+    assert_eq!(principal.issuer, "https://issuer.example");
+    assert_eq!(principal.token_id.as_deref(), Some("t1"));
+    assert_eq!(principal.roles, ["admin"]);
+}
+
+#[test]
+fn each_asymmetric_algorithm_verifies_with_its_public_key() {
+    type FromPem = fn(&[u8]) -> jsonwebtoken::errors::Result<EncodingKey>;
+    let cases: [(&str, Algorithm, FromPem); 3] = [
+        ("RS256", Algorithm::RS256, EncodingKey::from_rsa_pem),
+        ("ES256", Algorithm::ES256, EncodingKey::from_ec_pem),
+        ("EdDSA", Algorithm::EdDSA, EncodingKey::from_ed_pem),
+    ];
+    for (name, algorithm, from_pem) in cases {
+        let private = std::fs::read(fixture(&format!("{}_private.pem", name.to_lowercase()))).unwrap();
+        let auth = authenticator(vec![key(name, None)], |_| {});
+        let token = encode(&Header::new(algorithm), &claims(), &from_pem(&private).unwrap()).unwrap();
+        assert!(try_token(&auth, &token).is_ok(), "{name}");
+        let mut forged = token.into_bytes();
+        let at = forged.iter().rposition(|&byte| byte == b'.').unwrap() + 5;
+        forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+        assert!(try_token(&auth, &String::from_utf8(forged).unwrap()).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_public_key_is_no_hs256_secret() {
+    for name in ["RS256", "ES256", "EdDSA"] {
+        let public = std::fs::read(key(name, None).public_key_file.unwrap()).unwrap();
+        let forged = encode(&Header::new(Algorithm::HS256), &claims(), &EncodingKey::from_secret(&public)).unwrap();
+        let auth = authenticator(vec![key(name, None)], |_| {});
+        assert_eq!(refusal(&auth, &forged), "the token's algorithm is not its key's");
+    }
+}
+
+#[test]
+fn a_token_without_a_signature_is_refused() {
+    let auth = hs256(|_| {});
+    let signed = token(&claims());
+    let body = signed.split('.').nth(1).unwrap();
+    // {"alg":"none","typ":"JWT"}
+    for forged in [format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{body}."), format!("eyJhbGciOiJub25lIn0.{body}.")] {
+        assert_eq!(refusal(&auth, &forged), "the token is no JWT of a known algorithm");
+    }
+    let header = signed.split('.').next().unwrap();
+    assert_eq!(refusal(&auth, &format!("{header}.{body}.")), "the token's signature is wrong");
+}
+
+#[test]
+fn another_hmac_of_the_same_secret_is_refused() {
+    let token = encode(&Header::new(Algorithm::HS512), &claims(), &EncodingKey::from_secret(SECRET)).unwrap();
+    assert_eq!(refusal(&hs256(|_| {}), &token), "the token's algorithm is not its key's");
+}
+
+#[test]
+fn i8_claims_are_checked_one_by_one_and_no_error_holds_the_token() {
+    let now = get_current_timestamp();
+    let cases = [
+        (with("exp", (now - 60).into()), "the token has expired"),
+        (without("exp"), "the token has no exp"),
+        (with("exp", json!("soon")), "the token has no exp"),
+        (with("nbf", (now + 120).into()), "the token is not valid yet"),
+        (with("nbf", json!("x")), "a claim of the token has the wrong type"),
+        (with("aud", json!("other")), "the token is for another audience"),
+        (with("aud", json!(["other"])), "the token is for another audience"),
+        (without("aud"), "the token has no aud"),
+        (with("iss", json!("https://other.example")), "the token is from another issuer"),
+        (without("iss"), "the token has no iss"),
+        (with("iss", json!(["https://issuer.example"])), "the token's iss is no text"),
+        (without("sub"), "the token has no sub"),
+        (with("sub", json!("")), "the token's sub is missing or no text"),
+    ];
+    let auth = hs256(|_| {});
+    for (claims, want) in cases {
+        assert_eq!(refusal(&auth, &token(&claims)), want, "{claims}");
+    }
+    for claims in [with("aud", json!(["x", "gatepost"])), with("exp", (now - 10).into()), with("nbf", now.into())] {
+        assert!(try_token(&auth, &token(&claims)).is_ok(), "{claims}");
+    }
+}
+
+#[test]
+fn kid_selects_the_key() {
+    let (one, two) = (secret_file(SECRET), secret_file(b"another secret of at least 32 bytes!"));
+    let named = |kid, file: &tempfile::NamedTempFile| config::Key {
+        secret_file: Some(file.path().to_owned()),
+        ..key("HS256", Some(kid))
+    };
+    let auth = authenticator(vec![named("one", &one), named("two", &two)], |_| {});
+    let with_kid = |kid: Option<&str>| {
+        let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::HS256) };
+        sign(&header, &claims())
+    };
+    assert!(try_token(&auth, &with_kid(Some("one"))).is_ok());
+    assert_eq!(refusal(&auth, &with_kid(Some("two"))), "the token's signature is wrong");
+    assert_eq!(refusal(&auth, &with_kid(Some("three"))), "the token is signed by an unknown key");
+    assert_eq!(refusal(&auth, &with_kid(None)), "the token is signed by an unknown key");
+    assert_eq!(refusal(&hs256(|_| {}), &with_kid(Some("one"))), "the token is signed by an unknown key");
+}
+
+#[test]
+fn i10_no_key_believes_nobody() {
+    let auth = authenticator(Vec::new(), |_| {});
+    assert_eq!(refusal(&auth, &token(&claims())), "the token is from another issuer");
+}
+
+#[test]
+fn only_a_typ_that_says_access_token_passes() {
+    let with_typ = |typ: Option<&str>| {
+        let header = Header { typ: typ.map(str::to_owned), ..Header::new(Algorithm::HS256) };
+        sign(&header, &claims())
+    };
+    let good = ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", "Application/JWT"];
+    for typ in good.into_iter().map(Some).chain([None]) {
+        assert!(try_token(&hs256(|_| {}), &with_typ(typ)).is_ok(), "{typ:?}");
+    }
+    for typ in ["", "JWS", "id+jwt", "logout+jwt", "dpop+jwt", "secevent+jwt", "application/", "text/jwt", "jwt "] {
+        let refused = refusal(&hs256(|_| {}), &with_typ(Some(typ)));
+        assert_eq!(refused, "the token's typ is neither JWT nor at+jwt", "{typ:?}");
+    }
+}
+
+#[test]
+fn leeway_is_what_the_configuration_says() {
+    let now = get_current_timestamp();
+    let (expired, early) = (with("exp", (now - 10).into()), with("nbf", (now + 10).into()));
+    let strict = hs256(|auth| auth.leeway = Duration::ZERO);
+    assert_eq!(refusal(&strict, &token(&expired)), "the token has expired");
+    assert_eq!(refusal(&strict, &token(&early)), "the token is not valid yet");
+    let lenient = hs256(|auth| auth.leeway = Duration::from_secs(20));
+    assert!(try_token(&lenient, &token(&expired)).is_ok() && try_token(&lenient, &token(&early)).is_ok());
+}
+
+#[test]
+fn a_key_of_one_issuer_verifies_no_token_of_another() {
+    let issued = |issuer: &str, algorithm| config::Key { issuer: issuer.to_owned(), ..key(algorithm, Some("k")) };
+    let auth = authenticator(vec![issued("a", "ES256"), issued("b", "EdDSA")], |_| {});
+    for (algorithm, own, other) in [(Algorithm::ES256, "a", "b"), (Algorithm::EdDSA, "b", "a")] {
+        assert!(try_token(&auth, &signed(algorithm, Some("k"), &with("iss", own.into()))).is_ok());
+        let refused = refusal(&auth, &signed(algorithm, Some("k"), &with("iss", other.into())));
+        assert_eq!(refused, "the token's algorithm is not its key's");
+    }
+}
+
+#[test]
+fn a_certificate_counts_where_there_is_no_authorization() {
+    let roles = BTreeMap::from([("spiffe://x/ci".to_owned(), vec!["dev".to_owned()])]);
+    let auth = hs256(|auth| auth.certificates = roles);
+    let certified = |subject: &str, authorization: Option<&str>| {
+        let certificate = Certificate { subject: subject.to_owned() };
+        let authenticated = std::pin::pin!(auth.authenticate(authorization.map(str::as_bytes), Some(&certificate)));
+        ready(authenticated)
+    };
+    let principal = certified("spiffe://x/ci", None).unwrap();
+    assert_eq!((principal.subject.as_str(), principal.issuer.as_str()), ("spiffe://x/ci", "mtls"));
+    assert_eq!(principal.roles, ["dev"]);
+    // I10: a certificate that is not listed has no role.
+    assert!(certified("spiffe://x/other", None).unwrap().roles.is_empty());
+    let with_token = certified("spiffe://x/ci", Some(&format!("Bearer {}", token(&claims())))).unwrap();
+    assert_eq!(with_token.subject, "ann", "a token wins");
+    assert!(certified("spiffe://x/ci", Some("Bearer x")).is_err(), "even one that is no good");
+}
+
+#[test]
+fn a_critical_extension_is_refused() {
+    let header = Header { crit: Some(vec!["b64".to_owned()]), ..Header::new(Algorithm::HS256) };
+    assert_eq!(
+        refusal(&hs256(|_| {}), &sign(&header, &claims())),
+        "the token demands an extension that is not supported"
+    );
+}
+
+#[test]
+fn roles_are_read_where_the_configuration_says() {
+    let roles = |path: &str, claim: Value| {
+        let auth = hs256(|auth| path.clone_into(&mut auth.role_claim));
+        try_token(&auth, &token(&with("realm", claim))).unwrap().roles
+    };
+    assert_eq!(roles("realm.access", json!({ "access": ["a", "b", 7, ""] })), ["a", "b"]);
+    assert_eq!(roles("realm", json!("a")), ["a"]);
+    assert!(roles("realm.access", json!("a")).is_empty());
+    assert!(roles("realm", json!({ "a": 1 })).is_empty());
+    assert!(roles("missing", json!(1)).is_empty());
+}
+
+#[test]
+fn a_demanded_scope_is_looked_for_and_its_lack_names_the_caller() {
+    let auth = hs256(|auth| auth.required_scope = Some("mcp".to_owned()));
+    assert!(try_token(&auth, &token(&with("scope", json!("openid mcp")))).is_ok());
+    assert!(try_token(&auth, &token(&with("scp", json!(["mcp"])))).is_ok());
+    for claims in [claims(), with("scope", json!("mcpx")), with("scope", json!(7))] {
+        let error = try_token(&auth, &token(&claims)).unwrap_err();
+        assert!(matches!(error, AuthError::Scope { principal, .. } if principal.subject == "ann"));
+    }
+}
+
+#[test]
+fn the_header_must_hold_one_bearer_token() {
+    let auth = hs256(|_| {});
+    assert!(matches!(authenticate(&auth, None), Err(AuthError::Missing)));
+    for value in ["", "Bearer", "Bearer ", "Basic YTpi", "Bearer a b", "Bearer\ta.b.c"] {
+        assert!(matches!(authenticate(&auth, Some(value.as_bytes())), Err(AuthError::NotBearer)), "{value}");
+    }
+    assert!(matches!(authenticate(&auth, Some(b"Bearer \xff")), Err(AuthError::NotBearer)));
+    let lower = format!("bearer  {}", token(&claims()));
+    assert!(authenticate(&auth, Some(lower.as_bytes())).is_ok());
+    let long = format!("Bearer {}", "a".repeat(TOKEN_BYTES_MAX));
+    assert!(matches!(authenticate(&auth, Some(long.as_bytes())), Err(AuthError::NotBearer)));
+}
+
+#[test]
+fn minted_tokens_verify() {
+    let minted = |roles: &[&str], path: &str| {
+        let claims = Claims {
+            subject: "dev".to_owned(),
+            issuer: "https://issuer.example".to_owned(),
+            audience: "gatepost".to_owned(),
+            role_claim: path.to_owned(),
+            roles: roles.iter().map(|&role| role.to_owned()).collect(),
+            scope: Some("mcp".to_owned()),
+            kid: None,
+            valid_for: Duration::from_mins(1),
+        };
+        mint(SECRET, &claims).unwrap()
+    };
+    let auth = hs256(|auth| {
+        auth.required_scope = Some("mcp".to_owned());
+        "realm.roles".clone_into(&mut auth.role_claim);
+    });
+    assert_eq!(try_token(&auth, &minted(&["a"], "realm.roles")).unwrap().roles, ["a"]);
+    assert_eq!(try_token(&auth, &minted(&["a", "b"], "realm.roles")).unwrap().roles, ["a", "b"]);
+    assert!(matches!(mint(b"short", &minted_claims()), Err(MintError::Short { bytes: 5 })));
+}
+
+fn minted_claims() -> Claims {
+    Claims {
+        subject: String::new(),
+        issuer: String::new(),
+        audience: String::new(),
+        role_claim: "role".to_owned(),
+        roles: Vec::new(),
+        scope: None,
+        kid: None,
+        valid_for: Duration::ZERO,
+    }
+}
+
+#[test]
+fn every_unusable_key_is_named_with_its_place() {
+    let (short, pem) = (secret_file(b"short\n"), secret_file(&std::fs::read(fixture("rs256_public.pem")).unwrap()));
+    let file = |file: &tempfile::NamedTempFile| Some(file.path().to_owned());
+    let keys = vec![
+        config::Key { algorithm: "none".to_owned(), ..key("HS256", None) },
+        key("HS256", None),
+        config::Key { secret_file: file(&short), ..key("HS256", None) },
+        config::Key { secret_file: file(&pem), ..key("HS256", None) },
+        config::Key { secret_file: Some(fixture("missing")), ..key("HS256", None) },
+        config::Key { secret_env: Some("GATEPOST_TEST_NOT_SET".to_owned()), ..key("HS256", None) },
+        config::Key { public_key_file: Some(fixture("rs256_private.pem")), ..key("RS256", None) },
+        config::Key { public_key_file: Some(fixture("rs256_public.pem")), ..key("ES256", None) },
+        config::Key { secret_file: file(&short), ..key("RS256", None) },
+        config::Key { issuer: String::new(), ..key("RS256", None) },
+    ];
+    let count = keys.len();
+    let errors = Authenticator::from_config(&config::Auth { keys, ..config::Auth::default() }).unwrap_err();
+    let places: Vec<String> = (0..count).map(|idx| format!("auth.keys[{idx}]")).collect();
+    assert_eq!(errors.iter().map(|error| error.key.as_str()).collect::<Vec<_>>(), places);
+    let fits = |idx: usize, want: fn(&KeyFault) -> bool| {
+        assert!(matches!(&errors[idx].fault, LoadFault::Key(fault) if want(fault)), "{}", errors[idx]);
+    };
+    fits(0, |fault| matches!(fault, KeyFault::Algorithm { .. }));
+    fits(1, |fault| matches!(fault, KeyFault::Source { .. }));
+    fits(2, |fault| matches!(fault, KeyFault::Short { bytes: 5, .. }));
+    fits(3, |fault| matches!(fault, KeyFault::PemAsSecret { .. }));
+    fits(4, |fault| matches!(fault, KeyFault::Unreadable { .. }));
+    fits(5, |fault| matches!(fault, KeyFault::NotSet { .. }));
+    fits(6, |fault| matches!(fault, KeyFault::Private { .. }));
+    fits(7, |fault| matches!(fault, KeyFault::NotPem { .. }));
+    fits(8, |fault| matches!(fault, KeyFault::Source { .. }));
+    fits(9, |fault| matches!(fault, KeyFault::NoIssuer));
+}
+
+mod attacks {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_authorization_headers_are_refused(value in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let refused = authenticate(&hs256(|_| {}), Some(&value)).is_err();
+            prop_assert!(refused);
+        }
+    }
+}

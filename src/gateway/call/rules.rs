@@ -1,0 +1,67 @@
+//! The rules that a reload replaces: policy, redaction, calls that may continue without an audit record, limits.
+//!
+//! They change as one value. A message is decided by the rules in force when it arrived, to its end.
+
+use std::collections::BTreeMap;
+
+use crate::audit::redact::{PathError, Redaction};
+use crate::config::{self, Config, OnFailure};
+use crate::rbac::{PatternError, Patterns, Policy};
+
+/// One compiled set of rules.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) policy: Policy,
+    pub(crate) redaction: Redaction,
+    /// The calls that are forwarded even if they cannot be audited.
+    pub(crate) continue_for: Patterns,
+    pub(crate) limits: config::Limits,
+    /// The limits of open calls of those backends that have their own.
+    calls_max: BTreeMap<String, usize>,
+}
+
+/// An error in the configuration of the rules.
+#[derive(Debug, thiserror::Error)]
+pub enum RulesError {
+    /// A pattern of a role or of `audit.continue_for` cannot be compiled.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A path of `audit.redact` cannot be compiled.
+    #[error("audit.redact: {0}")]
+    Redact(#[from] PathError),
+}
+
+impl Rules {
+    /// Compiles the rules of `config`.
+    ///
+    /// # Errors
+    /// Every [`RulesError`] of the configuration.
+    pub(crate) fn new(config: &Config) -> Result<Self, Vec<RulesError>> {
+        let mut faults = Vec::new();
+        let policy =
+            Policy::new(&config.roles).map_err(|errors| faults.extend(errors.into_iter().map(RulesError::Pattern)));
+        let continued = match config.audit.on_failure {
+            OnFailure::Refuse => &[],
+            OnFailure::Continue => config.audit.continue_for.as_slice(),
+        };
+        let continue_for = Patterns::new("audit.continue_for", continued)
+            .map_err(|errors| faults.extend(errors.into_iter().map(RulesError::Pattern)));
+        let redaction = Redaction::new(&config.audit.redact).map_err(|err| faults.push(RulesError::Redact(err)));
+        let own = |(alias, backend): (&String, &config::Backend)| Some((alias.clone(), backend.calls_max?));
+        match (policy, redaction, continue_for) {
+            (Ok(policy), Ok(redaction), Ok(continue_for)) => Ok(Self {
+                policy,
+                redaction,
+                continue_for,
+                limits: config.limits.clone(),
+                calls_max: config.backends.iter().filter_map(own).collect(),
+            }),
+            _ => Err(faults),
+        }
+    }
+
+    /// The most calls that may be open at `backend` at once.
+    pub(crate) fn calls_max(&self, backend: &str) -> usize {
+        self.calls_max.get(backend).copied().unwrap_or(self.limits.calls_per_backend)
+    }
+}

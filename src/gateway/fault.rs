@@ -1,0 +1,33 @@
+//! The faults that the gateway finds in a configuration.
+
+use crate::auth::LoadError;
+use crate::upstream::EndpointFault;
+
+use super::call::rules::RulesError;
+use super::listener::tls;
+
+/// A fault of the configuration that the gateway finds.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// What callers are verified with.
+    #[error(transparent)]
+    Auth(#[from] LoadError),
+    /// The listener's certificate or key.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// A pattern or a path of the rules.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    /// A backend's alias.
+    #[error("backends.{alias}: the alias {fault}")]
+    Alias {
+        /// The alias.
+        alias: String,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// A backend that cannot be reached as it is configured.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointFault),
+}

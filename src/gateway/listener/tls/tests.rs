@@ -1,0 +1,170 @@
+//! Who gets through a handshake, as whom, and that nobody waits for others.
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::routing::get;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use tokio::io::AsyncReadExt as _;
+
+use crate::gateway::listener::tls::*;
+
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Edge>> for ClientIdentity {
+    fn connect_info(stream: axum::serve::IncomingStream<'_, Edge>) -> Self {
+        stream.remote_addr().clone()
+    }
+}
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A certificate of this name and its key, in PEM.
+fn certificate(authority: &Authority, name: SanType) -> (String, String) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.subject_alt_names = vec![name];
+    let key = KeyPair::generate().unwrap();
+    (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
+}
+
+struct Files {
+    dir: tempfile::TempDir,
+    tls: config::Tls,
+}
+
+/// Files of a server on this machine, which takes clients of `clients`.
+fn files(servers: &Authority, clients: Option<&Authority>) -> Files {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (certificate, key) = certificate(servers, SanType::IpAddress([127, 0, 0, 1].into()));
+    let tls = config::Tls {
+        cert_file: file("cert.pem", &certificate),
+        key_file: file("key.pem", &key),
+        client_ca_file: clients.map(|authority| file("ca.pem", &authority.pem())),
+    };
+    Files { dir, tls }
+}
+
+/// A server that says who is there.
+async fn serve(tls: Option<Acceptor>) -> SocketAddr {
+    serve_with(tls, HANDSHAKES_MAX).await
+}
+
+async fn serve_with(tls: Option<Acceptor>, handshakes_max: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let who = |ConnectInfo(connection): ConnectInfo<ClientIdentity>| async move {
+        assert!(connection.addr.ip().is_loopback());
+        connection.certificate.map_or_else(|| "nobody".to_owned(), |certificate| certificate.subject.clone())
+    };
+    let service = Router::new().route("/", get(who)).into_make_service_with_connect_info::<ClientIdentity>();
+    let edge = Edge { handshakes_max, ..Edge::new(listener, tls) };
+    tokio::spawn(async move { axum::serve(edge, service).await });
+    address
+}
+
+async fn ctx(url: &str, servers: &Authority, identity: Option<(String, String)>) -> reqwest::Result<String> {
+    let root = reqwest::Certificate::from_pem(servers.pem().as_bytes())?;
+    let mut client = reqwest::Client::builder().tls_certs_only([root]).no_proxy();
+    if let Some((certificate, key)) = identity {
+        client = client.identity(reqwest::Identity::from_pem(format!("{certificate}{key}").as_bytes())?);
+    }
+    client.build()?.get(url).send().await?.text().await
+}
+
+#[tokio::test]
+async fn without_tls_the_listener_speaks_http() {
+    let address = serve(None).await;
+    assert_eq!(ctx(&format!("http://{address}"), &authority(), None).await.unwrap(), "nobody");
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_authority_names_the_client_and_another_is_refused() {
+    let (servers, clients, foreign) = (authority(), authority(), authority());
+    let files = files(&servers, Some(&clients));
+    let url = format!("https://{}", serve(Some(Acceptor::load(&files.tls).unwrap())).await);
+    assert_eq!(ctx(&url, &servers, None).await.unwrap(), "nobody", "a token may do instead");
+    let name = || SanType::URI("spiffe://x/ci".try_into().unwrap());
+    assert_eq!(ctx(&url, &servers, Some(certificate(&clients, name()))).await.unwrap(), "spiffe://x/ci");
+    assert!(ctx(&url, &servers, Some(certificate(&foreign, name()))).await.is_err());
+    assert!(ctx(&url, &foreign, None).await.is_err(), "the client checks the server, too");
+    assert!(ctx(&url.replace("https", "http"), &servers, None).await.is_err(), "no plain HTTP beside TLS");
+}
+
+#[tokio::test]
+async fn a_certificate_is_not_asked_for_without_an_authority() {
+    let (servers, clients) = (authority(), authority());
+    let files = files(&servers, None);
+    let url = format!("https://{}", serve(Some(Acceptor::load(&files.tls).unwrap())).await);
+    let identity = certificate(&clients, SanType::URI("spiffe://x/ci".try_into().unwrap()));
+    assert_eq!(ctx(&url, &servers, Some(identity)).await.unwrap(), "nobody");
+}
+
+#[tokio::test]
+async fn silent_clients_keep_nobody_out_and_the_oldest_gives_way() {
+    let servers = authority();
+    let files = files(&servers, None);
+    let address = serve_with(Some(Acceptor::load(&files.tls).unwrap()), 8).await;
+    let url = format!("https://{address}");
+    let mut silent = std::collections::VecDeque::new();
+    for _ in 0..7 {
+        silent.push_back(TcpStream::connect(address).await.unwrap());
+    }
+    assert_eq!(ctx(&url, &servers, None).await.unwrap(), "nobody");
+    // I6: handshakes are bounded.
+    for _ in 0..20 {
+        silent.push_back(TcpStream::connect(address).await.unwrap());
+        if silent.len() > 8 {
+            let read = silent.pop_front().unwrap().read(&mut [0]).await;
+            assert_eq!(read.unwrap_or(0), 0, "it is closed");
+        }
+    }
+    assert_eq!(ctx(&url, &servers, None).await.unwrap(), "nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_has_a_time_limit() {
+    let files = files(&authority(), None);
+    let (_client, server) = tokio::io::duplex(1024);
+    let begun = tokio::time::Instant::now();
+    assert!(Acceptor::load(&files.tls).unwrap().handshake(server).await.is_none());
+    assert!(begun.elapsed() >= HANDSHAKE_TIMEOUT);
+}
+
+#[test]
+fn i8_each_file_that_does_not_do_is_named_and_none_shown() {
+    let (servers, clients) = (authority(), authority());
+    let files = files(&servers, Some(&clients));
+    let (cert, key) = (files.tls.cert_file.clone(), files.tls.key_file.clone());
+    let missing = files.dir.path().join("missing");
+    let empty = files.dir.path().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    let foreign = files.dir.path().join("foreign.pem");
+    std::fs::write(&foreign, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    let tls = |cert: &Path, key: &Path, ca: Option<&Path>| config::Tls {
+        cert_file: cert.to_owned(),
+        key_file: key.to_owned(),
+        client_ca_file: ca.map(Path::to_owned),
+    };
+    let cases = [
+        (tls(&missing, &key, None), "server.tls.cert_file: ", "cannot be read"),
+        (tls(&empty, &key, None), "server.tls.cert_file: ", "holds no certificate"),
+        (tls(&key, &key, None), "server.tls.cert_file: ", "holds no certificate"),
+        (tls(&cert, &missing, None), "server.tls.key_file: ", "cannot be read"),
+        (tls(&cert, &cert, None), "server.tls.key_file: ", "holds no private key"),
+        (tls(&cert, &foreign, None), "server.tls.key_file: ", "does not do"),
+        (tls(&cert, &key, Some(&empty)), "server.tls.client_ca_file: ", "holds no certificate"),
+    ];
+    for (tls, key, wanted) in cases {
+        let error = Acceptor::load(&tls).unwrap_err().to_string();
+        assert!(error.starts_with(key) && error.contains(wanted) && !error.contains("-----END"), "{error}");
+    }
+    assert!(!format!("{:?}", Acceptor::load(&files.tls).unwrap()).contains("key"));
+}

@@ -1,0 +1,251 @@
+//! What a request's headers must say: where they are believed, and where they must agree with the body.
+
+use axum::http::{HeaderMap, header};
+
+use crate::gateway::message::scope::Scope;
+use crate::mcp::envelope::Message;
+use crate::mcp::json;
+use crate::mcp::protocol::{
+    Era, HEADER_MISMATCH, INVALID_PARAMS, LEGACY_VERSIONS, META_CAPABILITIES, META_VERSION, METHOD_HEADER,
+    MODERN_VERSION, NAME_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER, base64,
+};
+
+/// A rule of the headers that a request broke.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Mismatch {
+    /// The JSON-RPC error code.
+    pub(crate) code: i32,
+    /// The rule.
+    pub(crate) message: String,
+    /// The error's data, as JSON text.
+    pub(crate) data: Option<String>,
+}
+
+impl Mismatch {
+    fn new(code: i32, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), data: None }
+    }
+
+    /// `supported` is what the era of the request has: a stateless client finds the same in `server/discover`.
+    fn unsupported(requested: &str, supported: &[&str]) -> Self {
+        let supported = supported.iter().map(|version| json::quoted(version)).collect::<Vec<_>>();
+        let requested = &requested[..requested.floor_char_boundary(64)];
+        let data = format!(r#"{{"supported":[{}],"requested":{}}}"#, supported.join(","), json::quoted(requested));
+        Self { code: UNSUPPORTED_VERSION, message: "unsupported protocol version".to_owned(), data: Some(data) }
+    }
+}
+
+/// The one value of a header; `None` where it is missing, stands twice, or is no text.
+pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(first)
+}
+
+/// Which protocol a message speaks, after its headers were found to agree with it.
+pub(crate) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mismatch> {
+    let params = message.params.and_then(|params| json::members(params.get())).unwrap_or_default();
+    let find = |key: &str| params.iter().find(|member| member.key == key).map(|member| member.value);
+    let meta = find("_meta").and_then(|meta| json::members(meta.get()));
+    let in_meta = |key: &str| {
+        let member = meta.as_ref().and_then(|meta| meta.iter().find(|member| member.key == key));
+        member.map(|member| member.value)
+    };
+    let version = single(headers, VERSION_HEADER);
+    if version != Some(MODERN_VERSION) && in_meta(META_VERSION).is_none() {
+        return match version {
+            Some(version) if message.method != "initialize" && !LEGACY_VERSIONS.contains(&version) => {
+                let all: Vec<_> = std::iter::once(MODERN_VERSION).chain(LEGACY_VERSIONS).collect();
+                Err(Mismatch::unsupported(version, &all))
+            }
+            _ => Ok(Era::Legacy),
+        };
+    }
+    for name in [VERSION_HEADER, METHOD_HEADER, NAME_HEADER] {
+        if headers.get_all(name).iter().nth(1).is_some() {
+            return Err(Mismatch::new(HEADER_MISMATCH, format!("header {name} stands more than once")));
+        }
+    }
+    if message.id.is_none() {
+        return Ok(Era::Modern); // Notifications bear no _meta; they are accepted and dropped.
+    }
+    let (Some(asked), Some(_)) = (in_meta(META_VERSION), in_meta(META_CAPABILITIES)) else {
+        return Err(Mismatch::new(
+            INVALID_PARAMS,
+            format!("params._meta needs {META_VERSION} and {META_CAPABILITIES}"),
+        ));
+    };
+    let asked = json::string(asked);
+    if version.is_none() || version != asked.as_deref() {
+        return Err(Mismatch::new(
+            HEADER_MISMATCH,
+            format!("header {VERSION_HEADER} is not the version in params._meta"),
+        ));
+    }
+    if single(headers, METHOD_HEADER) != Some(message.method.as_str()) {
+        return Err(Mismatch::new(HEADER_MISMATCH, format!("header {METHOD_HEADER} is not the message's method")));
+    }
+    let named = match message.method.as_str() {
+        "tools/call" | "prompts/get" => find("name"),
+        "resources/read" => find("uri"),
+        _ => None,
+    };
+    if let Some(name) = named.and_then(json::string)
+        && !single(headers, NAME_HEADER).is_some_and(|header| says(header, &name))
+    {
+        return Err(Mismatch::new(HEADER_MISMATCH, format!("header {NAME_HEADER} is not what params name")));
+    }
+    match asked {
+        Some(version) if version != MODERN_VERSION => Err(Mismatch::unsupported(&version, &[MODERN_VERSION])),
+        _ => Ok(Era::Modern),
+    }
+}
+
+/// Whether a header's value stands for `text`: as it is, or in the Base64 form of the protocol, which is canonical.
+fn says(header: &str, text: &str) -> bool {
+    match header.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
+        Some(payload) => payload == base64(text.as_bytes()),
+        None => header == text,
+    }
+}
+
+/// Whether `Host` names this gateway: a loopback name, or one that is configured, with any port or the one that is
+/// configured. A browser that was led here by a rebound name sends that name.
+#[must_use]
+pub fn is_host_allowed(host: &str, allowed: &[String]) -> bool {
+    is_loopback(without_port(host))
+        || allowed.iter().any(|name| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(without_port(host)))
+}
+
+/// Whether `Origin` may call: absent, configured, or the gateway's own on loopback.
+pub(crate) fn is_origin_allowed(origin: Option<&str>, host: &str, allowed: &[String]) -> bool {
+    let Some(origin) = origin else {
+        return true;
+    };
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    let is_own =
+        authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host) && is_loopback(without_port(host)));
+    is_own || allowed.iter().any(|known| known.eq_ignore_ascii_case(origin))
+}
+
+fn is_loopback(name: &str) -> bool {
+    name.eq_ignore_ascii_case("localhost") || name == "127.0.0.1" || name == "[::1]"
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
+        _ => host,
+    }
+}
+
+/// Whether `Content-Type` is JSON, in any case and with any parameter.
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = single(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+/// Whether the client takes an event stream.
+pub(crate) fn takes_stream(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let kinds = values.flat_map(|value| value.split(',')).map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    kinds.into_iter().any(|kind| kind.eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// The URL of the gateway as this client reaches it. `host` was found to be allowed.
+pub(crate) fn base_url(headers: &HeaderMap, host: &str, is_tls: bool) -> String {
+    let is_https =
+        is_tls || single(headers, "x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
+    format!("{}://{host}", if is_https { "https" } else { "http" })
+}
+
+/// The path of the resource that `scope` is.
+pub(crate) fn resource_path(scope: &Scope) -> String {
+    match scope {
+        Scope::All => "/mcp".to_owned(),
+        Scope::One(backend) => format!("/mcp/{backend}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
+    use crate::mcp::envelope;
+
+    use super::*;
+
+    fn map(headers: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| {
+            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+        };
+        headers.iter().map(pair).collect()
+    }
+
+    fn code(headers: &[(&str, &str)], meta: &str) -> Result<Era, i32> {
+        let params = format!(r#"{{"name":"caf\u00e9","_meta":{meta}}}"#);
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
+        era(&map(headers), &envelope::parse(body.as_bytes(), 4096).unwrap()).map_err(|mismatch| mismatch.code)
+    }
+
+    const META: &str =
+        r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+    const VERSION: (&str, &str) = (VERSION_HEADER, MODERN_VERSION);
+    const METHOD: (&str, &str) = (METHOD_HEADER, "tools/call");
+    const NAME: (&str, &str) = (NAME_HEADER, "=?base64?Y2Fmw6k=?=");
+
+    #[test]
+    fn modern_headers_must_agree_with_the_body() {
+        assert_eq!(code(&[VERSION, METHOD, NAME], META), Ok(Era::Modern));
+        assert_eq!(code(&[METHOD, NAME], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[VERSION, NAME], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[VERSION, METHOD], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[VERSION, METHOD, (NAME_HEADER, "cafe")], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[VERSION, (METHOD_HEADER, "ping"), NAME], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[VERSION, METHOD, METHOD, NAME], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[(VERSION_HEADER, "2025-11-25"), METHOD, NAME], META), Err(HEADER_MISMATCH));
+        assert_eq!(code(&[VERSION, METHOD, NAME], "{}"), Err(INVALID_PARAMS));
+        let next = META.replace("2026", "2027");
+        assert_eq!(code(&[(VERSION_HEADER, "2027-07-28"), METHOD, NAME], &next), Err(UNSUPPORTED_VERSION));
+    }
+
+    #[test]
+    fn legacy_versions_are_known_or_refused() {
+        for version in LEGACY_VERSIONS {
+            assert_eq!(code(&[(VERSION_HEADER, version)], "{}"), Ok(Era::Legacy));
+        }
+        assert_eq!(code(&[], "{}"), Ok(Era::Legacy));
+        assert_eq!(code(&[(VERSION_HEADER, "1999-01-01")], "{}"), Err(UNSUPPORTED_VERSION));
+    }
+
+    #[test]
+    fn only_known_hosts_and_origins_pass() {
+        let hosts = ["gate.example".to_owned(), "other.example:8443".to_owned()];
+        for host in ["localhost", "LOCALHOST:1", "127.0.0.1:8808", "[::1]:8808", "[::1]", "gate.example:1"] {
+            assert!(is_host_allowed(host, &hosts), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "other.example:1"] {
+            assert!(!is_host_allowed(host, &hosts), "{host}");
+        }
+        let origins = ["https://app.example".to_owned()];
+        let allowed = |origin| is_origin_allowed(origin, "localhost:8808", &origins);
+        assert!(allowed(None) && allowed(Some("http://localhost:8808")) && allowed(Some("https://app.example")));
+        assert!(
+            !allowed(Some("http://localhost:1")) && !allowed(Some("null")) && !allowed(Some("https://evil.example"))
+        );
+        assert!(!is_origin_allowed(Some("http://gate.example"), "gate.example", &origins));
+    }
+
+    #[test]
+    fn content_type_is_compared_as_media_types_are() {
+        for value in ["application/json", "Application/JSON; charset=utf-8"] {
+            assert!(is_json(&map(&[("content-type", value)])), "{value}");
+        }
+        for value in ["text/plain", "application/jsonx", ""] {
+            assert!(!is_json(&map(&[("content-type", value)])), "{value}");
+        }
+        assert!(!is_json(&map(&[])));
+    }
+}

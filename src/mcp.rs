@@ -1,0 +1,6 @@
+//! The Model Context Protocol as both legs speak it: names and codes, JSON text, the strict envelope, framing by lines.
+
+pub mod envelope;
+pub mod json;
+pub mod lines;
+pub mod protocol;
