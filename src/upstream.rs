@@ -14,12 +14,12 @@ mod connection;
 mod error;
 mod http;
 mod message;
+mod reconnect;
 mod stdio;
-mod wait;
+mod timeouts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use answer::{Answer, Content, dressed, error_object, unrecorded};
 use axum::http::HeaderMap;
@@ -29,11 +29,12 @@ pub use error::CallError;
 pub use http::EndpointFault;
 pub(crate) use message::error_code;
 pub use message::{Event, Request, Response, ServerMessageHandler};
+pub use reconnect::ReconnectBackoff;
+pub use timeouts::Timeouts;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-pub use wait::Pauses;
 
 use crate::audit::Receipt;
 use crate::config;
@@ -60,15 +61,6 @@ pub struct Change {
 
 /// Changes that wait for a slow subscriber. *Chosen*: one that misses some looks at everything again.
 const CHANGES_MAX: usize = 64;
-
-/// How long a request may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Without any message of it.
-    pub idle: Duration,
-    /// In all.
-    pub total: Duration,
-}
 
 /// How a request reaches its backend, besides what it asks.
 #[derive(Debug)]
