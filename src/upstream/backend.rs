@@ -73,12 +73,11 @@ impl Backend {
         changes: broadcast::Sender<Change>,
     ) -> Result<Self, EndpointError> {
         let list_changes = Arc::new(ListChangeHandler::new(alias, changes));
-        let transport = match Endpoint::new(alias, config)? {
-            Some(endpoint) => Transport::Http(Arc::new(endpoint)),
-            None => {
-                let listener = Arc::clone(&list_changes) as Arc<dyn ServerMessageHandler>;
-                Transport::Stdio(Box::new(StdioBackend::new(alias, config, listener)))
-            }
+        let transport = if let Some(endpoint) = Endpoint::new(alias, config)? {
+            Transport::Http(Arc::new(endpoint))
+        } else {
+            let listener = Arc::clone(&list_changes) as Arc<dyn ServerMessageHandler>;
+            Transport::Stdio(Box::new(StdioBackend::new(alias, config, listener)))
         };
         Ok(Self {
             alias: alias.to_owned(),
