@@ -45,7 +45,7 @@ use tokio_util::task::TaskTracker;
 use crate::audit::Receipt;
 use crate::config;
 use crate::mcp::protocol::{Era, INTERNAL_ERROR, TOOLS_CALL};
-use crate::rbac::{Kind, Permit};
+use crate::rbac::{Permit, TargetKind};
 
 /// All configured backends.
 #[derive(Debug)]
@@ -167,7 +167,7 @@ impl Upstreams {
         interrupt: &Interrupt,
     ) -> Answer {
         // I1: no permit, no receipt, no call. Both are demanded by this signature, and nothing else calls a tool.
-        if (method == TOOLS_CALL) != (permit.kind() == Kind::Tool) {
+        if (method == TOOLS_CALL) != (permit.kind() == TargetKind::Tool) {
             return Answer::refusal(INTERNAL_ERROR, "the permit is for something else");
         }
         let asked = async {
