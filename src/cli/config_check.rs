@@ -45,7 +45,7 @@ pub fn check(path: &Path) -> Result<Config, Vec<ConfigError>> {
     };
     let mut faults = Vec::new();
     if let Err(errors) = Authenticator::from_config(&config.auth) {
-        faults.extend(errors.iter().map(|error| fault(&error.key, error.fault.to_string())));
+        faults.extend(errors.iter().map(|error| fault(&error.key, error.reason.to_string())));
     }
     if let Some(Err(error)) = config.server.tls.as_ref().map(Acceptor::load) {
         faults.push(fault(error.key, format!("{} {}", error.path.display(), error.fault)));

@@ -90,7 +90,10 @@ fn an_outbox_of_a_newer_version_is_refused_unchanged() {
     fs::create_dir(&dir).unwrap();
     let file = newer(&dir);
     let before = fs::read(&file).unwrap();
-    says(&refused(setup.command(&["serve"])), &[file.to_str().unwrap(), "has format 2", "reads only format 1", "newer"]);
+    says(
+        &refused(setup.command(&["serve"])),
+        &[file.to_str().unwrap(), "has format 2", "reads only format 1", "newer"],
+    );
     assert_eq!(fs::read(&file).unwrap(), before);
     assert!(!dir.join("quarantine").exists(), "it is no damaged file");
 }
