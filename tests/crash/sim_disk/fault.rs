@@ -29,7 +29,7 @@ pub enum Fault {
     From(u64),
 }
 
-/// How a disk breaks its promises. Each is a tooth: the suite has to notice.
+/// How a disk breaks its promises. Each is a seeded_fault: the suite has to notice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lie {
     #[default]
