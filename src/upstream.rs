@@ -1,7 +1,7 @@
 //! The backends: where an authorized and recorded call goes, and the [`Answer`] that comes back.
 //!
 //! [`Upstreams::forward`] takes a [`Permit`] and a [`Receipt`]: proof that the call was authorized and that its intent
-//! reached the configured level. What it gives back cannot be read: only [`Released`], which `finish` and `refuse` make,
+//! reached the configured level. What it gives back cannot be read: only [`crate::audit::Released`], which `finish` and `refuse` make,
 //! yields an answer's content (I1). Results are relayed as they came; the gateway adds its request id and, for a modern
 //! client, what that protocol demands of every result. [`Upstreams::relay`] is for what is not audited, and calls no tool.
 //!

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::common::gatepost::{BINARY, Setup};
 use crate::common::mcp::Era;
 use crate::common::wait::{SOON, until};
-use crate::run::{outbox_succeeds, run_outbox};
+use crate::run::{outbox_succeeds, run, run_outbox};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -218,7 +218,7 @@ async fn no_command_prints_hidden_characters_of_a_record() {
         &["outbox", "show", &place, "--hex"],
         &["outbox", "tail"],
     ] {
-        let (code, stdout, stderr) = run_outbox(&setup, args);
+        let (code, stdout, stderr) = run(&setup, args);
         assert_eq!(code, Some(0), "{args:?}: {stderr}");
         for shown in ["ad\\u{202e}d\\u{200b}", "\\u{202e}fdp.exe"] {
             assert!(stdout.contains(shown), "{args:?} does not show {shown}: {stdout}");

@@ -26,7 +26,7 @@ pub struct Options {
     pub url: String,
     /// The server cancels a statement after this time.
     pub statement_timeout: Duration,
-    /// Whether [`Sink::prepare`] applies the migrations.
+    /// Whether [`crate::audit::sink::Sink::prepare`] applies the migrations.
     pub migrate: bool,
 }
 
