@@ -146,12 +146,12 @@ impl Pipeline {
         if closed.is_err() {
             tracing::error!(timeout = ?store, "outbox did not store the ring's records in time; they may be lost");
         }
-        if let Some(mut shipper) = self.shipper {
-            if tokio::time::timeout(ship, &mut shipper).await.is_err() {
-                self.deadline.cancel();
-                if let Err(error) = shipper.await {
-                    tracing::error!(%error, "shipper task failed; undelivered records stay in the outbox");
-                }
+        if let Some(mut shipper) = self.shipper
+            && tokio::time::timeout(ship, &mut shipper).await.is_err()
+        {
+            self.deadline.cancel();
+            if let Err(error) = shipper.await {
+                tracing::error!(%error, "shipper task failed; undelivered records stay in the outbox");
             }
         }
         ring.advance_phase(Phase::Finished);
