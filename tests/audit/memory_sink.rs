@@ -41,7 +41,7 @@ struct State {
     unprepared: bool,
     pause: Duration,
     reply_lost: bool,
-    /// State of the rng of [`Mood::Lossy`].
+    /// State of the random numbers of [`Mood::Lossy`].
     rng: u64,
     calls: usize,
 }

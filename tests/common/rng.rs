@@ -1,6 +1,6 @@
-//! Chance that can be repeated: splitmix64 (Steele, Lea and Flood, 2014) from a seed, which a failing test prints.
+//! Repeatable random numbers: splitmix64 (Steele, Lea and Flood, 2014) from a seed, which a failing test prints.
 
-/// The rng of one run.
+/// The random number generator of one run.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 

@@ -1,8 +1,8 @@
-//! Teeth: deliberate faults, each put in through a trait seam, and the checks that notice them.
+//! Seeded faults: deliberate faults, each put in through a trait, and the checks that must notice them.
 //!
-//! A suite proves something only where it fails when what it checks is broken. Each row of [`teeth`] breaks one promise of
-//! the disk, the sink or the gateway; the checks that have to find something are named beside it. Every check is the only
-//! one to notice some row, so a suite without it would have a seeded_fault that no longer bites.
+//! A suite proves something only if it fails when what it checks is broken. Each row of [`seeded_faults`] breaks one
+//! promise of the disk, the sink or the gateway, and names the checks that must report it. Every check is the only one
+//! that notices some row, so without that check a fault would pass unnoticed.
 
 use std::collections::BTreeSet;
 
@@ -83,7 +83,7 @@ fn with_sink(simulation: &mut Simulation, sink: SinkLie, life: &Life) {
     simulation.settle();
 }
 
-fn teeth() -> Vec<Row> {
+fn seeded_faults() -> Vec<Row> {
     let row = |name, noticed_by, run| Row { name, run, noticed_by };
     vec![
         row("an fsync that lies", &[KEPT], |simulation| {
@@ -183,7 +183,7 @@ fn noticed(row: &Row) -> BTreeSet<BTreeSet<&'static str>> {
 #[test]
 fn every_seeded_fault_is_noticed_and_every_check_is_needed() {
     let mut alone = BTreeSet::new();
-    for row in teeth() {
+    for row in seeded_faults() {
         let noticed = noticed(&row);
         for check in row.noticed_by {
             let name = row.name;
@@ -194,7 +194,7 @@ fn every_seeded_fault_is_noticed_and_every_check_is_needed() {
         }
         alone.extend(noticed.into_iter().filter(|by| by.len() == 1).flatten());
     }
-    // Without a check, the teeth that it alone notices would no longer bite.
+    // Every check is needed: some fault is noticed by that check alone.
     assert_eq!(alone, CHECKS.iter().map(|(name, _)| *name).collect());
 }
 

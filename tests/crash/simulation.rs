@@ -118,7 +118,7 @@ impl fmt::Debug for Simulation {
     }
 }
 
-/// The simulation's side of one life, called by the disk.
+/// The driver of one life of the gateway; the disk calls it.
 struct Driver {
     ring: Arc<Ring>,
     runtime: Runtime,
@@ -149,7 +149,7 @@ pub fn on_two_threads(numbers: impl Iterator<Item = u64>, one: impl Fn(u64) + Sy
     });
 }
 
-/// Looks at a simulation while its gateway lives.
+/// A closure that inspects a simulation while its gateway runs.
 pub type Inspect = Arc<dyn Fn(&Evidence, &SimDisk) + Send + Sync>;
 
 pub const GATEWAY: GatewayId = GatewayId(uuid::Uuid::from_u128(0x6761_7465));
