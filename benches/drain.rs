@@ -5,8 +5,8 @@
 //! shipper and sink, until Postgres has the last record of the backlog's epoch: opening, reading, decoding, checking
 //! the chain, the cursor, and the outbox forgetting what was delivered are all in it. The limit is a plain loop over
 //! records in memory with the same INSERT of 2,000 rows, without cursor; only the statements are timed. The baseline is
-//! one INSERT a record, as audit writers mostly do. Every side begins with an empty table after a CHECKPOINT, over TCP, with
-//! `fsync` and `synchronous_commit` on. The sides are interleaved.
+//! one INSERT a record, as audit writers mostly do. Every side begins with an empty table after a CHECKPOINT, over TCP,
+//! with `fsync` and `synchronous_commit` on. The sides are interleaved.
 //!
 //! Measured in 2026-11 on 2 cores, Debian 12, Postgres 15; figures in `docs/performance.md`.
 #![allow(
