@@ -11,34 +11,41 @@
 mod answer;
 mod backend;
 mod connection;
+mod era_params;
 mod error;
 mod http;
+mod list;
+mod list_changes;
 mod message;
+mod reconnect;
 mod stdio;
-mod wait;
+mod timeouts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use answer::{Answer, Content, dressed, error_object, unrecorded};
 use axum::http::HeaderMap;
-pub use backend::{Backend, Item, List, NOT_OFFERED, adapted, read_page};
+pub use backend::Backend;
 pub use connection::UpstreamConnection;
+pub use era_params::convert_params;
 pub use error::CallError;
-pub use http::EndpointFault;
+pub use http::EndpointError;
+pub use list::{Item, List, NOT_OFFERED, read_page};
+pub use list_changes::Change;
 pub(crate) use message::error_code;
 pub use message::{Event, Request, Response, ServerMessageHandler};
+pub use reconnect::ReconnectBackoff;
+pub use timeouts::Timeouts;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-pub use wait::Pauses;
 
 use crate::audit::Receipt;
 use crate::config;
 use crate::mcp::protocol::{Era, INTERNAL_ERROR, TOOLS_CALL};
-use crate::rbac::{Kind, Permit};
+use crate::rbac::{Permit, TargetKind};
 
 /// All configured backends.
 #[derive(Debug)]
@@ -49,26 +56,8 @@ pub struct Upstreams {
     changes: broadcast::Sender<Change>,
 }
 
-/// A list of a backend that has changed, as its shared conversation tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The backend's alias.
-    pub alias: String,
-    /// The notification's method.
-    pub method: String,
-}
-
 /// Changes that wait for a slow subscriber. *Chosen*: one that misses some looks at everything again.
 const CHANGES_MAX: usize = 64;
-
-/// How long a request may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Without any message of it.
-    pub idle: Duration,
-    /// In all.
-    pub total: Duration,
-}
 
 /// How a request reaches its backend, besides what it asks.
 #[derive(Debug)]
@@ -102,8 +91,8 @@ impl Upstreams {
     /// Starts the backends. Returns at once; they come up by themselves.
     ///
     /// # Errors
-    /// Every [`EndpointFault`]; nothing was started.
-    pub fn start(backends: &BTreeMap<String, config::Backend>) -> Result<Self, Vec<EndpointFault>> {
+    /// Every [`EndpointError`]; nothing was started.
+    pub fn start(backends: &BTreeMap<String, config::Backend>) -> Result<Self, Vec<EndpointError>> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (mut started, mut faults) = (BTreeMap::new(), Vec::new());
         let changes = broadcast::Sender::new(CHANGES_MAX);
@@ -124,7 +113,7 @@ impl Upstreams {
 
     /// What [`Upstreams::start`] would refuse, without starting anything. Key files are read.
     #[must_use]
-    pub fn check(backends: &BTreeMap<String, config::Backend>) -> Vec<EndpointFault> {
+    pub fn check(backends: &BTreeMap<String, config::Backend>) -> Vec<EndpointError> {
         let fault = |(alias, config): (&String, &config::Backend)| http::Endpoint::new(alias, config).err();
         backends.iter().filter_map(fault).collect()
     }
@@ -178,7 +167,7 @@ impl Upstreams {
         interrupt: &Interrupt,
     ) -> Answer {
         // I1: no permit, no receipt, no call. Both are demanded by this signature, and nothing else calls a tool.
-        if (method == TOOLS_CALL) != (permit.kind() == Kind::Tool) {
+        if (method == TOOLS_CALL) != (permit.kind() == TargetKind::Tool) {
             return Answer::refusal(INTERNAL_ERROR, "the permit is for something else");
         }
         let asked = async {
@@ -224,7 +213,7 @@ impl Upstreams {
 }
 
 async fn ask(method: &str, params: Option<&str>, route: &Route) -> Result<Response, CallError> {
-    let params = adapted(route.era, route.connection.era(), params);
+    let params = convert_params(route.era, route.connection.era(), params);
     let request = Request {
         method,
         params: params.as_deref(),
