@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use answer::{Answer, Content, dressed, error_object, unrecorded};
+pub use answer::{Answer, AnswerKind, Content, dressed, error_object, public_message, unrecorded};
 use axum::http::HeaderMap;
 pub use backend::{Backend, Item, List, NOT_OFFERED, adapted, read_page};
 pub use connection::UpstreamConnection;
@@ -179,7 +179,7 @@ impl Upstreams {
     ) -> Answer {
         // I1: no permit, no receipt, no call. Both are demanded by this signature, and nothing else calls a tool.
         if (method == TOOLS_CALL) != (permit.kind() == Kind::Tool) {
-            return Answer::refusal(INTERNAL_ERROR, "the permit is for something else");
+            return Answer::refusal(INTERNAL_ERROR, "the permit is for something else", None);
         }
         let asked = async {
             let route = route.await?;
@@ -190,7 +190,7 @@ impl Upstreams {
         };
         match interrupted(asked, interrupt).await {
             Ok((response, era, backends)) => Answer::from_response(response, receipt.request_id(), era, backends),
-            Err(err) => Answer::from_failure(permit.backend(), &err),
+            Err(err) => Answer::failure(permit.backend(), &err),
         }
     }
 

@@ -61,6 +61,13 @@ impl PartialEq for Object<'_> {
 
 impl Eq for Object<'_> {}
 
+impl Default for Object<'_> {
+    /// `{}`.
+    fn default() -> Self {
+        Self { text: Cow::Borrowed("{}"), offset: 0, members: Cow::Borrowed(&[]) }
+    }
+}
+
 impl<'a> Object<'a> {
     /// Reads the members of the object `text`, in one pass. `None`: the text is not an object.
     #[must_use]

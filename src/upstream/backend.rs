@@ -3,6 +3,7 @@
 //! A legacy session of a client has a conversation of its own, opened as the client opened it. Everything else uses the
 //! shared one: stateless where the backend speaks that, else a legacy session of the gateway's, without capabilities.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
-use crate::mcp::json;
-use crate::mcp::protocol::{Era, LEGACY_LATEST};
+use crate::mcp::json::{self, Object};
+use crate::mcp::protocol::{Era, LEGACY_LATEST, META_PREFIX};
 
 use super::connection::UpstreamConnection;
 use super::http::{Endpoint, EndpointFault};
@@ -317,19 +318,17 @@ impl Backend {
         let connection = self.shared().await?;
         let found = connection.request(&Request::new(DISCOVER, Some(&discover_params()))).await?;
         let Response::Result(found) = found else { return Ok((connection, found)) };
-        let members = json::members(&found).unwrap_or_default();
-        let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value.get());
-        let meta = find("_meta").and_then(json::members).unwrap_or_default();
-        let info = meta.iter().find(|member| member.key == "io.modelcontextprotocol/serverInfo");
+        let meta = found.object("_meta").unwrap_or_default();
+        let info = meta.get("io.modelcontextprotocol/serverInfo");
         let version = json::quoted(LEGACY_LATEST);
         let alias = json::object([("name", json::quoted(&self.alias).as_str()), ("version", "\"\"")]);
         let mut result = vec![
             ("protocolVersion", version.as_str()),
-            ("capabilities", find("capabilities").unwrap_or("{}")),
-            ("serverInfo", info.map_or(alias.as_str(), |info| info.value.get())),
+            ("capabilities", found.get("capabilities").unwrap_or("{}")),
+            ("serverInfo", info.unwrap_or(&alias)),
         ];
-        result.extend(find("instructions").map(|text| ("instructions", text)));
-        Ok((connection, Response::Result(json::object(result))))
+        result.extend(found.get("instructions").map(|text| ("instructions", text)));
+        Ok((connection, Response::result(&json::object(result))))
     }
 
     /// Runs `work` to its end, or to the gateway's, also where nobody waits for it any more.
@@ -389,7 +388,7 @@ impl Backend {
                 Response::Result(result) => result,
                 Response::Error { .. } => return Err(CallError::List { fault: NOT_OFFERED }),
             };
-            bytes = bytes.saturating_add(page.len());
+            bytes = bytes.saturating_add(page.text().len());
             if bytes > LIST_BYTES_MAX {
                 return Err(CallError::List { fault: "is too long" });
             }
@@ -436,12 +435,10 @@ fn is_refused<T>(opened: &Result<(T, Response), CallError>) -> bool {
 ///
 /// # Errors
 /// [`CallError::List`].
-pub fn read_page(page: &str, list: List) -> Result<(Vec<Item>, Option<String>), CallError> {
-    let members = json::members(page).ok_or(CallError::Garbled)?;
-    let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
-    let found = find(list.member()).ok_or(CallError::List { fault: "has no such member" })?;
+pub fn read_page(page: &Object<'_>, list: List) -> Result<(Vec<Item>, Option<String>), CallError> {
+    let found = page.get(list.member()).ok_or(CallError::List { fault: "has no such member" })?;
     let found: Vec<&serde_json::value::RawValue> =
-        serde_json::from_str(found.get()).map_err(|_| CallError::List { fault: "is no list" })?;
+        serde_json::from_str(found).map_err(|_| CallError::List { fault: "is no list" })?;
     let mut items = Vec::with_capacity(found.len());
     for item in found {
         let members = json::members(item.get()).unwrap_or_default();
@@ -450,45 +447,33 @@ pub fn read_page(page: &str, list: List) -> Result<(Vec<Item>, Option<String>), 
         let name = name.ok_or(CallError::List { fault: "has an item without a name" })?;
         items.push(Item { name, json: item.get().to_owned() });
     }
-    Ok((items, find("nextCursor").and_then(json::raw_string)))
+    Ok((items, page.string("nextCursor")))
 }
 
-/// Parameters of one era, for a backend of another: the stateless era's own keys in `_meta` are added or left out.
+/// The parameters of a request of one era for a backend of another: the stateless era's own keys in `_meta` are added or
+/// removed.
 #[must_use]
-pub fn adapted(from: Era, to: Era, params: Option<&str>) -> Option<String> {
-    let meta = || {
-        let members = params.and_then(json::members).unwrap_or_default();
-        members.iter().find(|member| member.key == "_meta").map(|member| member.value.get().to_owned())
-    };
+pub fn adapted<'a>(from: Era, to: Era, params: Option<&'a str>) -> Option<Cow<'a, str>> {
+    let read = |params| Object::parse_path(params, &["_meta"]).unwrap_or_default();
     match (from, to) {
         (Era::Legacy, Era::Modern) => {
-            let meta = modern_meta(meta().as_deref().unwrap_or("{}"));
-            Some(json::with_members(params.unwrap_or("{}"), &[("_meta", &meta)]))
+            let params = params.map(read).unwrap_or_default();
+            let meta = modern_meta(&params.object("_meta").unwrap_or_default());
+            Some(Cow::Owned(params.with(&[("_meta", &meta)])))
         }
         (Era::Modern, Era::Legacy) => {
-            let params = params?;
-            let members = json::members(params).unwrap_or_default();
-            let meta = meta().and_then(|meta| without_protocol(&meta));
-            let kept = members.iter().filter_map(|member| match (member.key.as_str(), &meta) {
-                ("_meta", None) => None,
-                ("_meta", Some(meta)) => Some(("_meta", meta.as_str())),
-                (key, _) => Some((key, member.value.get())),
-            });
-            Some(json::object(kept))
+            let params = read(params?);
+            let meta = params.object("_meta").unwrap_or_default();
+            let meta = meta.without(|key| key.starts_with(META_PREFIX));
+            let kept = if meta == "{}" {
+                params.without(|key| key == "_meta")
+            } else {
+                params.replaced("_meta", &meta).into()
+            };
+            Some(Cow::Owned(kept.into_owned()))
         }
-        _ => params.map(str::to_owned),
+        _ => params.map(Cow::Borrowed),
     }
-}
-
-/// `meta` without the protocol's own keys; `None` where nothing is left.
-fn without_protocol(meta: &str) -> Option<String> {
-    let members = json::members(meta)?;
-    let kept: Vec<_> = members
-        .iter()
-        .filter(|member| !member.key.starts_with(crate::mcp::protocol::META_PREFIX))
-        .map(|member| (member.key.as_str(), member.value.get()))
-        .collect();
-    (!kept.is_empty()).then(|| json::object(kept))
 }
 
 #[cfg(test)]
@@ -512,9 +497,12 @@ mod tests {
     #[test]
     fn a_page_gives_items_with_their_bytes() {
         let page = r#"{"resources":[{"uri":"a:b", "x": 1.0}],"nextCursor":"n"}"#;
-        let (items, next) = read_page(page, List::Resources).unwrap();
+        let (items, next) = read_page(&Object::parse(page).unwrap(), List::Resources).unwrap();
         assert_eq!((items[0].name.as_str(), items[0].json.as_str()), ("a:b", r#"{"uri":"a:b", "x": 1.0}"#));
         assert_eq!(next.as_deref(), Some("n"));
-        assert!(read_page(page, List::Tools).is_err() && read_page(r#"{"tools":[{}]}"#, List::Tools).is_err());
+        assert!(
+            read_page(&Object::parse(page).unwrap(), List::Tools).is_err()
+                && read_page(&Object::parse(r#"{"tools":[{}]}"#).unwrap(), List::Tools).is_err()
+        );
     }
 }
