@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use answer::{Answer, AnswerKind, Content, dressed, error_object, public_message, unrecorded};
 use axum::http::HeaderMap;
-pub use backend::{Backend, Item, List, NOT_OFFERED, adapted, read_page};
+pub use backend::{Backend, Item, NOT_OFFERED, adapted, read_page};
 pub use connection::UpstreamConnection;
 pub use error::CallError;
 pub use http::EndpointFault;

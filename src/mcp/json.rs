@@ -186,6 +186,18 @@ impl<'a> Object<'a> {
         Cow::Owned(object(kept.iter().map(|entry| (entry.key.as_ref(), entry.value))))
     }
 
+    /// The object `text`, with the members of its `_meta`. Text that is not an object stands for `{}`.
+    #[must_use]
+    pub fn owned(text: String) -> Object<'static> {
+        match Object::parse_path(&text, &["_meta"]) {
+            Some(Object { offset, members, .. }) => {
+                let members = Cow::Owned(members.into_owned());
+                Object { text: Cow::Owned(text.trim_matches(is_space).to_owned()), offset, members }
+            }
+            None => Object::default(),
+        }
+    }
+
     /// The object with a text of its own.
     #[must_use]
     pub fn into_owned(self) -> Object<'static> {

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config;
 use crate::mcp::json::{self, Object};
+use crate::mcp::methods::List;
 use crate::mcp::protocol::{Era, LEGACY_LATEST, META_PREFIX};
 
 use super::connection::UpstreamConnection;
@@ -67,68 +68,12 @@ pub struct Item {
 /// Lists of one backend that are read at once. *Chosen*: more only wait for each other there.
 const LISTS_MAX: usize = 32;
 
-/// What is listed: the method, and which member of an item names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum List {
-    /// Tools.
-    Tools,
-    /// Resources.
-    Resources,
-    /// Resource templates.
-    Templates,
-    /// Prompts.
-    Prompts,
-}
-
 /// The tools that were last listed at the shared conversation, until the backend says that they changed.
 #[derive(Debug)]
 struct Changes {
     alias: String,
     tools: Mutex<Option<Arc<[Item]>>>,
     told: broadcast::Sender<Change>,
-}
-
-impl List {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Tools, Self::Resources, Self::Templates, Self::Prompts];
-
-    /// The method that lists them.
-    #[must_use]
-    pub fn method(self) -> &'static str {
-        match self {
-            Self::Tools => "tools/list",
-            Self::Resources => "resources/list",
-            Self::Templates => "resources/templates/list",
-            Self::Prompts => "prompts/list",
-        }
-    }
-
-    /// The list that a method asks for.
-    #[must_use]
-    pub fn of_method(method: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|list| list.method() == method)
-    }
-
-    /// The member of the result that holds them.
-    #[must_use]
-    pub fn member(self) -> &'static str {
-        match self {
-            Self::Tools => "tools",
-            Self::Resources => "resources",
-            Self::Templates => "resourceTemplates",
-            Self::Prompts => "prompts",
-        }
-    }
-
-    /// The member of an item that names it.
-    #[must_use]
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::Tools | Self::Prompts => "name",
-            Self::Resources => "uri",
-            Self::Templates => "uriTemplate",
-        }
-    }
 }
 
 impl Changes {

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
-
 use crate::auth::Principal;
 use crate::gateway::answer::one_way::OneWay;
 use crate::gateway::answer::{resources, subscriptions};

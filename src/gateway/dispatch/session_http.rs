@@ -70,11 +70,7 @@ async fn identify<'a>(
     Ok(identified)
 }
 
-async fn open_stream(
-    core: &Core,
-    inbound: &InboundRequest,
-    entry: &mut AuditEntry<'_>,
-) -> Result<Listening, Refusal> {
+async fn open_stream(core: &Core, inbound: &InboundRequest, entry: &mut AuditEntry<'_>) -> Result<Listening, Refusal> {
     let Identified { principal, .. } = identify(core, inbound, entry).await?;
     if !headers::takes_stream(&inbound.headers) {
         let message = "a GET must accept text/event-stream";

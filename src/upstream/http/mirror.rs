@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::mcp::json;
+use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{Era, HEADER_MISMATCH, TOOLS_CALL};
 
 use super::super::CallError;
@@ -117,7 +117,7 @@ impl Remote {
     async fn read_mirrored(self: &Arc<Self>) -> Result<HashMap<String, Arc<[Param]>>, CallError> {
         let (mut found, mut bytes, mut cursor) = (HashMap::new(), 0_usize, None::<String>);
         for _ in 0..PAGES_MAX {
-            let meta = message::modern_meta("{}");
+            let meta = message::modern_meta(&Object::default());
             let quoted = cursor.as_deref().map(json::quoted);
             let members = [("_meta", Some(meta.as_str())), ("cursor", quoted.as_deref())];
             let params = json::object(members.into_iter().filter_map(|(key, value)| Some((key, value?))));
@@ -125,12 +125,12 @@ impl Remote {
                 Response::Result(page) => page,
                 Response::Error { .. } => return Err(CallError::List { fault: "is an error" }),
             };
-            bytes = bytes.saturating_add(page.len());
+            bytes = bytes.saturating_add(page.text().len());
             // I6: what is remembered is a part of what was read, and that is bounded.
             if bytes > LINE_BYTES_MAX {
                 return Err(CallError::List { fault: "is too long" });
             }
-            let page: Page<'_> = serde_json::from_str(&page).map_err(|_| CallError::Garbled)?;
+            let page: Page<'_> = serde_json::from_str(page.text()).map_err(|_| CallError::Garbled)?;
             for tool in page.tools {
                 let Ok(tool) = serde_json::from_str::<Tool>(tool.get()) else { continue };
                 let params = wanted(&tool.input_schema).unwrap_or_default();

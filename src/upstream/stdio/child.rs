@@ -12,7 +12,6 @@ use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::mcp::json;
 use crate::mcp::protocol::LEGACY_VERSIONS;
 
 use super::super::message::{self, DISCOVER, Request, Response, ServerMessageHandler};
@@ -175,9 +174,7 @@ async fn initialize(link: &Link) -> Result<Response, String> {
         Response::Result(result) => result,
         Response::Error { error, .. } => return Err(format!("it answered {error}")),
     };
-    let members = json::members(result).unwrap_or_default();
-    let version = members.iter().find(|member| member.key == "protocolVersion");
-    let version = version.and_then(|version| json::raw_string(version.value)).unwrap_or_default();
+    let version = result.string("protocolVersion").unwrap_or_default();
     if version != OLDEST_VERSION && !LEGACY_VERSIONS.contains(&version.as_str()) {
         return Err(format!("it speaks protocol version {version:?}"));
     }

@@ -71,7 +71,7 @@ impl Running {
 }
 
 fn result(text: &str) -> Response {
-    Response::Result(text.to_owned())
+    Response::result(text)
 }
 
 #[tokio::test]
