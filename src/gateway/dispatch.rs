@@ -81,3 +81,6 @@ async fn conclude(core: &Core, entry: &mut AuditEntry<'_>, result: Result<Reply,
         Err(refusal) => entry.refuse(core, refusal).await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -433,7 +433,8 @@ mod tests {
         );
         let legacy = adapted(Era::Modern, Era::Legacy, Some(&modern)).unwrap();
         assert!(!legacy.contains("modelcontextprotocol") && legacy.contains(r#""progressToken":1"#), "{legacy}");
-        let bare = adapted(Era::Modern, Era::Legacy, adapted(Era::Legacy, Era::Modern, None).as_deref());
+        let modern = adapted(Era::Legacy, Era::Modern, None);
+        let bare = adapted(Era::Modern, Era::Legacy, modern.as_deref());
         assert_eq!(bare.as_deref(), Some("{}"));
         let same = Some(r#"{ "a":1 }"#);
         assert_eq!(adapted(Era::Legacy, Era::Legacy, same).as_deref(), same);

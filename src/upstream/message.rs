@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn responses_events_and_noise_are_told_apart() {
-        let result = Message::Response { id: "7".to_owned(), response: Some(Response::Result("{ }".to_owned())) };
+        let result = Message::Response { id: "7".to_owned(), response: Some(Response::result("{ }")) };
         assert_eq!(read(r#"{"id":7,"result":{ }}"#), result);
         assert_eq!(read(r#"{"id":7}"#), Message::Response { id: "7".to_owned(), response: None });
         let Message::Event(event) = read(r#"{"method":"ping","id":"a"}"#) else { panic!() };

@@ -14,37 +14,38 @@ use crate::mcp::protocol::{CANCELLED, PROGRESS};
 
 /// A notification or a response of a client.
 #[derive(Debug)]
-pub enum OneWay<'a> {
-    /// A notification.
-    Notification {
-        /// The state that all requests share.
-        #[doc(hidden)]
-        core: &'a Core,
-        /// The endpoint at which it arrived.
-        scope: &'a Scope,
-        /// The client's session, if it has one.
-        session: Option<Arc<Session>>,
-        /// The notification.
-        message: Message<'a>,
-    },
-    /// A response to a request of a backend's.
-    Response {
-        /// The session in which the backend sent the request.
-        session: Arc<Session>,
-        /// The response.
-        response: ClientResponse<'a>,
-    },
+pub struct OneWay<'a>(Kind<'a>);
+
+#[derive(Debug)]
+enum Kind<'a> {
+    /// A notification in a session.
+    Notification { core: &'a Core, scope: &'a Scope, session: Arc<Session>, message: Message<'a> },
+    /// A notification without a session: it concerns no backend.
+    Dropped,
+    /// A response to a request that a backend sent in the session.
+    Response { session: Arc<Session>, response: ClientResponse<'a> },
 }
 
-impl OneWay<'_> {
+impl<'a> OneWay<'a> {
+    pub(crate) fn notification(
+        core: &'a Core,
+        scope: &'a Scope,
+        session: Option<Arc<Session>>,
+        message: Message<'a>,
+    ) -> Self {
+        Self(session.map_or(Kind::Dropped, |session| Kind::Notification { core, scope, session, message }))
+    }
+
+    pub(crate) fn response(session: Arc<Session>, response: ClientResponse<'a>) -> Self {
+        Self(Kind::Response { session, response })
+    }
+
     /// Delivers the message to the backends that it concerns. It is accepted (HTTP 202) even if none takes it.
     pub async fn deliver(self) -> Reply {
-        match self {
-            Self::Notification { core, scope, session: Some(session), message } => {
-                notify(core, scope, &session, &message).await;
-            }
-            Self::Notification { session: None, .. } => {} // Without a session it concerns no backend.
-            Self::Response { session, response } => respond(&session, &response).await,
+        match self.0 {
+            Kind::Notification { core, scope, session, message } => notify(core, scope, &session, &message).await,
+            Kind::Dropped => {}
+            Kind::Response { session, response } => respond(&session, &response).await,
         }
         Reply::local_unaudited_empty(StatusCode::ACCEPTED)
     }

@@ -122,8 +122,19 @@ impl<'a> Parsed<'a> {
         };
         let stream = offer.open(inbound, session.as_ref());
         let interrupt = Interrupt { client, drained: core.drained.clone() };
-        let ctx =
-            RequestContext { core, rules, inbound, principal, message, id, era, session, stream, interrupt, in_flight };
+        let ctx = RequestContext {
+            core,
+            rules,
+            inbound,
+            principal,
+            message,
+            id,
+            era,
+            session,
+            stream,
+            interrupt,
+            _in_flight: in_flight,
+        };
         let destination = destination(&ctx, entry).await?;
         Ok(Routed::Request(RoutedRequest { ctx, destination }))
     }
@@ -150,7 +161,7 @@ fn client_response<'a>(
 ) -> Result<OneWay<'a>, Refusal> {
     // Only in a session can a backend have sent a request.
     let session = session(core, inbound, principal)?.ok_or(Malformed::Response)?;
-    Ok(OneWay::Response { session, response })
+    Ok(OneWay::response(session, response))
 }
 
 fn notification<'a>(
@@ -162,7 +173,7 @@ fn notification<'a>(
     if !message.method.starts_with("notifications/") {
         return Err(Malformed::Id.into()); // A request without an id could not be answered.
     }
-    Ok(OneWay::Notification { core, scope: &inbound.scope, session, message })
+    Ok(OneWay::notification(core, &inbound.scope, session, message))
 }
 
 async fn destination(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Result<Destination, Refusal> {
