@@ -62,7 +62,7 @@ async fn refused(core: &Core, inbound: &InboundRequest, role: &str) -> (Refusal,
         roles: vec![role.to_owned()],
     };
     let mut entry = AuditEntry::new(core.rules(), inbound);
-    entry.caller = principal.caller(None);
+    entry.caller = principal.caller_with_all_roles();
     if let Incoming::Message(message) = &incoming {
         entry.describe(message);
     }
