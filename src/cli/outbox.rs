@@ -155,10 +155,10 @@ fn settled(fault: Option<&str>, work: impl Future<Output = anyhow::Result<()>>) 
 
 /// Whether a newer Gatepost wrote the outbox.
 fn is_newer(error: &anyhow::Error) -> bool {
-    let newer = |error: &outbox::Error| matches!(error, outbox::Error::NewerFormat { .. });
+    let newer = |error: &outbox::OutboxError| matches!(error, outbox::OutboxError::NewerFormat { .. });
     let served = |error: &serve::Error| matches!(error, serve::Error::Outbox(error) if newer(error));
     error.chain().any(|cause| {
-        cause.downcast_ref::<outbox::Error>().is_some_and(newer)
+        cause.downcast_ref::<outbox::OutboxError>().is_some_and(newer)
             || cause.downcast_ref::<serve::Error>().is_some_and(served)
     })
 }
@@ -191,7 +191,7 @@ async fn each(dir: &Path, question: &Question, take: &mut dyn FnMut(Value) -> io
         return asked
             .with_context(|| format!("ask the live gateway ({holder}) at {}", dir.join(admin::SOCKET_NAME).display()));
     }
-    let reader = Reader::of_dead(Arc::new(DiskFs), dir)?;
+    let reader = Reader::offline(Arc::new(DiskFs), dir)?;
     let mut failed = Ok(());
     let mut emit = |line| match take(line) {
         Ok(()) => ControlFlow::Continue(()),

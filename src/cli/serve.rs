@@ -53,7 +53,7 @@ pub(super) enum Error {
     #[error("{0}")]
     Config(String),
     #[error(transparent)]
-    Outbox(#[from] crate::audit::outbox::Error),
+    Outbox(#[from] crate::audit::outbox::OutboxError),
     #[error("cannot listen on {address}: {source}; change {key}")]
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error("cannot {operation}: {source}")]
@@ -227,11 +227,11 @@ pub(super) async fn start_pipeline(config: &Config) -> Result<Pipeline, Error> {
         dir: audit.dir.clone(),
         gateway_id: audit.gateway_id.map(GatewayId),
         mode,
-        ring: ring::Limits { records: audit.ring_records_max, bytes: audit.ring_bytes_max },
+        ring: ring::RingLimits { records: audit.ring_records_max, bytes: audit.ring_bytes_max },
         outbox_bytes_max: audit.outbox_bytes_max,
         timeouts: Timeouts { admission: audit.admission_timeout, store: audit.store_timeout },
         batch: shipper::BatchLimits { records: config.postgres.batch_rows_max, bytes: config.postgres.batch_bytes_max },
-        about: scribe::About { level, config_digest: reload::config_digest(config) },
+        about: scribe::ConfigSummary { level, config_digest: reload::config_digest(config) },
     };
     Ok(Pipeline::start(&pipeline, Arc::new(DiskFs), sink)?)
 }

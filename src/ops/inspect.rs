@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::status::Trail;
 use crate::audit::chain::Head;
-use crate::audit::outbox::prune::Until;
-use crate::audit::outbox::{Error, Frame, Reader};
+use crate::audit::outbox::prune::PruneLimit;
+use crate::audit::outbox::{OutboxError, Reader, RecordFrame};
 use crate::audit::query::{Filter, RESULT_BYTES_MAX};
 use crate::audit::record::{AuditRecord, Digest, Epoch, Seq};
 
@@ -66,13 +66,13 @@ pub enum Question {
     /// What pruning would remove; nothing where no file is that old.
     Prunable {
         /// Which files.
-        until: Until,
+        until: PruneLimit,
     },
     /// Records that old files are removed, and removes them; only a live gateway can, a dead one's directory is pruned by
     /// the one who opens it.
     Prune {
         /// Which files.
-        until: Until,
+        until: PruneLimit,
         /// Also where what they hold waits for Postgres.
         awaited: bool,
     },
@@ -86,7 +86,7 @@ pub type Emit<'a> = &'a mut dyn FnMut(Value) -> ControlFlow<()>;
 ///
 /// # Errors
 /// A file of the outbox cannot be read. Lines may have been given away before.
-pub fn answer(question: &Question, reader: &Reader, live: Option<&Trail>, emit: Emit<'_>) -> Result<(), Error> {
+pub fn answer(question: &Question, reader: &Reader, live: Option<&Trail>, emit: Emit<'_>) -> Result<(), OutboxError> {
     match question {
         Question::Stats => give([stats(reader, live)?], emit),
         Question::Intents => give(reader.intents()?.iter().map(value), emit),
@@ -104,7 +104,7 @@ pub fn answer(question: &Question, reader: &Reader, live: Option<&Trail>, emit: 
         Question::Scan { filter, after, limit } => scan(reader, filter, *after, *limit, emit)?,
         Question::Frame { epoch, seq } => {
             let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-            let shown = |Frame { file, segment, offset, bytes }: Frame| json!({ "file": file, "segment": segment, "offset": offset, "hex": hex(&bytes) });
+            let shown = |RecordFrame { file, segment, offset, bytes }: RecordFrame| json!({ "file": file, "segment": segment, "offset": offset, "hex": hex(&bytes) });
             give(reader.frame(Epoch(*epoch), Seq(*seq))?.map(shown), emit);
         }
         Question::Verify => {
@@ -139,7 +139,7 @@ enum Met {
 type Visit<'a> = &'a mut dyn FnMut(Met) -> ControlFlow<()>;
 
 /// The newest records in the outbox that match, oldest first; with `filter.after` the oldest behind that place.
-fn records(reader: &Reader, filter: &Filter, emit: Emit<'_>) -> Result<VecDeque<AuditRecord>, Error> {
+fn records(reader: &Reader, filter: &Filter, emit: Emit<'_>) -> Result<VecDeque<AuditRecord>, OutboxError> {
     let (mut found, mut bytes) = (VecDeque::new(), 0);
     let mut visit = |met| {
         let record = match met {
@@ -172,7 +172,7 @@ fn scan(
     after: Option<(u64, u64)>,
     limit: Option<u64>,
     emit: Emit<'_>,
-) -> Result<(), Error> {
+) -> Result<(), OutboxError> {
     let (mut given, mut more) = (0, false);
     let mut visit = |met| match met {
         Met::Seen(records) => emit(progress(records)),
@@ -197,7 +197,7 @@ fn walk(
     filter: &Filter,
     after: Option<(u64, u64)>,
     visit: Visit<'_>,
-) -> Result<Option<(u64, u64)>, Error> {
+) -> Result<Option<(u64, u64)>, OutboxError> {
     let (mut at, mut seen) = (after, 0);
     // The epoch of the place itself is asked for as the one behind its forerunner.
     let mut before = after.and_then(|(epoch, _)| epoch.checked_sub(1)).map(Epoch);
@@ -226,7 +226,7 @@ fn walk(
 }
 
 /// Meets the records that match from the newest back. Where a place is asked for, it reads that alone.
-fn walk_back(reader: &Reader, filter: &Filter, visit: Visit<'_>) -> Result<(), Error> {
+fn walk_back(reader: &Reader, filter: &Filter, visit: Visit<'_>) -> Result<(), OutboxError> {
     let (first, behind) = match (filter.epoch, filter.seq) {
         (None, _) => ((0, 0), (u64::MAX, u64::MAX)),
         (Some(epoch), None) => ((epoch, 0), (epoch, u64::MAX)),
@@ -250,7 +250,7 @@ fn walk_back(reader: &Reader, filter: &Filter, visit: Visit<'_>) -> Result<(), E
     Ok(())
 }
 
-fn stats(reader: &Reader, live: Option<&Trail>) -> Result<Value, Error> {
+fn stats(reader: &Reader, live: Option<&Trail>) -> Result<Value, OutboxError> {
     let stats = reader.stats()?;
     let stored: u64 = stats.streams.iter().map(|stream| (stream.last.0 + 1).saturating_sub(stream.first.0)).sum();
     let oldest = oldest(reader)?;
@@ -266,7 +266,7 @@ fn stats(reader: &Reader, live: Option<&Trail>) -> Result<Value, Error> {
 }
 
 /// When the oldest record that is stored came.
-fn oldest(reader: &Reader) -> Result<Option<Value>, Error> {
+fn oldest(reader: &Reader) -> Result<Option<Value>, OutboxError> {
     let Some(epoch) = reader.next_epoch(None)? else { return Ok(None) };
     Ok(reader.read(epoch, Head::START)?.first().map(|record| value(&record.entry.call.timestamp)))
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::reads::os_user;
 use crate::audit::UnavailableError;
 use crate::audit::chain::Head;
-use crate::audit::outbox::prune::{Cut, Until};
+use crate::audit::outbox::prune::{PruneLimit, PrunePlan};
 use crate::audit::outbox::{self, Reader};
 use crate::audit::pipeline::Probe;
 use crate::audit::record::{Call, Epoch, RequestId, Seq};
@@ -54,7 +54,7 @@ pub enum Error {
     NotStored,
     /// A file cannot be read or removed.
     #[error(transparent)]
-    Outbox(#[from] outbox::Error),
+    Outbox(#[from] outbox::OutboxError),
     /// The reading failed.
     #[error("cannot read the outbox: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -65,7 +65,7 @@ pub enum Error {
 ///
 /// # Errors
 /// See [`Error`].
-pub async fn prune(probe: &Probe, until: Until, awaited: bool, uid: u32) -> Result<Cut, Error> {
+pub async fn prune(probe: &Probe, until: PruneLimit, awaited: bool, uid: u32) -> Result<PrunePlan, Error> {
     // I4: where records are delivered, the outbox forgets them by that and by nothing else.
     if !matches!(probe.shipper(), ShipperState::StoreOnly) {
         return Err(Error::Delivers);
@@ -109,7 +109,7 @@ pub async fn prune(probe: &Probe, until: Until, awaited: bool, uid: u32) -> Resu
 }
 
 /// Whether the record with this id stands behind `at`; how far the epoch was looked through.
-fn find(reader: &Reader, epoch: Epoch, at: Head, id: RequestId) -> Result<(bool, Head), outbox::Error> {
+fn find(reader: &Reader, epoch: Epoch, at: Head, id: RequestId) -> Result<(bool, Head), outbox::OutboxError> {
     let mut reached = at;
     loop {
         let records = reader.read(epoch, reached)?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use crate::audit::chain::Head;
-use crate::audit::outbox::{Error, Reader};
+use crate::audit::outbox::{OutboxError, Reader};
 use crate::audit::pipeline::Probe;
 use crate::audit::query::Filter;
 use crate::audit::record::{Call, Caller};
@@ -73,7 +73,7 @@ pub fn check(
     reader: &Reader,
     faults_max: usize,
     told: &mut dyn FnMut(u64) -> ControlFlow<()>,
-) -> Result<Report, Error> {
+) -> Result<Report, OutboxError> {
     let mut checker = Checker::new(Origin::Outbox, faults_max.min(FAULTS_MAX));
     let stats = reader.stats()?;
     if let Some(gateway_id) = stats.gateway_id {

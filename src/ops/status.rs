@@ -187,7 +187,7 @@ pub fn trail(probe: &Probe) -> Trail {
     }
 }
 
-fn ring(gauge: &ring::Gauge, limits: ring::Limits) -> Ring {
+fn ring(gauge: &ring::RingGauge, limits: ring::RingLimits) -> Ring {
     Ring {
         records: gauge.records.saturating_sub(gauge.cached_records),
         records_max: limits.records,
@@ -196,9 +196,9 @@ fn ring(gauge: &ring::Gauge, limits: ring::Limits) -> Ring {
     }
 }
 
-fn outbox(probe: &Probe, gauge: &ring::Gauge) -> Outbox {
+fn outbox(probe: &Probe, gauge: &ring::RingGauge) -> Outbox {
     let (generations, generations_older) = probe.reader().file_counts();
-    let ring::Capacity { used_bytes, max_bytes, full, .. } = gauge.outbox;
+    let ring::OutboxCapacity { used_bytes, max_bytes, full, .. } = gauge.outbox;
     Outbox {
         bytes: used_bytes,
         bytes_max: max_bytes,

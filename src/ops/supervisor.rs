@@ -11,7 +11,7 @@ use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::pipeline::Probe;
-use crate::audit::ring::Beat;
+use crate::audit::ring::Heartbeat;
 
 /// How often a watchdog's time is divided. *Chosen*: systemd asks for 2; with 3 one late ping does no harm.
 const PINGS: u32 = 3;
@@ -35,11 +35,11 @@ pub async fn tell(address: String, probe: Option<Probe>, stop: CancellationToken
 async fn ping(probe: Option<Probe>) {
     let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     let mut ticks = tokio::time::interval((patience / PINGS).max(Duration::from_millis(1)));
-    let mut last: Option<Beat> = None;
+    let mut last: Option<Heartbeat> = None;
     loop {
         ticks.tick().await;
-        let beat = probe.as_ref().map(Probe::beat);
-        if last.zip(beat).is_none_or(|(last, beat)| beat.goes_on_since(last)) {
+        let beat = probe.as_ref().map(Probe::heartbeat);
+        if last.zip(beat).is_none_or(|(last, beat)| beat.has_progressed_since(last)) {
             notify(&[NotifyState::Watchdog]);
         } else {
             tracing::error!("the scribe does not go on: systemd is not told that the gateway lives");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Place, ask};
 use crate::audit::outbox::lock;
-use crate::audit::outbox::prune::Until;
+use crate::audit::outbox::prune::PruneLimit;
 use crate::audit::record::{Epoch, Seq, Timestamp};
 use crate::cli::{complain, print, serve};
 use crate::config::{Config, Level};
@@ -54,12 +54,12 @@ impl Args {
             .then_some("prune removes records for good and asks first, on a terminal; say --yes where there is none")
     }
 
-    fn until(&self) -> Until {
+    fn until(&self) -> PruneLimit {
         match (self.older_than, self.before) {
-            (_, Some(Place { epoch, seq })) => Until::Place { epoch: Epoch(epoch), seq: Seq(seq) },
+            (_, Some(Place { epoch, seq })) => PruneLimit::Position { epoch: Epoch(epoch), seq: Seq(seq) },
             (age, None) => {
                 let age = i64::try_from(age.unwrap_or(Duration::MAX).as_micros()).unwrap_or(i64::MAX);
-                Until::Moment(Timestamp::now().micros().saturating_sub(age))
+                PruneLimit::Time(Timestamp::now().micros().saturating_sub(age))
             }
         }
     }
@@ -86,7 +86,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let last = cut.get("last");
     let number = |key: &str| last.and_then(|last| last.get(key)?.as_u64());
     let (epoch, seq) = number("epoch").zip(number("seq")).context("read what would be pruned")?;
-    let until = Until::Place { epoch: Epoch(epoch), seq: Seq(seq).next() };
+    let until = PruneLimit::Position { epoch: Epoch(epoch), seq: Seq(seq).next() };
     let holder = lock::holder(dir).with_context(|| format!("look at the lock of {}", dir.display()))?;
     let done = if holder.is_some() {
         let answer = ask(dir, &Question::Prune { until, awaited }).await?;
@@ -99,7 +99,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
 }
 
 /// Prunes the directory of a gateway that does not run.
-async fn dead(config: &Config, until: Until, awaited: bool) -> anyhow::Result<Value> {
+async fn dead(config: &Config, until: PruneLimit, awaited: bool) -> anyhow::Result<Value> {
     let mut config = config.clone();
     config.audit.level = Level::Stored;
     // The record has to fit also where the outbox is full, which is why somebody prunes.

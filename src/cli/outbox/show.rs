@@ -42,7 +42,7 @@ pub(super) async fn run(dir: &Path, args: &Args, json: bool) -> anyhow::Result<(
     let bytes = unhex(frame.get("hex").and_then(Value::as_str).unwrap_or_default());
     let explained = explain::fields(&bytes);
     if json {
-        let field = |field: &explain::Field| json!({ "offset": field.offset, "length": field.length, "name": field.name, "value": field.value });
+        let field = |field: &explain::FrameField| json!({ "offset": field.offset, "length": field.length, "name": field.name, "value": field.value });
         let explained: Vec<Value> = explained.iter().map(field).collect();
         let record = lines.remove(0);
         return Ok(print(&json_lines(&[json!({ "record": record, "frame": frame, "fields": explained })]))?);

@@ -82,7 +82,7 @@ async fn notify(core: &Core, scope: &Scope, session: &Session, message: &Message
 
 async fn respond(session: &Session, response: &ClientResponse<'_>) {
     // A response without a request is dropped: the backend may have cancelled the request.
-    let Some((connection, id, method)) = response.id.as_ref().and_then(|id| session.answered(id)) else { return };
+    let Some((connection, id, method)) = response.id.as_ref().and_then(|id| session.take_answered(id)) else { return };
     if let Err(error) = connection.respond(response.object.replaced("id", &id)).await {
         let backend = connection.alias();
         tracing::warn!(backend, method, %error, "a client's response did not reach the backend");

@@ -81,7 +81,7 @@ impl<'a> AuditEntry<'a> {
         if let Some(mut name) = hint.name {
             name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
             (self.backend, self.tool) = match self.inbound.scope.target(&name) {
-                Some(target) => (Some(target.backend.to_owned()), Some(target.tool.to_owned())),
+                Some(target) => (Some(target.backend.to_owned()), Some(target.name.to_owned())),
                 None => (self.backend.take(), Some(name)),
             };
         }

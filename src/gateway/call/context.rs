@@ -32,7 +32,7 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) stream: Option<Arc<Stream>>,
     pub(crate) interrupt: Interrupt,
     /// Where the session finds the request, to cancel it.
-    pub(crate) _in_flight: Option<inflight::Place<'a>>,
+    pub(crate) _in_flight: Option<inflight::InFlightGuard<'a>>,
 }
 
 impl RequestContext<'_> {

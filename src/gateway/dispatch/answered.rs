@@ -61,7 +61,7 @@ impl<'a> Begun<'a> {
 
 /// Forwards a recorded request to its backend.
 async fn forward(ctx: &RequestContext<'_>, permit: Permit, receipt: &Receipt, entry: &AuditEntry<'_>) -> Answer {
-    let (alias, tool, kind) = (permit.backend().to_owned(), permit.tool().to_owned(), permit.kind());
+    let (alias, tool, kind) = (permit.backend().to_owned(), permit.name().to_owned(), permit.kind());
     let route = async {
         let backend = ctx.core.upstreams.get(&alias).ok_or_else(relay::not_configured)?;
         let mut route = ctx.route(backend, Some(tool.clone())).await?;
@@ -69,7 +69,7 @@ async fn forward(ctx: &RequestContext<'_>, permit: Permit, receipt: &Receipt, en
         Ok(route)
     };
     let answer = ctx.core.upstreams.forward(&ctx.message.method, permit, receipt, route, &ctx.interrupt).await;
-    let target = Target { kind, backend: &alias, tool: &tool };
+    let target = Target { kind, backend: &alias, name: &tool };
     answer.with_state(|state| bound_state(ctx, entry, target, state))
 }
 
@@ -97,9 +97,9 @@ async fn respond(
 
 /// Relays a request for one resource or prompt that is not recorded.
 async fn unrecorded(ctx: &RequestContext<'_>, permit: &Permit, entry: &AuditEntry<'_>) -> Sourced {
-    let (alias, tool) = (permit.backend(), permit.tool());
+    let (alias, tool) = (permit.backend(), permit.name());
     let Some(backend) = ctx.core.upstreams.get(alias) else { return Sourced::failed(alias, relay::not_configured()) };
-    let target = Target { kind: permit.kind(), backend: alias, tool };
+    let target = Target { kind: permit.kind(), backend: alias, name: tool };
     match relay::ask(ctx, backend, Some(permit.params()), Some(tool.to_owned())).await {
         Ok((response, era)) => {
             let bind = |state: &str| bound_state(ctx, entry, target, state);

@@ -54,7 +54,7 @@ impl<'a> Permitted<'a> {
             Grant::Extension(_) => intent(&ctx, None, entry).await?,
             _ if !ctx.core.is_audited(&ctx.message.method) => Recording::None,
             Grant::Target(permit) => {
-                let target = Target { kind: permit.kind(), backend: permit.backend(), tool: permit.tool() };
+                let target = Target { kind: permit.kind(), backend: permit.backend(), name: permit.name() };
                 intent(&ctx, Some(target), entry).await?
             }
             Grant::Local(_) | Grant::Subscription(_) => intent(&ctx, None, entry).await?,

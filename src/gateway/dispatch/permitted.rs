@@ -11,7 +11,7 @@ use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::limits;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::scope::Scope;
-use crate::rbac::{Kind, Permit};
+use crate::rbac::{Permit, TargetKind};
 use crate::upstream::Backend;
 
 use super::routed::{Destination, LocalMethod, RoutedRequest, TargetRequest};
@@ -112,8 +112,8 @@ async fn target<'a>(
         });
     };
     // In a session the backend itself answers for unknown tools: its tools may differ from session to session.
-    let is_looked_up = ctx.session.is_none() && subject.kind == Kind::Tool && backend.is_looked_up();
-    if is_looked_up && backend.has_tool(permit.tool()).await == Some(false) {
+    let is_looked_up = ctx.session.is_none() && subject.kind == TargetKind::Tool && backend.is_looked_up();
+    if is_looked_up && backend.has_tool(permit.name()).await == Some(false) {
         return Err(Refusal::unknown("tool", &subject.name, ctx.era));
     }
     Ok((permit, slot))
@@ -121,7 +121,7 @@ async fn target<'a>(
 
 /// An unknown method may do anything: it is for roles that may use everything of the backend.
 fn extension<'a>(ctx: &RequestContext<'a>, backend: &Backend) -> Result<Slot<'a>, Refusal> {
-    if !ctx.rules.policy.has_all(&ctx.principal.roles, backend.alias()) {
+    if !ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias()) {
         let method = &ctx.message.method;
         return Err(Refusal::denied(format!("{method} is for roles that may use all of {}", backend.alias())));
     }

@@ -17,7 +17,7 @@ use crate::gateway::session::Session;
 use crate::mcp::envelope::{ClientResponse, Incoming, Malformed, Message};
 use crate::mcp::methods::{self, List, MethodKind};
 use crate::mcp::protocol::{Era, SESSION_HEADER};
-use crate::rbac::{Kind, Target};
+use crate::rbac::{Target, TargetKind};
 use crate::upstream::{Backend, Interrupt};
 
 use super::parsed::Parsed;
@@ -72,7 +72,7 @@ pub(super) struct TargetRequest {
 
 impl TargetRequest {
     pub(super) fn target(&self) -> Target<'_> {
-        Target { kind: self.subject.kind, backend: &self.backend, tool: &self.tool }
+        Target { kind: self.subject.kind, backend: &self.backend, name: &self.tool }
     }
 }
 
@@ -115,7 +115,7 @@ impl<'a> Parsed<'a> {
         // The session knows the request from here on: a cancellation finds it, however early it arrives.
         let in_flight = match &session {
             Some(session) => {
-                let entered = core.in_flight.enter(&session.id, &id, client.clone());
+                let entered = core.in_flight.register(&session.id, &id, client.clone());
                 Some(entered.ok_or(Malformed::IdInUse)?)
             }
             None => None,
@@ -203,15 +203,15 @@ async fn target(
     let name = subject.name.as_str();
     let owner;
     let found = match (&ctx.inbound.scope, subject.kind) {
-        (Scope::All, Kind::Resource) => {
+        (Scope::All, TargetKind::Resource) => {
             owner = resources::owner(ctx, name).await;
-            owner.as_deref().map(|backend| Target { kind: Kind::Resource, backend, tool: name })
+            owner.as_deref().map(|backend| Target { kind: TargetKind::Resource, backend, name })
         }
         (scope, kind) => scope.target(name).map(|target| Target { kind, ..target }),
     };
     let target = found.ok_or_else(|| Refusal::unknown(subject.what(), name, ctx.era))?;
     entry.backend = Some(target.backend.to_owned());
-    entry.tool = Some(target.tool.to_owned());
+    entry.tool = Some(target.name.to_owned());
     let state = match &subject.state {
         Some(bound) => {
             let (state, origin) = ctx.core.request_states.open(bound, &ctx.principal, target)?;
@@ -222,7 +222,7 @@ async fn target(
         None => None,
     };
     let params = subject.params(&ctx.message, target, state, entry.trace.as_ref().map(|trace| trace.traceparent()));
-    let (backend, tool) = (target.backend.to_owned(), target.tool.to_owned());
+    let (backend, tool) = (target.backend.to_owned(), target.name.to_owned());
     Ok(TargetRequest { subject, backend, tool, params })
 }
 

@@ -14,7 +14,7 @@ use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::{HeadError, InboundRequest};
 use crate::gateway::session::Session;
-use crate::gateway::session::stream::{Listening, Stream};
+use crate::gateway::session::stream::{ResponseStream, Stream};
 use crate::mcp::protocol::{INVALID_REQUEST, MODERN_VERSION, SESSION_HEADER, VERSION_HEADER};
 use crate::upstream::Answer;
 
@@ -30,7 +30,7 @@ const SESSION_LISTEN: &str = "session/listen";
 ///
 /// # Errors
 /// The reply to a refused request; the refusal is recorded.
-pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<Listening, Reply> {
+pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<ResponseStream, Reply> {
     let mut entry = AuditEntry::of_method(core.rules(), &inbound, SESSION_LISTEN);
     match open_stream(&core, &inbound, &mut entry).await {
         Ok(listening) => Ok(listening),
@@ -70,7 +70,11 @@ async fn identify<'a>(
     Ok(identified)
 }
 
-async fn open_stream(core: &Core, inbound: &InboundRequest, entry: &mut AuditEntry<'_>) -> Result<Listening, Refusal> {
+async fn open_stream(
+    core: &Core,
+    inbound: &InboundRequest,
+    entry: &mut AuditEntry<'_>,
+) -> Result<ResponseStream, Refusal> {
     let Identified { principal, .. } = identify(core, inbound, entry).await?;
     if !headers::takes_stream(&inbound.headers) {
         let message = "a GET must accept text/event-stream";
@@ -83,11 +87,11 @@ async fn open_stream(core: &Core, inbound: &InboundRequest, entry: &mut AuditEnt
     let session = session(core, inbound, &principal)?;
     let session = session.ok_or_else(|| Refusal::bad_request("no Mcp-Session-Id: initialize first"))?;
     let (stream, after) = stream_of(&session, inbound)?;
-    let reading = match after {
+    let reader = match after {
         Some(after) => Some(stream.take_over(after)),
         None => stream.read_from(0),
     };
-    let reading = reading.ok_or_else(|| {
+    let reader = reader.ok_or_else(|| {
         let message = "this stream is being read already: resume it with Last-Event-ID";
         Refusal::malformed(StatusCode::CONFLICT, INVALID_REQUEST, message)
     })?;
@@ -96,13 +100,13 @@ async fn open_stream(core: &Core, inbound: &InboundRequest, entry: &mut AuditEnt
             connection.listen();
         }
     }
-    Ok(Listening { reading, number: Some(stream.number) })
+    Ok(ResponseStream { reader, number: Some(stream.number) })
 }
 
 /// The stream that a GET asks for, and the number of the last message that the client has of it.
 fn stream_of(session: &Session, inbound: &InboundRequest) -> Result<(Arc<Stream>, Option<u64>), Refusal> {
     let Some(last) = headers::single(&inbound.headers, "last-event-id") else { return Ok((session.general(), None)) };
-    let found = session.stream_of(last);
+    let found = session.stream_of_event(last);
     let (stream, after) =
         found.ok_or_else(|| Refusal::bad_request("Last-Event-ID does not name a stream of this session"))?;
     Ok((stream, Some(after)))

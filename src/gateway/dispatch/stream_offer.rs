@@ -51,7 +51,7 @@ impl StreamOffer {
     /// message of the stream.
     pub(super) fn end(&self, reply: &Reply) {
         let Some(stream) = &self.stream else { return };
-        let was_used = !stream.is_untouched();
+        let was_used = !stream.is_unused();
         if was_used {
             stream.finish(reply.body());
         }

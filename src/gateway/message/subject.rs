@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::mcp::envelope::{self, Malformed, Message, NAME_BYTES_MAX};
 use crate::mcp::json::{self, Object};
 use crate::mcp::methods::TargetMember;
-use crate::rbac::{Kind, Target};
+use crate::rbac::{Target, TargetKind};
 
 /// The longest URI, in bytes. *Chosen*: as in common HTTP servers.
 const URI_BYTES_MAX: usize = 8 * 1024;
@@ -13,7 +13,7 @@ const URI_BYTES_MAX: usize = 8 * 1024;
 /// What one request is about.
 #[derive(Debug)]
 pub(crate) struct Subject {
-    pub(crate) kind: Kind,
+    pub(crate) kind: TargetKind,
     /// Its name or URI as the client wrote it.
     pub(crate) name: String,
     /// What is decided on and recorded, as JSON text.
@@ -38,17 +38,21 @@ impl Subject {
             TargetMember::ToolName => {
                 let call = envelope::tool_call(Some(&params))?;
                 let arguments = call.arguments.map(str::to_owned);
-                return Ok(Self { kind: Kind::Tool, name: call.name, arguments, state, path: &["name"] });
+                return Ok(Self { kind: TargetKind::Tool, name: call.name, arguments, state, path: &["name"] });
             }
-            TargetMember::PromptName => (Kind::Prompt, name(&params, "name", NAME_BYTES_MAX)?, &["name"]),
-            TargetMember::ResourceUri => (Kind::Resource, name(&params, "uri", URI_BYTES_MAX)?, &["uri"]),
+            TargetMember::PromptName => (TargetKind::Prompt, name(&params, "name", NAME_BYTES_MAX)?, &["name"]),
+            TargetMember::ResourceUri => (TargetKind::Resource, name(&params, "uri", URI_BYTES_MAX)?, &["uri"]),
             TargetMember::Reference => {
                 envelope::known(&params, ["ref"])?;
                 let reference = params.object("ref").unwrap_or_default();
                 envelope::known(&reference, ["type", "name", "uri"])?;
                 match reference.string("type").as_deref() {
-                    Some("ref/prompt") => (Kind::Prompt, name(&reference, "name", NAME_BYTES_MAX)?, &["ref", "name"]),
-                    Some("ref/resource") => (Kind::Resource, name(&reference, "uri", URI_BYTES_MAX)?, &["ref", "uri"]),
+                    Some("ref/prompt") => {
+                        (TargetKind::Prompt, name(&reference, "name", NAME_BYTES_MAX)?, &["ref", "name"])
+                    }
+                    Some("ref/resource") => {
+                        (TargetKind::Resource, name(&reference, "uri", URI_BYTES_MAX)?, &["ref", "uri"])
+                    }
                     _ => return Err(Malformed::Subject),
                 }
             }
@@ -68,8 +72,8 @@ impl Subject {
     ) -> String {
         let params = message.params().unwrap_or_default();
         let mut changed: Vec<(&str, Cow<'_, str>)> = Vec::new();
-        if target.tool != self.name {
-            let name = json::quoted(target.tool);
+        if target.name != self.name {
+            let name = json::quoted(target.name);
             match self.path {
                 [first, second, ..] => {
                     let inner = params.object(first).unwrap_or_default();
@@ -90,9 +94,9 @@ impl Subject {
     /// The word for its kind, for messages.
     pub(crate) fn what(&self) -> &'static str {
         match self.kind {
-            Kind::Tool => "tool",
-            Kind::Resource => "resource",
-            Kind::Prompt => "prompt",
+            TargetKind::Tool => "tool",
+            TargetKind::Resource => "resource",
+            TargetKind::Prompt => "prompt",
         }
     }
 }
@@ -114,7 +118,7 @@ mod tests {
         let message = envelope::parse(body.as_bytes(), 4096).unwrap().message().unwrap();
         let MethodKind::Targeted(member) = methods::find(method).unwrap().kind else { panic!() };
         let subject = Subject::read(&message, member)?;
-        let target = Target { kind: subject.kind, backend: "b", tool: "new" };
+        let target = Target { kind: subject.kind, backend: "b", name: "new" };
         let params = subject.params(&message, target, Some("s"), None);
         Ok((subject, params))
     }
@@ -126,7 +130,7 @@ mod tests {
             r#"{ "x": 1.0, "name":"b__old", "arguments":{ "a" : 1 },"requestState":"t","_meta":{"y":[ ]}}"#,
         )
         .unwrap();
-        assert_eq!((call.kind, call.name.as_str(), call.state.as_deref()), (Kind::Tool, "b__old", Some("t")));
+        assert_eq!((call.kind, call.name.as_str(), call.state.as_deref()), (TargetKind::Tool, "b__old", Some("t")));
         assert_eq!(
             params,
             r#"{ "x": 1.0, "name":"new", "arguments":{ "a" : 1 },"requestState":"s","_meta":{"y":[ ]}}"#
@@ -136,7 +140,7 @@ mod tests {
             r#"{"ref":{"type":"ref/prompt","name":"b__p"},"argument":{"n":1},"requestState":"t"}"#,
         )
         .unwrap();
-        assert_eq!((complete.kind, complete.what()), (Kind::Prompt, "prompt"));
+        assert_eq!((complete.kind, complete.what()), (TargetKind::Prompt, "prompt"));
         assert_eq!(params, r#"{"ref":{"type":"ref/prompt","name":"new"},"argument":{"n":1},"requestState":"s"}"#);
     }
 
