@@ -188,14 +188,8 @@ impl<'a> Object<'a> {
 
     /// The object `text`, with the members of its `_meta`. Text that is not an object stands for `{}`.
     #[must_use]
-    pub fn owned(text: String) -> Object<'static> {
-        match Object::parse_path(&text, &["_meta"]) {
-            Some(Object { offset, members, .. }) => {
-                let members = Cow::Owned(members.into_owned());
-                Object { text: Cow::Owned(text.trim_matches(is_space).to_owned()), offset, members }
-            }
-            None => Object::default(),
-        }
+    pub fn owned(text: &str) -> Object<'static> {
+        Object::parse_path(text, &["_meta"]).map(Object::into_owned).unwrap_or_default()
     }
 
     /// The object with a text of its own.

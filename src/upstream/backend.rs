@@ -399,7 +399,7 @@ pub fn read_page(page: &Object<'_>, list: List) -> Result<(Vec<Item>, Option<Str
 /// The parameters of a request of one era for a backend of another: the stateless era's own keys in `_meta` are added or
 /// removed.
 #[must_use]
-pub fn adapted<'a>(from: Era, to: Era, params: Option<&'a str>) -> Option<Cow<'a, str>> {
+pub fn adapted(from: Era, to: Era, params: Option<&str>) -> Option<Cow<'_, str>> {
     let read = |params| Object::parse_path(params, &["_meta"]).unwrap_or_default();
     match (from, to) {
         (Era::Legacy, Era::Modern) => {

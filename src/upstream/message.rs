@@ -31,7 +31,7 @@ impl Response {
     /// A successful response with the result `json`. Text that is not a JSON object stands for `{}`.
     #[must_use]
     pub fn result(json: &str) -> Self {
-        Self::Result(Object::owned(json.to_owned()))
+        Self::Result(Object::owned(json))
     }
 
     /// The error response with `code` and `message`, and the HTTP status `http`.

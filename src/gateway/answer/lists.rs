@@ -41,8 +41,8 @@ async fn of_one_backend(ctx: &RequestContext<'_>, backend: &Arc<Backend>, list: 
     let page = match (ctx.era, era) {
         (Era::Legacy, _) => page,
         (Era::Modern, Era::Modern) if page.has(PRIVATE.0, PRIVATE.1) => page,
-        (Era::Modern, Era::Modern) => Object::owned(page.with(&[PRIVATE])),
-        (Era::Modern, Era::Legacy) => Object::owned(page.with(&[("ttlMs", &LIST_TTL_MS.to_string()), PRIVATE])),
+        (Era::Modern, Era::Modern) => Object::owned(&page.with(&[PRIVATE])),
+        (Era::Modern, Era::Legacy) => Object::owned(&page.with(&[("ttlMs", &LIST_TTL_MS.to_string()), PRIVATE])),
     };
     Sourced::Backend(Response::Result(page), era)
 }

@@ -18,7 +18,7 @@ pub(crate) async fn set_level(ctx: &RequestContext<'_>) -> Sourced {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::debug!(backend = backend.alias(), %error, "log level not set"),
             Err(_) => {
-                tracing::debug!(backend = backend.alias(), timeout = ?BACKEND_TIMEOUT, "log level not set in time")
+                tracing::debug!(backend = backend.alias(), timeout = ?BACKEND_TIMEOUT, "log level not set in time");
             }
         }
     };

@@ -53,7 +53,6 @@ impl Sourced {
             Self::Gateway(Response::Result(result)) => {
                 return Reply::local_unaudited(&ctx.id, &result, ctx.inbound.request_id, ctx.era);
             }
-            Self::Gateway(response) | Self::Exact(response) => response,
             Self::Backend(Response::Result(result), Era::Legacy) if ctx.era == Era::Modern => {
                 Response::result(&result.with(&[("resultType", "\"complete\"")]))
             }
@@ -61,7 +60,7 @@ impl Sourced {
             Self::Backend(Response::Error { error, .. }, era) if era != ctx.era => {
                 Response::Error { error, http: None }
             }
-            Self::Backend(response, _) => response,
+            Self::Gateway(response) | Self::Exact(response) | Self::Backend(response, _) => response,
             Self::Failed(backend, error) => {
                 tracing::warn!(backend, %error, "the backend did not answer");
                 let message = public_message(&backend, &error);

@@ -101,13 +101,13 @@ pub struct SubscriptionRequest {
     filter: Filter,
     /// The filter as the client sent it.
     text: String,
-    stream: Arc<Stream>,
 }
 
 /// A subscription that the policy allows.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     request: SubscriptionRequest,
+    stream: Arc<Stream>,
     /// The resources of the filter, each with the backend that has it.
     owned: Vec<Owned>,
 }
@@ -116,7 +116,7 @@ impl SubscriptionRequest {
     /// Reads the filter of the request.
     ///
     /// # Errors
-    /// The filter is not valid, or the client does not accept a stream.
+    /// The filter is not valid.
     pub(crate) fn read(ctx: &RequestContext<'_>) -> Result<Self, Refusal> {
         let params = ctx.message.params().unwrap_or_default();
         let text = params.get("notifications").ok_or(Malformed::Subject)?;
@@ -125,11 +125,7 @@ impl SubscriptionRequest {
         if filter.resource_subscriptions.len() > RESOURCES_MAX {
             return Err(Malformed::Subject.into());
         }
-        let stream = ctx.stream.clone().ok_or_else(|| {
-            let message = "subscriptions/listen is answered with a stream: accept text/event-stream";
-            Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message)
-        })?;
-        Ok(Self { filter, text: text.to_owned(), stream })
+        Ok(Self { filter, text: text.to_owned() })
     }
 }
 
@@ -137,7 +133,7 @@ impl SubscriptionRequest {
 /// may subscribe to notifications that the gateway does not know.
 ///
 /// # Errors
-/// A refusal with status `denied`.
+/// A refusal with status `denied`, or `malformed` if the client does not accept a stream.
 pub(crate) async fn permit(
     ctx: &RequestContext<'_>,
     request: SubscriptionRequest,
@@ -165,12 +161,16 @@ pub(crate) async fn permit(
         }
         owned.extend(backend.map(|backend| (backend, uri.clone())));
     }
-    Ok(Subscription { request, owned })
+    let stream = ctx.stream.clone().ok_or_else(|| {
+        let message = "subscriptions/listen is answered with a stream: accept text/event-stream";
+        Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message)
+    })?;
+    Ok(Subscription { request, stream, owned })
 }
 
 /// Relays changes until the client hangs up or the gateway stops.
 pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) -> Sourced {
-    let Subscription { request: SubscriptionRequest { filter, text, stream }, owned } = subscription;
+    let Subscription { request: SubscriptionRequest { filter, text }, stream, owned } = subscription;
     let id = &ctx.id;
     if let Some(backend) = ctx.only_backend()
         && backend.speaks_modern().await.unwrap_or(false)

@@ -24,7 +24,7 @@ pub struct Answered<'a> {
     pub(super) result: Unfinished,
     /// The session that an `initialize` opened.
     pub(super) opened: Option<Arc<Session>>,
-    pub(super) begun_at: Instant,
+    pub(super) started_at: Instant,
     pub(super) slot: Option<Slot<'a>>,
 }
 
@@ -33,13 +33,13 @@ pub struct Answered<'a> {
 pub(super) enum Unfinished {
     Unrecorded(Sourced),
     Whole(Answer),
-    Intent(Receipt, Answer),
+    Intent(Box<Receipt>, Answer),
 }
 
 impl<'a> Begun<'a> {
     /// Answers the request. A failure of the backend is an answer, too.
     pub async fn answer(self, entry: &mut AuditEntry<'_>) -> Answered<'a> {
-        let Self { ctx, grant, recording, begun_at, slot } = self;
+        let Self { ctx, grant, recording, started_at, slot } = self;
         let (result, opened) = match (grant, recording) {
             (Grant::Target(permit), Recording::Intent(receipt)) => {
                 let answer = Box::pin(forward(&ctx, permit, &receipt, entry)).await;
@@ -55,7 +55,7 @@ impl<'a> Begun<'a> {
                 (result, opened)
             }
         };
-        Answered { ctx, result, opened, begun_at, slot }
+        Answered { ctx, result, opened, started_at, slot }
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Begun<'a> {
     pub(super) ctx: RequestContext<'a>,
     pub(super) grant: Grant,
     pub(super) recording: Recording,
-    pub(super) begun_at: Instant,
+    pub(super) started_at: Instant,
     pub(super) slot: Option<Slot<'a>>,
 }
 
@@ -38,7 +38,7 @@ pub(super) enum Recording {
     /// In one piece, with its answer: an event of the gateway itself.
     Whole,
     /// Its intent is stored. The receipt ends in exactly one record, whatever becomes of the request.
-    Intent(Receipt),
+    Intent(Box<Receipt>),
 }
 
 impl<'a> Permitted<'a> {
@@ -48,7 +48,7 @@ impl<'a> Permitted<'a> {
     /// A refusal with status `audit_unavailable`: the intent cannot be stored.
     pub async fn begin(self, entry: &AuditEntry<'_>) -> Result<Begun<'a>, Refusal> {
         let Self { ctx, grant, slot } = self;
-        let begun_at = Instant::now();
+        let started_at = Instant::now();
         let recording = match &grant {
             Grant::Local(LocalMethod::Initialize) => Recording::Whole,
             Grant::Extension(_) => intent(&ctx, None, entry).await?,
@@ -59,7 +59,7 @@ impl<'a> Permitted<'a> {
             }
             Grant::Local(_) | Grant::Subscription(_) => intent(&ctx, None, entry).await?,
         };
-        Ok(Begun { ctx, grant, recording, begun_at, slot })
+        Ok(Begun { ctx, grant, recording, started_at, slot })
     }
 }
 
@@ -75,5 +75,5 @@ async fn intent(
     } else {
         audit.begin(call).await
     };
-    begun.map(Recording::Intent).map_err(Refusal::unaudited)
+    begun.map(|receipt| Recording::Intent(Box::new(receipt))).map_err(|cause| Refusal::unaudited(&cause))
 }

@@ -54,7 +54,7 @@ enum Finish {
 impl<'a> Answered<'a> {
     /// Stores the record, counts the call and exports its trace span.
     pub async fn finish(self, entry: &AuditEntry<'_>) -> Finished<'a> {
-        let Self { ctx, result, opened, begun_at, slot } = self;
+        let Self { ctx, result, opened, started_at, slot } = self;
         let result = match result {
             Unfinished::Unrecorded(sourced) => Ok(Finish::Unrecorded(sourced)),
             Unfinished::Whole(answer) => entry.record(ctx.core, answer).await.map(Finish::Released),
@@ -68,9 +68,9 @@ impl<'a> Answered<'a> {
                 // I1: the reply leaves after the record has reached its level. I2: the receipt ends in exactly one record.
                 let released = receipt.finish(outcome, answer).await;
                 if let Some(backend) = &entry.backend {
-                    ctx.core.counters.called(backend, status, begun_at.elapsed());
+                    ctx.core.counters.called(backend, status, started_at.elapsed());
                 }
-                entry.traced(ctx.core, status, begun_at.elapsed());
+                entry.traced(ctx.core, status, started_at.elapsed());
                 released.map(Finish::Released)
             }
         };

@@ -8,6 +8,7 @@ use crate::gateway::answer::{resources, subscriptions};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
+use crate::gateway::call::trace::Context;
 use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::request::InboundRequest;
@@ -27,7 +28,7 @@ use super::stream_offer::StreamOffer;
 #[derive(Debug)]
 pub enum Routed<'a> {
     /// A request.
-    Request(RoutedRequest<'a>),
+    Request(Box<RoutedRequest<'a>>),
     /// A notification or a response: it gets no reply of its own and leaves no record.
     OneWay(OneWay<'a>),
 }
@@ -136,7 +137,7 @@ impl<'a> Parsed<'a> {
             _in_flight: in_flight,
         };
         let destination = destination(&ctx, entry).await?;
-        Ok(Routed::Request(RoutedRequest { ctx, destination }))
+        Ok(Routed::Request(Box::new(RoutedRequest { ctx, destination })))
     }
 }
 
@@ -221,7 +222,8 @@ async fn target(
         }
         None => None,
     };
-    let params = subject.params(&ctx.message, target, state, entry.trace.as_ref().map(|trace| trace.traceparent()));
+    let traceparent = entry.trace.as_ref().map(Context::traceparent);
+    let params = subject.params(&ctx.message, target, state, traceparent);
     let (backend, tool) = (target.backend.to_owned(), target.name.to_owned());
     Ok(TargetRequest { subject, backend, tool, params })
 }

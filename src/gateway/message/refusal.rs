@@ -65,7 +65,7 @@ impl Refusal {
     }
 
     /// A request whose intent cannot be stored.
-    pub(crate) fn unaudited(cause: UnavailableError) -> Self {
+    pub(crate) fn unaudited(cause: &UnavailableError) -> Self {
         let refusal = Self::malformed(StatusCode::SERVICE_UNAVAILABLE, AUDIT_UNAVAILABLE, cause.to_string());
         Self { status: Status::AuditUnavailable, ..refusal }
     }
