@@ -90,7 +90,7 @@ enum Error {
     #[error("the role {role:?} is not configured and may call nothing: there are {known}")]
     UnknownRole { role: String, known: String },
     #[error(transparent)]
-    Secret(#[from] keys::KeyFault),
+    Secret(#[from] keys::KeyError),
     #[error(transparent)]
     Mint(#[from] auth::MintError),
     #[error("cannot write to standard output")]
