@@ -22,9 +22,8 @@ pub struct Item {
 /// Reads the items of one page of a list, and its `nextCursor`.
 ///
 /// # Errors
-/// [`CallError::List`], or [`CallError::Garbled`] if the page is not an object.
-pub fn read_page(page: &str, list: List) -> Result<(Vec<Item>, Option<String>), CallError> {
-    let page = Object::parse(page).ok_or(CallError::Garbled)?;
+/// [`CallError::List`].
+pub fn read_page(page: &Object<'_>, list: List) -> Result<(Vec<Item>, Option<String>), CallError> {
     let found = page.get(list.member()).ok_or(CallError::List { fault: "the member with the items is missing" })?;
     let found: Vec<&RawValue> =
         serde_json::from_str(found).map_err(|_| CallError::List { fault: "the items are not an array" })?;
@@ -44,9 +43,12 @@ mod tests {
     #[test]
     fn page_has_items_with_their_bytes() {
         let page = r#"{"resources":[{"uri":"a:b", "x": 1.0}],"nextCursor":"n"}"#;
-        let (items, next) = read_page(page, List::Resources).unwrap();
+        let (items, next) = read_page(&Object::parse(page).unwrap(), List::Resources).unwrap();
         assert_eq!((items[0].name.as_str(), items[0].json.as_str()), ("a:b", r#"{"uri":"a:b", "x": 1.0}"#));
         assert_eq!(next.as_deref(), Some("n"));
-        assert!(read_page(page, List::Tools).is_err() && read_page(r#"{"tools":[{}]}"#, List::Tools).is_err());
+        assert!(
+            read_page(&Object::parse(page).unwrap(), List::Tools).is_err()
+                && read_page(&Object::parse(r#"{"tools":[{}]}"#).unwrap(), List::Tools).is_err()
+        );
     }
 }
