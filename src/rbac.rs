@@ -433,7 +433,7 @@ fn reason(roles: &str, target: Target<'_>, cause: &Cause<'_>) -> String {
 fn forwards(params: &str, tool: &str, arguments: Option<&str>) -> bool {
     let members = json::members(params).unwrap_or_default();
     let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
-    find("name").and_then(json::string).as_deref() == Some(tool)
+    find("name").and_then(json::raw_string).as_deref() == Some(tool)
         && find("arguments").map(serde_json::value::RawValue::get) == arguments.map(str::trim)
 }
 

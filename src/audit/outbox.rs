@@ -49,7 +49,7 @@ use super::chain::Head;
 use super::codec;
 use super::record::{Call, Epoch, GatewayId, RequestId, Seq};
 
-/// Bytes of segments after which a new file is begun. *Derived*: a file is at most 256 MiB (DESIGN section 6), redb
+/// Bytes of segments after which a new file is begun. *Derived*: a file is at most 256 MiB (docs/design.md, "Outbox"), redb
 /// doubles it as it grows, and its pages cost at most an eighth; 112 MiB of segments fit in 128 MiB.
 const GENERATION_SEGMENT_BYTES_MAX: u64 = 112 * 1024 * 1024;
 

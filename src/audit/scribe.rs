@@ -41,7 +41,7 @@ const GATHER_PAUSE: u32 = 16;
 /// Pauses between tries of a failing outbox. *Chosen*: short enough that a freed disk is noticed at once.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Percentages of the quota at which an alarm is raised. *Spec*: DESIGN section 6.
+/// Percentages of the quota at which an alarm is raised. *Spec*: docs/design.md, "Outbox".
 const ALARM_PERCENTS: [u64; 3] = [75, 90, 100];
 
 /// The part of the quota that refusals and outcomes may use beyond it. *Chosen*: as much as one generation file of a

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use crate::mcp::json::{self, Key, Member};
+use crate::mcp::json::{self, RawMember};
 
 /// Deepest nesting of a message. *Chosen*: the limit of the most common parsers behind the gateway (`serde_json`: 128),
 /// so that what passes here can be read there.
@@ -139,7 +139,7 @@ impl Id {
         let text = value.get();
         let digits = text.strip_prefix('-').unwrap_or(text);
         let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        let is_id = text.len() <= ID_BYTES_MAX && (is_integer || json::string(value).is_some());
+        let is_id = text.len() <= ID_BYTES_MAX && (is_integer || json::raw_string(value).is_some());
         if is_id { Ok(Self(text.to_owned())) } else { Err(Malformed::Id) }
     }
 
@@ -210,14 +210,14 @@ pub fn parse(body: &[u8], bytes_max: usize) -> Result<Message<'_>, Malformed> {
     let members = json::members(whole.get()).ok_or(Malformed::NotObject)?;
     let [jsonrpc, id, method, params, result, error] =
         known(&members, ["jsonrpc", "id", "method", "params", "result", "error"])?;
-    if jsonrpc.and_then(json::string).as_deref() != Some("2.0") {
+    if jsonrpc.and_then(json::raw_string).as_deref() != Some("2.0") {
         return Err(Malformed::Version);
     }
     let id = id.map(Id::new).transpose()?;
     if method.is_none() && (result.is_some() || error.is_some()) {
         return Err(Malformed::Response);
     }
-    let method = method.and_then(json::string).filter(|method| (1..=METHOD_BYTES_MAX).contains(&method.len()));
+    let method = method.and_then(json::raw_string).filter(|method| (1..=METHOD_BYTES_MAX).contains(&method.len()));
     let method = method.ok_or(Malformed::Method)?;
     if params.is_some_and(|params| !params.get().starts_with('{')) {
         return Err(Malformed::Params);
@@ -234,7 +234,7 @@ pub fn tool_call(params: Option<&RawValue>) -> Result<ToolCall<'_>, Malformed> {
     let [name, arguments, meta] = known(&members, ["name", "arguments", "_meta"])?;
     // No tool can have a control character in its name; whoever shows or compares it could be misled.
     let is_name = |name: &String| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control);
-    let name = name.and_then(json::string).filter(is_name).ok_or(Malformed::ToolName)?;
+    let name = name.and_then(json::raw_string).filter(is_name).ok_or(Malformed::ToolName)?;
     let object = |value: Option<&'_ RawValue>| value.is_none_or(|value| value.get().starts_with('{'));
     if !object(arguments) {
         return Err(Malformed::Arguments);
@@ -268,9 +268,9 @@ pub fn hint(body: &[u8], bytes_max: usize) -> Hint {
     let Some(members) = json::members(text) else {
         return Hint::default();
     };
-    let first = |members: &[Member<'_>], key: &str, bytes: usize| {
+    let first = |members: &[RawMember<'_>], key: &str, bytes: usize| {
         let found = members.iter().find(|member| member.key == key)?;
-        json::string(found.value).map(|text| text[..text.floor_char_boundary(bytes)].to_owned())
+        json::raw_string(found.value).map(|text| text[..text.floor_char_boundary(bytes)].to_owned())
     };
     let params = members.iter().find(|member| member.key == "params");
     let params = params.and_then(|params| json::members(params.value.get())).unwrap_or_default();
@@ -283,7 +283,7 @@ pub fn hint(body: &[u8], bytes_max: usize) -> Hint {
 
 /// The values of the keys that the protocol knows; a variant of one in another spelling is refused.
 pub(crate) fn known<'a, const N: usize>(
-    members: &[Member<'a>],
+    members: &[RawMember<'a>],
     keys: [&'static str; N],
 ) -> Result<[Option<&'a RawValue>; N], Malformed> {
     for member in members {
@@ -342,7 +342,7 @@ fn check_depth_and_keys(json: &str) -> Result<(), Malformed> {
                 if let Some(open) = stack.last_mut().filter(|open| open.expects_key) {
                     open.expects_key = false;
                     if let (Some(keys), Some(quoted)) = (open.keys.as_mut(), bytes.get(at..end)) {
-                        keys.push(unescaped(quoted));
+                        keys.push(json::unescaped(quoted));
                     }
                 }
                 at = end;
@@ -365,14 +365,6 @@ fn string_end(bytes: &[u8], start: usize) -> usize {
             Some(_) => at += 1,
         }
     }
-}
-
-/// The bytes that a quoted string stands for; lone surrogates are kept apart from each other.
-fn unescaped(quoted: &[u8]) -> Cow<'_, [u8]> {
-    if quoted.contains(&b'\\') {
-        return serde_json::from_slice::<Key>(quoted).map_or(Cow::Borrowed(quoted), |Key(key)| Cow::Owned(key));
-    }
-    Cow::Borrowed(quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default())
 }
 
 fn check_keys(mut keys: Vec<Cow<'_, [u8]>>) -> Result<(), Malformed> {

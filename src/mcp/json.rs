@@ -1,17 +1,473 @@
-//! JSON text that stays as it came: an object's members as they are written, and members added without touching the
-//! rest.
+//! JSON text that keeps its bytes: an object's members as ranges of its text, and edits that leave all other bytes as
+//! they are.
 //!
-//! Nothing here builds a tree. What is relayed keeps every byte that the gateway has no reason to change.
+//! [`Object::parse`] reads a text once and builds no tree. [`Object::parse_path`] also reads the members of the objects on
+//! one path (such as `params`, then `_meta`) in the same pass, so that a message is read once however deep its reader
+//! looks. Everything that is relayed is cut out of the text that arrived, byte for byte.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+
+/// An object and its members, in the order of the text.
+///
+/// Keys may repeat: [`Object::get`] returns the first member of a key. The text is the object's own, from `{` to `}`.
+#[derive(Clone, Debug)]
+pub struct Object<'a> {
+    text: Cow<'a, str>,
+    /// The place of `text` in the text that the members' ranges refer to, in bytes.
+    offset: usize,
+    members: Cow<'a, [Member]>,
+}
+
+/// One member of an object.
+#[derive(Clone, Debug)]
+struct Member {
+    key: Key,
+    value: Range<usize>,
+    /// The members of the value, if it is an object on the path that was read.
+    members: Option<Vec<Member>>,
+}
+
+/// The key of a member.
+#[derive(Clone, Debug)]
+enum Key {
+    /// A key without escapes: a range of the text.
+    Plain(Range<usize>),
+    /// An unescaped key, as bytes: a lone surrogate is kept in its three-byte form.
+    Escaped(Vec<u8>),
+}
+
+/// A key and a value of [`Object::members`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The key, unescaped; a lone surrogate becomes U+FFFD.
+    pub key: Cow<'a, str>,
+    /// Whether `key` is the exact key: it has no lone surrogate.
+    pub is_text: bool,
+    /// The value, as JSON text.
+    pub value: &'a str,
+}
+
+impl PartialEq for Object<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl Eq for Object<'_> {}
+
+impl<'a> Object<'a> {
+    /// Reads the members of the object `text`, in one pass. `None`: the text is not an object.
+    #[must_use]
+    pub fn parse(text: &'a str) -> Option<Self> {
+        Self::parse_path(text, &[])
+    }
+
+    /// Reads the members of the object `text`, of the object that is its member `path[0]`, and so on, in one pass. A member
+    /// on the path that is missing or is not an object ends the path. `None`: the text is not an object.
+    #[must_use]
+    pub fn parse_path(text: &'a str, path: &[&str]) -> Option<Self> {
+        let text = text.trim_matches(is_space);
+        if !is_object(text) {
+            return None;
+        }
+        let read = |path| {
+            let mut deserializer = serde_json::Deserializer::from_str(text);
+            let level = Level { text, begin: 0, path };
+            level.deserialize(&mut deserializer).ok().filter(|_| deserializer.end().is_ok())
+        };
+        // A number that no machine type holds is valid JSON, and an error only for a reader that looks inside.
+        let found = read(path).or_else(|| if path.is_empty() { None } else { read(&[]) })?;
+        let Found::Object { members, .. } = found else { return None };
+        Some(Self { text: Cow::Borrowed(text), offset: 0, members: Cow::Owned(members) })
+    }
+
+    /// The object's text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it has no members.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The value of the first member `key`, as JSON text.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.find(key).and_then(|member| self.slice(&member.value))
+    }
+
+    /// The string that is the first member `key`, unescaped. `None` also for a string with a lone surrogate.
+    #[must_use]
+    pub fn string(&self, key: &str) -> Option<String> {
+        string(self.get(key)?)
+    }
+
+    /// Whether a member `key` has the value `json`, byte for byte.
+    #[must_use]
+    pub fn has(&self, key: &str, json: &str) -> bool {
+        self.members.iter().any(|member| self.is_key(member, key) && self.slice(&member.value) == Some(json))
+    }
+
+    /// The object that is the first member `key`. Reads nothing again if the member is on the path that was read.
+    #[must_use]
+    pub fn object(&self, key: &str) -> Option<Object<'_>> {
+        let member = self.find(key)?;
+        let text = self.slice(&member.value)?;
+        match &member.members {
+            Some(members) => Some(Object {
+                text: Cow::Borrowed(text),
+                offset: member.value.start,
+                members: Cow::Borrowed(members.as_slice()),
+            }),
+            None => Object::parse(text),
+        }
+    }
+
+    /// The members, repeated keys included.
+    pub fn members(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.members.iter().map(|member| {
+            let (key, is_text) = match &member.key {
+                Key::Plain(range) => (Cow::Borrowed(self.slice(range).unwrap_or_default()), true),
+                Key::Escaped(bytes) => (String::from_utf8_lossy(bytes), std::str::from_utf8(bytes).is_ok()),
+            };
+            Entry { key, is_text, value: self.slice(&member.value).unwrap_or_default() }
+        })
+    }
+
+    /// The text with the given members: a member that is there gets its value in place, the others are put first. All other
+    /// bytes stay. `added` is keys and their values as JSON text.
+    #[must_use]
+    pub fn with(&self, added: &[(&str, &str)]) -> String {
+        let mut out =
+            String::with_capacity(self.text.len() + added.iter().map(|(k, v)| k.len() + v.len() + 4).sum::<usize>());
+        out.push('{');
+        for (key, value) in added.iter().filter(|(key, _)| self.find(key).is_none()) {
+            push_member(&mut out, key, value);
+        }
+        if out.len() > 1 && !self.is_empty() {
+            out.push(',');
+        }
+        let value = |member: &Member| added.iter().find(|(key, _)| self.is_key(member, key)).map(|(_, value)| *value);
+        self.splice(&mut out, 1, value);
+        out
+    }
+
+    /// The text with another value for each member `key`, in its place; all other bytes stay.
+    #[must_use]
+    pub fn replaced(&self, key: &str, value: &str) -> String {
+        let mut out = String::with_capacity(self.text.len() + value.len());
+        self.splice(&mut out, 0, |member| self.is_key(member, key).then_some(value));
+        out
+    }
+
+    /// The text without the members that `is_removed` names. If there are none, all bytes stay.
+    #[must_use]
+    pub fn without(&self, is_removed: impl Fn(&str) -> bool) -> Cow<'_, str> {
+        if self.members().all(|entry| !is_removed(&entry.key)) {
+            return Cow::Borrowed(&self.text);
+        }
+        let kept: Vec<Entry<'_>> = self.members().filter(|entry| !is_removed(&entry.key)).collect();
+        Cow::Owned(object(kept.iter().map(|entry| (entry.key.as_ref(), entry.value))))
+    }
+
+    /// The object with a text of its own.
+    #[must_use]
+    pub fn into_owned(self) -> Object<'static> {
+        let Self { text, offset, members } = self;
+        Object { text: Cow::Owned(text.into_owned()), offset, members: Cow::Owned(members.into_owned()) }
+    }
+
+    fn find(&self, key: &str) -> Option<&Member> {
+        self.members.iter().find(|member| self.is_key(member, key))
+    }
+
+    fn is_key(&self, member: &Member, key: &str) -> bool {
+        match &member.key {
+            Key::Plain(range) => self.slice(range) == Some(key),
+            Key::Escaped(bytes) => bytes == key.as_bytes(),
+        }
+    }
+
+    fn slice(&self, range: &Range<usize>) -> Option<&str> {
+        self.text.get(range.start.checked_sub(self.offset)?..range.end.checked_sub(self.offset)?)
+    }
+
+    /// Appends the text from byte `at` on, with other values of the members that `value_of` knows.
+    fn splice<'v>(&self, out: &mut String, mut at: usize, value_of: impl Fn(&Member) -> Option<&'v str>) {
+        for member in self.members.iter() {
+            let Some(value) = value_of(member) else { continue };
+            let (begin, end) = (member.value.start - self.offset, member.value.end - self.offset);
+            out.push_str(self.text.get(at..begin).unwrap_or_default());
+            out.push_str(value);
+            at = end;
+        }
+        out.push_str(self.text.get(at..).unwrap_or_default());
+    }
+}
+
+/// Whether JSON allows `c` between tokens. *Spec*: RFC 8259 section 2.
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r')
+}
+
+/// The string that `json` is, if it is one.
+#[must_use]
+pub fn string(json: &str) -> Option<String> {
+    json.starts_with('"').then(|| serde_json::from_str(json).ok()).flatten()
+}
+
+/// Whether `json`, a valid JSON text, is an object.
+#[must_use]
+pub fn is_object(json: &str) -> bool {
+    json.starts_with('{')
+}
+
+/// The text of an object with these members; values are JSON text already.
+#[must_use]
+pub fn object<'a>(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut out = String::from("{");
+    for (key, value) in members {
+        push_member(&mut out, key, value);
+    }
+    out.push('}');
+    out
+}
+
+/// `text` as a JSON string, with its quotes.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    push_quoted(&mut out, text);
+    out
+}
+
+/// Valid JSON text without line ends, as a line-delimited transport needs it. Line ends are only between tokens, never in a
+/// string, so that a space in their place changes nothing that a parser sees.
+#[must_use]
+pub fn one_line(json: &str) -> String {
+    json.replace(['\n', '\r'], " ")
+}
+
+/// Appends a member to an object's text, with a comma unless it is the first.
+fn push_member(out: &mut String, key: &str, value: &str) {
+    if out.len() > 1 {
+        out.push(',');
+    }
+    push_quoted(out, key);
+    out.push(':');
+    out.push_str(value);
+}
+
+fn push_quoted(out: &mut String, text: &str) {
+    // The usual text needs no escape; the rest is left to serde_json.
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
+
+/// The bytes that a quoted JSON string stands for; a lone surrogate is kept in its three-byte form, so that two different
+/// ones differ.
+pub(crate) fn unescaped(quoted: &[u8]) -> Cow<'_, [u8]> {
+    if quoted.contains(&b'\\') {
+        let key = serde_json::from_slice::<KeyBytes<'_>>(quoted);
+        return key.map_or(Cow::Borrowed(quoted), |KeyBytes(key)| Cow::Owned(key.into_owned()));
+    }
+    Cow::Borrowed(quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default())
+}
+
+/// A key read as bytes, so that a lone surrogate in it is not an error.
+struct KeyBytes<'a>(Cow<'a, [u8]>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for KeyBytes<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl<'de> Visitor<'de> for Bytes {
+            type Value = KeyBytes<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<KeyBytes<'de>, E> {
+                Ok(KeyBytes(Cow::Borrowed(bytes)))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<KeyBytes<'de>, E> {
+                Ok(KeyBytes(Cow::Owned(bytes.to_vec())))
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<KeyBytes<'de>, E> {
+                Ok(KeyBytes(Cow::Borrowed(text.as_bytes())))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<KeyBytes<'de>, E> {
+                Ok(KeyBytes(Cow::Owned(text.as_bytes().to_vec())))
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
+
+/// One object on the path: `begin` is the place of its `{` in `text`.
+struct Level<'t, 'p> {
+    text: &'t str,
+    begin: usize,
+    path: &'p [&'p str],
+}
+
+/// The value of a [`Level`].
+enum Found {
+    Object {
+        members: Vec<Member>,
+        end: usize,
+    },
+    /// Another value; the reader starts again without the path.
+    Other,
+}
+
+impl Level<'_, '_> {
+    /// The place after the white space that begins at `at`.
+    fn skip_space(&self, at: usize) -> usize {
+        let rest = self.text.as_bytes().get(at..).unwrap_or_default();
+        at + rest.iter().take_while(|byte| is_space(char::from(**byte))).count()
+    }
+
+    /// The place after the byte `want`, which is the first one from `at` on that is not white space.
+    fn after<E: serde::de::Error>(&self, at: usize, want: u8) -> Result<usize, E> {
+        let at = self.skip_space(at);
+        if self.text.as_bytes().get(at) == Some(&want) { Ok(at + 1) } else { Err(E::custom("unexpected byte")) }
+    }
+
+    /// The range of `part`, a slice of the text.
+    fn range_of(&self, part: &[u8]) -> Range<usize> {
+        let begin = part.as_ptr().addr() - self.text.as_ptr().addr();
+        begin..begin + part.len()
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Level<'de, '_> {
+    type Value = Found;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Level<'de, '_> {
+    type Value = Found;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
+        let mut members = Vec::new();
+        let mut end = self.begin + 1;
+        while let Some(KeyBytes(key)) = map.next_key()? {
+            // The place of a value that is looked into follows from its key, which must be a slice of the text.
+            let key = match key {
+                Cow::Borrowed(bytes) => Key::Plain(self.range_of(bytes)),
+                Cow::Owned(bytes) => Key::Escaped(bytes),
+            };
+            let inner = match (&key, self.path) {
+                (Key::Plain(range), [first, rest @ ..]) if self.text.get(range.clone()) == Some(*first) => {
+                    Some((range.end, rest))
+                }
+                _ => None,
+            };
+            let member = if let Some((key_end, path)) = inner {
+                let colon = self.after(key_end + 1, b':')?;
+                let begin = self.skip_space(colon);
+                match map.next_value_seed(Level { text: self.text, begin, path })? {
+                    Found::Object { members, end } => Member { key, value: begin..end, members: Some(members) },
+                    Found::Other => return Err(A::Error::custom("not an object")),
+                }
+            } else {
+                let value: &'de RawValue = map.next_value()?;
+                Member { key, value: self.range_of(value.get().as_bytes()), members: None }
+            };
+            end = member.value.end;
+            members.push(member);
+        }
+        let end = self.after(end, b'}')?;
+        Ok(Found::Object { members, end })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Found, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Found::Other)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Found, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Found, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Found, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Found, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Found, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Found, E> {
+        Ok(Found::Other)
+    }
+}
+
+/// The value of the top-level member `id` in `head`, the beginning of an object that is too long to be read whole.
+#[must_use]
+pub fn id_in_head(head: &[u8]) -> Option<u64> {
+    struct Id<'a>(&'a mut Option<u64>);
+    impl<'de> Visitor<'de> for Id<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            while let Some(KeyBytes(key)) = map.next_key()? {
+                if *key == *b"id" {
+                    *self.0 = map.next_value().ok();
+                    return Ok(());
+                }
+                map.next_value::<IgnoredAny>()?;
+            }
+            Ok(())
+        }
+    }
+    let mut id = None;
+    // The head ends in the middle of a value: the error that this gives is expected, and the id may have been seen.
+    match serde_json::Deserializer::from_slice(head).deserialize_map(Id(&mut id)) {
+        Ok(()) | Err(_) => id,
+    }
+}
 
 /// One member of an object, in the order of the text.
 #[derive(Debug)]
-pub struct Member<'a> {
+pub struct RawMember<'a> {
     /// The key, unescaped; a lone surrogate becomes U+FFFD.
     pub key: String,
     /// Whether that is the whole key: it has no lone surrogate.
@@ -22,7 +478,7 @@ pub struct Member<'a> {
 
 /// The members of the object `json`, repeated keys included; `None` where `json` is no object.
 #[must_use]
-pub fn members(json: &str) -> Option<Vec<Member<'_>>> {
+pub fn members(json: &str) -> Option<Vec<RawMember<'_>>> {
     if !json.trim_start().starts_with('{') {
         return None;
     }
@@ -31,7 +487,7 @@ pub fn members(json: &str) -> Option<Vec<Member<'_>>> {
 
 /// The string that `value` is, if it is one.
 #[must_use]
-pub fn string(value: &RawValue) -> Option<String> {
+pub fn raw_string(value: &RawValue) -> Option<String> {
     value.get().starts_with('"').then(|| serde_json::from_str(value.get()).ok()).flatten()
 }
 
@@ -48,9 +504,6 @@ pub fn with_members(object: &str, added: &[(&str, &str)]) -> String {
     let mut out = String::with_capacity(object.len() + 64);
     out.push('{');
     for (key, value) in added.iter().filter(|(key, _)| old.iter().all(|member| member.key != *key)) {
-        if out.len() > 1 {
-            out.push(',');
-        }
         push_member(&mut out, key, value);
     }
     if out.len() > 1 && !old.is_empty() {
@@ -75,7 +528,7 @@ fn splice<'a>(
     out: &mut String,
     object: &str,
     mut at: usize,
-    members: &[Member<'_>],
+    members: &[RawMember<'_>],
     value_of: impl Fn(&str) -> Option<&'a str>,
 ) {
     for member in members {
@@ -90,65 +543,7 @@ fn splice<'a>(
     out.push_str(object.get(at..).unwrap_or_default());
 }
 
-/// The text of an object with these members; values are JSON text already.
-#[must_use]
-pub fn object<'a>(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
-    let mut out = String::from("{");
-    for (key, value) in members {
-        if out.len() > 1 {
-            out.push(',');
-        }
-        push_member(&mut out, key, value);
-    }
-    out.push('}');
-    out
-}
-
-/// `text` as a JSON string, with its quotes.
-#[must_use]
-pub fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// Valid JSON text without line ends, as a line-delimited transport needs it. They stand between tokens only, never in a
-/// string, so that a space in their place changes nothing that a parser sees.
-#[must_use]
-pub fn one_line(json: &str) -> String {
-    json.replace(['\n', '\r'], " ")
-}
-
-fn push_member(out: &mut String, key: &str, value: &str) {
-    out.push_str(&quoted(key));
-    out.push(':');
-    out.push_str(value);
-}
-
-/// Compares the keys as bytes, so that a lone surrogate in a key is no error.
-pub(crate) struct Key(pub(crate) Vec<u8>);
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-        impl Visitor<'_> for Bytes {
-            type Value = Key;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Key, E> {
-                Ok(Key(bytes.to_vec()))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Key, E> {
-                Ok(Key(text.as_bytes().to_vec()))
-            }
-        }
-        deserializer.deserialize_bytes(Bytes)
-    }
-}
-
-struct Members<'a>(Vec<Member<'a>>);
+struct Members<'a>(Vec<RawMember<'a>>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -162,45 +557,17 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
-                while let Some((Key(key), value)) = map.next_entry::<Key, &'de RawValue>()? {
+                while let Some((KeyBytes(key), value)) = map.next_entry::<KeyBytes<'de>, &'de RawValue>()? {
+                    let key = key.into_owned();
                     let key = String::from_utf8(key);
                     let is_text = key.is_ok();
                     let key = key.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-                    members.push(Member { key, is_text, value });
+                    members.push(RawMember { key, is_text, value });
                 }
                 Ok(Members(members))
             }
         }
         deserializer.deserialize_map(Collect)
-    }
-}
-
-/// The value of the top-level member `id` in `head`, the beginning of an object that is too long to be read whole.
-#[must_use]
-pub fn id_in_head(head: &[u8]) -> Option<u64> {
-    struct Id<'a>(&'a mut Option<u64>);
-    impl<'de> Visitor<'de> for Id<'_> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-            while let Some(Key(key)) = map.next_key()? {
-                if key == b"id" {
-                    *self.0 = map.next_value().ok();
-                    return Ok(());
-                }
-                map.next_value::<IgnoredAny>()?;
-            }
-            Ok(())
-        }
-    }
-    let mut id = None;
-    // The head ends in the middle of a value: the error that this gives is expected, and the id may have been seen.
-    match serde_json::Deserializer::from_slice(head).deserialize_map(Id(&mut id)) {
-        Ok(()) | Err(_) => id,
     }
 }
 
@@ -224,6 +591,49 @@ mod tests {
         assert_eq!(with_members(json, &[("x", "1"), ("y", "3")]), want);
         assert_eq!(replaced(json, "b", "7"), r#"{ "\ud800" :null, "a": 1.0,"\u0078" : "old" ,"b":7 }"#);
         assert_eq!(replaced(json, "c", "7"), json);
+    }
+
+    #[test]
+    fn a_path_is_read_in_the_same_pass_and_gives_what_separate_reads_give() {
+        let text =
+            " { \"a\":1, \"params\" : { \"name\":\"x\",\"_meta\"\n:\t{ \"k\": [ 1 ] , \"l\":{} } }, \"z\":null }\n";
+        let whole = Object::parse_path(text, &["params", "_meta"]).unwrap();
+        assert_eq!(whole.text(), text.trim());
+        let params = whole.object("params").unwrap();
+        assert_eq!(params.text(), "{ \"name\":\"x\",\"_meta\"\n:\t{ \"k\": [ 1 ] , \"l\":{} } }");
+        let meta = params.object("_meta").unwrap();
+        assert_eq!(
+            (meta.text(), meta.get("k"), meta.get("l")),
+            ("{ \"k\": [ 1 ] , \"l\":{} }", Some("[ 1 ]"), Some("{}"))
+        );
+        assert_eq!(meta.with(&[("m", "2"), ("l", "3")]), "{\"m\":2, \"k\": [ 1 ] , \"l\":3 }");
+        assert_eq!(whole.replaced("z", "7"), text.trim().replace("null", "7"));
+        let owned = params.clone().into_owned();
+        assert_eq!((owned.object("_meta").unwrap().get("l"), owned.string("name").as_deref()), (Some("{}"), Some("x")));
+        assert_eq!(owned, params);
+    }
+
+    #[test]
+    fn a_path_that_leads_to_no_object_ends_there() {
+        for value in ["[1,{}]", "null", "true", "-1", "1.5", "1e999", "\"{}\"", "18446744073709551616"] {
+            let text = format!("{{\"params\":{value},\"b\":2}}");
+            let whole = Object::parse_path(&text, &["params", "_meta"]).unwrap();
+            assert_eq!((whole.get("params"), whole.get("b")), (Some(value), Some("2")));
+            assert!(whole.object("params").is_none(), "{value}");
+        }
+        let escaped = Object::parse_path(r#"{"p\u0061rams":{"a":1}}"#, &["params"]).unwrap();
+        assert_eq!(escaped.object("params").unwrap().get("a"), Some("1"));
+        for text in ["", "[1]", "{", "{\"a\":}", "{}x", "{\"params\":{\"a\":1}", "\u{a0}{}", "{\"params\":{}}}"] {
+            assert!(Object::parse_path(text, &["params"]).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn members_are_removed_and_the_rest_keeps_its_values() {
+        let object = Object::parse(r#"{ "a":1, "_meta":{} , "b" : 2.0 }"#).unwrap();
+        assert_eq!(object.without(|key| key == "_meta"), r#"{"a":1,"b":2.0}"#);
+        assert_eq!(object.without(|key| key == "x"), object.text());
+        assert!(object.has("b", "2.0") && !object.has("b", "2"));
     }
 
     #[test]
@@ -262,6 +672,23 @@ mod tests {
         }
 
         proptest! {
+            #[test]
+            fn one_pass_over_a_path_gives_what_a_pass_for_each_object_gives(
+                map in proptest::collection::btree_map("[ab\"\\\\]{0,2}", value(), 0..5),
+                is_pretty: bool,
+            ) {
+                let object: Map<String, Value> = map.into_iter().collect();
+                let text = if is_pretty { serde_json::to_string_pretty(&object) } else { serde_json::to_string(&object) };
+                let text = text.unwrap();
+                let (one, each) = (Object::parse_path(&text, &["a", "b"]).unwrap(), Object::parse(&text).unwrap());
+                prop_assert_eq!(one.members().collect::<Vec<_>>(), each.members().collect::<Vec<_>>());
+                let (a, each_a) = (one.object("a"), each.object("a"));
+                prop_assert_eq!(a.as_ref().map(Object::text), each_a.as_ref().map(Object::text));
+                let b = a.as_ref().and_then(|a| a.object("b"));
+                let each_b = each_a.as_ref().and_then(|a| a.object("b"));
+                prop_assert_eq!(b.as_ref().map(Object::text), each_b.as_ref().map(Object::text));
+            }
+
             #[test]
             fn added_members_are_the_only_difference(
                 map in proptest::collection::btree_map("[a-c\"\\\\{}]{0,3}", value(), 0..5),

@@ -25,7 +25,7 @@ pub const INTERNAL_ERROR: i32 = -32603;
 pub const UNAUTHENTICATED: i32 = -32001;
 /// The caller's role may not call this.
 pub const DENIED: i32 = -32003;
-/// The call cannot be audited. *Spec*: DESIGN section 2.
+/// The call cannot be audited. *Spec*: docs/design.md, "Flow".
 pub const AUDIT_UNAVAILABLE: i32 = -32010;
 /// Too many calls are open.
 pub const RATE_LIMITED: i32 = -32011;

@@ -159,7 +159,7 @@ pub fn unrecorded(response: Response, era: Era, bind: impl FnOnce(&str) -> Strin
 fn with_state(result: &str, bind: impl FnOnce(&str) -> String) -> String {
     let members = json::members(result).unwrap_or_default();
     let state = members.iter().find(|member| member.key == "requestState");
-    match state.and_then(|state| json::string(state.value)) {
+    match state.and_then(|state| json::raw_string(state.value)) {
         Some(state) => json::with_members(result, &[("requestState", &json::quoted(&bind(&state)))]),
         None => result.to_owned(),
     }
@@ -192,7 +192,7 @@ fn error_message(error: &str) -> String {
     let members = json::members(error).unwrap_or_default();
     let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
     let code = find("code").map_or("without a code", RawValue::get);
-    let message = find("message").and_then(json::string).unwrap_or_default();
+    let message = find("message").and_then(json::raw_string).unwrap_or_default();
     format!("{code}: {message}")
 }
 

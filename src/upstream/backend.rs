@@ -445,11 +445,12 @@ pub fn read_page(page: &str, list: List) -> Result<(Vec<Item>, Option<String>), 
     let mut items = Vec::with_capacity(found.len());
     for item in found {
         let members = json::members(item.get()).unwrap_or_default();
-        let name = members.iter().find(|member| member.key == list.key()).and_then(|member| json::string(member.value));
+        let name =
+            members.iter().find(|member| member.key == list.key()).and_then(|member| json::raw_string(member.value));
         let name = name.ok_or(CallError::List { fault: "has an item without a name" })?;
         items.push(Item { name, json: item.get().to_owned() });
     }
-    Ok((items, find("nextCursor").and_then(json::string)))
+    Ok((items, find("nextCursor").and_then(json::raw_string)))
 }
 
 /// Parameters of one era, for a backend of another: the stateless era's own keys in `_meta` are added or left out.

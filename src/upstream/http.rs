@@ -322,7 +322,7 @@ impl Remote {
         let Response::Result(result) = answer else { return };
         let members = json::members(result).unwrap_or_default();
         let version = members.iter().find(|member| member.key == "protocolVersion");
-        let version = version.and_then(|version| json::string(version.value));
+        let version = version.and_then(|version| json::raw_string(version.value));
         let version = HeaderValue::from_str(version.as_deref().unwrap_or(LEGACY_LATEST)).ok();
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Session { id, version };
         *self.lists.lock().unwrap_or_else(PoisonError::into_inner) = message::lists_told_of(result);

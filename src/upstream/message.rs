@@ -108,7 +108,7 @@ const FOREIGN_ID_BYTES_MAX: usize = 256;
 pub(super) fn read(text: &str) -> Message {
     let Some(members) = json::members(text) else { return Message::Garbled };
     let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
-    match (find("method").and_then(json::string), find("id")) {
+    match (find("method").and_then(json::raw_string), find("id")) {
         (Some(_), Some(id)) if id.get().len() > FOREIGN_ID_BYTES_MAX => Message::Garbled,
         (Some(method), id) => {
             Message::Event(Event { method, id: id.map(|id| id.get().to_owned()), json: text.to_owned() })

@@ -11,7 +11,7 @@ use crate::common::gatepost::{Setup, token};
 use crate::common::python::python_program;
 use crate::common::server::Server;
 
-/// Scenarios that each revision requires. *Measured*: FACTS section 5.
+/// Scenarios that each revision requires. *Measured*: docs/measurements.md, "Clients and servers in tests".
 const REQUIRED: [(&str, usize); 2] = [("2025-11-25", 30), ("2026-07-28", 37)];
 
 fn program(interpreter: &Path, script: &str) -> Command {

@@ -68,7 +68,7 @@ fn phrases_are_english(sources: &[Source]) -> Vec<String> {
         }
         let mut before = "";
         for line in source.without_tests().lines().map(str::trim) {
-            let begins = |marks: &str| line.strip_prefix(marks).filter(|_| !before.starts_with(marks));
+            let begins = |marks: &str| line.strip_prefix(marks).filter(|_| !before.starts_with(marks.trim_end()));
             if let Some(first) = begins("/// ").or_else(|| begins("//! "))
                 && CLAUSES.contains(&first.split([' ', ',']).next().unwrap())
             {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::fs::Fs;
 
-/// Size of the ballast, bytes. *Measured*: FACTS section 1, releasing 4 MiB freed a full redb file for good; here a new
+/// Size of the ballast, bytes. *Measured*: docs/measurements.md, "redb", releasing 4 MiB freed a full redb file for good; here a new
 /// generation takes under 100 KiB, which leaves 3 KiB for the outcome of each of 1,024 open calls.
 const BALLAST_BYTES: usize = 4 * 1024 * 1024;
 

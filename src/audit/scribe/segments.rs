@@ -3,7 +3,7 @@
 use crate::audit::outbox::Segment;
 use crate::audit::record::{AuditRecord, Seq};
 
-/// Size at which a segment is closed, in bytes. *Measured*: FACTS section 1, redb writes large values in power-of-two
+/// Size at which a segment is closed, in bytes. *Measured*: docs/measurements.md, "redb", redb writes large values in power-of-two
 /// runs of pages; a little less than 2^8 x 4096 leaves room for the page header and the last record.
 const SEGMENT_BYTES: usize = 240 * 4096;
 

@@ -15,7 +15,7 @@ use crate::mcp::json;
 use crate::rbac::{Kind, Policy, Target};
 use crate::upstream::{Item, List, read_page};
 
-/// Longest name at `/mcp`, in characters. *Measured*: FACTS section 4, common clients refuse longer ones, and with one of
+/// Longest name at `/mcp`, in characters. *Measured*: docs/measurements.md, "MCP", common clients refuse longer ones, and with one of
 /// them all others.
 const NAME_CHARS_MAX: usize = 64;
 

@@ -349,7 +349,7 @@ fn capabilities() -> serde_json::Value {
 fn greeting(message: &Message<'_>) -> String {
     let params = message.params.and_then(|params| json::members(params.get())).unwrap_or_default();
     let asked = params.iter().find(|member| member.key == "protocolVersion");
-    let asked = asked.and_then(|asked| json::string(asked.value));
+    let asked = asked.and_then(|asked| json::raw_string(asked.value));
     let version = LEGACY_VERSIONS.into_iter().find(|known| asked.as_deref() == Some(known)).unwrap_or(LEGACY_LATEST);
     json!({ "protocolVersion": version, "capabilities": capabilities(), "serverInfo": server_info() }).to_string()
 }
@@ -375,6 +375,6 @@ fn cursor(message: &Message<'_>) -> Result<Option<String>, ()> {
     match params.iter().find(|member| member.key == "cursor").map(|member| member.value) {
         None => Ok(None),
         Some(value) if value.get() == "null" => Ok(None),
-        Some(value) => json::string(value).map(Some).ok_or(()),
+        Some(value) => json::raw_string(value).map(Some).ok_or(()),
     }
 }

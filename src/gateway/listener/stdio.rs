@@ -161,7 +161,7 @@ impl Serving {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         let members = std::str::from_utf8(line).ok().and_then(json::members).unwrap_or_default();
-        let find = |members: &[json::Member<'_>], key: &str| {
+        let find = |members: &[json::RawMember<'_>], key: &str| {
             members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
         };
         let text = |json: Option<String>| json.and_then(|json| serde_json::from_str::<String>(&json).ok());

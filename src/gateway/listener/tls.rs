@@ -192,7 +192,7 @@ impl Listener for Edge {
             tokio::select! {
                 // The library's own: it waits out what only time heals, as too many open files.
                 (stream, addr) = Listener::accept(&mut self.listener) => {
-                    // Without TCP_NODELAY a small reply waits for the client's delayed acknowledgement (FACTS section 4: 44 ms).
+                    // Without TCP_NODELAY a small reply waits for the client's delayed acknowledgement (docs/measurements.md, "MCP": 44 ms).
                     if let Err(err) = stream.set_nodelay(true) {
                         tracing::debug!(error = %err, "cannot set TCP_NODELAY");
                     }

@@ -76,7 +76,7 @@ pub(crate) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
             format!("params._meta needs {META_VERSION} and {META_CAPABILITIES}"),
         ));
     };
-    let asked = json::string(asked);
+    let asked = json::raw_string(asked);
     if version.is_none() || version != asked.as_deref() {
         return Err(Mismatch::new(
             HEADER_MISMATCH,
@@ -91,7 +91,7 @@ pub(crate) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
         "resources/read" => find("uri"),
         _ => None,
     };
-    if let Some(name) = named.and_then(json::string)
+    if let Some(name) = named.and_then(json::raw_string)
         && !single(headers, NAME_HEADER).is_some_and(|header| says(header, &name))
     {
         return Err(Mismatch::new(HEADER_MISMATCH, format!("header {NAME_HEADER} is not what params name")));

@@ -81,7 +81,7 @@ pub(crate) fn subject(message: &Message<'_>) -> Result<Subject, Malformed> {
     let members = params.and_then(|params| json::members(params.get())).unwrap_or_default();
     // In any other spelling it would reach the backend without having been bound.
     let [state] = envelope::known(&members, ["requestState"])?;
-    let state = state.map(|state| json::string(state).ok_or(Malformed::State)).transpose()?;
+    let state = state.map(|state| json::raw_string(state).ok_or(Malformed::State)).transpose()?;
     if message.method == TOOLS_CALL {
         let call = envelope::tool_call(params)?;
         let arguments = call.arguments.map(str::to_owned);
@@ -89,7 +89,7 @@ pub(crate) fn subject(message: &Message<'_>) -> Result<Subject, Malformed> {
     }
     let arguments = without_meta(params);
     let name = |value: Option<&RawValue>, max: usize| {
-        value.and_then(json::string).filter(|name| (1..=max).contains(&name.len())).ok_or(Malformed::Subject)
+        value.and_then(json::raw_string).filter(|name| (1..=max).contains(&name.len())).ok_or(Malformed::Subject)
     };
     let subject = |kind, name, at| Subject { kind, name, at, arguments, state };
     match message.method.as_str() {
@@ -101,7 +101,7 @@ pub(crate) fn subject(message: &Message<'_>) -> Result<Subject, Malformed> {
             let [reference] = envelope::known(&members, ["ref"])?;
             let reference = reference.and_then(|reference| json::members(reference.get())).unwrap_or_default();
             let [kind, title, uri] = envelope::known(&reference, ["type", "name", "uri"])?;
-            match kind.and_then(json::string).as_deref() {
+            match kind.and_then(json::raw_string).as_deref() {
                 Some("ref/prompt") => Ok(subject(Kind::Prompt, name(title, NAME_BYTES_MAX)?, &["ref", "name"])),
                 Some("ref/resource") => Ok(subject(Kind::Resource, name(uri, URI_BYTES_MAX)?, &["ref", "uri"])),
                 _ => Err(Malformed::Subject),

@@ -177,7 +177,7 @@ async fn initialize(link: &Link) -> Result<Response, String> {
     };
     let members = json::members(result).unwrap_or_default();
     let version = members.iter().find(|member| member.key == "protocolVersion");
-    let version = version.and_then(|version| json::string(version.value)).unwrap_or_default();
+    let version = version.and_then(|version| json::raw_string(version.value)).unwrap_or_default();
     if version != OLDEST_VERSION && !LEGACY_VERSIONS.contains(&version.as_str()) {
         return Err(format!("it speaks protocol version {version:?}"));
     }
