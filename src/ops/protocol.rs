@@ -219,6 +219,8 @@ contents! {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::ops::sample;
 
@@ -230,6 +232,17 @@ mod tests {
         let back: AuditRecord = serde_json::from_str::<Line>(&line).unwrap().try_into().unwrap();
         assert_eq!(back, record);
         assert!(ScanEnd::try_from(serde_json::from_str::<Line>(&line).unwrap()).is_err());
+    }
+
+    #[test]
+    fn every_latency_is_the_same_after_it_passed_the_socket() {
+        let mut record = sample::record(1, 2, "echo");
+        for micros in (1..2_000_000).step_by(997) {
+            record.entry.latency_ms = Duration::from_micros(micros).as_secs_f64() * 1000.0;
+            let line = serde_json::to_string(&Line::Record(Box::new(record.clone()))).unwrap();
+            let back: AuditRecord = serde_json::from_str::<Line>(&line).unwrap().try_into().unwrap();
+            assert_eq!(back.entry.latency_ms.to_bits(), record.entry.latency_ms.to_bits(), "{micros}");
+        }
     }
 
     #[test]
