@@ -107,7 +107,7 @@ fn ring(tasks: usize, calls: usize) -> (Sample, Sample) {
         };
         gather((0..tasks).map(task).collect()).await
     });
-    ring.turn(Phase::Finished);
+    ring.advance_phase(Phase::Finished);
     drain.join().unwrap();
     samples.into_iter().fold(Default::default(), |(mut begins, mut ends): (Sample, Sample), (begin, end)| {
         begins.extend(begin);
@@ -120,7 +120,7 @@ fn ring(tasks: usize, calls: usize) -> (Sample, Sample) {
 fn drain(ring: &Ring) {
     loop {
         let work = ring.take(None);
-        ring.publish(Vec::new(), work.taken);
+        ring.publish(Vec::new(), work.room);
         if work.phase == Phase::Finished {
             return;
         }

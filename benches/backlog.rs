@@ -33,11 +33,11 @@ use common::{argument, disk, runtime, scribing, size, table};
 use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::pipeline::{Pipeline, Probe};
 use gatepost::audit::record::Status;
-use gatepost::audit::ring::Limits;
+use gatepost::audit::ring::RingLimits;
 use gatepost::audit::sink::postgres::{Options, PostgresSink};
 
 /// *Spec*: the default of `audit.ring_records_max` and `audit.ring_bytes_max`.
-const RING: Limits = Limits { records: 16 * 1024, bytes: 64 * 1024 * 1024 };
+const RING: RingLimits = RingLimits { records: 16 * 1024, bytes: 64 * 1024 * 1024 };
 
 /// Tasks that append. *Chosen*: enough for full segments.
 const TASKS: usize = 1_000;

@@ -28,13 +28,13 @@ use common::sample::{Sample, milliseconds};
 use common::{runtime, scribing, size, table};
 use gatepost::audit::Audit;
 use gatepost::audit::pipeline::{Pipeline, Probe};
-use gatepost::audit::ring::Limits;
+use gatepost::audit::ring::RingLimits;
 use gatepost::audit::scribe::Mode;
 use gatepost::audit::sink::postgres::{Options, PostgresSink};
 use tokio::task::JoinSet;
 
 /// *Spec*: the default of `audit.ring_records_max` and `audit.ring_bytes_max`.
-const RING: Limits = Limits { records: 16 * 1024, bytes: 64 * 1024 * 1024 };
+const RING: RingLimits = RingLimits { records: 16 * 1024, bytes: 64 * 1024 * 1024 };
 
 /// *Spec*: the default of `audit.spill_after`.
 const SPILL_AFTER: Duration = Duration::from_millis(200);

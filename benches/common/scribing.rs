@@ -10,14 +10,14 @@ use gatepost::audit::outbox::Opening;
 use gatepost::audit::outbox::fs::Fs;
 use gatepost::audit::pipeline::Config;
 use gatepost::audit::record::{Digest, Entry};
-use gatepost::audit::ring::{Limits, Phase, Ring};
-use gatepost::audit::scribe::{About, Mode, Report, Scribe};
+use gatepost::audit::ring::{Phase, Ring, RingLimits};
+use gatepost::audit::scribe::{ConfigSummary, EpochReport, Mode, Scribe};
 use gatepost::audit::shipper::BatchLimits;
 use tokio::sync::oneshot;
 
 /// The ring's room. *Chosen*: the default of `audit.ring_records_max` is 16,384, too few for two entries of each of
 /// 10,000 waiters; the bytes are the default.
-pub const RING: Limits = Limits { records: 32 * 1024, bytes: 64 * 1024 * 1024 };
+pub const RING: RingLimits = RingLimits { records: 32 * 1024, bytes: 64 * 1024 * 1024 };
 
 /// The outbox's quota. *Spec*: the default of `audit.outbox_bytes_max`.
 pub const OUTBOX_BYTES: u64 = 8 * 1024 * 1024 * 1024;
@@ -25,8 +25,8 @@ pub const OUTBOX_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 /// Longer than anything here takes.
 pub const PATIENCE: Duration = Duration::from_mins(5);
 
-pub fn about() -> About {
-    About { level: "stored", config_digest: Digest::ZERO }
+pub fn about() -> ConfigSummary {
+    ConfigSummary { level: "stored", config_digest: Digest::ZERO }
 }
 
 /// A pipeline on `dir` at level `stored`, with the batches of the defaults.
@@ -47,7 +47,7 @@ pub fn config(dir: &Path) -> Config {
 #[derive(Debug)]
 pub struct Scribing {
     pub ring: Arc<Ring>,
-    thread: JoinHandle<Report>,
+    thread: JoinHandle<EpochReport>,
 }
 
 impl Scribing {
@@ -59,10 +59,10 @@ impl Scribing {
     }
 
     /// Closes the epoch and ends.
-    pub fn end(self) -> Report {
-        self.ring.turn(Phase::Closing);
-        super::runtime().block_on(self.ring.reached(Phase::Closed));
-        self.ring.turn(Phase::Finished);
+    pub fn end(self) -> EpochReport {
+        self.ring.advance_phase(Phase::Closing);
+        super::runtime().block_on(self.ring.wait_for_phase(Phase::Closed));
+        self.ring.advance_phase(Phase::Finished);
         let report = self.thread.join().unwrap();
         assert_eq!(report.lost, 0, "nothing is lost on a healthy disk");
         report

@@ -1,4 +1,4 @@
-//! The hash chain that shows whether a stream is whole and unchanged.
+//! The hash chain, which shows whether a stream is complete and unchanged.
 //!
 //! ```text
 //! hash = SHA-256( "gatepost.v1" || prev_hash (32 bytes) || field || field || ... )
@@ -9,45 +9,49 @@
 //! timestamptz = i64 microseconds since 1970 UTC      double = IEEE 754 binary64, 8 bytes, little-endian
 //! ```
 //!
-//! The fields stand in the order of the columns of `audit_log`, without `prev_hash` and `hash` themselves, so that the
-//! hash can be computed again from the row alone. The first record of a stream has 32 zero bytes as `prev_hash`.
+//! The fields are in the order of the columns of `audit_log`, without `prev_hash` and `hash` themselves, so that the
+//! hash can be computed from the row alone. The first record of a stream has 32 zero bytes as its `prev_hash`.
+//!
+//! **Warning: every stored and delivered record has a hash of this layout.** Never add, remove, reorder or re-encode a
+//! field without a new name in place of "gatepost.v1" and a way to tell from the stream which layout a record has.
+//! Otherwise verification reports every existing trail as changed.
 
 use super::record::{Digest, Entry, Epoch, GatewayId, Seq, StreamPosition};
 
-/// Distinguishes this hash from any other use of SHA-256 over the same bytes, and names the version of the layout.
+/// Separates this hash from any other use of SHA-256 on the same bytes, and names the version of the layout.
 const DOMAIN: &[u8] = b"gatepost.v1";
 
-/// The length that stands for NULL. *Chosen*: no field can be 4 GiB long.
+/// The length that represents NULL. *Chosen*: no field can be 4 GiB long.
 const NULL: u32 = u32::MAX;
 
-/// Room for what is hashed of most entries, in bytes. *Derived*: 22 lengths, four digests, two ids, six numbers, the
-/// domain and the longest status are 384; the rest is for text.
+/// The initial capacity for the hashed bytes of a record. *Derived*: 22 lengths, four digests, two ids, six numbers,
+/// the domain and the longest status are 384 bytes; the rest is for text. Most records fit.
 const FIELDS_BYTES: usize = 1024;
 
-/// The end of a stream so far: what the next record is linked to.
+/// The current end of a stream, to which the next record is linked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The last record's place; zero before the first.
+    /// The seq of the last record; zero before the first.
     pub seq: Seq,
-    /// Its hash; zero before the first.
+    /// The hash of the last record; zero before the first.
     pub hash: Digest,
 }
 
 impl Head {
-    /// Before the first record.
+    /// The head of an empty stream.
     pub const START: Self = Self { seq: Seq::ZERO, hash: Digest::ZERO };
 
-    /// The head after the record at `place`.
+    /// The head after the record at `position`.
     #[must_use]
     pub fn after(position: &StreamPosition) -> Self {
         Self { seq: position.seq, hash: position.hash }
     }
 }
 
-/// Gives `entry` the next place after `head` in the stream of `gateway_id` and `epoch`.
+/// Gives `entry` the next position after `head` in the stream of `gateway_id` and `epoch`.
 #[must_use]
 pub fn link(gateway_id: GatewayId, epoch: Epoch, head: Head, entry: &Entry) -> StreamPosition {
-    // I3: the one place where a seq is made; it is the last one plus one.
+    // I3: every seq is made here, and is the previous one plus one.
     let seq = head.seq.next();
     StreamPosition {
         gateway_id,
@@ -58,14 +62,14 @@ pub fn link(gateway_id: GatewayId, epoch: Epoch, head: Head, entry: &Entry) -> S
     }
 }
 
-/// Whether a record's hash is that of its contents.
+/// Whether a record's hash is the hash of its contents.
 #[must_use]
-pub fn holds(position: &StreamPosition, entry: &Entry) -> bool {
+pub fn hash_matches(position: &StreamPosition, entry: &Entry) -> bool {
     position.hash == hash(position.gateway_id, position.epoch, position.seq, position.prev_hash, entry)
 }
 
 fn hash(gateway_id: GatewayId, epoch: Epoch, seq: Seq, prev_hash: Digest, entry: &Entry) -> Digest {
-    // Hashed at once: SHA-256 takes a page in the time of a dozen small updates.
+    // Hashed in one call: SHA-256 hashes a page in the time of a dozen small updates.
     let mut fields = Fields(Vec::with_capacity(FIELDS_BYTES));
     fields.0.extend_from_slice(DOMAIN);
     fields.0.extend_from_slice(&prev_hash.0);
@@ -95,7 +99,7 @@ fn hash(gateway_id: GatewayId, epoch: Epoch, seq: Seq, prev_hash: Digest, entry:
     Digest::of(&fields.0)
 }
 
-/// Length-prefixed fields in a row, to be hashed.
+/// The bytes to be hashed: length-prefixed fields, one after another.
 struct Fields(Vec<u8>);
 
 impl Fields {
@@ -138,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn i3_places_rise_by_one_and_are_linked() {
+    fn i3_seqs_rise_by_one_and_records_are_linked() {
         let entry = entry(Some("echo"), None);
         let first = position(&entry);
         let second = link(first.gateway_id, first.epoch, Head::after(&first), &entry);
@@ -147,26 +151,26 @@ mod tests {
     }
 
     #[test]
-    fn any_changed_field_breaks_the_link() {
+    fn a_changed_field_changes_the_hash() {
         let original = entry(Some("echo"), None);
         let position = position(&original);
-        assert!(holds(&position, &original));
+        assert!(hash_matches(&position, &original));
         let mut changed = original.clone();
         changed.latency_ms += 1.0;
-        assert!(!holds(&position, &changed));
+        assert!(!hash_matches(&position, &changed));
         let mut changed = original.clone();
         changed.call.request_args = Some(String::new());
-        assert!(!holds(&position, &changed), "NULL differs from empty");
-        assert!(!holds(&StreamPosition { epoch: Epoch(2), ..position }, &original));
+        assert!(!hash_matches(&position, &changed), "NULL differs from empty text");
+        assert!(!hash_matches(&StreamPosition { epoch: Epoch(2), ..position }, &original));
     }
 
     #[test]
-    fn text_that_moves_from_one_field_to_the_next_breaks_the_link() {
+    fn text_moved_to_the_next_field_changes_the_hash() {
         let mut one = entry(Some("ab"), None);
         one.call.backend_name = Some("c".into());
         let mut other = one.clone();
         other.call.tool_name = Some("a".into());
         other.call.backend_name = Some("bc".into());
-        assert!(!holds(&position(&one), &other));
+        assert!(!hash_matches(&position(&one), &other));
     }
 }

@@ -12,146 +12,82 @@
 //!     16      n  body
 //! ```
 //!
-//! A frame is valid when its checksum, version, codec, kind and reserved byte are, and its body is used up by the
-//! decoder. Version 1 decodes for ever. The checksum is compared before anything is decoded, since bincode itself turns
-//! most flipped bits into other values without an error. Decoding arbitrary bytes never panics and never allocates more
-//! than [`BODY_BYTES_MAX`].
+//! **Warning: this layout is on the disks of running gateways and in `audit_quarantine`.** Never change a byte of it,
+//! or the order of the fields in `codec/body.rs`, without a new format version in byte 4, a decoder that still reads
+//! version 1, and new golden frames beside `codec/record_v1.hex`. If the test `version_1_decodes_for_ever` fails, the
+//! code is wrong, not the golden frame.
 //!
-//! A segment is record frames, one after another, with nothing between them.
+//! A frame is valid if its checksum, version, codec, kind and reserved byte are correct and the decoder uses the whole
+//! body. The checksum is compared before anything is decoded, because bincode decodes most flipped bits into other
+//! values without an error. Decoding arbitrary bytes never panics and never allocates more than [`BODY_BYTES_MAX`].
 //!
-//! This is the only module that names bincode.
+//! A segment is a sequence of record frames with nothing between them.
+//!
+//! Only this module uses bincode.
 
+mod body;
+mod error;
 pub mod explain;
+mod layout;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{Decode, Encode};
-use uuid::Uuid;
 
-use super::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, NORMALISABLE, RequestId, Seq, Status, StreamPosition, Text,
-    Timestamp,
-};
+pub use error::CodecError;
+pub(super) use layout::MAGIC;
+pub use layout::{BODY_BYTES_MAX, HEADER_BYTES};
 
-/// Bytes before the body.
-pub const HEADER_BYTES: usize = 16;
+use body::{CallBody, RecordBody};
+use layout::{CODEC_BINCODE, VERSION};
 
-/// Longest body, in bytes. *Derived*: [`ARGS_BYTES_MAX`](super::record::ARGS_BYTES_MAX), every text at its limit (about
-/// 14 KiB) and the fixed part, rounded up to a power of two.
-pub const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+use super::record::{AuditRecord, Call};
 
-pub(super) const MAGIC: [u8; 4] = *b"GPRF";
-const VERSION: u8 = 1;
-const CODEC_BINCODE: u8 = 1;
-
-/// bincode's format: variable-length integers; the limit guards decoding only, [`frame`] guards encoding.
-const FORMAT: Configuration<LittleEndian, Varint, Limit<BODY_BYTES_MAX>> =
+/// The configuration of bincode: variable-length integers. The limit only guards decoding; [`frame`] guards encoding.
+const BINCODE: Configuration<LittleEndian, Varint, Limit<BODY_BYTES_MAX>> =
     bincode::config::standard().with_little_endian().with_limit::<BODY_BYTES_MAX>();
 
-/// What a frame holds.
+/// The kind of a frame, byte 6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum FrameKind {
     Record = 1,
     Intent = 2,
-}
-
-/// Why bytes are no valid frame, or a value cannot become one.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The bytes end before the frame does.
-    #[error("frame is cut: {have} bytes, {need} needed")]
-    Cut {
-        /// Bytes there are.
-        have: usize,
-        /// Bytes the frame has.
-        need: usize,
-    },
-    /// The bytes do not begin as a frame.
-    #[error("no frame begins here: magic is {found:02x?}")]
-    Magic {
-        /// The four bytes there.
-        found: [u8; 4],
-    },
-    /// A checksum that differs.
-    #[error("frame checksum is {found:#010x}, its bytes give {computed:#010x}")]
-    Checksum {
-        /// The checksum in the frame.
-        found: u32,
-        /// The checksum of its bytes.
-        computed: u32,
-    },
-    /// A frame from a newer version, or of another kind.
-    #[error("frame has version {version}, codec {codec}, kind {kind}; this Gatepost reads version 1, codec 1")]
-    Unknown {
-        /// Its version.
-        version: u8,
-        /// Its codec.
-        codec: u8,
-        /// Its kind.
-        kind: u8,
-    },
-    /// A body beyond the limit.
-    #[error("frame body is {bytes} bytes, limit {BODY_BYTES_MAX}")]
-    TooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// bincode refused the body.
-    #[error("frame body cannot be decoded")]
-    Decode(#[source] Box<bincode::error::DecodeError>),
-    /// bincode refused the value.
-    #[error("record cannot be encoded")]
-    Encode(#[source] Box<bincode::error::EncodeError>),
-    /// The body is longer than what it decodes to.
-    #[error("frame body is {bytes} bytes, of which {used} were used")]
-    Trailing {
-        /// Its length.
-        bytes: usize,
-        /// What the decoder used.
-        used: usize,
-    },
-    /// A value that no record may hold.
-    #[error("frame holds an impossible {field}")]
-    Value {
-        /// Which.
-        field: &'static str,
-    },
 }
 
 /// Appends the frame of `record` to `out`.
 ///
 /// # Errors
-/// [`Error::TooLong`] or [`Error::Encode`]; `out` is as before.
-pub fn encode_record(record: &AuditRecord, out: &mut Vec<u8>) -> Result<(), Error> {
-    frame(Kind::Record, &RecordBody::<&str>::from(record), out)
+/// [`CodecError::TooLong`] or [`CodecError::Encode`]; `out` is unchanged.
+pub fn encode_record(record: &AuditRecord, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    frame(FrameKind::Record, &RecordBody::<&str>::from(record), out)
 }
 
-/// The frame of an intent.
+/// The frame of the intent of `call`.
 ///
 /// # Errors
-/// [`Error::TooLong`] or [`Error::Encode`].
-pub fn encode_intent(call: &Call) -> Result<Vec<u8>, Error> {
+/// [`CodecError::TooLong`] or [`CodecError::Encode`].
+pub fn encode_intent(call: &Call) -> Result<Vec<u8>, CodecError> {
     let mut out = Vec::with_capacity(HEADER_BYTES + call.size_bytes());
-    frame(Kind::Intent, &CallBody::<&str>::from(call), &mut out)?;
+    frame(FrameKind::Intent, &CallBody::<&str>::from(call), &mut out)?;
     Ok(out)
 }
 
 /// Decodes the record frame at the start of `bytes`; returns it with its length in bytes.
 ///
 /// # Errors
-/// See [`Error`].
-pub fn decode_record(bytes: &[u8]) -> Result<(AuditRecord, usize), Error> {
-    let (body, length) = unframe::<RecordBody<String>>(Kind::Record, bytes)?;
+/// See [`CodecError`].
+pub fn decode_record(bytes: &[u8]) -> Result<(AuditRecord, usize), CodecError> {
+    let (body, length) = unframe::<RecordBody<String>>(FrameKind::Record, bytes)?;
     Ok((AuditRecord::try_from(body)?, length))
 }
 
-/// Decodes an intent, which is all of `bytes`.
+/// Decodes an intent frame that is all of `bytes`.
 ///
 /// # Errors
-/// See [`Error`].
-pub fn decode_intent(bytes: &[u8]) -> Result<Call, Error> {
+/// See [`CodecError`].
+pub fn decode_intent(bytes: &[u8]) -> Result<Call, CodecError> {
     let (call, length) = decode_intent_at(bytes)?;
     if length != bytes.len() {
-        return Err(Error::Trailing { bytes: bytes.len(), used: length });
+        return Err(CodecError::Trailing { bytes: bytes.len(), used: length });
     }
     Ok(call)
 }
@@ -159,14 +95,14 @@ pub fn decode_intent(bytes: &[u8]) -> Result<Call, Error> {
 /// Decodes the intent frame at the start of `bytes`; returns it with its length in bytes.
 ///
 /// # Errors
-/// See [`Error`].
-pub fn decode_intent_at(bytes: &[u8]) -> Result<(Call, usize), Error> {
-    let (body, length) = unframe::<CallBody<String>>(Kind::Intent, bytes)?;
+/// See [`CodecError`].
+pub fn decode_intent_at(bytes: &[u8]) -> Result<(Call, usize), CodecError> {
+    let (body, length) = unframe::<CallBody<String>>(FrameKind::Intent, bytes)?;
     Ok((Call::try_from(body)?, length))
 }
 
-/// The records of a segment, in order. The first fault ends the iteration.
-pub fn decode_segment(bytes: &[u8]) -> impl Iterator<Item = Result<AuditRecord, Error>> {
+/// The records of a segment, in order. The iteration ends after the first error.
+pub fn decode_segment(bytes: &[u8]) -> impl Iterator<Item = Result<AuditRecord, CodecError>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -181,7 +117,8 @@ pub fn decode_segment(bytes: &[u8]) -> impl Iterator<Item = Result<AuditRecord, 
     })
 }
 
-fn frame<T: Encode>(kind: Kind, body: &T, out: &mut Vec<u8>) -> Result<(), Error> {
+/// Appends the frame of `body` to `out`; leaves `out` unchanged after an error.
+fn frame<T: Encode>(kind: FrameKind, body: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
     let start = out.len();
     let result = write_frame(kind, body, out, start);
     if result.is_err() {
@@ -190,13 +127,13 @@ fn frame<T: Encode>(kind: Kind, body: &T, out: &mut Vec<u8>) -> Result<(), Error
     result
 }
 
-fn write_frame<T: Encode>(kind: Kind, body: &T, out: &mut Vec<u8>, start: usize) -> Result<(), Error> {
+fn write_frame<T: Encode>(kind: FrameKind, body: &T, out: &mut Vec<u8>, start: usize) -> Result<(), CodecError> {
     out.extend_from_slice(&[0; HEADER_BYTES]);
-    bincode::encode_into_std_write(body, out, FORMAT).map_err(|error| Error::Encode(Box::new(error)))?;
+    bincode::encode_into_std_write(body, out, BINCODE).map_err(|error| CodecError::Encode(Box::new(error)))?;
     let frame = out.get_mut(start..).unwrap_or_default();
     let bytes = frame.len() - HEADER_BYTES;
-    // I6: a body beyond the limit would never decode again, so it is never written.
-    let length = u32::try_from(bytes).ok().filter(|_| bytes <= BODY_BYTES_MAX).ok_or(Error::TooLong { bytes })?;
+    // I6: a body over the limit could not be decoded, so it is never written.
+    let length = u32::try_from(bytes).ok().filter(|_| bytes <= BODY_BYTES_MAX).ok_or(CodecError::TooLong { bytes })?;
     let (header, body) = frame.split_at_mut(HEADER_BYTES);
     let [l0, l1, l2, l3] = length.to_le_bytes();
     let [m0, m1, m2, m3] = MAGIC;
@@ -208,30 +145,32 @@ fn write_frame<T: Encode>(kind: Kind, body: &T, out: &mut Vec<u8>, start: usize)
     Ok(())
 }
 
-fn unframe<T: Decode<()>>(want: Kind, bytes: &[u8]) -> Result<(T, usize), Error> {
-    let cut = |need| Error::Cut { have: bytes.len(), need };
+/// Checks the frame at the start of `bytes` and decodes its body; returns it with the length of the frame.
+fn unframe<T: Decode<()>>(expected: FrameKind, bytes: &[u8]) -> Result<(T, usize), CodecError> {
+    let cut = |need| CodecError::Truncated { have: bytes.len(), need };
     let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or_else(|| cut(HEADER_BYTES))?;
     let [m0, m1, m2, m3, version, codec, kind, reserved, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
     let magic = [m0, m1, m2, m3];
     if magic != MAGIC {
-        return Err(Error::Magic { found: magic });
+        return Err(CodecError::Magic { found: magic });
     }
     let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
     if length > BODY_BYTES_MAX {
-        return Err(Error::TooLong { bytes: length });
+        return Err(CodecError::TooLong { bytes: length });
     }
     let body = rest.get(..length).ok_or_else(|| cut(HEADER_BYTES + length))?;
     let found = u32::from_le_bytes([c0, c1, c2, c3]);
     let computed = checksum(header.first_chunk::<12>().unwrap_or(&[0; 12]), body);
     if found != computed {
-        return Err(Error::Checksum { found, computed });
+        return Err(CodecError::Checksum { found, computed });
     }
-    if version != VERSION || codec != CODEC_BINCODE || kind != want as u8 || reserved != 0 {
-        return Err(Error::Unknown { version, codec, kind });
+    if version != VERSION || codec != CODEC_BINCODE || kind != expected as u8 || reserved != 0 {
+        return Err(CodecError::Unsupported { version, codec, kind });
     }
-    let (value, used) = bincode::decode_from_slice(body, FORMAT).map_err(|error| Error::Decode(Box::new(error)))?;
+    let (value, used) =
+        bincode::decode_from_slice(body, BINCODE).map_err(|error| CodecError::Decode(Box::new(error)))?;
     if used != length {
-        return Err(Error::Trailing { bytes: length, used });
+        return Err(CodecError::Trailing { bytes: length, used });
     }
     Ok((value, HEADER_BYTES + length))
 }
@@ -240,158 +179,17 @@ fn checksum(covered: &[u8; 12], body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(covered), body)
 }
 
-/// A [`Call`] as it is laid out; the field order is the format. Text is borrowed to be encoded, owned when decoded.
-#[derive(Encode, Decode)]
-struct CallBody<T> {
-    request_id: [u8; 16],
-    timestamp: i64,
-    method: T,
-    client_subject: T,
-    client_role: Option<T>,
-    client_issuer: Option<T>,
-    token_id: Option<T>,
-    client_addr: Option<T>,
-    session_id: Option<T>,
-    rpc_id: Option<T>,
-    tool_name: Option<T>,
-    backend_name: Option<T>,
-    request_args: Option<T>,
-    args_digest: Option<[u8; 32]>,
-    /// Bit n: the field at position n of [`NORMALISABLE`] was changed.
-    normalised: u16,
-}
-
-/// An [`AuditRecord`] as it is laid out; the field order is the format.
-#[derive(Encode, Decode)]
-struct RecordBody<T> {
-    gateway_id: [u8; 16],
-    epoch: u64,
-    seq: u64,
-    prev_hash: [u8; 32],
-    hash: [u8; 32],
-    call: CallBody<T>,
-    /// Position in [`Status::ALL`].
-    response_status: u8,
-    error_message: Option<T>,
-    response_digest: Option<[u8; 32]>,
-    response_bytes: Option<u64>,
-    latency_ms: f64,
-}
-
-impl<'a> From<&'a Call> for CallBody<&'a str> {
-    fn from(call: &'a Call) -> Self {
-        let bit = |column: &&str| NORMALISABLE.iter().position(|name| name == column).map_or(0, |idx| 1 << idx);
-        Self {
-            request_id: call.request_id.0.into_bytes(),
-            timestamp: call.timestamp.micros(),
-            method: &call.method,
-            client_subject: &call.client_subject,
-            client_role: call.client_role.as_deref(),
-            client_issuer: call.client_issuer.as_deref(),
-            token_id: call.token_id.as_deref(),
-            client_addr: call.client_addr.as_deref(),
-            session_id: call.session_id.as_deref(),
-            rpc_id: call.rpc_id.as_deref(),
-            tool_name: call.tool_name.as_deref(),
-            backend_name: call.backend_name.as_deref(),
-            request_args: call.request_args.as_deref(),
-            args_digest: call.args_digest.map(|digest| digest.0),
-            normalised: call.normalised.iter().fold(0, |mask, column| mask | bit(column)),
-        }
-    }
-}
-
-impl TryFrom<CallBody<String>> for Call {
-    type Error = Error;
-
-    fn try_from(body: CallBody<String>) -> Result<Self, Error> {
-        let timestamp = Timestamp::from_micros(body.timestamp);
-        if timestamp.micros() != body.timestamp {
-            return Err(Error::Value { field: "timestamp" });
-        }
-        if usize::from(body.normalised) >> NORMALISABLE.len() != 0 {
-            return Err(Error::Value { field: "normalised" });
-        }
-        let changed = |(idx, _): &(usize, &&str)| body.normalised & (1 << idx) != 0;
-        Ok(Self {
-            request_id: RequestId(Uuid::from_bytes(body.request_id)),
-            timestamp,
-            method: body.method.into(),
-            client_subject: body.client_subject.into(),
-            client_role: body.client_role.map(Text::from),
-            client_issuer: body.client_issuer.map(Text::from),
-            token_id: body.token_id.map(Text::from),
-            client_addr: body.client_addr.map(Text::from),
-            session_id: body.session_id.map(Text::from),
-            rpc_id: body.rpc_id.map(Text::from),
-            tool_name: body.tool_name.map(Text::from),
-            backend_name: body.backend_name.map(Text::from),
-            request_args: body.request_args,
-            args_digest: body.args_digest.map(Digest),
-            normalised: NORMALISABLE.iter().enumerate().filter(changed).map(|(_, name)| *name).collect(),
-        })
-    }
-}
-
-impl<'a> From<&'a AuditRecord> for RecordBody<&'a str> {
-    fn from(record: &'a AuditRecord) -> Self {
-        let AuditRecord { position, entry } = record;
-        let status = Status::ALL.iter().position(|status| *status == entry.response_status);
-        Self {
-            gateway_id: position.gateway_id.0.into_bytes(),
-            epoch: position.epoch.0,
-            seq: position.seq.0,
-            prev_hash: position.prev_hash.0,
-            hash: position.hash.0,
-            call: CallBody::from(&entry.call),
-            response_status: status.and_then(|idx| u8::try_from(idx).ok()).unwrap_or(u8::MAX),
-            error_message: entry.error_message.as_deref(),
-            response_digest: entry.response_digest.map(|digest| digest.0),
-            response_bytes: entry.response_bytes,
-            latency_ms: entry.latency_ms,
-        }
-    }
-}
-
-impl TryFrom<RecordBody<String>> for AuditRecord {
-    type Error = Error;
-
-    fn try_from(body: RecordBody<String>) -> Result<Self, Error> {
-        let status = Status::ALL.get(usize::from(body.response_status)).copied();
-        if !body.latency_ms.is_finite() || body.latency_ms < 0.0 {
-            return Err(Error::Value { field: "latency_ms" });
-        }
-        Ok(Self {
-            position: StreamPosition {
-                gateway_id: GatewayId(Uuid::from_bytes(body.gateway_id)),
-                epoch: Epoch(body.epoch),
-                seq: Seq(body.seq),
-                prev_hash: Digest(body.prev_hash),
-                hash: Digest(body.hash),
-            },
-            entry: Entry {
-                call: Call::try_from(body.call)?,
-                response_status: status.ok_or(Error::Value { field: "response_status" })?,
-                error_message: body.error_message,
-                response_digest: body.response_digest.map(Digest),
-                response_bytes: body.response_bytes,
-                latency_ms: body.latency_ms,
-            },
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
-
-    use crate::audit::chain::{self, Head};
-    use crate::audit::record::{Caller, Correlation, Outcome};
-    use crate::audit::redact::Redaction;
+    use uuid::Uuid;
 
     use super::*;
+    use crate::audit::chain::{self, Head};
+    use crate::audit::record::{Caller, Correlation, Entry, Epoch, GatewayId, Outcome, RequestId, Status, Timestamp};
+    use crate::audit::redact::Redaction;
 
     fn sample(args: &str, tool: Option<&str>, status: Status) -> AuditRecord {
         let mut call = Call::new(RequestId(Uuid::from_bytes([7; 16])), "tools/call")
@@ -411,17 +209,13 @@ mod tests {
         out
     }
 
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-    }
-
     #[test]
     fn version_1_decodes_for_ever() {
         let golden = include_str!("codec/record_v1.hex").trim();
         let record = sample(r#"{"text":"hi"}"#, Some("echo"), Status::Ok);
-        assert_eq!(hex(&encoded(&record)), golden);
+        assert_eq!(hex::encode(encoded(&record)), golden);
         let golden = include_str!("codec/intent_v1.hex").trim();
-        assert_eq!(hex(&encode_intent(&record.entry.call).unwrap()), golden);
+        assert_eq!(hex::encode(encode_intent(&record.entry.call).unwrap()), golden);
     }
 
     #[test]
@@ -438,16 +232,16 @@ mod tests {
     }
 
     #[test]
-    fn i6_a_record_beyond_the_limit_is_refused_and_leaves_nothing() {
+    fn i6_a_record_over_the_limit_is_rejected_and_leaves_the_buffer_unchanged() {
         let mut record = sample("{}", None, Status::Ok);
         record.entry.error_message = Some("x".repeat(BODY_BYTES_MAX));
         let mut out = vec![1, 2, 3];
-        assert!(matches!(encode_record(&record, &mut out), Err(Error::TooLong { .. })));
+        assert!(matches!(encode_record(&record, &mut out), Err(CodecError::TooLong { .. })));
         assert_eq!(out, [1, 2, 3]);
     }
 
     #[test]
-    fn an_intent_keeps_what_was_normalised() {
+    fn intent_keeps_the_names_of_normalised_fields() {
         let call = sample("{}", Some("a\0b"), Status::Ok).entry.call;
         let decoded = decode_intent(&encode_intent(&call).unwrap()).unwrap();
         assert_eq!(decoded, call);
@@ -455,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_gives_its_records_in_order_and_stops_at_a_fault() {
+    fn segment_yields_its_records_in_order_and_stops_at_an_error() {
         let record = sample("{}", None, Status::Ok);
         let mut bytes = encoded(&record);
         let second = bytes.len();
@@ -463,7 +257,7 @@ mod tests {
         assert_eq!(decode_segment(&bytes).filter_map(Result::ok).count(), 2);
         bytes[second + 20] ^= 1;
         let decoded: Vec<_> = decode_segment(&bytes).collect();
-        assert!(matches!(decoded[..], [Ok(_), Err(Error::Checksum { .. })]));
+        assert!(matches!(decoded[..], [Ok(_), Err(CodecError::Checksum { .. })]));
     }
 
     proptest! {
@@ -474,7 +268,11 @@ mod tests {
         }
 
         #[test]
-        fn records_survive_the_round_trip(text in ".{0,80}", status in 0_usize..Status::ALL.len(), ms in 0_u64..1 << 40) {
+        fn records_survive_the_round_trip(
+            text in ".{0,80}",
+            status in 0_usize..Status::ALL.len(),
+            ms in 0_u64..1 << 40,
+        ) {
             let mut record = sample(&serde_json::json!({ "text": text }).to_string(), Some(&text), Status::ALL[status]);
             record.entry.latency_ms = Duration::from_micros(ms).as_secs_f64() * 1000.0;
             let bytes = encoded(&record);

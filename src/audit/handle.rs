@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::meter::Meter;
 use super::record::{Call, Entry, Outcome, RequestId, Status};
-use super::ring::{self, NoRoom, Phase, Reservation, Ring};
+use super::ring::{self, AdmissionError, Phase, Reservation, Ring};
 
 /// The pipeline's handle. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -143,7 +143,7 @@ impl Audit {
         let admission = handle.timeouts.admission;
         let reservation = match handle.ring.reserve_continued(&call, admission).await {
             Ok(reservation) => reservation,
-            Err(NoRoom::Closed) => return Err(UnavailableError::Closed),
+            Err(AdmissionError::Closed) => return Err(UnavailableError::Closed),
             Err(no_room) => {
                 let cause = no_room.after(admission);
                 tracing::error!(%request_id, %cause, "audit unavailable; continuing unaudited (audit.on_failure)");
@@ -225,11 +225,11 @@ impl Handle {
     /// Waits until an appended record is stored, if the level requires it.
     async fn wait_for_level(
         &self,
-        appended: Result<(), ring::Closed>,
+        appended: Result<(), ring::RingClosedError>,
         stored: Option<oneshot::Receiver<()>>,
     ) -> Result<(), UnavailableError> {
         // I1: a record that the ring did not accept has reached no level.
-        appended.map_err(|ring::Closed| UnavailableError::Closed)?;
+        appended.map_err(|ring::RingClosedError| UnavailableError::Closed)?;
         let Some(stored) = stored else { return Ok(()) };
         let waited = self.timeouts.store;
         match tokio::time::timeout(waited, stored).await {
@@ -240,7 +240,7 @@ impl Handle {
     }
 }
 
-impl NoRoom {
+impl AdmissionError {
     fn after(self, waited: Duration) -> UnavailableError {
         match self {
             Self::Full => UnavailableError::Full { waited },
@@ -290,7 +290,7 @@ impl Receipt {
         outcome: Outcome,
         latency: Duration,
         stored: Option<oneshot::Sender<()>>,
-    ) -> Result<(), ring::Closed> {
+    ) -> Result<(), ring::RingClosedError> {
         // I2: however a call ends, its record is appended here, once.
         let Some(Open { handle, call, reservation, .. }) = self.open.take() else { return Ok(()) };
         handle.ring.end(reservation, Entry::new(call, outcome, latency), true, stored)

@@ -82,7 +82,7 @@ pub struct LastError {
     pub at: Timestamp,
 }
 
-/// The pipeline's counters and timings. The ring's [`Gauge`](super::ring::Gauge) and the shipper's state are separate.
+/// The pipeline's counters and timings. The ring's [`Gauge`](super::ring::RingGauge) and the shipper's state are separate.
 #[derive(Debug)]
 pub struct Meter {
     /// Latency that auditing adds to a call: the waits for room and for both commits.

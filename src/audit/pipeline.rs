@@ -14,8 +14,8 @@ use super::meter::Meter;
 use super::outbox::fs::Fs;
 use super::outbox::{self, Opening, Reader};
 use super::record::{Epoch, GatewayId, Seq};
-use super::ring::{self, Beat, Gauge, Phase, Ring};
-use super::scribe::{About, Mode, Report, Scribe};
+use super::ring::{self, Heartbeat, Phase, Ring, RingGauge};
+use super::scribe::{ConfigSummary, EpochReport, Mode, Scribe};
 use super::shipper::{BatchLimits, Shipper, ShipperState};
 use super::sink::Sink;
 
@@ -29,7 +29,7 @@ pub struct Config {
     /// The level at which calls wait.
     pub mode: Mode,
     /// Limits of the ring.
-    pub ring: ring::Limits,
+    pub ring: ring::RingLimits,
     /// Quota for all files of the outbox together, in bytes.
     pub outbox_bytes_max: u64,
     /// Limits on the time that a call waits.
@@ -37,7 +37,7 @@ pub struct Config {
     /// Limits of a batch that is delivered to Postgres.
     pub batch: BatchLimits,
     /// Details for the epoch's opening record.
-    pub about: About,
+    pub about: ConfigSummary,
 }
 
 /// The running pipeline.
@@ -45,7 +45,7 @@ pub struct Config {
 pub struct Pipeline {
     audit: Audit,
     probe: Probe,
-    scribe: JoinHandle<Report>,
+    scribe: JoinHandle<EpochReport>,
     shipper: Option<tokio::task::JoinHandle<()>>,
     deadline: CancellationToken,
 }
@@ -55,7 +55,7 @@ pub struct Pipeline {
 pub struct Probe {
     audit: Audit,
     ring: Arc<Ring>,
-    limits: ring::Limits,
+    limits: ring::RingLimits,
     reader: Reader,
     meter: Arc<Meter>,
     shipper: watch::Receiver<ShipperState>,
@@ -82,7 +82,7 @@ impl Pipeline {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start<S: Sink>(config: &Config, fs: Arc<dyn Fs>, sink: Option<S>) -> Result<Self, outbox::Error> {
+    pub fn start<S: Sink>(config: &Config, fs: Arc<dyn Fs>, sink: Option<S>) -> Result<Self, outbox::OutboxError> {
         let opening = Opening::open(fs, &config.dir, config.gateway_id)?;
         if let Some(previous) = opening.previous.filter(|previous| !previous.closed) {
             let (epoch, interrupted) = (previous.epoch, opening.interrupted.len());
@@ -109,11 +109,12 @@ impl Pipeline {
         let scribe = std::thread::Builder::new().name("scribe".to_owned()).spawn(move || {
             catch_unwind(AssertUnwindSafe(|| scribe.run())).unwrap_or_else(|panicked| {
                 tracing::error!("scribe panicked (a bug in Gatepost); refusing calls until the gateway is restarted");
-                scribed.fail();
+                scribed.mark_scribe_failed();
                 resume_unwind(panicked)
             })
         });
-        let io = |source| outbox::Error::Io { operation: "start the scribe for", path: config.dir.clone(), source };
+        let io =
+            |source| outbox::OutboxError::Io { operation: "start the scribe for", path: config.dir.clone(), source };
         let scribe = scribe.map_err(io)?;
         let audit = Audit::enabled(Arc::clone(&ring), Arc::clone(&meter), config.mode == Mode::Stored, config.timeouts);
         let (limits, reader) = (config.ring, reader.for_inspection());
@@ -140,8 +141,8 @@ impl Pipeline {
     /// intents and become `interrupted` at the next start.
     pub async fn stop(self, store: Duration, ship: Duration) -> StopReport {
         let ring = &self.probe.ring;
-        ring.turn(Phase::Closing);
-        let closed = tokio::time::timeout(store, ring.reached(Phase::Closed)).await;
+        ring.advance_phase(Phase::Closing);
+        let closed = tokio::time::timeout(store, ring.wait_for_phase(Phase::Closed)).await;
         if closed.is_err() {
             tracing::error!(timeout = ?store, "outbox did not store the ring's records in time; they may be lost");
         }
@@ -155,13 +156,13 @@ impl Pipeline {
                 }
             }
         }
-        ring.turn(Phase::Finished);
+        ring.advance_phase(Phase::Finished);
         let scribe = self.scribe;
         let report = tokio::task::spawn_blocking(move || scribe.join()).await;
         let gauge = ring.gauge();
         let lost = match report {
             Ok(Ok(report)) => report.lost,
-            _ => ring.only_in_memory(),
+            _ => ring.queued_only_count(),
         };
         StopReport { lost, last: gauge.stamped, delivered: gauge.delivered }
     }
@@ -170,19 +171,19 @@ impl Pipeline {
 impl Probe {
     /// The ring's fill level and positions.
     #[must_use]
-    pub fn gauge(&self) -> Gauge {
+    pub fn gauge(&self) -> RingGauge {
         self.ring.gauge()
     }
 
     /// The scribe's heartbeat.
     #[must_use]
-    pub fn beat(&self) -> Beat {
-        self.ring.beat()
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.ring.heartbeat()
     }
 
     /// The ring's limits.
     #[must_use]
-    pub fn ring_limits(&self) -> ring::Limits {
+    pub fn ring_limits(&self) -> ring::RingLimits {
         self.limits
     }
 

@@ -1,14 +1,17 @@
-//! The scribe: one OS thread that gives records their place and stores them.
+//! The scribe: one OS thread that gives records their position in the stream and stores them.
 //!
-//! It takes all that arrived while it was busy: under load a commit is shared by everything that waited for the one
-//! before. Those who were told by that one get a moment, a part of what it took, to join; nothing else is timed. It links each
-//! record into the chain, encodes them into segments, and commits segments, intents and watermarks at once. Receipts are told after the commit, in the order in which calls arrived.
+//! It takes everything that arrived while it was busy, so under load all callers that waited for one commit share the
+//! next one. It links each record into the hash chain, encodes the records into segments, and stores segments, intents
+//! and watermarks in one commit. After the commit it signals the waiting callers, in the order in which they arrived.
+//! Then it waits briefly (a fraction of the commit's duration) for those callers to append their next item, so that the
+//! next commit includes them. There is no other timer on this path.
 //!
-//! At level `queued` it stamps and publishes at once, and stores only what is not delivered in time (*spilling*), until
-//! the backlog is gone. Then the disk is idle.
+//! At level `queued` it publishes records at once, and stores only those that are not delivered in time (*spilling*),
+//! until the backlog is delivered. Without a backlog it does not use the disk.
 //!
-//! When the outbox cannot store, the scribe keeps what it took and tries again for as long as it takes; the ring fills
-//! behind it and calls are refused. It gives up only when the shell says that time is over, and says what was lost.
+//! If the outbox cannot store, the scribe keeps its batch and retries until it can. Meanwhile the ring fills and calls
+//! are refused. The scribe stops retrying only in phase [`Phase::Finished`], and then reports how many records are
+//! lost.
 
 mod events;
 mod segments;
@@ -19,48 +22,49 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-pub use events::About;
-use events::{closed, damaged, gap, interrupted, opened};
+pub use events::ConfigSummary;
 
 use super::chain::{self, Head};
 use super::meter::Meter;
-use super::outbox::{self, Commit, Opening, Outbox, Space};
+use super::outbox::{self, Commit, Opening, Outbox, OutboxError, Space};
 use super::record::{AuditRecord, Epoch, GatewayId, PendingRecord, RequestId};
-use super::ring::{self, Arrival, Capacity, Missed, Phase, Ring, Slot, Taken, Work};
+use super::ring::{BatchRoom, OutboxCapacity, Phase, Ring, RingLimits, Slot, UnrecordedCalls, Work, WorkItem};
 use super::sync::Instant;
 
-/// The part of the last commit's duration that the scribe waits at most for those whom it has just told, so that what
-/// they do next shares one commit with what arrived meanwhile. Without it two halves of the callers take turns, and each
-/// waits two commits a step. *Measured*: `benches/latency.rs` and `benches/store.rs`.
+/// The scribe waits for the callers that it has just signalled for at most the last commit's duration divided by this.
+/// Their next items then share a commit with the items that arrived during the last one; without the wait, two halves
+/// of the callers take turns and each step takes two commits. *Measured*: `benches/latency.rs` and `benches/store.rs`.
 const GATHER_SHARE: u32 = 4;
 
-/// Commits that do not wait for anybody after one for which fewer than half came back in time, as where their backends
-/// take longer than a commit. *Chosen*: rare enough to cost nothing, often enough to notice that callers changed.
+/// The number of commits without such a wait, after a wait in which fewer than half of the callers came back. That
+/// happens if the backends take longer than a commit. *Chosen*: rare enough that the waits cost nothing, often enough
+/// to notice that the load has changed.
 const GATHER_PAUSE: u32 = 16;
 
-/// Pauses between tries of a failing outbox. *Chosen*: short enough that a freed disk is noticed at once.
+/// The pause between attempts to use a failing outbox. *Chosen*: a disk that has room again is noticed at once, and two
+/// attempts a second do not load a failing one.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Percentages of the quota at which an alarm is raised. *Spec*: docs/design.md, "Outbox".
+/// Percentages of the quota at which an error is logged. *Spec*: `docs/design.md`, "Outbox".
 const ALARM_PERCENTS: [u64; 3] = [75, 90, 100];
 
-/// The part of the quota that refusals and outcomes may use beyond it. *Chosen*: as much as one generation file of a
-/// small quota, see [`outbox`].
+/// Refusals and the records of open calls may exceed the quota by the quota divided by this. *Chosen*: as much as one
+/// generation file of a small quota, see [`outbox`].
 const REFUSALS_SHARE: u64 = 8;
 
-/// What a record waits for.
+/// When records go through the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Everything passes through the outbox.
+    /// All records go through the outbox.
     Stored,
-    /// Only what Postgres does not take within `spill_after`.
+    /// Only the records that Postgres does not take within `spill_after` go through the outbox.
     Queued {
-        /// The age at which the oldest undelivered record makes the ring spill.
+        /// The age of the oldest undelivered record at which the scribe starts to spill.
         spill_after: Duration,
     },
 }
 
-/// The scribe, before its thread runs.
+/// The scribe. [`Scribe::run`] is the body of its thread.
 #[derive(Debug)]
 pub struct Scribe {
     ring: Arc<Ring>,
@@ -69,80 +73,81 @@ pub struct Scribe {
     mode: Mode,
     gateway_id: GatewayId,
     epoch: Epoch,
-    /// The last record with a place.
+    /// The last record with a position.
     head: Head,
     /// The last record in the outbox.
     stored: Head,
-    /// All of this epoch up to here was forgotten by the outbox.
-    forgotten: Head,
+    /// The last record of this epoch that the outbox has removed after its delivery.
+    removed: Head,
     spilling: bool,
-    /// The closing record was made.
+    /// The closing record is made.
     closed: bool,
-    /// Open calls whose intents are in memory only (level `queued`).
-    open: BTreeMap<RequestId, Arc<[u8]>>,
-    /// Open calls whose intents are in the outbox.
+    /// The intents of open calls that are in memory only (level `queued`).
+    queued_intents: BTreeMap<RequestId, Arc<[u8]>>,
+    /// The open calls whose intents are in the outbox.
     stored_intents: HashSet<RequestId>,
     watermarks: Vec<(Epoch, Head)>,
     space: Space,
-    /// When the last commit failed, where none has succeeded since.
-    failed: Option<Instant>,
-    /// Commits to come that wait for nobody.
-    hurries: u32,
+    /// The time at which the last commit failed, if none has succeeded since.
+    failed_at: Option<Instant>,
+    /// The number of commits that are still to come without a wait for callers.
+    gather_pause: u32,
     /// The segments of the next batch.
     segments: segments::Builder,
 }
 
-/// How a gateway's epoch ended.
+/// The end of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Records that only the ring had; 0 unless the outbox failed to the end.
+pub struct EpochReport {
+    /// The number of lost records, which only the ring had. It is 0 unless the outbox failed until the end.
     pub lost: usize,
     /// The last record of the epoch.
     pub last: Head,
 }
 
-/// What one commit stores and whom it concerns.
+/// The records, intents and waiting callers of one turn.
 #[derive(Debug, Default)]
 struct Batch {
     records: Vec<Slot>,
-    /// The records, where they are stored in any case.
+    /// The records as segments, in [`Mode::Stored`].
     segments: segments::Builder,
     begun: Vec<(RequestId, Arc<[u8]>)>,
     ended: Vec<RequestId>,
-    told: Vec<oneshot::Sender<()>>,
-    taken: Taken,
+    /// Signalled after the commit.
+    receipts: Vec<oneshot::Sender<()>>,
+    room: BatchRoom,
 }
 
-/// How much of what the scribe has goes into a commit.
+/// The contents of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extent {
-    /// Watermarks alone. Records stored along with them would have to be forgotten next, and so on: after a spill the
-    /// disk would never be idle again.
+    /// Watermarks alone. Records stored along with them would have to be removed by the next commit, which would store
+    /// records again, and so on: after a spill the disk would never be idle.
     Watermarks,
-    /// And the batch, and what was only queued before it.
+    /// Watermarks, the batch, and the records that were queued only before it.
     All,
-    /// And the epoch is closed.
+    /// The same, and the epoch is closed.
     Closing,
 }
 
 impl Scribe {
-    /// Begins the epoch: its opening record, and an `interrupted` record for every call that was open when the last one
-    /// died, are stored with the epoch itself.
+    /// Begins the epoch. Its opening record, and an `interrupted` record for every call that was open when the previous
+    /// epoch ended in a crash, are stored in the same commit as the epoch itself.
     ///
     /// # Errors
     /// The outbox cannot be written; nothing was begun.
     pub fn begin(
         opening: Opening,
-        limits: ring::Limits,
+        limits: RingLimits,
         outbox_bytes_max: u64,
         mode: Mode,
-        about: &About,
-    ) -> Result<Self, outbox::Error> {
+        config: &ConfigSummary,
+    ) -> Result<Self, OutboxError> {
         let (gateway_id, epoch) = (opening.gateway_id, opening.epoch);
-        let mut entries = vec![opened(&opening, about)];
-        entries.extend(opening.damages.iter().map(damaged));
-        // I2: a call that the crash cut off ends here, in its one record.
-        entries.extend(opening.interrupted.iter().cloned().map(interrupted));
+        let mut entries = vec![events::opened(&opening, config)];
+        entries.extend(opening.damages.iter().map(events::damaged));
+        // I2: a call that a crash interrupted ends here, in its one record.
+        entries.extend(opening.interrupted.iter().cloned().map(events::interrupted));
         let mut head = Head::START;
         let mut records = Vec::new();
         for entry in entries {
@@ -158,8 +163,8 @@ impl Scribe {
         meter.set_aside.add(damages as u64);
         let space = outbox.space();
         let ring = Ring::new(limits, Head::START);
-        ring.stored(head.seq);
-        ring.publish(records, Taken::default());
+        ring.mark_stored(head.seq);
+        ring.publish(records, BatchRoom::default());
         ring.set_capacity(capacity(space), mode == Mode::Stored);
         Ok(Self {
             ring,
@@ -170,15 +175,15 @@ impl Scribe {
             epoch,
             head,
             stored: head,
-            forgotten: Head::START,
+            removed: Head::START,
             spilling: false,
             closed: false,
-            open: BTreeMap::new(),
+            queued_intents: BTreeMap::new(),
             stored_intents: HashSet::new(),
             watermarks: Vec::new(),
             space,
-            failed: None,
-            hurries: 0,
+            failed_at: None,
+            gather_pause: 0,
             segments: segments::Builder::default(),
         })
     }
@@ -189,7 +194,7 @@ impl Scribe {
         Arc::clone(&self.ring)
     }
 
-    /// What this scribe counts and times.
+    /// The counters and timers of this scribe.
     #[must_use]
     pub fn meter(&self) -> Arc<Meter> {
         Arc::clone(&self.meter)
@@ -201,7 +206,7 @@ impl Scribe {
         self.outbox.reader()
     }
 
-    /// This epoch of this gateway.
+    /// The stream that this scribe writes: the gateway and its epoch.
     #[must_use]
     pub fn stream(&self) -> (GatewayId, Epoch) {
         (self.gateway_id, self.epoch)
@@ -209,204 +214,192 @@ impl Scribe {
 
     /// Runs until the ring is [`Phase::Finished`].
     #[must_use]
-    pub fn run(mut self) -> Report {
+    pub fn run(mut self) -> EpochReport {
         loop {
-            let Work { arrivals, taken, watermarks, missed, phase } = self.ring.take(self.patience());
+            let Work { items, room, watermarks, unrecorded, phase } = self.ring.take(self.patience());
             let begun = Instant::now();
-            self.remember(watermarks);
-            // Also where the shell did not wait for it: what the ring has is stored, and the epoch closed.
+            self.merge_watermarks(watermarks);
+            // Also if the phase skipped `Closing`: the ring's records are stored, and the epoch is closed.
             let closing = phase >= Phase::Closing && !std::mem::replace(&mut self.closed, phase >= Phase::Closing);
-            let mut batch = self.stamp(arrivals, missed, closing);
-            batch.taken = taken;
+            let mut batch = self.stamp(items, unrecorded, closing);
+            batch.room = room;
             let extent = match (closing, self.must_store(&batch)) {
                 (true, _) => Some(Extent::Closing),
                 (false, true) => Some(Extent::All),
-                (false, false) => self.has_to_forget().then_some(Extent::Watermarks),
+                (false, false) => self.has_delivered_records().then_some(Extent::Watermarks),
             };
             let extent = extent.filter(|extent| *extent == Extent::Closing || !self.may_skip(&batch));
             if !matches!(extent, Some(Extent::Closing | Extent::All)) {
-                // Intents that nothing waits for stay in memory until the ring spills.
-                self.open.extend(batch.begun.drain(..));
+                // No caller waits for these intents: they stay in memory until the ring spills.
+                self.queued_intents.extend(batch.begun.drain(..));
             }
             if let Some(extent) = extent {
                 if let Err(lost) = self.store(&mut batch, extent) {
-                    return Report { lost, last: self.head };
+                    return EpochReport { lost, last: self.head };
                 }
             } else {
-                self.ring.publish(std::mem::take(&mut batch.records), batch.taken);
+                self.ring.publish(std::mem::take(&mut batch.records), batch.room);
             }
             if !self.space.has_room() {
-                self.outbox.forget(&[]);
-                self.look_at_space();
+                self.outbox.remove_delivered(&[]);
+                self.update_space();
             }
-            let (told, took) = (batch.told.len(), begun.elapsed());
-            for receipt in batch.told {
-                // I1: a receipt is told after the commit that holds its record. Nobody may be waiting any more.
+            let (signalled, took) = (batch.receipts.len(), begun.elapsed());
+            for receipt in batch.receipts {
+                // I1: a receipt is signalled after the commit that contains its record. Its caller may be gone.
                 receipt.send(()).ok();
             }
-            self.gather(told, took / GATHER_SHARE);
+            self.gather(signalled, took / GATHER_SHARE);
             match phase {
-                Phase::Closing => self.ring.turn(Phase::Closed),
-                Phase::Finished => return Report { lost: 0, last: self.head },
+                Phase::Closing => self.ring.advance_phase(Phase::Closed),
+                Phase::Finished => return EpochReport { lost: 0, last: self.head },
                 Phase::Open | Phase::Closed => {}
             }
         }
     }
 
-    /// Waits a moment for the `told`, where they came back in time of late.
-    fn gather(&mut self, told: usize, patience: Duration) {
-        if self.hurries > 0 {
-            self.hurries -= 1;
-        } else if told > 1 && self.ring.gather(told, patience) < told / 2 {
-            self.hurries = GATHER_PAUSE;
+    /// Waits for the `signalled` callers to append their next items, unless they were slow to do so recently.
+    fn gather(&mut self, signalled: usize, patience: Duration) {
+        if self.gather_pause > 0 {
+            self.gather_pause -= 1;
+        } else if signalled > 1 && self.ring.gather(signalled, patience) < signalled / 2 {
+            self.gather_pause = GATHER_PAUSE;
         }
     }
 
-    /// Whether a commit may be left out, since the last one failed a moment ago and nothing has to wait for this one.
+    /// Whether the commit may be left out: the last one failed a moment ago, and no caller waits for this one.
     fn may_skip(&self, batch: &Batch) -> bool {
-        let failed = self.failed.is_some_and(|at| at.elapsed() < RETRY_PAUSE);
-        failed && matches!(self.mode, Mode::Queued { .. }) && !self.ends_stored(batch)
+        let failed = self.failed_at.is_some_and(|at| at.elapsed() < RETRY_PAUSE);
+        failed && matches!(self.mode, Mode::Queued { .. }) && !self.ends_stored_intent(batch)
     }
 
     /// Whether the batch ends a call whose intent is in the outbox.
-    fn ends_stored(&self, batch: &Batch) -> bool {
+    fn ends_stored_intent(&self, batch: &Batch) -> bool {
         batch.ended.iter().any(|id| self.stored_intents.contains(id))
     }
 
-    /// How long to wait for arrivals: at level `queued` until the oldest record is due to be spilled, and not for ever
-    /// where the outbox is full or failed, since calls wait for it.
+    /// How long to wait for work items: at level `queued` until the oldest record must be spilled, and only briefly if
+    /// the outbox is full or failed, since calls wait for it to recover.
     fn patience(&self) -> Option<Duration> {
         let spill = match self.mode {
             Mode::Queued { spill_after } if !self.spilling => {
-                self.ring.oldest_only_queued().map(|age| spill_after.saturating_sub(age))
+                self.ring.oldest_queued_only().map(|age| spill_after.saturating_sub(age))
             }
             _ => None,
         };
-        if !self.space.has_room() || self.failed.is_some() {
+        if !self.space.has_room() || self.failed_at.is_some() {
             return Some(RETRY_PAUSE);
         }
         spill
     }
 
-    /// Whether this batch and what was only queued before it go through the outbox now.
+    /// Whether this batch, and the records that were queued only before it, are stored now.
     fn must_store(&mut self, batch: &Batch) -> bool {
         let Mode::Queued { spill_after } = self.mode else {
             return !batch.records.is_empty() || !batch.begun.is_empty();
         };
-        let overdue = self.ring.oldest_only_queued().is_some_and(|age| age >= spill_after);
-        if !self.spilling && (overdue || self.ring.past_high_water(&batch.records, &batch.taken)) {
-            tracing::warn!("Postgres is behind: records are spilled to the outbox");
+        let overdue = self.ring.oldest_queued_only().is_some_and(|age| age >= spill_after);
+        if !self.spilling && (overdue || self.ring.is_past_high_water(&batch.records, &batch.room)) {
+            tracing::warn!("Postgres is not keeping up; spilling records to the outbox");
             self.spilling = true;
-        } else if self.spilling && self.ring.delivered_within(spill_after / 2) {
-            tracing::info!("Postgres has caught up: records are no longer spilled");
+        } else if self.spilling && self.ring.is_delivered_within(spill_after / 2) {
+            tracing::info!("Postgres has caught up; records are no longer spilled");
             self.spilling = false;
         }
-        // An intent in the outbox goes in the commit that holds its record, before Postgres can have it: a crash
-        // between the two would add an `interrupted` record to a call that has one.
-        self.spilling || self.ends_stored(batch)
+        // An intent leaves the outbox in the commit that contains the call's record, before Postgres can have the
+        // record: after a crash between the two, the call would get an `interrupted` record as well.
+        self.spilling || self.ends_stored_intent(batch)
     }
 
-    /// Whether the outbox holds records that were delivered.
-    fn has_to_forget(&self) -> bool {
-        let holds = |(epoch, head): &(Epoch, Head)| {
-            *epoch != self.epoch || (self.forgotten.seq < self.stored.seq && head.seq > self.forgotten.seq)
+    /// Whether the outbox contains records that are delivered.
+    fn has_delivered_records(&self) -> bool {
+        let is_new = |(epoch, head): &(Epoch, Head)| {
+            *epoch != self.epoch || (self.removed.seq < self.stored.seq && head.seq > self.removed.seq)
         };
-        self.watermarks.iter().any(holds)
+        self.watermarks.iter().any(is_new)
     }
 
-    fn remember(&mut self, watermarks: Vec<(Epoch, Head)>) {
+    fn merge_watermarks(&mut self, watermarks: Vec<(Epoch, Head)>) {
         for (epoch, head) in watermarks {
             self.watermarks.retain(|(known, _)| *known != epoch);
             self.watermarks.push((epoch, head));
         }
     }
 
-    /// Gives places to records and sorts what arrived.
-    fn stamp(&mut self, arrivals: Vec<Arrival>, missed: Option<Missed>, closing: bool) -> Batch {
+    /// Turns work items into a batch, and gives the records their positions.
+    fn stamp(&mut self, items: Vec<WorkItem>, unrecorded: Option<UnrecordedCalls>, closing: bool) -> Batch {
         let mut batch = Batch { segments: std::mem::take(&mut self.segments), ..Batch::default() };
-        for arrival in arrivals {
-            match arrival {
-                Arrival::Begin { request_id, frame, stored } => {
+        for item in items {
+            match item {
+                WorkItem::Begin { request_id, frame, stored } => {
                     batch.begun.push((request_id, frame));
-                    batch.told.extend(stored);
+                    batch.receipts.extend(stored);
                 }
-                Arrival::End { record, begun, stored, arrived } => {
-                    batch.told.extend(stored);
+                WorkItem::End { record, begun, stored, appended_at } => {
+                    batch.receipts.extend(stored);
                     if begun {
                         batch.ended.push(record.entry().call.request_id);
                     }
-                    self.link(record, arrived, &mut batch);
+                    self.link(record, appended_at, &mut batch);
                 }
             }
         }
-        if let Some(missed) = missed {
-            self.link(gap(missed).into(), Instant::now(), &mut batch);
+        if let Some(unrecorded) = unrecorded {
+            self.link(events::gap(unrecorded).into(), Instant::now(), &mut batch);
         }
         if closing || !self.closed {
-            for damage in self.outbox.damages() {
+            for damage in self.outbox.take_damages() {
                 self.meter.set_aside.add(1);
-                self.link(damaged(&damage).into(), Instant::now(), &mut batch);
+                self.link(events::damaged(&damage).into(), Instant::now(), &mut batch);
             }
         }
         if closing {
-            self.link(closed(self.head).into(), Instant::now(), &mut batch);
+            self.link(events::closed(self.head).into(), Instant::now(), &mut batch);
         }
-        // A call that began and ended in one batch needs no intent.
+        // A call that began and ended in the same batch does not need its intent.
         if !batch.begun.is_empty() && !batch.ended.is_empty() {
             let ended: HashSet<_> = batch.ended.iter().collect();
             batch.begun.retain(|(id, _)| !ended.contains(id));
         }
-        if !self.open.is_empty() {
+        if !self.queued_intents.is_empty() {
             for id in &batch.ended {
-                self.open.remove(id);
+                self.queued_intents.remove(id);
             }
         }
         batch
     }
 
-    fn link(&mut self, record: PendingRecord, arrived: Instant, batch: &mut Batch) {
+    fn link(&mut self, record: PendingRecord, appended_at: Instant, batch: &mut Batch) {
         let position = chain::link(self.gateway_id, self.epoch, self.head, record.entry());
         self.head = Head::after(&position);
         let record = record.at(position);
         if self.mode == Mode::Stored {
-            // At once, while the record is in the cache of this core.
+            // Encoded at once, while the record is in this core's cache.
             batch.segments.push(&record);
         }
-        batch.records.push(Slot::new(record, arrived));
+        batch.records.push(Slot::new(record, appended_at));
     }
 
-    /// Tells the ring whether calls may begin, and people how full the outbox is.
-    fn look_at_space(&mut self) {
+    /// Reports the outbox's fill level to the ring, and logs it when it crosses a limit.
+    fn update_space(&mut self) {
         let (before, now) = (self.space, self.outbox.space());
         for percent in ALARM_PERCENTS {
             if before.percent() < percent && now.percent() >= percent {
-                tracing::error!(used = now.used_bytes, max = now.max_bytes, "the outbox is {percent} % full");
+                tracing::error!(used_bytes = now.used_bytes, max_bytes = now.max_bytes, "outbox is {percent} % full");
             }
         }
         if now.has_room() && !before.has_room() {
-            tracing::info!(used = now.used_bytes, max = now.max_bytes, "the outbox has room again");
+            tracing::info!(used_bytes = now.used_bytes, max_bytes = now.max_bytes, "outbox has room again");
         }
         self.space = now;
-        // At level `queued` a full outbox is in nobody's way while Postgres takes everything from the ring.
+        // At level `queued` a full outbox affects no call while Postgres takes everything from the ring.
         self.ring.set_capacity(capacity(now), self.mode == Mode::Stored || self.spilling);
     }
 
-    /// Commits as much as `extent` says, then publishes the batch. `Err` gives what was lost.
+    /// Commits what `extent` says, then publishes the batch. `Err` is the number of lost records.
     fn store(&mut self, batch: &mut Batch, extent: Extent) -> Result<(), usize> {
-        let (mut segments, mut records) = (Vec::new(), 0);
-        if extent != Extent::Watermarks {
-            let arrived = batch.records.iter().map(|slot| &slot.record);
-            (segments, records) = if self.mode == Mode::Stored {
-                let made = std::mem::take(&mut batch.segments).finish();
-                self.segments = segments::Builder::like(&made);
-                (made, arrived.len())
-            } else {
-                let older = self.ring.only_queued();
-                let records = older.len() + arrived.len();
-                (segments::of(older.iter().chain(arrived).map(AsRef::as_ref)), records)
-            };
-            batch.begun.extend(std::mem::take(&mut self.open));
-        }
+        let (segments, records) =
+            if extent == Extent::Watermarks { (Vec::new(), 0) } else { self.segments_to_store(batch) };
         let ended: Vec<_> = batch.ended.iter().copied().filter(|id| self.stored_intents.contains(id)).collect();
         let commit = Commit {
             segments: &segments,
@@ -419,28 +412,28 @@ impl Scribe {
         let mut begun = Instant::now();
         while let Err(error) = self.outbox.commit(&commit) {
             self.meter.commits_failed.add(1);
-            tracing::error!(%error, records = batch.records.len(), "outbox cannot store; tried again until it can");
-            self.ring.outbox_failed();
-            self.failed = Some(Instant::now());
+            tracing::error!(%error, records = batch.records.len(), "outbox cannot store; retrying until it can");
+            self.ring.mark_outbox_failed();
+            self.failed_at = Some(Instant::now());
             if matches!(self.mode, Mode::Queued { .. }) && extent != Extent::Closing && ended.is_empty() {
-                // Nothing waits for this commit: a Postgres that is well takes everything from the ring meanwhile.
-                self.open.extend(batch.begun.drain(..));
-                self.ring.publish(std::mem::take(&mut batch.records), batch.taken);
+                // No caller waits for this commit. Meanwhile a healthy Postgres takes everything from the ring.
+                self.queued_intents.extend(batch.begun.drain(..));
+                self.ring.publish(std::mem::take(&mut batch.records), batch.room);
                 return Ok(());
             }
             if self.ring.pause(RETRY_PAUSE) == Phase::Finished {
-                // What was only queued before this batch is still in the ring.
-                return Err(batch.records.len() + self.ring.only_in_memory());
+                // The records that were queued only before this batch are still in the ring.
+                return Err(batch.records.len() + self.ring.queued_only_count());
             }
-            // Files that are delivered meanwhile are unlinked without a commit: on a full disk that makes the room.
-            self.outbox.forget(&self.ring.watermarks());
+            // Unlinking delivered files needs no commit: on a full disk this makes the room.
+            self.outbox.remove_delivered(&self.ring.watermarks());
             begun = Instant::now();
         }
         self.meter.observe_commit(records, begun.elapsed());
-        self.failed = None;
-        self.look_at_space();
+        self.failed_at = None;
+        self.update_space();
         if let Some((_, head)) = self.watermarks.iter().find(|(epoch, _)| *epoch == self.epoch) {
-            self.forgotten = *head;
+            self.removed = *head;
         }
         self.watermarks.clear();
         self.stored_intents.extend(batch.begun.drain(..).map(|(id, _)| id));
@@ -450,14 +443,31 @@ impl Scribe {
         if !segments.is_empty() {
             self.stored = self.head;
         }
-        self.ring.stored(self.stored.seq);
-        self.ring.publish(std::mem::take(&mut batch.records), batch.taken);
+        self.ring.mark_stored(self.stored.seq);
+        self.ring.publish(std::mem::take(&mut batch.records), batch.room);
         Ok(())
+    }
+
+    /// The segments of the batch and of the records that were queued only before it, with the number of records. Adds
+    /// the intents that were in memory only to the batch.
+    fn segments_to_store(&mut self, batch: &mut Batch) -> (Vec<outbox::Segment>, usize) {
+        let new = batch.records.iter().map(|slot| &slot.record);
+        let stored = if self.mode == Mode::Stored {
+            let made = std::mem::take(&mut batch.segments).finish();
+            self.segments = segments::Builder::like(&made);
+            (made, new.len())
+        } else {
+            let older = self.ring.queued_only();
+            let records = older.len() + new.len();
+            (segments::of(older.iter().chain(new).map(AsRef::as_ref)), records)
+        };
+        batch.begun.extend(std::mem::take(&mut self.queued_intents));
+        stored
     }
 }
 
-fn capacity(space: Space) -> Capacity {
-    Capacity {
+fn capacity(space: Space) -> OutboxCapacity {
+    OutboxCapacity {
         used_bytes: space.used_bytes,
         max_bytes: space.max_bytes,
         full: !space.has_room(),

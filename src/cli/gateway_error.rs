@@ -13,7 +13,7 @@ pub(super) enum GatewayError {
     #[error("{}", .0.join("\n"))]
     Config(Vec<String>),
     #[error(transparent)]
-    Outbox(#[from] outbox::Error),
+    Outbox(#[from] outbox::OutboxError),
     #[error("cannot listen on {address}: {source}; change {key}")]
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error("cannot {operation}: {source}")]

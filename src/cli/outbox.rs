@@ -101,10 +101,10 @@ fn check_outbox(dir: &Path) -> Result<(), CommandError> {
 
 /// True if the error says that a newer Gatepost wrote the outbox.
 fn is_newer(error: &anyhow::Error) -> bool {
-    let is_newer = |error: &outbox::Error| matches!(error, outbox::Error::NewerFormat { .. });
+    let is_newer = |error: &outbox::OutboxError| matches!(error, outbox::OutboxError::NewerFormat { .. });
     let of_pipeline = |error: &GatewayError| matches!(error, GatewayError::Outbox(error) if is_newer(error));
     error.chain().any(|cause| {
-        cause.downcast_ref::<outbox::Error>().is_some_and(is_newer)
+        cause.downcast_ref::<outbox::OutboxError>().is_some_and(is_newer)
             || cause.downcast_ref::<GatewayError>().is_some_and(of_pipeline)
     })
 }

@@ -59,7 +59,7 @@ impl OutboxClient {
             return answered
                 .with_context(|| format!("cannot ask the live gateway ({gateway}) at {}", socket.display()));
         }
-        let reader = Reader::of_dead(Arc::new(DiskFs), &self.dir)?;
+        let reader = Reader::offline(Arc::new(DiskFs), &self.dir)?;
         let mut taken = Ok(());
         let mut emit = |line| match take(line) {
             Ok(()) => ControlFlow::Continue(()),

@@ -34,11 +34,11 @@ pub(super) async fn start(config: &Config) -> Result<Pipeline, GatewayError> {
         dir: audit.dir.clone(),
         gateway_id: audit.gateway_id.map(GatewayId),
         mode,
-        ring: ring::Limits { records: audit.ring_records_max, bytes: audit.ring_bytes_max },
+        ring: ring::RingLimits { records: audit.ring_records_max, bytes: audit.ring_bytes_max },
         outbox_bytes_max: audit.outbox_bytes_max,
         timeouts: Timeouts { admission: audit.admission_timeout, store: audit.store_timeout },
         batch: shipper::BatchLimits { records: config.postgres.batch_rows_max, bytes: config.postgres.batch_bytes_max },
-        about: scribe::About { level, config_digest: config_digest(config) },
+        about: scribe::ConfigSummary { level, config_digest: config_digest(config) },
     };
     Ok(Pipeline::start(&pipeline, Arc::new(DiskFs), sink)?)
 }

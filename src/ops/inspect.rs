@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use super::protocol::{Line, OutboxStats, PrunedFiles, Question, ScanEnd};
+use super::protocol::{Line, PrunedFiles, Question, ScanEnd, StatsAnswer};
 use super::record_ref::EpochSeq;
 use super::status::PipelineStatus;
 use super::trail_check::check_trail;
 use crate::audit::chain::Head;
-use crate::audit::outbox::{Error, Reader};
+use crate::audit::outbox::{OutboxError, Reader};
 use crate::audit::query::{Filter, RESULT_BYTES_MAX};
 use crate::audit::record::{AuditRecord, Digest, Epoch, Seq, Timestamp};
 
@@ -20,7 +20,12 @@ pub type Emit<'a> = &'a mut dyn FnMut(Line) -> ControlFlow<()>;
 ///
 /// # Errors
 /// A file of the outbox cannot be read. Some lines may have been emitted before.
-pub fn answer(question: &Question, reader: &Reader, live: Option<PipelineStatus>, emit: Emit<'_>) -> Result<(), Error> {
+pub fn answer(
+    question: &Question,
+    reader: &Reader,
+    live: Option<PipelineStatus>,
+    emit: Emit<'_>,
+) -> Result<(), OutboxError> {
     match question {
         Question::Stats => emit_all([Line::Stats(Box::new(stats(reader, live)?))], emit),
         Question::Intents => emit_all(reader.intents()?.into_iter().map(|call| Line::Intent(Box::new(call))), emit),
@@ -71,7 +76,7 @@ enum Step {
 type Visit<'a> = &'a mut dyn FnMut(Step) -> ControlFlow<()>;
 
 /// The newest matching records in the outbox, oldest first; with `filter.after` the oldest ones after that position.
-fn records(reader: &Reader, filter: &Filter, emit: Emit<'_>) -> Result<VecDeque<AuditRecord>, Error> {
+fn records(reader: &Reader, filter: &Filter, emit: Emit<'_>) -> Result<VecDeque<AuditRecord>, OutboxError> {
     let (mut found, mut bytes) = (VecDeque::new(), 0);
     let mut visit = |step| {
         let record = match step {
@@ -104,7 +109,7 @@ fn scan(
     after: Option<EpochSeq>,
     limit: Option<u64>,
     emit: Emit<'_>,
-) -> Result<(), Error> {
+) -> Result<(), OutboxError> {
     let (mut emitted, mut more) = (0, false);
     let mut visit = |step| match step {
         Step::Progress(records) => emit(Line::progress(records)),
@@ -129,7 +134,7 @@ fn walk(
     filter: &Filter,
     after: Option<EpochSeq>,
     visit: Visit<'_>,
-) -> Result<Option<EpochSeq>, Error> {
+) -> Result<Option<EpochSeq>, OutboxError> {
     let (mut at, mut records_read) = (after, 0);
     // `next_epoch` returns the one after its argument, and the first to read is the epoch of `after` itself.
     let mut before = after.and_then(|after| after.epoch.checked_sub(1)).map(Epoch);
@@ -158,7 +163,7 @@ fn walk(
 }
 
 /// Visits the matching records from the newest back. If the filter names one position, only that one is read.
-fn walk_back(reader: &Reader, filter: &Filter, visit: Visit<'_>) -> Result<(), Error> {
+fn walk_back(reader: &Reader, filter: &Filter, visit: Visit<'_>) -> Result<(), OutboxError> {
     let at = |epoch, seq| EpochSeq { epoch, seq };
     let (first, end) = match (filter.epoch, filter.seq) {
         (None, _) => (at(0, 0), at(u64::MAX, u64::MAX)),
@@ -183,14 +188,14 @@ fn walk_back(reader: &Reader, filter: &Filter, visit: Visit<'_>) -> Result<(), E
     Ok(())
 }
 
-fn stats(reader: &Reader, live: Option<PipelineStatus>) -> Result<OutboxStats, Error> {
+fn stats(reader: &Reader, live: Option<PipelineStatus>) -> Result<StatsAnswer, OutboxError> {
     let files = reader.stats()?;
     let stored = files.streams.iter().map(|stream| (stream.last.0 + 1).saturating_sub(stream.first.0)).sum();
-    Ok(OutboxStats { files, stored, oldest: oldest(reader)?, live })
+    Ok(StatsAnswer { files, stored, oldest: oldest(reader)?, live })
 }
 
 /// Arrival of the oldest stored record.
-fn oldest(reader: &Reader) -> Result<Option<Timestamp>, Error> {
+fn oldest(reader: &Reader) -> Result<Option<Timestamp>, OutboxError> {
     let Some(epoch) = reader.next_epoch(None)? else { return Ok(None) };
     Ok(reader.read(epoch, Head::START)?.first().map(|record| record.entry.call.timestamp))
 }

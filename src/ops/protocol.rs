@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::read_log::TrailRead;
 use super::record_ref::EpochSeq;
 use super::status::PipelineStatus;
-use crate::audit::outbox::prune::{Cut, Last, Until};
-use crate::audit::outbox::verify::Verified;
-use crate::audit::outbox::{self, Frame};
+use crate::audit::outbox::prune::{LastPruned, PruneLimit, PrunePlan};
+use crate::audit::outbox::verify::OutboxVerification;
+use crate::audit::outbox::{self, RecordFrame};
 use crate::audit::query::Filter;
 use crate::audit::record::{AuditRecord, Call, Epoch, Seq, Timestamp};
 use crate::audit::verify::Report;
@@ -21,7 +21,7 @@ use crate::audit::verify::Report;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Question {
-    /// Contents of the outbox, and the status of the live gateway. Answer: one [`OutboxStats`].
+    /// Contents of the outbox, and the status of the live gateway. Answer: one [`StatsAnswer`].
     Stats,
     /// The newest stored records that match, oldest first. Answer: [`AuditRecord`]s.
     Records {
@@ -58,18 +58,18 @@ pub enum Question {
         /// The record's position.
         position: EpochSeq,
     },
-    /// Checks that all stored files are complete and unchanged. Answer: one [`Verified`].
+    /// Checks that all stored files are complete and unchanged. Answer: one [`OutboxVerification`].
     Verify,
     /// The files that pruning would remove. Answer: one [`PrunedFiles`], or nothing if no file is that old.
     Prunable {
         /// The files to remove.
-        until: Until,
+        until: PruneLimit,
     },
     /// Records that old files are removed, and removes them. Only a live gateway can: to prune the directory of a dead
     /// one, the command opens it. Answer: one [`PrunedFiles`].
     Prune {
         /// The files to remove.
-        until: Until,
+        until: PruneLimit,
         /// Also remove records that are still waiting for Postgres.
         awaited: bool,
     },
@@ -80,7 +80,7 @@ pub enum Question {
 #[serde(rename_all = "snake_case")]
 pub enum Line {
     /// Contents of the outbox.
-    Stats(Box<OutboxStats>),
+    Stats(Box<StatsAnswer>),
     /// A stored record.
     Record(Box<AuditRecord>),
     /// The end of a scan.
@@ -92,7 +92,7 @@ pub enum Line {
     /// A record's stored bytes.
     Frame(StoredFrame),
     /// The result of verifying the files.
-    Verified(Box<Verified>),
+    Verified(Box<OutboxVerification>),
     /// Files that were pruned, or would be.
     Pruned(PrunedFiles),
     /// The answer is not finished.
@@ -103,12 +103,12 @@ pub enum Line {
     End,
 }
 
-/// Contents of an outbox.
+/// Contents of an outbox and the status of its gateway: the answer to [`Question::Stats`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct OutboxStats {
+pub struct StatsAnswer {
     /// Its files and streams.
     #[serde(flatten)]
-    pub files: outbox::Stats,
+    pub files: outbox::OutboxStats,
     /// Records stored.
     pub stored: u64,
     /// Arrival of the oldest stored record.
@@ -152,7 +152,7 @@ pub struct PrunedFiles {
     /// Epoch and seq of the first record.
     pub first: (Epoch, Seq),
     /// The last record.
-    pub last: Last,
+    pub last: LastPruned,
     /// True if records of this outbox were ever delivered, so that those in it wait for Postgres.
     pub awaited: bool,
 }
@@ -173,15 +173,15 @@ impl Line {
     }
 }
 
-impl From<Frame> for StoredFrame {
-    fn from(Frame { file, segment, offset, bytes }: Frame) -> Self {
+impl From<RecordFrame> for StoredFrame {
+    fn from(RecordFrame { file, segment, offset, bytes }: RecordFrame) -> Self {
         Self { file, segment, offset, hex: hex::encode(bytes) }
     }
 }
 
-impl From<&Cut> for PrunedFiles {
-    fn from(cut: &Cut) -> Self {
-        let Cut { files, bytes, records, first, last, awaited, .. } = *cut;
+impl From<&PrunePlan> for PrunedFiles {
+    fn from(plan: &PrunePlan) -> Self {
+        let PrunePlan { files, bytes, records, first, last, awaited, .. } = *plan;
         Self { files, bytes, records, first, last, awaited }
     }
 }
@@ -207,13 +207,13 @@ macro_rules! contents {
 }
 
 contents! {
-    Stats: OutboxStats, |stats: Box<OutboxStats>| *stats;
+    Stats: StatsAnswer, |stats: Box<StatsAnswer>| *stats;
     Record: AuditRecord, |record: Box<AuditRecord>| *record;
     ScanEnd: ScanEnd, std::convert::identity;
     Intent: Call, |call: Box<Call>| *call;
     TrailReport: Report, |report: Box<Report>| *report;
     Frame: StoredFrame, std::convert::identity;
-    Verified: Verified, |verified: Box<Verified>| *verified;
+    Verified: OutboxVerification, |verified: Box<OutboxVerification>| *verified;
     Pruned: PrunedFiles, std::convert::identity;
 }
 

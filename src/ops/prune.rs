@@ -11,7 +11,7 @@ use super::protocol::PrunedFiles;
 use super::read_log::os_user;
 use crate::audit::UnavailableError;
 use crate::audit::chain::Head;
-use crate::audit::outbox::prune::Until;
+use crate::audit::outbox::prune::PruneLimit;
 use crate::audit::outbox::{self, Reader};
 use crate::audit::pipeline::Probe;
 use crate::audit::record::{Call, Epoch, RequestId, Seq};
@@ -52,7 +52,7 @@ pub enum PruneError {
     NotStored,
     /// A file cannot be read or removed.
     #[error(transparent)]
-    Outbox(#[from] outbox::Error),
+    Outbox(#[from] outbox::OutboxError),
     /// The thread that reads the outbox failed.
     #[error("cannot read the outbox: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -63,17 +63,17 @@ pub enum PruneError {
 ///
 /// # Errors
 /// See [`PruneError`].
-pub async fn prune(probe: &Probe, until: Until, awaited: bool, uid: u32) -> Result<PrunedFiles, PruneError> {
+pub async fn prune(probe: &Probe, until: PruneLimit, awaited: bool, uid: u32) -> Result<PrunedFiles, PruneError> {
     // I4: if records are delivered, only delivery removes them from the outbox.
     if !matches!(probe.shipper(), ShipperState::StoreOnly) {
         return Err(PruneError::Delivers);
     }
     let reader = probe.reader().clone();
-    let cut = tokio::task::spawn_blocking(move || reader.prunable(until)).await??.ok_or(PruneError::NothingToPrune)?;
-    if cut.awaited && !awaited {
+    let plan = tokio::task::spawn_blocking(move || reader.prunable(until)).await??.ok_or(PruneError::NothingToPrune)?;
+    if plan.awaited && !awaited {
         return Err(PruneError::Awaited);
     }
-    let pruned = PrunedFiles::from(&cut);
+    let pruned = PrunedFiles::from(&plan);
     let mut details = json!(pruned);
     if let Some(details) = details.as_object_mut() {
         let (epoch, seq) = pruned.first;
@@ -85,7 +85,7 @@ pub async fn prune(probe: &Probe, until: Until, awaited: bool, uid: u32) -> Resu
     probe.audit().record_event(event).await.map_err(|source| PruneError::Unrecorded { source })?;
     wait_until_stored(probe, id, from).await?;
     let reader = probe.reader().clone();
-    tokio::task::spawn_blocking(move || reader.prune(&cut)).await??;
+    tokio::task::spawn_blocking(move || reader.prune(&plan)).await??;
     tracing::warn!(
         records = pruned.records, files = pruned.files, last_epoch = %pruned.last.epoch, last_seq = %pruned.last.seq, uid,
         "outbox pruned"
@@ -114,7 +114,7 @@ async fn wait_until_stored(probe: &Probe, id: RequestId, from: Seq) -> Result<()
 }
 
 /// Searches the epoch after `from` for the record `id`. Returns whether it is stored, and the end of the search.
-fn find(reader: &Reader, epoch: Epoch, from: Head, id: RequestId) -> Result<(bool, Head), outbox::Error> {
+fn find(reader: &Reader, epoch: Epoch, from: Head, id: RequestId) -> Result<(bool, Head), outbox::OutboxError> {
     let mut searched = from;
     loop {
         let records = reader.read(epoch, searched)?;

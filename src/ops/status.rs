@@ -188,7 +188,7 @@ pub fn pipeline_status(probe: &Probe) -> PipelineStatus {
     }
 }
 
-fn ring_status(gauge: &ring::Gauge, limits: ring::Limits) -> RingStatus {
+fn ring_status(gauge: &ring::RingGauge, limits: ring::RingLimits) -> RingStatus {
     RingStatus {
         records: gauge.records.saturating_sub(gauge.cached_records),
         records_max: limits.records,
@@ -197,9 +197,9 @@ fn ring_status(gauge: &ring::Gauge, limits: ring::Limits) -> RingStatus {
     }
 }
 
-fn outbox_status(probe: &Probe, gauge: &ring::Gauge) -> OutboxStatus {
+fn outbox_status(probe: &Probe, gauge: &ring::RingGauge) -> OutboxStatus {
     let (generations, generations_older) = probe.reader().file_counts();
-    let ring::Capacity { used_bytes, max_bytes, full, .. } = gauge.outbox;
+    let ring::OutboxCapacity { used_bytes, max_bytes, full, .. } = gauge.outbox;
     OutboxStatus {
         bytes: used_bytes,
         bytes_max: max_bytes,

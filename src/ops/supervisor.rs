@@ -11,7 +11,7 @@ use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::pipeline::Probe;
-use crate::audit::ring::Beat;
+use crate::audit::ring::Heartbeat;
 
 /// Pings within the unit's `WatchdogSec`. *Chosen*: systemd recommends 2; with 3 a single late ping does no harm.
 const PINGS: u32 = 3;
@@ -35,11 +35,11 @@ pub async fn notify_systemd(address: String, probe: Option<Probe>, stop: Cancell
 async fn ping_watchdog(probe: Option<Probe>) {
     let Some(timeout) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     let mut ticks = tokio::time::interval((timeout / PINGS).max(Duration::from_millis(1)));
-    let mut last: Option<Beat> = None;
+    let mut last: Option<Heartbeat> = None;
     loop {
         ticks.tick().await;
-        let beat = probe.as_ref().map(Probe::beat);
-        if last.zip(beat).is_none_or(|(last, beat)| beat.goes_on_since(last)) {
+        let beat = probe.as_ref().map(Probe::heartbeat);
+        if last.zip(beat).is_none_or(|(last, beat)| beat.has_progressed_since(last)) {
             notify(&[NotifyState::Watchdog]);
         } else {
             tracing::error!("scribe is stalled; withholding the systemd watchdog ping");

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::audit::chain::Head;
-use crate::audit::outbox::{Error, Reader};
+use crate::audit::outbox::{OutboxError, Reader};
 use crate::audit::verify::{Checker, Origin, Report, TrailRecord};
 
 /// Most faults that a report lists. *Chosen*: more than a person reads.
@@ -17,7 +17,7 @@ pub fn check_trail(
     reader: &Reader,
     faults_max: usize,
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
-) -> Result<Report, Error> {
+) -> Result<Report, OutboxError> {
     let mut checker = Checker::new(Origin::Outbox, faults_max.min(FAULTS_MAX));
     let stats = reader.stats()?;
     if let Some(gateway_id) = stats.gateway_id {

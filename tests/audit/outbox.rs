@@ -528,7 +528,7 @@ async fn a_stop_past_its_deadline_still_stores_the_ring() {
     assert_eq!(records.len(), 1 + 4 + 1);
 }
 
-fn refusal_to_open(rig: &Rig, dir: &Path) -> outbox::Error {
+fn refusal_to_open(rig: &Rig, dir: &Path) -> outbox::OutboxError {
     let config = gatepost::audit::pipeline::Config { dir: dir.to_owned(), ..rig.config.clone() };
     Pipeline::start(&config, Arc::new(rig.disk.clone()), None::<MemorySink>).unwrap_err()
 }
@@ -547,7 +547,7 @@ async fn an_outbox_that_cannot_be_opened_says_why() {
     let mut other = Rig::stored();
     other.config.gateway_id = Some(GatewayId(RequestId::new().0));
     let error = refusal_to_open(&other, dir);
-    assert!(matches!(&error, outbox::Error::OtherGateway { found, .. } if *found == gateway_id));
+    assert!(matches!(&error, outbox::OutboxError::OtherGateway { found, .. } if *found == gateway_id));
     assert!(error.to_string().contains("change audit.gateway_id or audit.dir"), "{error}");
 
     let file = tempfile::NamedTempFile::new().unwrap();

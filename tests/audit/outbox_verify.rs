@@ -133,7 +133,7 @@ fn swapped_records_are_found() {
     let mut swapped = segment(&[4, 3, 5].map(|idx: usize| stream.records[idx].clone()));
     swapped = Segment::new(swapped.epoch, Seq(4), Seq(6), swapped.frames());
     with_next(&stream, &swapped);
-    finds(stream.path(), "outbox-000002.redb, 1/4: record 5 stands where 4 should");
+    finds(stream.path(), "outbox-000002.redb, 1/4: record 5 is in the place of 4");
     // Also where each was given the other's place.
     let stream = Stream::new();
     let mut renamed = stream.records[3..6].to_vec();
@@ -149,7 +149,7 @@ fn a_record_taken_out_is_found() {
     let mut shorter = segment(&[3, 5].map(|idx: usize| stream.records[idx].clone()));
     shorter = Segment::new(shorter.epoch, shorter.first, Seq(6), shorter.frames());
     with_next(&stream, &shorter);
-    finds(stream.path(), "1/5: record 6 stands where 5 should");
+    finds(stream.path(), "1/5: record 6 is in the place of 5");
     let stream = Stream::new();
     with_next(&stream, &segment(&stream.records[4..6]));
     finds(stream.path(), "1/5: records 4 to 4 are missing before it");
@@ -169,7 +169,7 @@ fn a_duplicated_seq_is_found() {
     let mut outbox = stream.begin();
     outbox.commit(&Commit { segments: &again, head: Some(stream.head(6)), ..Commit::default() }).unwrap();
     drop(outbox);
-    finds(stream.path(), "1/5: a record with this seq came before");
+    finds(stream.path(), "1/5: a record with this seq was already found");
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn a_cut_tail_of_an_open_stream_is_found_by_later_records() {
     let mut shorter = segment(&stream.records[3..5]);
     shorter = Segment::new(shorter.epoch, shorter.first, Seq(6), shorter.frames());
     with_next(&stream, &shorter);
-    finds(stream.path(), "1/6: segment 4 should go to 6 and ends before 6");
+    finds(stream.path(), "1/6: segment 4 should end at 6 but ends before 6");
     // The epoch was closed, and its last record is not there.
     let stream = Stream::new();
     let mut outbox = stream.begin();

@@ -1,6 +1,6 @@
 //! Pruning an outbox file by file.
 
-use gatepost::audit::outbox::prune::Until;
+use gatepost::audit::outbox::prune::PruneLimit;
 use gatepost::audit::pipeline::Probe;
 use gatepost::audit::record::{Epoch, Outcome, Seq, Status};
 use gatepost::ops::prune;
@@ -8,7 +8,7 @@ use gatepost::ops::prune;
 use crate::rig::{Rig, call_with, stop};
 
 async fn pruned(probe: &Probe, seq: u64) -> prune::PruneError {
-    let until = Until::Place { epoch: Epoch(1), seq: Seq(seq) };
+    let until = PruneLimit::Position { epoch: Epoch(1), seq: Seq(seq) };
     prune::prune(probe, until, false, 0).await.unwrap_err()
 }
 
@@ -25,7 +25,7 @@ async fn pruning_within_an_epoch_leaves_a_verifiable_rest() {
     }
     let stored = probe.gauge().stored;
     assert!(matches!(pruned(&probe, 2).await, prune::PruneError::NothingToPrune));
-    let until = Until::Place { epoch: Epoch(1), seq: stored };
+    let until = PruneLimit::Position { epoch: Epoch(1), seq: stored };
     let cut = prune::prune(&probe, until, false, 0).await.unwrap();
     assert!(cut.files >= 2 && cut.first == (Epoch(1), Seq(1)), "{cut:?}");
     assert_eq!(cut.records, cut.last.seq.0);

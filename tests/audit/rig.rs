@@ -10,7 +10,7 @@ use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::pipeline::{Config, Pipeline, Probe, StopReport};
 use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Outcome, RequestId, Status};
 use gatepost::audit::redact::Redaction;
-use gatepost::audit::scribe::{About, Mode};
+use gatepost::audit::scribe::{ConfigSummary, Mode};
 use gatepost::audit::shipper::BatchLimits;
 use gatepost::audit::sink::postgres::{Options, PostgresSink};
 use gatepost::audit::{Audit, Timeouts, ring};
@@ -52,11 +52,11 @@ impl Rig {
             dir: dir.path().to_owned(),
             gateway_id: None,
             mode: Mode::Stored,
-            ring: ring::Limits { records: 16_384, bytes: 64 * 1024 * 1024 },
+            ring: ring::RingLimits { records: 16_384, bytes: 64 * 1024 * 1024 },
             outbox_bytes_max: 1 << 30,
             timeouts: Timeouts { admission: Duration::from_secs(20), store: Duration::from_secs(20) },
             batch: BatchLimits { records: 2_000, bytes: 4_000_000 },
-            about: About { level: "stored", config_digest: Digest::of(b"config") },
+            about: ConfigSummary { level: "stored", config_digest: Digest::of(b"config") },
         };
         Self { dir, disk: Disk::default(), sink: MemorySink::default(), config }
     }
@@ -86,7 +86,7 @@ impl Rig {
 
     /// What the outbox holds.
     pub fn stored_records(&self) -> Vec<AuditRecord> {
-        stored_records(&Reader::of_dead(Arc::new(DiskFs), self.dir.path()).unwrap())
+        stored_records(&Reader::offline(Arc::new(DiskFs), self.dir.path()).unwrap())
     }
 
     /// The names of the outbox's generation files.

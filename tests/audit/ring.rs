@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use crate::rig::{call_with, ok};
 use gatepost::audit::chain::{self, Head};
 use gatepost::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, PendingRecord, Seq, Status};
-use gatepost::audit::ring::{Arrival, Limits, NoRoom, Reservation, Ring, Slot, Taken, Window};
+use gatepost::audit::ring::{AdmissionError, BatchRoom, Reservation, Ring, RingLimits, Slot, WindowRead, WorkItem};
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
-const LIMITS: Limits = Limits { records: 40, bytes: 100_000 };
+const LIMITS: RingLimits = RingLimits { records: 40, bytes: 100_000 };
 const GATEWAY: GatewayId = GatewayId(uuid::Uuid::nil());
 const EPOCH: Epoch = Epoch(1);
 
@@ -37,7 +37,7 @@ enum Operation {
 
 /// The ring, and the two that empty it.
 struct Model {
-    limits: Limits,
+    limits: RingLimits,
     ring: Arc<Ring>,
     runtime: Runtime,
     open: Vec<(Reservation, Call)>,
@@ -55,7 +55,7 @@ struct Model {
 #[derive(Default)]
 struct Held {
     records: Vec<Slot>,
-    taken: Taken,
+    taken: BatchRoom,
     stores: bool,
 }
 
@@ -74,7 +74,7 @@ fn call_of(bytes: usize) -> Call {
 }
 
 impl Model {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: RingLimits) -> Self {
         Self {
             limits,
             ring: Ring::new(limits, Head::START),
@@ -101,7 +101,7 @@ impl Model {
                         self.open.push((reservation, call));
                     }
                     Err(no_room) => {
-                        assert_eq!(no_room, NoRoom::Full);
+                        assert_eq!(no_room, AdmissionError::Full);
                         self.missed += 1;
                     }
                 }
@@ -139,7 +139,7 @@ impl Model {
         if let Some(Held { records, taken, stores }) = self.held.take() {
             if stores {
                 self.stored = self.head.seq;
-                self.ring.stored(self.stored);
+                self.ring.mark_stored(self.stored);
             }
             self.published += records.len();
             self.ring.publish(records, taken);
@@ -152,24 +152,24 @@ impl Model {
             self.head = Head::after(&position);
             records.push(Slot::new(record.at(position), Instant::now()));
         };
-        for arrival in work.arrivals {
-            if let Arrival::End { record, .. } = arrival {
+        for arrival in work.items {
+            if let WorkItem::End { record, .. } = arrival {
                 link(record);
             }
         }
-        if let Some(missed) = work.missed {
+        if let Some(missed) = work.unrecorded {
             self.accounted += missed.refused;
             self.appended += 1;
             link(Entry::new(Call::gateway_event("gap", &serde_json::json!({})), ok(), Duration::ZERO).into());
         }
         // As the scribe does: a ring that was more than half full when it looked is spilled.
-        let stores = stores || self.ring.past_high_water(&records, &work.taken);
-        self.held = Some(Held { records, taken: work.taken, stores });
+        let stores = stores || self.ring.is_past_high_water(&records, &work.room);
+        self.held = Some(Held { records, taken: work.room, stores });
     }
 
     fn deliver(&mut self, count: usize) {
         match self.ring.read_from(self.delivered.seq.next(), count, 10_000) {
-            Window::Records(records) => {
+            WindowRead::Records(records) => {
                 assert!(!records.is_empty());
                 for record in records {
                     assert_eq!(record.position.seq, self.delivered.seq.next(), "I3");
@@ -178,13 +178,13 @@ impl Model {
                 }
             }
             // I4: only what the outbox has may be missing in the window.
-            Window::Older => {
+            WindowRead::Older => {
                 assert!(self.delivered.seq < self.stored);
                 return;
             }
-            Window::Nothing => return,
+            WindowRead::Nothing => return,
         }
-        self.ring.delivered(EPOCH, self.delivered, true);
+        self.ring.mark_delivered(EPOCH, self.delivered, true);
     }
 
     fn check(&self) {
@@ -193,7 +193,7 @@ impl Model {
         // What is stored and still here is counted apart: it only waits, and makes room.
         let (mut cached_records, mut cached_bytes) = (0, 0);
         for seq in 1..=self.stored.0 {
-            if let Window::Records(records) = self.ring.read_from(Seq(seq), 1, usize::MAX) {
+            if let WindowRead::Records(records) = self.ring.read_from(Seq(seq), 1, usize::MAX) {
                 cached_records += 1;
                 cached_bytes += records[0].entry.size_bytes();
             }
@@ -229,10 +229,10 @@ proptest! {
 
 #[test]
 fn i6_a_gap_fits_a_ring_that_filled_while_the_scribe_had_it() {
-    let mut model = Model::new(Limits { bytes: usize::MAX / 2, ..LIMITS });
+    let mut model = Model::new(RingLimits { bytes: usize::MAX / 2, ..LIMITS });
     while model.missed == 0 {
         model.run(Operation::Begin { bytes: 10 });
-        // Taken and published, so that nothing but the open calls' room is used.
+        // BatchRoom and published, so that nothing but the open calls' room is used.
         if model.missed == 0 {
             model.scribe(false);
             model.scribe(false);
@@ -257,7 +257,7 @@ async fn i6_admission_waits_for_room_then_times_out() {
     let waited = Instant::now();
     let patience = Duration::from_millis(30);
     let refused = ring.reserve_call(&call_of(10), patience).await;
-    assert_eq!(refused.unwrap_err(), NoRoom::Full);
+    assert_eq!(refused.unwrap_err(), AdmissionError::Full);
     assert!(waited.elapsed() >= patience);
     let call = call_of(10);
     let mut waiting = std::pin::pin!(ring.reserve_call(&call, Duration::from_secs(20)));
@@ -272,24 +272,24 @@ fn intents_and_untaken_entries_do_not_count_for_high_water() {
     for _ in 0..12 {
         model.run(Operation::Begin { bytes: 10 });
     }
-    let empty = Taken::default();
-    assert!(!model.ring.past_high_water(&[], &empty), "intents that wait for the scribe");
+    let empty = BatchRoom::default();
+    assert!(!model.ring.is_past_high_water(&[], &empty), "intents that wait for the scribe");
     let work = model.ring.take(Some(Duration::ZERO));
-    assert!(!model.ring.past_high_water(&[], &work.taken), "intents that the scribe has");
-    model.ring.publish(Vec::new(), work.taken);
+    assert!(!model.ring.is_past_high_water(&[], &work.room), "intents that the scribe has");
+    model.ring.publish(Vec::new(), work.room);
 
     for _ in 0..12 {
         model.run(Operation::End { which: 0 });
     }
-    assert!(!model.ring.past_high_water(&[], &empty), "records that wait for the scribe");
+    assert!(!model.ring.is_past_high_water(&[], &empty), "records that wait for the scribe");
     model.scribe(false);
     let held = model.held.as_ref().unwrap();
-    assert!(!model.ring.past_high_water(&held.records, &held.taken), "12 records of 40");
+    assert!(!model.ring.is_past_high_water(&held.records, &held.taken), "12 records of 40");
     model.scribe(false);
     for _ in 0..10 {
         model.run(Operation::Refuse { bytes: 10 });
     }
     model.scribe(false);
     let held = model.held.as_ref().unwrap();
-    assert!(model.ring.past_high_water(&held.records, &held.taken), "22 records of 40, 10 of them new");
+    assert!(model.ring.is_past_high_water(&held.records, &held.taken), "22 records of 40, 10 of them new");
 }

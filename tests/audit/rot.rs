@@ -120,7 +120,7 @@ async fn a_damaged_directory_is_read_without_changing_it() {
     stop(pipeline).await;
     let file = rig.dir.path().join(&rig.generations()[0]);
     std::fs::write(&file, b"rotten").unwrap();
-    let reader = gatepost::audit::outbox::Reader::of_dead(
+    let reader = gatepost::audit::outbox::Reader::offline(
         std::sync::Arc::new(gatepost::audit::outbox::fs::DiskFs),
         rig.dir.path(),
     )

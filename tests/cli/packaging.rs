@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use crate::common::gatepost::{BINARY, Setup};
 use crate::common::wait::SOON;
 use gatepost::audit::chain::Head;
-use gatepost::audit::ring::{Limits, Phase, Ring};
+use gatepost::audit::ring::{Phase, Ring, RingLimits};
 
 fn run(args: &[&str]) -> Output {
     Command::new(BINARY).args(args).output().unwrap()
@@ -127,31 +127,31 @@ fn a_gateway_serves_without_a_notify_listener() {
 
 #[test]
 fn a_stalled_scribe_does_not_count_as_alive() {
-    let ring = Ring::new(Limits { records: 64, bytes: 1 << 20 }, Head::START);
-    let begun = ring.beat();
-    assert!(!ring.beat().goes_on_since(begun), "it has not begun to work");
-    ring.turn(Phase::Closing);
+    let ring = Ring::new(RingLimits { records: 64, bytes: 1 << 20 }, Head::START);
+    let begun = ring.heartbeat();
+    assert!(!ring.heartbeat().has_progressed_since(begun), "it has not begun to work");
+    ring.advance_phase(Phase::Closing);
     // Closing is work: it is taken at once, and the scribe is busy with it from here.
     assert_eq!(ring.take(None).phase, Phase::Closing);
-    let taken = ring.beat();
-    assert!(taken.goes_on_since(begun), "it took work");
-    assert!(!ring.beat().goes_on_since(taken), "it does nothing with it");
+    let taken = ring.heartbeat();
+    assert!(taken.has_progressed_since(begun), "it took work");
+    assert!(!ring.heartbeat().has_progressed_since(taken), "it does nothing with it");
     // A failing outbox is tried again: that is life.
     assert_eq!(ring.pause(std::time::Duration::ZERO), Phase::Closing);
-    assert!(ring.beat().goes_on_since(taken));
+    assert!(ring.heartbeat().has_progressed_since(taken));
 }
 
 #[test]
 fn an_idle_scribe_counts_as_alive() {
-    let ring = Ring::new(Limits { records: 64, bytes: 1 << 20 }, Head::START);
+    let ring = Ring::new(RingLimits { records: 64, bytes: 1 << 20 }, Head::START);
     let scribe = std::thread::spawn({
         let ring = std::sync::Arc::clone(&ring);
         move || ring.take(None).phase
     });
-    crate::common::wait::until("the scribe rests", SOON, || ring.beat().goes_on_since(ring.beat()));
-    ring.turn(Phase::Closing);
+    crate::common::wait::until("the scribe rests", SOON, || ring.heartbeat().has_progressed_since(ring.heartbeat()));
+    ring.advance_phase(Phase::Closing);
     scribe.join().unwrap();
-    assert!(!ring.beat().goes_on_since(ring.beat()), "it is busy now");
+    assert!(!ring.heartbeat().has_progressed_since(ring.heartbeat()), "it is busy now");
 }
 
 fn packaged(path: &str) -> PathBuf {

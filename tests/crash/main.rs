@@ -28,7 +28,7 @@ mod sim_disk;
 mod simulation;
 
 /// The ring and the scribe, compiled against shuttle, see [`schedules`].
-#[allow(dead_code, reason = "each schedule uses a part of these sources")]
+#[allow(dead_code, unused_imports, reason = "each schedule uses a part of these sources")]
 #[allow(clippy::new_without_default, clippy::missing_errors_doc, clippy::return_self_not_must_use)]
 #[allow(clippy::unused_self, clippy::unnecessary_wraps, clippy::needless_pass_by_value)]
 #[path = "../../src/audit"]

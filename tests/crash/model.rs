@@ -18,7 +18,7 @@ use crate::simulation::{Ending, GATEWAY, LARGE_BYTES, Life, POISON_BYTES, Step, 
 use gatepost::audit::chain::Head;
 use gatepost::audit::pipeline::{Config, Pipeline};
 use gatepost::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Status};
-use gatepost::audit::scribe::{About, Mode};
+use gatepost::audit::scribe::{ConfigSummary, Mode};
 use gatepost::audit::shipper::BatchLimits;
 use gatepost::audit::sink::{CursorUpdate, ErrorClass, Sink, SinkError};
 use gatepost::audit::{Timeouts, ring};
@@ -117,11 +117,11 @@ fn deliver_by_the_real_shipper(world: &World) {
         dir: world.outbox_dir(),
         gateway_id: Some(GATEWAY),
         mode: Mode::Stored,
-        ring: ring::Limits { records: 4096, bytes: 16 * 1024 * 1024 },
+        ring: ring::RingLimits { records: 4096, bytes: 16 * 1024 * 1024 },
         outbox_bytes_max: 1 << 30,
         timeouts: Timeouts { admission: Duration::from_secs(20), store: Duration::from_secs(20) },
         batch: BatchLimits { records: 4, bytes: 100_000 },
-        about: About { level: "stored", config_digest: Digest::of(b"config") },
+        about: ConfigSummary { level: "stored", config_digest: Digest::of(b"config") },
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let ended = runtime.block_on(async {

@@ -184,7 +184,7 @@ fn the_chain_holds(seen: &Evidence) -> Vec<String> {
             Some(before) => before.position.hash == record.position.prev_hash,
             None => before != Seq::ZERO || record.position.prev_hash == Head::START.hash,
         };
-        if !linked || !chain::holds(&record.position, &record.entry) {
+        if !linked || !chain::hash_matches(&record.position, &record.entry) {
             wrong.push(format!("epoch {epoch} at {seq}"));
         }
     }

@@ -17,7 +17,9 @@ pub mod sync;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::ring::{Arrival, Closed, Limits, NoRoom, Phase, Reservation, Ring, Slot, Taken, Window};
+use crate::audit::ring::{
+    AdmissionError, BatchRoom, Phase, Reservation, Ring, RingClosedError, RingLimits, Slot, WindowRead, WorkItem,
+};
 use gatepost::audit::chain::{self, Head};
 use gatepost::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, PendingRecord, RequestId, Seq, Status};
 use shuttle::future::block_on;
@@ -25,7 +27,7 @@ use shuttle::thread::{self, JoinHandle};
 use sync::{Instant, Time, exhaust, explore};
 
 /// Room for one call, or for two refusals, and for what the gateway keeps for itself.
-const ONE_CALL: Limits = Limits { records: 8, bytes: 7_000 };
+const ONE_CALL: RingLimits = RingLimits { records: 8, bytes: 7_000 };
 const EPOCH: Epoch = Epoch(1);
 /// Where time stands still nobody sees how long it is.
 const LONG: Duration = Duration::from_hours(1);
@@ -43,13 +45,13 @@ fn refusal(of: u128) -> Entry {
 }
 
 /// Holds the room of a call; waits for it for as long as it takes.
-fn reserve(ring: &Arc<Ring>) -> Result<Reservation, NoRoom> {
+fn reserve(ring: &Arc<Ring>) -> Result<Reservation, AdmissionError> {
     block_on(ring.reserve_call(&call(), LONG))
 }
 
-fn append(ring: &Arc<Ring>, of: u128) -> Result<(), Closed> {
+fn append(ring: &Arc<Ring>, of: u128) -> Result<(), RingClosedError> {
     let entry = refusal(of);
-    let Ok(reservation) = block_on(ring.reserve_refusal(&entry, LONG)) else { return Err(Closed) };
+    let Ok(reservation) = block_on(ring.reserve_refusal(&entry, LONG)) else { return Err(RingClosedError) };
     ring.end(reservation, entry, false, None)
 }
 
@@ -60,10 +62,10 @@ fn after(head: &mut Head, record: PendingRecord) -> Slot {
 }
 
 /// The ids of what was taken, in order.
-fn ids(arrivals: &[Arrival]) -> Vec<u128> {
-    let id = |arrival: &Arrival| match arrival {
-        Arrival::Begin { request_id, .. } => request_id.0.as_u128(),
-        Arrival::End { record, .. } => record.entry().call.request_id.0.as_u128(),
+fn ids(arrivals: &[WorkItem]) -> Vec<u128> {
+    let id = |arrival: &WorkItem| match arrival {
+        WorkItem::Begin { request_id, .. } => request_id.0.as_u128(),
+        WorkItem::End { record, .. } => record.entry().call.request_id.0.as_u128(),
     };
     arrivals.iter().map(id).collect()
 }
@@ -73,16 +75,16 @@ fn scribe(ring: &Arc<Ring>, count: usize, stores: bool) -> (Vec<u128>, Head) {
     let (mut all, mut head) = (Vec::new(), Head::START);
     while all.len() < count {
         let work = ring.take(None);
-        all.extend(ids(&work.arrivals));
-        let records = work.arrivals.into_iter().filter_map(|arrival| match arrival {
-            Arrival::End { record, .. } => Some(after(&mut head, record)),
-            Arrival::Begin { .. } => None,
+        all.extend(ids(&work.items));
+        let records = work.items.into_iter().filter_map(|arrival| match arrival {
+            WorkItem::End { record, .. } => Some(after(&mut head, record)),
+            WorkItem::Begin { .. } => None,
         });
         let records: Vec<_> = records.collect();
         if stores {
-            ring.stored(head.seq);
+            ring.mark_stored(head.seq);
         }
-        ring.publish(records, work.taken);
+        ring.publish(records, work.room);
     }
     (all, head)
 }
@@ -144,7 +146,7 @@ fn i6_a_waiting_call_is_woken_when_a_record_is_delivered() {
         append(&ring, 1).unwrap();
         append(&ring, 2).unwrap();
         let (_, head) = scribe(&ring, 2, false);
-        let shipper = spawn(&ring, move |ring| ring.delivered(EPOCH, head, true));
+        let shipper = spawn(&ring, move |ring| ring.mark_delivered(EPOCH, head, true));
         drop(reserve(&ring).unwrap());
         shipper.join().unwrap();
         nothing_is_used(&ring);
@@ -177,7 +179,7 @@ fn i6_the_ring_never_holds_more_calls_than_fit() {
 #[test]
 fn the_scribe_takes_every_entry_once_and_in_order() {
     exhaust(MOST, || {
-        let ring = Ring::new(Limits { records: 100, bytes: 100_000 }, Head::START);
+        let ring = Ring::new(RingLimits { records: 100, bytes: 100_000 }, Head::START);
         let producer = spawn(&ring, |ring| {
             append(&ring, 1).unwrap();
             append(&ring, 2).unwrap();
@@ -185,7 +187,7 @@ fn the_scribe_takes_every_entry_once_and_in_order() {
         let (all, head) = scribe(&ring, 2, false);
         producer.join().unwrap();
         assert_eq!((all, head.seq), (vec![1, 2], Seq(2)));
-        ring.delivered(EPOCH, head, true);
+        ring.mark_delivered(EPOCH, head, true);
         nothing_is_used(&ring);
     });
 }
@@ -193,13 +195,13 @@ fn the_scribe_takes_every_entry_once_and_in_order() {
 #[test]
 fn a_gathering_scribe_is_woken_by_its_last_entry() {
     exhaust(MOST, || {
-        let ring = Ring::new(Limits { records: 100, bytes: 100_000 }, Head::START);
+        let ring = Ring::new(RingLimits { records: 100, bytes: 100_000 }, Head::START);
         let producer = spawn(&ring, |ring| {
             append(&ring, 1).unwrap();
             append(&ring, 2).unwrap();
         });
         assert_eq!(ring.gather(2, LONG), 2);
-        assert_eq!(ids(&ring.take(None).arrivals), [1, 2]);
+        assert_eq!(ids(&ring.take(None).items), [1, 2]);
         producer.join().unwrap();
     });
 }
@@ -207,17 +209,17 @@ fn a_gathering_scribe_is_woken_by_its_last_entry() {
 #[test]
 fn the_shipper_is_woken_after_every_published_record() {
     explore(Time::Stands, || {
-        let ring = Ring::new(Limits { records: 100, bytes: 100_000 }, Head::START);
+        let ring = Ring::new(RingLimits { records: 100, bytes: 100_000 }, Head::START);
         let publisher = spawn(&ring, |ring| {
             let mut head = Head::START;
             for of in 1..=2 {
-                ring.publish(vec![after(&mut head, refusal(of).into())], Taken::default());
+                ring.publish(vec![after(&mut head, refusal(of).into())], BatchRoom::default());
             }
         });
         let mut delivered = Head::START;
         while delivered.seq < Seq(2) {
-            block_on(ring.shippable_behind(delivered.seq));
-            let Window::Records(records) = ring.read_from(delivered.seq.next(), 10, 10_000) else {
+            block_on(ring.wait_for_shippable_after(delivered.seq));
+            let WindowRead::Records(records) = ring.read_from(delivered.seq.next(), 10, 10_000) else {
                 panic!("woken early")
             };
             for record in records {
@@ -228,7 +230,7 @@ fn the_shipper_is_woken_after_every_published_record() {
                 );
                 delivered = Head::after(&record.position);
             }
-            ring.delivered(EPOCH, delivered, true);
+            ring.mark_delivered(EPOCH, delivered, true);
         }
         publisher.join().unwrap();
         nothing_is_used(&ring);
@@ -243,19 +245,19 @@ fn a_change_of_phase_wakes_every_waiter() {
         (Phase::Closing, |ring| assert_eq!(ring.take(Some(LONG)).phase, Phase::Closing)),
         (Phase::Closing, |ring| assert_eq!(ring.gather(1, LONG), 0)),
         (Phase::Finished, |ring| assert_eq!(ring.pause(LONG), Phase::Finished)),
-        (Phase::Closed, |ring| block_on(ring.shippable_behind(Seq::ZERO))),
-        (Phase::Closing, |ring| block_on(ring.reached(Phase::Closing))),
+        (Phase::Closed, |ring| block_on(ring.wait_for_shippable_after(Seq::ZERO))),
+        (Phase::Closing, |ring| block_on(ring.wait_for_phase(Phase::Closing))),
         (Phase::Closing, |ring| {
             // Room for one, which the other one does not give back.
             let (one, other) = (reserve(ring), reserve(ring));
-            assert_eq!(one.and(other).unwrap_err(), NoRoom::Closed);
+            assert_eq!(one.and(other).unwrap_err(), AdmissionError::Closed);
         }),
     ];
     for (phase, wait) in waits {
         exhaust(MOST, move || {
             let ring = Ring::new(ONE_CALL, Head::START);
             let waits = spawn(&ring, move |ring| wait(&ring));
-            ring.turn(phase);
+            ring.advance_phase(phase);
             waits.join().unwrap();
             nothing_is_used(&ring);
         });
@@ -267,8 +269,8 @@ fn a_failed_scribe_wakes_calls_waiting_for_room() {
     exhaust(MOST, || {
         let ring = Ring::new(ONE_CALL, Head::START);
         let held = reserve(&ring).unwrap();
-        let waits = spawn(&ring, |ring| assert_eq!(reserve(&ring).unwrap_err(), NoRoom::Failed));
-        ring.fail();
+        let waits = spawn(&ring, |ring| assert_eq!(reserve(&ring).unwrap_err(), AdmissionError::Failed));
+        ring.mark_scribe_failed();
         waits.join().unwrap();
         drop(held);
         nothing_is_used(&ring);
@@ -278,21 +280,21 @@ fn a_failed_scribe_wakes_calls_waiting_for_room() {
 #[test]
 fn i3_nothing_is_appended_once_the_ring_is_closing() {
     explore(Time::Stands, || {
-        let ring = Ring::new(Limits { records: 100, bytes: 100_000 }, Head::START);
+        let ring = Ring::new(RingLimits { records: 100, bytes: 100_000 }, Head::START);
         let producer = spawn(&ring, |ring| [append(&ring, 1), append(&ring, 2)]);
-        let closer = spawn(&ring, |ring| ring.turn(Phase::Closing));
+        let closer = spawn(&ring, |ring| ring.advance_phase(Phase::Closing));
         let (mut all, mut used) = (Vec::new(), Vec::new());
         loop {
             let work = ring.take(None);
-            all.extend(ids(&work.arrivals));
-            used.push(work.taken);
+            all.extend(ids(&work.items));
+            used.push(work.room);
             if work.phase == Phase::Closing {
                 break;
             }
         }
         let appended = producer.join().unwrap();
         closer.join().unwrap();
-        assert!(ring.take(Some(Duration::ZERO)).arrivals.is_empty(), "appended behind the closing record");
+        assert!(ring.take(Some(Duration::ZERO)).items.is_empty(), "appended behind the closing record");
         let taken = (1..).zip(appended).filter(|(_, result)| result.is_ok()).map(|(of, _)| of);
         assert_eq!(all, taken.collect::<Vec<u128>>());
         for taken in used {

@@ -20,8 +20,8 @@ use gatepost::audit::record::{
     AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, Timestamp,
 };
 use gatepost::audit::redact::Redaction;
-use gatepost::audit::ring::{Limits, Phase, Reservation, Ring, Window};
-use gatepost::audit::scribe::{About, Mode, Scribe};
+use gatepost::audit::ring::{Phase, Reservation, Ring, RingLimits, WindowRead};
+use gatepost::audit::scribe::{ConfigSummary, Mode, Scribe};
 use gatepost::audit::sink::CursorUpdate;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -214,7 +214,7 @@ impl World {
     }
 
     fn run(&mut self, life: &Life) -> Ending {
-        let failed = |world: &Self, what: &str, error: &gatepost::audit::outbox::Error| {
+        let failed = |world: &Self, what: &str, error: &gatepost::audit::outbox::OutboxError| {
             if world.disk.is_frozen() {
                 return Ending::Crashed;
             }
@@ -232,8 +232,8 @@ impl World {
         if life.tooth == Tooth::IntentsDropped {
             opening.interrupted.clear();
         }
-        let limits = Limits { records: 4096, bytes: 16 * 1024 * 1024 };
-        let about = About { level: "stored", config_digest: Digest::of(b"config") };
+        let limits = RingLimits { records: 4096, bytes: 16 * 1024 * 1024 };
+        let about = ConfigSummary { level: "stored", config_digest: Digest::of(b"config") };
         let mode = if life.queued { Mode::Queued { spill_after: Duration::ZERO } } else { Mode::Stored };
         let scribe = match Scribe::begin(opening, limits, life.quota_bytes.unwrap_or(QUOTA_BYTES), mode, &about) {
             Ok(scribe) => scribe,
@@ -265,7 +265,7 @@ impl World {
         let watching = Arc::clone(&driver);
         self.disk.watch(move |moment| watching.lock().unwrap().notice(moment));
         if self.disk.is_frozen() {
-            ring.turn(Phase::Finished);
+            ring.advance_phase(Phase::Finished);
         }
         let report = scribe.run();
         self.disk.unwatch();
@@ -308,9 +308,9 @@ impl World {
                 if moved == CursorUpdate::Unchanged || now == cursor {
                     break;
                 }
-                ring.delivered(epoch, now, false);
+                ring.mark_delivered(epoch, now, false);
             }
-            ring.delivered(epoch, self.evidence().cursor(epoch), false);
+            ring.mark_delivered(epoch, self.evidence().cursor(epoch), false);
             after = Some(epoch);
         }
     }
@@ -340,7 +340,7 @@ impl World {
 
     /// What the outbox of a dead gateway holds and the sink does not have.
     pub fn left(&self) -> Vec<AuditRecord> {
-        let reader = Reader::of_dead(Arc::new(self.disk.clone()), &self.outbox_dir()).unwrap();
+        let reader = Reader::offline(Arc::new(self.disk.clone()), &self.outbox_dir()).unwrap();
         let (mut left, mut after) = (Vec::new(), None);
         while let Some(epoch) = reader.next_epoch(after).unwrap() {
             let mut head = self.evidence().cursor(epoch);
@@ -373,8 +373,8 @@ impl Driver {
                 self.advance();
             }
             // The process is dead: nothing that the scribe still does reaches anything.
-            Moment::Crashed => self.ring.turn(Phase::Finished),
-            Moment::Failed if self.gives_up => self.ring.turn(Phase::Finished),
+            Moment::Crashed => self.ring.advance_phase(Phase::Finished),
+            Moment::Failed if self.gives_up => self.ring.advance_phase(Phase::Finished),
             Moment::Failed => {}
         }
     }
@@ -388,13 +388,13 @@ impl Driver {
             }
         }
         if self.ring.phase() == Phase::Open {
-            self.ring.turn(Phase::Closing);
+            self.ring.advance_phase(Phase::Closing);
             return;
         }
         if self.ships_all {
             while self.ship(usize::MAX, true) {}
         }
-        self.ring.turn(Phase::Finished);
+        self.ring.advance_phase(Phase::Finished);
     }
 
     fn take(&mut self, step: Step) -> bool {
@@ -502,14 +502,16 @@ impl Driver {
     /// Delivers up to `count` records of this epoch from the ring; says whether there were any.
     fn ship(&mut self, count: usize, heard: bool) -> bool {
         let cursor = self.evidence().cursor(self.epoch);
-        let Window::Records(batch) = self.ring.read_from(cursor.seq.next(), count, usize::MAX) else { return false };
+        let WindowRead::Records(batch) = self.ring.read_from(cursor.seq.next(), count, usize::MAX) else {
+            return false;
+        };
         if batch.is_empty() {
             return false;
         }
         let moved = self.evidence().deliver(&batch);
         if heard && moved == CursorUpdate::Moved {
             let now = self.evidence().cursor(self.epoch);
-            self.ring.delivered(self.epoch, now, true);
+            self.ring.mark_delivered(self.epoch, now, true);
         }
         moved == CursorUpdate::Moved && self.evidence().cursor(self.epoch).seq > cursor.seq.max(Seq::ZERO)
     }

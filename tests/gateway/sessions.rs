@@ -93,7 +93,7 @@ async fn backends_with_equal_request_ids_do_not_interfere() {
 
 /// The records of a gateway that has ended.
 fn records(setup: &Setup) -> Vec<Entry> {
-    let reader = Reader::of_dead(Arc::new(DiskFs), &setup.audit_dir()).unwrap();
+    let reader = Reader::offline(Arc::new(DiskFs), &setup.audit_dir()).unwrap();
     stored_records(&reader).into_iter().map(|record| record.entry).collect()
 }
 

@@ -1,98 +1,105 @@
-//! What each byte of a record's frame means, for people who look. It reads the layout by itself, field by field, so that
-//! it also explains a frame that does not decode, as far as that goes.
+//! Explains the bytes of a record's frame, field by field, for `gatepost outbox show --raw`. It parses the layout
+//! itself instead of calling the decoder, so that it can also explain the beginning of a frame that does not decode.
 
-use super::{HEADER_BYTES, MAGIC};
+use super::layout::{HEADER_BYTES, MAGIC};
 
-/// One field of a frame.
+/// A field of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Field {
-    /// Where it begins, bytes from the frame's start.
+pub struct FrameField {
+    /// The offset from the start of the frame, in bytes.
     pub offset: usize,
-    /// How long it is, bytes.
+    /// The length in bytes.
     pub length: usize,
-    /// Its name.
+    /// The name of the field.
     pub name: &'static str,
-    /// What it says.
+    /// The value as text.
     pub value: String,
 }
 
-/// How a field of the body is laid out.
+/// The encoding of a field of the body.
 #[derive(Clone, Copy)]
-enum Kind {
-    /// So many bytes as they are.
+enum Encoding {
+    /// This number of bytes, unchanged.
     Bytes(usize),
     /// A variable-length integer.
     Unsigned,
-    /// The same, signs alternating.
+    /// A variable-length integer in zigzag encoding.
     Signed,
     /// A length and UTF-8.
     Text,
-    /// A double, little-endian.
+    /// A 64-bit floating-point number, little-endian.
     Double,
 }
 
-/// The body of a record: its fields in order, and whether one byte before says if it is there.
-const BODY: [(&str, Kind, bool); 25] = [
-    ("gateway_id", Kind::Bytes(16), false),
-    ("epoch", Kind::Unsigned, false),
-    ("seq", Kind::Unsigned, false),
-    ("prev_hash", Kind::Bytes(32), false),
-    ("hash", Kind::Bytes(32), false),
-    ("request_id", Kind::Bytes(16), false),
-    ("timestamp, microseconds", Kind::Signed, false),
-    ("method", Kind::Text, false),
-    ("client_subject", Kind::Text, false),
-    ("client_role", Kind::Text, true),
-    ("client_issuer", Kind::Text, true),
-    ("token_id", Kind::Text, true),
-    ("client_addr", Kind::Text, true),
-    ("session_id", Kind::Text, true),
-    ("rpc_id", Kind::Text, true),
-    ("tool_name", Kind::Text, true),
-    ("backend_name", Kind::Text, true),
-    ("request_args", Kind::Text, true),
-    ("args_digest", Kind::Bytes(32), true),
-    ("normalised, bits", Kind::Unsigned, false),
-    ("response_status, code", Kind::Bytes(1), false),
-    ("error_message", Kind::Text, true),
-    ("response_digest", Kind::Bytes(32), true),
-    ("response_bytes", Kind::Unsigned, true),
-    ("latency_ms", Kind::Double, false),
+/// The fields of a record's body in order, each with its encoding and whether it is optional. An optional field is
+/// preceded by one byte, which is 0 if the field is absent.
+const BODY: [(&str, Encoding, bool); 25] = [
+    ("gateway_id", Encoding::Bytes(16), false),
+    ("epoch", Encoding::Unsigned, false),
+    ("seq", Encoding::Unsigned, false),
+    ("prev_hash", Encoding::Bytes(32), false),
+    ("hash", Encoding::Bytes(32), false),
+    ("request_id", Encoding::Bytes(16), false),
+    ("timestamp, microseconds", Encoding::Signed, false),
+    ("method", Encoding::Text, false),
+    ("client_subject", Encoding::Text, false),
+    ("client_role", Encoding::Text, true),
+    ("client_issuer", Encoding::Text, true),
+    ("token_id", Encoding::Text, true),
+    ("client_addr", Encoding::Text, true),
+    ("session_id", Encoding::Text, true),
+    ("rpc_id", Encoding::Text, true),
+    ("tool_name", Encoding::Text, true),
+    ("backend_name", Encoding::Text, true),
+    ("request_args", Encoding::Text, true),
+    ("args_digest", Encoding::Bytes(32), true),
+    ("normalised, bits", Encoding::Unsigned, false),
+    ("response_status, code", Encoding::Bytes(1), false),
+    ("error_message", Encoding::Text, true),
+    ("response_digest", Encoding::Bytes(32), true),
+    ("response_bytes", Encoding::Unsigned, true),
+    ("latency_ms", Encoding::Double, false),
 ];
 
-/// The fields of the record frame in `bytes`, in order, up to the first that is not there in full.
+/// The fields of the record frame in `bytes`, in order, up to the first one that is incomplete.
 #[must_use]
-pub fn fields(bytes: &[u8]) -> Vec<Field> {
-    let mut walk = Walk { bytes, at: 0, fields: Vec::new() };
-    let whole = walk
+pub fn fields(bytes: &[u8]) -> Vec<FrameField> {
+    let mut parser = FieldParser { bytes, at: 0, fields: Vec::new() };
+    let whole = parser
         .header()
-        .and_then(|()| BODY.iter().try_for_each(|(name, kind, optional)| walk.field(name, *kind, *optional)));
+        .and_then(|()| BODY.iter().try_for_each(|(name, encoding, optional)| parser.field(name, *encoding, *optional)));
     if whole.is_none() {
-        let (offset, length) = (walk.at, bytes.len().saturating_sub(walk.at));
-        walk.fields.push(Field { offset, length, name: "not understood", value: hex(bytes.get(walk.at..)) });
+        let (offset, length) = (parser.at, bytes.len().saturating_sub(parser.at));
+        parser.fields.push(FrameField {
+            offset,
+            length,
+            name: "not understood",
+            value: hex::encode(bytes.get(parser.at..).unwrap_or_default()),
+        });
     }
-    walk.fields
+    parser.fields
 }
 
-struct Walk<'a> {
+struct FieldParser<'a> {
     bytes: &'a [u8],
     at: usize,
-    fields: Vec<Field>,
+    fields: Vec<FrameField>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> FieldParser<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let taken = self.bytes.get(self.at..self.at.checked_add(count)?)?;
         self.at += count;
         Some(taken)
     }
 
+    /// A little-endian integer of `count` bytes.
     fn little(&mut self, count: usize) -> Option<u64> {
         Some(self.take(count)?.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
 
     fn push(&mut self, offset: usize, name: &'static str, value: String) {
-        self.fields.push(Field { offset, length: self.at - offset, name, value });
+        self.fields.push(FrameField { offset, length: self.at - offset, name, value });
     }
 
     fn header(&mut self) -> Option<()> {
@@ -101,7 +108,7 @@ impl<'a> Walk<'a> {
         for (name, count) in [
             ("format version", 1),
             ("codec, 1 = bincode 2", 1),
-            ("kind, 1 = record, 2 = intent", 1),
+            ("encoding, 1 = record, 2 = intent", 1),
             ("reserved", 1),
             ("length of the body", 4),
         ] {
@@ -118,32 +125,32 @@ impl<'a> Walk<'a> {
         Some(())
     }
 
-    fn field(&mut self, name: &'static str, kind: Kind, optional: bool) -> Option<()> {
+    fn field(&mut self, name: &'static str, encoding: Encoding, optional: bool) -> Option<()> {
         let offset = self.at;
-        let value = if optional && self.little(1)? == 0 { "-".to_owned() } else { self.value(kind)? };
+        let value = if optional && self.little(1)? == 0 { "-".to_owned() } else { self.value(encoding)? };
         self.push(offset, name, value);
         Some(())
     }
 
-    fn value(&mut self, kind: Kind) -> Option<String> {
-        Some(match kind {
-            Kind::Bytes(1) => self.little(1)?.to_string(),
-            Kind::Bytes(count) => hex(self.take(count)),
-            Kind::Unsigned => self.integer()?.to_string(),
-            Kind::Signed => {
+    fn value(&mut self, encoding: Encoding) -> Option<String> {
+        Some(match encoding {
+            Encoding::Bytes(1) => self.little(1)?.to_string(),
+            Encoding::Bytes(count) => hex::encode(self.take(count).unwrap_or_default()),
+            Encoding::Unsigned => self.integer()?.to_string(),
+            Encoding::Signed => {
                 let zigzag = self.integer()?;
                 let half = i64::try_from(zigzag >> 1).ok()?;
                 if zigzag & 1 == 0 { half } else { -half - 1 }.to_string()
             }
-            Kind::Text => {
+            Encoding::Text => {
                 let count = usize::try_from(self.integer()?).ok()?;
                 String::from_utf8_lossy(self.take(count)?).into_owned()
             }
-            Kind::Double => f64::from_bits(self.little(8)?).to_string(),
+            Encoding::Double => f64::from_bits(self.little(8)?).to_string(),
         })
     }
 
-    /// bincode 2: up to 250 in one byte; 251, 252 and 253 announce two, four and eight.
+    /// A variable-length integer of bincode 2: one byte up to 250; 251, 252 and 253 precede two, four and eight bytes.
     fn integer(&mut self) -> Option<u64> {
         match self.little(1)? {
             251 => self.little(2),
@@ -154,19 +161,14 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn hex(bytes: Option<&[u8]>) -> String {
-    bytes.unwrap_or_default().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_of_the_golden_frame_belongs_to_one_field() {
+    fn every_byte_of_the_golden_frame_is_in_one_field() {
         let golden = include_str!("record_v1.hex").trim();
-        let byte = |at: usize| u8::from_str_radix(&golden[at * 2..at * 2 + 2], 16).unwrap();
-        let bytes: Vec<u8> = (0..golden.len() / 2).map(byte).collect();
+        let bytes = hex::decode(golden).unwrap();
         let fields = fields(&bytes);
         let end = fields.iter().fold(0, |end, field| {
             assert_eq!(field.offset, end, "{}", field.name);

@@ -1,35 +1,36 @@
-//! Why the outbox cannot be opened, written or read: each error names the file, the reason and what to do.
+//! The errors of the outbox. Each message names the file, the reason and, if there is one, a remedy.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::audit::codec;
+use crate::audit::codec::CodecError;
 use crate::audit::record::GatewayId;
 
-/// Why the outbox cannot be opened, written or read.
+/// The outbox cannot be opened, written or read.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file system refused.
+pub enum OutboxError {
+    /// A file-system operation outside redb failed: on the directory, the lock, the ballast, or a file that is created,
+    /// renamed, linked or removed. The disk may be full or read-only, or the permissions wrong.
     #[error("cannot {operation} {path}: {source}{remedy}", path = .path.display(), remedy = remedy(source))]
     Io {
-        /// What was tried.
+        /// The operation, as a verb.
         operation: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the file system.
         source: io::Error,
     },
-    /// redb refused.
+    /// redb returned an error: its own I/O failed, or it found the file damaged.
     #[error("cannot {operation} outbox file {path}: {source}", path = .path.display())]
     Redb {
-        /// What was tried.
+        /// The operation, as a verb.
         operation: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of redb.
         source: Box<redb::Error>,
     },
-    /// Another process has the directory.
+    /// Another process holds the directory's lock: usually a second gateway that was started with the same `audit.dir`.
     #[error(
         "outbox directory {path} is in use by {holder}; stop that gateway or give this one a directory of its own",
         path = .path.display()
@@ -37,63 +38,73 @@ pub enum Error {
     Locked {
         /// The directory.
         path: PathBuf,
-        /// What the holder wrote into the lock file.
+        /// The contents of the lock file, which the holder wrote.
         holder: String,
     },
-    /// A file of a later version.
-    #[error("outbox file {path} has format {found}, this Gatepost knows {known}; use a newer one", path = .path.display())]
+    /// The file was written by a later version of Gatepost. Nothing is changed.
+    #[error(
+        "outbox file {path} has format {found}, but this version of Gatepost reads only format {known}; \
+         use a newer version",
+        path = .path.display()
+    )]
     NewerFormat {
         /// The file.
         path: PathBuf,
-        /// Its format.
+        /// The format in the file's meta table.
         found: u32,
-        /// What is known here.
+        /// The format that this version reads.
         known: u32,
     },
-    /// A file that no outbox wrote.
-    #[error("{path} is no outbox: it is {what}; move it away or name another directory", path = .path.display())]
+    /// The file has the name of a generation file, and is empty or has no usable meta table.
+    #[error(
+        "{path} is not an outbox file: {what}; move it away, or set audit.dir to another directory",
+        path = .path.display()
+    )]
     NotAnOutbox {
-        /// The file or directory.
+        /// The file.
         path: PathBuf,
-        /// What it is.
+        /// What is wrong with it.
         what: String,
     },
-    /// The directory belongs to a gateway with another id.
+    /// The directory was begun by a gateway with another id: `audit.dir` or `audit.gateway_id` was changed, or the
+    /// directory was copied from another gateway.
     #[error(
-        "outbox directory {path} belongs to gateway {found}, the configuration says {configured}; \
+        "outbox directory {path} belongs to gateway {found}, but the configuration says {configured}; \
          change audit.gateway_id or audit.dir",
         path = .path.display()
     )]
     OtherGateway {
         /// The directory.
         path: PathBuf,
-        /// Whose it is.
+        /// The id in the directory's files.
         found: GatewayId,
-        /// Whose it should be.
+        /// The id in the configuration.
         configured: GatewayId,
     },
-    /// The directory's name leads to another directory than at the start, or to none.
+    /// The directory's path no longer leads to the directory that was opened: it was moved, removed or mounted over
+    /// while the gateway ran.
     #[error(
         "outbox directory {path} was moved, removed or replaced under the running gateway; move it back, or stop the \
-         gateway, whose open calls end as interrupted"
-    , path = .path.display())]
-    Replaced {
+         gateway, whose open calls end as interrupted",
+        path = .path.display()
+    )]
+    DirectoryReplaced {
         /// The directory.
         path: PathBuf,
     },
-    /// A stored frame that does not decode.
-    #[error("outbox file {path} holds a broken {what}", path = .path.display())]
-    Frame {
+    /// A frame that should be whole does not decode: an intent whose bytes were damaged.
+    #[error("outbox file {path} contains a broken {what}", path = .path.display())]
+    BrokenFrame {
         /// The file.
         path: PathBuf,
-        /// What is broken.
+        /// The kind of frame and its key.
         what: String,
-        /// How.
-        source: codec::Error,
+        /// The reason.
+        source: CodecError,
     },
 }
 
-/// What to do about what the file system said, where that is known.
+/// The remedy for an error of the file system, or nothing if none is known.
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -108,37 +119,46 @@ fn remedy(source: &io::Error) -> &'static str {
     }
 }
 
-impl Error {
-    /// Whether the file is damaged: no I/O error that may pass, and no file that a newer version reads well.
+/// Whether the disk, or the user's quota on it, is full.
+pub(super) fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl OutboxError {
+    /// Whether the file is damaged. I/O errors that may pass, and files that a newer version can read, are not damage.
     pub(super) fn is_damage(&self) -> bool {
         match self {
             Self::Redb { source, .. } => match source.as_ref() {
-                // redb's words for a wrong magic number, and the overlay's for a file that ends too early.
+                // redb's error for a wrong magic number, and the overlay's for a file that ends too early.
                 redb::Error::Io(error) => {
                     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
                 }
                 redb::Error::PreviousIo => false,
-                // Also a file that redb takes for an old one: format 1 was never written by an older redb.
+                // This includes a file that redb takes for an older version's: no older redb ever wrote format 1.
                 _ => true,
             },
-            Self::NotAnOutbox { .. } | Self::Frame { .. } => true,
+            Self::NotAnOutbox { .. } | Self::BrokenFrame { .. } => true,
             Self::Io { .. }
             | Self::Locked { .. }
             | Self::NewerFormat { .. }
             | Self::OtherGateway { .. }
-            | Self::Replaced { .. } => false,
+            | Self::DirectoryReplaced { .. } => false,
         }
     }
 
-    /// Whether the disk, or the user's share of it, is full.
+    /// Whether the disk, or the user's quota on it, is full.
     pub(super) fn is_disk_full(&self) -> bool {
-        let full =
-            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match self {
-            Self::Io { source, .. } => full(source),
-            Self::Redb { source, .. } => matches!(source.as_ref(), redb::Error::Io(error) if full(error)),
+            Self::Io { source, .. } => is_disk_full(source),
+            Self::Redb { source, .. } => matches!(source.as_ref(), redb::Error::Io(error) if is_disk_full(error)),
             _ => false,
         }
+    }
+
+    /// Turns an I/O error of `operation` on `path` into [`OutboxError::Io`].
+    pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { operation, path, source }
     }
 
     pub(super) fn redb(operation: &'static str, path: &Path, source: impl Into<redb::Error>) -> Self {

@@ -1,34 +1,36 @@
-//! The stored bytes of one record, for people who look.
+//! The stored bytes of one record, for inspection.
 
-use super::{Error, Reader, salvage};
+use super::error::OutboxError;
+use super::reader::Reader;
+use super::salvage;
 use crate::audit::record::{Epoch, Seq};
 
-/// A record's bytes and where they stand.
+/// The bytes of a record, and their position.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
-    /// The file's name.
+pub struct RecordFrame {
+    /// The name of the file.
     pub file: String,
-    /// The first seq of its segment, which is the segment's key.
+    /// The first seq of the record's segment, which is the segment's key.
     pub segment: Seq,
-    /// Where in the segment it begins, bytes.
+    /// The offset of the frame in the segment, in bytes.
     pub offset: usize,
-    /// Its bytes, see [`codec`](crate::audit::codec).
+    /// The bytes of the frame, see [`codec`](crate::audit::codec).
     pub bytes: Vec<u8>,
 }
 
 impl Reader {
-    /// The stored bytes of the record at this place; `None` where none is stored or its bytes rotted.
+    /// The stored bytes of a record; `None` if no such record is stored or its bytes are damaged.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn frame(&self, epoch: Epoch, seq: Seq) -> Result<Option<Frame>, Error> {
+    pub fn frame(&self, epoch: Epoch, seq: Seq) -> Result<Option<RecordFrame>, OutboxError> {
         for number in self.numbers() {
             let Some(file) = self.file(number)? else { continue };
             let Some(segment) = file.segment_from(epoch, seq)? else { continue };
             let mut frames = salvage::scan(segment.frames());
             if let Some((offset, length, _)) = frames.find(|(_, _, record)| record.position.seq == seq) {
                 let bytes = segment.frames().get(offset..offset + length).unwrap_or_default().to_vec();
-                return Ok(Some(Frame { file: number.file_name(), segment: segment.first, offset, bytes }));
+                return Ok(Some(RecordFrame { file: number.file_name(), segment: segment.first, offset, bytes }));
             }
         }
         Ok(None)

@@ -1,4 +1,4 @@
-//! The file system, as the outbox uses it: a seam at which tests crash, tear, fail and fill the disk.
+//! The file system, as the outbox uses it. Tests implement it to crash, to tear writes, to fail and to fill the disk.
 
 use std::fmt::Debug;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -8,34 +8,34 @@ use std::path::Path;
 
 use redb::StorageBackend;
 
-/// What the outbox asks of a file system. Every method returns after its effect is visible to other processes, but only
-/// [`Fs::sync_dir`] makes creations, renames and unlinks survive a power loss.
+/// A file system. Every method returns after its effect is visible to other processes, but creations, renames and
+/// unlinks survive a power loss only after [`Fs::sync_dir`].
 pub trait Fs: Debug + Send + Sync + 'static {
-    /// Makes `dir` and its parents with mode 0700; nothing happens where it exists.
+    /// Creates `dir` and its parents with mode 0700. Does nothing if it exists.
     ///
     /// # Errors
     /// Any I/O error.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// The names in `dir`, in no order.
+    /// The names in `dir`, in no particular order.
     ///
     /// # Errors
     /// Any I/O error.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
-    /// A new, empty file of mode 0600 for reading and writing.
+    /// Creates an empty file with mode 0600, for reading and writing.
     ///
     /// # Errors
-    /// Any I/O error; [`io::ErrorKind::AlreadyExists`] where the file exists.
+    /// Any I/O error; [`io::ErrorKind::AlreadyExists`] if the file exists.
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>>;
 
-    /// An existing file for reading; writing to it fails.
+    /// Opens an existing file for reading. Writing to it fails.
     ///
     /// # Errors
     /// Any I/O error.
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>>;
 
-    /// Renames a file within its directory, over an existing one.
+    /// Renames a file within its directory, and replaces an existing one.
     ///
     /// # Errors
     /// Any I/O error.
@@ -53,11 +53,11 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// Any I/O error.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// What tells a directory from another one under the same name: device and inode.
+    /// The device and inode of `path`. They differ if another file or directory is now at the same path.
     ///
     /// # Errors
     /// Any I/O error.
-    fn identity(&self, dir: &Path) -> io::Result<(u64, u64)>;
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)>;
 
     /// Makes the directory's entries durable.
     ///
@@ -104,8 +104,8 @@ impl Fs for DiskFs {
         std::fs::remove_file(path)
     }
 
-    fn identity(&self, dir: &Path) -> io::Result<(u64, u64)> {
-        let meta = std::fs::metadata(dir)?;
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let meta = std::fs::metadata(path)?;
         Ok((meta.dev(), meta.ino()))
     }
 

@@ -1,22 +1,26 @@
-//! One generation file: a redb database that is written by the process that created it and only read by all others.
+//! A generation file: a redb database. The process that creates it writes it; all others only read it.
 //!
 //! ```text
-//! name       outbox-NNNNNN.redb, six digits at least, rising; made as outbox-NNNNNN.redb.tmp
+//! name       outbox-NNNNNN.redb, at least six digits, ascending; created as outbox-NNNNNN.redb.tmp
 //! meta       "format"      u32 LE, 1
 //!            "gateway_id"  16 bytes
-//!            "epoch"       u64 LE: all segments of the file are of this epoch
+//!            "epoch"       u64 LE: all segments in the file belong to this epoch
 //!            "head"        u64 LE seq, 32 bytes hash: the last record stored before this file was begun
-//!            "previous"    u64 LE epoch, u64 LE seq, 32 bytes hash: the epoch before and its last record, if any
-//!            "damage"      JSON, where this file stands for a damaged one: what became of that
+//!            "previous"    u64 LE epoch, u64 LE seq, 32 bytes hash: the previous epoch and its last record, if any
+//!            "damage"      JSON, only in a file that replaces a damaged one: what was kept and what was lost
 //!            "closed"      present once the epoch's gateway/closed record is stored
 //! segments   (epoch u64, first seq u64) -> (last seq u64, record frames)
-//! intents    request id, 16 bytes -> intent frame; in the newest generation only
-//! delivered  epoch u64 -> (seq u64, 32 bytes hash): how far each epoch was delivered, as far as this file knows
+//! intents    request id, 16 bytes -> intent frame; only in the newest generation
+//! delivered  epoch u64 -> (seq u64, 32 bytes hash): how far each epoch is delivered, as far as this file knows
 //! ```
 //!
-//! A file comes into being whole: temporary name, first commit (which is synced), rename, fsync of the directory. A crash
-//! before that leaves a `.tmp` that is removed when its number is used again. Commits are two-phase; files opened later are checked
-//! first, since redb does not verify pages as it reads them.
+//! **Warning: this layout is on the disks of running gateways.** Never change a file name, a table, a key, or the type
+//! or meaning of a value without a new number in [`FORMAT`], code that still reads format 1, and a test for both. An
+//! older gateway must refuse the new file ([`OutboxError::NewerFormat`]) rather than misread it.
+//!
+//! A file appears complete: temporary name, first commit (which is synced), rename, fsync of the directory. A crash
+//! before the rename leaves a `.tmp` file, which is removed when its number is used again. Commits are two-phase. A
+//! file that is opened later is checked first, because redb does not verify pages as it reads them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -25,103 +29,81 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
-use super::backend::{Latched, Overlay};
+use super::commit::Commit;
 use super::damage::Damage;
+use super::error::OutboxError;
+use super::file_number::FileNumber;
 use super::fs::Fs;
-use super::segment::{self, Laid};
-use super::{Commit, Error, Segment};
+use super::segment::{self, Segment, SegmentValue};
+use super::storage_backend::{FailStopFile, OverlayFile};
 use crate::audit::chain::Head;
 use crate::audit::record::{Digest, Epoch, GatewayId, RequestId, Seq};
 
-/// Memory that redb may use for one file's pages, in bytes. *Measured*: docs/measurements.md, "redb", 8 to 64 MB repair as fast as
-/// the default of 1 GiB, in 12 to 70 MB resident.
+/// The memory that redb may use for the pages of a file that is being written, in bytes. *Measured*
+/// (`docs/measurements.md`, "redb"): 8 to 64 MB repair a file as fast as the default of 1 GiB, in 12 to 70 MB resident.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
-/// The same for a file that is only read, whose segments are each read once. *Measured*: `benches/backlog.rs`,
+/// The same for a file that is only read. Each of its segments is read once. *Measured*: `benches/backlog.rs`,
 /// `benches/recover.rs`.
 const READ_CACHE_BYTES: usize = 2 * 1024 * 1024;
 
-/// The layout above.
+/// The version of the layout above.
 const FORMAT: u32 = 1;
 
-/// What stands under "closed".
+/// The value of the key "closed".
 const CLOSED: &[u8] = &[1];
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-const SEGMENTS: TableDefinition<(u64, u64), Laid> = TableDefinition::new("segments");
+const SEGMENTS: TableDefinition<(u64, u64), SegmentValue> = TableDefinition::new("segments");
 const INTENTS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("intents");
 const DELIVERED: TableDefinition<u64, (u64, [u8; 32])> = TableDefinition::new("delivered");
 
-/// Which file: its number orders the files and, with them, the epochs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Number(pub(super) u64);
-
-impl Number {
-    pub(super) fn file_name(self) -> String {
-        format!("outbox-{:06}.redb", self.0)
-    }
-
-    pub(super) fn path(self, dir: &Path) -> PathBuf {
-        dir.join(self.file_name())
-    }
-
-    /// The number in a generation's file name.
-    pub(super) fn from_file_name(name: &str) -> Option<Self> {
-        let digits = name.strip_prefix("outbox-")?.strip_suffix(".redb")?;
-        (digits.len() >= 6).then(|| digits.parse().ok().map(Self)).flatten()
-    }
-}
-
-/// What a file's meta table says.
+/// The contents of a file's meta table.
 #[derive(Clone, Debug)]
-pub(super) struct Meta {
+pub(super) struct FileMeta {
     pub(super) gateway_id: GatewayId,
     pub(super) epoch: Epoch,
     pub(super) head: Head,
     pub(super) closed: bool,
-    /// The epoch before this one and its last record.
+    /// The previous epoch and its last record.
     pub(super) previous: Option<(Epoch, Head)>,
-    /// Where this file stands for a damaged one.
+    /// Present if this file replaces a damaged one.
     pub(super) damage: Option<Damage>,
 }
 
-/// One open file.
+/// An open generation file.
 #[derive(Debug)]
 pub(super) struct Generation {
     path: PathBuf,
     database: Database,
-    /// The length of a file that is being written.
+    /// The length of the file, if this process is writing it.
     len: Arc<AtomicU64>,
 }
 
 impl Generation {
-    /// Makes file `number`, holding `meta`, the watermarks, all that `first` has and what `more` puts in, before it gets
-    /// its name.
+    /// Creates file `number` with `meta`, the watermarks in `delivered`, the commit `first` and the commits that `more`
+    /// makes. The file gets its name last.
     pub(super) fn create(
         fs: &dyn Fs,
         dir: &Path,
-        number: Number,
-        meta: &Meta,
+        number: FileNumber,
+        meta: &FileMeta,
         delivered: &[(Epoch, Head)],
         first: &Commit<'_>,
-        more: impl FnOnce(&Self) -> Result<(), Error>,
-    ) -> Result<Self, Error> {
+        more: impl FnOnce(&Self) -> Result<(), OutboxError>,
+    ) -> Result<Self, OutboxError> {
         let path = number.path(dir);
         let temporary = dir.join(format!("{}.tmp", number.file_name()));
-        let io = |operation, path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::Io { operation, path, source }
-        };
         if let Err(error) = fs.remove(&temporary)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            return Err(io("remove", &temporary)(error));
+            return Err(OutboxError::io("remove", &temporary)(error));
         }
-        let file = fs.create(&temporary).map_err(io("create", &temporary))?;
+        let file = fs.create(&temporary).map_err(OutboxError::io("create", &temporary))?;
         let len = Arc::new(AtomicU64::new(0));
         let database = builder()
-            .create_with_backend(Latched::new(file, Arc::clone(&len)))
-            .map_err(|source| Error::redb("create", &temporary, source))?;
+            .create_with_backend(FailStopFile::new(file, Arc::clone(&len)))
+            .map_err(|source| OutboxError::redb("create", &temporary, source))?;
         let generation = Self { path, database, len };
         generation.write("initialise", |transaction| {
             let mut table = transaction.open_table(META)?;
@@ -139,7 +121,7 @@ impl Generation {
                 let bytes = [&epoch.0.to_le_bytes(), head_bytes(head).as_slice()].concat();
                 table.insert("previous", bytes.as_slice())?;
             }
-            // redb opens a table once at a time, and the commit needs its own.
+            // redb opens a table only once at a time, and `apply` opens it again.
             drop(table);
             let mut table = transaction.open_table(DELIVERED)?;
             for (epoch, head) in delivered {
@@ -149,60 +131,63 @@ impl Generation {
             apply(transaction, first)
         })?;
         more(&generation)?;
-        fs.rename(&temporary, &generation.path).map_err(io("rename", &temporary))?;
-        fs.sync_dir(dir).map_err(io("sync", dir))?;
+        fs.rename(&temporary, &generation.path).map_err(OutboxError::io("rename", &temporary))?;
+        fs.sync_dir(dir).map_err(OutboxError::io("sync", dir))?;
         Ok(generation)
     }
 
-    /// Opens an existing file for reading and checks all of it; the file itself is never written.
-    pub(super) fn open(fs: &dyn Fs, dir: &Path, number: Number) -> Result<Self, Error> {
+    /// Opens an existing file for reading, and checks all of it. The file is never written.
+    pub(super) fn open(fs: &dyn Fs, dir: &Path, number: FileNumber) -> Result<Self, OutboxError> {
         Self::open_with(builder().set_cache_size(READ_CACHE_BYTES), fs, dir, number)
     }
 
-    /// The same without the check, for a file that is known to be damaged. What it gives may be wrong, or panic.
-    pub(super) fn open_unchecked(fs: &dyn Fs, dir: &Path, number: Number) -> Result<Self, Error> {
+    /// Opens an existing file for reading without the check, for a file that is known to be damaged. Its methods may
+    /// return wrong values or panic.
+    pub(super) fn open_unchecked(fs: &dyn Fs, dir: &Path, number: FileNumber) -> Result<Self, OutboxError> {
         let mut unchecked = builder();
         unchecked.set_check_integrity_on_open(false).set_cache_size(READ_CACHE_BYTES);
         Self::open_with(&unchecked, fs, dir, number)
     }
 
-    fn open_with(builder: &redb::Builder, fs: &dyn Fs, dir: &Path, number: Number) -> Result<Self, Error> {
+    fn open_with(builder: &redb::Builder, fs: &dyn Fs, dir: &Path, number: FileNumber) -> Result<Self, OutboxError> {
         let path = number.path(dir);
-        let io = |source| Error::Io { operation: "open", path: path.clone(), source };
-        let overlay = Overlay::new(fs.open(&path).map_err(io)?).map_err(io)?;
-        if redb::StorageBackend::len(&overlay).map_err(io)? == 0 {
-            return Err(Error::NotAnOutbox { path, what: "an empty file".to_owned() });
+        let io = || OutboxError::io("open", &path);
+        let overlay = OverlayFile::new(fs.open(&path).map_err(io())?).map_err(io())?;
+        if redb::StorageBackend::len(&overlay).map_err(io())? == 0 {
+            return Err(OutboxError::NotAnOutbox { path, what: "it is empty".to_owned() });
         }
-        let database = builder.create_with_backend(overlay).map_err(|source| Error::redb("open", &path, source))?;
+        let database =
+            builder.create_with_backend(overlay).map_err(|source| OutboxError::redb("open", &path, source))?;
         Ok(Self { path, database, len: Arc::default() })
     }
 
-    /// Bytes of the file, which this process is writing.
+    /// The size of the file in bytes, if this process is writing it.
     pub(super) fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
     }
 
-    /// Stores a commit: all of it or nothing. Returns after fsync.
+    /// Stores `commit`, all of it or nothing, and returns after the fsync.
     ///
-    /// After an error it is unknown whether the commit is in the file; the file is never written again.
-    pub(super) fn commit(&self, commit: &Commit<'_>) -> Result<(), Error> {
+    /// After an error it is unknown whether the commit is in the file. The file is never written again.
+    pub(super) fn commit(&self, commit: &Commit<'_>) -> Result<(), OutboxError> {
         self.write("commit", |transaction| apply(transaction, commit))
     }
 
-    pub(super) fn meta(&self) -> Result<Meta, Error> {
+    /// Reads the meta table.
+    pub(super) fn meta(&self) -> Result<FileMeta, OutboxError> {
         self.read("read", |transaction| {
             let table = transaction.open_table(META)?;
             let get = |key: &str| Ok::<_, redb::Error>(table.get(key)?.map(|guard| guard.value().to_vec()));
-            let place = [get("format")?, get("gateway_id")?, get("epoch")?, get("head")?];
-            Ok((place, get("closed")?, get("previous")?, get("damage")?))
+            let required = [get("format")?, get("gateway_id")?, get("epoch")?, get("head")?];
+            Ok((required, get("closed")?, get("previous")?, get("damage")?))
         })
         .and_then(|([format, gateway_id, epoch, head], closed, previous, damage)| {
-            let broken = |what: &str| Error::NotAnOutbox { path: self.path.clone(), what: what.to_owned() };
+            let broken = |what: &str| OutboxError::NotAnOutbox { path: self.path.clone(), what: what.to_owned() };
             let format = format.and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
             match format {
                 Some(FORMAT) => {}
-                Some(found) => return Err(Error::NewerFormat { path: self.path.clone(), found, known: FORMAT }),
-                None => return Err(broken("no format version in its meta table")),
+                Some(found) => return Err(OutboxError::NewerFormat { path: self.path.clone(), found, known: FORMAT }),
+                None => return Err(broken("its meta table has no format version")),
             }
             let gateway_id = gateway_id.and_then(|bytes| bytes.try_into().ok()).map(uuid::Uuid::from_bytes);
             let epoch = epoch.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
@@ -212,15 +197,15 @@ impl Generation {
                     let previous = previous.as_deref().and_then(previous_from_bytes);
                     let (gateway_id, epoch, closed) = (GatewayId(id), Epoch(epoch), closed.is_some());
                     let damage = damage.and_then(|json| serde_json::from_slice(&json).ok());
-                    Ok(Meta { gateway_id, epoch, head, closed, previous, damage })
+                    Ok(FileMeta { gateway_id, epoch, head, closed, previous, damage })
                 }
-                _ => Err(broken("a meta table without gateway_id, epoch or head")),
+                _ => Err(broken("its meta table lacks gateway_id, epoch or head")),
             }
         })
     }
 
-    /// The watermarks, by epoch.
-    pub(super) fn delivered(&self) -> Result<Vec<(Epoch, Head)>, Error> {
+    /// The delivery watermarks, by epoch.
+    pub(super) fn delivered(&self) -> Result<Vec<(Epoch, Head)>, OutboxError> {
         self.read("read", |transaction| {
             transaction
                 .open_table(DELIVERED)?
@@ -234,8 +219,8 @@ impl Generation {
         })
     }
 
-    /// The frames of the intents, in the order of their ids, which is that of their arrival.
-    pub(super) fn intents(&self) -> Result<Vec<(RequestId, Vec<u8>)>, Error> {
+    /// The frames of the intents, in the order of their ids, which is the order of their arrival.
+    pub(super) fn intents(&self) -> Result<Vec<(RequestId, Vec<u8>)>, OutboxError> {
         self.read("read", |transaction| match transaction.open_table(INTENTS) {
             Err(TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
             table => table?
@@ -249,14 +234,14 @@ impl Generation {
     }
 
     /// The last segment, if any.
-    pub(super) fn last_segment(&self) -> Result<Option<Segment>, Error> {
+    pub(super) fn last_segment(&self) -> Result<Option<Segment>, OutboxError> {
         self.segments("read", |table| {
-            table.last()?.map(|(key, value)| Ok(Segment::of_value(key.value(), value.value()))).transpose()
+            table.last()?.map(|(key, value)| Ok(Segment::from_row(key.value(), value.value()))).transpose()
         })
     }
 
-    /// The first seq of the first segment and the last of the last, if there is one.
-    pub(super) fn span(&self) -> Result<Option<(Seq, Seq)>, Error> {
+    /// The seqs of the first and the last record, if there is one.
+    pub(super) fn span(&self) -> Result<Option<(Seq, Seq)>, OutboxError> {
         self.segments("read", |table| {
             let first = table.first()?.map(|(key, _)| Seq(key.value().1));
             let last = table.last()?.map(|(_, value)| segment::last(value.value()));
@@ -264,42 +249,42 @@ impl Generation {
         })
     }
 
-    /// The segment that holds `seq` or, where none does, the first one behind it.
-    pub(super) fn segment_from(&self, epoch: Epoch, seq: Seq) -> Result<Option<Segment>, Error> {
+    /// The segment that contains `seq` or, if none does, the first one after it.
+    pub(super) fn segment_from(&self, epoch: Epoch, seq: Seq) -> Result<Option<Segment>, OutboxError> {
         self.segments("read", |table| {
             if let Some(row) = table.range((epoch.0, 0)..=(epoch.0, seq.0))?.next_back() {
                 let (key, value) = row?;
                 if segment::last(value.value()) >= seq {
-                    return Ok(Some(Segment::of_value(key.value(), value.value())));
+                    return Ok(Some(Segment::from_row(key.value(), value.value())));
                 }
             }
-            let behind = table.range((epoch.0, seq.0)..=(epoch.0, u64::MAX))?.next();
-            behind.transpose()?.map(|(key, value)| Ok(Segment::of_value(key.value(), value.value()))).transpose()
+            let after = table.range((epoch.0, seq.0)..=(epoch.0, u64::MAX))?.next();
+            after.transpose()?.map(|(key, value)| Ok(Segment::from_row(key.value(), value.value()))).transpose()
         })
     }
 
-    /// The newest segment that begins before this place.
-    pub(super) fn segment_before(&self, (epoch, seq): (Epoch, Seq)) -> Result<Option<Segment>, Error> {
+    /// The newest segment that begins before this position.
+    pub(super) fn segment_before(&self, (epoch, seq): (Epoch, Seq)) -> Result<Option<Segment>, OutboxError> {
         self.segments("read", |table| {
             let row = table.range(..(epoch.0, seq.0))?.next_back();
-            row.transpose()?.map(|(key, value)| Ok(Segment::of_value(key.value(), value.value()))).transpose()
+            row.transpose()?.map(|(key, value)| Ok(Segment::from_row(key.value(), value.value()))).transpose()
         })
     }
 
-    /// The first segment behind the one with the key `after`, in the order of keys.
-    pub(super) fn next_segment(&self, after: Option<(Epoch, Seq)>) -> Result<Option<Segment>, Error> {
+    /// The first segment after the one with the key `after`, in the order of keys.
+    pub(super) fn next_segment(&self, after: Option<(Epoch, Seq)>) -> Result<Option<Segment>, OutboxError> {
         let from = after.map_or((0, 0), |(epoch, first)| (epoch.0, first.next().0));
         self.segments("read", |table| {
             let next = table.range(from..)?.next();
-            next.transpose()?.map(|(key, value)| Ok(Segment::of_value(key.value(), value.value()))).transpose()
+            next.transpose()?.map(|(key, value)| Ok(Segment::from_row(key.value(), value.value()))).transpose()
         })
     }
 
     fn segments<T: Default>(
         &self,
         operation: &'static str,
-        body: impl FnOnce(redb::ReadOnlyTable<(u64, u64), Laid>) -> Result<T, redb::Error>,
-    ) -> Result<T, Error> {
+        body: impl FnOnce(redb::ReadOnlyTable<(u64, u64), SegmentValue>) -> Result<T, redb::Error>,
+    ) -> Result<T, OutboxError> {
         self.read(operation, |transaction| match transaction.open_table(SEGMENTS) {
             Err(TableError::TableDoesNotExist(_)) => Ok(T::default()),
             table => body(table?),
@@ -310,35 +295,27 @@ impl Generation {
         &self,
         operation: &'static str,
         body: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, Error> {
+    ) -> Result<T, OutboxError> {
         let result = self.database.begin_read().map_err(redb::Error::from).and_then(|transaction| body(&transaction));
-        result.map_err(|source| Error::redb(operation, &self.path, source))
+        result.map_err(|source| OutboxError::redb(operation, &self.path, source))
     }
 
     fn write(
         &self,
         operation: &'static str,
         body: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), OutboxError> {
         let result = self.database.begin_write().map_err(redb::Error::from).and_then(|mut transaction| {
             transaction.set_two_phase_commit(true);
             body(&transaction)?;
             Ok(transaction.commit()?)
         });
-        result.map_err(|source| Error::redb(operation, &self.path, source))
+        result.map_err(|source| OutboxError::redb(operation, &self.path, source))
     }
 }
 
-/// The generation files in `dir`, oldest first.
-pub(super) fn numbers(fs: &dyn Fs, dir: &Path) -> Result<Vec<Number>, Error> {
-    let list = fs.list(dir).map_err(|source| Error::Io { operation: "list", path: dir.to_owned(), source })?;
-    let mut numbers: Vec<_> = list.iter().filter_map(|name| Number::from_file_name(name)).collect();
-    numbers.sort_unstable();
-    Ok(numbers)
-}
-
-/// Runs `work`; a panic of redb in it is an error like others, since a damaged file may cause one.
-pub(super) fn checked<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+/// Runs `work` and turns a panic into an error: redb may panic on a damaged file.
+pub(super) fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panicked| {
         let text = panicked.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panicked.downcast_ref::<&str>().copied());
@@ -352,6 +329,7 @@ fn builder() -> redb::Builder {
     builder
 }
 
+/// Makes the changes of `commit`.
 fn apply(transaction: &WriteTransaction, commit: &Commit<'_>) -> Result<(), redb::Error> {
     if !commit.segments.is_empty() || !commit.delivered.is_empty() {
         let mut table = transaction.open_table(SEGMENTS)?;
@@ -359,7 +337,7 @@ fn apply(transaction: &WriteTransaction, commit: &Commit<'_>) -> Result<(), redb
             table.insert((segment.epoch.0, segment.first.0), segment.value())?;
         }
         for (epoch, head) in commit.delivered {
-            // I4: only segments whose last record was delivered are forgotten.
+            // I4: a segment is removed only when its last record is delivered.
             table.retain_in((epoch.0, 0)..=(epoch.0, head.seq.0), |_, value| segment::last(value) > head.seq)?;
             transaction.open_table(DELIVERED)?.insert(epoch.0, (head.seq.0, head.hash.0))?;
         }

@@ -1,6 +1,6 @@
-//! One process per outbox directory: an advisory lock on the file `lock`, which names its holder.
+//! The lock of an outbox directory: an advisory lock on the file `lock`, which names its holder. It allows one process.
 //!
-//! The kernel drops the lock with the process, however it ends, so a stale file locks nobody out.
+//! The kernel releases the lock when the process ends, in whatever way, so a stale lock file does not matter.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -10,27 +10,29 @@ use std::time::Duration;
 
 use crate::audit::record::GatewayId;
 
-/// The lock's name in the outbox directory.
+/// The name of the lock file in the outbox directory.
 pub const LOCK_NAME: &str = "lock";
 
-/// How often a held lock is tried again, and the pause between. *Chosen*: a look at it takes microseconds.
-const LOOKS: u32 = 5;
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// The number of retries if the lock is held, and the pause before each. *Chosen*: [`holder`] takes a shared lock for
+/// microseconds, so the first retry usually succeeds.
+const RETRIES: u32 = 5;
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// The held lock.
+/// The lock, held until it is dropped.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
-/// Why the lock could not be had.
+/// The lock could not be taken.
 #[derive(Debug)]
 pub(super) enum LockError {
-    /// Another process holds it; what it wrote there.
+    /// Another process holds it. The text is what that process wrote into the file.
     Held(String),
+    /// The lock file cannot be created, locked or read.
     Io(io::Error),
 }
 
 impl Lock {
-    /// Takes the lock of `dir` without waiting.
+    /// Takes the lock of `dir`. Waits only for a moment, for processes that look at the lock.
     pub(super) fn take(dir: &Path) -> Result<Self, LockError> {
         let path = dir.join(LOCK_NAME);
         let mut options = OpenOptions::new();
@@ -42,13 +44,13 @@ impl Lock {
             .mode(0o600)
             .open(path)
             .map_err(LockError::Io)?;
-        // One who only looks holds it shared, for a moment.
+        // `holder` in another process takes a shared lock for a moment.
         let mut locked = file.try_lock();
-        for _ in 0..LOOKS {
+        for _ in 0..RETRIES {
             if !matches!(locked, Err(TryLockError::WouldBlock)) {
                 break;
             }
-            std::thread::sleep(LOOK_PAUSE);
+            std::thread::sleep(RETRY_PAUSE);
             locked = file.try_lock();
         }
         match locked {
@@ -62,8 +64,8 @@ impl Lock {
         }
     }
 
-    /// The gateway's id that the last holder wrote, if it can be read.
-    pub(super) fn signed(&mut self) -> Option<GatewayId> {
+    /// The gateway id that the last holder wrote, if it can be read.
+    pub(super) fn read_gateway_id(&mut self) -> Option<GatewayId> {
         let mut text = String::new();
         self.0.rewind().ok()?;
         self.0.read_to_string(&mut text).ok()?;
@@ -71,15 +73,15 @@ impl Lock {
         id.parse().ok().map(GatewayId)
     }
 
-    /// Writes who holds it.
-    pub(super) fn sign(&mut self, holder: &str) -> io::Result<()> {
+    /// Writes a description of the holder into the file.
+    pub(super) fn write_holder(&mut self, holder: &str) -> io::Result<()> {
         self.0.set_len(0)?;
         self.0.rewind()?;
         writeln!(self.0, "{holder}")
     }
 }
 
-/// Whether a process holds the lock of `dir`, and what it wrote there.
+/// The process that holds the lock of `dir`, as it described itself; `None` if no process does.
 ///
 /// # Errors
 /// The lock file cannot be read.

@@ -1,102 +1,107 @@
-//! Pruning: in a store-only deployment the operator has the oldest files removed, which nothing delivers.
+//! Pruning: in a deployment without Postgres the operator removes the oldest files, which are never delivered.
 //!
-//! Whole files go, oldest first, never the newest one, so that what is left is one run of the stream from the cut on: its
-//! first file says what the last record before it was, and `outbox verify` goes on from there. Whoever prunes records it
-//! first (`gateway/pruned`), see `ops::prune`.
+//! Pruning removes whole files, oldest first, and never the newest one, so the remaining files are one unbroken part of
+//! the stream. The first of them names the last record before it, from which `outbox verify` continues. The caller
+//! records the pruning (`gateway/pruned`) before it removes files, see `ops::prune`.
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::generation::{Meta, Number};
-use super::{Error, Reader, salvage};
+use super::error::OutboxError;
+use super::file_number::FileNumber;
+use super::generation::FileMeta;
+use super::reader::Reader;
+use super::salvage;
 use crate::audit::chain::Head;
 use crate::audit::record::{Digest, Epoch, Seq};
 
-/// Which files go.
+/// The limit up to which files are pruned. Its JSON form is part of the admin socket's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Until {
-    /// Those whose last records all arrived before this moment, microseconds since 1970.
-    Moment(i64),
-    /// Those whose last record stands before this place.
-    Place {
-        /// Its epoch.
+pub enum PruneLimit {
+    /// Files whose last record arrived before this time, in microseconds since 1970 UTC.
+    #[serde(rename = "moment")]
+    Time(i64),
+    /// Files whose last record is before this position.
+    #[serde(rename = "place")]
+    Position {
+        /// The epoch.
         epoch: Epoch,
-        /// Its seq.
+        /// The seq in that epoch.
         seq: Seq,
     },
 }
 
-/// A record's place, and its hash.
+/// The last record that is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Last {
-    /// The epoch.
+pub struct LastPruned {
+    /// The epoch of the record.
     pub epoch: Epoch,
-    /// The place in it.
+    /// The seq of the record.
     pub seq: Seq,
-    /// The record's hash, from which the chain goes on.
+    /// The hash of the record, from which the chain continues.
     pub hash: Digest,
 }
 
-/// What is removed, or would be.
+/// The files and records that a pruning removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Cut {
-    /// Files.
+pub struct PrunePlan {
+    /// The number of files.
     pub files: usize,
-    /// Their size, bytes.
+    /// The size of the files in bytes.
     pub bytes: u64,
-    /// Records in them.
+    /// The number of records in the files.
     pub records: u64,
-    /// Epoch and seq of the first one.
+    /// The epoch and seq of the first record.
     pub first: (Epoch, Seq),
-    /// The last one.
-    pub last: Last,
-    /// Whether this outbox was ever delivered from: then what is in it waits for Postgres.
+    /// The last record.
+    pub last: LastPruned,
+    /// Whether this outbox has ever delivered to Postgres. If so, the records are waiting for delivery.
     pub awaited: bool,
-    /// The last file that goes.
+    /// The last file that is removed.
     #[serde(skip)]
-    through: Number,
+    through: FileNumber,
 }
 
-/// What is known of a file until the one behind it was looked at.
+/// A file that may be removed. The next file determines where its records end.
 struct Candidate {
-    number: Number,
+    number: FileNumber,
     bytes: u64,
     epoch: Epoch,
-    /// First and last seq, and the last record's hash.
+    /// The seqs of the first and the last record, and the hash of the last one.
     records: Option<(Seq, Seq, Digest)>,
 }
 
 impl Reader {
-    /// What would be removed; `None` where no file with records is that old. Opens each such file, and changes nothing.
+    /// The files and records that pruning up to `limit` removes; `None` if no file with records is that old. Opens each
+    /// of the files, and changes nothing.
     ///
     /// # Errors
-    /// A file cannot be read, also because it is damaged: the gateway's next start mends it.
-    pub fn prunable(&self, until: Until) -> Result<Option<Cut>, Error> {
+    /// A file cannot be read. If it is damaged, the next start of the gateway restores it.
+    pub fn prunable(&self, limit: PruneLimit) -> Result<Option<PrunePlan>, OutboxError> {
         let numbers = self.numbers();
         let Some(newest) = numbers.last().copied() else { return Ok(None) };
         let awaited = match self.file(newest)? {
             Some(file) => !file.delivered()?.is_empty(),
             None => false,
         };
-        let (mut cut, mut candidate): (Option<Cut>, Option<Candidate>) = (None, None);
+        let (mut plan, mut candidate): (Option<PrunePlan>, Option<Candidate>) = (None, None);
         for number in numbers {
             let Some(file) = self.file(number)? else { continue };
             let meta = file.meta()?;
-            if let Some(before) = candidate.take() {
-                cut = before.extend(cut, &meta, awaited);
+            if let Some(previous) = candidate.take() {
+                plan = previous.extend(plan, &meta, awaited);
             }
             if number == newest {
                 break;
             }
             let mut records = None;
             if let Some((segment, (first, last))) = file.last_segment()?.zip(file.span()?) {
-                // Where one rotted its gap record stands in, with the time of the one beside it.
-                let end = salvage::whole(&segment, meta.gateway_id, Head::START, None);
-                let old = match until {
-                    Until::Moment(moment) => end.iter().all(|record| record.entry.call.timestamp.micros() < moment),
-                    Until::Place { epoch, seq } => (meta.epoch, last) < (epoch, seq),
+                // A damaged record is replaced by a gap record with the time of the record next to it.
+                let end = salvage::records(&segment, meta.gateway_id, Head::START, None);
+                let old = match limit {
+                    PruneLimit::Time(time) => end.iter().all(|record| record.entry.call.timestamp.micros() < time),
+                    PruneLimit::Position { epoch, seq } => (meta.epoch, last) < (epoch, seq),
                 };
                 if !old {
                     break;
@@ -105,69 +110,65 @@ impl Reader {
             }
             candidate = Some(Candidate { number, bytes: self.file_bytes(number), epoch: meta.epoch, records });
         }
-        Ok(cut)
+        Ok(plan)
     }
 
-    /// Removes what [`Reader::prunable`] found; returns how many files went. Where one cannot be removed those before it
-    /// are gone, and the others stay: what is left is still one run.
+    /// Removes the files of `plan`, oldest first; returns their number. If a file cannot be removed, it and the files
+    /// after it stay, so that the remaining files are still an unbroken part of the stream.
     ///
     /// # Errors
-    /// [`Error::Io`]: a file cannot be removed, or this reader's owner does not have the directory's lock.
+    /// [`OutboxError::Io`]: a file cannot be removed, or this process does not hold the directory's lock.
     ///
     /// # Durability
-    /// The files stay gone after a power loss once this has returned.
-    pub fn prune(&self, cut: &Cut) -> Result<usize, Error> {
-        if !self.owns() {
+    /// Once this has returned, the files stay removed after a power loss.
+    pub fn prune(&self, plan: &PrunePlan) -> Result<usize, OutboxError> {
+        if !self.is_owner() {
             let source = io::Error::new(io::ErrorKind::PermissionDenied, "the lock of its directory is not held");
-            return Err(Error::Io { operation: "prune", path: self.path(cut.through), source });
+            return Err(OutboxError::io("prune", &self.path(plan.through))(source));
         }
         let mut removed = 0;
         let numbers = self.numbers();
-        // I4: the newest file never goes, whatever the cut says.
+        // I4: the newest file is never removed, whatever the plan says.
         let sealed = numbers.split_last().map(|(_, sealed)| sealed).unwrap_or_default();
-        for number in sealed.iter().filter(|number| **number <= cut.through) {
-            self.remove(*number).map_err(|source| Error::Io {
-                operation: "remove",
-                path: self.path(*number),
-                source,
-            })?;
+        for number in sealed.iter().filter(|number| **number <= plan.through) {
+            self.remove(*number).map_err(OutboxError::io("remove", &self.path(*number)))?;
             removed += 1;
         }
-        self.sync()?;
+        self.sync_dir()?;
         Ok(removed)
     }
 }
 
 impl Candidate {
-    /// The cut with this file in it. `next` is the meta table of the file behind it, which says where this one ended.
-    fn extend(self, cut: Option<Cut>, next: &Meta, awaited: bool) -> Option<Cut> {
-        let told = if next.epoch == self.epoch {
+    /// Adds this file to `plan`. `next` is the meta table of the next file, which says where this one ends.
+    fn extend(self, plan: Option<PrunePlan>, next: &FileMeta, awaited: bool) -> Option<PrunePlan> {
+        let end = if next.epoch == self.epoch {
             Some(next.head)
         } else {
             next.previous.filter(|(epoch, _)| *epoch == self.epoch).map(|(_, head)| head)
         };
-        let told = told.filter(|head: &Head| head.seq > Seq::ZERO);
+        let end = end.filter(|head: &Head| head.seq > Seq::ZERO);
         let Some((first, last, hash)) = self.records else {
-            // One without a record goes with those before it, if there are any.
-            return cut.map(|cut| Cut {
-                files: cut.files + 1,
-                bytes: cut.bytes + self.bytes,
+            // A file without a record is removed together with the files before it, if there are any.
+            return plan.map(|plan| PrunePlan {
+                files: plan.files + 1,
+                bytes: plan.bytes + self.bytes,
                 through: self.number,
-                ..cut
+                ..plan
             });
         };
-        let end = told.unwrap_or(Head { seq: last, hash });
-        // A file may repeat what a failed commit left in the one before it.
-        let behind = cut.filter(|cut| cut.last.epoch == self.epoch).map_or(Seq::ZERO, |cut| cut.last.seq);
-        let records = (end.seq.0 + 1).saturating_sub(first.0.max(behind.0 + 1));
+        let end = end.unwrap_or(Head { seq: last, hash });
+        // A file may repeat records that a failed commit left in the previous one.
+        let counted = plan.filter(|plan| plan.last.epoch == self.epoch).map_or(Seq::ZERO, |plan| plan.last.seq);
+        let records = (end.seq.0 + 1).saturating_sub(first.0.max(counted.0 + 1));
         let (files, bytes, before, begin) =
-            cut.map_or((0, 0, 0, (self.epoch, first)), |cut| (cut.files, cut.bytes, cut.records, cut.first));
-        Some(Cut {
+            plan.map_or((0, 0, 0, (self.epoch, first)), |plan| (plan.files, plan.bytes, plan.records, plan.first));
+        Some(PrunePlan {
             files: files + 1,
             bytes: bytes + self.bytes,
             records: before + records,
             first: begin,
-            last: Last { epoch: self.epoch, seq: end.seq, hash: end.hash },
+            last: LastPruned { epoch: self.epoch, seq: end.seq, hash: end.hash },
             awaited,
             through: self.number,
         })

@@ -1,43 +1,43 @@
-//! What to do about bytes that rotted: every record that can still be read keeps its place, and every one that cannot is
-//! replaced by a `gateway/gap` record that says so, so that the stream stays without a gap and nobody is left to guess.
+//! Salvaging records from damaged bytes. Every record that can be read keeps its position, and every one that cannot is
+//! replaced by a `gateway/gap` record, so that the stream stays complete and each loss is visible in it.
 //!
-//! Two depths. [`whole`] mends one segment whose place in the stream is known: it finds the frames that are whole and
-//! fills the places between them. [`scan`] finds frames in a file whose structure is lost, wherever they stand.
+//! There are two levels. [`records`] repairs one segment whose position in the stream is known: it finds the whole
+//! frames and fills the gaps between them. [`scan`] finds whole frames anywhere in a file whose structure is lost.
 //!
-//! A gap record's id is derived from its place. Its time is that of the record beside it. Its hash is that of the record
-//! it stands for, where the next record or the stream's head tells it; then the chain goes on over it, and whoever checks
-//! the trail sees that this one record's own hash is not computed from what it says.
+//! The id of a gap record is derived from its position, and its time is that of the record next to it. Its hash is that
+//! of the lost record, if the next record or the stream's head contains it. The chain then continues over the gap
+//! record, and verification sees that the hash of this one record is not computed from its contents.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::segment::Segment;
 use crate::audit::chain::{self, Head};
 use crate::audit::codec;
 use crate::audit::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, StreamPosition,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, StreamPosition, Timestamp,
 };
 
-use super::Segment;
-
-/// The records of a segment behind `after` to its last place, with gap records for those that are lost. `end` is the
-/// hash at its last place, where it is known.
+/// The records of a segment after `after`, with gap records for the lost ones. `end` is the hash of the segment's last
+/// record, if it is known.
 #[must_use]
-pub(super) fn whole(segment: &Segment, gateway_id: GatewayId, after: Head, end: Option<Digest>) -> Vec<AuditRecord> {
+pub(super) fn records(segment: &Segment, gateway_id: GatewayId, after: Head, end: Option<Digest>) -> Vec<AuditRecord> {
     let first = segment.first.max(after.seq.next());
     let mut found = BTreeMap::new();
     for (_, _, record) in scan(segment.frames()) {
-        let StreamPosition { epoch, seq, gateway_id: whose, .. } = record.position;
-        if whose == gateway_id && epoch == segment.epoch && (first..=segment.last()).contains(&seq) {
+        let StreamPosition { epoch, seq, gateway_id: owner, .. } = record.position;
+        if owner == gateway_id && epoch == segment.epoch && (first..=segment.last()).contains(&seq) {
             found.entry(seq).or_insert(record);
         }
     }
     fill(gateway_id, segment.epoch, (first, segment.last()), after, &found, end)
 }
 
-/// Records from `first` to `last`: those found, and gap records for the others. `after` is the stream's head before
-/// them, where it is known; a lost first record is linked to it. `end` is the hash at `last`, where it is known.
+/// The records from `first` to `last`: those in `found`, and gap records for the others. `after` is the stream's head
+/// before them, if it is known; a lost first record is linked to it. `end` is the hash of the record at `last`, if it
+/// is known.
 #[must_use]
 pub(super) fn fill(
     gateway_id: GatewayId,
@@ -53,9 +53,9 @@ pub(super) fn fill(
     while seq <= last {
         let record = found.get(&seq).cloned().unwrap_or_else(|| {
             let next = if seq == last { end } else { found.get(&seq.next()).map(|next| next.position.prev_hash) };
-            let about = Lost { gateway_id, epoch, seq, prev_hash: head.map_or(Digest::ZERO, |head| head.hash), next };
+            let prev_hash = head.map_or(Digest::ZERO, |head| head.hash);
             let neighbour = out.last().or_else(|| found.range(seq..).next().map(|(_, record)| record));
-            about.gap(neighbour)
+            LostRecord { gateway_id, epoch, seq, prev_hash, hash: next }.gap(neighbour)
         });
         head = Some(Head::after(&record.position));
         out.push(record);
@@ -64,17 +64,17 @@ pub(super) fn fill(
     out
 }
 
-/// Every whole record frame in `bytes`, with its offset and length, in the order of offsets.
+/// The whole record frames in `bytes`, each with its offset and length, in the order of offsets.
 pub(super) fn scan(bytes: &[u8]) -> impl Iterator<Item = (usize, usize, AuditRecord)> {
     frames(bytes, |rest| codec::decode_record(rest).ok())
 }
 
-/// The calls of every whole intent frame in `bytes`.
+/// The calls of the whole intent frames in `bytes`.
 pub(super) fn scan_intents(bytes: &[u8]) -> impl Iterator<Item = RequestId> {
     frames(bytes, |rest| codec::decode_intent_at(rest).ok()).map(|(_, _, call)| call.request_id)
 }
 
-/// Everything in `bytes` that begins as a frame and that `decode` takes, with its offset and length.
+/// The frames in `bytes` that `decode` accepts, each with its offset and length.
 fn frames<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<(T, usize)>) -> impl Iterator<Item = (usize, usize, T)> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -89,45 +89,44 @@ fn frames<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<(T, usize)>) -> impl
     })
 }
 
-/// The first place of `needle` in `bytes`.
+/// The offset of the first `needle` in `bytes`.
 fn find(bytes: &[u8], needle: [u8; 4]) -> Option<usize> {
     bytes.windows(needle.len()).position(|window| window == needle.as_slice())
 }
 
-/// A place whose record is lost.
+/// A record that is lost.
 #[derive(Clone, Copy, Debug)]
-struct Lost {
+struct LostRecord {
     gateway_id: GatewayId,
     epoch: Epoch,
     seq: Seq,
     prev_hash: Digest,
-    /// The hash that the record had, where the next one tells.
-    next: Option<Digest>,
+    /// The hash of the lost record, if the next record or the stream's head contains it.
+    hash: Option<Digest>,
 }
 
-impl Lost {
+impl LostRecord {
+    /// The gap record that replaces the lost record. It always has the same contents, and so the same hash: the shipper
+    /// may have delivered it before. Never change its details or its message.
     fn gap(&self, neighbour: Option<&AuditRecord>) -> AuditRecord {
-        let Self { gateway_id, epoch, seq, prev_hash, next } = *self;
-        let details = serde_json::json!({ "lost": 1, "epoch": epoch, "seq": seq, "hash": next });
+        let Self { gateway_id, epoch, seq, prev_hash, hash } = *self;
+        let details = serde_json::json!({ "lost": 1, "epoch": epoch, "seq": seq, "hash": hash });
         let mut call = Call::gateway_event("gap", &details);
         call.request_id = RequestId(derived_id(gateway_id, epoch, seq));
-        if let Some(neighbour) = neighbour {
-            call.timestamp = neighbour.entry.call.timestamp;
-        } else {
-            call.timestamp = crate::audit::record::Timestamp::from_micros(0);
-        }
+        let unknown = Timestamp::from_micros(0);
+        call.timestamp = neighbour.map_or(unknown, |neighbour| neighbour.entry.call.timestamp);
         let message = "the record at this place is lost: its bytes in the outbox are damaged";
         let entry = Entry::new(call, Outcome::failed(Status::Error, message), Duration::ZERO);
         let before = Head { seq: Seq(seq.0.saturating_sub(1)), hash: prev_hash };
         let position = chain::link(gateway_id, epoch, before, &entry);
-        AuditRecord { position: StreamPosition { hash: next.unwrap_or(position.hash), ..position }, entry }
+        AuditRecord { position: StreamPosition { hash: hash.unwrap_or(position.hash), ..position }, entry }
     }
 }
 
-/// Whether this is the outbox's own record, in the place of one whose bytes rotted. Its hash is not always the same: it
-/// is what the record before and the one behind tell, as far as they are read with it.
+/// Whether `record` is a gap record that replaces a lost record. Its hashes may differ from one reading to the next:
+/// they come from the records before and after it, as far as these are read together with it.
 #[must_use]
-pub fn stands_for_lost(record: &AuditRecord) -> bool {
+pub fn replaces_lost_record(record: &AuditRecord) -> bool {
     let call = &record.entry.call;
     let details = || serde_json::from_str::<serde_json::Value>(call.request_args.as_deref()?).ok();
     let here = |details: serde_json::Value| {
@@ -137,7 +136,7 @@ pub fn stands_for_lost(record: &AuditRecord) -> bool {
     call.method == "gateway/gap" && details().is_some_and(here)
 }
 
-/// An id that is always the same for one place: a UUID v8 from its SHA-256.
+/// An id that is always the same for one position: a UUID v8 made from the SHA-256 of the position.
 fn derived_id(gateway_id: GatewayId, epoch: Epoch, seq: Seq) -> Uuid {
     let mut name = gateway_id.0.as_bytes().to_vec();
     name.extend_from_slice(&epoch.0.to_le_bytes());
@@ -172,32 +171,36 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_segment_is_read_as_it_is() {
+    fn undamaged_segment_is_unchanged() {
         let (records, segment) = stream(9);
-        assert_eq!(whole(&segment, records[0].position.gateway_id, Head::START, None), records);
+        assert_eq!(super::records(&segment, records[0].position.gateway_id, Head::START, None), records);
     }
 
     #[test]
-    fn every_flipped_bit_costs_its_own_record_and_leaves_a_gap_record_in_its_place() {
+    fn a_flipped_bit_costs_one_record_and_leaves_a_gap_record() {
         let (records, segment) = stream(5);
         let gateway_id = records[0].position.gateway_id;
         for bit in 0..segment.frames().len() * 8 {
             let mut frames = segment.frames().to_vec();
             frames[bit / 8] ^= 1 << (bit % 8);
             let rotten = Segment::new(segment.epoch, segment.first, segment.last(), &frames);
-            let mended = whole(&rotten, gateway_id, Head::START, None);
-            assert_eq!(mended.len(), 5, "bit {bit}");
-            assert!(linked(&mended), "bit {bit}");
-            let changed: Vec<_> = mended.iter().zip(&records).filter(|(now, then)| now != then).collect();
+            let repaired = super::records(&rotten, gateway_id, Head::START, None);
+            assert_eq!(repaired.len(), 5, "bit {bit}");
+            assert!(linked(&repaired), "bit {bit}");
+            let changed: Vec<_> = repaired.iter().zip(&records).filter(|(now, then)| now != then).collect();
             let [(gap, lost)] = changed[..] else { panic!("bit {bit}: {} records changed", changed.len()) };
             assert_eq!(gap.entry.call.method, "gateway/gap");
             assert_eq!(gap.position.seq, lost.position.seq);
-            assert_eq!(mended, whole(&rotten, gateway_id, Head::START, None), "a gap record is always the same");
+            assert_eq!(
+                repaired,
+                super::records(&rotten, gateway_id, Head::START, None),
+                "a gap record is always the same"
+            );
         }
     }
 
     #[test]
-    fn runs_of_lost_records_keep_the_stream_whole() {
+    fn stream_stays_linked_over_runs_of_lost_records() {
         let (records, segment) = stream(6);
         let found: BTreeMap<_, _> =
             [&records[0], &records[4]].map(|record| (record.position.seq, record.clone())).into();

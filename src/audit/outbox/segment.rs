@@ -1,31 +1,31 @@
-//! A run of records as it is stored.
+//! A segment: a run of records, and its layout as a redb value.
 
 use std::fmt;
 
 use redb::{TypeName, Value};
 
-use crate::audit::codec;
+use crate::audit::codec::{self, CodecError};
 use crate::audit::record::{AuditRecord, Epoch, Seq};
 
-/// Consecutive records of one epoch: what stands under one key.
+/// Consecutive records of one epoch, stored under one key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// Their epoch.
+    /// The epoch of the records.
     pub epoch: Epoch,
-    /// The first one's place.
+    /// The seq of the first record.
     pub first: Seq,
-    /// The last one's place and the frames, as [`Laid`] says.
+    /// The seq of the last record and the frames, laid out as a [`SegmentValue`].
     value: Vec<u8>,
 }
 
 impl Segment {
-    /// A segment of the records whose [frames](codec) are `frames`.
+    /// Creates a segment of the records whose [frames](codec) are `frames`.
     #[must_use]
     pub fn new(epoch: Epoch, first: Seq, last: Seq, frames: &[u8]) -> Self {
         Self { epoch, first, value: [&last.0.to_le_bytes(), frames].concat() }
     }
 
-    /// An empty one, which begins at `first`; `frames_bytes` are expected.
+    /// Creates an empty segment that begins at `first`, with a buffer for `frames_bytes` of frames.
     #[must_use]
     pub fn begin(epoch: Epoch, first: Seq, frames_bytes: usize) -> Self {
         let mut value = Vec::with_capacity(size_of::<u64>() + frames_bytes);
@@ -33,29 +33,29 @@ impl Segment {
         Self { epoch, first, value }
     }
 
-    /// Adds the record that follows.
+    /// Appends the next record.
     ///
     /// # Errors
-    /// [`codec::Error::TooLong`] or [`codec::Error::Encode`]; nothing is added.
-    pub fn push(&mut self, record: &AuditRecord) -> Result<(), codec::Error> {
+    /// [`CodecError::TooLong`] or [`CodecError::Encode`]; nothing is appended.
+    pub fn push(&mut self, record: &AuditRecord) -> Result<(), CodecError> {
         codec::encode_record(record, &mut self.value)?;
         self.set_last(record.position.seq);
         Ok(())
     }
 
-    /// The last one's place.
+    /// The seq of the last record.
     #[must_use]
     pub fn last(&self) -> Seq {
         last(&self.value)
     }
 
-    /// The frames, see [`codec`].
+    /// The frames of the records, see [`codec`].
     #[must_use]
     pub fn frames(&self) -> &[u8] {
         self.value.get(size_of::<u64>()..).unwrap_or_default()
     }
 
-    /// Takes the frames from byte `at` on, of the records from `first` on, as a segment of their own.
+    /// Splits off the frames from byte `at` on, which are those of the records from `first` on.
     #[must_use]
     pub fn split_off(&mut self, at: usize, first: Seq) -> Self {
         let rest = Self::new(self.epoch, first, self.last(), self.frames().get(at..).unwrap_or_default());
@@ -70,10 +70,12 @@ impl Segment {
         }
     }
 
-    pub(super) fn of_value((epoch, first): (u64, u64), value: &[u8]) -> Self {
+    /// The segment in a row of the table `segments`.
+    pub(super) fn from_row((epoch, first): (u64, u64), value: &[u8]) -> Self {
         Self { epoch: Epoch(epoch), first: Seq(first), value: value.to_vec() }
     }
 
+    /// The bytes of the redb value.
     pub(super) fn value(&self) -> &[u8] {
         &self.value
     }
@@ -87,12 +89,15 @@ impl fmt::Debug for Segment {
     }
 }
 
-/// `(last seq u64, record frames)` as redb lays out a tuple of these: 8 bytes little-endian, and the frames. Laid out
-/// by [`Segment`], since redb copies a tuple twice as a whole before it copies it into a page.
+/// The redb value `(last seq u64, record frames)`: 8 bytes little-endian, then the frames.
+///
+/// The layout is exactly that of redb's own tuple, which version 1 files contain. **Never change it without a new
+/// format number, see [`generation`](super::generation).** It is not a tuple here because redb would copy the whole
+/// tuple twice before it copies it into a page.
 #[derive(Debug)]
-pub(super) struct Laid;
+pub(super) struct SegmentValue;
 
-impl Value for Laid {
+impl Value for SegmentValue {
     type SelfType<'a> = &'a [u8];
     type AsBytes<'a> = &'a [u8];
 
@@ -114,13 +119,13 @@ impl Value for Laid {
         value
     }
 
-    /// The tuple's: it is in every file there is.
+    /// The type name of the tuple, which every existing file contains.
     fn type_name() -> TypeName {
         <(u64, &[u8])>::type_name()
     }
 }
 
-/// The last record's place in such a value.
+/// The seq of the last record in the bytes of a [`SegmentValue`].
 pub(super) fn last(value: &[u8]) -> Seq {
     Seq(value.first_chunk().map_or(0, |last| u64::from_le_bytes(*last)))
 }
@@ -132,33 +137,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_segment_is_laid_out_as_the_tuple_that_version_1_holds() {
+    fn segment_has_the_layout_of_the_tuple_in_version_1() {
         let segment = Segment::new(Epoch(1), Seq(3), Seq(0x0102_0304_0506_0708), b"frames");
         let tuple = (segment.last().0, segment.frames());
         assert_eq!(<(u64, &[u8])>::as_bytes(&tuple).as_slice(), segment.value());
     }
 
     #[test]
-    fn a_file_with_tuples_is_read_and_written_on() {
+    fn files_with_tuples_can_be_read_and_extended() {
         const TUPLES: TableDefinition<u64, (u64, &[u8])> = TableDefinition::new("segments");
-        const LAID: TableDefinition<u64, Laid> = TableDefinition::new("segments");
+        const VALUES: TableDefinition<u64, SegmentValue> = TableDefinition::new("segments");
         let database = Database::builder().create_with_backend(redb::backends::InMemoryBackend::new()).unwrap();
         let transaction = database.begin_write().unwrap();
         transaction.open_table(TUPLES).unwrap().insert(1, (7, b"old".as_slice())).unwrap();
         transaction.commit().unwrap();
         let transaction = database.begin_write().unwrap();
         let new = Segment::new(Epoch(1), Seq(2), Seq(9), b"new");
-        transaction.open_table(LAID).unwrap().insert(2, new.value()).unwrap();
+        transaction.open_table(VALUES).unwrap().insert(2, new.value()).unwrap();
         transaction.commit().unwrap();
         let transaction = database.begin_read().unwrap();
-        let (laid, tuples) = (transaction.open_table(LAID).unwrap(), transaction.open_table(TUPLES).unwrap());
-        let old = Segment::of_value((1, 1), laid.get(1).unwrap().unwrap().value());
+        let (values, tuples) = (transaction.open_table(VALUES).unwrap(), transaction.open_table(TUPLES).unwrap());
+        let old = Segment::from_row((1, 1), values.get(1).unwrap().unwrap().value());
         assert_eq!((old.last(), old.frames()), (Seq(7), b"old".as_slice()));
         assert_eq!(tuples.get(2).unwrap().unwrap().value(), (9, b"new".as_slice()));
     }
 
     #[test]
-    fn what_is_split_off_begins_where_the_rest_ends() {
+    fn split_off_segment_begins_after_the_remaining_one() {
         let mut segment = Segment::new(Epoch(1), Seq(3), Seq(9), b"abcdef");
         let rest = segment.split_off(2, Seq(5));
         assert_eq!((segment.first, segment.last(), segment.frames()), (Seq(3), Seq(4), b"ab".as_slice()));

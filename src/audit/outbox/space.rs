@@ -1,122 +1,121 @@
-//! How much of the disk the outbox may use, and the ballast that keeps a full disk from wedging it.
+//! The outbox's disk space: its fill level, and the ballast that keeps a full disk from blocking it.
 //!
-//! The ballast is a file of zeros. When the disk is full it is unlinked, and what it held is enough for a new generation
-//! with the outcomes and refusals of calls that are open; no new call begins until the backlog is delivered, its files are
-//! unlinked, and the ballast is made again.
+//! The ballast is a file of zeros. When the disk is full, the ballast is unlinked: its blocks are enough for a new
+//! generation file with the records of all open calls and refusals. No new call begins until the backlog is delivered,
+//! its files are unlinked, and the ballast is written again.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::error::is_disk_full;
 use super::fs::Fs;
 
-/// Size of the ballast, bytes. *Measured*: docs/measurements.md, "redb", releasing 4 MiB freed a full redb file for good; here a new
-/// generation takes under 100 KiB, which leaves 3 KiB for the outcome of each of 1,024 open calls.
+/// The size of the ballast in bytes. *Measured*: a redb file on a full disk works again once 4 MiB are freed
+/// (`docs/measurements.md`, "redb"). A new generation file takes less than 100 KiB, which leaves 3 KiB for the record
+/// of each of 1,024 open calls.
 const BALLAST_BYTES: usize = 4 * 1024 * 1024;
 
-/// Size of the start's reserve, bytes. *Derived*: a new generation takes under 100 KiB; the rest is for the records of
-/// calls that were open.
+/// The size of the reserve for a start on a full disk, in bytes. *Derived*: a new generation file takes less than 100
+/// KiB; the rest is for the records of calls that were open.
 const RESERVE_BYTES: usize = 512 * 1024;
 
-/// How often it is tried again to make the ballast. *Chosen*: each try writes it, so not at every commit.
+/// The shortest time between attempts to write the ballast. *Chosen*: each attempt writes all of it, which is too much
+/// for every commit.
 const BALLAST_RETRY: Duration = Duration::from_secs(1);
 
 const BALLAST_NAME: &str = "ballast";
 const RESERVE_NAME: &str = "reserve";
 
-/// How full the outbox is.
+/// The fill level of the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Space {
-    /// Bytes of all generation files.
+    /// The size of all generation files in bytes.
     pub used_bytes: u64,
-    /// The quota.
+    /// The quota in bytes.
     pub max_bytes: u64,
-    /// Whether the disk has been full and the ballast is spent.
+    /// Whether the disk was full and has had no room for the ballast since.
     pub disk_full: bool,
 }
 
 impl Space {
-    /// Whether a call may begin: quota and disk have room.
+    /// Whether a call may begin: the quota and the disk have room.
     #[must_use]
     pub fn has_room(self) -> bool {
         self.used_bytes < self.max_bytes && !self.disk_full
     }
 
-    /// Percent of the quota in use; 100 where the disk is full.
+    /// The used percentage of the quota; 100 if the disk is full.
     #[must_use]
     pub fn percent(self) -> u64 {
         if self.has_room() { self.used_bytes.saturating_mul(100) / self.max_bytes.max(1) } else { 100 }
     }
 }
 
-/// Whether an error says that the disk, or the user's share of it, is full.
-pub(super) fn is_disk_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// The ballast file of one directory.
+/// A file of zeros in the outbox directory, which is unlinked to free its blocks when the disk is full.
 #[derive(Debug)]
 pub(super) struct Ballast {
     path: PathBuf,
     bytes: usize,
     held: bool,
-    /// The disk was full, and has not had room for the ballast since.
+    /// The disk was full, and has had no room for the file since.
     disk_full: bool,
-    tried: Option<Instant>,
+    last_attempt: Option<Instant>,
 }
 
 impl Ballast {
     /// The ballast of a running gateway.
     pub(super) fn new(fs: &dyn Fs, dir: &Path) -> Self {
-        Self::of(fs, dir.join(BALLAST_NAME), BALLAST_BYTES)
+        Self::at(fs, dir.join(BALLAST_NAME), BALLAST_BYTES)
     }
 
-    /// The reserve that only a start may use.
+    /// The reserve, which is released only at a start.
     pub(super) fn reserve(fs: &dyn Fs, dir: &Path) -> Self {
-        Self::of(fs, dir.join(RESERVE_NAME), RESERVE_BYTES)
+        Self::at(fs, dir.join(RESERVE_NAME), RESERVE_BYTES)
     }
 
-    /// One that an earlier process made is held already.
-    fn of(fs: &dyn Fs, path: PathBuf, bytes: usize) -> Self {
+    /// The file at `path`, which an earlier process may have written already.
+    fn at(fs: &dyn Fs, path: PathBuf, bytes: usize) -> Self {
         let held = fs.open(&path).and_then(|file| file.len()).is_ok_and(|length| length == bytes as u64);
-        Self { path, bytes, held, disk_full: false, tried: None }
+        Self { path, bytes, held, disk_full: false, last_attempt: None }
     }
 
-    /// Whether the disk was full, and has not had room for the ballast since.
+    /// Whether the disk was full and has had no room for the file since.
     pub(super) fn disk_full(&self) -> bool {
         self.disk_full
     }
 
-    /// Makes it, where it is not held and the last try is a while ago. A disk without room for it counts as full; any
-    /// other failure is only tried again.
+    /// Writes the file if it does not exist and the last attempt was long enough ago. If the disk has no room for it,
+    /// the disk counts as full; after any other failure it is only tried again.
     pub(super) fn hold(&mut self, fs: &dyn Fs) {
-        if self.held || self.tried.is_some_and(|at| at.elapsed() < BALLAST_RETRY) {
+        if self.held || self.last_attempt.is_some_and(|at| at.elapsed() < BALLAST_RETRY) {
             return;
         }
-        self.tried = Some(Instant::now());
-        match self.make(fs) {
+        self.last_attempt = Some(Instant::now());
+        match self.write(fs) {
             Ok(()) => (self.held, self.disk_full) = (true, false),
             Err(error) => {
                 self.disk_full |= is_disk_full(&error);
-                tracing::warn!(%error, path = %self.path.display(), "no room for the outbox's ballast");
+                let path = self.path.display();
+                tracing::warn!(%error, %path, "could not write the outbox ballast; retrying later");
                 self.remove(fs);
             }
         }
     }
 
-    /// Frees its blocks. Returns whether there were any.
+    /// Unlinks the file to free its blocks. Returns whether there was one.
     pub(super) fn release(&mut self, fs: &dyn Fs) -> bool {
         let held = std::mem::replace(&mut self.held, false);
-        self.tried = Some(Instant::now());
+        self.last_attempt = Some(Instant::now());
         self.disk_full = true;
         if held {
-            tracing::error!("the disk of the outbox is full: no call begins until the backlog is delivered");
+            tracing::error!("disk of the outbox is full; no call begins until the backlog is delivered");
             self.remove(fs);
         }
         held
     }
 
-    fn make(&self, fs: &dyn Fs) -> io::Result<()> {
+    fn write(&self, fs: &dyn Fs) -> io::Result<()> {
         self.remove(fs);
         let file = fs.create(&self.path)?;
         file.write(0, &vec![0; self.bytes])?;
@@ -126,7 +125,7 @@ impl Ballast {
     fn remove(&self, fs: &dyn Fs) {
         match fs.remove(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, path = %self.path.display(), "the outbox's ballast is not removed");
+                tracing::warn!(%error, path = %self.path.display(), "could not remove the outbox ballast");
             }
             _ => {}
         }

@@ -1,17 +1,18 @@
-//! The producers' side of the ring: waiting for room, and appending.
+//! The ring as producers use it: waiting for room, and appending.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::room::{Asker, Room};
-use super::{Arrival, Closed, Missed, NoRoom, Phase, Ring};
+use super::room::{AdmissionClass, AdmissionError, RingClosedError, Room};
+use super::state::Ring;
+use super::work::{Phase, UnrecordedCalls, WorkItem};
 use crate::audit::codec;
 use crate::audit::record::{Call, Entry, Timestamp};
 use crate::audit::sync::{self, Instant};
 
-/// Room in the ring that is held for something to come; given back when dropped.
+/// Room in the ring, reserved for an intent or a record that is not appended yet. Dropping it gives the room back.
 #[derive(Debug)]
 pub struct Reservation {
     ring: Arc<Ring>,
@@ -19,58 +20,67 @@ pub struct Reservation {
 }
 
 impl Ring {
-    /// Waits up to `timeout` for the room of `call`'s intent and record.
+    /// Waits up to `timeout` for the room for `call`'s intent and record.
     ///
     /// # Errors
-    /// [`NoRoom`]; where ring or outbox are full the call is counted as refused.
+    /// [`AdmissionError`]; if the ring or the outbox is full, the call is counted as refused.
     ///
     /// # Cancel safety
-    /// Nothing is reserved where the future is dropped.
-    pub async fn reserve_call(self: &Arc<Self>, call: &Call, timeout: Duration) -> Result<Reservation, NoRoom> {
-        self.reserve(Room::of_call(call), Asker::Call, timeout, call.timestamp).await
+    /// Dropping the future reserves nothing.
+    pub async fn reserve_call(self: &Arc<Self>, call: &Call, timeout: Duration) -> Result<Reservation, AdmissionError> {
+        self.reserve(Room::of_call(call), AdmissionClass::Call, timeout, call.timestamp).await
     }
 
-    /// The same for a call that goes on unaudited where there is no room.
+    /// Waits up to `timeout` for the room for a call that continues unaudited if there is none.
     ///
     /// # Errors
-    /// [`NoRoom`]; where ring or outbox are full the call is counted as unaudited.
-    pub async fn reserve_continued(self: &Arc<Self>, call: &Call, timeout: Duration) -> Result<Reservation, NoRoom> {
-        self.reserve(Room::of_call(call), Asker::ContinuedCall, timeout, call.timestamp).await
+    /// [`AdmissionError`]; if the ring or the outbox is full, the call is counted as unaudited.
+    pub async fn reserve_continued(
+        self: &Arc<Self>,
+        call: &Call,
+        timeout: Duration,
+    ) -> Result<Reservation, AdmissionError> {
+        self.reserve(Room::of_call(call), AdmissionClass::UnauditedAllowed, timeout, call.timestamp).await
     }
 
-    /// Waits up to `timeout` for the room of a record that was not begun.
+    /// Waits up to `timeout` for the room for a record without an intent: of a refusal, or of an event of the gateway.
     ///
     /// # Errors
-    /// [`NoRoom`]; where the ring is full the call is counted as missed.
-    pub async fn reserve_refusal(self: &Arc<Self>, entry: &Entry, timeout: Duration) -> Result<Reservation, NoRoom> {
+    /// [`AdmissionError`]; if the ring is full, the call is counted as refused.
+    pub async fn reserve_refusal(
+        self: &Arc<Self>,
+        entry: &Entry,
+        timeout: Duration,
+    ) -> Result<Reservation, AdmissionError> {
         let room = Room { records: 1, bytes: entry.size_bytes() };
-        self.reserve(room, Asker::Refusal, timeout, entry.call.timestamp).await
+        self.reserve(room, AdmissionClass::Refusal, timeout, entry.call.timestamp).await
     }
 
-    /// Appends the intent of `call`, which takes its part of `reservation`; the rest stays for the record.
+    /// Appends the intent of `call`. It uses its part of `reservation`; the rest stays reserved for the record.
     ///
     /// # Errors
-    /// [`Closed`]; nothing was appended.
+    /// [`RingClosedError`]; nothing was appended.
     ///
     /// # Panics
-    /// Where a field of `call` is longer than a [`Call`] can be made with.
+    /// If a field of `call` is longer than the constructors of [`Call`] allow.
     pub fn begin(
         &self,
         reservation: &mut Reservation,
         call: &Call,
         stored: Option<oneshot::Sender<()>>,
-    ) -> Result<(), Closed> {
-        // Here and not by the scribe: callers are many, and it is one.
+    ) -> Result<(), RingClosedError> {
+        // Encoded here rather than by the scribe: there are many callers and one scribe.
         let frame = codec::encode_intent(call);
         let frame = frame.expect("every field of a call is bounded far below the limit of a frame when it is made");
-        let taken = reservation.take(call.size_bytes());
-        self.append(Arrival::Begin { request_id: call.request_id, frame: frame.into(), stored }, taken, Room::default())
+        let room = reservation.take(call.size_bytes());
+        self.append(WorkItem::Begin { request_id: call.request_id, frame: frame.into(), stored }, room, Room::default())
     }
 
-    /// Appends a record and gives back what it does not need of `reservation`.
+    /// Appends a record and gives back the part of `reservation` that it does not use. `begun` says whether the call's
+    /// intent was appended before.
     ///
     /// # Errors
-    /// [`Closed`]; nothing was appended. A call that is still open keeps its stored intent and becomes `interrupted`
+    /// [`RingClosedError`]; nothing was appended. An open call keeps its stored intent and is recorded as `interrupted`
     /// at the next start.
     pub fn end(
         &self,
@@ -78,103 +88,106 @@ impl Ring {
         entry: Entry,
         begun: bool,
         stored: Option<oneshot::Sender<()>>,
-    ) -> Result<(), Closed> {
-        let taken = reservation.take(entry.size_bytes());
-        // Under the same lock, since every call passes here.
+    ) -> Result<(), RingClosedError> {
+        let room = reservation.take(entry.size_bytes());
+        // Given back under the same lock as the append, since every call passes here.
         let rest = std::mem::take(&mut reservation.room);
-        self.append(Arrival::End { record: entry.into(), begun, stored, arrived: Instant::now() }, taken, rest)
+        self.append(WorkItem::End { record: entry.into(), begun, stored, appended_at: Instant::now() }, room, rest)
     }
 
     async fn reserve(
         self: &Arc<Self>,
         room: Room,
-        asker: Asker,
+        class: AdmissionClass,
         timeout: Duration,
         arrived: Timestamp,
-    ) -> Result<Reservation, NoRoom> {
+    ) -> Result<Reservation, AdmissionError> {
         let wait = async {
-            let _waiting = Waiting::new(self);
+            let _waiting = WaitingProducer::new(self);
             loop {
                 let mut notified = std::pin::pin!(self.room.notified());
                 notified.as_mut().enable();
-                match self.try_reserve(room, asker) {
-                    Err(NoRoom::Full | NoRoom::OutboxFull) => notified.await,
+                match self.try_reserve(room, class) {
+                    Err(AdmissionError::Full | AdmissionError::OutboxFull) => notified.await,
                     done => return done,
                 }
             }
         };
-        let result = match self.try_reserve(room, asker) {
-            Err(full @ (NoRoom::Full | NoRoom::OutboxFull)) => sync::timeout(timeout, wait).await.unwrap_or(Err(full)),
+        let result = match self.try_reserve(room, class) {
+            Err(full @ (AdmissionError::Full | AdmissionError::OutboxFull)) => {
+                sync::timeout(timeout, wait).await.unwrap_or(Err(full))
+            }
             done => done,
         };
         if result.is_err() {
-            self.miss(arrived, asker);
+            self.count_unrecorded(arrived, class);
         }
         result
     }
 
-    fn try_reserve(self: &Arc<Self>, room: Room, asker: Asker) -> Result<Reservation, NoRoom> {
+    fn try_reserve(self: &Arc<Self>, room: Room, class: AdmissionClass) -> Result<Reservation, AdmissionError> {
         let mut state = self.lock();
         if state.phase != Phase::Open {
-            return Err(NoRoom::Closed);
+            return Err(AdmissionError::Closed);
         }
-        if state.failed {
-            return Err(NoRoom::Failed);
+        if state.scribe_failed {
+            return Err(AdmissionError::Failed);
         }
-        // I6: outcomes of open calls and refusals still go into a full outbox, and refusals to their own limit.
-        let full = if asker == Asker::Refusal { state.capacity.over } else { state.capacity.full };
-        if state.outbox_depended_on && full {
-            return Err(NoRoom::OutboxFull);
+        // I6: the outbox accepts the records of open calls when it is full, and refusals up to a limit of their own.
+        let full = if class == AdmissionClass::Refusal { state.capacity.over } else { state.capacity.full };
+        if state.outbox_required && full {
+            return Err(AdmissionError::OutboxFull);
         }
-        // I6: the ring never holds more than its limits.
-        let (fits, evicted) = state.make_room(room, self.limits.for_asker(asker));
+        // I6: the ring never exceeds its limits.
+        let (fits, evicted) = state.make_room(room, self.limits.for_class(class));
         if !fits {
-            return Err(NoRoom::Full);
+            return Err(AdmissionError::Full);
         }
-        state.used = state.used.and(room);
-        state.reserved = state.reserved.and(room);
+        state.used = state.used.plus(room);
+        state.reserved = state.reserved.plus(room);
         drop(state);
         drop(evicted);
         Ok(Reservation { ring: Arc::clone(self), room })
     }
 
-    fn miss(&self, arrived: Timestamp, asker: Asker) {
+    fn count_unrecorded(&self, arrived: Timestamp, class: AdmissionClass) {
         let mut state = self.lock();
-        // I3: nothing may follow the record that closes the epoch, so a refusal while it is written has no record.
+        // I3: nothing may follow the record that closes the epoch, so a refusal during the shutdown is not recorded.
         if state.phase != Phase::Open {
             return;
         }
-        let missed = state.missed.get_or_insert(Missed { refused: 0, unaudited: 0, first: arrived, last: arrived });
-        match asker {
-            Asker::ContinuedCall => missed.unaudited += 1,
-            Asker::Call | Asker::Refusal => missed.refused += 1,
+        let first = UnrecordedCalls { refused: 0, unaudited: 0, first: arrived, last: arrived };
+        let unrecorded = state.unrecorded.get_or_insert(first);
+        match class {
+            AdmissionClass::UnauditedAllowed => unrecorded.unaudited += 1,
+            AdmissionClass::Call | AdmissionClass::Refusal => unrecorded.refused += 1,
         }
-        missed.last = arrived;
+        unrecorded.last = arrived;
         drop(state);
         self.work.notify_one();
     }
 
-    /// Appends what takes a part of the reserved room, and gives `rest` of it back.
-    fn append(&self, arrival: Arrival, taken: Room, rest: Room) -> Result<(), Closed> {
+    /// Appends `item`, which uses `room` of the reserved room, and gives `rest` of it back.
+    fn append(&self, item: WorkItem, room: Room, rest: Room) -> Result<(), RingClosedError> {
         let mut state = self.lock();
         state.give_back(rest);
-        // I3: nothing may follow the record that closes the epoch. Where the scribe failed nothing would be done with it.
-        if state.phase != Phase::Open || state.failed {
-            state.give_back(taken);
-            return Err(Closed);
+        // I3: nothing may follow the record that closes the epoch. A failed scribe would never take the item.
+        if state.phase != Phase::Open || state.scribe_failed {
+            state.give_back(room);
+            return Err(RingClosedError);
         }
-        state.reserved = state.reserved.without(taken);
-        state.arrived = state.arrived.and(taken);
-        // The scribe takes all at once, so it waits only where there is nothing, or for a number: two calls of the
-        // kernel a batch at most.
-        state.arrivals.push(arrival);
-        let wakes = state.arrivals.len() == 1 || state.arrivals.len() == state.gathered;
-        let makes_room = state.waiting > 0 && rest != Room::default();
+        state.reserved = state.reserved.minus(room);
+        state.appended = state.appended.plus(room);
+        // The scribe takes all items at once, so it only waits for the first one or for a certain number: it is woken
+        // at most twice for each batch.
+        state.items.push(item);
+        let wakes_scribe = state.items.len() == 1 || state.items.len() == state.gather_count;
+        let frees_room = state.waiting_count > 0 && rest != Room::default();
         drop(state);
-        if wakes {
+        if wakes_scribe {
             self.work.notify_one();
         }
-        if makes_room {
+        if frees_room {
             self.room.notify_waiters();
         }
         Ok(())
@@ -182,10 +195,10 @@ impl Ring {
 }
 
 impl Reservation {
-    /// Takes the room of one intent or record out of it.
+    /// Takes the room for one intent or record of `bytes` out of the reservation.
     fn take(&mut self, bytes: usize) -> Room {
         let taken = Room { records: 1.min(self.room.records), bytes: bytes.min(self.room.bytes) };
-        self.room = self.room.without(taken);
+        self.room = self.room.minus(taken);
         taken
     }
 }
@@ -200,18 +213,18 @@ impl Drop for Reservation {
     }
 }
 
-/// A producer that waits for room, while it does.
-struct Waiting<'a>(&'a Ring);
+/// Counts a producer in `waiting_count` until it is dropped.
+struct WaitingProducer<'a>(&'a Ring);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingProducer<'a> {
     fn new(ring: &'a Ring) -> Self {
-        ring.lock().waiting += 1;
+        ring.lock().waiting_count += 1;
         Self(ring)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingProducer<'_> {
     fn drop(&mut self) {
-        self.0.lock().waiting -= 1;
+        self.0.lock().waiting_count -= 1;
     }
 }

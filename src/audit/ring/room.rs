@@ -1,97 +1,93 @@
-//! The ring's room: how it is counted, and who may use how much of it.
+//! The ring's room: how it is counted, and how much of it each class of request may use.
 
-use super::Slot;
 use crate::audit::record::{Call, ERROR_BYTES_MAX};
 
-/// Room for what a call's record holds beyond its intent, in bytes: the error message and the note of what was
-/// normalised. *Derived* from [`ERROR_BYTES_MAX`] and the names of all fields.
-pub(super) const OUTCOME_BYTES: usize = ERROR_BYTES_MAX + 256;
+/// Room for the fields that a call's record has and its intent does not, in bytes: the error message and the list of
+/// normalised fields. *Derived* from [`ERROR_BYTES_MAX`] and the names of all fields.
+const OUTCOME_BYTES: usize = ERROR_BYTES_MAX + 256;
 
-/// Room that is kept for the gateway's own records, which nobody reserves: one gap and the closing record. *Derived*:
-/// each has a message and details of some 200 bytes besides the fixed part.
-pub(super) const OWN_ROOM: Room = Room { records: 2, bytes: 2 * 2048 };
+/// Room kept for the gateway's own records, which are never reserved: one gap record and the closing record.
+/// *Derived*: each has a message and details of about 200 bytes besides the fixed part.
+const GATEWAY_ROOM: Room = Room { records: 2, bytes: 2 * 2048 };
 
-/// How much the ring may hold.
+/// The capacity of the ring.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Records and intents.
+pub struct RingLimits {
+    /// The maximum number of records and intents.
     pub records: usize,
-    /// Their size in bytes.
+    /// Their maximum total size in bytes.
     pub bytes: usize,
 }
 
-/// Records and bytes.
+/// An amount of room: a number of records and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Room {
     pub(super) records: usize,
     pub(super) bytes: usize,
 }
 
-/// The room used by what the scribe has taken.
+/// The room used by the work items that the scribe took, until it publishes their records.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Taken(pub(super) Room);
+pub struct BatchRoom(pub(super) Room);
 
-/// Who asks for room.
+/// The class of a request for room. It determines how much of the ring the request may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asker {
+pub(super) enum AdmissionClass {
     /// A call that is about to begin.
     Call,
-    /// The same, which goes on unaudited where there is no room.
-    ContinuedCall,
-    /// A record of what was refused.
+    /// A call that continues unaudited if there is no room.
+    UnauditedAllowed,
+    /// The record of a refusal, or of an event of the gateway.
     Refusal,
 }
 
-/// There was no room in time.
+/// The ring did not grant the room for a call or a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoRoom {
-    /// The ring is full.
+pub enum AdmissionError {
+    /// The ring had no room within the timeout: open calls, and records that are neither stored nor delivered, use it.
     Full,
-    /// The outbox is full.
+    /// The outbox used up its quota or its disk, and made no room within the timeout.
     OutboxFull,
-    /// The gateway is stopping.
+    /// The gateway is stopping: the ring is past [`Phase::Open`](super::Phase::Open).
     Closed,
-    /// The scribe has failed.
+    /// The scribe's thread panicked, so nothing would be stored.
     Failed,
 }
 
-/// The gateway is stopping, and the ring takes nothing more.
+/// Nothing more can be appended: the gateway is stopping, or the scribe has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Closed;
+pub struct RingClosedError;
 
 impl Room {
-    /// Room for a call's intent and for its record.
+    /// The room for a call's intent and for its record.
     pub(super) fn of_call(call: &Call) -> Self {
         Self { records: 2, bytes: 2 * call.size_bytes() + OUTCOME_BYTES }
     }
 
-    /// The room that records take.
-    pub(super) fn of<'a>(slots: impl Iterator<Item = &'a Slot>) -> Self {
-        slots.fold(Self::default(), |all, slot| all.and(slot.room()))
-    }
-
-    pub(super) fn and(self, other: Self) -> Self {
+    pub(super) fn plus(self, other: Self) -> Self {
         Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
     }
 
-    pub(super) fn without(self, other: Self) -> Self {
+    pub(super) fn minus(self, other: Self) -> Self {
         Self { records: self.records.saturating_sub(other.records), bytes: self.bytes.saturating_sub(other.bytes) }
     }
 
-    pub(super) fn within(self, limits: Limits) -> bool {
+    pub(super) fn fits(self, limits: RingLimits) -> bool {
         self.records <= limits.records && self.bytes <= limits.bytes
     }
 }
 
-impl Limits {
-    /// What of it `asker` may use.
-    pub(super) fn for_asker(self, asker: Asker) -> Self {
-        match asker {
+impl RingLimits {
+    /// The part of the ring that requests of `class` may use.
+    pub(super) fn for_class(self, class: AdmissionClass) -> Self {
+        match class {
             // I6: an eighth of the ring is kept for refusals.
-            Asker::Call | Asker::ContinuedCall => Limits { records: self.records / 8 * 7, bytes: self.bytes / 8 * 7 },
-            Asker::Refusal => Limits {
-                records: self.records.saturating_sub(OWN_ROOM.records),
-                bytes: self.bytes.saturating_sub(OWN_ROOM.bytes),
+            AdmissionClass::Call | AdmissionClass::UnauditedAllowed => {
+                Self { records: self.records / 8 * 7, bytes: self.bytes / 8 * 7 }
+            }
+            AdmissionClass::Refusal => Self {
+                records: self.records.saturating_sub(GATEWAY_ROOM.records),
+                bytes: self.bytes.saturating_sub(GATEWAY_ROOM.bytes),
             },
         }
     }

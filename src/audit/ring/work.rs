@@ -1,140 +1,140 @@
-//! What passes through the ring, and what it says of itself.
+//! The values that pass through the ring, and the ring's status.
 
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::room::Taken;
+use super::room::BatchRoom;
 use crate::audit::chain::Head;
 use crate::audit::record::{AuditRecord, Epoch, PendingRecord, RequestId, Seq, Timestamp};
 use crate::audit::sync::Instant;
 
-/// Where a gateway's life is.
+/// The phases of the pipeline, in order. A phase never returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Calls begin and end.
     Open,
-    /// No call begins any more; the scribe empties the ring into the outbox and closes the epoch.
+    /// No call begins any more. The scribe empties the ring into the outbox and closes the epoch.
     Closing,
-    /// All is stored, or can be no more; the shipper goes on.
+    /// The epoch is closed. The shipper continues to deliver.
     Closed,
-    /// The scribe forgets what was delivered and ends.
+    /// The scribe stores the last watermarks and ends. A scribe that still cannot store stops trying.
     Finished,
 }
 
-/// What producers append.
+/// An intent or a record, from a producer to the scribe.
 #[derive(Debug)]
-pub enum Arrival {
+pub enum WorkItem {
     /// A call is about to be forwarded.
     Begin {
-        /// The call.
+        /// The id of the call.
         request_id: RequestId,
-        /// Its intent, encoded by who appended it.
+        /// The intent's frame, encoded by the producer.
         frame: Arc<[u8]>,
-        /// Told when the intent is stored.
+        /// Signalled when the intent is stored.
         stored: Option<oneshot::Sender<()>>,
     },
-    /// A call has ended, was refused, or something happened to the gateway.
+    /// A call has ended or was refused, or the gateway records an event of its own.
     End {
-        /// The record without a place.
+        /// The record, without its position in the stream.
         record: PendingRecord,
-        /// Whether its intent was begun before.
+        /// Whether the intent of this call was appended before.
         begun: bool,
-        /// Told when the record is stored.
+        /// Signalled when the record is stored.
         stored: Option<oneshot::Sender<()>>,
-        /// When it was appended.
-        arrived: Instant,
+        /// The time at which the record was appended.
+        appended_at: Instant,
     },
 }
 
-/// Calls that could not be recorded one by one, since there was no room.
+/// Calls that have no record of their own because there was no room. One `gateway/gap` record counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Missed {
-    /// Calls that were refused.
+pub struct UnrecordedCalls {
+    /// The number of calls that were refused.
     pub refused: u64,
-    /// Calls that went on unaudited, as the operator chose for their tools.
+    /// The number of calls that continued unaudited, as the operator allowed for their tools.
     pub unaudited: u64,
-    /// The first one's arrival.
+    /// The arrival of the first of them.
     pub first: Timestamp,
-    /// The last one's arrival.
+    /// The arrival of the last of them.
     pub last: Timestamp,
 }
 
-/// What the scribe takes at once.
+/// The work that the scribe takes at once.
 #[derive(Debug)]
 pub struct Work {
-    /// All that arrived, in order.
-    pub arrivals: Vec<Arrival>,
-    /// The room that they use until they are published.
-    pub taken: Taken,
+    /// The work items, in the order in which they were appended.
+    pub items: Vec<WorkItem>,
+    /// The room that the items use until their records are published.
+    pub room: BatchRoom,
     /// Watermarks to store.
     pub watermarks: Vec<(Epoch, Head)>,
-    /// Calls to account for.
-    pub missed: Option<Missed>,
-    /// The phase when it was taken.
+    /// Calls to count in a gap record.
+    pub unrecorded: Option<UnrecordedCalls>,
+    /// The phase at which the work was taken.
     pub phase: Phase,
 }
 
-/// What the shipper finds at a place.
+/// The result of reading the window at a position.
 #[derive(Debug)]
-pub enum Window {
-    /// Records from that place on.
+pub enum WindowRead {
+    /// Records from that position on.
     Records(Vec<Arc<AuditRecord>>),
-    /// That place is not in the window any more: the outbox has it.
+    /// The record at that position is no longer in the window. The outbox has it.
     Older,
-    /// Nothing there yet.
+    /// The stream has no record at that position yet.
     Nothing,
 }
 
-/// How full and how far the ring is.
+/// The ring's fill level and positions.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
-pub struct Gauge {
-    /// Records and intents that are reserved, arrived or in the window.
+pub struct RingGauge {
+    /// The number of records and intents that are reserved, appended or in the window.
     pub records: usize,
     /// Their size in bytes.
     pub bytes: usize,
-    /// Those of them that are stored: they wait for delivery, and make room when it is needed.
+    /// The number of stored records in the window. They wait for delivery and are evicted when room is needed.
     pub cached_records: usize,
     /// Their size in bytes.
     pub cached_bytes: usize,
-    /// The last record with a place in the stream.
+    /// The last record with a position in the stream.
     pub stamped: Seq,
-    /// The last stored one.
+    /// The last stored record.
     pub stored: Seq,
-    /// The last delivered one.
+    /// The last delivered record.
     pub delivered: Seq,
-    /// Whether the outbox cannot store at the moment.
+    /// Whether the outbox currently cannot store.
     pub outbox_failed: bool,
-    /// How full the outbox is.
-    pub outbox: Capacity,
+    /// The outbox's fill level.
+    pub outbox: OutboxCapacity,
 }
 
-/// How full the store behind the ring is.
+/// The outbox's fill level, as the scribe reports it to the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Capacity {
+pub struct OutboxCapacity {
     /// Bytes in use.
     pub used_bytes: u64,
-    /// The quota.
+    /// The quota in bytes.
     pub max_bytes: u64,
-    /// Whether quota or disk are used up.
+    /// Whether the quota or the disk is used up.
     pub full: bool,
-    /// Whether what is kept beyond the quota for refusals is used up too.
+    /// Whether the room beyond the quota that is kept for refusals is used up too.
     pub over: bool,
 }
 
-/// The scribe's sign of life.
+/// The scribe's heartbeat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Beat {
-    /// Rises whenever the scribe takes work, and whenever it tries a failing outbox again.
+pub struct Heartbeat {
+    /// A counter that rises each time the scribe takes work or tries a failing outbox again.
     pub turns: u64,
-    /// It waits for work, and there is none.
-    pub resting: bool,
+    /// Whether the scribe waits for work and there is none.
+    pub idle: bool,
 }
 
-impl Beat {
-    /// Whether the scribe has gone on since `earlier`, or has nothing to do.
+impl Heartbeat {
+    /// Whether the scribe has made progress since `earlier`, or has nothing to do.
     #[must_use]
-    pub fn goes_on_since(self, earlier: Self) -> bool {
-        self.resting || self.turns != earlier.turns
+    pub fn has_progressed_since(self, earlier: Self) -> bool {
+        self.idle || self.turns != earlier.turns
     }
 }

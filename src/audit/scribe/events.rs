@@ -1,4 +1,4 @@
-//! The gateway's own records: how an epoch begins and ends, and what is missing in it.
+//! The gateway's own records: the beginning and the end of an epoch, and the gaps in it.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use crate::audit::chain::Head;
 use crate::audit::outbox::Opening;
 use crate::audit::outbox::damage::Damage;
 use crate::audit::record::{Call, Digest, Entry, Outcome, Status};
-use crate::audit::ring::Missed;
+use crate::audit::ring::UnrecordedCalls;
 
-/// What the opening record says of the configuration.
+/// The configuration, as the opening record states it.
 #[derive(Clone, Debug)]
-pub struct About {
-    /// `stored` or `queued`.
+pub struct ConfigSummary {
+    /// The audit level: `stored` or `queued`.
     pub level: &'static str,
-    /// SHA-256 of the configuration.
+    /// The SHA-256 digest of the configuration.
     pub config_digest: Digest,
 }
 
@@ -22,52 +22,59 @@ fn event(status: Status, message: Option<String>, call: Call) -> Entry {
     Entry::new(call, outcome, Duration::ZERO)
 }
 
-pub(super) fn opened(opening: &Opening, about: &About) -> Entry {
+/// The first record of an epoch.
+pub(super) fn opened(opening: &Opening, config: &ConfigSummary) -> Entry {
     let previous = opening.previous;
     let crashed = previous.is_some_and(|previous| !previous.closed);
     let details = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "level": about.level,
-        "config_digest": about.config_digest,
+        "level": config.level,
+        "config_digest": config.config_digest,
         "previous_epoch": previous.map(|previous| previous.epoch),
         "previous_seq": previous.map(|previous| previous.head.seq),
         "previous_hash": previous.map(|previous| previous.head.hash),
         "previous_closed": previous.map(|previous| previous.closed),
         "interrupted": opening.interrupted.len(),
     });
-    let message = crashed
-        .then(|| "the gateway did not close its last epoch; what it had only queued (level queued) is lost".to_owned());
+    let message = crashed.then(|| {
+        "the gateway did not close its previous epoch; records that were only queued (level queued) are lost".to_owned()
+    });
     event(Status::Ok, message, Call::gateway_event("opened", &details))
 }
 
+/// The last record of an epoch, whose last record so far is `head`.
 pub(super) fn closed(head: Head) -> Entry {
     let details = serde_json::json!({ "records": head.seq.next() });
     event(Status::Ok, None, Call::gateway_event("closed", &details))
 }
 
-pub(super) fn gap(missed: Missed) -> Entry {
-    let Missed { refused, unaudited, first, last } = missed;
+/// The record for calls that have no record of their own.
+pub(super) fn gap(calls: UnrecordedCalls) -> Entry {
+    let UnrecordedCalls { refused, unaudited, first, last } = calls;
     let details = serde_json::json!({ "refused": refused, "unaudited": unaudited, "first": first, "last": last });
     let continued = match unaudited {
         0 => String::new(),
-        _ => format!(", and {unaudited} went on unaudited as audit.on_failure allows"),
+        _ => format!(", and {unaudited} continued unaudited, as audit.on_failure allows"),
     };
-    let message = format!("for want of audit room {refused} calls were refused unrecorded{continued}");
+    let message =
+        format!("no room in the audit ring or outbox: {refused} calls were refused without a record{continued}");
     event(Status::AuditUnavailable, Some(message), Call::gateway_event("gap", &details))
 }
 
+/// The record for a damaged outbox file.
 pub(super) fn damaged(damage: &Damage) -> Entry {
     let Damage { file, kept, lost, end_known, maybe_open, .. } = damage;
-    let end = if *end_known { "" } else { "; more may be lost behind the last one kept" };
+    let end = if *end_known { "" } else { "; more may be lost after the last one kept" };
     let open = match maybe_open.len() {
         0 => String::new(),
-        count => format!("; {count} calls may have been open, and nobody can tell any more"),
+        count => format!("; {count} calls may have been open, which can no longer be determined"),
     };
     let message = format!("outbox file {file} was damaged: {kept} records kept, {lost} lost{end}{open}");
     let details = serde_json::to_value(damage).unwrap_or_default();
     event(Status::Error, Some(message), Call::gateway_event("gap", &details))
 }
 
+/// The record of a call that was open when the gateway crashed.
 pub(super) fn interrupted(call: Call) -> Entry {
     let message = "the gateway died while the call was open; whether the backend carried it out is unknown";
     event(Status::Interrupted, Some(message.to_owned()), call)

@@ -1,38 +1,39 @@
-//! How a batch is cut into segments: what redb stores under one key.
+//! Cutting a batch into segments. redb stores one segment under one key.
 
 use crate::audit::outbox::Segment;
 use crate::audit::record::{AuditRecord, Seq};
 
-/// Size at which a segment is closed, in bytes. *Measured*: docs/measurements.md, "redb", redb writes large values in power-of-two
-/// runs of pages; a little less than 2^8 x 4096 leaves room for the page header and the last record.
+/// The size at which a segment is closed, in bytes. *Measured*: redb writes large values in power-of-two runs of pages
+/// (`docs/measurements.md`, "redb"); a little less than 2^8 x 4096 leaves room for the page header and the last record.
 const SEGMENT_BYTES: usize = 240 * 4096;
 
-/// A segment that is shorter is not split, in bytes. *Chosen*: what is lost is less than what a commit writes anyway.
+/// The size up to which a segment is not split, in bytes. *Chosen*: the unused part of its pages is smaller than the
+/// other pages that a commit writes.
 const SPLIT_BYTES_MIN: usize = 64 * 1024;
 
-/// What redb keeps in a run of pages besides the value, in bytes. *Derived*: a leaf with one key of 16 bytes and one
+/// The bytes that redb needs in a run of pages besides the value. *Derived*: a leaf with one key of 16 bytes and one
 /// value needs less than 64 bytes; rounded up.
 const PAGE_HEADER_BYTES: usize = 128;
 
-/// Segments in the making, each at most about [`SEGMENT_BYTES`] long.
+/// Builds segments of at most about [`SEGMENT_BYTES`] each.
 #[derive(Debug, Default)]
 pub(super) struct Builder {
-    /// Bytes that are expected, so that the buffer need not grow.
+    /// The expected size of the next segment, so that its buffer does not have to grow.
     expected_bytes: usize,
     full: Vec<Segment>,
     open: Option<Segment>,
-    /// Where the frames of the open one end.
+    /// The ends of the frames in `open`, in bytes from its start.
     ends: Vec<usize>,
 }
 
 impl Builder {
-    /// For about as many records as there are in `segments`.
+    /// A builder for about as many bytes as there are in `segments`.
     pub(super) fn like(segments: &[Segment]) -> Self {
         let bytes = segments.iter().map(|segment| segment.frames().len()).max();
         Self { expected_bytes: bytes.unwrap_or_default().min(SEGMENT_BYTES) / 8 * 9, ..Self::default() }
     }
 
-    /// Adds the record that follows.
+    /// Adds the next record of the stream.
     pub(super) fn push(&mut self, record: &AuditRecord) {
         let AuditRecord { position, .. } = record;
         let segment =
@@ -47,7 +48,7 @@ impl Builder {
         }
     }
 
-    /// The segments of all that was added.
+    /// The segments of all added records.
     pub(super) fn finish(mut self) -> Vec<Segment> {
         if let Some(last) = self.open {
             split(last, &self.ends, &mut self.full);
@@ -56,14 +57,14 @@ impl Builder {
     }
 }
 
-/// Records as segments.
+/// The segments of `records`.
 pub(super) fn of<'a>(records: impl Iterator<Item = &'a AuditRecord>) -> Vec<Segment> {
     let mut segments = Builder::default();
     records.for_each(|record| segments.push(record));
     segments.finish()
 }
 
-/// Splits a segment whose frames end at `ends` into some that fill the runs of pages that redb takes for them.
+/// Splits a segment whose frames end at `ends` into parts that fill the runs of pages that redb uses for them.
 fn split(mut segment: Segment, mut ends: &[usize], segments: &mut Vec<Segment>) {
     let mut begin = 0;
     loop {
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_hold_every_record_once_and_fill_the_pages_that_redb_writes() {
+    fn segments_contain_every_record_once_and_fill_the_pages_that_redb_writes() {
         for (count, args_bytes) in [(1, 0), (7, 70_000), (300, 10), (1_024, 200), (1_024, 400), (5_000, 300)] {
             let records = records(count, args_bytes);
             let segments = of(records.iter());

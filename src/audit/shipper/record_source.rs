@@ -9,7 +9,7 @@ use super::batch::BatchLimits;
 use crate::audit::chain::Head;
 use crate::audit::outbox::{self, Reader};
 use crate::audit::record::{AuditRecord, Digest, Epoch, Seq};
-use crate::audit::ring::{Ring, Window};
+use crate::audit::ring::{Ring, WindowRead};
 
 /// Reads consecutive records of a stream. The next segment of the outbox is read while the records before it are
 /// delivered.
@@ -31,7 +31,7 @@ pub(super) struct RecordSource {
 struct SegmentRead {
     /// The position before the segment's first record.
     after: (Epoch, Head),
-    records: JoinHandle<Result<Vec<AuditRecord>, outbox::Error>>,
+    records: JoinHandle<Result<Vec<AuditRecord>, outbox::OutboxError>>,
 }
 
 impl RecordSource {
@@ -44,13 +44,13 @@ impl RecordSource {
         &mut self,
         epoch: Epoch,
         after: Head,
-    ) -> Result<Option<Vec<Arc<AuditRecord>>>, outbox::Error> {
+    ) -> Result<Option<Vec<Arc<AuditRecord>>>, outbox::OutboxError> {
         let from = after.seq.next();
         if epoch == self.current {
             match self.ring.read_from(from, self.limits.records, self.limits.bytes) {
-                Window::Records(records) => return Ok(Some(records)),
-                Window::Nothing => return Ok(None),
-                Window::Older => {}
+                WindowRead::Records(records) => return Ok(Some(records)),
+                WindowRead::Nothing => return Ok(None),
+                WindowRead::Older => {}
             }
         }
         if self.ahead.front().is_none_or(|record| record.position.epoch != epoch || record.position.seq != from) {
@@ -81,7 +81,7 @@ impl RecordSource {
     }
 
     /// The oldest epoch in the outbox that is later than `after`.
-    pub(super) async fn next_epoch(&self, after: Option<Epoch>) -> Result<Option<Epoch>, outbox::Error> {
+    pub(super) async fn next_epoch(&self, after: Option<Epoch>) -> Result<Option<Epoch>, outbox::OutboxError> {
         let reader = self.reader.clone();
         joined(tokio::task::spawn_blocking(move || reader.next_epoch(after))).await
     }
@@ -89,11 +89,11 @@ impl RecordSource {
     /// Whether the outbox contradicts `cursor`: it has another record at that position, or a closed epoch that ends
     /// before it. At level `queued` a cursor may be ahead of an epoch that was not closed, because records that were
     /// delivered from the ring were never written to the outbox.
-    pub(super) async fn contradicts(&self, epoch: Epoch, cursor: Head) -> Result<bool, outbox::Error> {
+    pub(super) async fn contradicts(&self, epoch: Epoch, cursor: Head) -> Result<bool, outbox::OutboxError> {
         let before = Head { seq: Seq(cursor.seq.0.saturating_sub(1)), hash: Digest::ZERO };
         if let Some(record) = self.read(epoch, before).await?.first() {
             let another = record.position.seq == cursor.seq && record.position.hash != cursor.hash;
-            return Ok(another && !outbox::stands_for_lost(record));
+            return Ok(another && !outbox::replaces_lost_record(record));
         }
         let (mut after, mut closed) = (Head::START, false);
         while let Some(last) = self.read(epoch, after).await?.pop() {
@@ -103,7 +103,7 @@ impl RecordSource {
     }
 
     /// Reads segments of the outbox until there is a full batch, or no segment is left.
-    async fn fill(&mut self, epoch: Epoch, after: Head) -> Result<(), outbox::Error> {
+    async fn fill(&mut self, epoch: Epoch, after: Head) -> Result<(), outbox::OutboxError> {
         // I6: at most a batch and a segment, and one more segment that is being read.
         while self.ahead.len() < self.limits.records && self.ahead_bytes() < self.limits.bytes {
             self.read_ahead(epoch, after);
@@ -133,13 +133,13 @@ impl RecordSource {
         self.ahead.iter().map(|record| record.entry.size_bytes()).sum()
     }
 
-    async fn read(&self, epoch: Epoch, after: Head) -> Result<Vec<AuditRecord>, outbox::Error> {
+    async fn read(&self, epoch: Epoch, after: Head) -> Result<Vec<AuditRecord>, outbox::OutboxError> {
         let reader = self.reader.clone();
         joined(tokio::task::spawn_blocking(move || reader.read(epoch, after))).await
     }
 }
 
 /// The result of a blocking read. A panic in it continues here.
-async fn joined<T>(read: JoinHandle<Result<T, outbox::Error>>) -> Result<T, outbox::Error> {
+async fn joined<T>(read: JoinHandle<Result<T, outbox::OutboxError>>) -> Result<T, outbox::OutboxError> {
     read.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }

@@ -115,7 +115,7 @@ impl<S: Sink> Shipper<S> {
         self.source.clear();
         if head.seq > Seq::ZERO {
             self.check_cursor(epoch, head).await?;
-            self.ring.delivered(epoch, head, epoch == self.epoch);
+            self.ring.mark_delivered(epoch, head, epoch == self.epoch);
         }
         loop {
             if self.prepared.is_none_or(|at| at.elapsed() > PREPARE_EVERY) {
@@ -127,7 +127,7 @@ impl<S: Sink> Shipper<S> {
                     if reached != head {
                         self.meter.delivered.add(reached.seq.0.saturating_sub(head.seq.0));
                         head = reached;
-                        self.ring.delivered(epoch, head, epoch == self.epoch);
+                        self.ring.mark_delivered(epoch, head, epoch == self.epoch);
                     }
                 }
                 Ok(None) => {
@@ -141,7 +141,7 @@ impl<S: Sink> Shipper<S> {
                     if ended && (epoch < self.epoch || head.seq >= gauge.stamped) {
                         return Ok(());
                     }
-                    self.ring.shippable_behind(head.seq).await;
+                    self.ring.wait_for_shippable_after(head.seq).await;
                 }
                 Err(error) => self.health.hold(&error.to_string()).await,
             }
@@ -321,7 +321,7 @@ impl<S: Sink> Shipper<S> {
     async fn fork(&mut self, epoch: Epoch, what: &str, reason: ForkReason) -> Result<(), ForkReason> {
         tracing::error!(what, gateway_id = %self.gateway_id, %epoch, "stream is forked; not shipping it");
         if !self.health.forked(epoch, self.epoch, what, reason) {
-            self.ring.reached(Phase::Closed).await;
+            self.ring.wait_for_phase(Phase::Closed).await;
         }
         Err(reason)
     }

@@ -143,7 +143,7 @@ impl Checker {
                 self.report.fault(FaultKind::Unreadable, stream, Some(position.seq), reason.clone());
                 None
             }
-            Ok(entry) if replaces_lost_record(position, entry) || chain::holds(position, entry) => Some(entry),
+            Ok(entry) if replaces_lost_record(position, entry) || chain::hash_matches(position, entry) => Some(entry),
             Ok(entry) => {
                 let what = "the record was changed: its contents do not match its hash".to_owned();
                 self.report.fault(FaultKind::Changed, stream, Some(position.seq), what);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use crate::audit::outbox::Stream;
+use crate::audit::outbox::StoredStream;
 use crate::audit::pipeline::{Pipeline, Probe, StopReport};
 use crate::audit::record::{Epoch, GatewayId, Seq};
 use crate::audit::shipper::ShipperState;
@@ -18,7 +18,7 @@ use crate::cli::output::{json_line, print, print_error};
 use crate::cli::{database, pipeline};
 use crate::config::Config;
 use crate::ops::format::plural;
-use crate::ops::protocol::{OutboxStats, Question};
+use crate::ops::protocol::{Question, StatsAnswer};
 
 /// Interval between looks at the state of delivery, to print its errors. *Chosen*: for a person who waits.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -85,8 +85,8 @@ async fn finish(pipeline: Pipeline, probe: &Probe, store: Duration, ship: Durati
 
 /// Records that are stored and not known to be delivered.
 async fn undelivered(client: &OutboxClient) -> anyhow::Result<u64> {
-    let stats: OutboxStats = client.one(&Question::Stats).await?;
-    let of_stream = |stream: &Stream| {
+    let stats: StatsAnswer = client.one(&Question::Stats).await?;
+    let of_stream = |stream: &StoredStream| {
         let before = stream.delivered.0.max(stream.first.0.saturating_sub(1));
         stream.last.0.saturating_sub(before)
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use crate::audit::outbox::prune::Until;
+use crate::audit::outbox::prune::PruneLimit;
 use crate::audit::record::{Epoch, Seq, Timestamp};
 use crate::cli::exit::usage;
 use crate::cli::outbox_client::OutboxClient;
@@ -58,12 +58,12 @@ impl Args {
         Ok(())
     }
 
-    fn until(&self) -> Until {
+    fn until(&self) -> PruneLimit {
         match (self.older_than, self.before) {
-            (_, Some(EpochSeq { epoch, seq })) => Until::Place { epoch: Epoch(epoch), seq: Seq(seq) },
+            (_, Some(EpochSeq { epoch, seq })) => PruneLimit::Position { epoch: Epoch(epoch), seq: Seq(seq) },
             (age, None) => {
                 let age = i64::try_from(age.unwrap_or(Duration::MAX).as_micros()).unwrap_or(i64::MAX);
-                Until::Moment(Timestamp::now().micros().saturating_sub(age))
+                PruneLimit::Time(Timestamp::now().micros().saturating_sub(age))
             }
         }
     }
@@ -88,7 +88,7 @@ pub(super) async fn run(config: &Config, client: &OutboxClient, args: &Args, jso
     }
     // Exactly the files that were shown, even if more are old enough by now.
     let last = prunable.last;
-    let until = Until::Place { epoch: last.epoch, seq: last.seq.next() };
+    let until = PruneLimit::Position { epoch: last.epoch, seq: last.seq.next() };
     let awaited = prunable.awaited;
     let pruned = if client.live_gateway()?.is_some() {
         client.one(&Question::Prune { until, awaited }).await?
@@ -100,7 +100,7 @@ pub(super) async fn run(config: &Config, client: &OutboxClient, args: &Args, jso
 }
 
 /// Prunes the directory of a gateway that does not run.
-async fn prune_dead(config: &Config, until: Until, awaited: bool) -> anyhow::Result<PrunedFiles> {
+async fn prune_dead(config: &Config, until: PruneLimit, awaited: bool) -> anyhow::Result<PrunedFiles> {
     let mut config = config.clone();
     config.audit.level = Level::Stored;
     // The record has to fit even if the outbox is full, which is the usual reason to prune.

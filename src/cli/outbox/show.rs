@@ -65,7 +65,7 @@ pub(super) async fn run(dir: &Path, client: &OutboxClient, args: &Args, json: bo
     let bytes = hex::decode(&frame.hex).context("cannot read the stored bytes")?;
     let fields = explain::fields(&bytes);
     if json {
-        let fields = fields.iter().map(|explain::Field { offset, length, name, value }| JsonField {
+        let fields = fields.iter().map(|explain::FrameField { offset, length, name, value }| JsonField {
             offset: *offset,
             length: *length,
             name,
@@ -84,8 +84,8 @@ pub(super) async fn run(dir: &Path, client: &OutboxClient, args: &Args, json: bo
 }
 
 /// A field: offset, length, name and value, then its bytes.
-fn dump(field: &explain::Field, bytes: &[u8]) -> String {
-    let explain::Field { offset, length, name, value } = field;
+fn dump(field: &explain::FrameField, bytes: &[u8]) -> String {
+    let explain::FrameField { offset, length, name, value } = field;
     let mut text = format!("\n{offset:>6} +{length:<5} {name}: {}\n", escape_hidden(value));
     for line in bytes.get(*offset..offset + length).unwrap_or_default().chunks(LINE_BYTES) {
         let hex = line.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");

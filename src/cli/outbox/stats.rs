@@ -1,21 +1,21 @@
 //! `gatepost outbox stats`: the contents of the outbox, and the status of a live gateway.
 
-use crate::audit::outbox::Stream;
+use crate::audit::outbox::StoredStream;
 use crate::audit::shipper::ShipperState;
 use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::{json_lines, print};
 use crate::cli::table::table;
 use crate::escape::escape_hidden;
 use crate::ops::format::{age, bytes, count, plural};
-use crate::ops::protocol::{OutboxStats, Question};
+use crate::ops::protocol::{Question, StatsAnswer};
 use crate::ops::status::PipelineStatus;
 
 pub(super) async fn run(client: &OutboxClient, json: bool) -> anyhow::Result<()> {
-    let stats: OutboxStats = client.one(&Question::Stats).await?;
+    let stats: StatsAnswer = client.one(&Question::Stats).await?;
     Ok(print(&if json { json_lines(&[stats])? } else { text(&stats) })?)
 }
 
-fn text(stats: &OutboxStats) -> String {
+fn text(stats: &StatsAnswer) -> String {
     let files = plural(stats.files.generations as u64, "file");
     let mut lines = vec![("gateway", stats.files.gateway_id.map_or("none yet".to_owned(), |id| id.to_string()))];
     match &stats.live {
@@ -83,12 +83,12 @@ fn delivery(live: &PipelineStatus) -> String {
     format!("{state}; {delivered} of this epoch delivered; {waiting}{retry}")
 }
 
-fn streams(streams: &[Stream]) -> String {
+fn streams(streams: &[StoredStream]) -> String {
     if streams.is_empty() {
         return String::new();
     }
-    let row = |stream: &Stream| {
-        let Stream { epoch, first, last, delivered } = stream;
+    let row = |stream: &StoredStream| {
+        let StoredStream { epoch, first, last, delivered } = stream;
         vec![epoch.to_string(), first.to_string(), last.to_string(), delivered.to_string()]
     };
     format!("\n{}", table(&["EPOCH", "FIRST", "LAST", "DELIVERED"], &streams.iter().map(row).collect::<Vec<_>>()))

@@ -8,7 +8,7 @@ use crate::audit::record::AuditRecord;
 use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::{json_line, print_error};
 use crate::cli::record_view::{records_rows, records_table};
-use crate::ops::protocol::{Line, OutboxStats, Question, UnexpectedLineError};
+use crate::ops::protocol::{Line, Question, StatsAnswer, UnexpectedLineError};
 use crate::ops::record_ref::EpochSeq;
 
 /// Interval between questions to a live gateway. *Chosen*: immediate, to a person; one question reads one segment.
@@ -29,7 +29,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(client: &OutboxClient, args: &Args, json: bool) -> anyhow::Result<()> {
     // The end is read before the records: records stored in between are after it, and the loop prints them once.
-    let stats: OutboxStats = client.one(&Question::Stats).await?;
+    let stats: StatsAnswer = client.one(&Question::Stats).await?;
     let newest = stats.files.streams.last().map(|stream| EpochSeq { epoch: stream.epoch.0, seq: stream.last.0 });
     let mut at = newest.unwrap_or_default();
     let mut printer = Printer { json, has_headings: false };

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::bail;
 
-use crate::audit::outbox::verify::{Begin, Checked, Verified};
+use crate::audit::outbox::verify::{CheckedStream, OutboxVerification, TrailStart};
 use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::{json_lines, print};
 use crate::cli::table::table;
@@ -12,7 +12,7 @@ use crate::ops::format::plural;
 use crate::ops::protocol::Question;
 
 pub(super) async fn run(client: &OutboxClient, json: bool) -> anyhow::Result<()> {
-    let verified: Verified = client.one(&Question::Verify).await?;
+    let verified: OutboxVerification = client.one(&Question::Verify).await?;
     print(&if json { json_lines(std::slice::from_ref(&verified))? } else { text(&verified) })?;
     let Some(fault) = &verified.fault else { return Ok(()) };
     let position = match (fault.epoch, fault.seq) {
@@ -23,15 +23,15 @@ pub(super) async fn run(client: &OutboxClient, json: bool) -> anyhow::Result<()>
     bail!("{}{position}: {}; nothing after it was checked", fault.file, fault.what);
 }
 
-fn text(verified: &Verified) -> String {
-    let row = |stream: &Checked| {
+fn text(verified: &OutboxVerification) -> String {
+    let row = |stream: &CheckedStream| {
         let end = if stream.closed { "closed" } else { "open: its end cannot be checked" };
         vec![stream.epoch.to_string(), stream.first.to_string(), stream.last.to_string(), end.to_owned()]
     };
     let mut text = table(&["EPOCH", "FIRST", "LAST", "END"], &verified.streams.iter().map(row).collect::<Vec<_>>());
     let (records, files) = (plural(verified.records, "record"), plural(verified.files as u64, "file"));
     writeln!(text, "\n{records} in {files}: checksums, seq, chain, open calls").ok();
-    if let Some(Begin { epoch, seq, hash, pruned_by }) = &verified.begins_behind {
+    if let Some(TrailStart { epoch, seq, hash, pruned_by }) = &verified.begins_behind {
         let reason = match pruned_by {
             Some((epoch, seq)) => format!("earlier records were pruned, as gateway/pruned at {epoch}/{seq} says"),
             None => "earlier records were delivered, or removed".to_owned(),

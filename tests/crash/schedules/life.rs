@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::ring::{Limits, NoRoom, Phase, Reservation, Ring, Window};
-use crate::audit::scribe::{About, Mode, Scribe};
+use crate::audit::ring::{AdmissionError, Phase, Reservation, Ring, RingLimits, WindowRead};
+use crate::audit::scribe::{ConfigSummary, Mode, Scribe};
 use crate::schedules::outbox::{Opening, Stored};
 use crate::schedules::sync::{Time, chance, explore, gives_up};
 use gatepost::audit::chain::Head;
@@ -15,7 +15,7 @@ use shuttle::thread;
 use tokio::sync::oneshot;
 
 /// Room for three calls at most.
-const LIMITS: Limits = Limits { records: 8, bytes: 40_000 };
+const LIMITS: RingLimits = RingLimits { records: 8, bytes: 40_000 };
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What happens in it.
@@ -73,13 +73,13 @@ impl World {
         receiver.is_some_and(|receiver| self.wait(receiver) == Some(Ok(())))
     }
 
-    fn reserved(&self, reserved: Option<Result<Reservation, NoRoom>>) -> Result<Reservation, Fate> {
+    fn reserved(&self, reserved: Option<Result<Reservation, AdmissionError>>) -> Result<Reservation, Fate> {
         self.check();
         match reserved {
             Some(Ok(reservation)) => Ok(reservation),
-            Some(Err(NoRoom::Full | NoRoom::OutboxFull)) => Err(Fate::Missed),
-            Some(Err(NoRoom::Closed)) | None => Err(Fate::Nothing),
-            Some(Err(NoRoom::Failed)) => panic!("the scribe failed"),
+            Some(Err(AdmissionError::Full | AdmissionError::OutboxFull)) => Err(Fate::Missed),
+            Some(Err(AdmissionError::Closed)) | None => Err(Fate::Nothing),
+            Some(Err(AdmissionError::Failed)) => panic!("the scribe failed"),
         }
     }
 
@@ -134,22 +134,22 @@ impl World {
     fn ship(&self) -> Vec<Arc<AuditRecord>> {
         let (mut head, mut all) = (Head::START, Vec::new());
         loop {
-            block_on(self.ring.shippable_behind(head.seq));
+            block_on(self.ring.wait_for_shippable_after(head.seq));
             let records = match self.ring.read_from(head.seq.next(), 2, 10_000) {
-                Window::Records(records) => records,
-                Window::Older => {
+                WindowRead::Records(records) => records,
+                WindowRead::Older => {
                     let records: Vec<_> = self.stored.records_behind(head.seq).into_iter().map(Arc::new).collect();
                     assert!(!records.is_empty(), "I4: what the window has not, the outbox has");
                     records
                 }
-                Window::Nothing => return all,
+                WindowRead::Nothing => return all,
             };
             for record in records {
                 assert_eq!((record.position.seq, record.position.prev_hash), (head.seq.next(), head.hash), "I3");
                 head = Head::after(&record.position);
                 all.push(record);
             }
-            self.ring.delivered(Epoch(1), head, true);
+            self.ring.mark_delivered(Epoch(1), head, true);
             self.check();
         }
     }
@@ -166,7 +166,7 @@ fn live(plan: Plan) {
         stored: stored.clone(),
         fails: plan.fails,
     };
-    let about = About { level: "stored", config_digest: Digest::of(b"config") };
+    let about = ConfigSummary { level: "stored", config_digest: Digest::of(b"config") };
     let scribe = Scribe::begin(opening, LIMITS, 1, plan.mode, &about).unwrap();
     let world = Arc::new(World { plan, ring: scribe.ring(), stored });
     let scribe = thread::spawn(move || scribe.run());
@@ -182,16 +182,16 @@ fn live(plan: Plan) {
         producers.into_iter().flat_map(|producer| producer.join().unwrap()).collect()
     };
     let fates = if plan.closes_early {
-        world.ring.turn(Phase::Closing);
+        world.ring.advance_phase(Phase::Closing);
         join(producers)
     } else {
         let fates = join(producers);
-        world.ring.turn(Phase::Closing);
+        world.ring.advance_phase(Phase::Closing);
         fates
     };
-    block_on(world.ring.reached(Phase::Closed));
+    block_on(world.ring.wait_for_phase(Phase::Closed));
     let records = shipper.join().unwrap();
-    world.ring.turn(Phase::Finished);
+    world.ring.advance_phase(Phase::Finished);
     let report = scribe.join().unwrap();
     account(&world, &fates, &records);
     assert_eq!((report.lost, report.last.seq), (0, records.last().unwrap().position.seq));

@@ -8,7 +8,7 @@ use crate::schedules::sync::chance;
 use gatepost::audit::chain::Head;
 use gatepost::audit::codec;
 use gatepost::audit::outbox::damage::Damage;
-pub use gatepost::audit::outbox::{Commit, Error, Previous, Segment, Space, damage};
+pub use gatepost::audit::outbox::{Commit, OutboxError, PreviousEpoch, Segment, Space, damage};
 use gatepost::audit::record::{AuditRecord, Call, Epoch, GatewayId, RequestId, Seq};
 
 /// What is in it. Clones share it.
@@ -59,7 +59,7 @@ impl Stored {
 pub struct Opening {
     pub gateway_id: GatewayId,
     pub epoch: Epoch,
-    pub previous: Option<Previous>,
+    pub previous: Option<PreviousEpoch>,
     pub interrupted: Vec<Call>,
     pub damages: Vec<Damage>,
     pub stored: Stored,
@@ -78,7 +78,7 @@ pub struct Outbox {
 pub struct Reader;
 
 impl Opening {
-    pub fn begin(self, first: &Commit<'_>, _bytes_max: u64) -> Result<Outbox, Error> {
+    pub fn begin(self, first: &Commit<'_>, _bytes_max: u64) -> Result<Outbox, OutboxError> {
         let step = shuttle::sync::atomic::AtomicUsize::new(0);
         let mut outbox = Outbox { stored: self.stored, fails: 0, step };
         outbox.commit(first)?;
@@ -92,10 +92,10 @@ impl Outbox {
         Reader
     }
 
-    pub fn commit(&mut self, commit: &Commit<'_>) -> Result<(), Error> {
+    pub fn commit(&mut self, commit: &Commit<'_>) -> Result<(), OutboxError> {
         self.step.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         if self.fails > 0 && chance(self.fails) {
-            return Err(Error::Replaced { path: PathBuf::new() });
+            return Err(OutboxError::DirectoryReplaced { path: PathBuf::new() });
         }
         let mut inner = self.stored.0.lock().unwrap();
         for segment in commit.segments {
@@ -118,9 +118,9 @@ impl Outbox {
         Ok(())
     }
 
-    pub fn forget(&mut self, _delivered: &[(Epoch, Head)]) {}
+    pub fn remove_delivered(&mut self, _delivered: &[(Epoch, Head)]) {}
 
-    pub fn damages(&self) -> Vec<Damage> {
+    pub fn take_damages(&self) -> Vec<Damage> {
         Vec::new()
     }
 

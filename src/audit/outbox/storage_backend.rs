@@ -1,40 +1,41 @@
-//! The two ways in which redb meets a generation file.
+//! The two ways in which redb accesses a generation file.
 //!
-//! [`Latched`] is how the process that created a file writes it: after the first failed write, resize or fsync nothing
-//! is written to it again, whatever redb would do. [`Overlay`] is how every other file is read: writes of redb's own
-//! (recovery after a crash, the header at its close) stay in memory and the file is never touched, so that evidence
-//! stays as it was found.
+//! [`FailStopFile`] is for the process that creates and writes the file: after the first failed write, resize or fsync
+//! nothing is written to the file again, whatever redb does. [`OverlayFile`] is for everyone else: redb's own writes
+//! (recovery after a crash, the header when it closes) stay in memory and the file is never written, so that evidence
+//! is preserved.
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use redb::StorageBackend;
 
-/// Size of an overlaid block. *Chosen*: redb's page size, so that most of its writes are whole blocks.
+/// The size of a block in the overlay. *Chosen*: redb's page size, so that most of its writes are whole blocks.
 const BLOCK: usize = 4096;
 const BLOCK_BYTES: u64 = BLOCK as u64;
 
-/// A file that is written until its first failure and never again.
+/// A file that is written until the first failure, and never again.
 #[derive(Debug)]
-pub(super) struct Latched {
+pub(super) struct FailStopFile {
     file: Box<dyn StorageBackend>,
     failed: AtomicBool,
     len: Arc<AtomicU64>,
 }
 
-/// A file that is only read, with what was written to it kept in memory.
+/// A file that is only read. Writes to it are kept in memory.
 #[derive(Debug)]
-pub(super) struct Overlay {
+pub(super) struct OverlayFile {
     file: Box<dyn StorageBackend>,
     file_len: u64,
     len: AtomicU64,
     blocks: Mutex<HashMap<u64, Box<[u8]>>>,
 }
 
-impl Latched {
-    /// For a new, empty file; `len` is kept at its length.
+impl FailStopFile {
+    /// Wraps a new, empty `file` and keeps `len` at its length.
     pub(super) fn new(file: Box<dyn StorageBackend>, len: Arc<AtomicU64>) -> Self {
         Self { file, failed: AtomicBool::new(false), len }
     }
@@ -48,7 +49,7 @@ impl Latched {
     }
 }
 
-impl StorageBackend for Latched {
+impl StorageBackend for FailStopFile {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
@@ -72,7 +73,9 @@ impl StorageBackend for Latched {
     }
 }
 
-impl Overlay {
+impl OverlayFile {
+    /// Wraps `file`, whose current contents are the overlay's.
+    ///
     /// # Errors
     /// The file's length cannot be read.
     pub(super) fn new(file: Box<dyn StorageBackend>) -> io::Result<Self> {
@@ -80,7 +83,7 @@ impl Overlay {
         Ok(Self { file, file_len, len: AtomicU64::new(file_len), blocks: Mutex::default() })
     }
 
-    /// Block `idx` of the file, zeros beyond its end.
+    /// Reads block `idx` of the file. Bytes after its end are zero.
     fn read_block(&self, idx: u64) -> io::Result<Box<[u8]>> {
         let mut block = vec![0; BLOCK].into_boxed_slice();
         let start = idx * BLOCK_BYTES;
@@ -90,7 +93,7 @@ impl Overlay {
     }
 }
 
-/// The blocks that `length` bytes at `offset` touch: block, first byte within it, first byte within the run, byte count.
+/// The blocks that contain `length` bytes at `offset`, each as: block, offset in the block, offset in the range, bytes.
 fn runs(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, usize, usize)> {
     let end = offset + length as u64;
     let mut at = offset;
@@ -106,7 +109,7 @@ fn runs(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, usize, 
     })
 }
 
-impl StorageBackend for Overlay {
+impl StorageBackend for OverlayFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.len.load(Ordering::Acquire))
     }
@@ -116,7 +119,7 @@ impl StorageBackend for Overlay {
         if offset + out.len() as u64 > self.len()? {
             return Err(beyond());
         }
-        let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocks = self.blocks.lock();
         if blocks.is_empty() && offset + out.len() as u64 <= self.file_len {
             drop(blocks);
             return self.file.read(offset, out);
@@ -146,7 +149,7 @@ impl StorageBackend for Overlay {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let beyond = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut blocks = self.blocks.lock();
         for (idx, within, start, count) in runs(offset, data.len()) {
             let mut block = match blocks.remove(&idx) {
                 Some(block) => block,
@@ -164,7 +167,7 @@ impl StorageBackend for Overlay {
 mod tests {
     use super::*;
 
-    /// A file in memory that fails its Nth write or fsync and counts what reaches it.
+    /// A file in memory that fails its Nth write or fsync, and counts writes and fsyncs.
     #[derive(Debug, Default)]
     struct MemoryFile {
         bytes: Mutex<Vec<u8>>,
@@ -184,17 +187,17 @@ mod tests {
 
     impl StorageBackend for Shared {
         fn len(&self) -> io::Result<u64> {
-            Ok(self.0.bytes.lock().unwrap().len() as u64)
+            Ok(self.0.bytes.lock().len() as u64)
         }
 
         fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
             let offset = usize::try_from(offset).unwrap();
-            out.copy_from_slice(&self.0.bytes.lock().unwrap()[offset..offset + out.len()]);
+            out.copy_from_slice(&self.0.bytes.lock()[offset..offset + out.len()]);
             Ok(())
         }
 
         fn set_len(&self, len: u64) -> io::Result<()> {
-            self.0.bytes.lock().unwrap().resize(usize::try_from(len).unwrap(), 0);
+            self.0.bytes.lock().resize(usize::try_from(len).unwrap(), 0);
             Ok(())
         }
 
@@ -211,7 +214,7 @@ mod tests {
     fn i7_nothing_is_written_after_a_failed_write_or_fsync() {
         for fail_at in 1..=3 {
             let file = Arc::new(MemoryFile { fail_at, ..MemoryFile::default() });
-            let latched = Latched::new(Box::new(Shared(Arc::clone(&file))), Arc::default());
+            let latched = FailStopFile::new(Box::new(Shared(Arc::clone(&file))), Arc::default());
             let results = [
                 latched.write(0, b"a").is_ok(),
                 latched.sync_data().is_ok(),
@@ -221,14 +224,18 @@ mod tests {
             ];
             let before = usize::try_from(fail_at).unwrap() - 1;
             assert_eq!(results.iter().filter(|ok| **ok).count(), before);
-            assert_eq!(file.writes.load(Ordering::SeqCst), fail_at, "only the failing one itself reached the file");
+            assert_eq!(
+                file.writes.load(Ordering::SeqCst),
+                fail_at,
+                "no operation reached the file after the failing one"
+            );
         }
     }
 
     #[test]
-    fn an_overlay_keeps_writes_to_itself() {
+    fn overlay_writes_do_not_reach_the_file() {
         let file = Arc::new(MemoryFile { bytes: Mutex::new(vec![7; 5000]), ..MemoryFile::default() });
-        let overlay = Overlay::new(Box::new(Shared(Arc::clone(&file)))).unwrap();
+        let overlay = OverlayFile::new(Box::new(Shared(Arc::clone(&file)))).unwrap();
         overlay.set_len(9000).unwrap();
         overlay.write(4090, &[1; 20]).unwrap();
         let mut out = [0; 30];
@@ -239,7 +246,7 @@ mod tests {
         overlay.read(8000, &mut out).unwrap();
         assert_eq!(out, [0; 30]);
         assert!(overlay.read(8990, &mut out).is_err());
-        assert_eq!(*file.bytes.lock().unwrap(), vec![7; 5000]);
+        assert_eq!(*file.bytes.lock(), vec![7; 5000]);
         assert_eq!(file.writes.load(Ordering::SeqCst), 0);
     }
 }

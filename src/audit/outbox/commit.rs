@@ -1,0 +1,31 @@
+//! The contents of one commit.
+
+use std::sync::Arc;
+
+use super::segment::Segment;
+use crate::audit::chain::Head;
+use crate::audit::record::{Epoch, RequestId};
+
+/// The changes that one commit makes. They take effect together or not at all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Commit<'a> {
+    /// New records, in order.
+    pub segments: &'a [Segment],
+    /// The stream's head after the new records, if there are any.
+    pub head: Option<Head>,
+    /// Intents of calls that are about to be forwarded: id and frame.
+    pub begun: &'a [(RequestId, Arc<[u8]>)],
+    /// Calls that have ended; their intents are removed.
+    pub ended: &'a [RequestId],
+    /// How far each epoch is delivered. Segments up to there are removed.
+    pub delivered: &'a [(Epoch, Head)],
+    /// Whether the last record of this commit closes the epoch.
+    pub closes: bool,
+}
+
+impl Commit<'_> {
+    /// The size of the new records in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.frames().len() as u64).sum()
+    }
+}

@@ -1,0 +1,245 @@
+//! The writer: it stores commits, begins new files, and unlinks delivered ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::commit::Commit;
+use super::damage::Damage;
+use super::error::OutboxError;
+use super::file_number::FileNumber;
+use super::file_set::FileSet;
+use super::fs::Fs;
+use super::generation::{FileMeta, Generation};
+use super::lock::Lock;
+use super::reader::Reader;
+use super::space::{Ballast, Space};
+use crate::audit::chain::Head;
+use crate::audit::record::{Epoch, RequestId, Seq};
+
+/// The size of the segments after which a new file is begun, in bytes. *Derived*: a file has at most 256 MiB
+/// (`docs/design.md`, "Outbox"), redb doubles a file as it grows, and redb's pages cost at most an eighth: 112 MiB of
+/// segments fit in 128 MiB.
+const GENERATION_SEGMENT_BYTES_MAX: u64 = 112 * 1024 * 1024;
+
+/// The size from which a file without undelivered records is replaced by a new one, in bytes. *Chosen*: far above the
+/// 72 KiB of a new file, so that an idle outbox is small and a busy one does not begin a file every second.
+const SHRINK_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The number of files that fit in the quota, at least. *Chosen*: the quota is enforced by whole files, and so to
+/// within an eighth.
+const GENERATIONS_MIN: u64 = 8;
+
+/// The writer. There is one for each directory, in one process.
+#[derive(Debug)]
+pub struct Outbox {
+    files: Arc<FileSet>,
+    /// The meta table of the next file.
+    meta: FileMeta,
+    /// The file that is being written; `None` after a failed write, until a new file is begun.
+    active: Option<Arc<Generation>>,
+    last_number: FileNumber,
+    /// The size of the segments in the active file.
+    segment_bytes: u64,
+    open_intents: BTreeMap<RequestId, Arc<[u8]>>,
+    delivered: BTreeMap<Epoch, Head>,
+    bytes_max: u64,
+    ballast: Ballast,
+    /// Room for the first file of an epoch that begins on a full disk.
+    reserve: Ballast,
+    /// The directory's device and inode when it was opened.
+    identity: (u64, u64),
+    _lock: Lock,
+}
+
+/// The state from which a new epoch begins.
+pub(super) struct EpochStart {
+    pub(super) fs: Arc<dyn Fs>,
+    pub(super) dir: PathBuf,
+    pub(super) lock: Lock,
+    /// The files of earlier epochs, oldest first.
+    pub(super) numbers: Vec<FileNumber>,
+    /// The highest number that was ever used.
+    pub(super) last_number: FileNumber,
+    pub(super) delivered: BTreeMap<Epoch, Head>,
+    /// The meta table of the epoch's first file.
+    pub(super) meta: FileMeta,
+    /// The quota for all files together.
+    pub(super) bytes_max: u64,
+}
+
+impl Outbox {
+    /// Begins an epoch with its first commit, in a new file. The caller calls [`Outbox::refill_ballast`] afterwards.
+    pub(super) fn begin(start: EpochStart, first: &Commit<'_>) -> Result<Self, OutboxError> {
+        let EpochStart { fs, dir, lock, numbers, last_number, delivered, meta, bytes_max } = start;
+        let identity = fs.identity(&dir).map_err(OutboxError::io("look at", &dir))?;
+        let (ballast, reserve) = (Ballast::new(fs.as_ref(), &dir), Ballast::reserve(fs.as_ref(), &dir));
+        let mut outbox = Self {
+            files: Arc::new(FileSet::new(Arc::clone(&fs), dir, &numbers, true)),
+            meta,
+            active: None,
+            last_number,
+            segment_bytes: 0,
+            open_intents: BTreeMap::new(),
+            delivered,
+            bytes_max,
+            ballast,
+            reserve,
+            identity,
+            _lock: lock,
+        };
+        match outbox.rotate(first) {
+            // A gateway must be able to start on a full disk, because only its deliveries make room.
+            Err(error) if error.is_disk_full() && outbox.reserve.release(fs.as_ref()) => {
+                outbox.rotate_with_ballast(first)?;
+            }
+            result => result?,
+        }
+        Ok(outbox)
+    }
+
+    /// A reader beside this writer.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.files))
+    }
+
+    /// Stores `commit`. If the active file fails, it is sealed and the commit goes into a new file.
+    ///
+    /// # Errors
+    /// Neither the active file nor a new one could take the commit. The caller keeps its data and tries again later.
+    /// Whether the commit is in the sealed file is unknown, and does not matter: records are read by seq, and intents
+    /// only from the newest file.
+    ///
+    /// # Durability
+    /// *Stored* on return.
+    pub fn commit(&mut self, commit: &Commit<'_>) -> Result<(), OutboxError> {
+        let (fs, dir) = (Arc::clone(&self.files.fs), self.files.dir.clone());
+        if fs.identity(&dir).ok() != Some(self.identity) {
+            return Err(OutboxError::DirectoryReplaced { path: dir });
+        }
+        let bytes_max = GENERATION_SEGMENT_BYTES_MAX.min(self.bytes_max / GENERATIONS_MIN);
+        if self.segment_bytes > 0 && self.segment_bytes + commit.bytes() > bytes_max {
+            self.seal();
+        }
+        match &self.active {
+            None => self.rotate_with_ballast(commit)?,
+            Some(active) => match active.commit(commit) {
+                Ok(()) => self.record_commit(commit),
+                Err(error) => {
+                    // I7: a file that failed is sealed. Everything that is in memory goes into a new file.
+                    tracing::error!(%error, "failed to write the outbox file; sealing it and starting a new one");
+                    self.seal();
+                    self.rotate_with_ballast(commit)?;
+                }
+            },
+        }
+        self.shrink();
+        self.unlink_delivered();
+        self.refill_ballast();
+        Ok(())
+    }
+
+    /// Writes the ballast and the reserve again if they were released.
+    pub(super) fn refill_ballast(&mut self) {
+        let fs = Arc::clone(&self.files.fs);
+        self.reserve.hold(fs.as_ref());
+        self.ballast.hold(fs.as_ref());
+    }
+
+    /// The damaged files that were found since the last call.
+    #[must_use]
+    pub fn take_damages(&self) -> Vec<Damage> {
+        self.files.take_damages()
+    }
+
+    /// Unlinks the files whose records are all delivered, without a commit, so that it needs no room on the disk. The
+    /// next commit stores the watermarks.
+    pub fn remove_delivered(&mut self, delivered: &[(Epoch, Head)]) {
+        self.delivered.extend(delivered.iter().copied());
+        self.unlink_delivered();
+        self.refill_ballast();
+    }
+
+    /// The outbox's fill level.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        Space {
+            used_bytes: self.files.bytes(),
+            max_bytes: self.bytes_max,
+            disk_full: self.ballast.disk_full() || self.reserve.disk_full(),
+        }
+    }
+
+    /// Begins a new file. If the disk is full, releases the ballast and tries again.
+    fn rotate_with_ballast(&mut self, commit: &Commit<'_>) -> Result<(), OutboxError> {
+        match self.rotate(commit) {
+            Err(error) if error.is_disk_full() && self.ballast.release(self.files.fs.as_ref()) => self.rotate(commit),
+            result => result,
+        }
+    }
+
+    /// Replaces a large active file by a new one if all its records are delivered.
+    fn shrink(&mut self) {
+        let large = self.active.as_ref().is_some_and(|active| active.len() >= SHRINK_BYTES);
+        if large && self.segment_bytes == 0 {
+            self.seal();
+            if let Err(error) = self.rotate(&Commit::default()) {
+                // The next commit begins the file.
+                tracing::warn!(%error, "could not rotate to a smaller outbox file; retrying on the next commit");
+            }
+        }
+    }
+
+    fn seal(&mut self) {
+        self.active = None;
+        // A failed commit may have left records after this one in the file. They go into the next file too.
+        self.files.seal(self.meta.head.seq);
+    }
+
+    /// Begins a new file with the intents of all open calls and `commit`.
+    fn rotate(&mut self, commit: &Commit<'_>) -> Result<(), OutboxError> {
+        // After a failed attempt the same number is used again, and the attempt's temporary file is replaced.
+        let number = FileNumber(self.last_number.0 + 1);
+        let ended: BTreeSet<_> = commit.ended.iter().collect();
+        let carried =
+            self.open_intents.iter().filter(|(id, _)| !ended.contains(id)).map(|(id, frame)| (*id, Arc::clone(frame)));
+        let begun: Vec<_> = carried.chain(commit.begun.iter().cloned()).collect();
+        let delivered: Vec<_> = self.delivered.iter().map(|(epoch, head)| (*epoch, *head)).collect();
+        let first = Commit { begun: &begun, ended: &[], ..*commit };
+        let (fs, dir) = (self.files.fs.as_ref(), &self.files.dir);
+        let generation = Arc::new(Generation::create(fs, dir, number, &self.meta, &delivered, &first, |_| Ok(()))?);
+        self.last_number = number;
+        self.files.add(number, self.meta.epoch, Arc::clone(&generation));
+        self.active = Some(generation);
+        self.segment_bytes = 0;
+        self.record_commit(commit);
+        Ok(())
+    }
+
+    /// Updates the state in memory after a successful commit.
+    fn record_commit(&mut self, commit: &Commit<'_>) {
+        self.segment_bytes += commit.bytes();
+        self.open_intents.extend(commit.begun.iter().cloned());
+        for id in commit.ended {
+            self.open_intents.remove(id);
+        }
+        if let Some(head) = commit.head {
+            self.meta.head = head;
+            self.files.set_head(self.meta.epoch, head);
+        }
+        self.meta.closed |= commit.closes;
+        self.delivered.extend(commit.delivered.iter().copied());
+        if self.delivered.get(&self.meta.epoch).is_some_and(|head| head.seq >= self.meta.head.seq) {
+            self.segment_bytes = 0;
+        }
+    }
+
+    fn unlink_delivered(&mut self) {
+        // I4: a file is unlinked only when every record in it is delivered.
+        let done = |epoch: Epoch, last: Seq| self.delivered.get(&epoch).is_some_and(|head| head.seq >= last);
+        self.files.unlink_where(done);
+        let oldest = self.files.oldest_epoch();
+        self.delivered.retain(|epoch, _| oldest.is_none_or(|oldest| *epoch >= oldest));
+    }
+}
