@@ -42,7 +42,7 @@ use call::trace::Tracer;
 use fault::Fault;
 use listener::{http, tls};
 use session::Sessions;
-use session::inflight::InFlight;
+use session::inflight::InFlightCalls;
 
 /// How long calls that the drain gave up may take to record that. *Chosen*: as the audit pipeline's own wait for a
 /// commit, by default.
@@ -146,7 +146,7 @@ impl Gateway {
             passed: config.server.pass_methods.clone(),
             stopping: CancellationToken::new(),
             sessions: Sessions::new(config.server.sessions_max),
-            in_flight: InFlight::default(),
+            in_flight: InFlightCalls::default(),
             args_bytes_max: config.audit.args_bytes_max,
             body_bytes_max: config.server.body_bytes_max,
             connections_max: config.server.connections_max.min(Semaphore::MAX_PERMITS),
@@ -198,7 +198,7 @@ impl Gateway {
         let open = core.tasks.len();
         core.tasks.close();
         core.stopping.cancel();
-        core.sessions.end_streams();
+        core.sessions.end_general_streams();
         let wait = async { tokio::join!(served, core.tasks.wait()).0 };
         let ended = tokio::time::timeout(self.drain_timeout, wait).await;
         let given_up = core.tasks.len();
@@ -208,12 +208,12 @@ impl Gateway {
         core.drained.cancel();
         // Whatever still waits for a backend's list or handshake ends with the backend.
         let recorded = async { tokio::time::timeout(RECORD_TIMEOUT, core.tasks.wait()).await };
-        let ending = session_end::end(&core, core.sessions.all());
+        let ending = session_end::end(&core, core.sessions.remove_all());
         let (recorded, (), ()) = tokio::join!(recorded, within(ending), core.upstreams.stop());
         // It ends by itself: what it has taken it records first.
         tokio::time::timeout(RECORD_TIMEOUT, self.sweeping).await.ok();
         // Some may have been opened since.
-        within(session_end::end(&core, core.sessions.all())).await;
+        within(session_end::end(&core, core.sessions.remove_all())).await;
         let left = if recorded.is_ok() { 0 } else { core.tasks.len() };
         // It ends by itself: what it has taken it records first.
         tokio::time::timeout(RECORD_TIMEOUT, self.watching).await.ok();
@@ -242,7 +242,7 @@ impl Handle {
             std::mem::replace(&mut *now, Arc::clone(&rules))
         };
         core.policy_changed.send_modify(|changes| *changes += 1);
-        core.sessions.tell_of_views(&before.policy, &rules.policy);
+        core.sessions.notify_changed_lists(&before.policy, &rules.policy);
         Ok(())
     }
 

@@ -1,11 +1,11 @@
-//! Who may do what: roles to patterns over tools, resources and prompts, deny by default.
+//! Role-based access control: roles map to patterns over tools, resources and prompts. Access is denied by default.
 //!
-//! One function, [`Policy::decide`], answers for listing and for calling. [`Policy::authorize`] and
-//! [`Policy::authorize_request`] turn a decision into a [`Permit`]: the call exactly as it was decided on. A permit has no
-//! other constructor, and forwarding takes nothing else, so that a call that was not authorized cannot be forwarded.
+//! One function, [`Policy::decide`], decides for listing and for calling. [`Policy::authorize`] and
+//! [`Policy::authorize_request`] turn a decision into a [`Permit`], which holds the exact call that was decided on. A permit
+//! has no other constructor, and forwarding requires one, so that a call that was not authorized cannot be forwarded.
 //!
-//! What a caller's roles deny is denied, whichever of them does and whatever the others allow. Else one role must allow
-//! it by itself, with its own conditions on the arguments. `docs/authorization.md` is the operator's side of this.
+//! A target is denied if any of the caller's roles denies it. Otherwise one role alone must allow it, including that
+//! role's conditions on the arguments. `docs/authorization.md` describes the rules for operators.
 
 mod condition;
 mod pattern;
@@ -20,126 +20,127 @@ use crate::audit::record::Caller;
 use crate::auth::Principal;
 use crate::config::Role;
 use crate::mcp::envelope::ToolCall;
-use crate::mcp::json;
+use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::META_PREFIX;
 
-/// The roles, compiled.
+/// The compiled roles of the configuration.
 #[derive(Debug, Default)]
 pub struct Policy {
-    roles: BTreeMap<String, Rules>,
+    roles: BTreeMap<String, RoleRules>,
 }
 
-/// What a call is made of.
+/// The kind of a [`Target`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// A tool, by its name.
+pub enum TargetKind {
+    /// A tool, identified by its name.
     Tool,
-    /// A resource, or a template of such, by its URI.
+    /// A resource or a resource template, identified by its URI.
     Resource,
-    /// A prompt, by its name.
+    /// A prompt, identified by its name.
     Prompt,
 }
 
-/// What tells a client that its list of a kind may have changed.
-pub const LISTS_CHANGED: [(Kind, &str); 3] = [
-    (Kind::Tool, "notifications/tools/list_changed"),
-    (Kind::Prompt, "notifications/prompts/list_changed"),
-    (Kind::Resource, "notifications/resources/list_changed"),
+/// The notification for each kind that the client's list of it may have changed.
+pub const LIST_CHANGED_METHODS: [(TargetKind, &str); 3] = [
+    (TargetKind::Tool, "notifications/tools/list_changed"),
+    (TargetKind::Prompt, "notifications/prompts/list_changed"),
+    (TargetKind::Resource, "notifications/resources/list_changed"),
 ];
 
-/// Something of a backend's, whether or not it exists.
+/// A tool, resource or prompt of a backend, which need not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
-    /// What it is.
-    pub kind: Kind,
+    /// The target's kind.
+    pub kind: TargetKind,
     /// The backend's alias.
     pub backend: &'a str,
-    /// The tool's or prompt's name, or the resource's URI, as the backend has it.
-    pub tool: &'a str,
+    /// The backend's own name of the tool or prompt, or URI of the resource.
+    pub name: &'a str,
 }
 
-/// What is asked of the policy.
+/// The access to a target that the policy decides on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked<'a> {
-    /// Whether the caller sees it: conditions are left to the call.
-    Listing,
-    /// Whether the caller may use it with these arguments, JSON text.
+pub enum Access<'a> {
+    /// Seeing the target in a list. Conditions do not apply: a list has no arguments.
+    List,
+    /// Using the target with these arguments, JSON text.
     Call(Option<&'a str>),
 }
 
-/// What the policy says of one target and one caller.
+/// The policy's decision on one target for one caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision<'a> {
-    /// Allowed, by this role.
+    /// The role allows the access.
     Allowed {
-        /// The first of the caller's roles that allows it.
+        /// The first of the caller's roles that allows the access.
         role: &'a str,
     },
-    /// Denied.
-    Denied(Cause<'a>),
+    /// No role allows the access, or one denies it.
+    Denied(DenialReason<'a>),
 }
 
-/// Why the policy denies.
+/// The reason why the policy denies access.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause<'a> {
-    /// No role of the caller allows it.
+pub enum DenialReason<'a> {
+    /// None of the caller's roles allows the access.
     NoRule,
-    /// This role denies it.
+    /// A role denies the access.
     Rule {
-        /// The first of the caller's roles that denies it.
+        /// The first of the caller's roles that denies the access.
         role: &'a str,
     },
-    /// A role allows it, with other arguments.
+    /// A role allows the access, but only with other arguments.
     Condition {
-        /// The first of the caller's roles that would allow it.
+        /// The first of the caller's roles that would allow the access.
         role: &'a str,
-        /// Its first condition that does not hold.
+        /// The role's first condition that does not hold.
         condition: String,
     },
 }
 
-/// A call that the policy refuses.
+/// The denial of a call.
 #[derive(Debug)]
-pub struct Denied {
-    /// Who called; all roles of the caller are named, since none decided.
+pub struct Denial {
+    /// The caller, with all of its roles, because no single role decided.
     pub caller: Caller,
-    /// The reason, for the caller and the record.
+    /// The reason, for the caller and for the record.
     pub reason: String,
 }
 
-/// Proof that a caller may make this very call: made by [`Policy`] only, demanded by `forward`.
+/// Proof that the caller may make exactly this call. Only [`Policy`] creates one, and forwarding requires one.
 ///
-/// It cannot be made up:
+/// Other code cannot construct a permit:
 ///
 /// ```compile_fail,E0451
 /// # use gatepost::audit::record::Caller;
 /// use gatepost::rbac::Permit;
 /// let permit = Permit {
 ///     caller: Caller::anonymous(),
-///     kind: gatepost::rbac::Kind::Tool,
+///     kind: gatepost::rbac::TargetKind::Tool,
 ///     backend: "b".to_owned(),
-///     tool: "t".to_owned(),
+///     name: "t".to_owned(),
 ///     arguments: None,
 ///     params: "{}".to_owned(),
 /// };
 /// ```
 #[derive(Debug)]
-#[must_use = "a permit is for one call"]
+#[must_use = "a permit is valid for one call"]
 pub struct Permit {
     caller: Caller,
-    kind: Kind,
+    kind: TargetKind,
     backend: String,
-    tool: String,
+    name: String,
     arguments: Option<String>,
     params: String,
 }
 
-/// One role's rules, compiled.
+/// The compiled rules of one role.
 #[derive(Debug)]
-struct Rules {
+struct RoleRules {
     allow: Patterns,
     deny: Patterns,
-    /// Resources and prompts, where the role says anything of them; else who has all tools of a backend has all of it.
+    /// The patterns over resources and prompts, if the role has either. Without them, a role that allows all tools of a
+    /// backend allows its resources and prompts too.
     other: Option<(Patterns, Patterns)>,
     deny_resources: Patterns,
     deny_prompts: Patterns,
@@ -147,22 +148,22 @@ struct Rules {
 }
 
 impl<'a> Target<'a> {
-    /// A backend's tool.
+    /// The tool `name` of a backend.
     #[must_use]
     pub fn tool(backend: &'a str, name: &'a str) -> Self {
-        Self { kind: Kind::Tool, backend, tool: name }
+        Self { kind: TargetKind::Tool, backend, name }
     }
 
-    /// A backend's resource.
+    /// The resource `uri` of a backend.
     #[must_use]
     pub fn resource(backend: &'a str, uri: &'a str) -> Self {
-        Self { kind: Kind::Resource, backend, tool: uri }
+        Self { kind: TargetKind::Resource, backend, name: uri }
     }
 
-    /// A backend's prompt.
+    /// The prompt `name` of a backend.
     #[must_use]
     pub fn prompt(backend: &'a str, name: &'a str) -> Self {
-        Self { kind: Kind::Prompt, backend, tool: name }
+        Self { kind: TargetKind::Prompt, backend, name }
     }
 }
 
@@ -170,137 +171,138 @@ impl Policy {
     /// Compiles the configured roles.
     ///
     /// # Errors
-    /// Every rule that is none.
+    /// Every invalid rule.
     pub fn new(roles: &BTreeMap<String, Role>) -> Result<Self, Vec<PatternError>> {
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         let mut compiled = BTreeMap::new();
         for (name, role) in roles {
-            match Rules::new(name, role) {
+            match RoleRules::new(name, role) {
                 Ok(role) => drop(compiled.insert(name.clone(), role)),
-                Err(errors) => faults.extend(errors),
+                Err(found) => errors.extend(found),
             }
         }
-        if faults.is_empty() { Ok(Self { roles: compiled }) } else { Err(faults) }
+        if errors.is_empty() { Ok(Self { roles: compiled }) } else { Err(errors) }
     }
 
-    /// Whether `roles` may have `target`: the one decision, for listing and for calling, for tools, resources and
-    /// prompts.
+    /// Decides whether `roles` have access to `target`. Every decision on tools, resources and prompts, for listing and for
+    /// calling, is made here.
     #[must_use]
-    pub fn decide<'a>(&self, roles: &'a [String], target: Target<'_>, asked: Asked<'_>) -> Decision<'a> {
-        // I10: a role that is not configured has no rules, no rule matches nothing, and nothing is denied.
+    pub fn decide<'a>(&self, roles: &'a [String], target: Target<'_>, access: Access<'_>) -> Decision<'a> {
+        // I10: a role that is not configured has no rules, an empty rule matches nothing, and the default is to deny.
         let known = || roles.iter().filter_map(|name| Some((name.as_str(), self.roles.get(name)?)));
         if let Some((role, _)) = known().find(|(_, rules)| rules.deny(target)) {
-            return Decision::Denied(Cause::Rule { role });
+            return Decision::Denied(DenialReason::Rule { role });
         }
-        let mut cause = Cause::NoRule;
+        let mut reason = DenialReason::NoRule;
         for (role, rules) in known().filter(|(_, rules)| rules.allow(target)) {
-            let unmet = match asked {
-                Asked::Listing => None,
-                Asked::Call(arguments) => rules.unmet(target, arguments),
+            let unmet = match access {
+                Access::List => None,
+                Access::Call(arguments) => rules.unmet(target, arguments),
             };
             match unmet {
                 None => return Decision::Allowed { role },
-                Some(condition) if cause == Cause::NoRule => {
-                    cause = Cause::Condition { role, condition: condition.name() };
+                Some(condition) if reason == DenialReason::NoRule => {
+                    reason = DenialReason::Condition { role, condition: condition.name() };
                 }
                 Some(_) => {}
             }
         }
-        Decision::Denied(cause)
+        Decision::Denied(reason)
     }
 
-    /// Whether `roles` see `target` in a list: whether they may have it with some arguments.
+    /// Whether `roles` see `target` in a list, that is, may use it with some arguments.
     #[must_use]
     pub fn shows(&self, roles: &[String], target: Target<'_>) -> bool {
-        matches!(self.decide(roles, target, Asked::Listing), Decision::Allowed { .. })
+        matches!(self.decide(roles, target, Access::List), Decision::Allowed { .. })
     }
 
-    /// Whether `roles` may see other things of `kind` in lists than by `before`. Says so too where rules changed and
-    /// their meaning did not.
+    /// Whether a list of `kind` for `roles` may differ from that of the policy `before`. Compares the rules, so that two
+    /// spellings of the same rule count as a difference.
     #[must_use]
-    pub fn shows_other(&self, before: &Self, roles: &[String], kind: Kind) -> bool {
+    pub fn lists_differ(&self, before: &Self, roles: &[String], kind: TargetKind) -> bool {
         roles.iter().any(|role| {
-            let [now, then] = [self, before].map(|policy| policy.roles.get(role).map(|rules| rules.view(kind)));
+            let [now, then] =
+                [self, before].map(|policy| policy.roles.get(role).map(|rules| rules.list_patterns(kind)));
             now != then
         })
     }
 
-    /// Whether any of `roles` may use anything of `backend`: to whom it does not reach, it is as one that is not there.
+    /// Whether `roles` may use anything of `backend`. For a caller that may not, the backend does not exist.
     #[must_use]
     pub fn reaches(&self, roles: &[String], backend: &str) -> bool {
         let mut known = roles.iter().filter_map(|role| self.roles.get(role));
         known.clone().all(|rules| !rules.deny.name_all_of(backend)) && known.any(|rules| rules.reach(backend))
     }
 
-    /// Whether one of `roles` may use everything of `backend`, and none is denied any of it: who may, may ask the backend
-    /// for what the gateway does not understand.
+    /// Whether one of `roles` allows everything of `backend`, and none denies any of it. Such a caller may also send the
+    /// backend requests of methods that the gateway does not know.
     #[must_use]
-    pub fn has_all(&self, roles: &[String], backend: &str) -> bool {
+    pub fn allows_all_of(&self, roles: &[String], backend: &str) -> bool {
         let mut known = roles.iter().filter_map(|role| self.roles.get(role));
         known.clone().all(|rules| !rules.deny_any_of(backend)) && known.any(|rules| rules.allow_all_of(backend))
     }
 
-    /// Decides on `call`, and keeps what was decided on: the permit holds the parameters as they will be forwarded.
+    /// Decides on the tool call `call`. The permit holds the parameters that will be forwarded.
     ///
     /// # Errors
-    /// [`Denied`] unless one of the caller's roles allows the tool with these arguments and none denies it.
-    pub fn authorize(&self, principal: &Principal, target: Target<'_>, call: &ToolCall<'_>) -> Result<Permit, Denied> {
+    /// [`Denial`], unless one of the caller's roles allows the tool with these arguments and none denies it.
+    pub fn authorize(&self, principal: &Principal, target: Target<'_>, call: &ToolCall<'_>) -> Result<Permit, Denial> {
         let arguments = call.arguments.map(json::one_line);
-        let params = upstream_params(target.tool, arguments.as_deref(), call.meta);
+        let params = upstream_params(target.name, arguments.as_deref(), call.meta);
         self.authorize_request(principal, target, Some(&params), arguments.as_deref())
     }
 
-    /// Decides on a request of any method, and keeps what was decided on.
+    /// Decides on a request of any method.
     ///
-    /// `params` are the parameters as they will be forwarded, JSON text; none stand for `{}`. `arguments` are the part of
-    /// them that conditions look at and that is recorded, as it stands there.
+    /// `params` are the parameters that will be forwarded, as JSON text; `None` means `{}`. `arguments` is the part of
+    /// them, copied without changes, that conditions test and that is recorded.
     ///
     /// # Errors
-    /// [`Denied`] unless one of the caller's roles allows `target` with these arguments and none denies it.
+    /// [`Denial`], unless one of the caller's roles allows `target` with these arguments and none denies it.
     pub fn authorize_request(
         &self,
         principal: &Principal,
         target: Target<'_>,
         params: Option<&str>,
         arguments: Option<&str>,
-    ) -> Result<Permit, Denied> {
+    ) -> Result<Permit, Denial> {
         let params = params.unwrap_or("{}");
-        // What was authorized is what is forwarded.
-        debug_assert!(target.kind != Kind::Tool || forwards(params, target.tool, arguments), "other arguments");
-        let Target { kind, backend, tool } = target;
-        match self.decide(&principal.roles, target, Asked::Call(arguments)) {
+        // The arguments that are authorized are the arguments that are forwarded.
+        debug_assert!(target.kind != TargetKind::Tool || forwards(params, target.name, arguments), "other arguments");
+        let Target { kind, backend, name } = target;
+        match self.decide(&principal.roles, target, Access::Call(arguments)) {
             Decision::Allowed { role } => Ok(Permit {
                 caller: principal.caller(Some(role)),
                 kind,
                 backend: backend.to_owned(),
-                tool: tool.to_owned(),
+                name: name.to_owned(),
                 params: params.to_owned(),
                 arguments: arguments.map(str::to_owned),
             }),
-            Decision::Denied(cause) => {
+            Decision::Denied(reason) => {
                 let roles = principal.roles.join(",");
-                let reason = reason(&roles, target, &cause);
-                Err(Denied { caller: principal.caller((!roles.is_empty()).then_some(&roles)), reason })
+                let reason = denial_message(&roles, target, &reason);
+                Err(Denial { caller: principal.caller((!roles.is_empty()).then_some(&roles)), reason })
             }
         }
     }
 }
 
-impl Rules {
+impl RoleRules {
     fn new(name: &str, role: &Role) -> Result<Self, Vec<PatternError>> {
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         let mut compile = |key: &str, patterns: &[String]| {
-            Patterns::new(&format!("roles.{name}.{key}"), patterns).unwrap_or_else(|errors| {
-                faults.extend(errors);
+            Patterns::new(&format!("roles.{name}.{key}"), patterns).unwrap_or_else(|found| {
+                errors.extend(found);
                 Patterns::default()
             })
         };
         let listed = |patterns: &Option<Vec<String>>| patterns.clone().unwrap_or_default();
-        let says_other = role.resources.is_some() || role.prompts.is_some();
+        let has_other = role.resources.is_some() || role.prompts.is_some();
         let mut rules = Self {
             allow: compile("allow", &role.allow),
             deny: compile("deny", &role.deny),
-            other: says_other
+            other: has_other
                 .then(|| (compile("resources", &listed(&role.resources)), compile("prompts", &listed(&role.prompts)))),
             deny_resources: compile("deny_resources", &role.deny_resources),
             deny_prompts: compile("deny_prompts", &role.deny_prompts),
@@ -309,45 +311,47 @@ impl Rules {
         for (idx, condition) in role.when.iter().enumerate() {
             match Condition::new(&format!("roles.{name}.when[{idx}]"), condition) {
                 Ok(condition) => rules.conditions.push(condition),
-                Err(errors) => faults.extend(errors),
+                Err(found) => errors.extend(found),
             }
         }
-        if faults.is_empty() { Ok(rules) } else { Err(faults) }
+        if errors.is_empty() { Ok(rules) } else { Err(errors) }
     }
 
     fn allow(&self, target: Target<'_>) -> bool {
         match (target.kind, &self.other) {
-            (Kind::Tool, _) => self.allow.matches(target),
-            (Kind::Resource, Some((resources, _))) => resources.match_uri(target, Effect::Allow),
-            (Kind::Prompt, Some((_, prompts))) => prompts.match_name(target, Effect::Allow),
-            (Kind::Resource | Kind::Prompt, None) => self.allow.name_all_of(target.backend),
+            (TargetKind::Tool, _) => self.allow.matches(target),
+            (TargetKind::Resource, Some((resources, _))) => resources.match_uri(target, Effect::Allow),
+            (TargetKind::Prompt, Some((_, prompts))) => prompts.match_name(target, Effect::Allow),
+            (TargetKind::Resource | TargetKind::Prompt, None) => self.allow.name_all_of(target.backend),
         }
     }
 
     fn deny(&self, target: Target<'_>) -> bool {
         match target.kind {
-            Kind::Tool => self.deny.match_name(target, Effect::Deny),
-            // Who is denied all tools of a backend is denied the rest of it.
-            Kind::Resource | Kind::Prompt if self.deny.name_all_of(target.backend) => true,
-            Kind::Resource => self.deny_resources.match_uri(target, Effect::Deny),
-            Kind::Prompt => self.deny_prompts.match_name(target, Effect::Deny),
+            TargetKind::Tool => self.deny.match_name(target, Effect::Deny),
+            // A role that denies all tools of a backend denies its resources and prompts too.
+            TargetKind::Resource | TargetKind::Prompt if self.deny.name_all_of(target.backend) => true,
+            TargetKind::Resource => self.deny_resources.match_uri(target, Effect::Deny),
+            TargetKind::Prompt => self.deny_prompts.match_name(target, Effect::Deny),
         }
     }
 
-    /// The rules that decide what of `kind` is listed.
-    fn view(&self, kind: Kind) -> [Option<&Patterns>; 4] {
+    /// The patterns that decide which targets of `kind` are listed.
+    fn list_patterns(&self, kind: TargetKind) -> [Option<&Patterns>; 4] {
         let other = self.other.as_ref();
         let allow = other.is_none().then_some(&self.allow);
         match kind {
-            Kind::Tool => [Some(&self.allow), Some(&self.deny), None, None],
-            Kind::Resource => {
+            TargetKind::Tool => [Some(&self.allow), Some(&self.deny), None, None],
+            TargetKind::Resource => {
                 [allow, Some(&self.deny), other.map(|(resources, _)| resources), Some(&self.deny_resources)]
             }
-            Kind::Prompt => [allow, Some(&self.deny), other.map(|(_, prompts)| prompts), Some(&self.deny_prompts)],
+            TargetKind::Prompt => {
+                [allow, Some(&self.deny), other.map(|(_, prompts)| prompts), Some(&self.deny_prompts)]
+            }
         }
     }
 
-    /// Whether they allow anything of `backend`, denials aside.
+    /// Whether the rules that allow match anything of `backend`.
     fn reach(&self, backend: &str) -> bool {
         let other = self.other.as_ref();
         self.allow.reach(backend)
@@ -358,29 +362,29 @@ impl Rules {
         let other = self.other.as_ref();
         self.allow.name_all_of(backend)
             && other.is_none_or(|(resources, prompts)| resources.name_all_of(backend) && prompts.name_all_of(backend))
-            && !self.conditions.iter().any(|condition| condition.is_on_any_of(backend))
+            && !self.conditions.iter().any(|condition| condition.applies_to_any_of(backend))
     }
 
     fn deny_any_of(&self, backend: &str) -> bool {
         [&self.deny, &self.deny_resources, &self.deny_prompts].into_iter().any(|patterns| patterns.reach(backend))
     }
 
-    /// The first condition on a call of `target` that does not hold.
+    /// The first condition on calls of `target` that does not hold.
     fn unmet(&self, target: Target<'_>, arguments: Option<&str>) -> Option<&Condition> {
-        self.conditions.iter().find(|condition| condition.is_on(target) && !condition.holds(arguments))
+        self.conditions.iter().find(|condition| condition.applies_to(target) && !condition.holds(arguments))
     }
 }
 
 impl Permit {
-    /// Who may make the call, and the role that decided.
+    /// The caller, with the role that allowed the call.
     #[must_use]
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
 
-    /// What it is for.
+    /// The target's kind.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> TargetKind {
         self.kind
     }
 
@@ -390,65 +394,66 @@ impl Permit {
         &self.backend
     }
 
-    /// The tool's or prompt's name, or the resource's URI, as the backend has it.
+    /// The backend's own name of the tool or prompt, or URI of the resource.
     #[must_use]
-    pub fn tool(&self) -> &str {
-        &self.tool
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// The arguments as they are forwarded, as JSON text.
+    /// The arguments that are forwarded, as JSON text.
     #[must_use]
     pub fn arguments(&self) -> Option<&str> {
         self.arguments.as_deref()
     }
 
-    /// The parameters for the backend, as JSON text.
+    /// The parameters that are forwarded, as JSON text.
     #[must_use]
     pub fn params(&self) -> &str {
         &self.params
     }
 }
 
-/// The reason of a denial, for the caller and the record.
-fn reason(roles: &str, target: Target<'_>, cause: &Cause<'_>) -> String {
-    let Target { kind, backend, tool } = target;
+/// The message of a denial, for the caller and for the record.
+fn denial_message(roles: &str, target: Target<'_>, reason: &DenialReason<'_>) -> String {
+    let Target { kind, backend, name } = target;
     let (verb, noun) = match kind {
-        Kind::Tool => ("call", ""),
-        Kind::Resource => ("read", "resource "),
-        Kind::Prompt => ("get", "prompt "),
+        TargetKind::Tool => ("call", ""),
+        TargetKind::Resource => ("read", "resource "),
+        TargetKind::Prompt => ("get", "prompt "),
     };
-    match cause {
-        Cause::NoRule if roles.is_empty() => {
-            format!("the token names no role, and nothing but a role may {verb} {noun}{backend}/{tool}")
+    match reason {
+        DenialReason::NoRule if roles.is_empty() => {
+            format!("the caller has no role, and only a role may {verb} {noun}{backend}/{name}")
         }
-        Cause::NoRule => format!("role {roles} may not {verb} {noun}{backend}/{tool}"),
-        Cause::Rule { role } => format!("role {roles} may not {verb} {noun}{backend}/{tool}: {role} denies it"),
-        Cause::Condition { role, condition } => {
-            format!("role {role} may {verb} {noun}{backend}/{tool} only where its condition on {condition} holds")
+        DenialReason::NoRule => format!("role {roles} may not {verb} {noun}{backend}/{name}"),
+        DenialReason::Rule { role } => {
+            format!("role {roles} may not {verb} {noun}{backend}/{name}: {role} denies it")
+        }
+        DenialReason::Condition { role, condition } => {
+            format!("role {role} may {verb} {noun}{backend}/{name} only if its condition on {condition} holds")
         }
     }
 }
 
-/// Whether `params` call `tool` with exactly `arguments`.
-fn forwards(params: &str, tool: &str, arguments: Option<&str>) -> bool {
-    let members = json::members(params).unwrap_or_default();
-    let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
-    find("name").and_then(json::raw_string).as_deref() == Some(tool)
-        && find("arguments").map(serde_json::value::RawValue::get) == arguments.map(str::trim)
+/// Whether `params` call the tool `name` with exactly `arguments`.
+fn forwards(params: &str, name: &str, arguments: Option<&str>) -> bool {
+    let Some(params) = Object::parse(params) else { return false };
+    params.string("name").as_deref() == Some(name) && params.get("arguments") == arguments.map(str::trim)
 }
 
-/// The parameters for a backend: the decided name, the arguments' text untouched, and of `_meta` what does not belong
-/// to the client's own leg. The progress token stays behind as long as progress is not relayed.
-fn upstream_params(tool: &str, arguments: Option<&str>, meta: Option<&str>) -> String {
-    let name = json::quoted(tool);
+/// The parameters for a backend: the backend's name of the tool, the unchanged arguments, and `_meta` without the members
+/// for the gateway itself. The progress token is among those, because it belongs to the client's request.
+fn upstream_params(name: &str, arguments: Option<&str>, meta: Option<&str>) -> String {
+    let name = json::quoted(name);
     let meta = meta.map(json::one_line).unwrap_or_default();
-    let meta = json::members(&meta).unwrap_or_default();
-    let kept: Vec<(&str, &str)> = meta
+    let meta = Object::parse(&meta);
+    let kept: Vec<_> = meta
         .iter()
+        .flat_map(Object::members)
         .filter(|member| !member.key.starts_with(META_PREFIX) && member.key != "progressToken")
-        .map(|member| (member.key.as_str(), member.value.get()))
         .collect();
-    let meta = (!kept.is_empty()).then(|| json::object(kept));
+    let kept = kept.iter().map(|member| (member.key.as_ref(), member.value));
+    let meta = (kept.len() > 0).then(|| json::object(kept));
     let members = [("name", Some(name.as_str())), ("arguments", arguments), ("_meta", meta.as_deref())];
     json::object(members.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))))
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use backoff::backoff::Backoff as _;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 
-/// How the pauses between attempts grow.
+/// The growth of the pauses between attempts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryPolicy {
     /// The first interval. Each one after it is twice as long.

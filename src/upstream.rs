@@ -14,12 +14,12 @@ mod connection;
 mod error;
 mod http;
 mod message;
+mod reconnect;
 mod stdio;
-mod wait;
+mod timeouts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use answer::{Answer, Content, dressed, error_object, unrecorded};
 use axum::http::HeaderMap;
@@ -29,16 +29,17 @@ pub use error::CallError;
 pub use http::EndpointFault;
 pub(crate) use message::error_code;
 pub use message::{Event, Request, Response, ServerMessageHandler};
+pub use reconnect::ReconnectBackoff;
+pub use timeouts::Timeouts;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-pub use wait::Pauses;
 
 use crate::audit::Receipt;
 use crate::config;
 use crate::mcp::protocol::{Era, INTERNAL_ERROR, TOOLS_CALL};
-use crate::rbac::{Kind, Permit};
+use crate::rbac::{Permit, TargetKind};
 
 /// All configured backends.
 #[derive(Debug)]
@@ -60,15 +61,6 @@ pub struct Change {
 
 /// Changes that wait for a slow subscriber. *Chosen*: one that misses some looks at everything again.
 const CHANGES_MAX: usize = 64;
-
-/// How long a request may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Without any message of it.
-    pub idle: Duration,
-    /// In all.
-    pub total: Duration,
-}
 
 /// How a request reaches its backend, besides what it asks.
 #[derive(Debug)]
@@ -178,7 +170,7 @@ impl Upstreams {
         interrupt: &Interrupt,
     ) -> Answer {
         // I1: no permit, no receipt, no call. Both are demanded by this signature, and nothing else calls a tool.
-        if (method == TOOLS_CALL) != (permit.kind() == Kind::Tool) {
+        if (method == TOOLS_CALL) != (permit.kind() == TargetKind::Tool) {
             return Answer::refusal(INTERNAL_ERROR, "the permit is for something else");
         }
         let asked = async {

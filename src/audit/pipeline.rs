@@ -146,14 +146,12 @@ impl Pipeline {
         if closed.is_err() {
             tracing::error!(timeout = ?store, "outbox did not store the ring's records in time; they may be lost");
         }
-        if let Some(shipper) = self.shipper {
-            let deadline = self.deadline.clone();
-            let mut shipper = shipper;
-            if tokio::time::timeout(ship, &mut shipper).await.is_err() {
-                deadline.cancel();
-                if let Err(error) = shipper.await {
-                    tracing::error!(%error, "shipper task failed; undelivered records stay in the outbox");
-                }
+        if let Some(mut shipper) = self.shipper
+            && tokio::time::timeout(ship, &mut shipper).await.is_err()
+        {
+            self.deadline.cancel();
+            if let Err(error) = shipper.await {
+                tracing::error!(%error, "shipper task failed; undelivered records stay in the outbox");
             }
         }
         ring.advance_phase(Phase::Finished);

@@ -30,7 +30,7 @@ use crate::mcp::envelope::{self, Id, Malformed};
 use crate::mcp::protocol::{
     DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, SESSION_HEADER, TOOLS_CALL, UNAUTHENTICATED,
 };
-use crate::rbac::{Kind, Permit, Target};
+use crate::rbac::{Permit, Target, TargetKind};
 use crate::upstream::{self, Answer, Interrupt};
 
 use super::session::Session;
@@ -105,7 +105,7 @@ impl Offer {
 
     fn end(&self, reply: &Reply) {
         let Some(stream) = &self.stream else { return };
-        let was_used = !stream.is_untouched();
+        let was_used = !stream.is_unused();
         if was_used {
             stream.finish(reply.body());
         }
@@ -172,7 +172,7 @@ async fn post(core: &Arc<Core>, inbound: &InboundRequest, offer: &mut Offer) -> 
         Era::Modern => inbound.hung_up.clone(), // Closing the connection is how a modern client cancels.
         Era::Legacy => inbound.given_up.clone(),
     };
-    let place = session.as_ref().map(|session| core.in_flight.enter(&session.id, &id, client.clone()));
+    let place = session.as_ref().map(|session| core.in_flight.register(&session.id, &id, client.clone()));
     if let Some(None) = place {
         return entry.refuse(core, Malformed::IdInUse.into()).await;
     }
@@ -287,7 +287,7 @@ async fn targeted(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Reply
     if ctx.core.is_audited(&ctx.message.method) {
         return call(ctx, entry, Permitted { permit, id, slot }).await;
     }
-    let name = Some(permit.tool().to_owned());
+    let name = Some(permit.name().to_owned());
     let Some(backend) = ctx.core.upstreams.get(permit.backend()) else {
         return Reply::local_unaudited_error(StatusCode::NOT_FOUND, Some(&id), INVALID_PARAMS, "unknown backend");
     };
@@ -295,7 +295,7 @@ async fn targeted(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Reply
         Ok(answer) => answer,
         Err(err) => return local::failed(&id, backend, &err),
     };
-    let target = Target { kind: permit.kind(), backend: permit.backend(), tool: permit.tool() };
+    let target = Target { kind: permit.kind(), backend: permit.backend(), name: permit.name() };
     let response = upstream::unrecorded(response, ctx.era, |state| bound(ctx, entry, target, state));
     local::relayed(&id, response, ctx.era, backends)
 }
@@ -321,9 +321,9 @@ async fn permit<'a>(
     let name = subject.name.as_str();
     let owner;
     let found = match (&ctx.inbound.scope, subject.kind) {
-        (Scope::All, Kind::Resource) => {
+        (Scope::All, TargetKind::Resource) => {
             owner = local::owner(ctx, name).await;
-            owner.as_deref().map(|backend| Target { kind: Kind::Resource, backend, tool: name })
+            owner.as_deref().map(|backend| Target { kind: TargetKind::Resource, backend, name })
         }
         (scope, kind) => scope.target(name).map(|target| Target { kind, ..target }),
     };
@@ -331,7 +331,7 @@ async fn permit<'a>(
         return Err(Refusal::unknown(subject.what(), name, ctx.era));
     };
     entry.backend = Some(target.backend.to_owned());
-    entry.tool = Some(target.tool.to_owned());
+    entry.tool = Some(target.name.to_owned());
     let state = match &subject.state {
         Some(bound) => {
             let opened = core.request_states.open(bound, ctx.principal, target);
@@ -364,8 +364,8 @@ async fn permit<'a>(
         });
     };
     // A session's backend tells by itself what it has; it may differ from session to session.
-    let is_listed = ctx.session.is_none() && subject.kind == Kind::Tool && backend.is_looked_up();
-    if is_listed && backend.has_tool(permit.tool()).await == Some(false) {
+    let is_listed = ctx.session.is_none() && subject.kind == TargetKind::Tool && backend.is_looked_up();
+    if is_listed && backend.has_tool(permit.name()).await == Some(false) {
         return Err(Refusal::unknown("tool", name, ctx.era));
     }
     Ok(Permitted { permit, id, slot })
@@ -376,7 +376,7 @@ async fn call(ctx: &RequestContext<'_>, entry: &AuditEntry<'_>, permitted: Permi
     let Permitted { permit, id, slot: _slot } = permitted;
     let (core, id) = (ctx.core, &id);
     // I1: the intent reaches its level before the call is forwarded, or there is no call.
-    let target = Target { kind: permit.kind(), backend: permit.backend(), tool: permit.tool() };
+    let target = Target { kind: permit.kind(), backend: permit.backend(), name: permit.name() };
     let arrived = Instant::now();
     let begun = if ctx.rules.continue_for.matches(target) {
         core.audit.begin_or_continue(entry.call(core)).await
@@ -387,7 +387,7 @@ async fn call(ctx: &RequestContext<'_>, entry: &AuditEntry<'_>, permitted: Permi
         Ok(receipt) => receipt,
         Err(unavailable) => return entry.unaudited(core, &unavailable),
     };
-    let (alias, tool, kind) = (permit.backend().to_owned(), permit.tool().to_owned(), permit.kind());
+    let (alias, tool, kind) = (permit.backend().to_owned(), permit.name().to_owned(), permit.kind());
     let route = async {
         let backend = core.upstreams.get(&alias).ok_or_else(local::not_configured)?;
         let mut route = ctx.route(backend, Some(tool.clone())).await?;
@@ -396,7 +396,7 @@ async fn call(ctx: &RequestContext<'_>, entry: &AuditEntry<'_>, permitted: Permi
     };
     let method = &ctx.message.method;
     let answer = core.upstreams.forward(method, permit, &receipt, route, &ctx.interrupt).await;
-    let target = Target { kind, backend: &alias, tool: &tool };
+    let target = Target { kind, backend: &alias, name: &tool };
     let answer = answer.with_state(|state| bound(ctx, entry, target, state));
     let outcome = answer.outcome();
     tracing::info!(
@@ -426,7 +426,7 @@ async fn extension(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Repl
     // It may do anything: only who may call everything may request for it.
     entry.tool = None;
     entry.arguments = ctx.message.params.map(|params| params.get().to_owned());
-    if !ctx.rules.policy.has_all(&ctx.principal.roles, backend.alias()) {
+    if !ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias()) {
         let message = format!("{method} is for roles that may call all of {}", backend.alias());
         let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
         return entry.refuse(core, Refusal { status: Status::Denied, ..refusal }).await;

@@ -1,21 +1,23 @@
-//! Legacy sessions: an id that a client got at `initialize`, bound to who it was, and its conversations with backends.
+//! Legacy sessions: an id issued at `initialize`, bound to its principal, and its connections to backends.
 //!
-//! A session is correlation, never identity: another principal's id is as unknown as one that never was. Each session has
-//! conversations of its own with the backends it uses, opened as it was opened itself, so that no state of one client's
-//! leaks to another. What a backend asks gets an id of the session's own; the client's response finds its way back.
+//! A session correlates messages and is not an identity: for any other principal its id is unknown. Each session opens its
+//! own connections to the backends it uses, with its client's `initialize` parameters, so that no state leaks between
+//! clients. A backend's request to the client gets an id of the session, by which the response is routed back.
 //!
-//! Sessions are bounded in number, for each principal and in all: where there is no room, expired ones go first, then the
-//! one that was idle longest, of the principal's own before another's. Its client begins anew, as the protocol says.
-//! Sessions that end without their client's asking are given to the caller with the reason, to be ended and recorded.
+//! The number of sessions is bounded, per principal and in total. To make room, expired sessions are removed first, then
+//! the one that was idle longest; a principal's own limit removes its own sessions only. The removed session's client must
+//! initialize again, as the protocol says. Sessions that end without a request of their client are returned to the caller
+//! with the reason, to be ended and recorded.
 
 pub mod inflight;
 pub mod server_requests;
 pub mod stream;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::audit::record::Caller;
@@ -26,42 +28,43 @@ use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::Id;
 use crate::mcp::json;
 use crate::mcp::protocol::CANCELLED;
-use crate::rbac::{LISTS_CHANGED, Policy};
+use crate::rbac::{LIST_CHANGED_METHODS, Policy};
 use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
 
-/// How long a session may be idle. *Chosen*: longer than a working day's pauses.
+/// Time after which an unused session expires. *Chosen*: longer than a working day's pauses.
 pub(crate) const IDLE_MAX: Duration = Duration::from_hours(8);
 
-/// Streams of a session that are kept after their end, for a client that lost one. *Chosen*.
+/// Ended request streams that a session keeps, so that a client that lost its connection can resume. *Chosen*: a client
+/// resumes at once, and rarely loses more than a few at a time.
 const ENDED_STREAMS_MAX: usize = 8;
 
-/// Streams of a session that are open at once. *Chosen*: as many as a client has requests open.
+/// Request streams that a session may have open at once. *Chosen*: clients have far fewer requests open.
 const STREAMS_MAX: usize = 256;
 
-/// All sessions.
+/// The open sessions.
 #[derive(Debug)]
 pub struct Sessions {
     open: Mutex<HashMap<String, Arc<Session>>>,
     max: usize,
 }
 
-/// Why a session ended that its client did not close.
+/// The reason why a session ended that its client did not close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
-    /// It was idle too long.
+    /// The session was idle too long.
     Idle,
-    /// Its principal opened more than one principal may have.
+    /// Its principal opened more sessions than one principal may have.
     OwnLimit,
-    /// There was no room for another.
+    /// The gateway had no room for another session.
     NoRoom,
     /// The gateway stopped.
     Stopped,
 }
 
-/// Sessions that are no more, and why.
+/// Sessions that were removed, each with the reason.
 pub type EndedSessions = Vec<(Arc<Session>, EndReason)>;
 
-/// No such session for this principal.
+/// The principal has no session with this id.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown session: initialize again")]
 pub struct UnknownSessionError;
@@ -69,57 +72,63 @@ pub struct UnknownSessionError;
 /// One session.
 #[derive(Debug)]
 pub struct Session {
-    /// Its id: 122 random bits.
+    /// The session's id: 122 random bits.
     pub id: String,
     issuer: String,
     subject: String,
-    /// Where it was opened.
+    /// The endpoint at which the session was opened.
     pub(crate) scope: Scope,
-    /// Who opened it, as records say it.
+    /// The principal that opened the session, as it is recorded.
     pub(crate) caller: Caller,
-    /// The roles of whoever used it last.
+    /// The roles of the token that was used last.
     roles: Mutex<Vec<String>>,
-    /// The parameters of its `initialize`, as JSON text.
+    /// The parameters of the client's `initialize`, as JSON text.
     initialize_params: String,
     last_used: Mutex<Instant>,
-    connections: Mutex<BTreeMap<String, Arc<Slot>>>,
-    asked: Mutex<PendingServerRequests<UpstreamConnection>>,
+    connections: Mutex<BTreeMap<String, Arc<BackendConnection>>>,
+    server_requests: Mutex<PendingServerRequests<UpstreamConnection>>,
     streams: Mutex<Streams>,
 }
 
-/// The conversation with one backend; opened when it is first used, and again where it has ended.
+/// The connection to one backend: opened on first use, and again after it has ended.
 #[derive(Debug, Default)]
-struct Slot {
-    /// Held by the one who opens it.
+struct BackendConnection {
+    /// Locked while the connection is being opened.
     opening: Arc<tokio::sync::Mutex<()>>,
-    /// What is open; looking at it waits for nobody.
-    open: Mutex<Option<Arc<UpstreamConnection>>>,
+    /// The connection that was opened last. Readers never wait for one that is being opened.
+    current: Mutex<Option<Arc<UpstreamConnection>>>,
 }
 
 #[derive(Debug)]
 struct Streams {
     next: u64,
-    /// What belongs to no request.
+    /// The stream of messages that belong to no request.
     general: Arc<Stream>,
-    /// Of requests that are open, the newest last, and of some that have ended.
-    of_requests: VecDeque<(Arc<Stream>, bool)>,
+    /// The streams of open requests and of the last ended ones, the newest last.
+    requests: VecDeque<RequestStream>,
+}
+
+#[derive(Debug)]
+struct RequestStream {
+    stream: Arc<Stream>,
+    is_open: bool,
 }
 
 impl Sessions {
-    /// How many are open.
+    /// The number of open sessions.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.lock().len()
+        self.open.lock().len()
     }
 
-    /// Room for `max` sessions, at least one.
+    /// Makes room for `max` sessions, at least one.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self { open: Mutex::default(), max: max.max(1) }
     }
 
-    /// Opens a session for `principal`, who may have `own_max`; `initialize_params` is the parameters of its `initialize`. Gives those
-    /// that made room too.
+    /// Opens a session for `principal`, which may have `own_max`, and returns it with the sessions that were removed to
+    /// make room. `initialize_params` are the parameters of the client's `initialize`.
     #[must_use]
     pub fn open(
         &self,
@@ -139,125 +148,125 @@ impl Sessions {
             initialize_params: initialize_params.to_owned(),
             last_used: Mutex::new(Instant::now()),
             connections: Mutex::default(),
-            asked: Mutex::default(),
-            streams: Mutex::new(Streams { next: 1, general: Stream::new(0), of_requests: VecDeque::new() }),
+            server_requests: Mutex::default(),
+            streams: Mutex::new(Streams { next: 1, general: Stream::new(0), requests: VecDeque::new() }),
         });
-        let mut open = self.lock();
-        let mut gone = Vec::new();
-        // I6: the number of sessions is bounded, for each principal and in all.
+        let mut open = self.open.lock();
+        let mut removed = Vec::new();
+        // I6: the number of sessions is bounded, per principal and in total.
         let own = open.values().filter(|session| session.belongs_to(principal)).count();
         for _ in own_max.max(1)..=own {
-            gone.extend(
-                take_idlest(&mut open, |session| session.belongs_to(principal)).map(|it| (it, EndReason::OwnLimit)),
-            );
+            let oldest = remove_longest_idle(&mut open, |session| session.belongs_to(principal));
+            removed.extend(oldest.map(|session| (session, EndReason::OwnLimit)));
         }
         if open.len() >= self.max {
-            gone.extend(take_expired(&mut open));
+            removed.extend(remove_expired(&mut open));
         }
         if open.len() >= self.max {
-            gone.extend(take_idlest(&mut open, |_| true).map(|it| (it, EndReason::NoRoom)));
+            removed.extend(remove_longest_idle(&mut open, |_| true).map(|session| (session, EndReason::NoRoom)));
         }
         open.insert(session.id.clone(), Arc::clone(&session));
-        (session, gone)
+        (session, removed)
     }
 
-    /// Takes out those that were idle too long.
+    /// Removes the expired sessions and returns them.
     #[must_use]
-    pub fn expired(&self) -> EndedSessions {
-        take_expired(&mut self.lock())
+    pub fn remove_expired(&self) -> EndedSessions {
+        remove_expired(&mut self.open.lock())
     }
 
-    /// Uses a session.
+    /// Finds a session and restarts its idle time.
     ///
     /// # Errors
-    /// [`UnknownSessionError`]: expired, closed, another principal's, of another endpoint, or never there.
+    /// [`UnknownSessionError`]: the session expired, was closed, belongs to another principal or endpoint, or never existed.
     pub fn touch(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, UnknownSessionError> {
-        let open = self.lock();
+        let open = self.open.lock();
         let session = open.get(id).filter(|session| session.belongs_to(principal) && session.scope == *scope);
-        // One that has expired is there until it is recorded.
+        // An expired session stays in the map until its end is recorded.
         let session = session.filter(|session| !session.has_expired()).cloned().ok_or(UnknownSessionError)?;
-        *lock(&session.last_used) = Instant::now();
-        lock(&session.roles).clone_from(&principal.roles);
+        *session.last_used.lock() = Instant::now();
+        session.roles.lock().clone_from(&principal.roles);
         Ok(session)
     }
 
-    /// Takes a session out; its conversations end with its last use.
+    /// Removes a session and ends it. Its connections close when their last use ends.
     ///
     /// # Errors
     /// [`UnknownSessionError`], as for [`Sessions::touch`].
     pub fn close(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, UnknownSessionError> {
         let session = self.touch(id, principal, scope)?;
-        self.lock().remove(id);
+        self.open.lock().remove(id);
         session.end();
         Ok(session)
     }
 
-    /// Tells every client that listens which of its lists may differ from what they were by the policy `before`.
-    pub fn tell_of_views(&self, before: &Policy, now: &Policy) {
-        let all: Vec<_> = self.lock().values().cloned().collect();
+    /// Sends a `list_changed` notification to each listening client for each of its lists that may differ between the
+    /// policies `before` and `now`.
+    pub fn notify_changed_lists(&self, before: &Policy, now: &Policy) {
+        let all: Vec<_> = self.open.lock().values().cloned().collect();
         for session in all {
-            let (general, roles) = (session.general(), lock(&session.roles).clone());
-            let changed = LISTS_CHANGED.into_iter().filter(|(kind, _)| now.shows_other(before, &roles, *kind));
-            for (_, method) in changed.filter(|_| general.is_read()) {
-                // One that does not read loses it, and has more to read than this.
+            let (general, roles) = (session.general(), session.roles.lock().clone());
+            let changed = LIST_CHANGED_METHODS.into_iter().filter(|(kind, _)| now.lists_differ(before, &roles, *kind));
+            for (_, method) in changed.filter(|_| general.has_reader()) {
+                // A client that does not read its full stream misses this; other messages are waiting for it anyway.
                 general.push(&json::object([("jsonrpc", "\"2.0\""), ("method", &json::quoted(method))]));
             }
         }
     }
 
-    /// Ends the streams that belong to no request.
-    pub fn end_streams(&self) {
-        for session in self.lock().values() {
+    /// Ends the general stream of every session.
+    pub fn end_general_streams(&self) {
+        for session in self.open.lock().values() {
             session.general().finish(None);
         }
     }
 
-    /// Takes out all of them: the gateway stops.
+    /// Removes all sessions, because the gateway stops, and returns them.
     #[must_use]
-    pub fn all(&self) -> EndedSessions {
-        std::mem::take(&mut *self.lock()).into_values().map(|session| (session, EndReason::Stopped)).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
-        lock(&self.open)
+    pub fn remove_all(&self) -> EndedSessions {
+        std::mem::take(&mut *self.open.lock()).into_values().map(|session| (session, EndReason::Stopped)).collect()
     }
 }
 
-fn take_expired(open: &mut HashMap<String, Arc<Session>>) -> EndedSessions {
+fn remove_expired(open: &mut HashMap<String, Arc<Session>>) -> EndedSessions {
     open.extract_if(|_, session| session.has_expired()).map(|(_, session)| (session, EndReason::Idle)).collect()
 }
 
-/// Takes out the one of these that was not used for the longest time.
-fn take_idlest(open: &mut HashMap<String, Arc<Session>>, of: impl Fn(&Session) -> bool) -> Option<Arc<Session>> {
-    let idlest = open.values().filter(|session| of(session)).min_by_key(|session| *lock(&session.last_used));
-    let id = idlest?.id.clone();
+/// Removes and returns the longest idle of the sessions that `is_candidate` selects.
+fn remove_longest_idle(
+    open: &mut HashMap<String, Arc<Session>>,
+    is_candidate: impl Fn(&Session) -> bool,
+) -> Option<Arc<Session>> {
+    let candidates = open.values().filter(|session| is_candidate(session));
+    let id = candidates.min_by_key(|session| *session.last_used.lock())?.id.clone();
     open.remove(&id)
 }
 
 impl Session {
-    /// The conversation with `backend`, opened where there is none.
+    /// The session's connection to `backend`; opened if there is none that works.
     ///
     /// # Errors
-    /// [`CallError`]: the backend is down, or does not want to talk.
+    /// [`CallError`]: the backend is down, or refused to initialize.
     ///
     /// # Cancel safety
-    /// What was begun to be opened is there for the next one who asks: a backend may take longer to start than one list waits.
+    /// Opening continues when the caller stops waiting, and the next caller finds the connection: a backend may take
+    /// longer to start than one request waits.
     pub async fn connection(self: &Arc<Self>, backend: &Arc<Backend>) -> Result<Arc<UpstreamConnection>, CallError> {
-        let slot = self.slot(backend.alias());
-        if let Some(connection) = slot.usable() {
+        let cell = self.backend_connection(backend.alias());
+        if let Some(connection) = cell.usable() {
             return Ok(connection);
         }
-        let turn = Arc::clone(&slot.opening).lock_owned().await;
-        if let Some(connection) = slot.usable() {
+        let guard = Arc::clone(&cell.opening).lock_owned().await;
+        if let Some(connection) = cell.usable() {
             return Ok(connection);
         }
         let (session, opened) = (Arc::clone(self), Arc::clone(backend));
         let opening = async move {
-            let _turn = turn;
+            let _guard = guard;
             let connection = session.open_connection(&opened).await?;
-            *lock(&slot.open) = Some(Arc::clone(&connection));
-            // PendingServerRequests after it is seen to be open: a client that begins to listen meanwhile finds it there.
-            if session.general().is_read() {
+            *cell.current.lock() = Some(Arc::clone(&connection));
+            // Only after the connection is visible: a client that begins to listen in the meantime finds it.
+            if session.general().has_reader() {
                 connection.listen();
             }
             Ok(connection)
@@ -266,7 +275,7 @@ impl Session {
     }
 
     async fn open_connection(self: &Arc<Self>, backend: &Backend) -> Result<Arc<UpstreamConnection>, CallError> {
-        let (connection, answer) = self.greet(backend).await?;
+        let (connection, answer) = self.send_initialize(backend).await?;
         if let Response::Error { error, .. } = answer {
             return Err(CallError::Down { reason: format!("it refused to initialize: {error}") });
         }
@@ -274,157 +283,164 @@ impl Session {
         Ok(connection)
     }
 
-    /// Opens the conversation with `backend` for the client's own `initialize`, whose answer is the backend's.
+    /// Opens the connection to `backend` for the client's own `initialize` and returns the backend's response to it.
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn initialize(self: &Arc<Self>, backend: &Backend) -> Result<Response, CallError> {
-        let (connection, answer) = self.greet(backend).await?;
+        let (connection, answer) = self.send_initialize(backend).await?;
         if matches!(answer, Response::Result(_)) {
-            *lock(&self.slot(backend.alias()).open) = Some(connection);
+            *self.backend_connection(backend.alias()).current.lock() = Some(connection);
         }
         Ok(answer)
     }
 
-    async fn greet(self: &Arc<Self>, backend: &Backend) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
-        let ear = Arc::new(SessionListener::new(self, None));
-        let (connection, answer) =
-            backend.open(&self.initialize_params, Arc::clone(&ear) as Arc<dyn ServerMessageHandler>).await?;
-        ear.set_connection(&connection);
+    /// Opens a connection and sends the client's `initialize` parameters on it.
+    async fn send_initialize(
+        self: &Arc<Self>,
+        backend: &Backend,
+    ) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
+        let listener = Arc::new(SessionListener::new(self, None));
+        let handler = Arc::clone(&listener) as Arc<dyn ServerMessageHandler>;
+        let (connection, answer) = backend.open(&self.initialize_params, handler).await?;
+        listener.set_connection(&connection);
         Ok((connection, answer))
     }
 
-    /// The conversations that are open; one that is being opened is none yet.
+    /// The open connections, without those that are being opened.
     #[must_use]
     pub fn connections(&self) -> Vec<Arc<UpstreamConnection>> {
-        lock(&self.connections).values().filter_map(|slot| lock(&slot.open).clone()).collect()
+        self.connections.lock().values().filter_map(|cell| cell.current.lock().clone()).collect()
     }
 
-    fn slot(&self, alias: &str) -> Arc<Slot> {
-        Arc::clone(lock(&self.connections).entry(alias.to_owned()).or_default())
+    fn backend_connection(&self, alias: &str) -> Arc<BackendConnection> {
+        Arc::clone(self.connections.lock().entry(alias.to_owned()).or_default())
     }
 
-    /// The stream of what belongs to no request.
+    /// The stream of messages that belong to no request.
     pub(crate) fn general(&self) -> Arc<Stream> {
-        Arc::clone(&lock(&self.streams).general)
+        Arc::clone(&self.streams.lock().general)
     }
 
-    /// A stream for one request. `None`: too many are open; the request has none.
+    /// Opens a stream for one request. `None`: too many are open, and the request gets no stream.
     pub(crate) fn begin_stream(&self) -> Option<Arc<Stream>> {
-        let mut streams = lock(&self.streams);
-        let open = streams.of_requests.iter().filter(|(_, is_open)| *is_open).count();
+        let mut streams = self.streams.lock();
+        let open = streams.requests.iter().filter(|request| request.is_open).count();
         if open >= STREAMS_MAX {
             return None;
         }
         let stream = Stream::new(streams.next);
         streams.next += 1;
-        streams.of_requests.push_back((Arc::clone(&stream), true));
+        streams.requests.push_back(RequestStream { stream: Arc::clone(&stream), is_open: true });
         Some(stream)
     }
 
-    /// The request of `stream` has its response. A stream that was used stays for a while.
+    /// Ends the stream of a request that got its response. A stream that was used is kept for a while.
     pub(crate) fn end_stream(&self, stream: &Arc<Stream>, was_used: bool) {
-        let mut streams = lock(&self.streams);
-        for (known, is_open) in &mut streams.of_requests {
-            *is_open &= !Arc::ptr_eq(known, stream);
+        let mut streams = self.streams.lock();
+        for request in &mut streams.requests {
+            request.is_open &= !Arc::ptr_eq(&request.stream, stream);
         }
         if !was_used {
-            streams.of_requests.retain(|(known, _)| !Arc::ptr_eq(known, stream));
+            streams.requests.retain(|request| !Arc::ptr_eq(&request.stream, stream));
         }
-        let ended = streams.of_requests.iter().filter(|(_, is_open)| !is_open).count();
+        let ended = streams.requests.iter().filter(|request| !request.is_open).count();
         for _ in ENDED_STREAMS_MAX..ended {
-            // I6: what is kept for clients that come back is bounded.
-            if let Some(oldest) = streams.of_requests.iter().position(|(_, is_open)| !is_open) {
-                streams.of_requests.remove(oldest);
+            // I6: the number of streams kept for resuming is bounded.
+            if let Some(oldest) = streams.requests.iter().position(|request| !request.is_open) {
+                streams.requests.remove(oldest);
             }
         }
     }
 
-    /// The stream that a client read up to message `last` (as `stream-message`), and that message's number.
-    pub(crate) fn stream_of(&self, last: &str) -> Option<(Arc<Stream>, u64)> {
-        let (stream, message) = last.split_once('-')?;
+    /// The stream and the message number of an event id (`stream-message`), as a client sends it in `Last-Event-ID`.
+    pub(crate) fn stream_of_event(&self, event_id: &str) -> Option<(Arc<Stream>, u64)> {
+        let (stream, message) = event_id.split_once('-')?;
         let (number, message): (u64, u64) = (stream.parse().ok()?, message.parse().ok()?);
-        let streams = lock(&self.streams);
-        let all = std::iter::once(&streams.general).chain(streams.of_requests.iter().map(|(stream, _)| stream));
-        all.into_iter().find(|stream| stream.number == number).map(|stream| (Arc::clone(stream), message))
+        let streams = self.streams.lock();
+        let mut all = std::iter::once(&streams.general).chain(streams.requests.iter().map(|request| &request.stream));
+        all.find(|stream| stream.number == number).map(|stream| (Arc::clone(stream), message))
     }
 
-    /// Puts a backend's message where the client reads: of a request on the stream of the newest one, else, or for
-    /// what concerns no request, on the general one.
+    /// Puts a backend's message on the stream of the newest open request; on the general stream if there is none, or if
+    /// the message concerns no request and the client reads that stream.
     fn deliver(&self, json: &str, is_general: bool) -> bool {
         let (general, newest) = {
-            let streams = lock(&self.streams);
-            let newest = streams.of_requests.iter().rev().find(|(_, is_open)| *is_open);
-            (Arc::clone(&streams.general), newest.map(|(stream, _)| Arc::clone(stream)))
+            let streams = self.streams.lock();
+            let newest = streams.requests.iter().rev().find(|request| request.is_open);
+            (Arc::clone(&streams.general), newest.map(|request| Arc::clone(&request.stream)))
         };
         match newest {
-            Some(newest) if !is_general || !general.is_read() => newest.push(json),
+            Some(newest) if !is_general || !general.has_reader() => newest.push(json),
             _ => general.push(json),
         }
     }
 
-    /// Takes a message of a backend's for the client, on `stream` or wherever the client reads.
-    fn take(&self, connection: &Weak<UpstreamConnection>, event: &Event, stream: Option<&Stream>) -> bool {
-        let put = |json: &str, is_general: bool| match stream {
+    /// Delivers a backend's message to the client, on `stream` or, without one, as [`Self::deliver`] chooses. `false`: the
+    /// message was not accepted.
+    fn on_event(&self, connection: &Weak<UpstreamConnection>, event: &Event, stream: Option<&Stream>) -> bool {
+        let push = |json: &str, is_general: bool| match stream {
             Some(stream) => stream.push(json),
             None => self.deliver(json, is_general),
         };
         let Some(id) = event.id.clone() else {
             let is_general = event.method.ends_with("list_changed") || event.method.ends_with("/updated");
             if event.method != CANCELLED {
-                return put(&event.json, is_general);
+                return push(&event.json, is_general);
             }
-            // What the client was never asked it cannot give up.
-            let cancelled = lock(&self.asked).cancel(connection, &event.json);
-            return cancelled.is_none_or(|json| put(&json, false));
+            // A cancellation of a request that the client does not know is dropped.
+            let cancelled = self.server_requests.lock().cancel(connection, &event.json);
+            return cancelled.is_none_or(|json| push(&json, false));
         };
-        let (number, json) = lock(&self.asked).ctx(connection, id, event);
-        let taken = put(&json, false);
-        if !taken {
-            lock(&self.asked).take(number);
+        let (number, json) = self.server_requests.lock().insert(connection, id, event);
+        let is_accepted = push(&json, false);
+        if !is_accepted {
+            self.server_requests.lock().remove(number);
         }
-        taken
+        is_accepted
     }
 
-    /// Finds whose request the client's response answers: the conversation, the backend's id, and the method.
-    pub(crate) fn answered(&self, id: &Id) -> Option<(Arc<UpstreamConnection>, String, String)> {
-        let request = lock(&self.asked).take(id.as_json().parse().ok()?)?;
+    /// Removes the backend's request that the client answered under `id`. Returns its connection, the backend's id for it
+    /// as JSON text, and its method.
+    pub(crate) fn take_answered(&self, id: &Id) -> Option<(Arc<UpstreamConnection>, String, String)> {
+        let request = self.server_requests.lock().remove(id.as_json().parse().ok()?)?;
         Some((request.connection.upgrade()?, request.id, request.method))
     }
 
-    /// Whom the client's progress is for, and its parameters as that backend knows them.
+    /// The connection that the client's progress is for, and its parameters with the backend's own token.
     pub(crate) fn progress(&self, params: &str) -> Option<(Arc<UpstreamConnection>, String)> {
-        lock(&self.asked).progress(params)
+        self.server_requests.lock().progress(params)
     }
 
     fn belongs_to(&self, principal: &Principal) -> bool {
         self.issuer == principal.issuer && self.subject == principal.subject
     }
 
-    /// Whether its client has been away too long: one that listens, or waits for a response, is there.
+    /// Whether the session was unused too long. A session whose client reads a stream or waits for a response has not
+    /// expired.
     fn has_expired(&self) -> bool {
-        let is_awaited = || {
-            let streams = lock(&self.streams);
-            streams.general.is_read() || streams.of_requests.iter().any(|(_, is_open)| *is_open)
+        let is_in_use = || {
+            let streams = self.streams.lock();
+            streams.general.has_reader() || streams.requests.iter().any(|request| request.is_open)
         };
-        lock(&self.last_used).elapsed() > IDLE_MAX && !is_awaited()
+        self.last_used.lock().elapsed() > IDLE_MAX && !is_in_use()
     }
 
-    /// Ends its streams and lets its conversations go.
+    /// Ends the general stream, and drops the connections and the pending requests of backends.
     pub fn end(&self) {
         self.general().finish(None);
-        lock(&self.connections).clear();
-        lock(&self.asked).clear();
+        self.connections.lock().clear();
+        self.server_requests.lock().clear();
     }
 }
 
-impl Slot {
+impl BackendConnection {
     fn usable(&self) -> Option<Arc<UpstreamConnection>> {
-        lock(&self.open).clone().filter(|connection| !connection.has_ended())
+        self.current.lock().clone().filter(|connection| !connection.has_ended())
     }
 }
 
-/// Listens to a backend for a session, or for one request of it.
+/// Receives a backend's messages for a session, or for one request of it.
 #[derive(Debug)]
 pub(crate) struct SessionListener {
     session: Weak<Session>,
@@ -437,17 +453,17 @@ impl SessionListener {
         Self { session: Arc::downgrade(session), connection: Mutex::new(Weak::new()), stream }
     }
 
-    /// Whom it listens to: known once the conversation is open.
+    /// Sets the connection whose messages arrive, which exists only after the listener.
     pub(crate) fn set_connection(&self, connection: &Arc<UpstreamConnection>) {
-        *lock(&self.connection) = Arc::downgrade(connection);
+        *self.connection.lock() = Arc::downgrade(connection);
     }
 }
 
 impl ServerMessageHandler for SessionListener {
     fn on_event(&self, event: Event) -> bool {
         let Some(session) = self.session.upgrade() else { return false };
-        let connection = Weak::clone(&lock(&self.connection));
-        session.take(&connection, &event, self.stream.as_deref())
+        let connection = Weak::clone(&self.connection.lock());
+        session.on_event(&connection, &event, self.stream.as_deref())
     }
 
     fn on_stream_start(&self) {
@@ -457,7 +473,8 @@ impl ServerMessageHandler for SessionListener {
     }
 }
 
-/// Listens to a backend for one request without a session: there is nobody whom a backend could request.
+/// Forwards a backend's notifications to the stream of one request without a session. Requests are refused, because such a
+/// client has no way to answer them.
 #[derive(Debug)]
 pub(crate) struct NotificationForwarder(pub(crate) Arc<Stream>);
 
@@ -469,10 +486,6 @@ impl ServerMessageHandler for NotificationForwarder {
     fn on_stream_start(&self) {
         self.0.open();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -488,7 +501,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_is_its_principals_alone_and_of_one_endpoint() {
+    async fn a_session_is_valid_only_for_its_principal_and_endpoint() {
         let (sessions, ann) = (Sessions::new(4), principal("ann", "a"));
         let id = open(&sessions, &ann).id.clone();
         assert!(sessions.touch(&id, &ann, &Scope::All).is_ok());
@@ -502,7 +515,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn idle_sessions_expire_and_used_ones_do_not() {
+    async fn idle_sessions_expire_and_sessions_in_use_do_not() {
         let (sessions, ann) = (Sessions::new(4), principal("ann", "a"));
         let (used, idle) = (open(&sessions, &ann).id.clone(), open(&sessions, &ann).id.clone());
         tokio::time::advance(IDLE_MAX / 2).await;
@@ -510,51 +523,51 @@ mod tests {
         tokio::time::advance(IDLE_MAX / 2 + Duration::from_secs(1)).await;
         assert!(sessions.touch(&used, &ann, &Scope::All).is_ok());
         assert_eq!(sessions.touch(&idle, &ann, &Scope::All).err(), Some(UnknownSessionError));
-        let awaited = open(&sessions, &ann);
-        let reading = awaited.general().read_from(0).unwrap();
+        let read = open(&sessions, &ann);
+        let reader = read.general().read_from(0).unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
-        let gone = sessions.expired();
+        let removed = sessions.remove_expired();
         assert_eq!(
-            gone.iter().map(|(session, why)| (&session.id, *why)).collect::<Vec<_>>(),
+            removed.iter().map(|(session, why)| (&session.id, *why)).collect::<Vec<_>>(),
             [(&idle, EndReason::Idle)]
         );
-        assert_eq!((sessions.expired().len(), sessions.count()), (0, 2));
+        assert_eq!((sessions.remove_expired().len(), sessions.count()), (0, 2));
         tokio::time::advance(IDLE_MAX + Duration::from_secs(1)).await;
-        let gone: Vec<_> = sessions.expired().into_iter().map(|(session, _)| session.id.clone()).collect();
-        assert_eq!(gone, [used], "a client that listens is there");
-        drop(reading);
-        assert_eq!((sessions.expired().len(), sessions.count()), (1, 0));
+        let removed: Vec<_> = sessions.remove_expired().into_iter().map(|(session, _)| session.id.clone()).collect();
+        assert_eq!(removed, [used], "a session whose client reads is in use");
+        drop(reader);
+        assert_eq!((sessions.remove_expired().len(), sessions.count()), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn i6_one_principals_sessions_are_bounded_and_cost_nobody_else_theirs() {
+    async fn i6_sessions_per_principal_are_bounded_and_other_principals_lose_none() {
         let (sessions, ann, bob) = (Sessions::new(3), principal("ann", "a"), principal("bob", "a"));
         let bobs = open(&sessions, &bob);
         let mut anns = Vec::<String>::new();
         for round in 0..10 {
             tokio::time::advance(Duration::from_secs(1)).await;
-            let (session, gone) = sessions.open(&ann, &Scope::All, "{}", 2);
-            let gone: Vec<_> = gone.iter().map(|(session, why)| (session.id.clone(), *why)).collect();
+            let (session, removed) = sessions.open(&ann, &Scope::All, "{}", 2);
+            let removed: Vec<_> = removed.iter().map(|(session, why)| (session.id.clone(), *why)).collect();
             let want = anns.len().checked_sub(2).map(|oldest: usize| (anns[oldest].clone(), EndReason::OwnLimit));
-            assert_eq!(gone, Vec::from_iter(want), "round {round}");
+            assert_eq!(removed, Vec::from_iter(want), "round {round}");
             anns.push(session.id.clone());
         }
         assert!(sessions.touch(&bobs.id, &bob, &Scope::All).is_ok());
-        // A limit that was lowered takes effect with the next one.
+        // A lowered limit takes effect when the next session is opened.
         assert_eq!(sessions.open(&ann, &Scope::All, "{}", 1).1.len(), 2);
         assert_eq!(sessions.count(), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn i6_sessions_are_bounded_and_the_longest_idle_one_makes_room() {
+    async fn i6_sessions_are_bounded_and_the_longest_idle_one_is_removed() {
         let (sessions, ann) = (Sessions::new(2), principal("ann", "a"));
         let first = open(&sessions, &ann);
         tokio::time::advance(Duration::from_secs(1)).await;
         let second = open(&sessions, &ann);
         tokio::time::advance(Duration::from_secs(1)).await;
-        let (third, gone) = sessions.open(&ann, &Scope::All, "{}", usize::MAX);
+        let (third, removed) = sessions.open(&ann, &Scope::All, "{}", usize::MAX);
         assert_eq!(
-            gone.iter().map(|(session, why)| (&session.id, *why)).collect::<Vec<_>>(),
+            removed.iter().map(|(session, why)| (&session.id, *why)).collect::<Vec<_>>(),
             [(&first.id, EndReason::NoRoom)]
         );
         assert_eq!(sessions.touch(&first.id, &ann, &Scope::All).err(), Some(UnknownSessionError));
@@ -568,20 +581,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_go_to_the_newest_request_or_where_the_client_listens() {
+    async fn messages_go_to_the_newest_request_or_to_the_general_stream() {
         use crate::gateway::session::stream::Next;
         let session = open(&Sessions::new(1), &principal("ann", "a"));
-        let ear = SessionListener::new(&session, None);
+        let listener = SessionListener::new(&session, None);
         let (old, new) = (session.begin_stream().unwrap(), session.begin_stream().unwrap());
-        assert!(ear.on_event(event("notifications/message", None)) && old.is_untouched() && !new.is_untouched());
+        assert!(listener.on_event(event("notifications/message", None)) && old.is_unused() && !new.is_unused());
         let mut general = session.general().read_from(0).unwrap();
-        assert!(ear.on_event(event("notifications/tools/list_changed", None)));
+        assert!(listener.on_event(event("notifications/tools/list_changed", None)));
         assert!(matches!(general.next().await, Next::Message(1, _)));
         session.end_stream(&new, true);
-        // A request of the backend's has an id of the session's own.
-        assert!(ear.on_event(event("roots/list", Some("\"x\""))));
+        // A backend's request gets an id of the session.
+        assert!(listener.on_event(event("roots/list", Some("\"x\""))));
         let Next::Message(_, json) = old.read_from(0).unwrap().next().await else { panic!() };
         assert!(json.contains(r#""id":1"#), "{json}");
-        assert!(session.stream_of("2-1").is_some() && session.stream_of("9-1").is_none());
+        assert!(session.stream_of_event("2-1").is_some() && session.stream_of_event("9-1").is_none());
     }
 }

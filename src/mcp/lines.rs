@@ -1,25 +1,25 @@
-//! Messages as lines: how the stdio transport frames them, on both legs.
+//! The framing of the stdio transport, for clients and backends: one message per line.
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 
-/// Longest line of a backend, in bytes. *Chosen*: four times the default request limit; an answer is held in memory.
+/// Longest line of a backend, in bytes. *Chosen*: four times the default request limit. An answer is kept in memory.
 pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The result of reading a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
-    /// A line.
+    /// A whole line.
     Whole,
-    /// Too long: `line` holds its beginning, the rest was skipped.
+    /// A line that is too long: its beginning was kept, and the rest was skipped.
     Cut,
-    /// The end: bytes without a line end are no message.
+    /// The end of the input. Bytes after the last line end are dropped.
     End,
 }
 
-/// Reads the next line into `line`, without its line end, keeping at most `bytes_max` of it (I6).
+/// Reads the next line into `line`, without its line end and with at most `bytes_max` bytes (I6).
 ///
 /// # Errors
-/// Those of the reader.
+/// The reader's.
 pub async fn next_line(
     reader: &mut (impl AsyncBufRead + Unpin),
     line: &mut Vec<u8>,
@@ -30,7 +30,7 @@ pub async fn next_line(
     loop {
         let chunk = reader.fill_buf().await?;
         if chunk.is_empty() {
-            // Bytes without a line end are no message: their writer died in the middle.
+            // Bytes without a line end are not a message: the writer died while it wrote them.
             return Ok(Line::End);
         }
         let end = chunk.iter().position(|&byte| byte == b'\n');

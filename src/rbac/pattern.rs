@@ -1,26 +1,26 @@
-//! Patterns over `backend/name`: which tools, resources and prompts a rule names.
+//! Patterns `backend/name` over tools, resources and prompts.
 //!
-//! For tools and prompts `*` stands for any run of characters but `/`, or, where it denies, any at all. For resources the second half is
-//! a pattern over the whole URI, in which `*` stands for any run of characters, `/` included.
+//! In patterns over tools and prompts `*` matches any characters except `/`; in a rule that denies, any characters. In a
+//! pattern over resources the second half is matched against the whole URI, and `*` matches any characters.
 //!
-//! A URI is compared as it is written, never normalised: what a backend makes of `..` or `%2e` only the backend knows.
-//! So a URI that could mean another one than it says ([`is_ambiguous`]) matches no rule that allows but `*`, and every
-//! rule that denies anything of its backend.
+//! A URI is compared as it is written and never normalised, because each backend has its own reading of `..` or `%2e`.
+//! Therefore a URI that may identify another resource than it seems to ([`is_ambiguous`]) matches only `*` among the rules
+//! that allow, and every rule that denies anything of its backend.
 
-use crate::rbac::{Kind, Target};
+use crate::rbac::{Target, TargetKind};
 
-/// A list of patterns over tools; an empty one matches nothing.
+/// A list of patterns. An empty list matches nothing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Patterns(Vec<Pattern>);
 
-/// What a pattern is asked for: what is not clear is not allowed, and is denied.
+/// The effect of a rule, which decides how its patterns match: a doubtful match denies and never allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     Allow,
     Deny,
 }
 
-/// A rule of a role that is none.
+/// An invalid pattern or condition of the configuration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {message}")]
 pub struct PatternError {
@@ -36,61 +36,62 @@ pub(super) struct Pattern {
 }
 
 impl Patterns {
-    /// Compiles the patterns that stand under `key` of the configuration.
+    /// Compiles the patterns at `key` of the configuration.
     ///
     /// # Errors
-    /// Every pattern that is none.
+    /// Every invalid pattern.
     pub fn new(key: &str, patterns: &[String]) -> Result<Self, Vec<PatternError>> {
-        let (mut compiled, mut faults) = (Vec::new(), Vec::new());
+        let (mut compiled, mut errors) = (Vec::new(), Vec::new());
         for pattern in patterns {
             match Pattern::new(pattern) {
                 Ok(pattern) => compiled.push(pattern),
-                Err(fault) => {
-                    let message = format!("pattern {pattern:?} {fault}: write backend/name, as in time/get_* or */*");
-                    faults.push(PatternError { key: key.to_owned(), message });
+                Err(reason) => {
+                    let message =
+                        format!("pattern {pattern:?} {reason}: write backend/name, for example time/get_* or */*");
+                    errors.push(PatternError { key: key.to_owned(), message });
                 }
             }
         }
-        if faults.is_empty() { Ok(Self(compiled)) } else { Err(faults) }
+        if errors.is_empty() { Ok(Self(compiled)) } else { Err(errors) }
     }
 
-    /// Whether one of them matches the tool `target`; a resource or prompt they never match.
+    /// Whether a pattern matches the tool `target`. Resources and prompts never match.
     #[must_use]
     pub fn matches(&self, target: Target<'_>) -> bool {
-        target.kind == Kind::Tool && self.match_name(target, Effect::Allow)
+        target.kind == TargetKind::Tool && self.match_name(target, Effect::Allow)
     }
 
-    /// Whether one of them matches the name of `target`, a tool or prompt.
+    /// Whether a pattern matches the name of `target`, a tool or prompt.
     pub(super) fn match_name(&self, target: Target<'_>, effect: Effect) -> bool {
-        // A name may hold `/`. What `*` allows ends there, what it denies does not.
+        // A name may contain `/`, at which `*` stops in a rule that allows, but not in one that denies.
         let stop = (effect == Effect::Allow).then_some(b'/');
         self.0.iter().any(|pattern| {
-            pattern.names_backend(target.backend) && glob(pattern.name.as_bytes(), target.tool.as_bytes(), stop)
+            pattern.names_backend(target.backend) && glob(pattern.name.as_bytes(), target.name.as_bytes(), stop)
         })
     }
 
-    /// Whether one of them matches the URI of `target`.
+    /// Whether a pattern matches the URI of `target`.
     pub(super) fn match_uri(&self, target: Target<'_>, effect: Effect) -> bool {
-        let is_ambiguous = is_ambiguous(target.tool);
+        let is_ambiguous = is_ambiguous(target.name);
         let matches = |pattern: &Pattern| match effect {
             Effect::Allow if is_ambiguous => pattern.names_all(),
-            Effect::Allow => glob(pattern.name.as_bytes(), target.tool.as_bytes(), None),
+            Effect::Allow => glob(pattern.name.as_bytes(), target.name.as_bytes(), None),
             Effect::Deny if is_ambiguous => true,
-            // Schemes and hosts are the same in any case (RFC 3986 6.2.2.1); denying too much is safe.
+            // The case of schemes and hosts does not matter (RFC 3986 6.2.2.1), and denying too much is safe.
             Effect::Deny => {
-                let (pattern, uri) = (pattern.name.to_ascii_lowercase(), target.tool.to_ascii_lowercase());
+                let (pattern, uri) = (pattern.name.to_ascii_lowercase(), target.name.to_ascii_lowercase());
                 glob(pattern.as_bytes(), uri.as_bytes(), None)
             }
         };
         self.0.iter().any(|pattern| pattern.names_backend(target.backend) && matches(pattern))
     }
 
-    /// Whether one of them matches anything of `backend`.
+    /// Whether a pattern matches anything of `backend`.
     pub(super) fn reach(&self, backend: &str) -> bool {
         self.0.iter().any(|pattern| pattern.names_backend(backend))
     }
 
-    /// Whether one of them names everything of `backend`, as `backend/*` and `*/*` do.
+    /// Whether a pattern matches everything of `backend`, for example `backend/*` or `*/*`.
     pub(super) fn name_all_of(&self, backend: &str) -> bool {
         self.0.iter().any(|pattern| pattern.names_all() && pattern.names_backend(backend))
     }
@@ -100,13 +101,13 @@ impl Pattern {
     fn new(pattern: &str) -> Result<Self, &'static str> {
         let (backend, name) = pattern.split_once('/').ok_or("has no /")?;
         if backend.is_empty() {
-            return Err("names no backend");
+            return Err("has an empty backend");
         }
         if name.is_empty() {
-            return Err("names nothing of the backend");
+            return Err("has an empty name");
         }
         if pattern.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err("holds a space or control character");
+            return Err("contains a space or control character");
         }
         Ok(Self { backend: backend.to_owned(), name: name.to_owned() })
     }
@@ -120,8 +121,8 @@ impl Pattern {
     }
 }
 
-/// Whether `text` matches `pattern`, where `*` stands for any run of bytes but `stop`. Constant in memory, at worst the
-/// product of both lengths in time.
+/// Whether `text` matches `pattern`, in which `*` matches any bytes except `stop`. Takes constant memory, and at worst time
+/// proportional to the product of both lengths.
 fn glob(pattern: &[u8], text: &[u8], stop: Option<u8>) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut last_star: Option<(usize, usize)> = None;
@@ -148,18 +149,17 @@ fn glob(pattern: &[u8], text: &[u8], stop: Option<u8>) -> bool {
     pattern.get(p..).unwrap_or_default().iter().all(|&byte| byte == b'*')
 }
 
-/// Whether a URI could mean another one than it says: a backend that normalises it, or decodes it once more, would read
-/// something else than was compared.
+/// Whether a URI may identify another resource than it seems to, because a backend normalises it or decodes it once more.
 ///
-/// So does a URI with a segment `.` or `..` or an empty one, a backslash, a control character or a space at its ends, a
-/// percent sign that stands for itself, for a slash, a backslash, a control character, or for a character that needs
-/// none (RFC 3986 2.3), and one that begins no valid escape.
+/// That is so if the URI has an empty segment or a segment `.` or `..`; a backslash, a control character, or a space at
+/// either end; an escape of a percent sign, a slash, a backslash, a control character or a character that needs no escape
+/// (RFC 3986 2.3); or a percent sign that does not begin a valid escape.
 pub(super) fn is_ambiguous(uri: &str) -> bool {
     if uri.chars().any(|c| c.is_control() || c == '\\') || uri.trim() != uri {
         return true;
     }
     let path = uri.split_once("://").map_or(uri, |(_, rest)| rest);
-    // The first segment is the authority, which may be empty, as in file:///; the last one is empty after a slash.
+    // The first segment is the authority, which may be empty (file:///); the last one is empty after a final slash.
     let inner = path.split('/').skip(1);
     let is_dots = |segment: &str| {
         let name = segment.split(['?', '#', ';']).next().unwrap_or_default();
@@ -173,7 +173,7 @@ pub(super) fn is_ambiguous(uri: &str) -> bool {
     })
 }
 
-/// What each percent sign of `text` stands for; `None` for one that two hexadecimal digits do not follow.
+/// The byte of each percent escape of `text`; `None` for a percent sign without two hexadecimal digits after it.
 pub(super) fn escapes(text: &str) -> impl Iterator<Item = Option<u8>> {
     text.split('%').skip(1).map(|escape| {
         let digits = escape.get(..2).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;

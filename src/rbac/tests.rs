@@ -1,4 +1,4 @@
-//! Golden tables of patterns, resources and conditions, and the property that listing and calling agree.
+//! Golden tables of patterns, resources and conditions, and the property that decisions on listing and calling agree.
 
 use proptest::prelude::*;
 
@@ -34,7 +34,7 @@ fn condition(pointer: &str) -> config::Condition {
 /// Whether a call of `fs/read` with `arguments` passes a role that allows it on this condition.
 fn passes(condition: config::Condition, arguments: &str) -> bool {
     let role = Role { when: vec![condition], ..allowing(&["fs/*"]) };
-    let arguments = Asked::Call((!arguments.is_empty()).then_some(arguments));
+    let arguments = Access::Call((!arguments.is_empty()).then_some(arguments));
     let policy = compiled(&[("r", role)]);
     policy.decide(&words(&["r"]), Target::tool("fs", "read"), arguments) == Decision::Allowed { role: "r" }
 }
@@ -64,7 +64,7 @@ const GOLDEN: [(&str, &str, &str, bool); 20] = [
 ];
 
 #[test]
-fn patterns_match_as_the_golden_table_says() {
+fn patterns_match_the_golden_table() {
     for (pattern, backend, tool, allowed) in GOLDEN {
         let policy = policy(&[("r", &[pattern])]);
         assert_eq!(policy.shows(&words(&["r"]), Target::tool(backend, tool)), allowed, "{pattern} on {backend}/{tool}");
@@ -78,8 +78,8 @@ fn i10_an_empty_or_missing_rule_denies() {
     for target in targets {
         for roles in [&[][..], &["empty"], &["unknown"], &["ALL"], &[""]] {
             let roles = words(roles);
-            let decision = policy.decide(&roles, target, Asked::Listing);
-            assert_eq!(decision, Decision::Denied(Cause::NoRule), "{roles:?} {target:?}");
+            let decision = policy.decide(&roles, target, Access::List);
+            assert_eq!(decision, Decision::Denied(DenialReason::NoRule), "{roles:?} {target:?}");
         }
         assert!(policy.shows(&words(&["all"]), target), "{target:?}");
         assert!(!Policy::default().shows(&words(&["all"]), target), "{target:?}");
@@ -87,7 +87,7 @@ fn i10_an_empty_or_missing_rule_denies() {
 }
 
 #[test]
-fn a_denial_of_any_role_wins() {
+fn a_denial_by_any_role_wins() {
     let deny = |deny: &[&str]| Role { deny: words(deny), ..Role::default() };
     let policy = compiled(&[
         ("all", allowing(&["*/*"])),
@@ -96,9 +96,9 @@ fn a_denial_of_any_role_wins() {
         ("slash", allowing(&["fs/a/b"])),
         ("both", Role { deny: words(&["fs/read"]), ..allowing(&["fs/*"]) }),
     ]);
-    let decide = |roles: &[&str], target| match policy.decide(&words(roles), target, Asked::Call(None)) {
+    let decide = |roles: &[&str], target| match policy.decide(&words(roles), target, Access::Call(None)) {
         Decision::Allowed { .. } => None,
-        Decision::Denied(cause) => Some(matches!(cause, Cause::Rule { .. })),
+        Decision::Denied(cause) => Some(matches!(cause, DenialReason::Rule { .. })),
     };
     let (by_rule, allowed) = (Some(true), None);
     for (roles, target, want) in [
@@ -114,7 +114,7 @@ fn a_denial_of_any_role_wins() {
         (&["no_writes"], Target::tool("fs", "read"), Some(false)),
         (&["slash", "no_fs"], Target::tool("fs", "a/b"), by_rule),
         (&["slash"], Target::tool("fs", "a/b"), allowed),
-        // Who is denied all tools of a backend is denied the rest of it.
+        // A role that denies all tools of a backend denies the rest of it.
         (&["all", "no_fs"], Target::resource("fs", "a:b"), by_rule),
         (&["all", "no_fs"], Target::prompt("fs", "p"), by_rule),
         (&["all", "no_fs"], Target::prompt("git", "p"), allowed),
@@ -132,7 +132,7 @@ const RESOURCES: [(&[&str], &[&str], &str, bool); 27] = [
     (&["fs/*.md"], &[], "file:///a/b/c.md", true),
     (&["git/*"], &[], "file:///a", false),
     (&[], &[], "file:///a", false),
-    // What could mean another one matches nothing but `*`.
+    // An ambiguous URI matches only `*` ...
     (&["fs/file:///data/*"], &[], "file:///data/../etc/passwd", false),
     (&["fs/file:///data/*"], &[], "file:///data/x/../../etc/passwd", false),
     (&["fs/file:///data/*"], &[], "file:///data/%2e%2e/etc/passwd", false),
@@ -147,7 +147,7 @@ const RESOURCES: [(&[&str], &[&str], &str, bool); 27] = [
     (&["fs/file:///data/*"], &[], "file:///data/a..b", true),
     (&["fs/file:///data/*"], &[], "file:///data/caf%C3%A9%20x", true),
     (&["fs/*"], &[], "file:///data/../etc/passwd", true),
-    // ... and every denial.
+    // ... and every rule that denies.
     (&["fs/*"], &["fs/file:///secret/*"], "file:///data/x", true),
     (&["fs/*"], &["fs/file:///secret/*"], "file:///secret/x", false),
     (&["fs/*"], &["fs/file:///secret/*"], "FILE:///Secret/x", false),
@@ -157,7 +157,7 @@ const RESOURCES: [(&[&str], &[&str], &str, bool); 27] = [
 ];
 
 #[test]
-fn resources_match_as_the_golden_table_says() {
+fn resources_match_the_golden_table() {
     for (resources, denied, uri, allowed) in RESOURCES {
         let role = Role { resources: Some(words(resources)), deny_resources: words(denied), ..Role::default() };
         let shown = compiled(&[("r", role)]).shows(&words(&["r"]), Target::resource("fs", uri));
@@ -166,7 +166,7 @@ fn resources_match_as_the_golden_table_says() {
 }
 
 #[test]
-fn uris_as_servers_write_them_are_not_ambiguous() {
+fn usual_uris_are_not_ambiguous() {
     for uri in [
         "file:///",
         "file:///a/b/",
@@ -187,7 +187,7 @@ fn uris_as_servers_write_them_are_not_ambiguous() {
 }
 
 #[test]
-fn resources_and_prompts_follow_all_tools_of_a_backend_unless_the_role_says_more() {
+fn a_role_without_resource_rules_allows_all_resources_of_a_backend_whose_tools_it_allows() {
     let some = |list: &[&str]| Some(words(list));
     let policy = compiled(&[
         ("whole", allowing(&["fs/*", "git/log"])),
@@ -246,7 +246,7 @@ const BELOW: [(&str, &str, bool); 28] = [
 ];
 
 #[test]
-fn below_holds_as_the_golden_table_says() {
+fn below_matches_the_golden_table() {
     for (prefix, path, held) in BELOW {
         let condition = config::Condition { below: Some(prefix.to_owned()), ..condition("/path") };
         let arguments = serde_json::json!({ "path": path }).to_string();
@@ -255,7 +255,7 @@ fn below_holds_as_the_golden_table_says() {
 }
 
 #[test]
-fn values_are_equal_as_they_are_written() {
+fn numbers_and_flags_are_compared_as_they_are_written() {
     let (text, number, flag) = (Scalar::Text("a\u{e9}".to_owned()), Scalar::Number(1), Scalar::Flag(true));
     for (want, arguments, held) in [
         (&text, r#"{"v":"a\u00e9"}"#, true),
@@ -294,7 +294,7 @@ const POINTERS: [(&str, &str, bool); 20] = [
     ("/v", "[1]", false),
     ("/v", r#"{"V":1}"#, false),
     ("/v/v", r#"{"v":1}"#, false),
-    // Which of two members a backend takes nobody knows.
+    // With two similar members, backends differ in which one they read.
     ("/v", r#"{"v":1,"v":1}"#, false),
     ("/v", r#"{"v":1,"V":2}"#, false),
     ("/v", r#"{"V":2,"v":1}"#, false),
@@ -305,7 +305,7 @@ const POINTERS: [(&str, &str, bool); 20] = [
 ];
 
 #[test]
-fn a_pointer_finds_the_one_value_that_every_backend_finds() {
+fn a_pointer_finds_only_a_value_that_every_backend_finds() {
     for (pointer, arguments, found) in POINTERS {
         let condition = config::Condition { equals: Some(Scalar::Number(1)), ..condition(pointer) };
         assert_eq!(passes(condition, arguments), found, "{pointer} in {arguments}");
@@ -313,7 +313,7 @@ fn a_pointer_finds_the_one_value_that_every_backend_finds() {
 }
 
 #[test]
-fn matches_takes_the_whole_text_and_no_long_one() {
+fn matches_tests_the_whole_string_and_refuses_a_long_one() {
     let with = |text: &str| serde_json::json!({ "q": text }).to_string();
     let matches = |expression: &str, arguments: &str| {
         passes(config::Condition { matches: Some(expression.to_owned()), ..condition("/q") }, arguments)
@@ -321,12 +321,12 @@ fn matches_takes_the_whole_text_and_no_long_one() {
     for (text, held) in [("LIST 1", true), ("LIST 1; DROP", false), ("x LIST 1", false), ("LIST 1\n", false)] {
         assert_eq!(matches("(?i)list [0-9]+", &with(text)), held, "{text:?}");
     }
-    assert!(!matches("[0-9]+", r#"{"q":1}"#), "a number is no text");
+    assert!(!matches("[0-9]+", r#"{"q":1}"#), "a number is not a string");
     assert!(matches("a*", &with(&"a".repeat(4096))) && !matches("a*", &with(&"a".repeat(4097))));
 }
 
 #[test]
-fn conditions_are_the_roles_own_and_all_of_a_tool_must_hold() {
+fn a_roles_conditions_apply_to_that_role_and_all_of_them_must_hold() {
     let below = |tool: &str, path: &str| config::Condition {
         tool: tool.to_owned(),
         below: Some(path.to_owned()),
@@ -342,7 +342,7 @@ fn conditions_are_the_roles_own_and_all_of_a_tool_must_hold() {
         let arguments = serde_json::json!({ "path": path }).to_string();
         let (roles, target) = (words(roles), Target::tool("fs", tool));
         assert_eq!(policy.shows(&roles, target), !roles.contains(&"no_list".to_owned()), "a list has no arguments");
-        match policy.decide(&roles, target, Asked::Call(Some(&arguments))) {
+        match policy.decide(&roles, target, Access::Call(Some(&arguments))) {
             Decision::Allowed { role } => role.to_owned(),
             Decision::Denied(cause) => format!("{cause:?}"),
         }
@@ -354,13 +354,13 @@ fn conditions_are_the_roles_own_and_all_of_a_tool_must_hold() {
     );
     assert_eq!(decide(&["reader"], "read_secret", "/data/secret/a"), "reader");
     assert!(decide(&["reader"], "read_secret", "/data/a").starts_with("Condition"));
-    assert_eq!(decide(&["reader"], "list", "/etc"), "reader", "no condition looks at it");
+    assert_eq!(decide(&["reader"], "list", "/etc"), "reader", "no condition applies to list");
     assert_eq!(decide(&["reader", "admin"], "read_x", "/etc"), "admin", "another role's rule has no condition");
     assert_eq!(decide(&["reader", "no_list"], "list", "/data"), "Rule { role: \"no_list\" }");
 }
 
 #[test]
-fn who_reaches_a_backend_and_who_has_all_of_it() {
+fn a_role_reaches_a_backend_or_has_all_of_it() {
     let some = |list: &[&str]| Some(words(list));
     let when = vec![config::Condition { below: Some("/data".to_owned()), ..condition("/path") }];
     let policy = compiled(&[
@@ -390,12 +390,12 @@ fn who_reaches_a_backend_and_who_has_all_of_it() {
         (&["unknown"], false, false),
     ] {
         let held = words(roles);
-        assert_eq!((policy.reaches(&held, "fs"), policy.has_all(&held, "fs")), (reaches, has_all), "{roles:?}");
+        assert_eq!((policy.reaches(&held, "fs"), policy.allows_all_of(&held, "fs")), (reaches, has_all), "{roles:?}");
     }
 }
 
 #[test]
-fn any_role_may_allow_and_the_one_that_did_is_kept() {
+fn any_role_may_allow_and_the_permit_names_it() {
     let policy = policy(&[("reader", &["time/get_*"]), ("admin", &["*/*"])]);
     let principal = principal(&["reader", "admin"]);
     let call = ToolCall { name: "x".to_owned(), arguments: None, meta: None };
@@ -406,15 +406,14 @@ fn any_role_may_allow_and_the_one_that_did_is_kept() {
 }
 
 #[test]
-fn a_denial_names_every_role_of_the_caller_and_its_cause() {
+fn a_denial_names_every_role_of_the_caller_and_the_reason() {
     let when = vec![config::Condition { equals: Some(Scalar::Text("hunter2".to_owned())), ..condition("/p") }];
     let policy = compiled(&[
         ("c", Role { when, ..allowing(&["fs/*"]) }),
         ("d", Role { deny: words(&["*/*"]), ..Role::default() }),
     ]);
-    let reason = |roles: &[&str], target| {
-        let Target { tool, .. } = target;
-        let params = format!(r#"{{"name":"{tool}"}}"#);
+    let reason = |roles: &[&str], target: Target<'_>| {
+        let params = format!(r#"{{"name":"{}"}}"#, target.name);
         let denied = policy.authorize_request(&principal(roles), target, Some(&params), None).unwrap_err();
         assert_eq!(denied.caller.role, (!roles.is_empty()).then(|| roles.join(",")));
         denied.reason
@@ -422,19 +421,16 @@ fn a_denial_names_every_role_of_the_caller_and_its_cause() {
     assert_eq!(reason(&["a", "b"], Target::tool("time", "x")), "role a,b may not call time/x");
     assert_eq!(reason(&["a"], Target::resource("time", "x:y")), "role a may not read resource time/x:y");
     assert_eq!(reason(&["a", "d"], Target::prompt("time", "x")), "role a,d may not get prompt time/x: d denies it");
-    assert_eq!(
-        reason(&[], Target::tool("time", "x")),
-        "the token names no role, and nothing but a role may call time/x"
-    );
-    // I8: neither the value that is asked for nor the one that was given.
+    assert_eq!(reason(&[], Target::tool("time", "x")), "the caller has no role, and only a role may call time/x");
+    // I8: the message contains neither the expected value nor the actual one.
     assert_eq!(
         reason(&["c"], Target::tool("fs", "x")),
-        "role c may call fs/x only where its condition on /p (equals) holds"
+        "role c may call fs/x only if its condition on /p (equals) holds"
     );
 }
 
 #[test]
-fn every_bad_rule_is_named() {
+fn every_invalid_rule_is_reported() {
     let when = vec![
         condition("/a"),
         config::Condition { below: Some("data/..".to_owned()), ..condition("/a") },
@@ -448,13 +444,13 @@ fn every_bad_rule_is_named() {
         when,
         ..allowing(&["time", "/x", "time/", "a b/c", "ok/ok"])
     };
-    let faults = Policy::new(&BTreeMap::from([("r".to_owned(), role)])).unwrap_err();
-    assert_eq!(faults.len(), 11, "{faults:#?}");
-    assert!(faults.iter().any(|fault| fault.to_string().starts_with("roles.r.when[1]: below ")), "{faults:#?}");
+    let errors = Policy::new(&BTreeMap::from([("r".to_owned(), role)])).unwrap_err();
+    assert_eq!(errors.len(), 11, "{errors:#?}");
+    assert!(errors.iter().any(|error| error.to_string().starts_with("roles.r.when[1]: below ")), "{errors:#?}");
 }
 
 #[test]
-fn the_permit_holds_the_exact_arguments_and_only_the_meta_that_may_pass() {
+fn a_permit_holds_the_exact_arguments_and_only_the_meta_that_is_forwarded() {
     let call = ToolCall {
         name: "example__echo".to_owned(),
         arguments: Some("{ \"t\":  1.0 }"),
@@ -469,11 +465,11 @@ fn the_permit_holds_the_exact_arguments_and_only_the_meta_that_may_pass() {
 }
 
 #[test]
-fn a_permit_of_any_kind_holds_the_parameters_as_they_were_given() {
+fn a_permit_of_any_kind_holds_the_unchanged_parameters() {
     let policy = policy(&[("r", &["*/*"])]);
     let (target, params) = (Target::resource("fs", "a:b"), "{ \"uri\":\"a:b\"}");
     let permit = policy.authorize_request(&principal(&["r"]), target, Some(params), Some(params)).unwrap();
-    assert_eq!((permit.kind(), permit.backend(), permit.tool()), (Kind::Resource, "fs", "a:b"));
+    assert_eq!((permit.kind(), permit.backend(), permit.name()), (TargetKind::Resource, "fs", "a:b"));
     assert_eq!((permit.params(), permit.arguments()), (params, Some(params)));
     let permit = policy.authorize_request(&principal(&["r"]), target, None, None).unwrap();
     assert_eq!((permit.params(), permit.arguments()), ("{}", None));
@@ -498,18 +494,18 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn what_is_listed_may_be_called_and_nothing_else(
+    fn a_target_may_be_called_exactly_if_it_is_listed(
         roles in proptest::collection::btree_map("[a-c]", some_role(), 0..4),
         held in proptest::collection::vec("[a-d]", 0..4),
         backend in "fs|git|ops",
         name in "read|write|rest|a:b|a:b/c|a:b/\\.\\./c",
-        kind in prop_oneof![Just(Kind::Tool), Just(Kind::Resource), Just(Kind::Prompt)],
+        kind in prop_oneof![Just(TargetKind::Tool), Just(TargetKind::Resource), Just(TargetKind::Prompt)],
         arguments in proptest::option::of("\\{\\}|\\{\"path\":\"/x\"\\}"),
     ) {
         let policy = Policy::new(&roles).unwrap();
-        let target = Target { kind, backend: &backend, tool: &name };
-        let listed = policy.decide(&held, target, Asked::Listing);
-        let called = policy.decide(&held, target, Asked::Call(arguments.as_deref()));
+        let target = Target { kind, backend: &backend, name: &name };
+        let listed = policy.decide(&held, target, Access::List);
+        let called = policy.decide(&held, target, Access::Call(arguments.as_deref()));
         prop_assert_eq!(&listed, &called);
         let params = json::object(
             [("name", json::quoted(&name))].iter().map(|(key, value)| (*key, value.as_str()))
@@ -519,8 +515,8 @@ proptest! {
         let permit = policy.authorize_request(&principal(&names), target, Some(&params), arguments.as_deref());
         prop_assert_eq!(permit.is_ok(), policy.shows(&held, target));
         prop_assert!(policy.reaches(&held, &backend) || permit.is_err());
-        prop_assert!(permit.is_ok() || !policy.has_all(&held, &backend) || kind == Kind::Tool && name.contains('/'));
-        // More roles that deny nothing take nothing away, and one that denies everything leaves nothing.
+        prop_assert!(permit.is_ok() || !policy.allows_all_of(&held, &backend) || kind == TargetKind::Tool && name.contains('/'));
+        // A role without rules changes nothing, and a role that denies everything denies everything.
         let denying = Role { deny: vec!["*/*".to_owned()], ..Role::default() };
         let mut with = roles.clone();
         with.insert("z".to_owned(), denying);

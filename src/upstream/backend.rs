@@ -18,8 +18,8 @@ use crate::mcp::protocol::{Era, LEGACY_LATEST};
 use super::connection::UpstreamConnection;
 use super::http::{Endpoint, EndpointFault};
 use super::message::{DISCOVER, Event, Request, Response, ServerMessageHandler, discover_params, modern_meta};
-use super::stdio::Stdio;
-use super::{CallError, Change, Limits, message};
+use super::stdio::StdioBackend;
+use super::{CallError, Change, Timeouts, message};
 
 /// Most pages of a list. *Chosen*: the Python SDK's own bound.
 const LIST_PAGES_MAX: usize = 100;
@@ -37,7 +37,7 @@ pub const NOT_OFFERED: &str = "is an error";
 #[derive(Debug)]
 pub struct Backend {
     alias: String,
-    limits: Limits,
+    limits: Timeouts,
     /// Lists that are read at once for clients of this backend alone.
     lists: Semaphore,
     transport: Transport,
@@ -50,7 +50,7 @@ pub struct Backend {
 
 #[derive(Debug)]
 enum Transport {
-    Stdio(Box<Stdio>),
+    Stdio(Box<StdioBackend>),
     Http(Arc<Endpoint>),
 }
 
@@ -169,7 +169,7 @@ impl Backend {
         let changes = Arc::new(Changes { alias: alias.to_owned(), tools: Mutex::default(), told });
         let transport = match Endpoint::new(alias, config)? {
             Some(endpoint) => Transport::Http(Arc::new(endpoint)),
-            None => Transport::Stdio(Box::new(Stdio::new(
+            None => Transport::Stdio(Box::new(StdioBackend::new(
                 alias,
                 config,
                 Arc::clone(&changes) as Arc<dyn ServerMessageHandler>,
@@ -177,7 +177,7 @@ impl Backend {
         };
         Ok(Self {
             alias: alias.to_owned(),
-            limits: Limits { idle: config.idle_timeout, total: config.call_timeout },
+            limits: Timeouts { idle: config.idle_timeout, total: config.call_timeout },
             lists: Semaphore::new(LISTS_MAX),
             transport,
             changes,
@@ -215,7 +215,7 @@ impl Backend {
     /// [`CallError`]: it cannot be asked.
     pub async fn speaks_modern(&self) -> Result<bool, CallError> {
         match &self.transport {
-            Transport::Stdio(stdio) => Ok(stdio.link().await?.era() == Era::Modern),
+            Transport::Stdio(stdio) => Ok(stdio.shared_child().await?.era() == Era::Modern),
             Transport::Http(endpoint) => endpoint.speaks_modern().await,
         }
     }
@@ -248,7 +248,7 @@ impl Backend {
     async fn shared_or_opened(&self) -> Result<Arc<UpstreamConnection>, CallError> {
         match &self.transport {
             Transport::Stdio(stdio) => {
-                Ok(Arc::new(UpstreamConnection::child(&self.alias, stdio.link().await?, self.limits, None)))
+                Ok(Arc::new(UpstreamConnection::child(&self.alias, stdio.shared_child().await?, self.limits, None)))
             }
             Transport::Http(endpoint) => {
                 if self.speaks_modern().await? {
@@ -292,7 +292,8 @@ impl Backend {
             Transport::Stdio(stdio) => {
                 let stop = self.stop.child_token();
                 let guard = stop.clone().drop_guard();
-                let (link, answer) = stdio.open(initialize_params, Some(listener), stop, &self.tasks).await?;
+                let (link, answer) =
+                    stdio.start_session_child(initialize_params, Some(listener), stop, &self.tasks).await?;
                 if matches!(answer, Response::Error { .. }) && self.speaks_modern().await.unwrap_or(false) {
                     return Box::pin(self.open_modern()).await;
                 }

@@ -9,7 +9,7 @@ use crate::mcp::protocol::Era;
 use super::CallError;
 use super::http::Remote;
 use super::message::{self, Request, Response};
-use super::stdio::Link;
+use super::stdio::ChildConnection;
 
 /// What a client says when it has heard the answer to `initialize`.
 const INITIALIZED: &str = "notifications/initialized";
@@ -24,13 +24,18 @@ pub struct UpstreamConnection {
 #[derive(Debug)]
 enum Kind {
     /// A child; it is ended when its guard is dropped, where the conversation has a child of its own.
-    Child { link: Arc<Link>, limits: super::Limits, own: Option<DropGuard> },
+    Child { link: Arc<ChildConnection>, limits: super::Timeouts, own: Option<DropGuard> },
     /// An HTTP backend.
     Remote(Arc<Remote>),
 }
 
 impl UpstreamConnection {
-    pub(super) fn child(alias: &str, link: Arc<Link>, limits: super::Limits, own: Option<DropGuard>) -> Self {
+    pub(super) fn child(
+        alias: &str,
+        link: Arc<ChildConnection>,
+        limits: super::Timeouts,
+        own: Option<DropGuard>,
+    ) -> Self {
         Self { alias: alias.to_owned(), kind: Kind::Child { link, limits, own } }
     }
 

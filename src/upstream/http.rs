@@ -34,7 +34,7 @@ use crate::mcp::protocol::{
 
 use super::CallError;
 use super::message::{self, Message, Request, Response, ServerMessageHandler};
-use super::wait::Wait;
+use super::timeouts::{RequestTimer, Timeouts};
 use crate::mcp::lines::LINE_BYTES_MAX;
 
 /// Longest time for a backend to take a notification or a response. *Chosen*.
@@ -195,9 +195,9 @@ impl Remote {
     /// # Errors
     /// [`CallError`].
     pub(super) async fn send(&self, message: String) -> Result<(), CallError> {
-        let wait = Wait::new(SEND_TIMEOUT, SEND_TIMEOUT);
+        let wait = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
         let headers = self.headers(&self.session(), "application/json, text/event-stream");
-        let response = wait.limit(self.post(message, headers)).await??;
+        let response = wait.run(self.post(message, headers)).await??;
         if response.status().is_success() {
             return Ok(());
         }
@@ -287,11 +287,11 @@ impl Remote {
             headers.extend(name.map(|name| (HeaderName::from_static(NAME_HEADER), name)));
         }
         let mut wait = match request.method {
-            message::LISTEN => Wait::unlimited(),
-            _ => Wait::new(self.endpoint.idle_timeout, self.endpoint.call_timeout).since(request.begun),
+            message::LISTEN => RequestTimer::unlimited(),
+            _ => RequestTimer::new(self.endpoint.timeouts).started_at(request.begun),
         };
         let mut open = Open { remote: self, id, done: false };
-        let response = wait.limit(self.post(body, headers)).await?;
+        let response = wait.run(self.post(body, headers)).await?;
         if matches!(response, Err(CallError::Down { .. })) {
             open.done = true;
             // It may be another one when it comes back. A client's session may outlive that.
@@ -334,7 +334,7 @@ impl Remote {
         id: u64,
         response: reqwest::Response,
         request: &Request<'_>,
-        wait: &mut Wait,
+        wait: &mut RequestTimer,
         doubt: &mut Doubt,
     ) -> Result<Response, CallError> {
         let status = response.status();
@@ -373,7 +373,7 @@ impl Remote {
         id: u64,
         mut response: reqwest::Response,
         request: &Request<'_>,
-        wait: &mut Wait,
+        wait: &mut RequestTimer,
     ) -> Result<Response, CallError> {
         let mut place = Place::default();
         let mut resumes = 0;
@@ -398,8 +398,8 @@ impl Remote {
             if place.last_id.is_none() || self.era == Era::Modern || resumes > RESUMES_MAX {
                 return Err(CallError::Died);
             }
-            wait.limit(tokio::time::sleep(place.pause())).await?;
-            response = wait.limit(self.get_stream(&self.session(), &place)).await??;
+            wait.run(tokio::time::sleep(place.pause())).await?;
+            response = wait.run(self.get_stream(&self.session(), &place)).await??;
             if !response.status().is_success() || !is_event_stream(&response) {
                 return Err(CallError::Died);
             }
@@ -411,20 +411,20 @@ impl Remote {
         &self,
         response: &mut reqwest::Response,
         place: &mut Place,
-        wait: &mut Wait,
+        wait: &mut RequestTimer,
         on_message: &mut (dyn FnMut(Message) -> Option<T> + Send),
     ) -> Result<Option<T>, CallError> {
         let mut parser = sse::Parser::default();
         loop {
             // A stream that breaks is one that ended: what matters is whether it can be asked for again.
-            let Ok(Some(piece)) = wait.limit(response.chunk()).await? else { return Ok(None) };
+            let Ok(Some(piece)) = wait.run(response.chunk()).await? else { return Ok(None) };
             let events = parser.feed(&piece).map_err(|_| CallError::TooLong { limit: LINE_BYTES_MAX })?;
             for event in events {
                 place.pass(&event);
                 if event.data.is_empty() {
                     continue;
                 }
-                wait.heard();
+                wait.reset_idle();
                 if let Some(found) = on_message(message::read(&event.data)) {
                     return Ok(Some(found));
                 }

@@ -1,24 +1,24 @@
-//! A stdio backend: a child process that speaks newline-delimited JSON-RPC, started again when it ends.
+//! A stdio backend: a child process that speaks newline-delimited JSON-RPC.
 //!
-//! A legacy session of a client has a child of its own, which is greeted as the client greets. All others share one, with
-//! which the stateless era is spoken where it knows that; else the gateway greets it without capabilities, so that it has
-//! nothing to ask for. Ids are the gateway's own. Results are cut
-//! out of a line as text; no tree is built.
+//! Requests without a session share one child. It speaks the stateless era if it can; otherwise the gateway initializes
+//! it without capabilities, so that it has no reason to send requests. Each legacy session of a client has a child of
+//! its own, which is initialized with that client's parameters. Request ids are the gateway's own. Results are copied
+//! from a line as text; no JSON tree is built.
 //!
-//! A child that ends takes its open calls with it, as errors; they are not made again. It is started anew after a pause
-//! that doubles up to a limit; a session's is started anew when the session is used. An answer that is too long fails its own call only.
-//!
-//! Knows nothing of callers, permits or records.
+//! When a child ends, its pending requests fail and are not repeated. The shared child is started again after a pause
+//! that doubles up to a limit; the child of a session is started again when the session is used. An answer that is too
+//! long fails only its own request.
 
 mod child;
-mod lines;
-mod link;
+mod child_connection;
+mod write_queue;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use child::{End, Hello};
-pub(super) use link::Link;
+use child::{ExitReason, Handshake};
+pub(super) use child_connection::ChildConnection;
+use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,86 +26,88 @@ use tokio_util::task::TaskTracker;
 use crate::config;
 use crate::mcp::protocol::Era;
 
-use super::CallError;
+use super::error::CallError;
 use super::message::{Response, ServerMessageHandler};
-use super::wait::Pauses;
+use super::reconnect::ReconnectBackoff;
 
-/// How long a call waits for a backend that is starting. *Chosen*: a Python server takes 1 to 2 s, npx a few more.
+/// Longest wait of a request for a child that is starting. *Chosen*: a Python server takes 1 to 2 s, npx a few more.
 const START_WAIT: Duration = Duration::from_secs(10);
 
-/// A child that all use who have no session, and how children of sessions are started.
+/// The shared child of a backend, and the configuration from which children of sessions are started.
 #[derive(Debug)]
-pub(super) struct Stdio {
+pub(super) struct StdioBackend {
     alias: String,
     config: config::Backend,
-    /// Written by the supervisor, read by all.
+    /// Written by the supervisor only.
     state: watch::Sender<State>,
-    /// Takes what the shared child sends besides responses.
+    /// Handles messages of the shared child that belong to no request.
     listener: Arc<dyn ServerMessageHandler>,
-    /// Whether the shared child speaks the stateless era, once one has come up.
+    /// Whether the shared child speaks the stateless era. `None`: it has not started yet, or may speak another era now.
     modern: Mutex<Option<bool>>,
 }
 
+/// The state of the shared child.
 #[derive(Clone, Debug)]
 enum State {
     Starting,
-    Up(Arc<Link>),
+    Up(Arc<ChildConnection>),
     Down { reason: String },
 }
 
-impl Stdio {
-    /// Nothing is started yet.
+impl StdioBackend {
+    /// A backend whose shared child is not started yet.
     #[must_use]
     pub(super) fn new(alias: &str, config: &config::Backend, listener: Arc<dyn ServerMessageHandler>) -> Self {
         let state = watch::Sender::new(State::Starting);
         Self { alias: alias.to_owned(), config: config.clone(), state, listener, modern: Mutex::default() }
     }
 
-    /// Whether the shared child speaks the stateless era, as far as is known.
+    /// Returns whether the shared child speaks the stateless era, if that is known.
     pub(super) fn is_modern(&self) -> Option<bool> {
-        *self.modern.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.modern.lock()
     }
 
-    /// Whether the shared child answers now.
+    /// Returns whether the shared child is running and has completed its handshake.
     #[must_use]
     pub(super) fn is_up(&self) -> bool {
         matches!(*self.state.borrow(), State::Up(_))
     }
 
-    /// Runs the shared child, again and again, until `stop`.
+    /// Keeps the shared child running until `stop` is cancelled.
     pub(super) async fn supervise(&self, stop: CancellationToken) {
-        let mut pauses = Pauses::default();
+        let mut backoff = ReconnectBackoff::default();
         let mut survives_probe = true;
         loop {
             self.state.send_replace(State::Starting);
             let mut up_since = None;
-            let on_up = |link: Arc<Link>, _| {
+            let on_up = |connection: Arc<ChildConnection>, _| {
                 up_since = Some(tokio::time::Instant::now());
-                let modern = link.era() == Era::Modern;
+                let modern = connection.era() == Era::Modern;
                 tracing::info!(backend = %self.alias, modern, "backend is up");
-                *self.modern.lock().unwrap_or_else(PoisonError::into_inner) = Some(modern);
-                self.state.send_replace(State::Up(link));
+                *self.modern.lock() = Some(modern);
+                self.state.send_replace(State::Up(connection));
             };
             let probe = survives_probe && self.is_modern() != Some(false);
             let listener = Some(Arc::clone(&self.listener));
-            let end = child::run(&self.alias, &self.config, &Hello::Own { probe }, listener, &stop, on_up).await;
-            if probe && up_since.is_none() && matches!(end, End::Closed | End::Pipe(_)) {
-                // It may be one that ends at a first message that is not `initialize`.
+            let handshake = Handshake::Gateway { probe };
+            let end = child::run(&self.alias, &self.config, &handshake, listener, &stop, on_up).await;
+            if probe && up_since.is_none() && matches!(end, ExitReason::Closed | ExitReason::Pipe(_)) {
+                // Some servers exit if their first message is not `initialize`: try once without the probe.
                 survives_probe = false;
                 continue;
             }
             if !probe && up_since.is_none() {
-                // It may be that this one knows the stateless era only, and ended at the question for another reason.
+                // The server may speak the stateless era only, and have exited during the probe for another reason.
                 survives_probe = true;
-                *self.modern.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                *self.modern.lock() = None;
             }
             let reason = if stop.is_cancelled() { "the gateway is stopping".to_owned() } else { end.to_string() };
             self.state.send_replace(State::Down { reason });
             if stop.is_cancelled() {
                 return;
             }
-            let pause = pauses.next(up_since);
-            tracing::warn!(backend = %self.alias, error = %end, ?pause, "backend is down, starting it again");
+            let pause = backoff.next_pause(up_since);
+            tracing::warn!(backend = %self.alias, error = %end, ?pause, "backend is down; starting it again after a pause");
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -113,13 +115,16 @@ impl Stdio {
         }
     }
 
-    /// The link to the shared child; waits for one that is starting.
-    pub(super) async fn link(&self) -> Result<Arc<Link>, CallError> {
+    /// The connection to the shared child. Waits for a child that is starting.
+    ///
+    /// # Errors
+    /// [`CallError::Down`].
+    pub(super) async fn shared_child(&self) -> Result<Arc<ChildConnection>, CallError> {
         let mut states = self.state.subscribe();
-        let settled = states.wait_for(|state| !matches!(state, State::Starting));
-        match tokio::time::timeout(START_WAIT, settled).await {
+        let started = states.wait_for(|state| !matches!(state, State::Starting));
+        match tokio::time::timeout(START_WAIT, started).await {
             Ok(Ok(state)) => match &*state {
-                State::Up(link) => Ok(Arc::clone(link)),
+                State::Up(connection) => Ok(Arc::clone(connection)),
                 State::Down { reason } => Err(CallError::Down { reason: reason.clone() }),
                 State::Starting => Err(CallError::Down { reason: "still starting".to_owned() }),
             },
@@ -127,40 +132,41 @@ impl Stdio {
         }
     }
 
-    /// Starts a child for one session, which `params` open; it runs on `tasks` until it ends or `stop`.
+    /// Starts the child of one session with the client's `initialize_params`. It runs on `tasks` until it ends or `stop`
+    /// is cancelled.
     ///
     /// # Errors
-    /// [`CallError::Down`]: it did not come up.
-    pub(super) async fn open(
+    /// [`CallError::Down`]: it ended before it answered `initialize`.
+    pub(super) async fn start_session_child(
         &self,
-        params: &str,
+        initialize_params: &str,
         listener: Option<Arc<dyn ServerMessageHandler>>,
         stop: CancellationToken,
         tasks: &TaskTracker,
-    ) -> Result<(Arc<Link>, Response), CallError> {
-        let (up, mut is_up) = oneshot::channel();
+    ) -> Result<(Arc<ChildConnection>, Response), CallError> {
+        let (sender, mut up) = oneshot::channel();
         let (alias, config) = (self.alias.clone(), self.config.clone());
-        let initialize_params = Hello::Client(params.to_owned());
-        let mut life = tasks.spawn(async move {
-            let on_up = |link, answer| {
-                // Nobody waits any more: the guard of the session is gone too, and ends the child.
-                up.send((link, answer)).ok();
+        let handshake = Handshake::Client(initialize_params.to_owned());
+        let mut run = tasks.spawn(async move {
+            let on_up = |connection, answer| {
+                // If the receiver is gone, the session's guard is gone too, and ends the child.
+                sender.send((connection, answer)).ok();
             };
-            let end = child::run(&alias, &config, &initialize_params, listener, &stop, on_up).await;
+            let end = child::run(&alias, &config, &handshake, listener, &stop, on_up).await;
             if !stop.is_cancelled() {
-                tracing::warn!(backend = %alias, error = %end, "the backend of a session is down");
+                tracing::warn!(backend = %alias, error = %end, "the child of a session ended");
             }
             end
         });
         tokio::select! {
             biased;
-            up = &mut is_up => if let Ok(up) = up {
+            up = &mut up => if let Ok(up) = up {
                 Ok(up)
             } else {
-                let reason = life.await.map_or_else(|err| err.to_string(), |end| end.to_string());
+                let reason = run.await.map_or_else(|err| err.to_string(), |end| end.to_string());
                 Err(CallError::Down { reason })
             },
-            end = &mut life => {
+            end = &mut run => {
                 let reason = end.map_or_else(|err| err.to_string(), |end| end.to_string());
                 Err(CallError::Down { reason })
             }

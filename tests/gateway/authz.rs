@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gatepost::config::Config;
-use gatepost::rbac::{Asked, Cause, Decision, Kind, Policy, Target};
+use gatepost::rbac::{Access, Decision, DenialReason, Policy, Target, TargetKind};
 
 const BACKENDS: &str = "[backends.files]\ncommand = [\"x\"]\n[backends.wiki]\ncommand = [\"x\"]\n";
 
@@ -26,20 +26,20 @@ fn i10_every_row_of_the_documentation_is_decided_as_written() {
         let cells: Vec<&str> = row.trim_matches('|').split(" |").map(str::trim).collect();
         let [roles, what, arguments, outcome, by] = cells.as_slice() else { panic!("{row}") };
         let (roles, name, arguments) = (quoted(roles), quoted(what).remove(0), quoted(arguments).pop());
-        let (backend, tool) = name.split_once('/').unwrap();
+        let (backend, name) = name.split_once('/').unwrap();
         let kind = match what.split(' ').next().unwrap() {
-            "tool" => Kind::Tool,
-            "resource" => Kind::Resource,
-            "prompt" => Kind::Prompt,
+            "tool" => TargetKind::Tool,
+            "resource" => TargetKind::Resource,
+            "prompt" => TargetKind::Prompt,
             other => panic!("{other}: {row}"),
         };
-        let asked = if *outcome == "listed" { Asked::Listing } else { Asked::Call(arguments.as_deref()) };
-        let decision = policy.decide(&roles, Target { kind, backend, tool }, asked);
+        let access = if *outcome == "listed" { Access::List } else { Access::Call(arguments.as_deref()) };
+        let decision = policy.decide(&roles, Target { kind, backend, name }, access);
         let got = match &decision {
             Decision::Allowed { role } => ("allowed", (*role).to_owned()),
-            Decision::Denied(Cause::NoRule) => ("denied", "no rule".to_owned()),
-            Decision::Denied(Cause::Rule { role }) => ("denied", format!("rule of {role}")),
-            Decision::Denied(Cause::Condition { .. }) => ("denied", "condition".to_owned()),
+            Decision::Denied(DenialReason::NoRule) => ("denied", "no rule".to_owned()),
+            Decision::Denied(DenialReason::Rule { role }) => ("denied", format!("rule of {role}")),
+            Decision::Denied(DenialReason::Condition { .. }) => ("denied", "condition".to_owned()),
         };
         assert_eq!(got, (outcome.replace("listed", "allowed").as_str(), (*by).to_owned()), "{row}");
     }

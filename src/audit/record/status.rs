@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How a call ended. These are the values of `response_status`; a CHECK constraint refuses any other.
+/// The end of a call, as the word in `response_status`. A CHECK constraint allows only these words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {

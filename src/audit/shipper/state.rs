@@ -1,6 +1,6 @@
 //! The shipper's state.
 
-/// What the shipper is doing, for operators and for readiness.
+/// The activity of the shipper, for operators and for readiness.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ShipperState {

@@ -66,7 +66,7 @@ pub enum CursorUpdate {
 pub struct SinkError {
     /// The operation that failed.
     pub operation: &'static str,
-    /// What the caller should do about the error.
+    /// The reaction that the error requires.
     pub class: ErrorClass,
     /// The five characters of the SQLSTATE, if the server answered.
     pub sqlstate: Option<String>,

@@ -1,7 +1,7 @@
 //! Classification of Postgres errors, by SQLSTATE and never by message text. *Measured*: docs/measurements.md,
 //! "PostgreSQL and sqlx".
 
-/// What the caller should do about an error.
+/// The reaction that an error requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
     /// The cause goes away by itself: retry forever, with growing pauses.

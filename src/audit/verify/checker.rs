@@ -39,7 +39,7 @@ pub struct Checker {
     report: Report,
 }
 
-/// What is known of the current stream so far.
+/// The state of the current stream.
 #[derive(Debug)]
 struct StreamProgress {
     stream: StreamId,

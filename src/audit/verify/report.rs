@@ -76,7 +76,7 @@ pub struct Fault {
     pub what: String,
 }
 
-/// How a stream ends.
+/// The end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
@@ -105,7 +105,7 @@ pub struct StreamReport {
     pub lost: u64,
     /// All `gateway/gap` records.
     pub gaps: u64,
-    /// How the stream ends.
+    /// The end of the stream.
     pub ended: Ending,
 }
 

@@ -12,7 +12,7 @@ use crate::audit::record::Digest;
 use crate::auth::Principal;
 use crate::gateway::message::scope::SEPARATOR;
 use crate::mcp::json;
-use crate::rbac::{Kind, Policy, Target};
+use crate::rbac::{Policy, Target, TargetKind};
 use crate::upstream::{Item, List, read_page};
 
 /// Longest name at `/mcp`, in characters. *Measured*: docs/measurements.md, "MCP", common clients refuse longer ones, and with one of
@@ -24,17 +24,17 @@ pub(crate) const PAGE_ITEMS: usize = 500;
 
 /// What the items of a list are to the policy.
 #[must_use]
-pub fn kind(list: List) -> Kind {
+pub fn kind(list: List) -> TargetKind {
     match list {
-        List::Tools => Kind::Tool,
-        List::Resources | List::Templates => Kind::Resource,
-        List::Prompts => Kind::Prompt,
+        List::Tools => TargetKind::Tool,
+        List::Resources | List::Templates => TargetKind::Resource,
+        List::Prompts => TargetKind::Prompt,
     }
 }
 
 /// Whether `principal` may use this item of `backend`.
 fn is_allowed(policy: &Policy, principal: &Principal, backend: &str, list: List, item: &Item) -> bool {
-    policy.shows(&principal.roles, Target { kind: kind(list), backend, tool: &item.name })
+    policy.shows(&principal.roles, Target { kind: kind(list), backend, name: &item.name })
 }
 
 /// A backend's page without what `principal` may not use; a page that loses nothing stays as it came.

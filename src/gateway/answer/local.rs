@@ -274,7 +274,7 @@ pub(crate) async fn respond(core: &Core, session: Option<&Session>, body: &[u8])
     let id = envelope::response_id(body, core.body_bytes_max);
     let Some((session, id)) = session.zip(id) else { return accepted };
     // A response to nothing is dropped: the backend may have given its request up.
-    let Some((connection, backends, method)) = session.answered(&id) else { return accepted };
+    let Some((connection, backends, method)) = session.take_answered(&id) else { return accepted };
     let response = json::replaced(&String::from_utf8_lossy(body), "id", &backends);
     if let Err(err) = connection.respond(response).await {
         tracing::warn!(backend = connection.alias(), method, error = %err, "the client's response did not reach the backend");

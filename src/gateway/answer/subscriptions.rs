@@ -26,7 +26,7 @@ use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::{Id, Malformed};
 use crate::mcp::json;
 use crate::mcp::protocol::{DENIED, INVALID_REQUEST, META_SUBSCRIPTION, METHOD_NOT_FOUND};
-use crate::rbac::{Kind, LISTS_CHANGED, Target};
+use crate::rbac::{LIST_CHANGED_METHODS, Target, TargetKind};
 use crate::upstream::{self, Backend, CallError, Change, Event, Response, ServerMessageHandler};
 
 /// The member of a filter that names resources.
@@ -92,7 +92,7 @@ impl Filter {
 
     /// The notifications of changed lists that are asked for.
     fn lists(&self) -> impl Iterator<Item = &'static str> {
-        LISTS_CHANGED.into_iter().map(|(_, method)| method).filter(|method| self.wants(method))
+        LIST_CHANGED_METHODS.into_iter().map(|(_, method)| method).filter(|method| self.wants(method))
     }
 }
 
@@ -242,7 +242,7 @@ async fn allowed(
     let params = ctx.message.params.map_or("{}", serde_json::value::RawValue::get);
     let is_known = members(text).iter().all(|filter| HEARD_BY_ALL.contains(&filter.key.as_str()))
         && members(params).iter().all(|member| member.key == "notifications" || member.key == "_meta");
-    let may_all = |backend: &Arc<Backend>| ctx.rules.policy.has_all(&ctx.principal.roles, backend.alias());
+    let may_all = |backend: &Arc<Backend>| ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias());
     if !is_known && !ctx.backends().all(may_all) {
         let message = format!("role {} may hear of nothing but lists here", ctx.principal.roles.join(","));
         let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
@@ -325,12 +325,12 @@ async fn views(ctx: &RequestContext<'_>, filter: &Filter, tell_of: impl Fn(&str)
     let (mut seen, roles) = (Arc::clone(&ctx.rules), &ctx.principal.roles);
     loop {
         let now = ctx.core.rules();
-        for (kind, method) in LISTS_CHANGED {
-            if filter.wants(method) && now.policy.shows_other(&seen.policy, roles, kind) {
+        for (kind, method) in LIST_CHANGED_METHODS {
+            if filter.wants(method) && now.policy.lists_differ(&seen.policy, roles, kind) {
                 tell_of(method);
             }
         }
-        let reads_other = now.policy.shows_other(&seen.policy, roles, Kind::Resource);
+        let reads_other = now.policy.lists_differ(&seen.policy, roles, TargetKind::Resource);
         if reads_other && !filter.resource_subscriptions.is_empty() {
             // Which may still be read is found out when the client asks again.
             return;
@@ -386,7 +386,7 @@ mod tests {
     async fn what_is_told_bears_the_clients_id_and_comes_behind_the_acknowledgment() {
         let (stream, client_stream, _) = client_stream();
         let note = format!(r#"{{"method":"m","params":{{"_meta":{{"{META_SUBSCRIPTION}":7,"x":1}}}}}}"#);
-        assert!(client_stream.tell(&note) && stream.is_untouched());
+        assert!(client_stream.tell(&note) && stream.is_unused());
         client_stream.acknowledge(r#"{"toolsListChanged":true}"#);
         assert!(client_stream.tell_of("n"));
         stream.finish(None);
@@ -415,8 +415,8 @@ mod tests {
             id: id.map(str::to_owned),
             json: r#"{"method":"m"}"#.to_owned(),
         };
-        assert!(!relayed.on_event(event(Some("1"))) && stream.is_untouched());
-        assert!(relayed.on_event(event(None)) && !stream.is_untouched());
+        assert!(!relayed.on_event(event(Some("1"))) && stream.is_unused());
+        assert!(relayed.on_event(event(None)) && !stream.is_unused());
     }
 
     #[test]

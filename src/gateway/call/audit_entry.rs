@@ -107,7 +107,7 @@ impl<'a> AuditEntry<'a> {
     pub(crate) fn new(rules: Arc<Rules>, inbound: &'a InboundRequest, hint: Hint) -> Self {
         let target = hint.name.as_deref().and_then(|name| inbound.scope.target(name));
         let (backend, tool) = match target {
-            Some(target) => (Some(target.backend.to_owned()), Some(target.tool.to_owned())),
+            Some(target) => (Some(target.backend.to_owned()), Some(target.name.to_owned())),
             None => (inbound.scope.backend().map(str::to_owned), hint.name.clone()),
         };
         let is_own = |method: &String| OWN_METHODS.iter().any(|own| method.starts_with(own));

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::audit::{Audit, UnavailableError};
 use crate::auth::Authenticator;
 use crate::gateway::session::Sessions;
-use crate::gateway::session::inflight::InFlight;
+use crate::gateway::session::inflight::InFlightCalls;
 use crate::mcp::protocol::TOOLS_CALL;
 use crate::upstream::Upstreams;
 
@@ -47,7 +47,7 @@ pub(crate) struct Core {
     /// Methods that the gateway does not know and passes on.
     pub(crate) passed: Vec<String>,
     pub(crate) sessions: Sessions,
-    pub(crate) in_flight: InFlight,
+    pub(crate) in_flight: InFlightCalls,
     pub(crate) args_bytes_max: usize,
     pub(crate) body_bytes_max: usize,
     pub(crate) connections_max: usize,

@@ -73,7 +73,7 @@ impl RequestStateSigner {
     fn mac(&self, state: &str, origin: &str, principal: &Principal, target: Target<'_>) -> Hmac<Sha256> {
         let mut mac = self.0.clone();
         let kind = format!("{:?}", target.kind);
-        for field in [&*principal.issuer, &*principal.subject, &*kind, target.backend, target.tool, origin, state] {
+        for field in [&*principal.issuer, &*principal.subject, &*kind, target.backend, target.name, origin, state] {
             mac.update(&(field.len() as u64).to_le_bytes());
             mac.update(field.as_bytes());
         }
@@ -83,7 +83,7 @@ impl RequestStateSigner {
 
 #[cfg(test)]
 mod tests {
-    use crate::rbac::Kind;
+    use crate::rbac::TargetKind;
 
     use super::*;
 
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn a_state_is_good_for_its_caller_and_tool_only() {
         let (request_states, ann) = (RequestStateSigner::new(), principal("ann"));
-        let target = |tool| Target { kind: Kind::Tool, backend: "b", tool };
+        let target = |name| Target { kind: TargetKind::Tool, backend: "b", name };
         let bound = request_states.bind("a.b\u{e9}", "id", &ann, target("t"));
         assert_eq!(request_states.open(&bound, &ann, target("t")), Ok(("a.b\u{e9}", "id")));
         assert_eq!(request_states.open(&bound, &principal("bob"), target("t")), Err(ForeignStateError));

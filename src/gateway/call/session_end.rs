@@ -44,7 +44,7 @@ pub(crate) async fn sweep(core: Weak<Core>, stopping: CancellationToken) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
         let Some(core) = core.upgrade() else { return };
-        end(&core, core.sessions.expired()).await;
+        end(&core, core.sessions.remove_expired()).await;
     }
 }
 

@@ -13,7 +13,7 @@ use crate::gateway::message::headers;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::{HeadError, InboundRequest};
 use crate::gateway::session::Session;
-use crate::gateway::session::stream::{Listening, Stream};
+use crate::gateway::session::stream::{ResponseStream, Stream};
 use crate::mcp::envelope::Hint;
 use crate::mcp::protocol::{INVALID_REQUEST, MODERN_VERSION, SESSION_HEADER, VERSION_HEADER};
 use crate::upstream::Answer;
@@ -22,7 +22,7 @@ use crate::upstream::Answer;
 ///
 /// # Errors
 /// The refusal, recorded.
-pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<Listening, Reply> {
+pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<ResponseStream, Reply> {
     let mut entry = AuditEntry::new(core.rules(), &inbound, Hint::default());
     "session/listen".clone_into(&mut entry.method);
     let found = listening(&core, &inbound, &mut entry).await;
@@ -30,11 +30,11 @@ pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<L
         Ok(found) => found,
         Err(refusal) => return Err(entry.refuse(&core, refusal).await.with_request_id(inbound.request_id)),
     };
-    let reading = match after {
+    let reader = match after {
         Some(after) => Some(stream.take_over(after)),
         None => stream.read_from(0),
     };
-    let Some(reading) = reading else {
+    let Some(reader) = reader else {
         let message = "this stream is read already: come back for it by Last-Event-ID";
         let refusal = Refusal::malformed(StatusCode::CONFLICT, INVALID_REQUEST, message);
         return Err(entry.refuse(&core, refusal).await.with_request_id(inbound.request_id));
@@ -44,7 +44,7 @@ pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<L
             connection.listen();
         }
     }
-    Ok(Listening { reading, number: Some(stream.number) })
+    Ok(ResponseStream { reader, number: Some(stream.number) })
 }
 
 /// Refuses what no path or no verb of the gateway's is for.
@@ -81,7 +81,8 @@ async fn listening(
     match headers::single(&inbound.headers, "last-event-id") {
         None => Ok((Arc::clone(&session), session.general(), None)),
         Some(last) => {
-            let found = session.stream_of(last).ok_or_else(|| bad("Last-Event-ID names no stream of this session"))?;
+            let found =
+                session.stream_of_event(last).ok_or_else(|| bad("Last-Event-ID names no stream of this session"))?;
             Ok((session, found.0, Some(found.1)))
         }
     }

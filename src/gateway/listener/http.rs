@@ -35,7 +35,7 @@ use crate::gateway::message::headers;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::{HeadError, InboundRequest};
 use crate::gateway::message::scope::Scope;
-use crate::gateway::session::stream::{Listening, Next};
+use crate::gateway::session::stream::{Next, ResponseStream};
 
 /// Longest time for a body to arrive. *Chosen*: the default limit of 4 MiB at 140 KB/s.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -280,7 +280,7 @@ async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request
     let mut opened = None;
     let begun = async {
         if let Ok(stream) = (&mut offered).await {
-            opened.insert(stream).stream.touched().await;
+            opened.insert(stream).stream.used().await;
         } else {
             std::future::pending::<()>().await;
         }
@@ -290,15 +290,15 @@ async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request
         () = begun => None,
         reply = &mut handled => Some(reply),
     };
-    let used = |opened: &Opened| !opened.stream.is_untouched();
+    let used = |opened: &Opened| !opened.stream.is_unused();
     if let Some(opened) = opened.filter(used)
-        && let Some(reading) = opened.stream.read_from(0)
+        && let Some(reader) = opened.stream.read_from(0)
     {
         if reply.is_none() {
             tasks.spawn(handled);
         }
         let number = opened.is_kept.then_some(opened.stream.number);
-        return stream(Listening { reading, number }, Some(hang_up), stopping, request_id);
+        return stream(ResponseStream { reader, number }, Some(hang_up), stopping, request_id);
     }
     let reply = match reply {
         Some(reply) => reply,
@@ -325,18 +325,18 @@ async fn close(core: Arc<Core>, client: Client, scope: Scope, request: Request<B
 
 /// An event stream. `hang_up` is dropped with it.
 fn stream(
-    listening: Listening,
+    listening: ResponseStream,
     hang_up: Option<DropGuard>,
     stopping: CancellationToken,
     request_id: RequestId,
 ) -> Response {
-    let Listening { reading, number } = listening;
+    let ResponseStream { reader, number } = listening;
     let is_general = number == Some(0);
-    let state = (reading, hang_up, stopping);
+    let state = (reader, hang_up, stopping);
     let events = futures_util::stream::unfold(Some(state), move |state| async move {
-        let (mut reading, hang_up, stopping) = state?;
+        let (mut reader, hang_up, stopping) = state?;
         let next = async {
-            match tokio::time::timeout(HEARTBEAT, reading.next()).await {
+            match tokio::time::timeout(HEARTBEAT, reader.next()).await {
                 Err(_) => Some(": alive\n\n".to_owned()),
                 Ok(Next::Done) => None,
                 Ok(Next::Message(at, json)) => Some(match number {
@@ -350,7 +350,7 @@ fn stream(
             // A stream of a request ends with its response, also while the gateway stops.
             () = stopping.cancelled(), if is_general => return None,
         };
-        Some((Ok::<_, Infallible>(Bytes::from(event)), Some((reading, hang_up, stopping))))
+        Some((Ok::<_, Infallible>(Bytes::from(event)), Some((reader, hang_up, stopping))))
     });
     let mut response = Body::from_stream(events).into_response();
     let headers = response.headers_mut();

@@ -204,10 +204,10 @@ impl Serving {
             let stream = opened.insert(stream);
             tokio::select! {
                 biased;
-                () = stream.stream.touched() => was_used = true,
+                () = stream.stream.used() => was_used = true,
                 reply = &mut handled => {
                     // Both may be there; what the stream has ends with the reply.
-                    was_used = !stream.stream.is_untouched();
+                    was_used = !stream.stream.is_unused();
                     if !was_used {
                         self.reply(reply.ok()).await;
                     }

@@ -1,13 +1,15 @@
 //! What a request's headers must say: where they are believed, and where they must agree with the body.
 
 use axum::http::{HeaderMap, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::gateway::message::scope::Scope;
 use crate::mcp::envelope::Message;
 use crate::mcp::json;
 use crate::mcp::protocol::{
     Era, HEADER_MISMATCH, INVALID_PARAMS, LEGACY_VERSIONS, META_CAPABILITIES, META_VERSION, METHOD_HEADER,
-    MODERN_VERSION, NAME_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER, base64,
+    MODERN_VERSION, NAME_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER,
 };
 
 /// A rule of the headers that a request broke.
@@ -105,7 +107,7 @@ pub(crate) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
 /// Whether a header's value stands for `text`: as it is, or in the Base64 form of the protocol, which is canonical.
 fn says(header: &str, text: &str) -> bool {
     match header.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
-        Some(payload) => payload == base64(text.as_bytes()),
+        Some(payload) => payload == STANDARD.encode(text),
         None => header == text,
     }
 }

@@ -7,7 +7,7 @@ use crate::gateway::message::scope::Scope;
 use crate::mcp::envelope::{self, Malformed, Message, NAME_BYTES_MAX};
 use crate::mcp::json;
 use crate::mcp::protocol::{Era, TOOLS_CALL};
-use crate::rbac::{Kind, Target};
+use crate::rbac::{Target, TargetKind};
 use crate::upstream::{Backend, List};
 
 /// Longest URI, in bytes. *Chosen*: as common HTTP servers.
@@ -44,7 +44,7 @@ pub(crate) enum Plan {
 /// What one request is about.
 #[derive(Debug)]
 pub(crate) struct Subject {
-    pub(crate) kind: Kind,
+    pub(crate) kind: TargetKind,
     /// Its name or URI as the client wrote it.
     pub(crate) name: String,
     /// The member of the parameters that names it, by its path.
@@ -85,7 +85,7 @@ pub(crate) fn subject(message: &Message<'_>) -> Result<Subject, Malformed> {
     if message.method == TOOLS_CALL {
         let call = envelope::tool_call(params)?;
         let arguments = call.arguments.map(str::to_owned);
-        return Ok(Subject { kind: Kind::Tool, name: call.name, at: &["name"], arguments, state });
+        return Ok(Subject { kind: TargetKind::Tool, name: call.name, at: &["name"], arguments, state });
     }
     let arguments = without_meta(params);
     let name = |value: Option<&RawValue>, max: usize| {
@@ -95,21 +95,21 @@ pub(crate) fn subject(message: &Message<'_>) -> Result<Subject, Malformed> {
     match message.method.as_str() {
         "prompts/get" => {
             let [value] = envelope::known(&members, ["name"])?;
-            Ok(subject(Kind::Prompt, name(value, NAME_BYTES_MAX)?, &["name"]))
+            Ok(subject(TargetKind::Prompt, name(value, NAME_BYTES_MAX)?, &["name"]))
         }
         "completion/complete" => {
             let [reference] = envelope::known(&members, ["ref"])?;
             let reference = reference.and_then(|reference| json::members(reference.get())).unwrap_or_default();
             let [kind, title, uri] = envelope::known(&reference, ["type", "name", "uri"])?;
             match kind.and_then(json::raw_string).as_deref() {
-                Some("ref/prompt") => Ok(subject(Kind::Prompt, name(title, NAME_BYTES_MAX)?, &["ref", "name"])),
-                Some("ref/resource") => Ok(subject(Kind::Resource, name(uri, URI_BYTES_MAX)?, &["ref", "uri"])),
+                Some("ref/prompt") => Ok(subject(TargetKind::Prompt, name(title, NAME_BYTES_MAX)?, &["ref", "name"])),
+                Some("ref/resource") => Ok(subject(TargetKind::Resource, name(uri, URI_BYTES_MAX)?, &["ref", "uri"])),
                 _ => Err(Malformed::Subject),
             }
         }
         _ => {
             let [uri] = envelope::known(&members, ["uri"])?;
-            Ok(subject(Kind::Resource, name(uri, URI_BYTES_MAX)?, &["uri"]))
+            Ok(subject(TargetKind::Resource, name(uri, URI_BYTES_MAX)?, &["uri"]))
         }
     }
 }
@@ -119,8 +119,8 @@ impl Subject {
     /// that it had bound.
     pub(crate) fn params(&self, message: &Message<'_>, target: Target<'_>, state: Option<&str>) -> String {
         let mut params = message.params.map_or("{}", RawValue::get).to_owned();
-        if target.tool != self.name {
-            params = renamed(&params, self.at, &json::quoted(target.tool));
+        if target.name != self.name {
+            params = renamed(&params, self.at, &json::quoted(target.name));
         }
         if let Some(state) = state {
             params = json::replaced(&params, "requestState", &json::quoted(state));
@@ -131,9 +131,9 @@ impl Subject {
     /// What the record and the caller call it.
     pub(crate) fn what(&self) -> &'static str {
         match self.kind {
-            Kind::Tool => "tool",
-            Kind::Resource => "resource",
-            Kind::Prompt => "prompt",
+            TargetKind::Tool => "tool",
+            TargetKind::Resource => "resource",
+            TargetKind::Prompt => "prompt",
         }
     }
 }
@@ -218,7 +218,7 @@ mod tests {
         let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
         let message = envelope::parse(body.as_bytes(), 4096).unwrap();
         let subject = subject(&message)?;
-        let target = Target { kind: subject.kind, backend: "b", tool: "new" };
+        let target = Target { kind: subject.kind, backend: "b", name: "new" };
         let params = subject.params(&message, target, Some("s"));
         Ok((subject, params))
     }
@@ -230,14 +230,14 @@ mod tests {
             r#"{ "x": 1.0, "name":"b__old", "arguments":{ "a" : 1 },"requestState":"t","_meta":{"y":[ ]}}"#,
         )
         .unwrap();
-        assert_eq!((call.kind, call.name.as_str(), call.state.as_deref()), (Kind::Tool, "b__old", Some("t")));
+        assert_eq!((call.kind, call.name.as_str(), call.state.as_deref()), (TargetKind::Tool, "b__old", Some("t")));
         assert_eq!(
             params,
             r#"{ "x": 1.0, "name":"new", "arguments":{ "a" : 1 },"requestState":"s","_meta":{"y":[ ]}}"#
         );
         let (complete, params) =
             read("completion/complete", r#"{"ref":{"type":"ref/prompt","name":"b__p"},"argument":{"n":1}}"#).unwrap();
-        assert_eq!((complete.kind, complete.what()), (Kind::Prompt, "prompt"));
+        assert_eq!((complete.kind, complete.what()), (TargetKind::Prompt, "prompt"));
         assert_eq!(params, r#"{"ref":{"type":"ref/prompt","name":"new"},"argument":{"n":1}}"#);
     }
 

@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn names_at_the_common_place_always_bear_the_alias() {
-        let target = |name| Scope::All.target(name).map(|target| (target.backend.to_owned(), target.tool.to_owned()));
+        let target = |name| Scope::All.target(name).map(|target| (target.backend.to_owned(), target.name.to_owned()));
         assert_eq!(target("time__get__x"), Some(("time".to_owned(), "get__x".to_owned())));
         for name in ["time", "__x", "time__", "time_x"] {
             assert_eq!(target(name), None, "{name}");

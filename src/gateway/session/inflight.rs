@@ -1,51 +1,50 @@
-//! The open calls of legacy sessions, so that `notifications/cancelled` finds the one it means.
+//! The open calls of legacy sessions, so that `notifications/cancelled` can cancel one.
 //!
-//! A call is known by its session and its JSON-RPC id. Sessions are bound to a principal, so that nobody reaches
-//! another's calls; a client without a session cannot cancel.
+//! A call is identified by its session and its JSON-RPC id. Sessions are bound to a principal, so that no caller can
+//! cancel another's calls; a client without a session cannot cancel at all.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::mcp::envelope::Id;
 
 type Key = (String, Id);
 
-/// The open calls.
+/// The open calls, each with its cancellation token.
 #[derive(Debug, Default)]
-pub(crate) struct InFlight(Mutex<HashMap<Key, CancellationToken>>);
+pub(crate) struct InFlightCalls(Mutex<HashMap<Key, CancellationToken>>);
 
-/// A call's place; dropping it takes the call out.
+/// Keeps a call registered; dropping it removes the call.
 #[derive(Debug)]
-pub(crate) struct Place<'a> {
-    calls: &'a InFlight,
+pub(crate) struct InFlightGuard<'a> {
+    calls: &'a InFlightCalls,
     key: Key,
 }
 
-impl InFlight {
-    /// Enters a call. An id that is open already in its session is not entered again: the first one keeps it.
-    pub(crate) fn enter(&self, session: &str, id: &Id, cancel: CancellationToken) -> Option<Place<'_>> {
+impl InFlightCalls {
+    /// Registers a call. `None`: the session already has an open call with this id, which stays registered.
+    pub(crate) fn register(&self, session: &str, id: &Id, cancel: CancellationToken) -> Option<InFlightGuard<'_>> {
         let key = (session.to_owned(), id.clone());
-        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut calls = self.0.lock();
         if calls.contains_key(&key) {
             return None;
         }
         calls.insert(key.clone(), cancel);
-        Some(Place { calls: self, key })
+        Some(InFlightGuard { calls: self, key })
     }
 
     /// Cancels a call, if it is open.
     pub(crate) fn cancel(&self, session: &str, id: &Id) {
-        let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cancel) = calls.get(&(session.to_owned(), id.clone())) {
+        if let Some(cancel) = self.0.lock().get(&(session.to_owned(), id.clone())) {
             cancel.cancel();
         }
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
-        self.calls.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.calls.0.lock().remove(&self.key);
     }
 }

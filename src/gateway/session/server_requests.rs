@@ -1,114 +1,112 @@
-//! What backends request the client of a session: whose each request is, under a number of the session's own.
+//! Requests from backends to a session's client, each under a number of the session.
 //!
-//! Backends choose ids and progress tokens without knowing of each other, and the client sees one server: the number
-//! stands for both, and what either side says of a request later finds the other side by it. Of a backend it is known here
-//! only which one it is and whether it is gone.
+//! Backends choose ids and progress tokens independently, and the client sees a single server. The number replaces both
+//! the id and the progress token, and maps a later response, progress or cancellation back to the backend's request.
 //!
-//! A request waits until it is answered, cancelled or its backend is gone. Their number is bounded (I6): where there is no
-//! room the oldest one goes, whose answer has nowhere to go then.
+//! A request is pending until it is answered, is cancelled or its backend is gone. The number of pending requests is
+//! bounded (I6): the oldest one is dropped to make room, and a response to it is then discarded.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use crate::mcp::json;
+use crate::mcp::json::Object;
 use crate::upstream::Event;
 
-/// Most requests of backends that wait for the client's response, a session. *Chosen*: a client answers them one by one;
-/// each takes a few bytes here.
-const ASKED_MAX: usize = 256;
+/// Most pending requests of one session. *Chosen*: a client answers them one by one, and each takes few bytes here.
+const PENDING_MAX: usize = 256;
 
-/// Requests of backends `P` that wait for the client.
+/// The pending requests of a session. `P` is the connection to a backend.
 #[derive(Debug)]
 pub(crate) struct PendingServerRequests<P> {
     next: u64,
-    waiting: BTreeMap<u64, Request<P>>,
+    pending: BTreeMap<u64, ServerRequest<P>>,
 }
 
-/// One of them.
+/// A backend's request to the client.
 #[derive(Debug)]
-pub(crate) struct Request<P> {
-    /// Who asks.
+pub(crate) struct ServerRequest<P> {
+    /// The connection that the request came on.
     pub(crate) connection: Weak<P>,
-    /// The id that the backend gave it, as JSON text.
+    /// The backend's id of the request, as JSON text.
     pub(crate) id: String,
-    /// Its method.
+    /// The request's method.
     pub(crate) method: String,
-    /// The progress token that the backend gave it, as JSON text.
+    /// The backend's progress token, as JSON text.
     token: Option<String>,
 }
 
 impl<P> Default for PendingServerRequests<P> {
     fn default() -> Self {
-        Self { next: 0, waiting: BTreeMap::new() }
+        Self { next: 0, pending: BTreeMap::new() }
     }
 }
 
 impl<P> PendingServerRequests<P> {
-    /// Takes in the request `event`, whose id is `id`, of `connection`'s; gives its number and the message for the client.
-    pub(crate) fn ctx(&mut self, connection: &Weak<P>, id: String, event: &Event) -> (u64, String) {
-        self.waiting.retain(|_, request| request.connection.strong_count() > 0);
-        while self.waiting.len() >= ASKED_MAX {
-            // I6: what waits for the client is bounded.
-            if let Some((_, request)) = self.waiting.pop_first() {
+    /// Adds the request `event`, which came on `connection` with the id `id`. Returns its number and the message for the
+    /// client.
+    pub(crate) fn insert(&mut self, connection: &Weak<P>, id: String, event: &Event) -> (u64, String) {
+        self.pending.retain(|_, request| request.connection.strong_count() > 0);
+        while self.pending.len() >= PENDING_MAX {
+            // I6: the number of pending requests is bounded.
+            if let Some((_, request)) = self.pending.pop_first() {
                 tracing::warn!(
                     method = request.method,
-                    "the client never answered: forgotten, more than {ASKED_MAX} wait"
+                    limit = PENDING_MAX,
+                    "too many unanswered server requests; dropping the oldest"
                 );
             }
         }
         self.next += 1;
-        let number = self.next.to_string();
-        let params = member(&event.json, "params");
-        let meta = params.as_deref().and_then(|params| member(params, "_meta"));
-        let token = meta.as_deref().and_then(|meta| member(meta, "progressToken"));
-        let json = match (params, meta, &token) {
-            (Some(params), Some(meta), Some(_)) => {
-                let meta = json::replaced(&meta, "progressToken", &number);
-                json::replaced(&event.json, "params", &json::replaced(&params, "_meta", &meta))
-            }
-            _ => event.json.clone(),
-        };
-        let json = json::with_members(&json, &[("id", &number)]);
-        let request = Request { connection: Weak::clone(connection), id, method: event.method.clone(), token };
-        self.waiting.insert(self.next, request);
+        let (json, token) = renumbered(&event.json, &self.next.to_string());
+        let request = ServerRequest { connection: Weak::clone(connection), id, method: event.method.clone(), token };
+        self.pending.insert(self.next, request);
         (self.next, json)
     }
 
-    /// Takes out a request that was answered, or that nobody took.
-    pub(crate) fn take(&mut self, number: u64) -> Option<Request<P>> {
-        self.waiting.remove(&number)
+    /// Removes a request that was answered, or that the client could not be sent.
+    pub(crate) fn remove(&mut self, number: u64) -> Option<ServerRequest<P>> {
+        self.pending.remove(&number)
     }
 
-    /// `connection` gives up a request of its own, by the notification `json`; gives that as the client has to get it. `None`:
-    /// the client knows of no such request.
+    /// Removes the request that `connection` cancels by the notification `json`, and returns the notification for the
+    /// client. `None`: no such request is pending.
     pub(crate) fn cancel(&mut self, connection: &Weak<P>, json: &str) -> Option<String> {
-        let params = member(json, "params")?;
-        let id = member(&params, "requestId")?;
-        let is_it = |request: &Request<P>| request.connection.ptr_eq(connection) && request.id == id;
-        let number = self.waiting.iter().find(|(_, request)| is_it(request)).map(|(number, _)| *number)?;
-        self.waiting.remove(&number);
-        let params = json::replaced(&params, "requestId", &number.to_string());
-        Some(json::replaced(json, "params", &params))
+        let message = Object::parse_path(json, &["params"])?;
+        let params = message.object("params")?;
+        let id = params.get("requestId")?;
+        let matches = |request: &ServerRequest<P>| request.connection.ptr_eq(connection) && request.id == id;
+        let number = self.pending.iter().find(|(_, request)| matches(request)).map(|(number, _)| *number)?;
+        self.pending.remove(&number);
+        Some(message.replaced("params", &params.replaced("requestId", &number.to_string())))
     }
 
-    /// Whom the client's progress with `params` is for, and the parameters as that one has to get them.
+    /// The connection that the client's progress with `params` is for, and the parameters with the backend's token.
     pub(crate) fn progress(&self, params: &str) -> Option<(Arc<P>, String)> {
-        let number = member(params, "progressToken")?.parse().ok()?;
-        let request = self.waiting.get(&number)?;
-        let params = json::replaced(params, "progressToken", request.token.as_deref()?);
-        Some((request.connection.upgrade()?, params))
+        let params = Object::parse(params)?;
+        let request = self.pending.get(&params.get("progressToken")?.parse().ok()?)?;
+        Some((request.connection.upgrade()?, params.replaced("progressToken", request.token.as_deref()?)))
     }
 
-    /// Forgets all of them.
+    /// Removes all requests.
     pub(crate) fn clear(&mut self) {
-        self.waiting.clear();
+        self.pending.clear();
     }
 }
 
-/// The member `key` of the object `json`, as JSON text.
-fn member(json: &str, key: &str) -> Option<String> {
-    let members = json::members(json)?;
-    members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
+/// The request `json` with `number` as its id and, if it has a progress token, as its token; and that token.
+fn renumbered(json: &str, number: &str) -> (String, Option<String>) {
+    let Some(message) = Object::parse_path(json, &["params", "_meta"]) else { return (json.to_owned(), None) };
+    let params = message.object("params");
+    let meta = params.as_ref().and_then(|params| params.object("_meta"));
+    let token = meta.as_ref().and_then(|meta| meta.get("progressToken")).map(str::to_owned);
+    let json = match (&params, &meta, &token) {
+        (Some(params), Some(meta), Some(_)) => {
+            let params = params.replaced("_meta", &meta.replaced("progressToken", number));
+            message.with(&[("id", number), ("params", &params)])
+        }
+        _ => message.with(&[("id", number)]),
+    };
+    (json, token)
 }
 
 #[cfg(test)]
@@ -122,61 +120,64 @@ mod tests {
         Event { method: "elicitation/create".to_owned(), id: Some(id.to_owned()), json }
     }
 
-    fn ctx(asked: &mut PendingServerRequests<u8>, connection: &Arc<u8>, id: &str) -> u64 {
-        asked.ctx(&Arc::downgrade(connection), id.to_owned(), &elicitation(id)).0
+    fn insert(pending: &mut PendingServerRequests<u8>, connection: &Arc<u8>, id: &str) -> u64 {
+        pending.insert(&Arc::downgrade(connection), id.to_owned(), &elicitation(id)).0
     }
 
     #[test]
-    fn a_backend_cancels_its_own_request_and_not_another_ones_of_the_same_id() {
-        let (mut asked, a, b) = (PendingServerRequests::default(), Arc::new(0), Arc::new(1));
-        assert_eq!([ctx(&mut asked, &b, "7"), ctx(&mut asked, &a, "9"), ctx(&mut asked, &b, "2")], [1, 2, 3]);
+    fn a_backend_cancels_its_own_request_and_not_another_backends_with_the_same_id() {
+        let (mut pending, a, b) = (PendingServerRequests::default(), Arc::new(0), Arc::new(1));
+        assert_eq!(
+            [insert(&mut pending, &b, "7"), insert(&mut pending, &a, "9"), insert(&mut pending, &b, "2")],
+            [1, 2, 3]
+        );
         let cancel = |id: &str| {
             format!(
                 r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id},"reason":"r"}}}}"#
             )
         };
-        assert_eq!(asked.cancel(&Arc::downgrade(&b), &cancel("2")), Some(cancel("3")));
-        // It is gone, and what the client says of it goes nowhere; the other backend's 2 is still there.
-        assert_eq!(asked.cancel(&Arc::downgrade(&b), &cancel("2")), None);
-        assert_eq!(asked.cancel(&Arc::downgrade(&a), &cancel("2")), None);
-        assert!(asked.take(3).is_none());
-        let other = asked.take(2).unwrap();
+        assert_eq!(pending.cancel(&Arc::downgrade(&b), &cancel("2")), Some(cancel("3")));
+        // The request is removed, and the other backend's request with id 2 is still pending.
+        assert_eq!(pending.cancel(&Arc::downgrade(&b), &cancel("2")), None);
+        assert_eq!(pending.cancel(&Arc::downgrade(&a), &cancel("2")), None);
+        assert!(pending.remove(3).is_none());
+        let other = pending.remove(2).unwrap();
         assert_eq!((other.id.as_str(), other.connection.ptr_eq(&Arc::downgrade(&a))), ("9", true));
-        assert_eq!(asked.cancel(&Arc::downgrade(&b), r#"{"method":"notifications/cancelled"}"#), None);
+        assert_eq!(pending.cancel(&Arc::downgrade(&b), r#"{"method":"notifications/cancelled"}"#), None);
     }
 
     #[test]
-    fn a_clients_progress_goes_to_the_backend_that_asked_under_its_own_token() {
-        let (mut asked, a, b) = (PendingServerRequests::default(), Arc::new(0), Arc::new(1));
-        ctx(&mut asked, &a, "\"t\"");
-        let (number, json) = asked.ctx(&Arc::downgrade(&b), "\"t\"".to_owned(), &elicitation("\"t\""));
+    fn a_clients_progress_goes_to_the_requesting_backend_with_its_own_token() {
+        let (mut pending, a, b) = (PendingServerRequests::default(), Arc::new(0), Arc::new(1));
+        insert(&mut pending, &a, "\"t\"");
+        let (number, json) = pending.insert(&Arc::downgrade(&b), "\"t\"".to_owned(), &elicitation("\"t\""));
         assert_eq!(number, 2);
         assert!(json.contains(r#""id":2"#) && json.contains(r#""progressToken":2"#), "{json}");
-        let (connection, params) = asked.progress(r#"{"progressToken":2,"progress":1.50}"#).unwrap();
+        let (connection, params) = pending.progress(r#"{"progressToken":2,"progress":1.50}"#).unwrap();
         assert_eq!((*connection, params.as_str()), (1, r#"{"progressToken":"t","progress":1.50}"#));
         for unknown in [r#"{"progressToken":3}"#, r#"{"progressToken":"t"}"#, "{}", "[]"] {
-            assert!(asked.progress(unknown).is_none(), "{unknown}");
+            assert!(pending.progress(unknown).is_none(), "{unknown}");
         }
         let bare = Event { json: r#"{"id":5,"method":"roots/list"}"#.to_owned(), ..elicitation("5") };
-        assert_eq!(asked.ctx(&Arc::downgrade(&a), "5".to_owned(), &bare).1, r#"{"id":3,"method":"roots/list"}"#);
-        assert!(asked.progress(r#"{"progressToken":3}"#).is_none(), "it has asked for none");
+        assert_eq!(pending.insert(&Arc::downgrade(&a), "5".to_owned(), &bare).1, r#"{"id":3,"method":"roots/list"}"#);
+        assert!(pending.progress(r#"{"progressToken":3}"#).is_none(), "the request has no progress token");
     }
 
     #[test]
-    fn i6_requests_that_are_never_answered_are_bounded_and_the_oldest_makes_room() {
-        let (mut asked, kept, gone) = (PendingServerRequests::default(), Arc::new(0), Arc::new(1));
-        ctx(&mut asked, &kept, "0");
-        for _ in 1..ASKED_MAX {
-            ctx(&mut asked, &gone, "0");
+    fn i6_unanswered_requests_are_bounded_and_the_oldest_is_dropped() {
+        let (mut pending, kept, gone) = (PendingServerRequests::default(), Arc::new(0), Arc::new(1));
+        insert(&mut pending, &kept, "0");
+        for _ in 1..PENDING_MAX {
+            insert(&mut pending, &gone, "0");
         }
         drop(gone);
-        ctx(&mut asked, &kept, "1");
-        assert_eq!(asked.waiting.len(), 2, "what a backend asked goes with it");
-        for _ in 0..ASKED_MAX - 1 {
-            ctx(&mut asked, &kept, "2");
+        insert(&mut pending, &kept, "1");
+        assert_eq!(pending.pending.len(), 2, "requests of a closed connection are dropped");
+        for _ in 0..PENDING_MAX - 1 {
+            insert(&mut pending, &kept, "2");
         }
-        assert_eq!(asked.waiting.len(), ASKED_MAX);
-        assert!(asked.take(1).is_none(), "the oldest");
-        assert_eq!(asked.take(257).unwrap().id, "1");
+        assert_eq!(pending.pending.len(), PENDING_MAX);
+        assert!(pending.remove(1).is_none(), "the oldest");
+        assert_eq!(pending.remove(257).unwrap().id, "1");
     }
 }

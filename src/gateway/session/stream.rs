@@ -1,26 +1,27 @@
-//! What is sent to a client piece by piece: the messages of one stream, kept so that they can be asked for again.
+//! One stream of messages to a client, kept within bounds so that the client can resume it.
 //!
-//! A stream is written by whoever handles a request, or by a backend's listener, and read by one HTTP response at a time.
-//! Messages that were read stay, within bounds, for a legacy client that comes back with `Last-Event-ID`. Writing never
-//! waits: a client that does not read loses messages of its own stream only, and its last one, the response, never.
+//! The handler of a request, or a backend's listener, writes a stream; one HTTP response at a time reads it. Messages that
+//! were read are kept for a legacy client that reconnects with `Last-Event-ID`. A write never waits: a client that does not
+//! read loses messages of its own stream, but never the last one, which is the response.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::mcp::json;
 
-/// Most messages of a stream that are kept. *Chosen*: progress every 100 ms for a minute and a half.
+/// Most messages that a stream keeps. *Chosen*: progress every 100 ms for a minute and a half.
 const MESSAGES_MAX: usize = 1024;
 
-/// Most bytes of a stream's messages that are kept, besides the last one. *Chosen*: the default limit of a request.
+/// Most bytes of messages that a stream keeps, without the last message. *Chosen*: the default limit of a request.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// One stream of messages.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    /// Its number in the session.
+    /// The stream's number in its session.
     pub(crate) number: u64,
     log: Mutex<Log>,
     changed: Notify,
@@ -30,41 +31,42 @@ pub(crate) struct Stream {
 struct Log {
     messages: VecDeque<Arc<str>>,
     bytes: usize,
-    /// The number of the first message that is kept; the first one of a stream is 1.
+    /// The number of the first message that is kept. Numbers begin at 1.
     first: u64,
-    /// The last one that was read.
+    /// The number of the last message that was read.
     read: u64,
-    /// The response that reads it, by its number, and how many did so far.
+    /// The number of the current reader.
     reader: Option<u64>,
+    /// The number of readers so far.
     readers: u64,
-    /// The response is to be a stream, whatever comes.
+    /// The response is a stream, even if no message but the last one follows.
     is_open: bool,
-    /// Nothing follows.
+    /// No message follows.
     is_done: bool,
 }
 
-/// What comes next on a stream.
+/// The next item of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// A message and its number.
     Message(u64, Arc<str>),
-    /// Nothing any more.
+    /// The end of the stream for this reader.
     Done,
 }
 
-/// The right to read a stream; given back when dropped.
+/// The exclusive right to read a stream, until dropped or taken over.
 #[derive(Debug)]
-pub(crate) struct Reading {
+pub(crate) struct StreamReader {
     stream: Arc<Stream>,
     number: u64,
     at: u64,
 }
 
-/// A stream that a GET reads.
+/// A stream that an HTTP response reads.
 #[derive(Debug)]
-pub(crate) struct Listening {
-    pub(crate) reading: Reading,
-    /// The stream's number, where a client can come back for its messages.
+pub(crate) struct ResponseStream {
+    pub(crate) reader: StreamReader,
+    /// The stream's number, if the client can resume the stream.
     pub(crate) number: Option<u64>,
 }
 
@@ -74,9 +76,9 @@ impl Stream {
         Arc::new(Self { number, log, changed: Notify::new() })
     }
 
-    /// Adds a message. `false`: there is no room for it, since nobody reads.
+    /// Adds a message. `false`: the stream has ended, or is full of messages that were not read.
     pub(crate) fn push(&self, json: &str) -> bool {
-        let mut log = self.lock();
+        let mut log = self.log.lock();
         if log.is_done || !log.make_room(json.len()) {
             return false;
         }
@@ -86,9 +88,9 @@ impl Stream {
         true
     }
 
-    /// Adds the last message, for which there is always room, and ends the stream.
+    /// Adds the last message, which never lacks room, and ends the stream.
     pub(crate) fn finish(&self, json: Option<&str>) {
-        let mut log = self.lock();
+        let mut log = self.log.lock();
         if let Some(json) = json.filter(|_| !log.is_done) {
             log.add(json);
         }
@@ -97,67 +99,63 @@ impl Stream {
         self.changed.notify_waiters();
     }
 
-    /// Makes the response a stream, as the backend's is.
+    /// Makes the response a stream, because the backend's response is one.
     pub(crate) fn open(&self) {
-        self.lock().is_open = true;
+        self.log.lock().is_open = true;
         self.changed.notify_waiters();
     }
 
-    /// Whether the response can still be a single message.
-    pub(crate) fn is_untouched(&self) -> bool {
-        let log = self.lock();
+    /// Whether the stream is still unused, so that the response can be a single message.
+    pub(crate) fn is_unused(&self) -> bool {
+        let log = self.log.lock();
         log.first == 1 && log.messages.is_empty() && !log.is_open && !log.is_done
     }
 
-    /// Whether a response reads it now.
-    pub(crate) fn is_read(&self) -> bool {
-        self.lock().reader.is_some()
+    /// Whether a response reads the stream now.
+    pub(crate) fn has_reader(&self) -> bool {
+        self.log.lock().reader.is_some()
     }
 
-    /// Waits until the response is a stream.
-    pub(crate) async fn touched(&self) {
+    /// Waits until the stream is used, and the response must be a stream.
+    pub(crate) async fn used(&self) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            if !self.is_untouched() {
+            if !self.is_unused() {
                 return;
             }
             changed.await;
         }
     }
 
-    /// Begins to read behind message `after`. `None`: somebody else reads.
-    pub(crate) fn read_from(self: &Arc<Self>, after: u64) -> Option<Reading> {
-        (!self.is_read()).then(|| self.take_over(after))
+    /// Begins to read after message `after`. `None`: the stream has a reader.
+    pub(crate) fn read_from(self: &Arc<Self>, after: u64) -> Option<StreamReader> {
+        (!self.has_reader()).then(|| self.take_over(after))
     }
 
-    /// Begins to read behind message `after` in the place of whoever reads: of a connection that broke unseen, the client
-    /// knows first.
-    pub(crate) fn take_over(self: &Arc<Self>, after: u64) -> Reading {
-        let mut log = self.lock();
+    /// Begins to read after message `after`, and ends the current reader: the client notices a broken connection before
+    /// the gateway does.
+    pub(crate) fn take_over(self: &Arc<Self>, after: u64) -> StreamReader {
+        let mut log = self.log.lock();
         log.readers += 1;
         let number = log.readers;
         log.reader = Some(number);
         drop(log);
         self.changed.notify_waiters();
-        Reading { stream: Arc::clone(self), number, at: after }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        StreamReader { stream: Arc::clone(self), number, at: after }
     }
 }
 
 impl Log {
-    /// Lets go of messages that were read, oldest first, until `bytes` more fit.
+    /// Drops messages that were read, oldest first, until `bytes` more fit. `false`: they do not fit.
     fn make_room(&mut self, bytes: usize) -> bool {
         // I6: a stream is bounded by count and bytes.
         while self.messages.len() >= MESSAGES_MAX || self.bytes + bytes > BYTES_MAX {
             if self.first > self.read {
                 return self.messages.is_empty();
             }
-            let Some(gone) = self.messages.pop_front() else { return true };
-            self.bytes -= gone.len();
+            let Some(oldest) = self.messages.pop_front() else { return true };
+            self.bytes -= oldest.len();
             self.first += 1;
         }
         true
@@ -169,20 +167,20 @@ impl Log {
     }
 }
 
-impl Reading {
-    /// The next message.
+impl StreamReader {
+    /// The next message, or the end of the stream.
     ///
     /// # Cancel safety
-    /// Nothing is lost.
+    /// No message is lost.
     pub(crate) async fn next(&mut self) -> Next {
         loop {
             let stream = Arc::clone(&self.stream);
             let mut changed = std::pin::pin!(stream.changed.notified());
             changed.as_mut().enable();
             {
-                let mut log = stream.lock();
+                let mut log = stream.log.lock();
                 if log.reader != Some(self.number) {
-                    return Next::Done; // Another has taken it over.
+                    return Next::Done; // Another reader has taken over.
                 }
                 self.at = self.at.max(log.first - 1);
                 let idx = usize::try_from(self.at + 1 - log.first).unwrap_or(usize::MAX);
@@ -200,9 +198,9 @@ impl Reading {
     }
 }
 
-impl Drop for Reading {
+impl Drop for StreamReader {
     fn drop(&mut self) {
-        let mut log = self.stream.lock();
+        let mut log = self.stream.log.lock();
         log.reader = log.reader.filter(|reader| *reader != self.number);
     }
 }
@@ -211,18 +209,18 @@ impl Drop for Reading {
 mod tests {
     use super::*;
 
-    async fn all(reading: &mut Reading) -> Vec<String> {
+    async fn all(reader: &mut StreamReader) -> Vec<String> {
         let mut messages = Vec::new();
-        while let Next::Message(_, message) = reading.next().await {
+        while let Next::Message(_, message) = reader.next().await {
             messages.push(message.to_string());
         }
         messages
     }
 
     #[tokio::test]
-    async fn what_was_read_can_be_asked_for_again() {
+    async fn messages_that_were_read_can_be_read_again() {
         let stream = Stream::new(1);
-        assert!(stream.is_untouched() && stream.push("a") && stream.push("b\n"));
+        assert!(stream.is_unused() && stream.push("a") && stream.push("b\n"));
         stream.finish(Some("c"));
         assert_eq!(all(&mut stream.read_from(0).unwrap()).await, ["a", "b ", "c"]);
         assert_eq!(all(&mut stream.read_from(1).unwrap()).await, ["b ", "c"]);
@@ -237,27 +235,27 @@ mod tests {
         stream.finish(Some("last"));
         let read = all(&mut stream.read_from(0).unwrap()).await;
         assert_eq!((read.len(), read.last().map(String::as_str)), (MESSAGES_MAX + 1, Some("last")));
-        // Where somebody reads, older messages make room.
+        // While the stream is read, older messages are dropped for new ones.
         let stream = Stream::new(2);
-        let mut reading = stream.read_from(0).unwrap();
+        let mut reader = stream.read_from(0).unwrap();
         for _ in 0..2 * MESSAGES_MAX {
             assert!(stream.push("x"));
-            assert!(matches!(reading.next().await, Next::Message(..)));
+            assert!(matches!(reader.next().await, Next::Message(..)));
         }
         assert!(stream.push(&"x".repeat(BYTES_MAX)) && !stream.push("x"));
     }
 
     #[tokio::test]
-    async fn one_reads_at_a_time() {
+    async fn a_stream_has_one_reader_at_a_time() {
         let stream = Stream::new(1);
-        let reading = stream.read_from(0).unwrap();
-        assert!(stream.read_from(0).is_none() && stream.is_read());
-        drop(reading);
+        let reader = stream.read_from(0).unwrap();
+        assert!(stream.read_from(0).is_none() && stream.has_reader());
+        drop(reader);
         assert!(stream.read_from(0).is_some());
     }
 
     #[tokio::test]
-    async fn who_comes_back_takes_the_place_of_a_reader_that_is_gone_unseen() {
+    async fn a_client_that_reconnects_takes_over_from_its_broken_connection() {
         let stream = Stream::new(1);
         assert!(stream.push("a"));
         let mut broken = stream.read_from(0).unwrap();
@@ -265,7 +263,7 @@ mod tests {
         let mut again = stream.take_over(0);
         assert_eq!(broken.next().await, Next::Done);
         drop(broken);
-        assert!(stream.is_read() && stream.read_from(0).is_none());
+        assert!(stream.has_reader() && stream.read_from(0).is_none());
         stream.finish(None);
         assert_eq!(all(&mut again).await, ["a"]);
     }

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use super::era::Known;
 use super::mirror::Mirrored;
 use crate::config;
+use crate::upstream::timeouts::Timeouts;
 
 /// Longest time for a connection to come up. *Chosen*: a name lookup and a TLS handshake across the world.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,8 +27,7 @@ pub(in crate::upstream) struct Endpoint {
     pub(super) url: String,
     pub(super) client: reqwest::Client,
     pub(super) headers: HeaderMap,
-    pub(super) idle_timeout: Duration,
-    pub(super) call_timeout: Duration,
+    pub(super) timeouts: Timeouts,
     /// What is known of the era that is spoken.
     pub(super) known: Known,
     /// What is known of parameters that are wanted in headers.
@@ -81,16 +81,7 @@ impl Endpoint {
         }
         let client = client.build().map_err(|error| fault("url", format!("no HTTP client can be made ({error})")))?;
         let (alias, url) = (alias.to_owned(), url.clone());
-        let (idle_timeout, call_timeout) = (config.idle_timeout, config.call_timeout);
-        Ok(Some(Self {
-            alias,
-            url,
-            client,
-            headers,
-            idle_timeout,
-            call_timeout,
-            known: Known::default(),
-            mirrored: Mirrored::default(),
-        }))
+        let timeouts = Timeouts { idle: config.idle_timeout, total: config.call_timeout };
+        Ok(Some(Self { alias, url, client, headers, timeouts, known: Known::default(), mirrored: Mirrored::default() }))
     }
 }

@@ -12,7 +12,7 @@ use crate::mcp::protocol::Era;
 
 use super::super::CallError;
 use super::super::message::{self, Message};
-use super::super::wait::Wait;
+use super::super::timeouts::RequestTimer;
 use super::parts::{Place, failed, is_event_stream};
 use super::{Remote, SEND_TIMEOUT, Session, era};
 
@@ -57,7 +57,7 @@ impl Remote {
                         self.tell_of_lists();
                     }
                     (failures, was_open) = (0, true);
-                    let mut wait = Wait::unlimited();
+                    let mut wait = RequestTimer::unlimited();
                     let mut on_message = |message| {
                         if let Message::Event(event) = message {
                             self.take(event, None);

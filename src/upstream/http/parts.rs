@@ -8,7 +8,7 @@ use crate::mcp::protocol::{Era, METHOD_NOT_FOUND};
 
 use super::super::CallError;
 use super::super::message::{self, Response};
-use super::super::wait::Wait;
+use super::super::timeouts::RequestTimer;
 use super::sse;
 use crate::mcp::lines::LINE_BYTES_MAX;
 
@@ -62,10 +62,10 @@ pub(super) fn is_event_stream(response: &reqwest::Response) -> bool {
     kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
 }
 
-pub(super) async fn read_body(mut response: reqwest::Response, wait: &mut Wait) -> Result<String, CallError> {
+pub(super) async fn read_body(mut response: reqwest::Response, wait: &mut RequestTimer) -> Result<String, CallError> {
     let mut body = Vec::new();
-    while let Some(piece) = wait.limit(response.chunk()).await?.map_err(|_| CallError::Died)? {
-        wait.heard();
+    while let Some(piece) = wait.run(response.chunk()).await?.map_err(|_| CallError::Died)? {
+        wait.reset_idle();
         // I6: an answer is bounded as a line of a stdio backend is.
         if body.len() + piece.len() > LINE_BYTES_MAX {
             return Err(CallError::TooLong { limit: LINE_BYTES_MAX });

@@ -1,4 +1,4 @@
-//! One life of a child process: start, handshake, lines in and out, end.
+//! One run of a child process: its start, its handshake, its input and output, and its end.
 
 use std::collections::VecDeque;
 use std::process::Stdio;
@@ -13,36 +13,38 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::mcp::json;
-use crate::mcp::protocol::LEGACY_VERSIONS;
-
-use super::super::message::{self, DISCOVER, Request, Response, ServerMessageHandler};
-use super::super::{CallError, Limits};
-use super::lines::ToWrite;
-use super::link::Link;
 use crate::mcp::lines::{LINE_BYTES_MAX, Line, next_line};
+use crate::mcp::protocol::LEGACY_VERSIONS;
+use crate::upstream::error::CallError;
+use crate::upstream::message::{self, DISCOVER, Request, Response, ServerMessageHandler};
+use crate::upstream::timeouts::Timeouts;
+
+use super::child_connection::ChildConnection;
+use super::write_queue::QueuedLines;
 
 /// Longest time from start to the answer to `initialize`. *Chosen*: npx may have to fetch the server first.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Longest time for the answer to `server/discover`. *Chosen*: a server of the older era answers with an error at once; for
-/// one that says nothing a start takes this much longer.
+/// Longest time for the answer to `server/discover`. *Chosen*: most servers of the older era answer with an error at once;
+/// the start of a server that does not answer takes this much longer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a child may take to end once its stdin is closed. *Chosen*: within the drain of a service manager's stop.
+/// How long a child may take to end once its stdin is closed. *Chosen*: short enough for the time that a service manager
+/// leaves to a service that stops.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longest line of a child's stderr that is logged, in bytes. *Chosen*.
+/// Longest line of a child's stderr that is logged, in bytes. *Chosen*: longer than a line that people write.
 const STDERR_LINE_BYTES_MAX: usize = 4096;
 
-/// How many of the last lines of stderr are logged when a child ends. *Chosen*: a traceback's end.
+/// The number of last lines of stderr that are logged when a child ends. *Chosen*: the end of a traceback.
 const STDERR_TAIL_LINES: usize = 5;
 
-/// The oldest revision a backend may answer with. *Spec*: it has the same `tools/list` and `tools/call`.
+/// The oldest revision that a backend may answer with. *Spec*: `tools/list` and `tools/call` are the same in it.
 const OLDEST_VERSION: &str = "2024-11-05";
 
-/// Why a child's life ended.
+/// The reason for which a run of a child ended.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum End {
+pub(super) enum ExitReason {
     #[error("cannot start {program:?} ({source})")]
     Start { program: String, source: std::io::Error },
     #[error("no command is configured")]
@@ -51,78 +53,78 @@ pub(super) enum End {
     Handshake { reason: String },
     #[error("it closed its output")]
     Closed,
-    #[error("its pipe failed ({0})")]
+    #[error("reading or writing failed ({0})")]
     Pipe(std::io::Error),
     #[error("stopped")]
     Stopped,
 }
 
-/// How a child is greeted.
+/// The first messages to a child.
 #[derive(Debug)]
-pub(super) enum Hello {
-    /// As `initialize` asks with these parameters. Whoever opened it tells it `notifications/initialized`.
+pub(super) enum Handshake {
+    /// `initialize` with a client's parameters. The owner of the session sends `notifications/initialized`.
     Client(String),
-    /// By the gateway itself, without capabilities, in the stateless era where the child speaks that.
-    Own {
-        /// Whether that is to be found out; else the older era is spoken.
+    /// The gateway's own handshake, without capabilities.
+    Gateway {
+        /// Ask first whether the child speaks the stateless era; otherwise speak the older one.
         probe: bool,
     },
 }
 
-/// Runs a child until it ends or `stop`; `on_up` gets its answer to `initialize` or `server/discover`. `listener` takes what
-/// belongs to no request.
+/// Runs a child until it ends or `stop` is cancelled. `on_up` gets its answer to `initialize` or `server/discover`.
+/// `listener` handles messages that belong to no request.
 pub(super) async fn run(
     alias: &str,
     config: &config::Backend,
-    initialize_params: &Hello,
+    handshake: &Handshake,
     listener: Option<Arc<dyn ServerMessageHandler>>,
     stop: &CancellationToken,
-    on_up: impl FnOnce(Arc<Link>, Response),
-) -> End {
+    on_up: impl FnOnce(Arc<ChildConnection>, Response),
+) -> ExitReason {
     let (mut child, stdin, stdout, stderr) = match start(config) {
         Ok(parts) => parts,
-        Err(end) => return end,
+        Err(reason) => return reason,
     };
-    let (link, to_write) = Link::new(listener);
-    let link = Arc::new(link);
+    let (connection, lines) = ChildConnection::new(listener);
+    let connection = Arc::new(connection);
     let mut tail = VecDeque::new();
     let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-    let handshake = async {
-        match handshake(&link, initialize_params).await {
-            Ok(answer) => on_up(Arc::clone(&link), answer),
-            Err(reason) => return End::Handshake { reason },
+    let startup = async {
+        match perform_handshake(&connection, handshake).await {
+            Ok(answer) => on_up(Arc::clone(&connection), answer),
+            Err(reason) => return ExitReason::Handshake { reason },
         }
         std::future::pending().await
     };
-    let end = tokio::select! {
-        () = stop.cancelled() => End::Stopped,
-        end = read(alias, &link, stdout) => end,
-        end = write(stdin, to_write) => end,
-        end = handshake => end,
-        end = ended(alias, &mut child, group) => end,
-        () = drain_stderr(alias, stderr, &mut tail) => End::Closed,
+    let reason = tokio::select! {
+        () = stop.cancelled() => ExitReason::Stopped,
+        reason = read(alias, &connection, stdout) => reason,
+        reason = write(stdin, lines) => reason,
+        reason = startup => reason,
+        reason = wait_for_exit(alias, &mut child, group) => reason,
+        () = drain_stderr(alias, stderr, &mut tail) => ExitReason::Closed,
     };
-    // The writer is gone, and the child's stdin with it: a well-behaved child ends by itself now.
-    link.end();
-    // One that was waited for has no id, its group has ended, and another may have the number.
+    // The writer is dropped, and the child's stdin with it: a well-behaved child ends by itself now.
+    connection.close();
+    // A child that was waited for has no id: its group has been killed, and the number may belong to another process.
     let group = group.filter(|_| child.id().is_some());
     finish(alias, &mut child).await;
-    end_group(alias, group);
-    if !matches!(end, End::Stopped) {
+    kill_group(alias, group);
+    if !matches!(reason, ExitReason::Stopped) {
         for line in tail {
             tracing::warn!(backend = alias, "stderr: {line}");
         }
     }
-    end
+    reason
 }
 
 type Parts = (Child, ChildStdin, BufReader<tokio::process::ChildStdout>, ChildStderr);
 
-fn start(config: &config::Backend) -> Result<Parts, End> {
-    let (program, arguments) = config.command.split_first().ok_or(End::NoCommand)?;
+fn start(config: &config::Backend) -> Result<Parts, ExitReason> {
+    let (program, arguments) = config.command.split_first().ok_or(ExitReason::NoCommand)?;
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(&config.env).kill_on_drop(true);
-    // Its own process group: a Ctrl-C at the terminal is for the gateway, which lets open calls finish first.
+    // Its own process group: Ctrl-C at the terminal reaches only the gateway, which lets calls in progress finish first.
     command.process_group(0);
     for name in ["PATH", "HOME"] {
         if let (Some(value), false) = (std::env::var_os(name), config.env.contains_key(name)) {
@@ -130,89 +132,93 @@ fn start(config: &config::Backend) -> Result<Parts, End> {
         }
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let failed = |source| End::Start { program: program.clone(), source };
+    let failed = |source| ExitReason::Start { program: program.clone(), source };
     let mut child = command.spawn().map_err(failed)?;
     match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
         (Some(stdin), Some(stdout), Some(stderr)) => Ok((child, stdin, BufReader::new(stdout), stderr)),
-        _ => Err(End::Closed),
+        _ => Err(ExitReason::Closed),
     }
 }
 
-async fn handshake(link: &Link, initialize_params: &Hello) -> Result<Response, String> {
-    match initialize_params {
-        Hello::Client(params) => {
-            ask(link, "initialize", params, HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())
+async fn perform_handshake(connection: &ChildConnection, handshake: &Handshake) -> Result<Response, String> {
+    match handshake {
+        Handshake::Client(params) => {
+            request(connection, "initialize", params, HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())
         }
-        Hello::Own { probe: false } => initialize(link).await,
-        Hello::Own { probe: true } => match discover(link, PROBE_TIMEOUT).await {
+        Handshake::Gateway { probe: false } => initialize(connection).await,
+        Handshake::Gateway { probe: true } => match discover(connection).await {
             Some(answer) => Ok(answer),
-            None => match initialize(link).await {
+            None => match initialize(connection).await {
                 Ok(answer) => Ok(answer),
-                // One that was slow to start has taken the question as the beginning of a stateless conversation.
-                Err(reason) => discover(link, PROBE_TIMEOUT).await.ok_or(reason),
+                // A child that was slow to start may have read `server/discover` as the start of a stateless connection.
+                Err(reason) => discover(connection).await.ok_or(reason),
             },
         },
     }
 }
 
-async fn ask(link: &Link, method: &str, params: &str, within: Duration) -> Result<Response, CallError> {
-    link.request(&Request::new(method, Some(params)), Limits { idle: within, total: within }, false).await
+async fn request(
+    connection: &ChildConnection,
+    method: &str,
+    params: &str,
+    timeout: Duration,
+) -> Result<Response, CallError> {
+    let timeouts = Timeouts { idle: timeout, total: timeout };
+    connection.request(&Request::new(method, Some(params)), timeouts, false).await
 }
 
-/// Asks whether the stateless era is spoken, which every request of it says anew.
-async fn discover(link: &Link, within: Duration) -> Option<Response> {
-    let answer = ask(link, DISCOVER, &message::discover_params(), within).await.ok()?;
+/// Asks the child whether it speaks the stateless era. `None`: it does not, or it does not answer.
+async fn discover(connection: &ChildConnection) -> Option<Response> {
+    let answer = request(connection, DISCOVER, &message::discover_params(), PROBE_TIMEOUT).await.ok()?;
     message::discovers_modern(&answer).then(|| {
-        link.set_modern();
+        connection.set_modern();
         answer
     })
 }
 
-async fn initialize(link: &Link) -> Result<Response, String> {
-    let answer = ask(link, "initialize", &crate::upstream::message::own_initialize_params(), HANDSHAKE_TIMEOUT).await;
-    let answer = answer.map_err(|err| err.to_string())?;
+async fn initialize(connection: &ChildConnection) -> Result<Response, String> {
+    let params = message::own_initialize_params();
+    let answer = request(connection, "initialize", &params, HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())?;
     let result = match &answer {
         Response::Result(result) => result,
         Response::Error { error, .. } => return Err(format!("it answered {error}")),
     };
-    let members = json::members(result).unwrap_or_default();
-    let version = members.iter().find(|member| member.key == "protocolVersion");
-    let version = version.and_then(|version| json::raw_string(version.value)).unwrap_or_default();
+    let version = json::Object::parse(result).and_then(|result| result.string("protocolVersion")).unwrap_or_default();
     if version != OLDEST_VERSION && !LEGACY_VERSIONS.contains(&version.as_str()) {
-        return Err(format!("it speaks protocol version {version:?}"));
+        return Err(format!("it answered with the unsupported protocol version {version:?}"));
     }
     let initialized = message::write(None, "notifications/initialized", None);
-    link.send(initialized).await.map_err(|err| err.to_string())?;
+    connection.send(initialized).await.map_err(|err| err.to_string())?;
     Ok(answer)
 }
 
-async fn write(mut stdin: ChildStdin, mut lines: ToWrite) -> End {
+async fn write(mut stdin: ChildStdin, mut lines: QueuedLines) -> ExitReason {
     while let Some(mut line) = lines.next().await {
         line.push('\n');
         if let Err(err) = stdin.write_all(line.as_bytes()).await {
-            return End::Pipe(err);
+            return ExitReason::Pipe(err);
         }
     }
-    End::Closed
+    ExitReason::Closed
 }
 
-async fn read(alias: &str, link: &Link, mut stdout: impl AsyncBufRead + Unpin) -> End {
+async fn read(alias: &str, connection: &ChildConnection, mut stdout: impl AsyncBufRead + Unpin) -> ExitReason {
     let mut text = Vec::new();
     loop {
         match next_line(&mut stdout, &mut text, LINE_BYTES_MAX).await {
-            Ok(Line::End) => return End::Closed,
+            Ok(Line::End) => return ExitReason::Closed,
             Ok(Line::Whole) if text.trim_ascii().is_empty() => {}
-            Ok(Line::Whole) => link.take(alias, &text),
-            Ok(Line::Cut) => link.take_too_long(alias, &text),
-            Err(err) => return End::Pipe(err),
+            Ok(Line::Whole) => connection.handle_line(alias, &text),
+            Ok(Line::Cut) => connection.handle_oversized_line(alias, &text),
+            Err(err) => return ExitReason::Pipe(err),
         }
         if text.capacity() > 1024 * 1024 {
-            text = Vec::new(); // One long answer shall not keep its room for ever.
+            text = Vec::new(); // Do not keep the memory of one long answer for ever.
         }
     }
 }
 
-/// Logs a child's stderr. Never ends before the child does: a child may close it and go on.
+/// Logs a child's stderr. Does not return before the child ends, because a child may close its stderr and keep running.
 async fn drain_stderr(alias: &str, stderr: ChildStderr, tail: &mut VecDeque<String>) {
     let mut stderr = BufReader::new(stderr);
     let mut line = Vec::new();
@@ -227,32 +233,32 @@ async fn drain_stderr(alias: &str, stderr: ChildStderr, tail: &mut VecDeque<Stri
     std::future::pending::<()>().await;
 }
 
-/// Waits for a child that ends by itself. What it has written is read to the end, which comes once nothing that it has
-/// started holds its output.
-async fn ended(alias: &str, child: &mut Child, group: Option<Pid>) -> End {
+/// Waits for a child that ends by itself, and then for the reader, which gets the rest of the output.
+async fn wait_for_exit(alias: &str, child: &mut Child, group: Option<Pid>) -> ExitReason {
     if let Err(err) = child.wait().await {
-        return End::Pipe(err);
+        return ExitReason::Pipe(err);
     }
-    end_group(alias, group);
+    // The output ends only when no descendant of the child has it open.
+    kill_group(alias, group);
     tokio::time::sleep(END_TIMEOUT).await;
-    End::Closed
+    ExitReason::Closed
 }
 
-/// Kills what a child that has ended has started and left behind: `npx` and shells start the server as a child of theirs.
-fn end_group(alias: &str, group: Option<Pid>) {
-    // Mostly there is no such group any more.
+/// Kills the descendants of a child that has ended: `npx` and shells start the server as a child of their own.
+fn kill_group(alias: &str, group: Option<Pid>) {
+    // Usually the group does not exist any more.
     if group.is_some_and(|group| killpg(group, Signal::SIGKILL).is_ok()) {
-        tracing::info!(backend = alias, "what the backend left running was killed");
+        tracing::info!(backend = alias, "killed the processes that the backend left running");
     }
 }
 
-/// Waits for a child whose stdin is closed, and kills it when it does not end.
+/// Waits for a child whose stdin is closed, and kills it if it does not end in time.
 async fn finish(alias: &str, child: &mut Child) {
     match tokio::time::timeout(END_TIMEOUT, child.wait()).await {
         Ok(Ok(status)) => tracing::info!(backend = alias, %status, "backend ended"),
-        Ok(Err(err)) => tracing::warn!(backend = alias, error = %err, "cannot wait for the backend"),
+        Ok(Err(err)) => tracing::warn!(backend = alias, error = %err, "cannot wait for the backend to end"),
         Err(_) => match child.kill().await {
-            Ok(()) => tracing::warn!(backend = alias, "backend did not end by itself and was killed"),
+            Ok(()) => tracing::warn!(backend = alias, "backend did not end after its input was closed; killed it"),
             Err(err) => tracing::warn!(backend = alias, error = %err, "cannot kill the backend"),
         },
     }

@@ -1,14 +1,14 @@
-//! Children that behave and children that do not. A child here is a shell script that says its part.
+//! Children that follow the protocol and children that break it. Each child is a shell script.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
-use super::super::Limits;
-use super::super::message::{Event, Request};
 use super::*;
 use crate::mcp::lines::{Line, next_line};
+use crate::upstream::message::{Event, Request};
+use crate::upstream::timeouts::Timeouts;
 
-/// Answers `initialize`, reads the notification, then does what `script` says.
+/// A child that answers `initialize`, reads the notification, and then runs `script`.
 fn config(script: &str) -> config::Backend {
     let initialize_params =
         r#"read -r line; echo '{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25"}}'; read -r line; "#;
@@ -21,9 +21,9 @@ fn config(script: &str) -> config::Backend {
 }
 
 #[derive(Debug, Default)]
-struct Heard(std::sync::Mutex<Vec<String>>);
+struct Recorder(std::sync::Mutex<Vec<String>>);
 
-impl ServerMessageHandler for Heard {
+impl ServerMessageHandler for Recorder {
     fn on_event(&self, event: Event) -> bool {
         self.0.lock().unwrap().push(event.json);
         event.id.is_none()
@@ -31,37 +31,41 @@ impl ServerMessageHandler for Heard {
 }
 
 struct Running {
-    backend: Arc<Stdio>,
-    limits: Limits,
-    heard: Arc<Heard>,
+    backend: Arc<StdioBackend>,
+    timeouts: Timeouts,
+    recorder: Arc<Recorder>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
-    /// One that is known to speak the older era.
+    /// A backend that is known to speak the older era.
     fn start(config: &config::Backend) -> Self {
         Self::start_known(config, Some(false))
     }
 
     fn start_known(config: &config::Backend, modern: Option<bool>) -> Self {
-        let heard = Arc::new(Heard::default());
-        let listener = Arc::clone(&heard) as Arc<dyn ServerMessageHandler>;
-        let (backend, stop) = (Arc::new(Stdio::new("b", config, listener)), CancellationToken::new());
-        *backend.modern.lock().unwrap() = modern;
+        let recorder = Arc::new(Recorder::default());
+        let listener = Arc::clone(&recorder) as Arc<dyn ServerMessageHandler>;
+        let (backend, stop) = (Arc::new(StdioBackend::new("b", config, listener)), CancellationToken::new());
+        *backend.modern.lock() = modern;
         let (running, until) = (Arc::clone(&backend), stop.clone());
         let task = tokio::spawn(async move { running.supervise(until).await });
-        let limits = Limits { idle: config.idle_timeout, total: config.call_timeout };
-        Self { backend, limits, heard, stop, task }
+        let timeouts = Timeouts { idle: config.idle_timeout, total: config.call_timeout };
+        Self { backend, timeouts, recorder, stop, task }
     }
 
     async fn call(&self) -> Result<Response, CallError> {
-        self.ask("{}", None).await
+        self.request("{}", None).await
     }
 
-    async fn ask(&self, params: &str, events: Option<Arc<dyn ServerMessageHandler>>) -> Result<Response, CallError> {
+    async fn request(
+        &self,
+        params: &str,
+        events: Option<Arc<dyn ServerMessageHandler>>,
+    ) -> Result<Response, CallError> {
         let request = Request { events, ..Request::new("tools/call", Some(params)) };
-        self.backend.link().await?.request(&request, self.limits, true).await
+        self.backend.shared_child().await?.request(&request, self.timeouts, true).await
     }
 
     async fn end(self) {
@@ -75,7 +79,7 @@ fn result(text: &str) -> Response {
 }
 
 #[tokio::test]
-async fn a_result_is_relayed_byte_for_byte() {
+async fn result_is_relayed_byte_for_byte() {
     let script =
         r#"read -r line; printf '%s\n' '{ "result" : { "x":  1.0e0,"y":"\ud800" } , "id":2,"jsonrpc":"2.0"}'; cat"#;
     let running = Running::start(&config(script));
@@ -84,7 +88,7 @@ async fn a_result_is_relayed_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_child_gets_its_own_environment_and_no_other() {
+async fn child_gets_only_its_configured_environment() {
     let script = r#"read -r line; echo "{\"id\":2,\"result\":{\"a\":\"$FROM_CONFIG\",\"b\":\"$CARGO\",\"c\":\"${PATH:+yes}\"}}"; cat"#;
     assert!(std::env::var_os("CARGO").is_some());
     let running = Running::start(&config(script));
@@ -93,7 +97,7 @@ async fn a_child_gets_its_own_environment_and_no_other() {
 }
 
 #[tokio::test]
-async fn requests_of_the_backend_are_answered_and_ids_that_nobody_waits_for_are_not() {
+async fn requests_of_the_backend_are_answered_and_responses_with_unknown_ids_are_dropped() {
     let script = r#"
         read -r line; echo '{"jsonrpc":"2.0","id":"p","method":"ping"}'; read -r ping
         echo '{"jsonrpc":"2.0","id":7,"method":"sampling/createMessage","params":{}}'; read -r sampling
@@ -108,7 +112,7 @@ async fn requests_of_the_backend_are_answered_and_ids_that_nobody_waits_for_are_
 }
 
 #[tokio::test]
-async fn an_error_is_an_answer_and_a_garbled_answer_is_a_failure() {
+async fn error_is_an_answer_and_garbled_answer_is_a_failure() {
     let script = r#"
         read -r line; echo '{"jsonrpc":"2.0","id":2,"error":{"code":-1,"message":"m"}}'
         read -r line; echo '{"jsonrpc":"2.0","id":3}'
@@ -124,21 +128,21 @@ async fn an_error_is_an_answer_and_a_garbled_answer_is_a_failure() {
 }
 
 #[tokio::test]
-async fn a_call_whose_child_dies_fails_and_is_not_made_again() {
+async fn call_whose_child_dies_fails_and_is_not_repeated() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("calls");
     let script = format!("read -r line; echo call >> {}; exit 3", log.display());
     let running = Running::start(&config(&script));
     assert!(matches!(running.call().await, Err(CallError::Died)));
     let mut states = running.backend.state.subscribe();
-    // It is started again, and comes up, without the call.
+    // The child is started again, and does not get the call.
     states.wait_for(|state| matches!(state, State::Up(_))).await.unwrap();
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "call\n");
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_call_out_of_time_is_cancelled_at_the_backend() {
+async fn call_that_times_out_is_cancelled_at_the_backend() {
     let script = r#"read -r call; read -r cancel; read -r line; echo "{\"id\":3,\"result\":$cancel}"; cat"#;
     let config = config::Backend { call_timeout: Duration::from_secs(2), ..config(script) };
     let running = Running::start(&config);
@@ -149,7 +153,7 @@ async fn a_call_out_of_time_is_cancelled_at_the_backend() {
 }
 
 #[tokio::test]
-async fn progress_reaches_the_call_that_it_is_of_under_the_clients_own_token() {
+async fn progress_reaches_its_call_with_the_clients_own_token() {
     let script = r#"
         read -r a; read -r b
         echo '{"method":"notifications/progress","params":{"progressToken":3,"progress": 1.0}}'
@@ -157,13 +161,13 @@ async fn progress_reaches_the_call_that_it_is_of_under_the_clients_own_token() {
         echo '{"method":"notifications/message","params":{}}'
         echo "{\"id\":2,\"result\":$a}"; echo "{\"id\":3,\"result\":$b}"; cat"#;
     let running = Running::start(&config(script));
-    let (one, two) = (Arc::new(Heard::default()), Arc::new(Heard::default()));
+    let (one, two) = (Arc::new(Recorder::default()), Arc::new(Recorder::default()));
     let params = r#"{"_meta":{"x":1,"progressToken":"t"}}"#;
-    let first = running.ask(params, Some(Arc::clone(&one) as Arc<dyn ServerMessageHandler>));
-    let second = running.ask(params, Some(Arc::clone(&two) as Arc<dyn ServerMessageHandler>));
+    let first = running.request(params, Some(Arc::clone(&one) as Arc<dyn ServerMessageHandler>));
+    let second = running.request(params, Some(Arc::clone(&two) as Arc<dyn ServerMessageHandler>));
     let (first, second) = tokio::join!(first, second);
     let (Response::Result(first), Response::Result(second)) = (first.unwrap(), second.unwrap()) else { panic!() };
-    // Two clients with the same token are told apart.
+    // Two clients may use the same token.
     assert!(first.contains(r#""progressToken":2"#) && second.contains(r#""progressToken":3"#), "{first} {second}");
     assert!(one.0.lock().unwrap().is_empty());
     let progress = two.0.lock().unwrap().clone();
@@ -172,44 +176,43 @@ async fn progress_reaches_the_call_that_it_is_of_under_the_clients_own_token() {
         progress[0].contains(r#""progressToken":"t""#) && progress[0].contains(r#""progress": 1.0"#),
         "{progress:?}"
     );
-    assert_eq!(running.heard.0.lock().unwrap().len(), 1);
+    assert_eq!(running.recorder.0.lock().unwrap().len(), 1);
     running.end().await;
 }
 
-/// A child that answers `server/discover` with `discovered`, JSON text of a response's members, then does what `script`
-/// says.
+/// A child that answers `server/discover` with `discovered` (members of a response, as JSON text) and then runs `script`.
 fn probed(discovered: &str, script: &str) -> config::Backend {
     let command = format!(r#"read -r line; echo '{{"jsonrpc":"2.0","id":1,{discovered}}}'; {script}"#);
     config::Backend { command: ["sh", "-c", &command].map(str::to_owned).to_vec(), ..config("") }
 }
 
 #[tokio::test]
-async fn the_stateless_era_is_spoken_with_a_child_that_knows_it() {
+async fn stateless_era_is_spoken_with_a_child_that_supports_it() {
     let script = r#"
         read -r listen; read -r call
         echo '{"method":"notifications/x","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":2}}}'
         echo '{"method":"notifications/x","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":9}}}'
         echo "{\"id\":3,\"result\":$call}"; cat"#;
     let running = Running::start_known(&probed(r#""result":{"supportedVersions":["2026-07-28"]}"#, script), None);
-    let link = running.backend.link().await.unwrap();
-    assert_eq!((link.era(), running.backend.is_modern()), (Era::Modern, Some(true)));
-    let heard = Arc::new(Heard::default());
-    let events = Some(Arc::clone(&heard) as Arc<dyn ServerMessageHandler>);
+    let connection = running.backend.shared_child().await.unwrap();
+    assert_eq!((connection.era(), running.backend.is_modern()), (Era::Modern, Some(true)));
+    let recorder = Arc::new(Recorder::default());
+    let events = Some(Arc::clone(&recorder) as Arc<dyn ServerMessageHandler>);
     let request = Request { events, ..Request::new("subscriptions/listen", Some("{}")) };
-    // What a subscription hears of comes while it waits, for as long as it takes.
-    let limits = Limits { idle: Duration::ZERO, total: Duration::ZERO };
-    let mut listening = Box::pin(link.request(&request, limits, true));
+    // A subscription has no timeouts.
+    let timeouts = Timeouts { idle: Duration::ZERO, total: Duration::ZERO };
+    let mut listening = Box::pin(connection.request(&request, timeouts, true));
     assert!(futures_util::poll!(&mut listening).is_pending());
     assert!(matches!(running.call().await.unwrap(), Response::Result(call) if call.contains("tools/call")));
     assert!(futures_util::poll!(&mut listening).is_pending());
-    let heard = heard.0.lock().unwrap().clone();
-    assert!(heard.len() == 1 && heard[0].contains(r#"subscriptionId":2"#), "{heard:?}");
+    let recorder = recorder.0.lock().unwrap().clone();
+    assert!(recorder.len() == 1 && recorder[0].contains(r#"subscriptionId":2"#), "{recorder:?}");
     drop(listening);
     running.end().await;
 }
 
 #[tokio::test]
-async fn the_older_era_is_spoken_with_all_others_and_remembered() {
+async fn older_era_is_spoken_with_all_other_children_and_remembered() {
     let legacy = r#"
         read -r line; echo '{"id":2,"result":{"protocolVersion":"2025-11-25"}}'; read -r line
         read -r call; echo "{\"id\":3,\"result\":$call}"; cat"#;
@@ -226,7 +229,7 @@ async fn the_older_era_is_spoken_with_all_others_and_remembered() {
 }
 
 #[tokio::test]
-async fn a_child_that_ends_at_the_question_is_greeted_in_the_older_era() {
+async fn child_that_exits_at_the_probe_is_initialized_in_the_older_era() {
     let script = r#"read -r line
         case "$line" in *initialize*) ;; *) exit 1 ;; esac
         echo '{"id":1,"result":{"protocolVersion":"2025-11-25"}}'; read -r line
@@ -239,10 +242,10 @@ async fn a_child_that_ends_at_the_question_is_greeted_in_the_older_era() {
 }
 
 #[tokio::test]
-async fn a_child_that_ended_for_another_reason_is_asked_again() {
+async fn child_that_exited_for_another_reason_is_probed_again() {
     let dir = tempfile::tempdir().unwrap();
     let starts = dir.path().join("starts");
-    // It knows the stateless era only, and what it needs is not there at its first two starts.
+    // It speaks the stateless era only, and its first two starts fail.
     let script = format!(
         r#"echo start >> {0}; [ $(wc -l < {0}) -le 2 ] && exit 1; read -r line
         case "$line" in *server/discover*) ;; *) exit 1 ;; esac
@@ -261,43 +264,43 @@ async fn a_child_that_ended_for_another_reason_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_child_that_was_slow_to_see_the_question_is_asked_again() {
+async fn child_that_answers_the_probe_late_is_probed_again() {
     let script = r#"
         read -r line; echo '{"id":2,"error":{"code":-32022,"message":"a stateless conversation"}}'
         read -r line; echo '{"id":3,"result":{"supportedVersions":["2026-07-28"]}}'; cat"#;
     let running = Running::start_known(&probed(r#""error":{"code":-1,"message":"late"}"#, script), None);
-    assert_eq!(running.backend.link().await.unwrap().era(), Era::Modern);
+    assert_eq!(running.backend.shared_child().await.unwrap().era(), Era::Modern);
     running.end().await;
 }
 
 #[tokio::test]
-async fn a_child_of_a_session_is_greeted_as_the_client_greets_and_ends_with_it() {
+async fn child_of_a_session_gets_the_clients_initialize_and_ends_with_the_session() {
     let script = r#"read -r initialize_params; echo "{\"id\":1,\"result\":$initialize_params}"; cat > /dev/null"#;
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
     let config = config::Backend { command, ..config("") };
-    let stdio = Stdio::new("b", &config, Arc::new(Heard::default()));
+    let stdio = StdioBackend::new("b", &config, Arc::new(Recorder::default()));
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let opened = stdio.open(r#"{"capabilities":{"roots":{}}}"#, None, stop.clone(), &tasks).await;
-    let (link, answer) = opened.unwrap();
+    let opened = stdio.start_session_child(r#"{"capabilities":{"roots":{}}}"#, None, stop.clone(), &tasks).await;
+    let (connection, answer) = opened.unwrap();
     assert!(
         matches!(answer, Response::Result(initialize_params) if initialize_params.contains(r#""params":{"capabilities":{"roots":{}}}"#))
     );
-    assert!(!link.has_ended());
+    assert!(!connection.has_ended());
     stop.cancel();
     tasks.close();
     tasks.wait().await;
-    assert!(link.has_ended());
+    assert!(connection.has_ended());
     let missing = config::Backend { command: vec!["/nonexistent/program".to_owned()], ..config };
-    let missing = Stdio::new("b", &missing, Arc::new(Heard::default()));
-    let opened = missing.open("{}", None, CancellationToken::new(), &tasks).await;
+    let missing = StdioBackend::new("b", &missing, Arc::new(Recorder::default()));
+    let opened = missing.start_session_child("{}", None, CancellationToken::new(), &tasks).await;
     assert!(matches!(opened, Err(CallError::Down { reason }) if reason.contains("/nonexistent/program")));
 }
 
 #[tokio::test]
-async fn what_a_child_has_started_ends_with_it() {
+async fn descendants_of_a_child_end_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let started = dir.path().join("pid");
-    // As npx does: the server proper is a child's child. It ignores that its input ends.
+    // Like npx: the server is a child of the child. It ignores the end of its input.
     let script = format!("sleep 1000 & echo $! > {}; read -r line; exit 3", started.display());
     let running = Running::start(&config(&script));
     assert!(matches!(running.call().await, Err(CallError::Died)));
@@ -305,7 +308,7 @@ async fn what_a_child_has_started_ends_with_it() {
     let gone = async {
         let mut states = running.backend.state.subscribe();
         states.wait_for(|state| !matches!(state, State::Up(_))).await.unwrap();
-        // A killed process is there until its new parent has waited for it.
+        // A killed process exists until its new parent has waited for it.
         let process = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         while !process().is_empty() && !process().contains(") Z ") {
             tokio::task::yield_now().await;
@@ -316,7 +319,7 @@ async fn what_a_child_has_started_ends_with_it() {
 }
 
 #[tokio::test]
-async fn a_backend_that_cannot_start_is_down_and_says_why() {
+async fn backend_that_cannot_start_is_down_with_its_reason() {
     let config = config::Backend { command: vec!["/nonexistent/program".to_owned()], ..config("") };
     let running = Running::start(&config);
     running.backend.state.subscribe().wait_for(|state| matches!(state, State::Down { .. })).await.unwrap();
@@ -327,7 +330,7 @@ async fn a_backend_that_cannot_start_is_down_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_backend_of_an_unknown_protocol_is_down() {
+async fn backend_with_an_unknown_protocol_version_is_down() {
     let script = r#"read -r line; echo '{"id":1,"result":{"protocolVersion":"1999-01-01"}}'; cat"#;
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
     let running = Running::start(&config::Backend { command, ..config("") });
@@ -336,7 +339,7 @@ async fn a_backend_of_an_unknown_protocol_is_down() {
 }
 
 #[tokio::test]
-async fn i6_a_line_takes_no_more_than_its_limit() {
+async fn i6_line_is_cut_at_its_limit() {
     let mut input = Cursor::new(b"abc\nabcdefgh\n\nab".to_vec());
     let mut line = Vec::new();
     assert_eq!(next_line(&mut input, &mut line, 4).await.unwrap(), Line::Whole);

@@ -45,7 +45,7 @@ END FROM inserted"
 /// Inserts rows in a transaction that is rolled back. Returns how many.
 const DRY_RUN: &str = insert_rows!();
 
-/// The statement of [`DELIVER`] for one record that goes to quarantine.
+/// Like [`DELIVER`], for one record that goes to `audit_quarantine`.
 const QUARANTINE: &str = r"
 WITH moved AS (
     UPDATE audit_stream SET delivered_seq = $4, head_hash = $6, delivered_at = now()
@@ -143,8 +143,8 @@ impl Sink for PostgresSink {
         }
         let partitions = sqlx::query("SELECT gatepost_make_partitions(now(), $1)").bind(PARTITION_MONTHS);
         match self.execute("make partitions", partitions).await {
-            // A record without a monthly partition goes to the default partition, so a missing one refuses no record.
-            // 57014 and 55P03 are the server's own time limits, reached if the default partition is large.
+            // A record without a monthly partition goes to the default partition, so a missing one does not block
+            // delivery. 57014 and 55P03 are the server's own time limits, reached if the default partition is large.
             Err(error)
                 if !matches!(error.class, ErrorClass::Transient | ErrorClass::TooMuch)
                     || matches!(error.sqlstate.as_deref(), Some("57014" | "55P03")) =>

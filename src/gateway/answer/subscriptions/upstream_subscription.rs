@@ -15,7 +15,7 @@ use crate::gateway::call::context::RequestContext;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::Id;
 use crate::mcp::json;
-use crate::upstream::{Backend, CallError, Event, Pauses, Response, ServerMessageHandler};
+use crate::upstream::{Backend, CallError, Event, ReconnectBackoff, Response, ServerMessageHandler};
 
 /// Messages that wait for the acknowledgment, which is the first on a stream. *Chosen*: a list changes seldom.
 const HELD_MAX: usize = 64;
@@ -126,7 +126,7 @@ impl UpstreamSubscription {
 
     /// Listens for as long as the subscription lasts, or until the backend says that it has none.
     pub(crate) async fn listen(self: &Arc<Self>, ctx: &RequestContext<'_>, filter: &Filter) {
-        let (mut pauses, mut missed) = (Pauses::default(), Vec::new());
+        let (mut backoff, mut missed) = (ReconnectBackoff::default(), Vec::new());
         loop {
             let ear = Arc::new(UpstreamListener {
                 subscription: Arc::clone(self),
@@ -144,7 +144,7 @@ impl UpstreamSubscription {
             }
             missed = self.all(filter);
             let since = ear.is_open.load(Ordering::Acquire).then_some(begun);
-            tokio::time::sleep(pauses.next(since)).await;
+            tokio::time::sleep(backoff.next_pause(since)).await;
         }
     }
 
