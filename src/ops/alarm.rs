@@ -36,7 +36,7 @@ macro_rules! alarms {
 }
 
 // To add an alarm: a row here, its condition in `ops/watch.rs`, its section in `docs/runbook.md`. The compiler and
-// `tests/metrics.rs` demand the other two.
+// `tests/cli/metrics.rs` demand the other two.
 alarms! {
     /// The outbox is more than three quarters full.
     Capacity75 = "capacity_75";
