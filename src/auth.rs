@@ -1,12 +1,12 @@
-//! Who calls: the bearer token, or in its stead the client certificate, verified.
+//! Authentication: identifies the caller by its bearer token or, without one, by its client certificate.
 //!
-//! A token's `iss` picks the keys: those of `[[auth.keys]]` ([`keys`]) and those that the issuer publishes as a JWKS
-//! ([`issuer`]), never another issuer's. The key decides the algorithm, not the token's header: a key verifies the one
-//! algorithm that it was configured or published with, so that `none`, or HS256 keyed with a public key, verifies
-//! nothing. `exp`, `aud`, `iss` and `sub` are required, `nbf` is checked where it stands. A static token
-//! ([`static_tokens`]) is looked up by its hash. A certificate counts only where there is no `Authorization`.
+//! A token's `iss` selects the keys: those of `[[auth.keys]]` ([`keys`]), or those that the issuer publishes as a JWKS
+//! ([`issuer`]), never another issuer's. The key decides the algorithm, not the token's header: each key verifies only the
+//! algorithm that it was configured or published with, so that a token with `none`, or with HS256 and a public key as the
+//! secret, is refused. `exp`, `aud`, `iss` and `sub` are required, and `nbf` is checked if present. A static token
+//! ([`static_tokens`]) is looked up by its hash. A certificate is used only if there is no `Authorization` header.
 //!
-//! An error says to the caller what to do, and to the log what happened; neither holds the token (I8).
+//! An error's message tells the caller what to do, and its cause is for the log; neither contains the token (I8).
 
 pub mod certificate;
 mod fetch;
@@ -30,92 +30,93 @@ pub use token::{Claims, MintError, mint};
 use crate::audit::record::Caller;
 use crate::config;
 
-/// Longest token that is looked at, in bytes. *Chosen*: an HTTP header of 16 KiB is what common servers take.
+/// Longest `Authorization` header that is read, in bytes. *Chosen*: common servers accept headers of up to 16 KiB.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
-/// Most roles of one token that count. *Chosen*: far above any real token; bounds the decision's work and the record.
+/// Most roles of one token; the others are ignored. *Chosen*: far above any real token; bounds the cost of a decision and the
+/// size of the record.
 const ROLES_MAX: usize = 64;
 
-/// What is said of a `kid` that the issuer has no key of.
+/// The message for a `kid` of which the issuer has no key.
 const UNKNOWN_KEY: &str = "the token is signed by an unknown key";
 
-/// Verifies callers. Built once, from the configuration.
+/// Authenticates callers. Built once, from the configuration.
 #[derive(Debug)]
 pub struct Authenticator {
     keys: Vec<Key>,
     published: Vec<Issuer>,
     static_tokens: Option<StaticTokens>,
-    /// Subject of a certificate to its roles.
+    /// The roles of each certificate, by the certificate's subject.
     certificates: BTreeMap<String, Vec<String>>,
     role_path: Vec<String>,
     required_scope: Option<String>,
 }
 
-/// A caller who was verified.
+/// An authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
-    /// `sub`, or what the file of static tokens or the certificate says.
+    /// The token's `sub`, or the subject in the tokens file or the certificate.
     pub subject: String,
-    /// `iss`; `static` or `mtls` for those who come without a JWT.
+    /// The token's `iss`; `static` for a static token, and `mtls` for a certificate.
     pub issuer: String,
-    /// `jti`, or the id in the file of static tokens.
+    /// The token's `jti`, or the id in the tokens file.
     pub token_id: Option<String>,
-    /// The roles of the configured claim, or what the configuration gives.
+    /// The roles in the configured claim, the tokens file, or the configuration's list of certificates.
     pub roles: Vec<String>,
 }
 
-/// Something in the configuration that nobody can be verified with.
+/// A setting of the configuration that cannot be used to authenticate callers.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}: {fault}")]
+#[error("{key}: {reason}")]
 pub struct LoadError {
-    /// Its place, as `auth.keys[0]`.
+    /// The setting, for example `auth.keys[0]`.
     pub key: String,
-    /// What is wrong with it; part of the message already, hence no source of it.
-    pub fault: LoadFault,
+    /// The reason, which is part of the message and therefore not its source.
+    pub reason: LoadReason,
 }
 
-/// What is wrong with it.
+/// The reason of a [`LoadError`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum LoadFault {
-    /// A key.
+pub enum LoadReason {
+    /// A key of `[[auth.keys]]` cannot be used.
     #[error(transparent)]
-    Key(#[from] keys::KeyFault),
-    /// An issuer.
+    Key(#[from] keys::KeyError),
+    /// An issuer cannot be used.
     #[error(transparent)]
-    Issuer(#[from] issuer::Fault),
-    /// The file of static tokens.
+    Issuer(#[from] issuer::IssuerError),
+    /// The file of static tokens cannot be used.
     #[error(transparent)]
-    Tokens(#[from] static_tokens::Fault),
+    Tokens(#[from] static_tokens::TokensFileError),
 }
 
-/// Why a caller is not believed. The message is for the caller; causes stay in the log.
+/// The reason why a caller is not authenticated. The message is for the caller, the source is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
-    /// No `Authorization`.
+    /// There is neither an `Authorization` header nor a certificate.
     #[error("no bearer token: send Authorization: Bearer TOKEN")]
     Missing,
-    /// `Authorization` that is no bearer token.
-    #[error("the Authorization header holds no bearer token")]
+    /// The `Authorization` header does not contain a bearer token.
+    #[error("the Authorization header does not contain a bearer token")]
     NotBearer,
-    /// A token that does not verify.
+    /// The token is not valid.
     #[error("{public}")]
     Invalid {
-        /// What the caller may know.
+        /// The message for the caller.
         public: &'static str,
-        /// What happened.
+        /// The cause, for the log.
         #[source]
         cause: Option<jsonwebtoken::errors::Error>,
     },
-    /// A token that may be good, of an issuer whose keys nobody has yet.
+    /// The token may be valid, but its issuer's keys were never fetched.
     #[error("the keys of the token's issuer cannot be fetched now: try again")]
     Unavailable,
-    /// A good token without the scope that is demanded of all.
+    /// The token is valid, but lacks the required scope.
     #[error("the token lacks the scope {scope}")]
     Scope {
-        /// The scope.
+        /// The required scope.
         scope: String,
-        /// Who called.
+        /// The caller.
         principal: Box<Principal>,
     },
 }
@@ -134,15 +135,15 @@ impl Principal {
 }
 
 impl Authenticator {
-    /// Loads what verifies: keys, sets of keys in files, static tokens. Nothing is fetched yet.
+    /// Loads the keys, the key sets in files and the static tokens. Key sets at URLs are fetched later.
     ///
     /// # Errors
-    /// Everything that cannot be used, each with its place and what to do.
+    /// Every setting that cannot be used, with the reason and what to do.
     pub fn from_config(auth: &config::Auth) -> Result<Self, Vec<LoadError>> {
-        let mut faults = Vec::new();
-        let keys = loaded(keys::load(auth), &mut faults);
-        let published = loaded(issuer::load(auth), &mut faults);
-        let static_tokens = loaded(static_tokens::load(auth).map_err(|fault| vec![fault]), &mut faults);
+        let mut errors = Vec::new();
+        let keys = collect_errors(keys::load(auth), &mut errors);
+        let published = collect_errors(issuer::load(auth), &mut errors);
+        let static_tokens = collect_errors(static_tokens::load(auth).map_err(|error| vec![error]), &mut errors);
         match (keys, published, static_tokens) {
             (Some(keys), Some(published), Some(static_tokens)) => Ok(Self {
                 keys,
@@ -152,11 +153,11 @@ impl Authenticator {
                 role_path: path(&auth.role_claim),
                 required_scope: auth.required_scope.clone(),
             }),
-            _ => Err(faults),
+            _ => Err(errors),
         }
     }
 
-    /// The issuers whose tokens are believed, in the order of the configuration, each once.
+    /// The accepted issuers, without duplicates, in the order of the configuration.
     #[must_use]
     pub fn issuers(&self) -> Vec<&str> {
         let mut issuers: Vec<&str> = Vec::new();
@@ -169,57 +170,57 @@ impl Authenticator {
         issuers
     }
 
-    /// The scope that every token must bear.
+    /// The scope that every token must have, if one is required.
     #[must_use]
     pub fn required_scope(&self) -> Option<&str> {
         self.required_scope.as_deref()
     }
 
-    /// Verifies the value of an `Authorization` header or, where there is none, takes the certificate that the
-    /// connection was opened with. May wait for an issuer's keys, within a limit.
+    /// Authenticates a caller by the value of its `Authorization` header or, without one, by the certificate of its
+    /// connection. Waits for an issuer's keys if necessary, for a limited time.
     ///
     /// # Errors
-    /// [`AuthError`]; the caller is to be refused.
+    /// [`AuthError`]: the caller must be refused.
     pub async fn authenticate(
         &self,
         authorization: Option<&[u8]>,
         certificate: Option<&Certificate>,
     ) -> Result<Principal, AuthError> {
         let Some(value) = authorization else {
-            return certificate.map(|certificate| self.certified(certificate)).ok_or(AuthError::Missing);
+            return certificate.map(|certificate| self.certificate_principal(certificate)).ok_or(AuthError::Missing);
         };
         self.authenticate_header(value).await.map(|(principal, _)| principal)
     }
 
-    /// Verifies the value of an `Authorization` header; with the principal comes the token's `exp`, seconds since 1970,
-    /// where it has one. May wait for an issuer's keys, within a limit.
+    /// Authenticates a caller by the value of its `Authorization` header. Returns the token's `exp` too, if it has one, in
+    /// seconds since 1970. Waits for an issuer's keys if necessary, for a limited time.
     ///
     /// # Errors
-    /// As for [`Self::authenticate`].
+    /// [`AuthError`], as for [`Self::authenticate`].
     pub async fn authenticate_header(&self, authorization: &[u8]) -> Result<(Principal, Option<u64>), AuthError> {
         let token = bearer(authorization).ok_or(AuthError::NotBearer)?;
         if let Some((principal, scope)) = self.static_tokens.as_ref().and_then(|tokens| tokens.find(token)) {
-            let has_scope = |wanted: &str| scope.iter().any(|scope| scope.split(' ').any(|word| word == wanted));
+            let has_scope = |required: &str| scope.iter().any(|scope| scope.split(' ').any(|word| word == required));
             return Ok((self.scoped(principal, has_scope)?, None));
         }
         if self.static_tokens.is_some() && !token.contains('.') {
-            return Err(refuse("the token is none of the static ones, and no JWT"));
+            return Err(refuse("the token is neither a known static token nor a JWT"));
         }
         let (claims, role_path) = self.verify(token).await?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         let principal = Principal {
-            subject: text("sub").ok_or_else(|| refuse("the token's sub is missing or no text"))?.to_owned(),
-            issuer: text("iss").ok_or_else(|| refuse("the token's iss is no text"))?.to_owned(),
+            subject: text("sub").ok_or_else(|| refuse("the token's sub is missing or not a string"))?.to_owned(),
+            issuer: text("iss").ok_or_else(|| refuse("the token's iss is not a string"))?.to_owned(),
             token_id: text("jti").map(str::to_owned),
             roles: roles(&claims, role_path),
         };
-        // RFC 7519 2: a NumericDate may have a fraction, which does not lengthen it here.
-        let end = claims.get("exp").and_then(|end| end.as_u64().or_else(|| end.as_f64().map(whole_seconds)));
-        Ok((self.scoped(principal, |wanted| has_scope(&claims, wanted))?, end))
+        // RFC 7519 2: a NumericDate may have a fraction, which is cut off here.
+        let expiry = claims.get("exp").and_then(|exp| exp.as_u64().or_else(|| exp.as_f64().map(whole_seconds)));
+        Ok((self.scoped(principal, |required| has_scope(&claims, required))?, expiry))
     }
 
-    /// Whoever holds the certificate's key; what the certificate may do is the configuration's to say.
-    fn certified(&self, certificate: &Certificate) -> Principal {
+    /// The principal of a certificate, with the roles that the configuration gives it.
+    fn certificate_principal(&self, certificate: &Certificate) -> Principal {
         Principal {
             subject: certificate.subject.clone(),
             issuer: certificate::ISSUER.to_owned(),
@@ -229,7 +230,7 @@ impl Authenticator {
         }
     }
 
-    /// The principal, if it has the scope that is demanded of all tokens.
+    /// The principal, if it has the scope that every token must have.
     fn scoped(&self, principal: Principal, has_scope: impl Fn(&str) -> bool) -> Result<Principal, AuthError> {
         match &self.required_scope {
             Some(scope) if !has_scope(scope) => {
@@ -239,7 +240,7 @@ impl Authenticator {
         }
     }
 
-    /// The claims of a JWT, and where in them the roles are.
+    /// The claims of a valid JWT, and the path of the roles in them.
     async fn verify(&self, token: &str) -> Result<(Map<String, Value>, &[String]), AuthError> {
         let header = header(token)?;
         let issuer = claimed_issuer(token)?;
@@ -250,7 +251,7 @@ impl Authenticator {
         }
         match self.published.iter().find(|published| published.name == issuer) {
             Some(published) => {
-                let set = published.keys(kid).await.map_err(|issuer::NoKeys| AuthError::Unavailable)?;
+                let set = published.keys(kid).await.map_err(|issuer::NoKeysError| AuthError::Unavailable)?;
                 Ok((verify_by(&set.named(kid), header.alg, token)?, &published.role_path))
             }
             None if self.keys.iter().any(|key| key.issuer == issuer) => Err(refuse(UNKNOWN_KEY)),
@@ -258,27 +259,30 @@ impl Authenticator {
         }
     }
 
-    /// The keys of the configuration that may have signed a token of this issuer and `kid`.
+    /// The keys of `[[auth.keys]]` for tokens of this issuer and `kid`.
     fn pinned(&self, issuer: &str, kid: Option<&str>) -> Vec<&Key> {
         self.keys.iter().filter(|key| key.issuer == issuer && key.kid.as_deref() == kid).collect()
     }
 }
 
-/// What was loaded; the faults of it, with their places, go to the others.
-fn loaded<T, F: Into<LoadFault>>(result: Result<T, Vec<(String, F)>>, faults: &mut Vec<LoadError>) -> Option<T> {
-    let with_place = |(key, fault): (String, F)| LoadError { key, fault: fault.into() };
-    result.map_err(|found| faults.extend(found.into_iter().map(with_place))).ok()
+/// The loaded value. Errors are appended to `errors`, each with its setting.
+fn collect_errors<T, E: Into<LoadReason>>(
+    result: Result<T, Vec<(String, E)>>,
+    errors: &mut Vec<LoadError>,
+) -> Option<T> {
+    let with_key = |(key, reason): (String, E)| LoadError { key, reason: reason.into() };
+    result.map_err(|found| errors.extend(found.into_iter().map(with_key))).ok()
 }
 
-/// The token's header, if it is one that can be dealt with.
+/// The token's header, if it is supported.
 fn header(token: &str) -> Result<Header, AuthError> {
     let header = jsonwebtoken::decode_header(token).map_err(|cause| AuthError::Invalid {
-        public: "the token is no JWT of a known algorithm",
+        public: "the token is not a JWT with a known algorithm",
         cause: Some(cause),
     })?;
     if header.crit.is_some() {
-        // RFC 7515 4.1.11: an extension that must be understood and is not makes the token invalid.
-        return Err(refuse("the token demands an extension that is not supported"));
+        // RFC 7515 4.1.11: a token is invalid if it has a critical extension that is not supported.
+        return Err(refuse("the token requires an extension that is not supported"));
     }
     if header.typ.as_deref().is_some_and(|typ| !is_access_token(typ)) {
         return Err(refuse("the token's typ is neither JWT nor at+jwt"));
@@ -286,44 +290,45 @@ fn header(token: &str) -> Result<Header, AuthError> {
     Ok(header)
 }
 
-/// The `iss` that the token claims. It is not believed: it picks the keys, each of which verifies it again.
+/// The token's unverified `iss`, which selects the keys. Verification checks it again.
 fn claimed_issuer(token: &str) -> Result<String, AuthError> {
-    // The cause would quote them.
+    // I8: the cause would quote the claims.
     let claims = jsonwebtoken::dangerous::insecure_decode_claims::<Map<String, Value>>(token)
-        .map_err(|_| refuse("the token's claims are no JSON object"))?;
+        .map_err(|_| refuse("the token's claims are not a JSON object"))?;
     match claims.get("iss") {
         Some(Value::String(issuer)) => Ok(issuer.clone()),
-        Some(_) => Err(refuse("the token's iss is no text")),
+        Some(_) => Err(refuse("the token's iss is not a string")),
         None => Err(refuse("the token has no iss")),
     }
 }
 
 /// The claims, if one of the keys verifies the token.
-fn verify_by(named: &[&Key], algorithm: Algorithm, token: &str) -> Result<Map<String, Value>, AuthError> {
-    if named.is_empty() {
+fn verify_by(keys: &[&Key], algorithm: Algorithm, token: &str) -> Result<Map<String, Value>, AuthError> {
+    if keys.is_empty() {
         return Err(refuse(UNKNOWN_KEY));
     }
-    // The key's algorithm, not the header's, decides; the header may only agree with it.
-    let mut fitting = named.iter().filter(|key| key.algorithm == algorithm).peekable();
-    if fitting.peek().is_none() {
-        return Err(refuse("the token's algorithm is not its key's"));
+    // The key decides the algorithm; the token's header must agree with it.
+    let mut matching = keys.iter().filter(|key| key.algorithm == algorithm).peekable();
+    if matching.peek().is_none() {
+        return Err(refuse("the token's algorithm does not match its key"));
     }
-    let mut worst = refuse("the token does not verify");
-    for key in fitting {
+    let mut last_error = refuse("the token cannot be verified");
+    for key in matching {
         match jsonwebtoken::decode(token, &key.decoding, &key.validation) {
             Ok(data) => return Ok(data.claims),
-            Err(cause) => worst = AuthError::Invalid { public: public_reason(&cause), cause: Some(cause) },
+            Err(cause) => last_error = AuthError::Invalid { public: public_reason(&cause), cause: Some(cause) },
         }
     }
-    Err(worst)
+    Err(last_error)
 }
 
 fn refuse(public: &'static str) -> AuthError {
     AuthError::Invalid { public, cause: None }
 }
 
-/// Whether a token of this `typ` is for a resource such as this gateway (RFC 9068 4), and not an ID token, a logout token
-/// or the like that says so. RFC 7515 4.1.9: the case does not matter, and `application/` may be left out.
+/// Whether `typ` is that of an access token (RFC 9068 4), and not that of an ID token, a logout token or another kind.
+///
+/// The case of `typ` does not matter, and `application/` may be omitted (RFC 7515 4.1.9).
 fn is_access_token(typ: &str) -> bool {
     let typ = typ.to_ascii_lowercase();
     matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt")
@@ -334,7 +339,7 @@ fn whole_seconds(seconds: f64) -> u64 {
     seconds as u64
 }
 
-/// The names that lead to a claim.
+/// The path of names to a claim.
 fn path(claim: &str) -> Vec<String> {
     claim.split('.').map(str::to_owned).collect()
 }
@@ -362,25 +367,25 @@ fn public_reason(cause: &jsonwebtoken::errors::Error) -> &'static str {
             _ => "the token has no sub",
         },
         ErrorKind::InvalidClaimFormat(_) => "a claim of the token has the wrong type",
-        _ => "the token does not verify",
+        _ => "the token cannot be verified",
     }
 }
 
-/// The roles at `path`: a text, or a list of texts. Anything else is no role.
+/// The roles at `path`: a string, or an array of strings. Other values are ignored.
 fn roles(claims: &Map<String, Value>, path: &[String]) -> Vec<String> {
     let Some((first, rest)) = path.split_first() else {
         return Vec::new();
     };
     let found = rest.iter().try_fold(claims.get(first), |value, segment| value.map(|value| value.get(segment)));
-    let named = |value: &Value| value.as_str().filter(|role| !role.is_empty()).map(str::to_owned);
+    let role = |value: &Value| value.as_str().filter(|role| !role.is_empty()).map(str::to_owned);
     match found.flatten() {
-        Some(Value::Array(list)) => list.iter().take(ROLES_MAX).filter_map(named).collect(),
-        Some(value) => named(value).into_iter().collect(),
-        None => Vec::new(), // I10: no claim, no role.
+        Some(Value::Array(list)) => list.iter().take(ROLES_MAX).filter_map(role).collect(),
+        Some(value) => role(value).into_iter().collect(),
+        None => Vec::new(), // I10: without the claim there is no role.
     }
 }
 
-/// Whether the token bears `scope`: in `scope`, a text with spaces (RFC 8693 4.2), or in `scp`, a text or list.
+/// Whether the claims contain `scope`: in `scope`, a string of words (RFC 8693 4.2), or in `scp`, a string or an array.
 fn has_scope(claims: &Map<String, Value>, scope: &str) -> bool {
     ["scope", "scp"].iter().filter_map(|name| claims.get(*name)).any(|value| match value {
         Value::String(text) => text.split(' ').any(|word| word == scope),

@@ -1,11 +1,11 @@
-//! Who a client certificate names. That it is genuine was decided by the handshake.
+//! The identity in a client certificate. The TLS handshake has already verified the certificate.
 
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-/// The issuer of those who come by a certificate.
+/// The issuer of principals that are authenticated by a certificate.
 pub const ISSUER: &str = "mtls";
 
-/// Longest subject, in bytes. *Chosen*: a SPIFFE id has at most 2,048; it stands in every record.
+/// Longest subject, in bytes. *Chosen*: a SPIFFE id has at most 2,048; every record contains the subject.
 const SUBJECT_BYTES_MAX: usize = 2048;
 
 /// A client certificate that the handshake verified.
@@ -16,7 +16,7 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads a certificate that was verified. `None` where it names nobody: then it is no identity.
+    /// Reads a verified certificate. `None`: it has no usable name, and is not an identity.
     #[must_use]
     pub fn read(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_names_nobody_is_no_identity() {
+    fn a_certificate_without_a_usable_name_is_not_an_identity() {
         assert_eq!(read(&[], None), None);
         assert_eq!(read(&[], Some("")), None);
         assert_eq!(read(&[], Some("a\nb")), None);

@@ -1,4 +1,4 @@
-//! Fetching a JWKS over HTTPS: one small document, within limits, from the host that was configured.
+//! Fetching of a JWKS over HTTPS: one document of limited size, from the configured host only.
 
 use std::pin::Pin;
 
@@ -7,39 +7,39 @@ use url::Url;
 use crate::auth::jwks;
 use crate::config::is_loopback;
 
-/// Most redirects that are followed. *Chosen*: moves within a host are one or two.
+/// Most redirects that are followed. *Chosen*: a document that moved within its host takes one or two.
 const REDIRECTS_MAX: usize = 3;
 
-/// Why there is no document. None holds more than the URL.
+/// The reason why a fetch failed. No message contains more than the URL.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(super) enum FetchError {
     #[error("the request failed")]
     Request(#[from] reqwest::Error),
-    #[error("the issuer answered with HTTP {0}")]
+    #[error("the issuer responded with HTTP status {0}")]
     Status(u16),
     #[error("the document is larger than {} bytes", jwks::BYTES_MAX)]
     TooLarge,
 }
 
-/// The seam between an issuer's keys and the network.
+/// Fetches documents; tests replace the network with it.
 pub(super) trait Fetch: Send + Sync {
-    /// The document at `url`, at most [`jwks::BYTES_MAX`]. The caller sets the time limit.
-    fn fetch<'a>(&'a self, url: &'a Url) -> Fetching<'a>;
+    /// Fetches the document at `url`, of at most [`jwks::BYTES_MAX`]. The caller limits the time.
+    fn fetch<'a>(&'a self, url: &'a Url) -> FetchFuture<'a>;
 }
 
-/// A fetch under way.
-pub(super) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, FetchError>> + Send + 'a>>;
+/// The future of a fetch.
+pub(super) type FetchFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, FetchError>> + Send + 'a>>;
 
-/// The network.
-pub(super) struct Http(reqwest::Client);
+/// Fetches over the network.
+pub(super) struct HttpFetch(reqwest::Client);
 
-impl Http {
-    /// A client for this URL.
+impl HttpFetch {
+    /// Builds a client for `url`.
     pub(super) fn new(url: &Url) -> Result<Self, reqwest::Error> {
         let home = url.origin();
         let same_origin = reqwest::redirect::Policy::custom(move |attempt| {
-            // Another host, or no TLS: whoever sends us there would choose our keys.
+            // A redirect to another host, or away from TLS, would let a third party choose the keys.
             if attempt.url().origin() != home || attempt.previous().len() > REDIRECTS_MAX {
                 attempt.stop()
             } else {
@@ -49,14 +49,14 @@ impl Http {
         let client = reqwest::Client::builder()
             .redirect(same_origin)
             .user_agent(concat!("gatepost/", env!("CARGO_PKG_VERSION")));
-        // A proxy, as the environment names it, does not lead to this machine.
+        // A proxy of the environment cannot reach this machine's loopback addresses.
         let client = if is_loopback(url) { client.no_proxy() } else { client.https_only(true) };
         Ok(Self(client.build()?))
     }
 }
 
-impl Fetch for Http {
-    fn fetch<'a>(&'a self, url: &'a Url) -> Fetching<'a> {
+impl Fetch for HttpFetch {
+    fn fetch<'a>(&'a self, url: &'a Url) -> FetchFuture<'a> {
         Box::pin(async move {
             let accept = (reqwest::header::ACCEPT, "application/jwk-set+json, application/json");
             let mut response = self.0.get(url.clone()).header(accept.0, accept.1).send().await?;
@@ -84,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    /// A server on this machine, and its address.
+    /// Starts a server on this machine and returns its URL.
     async fn serve() -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -102,11 +102,11 @@ mod tests {
 
     async fn fetch(url: &str) -> Result<usize, FetchError> {
         let url = Url::parse(url).unwrap();
-        Http::new(&url).unwrap().fetch(&url).await.map(|document| document.len())
+        HttpFetch::new(&url).unwrap().fetch(&url).await.map(|document| document.len())
     }
 
     #[tokio::test]
-    async fn a_document_is_fetched_within_its_limit_and_from_its_host() {
+    async fn a_document_is_fetched_up_to_its_limit_and_from_its_host_only() {
         let server = serve().await;
         let status = |result: Result<usize, FetchError>| match result {
             Err(FetchError::Status(status)) => status,
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(fetch(&format!("{server}/jwks")).await.unwrap(), 2);
         assert_eq!(fetch(&format!("{server}/moved")).await.unwrap(), 2);
         assert_eq!(fetch(&format!("{server}/limit")).await.unwrap(), jwks::BYTES_MAX);
-        // I6: a document is read to its limit and no further.
+        // I6: a document is read up to its limit.
         assert!(matches!(fetch(&format!("{server}/large")).await, Err(FetchError::TooLarge)));
         assert_eq!(status(fetch(&format!("{server}/missing")).await), 404);
         assert_eq!(status(fetch(&format!("{server}/elsewhere")).await), 302, "another host is not followed");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_fetched_without_tls_from_another_machine() {
+    async fn a_fetch_from_another_machine_requires_tls() {
         let error = fetch("http://issuer.example/jwks").await.unwrap_err();
         assert!(matches!(&error, FetchError::Request(cause) if cause.is_builder()), "{error:?}");
     }

@@ -1,74 +1,76 @@
-//! The keys of one issuer, as it publishes them: from a file, or fetched, kept and refreshed.
+//! The published keys of an issuer: a key set that is read from a file, or fetched and refreshed.
 //!
-//! A fetched set is used until a newer one is there, however long the issuer is down. It is fetched at the first token;
-//! beside the calls when it is older than its time; and when a token names a `kid` that it lacks. Fetches begin at least
-//! [`FETCH_EVERY`] apart and one at a time, whatever tokens say: who needs one that runs waits for it.
+//! A fetched set is used until a newer one replaces it, however long the issuer is down. It is fetched when the first token
+//! arrives, in the background when the set is older than its TTL, and when a token has a `kid` that the set lacks. Only one
+//! fetch runs at a time, and fetches begin at least [`FETCH_INTERVAL`] apart, whatever tokens arrive. A call that needs the
+//! running fetch waits for it.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use crate::auth::fetch::{Fetch, FetchError, Http};
+use crate::auth::fetch::{Fetch, FetchError, HttpFetch};
 use crate::auth::jwks::{self, KeySet};
-use crate::auth::keys::Rules;
-use crate::auth::watched::{Watched, read_bounded};
+use crate::auth::keys::TokenRequirements;
+use crate::auth::watched::{WatchedFile, read_bounded};
 use crate::config;
 
-/// Least time between the beginnings of two fetches. *Chosen*: bounds what forged tokens cost the issuer, and what its
-/// new key waits for.
-const FETCH_EVERY: Duration = Duration::from_secs(10);
+/// Least time between the beginnings of two fetches. *Chosen*: few enough requests for the issuer when tokens are forged, and
+/// soon enough for its new key.
+const FETCH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Longest time of one fetch, and so of a call's wait for it. *Chosen*: below the patience of clients.
+/// Time limit of a fetch, and so of a call that waits for it. *Chosen*: shorter than the timeouts of clients.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is wrong with an issuer of the configuration.
+/// The reason why an issuer of the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Fault {
-    /// An algorithm that verifies nothing that is published.
-    #[error("algorithm {algorithm:?} is not supported: write RS256, ES256, EdDSA or another that is asymmetric")]
+pub enum IssuerError {
+    /// The algorithm is not supported for published keys.
+    #[error("algorithm {algorithm:?} is not supported: write RS256, ES256, EdDSA or another asymmetric one")]
     Algorithm {
-        /// As configured.
+        /// The algorithm as configured.
         algorithm: String,
     },
-    /// Not exactly one place of its keys.
-    #[error("it needs jwks_file or jwks_url, and one of them only")]
+    /// There is not exactly one source of keys.
+    #[error("set exactly one of jwks_file and jwks_url")]
     Source,
-    /// A file that cannot be read.
+    /// The key set file cannot be read.
     #[error("cannot read {path:?} ({source}): make it a file that the gateway's user may read")]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// A file that gives no keys.
-    #[error("{path:?} is no JWKS to verify with: {source}")]
+    /// The key set file contains no usable keys.
+    #[error("{path:?} is not a usable JWKS: {source}")]
     Jwks {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
-        source: jwks::Error,
+        source: jwks::JwksError,
     },
-    /// No URL.
-    #[error("{url:?} is no URL ({source}): write as in \"https://login.example.com/jwks.json\"")]
+    /// The URL is not valid.
+    #[error("{url:?} is not a URL ({source}): write for example \"https://login.example.com/jwks.json\"")]
     Url {
-        /// As configured.
+        /// The URL as configured.
         url: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: url::ParseError,
     },
-    /// No client to fetch with.
-    #[error("the HTTPS client cannot be set up ({0}): are there root certificates on this machine?")]
+    /// The HTTPS client cannot be built.
+    #[error("cannot set up the HTTPS client ({0}): are there root certificates on this machine?")]
     Client(#[source] reqwest::Error),
 }
 
@@ -82,61 +84,63 @@ pub(super) struct Issuer {
 
 #[derive(Debug)]
 enum Source {
-    File(Watched<KeySet>),
-    Url(Remote),
+    File(WatchedFile<KeySet>),
+    Url(FetchedKeySet),
 }
 
-/// No key of the issuer was ever fetched.
+/// The issuer's keys were never fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NoKeys;
+pub(super) struct NoKeysError;
 
-/// A set that is fetched.
-struct Remote {
-    shared: Arc<Shared>,
+/// A key set at a URL.
+struct FetchedKeySet {
+    fetcher: Arc<Fetcher>,
     ttl: Duration,
-    /// The fetch that was begun last; it ends with this.
+    /// The task of the last fetch; dropping it aborts the fetch.
     task: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
-/// What the fetching task and the askers share.
-struct Shared {
+/// Fetches a key set, and keeps the last one. Shared by the fetching task and the callers.
+struct Fetcher {
     url: Url,
-    rules: Rules,
+    requirements: TokenRequirements,
     allowed: Vec<Algorithm>,
     fetch: Box<dyn Fetch>,
-    state: Mutex<State>,
+    state: Mutex<FetchState>,
 }
 
 #[derive(Default)]
-struct State {
-    /// Written by the task.
+struct FetchState {
+    /// The last key set; set by the task.
     keys: Option<Arc<KeySet>>,
-    /// When `keys` came.
+    /// The time when `keys` was fetched.
     fetched: Option<Instant>,
-    /// When the last fetch was begun, whatever came of it.
+    /// The time when the last fetch began, whether or not it succeeded.
     begun: Option<Instant>,
-    /// Closed when the fetch that runs has ended.
+    /// Closed when the running fetch ends.
     running: Option<watch::Receiver<()>>,
 }
 
-/// All issuers of the configuration; a fault comes with its place in it.
-pub(super) fn load(auth: &config::Auth) -> Result<Vec<Issuer>, Vec<(String, Fault)>> {
-    let (mut issuers, mut faults) = (Vec::new(), Vec::new());
+/// Loads all issuers of the configuration. Errors are returned with their settings.
+pub(super) fn load(auth: &config::Auth) -> Result<Vec<Issuer>, Vec<(String, IssuerError)>> {
+    let (mut issuers, mut errors) = (Vec::new(), Vec::new());
     for (idx, issuer) in auth.issuers.iter().enumerate() {
         let key = |name: &str| format!("auth.issuers[{idx}].{name}");
-        let rules = Rules {
+        let requirements = TokenRequirements {
             issuer: issuer.issuer.clone(),
             audience: issuer.audience.clone().unwrap_or_else(|| auth.audience.clone()),
             leeway: auth.leeway,
         };
         let allowed: Result<Vec<Algorithm>, _> = issuer.algorithms.iter().map(|name| algorithm(name)).collect();
-        let source = allowed.map_err(|fault| (key("algorithms"), fault)).and_then(|allowed| {
+        let source = allowed.map_err(|error| (key("algorithms"), error)).and_then(|allowed| {
             match (&issuer.jwks_file, &issuer.jwks_url) {
-                (Some(path), None) => file(path.clone(), rules, allowed).map_err(|fault| (key("jwks_file"), fault)),
-                (None, Some(url)) => {
-                    remote(url, issuer.jwks_ttl, rules, allowed).map_err(|fault| (key("jwks_url"), fault))
+                (Some(path), None) => {
+                    file_source(path.clone(), requirements, allowed).map_err(|error| (key("jwks_file"), error))
                 }
-                _ => Err((format!("auth.issuers[{idx}]"), Fault::Source)),
+                (None, Some(url)) => {
+                    url_source(url, issuer.jwks_ttl, requirements, allowed).map_err(|error| (key("jwks_url"), error))
+                }
+                _ => Err((format!("auth.issuers[{idx}]"), IssuerError::Source)),
             }
         });
         let role_claim = issuer.role_claim.as_ref().unwrap_or(&auth.role_claim);
@@ -144,150 +148,162 @@ pub(super) fn load(auth: &config::Auth) -> Result<Vec<Issuer>, Vec<(String, Faul
             Ok(source) => {
                 issuers.push(Issuer { name: issuer.issuer.clone(), role_path: crate::auth::path(role_claim), source });
             }
-            Err((key, fault)) => faults.push((key, fault)),
+            Err(error) => errors.push(error),
         }
     }
-    if faults.is_empty() { Ok(issuers) } else { Err(faults) }
+    if errors.is_empty() { Ok(issuers) } else { Err(errors) }
 }
 
-/// I10: an algorithm that is not known to be asymmetric is none.
-fn algorithm(name: &str) -> Result<Algorithm, Fault> {
-    let unsupported = || Fault::Algorithm { algorithm: name.to_owned() };
+/// Parses the name of an asymmetric algorithm.
+fn algorithm(name: &str) -> Result<Algorithm, IssuerError> {
+    let unsupported = || IssuerError::Algorithm { algorithm: name.to_owned() };
     let algorithm: Algorithm = name.parse().map_err(|_| unsupported())?;
+    // I10: an algorithm that is not asymmetric is refused.
     let is_hmac = matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512);
     if is_hmac { Err(unsupported()) } else { Ok(algorithm) }
 }
 
-/// Why a file gives no keys.
+/// The reason why a key set file cannot be used.
 #[derive(Debug, thiserror::Error)]
-enum FileError {
+enum JwksFileError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(transparent)]
-    Jwks(#[from] jwks::Error),
+    Jwks(#[from] jwks::JwksError),
 }
 
-fn file(path: PathBuf, rules: Rules, allowed: Vec<Algorithm>) -> Result<Source, Fault> {
-    let watched = Watched::open(&path, move |file| -> Result<KeySet, FileError> {
-        let document = read_bounded(file, jwks::BYTES_MAX)?.ok_or(jwks::Error::TooLarge)?;
-        Ok(KeySet::parse(&document, &rules, &allowed)?)
+fn file_source(path: PathBuf, requirements: TokenRequirements, allowed: Vec<Algorithm>) -> Result<Source, IssuerError> {
+    let watched = WatchedFile::open(&path, move |file| -> Result<KeySet, JwksFileError> {
+        let document = read_bounded(file, jwks::BYTES_MAX)?.ok_or(jwks::JwksError::TooLarge)?;
+        Ok(KeySet::parse(&document, &requirements, &allowed)?)
     });
     watched.map(Source::File).map_err(|error| match error {
-        FileError::Io(source) => Fault::Unreadable { path, source },
-        FileError::Jwks(source) => Fault::Jwks { path, source },
+        JwksFileError::Io(source) => IssuerError::Unreadable { path, source },
+        JwksFileError::Jwks(source) => IssuerError::Jwks { path, source },
     })
 }
 
-fn remote(url: &str, ttl: Duration, rules: Rules, allowed: Vec<Algorithm>) -> Result<Source, Fault> {
-    let url = Url::parse(url).map_err(|source| Fault::Url { url: url.to_owned(), source })?;
-    let fetch = Http::new(&url).map_err(Fault::Client)?;
-    Ok(Source::Url(Remote::new(url, ttl, rules, allowed, Box::new(fetch))))
+fn url_source(
+    url: &str,
+    ttl: Duration,
+    requirements: TokenRequirements,
+    allowed: Vec<Algorithm>,
+) -> Result<Source, IssuerError> {
+    let url = Url::parse(url).map_err(|source| IssuerError::Url { url: url.to_owned(), source })?;
+    let fetch = HttpFetch::new(&url).map_err(IssuerError::Client)?;
+    Ok(Source::Url(FetchedKeySet::new(url, ttl, requirements, allowed, Box::new(fetch))))
 }
 
 impl Issuer {
-    /// The set in which a token's `kid` is to be looked for; it may still lack it.
+    /// The current key set, which may lack `kid` even after a fetch.
     ///
     /// # Errors
-    /// [`NoKeys`], while the issuer could never be reached.
-    pub(super) async fn keys(&self, kid: Option<&str>) -> Result<Arc<KeySet>, NoKeys> {
+    /// [`NoKeysError`]: the keys were never fetched.
+    pub(super) async fn keys(&self, kid: Option<&str>) -> Result<Arc<KeySet>, NoKeysError> {
         match &self.source {
-            Source::File(watched) => Ok(watched.get()),
-            Source::Url(remote) => remote.keys(kid).await,
+            Source::File(file) => Ok(file.get()),
+            Source::Url(fetched) => fetched.keys(kid).await,
         }
     }
 }
 
-impl Remote {
-    fn new(url: Url, ttl: Duration, rules: Rules, allowed: Vec<Algorithm>, fetch: Box<dyn Fetch>) -> Self {
-        let shared = Arc::new(Shared { url, rules, allowed, fetch, state: Mutex::default() });
-        Self { shared, ttl, task: Mutex::default() }
+impl FetchedKeySet {
+    fn new(
+        url: Url,
+        ttl: Duration,
+        requirements: TokenRequirements,
+        allowed: Vec<Algorithm>,
+        fetch: Box<dyn Fetch>,
+    ) -> Self {
+        let fetcher = Arc::new(Fetcher { url, requirements, allowed, fetch, state: Mutex::default() });
+        Self { fetcher, ttl, task: Mutex::default() }
     }
 
-    async fn keys(&self, kid: Option<&str>) -> Result<Arc<KeySet>, NoKeys> {
+    async fn keys(&self, kid: Option<&str>) -> Result<Arc<KeySet>, NoKeysError> {
         let running = {
-            let mut state = self.shared.state();
-            let known = state.keys.clone();
-            let has = known.as_ref().is_some_and(|keys| !keys.named(kid).is_empty());
+            let mut state = self.fetcher.state.lock();
+            let keys = state.keys.clone();
+            let has_kid = keys.as_ref().is_some_and(|keys| !keys.named(kid).is_empty());
             let is_old = state.fetched.is_none_or(|fetched| fetched.elapsed() >= self.ttl);
-            if !has || is_old {
-                self.begin(&mut state);
+            if !has_kid || is_old {
+                self.begin_fetch(&mut state);
             }
-            match known {
-                Some(keys) if has => return Ok(keys),
+            match keys {
+                Some(keys) if has_kid => return Ok(keys),
                 _ => state.running.clone(),
             }
         };
         if let Some(mut running) = running {
-            // An error is what is waited for: the task has dropped its end. It has a time limit.
+            // The task never sends, and drops its end within the time limit: this waits for the error.
             running.changed().await.ok();
         }
-        self.shared.state().keys.clone().ok_or(NoKeys)
+        self.fetcher.state.lock().keys.clone().ok_or(NoKeysError)
     }
 
-    /// Begins a fetch, unless one runs or the last is too fresh.
-    fn begin(&self, state: &mut State) {
-        // A task that is gone without a word has dropped its end.
+    /// Begins a fetch, unless one is running or the last one began less than [`FETCH_INTERVAL`] ago.
+    fn begin_fetch(&self, state: &mut FetchState) {
+        // A task that was aborted or panicked has dropped its end too.
         let runs = state.running.as_ref().is_some_and(|running| running.has_changed().is_ok());
-        if runs || state.begun.is_some_and(|begun| begun.elapsed() < FETCH_EVERY) {
+        if runs || state.begun.is_some_and(|begun| begun.elapsed() < FETCH_INTERVAL) {
             return;
         }
         let (done, running) = watch::channel(());
         state.begun = Some(Instant::now());
         state.running = Some(running);
-        let shared = Arc::clone(&self.shared);
+        let fetcher = Arc::clone(&self.fetcher);
         let task = tokio::spawn(async move {
-            shared.refresh().await;
+            fetcher.refresh().await;
             drop(done);
         });
-        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(AbortOnDropHandle::new(task));
+        *self.task.lock() = Some(AbortOnDropHandle::new(task));
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl Fetcher {
+    /// Fetches the key set once.
     async fn refresh(&self) {
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch.fetch(&self.url)).await;
         let keys = match fetched {
-            Ok(Ok(document)) => KeySet::parse(&document, &self.rules, &self.allowed).map_err(RefreshError::Jwks),
+            Ok(Ok(document)) => KeySet::parse(&document, &self.requirements, &self.allowed).map_err(RefreshError::Jwks),
             Ok(Err(error)) => Err(RefreshError::Fetch(error)),
-            Err(_) => Err(RefreshError::Slow),
+            Err(_) => Err(RefreshError::Timeout),
         };
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.running = None;
         match keys {
             Ok(keys) => {
-                tracing::debug!(issuer = self.rules.issuer, url = %self.url, "the issuer's keys were fetched");
+                tracing::debug!(issuer = self.requirements.issuer, url = %self.url, "fetched the issuer's keys");
                 (state.keys, state.fetched) = (Some(Arc::new(keys)), Some(Instant::now()));
             }
             Err(error) => {
                 let error = anyhow::Error::new(error);
                 let age_secs = state.fetched.map(|fetched| fetched.elapsed().as_secs());
                 tracing::warn!(
-                    issuer = self.rules.issuer, url = %self.url, age_secs, error = format!("{error:#}"),
-                    "the issuer's keys cannot be fetched: those at hand stay in use"
+                    issuer = self.requirements.issuer, url = %self.url, age_secs, error = format!("{error:#}"),
+                    "cannot fetch the issuer's keys; keeping the previous ones"
                 );
             }
         }
     }
 }
 
-/// Why keys were not refreshed.
+/// The reason why the keys were not refreshed.
 #[derive(Debug, thiserror::Error)]
 enum RefreshError {
     #[error(transparent)]
     Fetch(FetchError),
-    #[error("the document is no JWKS to verify with: {0}")]
-    Jwks(jwks::Error),
-    #[error("no answer within {} s", FETCH_TIMEOUT.as_secs())]
-    Slow,
+    #[error("the document is not a usable JWKS: {0}")]
+    Jwks(jwks::JwksError),
+    #[error("no response within {} s", FETCH_TIMEOUT.as_secs())]
+    Timeout,
 }
 
-impl std::fmt::Debug for Remote {
+impl std::fmt::Debug for FetchedKeySet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Remote").field("url", &self.shared.url.as_str()).field("ttl", &self.ttl).finish_non_exhaustive()
+        f.debug_struct("FetchedKeySet")
+            .field("url", &self.fetcher.url.as_str())
+            .field("ttl", &self.ttl)
+            .finish_non_exhaustive()
     }
 }
 

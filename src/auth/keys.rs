@@ -1,4 +1,4 @@
-//! The keys that verify tokens: one key, one algorithm, one issuer. Those of `[[auth.keys]]` are loaded once, at start.
+//! Keys that verify tokens, each for one algorithm and one issuer. The keys of `[[auth.keys]]` are loaded once, at start.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,85 +13,83 @@ pub const SECRET_BYTES_MIN: usize = 32;
 /// Longest key file, in bytes. *Chosen*: an RSA key of 16,384 bits in PEM has under 3 KiB.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// What is wrong with a key.
+/// The reason why a key of the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyFault {
-    /// An algorithm that is not supported.
+pub enum KeyError {
+    /// The algorithm is not supported.
     #[error("algorithm {algorithm:?} is not supported: write HS256, RS256, ES256 or EdDSA")]
     Algorithm {
-        /// As configured.
+        /// The algorithm as configured.
         algorithm: String,
     },
-    /// Not exactly one place to load the key from.
-    #[error("{algorithm} needs {needed}, and nothing else to load the key from")]
+    /// There is not exactly one suitable source of the key.
+    #[error("{algorithm} needs exactly one source of the key: set {needed}")]
     Source {
         /// The algorithm.
         algorithm: &'static str,
-        /// The settings that fit it.
+        /// The settings that the algorithm accepts.
         needed: &'static str,
     },
-    /// A file that cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {path:?} ({source}): make it a file that the gateway's user may read")]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// A file too large for a key.
-    #[error("{path:?} is larger than {FILE_BYTES_MAX} bytes: that is no key")]
+    /// The file is too large for a key.
+    #[error("{path:?} is larger than {FILE_BYTES_MAX} bytes: name a file that contains one key")]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
-    /// A variable that is not set.
+    /// The environment variable is not set.
     #[error("the environment variable {name} is not set: set it to the secret, or use secret_file")]
     NotSet {
-        /// Its name.
+        /// The variable's name.
         name: String,
     },
-    /// A secret that is too short.
+    /// The secret is too short.
     #[error(
-        "the secret in {place} has {bytes} bytes, and HS256 needs {SECRET_BYTES_MIN}: make one by openssl rand -hex 32"
+        "the secret in {place} has {bytes} bytes, and HS256 needs {SECRET_BYTES_MIN}: make one with openssl rand -hex 32"
     )]
     Short {
-        /// Where it was read.
+        /// The file or variable of the secret.
         place: String,
-        /// Its length.
+        /// The secret's length.
         bytes: usize,
     },
-    /// A key in PEM where a secret belongs: whoever has the public key could then mint tokens.
-    #[error(
-        "the secret in {place} is a PEM file: a public key is no secret, set algorithm and public_key_file instead"
-    )]
+    /// The secret is a key in PEM. If it were accepted, every holder of the public key could mint tokens.
+    #[error("the secret in {place} is a PEM file: for a public key set algorithm and public_key_file instead")]
     PemAsSecret {
-        /// Where it was read.
+        /// The file or variable of the secret.
         place: String,
     },
-    /// A private key where a public one belongs.
-    #[error("{path:?} holds a private key: give the gateway the public one (openssl pkey -in KEY -pubout)")]
+    /// The file contains a private key instead of a public one.
+    #[error("{path:?} contains a private key: name a file with the public key (openssl pkey -in KEY -pubout)")]
     Private {
         /// The file.
         path: PathBuf,
     },
-    /// No public key of the algorithm.
-    #[error("{path:?} is no PEM public key for {algorithm} ({source})")]
+    /// The file does not contain a public key of the algorithm.
+    #[error("{path:?} is not a PEM public key for {algorithm} ({source})")]
     NotPem {
         /// The file.
         path: PathBuf,
         /// The algorithm.
         algorithm: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: jsonwebtoken::errors::Error,
     },
-    /// No issuer.
-    #[error("issuer is empty: name the iss that this key's tokens bear")]
+    /// The issuer is empty.
+    #[error("issuer is empty: set it to the iss of this key's tokens")]
     NoIssuer,
 }
 
-/// One key, ready to verify.
+/// A loaded key.
 #[derive(Debug)]
 pub(super) struct Key {
     pub(super) kid: Option<String>,
@@ -101,15 +99,15 @@ pub(super) struct Key {
     pub(super) validation: Validation,
 }
 
-/// What tokens of an issuer must say, whichever of its keys verifies them.
+/// The requirements on an issuer's tokens, the same for all of its keys.
 #[derive(Clone, Debug)]
-pub(super) struct Rules {
+pub(super) struct TokenRequirements {
     pub(super) issuer: String,
     pub(super) audience: String,
     pub(super) leeway: Duration,
 }
 
-impl Rules {
+impl TokenRequirements {
     pub(super) fn key(&self, kid: Option<String>, algorithm: Algorithm, decoding: DecodingKey) -> Key {
         let mut validation = Validation::new(algorithm);
         validation.leeway = self.leeway.as_secs();
@@ -121,61 +119,62 @@ impl Rules {
     }
 }
 
-/// Loads all keys of the configuration; a fault comes with its place in it.
-pub(super) fn load(auth: &config::Auth) -> Result<Vec<Key>, Vec<(String, KeyFault)>> {
-    let (mut keys, mut faults) = (Vec::new(), Vec::new());
+/// Loads all keys of the configuration. Errors are returned with their settings.
+pub(super) fn load(auth: &config::Auth) -> Result<Vec<Key>, Vec<(String, KeyError)>> {
+    let (mut keys, mut errors) = (Vec::new(), Vec::new());
     for (idx, key) in auth.keys.iter().enumerate() {
         match load_one(auth, key) {
             Ok(key) => keys.push(key),
-            Err(fault) => faults.push((format!("auth.keys[{idx}]"), fault)),
+            Err(error) => errors.push((format!("auth.keys[{idx}]"), error)),
         }
     }
-    if faults.is_empty() { Ok(keys) } else { Err(faults) }
+    if errors.is_empty() { Ok(keys) } else { Err(errors) }
 }
 
-fn load_one(auth: &config::Auth, key: &config::Key) -> Result<Key, KeyFault> {
+fn load_one(auth: &config::Auth, key: &config::Key) -> Result<Key, KeyError> {
     let algorithm = match key.algorithm.as_str() {
         "HS256" => Algorithm::HS256,
         "RS256" => Algorithm::RS256,
         "ES256" => Algorithm::ES256,
         "EdDSA" => Algorithm::EdDSA,
-        other => return Err(KeyFault::Algorithm { algorithm: other.to_owned() }),
+        other => return Err(KeyError::Algorithm { algorithm: other.to_owned() }),
     };
     if key.issuer.is_empty() {
-        return Err(KeyFault::NoIssuer);
+        return Err(KeyError::NoIssuer);
     }
     let decoding = match algorithm {
         Algorithm::HS256 => DecodingKey::from_secret(&secret(key)?),
         _ => public_key(key, algorithm)?,
     };
-    let rules = Rules { issuer: key.issuer.clone(), audience: auth.audience.clone(), leeway: auth.leeway };
-    Ok(rules.key(key.kid.clone(), algorithm, decoding))
+    let requirements =
+        TokenRequirements { issuer: key.issuer.clone(), audience: auth.audience.clone(), leeway: auth.leeway };
+    Ok(requirements.key(key.kid.clone(), algorithm, decoding))
 }
 
-/// The HS256 secret of a key. A newline at its end, as editors leave it, does not belong to it.
+/// Reads the HS256 secret of a key, without white space at its end, which editors append.
 ///
 /// # Errors
-/// The fault that keeps the secret from being used.
-pub fn secret(key: &config::Key) -> Result<Vec<u8>, KeyFault> {
+/// [`KeyError`]: the secret cannot be used.
+pub fn secret(key: &config::Key) -> Result<Vec<u8>, KeyError> {
     let (place, mut secret) = match (&key.secret_file, &key.secret_env, &key.public_key_file) {
         (Some(path), None, None) => (format!("{}", path.display()), read(path)?),
         (None, Some(name), None) => match std::env::var_os(name) {
             Some(value) => (format!("the variable {name}"), value.into_encoded_bytes()),
-            None => return Err(KeyFault::NotSet { name: name.clone() }),
+            None => return Err(KeyError::NotSet { name: name.clone() }),
         },
-        _ => return Err(KeyFault::Source { algorithm: "HS256", needed: "secret_file or secret_env" }),
+        _ => return Err(KeyError::Source { algorithm: "HS256", needed: "secret_file or secret_env" }),
     };
     secret.truncate(secret.trim_ascii_end().len());
     if secret.trim_ascii_start().starts_with(b"-----BEGIN") {
-        return Err(KeyFault::PemAsSecret { place });
+        return Err(KeyError::PemAsSecret { place });
     }
     if secret.len() < SECRET_BYTES_MIN {
-        return Err(KeyFault::Short { place, bytes: secret.len() });
+        return Err(KeyError::Short { place, bytes: secret.len() });
     }
     Ok(secret)
 }
 
-fn public_key(key: &config::Key, algorithm: Algorithm) -> Result<DecodingKey, KeyFault> {
+fn public_key(key: &config::Key, algorithm: Algorithm) -> Result<DecodingKey, KeyError> {
     type FromPem = fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>;
     let (name, from_pem): (&'static str, FromPem) = match algorithm {
         Algorithm::RS256 => ("RS256", DecodingKey::from_rsa_pem),
@@ -183,19 +182,19 @@ fn public_key(key: &config::Key, algorithm: Algorithm) -> Result<DecodingKey, Ke
         _ => ("EdDSA", DecodingKey::from_ed_pem),
     };
     let (Some(path), None, None) = (&key.public_key_file, &key.secret_file, &key.secret_env) else {
-        return Err(KeyFault::Source { algorithm: name, needed: "public_key_file" });
+        return Err(KeyError::Source { algorithm: name, needed: "public_key_file" });
     };
     let pem = read(path)?;
     if pem.windows(11).any(|window| window == b"PRIVATE KEY") {
-        return Err(KeyFault::Private { path: path.clone() });
+        return Err(KeyError::Private { path: path.clone() });
     }
-    from_pem(&pem).map_err(|source| KeyFault::NotPem { path: path.clone(), algorithm: name, source })
+    from_pem(&pem).map_err(|source| KeyError::NotPem { path: path.clone(), algorithm: name, source })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, KeyFault> {
-    let unreadable = |source| KeyFault::Unreadable { path: path.to_owned(), source };
+fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
+    let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
     if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_BYTES_MAX {
-        return Err(KeyFault::TooLarge { path: path.to_owned() });
+        return Err(KeyError::TooLarge { path: path.to_owned() });
     }
     std::fs::read(path).map_err(unreadable)
 }

@@ -1,7 +1,7 @@
-//! Static tokens: a file of hashes, each with its subject and roles, as an alternative to JWT.
+//! Static tokens: a file of token hashes with their subjects and roles, as an alternative to JWTs.
 //!
-//! The file holds no token, so that it can be backed up and read by operators without giving away an identity; it decides
-//! who may do what all the same, and is refused where others may read it.
+//! The file does not contain tokens, so that backups and operators who read it cannot impersonate a caller. It grants
+//! access nevertheless, and is refused if its permissions give other users any access.
 //!
 //! ```toml
 //! [[tokens]]
@@ -12,7 +12,6 @@
 //! scope = "mcp"      # optional: as a JWT's scope
 //! ```
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -22,71 +21,71 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
-use crate::auth::watched::{Watched, read_bounded};
+use crate::auth::watched::{WatchedFile, read_bounded};
 use crate::auth::{Principal, ROLES_MAX};
 use crate::config;
 
-/// The issuer of those who come by a static token.
+/// The issuer of principals that are authenticated by a static token.
 pub const ISSUER: &str = "static";
 
-/// Shortest token that is hashed for the file, in bytes. *Chosen*: as an HS256 secret; the hash is plain, and only chance
-/// keeps a token from being guessed by it.
+/// Shortest token that is hashed for the file, in bytes. *Chosen*: the same as for an HS256 secret; the hash is fast and has no
+/// salt, so that only the token's own randomness prevents guessing.
 pub const TOKEN_BYTES_MIN: usize = 32;
 
-/// Largest file, in bytes. *Chosen*: thousands of tokens.
+/// Largest file, in bytes. *Chosen*: room for thousands of tokens.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Most tokens. *Derived*: each is compared on every request, at about 20 ns.
+/// Most tokens of a file. *Derived*: every request is compared with each of them, at about 20 ns.
 const TOKENS_MAX: usize = 4096;
 
-/// Permissions that nobody but the owner may have.
-const OTHERS: u32 = 0o077;
+/// The permission bits of the group and of other users.
+const OTHERS_MASK: u32 = 0o077;
 
-/// Why a file of static tokens does not do. None holds a line of it.
+/// The file of static tokens cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{path:?} {source}")]
+pub struct TokensFileError {
+    /// The file.
+    pub path: PathBuf,
+    /// The reason.
+    pub source: TokensFileReason,
+}
+
+/// The reason of a [`TokensFileError`]. No message contains a line of the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
-    /// It cannot be read.
+pub enum TokensFileReason {
+    /// The file cannot be read.
     #[error("cannot be read ({0}): make it a file that the gateway's user may read")]
     Io(#[from] io::Error),
-    /// Others may read it.
-    #[error("has mode {mode:03o}, so that others may use it: chmod 600")]
-    Open {
-        /// Its permissions.
+    /// Other users have access to the file.
+    #[error("has mode {mode:03o}, which gives other users access: chmod 600")]
+    Permissions {
+        /// The file's permissions.
         mode: u32,
     },
-    /// Too large.
-    #[error("is larger than {FILE_BYTES_MAX} bytes: that is no file of tokens")]
+    /// The file is too large.
+    #[error("is larger than {FILE_BYTES_MAX} bytes: name a file of at most {TOKENS_MAX} tokens")]
     TooLarge,
-    /// No TOML, or not of this shape.
+    /// The file is not TOML of the expected form.
     #[error("does not parse: {0}; write [[tokens]] with sha256, subject and roles, as `gatepost token hash` prints")]
     Toml(String),
-    /// An entry that does not do.
-    #[error("has a fault in tokens[{idx}]: {fault}")]
+    /// An entry is not valid.
+    #[error("has an error in tokens[{idx}]: {message}")]
     Entry {
-        /// Its place, from 0.
+        /// The entry's index, from 0.
         idx: usize,
-        /// What is wrong with it.
-        fault: &'static str,
+        /// The error.
+        message: &'static str,
     },
-    /// Too many.
+    /// The file has too many tokens.
     #[error("has more than {TOKENS_MAX} tokens")]
     TooMany,
 }
 
-/// A file of static tokens that does not do.
-#[derive(Debug, thiserror::Error)]
-#[error("{path:?} {source}")]
-pub struct Fault {
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub source: Error,
-}
-
 /// The tokens of the file.
 #[derive(Debug)]
-pub(super) struct StaticTokens(Watched<Vec<Entry>>);
+pub(super) struct StaticTokens(WatchedFile<Vec<Entry>>);
 
 #[derive(Debug)]
 struct Entry {
@@ -113,17 +112,17 @@ struct Row {
     scope: Option<String>,
 }
 
-/// The file of the configuration, if there is one; a fault comes with its place there.
-pub(super) fn load(auth: &config::Auth) -> Result<Option<StaticTokens>, (String, Fault)> {
+/// Loads the tokens file of the configuration, if there is one. An error is returned with its setting.
+pub(super) fn load(auth: &config::Auth) -> Result<Option<StaticTokens>, (String, TokensFileError)> {
     let Some(path) = &auth.tokens_file else { return Ok(None) };
-    let watched = Watched::open(path, read);
+    let watched = WatchedFile::open(path, read);
     watched
         .map(|watched| Some(StaticTokens(watched)))
-        .map_err(|source| ("auth.tokens_file".to_owned(), Fault { path: path.clone(), source }))
+        .map_err(|source| ("auth.tokens_file".to_owned(), TokensFileError { path: path.clone(), source }))
 }
 
 impl StaticTokens {
-    /// Whose token it is, with its scope. The time it takes says nothing of any hash.
+    /// The principal and the scope of a token. Runs in constant time, so that its duration reveals no hash.
     pub(super) fn find(&self, token: &str) -> Option<(Principal, Option<String>)> {
         let hash: [u8; 32] = Sha256::digest(token).into();
         let entries = self.0.get();
@@ -137,57 +136,50 @@ impl StaticTokens {
     }
 }
 
-/// What the file says of a token, from which nobody gets the token back.
+/// The hash of a token, as the file contains it: SHA-256 in hexadecimal.
 #[must_use]
 pub fn hash(token: impl AsRef<[u8]>) -> String {
-    Sha256::digest(token).iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a String takes all text");
-        hex
-    })
+    hex::encode(Sha256::digest(token))
 }
 
-fn read(file: File) -> Result<Vec<Entry>, Error> {
+fn read(file: File) -> Result<Vec<Entry>, TokensFileReason> {
     let mode = file.metadata()?.permissions().mode() & 0o777;
-    if mode & OTHERS != 0 {
-        return Err(Error::Open { mode });
+    if mode & OTHERS_MASK != 0 {
+        return Err(TokensFileReason::Permissions { mode });
     }
-    let bytes = read_bounded(file, FILE_BYTES_MAX)?.ok_or(Error::TooLarge)?;
-    let text = String::from_utf8(bytes).map_err(|_| Error::Toml("it is no UTF-8 text".to_owned()))?;
+    let bytes = read_bounded(file, FILE_BYTES_MAX)?.ok_or(TokensFileReason::TooLarge)?;
+    let text = String::from_utf8(bytes).map_err(|_| TokensFileReason::Toml("it is not UTF-8".to_owned()))?;
     parse(&text)
 }
 
-fn parse(text: &str) -> Result<Vec<Entry>, Error> {
-    // I8: the message, not the line with its marks: somebody may have put a token there.
+fn parse(text: &str) -> Result<Vec<Entry>, TokensFileReason> {
+    // I8: only the line's number, because the line may contain a token.
     let line = |at: usize| text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1;
     let Document { tokens } = toml::from_str(text)
-        .map_err(|error| Error::Toml(format!("line {}", error.span().map_or(1, |span| line(span.start)))))?;
+        .map_err(|error| TokensFileReason::Toml(format!("line {}", error.span().map_or(1, |span| line(span.start)))))?;
     if tokens.len() > TOKENS_MAX {
-        return Err(Error::TooMany); // I6: the number of tokens is bounded.
+        return Err(TokensFileReason::TooMany); // I6: the number of tokens is bounded.
     }
     let mut entries: Vec<Entry> = Vec::with_capacity(tokens.len());
     for (idx, row) in tokens.into_iter().enumerate() {
-        let fault = |fault| Error::Entry { idx, fault };
-        let hash = bytes(&row.sha256).ok_or_else(|| fault("sha256 is no SHA-256 in 64 hexadecimal digits"))?;
+        let error = |message| TokensFileReason::Entry { idx, message };
+        let mut hash = [0; 32];
+        hex::decode_to_slice(&row.sha256, &mut hash)
+            .map_err(|_| error("sha256 does not consist of 64 hexadecimal digits"))?;
         if row.subject.is_empty() || row.subject.contains(char::is_control) {
-            return Err(fault("subject is empty, or holds a control character"));
+            return Err(error("subject is empty or contains a control character"));
         }
         if row.roles.len() > ROLES_MAX || row.roles.iter().any(String::is_empty) {
-            return Err(fault("roles are more than 64, or one is empty"));
+            return Err(error("there are more than 64 roles, or a role is empty"));
         }
         if entries.iter().any(|earlier| earlier.hash == hash) {
-            return Err(fault("sha256 is an earlier token's"));
+            return Err(error("sha256 is the same as that of an earlier token"));
         }
         let principal =
             Principal { subject: row.subject, issuer: ISSUER.to_owned(), token_id: row.id, roles: row.roles };
         entries.push(Entry { hash, principal, scope: row.scope });
     }
     Ok(entries)
-}
-
-fn bytes(hex: &str) -> Option<[u8; 32]> {
-    let digits: Vec<u8> = hex.chars().map(|digit| u8::try_from(digit.to_digit(16)?).ok()).collect::<Option<_>>()?;
-    let (pairs, []) = digits.as_chunks::<2>() else { return None };
-    pairs.iter().map(|[high, low]| high << 4 | low).collect::<Vec<_>>().try_into().ok()
 }
 
 #[cfg(test)]
@@ -231,14 +223,16 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_sha256_in_hexadecimal() {
+    fn the_hash_is_sha256_in_hexadecimal_digits_of_either_case() {
         assert_eq!(hash("test"), "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08");
-        assert_eq!(bytes(&hash("test")).unwrap()[..2], [0x9f, 0x86]);
-        assert_eq!(bytes(&hash("test").to_uppercase()), bytes(&hash("test")));
+        let parse_hash =
+            |sha256: &str| parse(&format!("[[tokens]]\nsha256 = {sha256:?}\nsubject = \"a\"")).unwrap()[0].hash;
+        assert_eq!(parse_hash(&hash("test"))[..2], [0x9f, 0x86]);
+        assert_eq!(parse_hash(&hash("test").to_uppercase()), parse_hash(&hash("test")));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_is_known_by_its_hash_and_the_file_is_read_again() {
+    async fn a_token_is_found_by_its_hash_and_a_changed_file_is_reloaded() {
         let (_dir, path) = file();
         write(&path, &entry(TOKEN, "subject = \"ci\"\nroles = [\"dev\", \"ops\"]\nid = \"t1\""), 0o600);
         let auth = load(&path, None).unwrap();
@@ -246,21 +240,21 @@ mod tests {
         assert_eq!((principal.subject.as_str(), principal.issuer.as_str()), ("ci", "static"));
         assert_eq!((principal.roles, principal.token_id.as_deref()), (vec!["dev".into(), "ops".into()], Some("t1")));
         let refused = authenticate(&auth, OTHER).await.unwrap_err();
-        assert_eq!(refused.to_string(), "the token is none of the static ones, and no JWT");
-        assert!(authenticate(&auth, &hash(TOKEN)).await.is_err(), "the hash is no token");
+        assert_eq!(refused.to_string(), "the token is neither a known static token nor a JWT");
+        assert!(authenticate(&auth, &hash(TOKEN)).await.is_err(), "the hash is not a token");
 
         write(&path, &entry(OTHER, "subject = \"cd\""), 0o600);
         tokio::time::advance(Duration::from_secs(1)).await;
-        // I10: no roles, no role.
+        // I10: without roles in the file the token has no role.
         assert!(authenticate(&auth, OTHER).await.unwrap().roles.is_empty());
-        assert!(authenticate(&auth, TOKEN).await.is_err(), "a token that was taken out is no longer one");
+        assert!(authenticate(&auth, TOKEN).await.is_err(), "a removed token is refused");
         write(&path, &entry(TOKEN, "subject = \"ci\""), 0o644);
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(authenticate(&auth, TOKEN).await.is_err(), "a file that others may read changes nothing");
+        assert!(authenticate(&auth, TOKEN).await.is_err(), "a file that other users may read is not loaded");
     }
 
     #[tokio::test]
-    async fn a_demanded_scope_is_demanded_of_static_tokens_too() {
+    async fn static_tokens_need_the_required_scope_too() {
         let (_dir, path) = file();
         let text = entry(TOKEN, "subject = \"a\"\nscope = \"x mcp\"") + &entry(OTHER, "subject = \"b\"");
         write(&path, &text, 0o600);
@@ -270,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_may_use_is_refused() {
+    fn a_file_that_other_users_may_access_is_refused() {
         let (_dir, path) = file();
         for mode in [0o644, 0o640, 0o604, 0o602, 0o610] {
             write(&path, &entry(TOKEN, "subject = \"a\""), mode);
@@ -282,20 +276,20 @@ mod tests {
     }
 
     #[test]
-    fn i8_each_fault_is_named_and_shows_no_line_of_the_file() {
-        let fault = |text: &str| parse(text).unwrap_err().to_string();
+    fn i8_each_error_is_named_without_a_line_of_the_file() {
+        let error = |text: &str| parse(text).unwrap_err().to_string();
         let cases = [
             ("[[tokens]]\nsubject = \"a\"\n".to_owned(), "does not parse: line 1"),
             (format!("\n\ntoken = {TOKEN:?}"), "does not parse: line 3"),
             (entry(TOKEN, &format!("subject = \"a\"\ntoken = {TOKEN:?}")), "does not parse: line 4"),
-            (format!("[[tokens]]\nsha256 = {TOKEN:?}\nsubject = \"a\""), "tokens[0]: sha256 is no SHA-256"),
+            (format!("[[tokens]]\nsha256 = {TOKEN:?}\nsubject = \"a\""), "tokens[0]: sha256 does not consist"),
             (entry(TOKEN, "subject = \"\""), "tokens[0]: subject is empty"),
-            (entry(TOKEN, "subject = \"a\"\nroles = [\"\"]"), "tokens[0]: roles"),
-            (entry(TOKEN, "subject = \"a\"") + &entry(TOKEN, "subject = \"b\""), "tokens[1]: sha256 is an earlier"),
+            (entry(TOKEN, "subject = \"a\"\nroles = [\"\"]"), "tokens[0]: there are more than 64 roles"),
+            (entry(TOKEN, "subject = \"a\"") + &entry(TOKEN, "subject = \"b\""), "tokens[1]: sha256 is the same"),
         ];
         for (text, wanted) in cases {
-            let fault = fault(&text);
-            assert!(fault.contains(wanted) && !fault.contains(TOKEN), "{fault}");
+            let error = error(&text);
+            assert!(error.contains(wanted) && !error.contains(TOKEN), "{error}");
         }
     }
 }

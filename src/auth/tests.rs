@@ -1,4 +1,4 @@
-//! What verifies and, above all, what does not.
+//! Tests of accepted and, above all, of refused tokens.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};
 
-use crate::auth::keys::KeyFault;
+use crate::auth::keys::KeyError;
 use crate::auth::*;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -48,14 +48,14 @@ fn hs256(change: impl FnOnce(&mut config::Auth)) -> Authenticator {
     authenticator(vec![key], change)
 }
 
-/// The public half of a fixture, as an issuer publishes it.
+/// The public key of a fixture, as an issuer publishes it.
 pub(super) fn jwk(algorithm: Algorithm, kid: Option<&str>) -> Value {
     let mut jwk = Jwk::from_encoding_key(&private_key(algorithm), algorithm).unwrap();
     jwk.common.key_id = kid.map(str::to_owned);
     serde_json::to_value(jwk).unwrap()
 }
 
-/// The private half of a fixture.
+/// The private key of a fixture.
 pub(super) fn private_key(algorithm: Algorithm) -> EncodingKey {
     let pem = |name: &str| std::fs::read(fixture(&format!("{name}_private.pem"))).unwrap();
     match algorithm {
@@ -103,7 +103,7 @@ pub(super) fn try_token(auth: &Authenticator, token: &str) -> Result<Principal, 
     authenticate(auth, Some(format!("Bearer {token}").as_bytes()))
 }
 
-/// Without a runtime's help: keys that are at hand are not waited for.
+/// Authenticates without a runtime, because nothing waits when the keys are loaded.
 fn authenticate(auth: &Authenticator, authorization: Option<&[u8]>) -> Result<Principal, AuthError> {
     ready(std::pin::pin!(auth.authenticate(authorization, None)))
 }
@@ -111,7 +111,7 @@ fn authenticate(auth: &Authenticator, authorization: Option<&[u8]>) -> Result<Pr
 fn ready<T>(future: Pin<&mut impl Future<Output = T>>) -> T {
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
-        Poll::Pending => panic!("waits for something"),
+        Poll::Pending => panic!("must not wait"),
     }
 }
 
@@ -123,12 +123,12 @@ pub(super) fn refusal(auth: &Authenticator, token: &str) -> String {
         text = format!("{text}: {err}");
         cause = err.source();
     }
-    assert!(!text.contains(token), "I8: an error holds no token");
+    assert!(!text.contains(token), "I8: an error must not contain the token");
     error.to_string()
 }
 
 #[test]
-fn a_good_token_names_its_caller() {
+fn a_valid_token_identifies_its_caller() {
     let principal = try_token(&hs256(|_| {}), &token(&claims())).unwrap();
     assert_eq!(principal.subject, "ann");
     assert_eq!(principal.issuer, "https://issuer.example");
@@ -157,12 +157,12 @@ fn each_asymmetric_algorithm_verifies_with_its_public_key() {
 }
 
 #[test]
-fn a_public_key_is_no_hs256_secret() {
+fn a_public_key_is_not_accepted_as_an_hs256_secret() {
     for name in ["RS256", "ES256", "EdDSA"] {
         let public = std::fs::read(key(name, None).public_key_file.unwrap()).unwrap();
         let forged = encode(&Header::new(Algorithm::HS256), &claims(), &EncodingKey::from_secret(&public)).unwrap();
         let auth = authenticator(vec![key(name, None)], |_| {});
-        assert_eq!(refusal(&auth, &forged), "the token's algorithm is not its key's");
+        assert_eq!(refusal(&auth, &forged), "the token's algorithm does not match its key");
     }
 }
 
@@ -173,20 +173,20 @@ fn a_token_without_a_signature_is_refused() {
     let body = signed.split('.').nth(1).unwrap();
     // {"alg":"none","typ":"JWT"}
     for forged in [format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{body}."), format!("eyJhbGciOiJub25lIn0.{body}.")] {
-        assert_eq!(refusal(&auth, &forged), "the token is no JWT of a known algorithm");
+        assert_eq!(refusal(&auth, &forged), "the token is not a JWT with a known algorithm");
     }
     let header = signed.split('.').next().unwrap();
     assert_eq!(refusal(&auth, &format!("{header}.{body}.")), "the token's signature is wrong");
 }
 
 #[test]
-fn another_hmac_of_the_same_secret_is_refused() {
+fn another_hmac_algorithm_with_the_same_secret_is_refused() {
     let token = encode(&Header::new(Algorithm::HS512), &claims(), &EncodingKey::from_secret(SECRET)).unwrap();
-    assert_eq!(refusal(&hs256(|_| {}), &token), "the token's algorithm is not its key's");
+    assert_eq!(refusal(&hs256(|_| {}), &token), "the token's algorithm does not match its key");
 }
 
 #[test]
-fn i8_claims_are_checked_one_by_one_and_no_error_holds_the_token() {
+fn i8_each_claim_is_checked_and_no_error_contains_the_token() {
     let now = get_current_timestamp();
     let cases = [
         (with("exp", (now - 60).into()), "the token has expired"),
@@ -199,9 +199,9 @@ fn i8_claims_are_checked_one_by_one_and_no_error_holds_the_token() {
         (without("aud"), "the token has no aud"),
         (with("iss", json!("https://other.example")), "the token is from another issuer"),
         (without("iss"), "the token has no iss"),
-        (with("iss", json!(["https://issuer.example"])), "the token's iss is no text"),
+        (with("iss", json!(["https://issuer.example"])), "the token's iss is not a string"),
         (without("sub"), "the token has no sub"),
-        (with("sub", json!("")), "the token's sub is missing or no text"),
+        (with("sub", json!("")), "the token's sub is missing or not a string"),
     ];
     let auth = hs256(|_| {});
     for (claims, want) in cases {
@@ -232,13 +232,13 @@ fn kid_selects_the_key() {
 }
 
 #[test]
-fn i10_no_key_believes_nobody() {
+fn i10_without_keys_every_token_is_refused() {
     let auth = authenticator(Vec::new(), |_| {});
     assert_eq!(refusal(&auth, &token(&claims())), "the token is from another issuer");
 }
 
 #[test]
-fn only_a_typ_that_says_access_token_passes() {
+fn only_the_typ_of_an_access_token_is_accepted() {
     let with_typ = |typ: Option<&str>| {
         let header = Header { typ: typ.map(str::to_owned), ..Header::new(Algorithm::HS256) };
         sign(&header, &claims())
@@ -254,7 +254,7 @@ fn only_a_typ_that_says_access_token_passes() {
 }
 
 #[test]
-fn leeway_is_what_the_configuration_says() {
+fn the_leeway_is_configurable() {
     let now = get_current_timestamp();
     let (expired, early) = (with("exp", (now - 10).into()), with("nbf", (now + 10).into()));
     let strict = hs256(|auth| auth.leeway = Duration::ZERO);
@@ -265,18 +265,18 @@ fn leeway_is_what_the_configuration_says() {
 }
 
 #[test]
-fn a_key_of_one_issuer_verifies_no_token_of_another() {
+fn a_key_does_not_verify_another_issuers_token() {
     let issued = |issuer: &str, algorithm| config::Key { issuer: issuer.to_owned(), ..key(algorithm, Some("k")) };
     let auth = authenticator(vec![issued("a", "ES256"), issued("b", "EdDSA")], |_| {});
     for (algorithm, own, other) in [(Algorithm::ES256, "a", "b"), (Algorithm::EdDSA, "b", "a")] {
         assert!(try_token(&auth, &signed(algorithm, Some("k"), &with("iss", own.into()))).is_ok());
         let refused = refusal(&auth, &signed(algorithm, Some("k"), &with("iss", other.into())));
-        assert_eq!(refused, "the token's algorithm is not its key's");
+        assert_eq!(refused, "the token's algorithm does not match its key");
     }
 }
 
 #[test]
-fn a_certificate_counts_where_there_is_no_authorization() {
+fn a_certificate_is_used_only_without_authorization() {
     let roles = BTreeMap::from([("spiffe://x/ci".to_owned(), vec!["dev".to_owned()])]);
     let auth = hs256(|auth| auth.certificates = roles);
     let certified = |subject: &str, authorization: Option<&str>| {
@@ -290,8 +290,8 @@ fn a_certificate_counts_where_there_is_no_authorization() {
     // I10: a certificate that is not listed has no role.
     assert!(certified("spiffe://x/other", None).unwrap().roles.is_empty());
     let with_token = certified("spiffe://x/ci", Some(&format!("Bearer {}", token(&claims())))).unwrap();
-    assert_eq!(with_token.subject, "ann", "a token wins");
-    assert!(certified("spiffe://x/ci", Some("Bearer x")).is_err(), "even one that is no good");
+    assert_eq!(with_token.subject, "ann", "a token takes precedence");
+    assert!(certified("spiffe://x/ci", Some("Bearer x")).is_err(), "even an invalid one");
 }
 
 #[test]
@@ -299,12 +299,12 @@ fn a_critical_extension_is_refused() {
     let header = Header { crit: Some(vec!["b64".to_owned()]), ..Header::new(Algorithm::HS256) };
     assert_eq!(
         refusal(&hs256(|_| {}), &sign(&header, &claims())),
-        "the token demands an extension that is not supported"
+        "the token requires an extension that is not supported"
     );
 }
 
 #[test]
-fn roles_are_read_where_the_configuration_says() {
+fn roles_are_read_from_the_configured_claim() {
     let roles = |path: &str, claim: Value| {
         let auth = hs256(|auth| path.clone_into(&mut auth.role_claim));
         try_token(&auth, &token(&with("realm", claim))).unwrap().roles
@@ -317,7 +317,7 @@ fn roles_are_read_where_the_configuration_says() {
 }
 
 #[test]
-fn a_demanded_scope_is_looked_for_and_its_lack_names_the_caller() {
+fn a_required_scope_is_checked_and_its_lack_names_the_caller() {
     let auth = hs256(|auth| auth.required_scope = Some("mcp".to_owned()));
     assert!(try_token(&auth, &token(&with("scope", json!("openid mcp")))).is_ok());
     assert!(try_token(&auth, &token(&with("scp", json!(["mcp"])))).is_ok());
@@ -328,7 +328,7 @@ fn a_demanded_scope_is_looked_for_and_its_lack_names_the_caller() {
 }
 
 #[test]
-fn the_header_must_hold_one_bearer_token() {
+fn the_header_must_contain_one_bearer_token() {
     let auth = hs256(|_| {});
     assert!(matches!(authenticate(&auth, None), Err(AuthError::Missing)));
     for value in ["", "Bearer", "Bearer ", "Basic YTpi", "Bearer a b", "Bearer\ta.b.c"] {
@@ -379,7 +379,7 @@ fn minted_claims() -> Claims {
 }
 
 #[test]
-fn every_unusable_key_is_named_with_its_place() {
+fn every_unusable_key_is_reported_with_its_setting() {
     let (short, pem) = (secret_file(b"short\n"), secret_file(&std::fs::read(fixture("rs256_public.pem")).unwrap()));
     let file = |file: &tempfile::NamedTempFile| Some(file.path().to_owned());
     let keys = vec![
@@ -396,21 +396,21 @@ fn every_unusable_key_is_named_with_its_place() {
     ];
     let count = keys.len();
     let errors = Authenticator::from_config(&config::Auth { keys, ..config::Auth::default() }).unwrap_err();
-    let places: Vec<String> = (0..count).map(|idx| format!("auth.keys[{idx}]")).collect();
-    assert_eq!(errors.iter().map(|error| error.key.as_str()).collect::<Vec<_>>(), places);
-    let fits = |idx: usize, want: fn(&KeyFault) -> bool| {
-        assert!(matches!(&errors[idx].fault, LoadFault::Key(fault) if want(fault)), "{}", errors[idx]);
+    let settings: Vec<String> = (0..count).map(|idx| format!("auth.keys[{idx}]")).collect();
+    assert_eq!(errors.iter().map(|error| error.key.as_str()).collect::<Vec<_>>(), settings);
+    let fits = |idx: usize, want: fn(&KeyError) -> bool| {
+        assert!(matches!(&errors[idx].reason, LoadReason::Key(error) if want(error)), "{}", errors[idx]);
     };
-    fits(0, |fault| matches!(fault, KeyFault::Algorithm { .. }));
-    fits(1, |fault| matches!(fault, KeyFault::Source { .. }));
-    fits(2, |fault| matches!(fault, KeyFault::Short { bytes: 5, .. }));
-    fits(3, |fault| matches!(fault, KeyFault::PemAsSecret { .. }));
-    fits(4, |fault| matches!(fault, KeyFault::Unreadable { .. }));
-    fits(5, |fault| matches!(fault, KeyFault::NotSet { .. }));
-    fits(6, |fault| matches!(fault, KeyFault::Private { .. }));
-    fits(7, |fault| matches!(fault, KeyFault::NotPem { .. }));
-    fits(8, |fault| matches!(fault, KeyFault::Source { .. }));
-    fits(9, |fault| matches!(fault, KeyFault::NoIssuer));
+    fits(0, |error| matches!(error, KeyError::Algorithm { .. }));
+    fits(1, |error| matches!(error, KeyError::Source { .. }));
+    fits(2, |error| matches!(error, KeyError::Short { bytes: 5, .. }));
+    fits(3, |error| matches!(error, KeyError::PemAsSecret { .. }));
+    fits(4, |error| matches!(error, KeyError::Unreadable { .. }));
+    fits(5, |error| matches!(error, KeyError::NotSet { .. }));
+    fits(6, |error| matches!(error, KeyError::Private { .. }));
+    fits(7, |error| matches!(error, KeyError::NotPem { .. }));
+    fits(8, |error| matches!(error, KeyError::Source { .. }));
+    fits(9, |error| matches!(error, KeyError::NoIssuer));
 }
 
 mod attacks {

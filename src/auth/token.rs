@@ -1,4 +1,4 @@
-//! Development tokens: HS256, for `gatepost token`, the quickstart and tests. Real ones come from an issuer.
+//! HS256 tokens for development: for `gatepost token`, the quickstart and tests. In production an issuer signs tokens.
 
 use std::time::Duration;
 
@@ -6,45 +6,45 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 
 use crate::auth::keys::SECRET_BYTES_MIN;
 
-/// What a development token says.
+/// The claims of a development token.
 #[derive(Clone, Debug)]
 pub struct Claims {
-    /// `sub`.
+    /// The claim `sub`.
     pub subject: String,
-    /// `iss`.
+    /// The claim `iss`.
     pub issuer: String,
-    /// `aud`.
+    /// The claim `aud`.
     pub audience: String,
-    /// The claim that holds the roles; dots lead into objects.
+    /// The name of the claim with the roles; a dot separates the names of nested objects.
     pub role_claim: String,
     /// The roles.
     pub roles: Vec<String>,
-    /// `scope`, if any.
+    /// The claim `scope`, if any.
     pub scope: Option<String>,
-    /// The header's `kid`, if any.
+    /// The `kid` of the header, if any.
     pub kid: Option<String>,
-    /// How long the token is valid, from now.
+    /// The token's lifetime, from now.
     pub valid_for: Duration,
 }
 
-/// A token that cannot be minted.
+/// The reason why a token cannot be minted.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
-    /// A secret that is too short.
-    #[error("the secret has {bytes} bytes, and HS256 needs {SECRET_BYTES_MIN}")]
+    /// The secret is too short.
+    #[error("the secret has {bytes} bytes, and HS256 needs at least {SECRET_BYTES_MIN}")]
     Short {
-        /// Its length.
+        /// The secret's length.
         bytes: usize,
     },
-    /// The library's own refusal.
+    /// The library cannot sign the token.
     #[error("cannot sign the token")]
     Sign(#[source] jsonwebtoken::errors::Error),
 }
 
-/// Mints an HS256 token with a fresh `jti`.
+/// Mints an HS256 token with a new `jti`.
 ///
 /// # Errors
-/// [`MintError::Short`] for a secret that no gateway would load.
+/// [`MintError::Short`] if no gateway would load the secret.
 pub fn mint(secret: &[u8], claims: &Claims) -> Result<String, MintError> {
     if secret.len() < SECRET_BYTES_MIN {
         return Err(MintError::Short { bytes: secret.len() });
@@ -61,8 +61,8 @@ pub fn mint(secret: &[u8], claims: &Claims) -> Result<String, MintError> {
         "jti": uuid::Uuid::now_v7().to_string(),
     });
     let roles = match claims.roles.as_slice() {
-        [one] => serde_json::Value::from(one.as_str()),
-        many => serde_json::Value::from(many.to_vec()),
+        [role] => serde_json::Value::from(role.as_str()),
+        roles => serde_json::Value::from(roles.to_vec()),
     };
     let claim = claims.role_claim.rsplit('.').fold(roles, |value, name| serde_json::json!({ name: value }));
     if let (Some(body), serde_json::Value::Object(claim)) = (body.as_object_mut(), claim) {

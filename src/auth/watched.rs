@@ -1,103 +1,105 @@
 //! A file whose contents may change while the gateway runs.
 //!
-//! It is looked at once a second at most, when somebody asks, and read again when its change time, length or inode
-//! changed: unlike the modification time, the change time follows permissions too, and cannot be set back. What cannot be read or used then leaves the contents at hand in use, with a warning: half a file, as an editor
-//! writes it, locks nobody out. The reads are of small local files and block for as long.
+//! The file is checked when its contents are needed, at most once per second, and read again if its change time, length or
+//! inode has changed. The change time is used because, unlike the modification time, it follows permissions too and cannot
+//! be set back. If the file cannot be read or used, the previous contents stay in use and a warning is logged, so that a
+//! half-written file locks no caller out. Reads block; the files are small and local.
 
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How often the file is looked at. *Chosen*: nobody waits longer for a change, and a look costs microseconds.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Least time between two checks of the file. *Chosen*: a change takes effect soon enough, and a check takes microseconds.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How contents are made of their file.
+/// Parses the contents of the file.
 type Read<T> = Box<dyn Fn(File) -> Result<T, Box<dyn std::error::Error>> + Send + Sync>;
 
-/// Contents with their file.
-pub(super) struct Watched<T> {
+/// A watched file and its parsed contents.
+pub(super) struct WatchedFile<T> {
     path: PathBuf,
     read: Read<T>,
-    state: Mutex<State<T>>,
+    loaded: Mutex<Loaded<T>>,
 }
 
-struct State<T> {
+struct Loaded<T> {
     contents: Arc<T>,
     stamp: Stamp,
-    looked: Instant,
-    /// The last warning, which is not given twice in a row.
-    warned: Option<String>,
+    checked: Instant,
+    /// The last warning, which is not logged twice in a row.
+    warning: Option<String>,
 }
 
-/// What changes with a file's contents.
+/// The change time in seconds and nanoseconds, the length and the inode: one of them changes with the contents.
 type Stamp = (i64, i64, u64, u64);
 
 fn stamp(metadata: &Metadata) -> Stamp {
     (metadata.ctime(), metadata.ctime_nsec(), metadata.len(), metadata.ino())
 }
 
-impl<T> Watched<T> {
+impl<T> WatchedFile<T> {
     /// Reads the file for the first time.
     pub(super) fn open<E: std::error::Error + From<io::Error> + 'static>(
         path: &Path,
         read: impl Fn(File) -> Result<T, E> + Send + Sync + 'static,
     ) -> Result<Self, E> {
         let file = File::open(path)?;
-        // Before the contents: what is written meanwhile is noticed at the next look.
+        // Taken before the contents are read, so that a change in between is noticed at the next check.
         let stamp = stamp(&file.metadata()?);
         let contents = Arc::new(read(file)?);
-        let state = Mutex::new(State { contents, stamp, looked: Instant::now(), warned: None });
+        let loaded = Mutex::new(Loaded { contents, stamp, checked: Instant::now(), warning: None });
         let read = Box::new(move |file| read(file).map_err(Into::into));
-        Ok(Self { path: path.to_owned(), read, state })
+        Ok(Self { path: path.to_owned(), read, loaded })
     }
 
-    /// The contents as of the last second.
+    /// The contents, at most a second old.
     pub(super) fn get(&self) -> Arc<T> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked.elapsed() >= LOOK_EVERY {
-            state.looked = Instant::now();
-            match self.changed(state.stamp) {
-                Ok(None) => state.warned = None,
+        let mut loaded = self.loaded.lock();
+        if loaded.checked.elapsed() >= CHECK_INTERVAL {
+            loaded.checked = Instant::now();
+            match self.read_if_changed(loaded.stamp) {
+                Ok(None) => loaded.warning = None,
                 Ok(Some((stamp, contents))) => {
-                    tracing::info!(path = %self.path.display(), "read again, since it has changed");
-                    (state.stamp, state.contents, state.warned) = (stamp, Arc::new(contents), None);
+                    tracing::info!(path = %self.path.display(), "reloaded changed file");
+                    (loaded.stamp, loaded.contents, loaded.warning) = (stamp, Arc::new(contents), None);
                 }
                 Err(error) => {
                     let error = error.to_string();
-                    if state.warned.as_ref() != Some(&error) {
+                    if loaded.warning.as_ref() != Some(&error) {
                         let path = self.path.display();
-                        tracing::warn!(%path, error, "it changed and is of no use: what was read before stays in use");
+                        tracing::warn!(%path, error, "cannot reload changed file; keeping the previous contents");
                     }
-                    state.warned = Some(error);
+                    loaded.warning = Some(error);
                 }
             }
         }
-        Arc::clone(&state.contents)
+        Arc::clone(&loaded.contents)
     }
 
-    fn changed(&self, known: Stamp) -> Result<Option<(Stamp, T)>, Box<dyn std::error::Error>> {
+    fn read_if_changed(&self, known: Stamp) -> Result<Option<(Stamp, T)>, Box<dyn std::error::Error>> {
         let file = File::open(&self.path)?;
         let found = stamp(&file.metadata()?);
         if found == known { Ok(None) } else { Ok(Some((found, (self.read)(file)?))) }
     }
 }
 
-impl<T> fmt::Debug for Watched<T> {
+impl<T> fmt::Debug for WatchedFile<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("WatchedFile").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-/// The whole of a file, or `None` where it is longer than `limit`.
+/// The contents of a file. `None`: the file is longer than `limit` bytes.
 pub(super) fn read_bounded(file: File, limit: usize) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    // I6: a file is read to its limit and no further.
+    // I6: a file is read up to its limit.
     file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() <= limit).then_some(bytes))
 }

@@ -40,7 +40,7 @@ fn check(path: &Path) -> Result<Config, Vec<Fault>> {
         |key: &str, message: String| Fault { origin: Origin::File(path.to_owned()), key: key.to_owned(), message };
     let mut faults = Vec::new();
     if let Err(errors) = Authenticator::from_config(&config.auth) {
-        faults.extend(errors.iter().map(|error| fault(&error.key, error.fault.to_string())));
+        faults.extend(errors.iter().map(|error| fault(&error.key, error.reason.to_string())));
     }
     if let Some(Err(error)) = config.server.tls.as_ref().map(Acceptor::load) {
         faults.push(fault(error.key, format!("{} {}", error.path.display(), error.fault)));

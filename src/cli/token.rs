@@ -93,7 +93,7 @@ enum TokenError {
     #[error("the role {role:?} is not configured and allows no calls: use one of {known}")]
     UnknownRole { role: String, known: String },
     #[error(transparent)]
-    Secret(#[from] keys::KeyFault),
+    Secret(#[from] keys::KeyError),
     #[error(transparent)]
     Mint(#[from] auth::MintError),
     #[error("cannot read the token from standard input ({0})")]

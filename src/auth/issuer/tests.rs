@@ -1,59 +1,59 @@
-//! What issuers' keys verify, and when they are fetched. Time is paused; the network is a fake.
+//! Tests of published keys: which tokens they verify, and when they are fetched. Time is paused and the network is a fake.
 
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
-use crate::auth::fetch::Fetching;
+use crate::auth::fetch::FetchFuture;
 use crate::auth::issuer::*;
 use crate::auth::tests::{claims, jwk, private_key, signed, with};
 use crate::auth::{AuthError, Authenticator, LoadError, Principal};
 
 const ISSUER: &str = "https://issuer.example";
 
-/// An issuer to be fetched from: what it answers, and how often it was asked.
+/// A fake of the network: its response, and the number of fetches.
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<Answer>>);
+struct FakeFetch(Arc<Mutex<FakeResponse>>);
 
 #[derive(Default)]
-struct Answer {
+struct FakeResponse {
     document: Option<String>,
-    takes: Duration,
+    delay: Duration,
     count: usize,
 }
 
-impl Fake {
-    fn publishes(keys: &[Value]) -> Self {
+impl FakeFetch {
+    fn with_keys(keys: &[Value]) -> Self {
         let fake = Self::default();
         fake.publish(keys);
         fake
     }
 
     fn publish(&self, keys: &[Value]) {
-        self.answer(Some(&json!({ "keys": keys }).to_string()));
+        self.respond(Some(&json!({ "keys": keys }).to_string()));
     }
 
-    fn answer(&self, document: Option<&str>) {
-        self.0.lock().unwrap().document = document.map(str::to_owned);
+    fn respond(&self, document: Option<&str>) {
+        self.0.lock().document = document.map(str::to_owned);
     }
 
-    fn takes(&self, takes: Duration) {
-        self.0.lock().unwrap().takes = takes;
+    fn delay(&self, delay: Duration) {
+        self.0.lock().delay = delay;
     }
 
     fn count(&self) -> usize {
-        self.0.lock().unwrap().count
+        self.0.lock().count
     }
 }
 
-impl Fetch for Fake {
-    fn fetch<'a>(&'a self, _url: &'a Url) -> Fetching<'a> {
+impl Fetch for FakeFetch {
+    fn fetch<'a>(&'a self, _url: &'a Url) -> FetchFuture<'a> {
         Box::pin(async {
-            let (document, takes) = {
-                let mut answer = self.0.lock().unwrap();
-                answer.count += 1;
-                (answer.document.clone(), answer.takes)
+            let (document, delay) = {
+                let mut response = self.0.lock();
+                response.count += 1;
+                (response.document.clone(), response.delay)
             };
-            tokio::time::timeout(takes, std::future::pending::<()>()).await.ok();
+            tokio::time::timeout(delay, std::future::pending::<()>()).await.ok();
             document.map(String::into_bytes).ok_or(FetchError::Status(503))
         })
     }
@@ -61,11 +61,12 @@ impl Fetch for Fake {
 
 const TTL: Duration = Duration::from_mins(10);
 
-fn published(name: &str, fake: &Fake) -> Issuer {
+fn published(name: &str, fake: &FakeFetch) -> Issuer {
     let url = Url::parse("https://issuer.example/jwks.json").unwrap();
-    let rules = Rules { issuer: name.to_owned(), audience: "gatepost".to_owned(), leeway: Duration::from_secs(30) };
+    let requirements =
+        TokenRequirements { issuer: name.to_owned(), audience: "gatepost".to_owned(), leeway: Duration::from_secs(30) };
     let allowed = vec![Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
-    let source = Source::Url(Remote::new(url, TTL, rules, allowed, Box::new(fake.clone())));
+    let source = Source::Url(FetchedKeySet::new(url, TTL, requirements, allowed, Box::new(fake.clone())));
     Issuer { name: name.to_owned(), role_path: vec!["role".to_owned()], source }
 }
 
@@ -73,7 +74,7 @@ fn authenticator(issuers: Vec<Issuer>) -> Authenticator {
     Authenticator { published: issuers, ..Authenticator::from_config(&config::Auth::default()).unwrap() }
 }
 
-fn with_one(fake: &Fake) -> Authenticator {
+fn with_one(fake: &FakeFetch) -> Authenticator {
     authenticator(vec![published(ISSUER, fake)])
 }
 
@@ -83,7 +84,7 @@ async fn authenticate(auth: &Authenticator, token: &str) -> Result<Principal, Au
 
 async fn refusal(auth: &Authenticator, token: &str) -> String {
     let refused = authenticate(auth, token).await.unwrap_err();
-    assert!(!format!("{refused} {refused:?}").contains(token), "I8: an error holds no token");
+    assert!(!format!("{refused} {refused:?}").contains(token), "I8: an error must not contain the token");
     refused.to_string()
 }
 
@@ -95,82 +96,84 @@ fn es256(kid: &str) -> String {
 async fn each_algorithm_verifies_with_its_published_key() {
     let algorithms = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
     let keys: Vec<Value> = algorithms.iter().map(|alg| jwk(*alg, Some(&format!("{alg:?}")))).collect();
-    let (fake, principal) = (Fake::publishes(&keys), |subject: &str| subject == "ann");
+    let fake = FakeFetch::with_keys(&keys);
     let auth = with_one(&fake);
     for algorithm in algorithms {
         let token = signed(algorithm, Some(&format!("{algorithm:?}")), &claims());
         let caller = authenticate(&auth, &token).await.unwrap();
-        assert!(principal(&caller.subject) && caller.issuer == ISSUER && caller.roles == ["admin"]);
+        assert!(caller.subject == "ann" && caller.issuer == ISSUER && caller.roles == ["admin"]);
     }
     assert_eq!(fake.count(), 1);
     assert_eq!(auth.issuers(), [ISSUER]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_published_key_is_no_hs256_secret() {
+async fn a_published_key_is_not_accepted_as_an_hs256_secret() {
     let public = jwk(Algorithm::RS256, Some("k"));
-    let auth = with_one(&Fake::publishes(std::slice::from_ref(&public)));
+    let auth = with_one(&FakeFetch::with_keys(std::slice::from_ref(&public)));
     let pem = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/rs256_public.pem")).unwrap();
     for secret in [pem, public["n"].as_str().unwrap().into(), public.to_string().into_bytes()] {
         let header = Header { kid: Some("k".to_owned()), ..Header::new(Algorithm::HS256) };
         let forged = encode(&header, &claims(), &EncodingKey::from_secret(&secret)).unwrap();
-        assert_eq!(refusal(&auth, &forged).await, "the token's algorithm is not its key's");
+        assert_eq!(refusal(&auth, &forged).await, "the token's algorithm does not match its key");
     }
     let header = Header { kid: Some("k".to_owned()), ..Header::new(Algorithm::RS512) };
     let other = encode(&header, &claims(), &private_key(Algorithm::RS256)).unwrap();
-    assert_eq!(refusal(&auth, &other).await, "the token's algorithm is not its key's");
+    assert_eq!(refusal(&auth, &other).await, "the token's algorithm does not match its key");
     let body = other.split('.').nth(1).unwrap();
     // {"alg":"none","kid":"k"}
     let none = format!("eyJhbGciOiJub25lIiwia2lkIjoiayJ9.{body}.");
-    assert_eq!(refusal(&auth, &none).await, "the token is no JWT of a known algorithm");
+    assert_eq!(refusal(&auth, &none).await, "the token is not a JWT with a known algorithm");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_of_one_issuer_verifies_no_token_of_another() {
+async fn a_key_does_not_verify_another_issuers_token() {
     let (one, two) = ("https://one.example", "https://two.example");
-    let (first, second) =
-        (Fake::publishes(&[jwk(Algorithm::ES256, Some("k"))]), Fake::publishes(&[jwk(Algorithm::EdDSA, Some("k"))]));
+    let (first, second) = (
+        FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("k"))]),
+        FakeFetch::with_keys(&[jwk(Algorithm::EdDSA, Some("k"))]),
+    );
     let auth = authenticator(vec![published(one, &first), published(two, &second)]);
     let token = |algorithm, issuer: &str| signed(algorithm, Some("k"), &with("iss", issuer.into()));
     for (algorithm, own, other) in [(Algorithm::ES256, one, two), (Algorithm::EdDSA, two, one)] {
         assert_eq!(authenticate(&auth, &token(algorithm, own)).await.unwrap().issuer, own);
-        assert_eq!(refusal(&auth, &token(algorithm, other)).await, "the token's algorithm is not its key's");
+        assert_eq!(refusal(&auth, &token(algorithm, other)).await, "the token's algorithm does not match its key");
     }
     let stranger = token(Algorithm::ES256, "https://three.example");
     assert_eq!(refusal(&auth, &stranger).await, "the token is from another issuer");
-    assert_eq!((first.count(), second.count()), (1, 1), "a stranger's token makes nobody fetch");
+    assert_eq!((first.count(), second.count()), (1, 1), "a token of an unknown issuer causes no fetch");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_first_tokens_wait_for_one_fetch() {
-    let fake = Fake::publishes(&[jwk(Algorithm::ES256, Some("k"))]);
-    fake.takes(Duration::from_secs(2));
+    let fake = FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("k"))]);
+    fake.delay(Duration::from_secs(2));
     let auth = Arc::new(with_one(&fake));
-    let mut asking = tokio::task::JoinSet::new();
+    let mut calls = tokio::task::JoinSet::new();
     for _ in 0..20 {
         let auth = Arc::clone(&auth);
-        asking.spawn(async move { authenticate(&auth, &es256("k")).await.is_ok() });
+        calls.spawn(async move { authenticate(&auth, &es256("k")).await.is_ok() });
     }
-    assert!(asking.join_all().await.into_iter().all(|verified| verified));
+    assert!(calls.join_all().await.into_iter().all(|verified| verified));
     assert_eq!(fake.count(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_kids_cause_one_fetch_in_ten_seconds() {
-    let fake = Fake::publishes(&[jwk(Algorithm::ES256, Some("old"))]);
+async fn unknown_kids_cause_at_most_one_fetch_in_ten_seconds() {
+    let fake = FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("old"))]);
     let auth = with_one(&fake);
     assert!(authenticate(&auth, &es256("old")).await.is_ok());
     for kid in 0..50 {
         assert_eq!(refusal(&auth, &es256(&kid.to_string())).await, "the token is signed by an unknown key");
     }
-    assert_eq!(fake.count(), 1, "the first fetch is fresh");
-    tokio::time::advance(FETCH_EVERY).await;
+    assert_eq!(fake.count(), 1, "the first fetch was less than the interval ago");
+    tokio::time::advance(FETCH_INTERVAL).await;
     for kid in 0..50 {
         assert_eq!(refusal(&auth, &es256(&kid.to_string())).await, "the token is signed by an unknown key");
     }
     assert_eq!(fake.count(), 2);
-    // The issuer rotates: its new key is found at the first token that names it.
-    tokio::time::advance(FETCH_EVERY).await;
+    // The issuer rotates its keys: the first token with the new kid causes a fetch.
+    tokio::time::advance(FETCH_INTERVAL).await;
     fake.publish(&[jwk(Algorithm::ES256, Some("old")), jwk(Algorithm::EdDSA, Some("new"))]);
     assert!(authenticate(&auth, &signed(Algorithm::EdDSA, Some("new"), &claims())).await.is_ok());
     assert!(authenticate(&auth, &es256("old")).await.is_ok());
@@ -178,17 +181,17 @@ async fn unknown_kids_cause_one_fetch_in_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_set_is_refreshed_beside_the_calls() {
-    let fake = Fake::publishes(&[jwk(Algorithm::ES256, Some("k"))]);
+async fn an_old_key_set_is_refreshed_in_the_background() {
+    let fake = FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("k"))]);
     let auth = with_one(&fake);
     assert!(authenticate(&auth, &es256("k")).await.is_ok());
     tokio::time::advance(TTL).await;
-    fake.takes(Duration::from_secs(3));
+    fake.delay(Duration::from_secs(3));
     fake.publish(&[jwk(Algorithm::EdDSA, Some("new"))]);
-    let asked = Instant::now();
+    let start = Instant::now();
     assert!(authenticate(&auth, &es256("k")).await.is_ok());
-    assert_eq!(asked.elapsed(), Duration::ZERO, "nobody waits while there are keys");
-    // A token of the new key waits for the fetch that runs, and the withdrawn key is gone after it.
+    assert_eq!(start.elapsed(), Duration::ZERO, "no call waits while there are keys");
+    // A token with the new key waits for the running fetch, after which the withdrawn key is refused.
     assert!(authenticate(&auth, &signed(Algorithm::EdDSA, Some("new"), &claims())).await.is_ok());
     assert_eq!(fake.count(), 2);
     assert_eq!(refusal(&auth, &es256("k")).await, "the token is signed by an unknown key");
@@ -196,45 +199,45 @@ async fn an_old_set_is_refreshed_beside_the_calls() {
 
 #[tokio::test(start_paused = true)]
 async fn keys_are_kept_while_the_issuer_is_down() {
-    let fake = Fake::publishes(&[jwk(Algorithm::ES256, Some("k"))]);
+    let fake = FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("k"))]);
     let auth = with_one(&fake);
     assert!(authenticate(&auth, &es256("k")).await.is_ok());
-    for answer in [None, Some("<html>"), Some("{\"keys\":[]}")] {
-        fake.answer(answer);
+    for document in [None, Some("<html>"), Some("{\"keys\":[]}")] {
+        fake.respond(document);
         let before = fake.count();
         tokio::time::advance(TTL * 100).await;
         for _ in 0..20 {
-            assert!(authenticate(&auth, &es256("k")).await.is_ok(), "{answer:?}");
+            assert!(authenticate(&auth, &es256("k")).await.is_ok(), "{document:?}");
             tokio::task::yield_now().await;
         }
-        assert_eq!(fake.count(), before + 1, "{answer:?}");
+        assert_eq!(fake.count(), before + 1, "{document:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_was_never_there_is_said_to_be_away() {
-    let fake = Fake::default();
+async fn without_any_fetched_keys_the_issuer_is_unavailable() {
+    let fake = FakeFetch::default();
     let auth = with_one(&fake);
     for _ in 0..10 {
         assert!(matches!(authenticate(&auth, &es256("k")).await, Err(AuthError::Unavailable)));
     }
     assert_eq!(fake.count(), 1);
-    tokio::time::advance(FETCH_EVERY).await;
+    tokio::time::advance(FETCH_INTERVAL).await;
     fake.publish(&[jwk(Algorithm::ES256, Some("k"))]);
     assert!(authenticate(&auth, &es256("k")).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_longer_than_the_limit() {
-    let fake = Fake::publishes(&[jwk(Algorithm::ES256, Some("k"))]);
-    fake.takes(Duration::from_hours(1));
+async fn no_call_waits_longer_than_the_fetch_timeout() {
+    let fake = FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("k"))]);
+    fake.delay(Duration::from_hours(1));
     let auth = with_one(&fake);
-    let asked = Instant::now();
+    let start = Instant::now();
     assert!(matches!(authenticate(&auth, &es256("k")).await, Err(AuthError::Unavailable)));
-    assert!(asked.elapsed() <= FETCH_TIMEOUT + Duration::from_millis(10));
+    assert!(start.elapsed() <= FETCH_TIMEOUT + Duration::from_millis(10));
 }
 
-/// An issuer of the configuration, whose set is in a file.
+/// An issuer of the configuration with its key set in a file.
 fn in_file(path: &std::path::Path) -> config::Issuer {
     config::Issuer {
         issuer: ISSUER.to_owned(),
@@ -252,7 +255,7 @@ fn configured(issuers: Vec<config::Issuer>) -> Result<Authenticator, Vec<LoadErr
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_is_read_again_when_it_changes_and_kept_when_it_breaks() {
+async fn a_changed_key_set_file_is_reloaded_and_a_broken_one_is_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("jwks.json");
     let write = |keys: &[Value]| std::fs::write(&path, json!({ "keys": keys }).to_string()).unwrap();
@@ -278,7 +281,7 @@ async fn a_file_is_read_again_when_it_changes_and_kept_when_it_breaks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_has_an_audience_and_a_role_claim_of_its_own() {
+async fn an_issuer_may_have_its_own_audience_and_role_claim() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("jwks.json");
     std::fs::write(&path, json!({ "keys": [jwk(Algorithm::ES256, Some("k"))] }).to_string()).unwrap();
@@ -296,7 +299,7 @@ async fn an_issuer_has_an_audience_and_a_role_claim_of_its_own() {
 }
 
 #[test]
-fn every_unusable_issuer_is_named_with_its_place() {
+fn every_unusable_issuer_is_reported_with_its_setting() {
     let dir = tempfile::tempdir().unwrap();
     let empty = dir.path().join("empty.json");
     std::fs::write(&empty, "{\"keys\":[]}").unwrap();
@@ -313,8 +316,8 @@ fn every_unusable_issuer_is_named_with_its_place() {
         "auth.issuers[0].jwks_file: cannot read ",
         "auth.issuers[1].jwks_file: ",
         "auth.issuers[2].algorithms: algorithm \"HS256\" is not supported",
-        "auth.issuers[3]: it needs jwks_file or jwks_url",
-        "auth.issuers[4].jwks_url: \"nowhere\" is no URL",
+        "auth.issuers[3]: set exactly one of jwks_file and jwks_url",
+        "auth.issuers[4].jwks_url: \"nowhere\" is not a URL",
     ];
     assert_eq!(errors.len(), wanted.len());
     for (error, wanted) in errors.iter().zip(wanted) {
