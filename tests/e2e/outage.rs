@@ -134,9 +134,9 @@ async fn records_wait(operator: &mut Operator<'_>, stopped: Instant, times: &Tim
     until("the next try is told", SOON, || operator.metrics().get(NEXT_RETRY) > 0.0);
     operator.transcript.mark("a first look");
     let limit = format!("s old, limit {} s", times.behind_after.as_secs());
-    let texts = ["is not accepting records", "Last delivery error", "Connection refused", "retrying in", &limit];
+    let texts = ["Last delivery error", "Connection refused", "retrying in", &limit];
     let shown = |texts, alarms, least| Console { sentence: WAITS, texts, alarms, waiting: (least, usize::MAX) };
-    let first = operator.look("stopped", &shown(&texts[..4], &[], 1));
+    let first = operator.look("stopped", &shown(&texts[..3], &[], 1));
     first.tells_of_the_outage();
 
     operator.outage(stopped, times.behind_after).await;
