@@ -24,14 +24,14 @@ mod timeouts;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use answer::{Answer, Content, dressed, error_object, unrecorded};
+pub use answer::{Answer, AnswerKind, Content, dressed, error_object, public_message, unrecorded};
 use axum::http::HeaderMap;
 pub use backend::Backend;
 pub use connection::UpstreamConnection;
 pub use era_params::convert_params;
 pub use error::CallError;
 pub use http::EndpointError;
-pub use list::{Item, List, NOT_OFFERED, read_page};
+pub use list::{Item, NOT_OFFERED, read_page};
 pub use list_changes::Change;
 pub(crate) use message::error_code;
 pub use message::{Event, Request, Response, ServerMessageHandler};
@@ -168,7 +168,7 @@ impl Upstreams {
     ) -> Answer {
         // I1: no permit, no receipt, no call. Both are demanded by this signature, and nothing else calls a tool.
         if (method == TOOLS_CALL) != (permit.kind() == TargetKind::Tool) {
-            return Answer::refusal(INTERNAL_ERROR, "the permit is for something else");
+            return Answer::refusal(INTERNAL_ERROR, "the permit is for something else", None);
         }
         let asked = async {
             let route = route.await?;
@@ -179,7 +179,7 @@ impl Upstreams {
         };
         match interrupted(asked, interrupt).await {
             Ok((response, era, backends)) => Answer::from_response(response, receipt.request_id(), era, backends),
-            Err(err) => Answer::from_failure(permit.backend(), &err),
+            Err(err) => Answer::failure(permit.backend(), &err),
         }
     }
 

@@ -13,15 +13,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
-use crate::mcp::json::{self, Object};
+use crate::mcp::json;
 use crate::mcp::lines::LINE_BYTES_MAX;
+use crate::mcp::methods::List;
 use crate::mcp::protocol::{Era, LEGACY_LATEST};
 
 use super::connection::UpstreamConnection;
 use super::era_params::convert_params;
 use super::error::CallError;
 use super::http::{Endpoint, EndpointError, is_rejection};
-use super::list::{Item, List, NOT_OFFERED, read_page};
+use super::list::{Item, NOT_OFFERED, read_page};
 use super::list_changes::{Change, ListChangeHandler};
 use super::message::{self, DISCOVER, Request, Response, ServerMessageHandler, discover_params};
 use super::stdio::StdioBackend;
@@ -225,20 +226,17 @@ impl Backend {
         let connection = self.shared().await?;
         let answer = connection.request(&Request::new(DISCOVER, Some(&discover_params()))).await?;
         let Response::Result(discovered) = answer else { return Ok((connection, answer)) };
-        let discovered = Object::parse_path(&discovered, &["_meta"]);
-        let member = |key: &str| discovered.as_ref().and_then(|discovered| discovered.get(key));
-        let meta = discovered.as_ref().and_then(|discovered| discovered.object("_meta"));
-        let info = meta.as_ref().and_then(|meta| meta.get("io.modelcontextprotocol/serverInfo"));
+        let meta = discovered.object("_meta").unwrap_or_default();
+        let info = meta.get("io.modelcontextprotocol/serverInfo");
         let version = json::quoted(LEGACY_LATEST);
         let alias = json::object([("name", json::quoted(&self.alias).as_str()), ("version", "\"\"")]);
         let mut result = vec![
             ("protocolVersion", version.as_str()),
-            ("capabilities", member("capabilities").unwrap_or("{}")),
+            ("capabilities", discovered.get("capabilities").unwrap_or("{}")),
             ("serverInfo", info.unwrap_or(alias.as_str())),
         ];
-        result.extend(member("instructions").map(|text| ("instructions", text)));
-        let result = json::object(result);
-        Ok((connection, Response::Result(result)))
+        result.extend(discovered.get("instructions").map(|text| ("instructions", text)));
+        Ok((connection, Response::result(&json::object(result))))
     }
 
     /// Runs `work` in a task, so that it completes even if the caller is dropped. It ends when the gateway stops.
@@ -298,7 +296,7 @@ impl Backend {
                 Response::Result(result) => result,
                 Response::Error { .. } => return Err(CallError::List { fault: NOT_OFFERED }),
             };
-            bytes = bytes.saturating_add(page.len());
+            bytes = bytes.saturating_add(page.text().len());
             if bytes > LIST_BYTES_MAX {
                 return Err(CallError::List { fault: "it is too long" });
             }

@@ -1,6 +1,8 @@
 //! The conversion of a request's parameters between the two eras.
 
-use crate::mcp::json::{self, Object};
+use std::borrow::Cow;
+
+use crate::mcp::json::Object;
 use crate::mcp::protocol::{Era, META_PREFIX};
 
 use super::message::modern_meta;
@@ -8,16 +10,15 @@ use super::message::modern_meta;
 /// Converts the parameters of a request in the era `from` to the era `to`: adds or removes the stateless era's own keys in
 /// `_meta`.
 #[must_use]
-pub fn convert_params(from: Era, to: Era, params: Option<&str>) -> Option<String> {
+pub fn convert_params(from: Era, to: Era, params: Option<&str>) -> Option<Cow<'_, str>> {
     match (from, to) {
         (Era::Legacy, Era::Modern) => {
-            let params = params.and_then(|params| Object::parse_path(params, &["_meta"]));
-            let Some(params) = params else { return Some(json::object([("_meta", modern_meta("{}").as_str())])) };
-            let meta = modern_meta(params.get("_meta").unwrap_or("{}"));
-            Some(params.with(&[("_meta", &meta)]))
+            let params = params.and_then(|params| Object::parse_path(params, &["_meta"])).unwrap_or_default();
+            let meta = modern_meta(&params.object("_meta").unwrap_or_default());
+            Some(Cow::Owned(params.with(&[("_meta", &meta)])))
         }
-        (Era::Modern, Era::Legacy) => Some(without_protocol_meta(params?)),
-        _ => params.map(str::to_owned),
+        (Era::Modern, Era::Legacy) => Some(Cow::Owned(without_protocol_meta(params?))),
+        _ => params.map(Cow::Borrowed),
     }
 }
 
@@ -45,7 +46,8 @@ mod tests {
         );
         let legacy = convert_params(Era::Modern, Era::Legacy, Some(&modern)).unwrap();
         assert!(!legacy.contains("modelcontextprotocol") && legacy.contains(r#""progressToken":1"#), "{legacy}");
-        let bare = convert_params(Era::Modern, Era::Legacy, convert_params(Era::Legacy, Era::Modern, None).as_deref());
+        let modern = convert_params(Era::Legacy, Era::Modern, None);
+        let bare = convert_params(Era::Modern, Era::Legacy, modern.as_deref());
         assert_eq!(bare.as_deref(), Some("{}"));
         let same = Some(r#"{ "a":1 }"#);
         assert_eq!(convert_params(Era::Legacy, Era::Legacy, same).as_deref(), same);

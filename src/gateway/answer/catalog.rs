@@ -11,9 +11,10 @@ use std::collections::BTreeSet;
 use crate::audit::record::Digest;
 use crate::auth::Principal;
 use crate::gateway::message::scope::SEPARATOR;
-use crate::mcp::json;
+use crate::mcp::json::{self, Object};
+use crate::mcp::methods::List;
 use crate::rbac::{Policy, Target, TargetKind};
-use crate::upstream::{Item, List, read_page};
+use crate::upstream::{Item, read_page};
 
 /// Longest name at `/mcp`, in characters. *Measured*: docs/measurements.md, "MCP", common clients refuse longer ones, and with one of
 /// them all others.
@@ -39,14 +40,20 @@ fn is_allowed(policy: &Policy, principal: &Principal, backend: &str, list: List,
 
 /// A backend's page without what `principal` may not use; a page that loses nothing stays as it came.
 #[must_use]
-pub fn filtered(policy: &Policy, principal: &Principal, backend: &str, list: List, page: &str) -> String {
-    let Ok((items, _)) = read_page(page, list) else { return page.to_owned() };
+pub fn filtered(
+    policy: &Policy,
+    principal: &Principal,
+    backend: &str,
+    list: List,
+    page: Object<'static>,
+) -> Object<'static> {
+    let Ok((items, _)) = read_page(&page, list) else { return page };
     let allowed = |item: &&Item| is_allowed(policy, principal, backend, list, item);
     let kept: Vec<&str> = items.iter().filter(allowed).map(|item| item.json.as_str()).collect();
     if kept.len() == items.len() {
-        return page.to_owned();
+        return page;
     }
-    json::replaced(page, list.member(), &format!("[{}]", kept.join(",")))
+    Object::owned(&page.replaced(list.member(), &format!("[{}]", kept.join(","))))
 }
 
 /// A backend's items as they are listed at `/mcp`, without what `principal` may not use, and without URIs that are
@@ -133,9 +140,9 @@ mod tests {
     #[test]
     fn a_page_that_loses_nothing_keeps_its_bytes() {
         let page = r#"{ "tools":[ {"name":"a"}, {"name":"b"} ],"nextCursor":"n" }"#;
-        assert_eq!(filtered(&policy("*/*"), &principal(), "x", List::Tools, page), page);
+        assert_eq!(filtered(&policy("*/*"), &principal(), "x", List::Tools, Object::owned(page)).text(), page);
         let want = r#"{ "tools":[{"name":"b"}],"nextCursor":"n" }"#;
-        assert_eq!(filtered(&policy("x/b"), &principal(), "x", List::Tools, page), want);
+        assert_eq!(filtered(&policy("x/b"), &principal(), "x", List::Tools, Object::owned(page)).text(), want);
     }
 
     #[test]

@@ -16,16 +16,15 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use upstream_subscription::{Agreed, SubscriptionStream, UpstreamSubscription};
 
-use crate::audit::record::Status;
-use crate::gateway::answer::local;
-use crate::gateway::call::audit_entry::{AuditEntry, Refusal};
+use crate::gateway::answer::relay::Sourced;
+use crate::gateway::answer::resources;
+use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
-use crate::gateway::message::reply::Reply;
-use crate::gateway::message::route;
+use crate::gateway::message::refusal::Refusal;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::{Id, Malformed};
-use crate::mcp::json;
-use crate::mcp::protocol::{DENIED, INVALID_REQUEST, META_SUBSCRIPTION, METHOD_NOT_FOUND};
+use crate::mcp::json::{self, Object};
+use crate::mcp::protocol::{INVALID_REQUEST, META_SUBSCRIPTION, METHOD_NOT_FOUND};
 use crate::rbac::{LIST_CHANGED_METHODS, Target, TargetKind};
 use crate::upstream::{self, Backend, CallError, Change, Event, Response, ServerMessageHandler};
 
@@ -96,48 +95,106 @@ impl Filter {
     }
 }
 
+/// What a client subscribes to.
+#[derive(Debug)]
+pub struct SubscriptionRequest {
+    filter: Filter,
+    /// The filter as the client sent it.
+    text: String,
+}
+
+/// A subscription that the policy allows.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    request: SubscriptionRequest,
+    stream: Arc<Stream>,
+    /// The resources of the filter, each with the backend that has it.
+    owned: Vec<Owned>,
+}
+
+impl SubscriptionRequest {
+    /// Reads the filter of the request.
+    ///
+    /// # Errors
+    /// The filter is not valid.
+    pub(crate) fn read(ctx: &RequestContext<'_>) -> Result<Self, Refusal> {
+        let params = ctx.message.params().unwrap_or_default();
+        let text = params.get("notifications").ok_or(Malformed::Subject)?;
+        let filter: Filter = serde_json::from_str(text).map_err(|_| Malformed::Subject)?;
+        // I6: the number of resources that are decided on is bounded.
+        if filter.resource_subscriptions.len() > RESOURCES_MAX {
+            return Err(Malformed::Subject.into());
+        }
+        Ok(Self { filter, text: text.to_owned() })
+    }
+}
+
+/// Decides on a subscription: only who may read a resource is notified of its changes, and only who may use all of a backend
+/// may subscribe to notifications that the gateway does not know.
+///
+/// # Errors
+/// A refusal with status `denied`, or `malformed` if the client does not accept a stream.
+pub(crate) async fn permit(
+    ctx: &RequestContext<'_>,
+    request: SubscriptionRequest,
+    entry: &mut AuditEntry<'_>,
+) -> Result<Subscription, Refusal> {
+    let filters = Object::parse(&request.text).unwrap_or_default();
+    let params = ctx.message.params().unwrap_or_default();
+    let is_known = filters.members().all(|filter| HEARD_BY_ALL.contains(&filter.key.as_ref()))
+        && params.members().all(|member| member.key == "notifications" || member.key == "_meta");
+    let may_use_all = |backend: &Arc<Backend>| ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias());
+    let roles = ctx.principal.roles.join(",");
+    if !is_known && !ctx.backends().all(may_use_all) {
+        return Err(Refusal::denied(format!("role {roles} may subscribe only to changes of lists here")));
+    }
+    let mut owned = Vec::new();
+    for uri in &request.filter.resource_subscriptions {
+        let backend = match ctx.inbound.scope.backend() {
+            Some(backend) => Some(backend.to_owned()),
+            None => resources::owner(ctx, uri).await,
+        };
+        let may_read = |backend| ctx.rules.policy.shows(&ctx.principal.roles, Target::resource(backend, uri));
+        if !backend.as_deref().is_some_and(may_read) {
+            (entry.backend, entry.tool) = (backend, Some(uri.clone()));
+            return Err(Refusal::denied(format!("role {roles} may not read {uri}")));
+        }
+        owned.extend(backend.map(|backend| (backend, uri.clone())));
+    }
+    let stream = ctx.stream.clone().ok_or_else(|| {
+        let message = "subscriptions/listen is answered with a stream: accept text/event-stream";
+        Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message)
+    })?;
+    Ok(Subscription { request, stream, owned })
+}
+
 /// Relays changes until the client hangs up or the gateway stops.
-pub(crate) async fn listen(ctx: &RequestContext<'_>, id: &Id, entry: &mut AuditEntry<'_>) -> Reply {
-    let (filter, text) = match filter(ctx) {
-        Ok(filter) => filter,
-        Err(rule) => return entry.refuse(ctx.core, rule.into()).await,
-    };
-    let owned = match allowed(ctx, &filter, &text, entry).await {
-        Ok(owned) => owned,
-        Err(refusal) => return entry.refuse(ctx.core, refusal).await,
-    };
-    let Some(stream) = &ctx.stream else {
-        let message = "subscriptions/listen is answered by a stream: accept text/event-stream";
-        return entry.refuse(ctx.core, Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message)).await;
-    };
-    let only = route::only(&ctx.inbound.scope, ctx.core.upstreams.all());
-    if let Some(backend) = only
+pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) -> Sourced {
+    let Subscription { request: SubscriptionRequest { filter, text }, stream, owned } = subscription;
+    let id = &ctx.id;
+    if let Some(backend) = ctx.only_backend()
         && backend.speaks_modern().await.unwrap_or(false)
     {
-        let listener = Arc::new(SubscriptionForwarder { stream: Arc::clone(stream), id: id.clone() });
+        let listener = Arc::new(SubscriptionForwarder { stream: Arc::clone(&stream), id: id.clone() });
         let client_stream = Arc::clone(&listener);
         let answer = tokio::select! {
             answer = relayed(ctx, backend, listener, None) => answer,
             () = views(ctx, &filter, |method| client_stream.tell_of(method)) => Ok(complete(id)),
         };
         match answer {
-            // What the gateway itself knows of is told below.
+            // The backend has no subscriptions: the gateway serves those that it can.
             Ok(response) if is_unknown_method(&response) => {}
-            Ok(Response::Result(result)) => {
-                return Reply::relayed_unaudited(id, Response::Result(with_id(&result, id)));
-            }
-            Ok(error) => return Reply::relayed_unaudited(id, error),
-            Err(err) => return local::failed(id, backend, &err),
+            Ok(Response::Result(result)) => return Sourced::Exact(Response::result(&with_id(&result, id))),
+            Ok(error) => return Sourced::Exact(error),
+            Err(error) => return Sourced::failed(backend.alias(), error),
         }
     }
     stream.open();
-    // Before anything is listened to: what changes from now on is told.
+    // Before the backends are asked: no change from now on is missed.
     let changes = ctx.core.upstreams.changes();
-    let client_stream = SubscriptionStream::new(stream, id);
-    let visible = |backend: &&Arc<Backend>| ctx.rules.policy.reaches(&ctx.principal.roles, backend.alias());
+    let client_stream = SubscriptionStream::new(&stream, id);
     let heard: Vec<_> = ctx
-        .backends()
-        .filter(visible)
+        .visible_backends()
         .filter_map(|backend| {
             let of_it = |(owner, uri): &Owned| (owner == backend.alias()).then(|| uri.clone());
             let uris: Vec<_> = owned.iter().filter_map(of_it).collect();
@@ -157,30 +214,27 @@ pub(crate) async fn listen(ctx: &RequestContext<'_>, id: &Id, entry: &mut AuditE
         () = ctx.interrupt.client.cancelled() => {}
         () = ctx.core.stopping.cancelled() => {}
     }
-    Reply::relayed_unaudited(id, complete(id))
+    Sourced::Exact(complete(id))
 }
 
 /// The filter for one backend, which has these of the resources that are asked for. `None`: it is asked for nothing.
 fn for_one(text: &str, uris: &[String]) -> Option<String> {
-    let members = json::members(text).unwrap_or_default();
+    let filters = Object::parse(text).unwrap_or_default();
     let uris = serde_json::json!(uris).to_string();
-    let kept: Vec<_> = members
-        .iter()
-        .map(|member| match member.key.as_str() {
-            RESOURCES => (RESOURCES, uris.as_str()),
-            key => (key, member.value.get()),
-        })
+    let kept: Vec<_> = filters
+        .members()
+        .map(|filter| if filter.key == RESOURCES { (filter.key, uris.as_str()) } else { (filter.key, filter.value) })
         .filter(|(_, value)| !matches!(*value, "[]" | "false" | "null"))
         .collect();
-    (!kept.is_empty()).then(|| json::object(kept))
+    (!kept.is_empty()).then(|| json::object(kept.iter().map(|(key, value)| (key.as_ref(), *value))))
 }
 
 /// What of the filter is honoured. Lists are, by the gateway; the backends are waited for where it is for them to say.
 async fn honoured(filter: &Filter, text: &str, heard: &[Arc<UpstreamSubscription>]) -> String {
-    let members = json::members(text).unwrap_or_default();
+    let filters = Object::parse(text).unwrap_or_default();
     let is_list = |key: &str| key != RESOURCES && HEARD_BY_ALL.contains(&key);
     let mut agreed = Vec::new();
-    if members.iter().any(|member| !is_list(&member.key)) {
+    if filters.members().any(|filter| !is_list(&filter.key)) {
         let all = futures_util::future::join_all(heard.iter().map(async |subscription| {
             match tokio::time::timeout(PATIENCE, subscription.agreed()).await {
                 Ok(Agreed::To(filter)) => Some(filter),
@@ -190,10 +244,7 @@ async fn honoured(filter: &Filter, text: &str, heard: &[Arc<UpstreamSubscription
         agreed = all.await.into_iter().flatten().collect();
     }
     let agreed_to = |key: &str| {
-        let of_one = |filter: &String| {
-            let members = json::members(filter).unwrap_or_default();
-            members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
-        };
+        let of_one = |filter: &String| Object::parse(filter)?.get(key).map(str::to_owned);
         agreed.iter().filter_map(of_one).collect::<Vec<_>>()
     };
     let told_of: Vec<String> = agreed_to(RESOURCES)
@@ -202,68 +253,18 @@ async fn honoured(filter: &Filter, text: &str, heard: &[Arc<UpstreamSubscription
         .collect();
     let uris: Vec<_> = filter.resource_subscriptions.iter().filter(|uri| told_of.contains(uri)).collect();
     let uris = (!uris.is_empty()).then(|| serde_json::json!(uris).to_string());
-    let kept: Vec<(String, String)> = members
-        .iter()
-        .filter_map(|member| {
-            let value = match member.key.as_str() {
+    let kept: Vec<(String, String)> = filters
+        .members()
+        .filter_map(|filter| {
+            let value = match filter.key.as_ref() {
                 RESOURCES => uris.clone(),
-                key if is_list(key) => Some(member.value.get().to_owned()),
+                key if is_list(key) => Some(filter.value.to_owned()),
                 key => agreed_to(key).into_iter().next(),
             };
-            value.map(|value| (member.key.clone(), value))
+            value.map(|value| (filter.key.into_owned(), value))
         })
         .collect();
     json::object(kept.iter().map(|(key, value)| (key.as_str(), value.as_str())))
-}
-
-/// What the client asks for, and its text.
-fn filter(ctx: &RequestContext<'_>) -> Result<(Filter, String), Malformed> {
-    let params = ctx.message.params.and_then(|params| json::members(params.get())).unwrap_or_default();
-    let filter = params.iter().find(|member| member.key == "notifications").ok_or(Malformed::Subject)?;
-    let text = filter.value.get();
-    let filter: Filter = serde_json::from_str(text).map_err(|_| Malformed::Subject)?;
-    // I6: what is decided on is bounded.
-    if filter.resource_subscriptions.len() > RESOURCES_MAX {
-        Err(Malformed::Subject)
-    } else {
-        Ok((filter, text.to_owned()))
-    }
-}
-
-/// Gives the resources with the backends that have them. Who may not read a resource does not hear of its changes either, and only who may read all of a backend may request for
-/// what the gateway does not know.
-async fn allowed(
-    ctx: &RequestContext<'_>,
-    filter: &Filter,
-    text: &str,
-    entry: &mut AuditEntry<'_>,
-) -> Result<Vec<Owned>, Refusal> {
-    let members = |json| json::members(json).unwrap_or_default();
-    let params = ctx.message.params.map_or("{}", serde_json::value::RawValue::get);
-    let is_known = members(text).iter().all(|filter| HEARD_BY_ALL.contains(&filter.key.as_str()))
-        && members(params).iter().all(|member| member.key == "notifications" || member.key == "_meta");
-    let may_all = |backend: &Arc<Backend>| ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias());
-    if !is_known && !ctx.backends().all(may_all) {
-        let message = format!("role {} may hear of nothing but lists here", ctx.principal.roles.join(","));
-        let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
-        return Err(Refusal { status: Status::Denied, ..refusal });
-    }
-    let mut owned = Vec::new();
-    for uri in &filter.resource_subscriptions {
-        let backend = match ctx.inbound.scope.backend() {
-            Some(backend) => Some(backend.to_owned()),
-            None => local::owner(ctx, uri).await,
-        };
-        let may = |backend| ctx.rules.policy.shows(&ctx.principal.roles, Target::resource(backend, uri));
-        if !backend.as_deref().is_some_and(may) {
-            (entry.backend, entry.tool) = (backend, Some(uri.clone()));
-            let message = format!("role {} may not read {uri}", ctx.principal.roles.join(","));
-            let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
-            return Err(Refusal { status: Status::Denied, ..refusal });
-        }
-        owned.extend(backend.map(|backend| (backend, uri.clone())));
-    }
-    Ok(owned)
 }
 
 /// Listens to a backend of the stateless era, for as long as it tells; with `filter` in the place of the client's own.
@@ -275,8 +276,8 @@ async fn relayed(
 ) -> Result<Response, CallError> {
     let mut route = ctx.route(backend, None).await?;
     route.events = Some(listener);
-    let params = ctx.message.params.map_or("{}", serde_json::value::RawValue::get);
-    let params = filter.map_or_else(|| params.to_owned(), |filter| json::replaced(params, "notifications", filter));
+    let params = ctx.message.params().unwrap_or_default();
+    let params = filter.map_or_else(|| params.text().to_owned(), |filter| params.replaced("notifications", filter));
     ctx.core.upstreams.relay(&ctx.message.method, Some(&params), &route, &ctx.interrupt).await
 }
 
@@ -350,7 +351,7 @@ fn is_unknown_method(response: &Response) -> bool {
 /// The result of a subscription that has ended.
 fn complete(id: &Id) -> Response {
     let meta = json::object([(META_SUBSCRIPTION, id.as_json())]);
-    Response::Result(json::object([("resultType", "\"complete\""), ("_meta", meta.as_str())]))
+    Response::result(&json::object([("resultType", "\"complete\""), ("_meta", meta.as_str())]))
 }
 
 /// A notification without parameters.
@@ -360,16 +361,15 @@ fn notification(method: &str) -> String {
 
 /// A notification under the client's own subscription.
 fn tagged(json: &str, id: &Id) -> String {
-    let params = json::members(json).unwrap_or_default();
-    let params = params.iter().find(|member| member.key == "params").map_or("{}", |member| member.value.get());
-    json::with_members(json, &[("params", &with_id(params, id))])
+    let message = Object::parse_path(json, &["params", "_meta"]).unwrap_or_default();
+    let params = with_id(&message.object("params").unwrap_or_default(), id);
+    message.with(&[("params", &params)])
 }
 
 /// `object` with the client's id in its `_meta`.
-fn with_id(object: &str, id: &Id) -> String {
-    let members = json::members(object).unwrap_or_default();
-    let meta = members.iter().find(|member| member.key == "_meta").map_or("{}", |member| member.value.get());
-    json::with_members(object, &[("_meta", &json::with_members(meta, &[(META_SUBSCRIPTION, id.as_json())]))])
+fn with_id(object: &Object<'_>, id: &Id) -> String {
+    let meta = object.object("_meta").unwrap_or_default();
+    object.with(&[("_meta", &meta.with(&[(META_SUBSCRIPTION, id.as_json())]))])
 }
 
 #[cfg(test)]
@@ -377,7 +377,7 @@ mod tests {
     use super::*;
 
     fn client_stream() -> (Arc<Stream>, Arc<SubscriptionStream>, Id) {
-        let id = crate::mcp::envelope::id(&serde_json::value::RawValue::from_string("\"c\"".to_owned()).unwrap());
+        let id = Id::new("\"c\"");
         let (stream, id) = (Stream::new(0), id.unwrap());
         (Arc::clone(&stream), SubscriptionStream::new(&stream, &id), id)
     }

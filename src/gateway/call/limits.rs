@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::auth::Principal;
 use crate::gateway::call::rules::Rules;
+use crate::gateway::message::refusal::Refusal;
 
 /// Principals without open calls whose rate is remembered. *Derived*: as `server.sessions_max` by default, and 2 MiB at
 /// 200 bytes each; a caller who is forgotten begins with a full bucket.
@@ -88,6 +89,12 @@ impl Exceeded {
             Self::Principal { .. } | Self::Backend { .. } => Duration::from_secs(1),
             Self::Rate { wait, .. } => *wait,
         }
+    }
+}
+
+impl From<Exceeded> for Refusal {
+    fn from(exceeded: Exceeded) -> Self {
+        Self::rate_limited(exceeded.to_string(), exceeded.wait())
     }
 }
 

@@ -12,14 +12,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::record::{RequestId, Status, Timestamp};
-use crate::gateway::message::route::{self, TRACEPARENT};
-use crate::mcp::json;
+use crate::gateway::message::trace_headers::{self, TRACEPARENT};
+use crate::mcp::json::Object;
 
 /// Spans that wait for the collector. *Chosen*: seconds of a busy gateway, in less than a megabyte.
 const SPANS_MAX: usize = 4096;
@@ -51,10 +50,10 @@ pub(crate) struct Context {
 
 impl Context {
     /// The place of call `id`.
-    pub(crate) fn of(id: RequestId, headers: &HeaderMap, params: Option<&RawValue>) -> Self {
+    pub(crate) fn of(id: RequestId, headers: &HeaderMap, params: Option<&Object<'_>>) -> Self {
         let id = id.0.simple().to_string();
         let span = id.get(16..).unwrap_or_default().to_owned();
-        let named = route::traceparent(headers)
+        let named = trace_headers::traceparent(headers)
             .and_then(|value| value.to_str().ok().map(str::to_owned))
             .or_else(|| in_meta(params?));
         let parts: Vec<&str> = named.as_deref().map(|text| text.split('-').collect()).unwrap_or_default();
@@ -64,16 +63,8 @@ impl Context {
     }
 
     /// The call as what is asked of the backend names it.
-    fn traceparent(&self) -> String {
+    pub(crate) fn traceparent(&self) -> String {
         format!("00-{}-{}-{:02x}", self.trace, self.span, u8::from(self.sampled))
-    }
-
-    /// The parameters with the call's span in `_meta`.
-    pub(crate) fn in_params(&self, params: &str) -> String {
-        let members = json::members(params).unwrap_or_default();
-        let meta = members.iter().find(|member| member.key == "_meta").map_or("{}", |member| member.value.get());
-        let parent = Value::from(self.traceparent()).to_string();
-        json::with_members(params, &[("_meta", &json::with_members(meta, &[(TRACEPARENT, &parent)]))])
     }
 
     /// The headers with the call's span.
@@ -84,13 +75,9 @@ impl Context {
     }
 }
 
-fn in_meta(params: &RawValue) -> Option<String> {
-    let find = |json: &str, key: &str| {
-        let found = json::members(json)?.into_iter().find(|member| member.key == key)?;
-        Some(found.value.get().to_owned())
-    };
-    let text: String = serde_json::from_str(&find(&find(params.get(), "_meta")?, TRACEPARENT)?).ok()?;
-    route::is_traceparent(text.as_bytes()).then_some(text)
+fn in_meta(params: &Object<'_>) -> Option<String> {
+    let parent = params.object("_meta")?.string(TRACEPARENT)?;
+    trace_headers::is_traceparent(parent.as_bytes()).then_some(parent)
 }
 
 /// A call that has ended.
@@ -170,7 +157,7 @@ impl Tracer {
     }
 
     /// The place of call `id`; `None` where nothing is traced.
-    pub(crate) fn context(&self, id: RequestId, headers: &HeaderMap, params: Option<&RawValue>) -> Option<Context> {
+    pub(crate) fn context(&self, id: RequestId, headers: &HeaderMap, params: Option<&Object<'_>>) -> Option<Context> {
         self.0.is_some().then(|| Context::of(id, headers, params))
     }
 

@@ -81,7 +81,7 @@ impl HttpConnection {
     async fn read_param_headers(self: &Arc<Self>) -> Result<ParamHeaders, CallError> {
         let (mut found, mut bytes, mut cursor) = (ParamHeaders::new(), 0_usize, None::<String>);
         for _ in 0..PAGES_MAX {
-            let meta = message::modern_meta("{}");
+            let meta = message::modern_meta(&Object::default());
             let quoted = cursor.as_deref().map(json::quoted);
             let members = [("_meta", Some(meta.as_str())), ("cursor", quoted.as_deref())];
             let params = json::object(members.into_iter().filter_map(|(key, value)| Some((key, value?))));
@@ -89,12 +89,12 @@ impl HttpConnection {
                 Response::Result(page) => page,
                 Response::Error { .. } => return Err(CallError::List { fault: "it is an error response" }),
             };
-            bytes = bytes.saturating_add(page.len());
+            bytes = bytes.saturating_add(page.text().len());
             // I6: a part of the pages is remembered, and the pages are bounded.
             if bytes > LINE_BYTES_MAX {
                 return Err(CallError::List { fault: "it is too long" });
             }
-            cursor = read_tools(&page, &mut found)?;
+            cursor = read_tools(page.text(), &mut found)?;
             if cursor.is_none() {
                 return Ok(found);
             }

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 
 use axum::http::HeaderValue;
 
-use crate::mcp::json::Object;
 use crate::mcp::protocol::{Era, LEGACY_LATEST};
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, Request, Response, ServerMessageHandler};
@@ -67,9 +66,9 @@ impl HttpConnection {
     /// Stores the session that a successful `initialize` has opened.
     pub(super) fn store_session(&self, id: Option<HeaderValue>, answer: &Response) {
         let Response::Result(result) = answer else { return };
-        let version = Object::parse(result).and_then(|result| result.string("protocolVersion"));
+        let version = result.string("protocolVersion");
         let version = HeaderValue::from_str(version.as_deref().unwrap_or(LEGACY_LATEST)).ok();
         *self.session.lock() = Session { id, version };
-        *self.declared_lists.lock() = message::lists_told_of(result);
+        *self.declared_lists.lock() = message::announced_list_changes(result);
     }
 }

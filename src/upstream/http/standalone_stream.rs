@@ -74,7 +74,7 @@ impl HttpConnection {
 
     /// Reads the stream for as long as the backend offers it. `missed`: messages were lost before this.
     async fn read_standalone_stream(self: Arc<Self>, mut missed: bool) {
-        let (mut resume_point, mut backoff) = (ResumePoint::default(), StreamBackoff::default());
+        let (mut resume_point, mut retries) = (ResumePoint::default(), StreamBackoff::default());
         let mut has_tried = false;
         loop {
             let session = self.session();
@@ -84,7 +84,7 @@ impl HttpConnection {
                     if std::mem::replace(&mut missed, false) {
                         self.announce_all_lists();
                     }
-                    backoff.reset();
+                    retries.reset();
                     missed = self.read_events(response, &mut resume_point).await;
                     resume_point.pause()
                 }
@@ -102,7 +102,7 @@ impl HttpConnection {
                 }
                 Ok(Ok(_) | Err(_)) | Err(_) => {
                     missed = true;
-                    backoff.next_pause(&resume_point)
+                    retries.next_pause(&resume_point)
                 }
             };
             has_tried = true;
@@ -157,13 +157,13 @@ mod tests {
     #[test]
     fn pauses_double_and_are_not_shorter_than_the_backends_retry_time() {
         let mut resume_point = ResumePoint::default();
-        let mut backoff = StreamBackoff::default();
+        let mut retries = StreamBackoff::default();
         for interval in [1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0_f64] {
-            let pause = backoff.next_pause(&resume_point).as_secs_f64();
+            let pause = retries.next_pause(&resume_point).as_secs_f64();
             assert!((interval / 2.0).max(1.0) <= pause && pause <= interval * 1.5, "{interval}: {pause}");
         }
-        backoff.reset();
-        assert!(backoff.next_pause(&resume_point) <= Duration::from_millis(1500));
+        retries.reset();
+        assert!(retries.next_pause(&resume_point) <= Duration::from_millis(1500));
         for retry in [1, 29_000].map(Duration::from_millis) {
             resume_point.advance(&SseEvent { retry: Some(retry), ..SseEvent::default() });
             let pause = StreamBackoff::default().next_pause(&resume_point);

@@ -126,7 +126,7 @@ impl UpstreamSubscription {
 
     /// Listens for as long as the subscription lasts, or until the backend says that it has none.
     pub(crate) async fn listen(self: &Arc<Self>, ctx: &RequestContext<'_>, filter: &Filter) {
-        let (mut backoff, mut missed) = (ReconnectBackoff::default(), Vec::new());
+        let (mut retries, mut missed) = (ReconnectBackoff::default(), Vec::new());
         loop {
             let ear = Arc::new(UpstreamListener {
                 subscription: Arc::clone(self),
@@ -144,7 +144,7 @@ impl UpstreamSubscription {
             }
             missed = self.all(filter);
             let since = ear.is_open.load(Ordering::Acquire).then_some(begun);
-            tokio::time::sleep(backoff.next_pause(since)).await;
+            tokio::time::sleep(retries.next_pause(since)).await;
         }
     }
 
