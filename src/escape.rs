@@ -87,7 +87,7 @@ pub fn excerpt(text: &str, chars_max: usize) -> String {
     out
 }
 
-/// Whether nothing of the text would be seen.
+/// True if the text is white space alone.
 fn is_blank(text: &str) -> bool {
     text.chars().all(char::is_whitespace)
 }
