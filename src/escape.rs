@@ -88,7 +88,7 @@ pub fn excerpt(text: &str, chars_max: usize) -> String {
     out
 }
 
-/// Returns true if the text is empty or white space alone.
+/// True if the text is white space alone.
 fn is_blank(text: &str) -> bool {
     text.chars().all(char::is_whitespace)
 }
