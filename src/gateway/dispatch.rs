@@ -18,7 +18,7 @@ use crate::gateway::answer::{local, subscriptions};
 use crate::gateway::call::audit_entry::{AuditEntry, Refusal};
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
-use crate::gateway::call::limits::Place;
+use crate::gateway::call::limits::OpenCallGuard;
 use crate::gateway::call::rules::Rules;
 use crate::gateway::message::headers;
 use crate::gateway::message::reply::{Reply, http_status};
@@ -48,7 +48,7 @@ struct Permitted<'a> {
 #[derive(Debug)]
 struct Slot<'a> {
     _of_all: SemaphorePermit<'a>,
-    _own: Place<'a>,
+    _own: OpenCallGuard<'a>,
 }
 
 impl<'a> Slot<'a> {
@@ -58,7 +58,7 @@ impl<'a> Slot<'a> {
         // I6: the number of open calls is bounded.
         let of_all = core.calls.try_acquire().map_err(full)?;
         let own = core.limits.enter(ctx.principal, backend, &ctx.rules);
-        let own = own.map_err(|exceeded| Refusal::rate_limited(exceeded.to_string(), exceeded.wait()))?;
+        let own = own.map_err(|error| Refusal::rate_limited(error.to_string(), error.retry_after()))?;
         Ok(Self { _of_all: of_all, _own: own })
     }
 }
@@ -183,10 +183,10 @@ async fn post(core: &Arc<Core>, inbound: &InboundRequest, offer: &mut Offer) -> 
     let ctx = RequestContext { core, rules, inbound, principal, message, era, session, stream, interrupt };
     match route::plan(&message.method, era) {
         Plan::Targeted => Box::pin(targeted(&ctx, &mut entry)).await,
-        Plan::Initialize => match core.limits.pass(principal, &ctx.rules) {
+        Plan::Initialize => match core.limits.count_request(principal, &ctx.rules) {
             Ok(()) => local::initialize(&ctx, &mut entry).await,
             // I6: each may start a child at every backend.
-            Err(exceeded) => entry.refuse(core, Refusal::rate_limited(exceeded.to_string(), exceeded.wait())).await,
+            Err(error) => entry.refuse(core, Refusal::rate_limited(error.to_string(), error.retry_after())).await,
         },
         Plan::ServerMessageHandler => subscriptions::listen(&ctx, &id, &mut entry).await,
         Plan::Extension => extension(&ctx, &mut entry).await,

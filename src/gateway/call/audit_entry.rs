@@ -99,7 +99,7 @@ pub(crate) struct AuditEntry<'a> {
     /// The session, or what a request without one continues.
     pub(crate) session: Option<String>,
     /// Its place in a trace, where that is wanted.
-    pub(crate) trace: Option<trace::Context>,
+    pub(crate) trace: Option<trace::SpanContext>,
 }
 
 impl<'a> AuditEntry<'a> {
