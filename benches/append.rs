@@ -2,7 +2,7 @@
 //!
 //! Tasks append intents and records as the gateway does, without receipts (level `queued`; a receipt's channel is one
 //! more allocation, made before the append). A thread drains as the scribe does, and drops what it takes. Calls and
-//! entries are made outside of what is timed. The peer is the same with a plain `Mutex<VecDeque>` and `Condvar`: the
+//! entries are made outside of what is timed. The baseline is the same with a plain `Mutex<VecDeque>` and `Condvar`: the
 //! least that any queue with one consumer costs. The cost of reading the clock is shown, and is in every figure.
 //!
 //! Measured in 2026-11 on 2 cores, Debian 12; figures in `docs/performance.md`.
@@ -36,7 +36,7 @@ fn main() {
     table::title("append", "Append to the ring: under 1 us at the median with 1 and 8 tasks, no I/O.");
     let calls = size("APPEND_CALLS", 200_000, 20_000);
     let rounds = size("APPEND_ROUNDS", 5, 1);
-    let mut shown = table::Table::new(["what", "tasks", "appends", "p50 ns", "p99 ns", "p50 / peer"]);
+    let mut shown = table::Table::new(["what", "tasks", "appends", "p50 ns", "p99 ns", "p50 / baseline"]);
     let mut clock = Sample::with_capacity(calls);
     for _ in 0..calls {
         clock.add(Instant::now().elapsed());
@@ -52,22 +52,24 @@ fn main() {
     ]);
     let mut worst = Duration::ZERO;
     for tasks in [1, 8] {
-        let (mut peer, mut begins, mut ends) = (Sample::default(), Sample::default(), Sample::default());
+        let (mut baseline, mut begins, mut ends) = (Sample::default(), Sample::default(), Sample::default());
         for _ in 0..rounds {
-            peer.extend(plain_queue(tasks, calls / rounds));
+            baseline.extend(plain_queue(tasks, calls / rounds));
             let (begin, end) = ring(tasks, calls / rounds);
             begins.extend(begin);
             ends.extend(end);
         }
-        let limit = peer.percentile(50.0);
-        for (what, sample) in
-            [("plain queue (peer)", &mut peer), ("ring: reserve and begin", &mut begins), ("ring: end", &mut ends)]
-        {
+        let limit = baseline.percentile(50.0);
+        for (what, sample) in [
+            ("plain queue (baseline)", &mut baseline),
+            ("ring: reserve and begin", &mut begins),
+            ("ring: end", &mut ends),
+        ] {
             let p50 = sample.percentile(50.0);
             worst = worst.max(p50);
-            let by_peer = table::ratio(p50.as_secs_f64() / limit.as_secs_f64());
+            let by_baseline = table::ratio(p50.as_secs_f64() / limit.as_secs_f64());
             let p99 = nanoseconds(sample.percentile(99.0));
-            shown.row([what.into(), tasks.to_string(), sample.len().to_string(), nanoseconds(p50), p99, by_peer]);
+            shown.row([what.into(), tasks.to_string(), sample.len().to_string(), nanoseconds(p50), p99, by_baseline]);
         }
     }
     shown.print();

@@ -13,6 +13,7 @@
     reason = "benches: each uses a part of this, prints its table, and ends where anything is amiss"
 )]
 
+pub mod baseline;
 pub mod child;
 #[path = "../tests/common/command.rs"]
 pub mod command;
@@ -20,7 +21,6 @@ pub mod disk;
 pub mod fill;
 pub mod gateway;
 pub mod machine;
-pub mod peer;
 #[path = "../tests/common/postgres.rs"]
 pub mod postgres;
 #[path = "../tests/common/postgres_control.rs"]

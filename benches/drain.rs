@@ -4,9 +4,9 @@
 //! The backlog is written by the real scribe before the clock starts; then a whole pipeline starts on it, with the real
 //! shipper and sink, until Postgres has the last record of the backlog's epoch: opening, reading, decoding, checking
 //! the chain, the cursor, and the outbox forgetting what was delivered are all in it. The limit is a plain loop over
-//! records in memory with the same INSERT of 2,000 rows, without cursor; only the statements are timed. The peer is one
-//! INSERT a record, as audit writers mostly do. Every side begins with an empty table after a CHECKPOINT, over TCP, with
-//! `fsync` and `synchronous_commit` on. The sides are interleaved.
+//! records in memory with the same INSERT of 2,000 rows, without cursor; only the statements are timed. The baseline is
+//! one INSERT a record, as audit writers mostly do. Every side begins with an empty table after a CHECKPOINT, over TCP,
+//! with `fsync` and `synchronous_commit` on. The sides are interleaved.
 //!
 //! Measured in 2026-11 on 2 cores, Debian 12, Postgres 15; figures in `docs/performance.md`.
 #![allow(
@@ -59,7 +59,7 @@ fn main() {
     for (what, records, rate) in [
         ("bare UNNEST of 2,000 rows, plain loop (limit)", records, bare),
         ("shipper, from the outbox", records, drained),
-        ("one INSERT a record (peer)", singles, one),
+        ("one INSERT a record (baseline)", singles, one),
     ] {
         let (of_bare, of_one) = (table::ratio(rate / bare), table::ratio(rate / one));
         shown.row([what.into(), table::whole(records), table::count(rate), of_bare, of_one]);

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::peer::GroupCommit;
+use common::baseline::GroupCommit;
 use common::records::Maker;
 use common::sample::{Sample, milliseconds};
 use common::{disk, runtime, scribing, size, table};

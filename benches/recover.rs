@@ -3,8 +3,9 @@
 //! A child process fills the outbox through the real scribe, leaves 64 calls open, and is killed with SIGKILL. Another
 //! child starts a pipeline on what is left, with a Postgres that cannot be reached, and begins a call at level `stored`:
 //! timed from before the outbox is opened until the receipt. Every start is itself killed, and its own
-//! file removed, so that the next one finds the same crash. *Cold*: the files were dropped from the page cache before. The peer is one redb file of the same size,
-//! as an outbox without generations would have it, opened with the same checks after the same kill.
+//! file removed, so that the next one finds the same crash. *Cold*: the files were dropped from the page cache before.
+//! The baseline is one redb file of the same size, as an outbox without generations would have it, opened with the same
+//! checks after the same kill.
 //!
 //! Measured in 2026-11 on 2 cores, Debian 12, ext4; figures in `docs/performance.md`.
 #![allow(
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 use common::child::{kill, ready, spawn};
 use common::records::Maker;
 use common::sample::{median, milliseconds};
-use common::{argument, disk, fill, peer, runtime, scribing, size, table};
+use common::{argument, baseline, disk, fill, runtime, scribing, size, table};
 use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::pipeline::Pipeline;
 use gatepost::audit::sink::postgres::{Options, PostgresSink};
@@ -47,7 +48,7 @@ fn main() {
     let filled = disk::databases(&outbox);
     let mut shown = table::Table::new(["start after kill -9", "MiB", "files", "page cache", "ms, median", "ms, worst"]);
     let mut slowest = 0.0_f64;
-    for (what, role, dir) in [("gatepost", "start", &outbox), ("one redb file (peer)", "open", &single)] {
+    for (what, role, dir) in [("gatepost", "start", &outbox), ("one redb file (baseline)", "open", &single)] {
         for cold in [true, false] {
             let mut times = Vec::new();
             for _ in 0..rounds {
@@ -89,10 +90,10 @@ fn child(role: &str, dir: &Path) {
             ready("filled");
         }
         "single" => {
-            let _database = peer::redb_one_file(&file(dir), bytes());
+            let _database = baseline::redb_one_file(&file(dir), bytes());
             ready("filled");
         }
-        "open" => ready(&milliseconds(peer::redb_open_checked(&file(dir)))),
+        "open" => ready(&milliseconds(baseline::redb_open_checked(&file(dir)))),
         _ => runtime().block_on(async {
             let maker = Maker::new();
             let url = "postgres://nobody@127.0.0.1:1/none".to_owned();

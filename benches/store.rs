@@ -34,8 +34,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use common::baseline::{self, GroupCommit};
 use common::disk::{self, CountingFs};
-use common::peer::{self, GroupCommit};
 use common::records::{Maker, RECORD_BYTES};
 use common::sample::{Sample, median, milliseconds, rate};
 use common::scribing::{PATIENCE, Scribing, append, config, push};
@@ -92,15 +92,17 @@ fn main() {
                 let dir = disk::directory("store");
                 let path = dir.path().join("file");
                 let (rate, latency) = match *side {
-                    "plain file" => (peer::plain_file(&path, &maker.frame(), waiters, during), Sample::default()),
+                    "plain file" => (baseline::plain_file(&path, &maker.frame(), waiters, during), Sample::default()),
                     "file, waiters" => frames(GroupCommit::into_file(&path), &maker, waiters, during),
                     "redb, waiters" => frames(GroupCommit::into_redb(&path), &maker, waiters, during),
                     "redb, chained" => frames(GroupCommit::chained_into_redb(&path), &maker, waiters, during),
-                    "redb, batches" => (peer::redb_batches(&path, &maker.frame(), waiters, during), Sample::default()),
+                    "redb, batches" => {
+                        (baseline::redb_batches(&path, &maker.frame(), waiters, during), Sample::default())
+                    }
                     "redb, made" => made(GroupCommit::chained_into_redb(&path), &maker, waiters, during),
                     "outbox, records" => records(dir.path(), &maker, waiters, during),
                     "outbox, calls" => calls(dir.path(), &maker, waiters, during),
-                    _ => (peer::redb_commit_a_record(&path, &maker.frame(), during), Sample::default()),
+                    _ => (baseline::redb_commit_a_record(&path, &maker.frame(), during), Sample::default()),
                 };
                 let used = machine::processor_time().saturating_sub(used);
                 rates.push((rate, used.as_secs_f64() * 1e6 / (rate * during.as_secs_f64())));
@@ -168,24 +170,24 @@ async fn waiting<F: Future<Output = ()> + Send>(
     (rate(count, begun.elapsed()), latencies)
 }
 
-fn frames(peer: GroupCommit, maker: &Maker, waiters: usize, during: Duration) -> (f64, Sample) {
-    let appender = peer.appender();
+fn frames(baseline: GroupCommit, maker: &Maker, waiters: usize, during: Duration) -> (f64, Sample) {
+    let appender = baseline.appender();
     let frame: Arc<[u8]> = maker.frame().into();
     let result = runtime().block_on(waiting(waiters, during, move |_| {
         let stored = appender.append(Arc::clone(&frame));
         async move { stored.await.unwrap() }
     }));
-    peer.end();
+    baseline.end();
     result
 }
 
-fn made(peer: GroupCommit, maker: &Arc<Maker>, waiters: usize, during: Duration) -> (f64, Sample) {
-    let (appender, maker) = (peer.appender(), Arc::clone(maker));
+fn made(baseline: GroupCommit, maker: &Arc<Maker>, waiters: usize, during: Duration) -> (f64, Sample) {
+    let (appender, maker) = (baseline.appender(), Arc::clone(maker));
     let result = runtime().block_on(waiting(waiters, during, move |number| {
         let stored = appender.append(Maker::frame_of(maker.entry(number)).into());
         async move { stored.await.unwrap() }
     }));
-    peer.end();
+    baseline.end();
     result
 }
 

@@ -123,7 +123,13 @@ pub enum AuthError {
 }
 
 impl Principal {
-    /// The caller as it is recorded, with the role that decided.
+    /// The caller as it is recorded, with all its roles: none of them has decided yet.
+    #[must_use]
+    pub fn caller_with_all_roles(&self) -> Caller {
+        self.caller((!self.roles.is_empty()).then(|| self.roles.join(",")).as_deref())
+    }
+
+    /// The caller of a call that `role` decided.
     #[must_use]
     pub fn caller(&self, role: Option<&str>) -> Caller {
         Caller {

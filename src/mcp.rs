@@ -3,4 +3,5 @@
 pub mod envelope;
 pub mod json;
 pub mod lines;
+pub mod methods;
 pub mod protocol;

@@ -11,8 +11,11 @@
 mod answer;
 mod backend;
 mod connection;
+mod era_params;
 mod error;
 mod http;
+mod list;
+mod list_changes;
 mod message;
 mod reconnect;
 mod stdio;
@@ -21,12 +24,15 @@ mod timeouts;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use answer::{Answer, Content, dressed, error_object, unrecorded};
+pub use answer::{Answer, AnswerKind, Content, dressed, error_object, public_message, unrecorded};
 use axum::http::HeaderMap;
-pub use backend::{Backend, Item, List, NOT_OFFERED, adapted, read_page};
+pub use backend::Backend;
 pub use connection::UpstreamConnection;
+pub use era_params::convert_params;
 pub use error::CallError;
-pub use http::EndpointFault;
+pub use http::EndpointError;
+pub use list::{Item, NOT_OFFERED, read_page};
+pub use list_changes::Change;
 pub(crate) use message::error_code;
 pub use message::{Event, Request, Response, ServerMessageHandler};
 pub use reconnect::ReconnectBackoff;
@@ -48,15 +54,6 @@ pub struct Upstreams {
     tasks: TaskTracker,
     stop: CancellationToken,
     changes: broadcast::Sender<Change>,
-}
-
-/// A list of a backend that has changed, as its shared conversation tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The backend's alias.
-    pub alias: String,
-    /// The notification's method.
-    pub method: String,
 }
 
 /// Changes that wait for a slow subscriber. *Chosen*: one that misses some looks at everything again.
@@ -94,8 +91,8 @@ impl Upstreams {
     /// Starts the backends. Returns at once; they come up by themselves.
     ///
     /// # Errors
-    /// Every [`EndpointFault`]; nothing was started.
-    pub fn start(backends: &BTreeMap<String, config::Backend>) -> Result<Self, Vec<EndpointFault>> {
+    /// Every [`EndpointError`]; nothing was started.
+    pub fn start(backends: &BTreeMap<String, config::Backend>) -> Result<Self, Vec<EndpointError>> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (mut started, mut faults) = (BTreeMap::new(), Vec::new());
         let changes = broadcast::Sender::new(CHANGES_MAX);
@@ -116,7 +113,7 @@ impl Upstreams {
 
     /// What [`Upstreams::start`] would refuse, without starting anything. Key files are read.
     #[must_use]
-    pub fn check(backends: &BTreeMap<String, config::Backend>) -> Vec<EndpointFault> {
+    pub fn check(backends: &BTreeMap<String, config::Backend>) -> Vec<EndpointError> {
         let fault = |(alias, config): (&String, &config::Backend)| http::Endpoint::new(alias, config).err();
         backends.iter().filter_map(fault).collect()
     }
@@ -171,7 +168,7 @@ impl Upstreams {
     ) -> Answer {
         // I1: no permit, no receipt, no call. Both are demanded by this signature, and nothing else calls a tool.
         if (method == TOOLS_CALL) != (permit.kind() == TargetKind::Tool) {
-            return Answer::refusal(INTERNAL_ERROR, "the permit is for something else");
+            return Answer::refusal(INTERNAL_ERROR, "the permit is for something else", None);
         }
         let asked = async {
             let route = route.await?;
@@ -182,7 +179,7 @@ impl Upstreams {
         };
         match interrupted(asked, interrupt).await {
             Ok((response, era, backends)) => Answer::from_response(response, receipt.request_id(), era, backends),
-            Err(err) => Answer::from_failure(permit.backend(), &err),
+            Err(err) => Answer::failure(permit.backend(), &err),
         }
     }
 
@@ -216,7 +213,7 @@ impl Upstreams {
 }
 
 async fn ask(method: &str, params: Option<&str>, route: &Route) -> Result<Response, CallError> {
-    let params = adapted(route.era, route.connection.era(), params);
+    let params = convert_params(route.era, route.connection.era(), params);
     let request = Request {
         method,
         params: params.as_deref(),

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use gatepost::mcp::envelope::{self, METHOD_BYTES_MAX, Malformed};
+use gatepost::mcp::envelope::{self, Incoming, METHOD_BYTES_MAX, Malformed};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -39,7 +39,7 @@ fn some<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Opt
 pub fn run(data: &[u8]) {
     let hint = envelope::hint(data, BYTES_MAX);
     assert!(hint.method.is_none_or(|method| method.len() <= METHOD_BYTES_MAX), "the recorded method is bounded");
-    let message = match envelope::parse(data, BYTES_MAX) {
+    let message = match envelope::parse(data, BYTES_MAX).and_then(Incoming::message) {
         Ok(message) => message,
         Err(error) => {
             assert!(!error.to_string().is_empty() && error.code() < 0);
@@ -52,13 +52,13 @@ pub fn run(data: &[u8]) {
     assert_eq!(plain.jsonrpc, "2.0");
     assert_eq!(message.method, plain.method);
     assert_eq!(message.id.as_ref().map(envelope::Id::as_json), plain.id.map(RawValue::get));
-    assert_eq!(message.params.map(RawValue::get), plain.params.map(RawValue::get), "byte for byte");
-    if let Some(params) = message.params {
+    assert_eq!(message.params_text(), plain.params.map(RawValue::get), "byte for byte");
+    if let Some(params) = message.params_text() {
         let within = data.as_ptr_range();
-        assert!(within.contains(&params.get().as_ptr()), "params borrow from the message");
+        assert!(within.contains(&params.as_ptr()), "params borrow from the message");
     }
     unambiguous(&serde_json::from_slice(data).expect("an object"));
-    match envelope::tool_call(message.params) {
+    match envelope::tool_call(message.params().as_ref()) {
         Ok(call) => {
             let plain: PlainCall<'_> = serde_json::from_str(plain.params.expect("parameters").get()).expect("a call");
             assert_eq!(call.name, plain.name);

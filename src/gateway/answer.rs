@@ -1,5 +1,10 @@
-//! Answers to requests that are not calls: handshakes, lists, subscriptions, notifications, and what backends answer.
+//! Answers to requests that do not call a tool: handshakes, lists, subscriptions; and messages that get no reply.
 
 pub mod catalog;
-pub mod local;
+pub(crate) mod handshake;
+pub(crate) mod lists;
+pub(crate) mod logging;
+pub mod one_way;
+pub(crate) mod relay;
+pub(crate) mod resources;
 pub mod subscriptions;

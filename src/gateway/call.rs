@@ -5,6 +5,7 @@ pub mod context;
 pub mod core;
 pub mod counters;
 pub mod limits;
+pub(crate) mod outcome;
 pub mod refusal_windows;
 pub mod request_state;
 pub mod resource_owners;

@@ -1,7 +1,7 @@
 //! The faults that the gateway finds in a configuration.
 
 use crate::auth::LoadError;
-use crate::upstream::EndpointFault;
+use crate::upstream::EndpointError;
 
 use super::call::rules::RulesError;
 use super::listener::tls;
@@ -29,5 +29,5 @@ pub enum Fault {
     },
     /// A backend that cannot be reached as it is configured.
     #[error(transparent)]
-    Endpoint(#[from] EndpointFault),
+    Endpoint(#[from] EndpointError),
 }

@@ -1,7 +1,10 @@
-//! Messages: an arrival request and its headers, the endpoint it arrived at, what it asks for, and the reply.
+//! The parts of one exchange with a client: the request and its headers, the endpoint, what it is about, and the reply or
+//! refusal.
 
 pub mod headers;
+pub mod refusal;
 pub mod reply;
 pub mod request;
-pub mod route;
 pub mod scope;
+pub(crate) mod subject;
+pub(crate) mod trace_headers;

@@ -17,17 +17,19 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::audit::record::Caller;
 use crate::auth::Principal;
+use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::server_requests::PendingServerRequests;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::Id;
 use crate::mcp::json;
-use crate::mcp::protocol::CANCELLED;
+use crate::mcp::protocol::{CANCELLED, INVALID_REQUEST};
 use crate::rbac::{LIST_CHANGED_METHODS, Policy};
 use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
 
@@ -68,6 +70,12 @@ pub type EndedSessions = Vec<(Arc<Session>, EndReason)>;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown session: initialize again")]
 pub struct UnknownSessionError;
+
+impl From<UnknownSessionError> for Refusal {
+    fn from(error: UnknownSessionError) -> Self {
+        Self::malformed(StatusCode::NOT_FOUND, INVALID_REQUEST, error.to_string())
+    }
+}
 
 /// One session.
 #[derive(Debug)]

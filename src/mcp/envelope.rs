@@ -1,31 +1,29 @@
-//! The strict JSON-RPC envelope: what one POST may hold.
+//! The strict JSON-RPC envelope: one message per POST or line.
 //!
-//! One message of JSON-RPC 2.0, no batch, within a size and a depth, no key twice in any object of it. Parameters stay
-//! text: what was evaluated here is what is forwarded, byte for byte, so that no parser behind the gateway can read
-//! another call out of it (CVE-2026-27896). Each broken rule has its own [`Malformed`] and its JSON-RPC code.
+//! A message is one JSON-RPC 2.0 object, not a batch, within a size and a depth limit, without repeated keys in any of its
+//! objects. Parameters stay text: the bytes that were evaluated are the bytes that are forwarded, so that no parser behind
+//! the gateway can read another call out of them (CVE-2026-27896). Each rule has its own [`Malformed`] and JSON-RPC code.
 //!
-//! All functions here are pure functions of bytes. They know nothing of HTTP, callers or backends.
+//! The functions of this module are pure: they know nothing of HTTP, callers or backends.
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
+use crate::mcp::json::{self, Object};
 
-use crate::mcp::json::{self, RawMember};
-
-/// Deepest nesting of a message. *Chosen*: the limit of the most common parsers behind the gateway (`serde_json`: 128),
-/// so that what passes here can be read there.
+/// The deepest nesting of a message. *Chosen*: the limit of common parsers behind the gateway (`serde_json`: 128), so that
+/// they can read every message that passes.
 pub const DEPTH_MAX: usize = 128;
 
-/// Longest id, in bytes of its text. *Chosen*: a UUID has 38; the id is echoed and recorded.
+/// The longest id, in bytes of JSON text. *Chosen*: a quoted UUID has 38; the id is echoed and recorded.
 pub const ID_BYTES_MAX: usize = 256;
 
-/// Longest method, in bytes. *Chosen*: the longest of the protocol has 40.
+/// The longest method, in bytes. *Chosen*: the protocol's longest has 40.
 pub const METHOD_BYTES_MAX: usize = 128;
 
-/// Longest tool name as called, in bytes. *Derived*: the protocol's 128, and an alias with `__` before it.
+/// The longest tool name in a call, in bytes. *Derived*: the protocol's 128, and an alias with `__` before it.
 pub const NAME_BYTES_MAX: usize = 256;
 
-/// A rule of the envelope that a message broke.
+/// The rule of the envelope that a message breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Malformed {
@@ -35,13 +33,13 @@ pub enum Malformed {
         /// The limit.
         limit: usize,
     },
-    /// No UTF-8.
+    /// Not UTF-8.
     #[error("the message is not UTF-8: byte {at}")]
     NotUtf8 {
-        /// The first byte that is none.
+        /// The position of the first invalid byte.
         at: usize,
     },
-    /// No JSON.
+    /// Not JSON.
     #[error("the message is not JSON: line {line} column {column}")]
     NotJson {
         /// The line.
@@ -52,66 +50,66 @@ pub enum Malformed {
     /// A batch.
     #[error("batches are not supported: one message a request")]
     Batch,
-    /// JSON, but no object.
+    /// JSON, but not an object.
     #[error("the message is not a JSON object")]
     NotObject,
-    /// Nested too deep.
+    /// Nested too deeply.
     #[error("the message is nested deeper than {limit} levels")]
     TooDeep {
         /// The limit.
         limit: usize,
     },
-    /// A key stands twice in one object.
+    /// An object has a key twice.
     #[error("duplicate key {key:?}")]
     DuplicateKey {
-        /// The key, bounded.
+        /// The key, at most 64 bytes of it.
         key: String,
     },
-    /// A key that differs from one of the protocol's by its case or underscores only: some parsers take it for that one.
-    #[error("key {key:?} differs from {known:?} by its case or underscores only")]
+    /// A key that differs from a key of the protocol only in case or underscores: some parsers take one for the other.
+    #[error("key {key:?} differs from {known:?} only in case or underscores")]
     CaseVariant {
-        /// The key, bounded.
+        /// The key, at most 64 bytes of it.
         key: String,
-        /// The protocol's.
+        /// The protocol's key.
         known: &'static str,
     },
-    /// A key of the message or its parameters that is no text: most parsers refuse the whole message for it.
-    #[error("key {key:?} holds a lone surrogate")]
+    /// A key of the message or of its parameters has a lone surrogate: most parsers refuse such a message.
+    #[error("key {key:?} has a lone surrogate")]
     KeyNotText {
-        /// The key, with U+FFFD for what is no character, bounded.
+        /// The key, at most 64 bytes of it, with U+FFFD for the surrogate.
         key: String,
     },
     /// `jsonrpc` is missing or not `"2.0"`.
     #[error("jsonrpc must be \"2.0\"")]
     Version,
-    /// The id is no string and no integer.
+    /// The id is neither a string nor an integer, or it is too long.
     #[error("id must be a string or an integer of at most {ID_BYTES_MAX} bytes")]
     Id,
-    /// No method.
+    /// The method is missing, empty, too long or not a string.
     #[error("method must be a string of 1 to {METHOD_BYTES_MAX} bytes")]
     Method,
-    /// A response where nothing was asked.
-    #[error("a response to no request of the gateway's")]
+    /// A response without a session, in which a backend could have sent a request.
+    #[error("a response to a request that the gateway did not send")]
     Response,
-    /// An id that is the id of another open request of the session.
-    #[error("the id is that of another open request of this session")]
+    /// The id of another open request of the session.
+    #[error("another open request of this session has this id")]
     IdInUse,
-    /// `params` is no object.
+    /// `params` is not an object.
     #[error("params must be an object")]
     Params,
-    /// `params.name` of a call is missing or no string.
-    #[error("params.name must be a string of 1 to {NAME_BYTES_MAX} bytes without controls")]
+    /// `params.name` of a call is missing or not a tool's name.
+    #[error("params.name must be a string of 1 to {NAME_BYTES_MAX} bytes without control characters")]
     ToolName,
-    /// `params.arguments` of a call is no object.
+    /// `params.arguments` of a call is not an object.
     #[error("params.arguments must be an object")]
     Arguments,
-    /// A request names no prompt, resource or completion, or not as text.
-    #[error("params must name what they are about: name, uri, or ref with its type")]
+    /// A request does not name its prompt or resource, or not with a string.
+    #[error("params must name a prompt or resource: name, uri, or ref with its type")]
     Subject,
-    /// `params.requestState` is no string.
+    /// `params.requestState` is not a string.
     #[error("params.requestState must be a string")]
     State,
-    /// `params._meta` is no object.
+    /// `params._meta` is not an object.
     #[error("params._meta must be an object")]
     Meta,
 }
@@ -130,17 +128,20 @@ impl Malformed {
     }
 }
 
-/// A request's id, kept as it was written.
+/// A request's id, as the client wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Id(String);
 
 impl Id {
-    fn new(value: &RawValue) -> Result<Self, Malformed> {
-        let text = value.get();
-        let digits = text.strip_prefix('-').unwrap_or(text);
+    /// The id that `json` is.
+    ///
+    /// # Errors
+    /// [`Malformed::Id`]: it is neither a string nor an integer, or it is too long.
+    pub fn new(json: &str) -> Result<Self, Malformed> {
+        let digits = json.strip_prefix('-').unwrap_or(json);
         let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        let is_id = text.len() <= ID_BYTES_MAX && (is_integer || json::raw_string(value).is_some());
-        if is_id { Ok(Self(text.to_owned())) } else { Err(Malformed::Id) }
+        let is_id = json.len() <= ID_BYTES_MAX && (is_integer || json::string(json).is_some());
+        if is_id { Ok(Self(json.to_owned())) } else { Err(Malformed::Id) }
     }
 
     /// The id as JSON text.
@@ -152,149 +153,173 @@ impl Id {
     /// The id as it is recorded: a string without its quotes.
     #[must_use]
     pub fn to_text(&self) -> String {
-        serde_json::from_str(&self.0).unwrap_or_else(|_| self.0.clone())
+        json::string(&self.0).unwrap_or_else(|| self.0.clone())
     }
 }
 
-/// One message that kept all rules.
+/// One valid message of a client.
+#[derive(Debug)]
+pub enum Incoming<'a> {
+    /// A request or a notification.
+    Message(Message<'a>),
+    /// A response to a request of a backend's.
+    Response(ClientResponse<'a>),
+}
+
+/// A valid request or notification. Its members, those of `params` and those of `params._meta` were read in one pass.
 #[derive(Debug)]
 pub struct Message<'a> {
     /// The id; `None` for a notification.
     pub id: Option<Id>,
-    /// The method.
+    /// The method, 1 to [`METHOD_BYTES_MAX`] bytes.
     pub method: String,
-    /// The parameters' text, an object.
-    pub params: Option<&'a RawValue>,
+    whole: Object<'a>,
+}
+
+/// A valid response.
+#[derive(Debug)]
+pub struct ClientResponse<'a> {
+    /// The id of the request that it answers, if it has one.
+    pub id: Option<Id>,
+    /// The whole message.
+    pub object: Object<'a>,
 }
 
 /// The parameters of a `tools/call`.
 #[derive(Debug)]
 pub struct ToolCall<'a> {
-    /// The tool as called.
+    /// The tool's name as the client called it.
     pub name: String,
-    /// The arguments' text, an object.
+    /// The arguments, the JSON text of an object.
     pub arguments: Option<&'a str>,
-    /// The text of `_meta`, an object.
+    /// `_meta`, the JSON text of an object.
     pub meta: Option<&'a str>,
 }
 
-/// What could be read of a message that broke a rule: for its record and for the reply's id.
+/// What can be read of a message that broke a rule: for its record and for the reply's id.
 #[derive(Debug, Default)]
 pub struct Hint {
-    /// The id, where it is a valid one.
+    /// The id, if it is valid.
     pub id: Option<Id>,
-    /// The method.
+    /// The method, at most [`METHOD_BYTES_MAX`] bytes of it.
     pub method: Option<String>,
-    /// `params.name`.
+    /// `params.name`, at most [`NAME_BYTES_MAX`] bytes of it.
     pub name: Option<String>,
 }
 
-/// Reads one message.
+impl Message<'_> {
+    /// The parameters.
+    #[must_use]
+    pub fn params(&self) -> Option<Object<'_>> {
+        self.whole.object("params")
+    }
+
+    /// The parameters' JSON text.
+    #[must_use]
+    pub fn params_text(&self) -> Option<&str> {
+        self.whole.get("params")
+    }
+}
+
+impl<'a> Incoming<'a> {
+    /// The request or notification.
+    ///
+    /// # Errors
+    /// [`Malformed::Response`]: it is a response.
+    pub fn message(self) -> Result<Message<'a>, Malformed> {
+        match self {
+            Self::Message(message) => Ok(message),
+            Self::Response(_) => Err(Malformed::Response),
+        }
+    }
+}
+
+/// Reads one message of at most `bytes_max` bytes.
 ///
 /// # Errors
-/// The first rule that the message broke.
-pub fn parse(body: &[u8], bytes_max: usize) -> Result<Message<'_>, Malformed> {
+/// The first rule that the message breaks.
+pub fn parse(body: &[u8], bytes_max: usize) -> Result<Incoming<'_>, Malformed> {
     if body.len() > bytes_max {
         return Err(Malformed::TooLarge { limit: bytes_max }); // I6: the body is bounded.
     }
     let text = std::str::from_utf8(body).map_err(|err| Malformed::NotUtf8 { at: err.valid_up_to() })?;
-    // Grammar first, without recursion; the checks below may then take it for granted.
-    let whole: &RawValue =
-        serde_json::from_str(text).map_err(|err| Malformed::NotJson { line: err.line(), column: err.column() })?;
-    match whole.get().as_bytes().first() {
-        Some(b'{') => {}
-        Some(b'[') => return Err(Malformed::Batch),
-        _ => return Err(Malformed::NotObject),
-    }
-    check_depth_and_keys(whole.get())?;
-    let members = json::members(whole.get()).ok_or(Malformed::NotObject)?;
+    // The grammar first, without recursion: the check of depth and keys relies on it.
+    let whole = Object::parse_path(text, &["params", "_meta"]).ok_or_else(|| no_object(text))?;
+    check_depth_and_keys(whole.text())?;
     let [jsonrpc, id, method, params, result, error] =
-        known(&members, ["jsonrpc", "id", "method", "params", "result", "error"])?;
-    if jsonrpc.and_then(json::raw_string).as_deref() != Some("2.0") {
+        known(&whole, ["jsonrpc", "id", "method", "params", "result", "error"])?;
+    if jsonrpc.and_then(json::string).as_deref() != Some("2.0") {
         return Err(Malformed::Version);
     }
     let id = id.map(Id::new).transpose()?;
     if method.is_none() && (result.is_some() || error.is_some()) {
-        return Err(Malformed::Response);
+        return Ok(Incoming::Response(ClientResponse { id, object: whole }));
     }
-    let method = method.and_then(json::raw_string).filter(|method| (1..=METHOD_BYTES_MAX).contains(&method.len()));
+    let method = method.and_then(json::string).filter(|method| (1..=METHOD_BYTES_MAX).contains(&method.len()));
     let method = method.ok_or(Malformed::Method)?;
-    if params.is_some_and(|params| !params.get().starts_with('{')) {
+    if params.is_some_and(|params| !json::is_object(params)) {
         return Err(Malformed::Params);
     }
-    Ok(Message { id, method, params })
+    Ok(Incoming::Message(Message { id, method, whole }))
+}
+
+/// Why `text` is not a JSON object.
+fn no_object(text: &str) -> Malformed {
+    if let Err(err) = serde_json::from_str::<&serde_json::value::RawValue>(text) {
+        return Malformed::NotJson { line: err.line(), column: err.column() };
+    }
+    if text.trim_start().starts_with('[') { Malformed::Batch } else { Malformed::NotObject }
 }
 
 /// Reads the parameters of a `tools/call`.
 ///
 /// # Errors
-/// The first rule that they broke.
-pub fn tool_call(params: Option<&RawValue>) -> Result<ToolCall<'_>, Malformed> {
-    let members = params.and_then(|params| json::members(params.get())).ok_or(Malformed::ToolName)?;
-    let [name, arguments, meta] = known(&members, ["name", "arguments", "_meta"])?;
-    // No tool can have a control character in its name; whoever shows or compares it could be misled.
+/// The first rule that they break.
+pub fn tool_call<'a>(params: Option<&'a Object<'_>>) -> Result<ToolCall<'a>, Malformed> {
+    let [name, arguments, meta] = known(params.ok_or(Malformed::ToolName)?, ["name", "arguments", "_meta"])?;
+    // No tool has a control character in its name, and one would mislead a person who reads or compares names.
     let is_name = |name: &String| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control);
-    let name = name.and_then(json::raw_string).filter(is_name).ok_or(Malformed::ToolName)?;
-    let object = |value: Option<&'_ RawValue>| value.is_none_or(|value| value.get().starts_with('{'));
-    if !object(arguments) {
+    let name = name.and_then(json::string).filter(is_name).ok_or(Malformed::ToolName)?;
+    if !arguments.is_none_or(json::is_object) {
         return Err(Malformed::Arguments);
     }
-    if !object(meta) {
+    if !meta.is_none_or(json::is_object) {
         return Err(Malformed::Meta);
     }
-    Ok(ToolCall { name, arguments: arguments.map(RawValue::get), meta: meta.map(RawValue::get) })
+    Ok(ToolCall { name, arguments, meta })
 }
 
-/// The id that `value` is, if it is a valid one.
-#[must_use]
-pub fn id(value: &RawValue) -> Option<Id> {
-    Id::new(value).ok()
-}
-
-/// The id of a response, where `body` keeps all rules and is one.
-#[must_use]
-pub fn response_id(body: &[u8], bytes_max: usize) -> Option<Id> {
-    if parse(body, bytes_max).err()? != Malformed::Response {
-        return None;
-    }
-    let members = json::members(std::str::from_utf8(body).ok()?)?;
-    members.iter().find(|member| member.key == "id").and_then(|id| Id::new(id.value).ok())
-}
-
-/// Reads what can be read of any bytes. Of a key that stands twice the first one counts.
+/// Reads what can be read of any bytes. The first of repeated keys counts.
 #[must_use]
 pub fn hint(body: &[u8], bytes_max: usize) -> Hint {
     let text = if body.len() <= bytes_max { std::str::from_utf8(body).unwrap_or_default() } else { "" };
-    let Some(members) = json::members(text) else {
-        return Hint::default();
-    };
-    let first = |members: &[RawMember<'_>], key: &str, bytes: usize| {
-        let found = members.iter().find(|member| member.key == key)?;
-        json::raw_string(found.value).map(|text| text[..text.floor_char_boundary(bytes)].to_owned())
-    };
-    let params = members.iter().find(|member| member.key == "params");
-    let params = params.and_then(|params| json::members(params.value.get())).unwrap_or_default();
+    let Some(whole) = Object::parse_path(text, &["params"]) else { return Hint::default() };
+    let cut = |text: String, bytes: usize| text[..text.floor_char_boundary(bytes)].to_owned();
     Hint {
-        id: members.iter().find(|member| member.key == "id").and_then(|id| Id::new(id.value).ok()),
-        method: first(&members, "method", METHOD_BYTES_MAX),
-        name: first(&params, "name", NAME_BYTES_MAX),
+        id: whole.get("id").and_then(|id| Id::new(id).ok()),
+        method: whole.string("method").map(|method| cut(method, METHOD_BYTES_MAX)),
+        name: whole.object("params").and_then(|params| params.string("name")).map(|name| cut(name, NAME_BYTES_MAX)),
     }
 }
 
-/// The values of the keys that the protocol knows; a variant of one in another spelling is refused.
+/// The values of the protocol's `keys` in `object`, as JSON text.
+///
+/// # Errors
+/// [`Malformed::CaseVariant`] for another spelling of one of `keys`, [`Malformed::KeyNotText`] for a key with a lone
+/// surrogate.
 pub(crate) fn known<'a, const N: usize>(
-    members: &[RawMember<'a>],
+    object: &'a Object<'_>,
     keys: [&'static str; N],
-) -> Result<[Option<&'a RawValue>; N], Malformed> {
-    for member in members {
+) -> Result<[Option<&'a str>; N], Malformed> {
+    for member in object.members() {
         if !member.is_text {
             return Err(Malformed::KeyNotText { key: bounded(&member.key) });
         }
         if let Some(known) = keys.iter().find(|key| member.key != **key && spelled_alike(&member.key, key)) {
-            return Err(Malformed::CaseVariant { key: member.key.clone(), known });
+            return Err(Malformed::CaseVariant { key: member.key.into_owned(), known });
         }
     }
-    Ok(keys.map(|key| members.iter().find(|member| member.key == key).map(|member| member.value)))
+    Ok(keys.map(|key| object.get(key)))
 }
 
 /// Whether a lenient parser may take `a` for `b`: Go's takes any case, a pydantic model `request_state`.
@@ -308,9 +333,9 @@ fn bounded(key: &str) -> String {
     key[..key.floor_char_boundary(64)].to_owned()
 }
 
-/// Checks the nesting, and every object for a key that it has twice. `json` is valid JSON.
+/// Checks the depth of the nesting and that no object repeats a key. `json` is valid JSON.
 fn check_depth_and_keys(json: &str) -> Result<(), Malformed> {
-    /// One open array or object; of an object its keys so far.
+    /// An array or object that has not ended; for an object, its keys so far.
     struct Open<'a> {
         keys: Option<Vec<Cow<'a, [u8]>>>,
         expects_key: bool,
@@ -355,7 +380,7 @@ fn check_depth_and_keys(json: &str) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Where the string that begins at `start` ends: the place after its closing quote.
+/// The position after the closing quote of the string that begins at `start`.
 fn string_end(bytes: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     loop {
@@ -386,7 +411,10 @@ mod tests {
     fn rule(body: &str) -> Malformed {
         match parse(body.as_bytes(), MAX) {
             Err(rule) => rule,
-            Ok(message) => tool_call(message.params).unwrap_err(),
+            Ok(incoming) => match incoming.message() {
+                Err(rule) => rule,
+                Ok(message) => tool_call(message.params().as_ref()).unwrap_err(),
+            },
         }
     }
 
@@ -398,8 +426,9 @@ mod tests {
     fn a_call_keeps_its_arguments_byte_for_byte() {
         let arguments = "{ \"b\":  1.0, \"a\":\"\\ud800\\u0000\" }";
         let body = call(&format!(r#"{{"name":"echo","arguments":{arguments},"_meta":{{"progressToken":1}}}}"#));
-        let message = parse(body.as_bytes(), MAX).unwrap();
-        let call = tool_call(message.params).unwrap();
+        let message = parse(body.as_bytes(), MAX).unwrap().message().unwrap();
+        let params = message.params();
+        let call = tool_call(params.as_ref()).unwrap();
         assert_eq!((call.name.as_str(), call.arguments), ("echo", Some(arguments)));
         assert_eq!(call.meta, Some(r#"{"progressToken":1}"#));
     }
@@ -490,7 +519,7 @@ mod tests {
     fn ids_are_echoed_as_written() {
         for id in ["-1", "0", "99999999999999999999", r#""a\u0062""#] {
             let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
-            assert_eq!(parse(body.as_bytes(), MAX).unwrap().id.unwrap().as_json(), id);
+            assert_eq!(parse(body.as_bytes(), MAX).unwrap().message().unwrap().id.unwrap().as_json(), id);
         }
     }
 
@@ -503,8 +532,8 @@ mod tests {
 
         #[test]
         fn arbitrary_json_like_text_never_panics(body in r#"[\[\]{}:,"\\a0u d]{0,60}"#) {
-            if let Ok(message) = parse(body.as_bytes(), MAX) {
-                drop(tool_call(message.params));
+            if let Ok(message) = parse(body.as_bytes(), MAX).and_then(Incoming::message) {
+                drop(tool_call(message.params().as_ref()));
             }
         }
     }

@@ -61,6 +61,13 @@ impl PartialEq for Object<'_> {
 
 impl Eq for Object<'_> {}
 
+impl Default for Object<'_> {
+    /// `{}`.
+    fn default() -> Self {
+        Self { text: Cow::Borrowed("{}"), offset: 0, members: Cow::Borrowed(&[]) }
+    }
+}
+
 impl<'a> Object<'a> {
     /// Reads the members of the object `text`, in one pass. `None`: the text is not an object.
     #[must_use]
@@ -177,6 +184,12 @@ impl<'a> Object<'a> {
         }
         let kept: Vec<Entry<'_>> = self.members().filter(|entry| !is_removed(&entry.key)).collect();
         Cow::Owned(object(kept.iter().map(|entry| (entry.key.as_ref(), entry.value))))
+    }
+
+    /// The object `text`, with the members of its `_meta`. Text that is not an object stands for `{}`.
+    #[must_use]
+    pub fn owned(text: &str) -> Object<'static> {
+        Object::parse_path(text, &["_meta"]).map(Object::into_owned).unwrap_or_default()
     }
 
     /// The object with a text of its own.

@@ -1,15 +1,15 @@
-//! The answer to a call: the backend's response, or what stands for one.
-
-use serde_json::value::RawValue;
+//! The answer to a call: a backend's response, or the error that takes its place.
 
 use crate::audit::Released;
-use crate::audit::record::{Outcome, RequestId, Status};
-use crate::mcp::json;
-use crate::mcp::protocol::{Era, INTERNAL_ERROR, META_REQUEST_ID, UPSTREAM_FAILED};
+use crate::audit::record::{Digest, RequestId};
+use crate::mcp::json::{self, Object};
+use crate::mcp::protocol::{Era, META_REQUEST_ID, UPSTREAM_FAILED};
 
 use super::{CallError, Response};
 
-/// A backend's answer, or what stands for one. Its content is out of reach until its record is where it must be:
+/// The answer to a call: a backend's response, or the gateway's own.
+///
+/// Its content cannot be read before its record is stored:
 ///
 /// ```compile_fail,E0599
 /// # use gatepost::upstream::{Answer, Content};
@@ -21,12 +21,30 @@ use super::{CallError, Response};
 #[must_use = "an answer is finished with its receipt"]
 pub struct Answer {
     content: Content,
-    outcome: Outcome,
-    /// The HTTP status of a backend's error, where it had one of its own.
+    kind: AnswerKind,
+    message: Option<String>,
+    /// The HTTP status of a backend's error, unless it was 200.
     http: Option<u16>,
 }
 
-/// What a client gets: the `result` or the `error` of its response, as JSON text.
+/// How a call was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerKind {
+    /// A result.
+    Result,
+    /// A result of a tool with `isError`.
+    ToolError,
+    /// A result that asks the client for input.
+    InputRequired,
+    /// A JSON-RPC error, or a failure of the backend.
+    Error,
+    /// No response within the backend's time limits.
+    TimedOut,
+    /// Cancelled by the client.
+    Cancelled,
+}
+
+/// The `result` or the `error` of the response to a client, as JSON text.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Content {
     /// A result object.
@@ -35,137 +53,144 @@ pub enum Content {
     Error(String),
 }
 
-impl Answer {
-    /// What the record says of this answer.
-    #[must_use]
-    pub fn outcome(&self) -> Outcome {
-        self.outcome.clone()
-    }
-
-    /// With the backend's `requestState` as `bind` gives it, where the backend asks for input.
-    pub fn with_state(self, bind: impl FnOnce(&str) -> String) -> Self {
-        let Content::Result(result) = &self.content else { return self };
-        if self.outcome.status != Status::InputRequired {
-            return self;
+impl Content {
+    fn text(&self) -> &str {
+        match self {
+            Self::Result(text) | Self::Error(text) => text,
         }
-        let result = with_state(result, bind);
-        let outcome = Outcome::answered(Status::InputRequired, None, result.as_bytes());
-        Self { content: Content::Result(result), outcome, ..self }
+    }
+}
+
+impl Answer {
+    /// How the call was answered.
+    #[must_use]
+    pub fn kind(&self) -> AnswerKind {
+        self.kind
     }
 
-    /// The answer that a refusal gives: an error of the gateway's own.
-    pub fn refusal(code: i32, message: &str) -> Self {
-        Self::refusal_with(code, message, None)
+    /// The error's text; `None` for a result without an error.
+    #[must_use]
+    pub fn message(&self) -> Option<&str> {
+        self.message.as_deref()
     }
 
-    /// As [`Answer::refusal`], with the error's `data` as JSON text.
-    pub fn refusal_with(code: i32, message: &str, data: Option<&str>) -> Self {
-        let error = error_object(code, message, data);
-        let outcome = Outcome::answered(Status::Error, Some(message.to_owned()), error.as_bytes());
-        Self { content: Content::Error(error), outcome, http: None }
+    /// SHA-256 of the content, and its size in bytes.
+    #[must_use]
+    pub fn digest(&self) -> (Digest, usize) {
+        let text = self.content.text();
+        (Digest::of(text.as_bytes()), text.len())
     }
 
-    /// The answer of an event that the gateway itself answers, and records: `result` is what the client gets.
+    /// Replaces the backend's `requestState` in a result that asks for input by `bind` of it.
+    pub fn with_state(self, bind: impl FnOnce(&str) -> String) -> Self {
+        match &self.content {
+            Content::Result(result) if self.kind == AnswerKind::InputRequired => {
+                let content = Object::parse(result).map(|result| with_state(&result, bind));
+                Self { content: Content::Result(content.unwrap_or_else(|| result.clone())), ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// The JSON-RPC error that refuses a request; `data` is JSON text.
+    pub fn refusal(code: i32, message: &str, data: Option<&str>) -> Self {
+        let content = Content::Error(error_object(code, message, data));
+        Self { content, kind: AnswerKind::Error, message: Some(message.to_owned()), http: None }
+    }
+
+    /// A result of the gateway's own, as JSON text.
     pub fn of_result(result: &str) -> Self {
-        let outcome = Outcome::answered(Status::Ok, None, result.as_bytes());
-        Self { content: Content::Result(result.to_owned()), outcome, http: None }
+        Self { content: Content::Result(result.to_owned()), kind: AnswerKind::Result, message: None, http: None }
     }
 
-    /// The answer that a backend's failure gives.
+    /// The answer for a call that failed at `backend`.
     pub fn failure(backend: &str, err: &CallError) -> Self {
-        Self::from_failure(backend, err)
+        let kind = match err {
+            CallError::TimedOut { .. } => AnswerKind::TimedOut,
+            CallError::Cancelled => AnswerKind::Cancelled,
+            _ => AnswerKind::Error,
+        };
+        let content = Content::Error(error_object(UPSTREAM_FAILED, &public_message(backend, err), None));
+        Self { content, kind, message: Some(format!("backend {backend} {err}")), http: None }
     }
 
-    /// The answer that a backend's response gives; `era` is the client's.
-    pub fn from_response(response: Response, request_id: RequestId, era: Era, backends: Era) -> Self {
+    /// The answer for the response of a backend that speaks `backend_era`, to a client that speaks `era`.
+    pub fn from_response(response: Response, request_id: RequestId, era: Era, backend_era: Era) -> Self {
         match response {
             Response::Result(result) => Self::from_result(&result, request_id, era),
             Response::Error { error, http } => {
-                let message = error_message(&error);
-                let outcome = Outcome::answered(Status::Error, Some(message), error.as_bytes());
-                // A status of the other era's means nothing in this one.
-                Self { content: Content::Error(error), outcome, http: http.filter(|_| era == backends) }
+                let message = Some(error_message(&error));
+                // The HTTP status of one era has no meaning in the other.
+                let http = http.filter(|_| era == backend_era);
+                Self { content: Content::Error(error), kind: AnswerKind::Error, message, http }
             }
         }
     }
 
-    fn from_result(result: &str, request_id: RequestId, era: Era) -> Self {
-        let Some(members) = json::members(result) else {
-            return Self::refusal(INTERNAL_ERROR, "the backend's result is no object");
-        };
-        let is = |key: &str, want: &str| members.iter().any(|member| member.key == key && member.value.get() == want);
-        // A result that says two things of itself counts as the worse one.
-        let (status, message) = if is("isError", "true") {
-            (Status::ToolError, Some(tool_message(result)))
-        } else if is("resultType", "\"input_required\"") {
-            (Status::InputRequired, None)
+    fn from_result(result: &Object<'_>, request_id: RequestId, era: Era) -> Self {
+        // A result that claims two kinds counts as the worse one.
+        let (kind, message) = if result.has("isError", "true") {
+            (AnswerKind::ToolError, Some(tool_message(result)))
+        } else if asks_for_input(result) {
+            (AnswerKind::InputRequired, None)
         } else {
-            (Status::Ok, None)
+            (AnswerKind::Result, None)
         };
-        if status == Status::InputRequired && era == Era::Legacy {
-            return Self::refusal(UPSTREAM_FAILED, NO_INPUT);
+        if kind == AnswerKind::InputRequired && era == Era::Legacy {
+            return Self::refusal(UPSTREAM_FAILED, NO_INPUT, None);
         }
-        let result = dressed(result, request_id, era);
-        let outcome = Outcome::answered(status, message, result.as_bytes());
-        Self { content: Content::Result(result), outcome, http: None }
-    }
-
-    pub(super) fn from_failure(backend: &str, err: &CallError) -> Self {
-        let status = match err {
-            CallError::TimedOut { .. } => Status::Timeout,
-            CallError::Cancelled => Status::Cancelled,
-            _ => Status::Error,
-        };
-        // A backend's command and its last words are the operator's: they go into the record, not to the client.
-        let public = match err {
-            CallError::Down { .. } => format!("backend {backend} is down"),
-            err => format!("backend {backend} {err}"),
-        };
-        let error = error_object(UPSTREAM_FAILED, &public, None);
-        let outcome = Outcome::answered(status, Some(format!("backend {backend} {err}")), error.as_bytes());
-        Self { content: Content::Error(error), outcome, http: None }
+        Self { content: Content::Result(dressed(result, request_id, era)), kind, message, http: None }
     }
 }
 
 impl Released<Answer> {
-    /// What the client gets, and the HTTP status of a backend's error where it had one.
+    /// The content, and the HTTP status of a backend's error unless it was 200.
     #[must_use]
     pub fn into_content(self) -> (Content, Option<u16>) {
-        // I1: the one way to an answer's content leads through its record.
+        // I1: an answer's content can be read only after its record is stored.
         let answer = self.into_inner();
         (answer.content, answer.http)
     }
 }
 
-/// What a client of the older era hears of a result that asks it for input.
-const NO_INPUT: &str = "the backend needs input that this client's protocol cannot give";
+/// The error for a client of the older era if a backend asks it for input.
+const NO_INPUT: &str = "the backend needs input, which this client's protocol version cannot provide";
 
-/// A response that is not recorded, as a recorded one is given to a client of `era`: one that asks for input has its state
-/// as `bind` gives it.
+fn asks_for_input(result: &Object<'_>) -> bool {
+    result.has("resultType", "\"input_required\"")
+}
+
+/// The text about a failure at `backend` for clients. The reason that a backend is down names its command and has its last
+/// output: these are for the operator, and only the record has them.
+#[must_use]
+pub fn public_message(backend: &str, err: &CallError) -> String {
+    match err {
+        CallError::Down { .. } => format!("backend {backend} is down"),
+        err => format!("backend {backend} {err}"),
+    }
+}
+
+/// Adapts a response that is not recorded to a client of `era`, as [`Answer`] does: in a result that asks for input,
+/// `requestState` is replaced by `bind` of it.
 #[must_use]
 pub fn unrecorded(response: Response, era: Era, bind: impl FnOnce(&str) -> String) -> Response {
-    let Response::Result(result) = response else { return response };
-    let members = json::members(&result).unwrap_or_default();
-    if !members.iter().any(|member| member.key == "resultType" && member.value.get() == "\"input_required\"") {
-        return Response::Result(result);
-    }
-    match era {
-        Era::Modern => Response::Result(with_state(&result, bind)),
-        Era::Legacy => Response::Error { error: error_object(UPSTREAM_FAILED, NO_INPUT, None), http: None },
+    match response {
+        Response::Result(result) if asks_for_input(&result) => match era {
+            Era::Modern => Response::result(&with_state(&result, bind)),
+            Era::Legacy => Response::error(UPSTREAM_FAILED, NO_INPUT, None),
+        },
+        response => response,
     }
 }
 
-/// `result` with its `requestState` as `bind` gives it.
-fn with_state(result: &str, bind: impl FnOnce(&str) -> String) -> String {
-    let members = json::members(result).unwrap_or_default();
-    let state = members.iter().find(|member| member.key == "requestState");
-    match state.and_then(|state| json::raw_string(state.value)) {
-        Some(state) => json::with_members(result, &[("requestState", &json::quoted(&bind(&state)))]),
-        None => result.to_owned(),
+fn with_state(result: &Object<'_>, bind: impl FnOnce(&str) -> String) -> String {
+    match result.string("requestState") {
+        Some(state) => result.with(&[("requestState", &json::quoted(&bind(&state)))]),
+        None => result.text().to_owned(),
     }
 }
 
-/// The text of a JSON-RPC error object.
+/// A JSON-RPC error object, as JSON text; `data` is JSON text.
 #[must_use]
 pub fn error_object(code: i32, message: &str, data: Option<&str>) -> String {
     let (code, message) = (code.to_string(), json::quoted(message));
@@ -173,43 +198,34 @@ pub fn error_object(code: i32, message: &str, data: Option<&str>) -> String {
     json::object(members.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))))
 }
 
-/// `result` with the gateway's request id in its `_meta` and, for a modern client, a `resultType`. All else stays.
+/// The text of `result` with the gateway's request id in its `_meta` and, for a modern client, a `resultType`. All other
+/// bytes stay.
 #[must_use]
-pub fn dressed(result: &str, request_id: RequestId, era: Era) -> String {
-    let members = json::members(result).unwrap_or_default();
-    let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value.get());
-    let meta = find("_meta").filter(|meta| meta.starts_with('{')).unwrap_or("{}");
-    let meta = json::with_members(meta, &[(META_REQUEST_ID, &json::quoted(&request_id.to_string()))]);
-    let mut added = vec![("_meta", meta.as_str())];
-    if era == Era::Modern && find("resultType").is_none() {
-        added.push(("resultType", "\"complete\""));
-    }
-    json::with_members(result, &added)
+pub fn dressed(result: &Object<'_>, request_id: RequestId, era: Era) -> String {
+    let meta = result.object("_meta").unwrap_or_default();
+    let meta = meta.with(&[(META_REQUEST_ID, &json::quoted(&request_id.to_string()))]);
+    let complete = (era == Era::Modern && result.get("resultType").is_none()).then_some(("resultType", "\"complete\""));
+    let added: Vec<_> = std::iter::once(("_meta", meta.as_str())).chain(complete).collect();
+    result.with(&added)
 }
 
-/// What a JSON-RPC error object says, with its code.
+/// The code and the message of a JSON-RPC error object.
 fn error_message(error: &str) -> String {
-    let members = json::members(error).unwrap_or_default();
-    let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
-    let code = find("code").map_or("without a code", RawValue::get);
-    let message = find("message").and_then(json::raw_string).unwrap_or_default();
-    format!("{code}: {message}")
+    let error = Object::parse(error).unwrap_or_default();
+    let code = error.get("code").unwrap_or("without a code");
+    format!("{code}: {}", error.string("message").unwrap_or_default())
 }
 
 /// The first text of a tool's error result.
-fn tool_message(result: &str) -> String {
-    #[derive(serde::Deserialize)]
-    struct Content {
-        #[serde(default)]
-        content: Vec<Block>,
-    }
+fn tool_message(result: &Object<'_>) -> String {
     #[derive(serde::Deserialize)]
     struct Block {
         #[serde(default)]
         text: Option<String>,
     }
-    let content = serde_json::from_str::<Content>(result).map(|content| content.content).unwrap_or_default();
-    content.into_iter().find_map(|block| block.text).unwrap_or_else(|| "the tool answered with isError".to_owned())
+    let content = result.get("content").and_then(|content| serde_json::from_str::<Vec<Block>>(content).ok());
+    let text = content.unwrap_or_default().into_iter().find_map(|block| block.text);
+    text.unwrap_or_else(|| "the tool answered with isError".to_owned())
 }
 
 #[cfg(test)]
@@ -217,7 +233,11 @@ mod tests {
     use super::*;
 
     fn answer(result: &str, era: Era) -> Answer {
-        Answer::from_response(Response::Result(result.to_owned()), RequestId(uuid::Uuid::nil()), era, era)
+        Answer::from_response(Response::result(result), RequestId(uuid::Uuid::nil()), era, era)
+    }
+
+    fn read(json: &str) -> Object<'_> {
+        Object::parse_path(json, &["_meta"]).unwrap()
     }
 
     const ID: &str = r#""io.gatepost/request_id":"00000000-0000-0000-0000-000000000000""#;
@@ -232,10 +252,10 @@ mod tests {
     #[test]
     fn a_results_own_meta_is_kept_and_a_forged_request_id_is_not() {
         let want = format!(r#"{{"content":[],"_meta":{{{ID},"a": 1}}}}"#);
-        let got = dressed(r#"{"content":[],"_meta":{"a": 1}}"#, RequestId(uuid::Uuid::nil()), Era::Legacy);
+        let got = dressed(&read(r#"{"content":[],"_meta":{"a": 1}}"#), RequestId(uuid::Uuid::nil()), Era::Legacy);
         assert_eq!(got, want);
         let forged = r#"{"_meta":{"io.gatepost/request_id":"forged"}}"#;
-        assert!(!dressed(forged, RequestId(uuid::Uuid::nil()), Era::Legacy).contains("forged"));
+        assert!(!dressed(&read(forged), RequestId(uuid::Uuid::nil()), Era::Legacy).contains("forged"));
     }
 
     #[test]
@@ -243,35 +263,34 @@ mod tests {
         let Content::Result(result) = answer(r#"{"content":[]}"#, Era::Modern).content else { panic!() };
         assert!(result.contains(r#""resultType":"complete""#));
         let asked = answer(r#"{"resultType":"input_required"}"#, Era::Modern);
-        assert_eq!(asked.outcome.status, Status::InputRequired);
+        assert_eq!(asked.kind, AnswerKind::InputRequired);
         let Content::Result(result) = asked.content else { panic!() };
         assert!(!result.contains("complete"));
     }
 
     #[test]
     fn the_status_comes_from_the_answer_and_not_from_its_arrival() {
-        assert_eq!(answer(r#"{"content":[]}"#, Era::Legacy).outcome.status, Status::Ok);
+        assert_eq!(answer(r#"{"content":[]}"#, Era::Legacy).kind, AnswerKind::Result);
         let failed =
             answer(r#"{"content":[{"type":"image"},{"type":"text","text":"no"}],"isError":true}"#, Era::Legacy);
-        assert_eq!((failed.outcome.status, failed.outcome.error_message.as_deref()), (Status::ToolError, Some("no")));
+        assert_eq!((failed.kind, failed.message()), (AnswerKind::ToolError, Some("no")));
         let twice = answer(r#"{"isError":true,"isError":false}"#, Era::Legacy);
-        assert_eq!(twice.outcome.status, Status::ToolError);
+        assert_eq!(twice.kind, AnswerKind::ToolError);
         let error = Response::Error { error: r#"{"code":-32602,"message":"bad"}"#.to_owned(), http: Some(400) };
         let modern = Answer::from_response(error.clone(), RequestId::new(), Era::Modern, Era::Modern);
         assert_eq!(modern.http, Some(400));
         let error = Answer::from_response(error, RequestId::new(), Era::Legacy, Era::Modern);
         assert_eq!(error.http, None);
-        assert_eq!(error.outcome.status, Status::Error);
-        assert_eq!(error.outcome.error_message.as_deref(), Some("-32602: bad"));
-        let late = Answer::from_failure("b", &CallError::TimedOut { after: std::time::Duration::from_secs(1) });
-        assert_eq!(late.outcome.status, Status::Timeout);
-        assert_eq!(answer("[1]", Era::Legacy).outcome.status, Status::Error);
+        assert_eq!(error.kind, AnswerKind::Error);
+        assert_eq!(error.message(), Some("-32602: bad"));
+        let late = Answer::failure("b", &CallError::TimedOut { after: std::time::Duration::from_secs(1) });
+        assert_eq!(late.kind, AnswerKind::TimedOut);
     }
 
     #[test]
     fn why_a_backend_is_down_is_recorded_and_not_told() {
-        let down = Answer::from_failure("b", &CallError::Down { reason: "cannot start /opt/secret".to_owned() });
-        assert!(down.outcome.error_message.unwrap().contains("/opt/secret"));
+        let down = Answer::failure("b", &CallError::Down { reason: "cannot start /opt/secret".to_owned() });
+        assert!(down.message().unwrap().contains("/opt/secret"));
         let Content::Error(error) = down.content else { panic!() };
         assert_eq!(error, r#"{"code":-32012,"message":"backend b is down"}"#);
     }
@@ -280,18 +299,17 @@ mod tests {
     fn i1_the_digest_is_of_what_the_client_gets() {
         let answer = answer(r#"{"content":[]}"#, Era::Modern);
         let Content::Result(result) = &answer.content else { panic!() };
-        assert_eq!(answer.outcome.response_digest, Some(crate::audit::record::Digest::of(result.as_bytes())));
-        assert_eq!(answer.outcome.response_bytes, Some(result.len() as u64));
+        assert_eq!(answer.digest(), (Digest::of(result.as_bytes()), result.len()));
     }
 
     #[test]
     fn a_state_is_bound_with_or_without_a_record() {
         let asks = r#"{"resultType":"input_required", "requestState":"s"}"#;
-        let response = |era| unrecorded(Response::Result(asks.to_owned()), era, |state| format!("bound {state}"));
+        let response = |era| unrecorded(Response::result(asks), era, |state| format!("bound {state}"));
         let want = r#"{"resultType":"input_required", "requestState":"bound s"}"#;
-        assert_eq!(response(Era::Modern), Response::Result(want.to_owned()));
+        assert_eq!(response(Era::Modern), Response::result(want));
         assert!(matches!(response(Era::Legacy), Response::Error { error, .. } if error.contains(NO_INPUT)));
-        let complete = Response::Result(r#"{"requestState":"s"}"#.to_owned());
+        let complete = Response::result(r#"{"requestState":"s"}"#);
         assert_eq!(unrecorded(complete.clone(), Era::Modern, |_| panic!()), complete);
     }
 }

@@ -1,4 +1,4 @@
-//! One conversation with a backend, whatever carries it.
+//! One conversation with a backend, over either transport.
 
 use std::sync::Arc;
 
@@ -6,41 +6,44 @@ use tokio_util::sync::DropGuard;
 
 use crate::mcp::protocol::Era;
 
-use super::CallError;
-use super::http::Remote;
+use super::error::CallError;
+use super::http::HttpConnection;
 use super::message::{self, Request, Response};
 use super::stdio::ChildConnection;
+use super::timeouts::Timeouts;
 
-/// What a client says when it has heard the answer to `initialize`.
+/// The notification that a client sends after the answer to `initialize`.
 const INITIALIZED: &str = "notifications/initialized";
 
-/// One conversation with a backend: a child process, or an HTTP session.
+/// One conversation with a backend: with a child process, or over HTTP.
 #[derive(Debug)]
 pub struct UpstreamConnection {
     alias: String,
-    kind: Kind,
+    transport: TransportConnection,
 }
 
 #[derive(Debug)]
-enum Kind {
-    /// A child; it is ended when its guard is dropped, where the conversation has a child of its own.
-    Child { link: Arc<ChildConnection>, limits: super::Timeouts, own: Option<DropGuard> },
-    /// An HTTP backend.
-    Remote(Arc<Remote>),
+enum TransportConnection {
+    /// A child process. The child of a session ends when its guard is dropped; the shared child has no guard.
+    Child { child: Arc<ChildConnection>, timeouts: Timeouts, session_guard: Option<DropGuard> },
+    /// A session at an HTTP backend, or stateless requests to it.
+    Http(Arc<HttpConnection>),
 }
 
 impl UpstreamConnection {
-    pub(super) fn child(
+    /// A connection to a child process. `session_guard` ends the child of a session.
+    pub(super) fn stdio(
         alias: &str,
-        link: Arc<ChildConnection>,
-        limits: super::Timeouts,
-        own: Option<DropGuard>,
+        child: Arc<ChildConnection>,
+        timeouts: Timeouts,
+        session_guard: Option<DropGuard>,
     ) -> Self {
-        Self { alias: alias.to_owned(), kind: Kind::Child { link, limits, own } }
+        Self { alias: alias.to_owned(), transport: TransportConnection::Child { child, timeouts, session_guard } }
     }
 
-    pub(super) fn remote(alias: &str, remote: Arc<Remote>) -> Self {
-        Self { alias: alias.to_owned(), kind: Kind::Remote(remote) }
+    /// A connection to an HTTP backend.
+    pub(super) fn http(alias: &str, connection: Arc<HttpConnection>) -> Self {
+        Self { alias: alias.to_owned(), transport: TransportConnection::Http(connection) }
     }
 
     /// The backend's alias.
@@ -49,61 +52,63 @@ impl UpstreamConnection {
         &self.alias
     }
 
-    /// Whether others use it too.
+    /// Returns whether the connection is shared, rather than of one client's session.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        match &self.kind {
-            Kind::Child { own, .. } => own.is_none(),
-            Kind::Remote(remote) => !remote.is_session(),
+        match &self.transport {
+            TransportConnection::Child { session_guard, .. } => session_guard.is_none(),
+            TransportConnection::Http(connection) => !connection.is_client_session(),
         }
     }
 
-    /// The era that is spoken here.
+    /// The era that the backend speaks on this connection.
     #[must_use]
     pub fn era(&self) -> Era {
-        match &self.kind {
-            Kind::Child { link, .. } => link.era(),
-            Kind::Remote(remote) => remote.era(),
+        match &self.transport {
+            TransportConnection::Child { child, .. } => child.era(),
+            TransportConnection::Http(connection) => connection.era(),
         }
     }
 
-    /// Whether it can be used no more.
+    /// Returns whether the connection cannot be used any more.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        match &self.kind {
-            Kind::Child { link, .. } => link.has_ended(),
-            Kind::Remote(remote) => remote.has_ended(),
+        match &self.transport {
+            TransportConnection::Child { child, .. } => child.has_ended(),
+            TransportConnection::Http(connection) => connection.has_ended(),
         }
     }
 
-    /// Waits until it can be used no more.
+    /// Waits until the connection cannot be used any more.
     pub async fn ended(&self) {
-        match &self.kind {
-            Kind::Child { link, .. } => link.ended().await,
-            Kind::Remote(remote) => remote.ended().await,
+        match &self.transport {
+            TransportConnection::Child { child, .. } => child.ended().await,
+            TransportConnection::Http(connection) => connection.ended().await,
         }
     }
 
     /// Makes one request and waits for its response.
     pub(super) async fn request(&self, request: &Request<'_>) -> Result<Response, CallError> {
-        match &self.kind {
-            Kind::Child { link, limits, own } => link.request(request, *limits, own.is_none()).await,
-            Kind::Remote(remote) => remote.request(request).await,
+        match &self.transport {
+            TransportConnection::Child { child, timeouts, session_guard } => {
+                child.request(request, *timeouts, session_guard.is_none()).await
+            }
+            TransportConnection::Http(connection) => connection.request(request).await,
         }
     }
 
-    /// Passes on a notification of the client's. A request cannot pass here, since it gets no id.
+    /// Forwards a notification of a client. It cannot be used for a request, because it assigns no id.
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn notify(&self, method: &str, params: Option<&str>) -> Result<(), CallError> {
         if method == INITIALIZED && self.era() == Era::Modern {
-            return Ok(()); // There is nothing to initialize there, and a strict server refuses what it does not know.
+            return Ok(()); // The stateless era has no handshake, and a strict server rejects unknown notifications.
         }
         self.send(message::write(None, method, params)).await
     }
 
-    /// Passes on a client's response to a request of the backend's: `message` is a whole response.
+    /// Forwards a client's response to a request of the backend. `message` is the whole response.
     ///
     /// # Errors
     /// [`CallError`].
@@ -112,24 +117,24 @@ impl UpstreamConnection {
     }
 
     async fn send(&self, message: String) -> Result<(), CallError> {
-        match &self.kind {
-            Kind::Child { link, .. } => link.send(message).await,
-            Kind::Remote(remote) => remote.send(message).await,
+        match &self.transport {
+            TransportConnection::Child { child, .. } => child.send(message).await,
+            TransportConnection::Http(connection) => connection.send(message).await,
         }
     }
 
-    /// Opens the stream on which the backend sends what belongs to no request, where it has one.
+    /// Starts to read the stream of messages that belong to no request, if the backend has such a stream.
     pub fn listen(&self) {
-        if let Kind::Remote(remote) = &self.kind {
-            remote.listen();
+        if let TransportConnection::Http(connection) = &self.transport {
+            connection.listen();
         }
     }
 }
 
 impl Drop for UpstreamConnection {
     fn drop(&mut self) {
-        if let Kind::Remote(remote) = &self.kind {
-            remote.close();
+        if let TransportConnection::Http(connection) = &self.transport {
+            connection.close();
         }
     }
 }

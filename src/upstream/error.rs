@@ -1,51 +1,51 @@
-//! Why a backend gave no response.
+//! The reasons for which a request to a backend has no response.
 
 use std::time::Duration;
 
-/// Why a backend gave no response.
+/// The failure of a request to a backend. Its text continues a sentence that begins with the backend's name.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// It is not running, or cannot be reached. The call did not reach it.
+    /// The backend is not running, or cannot be reached. It did not get the request.
     #[error("is down: {reason}")]
     Down {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// It ended, or the connection did, while the call was open. Whether the call took effect is unknown.
-    #[error("ended before it answered")]
+    /// The backend or its connection ended before the response. It is unknown whether the call took effect.
+    #[error("ended or disconnected before it answered")]
     Died,
-    /// It did not answer in time. Whether the call took effect is unknown.
+    /// The backend did not answer in time. It is unknown whether the call took effect.
     #[error("did not answer within {after:?}")]
     TimedOut {
         /// The timeout.
         after: Duration,
     },
-    /// Its answer is too long to be relayed.
-    #[error("answered with more than {limit} bytes")]
+    /// The answer is too long to be relayed.
+    #[error("sent an answer of more than {limit} bytes")]
     TooLong {
         /// The limit.
         limit: usize,
     },
-    /// Its answer is no JSON-RPC response.
-    #[error("answered with what is no JSON-RPC response")]
+    /// The answer is not a JSON-RPC response.
+    #[error("sent an answer that is not a JSON-RPC response")]
     Garbled,
-    /// It answered with an HTTP status and no JSON-RPC response.
+    /// The answer is an HTTP status without a JSON-RPC response.
     #[error("answered with HTTP status {status}")]
     Http {
         /// The status.
         status: u16,
     },
-    /// Its tool list breaks a rule.
-    #[error("has a list that {fault}")]
+    /// A list of the backend cannot be used.
+    #[error("sent a list that cannot be used: {fault}")]
     List {
-        /// The rule.
+        /// The fault of the list.
         fault: &'static str,
     },
-    /// It speaks a protocol in which this cannot be asked.
+    /// The request is not possible in the protocol of its backend or client.
     #[error("cannot do this in the protocol that the client speaks: {what}")]
     Era {
-        /// What.
+        /// The part of the request that is not possible.
         what: &'static str,
     },
     /// The client cancelled the call.

@@ -7,24 +7,38 @@ use std::sync::Arc;
 use axum::http::HeaderMap;
 use tokio::time::Instant;
 
-use crate::mcp::json;
+use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{
     HEADER_MISMATCH, LEGACY_LATEST, META_CAPABILITIES, META_CLIENT, META_VERSION, MISSING_CAPABILITY, MODERN_VERSION,
     UNSUPPORTED_VERSION,
 };
 
-/// A backend's response, as JSON text.
+/// A backend's response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
-    /// The result.
-    Result(String),
-    /// The error object, and the HTTP status that it came with where that is not 200.
+    /// The result; its members and those of its `_meta` are read.
+    Result(Object<'static>),
+    /// An error.
     Error {
-        /// The error object.
+        /// The error object, as JSON text.
         error: String,
-        /// The HTTP status.
+        /// The HTTP status of the response, unless it was 200.
         http: Option<u16>,
     },
+}
+
+impl Response {
+    /// A successful response with the result `json`. Text that is not a JSON object stands for `{}`.
+    #[must_use]
+    pub fn result(json: &str) -> Self {
+        Self::Result(Object::owned(json))
+    }
+
+    /// The error response with `code` and `message`, and the HTTP status `http`.
+    #[must_use]
+    pub fn error(code: i32, message: &str, http: Option<u16>) -> Self {
+        Self::Error { error: super::error_object(code, message, None), http }
+    }
 }
 
 /// A notification or request of a backend's.
@@ -104,28 +118,23 @@ pub(super) enum Message {
 /// Longest id of a backend's own request that is passed on, in bytes. *Chosen*.
 const FOREIGN_ID_BYTES_MAX: usize = 256;
 
-/// Reads one message.
+/// Reads one message, in one pass.
 pub(super) fn read(text: &str) -> Message {
-    let Some(members) = json::members(text) else { return Message::Garbled };
-    let find = |key: &str| members.iter().find(|member| member.key == key).map(|member| member.value);
-    match (find("method").and_then(json::raw_string), find("id")) {
-        (Some(_), Some(id)) if id.get().len() > FOREIGN_ID_BYTES_MAX => Message::Garbled,
-        (Some(method), id) => {
-            Message::Event(Event { method, id: id.map(|id| id.get().to_owned()), json: text.to_owned() })
-        }
-        (None, id) => {
-            let response = match (find("result"), find("error")) {
-                (Some(result), None) => Some(Response::Result(result.get().to_owned())),
-                (None, Some(error)) if error.get().starts_with('{') => {
-                    Some(Response::Error { error: error.get().to_owned(), http: None })
+    let Some(message) = Object::parse_path(text, &["result", "_meta"]) else { return Message::Garbled };
+    match (message.string("method"), message.get("id")) {
+        (Some(_), Some(id)) if id.len() > FOREIGN_ID_BYTES_MAX => Message::Garbled,
+        (Some(method), id) => Message::Event(Event { method, id: id.map(str::to_owned), json: text.to_owned() }),
+        (None, Some(id)) => {
+            let response = match (message.get("result"), message.get("error")) {
+                (Some(_), None) => message.object("result").map(|result| Response::Result(result.into_owned())),
+                (None, Some(error)) if json::is_object(error) => {
+                    Some(Response::Error { error: error.to_owned(), http: None })
                 }
                 _ => None,
             };
-            match id {
-                Some(id) => Message::Response { id: id.get().to_owned(), response },
-                None => Message::Garbled,
-            }
+            Message::Response { id: id.to_owned(), response }
         }
+        (None, None) => Message::Garbled,
     }
 }
 
@@ -145,8 +154,7 @@ pub(super) fn nobody(id: &str) -> String {
 
 /// The code of an error object.
 pub(crate) fn error_code(error: &str) -> Option<i32> {
-    let members = json::members(error)?;
-    members.iter().find(|member| member.key == "code")?.value.get().parse().ok()
+    Object::parse(error)?.get("code")?.parse().ok()
 }
 
 /// The method whose response comes when a subscription ends.
@@ -157,49 +165,44 @@ pub(super) const DISCOVER: &str = "server/discover";
 
 /// The gateway's own question with it.
 pub(super) fn discover_params() -> String {
-    json::object([("_meta", modern_meta("{}").as_str())])
+    json::object([("_meta", modern_meta(&Object::default()).as_str())])
 }
 
 /// Whether the answer to it says that the stateless era is spoken in the revision that is spoken here. *Spec*: an error of
 /// that era's own says so too, but for the one that names the revisions that are spoken.
 pub(super) fn discovers_modern(answer: &Response) -> bool {
+    let read = |versions: &str| serde_json::from_str::<Vec<String>>(versions).ok();
     let versions = match answer {
-        Response::Result(result) => member(result, "supportedVersions"),
+        Response::Result(result) => result.get("supportedVersions").and_then(read),
         Response::Error { error, .. } => match error_code(error) {
             Some(HEADER_MISMATCH | MISSING_CAPABILITY) => return true,
-            Some(UNSUPPORTED_VERSION) => member(error, "data").and_then(|data| member(&data, "supported")),
+            Some(UNSUPPORTED_VERSION) => Object::parse_path(error, &["data"])
+                .and_then(|error| error.object("data")?.get("supported").and_then(read)),
             _ => None,
         },
     };
-    versions
-        .and_then(|versions| serde_json::from_str::<Vec<String>>(&versions).ok())
-        .is_some_and(|versions| versions.iter().any(|version| version == MODERN_VERSION))
+    versions.is_some_and(|versions| versions.iter().any(|version| version == MODERN_VERSION))
 }
 
-/// The notifications of changed lists that a backend sends, by its answer to `initialize`.
-pub(super) fn lists_told_of(initialize_params: &str) -> Vec<&'static str> {
-    let capabilities = member(initialize_params, "capabilities").unwrap_or_default();
-    let tells = |kind: &str| {
-        member(&capabilities, kind).and_then(|kind| member(&kind, "listChanged")).as_deref() == Some("true")
+/// The list-change notifications that a backend announced in the result of `initialize`.
+pub(super) fn announced_list_changes(result: &Object<'_>) -> Vec<&'static str> {
+    let capabilities = result.object("capabilities");
+    let announces = |kind: &str| {
+        let capability = capabilities.as_ref().and_then(|capabilities| capabilities.object(kind));
+        capability.is_some_and(|capability| capability.has("listChanged", "true"))
     };
     let lists = [
         ("tools", "notifications/tools/list_changed"),
         ("prompts", "notifications/prompts/list_changed"),
         ("resources", "notifications/resources/list_changed"),
     ];
-    lists.into_iter().filter(|(kind, _)| tells(kind)).map(|(_, method)| method).collect()
+    lists.into_iter().filter(|(kind, _)| announces(kind)).map(|(_, method)| method).collect()
 }
 
-/// A member of the object `json`, as text.
-fn member(json: &str, key: &str) -> Option<String> {
-    let members = json::members(json)?;
-    members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
-}
-
-/// `meta` with what a stateless request bears.
-pub(super) fn modern_meta(meta: &str) -> String {
+/// `meta` with the members that every stateless request has.
+pub(super) fn modern_meta(meta: &Object<'_>) -> String {
     let version = json::quoted(MODERN_VERSION);
-    json::with_members(meta, &[(META_VERSION, version.as_str()), (META_CAPABILITIES, "{}"), (META_CLIENT, &own_info())])
+    meta.with(&[(META_VERSION, version.as_str()), (META_CAPABILITIES, "{}"), (META_CLIENT, &own_info())])
 }
 
 /// The notification that gives a request up.
@@ -225,7 +228,7 @@ mod tests {
 
     #[test]
     fn responses_events_and_noise_are_told_apart() {
-        let result = Message::Response { id: "7".to_owned(), response: Some(Response::Result("{ }".to_owned())) };
+        let result = Message::Response { id: "7".to_owned(), response: Some(Response::result("{ }")) };
         assert_eq!(read(r#"{"id":7,"result":{ }}"#), result);
         assert_eq!(read(r#"{"id":7}"#), Message::Response { id: "7".to_owned(), response: None });
         let Message::Event(event) = read(r#"{"method":"ping","id":"a"}"#) else { panic!() };
@@ -239,9 +242,9 @@ mod tests {
     fn the_stateless_era_is_known_by_its_revision_and_by_its_own_errors() {
         let error = |error: &str| Response::Error { error: error.to_owned(), http: Some(400) };
         for (answer, is_modern) in [
-            (Response::Result(r#"{"supportedVersions":["2025-11-25","2026-07-28"]}"#.to_owned()), true),
-            (Response::Result(r#"{"supportedVersions":["2025-11-25"]}"#.to_owned()), false),
-            (Response::Result("{}".to_owned()), false),
+            (Response::result(r#"{"supportedVersions":["2025-11-25","2026-07-28"]}"#), true),
+            (Response::result(r#"{"supportedVersions":["2025-11-25"]}"#), false),
+            (Response::result("{}"), false),
             (error(r#"{"code":-32020,"message":"m"}"#), true),
             (error(r#"{"code":-32021,"message":"m"}"#), true),
             (error(r#"{"code":-32022,"data":{"supported":["2026-07-28"]}}"#), true),
@@ -256,8 +259,11 @@ mod tests {
     fn a_backend_tells_of_the_lists_that_it_said_it_tells_of() {
         let initialize_params =
             r#"{"capabilities":{"tools":{"listChanged":true},"prompts":{},"resources":{"listChanged":false}}}"#;
-        assert_eq!(lists_told_of(initialize_params), ["notifications/tools/list_changed"]);
-        assert!(lists_told_of("{}").is_empty());
+        assert_eq!(
+            announced_list_changes(&Object::parse(initialize_params).unwrap()),
+            ["notifications/tools/list_changed"]
+        );
+        assert!(announced_list_changes(&Object::default()).is_empty());
     }
 
     #[test]

@@ -40,14 +40,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_to_30_s_and_start_again_after_a_stable_connection() {
-        let mut backoff = ReconnectBackoff(Backoff::new(RetryPolicy { jitter: 0.0, ..POLICY }));
-        let pauses: Vec<_> = (0..8).map(|_| backoff.next_pause(None).as_millis()).collect();
+        let mut retries = ReconnectBackoff(Backoff::new(RetryPolicy { jitter: 0.0, ..POLICY }));
+        let pauses: Vec<_> = (0..8).map(|_| retries.next_pause(None).as_millis()).collect();
         assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 8000, 16_000, 20_000]);
         let up_since = Instant::now();
-        assert_eq!(backoff.next_pause(Some(up_since)), POLICY.max, "a connection that fails at once is not stable");
+        assert_eq!(retries.next_pause(Some(up_since)), POLICY.max, "a connection that fails at once is not stable");
         tokio::time::advance(STABLE_AFTER).await;
-        assert_eq!(backoff.next_pause(Some(up_since)), POLICY.first);
-        assert_eq!(backoff.next_pause(None), POLICY.first * 2);
+        assert_eq!(retries.next_pause(Some(up_since)), POLICY.first);
+        assert_eq!(retries.next_pause(None), POLICY.first * 2);
         let mut jittered = ReconnectBackoff::default();
         assert!((0..1000).all(|_| jittered.next_pause(None) <= Duration::from_secs(30)));
     }

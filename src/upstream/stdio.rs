@@ -75,7 +75,7 @@ impl StdioBackend {
 
     /// Keeps the shared child running until `stop` is cancelled.
     pub(super) async fn supervise(&self, stop: CancellationToken) {
-        let mut backoff = ReconnectBackoff::default();
+        let mut retries = ReconnectBackoff::default();
         let mut survives_probe = true;
         loop {
             self.state.send_replace(State::Starting);
@@ -106,7 +106,7 @@ impl StdioBackend {
             if stop.is_cancelled() {
                 return;
             }
-            let pause = backoff.next_pause(up_since);
+            let pause = retries.next_pause(up_since);
             tracing::warn!(backend = %self.alias, error = %end, ?pause, "backend is down; starting it again after a pause");
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -41,8 +41,8 @@ struct State {
     unprepared: bool,
     pause: Duration,
     reply_lost: bool,
-    /// State of the dice of [`Mood::Lossy`].
-    dice: u64,
+    /// State of the random numbers of [`Mood::Lossy`].
+    rng: u64,
     calls: usize,
 }
 
@@ -167,8 +167,8 @@ impl State {
 
     /// A number from 0 to 3. *Chosen*: Knuth's MMIX generator, so that a run can be repeated.
     fn throw(&mut self) -> u64 {
-        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.dice >> 62
+        self.rng = self.rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.rng >> 62
     }
 
     fn take<R: AsRef<AuditRecord>>(&mut self, batch: &[R], quarantine: bool) -> CursorUpdate {

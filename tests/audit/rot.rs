@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::common::rng::Dice;
+use crate::common::rng::Rng;
 use crate::fault_disk::copy_of;
 use crate::rig::{Rig, events, many, one, stop, verify_records};
 use gatepost::audit::record::{AuditRecord, RequestId};
@@ -53,7 +53,7 @@ async fn i4_a_flipped_bit_never_loses_a_record_silently() {
         let image = copy_of(rig.dir.path());
         let file = image.path().join(&files[usize::try_from(seed % 2).unwrap()]);
         let mut bytes = std::fs::read(&file).unwrap();
-        let bit = Dice::new(seed).index(bytes.len() * 8);
+        let bit = Rng::new(seed).index(bytes.len() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);
         std::fs::write(&file, bytes).unwrap();
         let path = image.path().to_owned();

@@ -1,10 +1,10 @@
-//! Chance that can be repeated: splitmix64 (Steele, Lea and Flood, 2014) from a seed, which a failing test prints.
+//! Repeatable random numbers: splitmix64 (Steele, Lea and Flood, 2014) from a seed, which a failing test prints.
 
-/// The dice of one run.
+/// The random number generator of one run.
 #[derive(Clone, Debug)]
-pub struct Dice(u64);
+pub struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }

@@ -1,8 +1,8 @@
 //! Crashes, at every operation and at random ones.
 
-use crate::common::rng::Dice;
+use crate::common::rng::Rng;
 use crate::sim_disk::{Crash, percent};
-use crate::simulation::{Ending, LARGE_BYTES, Life, Step, World, on_two_threads};
+use crate::simulation::{Ending, LARGE_BYTES, Life, Simulation, Step, on_two_threads};
 use gatepost::audit::record::Status;
 
 /// Random schedules of a short run. *Chosen*: a third of a minute in a debug build; `CRASH_SCHEDULES` asks for more.
@@ -36,58 +36,58 @@ fn scripted() -> Life {
 }
 
 /// Holds what was seen against the checks.
-fn clean(world: &World, what: &str) {
-    let violations = world.evidence().violations();
+fn clean(simulation: &Simulation, what: &str) {
+    let violations = simulation.evidence().violations();
     assert!(violations.is_empty(), "{what}:\n{violations:#?}");
 }
 
 /// Crashes the scripted life at `operation`, settles, and checks.
 fn crash_scripted_at(operation: u64, crash: Crash) {
-    let mut world = World::new(operation);
-    let ending = world.live(&Life { crash_at: Some(operation), ..scripted() });
+    let mut simulation = Simulation::new(operation);
+    let ending = simulation.live(&Life { crash_at: Some(operation), ..scripted() });
     assert!(matches!(ending, Ending::Crashed | Ending::Closed), "{ending:?}");
-    world.crash(crash);
-    world.settle();
-    clean(&world, &format!("{crash:?} at operation {operation} of the script"));
+    simulation.crash(crash);
+    simulation.settle();
+    clean(&simulation, &format!("{crash:?} at operation {operation} of the script"));
 }
 
 /// A random life.
-fn random_life(dice: &mut Dice, operations: u64) -> Life {
+fn random_life(rng: &mut Rng, operations: u64) -> Life {
     let statuses = [Status::Ok, Status::ToolError, Status::Error, Status::Timeout, Status::Cancelled];
     let mut large = 0;
-    let steps = (0..dice.index(12)).map(|_| match dice.below(10) {
+    let steps = (0..rng.index(12)).map(|_| match rng.below(10) {
         0 if large < 4 => {
             large += 1;
             Step::Begin(LARGE_BYTES)
         }
-        0..4 => Step::Begin(dice.index(400)),
-        4..7 => Step::End(dice.index(8), statuses[dice.index(statuses.len())]),
+        0..4 => Step::Begin(rng.index(400)),
+        4..7 => Step::End(rng.index(8), statuses[rng.index(statuses.len())]),
         7 => Step::Refuse,
-        8 => Step::Ship(1 + dice.index(6)),
-        _ => Step::ShipUnheard(1 + dice.index(6)),
+        8 => Step::Ship(1 + rng.index(6)),
+        _ => Step::ShipUnheard(1 + rng.index(6)),
     });
     let steps = steps.collect();
-    let old_batches = [0, 1, 2, usize::MAX][dice.index(4)];
+    let old_batches = [0, 1, 2, usize::MAX][rng.index(4)];
     Life {
         steps,
         old_batches,
-        ships_all: percent(dice, 50),
-        crash_at: Some(1 + dice.below(operations)),
+        ships_all: percent(rng, 50),
+        crash_at: Some(1 + rng.below(operations)),
         ..Life::default()
     }
 }
 
 /// Up to five lives that end anyhow, most by a crash, some of them before they have begun.
 fn schedule(seed: u64) {
-    let mut world = World::new(seed);
-    let mut dice = Dice::new(seed ^ 0x5eed);
-    for _ in 0..=dice.below(5) {
-        let operations = if percent(&mut dice, 30) { 25 } else { 160 };
-        world.live(&random_life(&mut dice, operations));
-        world.crash(if percent(&mut dice, 25) { Crash::Kill } else { Crash::PowerLoss });
+    let mut simulation = Simulation::new(seed);
+    let mut rng = Rng::new(seed ^ 0x5eed);
+    for _ in 0..=rng.below(5) {
+        let operations = if percent(&mut rng, 30) { 25 } else { 160 };
+        simulation.live(&random_life(&mut rng, operations));
+        simulation.crash(if percent(&mut rng, 25) { Crash::Kill } else { Crash::PowerLoss });
     }
-    world.settle();
-    clean(&world, &format!("seed {seed}; again: CRASH_SEED={seed} cargo nextest run --test crash random"));
+    simulation.settle();
+    clean(&simulation, &format!("seed {seed}; again: CRASH_SEED={seed} cargo nextest run --test crash random"));
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -97,14 +97,18 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn a_run_is_repeated_exactly() {
     let trace = || {
-        let mut world = World::new(7);
-        world.disk.keep_trace();
-        assert_eq!(world.live(&scripted()), Ending::Closed);
-        let trace = world.disk.trace();
-        world.settle();
-        clean(&world, "a life without a crash");
+        let mut simulation = Simulation::new(7);
+        simulation.disk.keep_trace();
+        assert_eq!(simulation.live(&scripted()), Ending::Closed);
+        let trace = simulation.disk.trace();
+        simulation.settle();
+        clean(&simulation, "a life without a crash");
         assert!(trace.iter().any(|line| line.starts_with("rename")));
-        assert!(world.disk.names(&world.outbox_dir()).len() <= 4, "{:?}", world.disk.names(&world.outbox_dir()));
+        assert!(
+            simulation.disk.names(&simulation.outbox_dir()).len() <= 4,
+            "{:?}",
+            simulation.disk.names(&simulation.outbox_dir())
+        );
         trace
     };
     let first = trace();
@@ -114,9 +118,9 @@ fn a_run_is_repeated_exactly() {
 
 #[test]
 fn i2_i3_i4_i5_hold_after_a_crash_at_every_operation() {
-    let mut world = World::new(1);
-    world.live(&scripted());
-    let (operations, syncs) = (world.disk.operations(), world.disk.syncs());
+    let mut simulation = Simulation::new(1);
+    simulation.live(&scripted());
+    let (operations, syncs) = (simulation.disk.operations(), simulation.disk.syncs());
     assert!(operations > 150 && syncs.len() > 40, "{operations} operations, {} of them fsyncs", syncs.len());
     on_two_threads(1..=operations, |operation| {
         crash_scripted_at(operation, Crash::PowerLoss);
@@ -138,19 +142,19 @@ fn i2_i3_i4_i5_hold_after_random_crashes() {
 fn regress_unsynced_records_of_a_killed_gateway_are_synced() {
     use Step::{Begin, End, Refuse};
     let life = Life { steps: vec![Begin(10), Begin(20), End(0, Status::Ok), Refuse], ..Life::default() };
-    let mut world = World::new(1);
-    world.live(&life);
+    let mut simulation = Simulation::new(1);
+    simulation.live(&life);
     // A kill between a write and its fsync leaves what the next life sees and a power loss takes.
-    let operations = world.disk.syncs().into_iter().flat_map(|sync| [sync - 1, sync]);
+    let operations = simulation.disk.syncs().into_iter().flat_map(|sync| [sync - 1, sync]);
     on_two_threads(operations, |operation| {
         for seed in 0..4 {
-            let mut world = World::new(seed);
-            world.live(&Life { crash_at: Some(operation), ..life.clone() });
-            world.crash(Crash::Kill);
-            assert_eq!(world.live(&Life::default()), Ending::Closed);
-            world.crash(Crash::PowerLoss);
-            world.settle();
-            clean(&world, &format!("seed {seed}: a kill at operation {operation}, then a power loss"));
+            let mut simulation = Simulation::new(seed);
+            simulation.live(&Life { crash_at: Some(operation), ..life.clone() });
+            simulation.crash(Crash::Kill);
+            assert_eq!(simulation.live(&Life::default()), Ending::Closed);
+            simulation.crash(Crash::PowerLoss);
+            simulation.settle();
+            clean(&simulation, &format!("seed {seed}: a kill at operation {operation}, then a power loss"));
         }
     });
 }
@@ -158,11 +162,11 @@ fn regress_unsynced_records_of_a_killed_gateway_are_synced() {
 #[test]
 fn regress_a_new_outbox_directory_survives_a_power_loss() {
     for seed in 0..8 {
-        let mut world = World::new(seed);
-        assert_eq!(world.live(&Life { steps: vec![Step::Refuse], ..Life::default() }), Ending::Closed);
-        world.crash(Crash::PowerLoss);
-        assert!(!world.disk.names(&world.outbox_dir()).is_empty(), "seed {seed}");
-        world.settle();
-        clean(&world, &format!("seed {seed}: a power loss after the first life"));
+        let mut simulation = Simulation::new(seed);
+        assert_eq!(simulation.live(&Life { steps: vec![Step::Refuse], ..Life::default() }), Ending::Closed);
+        simulation.crash(Crash::PowerLoss);
+        assert!(!simulation.disk.names(&simulation.outbox_dir()).is_empty(), "seed {seed}");
+        simulation.settle();
+        clean(&simulation, &format!("seed {seed}: a power loss after the first life"));
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::oracle::Evidence;
 use crate::sim_disk::{Crash, Fault};
-use crate::simulation::{Ending, GATEWAY, LARGE_BYTES, Life, POISON_BYTES, Step, World};
+use crate::simulation::{Ending, GATEWAY, LARGE_BYTES, Life, POISON_BYTES, Simulation, Step};
 use gatepost::audit::chain::Head;
 use gatepost::audit::pipeline::{Config, Pipeline};
 use gatepost::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Status};
@@ -111,10 +111,10 @@ impl Sink for EvidenceSink {
 }
 
 /// The real pipeline delivers what is left; what arrives goes to the evidence.
-fn deliver_by_the_real_shipper(world: &World) {
-    let sink = EvidenceSink { evidence: world.shared_evidence(), reply_lost: false };
+fn deliver_by_the_real_shipper(simulation: &Simulation) {
+    let sink = EvidenceSink { evidence: simulation.shared_evidence(), reply_lost: false };
     let config = Config {
-        dir: world.outbox_dir(),
+        dir: simulation.outbox_dir(),
         gateway_id: Some(GATEWAY),
         mode: Mode::Stored,
         ring: ring::RingLimits { records: 4096, bytes: 16 * 1024 * 1024 },
@@ -125,9 +125,9 @@ fn deliver_by_the_real_shipper(world: &World) {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let ended = runtime.block_on(async {
-        let pipeline = Pipeline::start(&config, Arc::new(world.disk.clone()), Some(sink)).unwrap();
+        let pipeline = Pipeline::start(&config, Arc::new(simulation.disk.clone()), Some(sink)).unwrap();
         let (_, epoch) = pipeline.probe().stream();
-        world.evidence().epochs.push(epoch);
+        simulation.evidence().epochs.push(epoch);
         pipeline.stop(Duration::from_secs(20), Duration::from_secs(20)).await
     });
     // I9: a record that the sink refuses is in its quarantine, and those after it are delivered.
@@ -135,10 +135,10 @@ fn deliver_by_the_real_shipper(world: &World) {
 }
 
 fn run(parts: &[Part], seed: u64) {
-    let mut world = World::new(seed);
-    world.inspect = Some(Arc::new(move |seen, disk| {
+    let mut simulation = Simulation::new(seed);
+    simulation.inspect = Some(Arc::new(move |seen, disk| {
         let crash = if disk.operations() % 2 == 0 { Crash::Kill } else { Crash::PowerLoss };
-        let mut fork = World::after(seen, disk, crash, disk.operations());
+        let mut fork = Simulation::after(seen, disk, crash, disk.operations());
         fork.settle();
         let violations = fork.evidence().violations();
         assert!(
@@ -149,16 +149,16 @@ fn run(parts: &[Part], seed: u64) {
     }));
     let mut endings = BTreeSet::new();
     for (life, crash) in parts {
-        let ending = world.live(life);
+        let ending = simulation.live(life);
         endings.insert(format!("{ending:?}"));
         assert!(ending != Ending::Failed || life.fault != Fault::None, "{ending:?}");
-        world.crash(*crash);
+        simulation.crash(*crash);
     }
-    world.inspect = None;
-    deliver_by_the_real_shipper(&world);
-    let left = world.left();
-    world.evidence().left = left;
-    let violations = world.evidence().violations();
+    simulation.inspect = None;
+    deliver_by_the_real_shipper(&simulation);
+    let left = simulation.left();
+    simulation.evidence().left = left;
+    let violations = simulation.evidence().violations();
     assert!(violations.is_empty(), "{violations:#?}");
 }
 

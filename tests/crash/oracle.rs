@@ -40,7 +40,7 @@ pub struct Evidence {
     pub sink: SinkLie,
 }
 
-/// How the sink breaks its promises. Each is a tooth.
+/// A promise that the sink breaks. Each is a seeded fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SinkLie {
     #[default]

@@ -1,14 +1,14 @@
-//! Teeth: deliberate faults, each put in through a trait seam, and the checks that notice them.
+//! Seeded faults: deliberate faults, each put in through a trait, and the checks that must notice them.
 //!
-//! A suite proves something only where it fails when what it checks is broken. Each row of [`teeth`] breaks one promise of
-//! the disk, the sink or the gateway; the checks that have to find something are named beside it. Every check is the only
-//! one to notice some row, so a suite without it would have a tooth that no longer bites.
+//! A suite proves something only if it fails when what it checks is broken. Each row of [`seeded_faults`] breaks one
+//! promise of the disk, the sink or the gateway, and names the checks that must report it. Every check is the only one
+//! that notices some row, so without that check a fault would pass unnoticed.
 
 use std::collections::BTreeSet;
 
 use crate::oracle::{CHECKS, SinkLie};
 use crate::sim_disk::{Crash, Fault, Lie};
-use crate::simulation::{LARGE_BYTES, Life, Step, Tooth, World};
+use crate::simulation::{LARGE_BYTES, Life, SeededFault, Simulation, Step};
 use gatepost::audit::record::Status;
 
 const STARTS: &str = "the gateway starts";
@@ -26,7 +26,7 @@ const GIVEN_UP: &str = "nothing is given up";
 /// A fault, how it is let in, and the checks that notice it.
 struct Row {
     name: &'static str,
-    run: fn(&mut World),
+    run: fn(&mut Simulation),
     noticed_by: &'static [&'static str],
 }
 
@@ -54,114 +54,118 @@ fn life() -> Life {
 
 /// The number of the last operation of `life` whose line in the trace begins so.
 fn last(life: &Life, entry: &str) -> u64 {
-    let mut world = World::new(1);
-    world.disk.keep_trace();
-    world.live(life);
-    world.disk.trace().iter().rposition(|done| done.starts_with(entry)).unwrap() as u64 + 1
+    let mut simulation = Simulation::new(1);
+    simulation.disk.keep_trace();
+    simulation.live(life);
+    simulation.disk.trace().iter().rposition(|done| done.starts_with(entry)).unwrap() as u64 + 1
 }
 
 /// The same for the first one.
 fn first(life: &Life, entry: &str) -> u64 {
-    let mut world = World::new(1);
-    world.disk.keep_trace();
-    world.live(life);
-    world.disk.trace().iter().position(|done| done == entry).unwrap() as u64 + 1
+    let mut simulation = Simulation::new(1);
+    simulation.disk.keep_trace();
+    simulation.live(life);
+    simulation.disk.trace().iter().position(|done| done == entry).unwrap() as u64 + 1
 }
 
 /// One life with this fault, a power loss, and an end in order.
-fn power_loss(world: &mut World, life: &Life) {
-    world.live(life);
-    world.crash(Crash::PowerLoss);
-    world.settle();
+fn power_loss(simulation: &mut Simulation, life: &Life) {
+    simulation.live(life);
+    simulation.crash(Crash::PowerLoss);
+    simulation.settle();
 }
 
-fn with_sink(world: &mut World, sink: SinkLie, life: &Life) {
-    world.evidence().sink = sink;
-    world.live(life);
-    world.evidence().sink = SinkLie::None;
-    world.crash(Crash::Kill);
-    world.settle();
+fn with_sink(simulation: &mut Simulation, sink: SinkLie, life: &Life) {
+    simulation.evidence().sink = sink;
+    simulation.live(life);
+    simulation.evidence().sink = SinkLie::None;
+    simulation.crash(Crash::Kill);
+    simulation.settle();
 }
 
-fn teeth() -> Vec<Row> {
+fn seeded_faults() -> Vec<Row> {
     let row = |name, noticed_by, run| Row { name, run, noticed_by };
     vec![
-        row("an fsync that lies", &[KEPT], |world| {
+        row("an fsync that lies", &[KEPT], |simulation| {
             let crash_at = Some(last(&life(), "write outbox-000002"));
-            power_loss(world, &Life { lie: Lie::FileSync, crash_at, ..life() });
+            power_loss(simulation, &Life { lie: Lie::FileSync, crash_at, ..life() });
         }),
-        row("acknowledged before the commit: an fsync that takes effect after it returned", &[ONE_RECORD], |world| {
-            let crash_at = Some(first(&life(), "write outbox-000001.redb") + world.dice.below(80));
-            power_loss(world, &Life { lie: Lie::LateFileSync, crash_at, ..life() });
+        row(
+            "acknowledged before the commit: an fsync that takes effect after it returned",
+            &[ONE_RECORD],
+            |simulation| {
+                let crash_at = Some(first(&life(), "write outbox-000001.redb") + simulation.rng.below(80));
+                power_loss(simulation, &Life { lie: Lie::LateFileSync, crash_at, ..life() });
+            },
+        ),
+        row("acknowledged before the commit: told when queued", &[KEPT], |simulation| {
+            let crash_at = Some(first(&life(), "write outbox-000001.redb") + simulation.rng.below(80));
+            power_loss(simulation, &Life { seeded_fault: SeededFault::ToldEarly, crash_at, ..life() });
         }),
-        row("acknowledged before the commit: told when queued", &[KEPT], |world| {
-            let crash_at = Some(first(&life(), "write outbox-000001.redb") + world.dice.below(80));
-            power_loss(world, &Life { tooth: Tooth::ToldEarly, crash_at, ..life() });
-        }),
-        row("renamed before it was synced", &[WHOLE], |world| {
+        row("renamed before it was synced", &[WHOLE], |simulation| {
             let crash_at = Some(last(&life(), "rename") + 1);
-            power_loss(world, &Life { lie: Lie::SyncAfterRename, crash_at, ..life() });
+            power_loss(simulation, &Life { lie: Lie::SyncAfterRename, crash_at, ..life() });
         }),
-        row("the fsync of the directory left out", &[KEPT], |world| {
-            power_loss(world, &Life { lie: Lie::DirectorySync, ..life() });
+        row("the fsync of the directory left out", &[KEPT], |simulation| {
+            power_loss(simulation, &Life { lie: Lie::DirectorySync, ..life() });
         }),
-        row("the fsync of the directory left out before anything was told", &[EPOCHS], |world| {
-            world.live(&Life::default());
-            world.crash(Crash::Kill);
-            power_loss(world, &Life { lie: Lie::DirectorySync, ..Life::default() });
+        row("the fsync of the directory left out before anything was told", &[EPOCHS], |simulation| {
+            simulation.live(&Life::default());
+            simulation.crash(Crash::Kill);
+            power_loss(simulation, &Life { lie: Lie::DirectorySync, ..Life::default() });
         }),
-        row("unlinked before delivery", &[KEPT, MISSING], |world| {
-            power_loss(world, &Life { lie: Lie::EarlyUnlink, ..life() });
+        row("unlinked before delivery", &[KEPT, MISSING], |simulation| {
+            power_loss(simulation, &Life { lie: Lie::EarlyUnlink, ..life() });
         }),
-        row("the checksum skipped: a changed record goes on", &[CHAIN], |world| {
-            with_sink(world, SinkLie::Changed, &Life { ships_all: true, ..life() });
+        row("the checksum skipped: a changed record goes on", &[CHAIN], |simulation| {
+            with_sink(simulation, SinkLie::Changed, &Life { ships_all: true, ..life() });
         }),
-        row("a batch delivered twice", &[TWICE], |world| {
-            with_sink(world, SinkLie::Twice, &Life { ships_all: true, ..life() });
+        row("a batch delivered twice", &[TWICE], |simulation| {
+            with_sink(simulation, SinkLie::Twice, &Life { ships_all: true, ..life() });
         }),
-        row("the cursor moved outside the statement: rows of calls are lost", &[KEPT, MISSING], |world| {
-            with_sink(world, SinkLie::RowsLost, &Life { ships_all: true, ..life() });
+        row("the cursor moved outside the statement: rows of calls are lost", &[KEPT, MISSING], |simulation| {
+            with_sink(simulation, SinkLie::RowsLost, &Life { ships_all: true, ..life() });
         }),
-        row("the cursor moved outside the statement: the first row is lost", &[MISSING], |world| {
-            with_sink(world, SinkLie::FirstRowLost, &Life { ships_all: true, ..life() });
+        row("the cursor moved outside the statement: the first row is lost", &[MISSING], |simulation| {
+            with_sink(simulation, SinkLie::FirstRowLost, &Life { ships_all: true, ..life() });
         }),
-        row("the cursor moved outside the statement: the last row is lost", &[CURSOR], |world| {
+        row("the cursor moved outside the statement: the last row is lost", &[CURSOR], |simulation| {
             let steps = vec![Step::Begin(10), Step::Refuse];
-            world.live(&Life { steps, ..Life::default() });
-            world.crash(Crash::Kill);
+            simulation.live(&Life { steps, ..Life::default() });
+            simulation.crash(Crash::Kill);
             let old = Life { old_batches: usize::MAX, ..Life::default() };
-            with_sink(world, SinkLie::LastRowLost, &old);
+            with_sink(simulation, SinkLie::LastRowLost, &old);
         }),
-        row("the rows arrived outside the statement: the cursor stays", &[TWICE], |world| {
-            with_sink(world, SinkLie::CursorStays, &life());
+        row("the rows arrived outside the statement: the cursor stays", &[TWICE], |simulation| {
+            with_sink(simulation, SinkLie::CursorStays, &life());
         }),
-        row("an intent not carried at rotation", &[ONE_RECORD], |world| {
-            world.live(&life());
-            world.crash(Crash::Kill);
-            world.live(&Life { tooth: Tooth::IntentsDropped, ..Life::default() });
-            world.crash(Crash::Kill);
-            world.settle();
+        row("an intent not carried at rotation", &[ONE_RECORD], |simulation| {
+            simulation.live(&life());
+            simulation.crash(Crash::Kill);
+            simulation.live(&Life { seeded_fault: SeededFault::IntentsDropped, ..Life::default() });
+            simulation.crash(Crash::Kill);
+            simulation.settle();
         }),
-        row("a failed fsync that nobody hears of", &[SEALED], |world| {
+        row("a failed fsync that nobody hears of", &[SEALED], |simulation| {
             let fault = Fault::Once(first(&life(), "sync outbox-000001.redb"));
-            world.live(&Life { fault, lie: Lie::SwallowedFailure, ..life() });
-            world.crash(Crash::Kill);
-            world.settle();
+            simulation.live(&Life { fault, lie: Lie::SwallowedFailure, ..life() });
+            simulation.crash(Crash::Kill);
+            simulation.settle();
         }),
-        row("sealed, and no new file begun", &[GIVEN_UP], |world| {
+        row("sealed, and no new file begun", &[GIVEN_UP], |simulation| {
             let fault = Fault::Once(first(&life(), "sync outbox-000001.redb"));
             let life = Life { fault, lie: Lie::NoSecondFile, gives_up: true, ..life() };
-            world.live(&life);
-            world.crash(Crash::Kill);
-            world.settle();
+            simulation.live(&life);
+            simulation.crash(Crash::Kill);
+            simulation.settle();
         }),
-        row("the lock outlives the gateway", &[STARTS], |world| {
-            world.live(&Life { tooth: Tooth::LockKept, ..life() });
-            world.crash(Crash::Kill);
-            world.live(&Life::default());
-            world.unlock();
-            world.crash(Crash::Kill);
-            world.settle();
+        row("the lock outlives the gateway", &[STARTS], |simulation| {
+            simulation.live(&Life { seeded_fault: SeededFault::LockKept, ..life() });
+            simulation.crash(Crash::Kill);
+            simulation.live(&Life::default());
+            simulation.unlock();
+            simulation.crash(Crash::Kill);
+            simulation.settle();
         }),
     ]
 }
@@ -169,9 +173,9 @@ fn teeth() -> Vec<Row> {
 /// What notices a row, one set a seed: what a power loss keeps is chance.
 fn noticed(row: &Row) -> BTreeSet<BTreeSet<&'static str>> {
     let seeds = (0..12).map(|seed| {
-        let mut world = World::new(seed);
-        (row.run)(&mut world);
-        world.evidence().caught_by()
+        let mut simulation = Simulation::new(seed);
+        (row.run)(&mut simulation);
+        simulation.evidence().caught_by()
     });
     seeds.collect()
 }
@@ -179,7 +183,7 @@ fn noticed(row: &Row) -> BTreeSet<BTreeSet<&'static str>> {
 #[test]
 fn every_seeded_fault_is_noticed_and_every_check_is_needed() {
     let mut alone = BTreeSet::new();
-    for row in teeth() {
+    for row in seeded_faults() {
         let noticed = noticed(&row);
         for check in row.noticed_by {
             let name = row.name;
@@ -190,7 +194,7 @@ fn every_seeded_fault_is_noticed_and_every_check_is_needed() {
         }
         alone.extend(noticed.into_iter().filter(|by| by.len() == 1).flatten());
     }
-    // Without a check, the teeth that it alone notices would no longer bite.
+    // Every check is needed: some fault is noticed by that check alone.
     assert_eq!(alone, CHECKS.iter().map(|(name, _)| *name).collect());
 }
 
@@ -198,11 +202,11 @@ fn every_seeded_fault_is_noticed_and_every_check_is_needed() {
 fn without_a_fault_nothing_is_noticed() {
     for ships_all in [true, false] {
         for crash in [Crash::Kill, Crash::PowerLoss] {
-            let mut world = World::new(1);
-            world.live(&Life { ships_all, ..life() });
-            world.crash(crash);
-            world.settle();
-            assert_eq!(world.evidence().violations(), []);
+            let mut simulation = Simulation::new(1);
+            simulation.live(&Life { ships_all, ..life() });
+            simulation.crash(crash);
+            simulation.settle();
+            assert_eq!(simulation.evidence().violations(), []);
         }
     }
 }

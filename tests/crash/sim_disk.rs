@@ -23,7 +23,7 @@ pub use fault::{Crash, Fault, Lie, Moment};
 use gatepost::audit::outbox::fs::Fs;
 use redb::StorageBackend;
 
-use crate::common::rng::Dice;
+use crate::common::rng::Rng;
 
 /// The disk. Clones share it.
 #[derive(Clone, Default)]
@@ -52,7 +52,7 @@ struct State {
     files: BTreeMap<Inode, File>,
     directories: BTreeMap<PathBuf, Directory>,
     inodes: Inode,
-    dice: Option<Dice>,
+    rng: Option<Rng>,
     operations: u64,
     /// The numbers of the operations that were an fsync.
     syncs: Vec<u64>,
@@ -82,7 +82,7 @@ impl SimDisk {
         let disk = Self::default();
         {
             let mut state = disk.state();
-            state.dice = Some(Dice::new(seed));
+            state.rng = Some(Rng::new(seed));
             state.inodes = 1;
             state.directories.insert(root.to_owned(), Directory::new(1));
         }
@@ -192,20 +192,20 @@ impl SimDisk {
 
     /// What the next process finds. Nothing fails or lies any more, and numbers begin again.
     pub fn crashed(&self, crash: Crash, seed: u64) -> Self {
-        let mut dice = Dice::new(seed);
+        let mut rng = Rng::new(seed);
         let state = self.state();
         let mut files = state.files.clone();
         let mut directories = state.directories.clone();
         drop(state);
         if crash == Crash::PowerLoss {
             for directory in directories.values_mut() {
-                *directory = directory.after_power_loss(&mut dice);
+                *directory = directory.after_power_loss(&mut rng);
             }
             for file in files.values_mut() {
-                file.content = Content::durable(file.content.after_power_loss(&mut dice));
+                file.content = Content::durable(file.content.after_power_loss(&mut rng));
             }
         }
-        let mut state = State { files, directories, inodes: self.state().inodes, dice: Some(dice), ..State::default() };
+        let mut state = State { files, directories, inodes: self.state().inodes, rng: Some(rng), ..State::default() };
         for file in state.files.values_mut() {
             (file.handles, file.failed) = (0, false);
         }
@@ -323,7 +323,7 @@ fn heard(result: io::Result<()>) -> io::Result<()> {
 
 impl State {
     fn toss(&mut self, percent: u64) -> bool {
-        self::percent(self.dice.get_or_insert_with(|| Dice::new(0)), percent)
+        self::percent(self.rng.get_or_insert_with(|| Rng::new(0)), percent)
     }
 
     fn directory(&mut self, path: &Path) -> io::Result<(&mut Directory, String)> {
@@ -343,9 +343,9 @@ impl State {
     }
 
     fn forget(&mut self, inode: Inode) {
-        let mut dice = self.dice.take().unwrap_or_else(|| Dice::new(0));
-        self.content(inode).forget(&mut dice);
-        self.dice = Some(dice);
+        let mut rng = self.rng.take().unwrap_or_else(|| Rng::new(0));
+        self.content(inode).forget(&mut rng);
+        self.rng = Some(rng);
     }
 
     fn used(&self) -> u64 {
@@ -562,6 +562,6 @@ impl Drop for Handle {
 }
 
 /// True in `percent` of a hundred throws.
-pub fn percent(dice: &mut Dice, percent: u64) -> bool {
-    dice.below(100) < percent
+pub fn percent(rng: &mut Rng, percent: u64) -> bool {
+    rng.below(100) < percent
 }

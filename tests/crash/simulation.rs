@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use crate::common::rng::Dice;
+use crate::common::rng::Rng;
 use crate::oracle::{Evidence, Seen};
 use crate::sim_disk::{Crash, Fault, Lie, Moment, SimDisk, percent};
 
@@ -73,12 +73,12 @@ pub struct Life {
     /// Whether the shell gives up when an operation fails, instead of waiting for the disk to heal.
     pub gives_up: bool,
     pub lie: Lie,
-    pub tooth: Tooth,
+    pub seeded_fault: SeededFault,
 }
 
 /// Faults of the gateway itself, put in from outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tooth {
+pub enum SeededFault {
     #[default]
     None,
     /// Records are told to be stored as soon as they are queued.
@@ -101,10 +101,10 @@ pub enum Ending {
 }
 
 /// A gateway's directory, its sink, and what was seen.
-pub struct World {
+pub struct Simulation {
     dir: TempDir,
     pub disk: SimDisk,
-    pub dice: Dice,
+    pub rng: Rng,
     evidence: Arc<Mutex<Evidence>>,
     next_id: Arc<Mutex<u128>>,
     lock: Option<File>,
@@ -112,13 +112,13 @@ pub struct World {
     pub inspect: Option<Inspect>,
 }
 
-impl fmt::Debug for World {
+impl fmt::Debug for Simulation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("World").field("dir", &self.dir).finish_non_exhaustive()
+        formatter.debug_struct("Simulation").field("dir", &self.dir).finish_non_exhaustive()
     }
 }
 
-/// The world's side of one life, called by the disk.
+/// The driver of one life of the gateway; the disk calls it.
 struct Driver {
     ring: Arc<Ring>,
     runtime: Runtime,
@@ -126,7 +126,7 @@ struct Driver {
     steps: VecDeque<Step>,
     ships_all: bool,
     gives_up: bool,
-    tooth: Tooth,
+    seeded_fault: SeededFault,
     queued: bool,
     open: Vec<(Call, Reservation)>,
     /// What was appended at level `queued` and is stored when the epoch is closed.
@@ -149,25 +149,25 @@ pub fn on_two_threads(numbers: impl Iterator<Item = u64>, one: impl Fn(u64) + Sy
     });
 }
 
-/// Looks at a world while its gateway lives.
+/// A closure that inspects a simulation while its gateway runs.
 pub type Inspect = Arc<dyn Fn(&Evidence, &SimDisk) + Send + Sync>;
 
 pub const GATEWAY: GatewayId = GatewayId(uuid::Uuid::from_u128(0x6761_7465));
 
-impl World {
+impl Simulation {
     pub fn new(seed: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut dice = Dice::new(seed);
-        let disk = SimDisk::new(dir.path(), dice.any());
-        Self { dir, disk, dice, evidence: Arc::default(), next_id: Arc::default(), lock: None, inspect: None }
+        let mut rng = Rng::new(seed);
+        let disk = SimDisk::new(dir.path(), rng.any());
+        Self { dir, disk, rng, evidence: Arc::default(), next_id: Arc::default(), lock: None, inspect: None }
     }
 
     /// What would be if the gateway died now: the same past and another future, in a directory of its own.
     pub fn after(past: &Evidence, disk: &SimDisk, crash: Crash, seed: u64) -> Self {
-        let mut world = Self::new(seed);
-        world.disk = disk.crashed(crash, seed).moved_to(world.dir.path());
-        *world.evidence.lock().unwrap() = past.clone();
-        world
+        let mut simulation = Self::new(seed);
+        simulation.disk = disk.crashed(crash, seed).moved_to(simulation.dir.path());
+        *simulation.evidence.lock().unwrap() = past.clone();
+        simulation
     }
 
     pub fn outbox_dir(&self) -> std::path::PathBuf {
@@ -200,7 +200,7 @@ impl World {
             evidence.not_started.push("the last life ended though nothing failed".to_owned());
         }
         drop(evidence);
-        if life.tooth == Tooth::LockKept {
+        if life.seeded_fault == SeededFault::LockKept {
             let file = File::open(self.outbox_dir().join("lock")).unwrap();
             file.lock().unwrap();
             self.lock = Some(file);
@@ -208,18 +208,18 @@ impl World {
         ending
     }
 
-    /// Ends [`Tooth::LockKept`].
+    /// Ends [`SeededFault::LockKept`].
     pub fn unlock(&mut self) {
         self.lock = None;
     }
 
     fn run(&mut self, life: &Life) -> Ending {
-        let failed = |world: &Self, what: &str, error: &gatepost::audit::outbox::OutboxError| {
-            if world.disk.is_frozen() {
+        let failed = |simulation: &Self, what: &str, error: &gatepost::audit::outbox::OutboxError| {
+            if simulation.disk.is_frozen() {
                 return Ending::Crashed;
             }
-            if world.disk.failures() == 0 {
-                world.evidence().not_started.push(format!("{what}: {error}"));
+            if simulation.disk.failures() == 0 {
+                simulation.evidence().not_started.push(format!("{what}: {error}"));
             }
             Ending::Failed
         };
@@ -229,7 +229,7 @@ impl World {
             Err(error) => return failed(self, "open", &error),
         };
         self.evidence().damaged.extend(opening.damages.iter().map(|damage| format!("{damage:?}")));
-        if life.tooth == Tooth::IntentsDropped {
+        if life.seeded_fault == SeededFault::IntentsDropped {
             opening.interrupted.clear();
         }
         let limits = RingLimits { records: 4096, bytes: 16 * 1024 * 1024 };
@@ -250,7 +250,7 @@ impl World {
             steps: life.steps.iter().copied().collect(),
             ships_all: life.ships_all,
             gives_up: life.gives_up || matches!(life.fault, Fault::From(_)),
-            tooth: life.tooth,
+            seeded_fault: life.seeded_fault,
             queued: life.queued,
             unheard: Vec::new(),
             inspect: self.inspect.clone(),
@@ -317,9 +317,9 @@ impl World {
 
     /// What the next life finds after a crash. A power loss may also cost the lock file, which nobody syncs.
     pub fn crash(&mut self, crash: Crash) {
-        let seed = self.dice.any();
+        let seed = self.rng.any();
         self.disk = self.disk.crashed(crash, seed);
-        if crash == Crash::PowerLoss && percent(&mut self.dice, 50) {
+        if crash == Crash::PowerLoss && percent(&mut self.rng, 50) {
             std::fs::remove_file(self.outbox_dir().join("lock")).ok();
         }
     }
@@ -331,7 +331,7 @@ impl World {
             if self.live(&life) != Ending::Closed {
                 return;
             }
-            let seed = self.dice.any();
+            let seed = self.rng.any();
             self.disk = self.disk.crashed(Crash::Kill, seed);
         }
         let left = self.left();
@@ -454,7 +454,7 @@ impl Driver {
             self.unheard.extend(status.map(|status| (id, status)));
             return true;
         }
-        if self.tooth == Tooth::ToldEarly && status.is_some() {
+        if self.seeded_fault == SeededFault::ToldEarly && status.is_some() {
             self.note(id, status);
         }
         self.waiting.push((receiver, id, status));

@@ -16,7 +16,7 @@ use crate::common::mcp::Era;
 use crate::common::pause::pause;
 use crate::common::process::signal;
 use crate::common::raw_backend::raw_backend;
-use crate::common::rng::Dice;
+use crate::common::rng::Rng;
 use crate::common::trail;
 use crate::common::wait::{SOON, until, until_async};
 use crate::postgres_faults::{self, Fault, Victim};
@@ -79,30 +79,26 @@ enum Kill {
 }
 
 /// A plan for each round: the faults in random order, each as often as the others.
-fn plans(dice: &mut Dice, rounds: u64) -> Vec<Plan> {
+fn plans(rng: &mut Rng, rounds: u64) -> Vec<Plan> {
     let (mut deck, mut plans, mut standing) = (Vec::new(), Vec::new(), false);
     for round in 0..rounds {
         if deck.is_empty() {
             deck = postgres_faults::ALL.to_vec();
-            shuffle(dice, &mut deck);
+            shuffle(rng, &mut deck);
         }
         let fault = deck.pop().unwrap();
         // While the last round's fault stands, this one's waits for the load.
-        let begins = if !standing && one_in(dice, 3) { None } else { Some(some_replies(dice) - 1) };
-        let replies = begins.unwrap_or(0) + some_replies(dice);
-        let upto =
-            |dice: &mut Dice, from: usize| from + usize::try_from(dice.below((replies - from) as u64 + 1)).unwrap();
-        let ends = match dice.below(3) {
-            0 => Until::Replies(upto(dice, begins.unwrap_or(0))),
+        let begins = if !standing && one_in(rng, 3) { None } else { Some(some_replies(rng) - 1) };
+        let replies = begins.unwrap_or(0) + some_replies(rng);
+        let upto = |rng: &mut Rng, from: usize| from + usize::try_from(rng.below((replies - from) as u64 + 1)).unwrap();
+        let ends = match rng.below(3) {
+            0 => Until::Replies(upto(rng, begins.unwrap_or(0))),
             1 => Until::Killed,
             _ => Until::Started,
         };
-        let starting = (begins.is_none() || fault == Fault::None) && one_in(dice, 3);
-        let kill = if starting {
-            Kill::Starting(Duration::from_millis(dice.below(START_MAX)))
-        } else {
-            Kill::Replies(replies)
-        };
+        let starting = (begins.is_none() || fault == Fault::None) && one_in(rng, 3);
+        let kill =
+            if starting { Kill::Starting(Duration::from_millis(rng.below(START_MAX))) } else { Kill::Replies(replies) };
         standing = matches!(ends, Until::Started);
         plans.push(Plan { round, fault, begins, ends, kill });
     }
@@ -110,34 +106,34 @@ fn plans(dice: &mut Dice, rounds: u64) -> Vec<Plan> {
 }
 
 /// A number of replies: in half of the cases small ones are as likely as large ones.
-fn some_replies(dice: &mut Dice) -> usize {
-    let replies = if one_in(dice, 2) { any_size(dice, REPLIES_MAX) } else { 1 + dice.below(REPLIES_MAX) };
+fn some_replies(rng: &mut Rng) -> usize {
+    let replies = if one_in(rng, 2) { any_size(rng, REPLIES_MAX) } else { 1 + rng.below(REPLIES_MAX) };
     usize::try_from(replies).unwrap()
 }
 
 /// A generator seeded from the environment variable `name`, or at random; with the seed, which is printed for a replay.
-fn seeded(name: &str) -> (Dice, u64) {
+fn seeded(name: &str) -> (Rng, u64) {
     let given = std::env::var(name).ok().map(|text| text.parse().expect("the seed is a number"));
     let seed = given.unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
     eprintln!("seed {seed}; the same again: {name}={seed}");
-    (Dice::new(seed), seed)
+    (Rng::new(seed), seed)
 }
 
 /// From 1 to `end`, small ones as likely as large ones: each power of two is.
-fn any_size(dice: &mut Dice, end: u64) -> u64 {
+fn any_size(rng: &mut Rng, end: u64) -> u64 {
     let bits = u64::from(u64::BITS - end.leading_zeros());
-    let power = 1 << dice.below(bits);
-    (power + dice.below(power)).min(end)
+    let power = 1 << rng.below(bits);
+    (power + rng.below(power)).min(end)
 }
 
 /// True once in `count` throws.
-fn one_in(dice: &mut Dice, count: u64) -> bool {
-    dice.below(count) == 0
+fn one_in(rng: &mut Rng, count: u64) -> bool {
+    rng.below(count) == 0
 }
 
-fn shuffle<T>(dice: &mut Dice, items: &mut [T]) {
+fn shuffle<T>(rng: &mut Rng, items: &mut [T]) {
     for last in (1..items.len()).rev() {
-        items.swap(last, dice.index(last + 1));
+        items.swap(last, rng.index(last + 1));
     }
 }
 
@@ -443,9 +439,9 @@ async fn i1_i2_i3_i5_kills_during_postgres_faults_lose_nothing() {
     let Some(space) = small_disk(name) else { return };
     let begun = Instant::now();
     let rounds = std::env::var("KILL_ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());
-    let (mut dice, seed) = seeded("ROUNDS_SEED");
+    let (mut rng, seed) = seeded("ROUNDS_SEED");
     let mut run = Run::begun(space).await;
-    for plan in plans(&mut dice, rounds) {
+    for plan in plans(&mut rng, rounds) {
         let begun = Instant::now();
         eprint!("{plan:?}");
         run.round(&plan).await;

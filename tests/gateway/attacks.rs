@@ -3,11 +3,11 @@
 
 mod bodies;
 mod edge;
+mod fixture;
 mod names;
 mod sessions;
 mod tokens;
 mod wire;
-mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -17,9 +17,9 @@ use std::thread::JoinHandle;
 use crate::common::python::python_program;
 use crate::common::server::Server;
 use crate::common::wait::{SOON, until};
+use fixture::{Attack, AttackFixture, Expect};
 use serde_json::{Value, json};
 use wire::{Answers, send, send_and_end, send_and_leave};
-use world::{Attack, Expect, World};
 
 fn conformance_server() -> Server {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/conformance_server.py");
@@ -70,26 +70,26 @@ fn token_parts(attacks: &[Attack]) -> BTreeSet<String> {
 
 #[test]
 fn every_attack_is_refused_recorded_and_not_forwarded() {
-    let world = World::start(conformance_server());
-    let good = world.post("/mcp/raw", world::call("echo").replace("attack", "good"));
-    world.served(&good);
+    let fixture = AttackFixture::start(conformance_server());
+    let good = fixture.post("/mcp/raw", fixture::call("echo").replace("attack", "good"));
+    fixture.served(&good);
     let attacks: Vec<Attack> = [
-        tokens::attacks(&world),
-        sessions::attacks(&world),
-        bodies::attacks(&world),
-        names::attacks(&world),
-        edge::attacks(&world),
+        tokens::attacks(&fixture),
+        sessions::attacks(&fixture),
+        bodies::attacks(&fixture),
+        names::attacks(&fixture),
+        edge::attacks(&fixture),
     ]
     .into_iter()
     .flatten()
     .collect();
     assert!(attacks.len() > 600, "{}", attacks.len());
-    let before = by_id(world.records());
+    let before = by_id(fixture.records());
     let all: Vec<Answers> = attacks
         .iter()
-        .map(|attack| (if attack.ends { send_and_end } else { send })(&world.host, &attack.bytes))
+        .map(|attack| (if attack.ends { send_and_end } else { send })(&fixture.host, &attack.bytes))
         .collect();
-    let mut records = by_id(world.records());
+    let mut records = by_id(fixture.records());
     records.retain(|id, _| !before.contains_key(id));
     let told = serde_json::to_string(&records).unwrap();
     let complaints: Vec<String> =
@@ -100,7 +100,7 @@ fn every_attack_is_refused_recorded_and_not_forwarded() {
     // I8: no token is in the log or in a record.
     let parts = token_parts(&attacks);
     assert!(parts.len() > 100, "{}", parts.len());
-    let log = world.gatepost.log();
+    let log = fixture.gatepost.log();
     for part in &parts {
         assert!(!log.contains(part) && !told.contains(part), "{part} is in the log or in a record");
     }
@@ -108,92 +108,96 @@ fn every_attack_is_refused_recorded_and_not_forwarded() {
     let is_line = |line: &str| line.starts_with("20") && !line.contains(|c: char| c.is_control());
     assert!(log.lines().all(is_line), "{:?}", log.lines().find(|line| !is_line(line)));
     // The gateway goes on, and nothing but the good calls has reached the backend.
-    world.served(&good);
-    let received = world.received();
+    fixture.served(&good);
+    let received = fixture.received();
     assert_eq!(received.lines().count(), 2, "{received}");
     assert!(!received.contains("attack") && !received.contains("exact"), "{received}");
 }
 
 /// Calls a tool of the conformance server in a session, in a thread of its own.
-fn slow(world: &World, session: &str, id: &str, token: &str, seconds: u32) -> JoinHandle<Answers> {
+fn slow(fixture: &AttackFixture, session: &str, id: &str, token: &str, seconds: u32) -> JoinHandle<Answers> {
     let call = json!({"name": "slow", "arguments": {"seconds": seconds}});
-    let request = world.post("/mcp/fixture", world::rpc("tools/call", &call.to_string()).replace("attack", id));
-    let (bytes, host) = (request.by(token).with("mcp-session-id", session).bytes(), world.host.clone());
+    let request = fixture.post("/mcp/fixture", fixture::rpc("tools/call", &call.to_string()).replace("attack", id));
+    let (bytes, host) = (request.by(token).with("mcp-session-id", session).bytes(), fixture.host.clone());
     std::thread::spawn(move || send(&host, &bytes))
 }
 
-fn cancel(world: &World, session: &str, id: &str, token: &str) -> u16 {
+fn cancel(fixture: &AttackFixture, session: &str, id: &str, token: &str) -> u16 {
     let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
-    let request = world.post("/mcp/fixture", cancel.to_string()).by(token).with("mcp-session-id", session);
-    send(&world.host, &request.bytes()).responses[0].status
+    let request = fixture.post("/mcp/fixture", cancel.to_string()).by(token).with("mcp-session-id", session);
+    send(&fixture.host, &request.bytes()).responses[0].status
 }
 
 #[test]
 fn only_its_own_session_reaches_an_open_call() {
-    let world = World::start(conformance_server());
-    let [ann, other, eve] = [&world.ann, &world.ann, &world.eve].map(|token| world.session("/mcp/fixture", token));
-    let open = |count| until("the calls are open", SOON, || world.open_calls() == count);
+    let fixture = AttackFixture::start(conformance_server());
+    let [ann, other, eve] =
+        [&fixture.ann, &fixture.ann, &fixture.eve].map(|token| fixture.session("/mcp/fixture", token));
+    let open = |count| until("the calls are open", SOON, || fixture.open_calls() == count);
     // Nobody else cancels it: not by another's session, not by the same id in one's own.
-    let call = slow(&world, &ann, "open", &world.ann, 6);
+    let call = slow(&fixture, &ann, "open", &fixture.ann, 6);
     open(1);
-    assert_eq!(cancel(&world, &ann, "open", &world.eve), 404);
-    assert_eq!(cancel(&world, &eve, "open", &world.eve), 202);
-    assert_eq!(cancel(&world, &other, "open", &world.ann), 202);
+    assert_eq!(cancel(&fixture, &ann, "open", &fixture.eve), 404);
+    assert_eq!(cancel(&fixture, &eve, "open", &fixture.eve), 202);
+    assert_eq!(cancel(&fixture, &other, "open", &fixture.ann), 202);
     let answers = call.join().unwrap();
     assert_eq!(answers.responses[0].json()["result"]["content"][0]["text"], "slept", "{answers:?}");
     // Nobody takes its id, and there is no room for more than are allowed.
-    let calls = [slow(&world, &ann, "open", &world.ann, 60), slow(&world, &eve, "open", &world.eve, 60)];
+    let calls = [slow(&fixture, &ann, "open", &fixture.ann, 60), slow(&fixture, &eve, "open", &fixture.eve, 60)];
     open(2);
-    let again = world::call("test_simple_text").replace("\"id\":\"attack\"", "\"id\":\"open\"");
-    let again = world.post("/mcp/fixture", again).with("mcp-session-id", &ann);
+    let again = fixture::call("test_simple_text").replace("\"id\":\"attack\"", "\"id\":\"open\"");
+    let again = fixture.post("/mcp/fixture", again).with("mcp-session-id", &ann);
     let limited = Expect::Refused { http: 429, code: -32011, status: "rate_limited" };
     let attacks = [
-        world::row("the id of an open call", &again, world::malformed(400, -32600)),
-        world::row("one call too many", &world.post("/mcp/raw", world::call("echo")), limited.clone()),
-        world::row(
+        fixture::row("the id of an open call", &again, fixture::malformed(400, -32600)),
+        fixture::row("one call too many", &fixture.post("/mcp/raw", fixture::call("echo")), limited.clone()),
+        fixture::row(
             "one call too many, by another",
-            &world.post("/mcp/raw", world::call("echo")).by(&world.bob),
+            &fixture.post("/mcp/raw", fixture::call("echo")).by(&fixture.bob),
             limited,
         ),
     ];
-    let all = attacks.each_ref().map(|attack| send(&world.host, &attack.bytes));
-    let mut records = by_id(world.records());
+    let all = attacks.each_ref().map(|attack| send(&fixture.host, &attack.bytes));
+    let mut records = by_id(fixture.records());
     for (attack, answers) in attacks.iter().zip(&all) {
         assert_eq!(complaint(attack, answers, &mut records), None);
     }
     // Its own session does, and so what is above was no accident.
-    assert_eq!((cancel(&world, &ann, "open", &world.ann), cancel(&world, &eve, "open", &world.eve)), (202, 202));
+    assert_eq!(
+        (cancel(&fixture, &ann, "open", &fixture.ann), cancel(&fixture, &eve, "open", &fixture.eve)),
+        (202, 202)
+    );
     for call in calls {
         let answers = call.join().unwrap();
         assert!(!format!("{answers:?}").contains("slept"), "{answers:?}");
     }
-    assert_eq!(world.received(), "");
+    assert_eq!(fixture.received(), "");
 }
 
 #[test]
 fn served_requests_are_recorded_with_their_method() {
-    let world = World::start(conformance_server());
+    let fixture = AttackFixture::start(conformance_server());
     // A line of JSON is one call, whatever stands on it.
     let lines = "{\"name\":\"echo\",\"arguments\":{\"text\":\"one\",\"x\":\n\
                  {\"jsonrpc\":\"2.0\",\"id\":9,\"method\":\"tools/call\",\"params\":{\"name\":\"exact\"}}\r\n}}";
-    let session = world.session("/mcp/raw", &world.ann);
-    let in_session = world.session("/mcp/raw", &world.bob);
-    let call = world.post("/mcp/raw", world::rpc("tools/call", lines)).by(&world.bob);
-    world.served(&call);
-    world.served(&call.with("mcp-session-id", &in_session));
-    assert_eq!(world.received().lines().count(), 2, "{}", world.received());
-    assert!(world.received().lines().all(|line| line.starts_with(r#"{"name": "echo""#)), "{}", world.received());
+    let session = fixture.session("/mcp/raw", &fixture.ann);
+    let in_session = fixture.session("/mcp/raw", &fixture.bob);
+    let call = fixture.post("/mcp/raw", fixture::rpc("tools/call", lines)).by(&fixture.bob);
+    fixture.served(&call);
+    fixture.served(&call.with("mcp-session-id", &in_session));
+    assert_eq!(fixture.received().lines().count(), 2, "{}", fixture.received());
+    assert!(fixture.received().lines().all(|line| line.starts_with(r#"{"name": "echo""#)), "{}", fixture.received());
     // A stateless call has no session, whatever it says.
-    let modern = world.modern("/mcp/raw", "tools/call", r#""name":"echo","arguments":{}"#, Some("echo"));
-    let response = world.served(&modern.with("mcp-session-id", &session));
+    let modern = fixture.modern("/mcp/raw", "tools/call", r#""name":"echo","arguments":{}"#, Some("echo"));
+    let response = fixture.served(&modern.with("mcp-session-id", &session));
     let id = response.header("x-request-id");
-    let records = by_id(world.records());
+    let records = by_id(fixture.records());
     assert_eq!((&records[id]["session_id"], &records[id]["response_status"]), (&Value::Null, &json!("ok")));
     // A client that goes away in the middle of a body has asked for something: that is recorded.
-    let whole = world.post("/mcp/raw", world::call("echo")).bytes();
-    let addr = send_and_leave(&world.host, &whole[..whole.len() - 10]);
+    let whole = fixture.post("/mcp/raw", fixture::call("echo")).bytes();
+    let addr = send_and_leave(&fixture.host, &whole[..whole.len() - 10]);
     until("a client that left is recorded", SOON, || {
-        let records = world.records();
+        let records = fixture.records();
         let left = |record: &&Value| record["client_addr"] == json!(addr);
         records.iter().rfind(left).is_some_and(|record| record["response_status"] == "malformed")
     });
@@ -201,19 +205,19 @@ fn served_requests_are_recorded_with_their_method() {
 
 #[test]
 fn unfinished_requests_time_out() {
-    let world = World::start(conformance_server());
-    let whole = world.post("/mcp/raw", world::call("echo")).bytes();
+    let fixture = AttackFixture::start(conformance_server());
+    let whole = fixture.post("/mcp/raw", fixture::call("echo")).bytes();
     // Half a head, and nothing at all: no request was made, hence no record; the connection is closed all the same.
     let halves = [&whole[..40], &[]].map(|half| {
-        let (host, half) = (world.host.clone(), half.to_vec());
+        let (host, half) = (fixture.host.clone(), half.to_vec());
         std::thread::spawn(move || send(&host, &half))
     });
-    let attack = world::bytes("a slow body", whole[..whole.len() - 10].to_vec(), [world::malformed(408, -32600)]);
-    let answers = send(&world.host, &attack.bytes);
-    assert_eq!(complaint(&attack, &answers, &mut by_id(world.records())), None);
+    let attack = fixture::bytes("a slow body", whole[..whole.len() - 10].to_vec(), [fixture::malformed(408, -32600)]);
+    let answers = send(&fixture.host, &attack.bytes);
+    assert_eq!(complaint(&attack, &answers, &mut by_id(fixture.records())), None);
     for half in halves {
         let answers = half.join().unwrap();
         assert!(answers.is_closed && answers.responses.iter().all(|response| response.status == 408), "{answers:?}");
     }
-    assert_eq!(world.received(), "");
+    assert_eq!(fixture.received(), "");
 }

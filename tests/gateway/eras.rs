@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::gatepost::{Gatepost, Setup, token};
 use crate::common::mcp::{Client, Era};
-use crate::http_backend_stub::{Asked, Backend, json_body, modern, result};
+use crate::http_backend_stub::{BackendStub, ReceivedRequest, json_body, modern, result};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -17,22 +17,22 @@ fn unconnected(gatepost: &Gatepost, era: Era) -> Client {
 }
 
 /// How a server that has no sessions refuses what is asked in one.
-type Refusal = fn(&Asked) -> Response;
+type Refusal = fn(&ReceivedRequest) -> Response;
 
-fn error(asked: &Asked, status: StatusCode, code: i32) -> Response {
+fn error(asked: &ReceivedRequest, status: StatusCode, code: i32) -> Response {
     let error = format!(r#"{{"code":{code},"message":"no"}}"#);
     (status, json_body(format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, asked.message["id"]))).into_response()
 }
 
 /// A backend that is another one from the moment that the flag is set.
 async fn switching(
-    before: fn(&Asked) -> Option<Response>,
-    after: impl Fn(&Asked) -> Option<Response> + Send + Sync + 'static,
-) -> (Backend, Arc<AtomicBool>) {
+    before: fn(&ReceivedRequest) -> Option<Response>,
+    after: impl Fn(&ReceivedRequest) -> Option<Response> + Send + Sync + 'static,
+) -> (BackendStub, Arc<AtomicBool>) {
     let switched = Arc::new(AtomicBool::new(false));
     let is_switched = Arc::clone(&switched);
     let backend =
-        Backend::start(move |asked| if is_switched.load(Ordering::SeqCst) { after(asked) } else { before(asked) })
+        BackendStub::start(move |asked| if is_switched.load(Ordering::SeqCst) { after(asked) } else { before(asked) })
             .await;
     (backend, switched)
 }
@@ -48,8 +48,9 @@ async fn a_backend_upgraded_to_the_modern_era_is_detected() {
     ];
     for (at, refusal) in refusals.into_iter().enumerate() {
         for era in [Era::Legacy, Era::Modern] {
-            let is_ours = |asked: &Asked| asked.header("mcp-protocol-version") == Some("2026-07-28");
-            let after = move |asked: &Asked| Some(if is_ours(asked) { modern(asked) } else { refusal(asked) });
+            let is_ours = |asked: &ReceivedRequest| asked.header("mcp-protocol-version") == Some("2026-07-28");
+            let after =
+                move |asked: &ReceivedRequest| Some(if is_ours(asked) { modern(asked) } else { refusal(asked) });
             let (backend, switched) = switching(|_| None, after).await;
             let (_setup, gatepost) = backend.gateway(|_| {});
             // The gateway knows which era the backend speaks, and has a conversation with it.
@@ -77,8 +78,9 @@ async fn a_backend_downgraded_to_the_legacy_era_is_detected() {
     ];
     for (at, refusal) in refusals.into_iter().enumerate() {
         for era in [Era::Legacy, Era::Modern] {
-            let is_old = |asked: &Asked| asked.method() == "initialize" || asked.header("mcp-session-id").is_some();
-            let after = move |asked: &Asked| (!is_old(asked)).then(|| refusal(asked));
+            let is_old =
+                |asked: &ReceivedRequest| asked.method() == "initialize" || asked.header("mcp-session-id").is_some();
+            let after = move |asked: &ReceivedRequest| (!is_old(asked)).then(|| refusal(asked));
             let (backend, switched) = switching(|asked| Some(modern(asked)), after).await;
             let (_setup, gatepost) = backend.gateway(|_| {});
             let client = gatepost.client_at("/mcp/far", era, "admin").await;
@@ -97,15 +99,15 @@ async fn a_backend_downgraded_to_the_legacy_era_is_detected() {
 async fn a_backend_that_was_down_is_probed_again() {
     for was_modern in [false, true] {
         for era in [Era::Legacy, Era::Modern] {
-            let answer = |is_modern: bool| move |asked: &Asked| is_modern.then(|| modern(asked));
+            let answer = |is_modern: bool| move |asked: &ReceivedRequest| is_modern.then(|| modern(asked));
             let said = |is_modern: bool| if is_modern { "modern" } else { "done" };
-            let mut backend = Backend::start(answer(was_modern)).await;
+            let mut backend = BackendStub::start(answer(was_modern)).await;
             let (_setup, gatepost) = backend.gateway(|_| {});
             let shared = unconnected(&gatepost, Era::Modern);
             assert_eq!(shared.call("t", json!({})).await.unwrap().content(), said(was_modern));
             backend.stop().await;
             assert_eq!(shared.call("t", json!({})).await.unwrap().error_code(), -32012);
-            let other = Backend::start_at(&backend.address(), answer(!was_modern)).await;
+            let other = BackendStub::start_at(&backend.address(), answer(!was_modern)).await;
             let client = match era {
                 Era::Modern => shared,
                 Era::Legacy => gatepost.client_at("/mcp/far", era, "admin").await,
@@ -142,7 +144,7 @@ async fn a_refused_session_of_the_gateways_own_is_reopened() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_call_does_not_end_the_clients_session() {
     for code in [-32602, -32000] {
-        let backend = Backend::start(move |asked| {
+        let backend = BackendStub::start(move |asked| {
             let is_wrong = asked.message["params"]["arguments"]["x"] == "wrong";
             is_wrong.then(|| error(asked, StatusCode::BAD_REQUEST, code))
         })
@@ -166,7 +168,7 @@ async fn only_a_legacy_servers_answer_identifies_a_legacy_backend() {
     let noises = [(200, "<html>log in</html>", None), (403, "", Some(-32600)), (503, "", Some(-32603))];
     for (status, text, code) in empty.into_iter().chain(noises) {
         let name = format!("{status} {text} {code:?}");
-        let noise = move |asked: &Asked| {
+        let noise = move |asked: &ReceivedRequest| {
             let status = StatusCode::from_u16(status).unwrap();
             match code {
                 Some(code) => error(asked, status, code),
@@ -175,7 +177,7 @@ async fn only_a_legacy_servers_answer_identifies_a_legacy_backend() {
         };
         let over = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&over);
-        let backend = Backend::start(move |asked| {
+        let backend = BackendStub::start(move |asked| {
             let is_noise = asked.method() == "server/discover" && !is_over.load(Ordering::SeqCst);
             Some(if is_noise { noise(asked) } else { modern(asked) })
         })
@@ -190,7 +192,7 @@ async fn only_a_legacy_servers_answer_identifies_a_legacy_backend() {
     }
     // A refusal in the words of JSON-RPC, or of HTTP, is of the older era.
     for status in [200, 400, 404, 405, 422, 500] {
-        let backend = Backend::start(move |asked| {
+        let backend = BackendStub::start(move |asked| {
             let status = StatusCode::from_u16(status).unwrap();
             let is_worded = status == StatusCode::OK || status == StatusCode::INTERNAL_SERVER_ERROR;
             (asked.method() == "server/discover")
@@ -202,7 +204,7 @@ async fn only_a_legacy_servers_answer_identifies_a_legacy_backend() {
         assert_eq!(reply.content(), "done", "{status}: {}", reply.text);
     }
     // What one says in both eras is asked in the newer one.
-    let both = Backend::start(|asked| {
+    let both = BackendStub::start(|asked| {
         (asked.header("mcp-protocol-version") == Some("2026-07-28")).then(|| match asked.method() {
             "server/discover" => result(asked, r#"{"supportedVersions":["2025-11-25","2026-07-28"]}"#),
             _ => modern(asked),
@@ -214,7 +216,7 @@ async fn only_a_legacy_servers_answer_identifies_a_legacy_backend() {
 }
 
 /// A backend of the stateless era whose tool wants a parameter in a header, and refuses a call without it.
-fn wants_headers(asked: &Asked) -> Response {
+fn wants_headers(asked: &ReceivedRequest) -> Response {
     let region = asked.message["params"]["arguments"]["region"].as_str();
     match asked.method() {
         "tools/list" => {
@@ -235,9 +237,9 @@ fn wants_headers(asked: &Asked) -> Response {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn header_parameters_are_added_for_legacy_clients() {
-    let backend = Backend::start(|asked| Some(wants_headers(asked))).await;
+    let backend = BackendStub::start(|asked| Some(wants_headers(asked))).await;
     let (_setup, gatepost) = backend.gateway(|_| {});
-    let calls = |backend: &Backend| backend.seen("tools/call").len();
+    let calls = |backend: &BackendStub| backend.seen("tools/call").len();
     for (path, tool) in [("/mcp/far", "t"), ("/mcp", "far__t")] {
         let client = gatepost.client_at(path, Era::Legacy, "admin").await;
         let before = calls(&backend);
@@ -255,7 +257,7 @@ async fn header_parameters_are_added_for_legacy_clients() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn header_parameters_are_added_for_modern_stdio_clients() {
-    let backend = Backend::start(|asked| Some(wants_headers(asked))).await;
+    let backend = BackendStub::start(|asked| Some(wants_headers(asked))).await;
     let mut setup = Setup::new();
     setup.set("backends.far.url", &backend.url);
     let meta = json!({

@@ -13,7 +13,7 @@ use crate::common::mcp::{Client, Era};
 use crate::common::pause::pause_async;
 use crate::common::tool_names::tool_names;
 use crate::common::wait::{SOON, until_async};
-use crate::http_backend_stub::{Backend, event, json_body, result, stream};
+use crate::http_backend_stub::{BackendStub, event, json_body, result, stream};
 use axum::body::{Body, Bytes};
 use axum::http::{Method, StatusCode};
 use axum::response::IntoResponse;
@@ -38,7 +38,7 @@ fn without_request_id(text: &str) -> String {
 async fn results_are_relayed_byte_for_byte_from_json_and_streams() {
     let streams = Arc::new(AtomicUsize::new(0));
     let turn = Arc::clone(&streams);
-    let backend = Backend::start(move |asked| {
+    let backend = BackendStub::start(move |asked| {
         let is_call = asked.method() == "tools/call";
         let streamed = is_call && turn.fetch_add(1, Ordering::SeqCst) % 2 == 1;
         let text = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{{EXACT}}}}}"#, asked.message["id"]);
@@ -69,7 +69,7 @@ async fn results_are_relayed_byte_for_byte_from_json_and_streams() {
 async fn a_forgotten_session_is_reopened_and_the_call_made_once() {
     let forget = Arc::new(AtomicUsize::new(0));
     let forgets = Arc::clone(&forget);
-    let backend = Backend::start(move |asked| {
+    let backend = BackendStub::start(move |asked| {
         let is_old = asked.header("mcp-session-id") == Some("s0") && forgets.load(Ordering::SeqCst) == 1;
         is_old.then(|| StatusCode::NOT_FOUND.into_response())
     })
@@ -92,7 +92,7 @@ async fn a_reopened_backend_session_has_its_stream_read_again() {
     let forget = Arc::new(AtomicUsize::new(0));
     let forgets = Arc::clone(&forget);
     let changed = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
-    let backend = Backend::start(move |asked| {
+    let backend = BackendStub::start(move |asked| {
         let is_old = asked.header("mcp-session-id") == Some("s0");
         match (asked.verb.as_str(), is_old) {
             (_, true) if forgets.load(Ordering::SeqCst) == 1 => Some(StatusCode::NOT_FOUND.into_response()),
@@ -127,7 +127,7 @@ async fn a_reopened_backend_session_has_its_stream_read_again() {
 async fn a_call_on_a_broken_connection_is_not_retried() {
     let calls = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&calls);
-    let backend = Backend::start(move |asked| {
+    let backend = BackendStub::start(move |asked| {
         let is_first = asked.method() == "tools/call" && count.fetch_add(1, Ordering::SeqCst) == 0;
         is_first.then(|| stream(vec![Ok(": begun\n\n".to_owned()), Err(())]))
     })
@@ -148,7 +148,7 @@ async fn a_call_on_a_broken_connection_is_not_retried() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_stream_resumes_after_its_last_event() {
-    let backend = Backend::start(|asked| {
+    let backend = BackendStub::start(|asked| {
         let progress =
             r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1}}"#;
         match (asked.verb.as_str(), asked.method(), asked.header("last-event-id")) {
@@ -177,7 +177,7 @@ async fn a_broken_stream_resumes_after_its_last_event() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn backends_get_the_operators_credentials_and_no_client_header() {
-    let backend = Backend::start(|_| None).await;
+    let backend = BackendStub::start(|_| None).await;
     let key = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(key.path(), "from a file\n").unwrap();
     let (_setup, gatepost) = backend.gateway(|setup| {
@@ -200,7 +200,7 @@ async fn backends_get_the_operators_credentials_and_no_client_header() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trace_reaches_the_backend_by_header_and_meta() {
-    let backend = Backend::start(|_| None).await;
+    let backend = BackendStub::start(|_| None).await;
     let (_setup, gatepost) = backend.gateway(|_| {});
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let (zero, later) = (parent.replace("00f067aa0ba902b7", "0000000000000000"), parent.replacen("00", "cc", 1));
@@ -238,7 +238,7 @@ async fn a_trace_reaches_the_backend_by_header_and_meta() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_times_out_a_call_and_progress_does_not() {
-    let backend = Backend::start(|asked| {
+    let backend = BackendStub::start(|asked| {
         let progress =
             r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1}}"#;
         let id = asked.message["id"].clone();
@@ -279,7 +279,7 @@ async fn silence_times_out_a_call_and_progress_does_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backends_refusal_is_an_error_without_secrets() {
-    let backend = Backend::start(|asked| {
+    let backend = BackendStub::start(|asked| {
         let refused = (StatusCode::UNAUTHORIZED, "the operator's token is wrong");
         (asked.method() == "tools/call").then(|| refused.into_response())
     })
@@ -296,7 +296,7 @@ async fn a_backends_refusal_is_an_error_without_secrets() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backends_refusal_is_not_relayed_as_the_clients_own() {
     for speaks_modern in [false, true] {
-        let backend = Backend::start(move |asked| {
+        let backend = BackendStub::start(move |asked| {
             let error = |status, code| {
                 let error = format!(r#"{{"code":{code},"message":"no"}}"#);
                 let body = json_body(format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, asked.message["id"]));
@@ -339,7 +339,7 @@ async fn a_backends_refusal_is_not_relayed_as_the_clients_own() {
 async fn a_busy_answer_does_not_decide_the_era() {
     let busy = Arc::new(AtomicUsize::new(1));
     let is_busy = Arc::clone(&busy);
-    let backend = Backend::start(move |asked| {
+    let backend = BackendStub::start(move |asked| {
         if is_busy.load(Ordering::SeqCst) == 1 {
             return Some(StatusCode::TOO_MANY_REQUESTS.into_response());
         }
@@ -361,7 +361,7 @@ async fn a_busy_answer_does_not_decide_the_era() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn request_state_reaches_the_backend_without_auditing() {
-    let backend = Backend::start(move |asked| match asked.method() {
+    let backend = BackendStub::start(move |asked| match asked.method() {
         "server/discover" => Some(result(asked, r#"{"supportedVersions":["2026-07-28"],"capabilities":{}}"#)),
         "prompts/get" if asked.message["params"]["requestState"] == "its own" => {
             Some(result(asked, r#"{"messages":[]}"#))
@@ -390,7 +390,7 @@ async fn request_state_reaches_the_backend_without_auditing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_does_not_list_delays_no_other_list() {
     let (asked_for, told) = tokio::sync::watch::channel(0);
-    let backend = Backend::start(move |asked| {
+    let backend = BackendStub::start(move |asked| {
         (asked.method() == "tools/list").then(|| {
             asked_for.send_modify(|count| *count += 1);
             (
@@ -423,7 +423,7 @@ async fn a_backend_that_does_not_list_delays_no_other_list() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_backend_is_opened_only_once() {
     let (open, opened) = tokio::sync::watch::channel(false);
-    let backend = Backend::start(move |asked| {
+    let backend = BackendStub::start(move |asked| {
         let id = &asked.message["id"];
         (asked.method() == "initialize").then(|| {
             let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"far","version":"1"}}"#;
@@ -457,7 +457,7 @@ async fn a_slow_backend_is_opened_only_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn opening_a_session_counts_towards_the_call_timeout() {
-    let backend = Backend::start(|asked| {
+    let backend = BackendStub::start(|asked| {
         (asked.method() == "initialize").then(|| {
             let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
             ([("content-type", "text/event-stream")], body).into_response()

@@ -20,14 +20,14 @@ use crate::common::wait::SOON;
 
 /// One request that reached the backend.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ReceivedRequest {
     pub verb: Method,
     pub headers: HeaderMap,
     pub text: String,
     pub message: Value,
 }
 
-impl Asked {
+impl ReceivedRequest {
     pub fn method(&self) -> &str {
         self.message["method"].as_str().unwrap_or_default()
     }
@@ -37,32 +37,36 @@ impl Asked {
     }
 }
 
-type Answer = dyn Fn(&Asked) -> Response + Send + Sync;
+type Answer = dyn Fn(&ReceivedRequest) -> Response + Send + Sync;
 
 /// A backend; what it does not answer itself is a legacy server's usual answer.
-pub struct Backend {
+pub struct BackendStub {
     pub url: String,
-    pub seen: Arc<Mutex<Vec<Asked>>>,
+    pub seen: Arc<Mutex<Vec<ReceivedRequest>>>,
     stop: CancellationToken,
     serving: JoinHandle<()>,
 }
 
-impl Backend {
-    pub async fn start(answer: impl Fn(&Asked) -> Option<Response> + Send + Sync + 'static) -> Self {
+impl BackendStub {
+    pub async fn start(answer: impl Fn(&ReceivedRequest) -> Option<Response> + Send + Sync + 'static) -> Self {
         Self::start_at("127.0.0.1:0", answer).await
     }
 
     /// One in the place of another, which was stopped.
-    pub async fn start_at(address: &str, answer: impl Fn(&Asked) -> Option<Response> + Send + Sync + 'static) -> Self {
+    pub async fn start_at(
+        address: &str,
+        answer: impl Fn(&ReceivedRequest) -> Option<Response> + Send + Sync + 'static,
+    ) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (log, sessions) = (Arc::clone(&seen), AtomicUsize::new(0));
-        let answer: Arc<Answer> = Arc::new(move |asked: &Asked| {
+        let answer: Arc<Answer> = Arc::new(move |asked: &ReceivedRequest| {
             log.lock().unwrap().push(asked.clone());
             answer(asked).unwrap_or_else(|| usual(asked, &sessions))
         });
         let handle = move |verb: Method, headers: HeaderMap, body: Bytes| {
             let text = String::from_utf8(body.to_vec()).unwrap();
-            let asked = Asked { verb, headers, message: serde_json::from_str(&text).unwrap_or_default(), text };
+            let asked =
+                ReceivedRequest { verb, headers, message: serde_json::from_str(&text).unwrap_or_default(), text };
             let answered = answer(&asked);
             async move { answered }
         };
@@ -87,7 +91,7 @@ impl Backend {
         tokio::time::timeout(SOON, &mut self.serving).await.unwrap().unwrap();
     }
 
-    pub fn seen(&self, method: &str) -> Vec<Asked> {
+    pub fn seen(&self, method: &str) -> Vec<ReceivedRequest> {
         self.seen.lock().unwrap().iter().filter(|asked| asked.method() == method).cloned().collect()
     }
 
@@ -104,7 +108,7 @@ pub fn json_body(text: String) -> Response {
     ([("content-type", "application/json")], text).into_response()
 }
 
-pub fn result(asked: &Asked, result: &str) -> Response {
+pub fn result(asked: &ReceivedRequest, result: &str) -> Response {
     json_body(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, asked.message["id"]))
 }
 
@@ -137,7 +141,7 @@ pub fn event(json: &str) -> String {
     format!("data: {json}\n\n")
 }
 
-pub fn usual(asked: &Asked, sessions: &AtomicUsize) -> Response {
+pub fn usual(asked: &ReceivedRequest, sessions: &AtomicUsize) -> Response {
     match (asked.verb.as_str(), asked.method()) {
         ("POST", "initialize") => {
             let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"far","version":"1"}}"#;
@@ -154,7 +158,7 @@ pub fn usual(asked: &Asked, sessions: &AtomicUsize) -> Response {
 }
 
 /// What a server answers that speaks the stateless era alone.
-pub fn modern(asked: &Asked) -> Response {
+pub fn modern(asked: &ReceivedRequest) -> Response {
     if asked.verb != Method::POST {
         return StatusCode::METHOD_NOT_ALLOWED.into_response();
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::common::gatepost::{Gatepost, Setup, token};
 use crate::common::mcp::Era;
 use crate::common::wait::{SOON, until_async};
-use crate::http_backend_stub::{Asked, Backend, event, held, modern, result};
+use crate::http_backend_stub::{BackendStub, ReceivedRequest, event, held, modern, result};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
@@ -75,7 +75,7 @@ impl Told {
 }
 
 /// The acknowledgment of a backend that honours all of what it is asked.
-fn acknowledges(asked: &Asked) -> String {
+fn acknowledges(asked: &ReceivedRequest) -> String {
     let (id, filter) = (&asked.message["id"], &asked.message["params"]["notifications"]);
     let params = json!({"_meta": {"io.modelcontextprotocol/subscriptionId": id}, "notifications": filter});
     let method = "notifications/subscriptions/acknowledged";
@@ -83,7 +83,7 @@ fn acknowledges(asked: &Asked) -> String {
 }
 
 /// A backend of the stateless era with subscriptions and one resource.
-fn subscribed(asked: &Asked, broken: &watch::Receiver<u32>) -> axum::response::Response {
+fn subscribed(asked: &ReceivedRequest, broken: &watch::Receiver<u32>) -> axum::response::Response {
     match asked.method() {
         "subscriptions/listen" => held(vec![acknowledges(asked)], broken.clone()),
         "resources/list" => result(asked, r#"{"resources":[{"uri":"far:1","name":"1"}]}"#),
@@ -93,7 +93,7 @@ fn subscribed(asked: &Asked, broken: &watch::Receiver<u32>) -> axum::response::R
 }
 
 /// A backend of the older era that tells of its tools' changes on a stream that is held open.
-fn older(asked: &Asked, broken: &watch::Receiver<u32>) -> Option<axum::response::Response> {
+fn older(asked: &ReceivedRequest, broken: &watch::Receiver<u32>) -> Option<axum::response::Response> {
     match (asked.verb.as_str(), asked.method()) {
         ("GET", _) => Some(held(vec![": open\n\n".to_owned()], broken.clone())),
         ("POST", "initialize") => {
@@ -104,7 +104,7 @@ fn older(asked: &Asked, broken: &watch::Receiver<u32>) -> Option<axum::response:
     }
 }
 
-fn opens(backend: &Backend) -> usize {
+fn opens(backend: &BackendStub) -> usize {
     let seen = backend.seen.lock().unwrap();
     seen.iter().filter(|asked| asked.verb == "GET" || asked.method() == "subscriptions/listen").count()
 }
@@ -112,7 +112,7 @@ fn opens(backend: &Backend) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resumed_subscription_reports_possibly_missed_changes() {
     let (breaks, broken) = watch::channel(0);
-    let backend = Backend::start(move |asked| Some(subscribed(asked, &broken))).await;
+    let backend = BackendStub::start(move |asked| Some(subscribed(asked, &broken))).await;
     let (_setup, gatepost) = backend.gateway(|setup| {
         setup.set_toml("roles.admin.resources", r#"["*/*"]"#);
     });
@@ -132,14 +132,14 @@ async fn a_resumed_subscription_reports_possibly_missed_changes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_reaches_a_backend_that_starts_later() {
     for is_modern in [true, false] {
-        let mut away = Backend::start(|_| None).await;
+        let mut away = BackendStub::start(|_| None).await;
         let (_setup, gatepost) = away.gateway(|_| {});
         away.stop().await;
         // What only a backend can honour is acknowledged when that is known: it was found to be down.
         let mut told = Told::subscribe(&gatepost, "/mcp", &json!({"toolsListChanged": true, "others": true})).await;
         assert_eq!(told.acknowledged().await, json!({"toolsListChanged": true}));
         let (breaks, broken) = watch::channel(0);
-        let backend = Backend::start_at(&away.address(), move |asked| {
+        let backend = BackendStub::start_at(&away.address(), move |asked| {
             if is_modern { Some(subscribed(asked, &broken)) } else { older(asked, &broken) }
         })
         .await;
@@ -153,7 +153,7 @@ async fn a_subscription_reaches_a_backend_that_starts_later() {
 async fn a_subscription_survives_a_backends_change_of_era() {
     let (breaks, broken) = watch::channel(0);
     let still = broken.clone();
-    let mut backend = Backend::start(move |asked| older(asked, &still)).await;
+    let mut backend = BackendStub::start(move |asked| older(asked, &still)).await;
     let (_setup, gatepost) = backend.gateway(|_| {});
     let mut told = Told::subscribe(&gatepost, "/mcp", &json!({"toolsListChanged": true})).await;
     told.acknowledged().await;
@@ -161,7 +161,7 @@ async fn a_subscription_survives_a_backends_change_of_era() {
     breaks.send_modify(|count| *count += 1);
     backend.stop().await;
     let still = broken.clone();
-    let mut backend = Backend::start_at(&backend.address(), move |asked| Some(subscribed(asked, &still))).await;
+    let mut backend = BackendStub::start_at(&backend.address(), move |asked| Some(subscribed(asked, &still))).await;
     until_async("it is subscribed to", SOON, async || {
         opens(&backend) > 0 && backend.seen("subscriptions/listen").len() == 1
     })
@@ -169,7 +169,7 @@ async fn a_subscription_survives_a_backends_change_of_era() {
     told.next(TOOLS).await;
     breaks.send_modify(|count| *count += 1);
     backend.stop().await;
-    let backend = Backend::start_at(&backend.address(), move |asked| older(asked, &broken)).await;
+    let backend = BackendStub::start_at(&backend.address(), move |asked| older(asked, &broken)).await;
     told.next(TOOLS).await;
     until_async("it is listened to again", SOON, async || opens(&backend) > 0).await;
 }
@@ -179,7 +179,7 @@ async fn a_legacy_backends_stream_is_reopened_after_errors_and_breaks() {
     for of_session in [true, false] {
         let (breaks, broken) = watch::channel(0);
         let gets = AtomicUsize::new(0);
-        let backend = Backend::start(move |asked| {
+        let backend = BackendStub::start(move |asked| {
             let bad = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_GATEWAY];
             let at = if asked.verb == "GET" { gets.fetch_add(1, Ordering::SeqCst) } else { usize::MAX };
             bad.get(at).map(|status| status.into_response()).or_else(|| older(asked, &broken))
@@ -245,7 +245,7 @@ async fn only_supported_subscriptions_are_acknowledged() {
     });
     for (name, want) in [("older", &lists), ("without", &lists), ("some", &some)] {
         let (_breaks, broken) = watch::channel(0);
-        let backend = Backend::start(move |asked| {
+        let backend = BackendStub::start(move |asked| {
             let list = (asked.method() == "resources/list").then(|| result(asked, listed));
             list.or_else(|| match (name, asked.method()) {
                 ("older", _) => older(asked, &broken),
@@ -282,7 +282,7 @@ async fn a_backend_gets_only_subscriptions_to_its_own_resources() {
     let (_breaks, still) = watch::channel(0);
     let asks = |uri: &'static str| {
         let broken = still.clone();
-        move |asked: &Asked| {
+        move |asked: &ReceivedRequest| {
             let listed = format!(r#"{{"resources":[{{"uri":"{uri}","name":"n"}}]}}"#);
             Some(match asked.method() {
                 "resources/list" => result(asked, &listed),
@@ -290,7 +290,7 @@ async fn a_backend_gets_only_subscriptions_to_its_own_resources() {
             })
         }
     };
-    let (first, second) = (Backend::start(asks("far:1")).await, Backend::start(asks("near:1")).await);
+    let (first, second) = (BackendStub::start(asks("far:1")).await, BackendStub::start(asks("near:1")).await);
     let (_setup, gatepost) = first.gateway(|setup| {
         setup.set("backends.near.url", &second.url).set_toml("roles.admin.resources", r#"["*/*"]"#);
     });

@@ -106,7 +106,9 @@ impl Source {
         for begin in ["crate::", "gatepost::", "super::", "self::"] {
             for (at, _) in code.match_indices(begin) {
                 let before = code[..at].chars().next_back();
-                if before.is_none_or(|c| !(c.is_alphanumeric() || c == '_' || c == ':')) {
+                // `pub(in crate::audit)` says who may name an item, and names none.
+                let is_visibility = code[..at].ends_with("pub(in ");
+                if !is_visibility && before.is_none_or(|c| !(c.is_alphanumeric() || c == '_' || c == ':')) {
                     expand("", &code[at..], &mut found);
                 }
             }

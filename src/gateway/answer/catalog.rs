@@ -12,8 +12,9 @@ use crate::audit::record::Digest;
 use crate::auth::Principal;
 use crate::gateway::message::scope::SEPARATOR;
 use crate::mcp::json::{self, Object};
+use crate::mcp::methods::List;
 use crate::rbac::{Policy, Target, TargetKind};
-use crate::upstream::{Item, List, read_page};
+use crate::upstream::{Item, read_page};
 
 /// Longest name at `/mcp`, in characters. *Measured*: common clients refuse longer names, and the whole list with them
 /// (docs/measurements.md, "MCP").
@@ -39,15 +40,20 @@ fn is_allowed(policy: &Policy, principal: &Principal, backend: &str, list: List,
 
 /// A backend's page without the items that `principal` may not use. A page that loses none keeps its bytes.
 #[must_use]
-pub fn filtered(policy: &Policy, principal: &Principal, backend: &str, list: List, page: &str) -> String {
-    let Ok((items, _)) = read_page(page, list) else { return page.to_owned() };
+pub fn filtered(
+    policy: &Policy,
+    principal: &Principal,
+    backend: &str,
+    list: List,
+    page: Object<'static>,
+) -> Object<'static> {
+    let Ok((items, _)) = read_page(&page, list) else { return page };
     let allowed = |item: &&Item| is_allowed(policy, principal, backend, list, item);
     let kept: Vec<&str> = items.iter().filter(allowed).map(|item| item.json.as_str()).collect();
     if kept.len() == items.len() {
-        return page.to_owned();
+        return page;
     }
-    let kept = format!("[{}]", kept.join(","));
-    Object::parse(page).map_or_else(|| page.to_owned(), |page| page.replaced(list.member(), &kept))
+    Object::owned(&page.replaced(list.member(), &format!("[{}]", kept.join(","))))
 }
 
 /// A backend's items as they are listed at `/mcp`, without those that `principal` may not use.
@@ -140,9 +146,9 @@ mod tests {
     #[test]
     fn a_page_that_loses_nothing_keeps_its_bytes() {
         let page = r#"{ "tools":[ {"name":"a"}, {"name":"b"} ],"nextCursor":"n" }"#;
-        assert_eq!(filtered(&policy("*/*"), &principal(), "x", List::Tools, page), page);
+        assert_eq!(filtered(&policy("*/*"), &principal(), "x", List::Tools, Object::owned(page)).text(), page);
         let want = r#"{ "tools":[{"name":"b"}],"nextCursor":"n" }"#;
-        assert_eq!(filtered(&policy("x/b"), &principal(), "x", List::Tools, page), want);
+        assert_eq!(filtered(&policy("x/b"), &principal(), "x", List::Tools, Object::owned(page)).text(), want);
     }
 
     #[test]

@@ -17,16 +17,15 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use upstream_subscription::{Agreed, SubscriptionStream, UpstreamSubscription};
 
-use crate::audit::record::Status;
-use crate::gateway::answer::local;
-use crate::gateway::call::audit_entry::{AuditEntry, Refusal};
+use crate::gateway::answer::relay::Sourced;
+use crate::gateway::answer::resources;
+use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
-use crate::gateway::message::reply::Reply;
-use crate::gateway::message::route;
+use crate::gateway::message::refusal::Refusal;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::{Id, Malformed};
 use crate::mcp::json::{self, Object};
-use crate::mcp::protocol::{DENIED, INVALID_REQUEST, META_SUBSCRIPTION, METHOD_NOT_FOUND};
+use crate::mcp::protocol::{INVALID_REQUEST, META_SUBSCRIPTION, METHOD_NOT_FOUND};
 use crate::rbac::{LIST_CHANGED_METHODS, Target, TargetKind};
 use crate::upstream::{self, Backend, CallError, Change, Event, Response, ServerMessageHandler};
 
@@ -97,48 +96,106 @@ impl Filter {
     }
 }
 
+/// The filter of a `subscriptions/listen` request.
+#[derive(Debug)]
+pub struct SubscriptionRequest {
+    filter: Filter,
+    /// The filter as the client sent it.
+    text: String,
+}
+
+/// A subscription that the policy allows.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    request: SubscriptionRequest,
+    stream: Arc<Stream>,
+    /// The resources of the filter, each with the backend that has it.
+    owned: Vec<Owned>,
+}
+
+impl SubscriptionRequest {
+    /// Reads the filter of the request.
+    ///
+    /// # Errors
+    /// The filter is not valid.
+    pub(crate) fn read(ctx: &RequestContext<'_>) -> Result<Self, Refusal> {
+        let params = ctx.message.params().unwrap_or_default();
+        let text = params.get("notifications").ok_or(Malformed::Subject)?;
+        let filter: Filter = serde_json::from_str(text).map_err(|_| Malformed::Subject)?;
+        // I6: the number of resources is bounded.
+        if filter.resource_subscriptions.len() > RESOURCES_MAX {
+            return Err(Malformed::Subject.into());
+        }
+        Ok(Self { filter, text: text.to_owned() })
+    }
+}
+
+/// Decides on a subscription. A caller may subscribe only to resources that it may read, and only a caller that may use
+/// everything of a backend may use filters that the gateway does not know.
+///
+/// # Errors
+/// A refusal with status `denied`, or `malformed` if the client does not accept a stream.
+pub(crate) async fn permit(
+    ctx: &RequestContext<'_>,
+    request: SubscriptionRequest,
+    entry: &mut AuditEntry<'_>,
+) -> Result<Subscription, Refusal> {
+    let filters = Object::parse(&request.text).unwrap_or_default();
+    let params = ctx.message.params().unwrap_or_default();
+    let is_known = filters.members().all(|filter| SAFE_FILTERS.contains(&filter.key.as_ref()))
+        && params.members().all(|member| member.key == "notifications" || member.key == "_meta");
+    let may_use_all = |backend: &Arc<Backend>| ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias());
+    let roles = ctx.principal.roles.join(",");
+    if !is_known && !ctx.backends().all(may_use_all) {
+        return Err(Refusal::denied(format!("role {roles} may subscribe only to lists and resources here")));
+    }
+    let mut owned = Vec::new();
+    for uri in &request.filter.resource_subscriptions {
+        let backend = match ctx.inbound.scope.backend() {
+            Some(backend) => Some(backend.to_owned()),
+            None => resources::owner(ctx, uri).await,
+        };
+        let may_read = |backend| ctx.rules.policy.shows(&ctx.principal.roles, Target::resource(backend, uri));
+        if !backend.as_deref().is_some_and(may_read) {
+            (entry.backend, entry.tool) = (backend, Some(uri.clone()));
+            return Err(Refusal::denied(format!("role {roles} may not read {uri}")));
+        }
+        owned.extend(backend.map(|backend| (backend, uri.clone())));
+    }
+    let stream = ctx.stream.clone().ok_or_else(|| {
+        let message = "subscriptions/listen is answered with a stream: accept text/event-stream";
+        Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message)
+    })?;
+    Ok(Subscription { request, stream, owned })
+}
+
 /// Answers `subscriptions/listen`: forwards notifications until the client disconnects or the gateway stops.
-pub(crate) async fn listen(ctx: &RequestContext<'_>, id: &Id, entry: &mut AuditEntry<'_>) -> Reply {
-    let (filter, text) = match filter(ctx) {
-        Ok(filter) => filter,
-        Err(rule) => return entry.refuse(ctx.core, rule.into()).await,
-    };
-    let owned = match allowed(ctx, &filter, &text, entry).await {
-        Ok(owned) => owned,
-        Err(refusal) => return entry.refuse(ctx.core, refusal).await,
-    };
-    let Some(stream) = &ctx.stream else {
-        let message = "the response to subscriptions/listen is a stream: accept text/event-stream";
-        return entry.refuse(ctx.core, Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message)).await;
-    };
-    let only = route::only(&ctx.inbound.scope, ctx.core.upstreams.all());
-    if let Some(backend) = only
+pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) -> Sourced {
+    let Subscription { request: SubscriptionRequest { filter, text }, stream, owned } = subscription;
+    let id = &ctx.id;
+    if let Some(backend) = ctx.only_backend()
         && backend.speaks_modern().await.unwrap_or(false)
     {
-        let listener = Arc::new(SubscriptionForwarder { stream: Arc::clone(stream), id: id.clone() });
+        let listener = Arc::new(SubscriptionForwarder { stream: Arc::clone(&stream), id: id.clone() });
         let client_stream = Arc::clone(&listener);
         let answer = tokio::select! {
             answer = listen_at(ctx, backend, listener, None) => answer,
             () = notify_policy_changes(ctx, &filter, |method| client_stream.notify(method)) => Ok(complete(id)),
         };
         match answer {
-            // The backend has no subscriptions: the gateway sends its own notifications, below.
+            // The backend has no subscriptions: the gateway serves those that it can.
             Ok(response) if is_unknown_method(&response) => {}
-            Ok(Response::Result(result)) => {
-                return Reply::relayed_unaudited(id, Response::Result(with_id(&result, id)));
-            }
-            Ok(error) => return Reply::relayed_unaudited(id, error),
-            Err(err) => return local::failed(id, backend, &err),
+            Ok(Response::Result(result)) => return Sourced::Exact(Response::result(&with_id(&result, id))),
+            Ok(error) => return Sourced::Exact(error),
+            Err(error) => return Sourced::failed(backend.alias(), error),
         }
     }
     stream.open();
     // Subscribed before any backend is, so that no change from now on is missed.
     let changes = ctx.core.upstreams.changes();
-    let client_stream = SubscriptionStream::new(stream, id);
-    let visible = |backend: &&Arc<Backend>| ctx.rules.policy.reaches(&ctx.principal.roles, backend.alias());
+    let client_stream = SubscriptionStream::new(&stream, id);
     let subscriptions: Vec<_> = ctx
-        .backends()
-        .filter(visible)
+        .visible_backends()
         .filter_map(|backend| {
             let own = |(owner, uri): &Owned| (owner == backend.alias()).then(|| uri.clone());
             let uris: Vec<_> = owned.iter().filter_map(own).collect();
@@ -158,16 +215,16 @@ pub(crate) async fn listen(ctx: &RequestContext<'_>, id: &Id, entry: &mut AuditE
         () = ctx.interrupt.client.cancelled() => {}
         () = ctx.core.stopping.cancelled() => {}
     }
-    Reply::relayed_unaudited(id, complete(id))
+    Sourced::Exact(complete(id))
 }
 
 /// The filter for one backend, with those resources of the client's filter that the backend has. `None`: it is empty.
 fn backend_filter(text: &str, uris: &[String]) -> Option<String> {
-    let filter = Object::parse(text)?;
+    let filters = Object::parse(text).unwrap_or_default();
     let uris = serde_json::json!(uris).to_string();
-    let kept: Vec<_> = filter
+    let kept: Vec<_> = filters
         .members()
-        .map(|member| if member.key == RESOURCES { (member.key, uris.as_str()) } else { (member.key, member.value) })
+        .map(|filter| if filter.key == RESOURCES { (filter.key, uris.as_str()) } else { (filter.key, filter.value) })
         .filter(|(_, value)| !matches!(*value, "[]" | "false" | "null"))
         .collect();
     (!kept.is_empty()).then(|| json::object(kept.iter().map(|(key, value)| (key.as_ref(), *value))))
@@ -210,59 +267,6 @@ async fn honoured_filter(filter: &Filter, text: &str, subscriptions: &[Arc<Upstr
     json::object(kept.iter().map(|(key, value)| (key.as_ref(), *value)))
 }
 
-/// The client's filter, and its text.
-fn filter(ctx: &RequestContext<'_>) -> Result<(Filter, String), Malformed> {
-    let params = ctx.message.params.and_then(|params| Object::parse(params.get())).ok_or(Malformed::Subject)?;
-    let text = params.get("notifications").ok_or(Malformed::Subject)?;
-    let filter: Filter = serde_json::from_str(text).map_err(|_| Malformed::Subject)?;
-    // I6: the number of resources is bounded.
-    if filter.resource_subscriptions.len() > RESOURCES_MAX {
-        Err(Malformed::Subject)
-    } else {
-        Ok((filter, text.to_owned()))
-    }
-}
-
-/// The resources of the filter with their backends, if the caller may subscribe to all of it.
-///
-/// A caller is notified only about resources that it may read, and only callers that may use everything of a backend
-/// may use filters that the gateway does not know.
-async fn allowed(
-    ctx: &RequestContext<'_>,
-    filter: &Filter,
-    text: &str,
-    entry: &mut AuditEntry<'_>,
-) -> Result<Vec<Owned>, Refusal> {
-    let all_keys = |json: &str, is_known: &dyn Fn(&str) -> bool| {
-        Object::parse(json).is_none_or(|object| object.members().all(|member| is_known(&member.key)))
-    };
-    let params = ctx.message.params.map_or("{}", serde_json::value::RawValue::get);
-    let is_known = all_keys(text, &|key| SAFE_FILTERS.contains(&key))
-        && all_keys(params, &|key| key == "notifications" || key == "_meta");
-    let may_use_all = |backend: &Arc<Backend>| ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias());
-    if !is_known && !ctx.backends().all(may_use_all) {
-        let message = format!("role {} may only subscribe to lists and resources here", ctx.principal.roles.join(","));
-        let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
-        return Err(Refusal { status: Status::Denied, ..refusal });
-    }
-    let mut owned = Vec::new();
-    for uri in &filter.resource_subscriptions {
-        let backend = match ctx.inbound.scope.backend() {
-            Some(backend) => Some(backend.to_owned()),
-            None => local::owner(ctx, uri).await,
-        };
-        let may_read = |backend| ctx.rules.policy.shows(&ctx.principal.roles, Target::resource(backend, uri));
-        if !backend.as_deref().is_some_and(may_read) {
-            (entry.backend, entry.tool) = (backend, Some(uri.clone()));
-            let message = format!("role {} may not read {uri}", ctx.principal.roles.join(","));
-            let refusal = Refusal::malformed(StatusCode::OK, DENIED, message);
-            return Err(Refusal { status: Status::Denied, ..refusal });
-        }
-        owned.extend(backend.map(|backend| (backend, uri.clone())));
-    }
-    Ok(owned)
-}
-
 /// Sends the client's request to a backend of the stateless era, with `filter` instead of the client's own, and waits
 /// for the response, which ends the subscription.
 async fn listen_at(
@@ -273,9 +277,8 @@ async fn listen_at(
 ) -> Result<Response, CallError> {
     let mut route = ctx.route(backend, None).await?;
     route.events = Some(listener);
-    let params = ctx.message.params.map_or("{}", serde_json::value::RawValue::get);
-    let replaced = |filter| Object::parse(params).map(|params| params.replaced("notifications", filter));
-    let params = filter.and_then(replaced).unwrap_or_else(|| params.to_owned());
+    let params = ctx.message.params().unwrap_or_default();
+    let params = filter.map_or_else(|| params.text().to_owned(), |filter| params.replaced("notifications", filter));
     ctx.core.upstreams.relay(&ctx.message.method, Some(&params), &route, &ctx.interrupt).await
 }
 
@@ -351,7 +354,7 @@ fn is_unknown_method(response: &Response) -> bool {
 /// The result of an ended subscription.
 fn complete(id: &Id) -> Response {
     let meta = json::object([(META_SUBSCRIPTION, id.as_json())]);
-    Response::Result(json::object([("resultType", "\"complete\""), ("_meta", meta.as_str())]))
+    Response::result(&json::object([("resultType", "\"complete\""), ("_meta", meta.as_str())]))
 }
 
 /// A notification without parameters.
@@ -359,29 +362,17 @@ fn notification(method: &str) -> String {
     json::object([("jsonrpc", "\"2.0\""), ("method", &json::quoted(method))])
 }
 
-/// A notification with the subscription's id, which is that of the client's request.
+/// A notification under the client's own subscription.
 fn tagged(json: &str, id: &Id) -> String {
-    let Some(message) = Object::parse_path(json, &["params", "_meta"]) else { return json.to_owned() };
-    let params = match message.object("params") {
-        Some(params) => object_with_id(&params, id),
-        None => message.get("params").map_or_else(|| with_id("{}", id), str::to_owned),
-    };
+    let message = Object::parse_path(json, &["params", "_meta"]).unwrap_or_default();
+    let params = with_id(&message.object("params").unwrap_or_default(), id);
     message.with(&[("params", &params)])
 }
 
-/// The object `json` with the subscription's id in its `_meta`.
-fn with_id(json: &str, id: &Id) -> String {
-    let object = Object::parse_path(json, &["_meta"]);
-    object.map_or_else(|| json.to_owned(), |object| object_with_id(&object, id))
-}
-
-fn object_with_id(object: &Object<'_>, id: &Id) -> String {
-    let subscription = [(META_SUBSCRIPTION, id.as_json())];
-    let meta = match object.object("_meta") {
-        Some(meta) => meta.with(&subscription),
-        None => object.get("_meta").map_or_else(|| json::object(subscription), str::to_owned),
-    };
-    object.with(&[("_meta", &meta)])
+/// `object` with the client's id in its `_meta`.
+fn with_id(object: &Object<'_>, id: &Id) -> String {
+    let meta = object.object("_meta").unwrap_or_default();
+    object.with(&[("_meta", &meta.with(&[(META_SUBSCRIPTION, id.as_json())]))])
 }
 
 #[cfg(test)]
@@ -389,7 +380,7 @@ mod tests {
     use super::*;
 
     fn client_stream() -> (Arc<Stream>, Arc<SubscriptionStream>, Id) {
-        let id = crate::mcp::envelope::id(&serde_json::value::RawValue::from_string("\"c\"".to_owned()).unwrap());
+        let id = Id::new("\"c\"");
         let (stream, id) = (Stream::new(0), id.unwrap());
         (Arc::clone(&stream), SubscriptionStream::new(&stream, &id), id)
     }
@@ -445,7 +436,7 @@ mod tests {
     async fn changes_in_the_filter_are_notified_and_all_of_it_if_changes_were_missed() {
         let text = r#"{"promptsListChanged":true,"toolsListChanged":true,"taskIds":["x"]}"#;
         let filter: Filter = serde_json::from_str(text).unwrap();
-        let (changes, mut received) = broadcast::channel(1);
+        let (changes, mut subscriptions) = broadcast::channel(1);
         let change = |alias: &str, list: &str| {
             let method = format!("notifications/{list}/list_changed");
             changes.send(Change { alias: alias.to_owned(), method }).unwrap();
@@ -455,14 +446,14 @@ mod tests {
         for (alias, list, want) in [("a", "tools", &[tools][..]), ("b", "tools", &[]), ("a", "resources", &[])] {
             change(alias, list);
             assert_eq!(
-                notifications_of(received.recv().await, &filter, is_subscribed).unwrap(),
+                notifications_of(subscriptions.recv().await, &filter, is_subscribed).unwrap(),
                 want,
                 "{alias} {list}"
             );
         }
         change("a", "resources");
         change("a", "resources");
-        assert_eq!(notifications_of(received.recv().await, &filter, is_subscribed).unwrap(), [tools, prompts]);
+        assert_eq!(notifications_of(subscriptions.recv().await, &filter, is_subscribed).unwrap(), [tools, prompts]);
         assert_eq!(notifications_of(Err(RecvError::Closed), &filter, is_subscribed), None);
     }
 }

@@ -1,132 +1,97 @@
-//! What a message leaves behind: its record, whatever becomes of it, and the refusal that it may end in.
+//! What is recorded about a message, whatever becomes of it.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::http::{StatusCode, header};
+use axum::http::header;
 
-use crate::audit::UnavailableError;
 use crate::audit::record::{Call, Caller, Correlation, Outcome, Status};
+use crate::audit::{Released, UnavailableError};
 use crate::gateway::call::core::Core;
+use crate::gateway::call::outcome;
 use crate::gateway::call::refusal_windows::{RefusalDecision, RefusalKey};
 use crate::gateway::call::rules::Rules;
 use crate::gateway::call::trace;
-use crate::gateway::message::headers::{self, Mismatch};
-use crate::gateway::message::reply::{Reply, http_status};
-use crate::gateway::message::request::{HeadError, InboundRequest};
-use crate::mcp::envelope::{self, Hint, Id, Malformed};
-use crate::mcp::protocol::{Era, INVALID_PARAMS, INVALID_REQUEST, RATE_LIMITED, SESSION_HEADER};
+use crate::gateway::message::headers;
+use crate::gateway::message::refusal::Refusal;
+use crate::gateway::message::reply::Reply;
+use crate::gateway::message::request::InboundRequest;
+use crate::mcp::envelope::{self, Hint, Id, Message, NAME_BYTES_MAX};
+use crate::mcp::protocol::SESSION_HEADER;
 use crate::upstream::Answer;
 
-/// What a record calls the method of a message that names none.
+/// The recorded method of a message that has none.
 const METHOD_UNKNOWN: &str = "unknown";
 
-/// What the methods of the gateway's own records begin with: no client's record may be taken for one of them, least of all
-/// for the `gateway/closed` by which an epoch is known to have ended well.
+/// Prefixes of the methods of the gateway's own records. A client's record never has such a method, so that it cannot be
+/// taken for an event of the gateway, such as the `gateway/closed` that shows that an epoch ended cleanly.
 const OWN_METHODS: [&str; 2] = ["gateway/", "session/"];
 
-/// A refusal: what is recorded, and what the client is told.
+/// What the stages of [`crate::gateway::dispatch`] found out about a message, for its record.
 #[derive(Debug)]
-pub(crate) struct Refusal {
-    pub(crate) status: Status,
-    pub(crate) http: StatusCode,
-    pub(crate) code: i32,
-    pub(crate) message: String,
-    pub(crate) data: Option<String>,
-    pub(crate) challenge: Option<String>,
-    /// After how long it makes sense to request again.
-    pub(crate) retry_after: Option<Duration>,
-}
-
-impl Refusal {
-    pub(crate) fn malformed(http: StatusCode, code: i32, message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self { status: Status::Malformed, http, code, message, data: None, challenge: None, retry_after: None }
-    }
-
-    /// Too much at once, or too often.
-    pub(crate) fn rate_limited(message: impl Into<String>, retry_after: Duration) -> Self {
-        let refusal = Self::malformed(StatusCode::TOO_MANY_REQUESTS, RATE_LIMITED, message);
-        Self { status: Status::RateLimited, retry_after: Some(retry_after), ..refusal }
-    }
-
-    /// What is asked for is not there, or can be nothing.
-    pub(crate) fn unknown(what: &str, name: &str, era: Era) -> Self {
-        let http = if era == Era::Modern { http_status(INVALID_PARAMS) } else { StatusCode::OK };
-        let name = &name[..name.floor_char_boundary(envelope::NAME_BYTES_MAX)];
-        Self::malformed(http, INVALID_PARAMS, format!("unknown {what} {name:?}"))
-    }
-}
-
-impl From<HeadError> for Refusal {
-    fn from(fault: HeadError) -> Self {
-        let http = match fault {
-            HeadError::Host | HeadError::Origin => StatusCode::FORBIDDEN,
-            HeadError::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            HeadError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            HeadError::Incomplete => StatusCode::REQUEST_TIMEOUT,
-            HeadError::Headers { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        };
-        Self::malformed(http, INVALID_REQUEST, fault.to_string())
-    }
-}
-
-impl From<Malformed> for Refusal {
-    fn from(rule: Malformed) -> Self {
-        Self::malformed(StatusCode::BAD_REQUEST, rule.code(), rule.to_string())
-    }
-}
-
-impl From<Mismatch> for Refusal {
-    fn from(mismatch: Mismatch) -> Self {
-        let refusal = Self::malformed(StatusCode::BAD_REQUEST, mismatch.code, mismatch.message);
-        Self { data: mismatch.data, ..refusal }
-    }
-}
-
-/// What a record says of a message whatever becomes of it.
-pub(crate) struct AuditEntry<'a> {
-    /// What it is decided and redacted by.
+pub struct AuditEntry<'a> {
+    /// The rules in force when the message arrived: it is decided and redacted by these.
     pub(crate) rules: Arc<Rules>,
-    pub(crate) inbound: &'a InboundRequest,
+    inbound: &'a InboundRequest,
     pub(crate) caller: Caller,
     pub(crate) id: Option<Id>,
     pub(crate) method: String,
-    /// The tool as called; a target that is known replaces it.
+    /// The tool as the client called it; once the target is known, as the backend has it.
     pub(crate) tool: Option<String>,
     pub(crate) backend: Option<String>,
     pub(crate) arguments: Option<String>,
-    /// The session, or what a request without one continues.
+    /// The session, or the id of the call that a request without a session continues.
     pub(crate) session: Option<String>,
-    /// Its place in a trace, where that is wanted.
+    /// The position in a trace, if calls are traced.
     pub(crate) trace: Option<trace::SpanContext>,
+    /// Whether id, method and tool are known.
+    is_described: bool,
 }
 
 impl<'a> AuditEntry<'a> {
-    /// What is known of a message before anything is checked.
-    pub(crate) fn new(rules: Arc<Rules>, inbound: &'a InboundRequest, hint: Hint) -> Self {
-        let target = hint.name.as_deref().and_then(|name| inbound.scope.target(name));
-        let (backend, tool) = match target {
-            Some(target) => (Some(target.backend.to_owned()), Some(target.name.to_owned())),
-            None => (inbound.scope.backend().map(str::to_owned), hint.name.clone()),
-        };
-        let is_own = |method: &String| OWN_METHODS.iter().any(|own| method.starts_with(own));
-        let method = hint.method.filter(|method| !is_own(method));
+    /// The entry of a message of which only the head is known.
+    pub(crate) fn new(rules: Arc<Rules>, inbound: &'a InboundRequest) -> Self {
         Self {
             rules,
             inbound,
             caller: Caller::anonymous(),
-            id: hint.id,
-            method: method.unwrap_or_else(|| METHOD_UNKNOWN.to_owned()),
-            tool,
-            backend,
+            id: None,
+            method: METHOD_UNKNOWN.to_owned(),
+            tool: None,
+            backend: inbound.scope.backend().map(str::to_owned),
             arguments: None,
             session: headers::single(&inbound.headers, SESSION_HEADER).map(str::to_owned),
             trace: None,
+            is_described: false,
         }
     }
 
-    /// The first half of its record.
+    /// The entry of a request without a message, which is recorded as `method`.
+    pub(crate) fn of_method(rules: Arc<Rules>, inbound: &'a InboundRequest, method: &str) -> Self {
+        Self { method: method.to_owned(), is_described: true, ..Self::new(rules, inbound) }
+    }
+
+    /// Takes id, method and tool from a valid message.
+    pub(crate) fn describe(&mut self, message: &Message<'_>) {
+        let name = message.params().and_then(|params| params.string("name"));
+        self.describe_as(Hint { id: message.id.clone(), method: Some(message.method.clone()), name });
+    }
+
+    fn describe_as(&mut self, hint: Hint) {
+        if let Some(mut name) = hint.name {
+            name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
+            (self.backend, self.tool) = match self.inbound.scope.target(&name) {
+                Some(target) => (Some(target.backend.to_owned()), Some(target.name.to_owned())),
+                None => (self.backend.take(), Some(name)),
+            };
+        }
+        let is_own = |method: &String| OWN_METHODS.iter().any(|own| method.starts_with(own));
+        self.id = hint.id;
+        self.method = hint.method.filter(|method| !is_own(method)).unwrap_or_else(|| METHOD_UNKNOWN.to_owned());
+        self.is_described = true;
+    }
+
+    /// The first half of the record.
     pub(crate) fn call(&self, core: &Core) -> Call {
         let call = self.call_without_arguments();
         match &self.arguments {
@@ -147,22 +112,31 @@ impl<'a> AuditEntry<'a> {
             .with_target(self.backend.as_deref(), self.tool.as_deref())
     }
 
-    /// Records the refusal, then lets it go; one of a window is counted, and the window's record stands for it.
-    pub(crate) async fn refuse(&self, core: &Core, refusal: Refusal) -> Reply {
+    /// Records a refusal and returns its reply. A refusal that is one of many alike is counted, and the record of their
+    /// window stands for it.
+    pub(crate) async fn refuse(&mut self, core: &Core, refusal: Refusal) -> Reply {
+        if !self.is_described {
+            // The message was not read, or breaks a rule: the record gets what can be read of it.
+            let body = self.inbound.body.as_ref().map_or(&[][..], |body| body);
+            self.describe_as(envelope::hint(body, core.body_bytes_max));
+        }
         core.counters.refused(refusal.status);
         self.traced(core, refusal.status, Duration::ZERO);
-        let answer = Answer::refusal_with(refusal.code, &refusal.message, refusal.data.as_deref());
-        let outcome = Outcome { status: refusal.status, ..answer.outcome() };
         let id = self.id.as_ref();
-        let reply = if self.fate(core, &outcome) == RefusalDecision::Counted {
-            tracing::debug!(status = %refusal.status, method = self.method, reason = refusal.message, "refused, as before");
+        if refusal.status == Status::AuditUnavailable {
+            return Reply::unavailable(id, &refusal.message);
+        }
+        let answer = Answer::refusal(refusal.code, &refusal.message, refusal.data.as_deref());
+        let outcome = Outcome { status: refusal.status, ..outcome::of(&answer) };
+        let (status, method) = (refusal.status, self.method.as_str());
+        let reply = if self.refusal_decision(core, &outcome) == RefusalDecision::Counted {
+            tracing::debug!(%status, method, reason = refusal.message, "refused; counted with others alike");
             Reply::counted_refusal(refusal.http, id, refusal.code, &refusal.message, refusal.data.as_deref())
         } else {
-            tracing::info!(
-                status = %refusal.status, method = self.method, subject = self.caller.subject,
-                backend = self.backend, tool = self.tool, reason = refusal.message, "refused"
-            );
-            // I2: a refused call ends in exactly one record, and I1: its reply waits for it.
+            let subject = &self.caller.subject;
+            let (backend, tool) = (self.backend.as_deref(), self.tool.as_deref());
+            tracing::info!(%status, method, subject, backend, tool, reason = refusal.message, "refused");
+            // I2: a refused call ends in exactly one record. I1: its reply waits for the record.
             match core.audit.record_once(self.call(core), outcome, answer).await {
                 Ok(released) => Reply::released(refusal.http, id, released),
                 Err(unavailable) => return Reply::unavailable(id, &unavailable),
@@ -173,13 +147,13 @@ impl<'a> AuditEntry<'a> {
             None => reply,
         };
         match refusal.retry_after {
-            // Whole seconds, and never none: a client that waits waits long enough.
+            // In whole seconds, rounded up, at least one: a client that waits this long has waited long enough.
             Some(wait) => reply.with_header(header::RETRY_AFTER, &wait.as_millis().div_ceil(1000).max(1).to_string()),
             None => reply,
         }
     }
 
-    /// Its span, where it is traced, now that it has ended so.
+    /// Exports the call's trace span, if calls are traced.
     pub(crate) fn traced(&self, core: &Core, status: Status, took: Duration) {
         let Some(context) = &self.trace else { return };
         core.tracer.ended(&trace::Span {
@@ -194,20 +168,13 @@ impl<'a> AuditEntry<'a> {
         });
     }
 
-    /// The answer to a call that cannot be audited, and so is not made.
-    pub(crate) fn unaudited(&self, core: &Core, cause: &UnavailableError) -> Reply {
-        core.counters.refused(Status::AuditUnavailable);
-        self.traced(core, Status::AuditUnavailable, Duration::ZERO);
-        Reply::unavailable(self.id.as_ref(), cause)
-    }
-
-    /// Whether this refusal is recorded by itself.
-    fn fate(&self, core: &Core, outcome: &Outcome) -> RefusalDecision {
+    /// Whether this refusal gets a record of its own.
+    fn refusal_decision(&self, core: &Core, outcome: &Outcome) -> RefusalDecision {
         if !core.audit.is_enabled() {
             return RefusalDecision::Recorded;
         }
         let addr = self.inbound.addr.map(|addr| addr.ip().to_string());
-        // Whoever has a token is known by it, wherever from; whoever has none, by the address.
+        // Callers with a token are told apart by it, whatever their address; the others by their address.
         let addr = addr.as_deref().filter(|_| self.caller.issuer.is_none());
         let (who, issuer) = (Some(self.caller.subject.as_str()), self.caller.issuer.as_deref());
         let (method, status) = (Some(self.method.as_str()), Some(outcome.status.as_str()));
@@ -217,12 +184,11 @@ impl<'a> AuditEntry<'a> {
         refusal_windows.observe(kind, Instant::now(), record)
     }
 
-    /// Records what the gateway has done itself, and answers it.
-    pub(crate) async fn record(&self, core: &Core, answer: Answer) -> Reply {
-        let outcome = answer.outcome();
-        match core.audit.record_once(self.call(core), outcome, answer).await {
-            Ok(released) => Reply::released(StatusCode::OK, self.id.as_ref(), released),
-            Err(unavailable) => Reply::unavailable(self.id.as_ref(), &unavailable),
-        }
+    /// Stores an event of the gateway itself, in one piece, and releases its answer.
+    ///
+    /// # Errors
+    /// [`UnavailableError`]: the record cannot be stored.
+    pub(crate) async fn record(&self, core: &Core, answer: Answer) -> Result<Released<Answer>, UnavailableError> {
+        core.audit.record_once(self.call(core), outcome::of(&answer), answer).await
     }
 }

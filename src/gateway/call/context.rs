@@ -1,4 +1,4 @@
-//! One request of a known caller, and how it reaches a backend.
+//! One request of a known caller, and its route to a backend.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use crate::auth::Principal;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::rules::Rules;
 use crate::gateway::message::request::InboundRequest;
-use crate::gateway::message::route;
+use crate::gateway::message::trace_headers;
 use crate::gateway::session::stream::Stream;
-use crate::gateway::session::{NotificationForwarder, Session, SessionListener};
-use crate::mcp::envelope::Message;
+use crate::gateway::session::{NotificationForwarder, Session, SessionListener, inflight};
+use crate::mcp::envelope::{Id, Message};
 use crate::mcp::protocol::Era;
 use crate::upstream::{Backend, CallError, Interrupt, Route, ServerMessageHandler};
 
@@ -19,48 +19,61 @@ use crate::upstream::{Backend, CallError, Interrupt, Route, ServerMessageHandler
 #[derive(Debug)]
 pub(crate) struct RequestContext<'a> {
     pub(crate) core: &'a Core,
-    /// What it is decided by.
+    /// The rules that the request is decided by.
     pub(crate) rules: Arc<Rules>,
     pub(crate) inbound: &'a InboundRequest,
-    pub(crate) principal: &'a Principal,
-    pub(crate) message: &'a Message<'a>,
+    pub(crate) principal: Principal,
+    pub(crate) message: Message<'a>,
+    pub(crate) id: Id,
     pub(crate) era: Era,
-    /// Of a legacy client that has one.
+    /// The session of a legacy client.
     pub(crate) session: Option<Arc<Session>>,
-    /// Where messages before the response go, for a client that takes a stream.
+    /// The stream for messages before the response, if the client accepts one.
     pub(crate) stream: Option<Arc<Stream>>,
     pub(crate) interrupt: Interrupt,
+    /// Where the session finds the request, to cancel it.
+    pub(crate) _in_flight: Option<inflight::InFlightGuard<'a>>,
 }
 
 impl RequestContext<'_> {
-    /// The way to `backend`; `name` is what the request is about.
+    /// The connection to `backend` and the headers for a request to it; `name` is what the request is about.
     ///
     /// # Errors
     /// [`CallError`]: the backend cannot be reached, or not in time.
     pub(crate) async fn route(&self, backend: &Arc<Backend>, name: Option<String>) -> Result<Route, CallError> {
         let begun = Instant::now();
         let connection = match &self.session {
-            // A conversation that does not open holds a call no longer than one that does not answer.
+            // A connection that does not open may delay a call only as long as a backend that does not answer.
             Some(session) => Box::pin(backend.in_time(begun, session.connection(backend))).await?,
             None => backend.shared().await?,
         };
         let events: Option<Arc<dyn ServerMessageHandler>> = match (&self.session, &self.stream) {
             (Some(session), stream) => {
-                let ear = SessionListener::new(session, stream.clone());
-                ear.set_connection(&connection);
-                Some(Arc::new(ear))
+                let listener = SessionListener::new(session, stream.clone());
+                listener.set_connection(&connection);
+                Some(Arc::new(listener))
             }
             (None, Some(stream)) => Some(Arc::new(NotificationForwarder(Arc::clone(stream)))),
             (None, None) => None,
         };
-        let headers = route::passed_headers(&self.inbound.headers);
+        let headers = trace_headers::forwarded(&self.inbound.headers);
         let mirrors = self.era == Era::Legacy || self.inbound.addr.is_none();
         Ok(Route { connection, era: self.era, name, headers, mirrors, events, begun })
     }
 
-    /// The backends at the place where the request came in.
+    /// The backends of the endpoint.
     pub(crate) fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
         let only = self.inbound.scope.backend();
         self.core.upstreams.all().filter(move |backend| only.is_none_or(|only| only == backend.alias()))
+    }
+
+    /// The backends of the endpoint of which the caller may use anything.
+    pub(crate) fn visible_backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.backends().filter(|backend| self.rules.policy.reaches(&self.principal.roles, backend.alias()))
+    }
+
+    /// The backend of an endpoint that has only one; `None` at the endpoint of all backends.
+    pub(crate) fn only_backend(&self) -> Option<&Arc<Backend>> {
+        self.core.upstreams.get(self.inbound.scope.backend()?)
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::auth::Principal;
 use crate::gateway::call::rules::Rules;
+use crate::gateway::message::refusal::Refusal;
 
 /// Most principals in the state. *Derived*: the default of `server.sessions_max`; 2 MiB at 200 bytes each. An evicted
 /// principal starts again with a full bucket.
@@ -90,6 +91,12 @@ impl LimitError {
             Self::Principal { .. } | Self::Backend { .. } => Duration::from_secs(1),
             Self::Rate { retry_after, .. } => *retry_after,
         }
+    }
+}
+
+impl From<LimitError> for Refusal {
+    fn from(error: LimitError) -> Self {
+        Self::rate_limited(error.to_string(), error.retry_after())
     }
 }
 

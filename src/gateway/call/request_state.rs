@@ -9,10 +9,13 @@
 //! gatepost.<request id of the first request>.<HMAC-SHA-256, hexadecimal>.<the backend's own state>
 //! ```
 
+use axum::http::StatusCode;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use crate::auth::Principal;
+use crate::gateway::message::refusal::Refusal;
+use crate::mcp::protocol::INVALID_PARAMS;
 use crate::rbac::Target;
 
 const PREFIX: &str = "gatepost.";
@@ -25,6 +28,12 @@ pub(crate) struct RequestStateSigner(Hmac<Sha256>);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("requestState was not issued to this caller for this tool: call again without it")]
 pub(crate) struct ForeignStateError;
+
+impl From<ForeignStateError> for Refusal {
+    fn from(error: ForeignStateError) -> Self {
+        Self::malformed(StatusCode::BAD_REQUEST, INVALID_PARAMS, error.to_string())
+    }
+}
 
 impl std::fmt::Debug for RequestStateSigner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

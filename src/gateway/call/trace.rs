@@ -12,14 +12,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::record::{RequestId, Status, Timestamp};
-use crate::gateway::message::route::{self, TRACEPARENT};
-use crate::mcp::json::{self, Object};
+use crate::gateway::message::trace_headers::{self, TRACEPARENT};
+use crate::mcp::json::Object;
 
 /// Most spans that wait for export. *Chosen*: those of some seconds of a busy gateway, in less than a megabyte.
 const SPANS_MAX: usize = 4096;
@@ -51,10 +50,10 @@ pub(crate) struct SpanContext {
 
 impl SpanContext {
     /// The context of the call `id`.
-    pub(crate) fn new(id: RequestId, headers: &HeaderMap, params: Option<&RawValue>) -> Self {
+    pub(crate) fn new(id: RequestId, headers: &HeaderMap, params: Option<&Object<'_>>) -> Self {
         let id = id.0.simple().to_string();
         let span = id.get(16..).unwrap_or_default().to_owned();
-        let traceparent = route::traceparent(headers)
+        let traceparent = trace_headers::traceparent(headers)
             .and_then(|value| value.to_str().ok().map(str::to_owned))
             .or_else(|| traceparent_in_meta(params?));
         let parts: Vec<&str> = traceparent.as_deref().map(|text| text.split('-').collect()).unwrap_or_default();
@@ -64,20 +63,8 @@ impl SpanContext {
     }
 
     /// The `traceparent` that the backend gets.
-    fn traceparent(&self) -> String {
+    pub(crate) fn traceparent(&self) -> String {
         format!("00-{}-{}-{:02x}", self.trace, self.span, u8::from(self.sampled))
-    }
-
-    /// Adds the `traceparent` to the `_meta` of parameters.
-    pub(crate) fn in_params(&self, params: &str) -> String {
-        let Some(object) = Object::parse_path(params, &["_meta"]) else { return params.to_owned() };
-        let parent = Value::from(self.traceparent()).to_string();
-        let meta = match object.object("_meta") {
-            Some(meta) => meta.with(&[(TRACEPARENT, &parent)]),
-            None if object.get("_meta").is_none() => json::object([(TRACEPARENT, parent.as_str())]),
-            None => return params.to_owned(),
-        };
-        object.with(&[("_meta", &meta)])
     }
 
     /// Sets the header `traceparent`.
@@ -88,9 +75,9 @@ impl SpanContext {
     }
 }
 
-fn traceparent_in_meta(params: &RawValue) -> Option<String> {
-    let text = Object::parse_path(params.get(), &["_meta"])?.object("_meta")?.string(TRACEPARENT)?;
-    route::is_traceparent(text.as_bytes()).then_some(text)
+fn traceparent_in_meta(params: &Object<'_>) -> Option<String> {
+    let traceparent = params.object("_meta")?.string(TRACEPARENT)?;
+    trace_headers::is_traceparent(traceparent.as_bytes()).then_some(traceparent)
 }
 
 /// The span of an ended call.
@@ -172,7 +159,12 @@ impl Tracer {
     }
 
     /// The context of the call `id`. `None`: calls are not traced.
-    pub(crate) fn context(&self, id: RequestId, headers: &HeaderMap, params: Option<&RawValue>) -> Option<SpanContext> {
+    pub(crate) fn context(
+        &self,
+        id: RequestId,
+        headers: &HeaderMap,
+        params: Option<&Object<'_>>,
+    ) -> Option<SpanContext> {
         self.0.is_some().then(|| SpanContext::new(id, headers, params))
     }
 
@@ -194,7 +186,7 @@ async fn export_until(url: &str, mut spans: mpsc::Receiver<Value>, stop: &Cancel
     let client = match client {
         Ok(client) => client,
         Err(error) => {
-            tracing::error!(error = %error.without_url(), "cannot export spans: the HTTP client failed to start");
+            tracing::error!(error = %error.without_url(), "cannot set up the client for telemetry.otlp_endpoint; spans are not exported");
             return;
         }
     };

@@ -1,44 +1,100 @@
-//! The other verbs of a legacy session: GET opens its stream or takes one up, DELETE closes it. Each is authenticated as a
-//! message is, and recorded where it is refused; a session's end is recorded always.
+//! GET and DELETE on a legacy session: GET opens or resumes a stream of its messages, DELETE closes it.
+//!
+//! Both pass the first two stages of a message. Refusals are recorded, and so is the end of a session.
 
 use std::sync::Arc;
 
 use axum::http::StatusCode;
 
-use crate::gateway::call::audit_entry::{AuditEntry, Refusal};
+use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::session_end::SESSION_CLOSE;
-use crate::gateway::dispatch::{authenticate, session};
 use crate::gateway::message::headers;
+use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::{HeadError, InboundRequest};
 use crate::gateway::session::Session;
 use crate::gateway::session::stream::{ResponseStream, Stream};
-use crate::mcp::envelope::Hint;
 use crate::mcp::protocol::{INVALID_REQUEST, MODERN_VERSION, SESSION_HEADER, VERSION_HEADER};
 use crate::upstream::Answer;
 
-/// Opens the stream that a GET asks for, or takes up one that broke.
+use super::conclude;
+use super::identified::Identified;
+use super::received::Received;
+use super::routed::session;
+
+/// The method by which a refused GET is recorded.
+const SESSION_LISTEN: &str = "session/listen";
+
+/// Opens the stream that a GET asks for, or resumes one that broke.
 ///
 /// # Errors
-/// The refusal, recorded.
+/// The reply to a refused request; the refusal is recorded.
 pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<ResponseStream, Reply> {
-    let mut entry = AuditEntry::new(core.rules(), &inbound, Hint::default());
-    "session/listen".clone_into(&mut entry.method);
-    let found = listening(&core, &inbound, &mut entry).await;
-    let (session, stream, after) = match found {
-        Ok(found) => found,
-        Err(refusal) => return Err(entry.refuse(&core, refusal).await.with_request_id(inbound.request_id)),
+    let mut entry = AuditEntry::of_method(core.rules(), &inbound, SESSION_LISTEN);
+    match open_stream(&core, &inbound, &mut entry).await {
+        Ok(listening) => Ok(listening),
+        Err(refusal) => Err(conclude(&core, &mut entry, Err(refusal)).await.with_request_id(inbound.request_id)),
+    }
+}
+
+/// Closes the session that a DELETE names.
+pub(crate) async fn close(core: Arc<Core>, inbound: InboundRequest) -> Reply {
+    let mut entry = AuditEntry::of_method(core.rules(), &inbound, SESSION_CLOSE);
+    let result = close_session(&core, &inbound, &mut entry).await;
+    conclude(&core, &mut entry, result).await.with_request_id(inbound.request_id)
+}
+
+/// Refuses a request whose path or HTTP method the router does not serve; `http` is the router's status.
+pub(crate) async fn refuse(core: &Core, inbound: &InboundRequest, http: StatusCode) -> Reply {
+    let refusal = match http {
+        StatusCode::FORBIDDEN => HeadError::Host.into(),
+        StatusCode::NOT_FOUND => Refusal::malformed(http, INVALID_REQUEST, "no such path: use /mcp or /mcp/BACKEND"),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            Refusal::malformed(http, INVALID_REQUEST, "this path does not support the HTTP method")
+        }
+        _ => Refusal::malformed(http, INVALID_REQUEST, "the path cannot be read"),
     };
+    let mut entry = AuditEntry::new(core.rules(), inbound);
+    conclude(core, &mut entry, Err(refusal)).await.with_request_id(inbound.request_id)
+}
+
+/// The first two stages.
+async fn identify<'a>(
+    core: &'a Core,
+    inbound: &'a InboundRequest,
+    entry: &mut AuditEntry<'_>,
+) -> Result<Identified<'a>, Refusal> {
+    let identified = Received::new(core, inbound)?.identify(entry).await?;
+    inbound.body.as_ref().map_err(|error| *error)?;
+    Ok(identified)
+}
+
+async fn open_stream(
+    core: &Core,
+    inbound: &InboundRequest,
+    entry: &mut AuditEntry<'_>,
+) -> Result<ResponseStream, Refusal> {
+    let Identified { principal, .. } = identify(core, inbound, entry).await?;
+    if !headers::takes_stream(&inbound.headers) {
+        let message = "a GET must accept text/event-stream";
+        return Err(Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message));
+    }
+    if headers::single(&inbound.headers, VERSION_HEADER) == Some(MODERN_VERSION) {
+        let message = "this protocol version has no stream to open with GET";
+        return Err(Refusal::malformed(StatusCode::METHOD_NOT_ALLOWED, INVALID_REQUEST, message));
+    }
+    let session = session(core, inbound, &principal)?;
+    let session = session.ok_or_else(|| Refusal::bad_request("no Mcp-Session-Id: initialize first"))?;
+    let (stream, after) = stream_of(&session, inbound)?;
     let reader = match after {
         Some(after) => Some(stream.take_over(after)),
         None => stream.read_from(0),
     };
-    let Some(reader) = reader else {
-        let message = "this stream is read already: come back for it by Last-Event-ID";
-        let refusal = Refusal::malformed(StatusCode::CONFLICT, INVALID_REQUEST, message);
-        return Err(entry.refuse(&core, refusal).await.with_request_id(inbound.request_id));
-    };
+    let reader = reader.ok_or_else(|| {
+        let message = "this stream is being read already: resume it with Last-Event-ID";
+        Refusal::malformed(StatusCode::CONFLICT, INVALID_REQUEST, message)
+    })?;
     if stream.number == 0 {
         for connection in session.connections() {
             connection.listen();
@@ -47,70 +103,22 @@ pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<R
     Ok(ResponseStream { reader, number: Some(stream.number) })
 }
 
-/// Refuses what no path or no verb of the gateway's is for.
-pub(crate) async fn refuse(core: &Core, inbound: &InboundRequest, http: StatusCode) -> Reply {
-    let refusal = match http {
-        StatusCode::FORBIDDEN => HeadError::Host.into(),
-        StatusCode::NOT_FOUND => Refusal::malformed(http, INVALID_REQUEST, "no such path: /mcp or /mcp/BACKEND"),
-        StatusCode::METHOD_NOT_ALLOWED => Refusal::malformed(http, INVALID_REQUEST, "the path does not take this verb"),
-        _ => Refusal::malformed(http, INVALID_REQUEST, "the path cannot be read"),
-    };
-    let entry = AuditEntry::new(core.rules(), inbound, Hint::default());
-    entry.refuse(core, refusal).await.with_request_id(inbound.request_id)
+/// The stream that a GET asks for, and the number of the last message that the client has of it.
+fn stream_of(session: &Session, inbound: &InboundRequest) -> Result<(Arc<Stream>, Option<u64>), Refusal> {
+    let Some(last) = headers::single(&inbound.headers, "last-event-id") else { return Ok((session.general(), None)) };
+    let found = session.stream_of_event(last);
+    let (stream, after) =
+        found.ok_or_else(|| Refusal::bad_request("Last-Event-ID does not name a stream of this session"))?;
+    Ok((stream, Some(after)))
 }
 
-async fn listening(
-    core: &Core,
-    inbound: &InboundRequest,
-    entry: &mut AuditEntry<'_>,
-) -> Result<(Arc<Session>, Arc<Stream>, Option<u64>), Refusal> {
-    if let Err(fault) = &inbound.body {
-        return Err((*fault).into());
-    }
-    let principal = authenticate(core, inbound, entry).await?;
-    let bad = |message: &str| Refusal::malformed(StatusCode::BAD_REQUEST, INVALID_REQUEST, message);
-    if !headers::takes_stream(&inbound.headers) {
-        let message = "a GET must accept text/event-stream";
-        return Err(Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message));
-    }
-    if headers::single(&inbound.headers, VERSION_HEADER) == Some(MODERN_VERSION) {
-        let message = "this protocol has no stream to open by GET";
-        return Err(Refusal::malformed(StatusCode::METHOD_NOT_ALLOWED, INVALID_REQUEST, message));
-    }
-    let session = session(core, inbound, &principal)?.ok_or_else(|| bad("no Mcp-Session-Id: initialize first"))?;
-    match headers::single(&inbound.headers, "last-event-id") {
-        None => Ok((Arc::clone(&session), session.general(), None)),
-        Some(last) => {
-            let found =
-                session.stream_of_event(last).ok_or_else(|| bad("Last-Event-ID names no stream of this session"))?;
-            Ok((session, found.0, Some(found.1)))
-        }
-    }
-}
-
-/// Closes a legacy session.
-pub(crate) async fn close(core: Arc<Core>, inbound: InboundRequest) -> Reply {
-    let mut entry = AuditEntry::new(core.rules(), &inbound, Hint::default());
-    SESSION_CLOSE.clone_into(&mut entry.method);
-    let reply = match close_session(&core, &inbound, &mut entry).await {
-        Ok(()) => {
-            let recorded = entry.record(&core, Answer::of_result("{}")).await;
-            if recorded.is_error() { recorded } else { Reply::local_unaudited_empty(StatusCode::NO_CONTENT) }
-        }
-        Err(refusal) => entry.refuse(&core, refusal).await,
-    };
-    reply.with_request_id(inbound.request_id)
-}
-
-async fn close_session(core: &Core, inbound: &InboundRequest, entry: &mut AuditEntry<'_>) -> Result<(), Refusal> {
-    if let Err(fault) = &inbound.body {
-        return Err((*fault).into());
-    }
-    let principal = authenticate(core, inbound, entry).await?;
-    let Some(session) = headers::single(&inbound.headers, SESSION_HEADER) else {
-        let message = "no Mcp-Session-Id to close";
-        return Err(Refusal::malformed(StatusCode::BAD_REQUEST, INVALID_REQUEST, message));
-    };
-    let closed = core.sessions.close(session, &principal, &inbound.scope);
-    closed.map(drop).map_err(|unknown| Refusal::malformed(StatusCode::NOT_FOUND, INVALID_REQUEST, unknown.to_string()))
+async fn close_session(core: &Core, inbound: &InboundRequest, entry: &mut AuditEntry<'_>) -> Result<Reply, Refusal> {
+    let Identified { principal, .. } = identify(core, inbound, entry).await?;
+    let session = headers::single(&inbound.headers, SESSION_HEADER);
+    let session = session.ok_or_else(|| Refusal::bad_request("no Mcp-Session-Id to close"))?;
+    core.sessions.close(session, &principal, &inbound.scope)?;
+    Ok(match entry.record(core, Answer::of_result("{}")).await {
+        Ok(_) => Reply::local_unaudited_empty(StatusCode::NO_CONTENT),
+        Err(unavailable) => Reply::unavailable(None, &unavailable),
+    })
 }

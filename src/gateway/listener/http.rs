@@ -27,9 +27,10 @@ use tower_service::Service as _;
 use tracing::Instrument as _;
 
 use crate::audit::record::RequestId;
-use crate::gateway::answer::local;
+use crate::gateway::answer::handshake;
 use crate::gateway::call::core::Core;
-use crate::gateway::dispatch::{self, Opened, session_http};
+use crate::gateway::dispatch::stream_offer::OpenedStream;
+use crate::gateway::dispatch::{self, session_http};
 use crate::gateway::listener::tls::{Acceptor, ClientIdentity, ClientListener};
 use crate::gateway::message::headers;
 use crate::gateway::message::reply::Reply;
@@ -216,7 +217,7 @@ fn metadata(core: &Core, headers: &HeaderMap, scope: &Scope) -> Reply {
         return Reply::local_unaudited_error(status, None, crate::mcp::protocol::INVALID_REQUEST, &message);
     }
     let base = headers::base_url(headers, host, core.is_tls);
-    local::resource_metadata(core, &base, &headers::resource_path(scope))
+    handshake::resource_metadata(core, &base, &headers::resource_path(scope))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -290,7 +291,7 @@ async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request
         () = begun => None,
         reply = &mut handled => Some(reply),
     };
-    let used = |opened: &Opened| !opened.stream.is_unused();
+    let used = |opened: &OpenedStream| !opened.stream.is_unused();
     if let Some(opened) = opened.filter(used)
         && let Some(reader) = opened.stream.read_from(0)
     {

@@ -17,12 +17,13 @@ use tracing::Instrument as _;
 use crate::audit::record::RequestId;
 use crate::auth::Principal;
 use crate::gateway::call::core::Core;
+use crate::gateway::dispatch::stream_offer::OpenedStream;
 use crate::gateway::message::request::{HeadError, InboundRequest};
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::stream::Next;
 use crate::gateway::{Drained, Gateway, dispatch};
 use crate::mcp::envelope::{self, Id};
-use crate::mcp::json;
+use crate::mcp::json::{self, Object};
 use crate::mcp::lines::{Line, next_line};
 use crate::mcp::protocol::{META_VERSION, METHOD_HEADER, NAME_HEADER, SESSION_HEADER, VERSION_HEADER, header_text};
 
@@ -160,19 +161,14 @@ impl Serving {
         headers.insert(header::AUTHORIZATION, self.authorization.clone());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        let members = std::str::from_utf8(line).ok().and_then(json::members).unwrap_or_default();
-        let find = |members: &[json::RawMember<'_>], key: &str| {
-            members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
-        };
-        let text = |json: Option<String>| json.and_then(|json| serde_json::from_str::<String>(&json).ok());
-        let params = find(&members, "params").unwrap_or_default();
-        let params = json::members(&params).unwrap_or_default();
-        let meta = find(&params, "_meta").unwrap_or_default();
-        let version = text(find(&json::members(&meta).unwrap_or_default(), META_VERSION));
+        let text = std::str::from_utf8(line).unwrap_or_default();
+        let message = Object::parse_path(text, &["params", "_meta"]).unwrap_or_default();
+        let params = message.object("params").unwrap_or_default();
+        let version = params.object("_meta").and_then(|meta| meta.string(META_VERSION));
         if let Some(version) = version {
-            let name = text(find(&params, "name")).or_else(|| text(find(&params, "uri")));
+            let name = params.string("name").or_else(|| params.string("uri"));
             let said =
-                [(VERSION_HEADER, Some(version)), (METHOD_HEADER, text(find(&members, "method"))), (NAME_HEADER, name)];
+                [(VERSION_HEADER, Some(version)), (METHOD_HEADER, message.string("method")), (NAME_HEADER, name)];
             for (header, value) in said {
                 let value = value.and_then(|value| HeaderValue::from_str(&header_text(&value)).ok());
                 headers.extend(value.map(|value| (HeaderName::from_static(header), value)));
@@ -196,7 +192,7 @@ impl Serving {
 
     async fn handle(self: Arc<Self>, inbound: InboundRequest, id: Option<Id>) {
         let span = tracing::info_span!("request", request_id = %inbound.request_id);
-        let (offer, offered) = oneshot::channel::<dispatch::Opened>();
+        let (offer, offered) = oneshot::channel::<OpenedStream>();
         let core = Arc::clone(&self.core);
         let mut handled = self.core.tasks.spawn(dispatch::serve(core, inbound, offer).instrument(span));
         let (mut opened, mut was_used) = (None, false);
@@ -253,10 +249,9 @@ impl Serving {
     }
 
     fn cancel(&self, line: &[u8]) {
-        let members = std::str::from_utf8(line).ok().and_then(json::members).unwrap_or_default();
-        let params = members.iter().find(|member| member.key == "params").map_or("", |member| member.value.get());
-        let params = json::members(params).unwrap_or_default();
-        let id = params.iter().find(|member| member.key == "requestId").and_then(|member| envelope::id(member.value));
+        let text = std::str::from_utf8(line).unwrap_or_default();
+        let message = Object::parse_path(text, &["params"]).unwrap_or_default();
+        let id = message.object("params").and_then(|params| Id::new(params.get("requestId")?).ok());
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(given_up) = id.and_then(|id| open.get(&id)) {
             given_up.cancel();

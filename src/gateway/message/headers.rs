@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::gateway::message::scope::Scope;
 use crate::mcp::envelope::Message;
 use crate::mcp::json;
+use crate::mcp::methods::{self, MethodSpec};
 use crate::mcp::protocol::{
     Era, HEADER_MISMATCH, INVALID_PARAMS, LEGACY_VERSIONS, META_CAPABILITIES, META_VERSION, METHOD_HEADER,
     MODERN_VERSION, NAME_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER,
@@ -47,15 +48,10 @@ pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
 
 /// Which protocol a message speaks, after its headers were found to agree with it.
 pub(crate) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mismatch> {
-    let params = message.params.and_then(|params| json::members(params.get())).unwrap_or_default();
-    let find = |key: &str| params.iter().find(|member| member.key == key).map(|member| member.value);
-    let meta = find("_meta").and_then(|meta| json::members(meta.get()));
-    let in_meta = |key: &str| {
-        let member = meta.as_ref().and_then(|meta| meta.iter().find(|member| member.key == key));
-        member.map(|member| member.value)
-    };
+    let params = message.params().unwrap_or_default();
+    let meta = params.object("_meta").unwrap_or_default();
     let version = single(headers, VERSION_HEADER);
-    if version != Some(MODERN_VERSION) && in_meta(META_VERSION).is_none() {
+    if version != Some(MODERN_VERSION) && meta.get(META_VERSION).is_none() {
         return match version {
             Some(version) if message.method != "initialize" && !LEGACY_VERSIONS.contains(&version) => {
                 let all: Vec<_> = std::iter::once(MODERN_VERSION).chain(LEGACY_VERSIONS).collect();
@@ -72,13 +68,13 @@ pub(crate) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
     if message.id.is_none() {
         return Ok(Era::Modern); // Notifications bear no _meta; they are accepted and dropped.
     }
-    let (Some(asked), Some(_)) = (in_meta(META_VERSION), in_meta(META_CAPABILITIES)) else {
+    let (Some(asked), Some(_)) = (meta.get(META_VERSION), meta.get(META_CAPABILITIES)) else {
         return Err(Mismatch::new(
             INVALID_PARAMS,
             format!("params._meta needs {META_VERSION} and {META_CAPABILITIES}"),
         ));
     };
-    let asked = json::raw_string(asked);
+    let asked = json::string(asked);
     if version.is_none() || version != asked.as_deref() {
         return Err(Mismatch::new(
             HEADER_MISMATCH,
@@ -88,12 +84,8 @@ pub(crate) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
     if single(headers, METHOD_HEADER) != Some(message.method.as_str()) {
         return Err(Mismatch::new(HEADER_MISMATCH, format!("header {METHOD_HEADER} is not the message's method")));
     }
-    let named = match message.method.as_str() {
-        "tools/call" | "prompts/get" => find("name"),
-        "resources/read" => find("uri"),
-        _ => None,
-    };
-    if let Some(name) = named.and_then(json::raw_string)
+    let named = methods::find(&message.method).and_then(MethodSpec::header_member);
+    if let Some(name) = named.and_then(|member| params.string(member))
         && !single(headers, NAME_HEADER).is_some_and(|header| says(header, &name))
     {
         return Err(Mismatch::new(HEADER_MISMATCH, format!("header {NAME_HEADER} is not what params name")));
@@ -189,7 +181,8 @@ mod tests {
     fn code(headers: &[(&str, &str)], meta: &str) -> Result<Era, i32> {
         let params = format!(r#"{{"name":"caf\u00e9","_meta":{meta}}}"#);
         let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
-        era(&map(headers), &envelope::parse(body.as_bytes(), 4096).unwrap()).map_err(|mismatch| mismatch.code)
+        era(&map(headers), &envelope::parse(body.as_bytes(), 4096).unwrap().message().unwrap())
+            .map_err(|mismatch| mismatch.code)
     }
 
     const META: &str =

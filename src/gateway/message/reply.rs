@@ -3,10 +3,10 @@
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::audit::Released;
 use crate::audit::record::RequestId;
-use crate::audit::{Released, UnavailableError};
 use crate::mcp::envelope::Id;
-use crate::mcp::json;
+use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{
     AUDIT_UNAVAILABLE, Era, HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND,
     PARSE_ERROR, REQUEST_ID_HEADER, UNSUPPORTED_VERSION,
@@ -37,7 +37,9 @@ impl Reply {
     #[must_use]
     pub fn relayed_unaudited(id: &Id, response: upstream::Response) -> Self {
         match response {
-            upstream::Response::Result(result) => Self::message(StatusCode::OK, Some(id), &Content::Result(result)),
+            upstream::Response::Result(result) => {
+                Self::message(StatusCode::OK, Some(id), &Content::Result(result.text().to_owned()))
+            }
             upstream::Response::Error { error, http } => {
                 let status = http.and_then(|http| StatusCode::from_u16(http).ok()).unwrap_or(StatusCode::OK);
                 Self::message(status, Some(id), &Content::Error(error))
@@ -65,7 +67,7 @@ impl Reply {
 
     /// The result of a method that is not audited: `initialize`, `ping`, `tools/list`, `server/discover`.
     #[must_use]
-    pub fn local_unaudited(id: &Id, result: &str, request_id: RequestId, era: Era) -> Self {
+    pub fn local_unaudited(id: &Id, result: &Object<'_>, request_id: RequestId, era: Era) -> Self {
         let result = upstream::dressed(result, request_id, era);
         Self::message(StatusCode::OK, Some(id), &Content::Result(result))
     }
@@ -96,7 +98,7 @@ impl Reply {
 
     /// The call could not be audited. The pipeline has counted it.
     #[must_use]
-    pub fn unavailable(id: Option<&Id>, cause: &UnavailableError) -> Self {
+    pub fn unavailable(id: Option<&Id>, cause: &dyn std::fmt::Display) -> Self {
         tracing::error!(error = %cause, "call refused: it cannot be audited");
         Self::local_unaudited_error(StatusCode::SERVICE_UNAVAILABLE, id, AUDIT_UNAVAILABLE, "audit unavailable")
     }

@@ -1,26 +1,26 @@
-//! What is configured of a Streamable HTTP backend: address, credentials, certificates; and what is known of it.
+//! A configured HTTP backend: its address, credentials and certificates, and what the gateway has learnt about it.
 
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
 
-use super::era::Known;
-use super::mirror::Mirrored;
+use super::param_headers::ParamHeaders;
 use crate::config;
 use crate::upstream::timeouts::Timeouts;
 
-/// Longest time for a connection to come up. *Chosen*: a name lookup and a TLS handshake across the world.
+/// Longest time to open a TCP and TLS connection. *Chosen*: a name lookup and a TLS handshake across the world.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A backend that cannot be reached as it is configured.
+/// A setting of an HTTP backend that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {message}")]
-pub struct EndpointFault {
+pub struct EndpointError {
     key: String,
     message: String,
 }
 
-/// What is configured of a backend. Its `Debug` shows no credential.
+/// A configured HTTP backend. Its `Debug` output contains no credentials.
 #[derive(Debug)]
 pub(in crate::upstream) struct Endpoint {
     pub(super) alias: String,
@@ -28,43 +28,44 @@ pub(in crate::upstream) struct Endpoint {
     pub(super) client: reqwest::Client,
     pub(super) headers: HeaderMap,
     pub(super) timeouts: Timeouts,
-    /// What is known of the era that is spoken.
-    pub(super) known: Known,
-    /// What is known of parameters that are wanted in headers.
-    pub(super) mirrored: Mirrored,
+    /// Whether the backend speaks the stateless era, if that is known.
+    modern: Mutex<Option<bool>>,
+    /// The tools that require parameters in headers, as far as that is known.
+    pub(super) param_headers: Mutex<ParamHeaders>,
 }
 
 impl Endpoint {
-    /// Reads credentials and certificates. `None` for a backend without `url`.
+    /// Reads the credentials and certificates of a backend. `None`: the backend has no `url`.
     ///
     /// # Errors
-    /// [`EndpointFault`] with the key, what is wrong, and never a credential.
-    pub(in crate::upstream) fn new(alias: &str, config: &config::Backend) -> Result<Option<Self>, EndpointFault> {
+    /// [`EndpointError`]; its message contains no credentials.
+    pub(in crate::upstream) fn new(alias: &str, config: &config::Backend) -> Result<Option<Self>, EndpointError> {
         let Some(url) = &config.url else { return Ok(None) };
-        let fault = |key: &str, message: String| EndpointFault { key: format!("backends.{alias}.{key}"), message };
+        let error_at = |key: &str, message: String| EndpointError { key: format!("backends.{alias}.{key}"), message };
         let mut headers = HeaderMap::new();
         let mut insert = |key: String, name: &str, value: &str| {
-            let name: HeaderName = name.parse().map_err(|_| fault(&key, "is no header name".to_owned()))?;
-            // I8: the value is a secret; the message names its place only.
-            let mut value = HeaderValue::from_str(value.trim())
-                .map_err(|_| fault(&key, "holds what no header may: write one line of visible ASCII".to_owned()))?;
+            let name: HeaderName = name.parse().map_err(|_| error_at(&key, "not a valid header name".to_owned()))?;
+            // I8: the value is a secret, so the message names the setting only.
+            let mut value = HeaderValue::from_str(value.trim()).map_err(|_| {
+                error_at(&key, "not a valid header value: use one line of visible ASCII characters".to_owned())
+            })?;
             value.set_sensitive(true);
             headers.insert(name, value);
-            Ok::<_, EndpointFault>(())
+            Ok::<_, EndpointError>(())
         };
         for (name, variable) in &config.header_env {
             let key = format!("header_env.{name}");
             let value = std::env::var(variable)
-                .map_err(|_| fault(&key, format!("the environment variable {variable} is not set: set it")))?;
+                .map_err(|_| error_at(&key, format!("the environment variable {variable} is not set: set it")))?;
             insert(key, name, &value)?;
         }
         for (name, path) in &config.header_file {
             let key = format!("header_file.{name}");
             let value = std::fs::read_to_string(path)
-                .map_err(|error| fault(&key, format!("cannot read {} ({error})", path.display())))?;
+                .map_err(|error| error_at(&key, format!("cannot read {} ({error})", path.display())))?;
             insert(key, name, &value)?;
         }
-        // Redirects are not followed: credentials go to the configured address and nowhere else.
+        // Redirects are not followed, so that credentials are sent to the configured address only.
         let mut client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -72,16 +73,35 @@ impl Endpoint {
             .connect_timeout(CONNECT_TIMEOUT);
         if let Some(path) = &config.ca_file {
             let pem = std::fs::read(path)
-                .map_err(|error| fault("ca_file", format!("cannot read {} ({error})", path.display())))?;
+                .map_err(|error| error_at("ca_file", format!("cannot read {} ({error})", path.display())))?;
             let bundle = reqwest::Certificate::from_pem_bundle(&pem)
                 .ok()
                 .filter(|bundle| !bundle.is_empty())
-                .ok_or_else(|| fault("ca_file", format!("{} holds no PEM certificate", path.display())))?;
+                .ok_or_else(|| error_at("ca_file", format!("{} contains no PEM certificate", path.display())))?;
             client = client.tls_certs_merge(bundle);
         }
-        let client = client.build().map_err(|error| fault("url", format!("no HTTP client can be made ({error})")))?;
+        let client =
+            client.build().map_err(|error| error_at("url", format!("cannot create an HTTP client ({error})")))?;
         let (alias, url) = (alias.to_owned(), url.clone());
         let timeouts = Timeouts { idle: config.idle_timeout, total: config.call_timeout };
-        Ok(Some(Self { alias, url, client, headers, timeouts, known: Known::default(), mirrored: Mirrored::default() }))
+        Ok(Some(Self {
+            alias,
+            url,
+            client,
+            headers,
+            timeouts,
+            modern: Mutex::default(),
+            param_headers: Mutex::default(),
+        }))
+    }
+
+    /// Returns whether the backend speaks the stateless era, if that is known.
+    pub(in crate::upstream) fn is_modern(&self) -> Option<bool> {
+        *self.modern.lock()
+    }
+
+    /// Remembers the era, or that it is unknown. Returns the previous value.
+    pub(super) fn set_modern(&self, modern: Option<bool>) -> Option<bool> {
+        std::mem::replace(&mut *self.modern.lock(), modern)
     }
 }

@@ -1,61 +1,89 @@
-//! Server-sent events, as a stream of bytes becomes them.
+//! Server-sent events: a parser, and the point at which a broken stream is resumed.
 //!
-//! *Spec*: WHATWG HTML, section 9.2. Comments and unknown fields are left out; an event without data still tells its id
-//! and the time to wait before the stream is asked for again.
+//! *Spec*: WHATWG HTML, section 9.2. Comments and unknown fields are ignored. An event without data is kept for its id
+//! and its retry time.
 
 use std::time::Duration;
 
 use crate::mcp::lines::LINE_BYTES_MAX;
 
+/// The pause before a stream is resumed, if the backend has not set one. *Chosen*: the default of the MCP SDKs.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause that a backend can set. *Chosen*: during a longer one the backend would look dead to a client.
+pub(super) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+
 /// One event.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SseEvent {
-    /// Its data; empty where there is none.
+    /// The data; empty if the event has none.
     pub(super) data: String,
-    /// Its id.
+    /// The event's id.
     pub(super) id: Option<String>,
-    /// How long to wait before the stream is asked for again.
+    /// The pause before the stream is resumed.
     pub(super) retry: Option<Duration>,
 }
 
-/// An event is longer than what is held for it.
+/// An event is longer than [`LINE_BYTES_MAX`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooLong;
+pub(super) struct EventTooLongError;
 
-/// Reads a stream piece by piece.
+/// The point that a stream was read to.
+#[derive(Debug, Default)]
+pub(super) struct ResumePoint {
+    pub(super) last_event_id: Option<String>,
+    retry: Option<Duration>,
+}
+
+impl ResumePoint {
+    /// Moves the point past `event`.
+    pub(super) fn advance(&mut self, event: &SseEvent) {
+        if let Some(id) = &event.id {
+            self.last_event_id = Some(id.clone()).filter(|id| !id.is_empty());
+        }
+        self.retry = event.retry.or(self.retry);
+    }
+
+    /// The pause before the stream is resumed.
+    pub(super) fn pause(&self) -> Duration {
+        self.retry.unwrap_or(RETRY_PAUSE).min(RETRY_PAUSE_MAX)
+    }
+}
+
+/// A parser that reads a stream chunk by chunk.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
-    rest: Vec<u8>,
+    line: Vec<u8>,
     event: SseEvent,
     has_data: bool,
-    /// The last byte was a CR that ended a line: an LF behind it belongs to it.
+    /// The last byte was a CR that ended a line: an LF after it belongs to the same line end.
     after_cr: bool,
 }
 
 impl Parser {
-    /// Takes the next piece and gives the events that it completes.
-    pub(super) fn feed(&mut self, piece: &[u8]) -> Result<Vec<SseEvent>, TooLong> {
+    /// Parses the next chunk and returns the events that it completes.
+    pub(super) fn feed(&mut self, chunk: &[u8]) -> Result<Vec<SseEvent>, EventTooLongError> {
         let mut events = Vec::new();
-        for &byte in piece {
+        for &byte in chunk {
             let follows_cr = std::mem::take(&mut self.after_cr);
             match byte {
                 b'\n' if follows_cr => {}
                 b'\n' | b'\r' => {
                     self.after_cr = byte == b'\r';
-                    let line = std::mem::take(&mut self.rest);
-                    events.extend(self.line(&line));
+                    let line = std::mem::take(&mut self.line);
+                    events.extend(self.read_line(&line));
                 }
-                _ => self.rest.push(byte),
+                _ => self.line.push(byte),
             }
-            // I6: an event is bounded as a line of a stdio backend is.
-            if self.rest.len() + self.event.data.len() > LINE_BYTES_MAX {
-                return Err(TooLong);
+            // I6: an event has the same bound as a line of a stdio backend.
+            if self.line.len() + self.event.data.len() > LINE_BYTES_MAX {
+                return Err(EventTooLongError);
             }
         }
         Ok(events)
     }
 
-    fn line(&mut self, line: &[u8]) -> Option<SseEvent> {
+    fn read_line(&mut self, line: &[u8]) -> Option<SseEvent> {
         let line = String::from_utf8_lossy(line);
         let line = line.strip_prefix('\u{feff}').unwrap_or(&line);
         if line.is_empty() {
@@ -84,9 +112,9 @@ impl Parser {
 mod tests {
     use super::*;
 
-    fn read(pieces: &[&str]) -> Vec<SseEvent> {
+    fn read(chunks: &[&str]) -> Vec<SseEvent> {
         let mut parser = Parser::default();
-        pieces.iter().flat_map(|piece| parser.feed(piece.as_bytes()).unwrap()).collect()
+        chunks.iter().flat_map(|chunk| parser.feed(chunk.as_bytes()).unwrap()).collect()
     }
 
     fn data(text: &str) -> SseEvent {
@@ -94,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_the_same_however_the_bytes_are_cut() {
+    fn chunk_boundaries_do_not_change_the_events() {
         let text =
             ": hi\nid: 7\nretry: 250\ndata:\n\nevent: message\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\ndata:x\r\rdata: cut";
         let primed =
@@ -108,10 +136,10 @@ mod tests {
     }
 
     #[test]
-    fn i6_an_event_takes_no_more_than_its_limit() {
+    fn i6_event_over_the_limit_is_an_error() {
         let mut parser = Parser::default();
         let line = vec![b'x'; LINE_BYTES_MAX];
         assert!(parser.feed(&line).is_ok());
-        assert_eq!(parser.feed(b"x"), Err(TooLong));
+        assert_eq!(parser.feed(b"x"), Err(EventTooLongError));
     }
 }

@@ -12,7 +12,6 @@ use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::mcp::json;
 use crate::mcp::lines::{LINE_BYTES_MAX, Line, next_line};
 use crate::mcp::protocol::LEGACY_VERSIONS;
 use crate::upstream::error::CallError;
@@ -183,7 +182,7 @@ async fn initialize(connection: &ChildConnection) -> Result<Response, String> {
         Response::Result(result) => result,
         Response::Error { error, .. } => return Err(format!("it answered {error}")),
     };
-    let version = json::Object::parse(result).and_then(|result| result.string("protocolVersion")).unwrap_or_default();
+    let version = result.string("protocolVersion").unwrap_or_default();
     if version != OLDEST_VERSION && !LEGACY_VERSIONS.contains(&version.as_str()) {
         return Err(format!("it answered with the unsupported protocol version {version:?}"));
     }

@@ -75,7 +75,7 @@ impl Running {
 }
 
 fn result(text: &str) -> Response {
-    Response::Result(text.to_owned())
+    Response::result(text)
 }
 
 #[tokio::test]
@@ -106,8 +106,8 @@ async fn requests_of_the_backend_are_answered_and_responses_with_unknown_ids_are
         echo "{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{\"ping\":$ping,\"sampling\":$sampling}}"; cat"#;
     let running = Running::start(&config(script));
     let Response::Result(answer) = running.call().await.unwrap() else { panic!() };
-    assert!(answer.contains(r#""ping":{"jsonrpc":"2.0","id":"p","result":{}}"#), "{answer}");
-    assert!(answer.contains(r#""id":7,"error":{"code":-32601"#), "{answer}");
+    assert!(answer.text().contains(r#""ping":{"jsonrpc":"2.0","id":"p","result":{}}"#), "{answer:?}");
+    assert!(answer.text().contains(r#""id":7,"error":{"code":-32601"#), "{answer:?}");
     running.end().await;
 }
 
@@ -148,7 +148,10 @@ async fn call_that_times_out_is_cancelled_at_the_backend() {
     let running = Running::start(&config);
     assert!(matches!(running.call().await, Err(CallError::TimedOut { .. })));
     let Response::Result(cancelled) = running.call().await.unwrap() else { panic!() };
-    assert!(cancelled.contains(r#""method":"notifications/cancelled","params":{"requestId":2"#), "{cancelled}");
+    assert!(
+        cancelled.text().contains(r#""method":"notifications/cancelled","params":{"requestId":2"#),
+        "{cancelled:?}"
+    );
     running.end().await;
 }
 
@@ -167,8 +170,11 @@ async fn progress_reaches_its_call_with_the_clients_own_token() {
     let second = running.request(params, Some(Arc::clone(&two) as Arc<dyn ServerMessageHandler>));
     let (first, second) = tokio::join!(first, second);
     let (Response::Result(first), Response::Result(second)) = (first.unwrap(), second.unwrap()) else { panic!() };
-    // Two clients may use the same token.
-    assert!(first.contains(r#""progressToken":2"#) && second.contains(r#""progressToken":3"#), "{first} {second}");
+    // Two clients with the same token are told apart.
+    assert!(
+        first.text().contains(r#""progressToken":2"#) && second.text().contains(r#""progressToken":3"#),
+        "{first:?} {second:?}"
+    );
     assert!(one.0.lock().unwrap().is_empty());
     let progress = two.0.lock().unwrap().clone();
     assert_eq!(progress.len(), 1);
@@ -203,7 +209,7 @@ async fn stateless_era_is_spoken_with_a_child_that_supports_it() {
     let timeouts = Timeouts { idle: Duration::ZERO, total: Duration::ZERO };
     let mut listening = Box::pin(connection.request(&request, timeouts, true));
     assert!(futures_util::poll!(&mut listening).is_pending());
-    assert!(matches!(running.call().await.unwrap(), Response::Result(call) if call.contains("tools/call")));
+    assert!(matches!(running.call().await.unwrap(), Response::Result(call) if call.text().contains("tools/call")));
     assert!(futures_util::poll!(&mut listening).is_pending());
     let recorder = recorder.0.lock().unwrap().clone();
     assert!(recorder.len() == 1 && recorder[0].contains(r#"subscriptionId":2"#), "{recorder:?}");
@@ -283,7 +289,7 @@ async fn child_of_a_session_gets_the_clients_initialize_and_ends_with_the_sessio
     let opened = stdio.start_session_child(r#"{"capabilities":{"roots":{}}}"#, None, stop.clone(), &tasks).await;
     let (connection, answer) = opened.unwrap();
     assert!(
-        matches!(answer, Response::Result(initialize_params) if initialize_params.contains(r#""params":{"capabilities":{"roots":{}}}"#))
+        matches!(answer, Response::Result(initialize_params) if initialize_params.text().contains(r#""params":{"capabilities":{"roots":{}}}"#))
     );
     assert!(!connection.has_ended());
     stop.cancel();

@@ -47,13 +47,13 @@ enum Fate {
     Recorded,
 }
 
-struct World {
+struct Simulation {
     plan: Plan,
     ring: Arc<Ring>,
     stored: Stored,
 }
 
-impl World {
+impl Simulation {
     fn check(&self) {
         let gauge = self.ring.gauge();
         assert!(gauge.records <= LIMITS.records && gauge.bytes <= LIMITS.bytes, "I6: {gauge:?}");
@@ -168,52 +168,52 @@ fn live(plan: Plan) {
     };
     let about = ConfigSummary { level: "stored", config_digest: Digest::of(b"config") };
     let scribe = Scribe::begin(opening, LIMITS, 1, plan.mode, &about).unwrap();
-    let world = Arc::new(World { plan, ring: scribe.ring(), stored });
+    let simulation = Arc::new(Simulation { plan, ring: scribe.ring(), stored });
     let scribe = thread::spawn(move || scribe.run());
-    let shipping = Arc::clone(&world);
+    let shipping = Arc::clone(&simulation);
     let shipper = thread::spawn(move || shipping.ship());
     let producers: Vec<_> = (1..=plan.producers)
         .map(|producer| {
-            let world = Arc::clone(&world);
-            thread::spawn(move || world.produce(producer))
+            let simulation = Arc::clone(&simulation);
+            thread::spawn(move || simulation.produce(producer))
         })
         .collect();
     let join = |producers: Vec<thread::JoinHandle<_>>| -> BTreeMap<RequestId, Fate> {
         producers.into_iter().flat_map(|producer| producer.join().unwrap()).collect()
     };
     let fates = if plan.closes_early {
-        world.ring.advance_phase(Phase::Closing);
+        simulation.ring.advance_phase(Phase::Closing);
         join(producers)
     } else {
         let fates = join(producers);
-        world.ring.advance_phase(Phase::Closing);
+        simulation.ring.advance_phase(Phase::Closing);
         fates
     };
-    block_on(world.ring.wait_for_phase(Phase::Closed));
+    block_on(simulation.ring.wait_for_phase(Phase::Closed));
     let records = shipper.join().unwrap();
-    world.ring.advance_phase(Phase::Finished);
+    simulation.ring.advance_phase(Phase::Finished);
     let report = scribe.join().unwrap();
-    account(&world, &fates, &records);
+    account(&simulation, &fates, &records);
     assert_eq!((report.lost, report.last.seq), (0, records.last().unwrap().position.seq));
 }
 
 /// Everything that was appended is in the trail once, and nothing else; all room is given back.
-fn account(world: &World, fates: &BTreeMap<RequestId, Fate>, records: &[Arc<AuditRecord>]) {
+fn account(simulation: &Simulation, fates: &BTreeMap<RequestId, Fate>, records: &[Arc<AuditRecord>]) {
     let ids = |wanted| fates.iter().filter(move |(_, fate)| **fate == wanted).map(|(id, _)| *id);
     let calls = records.iter().filter(|record| record.entry.call.method == "tools/call");
     let mut recorded: Vec<_> = calls.map(|record| record.entry.call.request_id).collect();
-    for producer in 1..=world.plan.producers {
+    for producer in 1..=simulation.plan.producers {
         let own = |id: &&RequestId| id.0.as_u128() / 100 == producer;
         assert!(recorded.iter().filter(own).is_sorted(), "a producer's records are out of order: {recorded:?}");
     }
     recorded.sort_unstable();
     assert_eq!(recorded, ids(Fate::Recorded).collect::<Vec<_>>(), "I2");
     assert_eq!(
-        world.stored.open_intents(),
+        simulation.stored.open_intents(),
         ids(Fate::Open).collect::<BTreeSet<_>>(),
         "I2: open calls keep their intents"
     );
-    assert!(world.stored.is_closed());
+    assert!(simulation.stored.is_closed());
     let missed = |record: &Arc<AuditRecord>| {
         let details: serde_json::Value = serde_json::from_str(record.entry.call.request_args.as_ref()?).ok()?;
         (record.entry.call.method == "gateway/gap").then(|| details["refused"].as_u64().unwrap())
@@ -221,8 +221,11 @@ fn account(world: &World, fates: &BTreeMap<RequestId, Fate>, records: &[Arc<Audi
     let counted: u64 = records.iter().filter_map(missed).sum();
     let missed = ids(Fate::Missed).count() as u64;
     // What is refused while the ring closes is counted nowhere.
-    assert!(counted == missed || (world.plan.closes_early && counted < missed), "I2: {counted} of {missed} accounted");
-    crate::schedules::nothing_is_used(&world.ring);
+    assert!(
+        counted == missed || (simulation.plan.closes_early && counted < missed),
+        "I2: {counted} of {missed} accounted"
+    );
+    crate::schedules::nothing_is_used(&simulation.ring);
 }
 
 #[test]

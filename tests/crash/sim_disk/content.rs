@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::percent;
-use crate::common::rng::Dice;
+use crate::common::rng::Rng;
 
 const PAGE: usize = 4096;
 const PAGE_BYTES: u64 = PAGE as u64;
@@ -107,7 +107,7 @@ impl Image {
     }
 
     /// What is kept of a write: each sector whole, not at all, or its first bytes only.
-    fn apply_torn(&mut self, change: &Change, kept_percent: u64, dice: &mut Dice) {
+    fn apply_torn(&mut self, change: &Change, kept_percent: u64, rng: &mut Rng) {
         match change {
             Change::Write(offset, data) => {
                 let mut start = 0;
@@ -115,10 +115,10 @@ impl Image {
                     let at = offset + start as u64;
                     let to_boundary = SECTOR - usize::try_from(at % SECTOR as u64).unwrap();
                     let count = to_boundary.min(data.len() - start);
-                    let torn = percent(dice, 10) && kept_percent > 0 && kept_percent < 100;
+                    let torn = percent(rng, 10) && kept_percent > 0 && kept_percent < 100;
                     let kept = if torn {
-                        dice.index(count + 1)
-                    } else if percent(dice, kept_percent) {
+                        rng.index(count + 1)
+                    } else if percent(rng, kept_percent) {
                         count
                     } else {
                         0
@@ -129,7 +129,7 @@ impl Image {
                     start += count;
                 }
             }
-            Change::Zeros(offset, length) if percent(dice, kept_percent) => self.write_zeros(*offset, *length),
+            Change::Zeros(offset, length) if percent(rng, kept_percent) => self.write_zeros(*offset, *length),
             Change::Zeros(..) | Change::SetLen(_) => {}
         }
     }
@@ -169,8 +169,8 @@ impl Content {
     }
 
     /// A sync that fails: some of it is on the platter, and nothing is tried again, since the pages count as clean.
-    pub fn forget(&mut self, dice: &mut Dice) {
-        self.durable = self.after_power_loss(dice);
+    pub fn forget(&mut self, rng: &mut Rng) {
+        self.durable = self.after_power_loss(rng);
         self.pending.clear();
         self.asked = 0;
     }
@@ -178,7 +178,7 @@ impl Content {
     /// What is on the platter when the power fails: the length is one of those that the file had since it was synced, and
     /// each sector of each write is kept, dropped or torn by itself. A sector that was written more than once may hold
     /// any of its versions, since later ones may be dropped and earlier ones kept.
-    pub fn after_power_loss(&self, dice: &mut Dice) -> Image {
+    pub fn after_power_loss(&self, rng: &mut Rng) -> Image {
         let mut image = self.durable.clone();
         if self.pending.is_empty() {
             return image;
@@ -192,12 +192,12 @@ impl Content {
             };
             lengths.push(length);
         }
-        let kept_percent = [0, 10, 50, 90, 100][dice.index(5)];
+        let kept_percent = [0, 10, 50, 90, 100][rng.index(5)];
         for change in &self.pending {
-            image.apply_torn(change, kept_percent, dice);
+            image.apply_torn(change, kept_percent, rng);
         }
         lengths.dedup();
-        let length = if kept_percent == 100 { length } else { lengths[dice.index(lengths.len())] };
+        let length = if kept_percent == 100 { length } else { lengths[rng.index(lengths.len())] };
         image.set_len(length);
         image
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::percent;
-use crate::common::rng::Dice;
+use crate::common::rng::Rng;
 
 /// What a name leads to: a file's or a directory's number.
 pub type Inode = u64;
@@ -85,16 +85,16 @@ impl Directory {
     }
 
     /// The directory when the power has failed.
-    pub fn after_power_loss(&self, dice: &mut Dice) -> Self {
+    pub fn after_power_loss(&self, rng: &mut Rng) -> Self {
         let mut names = self.durable.clone();
-        if percent(dice, 50) {
-            let kept = dice.index(self.pending.len() + 1);
+        if percent(rng, 50) {
+            let kept = rng.index(self.pending.len() + 1);
             self.pending[..kept].iter().for_each(|entry| entry.apply(&mut names));
         } else {
             let mut lost = BTreeSet::new();
             for entry in &self.pending {
                 let of_entry = entry.names();
-                if of_entry.iter().any(|name| lost.contains(name)) || percent(dice, 50) {
+                if of_entry.iter().any(|name| lost.contains(name)) || percent(rng, 50) {
                     lost.extend(of_entry);
                 } else {
                     entry.apply(&mut names);

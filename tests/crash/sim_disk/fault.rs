@@ -29,7 +29,7 @@ pub enum Fault {
     From(u64),
 }
 
-/// How a disk breaks its promises. Each is a tooth: the suite has to notice.
+/// A promise that a disk breaks. Each is a seeded fault: the suite must notice it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lie {
     #[default]

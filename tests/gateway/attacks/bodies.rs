@@ -1,18 +1,18 @@
 //! Attacks by what a message is: its keys, its size, its types, and headers that say something else.
 
-use super::world::{Attack, BODY_BYTES_MAX, Expect, META, World, call, malformed, row, rpc};
+use super::fixture::{Attack, AttackFixture, BODY_BYTES_MAX, Expect, META, call, malformed, row, rpc};
 
 const BAD: Expect = malformed(400, -32600);
 const BAD_JSON: Expect = malformed(400, -32700);
 const BAD_PARAMS: Expect = malformed(400, -32602);
 const MISMATCH: Expect = malformed(400, -32020);
 
-pub fn attacks(world: &World) -> Vec<Attack> {
+pub fn attacks(fixture: &AttackFixture) -> Vec<Attack> {
     let mut attacks = Vec::new();
     for (name, body, expect) in [keys(), ids(), shapes()].concat() {
-        attacks.push(row(name, &world.post("/mcp/raw", body), expect));
+        attacks.push(row(name, &fixture.post("/mcp/raw", body), expect));
     }
-    attacks.extend(headers(world));
+    attacks.extend(headers(fixture));
     attacks
 }
 
@@ -148,9 +148,9 @@ fn shapes() -> Vec<Row> {
 }
 
 /// Headers that say something else than the body.
-fn headers(world: &World) -> Vec<Attack> {
+fn headers(fixture: &AttackFixture) -> Vec<Attack> {
     let members = r#""name":"echo","arguments":{"text":"attack"}"#;
-    let good = world.modern("/mcp/raw", "tools/call", members, Some("echo"));
+    let good = fixture.modern("/mcp/raw", "tools/call", members, Some("echo"));
     let mut attacks = Vec::new();
     let mut add = |name: &str, request: &super::wire::Request, expect| {
         attacks.push(row(format!("headers: {name}"), request, expect));
@@ -195,11 +195,11 @@ fn headers(world: &World) -> Vec<Attack> {
     add("no version", &good.clone().without("mcp-protocol-version"), MISMATCH);
     add("the version twice", &good.clone().with("mcp-protocol-version", "2026-07-28"), MISMATCH);
     add("two versions", &good.clone().with("mcp-protocol-version", "2025-11-25"), MISMATCH);
-    let legacy = world.post("/mcp/raw", call("echo"));
+    let legacy = fixture.post("/mcp/raw", call("echo"));
     add("a version that never was", &legacy.clone().with("mcp-protocol-version", "1999-01-01"), malformed(400, -32022));
     add("a newer version without _meta", &legacy.clone().with("mcp-protocol-version", "2026-07-28"), BAD_PARAMS);
     let params = format!("{{{members},\"_meta\":{{{}}}}}", META.replace("2026-07-28", "2027-01-01"));
-    let next = world.post("/mcp/raw", rpc("tools/call", &params)).with("mcp-protocol-version", "2027-01-01");
+    let next = fixture.post("/mcp/raw", rpc("tools/call", &params)).with("mcp-protocol-version", "2027-01-01");
     add(
         "a version of the future",
         &next.with("mcp-method", "tools/call").with("mcp-name", "echo"),
@@ -207,7 +207,7 @@ fn headers(world: &World) -> Vec<Attack> {
     );
     let params = format!("{{{members},\"_meta\":{{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\"}}}}");
     let body = rpc("tools/call", &params);
-    let request = world.post("/mcp/raw", body).with("mcp-protocol-version", "2026-07-28");
+    let request = fixture.post("/mcp/raw", body).with("mcp-protocol-version", "2026-07-28");
     add("_meta without capabilities", &request.with("mcp-method", "tools/call").with("mcp-name", "echo"), BAD_PARAMS);
     attacks
 }

@@ -1,7 +1,9 @@
 //! Attacks on HTTP itself: where a request comes from, where it goes to, and where it ends.
 
+use super::fixture::{
+    Attack, AttackFixture, BODY_BYTES_MAX, DENIED, Expect, UNAUTHENTICATED, bytes, call, malformed, row, rpc,
+};
 use super::wire::Request;
-use super::world::{Attack, BODY_BYTES_MAX, DENIED, Expect, UNAUTHENTICATED, World, bytes, call, malformed, row, rpc};
 
 const FORBIDDEN: Expect = malformed(403, -32600);
 const TYPE: Expect = malformed(415, -32600);
@@ -9,16 +11,16 @@ const TOO_LARGE: Expect = malformed(413, -32600);
 const BROKEN: Expect = malformed(408, -32600);
 const NOT_HERE: Expect = malformed(404, -32602);
 
-pub fn attacks(world: &World) -> Vec<Attack> {
-    [origins(world), hosts(world), types(world), paths(world), sizes(world), ends(world)]
+pub fn attacks(fixture: &AttackFixture) -> Vec<Attack> {
+    [origins(fixture), hosts(fixture), types(fixture), paths(fixture), sizes(fixture), ends(fixture)]
         .into_iter()
         .flatten()
         .collect()
 }
 
-fn origins(world: &World) -> Vec<Attack> {
-    let good = world.post("/mcp/raw", call("echo"));
-    let host = &world.host;
+fn origins(fixture: &AttackFixture) -> Vec<Attack> {
+    let good = fixture.post("/mcp/raw", call("echo"));
+    let host = &fixture.host;
     let mut attacks = Vec::new();
     for origin in [
         "https://evil.example".to_owned(),
@@ -51,15 +53,15 @@ fn origins(world: &World) -> Vec<Attack> {
     let twice = good.with("origin", "https://app.example").with("origin", "https://evil.example");
     attacks.push(row("two Origins", &twice, FORBIDDEN));
     for verb in ["GET", "DELETE"] {
-        let request = world.bare(verb, "/mcp/raw").with("origin", "https://evil.example");
+        let request = fixture.bare(verb, "/mcp/raw").with("origin", "https://evil.example");
         attacks.push(row(format!("{verb} of a foreign Origin"), &request, FORBIDDEN));
     }
     attacks
 }
 
-fn hosts(world: &World) -> Vec<Attack> {
-    let good = world.post("/mcp/raw", call("echo"));
-    let host = &world.host;
+fn hosts(fixture: &AttackFixture) -> Vec<Attack> {
+    let good = fixture.post("/mcp/raw", call("echo"));
+    let host = &fixture.host;
     let mut attacks = Vec::new();
     for name in [
         "evil.example".to_owned(),
@@ -95,23 +97,23 @@ fn hosts(world: &World) -> Vec<Attack> {
         good.set("host", "evil.example").with("x-forwarded-host", host).with("forwarded", &format!("host={host}"));
     attacks.push(row("a Host that is forwarded", &forwarded, FORBIDDEN));
     for authority in ["evil.example", "127.0.0.1", "user@gate.example", "gate.example"] {
-        let request = world.post(&format!("http://{authority}/mcp/raw"), call("echo"));
+        let request = fixture.post(&format!("http://{authority}/mcp/raw"), call("echo"));
         attacks.push(row(format!("the whole address of {authority}"), &request, FORBIDDEN));
     }
-    let old = String::from_utf8(world.post("/mcp/raw", call("echo")).without("host").bytes()).unwrap();
+    let old = String::from_utf8(fixture.post("/mcp/raw", call("echo")).without("host").bytes()).unwrap();
     attacks.push(bytes("no Host in HTTP/1.0", old.replacen("HTTP/1.1", "HTTP/1.0", 1).into_bytes(), [FORBIDDEN]));
     // The metadata is public, and so is its refusal: no record.
-    let metadata = world.bare("GET", "/.well-known/oauth-protected-resource").set("host", "evil.example");
+    let metadata = fixture.bare("GET", "/.well-known/oauth-protected-resource").set("host", "evil.example");
     attacks.push(row("metadata for a foreign Host", &metadata, malformed(403, -32600)));
     for verb in ["GET", "DELETE"] {
-        let request = world.bare(verb, "/mcp/raw").set("host", "evil.example");
+        let request = fixture.bare(verb, "/mcp/raw").set("host", "evil.example");
         attacks.push(row(format!("{verb} to a foreign Host"), &request, FORBIDDEN));
     }
     attacks
 }
 
-fn types(world: &World) -> Vec<Attack> {
-    let good = world.post("/mcp/raw", call("echo"));
+fn types(fixture: &AttackFixture) -> Vec<Attack> {
+    let good = fixture.post("/mcp/raw", call("echo"));
     let mut attacks = Vec::new();
     for value in [
         "text/plain",
@@ -141,10 +143,10 @@ fn types(world: &World) -> Vec<Attack> {
 }
 
 /// One spelling of a path, one backend: what bob may not call by one he may not call by another.
-fn paths(world: &World) -> Vec<Attack> {
+fn paths(fixture: &AttackFixture) -> Vec<Attack> {
     let mut attacks = Vec::new();
     for path in ["/mcp/raw", "/mcp/%72aw", "/mcp/%72%61%77", "/mcp/raw?x=/mcp/example", "/mcp/raw#x"] {
-        let request = world.post(path, call("exact")).by(&world.bob);
+        let request = fixture.post(path, call("exact")).by(&fixture.bob);
         attacks.push(row(format!("bob's other tool at {path}"), &request, DENIED));
     }
     for path in [
@@ -170,9 +172,9 @@ fn paths(world: &World) -> Vec<Attack> {
         "/mcp/-",
         "/mcp/{backend}",
     ] {
-        attacks.push(row(format!("ann calls at {path}"), &world.post(path, call("echo")), NOT_HERE));
-        attacks.push(row(format!("bob calls at {path}"), &world.post(path, call("echo")).by(&world.bob), DENIED));
-        let anonymous = world.post(path, call("echo")).without("authorization");
+        attacks.push(row(format!("ann calls at {path}"), &fixture.post(path, call("echo")), NOT_HERE));
+        attacks.push(row(format!("bob calls at {path}"), &fixture.post(path, call("echo")).by(&fixture.bob), DENIED));
+        let anonymous = fixture.post(path, call("echo")).without("authorization");
         attacks.push(row(format!("somebody calls at {path}"), &anonymous, UNAUTHENTICATED));
     }
     // A pattern's star stands for no slash.
@@ -184,7 +186,7 @@ fn paths(world: &World) -> Vec<Attack> {
         "/mcp/%2fraw",
         "/mcp/raw%2f..%2fexample",
     ] {
-        attacks.push(row(format!("ann calls at {path}"), &world.post(path, call("echo")), DENIED));
+        attacks.push(row(format!("ann calls at {path}"), &fixture.post(path, call("echo")), DENIED));
     }
     for (path, status) in [
         ("/mcp/raw/", 404),
@@ -203,30 +205,30 @@ fn paths(world: &World) -> Vec<Attack> {
         ("/mcp/raw%c0%af", 400),
         ("/%6dcp/raw", 404),
     ] {
-        attacks.push(row(format!("ann calls at {path}"), &world.post(path, call("echo")), malformed(status, -32600)));
+        attacks.push(row(format!("ann calls at {path}"), &fixture.post(path, call("echo")), malformed(status, -32600)));
     }
     for verb in ["PUT", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "post"] {
-        let request = Request::new(&world.host, verb, "/mcp/raw", call("echo")).by(&world.ann);
+        let request = Request::new(&fixture.host, verb, "/mcp/raw", call("echo")).by(&fixture.ann);
         attacks.push(row(format!("{verb} for a call"), &request, malformed(405, -32600)));
     }
-    let absolute = format!("http://{}/mcp/raw", world.host);
+    let absolute = format!("http://{}/mcp/raw", fixture.host);
     attacks.push(row(
         "a whole address, another Host",
-        &world.post(&absolute, call("echo")).set("host", "evil.example"),
+        &fixture.post(&absolute, call("echo")).set("host", "evil.example"),
         FORBIDDEN,
     ));
     attacks
 }
 
-fn sizes(world: &World) -> Vec<Attack> {
-    let good = world.post("/mcp/raw", call("echo"));
+fn sizes(fixture: &AttackFixture) -> Vec<Attack> {
+    let good = fixture.post("/mcp/raw", call("echo"));
     let mut attacks = Vec::new();
     for length in [BODY_BYTES_MAX + 1, usize::MAX / 2] {
         // The body itself is never sent.
         let head = good.clone().with("content-length", &length.to_string()).head();
         attacks.push(bytes(format!("a body of {length} bytes is announced"), head, [TOO_LARGE]));
     }
-    let large = world.post(
+    let large = fixture.post(
         "/mcp/raw",
         rpc("tools/call", &format!(r#"{{"name":"echo","arguments":{{"text":"{}"}}}}"#, "x".repeat(BODY_BYTES_MAX))),
     );
@@ -252,14 +254,14 @@ fn sizes(world: &World) -> Vec<Attack> {
         Expect::Unseen(431),
     ));
     let long = format!("/mcp/raw?{}", "x".repeat(70_000));
-    attacks.push(row("a longer address than it takes", &world.post(&long, call("echo")), Expect::Unseen(414)));
+    attacks.push(row("a longer address than it takes", &fixture.post(&long, call("echo")), Expect::Unseen(414)));
     attacks
 }
 
 /// Where two parsers may see the end of a request, and the beginning of the next, at different places.
-fn ends(world: &World) -> Vec<Attack> {
-    let good = world.post("/mcp/raw", call("echo"));
-    let smuggled = world.post("/mcp/raw", call("exact")).bytes();
+fn ends(fixture: &AttackFixture) -> Vec<Attack> {
+    let good = fixture.post("/mcp/raw", call("echo"));
+    let smuggled = fixture.post("/mcp/raw", call("exact")).bytes();
     let cut = |mut bytes: Vec<u8>, at: usize| {
         bytes.truncate(at);
         bytes
@@ -322,7 +324,7 @@ fn ends(world: &World) -> Vec<Attack> {
     let old = text.replacen("HTTP/1.1", "HTTP/1.0", 1).replace("content-length: ", "transfer-encoding: chunked\r\nx: ");
     unseen("chunks in HTTP/1.0", old.into_bytes(), 400);
     // Where both are there the chunks count, and the connection ends with the response: nothing behind it is served.
-    let first = world.post("/mcp/raw", call("exact")).by(&world.bob).without("connection");
+    let first = fixture.post("/mcp/raw", call("exact")).by(&fixture.bob).without("connection");
     for (name, both) in [
         ("a length and then chunks", first.clone().with("content-length", "5").chunked()),
         ("chunks and then a length", {

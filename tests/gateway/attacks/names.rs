@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
+use super::fixture::{Attack, AttackFixture, DENIED, Expect, UNAUTHENTICATED, call, malformed, row, rpc};
 use super::wire::Request;
-use super::world::{Attack, DENIED, Expect, UNAUTHENTICATED, World, call, malformed, row, rpc};
 
 /// Unknown to a legacy client.
 const UNKNOWN: Expect = malformed(200, -32602);
@@ -11,9 +11,9 @@ const UNKNOWN: Expect = malformed(200, -32602);
 const NOT_HERE: Expect = malformed(404, -32602);
 const NO_METHOD: Expect = malformed(200, -32601);
 
-pub fn attacks(world: &World) -> Vec<Attack> {
+pub fn attacks(fixture: &AttackFixture) -> Vec<Attack> {
     let mut attacks = Vec::new();
-    let bob = |path: &str, body: String| world.post(path, body).by(&world.bob);
+    let bob = |path: &str, body: String| fixture.post(path, body).by(&fixture.bob);
     // Bob may call `echo`, and these are not it.
     for name in [
         "Echo",
@@ -95,17 +95,17 @@ pub fn attacks(world: &World) -> Vec<Attack> {
         "__raw__echo",
         "example__",
     ] {
-        attacks.push(row(format!("ann calls {name:?} at /mcp"), &world.post("/mcp", call(name)), UNKNOWN));
+        attacks.push(row(format!("ann calls {name:?} at /mcp"), &fixture.post("/mcp", call(name)), UNKNOWN));
     }
     // A pattern's star stands for no slash.
-    attacks.push(row("ann calls a path", &world.post("/mcp/raw", call("echo/../exact")), DENIED));
-    attacks.extend(others(world));
-    attacks.extend(methods(world));
+    attacks.push(row("ann calls a path", &fixture.post("/mcp/raw", call("echo/../exact")), DENIED));
+    attacks.extend(others(fixture));
+    attacks.extend(methods(fixture));
     attacks
 }
 
 /// What is beside the tools, of a backend that bob reaches for one tool only, and of one that he does not reach.
-fn others(world: &World) -> Vec<Attack> {
+fn others(fixture: &AttackFixture) -> Vec<Attack> {
     let uri = "test://static-text";
     let legacy = [
         ("resources/read", json!({"uri": uri})),
@@ -117,8 +117,9 @@ fn others(world: &World) -> Vec<Attack> {
     ];
     let mut attacks = Vec::new();
     for (method, params) in legacy {
-        let at =
-            |path: &str, params: &serde_json::Value| world.post(path, rpc(method, &params.to_string())).by(&world.bob);
+        let at = |path: &str, params: &serde_json::Value| {
+            fixture.post(path, rpc(method, &params.to_string())).by(&fixture.bob)
+        };
         let prefixed: serde_json::Value =
             serde_json::from_str(&params.to_string().replace("test_simple", "fixture__test_simple")).unwrap();
         let what = format!("bob asks for {method} {params}");
@@ -132,7 +133,7 @@ fn others(world: &World) -> Vec<Attack> {
         ("prompts/get", r#""name":"test_simple_prompt""#, Some("test_simple_prompt")),
         ("completion/complete", r#""ref":{"type":"ref/prompt","name":"test_simple_prompt"},"argument":{}"#, None),
     ] {
-        let request = world.modern("/mcp/fixture", method, members, name).by(&world.bob);
+        let request = fixture.modern("/mcp/fixture", method, members, name).by(&fixture.bob);
         attacks.push(row(format!("bob asks for {method}, statelessly"), &request, DENIED));
     }
     for wanted in [
@@ -143,34 +144,39 @@ fn others(world: &World) -> Vec<Attack> {
     ] {
         for (path, expect) in [("/mcp/fixture", DENIED), ("/mcp/raw", DENIED), ("/mcp/example", NOT_HERE)] {
             let members = format!(r#""notifications":{{{wanted}}}"#);
-            let request = world.modern(path, "subscriptions/listen", &members, None).by(&world.bob);
+            let request = fixture.modern(path, "subscriptions/listen", &members, None).by(&fixture.bob);
             attacks.push(row(format!("bob listens to {wanted} at {path}"), &request, expect));
         }
     }
-    let request = world.modern("/mcp/fixture", "subscriptions/listen", r#""Notifications":{}"#, None).by(&world.bob);
+    let request =
+        fixture.modern("/mcp/fixture", "subscriptions/listen", r#""Notifications":{}"#, None).by(&fixture.bob);
     attacks.push(row("bob listens to Notifications", &request, malformed(400, -32602)));
     for method in ["tools/list", "resources/list", "prompts/list", "ping", "logging/setLevel"] {
-        let request = world.post("/mcp/example", rpc(method, r#"{"level":"debug"}"#)).by(&world.bob);
+        let request = fixture.post("/mcp/example", rpc(method, r#"{"level":"debug"}"#)).by(&fixture.bob);
         attacks.push(row(format!("bob asks for {method} where he has nothing"), &request, NOT_HERE));
     }
     let hello = rpc("initialize", r#"{"protocolVersion":"2025-11-25","capabilities":{}}"#);
     attacks.push(row(
         "bob opens a session where he has nothing",
-        &world.post("/mcp/example", hello).by(&world.bob),
+        &fixture.post("/mcp/example", hello).by(&fixture.bob),
         NOT_HERE,
     ));
     attacks.push(row(
         "bob calls where he has nothing",
-        &world.post("/mcp/example", call("echo")).by(&world.bob),
+        &fixture.post("/mcp/example", call("echo")).by(&fixture.bob),
         DENIED,
     ));
-    attacks.push(row("bob calls what is not there", &world.post("/mcp/missing", call("echo")).by(&world.bob), DENIED));
-    attacks.push(row("ann calls what is not there", &world.post("/mcp/missing", call("echo")), NOT_HERE));
+    attacks.push(row(
+        "bob calls what is not there",
+        &fixture.post("/mcp/missing", call("echo")).by(&fixture.bob),
+        DENIED,
+    ));
+    attacks.push(row("ann calls what is not there", &fixture.post("/mcp/missing", call("echo")), NOT_HERE));
     attacks
 }
 
 /// Methods that nobody serves.
-fn methods(world: &World) -> Vec<Attack> {
+fn methods(fixture: &AttackFixture) -> Vec<Attack> {
     let mut attacks = Vec::new();
     for method in [
         "tasks/get",
@@ -199,19 +205,19 @@ fn methods(world: &World) -> Vec<Attack> {
         "tools/call\\n",
         "\\u0442ools/call",
     ] {
-        for (path, who) in [("/mcp/raw", &world.ann), ("/mcp", &world.bob)] {
+        for (path, who) in [("/mcp/raw", &fixture.ann), ("/mcp", &fixture.bob)] {
             let params = r#"{"name":"echo","arguments":{"text":"attack"},"taskId":"1"}"#;
-            let request: Request = world.post(path, rpc(method, params)).by(who);
+            let request: Request = fixture.post(path, rpc(method, params)).by(who);
             attacks.push(row(format!("method {method:?} at {path}"), &request, NO_METHOD));
         }
     }
     // The gateway's own records are known by their methods.
-    let anonymous = |method: &str| world.post("/mcp/raw", rpc(method, r#"{"lost":1}"#)).without("authorization");
+    let anonymous = |method: &str| fixture.post("/mcp/raw", rpc(method, r#"{"lost":1}"#)).without("authorization");
     for method in ["gateway/closed", "gateway/gap", "gateway/\\u0063losed", "session/close"] {
         attacks.push(row(format!("somebody sends {method:?}"), &anonymous(method), UNAUTHENTICATED));
     }
     for method in ["ping", "initialize", "logging/setLevel", "resources/subscribe", "tasks/get"] {
-        let request = world.modern("/mcp/raw", method, r#""uri":"a:b""#, None);
+        let request = fixture.modern("/mcp/raw", method, r#""uri":"a:b""#, None);
         attacks.push(row(format!("method {method:?}, statelessly"), &request, malformed(404, -32601)));
     }
     attacks

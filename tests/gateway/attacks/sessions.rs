@@ -1,30 +1,30 @@
 //! Attacks by way of another's session, request or state.
 
+use super::fixture::{Attack, AttackFixture, Expect, UNAUTHENTICATED, call, malformed, row, rpc};
 use super::wire::Request;
-use super::world::{Attack, Expect, UNAUTHENTICATED, World, call, malformed, row, rpc};
 use crate::common::gatepost::token_with;
 
 const UNKNOWN: Expect = malformed(404, -32600);
 
 /// Of ann, who has a session at `/mcp` and at `/mcp/raw`, and of those who have one of their own or none.
-pub fn attacks(world: &World) -> Vec<Attack> {
-    let (ann_all, ann_raw) = (world.session("/mcp", &world.ann), world.session("/mcp/raw", &world.ann));
-    let bob_raw = world.session("/mcp/raw", &world.bob);
-    let closed = world.session("/mcp/raw", &world.ann);
-    world.served(&world.bare("DELETE", "/mcp/raw").with("mcp-session-id", &closed));
-    let post = |path: &str| world.post(path, call(if path == "/mcp" { "raw__echo" } else { "echo" }));
+pub fn attacks(fixture: &AttackFixture) -> Vec<Attack> {
+    let (ann_all, ann_raw) = (fixture.session("/mcp", &fixture.ann), fixture.session("/mcp/raw", &fixture.ann));
+    let bob_raw = fixture.session("/mcp/raw", &fixture.bob);
+    let closed = fixture.session("/mcp/raw", &fixture.ann);
+    fixture.served(&fixture.bare("DELETE", "/mcp/raw").with("mcp-session-id", &closed));
+    let post = |path: &str| fixture.post(path, call(if path == "/mcp" { "raw__echo" } else { "echo" }));
     let session = |request: Request, id: &str| request.with("mcp-session-id", id);
     let mut attacks = Vec::new();
     let mut add = |name: &str, request: &Request, expect| attacks.push(row(name, request, expect));
     for verb in ["POST", "GET", "DELETE"] {
         for (path, id) in [("/mcp", &ann_all), ("/mcp/raw", &ann_raw)] {
-            for (who, token) in [("eve", &world.eve), ("bob", &world.bob)] {
-                let request = if verb == "POST" { post(path) } else { world.bare(verb, path) };
+            for (who, token) in [("eve", &fixture.eve), ("bob", &fixture.bob)] {
+                let request = if verb == "POST" { post(path) } else { fixture.bare(verb, path) };
                 add(&format!("{verb} {path}: {who} uses ann's session"), &session(request.by(token), id), UNKNOWN);
             }
         }
-        let request = if verb == "POST" { post("/mcp/raw") } else { world.bare(verb, "/mcp/raw") };
-        let elsewhere = if verb == "POST" { post("/mcp") } else { world.bare(verb, "/mcp") };
+        let request = if verb == "POST" { post("/mcp/raw") } else { fixture.bare(verb, "/mcp/raw") };
+        let elsewhere = if verb == "POST" { post("/mcp") } else { fixture.bare(verb, "/mcp") };
         add(&format!("{verb}: a session of /mcp at one backend"), &session(request.clone(), &ann_all), UNKNOWN);
         add(&format!("{verb}: a session of one backend at /mcp"), &session(elsewhere, &ann_raw), UNKNOWN);
         add(&format!("{verb}: a session that was closed"), &session(request.clone(), &closed), UNKNOWN);
@@ -46,7 +46,7 @@ pub fn attacks(world: &World) -> Vec<Attack> {
     ] {
         add(name, &session(post("/mcp/raw"), id), UNKNOWN);
     }
-    let bare = |verb: &str| world.bare(verb, "/mcp/raw");
+    let bare = |verb: &str| fixture.bare(verb, "/mcp/raw");
     add("DELETE without a session", &bare("DELETE"), malformed(400, -32600));
     add("GET without a session", &bare("GET"), malformed(400, -32600));
     let modern = session(bare("GET"), &ann_raw).with("mcp-protocol-version", "2026-07-28");
@@ -60,24 +60,28 @@ pub fn attacks(world: &World) -> Vec<Attack> {
     add("a subject in capitals", &session(post("/mcp/raw").by(&lower), &ann_raw), UNKNOWN);
     // What asks for nothing is dropped; that it reaches no backend is seen in that backend's log.
     let response = r#"{"jsonrpc":"2.0","id":1,"result":{"action":"accept"}}"#;
-    add("a response to no request", &session(world.post("/mcp/raw", response), &ann_raw), Expect::Dropped);
-    add("a response to no request, and no session", &world.post("/mcp/raw", response), malformed(400, -32600));
-    add("a response in another's session", &session(world.post("/mcp/raw", response), &bob_raw), UNKNOWN);
+    add("a response to no request", &session(fixture.post("/mcp/raw", response), &ann_raw), Expect::Dropped);
+    add("a response to no request, and no session", &fixture.post("/mcp/raw", response), malformed(400, -32600));
+    add("a response in another's session", &session(fixture.post("/mcp/raw", response), &bob_raw), UNKNOWN);
     let error = r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"x"}}"#;
-    add("an error to no request, and no session", &world.post("/mcp/raw", error), malformed(400, -32600));
+    add("an error to no request, and no session", &fixture.post("/mcp/raw", error), malformed(400, -32600));
     let cancel = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"attack"}}"#;
-    add("a cancellation in another's session", &session(world.post("/mcp/raw", cancel), &bob_raw), UNKNOWN);
-    add("a cancellation without a session", &world.post("/mcp/raw", cancel), Expect::Dropped);
+    add("a cancellation in another's session", &session(fixture.post("/mcp/raw", cancel), &bob_raw), UNKNOWN);
+    add("a cancellation without a session", &fixture.post("/mcp/raw", cancel), Expect::Dropped);
     let call = rpc("notifications/tools/call", r#"{"name":"echo","arguments":{"text":"attack"}}"#);
-    add("a request named as a notification", &session(world.post("/mcp/raw", call), &ann_raw), malformed(200, -32601));
+    add(
+        "a request named as a notification",
+        &session(fixture.post("/mcp/raw", call), &ann_raw),
+        malformed(200, -32601),
+    );
     let call = r#"{"jsonrpc":"2.0","method":"notifications/tools/call","params":{"name":"echo","arguments":{}}}"#;
-    add("a notification named as a call", &session(world.post("/mcp/raw", call), &ann_raw), Expect::Dropped);
+    add("a notification named as a call", &session(fixture.post("/mcp/raw", call), &ann_raw), Expect::Dropped);
     let lines = "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\",\"params\":{\"a\":\n\
                  {\"jsonrpc\":\"2.0\",\"id\":9,\"method\":\"tools/call\",\"params\":{\"name\":\"exact\"}}\n}}";
-    add("a call on a line of a notification", &session(world.post("/mcp/raw", lines), &ann_raw), Expect::Dropped);
+    add("a call on a line of a notification", &session(fixture.post("/mcp/raw", lines), &ann_raw), Expect::Dropped);
     let lines = lines.replace("\"method\":\"notifications/x\",\"params\"", "\"id\":1,\"result\"");
-    add("a call on a line of a response", &session(world.post("/mcp/raw", lines), &ann_raw), Expect::Dropped);
-    attacks.extend(states(world));
+    add("a call on a line of a response", &session(fixture.post("/mcp/raw", lines), &ann_raw), Expect::Dropped);
+    attacks.extend(states(fixture));
     attacks
 }
 
@@ -85,18 +89,18 @@ const TOOL: &str = "test_input_required_result_request_state";
 const OTHER: &str = "test_input_required_result_tampered_state";
 
 /// The state of a call that needs input.
-fn states(world: &World) -> Vec<Attack> {
+fn states(fixture: &AttackFixture) -> Vec<Attack> {
     let ask = |tool: &str, state: &str| {
         let answer = r#""inputResponses":{"confirm":{"action":"accept","content":{"ok":true}}}"#;
         let members = format!(r#""name":"{tool}","arguments":{{}},{answer},"requestState":{state}"#);
-        world.modern("/mcp/fixture", "tools/call", &members, Some(tool))
+        fixture.modern("/mcp/fixture", "tools/call", &members, Some(tool))
     };
     let begin = |token: &str| {
         let members = format!(r#""name":"{TOOL}","arguments":{{}}"#);
-        let response = world.served(&world.modern("/mcp/fixture", "tools/call", &members, Some(TOOL)).by(token));
+        let response = fixture.served(&fixture.modern("/mcp/fixture", "tools/call", &members, Some(TOOL)).by(token));
         response.json()["result"]["requestState"].as_str().unwrap_or_else(|| panic!("{response:?}")).to_owned()
     };
-    let (anns, eves) = (begin(&world.ann), begin(&world.eve));
+    let (anns, eves) = (begin(&fixture.ann), begin(&fixture.eve));
     let parts: Vec<&str> = anns.splitn(4, '.').collect();
     let [_, origin, mac, state] = parts[..] else { panic!("{anns}") };
     let flipped = if mac.starts_with('0') { "1" } else { "0" };
@@ -104,7 +108,7 @@ fn states(world: &World) -> Vec<Attack> {
     let quoted = |state: String| serde_json::Value::from(state).to_string();
     let foreign = malformed(400, -32602);
     let mut attacks = vec![
-        row("another's state", &ask(TOOL, &quoted(anns.clone())).by(&world.eve), foreign.clone()),
+        row("another's state", &ask(TOOL, &quoted(anns.clone())).by(&fixture.eve), foreign.clone()),
         row("a state of another tool", &ask(OTHER, &quoted(anns.clone())), foreign.clone()),
     ];
     for (name, state) in [
@@ -127,11 +131,11 @@ fn states(world: &World) -> Vec<Attack> {
     for key in ["RequestState", "requeststate", "request_state", "REQUEST_STATE", "request\\u005fstate"] {
         let answer = r#""inputResponses":{"confirm":{"action":"accept","content":{"ok":true}}}"#;
         let members = format!(r#""name":"{TOOL}","arguments":{{}},{answer},"{key}":"{state}""#);
-        let request = world.modern("/mcp/fixture", "tools/call", &members, Some(TOOL)).by(&world.eve);
+        let request = fixture.modern("/mcp/fixture", "tools/call", &members, Some(TOOL)).by(&fixture.eve);
         attacks.push(row(format!("another's state as {key}"), &request, malformed(400, -32600)));
     }
     // It is good for whom it was made: otherwise the rows above would show nothing.
-    let response = world.served(&ask(TOOL, &quoted(anns.clone())));
+    let response = fixture.served(&ask(TOOL, &quoted(anns.clone())));
     assert_eq!(response.json()["result"]["content"][0]["text"], "state-ok", "{response:?}");
     attacks
 }

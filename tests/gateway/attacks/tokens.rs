@@ -5,8 +5,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto, get_current_timestamp};
 use serde_json::{Value, json};
 
-use super::world::{
-    Attack, DENIED, EC_ISSUER, RSA_ISSUER, SECOND_ISSUER, SECOND_SECRET, UNAUTHENTICATED, World, call, fixture, row,
+use super::fixture::{
+    Attack, AttackFixture, DENIED, EC_ISSUER, RSA_ISSUER, SECOND_ISSUER, SECOND_SECRET, UNAUTHENTICATED, call,
+    fixture_file, row,
 };
 use crate::common::gatepost::{AUDIENCE, ISSUER};
 
@@ -39,7 +40,7 @@ fn without(name: &str) -> Value {
 }
 
 /// Tokens that were made or changed by somebody who has no key.
-fn forged(world: &World) -> Vec<(String, String)> {
+fn forged(fixture: &AttackFixture) -> Vec<(String, String)> {
     let hs256 = |kid: &str| json!({"typ": "JWT", "alg": "HS256", "kid": kid});
     let keyed = |header: &Value, claims: &Value, secret: &[u8]| {
         signed(header, claims, Algorithm::HS256, &EncodingKey::from_secret(secret))
@@ -47,7 +48,8 @@ fn forged(world: &World) -> Vec<(String, String)> {
     let mut tokens = Vec::new();
     let mut add = |name: &str, token: String| tokens.push((name.to_owned(), token));
     for (kid, issuer) in [("rsa", RSA_ISSUER), ("ec", EC_ISSUER)] {
-        let pem = std::fs::read(fixture(&format!("{}256_public.pem", &kid[..1].replace('r', "rs").replace('e', "es"))));
+        let pem =
+            std::fs::read(fixture_file(&format!("{}256_public.pem", &kid[..1].replace('r', "rs").replace('e', "es"))));
         let pem = pem.unwrap();
         let trimmed = pem.trim_ascii_end();
         add(&format!("HS256 keyed with the public key {kid}"), keyed(&hs256(kid), &claims(issuer), &pem));
@@ -76,13 +78,13 @@ fn forged(world: &World) -> Vec<(String, String)> {
     for kid in ["unknown", "", "TEST", "../../../../../dev/null", "test' OR '1'='1"] {
         add(&format!("kid {kid:?}"), keyed(&hs256(kid), &claims(ISSUER), b""));
     }
-    let [head, body, signature] = [0, 1, 2].map(|part| world.bob.split('.').nth(part).unwrap());
+    let [head, body, signature] = [0, 1, 2].map(|part| fixture.bob.split('.').nth(part).unwrap());
     let flipped = if signature.starts_with('A') { "B" } else { "A" };
     add("a changed signature", format!("{head}.{body}.{flipped}{}", &signature[1..]));
     add("an empty signature", format!("{head}.{body}."));
     add("no signature", format!("{head}.{body}"));
-    add("a fourth part", format!("{}.{signature}", world.bob));
-    let admin = world.ann.split('.').nth(1).unwrap();
+    add("a fourth part", format!("{}.{signature}", fixture.bob));
+    let admin = fixture.ann.split('.').nth(1).unwrap();
     add("another's claims under a good signature", format!("{head}.{admin}.{signature}"));
     add("padded Base64", format!("{head}.{body}.{signature}="));
     add("a token larger than any", format!("{head}.{}.{signature}", "A".repeat(17 * 1024)));
@@ -91,8 +93,8 @@ fn forged(world: &World) -> Vec<(String, String)> {
 }
 
 /// Tokens that a real key has signed, and that are not good here or now.
-fn misused(world: &World) -> Vec<(String, String)> {
-    let secret = std::fs::read(world.setup.dir().join("secret")).unwrap();
+fn misused(fixture: &AttackFixture) -> Vec<(String, String)> {
+    let secret = std::fs::read(fixture.setup.dir().join("secret")).unwrap();
     let header = json!({"typ": "JWT", "alg": "HS256", "kid": "test"});
     let own = |claims: &Value| signed(&header, claims, Algorithm::HS256, &EncodingKey::from_secret(&secret));
     let now = get_current_timestamp();
@@ -103,7 +105,7 @@ fn misused(world: &World) -> Vec<(String, String)> {
     add("another issuer's key under this kid", signed(&header, &claims(SECOND_ISSUER), Algorithm::HS256, &second));
     let name = "one issuer's claims, signed by another";
     add(name, signed(&kid("second", "HS256"), &claims(ISSUER), Algorithm::HS256, &second));
-    let rsa = EncodingKey::from_rsa_pem(&std::fs::read(fixture("rs256_private.pem")).unwrap()).unwrap();
+    let rsa = EncodingKey::from_rsa_pem(&std::fs::read(fixture_file("rs256_private.pem")).unwrap()).unwrap();
     add("an RSA key under an HS256 kid", signed(&kid("test", "RS256"), &claims(RSA_ISSUER), Algorithm::RS256, &rsa));
     add("an RSA key under an EC kid", signed(&kid("ec", "RS256"), &claims(EC_ISSUER), Algorithm::RS256, &rsa));
     add("a stronger hash of the RSA key", signed(&kid("rsa", "RS512"), &claims(RSA_ISSUER), Algorithm::RS512, &rsa));
@@ -147,13 +149,17 @@ fn misused(world: &World) -> Vec<(String, String)> {
     tokens
 }
 
-pub fn attacks(world: &World) -> Vec<Attack> {
+pub fn attacks(fixture: &AttackFixture) -> Vec<Attack> {
     let mut attacks = Vec::new();
-    for (name, token) in [forged(world), misused(world)].concat() {
-        attacks.push(row(format!("token: {name}"), &world.post("/mcp/raw", call("echo")).by(&token), UNAUTHENTICATED));
+    for (name, token) in [forged(fixture), misused(fixture)].concat() {
+        attacks.push(row(
+            format!("token: {name}"),
+            &fixture.post("/mcp/raw", call("echo")).by(&token),
+            UNAUTHENTICATED,
+        ));
     }
-    let anonymous = world.post("/mcp/raw", call("echo")).without("authorization");
-    let (ann, bearer) = (&world.ann, format!("Bearer {}", world.ann));
+    let anonymous = fixture.post("/mcp/raw", call("echo")).without("authorization");
+    let (ann, bearer) = (&fixture.ann, format!("Bearer {}", fixture.ann));
     for (name, value) in [
         ("Basic", format!("Basic {}", base64(b"ann:secret"))),
         ("the scheme alone", "Bearer".to_owned()),
@@ -184,10 +190,10 @@ pub fn attacks(world: &World) -> Vec<Attack> {
     }
     for query in ["access_token", "token", "authorization"] {
         let path = format!("/mcp/raw?{query}={ann}");
-        let request = world.post(&path, call("echo")).without("authorization");
+        let request = fixture.post(&path, call("echo")).without("authorization");
         attacks.push(row(format!("a token as {query} in the query"), &request, UNAUTHENTICATED));
     }
-    let secret = std::fs::read(world.setup.dir().join("secret")).unwrap();
+    let secret = std::fs::read(fixture.setup.dir().join("secret")).unwrap();
     for role in [
         json!(null),
         json!("root"),
@@ -202,7 +208,7 @@ pub fn attacks(world: &World) -> Vec<Attack> {
         let header = json!({"alg": "HS256", "kid": "test"});
         let key = EncodingKey::from_secret(&secret);
         let token = signed(&header, &with("role", role.clone()), Algorithm::HS256, &key);
-        attacks.push(row(format!("role {role}"), &world.post("/mcp/raw", call("echo")).by(&token), DENIED));
+        attacks.push(row(format!("role {role}"), &fixture.post("/mcp/raw", call("echo")).by(&token), DENIED));
     }
     attacks
 }

@@ -127,7 +127,7 @@ impl UpstreamSubscription {
 
     /// Stays subscribed until the client's request ends, or the backend responds that it has no subscriptions.
     pub(crate) async fn listen(self: &Arc<Self>, ctx: &RequestContext<'_>, filter: &Filter) {
-        let (mut backoff, mut missed) = (ReconnectBackoff::default(), Vec::new());
+        let (mut retries, mut missed) = (ReconnectBackoff::default(), Vec::new());
         loop {
             let listener = Arc::new(UpstreamListener {
                 subscription: Arc::clone(self),
@@ -145,12 +145,12 @@ impl UpstreamSubscription {
                     "the backend ended the subscription; subscribing again after a pause"
                 ),
                 Err(error) => {
-                    tracing::debug!(backend = self.backend.alias(), %error, "cannot subscribe; trying again after a pause");
+                    tracing::debug!(backend = self.backend.alias(), %error, "cannot subscribe to the backend; trying again after a pause")
                 }
             }
             missed = self.all_notifications(filter);
             let since = listener.is_open.load(Ordering::Acquire).then_some(begun);
-            tokio::time::sleep(backoff.next_pause(since)).await;
+            tokio::time::sleep(retries.next_pause(since)).await;
         }
     }
 

@@ -32,7 +32,7 @@ pub struct Attack {
 
 /// The gateway and those who call it.
 #[derive(Debug)]
-pub struct World {
+pub struct AttackFixture {
     pub setup: Setup,
     pub gatepost: Gatepost,
     pub host: String,
@@ -64,7 +64,7 @@ pub const SECOND_SECRET: &[u8] = b"another secret for the tests, with more than 
 /// Largest body, in bytes.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
-pub fn fixture(name: &str) -> PathBuf {
+pub fn fixture_file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
@@ -81,7 +81,7 @@ pub fn call(tool: &str) -> String {
 pub const META: &str =
     r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}"#;
 
-impl World {
+impl AttackFixture {
     /// `fixture` serves the conformance server.
     pub fn start(fixture_server: Server) -> Self {
         let mut setup = Setup::new();
@@ -96,8 +96,8 @@ impl World {
              {{ kid = \"ec\", algorithm = \"ES256\", issuer = {EC_ISSUER:?}, public_key_file = {:?} }}, \
              {{ kid = \"second\", algorithm = \"HS256\", issuer = {SECOND_ISSUER:?}, secret_file = {:?} }}]",
             path(&setup.dir().join("secret")),
-            path(&fixture("rs256_public.pem")),
-            path(&fixture("es256_public.pem")),
+            path(&fixture_file("rs256_public.pem")),
+            path(&fixture_file("es256_public.pem")),
             path(&second),
         );
         setup.set_toml("auth.keys", &keys).set_toml("server.body_bytes_max", &BODY_BYTES_MAX.to_string());

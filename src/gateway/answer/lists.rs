@@ -1,0 +1,118 @@
+//! Lists of tools, resources, templates and prompts, without the items that the caller may not use.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+
+use crate::gateway::answer::catalog;
+use crate::gateway::answer::relay::{self, Sourced};
+use crate::gateway::call::context::RequestContext;
+use crate::gateway::message::reply::http_status;
+use crate::mcp::json::{self, Object};
+use crate::mcp::methods::List;
+use crate::mcp::protocol::{Era, INVALID_PARAMS, LIST_TTL_MS};
+use crate::upstream::{self, Backend, CallError, Item, Response};
+
+/// How long one backend may delay a list of all backends. *Chosen*: a client waits for the list; a stdio server that is
+/// starting takes 1 to 3 s.
+pub(crate) const BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The member that keeps a list from shared caches: roles see different lists.
+const PRIVATE: (&str, &str) = ("cacheScope", "\"private\"");
+
+/// Lists the items of the endpoint's backend, or of all backends.
+pub(crate) async fn answer(ctx: &RequestContext<'_>, list: List) -> Sourced {
+    match ctx.only_backend() {
+        Some(backend) => of_one_backend(ctx, backend, list).await,
+        None => federated(ctx, list).await,
+    }
+}
+
+/// One page of one backend's list.
+async fn of_one_backend(ctx: &RequestContext<'_>, backend: &Arc<Backend>, list: List) -> Sourced {
+    let page = Box::pin(backend.one_page(relay::ask(ctx, backend, ctx.message.params_text(), None))).await;
+    let (page, era) = match page {
+        Ok((Response::Result(page), era)) => (page, era),
+        other => return Sourced::from_backend(backend, other),
+    };
+    let page = catalog::filtered(&ctx.rules.policy, &ctx.principal, backend.alias(), list, page);
+    let page = match (ctx.era, era) {
+        (Era::Legacy, _) => page,
+        (Era::Modern, Era::Modern) if page.has(PRIVATE.0, PRIVATE.1) => page,
+        (Era::Modern, Era::Modern) => Object::owned(&page.with(&[PRIVATE])),
+        (Era::Modern, Era::Legacy) => Object::owned(&page.with(&[("ttlMs", &LIST_TTL_MS.to_string()), PRIVATE])),
+    };
+    Sourced::Backend(Response::Result(page), era)
+}
+
+/// One page of the lists of all backends, joined.
+async fn federated(ctx: &RequestContext<'_>, list: List) -> Sourced {
+    let Ok(cursor) = cursor(ctx) else { return unknown_cursor(ctx) };
+    let found = of_all_backends(ctx, list).await;
+    let mut taken = BTreeSet::new();
+    let of_one = |(backend, items): &(Arc<Backend>, Arc<[Item]>)| {
+        catalog::federated(&ctx.rules.policy, &ctx.principal, backend.alias(), list, items, &mut taken)
+    };
+    let items: Vec<String> = found.iter().flat_map(of_one).collect();
+    let Some((page, next)) = catalog::page(&items, cursor.as_deref()) else { return unknown_cursor(ctx) };
+    let (page, next) = (format!("[{}]", page.join(",")), next.map(|next| json::quoted(&next)));
+    let ttl = LIST_TTL_MS.to_string();
+    let caching = [("ttlMs", ttl.as_str()), PRIVATE].into_iter().filter(|_| ctx.era == Era::Modern);
+    let members = [(list.member(), page.as_str())].into_iter();
+    let members = members.chain(next.as_deref().map(|next| ("nextCursor", next))).chain(caching);
+    Sourced::Gateway(Response::result(&json::object(members)))
+}
+
+fn unknown_cursor(ctx: &RequestContext<'_>) -> Sourced {
+    let http = if ctx.era == Era::Modern { http_status(INVALID_PARAMS) } else { StatusCode::OK };
+    let message = "unknown cursor, or the list has changed: begin again without one";
+    Sourced::Gateway(Response::error(INVALID_PARAMS, message, Some(http.as_u16())))
+}
+
+/// The cursor of the request.
+///
+/// # Errors
+/// It is not a string.
+fn cursor(ctx: &RequestContext<'_>) -> Result<Option<String>, ()> {
+    let params = ctx.message.params().unwrap_or_default();
+    match params.get("cursor") {
+        None | Some("null") => Ok(None),
+        Some(cursor) => json::string(cursor).map(Some).ok_or(()),
+    }
+}
+
+/// The complete list of every backend that the caller may use. A backend that is down or too slow is left out.
+pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec<(Arc<Backend>, Arc<[Item]>)> {
+    // I6: the number of lists that are read at once is bounded. The semaphore is never closed.
+    let _turn = ctx.core.lists.acquire().await.ok();
+    let of_one = |backend: Arc<Backend>| async move {
+        let read = async {
+            let route = ctx.route(&backend, None).await?;
+            backend.list(&route.connection, list).await
+        };
+        match tokio::time::timeout(BACKEND_TIMEOUT, read).await {
+            Ok(Ok(items)) => Some((backend, items)),
+            // A backend without prompts, for example, answers with an error.
+            Ok(Err(CallError::List { fault: upstream::NOT_OFFERED })) => None,
+            Ok(Err(error)) => {
+                tracing::warn!(backend = backend.alias(), %error, "a backend is missing from a list");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(backend = backend.alias(), timeout = ?BACKEND_TIMEOUT, "a backend is missing from a list: it is too slow");
+                None
+            }
+        }
+    };
+    let all: Vec<_> = ctx.visible_backends().cloned().map(of_one).collect();
+    let found: Vec<_> = futures_util::future::join_all(all).await.into_iter().flatten().collect();
+    if list == List::Resources {
+        // In reverse: of backends with the same URI, the first one that is listed is remembered.
+        for (backend, items) in found.iter().rev() {
+            ctx.core.owners.remember(items.iter().map(|item| item.name.as_str()), backend.alias());
+        }
+    }
+    found
+}

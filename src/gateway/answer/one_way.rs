@@ -1,0 +1,90 @@
+//! Messages of clients that get no reply of their own: notifications, and responses to requests of backends.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+
+use crate::gateway::call::core::Core;
+use crate::gateway::message::reply::Reply;
+use crate::gateway::message::scope::Scope;
+use crate::gateway::session::Session;
+use crate::mcp::envelope::{ClientResponse, Id, Message};
+use crate::mcp::protocol::{CANCELLED, PROGRESS};
+
+/// A notification or a response of a client.
+#[derive(Debug)]
+pub struct OneWay<'a>(Kind<'a>);
+
+#[derive(Debug)]
+enum Kind<'a> {
+    /// A notification in a session.
+    Notification { core: &'a Core, scope: &'a Scope, session: Arc<Session>, message: Message<'a> },
+    /// A notification without a session: it concerns no backend.
+    Dropped,
+    /// A response to a request that a backend sent in the session.
+    Response { session: Arc<Session>, response: ClientResponse<'a> },
+}
+
+impl<'a> OneWay<'a> {
+    pub(crate) fn notification(
+        core: &'a Core,
+        scope: &'a Scope,
+        session: Option<Arc<Session>>,
+        message: Message<'a>,
+    ) -> Self {
+        Self(session.map_or(Kind::Dropped, |session| Kind::Notification { core, scope, session, message }))
+    }
+
+    pub(crate) fn response(session: Arc<Session>, response: ClientResponse<'a>) -> Self {
+        Self(Kind::Response { session, response })
+    }
+
+    /// Delivers the message to the backends that it concerns. It is accepted (HTTP 202) even if none takes it.
+    pub async fn deliver(self) -> Reply {
+        match self.0 {
+            Kind::Notification { core, scope, session, message } => notify(core, scope, &session, &message).await,
+            Kind::Dropped => {}
+            Kind::Response { session, response } => respond(&session, &response).await,
+        }
+        Reply::local_unaudited_empty(StatusCode::ACCEPTED)
+    }
+}
+
+/// A cancellation cancels its call, progress goes to the backend that asked for it, and every other notification goes to all
+/// backends of the session.
+async fn notify(core: &Core, scope: &Scope, session: &Session, message: &Message<'_>) {
+    let params = message.params();
+    if message.method == CANCELLED {
+        if let Some(id) = params.and_then(|params| Id::new(params.get("requestId")?).ok()) {
+            core.in_flight.cancel(&session.id, &id);
+        }
+        return;
+    }
+    if message.method == "notifications/initialized" && *scope == Scope::All {
+        return; // Each backend got its own when its connection was opened.
+    }
+    let params = message.params_text();
+    let (connections, params) = if message.method == PROGRESS {
+        // It concerns one request of one backend.
+        let Some((connection, params)) = params.and_then(|params| session.progress(params)) else { return };
+        (vec![connection], Some(Cow::Owned(params)))
+    } else {
+        (session.connections(), params.map(Cow::Borrowed))
+    };
+    for connection in connections {
+        if let Err(error) = connection.notify(&message.method, params.as_deref()).await {
+            let method = &message.method;
+            tracing::debug!(backend = connection.alias(), method, %error, "a notification did not reach the backend");
+        }
+    }
+}
+
+async fn respond(session: &Session, response: &ClientResponse<'_>) {
+    // A response without a request is dropped: the backend may have cancelled the request.
+    let Some((connection, id, method)) = response.id.as_ref().and_then(|id| session.take_answered(id)) else { return };
+    if let Err(error) = connection.respond(response.object.replaced("id", &id)).await {
+        let backend = connection.alias();
+        tracing::warn!(backend, method, %error, "a client's response did not reach the backend");
+    }
+}

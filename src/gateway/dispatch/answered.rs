@@ -1,0 +1,118 @@
+//! Seventh stage: the backend, or the gateway itself, has answered.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::audit::Receipt;
+use crate::gateway::answer::relay::{self, Sourced};
+use crate::gateway::answer::{handshake, lists, logging, subscriptions};
+use crate::gateway::call::audit_entry::AuditEntry;
+use crate::gateway::call::context::RequestContext;
+use crate::gateway::session::Session;
+use crate::rbac::{Permit, Target};
+use crate::upstream::{self, Answer};
+
+use super::begun::{Begun, Recording};
+use super::permitted::{Grant, Slot};
+use super::routed::LocalMethod;
+
+/// A request with its answer.
+#[derive(Debug)]
+#[must_use = "an answered request is finished"]
+pub struct Answered<'a> {
+    pub(super) ctx: RequestContext<'a>,
+    pub(super) result: Unfinished,
+    /// The session that an `initialize` opened.
+    pub(super) opened: Option<Arc<Session>>,
+    pub(super) started_at: Instant,
+    pub(super) slot: Option<Slot<'a>>,
+}
+
+/// An answer and how it is recorded.
+#[derive(Debug)]
+pub(super) enum Unfinished {
+    Unrecorded(Sourced),
+    Whole(Answer),
+    Intent(Box<Receipt>, Answer),
+}
+
+impl<'a> Begun<'a> {
+    /// Answers the request. A failure of the backend is an answer, too.
+    pub async fn answer(self, entry: &mut AuditEntry<'_>) -> Answered<'a> {
+        let Self { ctx, grant, recording, started_at, slot } = self;
+        let (result, opened) = match (grant, recording) {
+            (Grant::Target(permit), Recording::Intent(receipt)) => {
+                let answer = Box::pin(forward(&ctx, permit, &receipt, entry)).await;
+                (Unfinished::Intent(receipt, answer), None)
+            }
+            (grant, recording) => {
+                let (sourced, opened) = Box::pin(respond(&ctx, grant, entry)).await;
+                let result = match recording {
+                    Recording::None => Unfinished::Unrecorded(sourced),
+                    Recording::Whole => Unfinished::Whole(sourced.into_answer(&ctx)),
+                    Recording::Intent(receipt) => Unfinished::Intent(receipt, sourced.into_answer(&ctx)),
+                };
+                (result, opened)
+            }
+        };
+        Answered { ctx, result, opened, started_at, slot }
+    }
+}
+
+/// Forwards a recorded request to its backend.
+async fn forward(ctx: &RequestContext<'_>, permit: Permit, receipt: &Receipt, entry: &AuditEntry<'_>) -> Answer {
+    let (alias, tool, kind) = (permit.backend().to_owned(), permit.name().to_owned(), permit.kind());
+    let route = async {
+        let backend = ctx.core.upstreams.get(&alias).ok_or_else(relay::not_configured)?;
+        let mut route = ctx.route(backend, Some(tool.clone())).await?;
+        entry.trace.iter().for_each(|context| context.in_headers(&mut route.headers));
+        Ok(route)
+    };
+    let answer = ctx.core.upstreams.forward(&ctx.message.method, permit, receipt, route, &ctx.interrupt).await;
+    let target = Target { kind, backend: &alias, name: &tool };
+    answer.with_state(|state| bound_state(ctx, entry, target, state))
+}
+
+/// Answers a request that is not forwarded with a permit and a receipt: none of these calls a tool.
+async fn respond(
+    ctx: &RequestContext<'_>,
+    grant: Grant,
+    entry: &mut AuditEntry<'_>,
+) -> (Sourced, Option<Arc<Session>>) {
+    let sourced = match grant {
+        Grant::Local(LocalMethod::Ping) => Sourced::Exact(upstream::Response::result("{}")),
+        Grant::Local(LocalMethod::Initialize) => {
+            let (sourced, session) = handshake::initialize(ctx, entry).await;
+            return (sourced, Some(session));
+        }
+        Grant::Local(LocalMethod::Discover) => handshake::discover(ctx).await,
+        Grant::Local(LocalMethod::List(list)) => lists::answer(ctx, list).await,
+        Grant::Local(LocalMethod::SetLevel) => logging::set_level(ctx).await,
+        Grant::Subscription(subscription) => subscriptions::serve(ctx, subscription).await,
+        Grant::Extension(backend) => relay::relay(ctx, &backend).await,
+        Grant::Target(permit) => unrecorded(ctx, &permit, entry).await,
+    };
+    (sourced, None)
+}
+
+/// Relays a request for one resource or prompt that is not recorded.
+async fn unrecorded(ctx: &RequestContext<'_>, permit: &Permit, entry: &AuditEntry<'_>) -> Sourced {
+    let (alias, tool) = (permit.backend(), permit.name());
+    let Some(backend) = ctx.core.upstreams.get(alias) else { return Sourced::failed(alias, relay::not_configured()) };
+    let target = Target { kind: permit.kind(), backend: alias, name: tool };
+    match relay::ask(ctx, backend, Some(permit.params()), Some(tool.to_owned())).await {
+        Ok((response, era)) => {
+            let bind = |state: &str| bound_state(ctx, entry, target, state);
+            Sourced::Backend(upstream::unrecorded(response, ctx.era, bind), era)
+        }
+        Err(error) => Sourced::failed(alias, error),
+    }
+}
+
+/// A backend's `requestState`, bound to the caller and the target. A continued call keeps the id of the call that it
+/// continues.
+fn bound_state(ctx: &RequestContext<'_>, entry: &AuditEntry<'_>, target: Target<'_>, state: &str) -> String {
+    let own = ctx.inbound.request_id.to_string();
+    let origin = entry.session.as_deref().filter(|_| ctx.session.is_none()).unwrap_or(&own);
+    ctx.core.request_states.bind(state, origin, &ctx.principal, target)
+}

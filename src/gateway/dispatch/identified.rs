@@ -1,0 +1,53 @@
+//! Second stage: the caller is known.
+
+use axum::http::header;
+
+use crate::auth::{AuthError, Principal};
+use crate::gateway::call::audit_entry::AuditEntry;
+use crate::gateway::call::core::Core;
+use crate::gateway::message::headers;
+use crate::gateway::message::refusal::Refusal;
+use crate::gateway::message::request::InboundRequest;
+
+use super::received::Received;
+
+/// A request with a verified token.
+#[derive(Debug)]
+pub struct Identified<'a> {
+    pub(super) core: &'a Core,
+    pub(super) inbound: &'a InboundRequest,
+    pub(super) principal: Principal,
+}
+
+impl<'a> Received<'a> {
+    /// Verifies the token.
+    ///
+    /// # Errors
+    /// A refusal with status `unauthenticated`, or `denied` for a valid token without the required scope.
+    pub async fn identify(self, entry: &mut AuditEntry<'_>) -> Result<Identified<'a>, Refusal> {
+        let Self { core, inbound } = self;
+        let mut values = inbound.headers.get_all(header::AUTHORIZATION).iter();
+        let (value, another) = (values.next(), values.next());
+        let value = value.map(axum::http::HeaderValue::as_bytes);
+        let verified = match another {
+            Some(_) => Err(AuthError::NotBearer),
+            None => core.auth.authenticate(value, inbound.certificate.as_deref()).await,
+        };
+        let error = match verified {
+            Ok(principal) => {
+                entry.caller = principal.caller_with_all_roles();
+                return Ok(Identified { core, inbound, principal });
+            }
+            Err(error) => error,
+        };
+        match &error {
+            // The caller is known, but not allowed.
+            AuthError::Scope { principal, .. } => entry.caller = principal.caller(None),
+            AuthError::Invalid { cause: Some(cause), .. } => tracing::debug!(cause = %cause, "token refused"),
+            _ => {}
+        }
+        let base = headers::base_url(&inbound.headers, &inbound.host, core.is_tls);
+        let path = headers::resource_path(&inbound.scope);
+        Err(Refusal::unidentified(&error, &format!("{base}/.well-known/oauth-protected-resource{path}")))
+    }
+}

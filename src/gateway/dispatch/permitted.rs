@@ -1,0 +1,129 @@
+//! Fifth stage: the policy allows the request, and there is room for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::SemaphorePermit;
+
+use crate::gateway::answer::subscriptions::{self, Subscription};
+use crate::gateway::call::audit_entry::AuditEntry;
+use crate::gateway::call::context::RequestContext;
+use crate::gateway::call::limits;
+use crate::gateway::message::refusal::Refusal;
+use crate::gateway::message::scope::Scope;
+use crate::rbac::{Permit, TargetKind};
+use crate::upstream::Backend;
+
+use super::routed::{Destination, LocalMethod, RoutedRequest, TargetRequest};
+
+/// A request that the policy allows. It cannot be answered before its intent is stored:
+///
+/// ```compile_fail,E0599
+/// # use gatepost::gateway::call::audit_entry::AuditEntry;
+/// # use gatepost::gateway::dispatch::permitted::Permitted;
+/// async fn skip_the_intent(permitted: Permitted<'_>, entry: &AuditEntry<'_>) {
+///     permitted.answer(entry).await; // A method of Begun only.
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "a permitted request is begun"]
+pub struct Permitted<'a> {
+    pub(super) ctx: RequestContext<'a>,
+    pub(super) grant: Grant,
+    pub(super) slot: Option<Slot<'a>>,
+}
+
+/// What a request may do.
+#[derive(Debug)]
+pub(super) enum Grant {
+    Local(LocalMethod),
+    Target(Permit),
+    Subscription(Subscription),
+    Extension(Arc<Backend>),
+}
+
+/// A call's share of the limits on open calls. Dropping it makes room for another call.
+#[derive(Debug)]
+pub(super) struct Slot<'a> {
+    _of_all: SemaphorePermit<'a>,
+    _of_principal_and_backend: limits::OpenCallGuard<'a>,
+}
+
+impl<'a> Slot<'a> {
+    fn take(ctx: &RequestContext<'a>, backend: &str) -> Result<Self, Refusal> {
+        // I6: the number of open calls is bounded.
+        let of_all = ctx.core.calls.try_acquire();
+        let of_all = of_all.map_err(|_| Refusal::rate_limited("too many calls are open", Duration::from_secs(1)))?;
+        let own = ctx.core.limits.enter(&ctx.principal, backend, &ctx.rules)?;
+        Ok(Self { _of_all: of_all, _of_principal_and_backend: own })
+    }
+}
+
+impl<'a> RoutedRequest<'a> {
+    /// Decides whether the caller may do this. Authorization comes before existence: a caller who is denied does not learn
+    /// what exists.
+    ///
+    /// # Errors
+    /// A refusal with status `denied`, `rate_limited`, or `malformed` if the target does not exist.
+    pub async fn permit(self, entry: &mut AuditEntry<'_>) -> Result<Permitted<'a>, Refusal> {
+        let Self { ctx, destination } = self;
+        let (grant, slot) = match destination {
+            Destination::Local(method) => {
+                if let LocalMethod::Initialize = method {
+                    // I6: each session may start a child process at every backend.
+                    ctx.core.limits.count_request(&ctx.principal, &ctx.rules)?;
+                }
+                (Grant::Local(method), None)
+            }
+            Destination::Target(request) => {
+                let (permit, slot) = target(&ctx, &request, entry).await?;
+                (Grant::Target(permit), Some(slot))
+            }
+            Destination::Subscription(request) => {
+                (Grant::Subscription(subscriptions::permit(&ctx, request, entry).await?), None)
+            }
+            Destination::Extension(backend) => {
+                let slot = extension(&ctx, &backend)?;
+                (Grant::Extension(backend), Some(slot))
+            }
+        };
+        Ok(Permitted { ctx, grant, slot })
+    }
+}
+
+async fn target<'a>(
+    ctx: &RequestContext<'a>,
+    request: &TargetRequest,
+    entry: &mut AuditEntry<'_>,
+) -> Result<(Permit, Slot<'a>), Refusal> {
+    let (subject, params) = (&request.subject, Some(request.params.as_str()));
+    let decision =
+        ctx.rules.policy.authorize_request(&ctx.principal, request.target(), params, subject.arguments.as_deref());
+    let permit = decision.map_err(|denied| {
+        entry.caller = denied.caller;
+        Refusal::denied(denied.reason)
+    })?;
+    entry.caller = permit.caller().clone();
+    let slot = Slot::take(ctx, permit.backend())?;
+    let Some(backend) = ctx.core.upstreams.get(permit.backend()) else {
+        return Err(match ctx.inbound.scope {
+            Scope::All => Refusal::unknown(subject.what(), &subject.name, ctx.era),
+            Scope::One(_) => Refusal::unknown_backend(),
+        });
+    };
+    // In a session the backend itself answers for unknown tools: its tools may differ from session to session.
+    let is_looked_up = ctx.session.is_none() && subject.kind == TargetKind::Tool && backend.is_looked_up();
+    if is_looked_up && backend.has_tool(permit.name()).await == Some(false) {
+        return Err(Refusal::unknown("tool", &subject.name, ctx.era));
+    }
+    Ok((permit, slot))
+}
+
+/// An unknown method may do anything: it is for roles that may use everything of the backend.
+fn extension<'a>(ctx: &RequestContext<'a>, backend: &Backend) -> Result<Slot<'a>, Refusal> {
+    if !ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias()) {
+        let method = &ctx.message.method;
+        return Err(Refusal::denied(format!("{method} is for roles that may use all of {}", backend.alias())));
+    }
+    Slot::take(ctx, backend.alias())
+}

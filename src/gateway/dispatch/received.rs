@@ -1,0 +1,24 @@
+//! First stage: the request's `Host` and `Origin` are allowed.
+
+use crate::gateway::call::core::Core;
+use crate::gateway::message::refusal::Refusal;
+use crate::gateway::message::request::{HeadError, InboundRequest};
+
+/// A request whose `Host` and `Origin` are allowed. Its caller is not known yet.
+#[derive(Debug)]
+pub struct Received<'a> {
+    pub(super) core: &'a Core,
+    pub(super) inbound: &'a InboundRequest,
+}
+
+impl<'a> Received<'a> {
+    /// # Errors
+    /// A refusal with status `malformed` (HTTP 403). Other errors of the head are refused by [`super::parsed`], once it is
+    /// known who sent it.
+    pub(super) fn new(core: &'a Core, inbound: &'a InboundRequest) -> Result<Self, Refusal> {
+        match &inbound.body {
+            Err(error @ (HeadError::Host | HeadError::Origin)) => Err((*error).into()),
+            _ => Ok(Self { core, inbound }),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::Audit;
+use crate::audit::record::{Call, RequestId, Status};
+use crate::auth::{AuthError, Principal};
+use crate::config::{Backend, Config, Role};
+use crate::gateway::Gateway;
+use crate::gateway::message::scope::Scope;
+use crate::mcp::envelope::{self, Incoming};
+use crate::mcp::protocol::DENIED;
+
+use super::parsed::Parsed;
+use super::*;
+
+fn core(change: impl FnOnce(&mut Config)) -> Arc<Core> {
+    let role = |allow: &str| Role { allow: vec![allow.to_owned()], ..Role::default() };
+    let backend = Backend {
+        command: vec!["/nonexistent/program".to_owned()],
+        call_timeout: std::time::Duration::from_secs(1),
+        ..Backend::default()
+    };
+    let mut config = Config {
+        roles: BTreeMap::from([("all".to_owned(), role("*/*")), ("one".to_owned(), role("time/get"))]),
+        backends: BTreeMap::from([("time".to_owned(), backend)]),
+        ..Config::default()
+    };
+    change(&mut config);
+    Gateway::build(&config, Audit::disabled()).unwrap().core
+}
+
+fn inbound(scope: Scope, body: &str) -> InboundRequest {
+    InboundRequest {
+        request_id: RequestId::new(),
+        addr: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
+        scope,
+        headers: HeaderMap::new(),
+        host: "localhost".to_owned(),
+        certificate: None,
+        hung_up: CancellationToken::new(),
+        given_up: CancellationToken::new(),
+        body: Ok(Bytes::copy_from_slice(body.as_bytes())),
+    }
+}
+
+fn request(params: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{params}}}"#)
+}
+
+/// The refusal of a valid message of a caller with `role`, and its record.
+async fn refused(core: &Core, inbound: &InboundRequest, role: &str) -> (Refusal, Call) {
+    let Ok(body) = &inbound.body else { panic!() };
+    let incoming = envelope::parse(body, core.body_bytes_max).unwrap();
+    let principal = Principal {
+        subject: "ann".to_owned(),
+        issuer: "test".to_owned(),
+        token_id: Some("t".to_owned()),
+        roles: vec![role.to_owned()],
+    };
+    let mut entry = AuditEntry::new(core.rules(), inbound);
+    entry.caller = principal.caller_with_all_roles();
+    if let Incoming::Message(message) = &incoming {
+        entry.describe(message);
+    }
+    let mut offer = StreamOffer::new(oneshot::channel().0);
+    let parsed = Parsed { core, inbound, principal, incoming };
+    let refusal = match parsed.route(&mut entry, &mut offer).await {
+        Ok(Routed::Request(request)) => request.permit(&mut entry).await.unwrap_err(),
+        Ok(Routed::OneWay(_)) => panic!(),
+        Err(refusal) => refusal,
+    };
+    (refusal, entry.call(core))
+}
+
+#[tokio::test]
+async fn i2_a_denied_call_is_recorded_with_its_caller_target_and_arguments() {
+    let core = core(|config| config.audit.redact = vec!["/secret".to_owned()]);
+    let body = request(r#"{"name":"time__set","arguments":{ "secret":"x", "zone": 1.0 }}"#);
+    let (refusal, call) = refused(&core, &inbound(Scope::All, &body), "one").await;
+    assert_eq!((refusal.status, refusal.code, refusal.http), (Status::Denied, DENIED, StatusCode::OK));
+    assert_eq!(refusal.message, "role one may not call time/set");
+    assert_eq!((call.backend_name.as_deref(), call.tool_name.as_deref()), (Some("time"), Some("set")));
+    assert_eq!((call.client_subject.as_str(), call.client_role.as_deref()), ("ann", Some("one")));
+    assert_eq!((call.token_id.as_deref(), call.rpc_id.as_deref()), (Some("t"), Some("a")));
+    // I8: redacted before it is recorded, and otherwise byte for byte.
+    assert_eq!(call.request_args.as_deref(), Some(r#"{ "secret":"[redacted]", "zone": 1.0 }"#));
+}
+
+#[tokio::test]
+async fn authorization_comes_before_existence() {
+    let core = core(|_| {});
+    let at = |backend: &str| inbound(Scope::One(backend.to_owned()), &request(r#"{"name":"x"}"#));
+    for backend in ["time", "missing"] {
+        assert_eq!(refused(&core, &at(backend), "one").await.0.status, Status::Denied, "{backend}");
+    }
+    let (refusal, call) = refused(&core, &at("missing"), "all").await;
+    assert_eq!((refusal.status, refusal.http), (Status::Malformed, StatusCode::NOT_FOUND));
+    assert_eq!(call.client_role.as_deref(), Some("all"));
+    let all = inbound(Scope::All, &request(r#"{"name":"missing__x"}"#));
+    assert_eq!(refused(&core, &all, "all").await.0.message, r#"unknown tool "missing__x""#);
+}
+
+#[tokio::test]
+async fn i2_a_call_without_a_token_is_recorded_with_what_it_asked_for() {
+    let core = core(|_| {});
+    let inbound = inbound(Scope::All, &request(r#"{"name":"time__get"}"#));
+    let mut entry = AuditEntry::new(core.rules(), &inbound);
+    let refusal = Received::new(&core, &inbound).unwrap().identify(&mut entry).await.unwrap_err();
+    assert_eq!((refusal.status, refusal.http), (Status::Unauthenticated, StatusCode::UNAUTHORIZED));
+    let reply = conclude(&core, &mut entry, Err(refusal)).await;
+    assert!(reply.header("www-authenticate").is_some() && reply.is_error());
+    let call = entry.call(&core);
+    assert_eq!((call.method.as_str(), call.client_subject.as_str()), ("tools/call", "anonymous"));
+    assert_eq!((call.backend_name.as_deref(), call.tool_name.as_deref()), (Some("time"), Some("get")));
+}
+
+#[tokio::test]
+async fn two_tokens_in_one_request_are_none() {
+    let core = core(|_| {});
+    let mut inbound = inbound(Scope::All, "");
+    for value in ["Bearer a.b.c", "Bearer d.e.f"] {
+        inbound.headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
+    }
+    let mut entry = AuditEntry::new(core.rules(), &inbound);
+    let refusal = Received::new(&core, &inbound).unwrap().identify(&mut entry).await.unwrap_err();
+    assert_eq!(refusal.message, AuthError::NotBearer.to_string());
+}

@@ -1,0 +1,150 @@
+//! A refusal: what the record says, and what the client is told.
+//!
+//! Every stage of [`crate::gateway::dispatch`] refuses with this type; `dispatch` turns it into its record and its reply.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+
+use crate::audit::UnavailableError;
+use crate::audit::record::Status;
+use crate::auth::{AuthError, Principal};
+use crate::gateway::message::headers::Mismatch;
+use crate::gateway::message::reply::http_status;
+use crate::gateway::message::request::HeadError;
+use crate::mcp::envelope::{self, Malformed};
+use crate::mcp::protocol::{
+    AUDIT_UNAVAILABLE, DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, RATE_LIMITED, TOOLS_CALL,
+    UNAUTHENTICATED,
+};
+use crate::rbac::Policy;
+
+/// The longest method that a message repeats, in bytes. *Chosen*: the protocol's longest has 40.
+const METHOD_SHOWN_MAX: usize = 64;
+
+/// Why a request is refused.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The status that is recorded.
+    pub(crate) status: Status,
+    /// The HTTP status of the reply.
+    pub(crate) http: StatusCode,
+    /// The JSON-RPC error code.
+    pub(crate) code: i32,
+    /// The error's text, for the record and the client.
+    pub(crate) message: String,
+    /// The error's data, as JSON text.
+    pub(crate) data: Option<String>,
+    /// The value of `WWW-Authenticate`.
+    pub(crate) challenge: Option<String>,
+    /// When a retry makes sense, from now.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// A request that breaks a rule, or asks for something that does not exist.
+    pub(crate) fn malformed(http: StatusCode, code: i32, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { status: Status::Malformed, http, code, message, data: None, challenge: None, retry_after: None }
+    }
+
+    /// A malformed request, with HTTP status 400.
+    pub(crate) fn bad_request(message: &str) -> Self {
+        Self::malformed(StatusCode::BAD_REQUEST, INVALID_REQUEST, message)
+    }
+
+    /// A request that the policy denies.
+    pub(crate) fn denied(message: impl Into<String>) -> Self {
+        Self { status: Status::Denied, ..Self::malformed(StatusCode::OK, DENIED, message) }
+    }
+
+    /// A request over a limit.
+    pub(crate) fn rate_limited(message: impl Into<String>, retry_after: Duration) -> Self {
+        let refusal = Self::malformed(StatusCode::TOO_MANY_REQUESTS, RATE_LIMITED, message);
+        Self { status: Status::RateLimited, retry_after: Some(retry_after), ..refusal }
+    }
+
+    /// A request whose intent cannot be stored.
+    pub(crate) fn unaudited(cause: &UnavailableError) -> Self {
+        let refusal = Self::malformed(StatusCode::SERVICE_UNAVAILABLE, AUDIT_UNAVAILABLE, cause.to_string());
+        Self { status: Status::AuditUnavailable, ..refusal }
+    }
+
+    /// A tool, resource or prompt that does not exist; `what` is its kind.
+    pub(crate) fn unknown(what: &str, name: &str, era: Era) -> Self {
+        let http = if era == Era::Modern { http_status(INVALID_PARAMS) } else { StatusCode::OK };
+        let name = &name[..name.floor_char_boundary(envelope::NAME_BYTES_MAX)];
+        Self::malformed(http, INVALID_PARAMS, format!("unknown {what} {name:?}"))
+    }
+
+    /// A method that is not supported.
+    pub(crate) fn unknown_method(method: &str, era: Era) -> Self {
+        let http = if era == Era::Modern { http_status(METHOD_NOT_FOUND) } else { StatusCode::OK };
+        let method = &method[..method.floor_char_boundary(METHOD_SHOWN_MAX)];
+        Self::malformed(http, METHOD_NOT_FOUND, format!("method {method:?} is not supported"))
+    }
+
+    /// A backend that does not exist.
+    pub(crate) fn unknown_backend() -> Self {
+        Self::malformed(StatusCode::NOT_FOUND, INVALID_PARAMS, "unknown backend")
+    }
+
+    /// A backend that does not exist, or of which the caller may use nothing. A call is recorded as denied in the latter
+    /// case; the caller cannot tell the two apart.
+    pub(crate) fn invisible(policy: &Policy, principal: &Principal, backend: &str, method: &str) -> Self {
+        if method == TOOLS_CALL && !policy.reaches(&principal.roles, backend) {
+            let roles = principal.roles.join(",");
+            return Self::denied(format!("role {roles} may call nothing of {backend}"));
+        }
+        Self::unknown_backend()
+    }
+
+    /// A caller without a valid token. `metadata` is the URL of the resource's metadata (RFC 9728).
+    pub(crate) fn unidentified(error: &AuthError, metadata: &str) -> Self {
+        let message = error.to_string();
+        let metadata = format!(r#"resource_metadata="{metadata}""#);
+        let (status, http, challenge) = match error {
+            AuthError::Missing => {
+                (Status::Unauthenticated, StatusCode::UNAUTHORIZED, Some(format!("Bearer {metadata}")))
+            }
+            // The token may be valid: a challenge would make the client fetch another one.
+            AuthError::Unavailable => (Status::Unauthenticated, StatusCode::SERVICE_UNAVAILABLE, None),
+            AuthError::Scope { scope, .. } => {
+                let challenge = format!(r#"Bearer error="insufficient_scope", scope="{scope}", {metadata}"#);
+                (Status::Denied, StatusCode::FORBIDDEN, Some(challenge))
+            }
+            AuthError::NotBearer | AuthError::Invalid { .. } => {
+                let challenge = format!(r#"Bearer error="invalid_token", error_description="{message}", {metadata}"#);
+                (Status::Unauthenticated, StatusCode::UNAUTHORIZED, Some(challenge))
+            }
+        };
+        let code = if status == Status::Denied { DENIED } else { UNAUTHENTICATED };
+        Self { status, challenge, ..Self::malformed(http, code, message) }
+    }
+}
+
+impl From<HeadError> for Refusal {
+    fn from(error: HeadError) -> Self {
+        let http = match error {
+            HeadError::Host | HeadError::Origin => StatusCode::FORBIDDEN,
+            HeadError::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            HeadError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            HeadError::Incomplete => StatusCode::REQUEST_TIMEOUT,
+            HeadError::Headers { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        };
+        Self::malformed(http, INVALID_REQUEST, error.to_string())
+    }
+}
+
+impl From<Malformed> for Refusal {
+    fn from(rule: Malformed) -> Self {
+        Self::malformed(StatusCode::BAD_REQUEST, rule.code(), rule.to_string())
+    }
+}
+
+impl From<Mismatch> for Refusal {
+    fn from(mismatch: Mismatch) -> Self {
+        let refusal = Self::malformed(StatusCode::BAD_REQUEST, mismatch.code, mismatch.message);
+        Self { data: mismatch.data, ..refusal }
+    }
+}

@@ -1,0 +1,173 @@
+//! What a request for one tool, resource or prompt is about.
+
+use std::borrow::Cow;
+
+use crate::mcp::envelope::{self, Malformed, Message, NAME_BYTES_MAX};
+use crate::mcp::json::{self, Object};
+use crate::mcp::methods::TargetMember;
+use crate::rbac::{Target, TargetKind};
+
+/// The longest URI, in bytes. *Chosen*: as in common HTTP servers.
+const URI_BYTES_MAX: usize = 8 * 1024;
+
+/// What one request is about.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) kind: TargetKind,
+    /// Its name or URI as the client wrote it.
+    pub(crate) name: String,
+    /// What is decided on and recorded, as JSON text.
+    pub(crate) arguments: Option<String>,
+    /// `requestState`, as the client sent it back.
+    pub(crate) state: Option<String>,
+    /// The path of the member of `params` that has the name or URI.
+    path: &'static [&'static str],
+}
+
+impl Subject {
+    /// Reads what `message` is about from the `member` of its parameters.
+    ///
+    /// # Errors
+    /// The rule that the parameters break.
+    pub(crate) fn read(message: &Message<'_>, member: TargetMember) -> Result<Self, Malformed> {
+        let params = message.params().unwrap_or_default();
+        // In another spelling the state would reach the backend without a check whom it was made for.
+        let [state] = envelope::known(&params, ["requestState"])?;
+        let state = state.map(|state| json::string(state).ok_or(Malformed::State)).transpose()?;
+        let (kind, name, path): (_, _, &[&str]) = match member {
+            TargetMember::ToolName => {
+                let call = envelope::tool_call(Some(&params))?;
+                let arguments = call.arguments.map(str::to_owned);
+                return Ok(Self { kind: TargetKind::Tool, name: call.name, arguments, state, path: &["name"] });
+            }
+            TargetMember::PromptName => (TargetKind::Prompt, name(&params, "name", NAME_BYTES_MAX)?, &["name"]),
+            TargetMember::ResourceUri => (TargetKind::Resource, name(&params, "uri", URI_BYTES_MAX)?, &["uri"]),
+            TargetMember::Reference => {
+                envelope::known(&params, ["ref"])?;
+                let reference = params.object("ref").unwrap_or_default();
+                envelope::known(&reference, ["type", "name", "uri"])?;
+                match reference.string("type").as_deref() {
+                    Some("ref/prompt") => {
+                        (TargetKind::Prompt, name(&reference, "name", NAME_BYTES_MAX)?, &["ref", "name"])
+                    }
+                    Some("ref/resource") => {
+                        (TargetKind::Resource, name(&reference, "uri", URI_BYTES_MAX)?, &["ref", "uri"])
+                    }
+                    _ => return Err(Malformed::Subject),
+                }
+            }
+        };
+        let arguments = message.params().map(|params| params.without(|key| key == "_meta").into_owned());
+        Ok(Self { kind, name, arguments, state, path })
+    }
+
+    /// The parameters to forward, as JSON text: those of `message`, with the backend's own name of the target, the
+    /// backend's own `state`, and `traceparent` in `_meta`.
+    pub(crate) fn params(
+        &self,
+        message: &Message<'_>,
+        target: Target<'_>,
+        state: Option<&str>,
+        traceparent: Option<String>,
+    ) -> String {
+        let params = message.params().unwrap_or_default();
+        let mut changed: Vec<(&str, Cow<'_, str>)> = Vec::new();
+        if target.name != self.name {
+            let name = json::quoted(target.name);
+            match self.path {
+                [first, second, ..] => {
+                    let inner = params.object(first).unwrap_or_default();
+                    changed.push((first, inner.replaced(second, &name).into()));
+                }
+                path => changed.extend(path.first().map(|key| (*key, name.into()))),
+            }
+        }
+        changed.extend(state.map(|state| ("requestState", json::quoted(state).into())));
+        changed.extend(traceparent.map(|parent| {
+            let meta = params.object("_meta").unwrap_or_default();
+            ("_meta", meta.with(&[(super::trace_headers::TRACEPARENT, &json::quoted(&parent))]).into())
+        }));
+        let changed: Vec<(&str, &str)> = changed.iter().map(|(key, value)| (*key, value.as_ref())).collect();
+        params.with(&changed)
+    }
+
+    /// The word for its kind, for messages.
+    pub(crate) fn what(&self) -> &'static str {
+        match self.kind {
+            TargetKind::Tool => "tool",
+            TargetKind::Resource => "resource",
+            TargetKind::Prompt => "prompt",
+        }
+    }
+}
+
+/// The string of 1 to `max` bytes that is the member `key`.
+fn name(object: &Object<'_>, key: &'static str, max: usize) -> Result<String, Malformed> {
+    let [name] = envelope::known(object, [key])?;
+    name.and_then(json::string).filter(|name| (1..=max).contains(&name.len())).ok_or(Malformed::Subject)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::mcp::methods::{self, MethodKind};
+
+    use super::*;
+
+    fn read(method: &str, params: &str) -> Result<(Subject, String), Malformed> {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
+        let message = envelope::parse(body.as_bytes(), 4096).unwrap().message().unwrap();
+        let MethodKind::Targeted(member) = methods::find(method).unwrap().kind else { panic!() };
+        let subject = Subject::read(&message, member)?;
+        let target = Target { kind: subject.kind, backend: "b", name: "new" };
+        let params = subject.params(&message, target, Some("s"), None);
+        Ok((subject, params))
+    }
+
+    #[test]
+    fn forwarded_parameters_differ_only_in_the_name_and_the_state() {
+        let (call, params) = read(
+            "tools/call",
+            r#"{ "x": 1.0, "name":"b__old", "arguments":{ "a" : 1 },"requestState":"t","_meta":{"y":[ ]}}"#,
+        )
+        .unwrap();
+        assert_eq!((call.kind, call.name.as_str(), call.state.as_deref()), (TargetKind::Tool, "b__old", Some("t")));
+        assert_eq!(
+            params,
+            r#"{ "x": 1.0, "name":"new", "arguments":{ "a" : 1 },"requestState":"s","_meta":{"y":[ ]}}"#
+        );
+        let (complete, params) = read(
+            "completion/complete",
+            r#"{"ref":{"type":"ref/prompt","name":"b__p"},"argument":{"n":1},"requestState":"t"}"#,
+        )
+        .unwrap();
+        assert_eq!((complete.kind, complete.what()), (TargetKind::Prompt, "prompt"));
+        assert_eq!(params, r#"{"ref":{"type":"ref/prompt","name":"new"},"argument":{"n":1},"requestState":"s"}"#);
+    }
+
+    #[test]
+    fn the_span_of_the_call_is_added_to_meta() {
+        let body = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","_meta":{"a": 1}}}"#;
+        let message = envelope::parse(body, 4096).unwrap().message().unwrap();
+        let subject = Subject::read(&message, TargetMember::ToolName).unwrap();
+        let params = subject.params(&message, Target::tool("b", "t"), None, Some("00-x".to_owned()));
+        assert_eq!(params, r#"{"name":"t","_meta":{"traceparent":"00-x","a": 1}}"#);
+    }
+
+    #[test]
+    fn a_request_that_names_nothing_is_malformed() {
+        for (method, params) in [
+            ("prompts/get", r#"{"name":""}"#),
+            ("prompts/get", r#"{"Name":"x"}"#),
+            ("resources/read", r#"{"uri":7}"#),
+            ("resources/read", r#"{"uri":"a:b","URI":"c:d"}"#),
+            ("completion/complete", r#"{"ref":{"type":"ref/other","name":"x"}}"#),
+            ("completion/complete", r#"{"ref":{"type":"ref/resource","Uri":"x"}}"#),
+            ("completion/complete", r#"{"Ref":{"type":"ref/resource","uri":"x"}}"#),
+            ("tools/call", r#"{"name":"x","requestState":7}"#),
+            ("tools/call", r#"{"name":"x","RequestState":"s"}"#),
+            ("prompts/get", r#"{"name":"x","request_state":"s"}"#),
+        ] {
+            assert!(read(method, params).is_err(), "{method} {params}");
+        }
+    }
+}

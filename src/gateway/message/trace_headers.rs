@@ -1,0 +1,45 @@
+//! The headers of a client that are forwarded to an HTTP backend: `Mcp-Param-*`, and the position in a trace.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The header with the position of a request in a trace, and the one for tracing systems' own data. *Spec*: W3C Trace
+/// Context.
+pub(crate) const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
+
+/// The longest `tracestate` that is forwarded, in bytes. *Spec*: W3C Trace Context 3.3.1.5, the least that should be.
+const TRACESTATE_BYTES_MAX: usize = 512;
+
+/// The client's headers that are forwarded to an HTTP backend: those that a modern backend compares with the body, and the
+/// position in a trace.
+pub(crate) fn forwarded(headers: &HeaderMap) -> HeaderMap {
+    let of_params = headers.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-"));
+    let mut passed: HeaderMap = of_params.map(|(name, value)| (name.clone(), value.clone())).collect();
+    if let Some(parent) = traceparent(headers) {
+        passed.insert(TRACEPARENT, parent.clone());
+        let state = only_one(headers, TRACESTATE).filter(|state| state.len() <= TRACESTATE_BYTES_MAX);
+        passed.extend(state.map(|state| (HeaderName::from_static(TRACESTATE), state.clone())));
+    }
+    passed
+}
+
+/// The client's `traceparent`, if it is valid.
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<&HeaderValue> {
+    only_one(headers, TRACEPARENT).filter(|parent| is_traceparent(parent.as_bytes()))
+}
+
+fn only_one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+    let mut all = headers.get_all(name).iter();
+    all.next().filter(|_| all.next().is_none())
+}
+
+/// Whether `text` is a `traceparent` of version 00: version, trace id, span id and flags in lower-case hexadecimal digits,
+/// neither id zero. Later versions are not forwarded: their meaning is not known.
+pub(crate) fn is_traceparent(text: &[u8]) -> bool {
+    let parts: Vec<&[u8]> = text.split(|byte| *byte == b'-').collect();
+    let hex = |part: &[u8], length: usize| {
+        part.len() == length && part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let id = |part: &[u8], length| hex(part, length) && part.iter().any(|byte| *byte != b'0');
+    matches!(parts[..], [version, trace, span, flags] if version == b"00" && id(trace, 32) && id(span, 16) && hex(flags, 2))
+}

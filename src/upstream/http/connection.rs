@@ -1,0 +1,197 @@
+//! One conversation with an HTTP backend: its state, its headers, and the messages that have no response.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::mcp::json;
+use crate::mcp::protocol::{Era, MODERN_VERSION, SESSION_HEADER, VERSION_HEADER};
+use crate::upstream::error::CallError;
+use crate::upstream::message::{self, Event, ServerMessageHandler};
+use crate::upstream::timeouts::{RequestTimer, Timeouts};
+
+use super::convert::transport_error;
+use super::endpoint::Endpoint;
+
+/// Longest time in which a backend must accept a notification or a response. *Chosen*: a server only puts it into a
+/// queue, and the sender may be a client's request.
+pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The header of a legacy session's id.
+pub(super) const SESSION: HeaderName = HeaderName::from_static(SESSION_HEADER);
+const VERSION: HeaderName = HeaderName::from_static(VERSION_HEADER);
+
+/// The content types of the response to a `POST`.
+pub(super) const ACCEPT_ANY: &str = "application/json, text/event-stream";
+
+/// One conversation with a backend: a legacy session, or stateless requests.
+#[derive(Debug)]
+pub(in crate::upstream) struct HttpConnection {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) era: Era,
+    pub(super) next_id: AtomicU64,
+    pub(super) session: Mutex<Session>,
+    /// Locked while the session is initialized again.
+    pub(super) initialize_lock: tokio::sync::Mutex<()>,
+    pub(super) initialize_params: String,
+    /// Handles messages that belong to no request.
+    pub(super) listener: Option<Arc<dyn ServerMessageHandler>>,
+    /// A task reads the standalone stream.
+    pub(super) is_listening: AtomicBool,
+    /// The standalone stream was requested: it is opened again for a session that is initialized again.
+    pub(super) listen_requested: AtomicBool,
+    /// The `list_changed` notifications that the backend declared in its answer to `initialize`.
+    pub(super) declared_lists: Mutex<Vec<&'static str>>,
+    /// Cancelled when the connection is closed, or when the backend does not continue it.
+    pub(super) ended: CancellationToken,
+}
+
+/// The headers that identify a legacy session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Session {
+    pub(super) id: Option<HeaderValue>,
+    pub(super) version: Option<HeaderValue>,
+}
+
+/// Cancels a legacy request at the backend when it is dropped before the response has come. A modern request is cancelled
+/// by its TCP connection or HTTP/2 stream, which closes.
+pub(super) struct RequestGuard<'a> {
+    pub(super) connection: &'a HttpConnection,
+    pub(super) id: u64,
+    /// The request has its response, or must not be cancelled.
+    pub(super) is_done: bool,
+}
+
+impl HttpConnection {
+    pub(super) fn new(
+        endpoint: &Arc<Endpoint>,
+        era: Era,
+        initialize_params: String,
+        listener: Option<Arc<dyn ServerMessageHandler>>,
+    ) -> Self {
+        Self {
+            endpoint: Arc::clone(endpoint),
+            era,
+            next_id: AtomicU64::new(1),
+            session: Mutex::default(),
+            initialize_lock: tokio::sync::Mutex::default(),
+            initialize_params,
+            listener,
+            is_listening: AtomicBool::new(false),
+            listen_requested: AtomicBool::new(false),
+            declared_lists: Mutex::default(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// The era of the connection.
+    pub(in crate::upstream) fn era(&self) -> Era {
+        self.era
+    }
+
+    /// Returns whether the connection is a client's session, rather than one of the gateway.
+    pub(in crate::upstream) fn is_client_session(&self) -> bool {
+        self.era == Era::Legacy && self.initialize_params != message::own_initialize_params()
+    }
+
+    /// Returns whether the connection cannot be used any more.
+    pub(in crate::upstream) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// Waits until the connection cannot be used any more.
+    pub(in crate::upstream) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Sends a notification, or a response to a request of the backend.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(in crate::upstream) async fn send(&self, message: String) -> Result<(), CallError> {
+        let timer = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
+        let headers = self.headers(&self.session(), ACCEPT_ANY);
+        let response = timer.run(self.post(message, headers)).await??;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        Err(CallError::Http { status: response.status().as_u16() })
+    }
+
+    /// Ends the session at the backend, in the background.
+    pub(in crate::upstream) fn close(&self) {
+        self.ended.cancel();
+        if self.era == Era::Modern || self.session().id.is_none() {
+            return;
+        }
+        let request = self.endpoint.client.delete(&self.endpoint.url).headers(self.headers(&self.session(), "*/*"));
+        tokio::spawn(async move {
+            // The session is not used again, even if the backend does not get this.
+            tokio::time::timeout(SEND_TIMEOUT, request.send()).await.ok();
+        });
+    }
+
+    pub(super) fn session(&self) -> Session {
+        self.session.lock().clone()
+    }
+
+    /// The headers of every request of `session`.
+    pub(super) fn headers(&self, session: &Session, accept: &'static str) -> HeaderMap {
+        let mut headers = self.endpoint.headers.clone();
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        if self.era == Era::Modern {
+            headers.insert(VERSION, HeaderValue::from_static(MODERN_VERSION));
+            return headers;
+        }
+        headers.extend(session.id.clone().map(|id| (SESSION, id)));
+        headers.extend(session.version.clone().map(|version| (VERSION, version)));
+        headers
+    }
+
+    pub(super) async fn post(&self, body: String, mut headers: HeaderMap) -> Result<reqwest::Response, CallError> {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.endpoint.client.post(&self.endpoint.url).headers(headers).body(body).send().await.map_err(transport_error)
+    }
+
+    /// Sends a message in the background.
+    pub(super) fn send_in_background(&self, message: String) {
+        let mut headers = self.headers(&self.session(), ACCEPT_ANY);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let request = self.endpoint.client.post(&self.endpoint.url).headers(headers).body(message);
+        let alias = self.endpoint.alias.clone();
+        tokio::spawn(async move {
+            if !matches!(tokio::time::timeout(SEND_TIMEOUT, request.send()).await, Ok(Ok(_))) {
+                tracing::debug!(backend = alias, "could not send a message to the backend; dropped it");
+            }
+        });
+    }
+
+    /// Passes an event to the handler of its request, or to the listener. Answers a ping, and any request that no handler
+    /// takes.
+    pub(super) fn handle_event(&self, event: Event, events: Option<&dyn ServerMessageHandler>) {
+        let (id, method) = (event.id.clone(), event.method.clone());
+        let taken = match (&*method, id.as_deref()) {
+            ("ping", Some(_)) => false,
+            _ => events.or(self.listener.as_deref()).is_some_and(|listener| listener.on_event(event)),
+        };
+        let Some(id) = id.filter(|_| !taken) else { return };
+        let answer = if method == "ping" {
+            json::object([("jsonrpc", "\"2.0\""), ("id", id.as_str()), ("result", "{}")])
+        } else {
+            message::nobody(&id)
+        };
+        self.send_in_background(answer);
+    }
+}
+
+impl Drop for RequestGuard<'_> {
+    fn drop(&mut self) {
+        if !self.is_done && self.connection.era == Era::Legacy {
+            self.connection.send_in_background(message::cancelled(self.id));
+        }
+    }
+}

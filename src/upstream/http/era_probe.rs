@@ -1,0 +1,84 @@
+//! The era of an HTTP backend: the probe that determines it, and the consequences of evidence against it.
+//!
+//! *Spec*, "Versioning": a client remembers the era and determines it again when requests fail. A backend that could not
+//! be reached may be another server when it is back. A server that was replaced while it was reachable rejects requests of
+//! its predecessor's era. Such requests are not sent again; the next request is sent in the right era.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::upstream::error::CallError;
+use crate::upstream::message::{self, DISCOVER, Request};
+
+use super::connection::HttpConnection;
+use super::endpoint::Endpoint;
+use super::era::{EraEvidence, is_rejection};
+
+/// Longest time for the answer to `server/discover`. *Chosen*: as for a list; a client waits for it.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Endpoint {
+    /// Returns whether the backend speaks the stateless era, and probes it if that is not known.
+    ///
+    /// # Errors
+    /// [`CallError`]: the probe failed, or its answer is inconclusive. The era stays unknown.
+    pub(in crate::upstream) async fn speaks_modern(self: &Arc<Self>) -> Result<bool, CallError> {
+        match self.is_modern() {
+            Some(known) => Ok(known),
+            // Boxed: it is rare, and would make the future of every call larger.
+            None => Box::pin(self.probe_era()).await,
+        }
+    }
+
+    /// Probes and remembers the era of the backend. Returns whether it is the stateless one.
+    ///
+    /// # Errors
+    /// As for [`Endpoint::speaks_modern`]; the remembered era stays.
+    pub(super) async fn probe_era(self: &Arc<Self>) -> Result<bool, CallError> {
+        let params = message::discover_params();
+        let request = Request::new(DISCOVER, Some(&params));
+        let connection = Arc::new(self.stateless_connection());
+        let answer = tokio::time::timeout(PROBE_TIMEOUT, connection.request_without_session(&request)).await;
+        let is_modern = match answer.unwrap_or(Err(CallError::TimedOut { after: PROBE_TIMEOUT })) {
+            Ok(answer) => message::discovers_modern(&answer),
+            Err(CallError::Http { status }) if is_rejection(status) => false,
+            Err(error) => return Err(error),
+        };
+        if self.set_modern(Some(is_modern)) != Some(is_modern) {
+            tracing::info!(backend = self.alias, modern = is_modern, "backend era determined");
+        }
+        Ok(is_modern)
+    }
+
+    /// Forgets the era, because the backend may speak another one now. It is probed when it is needed next.
+    pub(in crate::upstream) fn forget_era(&self) {
+        if self.set_modern(None).is_some() {
+            tracing::info!(backend = self.alias, "backend era unknown; probing it before the next request");
+        }
+    }
+}
+
+impl HttpConnection {
+    /// Ends the connection, because the backend does not continue it. The next connection probes the era.
+    pub(super) fn abandon(&self) {
+        if !self.ended.is_cancelled() {
+            tracing::info!(backend = self.endpoint.alias, era = ?self.era, "the backend ended the connection");
+        }
+        self.ended.cancel();
+        self.endpoint.forget_era();
+    }
+
+    /// Ends the connection if `evidence`, or a probe after it, shows that its era is wrong.
+    pub(super) async fn act_on_evidence(&self, evidence: EraEvidence) {
+        match evidence {
+            EraEvidence::Contradictory => self.abandon(),
+            // A backend with both eras answers a probe like one with the newer era only, so only a change is conclusive.
+            EraEvidence::Doubtful if self.endpoint.is_modern() == Some(false) => {
+                if self.endpoint.probe_era().await.unwrap_or(false) {
+                    self.abandon();
+                }
+            }
+            EraEvidence::Consistent | EraEvidence::Doubtful => {}
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! One request to an HTTP backend and its response, which is a JSON body or an event stream.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+
+use crate::mcp::lines::LINE_BYTES_MAX;
+use crate::mcp::protocol::{Era, METHOD_HEADER, NAME_HEADER};
+use crate::upstream::error::CallError;
+use crate::upstream::message::{self, Message, Request, Response};
+use crate::upstream::timeouts::RequestTimer;
+
+use super::connection::{ACCEPT_ANY, HttpConnection, RequestGuard, SESSION, Session};
+use super::convert::{header_value, is_event_stream, read_body, with_status};
+use super::era::{self, EraEvidence};
+use super::param_headers;
+use super::sse::{self, ResumePoint};
+
+/// Most attempts to resume a broken response stream without a new event. *Chosen*: enough for a proxy that restarts, and
+/// the client does not wait for a backend that has lost the request.
+const RESUMES_MAX: u32 = 5;
+
+/// The failure of one exchange.
+enum ExchangeError {
+    /// The backend does not know the session, and has not processed the request.
+    SessionGone,
+    Call(CallError),
+}
+
+impl From<CallError> for ExchangeError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<ExchangeError> for CallError {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::SessionGone => Self::Http { status: StatusCode::NOT_FOUND.as_u16() },
+            ExchangeError::Call(error) => error,
+        }
+    }
+}
+
+impl HttpConnection {
+    /// Makes one request and waits for its response.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the request is cancelled at the backend.
+    pub(in crate::upstream) async fn request(self: &Arc<Self>, request: &Request<'_>) -> Result<Response, CallError> {
+        match self.mirrored_headers(request) {
+            None => self.request_in_session(request).await,
+            // Boxed: it is rare, and would make the future of every call larger.
+            Some(headers) => Box::pin(self.request_with_mirrored_headers(request, headers)).await,
+        }
+    }
+
+    /// Makes one request, and makes it again only if the backend no longer knows the session.
+    pub(super) async fn request_in_session(self: &Arc<Self>, request: &Request<'_>) -> Result<Response, CallError> {
+        let (session, mut evidence) = (self.session(), EraEvidence::Consistent);
+        let answer = match self.exchange(&session, request, &mut evidence).await {
+            Ok(response) => Ok(response),
+            Err(ExchangeError::Call(error)) => Err(error),
+            Err(ExchangeError::SessionGone) => {
+                self.renew_session(&session).await?;
+                // The backend has not processed the request, so it can be sent again.
+                self.exchange(&self.session(), request, &mut evidence).await.map_err(CallError::from)
+            }
+        };
+        if evidence != EraEvidence::Consistent {
+            Box::pin(self.act_on_evidence(evidence)).await;
+        }
+        answer
+    }
+
+    /// Makes one request that belongs to no session. The evidence about the era is ignored: the caller reads the answer.
+    ///
+    /// # Errors
+    /// As for [`HttpConnection::request`].
+    pub(super) async fn request_without_session(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+    ) -> Result<Response, CallError> {
+        self.exchange(&Session::default(), request, &mut EraEvidence::Consistent).await.map_err(CallError::from)
+    }
+
+    /// Sends one request and reads its response. Sets `evidence` to the evidence about the era in the response.
+    async fn exchange(
+        self: &Arc<Self>,
+        session: &Session,
+        request: &Request<'_>,
+        evidence: &mut EraEvidence,
+    ) -> Result<Response, ExchangeError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let body = message::write(Some(id), request.method, request.params);
+        let headers = self.request_headers(session, request);
+        let mut timer = match request.method {
+            message::LISTEN => RequestTimer::unlimited(),
+            _ => RequestTimer::new(self.endpoint.timeouts).started_at(request.begun),
+        };
+        let mut guard = RequestGuard { connection: self, id, is_done: false };
+        let response = timer.run(self.post(body, headers)).await?;
+        if matches!(response, Err(CallError::Down { .. })) {
+            guard.is_done = true;
+            // Another server may answer when the backend is back. A client's session may still be valid then.
+            self.endpoint.forget_era();
+            if !self.is_client_session() {
+                self.ended.cancel();
+            }
+        }
+        let response = response?;
+        if response.status() == StatusCode::NOT_FOUND && session.id.is_some() {
+            guard.is_done = true;
+            return Err(ExchangeError::SessionGone);
+        }
+        if request.method == "initialize" && self.era == Era::Legacy && response.status().is_success() {
+            guard.is_done = true; // `initialize` must not be cancelled.
+            let session_id = response.headers().get(SESSION).cloned();
+            let answer = self.read_answer(id, response, request, &mut timer, evidence).await?;
+            self.store_session(session_id, &answer);
+            return Ok(answer);
+        }
+        let answer = self.read_answer(id, response, request, &mut timer, evidence).await;
+        guard.is_done = !matches!(answer, Err(CallError::TimedOut { .. } | CallError::TooLong { .. }));
+        Ok(answer?)
+    }
+
+    /// The headers of `request`: the gateway's own, and those that `request` has.
+    fn request_headers(&self, session: &Session, request: &Request<'_>) -> HeaderMap {
+        let mut headers = self.headers(session, ACCEPT_ANY);
+        // A header that the operator has configured takes precedence.
+        let is_configured = |name: &HeaderName| self.endpoint.headers.contains_key(name);
+        let is_param = |name: &HeaderName| name.as_str().starts_with(param_headers::PREFIX);
+        let forwarded = request.headers.iter().filter(|(name, _)| !is_configured(name));
+        let forwarded = forwarded.filter(|(name, _)| self.era == Era::Modern || !is_param(name));
+        headers.extend(forwarded.map(|(name, value)| (name.clone(), value.clone())));
+        if self.era == Era::Modern {
+            let method = header_value(request.method);
+            headers.extend(method.map(|method| (HeaderName::from_static(METHOD_HEADER), method)));
+            let name = request.name.as_deref().and_then(header_value);
+            headers.extend(name.map(|name| (HeaderName::from_static(NAME_HEADER), name)));
+        }
+        headers
+    }
+
+    /// Reads the response to request `id` from an HTTP response. Sets `evidence`.
+    async fn read_answer(
+        &self,
+        id: u64,
+        response: reqwest::Response,
+        request: &Request<'_>,
+        timer: &mut RequestTimer,
+        evidence: &mut EraEvidence,
+    ) -> Result<Response, CallError> {
+        let status = response.status();
+        if status.is_success() && is_event_stream(&response) {
+            if let Some(events) = &request.events {
+                events.on_stream_start();
+            }
+            return self.read_response_stream(id, response, request, timer).await;
+        }
+        let body = read_body(response, timer).await?;
+        let message = message::read(body.trim());
+        let code = match &message {
+            Message::Response { response: Some(Response::Error { error, .. }), .. } => message::error_code(error),
+            _ => None,
+        };
+        *evidence = era::evidence(self.era, self.is_client_session(), request.method, status, code);
+        match message {
+            // The answer of a proxy or an access check to `server/discover` does not say which era is spoken.
+            _ if request.method == message::DISCOVER && era::is_inconclusive(status) => {
+                Err(CallError::Http { status: status.as_u16() })
+            }
+            // The id of an error may be null, if the backend could not read the id of the request.
+            Message::Response { id: found, response: Some(answer) }
+                if found == id.to_string() || matches!(answer, Response::Error { .. }) =>
+            {
+                Ok(with_status(answer, status, self.era))
+            }
+            _ if status.is_success() => Err(CallError::Garbled),
+            _ => Err(CallError::Http { status: status.as_u16() }),
+        }
+    }
+
+    /// Reads the response to request `id` from an event stream, and passes on the other messages in it.
+    async fn read_response_stream(
+        &self,
+        id: u64,
+        mut response: reqwest::Response,
+        request: &Request<'_>,
+        timer: &mut RequestTimer,
+    ) -> Result<Response, CallError> {
+        let mut resume_point = ResumePoint::default();
+        let mut resumes = 0;
+        loop {
+            let before = resume_point.last_event_id.clone();
+            let mut on_message = |message| match message {
+                Message::Response { id: found, response } if found == id.to_string() => {
+                    Some(response.ok_or(CallError::Garbled))
+                }
+                Message::Event(event) => {
+                    self.handle_event(event, request.events.as_deref());
+                    None
+                }
+                Message::Response { .. } | Message::Garbled => None,
+            };
+            let answer = read_messages(&mut response, &mut resume_point, timer, &mut on_message).await?;
+            if let Some(answer) = answer {
+                return answer;
+            }
+            // The stream ended without the response. The request is not sent again, because it may be a tool call.
+            resumes = if resume_point.last_event_id == before { resumes + 1 } else { 1 };
+            if resume_point.last_event_id.is_none() || self.era == Era::Modern || resumes > RESUMES_MAX {
+                return Err(CallError::Died);
+            }
+            timer.run(tokio::time::sleep(resume_point.pause())).await?;
+            response = timer.run(self.get_stream(&self.session(), &resume_point)).await??;
+            if !response.status().is_success() || !is_event_stream(&response) {
+                return Err(CallError::Died);
+            }
+        }
+    }
+}
+
+/// Reads messages from an event stream until `on_message` returns a value. `None`: the stream ended first.
+///
+/// # Errors
+/// [`CallError::TimedOut`], or [`CallError::TooLong`] for an event.
+pub(super) async fn read_messages<T>(
+    response: &mut reqwest::Response,
+    resume_point: &mut ResumePoint,
+    timer: &mut RequestTimer,
+    on_message: &mut (dyn FnMut(Message) -> Option<T> + Send),
+) -> Result<Option<T>, CallError> {
+    let mut parser = sse::Parser::default();
+    loop {
+        // A stream that breaks is treated as one that ends: the caller resumes either.
+        let Ok(Some(chunk)) = timer.run(response.chunk()).await? else { return Ok(None) };
+        let events = parser.feed(&chunk).map_err(|_| CallError::TooLong { limit: LINE_BYTES_MAX })?;
+        for event in events {
+            resume_point.advance(&event);
+            if event.data.is_empty() {
+                continue;
+            }
+            timer.reset_idle();
+            if let Some(found) = on_message(message::read(&event.data)) {
+                return Ok(Some(found));
+            }
+        }
+    }
+}
