@@ -145,7 +145,7 @@ impl UpstreamSubscription {
                     "the backend ended the subscription; subscribing again after a pause"
                 ),
                 Err(error) => {
-                    tracing::debug!(backend = self.backend.alias(), %error, "cannot subscribe to the backend; trying again after a pause")
+                    tracing::debug!(backend = self.backend.alias(), %error, "cannot subscribe; trying again after a pause");
                 }
             }
             missed = self.all_notifications(filter);
@@ -212,7 +212,8 @@ impl ServerMessageHandler for UpstreamListener {
             return self.subscription.client_stream.send(&event.json);
         }
         let message = Object::parse_path(&event.json, &["params"]);
-        let agreed = message.and_then(|message| Some(message.object("params")?.get("notifications")?.to_owned()));
+        let params = message.as_ref().and_then(|message| message.object("params"));
+        let agreed = params.and_then(|params| params.get("notifications").map(str::to_owned));
         self.subscription.agree(agreed.map_or(Agreed::Nothing, Agreed::To));
         self.on_subscribed();
         true
