@@ -113,7 +113,7 @@ fn cursor_at(items: &[String], at: usize) -> Option<String> {
 
 /// The object `json` with another name; all other members keep their bytes.
 fn renamed(json: &str, name: &str) -> String {
-    json::replaced(json, "name", &json::quoted(name))
+    Object::parse(json).map_or_else(|| json.to_owned(), |item| item.replaced("name", &json::quoted(name)))
 }
 
 #[cfg(test)]

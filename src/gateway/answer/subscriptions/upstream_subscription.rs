@@ -14,7 +14,7 @@ use crate::gateway::answer::subscriptions::{ACKNOWLEDGED, Filter, is_unknown_met
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::Id;
-use crate::mcp::json;
+use crate::mcp::json::{self, Object};
 use crate::upstream::{Backend, CallError, Event, ReconnectBackoff, Response, ServerMessageHandler};
 
 /// Messages that wait for the acknowledgment, which is the first on a stream. *Chosen*: a list changes seldom.
@@ -205,11 +205,9 @@ impl ServerMessageHandler for UpstreamListener {
         if event.method != ACKNOWLEDGED {
             return self.subscription.client_stream.tell(&event.json);
         }
-        let find = |json: &str, key: &str| {
-            let members = json::members(json)?;
-            members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
-        };
-        let agreed = find(&event.json, "params").and_then(|params| find(&params, "notifications"));
+        let message = Object::parse_path(&event.json, &["params"]);
+        let params = message.as_ref().and_then(|message| message.object("params"));
+        let agreed = params.and_then(|params| params.get("notifications").map(str::to_owned));
         self.subscription.agree(agreed.map_or(Agreed::Nothing, Agreed::To));
         self.opens();
         true
