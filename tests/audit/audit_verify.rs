@@ -29,8 +29,8 @@ fn kinds(report: &Value) -> Vec<&str> {
     report["faults"].as_array().unwrap().iter().map(|fault| fault["kind"].as_str().unwrap()).collect()
 }
 
-/// Three epochs of one gateway: one closed, with a quarantined record at seq 5 and a gap record; one that crashed with an
-/// open call; one that is still open.
+/// Three epochs of one gateway: one closed, with a quarantined record at seq 5 and a gap record; one that crashed with
+/// an open call; one that is still open.
 async fn lives(database: &Database) -> (Rig, Pipeline) {
     let rig = Rig::stored();
     let pipeline = rig.start_on(database);

@@ -1,8 +1,8 @@
-//! Postgres stopped under load, as the operator sees it: callers notice nothing, and the operator is told at each moment
-//! what goes on, by `/readyz`, `/metrics`, `gatepost outbox stats`, the log and the console in Chromium.
+//! Postgres stopped under load, as the operator sees it: callers notice nothing, and at each moment `/readyz`,
+//! `/metrics`, `gatepost outbox stats`, the log and the console in Chromium report the state to the operator.
 //!
-//! `OUTAGE_SECONDS=600` is the long form, from which `docs/outage.md` was made. The commands that were typed and what they
-//! printed are left in `target/outage/transcript.md`, with screenshots beside it.
+//! `OUTAGE_SECONDS=600` is the long form, from which `docs/outage.md` was made. The commands and their output are in
+//! `target/outage/transcript.md`, with screenshots beside it.
 
 mod load;
 mod operator;
