@@ -455,7 +455,7 @@ fn an_unusable_file_is_one_error() {
 #[test]
 fn audit_methods_takes_only_methods_that_can_be_recorded() {
     let text = "[server]\npass_methods = [\"tools/call\", \"tasks/*\", \"ping\"]\n\
-                [audit]\nmethods = [\"tools/lst\", \"resource/read\", \"Tools/Call\", \"ping\", \"tools/list\", \"\"]\n";
+                [audit]\nmethods = [\"tools/lst\", \"resource/read\", \"Tools/Call\", \"ping\", \"server/discover\", \"\"]\n";
     assert_eq!(
         errors(text),
         [
@@ -465,14 +465,14 @@ fn audit_methods_takes_only_methods_that_can_be_recorded() {
             "g.toml:4: audit.methods[1]: \"resource/read\" is not a method of MCP: did you mean resources/read?",
             "g.toml:4: audit.methods[2]: \"Tools/Call\" is not a method of MCP: did you mean tools/call?",
             "g.toml:4: audit.methods[3]: \"ping\" cannot be recorded: remove it",
-            "g.toml:4: audit.methods[4]: \"tools/list\" cannot be recorded: remove it",
+            "g.toml:4: audit.methods[4]: \"server/discover\" cannot be recorded: remove it",
             "g.toml:4: audit.methods[5]: is empty: set a value, or remove the key",
         ]
     );
     assert!(parse("[audit]\nmethods = []\n").unwrap().audit.methods.is_empty());
-    let config = Config::parse("", None, env(&[("GATEPOST_AUDIT_METHODS", "tools/call, prompts/get")])).unwrap();
-    assert_eq!(config.audit.methods, ["tools/call", "prompts/get"]);
-    let unknown = Config::parse("", None, env(&[("GATEPOST_AUDIT_METHODS", "prompts/get,resource/read")])).unwrap_err();
+    let config = Config::parse("", None, env(&[("GATEPOST_AUDIT_METHODS", "tools/list, logging/setLevel")])).unwrap();
+    assert_eq!(config.audit.methods, ["tools/list", "logging/setLevel"]);
+    let unknown = Config::parse("", None, env(&[("GATEPOST_AUDIT_METHODS", "tools/list,resource/read")])).unwrap_err();
     assert!(unknown[0].message.ends_with("did you mean resources/read?"), "{unknown:?}");
 }
 
