@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::ops::format::plural;
 use crate::ops::protocol::{Question, StatsAnswer};
 
-/// Interval between looks at the state of delivery, to print its errors. *Chosen*: for a person who waits.
+/// Interval between polls of the state of delivery, whose errors are printed. *Chosen*: a person waits for them.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// `gatepost outbox drain`
