@@ -2,7 +2,7 @@
 //!
 //! The dead epoch is never written again. Draining opens the outbox as the gateway's next start would. The new epoch's
 //! `gateway/opened` says how the last one ended, each call that was open gets an `interrupted` record, and
-//! `gateway/closed` is last. Then all of it is delivered, as any backlog is.
+//! `gateway/closed` is last. Then all records are delivered, like any backlog.
 
 use std::time::Duration;
 
