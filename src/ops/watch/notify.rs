@@ -121,7 +121,12 @@ async fn with_retries<F: Future<Output = Result<(), String>>>(
     while let Err(error) = send().await {
         attempts += 1;
         if attempts == ATTEMPTS_MAX {
-            tracing::error!(alarm = notification.alarm.name(), attempts, error, "alarm notification failed; dropping it");
+            tracing::error!(
+                alarm = notification.alarm.name(),
+                attempts,
+                error,
+                "alarm notification failed; dropping it"
+            );
             board.notifications_failed().add(1);
             return;
         }
