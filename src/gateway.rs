@@ -217,7 +217,7 @@ impl Gateway {
         let left = if recorded.is_ok() { 0 } else { core.tasks.len() };
         // It ends by itself: what it has taken it records first.
         tokio::time::timeout(RECORD_TIMEOUT, self.watching).await.ok();
-        core.record_floods(RefusalWindows::all).await;
+        core.record_floods(RefusalWindows::take_all).await;
         self.traced.cancel();
         tokio::time::timeout(TRACES_TIMEOUT, self.exporting).await.ok();
         ended.unwrap_or(Ok(()))?;
@@ -343,6 +343,6 @@ async fn watch_floods(core: Weak<Core>) {
     let Some(drained) = core.upgrade().map(|core| core.drained.clone()) else { return };
     while drained.run_until_cancelled(ticks.tick()).await.is_some() {
         let Some(core) = core.upgrade() else { return };
-        core.record_floods(|refusal_windows| refusal_windows.ended(Instant::now())).await;
+        core.record_floods(|refusal_windows| refusal_windows.take_ended(Instant::now())).await;
     }
 }

@@ -43,7 +43,7 @@ fn check(path: &Path) -> Result<Config, Vec<Fault>> {
         faults.extend(errors.iter().map(|error| fault(&error.key, error.reason.to_string())));
     }
     if let Some(Err(error)) = config.server.tls.as_ref().map(Acceptor::load) {
-        faults.push(fault(error.key, format!("{} {}", error.path.display(), error.fault)));
+        faults.push(fault(error.key, format!("{} {}", error.path.display(), error.reason)));
     }
     if faults.is_empty() { Ok(config) } else { Err(faults) }
 }

@@ -62,7 +62,7 @@ impl HttpConnection {
     /// Ends the connection, because the backend does not continue it. The next connection probes the era.
     pub(super) fn abandon(&self) {
         if !self.ended.is_cancelled() {
-            tracing::info!(backend = self.endpoint.alias, era = ?self.era, "the backend ended the connection");
+            tracing::info!(backend = self.endpoint.alias, era = ?self.era, "the backend no longer accepts this connection; ended it");
         }
         self.ended.cancel();
         self.endpoint.forget_era();
