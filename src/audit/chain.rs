@@ -16,7 +16,7 @@
 //! field without a new name in place of "gatepost.v1" and a way to tell from the stream which layout a record has.
 //! Otherwise verification reports every existing trail as changed.
 
-use super::record::{Digest, Entry, Epoch, GatewayId, Seq, StreamPosition};
+use super::record::{Call, Digest, Entry, Epoch, GatewayId, Seq, StreamPosition};
 
 /// Separates this hash from any other use of SHA-256 on the same bytes, and names the version of the layout.
 const DOMAIN: &[u8] = b"gatepost.v1";
@@ -76,26 +76,44 @@ fn hash(gateway_id: GatewayId, epoch: Epoch, seq: Seq, prev_hash: Digest, entry:
     fields.bytes(gateway_id.0.as_bytes());
     fields.bytes(&epoch.0.to_le_bytes());
     fields.bytes(&seq.0.to_le_bytes());
-    let call = &entry.call;
-    fields.bytes(call.request_id.0.as_bytes());
-    fields.bytes(&call.timestamp.micros().to_le_bytes());
-    fields.bytes(call.method.as_bytes());
-    fields.bytes(call.client_subject.as_bytes());
-    fields.text(call.client_role.as_deref());
-    fields.text(call.client_issuer.as_deref());
-    fields.text(call.token_id.as_deref());
-    fields.text(call.client_addr.as_deref());
-    fields.text(call.session_id.as_deref());
-    fields.text(call.rpc_id.as_deref());
-    fields.text(call.tool_name.as_deref());
-    fields.text(call.backend_name.as_deref());
-    fields.text(call.request_args.as_deref());
-    fields.digest(call.args_digest);
-    fields.bytes(entry.response_status.as_str().as_bytes());
-    fields.text(entry.error_message.as_deref());
-    fields.digest(entry.response_digest);
-    fields.optional(entry.response_bytes.map(u64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
-    fields.bytes(&entry.latency_ms.to_le_bytes());
+    // Every field is named: one that is added does not compile here until it is hashed, and so protected.
+    let Entry { call, response_status, error_message, response_digest, response_bytes, latency_ms } = entry;
+    let Call {
+        request_id,
+        timestamp,
+        method,
+        client_subject,
+        client_role,
+        client_issuer,
+        token_id,
+        client_addr,
+        session_id,
+        rpc_id,
+        tool_name,
+        backend_name,
+        request_args,
+        args_digest,
+        normalised: _, // A part of the error message.
+    } = call;
+    fields.bytes(request_id.0.as_bytes());
+    fields.bytes(&timestamp.micros().to_le_bytes());
+    fields.bytes(method.as_bytes());
+    fields.bytes(client_subject.as_bytes());
+    fields.text(client_role.as_deref());
+    fields.text(client_issuer.as_deref());
+    fields.text(token_id.as_deref());
+    fields.text(client_addr.as_deref());
+    fields.text(session_id.as_deref());
+    fields.text(rpc_id.as_deref());
+    fields.text(tool_name.as_deref());
+    fields.text(backend_name.as_deref());
+    fields.text(request_args.as_deref());
+    fields.digest(*args_digest);
+    fields.bytes(response_status.as_str().as_bytes());
+    fields.text(error_message.as_deref());
+    fields.digest(*response_digest);
+    fields.optional(response_bytes.map(u64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
+    fields.bytes(&latency_ms.to_le_bytes());
     Digest::of(&fields.0)
 }
 

@@ -56,22 +56,40 @@ pub(super) struct RecordBody<T> {
 impl<'a> From<&'a Call> for CallBody<&'a str> {
     fn from(call: &'a Call) -> Self {
         let bit = |column: &&str| NORMALISABLE.iter().position(|name| name == column).map_or(0, |idx| 1 << idx);
+        // Every field is named: one that is added does not compile here until the format has it.
+        let Call {
+            request_id,
+            timestamp,
+            method,
+            client_subject,
+            client_role,
+            client_issuer,
+            token_id,
+            client_addr,
+            session_id,
+            rpc_id,
+            tool_name,
+            backend_name,
+            request_args,
+            args_digest,
+            normalised,
+        } = call;
         Self {
-            request_id: call.request_id.0.into_bytes(),
-            timestamp: call.timestamp.micros(),
-            method: &call.method,
-            client_subject: &call.client_subject,
-            client_role: call.client_role.as_deref(),
-            client_issuer: call.client_issuer.as_deref(),
-            token_id: call.token_id.as_deref(),
-            client_addr: call.client_addr.as_deref(),
-            session_id: call.session_id.as_deref(),
-            rpc_id: call.rpc_id.as_deref(),
-            tool_name: call.tool_name.as_deref(),
-            backend_name: call.backend_name.as_deref(),
-            request_args: call.request_args.as_deref(),
-            args_digest: call.args_digest.map(|digest| digest.0),
-            normalised: call.normalised.iter().fold(0, |mask, column| mask | bit(column)),
+            request_id: request_id.0.into_bytes(),
+            timestamp: timestamp.micros(),
+            method,
+            client_subject,
+            client_role: client_role.as_deref(),
+            client_issuer: client_issuer.as_deref(),
+            token_id: token_id.as_deref(),
+            client_addr: client_addr.as_deref(),
+            session_id: session_id.as_deref(),
+            rpc_id: rpc_id.as_deref(),
+            tool_name: tool_name.as_deref(),
+            backend_name: backend_name.as_deref(),
+            request_args: request_args.as_deref(),
+            args_digest: args_digest.map(|digest| digest.0),
+            normalised: normalised.iter().fold(0, |mask, column| mask | bit(column)),
         }
     }
 }
@@ -111,19 +129,20 @@ impl TryFrom<CallBody<String>> for Call {
 impl<'a> From<&'a AuditRecord> for RecordBody<&'a str> {
     fn from(record: &'a AuditRecord) -> Self {
         let AuditRecord { position, entry } = record;
-        let status = Status::ALL.iter().position(|status| *status == entry.response_status);
+        let Entry { call, response_status, error_message, response_digest, response_bytes, latency_ms } = entry;
+        let status = Status::ALL.iter().position(|status| status == response_status);
         Self {
             gateway_id: position.gateway_id.0.into_bytes(),
             epoch: position.epoch.0,
             seq: position.seq.0,
             prev_hash: position.prev_hash.0,
             hash: position.hash.0,
-            call: CallBody::from(&entry.call),
+            call: CallBody::from(call),
             response_status: status.and_then(|idx| u8::try_from(idx).ok()).unwrap_or(u8::MAX),
-            error_message: entry.error_message.as_deref(),
-            response_digest: entry.response_digest.map(|digest| digest.0),
-            response_bytes: entry.response_bytes,
-            latency_ms: entry.latency_ms,
+            error_message: error_message.as_deref(),
+            response_digest: response_digest.map(|digest| digest.0),
+            response_bytes: *response_bytes,
+            latency_ms: *latency_ms,
         }
     }
 }

@@ -178,19 +178,27 @@ impl Call {
     /// Memory that the call occupies, in bytes: its text and a fixed part.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        let optional = |text: &Option<Text>| text.as_ref().map_or(0, Text::len);
-        size_of::<Entry>()
-            + self.method.len()
-            + self.client_subject.len()
-            + optional(&self.client_role)
-            + optional(&self.client_issuer)
-            + optional(&self.token_id)
-            + optional(&self.client_addr)
-            + optional(&self.session_id)
-            + optional(&self.rpc_id)
-            + optional(&self.tool_name)
-            + optional(&self.backend_name)
-            + self.request_args.as_ref().map_or(0, String::len)
+        let Self {
+            request_id: _,
+            timestamp: _,
+            method,
+            client_subject,
+            client_role,
+            client_issuer,
+            token_id,
+            client_addr,
+            session_id,
+            rpc_id,
+            tool_name,
+            backend_name,
+            request_args,
+            args_digest: _,
+            normalised: _,
+        } = self;
+        let optional = [client_role, client_issuer, token_id, client_addr, session_id, rpc_id, tool_name, backend_name];
+        let optional: usize = optional.into_iter().flatten().map(Text::len).sum();
+        let arguments = request_args.as_ref().map_or(0, String::len);
+        size_of::<Entry>() + method.len() + client_subject.len() + optional + arguments
     }
 
     fn optional(&mut self, column: &'static str, value: Option<&str>) -> Option<Text> {
