@@ -89,6 +89,11 @@ async fn serve_until(
     admin_stop.cancel();
     admin.join_all().await;
     let drained = served.map_err(|refused| Error::Config(refused.to_string()))?;
-    tracing::info!(finished = drained.finished, given_up = drained.given_up, left = drained.left, "calls drained");
+    tracing::info!(
+        finished = drained.finished,
+        cancelled = drained.cancelled,
+        unrecorded = drained.unrecorded,
+        "calls drained"
+    );
     Ok(())
 }

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::record::Digest;
 use crate::cli::environment;
 use crate::config::{Config, Loaded, Settings};
-use crate::gateway::{Gateway, Handle, ReloadError};
+use crate::gateway::fault::ReloadError;
+use crate::gateway::{Gateway, Handle};
 
 /// How often the file is looked at. *Chosen*: an edit takes effect while one watches for it.
 const LOOK_EVERY: Duration = Duration::from_secs(2);

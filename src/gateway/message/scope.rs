@@ -2,13 +2,13 @@
 
 use crate::rbac::Target;
 
-/// What stands between alias and tool at `/mcp`.
+/// The separator between alias and tool in the names at `/mcp`.
 pub(crate) const SEPARATOR: &str = "__";
 
-/// Longest alias, in bytes. *Chosen*: many clients take names of 64 characters; half of it is left to the tool.
+/// Longest alias, in bytes. *Chosen*: many clients accept names of 64 characters; half of them are left for the tool.
 const ALIAS_BYTES_MAX: usize = 32;
 
-/// Where a request came in.
+/// The endpoint at which a request arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// `/mcp`.
@@ -17,23 +17,23 @@ pub enum Scope {
     One(String),
 }
 
-/// What is wrong with a backend's alias, if anything.
+/// The rule that a backend's alias breaks, if any.
 #[must_use]
 pub fn alias_fault(alias: &str) -> Option<&'static str> {
     if alias.is_empty() || alias.len() > ALIAS_BYTES_MAX {
         return Some("must have 1 to 32 characters");
     }
     if !alias.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
-        return Some("may hold letters, digits, _ and - only");
+        return Some("may contain only letters, digits, _ and -");
     }
     if alias.contains(SEPARATOR) || alias.ends_with('_') {
-        return Some("may not hold __ or end in _, since __ stands between alias and tool");
+        return Some("may not contain __ or end in _, because __ separates alias and tool");
     }
     None
 }
 
 impl Scope {
-    /// The backend and tool that `name` stands for here; `None` where it can stand for none.
+    /// The backend and tool that `name` means at this endpoint; `None` if it cannot be a tool of any backend.
     #[must_use]
     pub fn target<'a>(&'a self, name: &'a str) -> Option<Target<'a>> {
         match self {
@@ -45,7 +45,7 @@ impl Scope {
         }
     }
 
-    /// The backend of this place, if it is one's.
+    /// The backend of the endpoint; `None` at the endpoint of all backends.
     #[must_use]
     pub fn backend(&self) -> Option<&str> {
         match self {
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_at_the_common_place_always_bear_the_alias() {
+    fn names_at_the_endpoint_of_all_backends_have_the_alias() {
         let target = |name| Scope::All.target(name).map(|target| (target.backend.to_owned(), target.name.to_owned()));
         assert_eq!(target("time__get__x"), Some(("time".to_owned(), "get__x".to_owned())));
         for name in ["time", "__x", "time__", "time_x"] {
