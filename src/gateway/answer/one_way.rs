@@ -75,7 +75,8 @@ async fn notify(core: &Core, scope: &Scope, session: &Session, message: &Message
     for connection in connections {
         if let Err(error) = connection.notify(&message.method, params.as_deref()).await {
             let method = &message.method;
-            tracing::debug!(backend = connection.alias(), method, %error, "notification not sent to a backend; dropping it");
+            let backend = connection.alias();
+            tracing::debug!(backend, method, %error, "notification not sent to a backend; dropping it");
         }
     }
 }

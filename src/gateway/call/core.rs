@@ -28,7 +28,7 @@ use super::trace::Tracer;
 pub(crate) struct Core {
     pub(crate) audit: Audit,
     pub(crate) auth: Authenticator,
-    /// Whether the listener speaks TLS.
+    /// `true` if the listener speaks TLS.
     pub(crate) is_tls: bool,
     /// The rules in force; a reload replaces them.
     pub(crate) rules: RwLock<Arc<Rules>>,
@@ -80,7 +80,7 @@ impl Core {
         let taken = take(&mut self.refusal_windows.lock().unwrap_or_else(PoisonError::into_inner));
         let record = async |window: RefusalWindow| {
             let (call, outcome) = window.record();
-            // I2: the record stands for all that were counted.
+            // I2: one record represents all counted refusals.
             if let Err(error) = self.audit.record_once(call, outcome, ()).await {
                 tracing::error!(%error, refusals = window.count(), "failed to record a refusal window; retrying later");
                 // A record that was not stored in time is still in the ring, and will be stored from there.

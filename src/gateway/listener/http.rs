@@ -84,8 +84,8 @@ pub(crate) async fn serve(
             request.extensions_mut().insert(client.clone());
             // I2: the request has a task of its own, because the connection's task ends when the client disconnects.
             // The request must be read, decided and recorded even then.
-            let routed = router.clone().call(request.map(Body::new));
-            let response = core.tasks.spawn(record_router_refusal(Arc::clone(&core), client, routed));
+            let response = router.clone().call(request.map(Body::new));
+            let response = core.tasks.spawn(record_router_refusal(Arc::clone(&core), client, response));
             async move {
                 let response = response.await;
                 hang_up_guard.disarm();
@@ -117,7 +117,7 @@ pub(crate) async fn serve(
 async fn record_router_refusal(
     core: Arc<Core>,
     client: Client,
-    routed: impl Future<Output = Result<Response, Infallible>>,
+    response: impl Future<Output = Result<Response, Infallible>>,
 ) -> Response {
     let Ok(response) = routed.await;
     if !response.status().is_client_error() || response.headers().contains_key(crate::mcp::protocol::REQUEST_ID_HEADER)
