@@ -1,9 +1,10 @@
 //! Claim: to append to the ring takes less than 1 us at the median, without I/O, with 1 and with 8 tasks.
 //!
-//! Tasks append intents and records as the gateway does, without receipts (level `queued`; a receipt's channel is one
-//! more allocation, made before the append). A thread drains as the scribe does, and drops what it takes. Calls and
-//! entries are made outside of what is timed. The baseline is the same with a plain `Mutex<VecDeque>` and `Condvar`: the
-//! least that any queue with one consumer costs. The cost of reading the clock is shown, and is in every figure.
+//! Tasks append intents and records as the gateway does, without receipts (level `queued`; the channel of a receipt is
+//! one more allocation, made before the append). A thread drains the ring as the scribe does, and drops what it takes.
+//! Calls and entries are made outside the timed section. The baseline is the same work with a plain `Mutex<VecDeque>`
+//! and `Condvar`: the least that any queue with one consumer costs. The cost of reading the clock is shown, and is
+//! included in every figure.
 //!
 //! Measured in 2026-11 on 2 cores, Debian 12; figures in `docs/performance.md`.
 #![allow(

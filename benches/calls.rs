@@ -1,9 +1,10 @@
-//! Claim: what the whole gateway costs a call: 64 clients for a minute against the example backend, with and without it.
+//! Claim: the cost of the whole gateway for a call: 64 clients for a minute against the example backend, with and
+//! without it.
 //!
-//! *Alone*: 64 calls are always open at the example backend, over its own pipe. *Gateway*: the release binary in between,
-//! as `serve` runs it, store-only; each client has one kept connection and calls without a session. Clients, gateway and
-//! backend share the machine's two cores, so that throughput is processor time: the gateway's own is counted beside it, by
-//! its process, without the backend's.
+//! *Alone*: 64 calls are always open at the example backend, over its own pipe. *Gateway*: the release binary is in
+//! between, as `serve` runs it, store-only; each client has one persistent connection and calls without a session.
+//! Clients, gateway and backend share the two cores of the machine, so throughput depends on processor time. The
+//! processor time of the gateway process alone, without the backend, is shown too.
 //!
 //! Measured in 2026-11 on 2 cores, Debian 12, ext4; figures in `docs/performance.md`.
 #![allow(

@@ -1,9 +1,9 @@
 //! Claim: at level `queued` a healthy Postgres leaves the disk idle at 5,000 records a second; while Postgres is frozen
 //! for 10 s no call is refused and no record lost; and a lone record is delivered within 50 ms.
 //!
-//! A whole pipeline with the default limits and a real Postgres. Calls (`begin` and `finish`) come at a fixed rate, each
-//! in a task of its own; what is written to the outbox is counted at the file system. Then the server's processes are
-//! stopped (SIGSTOP) for the freeze, and go on. At the end each record is in Postgres once.
+//! The bench runs a whole pipeline with the default limits and a real Postgres. Calls (`begin` and `finish`) start at a
+//! fixed rate, each in a task of its own; bytes written to the outbox are counted at the file system. For the freeze
+//! the processes of the server are stopped (SIGSTOP) and later resumed. At the end each record is in Postgres once.
 //!
 //! Measured in 2026-11 on 2 cores, Debian 12, Postgres 15; figures in `docs/performance.md`.
 #![allow(

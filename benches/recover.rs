@@ -1,11 +1,11 @@
 //! Claim: after kill -9 with 2 GB in the outbox, the first call is accepted within 1 s.
 //!
 //! A child process fills the outbox through the real scribe, leaves 64 calls open, and is killed with SIGKILL. Another
-//! child starts a pipeline on what is left, with a Postgres that cannot be reached, and begins a call at level `stored`:
-//! timed from before the outbox is opened until the receipt. Every start is itself killed, and its own
-//! file removed, so that the next one finds the same crash. *Cold*: the files were dropped from the page cache before.
-//! The baseline is one redb file of the same size, as an outbox without generations would have it, opened with the same
-//! checks after the same kill.
+//! child starts a pipeline on that outbox, with an unreachable Postgres, and begins a call at level `stored`; the time
+//! is from before the outbox is opened until the receipt. Each such child is itself killed, and its own file removed,
+//! so that the next one finds the same crash. *Cold*: the files were dropped from the page cache before. The baseline
+//! is one redb file of the same size, as an outbox without generations would have it, opened with the same checks after
+//! the same kill.
 //!
 //! Measured in 2026-11 on 2 cores, Debian 12, ext4; figures in `docs/performance.md`.
 #![allow(

@@ -9,8 +9,8 @@
 //! * *redb, batches*: what redb leaves of the limit; one loop, no waiters: such a batch under one key, two-phase;
 //! * *redb, waiters*: the same with group commit and a receipt each: what is left of the limit for the outbox;
 //! * *redb, chained*: and each frame linked to the one before by SHA-256 and given its CRC-32C;
-//! * *redb, made*: and each waiter makes its record and encodes it, as it cannot but do: what is left of the limit for ring,
-//!   scribe and window;
+//! * *redb, made*: and each waiter makes its record and encodes it, which is unavoidable: what is left of the limit for
+//!   ring, scribe and window;
 //! * *outbox, records*: ring, scribe (place, hash chain, codec), outbox: what is stored is a whole record each;
 //! * *outbox, calls*: `Audit::begin` and `finish`: two group commits a call, an intent and a record;
 //! * *redb, commit a record*: redb with its defaults, one after another.

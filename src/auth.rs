@@ -1,10 +1,11 @@
 //! Authentication: identifies the caller by its bearer token or, without one, by its client certificate.
 //!
 //! A token's `iss` selects the keys: those of `[[auth.keys]]` ([`keys`]), or those that the issuer publishes as a JWKS
-//! ([`issuer`]), never another issuer's. The key decides the algorithm, not the token's header: each key verifies only the
-//! algorithm that it was configured or published with, so that a token with `none`, or with HS256 and a public key as the
-//! secret, is refused. `exp`, `aud`, `iss` and `sub` are required, and `nbf` is checked if present. A static token
-//! ([`static_tokens`]) is looked up by its hash. A certificate is used only if there is no `Authorization` header.
+//! ([`issuer`]), never another issuer's. The key decides the algorithm, not the token's header: each key verifies only
+//! the algorithm that it was configured or published with, so that a token with `none`, or with HS256 and a public key
+//! as the secret, is refused. `exp`, `aud`, `iss` and `sub` are required, and `nbf` is checked if present. A static
+//! token ([`static_tokens`]) is looked up by its hash. A certificate is used only if there is no `Authorization`
+//! header.
 //!
 //! An error's message tells the caller what to do, and its cause is for the log; neither contains the token (I8).
 
@@ -33,8 +34,8 @@ use crate::config;
 /// Longest `Authorization` header that is read, in bytes. *Chosen*: common servers accept headers of up to 16 KiB.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
-/// Most roles of one token; the others are ignored. *Chosen*: far above any real token; bounds the cost of a decision and the
-/// size of the record.
+/// Most roles of one token; the others are ignored. *Chosen*: far above any real token; bounds the cost of a decision
+/// and the size of the record.
 const ROLES_MAX: usize = 64;
 
 /// The message for a `kid` of which the issuer has no key.
@@ -198,8 +199,8 @@ impl Authenticator {
         self.authenticate_header(value).await.map(|(principal, _)| principal)
     }
 
-    /// Authenticates a caller by the value of its `Authorization` header. Returns the token's `exp` too, if it has one, in
-    /// seconds since 1970. Waits for an issuer's keys if necessary, for a limited time.
+    /// Authenticates a caller by the value of its `Authorization` header. Returns the token's `exp` too, if it has one,
+    /// in seconds since 1970. Waits for an issuer's keys if necessary, for a limited time.
     ///
     /// # Errors
     /// [`AuthError`], as for [`Self::authenticate`].

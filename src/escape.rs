@@ -2,8 +2,9 @@
 //!
 //! Clients and backends choose much of the text in a record: the name of a tool, its arguments, an error message. Some
 //! characters have no glyph of their own and change how the text around them looks: U+202E reverses it, U+200B splits a
-//! word invisibly, ESC drives the terminal. Every place that shows such text to a person, in the terminal, in the console
-//! or in the log, passes it through [`escape_hidden`] or [`excerpt`]. What programs read (JSON, CSV) stays exact.
+//! word invisibly, ESC drives the terminal. Every place that shows such text to a person, in the terminal, in the
+//! console or in the log, passes it through [`escape_hidden`] or [`excerpt`]. What programs read (JSON, CSV) stays
+//! exact.
 //!
 //! A text is never hidden as a whole: an excerpt has at least the first character, and a text of white space alone is
 //! escaped.
@@ -87,7 +88,7 @@ pub fn excerpt(text: &str, chars_max: usize) -> String {
     out
 }
 
-/// Whether nothing of the text would be seen.
+/// True if the text is white space alone.
 fn is_blank(text: &str) -> bool {
     text.chars().all(char::is_whitespace)
 }

@@ -219,7 +219,7 @@ impl Gateway {
         let unrecorded = if recorded.is_ok() { 0 } else { core.tasks.len() };
         // The recorder ends by itself, after it has recorded the windows that it took.
         tokio::time::timeout(RECORD_TIMEOUT, self.refusal_recorder).await.ok();
-        core.record_refusals(RefusalWindows::all).await;
+        core.record_refusals(RefusalWindows::take_all).await;
         self.last_span.cancel();
         tokio::time::timeout(EXPORT_TIMEOUT, self.span_exporter).await.ok();
         ended.unwrap_or(Ok(()))?;
@@ -346,6 +346,6 @@ async fn record_refusal_windows(core: Weak<Core>) {
     let Some(drained) = core.upgrade().map(|core| core.drained.clone()) else { return };
     while drained.run_until_cancelled(ticks.tick()).await.is_some() {
         let Some(core) = core.upgrade() else { return };
-        core.record_refusals(|windows| windows.ended(Instant::now())).await;
+        core.record_refusals(|windows| windows.take_ended(Instant::now())).await;
     }
 }

@@ -1,17 +1,25 @@
-//! What operators see of a running gateway: health, metrics, alarms, the console, the admin socket beside the outbox, and
-//! what systemd is told.
+//! The operator's view of a gateway: health, metrics, alarms, the console, the admin socket in the outbox directory, and
+//! notifications to systemd.
 
 pub mod admin;
 pub mod alarm;
 pub mod background;
+pub mod columns;
 pub mod console;
+pub(crate) mod format;
 pub mod health;
 pub mod inspect;
 pub mod metrics;
+pub mod page_key;
+pub mod protocol;
 pub mod prune;
-pub mod reads;
+pub mod read_log;
+pub mod record_ref;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod status;
 pub mod supervisor;
+pub mod time_arg;
 pub mod trail;
+pub mod trail_check;
 pub mod watch;
-pub(crate) mod words;

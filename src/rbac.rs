@@ -1,8 +1,9 @@
 //! Role-based access control: roles map to patterns over tools, resources and prompts. Access is denied by default.
 //!
 //! One function, [`Policy::decide`], decides for listing and for calling. [`Policy::authorize`] and
-//! [`Policy::authorize_request`] turn a decision into a [`Permit`], which holds the exact call that was decided on. A permit
-//! has no other constructor, and forwarding requires one, so that a call that was not authorized cannot be forwarded.
+//! [`Policy::authorize_request`] turn a decision into a [`Permit`], which holds the exact call that was decided on. A
+//! permit has no other constructor, and forwarding requires one, so that a call that was not authorized cannot be
+//! forwarded.
 //!
 //! A target is denied if any of the caller's roles denies it. Otherwise one role alone must allow it, including that
 //! role's conditions on the arguments. `docs/authorization.md` describes the rules for operators.
@@ -184,8 +185,8 @@ impl Policy {
         if errors.is_empty() { Ok(Self { roles: compiled }) } else { Err(errors) }
     }
 
-    /// Decides whether `roles` have access to `target`. Every decision on tools, resources and prompts, for listing and for
-    /// calling, is made here.
+    /// Decides whether `roles` have access to `target`. Every decision on tools, resources and prompts, for listing and
+    /// for calling, is made here.
     #[must_use]
     pub fn decide<'a>(&self, roles: &'a [String], target: Target<'_>, access: Access<'_>) -> Decision<'a> {
         // I10: a role that is not configured has no rules, an empty rule matches nothing, and the default is to deny.
@@ -216,8 +217,8 @@ impl Policy {
         matches!(self.decide(roles, target, Access::List), Decision::Allowed { .. })
     }
 
-    /// Whether a list of `kind` for `roles` may differ from that of the policy `before`. Compares the rules, so that two
-    /// spellings of the same rule count as a difference.
+    /// Whether a list of `kind` for `roles` may differ from that of the policy `before`. Compares the rules, so that
+    /// two spellings of the same rule count as a difference.
     #[must_use]
     pub fn lists_differ(&self, before: &Self, roles: &[String], kind: TargetKind) -> bool {
         roles.iter().any(|role| {
@@ -234,8 +235,8 @@ impl Policy {
         known.clone().all(|rules| !rules.deny.name_all_of(backend)) && known.any(|rules| rules.reach(backend))
     }
 
-    /// Whether one of `roles` allows everything of `backend`, and none denies any of it. Such a caller may also send the
-    /// backend requests of methods that the gateway does not know.
+    /// Whether one of `roles` allows everything of `backend`, and none denies any of it. Such a caller may also send
+    /// the backend requests of methods that the gateway does not know.
     #[must_use]
     pub fn allows_all_of(&self, roles: &[String], backend: &str) -> bool {
         let mut known = roles.iter().filter_map(|role| self.roles.get(role));
@@ -441,8 +442,8 @@ fn forwards(params: &str, name: &str, arguments: Option<&str>) -> bool {
     params.string("name").as_deref() == Some(name) && params.get("arguments") == arguments.map(str::trim)
 }
 
-/// The parameters for a backend: the backend's name of the tool, the unchanged arguments, and `_meta` without the members
-/// for the gateway itself. The progress token is among those, because it belongs to the client's request.
+/// The parameters for a backend: the backend's name of the tool, the unchanged arguments, and `_meta` without the
+/// members for the gateway itself. The progress token is among those, because it belongs to the client's request.
 fn upstream_params(name: &str, arguments: Option<&str>, meta: Option<&str>) -> String {
     let name = json::quoted(name);
     let meta = meta.map(json::one_line).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! What the outbox is measured against: group commit into an append-only file or into redb, and redb used the plain way.
+//! Baselines for the outbox: group commit into an append-only file or into redb, and redb with a commit for each
+//! record.
 
 use std::fs::File;
 use std::io::Write;

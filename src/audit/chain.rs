@@ -62,7 +62,7 @@ pub fn link(gateway_id: GatewayId, epoch: Epoch, head: Head, entry: &Entry) -> S
     }
 }
 
-/// Whether a record's hash is the hash of its contents.
+/// Returns true if a record's hash is the hash of its contents.
 #[must_use]
 pub fn hash_matches(position: &StreamPosition, entry: &Entry) -> bool {
     position.hash == hash(position.gateway_id, position.epoch, position.seq, position.prev_hash, entry)

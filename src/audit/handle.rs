@@ -18,7 +18,7 @@ pub struct Audit(Option<Arc<Handle>>);
 struct Handle {
     ring: Arc<Ring>,
     meter: Arc<Meter>,
-    /// Whether calls wait for the outbox (level `stored`) or only for the ring (`queued`).
+    /// True if calls wait for the outbox (level `stored`), false if only for the ring (`queued`).
     wait_for_store: bool,
     timeouts: Timeouts,
 }
@@ -51,7 +51,7 @@ struct Open {
     call: Call,
     /// Room in the ring for the call's record.
     reservation: Reservation,
-    /// Whether the answer waits until the record is stored.
+    /// True if the answer waits until the record is stored.
     waits_for_store: bool,
 }
 
@@ -99,7 +99,7 @@ impl Audit {
         Self(None)
     }
 
-    /// Whether calls are recorded.
+    /// Returns true if calls are recorded.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.0.is_some()

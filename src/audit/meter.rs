@@ -82,7 +82,8 @@ pub struct LastError {
     pub at: Timestamp,
 }
 
-/// The pipeline's counters and timings. The ring's [`Gauge`](super::ring::RingGauge) and the shipper's state are separate.
+/// The pipeline's counters and timings. The ring's [`Gauge`](super::ring::RingGauge) and the shipper's state are
+/// separate.
 #[derive(Debug)]
 pub struct Meter {
     /// Latency that auditing adds to a call: the waits for room and for both commits.
@@ -109,7 +110,7 @@ pub struct Meter {
     pub quarantined: Counter,
     /// Delivery attempts that failed and are retried.
     pub retries: Counter,
-    /// Whether a stream is forked.
+    /// True if a stream is forked.
     pub forked: AtomicBool,
     /// When the oldest undelivered record was made, in microseconds; 0 if there is none.
     oldest: AtomicI64,

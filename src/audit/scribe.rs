@@ -267,18 +267,18 @@ impl Scribe {
         }
     }
 
-    /// Whether the commit may be left out: the last one failed a moment ago, and no caller waits for this one.
+    /// Returns true if the commit may be left out: the last one failed a moment ago, and no caller waits for this one.
     fn may_skip(&self, batch: &Batch) -> bool {
         let failed = self.failed_at.is_some_and(|at| at.elapsed() < RETRY_PAUSE);
         failed && matches!(self.mode, Mode::Queued { .. }) && !self.ends_stored_intent(batch)
     }
 
-    /// Whether the batch ends a call whose intent is in the outbox.
+    /// Returns true if the batch ends a call whose intent is in the outbox.
     fn ends_stored_intent(&self, batch: &Batch) -> bool {
         batch.ended.iter().any(|id| self.stored_intents.contains(id))
     }
 
-    /// How long to wait for work items: at level `queued` until the oldest record must be spilled, and only briefly if
+    /// The time to wait for work items: at level `queued` until the oldest record must be spilled, and only briefly if
     /// the outbox is full or failed, since calls wait for it to recover.
     fn patience(&self) -> Option<Duration> {
         let spill = match self.mode {
@@ -293,7 +293,7 @@ impl Scribe {
         spill
     }
 
-    /// Whether this batch, and the records that were queued only before it, are stored now.
+    /// Returns true if this batch, and the records that were queued only before it, must be stored now.
     fn must_store(&mut self, batch: &Batch) -> bool {
         let Mode::Queued { spill_after } = self.mode else {
             return !batch.records.is_empty() || !batch.begun.is_empty();
@@ -311,7 +311,7 @@ impl Scribe {
         self.spilling || self.ends_stored_intent(batch)
     }
 
-    /// Whether the outbox contains records that are delivered.
+    /// Returns true if the outbox contains records that are delivered.
     fn has_delivered_records(&self) -> bool {
         let is_new = |(epoch, head): &(Epoch, Head)| {
             *epoch != self.epoch || (self.removed.seq < self.stored.seq && head.seq > self.removed.seq)

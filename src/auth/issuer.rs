@@ -1,9 +1,9 @@
 //! The published keys of an issuer: a key set that is read from a file, or fetched and refreshed.
 //!
-//! A fetched set is used until a newer one replaces it, however long the issuer is down. It is fetched when the first token
-//! arrives, in the background when the set is older than its TTL, and when a token has a `kid` that the set lacks. Only one
-//! fetch runs at a time, and fetches begin at least [`FETCH_INTERVAL`] apart, whatever tokens arrive. A call that needs the
-//! running fetch waits for it.
+//! A fetched set is used until a newer one replaces it, however long the issuer is down. It is fetched when the first
+//! token arrives, in the background when the set is older than its TTL, and when a token has a `kid` that the set
+//! lacks. Only one fetch runs at a time, and fetches begin at least [`FETCH_INTERVAL`] apart, whatever tokens arrive. A
+//! call that needs the running fetch waits for it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::auth::keys::TokenRequirements;
 use crate::auth::watched::{WatchedFile, read_bounded};
 use crate::config;
 
-/// Least time between the beginnings of two fetches. *Chosen*: few enough requests for the issuer when tokens are forged, and
-/// soon enough for its new key.
+/// Least time between the beginnings of two fetches. *Chosen*: few enough requests for the issuer when tokens are
+/// forged, and soon enough for its new key.
 const FETCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time limit of a fetch, and so of a call that waits for it. *Chosen*: shorter than the timeouts of clients.

@@ -1,7 +1,7 @@
 //! A JSON Web Key Set (RFC 7517) and its usable keys.
 //!
-//! A key that cannot be used safely is skipped with a log message. A set without usable keys is an error, so that it never
-//! replaces keys that work.
+//! A key that cannot be used safely is skipped with a log message. A set without usable keys is an error, so that it
+//! never replaces keys that work.
 
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 use serde::Deserialize;
@@ -125,8 +125,8 @@ impl KeySet {
         if keys.is_empty() { Err(JwksError::Empty { count }) } else { Ok(Self { keys }) }
     }
 
-    /// The keys for tokens with this `kid`. The only key of a set also verifies tokens without a `kid` and, if it has no
-    /// `kid` itself, all tokens.
+    /// The keys for tokens with this `kid`. The only key of a set also verifies tokens without a `kid` and, if it has
+    /// no `kid` itself, all tokens.
     pub(super) fn named(&self, kid: Option<&str>) -> Vec<&Key> {
         match (self.keys.as_slice(), kid) {
             ([only], None) => vec![only],

@@ -1,4 +1,5 @@
-//! Keys that verify tokens, each for one algorithm and one issuer. The keys of `[[auth.keys]]` are loaded once, at start.
+//! Keys that verify tokens, each for one algorithm and one issuer. The keys of `[[auth.keys]]` are loaded once, at
+//! start.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -28,8 +28,8 @@ use crate::config;
 /// The issuer of principals that are authenticated by a static token.
 pub const ISSUER: &str = "static";
 
-/// Shortest token that is hashed for the file, in bytes. *Chosen*: the same as for an HS256 secret; the hash is fast and has no
-/// salt, so that only the token's own randomness prevents guessing.
+/// Shortest token that is hashed for the file, in bytes. *Chosen*: the same as for an HS256 secret; the hash is fast
+/// and has no salt, so that only the token's own randomness prevents guessing.
 pub const TOKEN_BYTES_MIN: usize = 32;
 
 /// Largest file, in bytes. *Chosen*: room for thousands of tokens.

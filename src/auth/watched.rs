@@ -1,9 +1,9 @@
 //! A file whose contents may change while the gateway runs.
 //!
-//! The file is checked when its contents are needed, at most once per second, and read again if its change time, length or
-//! inode has changed. The change time is used because, unlike the modification time, it follows permissions too and cannot
-//! be set back. If the file cannot be read or used, the previous contents stay in use and a warning is logged, so that a
-//! half-written file locks no caller out. Reads block; the files are small and local.
+//! The file is checked when its contents are needed, at most once per second, and read again if its change time, length
+//! or inode has changed. The change time is used because, unlike the modification time, it follows permissions too and
+//! cannot be set back. If the file cannot be read or used, the previous contents stay in use and a warning is logged,
+//! so that a half-written file locks no caller out. Reads block; the files are small and local.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -16,7 +16,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Least time between two checks of the file. *Chosen*: a change takes effect soon enough, and a check takes microseconds.
+/// Least time between two checks of the file. *Chosen*: a change takes effect soon enough, and a check takes
+/// microseconds.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Parses the contents of the file.

@@ -1,43 +1,41 @@
-//! `gatepost config check`: validates everything without starting, the key files too.
+//! `gatepost config check`: validates everything without starting, including the key files.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
+use super::configuration::environment;
+use super::exit::{BAD_USAGE, CommandError};
+use super::output::print;
 use crate::auth::Authenticator;
 use crate::config::{Config, Fault, Origin};
 use crate::gateway::listener::tls::Acceptor;
 
-use super::{BAD_CONFIG, FAILED, print};
-
-/// Validates a configuration without starting.
+/// `gatepost config check`
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
-    /// The configuration file.
+pub(super) struct Args {
+    /// Configuration file
     #[arg(long, value_name = "FILE", default_value = "gatepost.toml")]
-    pub config: PathBuf,
+    config: PathBuf,
 }
 
-/// Says that the configuration is valid, or writes one line a fault to stderr and gives exit code 2.
-#[must_use]
-pub fn run(args: &Args) -> ExitCode {
+/// Prints that the configuration is valid, or one line per fault on standard error.
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let Err(faults) = check(&args.config) else {
-        let printed = print(&format!("{}: the configuration is valid\n", args.config.display()));
-        return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) };
+        return Ok(print(&format!("{}: the configuration is valid\n", args.config.display()))?);
     };
     for fault in faults {
-        // Without the program's name before it: editors jump to `file:line`. Where stderr is closed nobody can be told.
+        // Without the program's name: editors jump to `file:line`. Nothing can be done if standard error is closed.
         writeln!(std::io::stderr().lock(), "{fault}").ok();
     }
-    ExitCode::from(BAD_CONFIG)
+    Err(CommandError::Reported { code: BAD_USAGE }.into())
 }
 
-/// The configuration at `path` under this process's environment, with every key and certificate loaded once.
+/// Loads the configuration at `path` under this process's environment, and every key and certificate it names.
 ///
 /// # Errors
 /// Every fault found.
-pub fn check(path: &Path) -> Result<Config, Vec<Fault>> {
-    let config = Config::load(Some(path), super::environment())?;
+fn check(path: &Path) -> Result<Config, Vec<Fault>> {
+    let config = Config::load(Some(path), environment())?;
     let fault =
         |key: &str, message: String| Fault { origin: Origin::File(path.to_owned()), key: key.to_owned(), message };
     let mut faults = Vec::new();
@@ -45,7 +43,7 @@ pub fn check(path: &Path) -> Result<Config, Vec<Fault>> {
         faults.extend(errors.iter().map(|error| fault(&error.key, error.reason.to_string())));
     }
     if let Some(Err(error)) = config.server.tls.as_ref().map(Acceptor::load) {
-        faults.push(fault(error.key, format!("{} {}", error.path.display(), error.fault)));
+        faults.push(fault(error.key, format!("{} {}", error.path.display(), error.reason)));
     }
     if faults.is_empty() { Ok(config) } else { Err(faults) }
 }
@@ -74,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_that_does_not_do_is_a_fault() {
+    fn an_unreadable_key_file_is_a_fault() {
         let text = "[[auth.keys]]\nalgorithm = \"HS256\"\nissuer = \"i\"\nsecret_file = \"/nonexistent/secret\"\n";
         let faults = faults(text);
         assert_eq!(faults.len(), 1);

@@ -1,7 +1,7 @@
-//! `gatepost example-backend`: a stdio MCP server to try the gateway with, and to test it.
+//! `gatepost example-backend`: a stdio MCP server for trials and tests of the gateway.
 //!
-//! Written on `rmcp`, so that the gateway's own framing meets another implementation's. Calls run side by side: a long
-//! `sleep` holds up no other call.
+//! It uses `rmcp`, so that the gateway's framing is tested against another implementation. Calls run concurrently: a long
+//! `sleep` does not delay other calls.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use serde::Deserialize;
 /// Longest sleep, in milliseconds. *Chosen*: longer than any test waits.
 const SLEEP_MS_MAX: u64 = 60_000;
 
-/// Largest answer of `big`, in bytes. *Chosen*: twice the gateway's limit for a line, so that the limit can be tried.
+/// Largest result of `big`, in bytes. *Chosen*: twice the gateway's limit for a line, so that the limit can be tested.
 const BIG_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Serves on stdin and stdout until stdin ends.
 ///
 /// # Errors
-/// Where the handshake or the transport fails.
-pub async fn run() -> anyhow::Result<()> {
-    let service = Example.serve(rmcp::transport::stdio()).await.context("serve the example backend on stdio")?;
-    service.waiting().await.context("wait for the example backend's end")?;
+/// The handshake or the transport fails.
+pub(super) async fn run() -> anyhow::Result<()> {
+    let service = Example.serve(rmcp::transport::stdio()).await.context("cannot serve the example backend on stdio")?;
+    service.waiting().await.context("the example backend failed")?;
     Ok(())
 }
 
@@ -32,39 +32,39 @@ struct Example;
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 struct Echo {
-    /// What to say.
+    /// The text.
     text: String,
 }
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 struct Add {
-    /// One number.
+    /// The first number.
     a: f64,
-    /// The other.
+    /// The second number.
     b: f64,
 }
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 struct Sleep {
-    /// How long, in milliseconds; at most 60000.
+    /// Duration in milliseconds; at most 60000.
     ms: u64,
 }
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 struct Fail {
-    /// What the failure says.
+    /// The message of the failure.
     message: String,
 }
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 struct Big {
-    /// How many bytes; at most 33554432.
+    /// Size of the result in bytes; at most 33554432.
     bytes: usize,
 }
 
 #[tool_router]
 impl Example {
-    #[tool(description = "Says the text back")]
+    #[tool(description = "Returns the text")]
     async fn echo(&self, Parameters(Echo { text }): Parameters<Echo>) -> String {
         text
     }
@@ -86,7 +86,7 @@ impl Example {
         CallToolResult::error(vec![ContentBlock::text(message)])
     }
 
-    #[tool(description = "Answers with this many bytes")]
+    #[tool(description = "Returns a text of this many bytes")]
     async fn big(&self, Parameters(Big { bytes }): Parameters<Big>) -> String {
         "x".repeat(bytes.min(BIG_BYTES_MAX))
     }

@@ -28,7 +28,7 @@ pub(super) fn start(config: &Config) -> Result<(), String> {
 struct EscapedLines<W>(W);
 
 impl<W: Write> Write for EscapedLines<W> {
-    /// `event` is one whole event, as `tracing_subscriber` hands it over.
+    /// `event` is one complete event: `tracing_subscriber` writes each with one call.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let line = escape_hidden(text.strip_suffix('\n').unwrap_or(&text));

@@ -1,56 +1,42 @@
-//! `gatepost completions` and `gatepost man`: what the command line says of itself, made from its own definition.
+//! `gatepost completions` and `gatepost man`, made from the definition of the command line.
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::path::PathBuf;
 
-use clap::CommandFactory as _;
+use anyhow::Context;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::{Cli, fail, print};
+use super::output::print;
 
 /// `gatepost completions`
 #[derive(Debug, clap::Args)]
-pub struct CompletionsArgs {
-    /// The shell to complete for
+pub(super) struct CompletionsArgs {
+    /// The shell
     shell: Shell,
 }
 
 /// `gatepost man`
 #[derive(Debug, clap::Args)]
-pub struct ManArgs {
-    /// Write a page for each subcommand into this directory, made where it is missing, instead
-    #[arg(long)]
+pub(super) struct ManArgs {
+    /// Write a page for each subcommand into this directory, which is created if it is missing
+    #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 /// Prints the completions of a shell.
-#[must_use]
-pub fn completions(args: &CompletionsArgs) -> ExitCode {
+pub(super) fn completions(args: &CompletionsArgs, command: &mut clap::Command) -> anyhow::Result<()> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "gatepost", &mut text);
-    written(print(&String::from_utf8_lossy(&text)), "standard output")
+    clap_complete::generate(args.shell, command, "gatepost", &mut text);
+    print(&String::from_utf8_lossy(&text)).context("cannot write to standard output")
 }
 
 /// Prints the main page, or writes all pages into a directory.
-#[must_use]
-pub fn man(args: &ManArgs) -> ExitCode {
+pub(super) fn man(args: &ManArgs, command: clap::Command) -> anyhow::Result<()> {
     if let Some(dir) = &args.dir {
-        return written(write_pages(dir), &dir.display().to_string());
+        let written = std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(command, dir));
+        return written.with_context(|| format!("cannot write to {}", dir.display()));
     }
     let mut page = Vec::new();
-    let made = Man::new(Cli::command()).render(&mut page);
-    written(made.and_then(|()| print(&String::from_utf8_lossy(&page))), "standard output")
-}
-
-fn write_pages(dir: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    clap_mangen::generate_to(Cli::command(), dir)
-}
-
-fn written(result: std::io::Result<()>, place: &str) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("cannot write to {place}: {error}")),
-    }
+    Man::new(command).render(&mut page).context("cannot make the page")?;
+    print(&String::from_utf8_lossy(&page)).context("cannot write to standard output")
 }

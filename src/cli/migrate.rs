@@ -1,37 +1,27 @@
-//! `gatepost migrate`: creates or updates the schema, for those who do it with another role than the gateway's.
+//! `gatepost migrate`: creates or updates the schema, for deployments that do this with another role than the gateway's.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{BAD_CONFIG, blocking, complain, load, print};
-use crate::audit::sink::postgres;
+use super::configuration::load;
+use super::database;
+use super::output::print;
+use crate::audit::sink::postgres::{self, Options};
+use crate::ops::format::plural;
 
 /// `gatepost migrate`
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Configuration file with `postgres.url`
-    #[arg(long)]
+pub(super) struct Args {
+    /// Configuration file with postgres.url [default: only GATEPOST_* variables and defaults]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// Runs the command.
-#[must_use]
-pub fn run(args: &Args) -> ExitCode {
-    let config = match load(args.config.as_deref()) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let Some(url) = config.postgres.url else {
-        complain("postgres.url is not set; set it in the configuration or as GATEPOST_POSTGRES_URL");
-        return ExitCode::from(BAD_CONFIG);
-    };
-    blocking(async move {
-        let statement_timeout = config.postgres.statement_timeout;
-        let options = postgres::Options { url, statement_timeout, migrate: true };
-        let mut connection = postgres::connect(&postgres::connect_options(&options)?).await?;
-        let count = postgres::migrate(&mut connection).await.context("the schema is as it was")?;
-        Ok(print(&format!("the schema is up to date: {count} migrations applied\n"))?)
-    })
+pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
+    let config = load(args.config.as_deref())?;
+    let options = Options { migrate: true, ..database::required(&config, "")? };
+    let mut connection = database::connect(&options).await?;
+    let count = postgres::migrate(&mut connection).await.context("the schema is unchanged")?;
+    Ok(print(&format!("the schema is up to date: {} applied\n", plural(count as u64, "migration")))?)
 }

@@ -1,17 +1,17 @@
-//! How far long work is: one line on standard error that is written over again, where that is a terminal.
+//! The progress of a long command: one line on standard error that is overwritten, if that is a terminal.
 
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::time::{Duration, Instant};
 
-/// How long work goes on, or is silent, before the line is shown, and how often it is written again. *Chosen*: what takes
-/// less needs no word, and one can read it.
+/// Time that a command runs, or is silent, before the line appears, and the interval between its updates. *Chosen*: shorter
+/// commands need no line, and each update can be read.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The line.
 #[derive(Debug)]
 pub(super) struct Progress<W: Write = Stderr> {
-    /// Nothing where there is no terminal.
-    out: Option<W>,
+    /// The terminal; `None` if standard error is none.
+    terminal: Option<W>,
     next: Instant,
     shown: bool,
 }
@@ -23,23 +23,23 @@ impl Progress {
 }
 
 impl<W: Write> Progress<W> {
-    fn on(out: Option<W>) -> Self {
-        Self { out, next: Instant::now() + INTERVAL, shown: false }
+    fn on(terminal: Option<W>) -> Self {
+        Self { terminal, next: Instant::now() + INTERVAL, shown: false }
     }
 
-    /// So many records were read by now.
+    /// Shows the number of records read so far.
     pub(super) fn show(&mut self, records: u64) {
-        let Some(out) = self.out.as_mut().filter(|_| self.next <= Instant::now()) else { return };
+        let Some(terminal) = self.terminal.as_mut().filter(|_| self.next <= Instant::now()) else { return };
         (self.next, self.shown) = (Instant::now() + INTERVAL, true);
-        // Nobody can be told that standard error is closed.
-        write!(out, "\r{records} records read").and_then(|()| out.flush()).ok();
+        // Nothing can be done if standard error is closed.
+        write!(terminal, "\r{records} records read").and_then(|()| terminal.flush()).ok();
     }
 
-    /// Takes the line away, before something else is written.
+    /// Removes the line, before something else is written.
     pub(super) fn clear(&mut self) {
         self.next = Instant::now() + INTERVAL;
-        if let Some(out) = self.out.as_mut().filter(|_| std::mem::take(&mut self.shown)) {
-            write!(out, "\r\x1b[K").and_then(|()| out.flush()).ok();
+        if let Some(terminal) = self.terminal.as_mut().filter(|_| std::mem::take(&mut self.shown)) {
+            write!(terminal, "\r\x1b[K").and_then(|()| terminal.flush()).ok();
         }
     }
 }
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_shown_after_a_while_and_taken_away_before_anything_else() {
+    fn the_line_appears_after_a_while_and_is_removed_before_other_output() {
         let (mut terminal, long_ago) = (Vec::new(), Instant::now());
         let mut progress = Progress::on(Some(&mut terminal));
         progress.show(1);

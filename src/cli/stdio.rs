@@ -1,10 +1,15 @@
 //! `gatepost stdio`: the gateway as a stdio server, for desktop clients.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use super::serve::{self, Error};
-use super::{complain, load};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::configuration::{TOKEN_VARIABLE, load};
+use super::exit::usage;
+use super::gateway_error::GatewayError;
+use super::gateway_process::{run_logged, stop_on_signal};
+use super::pipeline;
 use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
 use crate::config::Config;
@@ -13,56 +18,47 @@ use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
 use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
-use tokio_util::sync::CancellationToken;
-
-/// The environment variable with the caller's token.
-pub(super) const TOKEN_VARIABLE: &str = "GATEPOST_TOKEN";
 
 /// `gatepost stdio`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Configuration file
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// The backend to serve under its own names, or `all` for all with prefixed ones
-    #[arg(long, default_value = "all")]
+    /// The backend to serve, under its own tool names, or "all" for all backends with prefixed names
+    #[arg(long, value_name = "BACKEND", default_value = "all")]
     backend: String,
-    /// File with the caller's token [default: the environment variable `GATEPOST_TOKEN`]
-    #[arg(long)]
+    // Not a doc comment: clippy would ask for Markdown in it, which the help prints as it is.
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "File with the caller's token [default: the environment variable GATEPOST_TOKEN]"
+    )]
     token_file: Option<PathBuf>,
 }
 
 /// Serves the client on standard input and output until it closes its end.
-#[must_use]
-pub fn run(args: &Args) -> ExitCode {
-    let config = match load(Some(&args.config)) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let token = match token(args.token_file.as_deref()) {
-        Ok(token) => token,
-        Err(message) => {
-            complain(&message);
-            return ExitCode::from(super::BAD_CONFIG);
-        }
-    };
-    serve::on_runtime(&config, serve(&config, &args.backend, &token))
+pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
+    let config = load(Some(&args.config))?;
+    let token = token(args.token_file.as_deref()).map_err(usage)?;
+    run_logged(&config, serve(&config, &args.backend, &token)).await
 }
 
 fn token(file: Option<&Path>) -> Result<String, String> {
     match file {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|error| format!("cannot read the token from {} ({error})", path.display())),
-        None => std::env::var(TOKEN_VARIABLE)
-            .map_err(|_| format!("no token: set {TOKEN_VARIABLE}, or give --token-file FILE")),
+        None => {
+            std::env::var(TOKEN_VARIABLE).map_err(|_| format!("no token: set {TOKEN_VARIABLE}, or give --token-file"))
+        }
     }
 }
 
-async fn serve(config: &Config, backend: &str, token: &str) -> Result<(), Error> {
-    let stop = serve::stop_on_signal()?;
-    let pipeline = if config.audit.enabled { Some(serve::start_pipeline(config).await?) } else { None };
+async fn serve(config: &Config, backend: &str, token: &str) -> Result<(), GatewayError> {
+    let stop = stop_on_signal()?;
+    let pipeline = if config.audit.enabled { Some(pipeline::start(config).await?) } else { None };
     let served = serve_until(config, backend, token, pipeline.as_ref(), stop).await;
-    serve::stop_pipeline(config, pipeline, served).await
+    pipeline::stop(config, pipeline, served).await
 }
 
 async fn serve_until(
@@ -71,24 +67,22 @@ async fn serve_until(
     token: &str,
     pipeline: Option<&Pipeline>,
     stop: CancellationToken,
-) -> Result<(), Error> {
+) -> Result<(), GatewayError> {
     let audit = pipeline.map_or_else(Audit::disabled, Pipeline::audit);
-    let gateway = Gateway::build(config, audit).map_err(|faults| serve::faulty(&faults))?;
-    let admin_stop = CancellationToken::new();
-    let mut admin = tokio::task::JoinSet::new();
+    let gateway = Gateway::build(config, audit).map_err(|faults| GatewayError::config(&faults))?;
+    let (ops_stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     if let Some(pipeline) = pipeline {
-        let bound = Admin::bind(&config.audit.dir, pipeline.probe());
-        let bound = bound.map_err(|source| Error::Io { operation: "open the admin socket in audit.dir", source })?;
-        admin.spawn(bound.run(admin_stop.clone()));
+        let failed = |source| GatewayError::Io { operation: "open the admin socket in audit.dir", source };
+        tasks.spawn(Admin::bind(&config.audit.dir, pipeline.probe()).map_err(failed)?.run(ops_stop.clone()));
         let probe = Some(pipeline.probe());
         let sources = Sources { probe, gateway: gateway.handle(), board: Board::default() };
-        admin.spawn(Watcher::new(sources, &config.alarms).run(admin_stop.clone()));
+        tasks.spawn(Watcher::new(sources, &config.alarms).run(ops_stop.clone()));
     }
     let (input, output) = (tokio::io::BufReader::new(tokio::io::stdin()), tokio::io::stdout());
     let served = gateway.run_stdio(backend, token, input, output, stop).await;
-    admin_stop.cancel();
-    admin.join_all().await;
-    let drained = served.map_err(|refused| Error::Config(refused.to_string()))?;
+    ops_stop.cancel();
+    tasks.join_all().await;
+    let drained = served.map_err(|refused| GatewayError::Config(vec![refused.to_string()]))?;
     tracing::info!(
         finished = drained.finished,
         cancelled = drained.cancelled,

@@ -1,13 +1,12 @@
 //! `gatepost token`: mints a development token with a configured HS256 secret.
 //!
-//! Only HS256 keys can mint: of the others the gateway has the public half, and tokens come from the issuer that holds
-//! the private one. Nothing but the token is written to stdout, so that `TOKEN=$(gatepost token ...)` works.
+//! Only HS256 keys can mint: of all others the gateway has the public half, and tokens come from the issuer that has the
+//! private half. Only the token is written to standard output, so that `TOKEN=$(gatepost token ...)` works.
 //!
-//! `gatepost token hash` is the other way to a token: one that the operator made, as its hash in `auth.tokens_file`.
+//! `gatepost token hash` hashes a token that the operator made, for `auth.tokens_file`.
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -16,127 +15,121 @@ use crate::auth::static_tokens::{self, TOKEN_BYTES_MIN};
 use crate::auth::{self, keys};
 use crate::config::{Config, Key};
 
-use super::{BAD_CONFIG, FAILED, complain, fail, load, print};
+use super::configuration::load;
+use super::exit::usage;
+use super::output::print;
 
-/// Longest token that is hashed, in bytes. *Derived*: the gateway looks at no longer one.
+/// Longest token that can be hashed, in bytes. *Derived*: the gateway rejects longer ones.
 const TOKEN_LINE_MAX: u64 = 16 * 1024;
 
 /// Longest validity of a development token. *Chosen*: a week of work; there is no way to revoke one.
 const VALID_MAX: Duration = Duration::from_hours(7 * 24);
 
-/// Mints a development token with a configured HS256 secret.
+/// `gatepost token`
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// The configuration file.
+    /// Configuration file
     #[arg(long, value_name = "FILE", default_value = "gatepost.toml")]
-    pub config: PathBuf,
-    /// Who the token is for: its `sub`.
+    config: PathBuf,
+    /// Subject of the token (sub)
     #[arg(long, value_name = "NAME", required = true)]
-    pub subject: Option<String>,
-    /// The role; give it again for more than one.
+    subject: Option<String>,
+    /// Role of the token; repeat it for several roles
     #[arg(long = "role", value_name = "ROLE", required = true)]
-    pub roles: Vec<String>,
-    /// How long the token is valid, as 15m or 1h; at most 7days.
+    roles: Vec<String>,
+    /// Validity of the token, for example 15m or 1h; at most 7days
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
-    pub ttl: Duration,
-    /// The `kid` of the key to sign with; needed where several HS256 keys are configured.
+    ttl: Duration,
+    /// Id (kid) of the key to sign with; needed if several HS256 keys are configured
     #[arg(long, value_name = "KID")]
-    pub key: Option<String>,
-    /// The `aud`, where it is to differ from the configured one.
+    key: Option<String>,
+    /// Audience (aud), if it differs from the configured one
     #[arg(long, value_name = "AUDIENCE")]
-    pub audience: Option<String>,
-    /// The `scope`, where it is to differ from the configured `auth.required_scope`.
-    #[arg(long, value_name = "SCOPE")]
-    pub scope: Option<String>,
+    audience: Option<String>,
+    // Not a doc comment: clippy would ask for Markdown in it, which the help prints as it is.
+    #[arg(long, value_name = "SCOPE", help = "Scope, if it differs from the configured auth.required_scope")]
+    scope: Option<String>,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// Read a static token from stdin and print what `auth.tokens_file` says of it: its hash, never the token
+    // Not a doc comment: clippy would ask for Markdown in it, which the help prints as it is.
+    #[command(about = "Read a static token from standard input and print its entry for auth.tokens_file")]
     Hash(HashArgs),
 }
 
 #[derive(Clone, Debug, clap::Args)]
 struct HashArgs {
-    /// Who the token is for; with it the whole entry is printed, else only the hash.
+    /// Subject of the token; without it only the hash is printed, not the whole entry
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
-    /// A role; give it again for more than one.
+    /// Role of the token; repeat it for several roles
     #[arg(long = "role", value_name = "ROLE", requires = "subject")]
     roles: Vec<String>,
-    /// What records call the token.
+    /// Id of the token in records
     #[arg(long, value_name = "ID", requires = "subject")]
     id: Option<String>,
 }
 
-/// Why there is no token.
+/// An error of minting or hashing a token.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+enum TokenError {
     #[error("no key in [[auth.keys]]: add one with algorithm = \"HS256\" and secret_file or secret_env")]
     NoKeys,
-    #[error("no key in [[auth.keys]] has the kid {kid:?}: there are {known}")]
+    #[error("no key in [[auth.keys]] has the kid {kid:?}: use one of {known}")]
     UnknownKid { kid: String, known: String },
     #[error(
-        "the key {kid:?} is for {algorithm}, of which the gateway has the public half only: ask the issuer {issuer:?} for a token, or add an HS256 key for development"
+        "the gateway has only the public half of the {algorithm} key {kid:?}: get a token from the issuer {issuer:?}, or \
+         add an HS256 key for development"
     )]
     NotHs256 { kid: String, algorithm: String, issuer: String },
-    #[error("several HS256 keys are configured: choose one by --key, of {known}")]
+    #[error("several HS256 keys are configured: choose one with --key, one of {known}")]
     Ambiguous { known: String },
     #[error("--ttl {ttl} is out of range, 1s to 7days: set it within the range")]
     Ttl { ttl: humantime::FormattedDuration },
-    #[error("the role {role:?} is not configured and may call nothing: there are {known}")]
+    #[error("the role {role:?} is not configured and allows no calls: use one of {known}")]
     UnknownRole { role: String, known: String },
     #[error(transparent)]
     Secret(#[from] keys::KeyError),
     #[error(transparent)]
     Mint(#[from] auth::MintError),
-    #[error("cannot write to standard output")]
-    Write(#[from] std::io::Error),
     #[error("cannot read the token from standard input ({0})")]
     Read(#[source] std::io::Error),
-    #[error("the token has {bytes} bytes, and at least {TOKEN_BYTES_MIN} are needed: make one by openssl rand -hex 32")]
+    #[error("the token has {bytes} bytes, the minimum is {TOKEN_BYTES_MIN}: make one with openssl rand -hex 32")]
     Short { bytes: usize },
-    #[error("the token is no single word of visible ASCII, at most {TOKEN_LINE_MAX} bytes: clients could not send it")]
+    #[error(
+        "the token is not a single word of visible ASCII of at most {TOKEN_LINE_MAX} bytes: clients could not send it"
+    )]
     NotWord,
 }
 
-/// Writes the token and a newline to stdout. Exit code 2 where the configuration does not do, 1 where the request does
-/// not.
-#[must_use]
-pub fn run(args: &Args) -> ExitCode {
+/// Prints a token or a hash. A missing or wrong key is a fault of the configuration.
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(Command::Hash(args)) = &args.command {
-        return match hash(args, std::io::stdin().lock()).and_then(|entry| Ok(print(&entry)?)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error.to_string()),
-        };
+        return Ok(print(&hash(args, std::io::stdin().lock())?)?);
     }
-    let config = match load(Some(&args.config)) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    match mint(args, &config).and_then(|token| Ok(print(&format!("{token}\n"))?)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&error.to_string());
-            ExitCode::from(if matches!(error, Error::NoKeys | Error::Secret(_)) { BAD_CONFIG } else { FAILED })
-        }
-    }
+    let config = load(Some(&args.config))?;
+    let token = mint(args, &config).map_err(|error| match error {
+        TokenError::NoKeys | TokenError::Secret(_) => usage(error.to_string()),
+        error => error.into(),
+    })?;
+    Ok(print(&format!("{token}\n"))?)
 }
 
-/// The entry of the token that is read.
-fn hash(args: &HashArgs, stdin: impl Read) -> Result<String, Error> {
+/// Reads a token and returns its entry for `auth.tokens_file`.
+fn hash(args: &HashArgs, stdin: impl Read) -> Result<String, TokenError> {
     let mut line = Vec::new();
-    // I6: more than the longest token is not read.
-    stdin.take(TOKEN_LINE_MAX + 1).read_to_end(&mut line).map_err(Error::Read)?;
+    // I6: no more than the longest token is read.
+    stdin.take(TOKEN_LINE_MAX + 1).read_to_end(&mut line).map_err(TokenError::Read)?;
     let token = line.trim_ascii();
     if line.len() as u64 > TOKEN_LINE_MAX || !token.iter().all(u8::is_ascii_graphic) {
-        return Err(Error::NotWord);
+        return Err(TokenError::NotWord);
     }
     if token.len() < TOKEN_BYTES_MIN {
-        return Err(Error::Short { bytes: token.len() });
+        return Err(TokenError::Short { bytes: token.len() });
     }
     let hash = static_tokens::hash(token);
     let Some(subject) = &args.subject else { return Ok(format!("sha256 = \"{hash}\"\n")) };
@@ -146,15 +139,15 @@ fn hash(args: &HashArgs, stdin: impl Read) -> Result<String, Error> {
     Ok(format!("[[tokens]]\nsha256 = \"{hash}\"\nsubject = {}\nroles = {roles}\n{id}", text(subject)))
 }
 
-fn mint(args: &Args, config: &Config) -> Result<String, Error> {
+fn mint(args: &Args, config: &Config) -> Result<String, TokenError> {
     if args.ttl < Duration::from_secs(1) || args.ttl > VALID_MAX {
-        return Err(Error::Ttl { ttl: humantime::format_duration(args.ttl) });
+        return Err(TokenError::Ttl { ttl: humantime::format_duration(args.ttl) });
     }
-    // I10: a role without a rule may call nothing; here that is a slip of the pen.
+    // I10: a role without a rule allows no calls; here it is a typing error.
     let is_known = |role: &String| config.roles.contains_key(role) || *role == config.ops.console_role;
     if let Some(role) = args.roles.iter().find(|role| !is_known(role)) {
         let known = listed(config.roles.keys().map(String::as_str));
-        return Err(Error::UnknownRole { role: role.clone(), known });
+        return Err(TokenError::UnknownRole { role: role.clone(), known });
     }
     let key = choose(&config.auth.keys, args.key.as_deref())?;
     let claims = auth::Claims {
@@ -171,9 +164,9 @@ fn mint(args: &Args, config: &Config) -> Result<String, Error> {
 }
 
 /// The named key, or the only one that can mint.
-fn choose<'a>(all: &'a [Key], kid: Option<&str>) -> Result<&'a Key, Error> {
+fn choose<'a>(all: &'a [Key], kid: Option<&str>) -> Result<&'a Key, TokenError> {
     let hs256 = |key: &&Key| key.algorithm == "HS256";
-    let refusal = |key: &Key| Error::NotHs256 {
+    let refusal = |key: &Key| TokenError::NotHs256 {
         kid: key.kid.clone().unwrap_or_default(),
         algorithm: key.algorithm.clone(),
         issuer: key.issuer.clone(),
@@ -181,16 +174,16 @@ fn choose<'a>(all: &'a [Key], kid: Option<&str>) -> Result<&'a Key, Error> {
     let kids = |keys: &[&Key]| listed(keys.iter().filter_map(|key| key.kid.as_deref()));
     if let Some(kid) = kid {
         let Some(key) = all.iter().find(|key| key.kid.as_deref() == Some(kid)) else {
-            return Err(Error::UnknownKid { kid: kid.to_owned(), known: kids(&all.iter().collect::<Vec<_>>()) });
+            return Err(TokenError::UnknownKid { kid: kid.to_owned(), known: kids(&all.iter().collect::<Vec<_>>()) });
         };
         return Some(key).filter(hs256).ok_or_else(|| refusal(key));
     }
     let minting: Vec<&Key> = all.iter().filter(hs256).collect();
     match (minting.as_slice(), all) {
         ([key], _) => Ok(key),
-        ([], []) => Err(Error::NoKeys),
+        ([], []) => Err(TokenError::NoKeys),
         ([], [first, ..]) => Err(refusal(first)),
-        (several, _) => Err(Error::Ambiguous { known: kids(several) }),
+        (several, _) => Err(TokenError::Ambiguous { known: kids(several) }),
     }
 }
 
@@ -234,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_gateway_believes_the_token() {
+    async fn a_minted_token_is_accepted_by_the_gateway() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(&dir, &[("a", "HS256", "good")]);
         let authenticator = Authenticator::from_config(&config.auth).unwrap();
@@ -252,16 +245,16 @@ mod tests {
     fn a_key_that_cannot_mint_is_refused_with_the_reason() {
         assert!(refusal(&[], &[]).contains("no key in [[auth.keys]]: add one"));
         let refused = refusal(&[("e", "ES256", "good")], &[]);
-        assert!(refused.contains("\"e\" is for ES256") && refused.contains("public half only"), "{refused}");
+        assert!(refused.contains("only the public half of the ES256 key \"e\""), "{refused}");
         let refused = refusal(&[("e", "ES256", "good"), ("a", "HS256", "good")], &["--key", "e"]);
-        assert!(refused.contains("public half only"), "{refused}");
+        assert!(refused.contains("only the public half"), "{refused}");
         let two = [("a", "HS256", "good"), ("b", "HS256", "good")];
-        assert!(refusal(&two, &[]).contains("choose one by --key, of a, b"));
-        assert!(refusal(&two, &["--key", "c"]).contains("has the kid \"c\": there are a, b"));
+        assert!(refusal(&two, &[]).contains("choose one with --key, one of a, b"));
+        assert!(refusal(&two, &["--key", "c"]).contains("has the kid \"c\": use one of a, b"));
     }
 
     #[test]
-    fn a_request_that_makes_no_sense_is_refused() {
+    fn an_unknown_role_and_a_validity_out_of_range_are_refused() {
         let keys = [("a", "HS256", "good")];
         assert!(refusal(&keys, &["--role", "dve"]).contains("\"dve\" is not configured"));
         assert!(refusal(&keys, &["--ttl", "30days"]).contains("out of range"));
@@ -269,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn i8_a_static_token_is_told_by_its_hash() {
+    fn i8_a_static_token_is_printed_as_its_hash_alone() {
         let token = "0123456789abcdef0123456789abcdef";
         let args = |subject: Option<&str>| HashArgs {
             subject: subject.map(str::to_owned),
@@ -284,12 +277,13 @@ mod tests {
         assert_eq!(parsed["tokens"][0]["roles"][0].as_str(), Some("a\"b"));
         assert_eq!(parsed["tokens"][0]["id"].as_str(), Some("one"));
         assert!(!entry.contains(token));
-        for (bad, wanted) in [("short", "has 5 bytes"), ("", "has 0 bytes"), (&format!("{token} x"), "no single word")]
+        for (bad, wanted) in
+            [("short", "has 5 bytes"), ("", "has 0 bytes"), (&format!("{token} x"), "not a single word")]
         {
             let refused = hash(&args(None), bad.as_bytes()).unwrap_err().to_string();
             assert!(refused.contains(wanted), "{refused}");
         }
-        assert!(matches!(hash(&args(None), "x".repeat(20_000).as_bytes()), Err(Error::NotWord)));
+        assert!(matches!(hash(&args(None), "x".repeat(20_000).as_bytes()), Err(TokenError::NotWord)));
     }
 
     #[test]

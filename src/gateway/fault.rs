@@ -16,7 +16,7 @@ pub enum Fault {
     Auth(#[from] LoadError),
     /// The listener's certificate or key.
     #[error(transparent)]
-    Tls(#[from] tls::Error),
+    Tls(#[from] tls::TlsError),
     /// A pattern or a path of the rules.
     #[error(transparent)]
     Rules(#[from] RulesError),

@@ -1,13 +1,13 @@
 //! Legacy sessions: an id issued at `initialize`, bound to its principal, and its connections to backends.
 //!
-//! A session correlates messages and is not an identity: for any other principal its id is unknown. Each session opens its
-//! own connections to the backends it uses, with its client's `initialize` parameters, so that no state leaks between
-//! clients. A backend's request to the client gets an id of the session, by which the response is routed back.
+//! A session correlates messages and is not an identity: for any other principal its id is unknown. Each session opens
+//! its own connections to the backends it uses, with its client's `initialize` parameters, so that no state leaks
+//! between clients. A backend's request to the client gets an id of the session, by which the response is routed back.
 //!
-//! The number of sessions is bounded, per principal and in total. To make room, expired sessions are removed first, then
-//! the one that was idle longest; a principal's own limit removes its own sessions only. The removed session's client must
-//! initialize again, as the protocol says. Sessions that end without a request of their client are returned to the caller
-//! with the reason, to be ended and recorded.
+//! The number of sessions is bounded, per principal and in total. To make room, expired sessions are removed first,
+//! then the one that was idle longest; a principal's own limit removes its own sessions only. The removed session's
+//! client must initialize again, as the protocol says. Sessions that end without a request of their client are returned
+//! to the caller with the reason, to be ended and recorded.
 
 pub mod inflight;
 pub mod server_requests;
@@ -186,7 +186,8 @@ impl Sessions {
     /// Finds a session and restarts its idle time.
     ///
     /// # Errors
-    /// [`UnknownSessionError`]: the session expired, was closed, belongs to another principal or endpoint, or never existed.
+    /// [`UnknownSessionError`]: the session expired, was closed, belongs to another principal or endpoint, or never
+    /// existed.
     pub fn touch(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, UnknownSessionError> {
         let open = self.open.lock();
         let session = open.get(id).filter(|session| session.belongs_to(principal) && session.scope == *scope);
@@ -384,8 +385,8 @@ impl Session {
         }
     }
 
-    /// Delivers a backend's message to the client, on `stream` or, without one, as [`Self::deliver`] chooses. `false`: the
-    /// message was not accepted.
+    /// Delivers a backend's message to the client, on `stream` or, without one, as [`Self::deliver`] chooses. `false`:
+    /// the message was not accepted.
     fn on_event(&self, connection: &Weak<UpstreamConnection>, event: &Event, stream: Option<&Stream>) -> bool {
         let push = |json: &str, is_general: bool| match stream {
             Some(stream) => stream.push(json),
@@ -408,8 +409,8 @@ impl Session {
         is_accepted
     }
 
-    /// Removes the backend's request that the client answered under `id`. Returns its connection, the backend's id for it
-    /// as JSON text, and its method.
+    /// Removes the backend's request that the client answered under `id`. Returns its connection, the backend's id for
+    /// it as JSON text, and its method.
     pub(crate) fn take_answered(&self, id: &Id) -> Option<(Arc<UpstreamConnection>, String, String)> {
         let request = self.server_requests.lock().remove(id.as_json().parse().ok()?)?;
         Some((request.connection.upgrade()?, request.id, request.method))
@@ -481,8 +482,8 @@ impl ServerMessageHandler for SessionListener {
     }
 }
 
-/// Forwards a backend's notifications to the stream of one request without a session. Requests are refused, because such a
-/// client has no way to answer them.
+/// Forwards a backend's notifications to the stream of one request without a session. Requests are refused, because
+/// such a client has no way to answer them.
 #[derive(Debug)]
 pub(crate) struct NotificationForwarder(pub(crate) Arc<Stream>);
 

@@ -5,13 +5,14 @@
 //! one path (such as `params`, then `_meta`) in the same pass, so that a message is read once however deep its reader
 //! looks. Everything that is relayed is cut out of the text that arrived, byte for byte.
 
+mod read;
+
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+pub use read::id_in_head;
+pub(crate) use read::unescaped;
+use read::{Key, Member, is_space};
 
 /// An object and its members, in the order of the text.
 ///
@@ -22,24 +23,6 @@ pub struct Object<'a> {
     /// The place of `text` in the text that the members' ranges refer to, in bytes.
     offset: usize,
     members: Cow<'a, [Member]>,
-}
-
-/// One member of an object.
-#[derive(Clone, Debug)]
-struct Member {
-    key: Key,
-    value: Range<usize>,
-    /// The members of the value, if it is an object on the path that was read.
-    members: Option<Vec<Member>>,
-}
-
-/// The key of a member.
-#[derive(Clone, Debug)]
-enum Key {
-    /// A key without escapes: a range of the text.
-    Plain(Range<usize>),
-    /// An unescaped key, as bytes: a lone surrogate is kept in its three-byte form.
-    Escaped(Vec<u8>),
 }
 
 /// A key and a value of [`Object::members`].
@@ -83,14 +66,7 @@ impl<'a> Object<'a> {
         if !is_object(text) {
             return None;
         }
-        let read = |path| {
-            let mut deserializer = serde_json::Deserializer::from_str(text);
-            let level = Level { text, begin: 0, path };
-            level.deserialize(&mut deserializer).ok().filter(|_| deserializer.end().is_ok())
-        };
-        // A number that no machine type holds is valid JSON, and an error only for a reader that looks inside.
-        let found = read(path).or_else(|| if path.is_empty() { None } else { read(&[]) })?;
-        let Found::Object { members, .. } = found else { return None };
+        let members = read::members(text, path)?;
         Some(Self { text: Cow::Borrowed(text), offset: 0, members: Cow::Owned(members) })
     }
 
@@ -227,11 +203,6 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Whether JSON allows `c` between tokens. *Spec*: RFC 8259 section 2.
-fn is_space(c: char) -> bool {
-    matches!(c, ' ' | '\t' | '\n' | '\r')
-}
-
 /// The string that `json` is, if it is one.
 #[must_use]
 pub fn string(json: &str) -> Option<String> {
@@ -291,299 +262,6 @@ fn push_quoted(out: &mut String, text: &str) {
     }
 }
 
-/// The bytes that a quoted JSON string stands for; a lone surrogate is kept in its three-byte form, so that two different
-/// ones differ.
-pub(crate) fn unescaped(quoted: &[u8]) -> Cow<'_, [u8]> {
-    if quoted.contains(&b'\\') {
-        let key = serde_json::from_slice::<KeyBytes<'_>>(quoted);
-        return key.map_or(Cow::Borrowed(quoted), |KeyBytes(key)| Cow::Owned(key.into_owned()));
-    }
-    Cow::Borrowed(quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default())
-}
-
-/// A key read as bytes, so that a lone surrogate in it is not an error.
-struct KeyBytes<'a>(Cow<'a, [u8]>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for KeyBytes<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-        impl<'de> Visitor<'de> for Bytes {
-            type Value = KeyBytes<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-
-            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<KeyBytes<'de>, E> {
-                Ok(KeyBytes(Cow::Borrowed(bytes)))
-            }
-
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<KeyBytes<'de>, E> {
-                Ok(KeyBytes(Cow::Owned(bytes.to_vec())))
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<KeyBytes<'de>, E> {
-                Ok(KeyBytes(Cow::Borrowed(text.as_bytes())))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<KeyBytes<'de>, E> {
-                Ok(KeyBytes(Cow::Owned(text.as_bytes().to_vec())))
-            }
-        }
-        deserializer.deserialize_bytes(Bytes)
-    }
-}
-
-/// One object on the path: `begin` is the place of its `{` in `text`.
-struct Level<'t, 'p> {
-    text: &'t str,
-    begin: usize,
-    path: &'p [&'p str],
-}
-
-/// The value of a [`Level`].
-enum Found {
-    Object {
-        members: Vec<Member>,
-        end: usize,
-    },
-    /// Another value; the reader starts again without the path.
-    Other,
-}
-
-impl Level<'_, '_> {
-    /// The place after the white space that begins at `at`.
-    fn skip_space(&self, at: usize) -> usize {
-        let rest = self.text.as_bytes().get(at..).unwrap_or_default();
-        at + rest.iter().take_while(|byte| is_space(char::from(**byte))).count()
-    }
-
-    /// The place after the byte `want`, which is the first one from `at` on that is not white space.
-    fn after<E: serde::de::Error>(&self, at: usize, want: u8) -> Result<usize, E> {
-        let at = self.skip_space(at);
-        if self.text.as_bytes().get(at) == Some(&want) { Ok(at + 1) } else { Err(E::custom("unexpected byte")) }
-    }
-
-    /// The range of `part`, a slice of the text.
-    fn range_of(&self, part: &[u8]) -> Range<usize> {
-        let begin = part.as_ptr().addr() - self.text.as_ptr().addr();
-        begin..begin + part.len()
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Level<'de, '_> {
-    type Value = Found;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Level<'de, '_> {
-    type Value = Found;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
-        let mut members = Vec::new();
-        let mut end = self.begin + 1;
-        while let Some(KeyBytes(key)) = map.next_key()? {
-            // The place of a value that is looked into follows from its key, which must be a slice of the text.
-            let key = match key {
-                Cow::Borrowed(bytes) => Key::Plain(self.range_of(bytes)),
-                Cow::Owned(bytes) => Key::Escaped(bytes),
-            };
-            let inner = match (&key, self.path) {
-                (Key::Plain(range), [first, rest @ ..]) if self.text.get(range.clone()) == Some(*first) => {
-                    Some((range.end, rest))
-                }
-                _ => None,
-            };
-            let member = if let Some((key_end, path)) = inner {
-                let colon = self.after(key_end + 1, b':')?;
-                let begin = self.skip_space(colon);
-                match map.next_value_seed(Level { text: self.text, begin, path })? {
-                    Found::Object { members, end } => Member { key, value: begin..end, members: Some(members) },
-                    Found::Other => return Err(A::Error::custom("not an object")),
-                }
-            } else {
-                let value: &'de RawValue = map.next_value()?;
-                Member { key, value: self.range_of(value.get().as_bytes()), members: None }
-            };
-            end = member.value.end;
-            members.push(member);
-        }
-        let end = self.after(end, b'}')?;
-        Ok(Found::Object { members, end })
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Found, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Found::Other)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Found, E> {
-        Ok(Found::Other)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Found, E> {
-        Ok(Found::Other)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Found, E> {
-        Ok(Found::Other)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Found, E> {
-        Ok(Found::Other)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Found, E> {
-        Ok(Found::Other)
-    }
-
-    fn visit_unit<E>(self) -> Result<Found, E> {
-        Ok(Found::Other)
-    }
-}
-
-/// The value of the top-level member `id` in `head`, the beginning of an object that is too long to be read whole.
-#[must_use]
-pub fn id_in_head(head: &[u8]) -> Option<u64> {
-    struct Id<'a>(&'a mut Option<u64>);
-    impl<'de> Visitor<'de> for Id<'_> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-            while let Some(KeyBytes(key)) = map.next_key()? {
-                if *key == *b"id" {
-                    *self.0 = map.next_value().ok();
-                    return Ok(());
-                }
-                map.next_value::<IgnoredAny>()?;
-            }
-            Ok(())
-        }
-    }
-    let mut id = None;
-    // The head ends in the middle of a value: the error that this gives is expected, and the id may have been seen.
-    match serde_json::Deserializer::from_slice(head).deserialize_map(Id(&mut id)) {
-        Ok(()) | Err(_) => id,
-    }
-}
-
-/// One member of an object, in the order of the text.
-#[derive(Debug)]
-pub struct RawMember<'a> {
-    /// The key, unescaped; a lone surrogate becomes U+FFFD.
-    pub key: String,
-    /// Whether that is the whole key: it has no lone surrogate.
-    pub is_text: bool,
-    /// The value's text.
-    pub value: &'a RawValue,
-}
-
-/// The members of the object `json`, repeated keys included; `None` where `json` is no object.
-#[must_use]
-pub fn members(json: &str) -> Option<Vec<RawMember<'_>>> {
-    if !json.trim_start().starts_with('{') {
-        return None;
-    }
-    serde_json::from_str::<Members<'_>>(json).ok().map(|Members(members)| members)
-}
-
-/// The string that `value` is, if it is one.
-#[must_use]
-pub fn raw_string(value: &RawValue) -> Option<String> {
-    value.get().starts_with('"').then(|| serde_json::from_str(value.get()).ok()).flatten()
-}
-
-/// `object` with the given members: those that it has get the value where they stand, the others come first. All other
-/// bytes stay.
-///
-/// `added` is keys and their values as JSON text. Text that is no object is returned as it is.
-#[must_use]
-pub fn with_members(object: &str, added: &[(&str, &str)]) -> String {
-    let object = object.trim_start();
-    let Some(old) = members(object) else {
-        return object.to_owned();
-    };
-    let mut out = String::with_capacity(object.len() + 64);
-    out.push('{');
-    for (key, value) in added.iter().filter(|(key, _)| old.iter().all(|member| member.key != *key)) {
-        push_member(&mut out, key, value);
-    }
-    if out.len() > 1 && !old.is_empty() {
-        out.push(',');
-    }
-    let value = |name: &str| added.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
-    splice(&mut out, object, 1, &old, value);
-    out
-}
-
-/// The member `key` of `object` with another value, in its place; all other bytes stay.
-#[must_use]
-pub fn replaced(object: &str, key: &str, value: &str) -> String {
-    let old = members(object).unwrap_or_default();
-    let mut out = String::with_capacity(object.len() + value.len());
-    splice(&mut out, object, 0, &old, |name| (name == key).then_some(value));
-    out
-}
-
-/// Appends `object` from byte `at` on, with other values of the `members` that `value_of` knows.
-fn splice<'a>(
-    out: &mut String,
-    object: &str,
-    mut at: usize,
-    members: &[RawMember<'_>],
-    value_of: impl Fn(&str) -> Option<&'a str>,
-) {
-    for member in members {
-        let Some(value) = value_of(&member.key) else { continue };
-        // A member's value is a part of the object's own text.
-        let old = member.value.get();
-        let begin = old.as_ptr().addr() - object.as_ptr().addr();
-        out.push_str(object.get(at..begin).unwrap_or_default());
-        out.push_str(value);
-        at = begin + old.len();
-    }
-    out.push_str(object.get(at..).unwrap_or_default());
-}
-
-struct Members<'a>(Vec<RawMember<'a>>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some((KeyBytes(key), value)) = map.next_entry::<KeyBytes<'de>, &'de RawValue>()? {
-                    let key = key.into_owned();
-                    let key = String::from_utf8(key);
-                    let is_text = key.is_ok();
-                    let key = key.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-                    members.push(RawMember { key, is_text, value });
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Collect)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -591,19 +269,20 @@ mod tests {
     #[test]
     fn added_members_leave_every_other_byte() {
         let json = "{ \"b\" : 1.0e3,\n \"\\u0061\":\"\\ud800\" }";
-        assert_eq!(with_members(json, &[("x", "1")]), "{\"x\":1, \"b\" : 1.0e3,\n \"\\u0061\":\"\\ud800\" }");
-        assert_eq!(with_members("{}", &[("x", "1"), ("y", "2")]), r#"{"x":1,"y":2}"#);
-        assert_eq!(with_members("[1]", &[("x", "1")]), "[1]");
-        assert_eq!(with_members("{ }", &[]), "{ }");
+        let with = |json, added: &[(&str, &str)]| Object::parse(json).unwrap().with(added);
+        assert_eq!(with(json, &[("x", "1")]), "{\"x\":1, \"b\" : 1.0e3,\n \"\\u0061\":\"\\ud800\" }");
+        assert_eq!(with("{}", &[("x", "1"), ("y", "2")]), r#"{"x":1,"y":2}"#);
+        assert_eq!(with("{ }", &[]), "{ }");
     }
 
     #[test]
     fn a_member_of_the_same_name_is_replaced_where_it_stands() {
         let json = r#"{ "\ud800" :null, "a": 1.0,"\u0078" : "old" ,"b":[ 2 ] }"#;
         let want = r#"{"y":3, "\ud800" :null, "a": 1.0,"\u0078" : 1 ,"b":[ 2 ] }"#;
-        assert_eq!(with_members(json, &[("x", "1"), ("y", "3")]), want);
-        assert_eq!(replaced(json, "b", "7"), r#"{ "\ud800" :null, "a": 1.0,"\u0078" : "old" ,"b":7 }"#);
-        assert_eq!(replaced(json, "c", "7"), json);
+        let object = Object::parse(json).unwrap();
+        assert_eq!(object.with(&[("x", "1"), ("y", "3")]), want);
+        assert_eq!(object.replaced("b", "7"), r#"{ "\ud800" :null, "a": 1.0,"\u0078" : "old" ,"b":7 }"#);
+        assert_eq!(object.replaced("c", "7"), json);
     }
 
     #[test]
@@ -651,8 +330,8 @@ mod tests {
 
     #[test]
     fn members_keep_repeated_keys_and_take_lone_surrogates() {
-        let keys: Vec<String> =
-            members(r#"{"a":1,"a":2,"\ud800":3}"#).unwrap().into_iter().map(|member| member.key).collect();
+        let object = Object::parse(r#"{"a":1,"a":2,"\ud800":3}"#).unwrap();
+        let keys: Vec<String> = object.members().map(|member| member.key.into_owned()).collect();
         assert_eq!(keys, ["a", "a", "\u{fffd}\u{fffd}\u{fffd}"]);
     }
 
@@ -709,7 +388,7 @@ mod tests {
             ) {
                 let object: Map<String, Value> = map.into_iter().collect();
                 let text = if is_pretty { serde_json::to_string_pretty(&object) } else { serde_json::to_string(&object) };
-                let got: Map<String, Value> = serde_json::from_str(&with_members(&text.unwrap(), &[("a", "7")])).unwrap();
+                let got: Map<String, Value> = serde_json::from_str(&Object::parse(&text.unwrap()).unwrap().with(&[("a", "7")])).unwrap();
                 let mut want = object;
                 want.insert("a".to_owned(), 7.into());
                 prop_assert_eq!(got, want);

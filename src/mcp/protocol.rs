@@ -72,8 +72,8 @@ pub const META_CLIENT: &str = "io.modelcontextprotocol/clientInfo";
 /// The gateway's request id, in a result's `_meta`. *Chosen*: under the product's own prefix.
 pub const META_REQUEST_ID: &str = "io.gatepost/request_id";
 
-/// The time for which a modern client may cache a list, in milliseconds. *Chosen*: 0, because the policy may change at any
-/// time.
+/// The time for which a modern client may cache a list, in milliseconds. *Chosen*: 0, because the policy may change at
+/// any time.
 pub const LIST_TTL_MS: u64 = 0;
 
 /// One of the two protocols that a client or a backend may speak.

@@ -1,140 +1,138 @@
-//! The alarms: what an operator has to know of at once, each by a name. `docs/runbook.md` has a section for each.
+//! The alarms: conditions that an operator has to know of at once. `docs/runbook.md` has a section for each.
 //!
-//! A [`Board`] holds those that stand. An alarm is raised once when it begins and cleared when it ends.
+//! A [`Board`] has the active ones. An alarm is raised once, when its condition begins, and cleared when it ends.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use serde::Serialize;
+use parking_lot::Mutex;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::audit::meter::Counter;
 use crate::audit::record::Timestamp;
 
-/// All alarms that there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Alarm {
+/// Defines [`Alarm`] from the one table of all alarms.
+macro_rules! alarms {
+    ($($(#[doc = $doc:literal])+ $alarm:ident = $name:literal;)+) => {
+        /// An alarm.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Alarm {
+            $($(#[doc = $doc])+ $alarm,)+
+        }
+
+        impl Alarm {
+            /// All alarms, in the order of the runbook.
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$alarm),+];
+
+            /// The alarm's name in logs, metrics, notifications and the runbook.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$alarm => $name,)+
+                }
+            }
+        }
+    };
+}
+
+// To add an alarm: a row here, its condition in `ops/watch.rs`, its section in `docs/runbook.md`. The compiler and
+// `tests/cli/metrics.rs` demand the other two.
+alarms! {
     /// The outbox is more than three quarters full.
-    Capacity75,
+    Capacity75 = "capacity_75";
     /// The outbox is nearly full, or its disk is.
-    Capacity90,
+    Capacity90 = "capacity_90";
     /// The outbox cannot store.
-    OutboxFailed,
+    OutboxFailed = "outbox_failed";
     /// A damaged file of the outbox was set aside.
-    GenerationSetAside,
+    GenerationSetAside = "generation_set_aside";
     /// A stream is forked.
-    Fork,
+    Fork = "fork";
     /// Postgres refused a record, which is in `audit_quarantine`.
-    Quarantine,
+    Quarantine = "quarantine";
     /// The oldest undelivered record is older than `alarms.delivery_behind_after`.
-    DeliveryBehind,
-    /// Delivery is held by an error that an operator has to mend.
-    OperatorError,
-    /// The wall clock was set by more than a moment.
-    ClockStepped,
+    DeliveryBehind = "delivery_behind";
+    /// Delivery is blocked by an error that an operator has to fix.
+    OperatorError = "operator_error";
+    /// The wall clock was set.
+    ClockStepped = "clock_stepped";
 }
 
-/// An alarm that stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Standing {
-    /// Which.
+impl Serialize for Alarm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Alarm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let alarm = Self::ALL.into_iter().find(|alarm| alarm.name() == name);
+        alarm.ok_or_else(|| serde::de::Error::custom(format!("unknown alarm {name:?}")))
+    }
+}
+
+/// An active alarm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveAlarm {
+    /// The alarm.
     pub alarm: Alarm,
-    /// Since when.
+    /// When it was raised.
     pub since: Timestamp,
-    /// What was found.
-    pub words: String,
+    /// The finding when it was raised.
+    #[serde(rename = "words")]
+    pub message: String,
 }
 
-/// The alarms that stand. Cheap to clone.
+/// The active alarms. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Board(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    standing: Mutex<BTreeMap<Alarm, Standing>>,
+    active: Mutex<BTreeMap<Alarm, ActiveAlarm>>,
     raised: [Counter; Alarm::ALL.len()],
-    /// Notices that could not be given.
-    unnoticed: Counter,
-}
-
-impl Alarm {
-    /// All, in the order of the runbook.
-    pub const ALL: [Self; 9] = [
-        Self::Capacity75,
-        Self::Capacity90,
-        Self::OutboxFailed,
-        Self::GenerationSetAside,
-        Self::Fork,
-        Self::Quarantine,
-        Self::DeliveryBehind,
-        Self::OperatorError,
-        Self::ClockStepped,
-    ];
-
-    /// Its name in logs, metrics, notices and the runbook.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Capacity75 => "capacity_75",
-            Self::Capacity90 => "capacity_90",
-            Self::OutboxFailed => "outbox_failed",
-            Self::GenerationSetAside => "generation_set_aside",
-            Self::Fork => "fork",
-            Self::Quarantine => "quarantine",
-            Self::DeliveryBehind => "delivery_behind",
-            Self::OperatorError => "operator_error",
-            Self::ClockStepped => "clock_stepped",
-        }
-    }
-}
-
-impl Serialize for Alarm {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
+    notifications_failed: Counter,
 }
 
 impl Board {
-    /// The alarms that stand.
+    /// The active alarms.
     #[must_use]
-    pub fn standing(&self) -> Vec<Standing> {
-        self.lock().values().cloned().collect()
+    pub fn active(&self) -> Vec<ActiveAlarm> {
+        self.0.active.lock().values().cloned().collect()
     }
 
-    /// Whether one stands.
+    /// True if `alarm` is active.
     #[must_use]
-    pub fn stands(&self, alarm: Alarm) -> bool {
-        self.lock().contains_key(&alarm)
+    pub fn is_active(&self, alarm: Alarm) -> bool {
+        self.0.active.lock().contains_key(&alarm)
     }
 
-    /// Lets one stand; says whether it did not before.
-    pub(super) fn raise(&self, alarm: Alarm, words: &str) -> bool {
-        let standing = Standing { alarm, since: Timestamp::now(), words: words.to_owned() };
-        let mut board = self.lock();
-        let new = !board.contains_key(&alarm);
-        board.entry(alarm).or_insert(standing);
-        if let Some((_, counter)) = self.raised().find(|(known, _)| new && *known == alarm) {
+    /// Raises `alarm` if it is not active; returns whether it did.
+    pub(super) fn raise(&self, alarm: Alarm, message: &str) -> bool {
+        let raised = ActiveAlarm { alarm, since: Timestamp::now(), message: message.to_owned() };
+        let mut active = self.0.active.lock();
+        let is_new = !active.contains_key(&alarm);
+        active.entry(alarm).or_insert(raised);
+        if let Some((_, counter)) = self.raised().find(|(known, _)| is_new && *known == alarm) {
             counter.add(1);
         }
-        new
+        is_new
     }
 
-    /// Takes one away; says whether it stood.
+    /// Clears `alarm`; returns whether it was active.
     pub(super) fn clear(&self, alarm: Alarm) -> bool {
-        self.lock().remove(&alarm).is_some()
+        self.0.active.lock().remove(&alarm).is_some()
     }
 
-    /// How often each was raised.
+    /// The number of times that each alarm was raised.
     pub fn raised(&self) -> impl Iterator<Item = (Alarm, &Counter)> {
         Alarm::ALL.into_iter().zip(&self.0.raised)
     }
 
-    /// How many notices could not be given.
+    /// Notifications that neither the command nor the webhook accepted, and those that did not fit the queue.
     #[must_use]
-    pub fn unnoticed(&self) -> &Counter {
-        &self.0.unnoticed
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Alarm, Standing>> {
-        self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn notifications_failed(&self) -> &Counter {
+        &self.0.notifications_failed
     }
 }

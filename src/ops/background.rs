@@ -1,32 +1,32 @@
-//! Work for people who look, which gives way to calls.
+//! Threads of the lowest priority, for inspections: calls come first.
 
 use std::io;
 use std::thread;
 
 use tokio::sync::oneshot;
 
-/// How far it gives way. *Spec*: sched(7), the lowest priority of a thread that still always gets on: beside a busy one
-/// about a seventieth of a processor, and all of an idle one. *Measured*: `benches/inspect.rs`.
+/// The nice value of such a thread. *Spec*: sched(7), the lowest priority of a thread that still always makes progress:
+/// beside a busy one about a seventieth of a processor, and all of an idle one. *Measured*: `benches/inspect.rs`.
 const NICE: i32 = 19;
 
-/// Lowers the priority of this thread, and of those that it starts from now on, for good.
-pub fn give_way() {
-    // Linux keeps it by thread, see setpriority(2). Elsewhere the work is done all the same.
+/// Lowers the priority of this thread, and of the threads it starts from now on, permanently.
+pub fn lower_priority() {
+    // Linux has a priority for each thread, see setpriority(2). Elsewhere the work is done at the normal priority.
     if let Err(error) = rustix::process::nice(NICE) {
         tracing::debug!(%error, "priority not lowered");
     }
 }
 
-/// Runs `work`, which may block, on a thread of its own that gives way to all others. What is returned has no value where
-/// it panicked.
+/// Runs `work`, which may block, on a thread of its own and of the lowest priority. The receiver returns an error if `work`
+/// panicked.
 ///
 /// # Errors
-/// The system has no thread.
+/// The system cannot start a thread.
 pub(super) fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<oneshot::Receiver<T>> {
     let (sender, receiver) = oneshot::channel();
     let run = move || {
-        give_way();
-        // Nobody waits where the one who asked went away.
+        lower_priority();
+        // The receiver is gone if the caller no longer waits.
         sender.send(work()).ok();
     };
     thread::Builder::new().name("inspect".to_owned()).spawn(run)?;

@@ -1,6 +1,6 @@
 //! `/healthz`, `/readyz` and `/metrics` on the operations listener.
 //!
-//! *ready*: calls are audited and records are delivered (or kept, where no database is configured). *degraded*: calls are
+//! *ready*: calls are audited and records are delivered, or kept if no database is configured. *degraded*: calls are
 //! audited, but records wait or a backend is down; still ready (200). *failed*: calls cannot be audited (503).
 
 use axum::Router;

@@ -1,121 +1,62 @@
-//! Questions to an outbox, live or dead: the same answers, line by line as JSON.
-//!
-//! An answer is given away line by line and held nowhere, so that it may be as long as the outbox. Besides its own lines
-//! it has lines `{"progress": {"records": N}}`, which show that the work goes on; the admin socket adds `{"progress": {}}` where
-//! there is none for long.
+//! Answers to questions about an outbox, the same for a live gateway and for a dead one's directory.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-
-use super::status::Trail;
+use super::protocol::{Line, PrunedFiles, Question, ScanEnd, StatsAnswer};
+use super::record_ref::EpochSeq;
+use super::status::PipelineStatus;
+use super::trail_check::check_trail;
 use crate::audit::chain::Head;
-use crate::audit::outbox::prune::PruneLimit;
-use crate::audit::outbox::{OutboxError, Reader, RecordFrame};
+use crate::audit::outbox::{OutboxError, Reader};
 use crate::audit::query::{Filter, RESULT_BYTES_MAX};
-use crate::audit::record::{AuditRecord, Digest, Epoch, Seq};
+use crate::audit::record::{AuditRecord, Digest, Epoch, Seq, Timestamp};
 
-/// A question.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "ask", rename_all = "snake_case")]
-pub enum Question {
-    /// What the outbox holds, and what the live gateway is doing.
-    Stats,
-    /// The newest stored records that match, oldest first.
-    Records {
-        /// Which.
-        #[serde(default)]
-        filter: Box<Filter>,
-    },
-    /// All stored records that match, oldest first; then `{"at": {"epoch", "seq"}, "more": ...}`: how far it went, and
-    /// whether the limit ended it. `filter.limit` is not heeded.
-    Scan {
-        /// Which.
-        #[serde(default)]
-        filter: Box<Filter>,
-        /// Only those behind this epoch and seq.
-        #[serde(default)]
-        after: Option<(u64, u64)>,
-        /// At most so many.
-        #[serde(default)]
-        limit: Option<u64>,
-    },
-    /// Calls that are open, or were when the gateway died.
-    Intents,
-    /// Records that the trail was read; only a live gateway can. The answer is empty.
-    NoteRead {
-        /// What was asked.
-        read: Box<super::reads::Read>,
-    },
-    /// Whether the stored streams are whole and unchanged.
-    CheckTrail {
-        /// Faults that are listed at most.
-        faults_max: usize,
-    },
-    /// The stored bytes of one record, `{"file", "offset", "hex"}`; nothing where it is not stored.
-    Frame {
-        /// Its epoch.
-        epoch: u64,
-        /// Its seq.
-        seq: u64,
-    },
-    /// Whether all that is stored is whole and unchanged.
-    Verify,
-    /// What pruning would remove; nothing where no file is that old.
-    Prunable {
-        /// Which files.
-        until: PruneLimit,
-    },
-    /// Records that old files are removed, and removes them; only a live gateway can, a dead one's directory is pruned by
-    /// the one who opens it.
-    Prune {
-        /// Which files.
-        until: PruneLimit,
-        /// Also where what they hold waits for Postgres.
-        awaited: bool,
-    },
-}
+/// Receives the lines of an answer, and may end it.
+pub type Emit<'a> = &'a mut dyn FnMut(Line) -> ControlFlow<()>;
 
-/// Takes a line; says whether to go on.
-pub type Emit<'a> = &'a mut dyn FnMut(Value) -> ControlFlow<()>;
-
-/// Answers `question` from `reader`; `live` is what the gateway does whose outbox it is, if it runs. Blocks. It takes
-/// locks that calls wait for only for moments, since its thread may wait long for a processor.
+/// Answers `question` from `reader`; `live` is the status of the gateway, if it runs. Blocks. It holds locks that calls
+/// wait for only for moments, since its thread has a low priority and may wait long for a processor.
 ///
 /// # Errors
-/// A file of the outbox cannot be read. Lines may have been given away before.
-pub fn answer(question: &Question, reader: &Reader, live: Option<&Trail>, emit: Emit<'_>) -> Result<(), OutboxError> {
+/// A file of the outbox cannot be read. Some lines may have been emitted before.
+pub fn answer(
+    question: &Question,
+    reader: &Reader,
+    live: Option<PipelineStatus>,
+    emit: Emit<'_>,
+) -> Result<(), OutboxError> {
     match question {
-        Question::Stats => give([stats(reader, live)?], emit),
-        Question::Intents => give(reader.intents()?.iter().map(value), emit),
+        Question::Stats => emit_all([Line::Stats(Box::new(stats(reader, live)?))], emit),
+        Question::Intents => emit_all(reader.intents()?.into_iter().map(|call| Line::Intent(Box::new(call))), emit),
         Question::Records { filter } => {
             let records = records(reader, filter, emit)?;
-            give(records.iter().map(value), emit);
+            emit_all(records.into_iter().map(|record| Line::Record(Box::new(record))), emit);
         }
         // The admin socket has done it; a dead gateway cannot.
-        Question::NoteRead { .. } | Question::Prune { .. } => {}
-        Question::Prunable { until } => give(reader.prunable(*until)?.iter().map(value), emit),
+        Question::RecordRead { .. } | Question::Prune { .. } => {}
+        Question::Prunable { until } => {
+            let cut = reader.prunable(*until)?;
+            emit_all(cut.iter().map(|cut| Line::Pruned(PrunedFiles::from(cut))), emit);
+        }
         Question::CheckTrail { faults_max } => {
-            let report = super::reads::check(reader, *faults_max, &mut |records| emit(progress(records)))?;
-            give([value(&report)], emit);
+            let report = check_trail(reader, *faults_max, &mut |records| emit(Line::progress(records)))?;
+            emit_all([Line::TrailReport(Box::new(report))], emit);
         }
         Question::Scan { filter, after, limit } => scan(reader, filter, *after, *limit, emit)?,
-        Question::Frame { epoch, seq } => {
-            let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-            let shown = |RecordFrame { file, segment, offset, bytes }: RecordFrame| json!({ "file": file, "segment": segment, "offset": offset, "hex": hex(&bytes) });
-            give(reader.frame(Epoch(*epoch), Seq(*seq))?.map(shown), emit);
+        Question::Frame { position } => {
+            let frame = reader.frame(Epoch(position.epoch), Seq(position.seq))?;
+            emit_all(frame.map(|frame| Line::Frame(frame.into())), emit);
         }
         Question::Verify => {
-            let verified = reader.verify(&mut |records| emit(progress(records)))?;
-            give([value(&verified)], emit);
+            let verified = reader.verify(&mut |records| emit(Line::progress(records)))?;
+            emit_all([Line::Verified(Box::new(verified))], emit);
         }
     }
     Ok(())
 }
 
-fn give(lines: impl IntoIterator<Item = Value>, emit: Emit<'_>) {
+fn emit_all(lines: impl IntoIterator<Item = Line>, emit: Emit<'_>) {
     for line in lines {
         if emit(line).is_break() {
             break;
@@ -123,30 +64,26 @@ fn give(lines: impl IntoIterator<Item = Value>, emit: Emit<'_>) {
     }
 }
 
-fn progress(records: u64) -> Value {
-    json!({ "progress": { "records": records } })
+/// A step of a walk over stored records.
+enum Step {
+    /// A record that matches.
+    Match(Box<AuditRecord>),
+    /// So many records were read by now.
+    Progress(u64),
 }
 
-/// What is met on a walk over stored records.
-enum Met {
-    /// One that matches.
-    Record(Box<AuditRecord>),
-    /// So many were read by now.
-    Seen(u64),
-}
+/// Receives the steps of a walk, and may end it.
+type Visit<'a> = &'a mut dyn FnMut(Step) -> ControlFlow<()>;
 
-/// Takes what is met; says whether to go on.
-type Visit<'a> = &'a mut dyn FnMut(Met) -> ControlFlow<()>;
-
-/// The newest records in the outbox that match, oldest first; with `filter.after` the oldest behind that place.
+/// The newest matching records in the outbox, oldest first; with `filter.after` the oldest ones after that position.
 fn records(reader: &Reader, filter: &Filter, emit: Emit<'_>) -> Result<VecDeque<AuditRecord>, OutboxError> {
     let (mut found, mut bytes) = (VecDeque::new(), 0);
-    let mut visit = |met| {
-        let record = match met {
-            Met::Seen(records) => return emit(progress(records)),
-            Met::Record(record) => *record,
+    let mut visit = |step| {
+        let record = match step {
+            Step::Progress(records) => return emit(Line::progress(records)),
+            Step::Match(record) => *record,
         };
-        // I6: an answer is bounded by count and by bytes; at least one record is given.
+        // I6: a result is bounded by count and by bytes; it has at least one record.
         bytes += record.entry.size_bytes();
         if bytes > RESULT_BYTES_MAX && !found.is_empty() {
             return ControlFlow::Break(());
@@ -159,64 +96,64 @@ fn records(reader: &Reader, filter: &Filter, emit: Emit<'_>) -> Result<VecDeque<
         if found.len() < filter.limit() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     match filter.after {
-        Some(_) => walk(reader, filter, filter.after, &mut visit).map(drop)?,
+        Some((epoch, seq)) => walk(reader, filter, Some(EpochSeq { epoch, seq }), &mut visit).map(drop)?,
         None => walk_back(reader, filter, &mut visit)?,
     }
     Ok(found)
 }
 
-/// All records that match behind the place `after`, oldest first; then where it ended.
+/// Emits all matching records after the position `after`, oldest first, then the end of the scan.
 fn scan(
     reader: &Reader,
     filter: &Filter,
-    after: Option<(u64, u64)>,
+    after: Option<EpochSeq>,
     limit: Option<u64>,
     emit: Emit<'_>,
 ) -> Result<(), OutboxError> {
-    let (mut given, mut more) = (0, false);
-    let mut visit = |met| match met {
-        Met::Seen(records) => emit(progress(records)),
-        Met::Record(_) if limit.is_some_and(|limit| given >= limit) => {
+    let (mut emitted, mut more) = (0, false);
+    let mut visit = |step| match step {
+        Step::Progress(records) => emit(Line::progress(records)),
+        Step::Match(_) if limit.is_some_and(|limit| emitted >= limit) => {
             more = true;
             ControlFlow::Break(())
         }
-        Met::Record(record) => {
-            given += 1;
-            emit(value(&record))
+        Step::Match(record) => {
+            emitted += 1;
+            emit(Line::Record(record))
         }
     };
-    let (epoch, seq) = walk(reader, filter, after, &mut visit)?.unwrap_or_default();
-    give([json!({ "at": { "epoch": epoch, "seq": seq }, "more": more })], emit);
+    let at = walk(reader, filter, after, &mut visit)?.unwrap_or_default();
+    emit_all([Line::ScanEnd(ScanEnd { at, more })], emit);
     Ok(())
 }
 
-/// Meets the records that match behind the place `after`, from the oldest on. Gives the place of the last one read, whether
-/// it matched or not, without the one that ended it.
+/// Visits the matching records after the position `after`, oldest first. Returns the position of the last record that was
+/// read, whether it matched or not, but not that of a record at which `visit` ended the walk.
 fn walk(
     reader: &Reader,
     filter: &Filter,
-    after: Option<(u64, u64)>,
+    after: Option<EpochSeq>,
     visit: Visit<'_>,
-) -> Result<Option<(u64, u64)>, OutboxError> {
-    let (mut at, mut seen) = (after, 0);
-    // The epoch of the place itself is asked for as the one behind its forerunner.
-    let mut before = after.and_then(|(epoch, _)| epoch.checked_sub(1)).map(Epoch);
+) -> Result<Option<EpochSeq>, OutboxError> {
+    let (mut at, mut records_read) = (after, 0);
+    // `next_epoch` returns the one after its argument, and the first to read is the epoch of `after` itself.
+    let mut before = after.and_then(|after| after.epoch.checked_sub(1)).map(Epoch);
     while let Some(epoch) = reader.next_epoch(before)? {
-        let from = after.filter(|(known, _)| *known == epoch.0).map_or(Seq::ZERO, |(_, seq)| Seq(seq));
+        let from = after.filter(|after| after.epoch == epoch.0).map_or(Seq::ZERO, |after| Seq(after.seq));
         let mut head = Head { seq: from, hash: Digest::ZERO };
         loop {
             let records = reader.read(epoch, head)?;
             let Some(last) = records.last() else { break };
             head = Head::after(&last.position);
-            seen += records.len() as u64;
+            records_read += records.len() as u64;
             for record in records {
-                let place = (epoch.0, record.position.seq.0);
-                if filter.matches(&record) && visit(Met::Record(Box::new(record))).is_break() {
+                let position = EpochSeq::of(&record);
+                if filter.matches(&record) && visit(Step::Match(Box::new(record))).is_break() {
                     return Ok(at);
                 }
-                at = Some(place);
+                at = Some(position);
             }
-            if visit(Met::Seen(seen)).is_break() {
+            if visit(Step::Progress(records_read)).is_break() {
                 return Ok(at);
             }
         }
@@ -225,52 +162,40 @@ fn walk(
     Ok(at)
 }
 
-/// Meets the records that match from the newest back. Where a place is asked for, it reads that alone.
+/// Visits the matching records from the newest back. If the filter names one position, only that one is read.
 fn walk_back(reader: &Reader, filter: &Filter, visit: Visit<'_>) -> Result<(), OutboxError> {
-    let (first, behind) = match (filter.epoch, filter.seq) {
-        (None, _) => ((0, 0), (u64::MAX, u64::MAX)),
-        (Some(epoch), None) => ((epoch, 0), (epoch, u64::MAX)),
-        (Some(epoch), Some(seq)) => ((epoch, seq), (epoch, seq.saturating_add(1))),
+    let at = |epoch, seq| EpochSeq { epoch, seq };
+    let (first, end) = match (filter.epoch, filter.seq) {
+        (None, _) => (at(0, 0), at(u64::MAX, u64::MAX)),
+        (Some(epoch), None) => (at(epoch, 0), at(epoch, u64::MAX)),
+        (Some(epoch), Some(seq)) => (at(epoch, seq), at(epoch, seq.saturating_add(1))),
     };
-    let (mut before, mut seen) = (filter.before.map_or(behind, |key| behind.min((key.epoch, key.seq))), 0);
+    let (mut before, mut records_read) = (filter.before.map_or(end, |key| end.min(at(key.epoch, key.seq))), 0);
     while before > first {
-        let records = reader.read_before((Epoch(before.0), Seq(before.1)))?;
+        let records = reader.read_before((Epoch(before.epoch), Seq(before.seq)))?;
         let Some(oldest) = records.first() else { break };
-        before = (oldest.position.epoch.0, oldest.position.seq.0);
-        seen += records.len() as u64;
+        before = EpochSeq::of(oldest);
+        records_read += records.len() as u64;
         for record in records.into_iter().rev().filter(|record| filter.matches(record)) {
-            if visit(Met::Record(Box::new(record))).is_break() {
+            if visit(Step::Match(Box::new(record))).is_break() {
                 return Ok(());
             }
         }
-        if visit(Met::Seen(seen)).is_break() {
+        if visit(Step::Progress(records_read)).is_break() {
             break;
         }
     }
     Ok(())
 }
 
-fn stats(reader: &Reader, live: Option<&Trail>) -> Result<Value, OutboxError> {
-    let stats = reader.stats()?;
-    let stored: u64 = stats.streams.iter().map(|stream| (stream.last.0 + 1).saturating_sub(stream.first.0)).sum();
-    let oldest = oldest(reader)?;
-    let mut stats = value(&stats);
-    if let Some(object) = stats.as_object_mut() {
-        object.insert("stored".to_owned(), json!(stored));
-        object.insert("oldest".to_owned(), json!(oldest));
-    }
-    if let (Some(live), Some(object)) = (live, stats.as_object_mut()) {
-        object.insert("live".to_owned(), value(live));
-    }
-    Ok(stats)
+fn stats(reader: &Reader, live: Option<PipelineStatus>) -> Result<StatsAnswer, OutboxError> {
+    let files = reader.stats()?;
+    let stored = files.streams.iter().map(|stream| (stream.last.0 + 1).saturating_sub(stream.first.0)).sum();
+    Ok(StatsAnswer { files, stored, oldest: oldest(reader)?, live })
 }
 
-/// When the oldest record that is stored came.
-fn oldest(reader: &Reader) -> Result<Option<Value>, OutboxError> {
+/// Arrival of the oldest stored record.
+fn oldest(reader: &Reader) -> Result<Option<Timestamp>, OutboxError> {
     let Some(epoch) = reader.next_epoch(None)? else { return Ok(None) };
-    Ok(reader.read(epoch, Head::START)?.first().map(|record| value(&record.entry.call.timestamp)))
-}
-
-fn value(value: &impl Serialize) -> Value {
-    serde_json::to_value(value).unwrap_or(Value::Null)
+    Ok(reader.read(epoch, Head::START)?.first().map(|record| record.entry.call.timestamp))
 }

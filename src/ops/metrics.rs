@@ -1,7 +1,7 @@
 //! `/metrics`: the numbers of a live gateway in the Prometheus text format.
 //!
-//! [`METRICS`] is the one table of all of them: it drives what is written, `docs/metrics.md` and the tests of the examples.
-//! Labels are aliases of backends, words of statuses and names of alarms, never what a client chose (I6, I8).
+//! [`METRICS`] is the one table of all metrics. The response, `docs/metrics.md` and the tests of the examples are made from
+//! it. Labels are aliases of backends, values of `response_status` and names of alarms, never text from a client (I6, I8).
 
 use std::fmt;
 
@@ -9,149 +9,155 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::status::{Condition, Sources, Status, Trail};
+use super::status::{BackendStatus, Condition, PipelineStatus, Sources, Status};
 use crate::audit::meter::HistogramSnapshot;
 use crate::audit::pipeline::Probe;
+use crate::audit::record;
 use crate::audit::shipper::ShipperState;
 
-/// The type of what is answered.
+/// The media type of the response.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
-/// What kind of metric.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// A number that only grows.
     Counter,
-    /// A number of this moment.
+    /// A number that goes up and down.
     Gauge,
-    /// Counts by size, with sum and count.
+    /// Counts by bucket, with sum and count.
     Histogram,
 }
 
-use Kind::{Counter, Gauge, Histogram};
+use MetricKind::{Counter, Gauge, Histogram};
 
 /// One metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// Its name; that of a counter ends in `_total` besides.
+    /// Its name; `_total` is appended to that of a counter.
     pub name: &'static str,
-    /// What kind.
-    pub kind: Kind,
-    /// Its labels.
+    /// Its kind.
+    pub kind: MetricKind,
+    /// Names of its labels.
     pub labels: &'static [&'static str],
-    /// What it says, without the full stop.
+    /// Its description, without a full stop.
     pub help: &'static str,
 }
 
-const fn metric(kind: Kind, name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+const fn metric(kind: MetricKind, name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
     Metric { name, kind, labels, help }
 }
 
 /// All metrics, in the order of the documentation.
 pub const METRICS: &[Metric] = &[
     metric(Gauge, "gatepost_up", &[], "2: ready; 1: degraded, still ready; 0: failed, calls cannot be audited"),
-    metric(Gauge, "gatepost_build_info", &["version"], "Always 1; its label says which version runs"),
-    metric(
-        Counter,
-        "gatepost_calls",
-        &["backend", "status"],
-        "Audited calls that have ended, by the words of response_status",
-    ),
+    metric(Gauge, "gatepost_build_info", &["version"], "Always 1; the label is the version of Gatepost"),
+    metric(Counter, "gatepost_calls", &["backend", "status"], "Audited calls that have ended, by response_status"),
     metric(
         Histogram,
         "gatepost_call_duration_seconds",
         &["backend"],
-        "What audited calls took, backend and auditing together",
+        "Duration of audited calls, including the backend and auditing",
     ),
     metric(
         Histogram,
         "gatepost_audit_added_seconds",
         &[],
-        "What auditing added to a call: its waits for its intent and its record",
+        "Time that auditing added to a call: waiting for its intent and its record",
     ),
-    metric(Counter, "gatepost_refusals", &["reason"], "Messages that were refused, by the words of response_status"),
-    metric(Gauge, "gatepost_calls_open", &[], "Calls that are open at backends"),
-    metric(Gauge, "gatepost_calls_max", &[], "Most calls that may be open, server.calls_max"),
-    metric(Gauge, "gatepost_messages_open", &[], "Messages that are being handled"),
-    metric(Gauge, "gatepost_connections_open", &[], "Connections of clients"),
+    metric(Counter, "gatepost_refusals", &["reason"], "Refused messages, by response_status"),
+    metric(Gauge, "gatepost_calls_open", &[], "Calls open at backends"),
+    metric(Gauge, "gatepost_calls_max", &[], "Most open calls, server.calls_max"),
+    metric(Gauge, "gatepost_messages_open", &[], "Messages being handled"),
+    metric(Gauge, "gatepost_connections_open", &[], "Client connections"),
     metric(Gauge, "gatepost_sessions_open", &[], "Legacy sessions"),
-    metric(Gauge, "gatepost_backend_up", &["backend"], "1 where the backend answers"),
-    metric(Gauge, "gatepost_epoch", &[], "This epoch's number: it rises by one at each start"),
-    metric(Gauge, "gatepost_records_queued", &[], "Records of this epoch that are in memory only"),
-    metric(Gauge, "gatepost_records_stored", &[], "Records of this epoch that are stored and not delivered"),
-    metric(Counter, "gatepost_stored_records", &[], "Records that were stored since the start"),
+    metric(Gauge, "gatepost_backend_up", &["backend"], "1 if the backend is reachable"),
+    metric(Gauge, "gatepost_epoch", &[], "Number of the current epoch; each start adds one"),
+    metric(Gauge, "gatepost_records_queued", &[], "Records of the current epoch that are in memory only"),
+    metric(Gauge, "gatepost_records_stored", &[], "Records of the current epoch that are stored and not delivered"),
+    metric(Counter, "gatepost_stored_records", &[], "Records stored since startup"),
     metric(
         Counter,
         "gatepost_delivered_records",
         &[],
-        "Records that were delivered since the start, of all epochs, quarantined ones too",
+        "Records delivered since startup, of all epochs and including quarantined records",
     ),
     metric(
         Counter,
         "gatepost_quarantined_records",
         &[],
-        "Records that Postgres refused and that are in audit_quarantine, since the start",
+        "Records that Postgres refused and that are in audit_quarantine, since startup",
     ),
     metric(
         Gauge,
         "gatepost_oldest_undelivered_seconds",
         &[],
-        "Age of the oldest record that is to be delivered; 0 where none waits",
+        "Age of the oldest undelivered record; 0 if no record waits",
     ),
     metric(
         Gauge,
         "gatepost_ring_records",
         &[],
-        "Records and intents in the ring that are not stored, or with room kept for them",
+        "Records and intents in the ring that are not stored yet, including reserved places",
     ),
-    metric(Gauge, "gatepost_ring_records_max", &[], "Most of them, audit.ring_records_max"),
-    metric(Gauge, "gatepost_ring_bytes", &[], "Their bytes"),
-    metric(Gauge, "gatepost_ring_bytes_max", &[], "Most of these, audit.ring_bytes_max"),
-    metric(Gauge, "gatepost_outbox_bytes", &[], "Bytes of the outbox's files"),
-    metric(Gauge, "gatepost_outbox_bytes_max", &[], "Their quota, audit.outbox_bytes_max"),
+    metric(Gauge, "gatepost_ring_records_max", &[], "Most records and intents in the ring, audit.ring_records_max"),
+    metric(Gauge, "gatepost_ring_bytes", &[], "Bytes of the records and intents in the ring that are not stored yet"),
+    metric(Gauge, "gatepost_ring_bytes_max", &[], "Most bytes in the ring, audit.ring_bytes_max"),
+    metric(Gauge, "gatepost_outbox_bytes", &[], "Size of the outbox files"),
+    metric(Gauge, "gatepost_outbox_bytes_max", &[], "Quota of the outbox, audit.outbox_bytes_max"),
     metric(Gauge, "gatepost_outbox_generations", &[], "Generation files of the outbox"),
-    metric(Gauge, "gatepost_outbox_generations_older", &[], "Those of older epochs, which hold something undelivered"),
-    metric(Gauge, "gatepost_outbox_full", &[], "1 where quota or disk are used up and no call begins"),
-    metric(Gauge, "gatepost_outbox_failed", &[], "1 where the outbox cannot store"),
     metric(
-        Counter,
-        "gatepost_generations_set_aside",
+        Gauge,
+        "gatepost_outbox_generations_older",
         &[],
-        "Outbox files that were set aside as damaged, since the start",
+        "Generation files of older epochs, which contain undelivered records",
     ),
-    metric(Histogram, "gatepost_commit_duration_seconds", &[], "What commits of the outbox took"),
+    metric(Gauge, "gatepost_outbox_full", &[], "1 if the quota or the disk is used up, so that no call can begin"),
+    metric(Gauge, "gatepost_outbox_failed", &[], "1 if the outbox cannot store"),
+    metric(Counter, "gatepost_generations_set_aside", &[], "Damaged outbox files set aside since startup"),
+    metric(Histogram, "gatepost_commit_duration_seconds", &[], "Duration of commits to the outbox"),
     metric(Histogram, "gatepost_commit_records", &[], "Records in a commit that had any"),
-    metric(Counter, "gatepost_commits_failed", &[], "Commits that failed and were tried again"),
-    metric(Histogram, "gatepost_delivery_duration_seconds", &[], "What batches took that Postgres accepted"),
-    metric(Histogram, "gatepost_delivery_records", &[], "Records in such a batch"),
+    metric(Counter, "gatepost_commits_failed", &[], "Commits that failed and were retried"),
+    metric(
+        Histogram,
+        "gatepost_delivery_duration_seconds",
+        &[],
+        "Duration of the delivery of a batch that Postgres accepted",
+    ),
+    metric(Histogram, "gatepost_delivery_records", &[], "Records in a batch that Postgres accepted"),
     metric(
         Histogram,
         "gatepost_delivery_delay_seconds",
         &[],
-        "From the making of a batch's first record to its delivery",
+        "Time from the creation of a batch's first record to its delivery",
     ),
-    metric(Counter, "gatepost_delivery_retries", &[], "Tries of a delivery that failed and are made again"),
+    metric(Counter, "gatepost_delivery_retries", &[], "Failed deliveries that are retried"),
     metric(
         Gauge,
         "gatepost_delivery_next_retry_seconds",
         &[],
-        "Time until a failed delivery is tried again; 0 where none waits",
+        "Time until a failed delivery is retried; 0 if none is due",
     ),
     metric(
         Gauge,
         "gatepost_delivery_state",
         &["state"],
-        "1 for what the shipper is doing, one of store_only, starting, delivering, retrying, held, forked",
+        "1 for the current state of delivery: store_only, starting, delivering, retrying, held or forked",
     ),
-    metric(Gauge, "gatepost_alarm", &["alarm"], "1 where the alarm stands; each has a section in docs/runbook.md"),
-    metric(Counter, "gatepost_alarms_raised", &["alarm"], "How often the alarm was raised since the start"),
-    metric(Counter, "gatepost_alarm_notices_failed", &[], "Notices of alarms that neither command nor webhook took"),
+    metric(Gauge, "gatepost_alarm", &["alarm"], "1 if the alarm is active; docs/runbook.md has a section for each"),
+    metric(Counter, "gatepost_alarms_raised", &["alarm"], "Times that the alarm was raised since startup"),
+    metric(
+        Counter,
+        "gatepost_alarm_notices_failed",
+        &[],
+        "Alarm notifications that neither the command nor the webhook accepted",
+    ),
 ];
 
-/// Names of [`ShipperState`], in a fixed order.
+/// Names of the variants of [`ShipperState`], in a fixed order.
 const STATES: [&str; 6] = ["store_only", "starting", "delivering", "retrying", "held", "forked"];
 
-/// Values of one metric, each with the values of its labels.
+/// The values of one metric, each with the values of its labels.
 #[derive(Debug)]
 enum Values {
     Numbers(Vec<(Vec<String>, f64)>),
@@ -165,7 +171,7 @@ struct Collector {
     status: Status,
 }
 
-/// All numbers now, as [`CONTENT_TYPE`] says.
+/// The response to a scrape, of the type [`CONTENT_TYPE`].
 #[must_use]
 pub fn text(sources: &Sources) -> String {
     let mut registry = Registry::default();
@@ -173,7 +179,7 @@ pub fn text(sources: &Sources) -> String {
     registry.register_collector(Box::new(collector));
     let mut text = String::new();
     if prometheus_text::encode(&mut text, &registry).is_err() {
-        tracing::error!("the metrics could not be written whole: a fault of Gatepost");
+        tracing::error!("metrics are incomplete: they could not be encoded");
     }
     text
 }
@@ -191,7 +197,7 @@ pub fn reference() -> String {
         format!("| `{name}` | {kind} | {} | {} |\n", labels.join(", "), metric.help)
     };
     let rows: String = METRICS.iter().map(row).collect();
-    format!("\n| metric | kind | labels | what it says |\n| --- | --- | --- | --- |\n{rows}")
+    format!("\n| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n{rows}")
 }
 
 impl prometheus_client::collector::Collector for Collector {
@@ -246,17 +252,17 @@ fn flag(flag: bool) -> Values {
     one(f64::from(u8::from(flag)))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "beyond 2^53 nobody looks at the last digit")]
+#[expect(clippy::cast_precision_loss, reason = "the last digit does not matter beyond 2^53")]
 fn size(size: impl TryInto<u64>) -> Values {
     one(size.try_into().unwrap_or(u64::MAX) as f64)
 }
 
 impl Collector {
-    /// The values of the metric with this name; `None` where it has none, as without auditing.
+    /// The values of the metric with this name; `None` if it has none, for example because auditing is off.
     fn values(&self, name: &str) -> Option<Values> {
         self.of_gateway(name).or_else(|| {
-            let (probe, trail) = (self.sources.probe.as_ref()?, self.status.trail.as_ref()?);
-            of_trail(name, trail).or_else(|| of_meter(name, probe))
+            let (probe, pipeline) = (self.sources.probe.as_ref()?, self.status.pipeline.as_ref()?);
+            of_pipeline(name, pipeline).or_else(|| of_meter(name, probe))
         })
     }
 
@@ -270,7 +276,7 @@ impl Collector {
             }),
             "gatepost_build_info" => Values::Numbers(vec![(vec![env!("CARGO_PKG_VERSION").to_owned()], 1.0)]),
             "gatepost_calls" => {
-                let of = |alias: &str, (status, count): (crate::audit::record::Status, u64)| {
+                let of = |alias: &str, (status, count): (record::Status, u64)| {
                     (vec![alias.to_owned(), status.as_str().to_owned()], count)
                 };
                 let all = tally
@@ -292,31 +298,30 @@ impl Collector {
             "gatepost_connections_open" => size(status.connections_open),
             "gatepost_sessions_open" => size(status.sessions_open),
             "gatepost_backend_up" => {
-                let up =
-                    |backend: &super::status::Backend| (vec![backend.alias.clone()], f64::from(u8::from(backend.up)));
+                let up = |backend: &BackendStatus| (vec![backend.alias.clone()], f64::from(u8::from(backend.up)));
                 Values::Numbers(status.backends.iter().map(up).collect())
             }
             "gatepost_alarm" => {
-                let stands = |alarm| f64::from(u8::from(status.alarms.iter().any(|standing| standing.alarm == alarm)));
-                let all = board.raised().map(|(alarm, _)| (vec![alarm.name().to_owned()], stands(alarm)));
+                let is_active = |alarm| f64::from(u8::from(status.alarms.iter().any(|active| active.alarm == alarm)));
+                let all = board.raised().map(|(alarm, _)| (vec![alarm.name().to_owned()], is_active(alarm)));
                 Values::Numbers(all.collect())
             }
             "gatepost_alarms_raised" => Values::Counts(
                 board.raised().map(|(alarm, raised)| (vec![alarm.name().to_owned()], raised.get())).collect(),
             ),
-            "gatepost_alarm_notices_failed" => count(board.unnoticed().get()),
+            "gatepost_alarm_notices_failed" => count(board.notifications_failed().get()),
             _ => return None,
         })
     }
 }
 
-fn of_trail(name: &str, trail: &Trail) -> Option<Values> {
-    let Trail { ring, outbox, .. } = trail;
+fn of_pipeline(name: &str, pipeline: &PipelineStatus) -> Option<Values> {
+    let PipelineStatus { ring, outbox, .. } = pipeline;
     Some(match name {
-        "gatepost_epoch" => size(trail.epoch.0),
-        "gatepost_records_queued" => size(trail.queued),
-        "gatepost_records_stored" => size(trail.stored),
-        "gatepost_oldest_undelivered_seconds" => one(trail.oldest_undelivered_seconds.unwrap_or(0.0)),
+        "gatepost_epoch" => size(pipeline.epoch.0),
+        "gatepost_records_queued" => size(pipeline.queued),
+        "gatepost_records_stored" => size(pipeline.stored),
+        "gatepost_oldest_undelivered_seconds" => one(pipeline.oldest_undelivered_seconds.unwrap_or(0.0)),
         "gatepost_ring_records" => size(ring.records),
         "gatepost_ring_records_max" => size(ring.records_max),
         "gatepost_ring_bytes" => size(ring.bytes),
@@ -327,9 +332,9 @@ fn of_trail(name: &str, trail: &Trail) -> Option<Values> {
         "gatepost_outbox_generations_older" => size(outbox.generations_older),
         "gatepost_outbox_full" => flag(outbox.full),
         "gatepost_outbox_failed" => flag(outbox.failed),
-        "gatepost_delivery_next_retry_seconds" => one(trail.next_retry_seconds.unwrap_or(0.0)),
+        "gatepost_delivery_next_retry_seconds" => one(pipeline.next_retry_seconds.unwrap_or(0.0)),
         "gatepost_delivery_state" => {
-            let now = match trail.postgres {
+            let now = match pipeline.postgres {
                 ShipperState::StoreOnly => "store_only",
                 ShipperState::Starting => "starting",
                 ShipperState::Delivering => "delivering",

@@ -1,124 +1,129 @@
-//! Pruning the outbox of a running pipeline: recorded first, then done.
+//! Pruning of a running pipeline's outbox: recorded first, then done.
 //!
-//! The `gateway/pruned` record is stored before the first file goes. Where the process dies between the two, the record
-//! names what is still there; pruning again does it, and leaves a record of its own.
+//! The `gateway/pruned` record is stored before the first file is removed. If the process dies in between, the record names
+//! files that still exist; pruning again removes them and leaves another record.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::reads::os_user;
+use super::protocol::PrunedFiles;
+use super::read_log::os_user;
 use crate::audit::UnavailableError;
 use crate::audit::chain::Head;
-use crate::audit::outbox::prune::{PruneLimit, PrunePlan};
+use crate::audit::outbox::prune::PruneLimit;
 use crate::audit::outbox::{self, Reader};
 use crate::audit::pipeline::Probe;
 use crate::audit::record::{Call, Epoch, RequestId, Seq};
 use crate::audit::shipper::ShipperState;
 
-/// How long the record may take to be stored. *Chosen*: as `audit.store_timeout`'s default.
+/// Longest wait for the record to be stored. *Chosen*: the default of `audit.store_timeout`.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often it is looked for. *Chosen*: a commit takes milliseconds.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// Interval between looks for the stored record. *Chosen*: a commit takes milliseconds.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Why nothing, or not all, was pruned.
+/// An error of pruning. Unless it is one of the last two, nothing was pruned.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Records leave this outbox by being delivered.
+pub enum PruneError {
+    /// Records leave this outbox by delivery.
     #[error(
-        "this gateway delivers to Postgres: its outbox empties itself as records are delivered, and what is in it is \
+        "this gateway delivers to Postgres: delivered records leave its outbox by themselves, and the records in it are \
          not delivered yet; nothing was pruned"
     )]
     Delivers,
-    /// What would be removed waits for Postgres.
+    /// The records to be removed wait for Postgres.
     #[error(
-        "records of this outbox were delivered to Postgres before, so those in it wait for that: set postgres.url (or \
-         run gatepost outbox drain), or say --undelivered to remove them all the same; nothing was pruned"
+        "records of this outbox were delivered to Postgres before, so the records in it are waiting for delivery: set \
+         postgres.url (or run gatepost outbox drain), or give --undelivered to remove them anyway; nothing was pruned"
     )]
     Awaited,
     /// No file is that old.
     #[error("no whole file of the outbox is that old; nothing was pruned")]
-    Nothing,
+    NothingToPrune,
     /// The record cannot be stored, so nothing was removed.
-    #[error(
-        "the pruning cannot be recorded ({source}), so nothing was pruned; with the gateway stopped, prune the \
-         directory"
-    )]
+    #[error("the pruning cannot be recorded ({source}); nothing was pruned; stop the gateway and prune its directory")]
     Unrecorded {
-        /// Why not.
+        /// The error.
         source: UnavailableError,
     },
-    /// It is not stored yet.
-    #[error("the pruning was recorded, but the record is not stored after {STORE_TIMEOUT:?}; nothing was pruned")]
+    /// The record is not stored in time.
+    #[error("the record of the pruning is not stored after {STORE_TIMEOUT:?}; nothing was pruned")]
     NotStored,
     /// A file cannot be read or removed.
     #[error(transparent)]
     Outbox(#[from] outbox::OutboxError),
-    /// The reading failed.
+    /// The thread that reads the outbox failed.
     #[error("cannot read the outbox: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Records that user `uid` has the files before `until` removed, and removes them; returns what went. `awaited` allows it
-/// where this outbox was delivered from before.
+/// Records that user `uid` has the files before `until` removed, removes them, and returns them. `awaited` allows it even
+/// if records of this outbox were ever delivered.
 ///
 /// # Errors
-/// See [`Error`].
-pub async fn prune(probe: &Probe, until: PruneLimit, awaited: bool, uid: u32) -> Result<PrunePlan, Error> {
-    // I4: where records are delivered, the outbox forgets them by that and by nothing else.
+/// See [`PruneError`].
+pub async fn prune(probe: &Probe, until: PruneLimit, awaited: bool, uid: u32) -> Result<PrunedFiles, PruneError> {
+    // I4: if records are delivered, only delivery removes them from the outbox.
     if !matches!(probe.shipper(), ShipperState::StoreOnly) {
-        return Err(Error::Delivers);
+        return Err(PruneError::Delivers);
     }
     let reader = probe.reader().clone();
-    let cut = tokio::task::spawn_blocking(move || reader.prunable(until)).await??.ok_or(Error::Nothing)?;
-    if cut.awaited && !awaited {
-        return Err(Error::Awaited);
+    let plan = tokio::task::spawn_blocking(move || reader.prunable(until)).await??.ok_or(PruneError::NothingToPrune)?;
+    if plan.awaited && !awaited {
+        return Err(PruneError::Awaited);
     }
-    let mut details = json!(cut);
+    let pruned = PrunedFiles::from(&plan);
+    let mut details = json!(pruned);
     if let Some(details) = details.as_object_mut() {
-        let (epoch, seq) = cut.first;
+        let (epoch, seq) = pruned.first;
         details.insert("first".to_owned(), json!({ "epoch": epoch, "seq": seq }));
         details.insert("uid".to_owned(), json!(uid));
     }
     let event = Call::gateway_event("pruned", &details).with_caller(&os_user(uid));
-    let (id, (_, epoch), from) = (event.request_id, probe.stream(), probe.gauge().stamped);
-    probe.audit().record_event(event).await.map_err(|source| Error::Unrecorded { source })?;
-    // At level `queued` it is not stored yet, and until then nothing may go.
-    let deadline = Instant::now() + STORE_TIMEOUT;
-    let mut at = Head { seq: from, ..Head::START };
-    loop {
-        let reader = probe.reader().clone();
-        let (stored, reached) = tokio::task::spawn_blocking(move || find(&reader, epoch, at, id)).await??;
-        if stored {
-            break;
-        }
-        at = reached;
-        if Instant::now() >= deadline {
-            return Err(Error::NotStored);
-        }
-        tokio::time::sleep(LOOK_INTERVAL).await;
-    }
+    let (id, from) = (event.request_id, probe.gauge().stamped);
+    probe.audit().record_event(event).await.map_err(|source| PruneError::Unrecorded { source })?;
+    wait_until_stored(probe, id, from).await?;
     let reader = probe.reader().clone();
-    tokio::task::spawn_blocking(move || reader.prune(&cut)).await??;
+    tokio::task::spawn_blocking(move || reader.prune(&plan)).await??;
     tracing::warn!(
-        records = cut.records, files = cut.files, last_epoch = %cut.last.epoch, last_seq = %cut.last.seq, uid,
-        "the outbox was pruned"
+        records = pruned.records, files = pruned.files, last_epoch = %pruned.last.epoch, last_seq = %pruned.last.seq, uid,
+        "outbox pruned"
     );
-    Ok(cut)
+    Ok(pruned)
 }
 
-/// Whether the record with this id stands behind `at`; how far the epoch was looked through.
-fn find(reader: &Reader, epoch: Epoch, at: Head, id: RequestId) -> Result<(bool, Head), outbox::OutboxError> {
-    let mut reached = at;
+/// Waits until the record `id`, which comes after `from` in the current epoch, is stored. At level `queued` it is not yet
+/// when recording it returns, and nothing may be removed before.
+async fn wait_until_stored(probe: &Probe, id: RequestId, from: Seq) -> Result<(), PruneError> {
+    let (_, epoch) = probe.stream();
+    let deadline = Instant::now() + STORE_TIMEOUT;
+    let mut head = Head { seq: from, ..Head::START };
     loop {
-        let records = reader.read(epoch, reached)?;
+        let reader = probe.reader().clone();
+        let (found, searched) = tokio::task::spawn_blocking(move || find(&reader, epoch, head, id)).await??;
+        if found {
+            return Ok(());
+        }
+        head = searched;
+        if Instant::now() >= deadline {
+            return Err(PruneError::NotStored);
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Searches the epoch after `from` for the record `id`. Returns whether it is stored, and the end of the search.
+fn find(reader: &Reader, epoch: Epoch, from: Head, id: RequestId) -> Result<(bool, Head), outbox::OutboxError> {
+    let mut searched = from;
+    loop {
+        let records = reader.read(epoch, searched)?;
         if records.iter().any(|record| record.entry.call.request_id == id) {
-            return Ok((true, reached));
+            return Ok((true, searched));
         }
         match records.last().map(|last| Head::after(&last.position)) {
-            Some(head) if head.seq > Seq::ZERO => reached = head,
-            _ => return Ok((false, reached)),
+            Some(head) if head.seq > Seq::ZERO => searched = head,
+            _ => return Ok((false, searched)),
         }
     }
 }

@@ -1,114 +1,213 @@
-//! What `gatepost audit` and the console ask of the trail, wherever it is read from.
+//! Reads of the trail, from Postgres or from an outbox, for `gatepost audit` and the console.
 
-pub mod moment;
+use std::error::Error;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 use uuid::Uuid;
 
-use crate::audit::query::Filter;
+use super::protocol::{Line, Question};
+use super::read_log::TrailSource;
+use super::record_ref::EpochSeq;
+use crate::audit::query::{self, Filter};
+use crate::audit::record::{AuditRecord, Status};
+use crate::audit::sink::{SinkError, postgres};
+use crate::audit::verify::Report;
 
-/// Requests of one user-visible call that are shown. *Chosen*: a person answers fewer questions.
+/// Most requests of one call that are shown. *Chosen*: a person answers fewer questions of a tool.
 const RELATED_MAX: usize = 100;
 
-/// Records of one place or id that are shown: gateways may have the same epoch and seq.
-const FOUND_MAX: usize = 10;
+/// An error of any kind, with its sources.
+pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Where the trail is read: Postgres, or an outbox.
-pub trait Source {
-    /// Why it could not be read.
-    type Error;
-
-    /// The newest records that match, as JSON, oldest first.
-    fn records(&mut self, filter: Filter) -> impl Future<Output = Result<Vec<Value>, Self::Error>>;
-
-    /// What of this call or place stands in quarantine: the record, and why it is there.
-    fn quarantined(&mut self, filter: &Filter) -> impl Future<Output = Result<Vec<(Value, String)>, Self::Error>>;
+/// Access to an outbox: of this process, through an admin socket, or of a dead gateway's directory.
+pub trait OutboxAccess {
+    /// The lines of the answer to `question`, without those of progress.
+    fn ask(&mut self, question: Question) -> impl Future<Output = Result<Vec<Line>, BoxError>>;
 }
 
-/// The filter of one call: a request id, EPOCH/SEQ, or GATEWAY/EPOCH/SEQ.
-///
-/// # Errors
-/// In words, where `id` is none of these.
-pub fn which(id: &str) -> Result<Filter, String> {
-    if let Ok(id) = id.parse::<Uuid>() {
-        return Ok(Filter { request_id: Some(id), limit: FOUND_MAX, ..Filter::default() });
-    }
-    let parse = || {
-        let mut parts = id.rsplit('/');
-        let (seq, epoch) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let gateway_id = parts.next().map(str::parse::<Uuid>).transpose().ok()?;
-        let filter = Filter { gateway_id, epoch: Some(epoch), seq: Some(seq), limit: FOUND_MAX, ..Filter::default() };
-        parts.next().is_none().then_some(filter)
-    };
-    parse().ok_or_else(|| format!("{id:?} is neither a request id nor EPOCH/SEQ, as in 3/1024, nor GATEWAY/EPOCH/SEQ"))
+/// Reads the trail.
+#[derive(Debug)]
+pub enum TrailReader<O> {
+    /// From Postgres.
+    Postgres(Box<postgres::Connection>),
+    /// From an outbox.
+    Outbox(O),
 }
 
-/// Everything about the calls that [`which`] names: each an object with its `record`, why it is `quarantined` if it is,
-/// its `neighbours` up to `reach` places away in its stream, and the requests of the `same_call`.
-///
-/// # Errors
-/// The source's.
-pub async fn calls<S: Source>(source: &mut S, filter: &Filter, reach: u64) -> Result<Vec<Value>, S::Error> {
-    let mut calls = Vec::new();
-    for (record, why) in source.quarantined(filter).await? {
-        calls.push(json!({ "record": record, "quarantined": why }));
+/// An error of reading the trail.
+#[derive(Debug, thiserror::Error)]
+pub enum TrailError {
+    /// Postgres cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] SinkError),
+    /// A query failed.
+    #[error("cannot {operation}: {error}{}", .remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default())]
+    Query {
+        /// The operation that failed.
+        operation: &'static str,
+        /// The error.
+        error: query::Error,
+        /// The remedy, if it is known.
+        remedy: Option<&'static str>,
+    },
+    /// The outbox cannot be read.
+    #[error(transparent)]
+    Outbox(#[from] BoxError),
+}
+
+/// Everything about one call.
+#[derive(Clone, Debug, Serialize)]
+pub struct CallDetails {
+    /// Its record.
+    pub record: AuditRecord,
+    /// The reason if the record is in quarantine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<String>,
+    /// The records around it in its stream, itself included.
+    pub neighbours: Vec<AuditRecord>,
+    /// The requests of the same call, if it took several.
+    pub same_call: Vec<AuditRecord>,
+}
+
+impl<O: OutboxAccess> TrailReader<O> {
+    /// Connects to Postgres if it is configured; otherwise the trail is in `outbox`.
+    ///
+    /// # Errors
+    /// Postgres cannot be reached.
+    pub async fn open(postgres: Option<&postgres::Options>, outbox: O) -> Result<Self, TrailError> {
+        Ok(match postgres {
+            Some(options) => {
+                let options = postgres::connect_options(options)?;
+                Self::Postgres(Box::new(postgres::connect(&options).await?))
+            }
+            None => Self::Outbox(outbox),
+        })
     }
-    for record in source.records(filter.clone()).await? {
-        calls.push(json!({ "record": record }));
-    }
-    for call in &mut calls {
-        let record = call.get("record").cloned().unwrap_or_default();
-        let neighbours = neighbours(source, &record, reach).await?;
-        let related = related(source, &record).await?;
-        if let Some(object) = call.as_object_mut() {
-            object.insert("neighbours".to_owned(), neighbours.into());
-            object.insert("same_call".to_owned(), related.into());
+
+    /// The store that is read.
+    #[must_use]
+    pub fn source(&self) -> TrailSource {
+        match self {
+            Self::Postgres(_) => TrailSource::Postgres,
+            Self::Outbox(_) => TrailSource::Outbox,
         }
     }
-    Ok(calls)
-}
 
-fn number(record: &Value, key: &str) -> u64 {
-    record.get(key).and_then(Value::as_u64).unwrap_or(0)
-}
-
-fn uuid(record: &Value, key: &str) -> Option<Uuid> {
-    record.get(key)?.as_str()?.parse().ok()
-}
-
-async fn neighbours<S: Source>(source: &mut S, record: &Value, reach: u64) -> Result<Vec<Value>, S::Error> {
-    if reach == 0 {
-        return Ok(Vec::new());
-    }
-    let (epoch, seq) = (number(record, "epoch"), number(record, "seq"));
-    let (gateway_id, first) = (uuid(record, "gateway_id"), seq.saturating_sub(reach).max(1));
-    let limit = usize::try_from(2 * reach + 1).unwrap_or(usize::MAX);
-    let after = Some((epoch, first - 1));
-    let filter = Filter { gateway_id, epoch: Some(epoch), after, limit, ..Filter::default() };
-    let mut found = source.records(filter).await?;
-    found.retain(|record| number(record, "seq") <= seq.saturating_add(reach));
-    Ok(found)
-}
-
-/// A call that needs input is several requests: the later ones bear the id of the first one as their session.
-async fn related<S: Source>(source: &mut S, record: &Value) -> Result<Vec<Value>, S::Error> {
-    let (Some(gateway_id), Some(own)) = (uuid(record, "gateway_id"), uuid(record, "request_id")) else {
-        return Ok(Vec::new());
-    };
-    let gateway_id = Some(gateway_id);
-    let asks = |record: &Value| record.get("response_status").and_then(Value::as_str) == Some("input_required");
-    for origin in uuid(record, "session_id").into_iter().chain([own]) {
-        let filter = Filter { gateway_id, request_id: Some(origin), limit: 1, ..Filter::default() };
-        let first = source.records(filter).await?;
-        // Otherwise it is the id of a legacy session, or the call asked for nothing.
-        if !first.first().is_some_and(asks) {
-            continue;
+    /// The newest matching records, oldest first.
+    ///
+    /// # Errors
+    /// See [`TrailError`].
+    pub async fn records(&mut self, filter: Filter) -> Result<Vec<AuditRecord>, TrailError> {
+        match self {
+            Self::Postgres(connection) => {
+                query::query(connection, &filter).await.map_err(|error| failed("query audit_log", error))
+            }
+            Self::Outbox(outbox) => {
+                let lines = outbox.ask(Question::Records { filter: Box::new(filter) }).await?;
+                lines.into_iter().map(|line| line.try_into().map_err(|error| BoxError::from(error).into())).collect()
+            }
         }
-        let since_micros = origin.get_timestamp().map(|time| time.to_unix().0.cast_signed().saturating_mul(1_000_000));
-        let session_id = Some(origin.to_string());
-        let filter = Filter { gateway_id, session_id, since_micros, limit: RELATED_MAX, ..Filter::default() };
-        let later = source.records(filter).await?;
-        return Ok(first.into_iter().chain(later).collect());
     }
-    Ok(Vec::new())
+
+    /// The quarantined records of the call or the position that `filter` names, and why each is there.
+    ///
+    /// # Errors
+    /// See [`TrailError`].
+    pub async fn quarantined(&mut self, filter: &Filter) -> Result<Vec<(AuditRecord, String)>, TrailError> {
+        let Self::Postgres(connection) = self else { return Ok(Vec::new()) };
+        query::quarantined(connection, filter).await.map_err(|error| failed("query audit_quarantine", error))
+    }
+
+    /// The last delivered position of each stream in Postgres: of all streams, or of those with a recent delivery.
+    ///
+    /// # Errors
+    /// See [`TrailError`].
+    pub async fn delivered_positions(&mut self, all: bool) -> Result<Vec<(Uuid, EpochSeq)>, TrailError> {
+        let Self::Postgres(connection) = self else { return Ok(Vec::new()) };
+        let positions = query::delivered_positions(connection, all).await;
+        let positions = positions.map_err(|error| failed("read the cursors", error))?;
+        Ok(positions.into_iter().map(|(id, epoch, seq)| (id, EpochSeq { epoch, seq })).collect())
+    }
+
+    /// Checks the whole trail. `progress` is called with the number of records read so far.
+    ///
+    /// # Errors
+    /// See [`TrailError`]. Faults of the trail are in the report.
+    pub async fn verify(&mut self, faults_max: usize, progress: impl FnMut(u64)) -> Result<Report, TrailError> {
+        match self {
+            Self::Postgres(connection) => {
+                let report = query::verify(connection, faults_max, progress).await;
+                report.map_err(|error| failed("check the trail", error))
+            }
+            Self::Outbox(outbox) => {
+                let lines = outbox.ask(Question::CheckTrail { faults_max }).await?;
+                let report = lines.into_iter().next().ok_or_else(|| BoxError::from("the gateway gave no answer"))?;
+                Ok(report.try_into().map_err(BoxError::from)?)
+            }
+        }
+    }
+
+    /// Everything about the calls that `filter` selects, with neighbours up to `reach` positions away.
+    ///
+    /// # Errors
+    /// See [`TrailError`].
+    pub async fn call_details(&mut self, filter: &Filter, reach: u64) -> Result<Vec<CallDetails>, TrailError> {
+        let mut found: Vec<_> =
+            self.quarantined(filter).await?.into_iter().map(|(record, reason)| (record, Some(reason))).collect();
+        found.extend(self.records(filter.clone()).await?.into_iter().map(|record| (record, None)));
+        let mut calls = Vec::new();
+        for (record, quarantined) in found {
+            let neighbours = self.neighbours(&record, reach).await?;
+            let same_call = self.same_call(&record).await?;
+            calls.push(CallDetails { record, quarantined, neighbours, same_call });
+        }
+        Ok(calls)
+    }
+
+    async fn neighbours(&mut self, record: &AuditRecord, reach: u64) -> Result<Vec<AuditRecord>, TrailError> {
+        if reach == 0 {
+            return Ok(Vec::new());
+        }
+        let EpochSeq { epoch, seq } = EpochSeq::of(record);
+        let first = seq.saturating_sub(reach).max(1);
+        let filter = Filter {
+            gateway_id: Some(record.position.gateway_id.0),
+            epoch: Some(epoch),
+            after: Some((epoch, first - 1)),
+            limit: usize::try_from(2 * reach + 1).unwrap_or(usize::MAX),
+            ..Filter::default()
+        };
+        let mut found = self.records(filter).await?;
+        found.retain(|record| record.position.seq.0 <= seq.saturating_add(reach));
+        Ok(found)
+    }
+
+    /// A call that needs input takes several requests: the later ones have the id of the first one as their session.
+    async fn same_call(&mut self, record: &AuditRecord) -> Result<Vec<AuditRecord>, TrailError> {
+        let gateway_id = Some(record.position.gateway_id.0);
+        let session = record.entry.call.session_id.as_ref().and_then(|id| id.parse::<Uuid>().ok());
+        for origin in session.into_iter().chain([record.entry.call.request_id.0]) {
+            let filter = Filter { gateway_id, request_id: Some(origin), limit: 1, ..Filter::default() };
+            let first = self.records(filter).await?;
+            // Otherwise the id is that of a legacy session, or the call needed no input.
+            if first.first().is_none_or(|first| first.entry.response_status != Status::InputRequired) {
+                continue;
+            }
+            let seconds = origin.get_timestamp().map(|time| time.to_unix().0.cast_signed());
+            let filter = Filter {
+                gateway_id,
+                session_id: Some(origin.to_string()),
+                since_micros: seconds.map(|seconds| seconds.saturating_mul(1_000_000)),
+                limit: RELATED_MAX,
+                ..Filter::default()
+            };
+            let later = self.records(filter).await?;
+            return Ok(first.into_iter().chain(later).collect());
+        }
+        Ok(Vec::new())
+    }
+}
+
+fn failed(operation: &'static str, error: query::Error) -> TrailError {
+    TrailError::Query { operation, remedy: query::remedy(&error), error }
 }

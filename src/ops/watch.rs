@@ -1,9 +1,9 @@
-//! The watcher: looks at the gateway once a second, raises each alarm once when it begins and clears it when it ends.
+//! The watcher: looks at the gateway once a second, raises an alarm when its condition begins and clears it when it ends.
 //!
-//! It only reads what the pipeline says of itself, so nothing of it is in the way of a call. What it finds goes to the log,
-//! to the [`Board`] and, through a bounded queue, to the operator's command or webhook, one notice at a time.
+//! It only reads the numbers of the pipeline, so it never delays a call. Alarms go to the log, to the [`Board`] and,
+//! through a bounded queue, to the operator's command or webhook, one notification at a time.
 
-mod notice;
+mod notify;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -13,55 +13,58 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::alarm::{Alarm, Board};
+use super::format::plural;
 use super::status::Sources;
 use crate::audit::record::Timestamp;
 use crate::audit::shipper::ShipperState;
 use crate::config;
-use notice::{Notice, Notifier};
+use notify::{Notification, Notifier};
 
-/// How often it looks. *Chosen*: soon enough for a person, rare enough to cost nothing.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Interval between looks. *Chosen*: soon enough for a person, rare enough to cost nothing.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long an alarm of something that happened stands after it happened last. *Chosen*: long enough to be seen by
-/// whoever scrapes, short enough that the next one is news.
-const EVENT_STANDS: Duration = Duration::from_mins(15);
+/// Time that the alarm of an event stays active after the last such event. *Chosen*: every scraper sees it, and the next
+/// event raises it again.
+const EVENT_ACTIVE: Duration = Duration::from_mins(15);
 
-/// By how many percent of the quota the outbox must have emptied again before its alarm is cleared. *Chosen*: more than one
-/// file of the smallest quota would move it up and down.
-const CAPACITY_SLACK: u64 = 5;
+/// Distance below an alarm's percentage at which the alarm is cleared, in percent of the quota. *Chosen*:
+/// with less, one file of the smallest quota would raise and clear it again and again.
+const CAPACITY_HYSTERESIS: u64 = 5;
 
-/// By how much the wall clock may differ between two looks. *Chosen*: time servers move a clock slowly; what sets it by more
-/// is a person, a restored machine, or one that slept.
-const CLOCK_STEP: Duration = Duration::from_secs(5);
+/// Largest change of the wall clock against the monotonic one between two looks. *Chosen*: time servers adjust a clock
+/// slowly; a larger step comes from a person, a restored machine, or one that was suspended.
+const CLOCK_STEP_MAX: Duration = Duration::from_secs(5);
 
-/// Notices that wait. *Derived*: each alarm raised and cleared three times.
-const NOTICES_MAX: usize = 64;
+/// Most notifications in the queue. *Derived*: each alarm raised and cleared three times.
+const NOTIFICATIONS_MAX: usize = 64;
 
-/// Longest words of an alarm, bytes. *Chosen*: a screen of them, and far below what an environment variable may hold.
-const WORDS_BYTES_MAX: usize = 2_048;
+/// Longest message of an alarm, in bytes. *Chosen*: fills a screen, and far below the limit of an environment variable.
+const MESSAGE_BYTES_MAX: usize = 2_048;
 
-/// What it looks at.
+/// The numbers that the alarms depend on, at one look.
 #[derive(Clone, Debug, Default)]
-struct Facts {
+struct Observation {
     percent: u64,
     outbox_failed: bool,
     set_aside: u64,
     quarantined: u64,
+    /// The error, if a stream is forked.
     forked: Option<String>,
+    /// The error, if delivery is blocked until an operator fixes it.
     held: Option<String>,
     oldest: Option<Duration>,
 }
 
-/// What has to be remembered from look to look.
+/// The conditions of the alarms, and their memory from look to look.
 #[derive(Debug)]
-struct Rules {
-    behind_after: Duration,
+struct Conditions {
+    delivery_behind_after: Duration,
     set_aside: u64,
     quarantined: u64,
-    began: Instant,
-    /// The wall clock less the monotonic one, microseconds.
-    offset: Option<i64>,
-    /// Things that happened: until when they stand, and what is said of them.
+    started: Instant,
+    /// The wall clock less the monotonic one, in microseconds.
+    clock_offset: Option<i64>,
+    /// Events: until when their alarm is active, and its message.
     events: BTreeMap<Alarm, (Instant, String)>,
 }
 
@@ -69,140 +72,150 @@ struct Rules {
 #[derive(Debug)]
 pub struct Watcher {
     sources: Sources,
-    rules: Rules,
+    conditions: Conditions,
     notifier: Notifier,
 }
 
 impl Watcher {
-    /// A watcher that tells as `config` says.
+    /// A watcher that notifies as `config` says.
     #[must_use]
     pub fn new(sources: Sources, config: &config::Alarms) -> Self {
         let gateway_id = sources.probe.as_ref().map(|probe| probe.stream().0);
         let notifier = Notifier::new(config, gateway_id);
-        Self { sources, rules: Rules::new(config.delivery_behind_after), notifier }
+        Self { sources, conditions: Conditions::new(config.delivery_behind_after), notifier }
     }
 
-    /// Watches until `stop`. A notice that is being given then is given up.
+    /// Watches until `stop`, which also cancels a notification in progress.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { sources, mut rules, notifier } = self;
-        let (queue, notices) = mpsc::channel(NOTICES_MAX);
+        let Self { sources, mut conditions, notifier } = self;
+        let (queue, notifications) = mpsc::channel(NOTIFICATIONS_MAX);
         let board = sources.board.clone();
-        let told = notifier.run(notices, board.clone());
-        let look = async {
-            let mut ticks = tokio::time::interval(LOOK_EVERY);
+        let notifying = notifier.run(notifications, board.clone());
+        let looking = async {
+            let mut ticks = tokio::time::interval(LOOK_INTERVAL);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                let found = rules.look(&facts(&sources), &board, Instant::now(), Timestamp::now());
-                turn(&board, &found, &queue);
+                let found = conditions.evaluate(&observe(&sources), &board, Instant::now(), Timestamp::now());
+                update(&board, &found, &queue);
             }
         };
-        let both = async { tokio::join!(told, look) };
+        let both = async { tokio::join!(notifying, looking) };
         stop.run_until_cancelled(both).await;
     }
 }
 
-fn facts(sources: &Sources) -> Facts {
-    let (Some(probe), Some(trail)) = (&sources.probe, sources.status().trail) else { return Facts::default() };
+fn observe(sources: &Sources) -> Observation {
+    let (Some(probe), Some(pipeline)) = (&sources.probe, sources.status().pipeline) else {
+        return Observation::default();
+    };
     let meter = probe.meter();
-    let said = |state: &ShipperState| match state {
+    let error = match &pipeline.postgres {
         ShipperState::Retrying { error } | ShipperState::Held { error } | ShipperState::Forked { error } => {
             error.clone()
         }
         ShipperState::StoreOnly | ShipperState::Starting | ShipperState::Delivering => String::new(),
     };
-    Facts {
-        percent: trail.outbox.percent,
-        outbox_failed: trail.outbox.failed,
-        set_aside: trail.outbox.set_aside,
+    Observation {
+        percent: pipeline.outbox.percent,
+        outbox_failed: pipeline.outbox.failed,
+        set_aside: pipeline.outbox.set_aside,
         quarantined: meter.quarantined.get(),
-        forked: meter.forked.load(Ordering::Relaxed).then(|| said(&trail.postgres)),
-        held: matches!(trail.postgres, ShipperState::Held { .. }).then(|| said(&trail.postgres)),
-        oldest: trail.oldest_undelivered_seconds.map(Duration::from_secs_f64),
+        forked: meter.forked.load(Ordering::Relaxed).then(|| error.clone()),
+        held: matches!(pipeline.postgres, ShipperState::Held { .. }).then_some(error),
+        oldest: pipeline.oldest_undelivered_seconds.map(Duration::from_secs_f64),
     }
 }
 
-/// Raises what was found and does not stand, clears what stands and was not found.
-fn turn(board: &Board, found: &BTreeMap<Alarm, String>, queue: &mpsc::Sender<Notice>) {
-    let tell = |notice: Notice| {
-        // I6: the queue is bounded; the log and the metric have what it cannot take.
-        if queue.try_send(notice).is_err() {
-            board.unnoticed().add(1);
+/// Raises the alarms in `found` that are not active, and clears the active ones that are not in `found`.
+fn update(board: &Board, found: &BTreeMap<Alarm, String>, queue: &mpsc::Sender<Notification>) {
+    let notify = |notification: Notification| {
+        // I6: the queue is bounded; the log and the metric have the notifications that do not fit.
+        if queue.try_send(notification).is_err() {
+            board.notifications_failed().add(1);
         }
     };
     for alarm in Alarm::ALL {
         match found.get(&alarm) {
-            Some(words) if !board.stands(alarm) => {
-                let words = words.get(..words.floor_char_boundary(WORDS_BYTES_MAX)).unwrap_or_default();
-                board.raise(alarm, words);
-                tracing::error!(alarm = alarm.name(), words, "alarm raised: docs/runbook.md says what to do");
-                tell(Notice { alarm, raised: true, words: words.to_owned() });
+            Some(message) if !board.is_active(alarm) => {
+                let message = message.get(..message.floor_char_boundary(MESSAGE_BYTES_MAX)).unwrap_or_default();
+                board.raise(alarm, message);
+                tracing::error!(alarm = alarm.name(), reason = message, "alarm raised; see docs/runbook.md");
+                notify(Notification { alarm, raised: true, message: message.to_owned() });
             }
             None if board.clear(alarm) => {
                 tracing::info!(alarm = alarm.name(), "alarm cleared");
-                tell(Notice { alarm, raised: false, words: "it is over".to_owned() });
+                notify(Notification { alarm, raised: false, message: "the alarm is cleared".to_owned() });
             }
             _ => {}
         }
     }
 }
 
-impl Rules {
-    fn new(behind_after: Duration) -> Self {
-        let (began, events) = (Instant::now(), BTreeMap::new());
-        Self { behind_after, set_aside: 0, quarantined: 0, began, offset: None, events }
+impl Conditions {
+    fn new(delivery_behind_after: Duration) -> Self {
+        let (started, events) = (Instant::now(), BTreeMap::new());
+        Self { delivery_behind_after, set_aside: 0, quarantined: 0, started, clock_offset: None, events }
     }
 
-    /// The alarms that hold now, with words.
-    fn look(&mut self, facts: &Facts, board: &Board, now: Instant, wall: Timestamp) -> BTreeMap<Alarm, String> {
-        let mut found = BTreeMap::new();
-        for (alarm, percent) in [(Alarm::Capacity75, 75), (Alarm::Capacity90, 90)] {
-            let enough = if board.stands(alarm) { percent - CAPACITY_SLACK } else { percent };
-            if facts.percent >= enough {
-                found.insert(alarm, format!("the outbox is {} % full", facts.percent));
+    /// The alarms whose conditions are met now, with their messages.
+    fn evaluate(
+        &mut self,
+        seen: &Observation,
+        board: &Board,
+        now: Instant,
+        wall: Timestamp,
+    ) -> BTreeMap<Alarm, String> {
+        self.note_events(seen, now, wall);
+        self.events.retain(|_, (until, _)| *until > now);
+        Alarm::ALL.into_iter().filter_map(|alarm| Some((alarm, self.condition(alarm, seen, board)?))).collect()
+    }
+
+    /// The alarm's message, if its condition is met.
+    fn condition(&self, alarm: Alarm, seen: &Observation, board: &Board) -> Option<String> {
+        let fuller_than = |percent: u64| {
+            let limit = if board.is_active(alarm) { percent - CAPACITY_HYSTERESIS } else { percent };
+            (seen.percent >= limit).then(|| format!("the outbox is {} % full", seen.percent))
+        };
+        match alarm {
+            Alarm::Capacity75 => fuller_than(75),
+            Alarm::Capacity90 => fuller_than(90),
+            Alarm::OutboxFailed => seen.outbox_failed.then(|| {
+                "the outbox cannot store: calls are refused, or continue unaudited if audit.on_failure says so"
+                    .to_owned()
+            }),
+            Alarm::Fork => seen.forked.as_ref().map(|error| format!("a stream is forked and not delivered: {error}")),
+            Alarm::OperatorError => {
+                seen.held.as_ref().map(|error| format!("delivery is blocked until an operator fixes this: {error}"))
+            }
+            Alarm::DeliveryBehind => seen.oldest.filter(|age| *age > self.delivery_behind_after).map(|age| {
+                let (age, limit) = (age.as_secs(), self.delivery_behind_after.as_secs());
+                format!("the oldest undelivered record is {age} s old, limit {limit} s")
+            }),
+            Alarm::GenerationSetAside | Alarm::Quarantine | Alarm::ClockStepped => {
+                self.events.get(&alarm).map(|(_, message)| message.clone())
             }
         }
-        if facts.outbox_failed {
-            let words = "the outbox cannot store: calls are refused, or go on as audit.on_failure says";
-            found.insert(Alarm::OutboxFailed, words.to_owned());
-        }
-        if let Some(what) = &facts.forked {
-            found.insert(Alarm::Fork, format!("a stream is forked and not shipped: {what}"));
-        }
-        if let Some(error) = &facts.held {
-            found.insert(Alarm::OperatorError, format!("delivery is held until somebody mends this: {error}"));
-        }
-        if let Some(age) = facts.oldest.filter(|age| *age > self.behind_after) {
-            let (age, limit) = (age.as_secs(), self.behind_after.as_secs());
-            found.insert(
-                Alarm::DeliveryBehind,
-                format!("the oldest undelivered record is {age} s old, limit {limit} s"),
-            );
-        }
-        self.note_events(facts, now, wall);
-        self.events.retain(|_, (until, _)| *until > now);
-        found.extend(self.events.iter().map(|(alarm, (_, words))| (*alarm, words.clone())));
-        found
     }
 
-    fn note_events(&mut self, facts: &Facts, now: Instant, wall: Timestamp) {
-        let until = now + EVENT_STANDS;
-        if facts.set_aside > self.set_aside {
-            let words =
-                format!("{} damaged outbox files were set aside in quarantine/ since the start", facts.set_aside);
-            self.events.insert(Alarm::GenerationSetAside, (until, words));
+    fn note_events(&mut self, seen: &Observation, now: Instant, wall: Timestamp) {
+        let until = now + EVENT_ACTIVE;
+        if seen.set_aside > self.set_aside {
+            let files = plural(seen.set_aside, "damaged outbox file");
+            self.events
+                .insert(Alarm::GenerationSetAside, (until, format!("{files} set aside in quarantine/ since startup")));
         }
-        if facts.quarantined > self.quarantined {
-            let words = format!("{} records are in audit_quarantine since the start", facts.quarantined);
-            self.events.insert(Alarm::Quarantine, (until, words));
+        if seen.quarantined > self.quarantined {
+            let records = plural(seen.quarantined, "record");
+            self.events.insert(Alarm::Quarantine, (until, format!("{records} quarantined in Postgres since startup")));
         }
-        (self.set_aside, self.quarantined) = (facts.set_aside, facts.quarantined);
-        let elapsed = i64::try_from(now.saturating_duration_since(self.began).as_micros()).unwrap_or(i64::MAX);
+        (self.set_aside, self.quarantined) = (seen.set_aside, seen.quarantined);
+        let elapsed = i64::try_from(now.saturating_duration_since(self.started).as_micros()).unwrap_or(i64::MAX);
         let offset = wall.micros().saturating_sub(elapsed);
-        let step = offset.saturating_sub(self.offset.replace(offset).unwrap_or(offset));
-        if u128::from(step.unsigned_abs()) > CLOCK_STEP.as_micros() {
-            let words = format!("the wall clock was set by {} s", step / 1_000_000);
-            self.events.insert(Alarm::ClockStepped, (until, words));
+        let step = offset.saturating_sub(self.clock_offset.replace(offset).unwrap_or(offset));
+        if u128::from(step.unsigned_abs()) > CLOCK_STEP_MAX.as_micros() {
+            let message = format!("the wall clock was set by {} s", step / 1_000_000);
+            self.events.insert(Alarm::ClockStepped, (until, message));
         }
     }
 }
@@ -213,14 +226,20 @@ mod tests {
 
     const WALL: i64 = 1_800_000_000_000_000;
 
-    /// The names of what holds `seconds` after the start, with the clock `step` seconds off; the board turns with it.
-    fn look(rules: &mut Rules, board: &Board, facts: &Facts, seconds: u64, step: i64) -> Vec<&'static str> {
+    /// The active alarms `seconds` after the start, with the clock `step` seconds off.
+    fn look(
+        conditions: &mut Conditions,
+        board: &Board,
+        seen: &Observation,
+        seconds: u64,
+        step: i64,
+    ) -> Vec<&'static str> {
         let wall = WALL + i64::try_from(seconds).unwrap() * 1_000_000 + step * 1_000_000;
-        let now = rules.began + Duration::from_secs(seconds);
-        let found = rules.look(facts, board, now, Timestamp::from_micros(wall));
-        let (queue, _notices) = mpsc::channel(NOTICES_MAX);
-        turn(board, &found, &queue);
-        board.standing().into_iter().map(|standing| standing.alarm.name()).collect()
+        let now = conditions.started + Duration::from_secs(seconds);
+        let found = conditions.evaluate(seen, board, now, Timestamp::from_micros(wall));
+        let (queue, _notifications) = mpsc::channel(NOTIFICATIONS_MAX);
+        update(board, &found, &queue);
+        board.active().into_iter().map(|active| active.alarm.name()).collect()
     }
 
     fn raised(board: &Board) -> u64 {
@@ -228,73 +247,73 @@ mod tests {
     }
 
     #[test]
-    fn an_alarm_is_raised_once_and_cleared_when_it_ends() {
-        let (mut rules, board) = (Rules::new(Duration::from_secs(10)), Board::default());
-        let facts = |percent| Facts { percent, ..Facts::default() };
-        for (second, percent, standing) in [
+    fn an_alarm_is_raised_once_and_cleared_when_its_condition_ends() {
+        let (mut conditions, board) = (Conditions::new(Duration::from_secs(10)), Board::default());
+        let seen = |percent| Observation { percent, ..Observation::default() };
+        for (second, percent, active) in [
             (0, 74, &[][..]),
             (1, 75, &["capacity_75"]),
             (2, 71, &["capacity_75"]),
             (3, 95, &["capacity_75", "capacity_90"]),
         ] {
-            assert_eq!(look(&mut rules, &board, &facts(percent), second, 0), standing, "{percent}");
+            assert_eq!(look(&mut conditions, &board, &seen(percent), second, 0), active, "{percent}");
         }
-        assert_eq!(look(&mut rules, &board, &facts(84), 4, 0), ["capacity_75"]);
-        assert!(look(&mut rules, &board, &facts(69), 5, 0).is_empty());
+        assert_eq!(look(&mut conditions, &board, &seen(84), 4, 0), ["capacity_75"]);
+        assert!(look(&mut conditions, &board, &seen(69), 5, 0).is_empty());
         assert_eq!(raised(&board), 2);
     }
 
     #[test]
-    fn what_goes_on_stands_while_it_does() {
-        let (mut rules, board) = (Rules::new(Duration::from_secs(10)), Board::default());
-        let all = Facts {
+    fn an_alarm_of_a_state_is_active_as_long_as_the_state() {
+        let (mut conditions, board) = (Conditions::new(Duration::from_secs(10)), Board::default());
+        let all = Observation {
             outbox_failed: true,
             forked: Some("two writers".to_owned()),
             held: Some("no table".to_owned()),
             oldest: Some(Duration::from_secs(11)),
-            ..Facts::default()
+            ..Observation::default()
         };
         let names = ["outbox_failed", "fork", "delivery_behind", "operator_error"];
-        assert_eq!(look(&mut rules, &board, &all, 0, 0), names);
-        assert_eq!(look(&mut rules, &board, &all, 1, 0), names);
-        let behind = Facts { oldest: Some(Duration::from_secs(10)), ..Facts::default() };
-        assert!(look(&mut rules, &board, &behind, 2, 0).is_empty());
+        assert_eq!(look(&mut conditions, &board, &all, 0, 0), names);
+        assert_eq!(look(&mut conditions, &board, &all, 1, 0), names);
+        let within_limit = Observation { oldest: Some(Duration::from_secs(10)), ..Observation::default() };
+        assert!(look(&mut conditions, &board, &within_limit, 2, 0).is_empty());
         assert_eq!(raised(&board), 4);
     }
 
     #[test]
-    fn what_happened_stands_for_a_while_and_does_not_flood() {
-        let (mut rules, board) = (Rules::new(Duration::from_secs(10)), Board::default());
-        let facts = |quarantined| Facts { set_aside: 1, quarantined, ..Facts::default() };
-        // A file that was set aside at the start is told of too.
-        assert_eq!(look(&mut rules, &board, &facts(0), 0, 0), ["generation_set_aside"]);
+    fn an_alarm_of_an_event_stays_active_for_a_while_and_is_raised_once() {
+        let (mut conditions, board) = (Conditions::new(Duration::from_secs(10)), Board::default());
+        let seen = |quarantined| Observation { set_aside: 1, quarantined, ..Observation::default() };
+        // A file that was set aside during startup counts too.
+        assert_eq!(look(&mut conditions, &board, &seen(0), 0, 0), ["generation_set_aside"]);
         for second in 1..500 {
-            assert_eq!(look(&mut rules, &board, &facts(second), second, 0), ["generation_set_aside", "quarantine"]);
+            assert_eq!(look(&mut conditions, &board, &seen(second), second, 0), ["generation_set_aside", "quarantine"]);
         }
-        assert_eq!(look(&mut rules, &board, &facts(499), EVENT_STANDS.as_secs(), 0), ["quarantine"]);
-        assert!(look(&mut rules, &board, &facts(499), EVENT_STANDS.as_secs() + 500, 0).is_empty());
+        assert_eq!(look(&mut conditions, &board, &seen(499), EVENT_ACTIVE.as_secs(), 0), ["quarantine"]);
+        assert!(look(&mut conditions, &board, &seen(499), EVENT_ACTIVE.as_secs() + 500, 0).is_empty());
         assert_eq!(raised(&board), 2);
     }
 
     #[test]
-    fn a_clock_that_is_set_is_noticed_and_one_that_drifts_is_not() {
+    fn a_clock_step_raises_an_alarm_and_drift_does_not() {
         for step in [3_600, -60] {
-            let (mut rules, board) = (Rules::new(Duration::from_secs(10)), Board::default());
-            let facts = Facts::default();
-            assert!(look(&mut rules, &board, &facts, 0, 0).is_empty());
-            assert!(look(&mut rules, &board, &facts, 100, 3).is_empty());
-            assert_eq!(look(&mut rules, &board, &facts, 101, step), ["clock_stepped"]);
-            assert!(look(&mut rules, &board, &facts, 101 + EVENT_STANDS.as_secs(), step).is_empty());
+            let (mut conditions, board) = (Conditions::new(Duration::from_secs(10)), Board::default());
+            let seen = Observation::default();
+            assert!(look(&mut conditions, &board, &seen, 0, 0).is_empty());
+            assert!(look(&mut conditions, &board, &seen, 100, 3).is_empty());
+            assert_eq!(look(&mut conditions, &board, &seen, 101, step), ["clock_stepped"]);
+            assert!(look(&mut conditions, &board, &seen, 101 + EVENT_ACTIVE.as_secs(), step).is_empty());
         }
     }
 
     #[test]
-    fn i6_notices_that_nobody_takes_are_counted() {
+    fn i6_notifications_that_do_not_fit_the_queue_are_counted() {
         let (board, found) = (Board::default(), [(Alarm::Fork, "x".repeat(5_000))].into());
-        let (queue, mut notices) = mpsc::channel(1);
-        turn(&board, &found, &queue);
-        turn(&board, &BTreeMap::new(), &queue);
-        assert_eq!(board.unnoticed().get(), 1);
-        assert_eq!(notices.try_recv().unwrap().words.len(), WORDS_BYTES_MAX);
+        let (queue, mut notifications) = mpsc::channel(1);
+        update(&board, &found, &queue);
+        update(&board, &BTreeMap::new(), &queue);
+        assert_eq!(board.notifications_failed().get(), 1);
+        assert_eq!(notifications.try_recv().unwrap().message.len(), MESSAGE_BYTES_MAX);
     }
 }

@@ -1,8 +1,8 @@
 //! Conditions on the arguments of a call: a JSON pointer, and a test of the value there.
 //!
 //! A condition that cannot be decided does not hold (I10). That is so if the pointer finds no value; if a member on its
-//! path is repeated, or another one differs by case only, because some backends accept either; if the value has the wrong
-//! type or is too long to match.
+//! path is repeated, or another one differs by case only, because some backends accept either; if the value has the
+//! wrong type or is too long to match.
 
 use regex::Regex;
 use serde_json::value::RawValue;
@@ -12,8 +12,8 @@ use crate::mcp::json::{self, Object};
 use crate::rbac::pattern::{Effect, PatternError, Patterns, escapes};
 use crate::rbac::{Target, TargetKind};
 
-/// Longest string that is matched against a regular expression, in bytes. *Chosen*: paths, names and queries are shorter;
-/// together with the limit of the expression's size it bounds the cost of a call.
+/// Longest string that is matched against a regular expression, in bytes. *Chosen*: paths, names and queries are
+/// shorter; together with the limit of the expression's size it bounds the cost of a call.
 const MATCHED_BYTES_MAX: usize = 4096;
 
 /// A compiled condition.
@@ -122,8 +122,8 @@ fn equals(json: &str, expected: &Scalar) -> bool {
 
 /// Whether `path` is `prefix` or below it, judged by its text alone.
 ///
-/// The path must begin with the prefix itself: `..` may neither lead into the prefix nor out of it and back, because the
-/// text does not show where `..` leads after a symbolic link.
+/// The path must begin with the prefix itself: `..` may neither lead into the prefix nor out of it and back, because
+/// the text does not show where `..` leads after a symbolic link.
 fn is_below(path: &str, prefix: &[String]) -> bool {
     let Some(segments) = path_segments(path) else { return false };
     let begins = segments.len() >= prefix.len() && prefix.iter().zip(&segments).all(|(want, segment)| want == segment);
@@ -138,8 +138,9 @@ fn is_below(path: &str, prefix: &[String]) -> bool {
 
 /// The segments of an absolute path, without `.` and empty ones.
 ///
-/// `None`: the path is relative, names a network host (`//host`), or contains characters that programs read in different
-/// ways: a control character, a backslash, or an escape of one of these or of a dot, a slash or a percent sign.
+/// `None`: the path is relative, names a network host (`//host`), or contains characters that programs read in
+/// different ways: a control character, a backslash, or an escape of one of these or of a dot, a slash or a percent
+/// sign.
 fn path_segments(path: &str) -> Option<Vec<&str>> {
     let is_special = |byte: u8| byte.is_ascii_control() || b"./\\%".contains(&byte);
     let is_unclear = path.chars().any(|c| c.is_control() || c == '\\') || escapes(path).flatten().any(is_special);

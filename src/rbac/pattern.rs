@@ -1,11 +1,11 @@
 //! Patterns `backend/name` over tools, resources and prompts.
 //!
-//! In patterns over tools and prompts `*` matches any characters except `/`; in a rule that denies, any characters. In a
-//! pattern over resources the second half is matched against the whole URI, and `*` matches any characters.
+//! In patterns over tools and prompts `*` matches any characters except `/`; in a rule that denies, any characters. In
+//! a pattern over resources the second half is matched against the whole URI, and `*` matches any characters.
 //!
 //! A URI is compared as it is written and never normalised, because each backend has its own reading of `..` or `%2e`.
-//! Therefore a URI that may identify another resource than it seems to ([`is_ambiguous`]) matches only `*` among the rules
-//! that allow, and every rule that denies anything of its backend.
+//! Therefore a URI that may identify another resource than it seems to ([`is_ambiguous`]) matches only `*` among the
+//! rules that allow, and every rule that denies anything of its backend.
 
 use crate::rbac::{Target, TargetKind};
 
@@ -121,8 +121,8 @@ impl Pattern {
     }
 }
 
-/// Whether `text` matches `pattern`, in which `*` matches any bytes except `stop`. Takes constant memory, and at worst time
-/// proportional to the product of both lengths.
+/// Whether `text` matches `pattern`, in which `*` matches any bytes except `stop`. Takes constant memory, and at worst
+/// time proportional to the product of both lengths.
 fn glob(pattern: &[u8], text: &[u8], stop: Option<u8>) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut last_star: Option<(usize, usize)> = None;
@@ -149,11 +149,12 @@ fn glob(pattern: &[u8], text: &[u8], stop: Option<u8>) -> bool {
     pattern.get(p..).unwrap_or_default().iter().all(|&byte| byte == b'*')
 }
 
-/// Whether a URI may identify another resource than it seems to, because a backend normalises it or decodes it once more.
+/// Whether a URI may identify another resource than it seems to, because a backend normalises it or decodes it once
+/// more.
 ///
 /// That is so if the URI has an empty segment or a segment `.` or `..`; a backslash, a control character, or a space at
-/// either end; an escape of a percent sign, a slash, a backslash, a control character or a character that needs no escape
-/// (RFC 3986 2.3); or a percent sign that does not begin a valid escape.
+/// either end; an escape of a percent sign, a slash, a backslash, a control character or a character that needs no
+/// escape (RFC 3986 2.3); or a percent sign that does not begin a valid escape.
 pub(super) fn is_ambiguous(uri: &str) -> bool {
     if uri.chars().any(|c| c.is_control() || c == '\\') || uri.trim() != uri {
         return true;

@@ -220,8 +220,8 @@ impl Backend {
         }
     }
 
-    /// The shared connection to a stateless backend, with an answer to `initialize` that is made from the backend's answer
-    /// to `server/discover`.
+    /// The shared connection to a stateless backend, with an answer to `initialize` that is made from the backend's
+    /// answer to `server/discover`.
     async fn open_modern(&self) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
         let connection = self.shared().await?;
         let answer = connection.request(&Request::new(DISCOVER, Some(&discover_params()))).await?;
@@ -265,8 +265,8 @@ impl Backend {
         tokio::time::timeout_at(begun + total, work).await.unwrap_or(Err(CallError::TimedOut { after: total }))
     }
 
-    /// Runs `read`, which reads one page of a list, when few enough others are being read from this backend. A backend that
-    /// does not answer does not delay the lists of others.
+    /// Runs `read`, which reads one page of a list, when few enough others are being read from this backend. A backend
+    /// that does not answer does not delay the lists of others.
     ///
     /// # Errors
     /// The error of `read`, or [`CallError::TimedOut`].
@@ -321,8 +321,8 @@ impl Backend {
         Ok(tools)
     }
 
-    /// Returns whether the backend has a tool. `Some(false)` means that the list has just been read; `None`, that it cannot
-    /// be read.
+    /// Returns whether the backend has a tool. `Some(false)` means that the list has just been read; `None`, that it
+    /// cannot be read.
     pub async fn has_tool(&self, tool: &str) -> Option<bool> {
         if self.list_changes.tools().is_some_and(|tools| tools.iter().any(|known| known.name == tool)) {
             return Some(true);

@@ -7,8 +7,8 @@ use crate::mcp::protocol::{Era, META_PREFIX};
 
 use super::message::modern_meta;
 
-/// Converts the parameters of a request in the era `from` to the era `to`: adds or removes the stateless era's own keys in
-/// `_meta`.
+/// Converts the parameters of a request in the era `from` to the era `to`: adds or removes the stateless era's own keys
+/// in `_meta`.
 #[must_use]
 pub fn convert_params(from: Era, to: Era, params: Option<&str>) -> Option<Cow<'_, str>> {
     match (from, to) {

@@ -1,13 +1,13 @@
 //! A Streamable HTTP backend, in both eras.
 //!
 //! An [`Endpoint`] is the configured backend: its address, its credentials, and its pool of TCP connections. An
-//! [`HttpConnection`] is one conversation with it: a legacy session, or the stateless protocol. The headers of a request
-//! are the gateway's own. Of a client's headers only its trace context and the `Mcp-Param-*` of a modern request are
-//! forwarded, and never its token.
+//! [`HttpConnection`] is one conversation with it: a legacy session, or the stateless protocol. The headers of a
+//! request are the gateway's own. Of a client's headers only its trace context and the `Mcp-Param-*` of a modern
+//! request are forwarded, and never its token.
 //!
-//! If the backend no longer knows a session (404), the session is initialized again, once per request. A request that may
-//! have had an effect is never sent twice. A response stream that breaks is resumed if the backend has given its events
-//! ids. If the backend turns out to speak the other era, the connection ends, and the next one uses that era.
+//! If the backend no longer knows a session (404), the session is initialized again, once per request. A request that
+//! may have had an effect is never sent twice. A response stream that breaks is resumed if the backend has given its
+//! events ids. If the backend turns out to speak the other era, the connection ends, and the next one uses that era.
 
 mod connection;
 mod convert;

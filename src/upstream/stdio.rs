@@ -107,7 +107,7 @@ impl StdioBackend {
                 return;
             }
             let pause = retries.next_pause(up_since);
-            tracing::warn!(backend = %self.alias, error = %end, ?pause, "backend is down; starting it again after a pause");
+            tracing::warn!(backend = %self.alias, error = %end, ?pause, "backend is down; starting it again");
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -132,8 +132,8 @@ impl StdioBackend {
         }
     }
 
-    /// Starts the child of one session with the client's `initialize_params`. It runs on `tasks` until it ends or `stop`
-    /// is cancelled.
+    /// Starts the child of one session with the client's `initialize_params`. It runs on `tasks` until it ends or
+    /// `stop` is cancelled.
     ///
     /// # Errors
     /// [`CallError::Down`]: it ended before it answered `initialize`.

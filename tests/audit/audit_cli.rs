@@ -83,9 +83,9 @@ fn asked(trail: Trail<'_>, needle: &str) {
     for (bad, says) in [
         (["--since", "yesterday"], "\"yesterday\" is neither an age"),
         (["--until", "25:00"], "\"25:00\" is neither an age"),
-        (["--limit", "1000000"], "1000000 is not from 1 to 10000; go on with --before"),
-        (["--before", "9"], "\"9\" is no TIME/EPOCH/SEQ/GATEWAY"),
-        (["--status", "fine"], "no such status; one of ok, "),
+        (["--limit", "1000000"], "1000000 is not from 1 to 10000; use --before for the next page"),
+        (["--before", "9"], "\"9\" is not TIME/EPOCH/SEQ/GATEWAY"),
+        (["--status", "fine"], "unknown status; use one of ok, "),
     ] {
         let (code, stdout, stderr) = run(trail, &["query", bad[0], bad[1]]);
         assert!(code == Some(2) && stdout.is_empty() && stderr.contains(says), "{stderr}");
@@ -178,7 +178,7 @@ async fn query_pages_and_show_work_on_an_outbox() {
     assert_eq!(paged(trail).len(), 12);
     shown(trail, &first, &second);
     let (code, _, stderr) = run(Trail::Dir(Path::new("/nowhere")), &["query"]);
-    assert!(code == Some(1) && stderr.contains("/nowhere is no outbox directory"), "{stderr}");
+    assert!(code == Some(1) && stderr.contains("/nowhere is not an outbox directory"), "{stderr}");
 }
 
 /// Ends the command when dropped.

@@ -29,8 +29,8 @@ fn kinds(report: &Value) -> Vec<&str> {
     report["faults"].as_array().unwrap().iter().map(|fault| fault["kind"].as_str().unwrap()).collect()
 }
 
-/// Three epochs of one gateway: one closed, with a quarantined record at seq 5 and a gap record; one that crashed with an
-/// open call; one that is still open.
+/// Three epochs of one gateway: one closed, with a quarantined record at seq 5 and a gap record; one that crashed with
+/// an open call; one that is still open.
 async fn lives(database: &Database) -> (Rig, Pipeline) {
     let rig = Rig::stored();
     let pipeline = rig.start_on(database);
@@ -111,7 +111,7 @@ async fn verify_passes_a_whole_trail_and_finds_each_corruption() {
     assert_eq!(ended, ["closed", "crashed", "open"]);
     let human = audit(&database.url, &["verify"]);
     let human = String::from_utf8(human.stdout).unwrap();
-    assert!(human.ends_with("the trail is whole\n") && human.contains("not checked: "), "{human}");
+    assert!(human.ends_with("the trail is complete and unchanged\n") && human.contains("not checked: "), "{human}");
     let pool = database.pool().await;
     execute(&pool, COPY).await;
     for (kind, sql) in SPOILT {
@@ -164,7 +164,7 @@ async fn verify_reads_a_store_only_outbox_after_its_gateway_ended() {
     let crashed = rig.after_crash();
     stop(pipeline).await;
     let (code, said) = verify_dir(rig.dir.path());
-    assert!(code == Some(0) && said.contains("22 records in 1 streams"), "{said}");
+    assert!(code == Some(0) && said.contains("22 records in 1 stream"), "{said}");
     let pipeline = crashed.start_store_only();
     stop(pipeline).await;
     let (code, said) = verify_dir(crashed.dir.path());

@@ -144,7 +144,8 @@ async fn i6_a_call_cancelled_while_waiting_for_room_leaves_nothing() {
     let pipeline = rig.start();
     let (audit, probe) = (pipeline.audit(), pipeline.probe());
     delivered(&probe).await;
-    // Seven of eight records are for calls. One that begins needs two: its intent, which is soon stored, and its record.
+    // Seven of eight records are for calls. A call that begins needs two: its intent, which is soon stored, and its
+    // record.
     let mut held = Vec::new();
     for _ in 0..6 {
         held.push(audit.begin(call("held")).await.unwrap());

@@ -95,8 +95,8 @@ impl MemorySink {
         self.state().reply_lost = true;
     }
 
-    /// Lets the last batch that is refused be committed after all when one of its records is to be quarantined, as if its
-    /// reply had only been waited for too briefly.
+    /// Commits the last refused batch after all, at the moment when one of its records is to be quarantined. This
+    /// simulates a reply that arrived after the shipper stopped waiting for it.
     pub fn commit_late(&self) {
         self.state().commits_late = true;
     }

@@ -64,8 +64,8 @@ async fn i5_requeued_records_return_to_their_positions_once() {
     let (code, stdout, stderr) = requeue(&database, &[]);
     assert_eq!(code, Some(1), "{stdout}{stderr}");
     assert!(stdout.contains("no_tool") && stdout.contains("23514"), "{stdout}");
-    assert!(stdout.contains("0 delivered, 2 refused again, 0 passed over"), "{stdout}");
-    assert!(stderr.contains("2 records stay in audit_quarantine"), "{stderr}");
+    assert!(stdout.contains("0 delivered, 2 refused again, 0 skipped"), "{stdout}");
+    assert!(stderr.contains("2 records left in audit_quarantine"), "{stderr}");
     assert_eq!(count(&pool, "audit_quarantine").await, 2);
 
     sqlx::query("ALTER TABLE audit_log DROP CONSTRAINT no_tool").execute(&pool).await.unwrap();
@@ -89,7 +89,7 @@ async fn i5_requeued_records_return_to_their_positions_once() {
     assert!(after.iter().all(|entry| !entry.quarantined));
     assert!(verified(&database));
     let (code, stdout, _) = requeue(&database, &[]);
-    assert_eq!((code, stdout.as_str()), (Some(0), "0 delivered, 0 refused again, 0 passed over\n"));
+    assert_eq!((code, stdout.as_str()), (Some(0), "0 delivered, 0 refused again, 0 skipped\n"));
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn requeue_skips_refused_records_and_taken_positions() {
     let rows = count(&pool, "audit_log").await;
     let (code, stdout, stderr) = requeue(&database, &[]);
     assert_eq!(code, Some(1), "{stdout}{stderr}");
-    assert!(stdout.contains("1 delivered, 1 refused again, 1 passed over"), "{stdout}");
+    assert!(stdout.contains("1 delivered, 1 refused again, 1 skipped"), "{stdout}");
     assert_eq!((count(&pool, "audit_log").await, count(&pool, "audit_quarantine").await), (rows + 1, 2));
 }
 

@@ -7,7 +7,7 @@ use gatepost::ops::prune;
 
 use crate::rig::{Rig, call_with, stop};
 
-async fn pruned(probe: &Probe, seq: u64) -> prune::Error {
+async fn pruned(probe: &Probe, seq: u64) -> prune::PruneError {
     let until = PruneLimit::Position { epoch: Epoch(1), seq: Seq(seq) };
     prune::prune(probe, until, false, 0).await.unwrap_err()
 }
@@ -24,7 +24,7 @@ async fn pruning_within_an_epoch_leaves_a_verifiable_rest() {
         audit.record_once(call, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
     }
     let stored = probe.gauge().stored;
-    assert!(matches!(pruned(&probe, 2).await, prune::Error::Nothing));
+    assert!(matches!(pruned(&probe, 2).await, prune::PruneError::NothingToPrune));
     let until = PruneLimit::Position { epoch: Epoch(1), seq: stored };
     let cut = prune::prune(&probe, until, false, 0).await.unwrap();
     assert!(cut.files >= 2 && cut.first == (Epoch(1), Seq(1)), "{cut:?}");

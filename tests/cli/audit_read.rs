@@ -42,7 +42,7 @@ fn reading_a_live_outbox_is_recorded() {
     each_command_is_recorded(&setup, "outbox");
     assert_eq!(gatepost.terminate(), Some(0));
     let (code, stdout, _) = run(&setup, &["audit", "verify"]);
-    assert!(code == Some(0) && stdout.ends_with("the trail is whole\n"), "{stdout}");
+    assert!(code == Some(0) && stdout.ends_with("the trail is complete and unchanged\n"), "{stdout}");
 }
 
 #[tokio::test]
@@ -61,5 +61,5 @@ async fn reading_postgres_beside_a_live_gateway_is_recorded() {
     assert_eq!(gatepost.terminate(), Some(0));
     let (code, _, stderr) = run(&setup, &["audit", "query"]);
     assert_eq!(code, Some(0));
-    assert!(stderr.contains("this read is not recorded: no gateway that runs in "), "{stderr}");
+    assert!(stderr.contains("this read is not recorded: no live gateway in "), "{stderr}");
 }

@@ -90,7 +90,10 @@ fn an_outbox_of_a_newer_version_is_refused_unchanged() {
     fs::create_dir(&dir).unwrap();
     let file = newer(&dir);
     let before = fs::read(&file).unwrap();
-    says(&refused(setup.command(&["serve"])), &[file.to_str().unwrap(), "has format 2", "knows 1", "newer"]);
+    says(
+        &refused(setup.command(&["serve"])),
+        &[file.to_str().unwrap(), "has format 2", "reads only format 1", "newer"],
+    );
     assert_eq!(fs::read(&file).unwrap(), before);
     assert!(!dir.join("quarantine").exists(), "it is no damaged file");
 }
@@ -118,7 +121,7 @@ fn every_outbox_command_refuses_a_newer_version_unchanged() {
         let output = setup.command(&[&["outbox"], command].concat()).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(3), "{command:?}: {stderr}");
-        says(&stderr, &[file.to_str().unwrap(), "has format 2", "knows 1", "newer"]);
+        says(&stderr, &[file.to_str().unwrap(), "has format 2", "reads only format 1", "newer"]);
         assert_eq!(fs::read(&file).unwrap(), before, "{command:?}");
         let mut left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();

@@ -1,12 +1,17 @@
-//! The documentation as a reader uses it: every command of it is run, every example loads, every link leads somewhere.
+//! Tests the documentation as a reader uses it: every command runs, every example loads, every link has a target.
 //!
-//! A block fenced as `console` shows commands on lines that begin with `$ `, with what they print between them. A page's
-//! commands run in its order in a directory of the page's own, by bash, with the binary on `PATH`; what one exports, the next
-//! ones have. Each must succeed. In the directory are the examples, and `gatepost.toml` is `examples/quickstart.toml`.
-//! `serve` runs on until the page's end or its next `serve`, and must then end well; it listens on a free port, which takes
-//! the place of `127.0.0.1:8808` and `:8809`. `postgres://gatepost@localhost/audit` stands for a database of the page's own.
-//! In `docs/runbook.md` what is to be typed about an alarm, behind `**Type**:`, is run last, as far as it is `gatepost` or
-//! `curl`: the other programs are the operator's. A block behind the line `<!-- not run: REASON -->` is not run. What else is not meant to be typed is fenced as `text`.
+//! A block fenced as `console` shows commands, on lines that begin with `$ `, and their output. The commands of a page
+//! run in order, by bash, in a directory of the page's own, with the binary on `PATH`. Variables that one command
+//! exports are set for the next ones. Each command must succeed. The directory contains the examples, and
+//! `gatepost.toml` is a copy of `examples/quickstart.toml`.
+//!
+//! `serve` runs until the end of the page or its next `serve`, and must then exit with success. It listens on free
+//! ports, which replace `127.0.0.1:8808` and `:8809`. `postgres://gatepost@localhost/audit` is replaced by the URL of a
+//! database of the page's own.
+//!
+//! In `docs/runbook.md` the commands after `**Type**:` run last, if they are `gatepost` or `curl`: the other programs
+//! are the operator's. A block after the line `<!-- not run: REASON -->` does not run. Everything else that readers do
+//! not type is fenced as `text`.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;

@@ -25,6 +25,7 @@ mod config;
 mod config_check;
 mod directory;
 mod docs;
+mod help;
 mod metrics;
 mod outbox_cli;
 mod outbox_prune;

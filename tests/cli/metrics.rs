@@ -7,7 +7,7 @@ use crate::common::gatepost::{Gatepost, Setup, token};
 use crate::common::mcp::{Client, Era};
 use crate::common::wait::{SOON, until};
 use gatepost::ops::alarm::Alarm;
-use gatepost::ops::metrics::{Kind, METRICS, reference};
+use gatepost::ops::metrics::{METRICS, MetricKind, reference};
 use serde_json::{Value, json};
 
 fn read(path: &str) -> String {
@@ -42,9 +42,9 @@ fn the_examples_name_only_metrics_that_exist() {
     let mut names = BTreeSet::new();
     for metric in METRICS {
         let suffixes: &[&str] = match metric.kind {
-            Kind::Counter => &["_total"],
-            Kind::Gauge => &[""],
-            Kind::Histogram => &["_bucket", "_sum", "_count"],
+            MetricKind::Counter => &["_total"],
+            MetricKind::Gauge => &[""],
+            MetricKind::Histogram => &["_bucket", "_sum", "_count"],
         };
         names.extend(suffixes.iter().map(|suffix| format!("{}{suffix}", metric.name)));
     }
@@ -122,7 +122,8 @@ async fn metrics_count_calls_without_labels_chosen_by_clients() {
     // Every metric has its line, but for those without a value yet.
     for metric in METRICS {
         let kind = format!("{:?}", metric.kind).to_lowercase();
-        let name = if metric.kind == Kind::Counter { format!("{}_total", metric.name) } else { metric.name.to_owned() };
+        let name =
+            if metric.kind == MetricKind::Counter { format!("{}_total", metric.name) } else { metric.name.to_owned() };
         assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name}\n{text}");
     }
     until("connections are counted", SOON, || value(&scrape(&gatepost), "gatepost_connections_open").unwrap() >= 1.0);

@@ -2,11 +2,16 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::common::gatepost::{BINARY, Setup};
 use crate::common::mcp::Era;
 use crate::common::wait::{SOON, until};
 use crate::run::{outbox_succeeds, run, run_outbox};
+use gatepost::audit::record::{
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, PendingRecord, RequestId, Seq, Status, StreamPosition,
+};
+use gatepost::ops::protocol::Line;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -31,7 +36,7 @@ fn all_commands(setup: &Setup, calls: usize) {
     assert_eq!(lines(&outbox_succeeds(setup, &["list", "--json", "--since", "2999-01-01T00:00:00Z"])).len(), 0);
     let (_, some, note) = run_outbox(setup, &["export", "--after", "1/2", "--limit", "3"]);
     assert_eq!(lines(&some), exported[2..5]);
-    assert_eq!(note, "gatepost: 3 records; there are more: --after 1/5\n");
+    assert_eq!(note, "gatepost: 3 records; more exist: --after 1/5\n");
 
     let csv = outbox_succeeds(setup, &["export", "--format", "csv", "--after", "1/1", "--limit", "1"]);
     let mut rows = csv.lines();
@@ -41,7 +46,7 @@ fn all_commands(setup: &Setup, calls: usize) {
 
     let (_, page, note) = run_outbox(setup, &["list", "--after", "1/1", "--limit", "2", "--json"]);
     assert_eq!(lines(&page), exported[1..3]);
-    assert_eq!(note, "gatepost: there are more: --after 1/3\n");
+    assert_eq!(note, "gatepost: more exist: --after 1/3\n");
     let newest = lines(&outbox_succeeds(setup, &["list", "--limit", "2", "--json"]));
     assert_eq!(newest, exported[calls - 1..]);
     assert_eq!(lines(&outbox_succeeds(setup, &["tail", "-n", "2", "--json"])), newest);
@@ -105,11 +110,16 @@ async fn an_export_file_is_complete_or_absent() {
     assert_eq!(lines(&std::fs::read_to_string(&file).unwrap()).len(), 2);
     let (code, _, stderr) = run_outbox(&setup, &["export", "--output", path]);
     assert_eq!(code, Some(2));
-    assert!(stderr.contains("it is there already; name a new file"), "{stderr}");
+    assert!(stderr.contains("the file exists; name a new file"), "{stderr}");
     let inside = setup.audit_dir().join("export.jsonl");
     let (code, _, stderr) = run_outbox(&setup, &["export", "--output", inside.to_str().unwrap()]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("for the outbox alone"), "{stderr}");
+    let (code, stdout, stderr) = run_outbox(&setup, &["export", "--json", "--format", "csv"]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("--json and --format csv are mutually exclusive"), "{stderr}");
+    let (_, one, note) = run_outbox(&setup, &["export", "--json", "--limit", "1"]);
+    assert_eq!((lines(&one).len(), note.as_str()), (1, "gatepost: 1 record; more exist: --after 1/1\n"));
     // A file that rotted ends the export, and nothing is left of it.
     gatepost.end(Signal::SIGKILL);
     std::fs::write(setup.audit_dir().join("outbox-000001.redb"), b"rotten").unwrap();
@@ -162,6 +172,20 @@ async fn reading_runs_at_low_priority() {
     until("the thread ends", SOON, || niced(gatepost.pid).is_empty());
 }
 
+/// A line of an answer.
+fn a_record() -> Line {
+    let (call, outcome) = (Call::new(RequestId::new(), "tools/call"), Outcome::answered(Status::Ok, None, b"{}"));
+    let position = StreamPosition {
+        gateway_id: GatewayId(uuid::Uuid::nil()),
+        epoch: Epoch(1),
+        seq: Seq(1),
+        prev_hash: Digest::ZERO,
+        hash: Digest::ZERO,
+    };
+    let record = PendingRecord::from(Entry::new(call, outcome, Duration::ZERO)).at(position);
+    Line::Record(Box::new(AuditRecord::clone(&record)))
+}
+
 #[test]
 fn an_export_cut_short_by_the_gateways_end_fails() {
     use std::io::Write as _;
@@ -172,7 +196,7 @@ fn an_export_cut_short_by_the_gateways_end_fails() {
     let gateway = std::thread::spawn(move || {
         let (mut stream, _) = socket.accept().unwrap();
         BufReader::new(stream.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
-        writeln!(stream, "{}", json!({"epoch": 1, "seq": 1})).unwrap();
+        writeln!(stream, "{}", serde_json::to_string(&a_record()).unwrap()).unwrap();
     });
     let output = Command::new(BINARY).args(["outbox", "export", "--dir"]).arg(dir.path()).output().unwrap();
     gateway.join().unwrap();
@@ -185,10 +209,10 @@ fn an_export_cut_short_by_the_gateways_end_fails() {
 fn an_invalid_status_or_position_is_exit_code_2() {
     let setup = Setup::new();
     for (args, what) in [
-        (["list", "--status", "fine"], "no such status; one of ok, "),
+        (["list", "--status", "fine"], "unknown status; use one of ok, "),
         (["tail", "--since", "yesterday"], "\"yesterday\" is neither an age"),
-        (["list", "--after", "12"], "is no EPOCH/SEQ"),
-        (["list", "--limit", "1000000"], "go on with --after EPOCH/SEQ"),
+        (["list", "--after", "12"], "is not EPOCH/SEQ"),
+        (["list", "--limit", "1000000"], "use --after EPOCH/SEQ"),
     ] {
         let (code, stdout, stderr) = run_outbox(&setup, &args);
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{args:?}");

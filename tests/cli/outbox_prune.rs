@@ -60,8 +60,7 @@ async fn i4_pruning_removes_whole_files_and_is_recorded() {
     assert_eq!((details["records"].as_u64(), details["files"].as_u64()), (Some(8), Some(2)));
     let report = outbox_succeeds(&setup, &["verify"]);
     let hash = last["hash"].as_str().unwrap();
-    let begins =
-        format!("the trail begins behind 2/4 ({hash}): what is before it was pruned, as gateway/pruned at 4/2");
+    let begins = format!("the trail begins after 2/4 ({hash}): earlier records were pruned, as gateway/pruned at 4/2");
     assert!(report.contains(&begins) && report.ends_with("no fault\n"), "{report}");
     // What is left goes on as if nothing had happened.
     epochs(&setup, 1).await;

@@ -122,7 +122,7 @@ fn a_gateway_serves_without_a_notify_listener() {
     let path = setup.dir().join("nobody");
     setup.env.insert("NOTIFY_SOCKET".to_owned(), path.to_str().unwrap().to_owned());
     assert_eq!(setup.start().terminate(), Some(0));
-    assert!(setup.log().contains("cannot tell systemd"));
+    assert!(setup.log().contains("cannot notify systemd"));
 }
 
 #[test]

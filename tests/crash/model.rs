@@ -1,10 +1,11 @@
-//! Random lives against the outside view: after every step, whatever a crash would leave keeps I1 to I5 and I9.
+//! Random lives of a gateway: after every step, the state that a crash would leave satisfies I1 to I5 and I9.
 //!
-//! A case is a few lives of a gateway: calls begin, end and are refused, files fill up, records are delivered, replies are
-//! lost, the quota is reached, the disk fails once, the process is killed or the power fails. At the begin of every commit
-//! the disk is copied as a crash at that moment would leave it; a gateway lives on in the copy until all is delivered,
-//! and the checks of `tests/crash/oracle.rs` are held against what was seen. At last the real pipeline with the real
-//! shipper delivers what is left, to a sink that loses a reply and refuses the records of one tool.
+//! A case is a few lives of a gateway: calls begin, end and are refused, files fill up, records are delivered, replies
+//! are lost, the quota is reached, the disk fails once, the process is killed or the power fails. At the beginning of
+//! every commit the disk is copied in the state in which a crash at that moment would leave it. A gateway runs on the
+//! copy until everything is delivered, and the checks of `tests/crash/oracle.rs` compare the result with what callers
+//! and sink saw. Finally the real pipeline with the real shipper delivers the rest, to a sink that loses a reply and
+//! refuses the records of one tool.
 //!
 //! `MODEL_CASES=2000 cargo nextest run --test crash model` runs more cases; proptest prints the shrunk failure.
 

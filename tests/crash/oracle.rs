@@ -1,5 +1,6 @@
-//! An outside view of a gateway's lives: what was told to callers, what arrived at the sink, and what has to hold of the
-//! two. Each check stands by itself and has a name, so that a test can show that every one is needed.
+//! An outside view of a gateway's lives: the replies that callers received, the records that arrived at the sink, and
+//! the checks that compare the two. Each check is independent and has a name, so that a test can show that every one is
+//! needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 

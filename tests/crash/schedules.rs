@@ -1,12 +1,13 @@
-//! The ring under chosen schedules: its own sources, and the scribe's, compiled against shuttle's lock and condition
-//! instead of the standard library's, see `src/audit/sync.rs`. Who runs next is decided before every operation on a lock,
-//! a condition or a `Notify`; a wake-up that is lost is a deadlock, and a deadlock fails the test.
+//! The ring under controlled schedules. Its own sources and the scribe's are compiled against shuttle's lock and
+//! condition variable instead of those of the standard library, see `src/audit/sync.rs`. Before every operation on a
+//! lock, a condition variable or a `Notify`, the scheduler chooses the thread that runs next. A lost wake-up is a
+//! deadlock, and a deadlock fails the test.
 //!
-//! `SHUTTLE_ITERATIONS=100000 cargo nextest run --test crash schedules` tries more; a failure prints its schedule, and
-//! `SHUTTLE_REPLAY=<schedule>` runs that one again. `exhaust` tries every schedule there is.
+//! `SHUTTLE_ITERATIONS=100000 cargo nextest run --test crash schedules` runs more schedules. A failure prints its
+//! schedule, and `SHUTTLE_REPLAY=<schedule>` runs that one again. `exhaust` runs every possible schedule.
 //!
-//! Not here: Tokio's own `Notify` and `oneshot`, whose operations are one step each, and effects of weak memory, which a
-//! ring that keeps everything behind one lock does not have.
+//! Not covered: the internals of Tokio's own `Notify` and `oneshot`, whose operations are one step each here, and the
+//! effects of weak memory, which a ring that keeps all its state behind one lock does not have.
 
 mod life;
 #[allow(clippy::unused_self, reason = "the signatures are the outbox's")]

@@ -1,12 +1,13 @@
 //! Lives of a gateway's pipeline on a simulated disk, one after another, on one thread.
 //!
-//! The real scribe runs on the calling thread. At the begin of each of its commits the outbox looks at its directory; there
-//! the next steps of the script are taken: calls begin and end in the ring, records are delivered from it, and what was
-//! told since is written down. So all that was appended during one commit goes into the next, as under load, and a run
-//! can be repeated exactly. If the outbox no longer looks at its directory, a run hangs and is ended by nextest.
+//! The real scribe runs on the calling thread. At the beginning of each commit the outbox inspects its directory. At
+//! that point the simulation takes the next steps of the script: calls begin and end in the ring, records are delivered
+//! from it, and the replies since the last commit are noted. So everything that is appended during one commit goes into
+//! the next, as under load, and a run can be repeated exactly. If the outbox ever stops inspecting its directory, a run
+//! hangs and nextest ends it.
 //!
-//! Delivery follows the shipper's rule: from the sink's cursor on, from the ring for this epoch and from the outbox for
-//! those before it.
+//! Delivery follows the shipper's rule: it begins at the sink's cursor, and reads this epoch from the ring and earlier
+//! epochs from the outbox.
 
 use std::collections::VecDeque;
 use std::fmt;

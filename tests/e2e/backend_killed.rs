@@ -1,5 +1,5 @@
-//! A backend that is killed in the middle of calls: they end as errors and are not made again, the next ones work, and the
-//! calls of another backend go on. Prints how long those took before and meanwhile.
+//! A backend that is killed in the middle of calls: they end as errors and are not retried, later calls succeed, and
+//! the calls of another backend continue. Prints the latency of that backend before and during the failure.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,10 +12,11 @@ use crate::common::raw_backend::raw_backend;
 use crate::common::wait::{SOON, until_async};
 use serde_json::{Value, json};
 
-/// Calls that are open when the backend is killed. *Chosen*: as many as the lines that may wait to be written to a child.
+/// Calls that are open when the backend is killed. *Chosen*: the capacity of the queue of lines to a child process.
 const HELD: usize = 16;
 
-/// Callers of the other backend, and how many calls they make at least before and after. *Chosen*: enough for a percentile.
+/// Callers of the other backend, and the least number of calls that they make before and after. *Chosen*: enough for a
+/// percentile.
 const OTHERS: usize = 4;
 const OTHER_CALLS: usize = 200;
 

@@ -1,7 +1,7 @@
-//! What the official clients can do through the gateway, feature by feature: the table of `docs/compatibility.md`.
+//! Features that the official clients can use through the gateway: the table of `docs/compatibility.md`.
 //!
-//! A driver of each client tries every feature against `tests/e2e/feature_server.py`, at `/mcp` beside another backend and
-//! at the backend's own place. What it finds must be what the table says.
+//! A driver of each client tries every feature against `tests/e2e/feature_server.py`, at `/mcp` with another backend
+//! beside it, and at the path of the backend alone. The results must equal the table.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -59,8 +59,8 @@ async function look() {
   await page.evaluate(() => { window.untouched = true; });
   await ask("stop");
   await ask("call");
-  await says(page, "Postgres does not take records");
-  await page.getByText("Last error of a delivery").waitFor();
+  await says(page, "Postgres is not accepting records");
+  await page.getByText("Last delivery error").waitFor();
   await page.waitForFunction(() => Number(document.querySelectorAll(".flow .big")[2].textContent.split(" ")[0]) >= 5);
   await shot(page, "outage");
   assert.equal(await page.evaluate(() => window.untouched), true);
@@ -167,7 +167,7 @@ async function accessible() {
   await check("call");
   await ask("stop");
   await page.goto(`${url}/console?search=1&args=meanwhile`);
-  await says(page, "Postgres does not take records");
+  await says(page, "Postgres is not accepting records");
   await page.getByRole("button", { name: "Pause" }).click();
   await check("down");
   await ask("start");

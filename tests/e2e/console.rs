@@ -1,5 +1,5 @@
-//! The console in a real Chromium, driven by `tests/e2e/console.mjs`: signing in, searching, a record, Postgres stopped and
-//! started while watching, the keyboard alone, and axe-core in light and dark, wide and narrow.
+//! The console in a real Chromium, driven by `tests/e2e/console.mjs`: sign-in, search, one record, Postgres stopped and
+//! started while the page is open, use by keyboard alone, and axe-core in light and dark, wide and narrow.
 //!
 //! Screenshots of this run are left in `target/console/`.
 

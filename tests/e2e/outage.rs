@@ -1,8 +1,8 @@
-//! Postgres stopped under load, as the operator sees it: callers notice nothing, and the operator is told at each moment
-//! what goes on, by `/readyz`, `/metrics`, `gatepost outbox stats`, the log and the console in Chromium.
+//! Postgres stopped under load, as the operator sees it: callers notice nothing, and at each moment `/readyz`,
+//! `/metrics`, `gatepost outbox stats`, the log and the console in Chromium report the state to the operator.
 //!
-//! `OUTAGE_SECONDS=600` is the long form, from which `docs/outage.md` was made. The commands that were typed and what they
-//! printed are left in `target/outage/transcript.md`, with screenshots beside it.
+//! `OUTAGE_SECONDS=600` is the long form, from which `docs/outage.md` was made. The commands and their output are in
+//! `target/outage/transcript.md`, with screenshots beside it.
 
 mod load;
 mod operator;
@@ -30,7 +30,7 @@ const BEHIND_AFTER: Duration = Duration::from_mins(5);
 
 /// What the console says.
 const WELL: &str = "All is well: calls are audited, and records are delivered to Postgres.";
-const WAITS: &str = "Postgres does not take records. Calls are audited; records wait in the outbox";
+const WAITS: &str = "Postgres is not accepting records. Calls are audited; records wait in the outbox";
 
 /// Most records that wait while all is well. *Chosen*: of some seconds, which a loaded machine may need.
 const FEW: usize = 1_000;
@@ -134,9 +134,9 @@ async fn records_wait(operator: &mut Operator<'_>, stopped: Instant, times: &Tim
     until("the next try is told", SOON, || operator.metrics().get(NEXT_RETRY) > 0.0);
     operator.transcript.mark("a first look");
     let limit = format!("s old, limit {} s", times.behind_after.as_secs());
-    let texts = ["does not take records", "Last error of a delivery", "Connection refused", "tried again in", &limit];
+    let texts = ["Last delivery error", "Connection refused", "retrying in", &limit];
     let shown = |texts, alarms, least| Console { sentence: WAITS, texts, alarms, waiting: (least, usize::MAX) };
-    let first = operator.look("stopped", &shown(&texts[..4], &[], 1));
+    let first = operator.look("stopped", &shown(&texts[..3], &[], 1));
     first.tells_of_the_outage();
 
     operator.outage(stopped, times.behind_after).await;
@@ -172,7 +172,7 @@ async fn it_recovers(operator: &mut Operator<'_>, back: Instant) -> Instant {
     let (code, readyz) = operator.readyz();
     assert_eq!((code, &readyz["status"]), (200, &json!("ready")), "{readyz}");
     operator.transcript.mark("the alarm is cleared");
-    let texts = ["Last error of a delivery (passed)", "No alarm stands."];
+    let texts = ["Last delivery error (resolved)", "No active alarms."];
     operator.look("recovered", &Console { sentence: WELL, texts: &texts, alarms: &[], waiting: (0, FEW) });
     caught_up
 }

@@ -49,12 +49,12 @@ async fn a_failed_drain_says_why_and_loses_nothing() {
     killed(&setup).await;
     let (code, _, stderr) = drain(&setup, &[]);
     assert_eq!(code, Some(2), "{stderr}");
-    assert!(stderr.contains("nowhere to drain to"), "{stderr}");
+    assert!(stderr.contains("no database to drain to"), "{stderr}");
     // Nobody listens on port 1.
     setup.set("postgres.url", "postgres://gatepost@127.0.0.1:1/audit");
     let (code, _, stderr) = drain(&setup, &["--timeout", "2s"]);
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("6 records are left, safe in "), "{stderr}");
+    assert!(stderr.contains("6 undelivered records left, stored in "), "{stderr}");
     let output = setup.command(&["outbox", "verify"]).output().unwrap();
     assert!(output.status.success());
 }

@@ -1,5 +1,5 @@
-//! A table of attacks on the real binary: each is refused, each leaves the one record that it should, and none reaches a
-//! backend. What stands in no table, since it needs time or two connections, has a test of its own.
+//! A table of attacks on the real binary: each is refused, each leaves exactly the record that it should, and none
+//! reaches a backend. Attacks that need time or two connections have tests of their own.
 
 mod bodies;
 mod edge;

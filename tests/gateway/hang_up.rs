@@ -12,8 +12,8 @@ use crate::common::pause::pause;
 use crate::common::raw_backend::raw_backend;
 use serde_json::{Value, json};
 
-/// Calls of each era. *Chosen*: at steps of a fiftieth of a millisecond they cover the whole life of a call, which takes two
-/// commits and what the backend takes.
+/// Calls of each era. *Chosen*: in steps of 20 us they cover the whole life of a call, which takes two commits and the
+/// time of the backend.
 const CALLS: u64 = 150;
 
 /// The last calls of each era hang up once the answer has begun, however busy the machine is.

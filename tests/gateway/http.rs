@@ -1,4 +1,5 @@
-//! The gateway over HTTP, in this process, with the real `example-backend` behind it: both eras, and what bad input gets.
+//! The gateway over HTTP, in this process, in front of the real `example-backend`: both eras, and the replies to bad
+//! input.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

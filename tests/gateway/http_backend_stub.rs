@@ -1,5 +1,5 @@
-//! An HTTP backend of the test's own, behind the real gateway, so that it can answer with exact bytes, forget sessions, break
-//! connections, become another one, and count what reaches it.
+//! An HTTP backend controlled by the test, behind the real gateway. It can answer with exact bytes, forget sessions,
+//! break connections, be replaced by another server, and count the requests that reach it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

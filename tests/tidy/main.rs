@@ -1,8 +1,8 @@
 //! Rules that the compiler does not check: directions of imports, places of dependencies, invariants, sizes, words,
 //! citations, and the command table of `README.md`.
 //!
-//! Each rule is a function from sources to complaints. It runs on the repository, and on small sources that break it, so
-//! that a rule that notices nothing fails too.
+//! Each rule is a function from sources to complaints. It runs on the repository, and on small sources that break it,
+//! so that a rule that detects nothing fails too.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, unreachable_pub, missing_docs)]
 
 mod calls;
@@ -17,8 +17,8 @@ mod words;
 
 use rust::Source;
 
-/// Rules that the repository does not satisfy yet. Their complaints are printed and do not fail the test: remove a rule's
-/// name once nothing is printed, and this list once it is empty.
+/// Rules that the repository does not satisfy yet. Their complaints are printed and do not fail the test. Remove a
+/// rule's name once it prints nothing, and this list once it is empty.
 const PENDING: [&str; 5] = ["comment width", "function length", "folder order", "upward imports", "banned phrases"];
 
 /// Fails if the rule has complaints; prints them if the rule is [`PENDING`].

@@ -198,9 +198,23 @@ impl Code {
         code
     }
 
-    /// The identifiers, in order.
-    pub fn words(&self) -> impl Iterator<Item = &str> {
-        self.text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty())
+    /// Returns true if the code names the crate `name` by a path or an import: `name::Item`, `use name as n`. A variable,
+    /// a field, a function or a module called `name` is not the crate.
+    pub fn names_crate(&self, name: &str) -> bool {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        self.text.match_indices(name).any(|(at, _)| {
+            let (before, after) = (&self.text[..at], &self.text[at + name.len()..]);
+            if before.ends_with(is_word) || after.starts_with(is_word) {
+                return false;
+            }
+            // `::name` is the crate, but `module::name` and `Type<T>::name` are items.
+            let root = before.strip_suffix("::").unwrap_or(before);
+            let is_item = root.len() < before.len() && root.ends_with(|c| is_word(c) || c == '>');
+            let is_imported = ["use", "extern crate"]
+                .iter()
+                .any(|keyword| root.trim_end().strip_suffix(keyword).is_some_and(|before| !before.ends_with(is_word)));
+            !is_item && (after.starts_with("::") || is_imported)
+        })
     }
 
     /// The functions that have a body, in order.
@@ -322,6 +336,31 @@ fn paths_are_resolved_to_modules_of_the_crate() {
     let wanted = ["audit::outbox::a", "audit::outbox::b", "audit::outbox::b::c", "audit::z::g", "x::Y"];
     imports.dedup();
     assert_eq!(imports, wanted);
+}
+
+#[test]
+fn crates_are_distinguished_from_variables_and_modules() {
+    let names = |text: &str| Code::of(text).names_crate("backoff");
+    for text in [
+        "use backoff;",
+        "use backoff as b;",
+        "use ::backoff::Backoff as _;",
+        "use {std::fmt, backoff::Backoff};",
+        "extern crate backoff;",
+        "fn f() { let a = backoff::retry(); }",
+        "#[derive(backoff::Derived)] struct A;",
+    ] {
+        assert!(names(text), "{text}");
+    }
+    for text in [
+        "let mut backoff = POLICY.backoff(); backoff.next();",
+        "struct A { backoff: Backoff } fn f(a: A) { a.backoff }",
+        "use super::backoff::Pause; crate::backoff::f(); Vec::<u8>::backoff::<u8>()",
+        "use no_backoff::A; backoff_too::f(); // backoff::retry",
+        "const A: &str = \"backoff::retry\";",
+    ] {
+        assert!(!names(text), "{text}");
+    }
 }
 
 #[test]

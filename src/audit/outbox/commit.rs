@@ -17,9 +17,9 @@ pub struct Commit<'a> {
     pub begun: &'a [(RequestId, Arc<[u8]>)],
     /// Calls that have ended; their intents are removed.
     pub ended: &'a [RequestId],
-    /// How far each epoch is delivered. Segments up to there are removed.
+    /// The delivered position of each epoch. Segments up to it are removed.
     pub delivered: &'a [(Epoch, Head)],
-    /// Whether the last record of this commit closes the epoch.
+    /// True if the last record of this commit closes the epoch.
     pub closes: bool,
 }
 

@@ -16,7 +16,7 @@ pub struct Damage {
     pub kept: u64,
     /// The number of records that are lost, each replaced by a gap record.
     pub lost: u64,
-    /// Whether the end of the records is known. If not, more may be lost after the last record that was kept.
+    /// True if the end of the records is known. If not, more may be lost after the last record that was kept.
     pub end_known: bool,
     /// Calls of which it can no longer be determined whether they were open when the gateway crashed.
     pub maybe_open: Vec<RequestId>,

@@ -63,7 +63,7 @@ pub enum OutboxError {
     NotAnOutbox {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason why the file is not an outbox file.
         what: String,
     },
     /// The directory was begun by a gateway with another id: `audit.dir` or `audit.gateway_id` was changed, or the
@@ -119,13 +119,14 @@ fn remedy(source: &io::Error) -> &'static str {
     }
 }
 
-/// Whether the disk, or the user's quota on it, is full.
+/// Returns true if the disk, or the user's quota on it, is full.
 pub(super) fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl OutboxError {
-    /// Whether the file is damaged. I/O errors that may pass, and files that a newer version can read, are not damage.
+    /// Returns true if the file is damaged. I/O errors that may pass, and files that a newer version can read, are not
+    /// damage.
     pub(super) fn is_damage(&self) -> bool {
         match self {
             Self::Redb { source, .. } => match source.as_ref() {
@@ -146,7 +147,7 @@ impl OutboxError {
         }
     }
 
-    /// Whether the disk, or the user's quota on it, is full.
+    /// Returns true if the disk, or the user's quota on it, is full.
     pub(super) fn is_disk_full(&self) -> bool {
         match self {
             Self::Io { source, .. } => is_disk_full(source),

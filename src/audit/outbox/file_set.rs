@@ -20,7 +20,7 @@ use crate::audit::record::{Epoch, Seq};
 pub(super) struct FileSet {
     pub(super) fs: Arc<dyn Fs>,
     pub(super) dir: PathBuf,
-    /// Whether this process holds the directory's lock, and so may replace damaged files.
+    /// True if this process holds the directory's lock, and so may replace damaged files.
     owned: bool,
     files: RwLock<Vec<ListedFile>>,
     /// The sealed file that was read last, for each [`Purpose`]: inspection must not evict the shipper's file. One for
@@ -74,7 +74,7 @@ impl FileSet {
         Self { fs, dir, owned, files, cached: Default::default(), head: Mutex::default(), damages: Mutex::default() }
     }
 
-    /// Whether this process holds the directory's lock.
+    /// Returns true if this process holds the directory's lock.
     pub(super) fn is_owned(&self) -> bool {
         self.owned
     }

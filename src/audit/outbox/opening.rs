@@ -26,7 +26,7 @@ pub struct PreviousEpoch {
     pub epoch: Epoch,
     /// The last record of the epoch.
     pub head: Head,
-    /// Whether the epoch's `gateway/closed` record was stored. If not, the gateway crashed.
+    /// True if the epoch's `gateway/closed` record was stored. If not, the gateway crashed.
     pub closed: bool,
 }
 

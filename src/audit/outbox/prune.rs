@@ -56,7 +56,7 @@ pub struct PrunePlan {
     pub first: (Epoch, Seq),
     /// The last record.
     pub last: LastPruned,
-    /// Whether this outbox has ever delivered to Postgres. If so, the records are waiting for delivery.
+    /// True if this outbox has ever delivered to Postgres. If so, the records are waiting for delivery.
     pub awaited: bool,
     /// The last file that is removed.
     #[serde(skip)]

@@ -76,7 +76,7 @@ impl Reader {
         self.files.list().iter().map(|file| file.number).collect()
     }
 
-    /// Whether this process holds the directory's lock.
+    /// Returns true if this process holds the directory's lock.
     pub(super) fn is_owner(&self) -> bool {
         self.files.is_owned()
     }

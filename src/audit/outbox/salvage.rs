@@ -123,8 +123,8 @@ impl LostRecord {
     }
 }
 
-/// Whether `record` is a gap record that replaces a lost record. Its hashes may differ from one reading to the next:
-/// they come from the records before and after it, as far as these are read together with it.
+/// Returns true if `record` is a gap record that replaces a lost record. Its hashes may differ from one reading to the
+/// next: they come from the records before and after it, as far as these are read together with it.
 #[must_use]
 pub fn replaces_lost_record(record: &AuditRecord) -> bool {
     let call = &record.entry.call;

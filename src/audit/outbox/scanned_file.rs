@@ -223,7 +223,7 @@ impl ScannedFile {
         Ok(records)
     }
 
-    /// Whether the record at `last` is whole and closes the epoch.
+    /// Returns true if the record at `last` is whole and closes the epoch.
     pub(super) fn closes(&self, last: Seq) -> Result<bool, OutboxError> {
         Ok(self.records((last, last))?.values().any(|record| record.entry.call.method == "gateway/closed"))
     }

@@ -34,12 +34,12 @@ pub struct Space {
     pub used_bytes: u64,
     /// The quota in bytes.
     pub max_bytes: u64,
-    /// Whether the disk was full and has had no room for the ballast since.
+    /// True if the disk was full and has had no room for the ballast since.
     pub disk_full: bool,
 }
 
 impl Space {
-    /// Whether a call may begin: the quota and the disk have room.
+    /// Returns true if a call may begin: the quota and the disk have room.
     #[must_use]
     pub fn has_room(self) -> bool {
         self.used_bytes < self.max_bytes && !self.disk_full
@@ -80,7 +80,7 @@ impl Ballast {
         Self { path, bytes, held, disk_full: false, last_attempt: None }
     }
 
-    /// Whether the disk was full and has had no room for the file since.
+    /// Returns true if the disk was full and has had no room for the file since.
     pub(super) fn disk_full(&self) -> bool {
         self.disk_full
     }

@@ -57,7 +57,7 @@ pub struct CheckedStream {
     pub first: Seq,
     /// The last record that was checked.
     pub last: Seq,
-    /// Whether the last record is `gateway/closed`.
+    /// True if the last record is `gateway/closed`.
     pub closed: bool,
 }
 
@@ -153,7 +153,7 @@ struct Verification<'a> {
     pending: BTreeMap<RequestId, FileNumber>,
     /// The hashes of the last records.
     recent: BTreeMap<Seq, Digest>,
-    /// Whether the current file still contains everything that was ever stored in it.
+    /// True if the current file still contains everything that was ever stored in it.
     complete: bool,
 }
 
@@ -249,7 +249,8 @@ impl Verification<'_> {
         Ok(())
     }
 
-    /// Whether the records after `at` up to `to` were delivered, or their files unlinked since the verification began.
+    /// Returns true if the records after `at` up to `to` were delivered, or their files unlinked since the verification
+    /// began.
     fn was_removed(&self, at: Checkpoint, to: Seq) -> Result<bool, OutboxError> {
         let listed = self.reader.numbers();
         if !listed.contains(&at.number) {

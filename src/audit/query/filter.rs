@@ -77,7 +77,7 @@ impl Filter {
         self.limit.clamp(1, LIMIT_MAX)
     }
 
-    /// Whether `record` matches the filter.
+    /// Returns true if `record` matches the filter.
     #[must_use]
     pub fn matches(&self, record: &AuditRecord) -> bool {
         fn is(want: Option<&String>, have: Option<&str>) -> bool {

@@ -11,9 +11,9 @@ use crate::audit::chain::Head;
 use crate::audit::record::{AuditRecord, Epoch, Seq};
 use crate::audit::sync::Instant;
 
-/// How long watermarks and unrecorded calls wait for work items with which they can share a commit. *Chosen*: long
-/// enough that under a steady load they share one, and that refusals are counted together; short enough that an idle
-/// outbox is small.
+/// The time for which watermarks and unrecorded calls wait for work items with which they can share a commit. *Chosen*:
+/// long enough that under a steady load they share one, and that refusals are counted together; short enough that an
+/// idle outbox is small.
 const SHARED_COMMIT_WAIT: Duration = Duration::from_millis(500);
 
 impl Ring {
@@ -166,7 +166,7 @@ impl Ring {
         state.window.get(state.queued_only_start()).map(|slot| slot.appended_at.elapsed())
     }
 
-    /// Whether all records older than `age` are delivered.
+    /// Returns true if all records older than `age` are delivered.
     #[must_use]
     pub fn is_delivered_within(&self, age: Duration) -> bool {
         let state = self.lock();
@@ -176,9 +176,9 @@ impl Ring {
         }
     }
 
-    /// Whether the records in the window, together with the scribe's current batch, use more than half of the room that
-    /// open calls leave. `records` is what the scribe made of the work items whose room is `batch`. Room that is
-    /// reserved or not yet taken does not count, because spilling cannot free it.
+    /// Returns true if the records in the window, together with the scribe's current batch, use more than half of the
+    /// room that open calls leave. `records` is what the scribe made of the work items whose room is `batch`. Room that
+    /// is reserved or not yet taken does not count, because spilling cannot free it.
     #[must_use]
     pub fn is_past_high_water(&self, records: &[Slot], batch: &BatchRoom) -> bool {
         let records = Slot::room_of(records.iter());

@@ -54,7 +54,7 @@ pub(super) struct RingState {
     pub(super) gather_count: usize,
     pub(super) unrecorded: Option<UnrecordedCalls>,
     pub(super) outbox_failed: bool,
-    /// Whether calls need the outbox: they do not at level `queued` while the scribe does not spill.
+    /// True if calls need the outbox. At level `queued` they do not while the scribe does not spill.
     pub(super) outbox_required: bool,
     /// The scribe has failed: nothing is taken any more.
     pub(super) scribe_failed: bool,

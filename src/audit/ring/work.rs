@@ -38,7 +38,7 @@ pub enum WorkItem {
     End {
         /// The record, without its position in the stream.
         record: PendingRecord,
-        /// Whether the intent of this call was appended before.
+        /// True if the intent of this call was appended before.
         begun: bool,
         /// Signalled when the record is stored.
         stored: Option<oneshot::Sender<()>>,
@@ -103,7 +103,7 @@ pub struct RingGauge {
     pub stored: Seq,
     /// The last delivered record.
     pub delivered: Seq,
-    /// Whether the outbox currently cannot store.
+    /// True if the outbox currently cannot store.
     pub outbox_failed: bool,
     /// The outbox's fill level.
     pub outbox: OutboxCapacity,
@@ -116,9 +116,9 @@ pub struct OutboxCapacity {
     pub used_bytes: u64,
     /// The quota in bytes.
     pub max_bytes: u64,
-    /// Whether the quota or the disk is used up.
+    /// True if the quota or the disk is used up.
     pub full: bool,
-    /// Whether the room beyond the quota that is kept for refusals is used up too.
+    /// True if the room beyond the quota that is kept for refusals is used up too.
     pub over: bool,
 }
 
@@ -127,12 +127,12 @@ pub struct OutboxCapacity {
 pub struct Heartbeat {
     /// A counter that rises each time the scribe takes work or tries a failing outbox again.
     pub turns: u64,
-    /// Whether the scribe waits for work and there is none.
+    /// True if the scribe is waiting for work and there is none.
     pub idle: bool,
 }
 
 impl Heartbeat {
-    /// Whether the scribe has made progress since `earlier`, or has nothing to do.
+    /// Returns true if the scribe has made progress since `earlier`, or has nothing to do.
     #[must_use]
     pub fn has_progressed_since(self, earlier: Self) -> bool {
         self.idle || self.turns != earlier.turns

@@ -86,9 +86,9 @@ impl RecordSource {
         joined(tokio::task::spawn_blocking(move || reader.next_epoch(after))).await
     }
 
-    /// Whether the outbox contradicts `cursor`: it has another record at that position, or a closed epoch that ends
-    /// before it. At level `queued` a cursor may be ahead of an epoch that was not closed, because records that were
-    /// delivered from the ring were never written to the outbox.
+    /// Returns true if the outbox contradicts `cursor`: it has another record at that position, or a closed epoch that
+    /// ends before it. At level `queued` a cursor may be ahead of an epoch that was not closed, because records that
+    /// were delivered from the ring were never written to the outbox.
     pub(super) async fn contradicts(&self, epoch: Epoch, cursor: Head) -> Result<bool, outbox::OutboxError> {
         let before = Head { seq: Seq(cursor.seq.0.saturating_sub(1)), hash: Digest::ZERO };
         if let Some(record) = self.read(epoch, before).await?.first() {

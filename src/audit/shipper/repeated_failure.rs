@@ -30,8 +30,8 @@ impl RepeatedFailure {
     }
 }
 
-/// Whether the sink would accept one of `later`, so that the schema is not at fault. Tries a few records over the whole
-/// slice, from the last one backwards, because a run of bad records may be long.
+/// Returns true if the sink would accept one of `later`, so that the schema is not at fault. Tries a few records over
+/// the whole slice, from the last one backwards, because a run of bad records may be long.
 ///
 /// # Errors
 /// Any error of the sink but class `Row`.

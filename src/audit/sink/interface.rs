@@ -51,7 +51,7 @@ pub trait Sink: Send + 'static {
     ) -> impl Future<Output = Result<CursorUpdate, SinkError>> + Send;
 }
 
-/// Whether a delivery moved the cursor.
+/// The effect of a delivery on the cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CursorUpdate {
     /// The cursor was at the start of the batch and is now at its end.

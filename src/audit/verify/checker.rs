@@ -15,7 +15,7 @@ pub struct TrailRecord {
     pub position: StreamPosition,
     /// The contents, or the reason why they cannot be read.
     pub content: Result<Entry, String>,
-    /// Whether the record is in quarantine.
+    /// True if the record is in quarantine.
     pub quarantined: bool,
 }
 
@@ -300,7 +300,7 @@ enum Sequence {
     Repeated,
 }
 
-/// Whether this gap record replaces a lost record: it has the lost record's hash, and names it (docs/trail.md).
+/// Returns true if this gap record replaces a lost record: it has the lost record's hash, and names it (docs/trail.md).
 fn replaces_lost_record(position: &StreamPosition, entry: &Entry) -> bool {
     let named = || {
         let details: Value = serde_json::from_str(entry.call.request_args.as_deref()?).ok()?;

@@ -121,7 +121,7 @@ impl StreamReport {
 /// The result of a verification.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Whether there is no fault.
+    /// True if there is no fault.
     pub whole: bool,
     /// Number of streams.
     pub streams_count: u64,

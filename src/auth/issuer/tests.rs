@@ -1,4 +1,5 @@
-//! Tests of published keys: which tokens they verify, and when they are fetched. Time is paused and the network is a fake.
+//! Tests of published keys: which tokens they verify, and when they are fetched. Time is paused and the network is a
+//! fake.
 
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};

@@ -2,37 +2,34 @@
 
 use uuid::Uuid;
 
-use super::super::matching::Matching;
-use super::super::outbox::{json_lines, records_table};
-use super::super::{complain, print};
-use super::trail::{Trail, recorded};
-use crate::audit::query::{Filter, LIMIT_MAX, PageKey};
+use super::limit::parse_limit;
+use crate::audit::query::{Filter, PageKey};
+use crate::cli::filter_args::FilterArgs;
+use crate::cli::output::{json_lines, print, print_error};
+use crate::cli::record_view::records_table;
+use crate::cli::trail;
 use crate::config::Config;
-use crate::ops::trail::Source as _;
-use crate::ops::trail::moment::{key, key_of, moment};
+use crate::ops::page_key::{page_key, parse_page_key};
+use crate::ops::read_log::ReadCommand;
+use crate::ops::time_arg::parse_time_arg;
 
 /// `gatepost audit query`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    pub(super) matching: Matching,
-    /// Only before this: an age, as 90s, 2h or 7d, or a moment, as 2026-11-26T10:00:00Z
-    #[arg(long, value_parser = moment)]
+    filter: FilterArgs,
+    /// Only records before this time: an age (90s, 2h, 7d) or an RFC 3339 timestamp
+    #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]
     until: Option<i64>,
-    /// The request id of the call
-    #[arg(long)]
+    /// Only the record of the call with this request id
+    #[arg(long, value_name = "ID")]
     request_id: Option<Uuid>,
-    /// Go on before this place, which an answer with more behind it names
-    #[arg(long, value_parser = key, value_name = "PLACE")]
+    /// Continue from this position, printed when more results exist
+    #[arg(long, value_name = "POSITION", value_parser = parse_page_key)]
     before: Option<PageKey>,
-    /// At most so many records, up to 10000
-    #[arg(long, default_value_t = 50, value_parser = limit)]
+    /// Most records to print, up to 10000
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = parse_limit)]
     limit: usize,
-}
-
-pub(super) fn limit(text: &str) -> Result<usize, String> {
-    let limit = text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-    limit.ok_or_else(|| format!("{text} is not from 1 to {LIMIT_MAX}; go on with --before, or ask by SQL for more"))
 }
 
 pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
@@ -41,14 +38,15 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
         request_id: args.request_id,
         before: args.before,
         limit: args.limit,
-        ..args.matching.filter()
+        ..args.filter.filter()
     };
-    let records = Trail::open(config).await?.records(filter.clone()).await?;
-    recorded(config, "query", Some(&filter), records.len()).await?;
-    print(&if json { json_lines(&records) } else { records_table(&records) })?;
+    let mut trail = trail::open(config).await?;
+    let records = trail.records(filter.clone()).await?;
+    trail::record_read(config, &trail, ReadCommand::Query, Some(&filter), records.len() as u64).await?;
+    print(&if json { json_lines(&records)? } else { records_table(&records) })?;
     if let Some(first) = records.first().filter(|_| records.len() >= args.limit) {
-        let count = records.len();
-        complain(&format!("the newest {count} that match; there may be older ones: --before {}", key_of(first)));
+        let (count, key) = (records.len(), page_key(first));
+        print_error(&format!("these are the newest {count} that match; older ones may exist: --before {key}"));
     }
     Ok(())
 }

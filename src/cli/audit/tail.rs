@@ -1,130 +1,130 @@
-//! `gatepost audit tail`: the newest records, and those that come.
+//! `gatepost audit tail`: the newest records, and each new one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::Value;
 use uuid::Uuid;
 
-use super::super::matching::Matching;
-use super::super::outbox::{json_lines, records_table};
-use super::super::print;
-use super::query::limit;
-use super::trail::{Trail, explained, recorded};
-use crate::audit::query::{self, Filter, LIMIT_MAX};
+use super::limit::parse_limit;
+use crate::audit::query::{Filter, LIMIT_MAX};
+use crate::audit::record::AuditRecord;
+use crate::cli::filter_args::FilterArgs;
+use crate::cli::output::{json_lines, print};
+use crate::cli::record_view::{records_rows, records_table};
+use crate::cli::trail::{self, Trail};
 use crate::config::Config;
-use crate::ops::trail::Source as _;
+use crate::ops::read_log::ReadCommand;
+use crate::ops::record_ref::EpochSeq;
 
-/// How often is asked for more. *Chosen*: at once, to a person.
+/// Interval between looks for new records. *Chosen*: immediate, to a person.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// `gatepost audit tail`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    pub(super) matching: Matching,
-    /// Begin with so many, up to 10000
-    #[arg(long, short = 'n', default_value_t = 10, value_parser = limit)]
+    filter: FilterArgs,
+    /// Number of records to begin with, up to 10000
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 10, value_parser = parse_limit)]
     lines: usize,
-    /// Go on with those that come, until interrupted
+    /// Continue with each new record, until interrupted
     #[arg(long, short)]
     follow: bool,
 }
 
 pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
-    let mut trail = Trail::open(config).await?;
-    // Looked at before the records, so that none falls between.
-    let mut follower = Follower::begin(&mut trail).await?;
-    let filter = Filter { limit: args.lines, ..args.matching.filter() };
+    let mut trail = trail::open(config).await?;
+    // The positions are read before the records, so that no record falls between the two.
+    let mut follower = Follower::new(&mut trail).await?;
+    let filter = Filter { limit: args.lines, ..args.filter.filter() };
     let records = trail.records(filter.clone()).await?;
-    // Once: a follower that saw the records of its own reading would never come to rest.
-    recorded(config, if args.follow { "tail --follow" } else { "tail" }, Some(&filter), records.len()).await?;
-    follower.shown(&records);
-    print(&if json { json_lines(&records) } else { records_table(&records) })?;
+    // Recorded once: a follower that showed the records of its own reads would never stop.
+    let command = if args.follow { ReadCommand::TailFollow } else { ReadCommand::Tail };
+    trail::record_read(config, &trail, command, Some(&filter), records.len() as u64).await?;
+    follower.skip(&records);
+    print(&if json { json_lines(&records)? } else { records_table(&records) })?;
     if !args.follow {
         return Ok(());
     }
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let records = follower.next(&mut trail, &args.matching.filter()).await?;
+        let records = follower.next(&mut trail, &args.filter.filter()).await?;
         if !records.is_empty() {
-            let text = if json { json_lines(&records) } else { without_headings(&records_table(&records)) };
-            print(&text)?;
+            print(&if json { json_lines(&records)? } else { records_rows(&records) })?;
         }
     }
 }
 
-fn without_headings(table: &str) -> String {
-    table.split_once('\n').map_or(String::new(), |(_, rows)| rows.to_owned())
-}
-
-/// How far each stream was shown. Times of arrival do not tell: a record is delivered after those that ended before it.
+/// The position in each stream up to which records were printed. Times of arrival would not do: a record is delivered after
+/// all that ended before it, whenever its call arrived.
 #[derive(Debug, Default)]
 struct Follower {
-    heads: BTreeMap<(Uuid, u64), u64>,
-    /// Records of the first answer that the heads do not cover.
-    ahead: Vec<(Option<String>, Option<u64>, Option<u64>)>,
+    printed: BTreeMap<(Uuid, u64), u64>,
+    /// Records of the first result, which may be after these positions.
+    skipped: Vec<(Uuid, EpochSeq)>,
 }
 
 impl Follower {
-    async fn begin(trail: &mut Trail) -> anyhow::Result<Self> {
-        let mut heads = BTreeMap::new();
+    async fn new(trail: &mut Trail) -> anyhow::Result<Self> {
+        let mut printed = BTreeMap::new();
         match trail {
-            Trail::Postgres(connection) => {
-                let cursors = query::delivered_positions(connection, true).await;
-                let cursors = cursors.map_err(|error| explained("read the cursors", error))?;
-                heads.extend(cursors.into_iter().map(|(id, epoch, seq)| ((id, epoch), seq)));
+            Trail::Postgres(_) => {
+                let positions = trail.delivered_positions(true).await?;
+                printed.extend(positions.into_iter().map(|(id, at)| ((id, at.epoch), at.seq)));
             }
             Trail::Outbox(_) => {
                 let newest = trail.records(Filter { limit: 1, ..Filter::default() }).await?;
-                if let Some((_, Some(epoch), Some(seq))) = newest.first().map(place) {
-                    heads.insert((Uuid::nil(), epoch), seq);
-                }
+                printed.extend(newest.first().map(EpochSeq::of).map(|at| ((Uuid::nil(), at.epoch), at.seq)));
             }
         }
-        Ok(Self { heads, ahead: Vec::new() })
+        Ok(Self { printed, skipped: Vec::new() })
     }
 
-    fn shown(&mut self, records: &[Value]) {
-        self.ahead = records.iter().map(place).collect();
+    /// Does not return these records again.
+    fn skip(&mut self, records: &[AuditRecord]) {
+        self.skipped = records.iter().map(position).collect();
     }
 
-    /// Those that came since.
-    async fn next(&mut self, trail: &mut Trail, filter: &Filter) -> anyhow::Result<Vec<Value>> {
+    /// The matching records since the last time.
+    async fn next(&mut self, trail: &mut Trail, filter: &Filter) -> anyhow::Result<Vec<AuditRecord>> {
         let filter = Filter { limit: LIMIT_MAX, ..filter.clone() };
-        let mut came = Vec::new();
-        if let Trail::Postgres(connection) = trail {
-            let cursors = query::delivered_positions(connection, false).await;
-            for (id, epoch, seq) in cursors.map_err(|error| explained("read the cursors", error))? {
-                let head = self.heads.entry((id, epoch)).or_insert(0);
-                while *head < seq {
-                    let of_stream = Filter { gateway_id: Some(id), epoch: Some(epoch), ..filter.clone() };
-                    let some = trail.records(Filter { after: Some((epoch, *head)), ..of_stream }).await?;
-                    // What came since the cursor was read is shown already; what does not match is passed over.
-                    *head = some.last().and_then(|record| place(record).2).unwrap_or(seq);
-                    came.extend(some);
-                }
-            }
-        } else {
-            let head = self.heads.last_key_value().map_or((0, 0), |((_, epoch), seq)| (*epoch, *seq));
-            // All of them, so that those that do not match are not read again.
-            let after = Filter { after: Some(head), limit: LIMIT_MAX, ..Filter::default() };
-            let some = trail.records(after).await?;
-            if let Some((_, Some(epoch), Some(seq))) = some.last().map(place) {
-                self.heads.insert((Uuid::nil(), epoch), seq);
-                let matching = trail.records(Filter { after: Some(head), ..filter }).await?;
-                came.extend(matching.into_iter().filter(|record| {
-                    let (_, record_epoch, record_seq) = place(record);
-                    (record_epoch, record_seq) <= (Some(epoch), Some(seq))
-                }));
+        let mut records = match trail {
+            Trail::Postgres(_) => self.next_delivered(trail, &filter).await?,
+            Trail::Outbox(_) => self.next_stored(trail, &filter).await?,
+        };
+        records.retain(|record| !self.skipped.contains(&position(record)));
+        Ok(records)
+    }
+
+    async fn next_delivered(&mut self, trail: &mut Trail, filter: &Filter) -> anyhow::Result<Vec<AuditRecord>> {
+        let mut records = Vec::new();
+        for (id, EpochSeq { epoch, seq }) in trail.delivered_positions(false).await? {
+            let printed = self.printed.entry((id, epoch)).or_insert(0);
+            while *printed < seq {
+                let after = Some((epoch, *printed));
+                let filter = Filter { gateway_id: Some(id), epoch: Some(epoch), after, ..filter.clone() };
+                let page = trail.records(filter).await?;
+                // The page may have records since the positions were read; records that do not match are skipped.
+                *printed = page.last().map_or(seq, |record| record.position.seq.0);
+                records.extend(page);
             }
         }
-        came.retain(|record| !self.ahead.contains(&place(record)));
-        Ok(came)
+        Ok(records)
+    }
+
+    async fn next_stored(&mut self, trail: &mut Trail, filter: &Filter) -> anyhow::Result<Vec<AuditRecord>> {
+        let printed = self.printed.last_key_value().map_or((0, 0), |((_, epoch), seq)| (*epoch, *seq));
+        // All of them, so that records that do not match are not read again and again.
+        let all = Filter { after: Some(printed), limit: LIMIT_MAX, ..Filter::default() };
+        let page = trail.records(all).await?;
+        let Some(last) = page.last().map(EpochSeq::of) else { return Ok(Vec::new()) };
+        self.printed.insert((Uuid::nil(), last.epoch), last.seq);
+        let mut records = trail.records(Filter { after: Some(printed), ..filter.clone() }).await?;
+        records.retain(|record| EpochSeq::of(record) <= last);
+        Ok(records)
     }
 }
 
-fn place(record: &Value) -> (Option<String>, Option<u64>, Option<u64>) {
-    let number = |key: &str| record.get(key).and_then(Value::as_u64);
-    (record.get("gateway_id").and_then(Value::as_str).map(str::to_owned), number("epoch"), number("seq"))
+fn position(record: &AuditRecord) -> (Uuid, EpochSeq) {
+    (record.position.gateway_id.0, EpochSeq::of(record))
 }

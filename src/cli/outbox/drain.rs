@@ -1,89 +1,94 @@
-//! `gatepost outbox drain`: delivers what a dead gateway left, in its name, and closes its stream.
+//! `gatepost outbox drain`: delivers the records that a dead gateway left, in its name, and closes its stream.
 //!
-//! The dead epoch is never written again. Draining opens the outbox as the gateway itself would at its next start: a new
-//! epoch, whose `gateway/opened` says how the last one ended, records each call that was open as `interrupted`, and ends
-//! with `gateway/closed`; then all of it is delivered, as any backlog is.
+//! The dead epoch is never written again. Draining opens the outbox as the gateway's next start would. The new epoch's
+//! `gateway/opened` says how the last one ended, each call that was open gets an `interrupted` record, and
+//! `gateway/closed` is last. Then all of it is delivered, as any backlog is.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde_json::json;
+use serde::Serialize;
 
-use super::{ask, complain};
+use crate::audit::outbox::StoredStream;
 use crate::audit::pipeline::{Pipeline, Probe, StopReport};
+use crate::audit::record::{Epoch, GatewayId, Seq};
 use crate::audit::shipper::ShipperState;
-use crate::cli::{print, serve};
+use crate::cli::outbox_client::OutboxClient;
+use crate::cli::output::{json_line, print, print_error};
+use crate::cli::{database, pipeline};
 use crate::config::Config;
-use crate::ops::inspect::Question;
+use crate::ops::format::plural;
+use crate::ops::protocol::{Question, StatsAnswer};
 
-/// How often what delivery is doing is looked at, to tell of an error. *Chosen*: for a person who waits.
+/// Interval between looks at the state of delivery, to print its errors. *Chosen*: for a person who waits.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// `gatepost outbox drain`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Give up after so long; what is left stays in the outbox, and can be drained again
-    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
+    /// Stop after this time; undelivered records stay in the outbox and can be drained again
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
 
-/// What is wrong with the configuration, before anything is opened.
-pub(super) fn fault(config: &Config) -> Option<&'static str> {
-    config.postgres.url.is_none().then_some(
-        "postgres.url is not set, so there is nowhere to drain to; set it in the configuration or as \
-         GATEPOST_POSTGRES_URL",
-    )
+/// The result as JSON.
+#[derive(Debug, Serialize)]
+struct Drained {
+    gateway_id: GatewayId,
+    epoch: Epoch,
+    last: Seq,
+    left: u64,
 }
 
-pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(config: &Config, client: &OutboxClient, args: &Args, json: bool) -> anyhow::Result<()> {
+    database::required(config, ", so there is no database to drain to")?;
     let dir = &config.audit.dir;
-    let pipeline = serve::start_pipeline(config).await?;
+    let pipeline = pipeline::start(config).await?;
     let (probe, (gateway_id, epoch)) = (pipeline.probe(), pipeline.probe().stream());
     let StopReport { lost, last, delivered } = finish(pipeline, &probe, config.audit.store_timeout, args.timeout).await;
     let state = probe.shipper();
     drop(probe);
     if lost > 0 {
-        bail!("the outbox {} cannot be written; {lost} records of the draining itself are lost", dir.display());
+        let records = plural(lost as u64, "record");
+        bail!("the outbox {} cannot be written; {records} of the draining itself are lost", dir.display());
     }
-    let left = left(dir).await.context("look at what is left")?;
+    let left = undelivered(client).await.context("cannot read how many records are left")?;
     if left > 0 || delivered < last {
-        let why = match state {
+        let reason = match state {
             ShipperState::Retrying { error } | ShipperState::Held { error } | ShipperState::Forked { error } => error,
-            _ => format!("not done within {:?}", args.timeout),
+            _ => format!("not finished within {:?}", args.timeout),
         };
-        bail!("{left} records are left, safe in {}: {why}; then drain again", dir.display());
+        let (records, dir) = (plural(left, "undelivered record"), dir.display());
+        bail!("{records} left, stored in {dir}: {reason}; fix this and drain again");
     }
-    let done = json!({ "gateway_id": gateway_id, "epoch": epoch, "last": last, "left": left });
-    let text = format!("all is delivered; the stream of gateway {} is closed at {epoch}/{last}\n", gateway_id.0);
-    Ok(print(&if json { format!("{done}\n") } else { text })?)
+    let text = format!("all records are delivered; the stream of gateway {gateway_id} is closed at {epoch}/{last}\n");
+    Ok(print(&if json { json_line(&Drained { gateway_id, epoch, last, left })? } else { text })?)
 }
 
-/// Closes the epoch and delivers; tells each error of delivery once.
+/// Closes the epoch and delivers it; prints each error of delivery once.
 async fn finish(pipeline: Pipeline, probe: &Probe, store: Duration, ship: Duration) -> StopReport {
     let mut stopping = std::pin::pin!(pipeline.stop(store, ship));
-    let mut told = None;
+    let mut printed = None;
     loop {
-        if let Ok(ended) = tokio::time::timeout(LOOK_INTERVAL, &mut stopping).await {
-            return ended;
+        if let Ok(report) = tokio::time::timeout(LOOK_INTERVAL, &mut stopping).await {
+            return report;
         }
         if let ShipperState::Retrying { error } | ShipperState::Held { error } | ShipperState::Forked { error } =
             probe.shipper()
-            && told.as_ref() != Some(&error)
+            && printed.as_ref() != Some(&error)
         {
-            complain(&format!("delivery waits: {error}"));
-            told = Some(error);
+            print_error(&format!("cannot deliver, retrying: {error}"));
+            printed = Some(error);
         }
     }
 }
 
 /// Records that are stored and not known to be delivered.
-async fn left(dir: &Path) -> anyhow::Result<u64> {
-    let stats = ask(dir, &Question::Stats).await?;
-    let streams = stats.first().and_then(|stats| stats.get("streams")?.as_array().cloned()).unwrap_or_default();
-    let of_stream = |stream: &serde_json::Value| {
-        let number = |key: &str| stream.get(key).and_then(serde_json::Value::as_u64).unwrap_or_default();
-        number("last").saturating_sub(number("delivered").max(number("first").saturating_sub(1)))
+async fn undelivered(client: &OutboxClient) -> anyhow::Result<u64> {
+    let stats: StatsAnswer = client.one(&Question::Stats).await?;
+    let of_stream = |stream: &StoredStream| {
+        let before = stream.delivered.0.max(stream.first.0.saturating_sub(1));
+        stream.last.0.saturating_sub(before)
     };
-    Ok(streams.iter().map(of_stream).sum())
+    Ok(stats.files.streams.iter().map(of_stream).sum())
 }

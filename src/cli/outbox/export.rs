@@ -1,5 +1,4 @@
-//! `gatepost outbox export`: everything that matches, to standard output or into a file, which is there as a whole or not
-//! at all.
+//! `gatepost outbox export`: all records that match, to standard output or into a file, which is complete or does not exist.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -7,46 +6,23 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use serde_json::Value;
 
-use super::{Place, Which, each, place_of};
-use crate::cli::complain;
-use crate::ops::inspect::Question;
+use super::selection::Selection;
+use crate::cli::exit::usage;
+use crate::cli::outbox_client::OutboxClient;
+use crate::cli::output::{json_line, print_error};
+use crate::ops::columns::{COLUMNS, Value};
+use crate::ops::format::plural;
+use crate::ops::protocol::{Line, Question, ScanEnd, UnexpectedLineError};
+use crate::ops::record_ref::EpochSeq;
 
-/// The columns of a CSV file: those of `audit_log`, in its order.
-const COLUMNS: [&str; 24] = [
-    "gateway_id",
-    "epoch",
-    "seq",
-    "prev_hash",
-    "hash",
-    "request_id",
-    "timestamp",
-    "method",
-    "client_subject",
-    "client_role",
-    "client_issuer",
-    "token_id",
-    "client_addr",
-    "session_id",
-    "rpc_id",
-    "tool_name",
-    "backend_name",
-    "request_args",
-    "args_digest",
-    "response_status",
-    "error_message",
-    "response_digest",
-    "response_bytes",
-    "latency_ms",
-];
-
-/// How a record is written.
+/// The format of a record. The variants have no doc comments, since their help would make that of the command longer than
+/// that of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
-    /// A JSON object a line
+    // A JSON object per line.
     Jsonl,
-    /// The columns of `audit_log` under their names; NULL is an empty cell, an empty text is `""`
+    // The columns of `audit_log`; NULL is an empty cell, an empty text is `""`.
     Csv,
 }
 
@@ -54,33 +30,39 @@ enum Format {
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    which: Which,
-    /// How
-    #[arg(long, value_enum, default_value = "jsonl")]
+    selection: Selection,
+    /// Output format: JSON lines, or CSV with the columns of the table
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "jsonl")]
     format: Format,
-    /// Into this new file [default: standard output]
-    #[arg(long, short)]
+    /// Write into this new file [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Only those behind this place
+    /// Only records after this position
     #[arg(long, value_name = "EPOCH/SEQ")]
-    after: Option<Place>,
-    /// At most so many [default: all]
-    #[arg(long)]
+    after: Option<EpochSeq>,
+    /// Most records to export [default: all]
+    #[arg(long, value_name = "COUNT")]
     limit: Option<u64>,
 }
 
 impl Args {
-    /// What is wrong with the file to be written, before anything is read.
-    pub(super) fn fault(&self, dir: &Path) -> Option<String> {
-        let output = self.output.as_deref()?;
+    /// Checks the options, before anything is read.
+    fn check(&self, dir: &Path, json: bool) -> anyhow::Result<()> {
+        if json && self.format == Format::Csv {
+            return Err(usage("--json and --format csv are mutually exclusive; give one"));
+        }
+        let Some(output) = self.output.as_deref() else { return Ok(()) };
+        let fault = |text: &str| Err(usage(format!("--output {}: {text}", output.display())));
         if output.symlink_metadata().is_ok() {
-            return Some(format!("--output {}: it is there already; name a new file", output.display()));
+            return fault("the file exists; name a new file");
         }
         let Some(parent) = parent(output).canonicalize().ok().filter(|_| output.file_name().is_some()) else {
-            return Some(format!("--output {}: its directory is not there", output.display()));
+            return fault("its directory does not exist");
         };
-        let inside = dir.canonicalize().is_ok_and(|dir| parent.starts_with(dir));
-        inside.then(|| format!("--output {}: the outbox directory is for the outbox alone", output.display()))
+        if dir.canonicalize().is_ok_and(|dir| parent.starts_with(dir)) {
+            return fault("the outbox directory is for the outbox alone; name a file elsewhere");
+        }
+        Ok(())
     }
 }
 
@@ -88,83 +70,104 @@ fn parent(output: &Path) -> &Path {
     output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-pub(super) async fn run(dir: &Path, args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(dir: &Path, client: &OutboxClient, args: &Args, json: bool) -> anyhow::Result<()> {
+    args.check(dir, json)?;
     let Some(output) = &args.output else {
-        let done = write(dir, args, &mut BufWriter::new(io::stdout().lock())).await?;
-        tell(&done);
+        let exported = write(client, args, &mut BufWriter::new(io::stdout().lock())).await?;
+        exported.report();
         return Ok(());
     };
     let mut temporary = output.clone().into_os_string();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-    let mut file = BufWriter::new(file.with_context(|| format!("create {}", temporary.display()))?);
-    let done = match write(dir, args, &mut file).await {
-        Ok(done) => {
-            finish(&file, &temporary, output).with_context(|| format!("write {}", output.display())).map(|()| done)
-        }
+    let mut file = BufWriter::new(file.with_context(|| format!("cannot create {}", temporary.display()))?);
+    let exported = match write(client, args, &mut file).await {
+        Ok(exported) => finish(&file, &temporary, output)
+            .with_context(|| format!("cannot write {}", output.display()))
+            .map(|()| exported),
         Err(error) => Err(error),
     };
-    if done.is_err() {
-        // What failed is told; a leftover bears a name that says what it is.
+    if exported.is_err() {
+        // The first error is reported; if the file stays, its name says that it is temporary.
         fs::remove_file(&temporary).ok();
     }
-    tell(&done?);
+    exported?.report();
     Ok(())
 }
 
-/// The file gets its name once all in it is on the disk.
+/// Gives the file its name once its contents are on the disk.
 fn finish(file: &BufWriter<File>, temporary: &Path, output: &Path) -> io::Result<()> {
     file.get_ref().sync_all()?;
-    // A link, since a rename would replace what came under that name meanwhile.
+    // A link and not a rename, which would replace a file that was created under that name meanwhile.
     fs::hard_link(temporary, output)?;
     fs::remove_file(temporary)?;
     File::open(parent(output))?.sync_all()
 }
 
+/// The result of an export.
 #[derive(Default)]
-struct Done {
+struct Exported {
     records: u64,
-    last: Option<Place>,
-    more: bool,
+    end: Option<ScanEnd>,
 }
 
-fn tell(done: &Done) {
-    if let Some(Place { epoch, seq }) = done.last.filter(|_| done.more) {
-        complain(&format!("{} records; there are more: --after {epoch}/{seq}", done.records));
+impl Exported {
+    /// Says how to continue if the limit ended the export.
+    fn report(&self) {
+        if let Some(ScanEnd { at, .. }) = self.end.filter(|end| end.more) {
+            print_error(&format!("{}; more exist: --after {at}", plural(self.records, "record")));
+        }
     }
 }
 
-async fn write(dir: &Path, args: &Args, out: &mut dyn Write) -> anyhow::Result<Done> {
-    let after = args.after.map(|Place { epoch, seq }| (epoch, seq));
-    let question = Question::Scan { filter: args.which.filter(1), after, limit: args.limit };
-    let mut done = Done::default();
+async fn write(client: &OutboxClient, args: &Args, out: &mut dyn Write) -> anyhow::Result<Exported> {
+    let question = Question::Scan { filter: args.selection.filter(1), after: args.after, limit: args.limit };
+    let mut exported = Exported::default();
     if args.format == Format::Csv {
-        writeln!(out, "{}", COLUMNS.join(","))?;
+        writeln!(out, "{}", COLUMNS.map(|column| column.name).join(","))?;
     }
-    each(dir, &question, &mut |line| {
-        if let Some(end) = line.get("at") {
-            // Only now: the last record that matched may be far before it.
-            done.last = place_of(end);
-            done.more = line.get("more").and_then(Value::as_bool) == Some(true);
-            return Ok(());
-        }
-        done.records += 1;
-        match args.format {
-            Format::Jsonl => writeln!(out, "{line}"),
-            Format::Csv => writeln!(out, "{}", COLUMNS.map(|column| cell(line.get(column))).join(",")),
-        }
-    })
-    .await?;
+    client
+        .each(&question, &mut |line| match line {
+            Line::Record(record) => {
+                exported.records += 1;
+                match args.format {
+                    Format::Jsonl => out.write_all(json_line(&record)?.as_bytes()),
+                    Format::Csv => writeln!(out, "{}", COLUMNS.map(|column| cell(&column.of(&record))).join(",")),
+                }
+            }
+            Line::ScanEnd(end) => {
+                exported.end = Some(end);
+                Ok(())
+            }
+            _ => Err(io::Error::other(UnexpectedLineError)),
+        })
+        .await?;
     out.flush()?;
-    Ok(done)
+    Ok(exported)
 }
 
-/// RFC 4180. Text is always quoted, so that it differs from NULL.
-fn cell(value: Option<&Value>) -> String {
+/// A cell. *Spec*: RFC 4180. Text is always quoted, to differ from NULL.
+fn cell(value: &Value<'_>) -> String {
     match value {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => format!("\"{}\"", text.replace('"', "\"\"")),
-        Some(other) => other.to_string(),
+        Value::Null => String::new(),
+        Value::Text(text) => format!("\"{}\"", text.replace('"', "\"\"")),
+        Value::Number(number) => number.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::sample;
+
+    #[test]
+    fn text_is_quoted_and_null_is_empty() {
+        let mut record = sample::record(1, 2, "a,\"b\"\n=1");
+        record.entry.error_message = Some(String::new());
+        let cells = COLUMNS.map(|column| (column.name, cell(&column.of(&record))));
+        let find = |name: &str| cells.iter().find(|(known, _)| *known == name).unwrap().1.as_str();
+        assert_eq!(find("tool_name"), "\"a,\"\"b\"\"\n=1\"");
+        assert_eq!([find("client_role"), find("error_message"), find("latency_ms")], ["", "\"\"", "1.5"]);
     }
 }

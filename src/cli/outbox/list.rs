@@ -1,66 +1,81 @@
-//! `gatepost outbox list`
+//! `gatepost outbox list`: stored records, or open calls.
 
-use std::path::Path;
+use std::io;
 
-use serde_json::Value;
-
-use super::{Place, Which, ask, json_lines, place_of, records_table};
+use super::selection::Selection;
 use crate::audit::query::LIMIT_MAX;
+use crate::audit::record::{AuditRecord, Call};
+use crate::cli::outbox_client::OutboxClient;
+use crate::cli::output::{json_lines, print, print_error};
+use crate::cli::record_view::records_table;
 use crate::cli::table::table;
-use crate::cli::{complain, print};
-use crate::ops::inspect::Question;
+use crate::ops::format::target;
+use crate::ops::protocol::{Line, Question, ScanEnd, UnexpectedLineError};
+use crate::ops::record_ref::EpochSeq;
 
 /// `gatepost outbox list`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    which: Which,
-    /// At most so many; more than 10000 are a job for export
-    #[arg(long, default_value_t = 50, value_parser = limit)]
+    selection: Selection,
+    /// Most records to print, up to 10000; use export for more
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = parse_limit)]
     limit: usize,
-    /// The first ones behind this place instead of the newest ones
+    /// Print the first records after this position instead of the newest ones
     #[arg(long, value_name = "EPOCH/SEQ")]
-    after: Option<Place>,
-    /// Calls that are open, or were when the gateway died, instead of records
+    after: Option<EpochSeq>,
+    /// Print calls that are open, or were open when the gateway died, instead of records
     #[arg(long, conflicts_with = "after")]
     intents: bool,
 }
 
-fn limit(text: &str) -> Result<usize, String> {
+fn parse_limit(text: &str) -> Result<usize, String> {
     let limit = text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-    limit.ok_or_else(|| format!("1 to {LIMIT_MAX}; go on with --after EPOCH/SEQ, or use export"))
+    limit.ok_or_else(|| {
+        format!("{text} is not from 1 to {LIMIT_MAX}; use --after EPOCH/SEQ for the next page, or export")
+    })
 }
 
-pub(super) async fn run(dir: &Path, args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(client: &OutboxClient, args: &Args, json: bool) -> anyhow::Result<()> {
     if args.intents {
-        let intents = ask(dir, &Question::Intents).await?;
-        return Ok(print(&if json { json_lines(&intents) } else { intents_table(&intents) })?);
+        let intents: Vec<Call> = client.all(&Question::Intents).await?;
+        return Ok(print(&if json { json_lines(&intents)? } else { intents_table(&intents) })?);
     }
-    let filter = args.which.filter(args.limit);
+    let filter = args.selection.filter(args.limit);
     let question = match args.after {
         None => Question::Records { filter },
-        Some(Place { epoch, seq }) => {
-            Question::Scan { filter, after: Some((epoch, seq)), limit: u64::try_from(args.limit).ok() }
-        }
+        after => Question::Scan { filter, after, limit: u64::try_from(args.limit).ok() },
     };
-    let mut records = ask(dir, &question).await?;
-    let more = records.pop_if(|last| last.get("at").is_some()).and_then(|end| end.get("more")?.as_bool());
-    print(&if json { json_lines(&records) } else { records_table(&records) })?;
-    match (more, records.last().and_then(place_of)) {
-        (Some(true), Some(Place { epoch, seq })) => complain(&format!("there are more: --after {epoch}/{seq}")),
+    let (mut records, mut end): (Vec<AuditRecord>, Option<ScanEnd>) = (Vec::new(), None);
+    client
+        .each(&question, &mut |line| match line {
+            Line::Record(record) => {
+                records.push(*record);
+                Ok(())
+            }
+            Line::ScanEnd(scan_end) => {
+                end = Some(scan_end);
+                Ok(())
+            }
+            _ => Err(io::Error::other(UnexpectedLineError)),
+        })
+        .await?;
+    print(&if json { json_lines(&records)? } else { records_table(&records) })?;
+    match (end, records.last()) {
+        (Some(ScanEnd { more: true, .. }), Some(last)) => {
+            print_error(&format!("more exist: --after {}", EpochSeq::of(last)));
+        }
         (None, _) if records.len() == args.limit => {
-            complain("the newest only; from the oldest on with --after 0/0, all with gatepost outbox export");
+            print_error("these are the newest; --after 0/0 begins with the oldest, gatepost outbox export prints all");
         }
         _ => {}
     }
     Ok(())
 }
 
-fn intents_table(intents: &[Value]) -> String {
-    let text = |intent: &Value, key: &str| intent.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let row = |intent: &Value| {
-        let target = format!("{}/{}", text(intent, "backend_name"), text(intent, "tool_name"));
-        vec![text(intent, "request_id"), text(intent, "timestamp"), text(intent, "client_subject"), target]
+fn intents_table(intents: &[Call]) -> String {
+    let row = |call: &Call| {
+        vec![call.request_id.to_string(), call.timestamp.to_string(), call.client_subject.to_string(), target(call)]
     };
     table(&["REQUEST ID", "SINCE", "WHO", "BACKEND/TOOL"], &intents.iter().map(row).collect::<Vec<_>>())
 }

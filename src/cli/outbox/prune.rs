@@ -1,62 +1,66 @@
-//! `gatepost outbox prune`: the operator has the oldest files of a store-only outbox removed, and the trail says so.
+//! `gatepost outbox prune`: removes the oldest files of an outbox without Postgres, and records it in the trail.
 //!
-//! A live gateway does it itself, asked through its admin socket. A dead one's directory is opened as the gateway itself
-//! would at its next start, as for `drain`: the record needs an epoch to stand in.
+//! A live gateway does it itself, through its admin socket. The directory of a dead one is opened as the gateway's next
+//! start would, as for `drain`: the record needs an epoch.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use serde_json::{Value, json};
+use anyhow::bail;
 
-use super::{Place, ask};
-use crate::audit::outbox::lock;
 use crate::audit::outbox::prune::PruneLimit;
 use crate::audit::record::{Epoch, Seq, Timestamp};
-use crate::cli::{complain, print, serve};
+use crate::cli::exit::usage;
+use crate::cli::outbox_client::OutboxClient;
+use crate::cli::output::{json_line, print, print_error};
+use crate::cli::{database, pipeline};
 use crate::config::{Config, Level};
-use crate::ops::inspect::Question;
-use crate::ops::prune::{self, Error};
+use crate::ops::format::plural;
+use crate::ops::protocol::{PrunedFiles, Question};
+use crate::ops::prune::{self, PruneError};
+use crate::ops::record_ref::EpochSeq;
 
 /// `gatepost outbox prune`
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("which").required(true).args(["older_than", "before"]))]
+#[command(group = clap::ArgGroup::new("until").required(true).args(["older_than", "before"]))]
 pub(super) struct Args {
-    /// Whole files whose records all arrived longer ago than this, as 90d
+    /// Remove whole files whose records all arrived longer ago than this, for example 90d
     #[arg(long, value_parser = humantime::parse_duration, value_name = "AGE")]
     older_than: Option<Duration>,
-    /// Whole files whose records all stand before this place
+    /// Remove whole files whose records are all before this position
     #[arg(long, value_name = "EPOCH/SEQ")]
-    before: Option<Place>,
-    /// Do not ask
+    before: Option<EpochSeq>,
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
-    /// Only say what would be removed
+    /// Print what would be removed, and change nothing
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
-    /// Also from an outbox that was delivered to Postgres before, where what is left waits for that
+    /// Also prune records that are still waiting for Postgres
     #[arg(long)]
     undelivered: bool,
 }
 
 impl Args {
-    /// What is wrong with the configuration, or with asking, before anything is opened.
-    pub(super) fn fault(&self, config: &Config) -> Option<&'static str> {
-        // I4: what Postgres is to have is forgotten once it has it.
-        if config.postgres.url.is_some() {
-            return Some(
-                "postgres.url is set: the outbox empties itself as records are delivered, and what is in it is not \
+    /// Checks the configuration, and that a person can be asked, before anything is opened.
+    fn check(&self, config: &Config) -> anyhow::Result<()> {
+        // I4: records for Postgres leave the outbox once they are delivered, and only then.
+        if database::options(config).is_some() {
+            return Err(usage(
+                "postgres.url is set: delivered records leave the outbox by themselves, and the records in it are not \
                  delivered yet; prune is for deployments without Postgres",
-            );
+            ));
         }
         let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
-        (!self.yes && !self.dry_run && !can_ask)
-            .then_some("prune removes records for good and asks first, on a terminal; say --yes where there is none")
+        if !self.yes && !self.dry_run && !can_ask {
+            return Err(usage("prune removes records permanently and asks first; without a terminal, give --yes"));
+        }
+        Ok(())
     }
 
     fn until(&self) -> PruneLimit {
         match (self.older_than, self.before) {
-            (_, Some(Place { epoch, seq })) => PruneLimit::Position { epoch: Epoch(epoch), seq: Seq(seq) },
+            (_, Some(EpochSeq { epoch, seq })) => PruneLimit::Position { epoch: Epoch(epoch), seq: Seq(seq) },
             (age, None) => {
                 let age = i64::try_from(age.unwrap_or(Duration::MAX).as_micros()).unwrap_or(i64::MAX);
                 PruneLimit::Time(Timestamp::now().micros().saturating_sub(age))
@@ -65,71 +69,65 @@ impl Args {
     }
 }
 
-pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
-    let dir = &config.audit.dir;
-    let Some(cut) = ask(dir, &Question::Prunable { until: args.until() }).await?.into_iter().next() else {
-        complain("no whole file of the outbox is that old; the newest one is never removed");
+pub(super) async fn run(config: &Config, client: &OutboxClient, args: &Args, json: bool) -> anyhow::Result<()> {
+    args.check(config)?;
+    let prunable = client.all::<PrunedFiles>(&Question::Prunable { until: args.until() }).await?;
+    let Some(prunable) = prunable.into_iter().next() else {
+        print_error("no whole file of the outbox is that old; the newest file is never removed");
         return Ok(print(if json { "{\"records\":0,\"files\":0}\n" } else { "nothing to prune\n" })?);
     };
-    let awaited = cut.get("awaited").and_then(Value::as_bool) == Some(true);
-    if awaited && !args.undelivered {
-        return Err(Error::Awaited.into());
+    if prunable.awaited && !args.undelivered {
+        return Err(PruneError::Awaited.into());
     }
     if args.dry_run {
-        let text = format!("would remove {}; nothing was changed\n", words(&cut));
-        return Ok(print(&if json { format!("{cut}\n") } else { text })?);
+        let text = || format!("would remove {}; nothing was changed\n", description(&prunable));
+        return Ok(print(&if json { json_line(&prunable)? } else { text() })?);
     }
-    if !args.yes && !confirmed(&words(&cut))? {
+    if !args.yes && !confirm(&description(&prunable))? {
         bail!("not confirmed; nothing was pruned");
     }
-    // What was agreed to, and no more, whatever became old meanwhile.
-    let last = cut.get("last");
-    let number = |key: &str| last.and_then(|last| last.get(key)?.as_u64());
-    let (epoch, seq) = number("epoch").zip(number("seq")).context("read what would be pruned")?;
-    let until = PruneLimit::Position { epoch: Epoch(epoch), seq: Seq(seq).next() };
-    let holder = lock::holder(dir).with_context(|| format!("look at the lock of {}", dir.display()))?;
-    let done = if holder.is_some() {
-        let answer = ask(dir, &Question::Prune { until, awaited }).await?;
-        answer.into_iter().next().context("read what was pruned")?
+    // Exactly the files that were shown, even if more are old enough by now.
+    let last = prunable.last;
+    let until = PruneLimit::Position { epoch: last.epoch, seq: last.seq.next() };
+    let awaited = prunable.awaited;
+    let pruned = if client.live_gateway()?.is_some() {
+        client.one(&Question::Prune { until, awaited }).await?
     } else {
-        dead(config, until, awaited).await?
+        prune_dead(config, until, awaited).await?
     };
-    let text = format!("removed {}; gateway/pruned says so in the trail\n", words(&done));
-    Ok(print(&if json { format!("{done}\n") } else { text })?)
+    let text = || format!("removed {}; recorded in the trail as gateway/pruned\n", description(&pruned));
+    Ok(print(&if json { json_line(&pruned)? } else { text() })?)
 }
 
 /// Prunes the directory of a gateway that does not run.
-async fn dead(config: &Config, until: PruneLimit, awaited: bool) -> anyhow::Result<Value> {
+async fn prune_dead(config: &Config, until: PruneLimit, awaited: bool) -> anyhow::Result<PrunedFiles> {
     let mut config = config.clone();
     config.audit.level = Level::Stored;
-    // The record has to fit also where the outbox is full, which is why somebody prunes.
+    // The record has to fit even if the outbox is full, which is the usual reason to prune.
     config.audit.outbox_bytes_max = config.audit.outbox_bytes_max.saturating_mul(2);
-    let pipeline = serve::start_pipeline(&config).await?;
+    let pipeline = pipeline::start(&config).await?;
     let pruned = prune::prune(&pipeline.probe(), until, awaited, nix::unistd::Uid::current().as_raw()).await;
-    let ended = pipeline.stop(config.audit.store_timeout, Duration::ZERO).await;
-    let cut = pruned?;
-    if ended.lost > 0 {
-        bail!("the outbox was pruned, but its epoch cannot be closed: {} records are lost", ended.lost);
+    let stopped = pipeline.stop(config.audit.store_timeout, Duration::ZERO).await;
+    let pruned = pruned?;
+    if stopped.lost > 0 {
+        let records = plural(stopped.lost as u64, "record");
+        bail!("the outbox was pruned, but its epoch cannot be closed: {records} lost");
     }
-    Ok(json!(cut))
+    Ok(pruned)
 }
 
-/// What is removed, for a person.
-fn words(cut: &Value) -> String {
-    let number = |value: Option<&Value>| value.and_then(Value::as_u64).unwrap_or_default();
-    let of = |key: &str| number(cut.get(key));
-    let first = cut.get("first").and_then(Value::as_array).map(Vec::as_slice);
-    let first = if let Some([epoch, seq]) = first { format!("{epoch}/{seq}") } else { String::new() };
-    let last = cut.get("last");
-    let (epoch, seq) = (number(last.and_then(|last| last.get("epoch"))), number(last.and_then(|last| last.get("seq"))));
-    let (records, files, mib) = (of("records"), of("files"), of("bytes").div_ceil(1024 * 1024));
-    format!("{records} records, {first} to {epoch}/{seq}, in {files} files ({mib} MiB)")
+/// The files, for a person.
+fn description(pruned: &PrunedFiles) -> String {
+    let PrunedFiles { files, bytes, records, first: (first_epoch, first_seq), last, .. } = pruned;
+    let (records, files, mib) =
+        (plural(*records, "record"), plural(*files as u64, "file"), bytes.div_ceil(1024 * 1024));
+    format!("{records}, {first_epoch}/{first_seq} to {}/{}, in {files} ({mib} MiB)", last.epoch, last.seq)
 }
 
-/// Asks on the terminal.
-fn confirmed(words: &str) -> io::Result<bool> {
+/// Asks for confirmation on the terminal.
+fn confirm(description: &str) -> io::Result<bool> {
     let mut stderr = io::stderr().lock();
-    write!(stderr, "This removes {words}, which are nowhere else, for good. Type yes to go on: ")?;
+    write!(stderr, "This permanently removes {description}, which exist nowhere else. Type yes to continue: ")?;
     stderr.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;

@@ -1,98 +1,110 @@
-//! `gatepost outbox requeue`: what Postgres refused and `audit_quarantine` keeps is offered to `audit_log` again.
+//! `gatepost outbox requeue`: retries delivering the records in `audit_quarantine` to `audit_log`.
 
-use anyhow::Context;
-use serde_json::json;
+use serde::Serialize;
+use uuid::Uuid;
 
+use crate::audit::sink::SinkError;
 use crate::audit::sink::postgres::requeue::{
     QuarantinedRecord, RequeueMode, RequeueOutcome, next_quarantined, requeue,
 };
-use crate::audit::sink::{self, postgres};
-use crate::cli::print;
+use crate::cli::database;
+use crate::cli::output::{json_line, print};
 use crate::config::Config;
 use crate::escape::escape_hidden;
-
-/// What is wrong where no database is configured.
-pub(super) const NO_URL: &str = "postgres.url is not set, so there is no audit_quarantine to requeue from; set it in \
-    the configuration or as GATEPOST_POSTGRES_URL";
+use crate::ops::format::plural;
 
 /// `gatepost outbox requeue`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Try each record and roll it back: says what would be taken, and changes nothing
+    /// Try each record and roll it back: print which would be delivered, and change nothing
     #[arg(long)]
     dry_run: bool,
 }
 
-/// How many records came to what.
+/// Numbers of records by outcome.
 #[derive(Debug, Default)]
 struct Counts {
     delivered: u64,
     refused: u64,
-    gone: u64,
+    skipped: u64,
+}
+
+/// The outcome of one record as JSON.
+#[derive(Debug, Serialize)]
+struct JsonOutcome<'a> {
+    gateway_id: Uuid,
+    epoch: i64,
+    seq: i64,
+    request_id: Uuid,
+    was: &'a str,
+    outcome: &'static str,
+    error: Option<&'a str>,
 }
 
 pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
-    let url = config.postgres.url.clone().context(NO_URL)?;
-    let statement_timeout = config.postgres.statement_timeout;
-    let options = postgres::Options { url, statement_timeout, migrate: false };
-    let mut connection = postgres::connect(&postgres::connect_options(&options)?).await?;
+    let options = database::required(config, ", so there is no audit_quarantine to requeue from")?;
+    let statement_timeout = options.statement_timeout;
+    let mut connection = database::connect(&options).await?;
     let mode = if args.dry_run { RequeueMode::DryRun } else { RequeueMode::Commit };
     let (mut counts, mut at) = (Counts::default(), None);
-    // One at a time: each may be a megabyte, and what was done before an error stays done.
-    while let Some(row) =
-        next_quarantined(&mut connection, at.as_ref()).await.map_err(|error| explained(&error, &counts))?
+    // One at a time: each may have a megabyte, and what was done before an error stays done.
+    while let Some(record) =
+        next_quarantined(&mut connection, at.as_ref()).await.map_err(|error| with_remedy(&error, &counts))?
     {
-        let done = requeue(&mut connection, &row, mode, statement_timeout).await;
-        let done = done.map_err(|error| explained(&error, &counts))?;
-        print(&line(&row, &done, mode, json))?;
-        match done {
+        let outcome = requeue(&mut connection, &record, mode, statement_timeout).await;
+        let outcome = outcome.map_err(|error| with_remedy(&error, &counts))?;
+        print(&line(&record, &outcome, mode, json)?)?;
+        match outcome {
             RequeueOutcome::Delivered => counts.delivered += 1,
             RequeueOutcome::Refused(_) => counts.refused += 1,
-            RequeueOutcome::Gone => counts.gone += 1,
+            RequeueOutcome::Gone => counts.skipped += 1,
         }
-        at = Some(row);
+        at = Some(record);
     }
-    let Counts { delivered, refused, gone } = counts;
-    let would = if args.dry_run { "would be " } else { "" };
+    let Counts { delivered, refused, skipped } = counts;
+    let would_be = if args.dry_run { "would be " } else { "" };
     if !json {
-        print(&format!("{delivered} {would}delivered, {refused} refused again, {gone} passed over\n"))?;
+        print(&format!("{delivered} {would_be}delivered, {refused} refused again, {skipped} skipped\n"))?;
     }
-    anyhow::ensure!(refused == 0 && gone == 0, "{} records stay in audit_quarantine", refused + gone);
+    let left = refused + skipped;
+    anyhow::ensure!(left == 0, "{} left in audit_quarantine", plural(left, "record"));
     Ok(())
 }
 
-/// One record and what became of it.
-fn line(row: &QuarantinedRecord, done: &RequeueOutcome, mode: RequeueMode, json: bool) -> String {
-    let QuarantinedRecord { gateway_id, epoch, seq, request_id, reason, .. } = row;
-    let (word, now) = match (done, mode) {
-        (RequeueOutcome::Delivered, RequeueMode::Commit) => ("delivered", String::new()),
-        (RequeueOutcome::Delivered, RequeueMode::DryRun) => ("deliverable", String::new()),
-        (RequeueOutcome::Refused(why), _) => ("refused", why.clone()),
+/// One record and its outcome.
+fn line(
+    record: &QuarantinedRecord,
+    outcome: &RequeueOutcome,
+    mode: RequeueMode,
+    json: bool,
+) -> serde_json::Result<String> {
+    let QuarantinedRecord { gateway_id, epoch, seq, request_id, reason, .. } = record;
+    let (word, json_word, error) = match (outcome, mode) {
+        (RequeueOutcome::Delivered, RequeueMode::Commit) => ("delivered", "delivered", None),
+        (RequeueOutcome::Delivered, RequeueMode::DryRun) => ("deliverable", "deliverable", None),
+        (RequeueOutcome::Refused(error), _) => ("refused", "refused", Some(error.as_str())),
         (RequeueOutcome::Gone, _) => {
-            ("passed_over", "it was moved meanwhile, or audit_log has a record in its place".to_owned())
+            ("skipped", "passed_over", Some("it was moved meanwhile, or audit_log has a record at its position"))
         }
     };
     if json {
-        let line = json!({
-            "gateway_id": gateway_id, "epoch": epoch, "seq": seq, "request_id": request_id, "was": reason,
-            "outcome": word, "error": (!now.is_empty()).then_some(&now),
-        });
-        return format!("{line}\n");
+        let (gateway_id, epoch, seq, request_id) = (*gateway_id, *epoch, *seq, *request_id);
+        return json_line(&JsonOutcome { gateway_id, epoch, seq, request_id, was: reason, outcome: json_word, error });
     }
-    // Postgres's own words may hold a piece of the record.
-    let text = if now.is_empty() { format!("it was {reason}") } else { now };
-    format!("{gateway_id}/{epoch}/{seq} {}: {}\n", word.replace('_', " "), escape_hidden(&text))
+    let text = error.map_or_else(|| format!("it was {reason}"), str::to_owned);
+    // An error of Postgres may quote text of the record.
+    Ok(format!("{gateway_id}/{epoch}/{seq} {word}: {}\n", escape_hidden(&text)))
 }
 
-/// The error, with what to do about it and what was done before it.
-fn explained(error: &sink::SinkError, counts: &Counts) -> anyhow::Error {
+/// The error, what to do about it, and what was done before it.
+fn with_remedy(error: &SinkError, counts: &Counts) -> anyhow::Error {
     let remedy = match error.sqlstate.as_deref() {
         Some("42501") => {
-            "; the gateway's own role may not take records out of audit_quarantine: use one that may DELETE there and \
-             INSERT into audit_log, as the owner of the tables"
+            "; the gateway's own role may not remove records from audit_quarantine: use a role that may DELETE there and \
+             INSERT into audit_log, for example the owner of the tables"
         }
         Some("42P01" | "3F000") => "; this database has no Gatepost schema: name the right one",
         _ => "",
     };
-    anyhow::anyhow!("{error}{remedy}; {} were delivered before it", counts.delivered)
+    anyhow::anyhow!("{error}{remedy}; {} delivered before it", plural(counts.delivered, "record"))
 }

@@ -1,76 +1,97 @@
-//! `gatepost outbox show`: one record in full, and the bytes it is stored as.
+//! `gatepost outbox show`: one record in full, and its stored bytes.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::{Place, ask, fields, json_lines, one, place_of};
 use crate::audit::codec::explain;
-use crate::cli::print;
+use crate::audit::query::Filter;
+use crate::audit::record::AuditRecord;
+use crate::cli::outbox_client::OutboxClient;
+use crate::cli::output::{json_line, json_lines, print};
+use crate::cli::record_view::{Arguments, record_fields};
 use crate::escape::escape_hidden;
-use crate::ops::inspect::Question;
+use crate::ops::protocol::{Question, StoredFrame};
+use crate::ops::record_ref::{EpochSeq, parse_record_ref};
 
-/// Bytes in one line. *Chosen*: what `hexdump -C` shows.
+/// Bytes on one line. *Chosen*: as `hexdump -C`.
 const LINE_BYTES: usize = 16;
 
 /// `gatepost outbox show`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A request id, or EPOCH/SEQ
-    which: String,
-    /// Also the stored bytes, and what each of them means
+    #[arg(value_name = "RECORD")]
+    id: String,
+    /// Also print the stored bytes, and the meaning of each
     #[arg(long)]
     hex: bool,
 }
 
-pub(super) async fn run(dir: &Path, args: &Args, json: bool) -> anyhow::Result<()> {
-    let which = &args.which;
-    let mut lines = ask(dir, &Question::Records { filter: Box::new(one(which)?) }).await?;
-    let Some(record) = lines.first() else {
-        bail!("no stored record {which} in {}; it may have been delivered: try gatepost audit query", dir.display());
+/// A record with its bytes as JSON.
+#[derive(Debug, Serialize)]
+struct JsonFrame<'a> {
+    record: &'a AuditRecord,
+    frame: &'a StoredFrame,
+    fields: Vec<JsonField<'a>>,
+}
+
+/// A field of the frame as JSON.
+#[derive(Debug, Serialize)]
+struct JsonField<'a> {
+    offset: usize,
+    length: usize,
+    name: &'static str,
+    value: &'a str,
+}
+
+pub(super) async fn run(dir: &Path, client: &OutboxClient, args: &Args, json: bool) -> anyhow::Result<()> {
+    let id = &args.id;
+    let filter = Filter { limit: 1, ..parse_record_ref(id).map_err(anyhow::Error::msg)? };
+    let records: Vec<AuditRecord> = client.all(&Question::Records { filter: Box::new(filter) }).await?;
+    let Some(record) = records.first() else {
+        bail!("no stored record {id} in {}; if it was delivered, use gatepost audit show", dir.display());
     };
     if !args.hex {
-        return Ok(print(&if json { json_lines(&lines) } else { fields(record, "") })?);
+        return Ok(print(&if json { json_lines(&records)? } else { record_fields(record, Arguments::OneLine) })?);
     }
-    let Place { epoch, seq } = place_of(record).context("read the record's place")?;
-    let frame = ask(dir, &Question::Frame { epoch, seq }).await?;
-    let Some(frame) = frame.first() else {
-        bail!("the bytes of {epoch}/{seq} are not stored: they rotted, or were delivered and forgotten meanwhile");
+    let position = EpochSeq::of(record);
+    let frames: Vec<StoredFrame> = client.all(&Question::Frame { position }).await?;
+    let Some(frame) = frames.first() else {
+        bail!("the bytes of {position} are not stored: they are damaged, or were delivered and removed meanwhile");
     };
-    let bytes = unhex(frame.get("hex").and_then(Value::as_str).unwrap_or_default());
-    let explained = explain::fields(&bytes);
+    let bytes = hex::decode(&frame.hex).context("cannot read the stored bytes")?;
+    let fields = explain::fields(&bytes);
     if json {
-        let field = |field: &explain::FrameField| json!({ "offset": field.offset, "length": field.length, "name": field.name, "value": field.value });
-        let explained: Vec<Value> = explained.iter().map(field).collect();
-        let record = lines.remove(0);
-        return Ok(print(&json_lines(&[json!({ "record": record, "frame": frame, "fields": explained })]))?);
+        let fields = fields.iter().map(|explain::FrameField { offset, length, name, value }| JsonField {
+            offset: *offset,
+            length: *length,
+            name,
+            value,
+        });
+        let fields = fields.collect();
+        return Ok(print(&json_line(&JsonFrame { record, frame, fields })?)?);
     }
-    let place = |key: &str| frame.get(key).map(Value::to_string).unwrap_or_default();
-    let mut text = fields(record, "");
-    writeln!(
-        text,
-        "\n{} bytes at {} of segment {epoch}/{} in {}",
-        bytes.len(),
-        place("offset"),
-        place("segment"),
-        place("file").trim_matches('"')
-    )?;
-    for field in explained {
-        let bytes = bytes.get(field.offset..field.offset + field.length).unwrap_or_default();
-        writeln!(text, "\n{:>6} +{:<5} {}: {}", field.offset, field.length, field.name, escape_hidden(&field.value))?;
-        for line in bytes.chunks(LINE_BYTES) {
-            let hex = line.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
-            let shown: String =
-                line.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' }).collect();
-            writeln!(text, "              {hex:<47}  {shown}")?;
-        }
+    let mut text = record_fields(record, Arguments::OneLine);
+    let StoredFrame { file, segment, offset, .. } = frame;
+    writeln!(text, "\n{} bytes at {offset} of segment {}/{segment} in {file}", bytes.len(), position.epoch)?;
+    for field in &fields {
+        text.push_str(&dump(field, &bytes));
     }
     Ok(print(&text)?)
 }
 
-fn unhex(text: &str) -> Vec<u8> {
-    let byte = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    text.as_bytes().chunks(2).filter_map(byte).collect()
+/// A field: offset, length, name and value, then its bytes.
+fn dump(field: &explain::FrameField, bytes: &[u8]) -> String {
+    let explain::FrameField { offset, length, name, value } = field;
+    let mut text = format!("\n{offset:>6} +{length:<5} {name}: {}\n", escape_hidden(value));
+    for line in bytes.get(*offset..offset + length).unwrap_or_default().chunks(LINE_BYTES) {
+        let hex = line.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
+        let ascii: String =
+            line.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' }).collect();
+        writeln!(text, "              {hex:<47}  {ascii}").ok();
+    }
+    text
 }

@@ -1,110 +1,95 @@
-//! `gatepost outbox stats`
+//! `gatepost outbox stats`: the contents of the outbox, and the status of a live gateway.
 
-use std::path::Path;
-
-use serde_json::Value;
-
-use super::{ask, json_lines};
-use crate::cli::print;
+use crate::audit::outbox::StoredStream;
+use crate::audit::shipper::ShipperState;
+use crate::cli::outbox_client::OutboxClient;
+use crate::cli::output::{json_lines, print};
 use crate::cli::table::table;
 use crate::escape::escape_hidden;
-use crate::ops::inspect::Question;
-use crate::ops::words::{age, bytes, count, some};
+use crate::ops::format::{age, bytes, count, plural};
+use crate::ops::protocol::{Question, StatsAnswer};
+use crate::ops::status::PipelineStatus;
 
-/// Where the shipper's state stands, a JSON pointer.
-const STATE: &str = "/live/postgres/state";
-
-pub(super) async fn run(dir: &Path, json: bool) -> anyhow::Result<()> {
-    let lines = ask(dir, &Question::Stats).await?;
-    let text = || lines.iter().map(|stats| lines_of(stats) + &streams(stats)).collect();
-    Ok(print(&if json { json_lines(&lines) } else { text() })?)
+pub(super) async fn run(client: &OutboxClient, json: bool) -> anyhow::Result<()> {
+    let stats: StatsAnswer = client.one(&Question::Stats).await?;
+    Ok(print(&if json { json_lines(&[stats])? } else { text(&stats) })?)
 }
 
-/// What is at `path`, a JSON pointer, if it is a number.
-fn number(stats: &Value, path: &str) -> Option<u64> {
-    stats.pointer(path).and_then(Value::as_u64)
+fn text(stats: &StatsAnswer) -> String {
+    let files = plural(stats.files.generations as u64, "file");
+    let mut lines = vec![("gateway", stats.files.gateway_id.map_or("none yet".to_owned(), |id| id.to_string()))];
+    match &stats.live {
+        Some(live) => lines.extend(live_lines(live, &files)),
+        None => lines.push(("outbox", format!("{} in {files}", bytes(stats.files.bytes)))),
+    }
+    let oldest = stats.oldest.map_or(String::new(), |oldest| format!(", the oldest from {oldest}"));
+    lines.push(("records", format!("{} on disk{oldest}", count(stats.stored))));
+    lines.push(("open calls", count(stats.files.intents as u64)));
+    let lines = lines.into_iter().fold(String::new(), |out, (name, text)| format!("{out}{name:<12}{text}\n"));
+    lines + &streams(&stats.files.streams)
 }
 
-fn text(stats: &Value, path: &str) -> Option<String> {
-    stats.pointer(path).and_then(Value::as_str).map(|text| escape_hidden(text).into_owned())
-}
-
-fn counted(stats: &Value, path: &str) -> String {
-    count(number(stats, path).unwrap_or_default())
-}
-
-fn sized(stats: &Value, path: &str) -> String {
-    bytes(number(stats, path).unwrap_or_default())
-}
-
-fn lines_of(stats: &Value) -> String {
-    let files = some(number(stats, "/generations").and_then(|files| files.try_into().ok()).unwrap_or_default(), "file");
-    let mut lines = vec![("gateway", text(stats, "/gateway_id").unwrap_or_else(|| "none yet".to_owned()))];
-    if stats.get("live").is_some() {
-        let [epoch, last, queued, waiting] =
-            ["/live/epoch", "/live/last_seq", "/live/queued", "/live/stored"].map(|path| counted(stats, path));
-        let [places, places_max] = ["/live/ring/records", "/live/ring/records_max"].map(|path| counted(stats, path));
-        let [memory, memory_max, used, quota] =
-            ["/live/ring/bytes", "/live/ring/bytes_max", "/live/outbox/bytes", "/live/outbox/bytes_max"]
-                .map(|path| sized(stats, path));
-        let percent = counted(stats, "/live/outbox/percent");
-        let flag = |path, word| stats.pointer(path).and_then(Value::as_bool).filter(|is| *is).map_or("", |_| word);
-        let trouble = [flag("/live/outbox/failed", "; cannot store"), flag("/live/outbox/full", "; full")].concat();
-        let undelivered = if is_store_only(stats) { "" } else { ", not delivered" };
-        lines.push(("epoch", format!("{epoch}, at seq {last}")));
-        lines.push(("ring", format!("{queued} queued; {places} of {places_max} places, {memory} of {memory_max}")));
-        lines.push((
+fn live_lines(live: &PipelineStatus, files: &str) -> Vec<(&'static str, String)> {
+    let PipelineStatus { ring, outbox, .. } = live;
+    let failed = if outbox.failed { "; cannot store" } else { "" };
+    let full = if outbox.full { "; full" } else { "" };
+    let not_delivered = if live.postgres == ShipperState::StoreOnly { "" } else { ", not delivered" };
+    let mut lines = vec![
+        ("epoch", format!("{}, at seq {}", count(live.epoch.0), count(live.last_seq.0))),
+        (
+            "ring",
+            format!(
+                "{} queued; {} of {} places, {} of {}",
+                count(live.queued),
+                count(ring.records as u64),
+                count(ring.records_max as u64),
+                bytes(ring.bytes as u64),
+                bytes(ring.bytes_max as u64)
+            ),
+        ),
+        (
             "outbox",
-            format!("{waiting} of this epoch stored{undelivered}; {used} of {quota} ({percent} %) in {files}{trouble}"),
-        ));
-        lines.push(("postgres", delivery(stats)));
-        if let Some(error) = text(stats, "/live/last_error/error") {
-            let at = text(stats, "/live/last_error/at").unwrap_or_default();
-            let passed = if stats.pointer(STATE).is_some_and(|state| state == "delivering") { " (passed)" } else { "" };
-            lines.push(("last error", format!("{at}{passed}: {error}")));
-        }
-    } else {
-        lines.push(("outbox", format!("{} in {files}", sized(stats, "/bytes"))));
+            format!(
+                "{} of this epoch stored{not_delivered}; {} of {} ({} %) in {files}{failed}{full}",
+                count(live.stored),
+                bytes(outbox.bytes),
+                bytes(outbox.bytes_max),
+                outbox.percent
+            ),
+        ),
+        ("postgres", delivery(live)),
+    ];
+    if let Some(error) = &live.last_error {
+        let resolved = if live.postgres == ShipperState::Delivering { " (resolved)" } else { "" };
+        lines.push(("last error", format!("{}{resolved}: {}", error.at, escape_hidden(&error.error))));
     }
-    let stored = counted(stats, "/stored");
-    lines.push((
-        "records",
-        match text(stats, "/oldest") {
-            Some(oldest) => format!("{stored} on disk, the oldest of {oldest}"),
-            None => format!("{stored} on disk"),
-        },
-    ));
-    lines.push(("open calls", counted(stats, "/intents")));
-    lines.into_iter().fold(String::new(), |out, (name, text)| format!("{out}{name:<12}{text}\n"))
+    lines
 }
 
-fn is_store_only(stats: &Value) -> bool {
-    stats.pointer(STATE).is_some_and(|state| state == "store_only")
+/// The state of delivery.
+fn delivery(live: &PipelineStatus) -> String {
+    let state = match &live.postgres {
+        ShipperState::StoreOnly => return "not configured: records stay in the outbox".to_owned(),
+        ShipperState::Starting => "starting",
+        ShipperState::Delivering => "delivering",
+        ShipperState::Retrying { .. } => "retrying",
+        ShipperState::Held { .. } => "held",
+        ShipperState::Forked { .. } => "forked",
+    };
+    let delivered = count(live.delivered);
+    let waiting = live.oldest_undelivered_seconds;
+    let waiting = waiting.map_or("no record waits".to_owned(), |seconds| format!("oldest waiting {}", age(seconds)));
+    let retry = live.next_retry_seconds.map_or(String::new(), |left| format!("; retrying in {}", age(left)));
+    format!("{state}; {delivered} of this epoch delivered; {waiting}{retry}")
 }
 
-/// What delivery is doing.
-fn delivery(stats: &Value) -> String {
-    let doing = text(stats, STATE).unwrap_or_default();
-    if is_store_only(stats) {
-        return "none configured: records stay in the outbox".to_owned();
-    }
-    let delivered = counted(stats, "/live/delivered");
-    let seconds = |path| stats.pointer(path).and_then(Value::as_f64).map(age);
-    let delay = seconds("/live/oldest_undelivered_seconds")
-        .map_or("nothing waits".to_owned(), |age| format!("the oldest that waits is {age} old"));
-    let again = seconds("/live/next_retry_seconds").map_or(String::new(), |left| format!("; tried again in {left}"));
-    format!("{doing}; {delivered} of this epoch delivered; {delay}{again}")
-}
-
-fn streams(stats: &Value) -> String {
-    let streams = stats.get("streams").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+fn streams(streams: &[StoredStream]) -> String {
     if streams.is_empty() {
         return String::new();
     }
-    let row = |stream: &Value| {
-        ["/epoch", "/first", "/last", "/delivered"]
-            .map(|path| number(stream, path).unwrap_or_default().to_string())
-            .to_vec()
+    let row = |stream: &StoredStream| {
+        let StoredStream { epoch, first, last, delivered } = stream;
+        vec![epoch.to_string(), first.to_string(), last.to_string(), delivered.to_string()]
     };
     format!("\n{}", table(&["EPOCH", "FIRST", "LAST", "DELIVERED"], &streams.iter().map(row).collect::<Vec<_>>()))
 }
@@ -116,38 +101,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_live_gateway_in_an_outage_is_told_in_words() {
+    fn the_status_of_a_live_gateway_in_an_outage_is_shown() {
+        let gateway = "00000000-0000-0000-0000-000000000007";
         let mut stats = json!({
-            "gateway_id": "0193a7c2", "generations": 2, "bytes": 37_748_736, "intents": 3, "stored": 4_012,
-            "oldest": "2026-11-26T10:00:00Z",
+            "gateway_id": gateway, "generations": 2, "bytes": 37_748_736, "intents": 3, "stored": 4_012,
+            "oldest": "2026-11-26T10:00:00.000000Z",
             "streams": [{"epoch": 2, "first": 6_210, "last": 10_221, "delivered": 6_209}],
             "live": {
-                "epoch": 2, "last_seq": 10_234, "queued": 13, "stored": 4_012, "delivered": 6_209,
-                "oldest_undelivered_seconds": 190.0, "next_retry_seconds": 12.0,
+                "gateway_id": gateway, "epoch": 2, "last_seq": 10_234, "queued": 13, "stored": 4_012,
+                "delivered": 6_209, "oldest_undelivered_seconds": 190.0, "next_retry_seconds": 12.0,
                 "ring": {"records": 16, "records_max": 16_384, "bytes": 6_144, "bytes_max": 67_108_864},
-                "outbox": {"bytes": 37_748_736, "bytes_max": 8_589_934_592_u64, "percent": 0, "failed": false, "full": false},
-                "postgres": {"state": "retrying"},
-                "last_error": {"error": "connection refused\u{1b}", "at": "2026-11-26T10:03:10Z"},
+                "outbox": {
+                    "bytes": 37_748_736, "bytes_max": 8_589_934_592_u64, "percent": 0, "failed": false, "full": false,
+                    "generations": 2, "generations_older": 0, "set_aside": 0,
+                },
+                "postgres": {"state": "retrying", "error": "connection refused"},
+                "last_error": {"error": "connection refused\u{1b}", "at": "2026-11-26T10:03:10.000000Z"},
             },
         });
-        let shown = lines_of(&stats) + &streams(&stats);
+        let shown = |stats: &serde_json::Value| text(&serde_json::from_value(stats.clone()).unwrap());
         let expected = "\
-gateway     0193a7c2
+gateway     00000000-0000-0000-0000-000000000007
 epoch       2, at seq 10,234
 ring        13 queued; 16 of 16,384 places, 6.0 KiB of 64.0 MiB
 outbox      4,012 of this epoch stored, not delivered; 36.0 MiB of 8.0 GiB (0 %) in 2 files
-postgres    retrying; 6,209 of this epoch delivered; the oldest that waits is 3 min old; tried again in 12 s
-last error  2026-11-26T10:03:10Z: connection refused\\u{1b}
-records     4,012 on disk, the oldest of 2026-11-26T10:00:00Z
+postgres    retrying; 6,209 of this epoch delivered; oldest waiting 3 min; retrying in 12 s
+last error  2026-11-26T10:03:10.000000Z: connection refused\\u{1b}
+records     4,012 on disk, the oldest from 2026-11-26T10:00:00.000000Z
 open calls  3
 
 EPOCH  FIRST  LAST   DELIVERED
 2      6210   10221  6209
 ";
-        assert_eq!(shown, expected);
+        assert_eq!(shown(&stats), expected);
         stats["live"]["outbox"]["full"] = json!(true);
-        stats["live"]["postgres"]["state"] = json!("delivering");
-        assert!(lines_of(&stats).contains("last error  2026-11-26T10:03:10Z (passed): connection refused"));
-        assert!(lines_of(&stats).contains("in 2 files; full\n"));
+        stats["live"]["postgres"] = json!({"state": "delivering"});
+        assert!(shown(&stats).contains("last error  2026-11-26T10:03:10.000000Z (resolved): connection refused"));
+        assert!(shown(&stats).contains("in 2 files; full\n"));
     }
 }

@@ -1,88 +1,85 @@
-//! `gatepost outbox tail`
+//! `gatepost outbox tail`: the newest stored records, and each new one.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
-use serde_json::Value;
+use super::selection::Selection;
+use crate::audit::record::AuditRecord;
+use crate::cli::outbox_client::OutboxClient;
+use crate::cli::output::{json_line, print_error};
+use crate::cli::record_view::{records_rows, records_table};
+use crate::ops::protocol::{Line, Question, StatsAnswer, UnexpectedLineError};
+use crate::ops::record_ref::EpochSeq;
 
-use super::{Place, Which, ask, each, place_of};
-use crate::audit::outbox::lock;
-use crate::cli::complain;
-use crate::cli::table::{RECORD_HEADINGS, record_row, table};
-use crate::ops::inspect::Question;
-
-/// How often a live gateway is asked for more. *Chosen*: at once, for a person; one question reads one segment.
-const ASK_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval between questions to a live gateway. *Chosen*: immediate, to a person; one question reads one segment.
+const INTERVAL: Duration = Duration::from_millis(250);
 
 /// `gatepost outbox tail`
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    which: Which,
-    /// Begin with so many of the newest
-    #[arg(short = 'n', long, default_value_t = 10)]
+    selection: Selection,
+    /// Number of records to begin with
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 10)]
     lines: usize,
-    /// Go on until the gateway stops
+    /// Continue with each new record, until the gateway stops
     #[arg(short, long)]
     follow: bool,
 }
 
-pub(super) async fn run(dir: &Path, args: &Args, json: bool) -> anyhow::Result<()> {
-    // Before the records: what comes meanwhile is behind it and shown once, by the loop.
-    let stats = ask(dir, &Question::Stats).await?;
-    let newest = stats.first().and_then(|stats| stats.get("streams")?.as_array()?.last().cloned());
-    let newest = newest.and_then(|stream| Some((stream.get("epoch")?.as_u64()?, stream.get("last")?.as_u64()?)));
+pub(super) async fn run(client: &OutboxClient, args: &Args, json: bool) -> anyhow::Result<()> {
+    // The end is read before the records: records stored in between are after it, and the loop prints them once.
+    let stats: StatsAnswer = client.one(&Question::Stats).await?;
+    let newest = stats.files.streams.last().map(|stream| EpochSeq { epoch: stream.epoch.0, seq: stream.last.0 });
     let mut at = newest.unwrap_or_default();
-    let mut lines = Lines { json, headed: false };
+    let mut printer = Printer { json, has_headings: false };
     if args.lines > 0 {
-        for record in ask(dir, &Question::Records { filter: args.which.filter(args.lines) }).await? {
-            if place_of(&record).is_some_and(|Place { epoch, seq }| (epoch, seq) <= at) {
-                lines.print(&record)?;
+        let question = Question::Records { filter: args.selection.filter(args.lines) };
+        for record in client.all::<AuditRecord>(&question).await? {
+            if EpochSeq::of(&record) <= at {
+                printer.print(&record)?;
             }
         }
     }
     let mut live = args.follow;
     while live {
-        live = lock::holder(dir).with_context(|| format!("look at the lock of {}", dir.display()))?.is_some();
-        let question = Question::Scan { filter: args.which.filter(1), after: Some(at), limit: None };
-        let mut take = |line: Value| {
-            if let Some(end) = line.get("at") {
-                at = place_of(end).map_or(at, |Place { epoch, seq }| (epoch, seq).max(at));
-                return Ok(());
-            }
-            lines.print(&line)
-        };
-        each(dir, &question, &mut take).await?;
+        live = client.live_gateway()?.is_some();
+        let question = Question::Scan { filter: args.selection.filter(1), after: Some(at), limit: None };
+        client
+            .each(&question, &mut |line| match line {
+                Line::Record(record) => printer.print(&record),
+                Line::ScanEnd(end) => {
+                    at = end.at.max(at);
+                    Ok(())
+                }
+                _ => Err(io::Error::other(UnexpectedLineError)),
+            })
+            .await?;
         if live {
-            tokio::time::sleep(ASK_INTERVAL).await;
+            tokio::time::sleep(INTERVAL).await;
         } else {
-            complain("the gateway has stopped");
+            print_error("the gateway has stopped");
         }
     }
     Ok(())
 }
 
-/// Records on standard output, one a line, as they come.
-struct Lines {
+/// Prints records one by one.
+struct Printer {
     json: bool,
-    headed: bool,
+    has_headings: bool,
 }
 
-impl Lines {
-    fn print(&mut self, record: &Value) -> io::Result<()> {
+impl Printer {
+    fn print(&mut self, record: &AuditRecord) -> io::Result<()> {
+        let with_headings = !std::mem::replace(&mut self.has_headings, true);
+        let text = match (self.json, with_headings) {
+            (true, _) => json_line(record)?,
+            (false, true) => records_table([record]),
+            (false, false) => records_rows([record]),
+        };
         let mut stdout = io::stdout().lock();
-        if self.json {
-            writeln!(stdout, "{record}")?;
-            return stdout.flush();
-        }
-        let text = table(&RECORD_HEADINGS, &[record_row(record)]);
-        let skipped = usize::from(self.headed);
-        self.headed = true;
-        for line in text.lines().skip(skipped) {
-            writeln!(stdout, "{line}")?;
-        }
+        stdout.write_all(text.as_bytes())?;
         stdout.flush()
     }
 }

@@ -1,8 +1,8 @@
-//! Reload: on SIGHUP, and when the configuration's file changes.
+//! Reload of the configuration, on SIGHUP and when its file changes.
 //!
-//! The new configuration is loaded and validated in full before anything of it takes effect; one with faults is logged and
-//! changes nothing. What takes effect takes it at once, after its `gateway/config` record reached the level. What takes a
-//! restart is named.
+//! The new configuration is loaded and validated completely before any of it takes effect. If it has faults, they are logged
+//! and nothing changes. Reloadable settings take effect together, once their `gateway/config` record reached the configured
+//! level. Changed settings that need a restart are logged.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,23 +13,23 @@ use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::record::Digest;
-use crate::cli::environment;
+use crate::cli::configuration::environment;
+use crate::cli::pipeline::config_digest;
 use crate::config::{Config, Loaded, Settings};
 use crate::gateway::fault::ReloadError;
 use crate::gateway::{Gateway, Handle};
 
-/// How often the file is looked at. *Chosen*: an edit takes effect while one watches for it.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Interval between looks at the file. *Chosen*: an edit takes effect while its author waits.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long a changed file must stay as it is before it is read: half of a file may be valid. *Chosen*: an editor writes
-/// in less.
-const SETTLED_AFTER: Duration = Duration::from_millis(200);
+/// Time that a changed file must stay unchanged before it is read: half of a file may be valid. *Chosen*: editors write
+/// faster.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// Most sections that one record names. *Chosen*: they fit into recorded arguments of any length that can be configured
-/// sensibly.
+/// Most sections that one record names. *Chosen*: they fit into recorded arguments of any sensible maximum length.
 const SECTIONS_MAX: usize = 64;
 
-/// What changes with a file's contents; `None` where there is no file.
+/// Attributes that change with the contents of a file; `None` if there is no file.
 pub(super) type Stamp = Option<(i64, i64, u64, u64)>;
 
 /// Watches the configuration of a running gateway.
@@ -39,27 +39,22 @@ pub(super) struct Reloader {
     gateway: Handle,
     hang_up: Signal,
     stamp: Stamp,
-    /// What the gateway started with.
+    /// The settings that the gateway started with.
     started: Settings,
-    /// What was read last and found valid.
+    /// The last valid configuration that was read.
     loaded: Loaded,
-    /// The file that the last record names, or the first one.
+    /// Digest of the file that the last record names, or of the first file.
     recorded: Digest,
 }
 
-/// The digest of a configuration, as records of the gateway bear it.
-pub(super) fn config_digest(config: &Config) -> Digest {
-    Digest::of(format!("{config:?}").as_bytes())
-}
-
-/// The stamp of the file as it is now. Taken before the file is read, so that no change is missed.
+/// The file's current stamp. It is taken before the file is read, so that no change is missed.
 pub(super) fn stamp(path: &Path) -> Stamp {
     let stamp = |file: Metadata| (file.ctime(), file.ctime_nsec(), file.len(), file.ino());
     std::fs::metadata(path).ok().map(stamp)
 }
 
 impl Reloader {
-    /// For a gateway that was started with `loaded`, read from `path` when that had `stamp`.
+    /// A reloader for a gateway that was started with `loaded`, read from `path` when that had `stamp`.
     pub(super) fn new(path: PathBuf, stamp: Stamp, loaded: Loaded, gateway: Handle, hang_up: Signal) -> Self {
         let (started, recorded) = (loaded.settings.clone(), Digest::of(loaded.text.as_bytes()));
         Self { path, gateway, hang_up, stamp, started, loaded, recorded }
@@ -67,7 +62,7 @@ impl Reloader {
 
     /// Reloads until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        let mut ticks = tokio::time::interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let trigger = tokio::select! {
@@ -76,17 +71,17 @@ impl Reloader {
                 _ = ticks.tick() => "file",
             };
             if trigger == "file" {
-                let mut found = stamp(&self.path);
-                if found == self.stamp {
+                let mut seen = stamp(&self.path);
+                if seen == self.stamp {
                     continue;
                 }
                 loop {
-                    tokio::time::sleep(SETTLED_AFTER).await;
+                    tokio::time::sleep(SETTLE_TIME).await;
                     let later = stamp(&self.path);
-                    if later == found {
+                    if later == seen {
                         break;
                     }
-                    found = later;
+                    seen = later;
                 }
             }
             self.reload(trigger).await;
@@ -97,19 +92,19 @@ impl Reloader {
         self.stamp = stamp(&self.path);
         let loaded = match Config::load_whole(Some(&self.path), environment()) {
             Ok(loaded) => loaded,
-            Err(faults) => return keeps_the_old(trigger, &faults),
+            Err(faults) => return reject(trigger, &faults),
         };
         let faults = Gateway::check(&loaded.config);
         if !faults.is_empty() {
-            return keeps_the_old(trigger, &faults);
+            return reject(trigger, &faults);
         }
         let restart = self.started.difference(&loaded.settings).restart;
         if !restart.is_empty() {
-            tracing::warn!(keys = restart.join(", "), "these settings take effect at the next start");
+            tracing::warn!(keys = restart.join(", "), "changed settings take effect at the next start");
         }
         let changed = sections(&self.loaded.settings.difference(&loaded.settings).reloaded);
         if changed.is_empty() {
-            tracing::info!(trigger, "reloaded: nothing that takes effect without a restart has changed");
+            tracing::info!(trigger, "configuration reloaded; no reloadable setting changed");
             self.loaded = loaded;
             return;
         }
@@ -125,30 +120,30 @@ impl Reloader {
         });
         match self.gateway.reload(&loaded.config, &details).await {
             Ok(()) => {
-                tracing::info!(trigger, changed = changed.join(", "), "reloaded");
+                tracing::info!(trigger, changed = changed.join(", "), "configuration reloaded");
                 (self.loaded, self.recorded) = (loaded, file_digest);
             }
-            Err(ReloadError::Faults(faults)) => keeps_the_old(trigger, &faults),
+            Err(ReloadError::Faults(faults)) => reject(trigger, &faults),
             Err(ReloadError::Unrecorded(error)) => {
-                tracing::error!(%error, "not reloaded, since the change cannot be recorded; tried again");
+                tracing::error!(%error, "cannot record the new configuration; keeping the old one and retrying");
                 self.stamp = None;
             }
         }
     }
 }
 
-fn keeps_the_old(trigger: &str, faults: &[impl std::fmt::Display]) {
+fn reject(trigger: &str, faults: &[impl std::fmt::Display]) {
     for fault in faults {
-        tracing::error!(%fault, "the new configuration has a fault");
+        tracing::error!(%fault, "new configuration is invalid");
     }
-    tracing::error!(trigger, faults = faults.len(), "not reloaded: the old configuration stays in force");
+    tracing::error!(trigger, faults = faults.len(), "configuration not reloaded; keeping the old one");
 }
 
-/// The sections of keys, each once: a role, or a section and its key.
+/// The sections of the keys, each once: a role, or a section and its key.
 fn sections(keys: &[String]) -> Vec<String> {
     let mut sections: Vec<String> = Vec::new();
     for key in keys {
-        // A role's name may hold dots, quoted.
+        // A quoted name of a role may contain dots.
         let end = match key.strip_prefix("roles.\"") {
             Some(name) => name.rfind('"').map(|end| "roles.\"".len() + end + 1),
             None => key.match_indices('.').nth(1).map(|(at, _)| at),

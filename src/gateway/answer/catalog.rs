@@ -1,10 +1,10 @@
-//! What a caller sees: the tools, resources and prompts of one backend, or of all, filtered by the decision that also
-//! guards their use.
+//! Lists of tools, resources and prompts, of one backend or of all, filtered by the same policy that decides on their
+//! use.
 //!
-//! At `/mcp/{backend}` names are the backend's own, and pages too. At `/mcp` every tool and prompt is named
-//! `backend__name`, always, so that no name changes when a backend joins; resources keep their URIs. An alias holds no
-//! `__`, so that the first one in a name ends the alias. The order is that of the aliases, then the backend's own. A
-//! backend that is down, or too slow, has nothing; the others are listed.
+//! At `/mcp/{backend}` the names and pages are the backend's own. At `/mcp` every tool and prompt is named
+//! `backend__name`, so that no name changes when a backend is added; resources keep their URIs. An alias does not
+//! contain `__`, so that the first `__` in a name ends the alias. Items are in the order of the aliases, then in the
+//! backend's order. A backend that is down or too slow lists nothing, and does not affect the others.
 
 use std::collections::BTreeSet;
 
@@ -16,14 +16,14 @@ use crate::mcp::methods::List;
 use crate::rbac::{Policy, Target, TargetKind};
 use crate::upstream::{Item, read_page};
 
-/// Longest name at `/mcp`, in characters. *Measured*: docs/measurements.md, "MCP", common clients refuse longer ones, and with one of
-/// them all others.
+/// Longest name at `/mcp`, in characters. *Measured*: common clients refuse longer names, and the whole list with them
+/// (docs/measurements.md, "MCP").
 const NAME_CHARS_MAX: usize = 64;
 
-/// Items of a page at `/mcp`. *Chosen*: most gateways have one page; a client that asks for the next gets it.
+/// Items of a page at `/mcp`. *Chosen*: the lists of most gateways fit on one page.
 pub(crate) const PAGE_ITEMS: usize = 500;
 
-/// What the items of a list are to the policy.
+/// The policy's kind of the items of a list.
 #[must_use]
 pub fn kind(list: List) -> TargetKind {
     match list {
@@ -38,7 +38,7 @@ fn is_allowed(policy: &Policy, principal: &Principal, backend: &str, list: List,
     policy.shows(&principal.roles, Target { kind: kind(list), backend, name: &item.name })
 }
 
-/// A backend's page without what `principal` may not use; a page that loses nothing stays as it came.
+/// A backend's page without the items that `principal` may not use. A page that loses none keeps its bytes.
 #[must_use]
 pub fn filtered(
     policy: &Policy,
@@ -56,8 +56,9 @@ pub fn filtered(
     Object::owned(&page.replaced(list.member(), &format!("[{}]", kept.join(","))))
 }
 
-/// A backend's items as they are listed at `/mcp`, without what `principal` may not use, and without URIs that are
-/// `taken`, since an earlier backend has them: a URI is read from the first that lists it.
+/// A backend's items as they are listed at `/mcp`, without those that `principal` may not use.
+///
+/// URIs in `taken` are omitted too, because an earlier backend lists them: a URI is read from the first one that does.
 #[must_use]
 pub fn federated(
     policy: &Policy,
@@ -72,7 +73,11 @@ pub fn federated(
         if list == List::Resources || list == List::Templates {
             let is_first = taken.insert(item.name.clone());
             if !is_first {
-                tracing::debug!(backend, uri = item.name, "left out at /mcp: an earlier backend has it");
+                tracing::debug!(
+                    backend,
+                    uri = item.name,
+                    "resource omitted at /mcp: an earlier backend lists the same URI"
+                );
             }
             return is_first.then(|| item.json.clone());
         }
@@ -81,7 +86,8 @@ pub fn federated(
             tracing::warn!(
                 backend,
                 name,
-                "left out at /mcp: clients take names of {NAME_CHARS_MAX} characters at most"
+                limit = NAME_CHARS_MAX,
+                "item omitted at /mcp: clients do not accept longer names"
             );
             return None;
         }
@@ -90,7 +96,7 @@ pub fn federated(
     allowed.filter_map(named).collect()
 }
 
-/// The page of `items` that `cursor` asks for, and the cursor of the next. `None`: the cursor is of another list.
+/// The page of `items` at `cursor`, and the cursor of the next page. `None`: the cursor belongs to another list.
 #[must_use]
 pub fn page<'a>(items: &'a [String], cursor: Option<&str>) -> Option<(&'a [String], Option<String>)> {
     let begin = match cursor {
@@ -105,7 +111,7 @@ pub fn page<'a>(items: &'a [String], cursor: Option<&str>) -> Option<(&'a [Strin
     Some((items.get(begin..end)?, next))
 }
 
-/// Opaque to clients: the place, and a digest of what is before it, so that a list that changed is noticed.
+/// The cursor of position `at`: the position, and a digest of the items before it, which detects a changed list.
 fn cursor_at(items: &[String], at: usize) -> Option<String> {
     let before = Digest::of(items.get(..at)?.concat().as_bytes());
     Some(format!("{at}.{:.16}", before.to_string()))
@@ -113,7 +119,7 @@ fn cursor_at(items: &[String], at: usize) -> Option<String> {
 
 /// The object `json` with another name; all other members keep their bytes.
 fn renamed(json: &str, name: &str) -> String {
-    json::replaced(json, "name", &json::quoted(name))
+    Object::parse(json).map_or_else(|| json.to_owned(), |item| item.replaced("name", &json::quoted(name)))
 }
 
 #[cfg(test)]
@@ -146,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_clients_refuse_are_left_out_where_they_are_prefixed() {
+    fn items_with_names_that_clients_refuse_are_omitted() {
         let item =
             |name: &str| Item { name: name.to_owned(), json: json::object([("name", json::quoted(name).as_str())]) };
         let items = [item("a"), item(&"b".repeat(62))];
@@ -155,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_uri_is_listed_once() {
+    fn a_uri_is_listed_for_the_first_backend_only() {
         let (items, mut taken) = ([Item { name: "a:b".to_owned(), json: "{}".to_owned() }], BTreeSet::new());
         let mut listed =
             |backend| federated(&policy("*/*"), &principal(), backend, List::Resources, &items, &mut taken);
@@ -163,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn cursors_lead_through_the_list_and_notice_another() {
+    fn cursors_lead_through_the_list_and_are_refused_for_another_list() {
         let items: Vec<String> = (0..=PAGE_ITEMS * 2).map(|item| item.to_string()).collect();
         let (mut seen, mut cursor) = (0, None);
         loop {

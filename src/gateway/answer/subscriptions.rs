@@ -1,9 +1,10 @@
-//! `subscriptions/listen` of the stateless era: one stream on which a client hears of changes.
+//! `subscriptions/listen` of the stateless era: one stream of change notifications to a client.
 //!
-//! A backend's messages bear the id of the gateway's request to it; on the client's stream they bear that of the client's
-//! own. Where several backends are listened to, or the only one has no subscriptions, the gateway acknowledges what is
-//! honoured: lists always, since the gateway itself tells of its policy's changes, and of all else what a backend agreed to.
-//! Of backends that speak the older era, the changes of their lists are told.
+//! A backend's notifications contain the id of the gateway's request to it; on the client's stream they contain the id
+//! of the client's request. With several backends, or with one that has no subscriptions, the gateway itself
+//! acknowledges the subscription. It always honours the filters of lists, because the gateway sends notifications of
+//! its policy's changes, and of the other filters those that a backend agreed to. For backends of the older era it
+//! forwards the changes of lists.
 
 mod upstream_subscription;
 
@@ -28,22 +29,22 @@ use crate::mcp::protocol::{INVALID_REQUEST, META_SUBSCRIPTION, METHOD_NOT_FOUND}
 use crate::rbac::{LIST_CHANGED_METHODS, Target, TargetKind};
 use crate::upstream::{self, Backend, CallError, Change, Event, Response, ServerMessageHandler};
 
-/// The member of a filter that names resources.
+/// The member of a filter with the URIs of resources.
 const RESOURCES: &str = "resourceSubscriptions";
 
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 
-/// Most resources of one subscription. *Chosen*: each is looked up and decided on.
+/// Most resources of one subscription. *Chosen*: each costs a lookup and a decision of the policy.
 const RESOURCES_MAX: usize = 256;
 
-/// How long the acknowledgment waits for those of backends. *Chosen*: as for a list of all backends.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for the acknowledgments of backends. *Chosen*: the same as for a list of all backends.
+const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a caller may hear of every backend that it reaches. *Spec*: the filters of `subscriptions/listen` that tell of lists,
-/// and the one whose resources are decided on one by one; all others, known or not, may tell of anything.
-const HEARD_BY_ALL: [&str; 4] = ["toolsListChanged", "promptsListChanged", "resourcesListChanged", RESOURCES];
+/// The filters that every caller may use. *Spec*: the filters of `subscriptions/listen` on lists, and the one on
+/// resources, each of which the policy decides on. Other filters may reveal anything of a backend.
+const SAFE_FILTERS: [&str; 4] = ["toolsListChanged", "promptsListChanged", "resourcesListChanged", RESOURCES];
 
-/// What a client asks to hear of.
+/// The client's filter.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Filter {
@@ -53,10 +54,10 @@ struct Filter {
     resource_subscriptions: Vec<String>,
 }
 
-/// A resource that is asked for, and the backend that has it.
+/// The alias of a backend, and the URI of a resource of it in the filter.
 type Owned = (String, String);
 
-/// Puts the only backend's messages on the client's stream.
+/// Forwards the notifications of the only backend to the client's stream.
 #[derive(Debug)]
 struct SubscriptionForwarder {
     stream: Arc<Stream>,
@@ -64,7 +65,7 @@ struct SubscriptionForwarder {
 }
 
 impl SubscriptionForwarder {
-    fn tell_of(&self, method: &str) -> bool {
+    fn notify(&self, method: &str) -> bool {
         self.stream.push(&tagged(&notification(method), &self.id))
     }
 }
@@ -80,7 +81,7 @@ impl ServerMessageHandler for SubscriptionForwarder {
 }
 
 impl Filter {
-    fn wants(&self, method: &str) -> bool {
+    fn includes(&self, method: &str) -> bool {
         match method {
             "notifications/tools/list_changed" => self.tools_list_changed,
             "notifications/prompts/list_changed" => self.prompts_list_changed,
@@ -89,13 +90,13 @@ impl Filter {
         }
     }
 
-    /// The notifications of changed lists that are asked for.
+    /// The methods of the list notifications in the filter.
     fn lists(&self) -> impl Iterator<Item = &'static str> {
-        LIST_CHANGED_METHODS.into_iter().map(|(_, method)| method).filter(|method| self.wants(method))
+        LIST_CHANGED_METHODS.into_iter().map(|(_, method)| method).filter(|method| self.includes(method))
     }
 }
 
-/// What a client subscribes to.
+/// The filter of a `subscriptions/listen` request.
 #[derive(Debug)]
 pub struct SubscriptionRequest {
     filter: Filter,
@@ -121,7 +122,7 @@ impl SubscriptionRequest {
         let params = ctx.message.params().unwrap_or_default();
         let text = params.get("notifications").ok_or(Malformed::Subject)?;
         let filter: Filter = serde_json::from_str(text).map_err(|_| Malformed::Subject)?;
-        // I6: the number of resources that are decided on is bounded.
+        // I6: the number of resources is bounded.
         if filter.resource_subscriptions.len() > RESOURCES_MAX {
             return Err(Malformed::Subject.into());
         }
@@ -129,8 +130,8 @@ impl SubscriptionRequest {
     }
 }
 
-/// Decides on a subscription: only who may read a resource is notified of its changes, and only who may use all of a backend
-/// may subscribe to notifications that the gateway does not know.
+/// Decides on a subscription. A caller may subscribe only to resources that it may read, and only a caller that may use
+/// everything of a backend may use filters that the gateway does not know.
 ///
 /// # Errors
 /// A refusal with status `denied`, or `malformed` if the client does not accept a stream.
@@ -141,12 +142,12 @@ pub(crate) async fn permit(
 ) -> Result<Subscription, Refusal> {
     let filters = Object::parse(&request.text).unwrap_or_default();
     let params = ctx.message.params().unwrap_or_default();
-    let is_known = filters.members().all(|filter| HEARD_BY_ALL.contains(&filter.key.as_ref()))
+    let is_known = filters.members().all(|filter| SAFE_FILTERS.contains(&filter.key.as_ref()))
         && params.members().all(|member| member.key == "notifications" || member.key == "_meta");
     let may_use_all = |backend: &Arc<Backend>| ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias());
     let roles = ctx.principal.roles.join(",");
     if !is_known && !ctx.backends().all(may_use_all) {
-        return Err(Refusal::denied(format!("role {roles} may subscribe only to changes of lists here")));
+        return Err(Refusal::denied(format!("role {roles} may subscribe only to lists and resources here")));
     }
     let mut owned = Vec::new();
     for uri in &request.filter.resource_subscriptions {
@@ -168,7 +169,7 @@ pub(crate) async fn permit(
     Ok(Subscription { request, stream, owned })
 }
 
-/// Relays changes until the client hangs up or the gateway stops.
+/// Answers `subscriptions/listen`: forwards notifications until the client disconnects or the gateway stops.
 pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) -> Sourced {
     let Subscription { request: SubscriptionRequest { filter, text }, stream, owned } = subscription;
     let id = &ctx.id;
@@ -178,8 +179,8 @@ pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) 
         let listener = Arc::new(SubscriptionForwarder { stream: Arc::clone(&stream), id: id.clone() });
         let client_stream = Arc::clone(&listener);
         let answer = tokio::select! {
-            answer = relayed(ctx, backend, listener, None) => answer,
-            () = views(ctx, &filter, |method| client_stream.tell_of(method)) => Ok(complete(id)),
+            answer = listen_at(ctx, backend, listener, None) => answer,
+            () = notify_policy_changes(ctx, &filter, |method| client_stream.notify(method)) => Ok(complete(id)),
         };
         match answer {
             // The backend has no subscriptions: the gateway serves those that it can.
@@ -190,35 +191,35 @@ pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) 
         }
     }
     stream.open();
-    // Before the backends are asked: no change from now on is missed.
+    // Subscribed before any backend is, so that no change from now on is missed.
     let changes = ctx.core.upstreams.changes();
     let client_stream = SubscriptionStream::new(&stream, id);
-    let heard: Vec<_> = ctx
+    let subscriptions: Vec<_> = ctx
         .visible_backends()
         .filter_map(|backend| {
-            let of_it = |(owner, uri): &Owned| (owner == backend.alias()).then(|| uri.clone());
-            let uris: Vec<_> = owned.iter().filter_map(of_it).collect();
-            Some(UpstreamSubscription::new(backend, &client_stream, for_one(&text, &uris)?, uris))
+            let own = |(owner, uri): &Owned| (owner == backend.alias()).then(|| uri.clone());
+            let uris: Vec<_> = owned.iter().filter_map(own).collect();
+            Some(UpstreamSubscription::new(backend, &client_stream, backend_filter(&text, &uris)?, uris))
         })
         .collect();
     let all = async {
-        let acknowledged = async { client_stream.acknowledge(&honoured(&filter, &text, &heard).await) };
-        let listening = heard.iter().map(|subscription| subscription.listen(ctx, &filter));
-        let changes = tell_of_changes(ctx, changes, &client_stream, &filter, &heard);
+        let acknowledged = async { client_stream.acknowledge(&honoured_filter(&filter, &text, &subscriptions).await) };
+        let listening = subscriptions.iter().map(|subscription| subscription.listen(ctx, &filter));
+        let changes = forward_list_changes(ctx, changes, &client_stream, &filter, &subscriptions);
         tokio::join!(acknowledged, futures_util::future::join_all(listening), changes);
         std::future::pending::<()>().await;
     };
     tokio::select! {
         () = all => {}
-        () = views(ctx, &filter, |method| client_stream.tell_of(method)) => {}
+        () = notify_policy_changes(ctx, &filter, |method| client_stream.notify(method)) => {}
         () = ctx.interrupt.client.cancelled() => {}
         () = ctx.core.stopping.cancelled() => {}
     }
     Sourced::Exact(complete(id))
 }
 
-/// The filter for one backend, which has these of the resources that are asked for. `None`: it is asked for nothing.
-fn for_one(text: &str, uris: &[String]) -> Option<String> {
+/// The filter for one backend, with those resources of the client's filter that the backend has. `None`: it is empty.
+fn backend_filter(text: &str, uris: &[String]) -> Option<String> {
     let filters = Object::parse(text).unwrap_or_default();
     let uris = serde_json::json!(uris).to_string();
     let kept: Vec<_> = filters
@@ -229,46 +230,46 @@ fn for_one(text: &str, uris: &[String]) -> Option<String> {
     (!kept.is_empty()).then(|| json::object(kept.iter().map(|(key, value)| (key.as_ref(), *value))))
 }
 
-/// What of the filter is honoured. Lists are, by the gateway; the backends are waited for where it is for them to say.
-async fn honoured(filter: &Filter, text: &str, heard: &[Arc<UpstreamSubscription>]) -> String {
-    let filters = Object::parse(text).unwrap_or_default();
-    let is_list = |key: &str| key != RESOURCES && HEARD_BY_ALL.contains(&key);
-    let mut agreed = Vec::new();
-    if filters.members().any(|filter| !is_list(&filter.key)) {
-        let all = futures_util::future::join_all(heard.iter().map(async |subscription| {
-            match tokio::time::timeout(PATIENCE, subscription.agreed()).await {
+/// The honoured part of the client's filter `text`: the lists, and what the backends agreed to. Waits for the backends
+/// only if the filter has members other than lists.
+async fn honoured_filter(filter: &Filter, text: &str, subscriptions: &[Arc<UpstreamSubscription>]) -> String {
+    let Some(requested) = Object::parse(text) else { return "{}".to_owned() };
+    let is_list = |key: &str| key != RESOURCES && SAFE_FILTERS.contains(&key);
+    let mut agreed: Vec<String> = Vec::new();
+    if requested.members().any(|member| !is_list(&member.key)) {
+        let all = futures_util::future::join_all(subscriptions.iter().map(async |subscription| {
+            match tokio::time::timeout(ACKNOWLEDGE_TIMEOUT, subscription.agreed()).await {
                 Ok(Agreed::To(filter)) => Some(filter),
                 Ok(Agreed::Pending | Agreed::Nothing) | Err(_) => None,
             }
         }));
         agreed = all.await.into_iter().flatten().collect();
     }
-    let agreed_to = |key: &str| {
-        let of_one = |filter: &String| Object::parse(filter)?.get(key).map(str::to_owned);
-        agreed.iter().filter_map(of_one).collect::<Vec<_>>()
-    };
-    let told_of: Vec<String> = agreed_to(RESOURCES)
+    let agreed: Vec<Object<'_>> = agreed.iter().filter_map(|filter| Object::parse(filter)).collect();
+    let agreed_uris: Vec<String> = agreed
         .iter()
+        .filter_map(|filter| filter.get(RESOURCES))
         .flat_map(|uris| serde_json::from_str::<Vec<String>>(uris).unwrap_or_default())
         .collect();
-    let uris: Vec<_> = filter.resource_subscriptions.iter().filter(|uri| told_of.contains(uri)).collect();
+    let uris: Vec<_> = filter.resource_subscriptions.iter().filter(|uri| agreed_uris.contains(uri)).collect();
     let uris = (!uris.is_empty()).then(|| serde_json::json!(uris).to_string());
-    let kept: Vec<(String, String)> = filters
+    let kept: Vec<_> = requested
         .members()
-        .filter_map(|filter| {
-            let value = match filter.key.as_ref() {
-                RESOURCES => uris.clone(),
-                key if is_list(key) => Some(filter.value.to_owned()),
-                key => agreed_to(key).into_iter().next(),
+        .filter_map(|member| {
+            let value = match &*member.key {
+                RESOURCES => uris.as_deref(),
+                key if is_list(key) => Some(member.value),
+                key => agreed.iter().find_map(|filter| filter.get(key)),
             };
-            value.map(|value| (filter.key.into_owned(), value))
+            value.map(|value| (member.key, value))
         })
         .collect();
-    json::object(kept.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+    json::object(kept.iter().map(|(key, value)| (key.as_ref(), *value)))
 }
 
-/// Listens to a backend of the stateless era, for as long as it tells; with `filter` in the place of the client's own.
-async fn relayed(
+/// Sends the client's request to a backend of the stateless era, with `filter` instead of the client's own, and waits
+/// for the response, which ends the subscription.
+async fn listen_at(
     ctx: &RequestContext<'_>,
     backend: &Arc<Backend>,
     listener: Arc<dyn ServerMessageHandler>,
@@ -281,59 +282,61 @@ async fn relayed(
     ctx.core.upstreams.relay(&ctx.message.method, Some(&params), &route, &ctx.interrupt).await
 }
 
-/// Tells of the lists of backends of the older era.
-async fn tell_of_changes(
+/// Forwards the list changes of backends of the older era.
+async fn forward_list_changes(
     ctx: &RequestContext<'_>,
     mut changes: broadcast::Receiver<Change>,
     client_stream: &SubscriptionStream,
     filter: &Filter,
-    heard: &[Arc<UpstreamSubscription>],
+    subscriptions: &[Arc<UpstreamSubscription>],
 ) {
     let is_older = |subscription: &&Arc<UpstreamSubscription>| subscription.backend().modern() != Some(true);
     loop {
         let change = changes.recv().await;
-        let is_heard = |alias: &str| {
-            heard.iter().filter(is_older).any(|subscription| subscription.backend().alias() == alias)
+        let is_subscribed = |alias: &str| {
+            subscriptions.iter().filter(is_older).any(|subscription| subscription.backend().alias() == alias)
                 && ctx.core.rules().policy.reaches(&ctx.principal.roles, alias)
         };
-        let Some(methods) = told_by(change, filter, is_heard) else { return };
-        // What was missed were changes of one of these, of whichever list.
-        for method in methods.into_iter().filter(|_| heard.iter().any(|subscription| is_older(&subscription))) {
-            client_stream.tell_of(method);
+        let Some(methods) = notifications_of(change, filter, is_subscribed) else { return };
+        // Changes that were missed may be of any list of any of these backends.
+        for method in methods.into_iter().filter(|_| subscriptions.iter().any(|subscription| is_older(&subscription))) {
+            client_stream.notify(method);
         }
     }
 }
 
-/// The notifications that a change makes, or one that was missed; `None`: nothing changes any more.
-fn told_by(
+/// The methods of the notifications of a change; of all lists in the filter if changes were missed. `None`: no change
+/// follows.
+fn notifications_of(
     change: Result<Change, RecvError>,
     filter: &Filter,
-    is_heard: impl Fn(&str) -> bool,
+    is_subscribed: impl Fn(&str) -> bool,
 ) -> Option<Vec<&'static str>> {
     match change {
         Ok(change) => {
-            let is_told = |method: &&'static str| *method == change.method && is_heard(&change.alias);
-            Some(filter.lists().filter(is_told).collect())
+            let matches = |method: &&'static str| *method == change.method && is_subscribed(&change.alias);
+            Some(filter.lists().filter(matches).collect())
         }
         Err(RecvError::Lagged(_)) => Some(filter.lists().collect()),
         Err(RecvError::Closed) => None,
     }
 }
 
-/// Tells that lists may differ, since the policy does. Ends where a resource that was asked for may not be read any more.
-async fn views(ctx: &RequestContext<'_>, filter: &Filter, tell_of: impl Fn(&str) -> bool) {
+/// Notifies about lists that may differ after a change of the policy. Returns when the readable resources may differ
+/// and the filter has resources.
+async fn notify_policy_changes(ctx: &RequestContext<'_>, filter: &Filter, notify: impl Fn(&str) -> bool) {
     let mut changes = ctx.core.policy_changed.subscribe();
     let (mut seen, roles) = (Arc::clone(&ctx.rules), &ctx.principal.roles);
     loop {
         let now = ctx.core.rules();
         for (kind, method) in LIST_CHANGED_METHODS {
-            if filter.wants(method) && now.policy.lists_differ(&seen.policy, roles, kind) {
-                tell_of(method);
+            if filter.includes(method) && now.policy.lists_differ(&seen.policy, roles, kind) {
+                notify(method);
             }
         }
-        let reads_other = now.policy.lists_differ(&seen.policy, roles, TargetKind::Resource);
-        if reads_other && !filter.resource_subscriptions.is_empty() {
-            // Which may still be read is found out when the client asks again.
+        let resources_differ = now.policy.lists_differ(&seen.policy, roles, TargetKind::Resource);
+        if resources_differ && !filter.resource_subscriptions.is_empty() {
+            // The client must subscribe again, which decides on each resource.
             return;
         }
         seen = now;
@@ -343,12 +346,12 @@ async fn views(ctx: &RequestContext<'_>, filter: &Filter, tell_of: impl Fn(&str)
     }
 }
 
-/// Whether a backend of the stateless era says that it has no subscriptions.
+/// Whether the response of a backend of the stateless era means that it has no subscriptions.
 fn is_unknown_method(response: &Response) -> bool {
     matches!(response, Response::Error { error, .. } if upstream::error_code(error) == Some(METHOD_NOT_FOUND))
 }
 
-/// The result of a subscription that has ended.
+/// The result of an ended subscription.
 fn complete(id: &Id) -> Response {
     let meta = json::object([(META_SUBSCRIPTION, id.as_json())]);
     Response::result(&json::object([("resultType", "\"complete\""), ("_meta", meta.as_str())]))
@@ -383,15 +386,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_told_bears_the_clients_id_and_comes_behind_the_acknowledgment() {
+    async fn notifications_have_the_clients_id_and_follow_the_acknowledgment() {
         let (stream, client_stream, _) = client_stream();
         let note = format!(r#"{{"method":"m","params":{{"_meta":{{"{META_SUBSCRIPTION}":7,"x":1}}}}}}"#);
-        assert!(client_stream.tell(&note) && stream.is_unused());
+        assert!(client_stream.send(&note) && stream.is_unused());
         client_stream.acknowledge(r#"{"toolsListChanged":true}"#);
-        assert!(client_stream.tell_of("n"));
+        assert!(client_stream.notify("n"));
         stream.finish(None);
-        let (mut reading, mut read) = (stream.read_from(0).unwrap(), Vec::new());
-        while let crate::gateway::session::stream::Next::Message(_, json) = reading.next().await {
+        let (mut reader, mut read) = (stream.read_from(0).unwrap(), Vec::new());
+        while let crate::gateway::session::stream::Next::Message(_, json) = reader.next().await {
             read.push(json.to_string());
         }
         assert!(read[0].contains(ACKNOWLEDGED) && read[0].contains(r#""notifications":{"toolsListChanged":true}"#));
@@ -401,52 +404,56 @@ mod tests {
     }
 
     #[test]
-    fn i6_what_waits_for_the_acknowledgment_is_bounded() {
+    fn i6_notifications_before_the_acknowledgment_are_bounded() {
         let (_stream, client_stream, _) = client_stream();
-        assert_eq!((0..1000).filter(|_| client_stream.tell_of("m")).count(), 64);
+        assert_eq!((0..1000).filter(|_| client_stream.notify("m")).count(), 64);
     }
 
     #[test]
-    fn the_only_backends_messages_bear_the_clients_id_and_its_requests_do_not_pass() {
+    fn the_only_backends_notifications_are_forwarded_with_the_clients_id_and_its_requests_refused() {
         let (stream, _, id) = client_stream();
-        let relayed = SubscriptionForwarder { stream: Arc::clone(&stream), id };
+        let forwarder = SubscriptionForwarder { stream: Arc::clone(&stream), id };
         let event = |id: Option<&str>| Event {
             method: ACKNOWLEDGED.to_owned(),
             id: id.map(str::to_owned),
             json: r#"{"method":"m"}"#.to_owned(),
         };
-        assert!(!relayed.on_event(event(Some("1"))) && stream.is_unused());
-        assert!(relayed.on_event(event(None)) && !stream.is_unused());
+        assert!(!forwarder.on_event(event(Some("1"))) && stream.is_unused());
+        assert!(forwarder.on_event(event(None)) && !stream.is_unused());
     }
 
     #[test]
-    fn a_backend_is_asked_for_what_it_has_only() {
+    fn a_backends_filter_has_only_its_own_resources() {
         let text =
             r#"{"toolsListChanged":true,"promptsListChanged":false,"resourceSubscriptions":["a:1","b:1"],"x":[7]}"#;
         let uris = ["b:1".to_owned()];
         let want = r#"{"toolsListChanged":true,"resourceSubscriptions":["b:1"],"x":[7]}"#;
-        assert_eq!(for_one(text, &uris).as_deref(), Some(want));
-        assert_eq!(for_one(r#"{"resourceSubscriptions":["a:1"],"toolsListChanged":false}"#, &[]), None);
+        assert_eq!(backend_filter(text, &uris).as_deref(), Some(want));
+        assert_eq!(backend_filter(r#"{"resourceSubscriptions":["a:1"],"toolsListChanged":false}"#, &[]), None);
     }
 
     #[tokio::test]
-    async fn only_what_was_asked_for_is_told_and_all_of_it_where_a_change_was_missed() {
+    async fn changes_in_the_filter_are_notified_and_all_of_it_if_changes_were_missed() {
         let text = r#"{"promptsListChanged":true,"toolsListChanged":true,"taskIds":["x"]}"#;
         let filter: Filter = serde_json::from_str(text).unwrap();
-        let (changes, mut heard) = broadcast::channel(1);
+        let (changes, mut subscriptions) = broadcast::channel(1);
         let change = |alias: &str, list: &str| {
             let method = format!("notifications/{list}/list_changed");
             changes.send(Change { alias: alias.to_owned(), method }).unwrap();
         };
-        let is_heard = |alias: &str| alias == "a";
+        let is_subscribed = |alias: &str| alias == "a";
         let (tools, prompts) = ("notifications/tools/list_changed", "notifications/prompts/list_changed");
         for (alias, list, want) in [("a", "tools", &[tools][..]), ("b", "tools", &[]), ("a", "resources", &[])] {
             change(alias, list);
-            assert_eq!(told_by(heard.recv().await, &filter, is_heard).unwrap(), want, "{alias} {list}");
+            assert_eq!(
+                notifications_of(subscriptions.recv().await, &filter, is_subscribed).unwrap(),
+                want,
+                "{alias} {list}"
+            );
         }
         change("a", "resources");
         change("a", "resources");
-        assert_eq!(told_by(heard.recv().await, &filter, is_heard).unwrap(), [tools, prompts]);
-        assert_eq!(told_by(Err(RecvError::Closed), &filter, is_heard), None);
+        assert_eq!(notifications_of(subscriptions.recv().await, &filter, is_subscribed).unwrap(), [tools, prompts]);
+        assert_eq!(notifications_of(Err(RecvError::Closed), &filter, is_subscribed), None);
     }
 }

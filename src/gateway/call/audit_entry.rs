@@ -43,7 +43,7 @@ pub struct AuditEntry<'a> {
     /// The session, or the id of the call that a request without a session continues.
     pub(crate) session: Option<String>,
     /// The position in a trace, if calls are traced.
-    pub(crate) trace: Option<trace::Context>,
+    pub(crate) trace: Option<trace::SpanContext>,
     /// `true` if id, method and tool are known.
     is_described: bool,
 }

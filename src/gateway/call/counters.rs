@@ -1,5 +1,7 @@
-//! How many calls there were, by backend and by how they ended, and what they took. Counted in plain atomics; the labels
-//! are the configured aliases and the fixed words of statuses, so their number is bounded (I6).
+//! Metrics of calls: their number by backend and status, and their latency.
+//!
+//! The counters are atomics. Their labels are the configured aliases and the statuses, so that their number is bounded
+//! (I6).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,55 +9,55 @@ use std::time::Duration;
 use crate::audit::meter::{Counter, Histogram};
 use crate::audit::record::Status;
 
-/// The counts of one gateway.
+/// The call metrics of a gateway.
 #[derive(Debug)]
 pub struct CallCounters {
-    backends: BTreeMap<String, OfBackend>,
+    backends: BTreeMap<String, BackendCounters>,
     refusals: [Counter; Status::ALL.len()],
 }
 
-/// The counts of one backend.
+/// The call metrics of one backend.
 #[derive(Debug)]
-pub struct OfBackend {
+pub struct BackendCounters {
     calls: [Counter; Status::ALL.len()],
-    /// From a call's arrival at the pipeline to its answer's leave, auditing included.
+    /// The time from the arrival of a call to its response, including auditing.
     pub latency: Histogram,
 }
 
 impl CallCounters {
     pub(crate) fn new<'a>(aliases: impl Iterator<Item = &'a str>) -> Self {
-        let counts = || OfBackend { calls: Default::default(), latency: Histogram::for_long_times() };
-        Self { backends: aliases.map(|alias| (alias.to_owned(), counts())).collect(), refusals: Default::default() }
+        let zero = || BackendCounters { calls: Default::default(), latency: Histogram::for_long_times() };
+        Self { backends: aliases.map(|alias| (alias.to_owned(), zero())).collect(), refusals: Default::default() }
     }
 
-    /// A call of `backend` has ended.
+    /// Counts a call of `backend` that ended.
     pub(crate) fn called(&self, backend: &str, status: Status, took: Duration) {
-        if let Some(of_backend) = self.backends.get(backend) {
-            count(&of_backend.calls, status);
-            of_backend.latency.observe_duration(took);
+        if let Some(counters) = self.backends.get(backend) {
+            count(&counters.calls, status);
+            counters.latency.observe_duration(took);
         }
     }
 
-    /// A message was refused.
+    /// Counts a refused message.
     pub(crate) fn refused(&self, status: Status) {
         count(&self.refusals, status);
     }
 
-    /// The backends by alias.
-    pub fn backends(&self) -> impl Iterator<Item = (&str, &OfBackend)> {
-        self.backends.iter().map(|(alias, of_backend)| (alias.as_str(), of_backend))
+    /// The metrics of each backend, by its alias.
+    pub fn backends(&self) -> impl Iterator<Item = (&str, &BackendCounters)> {
+        self.backends.iter().map(|(alias, counters)| (alias.as_str(), counters))
     }
 
-    /// How many messages were refused, by status; those that nothing was refused with are left out.
+    /// The number of refused messages by status, without the statuses that did not occur.
     pub fn refusals(&self) -> impl Iterator<Item = (Status, u64)> {
-        counted(&self.refusals)
+        nonzero(&self.refusals)
     }
 }
 
-impl OfBackend {
-    /// How many calls ended, by status; those that none ended with are left out.
+impl BackendCounters {
+    /// The number of ended calls by status, without the statuses that did not occur.
     pub fn calls(&self) -> impl Iterator<Item = (Status, u64)> {
-        counted(&self.calls)
+        nonzero(&self.calls)
     }
 }
 
@@ -65,7 +67,7 @@ fn count(counters: &[Counter; Status::ALL.len()], status: Status) {
     }
 }
 
-fn counted(counters: &[Counter; Status::ALL.len()]) -> impl Iterator<Item = (Status, u64)> {
+fn nonzero(counters: &[Counter; Status::ALL.len()]) -> impl Iterator<Item = (Status, u64)> {
     Status::ALL
         .into_iter()
         .zip(counters)

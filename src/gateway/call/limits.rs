@@ -1,179 +1,186 @@
-//! How much one principal and one backend may have open, and how often one principal may call.
+//! Limits on the open calls of each principal and backend, and on the call rate of each principal.
 //!
-//! A principal is an issuer and a subject: what the token says, whatever address or session it comes by. The rate is a
-//! bucket that is kept as one moment, the one at which it is full again (the generic cell rate algorithm): a call moves it
-//! on by one period, and is refused where that would put it more than a burst ahead.
+//! A principal is the issuer and subject of a token, whatever address or session it uses. The rate limit is a token
+//! bucket, stored as the time when the bucket will be full again (the generic cell rate algorithm): a call moves that
+//! time forward by one period, and is refused if that would move it more than a burst into the future.
 //!
-//! What is kept is bounded (I6): a principal with open calls is one of at most `server.calls_max`; one without any, whose
-//! bucket is full, is as one that was never seen, and is forgotten first.
+//! The state is bounded (I6). At most `server.calls_max` principals have open calls. Of the others, those with a full
+//! bucket are evicted first: dropping them changes nothing.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::auth::Principal;
 use crate::gateway::call::rules::Rules;
 use crate::gateway::message::refusal::Refusal;
 
-/// Principals without open calls whose rate is remembered. *Derived*: as `server.sessions_max` by default, and 2 MiB at
-/// 200 bytes each; a caller who is forgotten begins with a full bucket.
+/// Most principals in the state. *Derived*: the default of `server.sessions_max`; 2 MiB at 200 bytes each. An evicted
+/// principal starts again with a full bucket.
 const PRINCIPALS_MAX: usize = 10_000;
 
-/// What is open, and who called when.
+/// Enforces the limits.
 #[derive(Debug, Default)]
-pub(crate) struct Limits(Mutex<State>);
+pub(crate) struct Limits(Mutex<LimitState>);
 
-/// One open call. Dropping it makes room.
+/// Counts one call as open until dropped.
 #[derive(Debug)]
-#[must_use = "a place is held as long as the call is open"]
-pub(crate) struct Place<'a> {
+#[must_use = "the call counts as open as long as the guard lives"]
+pub(crate) struct OpenCallGuard<'a> {
     limits: &'a Limits,
-    who: Who,
+    principal: PrincipalKey,
     backend: String,
 }
 
-/// A limit that was reached.
+/// A call was refused because it exceeds a limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Exceeded {
-    /// Of the principal's open calls.
-    #[error("{subject} has {max} calls open, the most at once: wait for one to end")]
+pub(crate) enum LimitError {
+    /// The principal has too many open calls.
+    #[error("too many open calls for {subject} (limit {max}): retry when one finishes")]
     Principal {
-        /// Whose.
+        /// The principal's subject.
         subject: String,
         /// The limit.
         max: usize,
     },
-    /// Of a backend's open calls.
-    #[error("{max} calls are open at {backend}, the most at once: try again")]
+    /// The backend has too many open calls.
+    #[error("too many open calls at {backend} (limit {max}): retry later")]
     Backend {
-        /// Which.
+        /// The backend's alias.
         backend: String,
         /// The limit.
         max: usize,
     },
-    /// Of the principal's rate.
-    #[error("{subject} calls more than {rate} times a second: wait")]
+    /// The principal calls too often.
+    #[error("too many calls by {subject} (limit {rate} per second): retry later")]
     Rate {
-        /// Whose.
+        /// The principal's subject.
         subject: String,
-        /// The limit.
+        /// The limit, in calls per second.
         rate: u32,
-        /// After which the next call is taken.
-        wait: Duration,
+        /// The time until the next call is accepted.
+        retry_after: Duration,
     },
 }
 
-/// Issuer and subject.
-type Who = (String, String);
+/// The issuer and subject of a principal.
+type PrincipalKey = (String, String);
 
 #[derive(Debug, Default)]
-struct State {
-    principals: HashMap<Who, Seen>,
+struct LimitState {
+    principals: HashMap<PrincipalKey, PrincipalState>,
+    /// The number of open calls of each backend.
     backends: HashMap<String, usize>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct PrincipalState {
+    /// The number of open calls.
     open: usize,
-    /// When the bucket is full again.
+    /// The time when the bucket is full again.
     full: Instant,
 }
 
-impl Exceeded {
-    /// After how long it makes sense to call again.
-    pub(crate) fn wait(&self) -> Duration {
+impl LimitError {
+    /// The time after which the client should retry.
+    pub(crate) fn retry_after(&self) -> Duration {
         match self {
-            // Nobody knows when a call ends. *Chosen*: long enough not to be a loop.
+            // The end of a call cannot be predicted. *Chosen*: long enough to prevent a busy loop.
             Self::Principal { .. } | Self::Backend { .. } => Duration::from_secs(1),
-            Self::Rate { wait, .. } => *wait,
+            Self::Rate { retry_after, .. } => *retry_after,
         }
     }
 }
 
-impl From<Exceeded> for Refusal {
-    fn from(exceeded: Exceeded) -> Self {
-        Self::rate_limited(exceeded.to_string(), exceeded.wait())
+impl From<LimitError> for Refusal {
+    fn from(error: LimitError) -> Self {
+        Self::rate_limited(error.to_string(), error.retry_after())
     }
 }
 
 impl Limits {
-    /// Takes a place for one call of `principal` at `backend`.
+    /// Counts one more open call of `principal` at `backend`.
     ///
     /// # Errors
-    /// [`Exceeded`]; nothing was taken.
-    pub(crate) fn enter(&self, principal: &Principal, backend: &str, rules: &Rules) -> Result<Place<'_>, Exceeded> {
+    /// [`LimitError`]; the call is not counted.
+    pub(crate) fn enter(
+        &self,
+        principal: &Principal,
+        backend: &str,
+        rules: &Rules,
+    ) -> Result<OpenCallGuard<'_>, LimitError> {
         let (limits, now) = (&rules.limits, Instant::now());
-        let who = (principal.issuer.clone(), principal.subject.clone());
+        let key = (principal.issuer.clone(), principal.subject.clone());
         let subject = || principal.subject.clone();
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let max = limits.calls_per_principal;
-        if state.principals.get(&who).is_some_and(|seen| seen.open >= max) {
-            return Err(Exceeded::Principal { subject: subject(), max });
+        if state.principals.get(&key).is_some_and(|principal| principal.open >= max) {
+            return Err(LimitError::Principal { subject: subject(), max });
         }
         let max = rules.calls_max(backend);
         if state.backends.get(backend).is_some_and(|open| *open >= max) {
-            return Err(Exceeded::Backend { backend: backend.to_owned(), max });
+            return Err(LimitError::Backend { backend: backend.to_owned(), max });
         }
-        let full = state.next(&who, rules, now)?;
-        state.make_room(&who, now);
-        let seen = state.principals.entry(who.clone()).or_insert(Seen { open: 0, full });
-        (seen.open, seen.full) = (seen.open + 1, full);
+        let full = state.next_full(&key, rules, now)?;
+        state.make_room(&key, now);
+        let principal = state.principals.entry(key.clone()).or_insert(PrincipalState { open: 0, full });
+        (principal.open, principal.full) = (principal.open + 1, full);
         *state.backends.entry(backend.to_owned()).or_insert(0) += 1;
-        Ok(Place { limits: self, who, backend: backend.to_owned() })
+        Ok(OpenCallGuard { limits: self, principal: key, backend: backend.to_owned() })
     }
 
-    /// Counts what is no call, and costs as one, in the rate of `principal`.
+    /// Counts a request that is not a call, but is as expensive, in the rate of `principal`.
     ///
     /// # Errors
-    /// [`Exceeded::Rate`]; it was not counted.
-    pub(crate) fn pass(&self, principal: &Principal, rules: &Rules) -> Result<(), Exceeded> {
-        let (who, now) = ((principal.issuer.clone(), principal.subject.clone()), Instant::now());
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = state.next(&who, rules, now)?;
+    /// [`LimitError::Rate`]; the request is not counted.
+    pub(crate) fn count_request(&self, principal: &Principal, rules: &Rules) -> Result<(), LimitError> {
+        let (key, now) = ((principal.issuer.clone(), principal.subject.clone()), Instant::now());
+        let mut state = self.0.lock();
+        let full = state.next_full(&key, rules, now)?;
         if full > now {
-            state.make_room(&who, now);
-            state.principals.entry(who).or_insert(Seen { open: 0, full }).full = full;
+            state.make_room(&key, now);
+            state.principals.entry(key).or_insert(PrincipalState { open: 0, full }).full = full;
         }
         Ok(())
     }
 }
 
-impl State {
-    /// When the bucket of `who` is full again after one more.
-    fn next(&self, who: &Who, rules: &Rules, now: Instant) -> Result<Instant, Exceeded> {
+impl LimitState {
+    /// The time when the bucket of `key` would be full again after one more call.
+    fn next_full(&self, key: &PrincipalKey, rules: &Rules, now: Instant) -> Result<Instant, LimitError> {
         let (rate, burst) = (rules.limits.rate_per_principal, rules.limits.burst_per_principal);
         if rate == 0 {
             return Ok(now);
         }
-        let full = self.principals.get(who).map_or(now, |seen| seen.full.max(now));
+        let full = self.principals.get(key).map_or(now, |principal| principal.full.max(now));
         let period = Duration::from_secs(1) / rate;
         let (next, ahead) = (full + period, period * burst);
         if next > now + ahead {
-            return Err(Exceeded::Rate { subject: who.1.clone(), rate, wait: next - (now + ahead) });
+            return Err(LimitError::Rate { subject: key.1.clone(), rate, retry_after: next - (now + ahead) });
         }
         Ok(next)
     }
 
-    /// I6: forgets who has nothing open, first those for whom it makes no difference.
-    fn make_room(&mut self, who: &Who, now: Instant) {
-        if self.principals.len() < PRINCIPALS_MAX || self.principals.contains_key(who) {
+    /// I6: evicts principals without open calls to make room for `key`, those with a full bucket first.
+    fn make_room(&mut self, key: &PrincipalKey, now: Instant) {
+        if self.principals.len() < PRINCIPALS_MAX || self.principals.contains_key(key) {
             return;
         }
-        self.principals.retain(|_, seen| seen.open > 0 || seen.full > now);
+        self.principals.retain(|_, principal| principal.open > 0 || principal.full > now);
         if self.principals.len() >= PRINCIPALS_MAX {
-            let idle = self.principals.iter().filter(|(_, seen)| seen.open == 0);
-            let fullest = idle.min_by_key(|(_, seen)| seen.full).map(|(who, _)| who.clone());
-            fullest.and_then(|who| self.principals.remove(&who));
+            let idle = self.principals.iter().filter(|(_, principal)| principal.open == 0);
+            let fullest = idle.min_by_key(|(_, principal)| principal.full).map(|(key, _)| key.clone());
+            fullest.and_then(|key| self.principals.remove(&key));
         }
     }
 
-    fn leave(&mut self, who: &Who, backend: &str) {
-        if let Some(seen) = self.principals.get_mut(who) {
-            seen.open = seen.open.saturating_sub(1);
-            if seen.open == 0 && seen.full <= Instant::now() {
-                self.principals.remove(who);
+    fn end_call(&mut self, key: &PrincipalKey, backend: &str) {
+        if let Some(principal) = self.principals.get_mut(key) {
+            principal.open = principal.open.saturating_sub(1);
+            if principal.open == 0 && principal.full <= Instant::now() {
+                self.principals.remove(key);
             }
         }
         if let Some(open) = self.backends.get_mut(backend) {
@@ -185,10 +192,10 @@ impl State {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for OpenCallGuard<'_> {
     fn drop(&mut self) {
-        let mut state = self.limits.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.leave(&self.who, &self.backend);
+        let mut state = self.limits.0.lock();
+        state.end_call(&self.principal, &self.backend);
     }
 }
 
@@ -210,56 +217,59 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn open_calls_are_limited_for_each_principal_and_backend() {
+    async fn open_calls_are_limited_per_principal_and_per_backend() {
         let (limits, rules) = (Limits::default(), rules(|limits| limits.calls_per_principal = 2));
         let enter = |subject: &str, backend: &str| limits.enter(&principal(subject), backend, &rules);
         let first = enter("ann", "a").unwrap();
         let second = enter("ann", "small").unwrap();
-        assert_eq!(enter("ann", "a").unwrap_err(), Exceeded::Principal { subject: "ann".to_owned(), max: 2 });
+        assert_eq!(enter("ann", "a").unwrap_err(), LimitError::Principal { subject: "ann".to_owned(), max: 2 });
         let error = enter("bob", "small").unwrap_err();
-        assert_eq!(error.to_string(), "1 calls are open at small, the most at once: try again");
+        assert_eq!(error.to_string(), "too many open calls at small (limit 1): retry later");
         let bobs = enter("bob", "a").unwrap();
         drop(second);
         assert!(enter("bob", "small").is_ok() && enter("ann", "small").is_ok());
         drop((first, bobs));
-        let state = limits.0.lock().unwrap();
+        let state = limits.0.lock();
         assert!(state.principals.is_empty() && state.backends.is_empty(), "{state:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_rate_is_kept_up_and_a_burst_is_taken_after_a_pause() {
+    async fn calls_at_the_rate_are_accepted_and_a_burst_after_a_pause() {
         let rate = rules(|limits| (limits.rate_per_principal, limits.burst_per_principal) = (10, 3));
         let limits = Limits::default();
-        let taken = || (0..10).take_while(|_| limits.enter(&principal("ann"), "a", &rate).is_ok()).count();
-        assert_eq!(taken(), 3);
-        let exceeded = limits.enter(&principal("ann"), "a", &rate).unwrap_err();
-        assert_eq!(exceeded.wait(), Duration::from_millis(100));
-        assert!(limits.enter(&principal("bob"), "a", &rate).is_ok(), "bob has his own");
-        tokio::time::advance(exceeded.wait()).await;
-        assert_eq!(taken(), 1);
+        let accepted = || (0..10).take_while(|_| limits.enter(&principal("ann"), "a", &rate).is_ok()).count();
+        assert_eq!(accepted(), 3);
+        let error = limits.enter(&principal("ann"), "a", &rate).unwrap_err();
+        assert_eq!(error.retry_after(), Duration::from_millis(100));
+        assert!(limits.enter(&principal("bob"), "a", &rate).is_ok(), "bob has a rate of his own");
+        tokio::time::advance(error.retry_after()).await;
+        assert_eq!(accepted(), 1);
         tokio::time::advance(Duration::from_hours(1)).await;
-        assert_eq!(taken(), 3, "a longer pause gives no more");
-        // A session that is opened counts as a call.
+        assert_eq!(accepted(), 3, "a longer pause does not allow a larger burst");
+        // Opening a session counts as a call.
         tokio::time::advance(Duration::from_hours(1)).await;
-        assert!((0..3).all(|_| limits.pass(&principal("ann"), &rate).is_ok()));
-        assert_eq!(limits.pass(&principal("ann"), &rate).unwrap_err().wait(), Duration::from_millis(100));
-        assert_eq!(taken(), 0);
+        assert!((0..3).all(|_| limits.count_request(&principal("ann"), &rate).is_ok()));
+        assert_eq!(
+            limits.count_request(&principal("ann"), &rate).unwrap_err().retry_after(),
+            Duration::from_millis(100)
+        );
+        assert_eq!(accepted(), 0);
         // A reload takes effect on the next call.
         assert!(limits.enter(&principal("ann"), "a", &rules(|_| ())).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn i6_what_is_remembered_of_principals_is_bounded() {
+    async fn i6_the_number_of_remembered_principals_is_bounded() {
         let (limits, rate) = (Limits::default(), rules(|limits| limits.rate_per_principal = 1));
         let open = limits.enter(&principal("open"), "a", &rate).unwrap();
         for subject in 0..PRINCIPALS_MAX + 10 {
             drop(limits.enter(&principal(&subject.to_string()), "a", &rate).unwrap());
         }
-        assert_eq!(limits.0.lock().unwrap().principals.len(), PRINCIPALS_MAX);
-        assert!(limits.0.lock().unwrap().principals.values().any(|seen| seen.open == 1));
+        assert_eq!(limits.0.lock().principals.len(), PRINCIPALS_MAX);
+        assert!(limits.0.lock().principals.values().any(|principal| principal.open == 1));
         drop(open);
         tokio::time::advance(Duration::from_mins(1)).await;
         drop(limits.enter(&principal("new"), "a", &rate).unwrap());
-        assert_eq!(limits.0.lock().unwrap().principals.len(), 1);
+        assert_eq!(limits.0.lock().principals.len(), 1);
     }
 }

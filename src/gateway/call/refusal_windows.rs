@@ -1,43 +1,45 @@
-//! Floods of equal refusals: the first ones are recorded one by one, the rest of a window in one record with their count.
+//! Deduplication of refusals: in a time window, the first equal refusals are recorded one by one, and the rest in one
+//! record.
 //!
-//! Refusals are equal where who was refused, how, and what for are the same: the principal, or the address of one without;
-//! the status; the method and the target. The record of a window stands for all that were counted in it. It is made of the
-//! first of them, without arguments, which differ.
+//! Two refusals are equal if they have the same caller (the principal, or the address without one), status, method and
+//! target. The record of a window represents all refusals that were counted in it. It is made from the first of them,
+//! without the arguments, in which they may differ.
 //!
-//! What is kept is bounded (I6). Where there is no room for another kind of refusal, each of that kind is recorded by
-//! itself. Time is given from outside; nothing here waits or records.
+//! The number of windows is bounded (I6). Refusals for which there is no room for a window are recorded one by one. The
+//! caller passes the time and makes the records.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::audit::record::{Call, Digest, Outcome};
 
-/// How long a window is. *Chosen*: what a record may lag behind; a loop of refusals leaves two records a second at most.
+/// The length of a window. *Chosen*: records of refusals are late by at most this, and a loop of refusals makes at most
+/// two records per second.
 pub(crate) const WINDOW: Duration = Duration::from_secs(10);
 
-/// Kinds of refusals with an open window. *Derived*: 16 MiB at 4 KiB for the record that each may hold.
-const KINDS_MAX: usize = 4096;
+/// Most open windows. *Derived*: 16 MiB at 4 KiB for the record of each.
+const WINDOWS_MAX: usize = 4096;
 
-/// What makes refusals equal: a digest, so that it is small whatever it is made of.
+/// The key of equal refusals: a digest, so that its size is fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RefusalKey([u8; 32]);
 
 /// The open windows.
 #[derive(Debug)]
 pub(crate) struct RefusalWindows {
-    /// Equal refusals of a window that are recorded by themselves.
+    /// The number of equal refusals of a window that are recorded one by one.
     singles_max: u32,
     windows: HashMap<RefusalKey, Window>,
-    /// Records that could not be made yet.
-    left: Vec<RefusalWindow>,
+    /// Ended windows whose records are not made yet.
+    pending: Vec<RefusalWindow>,
 }
 
-/// What happens to one refusal.
+/// The treatment of one refusal.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum RefusalDecision {
-    /// It is recorded by itself.
+    /// The refusal is recorded by itself.
     Recorded,
-    /// It is counted; the window's record stands for it.
+    /// The refusal is counted in the record of its window.
     Counted,
 }
 
@@ -57,11 +59,11 @@ struct Window {
 }
 
 impl RefusalKey {
-    /// The kind of a refusal; the parts are in a fixed order.
+    /// The key of a refusal with these parts, in a fixed order.
     pub(crate) fn of(parts: &[Option<&str>]) -> Self {
         let mut text = Vec::new();
         for part in parts {
-            // With its length before it, so that no two lists of parts give one text.
+            // Each part follows its length, so that different lists of parts give different texts.
             text.extend(part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
             text.extend(part.unwrap_or_default().as_bytes());
         }
@@ -70,19 +72,19 @@ impl RefusalKey {
 }
 
 impl RefusalWindows {
-    /// Refusals of a kind are counted where more than `singles_max` of them come in a window.
+    /// Counts equal refusals after the first `singles_max` of a window.
     pub(crate) fn new(singles_max: u32) -> Self {
-        Self { singles_max, windows: HashMap::new(), left: Vec::new() }
+        Self { singles_max, windows: HashMap::new(), pending: Vec::new() }
     }
 
-    /// What happens to a refusal of this kind; `record` makes what is kept of the first that is counted.
+    /// Decides on a refusal. `record` makes the record of its window, if it is the first to be counted there.
     pub(crate) fn observe(
         &mut self,
-        kind: RefusalKey,
+        key: RefusalKey,
         now: Instant,
         record: impl FnOnce() -> (Call, Outcome),
     ) -> RefusalDecision {
-        if let Some(window) = self.windows.get_mut(&kind).filter(|window| !window.has_ended(now)) {
+        if let Some(window) = self.windows.get_mut(&key).filter(|window| !window.has_ended(now)) {
             if window.singles < self.singles_max {
                 window.singles += 1;
                 return RefusalDecision::Recorded;
@@ -95,49 +97,49 @@ impl RefusalWindows {
             }
             return RefusalDecision::Counted;
         }
-        // A window that has ended leaves its record to be made, and another begins.
-        let ended = self.windows.remove(&kind).and_then(|window| window.counted);
-        self.left.extend(ended);
-        if self.windows.len() < KINDS_MAX {
-            self.windows.insert(kind, Window { began: now, singles: 1, counted: None });
+        // The record of an ended window is still to be made; a new window begins.
+        let ended = self.windows.remove(&key).and_then(|window| window.counted);
+        self.pending.extend(ended);
+        if self.windows.len() < WINDOWS_MAX {
+            self.windows.insert(key, Window { began: now, singles: 1, counted: None });
         }
         RefusalDecision::Recorded
     }
 
-    /// Takes the windows whose windows have ended.
-    pub(crate) fn ended(&mut self, now: Instant) -> Vec<RefusalWindow> {
+    /// Removes the ended windows that counted refusals, and returns them.
+    pub(crate) fn take_ended(&mut self, now: Instant) -> Vec<RefusalWindow> {
         let windows = self.windows.extract_if(|_, window| window.has_ended(now));
         let ended: Vec<RefusalWindow> = windows.filter_map(|(_, window)| window.counted).collect();
-        std::mem::take(&mut self.left).into_iter().chain(ended).collect()
+        std::mem::take(&mut self.pending).into_iter().chain(ended).collect()
     }
 
-    /// Takes all, ended or not.
-    pub(crate) fn all(&mut self) -> Vec<RefusalWindow> {
+    /// Removes all windows that counted refusals, and returns them.
+    pub(crate) fn take_all(&mut self) -> Vec<RefusalWindow> {
         let open = self.windows.drain().filter_map(|(_, window)| window.counted);
-        std::mem::take(&mut self.left).into_iter().chain(open).collect()
+        std::mem::take(&mut self.pending).into_iter().chain(open).collect()
     }
 
-    /// Takes back a window that could not be recorded, to be tried again.
+    /// Adds a window again whose record could not be made.
     pub(crate) fn put_back(&mut self, window: RefusalWindow) {
-        // I6: as many as there may be windows; beyond that the pipeline's own count of refusals has it.
-        if self.left.len() < KINDS_MAX {
-            self.left.push(window);
+        // I6: bounded like the windows; the audit pipeline counts a refusal that is dropped here.
+        if self.pending.len() < WINDOWS_MAX {
+            self.pending.push(window);
         }
     }
 }
 
 impl RefusalWindow {
-    /// The halves of its record.
+    /// The call and the outcome of the window's record.
     pub(crate) fn record(&self) -> (Call, Outcome) {
         let mut outcome = self.outcome.clone();
         if let Some(more) = self.count.checked_sub(1).filter(|more| *more > 0) {
             let message = outcome.error_message.unwrap_or_default();
-            outcome.error_message = Some(format!("{message} (and {more} more like it in {} s)", WINDOW.as_secs()));
+            outcome.error_message = Some(format!("{message} (and {more} more in {} s)", WINDOW.as_secs()));
         }
         (self.call.clone(), outcome)
     }
 
-    /// How many refusals it stands for.
+    /// The number of refusals that were counted.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
@@ -162,7 +164,7 @@ mod tests {
         (Call::new(RequestId::new(), "tools/call"), Outcome::failed(Status::Denied, "no"))
     }
 
-    fn kind(name: &str) -> RefusalKey {
+    fn key(name: &str) -> RefusalKey {
         RefusalKey::of(&[Some(name)])
     }
 
@@ -171,58 +173,59 @@ mod tests {
     }
 
     #[test]
-    fn the_first_ones_are_recorded_and_the_rest_of_the_window_is_counted() {
+    fn the_first_refusals_of_a_window_are_recorded_and_the_others_counted() {
         let (mut refusal_windows, begin) = (RefusalWindows::new(SINGLES), Instant::now());
-        let fates: Vec<RefusalDecision> = (0..134).map(|_| refusal_windows.observe(kind("a"), begin, record)).collect();
-        assert_eq!(fates.iter().filter(|fate| **fate == RefusalDecision::Recorded).count(), 10);
-        assert_eq!(fates.last(), Some(&RefusalDecision::Counted));
+        let decisions: Vec<RefusalDecision> =
+            (0..134).map(|_| refusal_windows.observe(key("a"), begin, record)).collect();
+        assert_eq!(decisions.iter().filter(|decision| **decision == RefusalDecision::Recorded).count(), 10);
+        assert_eq!(decisions.last(), Some(&RefusalDecision::Counted));
         assert_eq!(
-            refusal_windows.observe(kind("b"), begin, record),
+            refusal_windows.observe(key("b"), begin, record),
             RefusalDecision::Recorded,
-            "another kind has its own window"
+            "a refusal with another key has a window of its own"
         );
-        assert_eq!(refusal_windows.ended(begin + WINDOW.saturating_sub(Duration::from_millis(1))), []);
-        let ended = refusal_windows.ended(begin + WINDOW);
-        assert_eq!(messages(&ended), ["no (and 123 more like it in 10 s)"]);
-        assert_eq!((ended[0].count(), refusal_windows.all()), (124, Vec::new()));
+        assert_eq!(refusal_windows.take_ended(begin + WINDOW.saturating_sub(Duration::from_millis(1))), []);
+        let ended = refusal_windows.take_ended(begin + WINDOW);
+        assert_eq!(messages(&ended), ["no (and 123 more in 10 s)"]);
+        assert_eq!((ended[0].count(), refusal_windows.take_all()), (124, Vec::new()));
         assert_eq!(
-            refusal_windows.observe(kind("a"), begin + WINDOW, record),
+            refusal_windows.observe(key("a"), begin + WINDOW, record),
             RefusalDecision::Recorded,
-            "another window"
+            "a new window"
         );
     }
 
     #[test]
-    fn one_that_is_counted_alone_is_recorded_as_it_was() {
+    fn a_single_counted_refusal_is_recorded_unchanged() {
         let (mut refusal_windows, begin) = (RefusalWindows::new(SINGLES), Instant::now());
         for _ in 0..=SINGLES {
-            refusal_windows.observe(kind("a"), begin, record);
+            refusal_windows.observe(key("a"), begin, record);
         }
-        // Nobody asked for the ended window before the next refusal came.
-        assert_eq!(refusal_windows.observe(kind("a"), begin + WINDOW, record), RefusalDecision::Recorded);
-        assert_eq!(messages(&refusal_windows.ended(begin + WINDOW)), ["no"]);
+        // The next refusal arrives before the ended window is taken.
+        assert_eq!(refusal_windows.observe(key("a"), begin + WINDOW, record), RefusalDecision::Recorded);
+        assert_eq!(messages(&refusal_windows.take_ended(begin + WINDOW)), ["no"]);
     }
 
     #[test]
-    fn i6_windows_are_bounded_and_more_kinds_are_recorded_one_by_one() {
+    fn i6_windows_are_bounded_and_refusals_without_one_are_recorded_one_by_one() {
         let (mut refusal_windows, begin) = (RefusalWindows::new(SINGLES), Instant::now());
-        for name in 0..KINDS_MAX {
-            refusal_windows.observe(kind(&name.to_string()), begin, record);
+        for name in 0..WINDOWS_MAX {
+            refusal_windows.observe(key(&name.to_string()), begin, record);
         }
-        assert!((0..100).all(|_| refusal_windows.observe(kind("more"), begin, record) == RefusalDecision::Recorded));
-        assert_eq!(refusal_windows.windows.len(), KINDS_MAX);
-        assert!(refusal_windows.ended(begin + WINDOW).is_empty() && refusal_windows.windows.is_empty());
+        assert!((0..100).all(|_| refusal_windows.observe(key("more"), begin, record) == RefusalDecision::Recorded));
+        assert_eq!(refusal_windows.windows.len(), WINDOWS_MAX);
+        assert!(refusal_windows.take_ended(begin + WINDOW).is_empty() && refusal_windows.windows.is_empty());
     }
 
     #[test]
-    fn parts_do_not_run_into_each_other() {
-        let kinds = [
+    fn different_parts_give_different_keys() {
+        let keys = [
             RefusalKey::of(&[Some("ab"), Some("c")]),
             RefusalKey::of(&[Some("a"), Some("bc")]),
             RefusalKey::of(&[Some("abc"), None]),
             RefusalKey::of(&[Some("abc"), Some("")]),
         ];
-        assert!((0..4).all(|idx| kinds[idx + 1..].iter().all(|other| *other != kinds[idx])));
+        assert!((0..4).all(|idx| keys[idx + 1..].iter().all(|other| *other != keys[idx])));
     }
 
     proptest! {
@@ -232,17 +235,17 @@ mod tests {
         ) {
             let (mut refusal_windows, mut now) = (RefusalWindows::new(SINGLES), Instant::now());
             let (mut recorded, mut taken) = (0_u64, 0_u64);
-            for (idx, (wait, name, asks, fails)) in steps.iter().enumerate() {
-                now += Duration::from_millis(*wait);
-                recorded += u64::from(refusal_windows.observe(kind(name), now, record) == RefusalDecision::Recorded);
-                for window in if *asks { refusal_windows.ended(now) } else { Vec::new() } {
+            for (idx, (pause, name, takes, fails)) in steps.iter().enumerate() {
+                now += Duration::from_millis(*pause);
+                recorded += u64::from(refusal_windows.observe(key(name), now, record) == RefusalDecision::Recorded);
+                for window in if *takes { refusal_windows.take_ended(now) } else { Vec::new() } {
                     if *fails { refusal_windows.put_back(window) } else { taken += window.count() }
                 }
                 let open: u64 = refusal_windows.windows.values().filter_map(|window| window.counted.as_ref()).map(RefusalWindow::count).sum();
-                let left: u64 = refusal_windows.left.iter().map(RefusalWindow::count).sum();
-                prop_assert_eq!(recorded + taken + open + left, idx as u64 + 1);
+                let pending: u64 = refusal_windows.pending.iter().map(RefusalWindow::count).sum();
+                prop_assert_eq!(recorded + taken + open + pending, idx as u64 + 1);
             }
-            taken += refusal_windows.all().iter().map(RefusalWindow::count).sum::<u64>();
+            taken += refusal_windows.take_all().iter().map(RefusalWindow::count).sum::<u64>();
             prop_assert_eq!(recorded + taken, steps.len() as u64);
         }
     }

@@ -1,8 +1,9 @@
-//! The `requestState` of a backend that needs input, bound to the caller for whom it was made.
+//! The `requestState` of a backend that needs input, bound to its caller, backend and tool.
 //!
-//! A modern client sends it back with what was asked for, as another request. The gateway hands it on only to the backend
-//! and for the tool that made it, and only from the principal who got it; another's is refused. What binds it is a MAC
-//! under a key of this process: a state from before a restart is refused as well, and the client calls again.
+//! A modern client returns the state with the input, in a new request. The gateway forwards it only to the backend and
+//! tool that issued it, and only for the principal that received it; otherwise the request is refused. The state is
+//! bound by a MAC with a key of this process: after a restart, earlier states are refused and the client must call
+//! again.
 //!
 //! ```text
 //! gatepost.<request id of the first request>.<HMAC-SHA-256, hexadecimal>.<the backend's own state>
@@ -23,9 +24,9 @@ const PREFIX: &str = "gatepost.";
 #[derive(Clone)]
 pub(crate) struct RequestStateSigner(Hmac<Sha256>);
 
-/// A state that was not made for this request.
+/// The state was not issued for this caller and target.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("requestState was not made for this caller and tool: call again without it")]
+#[error("requestState was not issued to this caller for this tool: call again without it")]
 pub(crate) struct ForeignStateError;
 
 impl From<ForeignStateError> for Refusal {
@@ -41,28 +42,22 @@ impl std::fmt::Debug for RequestStateSigner {
 }
 
 impl RequestStateSigner {
-    /// With a fresh key: 244 random bits.
+    /// Creates a signer with a new key of 244 random bits.
     pub(crate) fn new() -> Self {
         let key = [*uuid::Uuid::new_v4().as_bytes(), *uuid::Uuid::new_v4().as_bytes()].concat();
         Self(Hmac::new_from_slice(&key).expect("HMAC takes a key of any length"))
     }
 
-    /// The state as the client gets it; `origin` is the gateway's id of the first request.
+    /// The state that the client receives. `origin` is the request id of the first request.
     pub(crate) fn bind(&self, state: &str, origin: &str, principal: &Principal, target: Target<'_>) -> String {
-        use std::fmt::Write as _;
-        let mut bound = format!("{PREFIX}{origin}.");
-        for byte in self.mac(state, origin, principal, target).finalize().into_bytes() {
-            write!(bound, "{byte:02x}").ok();
-        }
-        bound.push('.');
-        bound.push_str(state);
-        bound
+        let mac = hex::encode(self.mac(state, origin, principal, target).finalize().into_bytes());
+        format!("{PREFIX}{origin}.{mac}.{state}")
     }
 
-    /// The backend's own state, and the id of the first request.
+    /// Verifies a state that a client returned. Returns the backend's own state and the id of the first request.
     ///
     /// # Errors
-    /// [`ForeignStateError`].
+    /// [`ForeignStateError`]: the state was not issued for `principal` and `target`.
     pub(crate) fn open<'a>(
         &self,
         bound: &'a str,
@@ -73,10 +68,9 @@ impl RequestStateSigner {
         let (Some(origin), Some(mac), Some(state)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(ForeignStateError);
         };
-        let digit = |at: usize| mac.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-        let mac: Option<Vec<u8>> = (0..mac.len()).step_by(2).map(digit).collect();
-        let found = self.mac(state, origin, principal, target).verify_slice(&mac.ok_or(ForeignStateError)?);
-        found.map(|()| (state, origin)).map_err(|_| ForeignStateError)
+        let mac = hex::decode(mac).map_err(|_| ForeignStateError)?;
+        let verified = self.mac(state, origin, principal, target).verify_slice(&mac);
+        verified.map(|()| (state, origin)).map_err(|_| ForeignStateError)
     }
 
     fn mac(&self, state: &str, origin: &str, principal: &Principal, target: Target<'_>) -> Hmac<Sha256> {
@@ -101,17 +95,17 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_good_for_its_caller_and_tool_only() {
-        let (request_states, ann) = (RequestStateSigner::new(), principal("ann"));
+    fn a_state_is_valid_only_for_its_caller_and_tool() {
+        let (signer, ann) = (RequestStateSigner::new(), principal("ann"));
         let target = |name| Target { kind: TargetKind::Tool, backend: "b", name };
-        let bound = request_states.bind("a.b\u{e9}", "id", &ann, target("t"));
-        assert_eq!(request_states.open(&bound, &ann, target("t")), Ok(("a.b\u{e9}", "id")));
-        assert_eq!(request_states.open(&bound, &principal("bob"), target("t")), Err(ForeignStateError));
-        assert_eq!(request_states.open(&bound, &ann, target("u")), Err(ForeignStateError));
-        assert_eq!(request_states.open(&bound.replace("id", "ie"), &ann, target("t")), Err(ForeignStateError));
+        let bound = signer.bind("a.b\u{e9}", "id", &ann, target("t"));
+        assert_eq!(signer.open(&bound, &ann, target("t")), Ok(("a.b\u{e9}", "id")));
+        assert_eq!(signer.open(&bound, &principal("bob"), target("t")), Err(ForeignStateError));
+        assert_eq!(signer.open(&bound, &ann, target("u")), Err(ForeignStateError));
+        assert_eq!(signer.open(&bound.replace("id", "ie"), &ann, target("t")), Err(ForeignStateError));
         assert_eq!(RequestStateSigner::new().open(&bound, &ann, target("t")), Err(ForeignStateError));
         for other in ["", "a.b", "gatepost.", "gatepost.id", "gatepost.id.zz.s", "gatepost.id.\u{e9}x.s"] {
-            assert_eq!(request_states.open(other, &ann, target("t")), Err(ForeignStateError), "{other}");
+            assert_eq!(signer.open(other, &ann, target("t")), Err(ForeignStateError), "{other}");
         }
     }
 }

@@ -1,14 +1,15 @@
-//! The backend that listed a resource last, by the resource's URI.
+//! The backend of each resource at `/mcp`, by the resource's URI.
 //!
-//! `/mcp` merges the resources of all backends, so a read must find the backend again. Knowing the owner grants nothing: the
-//! policy decides with it. The map is bounded; what was evicted is looked up again.
+//! `/mcp` merges the resources of all backends, so that a read must find the backend that listed the resource. The
+//! owner grants no access: the policy decides on the owner's resource. The map is bounded; an evicted owner is looked
+//! up again.
 
 use quick_cache::sync::Cache;
 
-/// Most resources whose backend is remembered. *Chosen*: a few hundred bytes each.
+/// Most resources in the map. *Chosen*: a few hundred bytes each.
 const OWNERS_MAX: usize = 4096;
 
-/// The owners of resources, as far as they are known. Cheap to share; each operation takes one short lock.
+/// The known owners of resources. Each operation takes one short lock.
 #[derive(Debug)]
 pub(crate) struct ResourceOwners(Cache<String, String>);
 
@@ -37,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn i6_owners_are_bounded_and_one_more_does_not_forget_all() {
+    fn i6_owners_are_bounded_and_adding_one_does_not_evict_all() {
         let owners = ResourceOwners::default();
         for number in 0..2 * OWNERS_MAX {
             owners.remember(std::iter::once(format!("a:{number}").as_str()), "b");

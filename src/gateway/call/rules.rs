@@ -1,6 +1,6 @@
 //! The rules that a reload replaces: policy, redaction, calls that may continue without an audit record, limits.
 //!
-//! They change as one value. A message is decided by the rules in force when it arrived, to its end.
+//! A reload replaces them as one value. A message is handled by the rules that were in force when it arrived.
 
 use std::collections::BTreeMap;
 
@@ -37,16 +37,16 @@ impl Rules {
     /// # Errors
     /// Every [`RulesError`] of the configuration.
     pub(crate) fn new(config: &Config) -> Result<Self, Vec<RulesError>> {
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         let policy =
-            Policy::new(&config.roles).map_err(|errors| faults.extend(errors.into_iter().map(RulesError::Pattern)));
+            Policy::new(&config.roles).map_err(|found| errors.extend(found.into_iter().map(RulesError::Pattern)));
         let continued = match config.audit.on_failure {
             OnFailure::Refuse => &[],
             OnFailure::Continue => config.audit.continue_for.as_slice(),
         };
         let continue_for = Patterns::new("audit.continue_for", continued)
-            .map_err(|errors| faults.extend(errors.into_iter().map(RulesError::Pattern)));
-        let redaction = Redaction::new(&config.audit.redact).map_err(|err| faults.push(RulesError::Redact(err)));
+            .map_err(|found| errors.extend(found.into_iter().map(RulesError::Pattern)));
+        let redaction = Redaction::new(&config.audit.redact).map_err(|err| errors.push(RulesError::Redact(err)));
         let own = |(alias, backend): (&String, &config::Backend)| Some((alias.clone(), backend.calls_max?));
         match (policy, redaction, continue_for) {
             (Ok(policy), Ok(redaction), Ok(continue_for)) => Ok(Self {
@@ -56,7 +56,7 @@ impl Rules {
                 limits: config.limits.clone(),
                 calls_max: config.backends.iter().filter_map(own).collect(),
             }),
-            _ => Err(faults),
+            _ => Err(errors),
         }
     }
 

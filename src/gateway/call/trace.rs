@@ -1,12 +1,12 @@
-//! OpenTelemetry traces: one span a call, sent to a collector as OTLP over HTTP, in its JSON encoding.
+//! OpenTelemetry traces: one span per call, exported to a collector as OTLP over HTTP in JSON.
 //!
-//! A call's span is the child of what the client names (`traceparent` as a header, or in `_meta`, as MCP has it), or begins a
-//! trace; the backend is given the span as its parent, both ways. Its ids come from the call's request id, so that a span
-//! tells its record and the other way round: the span id is the request id's second half, the id of a trace that begins
-//! here all of it.
+//! The parent of a call's span is the client's `traceparent`, from the header or from `_meta`; without one the span
+//! begins a trace. The backend gets the call's span as its parent in both places. The ids derive from the call's
+//! request id, so that a span and an audit record can be matched: the span id is the second half of the request id, and
+//! the id of a new trace is the whole request id.
 //!
-//! No call waits for the collector: spans that it does not take in time are dropped and counted in the log. The entry is
-//! the audit's affair; a trace has neither arguments nor who called.
+//! Calls never wait for the collector: spans that it does not accept in time are dropped, which is logged. Traces
+//! contain neither arguments nor the caller's identity, which only the audit record has.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,54 +20,54 @@ use crate::audit::record::{RequestId, Status, Timestamp};
 use crate::gateway::message::trace_headers::{self, TRACEPARENT};
 use crate::mcp::json::Object;
 
-/// Spans that wait for the collector. *Chosen*: seconds of a busy gateway, in less than a megabyte.
+/// Most spans that wait for export. *Chosen*: those of some seconds of a busy gateway, in less than a megabyte.
 const SPANS_MAX: usize = 4096;
 
-/// Spans in one request. *Spec*: OpenTelemetry's default `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
+/// Most spans of one export request. *Spec*: OpenTelemetry's default `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
 const BATCH_MAX: usize = 512;
 
-/// How long spans are gathered for one request. *Chosen*: the collector sees a call within a second.
-const GATHER: Duration = Duration::from_millis(500);
+/// Time in which spans are collected into one export request. *Chosen*: the collector gets a span within a second.
+const BATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long the collector may take. *Spec*: OpenTelemetry's default `OTEL_EXPORTER_OTLP_TIMEOUT`.
+/// Time limit of an export request. *Spec*: OpenTelemetry's default `OTEL_EXPORTER_OTLP_TIMEOUT`.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the spans go, below the endpoint. *Spec*: OTLP/HTTP.
+/// The path of traces below the endpoint. *Spec*: OTLP/HTTP.
 const TRACES_PATH: &str = "v1/traces";
 
-/// A call's place in a trace.
+/// The ids of a call's span.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Context {
-    /// 32 hexadecimal digits.
+pub(crate) struct SpanContext {
+    /// The trace's id, 32 hexadecimal digits.
     trace: String,
-    /// The span of the call, 16 hexadecimal digits.
+    /// The call's span id, 16 hexadecimal digits.
     span: String,
-    /// The span that it is in, where the client named one.
+    /// The id of the parent span, if the client named one.
     parent: Option<String>,
-    /// Whether whoever began the trace wants it recorded.
+    /// Whether the trace is recorded, as the client decided.
     sampled: bool,
 }
 
-impl Context {
-    /// The place of call `id`.
-    pub(crate) fn of(id: RequestId, headers: &HeaderMap, params: Option<&Object<'_>>) -> Self {
+impl SpanContext {
+    /// The context of the call `id`.
+    pub(crate) fn new(id: RequestId, headers: &HeaderMap, params: Option<&Object<'_>>) -> Self {
         let id = id.0.simple().to_string();
         let span = id.get(16..).unwrap_or_default().to_owned();
-        let named = trace_headers::traceparent(headers)
+        let traceparent = trace_headers::traceparent(headers)
             .and_then(|value| value.to_str().ok().map(str::to_owned))
-            .or_else(|| in_meta(params?));
-        let parts: Vec<&str> = named.as_deref().map(|text| text.split('-').collect()).unwrap_or_default();
+            .or_else(|| traceparent_in_meta(params?));
+        let parts: Vec<&str> = traceparent.as_deref().map(|text| text.split('-').collect()).unwrap_or_default();
         let [_, trace, parent, flags] = parts[..] else { return Self { trace: id, span, parent: None, sampled: true } };
         let sampled = u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1);
         Self { trace: trace.to_owned(), span, parent: Some(parent.to_owned()), sampled }
     }
 
-    /// The call as what is asked of the backend names it.
+    /// The `traceparent` that the backend gets.
     pub(crate) fn traceparent(&self) -> String {
         format!("00-{}-{}-{:02x}", self.trace, self.span, u8::from(self.sampled))
     }
 
-    /// The headers with the call's span.
+    /// Sets the header `traceparent`.
     pub(crate) fn in_headers(&self, headers: &mut HeaderMap) {
         if let Ok(value) = HeaderValue::from_str(&self.traceparent()) {
             headers.insert(TRACEPARENT, value);
@@ -75,15 +75,15 @@ impl Context {
     }
 }
 
-fn in_meta(params: &Object<'_>) -> Option<String> {
-    let parent = params.object("_meta")?.string(TRACEPARENT)?;
-    trace_headers::is_traceparent(parent.as_bytes()).then_some(parent)
+fn traceparent_in_meta(params: &Object<'_>) -> Option<String> {
+    let traceparent = params.object("_meta")?.string(TRACEPARENT)?;
+    trace_headers::is_traceparent(traceparent.as_bytes()).then_some(traceparent)
 }
 
-/// A call that has ended.
+/// The span of an ended call.
 #[derive(Debug)]
 pub(crate) struct Span<'a> {
-    pub(crate) context: &'a Context,
+    pub(crate) context: &'a SpanContext,
     pub(crate) request_id: RequestId,
     pub(crate) method: &'a str,
     pub(crate) tool: Option<&'a str>,
@@ -94,18 +94,19 @@ pub(crate) struct Span<'a> {
 }
 
 impl Span<'_> {
-    /// As OTLP has it in JSON. Names of attributes: OpenTelemetry's conventions for MCP where they have one.
+    /// The span in OTLP's JSON encoding. Attribute names follow OpenTelemetry's conventions for MCP, where these define
+    /// one.
     fn to_json(&self) -> Value {
         let nanos = |micros: i64| micros.unsigned_abs().saturating_mul(1000);
         let end = nanos(Timestamp::now().micros());
         let begin = end.saturating_sub(u64::try_from(self.took.as_nanos()).unwrap_or(u64::MAX));
         let name = self.tool.map_or_else(|| self.method.to_owned(), |tool| format!("{} {tool}", self.method));
         let id = self.request_id.to_string();
-        let is_well = matches!(self.status, Status::Ok | Status::InputRequired);
+        let is_ok = matches!(self.status, Status::Ok | Status::InputRequired);
         let attributes = [
             ("mcp.method.name", Some(self.method)),
             ("gen_ai.tool.name", self.tool.filter(|_| self.method == crate::mcp::protocol::TOOLS_CALL)),
-            ("error.type", (!is_well).then_some(self.status.as_str())),
+            ("error.type", (!is_ok).then_some(self.status.as_str())),
             ("gatepost.request_id", Some(id.as_str())),
             ("gatepost.backend", self.backend),
             ("gatepost.role", self.role),
@@ -124,62 +125,68 @@ impl Span<'_> {
             "startTimeUnixNano": begin.to_string(),
             "endTimeUnixNano": end.to_string(),
             "attributes": attributes,
-            "status": { "code": if is_well { 0 } else { 2 } },
+            "status": { "code": if is_ok { 0 } else { 2 } },
         })
     }
 }
 
-/// Takes spans; one that is off takes none.
+/// Accepts the spans of ended calls; does nothing without an endpoint.
 #[derive(Debug)]
-pub(crate) struct Tracer(Option<On>);
+pub(crate) struct Tracer(Option<SpanQueue>);
 
 #[derive(Debug)]
-struct On {
+struct SpanQueue {
     spans: mpsc::Sender<Value>,
     dropped: AtomicU64,
 }
 
 impl Tracer {
-    /// One for the collector at `endpoint`, and the work of sending; `stop` lets that send what is left, and end.
+    /// Builds a tracer, and the task that exports its spans to the collector at `endpoint`. After `stop` the task
+    /// exports the remaining spans and ends.
     pub(crate) fn new(
         endpoint: Option<&str>,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let url = endpoint.map(|base| format!("{}/{TRACES_PATH}", base.trim_end_matches('/')));
-        let (spans, taken) = mpsc::channel(SPANS_MAX);
-        let tracer = Self(url.is_some().then(|| On { spans, dropped: AtomicU64::new(0) }));
-        let work = async move {
+        let (spans, queued) = mpsc::channel(SPANS_MAX);
+        let tracer = Self(url.is_some().then(|| SpanQueue { spans, dropped: AtomicU64::new(0) }));
+        let export = async move {
             if let Some(url) = url {
-                export(&url, taken, &stop).await;
+                export_until(&url, queued, &stop).await;
             }
         };
-        (tracer, work)
+        (tracer, export)
     }
 
-    /// The place of call `id`; `None` where nothing is traced.
-    pub(crate) fn context(&self, id: RequestId, headers: &HeaderMap, params: Option<&Object<'_>>) -> Option<Context> {
-        self.0.is_some().then(|| Context::of(id, headers, params))
+    /// The context of the call `id`. `None`: calls are not traced.
+    pub(crate) fn context(
+        &self,
+        id: RequestId,
+        headers: &HeaderMap,
+        params: Option<&Object<'_>>,
+    ) -> Option<SpanContext> {
+        self.0.is_some().then(|| SpanContext::new(id, headers, params))
     }
 
-    /// Takes a span, or drops it where the collector is behind. Waits for nothing.
+    /// Queues the span of an ended call, or drops it if the queue is full. Never waits.
     pub(crate) fn ended(&self, span: &Span<'_>) {
-        let Some(On { spans, dropped }) = self.0.as_ref().filter(|_| span.context.sampled) else { return };
+        let Some(SpanQueue { spans, dropped }) = self.0.as_ref().filter(|_| span.context.sampled) else { return };
         if spans.try_send(span.to_json()).is_err() {
             let dropped = dropped.fetch_add(1, Ordering::Relaxed) + 1;
             if dropped.is_power_of_two() {
-                tracing::warn!(dropped, "the collector of telemetry.otlp_endpoint is behind: spans are dropped");
+                tracing::warn!(dropped, "the collector at telemetry.otlp_endpoint is too slow; dropping spans");
             }
         }
     }
 }
 
-/// Sends spans until `stop`, and then those that are left.
-async fn export(url: &str, mut spans: mpsc::Receiver<Value>, stop: &CancellationToken) {
+/// Exports spans until `stop`, then the remaining ones.
+async fn export_until(url: &str, mut spans: mpsc::Receiver<Value>, stop: &CancellationToken) {
     let client = reqwest::Client::builder().timeout(EXPORT_TIMEOUT).redirect(reqwest::redirect::Policy::none()).build();
     let client = match client {
         Ok(client) => client,
         Err(error) => {
-            tracing::error!(error = %error.without_url(), "telemetry.otlp_endpoint is of no use");
+            tracing::error!(error = %error.without_url(), "cannot set up the client for telemetry.otlp_endpoint; spans are not exported");
             return;
         }
     };
@@ -187,8 +194,8 @@ async fn export(url: &str, mut spans: mpsc::Receiver<Value>, stop: &Cancellation
     loop {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         if stop.run_until_cancelled(spans.recv_many(&mut batch, BATCH_MAX)).await.is_some() {
-            // A call seldom comes alone.
-            stop.run_until_cancelled(tokio::time::sleep(GATHER)).await;
+            // More calls usually follow soon.
+            stop.run_until_cancelled(tokio::time::sleep(BATCH_INTERVAL)).await;
         }
         while batch.len() < BATCH_MAX
             && let Ok(span) = spans.try_recv()
@@ -201,10 +208,14 @@ async fn export(url: &str, mut spans: mpsc::Receiver<Value>, stop: &Cancellation
         let count = batch.len();
         match send(&client, url, batch).await {
             Ok(()) => failing = false,
-            Err(error) if failing => tracing::debug!(error, count, "spans were not taken"),
+            Err(error) if failing => tracing::debug!(error, count, "dropped spans"),
             Err(error) => {
                 failing = true;
-                tracing::warn!(error, count, "the collector of telemetry.otlp_endpoint does not take spans: dropped");
+                tracing::warn!(
+                    error,
+                    count,
+                    "the collector at telemetry.otlp_endpoint does not accept spans; dropping them"
+                );
             }
         }
     }
@@ -220,5 +231,5 @@ async fn send(client: &reqwest::Client, url: &str, spans: Vec<Value>) -> Result<
     let request = client.post(url).header("content-type", "application/json").body(body.to_string());
     let response = request.send().await.map_err(|error| error.without_url().to_string())?;
     let status = response.status();
-    if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
+    if status.is_success() { Ok(()) } else { Err(format!("the collector responded with {status}")) }
 }

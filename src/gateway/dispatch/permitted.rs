@@ -46,7 +46,7 @@ pub(super) enum Grant {
 #[derive(Debug)]
 pub(super) struct Slot<'a> {
     _of_all: SemaphorePermit<'a>,
-    _of_principal_and_backend: limits::Place<'a>,
+    _of_principal_and_backend: limits::OpenCallGuard<'a>,
 }
 
 impl<'a> Slot<'a> {
@@ -71,7 +71,7 @@ impl<'a> RoutedRequest<'a> {
             Destination::Local(method) => {
                 if let LocalMethod::Initialize = method {
                     // I6: each session may start a child process at every backend.
-                    ctx.core.limits.pass(&ctx.principal, &ctx.rules)?;
+                    ctx.core.limits.count_request(&ctx.principal, &ctx.rules)?;
                 }
                 (Grant::Local(method), None)
             }

@@ -8,7 +8,7 @@ use crate::gateway::answer::{resources, subscriptions};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
-use crate::gateway::call::trace::Context;
+use crate::gateway::call::trace::SpanContext;
 use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::request::InboundRequest;
@@ -222,7 +222,7 @@ async fn target(
         }
         None => None,
     };
-    let traceparent = entry.trace.as_ref().map(Context::traceparent);
+    let traceparent = entry.trace.as_ref().map(SpanContext::traceparent);
     let params = subject.params(&ctx.message, target, state, traceparent);
     let (backend, tool) = (target.backend.to_owned(), target.name.to_owned());
     Ok(TargetRequest { subject, backend, tool, params })

@@ -31,7 +31,7 @@ use crate::gateway::answer::handshake;
 use crate::gateway::call::core::Core;
 use crate::gateway::dispatch::stream_offer::OpenedStream;
 use crate::gateway::dispatch::{self, session_http};
-use crate::gateway::listener::tls::{Acceptor, ClientIdentity, Edge};
+use crate::gateway::listener::tls::{Acceptor, ClientIdentity, ClientListener};
 use crate::gateway::message::headers;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::{HeadError, InboundRequest};
@@ -61,7 +61,7 @@ pub(crate) async fn serve(
 ) -> std::io::Result<()> {
     // I6: the number of connections is bounded; others wait to be accepted.
     let slots = Arc::clone(&core.connections);
-    let mut listener = Edge::new(listener, tls);
+    let mut listener = ClientListener::new(listener, tls);
     let (router, connections) = (router(Arc::clone(&core)), GracefulShutdown::new());
     loop {
         let accepted = async {
@@ -119,7 +119,7 @@ async fn record_router_refusal(
     client: Client,
     response: impl Future<Output = Result<Response, Infallible>>,
 ) -> Response {
-    let Ok(response) = routed.await;
+    let Ok(response) = response.await;
     if !response.status().is_client_error() || response.headers().contains_key(crate::mcp::protocol::REQUEST_ID_HEADER)
     {
         return response;

@@ -1,7 +1,7 @@
-//! The MCP listener: TCP, or with `[server.tls]` TLS over it, and who is at the other end.
+//! The MCP listener: TCP or, with `[server.tls]`, TLS over TCP with the client's identity.
 //!
-//! A handshake runs in a task of its own, within a time limit: a client that sends nothing keeps nobody from being
-//! accepted. Handshakes are bounded in number; one more takes the place of the oldest. Certificates are read at the start.
+//! Each handshake runs in a task of its own, within a time limit, so that a silent client does not delay others. The
+//! number of handshakes is bounded: one too many aborts the oldest. Certificates are read at startup.
 
 use std::collections::VecDeque;
 use std::io;
@@ -28,74 +28,74 @@ use tokio_rustls::server::TlsStream;
 use crate::auth::certificate::Certificate;
 use crate::config;
 
-/// Longest time of one handshake. *Chosen*: three round trips across the world take one second.
+/// Time limit of a handshake. *Chosen*: three round trips across the world take one second.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most handshakes at once. *Chosen*: each holds about 40 KiB.
+/// Most handshakes at once. *Chosen*: each takes about 40 KiB.
 const HANDSHAKES_MAX: usize = 1024;
 
-/// Largest file, in bytes. *Chosen*: a system's whole list of authorities has 220 KiB.
+/// Largest file, in bytes. *Chosen*: a system's complete list of authorities has 220 KiB.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// What is wrong with `[server.tls]`.
+/// A file of `[server.tls]` cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}: {path:?} {fault}")]
-pub struct Error {
-    /// The key, as `server.tls.cert_file`.
+#[error("{key}: {path:?} {reason}")]
+pub struct TlsError {
+    /// The setting, for example `server.tls.cert_file`.
     pub key: &'static str,
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it; part of the message already, hence no source of it.
-    pub fault: Fault,
+    /// The reason, which is part of the message and therefore not its source.
+    pub reason: TlsReason,
 }
 
-/// What is wrong with a file.
+/// The reason of a [`TlsError`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Fault {
-    /// It cannot be read.
+pub enum TlsReason {
+    /// The file cannot be read.
     #[error("cannot be read ({0}): make it a file that the gateway's user may read")]
     Unreadable(#[source] io::Error),
-    /// It is too large.
-    #[error("is larger than {FILE_BYTES_MAX} bytes: that is no certificate or key")]
+    /// The file is too large.
+    #[error("is larger than {FILE_BYTES_MAX} bytes: name a file of certificates or a key")]
     TooLarge,
-    /// No certificate in it.
-    #[error("holds no certificate: write it in PEM, as -----BEGIN CERTIFICATE-----")]
+    /// The file contains no certificate.
+    #[error("contains no certificate: write it in PEM (-----BEGIN CERTIFICATE-----)")]
     NoCertificate,
-    /// No private key in it.
-    #[error("holds no private key: write it in PEM, as -----BEGIN PRIVATE KEY-----, without a passphrase")]
+    /// The file contains no private key.
+    #[error("contains no private key: write it in PEM without a passphrase (-----BEGIN PRIVATE KEY-----)")]
     NoKey,
-    /// What the library does not take.
-    #[error("does not do ({0}): give the certificate, and the key that belongs to it")]
+    /// The TLS library rejected the certificate or the key.
+    #[error("was rejected ({0}): name a certificate and the private key that belongs to it")]
     Pair(#[source] rustls::Error),
-    /// An authority that the library does not take.
-    #[error("holds a certificate that is no authority's ({0})")]
+    /// The TLS library rejected the certificate of an authority.
+    #[error("contains a certificate that is not an authority's ({0})")]
     Authority(String),
 }
 
-/// What TLS connections are accepted with. Cheap to clone.
+/// Accepts TLS connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Acceptor(TlsAcceptor);
 
-/// Who is at the other end.
+/// The address and certificate of a client.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientIdentity {
     pub(crate) addr: SocketAddr,
-    /// The client's certificate, verified, if it sent one that names somebody.
+    /// The client's verified certificate, if it sent one with a usable name.
     pub(crate) certificate: Option<Arc<Certificate>>,
 }
 
-/// Accepts connections.
-pub(crate) struct Edge {
+/// Accepts connections, with TLS or without.
+pub(crate) struct ClientListener {
     listener: TcpListener,
     tls: Option<Acceptor>,
     handshakes: JoinSet<Option<(Stream, ClientIdentity)>>,
-    /// The same, the oldest first; some may have ended.
-    oldest: VecDeque<AbortHandle>,
+    /// The handles of `handshakes`, oldest first; some may have ended.
+    handles: VecDeque<AbortHandle>,
     handshakes_max: usize,
 }
 
-/// One connection.
+/// A client's connection.
 pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -105,12 +105,12 @@ impl Acceptor {
     /// Reads the files of `[server.tls]`.
     ///
     /// # Errors
-    /// The first file that does not do.
-    pub fn load(tls: &config::Tls) -> Result<Self, Error> {
+    /// The first file that cannot be used.
+    pub fn load(tls: &config::Tls) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let chain = certificates(&tls.cert_file).map_err(at("server.tls.cert_file", &tls.cert_file))?;
         let key = read(&tls.key_file)
-            .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem).map_err(|_| Fault::NoKey))
+            .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsReason::NoKey))
             .map_err(at("server.tls.key_file", &tls.key_file))?;
         let verifier = match &tls.client_ca_file {
             Some(path) => Some(verifier(path, &provider).map_err(at("server.tls.client_ca_file", path))?),
@@ -118,19 +118,19 @@ impl Acceptor {
         };
         let builder = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(Fault::Pair)
+            .map_err(TlsReason::Pair)
             .map_err(at("server.tls.cert_file", &tls.cert_file))?;
         let builder = match verifier {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
         let config = builder.with_single_cert(chain, key);
-        let mut config = config.map_err(Fault::Pair).map_err(at("server.tls.key_file", &tls.key_file))?;
+        let mut config = config.map_err(TlsReason::Pair).map_err(at("server.tls.key_file", &tls.key_file))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(TlsAcceptor::from(Arc::new(config))))
     }
 
-    /// One handshake. `None` where it failed, or took too long.
+    /// Performs one handshake. `None`: it failed or took too long.
     async fn handshake<S>(self, stream: S) -> Option<(TlsStream<S>, Option<Arc<Certificate>>)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -141,63 +141,64 @@ impl Acceptor {
                 let leaf = chain.and_then(|chain| chain.first());
                 let certificate = leaf.and_then(|leaf| Certificate::read(leaf)).map(Arc::new);
                 if leaf.is_some() && certificate.is_none() {
-                    tracing::info!("a client's certificate names nobody, and is no identity");
+                    tracing::info!("ignoring a client certificate without a usable name");
                 }
                 Some((stream, certificate))
             }
             Ok(Err(error)) => {
-                tracing::debug!(%error, "a TLS handshake failed");
+                tracing::debug!(%error, "TLS handshake failed; closing the connection");
                 None
             }
             Err(_) => {
-                tracing::debug!(limit = ?HANDSHAKE_TIMEOUT, "a TLS handshake took too long");
+                tracing::debug!(limit = ?HANDSHAKE_TIMEOUT, "TLS handshake timed out; closing the connection");
                 None
             }
         }
     }
 }
 
-impl Edge {
+impl ClientListener {
     pub(crate) fn new(listener: TcpListener, tls: Option<Acceptor>) -> Self {
-        Self { listener, tls, handshakes: JoinSet::new(), oldest: VecDeque::new(), handshakes_max: HANDSHAKES_MAX }
+        Self { listener, tls, handshakes: JoinSet::new(), handles: VecDeque::new(), handshakes_max: HANDSHAKES_MAX }
     }
 
-    fn begin(&mut self, acceptor: Acceptor, stream: TcpStream, addr: SocketAddr) {
-        // I6: the number of handshakes is bounded; who has had the most time gives way.
+    fn begin_handshake(&mut self, acceptor: Acceptor, stream: TcpStream, addr: SocketAddr) {
+        // I6: the number of handshakes is bounded; the oldest is aborted, because it had the most time.
         if self.handshakes.len() >= self.handshakes_max {
-            self.oldest.retain(|handshake| !handshake.is_finished());
-            if let Some(oldest) = self.oldest.pop_front() {
+            self.handles.retain(|handshake| !handshake.is_finished());
+            if let Some(oldest) = self.handles.pop_front() {
                 oldest.abort();
             }
         }
-        if self.oldest.len() >= 2 * self.handshakes_max {
-            self.oldest.retain(|handshake| !handshake.is_finished());
+        if self.handles.len() >= 2 * self.handshakes_max {
+            self.handles.retain(|handshake| !handshake.is_finished());
         }
         let handshake = self.handshakes.spawn(async move {
             let (stream, certificate) = acceptor.handshake(stream).await?;
             Some((Stream::Tls(Box::new(stream)), ClientIdentity { addr, certificate }))
         });
-        self.oldest.push_back(handshake);
+        self.handles.push_back(handshake);
     }
 }
 
-impl Listener for Edge {
+impl Listener for ClientListener {
     type Io = Stream;
     type Addr = ClientIdentity;
 
     /// # Cancel safety
-    /// Handshakes under way go on at the next call.
+    /// Handshakes in progress continue and are returned by a later call.
     async fn accept(&mut self) -> (Stream, ClientIdentity) {
         loop {
             tokio::select! {
-                // The library's own: it waits out what only time heals, as too many open files.
+                // The implementation of axum, which waits and retries after errors such as too many open files.
                 (stream, addr) = Listener::accept(&mut self.listener) => {
-                    // Without TCP_NODELAY a small reply waits for the client's delayed acknowledgement (docs/measurements.md, "MCP": 44 ms).
+                    // Without TCP_NODELAY a small reply waits 44 ms for the client's delayed acknowledgement
+                    // (docs/measurements.md, "MCP").
                     if let Err(err) = stream.set_nodelay(true) {
                         tracing::debug!(error = %err, "cannot set TCP_NODELAY");
                     }
                     match self.tls.clone() {
-                        Some(acceptor) => self.begin(acceptor, stream, addr),
+                        Some(acceptor) => self.begin_handshake(acceptor, stream, addr),
                         None => return (Stream::Plain(stream), ClientIdentity { addr, certificate: None }),
                     }
                 }
@@ -215,34 +216,37 @@ impl Listener for Edge {
     }
 }
 
-fn at(key: &'static str, path: &Path) -> impl FnOnce(Fault) -> Error {
+fn at(key: &'static str, path: &Path) -> impl FnOnce(TlsReason) -> TlsError {
     let path = path.to_owned();
-    move |fault| Error { key, path, fault }
+    move |reason| TlsError { key, path, reason }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Fault> {
-    if std::fs::metadata(path).map_err(Fault::Unreadable)?.len() > FILE_BYTES_MAX {
-        return Err(Fault::TooLarge);
+fn read(path: &Path) -> Result<Vec<u8>, TlsReason> {
+    if std::fs::metadata(path).map_err(TlsReason::Unreadable)?.len() > FILE_BYTES_MAX {
+        return Err(TlsReason::TooLarge);
     }
-    std::fs::read(path).map_err(Fault::Unreadable)
+    std::fs::read(path).map_err(TlsReason::Unreadable)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsReason> {
     let pem = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    found.ok().filter(|found| !found.is_empty()).ok_or(Fault::NoCertificate)
+    found.ok().filter(|found| !found.is_empty()).ok_or(TlsReason::NoCertificate)
 }
 
-/// A certificate is asked for, and not demanded: a token will do, too.
-fn verifier(path: &Path, provider: &Arc<rustls::crypto::CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, Fault> {
+/// Verifies client certificates. A client may send none, and use a token instead.
+fn verifier(
+    path: &Path,
+    provider: &Arc<rustls::crypto::CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsReason> {
     let mut roots = RootCertStore::empty();
     for authority in certificates(path)? {
-        roots.add(authority).map_err(|error| Fault::Authority(error.to_string()))?;
+        roots.add(authority).map_err(|error| TlsReason::Authority(error.to_string()))?;
     }
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .allow_unauthenticated()
         .build()
-        .map_err(|error| Fault::Authority(error.to_string()))
+        .map_err(|error| TlsReason::Authority(error.to_string()))
 }
 
 impl AsyncRead for Stream {
@@ -297,7 +301,7 @@ impl AsyncWrite for Stream {
 
 impl std::fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // I8: it holds a private key.
+        // I8: the configuration contains a private key.
         f.debug_struct("Acceptor").finish_non_exhaustive()
     }
 }

@@ -42,8 +42,8 @@ impl<P> Default for PendingServerRequests<P> {
 }
 
 impl<P> PendingServerRequests<P> {
-    /// Adds the request `event`, which came on `connection` with the id `id`. Returns its number and the message for the
-    /// client.
+    /// Adds the request `event`, which came on `connection` with the id `id`. Returns its number and the message for
+    /// the client.
     pub(crate) fn insert(&mut self, connection: &Weak<P>, id: String, event: &Event) -> (u64, String) {
         self.pending.retain(|_, request| request.connection.strong_count() > 0);
         while self.pending.len() >= PENDING_MAX {

@@ -1,8 +1,8 @@
 //! One stream of messages to a client, kept within bounds so that the client can resume it.
 //!
-//! The handler of a request, or a backend's listener, writes a stream; one HTTP response at a time reads it. Messages that
-//! were read are kept for a legacy client that reconnects with `Last-Event-ID`. A write never waits: a client that does not
-//! read loses messages of its own stream, but never the last one, which is the response.
+//! The handler of a request, or a backend's listener, writes a stream; one HTTP response at a time reads it. Messages
+//! that were read are kept for a legacy client that reconnects with `Last-Event-ID`. A write never waits: a client that
+//! does not read loses messages of its own stream, but never the last one, which is the response.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

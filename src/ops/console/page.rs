@@ -1,10 +1,10 @@
-//! The frame of every page, and the form to sign in.
+//! The frame of every page, and the sign-in form.
 
 use maud::{DOCTYPE, Markup, html};
 
 use crate::escape::escape_hidden;
 
-/// How an answer of HTML begins its headers.
+/// An HTML response.
 pub(super) type Html = ([(axum::http::HeaderName, &'static str); 1], String);
 
 fn answer(markup: Markup) -> Html {
@@ -16,12 +16,12 @@ pub(super) fn fragment(markup: Markup) -> Html {
     answer(markup)
 }
 
-/// A page for `subject`, who is signed in or came with a token.
+/// A page for an authenticated viewer.
 pub(super) fn page(title: &str, subject: &str, main: &Markup) -> Html {
     frame(title, Some(subject), main)
 }
 
-/// The form, with what was wrong with the last try.
+/// The sign-in form, with the error of the last attempt.
 pub(super) fn sign_in(fault: &str) -> Html {
     let main = html! {
         section.narrow aria-labelledby="sign-in" {
@@ -32,8 +32,8 @@ pub(super) fn sign_in(fault: &str) -> Html {
                 input id="token" name="token" type="password" autocomplete="off" required maxlength="16384"
                     aria-describedby="about";
                 p.quiet id="about" {
-                    "A token that this gateway believes, with the role named by " code { "ops.console_role" }
-                    ". It is sent once and not kept."
+                    "A token that this gateway accepts, with the role in " code { "ops.console_role" }
+                    ". It is sent once and not stored."
                 }
                 button type="submit" { "Sign in" }
             }
@@ -74,4 +74,9 @@ fn frame(title: &str, subject: Option<&str>, main: &Markup) -> Html {
             }
         }
     })
+}
+
+/// A word of status. Its meaning does not depend on its colour.
+pub(super) fn tag(word: &str, kind: &str) -> Markup {
+    html! { span.tag data-kind=(kind) { (word) } }
 }

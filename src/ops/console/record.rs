@@ -4,20 +4,22 @@ use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
-use serde_json::{Map, Value};
 
-use super::Console;
 use super::page;
-use super::search::{Search, provenance, table};
-use super::source::{Answer, Ask};
+use super::query::Answer;
+use super::search::{Search, postgres_error, table};
+use super::state::Console;
+use crate::audit::record::AuditRecord;
 use crate::escape::escape_hidden;
-use crate::ops::trail::which;
-use crate::ops::words::indented_json;
+use crate::ops::columns::{COLUMNS, Value};
+use crate::ops::format::indented_json;
+use crate::ops::record_ref::{EpochSeq, parse_record_ref};
+use crate::ops::trail::CallDetails;
 
-/// Records before and behind it that are shown. *Chosen*: as `gatepost audit show`.
+/// Records shown before and after it. *Chosen*: the default of `gatepost audit show`.
 const NEIGHBOURS: u64 = 3;
 
-/// The fields that people look for first; the others follow by name.
+/// The columns that people look for first; the others follow in the order of `audit_log`.
 const FIRST: [&str; 12] = [
     "timestamp",
     "response_status",
@@ -35,15 +37,15 @@ const FIRST: [&str; 12] = [
 
 /// `GET /console/record?id=...`
 pub(super) async fn page(State(console): State<Console>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
-    let reader = match console.reader(&headers).await {
-        Ok(reader) => reader,
-        Err(refused) => return refused.page(),
+    let viewer = match console.viewer(&headers).await {
+        Ok(viewer) => viewer,
+        Err(refusal) => return refusal.page(),
     };
     let query = query.unwrap_or_default();
     let id = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "id").map(|(_, id)| id);
     let (id, search) = (id.unwrap_or_default(), Search::parse(&query));
-    let answer = match which(&id) {
-        Ok(filter) => console.ask(&reader, Ask::Show(NEIGHBOURS), &filter).await,
+    let answer = match parse_record_ref(&id) {
+        Ok(filter) => console.call_details(&viewer, &filter, NEIGHBOURS).await,
         Err(fault) => Err(fault),
     };
     let main = html! {
@@ -53,42 +55,38 @@ pub(super) async fn page(State(console): State<Console>, RawQuery(query): RawQue
             Ok(answer) => (found(answer, &search)),
         }
     };
-    page::page("Record", reader.subject(), &main).into_response()
+    page::page("Record", viewer.subject(), &main).into_response()
 }
 
-fn found(answer: &Answer, search: &Search) -> Markup {
+fn found(answer: &Answer<CallDetails>, search: &Search) -> Markup {
     html! {
-        (provenance(answer))
-        @if answer.values.is_empty() { h1 { "Record" } p.fault role="alert" { "No such record here." } }
-        @for call in &answer.values { (one(call, search)) }
+        (postgres_error(answer))
+        @if answer.found.is_empty() { h1 { "Record" } p.fault role="alert" { "No such record." } }
+        @for call in &answer.found { (details(call, search)) }
     }
 }
 
-fn one(call: &Value, search: &Search) -> Markup {
-    let record = call.get("record").and_then(Value::as_object);
-    let text = |key: &str| record.and_then(|record| record.get(key)).map(in_words).unwrap_or_default();
-    let args = text("request_args");
-    let list = |key: &str| call.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+fn details(call: &CallDetails, search: &Search) -> Markup {
+    let CallDetails { record, quarantined, neighbours, same_call } = call;
     html! {
         article {
-            h1 { "Record " (escape_hidden(&text("epoch"))) "/" (escape_hidden(&text("seq"))) }
-            @if let Some(why) = call.get("quarantined").and_then(Value::as_str) {
-                p.fault { strong { "In quarantine" } ": " (escape_hidden(why)) }
+            h1 { "Record " (EpochSeq::of(record)) }
+            @if let Some(reason) = quarantined {
+                p.fault { strong { "In quarantine" } ": " (escape_hidden(reason)) }
             }
             dl {
-                @for (key, value) in ordered(record) {
-                    div { dt { (escape_hidden(key)) } dd { (escape_hidden(&in_words(value))) } }
+                @for (name, value) in columns(record) {
+                    div { dt { (name) } dd { (value) } }
                 }
             }
-            @if !args.is_empty() {
+            @if let Some(args) = &record.entry.call.request_args {
                 h2 { "Arguments" }
-                pre tabindex="0" role="region" aria-label="Arguments" { (indented_json(&args)) }
+                pre tabindex="0" role="region" aria-label="Arguments" { (indented_json(args)) }
             }
-            @for (key, title, caption) in [
-                ("neighbours", "In its stream", "The records around it"),
-                ("same_call", "The same call", "The requests of this call, which asked for input"),
+            @for (records, title, caption) in [
+                (neighbours, "In its stream", "The records around this one"),
+                (same_call, "The same call", "The requests of this call, which needed input"),
             ] {
-                @let records = list(key);
                 @if !records.is_empty() {
                     h2 { (title) }
                     (table(caption, records.iter(), search))
@@ -98,35 +96,45 @@ fn one(call: &Value, search: &Search) -> Markup {
     }
 }
 
-/// The fields but the arguments: those of [`FIRST`] first.
-fn ordered(record: Option<&Map<String, Value>>) -> Vec<(&String, &Value)> {
-    let mut fields: Vec<_> = record.into_iter().flatten().filter(|(key, _)| *key != "request_args").collect();
-    fields.sort_by_key(|(key, _)| FIRST.iter().position(|first| first == key).unwrap_or(FIRST.len()));
-    fields
-}
-
-fn in_words(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
+/// The columns but the arguments, those of [`FIRST`] first.
+fn columns(record: &AuditRecord) -> Vec<(&'static str, String)> {
+    let mut columns: Vec<_> = COLUMNS.iter().filter(|column| column.name != "request_args").collect();
+    columns.sort_by_key(|column| FIRST.iter().position(|first| *first == column.name).unwrap_or(FIRST.len()));
+    let value = |value| match value {
         Value::Null => "-".to_owned(),
-        other => other.to_string(),
-    }
+        Value::Text(text) => escape_hidden(&text).into_owned(),
+        Value::Number(number) => number,
+    };
+    columns.into_iter().map(|column| (column.name, value(column.of(record)))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::sample;
 
     #[test]
-    fn hostile_calls_are_text_and_nothing_else() {
+    fn hostile_text_is_shown_as_text() {
         let evil = "</pre><script>alert(1)</script>\u{202e}";
-        let args = serde_json::json!({ evil: evil }).to_string();
-        let record = serde_json::json!({ "epoch": 1, "seq": 2, "tool_name": evil, evil: 1, "request_args": args });
-        let call =
-            serde_json::json!({ "record": record, "quarantined": evil, "neighbours": [record], "same_call": [record] });
-        let shown = one(&call, &Search::default()).into_string();
+        let mut record = sample::record(1, 2, evil);
+        record.entry.call.request_args = Some(serde_json::json!({ evil: evil }).to_string());
+        record.entry.error_message = Some(evil.to_owned());
+        let call = CallDetails {
+            quarantined: Some(evil.to_owned()),
+            neighbours: vec![record.clone()],
+            same_call: vec![record.clone()],
+            record,
+        };
+        let shown = details(&call, &Search::default()).into_string();
         assert_eq!(shown.matches("<pre").count(), 1);
         assert!(!shown.contains("<script") && !shown.contains('\u{202e}'), "{shown}");
         assert!(shown.contains("&lt;script&gt;"));
+    }
+
+    #[test]
+    fn the_first_columns_exist() {
+        let columns = columns(&sample::record(1, 2, "echo"));
+        assert_eq!(columns.len(), COLUMNS.len() - 1);
+        assert_eq!(columns.iter().map(|(name, _)| *name).take(FIRST.len()).collect::<Vec<_>>(), FIRST);
     }
 }

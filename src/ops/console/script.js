@@ -1,24 +1,24 @@
-// Fetches the live part again every two seconds, while somebody looks.
+// Fetches the overview again every two seconds while the page is visible.
 "use strict";
 (() => {
   const EVERY_MS = 2000;
-  const PATIENCE_MS = 10000;
+  const TIMEOUT_MS = 10000;
   const live = document.getElementById("live");
   if (!live) return;
   const pause = document.getElementById("pause");
   let paused = false;
 
-  // A screen reader reads out what changes: only a sentence that differs is set.
+  // A screen reader reads each change aloud, so the sentence is only set when it differs.
   const say = (text, condition) => {
     const sentence = document.getElementById("sentence");
     if (sentence.textContent !== text) sentence.textContent = text;
     sentence.dataset.condition = condition;
   };
 
-  const look = async () => {
+  const update = async () => {
     if (!paused && !document.hidden) {
       try {
-        const signal = AbortSignal.timeout(PATIENCE_MS);
+        const signal = AbortSignal.timeout(TIMEOUT_MS);
         const answer = await fetch("/console/live", { cache: "no-store", credentials: "same-origin", signal });
         if (answer.status === 401 || answer.status === 403) {
           say("The session has ended: load the page again to sign in.", "failed");
@@ -32,10 +32,10 @@
           document.getElementById("moving").replaceChildren(...fresh.getElementById("moving").childNodes);
         }
       } catch {
-        say("The gateway does not answer; what is shown is old.", "failed");
+        say("The gateway does not answer; this page is out of date.", "failed");
       }
     }
-    setTimeout(look, EVERY_MS);
+    setTimeout(update, EVERY_MS);
   };
 
   pause.hidden = false;
@@ -43,5 +43,5 @@
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
   });
-  setTimeout(look, EVERY_MS);
+  setTimeout(update, EVERY_MS);
 })();

@@ -1,28 +1,33 @@
-//! The page itself, and the search of the trail in it.
+//! The main page, and its search of the trail.
 
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
-use serde_json::Value;
 
-use super::live::tag;
-use super::source::{Answer, Ask};
-use super::{Console, page};
+use super::overview::overview;
+use super::page::{self, tag};
+use super::query::Answer;
+use super::state::Console;
 use crate::audit::query::Filter;
-use crate::audit::record::Status;
+use crate::audit::record::{AuditRecord, Status};
 use crate::escape::escape_hidden;
-use crate::ops::trail::moment::{key, key_of, moment as parsed};
-use crate::ops::words::{cell, id, moment, target, text};
+use crate::ops::format::{cell, date_time, plural, target};
+use crate::ops::page_key::{page_key, parse_page_key};
+use crate::ops::read_log::TrailSource;
+use crate::ops::record_ref::{EpochSeq, record_ref};
+use crate::ops::time_arg::parse_time_arg;
 
-/// Longest value of a field, in bytes. *Derived*: no column that is compared is longer.
+/// Longest value of a field, in bytes. *Derived*: no column that is compared has longer values.
 const VALUE_BYTES_MAX: usize = 1024;
 
-/// Records of a page, and most of them; `gatepost audit query` gives more. *Chosen*: a page that loads at once.
+/// Records on a page by default. *Chosen*: a few screens.
 const LIMIT: usize = 50;
+
+/// Most records on a page; `gatepost audit query` returns more. *Chosen*: the page loads without a noticeable wait.
 const LIMIT_MAX: usize = 500;
 
-/// A field of the form: its name, its label, an example.
+/// The fields of the form: name, label and example.
 const FIELDS: [(&str, &str, &str); 10] = [
     ("who", "Who", "alice"),
     ("role", "Role", ""),
@@ -36,12 +41,12 @@ const FIELDS: [(&str, &str, &str); 10] = [
     ("until", "Until", "2026-11-26T10:00:00Z"),
 ];
 
-/// What was asked for, as it was typed.
+/// A search, as it was entered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Search(Vec<(&'static str, String)>);
 
 impl Search {
-    /// The known fields that have a value.
+    /// Parses the known fields that have a value.
     pub(super) fn parse(query: &str) -> Self {
         let known = FIELDS.iter().map(|(name, ..)| *name).chain(["before", "limit"]);
         let typed = |name: &'static str| {
@@ -57,7 +62,7 @@ impl Search {
         self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The same as a query, with or instead of what is given.
+    /// The search as a query string; the pairs in `with` are added, or replace those of the same name.
     pub(super) fn query(&self, with: &[(&str, &str)]) -> String {
         let mut query = url::form_urlencoded::Serializer::new("search=1".to_owned());
         query.extend_pairs(self.0.iter().filter(|(name, _)| with.iter().all(|(other, _)| other != name)));
@@ -71,14 +76,14 @@ impl Search {
             let label = FIELDS.iter().find(|(known, ..)| *known == name).map_or(name, |(_, label, _)| label).to_owned();
             move |fault: String| format!("{label}: {fault}")
         };
-        let time = |name: &str| self.get(name).map(parsed).transpose().map_err(fault(name));
+        let time = |name: &str| self.get(name).map(parse_time_arg).transpose().map_err(fault(name));
         let limit = self.get("limit").map_or(Ok(LIMIT), |limit| {
             let limit = limit.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-            limit.ok_or_else(|| format!("limit: not from 1 to {LIMIT_MAX}"))
+            limit.ok_or_else(|| format!("limit: must be from 1 to {LIMIT_MAX}"))
         })?;
         let status = own("status");
         if status.as_deref().is_some_and(|word| Status::from_word(word).is_none()) {
-            return Err("Status: no such status".to_owned());
+            return Err("Status: unknown status".to_owned());
         }
         let id = self.get("request_id").map(str::parse).transpose();
         Ok(Filter {
@@ -89,11 +94,12 @@ impl Search {
             status,
             method: own("method"),
             args: own("args"),
-            request_id: id
-                .map_err(|_| fault("request_id")("no id, as 0199c0de-0000-7000-8000-000000000001".to_owned()))?,
+            request_id: id.map_err(|_| {
+                fault("request_id")("not an id, for example 0199c0de-0000-7000-8000-000000000001".to_owned())
+            })?,
             since_micros: time("since")?,
             until_micros: time("until")?,
-            before: self.get("before").map(key).transpose().map_err(fault("before"))?,
+            before: self.get("before").map(parse_page_key).transpose().map_err(fault("before"))?,
             limit,
             ..Filter::default()
         })
@@ -102,18 +108,16 @@ impl Search {
 
 /// `GET /console`
 pub(super) async fn page(State(console): State<Console>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
-    let reader = match console.reader(&headers).await {
-        Ok(reader) => reader,
-        Err(refused) => return refused.page(),
+    let viewer = match console.viewer(&headers).await {
+        Ok(viewer) => viewer,
+        Err(refusal) => return refusal.page(),
     };
     let query = query.unwrap_or_default();
     let search = Search::parse(&query);
-    // Nobody has asked yet: what is not read need not be recorded as read.
-    let is_asked = query.split('&').any(|pair| pair == "search=1");
+    // Without a search nothing is read, and no read is recorded.
+    let is_search = query.split('&').any(|pair| pair == "search=1");
     let found = match search.filter() {
-        Ok(filter) if is_asked => {
-            Some(console.ask(&reader, Ask::Query, &filter).await.map(|found| (found, filter.limit)))
-        }
+        Ok(filter) if is_search => Some(console.search(&viewer, &filter).await.map(|answer| (answer, filter.limit))),
         Ok(_) => None,
         Err(fault) => Some(Err(fault)),
     };
@@ -121,37 +125,39 @@ pub(super) async fn page(State(console): State<Console>, RawQuery(query): RawQue
         h1.unseen { "Gatepost console" }
         div id="pipeline" {
             button.plain id="pause" type="button" aria-pressed="false" hidden { "Pause" }
-            div id="live" { (console.live().await) }
+            div id="live" { (overview(&console).await) }
         }
         section id="trail" aria-labelledby="search" {
             h2 id="search" { "Trail" }
             (form(&search))
             @match &found {
-                None => p.quiet { "Every search is itself recorded, as gateway/read." },
+                None => p.quiet { "Each search is recorded as gateway/read." },
                 Some(Err(fault)) => p.fault role="alert" { (escape_hidden(fault)) },
                 Some(Ok((answer, limit))) => (results(&search, answer, *limit)),
             }
         }
     };
-    page::page("Console", reader.subject(), &main).into_response()
+    page::page("Console", viewer.subject(), &main).into_response()
 }
 
 /// `GET /console/records`
 pub(super) async fn lines(State(console): State<Console>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
-    let reader = match console.reader(&headers).await {
-        Ok(reader) => reader,
-        Err(refused) => return refused.plain(),
+    let viewer = match console.viewer(&headers).await {
+        Ok(viewer) => viewer,
+        Err(refusal) => return refusal.plain(),
     };
     let filter = match Search::parse(&query.unwrap_or_default()).filter() {
         Ok(filter) => filter,
         Err(fault) => return (StatusCode::BAD_REQUEST, format!("{}\n", escape_hidden(&fault))).into_response(),
     };
-    match console.ask(&reader, Ask::Query, &filter).await {
-        Ok(Answer { instead: Some(error), .. }) => {
+    match console.search(&viewer, &filter).await {
+        // A part of the trail is not an answer for a program.
+        Ok(Answer { postgres_error: Some(error), .. }) => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", escape_hidden(&error))).into_response()
         }
         Ok(answer) => {
-            let lines = answer.values.iter().fold(String::new(), |text, record| text + &record.to_string() + "\n");
+            let lines =
+                answer.found.iter().map(|record| serde_json::json!(record).to_string() + "\n").collect::<String>();
             ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
         }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", escape_hidden(&error))).into_response(),
@@ -186,34 +192,37 @@ fn form(search: &Search) -> Markup {
     }
 }
 
-/// Says where an answer is from where that is not Postgres as configured.
-pub(super) fn provenance(answer: &Answer) -> Markup {
-    html! { @if let Some(error) = &answer.instead {
+/// A notice if the answer is from the outbox although Postgres is configured.
+pub(super) fn postgres_error<T>(answer: &Answer<T>) -> Markup {
+    html! { @if let Some(error) = &answer.postgres_error {
         p.fault role="alert" {
             strong { "Postgres cannot be read" } ": " (escape_hidden(error)) ". "
-            "Shown is what the outbox holds: records that are not delivered yet."
+            "Shown are the records in the outbox, which are not delivered yet."
         }
     } }
 }
 
-fn results(search: &Search, answer: &Answer, limit: usize) -> Markup {
-    let records = &answer.values;
-    let older = records.first().filter(|_| records.len() >= limit).map(key_of);
-    let from = if answer.from == "postgres" { "Postgres" } else { "the outbox" };
+fn results(search: &Search, answer: &Answer<AuditRecord>, limit: usize) -> Markup {
+    let records = &answer.found;
+    let older = records.first().filter(|_| records.len() >= limit).map(page_key);
+    let from = match answer.from {
+        TrailSource::Postgres => "Postgres",
+        TrailSource::Outbox => "the outbox",
+    };
     html! {
-        (provenance(answer))
+        (postgres_error(answer))
         @if records.is_empty() { p role="status" { "No record in " (from) " matches." } } @else {
-            (table(&format!("{} records from {from}, the newest first", records.len()), records.iter().rev(), search))
+            (table(&format!("{} from {from}, the newest first", plural(records.len() as u64, "record")), records.iter().rev(), search))
         }
-        @if let Some(place) = older {
-            p { a rel="next" href={ "/console?" (search.query(&[("before", &place)])) "#trail" } { "Older records" } }
+        @if let Some(key) = older {
+            p { a rel="next" href={ "/console?" (search.query(&[("before", &key)])) "#trail" } { "Older records" } }
         }
     }
 }
 
-/// Records, each with a link to all about it. The roles are those that tables have anyway: they stay where narrow screens
-/// show a row as a card.
-pub(super) fn table<'a>(caption: &str, records: impl Iterator<Item = &'a Value>, search: &Search) -> Markup {
+/// A table of records with a link to each. The ARIA roles are those that a table has anyway; they are explicit since narrow
+/// screens show a row as a card, which removes them.
+pub(super) fn table<'a>(caption: &str, records: impl Iterator<Item = &'a AuditRecord>, search: &Search) -> Markup {
     let heads = ["Time (UTC)", "Who", "Role", "Tool", "Status", "ms", "Arguments", "Error", "Record"];
     html! {
         table.records role="table" {
@@ -224,20 +233,20 @@ pub(super) fn table<'a>(caption: &str, records: impl Iterator<Item = &'a Value>,
                 }
             } }
             tbody role="rowgroup" { @for record in records {
-                @let place = [text(record, "epoch"), text(record, "seq")].map(|number| escape_hidden(&number).into_owned()).join("/");
-                @let ms = record.get("latency_ms").and_then(Value::as_f64).unwrap_or_default();
+                @let position = EpochSeq::of(record);
+                @let call = &record.entry.call;
                 tr role="row" {
-                    td.time role="cell" data-head="Time" { (moment(&text(record, "timestamp"))) }
-                    td.who role="cell" data-head="Who" { (cell(&text(record, "client_subject"))) }
-                    td.role role="cell" data-head="Role" { (cell(&text(record, "client_role"))) }
-                    td.tool role="cell" data-head="Tool" { (cell(&target(record))) }
-                    td role="cell" data-head="Status" { (status(&text(record, "response_status"))) }
-                    td.number role="cell" data-head="ms" { (format!("{ms:.1}")) }
-                    td.args role="cell" data-head="Arguments" { (cell(&text(record, "request_args"))) }
-                    td.args role="cell" data-head="Error" { (cell(&text(record, "error_message"))) }
+                    td.time role="cell" data-head="Time" { (date_time(call.timestamp)) }
+                    td.who role="cell" data-head="Who" { (cell(&call.client_subject)) }
+                    td.role role="cell" data-head="Role" { (optional(call.client_role.as_ref())) }
+                    td.tool role="cell" data-head="Tool" { (cell(&target(call))) }
+                    td role="cell" data-head="Status" { (status(record.entry.response_status)) }
+                    td.number role="cell" data-head="ms" { (format!("{:.1}", record.entry.latency_ms)) }
+                    td.args role="cell" data-head="Arguments" { (optional(call.request_args.as_ref())) }
+                    td.args role="cell" data-head="Error" { (optional(record.entry.error_message.as_ref())) }
                     td.number role="cell" data-head="Record" {
-                        a href={ "/console/record?" (search.query(&[("id", &id(record))])) }
-                            aria-label={ "Record " (place) } { (place) }
+                        a href={ "/console/record?" (search.query(&[("id", &record_ref(record))])) }
+                            aria-label={ "Record " (position) } { (position) }
                     }
                 }
             } }
@@ -245,22 +254,29 @@ pub(super) fn table<'a>(caption: &str, records: impl Iterator<Item = &'a Value>,
     }
 }
 
-fn status(word: &str) -> Markup {
-    let kind = match word {
-        "ok" => "good",
-        "input_required" | "cancelled" => "quiet",
-        "denied" | "rate_limited" | "malformed" | "tool_error" => "warn",
-        _ => "bad",
+fn optional(text: Option<&impl AsRef<str>>) -> String {
+    text.map(|text| cell(text.as_ref())).unwrap_or_default()
+}
+
+fn status(status: Status) -> Markup {
+    let kind = match status {
+        Status::Ok => "good",
+        Status::InputRequired | Status::Cancelled => "quiet",
+        Status::Denied | Status::RateLimited | Status::Malformed | Status::ToolError => "warn",
+        Status::Error | Status::Timeout | Status::Interrupted | Status::Unauthenticated | Status::AuditUnavailable => {
+            "bad"
+        }
     };
-    tag(&escape_hidden(word), kind)
+    tag(status.as_str(), kind)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::sample;
 
     #[test]
-    fn a_search_is_read_and_written_again_and_bounded() {
+    fn a_search_is_parsed_back_from_its_query_and_bounded() {
         let search = Search::parse("search=1&who=+ann%26%3Cb%3E+&tool=&status=denied&since=2h&evil=1&limit=7");
         let filter = search.filter().unwrap();
         assert_eq!((filter.subject.as_deref(), filter.tool, filter.limit), (Some("ann&<b>"), None, 7));
@@ -272,31 +288,31 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_searched_for_is_said() {
+    fn a_wrong_value_is_refused_with_the_name_of_its_field() {
         for (query, says) in [
             ("since=yesterday", "Since: \"yesterday\" is neither an age"),
-            ("request_id=7", "Request id: no id"),
-            ("status=fine", "Status: no such status"),
-            ("limit=501", "limit: not from 1 to 500"),
-            ("before=9", "before: \"9\" is no TIME/EPOCH/SEQ/GATEWAY"),
+            ("request_id=7", "Request id: not an id"),
+            ("status=fine", "Status: unknown status"),
+            ("limit=501", "limit: must be from 1 to 500"),
+            ("before=9", "before: \"9\" is not TIME/EPOCH/SEQ/GATEWAY"),
         ] {
             assert!(Search::parse(query).filter().unwrap_err().starts_with(says), "{query}");
         }
     }
 
     #[test]
-    fn hostile_records_are_text_and_nothing_else() {
+    fn hostile_records_are_shown_as_text() {
         let evil = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'&\u{202e}";
-        let record = serde_json::json!({
-            "gateway_id": evil, "epoch": evil, "seq": evil, "timestamp": evil, "client_subject": evil,
-            "client_role": evil, "tool_name": evil, "backend_name": evil, "response_status": evil,
-            "request_args": evil, "error_message": evil, "latency_ms": 1.0,
-        });
-        // What was typed comes back as it was: the form would search for something else.
+        let mut record = sample::record(1, 2, evil);
+        let call = &mut record.entry.call;
+        (call.client_subject, call.client_role) = (evil.into(), Some(evil.into()));
+        (call.backend_name, call.request_args) = (Some(evil.into()), Some(evil.to_owned()));
+        record.entry.error_message = Some(evil.to_owned());
+        // The form keeps a typed value as it is: with an escape in it, it would search for something else.
         let typed = evil.trim_end_matches('\u{202e}').as_bytes();
         let typed = url::form_urlencoded::byte_serialize(typed).collect::<String>();
         let search = Search::parse(&format!("who={typed}"));
-        let answer = Answer { values: vec![record], from: "outbox", instead: Some(evil.to_owned()) };
+        let answer = Answer { found: vec![record], from: TrailSource::Outbox, postgres_error: Some(evil.to_owned()) };
         let shown = html! { (form(&search)) (results(&search, &answer, 1)) }.into_string();
         assert!(shown.contains("&lt;script&gt;alert(1)") && shown.contains("\\u{202e}"), "{shown}");
         for bad in ["<script", "<img", "\u{202e}"] {

@@ -1,20 +1,20 @@
-//! Who is signed in: random ids in cookies, and behind each, in memory only, who that is and until when.
+//! Sessions of viewers who are signed in: a random id in a cookie stands for a principal and an end, in memory only.
 //!
-//! The token itself is not kept. A session ends with its token, after [`SESSION_MAX`], when signed out, and with the
-//! process.
+//! The token itself is not stored. A session ends with its token, after [`SESSION_MAX`], at sign-out, and with the process.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::audit::record::{Digest, Timestamp};
 use crate::auth::Principal;
 
-/// Sessions at once; one more ends the one that would end first. *Chosen*: far more than there are auditors.
+/// Most sessions; one more ends the session with the nearest end. *Chosen*: far more than there are auditors.
 pub const SESSIONS_MAX: usize = 256;
 
-/// Longest session, also of a token that never ends. *Chosen*: a shift; who was taken off the list of static tokens is out
-/// within it.
+/// Longest session, even with a token that does not expire. *Chosen*: a shift; a static token that is removed from its list
+/// loses access within it.
 pub const SESSION_MAX: Duration = Duration::from_hours(8);
 
 /// The sessions of one console.
@@ -28,7 +28,7 @@ struct Session {
 }
 
 impl Sessions {
-    /// Opens one for a token that ends at `exp`, seconds since 1970. Gives its id: 244 random bits.
+    /// Opens a session for a token that expires at `exp`, in seconds since 1970. Returns its id: 244 random bits.
     pub fn open(&self, principal: Principal, exp: Option<u64>) -> String {
         let now = Instant::now();
         let left = exp.map(|exp| {
@@ -38,7 +38,7 @@ impl Sessions {
         });
         let until = now + left.map_or(SESSION_MAX, |left| left.min(SESSION_MAX));
         let id = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-        let mut sessions = self.lock();
+        let mut sessions = self.0.lock();
         sessions.retain(|_, session| session.until > now);
         // I6: bounded by count; a principal is bounded by the token it came from.
         while sessions.len() >= SESSIONS_MAX {
@@ -51,24 +51,20 @@ impl Sessions {
         id
     }
 
-    /// Who is behind an id, while the session lasts.
+    /// The principal of the session with this id, if it has not ended.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<Principal> {
-        let sessions = self.lock();
+        let sessions = self.0.lock();
         sessions.get(&key(id)).filter(|session| session.until > Instant::now()).map(|session| session.principal.clone())
     }
 
-    /// Ends one.
+    /// Ends the session with this id.
     pub fn close(&self, id: &str) {
-        self.lock().remove(&key(id));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Session>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().remove(&key(id));
     }
 }
 
-/// Looked up by its digest, the time of a look-up tells nothing of an id.
+/// The key of a session: the digest of its id, so that the time of a look-up reveals nothing about the id.
 fn key(id: &str) -> [u8; 32] {
     Digest::of(id.as_bytes()).0
 }
@@ -86,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_with_its_token_or_when_it_is_closed() {
+    fn a_session_ends_with_its_token_or_at_sign_out() {
         let sessions = Sessions::default();
         let id = sessions.open(principal("ann"), seconds_from_now(60));
         assert_eq!((id.len(), sessions.find(&id).unwrap().subject.as_str()), (64, "ann"));
@@ -96,17 +92,17 @@ mod tests {
         sessions.close(&id);
         assert_eq!(sessions.find(&id), None);
         let endless = sessions.open(principal("ann"), Some(u64::MAX));
-        let until = sessions.lock().get(&key(&endless)).unwrap().until;
+        let until = sessions.0.lock().get(&key(&endless)).unwrap().until;
         assert!(until <= Instant::now() + SESSION_MAX);
     }
 
     #[test]
-    fn i6_the_session_that_would_end_first_makes_room() {
+    fn i6_one_session_too_many_ends_the_one_with_the_nearest_end() {
         let sessions = Sessions::default();
         let first = sessions.open(principal("first"), seconds_from_now(30));
         let ids: Vec<_> = (0..SESSIONS_MAX).map(|_| sessions.open(principal("ann"), seconds_from_now(60))).collect();
         assert_eq!(sessions.find(&first), None);
-        assert_eq!(sessions.lock().len(), SESSIONS_MAX);
+        assert_eq!(sessions.0.lock().len(), SESSIONS_MAX);
         assert!(ids.iter().all(|id| sessions.find(id).is_some()));
     }
 }

@@ -57,8 +57,8 @@ pub(super) struct Session {
     pub(super) version: Option<HeaderValue>,
 }
 
-/// Cancels a legacy request at the backend when it is dropped before the response has come. A modern request is cancelled
-/// by its TCP connection or HTTP/2 stream, which closes.
+/// Cancels a legacy request at the backend when it is dropped before the response has come. A modern request is
+/// cancelled by its TCP connection or HTTP/2 stream, which closes.
 pub(super) struct RequestGuard<'a> {
     pub(super) connection: &'a HttpConnection,
     pub(super) id: u64,
@@ -170,8 +170,8 @@ impl HttpConnection {
         });
     }
 
-    /// Passes an event to the handler of its request, or to the listener. Answers a ping, and any request that no handler
-    /// takes.
+    /// Passes an event to the handler of its request, or to the listener. Answers a ping, and any request that no
+    /// handler takes.
     pub(super) fn handle_event(&self, event: Event, events: Option<&dyn ServerMessageHandler>) {
         let (id, method) = (event.id.clone(), event.method.clone());
         let taken = match (&*method, id.as_deref()) {

@@ -37,7 +37,7 @@ pub(in crate::upstream) fn is_rejection(status: u16) -> bool {
 
 /// The evidence about `era` in a response to `method` with this status and, if it is a JSON-RPC error, this code.
 ///
-/// The state of a client's session is not given up for a doubt.
+/// A doubt does not end a client's session, because its state would be lost.
 pub(super) fn evidence(
     era: Era,
     is_client_session: bool,

@@ -1,8 +1,8 @@
 //! The era of an HTTP backend: the probe that determines it, and the consequences of evidence against it.
 //!
-//! *Spec*, "Versioning": a client remembers the era and determines it again when requests fail. A backend that could not
-//! be reached may be another server when it is back. A server that was replaced while it was reachable rejects requests of
-//! its predecessor's era. Such requests are not sent again; the next request is sent in the right era.
+//! *Spec*, "Versioning": a client remembers the era and determines it again when requests fail. A backend that could
+//! not be reached may be another server when it is back. A server that was replaced while it was reachable rejects
+//! requests of its predecessor's era. Such requests are not sent again; the next request is sent in the right era.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +62,7 @@ impl HttpConnection {
     /// Ends the connection, because the backend does not continue it. The next connection probes the era.
     pub(super) fn abandon(&self) {
         if !self.ended.is_cancelled() {
-            tracing::info!(backend = self.endpoint.alias, era = ?self.era, "the backend ended the connection");
+            tracing::info!(backend = self.endpoint.alias, era = ?self.era, "the backend no longer accepts this connection; ended it");
         }
         self.ended.cancel();
         self.endpoint.forget_era();
@@ -72,7 +72,8 @@ impl HttpConnection {
     pub(super) async fn act_on_evidence(&self, evidence: EraEvidence) {
         match evidence {
             EraEvidence::Contradictory => self.abandon(),
-            // A backend with both eras answers a probe like one with the newer era only, so only a change is conclusive.
+            // A backend with both eras answers a probe like one with the newer era only, so only a change is
+            // conclusive.
             EraEvidence::Doubtful if self.endpoint.is_modern() == Some(false) => {
                 if self.endpoint.probe_era().await.unwrap_or(false) {
                     self.abandon();

@@ -17,8 +17,8 @@ use super::era::{self, EraEvidence};
 use super::param_headers;
 use super::sse::{self, ResumePoint};
 
-/// Most attempts to resume a broken response stream without a new event. *Chosen*: enough for a proxy that restarts, and
-/// the client does not wait for a backend that has lost the request.
+/// Most attempts to resume a broken response stream without a new event. *Chosen*: enough for a proxy that restarts,
+/// and the client does not wait for a backend that has lost the request.
 const RESUMES_MAX: u32 = 5;
 
 /// The failure of one exchange.
@@ -77,7 +77,8 @@ impl HttpConnection {
         answer
     }
 
-    /// Makes one request that belongs to no session. The evidence about the era is ignored: the caller reads the answer.
+    /// Makes one request that belongs to no session. The evidence about the era is ignored: the caller reads the
+    /// answer.
     ///
     /// # Errors
     /// As for [`HttpConnection::request`].

@@ -1,9 +1,9 @@
 //! Calls with `Mcp-Param-*` headers that the gateway makes, for clients that cannot send them.
 //!
 //! *Spec*, "Custom Headers from Tool Parameters": a stateless backend may require some parameters of a tool in headers
-//! too. It rejects a call without them, with 400 and -32020, before it does anything. Most backends require none, so the
-//! tools are not listed before the first such rejection. After it, the tools that require headers are remembered until
-//! the next rejection.
+//! too. It rejects a call without them, with 400 and -32020, before it does anything. Most backends require none, so
+//! the tools are not listed before the first such rejection. After it, the tools that require headers are remembered
+//! until the next rejection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +27,13 @@ const PAGES_MAX: usize = 100;
 
 /// Returns whether the backend rejected a call because of its headers, before it did anything.
 fn is_header_rejection(answer: &Result<Response, CallError>) -> bool {
-    matches!(answer, Ok(Response::Error { error, http: Some(400) }) if message::error_code(error) == Some(HEADER_MISMATCH))
+    let Ok(Response::Error { error, http: Some(400) }) = answer else { return false };
+    message::error_code(error) == Some(HEADER_MISMATCH)
 }
 
 impl HttpConnection {
-    /// The headers for the parameters of `request`, as far as the requirements of its tool are known. `None`: the gateway
-    /// does not make headers for this request.
+    /// The headers for the parameters of `request`, as far as the requirements of its tool are known. `None`: the
+    /// gateway does not make headers for this request.
     pub(super) fn mirrored_headers(&self, request: &Request<'_>) -> Option<HeaderMap> {
         if self.era != Era::Modern || !request.mirrors || request.method != TOOLS_CALL || !request.headers.is_empty() {
             return None;

@@ -19,7 +19,8 @@ impl Endpoint {
         HttpConnection::new(self, Era::Modern, String::new(), None)
     }
 
-    /// Opens a legacy session. Returns it with the answer to `initialize`. The caller sends `notifications/initialized`.
+    /// Opens a legacy session. Returns it with the answer to `initialize`. The caller sends
+    /// `notifications/initialized`.
     ///
     /// # Errors
     /// [`CallError`], or the error that the backend answered with.

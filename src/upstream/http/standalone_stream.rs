@@ -121,7 +121,8 @@ impl HttpConnection {
         };
         let end = read_messages(&mut response, resume_point, &mut timer, &mut on_message).await;
         if let Err(error) = &end {
-            tracing::warn!(backend = self.endpoint.alias, %error, "could not read the backend's stream; opening it again");
+            let backend = &self.endpoint.alias;
+            tracing::warn!(backend, %error, "could not read the backend's stream; opening it again");
         }
         end.is_err() || resume_point.last_event_id.is_none()
     }

@@ -24,12 +24,12 @@ use super::write_queue::QueuedLines;
 /// Longest time from start to the answer to `initialize`. *Chosen*: npx may have to fetch the server first.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Longest time for the answer to `server/discover`. *Chosen*: most servers of the older era answer with an error at once;
-/// the start of a server that does not answer takes this much longer.
+/// Longest time for the answer to `server/discover`. *Chosen*: most servers of the older era answer with an error at
+/// once; the start of a server that does not answer takes this much longer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a child may take to end once its stdin is closed. *Chosen*: short enough for the time that a service manager
-/// leaves to a service that stops.
+/// How long a child may take to end once its stdin is closed. *Chosen*: short enough for the time that a service
+/// manager leaves to a service that stops.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest line of a child's stderr that is logged, in bytes. *Chosen*: longer than a line that people write.
@@ -123,7 +123,8 @@ fn start(config: &config::Backend) -> Result<Parts, ExitReason> {
     let (program, arguments) = config.command.split_first().ok_or(ExitReason::NoCommand)?;
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(&config.env).kill_on_drop(true);
-    // Its own process group: Ctrl-C at the terminal reaches only the gateway, which lets calls in progress finish first.
+    // Its own process group: Ctrl-C at the terminal reaches only the gateway, which lets calls in progress finish
+    // first.
     command.process_group(0);
     for name in ["PATH", "HOME"] {
         if let (Some(value), false) = (std::env::var_os(name), config.env.contains_key(name)) {
@@ -149,7 +150,8 @@ async fn perform_handshake(connection: &ChildConnection, handshake: &Handshake) 
             Some(answer) => Ok(answer),
             None => match initialize(connection).await {
                 Ok(answer) => Ok(answer),
-                // A child that was slow to start may have read `server/discover` as the start of a stateless connection.
+                // A child that was slow to start may have read `server/discover` as the start of a stateless
+                // connection.
                 Err(reason) => discover(connection).await.ok_or(reason),
             },
         },

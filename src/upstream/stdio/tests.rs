@@ -186,7 +186,8 @@ async fn progress_reaches_its_call_with_the_clients_own_token() {
     running.end().await;
 }
 
-/// A child that answers `server/discover` with `discovered` (members of a response, as JSON text) and then runs `script`.
+/// A child that answers `server/discover` with `discovered` (members of a response, as JSON text) and then runs
+/// `script`.
 fn probed(discovered: &str, script: &str) -> config::Backend {
     let command = format!(r#"read -r line; echo '{{"jsonrpc":"2.0","id":1,{discovered}}}'; {script}"#);
     config::Backend { command: ["sh", "-c", &command].map(str::to_owned).to_vec(), ..config("") }

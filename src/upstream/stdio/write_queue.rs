@@ -1,8 +1,8 @@
 //! The queue of lines to write to a child process, in the order in which they were added.
 //!
 //! A request waits for a free place in the queue. A cancellation and an answer to the child's own request do not wait,
-//! because both are needed most when the child is slow. Their number is bounded too: a cancellation belongs to a request
-//! that had a place, and answers have places of their own. When those are taken, further answers are dropped.
+//! because both are needed most when the child is slow. Their number is bounded too: a cancellation belongs to a
+//! request that had a place, and answers have places of their own. When those are taken, further answers are dropped.
 
 use std::sync::Arc;
 

@@ -48,7 +48,7 @@ pub fn explore(time: Time, body: impl Fn() + Send + Sync + Clone + 'static) {
     run(time, PctScheduler::new(PREEMPTIONS, iterations.div_ceil(2)), body);
 }
 
-/// Runs `body`, in which nothing is left to chance, under every schedule there is; fails where there are more than `most`.
+/// Runs `body`, which must make no random choices, under every possible schedule. Fails if there are more than `most`.
 pub fn exhaust(most: usize, body: impl Fn() + Send + Sync + 'static) {
     if let Ok(schedule) = std::env::var("SHUTTLE_REPLAY") {
         run(Time::Stands, ReplayScheduler::new_from_encoded(&schedule), body);

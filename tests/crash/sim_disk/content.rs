@@ -175,9 +175,9 @@ impl Content {
         self.asked = 0;
     }
 
-    /// What is on the platter when the power fails: the length is one of those that the file had since it was synced, and
-    /// each sector of each write is kept, dropped or torn by itself. A sector that was written more than once may hold
-    /// any of its versions, since later ones may be dropped and earlier ones kept.
+    /// The content of the disk after a power failure. The length is one of those that the file had since the last sync,
+    /// and each sector of each write is independently kept, dropped or torn. A sector that was written more than once
+    /// may have any of its versions, since later ones may be dropped and earlier ones kept.
     pub fn after_power_loss(&self, rng: &mut Rng) -> Image {
         let mut image = self.durable.clone();
         if self.pending.is_empty() {

@@ -1,8 +1,9 @@
-//! A simulated directory: names that everybody sees, and names that survive a power loss.
+//! A simulated directory: the names that processes see, and the names that survive a power failure.
 //!
-//! POSIX promises nothing about the order in which entries reach the platter before the directory's fsync; only a rename is
-//! whole. So a power loss keeps, by the toss of a coin, either a prefix of what was done since the last fsync, as a
-//! journal does, or any part of it in which what was done to one name is kept in its order, names being independent.
+//! POSIX promises nothing about the order in which entries reach the disk before the directory's fsync; only a rename
+//! is atomic. So a power failure keeps, at random, one of two things: a prefix of the changes since the last fsync, as
+//! a journal does; or any subset in which the changes to one name are kept in their order, because names are
+//! independent of each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 

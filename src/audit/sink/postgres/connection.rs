@@ -7,7 +7,8 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
 use super::error::{driver_error, timed_out};
-use crate::audit::sink::{ErrorClass, SinkError};
+use crate::audit::sink::interface::SinkError;
+use crate::audit::sink::sqlstate::ErrorClass;
 
 /// Longest connection attempt. *Chosen*: longer than a healthy server needs, shorter than TCP's own timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ pub struct Options {
     pub url: String,
     /// The server cancels a statement after this time.
     pub statement_timeout: Duration,
-    /// Whether [`crate::audit::sink::Sink::prepare`] applies the migrations.
+    /// True if [`crate::audit::sink::Sink::prepare`] applies the migrations.
     pub migrate: bool,
 }
 

@@ -12,7 +12,8 @@ use super::rows::{bigint, insert, insert_rows};
 use crate::audit::chain::Head;
 use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
-use crate::audit::sink::{CursorUpdate, ErrorClass, Sink, SinkError};
+use crate::audit::sink::interface::{CursorUpdate, Sink, SinkError};
+use crate::audit::sink::sqlstate::ErrorClass;
 
 /// Months for which partitions are created ahead, including the current one. *Chosen*: they are created daily, so a few
 /// months allow for a long outage of the database.

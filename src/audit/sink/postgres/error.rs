@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::audit::sink::{ErrorClass, SinkError, classify};
+use crate::audit::sink::interface::SinkError;
+use crate::audit::sink::sqlstate::{ErrorClass, classify};
 
 /// The error of an operation without a reply within `limit`.
 pub(super) fn timed_out(operation: &'static str, limit: Duration, class: ErrorClass) -> SinkError {

@@ -7,7 +7,8 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
 
 use super::error::driver_error;
-use crate::audit::sink::{ErrorClass, SinkError};
+use crate::audit::sink::interface::SinkError;
+use crate::audit::sink::sqlstate::ErrorClass;
 
 /// The migrations in `migrations/`, with the version and description from their file names. They are not embedded by
 /// `sqlx::migrate!`: sqlx's macros need the Postgres driver and a TLS library a second time, for use by the compiler,

@@ -17,7 +17,8 @@ use super::rows::{bigint, insert, insert_rows};
 use crate::audit::chain;
 use crate::audit::codec;
 use crate::audit::record::AuditRecord;
-use crate::audit::sink::{CursorUpdate, ErrorClass, SinkError};
+use crate::audit::sink::interface::{CursorUpdate, SinkError};
+use crate::audit::sink::sqlstate::ErrorClass;
 
 /// Moves one row. The first parameters are those of `insert_rows`; `$25` is the frame that was read.
 ///
@@ -40,7 +41,7 @@ SELECT CASE
 END FROM inserted"
 );
 
-/// Whether a requeue takes effect.
+/// Selects between a real requeue and a dry run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequeueMode {
     /// The transaction is rolled back.

@@ -1,63 +1,64 @@
-//! Listening to backends for one subscription of a client's, for as long as that lasts.
+//! The subscription to one backend on behalf of a client's subscription.
 //!
-//! A backend that is down, or whose stream ends, is listened to again after a pause. What it told nobody meanwhile is lost:
-//! the client then hears that everything may have changed that it asked of it. Of a backend that speaks the older era, the
-//! changes of its lists come by the gateway's own conversation with it, which is held open.
+//! If the backend is down or its stream ends, the gateway subscribes again after a pause. Notifications in between are
+//! lost; when the backend is back, the client is notified that everything in its filter may have changed. For a backend
+//! of the older era, the gateway keeps its own shared connection open, on which the changes of lists arrive.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::gateway::answer::subscriptions::{ACKNOWLEDGED, Filter, is_unknown_method, notification, relayed, tagged};
+use crate::gateway::answer::subscriptions::{ACKNOWLEDGED, Filter, is_unknown_method, listen_at, notification, tagged};
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::Id;
-use crate::mcp::json;
+use crate::mcp::json::{self, Object};
 use crate::upstream::{Backend, CallError, Event, ReconnectBackoff, Response, ServerMessageHandler};
 
-/// Messages that wait for the acknowledgment, which is the first on a stream. *Chosen*: a list changes seldom.
+/// Most notifications that wait for the acknowledgment, the first message of a stream. *Chosen*: lists rarely change.
 const HELD_MAX: usize = 64;
 
-/// The client's side of a subscription: what is told before it is acknowledged waits.
+/// The client's stream of a subscription. Holds notifications back until the subscription is acknowledged.
 #[derive(Debug)]
 pub(crate) struct SubscriptionStream {
     stream: Arc<Stream>,
     id: Id,
-    /// Until it is acknowledged.
+    /// The notifications before the acknowledgment; `None` after it.
     held: Mutex<Option<Vec<String>>>,
 }
 
-/// One backend of a subscription.
+/// The subscription to one backend.
 #[derive(Debug)]
 pub(crate) struct UpstreamSubscription {
     backend: Arc<Backend>,
     client_stream: Arc<SubscriptionStream>,
-    /// What it is asked to tell of, as JSON text.
-    asked: String,
-    /// What it is asked to tell of resources.
+    /// The filter for this backend, as JSON text.
+    filter: String,
+    /// The resources in the filter.
     uris: Vec<String>,
-    /// What it agreed to tell of, as JSON text, once that is known.
+    /// The filter that the backend agreed to.
     agreed: watch::Sender<Agreed>,
 }
 
-/// What a backend agreed to tell of.
+/// The filter that a backend agreed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Agreed {
-    /// That is not known yet.
+    /// The backend has not responded yet.
     Pending,
-    /// Nothing: it is down, or speaks an era in which it cannot be asked.
+    /// The backend agreed to nothing: it is down, or its era has no subscriptions.
     Nothing,
-    /// This filter.
+    /// The backend agreed to this filter, JSON text.
     To(String),
 }
 
-/// Puts a backend's messages on the client's stream.
+/// Forwards a backend's notifications to the client's stream.
 #[derive(Debug)]
 struct UpstreamListener {
     subscription: Arc<UpstreamSubscription>,
-    /// The notifications of what may have been missed, until it tells again.
+    /// The notifications that stand in for missed ones, until the backend has subscribed the gateway again.
     missed: Mutex<Vec<String>>,
     is_open: AtomicBool,
 }
@@ -67,11 +68,11 @@ impl SubscriptionStream {
         Arc::new(Self { stream: Arc::clone(stream), id: id.clone(), held: Mutex::new(Some(Vec::new())) })
     }
 
-    /// Tells of `json`, a notification. `false`: there is no room for it.
-    pub(crate) fn tell(&self, json: &str) -> bool {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Sends the notification `json`. `false`: there is no room for it.
+    pub(crate) fn send(&self, json: &str) -> bool {
+        let mut held = self.held.lock();
         match &mut *held {
-            // I6: what waits is bounded.
+            // I6: the number of held notifications is bounded.
             Some(held) if held.len() >= HELD_MAX => false,
             Some(held) => {
                 held.push(json.to_owned());
@@ -81,14 +82,14 @@ impl SubscriptionStream {
         }
     }
 
-    /// Tells of a notification without parameters.
-    pub(crate) fn tell_of(&self, method: &str) -> bool {
-        self.tell(&notification(method))
+    /// Sends a notification without parameters.
+    pub(crate) fn notify(&self, method: &str) -> bool {
+        self.send(&notification(method))
     }
 
-    /// Says what is told of, and tells what waited for that.
+    /// Sends the acknowledgment of the filter `honoured`, then the held notifications.
     pub(crate) fn acknowledge(&self, honoured: &str) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         let params = json::object([("notifications", honoured)]);
         let method = json::quoted(ACKNOWLEDGED);
         let json = json::object([("jsonrpc", "\"2.0\""), ("method", method.as_str()), ("params", &params)]);
@@ -100,22 +101,22 @@ impl SubscriptionStream {
 }
 
 impl UpstreamSubscription {
-    /// `asked` is the filter for this backend, and `uris` are the resources in it.
+    /// `filter` is the filter for this backend, and `uris` are the resources in it.
     pub(crate) fn new(
         backend: &Arc<Backend>,
         client_stream: &Arc<SubscriptionStream>,
-        asked: String,
+        filter: String,
         uris: Vec<String>,
     ) -> Arc<Self> {
         let agreed = watch::Sender::new(Agreed::Pending);
-        Arc::new(Self { backend: Arc::clone(backend), client_stream: Arc::clone(client_stream), asked, uris, agreed })
+        Arc::new(Self { backend: Arc::clone(backend), client_stream: Arc::clone(client_stream), filter, uris, agreed })
     }
 
     pub(crate) fn backend(&self) -> &Arc<Backend> {
         &self.backend
     }
 
-    /// What it agreed to at first, which is known once it has answered or failed to.
+    /// The filter that the backend agreed to first. Waits until the backend has responded or failed.
     pub(crate) async fn agreed(&self) -> Agreed {
         let mut agreed = self.agreed.subscribe();
         match agreed.wait_for(|agreed| *agreed != Agreed::Pending).await {
@@ -124,49 +125,54 @@ impl UpstreamSubscription {
         }
     }
 
-    /// Listens for as long as the subscription lasts, or until the backend says that it has none.
+    /// Stays subscribed until the client's request ends, or the backend responds that it has no subscriptions.
     pub(crate) async fn listen(self: &Arc<Self>, ctx: &RequestContext<'_>, filter: &Filter) {
         let (mut retries, mut missed) = (ReconnectBackoff::default(), Vec::new());
         loop {
-            let ear = Arc::new(UpstreamListener {
+            let listener = Arc::new(UpstreamListener {
                 subscription: Arc::clone(self),
                 missed: Mutex::new(missed),
                 is_open: AtomicBool::new(false),
             });
             let begun = Instant::now();
-            let ended = self.listen_once(ctx, &ear).await;
+            let ended = self.listen_once(ctx, &listener).await;
             self.agree(Agreed::Nothing);
             match ended {
                 Ok(response) if response.as_ref().is_some_and(is_unknown_method) => return,
                 Err(CallError::Cancelled | CallError::Stopped) => return,
-                Ok(_) => tracing::debug!(backend = self.backend.alias(), "the backend ended a subscription"),
-                Err(error) => tracing::debug!(backend = self.backend.alias(), %error, "not listening to the backend"),
+                Ok(_) => tracing::debug!(
+                    backend = self.backend.alias(),
+                    "the backend ended the subscription; subscribing again after a pause"
+                ),
+                Err(error) => {
+                    tracing::debug!(backend = self.backend.alias(), %error, "cannot subscribe; trying again after a pause");
+                }
             }
-            missed = self.all(filter);
-            let since = ear.is_open.load(Ordering::Acquire).then_some(begun);
+            missed = self.all_notifications(filter);
+            let since = listener.is_open.load(Ordering::Acquire).then_some(begun);
             tokio::time::sleep(retries.next_pause(since)).await;
         }
     }
 
-    /// Listens until the backend ends it: with its response, or with the conversation.
+    /// Subscribes once, and waits until the backend responds or the connection ends.
     async fn listen_once(
         &self,
         ctx: &RequestContext<'_>,
-        ear: &Arc<UpstreamListener>,
+        listener: &Arc<UpstreamListener>,
     ) -> Result<Option<Response>, CallError> {
         if self.backend.speaks_modern().await? {
-            let listener = Arc::clone(ear) as Arc<dyn ServerMessageHandler>;
-            return relayed(ctx, &self.backend, listener, Some(&self.asked)).await.map(Some);
+            let handler = Arc::clone(listener) as Arc<dyn ServerMessageHandler>;
+            return listen_at(ctx, &self.backend, handler, Some(&self.filter)).await.map(Some);
         }
         let connection = self.backend.shared().await?;
         self.agree(Agreed::Nothing);
-        ear.opens();
+        listener.on_subscribed();
         connection.ended().await;
         Ok(None)
     }
 
-    /// The notifications that all may have changed of which it is asked to tell.
-    fn all(&self, filter: &Filter) -> Vec<String> {
+    /// The notifications that everything in the filter may have changed.
+    fn all_notifications(&self, filter: &Filter) -> Vec<String> {
         let updated = |uri: &String| {
             let params = json::object([("uri", json::quoted(uri).as_str())]);
             let method = "\"notifications/resources/updated\"";
@@ -175,7 +181,7 @@ impl UpstreamSubscription {
         filter.lists().map(notification).chain(self.uris.iter().map(updated)).collect()
     }
 
-    /// What it agreed to at first stays: the client has heard that.
+    /// Sets the filter that the backend agreed to. Only the first one counts, because the client was sent that.
     fn agree(&self, agreed: Agreed) {
         self.agreed.send_if_modified(|known| {
             let is_first = *known == Agreed::Pending;
@@ -188,11 +194,11 @@ impl UpstreamSubscription {
 }
 
 impl UpstreamListener {
-    /// From now on it is told of changes: what was missed until now is made up for.
-    fn opens(&self) {
+    /// Sends the notifications that stand in for missed ones: from now on the backend sends its own.
+    fn on_subscribed(&self) {
         self.is_open.store(true, Ordering::Release);
-        for json in std::mem::take(&mut *self.missed.lock().unwrap_or_else(PoisonError::into_inner)) {
-            self.subscription.client_stream.tell(&json);
+        for json in std::mem::take(&mut *self.missed.lock()) {
+            self.subscription.client_stream.send(&json);
         }
     }
 }
@@ -203,15 +209,13 @@ impl ServerMessageHandler for UpstreamListener {
             return false;
         }
         if event.method != ACKNOWLEDGED {
-            return self.subscription.client_stream.tell(&event.json);
+            return self.subscription.client_stream.send(&event.json);
         }
-        let find = |json: &str, key: &str| {
-            let members = json::members(json)?;
-            members.iter().find(|member| member.key == key).map(|member| member.value.get().to_owned())
-        };
-        let agreed = find(&event.json, "params").and_then(|params| find(&params, "notifications"));
+        let message = Object::parse_path(&event.json, &["params"]);
+        let params = message.as_ref().and_then(|message| message.object("params"));
+        let agreed = params.and_then(|params| params.get("notifications").map(str::to_owned));
         self.subscription.agree(agreed.map_or(Agreed::Nothing, Agreed::To));
-        self.opens();
+        self.on_subscribed();
         true
     }
 }

@@ -1,4 +1,4 @@
-//! Who gets through a handshake, as whom, and that nobody waits for others.
+//! Tests of handshakes: accepted identities, time limits, and independence of clients.
 
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -8,8 +8,8 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::gateway::listener::tls::*;
 
-impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Edge>> for ClientIdentity {
-    fn connect_info(stream: axum::serve::IncomingStream<'_, Edge>) -> Self {
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, ClientListener>> for ClientIdentity {
+    fn connect_info(stream: axum::serve::IncomingStream<'_, ClientListener>) -> Self {
         stream.remote_addr().clone()
     }
 }
@@ -65,12 +65,12 @@ async fn serve_with(tls: Option<Acceptor>, handshakes_max: usize) -> SocketAddr 
         connection.certificate.map_or_else(|| "nobody".to_owned(), |certificate| certificate.subject.clone())
     };
     let service = Router::new().route("/", get(who)).into_make_service_with_connect_info::<ClientIdentity>();
-    let edge = Edge { handshakes_max, ..Edge::new(listener, tls) };
+    let edge = ClientListener { handshakes_max, ..ClientListener::new(listener, tls) };
     tokio::spawn(async move { axum::serve(edge, service).await });
     address
 }
 
-async fn ctx(url: &str, servers: &Authority, identity: Option<(String, String)>) -> reqwest::Result<String> {
+async fn fetch(url: &str, servers: &Authority, identity: Option<(String, String)>) -> reqwest::Result<String> {
     let root = reqwest::Certificate::from_pem(servers.pem().as_bytes())?;
     let mut client = reqwest::Client::builder().tls_certs_only([root]).no_proxy();
     if let Some((certificate, key)) = identity {
@@ -80,35 +80,35 @@ async fn ctx(url: &str, servers: &Authority, identity: Option<(String, String)>)
 }
 
 #[tokio::test]
-async fn without_tls_the_listener_speaks_http() {
+async fn without_tls_the_listener_accepts_plain_http() {
     let address = serve(None).await;
-    assert_eq!(ctx(&format!("http://{address}"), &authority(), None).await.unwrap(), "nobody");
+    assert_eq!(fetch(&format!("http://{address}"), &authority(), None).await.unwrap(), "nobody");
 }
 
 #[tokio::test]
-async fn a_certificate_of_the_authority_names_the_client_and_another_is_refused() {
+async fn a_certificate_of_the_authority_identifies_the_client_and_another_is_refused() {
     let (servers, clients, foreign) = (authority(), authority(), authority());
     let files = files(&servers, Some(&clients));
     let url = format!("https://{}", serve(Some(Acceptor::load(&files.tls).unwrap())).await);
-    assert_eq!(ctx(&url, &servers, None).await.unwrap(), "nobody", "a token may do instead");
+    assert_eq!(fetch(&url, &servers, None).await.unwrap(), "nobody", "a certificate is optional");
     let name = || SanType::URI("spiffe://x/ci".try_into().unwrap());
-    assert_eq!(ctx(&url, &servers, Some(certificate(&clients, name()))).await.unwrap(), "spiffe://x/ci");
-    assert!(ctx(&url, &servers, Some(certificate(&foreign, name()))).await.is_err());
-    assert!(ctx(&url, &foreign, None).await.is_err(), "the client checks the server, too");
-    assert!(ctx(&url.replace("https", "http"), &servers, None).await.is_err(), "no plain HTTP beside TLS");
+    assert_eq!(fetch(&url, &servers, Some(certificate(&clients, name()))).await.unwrap(), "spiffe://x/ci");
+    assert!(fetch(&url, &servers, Some(certificate(&foreign, name()))).await.is_err());
+    assert!(fetch(&url, &foreign, None).await.is_err(), "the client verifies the server too");
+    assert!(fetch(&url.replace("https", "http"), &servers, None).await.is_err(), "plain HTTP is refused");
 }
 
 #[tokio::test]
-async fn a_certificate_is_not_asked_for_without_an_authority() {
+async fn without_an_authority_no_client_certificate_is_requested() {
     let (servers, clients) = (authority(), authority());
     let files = files(&servers, None);
     let url = format!("https://{}", serve(Some(Acceptor::load(&files.tls).unwrap())).await);
     let identity = certificate(&clients, SanType::URI("spiffe://x/ci".try_into().unwrap()));
-    assert_eq!(ctx(&url, &servers, Some(identity)).await.unwrap(), "nobody");
+    assert_eq!(fetch(&url, &servers, Some(identity)).await.unwrap(), "nobody");
 }
 
 #[tokio::test]
-async fn silent_clients_keep_nobody_out_and_the_oldest_gives_way() {
+async fn silent_clients_do_not_delay_others_and_the_oldest_handshake_is_aborted() {
     let servers = authority();
     let files = files(&servers, None);
     let address = serve_with(Some(Acceptor::load(&files.tls).unwrap()), 8).await;
@@ -117,16 +117,16 @@ async fn silent_clients_keep_nobody_out_and_the_oldest_gives_way() {
     for _ in 0..7 {
         silent.push_back(TcpStream::connect(address).await.unwrap());
     }
-    assert_eq!(ctx(&url, &servers, None).await.unwrap(), "nobody");
+    assert_eq!(fetch(&url, &servers, None).await.unwrap(), "nobody");
     // I6: handshakes are bounded.
     for _ in 0..20 {
         silent.push_back(TcpStream::connect(address).await.unwrap());
         if silent.len() > 8 {
             let read = silent.pop_front().unwrap().read(&mut [0]).await;
-            assert_eq!(read.unwrap_or(0), 0, "it is closed");
+            assert_eq!(read.unwrap_or(0), 0, "the connection is closed");
         }
     }
-    assert_eq!(ctx(&url, &servers, None).await.unwrap(), "nobody");
+    assert_eq!(fetch(&url, &servers, None).await.unwrap(), "nobody");
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +139,7 @@ async fn a_handshake_has_a_time_limit() {
 }
 
 #[test]
-fn i8_each_file_that_does_not_do_is_named_and_none_shown() {
+fn i8_each_unusable_file_is_named_and_its_contents_are_not_shown() {
     let (servers, clients) = (authority(), authority());
     let files = files(&servers, Some(&clients));
     let (cert, key) = (files.tls.cert_file.clone(), files.tls.key_file.clone());
@@ -155,12 +155,12 @@ fn i8_each_file_that_does_not_do_is_named_and_none_shown() {
     };
     let cases = [
         (tls(&missing, &key, None), "server.tls.cert_file: ", "cannot be read"),
-        (tls(&empty, &key, None), "server.tls.cert_file: ", "holds no certificate"),
-        (tls(&key, &key, None), "server.tls.cert_file: ", "holds no certificate"),
+        (tls(&empty, &key, None), "server.tls.cert_file: ", "contains no certificate"),
+        (tls(&key, &key, None), "server.tls.cert_file: ", "contains no certificate"),
         (tls(&cert, &missing, None), "server.tls.key_file: ", "cannot be read"),
-        (tls(&cert, &cert, None), "server.tls.key_file: ", "holds no private key"),
-        (tls(&cert, &foreign, None), "server.tls.key_file: ", "does not do"),
-        (tls(&cert, &key, Some(&empty)), "server.tls.client_ca_file: ", "holds no certificate"),
+        (tls(&cert, &cert, None), "server.tls.key_file: ", "contains no private key"),
+        (tls(&cert, &foreign, None), "server.tls.key_file: ", "was rejected"),
+        (tls(&cert, &key, Some(&empty)), "server.tls.client_ca_file: ", "contains no certificate"),
     ];
     for (tls, key, wanted) in cases {
         let error = Acceptor::load(&tls).unwrap_err().to_string();

@@ -1,7 +1,6 @@
-//! Values as people read them.
+//! Values formatted for people.
 
-use serde_json::Value;
-
+use crate::audit::record::{Call, Timestamp};
 use crate::escape::{escape_hidden, escape_hidden_lines, excerpt};
 
 /// Longest text of a cell of the console, in characters; the page of a record has the whole text. *Chosen*: a few lines.
@@ -66,38 +65,21 @@ fn string_bytes(text: &str) -> usize {
     end.map_or(text.len(), |end| end + 2)
 }
 
-/// A field of a record as text; empty where it has no value.
-pub(crate) fn text(record: &Value, key: &str) -> String {
-    match record.get(key) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Null) | None => String::new(),
-        Some(other) => other.to_string(),
+/// The target of a call as BACKEND/TOOL, or its method if it has none.
+pub(crate) fn target(call: &Call) -> String {
+    match (call.backend_name.as_deref(), call.tool_name.as_deref()) {
+        (None, None) => call.method.to_string(),
+        (None, Some(tool)) => tool.to_owned(),
+        (Some(backend), tool) => format!("{backend}/{}", tool.unwrap_or_default()),
     }
 }
 
-/// Where a call went, or what the gateway did.
-pub(crate) fn target(record: &Value) -> String {
-    match (text(record, "backend_name"), text(record, "tool_name")) {
-        (backend, tool) if backend.is_empty() && tool.is_empty() => text(record, "method"),
-        (backend, tool) if backend.is_empty() => tool,
-        (backend, tool) => format!("{backend}/{tool}"),
-    }
+/// `2026-11-26 10:00:00.000`, in UTC.
+pub(crate) fn date_time(timestamp: Timestamp) -> String {
+    timestamp.to_datetime().format("%Y-%m-%d %H:%M:%S%.3f").to_string()
 }
 
-/// The place of a record, as `which` takes it.
-pub(crate) fn id(record: &Value) -> String {
-    ["gateway_id", "epoch", "seq"].map(|key| text(record, key)).join("/")
-}
-
-/// `2026-11-26 10:00:00.000` of RFC 3339; as it is where it is none.
-pub(crate) fn moment(rfc3339: &str) -> String {
-    match (rfc3339.get(..10), rfc3339.get(11..23), rfc3339.get(10..11)) {
-        (Some(date), Some(time), Some("T")) => format!("{date} {time}"),
-        _ => escape_hidden(rfc3339).into_owned(),
-    }
-}
-
-/// Bytes in the unit that suits them.
+/// A number of bytes in the largest unit of which there is at least one.
 pub(crate) fn bytes(count: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let unit = units.into_iter().find(|(_, shift)| count >> shift > 0);
@@ -110,7 +92,7 @@ pub(crate) fn bytes(count: u64) -> String {
     )
 }
 
-/// A count with its thousands apart.
+/// A count with a comma between thousands.
 pub(crate) fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut out = String::new();
@@ -123,12 +105,12 @@ pub(crate) fn count(count: u64) -> String {
     out
 }
 
-/// A count of things, as `1 file`, `2 files`.
-pub(crate) fn some(number: usize, thing: &str) -> String {
-    format!("{} {thing}{}", count(number as u64), if number == 1 { "" } else { "s" })
+/// A count of things: `1 file`, `2 files`.
+pub(crate) fn plural(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
-/// An age.
+/// An age or a remaining time.
 pub(crate) fn age(seconds: f64) -> String {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float is clamped")]
     let whole = seconds as u64;
@@ -160,15 +142,16 @@ mod tests {
         assert_eq!(indented_json(json), expected);
         assert_eq!(indented_json("[\"\u{202e}\"]"), "[\n  \"\\u{202e}\"\n]");
         assert_eq!(indented_json("not\nJSON\u{7}"), "not\nJSON\\u{7}");
-        let deep = "[".repeat(512) + &"]".repeat(512);
-        assert!(indented_json(&deep).len() < 50 * deep.len());
+        let deep = "[".repeat(120) + &"]".repeat(120);
+        assert!((30 * 100..40 * 240).contains(&indented_json(&deep).len()), "bounded by 16 levels");
     }
 
     #[test]
-    fn numbers_are_read_easily() {
+    fn numbers_have_units_and_thousands() {
         assert_eq!([bytes(0), bytes(1_536), bytes(8 << 30)], ["0 B", "1.5 KiB", "8.0 GiB"]);
         assert_eq!([count(0), count(999), count(1_000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([age(0.25), age(59.9), age(600.0), age(90_000.0)], ["0.2 s", "59 s", "10 min", "25 h"]);
-        assert_eq!(moment("2026-11-26T10:00:00.000001Z"), "2026-11-26 10:00:00.000");
+        assert_eq!(date_time(Timestamp::from_micros(1_795_683_600_000_001)), "2026-11-26 09:00:00.000");
+        assert_eq!([plural(1, "file"), plural(1_000, "file")], ["1 file", "1,000 files"]);
     }
 }

@@ -1,8 +1,8 @@
-//! `gatepost serve --quickstart`: a configuration that needs nothing, two tokens, and the lines to paste.
+//! `gatepost serve --quickstart`: a configuration without prerequisites, two tokens, and commands to paste.
 //!
-//! Loopback only, the built-in example backend under the alias `example`, store-only in `./gatepost-data` unless
-//! `GATEPOST_POSTGRES_URL` says otherwise. The signing secret is kept beside the outbox, so that printed tokens work
-//! until they expire.
+//! It listens on loopback only and serves the built-in example backend under the alias `example`. Records stay in
+//! `./gatepost-data`, unless `GATEPOST_POSTGRES_URL` is set. The signing secret is stored beside the outbox, so that printed
+//! tokens are valid until they expire.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -14,19 +14,20 @@ use anyhow::{Context, bail};
 use uuid::Uuid;
 
 use crate::auth::{Claims, mint};
+use crate::cli::configuration::environment;
+use crate::cli::database;
+use crate::cli::output::print;
 use crate::config::Config;
 
-use super::{environment, print};
-
-/// Where the quickstart keeps its data.
+/// The directory with the quickstart's data.
 const DIR: &str = "gatepost-data";
 
-/// How long the printed tokens are valid. *Chosen*: a day of trying things out.
+/// Validity of the printed tokens. *Chosen*: a day of trials.
 const TOKEN_VALID: Duration = Duration::from_hours(24);
 
-/// What the quickstart prints once it listens.
+/// The text that the quickstart prints once it listens.
 #[derive(Debug)]
-pub struct Quickstart {
+pub(super) struct Quickstart {
     program: PathBuf,
     dir: PathBuf,
     postgres: bool,
@@ -34,15 +35,15 @@ pub struct Quickstart {
     echo: String,
 }
 
-/// Makes the data directory and the secret, and a configuration over which `GATEPOST_*` variables are laid.
+/// Creates the data directory and the secret, and makes a configuration that `GATEPOST_*` variables can override.
 ///
 /// # Errors
 /// The directory or the secret cannot be written, or a variable is wrong.
-pub fn prepare() -> anyhow::Result<(Config, Quickstart)> {
-    let program = std::env::current_exe().context("find this program's path")?;
-    let dir = std::path::absolute(DIR).context("find the working directory")?;
+pub(super) fn prepare() -> anyhow::Result<(Config, Quickstart)> {
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    let dir = std::path::absolute(DIR).context("cannot find the working directory")?;
     let secret_file = dir.join("quickstart.secret");
-    let secret = secret(&secret_file).with_context(|| format!("make the secret {}", secret_file.display()))?;
+    let secret = secret(&secret_file).with_context(|| format!("cannot create the secret {}", secret_file.display()))?;
     let path = |path: &Path| toml::Value::String(path.display().to_string());
     let text = format!(
         r#"
@@ -70,7 +71,7 @@ secret_file = {secret_file}
     let config = Config::parse(&text, None, environment())
         .map_err(|faults| anyhow::anyhow!(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     if !config.server.listen.ip().is_loopback() {
-        bail!("the quickstart listens on loopback only; write a configuration to listen on {}", config.server.listen);
+        bail!("the quickstart listens on loopback only; to listen on {} write a configuration", config.server.listen);
     }
     let token = |subject: &str, role: &str| {
         let claims = Claims {
@@ -83,14 +84,14 @@ secret_file = {secret_file}
             kid: None,
             valid_for: TOKEN_VALID,
         };
-        mint(secret.as_bytes(), &claims).context("mint a token")
+        mint(secret.as_bytes(), &claims).context("cannot mint a token")
     };
     let (all, echo) = (token("alice", "all")?, token("bob", "echo")?);
-    let (dir, postgres) = (config.audit.dir.clone(), config.postgres.url.is_some());
+    let (dir, postgres) = (config.audit.dir.clone(), database::options(&config).is_some());
     Ok((config, Quickstart { program, dir, postgres, all, echo }))
 }
 
-/// The secret in `path`, made where it is missing: 64 hexadecimal digits, 244 random bits.
+/// Reads the secret in `path`, or creates it: 64 hexadecimal digits, 244 random bits.
 fn secret(path: &Path) -> io::Result<String> {
     if let Some(dir) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
@@ -107,11 +108,11 @@ fn secret(path: &Path) -> io::Result<String> {
 }
 
 impl Quickstart {
-    /// Prints where the gateway listens, the tokens, and what to do next.
+    /// Prints the addresses, the tokens, and commands to try.
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub fn print(&self, mcp: SocketAddr) -> io::Result<()> {
+    pub(super) fn print(&self, mcp: SocketAddr) -> io::Result<()> {
         let Self { program, dir, postgres, all, echo } = self;
         let (program, dir) = (program.display(), dir.display());
         let kept = if *postgres { "delivered to Postgres" } else { "kept in the outbox (no Postgres configured)" };

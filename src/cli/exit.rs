@@ -1,0 +1,47 @@
+//! The end of a command: its exit code, and the line on standard error that says why.
+
+use std::process::ExitCode;
+
+use super::output::print_error;
+
+/// The command failed.
+pub(super) const FAILED: u8 = 1;
+/// The command line or the configuration is wrong.
+pub(super) const BAD_USAGE: u8 = 2;
+/// The directory is not an outbox, or the outbox cannot be opened.
+pub(super) const NO_OUTBOX: u8 = 3;
+
+/// An error with an exit code other than [`FAILED`]. All other errors have that one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CommandError {
+    /// The command line or the configuration is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// The directory is not an outbox of this version.
+    #[error("{0}")]
+    NoOutbox(String),
+    /// The reason was printed or logged before.
+    #[error("failed")]
+    Reported {
+        /// The exit code.
+        code: u8,
+    },
+}
+
+/// An error that the command line or the configuration causes.
+pub(super) fn usage(message: impl Into<String>) -> anyhow::Error {
+    CommandError::Usage(message.into()).into()
+}
+
+/// Reports the error, if there is one, and returns the exit code.
+pub(super) fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let code = match error.downcast_ref::<CommandError>() {
+        Some(CommandError::Reported { code }) => return ExitCode::from(*code),
+        Some(CommandError::Usage(_)) => BAD_USAGE,
+        Some(CommandError::NoOutbox(_)) => NO_OUTBOX,
+        None => FAILED,
+    };
+    print_error(&format!("{error:#}"));
+    ExitCode::from(code)
+}

@@ -1,0 +1,61 @@
+//! The options by which `gatepost audit` and `gatepost outbox` select records.
+
+use crate::audit::query::Filter;
+use crate::audit::record::Status;
+use crate::ops::time_arg::parse_time_arg;
+
+/// Options that select records.
+#[derive(Debug, clap::Args)]
+pub(super) struct FilterArgs {
+    /// Only records of this token subject
+    #[arg(long, value_name = "SUBJECT")]
+    who: Option<String>,
+    /// Only records of this role
+    #[arg(long, value_name = "ROLE")]
+    role: Option<String>,
+    /// Only records of this tool, named without its backend
+    #[arg(long, value_name = "TOOL")]
+    tool: Option<String>,
+    /// Only records of this backend
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<String>,
+    // Not a doc comment: clippy would ask for Markdown in it, which the help prints as it is.
+    #[arg(
+        long,
+        value_name = "STATUS",
+        value_parser = parse_status,
+        help = "Only records with this status: ok, tool_error, error, denied, ..."
+    )]
+    status: Option<String>,
+    /// Only records of this method: tools/call, gateway/opened, ...
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+    /// Only records whose arguments contain this exact text
+    #[arg(long, value_name = "TEXT")]
+    args: Option<String>,
+    /// Only records since this time: an age (90s, 2h, 7d) or an RFC 3339 timestamp
+    #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]
+    since: Option<i64>,
+}
+
+fn parse_status(word: &str) -> Result<String, String> {
+    let known = || Status::ALL.map(Status::as_str).join(", ");
+    Status::from_word(word).map(|_| word.to_owned()).ok_or_else(|| format!("unknown status; use one of {}", known()))
+}
+
+impl FilterArgs {
+    /// The filter, with the default limit.
+    pub(super) fn filter(&self) -> Filter {
+        Filter {
+            subject: self.who.clone(),
+            role: self.role.clone(),
+            tool: self.tool.clone(),
+            backend: self.backend.clone(),
+            status: self.status.clone(),
+            method: self.method.clone(),
+            args: self.args.clone(),
+            since_micros: self.since,
+            ..Filter::default()
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The errors of a gateway or its pipeline as a whole.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::exit::{BAD_USAGE, FAILED, NO_OUTBOX};
+use crate::audit::outbox;
+use crate::gateway::fault::Fault;
+
+/// An error that keeps a gateway or its pipeline from running, or a loss at its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GatewayError {
+    #[error("{}", .0.join("\n"))]
+    Config(Vec<String>),
+    #[error(transparent)]
+    Outbox(#[from] outbox::OutboxError),
+    #[error("cannot listen on {address}: {source}; change {key}")]
+    Listen { key: &'static str, address: SocketAddr, source: io::Error },
+    #[error("cannot {operation}: {source}")]
+    Io { operation: &'static str, source: io::Error },
+    #[error("{0} records were only in the ring and are lost")]
+    Lost(usize),
+}
+
+impl GatewayError {
+    /// An error with the faults of a configuration.
+    pub(super) fn config(faults: &[Fault]) -> Self {
+        Self::Config(faults.iter().map(ToString::to_string).collect())
+    }
+
+    /// The exit code of a gateway that ends with this error.
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => BAD_USAGE,
+            Self::Outbox(_) => NO_OUTBOX,
+            Self::Listen { .. } | Self::Io { .. } | Self::Lost(_) => FAILED,
+        }
+    }
+}

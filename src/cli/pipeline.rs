@@ -1,0 +1,74 @@
+//! The audit pipeline of a configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::database;
+use super::gateway_error::GatewayError;
+use crate::audit::outbox::fs::DiskFs;
+use crate::audit::pipeline::{self, Pipeline};
+use crate::audit::record::{Digest, GatewayId};
+use crate::audit::sink::Sink;
+use crate::audit::sink::postgres::{Options, PostgresSink};
+use crate::audit::{Timeouts, ring, scribe, shipper};
+use crate::config::{Config, Level};
+
+/// Longest wait for Postgres at the start. *Chosen*: a healthy server migrates in a second.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens the outbox and starts the pipeline. If Postgres is not ready, records wait in the outbox.
+///
+/// # Errors
+/// The configuration is wrong, or the outbox cannot be opened.
+pub(super) async fn start(config: &Config) -> Result<Pipeline, GatewayError> {
+    let sink = match database::options(config) {
+        Some(options) => Some(sink(Options { migrate: config.postgres.migrate, ..options }).await?),
+        None => None,
+    };
+    let audit = &config.audit;
+    let (mode, level) = match audit.level {
+        Level::Stored => (scribe::Mode::Stored, "stored"),
+        Level::Queued => (scribe::Mode::Queued { spill_after: audit.spill_after }, "queued"),
+    };
+    let pipeline = pipeline::Config {
+        dir: audit.dir.clone(),
+        gateway_id: audit.gateway_id.map(GatewayId),
+        mode,
+        ring: ring::RingLimits { records: audit.ring_records_max, bytes: audit.ring_bytes_max },
+        outbox_bytes_max: audit.outbox_bytes_max,
+        timeouts: Timeouts { admission: audit.admission_timeout, store: audit.store_timeout },
+        batch: shipper::BatchLimits { records: config.postgres.batch_rows_max, bytes: config.postgres.batch_bytes_max },
+        about: scribe::ConfigSummary { level, config_digest: config_digest(config) },
+    };
+    Ok(Pipeline::start(&pipeline, Arc::new(DiskFs), sink)?)
+}
+
+async fn sink(options: Options) -> Result<PostgresSink, GatewayError> {
+    let mut postgres = PostgresSink::new(&options).map_err(|error| GatewayError::Config(vec![error.to_string()]))?;
+    match tokio::time::timeout(PREPARE_TIMEOUT, postgres.prepare()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "Postgres is not ready; records wait in the outbox"),
+        Err(_) => {
+            tracing::warn!(timeout = ?PREPARE_TIMEOUT, "Postgres does not answer; records wait in the outbox");
+        }
+    }
+    Ok(postgres)
+}
+
+/// Stores and delivers the remaining records, and closes the epoch. Returns `served`, the result of serving until then,
+/// unless records were lost.
+pub(super) async fn stop(
+    config: &Config,
+    pipeline: Option<Pipeline>,
+    served: Result<(), GatewayError>,
+) -> Result<(), GatewayError> {
+    let Some(pipeline) = pipeline else { return served };
+    let stopped = pipeline.stop(config.audit.store_timeout, config.postgres.drain_timeout).await;
+    tracing::info!(last = %stopped.last, delivered = %stopped.delivered, lost = stopped.lost, "epoch closed");
+    if stopped.lost == 0 { served } else { Err(GatewayError::Lost(stopped.lost)) }
+}
+
+/// The digest of a configuration, for the gateway's own records.
+pub(super) fn config_digest(config: &Config) -> Digest {
+    Digest::of(format!("{config:?}").as_bytes())
+}

@@ -1,0 +1,56 @@
+//! The trail of a configuration, for `gatepost audit`.
+
+use anyhow::Context;
+
+use super::database;
+use super::outbox_client::OutboxClient;
+use super::output::print_error;
+use crate::audit::outbox::lock;
+use crate::audit::query::Filter;
+use crate::config::Config;
+use crate::ops::admin;
+use crate::ops::protocol::Question;
+use crate::ops::read_log::{ReadCommand, TrailRead};
+use crate::ops::trail::TrailReader;
+
+/// A reader of the trail.
+pub(super) type Trail = TrailReader<OutboxClient>;
+
+/// Opens the trail: in Postgres if it is configured, otherwise in the outbox.
+///
+/// # Errors
+/// Postgres cannot be reached, or the directory does not exist.
+pub(super) async fn open(config: &Config) -> anyhow::Result<Trail> {
+    let (postgres, dir) = (database::options(config), &config.audit.dir);
+    anyhow::ensure!(
+        postgres.is_some() || dir.is_dir(),
+        "{} is not an outbox directory, and postgres.url is not set: name a directory with --dir, or a database with \
+         --config or GATEPOST_POSTGRES_URL",
+        dir.display()
+    );
+    Ok(Trail::open(postgres.as_ref(), OutboxClient::new(dir)).await?)
+}
+
+/// Has the live gateway of `audit.dir` record the read before anything is shown. Without a live gateway the read cannot be
+/// recorded, and a line on standard error says so: a reader of Postgres cannot write records, and only a gateway extends a
+/// stream.
+///
+/// # Errors
+/// A gateway runs there and does not record the read: then nothing may be shown.
+pub(super) async fn record_read(
+    config: &Config,
+    trail: &Trail,
+    command: ReadCommand,
+    filter: Option<&Filter>,
+    rows: u64,
+) -> anyhow::Result<()> {
+    let dir = &config.audit.dir;
+    // A directory that cannot be entered belongs to another user's gateway.
+    if lock::holder(dir).ok().flatten().is_none() {
+        print_error(&format!("this read is not recorded: no live gateway in {} (--dir) can be asked", dir.display()));
+        return Ok(());
+    }
+    let read = TrailRead { command, from: trail.source(), filter: filter.cloned(), rows };
+    let recorded = admin::ask(dir, &Question::RecordRead { read: Box::new(read) }, &mut |_| Ok(())).await;
+    recorded.context("the live gateway did not record this read (gateway/read); nothing is shown")
+}

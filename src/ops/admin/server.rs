@@ -1,0 +1,193 @@
+//! The gateway's side of the admin socket.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::socket::{SOCKET_NAME, with_timeout};
+use crate::audit::pipeline::Probe;
+use crate::ops::protocol::{Line, Progress, Question};
+use crate::ops::read_log::{ReadOrigin, os_user, record_read};
+use crate::ops::status::pipeline_status;
+use crate::ops::{background, inspect, prune};
+
+/// Longest question, in bytes. *Chosen*: a filter with every field at its limit fits.
+const QUESTION_BYTES_MAX: u64 = 16 * 1024;
+
+/// Bytes of an answer that are written at once; one line more may follow, at most a record of about 1 MiB. *Chosen*: about
+/// a hundred records for each hand-over between threads.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Longest silence within an answer. *Derived*: a third of the time that its reader waits. *Measured*: `benches/inspect.rs`:
+/// a file of 112 MiB is checked as it is opened, which takes a tenth of a second of a whole processor, and ten seconds and
+/// more at the lowest priority on a busy one.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// Chunks of an answer between the reading and the writing side. *Chosen*: neither waits for the other at every chunk.
+const CHUNKS_MAX: usize = 4;
+
+/// Questions answered at the same time. *Chosen*: each may read the whole outbox.
+const QUESTIONS_MAX: usize = 4;
+
+/// The open socket.
+#[derive(Debug)]
+pub struct Admin {
+    listener: UnixListener,
+    path: PathBuf,
+    probe: Probe,
+}
+
+impl Admin {
+    /// Opens the socket in `dir` and replaces one that a dead gateway left.
+    ///
+    /// # Errors
+    /// The socket cannot be made, for example because the path is longer than the 107 bytes that Unix sockets allow.
+    pub fn bind(dir: &Path, probe: Probe) -> io::Result<Self> {
+        let path = dir.join(SOCKET_NAME);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path, probe })
+    }
+
+    /// Answers until `stop`, then removes the socket.
+    pub async fn run(self, stop: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let slots = Arc::new(Semaphore::new(QUESTIONS_MAX));
+        while let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await {
+            let Ok((stream, _)) = accepted else { continue };
+            let (probe, slots) = (self.probe.clone(), Arc::clone(&slots));
+            tasks.spawn(async move {
+                let Ok(_permit) = slots.acquire().await else { return };
+                if let Err(error) = serve(stream, probe).await {
+                    tracing::debug!(%error, "admin client disconnected or timed out");
+                }
+            });
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, path = %self.path.display(), "admin socket not removed");
+        }
+    }
+}
+
+async fn serve(stream: UnixStream, probe: Probe) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    with_timeout((&mut stream).take(QUESTION_BYTES_MAX).read_line(&mut line)).await?;
+    let last = match serde_json::from_str::<Question>(&line) {
+        Ok(Question::RecordRead { read }) => {
+            let uid = stream.get_ref().peer_cred()?.uid();
+            match record_read(&probe, &os_user(uid), ReadOrigin::Uid(uid), &read).await {
+                Ok(()) => Line::End,
+                Err(error) => Line::Error(format!("the read cannot be recorded: {error}")),
+            }
+        }
+        Ok(Question::Prune { until, awaited }) => {
+            let uid = stream.get_ref().peer_cred()?.uid();
+            match prune::prune(&probe, until, awaited, uid).await {
+                Ok(pruned) => {
+                    write_line(&mut stream, &Line::Pruned(pruned)).await?;
+                    Line::End
+                }
+                Err(error) => Line::Error(error.to_string()),
+            }
+        }
+        Ok(question) => answer_from_outbox(&mut stream, question, probe).await?,
+        Err(error) => Line::Error(format!("not a question: {error}")),
+    };
+    write_line(&mut stream, &last).await?;
+    stream.shutdown().await
+}
+
+/// Reads the outbox on a thread of low priority and writes the answer; returns its last line.
+async fn answer_from_outbox(stream: &mut BufReader<UnixStream>, question: Question, probe: Probe) -> io::Result<Line> {
+    let live = matches!(question, Question::Stats).then(|| pipeline_status(&probe));
+    let (chunks, mut written) = mpsc::channel(CHUNKS_MAX);
+    let reading = background::spawn(move || {
+        let mut chunk = String::new();
+        let mut emit = |line: Line| {
+            // An answer with a line left out would look complete.
+            let failed = |error| json_line(&Line::Error(format!("cannot write a line of the answer: {error}")));
+            chunk += &json_line(&line).or_else(failed).unwrap_or_default();
+            // A person waits for signs of progress.
+            if chunk.len() < CHUNK_BYTES && !matches!(line, Line::Progress(_)) {
+                return ControlFlow::Continue(());
+            }
+            match chunks.blocking_send(std::mem::take(&mut chunk)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        };
+        let answered = inspect::answer(&question, probe.reader(), live, &mut emit);
+        // The channel is closed if the client disconnected.
+        chunks.blocking_send(chunk).ok();
+        answered
+    })?;
+    forward(&mut written, stream).await?;
+    Ok(match reading.await {
+        Ok(Ok(())) => Line::End,
+        Ok(Err(error)) => Line::Error(error.to_string()),
+        Err(_) => Line::Error("the thread that read the outbox panicked".to_owned()),
+    })
+}
+
+/// Forwards chunks to the client, with a line of progress after each [`SILENCE_MAX`] without one: the thread that makes
+/// them has a low priority.
+async fn forward(chunks: &mut mpsc::Receiver<String>, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    loop {
+        let chunk = match tokio::time::timeout(SILENCE_MAX, chunks.recv()).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return Ok(()),
+            Err(_) => json_line(&Line::Progress(Progress { records: None }))?,
+        };
+        let mut rest = chunk.as_bytes();
+        while !rest.is_empty() {
+            // The time limit is for each write: a slow reader is served as long as it takes anything at all.
+            let count = with_timeout(stream.write(rest)).await?;
+            rest = rest.get(count..).filter(|_| count > 0).ok_or(io::ErrorKind::WriteZero)?;
+        }
+    }
+}
+
+async fn write_line(stream: &mut BufReader<UnixStream>, line: &Line) -> io::Result<()> {
+    with_timeout(stream.write_all(json_line(line)?.as_bytes())).await
+}
+
+fn json_line(line: &Line) -> io::Result<String> {
+    Ok(serde_json::to_string(line).map_err(io::Error::other)? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_silence_is_broken_by_lines_of_progress() {
+        let (chunks, mut written) = mpsc::channel(CHUNKS_MAX);
+        let (mut near, far) = tokio::io::duplex(1024);
+        let writing = tokio::spawn(async move { forward(&mut written, &mut near).await });
+        let mut lines = BufReader::new(far).lines();
+        let began = tokio::time::Instant::now();
+        for count in 1..=4 {
+            assert_eq!(lines.next_line().await.unwrap().unwrap(), r#"{"progress":{}}"#);
+            assert_eq!(began.elapsed().as_secs(), 10 * count);
+        }
+        chunks.send("{}\n".to_owned()).await.unwrap();
+        drop(chunks);
+        assert_eq!(lines.next_line().await.unwrap().unwrap(), "{}");
+        assert_eq!(lines.next_line().await.unwrap(), None);
+        writing.await.unwrap().unwrap();
+    }
+}

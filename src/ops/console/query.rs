@@ -1,0 +1,181 @@
+//! The console's questions to the trail, in Postgres and, for undelivered records or without Postgres, in the outbox.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::access::Viewer;
+use super::state::Console;
+use crate::audit::pipeline::Probe;
+use crate::audit::query::Filter;
+use crate::audit::record::AuditRecord;
+use crate::audit::sink::postgres;
+use crate::ops::protocol::{Line, Question};
+use crate::ops::read_log::{ReadCommand, ReadOrigin, TrailRead, TrailSource, record_read};
+use crate::ops::trail::{BoxError, CallDetails, OutboxAccess, TrailError, TrailReader};
+use crate::ops::{background, inspect};
+
+/// Longest time for one question. *Chosen*: longer than a person waits for a page.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest time for reading the outbox for one question. *Chosen*: less than [`QUESTION_TIMEOUT`], so that its own error is shown.
+const OUTBOX_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    pub(super) found: Vec<T>,
+    /// The store that it is from.
+    pub(super) from: TrailSource,
+    /// The error for which it is from the outbox although Postgres is configured.
+    pub(super) postgres_error: Option<String>,
+}
+
+/// The outbox of this process's gateway.
+#[derive(Clone, Debug)]
+pub(super) struct LiveOutbox(pub(super) Probe);
+
+impl OutboxAccess for LiveOutbox {
+    async fn ask(&mut self, question: Question) -> Result<Vec<Line>, BoxError> {
+        let probe = self.0.clone();
+        // If this future is dropped, the thread ends too.
+        let cancelled = CancellationToken::new();
+        let _guard = cancelled.clone().drop_guard();
+        let reading = background::spawn(move || {
+            let (mut lines, started) = (Vec::new(), Instant::now());
+            let mut timed_out = false;
+            let mut take = |line: Line| {
+                timed_out = started.elapsed() > OUTBOX_TIMEOUT;
+                if timed_out || cancelled.is_cancelled() {
+                    return ControlFlow::Break(());
+                }
+                if !matches!(line, Line::Progress(_)) {
+                    lines.push(line);
+                }
+                ControlFlow::Continue(())
+            };
+            let answered = inspect::answer(&question, probe.reader(), None, &mut take);
+            answered.map_err(|error| format!("cannot read the outbox: {error}"))?;
+            if timed_out {
+                return Err(format!(
+                    "reading the outbox took longer than {OUTBOX_TIMEOUT:?}: use gatepost outbox export"
+                ));
+            }
+            Ok(lines)
+        });
+        let reading = reading.map_err(|error| format!("cannot start a thread to read the outbox: {error}"))?;
+        let lines = reading.await.unwrap_or_else(|_| Err("the thread that read the outbox panicked".to_owned()));
+        Ok(lines?)
+    }
+}
+
+/// A question to the trail.
+trait TrailQuery: Sync {
+    /// The kind of things found.
+    type Found;
+    /// The command, as it is recorded.
+    const COMMAND: ReadCommand;
+
+    fn filter(&self) -> &Filter;
+
+    fn run(
+        &self,
+        trail: &mut TrailReader<LiveOutbox>,
+    ) -> impl Future<Output = Result<Vec<Self::Found>, TrailError>> + Send;
+}
+
+/// The records that match.
+struct RecordsQuery<'a>(&'a Filter);
+
+impl TrailQuery for RecordsQuery<'_> {
+    type Found = AuditRecord;
+    const COMMAND: ReadCommand = ReadCommand::Query;
+
+    fn filter(&self) -> &Filter {
+        self.0
+    }
+
+    async fn run(&self, trail: &mut TrailReader<LiveOutbox>) -> Result<Vec<AuditRecord>, TrailError> {
+        trail.records(self.0.clone()).await
+    }
+}
+
+/// Everything about the calls that match, with neighbours up to `reach` positions away.
+struct CallQuery<'a> {
+    filter: &'a Filter,
+    reach: u64,
+}
+
+impl TrailQuery for CallQuery<'_> {
+    type Found = CallDetails;
+    const COMMAND: ReadCommand = ReadCommand::Show;
+
+    fn filter(&self) -> &Filter {
+        self.filter
+    }
+
+    async fn run(&self, trail: &mut TrailReader<LiveOutbox>) -> Result<Vec<CallDetails>, TrailError> {
+        trail.call_details(self.filter, self.reach).await
+    }
+}
+
+impl Console {
+    /// Searches the trail, and records that `viewer` did before it returns.
+    pub(super) async fn search(&self, viewer: &Viewer, filter: &Filter) -> Result<Answer<AuditRecord>, String> {
+        self.ask(viewer, RecordsQuery(filter)).await
+    }
+
+    /// Everything about the calls that `filter` selects; records that `viewer` asked before it returns.
+    pub(super) async fn call_details(
+        &self,
+        viewer: &Viewer,
+        filter: &Filter,
+        reach: u64,
+    ) -> Result<Answer<CallDetails>, String> {
+        self.ask(viewer, CallQuery { filter, reach }).await
+    }
+
+    async fn ask<Q: TrailQuery>(&self, viewer: &Viewer, query: Q) -> Result<Answer<Q::Found>, String> {
+        let Some(probe) = &self.sources.probe else {
+            return Err("auditing is off: this gateway has no trail".to_owned());
+        };
+        // I6: the number of answers in memory is bounded.
+        let permit = Arc::clone(&self.questions).acquire_owned();
+        let answering = async {
+            let _permit = permit.await;
+            Box::pin(self.answer(LiveOutbox(probe.clone()), &query)).await
+        };
+        let late = |_| format!("no answer within {QUESTION_TIMEOUT:?}: narrow the search, for example by a time");
+        let answer = tokio::time::timeout(QUESTION_TIMEOUT, answering).await.map_err(late)??;
+        let (filter, rows) = (Some(query.filter().clone()), answer.found.len() as u64);
+        let read = TrailRead { command: Q::COMMAND, from: answer.from, filter, rows };
+        let recorded = record_read(probe, &viewer.caller(), ReadOrigin::Console, &read).await;
+        recorded
+            .map_err(|error| format!("this read cannot be recorded (gateway/read), so nothing is shown: {error}"))?;
+        Ok(answer)
+    }
+
+    /// Asks Postgres if it is configured, and the outbox otherwise or if Postgres fails.
+    async fn answer<Q: TrailQuery>(&self, outbox: LiveOutbox, query: &Q) -> Result<Answer<Q::Found>, String> {
+        let mut postgres_error = None;
+        if self.postgres.is_some() {
+            match ask_one(self.postgres.as_ref(), outbox.clone(), query).await {
+                Ok((found, from)) => return Ok(Answer { found, from, postgres_error }),
+                Err(error) => postgres_error = Some(error.to_string()),
+            }
+        }
+        let (found, from) = ask_one(None, outbox, query).await.map_err(|error| error.to_string())?;
+        Ok(Answer { found, from, postgres_error })
+    }
+}
+
+async fn ask_one<Q: TrailQuery>(
+    postgres: Option<&postgres::Options>,
+    outbox: LiveOutbox,
+    query: &Q,
+) -> Result<(Vec<Q::Found>, TrailSource), TrailError> {
+    let mut trail = TrailReader::open(postgres, outbox).await?;
+    Ok((query.run(&mut trail).await?, trail.source()))
+}

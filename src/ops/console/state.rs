@@ -1,0 +1,74 @@
+//! The console's settings, and the state that its pages share.
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::rate::Rate;
+use super::session::Sessions;
+use crate::audit::sink::postgres;
+use crate::ops::status::Sources;
+
+/// Questions to the trail that are answered at the same time; others wait. *Chosen*: each may read the whole outbox, and has
+/// at most one answer in memory.
+const QUESTIONS_MAX: usize = 2;
+
+/// The console's settings.
+#[derive(Debug)]
+pub struct Settings {
+    /// The parts that the console shows.
+    pub sources: Sources,
+    /// The role that a token needs.
+    pub role: String,
+    /// `Host` values besides loopback and the listener's own address.
+    pub allowed_hosts: Vec<String>,
+    /// Address of the listener.
+    pub listener: SocketAddr,
+    /// The database that has the trail; `None` if the outbox has it.
+    pub postgres: Option<postgres::Options>,
+}
+
+/// The console. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Console(Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) sources: Sources,
+    pub(super) role: String,
+    pub(super) allowed_hosts: Vec<String>,
+    pub(super) postgres: Option<postgres::Options>,
+    pub(super) sessions: Sessions,
+    /// The cookie's name. It contains the port, since a browser sends the cookies of a host to all its ports.
+    pub(super) cookie: String,
+    pub(super) rate: Rate,
+    pub(super) questions: Arc<Semaphore>,
+}
+
+impl Console {
+    pub(super) fn new(settings: Settings) -> Self {
+        let Settings { sources, role, mut allowed_hosts, listener, postgres } = settings;
+        let own = listener.ip();
+        allowed_hosts.push(if own.is_ipv6() { format!("[{own}]") } else { own.to_string() });
+        Self(Arc::new(Inner {
+            sources,
+            role,
+            allowed_hosts,
+            postgres,
+            sessions: Sessions::default(),
+            cookie: format!("gatepost_console_{}", listener.port()),
+            rate: Rate::default(),
+            questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+        }))
+    }
+}
+
+impl Deref for Console {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
