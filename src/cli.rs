@@ -1,7 +1,8 @@
 //! The command line: one file per subcommand.
 //!
-//! Each has `Args` and a function `run`, which returns an error if the command failed. [`exit`] turns it into a message and
-//! an exit code: 0 success; 1 failure, or records were lost; 2 wrong usage or configuration; 3 the outbox cannot be opened.
+//! Each has `Args` and a function `run`, which returns an error if the command failed. [`exit`] turns it into a message
+//! and an exit code: 0 success; 1 failure, or records were lost; 2 wrong usage or configuration; 3 the outbox cannot be
+//! opened.
 
 mod audit;
 mod config_check;

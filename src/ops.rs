@@ -1,5 +1,5 @@
-//! The operator's view of a gateway: health, metrics, alarms, the console, the admin socket in the outbox directory, and
-//! notifications to systemd.
+//! The operator's view of a gateway: health, metrics, alarms, the console, the admin socket in the outbox directory,
+//! and notifications to systemd.
 
 pub mod admin;
 pub mod alarm;

@@ -26,7 +26,7 @@ pub(super) fn load(path: Option<&Path>) -> Result<Config, CommandError> {
 /// The configuration has faults.
 pub(super) fn load_with_text(path: Option<&Path>) -> Result<Loaded, CommandError> {
     let loaded = Config::load_whole(path, environment()).map(|mut loaded| {
-        // The variable of the standard, which may be set for every process of a machine, has the lowest priority.
+        // The standard's variable may be set for every process of a machine, so it has the lowest priority.
         let standard = || std::env::var(OTLP_VARIABLE).ok().filter(|endpoint| !endpoint.is_empty());
         loaded.config.telemetry.otlp_endpoint = loaded.config.telemetry.otlp_endpoint.take().or_else(standard);
         loaded
@@ -39,8 +39,8 @@ pub(super) fn load_with_text(path: Option<&Path>) -> Result<Loaded, CommandError
     })
 }
 
-/// The environment, without variables that are not UTF-8, which name no setting, and without the caller's token, which is
-/// not a setting.
+/// The environment variables that may be settings. A variable that is not UTF-8 names no setting, and the caller's
+/// token is not a setting.
 pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
     let all =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));

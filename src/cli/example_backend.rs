@@ -1,7 +1,7 @@
 //! `gatepost example-backend`: a stdio MCP server for trials and tests of the gateway.
 //!
-//! It uses `rmcp`, so that the gateway's framing is tested against another implementation. Calls run concurrently: a long
-//! `sleep` does not delay other calls.
+//! It uses `rmcp`, so that the gateway's framing is tested against another implementation. Calls run concurrently: a
+//! long `sleep` does not delay other calls.
 
 use std::time::Duration;
 

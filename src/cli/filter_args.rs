@@ -19,7 +19,7 @@ pub(super) struct FilterArgs {
     /// Only records of this backend
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
-    // Not a doc comment: clippy would ask for Markdown in it, which the help prints as it is.
+    // Not a doc comment: clippy would require Markdown in it, and the help would print the Markdown unchanged.
     #[arg(
         long,
         value_name = "STATUS",

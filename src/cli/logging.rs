@@ -12,7 +12,7 @@ use crate::escape::escape_hidden;
 /// # Errors
 /// `log.filter` is not a filter.
 pub(super) fn start(config: &Config) -> Result<(), String> {
-    // The notices of migrations ("already exists, skipping") are not news.
+    // Notices of migrations ("already exists, skipping") are not useful to operators.
     let filter = EnvFilter::try_new(format!("sqlx::postgres::notice=warn,{}", config.log.filter))
         .map_err(|error| format!("log.filter {:?}: {error}", config.log.filter))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
@@ -24,7 +24,7 @@ pub(super) fn start(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes each event as one line, whatever a backend or a database put into it.
+/// Writes each event as one line, even if a backend or a database put line breaks into it.
 struct EscapedLines<W>(W);
 
 impl<W: Write> Write for EscapedLines<W> {

@@ -1,4 +1,5 @@
-//! `gatepost migrate`: creates or updates the schema, for deployments that do this with another role than the gateway's.
+//! `gatepost migrate`: creates or updates the schema, for deployments in which a database role other than the gateway's
+//! does this.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
-//! `gatepost outbox`: reads the outbox of a live gateway, or of a dead one's directory. Only `requeue`, `prune` and `drain`
-//! change anything. One file per subcommand.
+//! `gatepost outbox`: inspects the outbox of a live gateway, or the directory of a dead one. Only `requeue`, `prune`
+//! and `drain` change anything. One file per subcommand.
 //!
-//! Answers pass line by line, so that none is in memory as a whole.
+//! Answers are streamed line by line and are never in memory as a whole.
 
 mod drain;
 mod export;

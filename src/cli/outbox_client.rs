@@ -1,5 +1,5 @@
-//! Questions to the outbox in a directory: to its live gateway through the admin socket, or to the files of a dead one. The
-//! answers are the same.
+//! Questions to an outbox: to its live gateway through the admin socket, or to the files of a dead one. The answers are
+//! the same.
 
 use std::io;
 use std::ops::ControlFlow;

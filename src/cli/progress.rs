@@ -1,16 +1,16 @@
-//! The progress of a long command: one line on standard error that is overwritten, if that is a terminal.
+//! The progress of a long command: one line on standard error, updated in place, if standard error is a terminal.
 
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::time::{Duration, Instant};
 
-/// Time that a command runs, or is silent, before the line appears, and the interval between its updates. *Chosen*: shorter
-/// commands need no line, and each update can be read.
+/// Time without output after which the line appears, and the interval between its updates. *Chosen*: shorter commands
+/// need no line, and each update can be read.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The line.
 #[derive(Debug)]
 pub(super) struct Progress<W: Write = Stderr> {
-    /// The terminal; `None` if standard error is none.
+    /// The terminal; `None` if standard error is not a terminal.
     terminal: Option<W>,
     next: Instant,
     shown: bool,

@@ -1,4 +1,5 @@
-//! `gatepost serve`: builds and connects the parts, waits for a signal, and stops the parts in the order of the data flow.
+//! `gatepost serve`: builds and connects the parts, waits for a signal, and stops the parts in the order of the data
+//! flow.
 
 mod quickstart;
 mod reload;

@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// The backend to serve, under its own tool names, or "all" for all backends with prefixed names
     #[arg(long, value_name = "BACKEND", default_value = "all")]
     backend: String,
-    // Not a doc comment: clippy would ask for Markdown in it, which the help prints as it is.
+    // Not a doc comment: clippy would require Markdown in it, and the help would print the Markdown unchanged.
     #[arg(
         long,
         value_name = "FILE",

@@ -1,7 +1,7 @@
 //! `gatepost token`: mints a development token with a configured HS256 secret.
 //!
-//! Only HS256 keys can mint: of all others the gateway has the public half, and tokens come from the issuer that has the
-//! private half. Only the token is written to standard output, so that `TOKEN=$(gatepost token ...)` works.
+//! Only HS256 keys can mint. The gateway has only the public half of other keys; the issuer, which has the private
+//! half, mints their tokens. Only the token is written to standard output, so that `TOKEN=$(gatepost token ...)` works.
 //!
 //! `gatepost token hash` hashes a token that the operator made, for `auth.tokens_file`.
 
@@ -22,7 +22,7 @@ use super::output::print;
 /// Longest token that can be hashed, in bytes. *Derived*: the gateway rejects longer ones.
 const TOKEN_LINE_MAX: u64 = 16 * 1024;
 
-/// Longest validity of a development token. *Chosen*: a week of work; there is no way to revoke one.
+/// Longest validity of a development token. *Chosen*: a week of work, since the token cannot be revoked.
 const VALID_MAX: Duration = Duration::from_hours(7 * 24);
 
 /// `gatepost token`
@@ -49,14 +49,14 @@ pub(super) struct Args {
     /// Audience (aud), if it differs from the configured one
     #[arg(long, value_name = "AUDIENCE")]
     audience: Option<String>,
-    // Not a doc comment: clippy would ask for Markdown in it, which the help prints as it is.
+    // Not a doc comment: clippy would require Markdown in it, and the help would print the Markdown unchanged.
     #[arg(long, value_name = "SCOPE", help = "Scope, if it differs from the configured auth.required_scope")]
     scope: Option<String>,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    // Not a doc comment: clippy would ask for Markdown in it, which the help prints as it is.
+    // Not a doc comment: clippy would require Markdown in it, and the help would print the Markdown unchanged.
     #[command(about = "Read a static token from standard input and print its entry for auth.tokens_file")]
     Hash(HashArgs),
 }

@@ -31,9 +31,9 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Trail> {
     Ok(Trail::open(postgres.as_ref(), OutboxClient::new(dir)).await?)
 }
 
-/// Has the live gateway of `audit.dir` record the read before anything is shown. Without a live gateway the read cannot be
-/// recorded, and a line on standard error says so: a reader of Postgres cannot write records, and only a gateway extends a
-/// stream.
+/// Has the live gateway of `audit.dir` record the read before anything is shown. Without a live gateway the read cannot
+/// be recorded, since a reader of Postgres cannot write records and only a gateway extends a stream. A line on standard
+/// error then says so.
 ///
 /// # Errors
 /// A gateway runs there and does not record the read: then nothing may be shown.

@@ -1,4 +1,4 @@
-//! The alarms: conditions that an operator has to know of at once. `docs/runbook.md` has a section for each.
+//! The alarms: conditions that an operator must know about at once. `docs/runbook.md` has a section for each.
 //!
 //! A [`Board`] has the active ones. An alarm is raised once, when its condition begins, and cleared when it ends.
 

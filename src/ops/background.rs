@@ -5,11 +5,12 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-/// The nice value of such a thread. *Spec*: sched(7), the lowest priority of a thread that still always makes progress:
-/// beside a busy one about a seventieth of a processor, and all of an idle one. *Measured*: `benches/inspect.rs`.
+/// The nice value of these threads. *Spec*: sched(7): the lowest priority of a thread that still always progresses,
+/// with about a seventieth of the processor beside a busy thread, and all of an idle one. *Measured*:
+/// `benches/inspect.rs`.
 const NICE: i32 = 19;
 
-/// Lowers the priority of this thread, and of the threads it starts from now on, permanently.
+/// Permanently lowers the priority of this thread and of the threads that it starts from now on.
 pub fn lower_priority() {
     // Linux has a priority for each thread, see setpriority(2). Elsewhere the work is done at the normal priority.
     if let Err(error) = rustix::process::nice(NICE) {
@@ -17,7 +18,7 @@ pub fn lower_priority() {
     }
 }
 
-/// Runs `work`, which may block, on a thread of its own and of the lowest priority. The receiver returns an error if `work`
+/// Runs `work`, which may block, on a new thread of the lowest priority. The receiver returns an error if `work`
 /// panicked.
 ///
 /// # Errors

@@ -1,10 +1,10 @@
 //! The console: one web page for on-call operators and auditors, on the operations listener.
 //!
-//! It shows the pipeline, the backends, the open calls and the alarms, and searches the trail. The gateway makes all of it;
-//! a short script fetches the overview again every two seconds. Nothing comes from other hosts, which a
+//! It shows the pipeline, the backends, the open calls and the alarms, and searches the trail. The gateway renders the
+//! page, and a short script fetches the overview again every two seconds. Nothing is loaded from other hosts, which a
 //! Content-Security-Policy enforces. A viewer needs a token with the role in `ops.console_role`, as a bearer token, or
-//! entered once into a form in exchange for a cookie ([`session`]). Each read of the trail is recorded as `gateway/read`
-//! before anything is shown.
+//! entered once into a form in exchange for a cookie ([`session`]). Each read of the trail is recorded as
+//! `gateway/read` before anything is shown.
 //!
 //! ```text
 //! /console            the page; without a token, the form

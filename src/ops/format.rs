@@ -3,10 +3,12 @@
 use crate::audit::record::{Call, Timestamp};
 use crate::escape::{escape_hidden, escape_hidden_lines, excerpt};
 
-/// Longest text of a cell of the console, in characters; the page of a record has the whole text. *Chosen*: a few lines.
+/// Longest text of a cell of the console, in characters; the page of a record has the whole text. *Chosen*: a few
+/// lines.
 const CELL_CHARS_MAX: usize = 160;
 
-/// Deepest indentation of JSON. *Chosen*: deeper arguments stay readable, and their indentation takes less room than they do.
+/// Most levels of indentation of JSON. *Chosen*: arguments that are nested more deeply stay readable, and the
+/// indentation does not become longer than the text.
 const INDENT_LEVELS_MAX: usize = 16;
 
 /// The beginning of an untrusted text, for a cell of the console.
@@ -14,8 +16,8 @@ pub(crate) fn cell(text: &str) -> String {
     excerpt(text, CELL_CHARS_MAX)
 }
 
-/// JSON text with one member a line, or other text as it is; hidden characters are escaped. Nothing else changes: repeated
-/// keys, numbers and escapes stay as they were sent.
+/// Indents JSON, with one member per line, and leaves other text as it is. Hidden characters are escaped. Nothing else
+/// changes: repeated keys, numbers and escapes stay as they were sent.
 pub(crate) fn indented_json(text: &str) -> String {
     if serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
         return escape_hidden_lines(text);

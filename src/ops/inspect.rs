@@ -16,7 +16,7 @@ use crate::audit::record::{AuditRecord, Digest, Epoch, Seq, Timestamp};
 pub type Emit<'a> = &'a mut dyn FnMut(Line) -> ControlFlow<()>;
 
 /// Answers `question` from `reader`; `live` is the status of the gateway, if it runs. Blocks. It holds locks that calls
-/// wait for only for moments, since its thread has a low priority and may wait long for a processor.
+/// need only for moments, since its thread has a low priority and may wait long for a processor.
 ///
 /// # Errors
 /// A file of the outbox cannot be read. Some lines may have been emitted before.
@@ -127,8 +127,8 @@ fn scan(
     Ok(())
 }
 
-/// Visits the matching records after the position `after`, oldest first. Returns the position of the last record that was
-/// read, whether it matched or not, but not that of a record at which `visit` ended the walk.
+/// Visits the matching records after the position `after`, oldest first. Returns the position of the last record that
+/// was read, whether or not it matched. A record at which `visit` ended the walk does not count as read.
 fn walk(
     reader: &Reader,
     filter: &Filter,

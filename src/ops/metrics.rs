@@ -1,7 +1,8 @@
 //! `/metrics`: the numbers of a live gateway in the Prometheus text format.
 //!
-//! [`METRICS`] is the one table of all metrics. The response, `docs/metrics.md` and the tests of the examples are made from
-//! it. Labels are aliases of backends, values of `response_status` and names of alarms, never text from a client (I6, I8).
+//! [`METRICS`] is the one table of all metrics, from which the response, `docs/metrics.md` and the tests of the
+//! examples are made. Labels are aliases of backends, values of `response_status` and names of alarms, never text from
+//! a client (I6, I8).
 
 use std::fmt;
 

@@ -43,7 +43,7 @@ pub enum Question {
     },
     /// Calls that are open, or were open when the gateway died. Answer: [`Call`]s.
     Intents,
-    /// Records that the trail was read; only a live gateway can. The answer is empty.
+    /// Records a read of the trail; only a live gateway can. The answer is empty.
     RecordRead {
         /// The read.
         read: Box<TrailRead>,

@@ -1,7 +1,7 @@
 //! Pruning of a running pipeline's outbox: recorded first, then done.
 //!
-//! The `gateway/pruned` record is stored before the first file is removed. If the process dies in between, the record names
-//! files that still exist; pruning again removes them and leaves another record.
+//! The `gateway/pruned` record is stored before the first file is removed. If the process dies in between, the record
+//! names files that still exist. The next pruning removes them and stores another record.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::audit::shipper::ShipperState;
 /// Longest wait for the record to be stored. *Chosen*: the default of `audit.store_timeout`.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Interval between looks for the stored record. *Chosen*: a commit takes milliseconds.
+/// Interval between searches for the stored record. *Chosen*: a commit takes milliseconds.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// An error of pruning. Unless it is one of the last two, nothing was pruned.
@@ -58,8 +58,8 @@ pub enum PruneError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Records that user `uid` has the files before `until` removed, removes them, and returns them. `awaited` allows it even
-/// if records of this outbox were ever delivered.
+/// Removes the files before `until` and returns them, after recording that user `uid` has them removed. `awaited`
+/// permits this even if records of this outbox were ever delivered, so that those in it wait for Postgres.
 ///
 /// # Errors
 /// See [`PruneError`].
@@ -93,8 +93,8 @@ pub async fn prune(probe: &Probe, until: PruneLimit, awaited: bool, uid: u32) ->
     Ok(pruned)
 }
 
-/// Waits until the record `id`, which comes after `from` in the current epoch, is stored. At level `queued` it is not yet
-/// when recording it returns, and nothing may be removed before.
+/// Waits until the record `id`, which comes after `from` in the current epoch, is stored. At level `queued` it may
+/// still be in memory when `record_event` returns, and nothing may be removed before it is stored.
 async fn wait_until_stored(probe: &Probe, id: RequestId, from: Seq) -> Result<(), PruneError> {
     let (_, epoch) = probe.stream();
     let deadline = Instant::now() + STORE_TIMEOUT;

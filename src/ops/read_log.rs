@@ -78,7 +78,7 @@ pub async fn record_read(probe: &Probe, caller: &Caller, origin: ReadOrigin, rea
     probe.audit().record_event(event).await.map_err(io::Error::other)
 }
 
-/// A user of the system as a caller: by name, or by uid if the uid has no name.
+/// The caller of a user of the system: the user's name, or the uid if it has none.
 #[must_use]
 pub fn os_user(uid: u32) -> Caller {
     let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name);

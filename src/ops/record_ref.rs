@@ -9,8 +9,8 @@ use uuid::Uuid;
 use crate::audit::query::Filter;
 use crate::audit::record::AuditRecord;
 
-/// Most records with one request id or at one position that are shown. *Chosen*: several gateways may have the same epoch
-/// and seq, and a person compares no more of them.
+/// Most records shown for one request id or one position. *Chosen*: several gateways may have the same epoch and seq,
+/// and a person does not compare more of them.
 const MATCHES_MAX: usize = 10;
 
 /// A record's epoch and seq in the stream of its gateway, written `3/1024`.

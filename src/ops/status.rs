@@ -1,5 +1,5 @@
-//! The status of a live gateway in one snapshot, for `/metrics`, the admin socket, the console and the alarms. Taking one
-//! takes a few short locks and does no I/O.
+//! The status of a live gateway in one snapshot, for `/metrics`, the admin socket, the console and the alarms. A
+//! snapshot takes a few short locks and does no I/O.
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
 //! Notifications to systemd: the gateway is ready, is stopping, is alive.
 //!
-//! They are datagrams to `$NOTIFY_SOCKET`; without that variable none is sent. *Ready* means that the listeners are open.
-//! *Alive* is sent three times in the unit's `WatchdogSec` by a task of the runtime that serves calls, and only while the
-//! scribe makes progress: since the last time it took work or retried a failing outbox, or it has nothing to do. A failing
-//! outbox needs no restart, which would lose the records in the ring. A scribe that hangs or panicked needs one.
+//! Notifications are datagrams to `$NOTIFY_SOCKET`; without that variable none are sent. *Ready* means that the
+//! listeners are open. *Alive* is sent three times in the unit's `WatchdogSec` by a task of the runtime that serves
+//! calls, and only while the scribe makes progress: since the last notification it took work or retried a failing
+//! outbox, or it has nothing to do. A restart would not fix a failing outbox and would lose the records in the ring. A
+//! scribe that hangs or panicked needs a restart.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The watcher: looks at the gateway once a second, raises an alarm when its condition begins and clears it when it ends.
+//! The watcher: checks the gateway once a second, raises an alarm when its condition begins and clears it when it ends.
 //!
 //! It only reads the numbers of the pipeline, so it never delays a call. Alarms go to the log, to the [`Board`] and,
 //! through a bounded queue, to the operator's command or webhook, one notification at a time.
@@ -20,19 +20,19 @@ use crate::audit::shipper::ShipperState;
 use crate::config;
 use notify::{Notification, Notifier};
 
-/// Interval between looks. *Chosen*: soon enough for a person, rare enough to cost nothing.
+/// Interval between checks. *Chosen*: soon enough for a person, rare enough to cost nothing.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Time that the alarm of an event stays active after the last such event. *Chosen*: every scraper sees it, and the next
-/// event raises it again.
+/// Time that the alarm of an event stays active after the last such event. *Chosen*: every scraper sees it, and the
+/// next event raises it again.
 const EVENT_ACTIVE: Duration = Duration::from_mins(15);
 
-/// Distance below an alarm's percentage at which the alarm is cleared, in percent of the quota. *Chosen*:
-/// with less, one file of the smallest quota would raise and clear it again and again.
+/// Distance below an alarm's percentage at which the alarm is cleared, in percent of the quota. *Chosen*: with less,
+/// one file of the smallest quota would raise and clear the alarm repeatedly.
 const CAPACITY_HYSTERESIS: u64 = 5;
 
-/// Largest change of the wall clock against the monotonic one between two looks. *Chosen*: time servers adjust a clock
-/// slowly; a larger step comes from a person, a restored machine, or one that was suspended.
+/// Largest change of the wall clock against the monotonic clock between two checks that is not an alarm. *Chosen*: time
+/// servers adjust a clock slowly; a larger step comes from a person, a restored machine, or one that was suspended.
 const CLOCK_STEP_MAX: Duration = Duration::from_secs(5);
 
 /// Most notifications in the queue. *Derived*: each alarm raised and cleared three times.
@@ -41,7 +41,7 @@ const NOTIFICATIONS_MAX: usize = 64;
 /// Longest message of an alarm, in bytes. *Chosen*: fills a screen, and far below the limit of an environment variable.
 const MESSAGE_BYTES_MAX: usize = 2_048;
 
-/// The numbers that the alarms depend on, at one look.
+/// The numbers that the alarms depend on, at one check.
 #[derive(Clone, Debug, Default)]
 struct Observation {
     percent: u64,
@@ -55,7 +55,7 @@ struct Observation {
     oldest: Option<Duration>,
 }
 
-/// The conditions of the alarms, and their memory from look to look.
+/// The conditions of the alarms, and the state that they keep from check to check.
 #[derive(Debug)]
 struct Conditions {
     delivery_behind_after: Duration,
@@ -64,7 +64,7 @@ struct Conditions {
     started: Instant,
     /// The wall clock less the monotonic one, in microseconds.
     clock_offset: Option<i64>,
-    /// Events: until when their alarm is active, and its message.
+    /// For each event, the time until which its alarm is active, and the message.
     events: BTreeMap<Alarm, (Instant, String)>,
 }
 

@@ -167,3 +167,33 @@ async fn opening_sessions_counts_towards_the_principals_rate() {
     let limited: Vec<_> = records.iter().filter(is_limited).map(|entry| entry.call.method.as_str()).collect();
     assert_eq!(limited, ["initialize"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_recorded_once_each_when_audit_methods_names_them() {
+    let mut setup = Setup::new();
+    asking_backend(&mut setup, "one", &[]);
+    setup.set_toml("audit.methods", r#"["tools/list"]"#);
+    let gatepost = setup.start();
+    for era in [Era::Legacy, Era::Modern] {
+        let client = gatepost.client(era, "admin").await;
+        let list = client.request("tools/list", json!({})).await.unwrap();
+        assert!(list.text.contains("one__ask"), "{}", list.text);
+        assert!(list.text.contains("io.gatepost/request_id"), "{}", list.text);
+        assert!(!client.request("prompts/list", json!({})).await.unwrap().text.is_empty());
+        let client = gatepost.client_at("/mcp/one", era, "admin").await;
+        let list = client.request("tools/list", json!({})).await.unwrap();
+        assert!(list.text.contains("\"ask\""), "{}", list.text);
+    }
+    let unknown = gatepost.client(Era::Legacy, "admin").await;
+    assert!(unknown.request("tools/list", json!({"cursor": "x"})).await.unwrap().error_code() < 0);
+    gatepost.terminate();
+    let records = records(&setup);
+    let lists: Vec<_> = records.iter().filter(|entry| entry.call.method.ends_with("/list")).collect();
+    let told: Vec<_> = lists
+        .iter()
+        .map(|entry| (entry.call.method.as_str(), entry.call.backend_name.as_deref(), entry.response_status))
+        .collect();
+    let (all, one) = (("tools/list", None, Status::Ok), ("tools/list", Some("one"), Status::Ok));
+    assert_eq!(told, [all, one, all, one, ("tools/list", None, Status::Error)]);
+    assert!(lists.iter().all(|entry| entry.response_digest.is_some()));
+}

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::ops::read_log::ReadCommand;
 use crate::ops::record_ref::EpochSeq;
 
-/// Interval between looks for new records. *Chosen*: immediate, to a person.
+/// Interval between polls for new records. *Chosen*: a person sees a new record at once.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// `gatepost audit tail`
@@ -55,8 +55,8 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     }
 }
 
-/// The position in each stream up to which records were printed. Times of arrival would not do: a record is delivered after
-/// all that ended before it, whenever its call arrived.
+/// The last printed position of each stream. Arrival times would miss records: a stream has its records in the order in
+/// which their calls end, so a later record can have an earlier arrival.
 #[derive(Debug, Default)]
 struct Follower {
     printed: BTreeMap<(Uuid, u64), u64>,

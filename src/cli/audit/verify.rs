@@ -1,4 +1,4 @@
-//! `gatepost audit verify`: whether the trail is complete and unchanged, and what cannot be checked.
+//! `gatepost audit verify`: checks that the trail is complete and unchanged, and lists what cannot be checked.
 
 use std::fmt::Write as _;
 

@@ -2,7 +2,7 @@
 //!
 //! The dead epoch is never written again. Draining opens the outbox as the gateway's next start would. The new epoch's
 //! `gateway/opened` says how the last one ended, each call that was open gets an `interrupted` record, and
-//! `gateway/closed` is last. Then all of it is delivered, as any backlog is.
+//! `gateway/closed` is last. Then all records are delivered, like any backlog.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::ops::format::plural;
 use crate::ops::protocol::{Question, StatsAnswer};
 
-/// Interval between looks at the state of delivery, to print its errors. *Chosen*: for a person who waits.
+/// Interval between polls of the state of delivery, whose errors are printed. *Chosen*: a person waits for them.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// `gatepost outbox drain`

@@ -1,4 +1,5 @@
-//! `gatepost outbox export`: all records that match, to standard output or into a file, which is complete or does not exist.
+//! `gatepost outbox export`: writes all matching records to standard output, or to a file that gets its name once it is
+//! complete.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -16,8 +17,8 @@ use crate::ops::format::plural;
 use crate::ops::protocol::{Line, Question, ScanEnd, UnexpectedLineError};
 use crate::ops::record_ref::EpochSeq;
 
-/// The format of a record. The variants have no doc comments, since their help would make that of the command longer than
-/// that of the others.
+/// The format of a record. Doc comments on the variants would make clap print the command's help in its long layout,
+/// unlike the help of the other commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     // A JSON object per line.
@@ -96,7 +97,7 @@ pub(super) async fn run(dir: &Path, client: &OutboxClient, args: &Args, json: bo
     Ok(())
 }
 
-/// Gives the file its name once its contents are on the disk.
+/// Gives the file its final name, once its contents are on the disk.
 fn finish(file: &BufWriter<File>, temporary: &Path, output: &Path) -> io::Result<()> {
     file.get_ref().sync_all()?;
     // A link and not a rename, which would replace a file that was created under that name meanwhile.

@@ -47,7 +47,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let mut connection = database::connect(&options).await?;
     let mode = if args.dry_run { RequeueMode::DryRun } else { RequeueMode::Commit };
     let (mut counts, mut at) = (Counts::default(), None);
-    // One at a time: each may have a megabyte, and what was done before an error stays done.
+    // One at a time: a record may have a megabyte, and an error does not undo the records before it.
     while let Some(record) =
         next_quarantined(&mut connection, at.as_ref()).await.map_err(|error| with_remedy(&error, &counts))?
     {

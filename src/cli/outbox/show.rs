@@ -16,7 +16,7 @@ use crate::escape::escape_hidden;
 use crate::ops::protocol::{Question, StoredFrame};
 use crate::ops::record_ref::{EpochSeq, parse_record_ref};
 
-/// Bytes on one line. *Chosen*: as `hexdump -C`.
+/// Bytes on one line. *Chosen*: the same as in `hexdump -C`.
 const LINE_BYTES: usize = 16;
 
 /// `gatepost outbox show`

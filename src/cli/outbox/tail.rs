@@ -11,7 +11,8 @@ use crate::cli::record_view::{records_rows, records_table};
 use crate::ops::protocol::{Line, Question, StatsAnswer, UnexpectedLineError};
 use crate::ops::record_ref::EpochSeq;
 
-/// Interval between questions to a live gateway. *Chosen*: immediate, to a person; one question reads one segment.
+/// Interval between questions to a live gateway. *Chosen*: a person sees a new record at once, and one question reads
+/// only one segment.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// `gatepost outbox tail`

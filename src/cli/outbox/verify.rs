@@ -1,4 +1,4 @@
-//! `gatepost outbox verify`: whether all stored records are complete and unchanged.
+//! `gatepost outbox verify`: checks that all stored records are complete and unchanged.
 
 use std::fmt::Write as _;
 

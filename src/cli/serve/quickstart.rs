@@ -1,8 +1,8 @@
 //! `gatepost serve --quickstart`: a configuration without prerequisites, two tokens, and commands to paste.
 //!
 //! It listens on loopback only and serves the built-in example backend under the alias `example`. Records stay in
-//! `./gatepost-data`, unless `GATEPOST_POSTGRES_URL` is set. The signing secret is stored beside the outbox, so that printed
-//! tokens are valid until they expire.
+//! `./gatepost-data`, unless `GATEPOST_POSTGRES_URL` is set. The signing secret is stored beside the outbox, so that
+//! printed tokens remain valid across restarts until they expire.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;

@@ -1,8 +1,8 @@
 //! Reload of the configuration, on SIGHUP and when its file changes.
 //!
-//! The new configuration is loaded and validated completely before any of it takes effect. If it has faults, they are logged
-//! and nothing changes. Reloadable settings take effect together, once their `gateway/config` record reached the configured
-//! level. Changed settings that need a restart are logged.
+//! The new configuration is loaded and validated completely before any of it takes effect. If it has faults, they are
+//! logged and nothing changes. Reloadable settings take effect together, once their `gateway/config` record has reached
+//! the configured level. Changed settings that need a restart are logged.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,7 +18,7 @@ use crate::cli::pipeline::config_digest;
 use crate::config::{Config, Loaded, Settings};
 use crate::gateway::{Gateway, Handle, ReloadError};
 
-/// Interval between looks at the file. *Chosen*: an edit takes effect while its author waits.
+/// Interval between checks of the file. *Chosen*: an edit takes effect while its author waits.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Time that a changed file must stay unchanged before it is read: half of a file may be valid. *Chosen*: editors write

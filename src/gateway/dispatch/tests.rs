@@ -1,3 +1,5 @@
+//! Refusals of single stages, and their records.
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 

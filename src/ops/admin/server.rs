@@ -23,16 +23,16 @@ use crate::ops::{background, inspect, prune};
 /// Longest question, in bytes. *Chosen*: a filter with every field at its limit fits.
 const QUESTION_BYTES_MAX: u64 = 16 * 1024;
 
-/// Bytes of an answer that are written at once; one line more may follow, at most a record of about 1 MiB. *Chosen*: about
-/// a hundred records for each hand-over between threads.
+/// Size from which a chunk of an answer is sent, in bytes. Its last line, at most a record of about 1 MiB, may exceed
+/// it. *Chosen*: one hand-over between threads for about a hundred records.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Longest silence within an answer. *Derived*: a third of the time that its reader waits. *Measured*: `benches/inspect.rs`:
-/// a file of 112 MiB is checked as it is opened, which takes a tenth of a second of a whole processor, and ten seconds and
-/// more at the lowest priority on a busy one.
+/// Longest silence within an answer. *Derived*: a third of the time that its reader waits. *Measured*:
+/// `benches/inspect.rs`: the check of a file of 112 MiB when it is opened takes a tenth of a second with a processor to
+/// itself, and ten seconds or more at the lowest priority on a busy one.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// Chunks of an answer between the reading and the writing side. *Chosen*: neither waits for the other at every chunk.
+/// Most chunks of an answer between its reader and its writer. *Chosen*: neither waits for the other at every chunk.
 const CHUNKS_MAX: usize = 4;
 
 /// Questions answered at the same time. *Chosen*: each may read the whole outbox.
@@ -118,10 +118,10 @@ async fn answer_from_outbox(stream: &mut BufReader<UnixStream>, question: Questi
     let reading = background::spawn(move || {
         let mut chunk = String::new();
         let mut emit = |line: Line| {
-            // An answer with a line left out would look complete.
+            // Without the line, the answer would look complete.
             let failed = |error| json_line(&Line::Error(format!("cannot write a line of the answer: {error}")));
             chunk += &json_line(&line).or_else(failed).unwrap_or_default();
-            // A person waits for signs of progress.
+            // Progress is sent at once, since a person waits for it.
             if chunk.len() < CHUNK_BYTES && !matches!(line, Line::Progress(_)) {
                 return ControlFlow::Continue(());
             }
@@ -143,8 +143,8 @@ async fn answer_from_outbox(stream: &mut BufReader<UnixStream>, question: Questi
     })
 }
 
-/// Forwards chunks to the client, with a line of progress after each [`SILENCE_MAX`] without one: the thread that makes
-/// them has a low priority.
+/// Forwards chunks to the client, and sends a line of progress after each [`SILENCE_MAX`] without a chunk: the thread
+/// that reads the outbox has a low priority.
 async fn forward(chunks: &mut mpsc::Receiver<String>, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     loop {
         let chunk = match tokio::time::timeout(SILENCE_MAX, chunks.recv()).await {
@@ -154,7 +154,7 @@ async fn forward(chunks: &mut mpsc::Receiver<String>, stream: &mut (impl AsyncWr
         };
         let mut rest = chunk.as_bytes();
         while !rest.is_empty() {
-            // The time limit is for each write: a slow reader is served as long as it takes anything at all.
+            // The time limit is for each write: a slow client is served as long as it reads anything at all.
             let count = with_timeout(stream.write(rest)).await?;
             rest = rest.get(count..).filter(|_| count > 0).ok_or(io::ErrorKind::WriteZero)?;
         }

@@ -116,8 +116,8 @@ impl Refusal {
     }
 }
 
-/// True if a form was sent by a page of this host. A browser sends the origin of the page, and another site cannot change
-/// it.
+/// True if a form was sent by a page of this host. The browser sets `Origin` to the origin of the page, and another
+/// site cannot change it.
 fn is_same_origin(headers: &HeaderMap) -> bool {
     let host = single(headers, header::HOST.as_str());
     let origin = single(headers, header::ORIGIN.as_str()).and_then(|origin| origin.split_once("://"));

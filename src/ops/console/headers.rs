@@ -4,7 +4,8 @@ use axum::http::{HeaderName, header};
 
 /// Headers of every response.
 ///
-/// *Spec*: CSP level 3. `same-origin`, not `no-referrer`: with the latter a browser sends `Origin: null` with the forms.
+/// *Spec*: CSP level 3. `Referrer-Policy` is `same-origin`, since with `no-referrer` a browser sends `Origin: null`
+/// with the forms.
 pub(super) const RESPONSE_HEADERS: [(HeaderName, &str); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,

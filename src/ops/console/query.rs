@@ -20,16 +20,17 @@ use crate::ops::{background, inspect};
 /// Longest time for one question. *Chosen*: longer than a person waits for a page.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest time for reading the outbox for one question. *Chosen*: less than [`QUESTION_TIMEOUT`], so that its own error is shown.
+/// Longest time for reading the outbox for one question. *Chosen*: less than [`QUESTION_TIMEOUT`], so that the viewer
+/// sees the more precise error.
 const OUTBOX_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An answer.
 #[derive(Debug)]
 pub(super) struct Answer<T> {
     pub(super) found: Vec<T>,
-    /// The store that it is from.
+    /// The store that was read.
     pub(super) from: TrailSource,
-    /// The error for which it is from the outbox although Postgres is configured.
+    /// The error of Postgres because of which the answer is from the outbox.
     pub(super) postgres_error: Option<String>,
 }
 

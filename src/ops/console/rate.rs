@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The time that a rate is taken over. *Chosen*: steady enough to read, quick enough to show a change.
+/// Time over which the rate is taken. *Chosen*: steady enough to read, quick enough to show a change.
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// Views that are closer together count as one. *Chosen*: it bounds the list, however many viewers there are.
@@ -16,8 +16,8 @@ const MIN_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Rate(Mutex<VecDeque<(Instant, u64)>>);
 
 impl Rate {
-    /// Adds a view at which `count` calls had arrived. Returns the recent rate per second; `None` at the first view in a
-    /// while.
+    /// Adds a view at which `count` calls had arrived. Returns the rate per second since the oldest view in [`WINDOW`],
+    /// or `None` if that is less than [`MIN_INTERVAL`] ago or there is none.
     pub(super) fn add(&self, count: u64, now: Instant) -> Option<f64> {
         let mut views = self.0.lock();
         while views.front().is_some_and(|(then, _)| now.saturating_duration_since(*then) > WINDOW) {

@@ -220,8 +220,8 @@ fn results(search: &Search, answer: &Answer<AuditRecord>, limit: usize) -> Marku
     }
 }
 
-/// A table of records with a link to each. The ARIA roles are those that a table has anyway; they are explicit since narrow
-/// screens show a row as a card, which removes them.
+/// A table of records with a link to each. The ARIA roles are those that a table has anyway. They are explicit because
+/// narrow screens show a row as a card, which removes them.
 pub(super) fn table<'a>(caption: &str, records: impl Iterator<Item = &'a AuditRecord>, search: &Search) -> Markup {
     let heads = ["Time (UTC)", "Who", "Role", "Tool", "Status", "ms", "Arguments", "Error", "Record"];
     html! {

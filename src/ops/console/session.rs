@@ -1,6 +1,8 @@
-//! Sessions of viewers who are signed in: a random id in a cookie stands for a principal and an end, in memory only.
+//! Sessions of signed-in viewers, in memory only: a random id in a cookie represents a principal until the session
+//! ends.
 //!
-//! The token itself is not stored. A session ends with its token, after [`SESSION_MAX`], at sign-out, and with the process.
+//! The token itself is not stored. A session ends with its token, after [`SESSION_MAX`], at sign-out, and with the
+//! process.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,11 +12,12 @@ use parking_lot::Mutex;
 use crate::audit::record::{Digest, Timestamp};
 use crate::auth::Principal;
 
-/// Most sessions; one more ends the session with the nearest end. *Chosen*: far more than there are auditors.
+/// Most sessions; opening another one closes the session that would end first. *Chosen*: far more than there are
+/// auditors.
 pub const SESSIONS_MAX: usize = 256;
 
-/// Longest session, even with a token that does not expire. *Chosen*: a shift; a static token that is removed from its list
-/// loses access within it.
+/// Longest session, even with a token that does not expire. *Chosen*: a shift, after which a static token that was
+/// removed from its list no longer gives access.
 pub const SESSION_MAX: Duration = Duration::from_hours(8);
 
 /// The sessions of one console.

@@ -11,8 +11,8 @@ use super::session::Sessions;
 use crate::audit::sink::postgres;
 use crate::ops::status::Sources;
 
-/// Questions to the trail that are answered at the same time; others wait. *Chosen*: each may read the whole outbox, and has
-/// at most one answer in memory.
+/// Questions to the trail that are answered at the same time; others wait. *Chosen*: each may read the whole outbox and
+/// has at most one answer in memory.
 const QUESTIONS_MAX: usize = 2;
 
 /// The console's settings.

@@ -13,13 +13,15 @@ use crate::config;
 use crate::ops::alarm::{Alarm, Board};
 use crate::retry::{Backoff, RetryPolicy};
 
-/// Longest time for a command or a webhook. *Chosen*: sending a mail takes less, and the next notification waits for it.
+/// Longest time for a command or a webhook. *Chosen*: sending a mail takes less, and the next notification has to wait
+/// for it.
 const NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Pauses between attempts. *Chosen*: a webhook that restarts is back after the second pause.
 const RETRY: RetryPolicy = RetryPolicy::new(Duration::from_secs(2), Duration::from_secs(4));
 
-/// Attempts for one notification. *Chosen*: with [`RETRY`] they take about six seconds, and the next notification waits.
+/// Attempts for one notification. *Chosen*: with the pauses of [`RETRY`] they take about six seconds, and the next
+/// notification has to wait for them.
 const ATTEMPTS_MAX: usize = 3;
 
 /// One notification.
@@ -119,7 +121,12 @@ async fn with_retries<F: Future<Output = Result<(), String>>>(
     while let Err(error) = send().await {
         attempts += 1;
         if attempts == ATTEMPTS_MAX {
-            tracing::error!(alarm = notification.alarm.name(), attempts, error, "alarm notification failed; giving up");
+            tracing::error!(
+                alarm = notification.alarm.name(),
+                attempts,
+                error,
+                "alarm notification failed; dropping it"
+            );
             board.notifications_failed().add(1);
             return;
         }
