@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use crate::audit::Audit;
 use crate::audit::record::Call;
 use crate::auth::{AuthError, Authenticator, Principal};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::upstream::Upstreams;
 
 use call::core::Core;
@@ -321,8 +321,8 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let tls = tls.map_err(|err| faults.push(Fault::Tls(err)));
     let rules = Rules::new(config).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Rules)));
     for alias in config.backends.keys() {
-        if let Some(fault) = message::scope::alias_fault(alias) {
-            faults.push(Fault::Alias { alias: alias.clone(), fault });
+        if let Err(reason) = config::check_alias(alias) {
+            faults.push(Fault::Alias { alias: alias.clone(), reason });
         }
     }
     faults.extend(Upstreams::check(&config.backends).into_iter().map(Fault::Endpoint));

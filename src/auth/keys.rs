@@ -54,7 +54,7 @@ pub enum KeyError {
     },
     /// The secret is too short.
     #[error(
-        "the secret in {place} has {bytes} bytes, and HS256 needs {SECRET_BYTES_MIN}: make one with openssl rand -hex 32"
+        "the secret in {place} has {bytes} bytes, and HS256 needs {SECRET_BYTES_MIN}: make one: openssl rand -hex 32"
     )]
     Short {
         /// The file or variable of the secret.

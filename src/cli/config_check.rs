@@ -7,7 +7,7 @@ use super::configuration::environment;
 use super::exit::{BAD_USAGE, CommandError};
 use super::output::print;
 use crate::auth::Authenticator;
-use crate::config::{Config, Fault, Origin};
+use crate::config::{Config, ConfigError, Origin};
 use crate::gateway::listener::tls::Acceptor;
 
 /// `gatepost config check`
@@ -34,10 +34,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Every fault found.
-fn check(path: &Path) -> Result<Config, Vec<Fault>> {
+fn check(path: &Path) -> Result<Config, Vec<ConfigError>> {
     let config = Config::load(Some(path), environment())?;
-    let fault =
-        |key: &str, message: String| Fault { origin: Origin::File(path.to_owned()), key: key.to_owned(), message };
+    let fault = |key: &str, message: String| ConfigError {
+        origin: Origin::File(path.to_owned()),
+        key: key.to_owned(),
+        message,
+    };
     let mut faults = Vec::new();
     if let Err(errors) = Authenticator::from_config(&config.auth) {
         faults.extend(errors.iter().map(|error| fault(&error.key, error.reason.to_string())));
@@ -56,7 +59,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("gatepost.toml");
         std::fs::write(&file, text).unwrap();
-        let shown = |fault: &Fault| fault.to_string().replace(&format!("{}", file.display()), "FILE");
+        let shown = |fault: &ConfigError| fault.to_string().replace(&format!("{}", file.display()), "FILE");
         check(&file).unwrap_err().iter().map(shown).collect()
     }
 
@@ -66,7 +69,7 @@ mod tests {
             faults("[server]\nlisen = \"127.0.0.1:1\"\ncalls_max = 0\n"),
             [
                 "FILE:2: server.lisen: unknown key: did you mean server.listen?",
-                "FILE:3: server.calls_max: 0 calls is out of range, 1 to 65536: set it within the range",
+                "FILE:3: server.calls_max: 0 is out of range: use 1 to 65536 calls",
             ]
         );
     }

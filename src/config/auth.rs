@@ -1,4 +1,4 @@
-//! `[auth]` and `[server.tls]`: who is believed, and by what.
+//! `[auth]` and `[server.tls]`: how callers are authenticated.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,39 +6,39 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::duration;
+use super::deserialize::duration;
 
 /// `[auth]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct Auth {
-    /// The `aud` every token must bear.
+    /// The `aud` that every token must have.
     pub audience: String,
-    /// The claim that holds the caller's role (a string) or roles (a list).
+    /// The claim that contains the caller's role (a string) or roles (a list).
     pub role_claim: String,
-    /// A scope that every token must bear, if any; a token without it gets 403 `insufficient_scope`.
+    /// A scope that every token must have, if any; a token without it gets 403 `insufficient_scope`.
     pub required_scope: Option<String>,
     /// Clock difference tolerated on `exp` and `nbf`.
-    #[serde(with = "duration")]
+    #[serde(deserialize_with = "duration")]
     pub leeway: Duration,
     /// File with the hashes of static tokens, their subjects and roles.
     pub tokens_file: Option<PathBuf>,
-    /// Subject of a client certificate to its roles.
+    /// The roles of each client certificate, by its subject.
     pub certificates: BTreeMap<String, Vec<String>>,
     /// The keys that verify tokens.
     pub keys: Vec<Key>,
-    /// The issuers whose keys come as a JWKS. No key, no issuer, no static token, no certificate: nobody is believed.
+    /// The issuers whose keys come as a JWKS. Without a key, issuer, static token or certificate every caller is refused.
     pub issuers: Vec<Issuer>,
 }
 
 /// `[[auth.keys]]`: one key and the one algorithm it verifies.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Key {
-    /// The token header's `kid` this key answers to; a key without one is tried for tokens without `kid`.
+    /// The `kid` of the tokens that this key verifies; a key without one is tried for tokens without `kid`.
     pub kid: Option<String>,
     /// `HS256`, `RS256`, `ES256` or `EdDSA`.
     pub algorithm: String,
-    /// The `iss` a token verified by this key must bear.
+    /// The `iss` that a token verified by this key must have.
     pub issuer: String,
     /// File with the HS256 secret, at least 32 bytes.
     pub secret_file: Option<PathBuf>,
@@ -55,24 +55,24 @@ pub struct Issuer {
     pub issuer: String,
     /// File with its JWKS, read again when it changes.
     pub jwks_file: Option<PathBuf>,
-    /// Where its JWKS is fetched from.
+    /// The URL from which its JWKS is fetched.
     pub jwks_url: Option<String>,
-    /// How old a fetched JWKS may be before it is fetched anew.
-    #[serde(default = "Issuer::default_jwks_ttl", with = "duration")]
+    /// The age at which a fetched JWKS is fetched again.
+    #[serde(default = "Issuer::default_jwks_ttl", deserialize_with = "duration")]
     pub jwks_ttl: Duration,
-    /// The algorithms that its keys may have. Never an HMAC: a published key is no secret.
+    /// The algorithms that its keys may have. HMAC is excluded: a published key is not a secret.
     #[serde(default = "Issuer::default_algorithms")]
     pub algorithms: Vec<String>,
-    /// The `aud` of its tokens, where that is not `auth.audience`.
+    /// The `aud` of its tokens, if it differs from `auth.audience`.
     pub audience: Option<String>,
-    /// The claim with the roles, where that is not `auth.role_claim`.
+    /// The claim with the roles, if it differs from `auth.role_claim`.
     pub role_claim: Option<String>,
 }
 
 /// `[server.tls]`
 #[derive(Clone, Debug, Deserialize)]
 pub struct Tls {
-    /// PEM file with the certificate and the chain below the root.
+    /// PEM file with the certificate and its chain, without the root.
     pub cert_file: PathBuf,
     /// PEM file with the certificate's private key.
     pub key_file: PathBuf,
@@ -81,9 +81,9 @@ pub struct Tls {
 }
 
 impl Auth {
-    /// Whether there is anything by which a token could be believed.
+    /// Whether any token can be verified.
     #[must_use]
-    pub fn believes_tokens(&self) -> bool {
+    pub fn accepts_tokens(&self) -> bool {
         !self.keys.is_empty() || !self.issuers.is_empty() || self.tokens_file.is_some()
     }
 }

@@ -1,4 +1,4 @@
-//! From text and environment to a [`Config`], with every fault found on the way.
+//! Makes a [`Config`] from text and environment, and collects all errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -8,66 +8,85 @@ use serde::Deserialize as _;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-use super::knobs::{Fallback, KNOBS, Knob};
+use super::check::check;
+use super::difference::Settings;
+use super::error::{ConfigError, Origin};
+use super::name;
 use super::path::{join, nearest, nearest_key};
-use super::settings::{Loaded, Settings};
-use super::{Config, Fault, Origin, check, kind};
+use super::sections::Config;
+use super::settings_table::{Fallback, SETTINGS, SettingSpec};
+use super::value_type::type_name;
 
-/// Largest configuration file, in bytes. *Chosen*: thousands of roles fit; anything larger is the wrong file.
+/// Largest configuration file, in bytes. *Chosen*: thousands of roles fit; a larger one is the wrong file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Variables with this prefix belong to Gatepost.
 const PREFIX: &str = "GATEPOST_";
 
-/// What has been read so far: the values, where each was written, and what is wrong.
+/// A validated configuration and its file.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// The same, key by key.
+    pub settings: Settings,
+    /// The text of the file.
+    pub text: String,
+}
+
+/// The state of loading: the origin of each key, and the errors found.
 struct Draft {
     file: Option<PathBuf>,
     lines: BTreeMap<String, usize>,
     variables: BTreeMap<String, String>,
-    faults: Vec<Fault>,
+    errors: Vec<ConfigError>,
 }
 
 impl Config {
-    /// Reads the file at `path`, if any, lays `env` over it and validates the whole.
+    /// Reads the file at `path`, if any, applies `env` to it and validates the result.
     ///
     /// # Errors
-    /// Every fault found, in the order of the file; at least one.
-    pub fn load(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, Vec<Fault>> {
+    /// All errors, in the order of the file; at least one.
+    pub fn load(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Vec<ConfigError>> {
         Self::load_whole(path, env).map(|loaded| loaded.config)
     }
 
-    /// The same, with the file's text and what is set key by key.
+    /// Does the same as [`Config::load`], and also returns the file's text and the settings key by key.
     ///
     /// # Errors
-    /// Every fault found, in the order of the file; at least one.
+    /// All errors, in the order of the file; at least one.
     pub fn load_whole(
         path: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Loaded, Vec<Fault>> {
+    ) -> Result<Loaded, Vec<ConfigError>> {
         let Some(path) = path else { return Self::parse_whole("", None, env) };
-        let unreadable = |message| vec![Fault { origin: Origin::File(path.to_owned()), key: String::new(), message }];
+        let unreadable =
+            |message| vec![ConfigError { origin: Origin::File(path.to_owned()), key: String::new(), message }];
         let mut bytes = Vec::new();
         std::fs::File::open(path)
             .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-            .map_err(|source| unreadable(format!("cannot be read ({source}): name an existing, readable file")))?;
-        // I6: a file is read to its limit and no further.
+            .map_err(|source| unreadable(format!("cannot be read ({source}): check its path and permissions")))?;
+        // I6: no more than the limit is read.
         if bytes.len() as u64 > FILE_BYTES_MAX {
             return Err(unreadable(format!("is larger than {FILE_BYTES_MAX} bytes: is this the right file?")));
         }
         let text = String::from_utf8(bytes)
-            .map_err(|_| unreadable("is no UTF-8 text: save it as UTF-8, as TOML demands".to_owned()))?;
+            .map_err(|_| unreadable("is not UTF-8: save it as UTF-8, which TOML requires".to_owned()))?;
         Self::parse_whole(&text, Some(path), env)
     }
 
-    /// The same for text that is at hand; `path` names it in faults.
+    /// Does the same as [`Config::load`] for the text of a file; `path` names it in errors.
     ///
     /// # Errors
-    /// Every fault found, in the order of the file; at least one.
+    /// All errors, in the order of the file; at least one.
     pub fn parse(
         text: &str,
         path: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, Vec<Fault>> {
+    ) -> Result<Self, Vec<ConfigError>> {
         Self::parse_whole(text, path, env).map(|loaded| loaded.config)
     }
 
@@ -75,29 +94,29 @@ impl Config {
         text: &str,
         path: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Loaded, Vec<Fault>> {
+    ) -> Result<Loaded, Vec<ConfigError>> {
         let file = path.map(Path::to_owned);
-        let mut draft = Draft { file, lines: BTreeMap::new(), variables: BTreeMap::new(), faults: Vec::new() };
+        let mut draft = Draft { file, lines: BTreeMap::new(), variables: BTreeMap::new(), errors: Vec::new() };
         let (document, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
-            let mut faults: Vec<Fault> = errors.iter().map(|error| draft.syntax(text, error)).collect();
-            // The first error of a line explains it; the others follow from it.
-            faults.dedup_by(|later, first| later.origin == first.origin);
-            return Err(faults);
+            let mut errors: Vec<ConfigError> = errors.iter().map(|error| draft.syntax(text, error)).collect();
+            // The first error of a line is the cause; the others follow from it.
+            errors.dedup_by(|later, first| later.origin == first.origin);
+            return Err(errors);
         }
         let mut tree = draft.table(document.get_ref(), "", &LineIndex::new(text));
         draft.overlay(&mut tree, env);
         draft.walk(&mut tree, "", "");
-        let settings = Settings::of(&tree);
+        let settings = Settings::new(&tree);
         match Self::deserialize(Value::Table(tree)) {
             Ok(config) => {
-                check::together(&config, &mut |key, message| draft.fault(key, message));
+                check(&config, &mut |key, message| draft.error(key, message));
                 draft.finish(Loaded { config, settings, text: text.to_owned() })
             }
             Err(source) => {
-                if draft.faults.is_empty() {
-                    let message = format!("is not understood: {}", source.message());
-                    draft.fault("", message);
+                if draft.errors.is_empty() {
+                    let message = format!("cannot be interpreted: {}", source.message());
+                    draft.error("", message);
                 }
                 Err(draft.in_order())
             }
@@ -106,15 +125,15 @@ impl Config {
 }
 
 impl Draft {
-    /// Adds a fault of `key`, unless that key has one already, or is a section of a list with a fault in it: what was
-    /// refused there may be what is missing.
-    fn fault(&mut self, key: &str, message: String) {
-        let within = |fault: &Fault| key.ends_with(']') && fault.key.starts_with(&format!("{key}."));
-        if self.faults.iter().any(|fault| (fault.key == key && !key.is_empty()) || within(fault)) {
+    /// Adds an error of `key`, unless that key has one already, or is a section in a list with an error in it: the value
+    /// refused there may be the one that is missing.
+    fn error(&mut self, key: &str, message: String) {
+        let within = |error: &ConfigError| key.ends_with(']') && error.key.starts_with(&format!("{key}."));
+        if self.errors.iter().any(|error| (error.key == key && !key.is_empty()) || within(error)) {
             return;
         }
         let origin = self.origin(key);
-        self.faults.push(Fault { origin, key: key.to_owned(), message });
+        self.errors.push(ConfigError { origin, key: key.to_owned(), message });
     }
 
     fn origin(&self, key: &str) -> Origin {
@@ -133,14 +152,18 @@ impl Draft {
         }
     }
 
-    fn syntax(&self, text: &str, error: &toml::de::Error) -> Fault {
+    fn syntax(&self, text: &str, error: &toml::de::Error) -> ConfigError {
         let file = self.file.clone().unwrap_or_else(|| PathBuf::from("config"));
         let line = error.span().map_or(1, |span| LineIndex::new(text).line(span.start));
         let message = error.message().trim().replace('\n', ", ");
-        Fault { origin: Origin::Line { file, line }, key: String::new(), message: format!("is no TOML: {message}") }
+        ConfigError {
+            origin: Origin::Line { file, line },
+            key: String::new(),
+            message: format!("is not valid TOML: {message}"),
+        }
     }
 
-    /// An owned copy of a table; the line of everything in it is noted under its path.
+    /// Copies a table, and records the line of each key under its path.
     fn table(&mut self, table: &DeTable<'_>, at: &str, lines: &LineIndex) -> Table {
         let mut copy = Table::new();
         for (key, value) in table {
@@ -155,7 +178,7 @@ impl Draft {
         match value.get_ref() {
             DeValue::String(text) => Value::String(text.to_string()),
             DeValue::Boolean(flag) => Value::Boolean(*flag),
-            // What i64 does not hold is out of every range, at the same end.
+            // A number that i64 cannot represent is out of every range, at the same end.
             DeValue::Integer(number) => {
                 Value::Integer(
                     i64::from_str_radix(number.as_str(), number.radix())
@@ -177,55 +200,60 @@ impl Draft {
         }
     }
 
-    /// Lays the environment over the file. An empty variable unsets a key that may be unset.
+    /// Applies the environment to the file. An empty variable unsets a key that may be unset.
     fn overlay(&mut self, tree: &mut Table, env: impl IntoIterator<Item = (String, String)>) {
         let secrets = secret_variables(tree);
-        // Sorted, so that the same environment always gives the same faults.
+        // Sorted, so that the same environment always leads to the same errors.
         for (name, text) in env.into_iter().collect::<BTreeMap<_, _>>() {
             if !name.starts_with(PREFIX) || secrets.contains(&name) {
                 continue;
             }
-            let Some(knob) = KNOBS.iter().find(|knob| knob.variable().as_ref() == Some(&name)) else {
-                let nearest = nearest(&name, KNOBS.iter().filter_map(Knob::variable));
+            let Some(spec) = SETTINGS.iter().find(|spec| spec.variable().as_ref() == Some(&name)) else {
+                let nearest = nearest(&name, SETTINGS.iter().filter_map(SettingSpec::variable));
                 let message = format!("unknown variable: did you mean {nearest}?");
-                self.faults.push(Fault { origin: Origin::Variable(name), key: String::new(), message });
+                self.errors.push(ConfigError { origin: Origin::Variable(name), key: String::new(), message });
                 continue;
             };
-            self.variables.insert(knob.path.to_owned(), name);
-            let Some((path, key)) = knob.path.rsplit_once('.') else { continue };
+            self.variables.insert(spec.path.to_owned(), name);
+            let Some((path, key)) = spec.path.rsplit_once('.') else { continue };
             let section = path.split('.').try_fold(&mut *tree, |table, name| {
                 table.entry(name).or_insert_with(|| Value::Table(Table::new())).as_table_mut()
             });
-            // A section that is no table is a fault of its own.
+            // A section that is not a table is reported by `walk`.
             let Some(section) = section else { continue };
-            if text.is_empty() && knob.default == Fallback::Unset {
+            if text.is_empty() && spec.default == Fallback::Unset {
                 section.remove(key);
             } else {
-                section.insert(key.to_owned(), knob.kind.read(&text));
+                section.insert(key.to_owned(), spec.value_type.parse_variable(&text));
             }
         }
     }
 
-    /// Checks everything below `at`; `shape` is the same path as [`KNOBS`] writes it. What is wrong is taken out of
+    /// Checks everything below `at`; `shape` is the same path as [`SETTINGS`] writes it. Invalid values are removed from
     /// the tree, so that the rest can be checked too.
     fn walk(&mut self, table: &mut Table, at: &str, shape: &str) {
-        let chosen = matches!(shape, "roles" | "backends");
+        let has_chosen_names = matches!(shape, "roles" | "backends");
         for name in table.keys().cloned().collect::<Vec<_>>() {
             let path = join(at, &name);
-            let shape = if chosen { format!("{shape}.*") } else { join(shape, &name) };
-            if chosen && let Err(message) = check::name(at, &name) {
-                self.fault(&path, message);
+            let shape = if has_chosen_names { format!("{shape}.*") } else { join(shape, &name) };
+            let named = match at {
+                "roles" => name::check_role(&name),
+                "backends" => name::check_alias(&name),
+                _ => Ok(()),
+            };
+            if let Err(message) = named {
+                self.error(&path, message);
             }
             let Some(value) = table.get_mut(&name) else { continue };
-            let keep = if let Some(knob) = KNOBS.iter().find(|knob| knob.path == shape) {
-                self.leaf(knob, value, &path)
-            } else if KNOBS.iter().any(|knob| knob.path.starts_with(&format!("{shape}[]."))) {
+            let keep = if let Some(spec) = SETTINGS.iter().find(|spec| spec.path == shape) {
+                self.leaf(spec, value, &path)
+            } else if SETTINGS.iter().any(|spec| spec.path.starts_with(&format!("{shape}[]."))) {
                 self.tables(value, &path, &format!("{shape}[]"))
-            } else if KNOBS.iter().any(|knob| knob.path.starts_with(&format!("{shape}."))) {
+            } else if SETTINGS.iter().any(|spec| spec.path.starts_with(&format!("{shape}."))) {
                 self.section(value, &path, &shape)
             } else {
                 let nearest = nearest_key(&path, &shape);
-                self.fault(&path, format!("unknown key: did you mean {nearest}?"));
+                self.error(&path, format!("unknown key: did you mean {nearest}?"));
                 false
             };
             if !keep {
@@ -234,39 +262,39 @@ impl Draft {
         }
     }
 
-    fn leaf(&mut self, knob: &Knob, value: &mut Value, path: &str) -> bool {
-        let Err(wrong) = knob.kind.check(value) else { return true };
-        for wrong in wrong {
-            let key = match (&wrong.item, value.is_table()) {
+    fn leaf(&mut self, spec: &SettingSpec, value: &mut Value, path: &str) -> bool {
+        let Err(errors) = spec.value_type.check(value) else { return true };
+        for error in errors {
+            let key = match (&error.item, value.is_table()) {
                 (None, _) => path.to_owned(),
                 (Some(item), true) => join(path, item),
                 (Some(item), false) => format!("{path}[{item}]"),
             };
-            self.fault(&key, wrong.message);
+            self.error(&key, error.message);
         }
         if value.as_array().is_some_and(|items| items.iter().all(Value::is_str)) {
-            // One bad item does not hide what else is wrong with the list.
+            // One invalid item does not hide errors that involve the other items.
             return true;
         }
-        if knob.default == Fallback::Required {
-            *value = knob.kind.placeholder();
+        if spec.default == Fallback::Required {
+            *value = spec.value_type.placeholder();
         }
-        knob.default == Fallback::Required
+        spec.default == Fallback::Required
     }
 
     fn section(&mut self, value: &mut Value, path: &str, shape: &str) -> bool {
-        let found = kind::found(value);
+        let found = type_name(value);
         let Value::Table(table) = value else {
-            self.fault(path, format!("is a section, not {found}: write [{path}] and its keys below it"));
+            self.error(path, format!("expected a section, got {found}: write [{path}] and its keys below it"));
             return false;
         };
         self.walk(table, path, shape);
-        for knob in KNOBS.iter().filter(|knob| knob.default == Fallback::Required) {
-            let Some((section, key)) = knob.path.rsplit_once('.') else { continue };
+        for spec in SETTINGS.iter().filter(|spec| spec.default == Fallback::Required) {
+            let Some((section, key)) = spec.path.rsplit_once('.') else { continue };
             if section == shape && !table.contains_key(key) {
-                let message = format!("is missing: set it ({})", knob.kind.range());
-                self.fault(&join(path, key), message);
-                table.insert(key.to_owned(), knob.kind.placeholder());
+                let message = format!("is missing: set it ({})", spec.value_type.range());
+                self.error(&join(path, key), message);
+                table.insert(key.to_owned(), spec.value_type.placeholder());
             }
         }
         true
@@ -274,7 +302,7 @@ impl Draft {
 
     fn tables(&mut self, value: &mut Value, path: &str, shape: &str) -> bool {
         let Value::Array(items) = value else {
-            self.fault(path, format!("is a list of sections, not {}: write [[{path}]]", kind::found(value)));
+            self.error(path, format!("expected a list of sections, got {}: write [[{path}]]", type_name(value)));
             return false;
         };
         let mut idx = 0;
@@ -286,21 +314,21 @@ impl Draft {
         true
     }
 
-    fn finish(self, loaded: Loaded) -> Result<Loaded, Vec<Fault>> {
-        if self.faults.is_empty() { Ok(loaded) } else { Err(self.in_order()) }
+    fn finish(self, loaded: Loaded) -> Result<Loaded, Vec<ConfigError>> {
+        if self.errors.is_empty() { Ok(loaded) } else { Err(self.in_order()) }
     }
 
-    fn in_order(self) -> Vec<Fault> {
-        let mut faults = self.faults;
-        faults.sort_by_key(|fault| match fault.origin {
+    fn in_order(self) -> Vec<ConfigError> {
+        let mut errors = self.errors;
+        errors.sort_by_key(|error| match error.origin {
             Origin::Line { line, .. } => line,
             _ => usize::MAX,
         });
-        faults
+        errors
     }
 }
 
-/// Where the lines of a text begin.
+/// The positions of a text's newlines.
 struct LineIndex(Vec<usize>);
 
 impl LineIndex {
@@ -314,7 +342,7 @@ impl LineIndex {
     }
 }
 
-/// The variables that hold secrets of keys: these may begin with the prefix.
+/// The variables that contain secrets of keys: these may have the prefix too.
 fn secret_variables(tree: &Table) -> BTreeSet<String> {
     let keys = tree.get("auth").and_then(|auth| auth.get("keys")).and_then(Value::as_array);
     let names = keys.into_iter().flatten().filter_map(|key| key.get("secret_env")?.as_str());

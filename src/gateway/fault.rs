@@ -21,12 +21,12 @@ pub enum Fault {
     #[error(transparent)]
     Rules(#[from] RulesError),
     /// A backend's alias.
-    #[error("backends.{alias}: the alias {fault}")]
+    #[error("backends.{alias}: {reason}")]
     Alias {
         /// The alias.
         alias: String,
-        /// The rule that the alias breaks.
-        fault: &'static str,
+        /// The rule that the alias breaks, and what to do.
+        reason: String,
     },
     /// A backend that cannot be reached as it is configured.
     #[error(transparent)]

@@ -1,44 +1,44 @@
-//! What the configuration accepts, and what it says of each fault.
+//! The values that the configuration accepts, and the message of each error.
 
 use std::path::Path;
 use std::time::Duration;
 
-use gatepost::config::{Config, Fallback, Fault, KNOBS, Level, Origin, reference};
+use gatepost::config::{Config, ConfigError, Level, Origin, SETTINGS, reference};
 use proptest::prelude::*;
 
 fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn parse(text: &str) -> Result<Config, Vec<Fault>> {
+fn parse(text: &str) -> Result<Config, Vec<ConfigError>> {
     Config::parse(text, Some(Path::new("g.toml")), [])
 }
 
-/// The lines shown for the faults of `text`.
-fn faults(text: &str) -> Vec<String> {
-    parse(text).expect_err("the configuration has faults").iter().map(ToString::to_string).collect()
+/// The messages for the errors in `text`.
+fn errors(text: &str) -> Vec<String> {
+    parse(text).expect_err("the configuration is invalid").iter().map(ToString::to_string).collect()
 }
 
-/// The only fault of `text`.
-fn fault(text: &str) -> String {
-    let faults = faults(text);
-    assert_eq!(faults.len(), 1, "{faults:#?}");
-    faults.into_iter().next().unwrap()
+/// The message for the only error in `text`.
+fn error(text: &str) -> String {
+    let errors = errors(text);
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    errors.into_iter().next().unwrap()
 }
 
 const KEY: &str = "[[auth.keys]]\nalgorithm = \"HS256\"\nissuer = \"dev\"\nsecret_env = \"S\"\n";
 
 #[test]
-fn an_empty_file_is_the_defaults() {
+fn an_empty_file_means_the_defaults() {
     assert_eq!(format!("{:?}", parse("").unwrap()), format!("{:?}", Config::default()));
     assert_eq!(format!("{:?}", Config::load(None, []).unwrap()), format!("{:?}", Config::default()));
 }
 
 #[test]
-fn the_table_of_knobs_states_the_defaults_of_the_code() {
-    for knob in KNOBS {
-        if let Fallback::Value(value) = knob.default {
-            let text = match knob.path.rsplit_once('.').unwrap() {
+fn the_table_of_settings_states_the_defaults_of_the_code() {
+    for spec in SETTINGS {
+        if let Some(value) = spec.default.to_toml() {
+            let text = match spec.path.rsplit_once('.').unwrap() {
                 ("roles.*", key) => format!("[roles.dev]\n{key} = {value}"),
                 ("backends.*", key) => format!("[backends.b]\ncommand = [\"x\"]\n{key} = {value}"),
                 ("auth.issuers[]", key) => {
@@ -46,21 +46,21 @@ fn the_table_of_knobs_states_the_defaults_of_the_code() {
                 }
                 (section, key) => format!("[{section}]\n{key} = {value}"),
             };
-            let with = parse(&text).unwrap_or_else(|faults| panic!("{}: {faults:?}", knob.path));
+            let with = parse(&text).unwrap_or_else(|errors| panic!("{}: {errors:?}", spec.path));
             let without: String =
                 text.lines().filter(|line| !line.ends_with(&format!(" = {value}"))).collect::<Vec<_>>().join("\n");
-            assert_eq!(format!("{with:?}"), format!("{:?}", parse(&without).unwrap()), "{}", knob.path);
+            assert_eq!(format!("{with:?}"), format!("{:?}", parse(&without).unwrap()), "{}", spec.path);
         }
     }
 }
 
 #[test]
-fn the_documentation_lists_exactly_the_knobs() {
+fn the_documentation_lists_exactly_the_settings() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     let text = std::fs::read_to_string(&file).unwrap();
-    let (head, tables) = text.split_once("<!-- knobs -->\n").unwrap();
+    let (head, tables) = text.split_once("<!-- settings -->\n").unwrap();
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&file, format!("{head}<!-- knobs -->\n{}", reference())).unwrap();
+        std::fs::write(&file, format!("{head}<!-- settings -->\n{}", reference())).unwrap();
     } else {
         assert_eq!(tables, reference(), "run UPDATE_DOCS=1 cargo test --test cli config");
     }
@@ -72,7 +72,7 @@ fn every_example_is_valid() {
     let mut count = 0;
     for file in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
         if file.extension().is_some_and(|extension| extension == "toml") {
-            Config::load(Some(&file), []).unwrap_or_else(|faults| panic!("{faults:#?}"));
+            Config::load(Some(&file), []).unwrap_or_else(|errors| panic!("{errors:#?}"));
             count += 1;
         }
     }
@@ -119,7 +119,7 @@ fn unknown_keys_are_reported_with_line_and_nearest_key() {
                 [backends.b]\ncomand = [\"x\"]\ncommand = [\"x\"]\n[roles.dev]\nalow = []\n\
                 [[auth.keys]]\nalgorithm = \"HS256\"\nissuer = \"i\"\nsecret_env = \"S\"\nkidd = \"k\"\n";
     assert_eq!(
-        faults(text),
+        errors(text),
         [
             "g.toml:1: servr: unknown key: did you mean server?",
             "g.toml:4: server.lisen: unknown key: did you mean server.listen?",
@@ -135,73 +135,74 @@ fn unknown_keys_are_reported_with_line_and_nearest_key() {
 #[test]
 fn a_value_of_the_wrong_type_is_reported_without_the_value() {
     assert_eq!(
-        faults(
+        errors(
             "[server]\nlisten = 8808\ncalls_max = \"many\"\n[postgres]\nmigrate = \"yes\"\nurl = [\"secret\"]\n[audit]\nspill_after = 5\n[log]\nfilter = 1.5"
         ),
         [
-            "g.toml:2: server.listen: an integer stands where an address and port as text, as in \"127.0.0.1:8808\" belongs",
-            "g.toml:3: server.calls_max: a string stands where a whole number of calls, 1 to 65536 belongs",
-            "g.toml:5: postgres.migrate: a string stands where true or false belongs",
-            "g.toml:6: postgres.url: an array stands where a URL as text, as in \"postgres://user@host/database\" belongs",
-            "g.toml:8: audit.spill_after: an integer stands where a duration as text, as in \"250ms\", \"30s\", \"5m\" belongs",
-            "g.toml:10: log.filter: a float stands where a text belongs",
+            "g.toml:2: server.listen: expected an address and port as a string, for example \"127.0.0.1:8808\", got an integer",
+            "g.toml:3: server.calls_max: expected an integer (calls, 1 to 65536), got a string",
+            "g.toml:5: postgres.migrate: expected true or false, got a string",
+            "g.toml:6: postgres.url: expected a URL as a string, for example \"postgres://user@host/database\", got an array",
+            "g.toml:8: audit.spill_after: expected a duration as a string, for example \"30s\", got an integer",
+            "g.toml:10: log.filter: expected a string, got a float",
         ]
     );
     assert_eq!(
-        fault("server = 3"),
-        "g.toml:1: server: is a section, not an integer: write [server] and its keys below it"
+        error("server = 3"),
+        "g.toml:1: server: expected a section, got an integer: write [server] and its keys below it"
     );
     assert_eq!(
-        fault("auth.keys = 3"),
-        "g.toml:1: auth.keys: is a list of sections, not an integer: write [[auth.keys]]"
+        error("auth.keys = 3"),
+        "g.toml:1: auth.keys: expected a list of sections, got an integer: write [[auth.keys]]"
     );
 }
 
 #[test]
 fn a_value_out_of_range_is_reported_with_the_range() {
+    assert_eq!(error("[server]\ncalls_max = 0"), "g.toml:2: server.calls_max: 0 is out of range: use 1 to 65536 calls");
+    assert!(error("[server]\ncalls_max = 99999999999999999999999").contains("out of range"));
+    assert!(error("[server]\ncalls_max = -1").contains("out of range"));
     assert_eq!(
-        fault("[server]\ncalls_max = 0"),
-        "g.toml:2: server.calls_max: 0 calls is out of range, 1 to 65536: set it within the range"
+        error("[audit]\nadmission_timeout = \"2m\""),
+        "g.toml:2: audit.admission_timeout: 2m is out of range: use 0s to 1m"
     );
-    assert!(fault("[server]\ncalls_max = 99999999999999999999999").contains("out of range"));
-    assert!(fault("[server]\ncalls_max = -1").contains("out of range"));
-    assert_eq!(
-        fault("[audit]\nadmission_timeout = \"2m\""),
-        "g.toml:2: audit.admission_timeout: 2m is out of range, 0s to 1m: set it within the range"
+    assert!(error("[audit]\nspill_after = \"soon\"").contains("is not a duration"));
+    assert!(
+        error("[audit]\nlevel = \"sored\"")
+            .contains("\"sored\" is unknown: did you mean stored? use one of stored, queued")
     );
-    assert!(fault("[audit]\nspill_after = \"soon\"").contains("is no duration"));
-    assert!(fault("[audit]\nlevel = \"sored\"").contains("write one of stored, queued"));
-    assert!(fault("[audit]\ngateway_id = \"7\"").contains("is no UUID"));
-    assert!(fault("[log]\nfilter = \"a=b=c\"").contains("is no filter"));
-    assert!(fault("[auth]\naudience = \"\"").contains("auth.audience: is empty"));
-    assert!(fault("[audit]\nring_bytes_max = 65536").contains("4 times audit.args_bytes_max"));
+    assert!(error("[audit]\ngateway_id = \"7\"").contains("is not a UUID"));
+    assert!(error("[log]\nfilter = \"a=b=c\"").contains("is not a tracing filter"));
+    assert!(error("[auth]\naudience = \"\"").contains("auth.audience: is empty"));
+    assert!(error("[audit]\nring_bytes_max = 65536").contains("4 times audit.args_bytes_max"));
 }
 
 #[test]
 fn invalid_toml_is_reported_with_its_line() {
-    let fault = fault("[server]\nlisten = \"127.0.0.1:1\"\ncalls_max = = 3\n");
-    assert!(fault.starts_with("g.toml:3: is no TOML: "), "{fault}");
+    let error = error("[server]\nlisten = \"127.0.0.1:1\"\ncalls_max = = 3\n");
+    assert!(error.starts_with("g.toml:3: is not valid TOML: "), "{error}");
     assert!(
-        faults("[log]\nformat = \"text\"\nformat = \"json\"\n")[0].starts_with("g.toml:3: is no TOML: duplicate key")
+        errors("[log]\nformat = \"text\"\nformat = \"json\"\n")[0]
+            .starts_with("g.toml:3: is not valid TOML: duplicate key")
     );
 }
 
 #[test]
-fn a_pattern_names_a_configured_backend_and_a_tool() {
+fn a_pattern_names_one_tool_of_a_configured_backend() {
     let backends = "[backends.time]\ncommand = [\"x\"]\n[backends.git]\ncommand = [\"x\"]\n";
     let text = format!(
         "{backends}[roles.dev]\nallow = [\n  \"tme/*\",\n  \"a/b/c\",\n  \"time\",\n  \"/x\",\n  \"git/*\"\n]\n"
     );
     assert_eq!(
-        faults(&text),
+        errors(&text),
         [
             "g.toml:7: roles.dev.allow[0]: \"tme/*\" names the unknown backend \"tme\": did you mean time?",
-            "g.toml:8: roles.dev.allow[1]: \"a/b/c\" has more than one '/': write backend/tool, as in \"time/*\"",
-            "g.toml:9: roles.dev.allow[2]: \"time\" has no '/': write backend/tool, as in \"time/*\" for all tools of time",
-            "g.toml:10: roles.dev.allow[3]: \"/x\" has an empty half: write backend/tool, as in \"time/*\"",
+            "g.toml:8: roles.dev.allow[1]: \"a/b/c\" has more than one '/': write backend/tool, for example \"time/*\"",
+            "g.toml:9: roles.dev.allow[2]: \"time\" has no '/': write backend/tool, for example \"time/*\" for all tools of time",
+            "g.toml:10: roles.dev.allow[3]: \"/x\" has an empty part: write backend/tool, for example \"time/*\"",
         ]
     );
-    assert!(fault("[roles.dev]\nallow = [\"x/y\"]").ends_with("add [backends.x]"));
+    assert!(error("[roles.dev]\nallow = [\"x/y\"]").ends_with("add [backends.x]"));
 }
 
 #[test]
@@ -212,48 +213,48 @@ fn every_rule_of_a_role_is_checked_with_its_line() {
                 [[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\nmatches = \"(\"\n\
                 [[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\none_of = []\n\
                 [[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\nequals = \"a\"\none_of = [1, true]\n";
-    let faults = faults(text);
+    let errors = errors(text);
     let begins = [
         "g.toml:4: roles.r.deny[0]: \"fz/*\" names the unknown backend \"fz\": did you mean fs?",
-        "g.toml:5: roles.r.resources[1]: \"fs\" has no '/': write backend/URI, as in \"files/file:///data/*\"",
+        "g.toml:5: roles.r.resources[1]: \"fs\" has no '/': write backend/URI, for example \"files/file:///data/*\"",
         "g.toml:5: roles.r.resources[2]: \"ft/x\" names the unknown backend",
         "g.toml:6: roles.r.prompts[0]: \"fs/a/b\" has more than one '/'",
         "g.toml:8: roles.r.when[0].tool: \"fz/x\" names the unknown backend",
-        "g.toml:9: roles.r.when[0].pointer: \"path\" is no JSON pointer: begin it with '/'",
-        "g.toml:10: roles.r.when[0].equals: a float stands where a text, a whole number, true or false belongs",
-        "g.toml:13: roles.r.when[1].below: \"/a/../b\" is no plain absolute path: write",
-        "g.toml:14: roles.r.when[1].pointer: \"/a~\" has a '~'",
-        "g.toml:18: roles.r.when[2].matches: \"(\" is no regular expression (unclosed group): write one",
+        "g.toml:9: roles.r.when[0].pointer: \"path\" is not a JSON pointer: start it with '/'",
+        "g.toml:10: roles.r.when[0].equals: expected a string, an integer, true or false, got a float",
+        "g.toml:13: roles.r.when[1].below: \"/a/../b\" is not a plain absolute path: write",
+        "g.toml:14: roles.r.when[1].pointer: \"/a~\" contains a '~'",
+        "g.toml:18: roles.r.when[2].matches: \"(\" is not a regular expression (unclosed group): use one",
         "g.toml:22: roles.r.when[3].one_of: is empty",
         "g.toml:23: roles.r.when[4]: has equals and one_of: keep one",
     ];
-    for (fault, begin) in faults.iter().zip(begins) {
-        assert!(fault.starts_with(begin), "{fault}\n{begin}");
+    for (error, begin) in errors.iter().zip(begins) {
+        assert!(error.starts_with(begin), "{error}\n{begin}");
     }
-    assert_eq!(faults.len(), begins.len(), "{faults:#?}");
+    assert_eq!(errors.len(), begins.len(), "{errors:#?}");
     assert!(
-        fault("[backends.fs]\ncommand = [\"x\"]\n[[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\nmatches = \"a\"\nequals = 9007199254740993\n")
-            .contains("parsers agree")
+        error("[backends.fs]\ncommand = [\"x\"]\n[[roles.r.when]]\ntool = \"fs/x\"\npointer = \"/a\"\nmatches = \"a\"\nequals = 9007199254740993\n")
+            .contains("parsers differ")
     );
 }
 
 #[test]
-fn an_alias_is_valid_in_a_tool_name() {
+fn an_alias_fits_the_tool_names_that_clients_accept() {
     for alias in ["a__b", "a_b", "Time", "-a", "\"\"", "\"a.b\"", "\"a/b\"", "all", "a23456789012345678901234567890123"]
     {
-        let fault = fault(&format!("[backends.{alias}]\ncommand = [\"x\"]"));
-        assert!(fault.starts_with(&format!("g.toml:1: backends.{alias}: the alias ")), "{fault}");
+        let error = error(&format!("[backends.{alias}]\ncommand = [\"x\"]"));
+        assert!(error.starts_with(&format!("g.toml:1: backends.{alias}: alias is ")), "{error}");
     }
-    assert!(fault("[backends.b]\ncommand = []").starts_with("g.toml:2: backends.b.command: is empty"));
-    assert!(fault("[backends.b]\ncommand = [\"\"]").starts_with("g.toml:2: backends.b.command[0]: is empty"));
-    assert!(fault("[backends.b]\ncall_timeout = \"1s\"").starts_with("g.toml:1: backends.b.command: is missing"));
+    assert!(error("[backends.b]\ncommand = []").starts_with("g.toml:2: backends.b.command: is empty"));
+    assert!(error("[backends.b]\ncommand = [\"\"]").starts_with("g.toml:2: backends.b.command[0]: is empty"));
+    assert!(error("[backends.b]\ncall_timeout = \"1s\"").starts_with("g.toml:1: backends.b.command: is missing"));
 }
 
 #[test]
-fn a_key_has_one_source_that_fits_its_algorithm() {
+fn a_key_has_exactly_one_source_which_fits_its_algorithm() {
     let key = |rest: &str| format!("[[auth.keys]]\nissuer = \"i\"\n{rest}\n");
     let cases = [
-        ("algorithm = \"HS256\"", "auth.keys[0]: has no key material: HS256 takes secret_file or secret_env"),
+        ("algorithm = \"HS256\"", "auth.keys[0]: has no key: set secret_file or secret_env, which HS256 uses"),
         ("algorithm = \"HS256\"\npublic_key_file = \"k\"", "auth.keys[0]: public_key_file does not fit HS256"),
         ("algorithm = \"ES256\"\nsecret_env = \"k\"", "auth.keys[0]: secret_env does not fit ES256"),
         (
@@ -264,11 +265,11 @@ fn a_key_has_one_source_that_fits_its_algorithm() {
         ("secret_env = \"k\"", "auth.keys[0].algorithm: is missing"),
     ];
     for (text, wanted) in cases {
-        let fault = fault(&key(text));
-        assert!(fault.contains(wanted), "{fault}");
+        let error = error(&key(text));
+        assert!(error.contains(wanted), "{error}");
     }
     let twice = format!("{KEY}kid = \"k\"\n{KEY}kid = \"k\"\n");
-    assert!(fault(&twice).starts_with("g.toml:10: auth.keys[1].kid: \"k\" names an earlier key"));
+    assert!(error(&twice).starts_with("g.toml:10: auth.keys[1].kid: \"k\" is the kid of an earlier key"));
 }
 
 #[test]
@@ -276,14 +277,14 @@ fn an_issuer_has_one_key_set_and_no_hmac() {
     let issuer = |rest: &str| format!("[[auth.issuers]]\nissuer = \"i\"\n{rest}\n");
     let cases = [
         ("", "g.toml:1: auth.issuers[0]: has no keys: set jwks_url or jwks_file"),
-        ("jwks_file = \"f\"\njwks_url = \"https://i\"", "g.toml:1: auth.issuers[0]: has jwks_file and jwks_url"),
-        ("jwks_url = \"nowhere\"", "g.toml:3: auth.issuers[0].jwks_url: is no URL"),
+        ("jwks_file = \"f\"\njwks_url = \"https://i\"", "g.toml:1: auth.issuers[0]: has both jwks_file and jwks_url"),
+        ("jwks_url = \"nowhere\"", "g.toml:3: auth.issuers[0].jwks_url: is not a URL"),
         (
             "jwks_url = \"http://i.example/k\"",
             "g.toml:3: auth.issuers[0].jwks_url: \"http://i.example/k\" is not encrypted",
         ),
-        ("jwks_url = \"ftp://i\"", "g.toml:3: auth.issuers[0].jwks_url: has the scheme \"ftp\": write https"),
-        ("jwks_url = \"https://u:hunter2@i\"", "g.toml:3: auth.issuers[0].jwks_url: holds a user or password"),
+        ("jwks_url = \"ftp://i\"", "g.toml:3: auth.issuers[0].jwks_url: has the scheme \"ftp\": use https"),
+        ("jwks_url = \"https://u:hunter2@i\"", "g.toml:3: auth.issuers[0].jwks_url: contains a user name or password"),
         (
             "jwks_file = \"f\"\nalgorithms = [\"HS256\"]",
             "g.toml:4: auth.issuers[0].algorithms[0]: \"HS256\" is unknown",
@@ -291,21 +292,24 @@ fn an_issuer_has_one_key_set_and_no_hmac() {
         ("jwks_file = \"f\"\nalgorithms = [\"none\"]", "g.toml:4: auth.issuers[0].algorithms[0]: \"none\" is unknown"),
         (
             "jwks_file = \"f\"\nalgorithms = []",
-            "g.toml:4: auth.issuers[0].algorithms: is empty: name at least one of RS256",
+            "g.toml:4: auth.issuers[0].algorithms: is empty: use at least one of RS256",
         ),
-        ("jwks_file = \"f\"\njwks_ttl = \"0s\"", "g.toml:4: auth.issuers[0].jwks_ttl: 0s is out of range, 1s to 1day"),
+        (
+            "jwks_file = \"f\"\njwks_ttl = \"0s\"",
+            "g.toml:4: auth.issuers[0].jwks_ttl: 0s is out of range: use 1s to 1day",
+        ),
     ];
     for (text, wanted) in cases {
-        let fault = fault(&issuer(text));
-        assert!(fault.starts_with(wanted) && !fault.contains("hunter2"), "{fault}");
+        let error = error(&issuer(text));
+        assert!(error.starts_with(wanted) && !error.contains("hunter2"), "{error}");
     }
     let twice = issuer("jwks_file = \"f\"").repeat(2);
-    assert!(fault(&twice).starts_with("g.toml:5: auth.issuers[1].issuer: \"i\" is an earlier issuer too"));
+    assert!(error(&twice).starts_with("g.toml:5: auth.issuers[1].issuer: \"i\" is the issuer of an earlier section"));
     for reserved in ["static", "mtls"] {
         let named = issuer("jwks_file = \"f\"").replace("\"i\"", &format!("{reserved:?}"));
-        assert!(fault(&named).starts_with(&format!("g.toml:2: auth.issuers[0].issuer: {reserved:?} stands for")));
+        assert!(error(&named).starts_with(&format!("g.toml:2: auth.issuers[0].issuer: {reserved:?} is reserved for")));
         let key = KEY.replace("\"dev\"", &format!("{reserved:?}"));
-        assert!(fault(&key).starts_with(&format!("g.toml:3: auth.keys[0].issuer: {reserved:?} stands for")));
+        assert!(error(&key).starts_with(&format!("g.toml:3: auth.keys[0].issuer: {reserved:?} is reserved for")));
     }
     for url in ["https://i.example/k", "http://localhost:1/k", "http://127.0.0.1:1/k", "http://[::1]:1/k"] {
         parse(&issuer(&format!("jwks_url = \"{url}\""))).unwrap();
@@ -313,26 +317,29 @@ fn an_issuer_has_one_key_set_and_no_hmac() {
 }
 
 #[test]
-fn tls_settings_depend_on_each_other() {
+fn tls_requires_a_certificate_and_its_key_and_client_certificates_require_an_authority() {
     let tls = "[server.tls]\ncert_file = \"c\"\nkey_file = \"k\"\n";
     assert_eq!(parse(tls).unwrap().server.tls.unwrap().cert_file, Path::new("c"));
-    assert!(fault("[server.tls]\ncert_file = \"c\"").starts_with("g.toml:1: server.tls.key_file: is missing"));
-    assert!(fault("[server]\ntls = true").starts_with("g.toml:2: server.tls: is a section, not a boolean"));
+    assert!(error("[server.tls]\ncert_file = \"c\"").starts_with("g.toml:1: server.tls.key_file: is missing"));
+    assert!(error("[server]\ntls = true").starts_with("g.toml:2: server.tls: expected a section, got a boolean"));
     let roles = "[auth.certificates]\n\"spiffe://x/ci\" = [\"dev\"]\n";
     let config = parse(&format!("{tls}client_ca_file = \"a\"\n{roles}")).unwrap();
     assert_eq!(config.auth.certificates["spiffe://x/ci"], ["dev"]);
-    assert!(fault(roles).starts_with("g.toml:1: auth.certificates: is of no use without server.tls.client_ca_file"));
+    assert!(error(roles).starts_with("g.toml:1: auth.certificates: has no effect without server.tls.client_ca_file"));
     let wrong = format!("{tls}client_ca_file = \"a\"\n[auth.certificates]\na = \"dev\"\nb = [7]\nc = [\"\"]\n");
     assert_eq!(
-        faults(&wrong),
+        errors(&wrong),
         [
-            "g.toml:6: auth.certificates.a: a string stands where a list of texts belongs",
-            "g.toml:7: auth.certificates.b: an integer stands where a text belongs",
-            "g.toml:8: auth.certificates.c: is empty: write a text, or leave the key out",
+            "g.toml:6: auth.certificates.a: expected a list of strings, got a string",
+            "g.toml:7: auth.certificates.b: expected a string, got an integer",
+            "g.toml:8: auth.certificates.c: is empty: set a value, or remove the key",
         ]
     );
     let listen = "[server]\nlisten = \"0.0.0.0:8808\"\n";
-    assert!(fault(&format!("{listen}{tls}")).starts_with("g.toml:2: server.listen: "), "TLS believes nobody");
+    assert!(
+        error(&format!("{listen}{tls}")).starts_with("g.toml:2: server.listen: "),
+        "TLS alone authenticates no caller"
+    );
     parse(&format!("{listen}{tls}client_ca_file = \"a\"\n")).unwrap();
 }
 
@@ -343,14 +350,14 @@ fn the_environment_sets_nested_sections() {
 }
 
 #[test]
-fn i10_a_reachable_address_requires_keys() {
-    assert!(fault("[server]\nlisten = \"0.0.0.0:8808\"").starts_with("g.toml:2: server.listen: "));
+fn i10_a_reachable_address_requires_authentication() {
+    assert!(error("[server]\nlisten = \"0.0.0.0:8808\"").starts_with("g.toml:2: server.listen: "));
     let listen = "[server]\nlisten = \"0.0.0.0:8808\"\n";
-    for believed in [KEY, "[[auth.issuers]]\nissuer = \"i\"\njwks_file = \"f\"", "[auth]\ntokens_file = \"t\""] {
-        parse(&format!("{listen}{believed}")).unwrap();
+    for authentication in [KEY, "[[auth.issuers]]\nissuer = \"i\"\njwks_file = \"f\"", "[auth]\ntokens_file = \"t\""] {
+        parse(&format!("{listen}{authentication}")).unwrap();
     }
     parse("[server]\nlisten = \"[::1]:8808\"").unwrap();
-    assert!(fault("[server]\nlisten = \"127.0.0.1:8809\"").contains("server.listen too"));
+    assert!(error("[server]\nlisten = \"127.0.0.1:8809\"").contains("is also server.listen"));
 }
 
 #[test]
@@ -366,7 +373,7 @@ fn i8_no_message_or_debug_output_shows_a_secret() {
         "postgres://u:hunter2@h:hunter2/d",
     ];
     for url in urls {
-        let shown = fault(&format!("[postgres]\nurl = \"{url}\""));
+        let shown = error(&format!("[postgres]\nurl = \"{url}\""));
         assert!(shown.starts_with("g.toml:2: postgres.url: "), "{shown}");
         assert!(!shown.contains(secret), "{shown}");
         let from_env = Config::load(None, env(&[("GATEPOST_POSTGRES_URL", url)])).unwrap_err();
@@ -378,7 +385,7 @@ fn i8_no_message_or_debug_output_shows_a_secret() {
     assert!(!format!("{config:?} {config:#?}").contains(secret));
     assert!(!format!("{:?}", parse("[postgres]\nurl = hunter2 hunter2\n").unwrap_err()).contains(secret));
     assert!(!format!("{:?}", parse("[postgres]\nurl = \"hunter2\nx = 1").unwrap_err()).contains(secret));
-    assert!(!fault("[backends.b]\ncommand = [\"x\"]\nenv = { T = \"hunter2\\u0000\" }").contains(secret));
+    assert!(!error("[backends.b]\ncommand = [\"x\"]\nenv = { T = \"hunter2\\u0000\" }").contains(secret));
 }
 
 #[test]
@@ -401,8 +408,8 @@ fn the_environment_overrides_the_file() {
 }
 
 #[test]
-fn a_fault_of_the_environment_names_the_variable() {
-    let faults = Config::load(
+fn an_error_in_the_environment_names_the_variable() {
+    let errors = Config::load(
         None,
         env(&[
             ("GATEPOST_SERVER_LISEN", "x"),
@@ -412,12 +419,12 @@ fn a_fault_of_the_environment_names_the_variable() {
         ]),
     )
     .unwrap_err();
-    let shown: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    let shown: Vec<String> = errors.iter().map(ToString::to_string).collect();
     let wanted = [
         "environment variable GATEPOST_SERVER_LISEN: unknown variable: did you mean GATEPOST_SERVER_LISTEN?",
         "environment variable GATEPOST_AUDIT_SPILL_AFTER: audit.spill_after: 1d is out of range",
         "environment variable GATEPOST_AUTH_AUDIENCE: auth.audience: is empty",
-        "environment variable GATEPOST_SERVER_CALLS_MAX: server.calls_max: a string stands where a whole number",
+        "environment variable GATEPOST_SERVER_CALLS_MAX: server.calls_max: expected an integer (calls, 1 to 65536), got a string",
     ];
     assert_eq!(shown.len(), wanted.len(), "{shown:#?}");
     for wanted in wanted {
@@ -426,26 +433,50 @@ fn a_fault_of_the_environment_names_the_variable() {
 }
 
 #[test]
-fn a_secrets_variable_may_have_the_prefix() {
+fn a_variable_with_a_secret_may_have_the_prefix() {
     let text = KEY.replace("\"S\"", "\"GATEPOST_SECRET\"");
     Config::parse(&text, None, env(&[("GATEPOST_SECRET", "x")])).unwrap();
     assert!(Config::parse("", None, env(&[("GATEPOST_SECRET", "x")])).is_err());
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_one_fault() {
+fn an_unusable_file_is_one_error() {
     let dir = tempfile::tempdir().unwrap();
-    let faults = Config::load(Some(&dir.path().join("none.toml")), []).unwrap_err();
-    assert!(faults[0].message.starts_with("cannot be read"), "{faults:?}");
-    assert!(matches!(faults[0].origin, Origin::File(_)));
+    let errors = Config::load(Some(&dir.path().join("none.toml")), []).unwrap_err();
+    assert!(errors[0].message.starts_with("cannot be read"), "{errors:?}");
+    assert!(matches!(errors[0].origin, Origin::File(_)));
     let file = dir.path().join("g.toml");
     std::fs::write(&file, [0x5b, 0xff]).unwrap();
-    assert!(Config::load(Some(&file), []).unwrap_err()[0].message.starts_with("is no UTF-8"));
+    assert!(Config::load(Some(&file), []).unwrap_err()[0].message.starts_with("is not UTF-8"));
     std::fs::write(&file, vec![b'#'; 1024 * 1024 + 1]).unwrap();
     assert!(Config::load(Some(&file), []).unwrap_err()[0].message.starts_with("is larger than 1048576 bytes"));
 }
 
-/// Text that is nearly a configuration: known and unknown keys with values of every type.
+#[test]
+fn audit_methods_takes_only_methods_that_can_be_recorded() {
+    let text = "[server]\npass_methods = [\"tools/call\", \"tasks/*\", \"ping\"]\n\
+                [audit]\nmethods = [\"tools/lst\", \"resource/read\", \"Tools/Call\", \"ping\", \"server/discover\", \"\"]\n";
+    assert_eq!(
+        errors(text),
+        [
+            "g.toml:2: server.pass_methods[0]: \"tools/call\" is a method that the gateway handles itself: remove it",
+            "g.toml:2: server.pass_methods[2]: \"ping\" is a method that the gateway handles itself: remove it",
+            "g.toml:4: audit.methods[0]: \"tools/lst\" is not a method of MCP: did you mean tools/list?",
+            "g.toml:4: audit.methods[1]: \"resource/read\" is not a method of MCP: did you mean resources/read?",
+            "g.toml:4: audit.methods[2]: \"Tools/Call\" is not a method of MCP: did you mean tools/call?",
+            "g.toml:4: audit.methods[3]: \"ping\" cannot be recorded: remove it",
+            "g.toml:4: audit.methods[4]: \"server/discover\" cannot be recorded: remove it",
+            "g.toml:4: audit.methods[5]: is empty: set a value, or remove the key",
+        ]
+    );
+    assert!(parse("[audit]\nmethods = []\n").unwrap().audit.methods.is_empty());
+    let config = Config::parse("", None, env(&[("GATEPOST_AUDIT_METHODS", "tools/list, logging/setLevel")])).unwrap();
+    assert_eq!(config.audit.methods, ["tools/list", "logging/setLevel"]);
+    let unknown = Config::parse("", None, env(&[("GATEPOST_AUDIT_METHODS", "tools/list,resource/read")])).unwrap_err();
+    assert!(unknown[0].message.ends_with("did you mean resources/read?"), "{unknown:?}");
+}
+
+/// Text that resembles a configuration: known and unknown keys with values of every type.
 fn nearly() -> impl Strategy<Value = String> {
     let section = prop_oneof![
         Just("[server]"),
@@ -464,8 +495,8 @@ fn nearly() -> impl Strategy<Value = String> {
     ];
     let key = prop_oneof![
         "[a-z_]{1,12}",
-        proptest::sample::select(KNOBS).prop_map(|knob| knob.path.rsplit('.').next().unwrap().to_owned()),
-        proptest::sample::select(KNOBS).prop_map(|knob| knob.path.replace('*', "z").replace("[]", "")),
+        proptest::sample::select(SETTINGS).prop_map(|spec| spec.path.rsplit('.').next().unwrap().to_owned()),
+        proptest::sample::select(SETTINGS).prop_map(|spec| spec.path.replace('*', "z").replace("[]", "")),
     ];
     let value = prop_oneof![
         Just("true".to_owned()),
@@ -487,11 +518,11 @@ fn nearly() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_text_is_a_configuration_or_faults(text in prop_oneof![any::<String>(), nearly()]) {
-        if let Err(faults) = parse(&text) {
-            prop_assert!(!faults.is_empty());
-            for fault in faults {
-                prop_assert!(!fault.to_string().contains('\n'), "{fault}");
+    fn any_text_is_a_configuration_or_has_errors(text in prop_oneof![any::<String>(), nearly()]) {
+        if let Err(errors) = parse(&text) {
+            prop_assert!(!errors.is_empty());
+            for error in errors {
+                prop_assert!(!error.to_string().contains('\n'), "{error}");
             }
         }
     }

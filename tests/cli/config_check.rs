@@ -23,7 +23,7 @@ fn config_check_prints_one_line_per_fault_and_exits_2() {
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
     let mut wanted = [
         ("server.lisen", "server.lisen: unknown key: did you mean server.listen?"),
-        ("server.calls_max", "server.calls_max: 0 calls is out of range, 1 to 65536: set it within the range"),
+        ("server.calls_max", "server.calls_max: 0 is out of range: use 1 to 65536 calls"),
         (
             "roles.typo",
             "roles.typo.allow[0]: \"exmaple/echo\" names the unknown backend \"exmaple\": did you mean example?",

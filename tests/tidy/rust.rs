@@ -198,8 +198,8 @@ impl Code {
         code
     }
 
-    /// Returns true if the code names the crate `name` by a path or an import: `name::Item`, `use name as n`. A variable,
-    /// a field, a function or a module called `name` is not the crate.
+    /// Returns true if the code names the crate `name` by a path or an import: `name::Item`, `use name as n`. A
+    /// variable, a field, a function or a module called `name` is not the crate.
     pub fn names_crate(&self, name: &str) -> bool {
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
         self.text.match_indices(name).any(|(at, _)| {

@@ -5,9 +5,6 @@ use crate::rbac::Target;
 /// The separator between alias and tool in the names at `/mcp`.
 pub(crate) const SEPARATOR: &str = "__";
 
-/// Longest alias, in bytes. *Chosen*: many clients accept names of 64 characters; half of them are left for the tool.
-const ALIAS_BYTES_MAX: usize = 32;
-
 /// The endpoint at which a request arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -15,21 +12,6 @@ pub enum Scope {
     All,
     /// `/mcp/{backend}`.
     One(String),
-}
-
-/// The rule that a backend's alias breaks, if any.
-#[must_use]
-pub fn alias_fault(alias: &str) -> Option<&'static str> {
-    if alias.is_empty() || alias.len() > ALIAS_BYTES_MAX {
-        return Some("must have 1 to 32 characters");
-    }
-    if !alias.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
-        return Some("may contain only letters, digits, _ and -");
-    }
-    if alias.contains(SEPARATOR) || alias.ends_with('_') {
-        return Some("may not contain __ or end in _, because __ separates alias and tool");
-    }
-    None
 }
 
 impl Scope {
@@ -68,15 +50,5 @@ mod tests {
         }
         let one = Scope::One("time".to_owned());
         assert_eq!(one.target("a__b").unwrap(), Target::tool("time", "a__b"));
-    }
-
-    #[test]
-    fn an_alias_that_would_make_names_ambiguous_is_refused() {
-        for alias in ["", "a__b", "a_", "a/b", "a b", "\u{e9}", &"a".repeat(33)] {
-            assert!(alias_fault(alias).is_some(), "{alias}");
-        }
-        for alias in ["time", "a_b", "A-1", "_a"] {
-            assert_eq!(alias_fault(alias), None, "{alias}");
-        }
     }
 }

@@ -1,34 +1,34 @@
-//! One thing that is wrong with a configuration: where, which key, what, and what to do.
+//! One error in a configuration: where it is, which key is wrong, why, and what to do.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// One fault. Shown as `file:line: key: what is wrong`; never with a secret's value.
+/// One error in a configuration. It is shown as `file:line: key: what is wrong`, and never with a secret's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Where it was written.
+pub struct ConfigError {
+    /// Where the setting comes from.
     pub origin: Origin,
-    /// The key's full path; empty where the text is no TOML.
+    /// The key's full path; empty if the error does not concern one key.
     pub key: String,
-    /// What, the limit, and what to do.
+    /// What is wrong, the limit, and what to do.
     pub message: String,
 }
 
-/// Where a setting was written.
+/// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// On a line of the file, from 1.
+    /// A line of the file.
     Line {
         /// The file.
         file: PathBuf,
-        /// The line.
+        /// The line, from 1.
         line: usize,
     },
-    /// In the file as a whole.
+    /// The file as a whole.
     File(PathBuf),
-    /// In this environment variable.
+    /// An environment variable.
     Variable(String),
-    /// Nowhere: there is no file, and the default does not do.
+    /// The default of a setting, if there is no file.
     Default,
 }
 
@@ -43,11 +43,11 @@ impl fmt::Display for Origin {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { origin, key, message } = self;
         if key.is_empty() { write!(f, "{origin}: {message}") } else { write!(f, "{origin}: {key}: {message}") }
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for ConfigError {}

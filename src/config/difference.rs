@@ -1,64 +1,53 @@
-//! All that is set, key by key: what differs between two configurations.
+//! The difference between two configurations, key by key, and which of it a reload applies.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use toml::{Table, Value};
 
-use super::knobs::{Fallback, KNOBS, Knob};
 use super::path::join;
+use super::settings_table::{SETTINGS, SettingSpec};
 
-/// Keys, or sections, that take effect without a restart, as [`KNOBS`] writes them.
+/// Keys, or sections, that take effect without a restart, as [`SETTINGS`] writes them.
 const RELOADED: [&str; 6] =
     ["roles.*", "limits", "audit.redact", "audit.on_failure", "audit.continue_for", "backends.*.calls_max"];
 
-/// A validated configuration, with the file that it came from.
-#[derive(Debug)]
-pub struct Loaded {
-    /// What it says.
-    pub config: super::Config,
-    /// The same, key by key.
-    pub settings: Settings,
-    /// The file as it was read.
-    pub text: String,
-}
-
-/// Every key that is set, with its value. Its `Debug` shows no value: some are secrets (I8).
+/// Every key that is set, with its value. Its `Debug` shows no values, because some are secrets (I8).
 #[derive(Clone, Default)]
 pub struct Settings(BTreeMap<String, Setting>);
 
-/// What differs between two configurations: keys, never values.
+/// The keys that differ between two configurations, without their values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// What takes effect by a reload.
+    /// Keys that take effect by a reload.
     pub reloaded: Vec<String>,
-    /// What takes effect at the next start.
+    /// Keys that take effect at the next start.
     pub restart: Vec<String>,
 }
 
 #[derive(Clone, PartialEq)]
 struct Setting {
-    knob: &'static Knob,
+    spec: &'static SettingSpec,
     value: Value,
 }
 
 impl Settings {
-    /// Those of a tree that was validated.
-    pub(super) fn of(tree: &Table) -> Self {
+    /// The settings of a validated tree.
+    pub(super) fn new(tree: &Table) -> Self {
         let mut settings = Self::default();
         settings.collect(tree, "", "");
         settings
     }
 
-    /// What is different in `other`.
+    /// The keys that differ in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Difference {
         let mut difference = Difference::default();
         for (key, setting) in self.0.iter().chain(other.0.iter().filter(|(key, _)| !self.0.contains_key(*key))) {
-            if self.value(key, setting.knob) == other.value(key, setting.knob) {
+            if self.value(key, setting.spec) == other.value(key, setting.spec) {
                 continue;
             }
-            let is_reloaded = RELOADED.iter().any(|path| setting.knob.path.strip_prefix(path).is_some_and(below));
+            let is_reloaded = RELOADED.iter().any(|path| setting.spec.path.strip_prefix(path).is_some_and(is_below));
             if is_reloaded { &mut difference.reloaded } else { &mut difference.restart }.push(key.clone());
         }
         difference.reloaded.sort();
@@ -66,24 +55,22 @@ impl Settings {
         difference
     }
 
-    /// The value of a key, which may be its default.
-    fn value(&self, key: &str, knob: &Knob) -> Option<Value> {
-        match (self.0.get(key), knob.default) {
-            (Some(setting), _) => Some(setting.value.clone()),
-            (None, Fallback::Value(text)) => {
-                format!("v = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("v"))
-            }
-            (None, Fallback::Unset | Fallback::Required) => None,
+    /// The value of a key: as it is set, or its default.
+    fn value(&self, key: &str, spec: &SettingSpec) -> Option<Value> {
+        if let Some(setting) = self.0.get(key) {
+            return Some(setting.value.clone());
         }
+        let text = spec.default.to_toml()?;
+        format!("v = {text}").parse::<Table>().ok()?.remove("v")
     }
 
     fn collect(&mut self, table: &Table, at: &str, shape: &str) {
-        let chosen = matches!(shape, "roles" | "backends");
+        let has_chosen_names = matches!(shape, "roles" | "backends");
         for (name, value) in table {
             let path = join(at, name);
-            let shape = if chosen { format!("{shape}.*") } else { join(shape, name) };
-            if let Some(knob) = KNOBS.iter().find(|knob| knob.path == shape) {
-                self.0.insert(path, Setting { knob, value: value.clone() });
+            let shape = if has_chosen_names { format!("{shape}.*") } else { join(shape, name) };
+            if let Some(spec) = SETTINGS.iter().find(|spec| spec.path == shape) {
+                self.0.insert(path, Setting { spec, value: value.clone() });
             } else if let Value::Table(table) = value {
                 self.collect(table, &path, &shape);
             } else if let Value::Array(items) = value {
@@ -97,8 +84,8 @@ impl Settings {
     }
 }
 
-/// Whether the rest of a key's path, behind a section's or its own, says that it is the same or below it.
-fn below(rest: &str) -> bool {
+/// Whether the rest of a path, after the path of a section or key, is that section or key itself or below it.
+fn is_below(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with('.')
 }
 
@@ -113,7 +100,7 @@ impl fmt::Debug for Settings {
 mod tests {
     use std::path::Path;
 
-    use super::super::Config;
+    use super::super::sections::Config;
     use super::*;
 
     fn settings(text: &str, env: &[(&str, &str)]) -> Settings {
@@ -124,7 +111,7 @@ mod tests {
     const BACKEND: &str = "[backends.b]\ncommand = [\"x\"]\n";
 
     #[test]
-    fn what_differs_is_named_by_its_key() {
+    fn differences_are_named_by_key() {
         let old = settings(
             &format!(
                 "{BACKEND}[roles.a]\nallow = [\"b/*\"]\n[roles.gone]\ndeny = [\"*/*\"]\n[server]\ncalls_max = 7\n"
@@ -157,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_otherwise_and_means_the_same_does_not_differ() {
+    fn equal_settings_written_differently_do_not_differ() {
         let same = [
             (settings("", &[]), settings("# a comment\n[server]\ncalls_max = 1024\n[roles.empty]\n", &[])),
             (settings("[audit]\nredact = []\n", &[]), settings("", &[])),
@@ -172,9 +159,9 @@ mod tests {
     }
 
     #[test]
-    fn every_reloaded_key_is_one() {
+    fn every_reloaded_key_exists() {
         for path in RELOADED {
-            assert!(KNOBS.iter().any(|knob| knob.path.strip_prefix(path).is_some_and(below)), "{path}");
+            assert!(SETTINGS.iter().any(|spec| spec.path.strip_prefix(path).is_some_and(is_below)), "{path}");
         }
     }
 }

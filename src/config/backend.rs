@@ -1,0 +1,70 @@
+//! `[backends.NAME]`: an MCP server to which calls are forwarded.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::deserialize::duration;
+
+/// `[backends.NAME]`: a stdio MCP server that Gatepost starts, or one that it reaches over HTTP. Its `Debug` shows only
+/// the names in `env`.
+#[derive(Clone, Deserialize)]
+#[serde(default)]
+pub struct Backend {
+    /// Program and arguments of a stdio server.
+    pub command: Vec<String>,
+    /// Its environment, besides `PATH` and `HOME`.
+    pub env: BTreeMap<String, String>,
+    /// The endpoint of a Streamable HTTP server.
+    pub url: Option<String>,
+    /// Headers, each with the environment variable that contains its value.
+    pub header_env: BTreeMap<String, String>,
+    /// Headers, each with the file that contains its value.
+    pub header_file: BTreeMap<String, PathBuf>,
+    /// PEM file with certificate authorities that are trusted for `url`, besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Longest duration of a call.
+    #[serde(deserialize_with = "duration")]
+    pub call_timeout: Duration,
+    /// Longest time between two messages of a call.
+    #[serde(deserialize_with = "duration")]
+    pub idle_timeout: Duration,
+    /// Most open calls at this backend.
+    pub calls_max: Option<usize>,
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // I8: a backend's environment contains its credentials.
+        f.debug_struct("Backend")
+            .field("command", &self.command)
+            .field("env", &self.env.keys())
+            .field("url", &self.url)
+            .field("header_env", &self.header_env)
+            .field("header_file", &self.header_file)
+            .field("ca_file", &self.ca_file)
+            .field("call_timeout", &self.call_timeout)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("calls_max", &self.calls_max)
+            .finish()
+    }
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        Self {
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            url: None,
+            header_env: BTreeMap::new(),
+            header_file: BTreeMap::new(),
+            ca_file: None,
+            call_timeout: Duration::from_mins(30),
+            idle_timeout: Duration::from_mins(5),
+            calls_max: None,
+        }
+    }
+}

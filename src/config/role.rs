@@ -1,0 +1,53 @@
+//! `[roles.NAME]`: the rules of a role.
+
+use serde::Deserialize;
+
+/// `[roles.NAME]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Role {
+    /// Patterns over `backend/tool`; `*` matches any characters but `/`.
+    pub allow: Vec<String>,
+    /// Patterns over `backend/tool` that are denied, even if another role allows them.
+    pub deny: Vec<String>,
+    /// Patterns over `backend/URI`; in the URI `*` matches any characters.
+    pub resources: Option<Vec<String>>,
+    /// Patterns over `backend/URI` that are denied.
+    pub deny_resources: Vec<String>,
+    /// Patterns over `backend/prompt`.
+    pub prompts: Option<Vec<String>>,
+    /// Patterns over `backend/prompt` that are denied.
+    pub deny_prompts: Vec<String>,
+    /// Conditions on the arguments of calls.
+    pub when: Vec<Condition>,
+}
+
+/// `[[roles.NAME.when]]`: a call of a tool that `tool` matches is allowed only if the value at `pointer` passes the one
+/// test that is set.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Condition {
+    /// A pattern over `backend/tool`.
+    pub tool: String,
+    /// A JSON pointer into the arguments.
+    pub pointer: String,
+    /// The value equals this one.
+    pub equals: Option<Scalar>,
+    /// The value is one of these.
+    pub one_of: Option<Vec<Scalar>>,
+    /// The value is a string, and this regular expression matches the whole of it.
+    pub matches: Option<String>,
+    /// The value is the path of this directory or of something below it.
+    pub below: Option<String>,
+}
+
+/// A value to which an argument is compared.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Scalar {
+    /// A string.
+    Text(String),
+    /// An integer.
+    Number(i64),
+    /// `true` or `false`.
+    Flag(bool),
+}

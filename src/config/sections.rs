@@ -1,0 +1,333 @@
+//! [`Config`] and the sections of the configuration that are not large enough for a file of their own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::auth::{Auth, Tls};
+use super::backend::Backend;
+use super::deserialize::{address_or_off, duration};
+use super::role::Role;
+use crate::mcp::methods::RECORDED_BY_DEFAULT;
+
+/// Everything that an operator can set.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The MCP listener.
+    pub server: Server,
+    /// The operations listener.
+    pub ops: Ops,
+    /// How callers are authenticated.
+    pub auth: Auth,
+    /// The rules of each role, by its name. A call that no rule allows is denied.
+    pub roles: BTreeMap<String, Role>,
+    /// Limits on concurrency and rate.
+    pub limits: Limits,
+    /// The backends, by alias.
+    pub backends: BTreeMap<String, Backend>,
+    /// The audit pipeline.
+    pub audit: Audit,
+    /// Delivery to Postgres; without a `url` records stay in the outbox (store-only).
+    pub postgres: Postgres,
+    /// Logging.
+    pub log: Log,
+    /// Alarms.
+    pub alarms: Alarms,
+    /// Traces.
+    pub telemetry: Telemetry,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Telemetry {
+    /// The collector's base URL; without one no traces are sent.
+    pub otlp_endpoint: Option<String>,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Server {
+    /// The address of the MCP listener.
+    pub listen: SocketAddr,
+    /// `Host` values accepted besides the listener's own address and, on loopback, `localhost`.
+    pub allowed_hosts: Vec<String>,
+    /// `Origin` values accepted besides same-origin loopback ones. A request without `Origin` does not come from a browser.
+    pub allowed_origins: Vec<String>,
+    /// Largest request body, in bytes.
+    pub body_bytes_max: usize,
+    /// Most open connections.
+    pub connections_max: usize,
+    /// Most open legacy sessions.
+    pub sessions_max: usize,
+    /// Most open calls.
+    pub calls_max: usize,
+    /// Methods unknown to the gateway that are forwarded; a `*` at the end matches any suffix.
+    pub pass_methods: Vec<String>,
+    /// How long a shutdown waits for open calls.
+    #[serde(deserialize_with = "duration")]
+    pub drain_timeout: Duration,
+    /// TLS on the MCP listener; `None`: plain HTTP.
+    pub tls: Option<Tls>,
+}
+
+/// `[ops]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Ops {
+    /// The address of `/healthz`, `/readyz`, `/metrics` and the console; `None` (written `"off"`): they are not served.
+    #[serde(deserialize_with = "address_or_off")]
+    pub listen: Option<SocketAddr>,
+    /// `Host` values accepted by the console besides loopback and the listener's own address.
+    pub allowed_hosts: Vec<String>,
+    /// The role that a token needs for the console.
+    pub console_role: String,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Most open calls of one principal.
+    pub calls_per_principal: usize,
+    /// Most open calls at one backend, unless it sets a `calls_max` of its own.
+    pub calls_per_backend: usize,
+    /// Sustained calls a second of one principal; 0: unlimited.
+    pub rate_per_principal: u32,
+    /// Calls of one principal allowed at once above that rate.
+    pub burst_per_principal: u32,
+    /// Most open legacy sessions of one principal.
+    pub sessions_per_principal: usize,
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Audit {
+    /// Whether calls are audited at all.
+    pub enabled: bool,
+    /// Methods that are recorded besides `tools/call` and `initialize`.
+    pub methods: Vec<String>,
+    /// The durability that a call waits for.
+    pub level: Level,
+    /// The outbox directory.
+    pub dir: PathBuf,
+    /// This gateway's id; generated with the directory unless it is set.
+    pub gateway_id: Option<uuid::Uuid>,
+    /// How long `begin` waits for room in the ring.
+    #[serde(deserialize_with = "duration")]
+    pub admission_timeout: Duration,
+    /// How long a call waits for the outbox to store its intent or record.
+    #[serde(deserialize_with = "duration")]
+    pub store_timeout: Duration,
+    /// Level `queued`: the age of the oldest undelivered record at which the ring spills.
+    #[serde(deserialize_with = "duration")]
+    pub spill_after: Duration,
+    /// Most records in the ring.
+    pub ring_records_max: usize,
+    /// Most bytes in the ring.
+    pub ring_bytes_max: usize,
+    /// Quota of all outbox files together, in bytes.
+    pub outbox_bytes_max: u64,
+    /// What happens to a call that cannot be audited.
+    pub on_failure: OnFailure,
+    /// Patterns over `backend/tool`: the calls that continue if `on_failure` is `continue`.
+    pub continue_for: Vec<String>,
+    /// Equal refusals within ten seconds that are recorded individually; further ones are counted in one record.
+    pub refusals_singly_max: u32,
+    /// Longest recorded arguments, in bytes.
+    pub args_bytes_max: usize,
+    /// JSON pointers into the arguments to values that are never recorded.
+    pub redact: Vec<String>,
+}
+
+/// The durability that a call waits for before it is forwarded and before its reply is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// The outbox commit.
+    Stored,
+    /// Room in the ring.
+    Queued,
+}
+
+/// What happens to a call that cannot be audited because neither ring nor outbox can take its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// It is refused before it is forwarded.
+    Refuse,
+    /// It continues if a pattern of `continue_for` matches it, and is counted.
+    Continue,
+}
+
+/// `[postgres]`. Its `Debug` never shows the URL, which may contain a password.
+#[derive(Clone, Deserialize)]
+#[serde(default)]
+pub struct Postgres {
+    /// `postgres://user@host/database?sslmode=verify-full`. `None`: store-only.
+    pub url: Option<String>,
+    /// Whether `serve` applies the migrations at its start.
+    pub migrate: bool,
+    /// Most rows in one batch.
+    pub batch_rows_max: usize,
+    /// Most bytes in one batch.
+    pub batch_bytes_max: usize,
+    /// The statement timeout set on the session.
+    #[serde(deserialize_with = "duration")]
+    pub statement_timeout: Duration,
+    /// How long a shutdown continues delivery.
+    #[serde(deserialize_with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    /// The format of log lines.
+    pub format: LogFormat,
+    /// A tracing filter, for example `info` or `gatepost=debug,warn`.
+    pub filter: String,
+}
+
+/// The format of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Plain text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[alarms]`. Its `Debug` never shows the webhook's URL, which may be a secret.
+#[derive(Clone, Deserialize)]
+#[serde(default)]
+pub struct Alarms {
+    /// The age of the oldest undelivered record from which `delivery_behind` is raised.
+    #[serde(deserialize_with = "duration")]
+    pub delivery_behind_after: Duration,
+    /// The program that is run for each notice, and its arguments; empty: none.
+    pub command: Vec<String>,
+    /// The URL to which each notice is posted.
+    pub webhook_url: Option<String>,
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // I8: the URL may contain a password.
+        f.debug_struct("Postgres")
+            .field("url", &self.url.as_ref().map(|_| "[redacted]"))
+            .field("migrate", &self.migrate)
+            .field("batch_rows_max", &self.batch_rows_max)
+            .field("batch_bytes_max", &self.batch_bytes_max)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("drain_timeout", &self.drain_timeout)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Alarms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // I8: anyone who knows a webhook's URL can post to it.
+        f.debug_struct("Alarms")
+            .field("delivery_behind_after", &self.delivery_behind_after)
+            .field("command", &self.command)
+            .field("webhook_url", &self.webhook_url.as_ref().map(|_| "[redacted]"))
+            .finish()
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8808)),
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            body_bytes_max: 4 * 1024 * 1024,
+            connections_max: 4096,
+            sessions_max: 10_000,
+            calls_max: 1024,
+            pass_methods: Vec::new(),
+            drain_timeout: Duration::from_secs(30),
+            tls: None,
+        }
+    }
+}
+
+impl Default for Ops {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 8809))),
+            allowed_hosts: Vec::new(),
+            console_role: "auditor".to_owned(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            calls_per_principal: 64,
+            calls_per_backend: 256,
+            rate_per_principal: 0,
+            burst_per_principal: 20,
+            sessions_per_principal: 256,
+        }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            methods: RECORDED_BY_DEFAULT.iter().map(|method| (*method).to_owned()).collect(),
+            level: Level::Stored,
+            dir: PathBuf::from("gatepost-data"),
+            gateway_id: None,
+            admission_timeout: Duration::from_millis(250),
+            store_timeout: Duration::from_secs(10),
+            spill_after: Duration::from_millis(200),
+            ring_records_max: 16_384,
+            ring_bytes_max: 64 * 1024 * 1024,
+            outbox_bytes_max: 8 * 1024 * 1024 * 1024,
+            on_failure: OnFailure::Refuse,
+            continue_for: Vec::new(),
+            refusals_singly_max: 10,
+            args_bytes_max: 64 * 1024,
+            redact: Vec::new(),
+        }
+    }
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Self {
+            url: None,
+            migrate: true,
+            batch_rows_max: 2_000,
+            batch_bytes_max: 4_000_000,
+            statement_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
+impl Default for Alarms {
+    fn default() -> Self {
+        Self { delivery_behind_after: Duration::from_mins(5), command: Vec::new(), webhook_url: None }
+    }
+}

@@ -1,0 +1,115 @@
+//! The settings of the audit pipeline.
+
+use std::time::Duration;
+
+use super::spec::Fallback::{Unset, Value, Words};
+use super::spec::{MINUTES_10, SettingSpec, count, duration, ms, setting};
+use crate::config::value_type::ValueType;
+use crate::mcp::methods::RECORDED_BY_DEFAULT;
+
+/// `[audit]`.
+pub(super) const AUDIT: &[SettingSpec] = &[
+    setting(
+        "audit.enabled",
+        ValueType::Flag,
+        Value("true"),
+        "Whether calls are audited at all. `false` records nothing and changes nothing else.",
+    ),
+    setting(
+        "audit.methods",
+        ValueType::RecordedMethods,
+        Words(RECORDED_BY_DEFAULT),
+        "Methods whose requests are recorded. `tools/call`, `initialize` and the end of a session always are.",
+    ),
+    setting(
+        "audit.level",
+        ValueType::Choice(&["stored", "queued"]),
+        Value("\"stored\""),
+        "The durability that a call waits for: `stored`, the outbox's commit on disk; `queued`, room in the ring, \
+         whose records a crash loses.",
+    ),
+    setting(
+        "audit.dir",
+        ValueType::Path,
+        Value("\"gatepost-data\""),
+        "The outbox directory, relative to the working directory. Only one process can use a directory.",
+    ),
+    setting(
+        "audit.gateway_id",
+        ValueType::Uuid,
+        Unset,
+        "This gateway's id in the trail. Unset: generated once, with the directory.",
+    ),
+    setting(
+        "audit.admission_timeout",
+        duration(ms(0), Duration::from_mins(1)),
+        Value("\"250ms\""),
+        "How long a call waits for room in the ring before it is refused. A longer time hides a failure from clients; \
+         a shorter one refuses bursts.",
+    ),
+    setting(
+        "audit.store_timeout",
+        duration(ms(10), MINUTES_10),
+        Value("\"10s\""),
+        "How long a call waits for the outbox to store its intent or record; a healthy disk takes milliseconds.",
+    ),
+    setting(
+        "audit.spill_after",
+        duration(ms(1), MINUTES_10),
+        Value("\"200ms\""),
+        "Level `queued`: the age of the oldest undelivered record at which the ring spills to the outbox.",
+    ),
+    setting(
+        "audit.ring_records_max",
+        count("records", 16, 4_194_304),
+        Value("16384"),
+        "Most records in the ring: a burst of this length is accepted without waiting for the disk.",
+    ),
+    setting(
+        "audit.ring_bytes_max",
+        count("bytes", 64 * 1024, 16 * 1024 * 1024 * 1024),
+        Value("67108864"),
+        "Most bytes in the ring; at least four times `audit.args_bytes_max`.",
+    ),
+    setting(
+        "audit.outbox_bytes_max",
+        count("bytes", 64 * 1024 * 1024, 1024 * 1024 * 1024 * 1024),
+        Value("8589934592"),
+        "Quota of all outbox files together. Alarms are raised at 75 % and 90 %; at 100 % calls are refused until \
+         records are delivered.",
+    ),
+    setting(
+        "audit.on_failure",
+        ValueType::Choice(&["refuse", "continue"]),
+        Value("\"refuse\""),
+        "What happens to a call that cannot be audited: `refuse` refuses it before it is forwarded; `continue` \
+         forwards it if `audit.continue_for` names it.",
+    ),
+    setting(
+        "audit.continue_for",
+        ValueType::Patterns,
+        Value("[]"),
+        "The calls that continue without a record if `audit.on_failure` is `continue`. Each is counted, logged, and \
+         included in a `gateway/gap` record.",
+    ),
+    setting(
+        "audit.refusals_singly_max",
+        count("records", 1, 1_000_000),
+        Value("10"),
+        "Equal refusals of one caller within ten seconds that are recorded individually; further ones are counted, \
+         and one record states their number.",
+    ),
+    setting(
+        "audit.args_bytes_max",
+        count("bytes", 64, 1024 * 1024),
+        Value("65536"),
+        "Longest recorded arguments; longer ones are recorded as a marker with their length and digest. The upper \
+         limit is that of an outbox segment, about 1 MiB.",
+    ),
+    setting(
+        "audit.redact",
+        ValueType::Pointers,
+        Value("[]"),
+        "JSON pointers into the arguments to values that are never recorded; `*` matches every member or element.",
+    ),
+];

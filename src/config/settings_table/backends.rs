@@ -1,0 +1,65 @@
+//! The settings of backends.
+
+use super::spec::Fallback::{Unset, Value};
+use super::spec::{HOURS_24, SettingSpec, count, duration, ms, setting};
+use crate::config::value_type::ValueType;
+
+/// `[backends.NAME]`.
+pub(super) const BACKENDS: &[SettingSpec] = &[
+    setting(
+        "backends.*.command",
+        ValueType::Command,
+        Unset,
+        "A stdio MCP server to start: program and arguments, run without a shell. Each legacy session has a process \
+         of its own; all other requests share one.",
+    ),
+    setting(
+        "backends.*.env",
+        ValueType::Variables,
+        Value("{}"),
+        "Its environment besides `PATH` and `HOME`; it inherits no other variable of the gateway.",
+    ),
+    setting(
+        "backends.*.url",
+        ValueType::HttpUrl,
+        Unset,
+        "The endpoint of a Streamable HTTP server, instead of `command`. The client's token is never sent to it.",
+    ),
+    setting(
+        "backends.*.header_env",
+        ValueType::Headers,
+        Value("{}"),
+        "Headers for `url`, for example `Authorization`, each with the environment variable that contains its value.",
+    ),
+    setting(
+        "backends.*.header_file",
+        ValueType::Headers,
+        Value("{}"),
+        "Headers for `url`, each with the file that contains its value; leading and trailing white space is removed.",
+    ),
+    setting(
+        "backends.*.ca_file",
+        ValueType::Path,
+        Unset,
+        "PEM file with certificate authorities that are trusted for `url` besides the system's.",
+    ),
+    setting(
+        "backends.*.call_timeout",
+        duration(ms(1), HOURS_24),
+        Value("\"30m\""),
+        "Longest duration of a call, whatever progress it reports; then the client gets an error and the record says \
+         `timeout`.",
+    ),
+    setting(
+        "backends.*.idle_timeout",
+        duration(ms(1), HOURS_24),
+        Value("\"5m\""),
+        "Longest time between two messages of a call; progress notifications restart it.",
+    ),
+    setting(
+        "backends.*.calls_max",
+        count("calls", 1, 65_536),
+        Unset,
+        "Most open calls at this backend. Unset: `limits.calls_per_backend`.",
+    ),
+];

@@ -1,0 +1,43 @@
+//! Entries of tables whose keys the operator chooses: environment variables, headers, lists.
+
+use axum::http::HeaderName;
+use toml::Value;
+
+use super::text::{expected, plain, without_nul};
+
+/// Headers that no operator sets for a backend. *Spec*: RFC 9110, and MCP's transport.
+const RESERVED_HEADERS: [&str; 7] =
+    ["host", "content-length", "content-type", "accept", "connection", "transfer-encoding", "last-event-id"];
+
+pub(super) fn variable(name: &str, value: &Value) -> Result<(), String> {
+    match value {
+        _ if name.is_empty() || name.contains(['=', '\0']) => {
+            Err("is not a valid name of an environment variable: remove '=' and NUL from it".to_owned())
+        }
+        Value::String(text) => without_nul(text),
+        other => Err(expected("a string", other)),
+    }
+}
+
+pub(super) fn header(name: &str, value: &Value) -> Result<(), String> {
+    let name: Result<HeaderName, _> = name.parse();
+    match (name, value) {
+        (Err(_), _) => Err("is not a valid header name: use one like Authorization".to_owned()),
+        // These belong to the transport: another value would break it, or make one session pass for another.
+        (Ok(name), _) if name.as_str().starts_with("mcp-") || RESERVED_HEADERS.contains(&name.as_str()) => {
+            Err("is a header that the gateway sets itself: remove it".to_owned())
+        }
+        (Ok(_), Value::String(text)) => plain(text),
+        (Ok(_), other) => Err(expected("a string", other)),
+    }
+}
+
+pub(super) fn list(value: &Value) -> Result<(), String> {
+    match value {
+        Value::Array(items) => items.iter().try_for_each(|item| match item {
+            Value::String(text) => plain(text),
+            other => Err(expected("a string", other)),
+        }),
+        other => Err(expected("a list of strings", other)),
+    }
+}

@@ -1,0 +1,42 @@
+//! Words of a fixed set: choices, and the methods of MCP.
+
+use super::text::plain;
+use crate::config::path::nearest;
+use crate::mcp::methods;
+
+/// How similar a known word must be to be suggested. *Chosen*: a slip or two in a short word; less is another word.
+const SIMILARITY_MIN: f64 = 0.5;
+
+/// One of `words`.
+pub(super) fn choice(words: &[&str], text: &str) -> Result<(), String> {
+    if words.contains(&text) {
+        return Ok(());
+    }
+    let error = format!("{text:?} is unknown");
+    let nearest = nearest(text, words.iter().map(|word| (*word).to_owned()));
+    let is_similar = strsim::normalized_damerau_levenshtein(&nearest, text) >= SIMILARITY_MIN;
+    let suggestion = if is_similar { format!("did you mean {nearest}? ") } else { String::new() };
+    Err(format!("{error}: {suggestion}use one of {}", words.join(", ")))
+}
+
+/// A method that can be recorded. An unknown one would be configured and never recorded.
+pub(super) fn recorded_method(text: &str) -> Result<(), String> {
+    plain(text)?;
+    if methods::recordable().any(|name| name == text) {
+        return Ok(());
+    }
+    if methods::find(text).is_some() {
+        return Err(format!("{text:?} cannot be recorded: remove it"));
+    }
+    let nearest = nearest(text, methods::METHODS.iter().map(|method| method.name.to_owned()));
+    Err(format!("{text:?} is not a method of MCP: did you mean {nearest}?"))
+}
+
+/// A method that the gateway does not know, or the beginning of one and `*`.
+pub(super) fn passed_method(text: &str) -> Result<(), String> {
+    plain(text)?;
+    match methods::find(text) {
+        Some(_) => Err(format!("{text:?} is a method that the gateway handles itself: remove it")),
+        None => Ok(()),
+    }
+}
