@@ -45,7 +45,7 @@ pub(crate) async fn serve(core: Arc<Core>, inbound: InboundRequest, offer: onesh
     let mut entry = AuditEntry::new(core.rules(), &inbound);
     let mut offer = StreamOffer::new(offer);
     let result = Box::pin(pass(&core, &inbound, &mut entry, &mut offer)).await;
-    let reply = conclude(&core, &mut entry, result).await;
+    let reply = entry.conclude(&core, result).await;
     offer.end(&reply);
     reply.with_request_id(inbound.request_id)
 }
@@ -72,14 +72,6 @@ async fn pass<'a>(
     let answered = begun.answer(entry).await;
     let finished = answered.finish(entry).await;
     Ok(finished.reply())
-}
-
-/// Turns the result of the stages into the reply. The one place where a refusal gets its record and its reply.
-async fn conclude(core: &Core, entry: &mut AuditEntry<'_>, result: Result<Reply, Refusal>) -> Reply {
-    match result {
-        Ok(reply) => reply,
-        Err(refusal) => entry.refuse(core, refusal).await,
-    }
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ async fn federated(ctx: &RequestContext<'_>, list: List) -> Sourced {
 
 fn unknown_cursor(ctx: &RequestContext<'_>) -> Sourced {
     let http = if ctx.era == Era::Modern { http_status(INVALID_PARAMS) } else { StatusCode::OK };
-    let message = "the cursor is unknown or the list has changed; list again without a cursor";
+    let message = "the cursor is unknown or the list has changed: list again without a cursor";
     Sourced::Gateway(Response::error(INVALID_PARAMS, message, Some(http.as_u16())))
 }
 

@@ -92,7 +92,7 @@ pub(crate) async fn relay(ctx: &RequestContext<'_>, backend: &Arc<Backend>) -> S
     Sourced::from_backend(backend, request(ctx, backend, ctx.message.params_text(), None).await)
 }
 
-/// The error for a backend that is not configured (any more).
+/// The error for a backend that is not configured.
 pub(crate) fn not_configured() -> CallError {
     CallError::Down { reason: "not configured".to_owned() }
 }

@@ -112,9 +112,18 @@ impl<'a> AuditEntry<'a> {
             .with_target(self.backend.as_deref(), self.tool.as_deref())
     }
 
-    /// Records a refusal and returns its reply. If many equal refusals come in one window, the rest of them are counted
-    /// and share the window's record.
-    pub(crate) async fn refuse(&mut self, core: &Core, refusal: Refusal) -> Reply {
+    /// Turns the result of the stages into the reply. This is the only place at which a refusal gets its record and its
+    /// reply.
+    pub(crate) async fn conclude(&mut self, core: &Core, result: Result<Reply, Refusal>) -> Reply {
+        match result {
+            Ok(reply) => reply,
+            Err(refusal) => self.refuse(core, refusal).await,
+        }
+    }
+
+    /// Records a refusal and returns its reply. After the first few equal refusals of a window, further ones are only
+    /// counted and share one record.
+    async fn refuse(&mut self, core: &Core, refusal: Refusal) -> Reply {
         if !self.is_described {
             // The message was not read, or it breaks a rule: the record gets the parts that can be read.
             let body = self.inbound.body.as_ref().map_or(&[][..], |body| body);

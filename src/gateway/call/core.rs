@@ -82,7 +82,7 @@ impl Core {
             let (call, outcome) = window.record();
             // I2: one record represents all counted refusals.
             if let Err(error) = self.audit.record_once(call, outcome, ()).await {
-                tracing::error!(%error, refusals = window.count(), "failed to record a refusal window; retrying later");
+                tracing::error!(%error, refusals = window.count(), "refusal window not recorded yet; it will be recorded later");
                 // A record that was not stored in time is still in the ring, and will be stored from there.
                 if !matches!(error, UnavailableError::NotStored { .. }) {
                     self.refusal_windows.lock().unwrap_or_else(PoisonError::into_inner).put_back(window);

@@ -18,7 +18,6 @@ use crate::gateway::session::stream::{ResponseStream, Stream};
 use crate::mcp::protocol::{INVALID_REQUEST, MODERN_VERSION, SESSION_HEADER, VERSION_HEADER};
 use crate::upstream::Answer;
 
-use super::conclude;
 use super::identified::Identified;
 use super::received::Received;
 use super::routed::session;
@@ -34,7 +33,7 @@ pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<R
     let mut entry = AuditEntry::of_method(core.rules(), &inbound, SESSION_LISTEN);
     match open_stream(&core, &inbound, &mut entry).await {
         Ok(listening) => Ok(listening),
-        Err(refusal) => Err(conclude(&core, &mut entry, Err(refusal)).await.with_request_id(inbound.request_id)),
+        Err(refusal) => Err(entry.conclude(&core, Err(refusal)).await.with_request_id(inbound.request_id)),
     }
 }
 
@@ -42,7 +41,7 @@ pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<R
 pub(crate) async fn close(core: Arc<Core>, inbound: InboundRequest) -> Reply {
     let mut entry = AuditEntry::of_method(core.rules(), &inbound, SESSION_CLOSE);
     let result = close_session(&core, &inbound, &mut entry).await;
-    conclude(&core, &mut entry, result).await.with_request_id(inbound.request_id)
+    entry.conclude(&core, result).await.with_request_id(inbound.request_id)
 }
 
 /// Refuses a request whose path or HTTP method the router does not serve; `http` is the router's status.
@@ -56,7 +55,7 @@ pub(crate) async fn refuse(core: &Core, inbound: &InboundRequest, http: StatusCo
         _ => Refusal::malformed(http, INVALID_REQUEST, "the path is not valid"),
     };
     let mut entry = AuditEntry::new(core.rules(), inbound);
-    conclude(core, &mut entry, Err(refusal)).await.with_request_id(inbound.request_id)
+    entry.conclude(core, Err(refusal)).await.with_request_id(inbound.request_id)
 }
 
 /// Takes a request through the first two stages.
