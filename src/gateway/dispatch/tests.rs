@@ -44,7 +44,7 @@ fn inbound(scope: Scope, body: &str) -> InboundRequest {
         host: "localhost".to_owned(),
         certificate: None,
         hung_up: CancellationToken::new(),
-        given_up: CancellationToken::new(),
+        cancelled: CancellationToken::new(),
         body: Ok(Bytes::copy_from_slice(body.as_bytes())),
     }
 }
