@@ -1,16 +1,18 @@
-//! The gateway: what stands between MCP clients and backends, and lets no call pass that is not in the trail.
+//! The gateway between MCP clients and backends. It lets no call pass that is not in the audit trail.
 //!
 //! ```text
-//! http -> dispatch: envelope (parse) -> auth -> rbac (Permit) -> audit (Receipt) -> upstream -> audit -> reply
+//! listener -> dispatch (stages of a request) -> answer -> upstream
+//!                  |                                |
+//!                  +--> auth, rbac, audit           +--> session
 //! ```
 //!
-//! [`Gateway::build`] takes the configuration apart and starts the backends; [`Gateway::run`] serves until it is told to
-//! stop, then waits for the open calls. Every message is handled in a task of its own, which a client that hangs up does
-//! not end.
+//! [`Gateway::build`] compiles the configuration and starts the backends. [`Gateway::run`] serves until it is stopped,
+//! then drains the open calls. Every message is handled in a task of its own, which continues if the client hangs up.
 
 pub mod answer;
 pub mod call;
 pub mod dispatch;
+pub mod drain;
 pub mod fault;
 pub mod listener;
 pub mod message;
@@ -19,13 +21,14 @@ pub mod session;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Audit;
 use crate::audit::record::Call;
-use crate::audit::{Audit, UnavailableError};
 use crate::auth::{AuthError, Authenticator, Principal};
 use crate::config::{self, Config};
 use crate::upstream::Upstreams;
@@ -39,69 +42,48 @@ use call::resource_owners::ResourceOwners;
 use call::rules::Rules;
 use call::session_end;
 use call::trace::Tracer;
-use fault::Fault;
-use listener::{http, tls};
+use drain::DrainReport;
+use fault::{Fault, ReloadError};
+use listener::{http, stdio, tls};
 use session::Sessions;
 use session::inflight::InFlightCalls;
 
-/// How long calls that the drain gave up may take to record that. *Chosen*: as the audit pipeline's own wait for a
-/// commit, by default.
+/// The longest time for the records of cancelled calls and of ended sessions. *Chosen*: the default of the audit
+/// pipeline's own wait for a commit.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the last spans may take to leave. *Chosen*: no stop waits for a collector for long.
-const TRACES_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest time for exporting the last trace spans. *Chosen*: a slow collector delays a stop only a little.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Most lists that are read from backends at once; others wait. *Chosen*: a list is one request to each backend, and a
-/// child answers them one by one.
+/// The most lists that are read from backends at once; others wait. *Chosen*: a list is one request to each backend,
+/// and a child process answers them one by one.
 const LISTS_MAX: usize = 32;
 
-/// How often windows of refusals are looked for whose window has ended. *Chosen*: a tenth of it.
-const FLOODS_EVERY: Duration = Duration::from_secs(1);
+/// The interval at which refusal windows that have ended are recorded. *Chosen*: a tenth of a window.
+const REFUSAL_WINDOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The gateway, ready to serve.
 #[derive(Debug)]
 pub struct Gateway {
     core: Arc<Core>,
-    /// Accepts TLS on the listener's connections, if the listener speaks it.
+    /// Accepts TLS connections, if the listener speaks TLS.
     tls: Option<tls::Acceptor>,
     drain_timeout: Duration,
-    /// Records windows of refusals of refusals as their windows end.
-    watching: tokio::task::JoinHandle<()>,
-    /// Ends idle sessions.
-    sweeping: tokio::task::JoinHandle<()>,
-    /// Sends spans.
-    exporting: tokio::task::JoinHandle<()>,
-    /// Cancelled when there will be no more of them.
-    traced: CancellationToken,
+    /// The task that records refusal windows as they end.
+    refusal_recorder: tokio::task::JoinHandle<()>,
+    /// The task that ends idle sessions.
+    session_sweeper: tokio::task::JoinHandle<()>,
+    /// The task that sends trace spans.
+    span_exporter: tokio::task::JoinHandle<()>,
+    /// Cancelled after the last span: the exporter sends the rest and ends.
+    last_span: CancellationToken,
 }
 
-/// What the operations listener may request of a gateway that runs. Cheap to clone.
+/// Access of the operations listener to a running gateway. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Core>);
 
-/// Why a configuration did not take effect.
-#[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
-    /// It has faults.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Faults(Vec<Fault>),
-    /// The change could not be recorded.
-    #[error(transparent)]
-    Unrecorded(#[from] UnavailableError),
-}
-
-/// What a stop found and did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Drained {
-    /// Messages that were open when the stop began and ended by themselves.
-    pub finished: usize,
-    /// Calls that were open at the deadline and were given up; each is recorded as `error`.
-    pub given_up: usize,
-    /// Messages whose end was not even recorded in time. Their receipts record them when they are dropped.
-    pub left: usize,
-}
-
-/// The parts that only the configuration decides.
+/// The parts that are made from the configuration alone.
 struct Parts {
     auth: Authenticator,
     tls: Option<tls::Acceptor>,
@@ -124,11 +106,12 @@ impl Gateway {
         let upstreams = Upstreams::start(&config.backends)
             .map_err(|faults| faults.into_iter().map(Fault::Endpoint).collect::<Vec<_>>())?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
-        let own = config.server.listen.ip();
-        let own = if own.is_ipv6() { format!("[{own}]") } else { own.to_string() };
+        let connections_max = config.server.connections_max.min(Semaphore::MAX_PERMITS);
+        let own_ip = config.server.listen.ip();
+        let own_host = if own_ip.is_ipv6() { format!("[{own_ip}]") } else { own_ip.to_string() };
         let counters = CallCounters::new(upstreams.aliases());
-        let last = CancellationToken::new();
-        let (tracer, export) = Tracer::new(config.telemetry.otlp_endpoint.as_deref(), last.clone());
+        let last_span = CancellationToken::new();
+        let (tracer, export) = Tracer::new(config.telemetry.otlp_endpoint.as_deref(), last_span.clone());
         let core = Core {
             audit,
             auth,
@@ -140,18 +123,18 @@ impl Gateway {
             counters,
             tracer,
             upstreams,
-            owners: ResourceOwners::default(),
+            resource_owners: ResourceOwners::default(),
             request_states: RequestStateSigner::new(),
-            audited: config.audit.methods.clone(),
-            passed: config.server.pass_methods.clone(),
+            audit_methods: config.audit.methods.clone(),
+            pass_methods: config.server.pass_methods.clone(),
             stopping: CancellationToken::new(),
             sessions: Sessions::new(config.server.sessions_max),
             in_flight: InFlightCalls::default(),
             args_bytes_max: config.audit.args_bytes_max,
             body_bytes_max: config.server.body_bytes_max,
-            connections_max: config.server.connections_max.min(Semaphore::MAX_PERMITS),
-            connections: Arc::new(Semaphore::new(config.server.connections_max.min(Semaphore::MAX_PERMITS))),
-            allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own]).collect(),
+            connections_max,
+            connections: Arc::new(Semaphore::new(connections_max)),
+            allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own_host]).collect(),
             allowed_origins: config.server.allowed_origins.clone(),
             calls_max,
             calls: Semaphore::new(calls_max),
@@ -160,10 +143,11 @@ impl Gateway {
             drained: CancellationToken::new(),
         };
         let core = Arc::new(core);
-        let watching = tokio::spawn(watch_floods(Arc::downgrade(&core)));
-        let sweeping = tokio::spawn(session_end::sweep(Arc::downgrade(&core), core.stopping.clone()));
-        let exporting = tokio::spawn(export);
-        Ok(Self { core, tls, drain_timeout: config.server.drain_timeout, watching, sweeping, exporting, traced: last })
+        let refusal_recorder = tokio::spawn(record_refusal_windows(Arc::downgrade(&core)));
+        let session_sweeper = tokio::spawn(session_end::sweep(Arc::downgrade(&core), core.stopping.clone()));
+        let span_exporter = tokio::spawn(export);
+        let drain_timeout = config.server.drain_timeout;
+        Ok(Self { core, tls, drain_timeout, refusal_recorder, session_sweeper, span_exporter, last_span })
     }
 
     /// A handle for the operations listener.
@@ -172,12 +156,12 @@ impl Gateway {
         Handle(Arc::clone(&self.core))
     }
 
-    /// Serves on `listener` until `stop`, then stops accepting, waits for the open calls until the drain's deadline,
-    /// gives up the rest, and stops the backends.
+    /// Serves HTTP on `listener` until `stop`. Then accepts no more connections, waits for the open calls until the
+    /// drain's deadline, cancels the rest, and stops the backends.
     ///
     /// # Errors
-    /// Where the listener fails; open calls were drained all the same.
-    pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<Drained> {
+    /// The listener failed; open calls were drained all the same.
+    pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<DrainReport> {
         let served = http::serve(Arc::clone(&self.core), listener, self.tls.clone(), stop.clone());
         tokio::pin!(served);
         let early = tokio::select! {
@@ -191,9 +175,27 @@ impl Gateway {
         }
     }
 
-    /// Waits for the open calls until the drain's deadline, gives up the rest, and stops the backends. `served` ends with
-    /// the last reply.
-    async fn drain(self, served: impl Future<Output = std::io::Result<()>>) -> std::io::Result<Drained> {
+    /// Serves the client on `input` and `output` until `input` ends or `stop`, then drains as [`Gateway::run`] does.
+    ///
+    /// # Errors
+    /// [`stdio::Error`]: nothing was read.
+    pub async fn run_stdio(
+        self,
+        backend: &str,
+        token: &str,
+        input: impl AsyncBufRead + Unpin,
+        output: impl AsyncWrite + Unpin,
+        stop: CancellationToken,
+    ) -> Result<DrainReport, stdio::Error> {
+        let client = stdio::Client::new(&self.core, backend, token).await?;
+        // Without a listener, a drain has no error.
+        let drain = async { self.drain(std::future::ready(Ok(()))).await.unwrap_or_default() };
+        Ok(stdio::serve(client, input, output, stop, drain).await)
+    }
+
+    /// Waits for the open calls until the drain's deadline, cancels the rest, and stops the backends. `served` ends
+    /// with the last reply.
+    async fn drain(self, served: impl Future<Output = std::io::Result<()>>) -> std::io::Result<DrainReport> {
         let core = self.core;
         let open = core.tasks.len();
         core.tasks.close();
@@ -201,115 +203,116 @@ impl Gateway {
         core.sessions.end_general_streams();
         let wait = async { tokio::join!(served, core.tasks.wait()).0 };
         let ended = tokio::time::timeout(self.drain_timeout, wait).await;
-        let given_up = core.tasks.len();
-        if given_up > 0 {
-            tracing::warn!(given_up, "calls are still open at the drain's deadline");
+        let cancelled = core.tasks.len();
+        if cancelled > 0 {
+            tracing::warn!(cancelled, timeout = ?self.drain_timeout, "drain timed out; cancelling open calls");
         }
         core.drained.cancel();
-        // Whatever still waits for a backend's list or handshake ends with the backend.
+        // Calls that wait for a backend's list or handshake end when the backend is stopped.
         let recorded = async { tokio::time::timeout(RECORD_TIMEOUT, core.tasks.wait()).await };
         let ending = session_end::end(&core, core.sessions.remove_all());
-        let (recorded, (), ()) = tokio::join!(recorded, within(ending), core.upstreams.stop());
-        // It ends by itself: what it has taken it records first.
-        tokio::time::timeout(RECORD_TIMEOUT, self.sweeping).await.ok();
-        // Some may have been opened since.
-        within(session_end::end(&core, core.sessions.remove_all())).await;
-        let left = if recorded.is_ok() { 0 } else { core.tasks.len() };
-        // It ends by itself: what it has taken it records first.
-        tokio::time::timeout(RECORD_TIMEOUT, self.watching).await.ok();
-        core.record_floods(RefusalWindows::take_all).await;
-        self.traced.cancel();
-        tokio::time::timeout(TRACES_TIMEOUT, self.exporting).await.ok();
+        let (recorded, (), ()) = tokio::join!(recorded, in_record_timeout(ending), core.upstreams.stop());
+        // The sweeper ends by itself, after it has recorded the sessions that it removed.
+        tokio::time::timeout(RECORD_TIMEOUT, self.session_sweeper).await.ok();
+        // Sessions may have been opened since the first removal.
+        in_record_timeout(session_end::end(&core, core.sessions.remove_all())).await;
+        let unrecorded = if recorded.is_ok() { 0 } else { core.tasks.len() };
+        // The recorder ends by itself, after it has recorded the windows that it took.
+        tokio::time::timeout(RECORD_TIMEOUT, self.refusal_recorder).await.ok();
+        core.record_refusals(RefusalWindows::take_all).await;
+        self.last_span.cancel();
+        tokio::time::timeout(EXPORT_TIMEOUT, self.span_exporter).await.ok();
         ended.unwrap_or(Ok(()))?;
-        Ok(Drained { finished: open.saturating_sub(given_up), given_up, left })
+        Ok(DrainReport { finished: open.saturating_sub(cancelled), cancelled, unrecorded })
     }
 }
 
 impl Handle {
-    /// Lets what can change without a restart be as `config` says, once that is recorded as `gateway/config` with
-    /// `details`. Calls that have arrived end as they began.
+    /// Applies the settings of `config` that can change without a restart, once the change is recorded as
+    /// `gateway/config` with `details`. Calls that have arrived are decided by the old settings.
     ///
     /// # Errors
-    /// [`ReloadError`]; all stays as it was.
+    /// [`ReloadError`]: the old settings stay in force.
     pub async fn reload(&self, config: &Config, details: &serde_json::Value) -> Result<(), ReloadError> {
         let Parts { rules, .. } = compile(config).map_err(ReloadError::Faults)?;
         let core = &self.0;
-        // Recorded before it takes effect: whoever reads the trail knows under which rules a call was decided.
+        // Recorded before it takes effect, so that the trail shows which rules a call was decided by.
         core.audit.record_event(Call::gateway_event("config", details)).await?;
         let rules = Arc::new(rules);
-        let before = {
-            let mut now = core.rules.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *now, Arc::clone(&rules))
+        let old = {
+            let mut current = core.rules.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, Arc::clone(&rules))
         };
         core.policy_changed.send_modify(|changes| *changes += 1);
-        core.sessions.notify_changed_lists(&before.policy, &rules.policy);
+        core.sessions.notify_changed_lists(&old.policy, &rules.policy);
         Ok(())
     }
 
-    /// Verifies a bearer token as for a call; with the principal comes when the token ends, seconds since 1970.
+    /// Verifies a bearer token as for a call. Returns the principal and the token's expiry, in seconds since 1970.
     ///
     /// # Errors
-    /// [`AuthError`]; the caller is to be refused.
+    /// [`AuthError`]: the token is missing or not valid.
     pub async fn authenticate_header(&self, authorization: &[u8]) -> Result<(Principal, Option<u64>), AuthError> {
         self.0.auth.authenticate_header(authorization).await
     }
 
-    /// How many backends answer now.
+    /// The number of backends that answer now.
     #[must_use]
     pub fn backends_up(&self) -> usize {
         self.0.upstreams.up_count()
     }
 
-    /// How many backends are configured.
+    /// The number of configured backends.
     #[must_use]
     pub fn backends_configured(&self) -> usize {
         self.0.upstreams.aliases().count()
     }
 
-    /// How many calls are open at backends.
+    /// The number of calls that are open at backends.
     #[must_use]
     pub fn calls_open(&self) -> usize {
         self.0.calls_max.saturating_sub(self.0.calls.available_permits())
     }
 
-    /// How many calls and refusals there were.
+    /// The counters of calls and refusals.
     #[must_use]
     pub fn counters(&self) -> &CallCounters {
         &self.0.counters
     }
 
-    /// How many calls may be open.
+    /// The limit on open calls.
     #[must_use]
     pub fn calls_max(&self) -> usize {
         self.0.calls_max
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     #[must_use]
     pub fn connections_open(&self) -> usize {
-        // One place is held by the connection that is waited for.
+        // One permit is taken for the next connection, before it is accepted.
         self.0.connections_max.saturating_sub(self.0.connections.available_permits()).saturating_sub(1)
     }
 
-    /// How many legacy sessions are open.
+    /// The number of open legacy sessions.
     #[must_use]
     pub fn sessions_open(&self) -> usize {
         self.0.sessions.count()
     }
 
-    /// The backends by alias, and whether each answers now.
+    /// The aliases of all backends, each with `true` if the backend answers now.
     #[must_use]
     pub fn backends(&self) -> Vec<(String, bool)> {
         self.0.upstreams.all().map(|backend| (backend.alias().to_owned(), backend.is_up())).collect()
     }
 
-    /// How many messages are being handled.
+    /// The number of messages that are being handled.
     #[must_use]
     pub fn messages_open(&self) -> usize {
         self.0.tasks.len()
     }
 }
 
+/// Compiles everything in `config` that can have faults, and collects them all.
 fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let mut faults = Vec::new();
     let auth =
@@ -329,20 +332,20 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     }
 }
 
-/// Waits for records of sessions that ended, but not for ever.
-async fn within(ending: impl Future<Output = ()>) {
+/// Waits until the ends of sessions are recorded, at most [`RECORD_TIMEOUT`].
+async fn in_record_timeout(ending: impl Future<Output = ()>) {
     if tokio::time::timeout(RECORD_TIMEOUT, ending).await.is_err() {
-        tracing::error!("the ends of some sessions are not recorded within {RECORD_TIMEOUT:?}");
+        tracing::error!(timeout = ?RECORD_TIMEOUT, "ends of sessions not recorded in time; stopping anyway");
     }
 }
 
-/// Records windows of refusals as their windows end, for as long as the gateway is there.
-async fn watch_floods(core: Weak<Core>) {
-    let mut ticks = tokio::time::interval(FLOODS_EVERY);
+/// Records refusal windows as they end, until the gateway is drained.
+async fn record_refusal_windows(core: Weak<Core>) {
+    let mut ticks = tokio::time::interval(REFUSAL_WINDOW_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let Some(drained) = core.upgrade().map(|core| core.drained.clone()) else { return };
     while drained.run_until_cancelled(ticks.tick()).await.is_some() {
         let Some(core) = core.upgrade() else { return };
-        core.record_floods(|refusal_windows| refusal_windows.take_ended(Instant::now())).await;
+        core.record_refusals(|windows| windows.take_ended(Instant::now())).await;
     }
 }

@@ -53,9 +53,7 @@ pub enum KeyError {
         name: String,
     },
     /// The secret is too short.
-    #[error(
-        "the secret in {place} has {bytes} bytes, and HS256 needs {SECRET_BYTES_MIN}: make one with openssl rand -hex 32"
-    )]
+    #[error("the secret in {place} has {bytes} bytes, and HS256 needs {SECRET_BYTES_MIN}: run openssl rand -hex 32")]
     Short {
         /// The file or variable of the secret.
         place: String,

@@ -109,7 +109,12 @@ async fn serve_until(
     }
     let drained = gateway.run(listener, stop).await;
     let drained = drained.map_err(|source| GatewayError::Io { operation: "serve", source })?;
-    tracing::info!(finished = drained.finished, given_up = drained.given_up, left = drained.left, "calls drained");
+    tracing::info!(
+        finished = drained.finished,
+        cancelled = drained.cancelled,
+        unrecorded = drained.unrecorded,
+        "calls drained"
+    );
     ops_stop.cancel();
     tasks.join_all().await;
     Ok(())

@@ -83,6 +83,11 @@ async fn serve_until(
     ops_stop.cancel();
     tasks.join_all().await;
     let drained = served.map_err(|refused| GatewayError::Config(vec![refused.to_string()]))?;
-    tracing::info!(finished = drained.finished, given_up = drained.given_up, left = drained.left, "calls drained");
+    tracing::info!(
+        finished = drained.finished,
+        cancelled = drained.cancelled,
+        unrecorded = drained.unrecorded,
+        "calls drained"
+    );
     Ok(())
 }

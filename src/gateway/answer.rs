@@ -1,4 +1,5 @@
-//! Answers to requests that do not call a tool: handshakes, lists, subscriptions; and messages that get no reply.
+//! Answers to requests that do not call a tool: handshakes, lists and subscriptions. Also notifications and responses,
+//! which get no reply.
 
 pub mod catalog;
 pub(crate) mod handshake;

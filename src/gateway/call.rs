@@ -1,4 +1,5 @@
-//! The handling of one call: the state that requests share, what a request is decided by, and what is recorded of it.
+//! The parts that handling a call needs: the state that requests share, the rules and limits that decide about it, and
+//! its audit entry.
 
 pub mod audit_entry;
 pub mod context;

@@ -1,6 +1,6 @@
-//! The way of a client's message through the gateway, stage by stage.
+//! The stages of a client's message in the gateway.
 //!
-//! | stage | what it establishes | what it refuses |
+//! | stage | establishes | refuses |
 //! | --- | --- | --- |
 //! | [`received`] | `Host` and `Origin` | requests that a browser was tricked into |
 //! | [`identified`] | the principal | callers without a valid token |
@@ -11,9 +11,9 @@
 //! | [`answered`] | the answer of the backend, or the gateway's own | - |
 //! | [`finished`] | the record, stored, and the reply | - |
 //!
-//! Each stage is a type that only the stage before it makes, so that a step cannot be left out. HTTP and stdio, both
-//! protocol eras, and methods that the gateway answers itself pass the same stages. A message is handled in a task of its
-//! own: a client that hangs up loses its reply, never the record.
+//! Each stage is a type that only the previous stage can make, so no stage can be skipped. HTTP and stdio, both
+//! protocol eras, and methods that the gateway answers itself pass the same stages. A message is handled in a task of
+//! its own: a client that hangs up loses its reply, never the record.
 
 pub mod answered;
 pub mod begun;
@@ -45,7 +45,7 @@ pub(crate) async fn serve(core: Arc<Core>, inbound: InboundRequest, offer: onesh
     let mut entry = AuditEntry::new(core.rules(), &inbound);
     let mut offer = StreamOffer::new(offer);
     let result = Box::pin(pass(&core, &inbound, &mut entry, &mut offer)).await;
-    let reply = conclude(&core, &mut entry, result).await;
+    let reply = entry.conclude(&core, result).await;
     offer.end(&reply);
     reply.with_request_id(inbound.request_id)
 }
@@ -53,7 +53,7 @@ pub(crate) async fn serve(core: Arc<Core>, inbound: InboundRequest, offer: onesh
 /// Takes a message through all stages.
 ///
 /// # Errors
-/// The [`Refusal`] of the first stage that refuses; `entry` has what the stages before it found out.
+/// The [`Refusal`] of the first stage that refuses; `entry` has what the earlier stages found out.
 async fn pass<'a>(
     core: &'a Core,
     inbound: &'a InboundRequest,
@@ -72,14 +72,6 @@ async fn pass<'a>(
     let answered = begun.answer(entry).await;
     let finished = answered.finish(entry).await;
     Ok(finished.reply())
-}
-
-/// Turns the result of the stages into the reply. The one place where a refusal gets its record and its reply.
-async fn conclude(core: &Core, entry: &mut AuditEntry<'_>, result: Result<Reply, Refusal>) -> Reply {
-    match result {
-        Ok(reply) => reply,
-        Err(refusal) => entry.refuse(core, refusal).await,
-    }
 }
 
 #[cfg(test)]

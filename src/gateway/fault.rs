@@ -1,5 +1,6 @@
-//! The faults that the gateway finds in a configuration.
+//! The faults that the gateway finds in a configuration, and the reasons why a reload fails.
 
+use crate::audit::UnavailableError;
 use crate::auth::LoadError;
 use crate::upstream::EndpointError;
 
@@ -10,7 +11,7 @@ use super::listener::tls;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// What callers are verified with.
+    /// Tokens cannot be verified with these keys or settings.
     #[error(transparent)]
     Auth(#[from] LoadError),
     /// The listener's certificate or key.
@@ -30,4 +31,15 @@ pub enum Fault {
     /// A backend that cannot be reached as it is configured.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+}
+
+/// The reason why a new configuration did not take effect.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The configuration has faults.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Faults(Vec<Fault>),
+    /// The change could not be recorded.
+    #[error(transparent)]
+    Unrecorded(#[from] UnavailableError),
 }

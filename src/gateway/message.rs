@@ -1,4 +1,4 @@
-//! The parts of one exchange with a client: the request and its headers, the endpoint, what it is about, and the reply or
+//! The parts of one exchange with a client: the request and its headers, the endpoint, the target, and the reply or the
 //! refusal.
 
 pub mod headers;

@@ -1,16 +1,17 @@
 //! The strict JSON-RPC envelope: one message per POST or line.
 //!
-//! A message is one JSON-RPC 2.0 object, not a batch, within a size and a depth limit, without repeated keys in any of its
-//! objects. Parameters stay text: the bytes that were evaluated are the bytes that are forwarded, so that no parser behind
-//! the gateway can read another call out of them (CVE-2026-27896). Each rule has its own [`Malformed`] and JSON-RPC code.
+//! A message is one JSON-RPC 2.0 object, not a batch, within a size and a depth limit, without repeated keys in any of
+//! its objects. Parameters stay text: the bytes that were authorized are the bytes that are forwarded, so that a more
+//! lenient parser in a backend cannot read a different call from them (CVE-2026-27896). Each rule has its own variant
+//! of [`Malformed`], with a JSON-RPC code.
 //!
-//! The functions of this module are pure: they know nothing of HTTP, callers or backends.
+//! The functions of this module are pure: they do not depend on HTTP, callers or backends.
 
 use std::borrow::Cow;
 
 use crate::mcp::json::{self, Object};
 
-/// The deepest nesting of a message. *Chosen*: the limit of common parsers behind the gateway (`serde_json`: 128), so that
+/// The deepest nesting of a message. *Chosen*: the limit of common parsers in backends (`serde_json`: 128), so that
 /// they can read every message that passes.
 pub const DEPTH_MAX: usize = 128;
 
@@ -20,7 +21,8 @@ pub const ID_BYTES_MAX: usize = 256;
 /// The longest method, in bytes. *Chosen*: the protocol's longest has 40.
 pub const METHOD_BYTES_MAX: usize = 128;
 
-/// The longest tool name in a call, in bytes. *Derived*: the protocol's 128, and an alias with `__` before it.
+/// The longest tool name in a call, in bytes. *Derived*: the protocol's 128, plus an alias and `__`, rounded
+/// up.
 pub const NAME_BYTES_MAX: usize = 256;
 
 /// The rule of the envelope that a message breaks.
@@ -48,7 +50,7 @@ pub enum Malformed {
         column: usize,
     },
     /// A batch.
-    #[error("batches are not supported: one message a request")]
+    #[error("batches are not supported; send one message per request")]
     Batch,
     /// JSON, but not an object.
     #[error("the message is not a JSON object")]
@@ -59,13 +61,13 @@ pub enum Malformed {
         /// The limit.
         limit: usize,
     },
-    /// An object has a key twice.
+    /// A key is repeated in an object.
     #[error("duplicate key {key:?}")]
     DuplicateKey {
         /// The key, at most 64 bytes of it.
         key: String,
     },
-    /// A key that differs from a key of the protocol only in case or underscores: some parsers take one for the other.
+    /// A key that differs from a key of the protocol only in case or underscores. Some parsers do not distinguish them.
     #[error("key {key:?} differs from {known:?} only in case or underscores")]
     CaseVariant {
         /// The key, at most 64 bytes of it.
@@ -73,7 +75,7 @@ pub enum Malformed {
         /// The protocol's key.
         known: &'static str,
     },
-    /// A key of the message or of its parameters has a lone surrogate: most parsers refuse such a message.
+    /// A key of the message or of its parameters has a lone surrogate. Most parsers refuse such a message.
     #[error("key {key:?} has a lone surrogate")]
     KeyNotText {
         /// The key, at most 64 bytes of it, with U+FFFD for the surrogate.
@@ -88,8 +90,8 @@ pub enum Malformed {
     /// The method is missing, empty, too long or not a string.
     #[error("method must be a string of 1 to {METHOD_BYTES_MAX} bytes")]
     Method,
-    /// A response without a session, in which a backend could have sent a request.
-    #[error("a response to a request that the gateway did not send")]
+    /// A response without a session. Only in a session can a backend have sent a request.
+    #[error("the response does not match a request of the gateway")]
     Response,
     /// The id of another open request of the session.
     #[error("another open request of this session has this id")]
@@ -103,7 +105,7 @@ pub enum Malformed {
     /// `params.arguments` of a call is not an object.
     #[error("params.arguments must be an object")]
     Arguments,
-    /// A request does not name its prompt or resource, or not with a string.
+    /// A request does not name its prompt or resource with a string.
     #[error("params must name a prompt or resource: name, uri, or ref with its type")]
     Subject,
     /// `params.requestState` is not a string.
@@ -133,7 +135,7 @@ impl Malformed {
 pub struct Id(String);
 
 impl Id {
-    /// The id that `json` is.
+    /// Makes an id from its JSON text.
     ///
     /// # Errors
     /// [`Malformed::Id`]: it is neither a string nor an integer, or it is too long.
@@ -162,7 +164,7 @@ impl Id {
 pub enum Incoming<'a> {
     /// A request or a notification.
     Message(Message<'a>),
-    /// A response to a request of a backend's.
+    /// A response to a request of a backend.
     Response(ClientResponse<'a>),
 }
 
@@ -179,7 +181,7 @@ pub struct Message<'a> {
 /// A valid response.
 #[derive(Debug)]
 pub struct ClientResponse<'a> {
-    /// The id of the request that it answers, if it has one.
+    /// The id of the answered request, if the response has one.
     pub id: Option<Id>,
     /// The whole message.
     pub object: Object<'a>,
@@ -188,7 +190,7 @@ pub struct ClientResponse<'a> {
 /// The parameters of a `tools/call`.
 #[derive(Debug)]
 pub struct ToolCall<'a> {
-    /// The tool's name as the client called it.
+    /// The tool's name as the client wrote it.
     pub name: String,
     /// The arguments, the JSON text of an object.
     pub arguments: Option<&'a str>,
@@ -196,7 +198,7 @@ pub struct ToolCall<'a> {
     pub meta: Option<&'a str>,
 }
 
-/// What can be read of a message that broke a rule: for its record and for the reply's id.
+/// The parts that can be read of a message that breaks a rule, for its record and for the id of its reply.
 #[derive(Debug, Default)]
 pub struct Hint {
     /// The id, if it is valid.
@@ -243,8 +245,8 @@ pub fn parse(body: &[u8], bytes_max: usize) -> Result<Incoming<'_>, Malformed> {
         return Err(Malformed::TooLarge { limit: bytes_max }); // I6: the body is bounded.
     }
     let text = std::str::from_utf8(body).map_err(|err| Malformed::NotUtf8 { at: err.valid_up_to() })?;
-    // The grammar first, without recursion: the check of depth and keys relies on it.
-    let whole = Object::parse_path(text, &["params", "_meta"]).ok_or_else(|| no_object(text))?;
+    // The grammar is checked first, without recursion: the check of depth and keys depends on it.
+    let whole = Object::parse_path(text, &["params", "_meta"]).ok_or_else(|| not_an_object(text))?;
     check_depth_and_keys(whole.text())?;
     let [jsonrpc, id, method, params, result, error] =
         known(&whole, ["jsonrpc", "id", "method", "params", "result", "error"])?;
@@ -263,8 +265,8 @@ pub fn parse(body: &[u8], bytes_max: usize) -> Result<Incoming<'_>, Malformed> {
     Ok(Incoming::Message(Message { id, method, whole }))
 }
 
-/// Why `text` is not a JSON object.
-fn no_object(text: &str) -> Malformed {
+/// The reason why `text` is not a JSON object.
+fn not_an_object(text: &str) -> Malformed {
     if let Err(err) = serde_json::from_str::<&serde_json::value::RawValue>(text) {
         return Malformed::NotJson { line: err.line(), column: err.column() };
     }
@@ -277,7 +279,7 @@ fn no_object(text: &str) -> Malformed {
 /// The first rule that they break.
 pub fn tool_call<'a>(params: Option<&'a Object<'_>>) -> Result<ToolCall<'a>, Malformed> {
     let [name, arguments, meta] = known(params.ok_or(Malformed::ToolName)?, ["name", "arguments", "_meta"])?;
-    // No tool has a control character in its name, and one would mislead a person who reads or compares names.
+    // A control character in a name would mislead an operator who reads or compares names, and no tool needs one.
     let is_name = |name: &String| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control);
     let name = name.and_then(json::string).filter(is_name).ok_or(Malformed::ToolName)?;
     if !arguments.is_none_or(json::is_object) {
@@ -289,7 +291,7 @@ pub fn tool_call<'a>(params: Option<&'a Object<'_>>) -> Result<ToolCall<'a>, Mal
     Ok(ToolCall { name, arguments, meta })
 }
 
-/// Reads what can be read of any bytes. The first of repeated keys counts.
+/// Reads the parts that can be read of any bytes. Of repeated keys, the first counts.
 #[must_use]
 pub fn hint(body: &[u8], bytes_max: usize) -> Hint {
     let text = if body.len() <= bytes_max { std::str::from_utf8(body).unwrap_or_default() } else { "" };
@@ -322,13 +324,14 @@ pub(crate) fn known<'a, const N: usize>(
     Ok(keys.map(|key| object.get(key)))
 }
 
-/// Whether a lenient parser may take `a` for `b`: Go's takes any case, a pydantic model `request_state`.
+/// Returns `true` if a lenient parser may read `a` as `b`: the one of Go ignores case, and a pydantic model may read
+/// `request_state`.
 fn spelled_alike(a: &str, b: &str) -> bool {
     let folded = |key: &str| key.replace('_', "").to_ascii_lowercase();
     a.len() <= 2 * b.len() && folded(a) == folded(b)
 }
 
-/// A key as an error shows it.
+/// The part of a key that an error shows.
 fn bounded(key: &str) -> String {
     key[..key.floor_char_boundary(64)].to_owned()
 }
@@ -476,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_stands_twice_is_refused_at_every_depth_and_in_every_spelling() {
+    fn repeated_keys_are_refused_at_every_depth_and_in_every_spelling() {
         for body in [
             r#"{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call"}"#.to_owned(),
             call(r#"{"name":"echo","name":"delete"}"#),
@@ -508,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_message_still_tells_what_it_asked_for() {
+    fn malformed_message_still_has_a_hint() {
         let hint = hint(call(r#"{"name":"echo","name":"x","arguments":[]}"#).as_bytes(), MAX);
         assert_eq!(hint.id.unwrap().as_json(), "1");
         assert_eq!((hint.method.as_deref(), hint.name.as_deref()), (Some("tools/call"), Some("echo")));

@@ -1,5 +1,5 @@
-//! The methods that a client may send, in one table: what a request of each asks for, in which eras it is served, and whether
-//! it can be recorded. Configuration and routing are made from it.
+//! The table of the methods that a client may send: the purpose of a request, the eras in which it is served, and its
+//! recording. The configuration and the routing are made from this table.
 //!
 //! A method that is not in the table is unknown to the gateway: it is refused unless `server.pass_methods` names it.
 
@@ -8,20 +8,20 @@ use crate::mcp::protocol::{Era, TOOLS_CALL};
 /// One method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MethodSpec {
-    /// Its name, as it is sent: methods are case-sensitive.
+    /// The name as it is sent; methods are case-sensitive.
     pub name: &'static str,
-    /// What a request asks for.
+    /// The purpose of a request.
     pub kind: MethodKind,
-    /// The eras in which it is served; in the other one it is unknown.
+    /// The eras in which the method is served; in another era it is unknown.
     pub eras: &'static [Era],
-    /// Whether its requests are recorded.
+    /// The rule for recording its requests.
     pub recording: Recording,
 }
 
-/// What a request asks for.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MethodKind {
-    /// A sign of life, which the gateway answers itself.
+    /// A check whether the gateway responds; the gateway answers it itself.
     Ping,
     /// A new session.
     Initialize,
@@ -50,18 +50,18 @@ pub enum TargetMember {
     Reference,
 }
 
-/// Whether the requests of a method are recorded.
+/// The rule for recording the requests of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recording {
     /// Always.
     Always,
     /// If `audit.methods` names the method.
     Optional,
-    /// Never: the gateway has no record for such a request, so a configuration that names the method is refused.
+    /// Never. The gateway has no record for such a request, so a configuration that names the method is refused.
     Never,
 }
 
-/// What can be listed.
+/// A kind of list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum List {
     /// Tools.
@@ -97,7 +97,7 @@ pub const METHODS: [MethodSpec; 15] = [
     method("ping", MethodKind::Ping, LEGACY, Recording::Never),
 ];
 
-/// The methods that `audit.methods` names unless the operator sets it. *Chosen*: they use one resource or prompt, as
+/// The default of `audit.methods`. *Chosen*: each of these methods uses one resource or prompt, just as
 /// `tools/call` uses one tool.
 pub const RECORDED_BY_DEFAULT: &[&str] = &["resources/read", "prompts/get", "completion/complete"];
 
@@ -105,7 +105,7 @@ const fn method(name: &'static str, kind: MethodKind, eras: &'static [Era], reco
     MethodSpec { name, kind, eras, recording }
 }
 
-/// The method of this name, in whichever era it is served.
+/// The method of this name, in any era.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static MethodSpec> {
     METHODS.iter().find(|method| method.name == name)
@@ -117,7 +117,7 @@ pub fn recordable() -> impl Iterator<Item = &'static str> {
 }
 
 impl MethodSpec {
-    /// Whether the method is served in `era`.
+    /// Returns `true` if the method is served in `era`.
     #[must_use]
     pub fn is_served_in(&self, era: Era) -> bool {
         self.eras.contains(&era)
@@ -136,7 +136,7 @@ impl MethodSpec {
 }
 
 impl List {
-    /// The method that lists them.
+    /// The method that requests the list.
     #[must_use]
     pub const fn method(self) -> &'static str {
         match self {
@@ -147,7 +147,7 @@ impl List {
         }
     }
 
-    /// The member of the result that contains them.
+    /// The member of the result that contains the items.
     #[must_use]
     pub const fn member(self) -> &'static str {
         match self {
@@ -158,7 +158,7 @@ impl List {
         }
     }
 
-    /// The member of an item that names it.
+    /// The member of an item that has its name or URI.
     #[must_use]
     pub const fn key(self) -> &'static str {
         match self {

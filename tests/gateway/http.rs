@@ -7,7 +7,8 @@ use std::time::Duration;
 use gatepost::audit::Audit;
 use gatepost::auth::{Claims, mint};
 use gatepost::config::{self, Config};
-use gatepost::gateway::{Drained, Gateway, Handle};
+use gatepost::gateway::drain::DrainReport;
+use gatepost::gateway::{Gateway, Handle};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -20,7 +21,7 @@ struct Running {
     client: reqwest::Client,
     handle: Handle,
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<std::io::Result<Drained>>,
+    task: tokio::task::JoinHandle<std::io::Result<DrainReport>>,
     _secret: tempfile::NamedTempFile,
 }
 
@@ -82,7 +83,7 @@ impl Running {
         Self { base, client: reqwest::Client::new(), handle, stop, task, _secret: secret }
     }
 
-    async fn end(self) -> Drained {
+    async fn end(self) -> DrainReport {
         self.stop.cancel();
         self.task.await.unwrap().unwrap()
     }
@@ -463,7 +464,7 @@ async fn a_stop_cancels_open_calls_at_its_deadline() {
         () = watch => {}
     }
     let drained = gateway.end().await;
-    assert_eq!((drained.given_up, drained.left), (1, 0));
+    assert_eq!((drained.cancelled, drained.unrecorded), (1, 0));
 }
 
 #[tokio::test]
@@ -483,5 +484,5 @@ async fn a_stop_lets_open_calls_finish() {
         answer = slow => assert_eq!(answer.json()["result"]["content"][0]["text"], "slept 300 ms"),
         () = watch => {}
     }
-    assert_eq!(gateway.end().await.given_up, 0);
+    assert_eq!(gateway.end().await.cancelled, 0);
 }

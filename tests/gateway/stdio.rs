@@ -127,7 +127,8 @@ fn cancelled_calls_of_both_eras_are_recorded_as_cancelled() {
 #[test]
 fn an_invalid_token_or_backend_fails_the_start() {
     let setup = Setup::new();
-    for (backend, role, said) in [("example", None, "GATEPOST_TOKEN"), ("missing", Some("admin"), "no backend")] {
+    for (backend, role, said) in [("example", None, "GATEPOST_TOKEN"), ("missing", Some("admin"), "is not configured")]
+    {
         let mut command = setup.command(&["stdio", "--backend", backend]);
         if let Some(role) = role {
             command.env("GATEPOST_TOKEN", token(role));

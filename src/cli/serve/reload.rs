@@ -16,7 +16,8 @@ use crate::audit::record::Digest;
 use crate::cli::configuration::environment;
 use crate::cli::pipeline::config_digest;
 use crate::config::{Config, Loaded, Settings};
-use crate::gateway::{Gateway, Handle, ReloadError};
+use crate::gateway::fault::ReloadError;
+use crate::gateway::{Gateway, Handle};
 
 /// Interval between checks of the file. *Chosen*: an edit takes effect while its author waits.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! `initialize` and `server/discover`: who the server is, and what it can do.
+//! The handshakes: `initialize` and `server/discover` return the versions, capabilities and name of the server.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use crate::gateway::session::Session;
 use crate::mcp::protocol::{Era, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, MODERN_VERSION};
 use crate::upstream::Response;
 
-/// Opens a session. At the endpoint of one backend the session is opened there, too, and the client gets the backend's
-/// answer.
+/// Opens a session. At the endpoint of one backend, the session is also opened at the backend, whose answer the client
+/// gets.
 pub(crate) async fn initialize(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> (Sourced, Arc<Session>) {
     let params = ctx.message.params_text();
     entry.arguments = params.map(str::to_owned);
-    let own_max = ctx.rules.limits.sessions_per_principal;
+    let per_principal_max = ctx.rules.limits.sessions_per_principal;
     let sessions = &ctx.core.sessions;
-    let (session, ended) = sessions.open(&ctx.principal, &ctx.inbound.scope, params.unwrap_or("{}"), own_max);
+    let (session, ended) = sessions.open(&ctx.principal, &ctx.inbound.scope, params.unwrap_or("{}"), per_principal_max);
     session_end::end(ctx.core, ended).await;
     entry.session = Some(session.id.clone());
     let sourced = match ctx.only_backend() {
@@ -34,7 +34,7 @@ pub(crate) async fn initialize(ctx: &RequestContext<'_>, entry: &mut AuditEntry<
     (sourced, session)
 }
 
-/// The client's protocol version if it is supported, else the latest of its era.
+/// The result of `initialize`. Its version is the client's if that is supported, else the latest of the era.
 fn initialize_result(ctx: &RequestContext<'_>) -> String {
     let requested = ctx.message.params().and_then(|params| params.string("protocolVersion"));
     let supported = LEGACY_VERSIONS.into_iter().find(|version| requested.as_deref() == Some(version));
@@ -42,7 +42,7 @@ fn initialize_result(ctx: &RequestContext<'_>) -> String {
     json!({ "protocolVersion": version, "capabilities": capabilities(), "serverInfo": server_info() }).to_string()
 }
 
-/// Answers `server/discover`; at the endpoint of one backend that speaks the stateless era, the backend answers.
+/// Answers `server/discover`. At the endpoint of one modern backend, the backend answers.
 pub(crate) async fn discover(ctx: &RequestContext<'_>) -> Sourced {
     if let Some(backend) = ctx.only_backend()
         && backend.speaks_modern().await.unwrap_or(false)
@@ -59,7 +59,7 @@ pub(crate) async fn discover(ctx: &RequestContext<'_>) -> Sourced {
     Sourced::Gateway(Response::result(&result.to_string()))
 }
 
-/// The capabilities that backends may have. Each backend answers for itself when one is used.
+/// The capabilities that backends may have. A backend without one of them answers with an error when it is used.
 fn capabilities() -> serde_json::Value {
     json!({
         "tools": { "listChanged": true },
@@ -76,7 +76,7 @@ fn server_info() -> serde_json::Value {
 
 /// The metadata of the resource at `path` (RFC 9728). `base` is the gateway's URL as the client reaches it.
 pub(crate) fn resource_metadata(core: &Core, base: &str, path: &str) -> Reply {
-    // An issuer is an authorization server's address only if it is a URL.
+    // An issuer that is not a URL is not an authorization server that clients can use.
     let is_url = |issuer: &&str| issuer.starts_with("https://") || issuer.starts_with("http://");
     let servers: Vec<&str> = core.auth.issuers().into_iter().filter(is_url).collect();
     let mut document = json!({

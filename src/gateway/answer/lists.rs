@@ -15,11 +15,11 @@ use crate::mcp::methods::List;
 use crate::mcp::protocol::{Era, INVALID_PARAMS, LIST_TTL_MS};
 use crate::upstream::{self, Backend, CallError, Item, Response};
 
-/// How long one backend may delay a list of all backends. *Chosen*: a client waits for the list; a stdio server that is
-/// starting takes 1 to 3 s.
+/// The longest time that one backend may delay a list of all backends. *Chosen*: a client waits for the list; a stdio
+/// server that is starting takes 1 to 3 s.
 pub(crate) const BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The member that keeps a list from shared caches: roles see different lists.
+/// The member that keeps a list out of shared caches, because different roles see different lists.
 const PRIVATE: (&str, &str) = ("cacheScope", "\"private\"");
 
 /// Lists the items of the endpoint's backend, or of all backends.
@@ -32,7 +32,7 @@ pub(crate) async fn answer(ctx: &RequestContext<'_>, list: List) -> Sourced {
 
 /// One page of one backend's list.
 async fn of_one_backend(ctx: &RequestContext<'_>, backend: &Arc<Backend>, list: List) -> Sourced {
-    let page = Box::pin(backend.one_page(relay::ask(ctx, backend, ctx.message.params_text(), None))).await;
+    let page = Box::pin(backend.one_page(relay::request(ctx, backend, ctx.message.params_text(), None))).await;
     let (page, era) = match page {
         Ok((Response::Result(page), era)) => (page, era),
         other => return Sourced::from_backend(backend, other),
@@ -51,9 +51,9 @@ async fn of_one_backend(ctx: &RequestContext<'_>, backend: &Arc<Backend>, list: 
 async fn federated(ctx: &RequestContext<'_>, list: List) -> Sourced {
     let Ok(cursor) = cursor(ctx) else { return unknown_cursor(ctx) };
     let found = of_all_backends(ctx, list).await;
-    let mut taken = BTreeSet::new();
+    let mut names = BTreeSet::new();
     let of_one = |(backend, items): &(Arc<Backend>, Arc<[Item]>)| {
-        catalog::federated(&ctx.rules.policy, &ctx.principal, backend.alias(), list, items, &mut taken)
+        catalog::federated(&ctx.rules.policy, &ctx.principal, backend.alias(), list, items, &mut names)
     };
     let items: Vec<String> = found.iter().flat_map(of_one).collect();
     let Some((page, next)) = catalog::page(&items, cursor.as_deref()) else { return unknown_cursor(ctx) };
@@ -67,7 +67,7 @@ async fn federated(ctx: &RequestContext<'_>, list: List) -> Sourced {
 
 fn unknown_cursor(ctx: &RequestContext<'_>) -> Sourced {
     let http = if ctx.era == Era::Modern { http_status(INVALID_PARAMS) } else { StatusCode::OK };
-    let message = "unknown cursor, or the list has changed: begin again without one";
+    let message = "the cursor is unknown or the list has changed: list again without a cursor";
     Sourced::Gateway(Response::error(INVALID_PARAMS, message, Some(http.as_u16())))
 }
 
@@ -83,10 +83,10 @@ fn cursor(ctx: &RequestContext<'_>) -> Result<Option<String>, ()> {
     }
 }
 
-/// The complete list of every backend that the caller may use. A backend that is down or too slow is left out.
+/// The complete list of every backend that the caller may use. A backend that is down or too slow is omitted.
 pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec<(Arc<Backend>, Arc<[Item]>)> {
     // I6: the number of lists that are read at once is bounded. The semaphore is never closed.
-    let _turn = ctx.core.lists.acquire().await.ok();
+    let _permit = ctx.core.lists.acquire().await.ok();
     let of_one = |backend: Arc<Backend>| async move {
         let read = async {
             let route = ctx.route(&backend, None).await?;
@@ -97,11 +97,12 @@ pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec
             // A backend without prompts, for example, answers with an error.
             Ok(Err(CallError::List { fault: upstream::NOT_OFFERED })) => None,
             Ok(Err(error)) => {
-                tracing::warn!(backend = backend.alias(), %error, "a backend is missing from a list");
+                tracing::warn!(backend = backend.alias(), %error, "backend list failed; omitting the backend");
                 None
             }
             Err(_) => {
-                tracing::warn!(backend = backend.alias(), timeout = ?BACKEND_TIMEOUT, "a backend is missing from a list: it is too slow");
+                let backend = backend.alias();
+                tracing::warn!(backend, timeout = ?BACKEND_TIMEOUT, "backend list timed out; omitting the backend");
                 None
             }
         }
@@ -109,9 +110,9 @@ pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec
     let all: Vec<_> = ctx.visible_backends().cloned().map(of_one).collect();
     let found: Vec<_> = futures_util::future::join_all(all).await.into_iter().flatten().collect();
     if list == List::Resources {
-        // In reverse: of backends with the same URI, the first one that is listed is remembered.
+        // In reverse order, so that the first backend of several with the same URI is remembered.
         for (backend, items) in found.iter().rev() {
-            ctx.core.owners.remember(items.iter().map(|item| item.name.as_str()), backend.alias());
+            ctx.core.resource_owners.remember(items.iter().map(|item| item.name.as_str()), backend.alias());
         }
     }
     found

@@ -13,12 +13,15 @@ pub(crate) async fn set_level(ctx: &RequestContext<'_>) -> Sourced {
         return relay::relay(ctx, backend).await;
     }
     let set = |backend: Arc<Backend>| async move {
-        // A backend that has no log, is down or is too slow does not keep the others from setting theirs.
-        match tokio::time::timeout(BACKEND_TIMEOUT, relay::ask(ctx, &backend, ctx.message.params_text(), None)).await {
+        // The level is set at the other backends even if this one has no log, is down or is too slow.
+        match tokio::time::timeout(BACKEND_TIMEOUT, relay::request(ctx, &backend, ctx.message.params_text(), None))
+            .await
+        {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!(backend = backend.alias(), %error, "log level not set"),
+            Ok(Err(error)) => tracing::debug!(backend = backend.alias(), %error, "log level not set at a backend"),
             Err(_) => {
-                tracing::debug!(backend = backend.alias(), timeout = ?BACKEND_TIMEOUT, "log level not set in time");
+                let backend = backend.alias();
+                tracing::debug!(backend, timeout = ?BACKEND_TIMEOUT, "setting the log level at a backend timed out");
             }
         }
     };

@@ -20,7 +20,7 @@ pub struct OneWay<'a>(Kind<'a>);
 enum Kind<'a> {
     /// A notification in a session.
     Notification { core: &'a Core, scope: &'a Scope, session: Arc<Session>, message: Message<'a> },
-    /// A notification without a session: it concerns no backend.
+    /// A notification without a session, which is for no backend.
     Dropped,
     /// A response to a request that a backend sent in the session.
     Response { session: Arc<Session>, response: ClientResponse<'a> },
@@ -40,7 +40,7 @@ impl<'a> OneWay<'a> {
         Self(Kind::Response { session, response })
     }
 
-    /// Delivers the message to the backends that it concerns. It is accepted (HTTP 202) even if none takes it.
+    /// Delivers the message to the backends that it is for. It is accepted (HTTP 202) even if delivery fails.
     pub async fn deliver(self) -> Reply {
         match self.0 {
             Kind::Notification { core, scope, session, message } => notify(core, scope, &session, &message).await,
@@ -51,8 +51,8 @@ impl<'a> OneWay<'a> {
     }
 }
 
-/// A cancellation cancels its call, progress goes to the backend that asked for it, and every other notification goes to all
-/// backends of the session.
+/// Delivers a notification. A cancellation cancels its call, progress is sent to the backend whose request it is about,
+/// and every other notification is sent to all backends of the session.
 async fn notify(core: &Core, scope: &Scope, session: &Session, message: &Message<'_>) {
     let params = message.params();
     if message.method == CANCELLED {
@@ -62,11 +62,11 @@ async fn notify(core: &Core, scope: &Scope, session: &Session, message: &Message
         return;
     }
     if message.method == "notifications/initialized" && *scope == Scope::All {
-        return; // Each backend got its own when its connection was opened.
+        return; // Each backend was notified when its connection was opened.
     }
     let params = message.params_text();
     let (connections, params) = if message.method == PROGRESS {
-        // It concerns one request of one backend.
+        // Progress is about one request of one backend.
         let Some((connection, params)) = params.and_then(|params| session.progress(params)) else { return };
         (vec![connection], Some(Cow::Owned(params)))
     } else {
@@ -75,16 +75,18 @@ async fn notify(core: &Core, scope: &Scope, session: &Session, message: &Message
     for connection in connections {
         if let Err(error) = connection.notify(&message.method, params.as_deref()).await {
             let method = &message.method;
-            tracing::debug!(backend = connection.alias(), method, %error, "a notification did not reach the backend");
+            let backend = connection.alias();
+            tracing::debug!(backend, method, %error, "notification not sent to a backend; dropping it");
         }
     }
 }
 
+/// Sends a response to the backend whose request it answers.
 async fn respond(session: &Session, response: &ClientResponse<'_>) {
     // A response without a request is dropped: the backend may have cancelled the request.
     let Some((connection, id, method)) = response.id.as_ref().and_then(|id| session.take_answered(id)) else { return };
     if let Err(error) = connection.respond(response.object.replaced("id", &id)).await {
         let backend = connection.alias();
-        tracing::warn!(backend, method, %error, "a client's response did not reach the backend");
+        tracing::warn!(backend, method, %error, "response not sent to a backend; dropping it");
     }
 }

@@ -1,4 +1,4 @@
-//! Requests that are relayed without a permit, and the responses that they get.
+//! Requests that are relayed without a permit, and their responses.
 //!
 //! Nothing here calls a tool: that needs a permit and a receipt.
 
@@ -14,11 +14,11 @@ use crate::upstream::{Answer, Backend, CallError, Response, public_message};
 /// A response and its source, which decides how it is adapted to the client.
 #[derive(Debug)]
 pub(crate) enum Sourced {
-    /// The gateway's own. A result gets the members that every result of the client's era has.
+    /// A response of the gateway. A result gets the members that every result of the client's era has.
     Gateway(Response),
-    /// The gateway's own, whose form the protocol fixes.
+    /// A response of the gateway whose members the protocol fixes.
     Exact(Response),
-    /// A backend's that speaks this era.
+    /// A response of a backend that speaks this era.
     Backend(Response, Era),
     /// The backend with this alias failed.
     Failed(String, CallError),
@@ -29,7 +29,7 @@ impl Sourced {
         Self::Failed(backend.to_owned(), error)
     }
 
-    /// The result of asking `backend`.
+    /// The response of `backend`, or its failure.
     pub(crate) fn from_backend(backend: &Backend, result: Result<(Response, Era), CallError>) -> Self {
         match result {
             Ok((response, era)) => Self::Backend(response, era),
@@ -37,7 +37,7 @@ impl Sourced {
         }
     }
 
-    /// The answer of a request that is recorded.
+    /// The answer to a request that is recorded.
     pub(crate) fn into_answer(self, ctx: &RequestContext<'_>) -> Answer {
         let (response, era) = match self {
             Self::Gateway(response) | Self::Exact(response) => (response, ctx.era),
@@ -56,13 +56,13 @@ impl Sourced {
             Self::Backend(Response::Result(result), Era::Legacy) if ctx.era == Era::Modern => {
                 Response::result(&result.with(&[("resultType", "\"complete\"")]))
             }
-            // The HTTP status of one era has no meaning in the other.
+            // An HTTP status of one era has no meaning in the other.
             Self::Backend(Response::Error { error, .. }, era) if era != ctx.era => {
                 Response::Error { error, http: None }
             }
             Self::Gateway(response) | Self::Exact(response) | Self::Backend(response, _) => response,
             Self::Failed(backend, error) => {
-                tracing::warn!(backend, %error, "the backend did not answer");
+                tracing::warn!(backend, %error, "backend request failed; replying with an error");
                 let message = public_message(&backend, &error);
                 return Reply::local_unaudited_error(StatusCode::OK, Some(&ctx.id), UPSTREAM_FAILED, &message);
             }
@@ -71,12 +71,12 @@ impl Sourced {
     }
 }
 
-/// Sends the request to `backend` with the parameters `params`, JSON text. `name` is what the request is about, if it is
-/// about one tool, resource or prompt. Returns the response and the era that the backend speaks.
+/// Sends the request to `backend` with the parameters `params`, which are JSON text, and returns the response and the
+/// era that the backend speaks. `name` is the tool, resource or prompt that the request names, if any.
 ///
 /// # Errors
 /// [`CallError`].
-pub(crate) async fn ask(
+pub(crate) async fn request(
     ctx: &RequestContext<'_>,
     backend: &Arc<Backend>,
     params: Option<&str>,
@@ -87,11 +87,12 @@ pub(crate) async fn ask(
     Ok((response, route.connection.era()))
 }
 
-/// Relays the request to `backend` as it came.
+/// Relays the request to `backend` with unchanged parameters.
 pub(crate) async fn relay(ctx: &RequestContext<'_>, backend: &Arc<Backend>) -> Sourced {
-    Sourced::from_backend(backend, ask(ctx, backend, ctx.message.params_text(), None).await)
+    Sourced::from_backend(backend, request(ctx, backend, ctx.message.params_text(), None).await)
 }
 
+/// The error for a backend that is not configured.
 pub(crate) fn not_configured() -> CallError {
     CallError::Down { reason: "not configured".to_owned() }
 }

@@ -1,4 +1,5 @@
-//! Which backend has a resource: at the endpoint of all backends, resources keep the URIs of their backends.
+//! The backend of a resource. At the endpoint of all backends, resources keep the URIs of their backends, without an
+//! alias.
 
 use std::sync::Arc;
 
@@ -8,10 +9,11 @@ use crate::mcp::methods::List;
 use crate::rbac::Target;
 use crate::upstream::{Backend, Item};
 
-/// The backend that has the resource `uri`, or a template for it, among those that the caller may read it from.
+/// The backend that has the resource `uri`, or a template for it. Only backends from which the caller may read it
+/// count.
 pub(crate) async fn owner(ctx: &RequestContext<'_>, uri: &str) -> Option<String> {
     let allowed = |backend: &str| ctx.rules.policy.shows(&ctx.principal.roles, Target::resource(backend, uri));
-    if let Some(known) = ctx.core.owners.of(uri).filter(|known| allowed(known)) {
+    if let Some(known) = ctx.core.resource_owners.of(uri).filter(|known| allowed(known)) {
         return Some(known);
     }
     let found = lists::of_all_backends(ctx, List::Resources).await;
@@ -29,7 +31,7 @@ pub(crate) async fn owner(ctx: &RequestContext<'_>, uri: &str) -> Option<String>
     found.iter().find(fits).map(|(backend, _)| backend.alias().to_owned())
 }
 
-/// Whether the URI template `template` can expand to `uri`: an expression in braces matches any text.
+/// Returns `true` if the URI template `template` can expand to `uri`. An expression in braces matches any text.
 fn template_fits(template: &str, uri: &str) -> bool {
     let mut rest = uri;
     let mut parts = template.split('{');

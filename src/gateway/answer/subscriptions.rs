@@ -362,14 +362,14 @@ fn notification(method: &str) -> String {
     json::object([("jsonrpc", "\"2.0\""), ("method", &json::quoted(method))])
 }
 
-/// A notification under the client's own subscription.
+/// The notification `json` with the subscription's id, which is that of the client's request.
 fn tagged(json: &str, id: &Id) -> String {
     let message = Object::parse_path(json, &["params", "_meta"]).unwrap_or_default();
     let params = with_id(&message.object("params").unwrap_or_default(), id);
     message.with(&[("params", &params)])
 }
 
-/// `object` with the client's id in its `_meta`.
+/// The object with the subscription's id in its `_meta`.
 fn with_id(object: &Object<'_>, id: &Id) -> String {
     let meta = object.object("_meta").unwrap_or_default();
     object.with(&[("_meta", &meta.with(&[(META_SUBSCRIPTION, id.as_json())]))])

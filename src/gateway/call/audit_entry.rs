@@ -1,4 +1,4 @@
-//! What is recorded about a message, whatever becomes of it.
+//! The audit entry of a message: the facts for its record, collected while it is handled.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,14 +23,14 @@ use crate::upstream::Answer;
 /// The recorded method of a message that has none.
 const METHOD_UNKNOWN: &str = "unknown";
 
-/// Prefixes of the methods of the gateway's own records. A client's record never has such a method, so that it cannot be
-/// taken for an event of the gateway, such as the `gateway/closed` that shows that an epoch ended cleanly.
+/// Prefixes of the methods of the gateway's own records. A client's record never has such a method. Otherwise it could
+/// be taken for an event of the gateway, for example for the `gateway/closed` that shows that an epoch ended cleanly.
 const OWN_METHODS: [&str; 2] = ["gateway/", "session/"];
 
-/// What the stages of [`crate::gateway::dispatch`] found out about a message, for its record.
+/// The facts about a message that the stages of [`crate::gateway::dispatch`] established, for its record.
 #[derive(Debug)]
 pub struct AuditEntry<'a> {
-    /// The rules in force when the message arrived: it is decided and redacted by these.
+    /// The rules in force when the message arrived. They decide about the message and redact its record.
     pub(crate) rules: Arc<Rules>,
     inbound: &'a InboundRequest,
     pub(crate) caller: Caller,
@@ -44,7 +44,7 @@ pub struct AuditEntry<'a> {
     pub(crate) session: Option<String>,
     /// The position in a trace, if calls are traced.
     pub(crate) trace: Option<trace::SpanContext>,
-    /// Whether id, method and tool are known.
+    /// `true` if id, method and tool are known.
     is_described: bool,
 }
 
@@ -91,7 +91,7 @@ impl<'a> AuditEntry<'a> {
         self.is_described = true;
     }
 
-    /// The first half of the record.
+    /// The part of the record that is known before the answer.
     pub(crate) fn call(&self, core: &Core) -> Call {
         let call = self.call_without_arguments();
         match &self.arguments {
@@ -112,16 +112,25 @@ impl<'a> AuditEntry<'a> {
             .with_target(self.backend.as_deref(), self.tool.as_deref())
     }
 
-    /// Records a refusal and returns its reply. A refusal that is one of many alike is counted, and the record of their
-    /// window stands for it.
-    pub(crate) async fn refuse(&mut self, core: &Core, refusal: Refusal) -> Reply {
+    /// Turns the result of the stages into the reply. This is the only place at which a refusal gets its record and its
+    /// reply.
+    pub(crate) async fn conclude(&mut self, core: &Core, result: Result<Reply, Refusal>) -> Reply {
+        match result {
+            Ok(reply) => reply,
+            Err(refusal) => self.refuse(core, refusal).await,
+        }
+    }
+
+    /// Records a refusal and returns its reply. After the first few equal refusals of a window, further ones are only
+    /// counted and share one record.
+    async fn refuse(&mut self, core: &Core, refusal: Refusal) -> Reply {
         if !self.is_described {
-            // The message was not read, or breaks a rule: the record gets what can be read of it.
+            // The message was not read, or it breaks a rule: the record gets the parts that can be read.
             let body = self.inbound.body.as_ref().map_or(&[][..], |body| body);
             self.describe_as(envelope::hint(body, core.body_bytes_max));
         }
         core.counters.refused(refusal.status);
-        self.traced(core, refusal.status, Duration::ZERO);
+        self.export_span(core, refusal.status, Duration::ZERO);
         let id = self.id.as_ref();
         if refusal.status == Status::AuditUnavailable {
             return Reply::unavailable(id, &refusal.message);
@@ -130,12 +139,12 @@ impl<'a> AuditEntry<'a> {
         let outcome = Outcome { status: refusal.status, ..outcome::of(&answer) };
         let (status, method) = (refusal.status, self.method.as_str());
         let reply = if self.refusal_decision(core, &outcome) == RefusalDecision::Counted {
-            tracing::debug!(%status, method, reason = refusal.message, "refused; counted with others alike");
+            tracing::debug!(%status, method, reason = refusal.message, "request refused; counted with equal refusals");
             Reply::counted_refusal(refusal.http, id, refusal.code, &refusal.message, refusal.data.as_deref())
         } else {
             let subject = &self.caller.subject;
             let (backend, tool) = (self.backend.as_deref(), self.tool.as_deref());
-            tracing::info!(%status, method, subject, backend, tool, reason = refusal.message, "refused");
+            tracing::info!(%status, method, subject, backend, tool, reason = refusal.message, "request refused");
             // I2: a refused call ends in exactly one record. I1: its reply waits for the record.
             match core.audit.record_once(self.call(core), outcome, answer).await {
                 Ok(released) => Reply::released(refusal.http, id, released),
@@ -147,14 +156,14 @@ impl<'a> AuditEntry<'a> {
             None => reply,
         };
         match refusal.retry_after {
-            // In whole seconds, rounded up, at least one: a client that waits this long has waited long enough.
+            // In whole seconds, rounded up, at least 1, so that a retry after this time is not too early.
             Some(wait) => reply.with_header(header::RETRY_AFTER, &wait.as_millis().div_ceil(1000).max(1).to_string()),
             None => reply,
         }
     }
 
     /// Exports the call's trace span, if calls are traced.
-    pub(crate) fn traced(&self, core: &Core, status: Status, took: Duration) {
+    pub(crate) fn export_span(&self, core: &Core, status: Status, took: Duration) {
         let Some(context) = &self.trace else { return };
         core.tracer.ended(&trace::Span {
             context,
@@ -168,23 +177,24 @@ impl<'a> AuditEntry<'a> {
         });
     }
 
-    /// Whether this refusal gets a record of its own.
+    /// Decides if this refusal gets a record of its own.
     fn refusal_decision(&self, core: &Core, outcome: &Outcome) -> RefusalDecision {
         if !core.audit.is_enabled() {
             return RefusalDecision::Recorded;
         }
         let addr = self.inbound.addr.map(|addr| addr.ip().to_string());
-        // Callers with a token are told apart by it, whatever their address; the others by their address.
+        // Callers with a token are distinguished by the token only, other callers by their address.
         let addr = addr.as_deref().filter(|_| self.caller.issuer.is_none());
-        let (who, issuer) = (Some(self.caller.subject.as_str()), self.caller.issuer.as_deref());
+        let (subject, issuer) = (Some(self.caller.subject.as_str()), self.caller.issuer.as_deref());
         let (method, status) = (Some(self.method.as_str()), Some(outcome.status.as_str()));
-        let kind = RefusalKey::of(&[addr, who, issuer, status, method, self.backend.as_deref(), self.tool.as_deref()]);
+        let key =
+            RefusalKey::of(&[addr, subject, issuer, status, method, self.backend.as_deref(), self.tool.as_deref()]);
         let record = || (self.call_without_arguments(), outcome.clone());
-        let mut refusal_windows = core.refusal_windows.lock().unwrap_or_else(PoisonError::into_inner);
-        refusal_windows.observe(kind, Instant::now(), record)
+        let mut windows = core.refusal_windows.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.observe(key, Instant::now(), record)
     }
 
-    /// Stores an event of the gateway itself, in one piece, and releases its answer.
+    /// Stores an event of the gateway in one piece, and releases its answer.
     ///
     /// # Errors
     /// [`UnavailableError`]: the record cannot be stored.

@@ -19,7 +19,7 @@ use crate::upstream::{Backend, CallError, Interrupt, Route, ServerMessageHandler
 #[derive(Debug)]
 pub(crate) struct RequestContext<'a> {
     pub(crate) core: &'a Core,
-    /// The rules that the request is decided by.
+    /// The rules that decide about the request.
     pub(crate) rules: Arc<Rules>,
     pub(crate) inbound: &'a InboundRequest,
     pub(crate) principal: Principal,
@@ -31,19 +31,20 @@ pub(crate) struct RequestContext<'a> {
     /// The stream for messages before the response, if the client accepts one.
     pub(crate) stream: Option<Arc<Stream>>,
     pub(crate) interrupt: Interrupt,
-    /// Where the session finds the request, to cancel it.
+    /// The entry by which the session finds the request to cancel it; dropping it removes the entry.
     pub(crate) _in_flight: Option<inflight::InFlightGuard<'a>>,
 }
 
 impl RequestContext<'_> {
-    /// The connection to `backend` and the headers for a request to it; `name` is what the request is about.
+    /// The connection to `backend` and the headers for a request to it. `name` is the tool, resource or prompt that the
+    /// request names, if any.
     ///
     /// # Errors
     /// [`CallError`]: the backend cannot be reached, or not in time.
     pub(crate) async fn route(&self, backend: &Arc<Backend>, name: Option<String>) -> Result<Route, CallError> {
         let begun = Instant::now();
         let connection = match &self.session {
-            // A connection that does not open may delay a call only as long as a backend that does not answer.
+            // Opening a connection counts towards the backend's call timeout.
             Some(session) => Box::pin(backend.in_time(begun, session.connection(backend))).await?,
             None => backend.shared().await?,
         };

@@ -1,9 +1,9 @@
-//! The outcome of a call, as the record says it.
+//! The outcome of a call, for its record.
 
 use crate::audit::record::{Outcome, Status};
 use crate::upstream::{Answer, AnswerKind};
 
-/// The outcome that `answer` is recorded with.
+/// The recorded outcome of a call with this `answer`.
 pub(crate) fn of(answer: &Answer) -> Outcome {
     let status = match answer.kind() {
         AnswerKind::Result => Status::Ok,

@@ -186,7 +186,7 @@ async fn export_until(url: &str, mut spans: mpsc::Receiver<Value>, stop: &Cancel
     let client = match client {
         Ok(client) => client,
         Err(error) => {
-            tracing::error!(error = %error.without_url(), "cannot set up the client for telemetry.otlp_endpoint; spans are not exported");
+            tracing::error!(error = %error.without_url(), "cannot export spans: the HTTP client failed to start");
             return;
         }
     };

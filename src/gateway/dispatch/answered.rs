@@ -28,7 +28,7 @@ pub struct Answered<'a> {
     pub(super) slot: Option<Slot<'a>>,
 }
 
-/// An answer and how it is recorded.
+/// An answer, and the form in which it is recorded.
 #[derive(Debug)]
 pub(super) enum Unfinished {
     Unrecorded(Sourced),
@@ -37,7 +37,7 @@ pub(super) enum Unfinished {
 }
 
 impl<'a> Begun<'a> {
-    /// Answers the request. A failure of the backend is an answer, too.
+    /// Answers the request. A failure of the backend is also an answer.
     pub async fn answer(self, entry: &mut AuditEntry<'_>) -> Answered<'a> {
         let Self { ctx, grant, recording, started_at, slot } = self;
         let (result, opened) = match (grant, recording) {
@@ -73,7 +73,7 @@ async fn forward(ctx: &RequestContext<'_>, permit: Permit, receipt: &Receipt, en
     answer.with_state(|state| bound_state(ctx, entry, target, state))
 }
 
-/// Answers a request that is not forwarded with a permit and a receipt: none of these calls a tool.
+/// Answers a request that is not forwarded with a permit and a receipt. Such a request never calls a tool.
 async fn respond(
     ctx: &RequestContext<'_>,
     grant: Grant,
@@ -100,7 +100,7 @@ async fn unrecorded(ctx: &RequestContext<'_>, permit: &Permit, entry: &AuditEntr
     let (alias, tool) = (permit.backend(), permit.name());
     let Some(backend) = ctx.core.upstreams.get(alias) else { return Sourced::failed(alias, relay::not_configured()) };
     let target = Target { kind: permit.kind(), backend: alias, name: tool };
-    match relay::ask(ctx, backend, Some(permit.params()), Some(tool.to_owned())).await {
+    match relay::request(ctx, backend, Some(permit.params()), Some(tool.to_owned())).await {
         Ok((response, era)) => {
             let bind = |state: &str| bound_state(ctx, entry, target, state);
             Sourced::Backend(upstream::unrecorded(response, ctx.era, bind), era)

@@ -30,14 +30,14 @@ pub struct Begun<'a> {
     pub(super) slot: Option<Slot<'a>>,
 }
 
-/// How a request is recorded.
+/// The form in which a request is recorded.
 #[derive(Debug)]
 pub(super) enum Recording {
-    /// It is not: `audit.methods` does not name its method.
+    /// The request is not recorded: `audit.methods` does not name its method.
     None,
-    /// In one piece, with its answer: an event of the gateway itself.
+    /// In one piece with its answer, as an event of the gateway.
     Whole,
-    /// Its intent is stored. The receipt ends in exactly one record, whatever becomes of the request.
+    /// The intent is stored. The receipt ends in exactly one record, however the request ends.
     Intent(Box<Receipt>),
 }
 

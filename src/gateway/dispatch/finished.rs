@@ -1,4 +1,4 @@
-//! Last stage: the record of a recorded request is stored, and its answer released.
+//! Last stage: if the request is recorded, its record is stored and its answer released.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::upstream::Answer;
 
 use super::answered::{Answered, Unfinished};
 
-/// A request that is over. Each stage follows from the one before:
+/// A request that is over. Each stage is made from the previous one:
 ///
 /// ```no_run
 /// # use gatepost::gateway::call::audit_entry::AuditEntry;
@@ -28,7 +28,7 @@ use super::answered::{Answered, Unfinished};
 /// }
 /// ```
 ///
-/// and none can be left out:
+/// and none can be skipped:
 ///
 /// ```compile_fail,E0599
 /// # use gatepost::gateway::dispatch::answered::Answered;
@@ -65,12 +65,13 @@ impl<'a> Answered<'a> {
                     backend = entry.backend, tool = entry.tool, "call answered"
                 );
                 let status = outcome.status;
-                // I1: the reply leaves after the record has reached its level. I2: the receipt ends in exactly one record.
+                // I1: the reply is sent after the record has reached its level.
+                // I2: the receipt ends in exactly one record.
                 let released = receipt.finish(outcome, answer).await;
                 if let Some(backend) = &entry.backend {
                     ctx.core.counters.called(backend, status, started_at.elapsed());
                 }
-                entry.traced(ctx.core, status, started_at.elapsed());
+                entry.export_span(ctx.core, status, started_at.elapsed());
                 released.map(Finish::Released)
             }
         };

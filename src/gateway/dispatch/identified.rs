@@ -43,7 +43,7 @@ impl<'a> Received<'a> {
         match &error {
             // The caller is known, but not allowed.
             AuthError::Scope { principal, .. } => entry.caller = principal.caller(None),
-            AuthError::Invalid { cause: Some(cause), .. } => tracing::debug!(cause = %cause, "token refused"),
+            AuthError::Invalid { cause: Some(cause), .. } => tracing::debug!(cause = %cause, "token rejected"),
             _ => {}
         }
         let base = headers::base_url(&inbound.headers, &inbound.host, core.is_tls);

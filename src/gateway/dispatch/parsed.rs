@@ -9,8 +9,10 @@ use crate::mcp::envelope::{self, Incoming};
 
 use super::identified::Identified;
 
-/// A valid message of a known caller. The members of the message, of `params` and of `params._meta` were read in one pass;
-/// a second pass checked depth and repeated keys. No later stage parses the message again.
+/// A valid message of a known caller.
+///
+/// The members of the message, of `params` and of `params._meta` were read in one pass; a second pass checked depth and
+/// repeated keys. No later stage parses the message again.
 #[derive(Debug)]
 pub struct Parsed<'a> {
     pub(super) core: &'a Core,

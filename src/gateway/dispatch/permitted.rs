@@ -1,4 +1,4 @@
-//! Fifth stage: the policy allows the request, and there is room for it.
+//! Fifth stage: the policy allows the request, and no limit is exceeded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub struct Permitted<'a> {
     pub(super) slot: Option<Slot<'a>>,
 }
 
-/// What a request may do.
+/// The permission to answer a request, by its destination.
 #[derive(Debug)]
 pub(super) enum Grant {
     Local(LocalMethod),
@@ -60,8 +60,8 @@ impl<'a> Slot<'a> {
 }
 
 impl<'a> RoutedRequest<'a> {
-    /// Decides whether the caller may do this. Authorization comes before existence: a caller who is denied does not learn
-    /// what exists.
+    /// Authorizes the request. This happens before any check whether the target exists, so that a denied caller does
+    /// not learn which targets exist.
     ///
     /// # Errors
     /// A refusal with status `denied`, `rate_limited`, or `malformed` if the target does not exist.
@@ -107,7 +107,7 @@ async fn target<'a>(
     let slot = Slot::take(ctx, permit.backend())?;
     let Some(backend) = ctx.core.upstreams.get(permit.backend()) else {
         return Err(match ctx.inbound.scope {
-            Scope::All => Refusal::unknown(subject.what(), &subject.name, ctx.era),
+            Scope::All => Refusal::unknown(subject.kind_name(), &subject.name, ctx.era),
             Scope::One(_) => Refusal::unknown_backend(),
         });
     };
@@ -119,7 +119,8 @@ async fn target<'a>(
     Ok((permit, slot))
 }
 
-/// An unknown method may do anything: it is for roles that may use everything of the backend.
+/// Authorizes a method that the gateway does not know. The method may have any effect, so the caller needs a role that
+/// may use everything of the backend.
 fn extension<'a>(ctx: &RequestContext<'a>, backend: &Backend) -> Result<Slot<'a>, Refusal> {
     if !ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias()) {
         let method = &ctx.message.method;

@@ -12,9 +12,11 @@ pub struct Received<'a> {
 }
 
 impl<'a> Received<'a> {
+    /// Checks `Host` and `Origin`.
+    ///
     /// # Errors
-    /// A refusal with status `malformed` (HTTP 403). Other errors of the head are refused by [`super::parsed`], once it is
-    /// known who sent it.
+    /// A refusal with status `malformed` (HTTP 403). Other errors of the head are refused by [`super::parsed`], after
+    /// the caller is known.
     pub(super) fn new(core: &'a Core, inbound: &'a InboundRequest) -> Result<Self, Refusal> {
         match &inbound.body {
             Err(error @ (HeadError::Host | HeadError::Origin)) => Err((*error).into()),

@@ -33,14 +33,14 @@ pub enum Routed<'a> {
     OneWay(OneWay<'a>),
 }
 
-/// A request whose destination is known. Nothing was decided about it yet.
+/// A request whose destination is known. Authorization is the next stage.
 #[derive(Debug)]
 pub struct RoutedRequest<'a> {
     pub(super) ctx: RequestContext<'a>,
     pub(super) destination: Destination,
 }
 
-/// What a request is for.
+/// The destination of a request.
 #[derive(Debug)]
 pub(super) enum Destination {
     Local(LocalMethod),
@@ -50,7 +50,7 @@ pub(super) enum Destination {
     Extension(Arc<Backend>),
 }
 
-/// A method that the gateway answers itself, or by itself from what backends answer.
+/// A method that the gateway answers itself, some from the responses of backends.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum LocalMethod {
     Ping,
@@ -81,8 +81,8 @@ impl<'a> Parsed<'a> {
     /// Finds the destination. `offer` opens the request's stream.
     ///
     /// # Errors
-    /// A refusal with status `malformed`: headers and body disagree, or the session, the backend, the method or the target
-    /// does not exist; `denied` if the caller may use nothing of the endpoint's backend.
+    /// A refusal with status `malformed`: headers and body disagree, or the session, the backend, the method or the
+    /// target does not exist; `denied` if the caller may use nothing of the endpoint's backend.
     pub async fn route(self, entry: &mut AuditEntry<'_>, offer: &mut StreamOffer) -> Result<Routed<'a>, Refusal> {
         let Self { core, inbound, principal, incoming } = self;
         let message = match incoming {
@@ -112,7 +112,7 @@ impl<'a> Parsed<'a> {
             return notification(core, inbound, message, session).map(Routed::OneWay);
         };
         // A modern client cancels by closing the connection.
-        let client = if era == Era::Modern { &inbound.hung_up } else { &inbound.given_up }.clone();
+        let client = if era == Era::Modern { &inbound.hung_up } else { &inbound.cancelled }.clone();
         // The session knows the request from here on: a cancellation finds it, however early it arrives.
         let in_flight = match &session {
             Some(session) => {
@@ -210,7 +210,7 @@ async fn target(
         }
         (scope, kind) => scope.target(name).map(|target| Target { kind, ..target }),
     };
-    let target = found.ok_or_else(|| Refusal::unknown(subject.what(), name, ctx.era))?;
+    let target = found.ok_or_else(|| Refusal::unknown(subject.kind_name(), name, ctx.era))?;
     entry.backend = Some(target.backend.to_owned());
     entry.tool = Some(target.name.to_owned());
     let state = match &subject.state {
@@ -228,10 +228,11 @@ async fn target(
     Ok(TargetRequest { subject, backend, tool, params })
 }
 
-/// The backend for a method that the gateway does not know: the operator lets the method pass, at one backend's endpoint.
+/// The backend for a method that the gateway does not know. Such a method is relayed only at the endpoint of one
+/// backend, and only if `server.pass_methods` names it.
 fn extension(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Result<Arc<Backend>, Refusal> {
     let method = ctx.message.method.as_str();
-    let backend = ctx.only_backend().filter(|_| ctx.core.is_passed(method));
+    let backend = ctx.only_backend().filter(|_| ctx.core.is_pass_method(method));
     let backend = backend.ok_or_else(|| Refusal::unknown_method(method, ctx.era))?;
     entry.tool = None;
     entry.arguments = ctx.message.params_text().map(str::to_owned);

@@ -1,6 +1,6 @@
-//! GET and DELETE on a legacy session: GET opens or resumes a stream of its messages, DELETE closes it.
+//! GET and DELETE on a legacy session: GET opens or resumes a stream of its messages, DELETE closes the session.
 //!
-//! Both pass the first two stages of a message. Refusals are recorded, and so is the end of a session.
+//! Both pass the first two stages of a message. Refusals and the end of a session are recorded.
 
 use std::sync::Arc;
 
@@ -18,15 +18,14 @@ use crate::gateway::session::stream::{ResponseStream, Stream};
 use crate::mcp::protocol::{INVALID_REQUEST, MODERN_VERSION, SESSION_HEADER, VERSION_HEADER};
 use crate::upstream::Answer;
 
-use super::conclude;
 use super::identified::Identified;
 use super::received::Received;
 use super::routed::session;
 
-/// The method by which a refused GET is recorded.
+/// The recorded method of a refused GET.
 const SESSION_LISTEN: &str = "session/listen";
 
-/// Opens the stream that a GET asks for, or resumes one that broke.
+/// Opens the stream that a GET requests, or resumes one that broke.
 ///
 /// # Errors
 /// The reply to a refused request; the refusal is recorded.
@@ -34,7 +33,7 @@ pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<R
     let mut entry = AuditEntry::of_method(core.rules(), &inbound, SESSION_LISTEN);
     match open_stream(&core, &inbound, &mut entry).await {
         Ok(listening) => Ok(listening),
-        Err(refusal) => Err(conclude(&core, &mut entry, Err(refusal)).await.with_request_id(inbound.request_id)),
+        Err(refusal) => Err(entry.conclude(&core, Err(refusal)).await.with_request_id(inbound.request_id)),
     }
 }
 
@@ -42,24 +41,24 @@ pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<R
 pub(crate) async fn close(core: Arc<Core>, inbound: InboundRequest) -> Reply {
     let mut entry = AuditEntry::of_method(core.rules(), &inbound, SESSION_CLOSE);
     let result = close_session(&core, &inbound, &mut entry).await;
-    conclude(&core, &mut entry, result).await.with_request_id(inbound.request_id)
+    entry.conclude(&core, result).await.with_request_id(inbound.request_id)
 }
 
 /// Refuses a request whose path or HTTP method the router does not serve; `http` is the router's status.
 pub(crate) async fn refuse(core: &Core, inbound: &InboundRequest, http: StatusCode) -> Reply {
     let refusal = match http {
         StatusCode::FORBIDDEN => HeadError::Host.into(),
-        StatusCode::NOT_FOUND => Refusal::malformed(http, INVALID_REQUEST, "no such path: use /mcp or /mcp/BACKEND"),
+        StatusCode::NOT_FOUND => Refusal::malformed(http, INVALID_REQUEST, "no such path; use /mcp or /mcp/BACKEND"),
         StatusCode::METHOD_NOT_ALLOWED => {
             Refusal::malformed(http, INVALID_REQUEST, "this path does not support the HTTP method")
         }
-        _ => Refusal::malformed(http, INVALID_REQUEST, "the path cannot be read"),
+        _ => Refusal::malformed(http, INVALID_REQUEST, "the path is not valid"),
     };
     let mut entry = AuditEntry::new(core.rules(), inbound);
-    conclude(core, &mut entry, Err(refusal)).await.with_request_id(inbound.request_id)
+    entry.conclude(core, Err(refusal)).await.with_request_id(inbound.request_id)
 }
 
-/// The first two stages.
+/// Takes a request through the first two stages.
 async fn identify<'a>(
     core: &'a Core,
     inbound: &'a InboundRequest,
@@ -76,23 +75,24 @@ async fn open_stream(
     entry: &mut AuditEntry<'_>,
 ) -> Result<ResponseStream, Refusal> {
     let Identified { principal, .. } = identify(core, inbound, entry).await?;
-    if !headers::takes_stream(&inbound.headers) {
+    if !headers::accepts_stream(&inbound.headers) {
         let message = "a GET must accept text/event-stream";
         return Err(Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message));
     }
     if headers::single(&inbound.headers, VERSION_HEADER) == Some(MODERN_VERSION) {
-        let message = "this protocol version has no stream to open with GET";
+        let message = "this protocol version does not support GET";
         return Err(Refusal::malformed(StatusCode::METHOD_NOT_ALLOWED, INVALID_REQUEST, message));
     }
     let session = session(core, inbound, &principal)?;
-    let session = session.ok_or_else(|| Refusal::bad_request("no Mcp-Session-Id: initialize first"))?;
+    let session =
+        session.ok_or_else(|| Refusal::bad_request("Mcp-Session-Id is missing; initialize a session first"))?;
     let (stream, after) = stream_of(&session, inbound)?;
     let reader = match after {
         Some(after) => Some(stream.take_over(after)),
         None => stream.read_from(0),
     };
     let reader = reader.ok_or_else(|| {
-        let message = "this stream is being read already: resume it with Last-Event-ID";
+        let message = "another request reads this stream; resume it with Last-Event-ID";
         Refusal::malformed(StatusCode::CONFLICT, INVALID_REQUEST, message)
     })?;
     if stream.number == 0 {
@@ -103,7 +103,7 @@ async fn open_stream(
     Ok(ResponseStream { reader, number: Some(stream.number) })
 }
 
-/// The stream that a GET asks for, and the number of the last message that the client has of it.
+/// The stream that a GET requests, and the number of the last message that the client received on it.
 fn stream_of(session: &Session, inbound: &InboundRequest) -> Result<(Arc<Stream>, Option<u64>), Refusal> {
     let Some(last) = headers::single(&inbound.headers, "last-event-id") else { return Ok((session.general(), None)) };
     let found = session.stream_of_event(last);
@@ -115,7 +115,8 @@ fn stream_of(session: &Session, inbound: &InboundRequest) -> Result<(Arc<Stream>
 async fn close_session(core: &Core, inbound: &InboundRequest, entry: &mut AuditEntry<'_>) -> Result<Reply, Refusal> {
     let Identified { principal, .. } = identify(core, inbound, entry).await?;
     let session = headers::single(&inbound.headers, SESSION_HEADER);
-    let session = session.ok_or_else(|| Refusal::bad_request("no Mcp-Session-Id to close"))?;
+    let session =
+        session.ok_or_else(|| Refusal::bad_request("Mcp-Session-Id is missing; name the session to close"))?;
     core.sessions.close(session, &principal, &inbound.scope)?;
     Ok(match entry.record(core, Answer::of_result("{}")).await {
         Ok(_) => Reply::local_unaudited_empty(StatusCode::NO_CONTENT),

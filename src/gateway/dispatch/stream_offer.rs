@@ -14,11 +14,11 @@ use crate::gateway::session::stream::Stream;
 #[derive(Debug)]
 pub(crate) struct OpenedStream {
     pub(crate) stream: Arc<Stream>,
-    /// Whether the client can reconnect and ask for its messages again.
+    /// `true` if the session keeps the messages, so that the client can reconnect and resume the stream.
     pub(crate) is_kept: bool,
 }
 
-/// Opens the stream of a request and tells the listener about it.
+/// Opens the stream of a request and sends it to the listener.
 #[derive(Debug)]
 pub struct StreamOffer {
     listener: Option<oneshot::Sender<OpenedStream>>,
@@ -31,9 +31,9 @@ impl StreamOffer {
         Self { listener: Some(listener), stream: None, session: None }
     }
 
-    /// Opens the stream. `None`: the client does not accept one, or its session has too many.
+    /// Opens the stream. Returns `None` if the client does not accept one, or if its session has too many.
     pub(super) fn open(&mut self, inbound: &InboundRequest, session: Option<&Arc<Session>>) -> Option<Arc<Stream>> {
-        if !headers::takes_stream(&inbound.headers) {
+        if !headers::accepts_stream(&inbound.headers) {
             return None;
         }
         let stream = match session {
@@ -41,14 +41,13 @@ impl StreamOffer {
             None => Stream::new(0),
         };
         let opened = OpenedStream { stream: Arc::clone(&stream), is_kept: session.is_some() };
-        // If the client is gone, a session keeps the messages until it reconnects.
+        // If the client is gone, a session keeps the messages until the client reconnects.
         self.listener.take()?.send(opened).ok();
         (self.stream, self.session) = (Some(Arc::clone(&stream)), session.cloned());
         Some(stream)
     }
 
-    /// Ends the stream. Once messages were sent on it, `reply` cannot be the HTTP response any more: it becomes the last
-    /// message of the stream.
+    /// Ends the stream. If messages were sent on it, `reply` is its last message instead of the HTTP response.
     pub(super) fn end(&self, reply: &Reply) {
         let Some(stream) = &self.stream else { return };
         let was_used = !stream.is_unused();

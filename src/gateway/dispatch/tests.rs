@@ -44,7 +44,7 @@ fn inbound(scope: Scope, body: &str) -> InboundRequest {
         host: "localhost".to_owned(),
         certificate: None,
         hung_up: CancellationToken::new(),
-        given_up: CancellationToken::new(),
+        cancelled: CancellationToken::new(),
         body: Ok(Bytes::copy_from_slice(body.as_bytes())),
     }
 }
@@ -113,7 +113,7 @@ async fn i2_a_call_without_a_token_is_recorded_with_what_it_asked_for() {
     let mut entry = AuditEntry::new(core.rules(), &inbound);
     let refusal = Received::new(&core, &inbound).unwrap().identify(&mut entry).await.unwrap_err();
     assert_eq!((refusal.status, refusal.http), (Status::Unauthenticated, StatusCode::UNAUTHORIZED));
-    let reply = conclude(&core, &mut entry, Err(refusal)).await;
+    let reply = entry.conclude(&core, Err(refusal)).await;
     assert!(reply.header("www-authenticate").is_some() && reply.is_error());
     let call = entry.call(&core);
     assert_eq!((call.method.as_str(), call.client_subject.as_str()), ("tools/call", "anonymous"));

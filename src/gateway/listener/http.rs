@@ -1,9 +1,9 @@
-//! HTTP: the routes, what a request must be before its body is read, and the listener.
+//! MCP over HTTP: the routes, the checks of a request's head, the accept loop, and event streams.
 //!
-//! Each request is handled in a task of its own, from its head on: hyper drops what it made for a request as soon as it
-//! sees that the client is gone, and a request that arrived whole is a call all the same. It becomes an [`InboundRequest`]; this
-//! module waits for the reply, or for the first message before it, which makes the reply an event stream. It knows nothing
-//! of callers, tools or records.
+//! Each request is handled in a task of its own from its head on: hyper drops the future of a request as soon as the
+//! client disconnects, but a request that arrived completely is a call and must be recorded. A request becomes an
+//! [`InboundRequest`]. This module then waits for the reply, or for the first message before it, which makes the
+//! response an event stream. Callers, tools and records are unknown here.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -38,17 +38,17 @@ use crate::gateway::message::request::{HeadError, InboundRequest};
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::stream::{Next, ResponseStream};
 
-/// Longest time for a body to arrive. *Chosen*: the default limit of 4 MiB at 140 KB/s.
+/// The longest time for a body to arrive. *Chosen*: the default limit of 4 MiB at 140 KB/s.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Largest headers, in bytes. *Chosen*: twice the longest token that is looked at.
+/// The largest headers, in bytes. *Chosen*: twice the longest token that is verified.
 const HEADER_BYTES_MAX: usize = 32 * 1024;
 
-/// How often a stream without messages says that it is alive. *Chosen*: below the idle limits of common proxies (30 s
+/// The interval of heartbeats on a stream without messages. *Chosen*: below the idle limits of common proxies (30 s
 /// and 60 s).
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// Longest time for a request's head to arrive, and for a connection to be idle. *Chosen*: common clients keep idle
+/// The longest time for a request's head to arrive, and for a connection to be idle. *Chosen*: common clients keep idle
 /// connections for 5 to 30 s.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -60,16 +60,16 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     // I6: the number of connections is bounded; others wait to be accepted.
-    let room = Arc::clone(&core.connections);
+    let slots = Arc::clone(&core.connections);
     let mut listener = ClientListener::new(listener, tls);
     let (router, connections) = (router(Arc::clone(&core)), GracefulShutdown::new());
     loop {
         let accepted = async {
             // The semaphore is never closed.
-            let place = Arc::clone(&room).acquire_owned().await.ok();
-            (place, listener.accept().await)
+            let slot = Arc::clone(&slots).acquire_owned().await.ok();
+            (slot, listener.accept().await)
         };
-        let (place, (stream, connection)) = tokio::select! {
+        let (slot, (stream, connection)) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = accepted => accepted,
         };
@@ -80,18 +80,18 @@ pub(crate) async fn serve(
                 request_id: RequestId::new(),
                 hung_up: CancellationToken::new(),
             };
-            let (request_id, hang_up) = (client.request_id, client.hung_up.clone().drop_guard());
+            let (request_id, hang_up_guard) = (client.request_id, client.hung_up.clone().drop_guard());
             request.extensions_mut().insert(client.clone());
-            // I2: not in the connection's own task, which ends with the connection: whatever became of the client, what
-            // it asked for is read, decided and recorded.
-            let answered = router.clone().call(request.map(Body::new));
-            let response = core.tasks.spawn(recorded(Arc::clone(&core), client, answered));
+            // I2: the request has a task of its own, because the connection's task ends when the client disconnects.
+            // The request must be read, decided and recorded even then.
+            let response = router.clone().call(request.map(Body::new));
+            let response = core.tasks.spawn(record_router_refusal(Arc::clone(&core), client, response));
             async move {
                 let response = response.await;
-                hang_up.disarm();
+                hang_up_guard.disarm();
                 Ok::<_, Infallible>(response.unwrap_or_else(|error| {
-                    tracing::error!(%request_id, %error, "the task of a request broke");
-                    Reply::broken().with_request_id(request_id).into_response()
+                    tracing::error!(%request_id, %error, "request handler panicked; replying with an internal error");
+                    Reply::internal_error().with_request_id(request_id).into_response()
                 }))
             }
         });
@@ -102,9 +102,9 @@ pub(crate) async fn serve(
         let connection = connections.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended");
+                tracing::debug!(%error, "connection closed");
             }
-            drop(place);
+            drop(slot);
         });
     }
     drop(listener);
@@ -112,25 +112,26 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// What the router itself refuses, for its path or its verb, is recorded as every refusal is.
-async fn recorded(
+/// Records a refusal by the router, which is for the path or the HTTP method, and makes its reply as for other
+/// refusals.
+async fn record_router_refusal(
     core: Arc<Core>,
     client: Client,
-    answered: impl Future<Output = Result<Response, Infallible>>,
+    response: impl Future<Output = Result<Response, Infallible>>,
 ) -> Response {
-    let Ok(response) = answered.await;
+    let Ok(response) = response.await;
     if !response.status().is_client_error() || response.headers().contains_key(crate::mcp::protocol::REQUEST_ID_HEADER)
     {
         return response;
     }
     let inbound = inbound(client, Scope::All, HeaderMap::new(), String::new(), Ok(Bytes::new()));
     let mut refused = Box::pin(session_http::refuse(&core, &inbound, response.status())).await.into_response();
-    refused.headers_mut().extend(response.headers().get(header::ALLOW).map(|verbs| (header::ALLOW, verbs.clone())));
+    refused.headers_mut().extend(response.headers().get(header::ALLOW).map(|methods| (header::ALLOW, methods.clone())));
     refused
 }
 
 fn router(core: Arc<Core>) -> Router {
-    // Any other method gets 405 with Allow from the router.
+    // The router answers other methods with 405 and Allow.
     Router::new()
         .route("/mcp", post(post_all).get(get_all).delete(delete_all))
         .route("/mcp/{backend}", post(post_one).get(get_one).delete(delete_one))
@@ -140,12 +141,12 @@ fn router(core: Arc<Core>) -> Router {
         .with_state(core)
 }
 
-/// Whose request it is, as far as the connection tells.
+/// The client of one request, as far as the connection identifies it.
 #[derive(Clone)]
 struct Client {
     connection: ClientIdentity,
     request_id: RequestId,
-    /// Cancelled where the client is gone before it has its response.
+    /// Cancelled if the client disconnects before it has its response.
     hung_up: CancellationToken,
 }
 
@@ -208,7 +209,7 @@ async fn metadata_one(State(core): State<Arc<Core>>, Path(backend): Path<String>
     metadata(&core, &headers, &Scope::One(backend))
 }
 
-/// The same for every path, so that it does not tell which backends there are.
+/// The metadata of the endpoint. The document exists for every path, so that it does not reveal which backends exist.
 fn metadata(core: &Core, headers: &HeaderMap, scope: &Scope) -> Reply {
     let host = headers::single(headers, header::HOST.as_str()).unwrap_or_default();
     if !headers::is_host_allowed(host, &core.allowed_hosts) {
@@ -221,29 +222,29 @@ fn metadata(core: &Core, headers: &HeaderMap, scope: &Scope) -> Reply {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Verb {
+enum HttpMethod {
     Post,
     Get,
     Delete,
 }
 
-/// One request, and what tells whoever handles it that the client is gone: dropped with the response.
-async fn arrive(
+/// Reads one request. The guard cancels its `hung_up` token when it is dropped, together with the response.
+async fn receive(
     core: &Core,
     client: Client,
     scope: Scope,
     request: Request<Body>,
-    verb: Verb,
+    method: HttpMethod,
 ) -> (InboundRequest, DropGuard) {
     let (parts, body) = request.into_parts();
     let host = headers::single(&parts.headers, header::HOST.as_str()).unwrap_or_default();
-    // A request line may hold a whole address, which stands above Host (RFC 9112 3.2.2): where they differ neither counts.
-    let is_one = parts.uri.authority().is_none_or(|authority| authority.as_str() == host);
-    let host = if is_one { host.to_owned() } else { String::new() };
-    let body = match (check(core, &parts.headers, &host, verb), verb) {
+    // A request line may have a whole URL, which overrides Host (RFC 9112 3.2.2). If they differ, neither is allowed.
+    let is_unambiguous = parts.uri.authority().is_none_or(|authority| authority.as_str() == host);
+    let host = if is_unambiguous { host.to_owned() } else { String::new() };
+    let body = match (check(core, &parts.headers, &host, method), method) {
         (Err(fault), _) => Err(fault),
-        (Ok(()), Verb::Get | Verb::Delete) => Ok(Bytes::new()),
-        (Ok(()), Verb::Post) => read(body, core.body_bytes_max).await,
+        (Ok(()), HttpMethod::Get | HttpMethod::Delete) => Ok(Bytes::new()),
+        (Ok(()), HttpMethod::Post) => read(body, core.body_bytes_max).await,
     };
     let inbound = inbound(client, scope, parts.headers, host, body);
     let guard = inbound.hung_up.clone().drop_guard();
@@ -265,21 +266,22 @@ fn inbound(
         headers,
         host,
         hung_up: client.hung_up.child_token(),
-        given_up: CancellationToken::new(),
+        cancelled: CancellationToken::new(),
         body,
     }
 }
 
 async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request<Body>) -> Response {
-    // Dropped with this future, or with the body of the response, which the server drops when the client is gone.
-    let (inbound, hang_up) = arrive(&core, client, scope, request, Verb::Post).await;
+    // The guard is dropped with this future, or with the body of the response. The server drops both if the client
+    // disconnects.
+    let (inbound, hang_up_guard) = receive(&core, client, scope, request, HttpMethod::Post).await;
     let request_id = inbound.request_id;
     let span = tracing::info_span!("request", %request_id);
     let (offer, mut offered) = oneshot::channel();
     let (tasks, stopping) = (core.tasks.clone(), core.stopping.clone());
     let mut handled = Box::pin(dispatch::serve(core, inbound, offer).instrument(span));
     let mut opened = None;
-    let begun = async {
+    let first_message = async {
         if let Ok(stream) = (&mut offered).await {
             opened.insert(stream).stream.used().await;
         } else {
@@ -288,18 +290,18 @@ async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request
     };
     let reply = tokio::select! {
         biased;
-        () = begun => None,
+        () = first_message => None,
         reply = &mut handled => Some(reply),
     };
-    let used = |opened: &OpenedStream| !opened.stream.is_unused();
-    if let Some(opened) = opened.filter(used)
+    let was_used = |opened: &OpenedStream| !opened.stream.is_unused();
+    if let Some(opened) = opened.filter(was_used)
         && let Some(reader) = opened.stream.read_from(0)
     {
         if reply.is_none() {
             tasks.spawn(handled);
         }
         let number = opened.is_kept.then_some(opened.stream.number);
-        return stream(ResponseStream { reader, number }, Some(hang_up), stopping, request_id);
+        return stream(ResponseStream { reader, number }, Some(hang_up_guard), stopping, request_id);
     }
     let reply = match reply {
         Some(reply) => reply,
@@ -309,33 +311,33 @@ async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request
 }
 
 async fn listen(core: Arc<Core>, client: Client, scope: Scope, request: Request<Body>) -> Response {
-    let (inbound, _hang_up) = arrive(&core, client, scope, request, Verb::Get).await;
+    let (inbound, _hang_up_guard) = receive(&core, client, scope, request, HttpMethod::Get).await;
     let request_id = inbound.request_id;
     let (span, stopping) = (tracing::info_span!("request", %request_id), core.stopping.clone());
     match session_http::listen(core, inbound).instrument(span).await {
-        Ok(listening) => stream(listening, None, stopping, request_id),
+        Ok(opened) => stream(opened, None, stopping, request_id),
         Err(reply) => reply.into_response(),
     }
 }
 
 async fn close(core: Arc<Core>, client: Client, scope: Scope, request: Request<Body>) -> Reply {
-    let (inbound, _hang_up) = arrive(&core, client, scope, request, Verb::Delete).await;
+    let (inbound, _hang_up_guard) = receive(&core, client, scope, request, HttpMethod::Delete).await;
     let span = tracing::info_span!("request", request_id = %inbound.request_id);
     session_http::close(core, inbound).instrument(span).await
 }
 
-/// An event stream. `hang_up` is dropped with it.
+/// A response that is an event stream. `hang_up_guard` is dropped with it.
 fn stream(
-    listening: ResponseStream,
-    hang_up: Option<DropGuard>,
+    source: ResponseStream,
+    hang_up_guard: Option<DropGuard>,
     stopping: CancellationToken,
     request_id: RequestId,
 ) -> Response {
-    let ResponseStream { reader, number } = listening;
+    let ResponseStream { reader, number } = source;
     let is_general = number == Some(0);
-    let state = (reader, hang_up, stopping);
+    let state = (reader, hang_up_guard, stopping);
     let events = futures_util::stream::unfold(Some(state), move |state| async move {
-        let (mut reader, hang_up, stopping) = state?;
+        let (mut reader, hang_up_guard, stopping) = state?;
         let next = async {
             match tokio::time::timeout(HEARTBEAT, reader.next()).await {
                 Err(_) => Some(": alive\n\n".to_owned()),
@@ -348,10 +350,10 @@ fn stream(
         };
         let event = tokio::select! {
             event = next => event?,
-            // A stream of a request ends with its response, also while the gateway stops.
+            // Only a session's general stream ends when the gateway stops; a request's stream ends with its response.
             () = stopping.cancelled(), if is_general => return None,
         };
-        Some((Ok::<_, Infallible>(Bytes::from(event)), Some((reader, hang_up, stopping))))
+        Some((Ok::<_, Infallible>(Bytes::from(event)), Some((reader, hang_up_guard, stopping))))
     });
     let mut response = Body::from_stream(events).into_response();
     let headers = response.headers_mut();
@@ -364,25 +366,28 @@ fn stream(
     response
 }
 
-fn check(core: &Core, headers: &HeaderMap, host: &str, verb: Verb) -> Result<(), HeadError> {
+/// Checks the head of a request.
+fn check(core: &Core, headers: &HeaderMap, host: &str, method: HttpMethod) -> Result<(), HeadError> {
     if !headers::is_host_allowed(host, &core.allowed_hosts) {
         return Err(HeadError::Host);
     }
-    let origins = headers.get_all(header::ORIGIN).iter().count();
+    let origin_count = headers.get_all(header::ORIGIN).iter().count();
     let origin = headers::single(headers, header::ORIGIN.as_str());
-    if origins != usize::from(origin.is_some()) || !headers::is_origin_allowed(origin, host, &core.allowed_origins) {
+    if origin_count != usize::from(origin.is_some()) || !headers::is_origin_allowed(origin, host, &core.allowed_origins)
+    {
         return Err(HeadError::Origin);
     }
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if bytes > HEADER_BYTES_MAX {
         return Err(HeadError::Headers { limit: HEADER_BYTES_MAX }); // I6: headers are bounded.
     }
-    if verb == Verb::Post && !headers::is_json(headers) {
+    if method == HttpMethod::Post && !headers::is_json(headers) {
         return Err(HeadError::ContentType);
     }
     Ok(())
 }
 
+/// Reads the body, at most `limit` bytes of it.
 async fn read(body: Body, limit: usize) -> Result<Bytes, HeadError> {
     tokio::time::timeout(BODY_TIMEOUT, collect(body, limit)).await.unwrap_or(Err(HeadError::Incomplete))
 }
@@ -390,7 +395,7 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, HeadError> {
 async fn collect(mut body: Body, limit: usize) -> Result<Bytes, HeadError> {
     let too_large = HeadError::TooLarge { limit };
     if body.size_hint().lower() > limit as u64 {
-        return Err(too_large); // A length that was announced is not read first.
+        return Err(too_large); // Content-Length is enough to refuse the body unread.
     }
     let mut whole = Vec::new();
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {

@@ -1,4 +1,4 @@
-//! What a request's headers must say: where they are believed, and where they must agree with the body.
+//! Checks of request headers: `Host` and `Origin`, and the headers that must agree with the body.
 
 use axum::http::{HeaderMap, header};
 use base64::Engine as _;
@@ -13,13 +13,13 @@ use crate::mcp::protocol::{
     MODERN_VERSION, NAME_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER,
 };
 
-/// A rule of the headers that a request broke.
+/// A rule for headers that a request breaks.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct Mismatch {
     /// The JSON-RPC error code.
     pub(crate) code: i32,
-    /// The rule.
+    /// The rule, for the client.
     pub(crate) message: String,
     /// The error's data, as JSON text.
     pub(crate) data: Option<String>,
@@ -30,7 +30,9 @@ impl Mismatch {
         Self { code, message: message.into(), data: None }
     }
 
-    /// `supported` is what the era of the request has: a stateless client finds the same in `server/discover`.
+    /// The error for a version that is not supported. `supported` has the versions of the request's era, as the result
+    /// of
+    /// `server/discover` has for a modern client.
     fn unsupported(requested: &str, supported: &[&str]) -> Self {
         let supported = supported.iter().map(|version| json::quoted(version)).collect::<Vec<_>>();
         let requested = &requested[..requested.floor_char_boundary(64)];
@@ -39,14 +41,14 @@ impl Mismatch {
     }
 }
 
-/// The one value of a header; `None` where it is missing, stands twice, or is no text.
+/// The only value of a header; `None` if the header is missing, is repeated or is not ASCII text.
 pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(first)
 }
 
-/// Which protocol a message speaks, after its headers were found to agree with it.
+/// The protocol era of a message. Its headers must agree with its body.
 pub(crate) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mismatch> {
     let params = message.params().unwrap_or_default();
     let meta = params.object("_meta").unwrap_or_default();
@@ -62,57 +64,63 @@ pub(crate) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
     }
     for name in [VERSION_HEADER, METHOD_HEADER, NAME_HEADER] {
         if headers.get_all(name).iter().nth(1).is_some() {
-            return Err(Mismatch::new(HEADER_MISMATCH, format!("header {name} stands more than once")));
+            return Err(Mismatch::new(HEADER_MISMATCH, format!("header {name} is repeated")));
         }
     }
     if message.id.is_none() {
-        return Ok(Era::Modern); // Notifications bear no _meta; they are accepted and dropped.
+        return Ok(Era::Modern); // A notification has no `_meta`; it is accepted and dropped.
     }
-    let (Some(asked), Some(_)) = (meta.get(META_VERSION), meta.get(META_CAPABILITIES)) else {
+    let (Some(requested), Some(_)) = (meta.get(META_VERSION), meta.get(META_CAPABILITIES)) else {
         return Err(Mismatch::new(
             INVALID_PARAMS,
             format!("params._meta needs {META_VERSION} and {META_CAPABILITIES}"),
         ));
     };
-    let asked = json::string(asked);
-    if version.is_none() || version != asked.as_deref() {
+    let requested = json::string(requested);
+    if version.is_none() || version != requested.as_deref() {
         return Err(Mismatch::new(
             HEADER_MISMATCH,
-            format!("header {VERSION_HEADER} is not the version in params._meta"),
+            format!("header {VERSION_HEADER} does not match the version in params._meta"),
         ));
     }
     if single(headers, METHOD_HEADER) != Some(message.method.as_str()) {
-        return Err(Mismatch::new(HEADER_MISMATCH, format!("header {METHOD_HEADER} is not the message's method")));
+        return Err(Mismatch::new(
+            HEADER_MISMATCH,
+            format!("header {METHOD_HEADER} does not match the message's method"),
+        ));
     }
-    let named = methods::find(&message.method).and_then(MethodSpec::header_member);
-    if let Some(name) = named.and_then(|member| params.string(member))
-        && !single(headers, NAME_HEADER).is_some_and(|header| says(header, &name))
+    let member = methods::find(&message.method).and_then(MethodSpec::header_member);
+    if let Some(name) = member.and_then(|member| params.string(member))
+        && !single(headers, NAME_HEADER).is_some_and(|header| header_matches(header, &name))
     {
-        return Err(Mismatch::new(HEADER_MISMATCH, format!("header {NAME_HEADER} is not what params name")));
+        return Err(Mismatch::new(
+            HEADER_MISMATCH,
+            format!("header {NAME_HEADER} does not match the name or URI in params"),
+        ));
     }
-    match asked {
+    match requested {
         Some(version) if version != MODERN_VERSION => Err(Mismatch::unsupported(&version, &[MODERN_VERSION])),
         _ => Ok(Era::Modern),
     }
 }
 
-/// Whether a header's value stands for `text`: as it is, or in the Base64 form of the protocol, which is canonical.
-fn says(header: &str, text: &str) -> bool {
+/// Returns `true` if the header's value is `text`, either literally or in the canonical Base64 form of the protocol.
+fn header_matches(header: &str, text: &str) -> bool {
     match header.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
         Some(payload) => payload == STANDARD.encode(text),
         None => header == text,
     }
 }
 
-/// Whether `Host` names this gateway: a loopback name, or one that is configured, with any port or the one that is
-/// configured. A browser that was led here by a rebound name sends that name.
+/// Returns `true` if `Host` is a name of this gateway: a loopback name, or a configured one. A configured name without
+/// a port allows any port. This is the defense against DNS rebinding: the browser sends the name that was rebound.
 #[must_use]
 pub fn is_host_allowed(host: &str, allowed: &[String]) -> bool {
     is_loopback(without_port(host))
         || allowed.iter().any(|name| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(without_port(host)))
 }
 
-/// Whether `Origin` may call: absent, configured, or the gateway's own on loopback.
+/// Returns `true` if `Origin` may call: it is absent, configured, or the gateway's own on loopback.
 pub(crate) fn is_origin_allowed(origin: Option<&str>, host: &str, allowed: &[String]) -> bool {
     let Some(origin) = origin else {
         return true;
@@ -134,28 +142,29 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Whether `Content-Type` is JSON, in any case and with any parameter.
+/// Returns `true` if `Content-Type` is JSON, in any case and with any parameter.
 pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let content_type = single(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
 }
 
-/// Whether the client takes an event stream.
-pub(crate) fn takes_stream(headers: &HeaderMap) -> bool {
+/// Returns `true` if the client accepts an event stream.
+pub(crate) fn accepts_stream(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let kinds = values.flat_map(|value| value.split(',')).map(|kind| kind.split(';').next().unwrap_or_default().trim());
-    kinds.into_iter().any(|kind| kind.eq_ignore_ascii_case("text/event-stream"))
+    let media_types =
+        values.flat_map(|value| value.split(',')).map(|media| media.split(';').next().unwrap_or_default().trim());
+    media_types.into_iter().any(|media| media.eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// The URL of the gateway as this client reaches it. `host` was found to be allowed.
+/// The URL at which this client reaches the gateway. `host` is allowed.
 pub(crate) fn base_url(headers: &HeaderMap, host: &str, is_tls: bool) -> String {
     let is_https =
         is_tls || single(headers, "x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
     format!("{}://{host}", if is_https { "https" } else { "http" })
 }
 
-/// The path of the resource that `scope` is.
+/// The path of the endpoint, which is a protected resource of RFC 9728.
 pub(crate) fn resource_path(scope: &Scope) -> String {
     match scope {
         Scope::All => "/mcp".to_owned(),

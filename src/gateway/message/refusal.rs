@@ -1,6 +1,7 @@
-//! A refusal: what the record says, and what the client is told.
+//! A refusal: the status and error for its record, and the error and headers for its reply.
 //!
-//! Every stage of [`crate::gateway::dispatch`] refuses with this type; `dispatch` turns it into its record and its reply.
+//! Every stage of [`crate::gateway::dispatch`] refuses with this type; `dispatch` makes the record and the reply from
+//! it.
 
 use std::time::Duration;
 
@@ -19,10 +20,10 @@ use crate::mcp::protocol::{
 };
 use crate::rbac::Policy;
 
-/// The longest method that a message repeats, in bytes. *Chosen*: the protocol's longest has 40.
+/// The longest part of a method that an error repeats, in bytes. *Chosen*: the protocol's longest method has 40.
 const METHOD_SHOWN_MAX: usize = 64;
 
-/// Why a request is refused.
+/// The reason why a request is refused.
 #[derive(Debug)]
 pub struct Refusal {
     /// The status that is recorded.
@@ -37,12 +38,12 @@ pub struct Refusal {
     pub(crate) data: Option<String>,
     /// The value of `WWW-Authenticate`.
     pub(crate) challenge: Option<String>,
-    /// When a retry makes sense, from now.
+    /// The time until a retry may succeed.
     pub(crate) retry_after: Option<Duration>,
 }
 
 impl Refusal {
-    /// A request that breaks a rule, or asks for something that does not exist.
+    /// A request that breaks a rule, or names something that does not exist.
     pub(crate) fn malformed(http: StatusCode, code: i32, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { status: Status::Malformed, http, code, message, data: None, challenge: None, retry_after: None }
@@ -89,8 +90,8 @@ impl Refusal {
         Self::malformed(StatusCode::NOT_FOUND, INVALID_PARAMS, "unknown backend")
     }
 
-    /// A backend that does not exist, or of which the caller may use nothing. A call is recorded as denied in the latter
-    /// case; the caller cannot tell the two apart.
+    /// A backend that does not exist, or of which the caller may use nothing. A call is recorded as denied in the
+    /// latter case; the caller cannot tell the two apart.
     pub(crate) fn invisible(policy: &Policy, principal: &Principal, backend: &str, method: &str) -> Self {
         if method == TOOLS_CALL && !policy.reaches(&principal.roles, backend) {
             let roles = principal.roles.join(",");

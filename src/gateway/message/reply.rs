@@ -1,4 +1,5 @@
-//! What the HTTP layer can send: made from what was released, or, for what is not audited, by a constructor that says so.
+//! Replies to clients. A reply is made from a released answer, or by a constructor whose name says that it is not
+//! audited.
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +14,7 @@ use crate::mcp::protocol::{
 };
 use crate::upstream::{self, Answer, Content};
 
-/// A reply to one request. Its fields are private to this file: there is no way round the constructors.
+/// A reply to one request. Its fields are private to this file, so the constructors cannot be bypassed.
 #[derive(Debug)]
 pub struct Reply {
     status: StatusCode,
@@ -23,17 +24,17 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The answer to a call or a refusal, once its record has reached the level.
+    /// The answer to a call or a refusal, once its record has reached its level.
     #[must_use]
     pub fn released(status: StatusCode, id: Option<&Id>, answer: Released<Answer>) -> Self {
         // I1: the content comes out of a released answer only.
         let (content, http) = answer.into_content();
-        // A backend's own status stays where the gateway has none of its own to give.
+        // The backend's status is kept if the gateway itself does not report an error.
         let http = http.filter(|_| status == StatusCode::OK).and_then(|http| StatusCode::from_u16(http).ok());
         Self::message(http.unwrap_or(status), id, &content)
     }
 
-    /// What a backend answered to a request that is not audited.
+    /// A backend's response to a request that is not audited.
     #[must_use]
     pub fn relayed_unaudited(id: &Id, response: upstream::Response) -> Self {
         match response {
@@ -47,19 +48,19 @@ impl Reply {
         }
     }
 
-    /// The message, if it has one.
+    /// The JSON-RPC message or document, if the reply has one.
     #[must_use]
     pub fn body(&self) -> Option<&str> {
         self.body.as_deref()
     }
 
-    /// A header that it bears.
+    /// The value of a header of the reply.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&HeaderValue> {
         self.headers.iter().find(|(known, _)| known.as_str() == name).map(|(_, value)| value)
     }
 
-    /// Whether it says that something went wrong.
+    /// Returns `true` if the reply is an error.
     #[must_use]
     pub fn is_error(&self) -> bool {
         self.is_error
@@ -78,13 +79,13 @@ impl Reply {
         Self::message(status, id, &Content::Error(upstream::error_object(code, message, None)))
     }
 
-    /// A refusal that was counted with others like it: their record stands for it, and is made when their window ends.
+    /// A refusal that was counted with equal refusals. Their common record is made when their window ends.
     #[must_use]
     pub fn counted_refusal(status: StatusCode, id: Option<&Id>, code: i32, message: &str, data: Option<&str>) -> Self {
         Self::message(status, id, &Content::Error(upstream::error_object(code, message, data)))
     }
 
-    /// A reply without a body to what is not audited: an accepted notification, a closed session.
+    /// An unaudited reply without a body: to an accepted notification or a closed session.
     #[must_use]
     pub fn local_unaudited_empty(status: StatusCode) -> Self {
         Self { status, body: None, is_error: !status.is_success(), headers: Vec::new() }
@@ -96,28 +97,28 @@ impl Reply {
         Self { status: StatusCode::OK, body: Some(json), is_error: false, headers: Vec::new() }
     }
 
-    /// The call could not be audited. The pipeline has counted it.
+    /// The reply to a call that could not be audited. The audit pipeline has counted it.
     #[must_use]
     pub fn unavailable(id: Option<&Id>, cause: &dyn std::fmt::Display) -> Self {
-        tracing::error!(error = %cause, "call refused: it cannot be audited");
+        tracing::error!(error = %cause, "call cannot be audited; refusing it");
         Self::local_unaudited_error(StatusCode::SERVICE_UNAVAILABLE, id, AUDIT_UNAVAILABLE, "audit unavailable")
     }
 
-    /// The task of a call broke. Its receipt has recorded it.
+    /// The reply to a call whose task panicked. Its receipt has recorded the call.
     #[must_use]
-    pub fn broken() -> Self {
+    pub fn internal_error() -> Self {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
-        Self::local_unaudited_error(status, None, INTERNAL_ERROR, "the gateway failed; see its log")
+        Self::local_unaudited_error(status, None, INTERNAL_ERROR, "internal error; see the log of the gateway")
     }
 
-    /// With one more header; a value that is no header value is left out.
+    /// Adds a header, unless `value` is not a valid header value.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: &str) -> Self {
         self.headers.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
         self
     }
 
-    /// With the gateway's id of the request.
+    /// Adds the header with the gateway's id of the request.
     #[must_use]
     pub fn with_request_id(self, request_id: RequestId) -> Self {
         self.with_header(HeaderName::from_static(REQUEST_ID_HEADER), &request_id.to_string())
@@ -135,7 +136,8 @@ impl Reply {
     }
 }
 
-/// The HTTP status of an error of the gateway's own. *Spec*: MCP 2026-07-28, and the SDK's table for older clients.
+/// The HTTP status of an error that the gateway itself reports. *Spec*: MCP 2026-07-28, and the SDK's table for older
+/// clients.
 #[must_use]
 pub fn http_status(code: i32) -> StatusCode {
     match code {

@@ -2,10 +2,10 @@
 
 use crate::rbac::Target;
 
-/// What stands between alias and tool at `/mcp`.
+/// The separator between alias and tool in the names at `/mcp`.
 pub(crate) const SEPARATOR: &str = "__";
 
-/// Where a request came in.
+/// The endpoint at which a request arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// `/mcp`.
@@ -15,7 +15,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The backend and tool that `name` stands for here; `None` where it can stand for none.
+    /// The backend and tool that `name` means at this endpoint; `None` if it cannot be a tool of any backend.
     #[must_use]
     pub fn target<'a>(&'a self, name: &'a str) -> Option<Target<'a>> {
         match self {
@@ -27,7 +27,7 @@ impl Scope {
         }
     }
 
-    /// The backend of this place, if it is one's.
+    /// The backend of the endpoint; `None` at the endpoint of all backends.
     #[must_use]
     pub fn backend(&self) -> Option<&str> {
         match self {
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_at_the_common_place_always_bear_the_alias() {
+    fn names_at_the_endpoint_of_all_backends_have_the_alias() {
         let target = |name| Scope::All.target(name).map(|target| (target.backend.to_owned(), target.name.to_owned()));
         assert_eq!(target("time__get__x"), Some(("time".to_owned(), "get__x".to_owned())));
         for name in ["time", "__x", "time__", "time_x"] {

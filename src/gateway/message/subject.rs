@@ -1,4 +1,4 @@
-//! What a request for one tool, resource or prompt is about.
+//! The tool, resource or prompt that a request names, and its parameters.
 
 use std::borrow::Cow;
 
@@ -7,16 +7,16 @@ use crate::mcp::json::{self, Object};
 use crate::mcp::methods::TargetMember;
 use crate::rbac::{Target, TargetKind};
 
-/// The longest URI, in bytes. *Chosen*: as in common HTTP servers.
+/// The longest URI, in bytes. *Chosen*: the limit of common HTTP servers.
 const URI_BYTES_MAX: usize = 8 * 1024;
 
-/// What one request is about.
+/// The tool, resource or prompt that a request names.
 #[derive(Debug)]
 pub(crate) struct Subject {
     pub(crate) kind: TargetKind,
-    /// Its name or URI as the client wrote it.
+    /// The name or URI as the client wrote it.
     pub(crate) name: String,
-    /// What is decided on and recorded, as JSON text.
+    /// The arguments, for the decision and the record, as JSON text.
     pub(crate) arguments: Option<String>,
     /// `requestState`, as the client sent it back.
     pub(crate) state: Option<String>,
@@ -25,13 +25,13 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    /// Reads what `message` is about from the `member` of its parameters.
+    /// Reads the subject of `message` from the `member` of its parameters.
     ///
     /// # Errors
     /// The rule that the parameters break.
     pub(crate) fn read(message: &Message<'_>, member: TargetMember) -> Result<Self, Malformed> {
         let params = message.params().unwrap_or_default();
-        // In another spelling the state would reach the backend without a check whom it was made for.
+        // With another spelling of the key, the state would reach the backend without the check of its caller.
         let [state] = envelope::known(&params, ["requestState"])?;
         let state = state.map(|state| json::string(state).ok_or(Malformed::State)).transpose()?;
         let (kind, name, path): (_, _, &[&str]) = match member {
@@ -91,8 +91,8 @@ impl Subject {
         params.with(&changed)
     }
 
-    /// The word for its kind, for messages.
-    pub(crate) fn what(&self) -> &'static str {
+    /// The name of the subject's kind, for messages.
+    pub(crate) fn kind_name(&self) -> &'static str {
         match self.kind {
             TargetKind::Tool => "tool",
             TargetKind::Resource => "resource",
@@ -140,12 +140,12 @@ mod tests {
             r#"{"ref":{"type":"ref/prompt","name":"b__p"},"argument":{"n":1},"requestState":"t"}"#,
         )
         .unwrap();
-        assert_eq!((complete.kind, complete.what()), (TargetKind::Prompt, "prompt"));
+        assert_eq!((complete.kind, complete.kind_name()), (TargetKind::Prompt, "prompt"));
         assert_eq!(params, r#"{"ref":{"type":"ref/prompt","name":"new"},"argument":{"n":1},"requestState":"s"}"#);
     }
 
     #[test]
-    fn the_span_of_the_call_is_added_to_meta() {
+    fn span_of_the_call_is_added_to_meta() {
         let body = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","_meta":{"a": 1}}}"#;
         let message = envelope::parse(body, 4096).unwrap().message().unwrap();
         let subject = Subject::read(&message, TargetMember::ToolName).unwrap();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_names_nothing_is_malformed() {
+    fn request_without_a_subject_is_malformed() {
         for (method, params) in [
             ("prompts/get", r#"{"name":""}"#),
             ("prompts/get", r#"{"Name":"x"}"#),

@@ -7,34 +7,34 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 pub(crate) const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 
-/// The longest `tracestate` that is forwarded, in bytes. *Spec*: W3C Trace Context 3.3.1.5, the least that should be.
+/// The longest `tracestate` that is forwarded, in bytes. *Spec*: W3C Trace Context 3.3.1.5, the minimum.
 const TRACESTATE_BYTES_MAX: usize = 512;
 
-/// The client's headers that are forwarded to an HTTP backend: those that a modern backend compares with the body, and the
-/// position in a trace.
+/// The client's headers that are forwarded to an HTTP backend: those that a modern backend compares with the body, and
+/// the position in a trace.
 pub(crate) fn forwarded(headers: &HeaderMap) -> HeaderMap {
-    let of_params = headers.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-"));
-    let mut passed: HeaderMap = of_params.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mirrored = headers.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-"));
+    let mut forwarded: HeaderMap = mirrored.map(|(name, value)| (name.clone(), value.clone())).collect();
     if let Some(parent) = traceparent(headers) {
-        passed.insert(TRACEPARENT, parent.clone());
-        let state = only_one(headers, TRACESTATE).filter(|state| state.len() <= TRACESTATE_BYTES_MAX);
-        passed.extend(state.map(|state| (HeaderName::from_static(TRACESTATE), state.clone())));
+        forwarded.insert(TRACEPARENT, parent.clone());
+        let state = single_value(headers, TRACESTATE).filter(|state| state.len() <= TRACESTATE_BYTES_MAX);
+        forwarded.extend(state.map(|state| (HeaderName::from_static(TRACESTATE), state.clone())));
     }
-    passed
+    forwarded
 }
 
 /// The client's `traceparent`, if it is valid.
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<&HeaderValue> {
-    only_one(headers, TRACEPARENT).filter(|parent| is_traceparent(parent.as_bytes()))
+    single_value(headers, TRACEPARENT).filter(|parent| is_traceparent(parent.as_bytes()))
 }
 
-fn only_one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+fn single_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
     let mut all = headers.get_all(name).iter();
     all.next().filter(|_| all.next().is_none())
 }
 
-/// Whether `text` is a `traceparent` of version 00: version, trace id, span id and flags in lower-case hexadecimal digits,
-/// neither id zero. Later versions are not forwarded: their meaning is not known.
+/// Returns `true` if `text` is a `traceparent` of version 00: version, trace id, span id and flags in lower-case
+/// hexadecimal digits, neither id zero. Later versions are not forwarded, because their format is not known.
 pub(crate) fn is_traceparent(text: &[u8]) -> bool {
     let parts: Vec<&[u8]> = text.split(|byte| *byte == b'-').collect();
     let hex = |part: &[u8], length: usize| {

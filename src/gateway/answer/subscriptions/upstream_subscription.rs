@@ -145,7 +145,8 @@ impl UpstreamSubscription {
                     "the backend ended the subscription; subscribing again after a pause"
                 ),
                 Err(error) => {
-                    tracing::debug!(backend = self.backend.alias(), %error, "cannot subscribe; trying again after a pause");
+                    let backend = self.backend.alias();
+                    tracing::debug!(backend, %error, "cannot subscribe; trying again after a pause");
                 }
             }
             missed = self.all_notifications(filter);
