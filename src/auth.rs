@@ -14,6 +14,7 @@ mod fetch;
 pub mod issuer;
 pub mod jwks;
 pub mod keys;
+mod principal;
 pub mod static_tokens;
 mod token;
 mod watched;
@@ -21,22 +22,19 @@ mod watched;
 use std::collections::BTreeMap;
 
 use certificate::Certificate;
-use issuer::Issuer;
+use issuer::{Issuer, path};
 use jsonwebtoken::{Algorithm, Header};
 use keys::Key;
+pub use principal::Principal;
+use principal::ROLES_MAX;
 use serde_json::{Map, Value};
 use static_tokens::StaticTokens;
 pub use token::{Claims, MintError, mint};
 
-use crate::audit::record::Caller;
 use crate::config;
 
 /// Longest `Authorization` header that is read, in bytes. *Chosen*: common servers accept headers of up to 16 KiB.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
-
-/// Most roles of one token; the others are ignored. *Chosen*: far above any real token; bounds the cost of a decision
-/// and the size of the record.
-const ROLES_MAX: usize = 64;
 
 /// The message for a `kid` of which the issuer has no key.
 const UNKNOWN_KEY: &str = "the token is signed by an unknown key";
@@ -51,19 +49,6 @@ pub struct Authenticator {
     certificates: BTreeMap<String, Vec<String>>,
     role_path: Vec<String>,
     required_scope: Option<String>,
-}
-
-/// An authenticated caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Principal {
-    /// The token's `sub`, or the subject in the tokens file or the certificate.
-    pub subject: String,
-    /// The token's `iss`; `static` for a static token, and `mtls` for a certificate.
-    pub issuer: String,
-    /// The token's `jti`, or the id in the tokens file.
-    pub token_id: Option<String>,
-    /// The roles in the configured claim, the tokens file, or the configuration's list of certificates.
-    pub roles: Vec<String>,
 }
 
 /// A setting of the configuration that cannot be used to authenticate callers.
@@ -120,25 +105,6 @@ pub enum AuthError {
         /// The caller.
         principal: Box<Principal>,
     },
-}
-
-impl Principal {
-    /// The caller as it is recorded, with all its roles: none of them has decided yet.
-    #[must_use]
-    pub fn caller_with_all_roles(&self) -> Caller {
-        self.caller((!self.roles.is_empty()).then(|| self.roles.join(",")).as_deref())
-    }
-
-    /// The caller of a call that `role` decided.
-    #[must_use]
-    pub fn caller(&self, role: Option<&str>) -> Caller {
-        Caller {
-            subject: self.subject.clone(),
-            role: role.map(str::to_owned),
-            issuer: Some(self.issuer.clone()),
-            token_id: self.token_id.clone(),
-        }
-    }
 }
 
 impl Authenticator {
@@ -333,7 +299,8 @@ fn refuse(public: &'static str) -> AuthError {
     AuthError::Invalid { public, cause: None }
 }
 
-/// Whether `typ` is that of an access token (RFC 9068 4), and not that of an ID token, a logout token or another kind.
+/// Returns true if `typ` is that of an access token (RFC 9068 4), and not that of an ID token, a logout token or
+/// another kind.
 ///
 /// The case of `typ` does not matter, and `application/` may be omitted (RFC 7515 4.1.9).
 fn is_access_token(typ: &str) -> bool {
@@ -344,11 +311,6 @@ fn is_access_token(typ: &str) -> bool {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float is clamped")]
 fn whole_seconds(seconds: f64) -> u64 {
     seconds as u64
-}
-
-/// The path of names to a claim.
-fn path(claim: &str) -> Vec<String> {
-    claim.split('.').map(str::to_owned).collect()
 }
 
 /// The token of `Bearer TOKEN`; the scheme's case does not matter (RFC 9110 11.1).
@@ -392,7 +354,8 @@ fn roles(claims: &Map<String, Value>, path: &[String]) -> Vec<String> {
     }
 }
 
-/// Whether the claims contain `scope`: in `scope`, a string of words (RFC 8693 4.2), or in `scp`, a string or an array.
+/// Returns true if the claims contain `scope`: in `scope`, a string of words (RFC 8693 4.2), or in `scp`, a string or
+/// an array.
 fn has_scope(claims: &Map<String, Value>, scope: &str) -> bool {
     ["scope", "scp"].iter().filter_map(|name| claims.get(*name)).any(|value| match value {
         Value::String(text) => text.split(' ').any(|word| word == scope),

@@ -1,5 +1,5 @@
-//! The Model Context Protocol as both legs speak it: names and codes, methods, JSON text, the strict envelope, framing by
-//! lines.
+//! The Model Context Protocol as both legs speak it: names and codes, methods, JSON text, the strict envelope, framing
+//! by lines.
 
 pub mod envelope;
 pub mod json;

@@ -10,12 +10,14 @@
 
 mod condition;
 mod pattern;
+mod target;
 
 use std::collections::BTreeMap;
 
 use condition::Condition;
 use pattern::Effect;
 pub use pattern::{PatternError, Patterns};
+pub use target::{Target, TargetKind};
 
 use crate::audit::record::Caller;
 use crate::auth::Principal;
@@ -30,34 +32,12 @@ pub struct Policy {
     roles: BTreeMap<String, RoleRules>,
 }
 
-/// The kind of a [`Target`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TargetKind {
-    /// A tool, identified by its name.
-    Tool,
-    /// A resource or a resource template, identified by its URI.
-    Resource,
-    /// A prompt, identified by its name.
-    Prompt,
-}
-
 /// The notification for each kind that the client's list of it may have changed.
 pub const LIST_CHANGED_METHODS: [(TargetKind, &str); 3] = [
     (TargetKind::Tool, "notifications/tools/list_changed"),
     (TargetKind::Prompt, "notifications/prompts/list_changed"),
     (TargetKind::Resource, "notifications/resources/list_changed"),
 ];
-
-/// A tool, resource or prompt of a backend, which need not exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target<'a> {
-    /// The target's kind.
-    pub kind: TargetKind,
-    /// The backend's alias.
-    pub backend: &'a str,
-    /// The backend's own name of the tool or prompt, or URI of the resource.
-    pub name: &'a str,
-}
 
 /// The access to a target that the policy decides on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,26 +128,6 @@ struct RoleRules {
     conditions: Vec<Condition>,
 }
 
-impl<'a> Target<'a> {
-    /// The tool `name` of a backend.
-    #[must_use]
-    pub fn tool(backend: &'a str, name: &'a str) -> Self {
-        Self { kind: TargetKind::Tool, backend, name }
-    }
-
-    /// The resource `uri` of a backend.
-    #[must_use]
-    pub fn resource(backend: &'a str, uri: &'a str) -> Self {
-        Self { kind: TargetKind::Resource, backend, name: uri }
-    }
-
-    /// The prompt `name` of a backend.
-    #[must_use]
-    pub fn prompt(backend: &'a str, name: &'a str) -> Self {
-        Self { kind: TargetKind::Prompt, backend, name }
-    }
-}
-
 impl Policy {
     /// Compiles the configured roles.
     ///
@@ -211,14 +171,14 @@ impl Policy {
         Decision::Denied(reason)
     }
 
-    /// Whether `roles` see `target` in a list, that is, may use it with some arguments.
+    /// Returns true if `roles` see `target` in a list, that is, may use it with some arguments.
     #[must_use]
     pub fn shows(&self, roles: &[String], target: Target<'_>) -> bool {
         matches!(self.decide(roles, target, Access::List), Decision::Allowed { .. })
     }
 
-    /// Whether a list of `kind` for `roles` may differ from that of the policy `before`. Compares the rules, so that
-    /// two spellings of the same rule count as a difference.
+    /// Returns true if a list of `kind` for `roles` may differ from that of the policy `before`. Compares the rules, so
+    /// that two spellings of the same rule count as a difference.
     #[must_use]
     pub fn lists_differ(&self, before: &Self, roles: &[String], kind: TargetKind) -> bool {
         roles.iter().any(|role| {
@@ -228,15 +188,15 @@ impl Policy {
         })
     }
 
-    /// Whether `roles` may use anything of `backend`. For a caller that may not, the backend does not exist.
+    /// Returns true if `roles` may use anything of `backend`. For a caller that may not, the backend does not exist.
     #[must_use]
     pub fn reaches(&self, roles: &[String], backend: &str) -> bool {
         let mut known = roles.iter().filter_map(|role| self.roles.get(role));
         known.clone().all(|rules| !rules.deny.name_all_of(backend)) && known.any(|rules| rules.reach(backend))
     }
 
-    /// Whether one of `roles` allows everything of `backend`, and none denies any of it. Such a caller may also send
-    /// the backend requests of methods that the gateway does not know.
+    /// Returns true if one of `roles` allows everything of `backend`, and none denies any of it. Such a caller may also
+    /// send the backend requests of methods that the gateway does not know.
     #[must_use]
     pub fn allows_all_of(&self, roles: &[String], backend: &str) -> bool {
         let mut known = roles.iter().filter_map(|role| self.roles.get(role));
@@ -352,7 +312,7 @@ impl RoleRules {
         }
     }
 
-    /// Whether the rules that allow match anything of `backend`.
+    /// Returns true if the rules that allow match anything of `backend`.
     fn reach(&self, backend: &str) -> bool {
         let other = self.other.as_ref();
         self.allow.reach(backend)
@@ -436,7 +396,7 @@ fn denial_message(roles: &str, target: Target<'_>, reason: &DenialReason<'_>) ->
     }
 }
 
-/// Whether `params` call the tool `name` with exactly `arguments`.
+/// Returns true if `params` call the tool `name` with exactly `arguments`.
 fn forwards(params: &str, name: &str, arguments: Option<&str>) -> bool {
     let Some(params) = Object::parse(params) else { return false };
     params.string("name").as_deref() == Some(name) && params.get("arguments") == arguments.map(str::trim)

@@ -1,12 +1,13 @@
-//! The backends: where an authorized and recorded call goes, and the [`Answer`] that comes back.
+//! The backends: they receive authorized and recorded calls, and return an [`Answer`].
 //!
 //! [`Upstreams::forward`] takes a [`Permit`] and a [`Receipt`]: proof that the call was authorized and that its intent
-//! reached the configured level. What it gives back cannot be read: only [`crate::audit::Released`], which `finish` and `refuse` make,
-//! yields an answer's content (I1). Results are relayed as they came; the gateway adds its request id and, for a modern
-//! client, what that protocol demands of every result. [`Upstreams::relay`] is for what is not audited, and calls no tool.
+//! reached the configured level. The answer it returns cannot be read: only [`crate::audit::Released`], which storing
+//! the record returns, gives access to its content (I1). Results are relayed unchanged, except that the gateway adds
+//! its request id and, for a modern client, the members that the protocol requires. [`Upstreams::relay`] sends requests
+//! that are not audited, and never calls a tool.
 //!
-//! A backend's failure is an answer too, and touches no other backend. A call whose outcome is unknown is never made
-//! again.
+//! The failure of a backend is an answer, too, and does not affect other backends. A call whose outcome is unknown is
+//! never repeated.
 
 mod answer;
 mod backend;
@@ -24,12 +25,12 @@ mod timeouts;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use answer::{Answer, AnswerKind, Content, dressed, error_object, public_message, unrecorded};
+pub use answer::{Answer, AnswerKind, Content, dressed, public_message, unrecorded};
 use axum::http::HeaderMap;
 pub use backend::Backend;
 pub use connection::UpstreamConnection;
 pub use era_params::convert_params;
-pub use error::CallError;
+pub use error::{CallError, error_object};
 pub use http::EndpointError;
 pub use list::{Item, NOT_OFFERED, read_page};
 pub use list_changes::Change;
@@ -59,16 +60,16 @@ pub struct Upstreams {
 /// Changes that wait for a slow subscriber. *Chosen*: one that misses some looks at everything again.
 const CHANGES_MAX: usize = 64;
 
-/// How a request reaches its backend, besides what it asks.
+/// The connection and the headers of a request to a backend.
 #[derive(Debug)]
 pub struct Route {
     /// The conversation.
     pub connection: Arc<UpstreamConnection>,
-    /// What the client speaks.
+    /// The client's era.
     pub era: Era,
-    /// What the request is about, for a backend's `Mcp-Name`.
+    /// The name or URI of the target, for `Mcp-Name`.
     pub name: Option<String>,
-    /// The client's headers that go on to an HTTP backend.
+    /// The client's headers that are forwarded to an HTTP backend.
     pub headers: HeaderMap,
     /// The client has no such headers to give, in its protocol or on standard input: the gateway makes them.
     pub mirrors: bool,
@@ -78,7 +79,7 @@ pub struct Route {
     pub begun: Instant,
 }
 
-/// What ends a call early, besides its timeout.
+/// The events, besides a timeout, that end a call early.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt {
     /// The client cancelled the call.
@@ -111,14 +112,14 @@ impl Upstreams {
         Ok(Self { backends: started, tasks, stop, changes })
     }
 
-    /// What [`Upstreams::start`] would refuse, without starting anything. Key files are read.
+    /// Finds the errors that [`Upstreams::start`] would return, without starting anything. Key files are read.
     #[must_use]
     pub fn check(backends: &BTreeMap<String, config::Backend>) -> Vec<EndpointError> {
         let fault = |(alias, config): (&String, &config::Backend)| http::Endpoint::new(alias, config).err();
         backends.iter().filter_map(fault).collect()
     }
 
-    /// What changes from now on.
+    /// Subscribes to the list changes from now on.
     #[must_use]
     pub fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
@@ -130,7 +131,7 @@ impl Upstreams {
         self.backends.get(alias)
     }
 
-    /// Whether a backend of this alias is configured.
+    /// Returns true if a backend of this alias is configured.
     #[must_use]
     pub fn contains(&self, alias: &str) -> bool {
         self.backends.contains_key(alias)
@@ -146,7 +147,7 @@ impl Upstreams {
         self.backends.keys().map(String::as_str)
     }
 
-    /// How many backends answer now.
+    /// The number of backends that answer now.
     #[must_use]
     pub fn up_count(&self) -> usize {
         self.backends.values().filter(|backend| backend.is_up()).count()

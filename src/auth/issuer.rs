@@ -146,7 +146,7 @@ pub(super) fn load(auth: &config::Auth) -> Result<Vec<Issuer>, Vec<(String, Issu
         let role_claim = issuer.role_claim.as_ref().unwrap_or(&auth.role_claim);
         match source {
             Ok(source) => {
-                issuers.push(Issuer { name: issuer.issuer.clone(), role_path: crate::auth::path(role_claim), source });
+                issuers.push(Issuer { name: issuer.issuer.clone(), role_path: path(role_claim), source });
             }
             Err(error) => errors.push(error),
         }
@@ -305,6 +305,11 @@ impl std::fmt::Debug for FetchedKeySet {
             .field("ttl", &self.ttl)
             .finish_non_exhaustive()
     }
+}
+
+/// The path of names to a claim.
+pub(super) fn path(claim: &str) -> Vec<String> {
+    claim.split('.').map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
+use crate::auth::principal::{Principal, ROLES_MAX};
 use crate::auth::watched::{WatchedFile, read_bounded};
-use crate::auth::{Principal, ROLES_MAX};
 use crate::config;
 
 /// The issuer of principals that are authenticated by a static token.
@@ -68,7 +68,9 @@ pub enum TokensFileReason {
     #[error("is larger than {FILE_BYTES_MAX} bytes: name a file of at most {TOKENS_MAX} tokens")]
     TooLarge,
     /// The file is not TOML of the expected form.
-    #[error("does not parse: {0}; write [[tokens]] with sha256, subject and roles, as `gatepost token hash` prints")]
+    #[error(
+        "does not parse: {0}; write [[tokens]] with sha256, subject and roles, in the form that `gatepost token hash` prints"
+    )]
     Toml(String),
     /// An entry is not valid.
     #[error("has an error in tokens[{idx}]: {message}")]

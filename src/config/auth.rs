@@ -27,7 +27,8 @@ pub struct Auth {
     pub certificates: BTreeMap<String, Vec<String>>,
     /// The keys that verify tokens.
     pub keys: Vec<Key>,
-    /// The issuers whose keys come as a JWKS. Without a key, issuer, static token or certificate every caller is refused.
+    /// The issuers whose keys come as a JWKS. Without a key, issuer, static token or certificate every caller is
+    /// refused.
     pub issuers: Vec<Issuer>,
 }
 
@@ -81,7 +82,7 @@ pub struct Tls {
 }
 
 impl Auth {
-    /// Whether any token can be verified.
+    /// Returns true if any token can be verified.
     #[must_use]
     pub fn accepts_tokens(&self) -> bool {
         !self.keys.is_empty() || !self.issuers.is_empty() || self.tokens_file.is_some()

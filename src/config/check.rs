@@ -8,7 +8,7 @@ use super::path;
 use super::role::Condition;
 use super::sections::{Config, OnFailure};
 
-/// How many arguments of the largest size must fit the ring. *Chosen*: an intent and a record of two calls.
+/// The number of arguments of the largest size that must fit the ring. *Chosen*: an intent and a record of two calls.
 const RING_ARGS_MIN: usize = 4;
 
 /// The issuers recorded for callers without a JWT. A JWT of such an issuer would pass for one of them.

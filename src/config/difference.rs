@@ -84,7 +84,7 @@ impl Settings {
     }
 }
 
-/// Whether the rest of a path, after the path of a section or key, is that section or key itself or below it.
+/// Returns true if the rest of a path, after the path of a section or key, is that section or key itself or below it.
 fn is_below(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with('.')
 }

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 /// One error in a configuration. It is shown as `file:line: key: what is wrong`, and never with a secret's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Where the setting comes from.
+    /// The source of the setting.
     pub origin: Origin,
     /// The key's full path; empty if the error does not concern one key.
     pub key: String,
-    /// What is wrong, the limit, and what to do.
+    /// The problem, the limit, and the remedy.
     pub message: String,
 }
 
-/// Where a setting comes from.
+/// The source of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A line of the file.

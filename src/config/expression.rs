@@ -2,8 +2,8 @@
 
 use regex::{Regex, RegexBuilder};
 
-/// Largest compiled expression, in bytes. *Measured* (release build, 2 cores, November 2026): the worst expression of this
-/// size takes 0.1 s for a text of 4096 bytes, because time grows with the product of both; an ordinary one takes
+/// Largest compiled expression, in bytes. *Measured* (release build, 2 cores, November 2026): the worst expression of
+/// this size takes 0.1 s for a text of 4096 bytes, because time grows with the product of both; an ordinary one takes
 /// microseconds. `\w+` fits; `\w{1,8}` does not, because of its Unicode tables.
 const COMPILED_BYTES_MAX: usize = 128 * 1024;
 

@@ -125,8 +125,8 @@ impl Config {
 }
 
 impl Draft {
-    /// Adds an error of `key`, unless that key has one already, or is a section in a list with an error in it: the value
-    /// refused there may be the one that is missing.
+    /// Adds an error of `key`, unless that key has one already, or is a section in a list with an error in it: the
+    /// value refused there may be the one that is missing.
     fn error(&mut self, key: &str, message: String) {
         let within = |error: &ConfigError| key.ends_with(']') && error.key.starts_with(&format!("{key}."));
         if self.errors.iter().any(|error| (error.key == key && !key.is_empty()) || within(error)) {
@@ -229,8 +229,8 @@ impl Draft {
         }
     }
 
-    /// Checks everything below `at`; `shape` is the same path as [`SETTINGS`] writes it. Invalid values are removed from
-    /// the tree, so that the rest can be checked too.
+    /// Checks everything below `at`; `shape` is the same path as [`SETTINGS`] writes it. Invalid values are removed
+    /// from the tree, so that the rest can be checked too.
     fn walk(&mut self, table: &mut Table, at: &str, shape: &str) {
         let has_chosen_names = matches!(shape, "roles" | "backends");
         for name in table.keys().cloned().collect::<Vec<_>>() {

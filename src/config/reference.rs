@@ -32,7 +32,7 @@ pub fn reference() -> String {
     text
 }
 
-/// How the keys of a section are set by the environment.
+/// The environment variables that set the keys of a section.
 fn environment(spec: &SettingSpec) -> String {
     match spec.variable() {
         Some(variable) => {

@@ -22,7 +22,7 @@ pub struct Config {
     pub server: Server,
     /// The operations listener.
     pub ops: Ops,
-    /// How callers are authenticated.
+    /// The authentication of callers.
     pub auth: Auth,
     /// The rules of each role, by its name. A call that no rule allows is denied.
     pub roles: BTreeMap<String, Role>,
@@ -58,7 +58,8 @@ pub struct Server {
     pub listen: SocketAddr,
     /// `Host` values accepted besides the listener's own address and, on loopback, `localhost`.
     pub allowed_hosts: Vec<String>,
-    /// `Origin` values accepted besides same-origin loopback ones. A request without `Origin` does not come from a browser.
+    /// `Origin` values accepted besides same-origin loopback ones. A request without `Origin` does not come from a
+    /// browser.
     pub allowed_origins: Vec<String>,
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
@@ -70,7 +71,7 @@ pub struct Server {
     pub calls_max: usize,
     /// Methods unknown to the gateway that are forwarded; a `*` at the end matches any suffix.
     pub pass_methods: Vec<String>,
-    /// How long a shutdown waits for open calls.
+    /// The longest time that a shutdown waits for open calls.
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Duration,
     /// TLS on the MCP listener; `None`: plain HTTP.
@@ -110,7 +111,7 @@ pub struct Limits {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct Audit {
-    /// Whether calls are audited at all.
+    /// True if calls are audited at all.
     pub enabled: bool,
     /// Methods that are recorded besides `tools/call` and `initialize`.
     pub methods: Vec<String>,
@@ -120,10 +121,10 @@ pub struct Audit {
     pub dir: PathBuf,
     /// This gateway's id; generated with the directory unless it is set.
     pub gateway_id: Option<uuid::Uuid>,
-    /// How long `begin` waits for room in the ring.
+    /// The longest time that `begin` waits for room in the ring.
     #[serde(deserialize_with = "duration")]
     pub admission_timeout: Duration,
-    /// How long a call waits for the outbox to store its intent or record.
+    /// The longest time that a call waits until the outbox has stored its intent or record.
     #[serde(deserialize_with = "duration")]
     pub store_timeout: Duration,
     /// Level `queued`: the age of the oldest undelivered record at which the ring spills.
@@ -135,7 +136,7 @@ pub struct Audit {
     pub ring_bytes_max: usize,
     /// Quota of all outbox files together, in bytes.
     pub outbox_bytes_max: u64,
-    /// What happens to a call that cannot be audited.
+    /// The treatment of a call that cannot be audited.
     pub on_failure: OnFailure,
     /// Patterns over `backend/tool`: the calls that continue if `on_failure` is `continue`.
     pub continue_for: Vec<String>,
@@ -157,7 +158,7 @@ pub enum Level {
     Queued,
 }
 
-/// What happens to a call that cannot be audited because neither ring nor outbox can take its record.
+/// The treatment of a call that cannot be audited because neither ring nor outbox can take its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
@@ -173,7 +174,7 @@ pub enum OnFailure {
 pub struct Postgres {
     /// `postgres://user@host/database?sslmode=verify-full`. `None`: store-only.
     pub url: Option<String>,
-    /// Whether `serve` applies the migrations at its start.
+    /// True if `serve` applies the migrations at its start.
     pub migrate: bool,
     /// Most rows in one batch.
     pub batch_rows_max: usize,
@@ -182,7 +183,7 @@ pub struct Postgres {
     /// The statement timeout set on the session.
     #[serde(deserialize_with = "duration")]
     pub statement_timeout: Duration,
-    /// How long a shutdown continues delivery.
+    /// The longest time that a shutdown continues delivery.
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Duration,
 }

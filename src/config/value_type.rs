@@ -180,7 +180,7 @@ impl ValueType {
         }
     }
 
-    /// Whether it is a list of strings.
+    /// Returns true if it is a list of strings.
     fn is_list(self) -> bool {
         matches!(
             self,
@@ -315,7 +315,7 @@ impl ValueType {
         }
     }
 
-    /// How the value is written, for the message about one of another type.
+    /// The form of the value, for the message about a value of another type.
     fn form(self) -> &'static str {
         match self {
             Self::Address | Self::AddressOrOff => "an address and port as a string, for example \"127.0.0.1:8808\"",

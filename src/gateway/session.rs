@@ -425,8 +425,8 @@ impl Session {
         self.issuer == principal.issuer && self.subject == principal.subject
     }
 
-    /// Whether the session was unused too long. A session whose client reads a stream or waits for a response has not
-    /// expired.
+    /// Returns true if the session was unused too long. A session whose client reads a stream or waits for a response
+    /// has not expired.
     fn has_expired(&self) -> bool {
         let is_in_use = || {
             let streams = self.streams.lock();

@@ -1,9 +1,9 @@
 //! JSON text that keeps its bytes: an object's members as ranges of its text, and edits that leave all other bytes as
 //! they are.
 //!
-//! [`Object::parse`] reads a text once and builds no tree. [`Object::parse_path`] also reads the members of the objects on
-//! one path (such as `params`, then `_meta`) in the same pass, so that a message is read once however deep its reader
-//! looks. Everything that is relayed is cut out of the text that arrived, byte for byte.
+//! [`Object::parse`] reads a text once and builds no tree. [`Object::parse_path`] also reads the members of the objects
+//! on one path (such as `params`, then `_meta`) in the same pass, so that a message is read once however deep its
+//! reader looks. Everything that is relayed is cut out of the text that arrived, byte for byte.
 
 mod read;
 
@@ -30,7 +30,7 @@ pub struct Object<'a> {
 pub struct Entry<'a> {
     /// The key, unescaped; a lone surrogate becomes U+FFFD.
     pub key: Cow<'a, str>,
-    /// Whether `key` is the exact key: it has no lone surrogate.
+    /// True if `key` is the exact key: it has no lone surrogate.
     pub is_text: bool,
     /// The value, as JSON text.
     pub value: &'a str,
@@ -58,8 +58,8 @@ impl<'a> Object<'a> {
         Self::parse_path(text, &[])
     }
 
-    /// Reads the members of the object `text`, of the object that is its member `path[0]`, and so on, in one pass. A member
-    /// on the path that is missing or is not an object ends the path. `None`: the text is not an object.
+    /// Reads the members of the object `text`, of the object that is its member `path[0]`, and so on, in one pass. A
+    /// member on the path that is missing or is not an object ends the path. `None`: the text is not an object.
     #[must_use]
     pub fn parse_path(text: &'a str, path: &[&str]) -> Option<Self> {
         let text = text.trim_matches(is_space);
@@ -76,7 +76,7 @@ impl<'a> Object<'a> {
         &self.text
     }
 
-    /// Whether it has no members.
+    /// Returns true if it has no members.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
@@ -94,7 +94,7 @@ impl<'a> Object<'a> {
         string(self.get(key)?)
     }
 
-    /// Whether a member `key` has the value `json`, byte for byte.
+    /// Returns true if a member `key` has the value `json`, byte for byte.
     #[must_use]
     pub fn has(&self, key: &str, json: &str) -> bool {
         self.members.iter().any(|member| self.is_key(member, key) && self.slice(&member.value) == Some(json))
@@ -126,8 +126,8 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// The text with the given members: a member that is there gets its value in place, the others are put first. All other
-    /// bytes stay. `added` is keys and their values as JSON text.
+    /// The text with the given members: a member that is there gets its value in place, the others are put first. All
+    /// other bytes stay. `added` is keys and their values as JSON text.
     #[must_use]
     pub fn with(&self, added: &[(&str, &str)]) -> String {
         let mut out =
@@ -209,7 +209,7 @@ pub fn string(json: &str) -> Option<String> {
     json.starts_with('"').then(|| serde_json::from_str(json).ok()).flatten()
 }
 
-/// Whether `json`, a valid JSON text, is an object.
+/// Returns true if `json`, a valid JSON text, is an object.
 #[must_use]
 pub fn is_object(json: &str) -> bool {
     json.starts_with('{')
@@ -234,8 +234,8 @@ pub fn quoted(text: &str) -> String {
     out
 }
 
-/// Valid JSON text without line ends, as a line-delimited transport needs it. Line ends are only between tokens, never in a
-/// string, so that a space in their place changes nothing that a parser sees.
+/// Valid JSON text without line ends, as a line-delimited transport needs it. Line ends are only between tokens, never
+/// in a string, so that a space in their place changes nothing that a parser sees.
 #[must_use]
 pub fn one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")

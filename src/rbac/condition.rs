@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::config::{self, Scalar, anchored};
 use crate::mcp::json::{self, Object};
 use crate::rbac::pattern::{Effect, PatternError, Patterns, escapes};
-use crate::rbac::{Target, TargetKind};
+use crate::rbac::target::{Target, TargetKind};
 
 /// Longest string that is matched against a regular expression, in bytes. *Chosen*: paths, names and queries are
 /// shorter; together with the limit of the expression's size it bounds the cost of a call.
@@ -57,13 +57,13 @@ impl Condition {
         Ok(Self { tools, pointer: pointer.clone(), segments, test })
     }
 
-    /// Whether calls of `target` must meet the condition. A condition restricts what is allowed, so that its pattern
-    /// matches like one that denies.
+    /// Returns true if calls of `target` must meet the condition. A condition restricts what is allowed, so that its
+    /// pattern matches like one that denies.
     pub(super) fn applies_to(&self, target: Target<'_>) -> bool {
         target.kind == TargetKind::Tool && self.tools.match_name(target, Effect::Deny)
     }
 
-    /// Whether any calls of `backend` must meet the condition.
+    /// Returns true if any calls of `backend` must meet the condition.
     pub(super) fn applies_to_any_of(&self, backend: &str) -> bool {
         self.tools.reach(backend)
     }
@@ -78,7 +78,7 @@ impl Condition {
         format!("{} ({keyword})", self.pointer)
     }
 
-    /// Whether `arguments`, JSON text, meet the condition.
+    /// Returns true if `arguments`, JSON text, meet the condition.
     pub(super) fn holds(&self, arguments: Option<&str>) -> bool {
         let Some(value) = arguments.and_then(|arguments| find(arguments, &self.segments)) else { return false };
         match &self.test {
@@ -110,8 +110,8 @@ fn fold(key: &str) -> String {
     key.to_uppercase().to_lowercase()
 }
 
-/// Whether the value `json` is `expected`. Strings are compared unescaped, numbers as they are written: `1`, `1.0` and
-/// `1e0` are three values.
+/// Returns true if the value `json` is `expected`. Strings are compared unescaped, numbers as they are written: `1`,
+/// `1.0` and `1e0` are three values.
 fn equals(json: &str, expected: &Scalar) -> bool {
     match expected {
         Scalar::Text(expected) => json::string(json).as_ref() == Some(expected),
@@ -120,7 +120,7 @@ fn equals(json: &str, expected: &Scalar) -> bool {
     }
 }
 
-/// Whether `path` is `prefix` or below it, judged by its text alone.
+/// Returns true if `path` is `prefix` or below it, judged by its text alone.
 ///
 /// The path must begin with the prefix itself: `..` may neither lead into the prefix nor out of it and back, because
 /// the text does not show where `..` leads after a symbolic link.

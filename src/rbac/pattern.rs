@@ -7,7 +7,7 @@
 //! Therefore a URI that may identify another resource than it seems to ([`is_ambiguous`]) matches only `*` among the
 //! rules that allow, and every rule that denies anything of its backend.
 
-use crate::rbac::{Target, TargetKind};
+use crate::rbac::target::{Target, TargetKind};
 
 /// A list of patterns. An empty list matches nothing.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -55,13 +55,13 @@ impl Patterns {
         if errors.is_empty() { Ok(Self(compiled)) } else { Err(errors) }
     }
 
-    /// Whether a pattern matches the tool `target`. Resources and prompts never match.
+    /// Returns true if a pattern matches the tool `target`. Resources and prompts never match.
     #[must_use]
     pub fn matches(&self, target: Target<'_>) -> bool {
         target.kind == TargetKind::Tool && self.match_name(target, Effect::Allow)
     }
 
-    /// Whether a pattern matches the name of `target`, a tool or prompt.
+    /// Returns true if a pattern matches the name of `target`, a tool or prompt.
     pub(super) fn match_name(&self, target: Target<'_>, effect: Effect) -> bool {
         // A name may contain `/`, at which `*` stops in a rule that allows, but not in one that denies.
         let stop = (effect == Effect::Allow).then_some(b'/');
@@ -70,7 +70,7 @@ impl Patterns {
         })
     }
 
-    /// Whether a pattern matches the URI of `target`.
+    /// Returns true if a pattern matches the URI of `target`.
     pub(super) fn match_uri(&self, target: Target<'_>, effect: Effect) -> bool {
         let is_ambiguous = is_ambiguous(target.name);
         let matches = |pattern: &Pattern| match effect {
@@ -86,12 +86,12 @@ impl Patterns {
         self.0.iter().any(|pattern| pattern.names_backend(target.backend) && matches(pattern))
     }
 
-    /// Whether a pattern matches anything of `backend`.
+    /// Returns true if a pattern matches anything of `backend`.
     pub(super) fn reach(&self, backend: &str) -> bool {
         self.0.iter().any(|pattern| pattern.names_backend(backend))
     }
 
-    /// Whether a pattern matches everything of `backend`, for example `backend/*` or `*/*`.
+    /// Returns true if a pattern matches everything of `backend`, for example `backend/*` or `*/*`.
     pub(super) fn name_all_of(&self, backend: &str) -> bool {
         self.0.iter().any(|pattern| pattern.names_all() && pattern.names_backend(backend))
     }
@@ -121,8 +121,8 @@ impl Pattern {
     }
 }
 
-/// Whether `text` matches `pattern`, in which `*` matches any bytes except `stop`. Takes constant memory, and at worst
-/// time proportional to the product of both lengths.
+/// Returns true if `text` matches `pattern`, in which `*` matches any bytes except `stop`. Takes constant memory, and
+/// at worst time proportional to the product of both lengths.
 fn glob(pattern: &[u8], text: &[u8], stop: Option<u8>) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut last_star: Option<(usize, usize)> = None;
@@ -149,8 +149,8 @@ fn glob(pattern: &[u8], text: &[u8], stop: Option<u8>) -> bool {
     pattern.get(p..).unwrap_or_default().iter().all(|&byte| byte == b'*')
 }
 
-/// Whether a URI may identify another resource than it seems to, because a backend normalises it or decodes it once
-/// more.
+/// Returns true if a URI may identify another resource than it seems to, because a backend normalises it or decodes it
+/// once more.
 ///
 /// That is so if the URI has an empty segment or a segment `.` or `..`; a backslash, a control character, or a space at
 /// either end; an escape of a percent sign, a slash, a backslash, a control character or a character that needs no

@@ -5,7 +5,8 @@ use crate::audit::record::{Digest, RequestId};
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{Era, META_REQUEST_ID, UPSTREAM_FAILED};
 
-use super::{CallError, Response};
+use super::error::{CallError, error_object};
+use super::message::Response;
 
 /// The answer to a call: a backend's response, or the gateway's own.
 ///
@@ -27,7 +28,7 @@ pub struct Answer {
     http: Option<u16>,
 }
 
-/// How a call was answered.
+/// The kind of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerKind {
     /// A result.
@@ -62,7 +63,7 @@ impl Content {
 }
 
 impl Answer {
-    /// How the call was answered.
+    /// The kind of the answer.
     #[must_use]
     pub fn kind(&self) -> AnswerKind {
         self.kind
@@ -160,8 +161,8 @@ fn asks_for_input(result: &Object<'_>) -> bool {
     result.has("resultType", "\"input_required\"")
 }
 
-/// The text about a failure at `backend` for clients. The reason that a backend is down names its command and has its last
-/// output: these are for the operator, and only the record has them.
+/// The text about a failure at `backend` for clients. The reason that a backend is down names its command and has its
+/// last output: these are for the operator, and only the record has them.
 #[must_use]
 pub fn public_message(backend: &str, err: &CallError) -> String {
     match err {
@@ -190,16 +191,8 @@ fn with_state(result: &Object<'_>, bind: impl FnOnce(&str) -> String) -> String 
     }
 }
 
-/// A JSON-RPC error object, as JSON text; `data` is JSON text.
-#[must_use]
-pub fn error_object(code: i32, message: &str, data: Option<&str>) -> String {
-    let (code, message) = (code.to_string(), json::quoted(message));
-    let members = [("code", Some(code.as_str())), ("message", Some(message.as_str())), ("data", data)];
-    json::object(members.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))))
-}
-
-/// The text of `result` with the gateway's request id in its `_meta` and, for a modern client, a `resultType`. All other
-/// bytes stay.
+/// The text of `result` with the gateway's request id in its `_meta` and, for a modern client, a `resultType`. All
+/// other bytes stay.
 #[must_use]
 pub fn dressed(result: &Object<'_>, request_id: RequestId, era: Era) -> String {
     let meta = result.object("_meta").unwrap_or_default();

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::mcp::json;
+
 /// The failure of a request to a backend. Its text continues a sentence that begins with the backend's name.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -54,4 +56,12 @@ pub enum CallError {
     /// The gateway stopped.
     #[error("did not answer before the gateway stopped")]
     Stopped,
+}
+
+/// A JSON-RPC error object, as JSON text; `data` is JSON text.
+#[must_use]
+pub fn error_object(code: i32, message: &str, data: Option<&str>) -> String {
+    let (code, message) = (code.to_string(), json::quoted(message));
+    let members = [("code", Some(code.as_str())), ("message", Some(message.as_str())), ("data", data)];
+    json::object(members.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))))
 }

@@ -1,4 +1,4 @@
-//! What a backend says: responses, and the notifications and requests that it sends besides.
+//! The messages of a backend: responses, notifications and requests.
 //!
 //! Messages are cut out of text; no tree is built, and what is relayed keeps its bytes.
 
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::http::HeaderMap;
 use tokio::time::Instant;
 
+use super::error::error_object;
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{
     HEADER_MISMATCH, LEGACY_LATEST, META_CAPABILITIES, META_CLIENT, META_VERSION, MISSING_CAPABILITY, MODERN_VERSION,
@@ -37,7 +38,7 @@ impl Response {
     /// The error response with `code` and `message`, and the HTTP status `http`.
     #[must_use]
     pub fn error(code: i32, message: &str, http: Option<u16>) -> Self {
-        Self::Error { error: super::error_object(code, message, None), http }
+        Self::Error { error: error_object(code, message, None), http }
     }
 }
 
@@ -54,7 +55,7 @@ pub struct Event {
 
 /// Takes what a backend sends besides responses.
 pub trait ServerMessageHandler: Send + Sync + std::fmt::Debug {
-    /// Takes `event`, at once. `false`: nobody is there to take it; a request is then answered with an error.
+    /// Takes `event`, at once. Returns false if no client takes it; a request is then answered with an error.
     fn on_event(&self, event: Event) -> bool;
 
     /// The response comes as a stream, whether or not anything comes before it.
@@ -68,9 +69,9 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// The parameters, as JSON text.
     pub params: Option<&'a str>,
-    /// What the request is about, as the `Mcp-Name` header tells it. Modern HTTP backends only.
+    /// The name or URI of the target, for the header `Mcp-Name` of modern HTTP backends.
     pub name: Option<String>,
-    /// The client's headers that go on to an HTTP backend: `traceparent` and `tracestate` and, to a modern one,
+    /// The client's headers that are forwarded to an HTTP backend: `traceparent` and `tracestate` and, to a modern one,
     /// `Mcp-Param-*`.
     pub headers: HeaderMap,
     /// The client has no such headers to give: the gateway makes them.
@@ -82,7 +83,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// A request whose events nobody takes, and which begins now.
+    /// A request that begins now, without a handler for its events.
     #[must_use]
     pub fn new(method: &'a str, params: Option<&'a str>) -> Self {
         Self {
@@ -107,7 +108,7 @@ impl<'a> Request<'a> {
 /// One message of a backend's.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    /// The response to the request with this id (JSON text). `None`: it is no valid response.
+    /// The response to the request with this id (JSON text). `None`: the response is not valid.
     Response { id: String, response: Option<Response> },
     /// A notification or request.
     Event(Event),
@@ -146,7 +147,7 @@ pub(super) fn write(id: Option<u64>, method: &str, params: Option<&str>) -> Stri
     json::object(members.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))))
 }
 
-/// The error that a backend's request gets where nobody can answer it.
+/// The error response to a backend's request that no client can answer.
 pub(super) fn nobody(id: &str) -> String {
     let error = r#"{"code":-32601,"message":"no client takes this request"}"#;
     json::object([("jsonrpc", "\"2.0\""), ("id", id), ("error", error)])
@@ -168,8 +169,8 @@ pub(super) fn discover_params() -> String {
     json::object([("_meta", modern_meta(&Object::default()).as_str())])
 }
 
-/// Whether the answer to it says that the stateless era is spoken in the revision that is spoken here. *Spec*: an error of
-/// that era's own says so too, but for the one that names the revisions that are spoken.
+/// Returns true if the answer to it shows that the backend speaks the gateway's revision of the stateless era. *Spec*:
+/// so do the errors of that era, except the one that names the supported revisions.
 pub(super) fn discovers_modern(answer: &Response) -> bool {
     let read = |versions: &str| serde_json::from_str::<Vec<String>>(versions).ok();
     let versions = match answer {
@@ -216,7 +217,7 @@ pub(super) fn own_info() -> String {
     json::object([("name", "\"gatepost\""), ("version", json::quoted(env!("CARGO_PKG_VERSION")).as_str())])
 }
 
-/// How the gateway greets a backend for itself: without capabilities, so that the backend has nothing to ask for.
+/// The parameters of the gateway's own `initialize`: without capabilities, so that the backend sends it no requests.
 pub(super) fn own_initialize_params() -> String {
     let version = json::quoted(LEGACY_LATEST);
     json::object([("protocolVersion", version.as_str()), ("capabilities", "{}"), ("clientInfo", &own_info())])

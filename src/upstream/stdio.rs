@@ -42,7 +42,7 @@ pub(super) struct StdioBackend {
     state: watch::Sender<State>,
     /// Handles messages of the shared child that belong to no request.
     listener: Arc<dyn ServerMessageHandler>,
-    /// Whether the shared child speaks the stateless era. `None`: it has not started yet, or may speak another era now.
+    /// True if the shared child speaks the stateless era. `None`: it has not started yet, or may speak another era now.
     modern: Mutex<Option<bool>>,
 }
 

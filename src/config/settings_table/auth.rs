@@ -39,7 +39,7 @@ pub(super) const AUTH: &[SettingSpec] = &[
         "auth.tokens_file",
         ValueType::Path,
         Unset,
-        "TOML file with static tokens: `[[tokens]]` with `sha256`, `subject` and `roles`, as `gatepost token hash` \
+        "TOML file with static tokens: `[[tokens]]` with `sha256`, `subject` and `roles`, in the form that `gatepost token hash` \
          prints them; it never contains the tokens themselves. Only its owner may read it. It is read again when it \
          changes. The issuer is `static`.",
     ),

@@ -12,13 +12,13 @@ pub struct SettingSpec {
     pub path: &'static str,
     /// Its type, unit and range.
     pub value_type: ValueType,
-    /// What applies if the operator does not set it.
+    /// The value that applies if the operator does not set it.
     pub default: Fallback,
-    /// What it does, and why the default and the range are what they are.
+    /// Its effect, and the reasons for its default and range.
     pub description: &'static str,
 }
 
-/// What applies if a setting is not set.
+/// The value that applies if a setting is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
     /// This value, written in TOML.

@@ -68,7 +68,7 @@ pub(super) fn postgres_url(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the URL leads to this machine, so that its requests cross no network.
+/// Returns true if the URL leads to this machine, so that its requests cross no network.
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {

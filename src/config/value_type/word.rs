@@ -4,7 +4,8 @@ use super::text::plain;
 use crate::config::path::nearest;
 use crate::mcp::methods;
 
-/// How similar a known word must be to be suggested. *Chosen*: a slip or two in a short word; less is another word.
+/// The least similarity of a known word that is suggested. *Chosen*: a slip or two in a short word; less is another
+/// word.
 const SIMILARITY_MIN: f64 = 0.5;
 
 /// One of `words`.

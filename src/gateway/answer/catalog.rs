@@ -33,7 +33,7 @@ pub fn kind(list: List) -> TargetKind {
     }
 }
 
-/// Whether `principal` may use this item of `backend`.
+/// Returns true if `principal` may use this item of `backend`.
 fn is_allowed(policy: &Policy, principal: &Principal, backend: &str, list: List, item: &Item) -> bool {
     policy.shows(&principal.roles, Target { kind: kind(list), backend, name: &item.name })
 }

@@ -6,13 +6,14 @@
 //! its policy's changes, and of the other filters those that a backend agreed to. For backends of the older era it
 //! forwards the changes of lists.
 
+mod filter;
 mod upstream_subscription;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use serde::Deserialize;
+use filter::{Filter, RESOURCES, is_unknown_method, listen_at, notification, tagged, with_id};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use upstream_subscription::{Agreed, SubscriptionStream, UpstreamSubscription};
@@ -25,14 +26,9 @@ use crate::gateway::message::refusal::Refusal;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::{Id, Malformed};
 use crate::mcp::json::{self, Object};
-use crate::mcp::protocol::{INVALID_REQUEST, META_SUBSCRIPTION, METHOD_NOT_FOUND};
+use crate::mcp::protocol::{INVALID_REQUEST, META_SUBSCRIPTION};
 use crate::rbac::{LIST_CHANGED_METHODS, Target, TargetKind};
-use crate::upstream::{self, Backend, CallError, Change, Event, Response, ServerMessageHandler};
-
-/// The member of a filter with the URIs of resources.
-const RESOURCES: &str = "resourceSubscriptions";
-
-const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
+use crate::upstream::{Backend, Change, Event, Response, ServerMessageHandler};
 
 /// Most resources of one subscription. *Chosen*: each costs a lookup and a decision of the policy.
 const RESOURCES_MAX: usize = 256;
@@ -43,16 +39,6 @@ const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The filters that every caller may use. *Spec*: the filters of `subscriptions/listen` on lists, and the one on
 /// resources, each of which the policy decides on. Other filters may reveal anything of a backend.
 const SAFE_FILTERS: [&str; 4] = ["toolsListChanged", "promptsListChanged", "resourcesListChanged", RESOURCES];
-
-/// The client's filter.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Filter {
-    tools_list_changed: bool,
-    prompts_list_changed: bool,
-    resources_list_changed: bool,
-    resource_subscriptions: Vec<String>,
-}
 
 /// The alias of a backend, and the URI of a resource of it in the filter.
 type Owned = (String, String);
@@ -77,22 +63,6 @@ impl ServerMessageHandler for SubscriptionForwarder {
 
     fn on_stream_start(&self) {
         self.stream.open();
-    }
-}
-
-impl Filter {
-    fn includes(&self, method: &str) -> bool {
-        match method {
-            "notifications/tools/list_changed" => self.tools_list_changed,
-            "notifications/prompts/list_changed" => self.prompts_list_changed,
-            "notifications/resources/list_changed" => self.resources_list_changed,
-            _ => false,
-        }
-    }
-
-    /// The methods of the list notifications in the filter.
-    fn lists(&self) -> impl Iterator<Item = &'static str> {
-        LIST_CHANGED_METHODS.into_iter().map(|(_, method)| method).filter(|method| self.includes(method))
     }
 }
 
@@ -267,21 +237,6 @@ async fn honoured_filter(filter: &Filter, text: &str, subscriptions: &[Arc<Upstr
     json::object(kept.iter().map(|(key, value)| (key.as_ref(), *value)))
 }
 
-/// Sends the client's request to a backend of the stateless era, with `filter` instead of the client's own, and waits
-/// for the response, which ends the subscription.
-async fn listen_at(
-    ctx: &RequestContext<'_>,
-    backend: &Arc<Backend>,
-    listener: Arc<dyn ServerMessageHandler>,
-    filter: Option<&str>,
-) -> Result<Response, CallError> {
-    let mut route = ctx.route(backend, None).await?;
-    route.events = Some(listener);
-    let params = ctx.message.params().unwrap_or_default();
-    let params = filter.map_or_else(|| params.text().to_owned(), |filter| params.replaced("notifications", filter));
-    ctx.core.upstreams.relay(&ctx.message.method, Some(&params), &route, &ctx.interrupt).await
-}
-
 /// Forwards the list changes of backends of the older era.
 async fn forward_list_changes(
     ctx: &RequestContext<'_>,
@@ -346,37 +301,15 @@ async fn notify_policy_changes(ctx: &RequestContext<'_>, filter: &Filter, notify
     }
 }
 
-/// Whether the response of a backend of the stateless era means that it has no subscriptions.
-fn is_unknown_method(response: &Response) -> bool {
-    matches!(response, Response::Error { error, .. } if upstream::error_code(error) == Some(METHOD_NOT_FOUND))
-}
-
 /// The result of an ended subscription.
 fn complete(id: &Id) -> Response {
     let meta = json::object([(META_SUBSCRIPTION, id.as_json())]);
     Response::result(&json::object([("resultType", "\"complete\""), ("_meta", meta.as_str())]))
 }
 
-/// A notification without parameters.
-fn notification(method: &str) -> String {
-    json::object([("jsonrpc", "\"2.0\""), ("method", &json::quoted(method))])
-}
-
-/// The notification `json` with the subscription's id, which is that of the client's request.
-fn tagged(json: &str, id: &Id) -> String {
-    let message = Object::parse_path(json, &["params", "_meta"]).unwrap_or_default();
-    let params = with_id(&message.object("params").unwrap_or_default(), id);
-    message.with(&[("params", &params)])
-}
-
-/// The object with the subscription's id in its `_meta`.
-fn with_id(object: &Object<'_>, id: &Id) -> String {
-    let meta = object.object("_meta").unwrap_or_default();
-    object.with(&[("_meta", &meta.with(&[(META_SUBSCRIPTION, id.as_json())]))])
-}
-
 #[cfg(test)]
 mod tests {
+    use super::filter::ACKNOWLEDGED;
     use super::*;
 
     fn client_stream() -> (Arc<Stream>, Arc<SubscriptionStream>, Id) {

@@ -44,7 +44,7 @@ pub(crate) struct SpanContext {
     span: String,
     /// The id of the parent span, if the client named one.
     parent: Option<String>,
-    /// Whether the trace is recorded, as the client decided.
+    /// True if the trace is recorded, as the client decided.
     sampled: bool,
 }
 

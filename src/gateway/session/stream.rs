@@ -105,13 +105,13 @@ impl Stream {
         self.changed.notify_waiters();
     }
 
-    /// Whether the stream is still unused, so that the response can be a single message.
+    /// Returns true if the stream is still unused, so that the response can be a single message.
     pub(crate) fn is_unused(&self) -> bool {
         let log = self.log.lock();
         log.first == 1 && log.messages.is_empty() && !log.is_open && !log.is_done
     }
 
-    /// Whether a response reads the stream now.
+    /// Returns true if a response reads the stream now.
     pub(crate) fn has_reader(&self) -> bool {
         self.log.lock().reader.is_some()
     }

@@ -26,14 +26,16 @@ pub(super) enum Key {
     Escaped(Vec<u8>),
 }
 
-/// The members of the object `text`, and of the objects on `path`. `None`: `text`, which begins with `{`, is not valid JSON.
+/// The members of the object `text`, and of the objects on `path`. `None`: `text`, which begins with `{`, is not valid
+/// JSON.
 pub(super) fn members(text: &str, path: &[&str]) -> Option<Vec<Member>> {
     let read = |path| {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let level = Level { text, begin: 0, path };
         level.deserialize(&mut deserializer).ok().filter(|_| deserializer.end().is_ok())
     };
-    // A value on the path that is not an object ends the pass with an error: then the text is read again without the path.
+    // A value on the path that is not an object ends the pass with an error: then the text is read again without the
+    // path.
     let found = read(path).or_else(|| if path.is_empty() { None } else { read(&[]) })?;
     match found {
         Found::Object { members, .. } => Some(members),
@@ -41,13 +43,13 @@ pub(super) fn members(text: &str, path: &[&str]) -> Option<Vec<Member>> {
     }
 }
 
-/// Whether JSON allows `c` between tokens. *Spec*: RFC 8259 section 2.
+/// Returns true if JSON allows `c` between tokens. *Spec*: RFC 8259 section 2.
 pub(super) fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r')
 }
 
-/// The bytes that a quoted JSON string stands for; a lone surrogate is kept in its three-byte form, so that two different
-/// ones differ.
+/// The bytes that a quoted JSON string stands for; a lone surrogate is kept in its three-byte form, so that two
+/// different ones differ.
 pub(crate) fn unescaped(quoted: &[u8]) -> Cow<'_, [u8]> {
     if quoted.contains(&b'\\') {
         let key = serde_json::from_slice::<KeyBytes<'_>>(quoted);

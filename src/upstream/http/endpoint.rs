@@ -28,7 +28,7 @@ pub(in crate::upstream) struct Endpoint {
     pub(super) client: reqwest::Client,
     pub(super) headers: HeaderMap,
     pub(super) timeouts: Timeouts,
-    /// Whether the backend speaks the stateless era, if that is known.
+    /// True if the backend speaks the stateless era, if that is known.
     modern: Mutex<Option<bool>>,
     /// The tools that require parameters in headers, as far as that is known.
     pub(super) param_headers: Mutex<ParamHeaders>,

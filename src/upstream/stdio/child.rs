@@ -28,8 +28,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_mins(1);
 /// once; the start of a server that does not answer takes this much longer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a child may take to end once its stdin is closed. *Chosen*: short enough for the time that a service
-/// manager leaves to a service that stops.
+/// The longest time that a child may take to end once its stdin is closed. *Chosen*: short enough for the time that a
+/// service manager leaves to a service that stops.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest line of a child's stderr that is logged, in bytes. *Chosen*: longer than a line that people write.

@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::gateway::answer::subscriptions::{ACKNOWLEDGED, Filter, is_unknown_method, listen_at, notification, tagged};
+use crate::gateway::answer::subscriptions::filter::{
+    ACKNOWLEDGED, Filter, is_unknown_method, listen_at, notification, tagged,
+};
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::Id;

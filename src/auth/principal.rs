@@ -1,0 +1,39 @@
+//! An authenticated caller.
+
+use crate::audit::record::Caller;
+
+/// Most roles of one token; the others are ignored. *Chosen*: far above any real token; bounds the cost of a decision
+/// and the size of the record.
+pub(super) const ROLES_MAX: usize = 64;
+
+/// An authenticated caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The token's `sub`, or the subject in the tokens file or the certificate.
+    pub subject: String,
+    /// The token's `iss`; `static` for a static token, and `mtls` for a certificate.
+    pub issuer: String,
+    /// The token's `jti`, or the id in the tokens file.
+    pub token_id: Option<String>,
+    /// The roles in the configured claim, the tokens file, or the configuration's list of certificates.
+    pub roles: Vec<String>,
+}
+
+impl Principal {
+    /// The caller as it is recorded, with all its roles: none of them has decided yet.
+    #[must_use]
+    pub fn caller_with_all_roles(&self) -> Caller {
+        self.caller((!self.roles.is_empty()).then(|| self.roles.join(",")).as_deref())
+    }
+
+    /// The caller of a call that `role` decided.
+    #[must_use]
+    pub fn caller(&self, role: Option<&str>) -> Caller {
+        Caller {
+            subject: self.subject.clone(),
+            role: role.map(str::to_owned),
+            issuer: Some(self.issuer.clone()),
+            token_id: self.token_id.clone(),
+        }
+    }
+}
