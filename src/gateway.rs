@@ -18,9 +18,10 @@ pub mod listener;
 pub mod message;
 pub mod session;
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, RwLock};
 use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -240,7 +241,7 @@ impl Handle {
         core.audit.record_event(Call::gateway_event("config", details)).await?;
         let rules = Arc::new(rules);
         let old = {
-            let mut current = core.rules.write().unwrap_or_else(PoisonError::into_inner);
+            let mut current = core.rules.write();
             std::mem::replace(&mut *current, Arc::clone(&rules))
         };
         core.policy_changed.send_modify(|changes| *changes += 1);

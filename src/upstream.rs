@@ -73,6 +73,8 @@ pub struct Route {
     pub headers: HeaderMap,
     /// The client has no such headers to give, in its protocol or on standard input: the gateway makes them.
     pub mirrors: bool,
+    /// The client's progress token, as JSON text.
+    pub progress_token: Option<String>,
     /// Takes what the backend sends before the response.
     pub events: Option<Arc<dyn ServerMessageHandler>>,
     /// When it was begun to look for it: `call_timeout` counts from there.
@@ -221,6 +223,7 @@ async fn ask(method: &str, params: Option<&str>, route: &Route) -> Result<Respon
         name: route.name.clone(),
         headers: route.headers.clone(),
         mirrors: route.mirrors,
+        progress_token: route.progress_token.clone(),
         events: route.events.clone(),
         begun: route.begun,
     };

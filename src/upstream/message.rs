@@ -76,6 +76,8 @@ pub struct Request<'a> {
     pub headers: HeaderMap,
     /// The client has no such headers to give: the gateway makes them.
     pub mirrors: bool,
+    /// The progress token in `params`, as JSON text.
+    pub progress_token: Option<String>,
     /// Takes what the backend sends before the response.
     pub events: Option<Arc<dyn ServerMessageHandler>>,
     /// From when on it may take as long as a request may, whatever else had to be done first or is done again.
@@ -92,6 +94,7 @@ impl<'a> Request<'a> {
             name: None,
             headers: HeaderMap::new(),
             mirrors: false,
+            progress_token: None,
             events: None,
             begun: Instant::now(),
         }
@@ -99,9 +102,9 @@ impl<'a> Request<'a> {
 
     /// The same request with these headers.
     pub(super) fn with_headers(&self, headers: HeaderMap) -> Self {
-        let (name, events) = (self.name.clone(), self.events.clone());
+        let (name, progress_token) = (self.name.clone(), self.progress_token.clone());
         let Self { method, params, mirrors, begun, .. } = *self;
-        Self { method, params, name, headers, mirrors, events, begun }
+        Self { method, params, name, headers, mirrors, progress_token, events: self.events.clone(), begun }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The audit entry of a message: the facts for its record, collected while it is handled.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::header;
@@ -190,7 +190,7 @@ impl<'a> AuditEntry<'a> {
         let key =
             RefusalKey::of(&[addr, subject, issuer, status, method, self.backend.as_deref(), self.tool.as_deref()]);
         let record = || (self.call_without_arguments(), outcome.clone());
-        let mut windows = core.refusal_windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut windows = core.refusal_windows.lock();
         windows.observe(key, Instant::now(), record)
     }
 

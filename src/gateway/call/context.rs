@@ -59,7 +59,9 @@ impl RequestContext<'_> {
         };
         let headers = trace_headers::forwarded(&self.inbound.headers);
         let mirrors = self.era == Era::Legacy || self.inbound.addr.is_none();
-        Ok(Route { connection, era: self.era, name, headers, mirrors, events, begun })
+        let params = self.message.params().unwrap_or_default();
+        let progress_token = params.object("_meta").and_then(|meta| meta.get("progressToken").map(str::to_owned));
+        Ok(Route { connection, era: self.era, name, headers, mirrors, progress_token, events, begun })
     }
 
     /// The backends of the endpoint.

@@ -2,8 +2,9 @@
 //!
 //! It is built once, from the configuration, and read by every stage of a request. A reload replaces [`Rules`] only.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -72,12 +73,12 @@ pub(crate) struct Core {
 impl Core {
     /// The rules in force. A message gets them when it arrives, and is decided by them to its end.
     pub(crate) fn rules(&self) -> Arc<Rules> {
-        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.rules.read())
     }
 
     /// Records the refusal windows that `take` takes.
     pub(crate) async fn record_refusals(&self, take: impl FnOnce(&mut RefusalWindows) -> Vec<RefusalWindow>) {
-        let taken = take(&mut self.refusal_windows.lock().unwrap_or_else(PoisonError::into_inner));
+        let taken = take(&mut self.refusal_windows.lock());
         let record = async |window: RefusalWindow| {
             let (call, outcome) = window.record();
             // I2: one record represents all counted refusals.
@@ -85,7 +86,7 @@ impl Core {
                 tracing::error!(%error, refusals = window.count(), "refusal window not recorded yet; it will be recorded later");
                 // A record that was not stored in time is still in the ring, and will be stored from there.
                 if !matches!(error, UnavailableError::NotStored { .. }) {
-                    self.refusal_windows.lock().unwrap_or_else(PoisonError::into_inner).put_back(window);
+                    self.refusal_windows.lock().put_back(window);
                 }
             }
         };

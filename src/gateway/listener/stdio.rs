@@ -6,10 +6,11 @@
 //! close.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use parking_lot::Mutex;
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -25,9 +26,10 @@ use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::{HeadError, InboundRequest};
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::stream::Next;
-use crate::mcp::envelope::{self, Id};
+use crate::mcp::envelope::Id;
 use crate::mcp::json::{self, Object};
 use crate::mcp::lines::{Line, next_line};
+use crate::mcp::methods::{self, MethodSpec};
 use crate::mcp::protocol::{META_VERSION, METHOD_HEADER, NAME_HEADER, SESSION_HEADER, VERSION_HEADER, header_text};
 
 /// The most lines that wait to be written. *Chosen*: enough for a burst; a client that does not read delays its own
@@ -133,18 +135,18 @@ impl Connection {
                     return;
                 }
             };
-            let (id, method) = {
-                let hint = envelope::hint(&line, limit);
-                (hint.id, hint.method.unwrap_or_default())
-            };
+            let text = body.as_ref().ok().and_then(|_| std::str::from_utf8(&line).ok()).unwrap_or_default();
+            let message = Object::parse_path(text, &["params", "_meta"]).unwrap_or_default();
+            let id = message.get("id").and_then(|id| Id::new(id).ok());
+            let method = message.string("method").unwrap_or_default();
             if method == "notifications/cancelled" {
-                self.cancel(&line);
+                self.cancel(&message);
             }
-            let inbound = self.inbound(&line, body);
+            let inbound = self.inbound(&message, &method, body);
             if let Some(id) = &id {
                 // Registered before the next line is read, because that line may cancel the request.
                 let cancelled = inbound.cancelled.clone();
-                self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), cancelled);
+                self.open.lock().insert(id.clone(), cancelled);
             }
             let handled = Arc::clone(&self).handle(inbound, id.clone());
             // The next line may depend on the session that `initialize` opens, or on a notification: these are awaited.
@@ -157,24 +159,23 @@ impl Connection {
     }
 
     /// The line as a request. Its headers are derived from the message.
-    fn inbound(&self, line: &[u8], body: Result<Bytes, HeadError>) -> InboundRequest {
+    fn inbound(&self, message: &Object<'_>, method: &str, body: Result<Bytes, HeadError>) -> InboundRequest {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, self.client.authorization.clone());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
-        let text = std::str::from_utf8(line).unwrap_or_default();
-        let message = Object::parse_path(text, &["params", "_meta"]).unwrap_or_default();
         let params = message.object("params").unwrap_or_default();
         let version = params.object("_meta").and_then(|meta| meta.string(META_VERSION));
         if let Some(version) = version {
-            let name = params.string("name").or_else(|| params.string("uri"));
+            let named = methods::find(method).and_then(MethodSpec::header_member);
+            let name = named.and_then(|member| params.string(member));
             let repeated =
-                [(VERSION_HEADER, Some(version)), (METHOD_HEADER, message.string("method")), (NAME_HEADER, name)];
+                [(VERSION_HEADER, Some(version)), (METHOD_HEADER, Some(method.to_owned())), (NAME_HEADER, name)];
             for (header, value) in repeated {
                 let value = value.and_then(|value| HeaderValue::from_str(&header_text(&value)).ok());
                 headers.extend(value.map(|value| (HeaderName::from_static(header), value)));
             }
-        } else if let Some(session) = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        } else if let Some(session) = self.session.lock().clone() {
             headers.insert(SESSION_HEADER, session);
         }
         let cancelled = CancellationToken::new();
@@ -222,7 +223,7 @@ impl Connection {
             }
         }
         if let Some(id) = &id {
-            self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+            self.open.lock().remove(id);
         }
     }
 
@@ -241,7 +242,7 @@ impl Connection {
     fn use_session(&self, id: HeaderValue) {
         let Client { core, scope, principal, .. } = &self.client;
         let session = id.to_str().ok().and_then(|id| core.sessions.touch(id, principal, scope).ok());
-        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+        *self.session.lock() = Some(id);
         let Some(mut reader) = session.and_then(|session| session.general().read_from(0)) else { return };
         let lines = self.lines.downgrade();
         tokio::spawn(async move {
@@ -253,11 +254,9 @@ impl Connection {
     }
 
     /// Cancels the open request that the notification on `line` names.
-    fn cancel(&self, line: &[u8]) {
-        let text = std::str::from_utf8(line).unwrap_or_default();
-        let message = Object::parse_path(text, &["params"]).unwrap_or_default();
+    fn cancel(&self, message: &Object<'_>) {
         let id = message.object("params").and_then(|params| Id::new(params.get("requestId")?).ok());
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = self.open.lock();
         if let Some(cancelled) = id.and_then(|id| open.get(&id)) {
             cancelled.cancel();
         }

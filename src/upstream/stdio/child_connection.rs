@@ -1,5 +1,6 @@
 //! The requests in progress at one child process: their ids, which the gateway assigns, and the callers that wait.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,9 +83,12 @@ impl ChildConnection {
     ) -> Result<Response, CallError> {
         let (sender, mut response) = oneshot::channel();
         let progress = Arc::new(Notify::new());
-        let params = request.params.map(json::one_line);
         let mut guard = self.add(sender, request.events.clone(), Arc::clone(&progress))?;
-        let params = params.map(|params| self.register_progress_token(guard.id, params, is_shared));
+        let params = match &request.progress_token {
+            Some(token) => self.register_progress_token(guard.id, request.params, token.clone(), is_shared),
+            None => request.params.map(Cow::Borrowed),
+        };
+        let params = params.map(|params| json::one_line(&params));
         let line = message::write(Some(guard.id), request.method, params.as_deref());
         let mut timer = match request.method {
             LISTEN => RequestTimer::unlimited(),
@@ -200,23 +204,25 @@ impl ChildConnection {
         Ok(RequestGuard { connection: self, id, is_sent: false })
     }
 
-    /// Stores the progress token of request `id`, if it has one. Returns the parameters for the child: at a shared one,
-    /// with `id` as the token.
-    fn register_progress_token(&self, id: u64, params: String, is_shared: bool) -> String {
-        let path = ["_meta"];
-        let found = json::Object::parse_path(&params, &path);
-        let Some(meta) = found.as_ref().and_then(|found| found.object("_meta")) else { return params };
-        let Some(client) = meta.get("progressToken").map(str::to_owned) else { return params };
+    /// Stores the progress token of request `id`. Returns the parameters for the child: at a shared one, with `id` as
+    /// the token.
+    fn register_progress_token<'p>(
+        &self,
+        id: u64,
+        params: Option<&'p str>,
+        client: String,
+        is_shared: bool,
+    ) -> Option<Cow<'p, str>> {
         let upstream = if is_shared { id.to_string() } else { client.clone() };
-        let rewritten = is_shared.then(|| {
-            let meta = meta.with(&[("progressToken", &upstream)]);
-            found.as_ref().map(|found| found.with(&[("_meta", &meta)]))
+        let rewritten = params.filter(|_| is_shared).and_then(|params| {
+            let params = json::Object::parse_path(params, &["_meta"])?;
+            let meta = params.object("_meta")?.replaced("progressToken", &upstream);
+            Some(Cow::Owned(params.replaced("_meta", &meta)))
         });
-        let rewritten = rewritten.flatten();
         if let Some(request) = self.pending.lock().by_id.get_mut(&id) {
             request.progress_token = Some(ProgressToken { upstream, client });
         }
-        rewritten.unwrap_or(params)
+        rewritten.or(params.map(Cow::Borrowed))
     }
 
     fn complete(&self, id: u64, response: Result<Response, CallError>) {

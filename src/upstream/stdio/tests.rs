@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 
 use super::*;
+use crate::mcp::json;
 use crate::mcp::lines::{Line, next_line};
 use crate::upstream::message::{Event, Request};
 use crate::upstream::timeouts::Timeouts;
@@ -64,7 +65,9 @@ impl Running {
         params: &str,
         events: Option<Arc<dyn ServerMessageHandler>>,
     ) -> Result<Response, CallError> {
-        let request = Request { events, ..Request::new("tools/call", Some(params)) };
+        let meta = json::Object::owned(params);
+        let progress_token = meta.object("_meta").and_then(|meta| meta.get("progressToken").map(str::to_owned));
+        let request = Request { progress_token, events, ..Request::new("tools/call", Some(params)) };
         self.backend.shared_child().await?.request(&request, self.timeouts, true).await
     }
 
