@@ -69,6 +69,7 @@ pub mod audit;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod escape;
 pub mod gateway;
 pub mod mcp;

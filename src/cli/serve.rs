@@ -19,6 +19,7 @@ use super::{configuration, database, pipeline};
 use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
 use crate::config::{Config, Loaded};
+use crate::connections;
 use crate::gateway::Gateway;
 use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
@@ -30,6 +31,10 @@ use reload::Reloader;
 
 /// The file in the outbox directory with the addresses of a running gateway.
 const ADDRESSES_NAME: &str = "serve.json";
+
+/// Most connections of the operations listener. *Chosen*: a monitoring system, a load balancer and some consoles have
+/// ten; for one more, the oldest gives way.
+const OPS_CONNECTIONS_MAX: usize = 64;
 
 /// `gatepost serve`
 #[derive(Debug, clap::Args)]
@@ -136,12 +141,7 @@ async fn serve_ops(
         listener: bound,
         postgres: database::options(config),
     }));
-    let until = stop.clone().cancelled_owned();
-    tasks.spawn(async move {
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
-            tracing::error!(%error, "operations listener failed; health, metrics and console are not served");
-        }
-    });
+    tasks.spawn(connections::serve_router(listener, router, OPS_CONNECTIONS_MAX, stop.clone()));
     Ok(Some(bound))
 }
 

@@ -31,6 +31,7 @@ mod hang_up;
 mod http;
 mod http_backend;
 mod http_backend_stub;
+mod limits;
 mod listening;
 mod reload;
 mod sessions;
