@@ -36,3 +36,4 @@ mod reload;
 mod sessions;
 mod stdio;
 mod traces;
+mod walls;
