@@ -86,6 +86,10 @@ fn backends(config: &Config, report: Report<'_>) {
         if backend.url.is_none() && !(backend.header_env.is_empty() && backend.header_file.is_empty()) {
             report(&path, "has headers but no url: use env for a stdio server".to_owned());
         }
+        let is_restricted = backend.user.is_some() || backend.write.is_some() || !backend.walls;
+        if backend.command.is_empty() && is_restricted {
+            report(&path, "has user, write or walls but no command: they are for stdio servers".to_owned());
+        }
         for name in backend.header_env.keys().filter(|name| backend.header_file.contains_key(*name)) {
             report(&format!("{path}.header_env.{name}"), "is also in header_file: keep one of them".to_owned());
         }

@@ -37,3 +37,4 @@ mod reload;
 mod sessions;
 mod stdio;
 mod traces;
+mod walls;
