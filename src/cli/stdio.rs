@@ -14,6 +14,7 @@ use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
 use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::log::Log;
 use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
 use crate::ops::status::Sources;
@@ -38,10 +39,10 @@ pub(super) struct Args {
 }
 
 /// Serves the client on standard input and output until it closes its end.
-pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: &Args, log: &Log) -> anyhow::Result<()> {
     let config = load(Some(&args.config))?;
     let token = token(args.token_file.as_deref()).map_err(usage)?;
-    run_logged(&config, serve(&config, &args.backend, &token)).await
+    run_logged(&config, log, serve(&config, log, &args.backend, &token)).await
 }
 
 fn token(file: Option<&Path>) -> Result<String, String> {
@@ -54,15 +55,16 @@ fn token(file: Option<&Path>) -> Result<String, String> {
     }
 }
 
-async fn serve(config: &Config, backend: &str, token: &str) -> Result<(), GatewayError> {
-    let stop = stop_on_signal()?;
+async fn serve(config: &Config, log: &Log, backend: &str, token: &str) -> Result<(), GatewayError> {
+    let stop = stop_on_signal(log)?;
     let pipeline = if config.audit.enabled { Some(pipeline::start(config).await?) } else { None };
-    let served = serve_until(config, backend, token, pipeline.as_ref(), stop).await;
+    let served = serve_until(config, log, backend, token, pipeline.as_ref(), stop).await;
     pipeline::stop(config, pipeline, served).await
 }
 
 async fn serve_until(
     config: &Config,
+    log: &Log,
     backend: &str,
     token: &str,
     pipeline: Option<&Pipeline>,
@@ -73,9 +75,13 @@ async fn serve_until(
     let (ops_stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     if let Some(pipeline) = pipeline {
         let failed = |source| GatewayError::Io { operation: "open the admin socket in audit.dir", source };
-        tasks.spawn(Admin::bind(&config.audit.dir, pipeline.probe()).map_err(failed)?.run(ops_stop.clone()));
+        tasks.spawn(
+            Admin::bind(&config.audit.dir, pipeline.probe(), gateway.handle().accept_failures().clone())
+                .map_err(failed)?
+                .run(ops_stop.clone()),
+        );
         let probe = Some(pipeline.probe());
-        let sources = Sources { probe, gateway: gateway.handle(), board: Board::default() };
+        let sources = Sources { probe, gateway: gateway.handle(), board: Board::default(), log: log.dropped_lines() };
         tasks.spawn(Watcher::new(sources, &config.alarms).run(ops_stop.clone()));
     }
     let (input, output) = (tokio::io::BufReader::new(tokio::io::stdin()), tokio::io::stdout());

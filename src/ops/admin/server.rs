@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::socket::{SOCKET_NAME, with_timeout};
+use crate::accept::AcceptFailures;
 use crate::audit::pipeline::Probe;
 use crate::ops::protocol::{Line, Progress, Question};
 use crate::ops::read_log::{ReadOrigin, os_user, record_read};
@@ -44,6 +45,7 @@ pub struct Admin {
     listener: UnixListener,
     path: PathBuf,
     probe: Probe,
+    failures: AcceptFailures,
 }
 
 impl Admin {
@@ -51,7 +53,7 @@ impl Admin {
     ///
     /// # Errors
     /// The socket cannot be made, for example because the path is longer than the 107 bytes that Unix sockets allow.
-    pub fn bind(dir: &Path, probe: Probe) -> io::Result<Self> {
+    pub fn bind(dir: &Path, probe: Probe, failures: AcceptFailures) -> io::Result<Self> {
         let path = dir.join(SOCKET_NAME);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -59,15 +61,14 @@ impl Admin {
         }
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path, probe })
+        Ok(Self { listener, path, probe, failures })
     }
 
     /// Answers until `stop`, then removes the socket.
     pub async fn run(self, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         let slots = Arc::new(Semaphore::new(QUESTIONS_MAX));
-        while let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await {
-            let Ok((stream, _)) = accepted else { continue };
+        while let Some((stream, _)) = stop.run_until_cancelled(self.failures.accept(&self.listener)).await {
             let (probe, slots) = (self.probe.clone(), Arc::clone(&slots));
             tasks.spawn(async move {
                 let Ok(_permit) = slots.acquire().await else { return };
