@@ -68,6 +68,7 @@
 pub mod accept;
 pub mod audit;
 pub mod auth;
+pub mod children;
 pub mod cli;
 pub mod config;
 pub mod escape;
@@ -78,3 +79,4 @@ pub mod ops;
 pub mod rbac;
 pub mod retry;
 pub mod upstream;
+pub mod walls;

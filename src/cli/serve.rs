@@ -19,6 +19,7 @@ use super::{configuration, database, open_files, pipeline};
 use crate::accept::CountedListener;
 use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
+use crate::children;
 use crate::config::{Config, Loaded};
 use crate::gateway::Gateway;
 use crate::log::Log;
@@ -27,6 +28,7 @@ use crate::ops::alarm::Board;
 use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
 use crate::ops::{console, health, hosts, supervisor};
+use crate::walls::{Launcher, OwnFiles};
 use quickstart::Quickstart;
 use reload::Reloader;
 
@@ -95,7 +97,9 @@ async fn serve_until(
 ) -> Result<(), GatewayError> {
     let audit = pipeline.map_or_else(Audit::disabled, Pipeline::audit);
     let probe = pipeline.map(Pipeline::probe);
-    let gateway = Gateway::build(config, audit).map_err(|faults| GatewayError::config(&faults))?;
+    let path = file.as_ref().map(|((path, ..), _)| path.as_path());
+    let launcher = Launcher::with_walls(OwnFiles::of(config, path));
+    let gateway = Gateway::build(config, audit, &launcher).map_err(|faults| GatewayError::config(&faults))?;
     let sources =
         Sources { probe: probe.clone(), gateway: gateway.handle(), board: Board::default(), log: log.dropped_lines() };
     let (listener, mcp) = listen("server.listen", config.server.listen).await?;
@@ -106,6 +110,7 @@ async fn serve_until(
         tasks.spawn(reloader.run(ops_stop.clone()));
     }
     tasks.spawn(Watcher::new(sources, &config.alarms).run(ops_stop.clone()));
+    tasks.spawn(children::reap_orphans(ops_stop.clone()));
     if let Some(probe) = probe.clone() {
         let failed = |source| GatewayError::Io { operation: "open the admin socket in audit.dir", source };
         tasks.spawn(

@@ -38,3 +38,4 @@ mod reload;
 mod sessions;
 mod stdio;
 mod traces;
+mod walls;
