@@ -54,7 +54,9 @@ async fn an_outbox_file_that_may_not_grow_is_replaced_by_another() {
 #[tokio::test]
 async fn a_child_gets_the_default_actions_of_signals() {
     let mut setup = Setup::new();
-    let shown = setup.dir().join("status");
+    // In a directory of its own, which the walls around the child leave open.
+    fs::create_dir(setup.dir().join("open")).unwrap();
+    let shown = setup.dir().join("open/status");
     let script = format!("cat /proc/self/status >{}; exec \"$0\" example-backend", shown.display());
     setup.backend("example", &["sh", "-c", &script, BINARY]);
     let gatepost = setup.start();
