@@ -28,6 +28,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accept::AcceptFailures;
 use crate::audit::Audit;
 use crate::audit::record::Call;
 use crate::auth::{AuthError, Authenticator, Principal};
@@ -143,6 +144,7 @@ impl Gateway {
                 config.server.connections_per_address_max,
                 config.server.trusted_proxies.clone(),
             ),
+            accept_failures: AcceptFailures::default(),
             allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own_host]).collect(),
             allowed_origins: config.server.allowed_origins.clone(),
             calls_max,
@@ -303,6 +305,12 @@ impl Handle {
     #[must_use]
     pub fn connections_open(&self) -> usize {
         self.0.places.open()
+    }
+
+    /// Failures to accept a connection, on all listeners of the process.
+    #[must_use]
+    pub fn accept_failures(&self) -> &AcceptFailures {
+        &self.0.accept_failures
     }
 
     /// The number of open legacy sessions.

@@ -74,7 +74,8 @@ pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, tls: Option<Ac
             PendingResponse { task, request_id, hang_up_guard, _in_progress: in_progress }
         })
     };
-    connections::serve(ClientListener::new(listener, tls), places, stop, service_of).await;
+    let listener = ClientListener::new(listener, tls, core.accept_failures.clone());
+    connections::serve(listener, places, stop, service_of).await;
 }
 
 /// The response to a request, which is made in a task of its own.
