@@ -76,6 +76,8 @@ pub struct Server {
     pub forwarded_header: ForwardedHeader,
     /// Most open legacy sessions.
     pub sessions_max: usize,
+    /// Memory for the messages of all streams, in bytes.
+    pub replay_bytes_max: usize,
     /// Most open calls.
     pub calls_max: usize,
     /// Methods unknown to the gateway that are forwarded; a `*` at the end matches any suffix.
@@ -124,6 +126,8 @@ pub struct Limits {
     pub burst_per_principal: u32,
     /// Most open legacy sessions of one principal.
     pub sessions_per_principal: usize,
+    /// Most open streams of one principal.
+    pub streams_per_principal: usize,
 }
 
 /// `[audit]`
@@ -278,6 +282,7 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             forwarded_header: ForwardedHeader::XForwardedFor,
             sessions_max: 10_000,
+            replay_bytes_max: 64 * 1024 * 1024,
             calls_max: 1024,
             pass_methods: Vec::new(),
             drain_timeout: Duration::from_secs(30),
@@ -304,6 +309,7 @@ impl Default for Limits {
             rate_per_principal: 0,
             burst_per_principal: 20,
             sessions_per_principal: 256,
+            streams_per_principal: 64,
         }
     }
 }

@@ -12,4 +12,5 @@ pub mod request_state;
 pub mod resource_owners;
 pub mod rules;
 pub mod session_end;
+pub(crate) mod stream_counts;
 pub mod trace;

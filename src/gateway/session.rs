@@ -12,6 +12,7 @@
 pub(crate) mod backend_connection;
 pub mod ending;
 pub mod inflight;
+pub(crate) mod replay;
 pub mod server_requests;
 pub mod stream;
 
@@ -27,6 +28,7 @@ use crate::auth::Principal;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::backend_connection::BackendConnection;
 use crate::gateway::session::ending::{EndReason, UnknownSessionError};
+use crate::gateway::session::replay::ReplayBudget;
 use crate::gateway::session::server_requests::PendingServerRequests;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::Id;
@@ -55,6 +57,8 @@ const INITIALIZE_BYTES_MAX: usize = 128 * 1024 * 1024;
 pub struct Sessions {
     open: Mutex<OpenSessions>,
     max: usize,
+    /// The room for the messages of all streams.
+    pub(crate) replay: Arc<ReplayBudget>,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +99,7 @@ struct Streams {
     general: Arc<Stream>,
     /// The streams of open requests and of the last ended ones, the newest last.
     requests: VecDeque<RequestStream>,
+    replay: Arc<ReplayBudget>,
 }
 
 #[derive(Debug)]
@@ -110,10 +115,10 @@ impl Sessions {
         self.open.lock().by_id.len()
     }
 
-    /// Makes room for `max` sessions, at least one.
+    /// Makes room for `max` sessions, at least one, and for `replay_bytes_max` bytes of messages of all streams.
     #[must_use]
-    pub fn new(max: usize) -> Self {
-        Self { open: Mutex::default(), max: max.max(1) }
+    pub fn new(max: usize, replay_bytes_max: usize) -> Self {
+        Self { open: Mutex::default(), max: max.max(1), replay: ReplayBudget::new(replay_bytes_max) }
     }
 
     /// Opens a session for `principal`, which may have `own_max`, and returns it with the sessions that were removed to
@@ -138,7 +143,12 @@ impl Sessions {
             last_used: Mutex::new(Instant::now()),
             connections: Mutex::default(),
             server_requests: Mutex::default(),
-            streams: Mutex::new(Streams { next: 1, general: Stream::new(0), requests: VecDeque::new() }),
+            streams: Mutex::new(Streams {
+                next: 1,
+                general: Stream::resumable(0, &self.replay),
+                requests: VecDeque::new(),
+                replay: Arc::clone(&self.replay),
+            }),
         });
         let mut open = self.open.lock();
         let mut removed = Vec::new();
@@ -341,7 +351,7 @@ impl Session {
         if open >= STREAMS_MAX {
             return None;
         }
-        let stream = Stream::new(streams.next);
+        let stream = Stream::resumable(streams.next, &streams.replay);
         streams.next += 1;
         streams.requests.push_back(RequestStream { stream: Arc::clone(&stream), is_open: true });
         Some(stream)
@@ -353,7 +363,9 @@ impl Session {
         for request in &mut streams.requests {
             request.is_open &= !Arc::ptr_eq(&request.stream, stream);
         }
-        if !was_used {
+        if was_used {
+            stream.retire();
+        } else {
             streams.requests.retain(|request| !Arc::ptr_eq(&request.stream, stream));
         }
         let ended = streams.requests.iter().filter(|request| !request.is_open).count();
@@ -508,7 +520,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_session_is_valid_only_for_its_principal_and_endpoint() {
-        let (sessions, ann) = (Sessions::new(4), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(4, 1 << 20), principal("ann", "a"));
         let id = open(&sessions, &ann).id.clone();
         assert!(sessions.touch(&id, &ann, &Scope::All).is_ok());
         assert_eq!(sessions.touch(&id, &ann, &Scope::One("x".to_owned())).err(), Some(UnknownSessionError));
@@ -522,7 +534,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_sessions_expire_and_sessions_in_use_do_not() {
-        let (sessions, ann) = (Sessions::new(4), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(4, 1 << 20), principal("ann", "a"));
         let (used, idle) = (open(&sessions, &ann).id.clone(), open(&sessions, &ann).id.clone());
         tokio::time::advance(IDLE_MAX / 2).await;
         sessions.touch(&used, &ann, &Scope::All).unwrap();
@@ -547,7 +559,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_per_principal_are_bounded_and_other_principals_lose_none() {
-        let (sessions, ann, bob) = (Sessions::new(3), principal("ann", "a"), principal("bob", "a"));
+        let (sessions, ann, bob) = (Sessions::new(3, 1 << 20), principal("ann", "a"), principal("bob", "a"));
         let bobs = open(&sessions, &bob);
         let mut anns = Vec::<String>::new();
         for round in 0..10 {
@@ -566,7 +578,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_are_bounded_and_the_longest_idle_one_is_removed() {
-        let (sessions, ann) = (Sessions::new(2), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(2, 1 << 20), principal("ann", "a"));
         let first = open(&sessions, &ann);
         tokio::time::advance(Duration::from_secs(1)).await;
         let second = open(&sessions, &ann);
@@ -589,7 +601,7 @@ mod tests {
     #[tokio::test]
     async fn messages_go_to_the_newest_request_or_to_the_general_stream() {
         use crate::gateway::session::stream::Next;
-        let session = open(&Sessions::new(1), &principal("ann", "a"));
+        let session = open(&Sessions::new(1, 1 << 20), &principal("ann", "a"));
         let listener = SessionListener::new(&session, None);
         let (old, new) = (session.begin_stream().unwrap(), session.begin_stream().unwrap());
         assert!(listener.on_event(event("notifications/message", None)) && old.is_unused() && !new.is_unused());

@@ -117,4 +117,11 @@ pub(super) const ROLES: &[SettingSpec] = &[
          recorded. Each may have a child process of its own at every stdio backend. Opening a session counts towards \
          the rate.",
     ),
+    setting(
+        "limits.streams_per_principal",
+        count("streams", 1, 1_000_000),
+        Value("64"),
+        "Most open streams of one principal (GET of a session, and `subscriptions/listen`), and at most a quarter of \
+         `server.connections_max`; further ones get 429 and are recorded as `rate_limited`. Each occupies a connection.",
+    ),
 ];
