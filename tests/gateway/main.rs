@@ -26,6 +26,7 @@ mod common {
 mod attacks;
 mod auth;
 mod authz;
+mod child_life;
 mod eras;
 mod hang_up;
 mod http;
