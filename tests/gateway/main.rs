@@ -18,6 +18,7 @@ mod common {
     pub mod python;
     pub mod raw_backend;
     pub mod server;
+    pub mod stdio_client;
     pub mod stored_records;
     pub mod tool_names;
     pub mod wait;
@@ -33,6 +34,7 @@ mod http;
 mod http_backend;
 mod http_backend_stub;
 mod listening;
+mod process_limits;
 mod reload;
 mod sessions;
 mod stdio;

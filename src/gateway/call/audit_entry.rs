@@ -142,11 +142,12 @@ impl<'a> AuditEntry<'a> {
             tracing::debug!(%status, method, reason = refusal.message, "request refused; counted with equal refusals");
             Reply::counted_refusal(refusal.http, id, refusal.code, &refusal.message, refusal.data.as_deref())
         } else {
+            // I2: a refused call ends in exactly one record. I1: its reply waits for the record.
+            let recorded = core.audit.record_once(self.call(core), outcome, answer).await;
             let subject = &self.caller.subject;
             let (backend, tool) = (self.backend.as_deref(), self.tool.as_deref());
             tracing::info!(%status, method, subject, backend, tool, reason = refusal.message, "request refused");
-            // I2: a refused call ends in exactly one record. I1: its reply waits for the record.
-            match core.audit.record_once(self.call(core), outcome, answer).await {
+            match recorded {
                 Ok(released) => Reply::released(refusal.http, id, released),
                 Err(unavailable) => return Reply::unavailable(id, &unavailable),
             }
