@@ -67,6 +67,9 @@ pub struct Server {
     pub connections_max: usize,
     /// Most open legacy sessions.
     pub sessions_max: usize,
+    /// The time after which an unused session, or an unused conversation of a caller without one, ends.
+    #[serde(deserialize_with = "duration")]
+    pub session_idle_timeout: Duration,
     /// Most open calls.
     pub calls_max: usize,
     /// Methods unknown to the gateway that are forwarded; a `*` at the end matches any suffix.
@@ -255,6 +258,7 @@ impl Default for Server {
             body_bytes_max: 4 * 1024 * 1024,
             connections_max: 4096,
             sessions_max: 10_000,
+            session_idle_timeout: Duration::from_hours(1),
             calls_max: 1024,
             pass_methods: Vec::new(),
             drain_timeout: Duration::from_secs(30),

@@ -33,9 +33,6 @@ use crate::mcp::protocol::{CANCELLED, INVALID_REQUEST};
 use crate::rbac::{LIST_CHANGED_METHODS, Policy};
 use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
 
-/// Time after which an unused session expires. *Chosen*: longer than a working day's pauses.
-pub(crate) const IDLE_MAX: Duration = Duration::from_hours(8);
-
 /// Ended request streams that a session keeps, so that a client that lost its connection can resume. *Chosen*: a client
 /// resumes at once, and rarely loses more than a few at a time.
 const ENDED_STREAMS_MAX: usize = 8;
@@ -48,6 +45,8 @@ const STREAMS_MAX: usize = 256;
 pub struct Sessions {
     open: Mutex<HashMap<String, Arc<Session>>>,
     max: usize,
+    /// Time after which an unused session expires.
+    pub(crate) idle_timeout: Duration,
 }
 
 /// The reason why a session ended that its client did not close.
@@ -129,10 +128,10 @@ impl Sessions {
         self.open.lock().len()
     }
 
-    /// Makes room for `max` sessions, at least one.
+    /// Makes room for `max` sessions, at least one. An unused session expires after `idle_timeout`.
     #[must_use]
-    pub fn new(max: usize) -> Self {
-        Self { open: Mutex::default(), max: max.max(1) }
+    pub fn new(max: usize, idle_timeout: Duration) -> Self {
+        Self { open: Mutex::default(), max: max.max(1), idle_timeout }
     }
 
     /// Opens a session for `principal`, which may have `own_max`, and returns it with the sessions that were removed to
@@ -168,7 +167,7 @@ impl Sessions {
             removed.extend(oldest.map(|session| (session, EndReason::OwnLimit)));
         }
         if open.len() >= self.max {
-            removed.extend(remove_expired(&mut open));
+            removed.extend(remove_expired(&mut open, self.idle_timeout));
         }
         if open.len() >= self.max {
             removed.extend(remove_longest_idle(&mut open, |_| true).map(|session| (session, EndReason::NoRoom)));
@@ -180,7 +179,7 @@ impl Sessions {
     /// Removes the expired sessions and returns them.
     #[must_use]
     pub fn remove_expired(&self) -> EndedSessions {
-        remove_expired(&mut self.open.lock())
+        remove_expired(&mut self.open.lock(), self.idle_timeout)
     }
 
     /// Finds a session and restarts its idle time.
@@ -192,7 +191,8 @@ impl Sessions {
         let open = self.open.lock();
         let session = open.get(id).filter(|session| session.belongs_to(principal) && session.scope == *scope);
         // An expired session stays in the map until its end is recorded.
-        let session = session.filter(|session| !session.has_expired()).cloned().ok_or(UnknownSessionError)?;
+        let session =
+            session.filter(|session| !session.has_expired(self.idle_timeout)).cloned().ok_or(UnknownSessionError)?;
         *session.last_used.lock() = Instant::now();
         session.roles.lock().clone_from(&principal.roles);
         Ok(session)
@@ -237,8 +237,10 @@ impl Sessions {
     }
 }
 
-fn remove_expired(open: &mut HashMap<String, Arc<Session>>) -> EndedSessions {
-    open.extract_if(|_, session| session.has_expired()).map(|(_, session)| (session, EndReason::Idle)).collect()
+fn remove_expired(open: &mut HashMap<String, Arc<Session>>, idle_timeout: Duration) -> EndedSessions {
+    open.extract_if(|_, session| session.has_expired(idle_timeout))
+        .map(|(_, session)| (session, EndReason::Idle))
+        .collect()
 }
 
 /// Removes and returns the longest idle of the sessions that `is_candidate` selects.
@@ -425,14 +427,14 @@ impl Session {
         self.issuer == principal.issuer && self.subject == principal.subject
     }
 
-    /// Returns true if the session was unused too long. A session whose client reads a stream or waits for a response
+    /// Returns true if the session was unused for longer than `idle_timeout`. A session whose client reads a stream or waits for a response
     /// has not expired.
-    fn has_expired(&self) -> bool {
+    fn has_expired(&self, idle_timeout: Duration) -> bool {
         let is_in_use = || {
             let streams = self.streams.lock();
             streams.general.has_reader() || streams.requests.iter().any(|request| request.is_open)
         };
-        self.last_used.lock().elapsed() > IDLE_MAX && !is_in_use()
+        self.last_used.lock().elapsed() > idle_timeout && !is_in_use()
     }
 
     /// Ends the general stream, and drops the connections and the pending requests of backends.
@@ -501,6 +503,8 @@ impl ServerMessageHandler for NotificationForwarder {
 mod tests {
     use super::*;
 
+    const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+
     fn principal(subject: &str, issuer: &str) -> Principal {
         Principal { subject: subject.to_owned(), issuer: issuer.to_owned(), token_id: None, roles: Vec::new() }
     }
@@ -511,7 +515,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_session_is_valid_only_for_its_principal_and_endpoint() {
-        let (sessions, ann) = (Sessions::new(4), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(4, IDLE_TIMEOUT), principal("ann", "a"));
         let id = open(&sessions, &ann).id.clone();
         assert!(sessions.touch(&id, &ann, &Scope::All).is_ok());
         assert_eq!(sessions.touch(&id, &ann, &Scope::One("x".to_owned())).err(), Some(UnknownSessionError));
@@ -525,11 +529,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_sessions_expire_and_sessions_in_use_do_not() {
-        let (sessions, ann) = (Sessions::new(4), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(4, IDLE_TIMEOUT), principal("ann", "a"));
         let (used, idle) = (open(&sessions, &ann).id.clone(), open(&sessions, &ann).id.clone());
-        tokio::time::advance(IDLE_MAX / 2).await;
+        tokio::time::advance(IDLE_TIMEOUT / 2).await;
         sessions.touch(&used, &ann, &Scope::All).unwrap();
-        tokio::time::advance(IDLE_MAX / 2 + Duration::from_secs(1)).await;
+        tokio::time::advance(IDLE_TIMEOUT / 2 + Duration::from_secs(1)).await;
         assert!(sessions.touch(&used, &ann, &Scope::All).is_ok());
         assert_eq!(sessions.touch(&idle, &ann, &Scope::All).err(), Some(UnknownSessionError));
         let read = open(&sessions, &ann);
@@ -541,7 +545,7 @@ mod tests {
             [(&idle, EndReason::Idle)]
         );
         assert_eq!((sessions.remove_expired().len(), sessions.count()), (0, 2));
-        tokio::time::advance(IDLE_MAX + Duration::from_secs(1)).await;
+        tokio::time::advance(IDLE_TIMEOUT + Duration::from_secs(1)).await;
         let removed: Vec<_> = sessions.remove_expired().into_iter().map(|(session, _)| session.id.clone()).collect();
         assert_eq!(removed, [used], "a session whose client reads is in use");
         drop(reader);
@@ -550,7 +554,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_per_principal_are_bounded_and_other_principals_lose_none() {
-        let (sessions, ann, bob) = (Sessions::new(3), principal("ann", "a"), principal("bob", "a"));
+        let (sessions, ann, bob) = (Sessions::new(3, IDLE_TIMEOUT), principal("ann", "a"), principal("bob", "a"));
         let bobs = open(&sessions, &bob);
         let mut anns = Vec::<String>::new();
         for round in 0..10 {
@@ -569,7 +573,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_are_bounded_and_the_longest_idle_one_is_removed() {
-        let (sessions, ann) = (Sessions::new(2), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(2, IDLE_TIMEOUT), principal("ann", "a"));
         let first = open(&sessions, &ann);
         tokio::time::advance(Duration::from_secs(1)).await;
         let second = open(&sessions, &ann);
@@ -592,7 +596,7 @@ mod tests {
     #[tokio::test]
     async fn messages_go_to_the_newest_request_or_to_the_general_stream() {
         use crate::gateway::session::stream::Next;
-        let session = open(&Sessions::new(1), &principal("ann", "a"));
+        let session = open(&Sessions::new(1, IDLE_TIMEOUT), &principal("ann", "a"));
         let listener = SessionListener::new(&session, None);
         let (old, new) = (session.begin_stream().unwrap(), session.begin_stream().unwrap());
         assert!(listener.on_event(event("notifications/message", None)) && old.is_unused() && !new.is_unused());

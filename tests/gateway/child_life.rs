@@ -123,6 +123,21 @@ async fn descendants_of_a_backend_hear_sigterm_too() {
     assert!(!runs(descendant));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_session_ends_with_its_backend_and_its_record_says_why() {
+    let mut setup = Setup::new();
+    deaf(&mut setup, "deaf", &[]);
+    setup.set("server.session_idle_timeout", "1s");
+    let gatepost = setup.start();
+    let client = gatepost.client_at("/mcp/deaf", Era::Legacy, "admin").await;
+    let child = pid(&client).await;
+    until("the idle session's backend has ended", SOON, || !runs(child));
+    assert_eq!(client.call("pid", json!({})).await.unwrap().status, 404, "the session is gone");
+    let output = setup.command(&["outbox", "list", "--json"]).output().unwrap();
+    let records = String::from_utf8(output.stdout).unwrap();
+    assert!(records.contains("idle for more than 1s") && records.contains("session/close"), "{records}");
+}
+
 /// The thread of the gateway that the kernel takes for the child's parent, by its name.
 fn parent_thread(gatepost: &Gatepost, child: u32) -> String {
     let threads = fs::read_dir(format!("/proc/{}/task", gatepost.pid)).unwrap().map(|thread| thread.unwrap().path());
