@@ -99,9 +99,9 @@ pub struct Limits {
     pub calls_per_principal: usize,
     /// Most open calls at one backend, unless it sets a `calls_max` of its own.
     pub calls_per_backend: usize,
-    /// Sustained calls a second of one principal; 0: unlimited.
+    /// Sustained requests a second of one principal; 0: unlimited.
     pub rate_per_principal: u32,
-    /// Calls of one principal allowed at once above that rate.
+    /// Requests of one principal allowed at once above that rate.
     pub burst_per_principal: u32,
     /// Most open legacy sessions of one principal.
     pub sessions_per_principal: usize,
@@ -140,7 +140,7 @@ pub struct Audit {
     pub on_failure: OnFailure,
     /// Patterns over `backend/tool`: the calls that continue if `on_failure` is `continue`.
     pub continue_for: Vec<String>,
-    /// Equal refusals within ten seconds that are recorded individually; further ones are counted in one record.
+    /// Refusals of one kind within a minute that get a record of their own; further ones are counted in one record.
     pub refusals_singly_max: u32,
     /// Longest recorded arguments, in bytes.
     pub args_bytes_max: usize,
@@ -278,9 +278,9 @@ impl Default for Limits {
         Self {
             calls_per_principal: 64,
             calls_per_backend: 256,
-            rate_per_principal: 0,
-            burst_per_principal: 20,
-            sessions_per_principal: 256,
+            rate_per_principal: 100,
+            burst_per_principal: 400,
+            sessions_per_principal: 16,
         }
     }
 }
@@ -301,7 +301,7 @@ impl Default for Audit {
             outbox_bytes_max: 8 * 1024 * 1024 * 1024,
             on_failure: OnFailure::Refuse,
             continue_for: Vec::new(),
-            refusals_singly_max: 10,
+            refusals_singly_max: 20,
             args_bytes_max: 64 * 1024,
             redact: Vec::new(),
         }

@@ -11,12 +11,14 @@
 
 #[path = "../common"]
 mod common {
+    pub mod flood;
     pub mod gatepost;
     pub mod mcp;
     pub mod pause;
     pub mod process;
     pub mod python;
     pub mod raw_backend;
+    pub mod rng;
     pub mod server;
     pub mod stored_records;
     pub mod tool_names;
@@ -32,6 +34,7 @@ mod http;
 mod http_backend;
 mod http_backend_stub;
 mod listening;
+mod refusals;
 mod reload;
 mod sessions;
 mod stdio;

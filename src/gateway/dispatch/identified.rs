@@ -1,4 +1,4 @@
-//! Second stage: the caller is known.
+//! Second stage: the caller is known, and does not exceed its rate.
 
 use axum::http::header;
 
@@ -20,10 +20,11 @@ pub struct Identified<'a> {
 }
 
 impl<'a> Received<'a> {
-    /// Verifies the token.
+    /// Verifies the token, and counts the request in the rate of its principal.
     ///
     /// # Errors
-    /// A refusal with status `unauthenticated`, or `denied` for a valid token without the required scope.
+    /// A refusal with status `unauthenticated`, or `denied` for a valid token without the required scope, or
+    /// `rate_limited`.
     pub async fn identify(self, entry: &mut AuditEntry<'_>) -> Result<Identified<'a>, Refusal> {
         let Self { core, inbound } = self;
         let mut values = inbound.headers.get_all(header::AUTHORIZATION).iter();
@@ -36,6 +37,8 @@ impl<'a> Received<'a> {
         let error = match verified {
             Ok(principal) => {
                 entry.caller = principal.caller_with_all_roles();
+                // I6: before any work for the request, whatever it asks for.
+                core.limits.count_request(&principal, &entry.rules)?;
                 return Ok(Identified { core, inbound, principal });
             }
             Err(error) => error,

@@ -8,7 +8,7 @@ use tokio::sync::SemaphorePermit;
 use crate::gateway::answer::subscriptions::{self, Subscription};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
-use crate::gateway::call::limits;
+use crate::gateway::call::limits::{self, SESSION_COST};
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::scope::Scope;
 use crate::rbac::{Permit, TargetKind};
@@ -70,8 +70,7 @@ impl<'a> RoutedRequest<'a> {
         let (grant, slot) = match destination {
             Destination::Local(method) => {
                 if let LocalMethod::Initialize = method {
-                    // I6: each session may start a child process at every backend.
-                    ctx.core.limits.count_request(&ctx.principal, &ctx.rules)?;
+                    initialize(&ctx)?;
                 }
                 (Grant::Local(method), None)
             }
@@ -89,6 +88,16 @@ impl<'a> RoutedRequest<'a> {
         };
         Ok(Permitted { ctx, grant, slot })
     }
+}
+
+/// Authorizes a session. A caller that may use nothing gets none: a session leaves records and takes memory.
+fn initialize(ctx: &RequestContext<'_>) -> Result<(), Refusal> {
+    if ctx.visible_backends().next().is_none() {
+        return Err(Refusal::denied(format!("role {} may use no backend here", ctx.principal.roles.join(","))));
+    }
+    // I6: each session may start a child process at every backend.
+    ctx.core.limits.charge(&ctx.principal, SESSION_COST, &ctx.rules);
+    Ok(())
 }
 
 async fn target<'a>(
