@@ -17,7 +17,7 @@ pub mod keys;
 mod principal;
 pub mod static_tokens;
 mod token;
-mod watched;
+pub(crate) mod watched;
 
 use std::collections::BTreeMap;
 
@@ -82,6 +82,9 @@ pub enum AuthError {
     /// There is neither an `Authorization` header nor a certificate.
     #[error("no bearer token: send Authorization: Bearer TOKEN")]
     Missing,
+    /// The certificate of the connection has expired or is revoked since the handshake.
+    #[error("the client certificate has expired or is revoked: connect with a valid one")]
+    Certificate,
     /// The `Authorization` header does not contain a bearer token.
     #[error("the Authorization header does not contain a bearer token")]
     NotBearer,
@@ -160,7 +163,13 @@ impl Authenticator {
         certificate: Option<&Certificate>,
     ) -> Result<Principal, AuthError> {
         let Some(value) = authorization else {
-            return certificate.map(|certificate| self.certificate_principal(certificate)).ok_or(AuthError::Missing);
+            let certificate = certificate.ok_or(AuthError::Missing)?;
+            // The connection may have outlived its certificate.
+            return if certificate.is_valid() {
+                Ok(self.certificate_principal(certificate))
+            } else {
+                Err(AuthError::Certificate)
+            };
         };
         self.authenticate_header(value).await.map(|(principal, _)| principal)
     }

@@ -33,6 +33,7 @@ use crate::audit::record::Call;
 use crate::auth::{AuthError, Authenticator, Principal};
 use crate::config::{self, Config};
 use crate::upstream::Upstreams;
+use crate::walls::Launcher;
 
 use call::core::Core;
 use call::counters::CallCounters;
@@ -98,13 +99,13 @@ impl Gateway {
         compile(config).err().unwrap_or_default()
     }
 
-    /// Compiles the configuration and starts the backends. Runs inside a tokio runtime.
+    /// Compiles the configuration and starts the backends, stdio servers by `launcher`. Runs inside a tokio runtime.
     ///
     /// # Errors
     /// Every fault of the configuration; nothing was started.
-    pub fn build(config: &Config, audit: Audit) -> Result<Self, Vec<Fault>> {
+    pub fn build(config: &Config, audit: Audit, launcher: &Launcher) -> Result<Self, Vec<Fault>> {
         let Parts { auth, tls, rules } = compile(config)?;
-        let upstreams = Upstreams::start(&config.backends)
+        let upstreams = Upstreams::start(&config.backends, launcher)
             .map_err(|faults| faults.into_iter().map(Fault::Endpoint).collect::<Vec<_>>())?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
         let connections_max = config.server.connections_max.min(Semaphore::MAX_PERMITS);

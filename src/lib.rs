@@ -68,6 +68,7 @@
 
 pub mod audit;
 pub mod auth;
+pub mod children;
 pub mod cli;
 pub mod config;
 pub mod escape;
@@ -77,3 +78,4 @@ pub mod ops;
 pub mod rbac;
 pub mod retry;
 pub mod upstream;
+pub mod walls;

@@ -47,6 +47,7 @@ use crate::audit::Receipt;
 use crate::config;
 use crate::mcp::protocol::{Era, INTERNAL_ERROR, TOOLS_CALL};
 use crate::rbac::{Permit, TargetKind};
+use crate::walls::Launcher;
 
 /// All configured backends.
 #[derive(Debug)]
@@ -91,16 +92,19 @@ pub struct Interrupt {
 }
 
 impl Upstreams {
-    /// Starts the backends. Returns at once; they come up by themselves.
+    /// Starts the backends, stdio servers by `launcher`. Returns at once; they come up by themselves.
     ///
     /// # Errors
     /// Every [`EndpointError`]; nothing was started.
-    pub fn start(backends: &BTreeMap<String, config::Backend>) -> Result<Self, Vec<EndpointError>> {
+    pub fn start(
+        backends: &BTreeMap<String, config::Backend>,
+        launcher: &Launcher,
+    ) -> Result<Self, Vec<EndpointError>> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (mut started, mut faults) = (BTreeMap::new(), Vec::new());
         let changes = broadcast::Sender::new(CHANGES_MAX);
         for (alias, config) in backends {
-            match Backend::new(alias, config, tasks.clone(), stop.clone(), changes.clone()) {
+            match Backend::new(alias, config, launcher, tasks.clone(), stop.clone(), changes.clone()) {
                 Ok(backend) => drop(started.insert(alias.clone(), Arc::new(backend))),
                 Err(fault) => faults.push(fault),
             }

@@ -12,7 +12,7 @@ PARTS = [
     ("allocator", r"mimalloc", r"^_?mi_|^__rust(c::__rust)?_(de|re)?alloc|^__rdl_"),
     ("authentication: signature", r"aws-lc", r"aws_lc|^(aesni|bn_|rsaz|sha256_|sha512_|ecp_)"),
     ("authentication: the rest", r"(^|/)src/(gateway/)?auth(/|\.rs)|/jsonwebtoken-|/base64-", r"^$"),
-    ("record and outbox", r"(^|/)src/audit(/|\.rs)|/src/gateway/(trail|redact|tally|floods)|/src/gateway/(call/(audit_entry|redaction|refusal_windows)|dispatch/(begun|finished))|/redb-|/bincode-|/crc32c-", r"^$"),
+    ("record and outbox", r"(^|/)src/audit(/|\.rs)|/src/gateway/(trail|redact|tally|floods)|/src/gateway/(call/(audit_entry|refusal_windows)|dispatch/(begun|finished))|/redb-|/bincode-|/crc32c-", r"^$"),
     ("HTTP client", r"(^|/)src/upstream/http(/|\.rs)|/reqwest-|/hyper-[^/]*/src/client|/hyper-util-[^/]*/src/client|/url-|/idna", r"^$"),
     ("answer", r"(^|/)src/upstream(/|\.rs)|(^|/)src/gateway/(reply|answer)", r"^$"),
     ("envelope and JSON members", r"(^|/)src/mcp(/|\.rs)|(^|/)src/gateway/(envelope|raw|target|headers|message)", r"^$"),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -275,12 +276,21 @@ fn a_key_does_not_verify_another_issuers_token() {
     }
 }
 
+#[derive(Debug)]
+struct Validity(bool);
+
+impl certificate::Revalidate for Validity {
+    fn is_valid(&self) -> bool {
+        self.0
+    }
+}
+
 #[test]
 fn a_certificate_is_used_only_without_authorization() {
     let roles = BTreeMap::from([("spiffe://x/ci".to_owned(), vec!["dev".to_owned()])]);
     let auth = hs256(|auth| auth.certificates = roles);
     let certified = |subject: &str, authorization: Option<&str>| {
-        let certificate = Certificate { subject: subject.to_owned() };
+        let certificate = Certificate::new(subject, Arc::new(Validity(true)));
         let authenticated = std::pin::pin!(auth.authenticate(authorization.map(str::as_bytes), Some(&certificate)));
         ready(authenticated)
     };
@@ -292,6 +302,9 @@ fn a_certificate_is_used_only_without_authorization() {
     let with_token = certified("spiffe://x/ci", Some(&format!("Bearer {}", token(&claims())))).unwrap();
     assert_eq!(with_token.subject, "ann", "a token takes precedence");
     assert!(certified("spiffe://x/ci", Some("Bearer x")).is_err(), "even an invalid one");
+    let revoked = Certificate::new("spiffe://x/ci", Arc::new(Validity(false)));
+    let refused = ready(std::pin::pin!(auth.authenticate(None, Some(&revoked))));
+    assert!(matches!(refused, Err(AuthError::Certificate)), "{refused:?}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 type Read<T> = Box<dyn Fn(File) -> Result<T, Box<dyn std::error::Error>> + Send + Sync>;
 
 /// A watched file and its parsed contents.
-pub(super) struct WatchedFile<T> {
+pub(crate) struct WatchedFile<T> {
     path: PathBuf,
     read: Read<T>,
     loaded: Mutex<Loaded<T>>,
@@ -47,7 +47,7 @@ fn stamp(metadata: &Metadata) -> Stamp {
 
 impl<T> WatchedFile<T> {
     /// Reads the file for the first time.
-    pub(super) fn open<E: std::error::Error + From<io::Error> + 'static>(
+    pub(crate) fn open<E: std::error::Error + From<io::Error> + 'static>(
         path: &Path,
         read: impl Fn(File) -> Result<T, E> + Send + Sync + 'static,
     ) -> Result<Self, E> {
@@ -61,7 +61,7 @@ impl<T> WatchedFile<T> {
     }
 
     /// The contents, at most a second old.
-    pub(super) fn get(&self) -> Arc<T> {
+    pub(crate) fn get(&self) -> Arc<T> {
         let mut loaded = self.loaded.lock();
         if loaded.checked.elapsed() >= CHECK_INTERVAL {
             loaded.checked = Instant::now();
@@ -98,7 +98,7 @@ impl<T> fmt::Debug for WatchedFile<T> {
 }
 
 /// The contents of a file. `None`: the file is longer than `limit` bytes.
-pub(super) fn read_bounded(file: File, limit: usize) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read_bounded(file: File, limit: usize) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     // I6: a file is read up to its limit.
     file.take(limit as u64 + 1).read_to_end(&mut bytes)?;

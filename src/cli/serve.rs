@@ -18,6 +18,7 @@ use super::gateway_process::{run_logged, stop_on_signal};
 use super::{configuration, database, pipeline};
 use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
+use crate::children;
 use crate::config::{Config, Loaded};
 use crate::gateway::Gateway;
 use crate::ops::admin::Admin;
@@ -25,6 +26,7 @@ use crate::ops::alarm::Board;
 use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
 use crate::ops::{console, health, supervisor};
+use crate::walls::{Launcher, OwnFiles};
 use quickstart::Quickstart;
 use reload::Reloader;
 
@@ -86,7 +88,9 @@ async fn serve_until(
 ) -> Result<(), GatewayError> {
     let audit = pipeline.map_or_else(Audit::disabled, Pipeline::audit);
     let probe = pipeline.map(Pipeline::probe);
-    let gateway = Gateway::build(config, audit).map_err(|faults| GatewayError::config(&faults))?;
+    let path = file.as_ref().map(|((path, ..), _)| path.as_path());
+    let launcher = Launcher::with_walls(OwnFiles::of(config, path));
+    let gateway = Gateway::build(config, audit, &launcher).map_err(|faults| GatewayError::config(&faults))?;
     let sources = Sources { probe: probe.clone(), gateway: gateway.handle(), board: Board::default() };
     let (listener, mcp) = listen("server.listen", config.server.listen).await?;
     let (ops_stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
@@ -96,6 +100,7 @@ async fn serve_until(
         tasks.spawn(reloader.run(ops_stop.clone()));
     }
     tasks.spawn(Watcher::new(sources, &config.alarms).run(ops_stop.clone()));
+    tasks.spawn(children::reap_orphans(ops_stop.clone()));
     if let Some(probe) = probe.clone() {
         let failed = |source| GatewayError::Io { operation: "open the admin socket in audit.dir", source };
         tasks.spawn(Admin::bind(&config.audit.dir, probe).map_err(failed)?.run(ops_stop.clone()));

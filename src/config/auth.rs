@@ -79,6 +79,8 @@ pub struct Tls {
     pub key_file: PathBuf,
     /// PEM file with the authorities whose client certificates identify callers that send no token.
     pub client_ca_file: Option<PathBuf>,
+    /// PEM file with the revocation lists of these authorities.
+    pub client_crl_file: Option<PathBuf>,
 }
 
 impl Auth {

@@ -14,6 +14,9 @@ const RING_ARGS_MIN: usize = 4;
 /// The issuers recorded for callers without a JWT. A JWT of such an issuer would pass for one of them.
 const RESERVED_ISSUERS: [&str; 2] = ["static", "mtls"];
 
+/// The kinds of names in a certificate, as its subject begins (`src/auth/certificate.rs`).
+const SUBJECT_KINDS: [&str; 3] = ["uri:", "dns:", "cn:"];
+
 /// Takes the key and message of an error.
 type Report<'a> = &'a mut dyn FnMut(&str, String);
 
@@ -35,6 +38,19 @@ pub(super) fn check(config: &Config, report: Report<'_>) {
     if !config.auth.certificates.is_empty() && !requests_certificates {
         let message = "has no effect without server.tls.client_ca_file: set that, or remove this section";
         report("auth.certificates", message.to_owned());
+    }
+    for subject in config.auth.certificates.keys() {
+        if !SUBJECT_KINDS.iter().any(|kind| subject.starts_with(kind) && subject.len() > kind.len()) {
+            let message = format!(
+                "{subject:?} does not say what kind of name it is: write \"uri:{subject}\", \"dns:{subject}\" or, for \
+                 the common name, \"cn:{subject}\""
+            );
+            report("auth.certificates", message);
+        }
+    }
+    if config.server.tls.as_ref().is_some_and(|tls| tls.client_crl_file.is_some()) && !requests_certificates {
+        let message = "has no effect without server.tls.client_ca_file: set that, or remove this setting";
+        report("server.tls.client_crl_file", message.to_owned());
     }
     if config.ops.listen == Some(server) && server.port() != 0 {
         report("ops.listen", format!("{server} is also server.listen: use another port"));
@@ -58,6 +74,10 @@ fn backends(config: &Config, report: Report<'_>) {
         }
         if backend.url.is_none() && !(backend.header_env.is_empty() && backend.header_file.is_empty()) {
             report(&path, "has headers but no url: use env for a stdio server".to_owned());
+        }
+        let is_restricted = backend.user.is_some() || backend.write.is_some() || !backend.walls;
+        if backend.command.is_empty() && is_restricted {
+            report(&path, "has user, write or walls but no command: they are for stdio servers".to_owned());
         }
         for name in backend.header_env.keys().filter(|name| backend.header_file.contains_key(*name)) {
             report(&format!("{path}.header_env.{name}"), "is also in header_file: keep one of them".to_owned());

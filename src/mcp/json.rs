@@ -321,6 +321,25 @@ mod tests {
     }
 
     #[test]
+    fn a_control_character_in_a_key_is_not_json() {
+        for key in ["a\u{1}", "\n", "\\u0061\u{1f}", "\\\"\u{0}", "\\\\\t"] {
+            for text in [
+                format!("{{\"{key}\":1}}"),
+                format!("{{\"x\":\"\",\"{key}\":{{}}}}"),
+                format!("{{\"params\":{{\"_meta\":{{\"{key}\":1}}}}}}"),
+                format!("{{\"params\":{{\"b\":{{\"{key}\":1}}}}}}"),
+            ] {
+                assert!(Object::parse_path(&text, &["params", "_meta"]).is_none(), "{text:?}");
+                assert!(serde_json::from_str::<serde_json::Value>(&text).is_err(), "{text:?}");
+            }
+        }
+        for key in ["a\u{7f}\u{80}", "\\u0001", "\\\"", "\\\\", "\\n"] {
+            let text = format!("{{\"{key}\":1}}");
+            assert!(Object::parse(&text).is_some(), "{text:?}");
+        }
+    }
+
+    #[test]
     fn members_are_removed_and_the_rest_keeps_its_values() {
         let object = Object::parse(r#"{ "a":1, "_meta":{} , "b" : 2.0 }"#).unwrap();
         assert_eq!(object.without(|key| key == "_meta"), r#"{"a":1,"b":2.0}"#);

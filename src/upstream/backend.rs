@@ -17,6 +17,7 @@ use crate::mcp::json;
 use crate::mcp::lines::LINE_BYTES_MAX;
 use crate::mcp::methods::List;
 use crate::mcp::protocol::{Era, LEGACY_LATEST};
+use crate::walls::Launcher;
 
 use super::connection::UpstreamConnection;
 use super::era_params::convert_params;
@@ -69,6 +70,7 @@ impl Backend {
     pub(super) fn new(
         alias: &str,
         config: &config::Backend,
+        launcher: &Launcher,
         tasks: TaskTracker,
         stop: CancellationToken,
         changes: broadcast::Sender<Change>,
@@ -78,7 +80,7 @@ impl Backend {
             Transport::Http(Arc::new(endpoint))
         } else {
             let listener = Arc::clone(&list_changes) as Arc<dyn ServerMessageHandler>;
-            Transport::Stdio(Box::new(StdioBackend::new(alias, config, listener)))
+            Transport::Stdio(Box::new(StdioBackend::new(alias, launcher.backend(alias, config), listener)))
         };
         Ok(Self {
             alias: alias.to_owned(),

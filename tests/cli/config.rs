@@ -322,10 +322,18 @@ fn tls_requires_a_certificate_and_its_key_and_client_certificates_require_an_aut
     assert_eq!(parse(tls).unwrap().server.tls.unwrap().cert_file, Path::new("c"));
     assert!(error("[server.tls]\ncert_file = \"c\"").starts_with("g.toml:1: server.tls.key_file: is missing"));
     assert!(error("[server]\ntls = true").starts_with("g.toml:2: server.tls: expected a section, got a boolean"));
-    let roles = "[auth.certificates]\n\"spiffe://x/ci\" = [\"dev\"]\n";
+    let roles = "[auth.certificates]\n\"uri:spiffe://x/ci\" = [\"dev\"]\n";
     let config = parse(&format!("{tls}client_ca_file = \"a\"\n{roles}")).unwrap();
-    assert_eq!(config.auth.certificates["spiffe://x/ci"], ["dev"]);
+    assert_eq!(config.auth.certificates["uri:spiffe://x/ci"], ["dev"]);
     assert!(error(roles).starts_with("g.toml:1: auth.certificates: has no effect without server.tls.client_ca_file"));
+    let untyped = roles.replace("uri:", "");
+    assert_eq!(
+        errors(&format!("{tls}client_ca_file = \"a\"\n{untyped}")),
+        ["g.toml:5: auth.certificates: \"spiffe://x/ci\" does not say what kind of name it is: write \
+          \"uri:spiffe://x/ci\", \"dns:spiffe://x/ci\" or, for the common name, \"cn:spiffe://x/ci\""]
+    );
+    let crl = error(&format!("{tls}client_crl_file = \"r\"\n"));
+    assert!(crl.starts_with("g.toml:4: server.tls.client_crl_file: has no effect without server.tls.client_ca_file"));
     let wrong = format!("{tls}client_ca_file = \"a\"\n[auth.certificates]\na = \"dev\"\nb = [7]\nc = [\"\"]\n");
     assert_eq!(
         errors(&wrong),

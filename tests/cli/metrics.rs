@@ -136,7 +136,12 @@ async fn metrics_are_served_without_auditing() {
     let gatepost = setup.set_toml("audit.enabled", "false");
     // Such a gateway writes no addresses: it is asked in-process instead.
     let config = gatepost::config::Config::load(Some(&gatepost.config_file()), []).unwrap();
-    let gateway = gatepost::gateway::Gateway::build(&config, gatepost::audit::Audit::disabled()).unwrap();
+    let gateway = gatepost::gateway::Gateway::build(
+        &config,
+        gatepost::audit::Audit::disabled(),
+        &gatepost::walls::Launcher::direct(),
+    )
+    .unwrap();
     let board = gatepost::ops::alarm::Board::default();
     let sources = gatepost::ops::status::Sources { probe: None, gateway: gateway.handle(), board };
     let text = gatepost::ops::metrics::text(&sources);

@@ -179,7 +179,7 @@ async fn a_client_certificate_is_an_identity_and_a_token_wins() {
     for (name, path) in files {
         setup.set(&format!("server.tls.{name}"), path.to_str().unwrap());
     }
-    setup.set_toml("auth.certificates", r#"{ "spiffe://x/ci" = ["echo"] }"#);
+    setup.set_toml("auth.certificates", r#"{ "uri:spiffe://x/ci" = ["echo"] }"#);
     let gatepost = setup.start();
     assert!(gatepost.url().starts_with("https://"));
     let url = format!("{}/mcp/example", gatepost.url());
@@ -200,8 +200,12 @@ async fn a_client_certificate_is_an_identity_and_a_token_wins() {
     assert!(challenge.contains("resource_metadata=\"https://127.0.0.1:"), "{challenge}");
     assert_eq!(post(&client(Some("spiffe://x/ci")), &url, Some(&token("echo"))).await.unwrap().0, 200);
     assert_eq!(post(&client(Some("spiffe://x/ci")), &url, Some("no.such.token")).await.unwrap().0, 401);
-    let wanted =
-        [("mtls", "spiffe://x/ci"), ("mtls", "spiffe://x/other"), ("", "anonymous"), ("gatepost-tests", "tester")];
+    let wanted = [
+        ("mtls", "uri:spiffe://x/ci"),
+        ("mtls", "uri:spiffe://x/other"),
+        ("", "anonymous"),
+        ("gatepost-tests", "tester"),
+    ];
     let wanted: Vec<(String, String)> = wanted.map(|(issuer, name)| (issuer.to_owned(), name.to_owned())).to_vec();
     assert_eq!(callers(&setup)[..4], wanted);
 }

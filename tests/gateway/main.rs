@@ -39,3 +39,4 @@ mod reload;
 mod sessions;
 mod stdio;
 mod traces;
+mod walls;

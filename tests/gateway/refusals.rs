@@ -101,7 +101,7 @@ async fn i2_a_flood_is_counted_completely_and_leaves_few_records() {
         // The gateway may take longer than a minute, in which each of the buckets gives 60 single records.
         assert!((1..answered.refused / 10).contains(&single), "{single}");
         assert!(grown < 1024 * 1024 + calls * 4096, "{grown}");
-        let is_call = |entry: &&Entry| entry.response_status == Status::Ok && entry.call.tool_name.is_some();
+        let is_call = |entry: &&Entry| entry.response_status == Status::Ok && entry.call.method == "tools/call";
         assert_eq!(records.iter().filter(is_call).count() as u64, calls);
         let strangers: Vec<_> = records.iter().filter(|entry| entry.call.client_subject == "anonymous").collect();
         if token.is_none() {
@@ -148,7 +148,7 @@ async fn i6_refusals_leave_the_last_quarter_of_the_quota_to_calls() {
     assert_eq!(refusals(&records), (0, 0, 20));
     let gaps: Vec<Value> = records.iter().filter(|entry| entry.call.method == "gateway/gap").map(details).collect();
     assert!(gaps.iter().all(|gap| gap["unaudited"] == 0), "{gaps:?}");
-    let is_call = |entry: &&Entry| entry.response_status == Status::Ok && entry.call.tool_name.is_some();
+    let is_call = |entry: &&Entry| entry.response_status == Status::Ok && entry.call.method == "tools/call";
     assert_eq!(records.iter().filter(is_call).count(), calls + 1);
 }
 
@@ -223,18 +223,25 @@ async fn i6_every_request_counts_in_the_rate_before_it_is_authorized() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_may_use_nothing_gets_no_session() {
+async fn sessions_of_a_caller_that_may_use_nothing_leave_little() {
     let setup = setup();
     let gatepost = setup.start();
     let nobody = token_with(&json!({"sub": "mallory", "role": "nothing"}));
     let client = Client::unconnected(&format!("{}/mcp", gatepost.url()), Era::Legacy, Some(&nobody));
-    let params =
-        json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}});
-    let reply = client.request("initialize", params).await.unwrap();
-    assert_eq!(reply.error_code(), -32003, "{}", reply.text);
-    assert_eq!(reply.header("mcp-session-id"), "");
-    assert!(gatepost.get_ops("/metrics").1.contains("gatepost_sessions_open 0"));
+    let info = json!({"name": "x".repeat(60_000), "version": "1"});
+    let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info});
+    let mut opened = 0;
+    while client.request("initialize", params.clone()).await.unwrap().status == 200 {
+        opened += 1;
+        assert!(opened < 100, "sessions are not limited");
+    }
+    // A burst of 400 requests, and one session more for each second that this takes.
+    assert!((4..40).contains(&opened), "each session counts as a hundred requests: {opened}");
     assert_eq!(gatepost.terminate(), Some(0));
+    let records = records(&setup);
+    let is_opened = |entry: &&Entry| entry.call.method == "initialize" && entry.response_status == Status::Ok;
+    let opened: Vec<_> = records.iter().filter(is_opened).map(details).collect();
+    assert!(opened.iter().all(|arguments| arguments["_gatepost"] == "truncated"), "{opened:?}");
 }
 
 /// A role that reads nothing makes no backend search for a resource, and one subscription searches once.

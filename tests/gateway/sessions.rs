@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 /// A backend whose one tool, `ask`, says these lines before it answers; what it is sent is in the file returned.
 fn asking_backend(setup: &mut Setup, alias: &str, lines: &[&str]) -> PathBuf {
-    let (lines_file, heard) = (setup.dir().join(format!("{alias} says")), setup.dir().join(format!("{alias} heard")));
+    let (lines_file, heard) =
+        (setup.work_dir().join(format!("{alias} says")), setup.work_dir().join(format!("{alias} heard")));
     std::fs::write(&lines_file, lines.join("\n") + "\n").unwrap();
     let script = r#"
         while read -r line; do

@@ -47,8 +47,8 @@ pub(super) const AUTH: &[SettingSpec] = &[
         "auth.certificates",
         ValueType::Lists,
         Value("{}"),
-        "The roles of each client certificate, by its subject, for example `\"spiffe://example/ci\" = [\"dev\"]`. A \
-         certificate that is not listed has no role.",
+        "The roles of each client certificate, by its subject with its kind, for example `\"uri:spiffe://example/ci\" = \
+         [\"dev\"]`, `\"dns:ci.example\"` or `\"cn:ci\"`. A certificate that is not listed has no role.",
     ),
     setting(
         "auth.keys[].kid",

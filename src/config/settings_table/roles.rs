@@ -101,7 +101,7 @@ pub(super) const ROLES: &[SettingSpec] = &[
         Value("100"),
         "Sustained requests a second of one principal (issuer and subject), whatever they ask for and whether or not \
          they are allowed; further ones get 429 and are recorded as `rate_limited`. Opening a session counts as ten \
-         requests, and searching all backends for a resource as one more. An agent that works without a pause sends \
+         requests (as a hundred, if the caller may use no backend), and searching all backends for a resource as one more. An agent that works without a pause sends \
          about ten a second; raise the limit for a token that many clients share. 0: unlimited.",
     ),
     setting(

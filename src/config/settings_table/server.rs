@@ -77,8 +77,16 @@ pub(super) const SERVER: &[SettingSpec] = &[
         ValueType::Path,
         Unset,
         "PEM file with the authorities whose client certificates identify callers that send no token. The subject is \
-         the first URI name, else the first DNS name, else the CN; the issuer is `mtls`. Unset: clients are not asked \
-         for certificates.",
+         the first URI name, else the first DNS name, else the CN, after its kind (`uri:`, `dns:` or `cn:`); the \
+         issuer is `mtls`. Unset: clients are not asked for certificates.",
+    ),
+    setting(
+        "server.tls.client_crl_file",
+        ValueType::Path,
+        Unset,
+        "PEM file with a revocation list of each of these authorities (`-----BEGIN X509 CRL-----`). It is read again \
+         when it changes; a certificate is then refused on connections that are open, too. A list that has expired \
+         and an authority without a list refuse all their certificates. Unset: revocation is not checked.",
     ),
     setting(
         "ops.listen",

@@ -36,9 +36,9 @@ const STRANGER_METHOD_BYTES_MAX: usize = 32;
 /// ids fit, and a record of a stranger stays below 1 KiB.
 const STRANGER_TEXT_BYTES_MAX: usize = 64;
 
-/// Longest recorded arguments of a refused request, in bytes; of longer ones, the record has the length and the digest.
-/// *Chosen*: they show what was attempted; a caller that is refused must not be able to fill the trail.
-const REFUSED_ARGS_BYTES_MAX: usize = 4096;
+/// Longest recorded arguments of a request that is refused, or whose caller may use nothing, in bytes; of longer ones,
+/// the record has the length and the digest. *Chosen*: they show what was attempted, and do not fill the trail.
+const LITTLE_ARGS_BYTES_MAX: usize = 4096;
 
 /// The facts about a message that the stages of [`crate::gateway::dispatch`] established, for its record.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub struct AuditEntry<'a> {
     pub(crate) trace: Option<trace::SpanContext>,
     /// `true` if id, method and tool are known.
     is_described: bool,
+    /// `true` if only short arguments are recorded.
+    records_little: bool,
 }
 
 impl<'a> AuditEntry<'a> {
@@ -76,12 +78,18 @@ impl<'a> AuditEntry<'a> {
             session: headers::single(&inbound.headers, SESSION_HEADER).map(str::to_owned),
             trace: None,
             is_described: false,
+            records_little: false,
         }
     }
 
     /// The entry of a request without a message, which is recorded as `method`.
     pub(crate) fn of_method(rules: Arc<Rules>, inbound: &'a InboundRequest, method: &str) -> Self {
         Self { method: method.to_owned(), is_described: true, ..Self::new(rules, inbound) }
+    }
+
+    /// Records only short arguments, as for a refused request.
+    pub(crate) fn record_little(&mut self) {
+        self.records_little = true;
     }
 
     /// Takes id, method and tool from a valid message.
@@ -106,7 +114,8 @@ impl<'a> AuditEntry<'a> {
 
     /// The part of the record that is known before the answer.
     pub(crate) fn call(&self, core: &Core) -> Call {
-        self.call_with_arguments_up_to(core.args_bytes_max)
+        let little = if self.records_little { LITTLE_ARGS_BYTES_MAX } else { usize::MAX };
+        self.call_with_arguments_up_to(core.args_bytes_max.min(little))
     }
 
     fn call_with_arguments_up_to(&self, args_bytes_max: usize) -> Call {
@@ -129,7 +138,7 @@ impl<'a> AuditEntry<'a> {
     /// wrote is cut.
     fn refused_call(&self, core: &Core) -> Call {
         if self.caller.issuer.is_some() {
-            return self.call_with_arguments_up_to(core.args_bytes_max.min(REFUSED_ARGS_BYTES_MAX));
+            return self.call_with_arguments_up_to(core.args_bytes_max.min(LITTLE_ARGS_BYTES_MAX));
         }
         let cut = |text: &str, bytes_max| text[..text.floor_char_boundary(bytes_max)].to_owned();
         let correlation = Correlation {

@@ -22,6 +22,10 @@ use crate::gateway::message::refusal::Refusal;
 /// every backend, and leaves a record when it opens and when it ends.
 pub(crate) const SESSION_COST: u32 = 9;
 
+/// The same for a caller that may use nothing. *Chosen*: one session a second at the default rate, so that the records
+/// of its sessions take less than 1 MiB in several minutes.
+pub(crate) const USELESS_SESSION_COST: u32 = 99;
+
 /// Most principals in the state. *Derived*: the default of `server.sessions_max`; 2 MiB at 200 bytes each. An evicted
 /// principal starts again with a full bucket.
 const PRINCIPALS_MAX: usize = 10_000;

@@ -92,7 +92,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_sweep_ends_idle_sessions_and_keeps_used_ones() {
-        let core = Gateway::build(&Config::default(), Audit::disabled()).unwrap().core;
+        let core =
+            Gateway::build(&Config::default(), Audit::disabled(), &crate::walls::Launcher::direct()).unwrap().core;
         let (subject, issuer) = ("ann".to_owned(), "a".to_owned());
         let ann = Principal { subject, issuer, token_id: None, roles: Vec::new() };
         let idle = core.sessions.open(&ann, &Scope::All, "{}", 8).0;

@@ -8,7 +8,7 @@ use tokio::sync::SemaphorePermit;
 use crate::gateway::answer::subscriptions::{self, Subscription};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
-use crate::gateway::call::limits::{self, SESSION_COST};
+use crate::gateway::call::limits::{self, SESSION_COST, USELESS_SESSION_COST};
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::scope::Scope;
 use crate::rbac::{Permit, TargetKind};
@@ -70,7 +70,7 @@ impl<'a> RoutedRequest<'a> {
         let (grant, slot) = match destination {
             Destination::Local(method) => {
                 if let LocalMethod::Initialize = method {
-                    initialize(&ctx)?;
+                    count_session(&ctx, entry);
                 }
                 (Grant::Local(method), None)
             }
@@ -90,14 +90,16 @@ impl<'a> RoutedRequest<'a> {
     }
 }
 
-/// Authorizes a session. A caller that may use nothing gets none: a session leaves records and takes memory.
-fn initialize(ctx: &RequestContext<'_>) -> Result<(), Refusal> {
-    if ctx.visible_backends().next().is_none() {
-        return Err(Refusal::denied(format!("role {} may use no backend here", ctx.principal.roles.join(","))));
+/// Counts the opening of a session in the caller's rate. It counts as more if the caller may use nothing: its session
+/// leaves records all the same.
+fn count_session(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) {
+    let is_useful = ctx.visible_backends().next().is_some();
+    if !is_useful {
+        entry.record_little();
     }
     // I6: each session may start a child process at every backend.
-    ctx.core.limits.charge(&ctx.principal, SESSION_COST, &ctx.rules);
-    Ok(())
+    let cost = if is_useful { SESSION_COST } else { USELESS_SESSION_COST };
+    ctx.core.limits.charge(&ctx.principal, cost, &ctx.rules);
 }
 
 async fn target<'a>(

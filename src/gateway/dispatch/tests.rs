@@ -32,7 +32,7 @@ fn core(change: impl FnOnce(&mut Config)) -> Arc<Core> {
         ..Config::default()
     };
     change(&mut config);
-    Gateway::build(&config, Audit::disabled()).unwrap().core
+    Gateway::build(&config, Audit::disabled(), &crate::walls::Launcher::direct()).unwrap().core
 }
 
 fn inbound(scope: Scope, body: &str) -> InboundRequest {

@@ -1,7 +1,10 @@
 //! The MCP listener: TCP or, with `[server.tls]`, TLS over TCP with the client's identity.
 //!
 //! Each handshake runs in a task of its own, within a time limit, so that a silent client does not delay others. The
-//! number of handshakes is bounded: one too many aborts the oldest. Certificates are read at startup.
+//! number of handshakes is bounded: one too many aborts the oldest. Certificates are read at startup; the revocation
+//! lists are read again when they change.
+
+mod client_verifier;
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,13 +23,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
-use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
 use crate::auth::certificate::Certificate;
 use crate::config;
+
+use client_verifier::{ClientVerifier, VerifiedChain};
 
 /// Time limit of a handshake. *Chosen*: three round trips across the world take one second.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,11 +75,20 @@ pub enum TlsReason {
     /// The TLS library rejected the certificate of an authority.
     #[error("contains a certificate that is not an authority's ({0})")]
     Authority(String),
+    /// The file contains no revocation list, or one that the TLS library rejected.
+    #[error(
+        "contains no usable revocation list ({0}): write a list of each authority in PEM (-----BEGIN X509 CRL-----)"
+    )]
+    RevocationList(String),
 }
 
 /// Accepts TLS connections. Cheap to clone.
 #[derive(Clone)]
-pub struct Acceptor(TlsAcceptor);
+pub struct Acceptor {
+    tls: TlsAcceptor,
+    /// Verifies clients' certificates, if they are requested.
+    clients: Option<Arc<ClientVerifier>>,
+}
 
 /// The address and certificate of a client.
 #[derive(Clone, Debug)]
@@ -112,22 +125,22 @@ impl Acceptor {
         let key = read(&tls.key_file)
             .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsReason::NoKey))
             .map_err(at("server.tls.key_file", &tls.key_file))?;
-        let verifier = match &tls.client_ca_file {
-            Some(path) => Some(verifier(path, &provider).map_err(at("server.tls.client_ca_file", path))?),
+        let clients = match &tls.client_ca_file {
+            Some(path) => Some(client_verifier(path, tls.client_crl_file.as_deref(), &provider)?),
             None => None,
         };
         let builder = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(TlsReason::Pair)
             .map_err(at("server.tls.cert_file", &tls.cert_file))?;
-        let builder = match verifier {
-            Some(verifier) => builder.with_client_cert_verifier(verifier),
+        let builder = match &clients {
+            Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients) as Arc<dyn ClientCertVerifier>),
             None => builder.with_no_client_auth(),
         };
         let config = builder.with_single_cert(chain, key);
         let mut config = config.map_err(TlsReason::Pair).map_err(at("server.tls.key_file", &tls.key_file))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        Ok(Self { tls: TlsAcceptor::from(Arc::new(config)), clients })
     }
 
     /// Performs one handshake. `None`: it failed or took too long.
@@ -135,12 +148,13 @@ impl Acceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.0.accept(stream)).await {
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.tls.accept(stream)).await {
             Ok(Ok(stream)) => {
-                let chain = stream.get_ref().1.peer_certificates();
-                let leaf = chain.and_then(|chain| chain.first());
-                let certificate = leaf.and_then(|leaf| Certificate::read(leaf)).map(Arc::new);
-                if leaf.is_some() && certificate.is_none() {
+                let chain = stream.get_ref().1.peer_certificates().zip(self.clients);
+                let chain = chain.and_then(|(chain, clients)| VerifiedChain::new(chain, clients)).map(Arc::new);
+                let certificate = chain.clone().and_then(|chain| Certificate::read(&chain.leaf.clone(), chain));
+                let certificate = certificate.map(Arc::new);
+                if chain.is_some() && certificate.is_none() {
                     tracing::info!("ignoring a client certificate without a usable name");
                 }
                 Some((stream, certificate))
@@ -234,19 +248,24 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsReason> 
     found.ok().filter(|found| !found.is_empty()).ok_or(TlsReason::NoCertificate)
 }
 
-/// Verifies client certificates. A client may send none, and use a token instead.
-fn verifier(
-    path: &Path,
+/// Reads what client certificates are verified against. A client may send none, and use a token instead.
+fn client_verifier(
+    authorities: &Path,
+    revoked: Option<&Path>,
     provider: &Arc<rustls::crypto::CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsReason> {
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(path)? {
-        roots.add(authority).map_err(|error| TlsReason::Authority(error.to_string()))?;
-    }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .allow_unauthenticated()
-        .build()
+) -> Result<Arc<ClientVerifier>, TlsError> {
+    let roots = certificates(authorities).map_err(at("server.tls.client_ca_file", authorities))?;
+    let verifier = ClientVerifier::new(roots, Arc::clone(provider));
+    let mut verifier = verifier
         .map_err(|error| TlsReason::Authority(error.to_string()))
+        .map_err(at("server.tls.client_ca_file", authorities))?;
+    if let Some(path) = revoked {
+        verifier
+            .watch_revocation_lists(path)
+            .map_err(|error| TlsReason::RevocationList(error.to_string()))
+            .map_err(at("server.tls.client_crl_file", path))?;
+    }
+    Ok(Arc::new(verifier))
 }
 
 impl AsyncRead for Stream {

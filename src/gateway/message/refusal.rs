@@ -114,7 +114,7 @@ impl Refusal {
                 let challenge = format!(r#"Bearer error="insufficient_scope", scope="{scope}", {metadata}"#);
                 (Status::Denied, StatusCode::FORBIDDEN, Some(challenge))
             }
-            AuthError::NotBearer | AuthError::Invalid { .. } => {
+            AuthError::Certificate | AuthError::NotBearer | AuthError::Invalid { .. } => {
                 let challenge = format!(r#"Bearer error="invalid_token", error_description="{message}", {metadata}"#);
                 (Status::Unauthenticated, StatusCode::UNAUTHORIZED, Some(challenge))
             }

@@ -121,6 +121,18 @@ impl Level<'_, '_> {
         if self.text.as_bytes().get(at) == Some(&want) { Ok(at + 1) } else { Err(E::custom("unexpected byte")) }
     }
 
+    /// Returns true if a control character stands unescaped in the first quoted string from `at` on.
+    fn has_control_in_key(&self, at: usize) -> bool {
+        let rest = self.text.as_bytes().get(at..).unwrap_or_default();
+        let mut is_escaped = false;
+        let inside = rest.iter().skip_while(|byte| **byte != b'"').skip(1).take_while(|byte| {
+            let is_end = **byte == b'"' && !is_escaped;
+            is_escaped = **byte == b'\\' && !is_escaped;
+            !is_end
+        });
+        inside.into_iter().any(|byte| *byte < b' ')
+    }
+
     /// The range of `part`, a slice of the text.
     fn range_of(&self, part: &[u8]) -> Range<usize> {
         let begin = part.as_ptr().addr() - self.text.as_ptr().addr();
@@ -147,6 +159,14 @@ impl<'de> Visitor<'de> for Level<'de, '_> {
         let mut members = Vec::new();
         let mut end = self.begin + 1;
         while let Some(KeyBytes(key)) = map.next_key()? {
+            // A key that is read as bytes may have control characters for serde_json, but not for JSON.
+            let has_control = match &key {
+                Cow::Borrowed(bytes) => bytes.iter().any(|byte| *byte < b' '),
+                Cow::Owned(_) => self.has_control_in_key(end),
+            };
+            if has_control {
+                return Err(A::Error::custom("control character in a key"));
+            }
             // The place of a value that is looked into follows from its key, which must be a slice of the text.
             let key = match key {
                 Cow::Borrowed(bytes) => Key::Plain(self.range_of(bytes)),

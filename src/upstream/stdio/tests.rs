@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 
 use super::*;
+use crate::config;
 use crate::mcp::json;
 use crate::mcp::lines::{Line, next_line};
 use crate::upstream::message::{Event, Request};
 use crate::upstream::timeouts::Timeouts;
+use crate::walls::Launcher;
 
 /// A child that answers `initialize`, reads the notification, and then runs `script`.
 fn config(script: &str) -> config::Backend {
@@ -48,7 +50,10 @@ impl Running {
     fn start_known(config: &config::Backend, modern: Option<bool>) -> Self {
         let recorder = Arc::new(Recorder::default());
         let listener = Arc::clone(&recorder) as Arc<dyn ServerMessageHandler>;
-        let (backend, stop) = (Arc::new(StdioBackend::new("b", config, listener)), CancellationToken::new());
+        let (backend, stop) = (
+            Arc::new(StdioBackend::new("b", Launcher::direct().backend("b", config), listener)),
+            CancellationToken::new(),
+        );
         *backend.modern.lock() = modern;
         let (running, until) = (Arc::clone(&backend), stop.clone());
         let task = tokio::spawn(async move { running.supervise(until).await });
@@ -288,7 +293,7 @@ async fn child_of_a_session_gets_the_clients_initialize_and_ends_with_the_sessio
     let script = r#"read -r initialize_params; echo "{\"id\":1,\"result\":$initialize_params}"; cat > /dev/null"#;
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
     let config = config::Backend { command, ..config("") };
-    let stdio = StdioBackend::new("b", &config, Arc::new(Recorder::default()));
+    let stdio = StdioBackend::new("b", Launcher::direct().backend("b", &config), Arc::new(Recorder::default()));
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let opened = stdio.start_session_child(r#"{"capabilities":{"roots":{}}}"#, None, stop.clone(), &tasks).await;
     let (connection, answer) = opened.unwrap();
@@ -301,7 +306,7 @@ async fn child_of_a_session_gets_the_clients_initialize_and_ends_with_the_sessio
     tasks.wait().await;
     assert!(connection.has_ended());
     let missing = config::Backend { command: vec!["/nonexistent/program".to_owned()], ..config };
-    let missing = StdioBackend::new("b", &missing, Arc::new(Recorder::default()));
+    let missing = StdioBackend::new("b", Launcher::direct().backend("b", &missing), Arc::new(Recorder::default()));
     let opened = missing.start_session_child("{}", None, CancellationToken::new(), &tasks).await;
     assert!(matches!(opened, Err(CallError::Down { reason }) if reason.contains("/nonexistent/program")));
 }

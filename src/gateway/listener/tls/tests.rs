@@ -48,6 +48,7 @@ fn files(servers: &Authority, clients: Option<&Authority>) -> Files {
         cert_file: file("cert.pem", &certificate),
         key_file: file("key.pem", &key),
         client_ca_file: clients.map(|authority| file("ca.pem", &authority.pem())),
+        client_crl_file: None,
     };
     Files { dir, tls }
 }
@@ -92,7 +93,7 @@ async fn a_certificate_of_the_authority_identifies_the_client_and_another_is_ref
     let url = format!("https://{}", serve(Some(Acceptor::load(&files.tls).unwrap())).await);
     assert_eq!(fetch(&url, &servers, None).await.unwrap(), "nobody", "a certificate is optional");
     let name = || SanType::URI("spiffe://x/ci".try_into().unwrap());
-    assert_eq!(fetch(&url, &servers, Some(certificate(&clients, name()))).await.unwrap(), "spiffe://x/ci");
+    assert_eq!(fetch(&url, &servers, Some(certificate(&clients, name()))).await.unwrap(), "uri:spiffe://x/ci");
     assert!(fetch(&url, &servers, Some(certificate(&foreign, name()))).await.is_err());
     assert!(fetch(&url, &foreign, None).await.is_err(), "the client verifies the server too");
     assert!(fetch(&url.replace("https", "http"), &servers, None).await.is_err(), "plain HTTP is refused");
@@ -152,6 +153,7 @@ fn i8_each_unusable_file_is_named_and_its_contents_are_not_shown() {
         cert_file: cert.to_owned(),
         key_file: key.to_owned(),
         client_ca_file: ca.map(Path::to_owned),
+        client_crl_file: None,
     };
     let cases = [
         (tls(&missing, &key, None), "server.tls.cert_file: ", "cannot be read"),
