@@ -17,6 +17,7 @@ mod global_args;
 mod logging;
 mod manual;
 mod migrate;
+mod open_files;
 mod outbox;
 mod outbox_client;
 mod output;
@@ -112,9 +113,10 @@ impl Command {
     }
 
     async fn dispatch(self) -> anyhow::Result<()> {
+        gateway_process::survive_file_size_limit().context("cannot handle SIGXFSZ")?;
         match self {
-            Self::Serve(args) => serve::run(&args).await,
-            Self::Stdio(args) => stdio::run(&args).await,
+            Self::Serve(args) => gateway_process::run(async |log| serve::run(&args, &log).await).await,
+            Self::Stdio(args) => gateway_process::run(async |log| stdio::run(&args, &log).await).await,
             Self::Outbox(args) => outbox::run(&args).await,
             Self::Audit(args) => audit::run(&args).await,
             Self::Migrate(args) => migrate::run(&args).await,

@@ -28,6 +28,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accept::AcceptFailures;
 use crate::audit::Audit;
 use crate::audit::record::Call;
 use crate::auth::{AuthError, Authenticator, Principal};
@@ -136,6 +137,7 @@ impl Gateway {
             body_bytes_max: config.server.body_bytes_max,
             connections_max,
             connections: Arc::new(Semaphore::new(connections_max)),
+            accept_failures: AcceptFailures::default(),
             allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own_host]).collect(),
             allowed_origins: config.server.allowed_origins.clone(),
             calls_max,
@@ -293,6 +295,12 @@ impl Handle {
     pub fn connections_open(&self) -> usize {
         // One permit is taken for the next connection, before it is accepted.
         self.0.connections_max.saturating_sub(self.0.connections.available_permits()).saturating_sub(1)
+    }
+
+    /// Failures to accept a connection, on all listeners of the process.
+    #[must_use]
+    pub fn accept_failures(&self) -> &AcceptFailures {
+        &self.0.accept_failures
     }
 
     /// The number of open legacy sessions.

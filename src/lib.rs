@@ -66,6 +66,7 @@
 //! `audit::sink` and `audit::query` only; redb is in `audit::outbox` only; bincode in `audit::codec`, backoff in
 //! `retry`.
 
+pub mod accept;
 pub mod audit;
 pub mod auth;
 pub mod children;
@@ -73,6 +74,7 @@ pub mod cli;
 pub mod config;
 pub mod escape;
 pub mod gateway;
+pub mod log;
 pub mod mcp;
 pub mod ops;
 pub mod rbac;

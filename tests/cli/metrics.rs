@@ -143,7 +143,12 @@ async fn metrics_are_served_without_auditing() {
     )
     .unwrap();
     let board = gatepost::ops::alarm::Board::default();
-    let sources = gatepost::ops::status::Sources { probe: None, gateway: gateway.handle(), board };
+    let sources = gatepost::ops::status::Sources {
+        probe: None,
+        gateway: gateway.handle(),
+        board,
+        log: gatepost::log::DroppedLines::default(),
+    };
     let text = gatepost::ops::metrics::text(&sources);
     assert!(value(&text, "gatepost_up").is_some() && !text.contains("gatepost_ring_records"), "{text}");
     assert_eq!(serde_json::to_value(sources.status()).unwrap()["trail"], Value::Null);

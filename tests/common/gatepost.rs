@@ -149,8 +149,12 @@ impl Setup {
 
     /// Starts `serve` and waits until its listeners are open and it says how ready it is.
     pub fn start(&self) -> Gatepost {
+        self.wait_for(self.spawn())
+    }
+
+    /// Waits until the listeners of `serve` are open and it says how ready it is.
+    pub fn wait_for(&self, mut child: Child) -> Gatepost {
         let (log, addresses) = (self.log_file(), self.addresses_file());
-        let mut child = self.spawn();
         let mut bound = Value::Null;
         until("the gateway's listeners are open", SOON, || {
             let ended = child.try_wait().unwrap();
@@ -173,18 +177,22 @@ impl Setup {
 
     /// Starts `serve` and waits for nothing.
     pub fn spawn(&self) -> Child {
+        let stderr = File::options().create(true).append(true).open(self.log_file()).unwrap();
+        self.spawn_command(self.command(&["serve"]).stderr(stderr))
+    }
+
+    /// Starts a command that becomes `serve`.
+    pub fn spawn_command(&self, command: &mut Command) -> Child {
         let addresses = self.addresses_file();
         if addresses.exists() {
             fs::remove_file(&addresses).unwrap();
         }
-        let stderr = File::options().create(true).append(true).open(self.log_file()).unwrap();
-        let mut command = self.command(&["serve"]);
         if let Some(user) = self.user {
             let chown = Command::new("chown").args(["-R", &format!("{user}:{user}")]).arg(&self.dir).status().unwrap();
             assert!(chown.success());
             command.uid(user).gid(user);
         }
-        let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         fs::write(self.dir.join("pid"), child.id().to_string()).unwrap();
         child
     }

@@ -20,6 +20,7 @@ mod common {
     pub mod raw_backend;
     pub mod rng;
     pub mod server;
+    pub mod stdio_client;
     pub mod stored_records;
     pub mod tool_names;
     pub mod wait;
@@ -34,6 +35,7 @@ mod http;
 mod http_backend;
 mod http_backend_stub;
 mod listening;
+mod process_limits;
 mod refusals;
 mod reload;
 mod sessions;

@@ -99,8 +99,9 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "ops.allowed_hosts",
         ValueType::Texts,
         Value("[]"),
-        "`Host` values accepted by the console besides the listener's own address and `localhost`, for example that \
-         of a proxy. All others are refused, against DNS rebinding.",
+        "`Host` values accepted by the operations listener besides its own addresses and `localhost`, for example \
+         that of a proxy, or the name of a Service by which Prometheus scrapes. All others are refused, against DNS \
+         rebinding.",
     ),
     setting(
         "ops.console_role",

@@ -182,17 +182,20 @@ impl<'a> AuditEntry<'a> {
         }
         let Refusal { status, http, code, message, data, .. } = &refusal;
         let record = || {
-            let subject = &self.caller.subject;
-            let (method, backend, tool) = (&self.method, self.backend.as_deref(), self.tool.as_deref());
-            tracing::info!(%status, method, subject, backend, tool, reason = message, "request refused");
             let answer = Answer::refusal(*code, message, data.as_deref());
             let outcome = Outcome { status: *status, ..outcome::of(&answer) };
             (self.refused_call(core), outcome, answer)
         };
-        let reply = match core.refusals.record(&core.audit, &self.refused_request(core, &refusal), record).await {
-            Ok(RecordedRefusal::Single(released)) => Reply::released(*http, id, released),
+        let recorded = core.refusals.record(&core.audit, &self.refused_request(core, &refusal), record).await;
+        let (subject, method) = (&self.caller.subject, &self.method);
+        let (backend, tool) = (self.backend.as_deref(), self.tool.as_deref());
+        let reply = match recorded {
+            Ok(RecordedRefusal::Single(released)) => {
+                tracing::info!(%status, method, subject, backend, tool, reason = message, "request refused");
+                Reply::released(*http, id, released)
+            }
             Ok(RecordedRefusal::Counted) => {
-                tracing::debug!(%status, method = self.method, reason = message, "request refused; counted");
+                tracing::debug!(%status, method, reason = message, "request refused; counted with others");
                 Reply::counted_refusal(*http, id, *code, message, data.as_deref())
             }
             Err(unavailable) => return Reply::unavailable(id, &unavailable),

@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accept::AcceptFailures;
 use crate::audit::Audit;
 use crate::auth::Authenticator;
 use crate::gateway::session::Sessions;
@@ -58,6 +59,8 @@ pub(crate) struct Core {
     pub(crate) allowed_origins: Vec<String>,
     /// The number of permits that `calls` has while no call is open.
     pub(crate) calls_max: usize,
+    /// Failures to accept a connection, on all listeners of the process.
+    pub(crate) accept_failures: AcceptFailures,
     /// One permit for each open call.
     pub(crate) calls: Semaphore,
     /// One permit for each list that is being read.

@@ -30,15 +30,18 @@ pub(crate) async fn end(core: &Core, ended: EndedSessions) {
     for (session, _) in &ended {
         session.end();
     }
-    let record = async |(session, reason): (std::sync::Arc<Session>, EndReason)| {
-        tracing::info!(
-            session = session.id,
-            subject = session.caller.subject,
-            reason = reason_text(reason),
-            "session ended"
-        );
-        if let Err(error) = core.audit.record_event(call(&session, reason, core.args_bytes_max)).await {
-            tracing::error!(%error, session = session.id, "cannot record the end of a session; ending it nevertheless");
+    let record = async |(session, reason): (std::sync::Arc<Session>, EndReason)| match core
+        .audit
+        .record_event(call(&session, reason, core.args_bytes_max))
+        .await
+    {
+        Ok(()) => {
+            let (subject, reason) = (&session.caller.subject, reason_text(reason));
+            tracing::info!(session = session.id, subject, reason, "session ended");
+        }
+        Err(error) => {
+            let session = &session.id;
+            tracing::error!(%error, session, "cannot record the end of a session; ending it nevertheless");
         }
     };
     futures_util::stream::iter(ended).for_each_concurrent(RECORDS_AT_ONCE, record).await;

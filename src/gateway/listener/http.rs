@@ -61,7 +61,7 @@ pub(crate) async fn serve(
 ) -> std::io::Result<()> {
     // I6: the number of connections is bounded; others wait to be accepted.
     let slots = Arc::clone(&core.connections);
-    let mut listener = ClientListener::new(listener, tls);
+    let mut listener = ClientListener::new(listener, tls, core.accept_failures.clone());
     let (router, connections) = (router(Arc::clone(&core)), GracefulShutdown::new());
     loop {
         let accepted = async {

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::socket::{SOCKET_NAME, with_timeout};
 use super::token::AdminToken;
+use crate::accept::AcceptFailures;
 use crate::audit::pipeline::Probe;
 use crate::ops::protocol::{Line, Progress, Question};
 use crate::ops::read_log::{ReadOrigin, os_user, record_read};
@@ -46,6 +47,7 @@ pub struct Admin {
     path: PathBuf,
     token: AdminToken,
     probe: Probe,
+    failures: AcceptFailures,
 }
 
 impl Admin {
@@ -54,7 +56,7 @@ impl Admin {
     /// # Errors
     /// The token cannot be stored, or the socket cannot be made, for example because the path is longer than the 107
     /// bytes that Unix sockets allow.
-    pub fn bind(dir: &Path, probe: Probe) -> io::Result<Self> {
+    pub fn bind(dir: &Path, probe: Probe, failures: AcceptFailures) -> io::Result<Self> {
         let path = dir.join(SOCKET_NAME);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -64,15 +66,14 @@ impl Admin {
         let token = AdminToken::create(dir)?;
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path, token, probe })
+        Ok(Self { listener, path, token, probe, failures })
     }
 
     /// Answers until `stop`, then removes the socket.
     pub async fn run(self, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         let slots = Arc::new(Semaphore::new(QUESTIONS_MAX));
-        while let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await {
-            let Ok((stream, _)) = accepted else { continue };
+        while let Some((stream, _)) = stop.run_until_cancelled(self.failures.accept(&self.listener)).await {
             let (probe, token, slots) = (self.probe.clone(), self.token.clone(), Arc::clone(&slots));
             tasks.spawn(async move {
                 let Ok(_permit) = slots.acquire().await else { return };
