@@ -33,6 +33,7 @@ use crate::audit::Audit;
 use crate::audit::record::Call;
 use crate::auth::{AuthError, Authenticator, Principal};
 use crate::config::{self, Config};
+use crate::connections::places::Places;
 use crate::upstream::Upstreams;
 use crate::walls::Launcher;
 
@@ -48,6 +49,8 @@ use call::trace::Tracer;
 use drain::DrainReport;
 use fault::{Fault, ReloadError};
 use listener::{http, stdio, tls};
+use message::body_budget::BodyBudget;
+use message::client_address::TrustedProxies;
 use session::Sessions;
 use session::inflight::InFlightCalls;
 
@@ -109,7 +112,6 @@ impl Gateway {
         let upstreams = Upstreams::start(&config.backends, launcher)
             .map_err(|faults| faults.into_iter().map(Fault::Endpoint).collect::<Vec<_>>())?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
-        let connections_max = config.server.connections_max.min(Semaphore::MAX_PERMITS);
         let own_ip = config.server.listen.ip();
         let own_host = if own_ip.is_ipv6() { format!("[{own_ip}]") } else { own_ip.to_string() };
         let counters = CallCounters::new(upstreams.aliases());
@@ -135,8 +137,13 @@ impl Gateway {
             in_flight: InFlightCalls::default(),
             args_bytes_max: config.audit.args_bytes_max,
             body_bytes_max: config.server.body_bytes_max,
-            connections_max,
-            connections: Arc::new(Semaphore::new(connections_max)),
+            bodies: BodyBudget::new(config.server.request_bytes_max),
+            proxies: TrustedProxies::new(config.server.trusted_proxies.clone(), config.server.forwarded_header),
+            places: Places::new(
+                config.server.connections_max,
+                config.server.connections_per_address_max,
+                config.server.trusted_proxies.clone(),
+            ),
             accept_failures: AcceptFailures::default(),
             allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own_host]).collect(),
             allowed_origins: config.server.allowed_origins.clone(),
@@ -166,7 +173,11 @@ impl Gateway {
     /// # Errors
     /// The listener failed; open calls were drained all the same.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<DrainReport> {
-        let served = http::serve(Arc::clone(&self.core), listener, self.tls.clone(), stop.clone());
+        let serve = http::serve(Arc::clone(&self.core), listener, self.tls.clone(), stop.clone());
+        let served = async {
+            serve.await;
+            Ok(())
+        };
         tokio::pin!(served);
         let early = tokio::select! {
             () = stop.cancelled() => None,
@@ -293,8 +304,7 @@ impl Handle {
     /// The number of open connections.
     #[must_use]
     pub fn connections_open(&self) -> usize {
-        // One permit is taken for the next connection, before it is accepted.
-        self.0.connections_max.saturating_sub(self.0.connections.available_permits()).saturating_sub(1)
+        self.0.places.open()
     }
 
     /// Failures to accept a connection, on all listeners of the process.

@@ -72,6 +72,7 @@ pub mod auth;
 pub mod children;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod escape;
 pub mod gateway;
 pub mod log;

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::auth::{Auth, Tls};
 use super::backend::Backend;
 use super::deserialize::{address_or_off, duration};
+use super::network::Network;
 use super::role::Role;
 use crate::mcp::methods::RECORDED_BY_DEFAULT;
 
@@ -63,8 +64,16 @@ pub struct Server {
     pub allowed_origins: Vec<String>,
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
+    /// Memory for the bodies of all open requests together, in bytes.
+    pub request_bytes_max: usize,
     /// Most open connections.
     pub connections_max: usize,
+    /// Most open connections of one client address.
+    pub connections_per_address_max: usize,
+    /// The networks of proxies that may name a client's address.
+    pub trusted_proxies: Vec<Network>,
+    /// The header in which they name it.
+    pub forwarded_header: ForwardedHeader,
     /// Most open legacy sessions.
     pub sessions_max: usize,
     /// Most open calls.
@@ -76,6 +85,16 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// TLS on the MCP listener; `None`: plain HTTP.
     pub tls: Option<Tls>,
+}
+
+/// A header in which proxies name the address of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded` of RFC 7239.
+    Forwarded,
 }
 
 /// `[ops]`
@@ -253,7 +272,11 @@ impl Default for Server {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             body_bytes_max: 4 * 1024 * 1024,
+            request_bytes_max: 1024 * 1024 * 1024,
             connections_max: 4096,
+            connections_per_address_max: 1024,
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::XForwardedFor,
             sessions_max: 10_000,
             calls_max: 1024,
             pass_methods: Vec::new(),

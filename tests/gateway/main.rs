@@ -34,6 +34,7 @@ mod hang_up;
 mod http;
 mod http_backend;
 mod http_backend_stub;
+mod limits;
 mod listening;
 mod process_limits;
 mod refusals;

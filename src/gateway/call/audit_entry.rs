@@ -13,12 +13,14 @@ use crate::gateway::call::refusal_windows::RefusedRequest;
 use crate::gateway::call::refusals::RecordedRefusal;
 use crate::gateway::call::rules::Rules;
 use crate::gateway::call::trace;
+use crate::gateway::message::body::UnreadBody;
 use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::InboundRequest;
-use crate::mcp::envelope::{self, Hint, Id, Message, NAME_BYTES_MAX};
+use crate::mcp::envelope::{Hint, Id, Message, NAME_BYTES_MAX};
 use crate::mcp::protocol::SESSION_HEADER;
+use crate::mcp::shared_text::SharedText;
 use crate::upstream::Answer;
 
 /// The recorded method of a message that has none.
@@ -52,13 +54,11 @@ pub struct AuditEntry<'a> {
     /// The tool as the client called it; once the target is known, as the backend has it.
     pub(crate) tool: Option<String>,
     pub(crate) backend: Option<String>,
-    pub(crate) arguments: Option<String>,
+    pub(crate) arguments: Option<SharedText>,
     /// The session, or the id of the call that a request without a session continues.
     pub(crate) session: Option<String>,
     /// The position in a trace, if calls are traced.
     pub(crate) trace: Option<trace::SpanContext>,
-    /// `true` if id, method and tool are known.
-    is_described: bool,
     /// `true` if only short arguments are recorded.
     records_little: bool,
 }
@@ -77,14 +77,13 @@ impl<'a> AuditEntry<'a> {
             arguments: None,
             session: headers::single(&inbound.headers, SESSION_HEADER).map(str::to_owned),
             trace: None,
-            is_described: false,
             records_little: false,
         }
     }
 
     /// The entry of a request without a message, which is recorded as `method`.
     pub(crate) fn of_method(rules: Arc<Rules>, inbound: &'a InboundRequest, method: &str) -> Self {
-        Self { method: method.to_owned(), is_described: true, ..Self::new(rules, inbound) }
+        Self { method: method.to_owned(), ..Self::new(rules, inbound) }
     }
 
     /// Records only short arguments, as for a refused request.
@@ -98,7 +97,15 @@ impl<'a> AuditEntry<'a> {
         self.describe_as(Hint { id: message.id.clone(), method: Some(message.method.clone()), name });
     }
 
-    fn describe_as(&mut self, hint: Hint) {
+    /// Takes them from the beginning of the body of a request that is refused before its body is read.
+    pub(crate) async fn describe_unread(&mut self, core: &Core, body: UnreadBody) {
+        if let Some(hint) = body.hint(&core.bodies).await {
+            self.describe_as(hint);
+        }
+    }
+
+    /// Takes id, method and tool from a message that breaks a rule.
+    pub(crate) fn describe_as(&mut self, hint: Hint) {
         if let Some(mut name) = hint.name {
             name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
             (self.backend, self.tool) = match self.inbound.scope.target(&name) {
@@ -109,7 +116,6 @@ impl<'a> AuditEntry<'a> {
         let is_own = |method: &String| OWN_METHODS.iter().any(|own| method.starts_with(own));
         self.id = hint.id;
         self.method = hint.method.filter(|method| !is_own(method)).unwrap_or_else(|| METHOD_UNKNOWN.to_owned());
-        self.is_described = true;
     }
 
     /// The part of the record that is known before the answer.
@@ -169,11 +175,6 @@ impl<'a> AuditEntry<'a> {
     /// Records a refusal and returns its reply. After the first few refusals of a kind, further ones are only counted
     /// and share one record.
     async fn refuse(&mut self, core: &Core, refusal: Refusal) -> Reply {
-        if !self.is_described {
-            // The message was not read, or it breaks a rule: the record gets the parts that can be read.
-            let body = self.inbound.body.as_ref().map_or(&[][..], |body| body);
-            self.describe_as(envelope::hint(body, core.body_bytes_max));
-        }
         core.counters.refused(refusal.status);
         self.export_span(core, refusal.status, Duration::ZERO);
         let id = self.id.as_ref();

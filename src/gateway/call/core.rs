@@ -12,6 +12,9 @@ use tokio_util::task::TaskTracker;
 use crate::accept::AcceptFailures;
 use crate::audit::Audit;
 use crate::auth::Authenticator;
+use crate::connections::places::Places;
+use crate::gateway::message::body_budget::BodyBudget;
+use crate::gateway::message::client_address::TrustedProxies;
 use crate::gateway::session::Sessions;
 use crate::gateway::session::inflight::InFlightCalls;
 use crate::mcp::protocol::TOOLS_CALL;
@@ -52,9 +55,11 @@ pub(crate) struct Core {
     pub(crate) in_flight: InFlightCalls,
     pub(crate) args_bytes_max: usize,
     pub(crate) body_bytes_max: usize,
-    pub(crate) connections_max: usize,
-    /// One permit for each connection.
-    pub(crate) connections: Arc<Semaphore>,
+    /// The room for the bodies of all requests.
+    pub(crate) bodies: BodyBudget,
+    pub(crate) proxies: TrustedProxies,
+    /// The places of connections.
+    pub(crate) places: Arc<Places>,
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) allowed_origins: Vec<String>,
     /// The number of permits that `calls` has while no call is open.

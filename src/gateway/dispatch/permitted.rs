@@ -1,4 +1,4 @@
-//! Fifth stage: the policy allows the request, and no limit is exceeded.
+//! Sixth stage: the policy allows the request, and no limit is exceeded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,9 +107,9 @@ async fn target<'a>(
     request: &TargetRequest,
     entry: &mut AuditEntry<'_>,
 ) -> Result<(Permit, Slot<'a>), Refusal> {
-    let (subject, params) = (&request.subject, Some(request.params.as_str()));
-    let decision =
-        ctx.rules.policy.authorize_request(&ctx.principal, request.target(), params, subject.arguments.as_deref());
+    let TargetRequest { subject, params, .. } = request;
+    let arguments = subject.arguments.as_deref();
+    let decision = ctx.rules.policy.authorize(&ctx.principal, request.target(), params.clone(), arguments);
     let permit = decision.map_err(|denied| {
         entry.caller = denied.caller;
         Refusal::denied(denied.reason)

@@ -10,6 +10,7 @@ use crate::audit::record::Status;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::session_end::SESSION_CLOSE;
+use crate::gateway::message::body::UnreadBody;
 use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::reply::Reply;
@@ -70,8 +71,8 @@ async fn identify<'a>(
     inbound: &'a InboundRequest,
     entry: &mut AuditEntry<'_>,
 ) -> Result<Identified<'a>, Refusal> {
-    let identified = Received::new(core, inbound)?.identify(entry).await?;
-    inbound.body.as_ref().map_err(|error| *error)?;
+    let identified = Received::new(core, inbound, UnreadBody::none())?.identify(entry).await?;
+    inbound.head?;
     Ok(identified)
 }
 
