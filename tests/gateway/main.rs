@@ -11,12 +11,14 @@
 
 #[path = "../common"]
 mod common {
+    pub mod flood;
     pub mod gatepost;
     pub mod mcp;
     pub mod pause;
     pub mod process;
     pub mod python;
     pub mod raw_backend;
+    pub mod rng;
     pub mod server;
     pub mod stdio_client;
     pub mod stored_records;
@@ -33,8 +35,10 @@ mod hang_up;
 mod http;
 mod http_backend;
 mod http_backend_stub;
+mod limits;
 mod listening;
 mod process_limits;
+mod refusals;
 mod reload;
 mod sessions;
 mod stdio;

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::record::{Call, Correlation, RequestId};
 use crate::audit::redact::Redaction;
 use crate::gateway::call::core::Core;
-use crate::gateway::session::{EndReason, EndedSessions, Session};
+use crate::gateway::session::ending::EndReason;
+use crate::gateway::session::{EndedSessions, Session};
 
 /// The method in the record of a session's end.
 pub(crate) const SESSION_CLOSE: &str = "session/close";
