@@ -19,9 +19,9 @@ pub mod message;
 pub mod session;
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -40,7 +40,7 @@ use crate::walls::Launcher;
 use call::core::Core;
 use call::counters::CallCounters;
 use call::limits::Limits;
-use call::refusal_windows::RefusalWindows;
+use call::refusals::Refusals;
 use call::request_state::RequestStateSigner;
 use call::resource_owners::ResourceOwners;
 use call::rules::Rules;
@@ -66,7 +66,7 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// and a child process answers them one by one.
 const LISTS_MAX: usize = 32;
 
-/// The interval at which refusal windows that have ended are recorded. *Chosen*: a tenth of a window.
+/// The interval at which refusal windows that have ended are recorded. *Chosen*: short compared with a window.
 const REFUSAL_WINDOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The gateway, ready to serve.
@@ -125,7 +125,7 @@ impl Gateway {
             rules: RwLock::new(Arc::new(rules)),
             policy_changed: watch::Sender::new(0),
             limits: Limits::default(),
-            refusal_windows: Mutex::new(RefusalWindows::new(config.audit.refusals_singly_max)),
+            refusals: Refusals::new(config.audit.refusals_singly_max),
             counters,
             tracer,
             upstreams,
@@ -134,7 +134,11 @@ impl Gateway {
             audit_methods: config.audit.methods.clone(),
             pass_methods: config.server.pass_methods.clone(),
             stopping: CancellationToken::new(),
-            sessions: Sessions::new(config.server.sessions_max, config.server.replay_bytes_max),
+            sessions: Sessions::new(
+                config.server.sessions_max,
+                config.server.session_idle_timeout,
+                config.server.replay_bytes_max,
+            ),
             streams: StreamCounts::default(),
             connections_max: config.server.connections_max,
             in_flight: InFlightCalls::default(),
@@ -237,7 +241,7 @@ impl Gateway {
         let unrecorded = if recorded.is_ok() { 0 } else { core.tasks.len() };
         // The recorder ends by itself, after it has recorded the windows that it took.
         tokio::time::timeout(RECORD_TIMEOUT, self.refusal_recorder).await.ok();
-        core.record_refusals(RefusalWindows::take_all).await;
+        core.refusals.record_last(&core.audit).await;
         self.last_span.cancel();
         tokio::time::timeout(EXPORT_TIMEOUT, self.span_exporter).await.ok();
         ended.unwrap_or(Ok(()))?;
@@ -369,6 +373,6 @@ async fn record_refusal_windows(core: Weak<Core>) {
     let Some(drained) = core.upgrade().map(|core| core.drained.clone()) else { return };
     while drained.run_until_cancelled(ticks.tick()).await.is_some() {
         let Some(core) = core.upgrade() else { return };
-        core.record_refusals(|windows| windows.take_ended(Instant::now())).await;
+        core.refusals.record_ended(&core.audit).await;
     }
 }

@@ -78,6 +78,9 @@ pub struct Server {
     pub sessions_max: usize,
     /// Memory for the messages of all streams, in bytes.
     pub replay_bytes_max: usize,
+    /// The time after which an unused session, or an unused conversation of a caller without one, ends.
+    #[serde(deserialize_with = "duration")]
+    pub session_idle_timeout: Duration,
     /// Most open calls.
     pub calls_max: usize,
     /// Methods unknown to the gateway that are forwarded; a `*` at the end matches any suffix.
@@ -120,9 +123,9 @@ pub struct Limits {
     pub calls_per_principal: usize,
     /// Most open calls at one backend, unless it sets a `calls_max` of its own.
     pub calls_per_backend: usize,
-    /// Sustained calls a second of one principal; 0: unlimited.
+    /// Sustained requests a second of one principal; 0: unlimited.
     pub rate_per_principal: u32,
-    /// Calls of one principal allowed at once above that rate.
+    /// Requests of one principal allowed at once above that rate.
     pub burst_per_principal: u32,
     /// Most open legacy sessions of one principal.
     pub sessions_per_principal: usize,
@@ -163,7 +166,7 @@ pub struct Audit {
     pub on_failure: OnFailure,
     /// Patterns over `backend/tool`: the calls that continue if `on_failure` is `continue`.
     pub continue_for: Vec<String>,
-    /// Equal refusals within ten seconds that are recorded individually; further ones are counted in one record.
+    /// Refusals of one kind within a minute that get a record of their own; further ones are counted in one record.
     pub refusals_singly_max: u32,
     /// Longest recorded arguments, in bytes.
     pub args_bytes_max: usize,
@@ -283,6 +286,7 @@ impl Default for Server {
             forwarded_header: ForwardedHeader::XForwardedFor,
             sessions_max: 10_000,
             replay_bytes_max: 64 * 1024 * 1024,
+            session_idle_timeout: Duration::from_hours(1),
             calls_max: 1024,
             pass_methods: Vec::new(),
             drain_timeout: Duration::from_secs(30),
@@ -306,9 +310,9 @@ impl Default for Limits {
         Self {
             calls_per_principal: 64,
             calls_per_backend: 256,
-            rate_per_principal: 0,
-            burst_per_principal: 20,
-            sessions_per_principal: 256,
+            rate_per_principal: 100,
+            burst_per_principal: 400,
+            sessions_per_principal: 16,
             streams_per_principal: 64,
         }
     }
@@ -330,7 +334,7 @@ impl Default for Audit {
             outbox_bytes_max: 8 * 1024 * 1024 * 1024,
             on_failure: OnFailure::Refuse,
             continue_for: Vec::new(),
-            refusals_singly_max: 10,
+            refusals_singly_max: 20,
             args_bytes_max: 64 * 1024,
             redact: Vec::new(),
         }

@@ -15,8 +15,9 @@ pub mod inflight;
 pub(crate) mod replay;
 pub mod server_requests;
 pub mod stream;
+pub(crate) mod streams;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -31,22 +32,13 @@ use crate::gateway::session::ending::{EndReason, UnknownSessionError};
 use crate::gateway::session::replay::ReplayBudget;
 use crate::gateway::session::server_requests::PendingServerRequests;
 use crate::gateway::session::stream::Stream;
+use crate::gateway::session::streams::Streams;
 use crate::mcp::envelope::Id;
 use crate::mcp::json;
 use crate::mcp::protocol::CANCELLED;
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::{LIST_CHANGED_METHODS, Policy};
 use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
-
-/// Time after which an unused session expires. *Chosen*: longer than a working day's pauses.
-pub(crate) const IDLE_MAX: Duration = Duration::from_hours(8);
-
-/// Ended request streams that a session keeps, so that a client that lost its connection can resume. *Chosen*: a client
-/// resumes at once, and rarely loses more than a few at a time.
-const ENDED_STREAMS_MAX: usize = 8;
-
-/// Request streams that a session may have open at once. *Chosen*: clients have far fewer requests open.
-const STREAMS_MAX: usize = 256;
 
 /// Most bytes of the `initialize` parameters of all sessions. *Derived*: with 12 KiB of other state in each of 10,000
 /// sessions, less than 256 MiB.
@@ -57,6 +49,8 @@ const INITIALIZE_BYTES_MAX: usize = 128 * 1024 * 1024;
 pub struct Sessions {
     open: Mutex<OpenSessions>,
     max: usize,
+    /// Time after which an unused session expires.
+    pub(crate) idle_timeout: Duration,
     /// The room for the messages of all streams.
     pub(crate) replay: Arc<ReplayBudget>,
 }
@@ -92,22 +86,6 @@ pub struct Session {
     streams: Mutex<Streams>,
 }
 
-#[derive(Debug)]
-struct Streams {
-    next: u64,
-    /// The stream of messages that belong to no request.
-    general: Arc<Stream>,
-    /// The streams of open requests and of the last ended ones, the newest last.
-    requests: VecDeque<RequestStream>,
-    replay: Arc<ReplayBudget>,
-}
-
-#[derive(Debug)]
-struct RequestStream {
-    stream: Arc<Stream>,
-    is_open: bool,
-}
-
 impl Sessions {
     /// The number of open sessions.
     #[must_use]
@@ -115,10 +93,11 @@ impl Sessions {
         self.open.lock().by_id.len()
     }
 
-    /// Makes room for `max` sessions, at least one, and for `replay_bytes_max` bytes of messages of all streams.
+    /// Makes room for `max` sessions, at least one, and for `replay_bytes_max` bytes of messages of all their streams. An
+    /// unused session expires after `idle_timeout`.
     #[must_use]
-    pub fn new(max: usize, replay_bytes_max: usize) -> Self {
-        Self { open: Mutex::default(), max: max.max(1), replay: ReplayBudget::new(replay_bytes_max) }
+    pub fn new(max: usize, idle_timeout: Duration, replay_bytes_max: usize) -> Self {
+        Self { open: Mutex::default(), max: max.max(1), replay: ReplayBudget::new(replay_bytes_max), idle_timeout }
     }
 
     /// Opens a session for `principal`, which may have `own_max`, and returns it with the sessions that were removed to
@@ -143,12 +122,7 @@ impl Sessions {
             last_used: Mutex::new(Instant::now()),
             connections: Mutex::default(),
             server_requests: Mutex::default(),
-            streams: Mutex::new(Streams {
-                next: 1,
-                general: Stream::resumable(0, &self.replay),
-                requests: VecDeque::new(),
-                replay: Arc::clone(&self.replay),
-            }),
+            streams: Mutex::new(Streams::new(&self.replay)),
         });
         let mut open = self.open.lock();
         let mut removed = Vec::new();
@@ -163,7 +137,7 @@ impl Sessions {
             open.by_id.len() >= self.max || open.bytes + initialize_params.len() > INITIALIZE_BYTES_MAX
         };
         if is_full(&open) {
-            removed.extend(open.remove_expired());
+            removed.extend(open.remove_expired(self.idle_timeout));
         }
         while is_full(&open)
             && let Some(oldest) = open.remove_longest_idle(|_| true)
@@ -177,7 +151,7 @@ impl Sessions {
     /// Removes the expired sessions and returns them.
     #[must_use]
     pub fn remove_expired(&self) -> EndedSessions {
-        self.open.lock().remove_expired()
+        self.open.lock().remove_expired(self.idle_timeout)
     }
 
     /// Finds a session and restarts its idle time.
@@ -189,7 +163,8 @@ impl Sessions {
         let open = self.open.lock();
         let session = open.by_id.get(id).filter(|session| session.belongs_to(principal) && session.scope == *scope);
         // An expired session stays in the map until its end is recorded.
-        let session = session.filter(|session| !session.has_expired()).cloned().ok_or(UnknownSessionError)?;
+        let session =
+            session.filter(|session| !session.has_expired(self.idle_timeout)).cloned().ok_or(UnknownSessionError)?;
         *session.last_used.lock() = Instant::now();
         session.roles.lock().clone_from(&principal.roles);
         Ok(session)
@@ -250,8 +225,8 @@ impl OpenSessions {
         Some(session)
     }
 
-    fn remove_expired(&mut self) -> EndedSessions {
-        let expired: Vec<_> = self.by_id.extract_if(|_, session| session.has_expired()).collect();
+    fn remove_expired(&mut self, idle_timeout: Duration) -> EndedSessions {
+        let expired: Vec<_> = self.by_id.extract_if(|_, session| session.has_expired(idle_timeout)).collect();
         self.bytes -= expired.iter().map(|(_, session)| session.initialize_params.len()).sum::<usize>();
         expired.into_iter().map(|(_, session)| (session, EndReason::Idle)).collect()
     }
@@ -346,44 +321,17 @@ impl Session {
 
     /// Opens a stream for one request. `None`: too many are open, and the request gets no stream.
     pub(crate) fn begin_stream(&self) -> Option<Arc<Stream>> {
-        let mut streams = self.streams.lock();
-        let open = streams.requests.iter().filter(|request| request.is_open).count();
-        if open >= STREAMS_MAX {
-            return None;
-        }
-        let stream = Stream::resumable(streams.next, &streams.replay);
-        streams.next += 1;
-        streams.requests.push_back(RequestStream { stream: Arc::clone(&stream), is_open: true });
-        Some(stream)
+        self.streams.lock().begin()
     }
 
     /// Ends the stream of a request that got its response. A stream that was used is kept for a while.
     pub(crate) fn end_stream(&self, stream: &Arc<Stream>, was_used: bool) {
-        let mut streams = self.streams.lock();
-        for request in &mut streams.requests {
-            request.is_open &= !Arc::ptr_eq(&request.stream, stream);
-        }
-        if was_used {
-            stream.retire();
-        } else {
-            streams.requests.retain(|request| !Arc::ptr_eq(&request.stream, stream));
-        }
-        let ended = streams.requests.iter().filter(|request| !request.is_open).count();
-        for _ in ENDED_STREAMS_MAX..ended {
-            // I6: the number of streams kept for resuming is bounded.
-            if let Some(oldest) = streams.requests.iter().position(|request| !request.is_open) {
-                streams.requests.remove(oldest);
-            }
-        }
+        self.streams.lock().end(stream, was_used);
     }
 
     /// The stream and the message number of an event id (`stream-message`), as a client sends it in `Last-Event-ID`.
     pub(crate) fn stream_of_event(&self, event_id: &str) -> Option<(Arc<Stream>, u64)> {
-        let (stream, message) = event_id.split_once('-')?;
-        let (number, message): (u64, u64) = (stream.parse().ok()?, message.parse().ok()?);
-        let streams = self.streams.lock();
-        let mut all = std::iter::once(&streams.general).chain(streams.requests.iter().map(|request| &request.stream));
-        all.find(|stream| stream.number == number).map(|stream| (Arc::clone(stream), message))
+        self.streams.lock().of_event(event_id)
     }
 
     /// Puts a backend's message on the stream of the newest open request; on the general stream if there is none, or if
@@ -391,8 +339,7 @@ impl Session {
     fn deliver(&self, json: &str, is_general: bool) -> bool {
         let (general, newest) = {
             let streams = self.streams.lock();
-            let newest = streams.requests.iter().rev().find(|request| request.is_open);
-            (Arc::clone(&streams.general), newest.map(|request| Arc::clone(&request.stream)))
+            (Arc::clone(&streams.general), streams.newest())
         };
         match newest {
             Some(newest) if !is_general || !general.has_reader() => newest.push(json),
@@ -440,14 +387,14 @@ impl Session {
         self.issuer == principal.issuer && self.subject == principal.subject
     }
 
-    /// Returns true if the session was unused too long. A session whose client reads a stream or waits for a response
+    /// Returns true if the session was unused for longer than `idle_timeout`. A session whose client reads a stream or waits for a response
     /// has not expired.
-    fn has_expired(&self) -> bool {
+    fn has_expired(&self, idle_timeout: Duration) -> bool {
         let is_in_use = || {
             let streams = self.streams.lock();
-            streams.general.has_reader() || streams.requests.iter().any(|request| request.is_open)
+            streams.general.has_reader() || streams.newest().is_some()
         };
-        self.last_used.lock().elapsed() > IDLE_MAX && !is_in_use()
+        self.last_used.lock().elapsed() > idle_timeout && !is_in_use()
     }
 
     /// Ends the general stream, and drops the connections and the pending requests of backends.
@@ -510,6 +457,8 @@ impl ServerMessageHandler for NotificationForwarder {
 mod tests {
     use super::*;
 
+    const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+
     fn principal(subject: &str, issuer: &str) -> Principal {
         Principal { subject: subject.to_owned(), issuer: issuer.to_owned(), token_id: None, roles: Vec::new() }
     }
@@ -520,7 +469,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_session_is_valid_only_for_its_principal_and_endpoint() {
-        let (sessions, ann) = (Sessions::new(4, 1 << 20), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(4, IDLE_TIMEOUT, 1 << 20), principal("ann", "a"));
         let id = open(&sessions, &ann).id.clone();
         assert!(sessions.touch(&id, &ann, &Scope::All).is_ok());
         assert_eq!(sessions.touch(&id, &ann, &Scope::One("x".to_owned())).err(), Some(UnknownSessionError));
@@ -534,11 +483,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_sessions_expire_and_sessions_in_use_do_not() {
-        let (sessions, ann) = (Sessions::new(4, 1 << 20), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(4, IDLE_TIMEOUT, 1 << 20), principal("ann", "a"));
         let (used, idle) = (open(&sessions, &ann).id.clone(), open(&sessions, &ann).id.clone());
-        tokio::time::advance(IDLE_MAX / 2).await;
+        tokio::time::advance(IDLE_TIMEOUT / 2).await;
         sessions.touch(&used, &ann, &Scope::All).unwrap();
-        tokio::time::advance(IDLE_MAX / 2 + Duration::from_secs(1)).await;
+        tokio::time::advance(IDLE_TIMEOUT / 2 + Duration::from_secs(1)).await;
         assert!(sessions.touch(&used, &ann, &Scope::All).is_ok());
         assert_eq!(sessions.touch(&idle, &ann, &Scope::All).err(), Some(UnknownSessionError));
         let read = open(&sessions, &ann);
@@ -550,7 +499,7 @@ mod tests {
             [(&idle, EndReason::Idle)]
         );
         assert_eq!((sessions.remove_expired().len(), sessions.count()), (0, 2));
-        tokio::time::advance(IDLE_MAX + Duration::from_secs(1)).await;
+        tokio::time::advance(IDLE_TIMEOUT + Duration::from_secs(1)).await;
         let removed: Vec<_> = sessions.remove_expired().into_iter().map(|(session, _)| session.id.clone()).collect();
         assert_eq!(removed, [used], "a session whose client reads is in use");
         drop(reader);
@@ -559,7 +508,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_per_principal_are_bounded_and_other_principals_lose_none() {
-        let (sessions, ann, bob) = (Sessions::new(3, 1 << 20), principal("ann", "a"), principal("bob", "a"));
+        let (sessions, ann, bob) =
+            (Sessions::new(3, IDLE_TIMEOUT, 1 << 20), principal("ann", "a"), principal("bob", "a"));
         let bobs = open(&sessions, &bob);
         let mut anns = Vec::<String>::new();
         for round in 0..10 {
@@ -578,7 +528,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_are_bounded_and_the_longest_idle_one_is_removed() {
-        let (sessions, ann) = (Sessions::new(2, 1 << 20), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(2, IDLE_TIMEOUT, 1 << 20), principal("ann", "a"));
         let first = open(&sessions, &ann);
         tokio::time::advance(Duration::from_secs(1)).await;
         let second = open(&sessions, &ann);
@@ -601,7 +551,7 @@ mod tests {
     #[tokio::test]
     async fn messages_go_to_the_newest_request_or_to_the_general_stream() {
         use crate::gateway::session::stream::Next;
-        let session = open(&Sessions::new(1, 1 << 20), &principal("ann", "a"));
+        let session = open(&Sessions::new(1, IDLE_TIMEOUT, 1 << 20), &principal("ann", "a"));
         let listener = SessionListener::new(&session, None);
         let (old, new) = (session.begin_stream().unwrap(), session.begin_stream().unwrap());
         assert!(listener.on_event(event("notifications/message", None)) && old.is_unused() && !new.is_unused());

@@ -1,7 +1,7 @@
 //! The settings of the listeners.
 
 use super::spec::Fallback::{Required, Unset, Value};
-use super::spec::{MINUTES_10, SettingSpec, count, duration, ms, setting};
+use super::spec::{HOURS_24, MINUTES_10, SettingSpec, count, duration, ms, setting};
 use crate::config::value_type::ValueType;
 
 /// `[server]`, `[server.tls]` and `[ops]`.
@@ -80,6 +80,15 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "Memory for the messages of all streams that wait for their clients or are kept for clients that resume \
          (`Last-Event-ID`). Streams that ended longest ago lose their messages first; without room, a notification is \
          dropped. A response always has room.",
+    ),
+    setting(
+        "server.session_idle_timeout",
+        duration(ms(1000), HOURS_24),
+        Value("\"1h\""),
+        "How long a legacy session is kept without a request, and with it its child processes; then its client must \
+         initialize again, and a record says so. A session whose client reads its stream, or waits for an answer, is \
+         not idle. An hour outlasts a meeting; the child processes of clients that left without a word cost memory \
+         for no longer. Conversations of callers without a session end likewise.",
     ),
     setting(
         "server.calls_max",

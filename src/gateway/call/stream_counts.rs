@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::auth::Principal;
 use crate::gateway::message::refusal::Refusal;
 
-/// The part of all connections that one principal's streams may occupy. *Chosen*: only four principals together can take
+/// The part of all connections that one principal's streams may occupy. *Chosen*: four principals are needed to take
 /// all places.
 const CONNECTIONS_PART: usize = 4;
 

@@ -1,4 +1,4 @@
-//! Second stage: the caller is known.
+//! Second stage: the caller is known, and does not exceed its rate.
 
 use axum::http::header;
 
@@ -22,10 +22,12 @@ pub struct Identified<'a> {
 }
 
 impl<'a> Received<'a> {
-    /// Verifies the token. Without a valid one, only the beginning of the body is read, for the record.
+    /// Verifies the token, and counts the request in the rate of its principal. If it is refused, only the beginning of
+    /// the body is read, for the record.
     ///
     /// # Errors
-    /// A refusal with status `unauthenticated`, or `denied` for a valid token without the required scope.
+    /// A refusal with status `unauthenticated`, or `denied` for a valid token without the required scope, or
+    /// `rate_limited`.
     pub async fn identify(self, entry: &mut AuditEntry<'_>) -> Result<Identified<'a>, Refusal> {
         let Self { core, inbound, body } = self;
         let mut values = inbound.headers.get_all(header::AUTHORIZATION).iter();
@@ -39,6 +41,11 @@ impl<'a> Received<'a> {
             Ok(principal) => {
                 inbound.place.iter().for_each(|place| place.mark_known());
                 entry.caller = principal.caller_with_all_roles();
+                // I6: before any work for the request, whatever it asks for.
+                if let Err(limited) = core.limits.count_request(&principal, &entry.rules) {
+                    entry.describe_unread(core, body).await;
+                    return Err(limited.into());
+                }
                 return Ok(Identified { core, inbound, principal, body });
             }
             Err(error) => error,

@@ -6,7 +6,8 @@ use axum::http::StatusCode;
 
 use crate::auth::Principal;
 use crate::gateway::answer::one_way::OneWay;
-use crate::gateway::answer::{resources, subscriptions};
+use crate::gateway::answer::resources::ResourceSearch;
+use crate::gateway::answer::subscriptions;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
@@ -220,7 +221,7 @@ async fn target(
     let owner;
     let found = match (&ctx.inbound.scope, subject.kind) {
         (Scope::All, TargetKind::Resource) => {
-            owner = resources::owner(ctx, name).await;
+            owner = ResourceSearch::new(ctx).owner(name).await;
             owner.as_deref().map(|backend| Target { kind: TargetKind::Resource, backend, name })
         }
         (scope, kind) => scope.target(name).map(|target| Target { kind, ..target }),

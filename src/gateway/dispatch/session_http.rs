@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 
+use crate::audit::record::Status;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::session_end::SESSION_CLOSE;
@@ -49,7 +50,8 @@ pub(crate) async fn close(core: Arc<Core>, inbound: InboundRequest) -> Reply {
     entry.conclude(&core, result).await.with_request_id(inbound.request_id)
 }
 
-/// Refuses a request whose path or HTTP method the router does not serve; `http` is the router's status.
+/// Refuses a request whose path or HTTP method the router does not serve; `http` is the router's status. The record
+/// has the principal, if the request has a valid token or certificate.
 pub(crate) async fn refuse(core: &Core, inbound: &InboundRequest, http: StatusCode) -> Reply {
     let refusal = match http {
         StatusCode::FORBIDDEN => HeadError::Host.into(),
@@ -60,6 +62,10 @@ pub(crate) async fn refuse(core: &Core, inbound: &InboundRequest, http: StatusCo
         _ => Refusal::malformed(http, INVALID_REQUEST, "the path is not valid"),
     };
     let mut entry = AuditEntry::new(core.rules(), inbound);
+    let refusal = match identify(core, inbound, &mut entry).await {
+        Err(limited) if limited.status == Status::RateLimited => limited,
+        _ => refusal,
+    };
     entry.conclude(core, Err(refusal)).await.with_request_id(inbound.request_id)
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Path, State};
-use axum::http::{HeaderMap, HeaderValue, Request, header};
+use axum::http::{HeaderMap, HeaderValue, Request, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use hyper::body::Incoming;
@@ -67,10 +67,11 @@ pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, tls: Option<Ac
             let (request_id, in_progress) = (client.request_id, place.begin_request(request.headers()));
             let hang_up_guard = Some(client.hung_up.clone().drop_guard());
             request.extensions_mut().insert(client.clone());
+            let head = RequestHead::of(&request);
             // I2: the request has a task of its own, because the connection's task ends when the client disconnects.
             // The request must be read, decided and recorded even then.
             let response = router.clone().call(request.map(Body::new));
-            let task = core.tasks.spawn(record_router_refusal(Arc::clone(&core), client, response));
+            let task = core.tasks.spawn(record_router_refusal(Arc::clone(&core), client, head, response));
             PendingResponse { task, request_id, hang_up_guard, _in_progress: in_progress }
         })
     };
@@ -106,6 +107,7 @@ impl Future for PendingResponse {
 async fn record_router_refusal(
     core: Arc<Core>,
     client: Client,
+    head: RequestHead,
     response: impl Future<Output = Result<Response, Infallible>>,
 ) -> Response {
     let Ok(response) = response.await;
@@ -113,10 +115,35 @@ async fn record_router_refusal(
     {
         return response;
     }
-    let inbound = inbound(client, Scope::All, HeaderMap::new(), String::new(), Ok(()));
+    let (scope, headers) = (head.scope(&core), head.headers());
+    let inbound = inbound(client, scope, headers, String::new(), Ok(()));
     let mut refused = Box::pin(session_http::refuse(&core, &inbound, response.status())).await.into_response();
     refused.headers_mut().extend(response.headers().get(header::ALLOW).map(|methods| (header::ALLOW, methods.clone())));
     refused
+}
+
+/// The parts of a request's head that the record of a refusal by the router needs.
+struct RequestHead {
+    uri: Uri,
+    /// The first two values of `Authorization`: two are one too many.
+    authorization: [Option<HeaderValue>; 2],
+}
+
+impl RequestHead {
+    fn of<B>(request: &Request<B>) -> Self {
+        let mut values = request.headers().get_all(header::AUTHORIZATION).iter().cloned();
+        Self { uri: request.uri().clone(), authorization: [values.next(), values.next()] }
+    }
+
+    /// The endpoint that the path names, if it names a configured backend.
+    fn scope(&self, core: &Core) -> Scope {
+        let backend = self.uri.path().strip_prefix("/mcp/").filter(|backend| core.upstreams.contains(backend));
+        backend.map_or(Scope::All, |backend| Scope::One(backend.to_owned()))
+    }
+
+    fn headers(self) -> HeaderMap {
+        self.authorization.into_iter().flatten().map(|value| (header::AUTHORIZATION, value)).collect()
+    }
 }
 
 fn router(core: Arc<Core>) -> Router {
