@@ -93,8 +93,8 @@ impl Sessions {
         self.open.lock().by_id.len()
     }
 
-    /// Makes room for `max` sessions, at least one, and for `replay_bytes_max` bytes of messages of all their streams. An
-    /// unused session expires after `idle_timeout`.
+    /// Makes room for `max` sessions, at least one, and for `replay_bytes_max` bytes of messages of all their streams.
+    /// An unused session expires after `idle_timeout`.
     #[must_use]
     pub fn new(max: usize, idle_timeout: Duration, replay_bytes_max: usize) -> Self {
         Self { open: Mutex::default(), max: max.max(1), replay: ReplayBudget::new(replay_bytes_max), idle_timeout }
@@ -387,8 +387,8 @@ impl Session {
         self.issuer == principal.issuer && self.subject == principal.subject
     }
 
-    /// Returns true if the session was unused for longer than `idle_timeout`. A session whose client reads a stream or waits for a response
-    /// has not expired.
+    /// Returns true if the session was unused for longer than `idle_timeout`. A session whose client reads a stream or
+    /// waits for a response has not expired.
     fn has_expired(&self, idle_timeout: Duration) -> bool {
         let is_in_use = || {
             let streams = self.streams.lock();
