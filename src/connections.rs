@@ -98,7 +98,7 @@ where
             })
         })
     };
-    serve(listener, Places::new(max, max, Vec::new()), stop, service_of).await;
+    serve(listener, Places::new(max, usize::MAX, Vec::new()), stop, service_of).await;
 }
 
 /// The address of a connection's client.

@@ -1,15 +1,18 @@
 //! The places of connections: their number, the share of each address, and who gives way when they run out.
 //!
-//! When all places are taken, the oldest connection whose client never authenticated is closed for a new one; if there
-//! is none, the one that was idle longest is ended as an idle connection may be at any time. If every place has a
-//! request in progress of a known client, the new connection waits. An address may have a share of the places. Within
-//! its share it evicts its own connections, so that one address cannot take the places of others.
+//! When all places are taken, the oldest connection whose client never authenticated is closed for a new one. It had
+//! time to send its request before: otherwise those who connect over and over again would keep everyone else from
+//! authenticating, and the new connection waits instead. If the clients of all connections are known, the one that was
+//! idle longest is ended, as an idle connection may be at any time; if none is idle, the new one waits. An address may
+//! have a share of the places. Within its share it evicts its own connections, so that one address cannot take the
+//! places of others.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
 use futures_util::task::AtomicWaker;
@@ -25,6 +28,13 @@ const HEADS_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The bytes of a head that need no room. *Derived*: the buffer that every connection has.
 pub(super) const HEAD_BYTES_FREE: usize = 8 * 1024;
+
+/// The time in which a new client should have sent its request. *Chosen*: a round trip across the world. A full listener
+/// serves as many new clients in that time as it has places.
+const REQUEST_DUE: Duration = Duration::from_millis(500);
+
+/// The time in which the first request of a client should have authenticated it. *Chosen*: keys may have to be fetched.
+const IDENTITY_DUE: Duration = Duration::from_secs(10);
 
 /// The places of one listener.
 #[derive(Debug)]
@@ -83,6 +93,8 @@ pub struct Place {
     order: AtomicU8,
     waker: AtomicWaker,
     closed: Notify,
+    /// When the place was taken.
+    since: Instant,
     /// The number of requests so far.
     pub(super) begun: AtomicU32,
     /// The number of requests in progress, or of their responses.
@@ -108,8 +120,8 @@ enum Attempt {
     Taken(TakenPlace),
     /// The address has its share, and none of its connections gives way.
     Refused,
-    /// No connection gives way.
-    Full,
+    /// No connection gives way yet. One does at that time, if it is known.
+    Full(Option<Instant>),
 }
 
 impl Places {
@@ -166,7 +178,8 @@ impl Places {
                     self.refused.fetch_add(1, Ordering::Relaxed);
                     return None;
                 }
-                Attempt::Full => left.await,
+                Attempt::Full(None) => left.await,
+                Attempt::Full(Some(due)) => drop(tokio::time::timeout_at(due, left).await),
             }
         }
     }
@@ -178,16 +191,18 @@ impl Places {
         let own = state.addresses.get(&address);
         // I6: the connections of one address are bounded, and those of all.
         if has_share && own.is_some_and(|own| own.open >= self.per_address_max) {
-            let Some(oldest) = own.and_then(|own| own.strangers.first().copied()) else { return Attempt::Refused };
+            let oldest = own.and_then(|own| state.first_due(&own.strangers).ok());
+            let Some(oldest) = oldest else { return Attempt::Refused };
             self.evict(&mut state, oldest, Order::Close);
         }
         if state.open.len() >= self.max {
-            if let Some(oldest) = state.strangers.first().copied() {
-                self.evict(&mut state, oldest, Order::Close);
-            } else if let Some(idle) = state.longest_idle() {
-                self.evict(&mut state, idle, Order::Finish);
-            } else {
-                return Attempt::Full;
+            match state.first_due(&state.strangers) {
+                Ok(oldest) => self.evict(&mut state, oldest, Order::Close),
+                Err(Some(due)) => return Attempt::Full(Some(due)),
+                Err(None) => match state.longest_idle() {
+                    Some(idle) => self.evict(&mut state, idle, Order::Finish),
+                    None => return Attempt::Full(None),
+                },
             }
         }
         let number = state.next;
@@ -200,6 +215,7 @@ impl Places {
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
             closed: Notify::new(),
+            since: Instant::now(),
             begun: AtomicU32::new(0),
             open: AtomicU32::new(0),
             lengths: AtomicI32::new(0),
@@ -244,6 +260,23 @@ impl State {
             }
         }
         Some(place)
+    }
+
+    /// The oldest of `strangers` that had time enough.
+    ///
+    /// # Errors
+    /// When the first of them will have had it; `None` if there are no strangers.
+    fn first_due(&self, strangers: &BTreeSet<u64>) -> Result<u64, Option<Instant>> {
+        let (now, mut next) = (Instant::now(), None);
+        for number in strangers {
+            let Some(place) = self.open.get(number) else { continue };
+            let due = place.since + if place.is_idle() { REQUEST_DUE } else { IDENTITY_DUE };
+            if due <= now {
+                return Ok(*number);
+            }
+            next = Some(next.map_or(due, |next: Instant| next.min(due)));
+        }
+        Err(next)
     }
 
     fn longest_idle(&self) -> Option<u64> {

@@ -139,12 +139,31 @@ async fn oldest_connection_of_an_unknown_client_gives_way_first() {
     let server = Server::start(3, 3);
     let mut known = server.connect_and_get(1, "/known").await;
     let mut strangers = [server.connect_and_get(2, "/").await, server.connect_and_get(3, "/").await];
+    a_second().await;
     let mut new = server.connect_and_get(4, "/").await;
     closed(&mut strangers[0]).await;
     for stream in [&mut strangers[1], &mut known, &mut new] {
         get_on(stream, "/").await;
     }
     assert_eq!((server.places.open(), server.places.evicted()), (3, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_clients_that_connect_again_and_again_do_not_keep_others_from_authenticating() {
+    let server = Arc::new(Server::start(4, 4));
+    let flood = |server: Arc<Server>| async move {
+        loop {
+            closed(&mut server.connect(1).await).await;
+        }
+    };
+    let floods: Vec<_> = (0..16).map(|_| tokio::spawn(flood(Arc::clone(&server)))).collect();
+    for number in 0..8 {
+        // It is slow, but not as slow as those who send nothing.
+        let mut stream = server.connect(100 + number).await;
+        tokio::time::timeout(Duration::from_millis(200), std::future::pending::<()>()).await.ok();
+        get_on(&mut stream, "/known").await;
+    }
+    floods.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,6 +192,7 @@ async fn i6_an_address_has_a_share_and_evicts_its_own_connections() {
     let mut other = server.connect_and_get(9, "/").await;
     let mut first = server.connect_and_get(1, "/").await;
     let _second = server.connect_and_get(1, "/known").await;
+    a_second().await;
     let _third = server.connect_and_get(1, "/known").await;
     closed(&mut first).await;
     let mut refused = server.connect(1).await;
