@@ -17,12 +17,14 @@ mod global_args;
 mod logging;
 mod manual;
 mod migrate;
+mod open_files;
 mod outbox;
 mod outbox_client;
 mod output;
 mod pipeline;
 mod progress;
 mod record_view;
+mod run_backend;
 mod serve;
 mod stdio;
 mod table;
@@ -60,6 +62,9 @@ enum Command {
     Config(ConfigArgs),
     /// Run the example MCP server over stdio
     ExampleBackend,
+    /// Become the program of a stdio backend, behind its walls; only the gateway runs this
+    #[command(hide = true)]
+    RunBackend(run_backend::Args),
     /// Print shell completions
     Completions(manual::CompletionsArgs),
     /// Print the manual page, or write all manual pages
@@ -82,6 +87,10 @@ impl Cli {
     /// Runs the subcommand and reports its error.
     #[must_use]
     pub fn run(self) -> ExitCode {
+        if let Command::RunBackend(args) = self.command {
+            // Without a runtime: it becomes another program, and must have one thread.
+            return run_backend::run(args);
+        }
         exit::exit_code(self.command.run())
     }
 }
@@ -89,6 +98,9 @@ impl Cli {
 impl Command {
     /// Runs the subcommand on a runtime of its own: of several threads to serve, otherwise of one.
     fn run(self) -> anyhow::Result<()> {
+        if !matches!(self, Self::ExampleBackend) {
+            close_memory();
+        }
         let mut builder = match self {
             Self::Serve(_) | Self::Stdio(_) => tokio::runtime::Builder::new_multi_thread(),
             _ => tokio::runtime::Builder::new_current_thread(),
@@ -101,17 +113,29 @@ impl Command {
     }
 
     async fn dispatch(self) -> anyhow::Result<()> {
+        gateway_process::survive_file_size_limit().context("cannot handle SIGXFSZ")?;
         match self {
-            Self::Serve(args) => serve::run(&args).await,
-            Self::Stdio(args) => stdio::run(&args).await,
+            Self::Serve(args) => gateway_process::run(async |log| serve::run(&args, &log).await).await,
+            Self::Stdio(args) => gateway_process::run(async |log| stdio::run(&args, &log).await).await,
             Self::Outbox(args) => outbox::run(&args).await,
             Self::Audit(args) => audit::run(&args).await,
             Self::Migrate(args) => migrate::run(&args).await,
             Self::Token(args) => token::run(&args),
             Self::Config(ConfigArgs { command: ConfigCommand::Check(args) }) => config_check::run(&args),
             Self::ExampleBackend => example_backend::run().await,
+            Self::RunBackend(args) => {
+                run_backend::run(args);
+                Ok(())
+            }
             Self::Completions(args) => manual::completions(&args, &mut Cli::command()),
             Self::Man(args) => manual::man(&args, Cli::command()),
         }
     }
+}
+
+/// Closes this process's memory, environment and open files in `/proc` to other processes of the same user, and
+/// prevents core dumps: they contain secrets.
+fn close_memory() {
+    // *Spec*: prctl(2), PR_SET_DUMPABLE. It cannot fail with this value.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
 }

@@ -3,8 +3,8 @@
 //! Clients and backends choose much of the text in a record: the name of a tool, its arguments, an error message. Some
 //! characters have no glyph of their own and change how the text around them looks: U+202E reverses it, U+200B splits a
 //! word invisibly, ESC drives the terminal. Every place that shows such text to a person, in the terminal, in the
-//! console or in the log, passes it through [`escape_hidden`] or [`excerpt`]. What programs read (JSON, CSV) stays
-//! exact.
+//! console or in the log, passes it through [`escape_hidden`] or [`excerpt`]. What programs read (JSON, CSV) is
+//! not escaped.
 //!
 //! A text is never hidden as a whole: an excerpt has at least the first character, and a text of white space alone is
 //! escaped.
@@ -93,7 +93,8 @@ fn is_blank(text: &str) -> bool {
     text.chars().all(char::is_whitespace)
 }
 
-fn is_hidden(c: char) -> bool {
+/// Returns true if the character has no glyph of its own.
+pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control() || HIDDEN.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 

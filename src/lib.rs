@@ -41,9 +41,10 @@
 //!   cannot be audited, and a `gateway/gap` record counts them.
 //! * **I2** Every call that was begun ends in exactly one record: `ok`, `tool_error`, `error`, `timeout`, `cancelled`,
 //!   `input_required` or, after a crash, `interrupted`. A refused call (`denied`, `unauthenticated`, `malformed`,
-//!   `rate_limited`, `audit_unavailable`) ends in exactly one record too, with three exceptions: a flood of equal
-//!   refusals is counted in one record; refusals for lack of audit space are counted in one `gateway/gap` record; and a
-//!   refusal after the record that closes the epoch, while the gateway stops, has none.
+//!   `rate_limited`, `audit_unavailable`) ends in exactly one record too, with three exceptions: refusals
+//!   after the first few of a kind are counted in one record; refusals for lack of audit space, and refusals for whose
+//!   records there is none, are counted in one `gateway/gap` record; and a refusal after the record that closes the
+//!   epoch, while the gateway stops, has none.
 //! * **I3** (gateway, epoch, seq) rises by one and is never reused. An epoch is stored no later than its first record.
 //! * **I4** The outbox forgets a record only after it was delivered, or when an operator prunes a store-only outbox. A
 //!   record whose bytes are damaged is replaced, in its place, by one that says so.
@@ -65,14 +66,19 @@
 //! `audit::sink` and `audit::query` only; redb is in `audit::outbox` only; bincode in `audit::codec`, backoff in
 //! `retry`.
 
+pub mod accept;
 pub mod audit;
 pub mod auth;
+pub mod children;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod escape;
 pub mod gateway;
+pub mod log;
 pub mod mcp;
 pub mod ops;
 pub mod rbac;
 pub mod retry;
 pub mod upstream;
+pub mod walls;

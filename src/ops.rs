@@ -8,6 +8,7 @@ pub mod columns;
 pub mod console;
 pub(crate) mod format;
 pub mod health;
+pub mod hosts;
 pub mod inspect;
 pub mod metrics;
 pub mod page_key;

@@ -14,6 +14,7 @@ mod backend;
 mod connection;
 mod era_params;
 mod error;
+mod frame;
 mod http;
 mod list;
 mod list_changes;
@@ -46,7 +47,9 @@ use tokio_util::task::TaskTracker;
 use crate::audit::Receipt;
 use crate::config;
 use crate::mcp::protocol::{Era, INTERNAL_ERROR, TOOLS_CALL};
+use crate::mcp::shared_text::SharedText;
 use crate::rbac::{Permit, TargetKind};
+use crate::walls::Launcher;
 
 /// All configured backends.
 #[derive(Debug)]
@@ -91,16 +94,19 @@ pub struct Interrupt {
 }
 
 impl Upstreams {
-    /// Starts the backends. Returns at once; they come up by themselves.
+    /// Starts the backends, stdio servers by `launcher`. Returns at once; they come up by themselves.
     ///
     /// # Errors
     /// Every [`EndpointError`]; nothing was started.
-    pub fn start(backends: &BTreeMap<String, config::Backend>) -> Result<Self, Vec<EndpointError>> {
+    pub fn start(
+        backends: &BTreeMap<String, config::Backend>,
+        launcher: &Launcher,
+    ) -> Result<Self, Vec<EndpointError>> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (mut started, mut faults) = (BTreeMap::new(), Vec::new());
         let changes = broadcast::Sender::new(CHANGES_MAX);
         for (alias, config) in backends {
-            match Backend::new(alias, config, tasks.clone(), stop.clone(), changes.clone()) {
+            match Backend::new(alias, config, launcher, tasks.clone(), stop.clone(), changes.clone()) {
                 Ok(backend) => drop(started.insert(alias.clone(), Arc::new(backend))),
                 Err(fault) => faults.push(fault),
             }
@@ -173,16 +179,17 @@ impl Upstreams {
         if (method == TOOLS_CALL) != (permit.kind() == TargetKind::Tool) {
             return Answer::refusal(INTERNAL_ERROR, "the permit is for something else", None);
         }
+        let backend = permit.backend().to_owned();
         let asked = async {
             let route = route.await?;
             if route.connection.alias() != permit.backend() {
                 return Err(CallError::Down { reason: "the permit is for another backend".to_owned() });
             }
-            Ok((ask(method, Some(permit.params()), &route).await?, route.era, route.connection.era()))
+            Ok((ask(method, Some(permit.into_params()), &route).await?, route.era, route.connection.era()))
         };
         match interrupted(asked, interrupt).await {
             Ok((response, era, backends)) => Answer::from_response(response, receipt.request_id(), era, backends),
-            Err(err) => Answer::failure(permit.backend(), &err),
+            Err(err) => Answer::failure(&backend, &err),
         }
     }
 
@@ -196,7 +203,7 @@ impl Upstreams {
     pub async fn relay(
         &self,
         method: &str,
-        params: Option<&str>,
+        params: Option<SharedText>,
         route: &Route,
         interrupt: &Interrupt,
     ) -> Result<Response, CallError> {
@@ -215,11 +222,10 @@ impl Upstreams {
     }
 }
 
-async fn ask(method: &str, params: Option<&str>, route: &Route) -> Result<Response, CallError> {
-    let params = convert_params(route.era, route.connection.era(), params);
+async fn ask(method: &str, params: Option<SharedText>, route: &Route) -> Result<Response, CallError> {
     let request = Request {
         method,
-        params: params.as_deref(),
+        params: convert_params(route.era, route.connection.era(), params),
         name: route.name.clone(),
         headers: route.headers.clone(),
         mirrors: route.mirrors,

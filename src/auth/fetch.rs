@@ -10,16 +10,22 @@ use crate::config::is_loopback;
 /// Most redirects that are followed. *Chosen*: a document that moved within its host takes one or two.
 const REDIRECTS_MAX: usize = 3;
 
-/// The reason why a fetch failed. No message contains more than the URL.
+/// The reason why a fetch failed. No message contains the URL, whose query may be a secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(super) enum FetchError {
     #[error("the request failed")]
-    Request(#[from] reqwest::Error),
+    Request(#[source] reqwest::Error),
     #[error("the issuer responded with HTTP status {0}")]
     Status(u16),
     #[error("the document is larger than {} bytes", jwks::BYTES_MAX)]
     TooLarge,
+}
+
+impl From<reqwest::Error> for FetchError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Request(error.without_url()) // I8: no secret enters a log line.
+    }
 }
 
 /// Fetches documents; tests replace the network with it.
@@ -126,5 +132,14 @@ mod tests {
     async fn a_fetch_from_another_machine_requires_tls() {
         let error = fetch("http://issuer.example/jwks").await.unwrap_err();
         assert!(matches!(&error, FetchError::Request(cause) if cause.is_builder()), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn i8_no_error_shows_the_url() {
+        let unused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        for url in [format!("http://{unused}/jwks?key=hunter2"), "http://issuer.example/hunter2".to_owned()] {
+            let error = anyhow::Error::new(fetch(&url).await.unwrap_err());
+            assert!(!format!("{error:#} {error:?}").contains("hunter2"), "{error:#} {error:?}");
+        }
     }
 }

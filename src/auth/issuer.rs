@@ -60,15 +60,9 @@ pub enum IssuerError {
         #[source]
         source: jwks::JwksError,
     },
-    /// The URL is not valid.
-    #[error("{url:?} is not a URL ({source}): write for example \"https://login.example.com/jwks.json\"")]
-    Url {
-        /// The URL as configured.
-        url: String,
-        /// The cause.
-        #[source]
-        source: url::ParseError,
-    },
+    /// The URL is not valid. It is not shown: its query may be a secret (I8).
+    #[error("not a URL ({0}): write for example \"https://login.example.com/jwks.json\"")]
+    Url(#[source] url::ParseError),
     /// The HTTPS client cannot be built.
     #[error("cannot set up the HTTPS client ({0}): are there root certificates on this machine?")]
     Client(#[source] reqwest::Error),
@@ -189,7 +183,7 @@ fn url_source(
     requirements: TokenRequirements,
     allowed: Vec<Algorithm>,
 ) -> Result<Source, IssuerError> {
-    let url = Url::parse(url).map_err(|source| IssuerError::Url { url: url.to_owned(), source })?;
+    let url = Url::parse(url).map_err(IssuerError::Url)?;
     let fetch = HttpFetch::new(&url).map_err(IssuerError::Client)?;
     Ok(Source::Url(FetchedKeySet::new(url, ttl, requirements, allowed, Box::new(fetch))))
 }
@@ -260,6 +254,11 @@ impl FetchedKeySet {
 }
 
 impl Fetcher {
+    /// Scheme, host and port of the URL. I8: its path or query may be a secret.
+    fn origin(&self) -> String {
+        self.url.origin().ascii_serialization()
+    }
+
     /// Fetches the key set once.
     async fn refresh(&self) {
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch.fetch(&self.url)).await;
@@ -272,14 +271,17 @@ impl Fetcher {
         state.running = None;
         match keys {
             Ok(keys) => {
-                tracing::debug!(issuer = self.requirements.issuer, url = %self.url, "fetched the issuer's keys");
+                tracing::debug!(issuer = self.requirements.issuer, from = self.origin(), "fetched the issuer's keys");
                 (state.keys, state.fetched) = (Some(Arc::new(keys)), Some(Instant::now()));
             }
             Err(error) => {
                 let error = anyhow::Error::new(error);
                 let age_secs = state.fetched.map(|fetched| fetched.elapsed().as_secs());
                 tracing::warn!(
-                    issuer = self.requirements.issuer, url = %self.url, age_secs, error = format!("{error:#}"),
+                    issuer = self.requirements.issuer,
+                    from = self.origin(),
+                    age_secs,
+                    error = format!("{error:#}"),
                     "cannot fetch the issuer's keys; keeping the previous ones"
                 );
             }
@@ -301,7 +303,7 @@ enum RefreshError {
 impl std::fmt::Debug for FetchedKeySet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FetchedKeySet")
-            .field("url", &self.fetcher.url.as_str())
+            .field("from", &self.fetcher.origin())
             .field("ttl", &self.ttl)
             .finish_non_exhaustive()
     }

@@ -1,4 +1,5 @@
-//! `gatepost config check`: validates everything without starting, including the key files.
+//! `gatepost config check`: validates everything without starting, including the key files, and notes in which
+//! directories stdio backends cannot write as configured.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use super::output::print;
 use crate::auth::Authenticator;
 use crate::config::{Config, ConfigError, Origin};
 use crate::gateway::listener::tls::Acceptor;
+use crate::walls::{Launcher, OwnFiles};
 
 /// `gatepost config check`
 #[derive(Clone, Debug, clap::Args)]
@@ -20,8 +22,12 @@ pub(super) struct Args {
 
 /// Prints that the configuration is valid, or one line per fault on standard error.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let Err(faults) = check(&args.config) else {
-        return Ok(print(&format!("{}: the configuration is valid\n", args.config.display()))?);
+    let faults = match check(&args.config) {
+        Ok(config) => {
+            let valid = format!("{}: the configuration is valid\n", args.config.display());
+            return Ok(print(&(valid + &notes(&config, &args.config)))?);
+        }
+        Err(faults) => faults,
     };
     for fault in faults {
         // Without the program's name: editors jump to `file:line`. Nothing can be done if standard error is closed.
@@ -49,6 +55,17 @@ fn check(path: &Path) -> Result<Config, Vec<ConfigError>> {
         faults.push(fault(error.key, format!("{} {}", error.path.display(), error.reason)));
     }
     if faults.is_empty() { Ok(config) } else { Err(faults) }
+}
+
+/// One line for each directory in which a stdio backend cannot write as configured.
+fn notes(config: &Config, path: &Path) -> String {
+    let launcher = Launcher::with_walls(OwnFiles::of(config, [path]));
+    let stdio = config.backends.iter().filter(|(_, backend)| !backend.command.is_empty());
+    let limited = stdio.flat_map(|(alias, backend)| {
+        let roots = launcher.backend(alias, backend).limited_roots();
+        roots.into_iter().map(move |root| format!("{}: note: backends.{alias}.write: {root}\n", path.display()))
+    });
+    limited.collect()
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use super::exit::{BAD_USAGE, CommandError};
-use super::output::print_error;
+use super::exit::CommandError;
 use crate::config::{Config, Loaded};
 
 /// The environment variable with the caller's token, for `gatepost stdio`.
@@ -12,7 +11,7 @@ pub(super) const TOKEN_VARIABLE: &str = "GATEPOST_TOKEN";
 /// The endpoint of the OpenTelemetry collector. *Spec*: OTLP exporter configuration.
 const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
-/// Loads a configuration; without a file, from the environment alone. Prints each fault.
+/// Loads a configuration; without a file, from the environment alone.
 ///
 /// # Errors
 /// The configuration has faults.
@@ -31,12 +30,7 @@ pub(super) fn load_with_text(path: Option<&Path>) -> Result<Loaded, CommandError
         loaded.config.telemetry.otlp_endpoint = loaded.config.telemetry.otlp_endpoint.take().or_else(standard);
         loaded
     });
-    loaded.map_err(|faults| {
-        for fault in faults {
-            print_error(&fault.to_string());
-        }
-        CommandError::Reported { code: BAD_USAGE }
-    })
+    loaded.map_err(CommandError::Configuration)
 }
 
 /// The environment variables that may be settings. A variable that is not UTF-8 names no setting, and the caller's

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::output::print_error;
+use crate::config::ConfigError;
 
 /// The command failed.
 pub(super) const FAILED: u8 = 1;
@@ -17,6 +18,9 @@ pub(super) enum CommandError {
     /// The command line or the configuration is wrong.
     #[error("{0}")]
     Usage(String),
+    /// The configuration has these faults.
+    #[error("the configuration has {} faults", .0.len())]
+    Configuration(Vec<ConfigError>),
     /// The directory is not an outbox of this version.
     #[error("{0}")]
     NoOutbox(String),
@@ -33,15 +37,26 @@ pub(super) fn usage(message: impl Into<String>) -> anyhow::Error {
     CommandError::Usage(message.into()).into()
 }
 
-/// Reports the error, if there is one, and returns the exit code.
+/// Reports the error, if there is one, on standard error, and returns the exit code.
 pub(super) fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
+    ExitCode::from(report(&error, print_error))
+}
+
+/// Passes the messages of an error to `print`, and returns the exit code.
+pub(super) fn report(error: &anyhow::Error, print: impl Fn(&str)) -> u8 {
     let code = match error.downcast_ref::<CommandError>() {
-        Some(CommandError::Reported { code }) => return ExitCode::from(*code),
+        Some(CommandError::Reported { code }) => return *code,
+        Some(CommandError::Configuration(faults)) => {
+            for fault in faults {
+                print(&fault.to_string());
+            }
+            return BAD_USAGE;
+        }
         Some(CommandError::Usage(_)) => BAD_USAGE,
         Some(CommandError::NoOutbox(_)) => NO_OUTBOX,
         None => FAILED,
     };
-    print_error(&format!("{error:#}"));
-    ExitCode::from(code)
+    print(&format!("{error:#}"));
+    code
 }

@@ -15,21 +15,30 @@ use tokio_util::sync::CancellationToken;
 use super::exit::usage;
 use super::gateway_error::GatewayError;
 use super::gateway_process::{run_logged, stop_on_signal};
-use super::{configuration, database, pipeline};
+use super::{configuration, database, open_files, pipeline};
+use crate::accept::CountedListener;
 use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
+use crate::children;
 use crate::config::{Config, Loaded};
+use crate::connections;
 use crate::gateway::Gateway;
+use crate::log::Log;
 use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
 use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
-use crate::ops::{console, health, supervisor};
+use crate::ops::{console, health, hosts, supervisor};
+use crate::walls::{Launcher, OwnFiles};
 use quickstart::Quickstart;
 use reload::Reloader;
 
 /// The file in the outbox directory with the addresses of a running gateway.
 const ADDRESSES_NAME: &str = "serve.json";
+
+/// Most connections of the operations listener. *Chosen*: a monitoring system, a load balancer and some consoles have
+/// ten; for one more, the oldest gives way.
+const OPS_CONNECTIONS_MAX: usize = 64;
 
 /// `gatepost serve`
 #[derive(Debug, clap::Args)]
@@ -45,7 +54,7 @@ pub(super) struct Args {
 /// A configuration file that is watched: its path, its stamp when it was read, and its contents.
 type WatchedFile = (PathBuf, reload::Stamp, Loaded);
 
-pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: &Args, log: &Log) -> anyhow::Result<()> {
     let (config, banner, file) = if args.quickstart {
         let (config, quickstart) = quickstart::prepare()?;
         (config, Some(quickstart), None)
@@ -56,11 +65,17 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
     } else {
         return Err(usage("serve needs --config FILE, or --quickstart to try it out"));
     };
-    run_logged(&config, Box::pin(serve(&config, banner, file))).await
+    run_logged(&config, log, Box::pin(serve(&config, log, banner, file))).await
 }
 
-async fn serve(config: &Config, banner: Option<Quickstart>, file: Option<WatchedFile>) -> Result<(), GatewayError> {
-    let stop = stop_on_signal()?;
+async fn serve(
+    config: &Config,
+    log: &Log,
+    banner: Option<Quickstart>,
+    file: Option<WatchedFile>,
+) -> Result<(), GatewayError> {
+    let stop = stop_on_signal(log)?;
+    open_files::raise_limit(config);
     let failed = |source| GatewayError::Io { operation: "receive SIGHUP", source };
     // From here on SIGHUP does not end the process, however early it arrives.
     let file = match file {
@@ -71,7 +86,7 @@ async fn serve(config: &Config, banner: Option<Quickstart>, file: Option<Watched
     if pipeline.is_none() {
         tracing::warn!("auditing is off (audit.enabled = false): calls are not recorded");
     }
-    let served = serve_until(config, banner, file, pipeline.as_ref(), stop).await;
+    let served = serve_until(config, log, banner, file, pipeline.as_ref(), stop).await;
     std::fs::remove_file(config.audit.dir.join(ADDRESSES_NAME)).ok();
     pipeline::stop(config, pipeline, served).await
 }
@@ -79,6 +94,7 @@ async fn serve(config: &Config, banner: Option<Quickstart>, file: Option<Watched
 /// Opens the listeners, serves until `stop`, and waits for open calls.
 async fn serve_until(
     config: &Config,
+    log: &Log,
     banner: Option<Quickstart>,
     file: Option<(WatchedFile, Signal)>,
     pipeline: Option<&Pipeline>,
@@ -86,8 +102,11 @@ async fn serve_until(
 ) -> Result<(), GatewayError> {
     let audit = pipeline.map_or_else(Audit::disabled, Pipeline::audit);
     let probe = pipeline.map(Pipeline::probe);
-    let gateway = Gateway::build(config, audit).map_err(|faults| GatewayError::config(&faults))?;
-    let sources = Sources { probe: probe.clone(), gateway: gateway.handle(), board: Board::default() };
+    let path = file.as_ref().map(|((path, ..), _)| path.as_path());
+    let launcher = Launcher::with_walls(OwnFiles::of(config, path));
+    let gateway = Gateway::build(config, audit, &launcher).map_err(|faults| GatewayError::config(&faults))?;
+    let sources =
+        Sources { probe: probe.clone(), gateway: gateway.handle(), board: Board::default(), log: log.dropped_lines() };
     let (listener, mcp) = listen("server.listen", config.server.listen).await?;
     let (ops_stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     let ops = serve_ops(config, &sources, &mut tasks, &ops_stop).await?;
@@ -96,9 +115,14 @@ async fn serve_until(
         tasks.spawn(reloader.run(ops_stop.clone()));
     }
     tasks.spawn(Watcher::new(sources, &config.alarms).run(ops_stop.clone()));
+    tasks.spawn(children::reap_orphans(ops_stop.clone()));
     if let Some(probe) = probe.clone() {
         let failed = |source| GatewayError::Io { operation: "open the admin socket in audit.dir", source };
-        tasks.spawn(Admin::bind(&config.audit.dir, probe).map_err(failed)?.run(ops_stop.clone()));
+        tasks.spawn(
+            Admin::bind(&config.audit.dir, probe, gateway.handle().accept_failures().clone())
+                .map_err(failed)?
+                .run(ops_stop.clone()),
+        );
         write_addresses(config, mcp, ops)?;
     }
     let address = format!("{}/mcp", url(scheme(config), mcp));
@@ -132,16 +156,12 @@ async fn serve_ops(
     let router = health::router(sources.clone()).merge(console::router(console::Settings {
         sources: sources.clone(),
         role: config.ops.console_role.clone(),
-        allowed_hosts: config.ops.allowed_hosts.clone(),
         listener: bound,
         postgres: database::options(config),
     }));
-    let until = stop.clone().cancelled_owned();
-    tasks.spawn(async move {
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
-            tracing::error!(%error, "operations listener failed; health, metrics and console are not served");
-        }
-    });
+    let router = hosts::guard(router, &config.ops.allowed_hosts, bound);
+    let listener = CountedListener { listener, failures: sources.gateway.accept_failures().clone() };
+    tasks.spawn(connections::serve_router(listener, router, OPS_CONNECTIONS_MAX, stop.clone()));
     Ok(Some(bound))
 }
 

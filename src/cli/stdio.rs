@@ -12,12 +12,15 @@ use super::gateway_process::{run_logged, stop_on_signal};
 use super::pipeline;
 use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
+use crate::children;
 use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::log::Log;
 use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
 use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
+use crate::walls::{Launcher, OwnFiles};
 
 /// `gatepost stdio`
 #[derive(Debug, clap::Args)]
@@ -38,10 +41,13 @@ pub(super) struct Args {
 }
 
 /// Serves the client on standard input and output until it closes its end.
-pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: &Args, log: &Log) -> anyhow::Result<()> {
     let config = load(Some(&args.config))?;
     let token = token(args.token_file.as_deref()).map_err(usage)?;
-    run_logged(&config, serve(&config, &args.backend, &token)).await
+    // The token belongs to the client alone.
+    let own = OwnFiles::of(&config, [Some(args.config.as_path()), args.token_file.as_deref()].into_iter().flatten());
+    let launcher = Launcher::with_walls(own);
+    run_logged(&config, log, Box::pin(serve(&config, log, &launcher, &args.backend, &token))).await
 }
 
 fn token(file: Option<&Path>) -> Result<String, String> {
@@ -54,28 +60,41 @@ fn token(file: Option<&Path>) -> Result<String, String> {
     }
 }
 
-async fn serve(config: &Config, backend: &str, token: &str) -> Result<(), GatewayError> {
-    let stop = stop_on_signal()?;
+async fn serve(
+    config: &Config,
+    log: &Log,
+    launcher: &Launcher,
+    backend: &str,
+    token: &str,
+) -> Result<(), GatewayError> {
+    let stop = stop_on_signal(log)?;
     let pipeline = if config.audit.enabled { Some(pipeline::start(config).await?) } else { None };
-    let served = serve_until(config, backend, token, pipeline.as_ref(), stop).await;
+    let served = serve_until(config, log, launcher, backend, token, pipeline.as_ref(), stop).await;
     pipeline::stop(config, pipeline, served).await
 }
 
 async fn serve_until(
     config: &Config,
+    log: &Log,
+    launcher: &Launcher,
     backend: &str,
     token: &str,
     pipeline: Option<&Pipeline>,
     stop: CancellationToken,
 ) -> Result<(), GatewayError> {
     let audit = pipeline.map_or_else(Audit::disabled, Pipeline::audit);
-    let gateway = Gateway::build(config, audit).map_err(|faults| GatewayError::config(&faults))?;
+    let gateway = Gateway::build(config, audit, launcher).map_err(|faults| GatewayError::config(&faults))?;
     let (ops_stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    tasks.spawn(children::reap_orphans(ops_stop.clone()));
     if let Some(pipeline) = pipeline {
         let failed = |source| GatewayError::Io { operation: "open the admin socket in audit.dir", source };
-        tasks.spawn(Admin::bind(&config.audit.dir, pipeline.probe()).map_err(failed)?.run(ops_stop.clone()));
+        tasks.spawn(
+            Admin::bind(&config.audit.dir, pipeline.probe(), gateway.handle().accept_failures().clone())
+                .map_err(failed)?
+                .run(ops_stop.clone()),
+        );
         let probe = Some(pipeline.probe());
-        let sources = Sources { probe, gateway: gateway.handle(), board: Board::default() };
+        let sources = Sources { probe, gateway: gateway.handle(), board: Board::default(), log: log.dropped_lines() };
         tasks.spawn(Watcher::new(sources, &config.alarms).run(ops_stop.clone()));
     }
     let (input, output) = (tokio::io::BufReader::new(tokio::io::stdin()), tokio::io::stdout());

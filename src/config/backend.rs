@@ -34,6 +34,13 @@ pub struct Backend {
     pub idle_timeout: Duration,
     /// Most open calls at this backend.
     pub calls_max: Option<usize>,
+    /// True if a stdio server is started behind walls.
+    pub walls: bool,
+    /// The directories and files in which a stdio server may write; `None`: the working directory, `HOME` and the
+    /// directory for temporary files.
+    pub write: Option<Vec<PathBuf>>,
+    /// The user of a stdio server, by name or number; `None`: the gateway's.
+    pub user: Option<String>,
 }
 
 impl fmt::Debug for Backend {
@@ -49,6 +56,9 @@ impl fmt::Debug for Backend {
             .field("call_timeout", &self.call_timeout)
             .field("idle_timeout", &self.idle_timeout)
             .field("calls_max", &self.calls_max)
+            .field("walls", &self.walls)
+            .field("write", &self.write)
+            .field("user", &self.user)
             .finish()
     }
 }
@@ -65,6 +75,9 @@ impl Default for Backend {
             call_timeout: Duration::from_mins(30),
             idle_timeout: Duration::from_mins(5),
             calls_max: None,
+            walls: true,
+            write: None,
+            user: None,
         }
     }
 }

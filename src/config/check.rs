@@ -11,6 +11,10 @@ use super::sections::{Config, OnFailure};
 /// The number of arguments of the largest size that must fit the ring. *Chosen*: an intent and a record of two calls.
 const RING_ARGS_MIN: usize = 4;
 
+/// The number of bodies of the largest size that must fit `server.request_bytes_max`. *Derived*: a body counts twice,
+/// and one caller may occupy half.
+const REQUEST_BODIES_MIN: usize = 4;
+
 /// The issuers recorded for callers without a JWT. A JWT of such an issuer would pass for one of them.
 const RESERVED_ISSUERS: [&str; 2] = ["static", "mtls"];
 
@@ -55,6 +59,13 @@ pub(super) fn check(config: &Config, report: Report<'_>) {
     if config.ops.listen == Some(server) && server.port() != 0 {
         report("ops.listen", format!("{server} is also server.listen: use another port"));
     }
+    let (all, body) = (config.server.request_bytes_max, config.server.body_bytes_max);
+    if all / REQUEST_BODIES_MIN < body {
+        let message = format!(
+            "{all} bytes is less than {REQUEST_BODIES_MIN} times server.body_bytes_max ({body}): raise it, or lower that"
+        );
+        report("server.request_bytes_max", message);
+    }
     let (ring, args) = (config.audit.ring_bytes_max, config.audit.args_bytes_max);
     if ring / RING_ARGS_MIN < args {
         let message = format!(
@@ -74,6 +85,10 @@ fn backends(config: &Config, report: Report<'_>) {
         }
         if backend.url.is_none() && !(backend.header_env.is_empty() && backend.header_file.is_empty()) {
             report(&path, "has headers but no url: use env for a stdio server".to_owned());
+        }
+        let is_restricted = backend.user.is_some() || backend.write.is_some() || !backend.walls;
+        if backend.command.is_empty() && is_restricted {
+            report(&path, "has user, write or walls but no command: they are for stdio servers".to_owned());
         }
         for name in backend.header_env.keys().filter(|name| backend.header_file.contains_key(*name)) {
             report(&format!("{path}.header_env.{name}"), "is also in header_file: keep one of them".to_owned());

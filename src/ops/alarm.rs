@@ -56,6 +56,10 @@ alarms! {
     OperatorError = "operator_error";
     /// The wall clock was set.
     ClockStepped = "clock_stepped";
+    /// Log lines are dropped, because they cannot be written.
+    LogDropped = "log_dropped";
+    /// Connections cannot be accepted, usually because the process has too many open files.
+    OpenFiles = "open_files";
 }
 
 impl Serialize for Alarm {

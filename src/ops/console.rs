@@ -30,13 +30,12 @@ mod state;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use crate::gateway::message::headers::{is_host_allowed, single};
 use headers::RESPONSE_HEADERS;
 use state::Console;
 
@@ -56,7 +55,7 @@ pub fn router(settings: Settings) -> Router {
         .route("/console/style.css", get(async || asset("text/css; charset=utf-8", include_str!("console/style.css"))))
         .route("/console/script.js", get(async || asset("text/javascript", include_str!("console/script.js"))))
         .route("/console/icon.svg", get(async || asset("image/svg+xml", include_str!("console/icon.svg"))))
-        .layer(middleware::from_fn_with_state(console.clone(), guard))
+        .layer(middleware::from_fn(add_headers))
         .with_state(console)
 }
 
@@ -64,14 +63,9 @@ fn asset(content_type: &'static str, text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, content_type)], text)
 }
 
-/// Refuses requests for other hosts, and adds [`RESPONSE_HEADERS`] to every response.
-async fn guard(State(console): State<Console>, request: Request<Body>, next: Next) -> Response {
-    let host = single(request.headers(), header::HOST.as_str());
-    let mut response = if host.is_some_and(|host| is_host_allowed(host, &console.allowed_hosts)) {
-        next.run(request).await
-    } else {
-        (StatusCode::FORBIDDEN, "this Host is not served; add it to ops.allowed_hosts\n").into_response()
-    };
+/// Adds [`RESPONSE_HEADERS`] to every response.
+async fn add_headers(request: Request<Body>, next: Next) -> Response {
+    let mut response = next.run(request).await;
     for (name, value) in RESPONSE_HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }

@@ -153,6 +153,13 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Alarm notifications that neither the command nor the webhook accepted",
     ),
+    metric(
+        Counter,
+        "gatepost_accepts_failed",
+        &[],
+        "Failures to accept a connection, usually because the process has too many open files",
+    ),
+    metric(Counter, "gatepost_log_lines_dropped", &[], "Log lines dropped because they could not be written in time"),
 ];
 
 /// Names of the variants of [`ShipperState`], in a fixed order.
@@ -311,6 +318,8 @@ impl Collector {
                 board.raised().map(|(alarm, raised)| (vec![alarm.name().to_owned()], raised.get())).collect(),
             ),
             "gatepost_alarm_notices_failed" => count(board.notifications_failed().get()),
+            "gatepost_accepts_failed" => count(self.sources.gateway.accept_failures().count()),
+            "gatepost_log_lines_dropped" => count(self.sources.log.count()),
             _ => return None,
         })
     }

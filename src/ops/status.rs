@@ -11,6 +11,7 @@ use crate::audit::pipeline::Probe;
 use crate::audit::record::{Epoch, GatewayId, Seq};
 use crate::audit::{ring, shipper};
 use crate::gateway;
+use crate::log::DroppedLines;
 
 /// The parts that a snapshot is read from. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Sources {
     pub gateway: gateway::Handle,
     /// The active alarms.
     pub board: Board,
+    /// The log lines that were dropped.
+    pub log: DroppedLines,
 }
 
 /// The condition of a gateway as a whole.

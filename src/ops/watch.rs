@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::alarm::{Alarm, Board};
 use super::format::plural;
 use super::status::Sources;
+use crate::accept::open_files_max;
 use crate::audit::record::Timestamp;
 use crate::audit::shipper::ShipperState;
 use crate::config;
@@ -26,6 +27,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time that the alarm of an event stays active after the last such event. *Chosen*: every scraper sees it, and the
 /// next event raises it again.
 const EVENT_ACTIVE: Duration = Duration::from_mins(15);
+
+/// Time that the alarm of a resource stays active after the resource was last found wanting. *Chosen*: more than a few
+/// checks, so that a resource at its limit does not raise the alarm repeatedly; short, because it ends by itself.
+const SHORTAGE_ACTIVE: Duration = Duration::from_secs(10);
 
 /// Distance below an alarm's percentage at which the alarm is cleared, in percent of the quota. *Chosen*: with less,
 /// one file of the smallest quota would raise and clear the alarm repeatedly.
@@ -53,6 +58,11 @@ struct Observation {
     /// The error, if delivery is blocked until an operator fixes it.
     held: Option<String>,
     oldest: Option<Duration>,
+    /// Log lines that were dropped, and those of them that no written line counts yet.
+    log_dropped: u64,
+    log_unreported: u64,
+    /// Failures to accept a connection.
+    accepts_failed: u64,
 }
 
 /// The conditions of the alarms, and the state that they keep from check to check.
@@ -61,6 +71,8 @@ struct Conditions {
     delivery_behind_after: Duration,
     set_aside: u64,
     quarantined: u64,
+    log_dropped: u64,
+    accepts_failed: u64,
     started: Instant,
     /// The wall clock less the monotonic one, in microseconds.
     clock_offset: Option<i64>,
@@ -106,9 +118,13 @@ impl Watcher {
 }
 
 fn observe(sources: &Sources) -> Observation {
-    let (Some(probe), Some(pipeline)) = (&sources.probe, sources.status().pipeline) else {
-        return Observation::default();
+    let process = Observation {
+        log_dropped: sources.log.count(),
+        log_unreported: sources.log.unreported(),
+        accepts_failed: sources.gateway.accept_failures().count(),
+        ..Observation::default()
     };
+    let (Some(probe), Some(pipeline)) = (&sources.probe, sources.status().pipeline) else { return process };
     let meter = probe.meter();
     let error = match &pipeline.postgres {
         ShipperState::Retrying { error } | ShipperState::Held { error } | ShipperState::Forked { error } => {
@@ -124,6 +140,7 @@ fn observe(sources: &Sources) -> Observation {
         forked: meter.forked.load(Ordering::Relaxed).then(|| error.clone()),
         held: matches!(pipeline.postgres, ShipperState::Held { .. }).then_some(error),
         oldest: pipeline.oldest_undelivered_seconds.map(Duration::from_secs_f64),
+        ..process
     }
 }
 
@@ -154,8 +171,16 @@ fn update(board: &Board, found: &BTreeMap<Alarm, String>, queue: &mpsc::Sender<N
 
 impl Conditions {
     fn new(delivery_behind_after: Duration) -> Self {
-        let (started, events) = (Instant::now(), BTreeMap::new());
-        Self { delivery_behind_after, set_aside: 0, quarantined: 0, started, clock_offset: None, events }
+        Self {
+            delivery_behind_after,
+            set_aside: 0,
+            quarantined: 0,
+            log_dropped: 0,
+            accepts_failed: 0,
+            started: Instant::now(),
+            clock_offset: None,
+            events: BTreeMap::new(),
+        }
     }
 
     /// The alarms whose conditions are met now, with their messages.
@@ -192,9 +217,11 @@ impl Conditions {
                 let (age, limit) = (age.as_secs(), self.delivery_behind_after.as_secs());
                 format!("the oldest undelivered record is {age} s old, limit {limit} s")
             }),
-            Alarm::GenerationSetAside | Alarm::Quarantine | Alarm::ClockStepped => {
-                self.events.get(&alarm).map(|(_, message)| message.clone())
-            }
+            Alarm::GenerationSetAside
+            | Alarm::Quarantine
+            | Alarm::ClockStepped
+            | Alarm::LogDropped
+            | Alarm::OpenFiles => self.events.get(&alarm).map(|(_, message)| message.clone()),
         }
     }
 
@@ -209,7 +236,18 @@ impl Conditions {
             let records = plural(seen.quarantined, "record");
             self.events.insert(Alarm::Quarantine, (until, format!("{records} quarantined in Postgres since startup")));
         }
+        if seen.log_dropped > self.log_dropped || seen.log_unreported > 0 {
+            let lines = plural(seen.log_dropped, "log line");
+            let message = format!("{lines} dropped since startup, because they could not be written");
+            self.events.insert(Alarm::LogDropped, (now + SHORTAGE_ACTIVE, message));
+        }
+        if seen.accepts_failed > self.accepts_failed {
+            let limit = open_files_max().map_or_else(|| "no limit".to_owned(), |limit| format!("limit {limit}"));
+            let message = format!("connections cannot be accepted; the log has the error (open files: {limit})");
+            self.events.insert(Alarm::OpenFiles, (now + SHORTAGE_ACTIVE, message));
+        }
         (self.set_aside, self.quarantined) = (seen.set_aside, seen.quarantined);
+        (self.log_dropped, self.accepts_failed) = (seen.log_dropped, seen.accepts_failed);
         let elapsed = i64::try_from(now.saturating_duration_since(self.started).as_micros()).unwrap_or(i64::MAX);
         let offset = wall.micros().saturating_sub(elapsed);
         let step = offset.saturating_sub(self.clock_offset.replace(offset).unwrap_or(offset));
@@ -293,6 +331,34 @@ mod tests {
         assert_eq!(look(&mut conditions, &board, &seen(499), EVENT_ACTIVE.as_secs(), 0), ["quarantine"]);
         assert!(look(&mut conditions, &board, &seen(499), EVENT_ACTIVE.as_secs() + 500, 0).is_empty());
         assert_eq!(raised(&board), 2);
+    }
+
+    #[test]
+    fn dropped_log_lines_are_an_alarm_until_lines_are_written_again() {
+        let (mut conditions, board) = (Conditions::new(Duration::from_secs(10)), Board::default());
+        let seen = |log_dropped, log_unreported| Observation { log_dropped, log_unreported, ..Observation::default() };
+        assert!(look(&mut conditions, &board, &seen(0, 0), 0, 0).is_empty());
+        // A burst that was over before anybody looked.
+        assert_eq!(look(&mut conditions, &board, &seen(5, 0), 1, 0), ["log_dropped"]);
+        assert!(look(&mut conditions, &board, &seen(5, 0), 1 + SHORTAGE_ACTIVE.as_secs(), 0).is_empty());
+        // A log that nobody reads, and nobody writes to either.
+        for second in 20..40 {
+            assert_eq!(look(&mut conditions, &board, &seen(6, 1), second, 0), ["log_dropped"]);
+        }
+        assert_eq!(look(&mut conditions, &board, &seen(6, 0), 40, 0), ["log_dropped"]);
+        assert!(look(&mut conditions, &board, &seen(6, 0), 40 + SHORTAGE_ACTIVE.as_secs(), 0).is_empty());
+        assert_eq!(raised(&board), 2);
+    }
+
+    #[test]
+    fn connections_that_cannot_be_accepted_are_an_alarm_while_they_cannot() {
+        let (mut conditions, board) = (Conditions::new(Duration::from_secs(10)), Board::default());
+        let seen = |accepts_failed| Observation { accepts_failed, ..Observation::default() };
+        for second in 1..20 {
+            assert_eq!(look(&mut conditions, &board, &seen(second), second, 0), ["open_files"]);
+        }
+        assert!(look(&mut conditions, &board, &seen(19), 19 + SHORTAGE_ACTIVE.as_secs(), 0).is_empty());
+        assert_eq!(raised(&board), 1);
     }
 
     #[test]

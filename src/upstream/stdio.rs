@@ -11,6 +11,7 @@
 
 mod child;
 mod child_connection;
+mod shutdown;
 mod write_queue;
 
 use std::sync::Arc;
@@ -23,8 +24,9 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config;
 use crate::mcp::protocol::Era;
+use crate::mcp::shared_text::SharedText;
+use crate::walls::BackendLauncher;
 
 use super::error::CallError;
 use super::message::{Response, ServerMessageHandler};
@@ -33,11 +35,11 @@ use super::reconnect::ReconnectBackoff;
 /// Longest wait of a request for a child that is starting. *Chosen*: a Python server takes 1 to 2 s, npx a few more.
 const START_WAIT: Duration = Duration::from_secs(10);
 
-/// The shared child of a backend, and the configuration from which children of sessions are started.
+/// The shared child of a backend, and the way in which the children of sessions are started.
 #[derive(Debug)]
 pub(super) struct StdioBackend {
     alias: String,
-    config: config::Backend,
+    launcher: Arc<BackendLauncher>,
     /// Written by the supervisor only.
     state: watch::Sender<State>,
     /// Handles messages of the shared child that belong to no request.
@@ -57,9 +59,9 @@ enum State {
 impl StdioBackend {
     /// A backend whose shared child is not started yet.
     #[must_use]
-    pub(super) fn new(alias: &str, config: &config::Backend, listener: Arc<dyn ServerMessageHandler>) -> Self {
-        let state = watch::Sender::new(State::Starting);
-        Self { alias: alias.to_owned(), config: config.clone(), state, listener, modern: Mutex::default() }
+    pub(super) fn new(alias: &str, launcher: BackendLauncher, listener: Arc<dyn ServerMessageHandler>) -> Self {
+        let (state, launcher) = (watch::Sender::new(State::Starting), Arc::new(launcher));
+        Self { alias: alias.to_owned(), launcher, state, listener, modern: Mutex::default() }
     }
 
     /// Returns whether the shared child speaks the stateless era, if that is known.
@@ -75,6 +77,7 @@ impl StdioBackend {
 
     /// Keeps the shared child running until `stop` is cancelled.
     pub(super) async fn supervise(&self, stop: CancellationToken) {
+        self.launcher.log_limits();
         let mut retries = ReconnectBackoff::default();
         let mut survives_probe = true;
         loop {
@@ -90,7 +93,7 @@ impl StdioBackend {
             let probe = survives_probe && self.is_modern() != Some(false);
             let listener = Some(Arc::clone(&self.listener));
             let handshake = Handshake::Gateway { probe };
-            let end = child::run(&self.alias, &self.config, &handshake, listener, &stop, on_up).await;
+            let end = child::run(&self.alias, &self.launcher, &handshake, listener, &stop, on_up).await;
             if probe && up_since.is_none() && matches!(end, ExitReason::Closed | ExitReason::Pipe(_)) {
                 // Some servers exit if their first message is not `initialize`: try once without the probe.
                 survives_probe = false;
@@ -139,20 +142,20 @@ impl StdioBackend {
     /// [`CallError::Down`]: it ended before it answered `initialize`.
     pub(super) async fn start_session_child(
         &self,
-        initialize_params: &str,
+        initialize_params: &SharedText,
         listener: Option<Arc<dyn ServerMessageHandler>>,
         stop: CancellationToken,
         tasks: &TaskTracker,
     ) -> Result<(Arc<ChildConnection>, Response), CallError> {
         let (sender, mut up) = oneshot::channel();
-        let (alias, config) = (self.alias.clone(), self.config.clone());
-        let handshake = Handshake::Client(initialize_params.to_owned());
+        let (alias, launcher) = (self.alias.clone(), Arc::clone(&self.launcher));
+        let handshake = Handshake::Client(initialize_params.clone());
         let mut run = tasks.spawn(async move {
             let on_up = |connection, answer| {
                 // If the receiver is gone, the session's guard is gone too, and ends the child.
                 sender.send((connection, answer)).ok();
             };
-            let end = child::run(&alias, &config, &handshake, listener, &stop, on_up).await;
+            let end = child::run(&alias, &launcher, &handshake, listener, &stop, on_up).await;
             if !stop.is_cancelled() {
                 tracing::warn!(backend = %alias, error = %end, "the child of a session ended");
             }

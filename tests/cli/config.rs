@@ -279,10 +279,7 @@ fn an_issuer_has_one_key_set_and_no_hmac() {
         ("", "g.toml:1: auth.issuers[0]: has no keys: set jwks_url or jwks_file"),
         ("jwks_file = \"f\"\njwks_url = \"https://i\"", "g.toml:1: auth.issuers[0]: has both jwks_file and jwks_url"),
         ("jwks_url = \"nowhere\"", "g.toml:3: auth.issuers[0].jwks_url: is not a URL"),
-        (
-            "jwks_url = \"http://i.example/k\"",
-            "g.toml:3: auth.issuers[0].jwks_url: \"http://i.example/k\" is not encrypted",
-        ),
+        ("jwks_url = \"http://i.example/k\"", "g.toml:3: auth.issuers[0].jwks_url: is not encrypted"),
         ("jwks_url = \"ftp://i\"", "g.toml:3: auth.issuers[0].jwks_url: has the scheme \"ftp\": use https"),
         ("jwks_url = \"https://u:hunter2@i\"", "g.toml:3: auth.issuers[0].jwks_url: contains a user name or password"),
         (
@@ -379,6 +376,24 @@ fn i8_no_message_or_debug_output_shows_a_secret() {
         "postgres://u:hunter2@h",
         "postgres://u:hunter2@h/d?sslmode=hunter2",
         "postgres://u:hunter2@h:hunter2/d",
+        // Parameters that the driver would ignore, and log with their values.
+        "postgres://u@h/d?sslkey=/x&sslpassword=hunter2",
+        "postgres://u@h/d?pasword=hunter2",
+        "postgres://u:hunter2@h/d?statement-cache-capacity=hunter2",
+        "postgres://u:hunter2@h/d?port=hunter2",
+        "postgres://u:hunter2@h/d?hostaddr=hunter2",
+        // Passwords with special characters.
+        "postgres://u:/7M+r?Ehunter2:dHz@h/d",
+        "postgres://u:12/hunter2@h/d",
+        "postgres://u:12?hunter2@h/d",
+        "postgres://u:12?hunter2=x@h/d",
+        "postgres://u:12#hunter2@h/d",
+        "postgres://u:12\\\\hunter2@h/d",
+        "postgres://u:hunter2@x@h/d",
+        "postgres://u:hunter2%zz@h/d",
+        "postgres://u:hunter2%@h/d",
+        "postgres://u@h/d#hunter2",
+        "postgres://u@h/d/hunter2",
     ];
     for url in urls {
         let shown = error(&format!("[postgres]\nurl = \"{url}\""));
@@ -386,6 +401,30 @@ fn i8_no_message_or_debug_output_shows_a_secret() {
         assert!(!shown.contains(secret), "{shown}");
         let from_env = Config::load(None, env(&[("GATEPOST_POSTGRES_URL", url)])).unwrap_err();
         assert!(!format!("{from_env:?}").contains(secret), "{from_env:?}");
+    }
+    for (url, named) in [("h/d?pasword=x", "\"pasword\""), ("h/d?connect_timeout=5", "\"connect_timeout\"")] {
+        let shown = error(&format!("[postgres]\nurl = \"postgres://{url}\""));
+        assert!(shown.contains("unknown parameter") && shown.contains(named), "{shown}");
+    }
+    for url in [
+        "postgres://u:%2F7M%3F%40:d!$&'()*+,;=@h:1/d?sslmode=disable&options[a]=b&options=-c%20x%3Dy",
+        "postgres://u@[::1]/d?application_name=x&user=y&password=%40",
+        "postgresql:///?host=/run/postgresql&dbname=d",
+        "postgres://u@%2Frun%2Fpostgresql/d",
+    ] {
+        parse(&format!("[postgres]\nurl = \"{url}\"")).unwrap();
+    }
+    for url in ["https://u:hunter2@h/k", "http://h/k?key=hunter2", "ftp://h/hunter2", "https:hunter2@"] {
+        for text in [
+            format!("[[auth.issuers]]\nissuer = \"i\"\njwks_url = \"{url}\""),
+            format!("[alarms]\nwebhook_url = \"{url}\""),
+            format!("[telemetry]\notlp_endpoint = \"{url}\""),
+            format!("[backends.b]\nurl = \"{url}\""),
+            format!("[server]\nallowed_origins = [\"{url}\"]"),
+        ] {
+            let shown = parse(&text).err().map(|errors| format!("{errors:?}")).unwrap_or_default();
+            assert!(!shown.contains(secret), "{shown}");
+        }
     }
     let text =
         "[postgres]\nurl = \"postgres://u:hunter2@h/d\"\n[backends.b]\ncommand = [\"x\"]\nenv = { T = \"hunter2\" }";

@@ -7,9 +7,36 @@ use serde_json::json;
 
 #[test]
 fn config_check_accepts_a_valid_configuration() {
-    let (code, stdout, stderr) = run(&Setup::new(), &["config", "check"]);
+    let mut setup = Setup::new();
+    setup.set_toml("backends.example.write", &format!("[\"{}\"]", setup.work_dir().display()));
+    let (code, stdout, stderr) = run(&setup, &["config", "check"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     assert!(stdout.ends_with("gatepost.toml: the configuration is valid\n"), "{stdout}");
+}
+
+#[test]
+fn config_check_notes_directories_that_a_backend_cannot_write_as_configured() {
+    let mut setup = Setup::new();
+    let (dir, work) = (setup.dir().to_owned(), setup.work_dir());
+    let notes = |setup: &Setup| {
+        let (code, stdout, stderr) = run(setup, &["config", "check"]);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        stdout.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    // The working directory, which is HOME too, and the directory for temporary files contain the test's outbox.
+    let default = notes(&setup);
+    let prefix = |path: &str| format!("{}/gatepost.toml: note: backends.example.write: {path} ", dir.display());
+    assert!(default[0].starts_with(&prefix(dir.to_str().unwrap())), "{default:?}");
+    assert!(default[0].contains(&format!("cannot make new ones in {}", dir.display())), "{default:?}");
+    assert!(default[1].starts_with(&prefix("/tmp")) && default.len() == 2, "{default:?}");
+    let paths = [work.to_str().unwrap(), "data/x", "data", "missing"].map(|path| format!("{path:?}"));
+    std::fs::create_dir(setup.audit_dir()).unwrap();
+    setup.set_toml("backends.example.write", &format!("[{}]", paths.join(", ")));
+    let others = notes(&setup);
+    assert!(others[0].ends_with("data/x is not granted: it does not exist"), "{others:?}");
+    assert!(others[1].contains("data is not granted: it is in ") && others.len() == 3, "{others:?}");
+    setup.set_toml("backends.example.walls", "false");
+    assert!(notes(&setup).is_empty());
 }
 
 #[test]

@@ -140,7 +140,8 @@ impl Reader {
         until("the gateway listens", SOON, || {
             let ended = child.try_wait().unwrap();
             assert!(ended.is_none(), "{page}: $ {command}\nended with {ended:?}\n{}", self.log());
-            let text = fs::read_to_string(self.dir.path().join("gatepost-data/serve.json")).unwrap_or_default();
+            let dir = if command.contains("--quickstart") { ".local/state/gatepost" } else { "gatepost-data" };
+            let text = fs::read_to_string(self.dir.path().join(dir).join("serve.json")).unwrap_or_default();
             bound = serde_json::from_str(&text).unwrap_or_default();
             bound["pid"] == child.id() && (!command.contains("--quickstart") || self.log().contains("Stop with Ctrl-C"))
         });

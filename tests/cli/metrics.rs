@@ -136,9 +136,19 @@ async fn metrics_are_served_without_auditing() {
     let gatepost = setup.set_toml("audit.enabled", "false");
     // Such a gateway writes no addresses: it is asked in-process instead.
     let config = gatepost::config::Config::load(Some(&gatepost.config_file()), []).unwrap();
-    let gateway = gatepost::gateway::Gateway::build(&config, gatepost::audit::Audit::disabled()).unwrap();
+    let gateway = gatepost::gateway::Gateway::build(
+        &config,
+        gatepost::audit::Audit::disabled(),
+        &gatepost::walls::Launcher::direct(),
+    )
+    .unwrap();
     let board = gatepost::ops::alarm::Board::default();
-    let sources = gatepost::ops::status::Sources { probe: None, gateway: gateway.handle(), board };
+    let sources = gatepost::ops::status::Sources {
+        probe: None,
+        gateway: gateway.handle(),
+        board,
+        log: gatepost::log::DroppedLines::default(),
+    };
     let text = gatepost::ops::metrics::text(&sources);
     assert!(value(&text, "gatepost_up").is_some() && !text.contains("gatepost_ring_records"), "{text}");
     assert_eq!(serde_json::to_value(sources.status()).unwrap()["trail"], Value::Null);

@@ -192,6 +192,7 @@ fn an_export_cut_short_by_the_gateways_end_fails() {
     let dir = tempfile::tempdir().unwrap();
     let lock = std::fs::File::create(dir.path().join("lock")).unwrap();
     lock.lock().unwrap();
+    std::fs::write(dir.path().join("admin.token"), "a token").unwrap();
     let socket = std::os::unix::net::UnixListener::bind(dir.path().join("admin.sock")).unwrap();
     let gateway = std::thread::spawn(move || {
         let (mut stream, _) = socket.accept().unwrap();
@@ -203,6 +204,38 @@ fn an_export_cut_short_by_the_gateways_end_fails() {
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("the gateway ended before its answer did"), "{stderr}");
+}
+
+#[test]
+fn the_admin_socket_answers_only_who_shows_the_token_beside_it() {
+    use std::io::{Read as _, Write as _};
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    let token = std::fs::read_to_string(setup.audit_dir().join("admin.token")).unwrap();
+    let ask = |lines: &str| {
+        let mut socket = std::os::unix::net::UnixStream::connect(setup.audit_dir().join("admin.sock")).unwrap();
+        // The gateway may have answered and closed before all is written.
+        socket.write_all(lines.as_bytes()).ok();
+        socket.shutdown(std::net::Shutdown::Write).ok();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).ok();
+        answer
+    };
+    let question = r#"{"ask":"records"}"#;
+    let wrong = "0".repeat(token.len());
+    for lines in [format!("{question}\n"), format!("{wrong}\n{question}\n"), format!("\n{question}\n"), String::new()] {
+        let answer = ask(&lines);
+        assert!(answer.contains("not the token") && !answer.contains("record\""), "{lines:?}: {answer}");
+        assert!(!answer.contains(&token));
+    }
+    assert!(ask(&format!("{token}\n{question}\n")).contains("gateway/opened"));
+    assert!(!gatepost.log().contains(&token));
+    assert_eq!(gatepost.terminate(), Some(0));
+    let mode = std::os::unix::fs::PermissionsExt::mode;
+    let _gatepost = setup.start();
+    let file = setup.audit_dir().join("admin.token");
+    assert_ne!(std::fs::read_to_string(&file).unwrap(), token, "each start has a token of its own");
+    assert_eq!(mode(&std::fs::metadata(&file).unwrap().permissions()) & 0o777, 0o600);
 }
 
 #[test]

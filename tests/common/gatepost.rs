@@ -48,6 +48,10 @@ pub struct Setup {
     pub settings: BTreeMap<String, String>,
     /// Environment variables of the gateway.
     pub env: BTreeMap<String, String>,
+    /// The user of the gateway, if it is not that of the tests.
+    pub user: Option<u32>,
+    /// A program and its arguments that become the gateway.
+    pub wrapper: Vec<String>,
     _reaper: Reaper,
 }
 
@@ -73,11 +77,15 @@ impl Setup {
         let dir = TempDir::with_prefix("gatepost-test-").unwrap().keep();
         fs::write(dir.join("secret"), SECRET).unwrap();
         let reaper = Reaper::new(REAP, &dir);
-        let mut setup = Self { dir, settings: BTreeMap::new(), env: BTreeMap::new(), _reaper: reaper };
+        let (settings, env) = (BTreeMap::new(), BTreeMap::new());
+        let mut setup = Self { dir, settings, env, user: None, wrapper: Vec::new(), _reaper: reaper };
+        fs::create_dir(setup.work_dir()).unwrap();
         let secret = setup.dir.join("secret").display().to_string();
         setup.set("server.listen", "127.0.0.1:0");
         setup.set("ops.listen", "127.0.0.1:0");
         setup.set("auth.audience", AUDIENCE);
+        // Tests send more, and open more sessions, than the default limits allow one principal.
+        setup.set_toml("limits.rate_per_principal", "0").set_toml("limits.sessions_per_principal", "256");
         let key =
             format!("[{{ kid = \"test\", algorithm = \"HS256\", issuer = {ISSUER:?}, secret_file = {secret:?} }}]");
         setup.set_toml("auth.keys", &key);
@@ -111,6 +119,12 @@ impl Setup {
         &self.dir
     }
 
+    /// A directory in which backends may write. In [`Setup::dir`], which has the gateway's own files, they cannot make
+    /// anything new.
+    pub fn work_dir(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+
     /// The outbox directory.
     pub fn audit_dir(&self) -> PathBuf {
         self.dir.join("data")
@@ -126,16 +140,21 @@ impl Setup {
 
     /// Any subcommand of the binary with this configuration: `run(&["outbox", "stats"])`.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
-        command.args(args).arg("--config").arg(self.config_file()).current_dir(&self.dir).env_clear();
+        let mut words = self.wrapper.iter().map(String::as_str).chain([BINARY]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).args(args).arg("--config").arg(self.config_file()).current_dir(&self.dir).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &self.dir).envs(&self.env);
         command
     }
 
     /// Starts `serve` and waits until its listeners are open and it says how ready it is.
     pub fn start(&self) -> Gatepost {
+        self.wait_for(self.spawn())
+    }
+
+    /// Waits until the listeners of `serve` are open and it says how ready it is.
+    pub fn wait_for(&self, mut child: Child) -> Gatepost {
         let (log, addresses) = (self.log_file(), self.addresses_file());
-        let mut child = self.spawn();
         let mut bound = Value::Null;
         until("the gateway's listeners are open", SOON, || {
             let ended = child.try_wait().unwrap();
@@ -158,13 +177,22 @@ impl Setup {
 
     /// Starts `serve` and waits for nothing.
     pub fn spawn(&self) -> Child {
+        let stderr = File::options().create(true).append(true).open(self.log_file()).unwrap();
+        self.spawn_command(self.command(&["serve"]).stderr(stderr))
+    }
+
+    /// Starts a command that becomes `serve`.
+    pub fn spawn_command(&self, command: &mut Command) -> Child {
         let addresses = self.addresses_file();
         if addresses.exists() {
             fs::remove_file(&addresses).unwrap();
         }
-        let stderr = File::options().create(true).append(true).open(self.log_file()).unwrap();
-        let mut command = self.command(&["serve"]);
-        let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        if let Some(user) = self.user {
+            let chown = Command::new("chown").args(["-R", &format!("{user}:{user}")]).arg(&self.dir).status().unwrap();
+            assert!(chown.success());
+            command.uid(user).gid(user);
+        }
+        let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         fs::write(self.dir.join("pid"), child.id().to_string()).unwrap();
         child
     }

@@ -26,6 +26,7 @@ mod common {
     pub mod raw_backend;
     pub mod rng;
     pub mod server;
+    pub mod stdio_client;
     pub mod tool_names;
     pub mod trail;
     pub mod wait;
@@ -34,6 +35,7 @@ mod common {
 mod alarms;
 mod audited_call;
 mod backend_killed;
+mod broken_log;
 mod browser;
 mod clients;
 mod clients_and_servers;

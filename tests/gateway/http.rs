@@ -77,7 +77,7 @@ impl Running {
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let gateway = Gateway::build(&config, Audit::disabled()).unwrap();
+        let gateway = Gateway::build(&config, Audit::disabled(), &gatepost::walls::Launcher::direct()).unwrap();
         let (handle, stop) = (gateway.handle(), CancellationToken::new());
         let task = tokio::spawn(gateway.run(listener, stop.clone()));
         Self { base, client: reqwest::Client::new(), handle, stop, task, _secret: secret }

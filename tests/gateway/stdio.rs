@@ -1,70 +1,11 @@
 //! `gatepost stdio`: the gateway as a stdio server, with the same identity, decisions and records as over HTTP.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::io::Write as _;
+use std::process::Stdio;
 
 use crate::common::gatepost::{Setup, token};
+use crate::common::stdio_client::StdioClient;
 use serde_json::{Value, json};
-
-/// A client that has started the gateway.
-struct Client {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
-}
-
-impl Client {
-    fn start(setup: &Setup, backend: &str, role: &str) -> Self {
-        let mut command = setup.command(&["stdio", "--backend", backend]);
-        command.env("GATEPOST_TOKEN", token(role)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Self { input: child.stdin.take(), child, output }
-    }
-
-    fn send(&mut self, message: &Value) {
-        let input = self.input.as_mut().unwrap();
-        input.write_all(format!("{message}\n").as_bytes()).unwrap();
-        input.flush().unwrap();
-    }
-
-    fn read(&mut self) -> Value {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
-    }
-
-    /// The response to request `id`, and what came before it.
-    fn response(&mut self, id: u64) -> (Value, Vec<Value>) {
-        let mut before = Vec::new();
-        loop {
-            let message = self.read();
-            if message["id"] == id && message.get("method").is_none() {
-                return (message, before);
-            }
-            before.push(message);
-        }
-    }
-
-    fn ask(&mut self, id: u64, method: &str, params: &Value) -> Value {
-        self.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
-        self.response(id).0
-    }
-
-    fn initialize(&mut self) -> Value {
-        let info = json!({"name": "desktop", "version": "1"});
-        let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info});
-        let hello = self.ask(1, "initialize", &params);
-        self.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
-        hello
-    }
-
-    /// Closes the client's end, as a desktop client does when it ends.
-    fn leave(mut self) -> Option<i32> {
-        drop(self.input.take());
-        self.child.wait().unwrap().code()
-    }
-}
 
 fn modern(name: &str, arguments: &Value) -> Value {
     let meta = json!({
@@ -85,7 +26,7 @@ fn records(setup: &Setup) -> Vec<Value> {
 #[test]
 fn a_stdio_client_is_served_and_recorded_like_an_http_client() {
     let setup = Setup::new();
-    let mut client = Client::start(&setup, "example", "echo");
+    let mut client = StdioClient::start(&setup, "example", "echo", Stdio::null());
     let hello = client.initialize();
     assert_eq!(hello["result"]["serverInfo"]["name"], "gatepost-example", "{hello}");
     let listed = client.ask(2, "tools/list", &json!({}));
@@ -108,7 +49,7 @@ fn a_stdio_client_is_served_and_recorded_like_an_http_client() {
 #[test]
 fn cancelled_calls_of_both_eras_are_recorded_as_cancelled() {
     let setup = Setup::new();
-    let mut client = Client::start(&setup, "all", "admin");
+    let mut client = StdioClient::start(&setup, "all", "admin", Stdio::null());
     client.initialize();
     let slow = json!({"ms": 60_000});
     let calls = [(7, json!({"name": "example__sleep", "arguments": slow})), (8, modern("example__sleep", &slow))];

@@ -114,6 +114,7 @@ fn remedy(source: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; make room on that file system, or set audit.dir to a directory on another one"
         }
+        io::ErrorKind::FileTooLarge => "; raise the limit for the size of files (ulimit -f, LimitFSIZE=)",
         io::ErrorKind::NotADirectory => "; set audit.dir to a directory",
         _ => "",
     }

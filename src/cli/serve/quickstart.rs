@@ -1,8 +1,9 @@
 //! `gatepost serve --quickstart`: a configuration without prerequisites, two tokens, and commands to paste.
 //!
 //! It listens on loopback only and serves the built-in example backend under the alias `example`. Records stay in
-//! `./gatepost-data`, unless `GATEPOST_POSTGRES_URL` is set. The signing secret is stored beside the outbox, so that
-//! printed tokens remain valid across restarts until they expire.
+//! `~/.local/state/gatepost`, unless `GATEPOST_POSTGRES_URL` is set: outside the working directory, in which backends
+//! may write. The signing secret is stored beside the outbox, so that printed tokens remain valid across restarts until
+//! they expire.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -19,8 +20,8 @@ use crate::cli::database;
 use crate::cli::output::print;
 use crate::config::Config;
 
-/// The directory with the quickstart's data.
-const DIR: &str = "gatepost-data";
+/// The directory with the quickstart's data, in that of the user's state.
+const DIR: &str = "gatepost";
 
 /// Validity of the printed tokens. *Chosen*: a day of trials.
 const TOKEN_VALID: Duration = Duration::from_hours(24);
@@ -41,7 +42,7 @@ pub(super) struct Quickstart {
 /// The directory or the secret cannot be written, or a variable is wrong.
 pub(super) fn prepare() -> anyhow::Result<(Config, Quickstart)> {
     let program = std::env::current_exe().context("cannot find the path of this program")?;
-    let dir = std::path::absolute(DIR).context("cannot find the working directory")?;
+    let dir = std::path::absolute(data_dir()?).context("cannot find the working directory")?;
     let secret_file = dir.join("quickstart.secret");
     let secret = secret(&secret_file).with_context(|| format!("cannot create the secret {}", secret_file.display()))?;
     let path = |path: &Path| toml::Value::String(path.display().to_string());
@@ -89,6 +90,21 @@ secret_file = {secret_file}
     let (all, echo) = (token("alice", "all")?, token("bob", "echo")?);
     let (dir, postgres) = (config.audit.dir.clone(), database::options(&config).is_some());
     Ok((config, Quickstart { program, dir, postgres, all, echo }))
+}
+
+/// The directory with the quickstart's data. *Spec*: XDG Base Directory Specification, `XDG_STATE_HOME`.
+///
+/// # Errors
+/// The environment names none.
+fn data_dir() -> anyhow::Result<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(dir) = variable("GATEPOST_AUDIT_DIR") {
+        return Ok(dir);
+    }
+    let state = variable("XDG_STATE_HOME").filter(|dir| dir.is_absolute());
+    let state = state.or_else(|| Some(variable("HOME")?.join(".local/state")));
+    let state = state.context("neither HOME nor XDG_STATE_HOME is set: set one, or GATEPOST_AUDIT_DIR")?;
+    Ok(state.join(DIR))
 }
 
 /// Reads the secret in `path`, or creates it: 64 hexadecimal digits, 244 random bits.

@@ -62,4 +62,27 @@ pub(super) const BACKENDS: &[SettingSpec] = &[
         Unset,
         "Most open calls at this backend. Unset: `limits.calls_per_backend`.",
     ),
+    setting(
+        "backends.*.write",
+        ValueType::Texts,
+        Unset,
+        "The directories and files in which a stdio server may write. Unset: the working directory, `HOME` and the \
+         directory for temporary files (`TMPDIR` in `env`, or `/tmp`), but never `/`. It may read everything except \
+         the gateway's own files. A directory that contains one of these is granted entry by entry; `config check` \
+         says so ([security.md](security.md#stdio-backends)).",
+    ),
+    setting(
+        "backends.*.user",
+        ValueType::Word,
+        Unset,
+        "The user of a stdio server, by name or number, with the user's groups and home directory. Unset: the \
+         gateway's. The gateway needs the capabilities `CAP_SETUID`, `CAP_SETGID` and `CAP_KILL`.",
+    ),
+    setting(
+        "backends.*.walls",
+        ValueType::Flag,
+        Value("true"),
+        "`false` starts a stdio server without walls: it can read and write whatever its user can, the gateway's \
+         own files too. For programs that Landlock or `no_new_privs` breaks, such as `sudo`.",
+    ),
 ];

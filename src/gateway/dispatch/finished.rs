@@ -59,15 +59,15 @@ impl<'a> Answered<'a> {
             Unfinished::Unrecorded(sourced) => Ok(Finish::Unrecorded(sourced)),
             Unfinished::Whole(answer) => entry.record(ctx.core, answer).await.map(Finish::Released),
             Unfinished::Intent(receipt, answer) => {
-                let (outcome, method) = (outcome::of(&answer), &ctx.message.method);
-                tracing::info!(
-                    status = %outcome.status, method, subject = entry.caller.subject,
-                    backend = entry.backend, tool = entry.tool, "call answered"
-                );
+                let outcome = outcome::of(&answer);
                 let status = outcome.status;
                 // I1: the reply is sent after the record has reached its level.
-                // I2: the receipt ends in exactly one record.
+                // I2: the receipt ends in exactly one record. Nothing is logged between the answer and its record.
                 let released = receipt.finish(outcome, answer).await;
+                tracing::info!(
+                    %status, method = ctx.message.method, subject = entry.caller.subject,
+                    backend = entry.backend, tool = entry.tool, "call answered"
+                );
                 if let Some(backend) = &entry.backend {
                     ctx.core.counters.called(backend, status, started_at.elapsed());
                 }

@@ -8,7 +8,7 @@ mod client_verifier;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,8 +27,10 @@ use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
+use crate::accept::AcceptFailures;
 use crate::auth::certificate::Certificate;
 use crate::config;
+use crate::connections::ClientAddress;
 
 use client_verifier::{ClientVerifier, VerifiedChain};
 
@@ -101,6 +103,7 @@ pub(crate) struct ClientIdentity {
 /// Accepts connections, with TLS or without.
 pub(crate) struct ClientListener {
     listener: TcpListener,
+    failures: AcceptFailures,
     tls: Option<Acceptor>,
     handshakes: JoinSet<Option<(Stream, ClientIdentity)>>,
     /// The handles of `handshakes`, oldest first; some may have ended.
@@ -172,8 +175,15 @@ impl Acceptor {
 }
 
 impl ClientListener {
-    pub(crate) fn new(listener: TcpListener, tls: Option<Acceptor>) -> Self {
-        Self { listener, tls, handshakes: JoinSet::new(), handles: VecDeque::new(), handshakes_max: HANDSHAKES_MAX }
+    pub(crate) fn new(listener: TcpListener, tls: Option<Acceptor>, failures: AcceptFailures) -> Self {
+        Self {
+            listener,
+            failures,
+            tls,
+            handshakes: JoinSet::new(),
+            handles: VecDeque::new(),
+            handshakes_max: HANDSHAKES_MAX,
+        }
     }
 
     fn begin_handshake(&mut self, acceptor: Acceptor, stream: TcpStream, addr: SocketAddr) {
@@ -204,8 +214,7 @@ impl Listener for ClientListener {
     async fn accept(&mut self) -> (Stream, ClientIdentity) {
         loop {
             tokio::select! {
-                // The implementation of axum, which waits and retries after errors such as too many open files.
-                (stream, addr) = Listener::accept(&mut self.listener) => {
+                (stream, addr) = self.failures.accept(&self.listener) => {
                     // Without TCP_NODELAY a small reply waits 44 ms for the client's delayed acknowledgement
                     // (docs/measurements.md, "MCP").
                     if let Err(err) = stream.set_nodelay(true) {
@@ -227,6 +236,12 @@ impl Listener for ClientListener {
 
     fn local_addr(&self) -> io::Result<ClientIdentity> {
         Ok(ClientIdentity { addr: self.listener.local_addr()?, certificate: None })
+    }
+}
+
+impl ClientAddress for ClientIdentity {
+    fn ip(&self) -> IpAddr {
+        self.addr.ip()
     }
 }
 

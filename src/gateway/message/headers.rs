@@ -135,7 +135,8 @@ fn is_loopback(name: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name == "127.0.0.1" || name == "[::1]"
 }
 
-fn without_port(host: &str) -> &str {
+/// The host without its port.
+pub(crate) fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
         _ => host,
@@ -147,6 +148,17 @@ pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let content_type = single(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
+}
+
+/// Returns `true` if `Transfer-Encoding` is exactly `chunked`, in any case. Proxies and filters read lists of codings,
+/// and repeated headers, in different ways.
+pub(crate) fn is_chunked(headers: &HeaderMap) -> bool {
+    single(headers, header::TRANSFER_ENCODING.as_str()).is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+}
+
+/// Returns `true` if `Content-Encoding` is exactly `identity`, in any case: the body is as it was written.
+pub(crate) fn is_identity(headers: &HeaderMap) -> bool {
+    single(headers, header::CONTENT_ENCODING.as_str()).is_some_and(|coding| coding.eq_ignore_ascii_case("identity"))
 }
 
 /// Returns `true` if the client accepts an event stream.

@@ -7,16 +7,20 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 use super::socket::{SOCKET_NAME, with_timeout};
+use super::token::AdminToken;
 use crate::ops::protocol::{Line, Question};
 
 /// Asks the live gateway of `dir`, and passes each line of the answer to `take` as it arrives.
 ///
 /// # Errors
-/// The socket cannot be reached, the gateway cannot answer or ends before its answer does, or `take` fails.
+/// The token cannot be read, the socket cannot be reached, the gateway cannot answer or ends before its answer does, or
+/// `take` fails.
 pub async fn ask(dir: &Path, question: &Question, take: &mut dyn FnMut(Line) -> io::Result<()>) -> io::Result<()> {
+    let token = AdminToken::read(dir)?;
     let mut stream = BufReader::new(with_timeout(UnixStream::connect(dir.join(SOCKET_NAME))).await?);
     let question = serde_json::to_string(question).map_err(io::Error::other)?;
-    with_timeout(stream.write_all(format!("{question}\n").as_bytes())).await?;
+    let question = format!("{}\n{question}\n", token.as_text());
+    with_timeout(stream.write_all(question.as_bytes())).await?;
     let mut lines = stream.lines();
     while let Some(text) = with_timeout(lines.next_line()).await? {
         let line = serde_json::from_str(&text).map_err(|error| {

@@ -14,13 +14,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::socket::{SOCKET_NAME, with_timeout};
+use super::token::AdminToken;
+use crate::accept::AcceptFailures;
 use crate::audit::pipeline::Probe;
 use crate::ops::protocol::{Line, Progress, Question};
 use crate::ops::read_log::{ReadOrigin, os_user, record_read};
 use crate::ops::status::pipeline_status;
 use crate::ops::{background, inspect, prune};
 
-/// Longest question, in bytes. *Chosen*: a filter with every field at its limit fits.
+/// Longest question with its token, in bytes. *Chosen*: a filter with every field at its limit fits.
 const QUESTION_BYTES_MAX: u64 = 16 * 1024;
 
 /// Size from which a chunk of an answer is sent, in bytes. Its last line, at most a record of about 1 MiB, may exceed
@@ -43,35 +45,39 @@ const QUESTIONS_MAX: usize = 4;
 pub struct Admin {
     listener: UnixListener,
     path: PathBuf,
+    token: AdminToken,
     probe: Probe,
+    failures: AcceptFailures,
 }
 
 impl Admin {
-    /// Opens the socket in `dir` and replaces one that a dead gateway left.
+    /// Opens the socket in `dir` with a new token, and replaces those that a dead gateway left.
     ///
     /// # Errors
-    /// The socket cannot be made, for example because the path is longer than the 107 bytes that Unix sockets allow.
-    pub fn bind(dir: &Path, probe: Probe) -> io::Result<Self> {
+    /// The token cannot be stored, or the socket cannot be made, for example because the path is longer than the 107
+    /// bytes that Unix sockets allow.
+    pub fn bind(dir: &Path, probe: Probe, failures: AcceptFailures) -> io::Result<Self> {
         let path = dir.join(SOCKET_NAME);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        // Before the socket: a client that finds the socket finds its token.
+        let token = AdminToken::create(dir)?;
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path, probe })
+        Ok(Self { listener, path, token, probe, failures })
     }
 
     /// Answers until `stop`, then removes the socket.
     pub async fn run(self, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         let slots = Arc::new(Semaphore::new(QUESTIONS_MAX));
-        while let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await {
-            let Ok((stream, _)) = accepted else { continue };
-            let (probe, slots) = (self.probe.clone(), Arc::clone(&slots));
+        while let Some((stream, _)) = stop.run_until_cancelled(self.failures.accept(&self.listener)).await {
+            let (probe, token, slots) = (self.probe.clone(), self.token.clone(), Arc::clone(&slots));
             tasks.spawn(async move {
                 let Ok(_permit) = slots.acquire().await else { return };
-                if let Err(error) = serve(stream, probe).await {
+                if let Err(error) = serve(stream, &token, probe).await {
                     tracing::debug!(%error, "admin client disconnected or timed out");
                 }
             });
@@ -82,10 +88,21 @@ impl Admin {
     }
 }
 
-async fn serve(stream: UnixStream, probe: Probe) -> io::Result<()> {
+async fn serve(stream: UnixStream, token: &AdminToken, probe: Probe) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    let mut line = String::new();
-    with_timeout((&mut stream).take(QUESTION_BYTES_MAX).read_line(&mut line)).await?;
+    let (mut shown, mut line) = (String::new(), String::new());
+    {
+        let mut lines = (&mut stream).take(QUESTION_BYTES_MAX);
+        with_timeout(lines.read_line(&mut shown)).await?;
+        if !token.matches(shown.trim_end()) {
+            let uid = stream.get_ref().peer_cred().map(|peer| peer.uid()).ok();
+            tracing::warn!(uid, "admin client refused: it did not show the token in admin.token");
+            let refusal = "the first line is not the token in admin.token: ask as the gateway's user";
+            write_line(&mut stream, &Line::Error(refusal.to_owned())).await?;
+            return stream.shutdown().await;
+        }
+        with_timeout(lines.read_line(&mut line)).await?;
+    }
     let last = match serde_json::from_str::<Question>(&line) {
         Ok(Question::RecordRead { read }) => {
             let uid = stream.get_ref().peer_cred()?.uid();

@@ -22,8 +22,6 @@ pub struct Settings {
     pub sources: Sources,
     /// The role that a token needs.
     pub role: String,
-    /// `Host` values besides loopback and the listener's own address.
-    pub allowed_hosts: Vec<String>,
     /// Address of the listener.
     pub listener: SocketAddr,
     /// The database that has the trail; `None` if the outbox has it.
@@ -38,7 +36,6 @@ pub(super) struct Console(Arc<Inner>);
 pub(super) struct Inner {
     pub(super) sources: Sources,
     pub(super) role: String,
-    pub(super) allowed_hosts: Vec<String>,
     pub(super) postgres: Option<postgres::Options>,
     pub(super) sessions: Sessions,
     /// The cookie's name. It contains the port, since a browser sends the cookies of a host to all its ports.
@@ -49,13 +46,10 @@ pub(super) struct Inner {
 
 impl Console {
     pub(super) fn new(settings: Settings) -> Self {
-        let Settings { sources, role, mut allowed_hosts, listener, postgres } = settings;
-        let own = listener.ip();
-        allowed_hosts.push(if own.is_ipv6() { format!("[{own}]") } else { own.to_string() });
+        let Settings { sources, role, listener, postgres } = settings;
         Self(Arc::new(Inner {
             sources,
             role,
-            allowed_hosts,
             postgres,
             sessions: Sessions::default(),
             cookie: format!("gatepost_console_{}", listener.port()),

@@ -9,6 +9,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use crate::audit::record::GatewayId;
+use crate::children;
 use crate::config;
 use crate::ops::alarm::{Alarm, Board};
 use crate::retry::{Backoff, RetryPolicy};
@@ -81,10 +82,11 @@ impl Notifier {
         let gateway_id = self.gateway_id.map(|id| id.to_string()).unwrap_or_default();
         command.env("ALARM_NAME", notification.alarm.name()).env("ALARM_STATE", notification.state());
         command.env("ALARM_TEXT", notification.message.replace('\0', "\u{fffd}")).env("ALARM_GATEWAY_ID", gateway_id);
-        let mut child = command.spawn().map_err(|error| format!("cannot run alarms.command: {error}"))?;
-        let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        let started = children::start(command).await;
+        let mut child = started.map_err(|error| format!("cannot run alarms.command: {error}"))?;
+        let group = child.process.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
         // I6: one command at a time, and for a limited time.
-        match tokio::time::timeout(NOTIFICATION_TIMEOUT, child.wait()).await {
+        match tokio::time::timeout(NOTIFICATION_TIMEOUT, child.process.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(format!("alarms.command failed: {status}")),
             Ok(Err(error)) => Err(format!("cannot wait for alarms.command: {error}")),

@@ -23,11 +23,13 @@ impl Endpoint {
     /// # Errors
     /// [`CallError`]: the probe failed, or its answer is inconclusive. The era stays unknown.
     pub(in crate::upstream) async fn speaks_modern(self: &Arc<Self>) -> Result<bool, CallError> {
-        match self.is_modern() {
-            Some(known) => Ok(known),
-            // Boxed: it is rare, and would make the future of every call larger.
-            None => Box::pin(self.probe_era()).await,
+        if let Some(known) = self.is_modern() {
+            return Ok(known);
         }
+        // Boxed: it is rare, and would make the future of every call larger.
+        let is_modern = Box::pin(self.probe_era()).await?;
+        tracing::info!(backend = self.alias, modern = is_modern, "backend era determined");
+        Ok(is_modern)
     }
 
     /// Probes and remembers the era of the backend. Returns whether it is the stateless one.
@@ -35,8 +37,7 @@ impl Endpoint {
     /// # Errors
     /// As for [`Endpoint::speaks_modern`]; the remembered era stays.
     pub(super) async fn probe_era(self: &Arc<Self>) -> Result<bool, CallError> {
-        let params = message::discover_params();
-        let request = Request::new(DISCOVER, Some(&params));
+        let request = Request::new(DISCOVER, Some(message::discover_params().into()));
         let connection = Arc::new(self.stateless_connection());
         let answer = tokio::time::timeout(PROBE_TIMEOUT, connection.request_without_session(&request)).await;
         let is_modern = match answer.unwrap_or(Err(CallError::TimedOut { after: PROBE_TIMEOUT })) {
@@ -44,26 +45,20 @@ impl Endpoint {
             Err(CallError::Http { status }) if is_rejection(status) => false,
             Err(error) => return Err(error),
         };
-        if self.set_modern(Some(is_modern)) != Some(is_modern) {
-            tracing::info!(backend = self.alias, modern = is_modern, "backend era determined");
-        }
+        self.set_modern(Some(is_modern));
         Ok(is_modern)
     }
 
-    /// Forgets the era, because the backend may speak another one now. It is probed when it is needed next.
+    /// Forgets the era, because the backend may speak another one now. It is probed when it is needed next, and logged
+    /// then: this may run between a call's answer and its record.
     pub(in crate::upstream) fn forget_era(&self) {
-        if self.set_modern(None).is_some() {
-            tracing::info!(backend = self.alias, "backend era unknown; probing it before the next request");
-        }
+        self.set_modern(None);
     }
 }
 
 impl HttpConnection {
     /// Ends the connection, because the backend does not continue it. The next connection probes the era.
     pub(super) fn abandon(&self) {
-        if !self.ended.is_cancelled() {
-            tracing::info!(backend = self.endpoint.alias, era = ?self.era, "the backend no longer accepts this connection; ended it");
-        }
         self.ended.cancel();
         self.endpoint.forget_era();
     }

@@ -1,24 +1,24 @@
 //! One run of a child process: its start, its handshake, its input and output, and its end.
 
 use std::collections::VecDeque;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-use tokio::io::{AsyncBufRead, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, ChildStderr, ChildStdin, Command};
+use tokio::io::{AsyncBufRead, BufReader};
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio_util::sync::CancellationToken;
 
-use crate::config;
+use crate::children::{self, StartedChild};
 use crate::mcp::lines::{LINE_BYTES_MAX, Line, next_line};
 use crate::mcp::protocol::LEGACY_VERSIONS;
+use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, DISCOVER, Request, Response, ServerMessageHandler};
 use crate::upstream::timeouts::Timeouts;
+use crate::walls::{BackendLauncher, StartReport};
 
 use super::child_connection::ChildConnection;
+use super::shutdown::ProcessGroup;
 use super::write_queue::QueuedLines;
 
 /// Longest time from start to the answer to `initialize`. *Chosen*: npx may have to fetch the server first.
@@ -28,9 +28,16 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_mins(1);
 /// once; the start of a server that does not answer takes this much longer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest time that a child may take to end once its stdin is closed. *Chosen*: short enough for the time that a
-/// service manager leaves to a service that stops.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time from the start of a process until it is behind its walls. *Chosen*: it takes some milliseconds, and
+/// some hundred if it has to grant a large directory entry by entry.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest report. *Chosen*: an error message with a path.
+const REPORT_BYTES_MAX: usize = 16 * 1024;
+
+/// Longest time in which the rest of a child's output is read after the child has ended. *Chosen*: what is in the pipe
+/// takes milliseconds.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest line of a child's stderr that is logged, in bytes. *Chosen*: longer than a line that people write.
 const STDERR_LINE_BYTES_MAX: usize = 4096;
@@ -44,10 +51,8 @@ const OLDEST_VERSION: &str = "2024-11-05";
 /// The reason for which a run of a child ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExitReason {
-    #[error("cannot start {program:?} ({source})")]
-    Start { program: String, source: std::io::Error },
-    #[error("no command is configured")]
-    NoCommand,
+    #[error("{reason}")]
+    Start { reason: String },
     #[error("initialize failed: {reason}")]
     Handshake { reason: String },
     #[error("it closed its output")]
@@ -62,7 +67,7 @@ pub(super) enum ExitReason {
 #[derive(Debug)]
 pub(super) enum Handshake {
     /// `initialize` with a client's parameters. The owner of the session sends `notifications/initialized`.
-    Client(String),
+    Client(SharedText),
     /// The gateway's own handshake, without capabilities.
     Gateway {
         /// Ask first whether the child speaks the stateless era; otherwise speak the older one.
@@ -74,41 +79,46 @@ pub(super) enum Handshake {
 /// `listener` handles messages that belong to no request.
 pub(super) async fn run(
     alias: &str,
-    config: &config::Backend,
+    launcher: &BackendLauncher,
     handshake: &Handshake,
     listener: Option<Arc<dyn ServerMessageHandler>>,
     stop: &CancellationToken,
     on_up: impl FnOnce(Arc<ChildConnection>, Response),
 ) -> ExitReason {
-    let (mut child, stdin, stdout, stderr) = match start(config) {
+    let (mut child, stdin, mut stdout, stderr) = match start(launcher).await {
         Ok(parts) => parts,
         Err(reason) => return reason,
     };
+    let mut tail = VecDeque::new();
+    let group = ProcessGroup::of(&child.process);
     let (connection, lines) = ChildConnection::new(listener);
     let connection = Arc::new(connection);
-    let mut tail = VecDeque::new();
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-    let startup = async {
-        match perform_handshake(&connection, handshake).await {
-            Ok(answer) => on_up(Arc::clone(&connection), answer),
-            Err(reason) => return ExitReason::Handshake { reason },
+    let conversation = async {
+        if let Err(reason) = read_report(launcher, &mut stdout).await {
+            return reason;
         }
-        std::future::pending().await
+        let startup = async {
+            match perform_handshake(&connection, handshake).await {
+                Ok(answer) => on_up(Arc::clone(&connection), answer),
+                Err(reason) => return ExitReason::Handshake { reason },
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            reason = read(alias, &connection, &mut stdout, launcher.reports()) => reason,
+            reason = write(stdin, lines) => reason,
+            reason = startup => reason,
+        }
     };
     let reason = tokio::select! {
         () = stop.cancelled() => ExitReason::Stopped,
-        reason = read(alias, &connection, stdout) => reason,
-        reason = write(stdin, lines) => reason,
-        reason = startup => reason,
+        reason = conversation => reason,
         reason = wait_for_exit(alias, &mut child, group) => reason,
         () = drain_stderr(alias, stderr, &mut tail) => ExitReason::Closed,
     };
     // The writer is dropped, and the child's stdin with it: a well-behaved child ends by itself now.
     connection.close();
-    // A child that was waited for has no id: its group has been killed, and the number may belong to another process.
-    let group = group.filter(|_| child.id().is_some());
-    finish(alias, &mut child).await;
-    kill_group(alias, group);
+    group.end(alias, &mut child.process).await;
     if !matches!(reason, ExitReason::Stopped) {
         for line in tail {
             tracing::warn!(backend = alias, "stderr: {line}");
@@ -117,33 +127,49 @@ pub(super) async fn run(
     reason
 }
 
-type Parts = (Child, ChildStdin, BufReader<tokio::process::ChildStdout>, ChildStderr);
+type Parts = (StartedChild, ChildStdin, BufReader<ChildStdout>, ChildStderr);
 
-fn start(config: &config::Backend) -> Result<Parts, ExitReason> {
-    let (program, arguments) = config.command.split_first().ok_or(ExitReason::NoCommand)?;
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(&config.env).kill_on_drop(true);
-    // Its own process group: Ctrl-C at the terminal reaches only the gateway, which lets calls in progress finish
-    // first.
-    command.process_group(0);
-    for name in ["PATH", "HOME"] {
-        if let (Some(value), false) = (std::env::var_os(name), config.env.contains_key(name)) {
-            command.env(name, value);
-        }
-    }
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let failed = |source| ExitReason::Start { program: program.clone(), source };
-    let mut child = command.spawn().map_err(failed)?;
-    match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
+async fn start(launcher: &BackendLauncher) -> Result<Parts, ExitReason> {
+    let program = launcher.program().unwrap_or_default();
+    let failed = |error: std::io::Error| ExitReason::Start { reason: format!("cannot start {program:?} ({error})") };
+    let command = launcher.command().ok_or(ExitReason::Start { reason: "no command is configured".to_owned() })?;
+    let mut child = children::start(command).await.map_err(failed)?;
+    match (child.process.stdin.take(), child.process.stdout.take(), child.process.stderr.take()) {
         (Some(stdin), Some(stdout), Some(stderr)) => Ok((child, stdin, BufReader::new(stdout), stderr)),
         _ => Err(ExitReason::Closed),
+    }
+}
+
+/// Reads the report of a process that becomes the backend's program.
+///
+/// # Errors
+/// The process does not become it.
+async fn read_report(launcher: &BackendLauncher, stdout: &mut BufReader<ChildStdout>) -> Result<(), ExitReason> {
+    if !launcher.reports() {
+        return Ok(());
+    }
+    let mut line = Vec::new();
+    let read = tokio::time::timeout(REPORT_TIMEOUT, next_line(stdout, &mut line, REPORT_BYTES_MAX)).await;
+    let failed = |reason: &str| ExitReason::Start { reason: reason.to_owned() };
+    match read {
+        Err(_) => return Err(failed("it was not started in time")),
+        Ok(Err(error)) => return Err(ExitReason::Pipe(error)),
+        Ok(Ok(_)) => {}
+    }
+    match StartReport::parse(&line) {
+        Some(StartReport::Failed { reason }) => Err(ExitReason::Start { reason }),
+        Some(report) => {
+            launcher.log_report(&report);
+            Ok(())
+        }
+        None => Err(failed("the process that starts it ended without a report")),
     }
 }
 
 async fn perform_handshake(connection: &ChildConnection, handshake: &Handshake) -> Result<Response, String> {
     match handshake {
         Handshake::Client(params) => {
-            request(connection, "initialize", params, HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())
+            request(connection, "initialize", params.clone(), HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())
         }
         Handshake::Gateway { probe: false } => initialize(connection).await,
         Handshake::Gateway { probe: true } => match discover(connection).await {
@@ -161,7 +187,7 @@ async fn perform_handshake(connection: &ChildConnection, handshake: &Handshake) 
 async fn request(
     connection: &ChildConnection,
     method: &str,
-    params: &str,
+    params: SharedText,
     timeout: Duration,
 ) -> Result<Response, CallError> {
     let timeouts = Timeouts { idle: timeout, total: timeout };
@@ -170,7 +196,7 @@ async fn request(
 
 /// Asks the child whether it speaks the stateless era. `None`: it does not, or it does not answer.
 async fn discover(connection: &ChildConnection) -> Option<Response> {
-    let answer = request(connection, DISCOVER, &message::discover_params(), PROBE_TIMEOUT).await.ok()?;
+    let answer = request(connection, DISCOVER, message::discover_params().into(), PROBE_TIMEOUT).await.ok()?;
     message::discovers_modern(&answer).then(|| {
         connection.set_modern();
         answer
@@ -178,8 +204,8 @@ async fn discover(connection: &ChildConnection) -> Option<Response> {
 }
 
 async fn initialize(connection: &ChildConnection) -> Result<Response, String> {
-    let params = message::own_initialize_params();
-    let answer = request(connection, "initialize", &params, HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())?;
+    let params = message::own_initialize_params().into();
+    let answer = request(connection, "initialize", params, HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())?;
     let result = match &answer {
         Response::Result(result) => result,
         Response::Error { error, .. } => return Err(format!("it answered {error}")),
@@ -194,19 +220,30 @@ async fn initialize(connection: &ChildConnection) -> Result<Response, String> {
 }
 
 async fn write(mut stdin: ChildStdin, mut lines: QueuedLines) -> ExitReason {
-    while let Some(mut line) = lines.next().await {
-        line.push('\n');
-        if let Err(err) = stdin.write_all(line.as_bytes()).await {
+    while let Some(line) = lines.next().await {
+        if let Err(err) = line.write_line(&mut stdin).await {
             return ExitReason::Pipe(err);
         }
     }
     ExitReason::Closed
 }
 
-async fn read(alias: &str, connection: &ChildConnection, mut stdout: impl AsyncBufRead + Unpin) -> ExitReason {
+/// Reads a child's messages. `may_fail`: the first line may say that the process did not become the backend's program.
+async fn read(
+    alias: &str,
+    connection: &ChildConnection,
+    mut stdout: impl AsyncBufRead + Unpin,
+    mut may_fail: bool,
+) -> ExitReason {
     let mut text = Vec::new();
     loop {
-        match next_line(&mut stdout, &mut text, LINE_BYTES_MAX).await {
+        let line = next_line(&mut stdout, &mut text, LINE_BYTES_MAX).await;
+        if std::mem::take(&mut may_fail)
+            && let Some(StartReport::Failed { reason }) = StartReport::parse(&text)
+        {
+            return ExitReason::Start { reason };
+        }
+        match line {
             Ok(Line::End) => return ExitReason::Closed,
             Ok(Line::Whole) if text.trim_ascii().is_empty() => {}
             Ok(Line::Whole) => connection.handle_line(alias, &text),
@@ -235,32 +272,13 @@ async fn drain_stderr(alias: &str, stderr: ChildStderr, tail: &mut VecDeque<Stri
 }
 
 /// Waits for a child that ends by itself, and then for the reader, which gets the rest of the output.
-async fn wait_for_exit(alias: &str, child: &mut Child, group: Option<Pid>) -> ExitReason {
-    if let Err(err) = child.wait().await {
-        return ExitReason::Pipe(err);
+async fn wait_for_exit(alias: &str, child: &mut StartedChild, group: ProcessGroup) -> ExitReason {
+    match child.process.wait().await {
+        Ok(status) => tracing::info!(backend = alias, %status, "backend ended"),
+        Err(err) => return ExitReason::Pipe(err),
     }
     // The output ends only when no descendant of the child has it open.
-    kill_group(alias, group);
-    tokio::time::sleep(END_TIMEOUT).await;
+    group.end_descendants(alias).await;
+    tokio::time::sleep(DRAIN_TIMEOUT).await;
     ExitReason::Closed
-}
-
-/// Kills the descendants of a child that has ended: `npx` and shells start the server as a child of their own.
-fn kill_group(alias: &str, group: Option<Pid>) {
-    // Usually the group does not exist any more.
-    if group.is_some_and(|group| killpg(group, Signal::SIGKILL).is_ok()) {
-        tracing::info!(backend = alias, "killed the processes that the backend left running");
-    }
-}
-
-/// Waits for a child whose stdin is closed, and kills it if it does not end in time.
-async fn finish(alias: &str, child: &mut Child) {
-    match tokio::time::timeout(END_TIMEOUT, child.wait()).await {
-        Ok(Ok(status)) => tracing::info!(backend = alias, %status, "backend ended"),
-        Ok(Err(err)) => tracing::warn!(backend = alias, error = %err, "cannot wait for the backend to end"),
-        Err(_) => match child.kill().await {
-            Ok(()) => tracing::warn!(backend = alias, "backend did not end after its input was closed; killed it"),
-            Err(err) => tracing::warn!(backend = alias, error = %err, "cannot kill the backend"),
-        },
-    }
 }

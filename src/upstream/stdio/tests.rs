@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 
 use super::*;
+use crate::config;
 use crate::mcp::json;
 use crate::mcp::lines::{Line, next_line};
 use crate::upstream::message::{Event, Request};
 use crate::upstream::timeouts::Timeouts;
+use crate::walls::Launcher;
 
 /// A child that answers `initialize`, reads the notification, and then runs `script`.
 fn config(script: &str) -> config::Backend {
@@ -48,7 +50,10 @@ impl Running {
     fn start_known(config: &config::Backend, modern: Option<bool>) -> Self {
         let recorder = Arc::new(Recorder::default());
         let listener = Arc::clone(&recorder) as Arc<dyn ServerMessageHandler>;
-        let (backend, stop) = (Arc::new(StdioBackend::new("b", config, listener)), CancellationToken::new());
+        let (backend, stop) = (
+            Arc::new(StdioBackend::new("b", Launcher::direct().backend("b", config), listener)),
+            CancellationToken::new(),
+        );
         *backend.modern.lock() = modern;
         let (running, until) = (Arc::clone(&backend), stop.clone());
         let task = tokio::spawn(async move { running.supervise(until).await });
@@ -67,7 +72,7 @@ impl Running {
     ) -> Result<Response, CallError> {
         let meta = json::Object::owned(params);
         let progress_token = meta.object("_meta").and_then(|meta| meta.get("progressToken").map(str::to_owned));
-        let request = Request { progress_token, events, ..Request::new("tools/call", Some(params)) };
+        let request = Request { progress_token, events, ..Request::new("tools/call", Some(params.to_owned().into())) };
         self.backend.shared_child().await?.request(&request, self.timeouts, true).await
     }
 
@@ -208,7 +213,7 @@ async fn stateless_era_is_spoken_with_a_child_that_supports_it() {
     assert_eq!((connection.era(), running.backend.is_modern()), (Era::Modern, Some(true)));
     let recorder = Arc::new(Recorder::default());
     let events = Some(Arc::clone(&recorder) as Arc<dyn ServerMessageHandler>);
-    let request = Request { events, ..Request::new("subscriptions/listen", Some("{}")) };
+    let request = Request { events, ..Request::new("subscriptions/listen", Some("{}".to_owned().into())) };
     // A subscription has no timeouts.
     let timeouts = Timeouts { idle: Duration::ZERO, total: Duration::ZERO };
     let mut listening = Box::pin(connection.request(&request, timeouts, true));
@@ -288,9 +293,11 @@ async fn child_of_a_session_gets_the_clients_initialize_and_ends_with_the_sessio
     let script = r#"read -r initialize_params; echo "{\"id\":1,\"result\":$initialize_params}"; cat > /dev/null"#;
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
     let config = config::Backend { command, ..config("") };
-    let stdio = StdioBackend::new("b", &config, Arc::new(Recorder::default()));
+    let stdio = StdioBackend::new("b", Launcher::direct().backend("b", &config), Arc::new(Recorder::default()));
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let opened = stdio.start_session_child(r#"{"capabilities":{"roots":{}}}"#, None, stop.clone(), &tasks).await;
+    let opened = stdio
+        .start_session_child(&r#"{"capabilities":{"roots":{}}}"#.to_owned().into(), None, stop.clone(), &tasks)
+        .await;
     let (connection, answer) = opened.unwrap();
     assert!(
         matches!(answer, Response::Result(initialize_params) if initialize_params.text().contains(r#""params":{"capabilities":{"roots":{}}}"#))
@@ -301,8 +308,8 @@ async fn child_of_a_session_gets_the_clients_initialize_and_ends_with_the_sessio
     tasks.wait().await;
     assert!(connection.has_ended());
     let missing = config::Backend { command: vec!["/nonexistent/program".to_owned()], ..config };
-    let missing = StdioBackend::new("b", &missing, Arc::new(Recorder::default()));
-    let opened = missing.start_session_child("{}", None, CancellationToken::new(), &tasks).await;
+    let missing = StdioBackend::new("b", Launcher::direct().backend("b", &missing), Arc::new(Recorder::default()));
+    let opened = missing.start_session_child(&"{}".to_owned().into(), None, CancellationToken::new(), &tasks).await;
     assert!(matches!(opened, Err(CallError::Down { reason }) if reason.contains("/nonexistent/program")));
 }
 

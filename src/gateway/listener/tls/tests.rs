@@ -66,7 +66,7 @@ async fn serve_with(tls: Option<Acceptor>, handshakes_max: usize) -> SocketAddr 
         connection.certificate.map_or_else(|| "nobody".to_owned(), |certificate| certificate.subject.clone())
     };
     let service = Router::new().route("/", get(who)).into_make_service_with_connect_info::<ClientIdentity>();
-    let edge = ClientListener { handshakes_max, ..ClientListener::new(listener, tls) };
+    let edge = ClientListener { handshakes_max, ..ClientListener::new(listener, tls, AcceptFailures::default()) };
     tokio::spawn(async move { axum::serve(edge, service).await });
     address
 }

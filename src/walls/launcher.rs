@@ -1,0 +1,192 @@
+//! The gateway's side of the start of a backend's process.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::process::Command;
+
+use super::kernel::missing;
+use super::own_files::OwnFiles;
+use super::plan::{Granted, Plan, WriteRoot};
+use super::report::StartReport;
+use super::user::BackendUser;
+use crate::config;
+
+/// The running program, even if its file has been replaced since.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// The directory for temporary files. *Spec*: POSIX, unless `TMPDIR` names another directory.
+pub(super) const TEMPORARY_DIR: &str = "/tmp";
+
+/// Starts the processes of all stdio backends.
+#[derive(Clone, Debug)]
+pub struct Launcher(Option<Wrapper>);
+
+#[derive(Clone, Debug)]
+struct Wrapper {
+    program: PathBuf,
+    own: OwnFiles,
+}
+
+/// Starts the processes of one stdio backend.
+#[derive(Debug)]
+pub struct BackendLauncher {
+    alias: String,
+    wrapper: Option<Wrapper>,
+    command: Vec<String>,
+    env: BTreeMap<OsString, OsString>,
+    user: Option<String>,
+    has_walls: bool,
+    write: Vec<PathBuf>,
+    /// True once it is logged what the kernel enforces.
+    is_logged: AtomicBool,
+}
+
+impl Launcher {
+    /// Starts backends by way of `gatepost run-backend`, to which `own` is closed. Only for the `gatepost` program.
+    #[must_use]
+    pub fn with_walls(own: OwnFiles) -> Self {
+        let link = PathBuf::from(OWN_PROGRAM);
+        let program = if link.exists() { link } else { std::env::current_exe().unwrap_or(link) };
+        Self(Some(Wrapper { program, own }))
+    }
+
+    /// Starts backends directly, without walls and without a parent-death signal: for programs other than `gatepost`.
+    #[must_use]
+    pub fn direct() -> Self {
+        Self(None)
+    }
+
+    /// The launcher of the backend `alias`.
+    #[must_use]
+    pub fn backend(&self, alias: &str, config: &config::Backend) -> BackendLauncher {
+        let env = environment(config);
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let write = config.write.as_ref().map(|paths| paths.iter().map(absolute).collect());
+        let write = write.unwrap_or_else(|| default_write(&env));
+        BackendLauncher {
+            alias: alias.to_owned(),
+            wrapper: self.0.clone(),
+            command: config.command.clone(),
+            env,
+            user: config.user.clone(),
+            has_walls: config.walls,
+            write,
+            is_logged: AtomicBool::new(false),
+        }
+    }
+}
+
+impl BackendLauncher {
+    /// The program as it is configured.
+    #[must_use]
+    pub fn program(&self) -> Option<&str> {
+        self.command.first().map(String::as_str)
+    }
+
+    /// Returns whether the process writes a [`StartReport`] first.
+    #[must_use]
+    pub fn reports(&self) -> bool {
+        self.wrapper.is_some()
+    }
+
+    /// The command that starts a process of the backend. `None`: no program is configured.
+    #[must_use]
+    pub fn command(&self) -> Option<Command> {
+        let (program, arguments) = self.command.split_first()?;
+        let mut command = if let Some(wrapper) = &self.wrapper {
+            self.wrapped(wrapper)
+        } else {
+            let mut command = Command::new(program);
+            // As `run-backend` has a session of its own: Ctrl-C at the terminal reaches only the gateway.
+            command.args(arguments).process_group(0);
+            command
+        };
+        command.env_clear().envs(&self.env).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Some(command)
+    }
+
+    fn wrapped(&self, wrapper: &Wrapper) -> Command {
+        let mut command = Command::new(&wrapper.program);
+        command.arg0("gatepost").args(["run-backend", "--parent"]).arg(std::process::id().to_string());
+        if let Some(user) = &self.user {
+            command.arg("--user").arg(user);
+        }
+        if self.has_walls {
+            command.arg("--own-dir").arg(&wrapper.own.dir);
+            command.args(wrapper.own.files.iter().flat_map(|file| [OsStr::new("--own-file"), file.as_os_str()]));
+            command.args(self.write.iter().flat_map(|path| [OsStr::new("--write"), path.as_os_str()]));
+        }
+        command.arg("--").args(&self.command);
+        command
+    }
+
+    /// The directories in which the backend cannot write as configured; each is shown with its consequence.
+    #[must_use]
+    pub fn limited_roots(&self) -> Vec<WriteRoot> {
+        let Some(wrapper) = self.wrapper.as_ref().filter(|_| self.has_walls) else { return Vec::new() };
+        let command: Vec<OsString> = self.command.iter().map(OsString::from).collect();
+        let plan = Plan::new(&wrapper.own, &self.write, &command, &self.env);
+        plan.write.into_iter().filter(|root| !matches!(root.granted, Granted::Whole(_))).collect()
+    }
+
+    /// Logs the limits of the walls.
+    pub fn log_limits(&self) {
+        for root in self.limited_roots() {
+            tracing::info!(backend = self.alias, "write: {root}");
+        }
+    }
+
+    /// Logs what the kernel enforces, once.
+    pub fn log_report(&self, report: &StartReport) {
+        if self.is_logged.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        match report {
+            StartReport::Walled { abi } => {
+                let missing: Vec<&str> = missing(*abi).collect();
+                if missing.is_empty() {
+                    tracing::info!(backend = self.alias, abi, "backend started behind walls");
+                } else {
+                    let missing = missing.join("; ");
+                    tracing::info!(backend = self.alias, abi, missing, "backend started behind walls");
+                }
+            }
+            StartReport::Open => tracing::warn!(
+                backend = self.alias,
+                "backend started without walls (walls = false): it can read the gateway's files"
+            ),
+            StartReport::Failed { .. } => {}
+        }
+    }
+}
+
+/// The environment of a backend: its own variables, and `PATH` and `HOME`, of its user if it has one.
+fn environment(config: &config::Backend) -> BTreeMap<OsString, OsString> {
+    let mut env: BTreeMap<OsString, OsString> =
+        ["PATH", "HOME"].iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?))).collect();
+    if let Some(Ok(user)) = config.user.as_deref().map(BackendUser::find) {
+        env.insert("HOME".into(), user.home.into());
+    }
+    env.extend(config.env.iter().map(|(name, value)| (name.into(), value.into())));
+    env
+}
+
+/// The working directory, the home directory and the directory for temporary files; without the root, which a service
+/// often has as one of these.
+fn default_write(env: &BTreeMap<OsString, OsString>) -> Vec<PathBuf> {
+    let variable = |name: &str| env.get(OsStr::new(name)).map(PathBuf::from);
+    let temporary = variable("TMPDIR").unwrap_or_else(|| PathBuf::from(TEMPORARY_DIR));
+    let all = [std::env::current_dir().ok(), variable("HOME"), Some(temporary)];
+    let mut roots: Vec<PathBuf> = Vec::new();
+    for root in all.into_iter().flatten() {
+        if root.is_absolute() && root != Path::new("/") && root.exists() && !roots.contains(&root) {
+            roots.push(root);
+        }
+    }
+    roots
+}

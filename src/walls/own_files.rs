@@ -1,0 +1,96 @@
+//! The files of a gateway that are closed to its backends.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+
+/// The outbox directory, and the files with secrets: the configuration, keys, tokens and credentials. All paths are
+/// absolute; the files need not exist.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnFiles {
+    /// The outbox directory.
+    pub dir: PathBuf,
+    /// The files.
+    pub files: Vec<PathBuf>,
+}
+
+impl OwnFiles {
+    /// The files that `config` names, and `others`: the configuration itself, for example.
+    #[must_use]
+    pub fn of<'a>(config: &'a Config, others: impl IntoIterator<Item = &'a Path>) -> Self {
+        let auth = &config.auth;
+        let keys = auth.keys.iter().filter_map(|key| key.secret_file.as_deref());
+        let credentials = config.backends.values().flat_map(|backend| backend.header_file.values());
+        let files = others
+            .into_iter()
+            .chain(auth.tokens_file.as_deref())
+            .chain(keys)
+            .chain(config.server.tls.as_ref().map(|tls| tls.key_file.as_path()))
+            .chain(credentials.map(PathBuf::as_path))
+            .map(absolute)
+            .chain(postgres_files(config));
+        Self { dir: absolute(&config.audit.dir), files: files.collect() }
+    }
+}
+
+/// The client key and the password file with which the gateway connects to Postgres. *Spec*: libpq, "Connection
+/// Strings", "Environment Variables" and "The Password File".
+fn postgres_files(config: &Config) -> Vec<PathBuf> {
+    let Some(url) = &config.postgres.url else { return Vec::new() };
+    let url = url::Url::parse(url).ok();
+    let parameter = url.iter().flat_map(url::Url::query_pairs).find(|(name, _)| name == "sslkey");
+    let key = parameter.map(|(_, path)| PathBuf::from(&*path)).or_else(|| variable("PGSSLKEY"));
+    let passwords = variable("PGPASSFILE").or_else(|| Some(variable("HOME")?.join(".pgpass")));
+    // A file that does not exist would only cost HOME its right to new entries.
+    key.into_iter().chain(passwords).filter(|path| path.exists()).map(|path| absolute(&path)).collect()
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The path from the root; unchanged if the working directory cannot be read.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SETTINGS;
+    use crate::config::ValueType;
+
+    /// Files that everyone may read: certificates, revocation lists and published keys.
+    const PUBLIC: [&str; 6] = [
+        "auth.keys[].public_key_file",
+        "auth.issuers[].jwks_file",
+        "server.tls.cert_file",
+        "server.tls.client_ca_file",
+        "server.tls.client_crl_file",
+        "backends.*.ca_file",
+    ];
+
+    #[test]
+    fn every_file_in_the_settings_is_closed_to_backends_or_public() {
+        let text = r#"
+            audit.dir = "/own/audit.dir"
+            auth.tokens_file = "/own/auth.tokens_file"
+            server.tls = { cert_file = "/c", key_file = "/own/server.tls.key_file" }
+            backends.b = { url = "https://b", header_file = { a = "/own/backends.*.header_file" } }
+            [[auth.keys]]
+            algorithm = "HS256"
+            issuer = "i"
+            secret_file = "/own/auth.keys[].secret_file"
+        "#;
+        let config = Config::parse(text, None, []).unwrap();
+        let own = OwnFiles::of(&config, [Path::new("/own/configuration")]);
+        let closed: Vec<String> =
+            own.files.iter().chain([&own.dir]).map(|path| path.display().to_string().replace("/own/", "")).collect();
+        let paths = SETTINGS.iter().filter(|spec| spec.value_type == ValueType::Path || spec.path.ends_with("_file"));
+        for spec in paths.filter(|spec| !PUBLIC.contains(&spec.path)) {
+            assert!(closed.iter().any(|path| path == spec.path), "{} is neither closed nor public", spec.path);
+        }
+        assert!(closed.contains(&"configuration".to_owned()));
+        assert_eq!(OwnFiles::of(&Config::default(), []).dir, std::env::current_dir().unwrap().join("gatepost-data"));
+    }
+}
