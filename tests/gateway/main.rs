@@ -39,6 +39,7 @@ mod listening;
 mod process_limits;
 mod refusals;
 mod reload;
+mod rights;
 mod sessions;
 mod stdio;
 mod traces;

@@ -9,6 +9,7 @@ use crate::gateway::call::core::Core;
 use crate::gateway::call::rules::Rules;
 use crate::gateway::message::request::InboundRequest;
 use crate::gateway::message::trace_headers;
+use crate::gateway::session::audience::Audience;
 use crate::gateway::session::stream::Stream;
 use crate::gateway::session::{NotificationForwarder, Session, SessionListener, inflight};
 use crate::mcp::envelope::{Id, Message};
@@ -53,11 +54,14 @@ impl RequestContext<'_> {
         };
         let events: Option<Arc<dyn ServerMessageHandler>> = match (&self.session, &self.stream) {
             (Some(session), stream) => {
-                let listener = SessionListener::new(session, stream.clone());
+                let listener = SessionListener::new(session, backend.alias(), stream.clone());
                 listener.set_connection(&connection);
                 Some(Arc::new(listener))
             }
-            (None, Some(stream)) => Some(Arc::new(NotificationForwarder(Arc::clone(stream)))),
+            (None, Some(stream)) => {
+                let audience = Audience::new(backend.alias(), self.core.policy.subscribe());
+                Some(Arc::new(NotificationForwarder { stream: Arc::clone(stream), audience }))
+            }
             (None, None) => None,
         };
         let headers = trace_headers::forwarded(&self.inbound.headers);

@@ -3,6 +3,8 @@
 //! The handler of a request, or a backend's listener, writes a stream; one HTTP response at a time reads it. Messages
 //! that were read are kept for a legacy client that reconnects with `Last-Event-ID`. A write never waits: a client that
 //! does not read loses messages of its own stream, but never the last one, which is the response.
+//!
+//! A stream has the roles of the token under which it is written. Only a token with the same roles may read it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,6 +31,8 @@ pub(crate) struct Stream {
 
 #[derive(Debug, Default)]
 struct Log {
+    /// The roles of the token under which the messages are written.
+    roles: Arc<[String]>,
     messages: VecDeque<Arc<str>>,
     bytes: usize,
     /// The number of the first message that is kept. Numbers begin at 1.
@@ -71,9 +75,32 @@ pub(crate) struct ResponseStream {
 }
 
 impl Stream {
-    pub(crate) fn new(number: u64) -> Arc<Self> {
-        let log = Mutex::new(Log { first: 1, ..Log::default() });
+    /// The stream with `number`, which is written under `roles`.
+    pub(crate) fn new(number: u64, roles: &[String]) -> Arc<Self> {
+        let log = Mutex::new(Log { first: 1, roles: roles.into(), ..Log::default() });
         Arc::new(Self { number, log, changed: Notify::new() })
+    }
+
+    /// The roles under which the stream is written.
+    pub(crate) fn roles(&self) -> Arc<[String]> {
+        Arc::clone(&self.log.lock().roles)
+    }
+
+    /// Returns true if the stream is written under these roles, in whatever order.
+    pub(crate) fn is_of(&self, roles: &[String]) -> bool {
+        let own = self.roles();
+        own.iter().all(|role| roles.contains(role)) && roles.iter().all(|role| own.contains(role))
+    }
+
+    /// Continues the stream under other roles: drops its messages and ends its reader.
+    pub(crate) fn continue_under(&self, roles: &[String]) {
+        let mut log = self.log.lock();
+        log.first += log.messages.len() as u64;
+        log.read = log.first - 1;
+        log.messages.clear();
+        (log.bytes, log.reader, log.roles) = (0, None, roles.into());
+        drop(log);
+        self.changed.notify_waiters();
     }
 
     /// Adds a message. `false`: the stream has ended, or is full of messages that were not read.
@@ -219,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn messages_that_were_read_can_be_read_again() {
-        let stream = Stream::new(1);
+        let stream = Stream::new(1, &[]);
         assert!(stream.is_unused() && stream.push("a") && stream.push("b\n"));
         stream.finish(Some("c"));
         assert_eq!(all(&mut stream.read_from(0).unwrap()).await, ["a", "b ", "c"]);
@@ -229,14 +256,14 @@ mod tests {
 
     #[tokio::test]
     async fn i6_a_stream_is_bounded_and_its_last_message_always_arrives() {
-        let stream = Stream::new(1);
+        let stream = Stream::new(1, &[]);
         let pushed = (0..2 * MESSAGES_MAX).filter(|_| stream.push("x")).count();
         assert_eq!(pushed, MESSAGES_MAX);
         stream.finish(Some("last"));
         let read = all(&mut stream.read_from(0).unwrap()).await;
         assert_eq!((read.len(), read.last().map(String::as_str)), (MESSAGES_MAX + 1, Some("last")));
         // While the stream is read, older messages are dropped for new ones.
-        let stream = Stream::new(2);
+        let stream = Stream::new(2, &[]);
         let mut reader = stream.read_from(0).unwrap();
         for _ in 0..2 * MESSAGES_MAX {
             assert!(stream.push("x"));
@@ -247,7 +274,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_has_one_reader_at_a_time() {
-        let stream = Stream::new(1);
+        let stream = Stream::new(1, &[]);
         let reader = stream.read_from(0).unwrap();
         assert!(stream.read_from(0).is_none() && stream.has_reader());
         drop(reader);
@@ -256,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_reconnects_takes_over_from_its_broken_connection() {
-        let stream = Stream::new(1);
+        let stream = Stream::new(1, &[]);
         assert!(stream.push("a"));
         let mut broken = stream.read_from(0).unwrap();
         assert!(matches!(broken.next().await, Next::Message(1, _)));
@@ -266,5 +293,24 @@ mod tests {
         assert!(stream.has_reader() && stream.read_from(0).is_none());
         stream.finish(None);
         assert_eq!(all(&mut again).await, ["a"]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_continues_under_other_roles_keeps_nothing_of_before() {
+        let [wide, narrow] = [["a".to_owned(), "b".to_owned()].to_vec(), ["a".to_owned()].to_vec()];
+        let stream = Stream::new(0, &wide);
+        assert!(stream.is_of(&["b".to_owned(), "a".to_owned()]) && !stream.is_of(&narrow) && !stream.is_of(&[]));
+        assert!(stream.push("1") && stream.push("2"));
+        let mut reader = stream.read_from(0).unwrap();
+        assert!(matches!(reader.next().await, Next::Message(1, _)));
+        stream.continue_under(&narrow);
+        assert_eq!(reader.next().await, Next::Done);
+        assert!(stream.is_of(&narrow) && stream.push("3"));
+        stream.finish(None);
+        for after in [0, 1, 2] {
+            let mut reader = stream.take_over(after);
+            assert_eq!(reader.next().await, Next::Message(3, "3".into()), "after {after}");
+            assert_eq!(reader.next().await, Next::Done);
+        }
     }
 }
