@@ -134,7 +134,7 @@ impl Gateway {
             audit_methods: config.audit.methods.clone(),
             pass_methods: config.server.pass_methods.clone(),
             stopping: CancellationToken::new(),
-            sessions: Sessions::new(config.server.sessions_max, policy_in_force),
+            sessions: Sessions::new(config.server.sessions_max, config.server.session_idle_timeout, policy_in_force),
             in_flight: InFlightCalls::default(),
             args_bytes_max: config.audit.args_bytes_max,
             body_bytes_max: config.server.body_bytes_max,

@@ -76,6 +76,9 @@ pub struct Server {
     pub forwarded_header: ForwardedHeader,
     /// Most open legacy sessions.
     pub sessions_max: usize,
+    /// The time after which an unused session, or an unused conversation of a caller without one, ends.
+    #[serde(deserialize_with = "duration")]
+    pub session_idle_timeout: Duration,
     /// Most open calls.
     pub calls_max: usize,
     /// Methods unknown to the gateway that are forwarded; a `*` at the end matches any suffix.
@@ -278,6 +281,7 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             forwarded_header: ForwardedHeader::XForwardedFor,
             sessions_max: 10_000,
+            session_idle_timeout: Duration::from_hours(1),
             calls_max: 1024,
             pass_methods: Vec::new(),
             drain_timeout: Duration::from_secs(30),

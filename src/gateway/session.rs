@@ -41,9 +41,6 @@ use crate::mcp::shared_text::SharedText;
 use crate::rbac::{LIST_CHANGED_METHODS, Policy};
 use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
 
-/// Time after which an unused session expires. *Chosen*: longer than a working day's pauses.
-pub(crate) const IDLE_MAX: Duration = Duration::from_hours(8);
-
 /// Most bytes of the `initialize` parameters of all sessions. *Derived*: with 12 KiB of other state in each of 10,000
 /// sessions, less than 256 MiB.
 const INITIALIZE_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -53,6 +50,8 @@ const INITIALIZE_BYTES_MAX: usize = 128 * 1024 * 1024;
 pub struct Sessions {
     open: Mutex<OpenSessions>,
     max: usize,
+    /// Time after which an unused session expires.
+    pub(crate) idle_timeout: Duration,
     policy: watch::Receiver<Arc<Policy>>,
 }
 
@@ -96,10 +95,11 @@ impl Sessions {
         self.open.lock().by_id.len()
     }
 
-    /// Makes room for `max` sessions, at least one. `policy` is the policy in force.
+    /// Makes room for `max` sessions, at least one. An unused session expires after `idle_timeout`. `policy` is the
+    /// policy in force.
     #[must_use]
-    pub fn new(max: usize, policy: watch::Receiver<Arc<Policy>>) -> Self {
-        Self { open: Mutex::default(), max: max.max(1), policy }
+    pub fn new(max: usize, idle_timeout: Duration, policy: watch::Receiver<Arc<Policy>>) -> Self {
+        Self { open: Mutex::default(), max: max.max(1), idle_timeout, policy }
     }
 
     /// Opens a session for `principal`, which may have `own_max`, and returns it with the sessions that were removed to
@@ -140,7 +140,7 @@ impl Sessions {
             open.by_id.len() >= self.max || open.bytes + initialize_params.len() > INITIALIZE_BYTES_MAX
         };
         if is_full(&open) {
-            removed.extend(open.remove_expired());
+            removed.extend(open.remove_expired(self.idle_timeout));
         }
         while is_full(&open)
             && let Some(oldest) = open.remove_longest_idle(|_| true)
@@ -154,7 +154,7 @@ impl Sessions {
     /// Removes the expired sessions and returns them.
     #[must_use]
     pub fn remove_expired(&self) -> EndedSessions {
-        self.open.lock().remove_expired()
+        self.open.lock().remove_expired(self.idle_timeout)
     }
 
     /// Finds a session and restarts its idle time.
@@ -166,7 +166,8 @@ impl Sessions {
         let open = self.open.lock();
         let session = open.by_id.get(id).filter(|session| session.belongs_to(principal) && session.scope == *scope);
         // An expired session stays in the map until its end is recorded.
-        let session = session.filter(|session| !session.has_expired()).cloned().ok_or(UnknownSessionError)?;
+        let session =
+            session.filter(|session| !session.has_expired(self.idle_timeout)).cloned().ok_or(UnknownSessionError)?;
         *session.last_used.lock() = Instant::now();
         session.roles.lock().clone_from(&principal.roles);
         Ok(session)
@@ -244,8 +245,8 @@ impl OpenSessions {
         Some(session)
     }
 
-    fn remove_expired(&mut self) -> EndedSessions {
-        let expired: Vec<_> = self.by_id.extract_if(|_, session| session.has_expired()).collect();
+    fn remove_expired(&mut self, idle_timeout: Duration) -> EndedSessions {
+        let expired: Vec<_> = self.by_id.extract_if(|_, session| session.has_expired(idle_timeout)).collect();
         self.bytes -= expired.iter().map(|(_, session)| session.initialize_params.len()).sum::<usize>();
         expired.into_iter().map(|(_, session)| (session, EndReason::Idle)).collect()
     }
@@ -393,10 +394,10 @@ impl Session {
         self.issuer == principal.issuer && self.subject == principal.subject
     }
 
-    /// Returns true if the session was unused too long. A session whose client reads a stream or waits for a response
-    /// has not expired.
-    fn has_expired(&self) -> bool {
-        self.last_used.lock().elapsed() > IDLE_MAX && !self.streams.is_in_use()
+    /// Returns true if the session was unused for longer than `idle_timeout`. A session whose client reads a stream or
+    /// waits for a response has not expired.
+    fn has_expired(&self, idle_timeout: Duration) -> bool {
+        self.last_used.lock().elapsed() > idle_timeout && !self.streams.is_in_use()
     }
 
     /// Ends the general stream, and drops the connections and the pending requests of backends.
@@ -467,6 +468,8 @@ mod tests {
 
     use super::*;
 
+    const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+
     fn principal(subject: &str, issuer: &str) -> Principal {
         Principal {
             subject: subject.to_owned(),
@@ -485,7 +488,7 @@ mod tests {
     }
 
     fn sessions(max: usize) -> Sessions {
-        Sessions::new(max, watch::channel(policy(&["b"])).1)
+        Sessions::new(max, IDLE_TIMEOUT, watch::channel(policy(&["b"])).1)
     }
 
     fn open(sessions: &Sessions, principal: &Principal) -> Arc<Session> {
@@ -510,9 +513,9 @@ mod tests {
     async fn idle_sessions_expire_and_sessions_in_use_do_not() {
         let (sessions, ann) = (sessions(4), principal("ann", "a"));
         let (used, idle) = (open(&sessions, &ann).id.clone(), open(&sessions, &ann).id.clone());
-        tokio::time::advance(IDLE_MAX / 2).await;
+        tokio::time::advance(IDLE_TIMEOUT / 2).await;
         sessions.touch(&used, &ann, &Scope::All).unwrap();
-        tokio::time::advance(IDLE_MAX / 2 + Duration::from_secs(1)).await;
+        tokio::time::advance(IDLE_TIMEOUT / 2 + Duration::from_secs(1)).await;
         assert!(sessions.touch(&used, &ann, &Scope::All).is_ok());
         assert_eq!(sessions.touch(&idle, &ann, &Scope::All).err(), Some(UnknownSessionError));
         let read = open(&sessions, &ann);
@@ -524,7 +527,7 @@ mod tests {
             [(&idle, EndReason::Idle)]
         );
         assert_eq!((sessions.remove_expired().len(), sessions.count()), (0, 2));
-        tokio::time::advance(IDLE_MAX + Duration::from_secs(1)).await;
+        tokio::time::advance(IDLE_TIMEOUT + Duration::from_secs(1)).await;
         let removed: Vec<_> = sessions.remove_expired().into_iter().map(|(session, _)| session.id.clone()).collect();
         assert_eq!(removed, [used], "a session whose client reads is in use");
         drop(reader);
@@ -595,7 +598,7 @@ mod tests {
     async fn a_backend_that_the_roles_do_not_reach_any_more_is_not_heard() {
         let ann = Principal { roles: vec!["all".to_owned()], ..principal("ann", "a") };
         let (changes, in_force) = watch::channel(policy(&["b", "c"]));
-        let sessions = Sessions::new(4, in_force.clone());
+        let sessions = Sessions::new(4, IDLE_TIMEOUT, in_force.clone());
         let session = open(&sessions, &ann);
         let (b, c) = (SessionListener::new(&session, "b", None), SessionListener::new(&session, "c", None));
         let stream = session.streams.begin(&ann.roles).unwrap();

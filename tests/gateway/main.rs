@@ -29,6 +29,7 @@ mod common {
 mod attacks;
 mod auth;
 mod authz;
+mod child_life;
 mod eras;
 mod hang_up;
 mod http;

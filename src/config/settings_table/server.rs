@@ -1,7 +1,7 @@
 //! The settings of the listeners.
 
 use super::spec::Fallback::{Required, Unset, Value};
-use super::spec::{MINUTES_10, SettingSpec, count, duration, ms, setting};
+use super::spec::{HOURS_24, MINUTES_10, SettingSpec, count, duration, ms, setting};
 use crate::config::value_type::ValueType;
 
 /// `[server]`, `[server.tls]` and `[ops]`.
@@ -72,6 +72,15 @@ pub(super) const SERVER: &[SettingSpec] = &[
         count("sessions", 1, 1_000_000),
         Value("10000"),
         "Most open legacy sessions; the modern era has none.",
+    ),
+    setting(
+        "server.session_idle_timeout",
+        duration(ms(1000), HOURS_24),
+        Value("\"1h\""),
+        "How long a legacy session is kept without a request, and with it its child processes; then its client must \
+         initialize again, and a record says so. A session whose client reads its stream, or waits for an answer, is \
+         not idle. An hour outlasts a meeting; the child processes of clients that left without a word cost memory \
+         for no longer. Conversations of callers without a session end likewise.",
     ),
     setting(
         "server.calls_max",

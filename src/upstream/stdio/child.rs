@@ -273,8 +273,9 @@ async fn drain_stderr(alias: &str, stderr: ChildStderr, tail: &mut VecDeque<Stri
 
 /// Waits for a child that ends by itself, and then for the reader, which gets the rest of the output.
 async fn wait_for_exit(alias: &str, child: &mut StartedChild, group: ProcessGroup) -> ExitReason {
-    if let Err(err) = child.process.wait().await {
-        return ExitReason::Pipe(err);
+    match child.process.wait().await {
+        Ok(status) => tracing::info!(backend = alias, %status, "backend ended"),
+        Err(err) => return ExitReason::Pipe(err),
     }
     // The output ends only when no descendant of the child has it open.
     group.end_descendants(alias).await;
