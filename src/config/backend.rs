@@ -34,6 +34,10 @@ pub struct Backend {
     pub idle_timeout: Duration,
     /// Most open calls at this backend.
     pub calls_max: Option<usize>,
+    /// True if all callers without a session may share one conversation with a server of the older era.
+    pub shared: bool,
+    /// Most conversations with a server of the older era for callers without a session.
+    pub conversations_max: usize,
     /// True if a stdio server is started behind walls.
     pub walls: bool,
     /// The directories and files in which a stdio server may write; `None`: the working directory, `HOME` and the
@@ -56,6 +60,8 @@ impl fmt::Debug for Backend {
             .field("call_timeout", &self.call_timeout)
             .field("idle_timeout", &self.idle_timeout)
             .field("calls_max", &self.calls_max)
+            .field("shared", &self.shared)
+            .field("conversations_max", &self.conversations_max)
             .field("walls", &self.walls)
             .field("write", &self.write)
             .field("user", &self.user)
@@ -75,6 +81,8 @@ impl Default for Backend {
             call_timeout: Duration::from_mins(30),
             idle_timeout: Duration::from_mins(5),
             calls_max: None,
+            shared: false,
+            conversations_max: 64,
             walls: true,
             write: None,
             user: None,

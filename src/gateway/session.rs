@@ -9,7 +9,6 @@
 //! client must initialize again, as the protocol says. Sessions that end without a request of their client are returned
 //! to the caller with the reason, to be ended and recorded.
 
-pub(crate) mod backend_connection;
 pub mod ending;
 pub mod inflight;
 pub mod server_requests;
@@ -25,7 +24,6 @@ use tokio::time::Instant;
 use crate::audit::record::Caller;
 use crate::auth::Principal;
 use crate::gateway::message::scope::Scope;
-use crate::gateway::session::backend_connection::BackendConnection;
 use crate::gateway::session::ending::{EndReason, UnknownSessionError};
 use crate::gateway::session::server_requests::PendingServerRequests;
 use crate::gateway::session::stream::Stream;
@@ -34,7 +32,7 @@ use crate::mcp::json;
 use crate::mcp::protocol::CANCELLED;
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::{LIST_CHANGED_METHODS, Policy};
-use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
+use crate::upstream::{Backend, CallError, Event, LazyConnection, Response, ServerMessageHandler, UpstreamConnection};
 
 /// Ended request streams that a session keeps, so that a client that lost its connection can resume. *Chosen*: a client
 /// resumes at once, and rarely loses more than a few at a time.
@@ -82,7 +80,7 @@ pub struct Session {
     /// The parameters of the client's `initialize`, as JSON text.
     initialize_params: SharedText,
     last_used: Mutex<Instant>,
-    connections: Mutex<BTreeMap<String, Arc<BackendConnection>>>,
+    connections: Mutex<BTreeMap<String, Arc<LazyConnection>>>,
     server_requests: Mutex<PendingServerRequests<UpstreamConnection>>,
     streams: Mutex<Streams>,
 }
@@ -264,26 +262,15 @@ impl Session {
     /// Opening continues when the caller stops waiting, and the next caller finds the connection: a backend may take
     /// longer to start than one request waits.
     pub async fn connection(self: &Arc<Self>, backend: &Arc<Backend>) -> Result<Arc<UpstreamConnection>, CallError> {
-        let cell = self.backend_connection(backend.alias());
-        if let Some(connection) = cell.usable() {
-            return Ok(connection);
-        }
-        let guard = Arc::clone(&cell.opening).lock_owned().await;
-        if let Some(connection) = cell.usable() {
-            return Ok(connection);
-        }
-        let (session, opened) = (Arc::clone(self), Arc::clone(backend));
-        let opening = async move {
-            let _guard = guard;
-            let connection = session.open_connection(&opened).await?;
-            *cell.current.lock() = Some(Arc::clone(&connection));
-            // Only after the connection is visible: a client that begins to listen in the meantime finds it.
-            if session.general().has_reader() {
+        let (session, opened, listener) = (Arc::clone(self), Arc::clone(backend), Arc::clone(self));
+        let open = async move { session.open_connection(&opened).await };
+        // A client that begins to listen in the meantime finds the connection.
+        let listen = move |connection: &UpstreamConnection| {
+            if listener.general().has_reader() {
                 connection.listen();
             }
-            Ok(connection)
         };
-        backend.run(opening).await
+        self.lazy_connection(backend.alias()).get(backend, open, listen).await
     }
 
     async fn open_connection(self: &Arc<Self>, backend: &Backend) -> Result<Arc<UpstreamConnection>, CallError> {
@@ -302,7 +289,7 @@ impl Session {
     pub async fn initialize(self: &Arc<Self>, backend: &Backend) -> Result<Response, CallError> {
         let (connection, answer) = self.send_initialize(backend).await?;
         if matches!(answer, Response::Result(_)) {
-            *self.backend_connection(backend.alias()).current.lock() = Some(connection);
+            self.lazy_connection(backend.alias()).set(connection);
         }
         Ok(answer)
     }
@@ -322,10 +309,10 @@ impl Session {
     /// The open connections, without those that are being opened.
     #[must_use]
     pub fn connections(&self) -> Vec<Arc<UpstreamConnection>> {
-        self.connections.lock().values().filter_map(|cell| cell.current.lock().clone()).collect()
+        self.connections.lock().values().filter_map(|lazy| lazy.current()).collect()
     }
 
-    fn backend_connection(&self, alias: &str) -> Arc<BackendConnection> {
+    fn lazy_connection(&self, alias: &str) -> Arc<LazyConnection> {
         Arc::clone(self.connections.lock().entry(alias.to_owned()).or_default())
     }
 

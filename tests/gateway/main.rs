@@ -30,6 +30,7 @@ mod attacks;
 mod auth;
 mod authz;
 mod child_life;
+mod conversations;
 mod eras;
 mod hang_up;
 mod http;
