@@ -18,6 +18,7 @@ mod name;
 mod path;
 mod reference;
 mod role;
+mod secrets;
 mod sections;
 mod settings_table;
 mod value_type;

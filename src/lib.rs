@@ -72,6 +72,7 @@ pub mod children;
 pub mod cli;
 pub mod config;
 pub mod escape;
+pub mod file_access;
 pub mod gateway;
 pub mod log;
 pub mod mcp;

@@ -4,8 +4,11 @@
 mod quickstart;
 mod reload;
 
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -55,7 +58,7 @@ pub(super) async fn run(args: &Args, log: &Log) -> anyhow::Result<()> {
         (config, Some(quickstart), None)
     } else if let Some(path) = &args.config {
         let stamp = reload::stamp(path);
-        let loaded = configuration::load_with_text(Some(path))?;
+        let loaded = configuration::load_for_gateway(path)?;
         (loaded.config.clone(), None, Some((path.clone(), stamp, loaded)))
     } else {
         return Err(usage("serve needs --config FILE, or --quickstart to try it out"));
@@ -177,10 +180,21 @@ fn write_addresses(config: &Config, mcp: SocketAddr, ops: Option<SocketAddr>) ->
     let ops = ops.map(|address| url("http", address));
     let addresses = serde_json::json!({ "mcp": url(scheme(config), mcp), "ops": ops, "pid": std::process::id() });
     let path = config.audit.dir.join(ADDRESSES_NAME);
-    let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, format!("{addresses}\n"))
-        .and_then(|()| std::fs::rename(&temporary, &path))
+    replace(&path, &format!("{addresses}\n"))
         .map_err(|source| GatewayError::Io { operation: "write serve.json in audit.dir", source })
+}
+
+/// Writes a file with mode 0600 in place of the one at `path`, if there is one. No symbolic link is followed.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // `create_new` follows no link either.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    std::fs::rename(&temporary, path)
 }
 
 /// The scheme of the MCP listener.

@@ -33,6 +33,7 @@ mod http;
 mod http_backend;
 mod http_backend_stub;
 mod listening;
+mod logging;
 mod process_limits;
 mod reload;
 mod sessions;

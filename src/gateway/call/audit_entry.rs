@@ -25,7 +25,7 @@ const METHOD_UNKNOWN: &str = "unknown";
 
 /// Prefixes of the methods of the gateway's own records. A client's record never has such a method. Otherwise it could
 /// be taken for an event of the gateway, for example for the `gateway/closed` that shows that an epoch ended cleanly.
-const OWN_METHODS: [&str; 2] = ["gateway/", "session/"];
+const OWN_METHODS: [&str; 3] = ["gateway/", "session/", "console/"];
 
 /// The facts about a message that the stages of [`crate::gateway::dispatch`] established, for its record.
 #[derive(Debug)]
