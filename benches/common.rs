@@ -19,6 +19,8 @@ pub mod child;
 pub mod command;
 pub mod disk;
 pub mod fill;
+#[path = "../tests/common/flood.rs"]
+pub mod flood;
 pub mod gateway;
 pub mod machine;
 #[path = "../tests/common/postgres.rs"]
@@ -28,8 +30,12 @@ pub mod postgres_control;
 #[path = "../tests/common/process.rs"]
 pub mod process;
 pub mod records;
+#[path = "../tests/common/rng.rs"]
+pub mod rng;
 pub mod sample;
 pub mod scribing;
+#[path = "../tests/common/stored_records.rs"]
+pub mod stored_records;
 pub mod table;
 pub mod unnest;
 #[path = "../tests/common/wait.rs"]

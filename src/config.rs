@@ -15,6 +15,7 @@ mod error;
 mod expression;
 mod load;
 mod name;
+mod network;
 mod path;
 mod reference;
 mod role;
@@ -30,8 +31,11 @@ pub use error::{ConfigError, Origin};
 pub use expression::anchored;
 pub use load::Loaded;
 pub use name::check_alias;
+pub use network::Network;
 pub use reference::reference;
 pub use role::{Condition, Role, Scalar};
-pub use sections::{Alarms, Audit, Config, Level, Limits, Log, LogFormat, OnFailure, Ops, Postgres, Server, Telemetry};
+pub use sections::{
+    Alarms, Audit, Config, ForwardedHeader, Level, Limits, Log, LogFormat, OnFailure, Ops, Postgres, Server, Telemetry,
+};
 pub use settings_table::{Fallback, SETTINGS, SettingSpec};
 pub use value_type::{ValueType, is_loopback};

@@ -19,9 +19,9 @@ pub mod message;
 pub mod session;
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -33,13 +33,14 @@ use crate::audit::Audit;
 use crate::audit::record::Call;
 use crate::auth::{AuthError, Authenticator, Principal};
 use crate::config::{self, Config};
+use crate::connections::places::Places;
 use crate::upstream::Upstreams;
 use crate::walls::Launcher;
 
 use call::core::Core;
 use call::counters::CallCounters;
 use call::limits::Limits;
-use call::refusal_windows::RefusalWindows;
+use call::refusals::Refusals;
 use call::request_state::RequestStateSigner;
 use call::resource_owners::ResourceOwners;
 use call::rules::Rules;
@@ -48,6 +49,8 @@ use call::trace::Tracer;
 use drain::DrainReport;
 use fault::{Fault, ReloadError};
 use listener::{http, stdio, tls};
+use message::body_budget::BodyBudget;
+use message::client_address::TrustedProxies;
 use session::Sessions;
 use session::inflight::InFlightCalls;
 
@@ -62,7 +65,7 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// and a child process answers them one by one.
 const LISTS_MAX: usize = 32;
 
-/// The interval at which refusal windows that have ended are recorded. *Chosen*: a tenth of a window.
+/// The interval at which refusal windows that have ended are recorded. *Chosen*: short compared with a window.
 const REFUSAL_WINDOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The gateway, ready to serve.
@@ -109,7 +112,6 @@ impl Gateway {
         let upstreams = Upstreams::start(&config.backends, launcher)
             .map_err(|faults| faults.into_iter().map(Fault::Endpoint).collect::<Vec<_>>())?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
-        let connections_max = config.server.connections_max.min(Semaphore::MAX_PERMITS);
         let own_ip = config.server.listen.ip();
         let own_host = if own_ip.is_ipv6() { format!("[{own_ip}]") } else { own_ip.to_string() };
         let counters = CallCounters::new(upstreams.aliases());
@@ -122,7 +124,7 @@ impl Gateway {
             rules: RwLock::new(Arc::new(rules)),
             policy_changed: watch::Sender::new(0),
             limits: Limits::default(),
-            refusal_windows: Mutex::new(RefusalWindows::new(config.audit.refusals_singly_max)),
+            refusals: Refusals::new(config.audit.refusals_singly_max),
             counters,
             tracer,
             upstreams,
@@ -131,12 +133,17 @@ impl Gateway {
             audit_methods: config.audit.methods.clone(),
             pass_methods: config.server.pass_methods.clone(),
             stopping: CancellationToken::new(),
-            sessions: Sessions::new(config.server.sessions_max),
+            sessions: Sessions::new(config.server.sessions_max, config.server.session_idle_timeout),
             in_flight: InFlightCalls::default(),
             args_bytes_max: config.audit.args_bytes_max,
             body_bytes_max: config.server.body_bytes_max,
-            connections_max,
-            connections: Arc::new(Semaphore::new(connections_max)),
+            bodies: BodyBudget::new(config.server.request_bytes_max),
+            proxies: TrustedProxies::new(config.server.trusted_proxies.clone(), config.server.forwarded_header),
+            places: Places::new(
+                config.server.connections_max,
+                config.server.connections_per_address_max,
+                config.server.trusted_proxies.clone(),
+            ),
             accept_failures: AcceptFailures::default(),
             allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own_host]).collect(),
             allowed_origins: config.server.allowed_origins.clone(),
@@ -166,7 +173,11 @@ impl Gateway {
     /// # Errors
     /// The listener failed; open calls were drained all the same.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<DrainReport> {
-        let served = http::serve(Arc::clone(&self.core), listener, self.tls.clone(), stop.clone());
+        let serve = http::serve(Arc::clone(&self.core), listener, self.tls.clone(), stop.clone());
+        let served = async {
+            serve.await;
+            Ok(())
+        };
         tokio::pin!(served);
         let early = tokio::select! {
             () = stop.cancelled() => None,
@@ -223,7 +234,7 @@ impl Gateway {
         let unrecorded = if recorded.is_ok() { 0 } else { core.tasks.len() };
         // The recorder ends by itself, after it has recorded the windows that it took.
         tokio::time::timeout(RECORD_TIMEOUT, self.refusal_recorder).await.ok();
-        core.record_refusals(RefusalWindows::take_all).await;
+        core.refusals.record_last(&core.audit).await;
         self.last_span.cancel();
         tokio::time::timeout(EXPORT_TIMEOUT, self.span_exporter).await.ok();
         ended.unwrap_or(Ok(()))?;
@@ -293,8 +304,7 @@ impl Handle {
     /// The number of open connections.
     #[must_use]
     pub fn connections_open(&self) -> usize {
-        // One permit is taken for the next connection, before it is accepted.
-        self.0.connections_max.saturating_sub(self.0.connections.available_permits()).saturating_sub(1)
+        self.0.places.open()
     }
 
     /// Failures to accept a connection, on all listeners of the process.
@@ -356,6 +366,6 @@ async fn record_refusal_windows(core: Weak<Core>) {
     let Some(drained) = core.upgrade().map(|core| core.drained.clone()) else { return };
     while drained.run_until_cancelled(ticks.tick()).await.is_some() {
         let Some(core) = core.upgrade() else { return };
-        core.record_refusals(|windows| windows.take_ended(Instant::now())).await;
+        core.refusals.record_ended(&core.audit).await;
     }
 }

@@ -41,9 +41,10 @@
 //!   cannot be audited, and a `gateway/gap` record counts them.
 //! * **I2** Every call that was begun ends in exactly one record: `ok`, `tool_error`, `error`, `timeout`, `cancelled`,
 //!   `input_required` or, after a crash, `interrupted`. A refused call (`denied`, `unauthenticated`, `malformed`,
-//!   `rate_limited`, `audit_unavailable`) ends in exactly one record too, with three exceptions: a flood of equal
-//!   refusals is counted in one record; refusals for lack of audit space are counted in one `gateway/gap` record; and a
-//!   refusal after the record that closes the epoch, while the gateway stops, has none.
+//!   `rate_limited`, `audit_unavailable`) ends in exactly one record too, with three exceptions: refusals
+//!   after the first few of a kind are counted in one record; refusals for lack of audit space, and refusals for whose
+//!   records there is none, are counted in one `gateway/gap` record; and a refusal after the record that closes the
+//!   epoch, while the gateway stops, has none.
 //! * **I3** (gateway, epoch, seq) rises by one and is never reused. An epoch is stored no later than its first record.
 //! * **I4** The outbox forgets a record only after it was delivered, or when an operator prunes a store-only outbox. A
 //!   record whose bytes are damaged is replaced, in its place, by one that says so.
@@ -71,6 +72,7 @@ pub mod auth;
 pub mod children;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod escape;
 pub mod file_access;
 pub mod gateway;

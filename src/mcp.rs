@@ -1,8 +1,9 @@
 //! The Model Context Protocol as both legs speak it: names and codes, methods, JSON text, the strict envelope, framing
-//! by lines.
+//! by lines, and text that is shared instead of copied.
 
 pub mod envelope;
 pub mod json;
 pub mod lines;
 pub mod methods;
 pub mod protocol;
+pub mod shared_text;

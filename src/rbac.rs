@@ -1,9 +1,8 @@
 //! Role-based access control: roles map to patterns over tools, resources and prompts. Access is denied by default.
 //!
-//! One function, [`Policy::decide`], decides for listing and for calling. [`Policy::authorize`] and
-//! [`Policy::authorize_request`] turn a decision into a [`Permit`], which holds the exact call that was decided on. A
-//! permit has no other constructor, and forwarding requires one, so that a call that was not authorized cannot be
-//! forwarded.
+//! One function, [`Policy::decide`], decides for listing and for calling. [`Policy::authorize`] turns a decision
+//! into a [`Permit`], which holds the exact call that was decided on. A permit has no other constructor, and forwarding
+//! requires one, so that a call that was not authorized cannot be forwarded.
 //!
 //! A target is denied if any of the caller's roles denies it. Otherwise one role alone must allow it, including that
 //! role's conditions on the arguments. `docs/authorization.md` describes the rules for operators.
@@ -22,9 +21,8 @@ pub use target::{Target, TargetKind};
 use crate::audit::record::Caller;
 use crate::auth::Principal;
 use crate::config::Role;
-use crate::mcp::envelope::ToolCall;
-use crate::mcp::json::{self, Object};
-use crate::mcp::protocol::META_PREFIX;
+use crate::mcp::json::Object;
+use crate::mcp::shared_text::SharedText;
 
 /// The compiled roles of the configuration.
 #[derive(Debug, Default)]
@@ -100,8 +98,7 @@ pub struct Denial {
 ///     kind: gatepost::rbac::TargetKind::Tool,
 ///     backend: "b".to_owned(),
 ///     name: "t".to_owned(),
-///     arguments: None,
-///     params: "{}".to_owned(),
+///     params: Default::default(),
 /// };
 /// ```
 #[derive(Debug)]
@@ -111,8 +108,7 @@ pub struct Permit {
     kind: TargetKind,
     backend: String,
     name: String,
-    arguments: Option<String>,
-    params: String,
+    params: SharedText,
 }
 
 /// The compiled rules of one role.
@@ -203,33 +199,22 @@ impl Policy {
         known.clone().all(|rules| !rules.deny_any_of(backend)) && known.any(|rules| rules.allow_all_of(backend))
     }
 
-    /// Decides on the tool call `call`. The permit holds the parameters that will be forwarded.
-    ///
-    /// # Errors
-    /// [`Denial`], unless one of the caller's roles allows the tool with these arguments and none denies it.
-    pub fn authorize(&self, principal: &Principal, target: Target<'_>, call: &ToolCall<'_>) -> Result<Permit, Denial> {
-        let arguments = call.arguments.map(json::one_line);
-        let params = upstream_params(target.name, arguments.as_deref(), call.meta);
-        self.authorize_request(principal, target, Some(&params), arguments.as_deref())
-    }
-
     /// Decides on a request of any method.
     ///
-    /// `params` are the parameters that will be forwarded, as JSON text; `None` means `{}`. `arguments` is the part of
-    /// them, copied without changes, that conditions test and that is recorded.
+    /// `params` are the parameters that will be forwarded, as JSON text. `arguments` is the part of them, unchanged,
+    /// that conditions test and that is recorded.
     ///
     /// # Errors
     /// [`Denial`], unless one of the caller's roles allows `target` with these arguments and none denies it.
-    pub fn authorize_request(
+    pub fn authorize(
         &self,
         principal: &Principal,
         target: Target<'_>,
-        params: Option<&str>,
+        params: SharedText,
         arguments: Option<&str>,
     ) -> Result<Permit, Denial> {
-        let params = params.unwrap_or("{}");
         // The arguments that are authorized are the arguments that are forwarded.
-        debug_assert!(target.kind != TargetKind::Tool || forwards(params, target.name, arguments), "other arguments");
+        debug_assert!(target.kind != TargetKind::Tool || forwards(&params, target.name, arguments), "other arguments");
         let Target { kind, backend, name } = target;
         match self.decide(&principal.roles, target, Access::Call(arguments)) {
             Decision::Allowed { role } => Ok(Permit {
@@ -237,8 +222,7 @@ impl Policy {
                 kind,
                 backend: backend.to_owned(),
                 name: name.to_owned(),
-                params: params.to_owned(),
-                arguments: arguments.map(str::to_owned),
+                params,
             }),
             Decision::Denied(reason) => {
                 let roles = principal.roles.join(",");
@@ -361,16 +345,16 @@ impl Permit {
         &self.name
     }
 
-    /// The arguments that are forwarded, as JSON text.
-    #[must_use]
-    pub fn arguments(&self) -> Option<&str> {
-        self.arguments.as_deref()
-    }
-
     /// The parameters that are forwarded, as JSON text.
     #[must_use]
-    pub fn params(&self) -> &str {
+    pub fn params(&self) -> &SharedText {
         &self.params
+    }
+
+    /// The parameters that are forwarded. The permit is used up.
+    #[must_use]
+    pub fn into_params(self) -> SharedText {
+        self.params
     }
 }
 
@@ -400,23 +384,6 @@ fn denial_message(roles: &str, target: Target<'_>, reason: &DenialReason<'_>) ->
 fn forwards(params: &str, name: &str, arguments: Option<&str>) -> bool {
     let Some(params) = Object::parse(params) else { return false };
     params.string("name").as_deref() == Some(name) && params.get("arguments") == arguments.map(str::trim)
-}
-
-/// The parameters for a backend: the backend's name of the tool, the unchanged arguments, and `_meta` without the
-/// members for the gateway itself. The progress token is among those, because it belongs to the client's request.
-fn upstream_params(name: &str, arguments: Option<&str>, meta: Option<&str>) -> String {
-    let name = json::quoted(name);
-    let meta = meta.map(json::one_line).unwrap_or_default();
-    let meta = Object::parse(&meta);
-    let kept: Vec<_> = meta
-        .iter()
-        .flat_map(Object::members)
-        .filter(|member| !member.key.starts_with(META_PREFIX) && member.key != "progressToken")
-        .collect();
-    let kept = kept.iter().map(|member| (member.key.as_ref(), member.value));
-    let meta = (kept.len() > 0).then(|| json::object(kept));
-    let members = [("name", Some(name.as_str())), ("arguments", arguments), ("_meta", meta.as_deref())];
-    json::object(members.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod backend;
 mod connection;
 mod era_params;
 mod error;
+mod frame;
 mod http;
 mod list;
 mod list_changes;
@@ -46,6 +47,7 @@ use tokio_util::task::TaskTracker;
 use crate::audit::Receipt;
 use crate::config;
 use crate::mcp::protocol::{Era, INTERNAL_ERROR, TOOLS_CALL};
+use crate::mcp::shared_text::SharedText;
 use crate::rbac::{Permit, TargetKind};
 use crate::walls::Launcher;
 
@@ -177,16 +179,17 @@ impl Upstreams {
         if (method == TOOLS_CALL) != (permit.kind() == TargetKind::Tool) {
             return Answer::refusal(INTERNAL_ERROR, "the permit is for something else", None);
         }
+        let backend = permit.backend().to_owned();
         let asked = async {
             let route = route.await?;
             if route.connection.alias() != permit.backend() {
                 return Err(CallError::Down { reason: "the permit is for another backend".to_owned() });
             }
-            Ok((ask(method, Some(permit.params()), &route).await?, route.era, route.connection.era()))
+            Ok((ask(method, Some(permit.into_params()), &route).await?, route.era, route.connection.era()))
         };
         match interrupted(asked, interrupt).await {
             Ok((response, era, backends)) => Answer::from_response(response, receipt.request_id(), era, backends),
-            Err(err) => Answer::failure(permit.backend(), &err),
+            Err(err) => Answer::failure(&backend, &err),
         }
     }
 
@@ -200,7 +203,7 @@ impl Upstreams {
     pub async fn relay(
         &self,
         method: &str,
-        params: Option<&str>,
+        params: Option<SharedText>,
         route: &Route,
         interrupt: &Interrupt,
     ) -> Result<Response, CallError> {
@@ -219,11 +222,10 @@ impl Upstreams {
     }
 }
 
-async fn ask(method: &str, params: Option<&str>, route: &Route) -> Result<Response, CallError> {
-    let params = convert_params(route.era, route.connection.era(), params);
+async fn ask(method: &str, params: Option<SharedText>, route: &Route) -> Result<Response, CallError> {
     let request = Request {
         method,
-        params: params.as_deref(),
+        params: convert_params(route.era, route.connection.era(), params),
         name: route.name.clone(),
         headers: route.headers.clone(),
         mirrors: route.mirrors,

@@ -44,14 +44,20 @@ pub struct Load {
 }
 
 impl Gateway {
-    /// A gateway on the outbox `data`, at `level`: `queued`, `stored` or `not audited`.
+    /// A gateway without a limit on the rate of calls, on the outbox `data`, at `level`: `queued`, `stored` or `not
+    /// audited`.
     pub async fn start(files: &Path, data: &Path, level: &str) -> Self {
+        Self::start_with(files, data, level, "limits.rate_per_principal = 0\n").await
+    }
+
+    /// The same with these settings, in TOML's notation, and the default limits.
+    pub async fn start_with(files: &Path, data: &Path, level: &str, settings: &str) -> Self {
         let (secret, config) = (files.join("secret"), files.join("gatepost.toml"));
         std::fs::write(&secret, KEY).unwrap();
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).unwrap();
         let mut text = format!(
-            "ops.listen = \"off\"\nlog.filter = \"error\"\n\
+            "ops.listen = \"off\"\nlog.filter = \"error\"\n{settings}\
              auth.keys = [{{ algorithm = \"HS256\", issuer = \"bench\", secret_file = '{}' }}]\n\
              roles.all.allow = [\"*/*\"]\nbackends.example.command = [{BINARY:?}, \"example-backend\"]\n",
             secret.display()
@@ -70,7 +76,7 @@ impl Gateway {
             "not audited" => UNAUDITED.to_owned(),
             _ => address(&data.join("serve.json"), child.id().unwrap()).await,
         };
-        let gateway = Self { child, host, token: token() };
+        let gateway = Self { child, host, token: token("bench", "all") };
         let warm = connect(&gateway.host).await;
         gateway.exchange(warm).await;
         gateway
@@ -78,6 +84,24 @@ impl Gateway {
 
     pub fn pid(&self) -> u32 {
         self.child.id().unwrap()
+    }
+
+    /// Where it listens.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// One client calls, with a pause after each call, until `is_over`.
+    pub async fn calls_of(&self, subject: &str, pause: Duration, is_over: &AtomicBool) -> Sample {
+        let own = token(subject, "all");
+        let (mut sample, mut stream) = (Sample::default(), connect(&self.host).await);
+        while !is_over.load(Ordering::Relaxed) {
+            let asked = Instant::now();
+            stream = self.exchange_as(&own, stream).await;
+            sample.add(asked.elapsed());
+            tokio::time::sleep(pause).await;
+        }
+        sample
     }
 
     /// User and system time so far.
@@ -123,8 +147,12 @@ impl Gateway {
     }
 
     /// One call over a kept connection; the answer must be a result.
-    async fn exchange(&self, mut stream: BufReader<TcpStream>) -> BufReader<TcpStream> {
-        let (host, token, body) = (&self.host, &self.token, call(1, "example__echo"));
+    async fn exchange(&self, stream: BufReader<TcpStream>) -> BufReader<TcpStream> {
+        self.exchange_as(&self.token, stream).await
+    }
+
+    async fn exchange_as(&self, token: &str, mut stream: BufReader<TcpStream>) -> BufReader<TcpStream> {
+        let (host, body) = (&self.host, call(1, "example__echo"));
         let request = format!(
             "POST /mcp HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
              accept: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -156,13 +184,14 @@ pub fn call(id: u64, tool: &str) -> String {
     json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}).to_string()
 }
 
-fn token() -> String {
+/// A token of `subject` with `role`.
+pub fn token(subject: &str, role: &str) -> String {
     let claims = Claims {
-        subject: "bench".to_owned(),
+        subject: subject.to_owned(),
         issuer: "bench".to_owned(),
         audience: "gatepost".to_owned(),
         role_claim: "role".to_owned(),
-        roles: vec!["all".to_owned()],
+        roles: vec![role.to_owned()],
         scope: None,
         kid: None,
         valid_for: Duration::from_hours(1),

@@ -90,7 +90,7 @@ fn call(number: usize, padding: usize) -> Call {
         issuer: Some("https://id.example.com".to_owned()),
         token_id: None,
     };
-    let addr = Some(([10, 0, 0, 7], 50_000).into());
+    let addr = Some(std::net::SocketAddr::from(([10, 0, 0, 7], 50_000)).into());
     let correlation = Correlation { addr, session_id: None, rpc_id: Some("42".to_owned()) };
     Call::new(RequestId::new(), "tools/call")
         .with_caller(&caller)

@@ -71,7 +71,7 @@ impl Scribing {
 
 /// Appends a record; what is returned is told when it is stored.
 pub async fn append(ring: &Arc<Ring>, entry: Entry) -> oneshot::Receiver<()> {
-    let reservation = ring.reserve_refusal(&entry, PATIENCE).await.unwrap();
+    let reservation = ring.reserve_event(&entry, PATIENCE).await.unwrap();
     let (sender, stored) = oneshot::channel();
     ring.end(reservation, entry, false, Some(sender)).unwrap();
     stored
@@ -79,6 +79,6 @@ pub async fn append(ring: &Arc<Ring>, entry: Entry) -> oneshot::Receiver<()> {
 
 /// Appends a record that nobody waits for.
 pub async fn push(ring: &Arc<Ring>, entry: Entry) {
-    let reservation = ring.reserve_refusal(&entry, PATIENCE).await.unwrap();
+    let reservation = ring.reserve_event(&entry, PATIENCE).await.unwrap();
     ring.end(reservation, entry, false, None).unwrap();
 }

@@ -37,8 +37,10 @@ fn some<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Opt
 }
 
 pub fn run(data: &[u8]) {
-    let hint = envelope::hint(data, BYTES_MAX);
-    assert!(hint.method.is_none_or(|method| method.len() <= METHOD_BYTES_MAX), "the recorded method is bounded");
+    for is_whole in [true, false] {
+        let hint = envelope::hint(data, is_whole);
+        assert!(hint.method.is_none_or(|method| method.len() <= METHOD_BYTES_MAX), "the recorded method is bounded");
+    }
     let message = match envelope::parse(data, BYTES_MAX).and_then(Incoming::message) {
         Ok(message) => message,
         Err(error) => {

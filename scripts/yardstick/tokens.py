@@ -75,12 +75,12 @@ def is_prime(rng, number, rounds=16):
     return True
 
 
-def token(algorithm, key):
+def token(algorithm, key=None, subject="alice@example.com"):
     """A token for a day: `key` is an `RsaKey` for RS256, and unused for HS256."""
     now = int(time.time())
     issuer, kid = (RSA_ISSUER, "rs1") if algorithm == "RS256" else (HMAC_ISSUER, "dev")
     header = {"alg": algorithm, "kid": kid, "typ": "JWT"}
-    claims = {"iss": issuer, "aud": AUDIENCE, "sub": "alice@example.com", "role": "analyst", "scope": "mcp", "iat": now}
+    claims = {"iss": issuer, "aud": AUDIENCE, "sub": subject, "role": "analyst", "scope": "mcp", "iat": now}
     claims.update(exp=now + 86400, jti="0192f3a0-0000-7000-8000-000000000001")
     parts = [base64url(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims)]
     signed = ".".join(parts).encode()

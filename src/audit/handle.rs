@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::meter::Meter;
-use super::record::{Call, Entry, Outcome, RequestId, Status};
+use super::record::{Call, Entry, Outcome, RequestId, Status, Timestamp};
 use super::ring::{self, AdmissionError, Phase, Reservation, Ring};
 
 /// The pipeline's handle. Cheap to clone.
@@ -175,7 +175,7 @@ impl Audit {
 
     /// Writes one complete record without an intent, then releases `answer`.
     ///
-    /// The latency is 0. For refusals, for requests that the gateway answers itself, and for its own events.
+    /// The latency is 0. For requests that the gateway answers itself, and for its own events.
     ///
     /// # Errors
     /// [`UnavailableError`]; the record was counted as missing, or stays in the ring.
@@ -188,13 +188,45 @@ impl Audit {
         if let Some(handle) = &self.0 {
             let entry = Entry::new(call, outcome, Duration::ZERO);
             let admission = handle.timeouts.admission;
-            let reserved = handle.ring.reserve_refusal(&entry, admission).await;
+            let reserved = handle.ring.reserve_event(&entry, admission).await;
             let reservation = reserved.map_err(|no_room| no_room.after(admission))?;
-            let (sender, stored) = handle.stored_channel();
-            let appended = handle.ring.end(reservation, entry, false, sender);
-            handle.wait_for_level(appended, stored).await?;
+            handle.append(reservation, entry).await?;
         }
         Ok(Released(answer))
+    }
+
+    /// Writes the record of a refused request, then releases `answer`. Returns `None` if there is no room that refusals
+    /// may use: nothing was recorded or counted, and the caller counts the refusal together with others.
+    ///
+    /// # Errors
+    /// [`UnavailableError`]: the record stays in the ring, or the pipeline records nothing any more.
+    pub async fn record_refusal<T>(
+        &self,
+        call: Call,
+        outcome: Outcome,
+        answer: T,
+    ) -> Result<Option<Released<T>>, UnavailableError> {
+        if let Some(handle) = &self.0 {
+            let entry = Entry::new(call, outcome, Duration::ZERO);
+            match handle.ring.try_reserve_refusal(&entry) {
+                Ok(reservation) => handle.append(reservation, entry).await?,
+                Err(AdmissionError::Full | AdmissionError::OutboxFull) => return Ok(None),
+                Err(failed @ (AdmissionError::Closed | AdmissionError::Failed)) => {
+                    return Err(failed.after(Duration::ZERO));
+                }
+            }
+        }
+        Ok(Some(Released(answer)))
+    }
+
+    /// Counts `count` refused requests, of which the first arrived at `first` and the last at `last`, in a
+    /// `gateway/gap` record. Such a record always has room.
+    ///
+    /// # Errors
+    /// [`UnavailableError::Closed`]: nothing was counted, because the epoch's closing record is already written.
+    pub fn count_refusals(&self, count: u64, first: Timestamp, last: Timestamp) -> Result<(), UnavailableError> {
+        let is_counted = self.0.as_ref().is_none_or(|handle| handle.ring.count_refused(count, first, last));
+        is_counted.then_some(()).ok_or(UnavailableError::Closed)
     }
 }
 
@@ -215,6 +247,13 @@ impl Handle {
         let reached = self.wait_for_level(appended, stored).await;
         receipt.waited = begun.elapsed();
         (receipt, reached)
+    }
+
+    /// Appends a record without an intent, and waits until it reaches the configured level.
+    async fn append(&self, reservation: Reservation, entry: Entry) -> Result<(), UnavailableError> {
+        let (sender, stored) = self.stored_channel();
+        let appended = self.ring.end(reservation, entry, false, sender);
+        self.wait_for_level(appended, stored).await
     }
 
     /// Both ends of the channel that reports the commit, at the level that waits for it.

@@ -19,7 +19,7 @@ mod normalise;
 mod status;
 
 pub use audit_record::{AuditRecord, PendingRecord, StreamPosition};
-pub use caller::{Caller, Correlation};
+pub use caller::{Caller, ClientAddr, Correlation};
 pub use entry::{Call, Entry, Outcome, Text};
 pub use ids::{Digest, Epoch, GatewayId, RequestId, Seq, Timestamp};
 pub(super) use normalise::NORMALISABLE;

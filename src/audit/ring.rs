@@ -8,9 +8,9 @@
 //!
 //! The ring counts room in records and in bytes, over everything that is reserved, waiting as a work item, in the
 //! scribe's current batch or in the window. `begin` reserves the room for a call's intent and for its record together,
-//! so the record of a call that has begun always fits. An eighth of the ring is kept for refusals and for the gateway's
-//! own records. Stored records in the window are only a cache: they are evicted when room is needed. Nothing else is
-//! ever evicted.
+//! so the record of a call that has begun always fits. An eighth of the ring is kept for the gateway's own records, and
+//! refusals use at most three quarters of it. Stored records in the window are only a cache: they are evicted when room
+//! is needed. Nothing else is ever evicted.
 //!
 //! Appending takes one short lock. No I/O and no await happens under it. The ring does not use the outbox or Postgres;
 //! it only knows what the scribe and the shipper report about them.

@@ -48,9 +48,13 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Percentages of the quota at which an error is logged. *Spec*: `docs/design.md`, "Outbox".
 const ALARM_PERCENTS: [u64; 3] = [75, 90, 100];
 
-/// Refusals and the records of open calls may exceed the quota by the quota divided by this. *Chosen*: as much as one
+/// Events and the records of open calls may exceed the quota by the quota divided by this. *Chosen*: as much as one
 /// generation file of a small quota, see [`outbox`].
-const REFUSALS_SHARE: u64 = 8;
+const EVENTS_SHARE: u64 = 8;
+
+/// The last part of the quota that refusals may not use: the quota divided by this. *Chosen*: with the default quota,
+/// room for two million calls after refusals have used up the rest.
+const CALLS_SHARE: u64 = 4;
 
 /// When records go through the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -471,6 +475,7 @@ fn capacity(space: Space) -> OutboxCapacity {
         used_bytes: space.used_bytes,
         max_bytes: space.max_bytes,
         full: !space.has_room(),
-        over: space.used_bytes >= space.max_bytes.saturating_add(space.max_bytes / REFUSALS_SHARE),
+        calls_only: space.disk_full || space.used_bytes >= space.max_bytes - space.max_bytes / CALLS_SHARE,
+        over: space.used_bytes >= space.max_bytes.saturating_add(space.max_bytes / EVENTS_SHARE),
     }
 }

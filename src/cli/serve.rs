@@ -24,6 +24,7 @@ use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
 use crate::children;
 use crate::config::{Config, Loaded};
+use crate::connections;
 use crate::gateway::Gateway;
 use crate::log::Log;
 use crate::ops::admin::Admin;
@@ -37,6 +38,10 @@ use reload::Reloader;
 
 /// The file in the outbox directory with the addresses of a running gateway.
 const ADDRESSES_NAME: &str = "serve.json";
+
+/// Most connections of the operations listener. *Chosen*: a monitoring system, a load balancer and some consoles have
+/// ten; for one more, the oldest gives way.
+const OPS_CONNECTIONS_MAX: usize = 64;
 
 /// `gatepost serve`
 #[derive(Debug, clap::Args)]
@@ -159,12 +164,7 @@ async fn serve_ops(
     }));
     let router = hosts::guard(router, &config.ops.allowed_hosts, bound);
     let listener = CountedListener { listener, failures: sources.gateway.accept_failures().clone() };
-    let until = stop.clone().cancelled_owned();
-    tasks.spawn(async move {
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
-            tracing::error!(%error, "operations listener failed; health, metrics and console are not served");
-        }
-    });
+    tasks.spawn(connections::serve_router(listener, router, OPS_CONNECTIONS_MAX, stop.clone()));
     Ok(Some(bound))
 }
 

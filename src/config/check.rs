@@ -11,6 +11,10 @@ use super::sections::{Config, OnFailure};
 /// The number of arguments of the largest size that must fit the ring. *Chosen*: an intent and a record of two calls.
 const RING_ARGS_MIN: usize = 4;
 
+/// The number of bodies of the largest size that must fit `server.request_bytes_max`. *Derived*: a body counts twice,
+/// and one caller may occupy half.
+const REQUEST_BODIES_MIN: usize = 4;
+
 /// The issuers recorded for callers without a JWT. A JWT of such an issuer would pass for one of them.
 const RESERVED_ISSUERS: [&str; 2] = ["static", "mtls"];
 
@@ -54,6 +58,13 @@ pub(super) fn check(config: &Config, report: Report<'_>) {
     }
     if config.ops.listen == Some(server) && server.port() != 0 {
         report("ops.listen", format!("{server} is also server.listen: use another port"));
+    }
+    let (all, body) = (config.server.request_bytes_max, config.server.body_bytes_max);
+    if all / REQUEST_BODIES_MIN < body {
+        let message = format!(
+            "{all} bytes is less than {REQUEST_BODIES_MIN} times server.body_bytes_max ({body}): raise it, or lower that"
+        );
+        report("server.request_bytes_max", message);
     }
     let (ring, args) = (config.audit.ring_bytes_max, config.audit.args_bytes_max);
     if ring / RING_ARGS_MIN < args {

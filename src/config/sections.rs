@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::auth::{Auth, Tls};
 use super::backend::Backend;
 use super::deserialize::{address_or_off, duration};
+use super::network::Network;
 use super::role::Role;
 use crate::file_access::FileAccess;
 use crate::mcp::methods::RECORDED_BY_DEFAULT;
@@ -82,10 +83,21 @@ pub struct Server {
     pub allowed_origins: Vec<String>,
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
+    /// Memory for the bodies of all open requests together, in bytes.
+    pub request_bytes_max: usize,
     /// Most open connections.
     pub connections_max: usize,
+    /// Most open connections of one client address.
+    pub connections_per_address_max: usize,
+    /// The networks of proxies that may name a client's address.
+    pub trusted_proxies: Vec<Network>,
+    /// The header in which they name it.
+    pub forwarded_header: ForwardedHeader,
     /// Most open legacy sessions.
     pub sessions_max: usize,
+    /// The time after which an unused session, or an unused conversation of a caller without one, ends.
+    #[serde(deserialize_with = "duration")]
+    pub session_idle_timeout: Duration,
     /// Most open calls.
     pub calls_max: usize,
     /// Methods unknown to the gateway that are forwarded; a `*` at the end matches any suffix.
@@ -97,6 +109,16 @@ pub struct Server {
     pub secrets_group: Option<String>,
     /// TLS on the MCP listener; `None`: plain HTTP.
     pub tls: Option<Tls>,
+}
+
+/// A header in which proxies name the address of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded` of RFC 7239.
+    Forwarded,
 }
 
 /// `[ops]`
@@ -120,9 +142,9 @@ pub struct Limits {
     pub calls_per_principal: usize,
     /// Most open calls at one backend, unless it sets a `calls_max` of its own.
     pub calls_per_backend: usize,
-    /// Sustained calls a second of one principal; 0: unlimited.
+    /// Sustained requests a second of one principal; 0: unlimited.
     pub rate_per_principal: u32,
-    /// Calls of one principal allowed at once above that rate.
+    /// Requests of one principal allowed at once above that rate.
     pub burst_per_principal: u32,
     /// Most open legacy sessions of one principal.
     pub sessions_per_principal: usize,
@@ -164,7 +186,7 @@ pub struct Audit {
     pub on_failure: OnFailure,
     /// Patterns over `backend/tool`: the calls that continue if `on_failure` is `continue`.
     pub continue_for: Vec<String>,
-    /// Equal refusals within ten seconds that are recorded individually; further ones are counted in one record.
+    /// Refusals of one kind within a minute that get a record of their own; further ones are counted in one record.
     pub refusals_singly_max: u32,
     /// Longest recorded arguments, in bytes.
     pub args_bytes_max: usize,
@@ -277,8 +299,13 @@ impl Default for Server {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             body_bytes_max: 4 * 1024 * 1024,
+            request_bytes_max: 1024 * 1024 * 1024,
             connections_max: 4096,
+            connections_per_address_max: 1024,
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::XForwardedFor,
             sessions_max: 10_000,
+            session_idle_timeout: Duration::from_hours(1),
             calls_max: 1024,
             pass_methods: Vec::new(),
             drain_timeout: Duration::from_secs(30),
@@ -303,9 +330,9 @@ impl Default for Limits {
         Self {
             calls_per_principal: 64,
             calls_per_backend: 256,
-            rate_per_principal: 0,
-            burst_per_principal: 20,
-            sessions_per_principal: 256,
+            rate_per_principal: 100,
+            burst_per_principal: 400,
+            sessions_per_principal: 16,
         }
     }
 }
@@ -327,7 +354,7 @@ impl Default for Audit {
             outbox_bytes_max: 8 * 1024 * 1024 * 1024,
             on_failure: OnFailure::Refuse,
             continue_for: Vec::new(),
-            refusals_singly_max: 10,
+            refusals_singly_max: 20,
             args_bytes_max: 64 * 1024,
             redact: Vec::new(),
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use toml::Value;
 
 use super::expression::anchored;
+use super::network::Network;
 use crate::mcp::methods;
 use role::{directory, one_pointer, pattern, pointer, resource, scalar};
 use table::{header, list, variable};
@@ -69,6 +70,8 @@ pub enum ValueType {
     PassedMethods,
     /// A list of web origins, for example `https://app.example`.
     Origins,
+    /// A list of networks, for example `10.0.0.0/8`.
+    Networks,
     /// One `backend/tool` pattern.
     Pattern,
     /// A list of `backend/tool` patterns.
@@ -143,6 +146,7 @@ impl ValueType {
             Self::Filter => "tracing filter".to_owned(),
             Self::Texts => "list of strings".to_owned(),
             Self::Origins => "list of `scheme://host[:port]`".to_owned(),
+            Self::Networks => "list of addresses or networks".to_owned(),
             Self::Pattern => "`backend/tool` pattern".to_owned(),
             Self::Patterns => "list of `backend/tool` patterns".to_owned(),
             Self::Resources => "list of `backend/URI` patterns".to_owned(),
@@ -188,6 +192,7 @@ impl ValueType {
                 | Self::RecordedMethods
                 | Self::PassedMethods
                 | Self::Origins
+                | Self::Networks
                 | Self::Patterns
                 | Self::Resources
                 | Self::Pointers
@@ -268,6 +273,7 @@ impl ValueType {
             Self::Resources => resource(text),
             Self::Pointers => pointer(text),
             Self::Origins => origin(text),
+            Self::Networks => text.parse::<Network>().map(drop),
             Self::Choices(words) => choice(words, text),
             Self::RecordedMethods => recorded_method(text),
             Self::PassedMethods => passed_method(text),

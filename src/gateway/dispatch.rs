@@ -4,7 +4,8 @@
 //! | --- | --- | --- |
 //! | [`received`] | `Host` and `Origin` | requests that a browser was tricked into |
 //! | [`identified`] | the principal | callers without a valid token |
-//! | [`parsed`] | the message; the members of `params` are found once | bodies and messages that break a rule |
+//! | [`arrived`] | the whole body, in room that is bounded | bodies that are too large, incomplete or without room |
+//! | [`parsed`] | the message; the members of `params` are found once | messages that break a rule |
 //! | [`routed`] | protocol era, session, backend and target | what does not exist or contradicts itself |
 //! | [`permitted`] | the policy's decision, and room for the call | what the policy denies, and calls over a limit |
 //! | [`begun`] | the intent, stored | calls that cannot be audited |
@@ -16,6 +17,7 @@
 //! its own: a client that hangs up loses its reply, never the record.
 
 pub mod answered;
+pub mod arrived;
 pub mod begun;
 pub mod finished;
 pub mod identified;
@@ -32,6 +34,7 @@ use tokio::sync::oneshot;
 
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::core::Core;
+use crate::gateway::message::body::UnreadBody;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::InboundRequest;
@@ -41,10 +44,15 @@ use routed::Routed;
 use stream_offer::{OpenedStream, StreamOffer};
 
 /// Handles one message and returns its reply. If the request gets a stream, it is sent to `offer`.
-pub(crate) async fn serve(core: Arc<Core>, inbound: InboundRequest, offer: oneshot::Sender<OpenedStream>) -> Reply {
+pub(crate) async fn serve(
+    core: Arc<Core>,
+    inbound: InboundRequest,
+    body: UnreadBody,
+    offer: oneshot::Sender<OpenedStream>,
+) -> Reply {
     let mut entry = AuditEntry::new(core.rules(), &inbound);
     let mut offer = StreamOffer::new(offer);
-    let result = Box::pin(pass(&core, &inbound, &mut entry, &mut offer)).await;
+    let result = Box::pin(pass(&core, &inbound, body, &mut entry, &mut offer)).await;
     let reply = entry.conclude(&core, result).await;
     offer.end(&reply);
     reply.with_request_id(inbound.request_id)
@@ -57,12 +65,14 @@ pub(crate) async fn serve(core: Arc<Core>, inbound: InboundRequest, offer: onesh
 async fn pass<'a>(
     core: &'a Core,
     inbound: &'a InboundRequest,
+    body: UnreadBody,
     entry: &mut AuditEntry<'a>,
     offer: &mut StreamOffer,
 ) -> Result<Reply, Refusal> {
-    let received = Received::new(core, inbound)?;
+    let received = Received::new(core, inbound, body)?;
     let identified = received.identify(entry).await?;
-    let parsed = identified.parse(entry)?;
+    let arrived = identified.read(entry).await?;
+    let parsed = arrived.parse(entry)?;
     let request = match parsed.route(entry, offer).await? {
         Routed::Request(request) => request,
         Routed::OneWay(message) => return Ok(message.deliver().await),

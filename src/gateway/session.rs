@@ -9,6 +9,8 @@
 //! client must initialize again, as the protocol says. Sessions that end without a request of their client are returned
 //! to the caller with the reason, to be ended and recorded.
 
+pub(crate) mod backend_connection;
+pub mod ending;
 pub mod inflight;
 pub mod server_requests;
 pub mod stream;
@@ -17,24 +19,22 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use axum::http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::audit::record::Caller;
 use crate::auth::Principal;
-use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::scope::Scope;
+use crate::gateway::session::backend_connection::BackendConnection;
+use crate::gateway::session::ending::{EndReason, UnknownSessionError};
 use crate::gateway::session::server_requests::PendingServerRequests;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::Id;
 use crate::mcp::json;
-use crate::mcp::protocol::{CANCELLED, INVALID_REQUEST};
+use crate::mcp::protocol::CANCELLED;
+use crate::mcp::shared_text::SharedText;
 use crate::rbac::{LIST_CHANGED_METHODS, Policy};
 use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
-
-/// Time after which an unused session expires. *Chosen*: longer than a working day's pauses.
-pub(crate) const IDLE_MAX: Duration = Duration::from_hours(8);
 
 /// Ended request streams that a session keeps, so that a client that lost its connection can resume. *Chosen*: a client
 /// resumes at once, and rarely loses more than a few at a time.
@@ -43,39 +43,28 @@ const ENDED_STREAMS_MAX: usize = 8;
 /// Request streams that a session may have open at once. *Chosen*: clients have far fewer requests open.
 const STREAMS_MAX: usize = 256;
 
+/// Most bytes of the `initialize` parameters of all sessions. *Derived*: with 12 KiB of other state in each of 10,000
+/// sessions, less than 256 MiB.
+const INITIALIZE_BYTES_MAX: usize = 128 * 1024 * 1024;
+
 /// The open sessions.
 #[derive(Debug)]
 pub struct Sessions {
-    open: Mutex<HashMap<String, Arc<Session>>>,
+    open: Mutex<OpenSessions>,
     max: usize,
+    /// Time after which an unused session expires.
+    pub(crate) idle_timeout: Duration,
 }
 
-/// The reason why a session ended that its client did not close.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndReason {
-    /// The session was idle too long.
-    Idle,
-    /// Its principal opened more sessions than one principal may have.
-    OwnLimit,
-    /// The gateway had no room for another session.
-    NoRoom,
-    /// The gateway stopped.
-    Stopped,
+#[derive(Debug, Default)]
+struct OpenSessions {
+    by_id: HashMap<String, Arc<Session>>,
+    /// Bytes of their `initialize` parameters.
+    bytes: usize,
 }
 
 /// Sessions that were removed, each with the reason.
 pub type EndedSessions = Vec<(Arc<Session>, EndReason)>;
-
-/// The principal has no session with this id.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown session: initialize again")]
-pub struct UnknownSessionError;
-
-impl From<UnknownSessionError> for Refusal {
-    fn from(error: UnknownSessionError) -> Self {
-        Self::malformed(StatusCode::NOT_FOUND, INVALID_REQUEST, error.to_string())
-    }
-}
 
 /// One session.
 #[derive(Debug)]
@@ -91,20 +80,11 @@ pub struct Session {
     /// The roles of the token that was used last.
     roles: Mutex<Vec<String>>,
     /// The parameters of the client's `initialize`, as JSON text.
-    initialize_params: String,
+    initialize_params: SharedText,
     last_used: Mutex<Instant>,
     connections: Mutex<BTreeMap<String, Arc<BackendConnection>>>,
     server_requests: Mutex<PendingServerRequests<UpstreamConnection>>,
     streams: Mutex<Streams>,
-}
-
-/// The connection to one backend: opened on first use, and again after it has ended.
-#[derive(Debug, Default)]
-struct BackendConnection {
-    /// Locked while the connection is being opened.
-    opening: Arc<tokio::sync::Mutex<()>>,
-    /// The connection that was opened last. Readers never wait for one that is being opened.
-    current: Mutex<Option<Arc<UpstreamConnection>>>,
 }
 
 #[derive(Debug)]
@@ -126,13 +106,13 @@ impl Sessions {
     /// The number of open sessions.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.open.lock().len()
+        self.open.lock().by_id.len()
     }
 
-    /// Makes room for `max` sessions, at least one.
+    /// Makes room for `max` sessions, at least one. An unused session expires after `idle_timeout`.
     #[must_use]
-    pub fn new(max: usize) -> Self {
-        Self { open: Mutex::default(), max: max.max(1) }
+    pub fn new(max: usize, idle_timeout: Duration) -> Self {
+        Self { open: Mutex::default(), max: max.max(1), idle_timeout }
     }
 
     /// Opens a session for `principal`, which may have `own_max`, and returns it with the sessions that were removed to
@@ -153,7 +133,7 @@ impl Sessions {
             scope: scope.clone(),
             caller: principal.caller(roles.as_deref()),
             roles: Mutex::new(principal.roles.clone()),
-            initialize_params: initialize_params.to_owned(),
+            initialize_params: initialize_params.to_owned().into(),
             last_used: Mutex::new(Instant::now()),
             connections: Mutex::default(),
             server_requests: Mutex::default(),
@@ -162,25 +142,31 @@ impl Sessions {
         let mut open = self.open.lock();
         let mut removed = Vec::new();
         // I6: the number of sessions is bounded, per principal and in total.
-        let own = open.values().filter(|session| session.belongs_to(principal)).count();
+        let own = open.by_id.values().filter(|session| session.belongs_to(principal)).count();
         for _ in own_max.max(1)..=own {
-            let oldest = remove_longest_idle(&mut open, |session| session.belongs_to(principal));
+            let oldest = open.remove_longest_idle(|session| session.belongs_to(principal));
             removed.extend(oldest.map(|session| (session, EndReason::OwnLimit)));
         }
-        if open.len() >= self.max {
-            removed.extend(remove_expired(&mut open));
+        // I6: so is what they keep.
+        let is_full = |open: &OpenSessions| {
+            open.by_id.len() >= self.max || open.bytes + initialize_params.len() > INITIALIZE_BYTES_MAX
+        };
+        if is_full(&open) {
+            removed.extend(open.remove_expired(self.idle_timeout));
         }
-        if open.len() >= self.max {
-            removed.extend(remove_longest_idle(&mut open, |_| true).map(|session| (session, EndReason::NoRoom)));
+        while is_full(&open)
+            && let Some(oldest) = open.remove_longest_idle(|_| true)
+        {
+            removed.push((oldest, EndReason::NoRoom));
         }
-        open.insert(session.id.clone(), Arc::clone(&session));
+        open.insert(Arc::clone(&session));
         (session, removed)
     }
 
     /// Removes the expired sessions and returns them.
     #[must_use]
     pub fn remove_expired(&self) -> EndedSessions {
-        remove_expired(&mut self.open.lock())
+        self.open.lock().remove_expired(self.idle_timeout)
     }
 
     /// Finds a session and restarts its idle time.
@@ -190,9 +176,10 @@ impl Sessions {
     /// existed.
     pub fn touch(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, UnknownSessionError> {
         let open = self.open.lock();
-        let session = open.get(id).filter(|session| session.belongs_to(principal) && session.scope == *scope);
+        let session = open.by_id.get(id).filter(|session| session.belongs_to(principal) && session.scope == *scope);
         // An expired session stays in the map until its end is recorded.
-        let session = session.filter(|session| !session.has_expired()).cloned().ok_or(UnknownSessionError)?;
+        let session =
+            session.filter(|session| !session.has_expired(self.idle_timeout)).cloned().ok_or(UnknownSessionError)?;
         *session.last_used.lock() = Instant::now();
         session.roles.lock().clone_from(&principal.roles);
         Ok(session)
@@ -212,7 +199,7 @@ impl Sessions {
     /// Sends a `list_changed` notification to each listening client for each of its lists that may differ between the
     /// policies `before` and `now`.
     pub fn notify_changed_lists(&self, before: &Policy, now: &Policy) {
-        let all: Vec<_> = self.open.lock().values().cloned().collect();
+        let all: Vec<_> = self.open.lock().by_id.values().cloned().collect();
         for session in all {
             let (general, roles) = (session.general(), session.roles.lock().clone());
             let changed = LIST_CHANGED_METHODS.into_iter().filter(|(kind, _)| now.lists_differ(before, &roles, *kind));
@@ -225,7 +212,7 @@ impl Sessions {
 
     /// Ends the general stream of every session.
     pub fn end_general_streams(&self) {
-        for session in self.open.lock().values() {
+        for session in self.open.lock().by_id.values() {
             session.general().finish(None);
         }
     }
@@ -233,22 +220,38 @@ impl Sessions {
     /// Removes all sessions, because the gateway stops, and returns them.
     #[must_use]
     pub fn remove_all(&self) -> EndedSessions {
-        std::mem::take(&mut *self.open.lock()).into_values().map(|session| (session, EndReason::Stopped)).collect()
+        std::mem::take(&mut *self.open.lock())
+            .by_id
+            .into_values()
+            .map(|session| (session, EndReason::Stopped))
+            .collect()
     }
 }
 
-fn remove_expired(open: &mut HashMap<String, Arc<Session>>) -> EndedSessions {
-    open.extract_if(|_, session| session.has_expired()).map(|(_, session)| (session, EndReason::Idle)).collect()
-}
+impl OpenSessions {
+    fn insert(&mut self, session: Arc<Session>) {
+        self.bytes += session.initialize_params.len();
+        self.by_id.insert(session.id.clone(), session);
+    }
 
-/// Removes and returns the longest idle of the sessions that `is_candidate` selects.
-fn remove_longest_idle(
-    open: &mut HashMap<String, Arc<Session>>,
-    is_candidate: impl Fn(&Session) -> bool,
-) -> Option<Arc<Session>> {
-    let candidates = open.values().filter(|session| is_candidate(session));
-    let id = candidates.min_by_key(|session| *session.last_used.lock())?.id.clone();
-    open.remove(&id)
+    fn remove(&mut self, id: &str) -> Option<Arc<Session>> {
+        let session = self.by_id.remove(id)?;
+        self.bytes -= session.initialize_params.len();
+        Some(session)
+    }
+
+    fn remove_expired(&mut self, idle_timeout: Duration) -> EndedSessions {
+        let expired: Vec<_> = self.by_id.extract_if(|_, session| session.has_expired(idle_timeout)).collect();
+        self.bytes -= expired.iter().map(|(_, session)| session.initialize_params.len()).sum::<usize>();
+        expired.into_iter().map(|(_, session)| (session, EndReason::Idle)).collect()
+    }
+
+    /// Removes and returns the longest idle of the sessions that `is_candidate` selects.
+    fn remove_longest_idle(&mut self, is_candidate: impl Fn(&Session) -> bool) -> Option<Arc<Session>> {
+        let candidates = self.by_id.values().filter(|session| is_candidate(session));
+        let id = candidates.min_by_key(|session| *session.last_used.lock())?.id.clone();
+        self.remove(&id)
+    }
 }
 
 impl Session {
@@ -425,14 +428,14 @@ impl Session {
         self.issuer == principal.issuer && self.subject == principal.subject
     }
 
-    /// Returns true if the session was unused too long. A session whose client reads a stream or waits for a response
+    /// Returns true if the session was unused for longer than `idle_timeout`. A session whose client reads a stream or waits for a response
     /// has not expired.
-    fn has_expired(&self) -> bool {
+    fn has_expired(&self, idle_timeout: Duration) -> bool {
         let is_in_use = || {
             let streams = self.streams.lock();
             streams.general.has_reader() || streams.requests.iter().any(|request| request.is_open)
         };
-        self.last_used.lock().elapsed() > IDLE_MAX && !is_in_use()
+        self.last_used.lock().elapsed() > idle_timeout && !is_in_use()
     }
 
     /// Ends the general stream, and drops the connections and the pending requests of backends.
@@ -440,12 +443,6 @@ impl Session {
         self.general().finish(None);
         self.connections.lock().clear();
         self.server_requests.lock().clear();
-    }
-}
-
-impl BackendConnection {
-    fn usable(&self) -> Option<Arc<UpstreamConnection>> {
-        self.current.lock().clone().filter(|connection| !connection.has_ended())
     }
 }
 
@@ -501,6 +498,8 @@ impl ServerMessageHandler for NotificationForwarder {
 mod tests {
     use super::*;
 
+    const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+
     fn principal(subject: &str, issuer: &str) -> Principal {
         Principal { subject: subject.to_owned(), issuer: issuer.to_owned(), token_id: None, roles: Vec::new() }
     }
@@ -511,7 +510,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_session_is_valid_only_for_its_principal_and_endpoint() {
-        let (sessions, ann) = (Sessions::new(4), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(4, IDLE_TIMEOUT), principal("ann", "a"));
         let id = open(&sessions, &ann).id.clone();
         assert!(sessions.touch(&id, &ann, &Scope::All).is_ok());
         assert_eq!(sessions.touch(&id, &ann, &Scope::One("x".to_owned())).err(), Some(UnknownSessionError));
@@ -525,11 +524,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_sessions_expire_and_sessions_in_use_do_not() {
-        let (sessions, ann) = (Sessions::new(4), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(4, IDLE_TIMEOUT), principal("ann", "a"));
         let (used, idle) = (open(&sessions, &ann).id.clone(), open(&sessions, &ann).id.clone());
-        tokio::time::advance(IDLE_MAX / 2).await;
+        tokio::time::advance(IDLE_TIMEOUT / 2).await;
         sessions.touch(&used, &ann, &Scope::All).unwrap();
-        tokio::time::advance(IDLE_MAX / 2 + Duration::from_secs(1)).await;
+        tokio::time::advance(IDLE_TIMEOUT / 2 + Duration::from_secs(1)).await;
         assert!(sessions.touch(&used, &ann, &Scope::All).is_ok());
         assert_eq!(sessions.touch(&idle, &ann, &Scope::All).err(), Some(UnknownSessionError));
         let read = open(&sessions, &ann);
@@ -541,7 +540,7 @@ mod tests {
             [(&idle, EndReason::Idle)]
         );
         assert_eq!((sessions.remove_expired().len(), sessions.count()), (0, 2));
-        tokio::time::advance(IDLE_MAX + Duration::from_secs(1)).await;
+        tokio::time::advance(IDLE_TIMEOUT + Duration::from_secs(1)).await;
         let removed: Vec<_> = sessions.remove_expired().into_iter().map(|(session, _)| session.id.clone()).collect();
         assert_eq!(removed, [used], "a session whose client reads is in use");
         drop(reader);
@@ -550,7 +549,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_per_principal_are_bounded_and_other_principals_lose_none() {
-        let (sessions, ann, bob) = (Sessions::new(3), principal("ann", "a"), principal("bob", "a"));
+        let (sessions, ann, bob) = (Sessions::new(3, IDLE_TIMEOUT), principal("ann", "a"), principal("bob", "a"));
         let bobs = open(&sessions, &bob);
         let mut anns = Vec::<String>::new();
         for round in 0..10 {
@@ -569,7 +568,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_are_bounded_and_the_longest_idle_one_is_removed() {
-        let (sessions, ann) = (Sessions::new(2), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(2, IDLE_TIMEOUT), principal("ann", "a"));
         let first = open(&sessions, &ann);
         tokio::time::advance(Duration::from_secs(1)).await;
         let second = open(&sessions, &ann);
@@ -592,7 +591,7 @@ mod tests {
     #[tokio::test]
     async fn messages_go_to_the_newest_request_or_to_the_general_stream() {
         use crate::gateway::session::stream::Next;
-        let session = open(&Sessions::new(1), &principal("ann", "a"));
+        let session = open(&Sessions::new(1, IDLE_TIMEOUT), &principal("ann", "a"));
         let listener = SessionListener::new(&session, None);
         let (old, new) = (session.begin_stream().unwrap(), session.begin_stream().unwrap());
         assert!(listener.on_event(event("notifications/message", None)) && old.is_unused() && !new.is_unused());

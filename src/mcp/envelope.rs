@@ -25,6 +25,10 @@ pub const METHOD_BYTES_MAX: usize = 128;
 /// up.
 pub const NAME_BYTES_MAX: usize = 256;
 
+/// Most members of a message, of `params` and of `params._meta`. *Chosen*: the protocol has at most ten in each. Their
+/// positions are kept for as long as the message, and take more memory than short members themselves.
+pub const MEMBERS_MAX: usize = 256;
+
 /// The rule of the envelope that a message breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -58,6 +62,12 @@ pub enum Malformed {
     /// Nested too deeply.
     #[error("the message is nested deeper than {limit} levels")]
     TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// The message, `params` or `params._meta` has too many members.
+    #[error("the message, params or params._meta has more than {limit} members")]
+    TooManyMembers {
         /// The limit.
         limit: usize,
     },
@@ -244,9 +254,17 @@ pub fn parse(body: &[u8], bytes_max: usize) -> Result<Incoming<'_>, Malformed> {
     if body.len() > bytes_max {
         return Err(Malformed::TooLarge { limit: bytes_max }); // I6: the body is bounded.
     }
-    let text = std::str::from_utf8(body).map_err(|err| Malformed::NotUtf8 { at: err.valid_up_to() })?;
+    parse_text(std::str::from_utf8(body).map_err(|err| Malformed::NotUtf8 { at: err.valid_up_to() })?)
+}
+
+/// Reads one message.
+///
+/// # Errors
+/// The first rule that the message breaks.
+pub fn parse_text(text: &str) -> Result<Incoming<'_>, Malformed> {
     // The grammar is checked first, without recursion: the check of depth and keys depends on it.
     let whole = Object::parse_path(text, &["params", "_meta"]).ok_or_else(|| not_an_object(text))?;
+    check_member_counts(&whole)?;
     check_depth_and_keys(whole.text())?;
     let [jsonrpc, id, method, params, result, error] =
         known(&whole, ["jsonrpc", "id", "method", "params", "result", "error"])?;
@@ -291,17 +309,56 @@ pub fn tool_call<'a>(params: Option<&'a Object<'_>>) -> Result<ToolCall<'a>, Mal
     Ok(ToolCall { name, arguments, meta })
 }
 
-/// Reads the parts that can be read of any bytes. Of repeated keys, the first counts.
+/// Reads the parts that can be read of any bytes: of a whole body, or of the beginning of one. Of repeated keys, the
+/// first counts.
 #[must_use]
-pub fn hint(body: &[u8], bytes_max: usize) -> Hint {
-    let text = if body.len() <= bytes_max { std::str::from_utf8(body).unwrap_or_default() } else { "" };
-    let Some(whole) = Object::parse_path(text, &["params"]) else { return Hint::default() };
+pub fn hint(body: &[u8], is_whole: bool) -> Hint {
+    let text = match std::str::from_utf8(body) {
+        Ok(text) => text,
+        Err(error) if !is_whole && error.error_len().is_none() => {
+            // The beginning ends within a character.
+            body.get(..error.valid_up_to()).and_then(|valid| std::str::from_utf8(valid).ok()).unwrap_or_default()
+        }
+        Err(_) => "",
+    };
+    let closed = if is_whole { Cow::Borrowed(text) } else { Cow::Owned(closed(text)) };
+    let Some(whole) = Object::parse_path(&closed, &["params"]) else { return Hint::default() };
     let cut = |text: String, bytes: usize| text[..text.floor_char_boundary(bytes)].to_owned();
     Hint {
         id: whole.get("id").and_then(|id| Id::new(id).ok()),
         method: whole.string("method").map(|method| cut(method, METHOD_BYTES_MAX)),
         name: whole.object("params").and_then(|params| params.string("name")).map(|name| cut(name, NAME_BYTES_MAX)),
     }
+}
+
+/// The members that are whole in `beginning`, the beginning of a JSON text: without the last, unfinished member of each
+/// open array or object, and with the brackets that close them.
+fn closed(beginning: &str) -> String {
+    let bytes = beginning.as_bytes();
+    // The brackets that close what is open at `end`, which is the end of the last whole member.
+    let (mut open, mut end, mut at) = (Vec::new(), 0, 0);
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'{' | b'[' => {
+                open.push(if byte == b'{' { '}' } else { ']' });
+                end = at + 1;
+            }
+            b'}' | b']' => {
+                open.pop();
+                end = at + 1;
+            }
+            b',' => end = at,
+            b'"' => {
+                at = string_end(bytes, at);
+                continue;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    let mut closed = beginning.get(..end).unwrap_or_default().to_owned();
+    closed.extend(open.into_iter().rev());
+    closed
 }
 
 /// The values of the protocol's `keys` in `object`, as JSON text.
@@ -334,6 +391,18 @@ fn spelled_alike(a: &str, b: &str) -> bool {
 /// The part of a key that an error shows.
 fn bounded(key: &str) -> String {
     key[..key.floor_char_boundary(64)].to_owned()
+}
+
+/// Checks that the objects whose members are kept have few of them.
+fn check_member_counts(whole: &Object<'_>) -> Result<(), Malformed> {
+    let params = whole.object("params");
+    let meta = params.as_ref().and_then(|params| params.object("_meta"));
+    let counts = [Some(whole), params.as_ref(), meta.as_ref()].into_iter().flatten().map(Object::len);
+    // I6: the members that are kept in memory are bounded.
+    match counts.max() {
+        Some(count) if count > MEMBERS_MAX => Err(Malformed::TooManyMembers { limit: MEMBERS_MAX }),
+        _ => Ok(()),
+    }
 }
 
 /// Checks the depth of the nesting and that no object repeats a key. `json` is valid JSON.
@@ -479,6 +548,39 @@ mod tests {
     }
 
     #[test]
+    fn beginning_of_a_message_shows_its_whole_members() {
+        let body = "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"tools/call\",\"params\":{\"name\":\"a\",\"arguments\":{\"x\":[\"\u{e9}]},";
+        let found = |end: usize| {
+            let hint = hint(&body.as_bytes()[..end], false);
+            (hint.id.is_some(), hint.method.is_some(), hint.name.is_some())
+        };
+        let after = |text: &str| body.find(text).unwrap() + text.len();
+        assert_eq!(found(after("\"id\":7")), (false, false, false));
+        assert_eq!(found(after("\"id\":7,")), (true, false, false));
+        assert_eq!(found(after("tools/call\",")), (true, true, false));
+        assert_eq!(found(after("\"params\":{\"name\":\"a\"")), (true, true, false));
+        for end in after("\"name\":\"a\",")..body.len() {
+            assert_eq!(found(end), (true, true, true), "{}", String::from_utf8_lossy(&body.as_bytes()[..end]));
+        }
+        assert!(hint(body.as_bytes(), true).method.is_none(), "a whole body must be valid");
+    }
+
+    #[test]
+    fn i6_members_that_are_kept_are_bounded() {
+        let many = |count: usize| (0..count).map(|idx| format!(",\"k{idx}\":1")).collect::<Vec<_>>().concat();
+        for (body, is_refused) in [
+            (call(&format!(r#"{{"name":"a"{}}}"#, many(MEMBERS_MAX - 1))), false),
+            (call(&format!(r#"{{"name":"a"{}}}"#, many(MEMBERS_MAX))), true),
+            (call(&format!(r#"{{"name":"a","_meta":{{"k":1{}}}}}"#, many(MEMBERS_MAX))), true),
+            (format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping"{}}}"#, many(MEMBERS_MAX)), true),
+            (call(&format!(r#"{{"name":"a","arguments":{{"k":1{}}}}}"#, many(2 * MEMBERS_MAX))), false),
+        ] {
+            let refused = parse(body.as_bytes(), 1 << 20).err();
+            assert_eq!(refused, is_refused.then_some(Malformed::TooManyMembers { limit: MEMBERS_MAX }), "{body}");
+        }
+    }
+
+    #[test]
     fn repeated_keys_are_refused_at_every_depth_and_in_every_spelling() {
         for body in [
             r#"{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call"}"#.to_owned(),
@@ -512,10 +614,10 @@ mod tests {
 
     #[test]
     fn malformed_message_still_has_a_hint() {
-        let hint = hint(call(r#"{"name":"echo","name":"x","arguments":[]}"#).as_bytes(), MAX);
+        let hint = hint(call(r#"{"name":"echo","name":"x","arguments":[]}"#).as_bytes(), true);
         assert_eq!(hint.id.unwrap().as_json(), "1");
         assert_eq!((hint.method.as_deref(), hint.name.as_deref()), (Some("tools/call"), Some("echo")));
-        assert!(super::hint(b"[1", MAX).method.is_none());
+        assert!(super::hint(b"[1", true).method.is_none());
     }
 
     #[test]
@@ -530,7 +632,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             drop(parse(&body, MAX));
-            drop(hint(&body, MAX));
+            drop((hint(&body, true), hint(&body, false)));
         }
 
         #[test]

@@ -76,6 +76,12 @@ impl<'a> Object<'a> {
         &self.text
     }
 
+    /// The number of members.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
     /// Returns true if it has no members.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -237,8 +243,12 @@ pub fn quoted(text: &str) -> String {
 /// Valid JSON text without line ends, as a line-delimited transport needs it. Line ends are only between tokens, never
 /// in a string, so that a space in their place changes nothing that a parser sees.
 #[must_use]
-pub fn one_line(json: &str) -> String {
-    json.replace(['\n', '\r'], " ")
+pub fn one_line(json: &str) -> Cow<'_, str> {
+    if json.bytes().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        Cow::Owned(json.replace(['\n', '\r'], " "))
+    } else {
+        Cow::Borrowed(json)
+    }
 }
 
 /// Appends a member to an object's text, with a comma unless it is the first.

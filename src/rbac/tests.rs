@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use crate::config::{self, Scalar};
+use crate::mcp::json;
 use crate::rbac::pattern::is_ambiguous;
 use crate::rbac::*;
 
@@ -394,15 +395,19 @@ fn a_role_reaches_a_backend_or_has_all_of_it() {
     }
 }
 
+/// The parameters of a call of `name`.
+fn call(name: &str) -> SharedText {
+    format!(r#"{{"name":"{name}"}}"#).into()
+}
+
 #[test]
 fn any_role_may_allow_and_the_permit_names_it() {
     let policy = policy(&[("reader", &["time/get_*"]), ("admin", &["*/*"])]);
     let principal = principal(&["reader", "admin"]);
-    let call = ToolCall { name: "x".to_owned(), arguments: None, meta: None };
-    let permit = policy.authorize(&principal, Target::tool("time", "get_x"), &call).unwrap();
-    assert_eq!(permit.caller().role.as_deref(), Some("reader"));
-    let permit = policy.authorize(&principal, Target::tool("time", "set_x"), &call).unwrap();
-    assert_eq!(permit.caller().role.as_deref(), Some("admin"));
+    for (name, role) in [("get_x", "reader"), ("set_x", "admin")] {
+        let permit = policy.authorize(&principal, Target::tool("time", name), call(name), None).unwrap();
+        assert_eq!(permit.caller().role.as_deref(), Some(role));
+    }
 }
 
 #[test]
@@ -413,8 +418,7 @@ fn a_denial_names_every_role_of_the_caller_and_the_reason() {
         ("d", Role { deny: words(&["*/*"]), ..Role::default() }),
     ]);
     let reason = |roles: &[&str], target: Target<'_>| {
-        let params = format!(r#"{{"name":"{}"}}"#, target.name);
-        let denied = policy.authorize_request(&principal(roles), target, Some(&params), None).unwrap_err();
+        let denied = policy.authorize(&principal(roles), target, call(target.name), None).unwrap_err();
         assert_eq!(denied.caller.role, (!roles.is_empty()).then(|| roles.join(",")));
         denied.reason
     };
@@ -450,29 +454,13 @@ fn every_invalid_rule_is_reported() {
 }
 
 #[test]
-fn a_permit_holds_the_exact_arguments_and_only_the_meta_that_is_forwarded() {
-    let call = ToolCall {
-        name: "example__echo".to_owned(),
-        arguments: Some("{ \"t\":  1.0 }"),
-        meta: Some(
-            r#"{"io.modelcontextprotocol/protocolVersion":"x","progressToken":1,"traceparent":"00-a","x": [1]}"#,
-        ),
-    };
-    let permit = policy(&[("r", &["*/*"])]).authorize(&principal(&["r"]), Target::tool("example", "echo"), &call);
-    let permit = permit.unwrap();
-    let want = r#"{"name":"echo","arguments":{ "t":  1.0 },"_meta":{"traceparent":"00-a","x":[1]}}"#;
-    assert_eq!((permit.params(), permit.arguments()), (want, call.arguments));
-}
-
-#[test]
 fn a_permit_of_any_kind_holds_the_unchanged_parameters() {
     let policy = policy(&[("r", &["*/*"])]);
     let (target, params) = (Target::resource("fs", "a:b"), "{ \"uri\":\"a:b\"}");
-    let permit = policy.authorize_request(&principal(&["r"]), target, Some(params), Some(params)).unwrap();
+    let permit = policy.authorize(&principal(&["r"]), target, params.to_owned().into(), Some(params)).unwrap();
     assert_eq!((permit.kind(), permit.backend(), permit.name()), (TargetKind::Resource, "fs", "a:b"));
-    assert_eq!((permit.params(), permit.arguments()), (params, Some(params)));
-    let permit = policy.authorize_request(&principal(&["r"]), target, None, None).unwrap();
-    assert_eq!((permit.params(), permit.arguments()), ("{}", None));
+    assert_eq!(permit.params().as_str(), params);
+    assert_eq!(permit.into_params().as_str(), params);
 }
 
 fn some_patterns() -> impl Strategy<Value = Vec<String>> {
@@ -512,7 +500,7 @@ proptest! {
                 .chain(arguments.iter().map(|arguments| ("arguments", arguments.as_str()))),
         );
         let names: Vec<&str> = held.iter().map(String::as_str).collect();
-        let permit = policy.authorize_request(&principal(&names), target, Some(&params), arguments.as_deref());
+        let permit = policy.authorize(&principal(&names), target, params.into(), arguments.as_deref());
         prop_assert_eq!(permit.is_ok(), policy.shows(&held, target));
         prop_assert!(policy.reaches(&held, &backend) || permit.is_err());
         prop_assert!(permit.is_ok() || !policy.allows_all_of(&held, &backend) || kind == TargetKind::Tool && name.contains('/'));

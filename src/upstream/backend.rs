@@ -17,6 +17,7 @@ use crate::mcp::json;
 use crate::mcp::lines::LINE_BYTES_MAX;
 use crate::mcp::methods::List;
 use crate::mcp::protocol::{Era, LEGACY_LATEST};
+use crate::mcp::shared_text::SharedText;
 use crate::walls::Launcher;
 
 use super::connection::UpstreamConnection;
@@ -172,7 +173,7 @@ impl Backend {
         *shared = None;
         self.list_changes.set_tools(None);
         let listener = Arc::clone(&self.list_changes) as Arc<dyn ServerMessageHandler>;
-        let opened = endpoint.open_session(&message::own_initialize_params(), Some(listener)).await;
+        let opened = endpoint.open_session(&message::own_initialize_params().into(), Some(listener)).await;
         if is_era_rejection(&opened) {
             endpoint.forget_era();
         }
@@ -194,7 +195,7 @@ impl Backend {
     /// [`CallError`]: the backend cannot be reached, or its process ended.
     pub async fn open(
         &self,
-        initialize_params: &str,
+        initialize_params: &SharedText,
         listener: Arc<dyn ServerMessageHandler>,
     ) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
         match &self.transport {
@@ -226,7 +227,7 @@ impl Backend {
     /// answer to `server/discover`.
     async fn open_modern(&self) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
         let connection = self.shared().await?;
-        let answer = connection.request(&Request::new(DISCOVER, Some(&discover_params()))).await?;
+        let answer = connection.request(&Request::new(DISCOVER, Some(discover_params().into()))).await?;
         let Response::Result(discovered) = answer else { return Ok((connection, answer)) };
         let meta = discovered.object("_meta").unwrap_or_default();
         let info = meta.get("io.modelcontextprotocol/serverInfo");
@@ -290,8 +291,8 @@ impl Backend {
         let (mut items, mut bytes, mut cursors) = (Vec::new(), 0_usize, Vec::<String>::new());
         for _ in 0..LIST_PAGES_MAX {
             let params = cursors.last().map(|cursor| json::object([("cursor", json::quoted(cursor).as_str())]));
-            let params = convert_params(Era::Legacy, connection.era(), params.as_deref());
-            let request = Request::new(list.method(), params.as_deref());
+            let params = convert_params(Era::Legacy, connection.era(), params.map(SharedText::new));
+            let request = Request::new(list.method(), params);
             let timeout = LIST_TIMEOUT.min(self.timeouts.total);
             let answer = tokio::time::timeout(timeout, connection.request(&request)).await;
             let page = match answer.unwrap_or(Err(CallError::TimedOut { after: timeout }))? {

@@ -13,6 +13,7 @@ use crate::mcp::protocol::{
     HEADER_MISMATCH, LEGACY_LATEST, META_CAPABILITIES, META_CLIENT, META_VERSION, MISSING_CAPABILITY, MODERN_VERSION,
     UNSUPPORTED_VERSION,
 };
+use crate::mcp::shared_text::SharedText;
 
 /// A backend's response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +69,7 @@ pub struct Request<'a> {
     /// The method.
     pub method: &'a str,
     /// The parameters, as JSON text.
-    pub params: Option<&'a str>,
+    pub params: Option<SharedText>,
     /// The name or URI of the target, for the header `Mcp-Name` of modern HTTP backends.
     pub name: Option<String>,
     /// The client's headers that are forwarded to an HTTP backend: `traceparent` and `tracestate` and, to a modern one,
@@ -87,7 +88,7 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// A request that begins now, without a handler for its events.
     #[must_use]
-    pub fn new(method: &'a str, params: Option<&'a str>) -> Self {
+    pub fn new(method: &'a str, params: Option<SharedText>) -> Self {
         Self {
             method,
             params,
@@ -103,8 +104,9 @@ impl<'a> Request<'a> {
     /// The same request with these headers.
     pub(super) fn with_headers(&self, headers: HeaderMap) -> Self {
         let (name, progress_token) = (self.name.clone(), self.progress_token.clone());
-        let Self { method, params, mirrors, begun, .. } = *self;
-        Self { method, params, name, headers, mirrors, progress_token, events: self.events.clone(), begun }
+        let (params, events) = (self.params.clone(), self.events.clone());
+        let Self { method, mirrors, begun, .. } = *self;
+        Self { method, params, name, headers, mirrors, progress_token, events, begun }
     }
 }
 

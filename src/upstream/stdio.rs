@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::mcp::protocol::Era;
+use crate::mcp::shared_text::SharedText;
 use crate::walls::BackendLauncher;
 
 use super::error::CallError;
@@ -141,14 +142,14 @@ impl StdioBackend {
     /// [`CallError::Down`]: it ended before it answered `initialize`.
     pub(super) async fn start_session_child(
         &self,
-        initialize_params: &str,
+        initialize_params: &SharedText,
         listener: Option<Arc<dyn ServerMessageHandler>>,
         stop: CancellationToken,
         tasks: &TaskTracker,
     ) -> Result<(Arc<ChildConnection>, Response), CallError> {
         let (sender, mut up) = oneshot::channel();
         let (alias, launcher) = (self.alias.clone(), Arc::clone(&self.launcher));
-        let handshake = Handshake::Client(initialize_params.to_owned());
+        let handshake = Handshake::Client(initialize_params.clone());
         let mut run = tasks.spawn(async move {
             let on_up = |connection, answer| {
                 // If the receiver is gone, the session's guard is gone too, and ends the child.

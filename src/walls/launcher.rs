@@ -137,7 +137,7 @@ impl BackendLauncher {
     /// Logs the limits of the walls.
     pub fn log_limits(&self) {
         for root in self.limited_roots() {
-            tracing::warn!(backend = self.alias, "write: {root}");
+            tracing::info!(backend = self.alias, "write: {root}");
         }
     }
 

@@ -61,12 +61,13 @@ mod tests {
     use crate::config::SETTINGS;
     use crate::config::ValueType;
 
-    /// Files that everyone may read: certificates and published keys.
-    const PUBLIC: [&str; 5] = [
+    /// Files that everyone may read: certificates, revocation lists and published keys.
+    const PUBLIC: [&str; 6] = [
         "auth.keys[].public_key_file",
         "auth.issuers[].jwks_file",
         "server.tls.cert_file",
         "server.tls.client_ca_file",
+        "server.tls.client_crl_file",
         "backends.*.ca_file",
     ];
 

@@ -8,7 +8,7 @@ use crate::common::wait::{SOON, until_async};
 use crate::memory_sink::{MemorySink, Mood};
 use crate::rig::{Rig, bytes_in, call_with, events, ok, one, stop, times_recorded, verify_records};
 use gatepost::audit::pipeline::Pipeline;
-use gatepost::audit::record::{Outcome, RequestId, Status};
+use gatepost::audit::record::{Outcome, RequestId, Status, Timestamp};
 use gatepost::audit::{Audit, UnavailableError};
 
 /// Says that this process is the one inside the namespace.
@@ -30,7 +30,8 @@ async fn fill(audit: &Audit) -> (Vec<RequestId>, UnavailableError) {
     }
 }
 
-/// The outbox is full: what is open still ends, refusals are recorded, and after delivery calls begin again.
+/// The outbox is full: what is open still ends, events are recorded, refusals are counted, and after delivery calls
+/// begin again.
 async fn recovers(pipeline: Pipeline, sink: &MemorySink, dir: &Path, open: gatepost::audit::Receipt) {
     let (audit, probe) = (pipeline.audit(), pipeline.probe());
     let (released, refusal) = fill(&audit).await;
@@ -39,9 +40,11 @@ async fn recovers(pipeline: Pipeline, sink: &MemorySink, dir: &Path, open: gatep
     assert!(probe.gauge().outbox.full);
     let open_id = open.request_id();
     open.finish(ok(), ()).await.unwrap().into_inner();
-    let denied = call_with("echo", "{}");
-    let denied_id = denied.request_id;
-    audit.record_once(denied, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
+    let event = call_with("echo", "{}");
+    let event_id = event.request_id;
+    audit.record_event(event).await.unwrap();
+    assert!(!refused(&audit, "{}").await, "there is no room for the record of a refusal");
+    audit.count_refusals(7, Timestamp::now(), Timestamp::now()).unwrap();
     sink.turn(Mood::Healthy);
     until_async("calls are accepted again", SOON, || async { !probe.gauge().outbox.full }).await;
     let again = one(&audit, "echo").await;
@@ -51,11 +54,18 @@ async fn recovers(pipeline: Pipeline, sink: &MemorySink, dir: &Path, open: gatep
     assert_eq!((ended.lost, ended.delivered), (0, ended.last));
     let records = sink.records();
     let times = times_recorded(&records);
-    for id in released.iter().chain([&open_id, &denied_id, &again]) {
+    for id in released.iter().chain([&open_id, &event_id, &again]) {
         assert_eq!(times[id], 1);
     }
-    assert_eq!(events(&records, "gap")[0]["refused"], 1, "the refused call is counted");
+    let gaps: u64 = events(&records, "gap").iter().filter_map(|gap| gap["refused"].as_u64()).sum();
+    assert_eq!(gaps, 8, "the refused call and the refusals are counted");
     verify_records(&records);
+}
+
+/// Records a refusal; `false` if there is no room for its record.
+async fn refused(audit: &Audit, arguments: &str) -> bool {
+    let outcome = Outcome::failed(Status::Denied, "no");
+    audit.record_refusal(call_with("echo", arguments), outcome, ()).await.unwrap().is_some()
 }
 
 async fn begun(dir: tempfile::TempDir, quota: u64) -> (Rig, Pipeline, gatepost::audit::Receipt) {
@@ -75,27 +85,44 @@ async fn i4_i6_a_full_quota_refuses_only_calls_until_delivery() {
 }
 
 #[tokio::test]
-async fn i6_refusals_are_bounded_too() {
+async fn i6_refusals_leave_the_last_quarter_of_the_quota() {
     let quota = 64 * 1024 * 1024;
     let (rig, pipeline, open) = begun(tempfile::tempdir().unwrap(), quota).await;
-    let audit = pipeline.audit();
+    let (audit, probe) = (pipeline.audit(), pipeline.probe());
     let arguments = format!(r#"{{"text":"{}"}}"#, "x".repeat(60_000));
     let mut stored = 0;
-    let refused = loop {
-        let denied = call_with("echo", &arguments);
-        match audit.record_once(denied, Outcome::failed(Status::Denied, "no"), ()).await {
-            Ok(released) => released.into_inner(),
-            Err(unavailable) => break unavailable,
-        }
+    while refused(&audit, &arguments).await {
         stored += 1;
         assert!(stored < 10_000, "refusals fill the disk");
-    };
-    assert!(matches!(refused, UnavailableError::OutboxFull { .. }), "{refused}");
-    assert!(bytes_in(rig.dir.path()) < 2 * quota, "{}", bytes_in(rig.dir.path()));
+    }
+    let used = probe.gauge().outbox.used_bytes;
+    assert!((quota / 4 * 3..quota / 8 * 7).contains(&used), "to within one file: {used}");
+    let (released, _) = fill(&audit).await;
+    assert!(released.len() > 50, "{} calls after the refusals", released.len());
     drop(open);
     rig.sink.turn(Mood::Healthy);
     assert_eq!(stop(pipeline).await.lost, 0);
     verify_records(&rig.sink.records());
+}
+
+#[tokio::test]
+async fn i6_refusals_leave_the_last_quarter_of_the_ring() {
+    let mut rig = Rig::on(tempfile::tempdir().unwrap());
+    rig.config.timeouts.admission = Duration::ZERO;
+    rig.config.ring.records = 64;
+    let pipeline = rig.start();
+    let audit = pipeline.audit();
+    // An open call takes the room of its intent and of its record.
+    let mut open = Vec::new();
+    while refused(&audit, "{}").await {
+        open.push(audit.begin(call_with("open", "{}")).await.unwrap());
+    }
+    for _ in 0..4 {
+        open.push(audit.begin(call_with("open", "{}")).await.unwrap());
+    }
+    assert!(!refused(&audit, "{}").await);
+    drop(open);
+    assert_eq!(stop(pipeline).await.lost, 0);
 }
 
 #[tokio::test]

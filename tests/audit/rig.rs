@@ -119,7 +119,7 @@ pub fn call_with(tool: &str, arguments: &str) -> Call {
         token_id: Some("jti-1".to_owned()),
     };
     let correlation = Correlation {
-        addr: Some(([127, 0, 0, 1], 4000).into()),
+        addr: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 4000)).into()),
         session_id: Some("s-1".to_owned()),
         rpc_id: Some("1".to_owned()),
     };

@@ -122,7 +122,7 @@ impl Model {
             }
             Operation::Refuse { bytes } => {
                 let entry = Entry::new(call_of(bytes), ok(), Duration::ZERO);
-                match self.runtime.block_on(self.ring.reserve_refusal(&entry, Duration::ZERO)) {
+                match self.runtime.block_on(self.ring.reserve_event(&entry, Duration::ZERO)) {
                     Ok(reservation) => {
                         self.ring.end(reservation, entry, false, None).unwrap();
                         self.appended += 1;

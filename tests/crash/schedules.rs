@@ -52,7 +52,7 @@ fn reserve(ring: &Arc<Ring>) -> Result<Reservation, AdmissionError> {
 
 fn append(ring: &Arc<Ring>, of: u128) -> Result<(), RingClosedError> {
     let entry = refusal(of);
-    let Ok(reservation) = block_on(ring.reserve_refusal(&entry, LONG)) else { return Err(RingClosedError) };
+    let Ok(reservation) = block_on(ring.reserve_event(&entry, LONG)) else { return Err(RingClosedError) };
     ring.end(reservation, entry, false, None)
 }
 
@@ -120,7 +120,7 @@ fn i6_a_waiting_call_is_woken_by_a_smaller_outcome() {
         let held = reserve(&ring).unwrap();
         let waits = spawn(&ring, |ring| {
             let entry = Entry::new(call(), Outcome::failed(Status::Denied, "x".repeat(1_500)), Duration::ZERO);
-            drop(block_on(ring.reserve_refusal(&entry, LONG)).unwrap());
+            drop(block_on(ring.reserve_event(&entry, LONG)).unwrap());
         });
         let entry = Entry::new(call(), Outcome::failed(Status::Error, ""), Duration::ZERO);
         ring.end(held, entry, true, None).unwrap();

@@ -411,7 +411,7 @@ impl Driver {
                 let call = self.call(10);
                 let id = call.request_id;
                 let entry = Entry::new(call, Outcome::failed(Status::Denied, "no"), Duration::ZERO);
-                let reserved = self.runtime.block_on(self.ring.reserve_refusal(&entry, Duration::ZERO));
+                let reserved = self.runtime.block_on(self.ring.reserve_event(&entry, Duration::ZERO));
                 let Ok(reservation) = reserved else { return false };
                 self.append(id, Some(Status::Denied), |ring, told| {
                     ring.end(reservation, entry, false, Some(told)).is_ok()

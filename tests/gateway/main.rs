@@ -11,12 +11,14 @@
 
 #[path = "../common"]
 mod common {
+    pub mod flood;
     pub mod gatepost;
     pub mod mcp;
     pub mod pause;
     pub mod process;
     pub mod python;
     pub mod raw_backend;
+    pub mod rng;
     pub mod server;
     pub mod stdio_client;
     pub mod stored_records;
@@ -27,14 +29,17 @@ mod common {
 mod attacks;
 mod auth;
 mod authz;
+mod child_life;
 mod eras;
 mod hang_up;
 mod http;
 mod http_backend;
 mod http_backend_stub;
+mod limits;
 mod listening;
 mod logging;
 mod process_limits;
+mod refusals;
 mod reload;
 mod sessions;
 mod stdio;

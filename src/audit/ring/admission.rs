@@ -43,17 +43,33 @@ impl Ring {
         self.reserve(Room::of_call(call), AdmissionClass::UnauditedAllowed, timeout, call.timestamp).await
     }
 
-    /// Waits up to `timeout` for the room for a record without an intent: of a refusal, or of an event of the gateway.
+    /// Waits up to `timeout` for the room for a record without an intent: of an event of the gateway, or of a request
+    /// that the gateway answered itself.
     ///
     /// # Errors
-    /// [`AdmissionError`]; if the ring is full, the call is counted as refused.
-    pub async fn reserve_refusal(
+    /// [`AdmissionError`]; if the ring is full, the event is counted as refused.
+    pub async fn reserve_event(
         self: &Arc<Self>,
         entry: &Entry,
         timeout: Duration,
     ) -> Result<Reservation, AdmissionError> {
         let room = Room { records: 1, bytes: entry.size_bytes() };
-        self.reserve(room, AdmissionClass::Refusal, timeout, entry.call.timestamp).await
+        self.reserve(room, AdmissionClass::Event, timeout, entry.call.timestamp).await
+    }
+
+    /// Reserves the room for the record of a refused request, without waiting.
+    ///
+    /// # Errors
+    /// [`AdmissionError`]; nothing was counted.
+    pub fn try_reserve_refusal(self: &Arc<Self>, entry: &Entry) -> Result<Reservation, AdmissionError> {
+        let room = Room { records: 1, bytes: entry.size_bytes() };
+        self.try_reserve(room, AdmissionClass::Refusal)
+    }
+
+    /// Counts `count` refused requests, of which the first arrived at `first` and the last at `last`, in the next gap
+    /// record. Returns `false` if nothing was counted, because no record follows any more.
+    pub fn count_refused(&self, count: u64, first: Timestamp, last: Timestamp) -> bool {
+        self.count_unrecorded(UnrecordedCalls { refused: count, unaudited: 0, first, last })
     }
 
     /// Appends the intent of `call`. It uses its part of `reservation`; the rest stays reserved for the record.
@@ -120,7 +136,11 @@ impl Ring {
             done => done,
         };
         if result.is_err() {
-            self.count_unrecorded(arrived, class);
+            let (refused, unaudited) = match class {
+                AdmissionClass::UnauditedAllowed => (0, 1),
+                AdmissionClass::Call | AdmissionClass::Event | AdmissionClass::Refusal => (1, 0),
+            };
+            self.count_unrecorded(UnrecordedCalls { refused, unaudited, first: arrived, last: arrived });
         }
         result
     }
@@ -133,8 +153,13 @@ impl Ring {
         if state.scribe_failed {
             return Err(AdmissionError::Failed);
         }
-        // I6: the outbox accepts the records of open calls when it is full, and refusals up to a limit of their own.
-        let full = if class == AdmissionClass::Refusal { state.capacity.over } else { state.capacity.full };
+        // I6: the outbox accepts the records of open calls when it is full, events up to a limit above the quota, and
+        // refusals up to a limit below it, so that no refused caller uses up the room for calls.
+        let full = match class {
+            AdmissionClass::Call | AdmissionClass::UnauditedAllowed => state.capacity.full,
+            AdmissionClass::Event => state.capacity.over,
+            AdmissionClass::Refusal => state.capacity.calls_only,
+        };
         if state.outbox_required && full {
             return Err(AdmissionError::OutboxFull);
         }
@@ -150,21 +175,20 @@ impl Ring {
         Ok(Reservation { ring: Arc::clone(self), room })
     }
 
-    fn count_unrecorded(&self, arrived: Timestamp, class: AdmissionClass) {
+    fn count_unrecorded(&self, more: UnrecordedCalls) -> bool {
         let mut state = self.lock();
         // I3: nothing may follow the record that closes the epoch, so a refusal during the shutdown is not recorded.
         if state.phase != Phase::Open {
-            return;
+            return false;
         }
-        let first = UnrecordedCalls { refused: 0, unaudited: 0, first: arrived, last: arrived };
-        let unrecorded = state.unrecorded.get_or_insert(first);
-        match class {
-            AdmissionClass::UnauditedAllowed => unrecorded.unaudited += 1,
-            AdmissionClass::Call | AdmissionClass::Refusal => unrecorded.refused += 1,
-        }
-        unrecorded.last = arrived;
+        let unrecorded = state.unrecorded.get_or_insert(UnrecordedCalls { refused: 0, unaudited: 0, ..more });
+        unrecorded.refused += more.refused;
+        unrecorded.unaudited += more.unaudited;
+        unrecorded.first = unrecorded.first.min(more.first);
+        unrecorded.last = unrecorded.last.max(more.last);
         drop(state);
         self.work.notify_one();
+        true
     }
 
     /// Appends `item`, which uses `room` of the reserved room, and gives `rest` of it back.

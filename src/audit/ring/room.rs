@@ -37,11 +37,13 @@ pub(super) enum AdmissionClass {
     Call,
     /// A call that continues unaudited if there is no room.
     UnauditedAllowed,
-    /// The record of a refusal, or of an event of the gateway.
+    /// The record of an event of the gateway, or of a request that the gateway answered itself.
+    Event,
+    /// The record of a refused request.
     Refusal,
 }
 
-/// The ring did not grant the room for a call or a refusal.
+/// The ring did not grant the room for a call, an event or a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdmissionError {
     /// The ring had no room within the timeout: open calls, and records that are neither stored nor delivered, use it.
@@ -81,11 +83,12 @@ impl RingLimits {
     /// The part of the ring that requests of `class` may use.
     pub(super) fn for_class(self, class: AdmissionClass) -> Self {
         match class {
-            // I6: an eighth of the ring is kept for refusals.
+            // I6: the last quarter of the ring is kept for calls and events, and the last eighth for events.
+            AdmissionClass::Refusal => Self { records: self.records / 4 * 3, bytes: self.bytes / 4 * 3 },
             AdmissionClass::Call | AdmissionClass::UnauditedAllowed => {
                 Self { records: self.records / 8 * 7, bytes: self.bytes / 8 * 7 }
             }
-            AdmissionClass::Refusal => Self {
+            AdmissionClass::Event => Self {
                 records: self.records.saturating_sub(GATEWAY_ROOM.records),
                 bytes: self.bytes.saturating_sub(GATEWAY_ROOM.bytes),
             },

@@ -103,7 +103,7 @@ impl Ring {
         state.window.extend(slots);
         // A shipper that lagged may have read them from the outbox and delivered them before they were published.
         let mut evicted = state.pop_delivered();
-        let (_, more) = state.make_room(Room::default(), self.limits.for_class(AdmissionClass::Refusal));
+        let (_, more) = state.make_room(Room::default(), self.limits.for_class(AdmissionClass::Event));
         evicted.extend(more);
         drop(state);
         drop(evicted);

@@ -47,10 +47,11 @@ pub enum WorkItem {
     },
 }
 
-/// Calls that have no record of their own because there was no room. One `gateway/gap` record counts them.
+/// Calls and refused requests that have no record of their own because there was no room. One `gateway/gap` record
+/// counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnrecordedCalls {
-    /// The number of calls that were refused.
+    /// The number of calls and other requests that were refused.
     pub refused: u64,
     /// The number of calls that continued unaudited, as the operator allowed for their tools.
     pub unaudited: u64,
@@ -118,7 +119,10 @@ pub struct OutboxCapacity {
     pub max_bytes: u64,
     /// True if the quota or the disk is used up.
     pub full: bool,
-    /// True if the room beyond the quota that is kept for refusals is used up too.
+    /// True if only calls and events are accepted, and refusals are only counted: the part of the quota that refusals
+    /// may use is used up, or the disk is full.
+    pub calls_only: bool,
+    /// True if the room beyond the quota that is kept for events is used up too.
     pub over: bool,
 }
 

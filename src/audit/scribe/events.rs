@@ -57,7 +57,7 @@ pub(super) fn gap(calls: UnrecordedCalls) -> Entry {
         _ => format!(", and {unaudited} continued unaudited, as audit.on_failure allows"),
     };
     let message =
-        format!("no room in the audit ring or outbox: {refused} calls were refused without a record{continued}");
+        format!("no room in the audit ring or outbox: {refused} requests were refused without a record{continued}");
     event(Status::AuditUnavailable, Some(message), Call::gateway_event("gap", &details))
 }
 

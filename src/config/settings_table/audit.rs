@@ -95,9 +95,11 @@ pub(super) const AUDIT: &[SettingSpec] = &[
     setting(
         "audit.refusals_singly_max",
         count("records", 1, 1_000_000),
-        Value("10"),
-        "Equal refusals of one caller within ten seconds that are recorded individually; further ones are counted, \
-         and one record states their number.",
+        Value("20"),
+        "Refusals within a minute that get a record of their own: of one principal, with the same status at the same \
+         backend, and three times as many of that principal in all. The same number applies to one network of callers \
+         without a valid token (a /24 of IPv4, a /64 of IPv6) with the same status, and three times as many to all \
+         of them together. Further refusals are counted, and a `gateway/refusals` record states their number.",
     ),
     setting(
         "audit.args_bytes_max",

@@ -97,24 +97,26 @@ pub(super) const ROLES: &[SettingSpec] = &[
     ),
     setting(
         "limits.rate_per_principal",
-        count("calls a second", 0, 100_000),
-        Value("0"),
-        "Sustained calls a second of one principal; further ones get 429 and are recorded as `rate_limited`. 0: \
-         unlimited.",
+        count("requests a second", 0, 100_000),
+        Value("100"),
+        "Sustained requests a second of one principal (issuer and subject), whatever they ask for and whether or not \
+         they are allowed; further ones get 429 and are recorded as `rate_limited`. Opening a session counts as ten \
+         requests (as a hundred, if the caller may use no backend), and searching all backends for a resource as one more. An agent that works without a pause sends \
+         about ten a second; raise the limit for a token that many clients share. 0: unlimited.",
     ),
     setting(
         "limits.burst_per_principal",
-        count("calls", 1, 100_000),
-        Value("20"),
-        "Calls that one principal may make at once after a pause, if `rate_per_principal` is set: an agent calls \
-         several tools at a time.",
+        count("requests", 1, 100_000),
+        Value("400"),
+        "Requests that one principal may make at once after a pause, if `rate_per_principal` is set: agents call \
+         several tools at a time, and an editor opens a session for each of its windows.",
     ),
     setting(
         "limits.sessions_per_principal",
         count("sessions", 1, 1_000_000),
-        Value("256"),
+        Value("16"),
         "Most open legacy sessions of one principal; one more ends its session that was idle longest, which is \
-         recorded. Each may have a child process of its own at every stdio backend. Opening a session counts towards \
-         the rate.",
+         recorded. Each may have a child process of its own at every stdio backend: a person has one session for each \
+         client window. Raise the limit for a token that many clients share.",
     ),
 ];

@@ -1,7 +1,7 @@
 //! The settings of the listeners.
 
 use super::spec::Fallback::{Required, Unset, Value};
-use super::spec::{MINUTES_10, SettingSpec, count, duration, ms, setting};
+use super::spec::{HOURS_24, MINUTES_10, SettingSpec, count, duration, ms, setting};
 use crate::config::value_type::ValueType;
 
 /// `[server]`, `[server.tls]` and `[ops]`.
@@ -26,23 +26,61 @@ pub(super) const SERVER: &[SettingSpec] = &[
         Value("[]"),
         "`Origin` values accepted besides loopback ones. A request without `Origin` does not come from a browser.",
     ),
+    setting("server.body_bytes_max", count("bytes", 1024, 64 * 1024 * 1024), Value("4194304"), "Largest request body."),
     setting(
-        "server.body_bytes_max",
-        count("bytes", 1024, 64 * 1024 * 1024),
-        Value("4194304"),
-        "Largest request body. Each open call may keep one in memory.",
+        "server.request_bytes_max",
+        count("bytes", 4096, 64 * 1024 * 1024 * 1024),
+        Value("1073741824"),
+        "Memory for the bodies of all open requests together; each counts twice, because the parameters that are \
+         forwarded may differ. A request without room waits up to 3 s and is then refused and recorded as \
+         `rate_limited`. One caller may occupy half of it, and a quarter is kept for bodies of at most 16 KiB. At least \
+         four times `server.body_bytes_max`.",
     ),
     setting(
         "server.connections_max",
         count("connections", 1, 1_000_000),
         Value("4096"),
-        "Most open connections; further ones wait to be accepted. A connection without a request for 30 s is closed.",
+        "Most open connections. For one more, the oldest connection that never sent a valid token is closed, else the one \
+         that was idle longest; if all are in use, it waits to be accepted. A connection without a request for 30 s, or \
+         whose client reads nothing for 30 s, is closed.",
+    ),
+    setting(
+        "server.connections_per_address_max",
+        count("connections", 1, 1_000_000),
+        Value("1024"),
+        "Most open connections of one client address, or of one IPv6 network of 64 bits. The addresses in \
+         `server.trusted_proxies` have no such limit.",
+    ),
+    setting(
+        "server.trusted_proxies",
+        ValueType::Networks,
+        Value("[]"),
+        "Addresses or networks of proxies that name the client's address in `server.forwarded_header`. For a request of \
+         such a proxy, the client's address in records and limits is the right-most address in the header that is not a \
+         trusted proxy's. A value that is not an address is not believed: the address is that of the proxy that named \
+         it. From all others the header is ignored.",
+    ),
+    setting(
+        "server.forwarded_header",
+        ValueType::Choice(&["x-forwarded-for", "forwarded"]),
+        Value("\"x-forwarded-for\""),
+        "The header that the trusted proxies complete. Choose the one that they set or append to: a client can send the \
+         other one.",
     ),
     setting(
         "server.sessions_max",
         count("sessions", 1, 1_000_000),
         Value("10000"),
         "Most open legacy sessions; the modern era has none.",
+    ),
+    setting(
+        "server.session_idle_timeout",
+        duration(ms(1000), HOURS_24),
+        Value("\"1h\""),
+        "How long a legacy session is kept without a request, and with it its child processes; then its client must \
+         initialize again, and a record says so. A session whose client reads its stream, or waits for an answer, is \
+         not idle. An hour outlasts a meeting; the child processes of clients that left without a word cost memory \
+         for no longer. Conversations of callers without a session end likewise.",
     ),
     setting(
         "server.calls_max",

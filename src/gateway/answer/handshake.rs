@@ -18,7 +18,7 @@ use crate::upstream::Response;
 /// gets.
 pub(crate) async fn initialize(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> (Sourced, Arc<Session>) {
     let params = ctx.message.params_text();
-    entry.arguments = params.map(str::to_owned);
+    entry.arguments = ctx.params();
     let per_principal_max = ctx.rules.limits.sessions_per_principal;
     let sessions = &ctx.core.sessions;
     let (session, ended) = sessions.open(&ctx.principal, &ctx.inbound.scope, params.unwrap_or("{}"), per_principal_max);

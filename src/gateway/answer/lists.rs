@@ -32,7 +32,7 @@ pub(crate) async fn answer(ctx: &RequestContext<'_>, list: List) -> Sourced {
 
 /// One page of one backend's list.
 async fn of_one_backend(ctx: &RequestContext<'_>, backend: &Arc<Backend>, list: List) -> Sourced {
-    let page = Box::pin(backend.one_page(relay::request(ctx, backend, ctx.message.params_text(), None))).await;
+    let page = Box::pin(backend.one_page(relay::request(ctx, backend, ctx.params(), None))).await;
     let (page, era) = match page {
         Ok((Response::Result(page), era)) => (page, era),
         other => return Sourced::from_backend(backend, other),

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::message::reply::Reply;
 use crate::mcp::protocol::{Era, UPSTREAM_FAILED};
+use crate::mcp::shared_text::SharedText;
 use crate::upstream::{Answer, Backend, CallError, Response, public_message};
 
 /// A response and its source, which decides how it is adapted to the client.
@@ -79,7 +80,7 @@ impl Sourced {
 pub(crate) async fn request(
     ctx: &RequestContext<'_>,
     backend: &Arc<Backend>,
-    params: Option<&str>,
+    params: Option<SharedText>,
     name: Option<String>,
 ) -> Result<(Response, Era), CallError> {
     let route = ctx.route(backend, name).await?;
@@ -89,7 +90,7 @@ pub(crate) async fn request(
 
 /// Relays the request to `backend` with unchanged parameters.
 pub(crate) async fn relay(ctx: &RequestContext<'_>, backend: &Arc<Backend>) -> Sourced {
-    Sourced::from_backend(backend, request(ctx, backend, ctx.message.params_text(), None).await)
+    Sourced::from_backend(backend, request(ctx, backend, ctx.params(), None).await)
 }
 
 /// The error for a backend that is not configured.

@@ -9,26 +9,59 @@ use crate::mcp::methods::List;
 use crate::rbac::Target;
 use crate::upstream::{Backend, Item};
 
-/// The backend that has the resource `uri`, or a template for it. Only backends from which the caller may read it
-/// count.
-pub(crate) async fn owner(ctx: &RequestContext<'_>, uri: &str) -> Option<String> {
-    let allowed = |backend: &str| ctx.rules.policy.shows(&ctx.principal.roles, Target::resource(backend, uri));
-    if let Some(known) = ctx.core.resource_owners.of(uri).filter(|known| allowed(known)) {
-        return Some(known);
+/// The lists of all backends, each with its backend.
+type Lists = Vec<(Arc<Backend>, Arc<[Item]>)>;
+
+/// Finds the backends of the resources that one request names. The lists of the backends are read at most once, however
+/// many resources that are.
+pub(crate) struct ResourceSearch<'a> {
+    ctx: &'a RequestContext<'a>,
+    resources: Option<Lists>,
+    templates: Option<Lists>,
+}
+
+impl<'a> ResourceSearch<'a> {
+    pub(crate) fn new(ctx: &'a RequestContext<'a>) -> Self {
+        Self { ctx, resources: None, templates: None }
     }
-    let found = lists::of_all_backends(ctx, List::Resources).await;
-    let has = |(backend, items): &&(Arc<Backend>, Arc<[Item]>)| {
-        allowed(backend.alias()) && items.iter().any(|item| item.name == uri)
-    };
-    if let Some((backend, _)) = found.iter().find(has) {
-        return Some(backend.alias().to_owned());
+
+    /// The backend that has the resource `uri`, or a template for it. Only backends from which the caller may read it
+    /// count. If the caller may not read it from any backend, nothing is searched.
+    pub(crate) async fn owner(&mut self, uri: &str) -> Option<String> {
+        let ctx = self.ctx;
+        let allowed = |backend: &str| ctx.rules.policy.shows(&ctx.principal.roles, Target::resource(backend, uri));
+        if let Some(known) = ctx.core.resource_owners.of(uri).filter(|known| allowed(known)) {
+            return Some(known);
+        }
+        if !ctx.visible_backends().any(|backend| allowed(backend.alias())) {
+            return None;
+        }
+        let has = |(backend, items): &&(Arc<Backend>, Arc<[Item]>)| {
+            allowed(backend.alias()) && items.iter().any(|item| item.name == uri)
+        };
+        let lists = read_once(ctx, List::Resources, &mut self.resources).await;
+        if let Some((backend, _)) = lists.iter().find(has) {
+            return Some(backend.alias().to_owned());
+        }
+        let fits = |(backend, items): &&(Arc<Backend>, Arc<[Item]>)| {
+            let fits = |item: &Item| item.name == uri || template_fits(&item.name, uri);
+            allowed(backend.alias()) && items.iter().any(fits)
+        };
+        let lists = read_once(ctx, List::Templates, &mut self.templates).await;
+        lists.iter().find(fits).map(|(backend, _)| backend.alias().to_owned())
     }
-    let found = lists::of_all_backends(ctx, List::Templates).await;
-    let fits = |(backend, items): &&(Arc<Backend>, Arc<[Item]>)| {
-        let fits = |item: &Item| item.name == uri || template_fits(&item.name, uri);
-        allowed(backend.alias()) && items.iter().any(fits)
+}
+
+/// The lists in `read`, which are read from the backends if they were not yet.
+async fn read_once<'r>(ctx: &RequestContext<'_>, list: List, read: &'r mut Option<Lists>) -> &'r Lists {
+    let lists = if let Some(lists) = read.take() {
+        lists
+    } else {
+        // I6: a search is as expensive as one more request.
+        ctx.core.limits.charge(&ctx.principal, 1, &ctx.rules);
+        lists::of_all_backends(ctx, list).await
     };
-    found.iter().find(fits).map(|(backend, _)| backend.alias().to_owned())
+    read.insert(lists)
 }
 
 /// Returns `true` if the URI template `template` can expand to `uri`. An expression in braces matches any text.

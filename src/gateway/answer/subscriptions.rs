@@ -19,7 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 use upstream_subscription::{Agreed, SubscriptionStream, UpstreamSubscription};
 
 use crate::gateway::answer::relay::Sourced;
-use crate::gateway::answer::resources;
+use crate::gateway::answer::resources::ResourceSearch;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::message::refusal::Refusal;
@@ -119,11 +119,11 @@ pub(crate) async fn permit(
     if !is_known && !ctx.backends().all(may_use_all) {
         return Err(Refusal::denied(format!("role {roles} may subscribe only to lists and resources here")));
     }
-    let mut owned = Vec::new();
+    let (mut owned, mut search) = (Vec::new(), ResourceSearch::new(ctx));
     for uri in &request.filter.resource_subscriptions {
         let backend = match ctx.inbound.scope.backend() {
             Some(backend) => Some(backend.to_owned()),
-            None => resources::owner(ctx, uri).await,
+            None => search.owner(uri).await,
         };
         let may_read = |backend| ctx.rules.policy.shows(&ctx.principal.roles, Target::resource(backend, uri));
         if !backend.as_deref().is_some_and(may_read) {

@@ -1,7 +1,7 @@
 //! The audit entry of a message: the facts for its record, collected while it is handled.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::http::header;
 
@@ -9,15 +9,18 @@ use crate::audit::record::{Call, Caller, Correlation, Outcome, Status};
 use crate::audit::{Released, UnavailableError};
 use crate::gateway::call::core::Core;
 use crate::gateway::call::outcome;
-use crate::gateway::call::refusal_windows::{RefusalDecision, RefusalKey};
+use crate::gateway::call::refusal_windows::RefusedRequest;
+use crate::gateway::call::refusals::RecordedRefusal;
 use crate::gateway::call::rules::Rules;
 use crate::gateway::call::trace;
+use crate::gateway::message::body::UnreadBody;
 use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::InboundRequest;
-use crate::mcp::envelope::{self, Hint, Id, Message, NAME_BYTES_MAX};
+use crate::mcp::envelope::{Hint, Id, Message, NAME_BYTES_MAX};
 use crate::mcp::protocol::SESSION_HEADER;
+use crate::mcp::shared_text::SharedText;
 use crate::upstream::Answer;
 
 /// The recorded method of a message that has none.
@@ -26,6 +29,18 @@ const METHOD_UNKNOWN: &str = "unknown";
 /// Prefixes of the methods of the gateway's own records. A client's record never has such a method. Otherwise it could
 /// be taken for an event of the gateway, for example for the `gateway/closed` that shows that an epoch ended cleanly.
 const OWN_METHODS: [&str; 3] = ["gateway/", "session/", "console/"];
+
+/// Longest method that is recorded of a caller without a valid token, in bytes. *Chosen*: the longest method of the
+/// protocol that is audited has 23; the caller may write anything there.
+const STRANGER_METHOD_BYTES_MAX: usize = 32;
+
+/// Longest tool and request id that are recorded of a caller without a valid token, in bytes. *Chosen*: usual names and
+/// ids fit, and a record of a stranger stays below 1 KiB.
+const STRANGER_TEXT_BYTES_MAX: usize = 64;
+
+/// Longest recorded arguments of a request that is refused, or whose caller may use nothing, in bytes; of longer ones,
+/// the record has the length and the digest. *Chosen*: they show what was attempted, and do not fill the trail.
+const LITTLE_ARGS_BYTES_MAX: usize = 4096;
 
 /// The facts about a message that the stages of [`crate::gateway::dispatch`] established, for its record.
 #[derive(Debug)]
@@ -39,13 +54,13 @@ pub struct AuditEntry<'a> {
     /// The tool as the client called it; once the target is known, as the backend has it.
     pub(crate) tool: Option<String>,
     pub(crate) backend: Option<String>,
-    pub(crate) arguments: Option<String>,
+    pub(crate) arguments: Option<SharedText>,
     /// The session, or the id of the call that a request without a session continues.
     pub(crate) session: Option<String>,
     /// The position in a trace, if calls are traced.
     pub(crate) trace: Option<trace::SpanContext>,
-    /// `true` if id, method and tool are known.
-    is_described: bool,
+    /// `true` if only short arguments are recorded.
+    records_little: bool,
 }
 
 impl<'a> AuditEntry<'a> {
@@ -62,13 +77,18 @@ impl<'a> AuditEntry<'a> {
             arguments: None,
             session: headers::single(&inbound.headers, SESSION_HEADER).map(str::to_owned),
             trace: None,
-            is_described: false,
+            records_little: false,
         }
     }
 
     /// The entry of a request without a message, which is recorded as `method`.
     pub(crate) fn of_method(rules: Arc<Rules>, inbound: &'a InboundRequest, method: &str) -> Self {
-        Self { method: method.to_owned(), is_described: true, ..Self::new(rules, inbound) }
+        Self { method: method.to_owned(), ..Self::new(rules, inbound) }
+    }
+
+    /// Records only short arguments, as for a refused request.
+    pub(crate) fn record_little(&mut self) {
+        self.records_little = true;
     }
 
     /// Takes id, method and tool from a valid message.
@@ -77,7 +97,15 @@ impl<'a> AuditEntry<'a> {
         self.describe_as(Hint { id: message.id.clone(), method: Some(message.method.clone()), name });
     }
 
-    fn describe_as(&mut self, hint: Hint) {
+    /// Takes them from the beginning of the body of a request that is refused before its body is read.
+    pub(crate) async fn describe_unread(&mut self, core: &Core, body: UnreadBody) {
+        if let Some(hint) = body.hint(&core.bodies).await {
+            self.describe_as(hint);
+        }
+    }
+
+    /// Takes id, method and tool from a message that breaks a rule.
+    pub(crate) fn describe_as(&mut self, hint: Hint) {
         if let Some(mut name) = hint.name {
             name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
             (self.backend, self.tool) = match self.inbound.scope.target(&name) {
@@ -88,28 +116,51 @@ impl<'a> AuditEntry<'a> {
         let is_own = |method: &String| OWN_METHODS.iter().any(|own| method.starts_with(own));
         self.id = hint.id;
         self.method = hint.method.filter(|method| !is_own(method)).unwrap_or_else(|| METHOD_UNKNOWN.to_owned());
-        self.is_described = true;
     }
 
     /// The part of the record that is known before the answer.
     pub(crate) fn call(&self, core: &Core) -> Call {
-        let call = self.call_without_arguments();
-        match &self.arguments {
-            Some(json) => call.with_arguments(json, &self.rules.redaction, core.args_bytes_max),
-            None => call,
-        }
+        let little = if self.records_little { LITTLE_ARGS_BYTES_MAX } else { usize::MAX };
+        self.call_with_arguments_up_to(core.args_bytes_max.min(little))
     }
 
-    fn call_without_arguments(&self) -> Call {
+    fn call_with_arguments_up_to(&self, args_bytes_max: usize) -> Call {
         let correlation = Correlation {
             addr: self.inbound.addr,
             session_id: self.session.clone(),
             rpc_id: self.id.as_ref().map(Id::to_text),
         };
-        Call::new(self.inbound.request_id, &self.method)
+        let call = Call::new(self.inbound.request_id, &self.method)
             .with_caller(&self.caller)
             .with_correlation(&correlation)
-            .with_target(self.backend.as_deref(), self.tool.as_deref())
+            .with_target(self.backend.as_deref(), self.tool.as_deref());
+        match &self.arguments {
+            Some(json) => call.with_arguments(json, &self.rules.redaction, args_bytes_max),
+            None => call,
+        }
+    }
+
+    /// The part of the record of a refused request that is known before the answer. What a caller without a valid token
+    /// wrote is cut.
+    fn refused_call(&self, core: &Core) -> Call {
+        if self.caller.issuer.is_some() {
+            return self.call_with_arguments_up_to(core.args_bytes_max.min(LITTLE_ARGS_BYTES_MAX));
+        }
+        let cut = |text: &str, bytes_max| text[..text.floor_char_boundary(bytes_max)].to_owned();
+        let correlation = Correlation {
+            addr: self.inbound.addr,
+            session_id: None,
+            rpc_id: self.id.as_ref().map(|id| cut(&id.to_text(), STRANGER_TEXT_BYTES_MAX)),
+        };
+        let tool = self.tool.as_deref().map(|tool| cut(tool, STRANGER_TEXT_BYTES_MAX));
+        Call::new(self.inbound.request_id, &cut(&self.method, STRANGER_METHOD_BYTES_MAX))
+            .with_correlation(&correlation)
+            .with_target(self.known_backend(core), tool.as_deref())
+    }
+
+    /// The backend, if it is configured.
+    fn known_backend(&self, core: &Core) -> Option<&str> {
+        self.backend.as_deref().filter(|backend| core.upstreams.contains(backend))
     }
 
     /// Turns the result of the stages into the reply. This is the only place at which a refusal gets its record and its
@@ -121,36 +172,34 @@ impl<'a> AuditEntry<'a> {
         }
     }
 
-    /// Records a refusal and returns its reply. After the first few equal refusals of a window, further ones are only
-    /// counted and share one record.
+    /// Records a refusal and returns its reply. After the first few refusals of a kind, further ones are only counted
+    /// and share one record.
     async fn refuse(&mut self, core: &Core, refusal: Refusal) -> Reply {
-        if !self.is_described {
-            // The message was not read, or it breaks a rule: the record gets the parts that can be read.
-            let body = self.inbound.body.as_ref().map_or(&[][..], |body| body);
-            self.describe_as(envelope::hint(body, core.body_bytes_max));
-        }
         core.counters.refused(refusal.status);
         self.export_span(core, refusal.status, Duration::ZERO);
         let id = self.id.as_ref();
         if refusal.status == Status::AuditUnavailable {
             return Reply::unavailable(id, &refusal.message);
         }
-        let answer = Answer::refusal(refusal.code, &refusal.message, refusal.data.as_deref());
-        let outcome = Outcome { status: refusal.status, ..outcome::of(&answer) };
-        let (status, method) = (refusal.status, self.method.as_str());
-        let reply = if self.refusal_decision(core, &outcome) == RefusalDecision::Counted {
-            tracing::debug!(%status, method, reason = refusal.message, "request refused; counted with equal refusals");
-            Reply::counted_refusal(refusal.http, id, refusal.code, &refusal.message, refusal.data.as_deref())
-        } else {
-            // I2: a refused call ends in exactly one record. I1: its reply waits for the record.
-            let recorded = core.audit.record_once(self.call(core), outcome, answer).await;
-            let subject = &self.caller.subject;
-            let (backend, tool) = (self.backend.as_deref(), self.tool.as_deref());
-            tracing::info!(%status, method, subject, backend, tool, reason = refusal.message, "request refused");
-            match recorded {
-                Ok(released) => Reply::released(refusal.http, id, released),
-                Err(unavailable) => return Reply::unavailable(id, &unavailable),
+        let Refusal { status, http, code, message, data, .. } = &refusal;
+        let record = || {
+            let answer = Answer::refusal(*code, message, data.as_deref());
+            let outcome = Outcome { status: *status, ..outcome::of(&answer) };
+            (self.refused_call(core), outcome, answer)
+        };
+        let recorded = core.refusals.record(&core.audit, &self.refused_request(core, &refusal), record).await;
+        let (subject, method) = (&self.caller.subject, &self.method);
+        let (backend, tool) = (self.backend.as_deref(), self.tool.as_deref());
+        let reply = match recorded {
+            Ok(RecordedRefusal::Single(released)) => {
+                tracing::info!(%status, method, subject, backend, tool, reason = message, "request refused");
+                Reply::released(*http, id, released)
             }
+            Ok(RecordedRefusal::Counted) => {
+                tracing::debug!(%status, method, reason = message, "request refused; counted with others");
+                Reply::counted_refusal(*http, id, *code, message, data.as_deref())
+            }
+            Err(unavailable) => return Reply::unavailable(id, &unavailable),
         };
         let reply = match refusal.challenge {
             Some(challenge) => reply.with_header(header::WWW_AUTHENTICATE, &challenge),
@@ -160,6 +209,18 @@ impl<'a> AuditEntry<'a> {
             // In whole seconds, rounded up, at least 1, so that a retry after this time is not too early.
             Some(wait) => reply.with_header(header::RETRY_AFTER, &wait.as_millis().div_ceil(1000).max(1).to_string()),
             None => reply,
+        }
+    }
+
+    fn refused_request<'r>(&'r self, core: &Core, refusal: &'r Refusal) -> RefusedRequest<'r> {
+        RefusedRequest {
+            caller: &self.caller,
+            addr: self.inbound.addr.map(|addr| addr.ip()),
+            status: refusal.status,
+            backend: self.known_backend(core),
+            method: &self.method,
+            tool: self.tool.as_deref(),
+            reason: &refusal.message,
         }
     }
 
@@ -176,23 +237,6 @@ impl<'a> AuditEntry<'a> {
             status,
             took,
         });
-    }
-
-    /// Decides if this refusal gets a record of its own.
-    fn refusal_decision(&self, core: &Core, outcome: &Outcome) -> RefusalDecision {
-        if !core.audit.is_enabled() {
-            return RefusalDecision::Recorded;
-        }
-        let addr = self.inbound.addr.map(|addr| addr.ip().to_string());
-        // Callers with a token are distinguished by the token only, other callers by their address.
-        let addr = addr.as_deref().filter(|_| self.caller.issuer.is_none());
-        let (subject, issuer) = (Some(self.caller.subject.as_str()), self.caller.issuer.as_deref());
-        let (method, status) = (Some(self.method.as_str()), Some(outcome.status.as_str()));
-        let key =
-            RefusalKey::of(&[addr, subject, issuer, status, method, self.backend.as_deref(), self.tool.as_deref()]);
-        let record = || (self.call_without_arguments(), outcome.clone());
-        let mut windows = core.refusal_windows.lock();
-        windows.observe(key, Instant::now(), record)
     }
 
     /// Stores an event of the gateway in one piece, and releases its answer.

@@ -13,6 +13,7 @@ use crate::gateway::session::stream::Stream;
 use crate::gateway::session::{NotificationForwarder, Session, SessionListener, inflight};
 use crate::mcp::envelope::{Id, Message};
 use crate::mcp::protocol::Era;
+use crate::mcp::shared_text::SharedText;
 use crate::upstream::{Backend, CallError, Interrupt, Route, ServerMessageHandler};
 
 /// One request of a known caller.
@@ -22,6 +23,8 @@ pub(crate) struct RequestContext<'a> {
     /// The rules that decide about the request.
     pub(crate) rules: Arc<Rules>,
     pub(crate) inbound: &'a InboundRequest,
+    /// The text of `message`.
+    pub(crate) body: &'a SharedText,
     pub(crate) principal: Principal,
     pub(crate) message: Message<'a>,
     pub(crate) id: Id,
@@ -62,6 +65,11 @@ impl RequestContext<'_> {
         let params = self.message.params().unwrap_or_default();
         let progress_token = params.object("_meta").and_then(|meta| meta.get("progressToken").map(str::to_owned));
         Ok(Route { connection, era: self.era, name, headers, mirrors, progress_token, events, begun })
+    }
+
+    /// The message's parameters, unchanged.
+    pub(crate) fn params(&self) -> Option<SharedText> {
+        self.message.params_text().map(|params| self.body.part(params))
     }
 
     /// The backends of the endpoint.

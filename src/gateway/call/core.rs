@@ -4,14 +4,17 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::AcceptFailures;
-use crate::audit::{Audit, UnavailableError};
+use crate::audit::Audit;
 use crate::auth::Authenticator;
+use crate::connections::places::Places;
+use crate::gateway::message::body_budget::BodyBudget;
+use crate::gateway::message::client_address::TrustedProxies;
 use crate::gateway::session::Sessions;
 use crate::gateway::session::inflight::InFlightCalls;
 use crate::mcp::protocol::TOOLS_CALL;
@@ -19,7 +22,7 @@ use crate::upstream::Upstreams;
 
 use super::counters::CallCounters;
 use super::limits::Limits;
-use super::refusal_windows::{RefusalWindow, RefusalWindows};
+use super::refusals::Refusals;
 use super::request_state::RequestStateSigner;
 use super::resource_owners::ResourceOwners;
 use super::rules::Rules;
@@ -37,7 +40,7 @@ pub(crate) struct Core {
     /// The number of reloads. A subscription is notified and checks again whether its caller's lists have changed.
     pub(crate) policy_changed: watch::Sender<u64>,
     pub(crate) limits: Limits,
-    pub(crate) refusal_windows: Mutex<RefusalWindows>,
+    pub(crate) refusals: Refusals,
     pub(crate) counters: CallCounters,
     pub(crate) tracer: Tracer,
     pub(crate) upstreams: Upstreams,
@@ -52,9 +55,11 @@ pub(crate) struct Core {
     pub(crate) in_flight: InFlightCalls,
     pub(crate) args_bytes_max: usize,
     pub(crate) body_bytes_max: usize,
-    pub(crate) connections_max: usize,
-    /// One permit for each connection.
-    pub(crate) connections: Arc<Semaphore>,
+    /// The room for the bodies of all requests.
+    pub(crate) bodies: BodyBudget,
+    pub(crate) proxies: TrustedProxies,
+    /// The places of connections.
+    pub(crate) places: Arc<Places>,
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) allowed_origins: Vec<String>,
     /// The number of permits that `calls` has while no call is open.
@@ -77,23 +82,6 @@ impl Core {
     /// The rules in force. A message gets them when it arrives, and is decided by them to its end.
     pub(crate) fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.read())
-    }
-
-    /// Records the refusal windows that `take` takes.
-    pub(crate) async fn record_refusals(&self, take: impl FnOnce(&mut RefusalWindows) -> Vec<RefusalWindow>) {
-        let taken = take(&mut self.refusal_windows.lock());
-        let record = async |window: RefusalWindow| {
-            let (call, outcome) = window.record();
-            // I2: one record represents all counted refusals.
-            if let Err(error) = self.audit.record_once(call, outcome, ()).await {
-                tracing::error!(%error, refusals = window.count(), "refusal window not recorded yet; it will be recorded later");
-                // A record that was not stored in time is still in the ring, and will be stored from there.
-                if !matches!(error, UnavailableError::NotStored { .. }) {
-                    self.refusal_windows.lock().put_back(window);
-                }
-            }
-        };
-        futures_util::future::join_all(taken.into_iter().map(record)).await;
     }
 
     /// Returns `true` if requests of this method are recorded.

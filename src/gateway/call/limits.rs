@@ -1,8 +1,8 @@
-//! Limits on the open calls of each principal and backend, and on the call rate of each principal.
+//! Limits on the open calls of each principal and backend, and on the rate of requests of each principal.
 //!
-//! A principal is the issuer and subject of a token, whatever address or session it uses. The rate limit is a token
-//! bucket, stored as the time when the bucket will be full again (the generic cell rate algorithm): a call moves that
-//! time forward by one period, and is refused if that would move it more than a burst into the future.
+//! A principal is the issuer and subject of a token, whatever address or session it uses. Each has a [`TokenBucket`].
+//! Every request takes a token as soon as its caller is known, before anything else is done for it: a request that is
+//! denied costs as much as one that is answered.
 //!
 //! The state is bounded (I6). At most `server.calls_max` principals have open calls. Of the others, those with a full
 //! bucket are evicted first: dropping them changes nothing.
@@ -15,7 +15,16 @@ use tokio::time::Instant;
 
 use crate::auth::Principal;
 use crate::gateway::call::rules::Rules;
+use crate::gateway::call::token_bucket::{BucketSize, TokenBucket};
 use crate::gateway::message::refusal::Refusal;
+
+/// The number of further requests as which the opening of a session counts. *Chosen*: it may start a child process at
+/// every backend, and leaves a record when it opens and when it ends.
+pub(crate) const SESSION_COST: u32 = 9;
+
+/// The same for a caller that may use nothing. *Chosen*: one session a second at the default rate, so that the records
+/// of its sessions take less than 1 MiB in several minutes.
+pub(crate) const USELESS_SESSION_COST: u32 = 99;
 
 /// Most principals in the state. *Derived*: the default of `server.sessions_max`; 2 MiB at 200 bytes each. An evicted
 /// principal starts again with a full bucket.
@@ -53,14 +62,14 @@ pub(crate) enum LimitError {
         /// The limit.
         max: usize,
     },
-    /// The principal calls too often.
-    #[error("too many calls by {subject} (limit {rate} per second): retry later")]
+    /// The principal sends requests too often.
+    #[error("too many requests by {subject} (limit {rate} per second): retry later")]
     Rate {
         /// The principal's subject.
         subject: String,
-        /// The limit, in calls per second.
+        /// The limit, in requests per second.
         rate: u32,
-        /// The time until the next call is accepted.
+        /// The time until the next request is accepted.
         retry_after: Duration,
     },
 }
@@ -79,8 +88,7 @@ struct LimitState {
 struct PrincipalState {
     /// The number of open calls.
     open: usize,
-    /// The time when the bucket is full again.
-    full: Instant,
+    bucket: TokenBucket,
 }
 
 impl LimitError {
@@ -112,7 +120,7 @@ impl Limits {
         rules: &Rules,
     ) -> Result<OpenCallGuard<'_>, LimitError> {
         let (limits, now) = (&rules.limits, Instant::now());
-        let key = (principal.issuer.clone(), principal.subject.clone());
+        let key = key(principal);
         let subject = || principal.subject.clone();
         let mut state = self.0.lock();
         let max = limits.calls_per_principal;
@@ -123,44 +131,45 @@ impl Limits {
         if state.backends.get(backend).is_some_and(|open| *open >= max) {
             return Err(LimitError::Backend { backend: backend.to_owned(), max });
         }
-        let full = state.next_full(&key, rules, now)?;
-        state.make_room(&key, now);
-        let principal = state.principals.entry(key.clone()).or_insert(PrincipalState { open: 0, full });
-        (principal.open, principal.full) = (principal.open + 1, full);
+        state.principal(key.clone(), now).open += 1;
         *state.backends.entry(backend.to_owned()).or_insert(0) += 1;
         Ok(OpenCallGuard { limits: self, principal: key, backend: backend.to_owned() })
     }
 
-    /// Counts a request that is not a call, but is as expensive, in the rate of `principal`.
+    /// Counts a request in the rate of `principal`.
     ///
     /// # Errors
-    /// [`LimitError::Rate`]; the request is not counted.
+    /// [`LimitError::Rate`]; the request was not counted.
     pub(crate) fn count_request(&self, principal: &Principal, rules: &Rules) -> Result<(), LimitError> {
-        let (key, now) = ((principal.issuer.clone(), principal.subject.clone()), Instant::now());
-        let mut state = self.0.lock();
-        let full = state.next_full(&key, rules, now)?;
-        if full > now {
-            state.make_room(&key, now);
-            state.principals.entry(key).or_insert(PrincipalState { open: 0, full }).full = full;
-        }
-        Ok(())
+        let Some((rate, size)) = rate(rules) else { return Ok(()) };
+        let now = Instant::now();
+        let taken = self.0.lock().principal(key(principal), now).bucket.take(size, now);
+        taken.map_err(|retry_after| LimitError::Rate { subject: principal.subject.clone(), rate, retry_after })
+    }
+
+    /// Counts a request that was accepted as `count` more requests, because it is that expensive.
+    pub(crate) fn charge(&self, principal: &Principal, count: u32, rules: &Rules) {
+        let Some((_, size)) = rate(rules) else { return };
+        let now = Instant::now();
+        self.0.lock().principal(key(principal), now).bucket.charge(count, size, now);
     }
 }
 
+fn key(principal: &Principal) -> PrincipalKey {
+    (principal.issuer.clone(), principal.subject.clone())
+}
+
+/// The requests per second that a principal may send, and its bucket; `None` if the rate is unlimited.
+fn rate(rules: &Rules) -> Option<(u32, BucketSize)> {
+    let (rate, burst) = (rules.limits.rate_per_principal, rules.limits.burst_per_principal);
+    (rate > 0).then(|| (rate, BucketSize { tokens: burst, period: Duration::from_secs(1) / rate }))
+}
+
 impl LimitState {
-    /// The time when the bucket of `key` would be full again after one more call.
-    fn next_full(&self, key: &PrincipalKey, rules: &Rules, now: Instant) -> Result<Instant, LimitError> {
-        let (rate, burst) = (rules.limits.rate_per_principal, rules.limits.burst_per_principal);
-        if rate == 0 {
-            return Ok(now);
-        }
-        let full = self.principals.get(key).map_or(now, |principal| principal.full.max(now));
-        let period = Duration::from_secs(1) / rate;
-        let (next, ahead) = (full + period, period * burst);
-        if next > now + ahead {
-            return Err(LimitError::Rate { subject: key.1.clone(), rate, retry_after: next - (now + ahead) });
-        }
-        Ok(next)
+    /// The state of the principal `key`.
+    fn principal(&mut self, key: PrincipalKey, now: Instant) -> &mut PrincipalState {
+        self.make_room(&key, now);
+        self.principals.entry(key).or_insert(PrincipalState { open: 0, bucket: TokenBucket::full(now) })
     }
 
     /// I6: evicts principals without open calls to make room for `key`, those with a full bucket first.
@@ -168,10 +177,10 @@ impl LimitState {
         if self.principals.len() < PRINCIPALS_MAX || self.principals.contains_key(key) {
             return;
         }
-        self.principals.retain(|_, principal| principal.open > 0 || principal.full > now);
+        self.principals.retain(|_, principal| principal.open > 0 || !principal.bucket.is_full(now));
         if self.principals.len() >= PRINCIPALS_MAX {
             let idle = self.principals.iter().filter(|(_, principal)| principal.open == 0);
-            let fullest = idle.min_by_key(|(_, principal)| principal.full).map(|(key, _)| key.clone());
+            let fullest = idle.min_by_key(|(_, principal)| principal.bucket.full_at()).map(|(key, _)| key.clone());
             fullest.and_then(|key| self.principals.remove(&key));
         }
     }
@@ -179,7 +188,7 @@ impl LimitState {
     fn end_call(&mut self, key: &PrincipalKey, backend: &str) {
         if let Some(principal) = self.principals.get_mut(key) {
             principal.open = principal.open.saturating_sub(1);
-            if principal.open == 0 && principal.full <= Instant::now() {
+            if principal.open == 0 && principal.bucket.is_full(Instant::now()) {
                 self.principals.remove(key);
             }
         }
@@ -234,42 +243,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn calls_at_the_rate_are_accepted_and_a_burst_after_a_pause() {
+    async fn requests_at_the_rate_are_accepted_and_a_burst_after_a_pause() {
         let rate = rules(|limits| (limits.rate_per_principal, limits.burst_per_principal) = (10, 3));
         let limits = Limits::default();
-        let accepted = || (0..10).take_while(|_| limits.enter(&principal("ann"), "a", &rate).is_ok()).count();
+        let count = |subject: &str, rules: &Rules| limits.count_request(&principal(subject), rules);
+        let accepted = || (0..10).take_while(|_| count("ann", &rate).is_ok()).count();
         assert_eq!(accepted(), 3);
-        let error = limits.enter(&principal("ann"), "a", &rate).unwrap_err();
+        let error = count("ann", &rate).unwrap_err();
         assert_eq!(error.retry_after(), Duration::from_millis(100));
-        assert!(limits.enter(&principal("bob"), "a", &rate).is_ok(), "bob has a rate of his own");
+        assert!(count("bob", &rate).is_ok(), "bob has a rate of his own");
         tokio::time::advance(error.retry_after()).await;
         assert_eq!(accepted(), 1);
         tokio::time::advance(Duration::from_hours(1)).await;
         assert_eq!(accepted(), 3, "a longer pause does not allow a larger burst");
-        // Opening a session counts as a call.
         tokio::time::advance(Duration::from_hours(1)).await;
-        assert!((0..3).all(|_| limits.count_request(&principal("ann"), &rate).is_ok()));
-        assert_eq!(
-            limits.count_request(&principal("ann"), &rate).unwrap_err().retry_after(),
-            Duration::from_millis(100)
-        );
-        assert_eq!(accepted(), 0);
-        // A reload takes effect on the next call.
-        assert!(limits.enter(&principal("ann"), "a", &rules(|_| ())).is_ok());
+        limits.charge(&principal("ann"), SESSION_COST, &rate);
+        assert_eq!(count("ann", &rate).unwrap_err().retry_after(), Duration::from_millis(700));
+        // A reload takes effect on the next request.
+        assert!(count("ann", &rules(|limits| limits.rate_per_principal = 0)).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn i6_the_number_of_remembered_principals_is_bounded() {
         let (limits, rate) = (Limits::default(), rules(|limits| limits.rate_per_principal = 1));
         let open = limits.enter(&principal("open"), "a", &rate).unwrap();
+        limits.count_request(&principal("open"), &rate).unwrap();
         for subject in 0..PRINCIPALS_MAX + 10 {
-            drop(limits.enter(&principal(&subject.to_string()), "a", &rate).unwrap());
+            limits.count_request(&principal(&subject.to_string()), &rate).unwrap();
         }
         assert_eq!(limits.0.lock().principals.len(), PRINCIPALS_MAX);
         assert!(limits.0.lock().principals.values().any(|principal| principal.open == 1));
         drop(open);
         tokio::time::advance(Duration::from_mins(1)).await;
-        drop(limits.enter(&principal("new"), "a", &rate).unwrap());
+        limits.count_request(&principal("new"), &rate).unwrap();
         assert_eq!(limits.0.lock().principals.len(), 1);
     }
 }

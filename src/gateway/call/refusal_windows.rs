@@ -1,252 +1,188 @@
-//! Deduplication of refusals: in a time window, the first equal refusals are recorded one by one, and the rest in one
-//! record.
+//! Aggregation of refusals: in a window of time, the first refusals of a kind are recorded one by one, and the rest are
+//! counted in one record.
 //!
-//! Two refusals are equal if they have the same caller (the principal, or the address without one), status, method and
-//! target. The record of a window represents all refusals that were counted in it. It is made from the first of them,
-//! without the arguments, in which they may differ.
+//! The kind ([`RefusalKey`]) contains nothing that the caller can choose freely. For a caller without a valid token it
+//! is the network of its address and the status; for a principal, the principal, the status and the backend, if it
+//! exists. All callers without a valid token share one [`TokenBucket`] of refusals that are recorded one by one, and
+//! each principal has one.
 //!
-//! The number of windows is bounded (I6). Refusals for which there is no room for a window are recorded one by one. The
-//! caller passes the time and makes the records.
+//! The number of windows is bounded (I6). Refusals for which there is no window are counted by status alone. Each
+//! refusal is recorded or counted exactly once, and a count leaves this module only to be recorded. The caller passes
+//! the time.
+
+mod counted;
+mod refused;
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::audit::record::{Call, Digest, Outcome};
+use tokio::time::Instant;
 
-/// The length of a window. *Chosen*: records of refusals are late by at most this, and a loop of refusals makes at most
-/// two records per second.
-pub(crate) const WINDOW: Duration = Duration::from_secs(10);
+use crate::gateway::call::token_bucket::{BucketSize, TokenBucket};
 
-/// Most open windows. *Derived*: 16 MiB at 4 KiB for the record of each.
-const WINDOWS_MAX: usize = 4096;
+pub(crate) use counted::CountedRefusals;
+pub(crate) use refused::RefusedRequest;
+use refused::{PrincipalId, RefusalKey};
 
-/// The key of equal refusals: a digest, so that its size is fixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct RefusalKey([u8; 32]);
+/// The length of a window. *Chosen*: a loop of refusals leaves few records, and their number is known soon. A crash
+/// loses the counts of the open windows.
+pub(crate) const WINDOW: Duration = Duration::from_mins(1);
+
+/// Most windows of callers without a valid token. *Derived*: the holder of an IPv6 network has as many /64 as it likes;
+/// 256 windows of 600 bytes leave 220 MB of records a day.
+const STRANGER_WINDOWS_MAX: usize = 256;
+
+/// Most windows of principals. *Derived*: 8 MiB at 2 KiB each.
+const PRINCIPAL_WINDOWS_MAX: usize = 4096;
+
+/// The refusals that all callers without a valid token, or one principal, may leave as single records in a window, as a
+/// multiple of those of one kind. *Chosen*: the refusals of one principal are usually of one or two kinds; a caller
+/// that varies status and backend gains little.
+const KINDS: u32 = 3;
 
 /// The open windows.
 #[derive(Debug)]
 pub(crate) struct RefusalWindows {
-    /// The number of equal refusals of a window that are recorded one by one.
+    /// The number of refusals of one kind that are recorded one by one in a window.
     singles_max: u32,
     windows: HashMap<RefusalKey, Window>,
-    /// Ended windows whose records are not made yet.
-    pending: Vec<RefusalWindow>,
+    /// The number of windows of callers without a valid token, and of principals.
+    stranger_windows: usize,
+    principal_windows: usize,
+    /// The refusals that a principal may still leave as single records; `None` for all other callers together.
+    buckets: HashMap<Option<PrincipalId>, TokenBucket>,
+    /// The windows were taken for the last time: nothing is counted any more.
+    is_closed: bool,
 }
 
 /// The treatment of one refusal.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RefusalDecision {
-    /// The refusal is recorded by itself.
-    Recorded,
-    /// The refusal is counted in the record of its window.
+    /// The refusal gets a record of its own.
+    Single,
+    /// The refusal was counted: the record of its window includes it.
     Counted,
 }
 
-/// The refusals that were counted in one window.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct RefusalWindow {
-    call: Call,
-    outcome: Outcome,
-    count: u64,
-}
-
+/// One window. It lasts until it is taken, so that every refusal belongs to one.
 #[derive(Debug)]
 struct Window {
     began: Instant,
     singles: u32,
-    counted: Option<RefusalWindow>,
-}
-
-impl RefusalKey {
-    /// The key of a refusal with these parts, in a fixed order.
-    pub(crate) fn of(parts: &[Option<&str>]) -> Self {
-        let mut text = Vec::new();
-        for part in parts {
-            // Each part follows its length, so that different lists of parts give different texts.
-            text.extend(part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
-            text.extend(part.unwrap_or_default().as_bytes());
-        }
-        Self(Digest::of(&text).0)
-    }
+    counted: Option<CountedRefusals>,
 }
 
 impl RefusalWindows {
-    /// Counts equal refusals after the first `singles_max` of a window.
+    /// Counts the refusals of one kind after the first `singles_max` of a window.
     pub(crate) fn new(singles_max: u32) -> Self {
-        Self { singles_max, windows: HashMap::new(), pending: Vec::new() }
+        Self {
+            singles_max,
+            windows: HashMap::new(),
+            stranger_windows: 0,
+            principal_windows: 0,
+            buckets: HashMap::new(),
+            is_closed: false,
+        }
     }
 
-    /// Decides on a refusal. `record` makes the record of its window, if it is the first to be counted there.
-    pub(crate) fn observe(
-        &mut self,
-        key: RefusalKey,
-        now: Instant,
-        record: impl FnOnce() -> (Call, Outcome),
-    ) -> RefusalDecision {
-        if let Some(window) = self.windows.get_mut(&key).filter(|window| !window.has_ended(now)) {
-            if window.singles < self.singles_max {
-                window.singles += 1;
-                return RefusalDecision::Recorded;
+    /// Decides on a refusal, and counts it if it gets no record of its own. Once the windows were taken for the last
+    /// time, every refusal gets one.
+    pub(crate) fn observe(&mut self, refused: &RefusedRequest<'_>, now: Instant) -> RefusalDecision {
+        if self.is_closed {
+            return RefusalDecision::Single;
+        }
+        let key = self.open(RefusalKey::of(refused), now);
+        let is_single = self.windows.get(&key).is_some_and(|window| window.singles < self.singles_max);
+        let is_single = is_single && !matches!(key, RefusalKey::Others { .. }) && self.take_token(&key, now);
+        let Some(window) = self.windows.get_mut(&key) else { return RefusalDecision::Single };
+        if is_single {
+            window.singles += 1;
+            return RefusalDecision::Single;
+        }
+        window.count(&key, refused);
+        RefusalDecision::Counted
+    }
+
+    /// Counts a refusal for whose own record there was no room. Returns `false` if the windows were taken for the last
+    /// time: nothing was counted.
+    pub(crate) fn count(&mut self, refused: &RefusedRequest<'_>, now: Instant) -> bool {
+        if self.is_closed {
+            return false;
+        }
+        let key = self.open(RefusalKey::of(refused), now);
+        if let Some(window) = self.windows.get_mut(&key) {
+            window.count(&key, refused);
+        }
+        true
+    }
+
+    /// Removes the windows that have ended, and returns those that counted refusals.
+    pub(crate) fn take_ended(&mut self, now: Instant) -> Vec<CountedRefusals> {
+        self.take(|window| now.saturating_duration_since(window.began) >= WINDOW, now)
+    }
+
+    /// Removes all windows for the last time, and returns those that counted refusals.
+    pub(crate) fn take_last(&mut self) -> Vec<CountedRefusals> {
+        self.is_closed = true;
+        self.take(|_| true, Instant::now())
+    }
+
+    fn take(&mut self, is_taken: impl Fn(&Window) -> bool, now: Instant) -> Vec<CountedRefusals> {
+        self.buckets.retain(|_, bucket| !bucket.is_full(now));
+        let taken: Vec<_> = self.windows.extract_if(|_, window| is_taken(window)).collect();
+        for (key, _) in &taken {
+            if let Some(number) = self.number_of(key).0 {
+                *number -= 1;
             }
-            if let Some(window) = &mut window.counted {
-                window.count += 1;
-            } else {
-                let (call, outcome) = record();
-                window.counted = Some(RefusalWindow { call, outcome, count: 1 });
+        }
+        taken.into_iter().filter_map(|(_, window)| window.counted).collect()
+    }
+
+    /// Opens the window of `key`, if it is not open. Returns its key: that of other callers if there is no room for one
+    /// more.
+    fn open(&mut self, key: RefusalKey, now: Instant) -> RefusalKey {
+        if self.windows.contains_key(&key) {
+            return key;
+        }
+        // I6: the number of windows is bounded: those of other callers have one for each status.
+        let key = match self.number_of(&key) {
+            (Some(number), max) if *number >= max => key.others(),
+            (Some(number), _) => {
+                *number += 1;
+                key
             }
-            return RefusalDecision::Counted;
-        }
-        // The record of an ended window is still to be made; a new window begins.
-        let ended = self.windows.remove(&key).and_then(|window| window.counted);
-        self.pending.extend(ended);
-        if self.windows.len() < WINDOWS_MAX {
-            self.windows.insert(key, Window { began: now, singles: 1, counted: None });
-        }
-        RefusalDecision::Recorded
+            (None, _) => key,
+        };
+        self.windows.entry(key.clone()).or_insert(Window { began: now, singles: 0, counted: None });
+        key
     }
 
-    /// Removes the ended windows that counted refusals, and returns them.
-    pub(crate) fn take_ended(&mut self, now: Instant) -> Vec<RefusalWindow> {
-        let windows = self.windows.extract_if(|_, window| window.has_ended(now));
-        let ended: Vec<RefusalWindow> = windows.filter_map(|(_, window)| window.counted).collect();
-        std::mem::take(&mut self.pending).into_iter().chain(ended).collect()
-    }
-
-    /// Removes all windows that counted refusals, and returns them.
-    pub(crate) fn take_all(&mut self) -> Vec<RefusalWindow> {
-        let open = self.windows.drain().filter_map(|(_, window)| window.counted);
-        std::mem::take(&mut self.pending).into_iter().chain(open).collect()
-    }
-
-    /// Adds a window again whose record could not be made.
-    pub(crate) fn put_back(&mut self, window: RefusalWindow) {
-        // I6: bounded like the windows; the audit pipeline counts a refusal that is dropped here.
-        if self.pending.len() < WINDOWS_MAX {
-            self.pending.push(window);
+    /// The number of windows of the class of `key`, and its limit.
+    fn number_of(&mut self, key: &RefusalKey) -> (Option<&mut usize>, usize) {
+        match key {
+            RefusalKey::Stranger { .. } => (Some(&mut self.stranger_windows), STRANGER_WINDOWS_MAX),
+            RefusalKey::Principal { .. } => (Some(&mut self.principal_windows), PRINCIPAL_WINDOWS_MAX),
+            RefusalKey::Others { .. } => (None, usize::MAX),
         }
     }
-}
 
-impl RefusalWindow {
-    /// The call and the outcome of the window's record.
-    pub(crate) fn record(&self) -> (Call, Outcome) {
-        let mut outcome = self.outcome.clone();
-        if let Some(more) = self.count.checked_sub(1).filter(|more| *more > 0) {
-            let message = outcome.error_message.unwrap_or_default();
-            outcome.error_message = Some(format!("{message} (and {more} more in {} s)", WINDOW.as_secs()));
-        }
-        (self.call.clone(), outcome)
-    }
-
-    /// The number of refusals that were counted.
-    pub(crate) fn count(&self) -> u64 {
-        self.count
+    /// Takes one of the single records that the caller of `key` has left. Returns `false` if it has none.
+    fn take_token(&mut self, key: &RefusalKey, now: Instant) -> bool {
+        let tokens = self.singles_max.saturating_mul(KINDS);
+        let size = BucketSize { tokens, period: WINDOW / tokens.max(1) };
+        let bucket = self.buckets.entry(key.principal()).or_insert_with(|| TokenBucket::full(now));
+        bucket.take(size, now).is_ok()
     }
 }
 
 impl Window {
-    fn has_ended(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.began) >= WINDOW
+    fn count(&mut self, key: &RefusalKey, refused: &RefusedRequest<'_>) {
+        match &mut self.counted {
+            Some(counted) => counted.add(refused),
+            None => self.counted = Some(CountedRefusals::begin(key, refused)),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SINGLES: u32 = 10;
-    use crate::audit::record::{RequestId, Status};
-
-    fn record() -> (Call, Outcome) {
-        (Call::new(RequestId::new(), "tools/call"), Outcome::failed(Status::Denied, "no"))
-    }
-
-    fn key(name: &str) -> RefusalKey {
-        RefusalKey::of(&[Some(name)])
-    }
-
-    fn messages(refusal_windows: &[RefusalWindow]) -> Vec<String> {
-        refusal_windows.iter().map(|window| window.record().1.error_message.unwrap()).collect()
-    }
-
-    #[test]
-    fn the_first_refusals_of_a_window_are_recorded_and_the_others_counted() {
-        let (mut refusal_windows, begin) = (RefusalWindows::new(SINGLES), Instant::now());
-        let decisions: Vec<RefusalDecision> =
-            (0..134).map(|_| refusal_windows.observe(key("a"), begin, record)).collect();
-        assert_eq!(decisions.iter().filter(|decision| **decision == RefusalDecision::Recorded).count(), 10);
-        assert_eq!(decisions.last(), Some(&RefusalDecision::Counted));
-        assert_eq!(
-            refusal_windows.observe(key("b"), begin, record),
-            RefusalDecision::Recorded,
-            "a refusal with another key has a window of its own"
-        );
-        assert_eq!(refusal_windows.take_ended(begin + WINDOW.saturating_sub(Duration::from_millis(1))), []);
-        let ended = refusal_windows.take_ended(begin + WINDOW);
-        assert_eq!(messages(&ended), ["no (and 123 more in 10 s)"]);
-        assert_eq!((ended[0].count(), refusal_windows.take_all()), (124, Vec::new()));
-        assert_eq!(
-            refusal_windows.observe(key("a"), begin + WINDOW, record),
-            RefusalDecision::Recorded,
-            "a new window"
-        );
-    }
-
-    #[test]
-    fn a_single_counted_refusal_is_recorded_unchanged() {
-        let (mut refusal_windows, begin) = (RefusalWindows::new(SINGLES), Instant::now());
-        for _ in 0..=SINGLES {
-            refusal_windows.observe(key("a"), begin, record);
-        }
-        // The next refusal arrives before the ended window is taken.
-        assert_eq!(refusal_windows.observe(key("a"), begin + WINDOW, record), RefusalDecision::Recorded);
-        assert_eq!(messages(&refusal_windows.take_ended(begin + WINDOW)), ["no"]);
-    }
-
-    #[test]
-    fn i6_windows_are_bounded_and_refusals_without_one_are_recorded_one_by_one() {
-        let (mut refusal_windows, begin) = (RefusalWindows::new(SINGLES), Instant::now());
-        for name in 0..WINDOWS_MAX {
-            refusal_windows.observe(key(&name.to_string()), begin, record);
-        }
-        assert!((0..100).all(|_| refusal_windows.observe(key("more"), begin, record) == RefusalDecision::Recorded));
-        assert_eq!(refusal_windows.windows.len(), WINDOWS_MAX);
-        assert!(refusal_windows.take_ended(begin + WINDOW).is_empty() && refusal_windows.windows.is_empty());
-    }
-
-    #[test]
-    fn different_parts_give_different_keys() {
-        let keys = [
-            RefusalKey::of(&[Some("ab"), Some("c")]),
-            RefusalKey::of(&[Some("a"), Some("bc")]),
-            RefusalKey::of(&[Some("abc"), None]),
-            RefusalKey::of(&[Some("abc"), Some("")]),
-        ];
-        assert!((0..4).all(|idx| keys[idx + 1..].iter().all(|other| *other != keys[idx])));
-    }
-
-    proptest! {
-        #[test]
-        fn i2_every_refusal_is_recorded_or_counted_once(
-            steps in proptest::collection::vec((0_u64..3000, "[a-c]", any::<bool>(), any::<bool>()), 0..200),
-        ) {
-            let (mut refusal_windows, mut now) = (RefusalWindows::new(SINGLES), Instant::now());
-            let (mut recorded, mut taken) = (0_u64, 0_u64);
-            for (idx, (pause, name, takes, fails)) in steps.iter().enumerate() {
-                now += Duration::from_millis(*pause);
-                recorded += u64::from(refusal_windows.observe(key(name), now, record) == RefusalDecision::Recorded);
-                for window in if *takes { refusal_windows.take_ended(now) } else { Vec::new() } {
-                    if *fails { refusal_windows.put_back(window) } else { taken += window.count() }
-                }
-                let open: u64 = refusal_windows.windows.values().filter_map(|window| window.counted.as_ref()).map(RefusalWindow::count).sum();
-                let pending: u64 = refusal_windows.pending.iter().map(RefusalWindow::count).sum();
-                prop_assert_eq!(recorded + taken + open + pending, idx as u64 + 1);
-            }
-            taken += refusal_windows.take_all().iter().map(RefusalWindow::count).sum::<u64>();
-            prop_assert_eq!(recorded + taken, steps.len() as u64);
-        }
-    }
-}
+mod tests;

@@ -13,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::record::{Call, Correlation, RequestId};
 use crate::audit::redact::Redaction;
 use crate::gateway::call::core::Core;
-use crate::gateway::session::{EndReason, EndedSessions, IDLE_MAX, Session};
+use crate::gateway::session::ending::EndReason;
+use crate::gateway::session::{EndedSessions, Session};
 
 /// The method in the record of a session's end.
 pub(crate) const SESSION_CLOSE: &str = "session/close";
 
-/// Time between two searches for expired sessions. *Chosen*: short compared with the idle time of a session.
+/// Longest time between two searches for expired sessions. *Chosen*: short compared with the usual idle time.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Most records that are made concurrently. *Chosen*: enough to share a commit, and few compared with the ring's
@@ -32,11 +33,11 @@ pub(crate) async fn end(core: &Core, ended: EndedSessions) {
     }
     let record = async |(session, reason): (std::sync::Arc<Session>, EndReason)| match core
         .audit
-        .record_event(call(&session, reason, core.args_bytes_max))
+        .record_event(call(core, &session, reason))
         .await
     {
         Ok(()) => {
-            let (subject, reason) = (&session.caller.subject, reason_text(reason));
+            let (subject, reason) = (&session.caller.subject, reason_text(core, reason));
             tracing::info!(session = session.id, subject, reason, "session ended");
         }
         Err(error) => {
@@ -49,7 +50,8 @@ pub(crate) async fn end(core: &Core, ended: EndedSessions) {
 
 /// Ends expired sessions until the gateway stops.
 pub(crate) async fn sweep(core: Weak<Core>, stopping: CancellationToken) {
-    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    let Some(interval) = core.upgrade().map(|core| SWEEP_INTERVAL.min(core.sessions.idle_timeout)) else { return };
+    let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
         let Some(core) = core.upgrade() else { return };
@@ -57,19 +59,23 @@ pub(crate) async fn sweep(core: Weak<Core>, stopping: CancellationToken) {
     }
 }
 
-fn call(session: &Session, reason: EndReason, args_bytes_max: usize) -> Call {
+fn call(core: &Core, session: &Session, reason: EndReason) -> Call {
     let correlation = Correlation { addr: None, session_id: Some(session.id.clone()), rpc_id: None };
     Call::new(RequestId::new(), SESSION_CLOSE)
         .with_caller(&session.caller)
         .with_correlation(&correlation)
         .with_target(session.scope.backend(), None)
-        .with_arguments(&json!({ "reason": reason_text(reason) }).to_string(), &Redaction::none(), args_bytes_max)
+        .with_arguments(
+            &json!({ "reason": reason_text(core, reason) }).to_string(),
+            &Redaction::none(),
+            core.args_bytes_max,
+        )
 }
 
 /// The reason as it is recorded.
-fn reason_text(reason: EndReason) -> String {
+fn reason_text(core: &Core, reason: EndReason) -> String {
     match reason {
-        EndReason::Idle => format!("idle for more than {} h", IDLE_MAX.as_secs() / 3600),
+        EndReason::Idle => format!("idle for more than {}", humantime::format_duration(core.sessions.idle_timeout)),
         EndReason::OwnLimit => "its principal opened more than limits.sessions_per_principal".to_owned(),
         EndReason::NoRoom => "server.sessions_max are open, and it was idle longest".to_owned(),
         EndReason::Stopped => "the gateway stopped".to_owned(),
@@ -101,9 +107,9 @@ mod tests {
         let ann = Principal { subject, issuer, token_id: None, roles: Vec::new() };
         let idle = core.sessions.open(&ann, &Scope::All, "{}", 8).0;
         let used = core.sessions.open(&ann, &Scope::All, "{}", 8).0;
-        pass(IDLE_MAX / 2).await;
+        pass(core.sessions.idle_timeout / 2).await;
         assert!(core.sessions.touch(&used.id, &ann, &Scope::All).is_ok());
-        pass(IDLE_MAX / 2 + 2 * SWEEP_INTERVAL).await;
+        pass(core.sessions.idle_timeout / 2 + 2 * SWEEP_INTERVAL).await;
         assert_eq!(core.sessions.count(), 1);
         assert_eq!(Arc::strong_count(&idle), 1, "nothing else refers to the session");
         assert!(core.sessions.touch(&used.id, &ann, &Scope::All).is_ok());

@@ -1,4 +1,4 @@
-//! Seventh stage: the backend, or the gateway itself, has answered.
+//! Eighth stage: the backend, or the gateway itself, has answered.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -100,7 +100,7 @@ async fn unrecorded(ctx: &RequestContext<'_>, permit: &Permit, entry: &AuditEntr
     let (alias, tool) = (permit.backend(), permit.name());
     let Some(backend) = ctx.core.upstreams.get(alias) else { return Sourced::failed(alias, relay::not_configured()) };
     let target = Target { kind: permit.kind(), backend: alias, name: tool };
-    match relay::request(ctx, backend, Some(permit.params()), Some(tool.to_owned())).await {
+    match relay::request(ctx, backend, Some(permit.params().clone()), Some(tool.to_owned())).await {
         Ok((response, era)) => {
             let bind = |state: &str| bound_state(ctx, entry, target, state);
             Sourced::Backend(upstream::unrecorded(response, ctx.era, bind), era)

@@ -1,4 +1,4 @@
-//! Sixth stage: the intent of a recorded request is stored.
+//! Seventh stage: the intent of a recorded request is stored.
 
 use std::time::Instant;
 

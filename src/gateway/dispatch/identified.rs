@@ -1,10 +1,11 @@
-//! Second stage: the caller is known.
+//! Second stage: the caller is known, and does not exceed its rate.
 
 use axum::http::header;
 
 use crate::auth::{AuthError, Principal};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::core::Core;
+use crate::gateway::message::body::UnreadBody;
 use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::request::InboundRequest;
@@ -17,15 +18,18 @@ pub struct Identified<'a> {
     pub(super) core: &'a Core,
     pub(super) inbound: &'a InboundRequest,
     pub(super) principal: Principal,
+    pub(super) body: UnreadBody,
 }
 
 impl<'a> Received<'a> {
-    /// Verifies the token.
+    /// Verifies the token, and counts the request in the rate of its principal. If it is refused, only the beginning of
+    /// the body is read, for the record.
     ///
     /// # Errors
-    /// A refusal with status `unauthenticated`, or `denied` for a valid token without the required scope.
+    /// A refusal with status `unauthenticated`, or `denied` for a valid token without the required scope, or
+    /// `rate_limited`.
     pub async fn identify(self, entry: &mut AuditEntry<'_>) -> Result<Identified<'a>, Refusal> {
-        let Self { core, inbound } = self;
+        let Self { core, inbound, body } = self;
         let mut values = inbound.headers.get_all(header::AUTHORIZATION).iter();
         let (value, another) = (values.next(), values.next());
         let value = value.map(axum::http::HeaderValue::as_bytes);
@@ -35,8 +39,14 @@ impl<'a> Received<'a> {
         };
         let error = match verified {
             Ok(principal) => {
+                inbound.place.iter().for_each(|place| place.mark_known());
                 entry.caller = principal.caller_with_all_roles();
-                return Ok(Identified { core, inbound, principal });
+                // I6: before any work for the request, whatever it asks for.
+                if let Err(limited) = core.limits.count_request(&principal, &entry.rules) {
+                    entry.describe_unread(core, body).await;
+                    return Err(limited.into());
+                }
+                return Ok(Identified { core, inbound, principal, body });
             }
             Err(error) => error,
         };
@@ -46,6 +56,7 @@ impl<'a> Received<'a> {
             AuthError::Invalid { cause: Some(cause), .. } => tracing::debug!(cause = %cause, "token rejected"),
             _ => {}
         }
+        entry.describe_unread(core, body).await;
         let base = headers::base_url(&inbound.headers, &inbound.host, core.is_tls);
         let path = headers::resource_path(&inbound.scope);
         Err(Refusal::unidentified(&error, &format!("{base}/.well-known/oauth-protected-resource{path}")))

@@ -1,4 +1,4 @@
-//! Fifth stage: the policy allows the request, and no limit is exceeded.
+//! Sixth stage: the policy allows the request, and no limit is exceeded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::sync::SemaphorePermit;
 use crate::gateway::answer::subscriptions::{self, Subscription};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
-use crate::gateway::call::limits;
+use crate::gateway::call::limits::{self, SESSION_COST, USELESS_SESSION_COST};
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::scope::Scope;
 use crate::rbac::{Permit, TargetKind};
@@ -70,8 +70,7 @@ impl<'a> RoutedRequest<'a> {
         let (grant, slot) = match destination {
             Destination::Local(method) => {
                 if let LocalMethod::Initialize = method {
-                    // I6: each session may start a child process at every backend.
-                    ctx.core.limits.count_request(&ctx.principal, &ctx.rules)?;
+                    count_session(&ctx, entry);
                 }
                 (Grant::Local(method), None)
             }
@@ -91,14 +90,26 @@ impl<'a> RoutedRequest<'a> {
     }
 }
 
+/// Counts the opening of a session in the caller's rate. It counts as more if the caller may use nothing: its session
+/// leaves records all the same.
+fn count_session(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) {
+    let is_useful = ctx.visible_backends().next().is_some();
+    if !is_useful {
+        entry.record_little();
+    }
+    // I6: each session may start a child process at every backend.
+    let cost = if is_useful { SESSION_COST } else { USELESS_SESSION_COST };
+    ctx.core.limits.charge(&ctx.principal, cost, &ctx.rules);
+}
+
 async fn target<'a>(
     ctx: &RequestContext<'a>,
     request: &TargetRequest,
     entry: &mut AuditEntry<'_>,
 ) -> Result<(Permit, Slot<'a>), Refusal> {
-    let (subject, params) = (&request.subject, Some(request.params.as_str()));
-    let decision =
-        ctx.rules.policy.authorize_request(&ctx.principal, request.target(), params, subject.arguments.as_deref());
+    let TargetRequest { subject, params, .. } = request;
+    let arguments = subject.arguments.as_deref();
+    let decision = ctx.rules.policy.authorize(&ctx.principal, request.target(), params.clone(), arguments);
     let permit = decision.map_err(|denied| {
         entry.caller = denied.caller;
         Refusal::denied(denied.reason)

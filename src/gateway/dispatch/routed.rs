@@ -1,10 +1,13 @@
-//! Fourth stage: the message's protocol era, session, backend and target are known.
+//! Fifth stage: the message's protocol era, session, backend and target are known.
 
 use std::sync::Arc;
 
+use axum::http::StatusCode;
+
 use crate::auth::Principal;
 use crate::gateway::answer::one_way::OneWay;
-use crate::gateway::answer::{resources, subscriptions};
+use crate::gateway::answer::resources::ResourceSearch;
+use crate::gateway::answer::subscriptions;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
@@ -17,12 +20,17 @@ use crate::gateway::message::subject::Subject;
 use crate::gateway::session::Session;
 use crate::mcp::envelope::{ClientResponse, Incoming, Malformed, Message};
 use crate::mcp::methods::{self, List, MethodKind};
-use crate::mcp::protocol::{Era, SESSION_HEADER};
+use crate::mcp::protocol::{Era, INVALID_REQUEST, SESSION_HEADER};
+use crate::mcp::shared_text::SharedText;
 use crate::rbac::{Target, TargetKind};
 use crate::upstream::{Backend, Interrupt};
 
 use super::parsed::Parsed;
 use super::stream_offer::StreamOffer;
+
+/// The largest parameters of an `initialize`, in bytes. *Chosen*: clients send less than 2 KiB, and their icons fit. A
+/// session keeps them.
+const INITIALIZE_BYTES_MAX: usize = 64 * 1024;
 
 /// A message whose destination is known.
 #[derive(Debug)]
@@ -68,7 +76,7 @@ pub(super) struct TargetRequest {
     /// The name or URI as the backend has it.
     pub(super) tool: String,
     /// The parameters as they will be forwarded, JSON text.
-    pub(super) params: String,
+    pub(super) params: SharedText,
 }
 
 impl TargetRequest {
@@ -84,7 +92,7 @@ impl<'a> Parsed<'a> {
     /// A refusal with status `malformed`: headers and body disagree, or the session, the backend, the method or the
     /// target does not exist; `denied` if the caller may use nothing of the endpoint's backend.
     pub async fn route(self, entry: &mut AuditEntry<'_>, offer: &mut StreamOffer) -> Result<Routed<'a>, Refusal> {
-        let Self { core, inbound, principal, incoming } = self;
+        let Self { core, inbound, principal, body, incoming } = self;
         let message = match incoming {
             Incoming::Message(message) => message,
             Incoming::Response(response) => {
@@ -127,6 +135,7 @@ impl<'a> Parsed<'a> {
             core,
             rules,
             inbound,
+            body,
             principal,
             message,
             id,
@@ -181,12 +190,19 @@ async fn destination(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Re
     let method = methods::find(&ctx.message.method).filter(|method| method.is_served_in(ctx.era));
     Ok(match method.map(|method| method.kind) {
         Some(MethodKind::Ping) => Destination::Local(LocalMethod::Ping),
-        Some(MethodKind::Initialize) => Destination::Local(LocalMethod::Initialize),
+        Some(MethodKind::Initialize) => {
+            let bytes = ctx.message.params_text().map_or(0, str::len);
+            if bytes > INITIALIZE_BYTES_MAX {
+                let message = format!("params of initialize are larger than {INITIALIZE_BYTES_MAX} bytes");
+                return Err(Refusal::malformed(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message));
+            }
+            Destination::Local(LocalMethod::Initialize)
+        }
         Some(MethodKind::Discover) => Destination::Local(LocalMethod::Discover),
         Some(MethodKind::List(list)) => Destination::Local(LocalMethod::List(list)),
         Some(MethodKind::SetLevel) => Destination::Local(LocalMethod::SetLevel),
         Some(MethodKind::Targeted(member)) => {
-            let subject = Subject::read(&ctx.message, member)?;
+            let subject = Subject::read(&ctx.message, ctx.body, member)?;
             Destination::Target(target(ctx, subject, entry).await?)
         }
         Some(MethodKind::Listen) => Destination::Subscription(subscriptions::SubscriptionRequest::read(ctx)?),
@@ -205,7 +221,7 @@ async fn target(
     let owner;
     let found = match (&ctx.inbound.scope, subject.kind) {
         (Scope::All, TargetKind::Resource) => {
-            owner = resources::owner(ctx, name).await;
+            owner = ResourceSearch::new(ctx).owner(name).await;
             owner.as_deref().map(|backend| Target { kind: TargetKind::Resource, backend, name })
         }
         (scope, kind) => scope.target(name).map(|target| Target { kind, ..target }),
@@ -223,7 +239,7 @@ async fn target(
         None => None,
     };
     let traceparent = entry.trace.as_ref().map(SpanContext::traceparent);
-    let params = subject.params(&ctx.message, target, state, traceparent);
+    let params = subject.params(&ctx.message, ctx.body, target, state, traceparent);
     let (backend, tool) = (target.backend.to_owned(), target.name.to_owned());
     Ok(TargetRequest { subject, backend, tool, params })
 }
@@ -235,6 +251,6 @@ fn extension(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Result<Arc
     let backend = ctx.only_backend().filter(|_| ctx.core.is_pass_method(method));
     let backend = backend.ok_or_else(|| Refusal::unknown_method(method, ctx.era))?;
     entry.tool = None;
-    entry.arguments = ctx.message.params_text().map(str::to_owned);
+    entry.arguments = ctx.params();
     Ok(Arc::clone(backend))
 }

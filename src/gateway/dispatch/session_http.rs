@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 
+use crate::audit::record::Status;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::session_end::SESSION_CLOSE;
+use crate::gateway::message::body::UnreadBody;
 use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::reply::Reply;
@@ -44,7 +46,8 @@ pub(crate) async fn close(core: Arc<Core>, inbound: InboundRequest) -> Reply {
     entry.conclude(&core, result).await.with_request_id(inbound.request_id)
 }
 
-/// Refuses a request whose path or HTTP method the router does not serve; `http` is the router's status.
+/// Refuses a request whose path or HTTP method the router does not serve; `http` is the router's status. The record
+/// has the principal, if the request has a valid token or certificate.
 pub(crate) async fn refuse(core: &Core, inbound: &InboundRequest, http: StatusCode) -> Reply {
     let refusal = match http {
         StatusCode::FORBIDDEN => HeadError::Host.into(),
@@ -55,6 +58,10 @@ pub(crate) async fn refuse(core: &Core, inbound: &InboundRequest, http: StatusCo
         _ => Refusal::malformed(http, INVALID_REQUEST, "the path is not valid"),
     };
     let mut entry = AuditEntry::new(core.rules(), inbound);
+    let refusal = match identify(core, inbound, &mut entry).await {
+        Err(limited) if limited.status == Status::RateLimited => limited,
+        _ => refusal,
+    };
     entry.conclude(core, Err(refusal)).await.with_request_id(inbound.request_id)
 }
 
@@ -64,8 +71,8 @@ async fn identify<'a>(
     inbound: &'a InboundRequest,
     entry: &mut AuditEntry<'_>,
 ) -> Result<Identified<'a>, Refusal> {
-    let identified = Received::new(core, inbound)?.identify(entry).await?;
-    inbound.body.as_ref().map_err(|error| *error)?;
+    let identified = Received::new(core, inbound, UnreadBody::none())?.identify(entry).await?;
+    inbound.head?;
     Ok(identified)
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 
-use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,7 @@ use crate::gateway::Gateway;
 use crate::gateway::message::scope::Scope;
 use crate::mcp::envelope::{self, Incoming};
 use crate::mcp::protocol::DENIED;
+use crate::mcp::shared_text::SharedText;
 
 use super::parsed::Parsed;
 use super::*;
@@ -38,14 +39,16 @@ fn core(change: impl FnOnce(&mut Config)) -> Arc<Core> {
 fn inbound(scope: Scope, body: &str) -> InboundRequest {
     InboundRequest {
         request_id: RequestId::new(),
-        addr: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
+        addr: Some(SocketAddr::from(([127, 0, 0, 1], 1)).into()),
         scope,
         headers: HeaderMap::new(),
         host: "localhost".to_owned(),
         certificate: None,
+        place: None,
         hung_up: CancellationToken::new(),
         cancelled: CancellationToken::new(),
-        body: Ok(Bytes::copy_from_slice(body.as_bytes())),
+        head: Ok(()),
+        body: OnceLock::from(SharedText::new(body.to_owned())),
     }
 }
 
@@ -55,8 +58,8 @@ fn request(params: &str) -> String {
 
 /// The refusal of a valid message of a caller with `role`, and its record.
 async fn refused(core: &Core, inbound: &InboundRequest, role: &str) -> (Refusal, Call) {
-    let Ok(body) = &inbound.body else { panic!() };
-    let incoming = envelope::parse(body, core.body_bytes_max).unwrap();
+    let body = inbound.body.get().unwrap();
+    let incoming = envelope::parse_text(body).unwrap();
     let principal = Principal {
         subject: "ann".to_owned(),
         issuer: "test".to_owned(),
@@ -69,7 +72,7 @@ async fn refused(core: &Core, inbound: &InboundRequest, role: &str) -> (Refusal,
         entry.describe(message);
     }
     let mut offer = StreamOffer::new(oneshot::channel().0);
-    let parsed = Parsed { core, inbound, principal, incoming };
+    let parsed = Parsed { core, inbound, principal, body, incoming };
     let refusal = match parsed.route(&mut entry, &mut offer).await {
         Ok(Routed::Request(request)) => request.permit(&mut entry).await.unwrap_err(),
         Ok(Routed::OneWay(_)) => panic!(),
@@ -109,9 +112,11 @@ async fn authorization_comes_before_existence() {
 #[tokio::test]
 async fn i2_a_call_without_a_token_is_recorded_with_what_it_asked_for() {
     let core = core(|_| {});
-    let inbound = inbound(Scope::All, &request(r#"{"name":"time__get"}"#));
+    let body = request(r#"{"name":"time__get"}"#);
+    let inbound = inbound(Scope::All, "");
     let mut entry = AuditEntry::new(core.rules(), &inbound);
-    let refusal = Received::new(&core, &inbound).unwrap().identify(&mut entry).await.unwrap_err();
+    let received = Received::new(&core, &inbound, UnreadBody::http(body.into(), false)).unwrap();
+    let refusal = received.identify(&mut entry).await.unwrap_err();
     assert_eq!((refusal.status, refusal.http), (Status::Unauthenticated, StatusCode::UNAUTHORIZED));
     let reply = entry.conclude(&core, Err(refusal)).await;
     assert!(reply.header("www-authenticate").is_some() && reply.is_error());
@@ -128,6 +133,7 @@ async fn two_tokens_in_one_request_are_none() {
         inbound.headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
     }
     let mut entry = AuditEntry::new(core.rules(), &inbound);
-    let refusal = Received::new(&core, &inbound).unwrap().identify(&mut entry).await.unwrap_err();
+    let received = Received::new(&core, &inbound, UnreadBody::none()).unwrap();
+    let refusal = received.identify(&mut entry).await.unwrap_err();
     assert_eq!(refusal.message, AuthError::NotBearer.to_string());
 }

@@ -1,45 +1,47 @@
-//! MCP over HTTP: the routes, the checks of a request's head, the accept loop, and event streams.
+//! MCP over HTTP: the routes, the checks of a request's head, and event streams.
 //!
 //! Each request is handled in a task of its own from its head on: hyper drops the future of a request as soon as the
 //! client disconnects, but a request that arrived completely is a call and must be recorded. A request becomes an
-//! [`InboundRequest`]. This module then waits for the reply, or for the first message before it, which makes the
-//! response an event stream. Callers, tools and records are unknown here.
+//! [`InboundRequest`] and a body that [`dispatch`] reads once the caller is known. This module then waits for the
+//! reply, or for the first message before it, which makes the response an event stream. Callers, tools and records are
+//! unknown here.
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes, HttpBody as _};
+use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Path, State};
-use axum::http::{HeaderMap, HeaderValue, Request, header};
+use axum::http::{HeaderMap, HeaderValue, Request, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::serve::Listener as _;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower_service::Service as _;
 use tracing::Instrument as _;
 
-use crate::audit::record::RequestId;
+use crate::audit::record::{ClientAddr, RequestId};
+use crate::auth::certificate::Certificate;
+use crate::connections;
+use crate::connections::places::{Place, RequestInProgress};
 use crate::gateway::answer::handshake;
 use crate::gateway::call::core::Core;
 use crate::gateway::dispatch::stream_offer::OpenedStream;
 use crate::gateway::dispatch::{self, session_http};
 use crate::gateway::listener::tls::{Acceptor, ClientIdentity, ClientListener};
+use crate::gateway::message::body::UnreadBody;
 use crate::gateway::message::headers;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::{HeadError, InboundRequest};
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::stream::{Next, ResponseStream};
-
-/// The longest time for a body to arrive. *Chosen*: the default limit of 4 MiB at 140 KB/s.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The largest headers, in bytes. *Chosen*: twice the longest token that is verified.
 const HEADER_BYTES_MAX: usize = 32 * 1024;
@@ -48,68 +50,56 @@ const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// and 60 s).
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// The longest time for a request's head to arrive, and for a connection to be idle. *Chosen*: common clients keep idle
-/// connections for 5 to 30 s.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Serves until `stop`, then until the open connections have their replies.
-pub(crate) async fn serve(
-    core: Arc<Core>,
-    listener: TcpListener,
-    tls: Option<Acceptor>,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    // I6: the number of connections is bounded; others wait to be accepted.
-    let slots = Arc::clone(&core.connections);
-    let mut listener = ClientListener::new(listener, tls, core.accept_failures.clone());
-    let (router, connections) = (router(Arc::clone(&core)), GracefulShutdown::new());
-    loop {
-        let accepted = async {
-            // The semaphore is never closed.
-            let slot = Arc::clone(&slots).acquire_owned().await.ok();
-            (slot, listener.accept().await)
-        };
-        let (slot, (stream, connection)) = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = accepted => accepted,
-        };
+pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, tls: Option<Acceptor>, stop: CancellationToken) {
+    let router = router(Arc::clone(&core));
+    let places = Arc::clone(&core.places);
+    let service_of = |connection: ClientIdentity, place: Arc<Place>| {
         let (router, core) = (router.clone(), Arc::clone(&core));
-        let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
+        service_fn(move |mut request: Request<Incoming>| {
             let client = Client {
-                connection: connection.clone(),
+                addr: core.proxies.client(connection.addr, request.headers()),
+                certificate: connection.certificate.clone(),
+                place: Arc::clone(&place),
                 request_id: RequestId::new(),
                 hung_up: CancellationToken::new(),
             };
-            let (request_id, hang_up_guard) = (client.request_id, client.hung_up.clone().drop_guard());
+            let (request_id, in_progress) = (client.request_id, place.begin_request(request.headers()));
+            let hang_up_guard = Some(client.hung_up.clone().drop_guard());
             request.extensions_mut().insert(client.clone());
+            let head = RequestHead::of(&request);
             // I2: the request has a task of its own, because the connection's task ends when the client disconnects.
             // The request must be read, decided and recorded even then.
             let response = router.clone().call(request.map(Body::new));
-            let response = core.tasks.spawn(record_router_refusal(Arc::clone(&core), client, response));
-            async move {
-                let response = response.await;
-                hang_up_guard.disarm();
-                Ok::<_, Infallible>(response.unwrap_or_else(|error| {
-                    tracing::error!(%request_id, %error, "request handler panicked; replying with an internal error");
-                    Reply::internal_error().with_request_id(request_id).into_response()
-                }))
-            }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service);
-        let connection = connections.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection closed");
-            }
-            drop(slot);
-        });
+            let task = core.tasks.spawn(record_router_refusal(Arc::clone(&core), client, head, response));
+            PendingResponse { task, request_id, hang_up_guard, _in_progress: in_progress }
+        })
+    };
+    let listener = ClientListener::new(listener, tls, core.accept_failures.clone());
+    connections::serve(listener, places, stop, service_of).await;
+}
+
+/// The response to a request, which is made in a task of its own.
+struct PendingResponse {
+    task: JoinHandle<Response>,
+    request_id: RequestId,
+    /// Dropped, if the client disconnects, before the response is there.
+    hang_up_guard: Option<DropGuard>,
+    _in_progress: RequestInProgress,
+}
+
+impl Future for PendingResponse {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(Pin::new(&mut self.task).poll(cx));
+        self.hang_up_guard.take().map(DropGuard::disarm);
+        let request_id = self.request_id;
+        Poll::Ready(Ok(response.unwrap_or_else(|error| {
+            tracing::error!(%request_id, %error, "request handler panicked; replying with an internal error");
+            Reply::internal_error().with_request_id(request_id).into_response()
+        })))
     }
-    drop(listener);
-    connections.shutdown().await;
-    Ok(())
 }
 
 /// Records a refusal by the router, which is for the path or the HTTP method, and makes its reply as for other
@@ -117,6 +107,7 @@ pub(crate) async fn serve(
 async fn record_router_refusal(
     core: Arc<Core>,
     client: Client,
+    head: RequestHead,
     response: impl Future<Output = Result<Response, Infallible>>,
 ) -> Response {
     let Ok(response) = response.await;
@@ -124,10 +115,35 @@ async fn record_router_refusal(
     {
         return response;
     }
-    let inbound = inbound(client, Scope::All, HeaderMap::new(), String::new(), Ok(Bytes::new()));
+    let (scope, headers) = (head.scope(&core), head.headers());
+    let inbound = inbound(client, scope, headers, String::new(), Ok(()));
     let mut refused = Box::pin(session_http::refuse(&core, &inbound, response.status())).await.into_response();
     refused.headers_mut().extend(response.headers().get(header::ALLOW).map(|methods| (header::ALLOW, methods.clone())));
     refused
+}
+
+/// The parts of a request's head that the record of a refusal by the router needs.
+struct RequestHead {
+    uri: Uri,
+    /// The first two values of `Authorization`: two are one too many.
+    authorization: [Option<HeaderValue>; 2],
+}
+
+impl RequestHead {
+    fn of<B>(request: &Request<B>) -> Self {
+        let mut values = request.headers().get_all(header::AUTHORIZATION).iter().cloned();
+        Self { uri: request.uri().clone(), authorization: [values.next(), values.next()] }
+    }
+
+    /// The endpoint that the path names, if it names a configured backend.
+    fn scope(&self, core: &Core) -> Scope {
+        let backend = self.uri.path().strip_prefix("/mcp/").filter(|backend| core.upstreams.contains(backend));
+        backend.map_or(Scope::All, |backend| Scope::One(backend.to_owned()))
+    }
+
+    fn headers(self) -> HeaderMap {
+        self.authorization.into_iter().flatten().map(|value| (header::AUTHORIZATION, value)).collect()
+    }
 }
 
 fn router(core: Arc<Core>) -> Router {
@@ -144,7 +160,9 @@ fn router(core: Arc<Core>) -> Router {
 /// The client of one request, as far as the connection identifies it.
 #[derive(Clone)]
 struct Client {
-    connection: ClientIdentity,
+    addr: ClientAddr,
+    certificate: Option<Arc<Certificate>>,
+    place: Arc<Place>,
     request_id: RequestId,
     /// Cancelled if the client disconnects before it has its response.
     hung_up: CancellationToken,
@@ -228,27 +246,29 @@ enum HttpMethod {
     Delete,
 }
 
-/// Reads one request. The guard cancels its `hung_up` token when it is dropped, together with the response.
-async fn receive(
+/// Judges the head of one request. Nothing of its body is read. The guard cancels its `hung_up` token when it is
+/// dropped, together with the response.
+fn receive(
     core: &Core,
     client: Client,
     scope: Scope,
     request: Request<Body>,
     method: HttpMethod,
-) -> (InboundRequest, DropGuard) {
+) -> (InboundRequest, UnreadBody, DropGuard) {
     let (parts, body) = request.into_parts();
     let host = headers::single(&parts.headers, header::HOST.as_str()).unwrap_or_default();
     // A request line may have a whole URL, which overrides Host (RFC 9112 3.2.2). If they differ, neither is allowed.
     let is_unambiguous = parts.uri.authority().is_none_or(|authority| authority.as_str() == host);
     let host = if is_unambiguous { host.to_owned() } else { String::new() };
-    let body = match (check(core, &parts.headers, &host, method), method) {
-        (Err(fault), _) => Err(fault),
-        (Ok(()), HttpMethod::Get | HttpMethod::Delete) => Ok(Bytes::new()),
-        (Ok(()), HttpMethod::Post) => read(body, core.body_bytes_max).await,
+    let has_hidden_length = client.place.has_hidden_length();
+    let head = check(core, &parts.headers, &host, method, has_hidden_length);
+    let body = match method {
+        HttpMethod::Get | HttpMethod::Delete => UnreadBody::none(),
+        HttpMethod::Post => UnreadBody::http(body, parts.headers.contains_key(header::EXPECT)),
     };
-    let inbound = inbound(client, scope, parts.headers, host, body);
+    let inbound = inbound(client, scope, parts.headers, host, head);
     let guard = inbound.hung_up.clone().drop_guard();
-    (inbound, guard)
+    (inbound, body, guard)
 }
 
 fn inbound(
@@ -256,30 +276,34 @@ fn inbound(
     scope: Scope,
     headers: HeaderMap,
     host: String,
-    body: Result<Bytes, HeadError>,
+    head: Result<(), HeadError>,
 ) -> InboundRequest {
     InboundRequest {
         request_id: client.request_id,
-        addr: Some(client.connection.addr),
-        certificate: client.connection.certificate,
+        addr: Some(client.addr),
+        certificate: client.certificate,
+        place: Some(client.place),
         scope,
         headers,
         host,
         hung_up: client.hung_up.child_token(),
         cancelled: CancellationToken::new(),
-        body,
+        head,
+        body: OnceLock::new(),
     }
 }
 
 async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request<Body>) -> Response {
     // The guard is dropped with this future, or with the body of the response. The server drops both if the client
     // disconnects.
-    let (inbound, hang_up_guard) = receive(&core, client, scope, request, HttpMethod::Post).await;
+    let place = Arc::clone(&client.place);
+    let (inbound, body, hang_up_guard) = receive(&core, client, scope, request, HttpMethod::Post);
     let request_id = inbound.request_id;
+    let head = inbound.head;
     let span = tracing::info_span!("request", %request_id);
     let (offer, mut offered) = oneshot::channel();
     let (tasks, stopping) = (core.tasks.clone(), core.stopping.clone());
-    let mut handled = Box::pin(dispatch::serve(core, inbound, offer).instrument(span));
+    let mut handled = Box::pin(dispatch::serve(core, inbound, body, offer).instrument(span));
     let mut opened = None;
     let first_message = async {
         if let Ok(stream) = (&mut offered).await {
@@ -301,43 +325,55 @@ async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request
             tasks.spawn(handled);
         }
         let number = opened.is_kept.then_some(opened.stream.number);
-        return stream(ResponseStream { reader, number }, Some(hang_up_guard), stopping, request_id);
+        let guards = (Some(hang_up_guard), place.continue_request());
+        return stream(ResponseStream { reader, number }, guards, stopping, request_id);
     }
     let reply = match reply {
         Some(reply) => reply,
         None => handled.await,
     };
-    reply.into_response()
+    closing_if_ambiguous(reply, head).into_response()
 }
 
 async fn listen(core: Arc<Core>, client: Client, scope: Scope, request: Request<Body>) -> Response {
-    let (inbound, _hang_up_guard) = receive(&core, client, scope, request, HttpMethod::Get).await;
-    let request_id = inbound.request_id;
+    let place = Arc::clone(&client.place);
+    let (inbound, _, _hang_up_guard) = receive(&core, client, scope, request, HttpMethod::Get);
+    let (request_id, head) = (inbound.request_id, inbound.head);
     let (span, stopping) = (tracing::info_span!("request", %request_id), core.stopping.clone());
     match session_http::listen(core, inbound).instrument(span).await {
-        Ok(opened) => stream(opened, None, stopping, request_id),
-        Err(reply) => reply.into_response(),
+        Ok(opened) => stream(opened, (None, place.continue_request()), stopping, request_id),
+        Err(reply) => closing_if_ambiguous(reply, head).into_response(),
     }
 }
 
 async fn close(core: Arc<Core>, client: Client, scope: Scope, request: Request<Body>) -> Reply {
-    let (inbound, _hang_up_guard) = receive(&core, client, scope, request, HttpMethod::Delete).await;
+    let (inbound, _, _hang_up_guard) = receive(&core, client, scope, request, HttpMethod::Delete);
+    let head = inbound.head;
     let span = tracing::info_span!("request", request_id = %inbound.request_id);
-    session_http::close(core, inbound).instrument(span).await
+    closing_if_ambiguous(session_http::close(core, inbound).instrument(span).await, head)
 }
 
-/// A response that is an event stream. `hang_up_guard` is dropped with it.
+/// The reply, after which the connection ends if it is doubtful where the next request on it begins.
+fn closing_if_ambiguous(reply: Reply, head: Result<(), HeadError>) -> Reply {
+    match head {
+        Err(HeadError::TransferEncoding | HeadError::TwoLengths) => reply.with_header(header::CONNECTION, "close"),
+        _ => reply,
+    }
+}
+
+/// A response that is an event stream. `guards` are dropped with it: the guard of the client's disconnection, and the
+/// request that is in progress.
 fn stream(
     source: ResponseStream,
-    hang_up_guard: Option<DropGuard>,
+    guards: (Option<DropGuard>, RequestInProgress),
     stopping: CancellationToken,
     request_id: RequestId,
 ) -> Response {
     let ResponseStream { reader, number } = source;
     let is_general = number == Some(0);
-    let state = (reader, hang_up_guard, stopping);
+    let state = (reader, guards, stopping);
     let events = futures_util::stream::unfold(Some(state), move |state| async move {
-        let (mut reader, hang_up_guard, stopping) = state?;
+        let (mut reader, guards, stopping) = state?;
         let next = async {
             match tokio::time::timeout(HEARTBEAT, reader.next()).await {
                 Err(_) => Some(": alive\n\n".to_owned()),
@@ -353,7 +389,7 @@ fn stream(
             // Only a session's general stream ends when the gateway stops; a request's stream ends with its response.
             () = stopping.cancelled(), if is_general => return None,
         };
-        Some((Ok::<_, Infallible>(Bytes::from(event)), Some((reader, hang_up_guard, stopping))))
+        Some((Ok::<_, Infallible>(Bytes::from(event)), Some((reader, guards, stopping))))
     });
     let mut response = Body::from_stream(events).into_response();
     let headers = response.headers_mut();
@@ -367,7 +403,13 @@ fn stream(
 }
 
 /// Checks the head of a request.
-fn check(core: &Core, headers: &HeaderMap, host: &str, method: HttpMethod) -> Result<(), HeadError> {
+fn check(
+    core: &Core,
+    headers: &HeaderMap,
+    host: &str,
+    method: HttpMethod,
+    has_hidden_length: bool,
+) -> Result<(), HeadError> {
     if !headers::is_host_allowed(host, &core.allowed_hosts) {
         return Err(HeadError::Host);
     }
@@ -381,29 +423,19 @@ fn check(core: &Core, headers: &HeaderMap, host: &str, method: HttpMethod) -> Re
     if bytes > HEADER_BYTES_MAX {
         return Err(HeadError::Headers { limit: HEADER_BYTES_MAX }); // I6: headers are bounded.
     }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        if !headers::is_chunked(headers) {
+            return Err(HeadError::TransferEncoding);
+        }
+        if has_hidden_length {
+            return Err(HeadError::TwoLengths);
+        }
+    }
+    if headers.contains_key(header::CONTENT_ENCODING) && !headers::is_identity(headers) {
+        return Err(HeadError::ContentEncoding);
+    }
     if method == HttpMethod::Post && !headers::is_json(headers) {
         return Err(HeadError::ContentType);
     }
     Ok(())
-}
-
-/// Reads the body, at most `limit` bytes of it.
-async fn read(body: Body, limit: usize) -> Result<Bytes, HeadError> {
-    tokio::time::timeout(BODY_TIMEOUT, collect(body, limit)).await.unwrap_or(Err(HeadError::Incomplete))
-}
-
-async fn collect(mut body: Body, limit: usize) -> Result<Bytes, HeadError> {
-    let too_large = HeadError::TooLarge { limit };
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large); // Content-Length is enough to refuse the body unread.
-    }
-    let mut whole = Vec::new();
-    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let data = frame.map_err(|_| HeadError::Incomplete)?.into_data().unwrap_or_default();
-        if whole.len() + data.len() > limit {
-            return Err(too_large); // I6: the body is bounded.
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole.into())
 }

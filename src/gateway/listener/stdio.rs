@@ -6,9 +6,8 @@
 //! close.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt as _};
@@ -22,8 +21,9 @@ use crate::gateway::call::core::Core;
 use crate::gateway::dispatch;
 use crate::gateway::dispatch::stream_offer::OpenedStream;
 use crate::gateway::drain::DrainReport;
+use crate::gateway::message::body::UnreadBody;
 use crate::gateway::message::reply::Reply;
-use crate::gateway::message::request::{HeadError, InboundRequest};
+use crate::gateway::message::request::InboundRequest;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::stream::Next;
 use crate::mcp::envelope::Id;
@@ -124,31 +124,35 @@ impl Connection {
     async fn read(self: Arc<Self>, mut input: impl AsyncBufRead + Unpin) {
         let mut line = Vec::new();
         loop {
-            let limit = self.client.core.body_bytes_max;
-            let body = match next_line(&mut input, &mut line, limit).await {
+            let core = &self.client.core;
+            let body = match next_line(&mut input, &mut line, core.body_bytes_max).await {
                 Ok(Line::Whole) if line.trim_ascii().is_empty() => continue,
-                Ok(Line::Whole) => Ok(Bytes::copy_from_slice(&line)),
-                Ok(Line::Cut) => Err(HeadError::TooLarge { limit }),
+                Ok(Line::Whole) => {
+                    // I6: lines that wait are bounded: the next one is read after there was room for this one.
+                    let room = core.bodies.reserve(&self.client.principal, line.len()).await;
+                    UnreadBody::line(line.clone(), room)
+                }
+                Ok(Line::Cut) => UnreadBody::cut_line(&line),
                 Ok(Line::End) => return,
                 Err(error) => {
                     tracing::warn!(%error, "reading from the client failed; closing the connection");
                     return;
                 }
             };
-            let text = body.as_ref().ok().and_then(|_| std::str::from_utf8(&line).ok()).unwrap_or_default();
+            let text = std::str::from_utf8(&line).unwrap_or_default();
             let message = Object::parse_path(text, &["params", "_meta"]).unwrap_or_default();
             let id = message.get("id").and_then(|id| Id::new(id).ok());
             let method = message.string("method").unwrap_or_default();
             if method == "notifications/cancelled" {
                 self.cancel(&message);
             }
-            let inbound = self.inbound(&message, &method, body);
+            let inbound = self.inbound(&message, &method);
             if let Some(id) = &id {
                 // Registered before the next line is read, because that line may cancel the request.
                 let cancelled = inbound.cancelled.clone();
                 self.open.lock().insert(id.clone(), cancelled);
             }
-            let handled = Arc::clone(&self).handle(inbound, id.clone());
+            let handled = Arc::clone(&self).handle(inbound, body, id.clone());
             // The next line may depend on the session that `initialize` opens, or on a notification: these are awaited.
             if id.is_none() || method == "initialize" {
                 handled.await;
@@ -159,7 +163,7 @@ impl Connection {
     }
 
     /// The line as a request. Its headers are derived from the message.
-    fn inbound(&self, message: &Object<'_>, method: &str, body: Result<Bytes, HeadError>) -> InboundRequest {
+    fn inbound(&self, message: &Object<'_>, method: &str) -> InboundRequest {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, self.client.authorization.clone());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -183,21 +187,24 @@ impl Connection {
             request_id: RequestId::new(),
             addr: None,
             certificate: None,
+            place: None,
             scope: self.client.scope.clone(),
             headers,
             host: "localhost".to_owned(),
             hung_up: cancelled.clone(),
             cancelled,
-            body,
+            head: Ok(()),
+            body: OnceLock::new(),
         }
     }
 
     /// Handles one message and writes its reply, or the messages of its stream, which end with the reply.
-    async fn handle(self: Arc<Self>, inbound: InboundRequest, id: Option<Id>) {
+    async fn handle(self: Arc<Self>, inbound: InboundRequest, body: UnreadBody, id: Option<Id>) {
         let span = tracing::info_span!("request", request_id = %inbound.request_id);
         let (offer, offered) = oneshot::channel::<OpenedStream>();
         let core = &self.client.core;
-        let mut handled = core.tasks.spawn(dispatch::serve(Arc::clone(core), inbound, offer).instrument(span));
+        let handled = dispatch::serve(Arc::clone(core), inbound, body, offer).instrument(span);
+        let mut handled = core.tasks.spawn(handled);
         let (mut opened, mut was_used) = (None, false);
         if let Ok(stream) = offered.await {
             let stream = opened.insert(stream);
@@ -233,7 +240,7 @@ impl Connection {
             self.use_session(session.clone());
         }
         if let Some(body) = reply.body() {
-            self.lines.send(json::one_line(body)).await.ok();
+            self.lines.send(json::one_line(body).into_owned()).await.ok();
         }
     }
 

@@ -8,7 +8,7 @@ mod client_verifier;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,6 +30,7 @@ use tokio_rustls::server::TlsStream;
 use crate::accept::AcceptFailures;
 use crate::auth::certificate::Certificate;
 use crate::config;
+use crate::connections::ClientAddress;
 use crate::file_access::{FileAccess, FileKind, FileReason};
 
 use client_verifier::{ClientVerifier, VerifiedChain};
@@ -233,6 +234,12 @@ impl Listener for ClientListener {
 
     fn local_addr(&self) -> io::Result<ClientIdentity> {
         Ok(ClientIdentity { addr: self.listener.local_addr()?, certificate: None })
+    }
+}
+
+impl ClientAddress for ClientIdentity {
+    fn ip(&self) -> IpAddr {
+        self.addr.ip()
     }
 }
 

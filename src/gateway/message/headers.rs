@@ -150,6 +150,17 @@ pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
+/// Returns `true` if `Transfer-Encoding` is exactly `chunked`, in any case. Proxies and filters read lists of codings,
+/// and repeated headers, in different ways.
+pub(crate) fn is_chunked(headers: &HeaderMap) -> bool {
+    single(headers, header::TRANSFER_ENCODING.as_str()).is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+}
+
+/// Returns `true` if `Content-Encoding` is exactly `identity`, in any case: the body is as it was written.
+pub(crate) fn is_identity(headers: &HeaderMap) -> bool {
+    single(headers, header::CONTENT_ENCODING.as_str()).is_some_and(|coding| coding.eq_ignore_ascii_case("identity"))
+}
+
 /// Returns `true` if the client accepts an event stream.
 pub(crate) fn accepts_stream(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());

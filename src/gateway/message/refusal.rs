@@ -128,9 +128,8 @@ impl From<HeadError> for Refusal {
     fn from(error: HeadError) -> Self {
         let http = match error {
             HeadError::Host | HeadError::Origin => StatusCode::FORBIDDEN,
-            HeadError::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            HeadError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            HeadError::Incomplete => StatusCode::REQUEST_TIMEOUT,
+            HeadError::ContentType | HeadError::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            HeadError::TransferEncoding | HeadError::TwoLengths => StatusCode::BAD_REQUEST,
             HeadError::Headers { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         };
         Self::malformed(http, INVALID_REQUEST, error.to_string())

@@ -79,7 +79,7 @@ impl Reply {
         Self::message(status, id, &Content::Error(upstream::error_object(code, message, None)))
     }
 
-    /// A refusal that was counted with equal refusals. Their common record is made when their window ends.
+    /// A refusal that was counted. The record of its window is made when the window ends.
     #[must_use]
     pub fn counted_refusal(status: StatusCode, id: Option<&Id>, code: i32, message: &str, data: Option<&str>) -> Self {
         Self::message(status, id, &Content::Error(upstream::error_object(code, message, data)))

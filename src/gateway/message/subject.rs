@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::mcp::envelope::{self, Malformed, Message, NAME_BYTES_MAX};
 use crate::mcp::json::{self, Object};
 use crate::mcp::methods::TargetMember;
+use crate::mcp::shared_text::SharedText;
 use crate::rbac::{Target, TargetKind};
 
 /// The longest URI, in bytes. *Chosen*: the limit of common HTTP servers.
@@ -17,7 +18,7 @@ pub(crate) struct Subject {
     /// The name or URI as the client wrote it.
     pub(crate) name: String,
     /// The arguments, for the decision and the record, as JSON text.
-    pub(crate) arguments: Option<String>,
+    pub(crate) arguments: Option<SharedText>,
     /// `requestState`, as the client sent it back.
     pub(crate) state: Option<String>,
     /// The path of the member of `params` that has the name or URI.
@@ -25,11 +26,11 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    /// Reads the subject of `message` from the `member` of its parameters.
+    /// Reads the subject of `message`, whose text is `body`, from the `member` of its parameters.
     ///
     /// # Errors
     /// The rule that the parameters break.
-    pub(crate) fn read(message: &Message<'_>, member: TargetMember) -> Result<Self, Malformed> {
+    pub(crate) fn read(message: &Message<'_>, body: &SharedText, member: TargetMember) -> Result<Self, Malformed> {
         let params = message.params().unwrap_or_default();
         // With another spelling of the key, the state would reach the backend without the check of its caller.
         let [state] = envelope::known(&params, ["requestState"])?;
@@ -37,7 +38,7 @@ impl Subject {
         let (kind, name, path): (_, _, &[&str]) = match member {
             TargetMember::ToolName => {
                 let call = envelope::tool_call(Some(&params))?;
-                let arguments = call.arguments.map(str::to_owned);
+                let arguments = call.arguments.map(|arguments| body.part(arguments));
                 return Ok(Self { kind: TargetKind::Tool, name: call.name, arguments, state, path: &["name"] });
             }
             TargetMember::PromptName => (TargetKind::Prompt, name(&params, "name", NAME_BYTES_MAX)?, &["name"]),
@@ -57,7 +58,10 @@ impl Subject {
                 }
             }
         };
-        let arguments = message.params().map(|params| params.without(|key| key == "_meta").into_owned());
+        let arguments = message.params().map(|params| match params.without(|key| key == "_meta") {
+            Cow::Borrowed(text) => body.part(text),
+            Cow::Owned(text) => body.derived(text),
+        });
         Ok(Self { kind, name, arguments, state, path })
     }
 
@@ -66,10 +70,11 @@ impl Subject {
     pub(crate) fn params(
         &self,
         message: &Message<'_>,
+        body: &SharedText,
         target: Target<'_>,
         state: Option<&str>,
         traceparent: Option<String>,
-    ) -> String {
+    ) -> SharedText {
         let params = message.params().unwrap_or_default();
         let mut changed: Vec<(&str, Cow<'_, str>)> = Vec::new();
         if target.name != self.name {
@@ -87,8 +92,11 @@ impl Subject {
             let meta = params.object("_meta").unwrap_or_default();
             ("_meta", meta.with(&[(super::trace_headers::TRACEPARENT, &json::quoted(&parent))]).into())
         }));
+        if changed.is_empty() {
+            return message.params_text().map_or_else(|| "{}".to_owned().into(), |params| body.part(params));
+        }
         let changed: Vec<(&str, &str)> = changed.iter().map(|(key, value)| (*key, value.as_ref())).collect();
-        params.with(&changed)
+        body.derived(params.with(&changed))
     }
 
     /// The name of the subject's kind, for messages.
@@ -113,13 +121,14 @@ mod tests {
 
     use super::*;
 
-    fn read(method: &str, params: &str) -> Result<(Subject, String), Malformed> {
+    fn read(method: &str, params: &str) -> Result<(Subject, SharedText), Malformed> {
         let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
-        let message = envelope::parse(body.as_bytes(), 4096).unwrap().message().unwrap();
+        let body = SharedText::new(body);
+        let message = envelope::parse_text(&body).unwrap().message().unwrap();
         let MethodKind::Targeted(member) = methods::find(method).unwrap().kind else { panic!() };
-        let subject = Subject::read(&message, member)?;
+        let subject = Subject::read(&message, &body, member)?;
         let target = Target { kind: subject.kind, backend: "b", name: "new" };
-        let params = subject.params(&message, target, Some("s"), None);
+        let params = subject.params(&message, &body, target, Some("s"), None);
         Ok((subject, params))
     }
 
@@ -132,7 +141,7 @@ mod tests {
         .unwrap();
         assert_eq!((call.kind, call.name.as_str(), call.state.as_deref()), (TargetKind::Tool, "b__old", Some("t")));
         assert_eq!(
-            params,
+            &*params,
             r#"{ "x": 1.0, "name":"new", "arguments":{ "a" : 1 },"requestState":"s","_meta":{"y":[ ]}}"#
         );
         let (complete, params) = read(
@@ -141,16 +150,17 @@ mod tests {
         )
         .unwrap();
         assert_eq!((complete.kind, complete.kind_name()), (TargetKind::Prompt, "prompt"));
-        assert_eq!(params, r#"{"ref":{"type":"ref/prompt","name":"new"},"argument":{"n":1},"requestState":"s"}"#);
+        assert_eq!(&*params, r#"{"ref":{"type":"ref/prompt","name":"new"},"argument":{"n":1},"requestState":"s"}"#);
     }
 
     #[test]
     fn span_of_the_call_is_added_to_meta() {
-        let body = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","_meta":{"a": 1}}}"#;
-        let message = envelope::parse(body, 4096).unwrap().message().unwrap();
-        let subject = Subject::read(&message, TargetMember::ToolName).unwrap();
-        let params = subject.params(&message, Target::tool("b", "t"), None, Some("00-x".to_owned()));
-        assert_eq!(params, r#"{"name":"t","_meta":{"traceparent":"00-x","a": 1}}"#);
+        let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","_meta":{"a": 1}}}"#;
+        let body = SharedText::new(body.to_owned());
+        let message = envelope::parse_text(&body).unwrap().message().unwrap();
+        let subject = Subject::read(&message, &body, TargetMember::ToolName).unwrap();
+        let params = subject.params(&message, &body, Target::tool("b", "t"), None, Some("00-x".to_owned()));
+        assert_eq!(&*params, r#"{"name":"t","_meta":{"traceparent":"00-x","a": 1}}"#);
     }
 
     #[test]

@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::mcp::json;
 use crate::mcp::protocol::{Era, MODERN_VERSION, SESSION_HEADER, VERSION_HEADER};
+use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
+use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Event, ServerMessageHandler};
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
 
@@ -37,7 +39,7 @@ pub(in crate::upstream) struct HttpConnection {
     pub(super) session: Mutex<Session>,
     /// Locked while the session is initialized again.
     pub(super) initialize_lock: tokio::sync::Mutex<()>,
-    pub(super) initialize_params: String,
+    pub(super) initialize_params: SharedText,
     /// Handles messages that belong to no request.
     pub(super) listener: Option<Arc<dyn ServerMessageHandler>>,
     /// A task reads the standalone stream.
@@ -70,7 +72,7 @@ impl HttpConnection {
     pub(super) fn new(
         endpoint: &Arc<Endpoint>,
         era: Era,
-        initialize_params: String,
+        initialize_params: SharedText,
         listener: Option<Arc<dyn ServerMessageHandler>>,
     ) -> Self {
         Self {
@@ -95,7 +97,7 @@ impl HttpConnection {
 
     /// Returns whether the connection is a client's session, rather than one of the gateway.
     pub(in crate::upstream) fn is_client_session(&self) -> bool {
-        self.era == Era::Legacy && self.initialize_params != message::own_initialize_params()
+        self.era == Era::Legacy && *self.initialize_params != *message::own_initialize_params()
     }
 
     /// Returns whether the connection cannot be used any more.
@@ -115,7 +117,7 @@ impl HttpConnection {
     pub(in crate::upstream) async fn send(&self, message: String) -> Result<(), CallError> {
         let timer = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
         let headers = self.headers(&self.session(), ACCEPT_ANY);
-        let response = timer.run(self.post(message, headers)).await??;
+        let response = timer.run(self.post(message.into(), headers)).await??;
         if response.status().is_success() {
             return Ok(());
         }
@@ -152,9 +154,10 @@ impl HttpConnection {
         headers
     }
 
-    pub(super) async fn post(&self, body: String, mut headers: HeaderMap) -> Result<reqwest::Response, CallError> {
+    pub(super) async fn post(&self, body: Frame, mut headers: HeaderMap) -> Result<reqwest::Response, CallError> {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.endpoint.client.post(&self.endpoint.url).headers(headers).body(body).send().await.map_err(transport_error)
+        let request = self.endpoint.client.post(&self.endpoint.url).headers(headers).body(body.into_body());
+        request.send().await.map_err(transport_error)
     }
 
     /// Sends a message in the background.

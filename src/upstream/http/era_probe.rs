@@ -37,8 +37,7 @@ impl Endpoint {
     /// # Errors
     /// As for [`Endpoint::speaks_modern`]; the remembered era stays.
     pub(super) async fn probe_era(self: &Arc<Self>) -> Result<bool, CallError> {
-        let params = message::discover_params();
-        let request = Request::new(DISCOVER, Some(&params));
+        let request = Request::new(DISCOVER, Some(message::discover_params().into()));
         let connection = Arc::new(self.stateless_connection());
         let answer = tokio::time::timeout(PROBE_TIMEOUT, connection.request_without_session(&request)).await;
         let is_modern = match answer.unwrap_or(Err(CallError::TimedOut { after: PROBE_TIMEOUT })) {

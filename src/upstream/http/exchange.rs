@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use crate::mcp::lines::LINE_BYTES_MAX;
 use crate::mcp::protocol::{Era, METHOD_HEADER, NAME_HEADER};
 use crate::upstream::error::CallError;
+use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Message, Request, Response};
 use crate::upstream::timeouts::RequestTimer;
 
@@ -97,7 +98,7 @@ impl HttpConnection {
         evidence: &mut EraEvidence,
     ) -> Result<Response, ExchangeError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let body = message::write(Some(id), request.method, request.params);
+        let body = Frame::new(Some(id), request.method, request.params.as_ref());
         let headers = self.request_headers(session, request);
         let mut timer = match request.method {
             message::LISTEN => RequestTimer::unlimited(),

@@ -41,7 +41,7 @@ impl HttpConnection {
         let tool = request.name.as_deref()?;
         let required = self.endpoint.param_headers.lock().get(tool).map(Arc::clone);
         let Some(required) = required else { return Some(HeaderMap::new()) };
-        let params = request.params.and_then(|params| Object::parse_path(params, &["arguments"]));
+        let params = request.params.as_deref().and_then(|params| Object::parse_path(params, &["arguments"]));
         let arguments = params.as_ref().and_then(|params| params.object("arguments"));
         let Some(arguments) = arguments else { return Some(HeaderMap::new()) };
         Some(required.iter().filter_map(|param| param.header(&arguments)).collect())
@@ -86,7 +86,7 @@ impl HttpConnection {
             let quoted = cursor.as_deref().map(json::quoted);
             let members = [("_meta", Some(meta.as_str())), ("cursor", quoted.as_deref())];
             let params = json::object(members.into_iter().filter_map(|(key, value)| Some((key, value?))));
-            let page = match self.request_without_session(&Request::new("tools/list", Some(&params))).await? {
+            let page = match self.request_without_session(&Request::new("tools/list", Some(params.into()))).await? {
                 Response::Result(page) => page,
                 Response::Error { .. } => return Err(CallError::List { fault: "it is an error response" }),
             };

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use axum::http::HeaderValue;
 
 use crate::mcp::protocol::{Era, LEGACY_LATEST};
+use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, Request, Response, ServerMessageHandler};
 
@@ -16,7 +17,7 @@ use super::era::is_rejection;
 impl Endpoint {
     /// A connection for stateless requests.
     pub(in crate::upstream) fn stateless_connection(self: &Arc<Self>) -> HttpConnection {
-        HttpConnection::new(self, Era::Modern, String::new(), None)
+        HttpConnection::new(self, Era::Modern, SharedText::default(), None)
     }
 
     /// Opens a legacy session. Returns it with the answer to `initialize`. The caller sends
@@ -26,10 +27,10 @@ impl Endpoint {
     /// [`CallError`], or the error that the backend answered with.
     pub(in crate::upstream) async fn open_session(
         self: &Arc<Self>,
-        initialize_params: &str,
+        initialize_params: &SharedText,
         listener: Option<Arc<dyn ServerMessageHandler>>,
     ) -> Result<(Arc<HttpConnection>, Response), CallError> {
-        let connection = Arc::new(HttpConnection::new(self, Era::Legacy, initialize_params.to_owned(), listener));
+        let connection = Arc::new(HttpConnection::new(self, Era::Legacy, initialize_params.clone(), listener));
         let response = connection.initialize().await?;
         Ok((connection, response))
     }
@@ -37,7 +38,7 @@ impl Endpoint {
 
 impl HttpConnection {
     async fn initialize(self: &Arc<Self>) -> Result<Response, CallError> {
-        let request = Request::new("initialize", Some(&self.initialize_params));
+        let request = Request::new("initialize", Some(self.initialize_params.clone()));
         self.request_without_session(&request).await
     }
 

@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufRead, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufRead, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio_util::sync::CancellationToken;
 
 use crate::children::{self, StartedChild};
 use crate::mcp::lines::{LINE_BYTES_MAX, Line, next_line};
 use crate::mcp::protocol::LEGACY_VERSIONS;
+use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, DISCOVER, Request, Response, ServerMessageHandler};
 use crate::upstream::timeouts::Timeouts;
@@ -66,7 +67,7 @@ pub(super) enum ExitReason {
 #[derive(Debug)]
 pub(super) enum Handshake {
     /// `initialize` with a client's parameters. The owner of the session sends `notifications/initialized`.
-    Client(String),
+    Client(SharedText),
     /// The gateway's own handshake, without capabilities.
     Gateway {
         /// Ask first whether the child speaks the stateless era; otherwise speak the older one.
@@ -168,7 +169,7 @@ async fn read_report(launcher: &BackendLauncher, stdout: &mut BufReader<ChildStd
 async fn perform_handshake(connection: &ChildConnection, handshake: &Handshake) -> Result<Response, String> {
     match handshake {
         Handshake::Client(params) => {
-            request(connection, "initialize", params, HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())
+            request(connection, "initialize", params.clone(), HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())
         }
         Handshake::Gateway { probe: false } => initialize(connection).await,
         Handshake::Gateway { probe: true } => match discover(connection).await {
@@ -186,7 +187,7 @@ async fn perform_handshake(connection: &ChildConnection, handshake: &Handshake) 
 async fn request(
     connection: &ChildConnection,
     method: &str,
-    params: &str,
+    params: SharedText,
     timeout: Duration,
 ) -> Result<Response, CallError> {
     let timeouts = Timeouts { idle: timeout, total: timeout };
@@ -195,7 +196,7 @@ async fn request(
 
 /// Asks the child whether it speaks the stateless era. `None`: it does not, or it does not answer.
 async fn discover(connection: &ChildConnection) -> Option<Response> {
-    let answer = request(connection, DISCOVER, &message::discover_params(), PROBE_TIMEOUT).await.ok()?;
+    let answer = request(connection, DISCOVER, message::discover_params().into(), PROBE_TIMEOUT).await.ok()?;
     message::discovers_modern(&answer).then(|| {
         connection.set_modern();
         answer
@@ -203,8 +204,8 @@ async fn discover(connection: &ChildConnection) -> Option<Response> {
 }
 
 async fn initialize(connection: &ChildConnection) -> Result<Response, String> {
-    let params = message::own_initialize_params();
-    let answer = request(connection, "initialize", &params, HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())?;
+    let params = message::own_initialize_params().into();
+    let answer = request(connection, "initialize", params, HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())?;
     let result = match &answer {
         Response::Result(result) => result,
         Response::Error { error, .. } => return Err(format!("it answered {error}")),
@@ -219,9 +220,8 @@ async fn initialize(connection: &ChildConnection) -> Result<Response, String> {
 }
 
 async fn write(mut stdin: ChildStdin, mut lines: QueuedLines) -> ExitReason {
-    while let Some(mut line) = lines.next().await {
-        line.push('\n');
-        if let Err(err) = stdin.write_all(line.as_bytes()).await {
+    while let Some(line) = lines.next().await {
+        if let Err(err) = line.write_line(&mut stdin).await {
             return ExitReason::Pipe(err);
         }
     }
@@ -273,8 +273,9 @@ async fn drain_stderr(alias: &str, stderr: ChildStderr, tail: &mut VecDeque<Stri
 
 /// Waits for a child that ends by itself, and then for the reader, which gets the rest of the output.
 async fn wait_for_exit(alias: &str, child: &mut StartedChild, group: ProcessGroup) -> ExitReason {
-    if let Err(err) = child.process.wait().await {
-        return ExitReason::Pipe(err);
+    match child.process.wait().await {
+        Ok(status) => tracing::info!(backend = alias, %status, "backend ended"),
+        Err(err) => return ExitReason::Pipe(err),
     }
     // The output ends only when no descendant of the child has it open.
     group.end_descendants(alias).await;

@@ -1,6 +1,5 @@
 //! The requests in progress at one child process: their ids, which the gateway assigns, and the callers that wait.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::mcp::json;
 use crate::mcp::lines::LINE_BYTES_MAX;
 use crate::mcp::protocol::{Era, META_SUBSCRIPTION, PROGRESS};
+use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
+use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Event, LISTEN, Message, Request, Response, ServerMessageHandler};
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
 
@@ -85,11 +86,11 @@ impl ChildConnection {
         let progress = Arc::new(Notify::new());
         let mut guard = self.add(sender, request.events.clone(), Arc::clone(&progress))?;
         let params = match &request.progress_token {
-            Some(token) => self.register_progress_token(guard.id, request.params, token.clone(), is_shared),
-            None => request.params.map(Cow::Borrowed),
+            Some(token) => self.register_progress_token(guard.id, request.params.as_ref(), token.clone(), is_shared),
+            None => request.params.clone(),
         };
-        let params = params.map(|params| json::one_line(&params));
-        let line = message::write(Some(guard.id), request.method, params.as_deref());
+        let line = Frame::new(Some(guard.id), request.method, params.as_ref()).into_one_line();
+        drop(params);
         let mut timer = match request.method {
             LISTEN => RequestTimer::unlimited(),
             _ => RequestTimer::new(timeouts).started_at(request.begun),
@@ -116,7 +117,7 @@ impl ChildConnection {
 
     /// Sends a message, after waiting for a place in the write queue.
     pub(in crate::upstream) async fn send(&self, message: String) -> Result<(), CallError> {
-        self.queue.send(json::one_line(&message)).await.map_err(|QueueClosedError| CallError::Died)
+        self.queue.send(Frame::from(message).into_one_line()).await.map_err(|QueueClosedError| CallError::Died)
     }
 
     /// The era that the child speaks.
@@ -206,23 +207,23 @@ impl ChildConnection {
 
     /// Stores the progress token of request `id`. Returns the parameters for the child: at a shared one, with `id` as
     /// the token.
-    fn register_progress_token<'p>(
+    fn register_progress_token(
         &self,
         id: u64,
-        params: Option<&'p str>,
+        params: Option<&SharedText>,
         client: String,
         is_shared: bool,
-    ) -> Option<Cow<'p, str>> {
+    ) -> Option<SharedText> {
         let upstream = if is_shared { id.to_string() } else { client.clone() };
         let rewritten = params.filter(|_| is_shared).and_then(|params| {
-            let params = json::Object::parse_path(params, &["_meta"])?;
-            let meta = params.object("_meta")?.replaced("progressToken", &upstream);
-            Some(Cow::Owned(params.replaced("_meta", &meta)))
+            let object = json::Object::parse_path(params, &["_meta"])?;
+            let meta = object.object("_meta")?.replaced("progressToken", &upstream);
+            Some(params.derived(object.replaced("_meta", &meta)))
         });
         if let Some(request) = self.pending.lock().by_id.get_mut(&id) {
             request.progress_token = Some(ProgressToken { upstream, client });
         }
-        rewritten.or(params.map(Cow::Borrowed))
+        rewritten.or_else(|| params.cloned())
     }
 
     fn complete(&self, id: u64, response: Result<Response, CallError>) {
@@ -257,7 +258,7 @@ impl ChildConnection {
         } else {
             message::nobody(&id)
         };
-        if !self.queue.answer(answer) {
+        if !self.queue.answer(answer.into()) {
             tracing::warn!(backend = alias, method, "the backend does not read our answers; dropped this one");
         }
     }
@@ -297,7 +298,7 @@ impl Drop for RequestGuard<'_> {
     fn drop(&mut self) {
         let removed = self.connection.pending.lock().by_id.remove(&self.id);
         if removed.is_some() && self.is_sent {
-            self.connection.queue.cancel(message::cancelled(self.id));
+            self.connection.queue.cancel(message::cancelled(self.id).into());
         }
     }
 }

@@ -72,7 +72,7 @@ impl Running {
     ) -> Result<Response, CallError> {
         let meta = json::Object::owned(params);
         let progress_token = meta.object("_meta").and_then(|meta| meta.get("progressToken").map(str::to_owned));
-        let request = Request { progress_token, events, ..Request::new("tools/call", Some(params)) };
+        let request = Request { progress_token, events, ..Request::new("tools/call", Some(params.to_owned().into())) };
         self.backend.shared_child().await?.request(&request, self.timeouts, true).await
     }
 
@@ -213,7 +213,7 @@ async fn stateless_era_is_spoken_with_a_child_that_supports_it() {
     assert_eq!((connection.era(), running.backend.is_modern()), (Era::Modern, Some(true)));
     let recorder = Arc::new(Recorder::default());
     let events = Some(Arc::clone(&recorder) as Arc<dyn ServerMessageHandler>);
-    let request = Request { events, ..Request::new("subscriptions/listen", Some("{}")) };
+    let request = Request { events, ..Request::new("subscriptions/listen", Some("{}".to_owned().into())) };
     // A subscription has no timeouts.
     let timeouts = Timeouts { idle: Duration::ZERO, total: Duration::ZERO };
     let mut listening = Box::pin(connection.request(&request, timeouts, true));
@@ -295,7 +295,9 @@ async fn child_of_a_session_gets_the_clients_initialize_and_ends_with_the_sessio
     let config = config::Backend { command, ..config("") };
     let stdio = StdioBackend::new("b", Launcher::direct().backend("b", &config), Arc::new(Recorder::default()));
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let opened = stdio.start_session_child(r#"{"capabilities":{"roots":{}}}"#, None, stop.clone(), &tasks).await;
+    let opened = stdio
+        .start_session_child(&r#"{"capabilities":{"roots":{}}}"#.to_owned().into(), None, stop.clone(), &tasks)
+        .await;
     let (connection, answer) = opened.unwrap();
     assert!(
         matches!(answer, Response::Result(initialize_params) if initialize_params.text().contains(r#""params":{"capabilities":{"roots":{}}}"#))
@@ -307,7 +309,7 @@ async fn child_of_a_session_gets_the_clients_initialize_and_ends_with_the_sessio
     assert!(connection.has_ended());
     let missing = config::Backend { command: vec!["/nonexistent/program".to_owned()], ..config };
     let missing = StdioBackend::new("b", Launcher::direct().backend("b", &missing), Arc::new(Recorder::default()));
-    let opened = missing.start_session_child("{}", None, CancellationToken::new(), &tasks).await;
+    let opened = missing.start_session_child(&"{}".to_owned().into(), None, CancellationToken::new(), &tasks).await;
     assert!(matches!(opened, Err(CallError::Down { reason }) if reason.contains("/nonexistent/program")));
 }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::upstream::frame::Frame;
+
 /// Most requests in the queue. *Chosen*: a child that does not read delays its own callers only; the request limit
 /// bounds each line.
 const REQUESTS_MAX: usize = 16;
@@ -31,7 +33,7 @@ pub(super) struct QueuedLines(mpsc::UnboundedReceiver<QueuedLine>);
 /// A line, and its place in the queue if it needs one.
 #[derive(Debug)]
 struct QueuedLine {
-    text: String,
+    frame: Frame,
     place: Option<OwnedSemaphorePermit>,
 }
 
@@ -55,22 +57,22 @@ impl WriteQueue {
     ///
     /// # Cancel safety
     /// If the future is dropped, nothing is added.
-    pub(super) async fn send(&self, text: String) -> Result<(), QueueClosedError> {
+    pub(super) async fn send(&self, frame: Frame) -> Result<(), QueueClosedError> {
         let place = Arc::clone(&self.request_places).acquire_owned().await.map_err(|_| QueueClosedError)?;
-        self.lines.send(QueuedLine { text, place: Some(place) }).map_err(|_| QueueClosedError)
+        self.lines.send(QueuedLine { frame, place: Some(place) }).map_err(|_| QueueClosedError)
     }
 
     /// Adds the notification that cancels a request that was added before.
-    pub(super) fn cancel(&self, text: String) {
+    pub(super) fn cancel(&self, frame: Frame) {
         // A child that has ended needs no cancellation.
-        self.lines.send(QueuedLine { text, place: None }).ok();
+        self.lines.send(QueuedLine { frame, place: None }).ok();
     }
 
     /// Adds an answer to a request of the child. `false`: the answer is dropped, because too many wait.
-    pub(super) fn answer(&self, text: String) -> bool {
+    pub(super) fn answer(&self, frame: Frame) -> bool {
         let Ok(place) = Arc::clone(&self.answer_places).try_acquire_owned() else { return false };
         // A child that has ended needs no answer.
-        self.lines.send(QueuedLine { text, place: Some(place) }).ok();
+        self.lines.send(QueuedLine { frame, place: Some(place) }).ok();
         true
     }
 
@@ -82,10 +84,10 @@ impl WriteQueue {
 
 impl QueuedLines {
     /// The next line, which leaves its place. `None`: the sending end is gone.
-    pub(super) async fn next(&mut self) -> Option<String> {
-        let QueuedLine { text, place } = self.0.recv().await?;
+    pub(super) async fn next(&mut self) -> Option<Frame> {
+        let QueuedLine { frame, place } = self.0.recv().await?;
         drop(place);
-        Some(text)
+        Some(frame)
     }
 }
 
@@ -95,31 +97,41 @@ mod tests {
 
     use super::*;
 
+    fn frame(text: &str) -> Frame {
+        Frame::from(text.to_owned())
+    }
+
+    async fn text(frame: Frame) -> String {
+        let mut written = Vec::new();
+        frame.write_line(&mut written).await.unwrap();
+        String::from_utf8(written).unwrap().trim_end().to_owned()
+    }
+
     #[tokio::test]
     async fn i6_requests_wait_for_a_place_and_answers_are_bounded() {
         let (queue, mut lines) = WriteQueue::new();
         for number in 0..REQUESTS_MAX {
-            queue.send(number.to_string()).await.unwrap();
+            queue.send(frame(&number.to_string())).await.unwrap();
         }
-        assert!(queue.send("late".to_owned()).now_or_never().is_none(), "one more waits");
-        assert!((0..ANSWERS_MAX).all(|_| queue.answer("answer".to_owned())));
-        assert!(!queue.answer("one more".to_owned()));
-        assert_eq!(lines.next().await.as_deref(), Some("0"));
-        assert!(queue.send("late".to_owned()).now_or_never().is_some());
+        assert!(queue.send(frame("late")).now_or_never().is_none(), "one more waits");
+        assert!((0..ANSWERS_MAX).all(|_| queue.answer(frame("answer"))));
+        assert!(!queue.answer(frame("one more")));
+        assert_eq!(text(lines.next().await.unwrap()).await, "0");
+        assert!(queue.send(frame("late")).now_or_never().is_some());
         queue.close();
-        assert!(queue.send("too late".to_owned()).await.is_err());
+        assert!(queue.send(frame("too late")).await.is_err());
     }
 
     #[tokio::test]
     async fn cancellation_needs_no_place_and_follows_its_request() {
         let (queue, mut lines) = WriteQueue::new();
         for number in 0..REQUESTS_MAX {
-            queue.send(format!("request {number}")).await.unwrap();
+            queue.send(frame(&format!("request {number}"))).await.unwrap();
         }
-        (0..REQUESTS_MAX).for_each(|number| queue.cancel(format!("cancel {number}")));
+        (0..REQUESTS_MAX).for_each(|number| queue.cancel(frame(&format!("cancel {number}"))));
         let mut written = Vec::new();
         while let Some(line) = lines.next().now_or_never() {
-            written.extend(line);
+            written.push(text(line.unwrap()).await);
         }
         assert_eq!(written.len(), 2 * REQUESTS_MAX);
         for number in 0..REQUESTS_MAX {

@@ -107,7 +107,7 @@ impl Simulation {
     fn refusal(&self, call: Call) -> Result<Fate, Fate> {
         let id = call.request_id;
         let entry = Entry::new(call, Outcome::failed(Status::Denied, "no"), Duration::ZERO);
-        let reservation = self.reserved(self.wait(self.ring.reserve_refusal(&entry, PATIENCE)))?;
+        let reservation = self.reserved(self.wait(self.ring.reserve_event(&entry, PATIENCE)))?;
         let (sender, receiver) = self.channel();
         if self.ring.end(reservation, entry, false, sender).is_err() {
             return Ok(Fate::Nothing);

@@ -9,6 +9,7 @@ const FORBIDDEN: Expect = malformed(403, -32600);
 const TYPE: Expect = malformed(415, -32600);
 const TOO_LARGE: Expect = malformed(413, -32600);
 const BROKEN: Expect = malformed(408, -32600);
+const AMBIGUOUS: Expect = malformed(400, -32600);
 const NOT_HERE: Expect = malformed(404, -32602);
 
 pub fn attacks(fixture: &AttackFixture) -> Vec<Attack> {
@@ -132,6 +133,16 @@ fn types(fixture: &AttackFixture) -> Vec<Attack> {
     ] {
         attacks.push(row(format!("Content-Type {value:?}"), &good.clone().set("content-type", value), TYPE));
     }
+    for value in ["gzip", "br", "deflate", "x", "identity, gzip", "gzip, identity", "identity, identity", ""] {
+        // The body is a plain call.
+        let request = good.clone().with("content-encoding", value);
+        attacks.push(row(format!("Content-Encoding {value:?}"), &request, TYPE));
+    }
+    attacks.push(row(
+        "two Content-Encodings",
+        &good.clone().with("content-encoding", "identity").with("content-encoding", "gzip"),
+        TYPE,
+    ));
     attacks.push(row("no Content-Type", &good.clone().without("content-type"), TYPE));
     attacks.push(row("two Content-Types", &good.clone().with("content-type", "application/json"), TYPE));
     attacks.push(row(
@@ -277,6 +288,7 @@ fn ends(fixture: &AttackFixture) -> Vec<Attack> {
     let chunked = good.chunked();
     broken("a chunked body without its end", cut(chunked.clone(), chunked.len() - 5), BROKEN);
     broken("a chunk that ends early", cut(chunked.clone(), chunked.len() - 20), BROKEN);
+    // The length of the request behind it may be meant for this one.
     let te = |size: &str| {
         let mut bytes = good.clone().with("transfer-encoding", "chunked").head();
         bytes.extend_from_slice(format!("{size}\r\n{}\r\n0\r\n\r\n", call("echo")).as_bytes());
@@ -284,9 +296,9 @@ fn ends(fixture: &AttackFixture) -> Vec<Attack> {
         bytes
     };
     for size in ["zz", "-1", "0x10", "", "ffffffffffffffffff", "+5", "10 10", "1e1"] {
-        broken(&format!("a chunk of {size:?} bytes"), te(size), BROKEN);
+        broken(&format!("a chunk of {size:?} bytes"), te(size), AMBIGUOUS);
     }
-    broken("a chunk that is too short for what it holds", te("5"), BROKEN);
+    broken("a chunk that is too short for what it holds", te("5"), AMBIGUOUS);
     // From here on the HTTP library refuses, and nothing behind the first request is served.
     let mut unseen = |name: &str, head: Vec<u8>, status: u16| {
         let all = [head, call("echo").into_bytes(), smuggled.clone()].concat();
@@ -323,16 +335,24 @@ fn ends(fixture: &AttackFixture) -> Vec<Attack> {
     }
     let old = text.replacen("HTTP/1.1", "HTTP/1.0", 1).replace("content-length: ", "transfer-encoding: chunked\r\nx: ");
     unseen("chunks in HTTP/1.0", old.into_bytes(), 400);
-    // Where both are there the chunks count, and the connection ends with the response: nothing behind it is served.
-    let first = fixture.post("/mcp/raw", call("exact")).by(&fixture.bob).without("connection");
-    for (name, both) in [
-        ("a length and then chunks", first.clone().with("content-length", "5").chunked()),
-        ("chunks and then a length", {
-            let head = first.with("transfer-encoding", "chunked").with("content-length", "5").head();
-            [head, format!("{:x}\r\n{}\r\n0\r\n\r\n", call("exact").len(), call("exact")).into_bytes()].concat()
-        }),
+    // Where both are there, or a coding that another reader may not know, nothing is served.
+    let first = fixture.post("/mcp/raw", call("echo")).without("connection");
+    let chunks = format!("{:x}\r\n{}\r\n0\r\n\r\n", body, call("echo")).into_bytes();
+    for (name, headers) in [
+        ("a length and then chunks", &[("content-length", "5"), ("transfer-encoding", "chunked")][..]),
+        ("chunks and then a length", &[("transfer-encoding", "chunked"), ("Content-Length", "5")]),
+        (
+            "chunks and then two lengths",
+            &[("transfer-encoding", "chunked"), ("content-length", "5"), ("content-length", "6")],
+        ),
+        ("a coding before chunks", &[("transfer-encoding", "gzip, chunked")]),
+        ("an unknown coding before chunks", &[("transfer-encoding", "x, chunked")]),
+        ("a coding before chunks, in two headers", &[("transfer-encoding", "x"), ("transfer-encoding", "chunked")]),
+        ("chunks twice", &[("transfer-encoding", "chunked, chunked")]),
+        ("chunks in two headers", &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]),
     ] {
-        attacks.push(bytes(name, [both, smuggled.clone()].concat(), [DENIED]));
+        let head = headers.iter().fold(first.clone(), |request, (header, value)| request.with(header, value)).head();
+        attacks.push(bytes(name, [head, chunks.clone(), smuggled.clone()].concat(), [AMBIGUOUS]));
     }
     attacks
 }

@@ -53,8 +53,11 @@ pub(super) async fn listen_at(
     let mut route = ctx.route(backend, None).await?;
     route.events = Some(listener);
     let params = ctx.message.params().unwrap_or_default();
-    let params = filter.map_or_else(|| params.text().to_owned(), |filter| params.replaced("notifications", filter));
-    ctx.core.upstreams.relay(&ctx.message.method, Some(&params), &route, &ctx.interrupt).await
+    let params = match filter {
+        Some(filter) => Some(ctx.body.derived(params.replaced("notifications", filter))),
+        None => ctx.params(),
+    };
+    ctx.core.upstreams.relay(&ctx.message.method, params, &route, &ctx.interrupt).await
 }
 
 /// Returns true if the response of a backend of the stateless era means that it has no subscriptions.

@@ -1,0 +1,42 @@
+//! Third stage: the whole body has arrived.
+
+use crate::auth::Principal;
+use crate::gateway::call::audit_entry::AuditEntry;
+use crate::gateway::call::core::Core;
+use crate::gateway::message::refusal::Refusal;
+use crate::gateway::message::request::InboundRequest;
+use crate::mcp::shared_text::SharedText;
+
+use super::identified::Identified;
+
+/// A request of a known caller whose body has arrived, within the limits.
+#[derive(Debug)]
+pub struct Arrived<'a> {
+    pub(super) core: &'a Core,
+    pub(super) inbound: &'a InboundRequest,
+    pub(super) principal: Principal,
+    pub(super) body: &'a SharedText,
+}
+
+impl<'a> Identified<'a> {
+    /// Reads the body, once there is room for it.
+    ///
+    /// # Errors
+    /// A refusal with status `malformed`: the head is not valid, or the body is too large, incomplete or not UTF-8;
+    /// `rate_limited`: there is no room.
+    pub async fn read(self, entry: &mut AuditEntry<'_>) -> Result<Arrived<'a>, Refusal> {
+        let Self { core, inbound, principal, mut body } = self;
+        let read = match inbound.head {
+            // I6: what cannot be a message is not read.
+            Err(error) => Err(Refusal::from(error)),
+            Ok(()) => body.read(&principal, &core.bodies, core.body_bytes_max).await.map_err(Refusal::from),
+        };
+        match read {
+            Ok(text) => Ok(Arrived { core, inbound, principal, body: inbound.body.get_or_init(|| text) }),
+            Err(refusal) => {
+                entry.describe_unread(core, body).await;
+                Err(refusal)
+            }
+        }
+    }
+}
