@@ -31,7 +31,7 @@ use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
 use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
-use crate::ops::{console, health, hosts, supervisor};
+use crate::ops::{console, health, hosts, response_headers, supervisor};
 use crate::walls::{Launcher, OwnFiles};
 use quickstart::Quickstart;
 use reload::Reloader;
@@ -162,7 +162,7 @@ async fn serve_ops(
         listener: bound,
         postgres: database::options(config),
     }));
-    let router = hosts::guard(router, &config.ops.allowed_hosts, bound);
+    let router = response_headers::add(hosts::guard(router, &config.ops.allowed_hosts, bound));
     let listener = CountedListener { listener, failures: sources.gateway.accept_failures().clone() };
     tasks.spawn(connections::serve_router(listener, router, OPS_CONNECTIONS_MAX, stop.clone()));
     Ok(Some(bound))

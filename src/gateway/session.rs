@@ -428,8 +428,8 @@ impl Session {
         self.issuer == principal.issuer && self.subject == principal.subject
     }
 
-    /// Returns true if the session was unused for longer than `idle_timeout`. A session whose client reads a stream or waits for a response
-    /// has not expired.
+    /// Returns true if the session was unused for longer than `idle_timeout`. A session whose client reads a stream or
+    /// waits for a response has not expired.
     fn has_expired(&self, idle_timeout: Duration) -> bool {
         let is_in_use = || {
             let streams = self.streams.lock();
