@@ -95,6 +95,8 @@ pub struct Server {
     pub forwarded_header: ForwardedHeader,
     /// Most open legacy sessions.
     pub sessions_max: usize,
+    /// Memory for the messages of all streams, in bytes.
+    pub replay_bytes_max: usize,
     /// The time after which an unused session, or an unused conversation of a caller without one, ends.
     #[serde(deserialize_with = "duration")]
     pub session_idle_timeout: Duration,
@@ -148,6 +150,8 @@ pub struct Limits {
     pub burst_per_principal: u32,
     /// Most open legacy sessions of one principal.
     pub sessions_per_principal: usize,
+    /// Most open streams of one principal.
+    pub streams_per_principal: usize,
 }
 
 /// `[audit]`
@@ -305,6 +309,7 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             forwarded_header: ForwardedHeader::XForwardedFor,
             sessions_max: 10_000,
+            replay_bytes_max: 64 * 1024 * 1024,
             session_idle_timeout: Duration::from_hours(1),
             calls_max: 1024,
             pass_methods: Vec::new(),
@@ -333,6 +338,7 @@ impl Default for Limits {
             rate_per_principal: 100,
             burst_per_principal: 400,
             sessions_per_principal: 16,
+            streams_per_principal: 64,
         }
     }
 }

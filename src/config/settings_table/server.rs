@@ -74,6 +74,14 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "Most open legacy sessions; the modern era has none.",
     ),
     setting(
+        "server.replay_bytes_max",
+        count("bytes", 1024 * 1024, 64 * 1024 * 1024 * 1024),
+        Value("67108864"),
+        "Memory for the messages of all streams that wait for their clients or are kept for clients that resume \
+         (`Last-Event-ID`). Streams that ended longest ago lose their messages first; without room, a notification is \
+         dropped. A response always has room.",
+    ),
+    setting(
         "server.session_idle_timeout",
         duration(ms(1000), HOURS_24),
         Value("\"1h\""),
