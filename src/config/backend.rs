@@ -8,12 +8,16 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::deserialize::duration;
+use crate::file_access::FileAccess;
 
 /// `[backends.NAME]`: a stdio MCP server that Gatepost starts, or one that it reaches over HTTP. Its `Debug` shows only
 /// the names in `env`.
 #[derive(Clone, Deserialize)]
 #[serde(default)]
 pub struct Backend {
+    /// The owners and permissions that the files may have.
+    #[serde(skip)]
+    pub files: FileAccess,
     /// Program and arguments of a stdio server.
     pub command: Vec<String>,
     /// Its environment, besides `PATH` and `HOME`.
@@ -51,6 +55,7 @@ impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // I8: a backend's environment contains its credentials.
         f.debug_struct("Backend")
+            .field("files", &self.files)
             .field("command", &self.command)
             .field("env", &self.env.keys())
             .field("url", &self.url)
@@ -72,6 +77,7 @@ impl fmt::Debug for Backend {
 impl Default for Backend {
     fn default() -> Self {
         Self {
+            files: FileAccess::default(),
             command: Vec::new(),
             env: BTreeMap::new(),
             url: None,

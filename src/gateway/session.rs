@@ -11,10 +11,12 @@
 
 pub mod ending;
 pub mod inflight;
+pub(crate) mod replay;
 pub mod server_requests;
 pub mod stream;
+pub(crate) mod streams;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -25,21 +27,16 @@ use crate::audit::record::Caller;
 use crate::auth::Principal;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::ending::{EndReason, UnknownSessionError};
+use crate::gateway::session::replay::ReplayBudget;
 use crate::gateway::session::server_requests::PendingServerRequests;
 use crate::gateway::session::stream::Stream;
+use crate::gateway::session::streams::Streams;
 use crate::mcp::envelope::Id;
 use crate::mcp::json;
 use crate::mcp::protocol::CANCELLED;
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::{LIST_CHANGED_METHODS, Policy};
 use crate::upstream::{Backend, CallError, Event, LazyConnection, Response, ServerMessageHandler, UpstreamConnection};
-
-/// Ended request streams that a session keeps, so that a client that lost its connection can resume. *Chosen*: a client
-/// resumes at once, and rarely loses more than a few at a time.
-const ENDED_STREAMS_MAX: usize = 8;
-
-/// Request streams that a session may have open at once. *Chosen*: clients have far fewer requests open.
-const STREAMS_MAX: usize = 256;
 
 /// Most bytes of the `initialize` parameters of all sessions. *Derived*: with 12 KiB of other state in each of 10,000
 /// sessions, less than 256 MiB.
@@ -52,6 +49,8 @@ pub struct Sessions {
     max: usize,
     /// Time after which an unused session expires.
     pub(crate) idle_timeout: Duration,
+    /// The room for the messages of all streams.
+    pub(crate) replay: Arc<ReplayBudget>,
 }
 
 #[derive(Debug, Default)]
@@ -85,21 +84,6 @@ pub struct Session {
     streams: Mutex<Streams>,
 }
 
-#[derive(Debug)]
-struct Streams {
-    next: u64,
-    /// The stream of messages that belong to no request.
-    general: Arc<Stream>,
-    /// The streams of open requests and of the last ended ones, the newest last.
-    requests: VecDeque<RequestStream>,
-}
-
-#[derive(Debug)]
-struct RequestStream {
-    stream: Arc<Stream>,
-    is_open: bool,
-}
-
 impl Sessions {
     /// The number of open sessions.
     #[must_use]
@@ -107,10 +91,11 @@ impl Sessions {
         self.open.lock().by_id.len()
     }
 
-    /// Makes room for `max` sessions, at least one. An unused session expires after `idle_timeout`.
+    /// Makes room for `max` sessions, at least one, and for `replay_bytes_max` bytes of messages of all their streams. An
+    /// unused session expires after `idle_timeout`.
     #[must_use]
-    pub fn new(max: usize, idle_timeout: Duration) -> Self {
-        Self { open: Mutex::default(), max: max.max(1), idle_timeout }
+    pub fn new(max: usize, idle_timeout: Duration, replay_bytes_max: usize) -> Self {
+        Self { open: Mutex::default(), max: max.max(1), replay: ReplayBudget::new(replay_bytes_max), idle_timeout }
     }
 
     /// Opens a session for `principal`, which may have `own_max`, and returns it with the sessions that were removed to
@@ -135,7 +120,7 @@ impl Sessions {
             last_used: Mutex::new(Instant::now()),
             connections: Mutex::default(),
             server_requests: Mutex::default(),
-            streams: Mutex::new(Streams { next: 1, general: Stream::new(0), requests: VecDeque::new() }),
+            streams: Mutex::new(Streams::new(&self.replay)),
         });
         let mut open = self.open.lock();
         let mut removed = Vec::new();
@@ -323,42 +308,17 @@ impl Session {
 
     /// Opens a stream for one request. `None`: too many are open, and the request gets no stream.
     pub(crate) fn begin_stream(&self) -> Option<Arc<Stream>> {
-        let mut streams = self.streams.lock();
-        let open = streams.requests.iter().filter(|request| request.is_open).count();
-        if open >= STREAMS_MAX {
-            return None;
-        }
-        let stream = Stream::new(streams.next);
-        streams.next += 1;
-        streams.requests.push_back(RequestStream { stream: Arc::clone(&stream), is_open: true });
-        Some(stream)
+        self.streams.lock().begin()
     }
 
     /// Ends the stream of a request that got its response. A stream that was used is kept for a while.
     pub(crate) fn end_stream(&self, stream: &Arc<Stream>, was_used: bool) {
-        let mut streams = self.streams.lock();
-        for request in &mut streams.requests {
-            request.is_open &= !Arc::ptr_eq(&request.stream, stream);
-        }
-        if !was_used {
-            streams.requests.retain(|request| !Arc::ptr_eq(&request.stream, stream));
-        }
-        let ended = streams.requests.iter().filter(|request| !request.is_open).count();
-        for _ in ENDED_STREAMS_MAX..ended {
-            // I6: the number of streams kept for resuming is bounded.
-            if let Some(oldest) = streams.requests.iter().position(|request| !request.is_open) {
-                streams.requests.remove(oldest);
-            }
-        }
+        self.streams.lock().end(stream, was_used);
     }
 
     /// The stream and the message number of an event id (`stream-message`), as a client sends it in `Last-Event-ID`.
     pub(crate) fn stream_of_event(&self, event_id: &str) -> Option<(Arc<Stream>, u64)> {
-        let (stream, message) = event_id.split_once('-')?;
-        let (number, message): (u64, u64) = (stream.parse().ok()?, message.parse().ok()?);
-        let streams = self.streams.lock();
-        let mut all = std::iter::once(&streams.general).chain(streams.requests.iter().map(|request| &request.stream));
-        all.find(|stream| stream.number == number).map(|stream| (Arc::clone(stream), message))
+        self.streams.lock().of_event(event_id)
     }
 
     /// Puts a backend's message on the stream of the newest open request; on the general stream if there is none, or if
@@ -366,8 +326,7 @@ impl Session {
     fn deliver(&self, json: &str, is_general: bool) -> bool {
         let (general, newest) = {
             let streams = self.streams.lock();
-            let newest = streams.requests.iter().rev().find(|request| request.is_open);
-            (Arc::clone(&streams.general), newest.map(|request| Arc::clone(&request.stream)))
+            (Arc::clone(&streams.general), streams.newest())
         };
         match newest {
             Some(newest) if !is_general || !general.has_reader() => newest.push(json),
@@ -415,12 +374,12 @@ impl Session {
         self.issuer == principal.issuer && self.subject == principal.subject
     }
 
-    /// Returns true if the session was unused for longer than `idle_timeout`. A session whose client reads a stream or waits for a response
-    /// has not expired.
+    /// Returns true if the session was unused for longer than `idle_timeout`. A session whose client reads a stream or
+    /// waits for a response has not expired.
     fn has_expired(&self, idle_timeout: Duration) -> bool {
         let is_in_use = || {
             let streams = self.streams.lock();
-            streams.general.has_reader() || streams.requests.iter().any(|request| request.is_open)
+            streams.general.has_reader() || streams.newest().is_some()
         };
         self.last_used.lock().elapsed() > idle_timeout && !is_in_use()
     }
@@ -497,7 +456,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_session_is_valid_only_for_its_principal_and_endpoint() {
-        let (sessions, ann) = (Sessions::new(4, IDLE_TIMEOUT), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(4, IDLE_TIMEOUT, 1 << 20), principal("ann", "a"));
         let id = open(&sessions, &ann).id.clone();
         assert!(sessions.touch(&id, &ann, &Scope::All).is_ok());
         assert_eq!(sessions.touch(&id, &ann, &Scope::One("x".to_owned())).err(), Some(UnknownSessionError));
@@ -511,7 +470,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_sessions_expire_and_sessions_in_use_do_not() {
-        let (sessions, ann) = (Sessions::new(4, IDLE_TIMEOUT), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(4, IDLE_TIMEOUT, 1 << 20), principal("ann", "a"));
         let (used, idle) = (open(&sessions, &ann).id.clone(), open(&sessions, &ann).id.clone());
         tokio::time::advance(IDLE_TIMEOUT / 2).await;
         sessions.touch(&used, &ann, &Scope::All).unwrap();
@@ -536,7 +495,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_per_principal_are_bounded_and_other_principals_lose_none() {
-        let (sessions, ann, bob) = (Sessions::new(3, IDLE_TIMEOUT), principal("ann", "a"), principal("bob", "a"));
+        let (sessions, ann, bob) =
+            (Sessions::new(3, IDLE_TIMEOUT, 1 << 20), principal("ann", "a"), principal("bob", "a"));
         let bobs = open(&sessions, &bob);
         let mut anns = Vec::<String>::new();
         for round in 0..10 {
@@ -555,7 +515,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_are_bounded_and_the_longest_idle_one_is_removed() {
-        let (sessions, ann) = (Sessions::new(2, IDLE_TIMEOUT), principal("ann", "a"));
+        let (sessions, ann) = (Sessions::new(2, IDLE_TIMEOUT, 1 << 20), principal("ann", "a"));
         let first = open(&sessions, &ann);
         tokio::time::advance(Duration::from_secs(1)).await;
         let second = open(&sessions, &ann);
@@ -578,7 +538,7 @@ mod tests {
     #[tokio::test]
     async fn messages_go_to_the_newest_request_or_to_the_general_stream() {
         use crate::gateway::session::stream::Next;
-        let session = open(&Sessions::new(1, IDLE_TIMEOUT), &principal("ann", "a"));
+        let session = open(&Sessions::new(1, IDLE_TIMEOUT, 1 << 20), &principal("ann", "a"));
         let listener = SessionListener::new(&session, None);
         let (old, new) = (session.begin_stream().unwrap(), session.begin_stream().unwrap());
         assert!(listener.on_event(event("notifications/message", None)) && old.is_unused() && !new.is_unused());

@@ -38,6 +38,7 @@ mod http_backend;
 mod http_backend_stub;
 mod limits;
 mod listening;
+mod logging;
 mod process_limits;
 mod refusals;
 mod reload;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::gateway::call::core::Core;
 use crate::gateway::message::headers;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::InboundRequest;
@@ -32,13 +33,18 @@ impl StreamOffer {
     }
 
     /// Opens the stream. Returns `None` if the client does not accept one, or if its session has too many.
-    pub(super) fn open(&mut self, inbound: &InboundRequest, session: Option<&Arc<Session>>) -> Option<Arc<Stream>> {
+    pub(super) fn open(
+        &mut self,
+        core: &Core,
+        inbound: &InboundRequest,
+        session: Option<&Arc<Session>>,
+    ) -> Option<Arc<Stream>> {
         if !headers::accepts_stream(&inbound.headers) {
             return None;
         }
         let stream = match session {
             Some(session) => session.begin_stream()?,
-            None => Stream::new(0),
+            None => Stream::unkept(&core.sessions.replay),
         };
         let opened = OpenedStream { stream: Arc::clone(&stream), is_kept: session.is_some() };
         // If the client is gone, a session keeps the messages until the client reconnects.

@@ -325,7 +325,7 @@ async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request
             tasks.spawn(handled);
         }
         let number = opened.is_kept.then_some(opened.stream.number);
-        let guards = (Some(hang_up_guard), place.continue_request());
+        let guards = (hang_up_guard, place.continue_request());
         return stream(ResponseStream { reader, number }, guards, stopping, request_id);
     }
     let reply = match reply {
@@ -341,7 +341,7 @@ async fn listen(core: Arc<Core>, client: Client, scope: Scope, request: Request<
     let (request_id, head) = (inbound.request_id, inbound.head);
     let (span, stopping) = (tracing::info_span!("request", %request_id), core.stopping.clone());
     match session_http::listen(core, inbound).instrument(span).await {
-        Ok(opened) => stream(opened, (None, place.continue_request()), stopping, request_id),
+        Ok((opened, counted)) => stream(opened, (counted, place.continue_request()), stopping, request_id),
         Err(reply) => closing_if_ambiguous(reply, head).into_response(),
     }
 }
@@ -361,11 +361,10 @@ fn closing_if_ambiguous(reply: Reply, head: Result<(), HeadError>) -> Reply {
     }
 }
 
-/// A response that is an event stream. `guards` are dropped with it: the guard of the client's disconnection, and the
-/// request that is in progress.
+/// A response that is an event stream. `guards` are dropped with it.
 fn stream(
     source: ResponseStream,
-    guards: (Option<DropGuard>, RequestInProgress),
+    guards: impl Send + 'static,
     stopping: CancellationToken,
     request_id: RequestId,
 ) -> Response {
