@@ -45,6 +45,7 @@ use call::request_state::RequestStateSigner;
 use call::resource_owners::ResourceOwners;
 use call::rules::Rules;
 use call::session_end;
+use call::stream_counts::StreamCounts;
 use call::trace::Tracer;
 use drain::DrainReport;
 use fault::{Fault, ReloadError};
@@ -134,7 +135,14 @@ impl Gateway {
             audit_methods: config.audit.methods.clone(),
             pass_methods: config.server.pass_methods.clone(),
             stopping: CancellationToken::new(),
-            sessions: Sessions::new(config.server.sessions_max, config.server.session_idle_timeout, policy_in_force),
+            sessions: Sessions::new(
+                config.server.sessions_max,
+                config.server.session_idle_timeout,
+                config.server.replay_bytes_max,
+                policy_in_force,
+            ),
+            streams: StreamCounts::default(),
+            connections_max: config.server.connections_max,
             in_flight: InFlightCalls::default(),
             args_bytes_max: config.audit.args_bytes_max,
             body_bytes_max: config.server.body_bytes_max,

@@ -1,7 +1,7 @@
 //! Static tokens: a file of token hashes with their subjects and roles, as an alternative to JWTs.
 //!
 //! The file does not contain tokens, so that backups and operators who read it cannot impersonate a caller. It grants
-//! access nevertheless, and is refused if its permissions give other users any access.
+//! access nevertheless, and is refused if others may read or change it.
 //!
 //! ```toml
 //! [[tokens]]
@@ -14,7 +14,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -25,6 +24,7 @@ use crate::auth::credential::{Credential, StaticTokenId};
 use crate::auth::principal::{Principal, ROLES_MAX};
 use crate::auth::watched::{WatchedFile, read_bounded};
 use crate::config;
+use crate::file_access::{FileError, FileKind};
 
 /// The issuer of principals that are authenticated by a static token.
 pub const ISSUER: &str = "static";
@@ -38,9 +38,6 @@ const FILE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Most tokens of a file. *Derived*: every request is compared with each of them, at about 20 ns.
 const TOKENS_MAX: usize = 4096;
-
-/// The permission bits of the group and of other users.
-const OTHERS_MASK: u32 = 0o077;
 
 /// The file of static tokens cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,15 +53,12 @@ pub struct TokensFileError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokensFileReason {
-    /// The file cannot be read.
+    /// Reading the file failed.
     #[error("cannot be read ({0}): make it a file that the gateway's user may read")]
     Io(#[from] io::Error),
-    /// Other users have access to the file.
-    #[error("has mode {mode:03o}, which gives other users access: chmod 600")]
-    Permissions {
-        /// The file's permissions.
-        mode: u32,
-    },
+    /// The file cannot be opened, or others may read or change it.
+    #[error("{}", .0.reason)]
+    File(#[from] FileError),
     /// The file is too large.
     #[error("is larger than {FILE_BYTES_MAX} bytes: name a file of at most {TOKENS_MAX} tokens")]
     TooLarge,
@@ -118,7 +112,7 @@ struct Row {
 /// Loads the tokens file of the configuration, if there is one. An error is returned with its setting.
 pub(super) fn load(auth: &config::Auth) -> Result<Option<StaticTokens>, (String, TokensFileError)> {
     let Some(path) = &auth.tokens_file else { return Ok(None) };
-    let watched = WatchedFile::open(path, read);
+    let watched = WatchedFile::open(path, auth.files, FileKind::Secret, read);
     watched
         .map(|watched| Some(StaticTokens(watched)))
         .map_err(|source| ("auth.tokens_file".to_owned(), TokensFileError { path: path.clone(), source }))
@@ -151,10 +145,6 @@ pub fn hash(token: impl AsRef<[u8]>) -> String {
 }
 
 fn read(file: File) -> Result<Vec<Entry>, TokensFileReason> {
-    let mode = file.metadata()?.permissions().mode() & 0o777;
-    if mode & OTHERS_MASK != 0 {
-        return Err(TokensFileReason::Permissions { mode });
-    }
     let bytes = read_bounded(file, FILE_BYTES_MAX)?.ok_or(TokensFileReason::TooLarge)?;
     let text = String::from_utf8(bytes).map_err(|_| TokensFileReason::Toml("it is not UTF-8".to_owned()))?;
     parse(&text)
@@ -193,6 +183,7 @@ fn parse(text: &str) -> Result<Vec<Entry>, TokensFileReason> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
     use std::time::Duration;
 
@@ -278,7 +269,7 @@ mod tests {
         for mode in [0o644, 0o640, 0o604, 0o602, 0o610] {
             write(&path, &entry(TOKEN, "subject = \"a\""), mode);
             let refused = load(&path, None).unwrap_err().remove(0).to_string();
-            assert!(refused.starts_with("auth.tokens_file: ") && refused.ends_with("chmod 600"), "{refused}");
+            assert!(refused.starts_with("auth.tokens_file: ") && refused.contains(": chmod 600 "), "{refused}");
         }
         write(&path, &entry(TOKEN, "subject = \"a\""), 0o400);
         assert!(load(&path, None).is_ok());

@@ -418,7 +418,7 @@ fn every_unusable_key_is_reported_with_its_setting() {
     fits(1, |error| matches!(error, KeyError::Source { .. }));
     fits(2, |error| matches!(error, KeyError::Short { bytes: 5, .. }));
     fits(3, |error| matches!(error, KeyError::PemAsSecret { .. }));
-    fits(4, |error| matches!(error, KeyError::Unreadable { .. }));
+    fits(4, |error| matches!(error, KeyError::File(_)));
     fits(5, |error| matches!(error, KeyError::NotSet { .. }));
     fits(6, |error| matches!(error, KeyError::Private { .. }));
     fits(7, |error| matches!(error, KeyError::NotPem { .. }));

@@ -10,12 +10,12 @@
 //! to the caller with the reason, to be ended and recorded.
 
 pub mod audience;
-pub(crate) mod backend_connection;
 pub mod ending;
 pub mod inflight;
+pub(crate) mod replay;
 pub mod server_requests;
 pub mod stream;
-pub mod streams;
+pub(crate) mod streams;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
@@ -29,8 +29,8 @@ use crate::audit::record::Caller;
 use crate::auth::Principal;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::audience::Audience;
-use crate::gateway::session::backend_connection::BackendConnection;
 use crate::gateway::session::ending::{EndReason, UnknownSessionError};
+use crate::gateway::session::replay::ReplayBudget;
 use crate::gateway::session::server_requests::PendingServerRequests;
 use crate::gateway::session::stream::Stream;
 use crate::gateway::session::streams::SessionStreams;
@@ -39,7 +39,7 @@ use crate::mcp::json;
 use crate::mcp::protocol::CANCELLED;
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::{LIST_CHANGED_METHODS, Policy};
-use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
+use crate::upstream::{Backend, CallError, Event, LazyConnection, Response, ServerMessageHandler, UpstreamConnection};
 
 /// Most bytes of the `initialize` parameters of all sessions. *Derived*: with 12 KiB of other state in each of 10,000
 /// sessions, less than 256 MiB.
@@ -53,6 +53,8 @@ pub struct Sessions {
     /// Time after which an unused session expires.
     pub(crate) idle_timeout: Duration,
     policy: watch::Receiver<Arc<Policy>>,
+    /// The room for the messages of all streams.
+    pub(crate) replay: Arc<ReplayBudget>,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +83,7 @@ pub struct Session {
     /// The parameters of the client's `initialize`, as JSON text.
     initialize_params: SharedText,
     last_used: Mutex<Instant>,
-    connections: Mutex<BTreeMap<String, Arc<BackendConnection>>>,
+    connections: Mutex<BTreeMap<String, Arc<LazyConnection>>>,
     server_requests: Mutex<PendingServerRequests<UpstreamConnection>>,
     pub(crate) streams: SessionStreams,
     /// The policy in force. It decides which streams get the messages of a backend.
@@ -95,11 +97,17 @@ impl Sessions {
         self.open.lock().by_id.len()
     }
 
-    /// Makes room for `max` sessions, at least one. An unused session expires after `idle_timeout`. `policy` is the
-    /// policy in force.
+    /// Makes room for `max` sessions, at least one, and for `replay_bytes_max` bytes of messages of all their streams. An
+    /// unused session expires after `idle_timeout`. `policy` is the policy in force.
     #[must_use]
-    pub fn new(max: usize, idle_timeout: Duration, policy: watch::Receiver<Arc<Policy>>) -> Self {
-        Self { open: Mutex::default(), max: max.max(1), idle_timeout, policy }
+    pub fn new(
+        max: usize,
+        idle_timeout: Duration,
+        replay_bytes_max: usize,
+        policy: watch::Receiver<Arc<Policy>>,
+    ) -> Self {
+        let replay = ReplayBudget::new(replay_bytes_max);
+        Self { open: Mutex::default(), max: max.max(1), idle_timeout, replay, policy }
     }
 
     /// Opens a session for `principal`, which may have `own_max`, and returns it with the sessions that were removed to
@@ -124,7 +132,7 @@ impl Sessions {
             last_used: Mutex::new(Instant::now()),
             connections: Mutex::default(),
             server_requests: Mutex::default(),
-            streams: SessionStreams::new(&principal.roles),
+            streams: SessionStreams::new(&principal.roles, &self.replay),
             policy: self.policy.clone(),
         });
         let mut open = self.open.lock();
@@ -269,26 +277,15 @@ impl Session {
     /// Opening continues when the caller stops waiting, and the next caller finds the connection: a backend may take
     /// longer to start than one request waits.
     pub async fn connection(self: &Arc<Self>, backend: &Arc<Backend>) -> Result<Arc<UpstreamConnection>, CallError> {
-        let cell = self.backend_connection(backend.alias());
-        if let Some(connection) = cell.usable() {
-            return Ok(connection);
-        }
-        let guard = Arc::clone(&cell.opening).lock_owned().await;
-        if let Some(connection) = cell.usable() {
-            return Ok(connection);
-        }
-        let (session, opened) = (Arc::clone(self), Arc::clone(backend));
-        let opening = async move {
-            let _guard = guard;
-            let connection = session.open_connection(&opened).await?;
-            *cell.current.lock() = Some(Arc::clone(&connection));
-            // Only after the connection is visible: a client that begins to listen in the meantime finds it.
-            if session.general().has_reader() {
+        let (session, opened, listener) = (Arc::clone(self), Arc::clone(backend), Arc::clone(self));
+        let open = async move { session.open_connection(&opened).await };
+        // A client that begins to listen in the meantime finds the connection.
+        let listen = move |connection: &UpstreamConnection| {
+            if listener.general().has_reader() {
                 connection.listen();
             }
-            Ok(connection)
         };
-        backend.run(opening).await
+        self.lazy_connection(backend.alias()).get(backend, open, listen).await
     }
 
     async fn open_connection(self: &Arc<Self>, backend: &Backend) -> Result<Arc<UpstreamConnection>, CallError> {
@@ -307,7 +304,7 @@ impl Session {
     pub async fn initialize(self: &Arc<Self>, backend: &Backend) -> Result<Response, CallError> {
         let (connection, answer) = self.send_initialize(backend).await?;
         if matches!(answer, Response::Result(_)) {
-            *self.backend_connection(backend.alias()).current.lock() = Some(connection);
+            self.lazy_connection(backend.alias()).set(connection);
         }
         Ok(answer)
     }
@@ -327,10 +324,10 @@ impl Session {
     /// The open connections, without those that are being opened.
     #[must_use]
     pub fn connections(&self) -> Vec<Arc<UpstreamConnection>> {
-        self.connections.lock().values().filter_map(|cell| cell.current.lock().clone()).collect()
+        self.connections.lock().values().filter_map(|lazy| lazy.current()).collect()
     }
 
-    fn backend_connection(&self, alias: &str) -> Arc<BackendConnection> {
+    fn lazy_connection(&self, alias: &str) -> Arc<LazyConnection> {
         Arc::clone(self.connections.lock().entry(alias.to_owned()).or_default())
     }
 
@@ -488,7 +485,7 @@ mod tests {
     }
 
     fn sessions(max: usize) -> Sessions {
-        Sessions::new(max, IDLE_TIMEOUT, watch::channel(policy(&["b"])).1)
+        Sessions::new(max, IDLE_TIMEOUT, 1 << 20, watch::channel(policy(&["b"])).1)
     }
 
     fn open(sessions: &Sessions, principal: &Principal) -> Arc<Session> {
@@ -598,7 +595,7 @@ mod tests {
     async fn a_backend_that_the_roles_do_not_reach_any_more_is_not_heard() {
         let ann = Principal { roles: vec!["all".to_owned()], ..principal("ann", "a") };
         let (changes, in_force) = watch::channel(policy(&["b", "c"]));
-        let sessions = Sessions::new(4, IDLE_TIMEOUT, in_force.clone());
+        let sessions = Sessions::new(4, IDLE_TIMEOUT, 1 << 20, in_force.clone());
         let session = open(&sessions, &ann);
         let (b, c) = (SessionListener::new(&session, "b", None), SessionListener::new(&session, "c", None));
         let stream = session.streams.begin(&ann.roles).unwrap();
@@ -606,7 +603,7 @@ mod tests {
         let note = || event("notifications/message", None);
         assert!(b.on_event(note()) && c.on_event(note()) && of_call.on_event(note()));
         assert!(of_call.on_event(event("roots/list", Some("1"))));
-        let stateless = Stream::new(0, &ann.roles);
+        let stateless = Stream::unkept(&ann.roles, &sessions.replay);
         let audience = Audience::new("b", in_force);
         let forwarder = NotificationForwarder { stream: stateless, audience };
         assert!(forwarder.on_event(note()));
@@ -623,7 +620,7 @@ mod tests {
         let [all, b, c] = [Scope::All, Scope::One("b".to_owned()), Scope::One("c".to_owned())]
             .map(|scope| sessions.open(&ann, &scope, "{}", usize::MAX).0);
         for backend in ["b", "c"] {
-            all.backend_connection(backend);
+            all.lazy_connection(backend);
         }
         let ended = sessions.remove_unreachable(&policy(&["c"]));
         let ended: Vec<_> = ended.iter().map(|(session, reason)| (session.id.as_str(), *reason)).collect();

@@ -22,6 +22,7 @@ use crate::gateway::answer::relay::Sourced;
 use crate::gateway::answer::resources::ResourceSearch;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
+use crate::gateway::call::stream_counts::OpenStreamGuard;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::session::audience::Audience;
 use crate::gateway::session::stream::Stream;
@@ -83,6 +84,7 @@ pub(crate) struct Subscription {
     stream: Arc<Stream>,
     /// The resources of the filter, each with the backend that has it.
     owned: Vec<Owned>,
+    _counted: OpenStreamGuard,
 }
 
 impl SubscriptionRequest {
@@ -106,7 +108,7 @@ impl SubscriptionRequest {
 /// everything of a backend may use filters that the gateway does not know.
 ///
 /// # Errors
-/// A refusal with status `denied`, or `malformed` if the client does not accept a stream.
+/// A refusal with status `denied`, `rate_limited`, or `malformed` if the client does not accept a stream.
 pub(crate) async fn permit(
     ctx: &RequestContext<'_>,
     request: SubscriptionRequest,
@@ -138,12 +140,14 @@ pub(crate) async fn permit(
         let message = "subscriptions/listen is answered with a stream: accept text/event-stream";
         Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message)
     })?;
-    Ok(Subscription { request, stream, owned })
+    let own_max = ctx.rules.limits.streams_per_principal;
+    let counted = ctx.core.streams.open(&ctx.principal, own_max, ctx.core.connections_max)?;
+    Ok(Subscription { request, stream, owned, _counted: counted })
 }
 
 /// Answers `subscriptions/listen`: forwards notifications until the client disconnects or the gateway stops.
 pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) -> Sourced {
-    let Subscription { request: SubscriptionRequest { filter, text }, stream, owned } = subscription;
+    let Subscription { request: SubscriptionRequest { filter, text }, stream, owned, _counted } = subscription;
     let id = &ctx.id;
     if let Some(backend) = ctx.only_backend()
         && backend.speaks_modern().await.unwrap_or(false)
@@ -317,6 +321,7 @@ mod tests {
 
     use tokio::sync::watch;
 
+    use crate::gateway::session::replay::ReplayBudget;
     use crate::rbac::Policy;
 
     use super::filter::ACKNOWLEDGED;
@@ -324,7 +329,7 @@ mod tests {
 
     fn client_stream() -> (Arc<Stream>, Arc<SubscriptionStream>, Id) {
         let id = Id::new("\"c\"");
-        let (stream, id) = (Stream::new(0, &["all".to_owned()]), id.unwrap());
+        let (stream, id) = (Stream::unkept(&["all".to_owned()], &ReplayBudget::new(1 << 20)), id.unwrap());
         (Arc::clone(&stream), SubscriptionStream::new(&stream, &id), id)
     }
 

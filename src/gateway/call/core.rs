@@ -27,6 +27,7 @@ use super::refusals::Refusals;
 use super::request_state::RequestStateSigner;
 use super::resource_owners::ResourceOwners;
 use super::rules::Rules;
+use super::stream_counts::StreamCounts;
 use super::trace::Tracer;
 
 /// The state that all requests share. Only the rules, and the counters, limits and sessions in it change.
@@ -53,6 +54,9 @@ pub(crate) struct Core {
     /// Methods that the gateway does not know and relays.
     pub(crate) pass_methods: Vec<String>,
     pub(crate) sessions: Sessions,
+    /// The open streams of each principal.
+    pub(crate) streams: StreamCounts,
+    pub(crate) connections_max: usize,
     pub(crate) in_flight: InFlightCalls,
     pub(crate) args_bytes_max: usize,
     pub(crate) body_bytes_max: usize,

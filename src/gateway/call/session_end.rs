@@ -56,6 +56,7 @@ pub(crate) async fn sweep(core: Weak<Core>, stopping: CancellationToken) {
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
         let Some(core) = core.upgrade() else { return };
         end(&core, core.sessions.remove_expired()).await;
+        core.upstreams.end_idle_conversations(core.sessions.idle_timeout);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::auth::Principal;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::session_end::SESSION_CLOSE;
+use crate::gateway::call::stream_counts::OpenStreamGuard;
 use crate::gateway::message::body::UnreadBody;
 use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
@@ -33,7 +34,10 @@ const SESSION_LISTEN: &str = "session/listen";
 ///
 /// # Errors
 /// The reply to a refused request; the refusal is recorded.
-pub(crate) async fn listen(core: Arc<Core>, inbound: InboundRequest) -> Result<(ResponseStream, Principal), Reply> {
+pub(crate) async fn listen(
+    core: Arc<Core>,
+    inbound: InboundRequest,
+) -> Result<(ResponseStream, Principal, OpenStreamGuard), Reply> {
     let mut entry = AuditEntry::of_method(core.rules(), &inbound, SESSION_LISTEN);
     match open_stream(&core, &inbound, &mut entry).await {
         Ok(listening) => Ok(listening),
@@ -82,7 +86,7 @@ async fn open_stream(
     core: &Core,
     inbound: &InboundRequest,
     entry: &mut AuditEntry<'_>,
-) -> Result<(ResponseStream, Principal), Refusal> {
+) -> Result<(ResponseStream, Principal, OpenStreamGuard), Refusal> {
     let Identified { principal, .. } = identify(core, inbound, entry).await?;
     let policy = &entry.rules.policy;
     if let Some(backend) = inbound.scope.backend()
@@ -102,6 +106,8 @@ async fn open_stream(
     let session =
         session.ok_or_else(|| Refusal::bad_request("Mcp-Session-Id is missing; initialize a session first"))?;
     let (stream, after) = stream_of(&session, inbound, &principal)?;
+    let own_max = entry.rules.limits.streams_per_principal;
+    let counted = core.streams.open(&principal, own_max, core.connections_max)?;
     let reader = match after {
         Some(after) => Some(stream.take_over(after)),
         None => stream.read_from(0),
@@ -115,7 +121,7 @@ async fn open_stream(
             connection.listen();
         }
     }
-    Ok((ResponseStream { reader, number: Some(stream.number) }, principal))
+    Ok((ResponseStream { reader, number: Some(stream.number) }, principal, counted))
 }
 
 /// The stream that a GET requests, and the number of the last message that the client received on it. A request's

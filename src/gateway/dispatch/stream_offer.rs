@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::auth::Principal;
+use crate::gateway::call::core::Core;
 use crate::gateway::message::headers;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::InboundRequest;
@@ -44,6 +45,7 @@ impl StreamOffer {
     /// session has too many.
     pub(super) fn open(
         &mut self,
+        core: &Core,
         inbound: &InboundRequest,
         session: Option<&Arc<Session>>,
         principal: &Principal,
@@ -55,7 +57,7 @@ impl StreamOffer {
         }
         let stream = match session {
             Some(session) => session.streams.begin(&principal.roles)?,
-            None => Stream::new(0, &principal.roles),
+            None => Stream::unkept(&principal.roles, &core.sessions.replay),
         };
         let opened = OpenedStream {
             stream: Arc::clone(&stream),

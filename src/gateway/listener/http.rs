@@ -332,7 +332,7 @@ async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request
         let number = is_kept.then_some(stream.number);
         let rights = if is_subscription { StreamRights::new } else { StreamRights::of_call };
         let rights = rights(rights_core, principal, scope);
-        let guards = (Some(hang_up_guard), place.continue_request());
+        let guards = (hang_up_guard, place.continue_request());
         // A client that can resume the stream gets the response then.
         let id = (!is_kept).then_some(id);
         return stream_response(ResponseStream { reader, number }, rights, id, guards, stopping, request_id);
@@ -351,9 +351,9 @@ async fn listen(core: Arc<Core>, client: Client, scope: Scope, request: Request<
     let (span, stopping) = (tracing::info_span!("request", %request_id), core.stopping.clone());
     let scope = inbound.scope.clone();
     match session_http::listen(Arc::clone(&core), inbound).instrument(span).await {
-        Ok((opened, principal)) => {
+        Ok((opened, principal, counted)) => {
             let rights = StreamRights::new(core, principal, scope);
-            stream_response(opened, rights, None, (None, place.continue_request()), stopping, request_id)
+            stream_response(opened, rights, None, (counted, place.continue_request()), stopping, request_id)
         }
         Err(reply) => closing_if_ambiguous(reply, head).into_response(),
     }
@@ -374,8 +374,7 @@ fn closing_if_ambiguous(reply: Reply, head: Result<(), HeadError>) -> Reply {
     }
 }
 
-/// A response that is an event stream. `guards` are dropped with it: the guard of the client's disconnection, and the
-/// request that is in progress.
+/// A response that is an event stream. `guards` are dropped with it.
 ///
 /// The stream ends with its last message, or when the `rights` of its reader end. A client that could not resume it
 /// gets an error for the request `id` in the latter case.
@@ -383,7 +382,7 @@ fn stream_response(
     source: ResponseStream,
     rights: StreamRights,
     id: Option<Id>,
-    guards: (Option<DropGuard>, RequestInProgress),
+    guards: impl Send + 'static,
     stopping: CancellationToken,
     request_id: RequestId,
 ) -> Response {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::gateway::session::replay::ReplayBudget;
 use crate::gateway::session::stream::Stream;
 
 /// Ended request streams that a session keeps, so that a client that lost its connection can resume. *Chosen*: a client
@@ -25,6 +26,7 @@ struct State {
     general: Arc<Stream>,
     /// The streams of open requests and of the last ended ones, the newest last.
     requests: VecDeque<RequestStream>,
+    budget: Arc<ReplayBudget>,
 }
 
 #[derive(Debug)]
@@ -34,9 +36,10 @@ struct RequestStream {
 }
 
 impl SessionStreams {
-    /// The streams of a session that was opened under `roles`.
-    pub(crate) fn new(roles: &[String]) -> Self {
-        Self(Mutex::new(State { next: 1, general: Stream::new(0, roles), requests: VecDeque::new() }))
+    /// The streams of a session that was opened under `roles`. The messages of all of them are in `budget`.
+    pub(crate) fn new(roles: &[String], budget: &Arc<ReplayBudget>) -> Self {
+        let general = Stream::resumable(0, roles, budget);
+        Self(Mutex::new(State { next: 1, general, requests: VecDeque::new(), budget: Arc::clone(budget) }))
     }
 
     /// The stream of messages that belong to no request.
@@ -52,7 +55,7 @@ impl SessionStreams {
         if state.requests.iter().filter(|request| request.is_open).count() >= STREAMS_MAX {
             return None;
         }
-        let stream = Stream::new(state.next, roles);
+        let stream = Stream::resumable(state.next, roles, &state.budget);
         state.next += 1;
         state.requests.push_back(RequestStream { stream: Arc::clone(&stream), is_open: true });
         Some(stream)
@@ -64,7 +67,9 @@ impl SessionStreams {
         for request in &mut state.requests {
             request.is_open &= !Arc::ptr_eq(&request.stream, stream);
         }
-        if !was_used {
+        if was_used {
+            stream.retire();
+        } else {
             state.requests.retain(|request| !Arc::ptr_eq(&request.stream, stream));
         }
         let ended = state.requests.iter().filter(|request| !request.is_open).count();
@@ -133,7 +138,7 @@ mod tests {
     #[test]
     fn a_request_stream_is_read_only_under_the_roles_under_which_it_was_written() {
         let (wide, narrow) = (roles(&["a", "b"]), roles(&["a"]));
-        let streams = SessionStreams::new(&wide);
+        let streams = SessionStreams::new(&wide, &ReplayBudget::new(1 << 20));
         let stream = streams.begin(&wide).unwrap();
         assert!(stream.push("secret"));
         streams.end(&stream, true);
@@ -149,7 +154,7 @@ mod tests {
     #[test]
     fn the_general_stream_continues_under_the_roles_of_its_reader() {
         let (wide, narrow) = (roles(&["a", "b"]), roles(&["a"]));
-        let streams = SessionStreams::new(&wide);
+        let streams = SessionStreams::new(&wide, &ReplayBudget::new(1 << 20));
         let general = streams.general();
         assert!(general.push("for the wide token"));
         let (same, _) = streams.to_read(None, &wide).unwrap();
@@ -161,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_message_goes_to_a_stream_that_it_fits() {
-        let streams = SessionStreams::new(&roles(&["a"]));
+        let streams = SessionStreams::new(&roles(&["a"]), &ReplayBudget::new(1 << 20));
         let of = |role: &str| streams.begin(&roles(&[role])).unwrap();
         let (a, b) = (of("a"), of("b"));
         let number = |is_general, role: &str| {
