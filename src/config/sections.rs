@@ -13,6 +13,7 @@ use super::backend::Backend;
 use super::deserialize::{address_or_off, duration};
 use super::network::Network;
 use super::role::Role;
+use crate::file_access::FileAccess;
 use crate::mcp::methods::RECORDED_BY_DEFAULT;
 
 /// Everything that an operator can set.
@@ -41,6 +42,24 @@ pub struct Config {
     pub alarms: Alarms,
     /// Traces.
     pub telemetry: Telemetry,
+}
+
+impl Config {
+    /// The owners and permissions that the files of this configuration may have.
+    ///
+    /// # Errors
+    /// `server.secrets_group` is not a group of this system.
+    pub(super) fn file_access(&self) -> Result<FileAccess, String> {
+        self.server.secrets_group.as_deref().map_or(Ok(FileAccess::default()), FileAccess::with_group)
+    }
+
+    /// Sets the owners and permissions that files may have, in each section with files.
+    pub(super) fn set_file_access(&mut self, access: FileAccess) {
+        self.auth.files = access;
+        self.audit.files = access;
+        self.backends.values_mut().for_each(|backend| backend.files = access);
+        self.server.tls.iter_mut().for_each(|tls| tls.files = access);
+    }
 }
 
 /// `[telemetry]`
@@ -76,6 +95,8 @@ pub struct Server {
     pub forwarded_header: ForwardedHeader,
     /// Most open legacy sessions.
     pub sessions_max: usize,
+    /// Memory for the messages of all streams, in bytes.
+    pub replay_bytes_max: usize,
     /// The time after which an unused session, or an unused conversation of a caller without one, ends.
     #[serde(deserialize_with = "duration")]
     pub session_idle_timeout: Duration,
@@ -86,6 +107,8 @@ pub struct Server {
     /// The longest time that a shutdown waits for open calls.
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Duration,
+    /// The group that may read files with secrets; `None`: only the gateway's user and root.
+    pub secrets_group: Option<String>,
     /// TLS on the MCP listener; `None`: plain HTTP.
     pub tls: Option<Tls>,
 }
@@ -127,6 +150,8 @@ pub struct Limits {
     pub burst_per_principal: u32,
     /// Most open legacy sessions of one principal.
     pub sessions_per_principal: usize,
+    /// Most open streams of one principal.
+    pub streams_per_principal: usize,
 }
 
 /// `[audit]`
@@ -139,6 +164,9 @@ pub struct Audit {
     pub methods: Vec<String>,
     /// The durability that a call waits for.
     pub level: Level,
+    /// The owners and permissions that the outbox directory may have.
+    #[serde(skip)]
+    pub files: FileAccess,
     /// The outbox directory.
     pub dir: PathBuf,
     /// This gateway's id; generated with the directory unless it is set.
@@ -281,10 +309,12 @@ impl Default for Server {
             trusted_proxies: Vec::new(),
             forwarded_header: ForwardedHeader::XForwardedFor,
             sessions_max: 10_000,
+            replay_bytes_max: 64 * 1024 * 1024,
             session_idle_timeout: Duration::from_hours(1),
             calls_max: 1024,
             pass_methods: Vec::new(),
             drain_timeout: Duration::from_secs(30),
+            secrets_group: None,
             tls: None,
         }
     }
@@ -308,6 +338,7 @@ impl Default for Limits {
             rate_per_principal: 100,
             burst_per_principal: 400,
             sessions_per_principal: 16,
+            streams_per_principal: 64,
         }
     }
 }
@@ -318,6 +349,7 @@ impl Default for Audit {
             enabled: true,
             methods: RECORDED_BY_DEFAULT.iter().map(|method| (*method).to_owned()).collect(),
             level: Level::Stored,
+            files: FileAccess::default(),
             dir: PathBuf::from("gatepost-data"),
             gateway_id: None,
             admission_timeout: Duration::from_millis(250),

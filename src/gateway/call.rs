@@ -13,5 +13,7 @@ pub mod request_state;
 pub mod resource_owners;
 pub mod rules;
 pub mod session_end;
+pub(crate) mod stream_counts;
+pub(crate) mod stream_rights;
 pub mod token_bucket;
 pub mod trace;

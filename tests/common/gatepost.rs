@@ -4,9 +4,10 @@
 //! `{"mcp": "http://127.0.0.1:PORT", "ops": "http://127.0.0.1:PORT", "pid": N}`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -75,7 +76,7 @@ impl Default for Setup {
 impl Setup {
     pub fn new() -> Self {
         let dir = TempDir::with_prefix("gatepost-test-").unwrap().keep();
-        fs::write(dir.join("secret"), SECRET).unwrap();
+        write_secret(&dir.join("secret"), SECRET);
         let reaper = Reaper::new(REAP, &dir);
         let (settings, env) = (BTreeMap::new(), BTreeMap::new());
         let mut setup = Self { dir, settings, env, user: None, wrapper: Vec::new(), _reaper: reaper };
@@ -134,7 +135,7 @@ impl Setup {
     pub fn config_file(&self) -> PathBuf {
         let file = self.dir.join("gatepost.toml");
         let lines: Vec<String> = self.settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-        fs::write(&file, lines.concat()).unwrap();
+        write_secret(&file, lines.concat());
         file
     }
 
@@ -267,6 +268,13 @@ impl Drop for Gatepost {
             self.child.wait().unwrap();
         }
     }
+}
+
+/// Writes a file that only its owner may use.
+pub fn write_secret(path: &Path, text: impl AsRef<[u8]>) {
+    let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(path).unwrap();
+    file.set_permissions(Permissions::from_mode(0o600)).unwrap();
+    file.write_all(text.as_ref()).unwrap();
 }
 
 /// A token for `tester` with `role`, valid for an hour.

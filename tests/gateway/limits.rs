@@ -254,3 +254,33 @@ fn address_that_a_trusted_proxy_names_is_recorded() {
     assert_eq!((addresses[0], addresses[1], addresses[3]), ("192.0.2.7", "192.0.2.8", "192.0.2.9"));
     assert!(addresses[2].starts_with("127.0.0.1:"), "{addresses:?}");
 }
+
+#[test]
+fn streams_of_one_principal_leave_places_to_others() {
+    let mut setup = Setup::new();
+    setup.set_toml("server.connections_max", "24");
+    let gatepost = setup.start();
+    let host = host(&gatepost);
+    let caller = |subject: &str| bearer(&token_with(&json!({"sub": subject, "role": "echo"})));
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let params = json!({"_meta": meta, "notifications": {"toolsListChanged": true}});
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params}).to_string();
+    let headers =
+        "accept: text/event-stream\r\nmcp-protocol-version: 2026-07-28\r\nmcp-method: subscriptions/listen\r\n";
+    let listen = |subject: &str| {
+        let mut stream = TcpStream::connect(&host).unwrap();
+        let more = format!("{}{headers}", caller(subject));
+        stream.write_all((head(&host, "/mcp", body.len(), &more) + &body).as_bytes()).unwrap();
+        (status(&mut stream), stream)
+    };
+    // A quarter of all connections.
+    let mut streams: Vec<_> = (0..6).map(|_| listen("ann")).collect();
+    assert!(streams.iter().all(|(status, _)| *status == 200));
+    assert_eq!(listen("ann").0, 429);
+    assert_eq!(listen("bob").0, 200);
+    streams.pop();
+    until("an ended stream does not count", SOON, || listen("ann").0 == 200);
+}

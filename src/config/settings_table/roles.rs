@@ -119,4 +119,11 @@ pub(super) const ROLES: &[SettingSpec] = &[
          recorded. Each may have a child process of its own at every stdio backend: a person has one session for each \
          client window. Raise the limit for a token that many clients share.",
     ),
+    setting(
+        "limits.streams_per_principal",
+        count("streams", 1, 1_000_000),
+        Value("64"),
+        "Most open streams of one principal (GET of a session, and `subscriptions/listen`), and at most a quarter of \
+         `server.connections_max`; further ones get 429 and are recorded as `rate_limited`. Each occupies a connection.",
+    ),
 ];

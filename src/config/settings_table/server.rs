@@ -74,6 +74,14 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "Most open legacy sessions; the modern era has none.",
     ),
     setting(
+        "server.replay_bytes_max",
+        count("bytes", 1024 * 1024, 64 * 1024 * 1024 * 1024),
+        Value("67108864"),
+        "Memory for the messages of all streams that wait for their clients or are kept for clients that resume \
+         (`Last-Event-ID`). Streams that ended longest ago lose their messages first; without room, a notification is \
+         dropped. A response always has room.",
+    ),
+    setting(
         "server.session_idle_timeout",
         duration(ms(1000), HOURS_24),
         Value("\"1h\""),
@@ -101,6 +109,14 @@ pub(super) const SERVER: &[SettingSpec] = &[
         duration(ms(0), MINUTES_10),
         Value("\"30s\""),
         "How long a shutdown waits for open calls; then they are recorded as interrupted.",
+    ),
+    setting(
+        "server.secrets_group",
+        ValueType::Text,
+        Unset,
+        "A group, by name or number, that may read the files with secrets and use `audit.dir`, besides the gateway's \
+         user and root: for systemd's credentials `root`, in Kubernetes the pod's `fsGroup`. Unset: such files must \
+         have mode 0600 or less, and `audit.dir` 0700.",
     ),
     setting(
         "server.tls.cert_file",

@@ -18,6 +18,7 @@ use crate::gateway::message::client_address::TrustedProxies;
 use crate::gateway::session::Sessions;
 use crate::gateway::session::inflight::InFlightCalls;
 use crate::mcp::protocol::TOOLS_CALL;
+use crate::rbac::Policy;
 use crate::upstream::Upstreams;
 
 use super::counters::CallCounters;
@@ -26,6 +27,7 @@ use super::refusals::Refusals;
 use super::request_state::RequestStateSigner;
 use super::resource_owners::ResourceOwners;
 use super::rules::Rules;
+use super::stream_counts::StreamCounts;
 use super::trace::Tracer;
 
 /// The state that all requests share. Only the rules, and the counters, limits and sessions in it change.
@@ -37,8 +39,8 @@ pub(crate) struct Core {
     pub(crate) is_tls: bool,
     /// The rules in force; a reload replaces them.
     pub(crate) rules: RwLock<Arc<Rules>>,
-    /// The number of reloads. A subscription is notified and checks again whether its caller's lists have changed.
-    pub(crate) policy_changed: watch::Sender<u64>,
+    /// The policy of the rules in force. Streams follow it.
+    pub(crate) policy: watch::Sender<Arc<Policy>>,
     pub(crate) limits: Limits,
     pub(crate) refusals: Refusals,
     pub(crate) counters: CallCounters,
@@ -52,6 +54,9 @@ pub(crate) struct Core {
     /// Methods that the gateway does not know and relays.
     pub(crate) pass_methods: Vec<String>,
     pub(crate) sessions: Sessions,
+    /// The open streams of each principal.
+    pub(crate) streams: StreamCounts,
+    pub(crate) connections_max: usize,
     pub(crate) in_flight: InFlightCalls,
     pub(crate) args_bytes_max: usize,
     pub(crate) body_bytes_max: usize,
