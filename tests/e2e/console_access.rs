@@ -151,8 +151,10 @@ async fn forms_from_other_sites_and_hosts_are_refused() {
         ("ops.example", StatusCode::OK),
         ("localhost:1", StatusCode::OK),
     ] {
-        let found = visitor.get("/console", &[("host", host), ("cookie", &cookie)]).await.0;
-        assert_eq!(found, status, "{host}");
+        for path in ["/console", "/healthz", "/readyz", "/metrics"] {
+            let found = visitor.get(path, &[("host", host), ("cookie", &cookie)]).await.0;
+            assert_eq!(found, status, "{host} {path}");
+        }
     }
 }
 
