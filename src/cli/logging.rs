@@ -203,7 +203,10 @@ mod tests {
         panic::set_hook(previous);
         assert!(ended.is_err() && log.flush(Duration::from_secs(30)));
         let text = String::from_utf8(output.0.lock().clone()).unwrap();
-        assert!(text.contains("ERROR gatepost::panic: panicked (a bug in Gatepost) thread=bug location=src/cli/"), "{text}");
+        assert!(
+            text.contains("ERROR gatepost::panic: panicked (a bug in Gatepost) thread=bug location=src/cli/"),
+            "{text}"
+        );
         assert!(text.contains("reason=a\\nb") && text.lines().count() == 1, "{text}");
     }
 
