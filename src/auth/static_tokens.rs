@@ -20,6 +20,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
+use crate::auth::credential::{Credential, StaticTokenId};
 use crate::auth::principal::{Principal, ROLES_MAX};
 use crate::auth::watched::{WatchedFile, read_bounded};
 use crate::config;
@@ -130,6 +131,11 @@ impl StaticTokens {
         let entry = entries.get(usize::try_from(found).ok()?)?;
         Some((entry.principal.clone(), entry.scope.clone()))
     }
+
+    /// Returns `true` if the file lists the token with this principal.
+    pub(super) fn lists(&self, id: StaticTokenId, principal: &Principal) -> bool {
+        self.0.get().iter().any(|entry| entry.hash == id.0 && entry.principal == *principal)
+    }
 }
 
 /// The hash of a token, as the file contains it: SHA-256 in hexadecimal.
@@ -167,8 +173,9 @@ fn parse(text: &str) -> Result<Vec<Entry>, TokensFileReason> {
         if entries.iter().any(|earlier| earlier.hash == hash) {
             return Err(error("sha256 is the same as that of an earlier token"));
         }
-        let principal =
-            Principal { subject: row.subject, issuer: ISSUER.to_owned(), token_id: row.id, roles: row.roles };
+        let credential = Credential::StaticToken(StaticTokenId(hash));
+        let (subject, issuer) = (row.subject, ISSUER.to_owned());
+        let principal = Principal { subject, issuer, token_id: row.id, roles: row.roles, credential };
         entries.push(Entry { hash, principal, scope: row.scope });
     }
     Ok(entries)
@@ -283,6 +290,21 @@ mod tests {
         for (text, wanted) in cases {
             let error = error(&text);
             assert!(error.contains(wanted) && !error.contains(TOKEN), "{error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_accepted_while_the_file_lists_it_with_the_same_roles() {
+        let (_dir, path) = file();
+        for changed in [String::new(), entry(TOKEN, "subject = \"ci\"\nroles = [\"other\"]")] {
+            write(&path, &entry(TOKEN, "subject = \"ci\"\nroles = [\"dev\"]"), 0o600);
+            let auth = load(&path, None).unwrap();
+            let principal = authenticate(&auth, TOKEN).await.unwrap();
+            assert!(auth.accepts(&principal));
+            assert!(tokio::time::timeout(Duration::from_mins(1), auth.ended(&principal)).await.is_err());
+            write(&path, &changed, 0o600);
+            auth.ended(&principal).await;
+            assert!(!auth.accepts(&principal), "{changed:?}");
         }
     }
 }

@@ -42,6 +42,7 @@ mod logging;
 mod process_limits;
 mod refusals;
 mod reload;
+mod rights;
 mod sessions;
 mod stdio;
 mod traces;

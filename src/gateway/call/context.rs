@@ -9,6 +9,7 @@ use crate::gateway::call::core::Core;
 use crate::gateway::call::rules::Rules;
 use crate::gateway::message::request::InboundRequest;
 use crate::gateway::message::trace_headers;
+use crate::gateway::session::audience::Audience;
 use crate::gateway::session::stream::Stream;
 use crate::gateway::session::{NotificationForwarder, Session, SessionListener, inflight};
 use crate::mcp::envelope::{Id, Message};
@@ -50,7 +51,7 @@ impl RequestContext<'_> {
             Some(session) => session_connection(session, backend, begun).await?,
             None => backend.conversation(|| self.owner()).await?,
         };
-        Ok(self.route_on(connection, begun, name))
+        Ok(self.route_on(backend, connection, begun, name))
     }
 
     /// The same for a request that only reads what the backend lists: without a session, it opens no conversation for
@@ -64,7 +65,7 @@ impl RequestContext<'_> {
             Some(session) => session_connection(session, backend, begun).await?,
             None => backend.conversation_to_read(|| self.owner()).await?,
         };
-        Ok(self.route_on(connection, begun, None))
+        Ok(self.route_on(backend, connection, begun, None))
     }
 
     /// The owner of the caller's conversations with backends.
@@ -72,14 +73,23 @@ impl RequestContext<'_> {
         Owner { issuer: self.principal.issuer.clone(), subject: self.principal.subject.clone() }
     }
 
-    fn route_on(&self, connection: Arc<UpstreamConnection>, begun: Instant, name: Option<String>) -> Route {
+    fn route_on(
+        &self,
+        backend: &Backend,
+        connection: Arc<UpstreamConnection>,
+        begun: Instant,
+        name: Option<String>,
+    ) -> Route {
         let events: Option<Arc<dyn ServerMessageHandler>> = match (&self.session, &self.stream) {
             (Some(session), stream) => {
-                let listener = SessionListener::new(session, stream.clone());
+                let listener = SessionListener::new(session, backend.alias(), stream.clone());
                 listener.set_connection(&connection);
                 Some(Arc::new(listener))
             }
-            (None, Some(stream)) => Some(Arc::new(NotificationForwarder(Arc::clone(stream)))),
+            (None, Some(stream)) => {
+                let audience = Audience::new(backend.alias(), self.core.policy.subscribe());
+                Some(Arc::new(NotificationForwarder { stream: Arc::clone(stream), audience }))
+            }
             (None, None) => None,
         };
         let headers = trace_headers::forwarded(&self.inbound.headers);
