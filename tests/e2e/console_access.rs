@@ -105,7 +105,8 @@ async fn the_console_role_is_configurable() {
 
 #[tokio::test]
 async fn a_console_session_ends_with_sign_out_or_its_token() {
-    let setup = Setup::new();
+    let mut setup = Setup::new();
+    setup.set_toml("auth.leeway", "\"0s\"");
     let gatepost = setup.start();
     let visitor = Visitor::new(&gatepost);
     let cookie = visitor.cookie(&token("auditor")).await;

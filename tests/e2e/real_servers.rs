@@ -94,7 +94,7 @@ async fn all_servers_work(mut setup: Setup) {
     }
     // Its default is beside its own program, wherever that is installed.
     let memory = work.join("memory.jsonl");
-    setup.set_toml("backends.memory.env", &format!("{{ MEMORY_FILE_PATH = {memory:?} }}"));
+    setup.set_toml("backends.memory.env", &format!("{{ MEMORY_FILE_PATH = {:?} }}", memory.display().to_string()));
     let gatepost = setup.start();
     let client = gatepost.client(Era::Legacy, "admin").await;
     for (alias, _, tool, arguments, expected) in servers(&work) {
