@@ -10,6 +10,7 @@
 //! An error's message tells the caller what to do, and its cause is for the log; neither contains the token (I8).
 
 pub mod certificate;
+pub mod credential;
 mod fetch;
 pub mod issuer;
 pub mod jwks;
@@ -17,11 +18,15 @@ pub mod keys;
 mod principal;
 pub mod static_tokens;
 mod token;
+pub mod validity;
 pub(crate) mod watched;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use certificate::Certificate;
+use credential::Credential;
 use issuer::{Issuer, path};
 use jsonwebtoken::{Algorithm, Header};
 use keys::Key;
@@ -30,11 +35,16 @@ use principal::ROLES_MAX;
 use serde_json::{Map, Value};
 use static_tokens::StaticTokens;
 pub use token::{Claims, MintError, mint};
+use validity::Validity;
 
 use crate::config;
 
 /// Longest `Authorization` header that is read, in bytes. *Chosen*: common servers accept headers of up to 16 KiB.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// Time between two looks at a credential whose end cannot be foreseen. *Chosen*: streams end soon after a token or
+/// certificate is withdrawn, and a look costs microseconds.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The message for a `kid` of which the issuer has no key.
 const UNKNOWN_KEY: &str = "the token is signed by an unknown key";
@@ -49,6 +59,8 @@ pub struct Authenticator {
     certificates: BTreeMap<String, Vec<String>>,
     role_path: Vec<String>,
     required_scope: Option<String>,
+    /// The time for which a token is accepted after its `exp`.
+    leeway: Duration,
 }
 
 /// A setting of the configuration that cannot be used to authenticate callers.
@@ -128,6 +140,7 @@ impl Authenticator {
                 certificates: auth.certificates.clone(),
                 role_path: path(&auth.role_claim),
                 required_scope: auth.required_scope.clone(),
+                leeway: auth.leeway,
             }),
             _ => Err(errors),
         }
@@ -160,7 +173,7 @@ impl Authenticator {
     pub async fn authenticate(
         &self,
         authorization: Option<&[u8]>,
-        certificate: Option<&Certificate>,
+        certificate: Option<&Arc<Certificate>>,
     ) -> Result<Principal, AuthError> {
         let Some(value) = authorization else {
             let certificate = certificate.ok_or(AuthError::Missing)?;
@@ -171,44 +184,76 @@ impl Authenticator {
                 Err(AuthError::Certificate)
             };
         };
-        self.authenticate_header(value).await.map(|(principal, _)| principal)
+        self.authenticate_header(value).await
     }
 
-    /// Authenticates a caller by the value of its `Authorization` header. Returns the token's `exp` too, if it has one,
-    /// in seconds since 1970. Waits for an issuer's keys if necessary, for a limited time.
+    /// Authenticates a caller by the value of its `Authorization` header. Waits for an issuer's keys if necessary, for
+    /// a limited time.
     ///
     /// # Errors
     /// [`AuthError`], as for [`Self::authenticate`].
-    pub async fn authenticate_header(&self, authorization: &[u8]) -> Result<(Principal, Option<u64>), AuthError> {
+    pub async fn authenticate_header(&self, authorization: &[u8]) -> Result<Principal, AuthError> {
         let token = bearer(authorization).ok_or(AuthError::NotBearer)?;
         if let Some((principal, scope)) = self.static_tokens.as_ref().and_then(|tokens| tokens.find(token)) {
             let has_scope = |required: &str| scope.iter().any(|scope| scope.split(' ').any(|word| word == required));
-            return Ok((self.scoped(principal, has_scope)?, None));
+            return self.scoped(principal, has_scope);
         }
         if self.static_tokens.is_some() && !token.contains('.') {
             return Err(refuse("the token is neither a known static token nor a JWT"));
         }
         let (claims, role_path) = self.verify(token).await?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        // RFC 7519 2: a NumericDate may have a fraction, which is cut off here.
+        let expiry = claims.get("exp").and_then(|exp| exp.as_u64().or_else(|| exp.as_f64().map(whole_seconds)));
+        let validity = expiry.map_or(Validity::UNLIMITED, |expiry| Validity::until_seconds(expiry, self.leeway));
+        // The verification rounds to seconds. Streams end at this moment, and must not be opened again after it.
+        if validity.has_ended() {
+            return Err(refuse("the token has expired"));
+        }
         let principal = Principal {
             subject: text("sub").ok_or_else(|| refuse("the token's sub is missing or not a string"))?.to_owned(),
             issuer: text("iss").ok_or_else(|| refuse("the token's iss is not a string"))?.to_owned(),
             token_id: text("jti").map(str::to_owned),
             roles: roles(&claims, role_path),
+            credential: Credential::Token(validity),
         };
-        // RFC 7519 2: a NumericDate may have a fraction, which is cut off here.
-        let expiry = claims.get("exp").and_then(|exp| exp.as_u64().or_else(|| exp.as_f64().map(whole_seconds)));
-        Ok((self.scoped(principal, |required| has_scope(&claims, required))?, expiry))
+        self.scoped(principal, |required| has_scope(&claims, required))
+    }
+
+    /// Returns `true` if the principal's credential is still accepted, and gives the same roles.
+    #[must_use]
+    pub fn accepts(&self, principal: &Principal) -> bool {
+        match &principal.credential {
+            Credential::Token(validity) => !validity.has_ended(),
+            Credential::StaticToken(id) => {
+                self.static_tokens.as_ref().is_some_and(|tokens| tokens.lists(*id, principal))
+            }
+            Credential::Certificate(certificate) => certificate.is_valid(),
+        }
+    }
+
+    /// Waits until the principal's credential is not accepted any more.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn ended(&self, principal: &Principal) {
+        if let Credential::Token(validity) = principal.credential {
+            return validity.ended().await;
+        }
+        while self.accepts(principal) {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
     }
 
     /// The principal of a certificate, with the roles that the configuration gives it.
-    fn certificate_principal(&self, certificate: &Certificate) -> Principal {
+    fn certificate_principal(&self, certificate: &Arc<Certificate>) -> Principal {
         Principal {
             subject: certificate.subject.clone(),
             issuer: certificate::ISSUER.to_owned(),
             token_id: None,
             // I10: a certificate that is not listed has no role.
             roles: self.certificates.get(&certificate.subject).cloned().unwrap_or_default(),
+            credential: Credential::Certificate(Arc::clone(certificate)),
         }
     }
 

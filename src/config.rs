@@ -19,6 +19,7 @@ mod network;
 mod path;
 mod reference;
 mod role;
+mod secrets;
 mod sections;
 mod settings_table;
 mod value_type;

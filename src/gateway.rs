@@ -118,12 +118,13 @@ impl Gateway {
         let counters = CallCounters::new(upstreams.aliases());
         let last_span = CancellationToken::new();
         let (tracer, export) = Tracer::new(config.telemetry.otlp_endpoint.as_deref(), last_span.clone());
+        let (policy, policy_in_force) = watch::channel(Arc::clone(&rules.policy));
         let core = Core {
             audit,
             auth,
             is_tls: tls.is_some(),
             rules: RwLock::new(Arc::new(rules)),
-            policy_changed: watch::Sender::new(0),
+            policy,
             limits: Limits::default(),
             refusals: Refusals::new(config.audit.refusals_singly_max),
             counters,
@@ -138,6 +139,7 @@ impl Gateway {
                 config.server.sessions_max,
                 config.server.session_idle_timeout,
                 config.server.replay_bytes_max,
+                policy_in_force,
             ),
             streams: StreamCounts::default(),
             connections_max: config.server.connections_max,
@@ -212,7 +214,7 @@ impl Gateway {
         let client = stdio::Client::new(&self.core, backend, token).await?;
         // Without a listener, a drain has no error.
         let drain = async { self.drain(std::future::ready(Ok(()))).await.unwrap_or_default() };
-        Ok(stdio::serve(client, input, output, stop, drain).await)
+        stdio::serve(client, input, output, stop, drain).await
     }
 
     /// Waits for the open calls until the drain's deadline, cancels the rest, and stops the backends. `served` ends
@@ -265,17 +267,24 @@ impl Handle {
             let mut current = core.rules.write();
             std::mem::replace(&mut *current, Arc::clone(&rules))
         };
-        core.policy_changed.send_modify(|changes| *changes += 1);
+        core.policy.send_replace(Arc::clone(&rules.policy));
         core.sessions.notify_changed_lists(&old.policy, &rules.policy);
+        session_end::end(core, core.sessions.remove_unreachable(&rules.policy)).await;
         Ok(())
     }
 
-    /// Verifies a bearer token as for a call. Returns the principal and the token's expiry, in seconds since 1970.
+    /// Verifies a bearer token as for a call.
     ///
     /// # Errors
     /// [`AuthError`]: the token is missing or not valid.
-    pub async fn authenticate_header(&self, authorization: &[u8]) -> Result<(Principal, Option<u64>), AuthError> {
+    pub async fn authenticate_header(&self, authorization: &[u8]) -> Result<Principal, AuthError> {
         self.0.auth.authenticate_header(authorization).await
+    }
+
+    /// Returns `true` if the principal's credential is still accepted, and gives the same roles.
+    #[must_use]
+    pub fn accepts(&self, principal: &Principal) -> bool {
+        self.0.auth.accepts(principal)
     }
 
     /// The number of backends that answer now.

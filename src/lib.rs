@@ -74,6 +74,7 @@ pub mod cli;
 pub mod config;
 pub mod connections;
 pub mod escape;
+pub mod file_access;
 pub mod gateway;
 pub mod log;
 pub mod mcp;

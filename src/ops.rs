@@ -16,6 +16,7 @@ pub mod protocol;
 pub mod prune;
 pub mod read_log;
 pub mod record_ref;
+pub mod response_headers;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod status;

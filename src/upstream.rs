@@ -11,11 +11,14 @@
 
 mod answer;
 mod backend;
+mod backend_tasks;
 mod connection;
+mod conversations;
 mod era_params;
 mod error;
 mod frame;
 mod http;
+mod lazy_connection;
 mod list;
 mod list_changes;
 mod message;
@@ -25,14 +28,17 @@ mod timeouts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use answer::{Answer, AnswerKind, Content, dressed, public_message, unrecorded};
 use axum::http::HeaderMap;
 pub use backend::Backend;
 pub use connection::UpstreamConnection;
+pub use conversations::Owner;
 pub use era_params::convert_params;
 pub use error::{CallError, error_object};
 pub use http::EndpointError;
+pub use lazy_connection::LazyConnection;
 pub use list::{Item, NOT_OFFERED, read_page};
 pub use list_changes::Change;
 pub(crate) use message::error_code;
@@ -212,6 +218,11 @@ impl Upstreams {
             return Err(CallError::Era { what: "a call is not relayed without a record" });
         }
         interrupted(ask(method, params, route), interrupt).await
+    }
+
+    /// Ends the conversations of callers without a session that were idle longer than `idle`.
+    pub fn end_idle_conversations(&self, idle: Duration) {
+        self.backends.values().for_each(|backend| backend.end_idle_conversations(idle));
     }
 
     /// Stops all children and waits until they are gone.

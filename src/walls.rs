@@ -20,6 +20,6 @@ mod user;
 
 pub use enter::{BackendStart, exec_backend};
 pub use launcher::{BackendLauncher, Launcher};
-pub use own_files::OwnFiles;
+pub use own_files::{OwnFiles, postgres_files};
 pub use plan::{Granted, Plan, WriteRoot};
 pub use report::{START_ERROR_CODE, StartReport};

@@ -1,6 +1,7 @@
 //! The release binary as `serve` runs it, store-only, and clients that keep calling it.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -53,7 +54,8 @@ impl Gateway {
     pub async fn start_with(files: &Path, data: &Path, level: &str, settings: &str) -> Self {
         let (secret, config) = (files.join("secret"), files.join("gatepost.toml"));
         std::fs::write(&secret, KEY).unwrap();
-        std::fs::create_dir_all(data).unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).unwrap();
         let mut text = format!(
             "ops.listen = \"off\"\nlog.filter = \"error\"\n{settings}\
              auth.keys = [{{ algorithm = \"HS256\", issuer = \"bench\", secret_file = '{}' }}]\n\

@@ -21,6 +21,7 @@ use crate::auth::jwks::{self, KeySet};
 use crate::auth::keys::TokenRequirements;
 use crate::auth::watched::{WatchedFile, read_bounded};
 use crate::config;
+use crate::file_access::{FileAccess, FileError, FileKind};
 
 /// Least time between the beginnings of two fetches. *Chosen*: few enough requests for the issuer when tokens are
 /// forged, and soon enough for its new key.
@@ -60,6 +61,9 @@ pub enum IssuerError {
         #[source]
         source: jwks::JwksError,
     },
+    /// The file cannot be read, or others may change it.
+    #[error(transparent)]
+    File(FileError),
     /// The URL is not valid. It is not shown: its query may be a secret (I8).
     #[error("not a URL ({0}): write for example \"https://login.example.com/jwks.json\"")]
     Url(#[source] url::ParseError),
@@ -128,9 +132,8 @@ pub(super) fn load(auth: &config::Auth) -> Result<Vec<Issuer>, Vec<(String, Issu
         let allowed: Result<Vec<Algorithm>, _> = issuer.algorithms.iter().map(|name| algorithm(name)).collect();
         let source = allowed.map_err(|error| (key("algorithms"), error)).and_then(|allowed| {
             match (&issuer.jwks_file, &issuer.jwks_url) {
-                (Some(path), None) => {
-                    file_source(path.clone(), requirements, allowed).map_err(|error| (key("jwks_file"), error))
-                }
+                (Some(path), None) => file_source(path.clone(), auth.files, requirements, allowed)
+                    .map_err(|error| (key("jwks_file"), error)),
                 (None, Some(url)) => {
                     url_source(url, issuer.jwks_ttl, requirements, allowed).map_err(|error| (key("jwks_url"), error))
                 }
@@ -162,17 +165,25 @@ fn algorithm(name: &str) -> Result<Algorithm, IssuerError> {
 enum JwksFileError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    #[error("{}", .0.reason)]
+    File(#[from] FileError),
     #[error(transparent)]
     Jwks(#[from] jwks::JwksError),
 }
 
-fn file_source(path: PathBuf, requirements: TokenRequirements, allowed: Vec<Algorithm>) -> Result<Source, IssuerError> {
-    let watched = WatchedFile::open(&path, move |file| -> Result<KeySet, JwksFileError> {
+fn file_source(
+    path: PathBuf,
+    files: FileAccess,
+    requirements: TokenRequirements,
+    allowed: Vec<Algorithm>,
+) -> Result<Source, IssuerError> {
+    let watched = WatchedFile::open(&path, files, FileKind::Trusted, move |file| -> Result<KeySet, JwksFileError> {
         let document = read_bounded(file, jwks::BYTES_MAX)?.ok_or(jwks::JwksError::TooLarge)?;
         Ok(KeySet::parse(&document, &requirements, &allowed)?)
     });
     watched.map(Source::File).map_err(|error| match error {
         JwksFileError::Io(source) => IssuerError::Unreadable { path, source },
+        JwksFileError::File(error) => IssuerError::File(error),
         JwksFileError::Jwks(source) => IssuerError::Jwks { path, source },
     })
 }

@@ -1,18 +1,19 @@
 //! Keys that verify tokens, each for one algorithm and one issuer. The keys of `[[auth.keys]]` are loaded once, at
 //! start.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 
 use crate::config;
+use crate::file_access::{FileAccess, FileError, FileKind};
 
 /// Shortest HS256 secret, in bytes. *Spec*: RFC 7518 3.2, a key of at least the hash's size.
 pub const SECRET_BYTES_MIN: usize = 32;
 
 /// Longest key file, in bytes. *Chosen*: an RSA key of 16,384 bits in PEM has under 3 KiB.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
+const FILE_BYTES_MAX: usize = 64 * 1024;
 
 /// The reason why a key of the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,21 +32,9 @@ pub enum KeyError {
         /// The settings that the algorithm accepts.
         needed: &'static str,
     },
-    /// The file cannot be read.
-    #[error("cannot read {path:?} ({source}): make it a file that the gateway's user may read")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file is too large for a key.
-    #[error("{path:?} is larger than {FILE_BYTES_MAX} bytes: name a file that contains one key")]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
+    /// The file cannot be read, or others may read or change it.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The environment variable is not set.
     #[error("the environment variable {name} is not set: set it to the secret, or use secret_file")]
     NotSet {
@@ -142,8 +131,8 @@ fn load_one(auth: &config::Auth, key: &config::Key) -> Result<Key, KeyError> {
         return Err(KeyError::NoIssuer);
     }
     let decoding = match algorithm {
-        Algorithm::HS256 => DecodingKey::from_secret(&secret(key)?),
-        _ => public_key(key, algorithm)?,
+        Algorithm::HS256 => DecodingKey::from_secret(&secret(key, auth.files)?),
+        _ => public_key(key, algorithm, auth.files)?,
     };
     let requirements =
         TokenRequirements { issuer: key.issuer.clone(), audience: auth.audience.clone(), leeway: auth.leeway };
@@ -154,9 +143,11 @@ fn load_one(auth: &config::Auth, key: &config::Key) -> Result<Key, KeyError> {
 ///
 /// # Errors
 /// [`KeyError`]: the secret cannot be used.
-pub fn secret(key: &config::Key) -> Result<Vec<u8>, KeyError> {
+pub fn secret(key: &config::Key, files: FileAccess) -> Result<Vec<u8>, KeyError> {
     let (place, mut secret) = match (&key.secret_file, &key.secret_env, &key.public_key_file) {
-        (Some(path), None, None) => (format!("{}", path.display()), read(path)?),
+        (Some(path), None, None) => {
+            (format!("{}", path.display()), files.read(path, FileKind::Secret, FILE_BYTES_MAX)?)
+        }
         (None, Some(name), None) => match std::env::var_os(name) {
             Some(value) => (format!("the variable {name}"), value.into_encoded_bytes()),
             None => return Err(KeyError::NotSet { name: name.clone() }),
@@ -173,7 +164,7 @@ pub fn secret(key: &config::Key) -> Result<Vec<u8>, KeyError> {
     Ok(secret)
 }
 
-fn public_key(key: &config::Key, algorithm: Algorithm) -> Result<DecodingKey, KeyError> {
+fn public_key(key: &config::Key, algorithm: Algorithm, files: FileAccess) -> Result<DecodingKey, KeyError> {
     type FromPem = fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>;
     let (name, from_pem): (&'static str, FromPem) = match algorithm {
         Algorithm::RS256 => ("RS256", DecodingKey::from_rsa_pem),
@@ -183,17 +174,9 @@ fn public_key(key: &config::Key, algorithm: Algorithm) -> Result<DecodingKey, Ke
     let (Some(path), None, None) = (&key.public_key_file, &key.secret_file, &key.secret_env) else {
         return Err(KeyError::Source { algorithm: name, needed: "public_key_file" });
     };
-    let pem = read(path)?;
+    let pem = files.read(path, FileKind::Trusted, FILE_BYTES_MAX)?;
     if pem.windows(11).any(|window| window == b"PRIVATE KEY") {
         return Err(KeyError::Private { path: path.clone() });
     }
     from_pem(&pem).map_err(|source| KeyError::NotPem { path: path.clone(), algorithm: name, source })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
-    let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
-    if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_BYTES_MAX {
-        return Err(KeyError::TooLarge { path: path.to_owned() });
-    }
-    std::fs::read(path).map_err(unreadable)
 }

@@ -1,13 +1,14 @@
 //! An authenticated caller.
 
 use crate::audit::record::Caller;
+use crate::auth::credential::Credential;
 
 /// Most roles of one token; the others are ignored. *Chosen*: far above any real token; bounds the cost of a decision
 /// and the size of the record.
 pub(super) const ROLES_MAX: usize = 64;
 
-/// An authenticated caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An authenticated caller. Two are equal whatever credential they used.
+#[derive(Clone, Debug)]
 pub struct Principal {
     /// The token's `sub`, or the subject in the tokens file or the certificate.
     pub subject: String,
@@ -17,7 +18,18 @@ pub struct Principal {
     pub token_id: Option<String>,
     /// The roles in the configured claim, the tokens file, or the configuration's list of certificates.
     pub roles: Vec<String>,
+    /// The credential that the caller was authenticated by.
+    pub credential: Credential,
 }
+
+impl PartialEq for Principal {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { subject, issuer, token_id, roles, credential: _ } = self;
+        (subject, issuer, token_id, roles) == (&other.subject, &other.issuer, &other.token_id, &other.roles)
+    }
+}
+
+impl Eq for Principal {}
 
 impl Principal {
     /// The caller as it is recorded, with all its roles: none of them has decided yet.

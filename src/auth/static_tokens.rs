@@ -1,7 +1,7 @@
 //! Static tokens: a file of token hashes with their subjects and roles, as an alternative to JWTs.
 //!
 //! The file does not contain tokens, so that backups and operators who read it cannot impersonate a caller. It grants
-//! access nevertheless, and is refused if its permissions give other users any access.
+//! access nevertheless, and is refused if others may read or change it.
 //!
 //! ```toml
 //! [[tokens]]
@@ -14,16 +14,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
+use crate::auth::credential::{Credential, StaticTokenId};
 use crate::auth::principal::{Principal, ROLES_MAX};
 use crate::auth::watched::{WatchedFile, read_bounded};
 use crate::config;
+use crate::file_access::{FileError, FileKind};
 
 /// The issuer of principals that are authenticated by a static token.
 pub const ISSUER: &str = "static";
@@ -37,9 +38,6 @@ const FILE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Most tokens of a file. *Derived*: every request is compared with each of them, at about 20 ns.
 const TOKENS_MAX: usize = 4096;
-
-/// The permission bits of the group and of other users.
-const OTHERS_MASK: u32 = 0o077;
 
 /// The file of static tokens cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,15 +53,12 @@ pub struct TokensFileError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokensFileReason {
-    /// The file cannot be read.
+    /// Reading the file failed.
     #[error("cannot be read ({0}): make it a file that the gateway's user may read")]
     Io(#[from] io::Error),
-    /// Other users have access to the file.
-    #[error("has mode {mode:03o}, which gives other users access: chmod 600")]
-    Permissions {
-        /// The file's permissions.
-        mode: u32,
-    },
+    /// The file cannot be opened, or others may read or change it.
+    #[error("{}", .0.reason)]
+    File(#[from] FileError),
     /// The file is too large.
     #[error("is larger than {FILE_BYTES_MAX} bytes: name a file of at most {TOKENS_MAX} tokens")]
     TooLarge,
@@ -117,7 +112,7 @@ struct Row {
 /// Loads the tokens file of the configuration, if there is one. An error is returned with its setting.
 pub(super) fn load(auth: &config::Auth) -> Result<Option<StaticTokens>, (String, TokensFileError)> {
     let Some(path) = &auth.tokens_file else { return Ok(None) };
-    let watched = WatchedFile::open(path, read);
+    let watched = WatchedFile::open(path, auth.files, FileKind::Secret, read);
     watched
         .map(|watched| Some(StaticTokens(watched)))
         .map_err(|source| ("auth.tokens_file".to_owned(), TokensFileError { path: path.clone(), source }))
@@ -136,6 +131,11 @@ impl StaticTokens {
         let entry = entries.get(usize::try_from(found).ok()?)?;
         Some((entry.principal.clone(), entry.scope.clone()))
     }
+
+    /// Returns `true` if the file lists the token with this principal.
+    pub(super) fn lists(&self, id: StaticTokenId, principal: &Principal) -> bool {
+        self.0.get().iter().any(|entry| entry.hash == id.0 && entry.principal == *principal)
+    }
 }
 
 /// The hash of a token, as the file contains it: SHA-256 in hexadecimal.
@@ -145,10 +145,6 @@ pub fn hash(token: impl AsRef<[u8]>) -> String {
 }
 
 fn read(file: File) -> Result<Vec<Entry>, TokensFileReason> {
-    let mode = file.metadata()?.permissions().mode() & 0o777;
-    if mode & OTHERS_MASK != 0 {
-        return Err(TokensFileReason::Permissions { mode });
-    }
     let bytes = read_bounded(file, FILE_BYTES_MAX)?.ok_or(TokensFileReason::TooLarge)?;
     let text = String::from_utf8(bytes).map_err(|_| TokensFileReason::Toml("it is not UTF-8".to_owned()))?;
     parse(&text)
@@ -177,8 +173,9 @@ fn parse(text: &str) -> Result<Vec<Entry>, TokensFileReason> {
         if entries.iter().any(|earlier| earlier.hash == hash) {
             return Err(error("sha256 is the same as that of an earlier token"));
         }
-        let principal =
-            Principal { subject: row.subject, issuer: ISSUER.to_owned(), token_id: row.id, roles: row.roles };
+        let credential = Credential::StaticToken(StaticTokenId(hash));
+        let (subject, issuer) = (row.subject, ISSUER.to_owned());
+        let principal = Principal { subject, issuer, token_id: row.id, roles: row.roles, credential };
         entries.push(Entry { hash, principal, scope: row.scope });
     }
     Ok(entries)
@@ -186,6 +183,7 @@ fn parse(text: &str) -> Result<Vec<Entry>, TokensFileReason> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
     use std::time::Duration;
 
@@ -271,7 +269,7 @@ mod tests {
         for mode in [0o644, 0o640, 0o604, 0o602, 0o610] {
             write(&path, &entry(TOKEN, "subject = \"a\""), mode);
             let refused = load(&path, None).unwrap_err().remove(0).to_string();
-            assert!(refused.starts_with("auth.tokens_file: ") && refused.ends_with("chmod 600"), "{refused}");
+            assert!(refused.starts_with("auth.tokens_file: ") && refused.contains(": chmod 600 "), "{refused}");
         }
         write(&path, &entry(TOKEN, "subject = \"a\""), 0o400);
         assert!(load(&path, None).is_ok());
@@ -292,6 +290,21 @@ mod tests {
         for (text, wanted) in cases {
             let error = error(&text);
             assert!(error.contains(wanted) && !error.contains(TOKEN), "{error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_accepted_while_the_file_lists_it_with_the_same_roles() {
+        let (_dir, path) = file();
+        for changed in [String::new(), entry(TOKEN, "subject = \"ci\"\nroles = [\"other\"]")] {
+            write(&path, &entry(TOKEN, "subject = \"ci\"\nroles = [\"dev\"]"), 0o600);
+            let auth = load(&path, None).unwrap();
+            let principal = authenticate(&auth, TOKEN).await.unwrap();
+            assert!(auth.accepts(&principal));
+            assert!(tokio::time::timeout(Duration::from_mins(1), auth.ended(&principal)).await.is_err());
+            write(&path, &changed, 0o600);
+            auth.ended(&principal).await;
+            assert!(!auth.accepts(&principal), "{changed:?}");
         }
     }
 }

@@ -290,7 +290,7 @@ fn a_certificate_is_used_only_without_authorization() {
     let roles = BTreeMap::from([("spiffe://x/ci".to_owned(), vec!["dev".to_owned()])]);
     let auth = hs256(|auth| auth.certificates = roles);
     let certified = |subject: &str, authorization: Option<&str>| {
-        let certificate = Certificate::new(subject, Arc::new(Validity(true)));
+        let certificate = Arc::new(Certificate::new(subject, Arc::new(Validity(true))));
         let authenticated = std::pin::pin!(auth.authenticate(authorization.map(str::as_bytes), Some(&certificate)));
         ready(authenticated)
     };
@@ -302,7 +302,7 @@ fn a_certificate_is_used_only_without_authorization() {
     let with_token = certified("spiffe://x/ci", Some(&format!("Bearer {}", token(&claims())))).unwrap();
     assert_eq!(with_token.subject, "ann", "a token takes precedence");
     assert!(certified("spiffe://x/ci", Some("Bearer x")).is_err(), "even an invalid one");
-    let revoked = Certificate::new("spiffe://x/ci", Arc::new(Validity(false)));
+    let revoked = Arc::new(Certificate::new("spiffe://x/ci", Arc::new(Validity(false))));
     let refused = ready(std::pin::pin!(auth.authenticate(None, Some(&revoked))));
     assert!(matches!(refused, Err(AuthError::Certificate)), "{refused:?}");
 }
@@ -418,7 +418,7 @@ fn every_unusable_key_is_reported_with_its_setting() {
     fits(1, |error| matches!(error, KeyError::Source { .. }));
     fits(2, |error| matches!(error, KeyError::Short { bytes: 5, .. }));
     fits(3, |error| matches!(error, KeyError::PemAsSecret { .. }));
-    fits(4, |error| matches!(error, KeyError::Unreadable { .. }));
+    fits(4, |error| matches!(error, KeyError::File(_)));
     fits(5, |error| matches!(error, KeyError::NotSet { .. }));
     fits(6, |error| matches!(error, KeyError::Private { .. }));
     fits(7, |error| matches!(error, KeyError::NotPem { .. }));

@@ -16,6 +16,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::file_access::{FileAccess, FileError, FileKind};
+
 /// Least time between two checks of the file. *Chosen*: a change takes effect soon enough, and a check takes
 /// microseconds.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -26,6 +28,8 @@ type Read<T> = Box<dyn Fn(File) -> Result<T, Box<dyn std::error::Error>> + Send 
 /// A watched file and its parsed contents.
 pub(crate) struct WatchedFile<T> {
     path: PathBuf,
+    files: FileAccess,
+    kind: FileKind,
     read: Read<T>,
     loaded: Mutex<Loaded<T>>,
 }
@@ -46,18 +50,20 @@ fn stamp(metadata: &Metadata) -> Stamp {
 }
 
 impl<T> WatchedFile<T> {
-    /// Reads the file for the first time.
-    pub(crate) fn open<E: std::error::Error + From<io::Error> + 'static>(
+    /// Reads the file for the first time. Its owner and permissions are checked whenever it is read.
+    pub(crate) fn open<E: std::error::Error + From<io::Error> + From<FileError> + 'static>(
         path: &Path,
+        files: FileAccess,
+        kind: FileKind,
         read: impl Fn(File) -> Result<T, E> + Send + Sync + 'static,
     ) -> Result<Self, E> {
-        let file = File::open(path)?;
+        let file = files.open(path, kind)?;
         // Taken before the contents are read, so that a change in between is noticed at the next check.
         let stamp = stamp(&file.metadata()?);
         let contents = Arc::new(read(file)?);
         let loaded = Mutex::new(Loaded { contents, stamp, checked: Instant::now(), warning: None });
         let read = Box::new(move |file| read(file).map_err(Into::into));
-        Ok(Self { path: path.to_owned(), read, loaded })
+        Ok(Self { path: path.to_owned(), files, kind, read, loaded })
     }
 
     /// The contents, at most a second old.
@@ -85,7 +91,7 @@ impl<T> WatchedFile<T> {
     }
 
     fn read_if_changed(&self, known: Stamp) -> Result<Option<(Stamp, T)>, Box<dyn std::error::Error>> {
-        let file = File::open(&self.path)?;
+        let file = self.files.open(&self.path, self.kind)?;
         let found = stamp(&file.metadata()?);
         if found == known { Ok(None) } else { Ok(Some((found, (self.read)(file)?))) }
     }

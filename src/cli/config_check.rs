@@ -5,11 +5,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::configuration::environment;
+use super::database;
 use super::exit::{BAD_USAGE, CommandError};
 use super::output::print;
 use crate::auth::Authenticator;
 use crate::config::{Config, ConfigError, Origin};
 use crate::gateway::listener::tls::Acceptor;
+use crate::upstream::Upstreams;
 use crate::walls::{Launcher, OwnFiles};
 
 /// `gatepost config check`
@@ -36,23 +38,33 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     Err(CommandError::Reported { code: BAD_USAGE }.into())
 }
 
-/// Loads the configuration at `path` under this process's environment, and every key and certificate it names.
+/// Loads the configuration at `path` under this process's environment, and every key and certificate it names. The
+/// owners and permissions of these files and of `audit.dir` are checked, for the user that runs this.
 ///
 /// # Errors
 /// Every fault found.
 fn check(path: &Path) -> Result<Config, Vec<ConfigError>> {
-    let config = Config::load(Some(path), environment())?;
+    let loaded = Config::load_whole(Some(path), environment())?;
     let fault = |key: &str, message: String| ConfigError {
         origin: Origin::File(path.to_owned()),
         key: key.to_owned(),
         message,
     };
-    let mut faults = Vec::new();
+    let mut faults: Vec<_> = loaded.check_file(|access| access).err().into_iter().collect();
+    let config = loaded.config;
     if let Err(errors) = Authenticator::from_config(&config.auth) {
         faults.extend(errors.iter().map(|error| fault(&error.key, error.reason.to_string())));
     }
     if let Some(Err(error)) = config.server.tls.as_ref().map(Acceptor::load) {
         faults.push(fault(error.key, format!("{} {}", error.path.display(), error.reason)));
+    }
+    let backends = Upstreams::check(&config.backends);
+    faults.extend(backends.into_iter().map(|error| fault(error.key(), error.message().to_owned())));
+    if let Err(message) = database::check_files(&config) {
+        faults.push(fault("", message));
+    }
+    if let Err(error) = config.audit.files.check_dir(&config.audit.dir) {
+        faults.push(fault("audit.dir", error.to_string()));
     }
     if faults.is_empty() { Ok(config) } else { Err(faults) }
 }
@@ -96,6 +108,6 @@ mod tests {
         let text = "[[auth.keys]]\nalgorithm = \"HS256\"\nissuer = \"i\"\nsecret_file = \"/nonexistent/secret\"\n";
         let faults = faults(text);
         assert_eq!(faults.len(), 1);
-        assert!(faults[0].starts_with("FILE: auth.keys[0]: cannot read "), "{faults:?}");
+        assert!(faults[0].starts_with("FILE: auth.keys[0]: \"/nonexistent/secret\" cannot be read "), "{faults:?}");
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::exit::CommandError;
 use crate::config::{Config, Loaded};
+use crate::file_access::FileAccess;
 
 /// The environment variable with the caller's token, for `gatepost stdio`.
 pub(super) const TOKEN_VARIABLE: &str = "GATEPOST_TOKEN";
@@ -14,23 +15,29 @@ const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 /// Loads a configuration; without a file, from the environment alone.
 ///
 /// # Errors
-/// The configuration has faults.
+/// The configuration has faults, or others may change its file or read the secrets in it.
 pub(super) fn load(path: Option<&Path>) -> Result<Config, CommandError> {
-    load_with_text(path).map(|loaded| loaded.config)
+    load_checked(path, FileAccess::for_operator).map(|loaded| loaded.config)
 }
 
-/// The same, with the text of the file.
+/// The same for a gateway: its file belongs to the gateway's user or root.
 ///
 /// # Errors
-/// The configuration has faults.
-pub(super) fn load_with_text(path: Option<&Path>) -> Result<Loaded, CommandError> {
+/// As for [`load`].
+pub(super) fn load_for_gateway(path: &Path) -> Result<Loaded, CommandError> {
+    load_checked(Some(path), |access| access)
+}
+
+fn load_checked(path: Option<&Path>, access: impl FnOnce(FileAccess) -> FileAccess) -> Result<Loaded, CommandError> {
     let loaded = Config::load_whole(path, environment()).map(|mut loaded| {
         // The standard's variable may be set for every process of a machine, so it has the lowest priority.
         let standard = || std::env::var(OTLP_VARIABLE).ok().filter(|endpoint| !endpoint.is_empty());
         loaded.config.telemetry.otlp_endpoint = loaded.config.telemetry.otlp_endpoint.take().or_else(standard);
         loaded
     });
-    loaded.map_err(CommandError::Configuration)
+    let loaded = loaded.map_err(CommandError::Configuration)?;
+    loaded.check_file(access).map_err(|fault| CommandError::Configuration(vec![fault]))?;
+    Ok(loaded)
 }
 
 /// The environment variables that may be settings. A variable that is not UTF-8 names no setting, and the caller's

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::exit::{BAD_USAGE, FAILED, NO_OUTBOX};
 use crate::audit::outbox;
+use crate::file_access::FileError;
 use crate::gateway::fault::Fault;
 
 /// An error that keeps a gateway or its pipeline from running, or a loss at its end.
@@ -14,6 +15,8 @@ pub(super) enum GatewayError {
     Config(Vec<String>),
     #[error(transparent)]
     Outbox(#[from] outbox::OutboxError),
+    #[error("outbox directory {0}")]
+    OutboxDir(#[from] FileError),
     #[error("cannot listen on {address}: {source}; change {key}")]
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error("cannot {operation}: {source}")]
@@ -32,7 +35,7 @@ impl GatewayError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => BAD_USAGE,
-            Self::Outbox(_) => NO_OUTBOX,
+            Self::Outbox(_) | Self::OutboxDir(_) => NO_OUTBOX,
             Self::Listen { .. } | Self::Io { .. } | Self::Lost(_) => FAILED,
         }
     }

@@ -21,11 +21,13 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// The configuration is wrong, or the outbox cannot be opened.
 pub(super) async fn start(config: &Config) -> Result<Pipeline, GatewayError> {
+    database::check_files(config).map_err(|fault| GatewayError::Config(vec![fault]))?;
     let sink = match database::options(config) {
         Some(options) => Some(sink(Options { migrate: config.postgres.migrate, ..options }).await?),
         None => None,
     };
     let audit = &config.audit;
+    audit.files.check_dir(&audit.dir)?;
     let (mode, level) = match audit.level {
         Level::Stored => (scribe::Mode::Stored, "stored"),
         Level::Queued => (scribe::Mode::Queued { spill_after: audit.spill_after }, "queued"),

@@ -4,8 +4,11 @@
 mod quickstart;
 mod reload;
 
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,7 +31,7 @@ use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
 use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
-use crate::ops::{console, health, hosts, supervisor};
+use crate::ops::{console, health, hosts, response_headers, supervisor};
 use crate::walls::{Launcher, OwnFiles};
 use quickstart::Quickstart;
 use reload::Reloader;
@@ -60,7 +63,7 @@ pub(super) async fn run(args: &Args, log: &Log) -> anyhow::Result<()> {
         (config, Some(quickstart), None)
     } else if let Some(path) = &args.config {
         let stamp = reload::stamp(path);
-        let loaded = configuration::load_with_text(Some(path))?;
+        let loaded = configuration::load_for_gateway(path)?;
         (loaded.config.clone(), None, Some((path.clone(), stamp, loaded)))
     } else {
         return Err(usage("serve needs --config FILE, or --quickstart to try it out"));
@@ -159,7 +162,7 @@ async fn serve_ops(
         listener: bound,
         postgres: database::options(config),
     }));
-    let router = hosts::guard(router, &config.ops.allowed_hosts, bound);
+    let router = response_headers::add(hosts::guard(router, &config.ops.allowed_hosts, bound));
     let listener = CountedListener { listener, failures: sources.gateway.accept_failures().clone() };
     tasks.spawn(connections::serve_router(listener, router, OPS_CONNECTIONS_MAX, stop.clone()));
     Ok(Some(bound))
@@ -177,10 +180,21 @@ fn write_addresses(config: &Config, mcp: SocketAddr, ops: Option<SocketAddr>) ->
     let ops = ops.map(|address| url("http", address));
     let addresses = serde_json::json!({ "mcp": url(scheme(config), mcp), "ops": ops, "pid": std::process::id() });
     let path = config.audit.dir.join(ADDRESSES_NAME);
-    let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, format!("{addresses}\n"))
-        .and_then(|()| std::fs::rename(&temporary, &path))
+    replace(&path, &format!("{addresses}\n"))
         .map_err(|source| GatewayError::Io { operation: "write serve.json in audit.dir", source })
+}
+
+/// Writes a file with mode 0600 in place of the one at `path`, if there is one. No symbolic link is followed.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // `create_new` follows no link either.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    std::fs::rename(&temporary, path)
 }
 
 /// The scheme of the MCP listener.

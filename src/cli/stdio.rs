@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::configuration::{TOKEN_VARIABLE, load};
+use super::configuration::{TOKEN_VARIABLE, load_for_gateway};
 use super::exit::usage;
 use super::gateway_error::GatewayError;
 use super::gateway_process::{run_logged, stop_on_signal};
@@ -14,6 +14,7 @@ use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
 use crate::children;
 use crate::config::Config;
+use crate::file_access::FileKind;
 use crate::gateway::Gateway;
 use crate::log::Log;
 use crate::ops::admin::Admin;
@@ -21,6 +22,9 @@ use crate::ops::alarm::Board;
 use crate::ops::status::Sources;
 use crate::ops::watch::Watcher;
 use crate::walls::{Launcher, OwnFiles};
+
+/// Largest file of a token, in bytes. *Derived*: twice the longest token that is verified.
+const TOKEN_FILE_BYTES_MAX: usize = 32 * 1024;
 
 /// `gatepost stdio`
 #[derive(Debug, clap::Args)]
@@ -42,18 +46,22 @@ pub(super) struct Args {
 
 /// Serves the client on standard input and output until it closes its end.
 pub(super) async fn run(args: &Args, log: &Log) -> anyhow::Result<()> {
-    let config = load(Some(&args.config))?;
-    let token = token(args.token_file.as_deref()).map_err(usage)?;
+    let config = load_for_gateway(&args.config)?.config;
+    let token = token(&config, args.token_file.as_deref()).map_err(usage)?;
     // The token belongs to the client alone.
     let own = OwnFiles::of(&config, [Some(args.config.as_path()), args.token_file.as_deref()].into_iter().flatten());
     let launcher = Launcher::with_walls(own);
     run_logged(&config, log, Box::pin(serve(&config, log, &launcher, &args.backend, &token))).await
 }
 
-fn token(file: Option<&Path>) -> Result<String, String> {
+fn token(config: &Config, file: Option<&Path>) -> Result<String, String> {
     match file {
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|error| format!("cannot read the token from {} ({error})", path.display())),
+        Some(path) => {
+            let bytes = config.auth.files.read(path, FileKind::Secret, TOKEN_FILE_BYTES_MAX);
+            let bytes = bytes.map_err(|error| format!("--token-file: {error}"))?;
+            String::from_utf8(bytes)
+                .map_err(|_| format!("--token-file: {} is not UTF-8: is it the right file?", path.display()))
+        }
         None => {
             std::env::var(TOKEN_VARIABLE).map_err(|_| format!("no token: set {TOKEN_VARIABLE}, or give --token-file"))
         }

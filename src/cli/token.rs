@@ -160,7 +160,7 @@ fn mint(args: &Args, config: &Config) -> Result<String, TokenError> {
         kid: key.kid.clone(),
         valid_for: args.ttl,
     };
-    Ok(auth::mint(&keys::secret(key)?, &claims)?)
+    Ok(auth::mint(&keys::secret(key, config.auth.files)?, &claims)?)
 }
 
 /// The named key, or the only one that can mint.
@@ -194,14 +194,18 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use crate::auth::Authenticator;
 
     use super::*;
 
     /// A configuration with these keys, in a directory with a good secret (`good`) and a short one (`short`).
     fn config(dir: &tempfile::TempDir, keys: &[(&str, &str, &str)]) -> Config {
-        std::fs::write(dir.path().join("good"), "0123456789abcdef0123456789abcdef\n").unwrap();
-        std::fs::write(dir.path().join("short"), "0123456789abcdef\n").unwrap();
+        for (name, secret) in [("good", "0123456789abcdef0123456789abcdef\n"), ("short", "0123456789abcdef\n")] {
+            std::fs::write(dir.path().join(name), secret).unwrap();
+            std::fs::set_permissions(dir.path().join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
         let key = |(kid, algorithm, file): &(&str, &str, &str)| {
             let source = if *algorithm == "HS256" { "secret_file" } else { "public_key_file" };
             let file = dir.path().join(file).display().to_string();

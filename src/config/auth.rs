@@ -7,11 +7,15 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::deserialize::duration;
+use crate::file_access::FileAccess;
 
 /// `[auth]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct Auth {
+    /// The owners and permissions that the files may have.
+    #[serde(skip)]
+    pub files: FileAccess,
     /// The `aud` that every token must have.
     pub audience: String,
     /// The claim that contains the caller's role (a string) or roles (a list).
@@ -73,6 +77,9 @@ pub struct Issuer {
 /// `[server.tls]`
 #[derive(Clone, Debug, Deserialize)]
 pub struct Tls {
+    /// The owners and permissions that the files may have.
+    #[serde(skip)]
+    pub files: FileAccess,
     /// PEM file with the certificate and its chain, without the root.
     pub cert_file: PathBuf,
     /// PEM file with the certificate's private key.
@@ -104,6 +111,7 @@ impl Issuer {
 impl Default for Auth {
     fn default() -> Self {
         Self {
+            files: FileAccess::default(),
             audience: "gatepost".to_owned(),
             role_claim: "role".to_owned(),
             required_scope: None,

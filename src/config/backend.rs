@@ -8,12 +8,16 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::deserialize::duration;
+use crate::file_access::FileAccess;
 
 /// `[backends.NAME]`: a stdio MCP server that Gatepost starts, or one that it reaches over HTTP. Its `Debug` shows only
 /// the names in `env`.
 #[derive(Clone, Deserialize)]
 #[serde(default)]
 pub struct Backend {
+    /// The owners and permissions that the files may have.
+    #[serde(skip)]
+    pub files: FileAccess,
     /// Program and arguments of a stdio server.
     pub command: Vec<String>,
     /// Its environment, besides `PATH` and `HOME`.
@@ -34,6 +38,10 @@ pub struct Backend {
     pub idle_timeout: Duration,
     /// Most open calls at this backend.
     pub calls_max: Option<usize>,
+    /// True if all callers without a session may share one conversation with a server of the older era.
+    pub shared: bool,
+    /// Most conversations with a server of the older era for callers without a session.
+    pub conversations_max: usize,
     /// True if a stdio server is started behind walls.
     pub walls: bool,
     /// The directories and files in which a stdio server may write; `None`: the working directory, `HOME` and the
@@ -47,6 +55,7 @@ impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // I8: a backend's environment contains its credentials.
         f.debug_struct("Backend")
+            .field("files", &self.files)
             .field("command", &self.command)
             .field("env", &self.env.keys())
             .field("url", &self.url)
@@ -56,6 +65,8 @@ impl fmt::Debug for Backend {
             .field("call_timeout", &self.call_timeout)
             .field("idle_timeout", &self.idle_timeout)
             .field("calls_max", &self.calls_max)
+            .field("shared", &self.shared)
+            .field("conversations_max", &self.conversations_max)
             .field("walls", &self.walls)
             .field("write", &self.write)
             .field("user", &self.user)
@@ -66,6 +77,7 @@ impl fmt::Debug for Backend {
 impl Default for Backend {
     fn default() -> Self {
         Self {
+            files: FileAccess::default(),
             command: Vec::new(),
             env: BTreeMap::new(),
             url: None,
@@ -75,6 +87,8 @@ impl Default for Backend {
             call_timeout: Duration::from_mins(30),
             idle_timeout: Duration::from_mins(5),
             calls_max: None,
+            shared: false,
+            conversations_max: 64,
             walls: true,
             write: None,
             user: None,

@@ -1,6 +1,7 @@
 //! Makes a [`Config`] from text and environment, and collects all errors.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Metadata;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -13,9 +14,11 @@ use super::difference::Settings;
 use super::error::{ConfigError, Origin};
 use super::name;
 use super::path::{join, nearest, nearest_key};
+use super::secrets::has_secret;
 use super::sections::Config;
 use super::settings_table::{Fallback, SETTINGS, SettingSpec};
 use super::value_type::type_name;
+use crate::file_access::{FileAccess, FileKind};
 
 /// Largest configuration file, in bytes. *Chosen*: thousands of roles fit; a larger one is the wrong file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -32,6 +35,25 @@ pub struct Loaded {
     pub settings: Settings,
     /// The text of the file.
     pub text: String,
+    /// The file as it was when it was read; `None`: there is no file.
+    file: Option<(PathBuf, Metadata)>,
+    /// The kind of the file.
+    kind: FileKind,
+}
+
+impl Loaded {
+    /// Checks the owner and the permissions of the file.
+    ///
+    /// # Errors
+    /// Others may change it or, if it contains a secret, read it.
+    pub fn check_file(&self, access: impl FnOnce(FileAccess) -> FileAccess) -> Result<(), ConfigError> {
+        let Some((path, metadata)) = &self.file else { return Ok(()) };
+        access(self.config.auth.files).check(path, metadata, self.kind).map_err(|error| ConfigError {
+            origin: Origin::File(path.clone()),
+            key: String::new(),
+            message: error.reason.to_string(),
+        })
+    }
 }
 
 /// The state of loading: the origin of each key, and the errors found.
@@ -66,8 +88,12 @@ impl Config {
         let unreadable =
             |message| vec![ConfigError { origin: Origin::File(path.to_owned()), key: String::new(), message }];
         let mut bytes = Vec::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        let metadata = std::fs::File::open(path)
+            .and_then(|file| {
+                let metadata = file.metadata()?;
+                file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+                Ok(metadata)
+            })
             .map_err(|source| unreadable(format!("cannot be read ({source}): check its path and permissions")))?;
         // I6: no more than the limit is read.
         if bytes.len() as u64 > FILE_BYTES_MAX {
@@ -75,7 +101,8 @@ impl Config {
         }
         let text = String::from_utf8(bytes)
             .map_err(|_| unreadable("is not UTF-8: save it as UTF-8, which TOML requires".to_owned()))?;
-        Self::parse_whole(&text, Some(path), env)
+        let loaded = Self::parse_whole(&text, Some(path), env)?;
+        Ok(Loaded { file: Some((path.to_owned(), metadata)), ..loaded })
     }
 
     /// Does the same as [`Config::load`] for the text of a file; `path` names it in errors.
@@ -105,13 +132,19 @@ impl Config {
             return Err(errors);
         }
         let mut tree = draft.table(document.get_ref(), "", &LineIndex::new(text));
+        // What the environment adds is not in the file.
+        let kind = if has_secret(&tree) { FileKind::Secret } else { FileKind::Trusted };
         draft.overlay(&mut tree, env);
         draft.walk(&mut tree, "", "");
         let settings = Settings::new(&tree);
         match Self::deserialize(Value::Table(tree)) {
-            Ok(config) => {
+            Ok(mut config) => {
                 check(&config, &mut |key, message| draft.error(key, message));
-                draft.finish(Loaded { config, settings, text: text.to_owned() })
+                match config.file_access() {
+                    Ok(access) => config.set_file_access(access),
+                    Err(message) => draft.error("server.secrets_group", message),
+                }
+                draft.finish(Loaded { config, settings, text: text.to_owned(), file: None, kind })
             }
             Err(source) => {
                 if draft.errors.is_empty() {

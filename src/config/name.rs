@@ -4,6 +4,10 @@
 /// tool after `__`.
 const ALIAS_BYTES_MAX: usize = 32;
 
+/// Aliases that no backend may have. A call of `gateway__closed` would be shown as `gateway/closed`, and could be taken
+/// for a record of the gateway's own. *Derived*: the first parts of those records' methods, and the program's name.
+const RESERVED_ALIASES: [&str; 4] = ["gateway", "session", "console", "gatepost"];
+
 /// Longest name of a role, in bytes. *Chosen*: it is part of every record.
 const ROLE_BYTES_MAX: usize = 128;
 
@@ -21,7 +25,13 @@ pub fn check_alias(alias: &str) -> Result<(), String> {
     if !is_start || !alias.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
         return Err(format!("alias is invalid: {rule}"));
     }
-    if alias == "all" { Err("alias is reserved for all backends: choose another".to_owned()) } else { Ok(()) }
+    match alias {
+        "all" => Err("alias is reserved for all backends: choose another".to_owned()),
+        alias if RESERVED_ALIASES.contains(&alias) => {
+            Err("alias is reserved for the gateway's own records: choose another".to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks the name of a role.

@@ -13,6 +13,7 @@ use super::backend::Backend;
 use super::deserialize::{address_or_off, duration};
 use super::network::Network;
 use super::role::Role;
+use crate::file_access::FileAccess;
 use crate::mcp::methods::RECORDED_BY_DEFAULT;
 
 /// Everything that an operator can set.
@@ -41,6 +42,24 @@ pub struct Config {
     pub alarms: Alarms,
     /// Traces.
     pub telemetry: Telemetry,
+}
+
+impl Config {
+    /// The owners and permissions that the files of this configuration may have.
+    ///
+    /// # Errors
+    /// `server.secrets_group` is not a group of this system.
+    pub(super) fn file_access(&self) -> Result<FileAccess, String> {
+        self.server.secrets_group.as_deref().map_or(Ok(FileAccess::default()), FileAccess::with_group)
+    }
+
+    /// Sets the owners and permissions that files may have, in each section with files.
+    pub(super) fn set_file_access(&mut self, access: FileAccess) {
+        self.auth.files = access;
+        self.audit.files = access;
+        self.backends.values_mut().for_each(|backend| backend.files = access);
+        self.server.tls.iter_mut().for_each(|tls| tls.files = access);
+    }
 }
 
 /// `[telemetry]`
@@ -88,6 +107,8 @@ pub struct Server {
     /// The longest time that a shutdown waits for open calls.
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Duration,
+    /// The group that may read files with secrets; `None`: only the gateway's user and root.
+    pub secrets_group: Option<String>,
     /// TLS on the MCP listener; `None`: plain HTTP.
     pub tls: Option<Tls>,
 }
@@ -143,6 +164,9 @@ pub struct Audit {
     pub methods: Vec<String>,
     /// The durability that a call waits for.
     pub level: Level,
+    /// The owners and permissions that the outbox directory may have.
+    #[serde(skip)]
+    pub files: FileAccess,
     /// The outbox directory.
     pub dir: PathBuf,
     /// This gateway's id; generated with the directory unless it is set.
@@ -290,6 +314,7 @@ impl Default for Server {
             calls_max: 1024,
             pass_methods: Vec::new(),
             drain_timeout: Duration::from_secs(30),
+            secrets_group: None,
             tls: None,
         }
     }
@@ -324,6 +349,7 @@ impl Default for Audit {
             enabled: true,
             methods: RECORDED_BY_DEFAULT.iter().map(|method| (*method).to_owned()).collect(),
             level: Level::Stored,
+            files: FileAccess::default(),
             dir: PathBuf::from("gatepost-data"),
             gateway_id: None,
             admission_timeout: Duration::from_millis(250),

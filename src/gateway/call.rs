@@ -14,5 +14,6 @@ pub mod resource_owners;
 pub mod rules;
 pub mod session_end;
 pub(crate) mod stream_counts;
+pub(crate) mod stream_rights;
 pub mod token_bucket;
 pub mod trace;

@@ -9,7 +9,7 @@
 //! client must initialize again, as the protocol says. Sessions that end without a request of their client are returned
 //! to the caller with the reason, to be ended and recorded.
 
-pub(crate) mod backend_connection;
+pub mod audience;
 pub mod ending;
 pub mod inflight;
 pub(crate) mod replay;
@@ -22,23 +22,24 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::audit::record::Caller;
 use crate::auth::Principal;
 use crate::gateway::message::scope::Scope;
-use crate::gateway::session::backend_connection::BackendConnection;
+use crate::gateway::session::audience::Audience;
 use crate::gateway::session::ending::{EndReason, UnknownSessionError};
 use crate::gateway::session::replay::ReplayBudget;
 use crate::gateway::session::server_requests::PendingServerRequests;
 use crate::gateway::session::stream::Stream;
-use crate::gateway::session::streams::Streams;
+use crate::gateway::session::streams::SessionStreams;
 use crate::mcp::envelope::Id;
 use crate::mcp::json;
 use crate::mcp::protocol::CANCELLED;
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::{LIST_CHANGED_METHODS, Policy};
-use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
+use crate::upstream::{Backend, CallError, Event, LazyConnection, Response, ServerMessageHandler, UpstreamConnection};
 
 /// Most bytes of the `initialize` parameters of all sessions. *Derived*: with 12 KiB of other state in each of 10,000
 /// sessions, less than 256 MiB.
@@ -51,6 +52,7 @@ pub struct Sessions {
     max: usize,
     /// Time after which an unused session expires.
     pub(crate) idle_timeout: Duration,
+    policy: watch::Receiver<Arc<Policy>>,
     /// The room for the messages of all streams.
     pub(crate) replay: Arc<ReplayBudget>,
 }
@@ -81,9 +83,11 @@ pub struct Session {
     /// The parameters of the client's `initialize`, as JSON text.
     initialize_params: SharedText,
     last_used: Mutex<Instant>,
-    connections: Mutex<BTreeMap<String, Arc<BackendConnection>>>,
+    connections: Mutex<BTreeMap<String, Arc<LazyConnection>>>,
     server_requests: Mutex<PendingServerRequests<UpstreamConnection>>,
-    streams: Mutex<Streams>,
+    pub(crate) streams: SessionStreams,
+    /// The policy in force. It decides which streams get the messages of a backend.
+    policy: watch::Receiver<Arc<Policy>>,
 }
 
 impl Sessions {
@@ -94,10 +98,16 @@ impl Sessions {
     }
 
     /// Makes room for `max` sessions, at least one, and for `replay_bytes_max` bytes of messages of all their streams.
-    /// An unused session expires after `idle_timeout`.
+    /// An unused session expires after `idle_timeout`. `policy` is the policy in force.
     #[must_use]
-    pub fn new(max: usize, idle_timeout: Duration, replay_bytes_max: usize) -> Self {
-        Self { open: Mutex::default(), max: max.max(1), replay: ReplayBudget::new(replay_bytes_max), idle_timeout }
+    pub fn new(
+        max: usize,
+        idle_timeout: Duration,
+        replay_bytes_max: usize,
+        policy: watch::Receiver<Arc<Policy>>,
+    ) -> Self {
+        let replay = ReplayBudget::new(replay_bytes_max);
+        Self { open: Mutex::default(), max: max.max(1), idle_timeout, replay, policy }
     }
 
     /// Opens a session for `principal`, which may have `own_max`, and returns it with the sessions that were removed to
@@ -122,7 +132,8 @@ impl Sessions {
             last_used: Mutex::new(Instant::now()),
             connections: Mutex::default(),
             server_requests: Mutex::default(),
-            streams: Mutex::new(Streams::new(&self.replay)),
+            streams: SessionStreams::new(&principal.roles, &self.replay),
+            policy: self.policy.clone(),
         });
         let mut open = self.open.lock();
         let mut removed = Vec::new();
@@ -179,6 +190,23 @@ impl Sessions {
         self.open.lock().remove(id);
         session.end();
         Ok(session)
+    }
+
+    /// Drops the connections to backends that the roles of their sessions do not reach any more, and removes the
+    /// sessions at the endpoints of such backends.
+    #[must_use]
+    pub fn remove_unreachable(&self, policy: &Policy) -> EndedSessions {
+        let mut open = self.open.lock();
+        let mut ended = Vec::new();
+        for session in open.by_id.values().cloned().collect::<Vec<_>>() {
+            let roles = session.roles.lock().clone();
+            if session.scope.backend().is_some_and(|backend| !policy.reaches(&roles, backend)) {
+                ended.extend(open.remove(&session.id).map(|session| (session, EndReason::Unreachable)));
+            } else {
+                session.connections.lock().retain(|backend, _| policy.reaches(&roles, backend));
+            }
+        }
+        ended
     }
 
     /// Sends a `list_changed` notification to each listening client for each of its lists that may differ between the
@@ -249,26 +277,15 @@ impl Session {
     /// Opening continues when the caller stops waiting, and the next caller finds the connection: a backend may take
     /// longer to start than one request waits.
     pub async fn connection(self: &Arc<Self>, backend: &Arc<Backend>) -> Result<Arc<UpstreamConnection>, CallError> {
-        let cell = self.backend_connection(backend.alias());
-        if let Some(connection) = cell.usable() {
-            return Ok(connection);
-        }
-        let guard = Arc::clone(&cell.opening).lock_owned().await;
-        if let Some(connection) = cell.usable() {
-            return Ok(connection);
-        }
-        let (session, opened) = (Arc::clone(self), Arc::clone(backend));
-        let opening = async move {
-            let _guard = guard;
-            let connection = session.open_connection(&opened).await?;
-            *cell.current.lock() = Some(Arc::clone(&connection));
-            // Only after the connection is visible: a client that begins to listen in the meantime finds it.
-            if session.general().has_reader() {
+        let (session, opened, listener) = (Arc::clone(self), Arc::clone(backend), Arc::clone(self));
+        let open = async move { session.open_connection(&opened).await };
+        // A client that begins to listen in the meantime finds the connection.
+        let listen = move |connection: &UpstreamConnection| {
+            if listener.general().has_reader() {
                 connection.listen();
             }
-            Ok(connection)
         };
-        backend.run(opening).await
+        self.lazy_connection(backend.alias()).get(backend.tasks(), open, listen).await
     }
 
     async fn open_connection(self: &Arc<Self>, backend: &Backend) -> Result<Arc<UpstreamConnection>, CallError> {
@@ -287,7 +304,7 @@ impl Session {
     pub async fn initialize(self: &Arc<Self>, backend: &Backend) -> Result<Response, CallError> {
         let (connection, answer) = self.send_initialize(backend).await?;
         if matches!(answer, Response::Result(_)) {
-            *self.backend_connection(backend.alias()).current.lock() = Some(connection);
+            self.lazy_connection(backend.alias()).set(connection);
         }
         Ok(answer)
     }
@@ -297,7 +314,7 @@ impl Session {
         self: &Arc<Self>,
         backend: &Backend,
     ) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
-        let listener = Arc::new(SessionListener::new(self, None));
+        let listener = Arc::new(SessionListener::new(self, backend.alias(), None));
         let handler = Arc::clone(&listener) as Arc<dyn ServerMessageHandler>;
         let (connection, answer) = backend.open(&self.initialize_params, handler).await?;
         listener.set_connection(&connection);
@@ -307,52 +324,39 @@ impl Session {
     /// The open connections, without those that are being opened.
     #[must_use]
     pub fn connections(&self) -> Vec<Arc<UpstreamConnection>> {
-        self.connections.lock().values().filter_map(|cell| cell.current.lock().clone()).collect()
+        self.connections.lock().values().filter_map(|lazy| lazy.current()).collect()
     }
 
-    fn backend_connection(&self, alias: &str) -> Arc<BackendConnection> {
+    fn lazy_connection(&self, alias: &str) -> Arc<LazyConnection> {
         Arc::clone(self.connections.lock().entry(alias.to_owned()).or_default())
     }
 
     /// The stream of messages that belong to no request.
     pub(crate) fn general(&self) -> Arc<Stream> {
-        Arc::clone(&self.streams.lock().general)
+        self.streams.general()
     }
 
-    /// Opens a stream for one request. `None`: too many are open, and the request gets no stream.
-    pub(crate) fn begin_stream(&self) -> Option<Arc<Stream>> {
-        self.streams.lock().begin()
+    /// The streams of this session that may get the messages of `backend`.
+    fn audience(&self, backend: &str) -> Audience {
+        Audience::new(backend, self.policy.clone())
     }
 
-    /// Ends the stream of a request that got its response. A stream that was used is kept for a while.
-    pub(crate) fn end_stream(&self, stream: &Arc<Stream>, was_used: bool) {
-        self.streams.lock().end(stream, was_used);
-    }
-
-    /// The stream and the message number of an event id (`stream-message`), as a client sends it in `Last-Event-ID`.
-    pub(crate) fn stream_of_event(&self, event_id: &str) -> Option<(Arc<Stream>, u64)> {
-        self.streams.lock().of_event(event_id)
-    }
-
-    /// Puts a backend's message on the stream of the newest open request; on the general stream if there is none, or if
-    /// the message concerns no request and the client reads that stream.
-    fn deliver(&self, json: &str, is_general: bool) -> bool {
-        let (general, newest) = {
-            let streams = self.streams.lock();
-            (Arc::clone(&streams.general), streams.newest())
-        };
-        match newest {
-            Some(newest) if !is_general || !general.has_reader() => newest.push(json),
-            _ => general.push(json),
-        }
-    }
-
-    /// Delivers a backend's message to the client, on `stream` or, without one, as [`Self::deliver`] chooses. `false`:
-    /// the message was not accepted.
-    fn on_event(&self, connection: &Weak<UpstreamConnection>, event: &Event, stream: Option<&Stream>) -> bool {
-        let push = |json: &str, is_general: bool| match stream {
-            Some(stream) => stream.push(json),
-            None => self.deliver(json, is_general),
+    /// Delivers a backend's message to the client, on `stream` or, without one, on the one that [`SessionStreams`]
+    /// chooses. `false`: the message was not accepted.
+    fn on_event(
+        &self,
+        connection: &Weak<UpstreamConnection>,
+        event: &Event,
+        stream: Option<&Arc<Stream>>,
+        audience: &Audience,
+    ) -> bool {
+        let push = |json: &str, is_general: bool| {
+            let may_hear = |stream: &Stream| audience.may_hear(stream);
+            let stream = match stream {
+                Some(stream) => Some(Arc::clone(stream)).filter(|stream| may_hear(stream)),
+                None => self.streams.for_message(is_general, may_hear),
+            };
+            stream.is_some_and(|stream| stream.push(json))
         };
         let Some(id) = event.id.clone() else {
             let is_general = event.method.ends_with("list_changed") || event.method.ends_with("/updated");
@@ -390,11 +394,7 @@ impl Session {
     /// Returns true if the session was unused for longer than `idle_timeout`. A session whose client reads a stream or
     /// waits for a response has not expired.
     fn has_expired(&self, idle_timeout: Duration) -> bool {
-        let is_in_use = || {
-            let streams = self.streams.lock();
-            streams.general.has_reader() || streams.newest().is_some()
-        };
-        self.last_used.lock().elapsed() > idle_timeout && !is_in_use()
+        self.last_used.lock().elapsed() > idle_timeout && !self.streams.is_in_use()
     }
 
     /// Ends the general stream, and drops the connections and the pending requests of backends.
@@ -411,11 +411,14 @@ pub(crate) struct SessionListener {
     session: Weak<Session>,
     connection: Mutex<Weak<UpstreamConnection>>,
     stream: Option<Arc<Stream>>,
+    audience: Audience,
 }
 
 impl SessionListener {
-    pub(crate) fn new(session: &Arc<Session>, stream: Option<Arc<Stream>>) -> Self {
-        Self { session: Arc::downgrade(session), connection: Mutex::new(Weak::new()), stream }
+    /// A listener to the messages of `backend`.
+    pub(crate) fn new(session: &Arc<Session>, backend: &str, stream: Option<Arc<Stream>>) -> Self {
+        let audience = session.audience(backend);
+        Self { session: Arc::downgrade(session), connection: Mutex::new(Weak::new()), stream, audience }
     }
 
     /// Sets the connection whose messages arrive, which exists only after the listener.
@@ -428,7 +431,7 @@ impl ServerMessageHandler for SessionListener {
     fn on_event(&self, event: Event) -> bool {
         let Some(session) = self.session.upgrade() else { return false };
         let connection = Weak::clone(&self.connection.lock());
-        session.on_event(&connection, &event, self.stream.as_deref())
+        session.on_event(&connection, &event, self.stream.as_ref(), &self.audience)
     }
 
     fn on_stream_start(&self) {
@@ -441,26 +444,48 @@ impl ServerMessageHandler for SessionListener {
 /// Forwards a backend's notifications to the stream of one request without a session. Requests are refused, because
 /// such a client has no way to answer them.
 #[derive(Debug)]
-pub(crate) struct NotificationForwarder(pub(crate) Arc<Stream>);
+pub(crate) struct NotificationForwarder {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) audience: Audience,
+}
 
 impl ServerMessageHandler for NotificationForwarder {
     fn on_event(&self, event: Event) -> bool {
-        event.id.is_none() && self.0.push(&event.json)
+        event.id.is_none() && self.audience.may_hear(&self.stream) && self.stream.push(&event.json)
     }
 
     fn on_stream_start(&self) {
-        self.0.open();
+        self.stream.open();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::auth::credential::Credential;
+
     use super::*;
 
     const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 
     fn principal(subject: &str, issuer: &str) -> Principal {
-        Principal { subject: subject.to_owned(), issuer: issuer.to_owned(), token_id: None, roles: Vec::new() }
+        Principal {
+            subject: subject.to_owned(),
+            issuer: issuer.to_owned(),
+            token_id: None,
+            roles: Vec::new(),
+            credential: Credential::default(),
+        }
+    }
+
+    /// A policy by which the role `all` reaches these backends.
+    fn policy(backends: &[&str]) -> Arc<Policy> {
+        let allow = backends.iter().map(|backend| format!("{backend}/*")).collect();
+        let role = crate::config::Role { allow, ..Default::default() };
+        Arc::new(Policy::new(&BTreeMap::from([("all".to_owned(), role)])).unwrap())
+    }
+
+    fn sessions(max: usize) -> Sessions {
+        Sessions::new(max, IDLE_TIMEOUT, 1 << 20, watch::channel(policy(&["b"])).1)
     }
 
     fn open(sessions: &Sessions, principal: &Principal) -> Arc<Session> {
@@ -469,7 +494,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_session_is_valid_only_for_its_principal_and_endpoint() {
-        let (sessions, ann) = (Sessions::new(4, IDLE_TIMEOUT, 1 << 20), principal("ann", "a"));
+        let (sessions, ann) = (sessions(4), principal("ann", "a"));
         let id = open(&sessions, &ann).id.clone();
         assert!(sessions.touch(&id, &ann, &Scope::All).is_ok());
         assert_eq!(sessions.touch(&id, &ann, &Scope::One("x".to_owned())).err(), Some(UnknownSessionError));
@@ -483,7 +508,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_sessions_expire_and_sessions_in_use_do_not() {
-        let (sessions, ann) = (Sessions::new(4, IDLE_TIMEOUT, 1 << 20), principal("ann", "a"));
+        let (sessions, ann) = (sessions(4), principal("ann", "a"));
         let (used, idle) = (open(&sessions, &ann).id.clone(), open(&sessions, &ann).id.clone());
         tokio::time::advance(IDLE_TIMEOUT / 2).await;
         sessions.touch(&used, &ann, &Scope::All).unwrap();
@@ -508,8 +533,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_per_principal_are_bounded_and_other_principals_lose_none() {
-        let (sessions, ann, bob) =
-            (Sessions::new(3, IDLE_TIMEOUT, 1 << 20), principal("ann", "a"), principal("bob", "a"));
+        let (sessions, ann, bob) = (sessions(3), principal("ann", "a"), principal("bob", "a"));
         let bobs = open(&sessions, &bob);
         let mut anns = Vec::<String>::new();
         for round in 0..10 {
@@ -528,7 +552,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn i6_sessions_are_bounded_and_the_longest_idle_one_is_removed() {
-        let (sessions, ann) = (Sessions::new(2, IDLE_TIMEOUT, 1 << 20), principal("ann", "a"));
+        let (sessions, ann) = (sessions(2), principal("ann", "a"));
         let first = open(&sessions, &ann);
         tokio::time::advance(Duration::from_secs(1)).await;
         let second = open(&sessions, &ann);
@@ -551,18 +575,57 @@ mod tests {
     #[tokio::test]
     async fn messages_go_to_the_newest_request_or_to_the_general_stream() {
         use crate::gateway::session::stream::Next;
-        let session = open(&Sessions::new(1, IDLE_TIMEOUT, 1 << 20), &principal("ann", "a"));
-        let listener = SessionListener::new(&session, None);
-        let (old, new) = (session.begin_stream().unwrap(), session.begin_stream().unwrap());
+        let ann = Principal { roles: vec!["all".to_owned()], ..principal("ann", "a") };
+        let session = open(&sessions(1), &ann);
+        let listener = SessionListener::new(&session, "b", None);
+        let begin = || session.streams.begin(&ann.roles).unwrap();
+        let (old, new) = (begin(), begin());
         assert!(listener.on_event(event("notifications/message", None)) && old.is_unused() && !new.is_unused());
         let mut general = session.general().read_from(0).unwrap();
         assert!(listener.on_event(event("notifications/tools/list_changed", None)));
         assert!(matches!(general.next().await, Next::Message(1, _)));
-        session.end_stream(&new, true);
+        session.streams.end(&new, true);
         // A backend's request gets an id of the session.
         assert!(listener.on_event(event("roots/list", Some("\"x\""))));
         let Next::Message(_, json) = old.read_from(0).unwrap().next().await else { panic!() };
         assert!(json.contains(r#""id":1"#), "{json}");
-        assert!(session.stream_of_event("2-1").is_some() && session.stream_of_event("9-1").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_the_roles_do_not_reach_any_more_is_not_heard() {
+        let ann = Principal { roles: vec!["all".to_owned()], ..principal("ann", "a") };
+        let (changes, in_force) = watch::channel(policy(&["b", "c"]));
+        let sessions = Sessions::new(4, IDLE_TIMEOUT, 1 << 20, in_force.clone());
+        let session = open(&sessions, &ann);
+        let (b, c) = (SessionListener::new(&session, "b", None), SessionListener::new(&session, "c", None));
+        let stream = session.streams.begin(&ann.roles).unwrap();
+        let of_call = SessionListener::new(&session, "b", Some(Arc::clone(&stream)));
+        let note = || event("notifications/message", None);
+        assert!(b.on_event(note()) && c.on_event(note()) && of_call.on_event(note()));
+        assert!(of_call.on_event(event("roots/list", Some("1"))));
+        let stateless = Stream::unkept(&ann.roles, &sessions.replay);
+        let audience = Audience::new("b", in_force);
+        let forwarder = NotificationForwarder { stream: stateless, audience };
+        assert!(forwarder.on_event(note()));
+        // I10: what a reload takes away ends for open sessions and calls too.
+        changes.send_replace(policy(&["c"]));
+        assert!(!b.on_event(note()) && c.on_event(note()) && !of_call.on_event(note()) && !forwarder.on_event(note()));
+        assert!(!of_call.on_event(event("roots/list", Some("2"))), "nor may it ask for anything");
+    }
+
+    #[tokio::test]
+    async fn sessions_of_a_backend_end_when_the_roles_do_not_reach_it_any_more() {
+        let ann = Principal { roles: vec!["all".to_owned()], ..principal("ann", "a") };
+        let sessions = sessions(8);
+        let [all, b, c] = [Scope::All, Scope::One("b".to_owned()), Scope::One("c".to_owned())]
+            .map(|scope| sessions.open(&ann, &scope, "{}", usize::MAX).0);
+        for backend in ["b", "c"] {
+            all.lazy_connection(backend);
+        }
+        let ended = sessions.remove_unreachable(&policy(&["c"]));
+        let ended: Vec<_> = ended.iter().map(|(session, reason)| (session.id.as_str(), *reason)).collect();
+        assert_eq!(ended, [(b.id.as_str(), EndReason::Unreachable)]);
+        assert!(sessions.touch(&c.id, &ann, &c.scope).is_ok() && sessions.touch(&b.id, &ann, &b.scope).is_err());
+        assert_eq!(all.connections.lock().keys().collect::<Vec<_>>(), ["c"], "its connection to b is closed");
     }
 }

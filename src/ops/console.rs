@@ -18,7 +18,6 @@
 //! [`escape_hidden`](crate::escape::escape_hidden), which escapes hidden characters.
 
 mod access;
-mod headers;
 mod overview;
 mod page;
 mod query;
@@ -29,14 +28,10 @@ pub mod session;
 mod state;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::Request;
-use axum::http::{HeaderValue, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::http::header;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 
-use headers::RESPONSE_HEADERS;
 use state::Console;
 
 pub use state::Settings;
@@ -55,19 +50,9 @@ pub fn router(settings: Settings) -> Router {
         .route("/console/style.css", get(async || asset("text/css; charset=utf-8", include_str!("console/style.css"))))
         .route("/console/script.js", get(async || asset("text/javascript", include_str!("console/script.js"))))
         .route("/console/icon.svg", get(async || asset("image/svg+xml", include_str!("console/icon.svg"))))
-        .layer(middleware::from_fn(add_headers))
         .with_state(console)
 }
 
 fn asset(content_type: &'static str, text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, content_type)], text)
-}
-
-/// Adds [`RESPONSE_HEADERS`] to every response.
-async fn add_headers(request: Request<Body>, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    for (name, value) in RESPONSE_HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
 }

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use crate::auth::credential::Credential;
 use crate::config::{self, Scalar};
 use crate::mcp::json;
 use crate::rbac::pattern::is_ambiguous;
@@ -24,7 +25,13 @@ fn policy(roles: &[(&str, &[&str])]) -> Policy {
 }
 
 fn principal(roles: &[&str]) -> Principal {
-    Principal { subject: "ann".to_owned(), issuer: "test".to_owned(), token_id: None, roles: words(roles) }
+    Principal {
+        subject: "ann".to_owned(),
+        issuer: "test".to_owned(),
+        token_id: None,
+        roles: words(roles),
+        credential: Credential::default(),
+    }
 }
 
 fn condition(pointer: &str) -> config::Condition {

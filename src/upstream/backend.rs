@@ -1,8 +1,10 @@
 //! One backend: its transport, its era, and the connections to it.
 //!
-//! Each legacy session of a client has a connection of its own, which is initialized with that client's parameters.
-//! Everything else uses the shared connection. It is stateless if the backend supports that; otherwise it is a legacy
-//! session of the gateway, without capabilities.
+//! Each legacy session of a client has a connection of its own, which is initialized with that client's parameters. The
+//! shared connection is the gateway's own. It is stateless if the backend supports that, and then serves all callers
+//! without a session. Otherwise it is a legacy session of the gateway, without capabilities, which reads lists and
+//! changes of lists; each principal without a session then has a conversation of its own, so that nothing that a caller
+//! sets in it reaches another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,14 +22,16 @@ use crate::mcp::protocol::{Era, LEGACY_LATEST};
 use crate::mcp::shared_text::SharedText;
 use crate::walls::Launcher;
 
-use super::connection::UpstreamConnection;
+use super::backend_tasks::BackendTasks;
+use super::connection::{ChildHolder, UpstreamConnection};
+use super::conversations::{Conversations, Owner};
 use super::era_params::convert_params;
 use super::error::CallError;
 use super::http::{Endpoint, EndpointError, is_rejection};
 use super::list::{Item, NOT_OFFERED, read_page};
 use super::list_changes::{Change, ListChangeHandler};
 use super::message::{self, DISCOVER, Request, Response, ServerMessageHandler, discover_params};
-use super::stdio::StdioBackend;
+use super::stdio::{ChildConnection, StdioBackend};
 use super::timeouts::Timeouts;
 
 /// Most pages of a list. *Chosen*: the Python SDK's own bound.
@@ -53,8 +57,10 @@ pub struct Backend {
     list_changes: Arc<ListChangeHandler>,
     /// The shared legacy session at an HTTP backend, if it is open.
     shared_session: tokio::sync::Mutex<Option<Arc<UpstreamConnection>>>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    /// The operator declared that all callers may share a conversation.
+    is_shared: bool,
+    conversations: Conversations,
+    tasks: BackendTasks,
 }
 
 #[derive(Debug)]
@@ -90,8 +96,9 @@ impl Backend {
             transport,
             list_changes,
             shared_session: tokio::sync::Mutex::default(),
-            tasks,
-            stop,
+            is_shared: config.shared,
+            conversations: Conversations::new(config.conversations_max),
+            tasks: BackendTasks { tracker: tasks, stop },
         })
     }
 
@@ -104,7 +111,7 @@ impl Backend {
     /// Keeps the shared child running until the gateway stops. Returns at once for an HTTP backend.
     pub(super) async fn supervise(self: Arc<Self>) {
         if let Transport::Stdio(stdio) = &self.transport {
-            stdio.supervise(self.stop.clone()).await;
+            stdio.supervise(self.tasks.stop.clone()).await;
         }
     }
 
@@ -145,7 +152,79 @@ impl Backend {
         matches!(self.transport, Transport::Stdio(_)) || self.modern() != Some(true)
     }
 
-    /// The connection for requests without a session.
+    /// The connection for requests without a session: the shared one if the backend speaks the stateless era or the
+    /// operator declared it shared, otherwise that of the `owner`, which is opened if there is none.
+    ///
+    /// # Errors
+    /// [`CallError`]: the backend cannot be reached, or not within the timeout of a call, or has too many
+    /// conversations.
+    pub async fn conversation(
+        self: &Arc<Self>,
+        owner: impl FnOnce() -> Owner,
+    ) -> Result<Arc<UpstreamConnection>, CallError> {
+        // Boxed: it would make the future of every call larger.
+        Box::pin(self.in_time(Instant::now(), self.open_conversation(owner))).await
+    }
+
+    async fn open_conversation(
+        self: &Arc<Self>,
+        owner: impl FnOnce() -> Owner,
+    ) -> Result<Arc<UpstreamConnection>, CallError> {
+        match &self.transport {
+            Transport::Stdio(stdio) => {
+                let child = stdio.shared_child().await?;
+                if self.is_shared || child.era() == Era::Modern {
+                    return Ok(self.child_connection(child, ChildHolder::supervisor()));
+                }
+            }
+            Transport::Http(endpoint) => {
+                if self.is_shared || endpoint.speaks_modern().await? {
+                    return self.open_shared().await;
+                }
+            }
+        }
+        let backend = Arc::clone(self);
+        let open = async move { backend.open_own().await };
+        self.conversations.enter(owner())?.get(&self.tasks, open, |_| {}).await
+    }
+
+    /// The conversation of `owner` if it has one that works, otherwise the shared connection: for what reads and
+    /// changes nothing, such as lists.
+    ///
+    /// # Errors
+    /// As for [`Backend::shared`].
+    pub async fn conversation_to_read(
+        &self,
+        owner: impl FnOnce() -> Owner,
+    ) -> Result<Arc<UpstreamConnection>, CallError> {
+        match self.open_conversation_of(owner) {
+            Some(connection) => Ok(connection),
+            None => self.shared().await,
+        }
+    }
+
+    fn open_conversation_of(&self, owner: impl FnOnce() -> Owner) -> Option<Arc<UpstreamConnection>> {
+        if self.conversations.count() == 0 {
+            return None;
+        }
+        self.conversations.get(&owner())?.usable()
+    }
+
+    /// Ends the conversations of callers without a session that were idle longer than `idle`.
+    pub(super) fn end_idle_conversations(&self, idle: Duration) {
+        let ended = self.conversations.end_idle(idle);
+        if ended > 0 {
+            tracing::info!(backend = self.alias, ended, "ended idle conversations of callers without a session");
+        }
+    }
+
+    /// The number of conversations of callers without a session.
+    #[must_use]
+    pub fn conversations_open(&self) -> usize {
+        self.conversations.count()
+    }
+
+    /// The gateway's own connection: to a stateless backend for all callers, otherwise for lists and their changes.
     ///
     /// # Errors
     /// [`CallError`]: the backend cannot be reached, or not within the timeout of a call.
@@ -158,7 +237,7 @@ impl Backend {
         let endpoint = match &self.transport {
             Transport::Stdio(stdio) => {
                 let child = stdio.shared_child().await?;
-                return Ok(Arc::new(UpstreamConnection::stdio(&self.alias, child, self.timeouts, None)));
+                return Ok(self.child_connection(child, ChildHolder::supervisor()));
             }
             Transport::Http(endpoint) => endpoint,
         };
@@ -173,7 +252,33 @@ impl Backend {
         *shared = None;
         self.list_changes.set_tools(None);
         let listener = Arc::clone(&self.list_changes) as Arc<dyn ServerMessageHandler>;
-        let opened = endpoint.open_session(&message::own_initialize_params().into(), Some(listener)).await;
+        let connection = self.open_gateway_session(endpoint, Some(listener)).await?;
+        connection.listen();
+        *shared = Some(Arc::clone(&connection));
+        Ok(connection)
+    }
+
+    /// Opens the conversation of one principal without a session. What the backend sends outside of a request is
+    /// dropped, and its own requests are refused.
+    async fn open_own(&self) -> Result<Arc<UpstreamConnection>, CallError> {
+        match &self.transport {
+            Transport::Stdio(stdio) => {
+                let stop = self.tasks.stop.child_token();
+                let guard = stop.clone().drop_guard();
+                let (child, _) = stdio.start_own_child(None, None, stop, &self.tasks.tracker).await?;
+                Ok(self.child_connection(child, ChildHolder::principal(guard)))
+            }
+            Transport::Http(endpoint) => self.open_gateway_session(endpoint, None).await,
+        }
+    }
+
+    /// Opens a legacy session at an HTTP backend with the gateway's own parameters.
+    async fn open_gateway_session(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        listener: Option<Arc<dyn ServerMessageHandler>>,
+    ) -> Result<Arc<UpstreamConnection>, CallError> {
+        let opened = endpoint.open_session(&message::own_initialize_params().into(), listener).await;
         if is_era_rejection(&opened) {
             endpoint.forget_era();
         }
@@ -182,10 +287,11 @@ impl Backend {
             return Err(CallError::Down { reason: format!("it refused to initialize: {error}") });
         }
         session.send(message::write(None, "notifications/initialized", None)).await?;
-        session.listen();
-        let connection = Arc::new(UpstreamConnection::http(&self.alias, session));
-        *shared = Some(Arc::clone(&connection));
-        Ok(connection)
+        Ok(Arc::new(UpstreamConnection::http(&self.alias, session)))
+    }
+
+    fn child_connection(&self, child: Arc<ChildConnection>, holder: ChildHolder) -> Arc<UpstreamConnection> {
+        Arc::new(UpstreamConnection::stdio(&self.alias, child, self.timeouts, holder))
     }
 
     /// Opens the connection of one legacy session with the client's `initialize_params`. Returns it with the answer to
@@ -200,14 +306,14 @@ impl Backend {
     ) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
         match &self.transport {
             Transport::Stdio(stdio) => {
-                let stop = self.stop.child_token();
+                let stop = self.tasks.stop.child_token();
                 let guard = stop.clone().drop_guard();
                 let (child, answer) =
-                    stdio.start_session_child(initialize_params, Some(listener), stop, &self.tasks).await?;
+                    stdio.start_own_child(Some(initialize_params), Some(listener), stop, &self.tasks.tracker).await?;
                 if matches!(answer, Response::Error { .. }) && self.speaks_modern().await.unwrap_or(false) {
                     return Box::pin(self.open_modern()).await;
                 }
-                Ok((Arc::new(UpstreamConnection::stdio(&self.alias, child, self.timeouts, Some(guard))), answer))
+                Ok((self.child_connection(child, ChildHolder::session(guard)), answer))
             }
             Transport::Http(endpoint) => {
                 let opened = endpoint.open_session(initialize_params, Some(listener)).await;
@@ -242,17 +348,10 @@ impl Backend {
         Ok((connection, Response::result(&json::object(result))))
     }
 
-    /// Runs `work` in a task, so that it completes even if the caller is dropped. It ends when the gateway stops.
-    ///
-    /// # Errors
-    /// The error of `work`, or [`CallError::Stopped`].
-    pub async fn run<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, CallError>> + Send + 'static,
-    ) -> Result<T, CallError> {
-        let stop = self.stop.clone();
-        let work = async move { stop.run_until_cancelled(work).await.unwrap_or(Err(CallError::Stopped)) };
-        self.tasks.spawn(work).await.unwrap_or(Err(CallError::Died))
+    /// The tasks of its connections.
+    #[must_use]
+    pub fn tasks(&self) -> &BackendTasks {
+        &self.tasks
     }
 
     /// Waits for `work` until the timeout of a call that started at `begun`.
@@ -324,13 +423,15 @@ impl Backend {
         Ok(tools)
     }
 
-    /// Returns whether the backend has a tool. `Some(false)` means that the list has just been read; `None`, that it
-    /// cannot be read.
-    pub async fn has_tool(&self, tool: &str) -> Option<bool> {
-        if self.list_changes.tools().is_some_and(|tools| tools.iter().any(|known| known.name == tool)) {
+    /// Returns whether the backend has a tool, for everyone or in the conversation of `owner`. `Some(false)` means that
+    /// the list has just been read; `None`, that it cannot be read.
+    pub async fn has_tool(&self, tool: &str, owner: impl FnOnce() -> Owner) -> Option<bool> {
+        let has = |tools: &[Item]| tools.iter().any(|known| known.name == tool);
+        if self.list_changes.tools().is_some_and(|tools| has(&tools)) || has(&self.tools().await.ok()?) {
             return Some(true);
         }
-        Some(self.tools().await.ok()?.iter().any(|known| known.name == tool))
+        let Some(connection) = self.open_conversation_of(owner) else { return Some(false) };
+        Some(has(&self.list(&connection, List::Tools).await.ok()?))
     }
 }
 

@@ -24,21 +24,40 @@ pub struct UpstreamConnection {
 
 #[derive(Debug)]
 enum TransportConnection {
-    /// A child process. The child of a session ends when its guard is dropped; the shared child has no guard.
-    Child { child: Arc<ChildConnection>, timeouts: Timeouts, session_guard: Option<DropGuard> },
+    /// A child process.
+    Child { child: Arc<ChildConnection>, timeouts: Timeouts, holder: ChildHolder },
     /// A session at an HTTP backend, or stateless requests to it.
     Http(Arc<HttpConnection>),
 }
 
+/// The holder of a child process, which ends when its guard is dropped. The supervisor of the shared child has none.
+#[derive(Debug)]
+pub(super) struct ChildHolder {
+    is_session: bool,
+    _guard: Option<DropGuard>,
+}
+
+impl ChildHolder {
+    /// One session of a client.
+    pub(super) fn session(guard: DropGuard) -> Self {
+        Self { is_session: true, _guard: Some(guard) }
+    }
+
+    /// One principal, whose clients may use equal progress tokens.
+    pub(super) fn principal(guard: DropGuard) -> Self {
+        Self { is_session: false, _guard: Some(guard) }
+    }
+
+    /// The backend's supervisor, for all clients.
+    pub(super) fn supervisor() -> Self {
+        Self { is_session: false, _guard: None }
+    }
+}
+
 impl UpstreamConnection {
-    /// A connection to a child process. `session_guard` ends the child of a session.
-    pub(super) fn stdio(
-        alias: &str,
-        child: Arc<ChildConnection>,
-        timeouts: Timeouts,
-        session_guard: Option<DropGuard>,
-    ) -> Self {
-        Self { alias: alias.to_owned(), transport: TransportConnection::Child { child, timeouts, session_guard } }
+    /// A connection to a child process.
+    pub(super) fn stdio(alias: &str, child: Arc<ChildConnection>, timeouts: Timeouts, holder: ChildHolder) -> Self {
+        Self { alias: alias.to_owned(), transport: TransportConnection::Child { child, timeouts, holder } }
     }
 
     /// A connection to an HTTP backend.
@@ -50,15 +69,6 @@ impl UpstreamConnection {
     #[must_use]
     pub fn alias(&self) -> &str {
         &self.alias
-    }
-
-    /// Returns whether the connection is shared, rather than of one client's session.
-    #[must_use]
-    pub fn is_shared(&self) -> bool {
-        match &self.transport {
-            TransportConnection::Child { session_guard, .. } => session_guard.is_none(),
-            TransportConnection::Http(connection) => !connection.is_client_session(),
-        }
     }
 
     /// The era that the backend speaks on this connection.
@@ -90,8 +100,8 @@ impl UpstreamConnection {
     /// Makes one request and waits for its response.
     pub(super) async fn request(&self, request: &Request<'_>) -> Result<Response, CallError> {
         match &self.transport {
-            TransportConnection::Child { child, timeouts, session_guard } => {
-                child.request(request, *timeouts, session_guard.is_none()).await
+            TransportConnection::Child { child, timeouts, holder } => {
+                child.request(request, *timeouts, !holder.is_session).await
             }
             TransportConnection::Http(connection) => connection.request(request).await,
         }

@@ -14,6 +14,13 @@ pub enum CallError {
         /// The reason.
         reason: String,
     },
+    /// Every conversation with the backend has an open request, and the caller has none. The backend did not get the
+    /// request.
+    #[error("has conversations with {limit} other callers, and all have open requests: try again later")]
+    Conversations {
+        /// Most conversations, `backends.NAME.conversations_max`.
+        limit: usize,
+    },
     /// The backend or its connection ended before the response. It is unknown whether the call took effect.
     #[error("ended or disconnected before it answered")]
     Died,

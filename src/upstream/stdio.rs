@@ -1,13 +1,14 @@
 //! A stdio backend: a child process that speaks newline-delimited JSON-RPC.
 //!
-//! Requests without a session share one child. It speaks the stateless era if it can; otherwise the gateway initializes
-//! it without capabilities, so that it has no reason to send requests. Each legacy session of a client has a child of
-//! its own, which is initialized with that client's parameters. Request ids are the gateway's own. Results are copied
-//! from a line as text; no JSON tree is built.
+//! The gateway keeps one child running, the shared one. It speaks the stateless era if it can, and then serves all
+//! requests without a session. Otherwise the gateway initializes it without capabilities, so that it has no reason to
+//! send requests, and each principal without a session has a child of its own, initialized likewise. Each legacy
+//! session of a client has a child of its own too, which is initialized with that client's parameters. Request ids are
+//! the gateway's own. Results are copied from a line as text; no JSON tree is built.
 //!
 //! When a child ends, its pending requests fail and are not repeated. The shared child is started again after a pause
-//! that doubles up to a limit; the child of a session is started again when the session is used. An answer that is too
-//! long fails only its own request.
+//! that doubles up to a limit; other children are started again when they are used. An answer that is too long fails
+//! only its own request.
 
 mod child;
 mod child_connection;
@@ -135,21 +136,24 @@ impl StdioBackend {
         }
     }
 
-    /// Starts the child of one session with the client's `initialize_params`. It runs on `tasks` until it ends or
-    /// `stop` is cancelled.
+    /// Starts the child of one session with the client's `initialize_params`; without them that of one principal, by
+    /// the gateway's own handshake of the older era. It runs on `tasks` until it ends or `stop` is cancelled.
     ///
     /// # Errors
     /// [`CallError::Down`]: it ended before it answered `initialize`.
-    pub(super) async fn start_session_child(
+    pub(super) async fn start_own_child(
         &self,
-        initialize_params: &SharedText,
+        initialize_params: Option<&SharedText>,
         listener: Option<Arc<dyn ServerMessageHandler>>,
         stop: CancellationToken,
         tasks: &TaskTracker,
     ) -> Result<(Arc<ChildConnection>, Response), CallError> {
         let (sender, mut up) = oneshot::channel();
         let (alias, launcher) = (self.alias.clone(), Arc::clone(&self.launcher));
-        let handshake = Handshake::Client(initialize_params.clone());
+        let handshake = match initialize_params {
+            Some(params) => Handshake::Client(params.clone()),
+            None => Handshake::Gateway { probe: false },
+        };
         let mut run = tasks.spawn(async move {
             let on_up = |connection, answer| {
                 // If the receiver is gone, the session's guard is gone too, and ends the child.
@@ -157,7 +161,7 @@ impl StdioBackend {
             };
             let end = child::run(&alias, &launcher, &handshake, listener, &stop, on_up).await;
             if !stop.is_cancelled() {
-                tracing::warn!(backend = %alias, error = %end, "the child of a session ended");
+                tracing::warn!(backend = %alias, error = %end, "the child of a session or of a caller ended");
             }
             end
         });

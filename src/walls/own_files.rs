@@ -33,9 +33,10 @@ impl OwnFiles {
     }
 }
 
-/// The client key and the password file with which the gateway connects to Postgres. *Spec*: libpq, "Connection
-/// Strings", "Environment Variables" and "The Password File".
-fn postgres_files(config: &Config) -> Vec<PathBuf> {
+/// The client key and the password file with which the gateway connects to Postgres, if they exist. *Spec*: libpq,
+/// "Connection Strings", "Environment Variables" and "The Password File".
+#[must_use]
+pub fn postgres_files(config: &Config) -> Vec<PathBuf> {
     let Some(url) = &config.postgres.url else { return Vec::new() };
     let url = url::Url::parse(url).ok();
     let parameter = url.iter().flat_map(url::Url::query_pairs).find(|(name, _)| name == "sslkey");

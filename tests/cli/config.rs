@@ -240,8 +240,21 @@ fn every_rule_of_a_role_is_checked_with_its_line() {
 
 #[test]
 fn an_alias_fits_the_tool_names_that_clients_accept() {
-    for alias in ["a__b", "a_b", "Time", "-a", "\"\"", "\"a.b\"", "\"a/b\"", "all", "a23456789012345678901234567890123"]
-    {
+    for alias in [
+        "a__b",
+        "a_b",
+        "Time",
+        "-a",
+        "\"\"",
+        "\"a.b\"",
+        "\"a/b\"",
+        "all",
+        "gateway",
+        "session",
+        "console",
+        "gatepost",
+        "a23456789012345678901234567890123",
+    ] {
         let error = error(&format!("[backends.{alias}]\ncommand = [\"x\"]"));
         assert!(error.starts_with(&format!("g.toml:1: backends.{alias}: alias is ")), "{error}");
     }

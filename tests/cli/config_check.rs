@@ -1,6 +1,8 @@
 //! `gatepost config check` and `gatepost token` as an operator runs them: what is printed where, and the exit code.
 
-use crate::common::gatepost::Setup;
+use std::os::unix::fs::DirBuilderExt as _;
+
+use crate::common::gatepost::{Setup, write_secret};
 use crate::common::mcp::{Client, Era};
 use crate::run::run;
 use serde_json::json;
@@ -30,7 +32,7 @@ fn config_check_notes_directories_that_a_backend_cannot_write_as_configured() {
     assert!(default[0].contains(&format!("cannot make new ones in {}", dir.display())), "{default:?}");
     assert!(default[1].starts_with(&prefix("/tmp")) && default.len() == 2, "{default:?}");
     let paths = [work.to_str().unwrap(), "data/x", "data", "missing"].map(|path| format!("{path:?}"));
-    std::fs::create_dir(setup.audit_dir()).unwrap();
+    std::fs::DirBuilder::new().mode(0o700).create(setup.audit_dir()).unwrap();
     setup.set_toml("backends.example.write", &format!("[{}]", paths.join(", ")));
     let others = notes(&setup);
     assert!(others[0].ends_with("data/x is not granted: it does not exist"), "{others:?}");
@@ -103,7 +105,7 @@ fn a_token_that_cannot_be_minted_leaves_stdout_empty() {
     let (code, stdout, stderr) = run(&setup, &["token", "--subject", "alice", "--role", "nobody"]);
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
     assert!(stderr.contains("\"nobody\" is not configured"), "{stderr}");
-    std::fs::write(setup.dir().join("secret"), "short").unwrap();
+    write_secret(&setup.dir().join("secret"), "short");
     let (code, stdout, stderr) = run(&setup, &["token", "--subject", "alice", "--role", "echo"]);
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
     assert!(stderr.contains("has 5 bytes"), "{stderr}");

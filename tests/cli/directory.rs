@@ -1,12 +1,13 @@
 //! Directories that cannot be an outbox: one clear message with path, reason and remedy, and exit code 3.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::gatepost::Setup;
+use crate::run::run;
 use redb::{Database, TableDefinition};
 
 /// A user other than the one who runs the tests, where that is root: `nobody` on Debian.
@@ -31,34 +32,84 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
+fn create_dir(dir: &Path, bits: u32) {
+    fs::create_dir(dir).unwrap();
+    mode(dir, bits);
+}
+
 #[test]
 fn a_directory_of_another_user_is_refused() {
     let setup = Setup::new();
     let dir = setup.audit_dir();
-    fs::create_dir(&dir).unwrap();
+    create_dir(&dir, 0o700);
     let mut command = setup.command(&["serve"]);
     if nix::unistd::geteuid().is_root() {
-        mode(&dir, 0o700);
         mode(setup.dir(), 0o755);
+        mode(&setup.dir().join("gatepost.toml"), 0o644);
         command.uid(NOBODY).gid(NOBODY);
+        let said = refused(command);
+        let chown = format!("chown nobody {}", dir.display());
+        says(&said, &[dir.to_str().unwrap(), "belongs to user root", "must belong to user nobody", &chown]);
     } else {
         mode(&dir, 0);
+        let said = refused(command);
+        says(&said, &[dir.to_str().unwrap(), "Permission denied", "user that Gatepost runs as", "0700"]);
     }
-    let said = refused(command);
-    says(&said, &[dir.to_str().unwrap(), "Permission denied", "user that Gatepost runs as", "0700"]);
     mode(&dir, 0o700);
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "nothing was changed");
+}
+
+#[test]
+fn a_directory_that_others_may_use_is_refused() {
+    let mut setup = Setup::new();
+    let dir = setup.audit_dir();
+    create_dir(&dir, 0o700);
+    for bits in [0o777, 0o701, 0o750, 0o1777, 0o2770] {
+        mode(&dir, bits);
+        let said = refused(setup.command(&["serve"]));
+        let found = format!("has mode {bits:04o}");
+        says(&said, &[dir.to_str().unwrap(), &found, "must have mode 0700", &format!("chmod 700 {}", dir.display())]);
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "nothing was changed");
+        let (code, _, stderr) = run(&setup, &["config", "check"]);
+        assert!(code == Some(2) && stderr.contains("audit.dir: ") && stderr.contains(&found), "{stderr}");
+    }
+    // As Kubernetes leaves a volume with `fsGroup`.
+    let group = fs::metadata(&dir).unwrap().gid().to_string();
+    setup.set("server.secrets_group", &group);
+    let gatepost = setup.start();
+    let addresses = fs::metadata(dir.join("serve.json")).unwrap().permissions().mode();
+    assert_eq!(addresses & 0o777, 0o600);
+    assert_eq!(gatepost.terminate(), Some(0));
+    mode(&dir, 0o2777);
+    says(&refused(setup.command(&["serve"])), &["has mode 2777"]);
+}
+
+#[test]
+fn no_link_in_the_directory_is_followed() {
+    let setup = Setup::new();
+    let (dir, victim) = (setup.audit_dir(), setup.dir().join("victim"));
+    fs::write(&victim, "precious").unwrap();
+    create_dir(&dir, 0o700);
+    for name in ["serve.tmp", "serve.json", "lock", "outbox-000001.redb", "ballast", "admin.token.new", "quarantine"] {
+        symlink(&victim, dir.join(name)).unwrap();
+        let said = refused(setup.command(&["serve"]));
+        says(&said, &[dir.to_str().unwrap(), &format!("contains the symbolic link \\\"{name}\\\"")]);
+        fs::remove_file(dir.join(name)).unwrap();
+    }
+    let gatepost = setup.start();
+    assert_eq!(gatepost.terminate(), Some(0));
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
 
 #[test]
 fn a_read_only_file_system_is_refused() {
     let setup = Setup::new();
     let dir = setup.audit_dir();
-    fs::create_dir(&dir).unwrap();
+    create_dir(&dir, 0o700);
     let serve = setup.command(&["serve"]);
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
-    command.arg("mount -t tmpfs -o ro none \"$0\" && exec \"$@\"").arg(&dir);
+    command.arg("mount -t tmpfs -o ro,mode=700 none \"$0\" && exec \"$@\"").arg(&dir);
     command.arg(serve.get_program()).args(serve.get_args());
     says(&refused(command), &[dir.to_str().unwrap(), "Read-only file system", "mount it writable"]);
 }
@@ -87,7 +138,7 @@ fn newer(dir: &Path) -> PathBuf {
 fn an_outbox_of_a_newer_version_is_refused_unchanged() {
     let setup = Setup::new();
     let dir = setup.audit_dir();
-    fs::create_dir(&dir).unwrap();
+    create_dir(&dir, 0o700);
     let file = newer(&dir);
     let before = fs::read(&file).unwrap();
     says(
@@ -102,7 +153,7 @@ fn an_outbox_of_a_newer_version_is_refused_unchanged() {
 fn every_outbox_command_refuses_a_newer_version_unchanged() {
     let mut setup = Setup::new();
     let dir = setup.audit_dir();
-    fs::create_dir(&dir).unwrap();
+    create_dir(&dir, 0o700);
     let file = newer(&dir);
     fs::write(dir.join("lock"), "").unwrap();
     let before = fs::read(&file).unwrap();

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::common::command;
-use crate::common::gatepost::BINARY;
+use crate::common::gatepost::{BINARY, write_secret};
 use crate::common::postgres::{Cluster, Database};
 use crate::common::process;
 use crate::common::wait::{SOON, until};
@@ -246,11 +246,13 @@ fn examples(extension: &str) -> Vec<PathBuf> {
 fn config_check_accepts_every_example() {
     let reader = Reader::new();
     let secret = reader.dir.path().join("secret");
-    fs::write(&secret, "a secret for the documentation, with more than 32 bytes").unwrap();
+    write_secret(&secret, "a secret for the documentation, with more than 32 bytes");
     for file in examples("toml") {
-        // The secret of an example is no file of this machine.
-        let text = fs::read_to_string(&file).unwrap();
-        let text = text.replace("/home/alice/.config/gatepost/secret", secret.to_str().unwrap());
+        // The secrets of an example are no files of this machine.
+        let mut text = fs::read_to_string(&file).unwrap();
+        for named in ["/home/alice/.config/gatepost/secret", "/etc/gatepost/tickets.token"] {
+            text = text.replace(named, secret.to_str().unwrap());
+        }
         fs::write(reader.dir.path().join("example.toml"), &text).unwrap();
         let mut check = reader.bash("gatepost config check --config example.toml");
         if text.contains("GATEPOST_DEV_SECRET") {

@@ -31,3 +31,4 @@ mod outbox_cli;
 mod outbox_prune;
 mod packaging;
 mod run;
+mod secret_files;

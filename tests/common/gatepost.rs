@@ -4,9 +4,10 @@
 //! `{"mcp": "http://127.0.0.1:PORT", "ops": "http://127.0.0.1:PORT", "pid": N}`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -52,6 +53,8 @@ pub struct Setup {
     pub user: Option<u32>,
     /// A program and its arguments that become the gateway.
     pub wrapper: Vec<String>,
+    /// The gateway's working directory, if it is not [`Setup::dir`].
+    pub cwd: Option<PathBuf>,
     _reaper: Reaper,
 }
 
@@ -75,10 +78,10 @@ impl Default for Setup {
 impl Setup {
     pub fn new() -> Self {
         let dir = TempDir::with_prefix("gatepost-test-").unwrap().keep();
-        fs::write(dir.join("secret"), SECRET).unwrap();
+        write_secret(&dir.join("secret"), SECRET);
         let reaper = Reaper::new(REAP, &dir);
         let (settings, env) = (BTreeMap::new(), BTreeMap::new());
-        let mut setup = Self { dir, settings, env, user: None, wrapper: Vec::new(), _reaper: reaper };
+        let mut setup = Self { dir, settings, env, user: None, wrapper: Vec::new(), cwd: None, _reaper: reaper };
         fs::create_dir(setup.work_dir()).unwrap();
         let secret = setup.dir.join("secret").display().to_string();
         setup.set("server.listen", "127.0.0.1:0");
@@ -134,7 +137,7 @@ impl Setup {
     pub fn config_file(&self) -> PathBuf {
         let file = self.dir.join("gatepost.toml");
         let lines: Vec<String> = self.settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-        fs::write(&file, lines.concat()).unwrap();
+        write_secret(&file, lines.concat());
         file
     }
 
@@ -142,7 +145,13 @@ impl Setup {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut words = self.wrapper.iter().map(String::as_str).chain([BINARY]);
         let mut command = Command::new(words.next().unwrap());
-        command.args(words).args(args).arg("--config").arg(self.config_file()).current_dir(&self.dir).env_clear();
+        command
+            .args(words)
+            .args(args)
+            .arg("--config")
+            .arg(self.config_file())
+            .current_dir(self.cwd.as_ref().unwrap_or(&self.dir))
+            .env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &self.dir).envs(&self.env);
         command
     }
@@ -267,6 +276,13 @@ impl Drop for Gatepost {
             self.child.wait().unwrap();
         }
     }
+}
+
+/// Writes a file that only its owner may use.
+pub fn write_secret(path: &Path, text: impl AsRef<[u8]>) {
+    let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(path).unwrap();
+    file.set_permissions(Permissions::from_mode(0o600)).unwrap();
+    file.write_all(text.as_ref()).unwrap();
 }
 
 /// A token for `tester` with `role`, valid for an hour.

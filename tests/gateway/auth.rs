@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::common::gatepost::{Setup, token};
+use crate::common::gatepost::{Setup, token, write_secret};
 use axum::Router;
 use axum::routing::get;
 use jsonwebtoken::jwk::Jwk;
@@ -167,7 +167,7 @@ async fn a_client_certificate_is_an_identity_and_a_token_wins() {
     let mut setup = Setup::new();
     let file = |name: &str, text: &str| -> PathBuf {
         let path = setup.dir().join(name);
-        std::fs::write(&path, text).unwrap();
+        write_secret(&path, text);
         path
     };
     let (pem, key) = certificate(&servers, SanType::IpAddress([127, 0, 0, 1].into()));

@@ -120,12 +120,13 @@ async fn a_backend_that_was_down_is_probed_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_session_of_the_gateways_own_is_reopened() {
+async fn a_refused_session_of_a_caller_without_one_is_reopened() {
     // Many servers forget a session with 400, where the specification wants 404.
     let (backend, switched) = switching(
         |_| None,
         |asked| {
-            let is_old = asked.header("mcp-session-id") == Some("s0");
+            // That of the gateway, which lists, and that of the caller.
+            let is_old = matches!(asked.header("mcp-session-id"), Some("s0" | "s1"));
             is_old.then(|| error(asked, StatusCode::BAD_REQUEST, -32000))
         },
     )
@@ -138,7 +139,7 @@ async fn a_refused_session_of_the_gateways_own_is_reopened() {
     assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
     let calls = backend.seen("tools/call");
     let sessions: Vec<_> = calls.iter().map(|call| call.header("mcp-session-id").unwrap()).collect();
-    assert_eq!(sessions, ["s0", "s0", "s1"]);
+    assert_eq!(sessions, ["s1", "s1", "s2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

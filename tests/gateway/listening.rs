@@ -218,6 +218,8 @@ async fn a_restart_of_a_child_process_is_announced() {
             printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$result"
         done"#;
     setup.backend("near", &["/bin/sh", "-c", script]);
+    // The call ends the process that the gateway listens to.
+    setup.set_toml("backends.near.shared", "true");
     let gatepost = setup.start();
     let mut told = Told::subscribe(&gatepost, "/mcp", &json!({"toolsListChanged": true, "others": true})).await;
     // The acknowledgment waits until it is known that no backend tells of the others: each is listened to.

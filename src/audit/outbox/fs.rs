@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use redb::StorageBackend;
+use rustix::fs::OFlags;
 
 /// A file system. Every method returns after its effect is visible to other processes, but creations, renames and
 /// unlinks survive a power loss only after [`Fs::sync_dir`].
@@ -89,7 +90,9 @@ impl Fs for DiskFs {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
-        Ok(Box::new(DiskFile(File::open(path)?)))
+        // A link would lead out of the directory.
+        let file = OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
+        Ok(Box::new(DiskFile(file)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -8,6 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
+
 use crate::audit::record::GatewayId;
 
 /// The name of the lock file in the outbox directory.
@@ -42,6 +44,8 @@ impl Lock {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            // A link would lead out of the directory.
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)
             .map_err(LockError::Io)?;
         // `holder` in another process takes a shared lock for a moment.

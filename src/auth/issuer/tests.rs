@@ -314,7 +314,7 @@ fn every_unusable_issuer_is_reported_with_its_setting() {
     ];
     let errors = configured(issuers).unwrap_err();
     let wanted = [
-        "auth.issuers[0].jwks_file: cannot read ",
+        "auth.issuers[0].jwks_file: \"",
         "auth.issuers[1].jwks_file: ",
         "auth.issuers[2].algorithms: algorithm \"HS256\" is not supported",
         "auth.issuers[3]: set exactly one of jwks_file and jwks_url",

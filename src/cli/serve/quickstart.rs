@@ -19,12 +19,16 @@ use crate::cli::configuration::environment;
 use crate::cli::database;
 use crate::cli::output::print;
 use crate::config::Config;
+use crate::file_access::{FileAccess, FileKind};
 
 /// The directory with the quickstart's data, in that of the user's state.
 const DIR: &str = "gatepost";
 
 /// Validity of the printed tokens. *Chosen*: a day of trials.
 const TOKEN_VALID: Duration = Duration::from_hours(24);
+
+/// Largest file of the secret, in bytes. *Derived*: it has 64.
+const SECRET_BYTES_MAX: usize = 1024;
 
 /// The text that the quickstart prints once it listens.
 #[derive(Debug)]
@@ -118,7 +122,11 @@ fn secret(path: &Path) -> io::Result<String> {
             file.write_all(made.as_bytes())?;
             Ok(made)
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => std::fs::read_to_string(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let secret =
+                FileAccess::default().read(path, FileKind::Secret, SECRET_BYTES_MAX).map_err(io::Error::other)?;
+            String::from_utf8(secret).map_err(io::Error::other)
+        }
         Err(error) => Err(error),
     }
 }

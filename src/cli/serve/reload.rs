@@ -94,6 +94,9 @@ impl Reloader {
             Ok(loaded) => loaded,
             Err(faults) => return reject(trigger, &faults),
         };
+        if let Err(fault) = loaded.check_file(|access| access) {
+            return reject(trigger, &[fault]);
+        }
         let faults = Gateway::check(&loaded.config);
         if !faults.is_empty() {
             return reject(trigger, &faults);

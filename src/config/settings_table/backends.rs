@@ -11,7 +11,8 @@ pub(super) const BACKENDS: &[SettingSpec] = &[
         ValueType::Command,
         Unset,
         "A stdio MCP server to start: program and arguments, run without a shell. Each legacy session has a process \
-         of its own; all other requests share one.",
+         of its own. All other requests share one, unless the server speaks only the older era: then each principal \
+         has its own (`shared`).",
     ),
     setting(
         "backends.*.env",
@@ -61,6 +62,23 @@ pub(super) const BACKENDS: &[SettingSpec] = &[
         count("calls", 1, 65_536),
         Unset,
         "Most open calls at this backend. Unset: `limits.calls_per_backend`.",
+    ),
+    setting(
+        "backends.*.shared",
+        ValueType::Flag,
+        Value("false"),
+        "`true` lets all callers without a session share one conversation with a server of the older era. Only for a \
+         server that keeps nothing of one call for the next: otherwise one caller's login is another's. Over stdio \
+         each principal otherwise has a child process of its own. Without effect on servers of the modern era, which \
+         keep nothing.",
+    ),
+    setting(
+        "backends.*.conversations_max",
+        count("conversations", 1, 10_000),
+        Value("64"),
+        "Most principals without a session that have a conversation with a server of the older era, each with a child \
+         process over stdio. One more ends the conversation that was idle longest; if all have open requests, its \
+         call fails. `server.session_idle_timeout` ends idle ones.",
     ),
     setting(
         "backends.*.write",

@@ -111,6 +111,14 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "How long a shutdown waits for open calls; then they are recorded as interrupted.",
     ),
     setting(
+        "server.secrets_group",
+        ValueType::Text,
+        Unset,
+        "A group, by name or number, that may read the files with secrets and use `audit.dir`, besides the gateway's \
+         user and root: for systemd's credentials `root`, in Kubernetes the pod's `fsGroup`. Unset: such files must \
+         have mode 0600 or less, and `audit.dir` 0700.",
+    ),
+    setting(
         "server.tls.cert_file",
         ValueType::Path,
         Required,

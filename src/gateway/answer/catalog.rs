@@ -124,6 +124,8 @@ fn renamed(json: &str, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::auth::credential::Credential;
+
     use super::*;
 
     #[test]
@@ -135,7 +137,13 @@ mod tests {
 
     fn principal() -> Principal {
         let roles = vec!["r".to_owned()];
-        Principal { subject: "s".to_owned(), issuer: "i".to_owned(), token_id: None, roles }
+        Principal {
+            subject: "s".to_owned(),
+            issuer: "i".to_owned(),
+            token_id: None,
+            roles,
+            credential: Credential::default(),
+        }
     }
 
     fn policy(allow: &str) -> Policy {

@@ -32,7 +32,7 @@ pub(crate) async fn answer(ctx: &RequestContext<'_>, list: List) -> Sourced {
 
 /// One page of one backend's list.
 async fn of_one_backend(ctx: &RequestContext<'_>, backend: &Arc<Backend>, list: List) -> Sourced {
-    let page = Box::pin(backend.one_page(relay::request(ctx, backend, ctx.params(), None))).await;
+    let page = Box::pin(backend.one_page(relay::list_page(ctx, backend))).await;
     let (page, era) = match page {
         Ok((Response::Result(page), era)) => (page, era),
         other => return Sourced::from_backend(backend, other),
@@ -89,7 +89,7 @@ pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec
     let _permit = ctx.core.lists.acquire().await.ok();
     let of_one = |backend: Arc<Backend>| async move {
         let read = async {
-            let route = ctx.route(&backend, None).await?;
+            let route = ctx.list_route(&backend).await?;
             backend.list(&route.connection, list).await
         };
         match tokio::time::timeout(BACKEND_TIMEOUT, read).await {
@@ -112,7 +112,8 @@ pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec
     if list == List::Resources {
         // In reverse order, so that the first backend of several with the same URI is remembered.
         for (backend, items) in found.iter().rev() {
-            ctx.core.resource_owners.remember(items.iter().map(|item| item.name.as_str()), backend.alias());
+            let uris = items.iter().map(|item| item.name.as_str());
+            ctx.core.resource_owners.remember(ctx.owner(), uris, backend.alias());
         }
     }
     found

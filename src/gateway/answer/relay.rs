@@ -88,6 +88,17 @@ pub(crate) async fn request(
     Ok((response, route.connection.era()))
 }
 
+/// Sends the request for a page of a list to `backend` with unchanged parameters, as [`request`] does, without opening
+/// a conversation for the caller.
+///
+/// # Errors
+/// [`CallError`].
+pub(crate) async fn list_page(ctx: &RequestContext<'_>, backend: &Arc<Backend>) -> Result<(Response, Era), CallError> {
+    let route = ctx.list_route(backend).await?;
+    let response = ctx.core.upstreams.relay(&ctx.message.method, ctx.params(), &route, &ctx.interrupt).await?;
+    Ok((response, route.connection.era()))
+}
+
 /// Relays the request to `backend` with unchanged parameters.
 pub(crate) async fn relay(ctx: &RequestContext<'_>, backend: &Arc<Backend>) -> Sourced {
     Sourced::from_backend(backend, request(ctx, backend, ctx.params(), None).await)

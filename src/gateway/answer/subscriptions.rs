@@ -24,6 +24,7 @@ use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::stream_counts::OpenStreamGuard;
 use crate::gateway::message::refusal::Refusal;
+use crate::gateway::session::audience::Audience;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::{Id, Malformed};
 use crate::mcp::json::{self, Object};
@@ -49,6 +50,7 @@ type Owned = (String, String);
 struct SubscriptionForwarder {
     stream: Arc<Stream>,
     id: Id,
+    audience: Audience,
 }
 
 impl SubscriptionForwarder {
@@ -59,7 +61,7 @@ impl SubscriptionForwarder {
 
 impl ServerMessageHandler for SubscriptionForwarder {
     fn on_event(&self, event: Event) -> bool {
-        event.id.is_none() && self.stream.push(&tagged(&event.json, &self.id))
+        event.id.is_none() && self.audience.may_hear(&self.stream) && self.stream.push(&tagged(&event.json, &self.id))
     }
 
     fn on_stream_start(&self) {
@@ -150,7 +152,8 @@ pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) 
     if let Some(backend) = ctx.only_backend()
         && backend.speaks_modern().await.unwrap_or(false)
     {
-        let listener = Arc::new(SubscriptionForwarder { stream: Arc::clone(&stream), id: id.clone() });
+        let audience = Audience::new(backend.alias(), ctx.core.policy.subscribe());
+        let listener = Arc::new(SubscriptionForwarder { stream: Arc::clone(&stream), id: id.clone(), audience });
         let client_stream = Arc::clone(&listener);
         let answer = tokio::select! {
             answer = listen_at(ctx, backend, listener, None) => answer,
@@ -173,7 +176,8 @@ pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) 
         .filter_map(|backend| {
             let own = |(owner, uri): &Owned| (owner == backend.alias()).then(|| uri.clone());
             let uris: Vec<_> = owned.iter().filter_map(own).collect();
-            Some(UpstreamSubscription::new(backend, &client_stream, backend_filter(&text, &uris)?, uris))
+            let audience = Audience::new(backend.alias(), ctx.core.policy.subscribe());
+            Some(UpstreamSubscription::new(backend, audience, &client_stream, backend_filter(&text, &uris)?, uris))
         })
         .collect();
     let all = async {
@@ -284,7 +288,7 @@ fn notifications_of(
 /// Notifies about lists that may differ after a change of the policy. Returns when the readable resources may differ
 /// and the filter has resources.
 async fn notify_policy_changes(ctx: &RequestContext<'_>, filter: &Filter, notify: impl Fn(&str) -> bool) {
-    let mut changes = ctx.core.policy_changed.subscribe();
+    let mut changes = ctx.core.policy.subscribe();
     let (mut seen, roles) = (Arc::clone(&ctx.rules), &ctx.principal.roles);
     loop {
         let now = ctx.core.rules();
@@ -313,15 +317,26 @@ fn complete(id: &Id) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio::sync::watch;
+
     use crate::gateway::session::replay::ReplayBudget;
+    use crate::rbac::Policy;
 
     use super::filter::ACKNOWLEDGED;
     use super::*;
 
     fn client_stream() -> (Arc<Stream>, Arc<SubscriptionStream>, Id) {
         let id = Id::new("\"c\"");
-        let (stream, id) = (Stream::unkept(&ReplayBudget::new(1 << 20)), id.unwrap());
+        let (stream, id) = (Stream::unkept(&["all".to_owned()], &ReplayBudget::new(1 << 20)), id.unwrap());
         (Arc::clone(&stream), SubscriptionStream::new(&stream, &id), id)
+    }
+
+    /// The policy by which the role `all` may use what `allow` says.
+    fn policy(allow: &str) -> (watch::Sender<Arc<Policy>>, watch::Receiver<Arc<Policy>>) {
+        let role = crate::config::Role { allow: vec![allow.to_owned()], ..Default::default() };
+        watch::channel(Arc::new(Policy::new(&BTreeMap::from([("all".to_owned(), role)])).unwrap()))
     }
 
     #[tokio::test]
@@ -351,7 +366,9 @@ mod tests {
     #[test]
     fn the_only_backends_notifications_are_forwarded_with_the_clients_id_and_its_requests_refused() {
         let (stream, _, id) = client_stream();
-        let forwarder = SubscriptionForwarder { stream: Arc::clone(&stream), id };
+        let (changes, in_force) = policy("b/*");
+        let audience = Audience::new("b", in_force);
+        let forwarder = SubscriptionForwarder { stream: Arc::clone(&stream), id, audience };
         let event = |id: Option<&str>| Event {
             method: ACKNOWLEDGED.to_owned(),
             id: id.map(str::to_owned),
@@ -359,6 +376,9 @@ mod tests {
         };
         assert!(!forwarder.on_event(event(Some("1"))) && stream.is_unused());
         assert!(forwarder.on_event(event(None)) && !stream.is_unused());
+        // I10: what a reload takes away is not relayed any more.
+        changes.send_replace(Arc::clone(&policy("c/*").1.borrow()));
+        assert!(!forwarder.on_event(event(None)));
     }
 
     #[test]

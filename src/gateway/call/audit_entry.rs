@@ -28,7 +28,7 @@ const METHOD_UNKNOWN: &str = "unknown";
 
 /// Prefixes of the methods of the gateway's own records. A client's record never has such a method. Otherwise it could
 /// be taken for an event of the gateway, for example for the `gateway/closed` that shows that an epoch ended cleanly.
-const OWN_METHODS: [&str; 2] = ["gateway/", "session/"];
+const OWN_METHODS: [&str; 3] = ["gateway/", "session/", "console/"];
 
 /// Longest method that is recorded of a caller without a valid token, in bytes. *Chosen*: the longest method of the
 /// protocol that is audited has 23; the caller may write anything there.

@@ -9,12 +9,13 @@ use crate::gateway::call::core::Core;
 use crate::gateway::call::rules::Rules;
 use crate::gateway::message::request::InboundRequest;
 use crate::gateway::message::trace_headers;
+use crate::gateway::session::audience::Audience;
 use crate::gateway::session::stream::Stream;
 use crate::gateway::session::{NotificationForwarder, Session, SessionListener, inflight};
 use crate::mcp::envelope::{Id, Message};
 use crate::mcp::protocol::Era;
 use crate::mcp::shared_text::SharedText;
-use crate::upstream::{Backend, CallError, Interrupt, Route, ServerMessageHandler};
+use crate::upstream::{Backend, CallError, Interrupt, Owner, Route, ServerMessageHandler, UpstreamConnection};
 
 /// One request of a known caller.
 #[derive(Debug)]
@@ -47,24 +48,55 @@ impl RequestContext<'_> {
     pub(crate) async fn route(&self, backend: &Arc<Backend>, name: Option<String>) -> Result<Route, CallError> {
         let begun = Instant::now();
         let connection = match &self.session {
-            // Opening a connection counts towards the backend's call timeout.
-            Some(session) => Box::pin(backend.in_time(begun, session.connection(backend))).await?,
-            None => backend.shared().await?,
+            Some(session) => session_connection(session, backend, begun).await?,
+            None => backend.conversation(|| self.owner()).await?,
         };
+        Ok(self.route_on(backend, connection, begun, name))
+    }
+
+    /// The same for a request that only reads what the backend lists: without a session, it opens no conversation for
+    /// the caller.
+    ///
+    /// # Errors
+    /// As for [`RequestContext::route`].
+    pub(crate) async fn list_route(&self, backend: &Arc<Backend>) -> Result<Route, CallError> {
+        let begun = Instant::now();
+        let connection = match &self.session {
+            Some(session) => session_connection(session, backend, begun).await?,
+            None => backend.conversation_to_read(|| self.owner()).await?,
+        };
+        Ok(self.route_on(backend, connection, begun, None))
+    }
+
+    /// The owner of the caller's conversations with backends.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { issuer: self.principal.issuer.clone(), subject: self.principal.subject.clone() }
+    }
+
+    fn route_on(
+        &self,
+        backend: &Backend,
+        connection: Arc<UpstreamConnection>,
+        begun: Instant,
+        name: Option<String>,
+    ) -> Route {
         let events: Option<Arc<dyn ServerMessageHandler>> = match (&self.session, &self.stream) {
             (Some(session), stream) => {
-                let listener = SessionListener::new(session, stream.clone());
+                let listener = SessionListener::new(session, backend.alias(), stream.clone());
                 listener.set_connection(&connection);
                 Some(Arc::new(listener))
             }
-            (None, Some(stream)) => Some(Arc::new(NotificationForwarder(Arc::clone(stream)))),
+            (None, Some(stream)) => {
+                let audience = Audience::new(backend.alias(), self.core.policy.subscribe());
+                Some(Arc::new(NotificationForwarder { stream: Arc::clone(stream), audience }))
+            }
             (None, None) => None,
         };
         let headers = trace_headers::forwarded(&self.inbound.headers);
         let mirrors = self.era == Era::Legacy || self.inbound.addr.is_none();
         let params = self.message.params().unwrap_or_default();
         let progress_token = params.object("_meta").and_then(|meta| meta.get("progressToken").map(str::to_owned));
-        Ok(Route { connection, era: self.era, name, headers, mirrors, progress_token, events, begun })
+        Route { connection, era: self.era, name, headers, mirrors, progress_token, events, begun }
     }
 
     /// The message's parameters, unchanged.
@@ -87,4 +119,13 @@ impl RequestContext<'_> {
     pub(crate) fn only_backend(&self) -> Option<&Arc<Backend>> {
         self.core.upstreams.get(self.inbound.scope.backend()?)
     }
+}
+
+/// The session's connection to `backend`. Opening it counts towards the backend's call timeout.
+async fn session_connection(
+    session: &Arc<Session>,
+    backend: &Arc<Backend>,
+    begun: Instant,
+) -> Result<Arc<UpstreamConnection>, CallError> {
+    Box::pin(backend.in_time(begun, session.connection(backend))).await
 }

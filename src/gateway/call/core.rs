@@ -18,6 +18,7 @@ use crate::gateway::message::client_address::TrustedProxies;
 use crate::gateway::session::Sessions;
 use crate::gateway::session::inflight::InFlightCalls;
 use crate::mcp::protocol::TOOLS_CALL;
+use crate::rbac::Policy;
 use crate::upstream::Upstreams;
 
 use super::counters::CallCounters;
@@ -38,8 +39,8 @@ pub(crate) struct Core {
     pub(crate) is_tls: bool,
     /// The rules in force; a reload replaces them.
     pub(crate) rules: RwLock<Arc<Rules>>,
-    /// The number of reloads. A subscription is notified and checks again whether its caller's lists have changed.
-    pub(crate) policy_changed: watch::Sender<u64>,
+    /// The policy of the rules in force. Streams follow it.
+    pub(crate) policy: watch::Sender<Arc<Policy>>,
     pub(crate) limits: Limits,
     pub(crate) refusals: Refusals,
     pub(crate) counters: CallCounters,

@@ -213,9 +213,16 @@ mod tests {
     use crate::config::{self, Config};
 
     use super::*;
+    use crate::auth::credential::Credential;
 
     fn principal(subject: &str) -> Principal {
-        Principal { subject: subject.to_owned(), issuer: "i".to_owned(), token_id: None, roles: Vec::new() }
+        Principal {
+            subject: subject.to_owned(),
+            issuer: "i".to_owned(),
+            token_id: None,
+            roles: Vec::new(),
+            credential: Credential::default(),
+        }
     }
 
     fn rules(change: impl FnOnce(&mut config::Limits)) -> Rules {

@@ -89,9 +89,16 @@ mod tests {
     use crate::rbac::TargetKind;
 
     use super::*;
+    use crate::auth::credential::Credential;
 
     fn principal(subject: &str) -> Principal {
-        Principal { subject: subject.to_owned(), issuer: "i".to_owned(), token_id: None, roles: Vec::new() }
+        Principal {
+            subject: subject.to_owned(),
+            issuer: "i".to_owned(),
+            token_id: None,
+            roles: Vec::new(),
+            credential: Credential::default(),
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A reload replaces them as one value. A message is handled by the rules that were in force when it arrived.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::audit::redact::{PathError, Redaction};
 use crate::config::{self, Config, OnFailure};
@@ -11,7 +12,7 @@ use crate::rbac::{PatternError, Patterns, Policy};
 /// One compiled set of rules.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    pub(crate) policy: Policy,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) redaction: Redaction,
     /// The calls that are forwarded even if they cannot be audited.
     pub(crate) continue_for: Patterns,
@@ -50,7 +51,7 @@ impl Rules {
         let own = |(alias, backend): (&String, &config::Backend)| Some((alias.clone(), backend.calls_max?));
         match (policy, redaction, continue_for) {
             (Ok(policy), Ok(redaction), Ok(continue_for)) => Ok(Self {
-                policy,
+                policy: Arc::new(policy),
                 redaction,
                 continue_for,
                 limits: config.limits.clone(),

@@ -56,6 +56,7 @@ pub(crate) async fn sweep(core: Weak<Core>, stopping: CancellationToken) {
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
         let Some(core) = core.upgrade() else { return };
         end(&core, core.sessions.remove_expired()).await;
+        core.upstreams.end_idle_conversations(core.sessions.idle_timeout);
     }
 }
 
@@ -78,6 +79,7 @@ fn reason_text(core: &Core, reason: EndReason) -> String {
         EndReason::Idle => format!("idle for more than {}", humantime::format_duration(core.sessions.idle_timeout)),
         EndReason::OwnLimit => "its principal opened more than limits.sessions_per_principal".to_owned(),
         EndReason::NoRoom => "server.sessions_max are open, and it was idle longest".to_owned(),
+        EndReason::Unreachable => "the roles of its principal do not reach its backend any more".to_owned(),
         EndReason::Stopped => "the gateway stopped".to_owned(),
     }
 }
@@ -88,6 +90,7 @@ mod tests {
 
     use crate::audit::Audit;
     use crate::auth::Principal;
+    use crate::auth::credential::Credential;
     use crate::config::Config;
     use crate::gateway::Gateway;
     use crate::gateway::message::scope::Scope;
@@ -104,7 +107,7 @@ mod tests {
         let core =
             Gateway::build(&Config::default(), Audit::disabled(), &crate::walls::Launcher::direct()).unwrap().core;
         let (subject, issuer) = ("ann".to_owned(), "a".to_owned());
-        let ann = Principal { subject, issuer, token_id: None, roles: Vec::new() };
+        let ann = Principal { subject, issuer, token_id: None, roles: Vec::new(), credential: Credential::default() };
         let idle = core.sessions.open(&ann, &Scope::All, "{}", 8).0;
         let used = core.sessions.open(&ann, &Scope::All, "{}", 8).0;
         pass(core.sessions.idle_timeout / 2).await;

@@ -81,6 +81,8 @@ impl Drop for OpenStreamGuard {
 
 #[cfg(test)]
 mod tests {
+    use crate::auth::credential::Credential;
+
     use super::*;
 
     #[test]
@@ -91,6 +93,7 @@ mod tests {
             issuer: "i".to_owned(),
             token_id: None,
             roles: Vec::new(),
+            credential: Credential::default(),
         });
         let open = |principal: &Principal| counts.open(principal, 3, 4096);
         let mut anns: Vec<_> = (0..3).map(|_| open(&ann).unwrap()).collect();

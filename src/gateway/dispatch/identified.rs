@@ -35,7 +35,7 @@ impl<'a> Received<'a> {
         let value = value.map(axum::http::HeaderValue::as_bytes);
         let verified = match another {
             Some(_) => Err(AuthError::NotBearer),
-            None => core.auth.authenticate(value, inbound.certificate.as_deref()).await,
+            None => core.auth.authenticate(value, inbound.certificate.as_ref()).await,
         };
         let error = match verified {
             Ok(principal) => {

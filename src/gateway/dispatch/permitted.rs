@@ -124,7 +124,7 @@ async fn target<'a>(
     };
     // In a session the backend itself answers for unknown tools: its tools may differ from session to session.
     let is_looked_up = ctx.session.is_none() && subject.kind == TargetKind::Tool && backend.is_looked_up();
-    if is_looked_up && backend.has_tool(permit.name()).await == Some(false) {
+    if is_looked_up && backend.has_tool(permit.name(), || ctx.owner()).await == Some(false) {
         return Err(Refusal::unknown("tool", &subject.name, ctx.era));
     }
     Ok((permit, slot))

@@ -129,7 +129,7 @@ impl<'a> Parsed<'a> {
             }
             None => None,
         };
-        let stream = offer.open(core, inbound, session.as_ref());
+        let stream = offer.open(core, inbound, session.as_ref(), &principal, &id, &message.method);
         let interrupt = Interrupt { client, drained: core.drained.clone() };
         let ctx = RequestContext {
             core,

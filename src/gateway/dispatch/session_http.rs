@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 
 use crate::audit::record::Status;
+use crate::auth::Principal;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::session_end::SESSION_CLOSE;
@@ -28,14 +29,15 @@ use super::routed::session;
 /// The recorded method of a refused GET.
 const SESSION_LISTEN: &str = "session/listen";
 
-/// Opens the stream that a GET requests, or resumes one that broke.
+/// Opens the stream that a GET requests, or resumes one that broke. Returns it with the caller, whose rights may end
+/// while the stream is open.
 ///
 /// # Errors
 /// The reply to a refused request; the refusal is recorded.
 pub(crate) async fn listen(
     core: Arc<Core>,
     inbound: InboundRequest,
-) -> Result<(ResponseStream, OpenStreamGuard), Reply> {
+) -> Result<(ResponseStream, Principal, OpenStreamGuard), Reply> {
     let mut entry = AuditEntry::of_method(core.rules(), &inbound, SESSION_LISTEN);
     match open_stream(&core, &inbound, &mut entry).await {
         Ok(listening) => Ok(listening),
@@ -84,8 +86,14 @@ async fn open_stream(
     core: &Core,
     inbound: &InboundRequest,
     entry: &mut AuditEntry<'_>,
-) -> Result<(ResponseStream, OpenStreamGuard), Refusal> {
+) -> Result<(ResponseStream, Principal, OpenStreamGuard), Refusal> {
     let Identified { principal, .. } = identify(core, inbound, entry).await?;
+    let policy = &entry.rules.policy;
+    if let Some(backend) = inbound.scope.backend()
+        && !policy.reaches(&principal.roles, backend)
+    {
+        return Err(Refusal::invisible(policy, &principal, backend, SESSION_LISTEN));
+    }
     if !headers::accepts_stream(&inbound.headers) {
         let message = "a GET must accept text/event-stream";
         return Err(Refusal::malformed(StatusCode::NOT_ACCEPTABLE, INVALID_REQUEST, message));
@@ -97,7 +105,7 @@ async fn open_stream(
     let session = session(core, inbound, &principal)?;
     let session =
         session.ok_or_else(|| Refusal::bad_request("Mcp-Session-Id is missing; initialize a session first"))?;
-    let (stream, after) = stream_of(&session, inbound)?;
+    let (stream, after) = stream_of(&session, inbound, &principal)?;
     let own_max = entry.rules.limits.streams_per_principal;
     let counted = core.streams.open(&principal, own_max, core.connections_max)?;
     let reader = match after {
@@ -113,16 +121,20 @@ async fn open_stream(
             connection.listen();
         }
     }
-    Ok((ResponseStream { reader, number: Some(stream.number) }, counted))
+    Ok((ResponseStream { reader, number: Some(stream.number) }, principal, counted))
 }
 
-/// The stream that a GET requests, and the number of the last message that the client received on it.
-fn stream_of(session: &Session, inbound: &InboundRequest) -> Result<(Arc<Stream>, Option<u64>), Refusal> {
-    let Some(last) = headers::single(&inbound.headers, "last-event-id") else { return Ok((session.general(), None)) };
-    let found = session.stream_of_event(last);
-    let (stream, after) =
-        found.ok_or_else(|| Refusal::bad_request("Last-Event-ID does not name a stream of this session"))?;
-    Ok((stream, Some(after)))
+/// The stream that a GET requests, and the number of the last message that the client received on it. A request's
+/// stream is resumed only with a token that has the roles under which the stream was written.
+fn stream_of(
+    session: &Session,
+    inbound: &InboundRequest,
+    principal: &Principal,
+) -> Result<(Arc<Stream>, Option<u64>), Refusal> {
+    let found = session.streams.to_read(headers::single(&inbound.headers, "last-event-id"), &principal.roles);
+    found.ok_or_else(|| {
+        Refusal::bad_request("Last-Event-ID does not name a stream of this session that a token with these roles reads")
+    })
 }
 
 async fn close_session(core: &Core, inbound: &InboundRequest, entry: &mut AuditEntry<'_>) -> Result<Reply, Refusal> {

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::auth::Principal;
 use crate::gateway::call::core::Core;
 use crate::gateway::message::headers;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::InboundRequest;
 use crate::gateway::session::Session;
 use crate::gateway::session::stream::Stream;
+use crate::mcp::envelope::Id;
+use crate::mcp::methods::{self, MethodKind};
 
 /// The stream of a request.
 #[derive(Debug)]
@@ -17,6 +20,12 @@ pub(crate) struct OpenedStream {
     pub(crate) stream: Arc<Stream>,
     /// `true` if the session keeps the messages, so that the client can reconnect and resume the stream.
     pub(crate) is_kept: bool,
+    /// The caller, whose rights may end while the stream is open.
+    pub(crate) principal: Principal,
+    /// The id of the request.
+    pub(crate) id: Id,
+    /// `true` for a subscription, which lasts as long as its stream.
+    pub(crate) is_subscription: bool,
 }
 
 /// Opens the stream of a request and sends it to the listener.
@@ -32,21 +41,31 @@ impl StreamOffer {
         Self { listener: Some(listener), stream: None, session: None }
     }
 
-    /// Opens the stream. Returns `None` if the client does not accept one, or if its session has too many.
+    /// Opens the stream of the request `id` of `principal`. Returns `None` if the client does not accept one, or if its
+    /// session has too many.
     pub(super) fn open(
         &mut self,
         core: &Core,
         inbound: &InboundRequest,
         session: Option<&Arc<Session>>,
+        principal: &Principal,
+        id: &Id,
+        method: &str,
     ) -> Option<Arc<Stream>> {
         if !headers::accepts_stream(&inbound.headers) {
             return None;
         }
         let stream = match session {
-            Some(session) => session.begin_stream()?,
-            None => Stream::unkept(&core.sessions.replay),
+            Some(session) => session.streams.begin(&principal.roles)?,
+            None => Stream::unkept(&principal.roles, &core.sessions.replay),
         };
-        let opened = OpenedStream { stream: Arc::clone(&stream), is_kept: session.is_some() };
+        let opened = OpenedStream {
+            stream: Arc::clone(&stream),
+            is_kept: session.is_some(),
+            principal: principal.clone(),
+            id: id.clone(),
+            is_subscription: methods::find(method).is_some_and(|method| method.kind == MethodKind::Listen),
+        };
         // If the client is gone, a session keeps the messages until the client reconnects.
         self.listener.take()?.send(opened).ok();
         (self.stream, self.session) = (Some(Arc::clone(&stream)), session.cloned());
@@ -61,7 +80,7 @@ impl StreamOffer {
             stream.finish(reply.body());
         }
         if let Some(session) = &self.session {
-            session.end_stream(stream, was_used);
+            session.streams.end(stream, was_used);
         }
     }
 }

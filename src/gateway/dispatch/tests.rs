@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
 use crate::audit::record::{Call, RequestId, Status};
+use crate::auth::credential::Credential;
 use crate::auth::{AuthError, Principal};
 use crate::config::{Backend, Config, Role};
 use crate::gateway::Gateway;
@@ -65,6 +66,7 @@ async fn refused(core: &Core, inbound: &InboundRequest, role: &str) -> (Refusal,
         issuer: "test".to_owned(),
         token_id: Some("t".to_owned()),
         roles: vec![role.to_owned()],
+        credential: Credential::default(),
     };
     let mut entry = AuditEntry::new(core.rules(), inbound);
     entry.caller = principal.caller_with_all_roles();

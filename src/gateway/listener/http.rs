@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Path, State};
-use axum::http::{HeaderMap, HeaderValue, Request, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use hyper::body::Incoming;
@@ -33,6 +33,7 @@ use crate::connections;
 use crate::connections::places::{Place, RequestInProgress};
 use crate::gateway::answer::handshake;
 use crate::gateway::call::core::Core;
+use crate::gateway::call::stream_rights::{EndOfRights, StreamRights};
 use crate::gateway::dispatch::stream_offer::OpenedStream;
 use crate::gateway::dispatch::{self, session_http};
 use crate::gateway::listener::tls::{Acceptor, ClientIdentity, ClientListener};
@@ -42,6 +43,8 @@ use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::{HeadError, InboundRequest};
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::stream::{Next, ResponseStream};
+use crate::mcp::envelope::Id;
+use crate::mcp::protocol::{DENIED, UNAUTHENTICATED};
 
 /// The largest headers, in bytes. *Chosen*: twice the longest token that is verified.
 const HEADER_BYTES_MAX: usize = 32 * 1024;
@@ -303,6 +306,7 @@ async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request
     let span = tracing::info_span!("request", %request_id);
     let (offer, mut offered) = oneshot::channel();
     let (tasks, stopping) = (core.tasks.clone(), core.stopping.clone());
+    let (rights_core, scope) = (Arc::clone(&core), inbound.scope.clone());
     let mut handled = Box::pin(dispatch::serve(core, inbound, body, offer).instrument(span));
     let mut opened = None;
     let first_message = async {
@@ -324,9 +328,14 @@ async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request
         if reply.is_none() {
             tasks.spawn(handled);
         }
-        let number = opened.is_kept.then_some(opened.stream.number);
+        let OpenedStream { stream, is_kept, principal, id, is_subscription } = opened;
+        let number = is_kept.then_some(stream.number);
+        let rights = if is_subscription { StreamRights::new } else { StreamRights::of_call };
+        let rights = rights(rights_core, principal, scope);
         let guards = (hang_up_guard, place.continue_request());
-        return stream(ResponseStream { reader, number }, guards, stopping, request_id);
+        // A client that can resume the stream gets the response then.
+        let id = (!is_kept).then_some(id);
+        return stream_response(ResponseStream { reader, number }, rights, id, guards, stopping, request_id);
     }
     let reply = match reply {
         Some(reply) => reply,
@@ -340,8 +349,12 @@ async fn listen(core: Arc<Core>, client: Client, scope: Scope, request: Request<
     let (inbound, _, _hang_up_guard) = receive(&core, client, scope, request, HttpMethod::Get);
     let (request_id, head) = (inbound.request_id, inbound.head);
     let (span, stopping) = (tracing::info_span!("request", %request_id), core.stopping.clone());
-    match session_http::listen(core, inbound).instrument(span).await {
-        Ok((opened, counted)) => stream(opened, (counted, place.continue_request()), stopping, request_id),
+    let scope = inbound.scope.clone();
+    match session_http::listen(Arc::clone(&core), inbound).instrument(span).await {
+        Ok((opened, principal, counted)) => {
+            let rights = StreamRights::new(core, principal, scope);
+            stream_response(opened, rights, None, (counted, place.continue_request()), stopping, request_id)
+        }
         Err(reply) => closing_if_ambiguous(reply, head).into_response(),
     }
 }
@@ -362,33 +375,52 @@ fn closing_if_ambiguous(reply: Reply, head: Result<(), HeadError>) -> Reply {
 }
 
 /// A response that is an event stream. `guards` are dropped with it.
-fn stream(
+///
+/// The stream ends with its last message, or when the `rights` of its reader end. A client that could not resume it
+/// gets an error for the request `id` in the latter case.
+fn stream_response(
     source: ResponseStream,
+    rights: StreamRights,
+    id: Option<Id>,
     guards: impl Send + 'static,
     stopping: CancellationToken,
     request_id: RequestId,
 ) -> Response {
     let ResponseStream { reader, number } = source;
     let is_general = number == Some(0);
-    let state = (reader, guards, stopping);
-    let events = futures_util::stream::unfold(Some(state), move |state| async move {
-        let (mut reader, guards, stopping) = state?;
-        let next = async {
-            match tokio::time::timeout(HEARTBEAT, reader.next()).await {
-                Err(_) => Some(": alive\n\n".to_owned()),
-                Ok(Next::Done) => None,
-                Ok(Next::Message(at, json)) => Some(match number {
-                    Some(number) => format!("id: {number}-{at}\nevent: message\ndata: {json}\n\n"),
-                    None => format!("event: message\ndata: {json}\n\n"),
-                }),
-            }
-        };
-        let event = tokio::select! {
-            event = next => event?,
-            // Only a session's general stream ends when the gateway stops; a request's stream ends with its response.
-            () = stopping.cancelled(), if is_general => return None,
-        };
-        Some((Ok::<_, Infallible>(Bytes::from(event)), Some((reader, guards, stopping))))
+    let ended = Box::pin(async move {
+        let end = rights.ended().await;
+        tracing::info!(%request_id, subject = rights.subject(), reason = %end, "stream ended; the client must come again");
+        end
+    });
+    let state = (reader, ended, guards, stopping);
+    let events = futures_util::stream::unfold(Some(state), move |state| {
+        let id = id.clone();
+        async move {
+            let (mut reader, mut ended, guards, stopping) = state?;
+            let next = async {
+                match tokio::time::timeout(HEARTBEAT, reader.next()).await {
+                    Err(_) => Some(": alive\n\n".to_owned()),
+                    Ok(Next::Done) => None,
+                    Ok(Next::Message(at, json)) => Some(match number {
+                        Some(number) => format!("id: {number}-{at}\nevent: message\ndata: {json}\n\n"),
+                        None => format!("event: message\ndata: {json}\n\n"),
+                    }),
+                }
+            };
+            let event = tokio::select! {
+                biased;
+                end = &mut ended => {
+                    let event = format!("event: message\ndata: {}\n\n", end_of_rights(&id?, end));
+                    return Some((Ok(Bytes::from(event)), None));
+                }
+                event = next => event?,
+                // Only a session's general stream ends when the gateway stops; a request's stream ends with its
+                // response.
+                () = stopping.cancelled(), if is_general => return None,
+            };
+            Some((Ok::<_, Infallible>(Bytes::from(event)), Some((reader, ended, guards, stopping))))
+        }
     });
     let mut response = Body::from_stream(events).into_response();
     let headers = response.headers_mut();
@@ -399,6 +431,16 @@ fn stream(
         headers.insert(crate::mcp::protocol::REQUEST_ID_HEADER, id);
     }
     response
+}
+
+/// The error that ends the stream of the request `id`, because the rights of its caller have ended.
+fn end_of_rights(id: &Id, end: EndOfRights) -> String {
+    let (http, code) = match end {
+        EndOfRights::Credential => (StatusCode::UNAUTHORIZED, UNAUTHENTICATED),
+        EndOfRights::Policy => (StatusCode::FORBIDDEN, DENIED),
+    };
+    let reply = Reply::local_unaudited_error(http, Some(id), code, &end.to_string());
+    reply.body().unwrap_or_default().to_owned()
 }
 
 /// Checks the head of a request.

@@ -50,6 +50,9 @@ pub enum Error {
     /// The token is not valid.
     #[error("the token is refused: {0}")]
     Token(String),
+    /// The token expired or was withdrawn while the client was served.
+    #[error("the token has expired or was withdrawn: start again with a valid one")]
+    Ended,
     /// The backend does not exist.
     #[error("backend {0:?} is not configured; name a configured backend, or all")]
     Backend(String),
@@ -78,24 +81,30 @@ impl Client {
     }
 }
 
-/// Serves `client` until `input` ends or `stop`, then waits for `drain`, which ends the open calls.
+/// Serves `client` until `input` ends, `stop`, or the end of its token, then waits for `drain`, which ends the open
+/// calls.
+///
+/// # Errors
+/// [`Error::Ended`]: the token has ended. Open calls were drained all the same.
 pub(crate) async fn serve(
     client: Client,
     input: impl AsyncBufRead + Unpin,
     output: impl AsyncWrite + Unpin,
     stop: CancellationToken,
     drain: impl Future<Output = DrainReport>,
-) -> DrainReport {
+) -> Result<DrainReport, Error> {
     let (lines, to_write) = mpsc::channel(LINES_MAX);
     let connection = Arc::new(Connection { client, lines, session: Mutex::default(), open: Mutex::default() });
     let reading = async {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = Arc::clone(&connection).read(input) => {}
-        }
+        let Client { core, principal, .. } = &connection.client;
+        let has_ended = tokio::select! {
+            () = stop.cancelled() => false,
+            () = Arc::clone(&connection).read(input) => false,
+            () = core.auth.ended(principal) => true,
+        };
         let report = drain.await;
         drop(connection); // The writer ends with the last sender of lines.
-        report
+        if has_ended { Err(Error::Ended) } else { Ok(report) }
     };
     tokio::join!(reading, write(output, to_write)).0
 }

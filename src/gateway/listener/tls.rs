@@ -31,6 +31,7 @@ use crate::accept::AcceptFailures;
 use crate::auth::certificate::Certificate;
 use crate::config;
 use crate::connections::ClientAddress;
+use crate::file_access::{FileAccess, FileKind, FileReason};
 
 use client_verifier::{ClientVerifier, VerifiedChain};
 
@@ -41,7 +42,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKES_MAX: usize = 1024;
 
 /// Largest file, in bytes. *Chosen*: a system's complete list of authorities has 220 KiB.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A file of `[server.tls]` cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,12 +60,9 @@ pub struct TlsError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsReason {
-    /// The file cannot be read.
-    #[error("cannot be read ({0}): make it a file that the gateway's user may read")]
-    Unreadable(#[source] io::Error),
-    /// The file is too large.
-    #[error("is larger than {FILE_BYTES_MAX} bytes: name a file of certificates or a key")]
-    TooLarge,
+    /// The file cannot be read, or others may read or change it.
+    #[error("{0}")]
+    File(Box<FileReason>),
     /// The file contains no certificate.
     #[error("contains no certificate: write it in PEM (-----BEGIN CERTIFICATE-----)")]
     NoCertificate,
@@ -124,12 +122,12 @@ impl Acceptor {
     /// The first file that cannot be used.
     pub fn load(tls: &config::Tls) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let chain = certificates(&tls.cert_file).map_err(at("server.tls.cert_file", &tls.cert_file))?;
-        let key = read(&tls.key_file)
+        let chain = certificates(tls.files, &tls.cert_file).map_err(at("server.tls.cert_file", &tls.cert_file))?;
+        let key = read(tls.files, &tls.key_file, FileKind::Secret)
             .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsReason::NoKey))
             .map_err(at("server.tls.key_file", &tls.key_file))?;
         let clients = match &tls.client_ca_file {
-            Some(path) => Some(client_verifier(path, tls.client_crl_file.as_deref(), &provider)?),
+            Some(path) => Some(client_verifier(tls.files, path, tls.client_crl_file.as_deref(), &provider)?),
             None => None,
         };
         let builder = ServerConfig::builder_with_provider(provider)
@@ -250,33 +248,31 @@ fn at(key: &'static str, path: &Path) -> impl FnOnce(TlsReason) -> TlsError {
     move |reason| TlsError { key, path, reason }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsReason> {
-    if std::fs::metadata(path).map_err(TlsReason::Unreadable)?.len() > FILE_BYTES_MAX {
-        return Err(TlsReason::TooLarge);
-    }
-    std::fs::read(path).map_err(TlsReason::Unreadable)
+fn read(files: FileAccess, path: &Path, kind: FileKind) -> Result<Vec<u8>, TlsReason> {
+    files.read(path, kind, FILE_BYTES_MAX).map_err(|error| TlsReason::File(error.reason))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsReason> {
-    let pem = read(path)?;
+fn certificates(files: FileAccess, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsReason> {
+    let pem = read(files, path, FileKind::Trusted)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     found.ok().filter(|found| !found.is_empty()).ok_or(TlsReason::NoCertificate)
 }
 
 /// Reads what client certificates are verified against. A client may send none, and use a token instead.
 fn client_verifier(
+    files: FileAccess,
     authorities: &Path,
     revoked: Option<&Path>,
     provider: &Arc<rustls::crypto::CryptoProvider>,
 ) -> Result<Arc<ClientVerifier>, TlsError> {
-    let roots = certificates(authorities).map_err(at("server.tls.client_ca_file", authorities))?;
+    let roots = certificates(files, authorities).map_err(at("server.tls.client_ca_file", authorities))?;
     let verifier = ClientVerifier::new(roots, Arc::clone(provider));
     let mut verifier = verifier
         .map_err(|error| TlsReason::Authority(error.to_string()))
         .map_err(at("server.tls.client_ca_file", authorities))?;
     if let Some(path) = revoked {
         verifier
-            .watch_revocation_lists(path)
+            .watch_revocation_lists(files, path)
             .map_err(|error| TlsReason::RevocationList(error.to_string()))
             .map_err(at("server.tls.client_crl_file", path))?;
     }

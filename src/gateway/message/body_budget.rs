@@ -133,12 +133,20 @@ async fn wait(semaphore: &Arc<Semaphore>, permits: u32) -> Result<OwnedSemaphore
 
 #[cfg(test)]
 mod tests {
+    use crate::auth::credential::Credential;
+
     use super::*;
 
     const MIB: usize = 1024 * 1024;
 
     fn principal(subject: &str) -> Principal {
-        Principal { subject: subject.to_owned(), issuer: "i".to_owned(), token_id: None, roles: Vec::new() }
+        Principal {
+            subject: subject.to_owned(),
+            issuer: "i".to_owned(),
+            token_id: None,
+            roles: Vec::new(),
+            credential: Credential::default(),
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,8 @@ pub enum EndReason {
     OwnLimit,
     /// The gateway had no room for another session.
     NoRoom,
+    /// A reload took the right to use its backend from the roles of its principal.
+    Unreachable,
     /// The gateway stopped.
     Stopped,
 }

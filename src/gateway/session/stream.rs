@@ -3,6 +3,8 @@
 //! The handler of a request, or a backend's listener, writes a stream; one HTTP response at a time reads it. Messages
 //! that were read are kept for a legacy client that reconnects with `Last-Event-ID`. A write never waits: a client that
 //! does not read loses messages of its own stream, but never the last one, which is the response.
+//!
+//! A stream has the roles of the token under which it is written. Only a token with the same roles may read it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,6 +35,8 @@ pub(crate) struct Stream {
 
 #[derive(Debug, Default)]
 struct Log {
+    /// The roles of the token under which the messages are written.
+    roles: Arc<[String]>,
     messages: VecDeque<Arc<str>>,
     bytes: usize,
     /// The number of the first message that is kept. Numbers begin at 1.
@@ -75,19 +79,40 @@ pub(crate) struct ResponseStream {
 }
 
 impl Stream {
-    /// The stream `number` of a session, whose messages are kept for a client that resumes.
-    pub(crate) fn resumable(number: u64, budget: &Arc<ReplayBudget>) -> Arc<Self> {
-        Self::new(number, true, budget)
+    /// The stream `number` of a session, whose messages are kept for a client that resumes. It is written under
+    /// `roles`.
+    pub(crate) fn resumable(number: u64, roles: &[String], budget: &Arc<ReplayBudget>) -> Arc<Self> {
+        Self::new(number, true, roles, budget)
     }
 
-    /// The stream of a request without a session. What was read is dropped.
-    pub(crate) fn unkept(budget: &Arc<ReplayBudget>) -> Arc<Self> {
-        Self::new(0, false, budget)
+    /// The stream of a request without a session, under `roles`. What was read is dropped.
+    pub(crate) fn unkept(roles: &[String], budget: &Arc<ReplayBudget>) -> Arc<Self> {
+        Self::new(0, false, roles, budget)
     }
 
-    fn new(number: u64, is_resumable: bool, budget: &Arc<ReplayBudget>) -> Arc<Self> {
-        let log = Mutex::new(Log { first: 1, ..Log::default() });
+    fn new(number: u64, is_resumable: bool, roles: &[String], budget: &Arc<ReplayBudget>) -> Arc<Self> {
+        let log = Mutex::new(Log { first: 1, roles: roles.into(), ..Log::default() });
         Arc::new(Self { number, is_resumable, budget: Arc::clone(budget), log, changed: Notify::new() })
+    }
+
+    /// The roles under which the stream is written.
+    pub(crate) fn roles(&self) -> Arc<[String]> {
+        Arc::clone(&self.log.lock().roles)
+    }
+
+    /// Returns true if the stream is written under these roles, in whatever order.
+    pub(crate) fn is_of(&self, roles: &[String]) -> bool {
+        let own = self.roles();
+        own.iter().all(|role| roles.contains(role)) && roles.iter().all(|role| own.contains(role))
+    }
+
+    /// Continues the stream under other roles: drops its messages and ends its reader.
+    pub(crate) fn continue_under(&self, roles: &[String]) {
+        let mut log = self.log.lock();
+        log.clear(&self.budget);
+        (log.read, log.reader, log.roles) = (log.first - 1, None, roles.into());
+        drop(log);
+        self.changed.notify_waiters();
     }
 
     /// Adds a message. `false`: the stream has ended, or is full of messages that were not read.
@@ -305,7 +330,7 @@ mod tests {
 
     #[tokio::test]
     async fn messages_that_were_read_can_be_read_again() {
-        let stream = Stream::resumable(1, &budget());
+        let stream = Stream::resumable(1, &[], &budget());
         assert!(stream.is_unused() && stream.push("a") && stream.push("b\n"));
         stream.finish(Some("c"));
         assert_eq!(all(&mut stream.read_from(0).unwrap()).await, ["a", "b ", "c"]);
@@ -315,14 +340,14 @@ mod tests {
 
     #[tokio::test]
     async fn i6_a_stream_is_bounded_and_its_last_message_always_arrives() {
-        let stream = Stream::resumable(1, &budget());
+        let stream = Stream::resumable(1, &[], &budget());
         let pushed = (0..2 * MESSAGES_MAX).filter(|_| stream.push("x")).count();
         assert_eq!(pushed, MESSAGES_MAX);
         stream.finish(Some("last"));
         let read = all(&mut stream.read_from(0).unwrap()).await;
         assert_eq!((read.len(), read.last().map(String::as_str)), (MESSAGES_MAX + 1, Some("last")));
         // While the stream is read, older messages are dropped for new ones.
-        let stream = Stream::resumable(2, &budget());
+        let stream = Stream::resumable(2, &[], &budget());
         let mut reader = stream.read_from(0).unwrap();
         for _ in 0..2 * MESSAGES_MAX {
             assert!(stream.push("x"));
@@ -333,7 +358,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_has_one_reader_at_a_time() {
-        let stream = Stream::resumable(1, &budget());
+        let stream = Stream::resumable(1, &[], &budget());
         let reader = stream.read_from(0).unwrap();
         assert!(stream.read_from(0).is_none() && stream.has_reader());
         drop(reader);
@@ -342,7 +367,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_reconnects_takes_over_from_its_broken_connection() {
-        let stream = Stream::resumable(1, &budget());
+        let stream = Stream::resumable(1, &[], &budget());
         assert!(stream.push("a"));
         let mut broken = stream.read_from(0).unwrap();
         assert!(matches!(broken.next().await, Next::Message(1, _)));
@@ -359,12 +384,12 @@ mod tests {
         let budget = ReplayBudget::new(1000);
         let message = "x".repeat(100);
         let filled = |number: u64, count: usize| {
-            let stream = Stream::resumable(number, &budget);
+            let stream = Stream::resumable(number, &[], &budget);
             assert!((0..count).all(|_| stream.push(&message)));
             stream
         };
         let (ended, open) = (filled(1, 4), filled(2, 6));
-        let other = Stream::resumable(3, &budget);
+        let other = Stream::resumable(3, &[], &budget);
         assert!(!other.push(&message), "all are waiting for readers");
         other.finish(Some(&message));
         assert_eq!(all(&mut other.read_from(0).unwrap()).await.len(), 1, "a response always has room");
@@ -383,21 +408,21 @@ mod tests {
     async fn i6_read_messages_take_half_of_the_budget_and_keep_nobody_out() {
         let budget = ReplayBudget::new(1000);
         let message = "x".repeat(100);
-        let kept = Stream::resumable(1, &budget);
+        let kept = Stream::resumable(1, &[], &budget);
         let mut reader = kept.read_from(0).unwrap();
         for _ in 0..100 {
             assert!(kept.push(&message));
             assert!(matches!(reader.next().await, Next::Message(..)));
         }
         // A reader that begins later counts what it skips, too.
-        let skipped = Stream::resumable(3, &budget);
+        let skipped = Stream::resumable(3, &[], &budget);
         assert!((0..3).all(|_| skipped.push("x")));
         assert_eq!(skipped.take_over(2).next().await, Next::Message(3, "x".into()));
         drop(skipped);
-        let waiting = Stream::resumable(2, &budget);
+        let waiting = Stream::resumable(2, &[], &budget);
         assert!((0..5).all(|_| waiting.push(&message)));
         // A stream that cannot be resumed keeps nothing.
-        let unkept = Stream::unkept(&budget);
+        let unkept = Stream::unkept(&[], &budget);
         let mut reader = unkept.read_from(0).unwrap();
         drop(kept);
         for _ in 0..100 {
@@ -405,5 +430,24 @@ mod tests {
             assert!(matches!(reader.next().await, Next::Message(..)));
         }
         assert!(unkept.log.lock().messages.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_continues_under_other_roles_keeps_nothing_of_before() {
+        let [wide, narrow] = [["a".to_owned(), "b".to_owned()].to_vec(), ["a".to_owned()].to_vec()];
+        let stream = Stream::resumable(0, &wide, &ReplayBudget::new(1 << 20));
+        assert!(stream.is_of(&["b".to_owned(), "a".to_owned()]) && !stream.is_of(&narrow) && !stream.is_of(&[]));
+        assert!(stream.push("1") && stream.push("2"));
+        let mut reader = stream.read_from(0).unwrap();
+        assert!(matches!(reader.next().await, Next::Message(1, _)));
+        stream.continue_under(&narrow);
+        assert_eq!(reader.next().await, Next::Done);
+        assert!(stream.is_of(&narrow) && stream.push("3"));
+        stream.finish(None);
+        for after in [0, 1, 2] {
+            let mut reader = stream.take_over(after);
+            assert_eq!(reader.next().await, Next::Message(3, "3".into()), "after {after}");
+            assert_eq!(reader.next().await, Next::Done);
+        }
     }
 }

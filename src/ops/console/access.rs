@@ -48,18 +48,20 @@ impl Console {
             let value = single(headers, header::AUTHORIZATION.as_str());
             let value =
                 value.ok_or_else(|| refused("the request must have one Authorization header, a bearer token"))?;
-            return self.authenticate(value.as_bytes()).await.map(|(viewer, _)| viewer);
+            return self.authenticate(value.as_bytes()).await;
         }
         let id = self.session_id(headers).ok_or_else(|| refused(""))?;
-        let principal = self.sessions.find(&id);
+        // A static token may have been withdrawn, or the role from it, since the viewer signed in.
+        let is_accepted = |principal: &Principal| self.sources.gateway.accepts(principal);
+        let principal = self.sessions.find(&id).filter(is_accepted);
         let principal = principal.ok_or_else(|| refused("the session has ended: sign in again"))?;
         Ok(Viewer { principal, role: self.role.clone() })
     }
 
-    /// Verifies a token as for a call, and its role. Also returns its expiry, in seconds since 1970.
-    async fn authenticate(&self, authorization: &[u8]) -> Result<(Viewer, Option<u64>), Refusal> {
+    /// Verifies a token as for a call, and its role.
+    async fn authenticate(&self, authorization: &[u8]) -> Result<Viewer, Refusal> {
         let authenticated = self.sources.gateway.authenticate_header(authorization).await;
-        let (principal, exp) = authenticated.map_err(|error| {
+        let principal = authenticated.map_err(|error| {
             tracing::info!(error = &error as &dyn std::error::Error, "console request refused: authentication failed");
             let status = match error {
                 AuthError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -75,7 +77,7 @@ impl Console {
             let message = format!("the token does not have the role {role} that the console needs (ops.console_role)");
             return Err(Refusal { status: StatusCode::FORBIDDEN, message });
         }
-        Ok((Viewer { principal, role }, exp))
+        Ok(Viewer { principal, role })
     }
 
     /// The session id in the console's cookie.
@@ -146,9 +148,9 @@ pub(super) async fn sign_in(State(console): State<Console>, request: Request<Bod
     }
     let bearer = format!("Bearer {token}");
     match console.authenticate(bearer.as_bytes()).await {
-        Ok((viewer, exp)) => {
+        Ok(viewer) => {
             tracing::info!(subject = viewer.subject(), "signed in to the console");
-            let id = console.sessions.open(viewer.principal, exp);
+            let id = console.sessions.open(viewer.principal);
             console.redirect(&id, "")
         }
         Err(refusal) => refusal.page(),

@@ -2,22 +2,21 @@
 //! ends.
 //!
 //! The token itself is not stored. A session ends with its token, after [`SESSION_MAX`], at sign-out, and with the
-//! process.
+//! process. Whether its principal is still accepted is for the caller to ask.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::audit::record::{Digest, Timestamp};
+use crate::audit::record::Digest;
 use crate::auth::Principal;
 
 /// Most sessions; opening another one closes the session that would end first. *Chosen*: far more than there are
 /// auditors.
 pub const SESSIONS_MAX: usize = 256;
 
-/// Longest session, even with a token that does not expire. *Chosen*: a shift, after which a static token that was
-/// removed from its list no longer gives access.
+/// Longest session, even with a token that does not expire. *Chosen*: a shift.
 pub const SESSION_MAX: Duration = Duration::from_hours(8);
 
 /// The sessions of one console.
@@ -31,15 +30,10 @@ struct Session {
 }
 
 impl Sessions {
-    /// Opens a session for a token that expires at `exp`, in seconds since 1970. Returns its id: 244 random bits.
-    pub fn open(&self, principal: Principal, exp: Option<u64>) -> String {
+    /// Opens a session. Returns its id: 244 random bits.
+    pub fn open(&self, principal: Principal) -> String {
         let now = Instant::now();
-        let left = exp.map(|exp| {
-            let micros = i64::try_from(exp).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-            let left = micros.saturating_sub(Timestamp::now().micros());
-            Duration::from_micros(u64::try_from(left).unwrap_or(0))
-        });
-        let until = now + left.map_or(SESSION_MAX, |left| left.min(SESSION_MAX));
+        let until = now + principal.credential.left().map_or(SESSION_MAX, |left| left.min(SESSION_MAX));
         let id = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
         let mut sessions = self.0.lock();
         sessions.retain(|_, session| session.until > now);
@@ -74,27 +68,32 @@ fn key(id: &str) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use crate::audit::record::Timestamp;
+    use crate::auth::credential::Credential;
+    use crate::auth::validity::Validity;
+
     use super::*;
 
-    fn principal(subject: &str) -> Principal {
-        Principal { subject: subject.to_owned(), issuer: "i".to_owned(), token_id: None, roles: Vec::new() }
-    }
-
-    fn seconds_from_now(seconds: i64) -> Option<u64> {
-        u64::try_from(Timestamp::now().micros() / 1_000_000 + seconds).ok()
+    /// A principal whose token expires in so many seconds.
+    fn principal(subject: &str, seconds: i64) -> Principal {
+        let end = Timestamp::from_micros(Timestamp::now().micros() + seconds * 1_000_000);
+        let credential = Credential::Token(Validity::until(end));
+        let (subject, issuer) = (subject.to_owned(), "i".to_owned());
+        Principal { subject, issuer, token_id: None, roles: Vec::new(), credential }
     }
 
     #[test]
     fn a_session_ends_with_its_token_or_at_sign_out() {
         let sessions = Sessions::default();
-        let id = sessions.open(principal("ann"), seconds_from_now(60));
+        let id = sessions.open(principal("ann", 60));
         assert_eq!((id.len(), sessions.find(&id).unwrap().subject.as_str()), (64, "ann"));
         assert_eq!(sessions.find("0"), None);
-        let ended = sessions.open(principal("bob"), seconds_from_now(-1));
+        let ended = sessions.open(principal("bob", -1));
         assert_eq!(sessions.find(&ended), None);
         sessions.close(&id);
         assert_eq!(sessions.find(&id), None);
-        let endless = sessions.open(principal("ann"), Some(u64::MAX));
+        let endless = Principal { credential: Credential::default(), ..principal("ann", 0) };
+        let endless = sessions.open(endless);
         let until = sessions.0.lock().get(&key(&endless)).unwrap().until;
         assert!(until <= Instant::now() + SESSION_MAX);
     }
@@ -102,8 +101,8 @@ mod tests {
     #[test]
     fn i6_one_session_too_many_ends_the_one_with_the_nearest_end() {
         let sessions = Sessions::default();
-        let first = sessions.open(principal("first"), seconds_from_now(30));
-        let ids: Vec<_> = (0..SESSIONS_MAX).map(|_| sessions.open(principal("ann"), seconds_from_now(60))).collect();
+        let first = sessions.open(principal("first", 30));
+        let ids: Vec<_> = (0..SESSIONS_MAX).map(|_| sessions.open(principal("ann", 60))).collect();
         assert_eq!(sessions.find(&first), None);
         assert_eq!(sessions.0.lock().len(), SESSIONS_MAX);
         assert!(ids.iter().all(|id| sessions.find(id).is_some()));

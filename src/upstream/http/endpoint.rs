@@ -7,10 +7,17 @@ use parking_lot::Mutex;
 
 use super::param_headers::ParamHeaders;
 use crate::config;
+use crate::file_access::FileKind;
 use crate::upstream::timeouts::Timeouts;
 
 /// Longest time to open a TCP and TLS connection. *Chosen*: a name lookup and a TLS handshake across the world.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Largest file of a header's value, in bytes. *Chosen*: the most headers that common servers accept.
+const HEADER_FILE_BYTES_MAX: usize = 64 * 1024;
+
+/// Largest file of certificate authorities, in bytes. *Chosen*: a system's complete list has 220 KiB.
+const CA_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A setting of an HTTP backend that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +25,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct EndpointError {
     key: String,
     message: String,
+}
+
+impl EndpointError {
+    /// The setting.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The error.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
 }
 
 /// A configured HTTP backend. Its `Debug` output contains no credentials.
@@ -61,8 +82,9 @@ impl Endpoint {
         }
         for (name, path) in &config.header_file {
             let key = format!("header_file.{name}");
-            let value = std::fs::read_to_string(path)
-                .map_err(|error| error_at(&key, format!("cannot read {} ({error})", path.display())))?;
+            let bytes = config.files.read(path, FileKind::Secret, HEADER_FILE_BYTES_MAX);
+            let bytes = bytes.map_err(|error| error_at(&key, error.to_string()))?;
+            let value = String::from_utf8_lossy(&bytes);
             insert(key, name, &value)?;
         }
         // Redirects are not followed, so that credentials are sent to the configured address only.
@@ -72,8 +94,8 @@ impl Endpoint {
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT);
         if let Some(path) = &config.ca_file {
-            let pem = std::fs::read(path)
-                .map_err(|error| error_at("ca_file", format!("cannot read {} ({error})", path.display())))?;
+            let pem = config.files.read(path, FileKind::Trusted, CA_FILE_BYTES_MAX);
+            let pem = pem.map_err(|error| error_at("ca_file", error.to_string()))?;
             let bundle = reqwest::Certificate::from_pem_bundle(&pem)
                 .ok()
                 .filter(|bundle| !bundle.is_empty())

@@ -296,7 +296,7 @@ async fn child_of_a_session_gets_the_clients_initialize_and_ends_with_the_sessio
     let stdio = StdioBackend::new("b", Launcher::direct().backend("b", &config), Arc::new(Recorder::default()));
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let opened = stdio
-        .start_session_child(&r#"{"capabilities":{"roots":{}}}"#.to_owned().into(), None, stop.clone(), &tasks)
+        .start_own_child(Some(&r#"{"capabilities":{"roots":{}}}"#.to_owned().into()), None, stop.clone(), &tasks)
         .await;
     let (connection, answer) = opened.unwrap();
     assert!(
@@ -309,7 +309,7 @@ async fn child_of_a_session_gets_the_clients_initialize_and_ends_with_the_sessio
     assert!(connection.has_ended());
     let missing = config::Backend { command: vec!["/nonexistent/program".to_owned()], ..config };
     let missing = StdioBackend::new("b", Launcher::direct().backend("b", &missing), Arc::new(Recorder::default()));
-    let opened = missing.start_session_child(&"{}".to_owned().into(), None, CancellationToken::new(), &tasks).await;
+    let opened = missing.start_own_child(Some(&"{}".to_owned().into()), None, CancellationToken::new(), &tasks).await;
     assert!(matches!(opened, Err(CallError::Down { reason }) if reason.contains("/nonexistent/program")));
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::wire::{Request, Response, send};
-use crate::common::gatepost::{Gatepost, ISSUER, Setup, token_with};
+use crate::common::gatepost::{Gatepost, ISSUER, Setup, token_with, write_secret};
 use crate::common::raw_backend::raw_backend;
 use crate::common::server::Server;
 
@@ -88,7 +88,7 @@ impl AttackFixture {
         // Attacks are alike; each is to have its own record here.
         setup.set_toml("audit.refusals_singly_max", "1000000");
         let second = setup.dir().join("second");
-        std::fs::write(&second, SECOND_SECRET).unwrap();
+        write_secret(&second, SECOND_SECRET);
         let path = |path: &Path| path.display().to_string();
         let keys = format!(
             "[{{ kid = \"test\", algorithm = \"HS256\", issuer = {ISSUER:?}, secret_file = {:?} }}, \

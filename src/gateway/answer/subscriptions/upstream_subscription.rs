@@ -15,6 +15,7 @@ use crate::gateway::answer::subscriptions::filter::{
     ACKNOWLEDGED, Filter, is_unknown_method, listen_at, notification, tagged,
 };
 use crate::gateway::call::context::RequestContext;
+use crate::gateway::session::audience::Audience;
 use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::Id;
 use crate::mcp::json::{self, Object};
@@ -36,6 +37,7 @@ pub(crate) struct SubscriptionStream {
 #[derive(Debug)]
 pub(crate) struct UpstreamSubscription {
     backend: Arc<Backend>,
+    audience: Audience,
     client_stream: Arc<SubscriptionStream>,
     /// The filter for this backend, as JSON text.
     filter: String,
@@ -106,12 +108,14 @@ impl UpstreamSubscription {
     /// `filter` is the filter for this backend, and `uris` are the resources in it.
     pub(crate) fn new(
         backend: &Arc<Backend>,
+        audience: Audience,
         client_stream: &Arc<SubscriptionStream>,
         filter: String,
         uris: Vec<String>,
     ) -> Arc<Self> {
         let agreed = watch::Sender::new(Agreed::Pending);
-        Arc::new(Self { backend: Arc::clone(backend), client_stream: Arc::clone(client_stream), filter, uris, agreed })
+        let (backend, client_stream) = (Arc::clone(backend), Arc::clone(client_stream));
+        Arc::new(Self { backend, audience, client_stream, filter, uris, agreed })
     }
 
     pub(crate) fn backend(&self) -> &Arc<Backend> {
@@ -127,8 +131,21 @@ impl UpstreamSubscription {
         }
     }
 
-    /// Stays subscribed until the client's request ends, or the backend responds that it has no subscriptions.
+    /// Stays subscribed until the client's request ends, or the backend responds that it has no subscriptions. While
+    /// the client's roles do not reach the backend, there is no subscription.
     pub(crate) async fn listen(self: &Arc<Self>, ctx: &RequestContext<'_>, filter: &Filter) {
+        let stream = &self.client_stream.stream;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.audience.wait_until(stream, false) => {}
+                () = self.stay_subscribed(ctx, filter) => return,
+            }
+            self.audience.wait_until(stream, true).await;
+        }
+    }
+
+    async fn stay_subscribed(self: &Arc<Self>, ctx: &RequestContext<'_>, filter: &Filter) {
         let (mut retries, mut missed) = (ReconnectBackoff::default(), Vec::new());
         loop {
             let listener = Arc::new(UpstreamListener {
@@ -211,8 +228,9 @@ impl ServerMessageHandler for UpstreamListener {
         if event.id.is_some() {
             return false;
         }
+        let UpstreamSubscription { audience, client_stream, .. } = &*self.subscription;
         if event.method != ACKNOWLEDGED {
-            return self.subscription.client_stream.send(&event.json);
+            return audience.may_hear(&client_stream.stream) && client_stream.send(&event.json);
         }
         let message = Object::parse_path(&event.json, &["params"]);
         let params = message.as_ref().and_then(|message| message.object("params"));

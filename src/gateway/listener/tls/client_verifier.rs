@@ -18,6 +18,7 @@ use tokio_rustls::rustls::{DigitallySignedStruct, DistinguishedName, Error, Root
 
 use crate::auth::certificate::Revalidate;
 use crate::auth::watched::{WatchedFile, read_bounded};
+use crate::file_access::{FileAccess, FileError, FileKind};
 
 /// Largest file of revocation lists, in bytes. *Chosen*: some 400,000 revoked certificates; a public authority's
 /// largest lists have a few MiB.
@@ -42,6 +43,8 @@ pub(super) struct ClientVerifier {
 pub(super) enum ListsError {
     #[error("{0}")]
     Unreadable(#[from] io::Error),
+    #[error("{}", .0.reason)]
+    File(#[from] FileError),
     #[error("it is larger than {LISTS_BYTES_MAX} bytes")]
     TooLarge,
     #[error("it has no list")]
@@ -71,7 +74,7 @@ impl ClientVerifier {
     ///
     /// # Errors
     /// The file cannot be used.
-    pub(super) fn watch_revocation_lists(&mut self, path: &Path) -> Result<(), ListsError> {
+    pub(super) fn watch_revocation_lists(&mut self, files: FileAccess, path: &Path) -> Result<(), ListsError> {
         let (roots, provider) = (Arc::clone(&self.roots), Arc::clone(&self.provider));
         let read = move |file: File| -> Result<Arc<dyn ClientCertVerifier>, ListsError> {
             let pem = read_bounded(file, LISTS_BYTES_MAX)?.ok_or(ListsError::TooLarge)?;
@@ -83,7 +86,7 @@ impl ClientVerifier {
             let builder = builder.with_crls(lists).only_check_end_entity_revocation().enforce_revocation_expiration();
             Ok(builder.allow_unauthenticated().build()?)
         };
-        self.revoking = Some(WatchedFile::open(path, read)?);
+        self.revoking = Some(WatchedFile::open(path, files, FileKind::Trusted, read)?);
         Ok(())
     }
 }
@@ -215,7 +218,7 @@ mod tests {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut verifier = ClientVerifier::new(vec![authority.der().clone()], provider).unwrap();
         if let Some(path) = lists {
-            verifier.watch_revocation_lists(path).unwrap();
+            verifier.watch_revocation_lists(FileAccess::default(), path).unwrap();
         }
         Arc::new(verifier)
     }
@@ -266,6 +269,6 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut verifier = ClientVerifier::new(vec![authority.der().clone()], provider).unwrap();
-        assert!(matches!(verifier.watch_revocation_lists(&path), Err(ListsError::Empty)));
+        assert!(matches!(verifier.watch_revocation_lists(FileAccess::default(), &path), Err(ListsError::Empty)));
     }
 }

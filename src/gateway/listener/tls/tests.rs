@@ -1,5 +1,7 @@
 //! Tests of handshakes: accepted identities, time limits, and independence of clients.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
@@ -41,10 +43,12 @@ fn files(servers: &Authority, clients: Option<&Authority>) -> Files {
     let file = |name: &str, text: &str| {
         let path = dir.path().join(name);
         std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         path
     };
     let (certificate, key) = certificate(servers, SanType::IpAddress([127, 0, 0, 1].into()));
     let tls = config::Tls {
+        files: crate::file_access::FileAccess::default(),
         cert_file: file("cert.pem", &certificate),
         key_file: file("key.pem", &key),
         client_ca_file: clients.map(|authority| file("ca.pem", &authority.pem())),
@@ -149,7 +153,12 @@ fn i8_each_unusable_file_is_named_and_its_contents_are_not_shown() {
     std::fs::write(&empty, "").unwrap();
     let foreign = files.dir.path().join("foreign.pem");
     std::fs::write(&foreign, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    std::fs::set_permissions(&foreign, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let open = files.dir.path().join("open.pem");
+    std::fs::copy(&key, &open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o640)).unwrap();
     let tls = |cert: &Path, key: &Path, ca: Option<&Path>| config::Tls {
+        files: crate::file_access::FileAccess::default(),
         cert_file: cert.to_owned(),
         key_file: key.to_owned(),
         client_ca_file: ca.map(Path::to_owned),
@@ -162,6 +171,7 @@ fn i8_each_unusable_file_is_named_and_its_contents_are_not_shown() {
         (tls(&cert, &missing, None), "server.tls.key_file: ", "cannot be read"),
         (tls(&cert, &cert, None), "server.tls.key_file: ", "contains no private key"),
         (tls(&cert, &foreign, None), "server.tls.key_file: ", "was rejected"),
+        (tls(&cert, &open, None), "server.tls.key_file: ", "has mode 0640"),
         (tls(&cert, &key, Some(&empty)), "server.tls.client_ca_file: ", "contains no certificate"),
     ];
     for (tls, key, wanted) in cases {

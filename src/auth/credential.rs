@@ -1,0 +1,47 @@
+//! The credential that a caller was authenticated by.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::auth::certificate::Certificate;
+use crate::auth::validity::Validity;
+
+/// The credential that a caller was authenticated by. It tells whether the caller would still be accepted.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// A JWT, which is accepted until it expires.
+    Token(Validity),
+    /// A static token, which is accepted while its file lists it.
+    StaticToken(StaticTokenId),
+    /// A client certificate, which is accepted until it expires or is revoked.
+    Certificate(Arc<Certificate>),
+}
+
+/// The hash of a static token, by which its file lists it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct StaticTokenId(pub(super) [u8; 32]);
+
+impl Credential {
+    /// The time for which the credential is accepted, if that can be foreseen.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        match self {
+            Self::Token(validity) => validity.left(),
+            Self::StaticToken(_) | Self::Certificate(_) => None,
+        }
+    }
+}
+
+impl Default for Credential {
+    /// A credential that does not end.
+    fn default() -> Self {
+        Self::Token(Validity::UNLIMITED)
+    }
+}
+
+impl fmt::Debug for StaticTokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StaticTokenId")
+    }
+}

@@ -1,0 +1,143 @@
+//! The conversations with one backend of the older era for callers without a session: one for each principal.
+//!
+//! A server of that era may keep what a caller has set in a conversation: a login, a log level, subscriptions. Two
+//! principals therefore never share one. The number is bounded: to make room, the conversation is ended that was idle
+//! longest and has no open request. An idle conversation is ended after a while.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::error::CallError;
+use super::lazy_connection::LazyConnection;
+
+/// The principal that a conversation belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The issuer of its subject.
+    pub issuer: String,
+    /// Its subject.
+    pub subject: String,
+}
+
+/// The conversations with one backend.
+#[derive(Debug)]
+pub(super) struct Conversations {
+    open: Mutex<HashMap<Owner, Conversation>>,
+    max: usize,
+}
+
+#[derive(Debug)]
+struct Conversation {
+    connection: Arc<LazyConnection>,
+    last_used: Instant,
+}
+
+impl Conversations {
+    /// Makes room for `max` conversations.
+    pub(super) fn new(max: usize) -> Self {
+        Self { open: Mutex::default(), max }
+    }
+
+    /// The conversation of `owner`, which is used now. Without one, a place for it.
+    ///
+    /// # Errors
+    /// [`CallError::Conversations`]: there is no room, because all have open requests.
+    pub(super) fn enter(&self, owner: Owner) -> Result<Arc<LazyConnection>, CallError> {
+        let mut open = self.open.lock();
+        let now = Instant::now();
+        if let Some(known) = open.get_mut(&owner) {
+            known.last_used = now;
+            return Ok(Arc::clone(&known.connection));
+        }
+        // I6: the number of conversations is bounded.
+        if open.len() >= self.max {
+            let idle = open.iter().filter(|(_, known)| !known.is_in_use());
+            let longest = idle.min_by_key(|(_, known)| known.last_used).map(|(owner, _)| owner.clone());
+            let longest = longest.ok_or(CallError::Conversations { limit: self.max })?;
+            open.remove(&longest);
+            tracing::info!(limit = self.max, "ended the conversation that was idle longest, to make room for another");
+        }
+        let connection = Arc::new(LazyConnection::default());
+        open.insert(owner, Conversation { connection: Arc::clone(&connection), last_used: now });
+        Ok(connection)
+    }
+
+    /// The conversation of `owner`, if one is open. Asking does not count as use.
+    pub(super) fn get(&self, owner: &Owner) -> Option<Arc<LazyConnection>> {
+        self.open.lock().get(owner).map(|known| Arc::clone(&known.connection))
+    }
+
+    /// Ends the conversations that were idle longer than `idle`. Returns their number.
+    pub(super) fn end_idle(&self, idle: Duration) -> usize {
+        let mut open = self.open.lock();
+        let before = open.len();
+        open.retain(|_, known| {
+            if known.is_in_use() {
+                known.last_used = Instant::now();
+            }
+            known.last_used.elapsed() <= idle
+        });
+        before - open.len()
+    }
+
+    /// The number of conversations.
+    pub(super) fn count(&self) -> usize {
+        self.open.lock().len()
+    }
+}
+
+impl Conversation {
+    /// Returns whether a request uses the connection, or waits for it.
+    fn is_in_use(&self) -> bool {
+        let has_request = || self.connection.current().is_some_and(|connection| Arc::strong_count(&connection) > 2);
+        Arc::strong_count(&self.connection) > 1 || has_request()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(subject: &str) -> Owner {
+        Owner { issuer: "i".to_owned(), subject: subject.to_owned() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i6_conversations_are_bounded_and_one_in_use_is_never_ended_for_another() {
+        let conversations = Conversations::new(2);
+        let ann = conversations.enter(owner("ann")).unwrap();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        drop(conversations.enter(owner("bob")).unwrap());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let eve = conversations.enter(owner("eve")).unwrap();
+        assert!(conversations.get(&owner("bob")).is_none(), "idle, though not longest");
+        assert!(Arc::ptr_eq(&ann, &conversations.enter(owner("ann")).unwrap()));
+        let refused = conversations.enter(owner("bob")).unwrap_err();
+        assert!(matches!(refused, CallError::Conversations { limit: 2 }), "{refused}");
+        drop((ann, eve));
+        assert!(conversations.enter(owner("bob")).is_ok());
+        assert_eq!(conversations.count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_conversations_end_and_those_in_use_do_not() {
+        let (conversations, idle) = (Conversations::new(9), Duration::from_mins(1));
+        let used = conversations.enter(owner("ann")).unwrap();
+        drop(conversations.enter(owner("bob")).unwrap());
+        let other = Owner { issuer: "j".to_owned(), ..owner("ann") };
+        assert!(!Arc::ptr_eq(&used, &conversations.enter(other).unwrap()), "another issuer's ann");
+        tokio::time::advance(idle).await;
+        assert_eq!(conversations.end_idle(idle), 0);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!((conversations.end_idle(idle), conversations.count()), (2, 1));
+        drop(used);
+        tokio::time::advance(idle).await;
+        assert_eq!(conversations.end_idle(idle), 0, "idle only since its last request has ended");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!((conversations.end_idle(idle), conversations.count()), (1, 0));
+    }
+}
