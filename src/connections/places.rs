@@ -1,11 +1,11 @@
 //! The places of connections: their number, the share of each address, and who gives way when they run out.
 //!
-//! When all places are taken, the oldest connection whose client never authenticated is closed for a new one. It had
-//! time to send its request before: otherwise those who connect over and over again would keep everyone else from
-//! authenticating, and the new connection waits instead. If the clients of all connections are known, the one that was
-//! idle longest is ended, as an idle connection may be at any time; if none is idle, the new one waits. An address may
-//! have a share of the places. Within its share it evicts its own connections, so that one address cannot take the
-//! places of others.
+//! When all places are taken, the oldest connection whose client never authenticated is closed for a new one, once it has
+//! had time to do so. Until then the new one waits: otherwise those who connect over and over again would keep everyone
+//! else from authenticating. If the clients of all connections are known, the one that was idle longest is ended, as an
+//! idle connection may be at any time; if none is idle, the new one waits. An address may have a share of the places.
+//! Within its share it evicts its own connections, so that it cannot take the places of others; if none of them gives
+//! way, the new one is closed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -29,11 +29,12 @@ const HEADS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The bytes of a head that need no room. *Derived*: the buffer that every connection has.
 pub(super) const HEAD_BYTES_FREE: usize = 8 * 1024;
 
-/// The time in which a new client should have sent its request. *Chosen*: a round trip across the world. A full listener
-/// serves as many new clients in that time as it has places.
+/// The time that a new client has for its first request. *Chosen*: a round trip across the world and a half. A full
+/// listener serves as many new clients in that time as it has places.
 const REQUEST_DUE: Duration = Duration::from_millis(500);
 
-/// The time in which the first request of a client should have authenticated it. *Chosen*: keys may have to be fetched.
+/// The time after which a client gives way even while its request is handled. *Chosen*: keys may have to be fetched before
+/// a token can be judged.
 const IDENTITY_DUE: Duration = Duration::from_secs(10);
 
 /// The places of one listener.
@@ -44,7 +45,7 @@ pub struct Places {
     /// The networks whose addresses have no share.
     without_share: Vec<Network>,
     state: Mutex<State>,
-    /// Notified when a place was left, or a connection became idle, while a new connection waits.
+    /// Notified when a place was left, or while a new connection waits, when a connection became idle or known.
     left: Notify,
     waiting: AtomicU32,
     /// Room for the heads that are larger than usual.
@@ -243,6 +244,13 @@ impl Places {
         }
     }
 
+    /// Lets a new connection that waits try again.
+    fn wake_waiting(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.left.notify_waiters();
+        }
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -267,14 +275,18 @@ impl State {
     /// # Errors
     /// When the first of them will have had it; `None` if there are no strangers.
     fn first_due(&self, strangers: &BTreeSet<u64>) -> Result<u64, Option<Instant>> {
-        let (now, mut next) = (Instant::now(), None);
+        let (now, mut next) = (Instant::now(), None::<Instant>);
         for number in strangers {
             let Some(place) = self.open.get(number) else { continue };
-            let due = place.since + if place.is_idle() { REQUEST_DUE } else { IDENTITY_DUE };
+            let is_idle = place.is_idle();
+            let due = place.since + if is_idle { REQUEST_DUE } else { IDENTITY_DUE };
             if due <= now {
                 return Ok(*number);
             }
-            next = Some(next.map_or(due, |next: Instant| next.min(due)));
+            next = Some(next.map_or(due, |next| next.min(due)));
+            if is_idle {
+                break; // All others are younger.
+            }
         }
         Err(next)
     }
@@ -296,6 +308,8 @@ impl Place {
         if let Some(own) = state.addresses.get_mut(&self.address) {
             own.strangers.remove(&self.number);
         }
+        drop(state);
+        self.places.wake_waiting(); // It may have been the last one that a new connection waited for.
     }
 
     /// Begins a request with these headers. The connection is not idle until the returned value is dropped.
@@ -404,8 +418,6 @@ impl Drop for RequestInProgress {
         let (place, places) = (&self.0, &self.0.places);
         place.idle_since.store(places.now(), Ordering::Relaxed);
         place.open.fetch_sub(1, Ordering::SeqCst);
-        if places.waiting.load(Ordering::SeqCst) > 0 {
-            places.left.notify_waiters(); // The connection that waits may take this place.
-        }
+        places.wake_waiting();
     }
 }

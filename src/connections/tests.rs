@@ -96,9 +96,13 @@ async fn get_on(stream: &mut DuplexStream, path: &str) {
     }
 }
 
-/// Lets a second of the paused time pass.
+/// Lets some of the paused time pass.
+async fn pass(time: Duration) {
+    tokio::time::timeout(time, std::future::pending::<()>()).await.ok();
+}
+
 async fn a_second() {
-    tokio::time::timeout(Duration::from_secs(1), std::future::pending::<()>()).await.ok();
+    pass(Duration::from_secs(1)).await;
 }
 
 /// Waits until the server has closed the connection.
@@ -151,19 +155,50 @@ async fn oldest_connection_of_an_unknown_client_gives_way_first() {
 #[tokio::test(start_paused = true)]
 async fn unknown_clients_that_connect_again_and_again_do_not_keep_others_from_authenticating() {
     let server = Arc::new(Server::start(4, 4));
-    let flood = |server: Arc<Server>| async move {
-        loop {
-            closed(&mut server.connect(1).await).await;
-        }
-    };
-    let floods: Vec<_> = (0..16).map(|_| tokio::spawn(flood(Arc::clone(&server)))).collect();
+    let floods: Vec<_> = (0..16)
+        .map(|number| {
+            let server = Arc::clone(&server);
+            tokio::spawn(async move {
+                loop {
+                    closed(&mut server.connect(number).await).await;
+                    pass(Duration::from_millis(1)).await;
+                }
+            })
+        })
+        .collect();
     for number in 0..8 {
-        // It is slow, but not as slow as those who send nothing.
-        let mut stream = server.connect(100 + number).await;
-        tokio::time::timeout(Duration::from_millis(200), std::future::pending::<()>()).await.ok();
-        get_on(&mut stream, "/known").await;
+        let mut slow = server.connect(100 + number).await;
+        pass(Duration::from_millis(200)).await;
+        get_on(&mut slow, "/known").await;
     }
     floods.iter().for_each(tokio::task::JoinHandle::abort);
+    assert!(server.places.evicted() > 0, "there was no flood");
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_client_whose_request_is_handled_has_more_time() {
+    let server = Server::start(1, 1);
+    let mut handled = server.connect(1).await;
+    handled.write_all(request("/slow").as_bytes()).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let mut new = server.connect(2).await;
+    get_on(&mut new, "/").await;
+    assert_eq!(begun.elapsed().as_secs(), 10);
+    closed(&mut handled).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_connection_waits_no_longer_for_a_client_that_became_known() {
+    let places = Places::new(2, 2, Vec::new());
+    let take = || places.take(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let (idle, authenticating) = (take().await.unwrap(), places.take(client(2).ip()).await.unwrap());
+    idle.place().mark_known();
+    let _request = authenticating.place().begin_request(&axum::http::HeaderMap::new());
+    let begun = tokio::time::Instant::now();
+    let known = async { authenticating.place().mark_known() };
+    let (new, ()) = tokio::join!(take(), known);
+    assert!(new.is_some());
+    assert_eq!((begun.elapsed(), idle.place().order()), (Duration::ZERO, Order::Finish));
 }
 
 #[tokio::test(start_paused = true)]

@@ -75,7 +75,7 @@ pub const METRICS: &[Metric] = &[
         Counter,
         "gatepost_connections_evicted",
         &[],
-        "Client connections that were closed for others, because all places were taken",
+        "Client connections that were closed for others, because all places or those of their address were taken",
     ),
     metric(
         Counter,
