@@ -87,6 +87,11 @@ impl Server {
 
 async fn get_on(stream: &mut DuplexStream, path: &str) {
     stream.write_all(request(path).as_bytes()).await.unwrap();
+    answered(stream).await;
+}
+
+/// Reads a response.
+async fn answered(stream: &mut DuplexStream) {
     let mut read = String::new();
     while !read.ends_with("answer") {
         let mut buffer = [0; 256];
@@ -136,6 +141,33 @@ async fn idle_connection_and_slow_head_are_closed() {
     tokio::join!(closed(&mut idle), drip);
     let took = begun.elapsed();
     assert!(took >= HEAD_TIMEOUT && took < HEAD_TIMEOUT + 2 * LINGER_TIMEOUT, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection_on_which_nothing_arrives_is_closed() {
+    let server = Server::start(8, 8);
+    let mut silent = server.connect(1).await;
+    let begun = tokio::time::Instant::now();
+    closed(&mut silent).await;
+    assert_eq!(begun.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
+    // One whose client closes it before is none.
+    let mut gone = server.connect(1).await;
+    gone.shutdown().await.unwrap();
+    closed(&mut gone).await;
+    assert_eq!(begun.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_may_arrive_byte_by_byte() {
+    let server = Server::start(8, 8);
+    let mut stream = server.connect(1).await;
+    let head = request("/");
+    for byte in &head.as_bytes()[..head.len() - 1] {
+        stream.write_all(&[*byte]).await.unwrap();
+        pass(Duration::from_millis(10)).await;
+    }
+    stream.write_all(b"\n").await.unwrap();
+    answered(&mut stream).await;
 }
 
 #[tokio::test(start_paused = true)]
