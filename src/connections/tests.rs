@@ -55,6 +55,7 @@ impl Server {
             service_fn(move |request: Request<Incoming>| {
                 let (place, in_progress) = (Arc::clone(&place), place.begin_request(request.headers()));
                 Box::pin(async move {
+                    assert_eq!(request.method(), "GET"); // The first byte is there.
                     match request.uri().path() {
                         "/known" => place.mark_known(),
                         "/slow" => std::future::pending().await,
