@@ -97,8 +97,8 @@ impl Sessions {
         self.open.lock().by_id.len()
     }
 
-    /// Makes room for `max` sessions, at least one, and for `replay_bytes_max` bytes of messages of all their streams. An
-    /// unused session expires after `idle_timeout`. `policy` is the policy in force.
+    /// Makes room for `max` sessions, at least one, and for `replay_bytes_max` bytes of messages of all their streams.
+    /// An unused session expires after `idle_timeout`. `policy` is the policy in force.
     #[must_use]
     pub fn new(
         max: usize,
