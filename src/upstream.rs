@@ -11,6 +11,7 @@
 
 mod answer;
 mod backend;
+mod backend_tasks;
 mod connection;
 mod conversations;
 mod era_params;

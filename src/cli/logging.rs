@@ -194,6 +194,23 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_is_logged_whatever_the_filter_says() {
+        let output = Output::default();
+        let log = Log::start(output.clone()).unwrap();
+        let previous = panic::take_hook();
+        log_panics(log.clone());
+        let ended = std::thread::Builder::new().name("bug".to_owned()).spawn(|| panic!("a\nb")).unwrap().join();
+        panic::set_hook(previous);
+        assert!(ended.is_err() && log.flush(Duration::from_secs(30)));
+        let text = String::from_utf8(output.0.lock().clone()).unwrap();
+        assert!(
+            text.contains("ERROR gatepost::panic: panicked (a bug in Gatepost) thread=bug location=src/cli/"),
+            "{text}"
+        );
+        assert!(text.contains("reason=a\\nb") && text.lines().count() == 1, "{text}");
+    }
+
+    #[test]
     fn an_event_is_one_line_without_hidden_characters() {
         let (lines, _) = lines(LogFormat::Text, "info", || tracing::info!("said=a\nERROR forged\u{202e}"));
         assert_eq!(lines.len(), 1);

@@ -285,7 +285,7 @@ impl Session {
                 connection.listen();
             }
         };
-        self.lazy_connection(backend.alias()).get(backend, open, listen).await
+        self.lazy_connection(backend.alias()).get(backend.tasks(), open, listen).await
     }
 
     async fn open_connection(self: &Arc<Self>, backend: &Backend) -> Result<Arc<UpstreamConnection>, CallError> {

@@ -22,6 +22,7 @@ use crate::mcp::protocol::{Era, LEGACY_LATEST};
 use crate::mcp::shared_text::SharedText;
 use crate::walls::Launcher;
 
+use super::backend_tasks::BackendTasks;
 use super::connection::{ChildHolder, UpstreamConnection};
 use super::conversations::{Conversations, Owner};
 use super::era_params::convert_params;
@@ -59,8 +60,7 @@ pub struct Backend {
     /// The operator declared that all callers may share a conversation.
     is_shared: bool,
     conversations: Conversations,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    tasks: BackendTasks,
 }
 
 #[derive(Debug)]
@@ -98,8 +98,7 @@ impl Backend {
             shared_session: tokio::sync::Mutex::default(),
             is_shared: config.shared,
             conversations: Conversations::new(config.conversations_max),
-            tasks,
-            stop,
+            tasks: BackendTasks { tracker: tasks, stop },
         })
     }
 
@@ -112,7 +111,7 @@ impl Backend {
     /// Keeps the shared child running until the gateway stops. Returns at once for an HTTP backend.
     pub(super) async fn supervise(self: Arc<Self>) {
         if let Transport::Stdio(stdio) = &self.transport {
-            stdio.supervise(self.stop.clone()).await;
+            stdio.supervise(self.tasks.stop.clone()).await;
         }
     }
 
@@ -157,7 +156,8 @@ impl Backend {
     /// operator declared it shared, otherwise that of the `owner`, which is opened if there is none.
     ///
     /// # Errors
-    /// [`CallError`]: the backend cannot be reached, or not within the timeout of a call, or has too many conversations.
+    /// [`CallError`]: the backend cannot be reached, or not within the timeout of a call, or has too many
+    /// conversations.
     pub async fn conversation(
         self: &Arc<Self>,
         owner: impl FnOnce() -> Owner,
@@ -185,11 +185,11 @@ impl Backend {
         }
         let backend = Arc::clone(self);
         let open = async move { backend.open_own().await };
-        self.conversations.enter(owner())?.get(self, open, |_| {}).await
+        self.conversations.enter(owner())?.get(&self.tasks, open, |_| {}).await
     }
 
-    /// The conversation of `owner` if it has one that works, otherwise the shared connection: for what reads and changes
-    /// nothing, such as lists.
+    /// The conversation of `owner` if it has one that works, otherwise the shared connection: for what reads and
+    /// changes nothing, such as lists.
     ///
     /// # Errors
     /// As for [`Backend::shared`].
@@ -263,9 +263,9 @@ impl Backend {
     async fn open_own(&self) -> Result<Arc<UpstreamConnection>, CallError> {
         match &self.transport {
             Transport::Stdio(stdio) => {
-                let stop = self.stop.child_token();
+                let stop = self.tasks.stop.child_token();
                 let guard = stop.clone().drop_guard();
-                let (child, _) = stdio.start_own_child(None, None, stop, &self.tasks).await?;
+                let (child, _) = stdio.start_own_child(None, None, stop, &self.tasks.tracker).await?;
                 Ok(self.child_connection(child, ChildHolder::principal(guard)))
             }
             Transport::Http(endpoint) => self.open_gateway_session(endpoint, None).await,
@@ -306,10 +306,10 @@ impl Backend {
     ) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
         match &self.transport {
             Transport::Stdio(stdio) => {
-                let stop = self.stop.child_token();
+                let stop = self.tasks.stop.child_token();
                 let guard = stop.clone().drop_guard();
                 let (child, answer) =
-                    stdio.start_own_child(Some(initialize_params), Some(listener), stop, &self.tasks).await?;
+                    stdio.start_own_child(Some(initialize_params), Some(listener), stop, &self.tasks.tracker).await?;
                 if matches!(answer, Response::Error { .. }) && self.speaks_modern().await.unwrap_or(false) {
                     return Box::pin(self.open_modern()).await;
                 }
@@ -348,17 +348,10 @@ impl Backend {
         Ok((connection, Response::result(&json::object(result))))
     }
 
-    /// Runs `work` in a task, so that it completes even if the caller is dropped. It ends when the gateway stops.
-    ///
-    /// # Errors
-    /// The error of `work`, or [`CallError::Stopped`].
-    pub async fn run<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, CallError>> + Send + 'static,
-    ) -> Result<T, CallError> {
-        let stop = self.stop.clone();
-        let work = async move { stop.run_until_cancelled(work).await.unwrap_or(Err(CallError::Stopped)) };
-        self.tasks.spawn(work).await.unwrap_or(Err(CallError::Died))
+    /// The tasks of its connections.
+    #[must_use]
+    pub fn tasks(&self) -> &BackendTasks {
+        &self.tasks
     }
 
     /// Waits for `work` until the timeout of a call that started at `begun`.

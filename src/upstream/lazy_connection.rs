@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::backend::Backend;
+use super::backend_tasks::BackendTasks;
 use super::connection::UpstreamConnection;
 use super::error::CallError;
 
@@ -29,8 +29,8 @@ impl LazyConnection {
         *self.current.lock() = Some(connection);
     }
 
-    /// The connection; `open` opens it if there is none that works. `on_visible` is called with one that was opened, once
-    /// [`LazyConnection::current`] returns it.
+    /// The connection; `open` opens it in one of `tasks` if there is none that works. `on_visible` is called with one
+    /// that was opened, once [`LazyConnection::current`] returns it.
     ///
     /// # Errors
     /// The error of `open`.
@@ -40,7 +40,7 @@ impl LazyConnection {
     /// longer to start than one request waits.
     pub async fn get(
         self: &Arc<Self>,
-        backend: &Backend,
+        tasks: &BackendTasks,
         open: impl Future<Output = Result<Arc<UpstreamConnection>, CallError>> + Send + 'static,
         on_visible: impl FnOnce(&UpstreamConnection) + Send + 'static,
     ) -> Result<Arc<UpstreamConnection>, CallError> {
@@ -59,7 +59,7 @@ impl LazyConnection {
             on_visible(&connection);
             Ok(connection)
         };
-        backend.run(opening).await
+        tasks.run(opening).await
     }
 
     /// The connection that was opened last, if it has not ended.

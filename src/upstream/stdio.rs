@@ -2,9 +2,9 @@
 //!
 //! The gateway keeps one child running, the shared one. It speaks the stateless era if it can, and then serves all
 //! requests without a session. Otherwise the gateway initializes it without capabilities, so that it has no reason to
-//! send requests, and each principal without a session has a child of its own, initialized likewise. Each legacy session
-//! of a client has a child of its own too, which is initialized with that client's parameters. Request ids are the
-//! gateway's own. Results are copied from a line as text; no JSON tree is built.
+//! send requests, and each principal without a session has a child of its own, initialized likewise. Each legacy
+//! session of a client has a child of its own too, which is initialized with that client's parameters. Request ids are
+//! the gateway's own. Results are copied from a line as text; no JSON tree is built.
 //!
 //! When a child ends, its pending requests fail and are not repeated. The shared child is started again after a pause
 //! that doubles up to a limit; other children are started again when they are used. An answer that is too long fails
@@ -136,8 +136,8 @@ impl StdioBackend {
         }
     }
 
-    /// Starts the child of one session with the client's `initialize_params`; without them that of one principal, by the
-    /// gateway's own handshake of the older era. It runs on `tasks` until it ends or `stop` is cancelled.
+    /// Starts the child of one session with the client's `initialize_params`; without them that of one principal, by
+    /// the gateway's own handshake of the older era. It runs on `tasks` until it ends or `stop` is cancelled.
     ///
     /// # Errors
     /// [`CallError::Down`]: it ended before it answered `initialize`.

@@ -53,6 +53,8 @@ pub struct Setup {
     pub user: Option<u32>,
     /// A program and its arguments that become the gateway.
     pub wrapper: Vec<String>,
+    /// The gateway's working directory, if it is not [`Setup::dir`].
+    pub cwd: Option<PathBuf>,
     _reaper: Reaper,
 }
 
@@ -79,7 +81,7 @@ impl Setup {
         write_secret(&dir.join("secret"), SECRET);
         let reaper = Reaper::new(REAP, &dir);
         let (settings, env) = (BTreeMap::new(), BTreeMap::new());
-        let mut setup = Self { dir, settings, env, user: None, wrapper: Vec::new(), _reaper: reaper };
+        let mut setup = Self { dir, settings, env, user: None, wrapper: Vec::new(), cwd: None, _reaper: reaper };
         fs::create_dir(setup.work_dir()).unwrap();
         let secret = setup.dir.join("secret").display().to_string();
         setup.set("server.listen", "127.0.0.1:0");
@@ -143,7 +145,13 @@ impl Setup {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut words = self.wrapper.iter().map(String::as_str).chain([BINARY]);
         let mut command = Command::new(words.next().unwrap());
-        command.args(words).args(args).arg("--config").arg(self.config_file()).current_dir(&self.dir).env_clear();
+        command
+            .args(words)
+            .args(args)
+            .arg("--config")
+            .arg(self.config_file())
+            .current_dir(self.cwd.as_ref().unwrap_or(&self.dir))
+            .env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &self.dir).envs(&self.env);
         command
     }

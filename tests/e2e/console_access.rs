@@ -105,7 +105,8 @@ async fn the_console_role_is_configurable() {
 
 #[tokio::test]
 async fn a_console_session_ends_with_sign_out_or_its_token() {
-    let setup = Setup::new();
+    let mut setup = Setup::new();
+    setup.set_toml("auth.leeway", "\"0s\"");
     let gatepost = setup.start();
     let visitor = Visitor::new(&gatepost);
     let cookie = visitor.cookie(&token("auditor")).await;
@@ -151,8 +152,10 @@ async fn forms_from_other_sites_and_hosts_are_refused() {
         ("ops.example", StatusCode::OK),
         ("localhost:1", StatusCode::OK),
     ] {
-        let found = visitor.get("/console", &[("host", host), ("cookie", &cookie)]).await.0;
-        assert_eq!(found, status, "{host}");
+        for path in ["/console", "/healthz", "/readyz", "/metrics"] {
+            let found = visitor.get(path, &[("host", host), ("cookie", &cookie)]).await.0;
+            assert_eq!(found, status, "{host} {path}");
+        }
     }
 }
 

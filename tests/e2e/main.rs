@@ -47,3 +47,4 @@ mod kill_rounds;
 mod outage;
 mod outbox_drain;
 mod postgres_faults;
+mod real_servers;

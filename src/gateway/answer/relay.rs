@@ -88,8 +88,8 @@ pub(crate) async fn request(
     Ok((response, route.connection.era()))
 }
 
-/// Sends the request for a page of a list to `backend` with unchanged parameters, as [`request`] does, without opening a
-/// conversation for the caller.
+/// Sends the request for a page of a list to `backend` with unchanged parameters, as [`request`] does, without opening
+/// a conversation for the caller.
 ///
 /// # Errors
 /// [`CallError`].

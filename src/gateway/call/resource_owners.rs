@@ -1,9 +1,9 @@
 //! The backend of each resource at `/mcp`, by the principal and the resource's URI.
 //!
-//! `/mcp` merges the resources of all backends, so that a read must find the backend that listed the resource. A backend
-//! may list other resources for another caller, so that what is listed for one principal never decides where another
-//! reads. The owner grants no access: the policy decides on the owner's resource. The map is bounded; an evicted owner
-//! is looked up again.
+//! `/mcp` merges the resources of all backends, so that a read must find the backend that listed the resource. A
+//! backend may list other resources for another caller, so that what is listed for one principal never decides where
+//! another reads. The owner grants no access: the policy decides on the owner's resource. The map is bounded; an
+//! evicted owner is looked up again.
 
 use std::sync::Arc;
 
