@@ -272,6 +272,7 @@ impl Handle {
         };
         core.policy.send_replace(Arc::clone(&rules.policy));
         core.sessions.notify_changed_lists(&old.policy, &rules.policy);
+        core.upstreams.end_unreachable_conversations(|roles, backend| rules.policy.reaches(roles, backend));
         session_end::end(core, core.sessions.remove_unreachable(&rules.policy)).await;
         Ok(())
     }
