@@ -52,17 +52,18 @@ impl Console {
     pub(super) async fn viewer(&self, headers: &HeaderMap, peer: Peer) -> Result<Viewer, Refusal> {
         let refused = |message: &str| Refusal { status: StatusCode::UNAUTHORIZED, message: message.to_owned() };
         if headers.contains_key(header::AUTHORIZATION) {
-            let value = single(headers, header::AUTHORIZATION.as_str());
-            let value =
-                value.ok_or_else(|| refused("the request must have one Authorization header, a bearer token"))?;
             let client = self.client(headers, peer);
+            let Some(value) = single(headers, header::AUTHORIZATION.as_str()) else {
+                let message = "the request must have one Authorization header, a bearer token";
+                self.record_refusal(REQUEST, client, &Caller::anonymous(), Status::Unauthenticated, message).await;
+                return Err(refused(message));
+            };
             return self.authenticate(value.as_bytes(), REQUEST, client).await;
         }
         let id = self.session_id(headers).ok_or_else(|| refused(""))?;
         // The token or the role may have been withdrawn since the viewer signed in.
         let role = self.sources.gateway.console_role();
-        let is_accepted =
-            |principal: &Principal| self.sources.gateway.accepts(principal) && principal.roles.contains(&role);
+        let is_accepted = |principal: &Principal| self.sources.gateway.accepts(principal) && may_view(principal, &role);
         let principal = self.sessions.find(&id).filter(is_accepted);
         let principal = principal.ok_or_else(|| refused("the session has ended: sign in again"))?;
         Ok(Viewer { principal, role })
@@ -78,8 +79,7 @@ impl Console {
         let (caller, refusal) = match self.sources.gateway.authenticate_header(authorization).await {
             Ok(principal) => {
                 let role = self.sources.gateway.console_role();
-                // I10: an empty name is the role of no token.
-                if !role.is_empty() && principal.roles.contains(&role) {
+                if may_view(&principal, &role) {
                     return Ok(Viewer { principal, role });
                 }
                 let message =
@@ -168,6 +168,11 @@ impl Refusal {
     }
 }
 
+/// Returns `true` if the principal has the role that the console needs. I10: an empty name is the role of no token.
+fn may_view(principal: &Principal, role: &String) -> bool {
+    !role.is_empty() && principal.roles.contains(role)
+}
+
 /// True if a form was sent by a page of this host. The browser sets `Origin` to the origin of the page, and another
 /// site cannot change it.
 fn is_same_origin(headers: &HeaderMap) -> bool {
@@ -176,8 +181,11 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
     origin.zip(host).is_some_and(|((_, authority), host)| authority.eq_ignore_ascii_case(host))
 }
 
+/// The reason why a form of another site is refused.
+const CROSS_ORIGIN: &str = "this form was not sent by a page of the console";
+
 fn cross_origin() -> Response {
-    (StatusCode::FORBIDDEN, "this form was not sent by a page of the console\n").into_response()
+    (StatusCode::FORBIDDEN, format!("{CROSS_ORIGIN}\n")).into_response()
 }
 
 /// `POST /console/sign-in`, with `token` in the form.
@@ -187,10 +195,11 @@ pub(super) async fn sign_in(
     request: Request<Body>,
 ) -> Response {
     let (parts, body) = request.into_parts();
+    let client = console.client(&parts.headers, peer);
     if !is_same_origin(&parts.headers) {
+        console.record_refusal(SIGN_IN, client, &Caller::anonymous(), Status::Denied, CROSS_ORIGIN).await;
         return cross_origin();
     }
-    let client = console.client(&parts.headers, peer);
     if let Err(wait) = console.sign_in_limits.count(client.ip()) {
         let message = "too many sign-ins: try again later".to_owned();
         let (caller, status) = (Caller::anonymous(), StatusCode::TOO_MANY_REQUESTS);
