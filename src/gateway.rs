@@ -303,7 +303,7 @@ impl Handle {
         self.0.proxies.client(peer, headers)
     }
 
-    /// Records an event that `caller` caused, as `method`.
+    /// Records an event that `caller` caused; its record has `method`.
     ///
     /// # Errors
     /// [`UnavailableError`]: the record did not reach the configured level.
@@ -316,7 +316,7 @@ impl Handle {
         self.0.audit.record_event(call_of(method, client, caller)).await
     }
 
-    /// Records a refused request as `method`, or counts it together with others, as refusals by the gateway are.
+    /// Records a refused request, with `method`, or counts it together with others, like refusals by the gateway.
     ///
     /// # Errors
     /// [`UnavailableError`]: the refusal was neither recorded nor counted, or its record stays in the ring.

@@ -1,5 +1,5 @@
-//! The rules that a reload replaces: policy, redaction, calls that may continue without an audit record, limits, and the
-//! role for the console.
+//! The rules that a reload replaces: policy, redaction, calls that may continue without an audit record, limits, and
+//! the role for the console.
 //!
 //! A reload replaces them as one value. A message is handled by the rules that were in force when it arrived.
 
