@@ -10,6 +10,7 @@ pub mod stream;
 
 use std::convert::Infallible;
 use std::error::Error as _;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -80,15 +81,17 @@ pub async fn serve<L, S>(
     open.wait().await;
 }
 
-/// Serves `router` on `listener`, with at most `max` connections, until `stop`.
+/// Serves `router` on `listener`, with at most `max` connections, until `stop`. Each request has its [`Peer`] as an
+/// extension.
 pub async fn serve_router<L>(listener: L, router: Router, max: usize, stop: CancellationToken)
 where
     L: Listener,
     L::Addr: ClientAddress,
 {
-    let service_of = |_, place: Arc<Place>| {
-        let router = router.clone();
-        service_fn(move |request: Request<Incoming>| {
+    let service_of = |client: L::Addr, place: Arc<Place>| {
+        let (router, peer) = (router.clone(), Peer(client.socket_address()));
+        service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
             let in_progress = place.begin_request(request.headers());
             let response = router.clone().call(request.map(Body::new));
             Box::pin(async move {
@@ -101,15 +104,24 @@ where
     serve(listener, Places::new(max, usize::MAX, Vec::new()), stop, service_of).await;
 }
 
+/// The other end of a connection, as an extension of each request on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
 /// The address of a connection's client.
 pub trait ClientAddress {
+    /// The address, with the port.
+    fn socket_address(&self) -> SocketAddr;
+
     /// The address, without the port.
-    fn ip(&self) -> std::net::IpAddr;
+    fn ip(&self) -> IpAddr {
+        self.socket_address().ip()
+    }
 }
 
-impl ClientAddress for std::net::SocketAddr {
-    fn ip(&self) -> std::net::IpAddr {
-        self.ip()
+impl ClientAddress for SocketAddr {
+    fn socket_address(&self) -> SocketAddr {
+        *self
     }
 }
 

@@ -18,9 +18,11 @@ pub mod listener;
 pub mod message;
 pub mod session;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use axum::http::HeaderMap;
 use parking_lot::RwLock;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -29,8 +31,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::AcceptFailures;
-use crate::audit::Audit;
-use crate::audit::record::Call;
+use crate::audit::record::{Call, Caller, ClientAddr, Correlation, Outcome, RequestId, Status};
+use crate::audit::{Audit, UnavailableError};
 use crate::auth::{AuthError, Authenticator, Principal};
 use crate::config::{self, Config};
 use crate::connections::places::Places;
@@ -40,6 +42,7 @@ use crate::walls::Launcher;
 use call::core::Core;
 use call::counters::CallCounters;
 use call::limits::Limits;
+use call::refusal_windows::RefusedRequest;
 use call::refusals::Refusals;
 use call::request_state::RequestStateSigner;
 use call::resource_owners::ResourceOwners;
@@ -269,6 +272,7 @@ impl Handle {
         };
         core.policy.send_replace(Arc::clone(&rules.policy));
         core.sessions.notify_changed_lists(&old.policy, &rules.policy);
+        core.upstreams.end_unreachable_conversations(|roles, backend| rules.policy.reaches(roles, backend));
         session_end::end(core, core.sessions.remove_unreachable(&rules.policy)).await;
         Ok(())
     }
@@ -285,6 +289,51 @@ impl Handle {
     #[must_use]
     pub fn accepts(&self, principal: &Principal) -> bool {
         self.0.auth.accepts(principal)
+    }
+
+    /// The role that a token needs for the console.
+    #[must_use]
+    pub fn console_role(&self) -> String {
+        self.0.rules().console_role.clone()
+    }
+
+    /// The address of the client of a request with `headers` from `peer`, which a trusted proxy may have named.
+    #[must_use]
+    pub fn client_addr(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddr {
+        self.0.proxies.client(peer, headers)
+    }
+
+    /// Records an event that `caller` caused; its record has `method`.
+    ///
+    /// # Errors
+    /// [`UnavailableError`]: the record did not reach the configured level.
+    pub async fn record_event(
+        &self,
+        method: &str,
+        client: ClientAddr,
+        caller: &Caller,
+    ) -> Result<(), UnavailableError> {
+        self.0.audit.record_event(call_of(method, client, caller)).await
+    }
+
+    /// Records a refused request, with `method`, or counts it together with others, like refusals by the gateway.
+    ///
+    /// # Errors
+    /// [`UnavailableError`]: the refusal was neither recorded nor counted, or its record stays in the ring.
+    pub async fn record_refusal(
+        &self,
+        method: &str,
+        client: ClientAddr,
+        caller: &Caller,
+        status: Status,
+        reason: &str,
+    ) -> Result<(), UnavailableError> {
+        let core = &self.0;
+        core.counters.refused(status);
+        let addr = Some(client.ip());
+        let refused = RefusedRequest { caller, addr, status, backend: None, method, tool: None, reason };
+        let record = || (call_of(method, client, caller), Outcome::failed(status, reason), ());
+        core.refusals.record(&core.audit, &refused, record).await.map(|_| ())
     }
 
     /// The number of backends that answer now.
@@ -358,6 +407,12 @@ impl Handle {
     pub fn messages_open(&self) -> usize {
         self.0.tasks.len()
     }
+}
+
+/// The call of a request to the operations listener, for its record.
+fn call_of(method: &str, client: ClientAddr, caller: &Caller) -> Call {
+    let correlation = Correlation { addr: Some(client), ..Correlation::default() };
+    Call::new(RequestId::new(), method).with_caller(caller).with_correlation(&correlation)
 }
 
 /// Compiles everything in `config` that can have faults, and collects them all.

@@ -225,6 +225,14 @@ impl Upstreams {
         self.backends.values().for_each(|backend| backend.end_idle_conversations(idle));
     }
 
+    /// Ends the conversations of callers without a session for which `reaches`, given their roles and the backend's
+    /// alias, is false.
+    pub fn end_unreachable_conversations(&self, reaches: impl Fn(&[String], &str) -> bool) {
+        for (alias, backend) in &self.backends {
+            backend.end_unreachable_conversations(|roles| reaches(roles, alias));
+        }
+    }
+
     /// Stops all children and waits until they are gone.
     pub async fn stop(&self) {
         self.stop.cancel();

@@ -20,6 +20,7 @@ mod status;
 
 pub use audit_record::{AuditRecord, PendingRecord, StreamPosition};
 pub use caller::{Caller, ClientAddr, Correlation};
+pub(crate) use entry::is_own_method;
 pub use entry::{Call, Entry, Outcome, Text};
 pub use ids::{Digest, Epoch, GatewayId, RequestId, Seq, Timestamp};
 pub(super) use normalise::NORMALISABLE;

@@ -23,11 +23,11 @@ pub enum Credential {
 pub struct StaticTokenId(pub(super) [u8; 32]);
 
 impl Credential {
-    /// The time for which the credential is accepted, if that can be foreseen.
+    /// The time until the credential ends, if that can be foreseen. The leeway of a token does not count.
     #[must_use]
     pub fn left(&self) -> Option<Duration> {
         match self {
-            Self::Token(validity) => validity.left(),
+            Self::Token(validity) => validity.left_of_credential(),
             Self::StaticToken(_) | Self::Certificate(_) => None,
         }
     }

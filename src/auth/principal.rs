@@ -38,6 +38,14 @@ impl Principal {
         self.caller((!self.roles.is_empty()).then(|| self.roles.join(",")).as_deref())
     }
 
+    /// The roles as the subject of a sentence that says what they may do.
+    pub(crate) fn roles_in_words(&self) -> String {
+        match &*self.roles {
+            [] => "a caller without a role".to_owned(),
+            roles => format!("role {}", roles.join(",")),
+        }
+    }
+
     /// The caller of a call that `role` decided.
     #[must_use]
     pub fn caller(&self, role: Option<&str>) -> Caller {
@@ -47,5 +55,23 @@ impl Principal {
             issuer: Some(self.issuer.clone()),
             token_id: self.token_id.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_says_in_words_that_there_is_no_role() {
+        let with = |roles: &[&str]| Principal {
+            subject: "ann".to_owned(),
+            issuer: "i".to_owned(),
+            token_id: None,
+            roles: roles.iter().copied().map(str::to_owned).collect(),
+            credential: Credential::default(),
+        };
+        assert_eq!(with(&[]).roles_in_words(), "a caller without a role");
+        assert_eq!(with(&["a", "b"]).roles_in_words(), "role a,b");
     }
 }

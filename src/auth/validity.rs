@@ -23,6 +23,8 @@ pub struct Validity(Option<End>);
 struct End {
     wall: Timestamp,
     monotonic: Instant,
+    /// The part of the time that only tolerates differences between clocks.
+    leeway: Duration,
 }
 
 impl Validity {
@@ -33,14 +35,15 @@ impl Validity {
     #[must_use]
     pub fn until(end: Timestamp) -> Self {
         let left = left_until(end).min(VALIDITY_MAX);
-        Self(Some(End { wall: end, monotonic: Instant::now() + left }))
+        Self(Some(End { wall: end, monotonic: Instant::now() + left, leeway: Duration::ZERO }))
     }
 
     /// Until `seconds` since 1970, and `leeway` after that.
     #[must_use]
     pub fn until_seconds(seconds: u64, leeway: Duration) -> Self {
         let micros = seconds.saturating_add(leeway.as_secs()).saturating_mul(1_000_000);
-        Self::until(Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX)))
+        let Self(end) = Self::until(Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX)));
+        Self(end.map(|end| End { leeway, ..end }))
     }
 
     /// Returns `true` if the credential has ended.
@@ -66,8 +69,15 @@ impl Validity {
     /// The time that is left; `None` if the credential does not end.
     #[must_use]
     pub fn left(self) -> Option<Duration> {
-        let End { wall, monotonic } = self.0?;
+        let End { wall, monotonic, leeway: _ } = self.0?;
         Some(monotonic.saturating_duration_since(Instant::now()).min(left_until(wall)))
+    }
+
+    /// The time that is left without the leeway: for sessions that are opened with the credential.
+    #[must_use]
+    pub fn left_of_credential(self) -> Option<Duration> {
+        let leeway = self.0.map_or(Duration::ZERO, |end| end.leeway);
+        self.left().map(|left| left.saturating_sub(leeway))
     }
 }
 
@@ -96,7 +106,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_credential_ends_at_its_time_by_the_wall_clock_too() {
         // As after a sleep of the machine: the monotonic clock has an hour left.
-        let ended = End { wall: seconds_from_now(-1), monotonic: Instant::now() + Duration::from_hours(1) };
+        let leeway = Duration::ZERO;
+        let ended = End { wall: seconds_from_now(-1), monotonic: Instant::now() + Duration::from_hours(1), leeway };
         let validity = Validity(Some(ended));
         assert!(validity.has_ended());
         validity.ended().await;

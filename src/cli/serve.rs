@@ -158,11 +158,11 @@ async fn serve_ops(
     let (listener, bound) = listen("ops.listen", address).await?;
     let router = health::router(sources.clone()).merge(console::router(console::Settings {
         sources: sources.clone(),
-        role: config.ops.console_role.clone(),
         listener: bound,
+        is_behind_tls: config.ops.is_behind_tls(),
         postgres: database::options(config),
     }));
-    let router = response_headers::add(hosts::guard(router, &config.ops.allowed_hosts, bound));
+    let router = response_headers::add(hosts::guard(router, &config.ops.hosts(), bound));
     let listener = CountedListener { listener, failures: sources.gateway.accept_failures().clone() };
     tasks.spawn(connections::serve_router(listener, router, OPS_CONNECTIONS_MAX, stop.clone()));
     Ok(Some(bound))

@@ -9,8 +9,15 @@ use super::path::join;
 use super::settings_table::{SETTINGS, SettingSpec};
 
 /// Keys, or sections, that take effect without a restart, as [`SETTINGS`] writes them.
-const RELOADED: [&str; 6] =
-    ["roles.*", "limits", "audit.redact", "audit.on_failure", "audit.continue_for", "backends.*.calls_max"];
+const RELOADED: [&str; 7] = [
+    "roles.*",
+    "limits",
+    "audit.redact",
+    "audit.on_failure",
+    "audit.continue_for",
+    "backends.*.calls_max",
+    "ops.console_role",
+];
 
 /// Every key that is set, with its value. Its `Debug` shows no values, because some are secrets (I8).
 #[derive(Clone, Default)]

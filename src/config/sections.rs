@@ -134,6 +134,27 @@ pub struct Ops {
     pub allowed_hosts: Vec<String>,
     /// The role that a token needs for the console.
     pub console_role: String,
+    /// The URL at which browsers reach the operations listener through a proxy.
+    pub public_url: Option<String>,
+}
+
+impl Ops {
+    /// The `Host` values that the operations listener accepts besides its own addresses.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<String> {
+        let public = self.public_url().and_then(|url| url.host_str().map(str::to_owned));
+        self.allowed_hosts.iter().cloned().chain(public).collect()
+    }
+
+    /// Returns true if browsers reach the operations listener by https.
+    #[must_use]
+    pub fn is_behind_tls(&self) -> bool {
+        self.public_url().is_some_and(|url| url.scheme() == "https")
+    }
+
+    fn public_url(&self) -> Option<url::Url> {
+        self.public_url.as_deref().and_then(|url| url::Url::parse(url).ok())
+    }
 }
 
 /// `[limits]`
@@ -326,6 +347,7 @@ impl Default for Ops {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 8809))),
             allowed_hosts: Vec::new(),
             console_role: "auditor".to_owned(),
+            public_url: None,
         }
     }
 }

@@ -25,6 +25,7 @@ mod rate;
 mod record;
 mod search;
 pub mod session;
+mod sign_in_limits;
 mod state;
 
 use axum::Router;

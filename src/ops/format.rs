@@ -1,6 +1,6 @@
 //! Values formatted for people.
 
-use crate::audit::record::{Call, Timestamp};
+use crate::audit::record::{Call, Timestamp, is_own_method};
 use crate::escape::{escape_hidden, escape_hidden_lines, excerpt};
 
 /// Longest text of a cell of the console, in characters; the page of a record has the whole text. *Chosen*: a few
@@ -67,13 +67,15 @@ fn string_bytes(text: &str) -> usize {
     end.map_or(text.len(), |end| end + 2)
 }
 
-/// The target of a call as BACKEND/TOOL, or its method if it has none.
+/// The target of a call as BACKEND/TOOL, or its method if it has none. The target of a call that looks like a record of
+/// the gateway's own follows the call's method: a refused call may name what does not exist.
 pub(crate) fn target(call: &Call) -> String {
-    match (call.backend_name.as_deref(), call.tool_name.as_deref()) {
-        (None, None) => call.method.to_string(),
+    let target = match (call.backend_name.as_deref(), call.tool_name.as_deref()) {
+        (None, None) => return call.method.to_string(),
         (None, Some(tool)) => tool.to_owned(),
         (Some(backend), tool) => format!("{backend}/{}", tool.unwrap_or_default()),
-    }
+    };
+    if is_own_method(&target) { format!("{} {target}", call.method) } else { target }
 }
 
 /// `2026-11-26 10:00:00.000`, in UTC.
@@ -127,6 +129,8 @@ pub(crate) fn age(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::audit::record::RequestId;
+
     use super::*;
 
     #[test]
@@ -146,6 +150,18 @@ mod tests {
         assert_eq!(indented_json("not\nJSON\u{7}"), "not\nJSON\\u{7}");
         let deep = "[".repeat(120) + &"]".repeat(120);
         assert!((30 * 100..40 * 240).contains(&indented_json(&deep).len()), "bounded by 16 levels");
+    }
+
+    #[test]
+    fn the_target_of_a_call_is_not_shown_as_an_event_of_the_gateway() {
+        let shown =
+            |method: &str, backend, tool| target(&Call::new(RequestId::new(), method).with_target(backend, tool));
+        assert_eq!(shown("gateway/closed", None, None), "gateway/closed");
+        assert_eq!(shown("tools/call", Some("fs"), Some("gateway/closed")), "fs/gateway/closed");
+        for (backend, tool) in [(Some("gateway"), "closed"), (None, "gateway/closed")] {
+            assert_eq!(shown("tools/call", backend, Some(tool)), "tools/call gateway/closed");
+        }
+        assert_eq!(shown("resources/read", None, Some("session/open")), "resources/read session/open");
     }
 
     #[test]

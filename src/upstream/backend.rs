@@ -218,6 +218,14 @@ impl Backend {
         }
     }
 
+    /// Ends the conversations of callers without a session whose roles do not reach the backend any more.
+    pub(super) fn end_unreachable_conversations(&self, reaches: impl Fn(&[String]) -> bool) {
+        let ended = self.conversations.end_where(|owner| !reaches(&owner.roles));
+        if ended > 0 {
+            tracing::info!(backend = self.alias, ended, "ended conversations of roles that may not use the backend");
+        }
+    }
+
     /// The number of conversations of callers without a session.
     #[must_use]
     pub fn conversations_open(&self) -> usize {

@@ -14,13 +14,16 @@ use tokio::time::Instant;
 use super::error::CallError;
 use super::lazy_connection::LazyConnection;
 
-/// The principal that a conversation belongs to.
+/// The principal that a conversation belongs to, with the roles under which it is used: a token with other roles does
+/// not continue it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// The issuer of its subject.
     pub issuer: String,
     /// Its subject.
     pub subject: String,
+    /// The roles of its token.
+    pub roles: Vec<String>,
 }
 
 /// The conversations with one backend.
@@ -84,6 +87,15 @@ impl Conversations {
         before - open.len()
     }
 
+    /// Ends the conversations of the owners that `is_ended` selects. Requests that are open on them end first. Returns
+    /// their number.
+    pub(super) fn end_where(&self, is_ended: impl Fn(&Owner) -> bool) -> usize {
+        let mut open = self.open.lock();
+        let before = open.len();
+        open.retain(|owner, _| !is_ended(owner));
+        before - open.len()
+    }
+
     /// The number of conversations.
     pub(super) fn count(&self) -> usize {
         self.open.lock().len()
@@ -103,7 +115,7 @@ mod tests {
     use super::*;
 
     fn owner(subject: &str) -> Owner {
-        Owner { issuer: "i".to_owned(), subject: subject.to_owned() }
+        Owner { issuer: "i".to_owned(), subject: subject.to_owned(), roles: Vec::new() }
     }
 
     #[tokio::test(start_paused = true)]
@@ -139,5 +151,15 @@ mod tests {
         assert_eq!(conversations.end_idle(idle), 0, "idle only since its last request has ended");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!((conversations.end_idle(idle), conversations.count()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn conversations_are_of_the_roles_of_a_token_and_end_with_what_those_may_use() {
+        let conversations = Conversations::new(8);
+        let of = |role: &str| Owner { roles: vec![role.to_owned()], ..owner("ann") };
+        let wide = conversations.enter(of("wide")).unwrap();
+        assert!(!Arc::ptr_eq(&wide, &conversations.enter(of("narrow")).unwrap()));
+        assert_eq!(conversations.end_where(|owner| owner.roles == ["wide"]), 1);
+        assert!(conversations.get(&of("wide")).is_none() && conversations.get(&of("narrow")).is_some());
     }
 }

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::process::Command;
@@ -15,8 +18,11 @@ use super::report::StartReport;
 use super::user::BackendUser;
 use crate::config;
 
-/// The running program, even if its file has been replaced since.
+/// The link to the running program, even if its file has been replaced since.
 const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// The directory of links to the open files of the process that reads it. *Spec*: proc(5).
+const OWN_DESCRIPTORS: &str = "/proc/self/fd";
 
 /// The directory for temporary files. *Spec*: POSIX, unless `TMPDIR` names another directory.
 pub(super) const TEMPORARY_DIR: &str = "/tmp";
@@ -27,8 +33,33 @@ pub struct Launcher(Option<Wrapper>);
 
 #[derive(Clone, Debug)]
 struct Wrapper {
-    program: PathBuf,
+    program: OwnProgram,
     own: OwnFiles,
+}
+
+/// The running program, to be started again.
+#[derive(Clone, Debug)]
+struct OwnProgram {
+    path: PathBuf,
+    /// Kept open, because `path` names its descriptor.
+    _file: Option<Arc<File>>,
+}
+
+impl OwnProgram {
+    /// By an open file: it stays the same program when an update replaces the file, and, unlike the link, it is the
+    /// right one under a tool that runs the program inside its own process (valgrind). By the link where the file may
+    /// be executed but not read, and by its path where there is no `/proc`.
+    fn find() -> Self {
+        let link = Path::new(OWN_PROGRAM);
+        match File::open(link) {
+            Ok(file) => {
+                let path = Path::new(OWN_DESCRIPTORS).join(file.as_raw_fd().to_string());
+                Self { path, _file: Some(Arc::new(file)) }
+            }
+            Err(_) if link.exists() => Self { path: link.to_owned(), _file: None },
+            Err(_) => Self { path: std::env::current_exe().unwrap_or_else(|_| link.to_owned()), _file: None },
+        }
+    }
 }
 
 /// Starts the processes of one stdio backend.
@@ -49,9 +80,7 @@ impl Launcher {
     /// Starts backends by way of `gatepost run-backend`, to which `own` is closed. Only for the `gatepost` program.
     #[must_use]
     pub fn with_walls(own: OwnFiles) -> Self {
-        let link = PathBuf::from(OWN_PROGRAM);
-        let program = if link.exists() { link } else { std::env::current_exe().unwrap_or(link) };
-        Self(Some(Wrapper { program, own }))
+        Self(Some(Wrapper { program: OwnProgram::find(), own }))
     }
 
     /// Starts backends directly, without walls and without a parent-death signal: for programs other than `gatepost`.
@@ -111,7 +140,7 @@ impl BackendLauncher {
     }
 
     fn wrapped(&self, wrapper: &Wrapper) -> Command {
-        let mut command = Command::new(&wrapper.program);
+        let mut command = Command::new(&wrapper.program.path);
         command.arg0("gatepost").args(["run-backend", "--parent"]).arg(std::process::id().to_string());
         if let Some(user) = &self.user {
             command.arg("--user").arg(user);

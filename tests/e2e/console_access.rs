@@ -106,7 +106,8 @@ async fn the_console_role_is_configurable() {
 #[tokio::test]
 async fn a_console_session_ends_with_sign_out_or_its_token() {
     let mut setup = Setup::new();
-    setup.set_toml("auth.leeway", "\"0s\"");
+    // The leeway is for differences between clocks, and does not prolong a session.
+    setup.set_toml("auth.leeway", "\"5m\"");
     let gatepost = setup.start();
     let visitor = Visitor::new(&gatepost);
     let cookie = visitor.cookie(&token("auditor")).await;
@@ -122,6 +123,104 @@ async fn a_console_session_ends_with_sign_out_or_its_token() {
     let brief = visitor.cookie(&token_with(&json!({"sub": "tester", "role": "auditor", "exp": now + 3}))).await;
     let is_over = async || visitor.get("/console", &[("cookie", &brief)]).await.0 == StatusCode::UNAUTHORIZED;
     until_async("the session ends with its token", SOON, is_over).await;
+}
+
+/// The records in the outbox of a gateway that has stopped, oldest first.
+fn records(setup: &Setup) -> Vec<Value> {
+    let output = setup.command(&["outbox", "list", "--json", "--limit", "10000"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn details(record: &Value) -> Value {
+    serde_json::from_str(record["request_args"].as_str().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn sign_ins_are_limited_and_each_is_recorded_or_counted() {
+    let setup = Setup::new();
+    let gatepost = setup.start();
+    let visitor = Visitor::new(&gatepost);
+    visitor.cookie(&token("auditor")).await;
+    let (mut limited, mut refused) = (0_u64, 0_u64);
+    for number in 0..300 {
+        match visitor.sign_in(&format!("wrong{number}")).await.status() {
+            StatusCode::TOO_MANY_REQUESTS => limited += 1,
+            StatusCode::UNAUTHORIZED => refused += 1,
+            other => panic!("{other}"),
+        }
+    }
+    // Sixty at once, and one more for each second that this takes.
+    assert!((59..150).contains(&refused), "{refused}");
+    assert_eq!(visitor.get_as("/console", "garbage").await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(visitor.get_as("/console", &token("admin")).await.0, StatusCode::FORBIDDEN);
+    let forged = [("origin", "http://evil.example")];
+    assert_eq!(visitor.ask(Method::POST, "/console/sign-in", &forged, "token=x").await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(gatepost.terminate(), Some(0));
+    let records = records(&setup);
+    let of = |method: &str, status: &str| -> Vec<&Value> {
+        records.iter().filter(|record| record["method"] == method && record["response_status"] == status).collect()
+    };
+    let signed_in = of("console/sign-in", "ok");
+    assert_eq!((signed_in.len(), &signed_in[0]["client_subject"]), (1, &json!("tester")));
+    assert!(signed_in[0]["client_addr"].as_str().unwrap().starts_with("127.0.0.1:"), "{signed_in:?}");
+    let counted = |status: &str| -> u64 {
+        let counts = of("gateway/refusals", status).into_iter();
+        counts.map(|record| details(record)["count"].as_u64().unwrap()).sum::<u64>()
+    };
+    let singles = |status: &str| (of("console/sign-in", status).len() + of("console/request", status).len()) as u64;
+    assert_eq!(singles("rate_limited") + counted("rate_limited"), limited);
+    assert_eq!(singles("unauthenticated") + counted("unauthenticated"), refused + 1);
+    assert!((1..=20).contains(&singles("unauthenticated")), "{refused}");
+    let forged = of("console/sign-in", "denied");
+    assert!(forged.len() == 1 && forged[0]["error_message"].as_str().unwrap().contains("not sent by"), "{forged:?}");
+    let denied = of("console/request", "denied");
+    assert_eq!((denied.len(), &denied[0]["client_subject"]), (1, &json!("tester")));
+    assert!(!serde_json::to_string(&records).unwrap().contains("wrong1"), "no token is in a record");
+}
+
+#[tokio::test]
+async fn a_console_session_ends_when_its_role_or_its_token_is_withdrawn() {
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+    let mut setup = Setup::new();
+    let tokens = setup.dir().join("tokens.toml");
+    let list = |roles: &str| {
+        let hash = gatepost::auth::static_tokens::hash(TOKEN);
+        std::fs::write(&tokens, format!("[[tokens]]\nsha256 = {hash:?}\nsubject = \"ann\"\nroles = [{roles:?}]\n"))
+            .unwrap();
+        std::fs::set_permissions(&tokens, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    };
+    list("auditor");
+    setup.set("auth.tokens_file", tokens.to_str().unwrap());
+    let gatepost = setup.start();
+    let visitor = Visitor::new(&gatepost);
+    let (of_jwt, of_static) = (visitor.cookie(&token("auditor")).await, visitor.cookie(TOKEN).await);
+    let status = async |cookie: &str| visitor.get("/console", &[("cookie", cookie)]).await.0;
+    assert_eq!((status(&of_jwt).await, status(&of_static).await), (StatusCode::OK, StatusCode::OK));
+    list("admin");
+    let is_over = async || status(&of_static).await == StatusCode::UNAUTHORIZED;
+    until_async("the session ends with the role of its static token", SOON, is_over).await;
+    assert_eq!(status(&of_jwt).await, StatusCode::OK);
+    setup.set("ops.console_role", "reviewer");
+    setup.config_file();
+    gatepost.signal(nix::sys::signal::Signal::SIGHUP);
+    let is_over = async || status(&of_jwt).await == StatusCode::UNAUTHORIZED;
+    until_async("the session ends with a reload that asks for another role", SOON, is_over).await;
+    assert_eq!(visitor.get_as("/console", &token("reviewer")).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_cookie_is_secure_behind_a_proxy_that_speaks_tls() {
+    let mut setup = Setup::new();
+    setup.set("ops.public_url", "https://ops.example");
+    let gatepost = setup.start();
+    let visitor = Visitor::new(&gatepost);
+    let headers = [("host", "ops.example"), ("origin", "https://ops.example")];
+    let form = format!("token={}", token("auditor"));
+    let response = visitor.ask(Method::POST, "/console/sign-in", &headers, &form).await;
+    assert_eq!(response.status(), StatusCode::SEE_OTHER);
+    let set = response.headers()["set-cookie"].to_str().unwrap();
+    assert!(set.ends_with("; Path=/console; HttpOnly; SameSite=Strict; Secure"), "{set}");
 }
 
 #[tokio::test]

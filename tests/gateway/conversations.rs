@@ -222,3 +222,24 @@ async fn idle_conversations_end_and_ended_ones_begin_again() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i10_a_conversation_is_of_the_roles_of_a_token_and_ends_when_a_reload_takes_the_backend() {
+    let mut setup = Setup::new();
+    stateful(&mut setup, "bank");
+    setup.role("wide", &["bank/*", "example/*"]).role("narrow", &["bank/state"]);
+    let gatepost = setup.start();
+    let [wide, narrow] = ["wide", "narrow"].map(|role| {
+        let token = token_with(&json!({"sub": "alice", "role": role}));
+        Client::unconnected(&format!("{}/mcp/bank", gatepost.url()), Era::Modern, Some(&token))
+    });
+    assert_eq!(ask(&wide, "login", json!({"as": "alice@bank"})).await, "alice@bank");
+    let (of_wide, of_narrow) = (state(&wide).await, state(&narrow).await);
+    assert_eq!(of_narrow["user"], Value::Null, "what a wider role set is not there for a narrower one");
+    setup.role("wide", &["example/*"]);
+    setup.config_file();
+    gatepost.signal(Signal::SIGHUP);
+    let child = format!("/proc/{}", of_wide["pid"]);
+    until("the conversation ends with the role's right", SOON, || !std::path::Path::new(&child).exists());
+    assert_eq!(state(&narrow).await["pid"], of_narrow["pid"], "the other one goes on");
+}

@@ -19,6 +19,15 @@ use crate::audit::redact::Redaction;
 /// each of these steps took as many cache misses. *Measured*: `benches/store.rs`.
 pub type Text = SmolStr;
 
+/// Prefixes of the methods of the gateway's own records. A client's record never has such a method. Otherwise it could
+/// be taken for an event of the gateway, for example for the `gateway/closed` that shows that an epoch ended cleanly.
+const OWN_METHODS: [&str; 3] = ["gateway/", "session/", "console/"];
+
+/// Returns `true` if `text` is, or looks like, the method of a record of the gateway's own.
+pub(crate) fn is_own_method(text: &str) -> bool {
+    OWN_METHODS.iter().any(|own| text.starts_with(own))
+}
+
 /// The half of a record that is known before the call is forwarded: who asked for what, and when.
 ///
 /// Built with [`Call::new`] and the `with_` methods, each of which normalises its value. A

@@ -165,4 +165,11 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "The role that a token needs for the console. It needs no section in `[roles]`; without one it may call \
          nothing.",
     ),
+    setting(
+        "ops.public_url",
+        ValueType::WebUrl,
+        Unset,
+        "The URL at which browsers reach the operations listener through a proxy that terminates TLS, for example \
+         `https://ops.example.com`. Its host is accepted as `Host`, and with `https` the console's cookie is `Secure`.",
+    ),
 ];

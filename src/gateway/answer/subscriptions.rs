@@ -119,9 +119,9 @@ pub(crate) async fn permit(
     let is_known = filters.members().all(|filter| SAFE_FILTERS.contains(&filter.key.as_ref()))
         && params.members().all(|member| member.key == "notifications" || member.key == "_meta");
     let may_use_all = |backend: &Arc<Backend>| ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias());
-    let roles = ctx.principal.roles.join(",");
+    let roles = ctx.principal.roles_in_words();
     if !is_known && !ctx.backends().all(may_use_all) {
-        return Err(Refusal::denied(format!("role {roles} may subscribe only to lists and resources here")));
+        return Err(Refusal::denied(format!("{roles} may subscribe only to lists and resources here")));
     }
     let (mut owned, mut search) = (Vec::new(), ResourceSearch::new(ctx));
     for uri in &request.filter.resource_subscriptions {
@@ -132,7 +132,7 @@ pub(crate) async fn permit(
         let may_read = |backend| ctx.rules.policy.shows(&ctx.principal.roles, Target::resource(backend, uri));
         if !backend.as_deref().is_some_and(may_read) {
             (entry.backend, entry.tool) = (backend, Some(uri.clone()));
-            return Err(Refusal::denied(format!("role {roles} may not read {uri}")));
+            return Err(Refusal::denied(format!("{roles} may not read {uri}")));
         }
         owned.extend(backend.map(|backend| (backend, uri.clone())));
     }

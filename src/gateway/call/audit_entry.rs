@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::header;
 
-use crate::audit::record::{Call, Caller, Correlation, Outcome, Status};
+use crate::audit::record::{Call, Caller, Correlation, Outcome, Status, is_own_method};
 use crate::audit::{Released, UnavailableError};
 use crate::gateway::call::core::Core;
 use crate::gateway::call::outcome;
@@ -25,10 +25,6 @@ use crate::upstream::Answer;
 
 /// The recorded method of a message that has none.
 const METHOD_UNKNOWN: &str = "unknown";
-
-/// Prefixes of the methods of the gateway's own records. A client's record never has such a method. Otherwise it could
-/// be taken for an event of the gateway, for example for the `gateway/closed` that shows that an epoch ended cleanly.
-const OWN_METHODS: [&str; 3] = ["gateway/", "session/", "console/"];
 
 /// Longest method that is recorded of a caller without a valid token, in bytes. *Chosen*: the longest method of the
 /// protocol that is audited has 23; the caller may write anything there.
@@ -113,9 +109,8 @@ impl<'a> AuditEntry<'a> {
                 None => (self.backend.take(), Some(name)),
             };
         }
-        let is_own = |method: &String| OWN_METHODS.iter().any(|own| method.starts_with(own));
         self.id = hint.id;
-        self.method = hint.method.filter(|method| !is_own(method)).unwrap_or_else(|| METHOD_UNKNOWN.to_owned());
+        self.method = hint.method.filter(|method| !is_own_method(method)).unwrap_or_else(|| METHOD_UNKNOWN.to_owned());
     }
 
     /// The part of the record that is known before the answer.

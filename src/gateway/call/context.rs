@@ -70,7 +70,8 @@ impl RequestContext<'_> {
 
     /// The owner of the caller's conversations with backends.
     pub(crate) fn owner(&self) -> Owner {
-        Owner { issuer: self.principal.issuer.clone(), subject: self.principal.subject.clone() }
+        let Principal { issuer, subject, roles, .. } = &self.principal;
+        Owner { issuer: issuer.clone(), subject: subject.clone(), roles: roles.clone() }
     }
 
     fn route_on(

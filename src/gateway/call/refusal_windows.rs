@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::gateway::call::token_bucket::{BucketSize, TokenBucket};
 
 pub(crate) use counted::CountedRefusals;
-pub(crate) use refused::RefusedRequest;
+pub(crate) use refused::{Network, RefusedRequest};
 use refused::{PrincipalId, RefusalKey};
 
 /// The length of a window. *Chosen*: a loop of refusals leaves few records, and their number is known soon. A crash

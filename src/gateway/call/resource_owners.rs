@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     fn ann() -> Principal {
-        Principal { issuer: "i".to_owned(), subject: "ann".to_owned() }
+        Principal { issuer: "i".to_owned(), subject: "ann".to_owned(), roles: Vec::new() }
     }
 
     #[test]

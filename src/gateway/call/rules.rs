@@ -1,4 +1,5 @@
-//! The rules that a reload replaces: policy, redaction, calls that may continue without an audit record, limits.
+//! The rules that a reload replaces: policy, redaction, calls that may continue without an audit record, limits, and
+//! the role for the console.
 //!
 //! A reload replaces them as one value. A message is handled by the rules that were in force when it arrived.
 
@@ -17,6 +18,8 @@ pub(crate) struct Rules {
     /// The calls that are forwarded even if they cannot be audited.
     pub(crate) continue_for: Patterns,
     pub(crate) limits: config::Limits,
+    /// The role that a token needs for the console.
+    pub(crate) console_role: String,
     /// The limits of open calls of those backends that have their own.
     calls_max: BTreeMap<String, usize>,
 }
@@ -55,6 +58,7 @@ impl Rules {
                 redaction,
                 continue_for,
                 limits: config.limits.clone(),
+                console_role: config.ops.console_role.clone(),
                 calls_max: config.backends.iter().filter_map(own).collect(),
             }),
             _ => Err(errors),

@@ -8,7 +8,7 @@ mod client_verifier;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -238,8 +238,8 @@ impl Listener for ClientListener {
 }
 
 impl ClientAddress for ClientIdentity {
-    fn ip(&self) -> IpAddr {
-        self.addr.ip()
+    fn socket_address(&self) -> SocketAddr {
+        self.addr
     }
 }
 

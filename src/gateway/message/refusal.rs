@@ -94,8 +94,7 @@ impl Refusal {
     /// latter case; the caller cannot tell the two apart.
     pub(crate) fn invisible(policy: &Policy, principal: &Principal, backend: &str, method: &str) -> Self {
         if method == TOOLS_CALL && !policy.reaches(&principal.roles, backend) {
-            let roles = principal.roles.join(",");
-            return Self::denied(format!("role {roles} may call nothing of {backend}"));
+            return Self::denied(format!("{} may call nothing of {backend}", principal.roles_in_words()));
         }
         Self::unknown_backend()
     }

@@ -1,19 +1,26 @@
 //! Access to the console: a bearer token with each request, or a token entered once into the form, for a cookie.
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::page;
 use super::state::Console;
-use crate::audit::record::Caller;
+use crate::audit::record::{Caller, ClientAddr, Status};
 use crate::auth::{AuthError, Principal};
+use crate::connections::Peer;
 use crate::escape::escape_hidden;
 use crate::gateway::message::headers::single;
 
 /// Longest form, in bytes. *Derived*: the longest token that the gateway accepts, 16 KiB, and its name.
 const FORM_BYTES_MAX: usize = 17 * 1024;
+
+/// The recorded method of a sign-in.
+const SIGN_IN: &str = "console/sign-in";
+
+/// The recorded method of a request that was refused because of its bearer token.
+const REQUEST: &str = "console/request";
 
 /// A person or program with access to the console.
 #[derive(Debug)]
@@ -41,43 +48,86 @@ impl Viewer {
 }
 
 impl Console {
-    /// Authenticates a request by its bearer token or cookie.
-    pub(super) async fn viewer(&self, headers: &HeaderMap) -> Result<Viewer, Refusal> {
+    /// Authenticates a request of `peer` by its bearer token or cookie. A refused token is recorded.
+    pub(super) async fn viewer(&self, headers: &HeaderMap, peer: Peer) -> Result<Viewer, Refusal> {
         let refused = |message: &str| Refusal { status: StatusCode::UNAUTHORIZED, message: message.to_owned() };
         if headers.contains_key(header::AUTHORIZATION) {
-            let value = single(headers, header::AUTHORIZATION.as_str());
-            let value =
-                value.ok_or_else(|| refused("the request must have one Authorization header, a bearer token"))?;
-            return self.authenticate(value.as_bytes()).await;
+            let client = self.client(headers, peer);
+            let Some(value) = single(headers, header::AUTHORIZATION.as_str()) else {
+                let message = "the request must have one Authorization header, a bearer token";
+                self.record_refusal(REQUEST, client, &Caller::anonymous(), Status::Unauthenticated, message).await;
+                return Err(refused(message));
+            };
+            return self.authenticate(value.as_bytes(), REQUEST, client).await;
         }
         let id = self.session_id(headers).ok_or_else(|| refused(""))?;
-        // A static token may have been withdrawn, or the role from it, since the viewer signed in.
-        let is_accepted = |principal: &Principal| self.sources.gateway.accepts(principal);
+        // The token or the role may have been withdrawn since the viewer signed in.
+        let role = self.sources.gateway.console_role();
+        let is_accepted = |principal: &Principal| self.sources.gateway.accepts(principal) && may_view(principal, &role);
         let principal = self.sessions.find(&id).filter(is_accepted);
         let principal = principal.ok_or_else(|| refused("the session has ended: sign in again"))?;
-        Ok(Viewer { principal, role: self.role.clone() })
+        Ok(Viewer { principal, role })
     }
 
-    /// Verifies a token as for a call, and its role.
-    async fn authenticate(&self, authorization: &[u8]) -> Result<Viewer, Refusal> {
-        let authenticated = self.sources.gateway.authenticate_header(authorization).await;
-        let principal = authenticated.map_err(|error| {
-            tracing::info!(error = &error as &dyn std::error::Error, "console request refused: authentication failed");
-            let status = match error {
-                AuthError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-                AuthError::Scope { .. } => StatusCode::FORBIDDEN,
-                _ => StatusCode::UNAUTHORIZED,
-            };
-            Refusal { status, message: error.to_string() }
-        })?;
-        let role = self.role.clone();
-        // I10: an empty name is the role of no token.
-        if role.is_empty() || !principal.roles.contains(&role) {
-            tracing::info!(subject = principal.subject, role, "console request refused: role missing");
-            let message = format!("the token does not have the role {role} that the console needs (ops.console_role)");
-            return Err(Refusal { status: StatusCode::FORBIDDEN, message });
+    /// Verifies a token as for a call, and its role. A refusal is recorded with `method`.
+    async fn authenticate(
+        &self,
+        authorization: &[u8],
+        method: &'static str,
+        client: ClientAddr,
+    ) -> Result<Viewer, Refusal> {
+        let (caller, refusal) = match self.sources.gateway.authenticate_header(authorization).await {
+            Ok(principal) => {
+                let role = self.sources.gateway.console_role();
+                if may_view(&principal, &role) {
+                    return Ok(Viewer { principal, role });
+                }
+                let message =
+                    format!("the token does not have the role {role} that the console needs (ops.console_role)");
+                (principal.caller_with_all_roles(), Refusal { status: StatusCode::FORBIDDEN, message })
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "token for the console rejected");
+                let status = match error {
+                    AuthError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+                    AuthError::Scope { .. } => StatusCode::FORBIDDEN,
+                    _ => StatusCode::UNAUTHORIZED,
+                };
+                let caller = match &error {
+                    AuthError::Scope { principal, .. } => principal.caller_with_all_roles(),
+                    _ => Caller::anonymous(),
+                };
+                (caller, Refusal { status, message: error.to_string() })
+            }
+        };
+        let status = match refusal.status {
+            StatusCode::FORBIDDEN => Status::Denied,
+            _ => Status::Unauthenticated,
+        };
+        self.record_refusal(method, client, &caller, status, &refusal.message).await;
+        Err(refusal)
+    }
+
+    /// Records a refused request, and logs it. A refusal that cannot be recorded stays a refusal.
+    async fn record_refusal(
+        &self,
+        method: &'static str,
+        client: ClientAddr,
+        caller: &Caller,
+        status: Status,
+        reason: &str,
+    ) {
+        let subject = &caller.subject;
+        tracing::info!(%client, subject, %status, reason, "console request refused");
+        let recorded = self.sources.gateway.record_refusal(method, client, caller, status, reason).await;
+        if let Err(error) = recorded {
+            tracing::error!(%error, "refused request to the console not recorded; refusing it all the same");
         }
-        Ok(Viewer { principal, role })
+    }
+
+    /// The client's address, which a trusted proxy may have named.
+    fn client(&self, headers: &HeaderMap, Peer(peer): Peer) -> ClientAddr {
+        self.sources.gateway.client_addr(peer, headers)
     }
 
     /// The session id in the console's cookie.
@@ -89,7 +139,7 @@ impl Console {
 
     /// A redirect to the console that sets the cookie.
     fn redirect(&self, id: &str, lifetime: &str) -> Response {
-        let cookie = format!("{}={id}; Path=/console; HttpOnly; SameSite=Strict{lifetime}", self.cookie);
+        let cookie = format!("{}={id}; {}{lifetime}", self.cookie, self.cookie_attributes);
         let mut response = (StatusCode::SEE_OTHER, [(header::LOCATION, "/console")]).into_response();
         if let Ok(cookie) = HeaderValue::from_str(&cookie) {
             response.headers_mut().insert(header::SET_COOKIE, cookie);
@@ -118,6 +168,11 @@ impl Refusal {
     }
 }
 
+/// Returns `true` if the principal has the role that the console needs. I10: an empty name is the role of no token.
+fn may_view(principal: &Principal, role: &String) -> bool {
+    !role.is_empty() && principal.roles.contains(role)
+}
+
 /// True if a form was sent by a page of this host. The browser sets `Origin` to the origin of the page, and another
 /// site cannot change it.
 fn is_same_origin(headers: &HeaderMap) -> bool {
@@ -126,34 +181,63 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
     origin.zip(host).is_some_and(|((_, authority), host)| authority.eq_ignore_ascii_case(host))
 }
 
+/// The reason why a form of another site is refused.
+const CROSS_ORIGIN: &str = "this form was not sent by a page of the console";
+
 fn cross_origin() -> Response {
-    (StatusCode::FORBIDDEN, "this form was not sent by a page of the console\n").into_response()
+    (StatusCode::FORBIDDEN, format!("{CROSS_ORIGIN}\n")).into_response()
 }
 
 /// `POST /console/sign-in`, with `token` in the form.
-pub(super) async fn sign_in(State(console): State<Console>, request: Request<Body>) -> Response {
+pub(super) async fn sign_in(
+    State(console): State<Console>,
+    Extension(peer): Extension<Peer>,
+    request: Request<Body>,
+) -> Response {
     let (parts, body) = request.into_parts();
+    let client = console.client(&parts.headers, peer);
     if !is_same_origin(&parts.headers) {
+        console.record_refusal(SIGN_IN, client, &Caller::anonymous(), Status::Denied, CROSS_ORIGIN).await;
         return cross_origin();
     }
-    let Ok(form) = axum::body::to_bytes(body, FORM_BYTES_MAX).await else {
-        let message = format!("the form is longer than {FORM_BYTES_MAX} bytes or incomplete");
-        return Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, message }.page();
-    };
-    let token = url::form_urlencoded::parse(&form).find(|(name, _)| name == "token").map(|(_, token)| token);
-    let token = token.unwrap_or_default();
-    let token = token.trim();
-    if token.is_empty() || token.contains(char::is_whitespace) {
-        return Refusal { status: StatusCode::UNAUTHORIZED, message: "this is not a token".to_owned() }.page();
+    if let Err(wait) = console.sign_in_limits.count(client.ip()) {
+        let message = "too many sign-ins: try again later".to_owned();
+        let (caller, status) = (Caller::anonymous(), StatusCode::TOO_MANY_REQUESTS);
+        console.record_refusal(SIGN_IN, client, &caller, Status::RateLimited, &message).await;
+        let wait = wait.as_secs().max(1).to_string();
+        return ([(header::RETRY_AFTER, wait)], Refusal { status, message }.page()).into_response();
     }
-    let bearer = format!("Bearer {token}");
-    match console.authenticate(bearer.as_bytes()).await {
-        Ok(viewer) => {
-            tracing::info!(subject = viewer.subject(), "signed in to the console");
-            let id = console.sessions.open(viewer.principal);
-            console.redirect(&id, "")
-        }
+    match console.signed_in(body, client).await {
+        Ok(id) => console.redirect(&id, ""),
         Err(refusal) => refusal.page(),
+    }
+}
+
+impl Console {
+    /// Opens a session for the token in the form. Returns its id.
+    async fn signed_in(&self, body: Body, client: ClientAddr) -> Result<String, Refusal> {
+        let malformed = async |status, message: String| {
+            self.record_refusal(SIGN_IN, client, &Caller::anonymous(), Status::Malformed, &message).await;
+            Err(Refusal { status, message })
+        };
+        let Ok(form) = axum::body::to_bytes(body, FORM_BYTES_MAX).await else {
+            let message = format!("the form is longer than {FORM_BYTES_MAX} bytes or incomplete");
+            return malformed(StatusCode::PAYLOAD_TOO_LARGE, message).await;
+        };
+        let token = url::form_urlencoded::parse(&form).find(|(name, _)| name == "token").map(|(_, token)| token);
+        let token = token.unwrap_or_default();
+        let token = token.trim();
+        if token.is_empty() || token.contains(char::is_whitespace) {
+            return malformed(StatusCode::UNAUTHORIZED, "this is not a token".to_owned()).await;
+        }
+        let viewer = self.authenticate(format!("Bearer {token}").as_bytes(), SIGN_IN, client).await?;
+        if let Err(error) = self.sources.gateway.record_event(SIGN_IN, client, &viewer.caller()).await {
+            tracing::error!(%error, "sign-in to the console not recorded; refusing it");
+            let message = "the sign-in cannot be recorded: try again later".to_owned();
+            return Err(Refusal { status: StatusCode::SERVICE_UNAVAILABLE, message });
+        }
+        tracing::info!(%client, subject = viewer.subject(), "signed in to the console");
+        Ok(self.sessions.open(viewer.principal))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
@@ -12,6 +12,7 @@ use super::query::LiveOutbox;
 use super::state::Console;
 use crate::audit::record::{Call, Status as CallStatus, Timestamp};
 use crate::audit::shipper::ShipperState;
+use crate::connections::Peer;
 use crate::escape::escape_hidden;
 use crate::ops::format::{age, bytes, cell, count, date_time, plural, target};
 use crate::ops::protocol::Question;
@@ -22,16 +23,24 @@ use crate::ops::trail::OutboxAccess as _;
 const OPEN_CALLS_SHOWN_MAX: usize = 20;
 
 /// `GET /console/live`
-pub(super) async fn fragment(State(console): State<Console>, headers: HeaderMap) -> Response {
-    match console.viewer(&headers).await {
+pub(super) async fn fragment(
+    State(console): State<Console>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    match console.viewer(&headers, peer).await {
         Ok(_) => page::fragment(overview(&console).await).into_response(),
         Err(refusal) => refusal.plain(),
     }
 }
 
 /// `GET /console/status`
-pub(super) async fn status(State(console): State<Console>, headers: HeaderMap) -> Response {
-    if let Err(refusal) = console.viewer(&headers).await {
+pub(super) async fn status(
+    State(console): State<Console>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(refusal) = console.viewer(&headers, peer).await {
         return refusal.plain();
     }
     match serde_json::to_string(&console.sources.status()) {

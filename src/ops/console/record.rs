@@ -1,6 +1,6 @@
 //! The page of one call.
 
-use axum::extract::{RawQuery, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
@@ -10,6 +10,7 @@ use super::query::Answer;
 use super::search::{Search, postgres_error, table};
 use super::state::Console;
 use crate::audit::record::AuditRecord;
+use crate::connections::Peer;
 use crate::escape::escape_hidden;
 use crate::ops::columns::{COLUMNS, Value};
 use crate::ops::format::indented_json;
@@ -36,8 +37,13 @@ const FIRST: [&str; 12] = [
 ];
 
 /// `GET /console/record?id=...`
-pub(super) async fn page(State(console): State<Console>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
-    let viewer = match console.viewer(&headers).await {
+pub(super) async fn page(
+    State(console): State<Console>,
+    Extension(peer): Extension<Peer>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let viewer = match console.viewer(&headers, peer).await {
         Ok(viewer) => viewer,
         Err(refusal) => return refusal.page(),
     };

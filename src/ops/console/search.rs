@@ -1,6 +1,6 @@
 //! The main page, and its search of the trail.
 
-use axum::extract::{RawQuery, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
@@ -11,6 +11,7 @@ use super::query::Answer;
 use super::state::Console;
 use crate::audit::query::Filter;
 use crate::audit::record::{AuditRecord, Status};
+use crate::connections::Peer;
 use crate::escape::escape_hidden;
 use crate::ops::format::{cell, date_time, plural, target};
 use crate::ops::page_key::{page_key, parse_page_key};
@@ -107,8 +108,13 @@ impl Search {
 }
 
 /// `GET /console`
-pub(super) async fn page(State(console): State<Console>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
-    let viewer = match console.viewer(&headers).await {
+pub(super) async fn page(
+    State(console): State<Console>,
+    Extension(peer): Extension<Peer>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let viewer = match console.viewer(&headers, peer).await {
         Ok(viewer) => viewer,
         Err(refusal) => return refusal.page(),
     };
@@ -141,8 +147,13 @@ pub(super) async fn page(State(console): State<Console>, RawQuery(query): RawQue
 }
 
 /// `GET /console/records`
-pub(super) async fn lines(State(console): State<Console>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
-    let viewer = match console.viewer(&headers).await {
+pub(super) async fn lines(
+    State(console): State<Console>,
+    Extension(peer): Extension<Peer>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let viewer = match console.viewer(&headers, peer).await {
         Ok(viewer) => viewer,
         Err(refusal) => return refusal.plain(),
     };

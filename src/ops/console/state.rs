@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::rate::Rate;
 use super::session::Sessions;
+use super::sign_in_limits::SignInLimits;
 use crate::audit::sink::postgres;
 use crate::ops::status::Sources;
 
@@ -15,15 +16,21 @@ use crate::ops::status::Sources;
 /// has at most one answer in memory.
 const QUESTIONS_MAX: usize = 2;
 
+/// The attributes of the cookie: no script reads it, and no other site causes it to be sent.
+const COOKIE: &str = "Path=/console; HttpOnly; SameSite=Strict";
+
+/// The same, for a console that browsers reach by https: the cookie is never sent in clear.
+const SECURE_COOKIE: &str = "Path=/console; HttpOnly; SameSite=Strict; Secure";
+
 /// The console's settings.
 #[derive(Debug)]
 pub struct Settings {
     /// The parts that the console shows.
     pub sources: Sources,
-    /// The role that a token needs.
-    pub role: String,
     /// Address of the listener.
     pub listener: SocketAddr,
+    /// True if browsers reach the console by https.
+    pub is_behind_tls: bool,
     /// The database that has the trail; `None` if the outbox has it.
     pub postgres: Option<postgres::Options>,
 }
@@ -35,24 +42,27 @@ pub(super) struct Console(Arc<Inner>);
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) sources: Sources,
-    pub(super) role: String,
     pub(super) postgres: Option<postgres::Options>,
     pub(super) sessions: Sessions,
+    pub(super) sign_in_limits: SignInLimits,
     /// The cookie's name. It contains the port, since a browser sends the cookies of a host to all its ports.
     pub(super) cookie: String,
+    /// The attributes of the cookie.
+    pub(super) cookie_attributes: &'static str,
     pub(super) rate: Rate,
     pub(super) questions: Arc<Semaphore>,
 }
 
 impl Console {
     pub(super) fn new(settings: Settings) -> Self {
-        let Settings { sources, role, listener, postgres } = settings;
+        let Settings { sources, listener, is_behind_tls, postgres } = settings;
         Self(Arc::new(Inner {
             sources,
-            role,
             postgres,
             sessions: Sessions::default(),
+            sign_in_limits: SignInLimits::new(),
             cookie: format!("gatepost_console_{}", listener.port()),
+            cookie_attributes: if is_behind_tls { SECURE_COOKIE } else { COOKIE },
             rate: Rate::default(),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
         }))
