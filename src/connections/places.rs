@@ -1,15 +1,17 @@
 //! The places of connections: their number, the share of each address, and who gives way when they run out.
 //!
-//! When all places are taken, the oldest connection whose client never authenticated is closed for a new one; if there
-//! is none, the one that was idle longest is ended as an idle connection may be at any time. If every place has a
-//! request in progress of a known client, the new connection waits. An address may have a share of the places. Within
-//! its share it evicts its own connections, so that one address cannot take the places of others.
+//! When all places are taken, the oldest connection whose client never authenticated is closed for a new one, if there
+//! are more of them than newcomers need. Otherwise the one that was idle longest is ended, as an idle connection may be
+//! at any time; else the one whose request's body has not arrived for longest. If every place has a whole request in
+//! progress of a known client, the new connection waits. An address may have a share of the places. Within its share
+//! it evicts its own connections, so that one address cannot take the places of others.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
 use futures_util::task::AtomicWaker;
@@ -22,6 +24,14 @@ use crate::config::Network;
 /// Most bytes of heads of all connections without a request in progress, without [`HEAD_BYTES_FREE`] of each.
 /// *Chosen*: 340 heads of 32 KiB at once.
 const HEADS_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// The part of the places that connections of unknown clients may have while others are idle. *Chosen*: a new client
+/// has the time in which so many others connect to send its token; known clients keep three quarters in any case.
+const NEWCOMERS: usize = 4;
+
+/// The time for a body to arrive, if others wait for the place. *Chosen*: a usual body arrives with its head, and one
+/// of 4 MiB in a second at 32 Mbit/s; a client that is given up may send its request again.
+const BODY_TIME_MIN: Duration = Duration::from_secs(1);
 
 /// The bytes of a head that need no room. *Derived*: the buffer that every connection has.
 pub(super) const HEAD_BYTES_FREE: usize = 8 * 1024;
@@ -91,7 +101,14 @@ pub struct Place {
     lengths: AtomicI32,
     /// The time of the last request's end, in milliseconds since the listener began.
     idle_since: AtomicU64,
+    /// The time since which a body is awaited, likewise; [`NO_BODY`] if none is.
+    body_since: AtomicU64,
+    /// Notified when the body that is awaited is given up.
+    body_given_up: Notify,
 }
+
+/// No body is awaited.
+const NO_BODY: u64 = u64::MAX;
 
 /// A connection's hold of its place. Dropping it leaves the place.
 #[derive(Debug)]
@@ -100,6 +117,10 @@ pub struct TakenPlace(Arc<Place>);
 /// A request in progress on a connection. A connection with one is not idle.
 #[derive(Debug)]
 pub struct RequestInProgress(Arc<Place>);
+
+/// A request in progress whose body is awaited.
+#[derive(Debug)]
+pub struct AwaitedBody<'a>(&'a Place);
 
 /// Counts a new connection that waits for a place.
 struct Waiting<'a>(&'a AtomicU32);
@@ -166,7 +187,8 @@ impl Places {
                     self.refused.fetch_add(1, Ordering::Relaxed);
                     return None;
                 }
-                Attempt::Full => left.await,
+                // By then, the body of a request may be late.
+                Attempt::Full => drop(tokio::time::timeout(BODY_TIME_MIN, left).await),
             }
         }
     }
@@ -181,14 +203,8 @@ impl Places {
             let Some(oldest) = own.and_then(|own| own.strangers.first().copied()) else { return Attempt::Refused };
             self.evict(&mut state, oldest, Order::Close);
         }
-        if state.open.len() >= self.max {
-            if let Some(oldest) = state.strangers.first().copied() {
-                self.evict(&mut state, oldest, Order::Close);
-            } else if let Some(idle) = state.longest_idle() {
-                self.evict(&mut state, idle, Order::Finish);
-            } else {
-                return Attempt::Full;
-            }
+        if state.open.len() >= self.max && !self.give_way(&mut state) {
+            return Attempt::Full;
         }
         let number = state.next;
         state.next += 1;
@@ -204,6 +220,8 @@ impl Places {
             open: AtomicU32::new(0),
             lengths: AtomicI32::new(0),
             idle_since: AtomicU64::new(self.now()),
+            body_since: AtomicU64::new(NO_BODY),
+            body_given_up: Notify::new(),
         });
         state.open.insert(number, Arc::clone(&place));
         state.strangers.insert(number);
@@ -211,6 +229,25 @@ impl Places {
         own.open += 1;
         own.strangers.insert(number);
         Attempt::Taken(TakenPlace(place))
+    }
+
+    /// Evicts the connection that gives way first. Returns false if none does.
+    fn give_way(&self, state: &mut State) -> bool {
+        let oldest = state.strangers.first().copied();
+        let newcomers = (self.max / NEWCOMERS).max(1);
+        if let Some(oldest) = oldest.filter(|_| state.strangers.len() >= newcomers) {
+            self.evict(state, oldest, Order::Close);
+        } else if let Some(idle) = state.longest_idle() {
+            self.evict(state, idle, Order::Finish);
+        } else if let Some(late) = state.latest_body(self.now()) {
+            late.body_given_up.notify_one();
+            self.evict(state, late.number, Order::Finish);
+        } else if let Some(oldest) = oldest {
+            self.evict(state, oldest, Order::Close);
+        } else {
+            return false;
+        }
+        true
     }
 
     fn evict(&self, state: &mut State, number: u64, order: Order) {
@@ -246,9 +283,18 @@ impl State {
         Some(place)
     }
 
+    /// The connection of a known client that was idle longest.
     fn longest_idle(&self) -> Option<u64> {
-        let idle = self.open.values().filter(|place| place.is_idle());
+        let idle = self.open.values().filter(|place| place.is_known() && place.is_idle());
         idle.min_by_key(|place| place.idle_since.load(Ordering::Relaxed)).map(|place| place.number)
+    }
+
+    /// The connection of a known client that is late with a body, the latest one.
+    fn latest_body(&self, now: u64) -> Option<Arc<Place>> {
+        let since = |place: &Arc<Place>| place.body_since.load(Ordering::Relaxed);
+        let latest = self.open.values().min_by_key(|place| since(place))?;
+        let time = u64::try_from(BODY_TIME_MIN.as_millis()).unwrap_or(u64::MAX);
+        (since(latest).saturating_add(time) <= now).then(|| Arc::clone(latest))
     }
 }
 
@@ -288,6 +334,13 @@ impl Place {
     pub fn continue_request(self: &Arc<Self>) -> RequestInProgress {
         self.open.fetch_add(1, Ordering::Relaxed);
         RequestInProgress(Arc::clone(self))
+    }
+
+    /// Notes that the body of a known client's request is awaited, until the returned value is dropped.
+    #[must_use]
+    pub fn await_body(&self) -> AwaitedBody<'_> {
+        self.body_since.store(self.places.now(), Ordering::Relaxed);
+        AwaitedBody(self)
     }
 
     pub(super) fn add_lengths(&self, count: i32) {
@@ -334,6 +387,19 @@ impl Place {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.waker.wake();
         self.closed.notify_waiters();
+    }
+}
+
+impl AwaitedBody<'_> {
+    /// Waits until the body is given up, because it is late and another connection waits for the place.
+    pub async fn given_up(&self) {
+        self.0.body_given_up.notified().await;
+    }
+}
+
+impl Drop for AwaitedBody<'_> {
+    fn drop(&mut self) {
+        self.0.body_since.store(NO_BODY, Ordering::Relaxed);
     }
 }
 

@@ -168,6 +168,49 @@ async fn without_unknown_clients_the_longest_idle_connection_ends_and_busy_ones_
 }
 
 #[tokio::test(start_paused = true)]
+async fn newcomers_have_a_quarter_of_the_places_while_known_clients_are_idle() {
+    let server = Server::start(8, 8);
+    let mut known = Vec::new();
+    for _ in 0..8 {
+        known.push(server.connect_and_get(1, "/known").await);
+        a_second().await;
+    }
+    // The second newcomer does not end the first, which is about to send its token.
+    let mut newcomers = [server.connect(2).await, server.connect(3).await];
+    for idle in &mut known[..2] {
+        closed(idle).await;
+    }
+    get_on(&mut newcomers[0], "/").await;
+    let mut third = server.connect_and_get(4, "/known").await;
+    closed(&mut newcomers[0]).await;
+    for stream in known[2..].iter_mut().chain([&mut newcomers[1], &mut third]) {
+        get_on(stream, "/").await;
+    }
+    assert_eq!((server.places.open(), server.places.evicted()), (8, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i6_a_known_client_that_is_late_with_a_body_gives_way() {
+    let places = Places::new(2, 2, Vec::new());
+    let known = async |number: u8| {
+        let taken = places.take(client(number).ip()).await.unwrap();
+        taken.place().mark_known();
+        let in_progress = taken.place().begin_request(&axum::http::HeaderMap::new());
+        (taken, in_progress)
+    };
+    let (late, busy) = (known(1).await, known(2).await);
+    let begun = tokio::time::Instant::now();
+    let awaited = late.0.place().await_body();
+    drop(busy.0.place().await_body());
+    let _new = tokio::time::timeout(Duration::from_secs(60), known(3)).await.expect("the late one gives way");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "a body has a second");
+    tokio::time::timeout(Duration::from_secs(1), awaited.given_up()).await.expect("the body is given up");
+    // Whole requests in progress stay.
+    assert!(tokio::time::timeout(Duration::from_secs(60), known(4)).await.is_err());
+    assert_eq!((places.open(), places.evicted()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn i6_an_address_has_a_share_and_evicts_its_own_connections() {
     let server = Server::start(8, 2);
     let mut other = server.connect_and_get(9, "/").await;

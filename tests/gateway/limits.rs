@@ -226,6 +226,34 @@ fn unknown_clients_keep_nobody_out() {
 }
 
 #[test]
+fn known_clients_that_send_no_body_keep_nobody_out() {
+    let mut setup = Setup::new();
+    setup.set_toml("server.connections_max", "16");
+    let gatepost = setup.start();
+    let host = host(&gatepost);
+    let body = call("echo", &json!({"text": "a"}));
+    let hold = || {
+        let mut stream = TcpStream::connect(&host).unwrap();
+        let unfinished = head(&host, "/mcp/example", body.len(), &bearer(&token("echo")));
+        stream.write_all((unfinished + "{").as_bytes()).unwrap();
+        stream
+    };
+    let mut held: Vec<_> = (0..16).map(|_| hold()).collect();
+    let answered = (0..4).map(|_| post(&host, "/mcp/example", &body, &bearer(&token("admin"))));
+    assert_eq!(answered.collect::<Vec<_>>(), [200; 4]);
+    // The one that gave way hears why. The time for a body is much longer when no one waits.
+    let is_answered = |stream: &mut TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        let is_answered = matches!(stream.peek(&mut [0]), Ok(1));
+        stream.set_nonblocking(false).unwrap();
+        is_answered
+    };
+    let mut answered = held.iter_mut().filter_map(|stream| is_answered(stream).then(|| status(stream)));
+    assert_eq!(answered.next(), Some(408));
+    assert_eq!(answered.next(), None);
+}
+
+#[test]
 fn idle_connections_to_the_operations_listener_keep_nobody_out() {
     let setup = Setup::new();
     let gatepost = setup.start();

@@ -40,9 +40,10 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "server.connections_max",
         count("connections", 1, 1_000_000),
         Value("4096"),
-        "Most open connections. For one more, the oldest connection that never sent a valid token is closed, else the one \
-         that was idle longest; if all are in use, it waits to be accepted. A connection without a request for 30 s, or \
-         whose client reads nothing for 30 s, is closed.",
+        "Most open connections. For one more, the oldest connection that never sent a valid token is closed, if such \
+         connections have a quarter of the places; else the one that was idle longest; else the one that is latest with \
+         the body of a request, after a second. If all are in use, it waits to be accepted. A connection without a \
+         request for 30 s, or whose client reads nothing for 30 s, is closed.",
     ),
     setting(
         "server.connections_per_address_max",
