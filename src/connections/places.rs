@@ -2,7 +2,7 @@
 //!
 //! When all places are taken, the oldest connection whose client never authenticated is closed for a new one, if there
 //! are more of them than newcomers need. Otherwise the one that was idle longest is ended, as an idle connection may be
-//! at any time; else the one whose request's body has not arrived for longest. If every place has a whole request in
+//! at any time; else the one whose request's body, or first token, is late. If every place has a whole request in
 //! progress of a known client, the new connection waits. An address may have a share of the places. Within its share
 //! it evicts its own connections, so that one address cannot take the places of others.
 
@@ -29,9 +29,9 @@ const HEADS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// has the time in which so many others connect to send its token; known clients keep three quarters in any case.
 const NEWCOMERS: usize = 4;
 
-/// The time for a body to arrive, if others wait for the place. *Chosen*: a usual body arrives with its head, and one
-/// of 4 MiB in a second at 32 Mbit/s; a client that is given up may send its request again.
-const BODY_TIME_MIN: Duration = Duration::from_secs(1);
+/// The time for a new client's token or a known client's body to arrive, if others wait for the place. *Chosen*: a
+/// usual body arrives with its head, and one of 4 MiB in a second at 32 Mbit/s; who is given up may try again.
+const ARRIVAL_TIME_MIN: Duration = Duration::from_secs(1);
 
 /// The bytes of a head that need no room. *Derived*: the buffer that every connection has.
 pub(super) const HEAD_BYTES_FREE: usize = 8 * 1024;
@@ -88,6 +88,8 @@ pub struct Place {
     /// The client's address, or its network.
     address: IpAddr,
     pub(super) places: Arc<Places>,
+    /// The time at which the connection was opened, in milliseconds since the listener began.
+    opened: u64,
     /// The client has authenticated a request.
     is_known: AtomicBool,
     order: AtomicU8,
@@ -99,7 +101,7 @@ pub struct Place {
     open: AtomicU32,
     /// The number of `Content-Length` headers that were read, without those of the requests so far.
     lengths: AtomicI32,
-    /// The time of the last request's end, in milliseconds since the listener began.
+    /// The time of the last request's end, likewise.
     idle_since: AtomicU64,
     /// The time since which a body is awaited, likewise; [`NO_BODY`] if none is.
     body_since: AtomicU64,
@@ -187,8 +189,8 @@ impl Places {
                     self.refused.fetch_add(1, Ordering::Relaxed);
                     return None;
                 }
-                // By then, the body of a request may be late.
-                Attempt::Full => drop(tokio::time::timeout(BODY_TIME_MIN, left).await),
+                // By then, a token or a body may be late.
+                Attempt::Full => drop(tokio::time::timeout(ARRIVAL_TIME_MIN, left).await),
             }
         }
     }
@@ -212,6 +214,7 @@ impl Places {
             number,
             address,
             places: Arc::clone(self),
+            opened: self.now(),
             is_known: AtomicBool::new(false),
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
@@ -242,8 +245,8 @@ impl Places {
         } else if let Some(late) = state.latest_body(self.now()) {
             late.body_given_up.notify_one();
             self.evict(state, late.number, Order::Finish);
-        } else if let Some(oldest) = oldest {
-            self.evict(state, oldest, Order::Close);
+        } else if let Some(silent) = oldest.filter(|oldest| state.is_late(*oldest, self.now())) {
+            self.evict(state, silent, Order::Close);
         } else {
             return false;
         }
@@ -267,6 +270,12 @@ impl Places {
     fn now(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// Returns true if what is awaited since then is late.
+fn is_late(since: u64, now: u64) -> bool {
+    let time = u64::try_from(ARRIVAL_TIME_MIN.as_millis()).unwrap_or(u64::MAX);
+    since.saturating_add(time) <= now
 }
 
 impl State {
@@ -293,8 +302,12 @@ impl State {
     fn latest_body(&self, now: u64) -> Option<Arc<Place>> {
         let since = |place: &Arc<Place>| place.body_since.load(Ordering::Relaxed);
         let latest = self.open.values().min_by_key(|place| since(place))?;
-        let time = u64::try_from(BODY_TIME_MIN.as_millis()).unwrap_or(u64::MAX);
-        (since(latest).saturating_add(time) <= now).then(|| Arc::clone(latest))
+        is_late(since(latest), now).then(|| Arc::clone(latest))
+    }
+
+    /// Returns true if a new connection had its time to send a token.
+    fn is_late(&self, number: u64, now: u64) -> bool {
+        self.open.get(&number).is_some_and(|place| is_late(place.opened, now))
     }
 }
 

@@ -190,6 +190,23 @@ async fn newcomers_have_a_quarter_of_the_places_while_known_clients_are_idle() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_newcomer_has_a_second_for_its_token_while_all_others_are_busy() {
+    let places = Places::new(8, 9, Vec::new());
+    let take = || places.take(client(1).ip());
+    let mut busy = Vec::new();
+    for _ in 0..7 {
+        let taken = take().await.unwrap();
+        taken.place().mark_known();
+        busy.push((taken.place().begin_request(&axum::http::HeaderMap::new()), taken));
+    }
+    let silent = take().await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let _next = tokio::time::timeout(Duration::from_secs(60), take()).await.expect("the silent one gives way").unwrap();
+    assert_eq!(begun.elapsed().as_secs(), 1);
+    tokio::time::timeout(Duration::from_secs(1), silent.place().closed()).await.expect("it is closed");
+}
+
+#[tokio::test(start_paused = true)]
 async fn i6_a_known_client_that_is_late_with_a_body_gives_way() {
     let places = Places::new(2, 2, Vec::new());
     let known = async |number: u8| {

@@ -234,8 +234,10 @@ fn known_clients_that_send_no_body_keep_nobody_out() {
     let body = call("echo", &json!({"text": "a"}));
     let hold = || {
         let mut stream = TcpStream::connect(&host).unwrap();
-        let unfinished = head(&host, "/mcp/example", body.len(), &bearer(&token("echo")));
-        stream.write_all((unfinished + "{").as_bytes()).unwrap();
+        let more = format!("{}expect: 100-continue\r\n", bearer(&token("echo")));
+        stream.write_all(head(&host, "/mcp/example", body.len(), &more).as_bytes()).unwrap();
+        assert_eq!(status(&mut stream), 100, "the body is awaited");
+        stream.read_exact(&mut [0; " Continue\r\n\r\n".len()]).unwrap();
         stream
     };
     let mut held: Vec<_> = (0..16).map(|_| hold()).collect();

@@ -42,7 +42,7 @@ pub(super) const SERVER: &[SettingSpec] = &[
         Value("4096"),
         "Most open connections. For one more, the oldest connection that never sent a valid token is closed, if such \
          connections have a quarter of the places; else the one that was idle longest; else the one that is latest with \
-         the body of a request, after a second. If all are in use, it waits to be accepted. A connection without a \
+         a request's body or its first token, after a second. If all are in use, it waits to be accepted. A connection without a \
          request for 30 s, or whose client reads nothing for 30 s, is closed.",
     ),
     setting(
