@@ -201,7 +201,7 @@ async fn a_newcomer_has_a_second_for_its_token_while_all_others_are_busy() {
     }
     let silent = take().await.unwrap();
     let begun = tokio::time::Instant::now();
-    let _next = tokio::time::timeout(Duration::from_secs(60), take()).await.expect("the silent one gives way").unwrap();
+    let _next = tokio::time::timeout(Duration::from_mins(1), take()).await.expect("the silent one gives way").unwrap();
     assert_eq!(begun.elapsed().as_secs(), 1);
     tokio::time::timeout(Duration::from_secs(1), silent.place().closed()).await.expect("it is closed");
 }
@@ -219,11 +219,11 @@ async fn i6_a_known_client_that_is_late_with_a_body_gives_way() {
     let begun = tokio::time::Instant::now();
     let awaited = late.0.place().await_body();
     drop(busy.0.place().await_body());
-    let _new = tokio::time::timeout(Duration::from_secs(60), known(3)).await.expect("the late one gives way");
+    let _new = tokio::time::timeout(Duration::from_mins(1), known(3)).await.expect("the late one gives way");
     assert!(begun.elapsed() >= Duration::from_secs(1), "a body has a second");
     tokio::time::timeout(Duration::from_secs(1), awaited.given_up()).await.expect("the body is given up");
     // Whole requests in progress stay.
-    assert!(tokio::time::timeout(Duration::from_secs(60), known(4)).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_mins(1), known(4)).await.is_err());
     assert_eq!((places.open(), places.evicted()), (2, 1));
 }
 

@@ -240,7 +240,7 @@ fn known_clients_that_send_no_body_keep_nobody_out() {
         stream.read_exact(&mut [0; " Continue\r\n\r\n".len()]).unwrap();
         stream
     };
-    let mut held: Vec<_> = (0..16).map(|_| hold()).collect();
+    let mut unfinished: Vec<_> = (0..16).map(|_| hold()).collect();
     let answered = (0..4).map(|_| post(&host, "/mcp/example", &body, &bearer(&token("admin"))));
     assert_eq!(answered.collect::<Vec<_>>(), [200; 4]);
     // The one that gave way hears why. The time for a body is much longer when no one waits.
@@ -250,7 +250,7 @@ fn known_clients_that_send_no_body_keep_nobody_out() {
         stream.set_nonblocking(false).unwrap();
         is_answered
     };
-    let mut answered = held.iter_mut().filter_map(|stream| is_answered(stream).then(|| status(stream)));
+    let mut answered = unfinished.iter_mut().filter_map(|stream| is_answered(stream).then(|| status(stream)));
     assert_eq!(answered.next(), Some(408));
     assert_eq!(answered.next(), None);
 }
