@@ -32,7 +32,7 @@ use tower_service::Service as _;
 use places::{Order, Place, Places, TakenPlace};
 use stream::GuardedStream;
 
-/// The longest time for a request's head to arrive, and for a connection to be idle. *Chosen*: common clients keep idle
+/// The longest time for a request's head to arrive once it has begun, and for a connection to be idle. *Chosen*: common clients keep idle
 /// connections for 5 to 30 s.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -101,7 +101,7 @@ where
             })
         })
     };
-    serve(listener, Places::new(max, max, Vec::new()), stop, service_of).await;
+    serve(listener, Places::new(max, usize::MAX, Vec::new()), stop, service_of).await;
 }
 
 /// The other end of a connection, as an extension of each request on it.
@@ -133,7 +133,15 @@ where
     S::Future: Unpin,
 {
     let place = taken.place();
-    let stream = GuardedStream::new(stream, Arc::clone(place));
+    let mut stream = GuardedStream::new(stream, Arc::clone(place));
+    let first = std::future::poll_fn(|cx| {
+        place.register(cx.waker());
+        if place.order() == Order::Serve { stream.poll_first(cx).map(|read| read.is_ok()) } else { Poll::Ready(false) }
+    });
+    // I6: the buffers of a connection are made once it has a request.
+    if !tokio::time::timeout(HEAD_TIMEOUT, first).await.unwrap_or(false) {
+        return;
+    }
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

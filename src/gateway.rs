@@ -372,6 +372,18 @@ impl Handle {
         self.0.places.open()
     }
 
+    /// The number of connections that were closed for others.
+    #[must_use]
+    pub fn connections_evicted(&self) -> u64 {
+        self.0.places.evicted()
+    }
+
+    /// The number of connections that were closed unserved, because their address had its share.
+    #[must_use]
+    pub fn connections_refused(&self) -> u64 {
+        self.0.places.refused()
+    }
+
     /// Failures to accept a connection, on all listeners of the process.
     #[must_use]
     pub fn accept_failures(&self) -> &AcceptFailures {

@@ -1,10 +1,11 @@
 //! The places of connections: their number, the share of each address, and who gives way when they run out.
 //!
-//! When all places are taken, the oldest connection whose client never authenticated is closed for a new one, if there
-//! are more of them than newcomers need. Otherwise the one that was idle longest is ended, as an idle connection may be
-//! at any time; else the one whose request's body, or first token, is late. If every place has a whole request in
-//! progress of a known client, the new connection waits. An address may have a share of the places. Within its share
-//! it evicts its own connections, so that one address cannot take the places of others.
+//! When all places are taken, the oldest connection whose client never authenticated is closed for a new one, once it
+//! has had time to do so. Until then the new one waits: otherwise those who connect over and over again would keep
+//! everyone else from authenticating. One that is late with the body of a known client's request gives way next. If the
+//! clients of all connections are known, the one that was idle longest is ended, as an idle connection may be at any
+//! time; if none is idle, the new one waits. An address may have a share of the places. Within its share it evicts its
+//! own connections, so that it cannot take the places of others; if none of them gives way, the new one is closed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -25,16 +26,20 @@ use crate::config::Network;
 /// *Chosen*: 340 heads of 32 KiB at once.
 const HEADS_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// The part of the places that connections of unknown clients may have while others are idle. *Chosen*: a new client
-/// has the time in which so many others connect to send its token; known clients keep three quarters in any case.
-const NEWCOMERS: usize = 4;
-
-/// The time for a new client's token or a known client's body to arrive, if others wait for the place. *Chosen*: a
-/// usual body arrives with its head, and one of 4 MiB in a second at 32 Mbit/s; who is given up may try again.
-const ARRIVAL_TIME_MIN: Duration = Duration::from_secs(1);
-
 /// The bytes of a head that need no room. *Derived*: the buffer that every connection has.
 pub(super) const HEAD_BYTES_FREE: usize = 8 * 1024;
+
+/// The time that a new client has for its first request. *Chosen*: a round trip across the world and a half. A full
+/// listener serves as many new clients in that time as it has places.
+const REQUEST_DUE: Duration = Duration::from_millis(500);
+
+/// The time after which a client gives way even while its request is handled. *Chosen*: keys may have to be fetched
+/// before a token can be judged.
+const IDENTITY_DUE: Duration = Duration::from_secs(10);
+
+/// The time for the body of a request, if a new connection waits for the place. *Chosen*: a usual body arrives with its
+/// head, and one of 4 MiB in a second at 32 Mbit/s; a client that gives way may send its request again.
+const BODY_DUE: Duration = Duration::from_secs(1);
 
 /// The places of one listener.
 #[derive(Debug)]
@@ -44,7 +49,7 @@ pub struct Places {
     /// The networks whose addresses have no share.
     without_share: Vec<Network>,
     state: Mutex<State>,
-    /// Notified when a place was left, or a connection became idle, while a new connection waits.
+    /// Notified when a place was left, or while a new connection waits, when a connection became idle or known.
     left: Notify,
     waiting: AtomicU32,
     /// Room for the heads that are larger than usual.
@@ -88,20 +93,20 @@ pub struct Place {
     /// The client's address, or its network.
     address: IpAddr,
     pub(super) places: Arc<Places>,
-    /// The time at which the connection was opened, in milliseconds since the listener began.
-    opened: u64,
     /// The client has authenticated a request.
     is_known: AtomicBool,
     order: AtomicU8,
     waker: AtomicWaker,
     closed: Notify,
+    /// When the place was taken.
+    since: Instant,
     /// The number of requests so far.
     pub(super) begun: AtomicU32,
     /// The number of requests in progress, or of their responses.
     open: AtomicU32,
     /// The number of `Content-Length` headers that were read, without those of the requests so far.
     lengths: AtomicI32,
-    /// The time of the last request's end, likewise.
+    /// The time of the last request's end, in milliseconds since the listener began.
     idle_since: AtomicU64,
     /// The time since which a body is awaited, likewise; [`NO_BODY`] if none is.
     body_since: AtomicU64,
@@ -131,8 +136,8 @@ enum Attempt {
     Taken(TakenPlace),
     /// The address has its share, and none of its connections gives way.
     Refused,
-    /// No connection gives way.
-    Full,
+    /// No connection gives way yet. One does at that time, if it is known.
+    Full(Option<Instant>),
 }
 
 impl Places {
@@ -189,8 +194,8 @@ impl Places {
                     self.refused.fetch_add(1, Ordering::Relaxed);
                     return None;
                 }
-                // By then, a token or a body may be late.
-                Attempt::Full => drop(tokio::time::timeout(ARRIVAL_TIME_MIN, left).await),
+                Attempt::Full(None) => left.await,
+                Attempt::Full(Some(due)) => drop(tokio::time::timeout_at(due, left).await),
             }
         }
     }
@@ -202,11 +207,14 @@ impl Places {
         let own = state.addresses.get(&address);
         // I6: the connections of one address are bounded, and those of all.
         if has_share && own.is_some_and(|own| own.open >= self.per_address_max) {
-            let Some(oldest) = own.and_then(|own| own.strangers.first().copied()) else { return Attempt::Refused };
+            let oldest = own.and_then(|own| state.first_due(&own.strangers).ok());
+            let Some(oldest) = oldest else { return Attempt::Refused };
             self.evict(&mut state, oldest, Order::Close);
         }
-        if state.open.len() >= self.max && !self.give_way(&mut state) {
-            return Attempt::Full;
+        if state.open.len() >= self.max
+            && let Err(due) = self.give_way(&mut state)
+        {
+            return Attempt::Full(due);
         }
         let number = state.next;
         state.next += 1;
@@ -214,11 +222,11 @@ impl Places {
             number,
             address,
             places: Arc::clone(self),
-            opened: self.now(),
             is_known: AtomicBool::new(false),
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
             closed: Notify::new(),
+            since: Instant::now(),
             begun: AtomicU32::new(0),
             open: AtomicU32::new(0),
             lengths: AtomicI32::new(0),
@@ -234,23 +242,30 @@ impl Places {
         Attempt::Taken(TakenPlace(place))
     }
 
-    /// Evicts the connection that gives way first. Returns false if none does.
-    fn give_way(&self, state: &mut State) -> bool {
-        let oldest = state.strangers.first().copied();
-        let newcomers = (self.max / NEWCOMERS).max(1);
-        if let Some(oldest) = oldest.filter(|_| state.strangers.len() >= newcomers) {
-            self.evict(state, oldest, Order::Close);
-        } else if let Some(idle) = state.longest_idle() {
-            self.evict(state, idle, Order::Finish);
-        } else if let Some(late) = state.latest_body(self.now()) {
+    /// Evicts the connection that gives way first.
+    ///
+    /// # Errors
+    /// None does yet. One does at that time, if it is known.
+    fn give_way(&self, state: &mut State) -> Result<(), Option<Instant>> {
+        let stranger_due = match state.first_due(&state.strangers) {
+            Ok(oldest) => {
+                self.evict(state, oldest, Order::Close);
+                return Ok(());
+            }
+            Err(due) => due,
+        };
+        let latest = state.latest_body();
+        let body_due = latest.as_ref().map(|(since, _)| self.begun + Duration::from_millis(*since) + BODY_DUE);
+        if let Some((_, late)) = latest.filter(|_| body_due.is_some_and(|due| due <= Instant::now())) {
             late.body_given_up.notify_one();
             self.evict(state, late.number, Order::Finish);
-        } else if let Some(silent) = oldest.filter(|oldest| state.is_late(*oldest, self.now())) {
-            self.evict(state, silent, Order::Close);
-        } else {
-            return false;
+            return Ok(());
         }
-        true
+        match state.longest_idle().filter(|_| stranger_due.is_none()) {
+            Some(idle) => self.evict(state, idle, Order::Finish),
+            None => return Err(stranger_due.into_iter().chain(body_due).min()),
+        }
+        Ok(())
     }
 
     fn evict(&self, state: &mut State, number: u64, order: Order) {
@@ -267,15 +282,16 @@ impl Places {
         }
     }
 
+    /// Lets a new connection that waits try again.
+    fn wake_waiting(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.left.notify_waiters();
+        }
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
-}
-
-/// Returns true if what is awaited since then is late.
-fn is_late(since: u64, now: u64) -> bool {
-    let time = u64::try_from(ARRIVAL_TIME_MIN.as_millis()).unwrap_or(u64::MAX);
-    since.saturating_add(time) <= now
 }
 
 impl State {
@@ -292,22 +308,37 @@ impl State {
         Some(place)
     }
 
-    /// The connection of a known client that was idle longest.
-    fn longest_idle(&self) -> Option<u64> {
-        let idle = self.open.values().filter(|place| place.is_known() && place.is_idle());
-        idle.min_by_key(|place| place.idle_since.load(Ordering::Relaxed)).map(|place| place.number)
+    /// The oldest of `strangers` that had time enough.
+    ///
+    /// # Errors
+    /// When the first of them will have had it; `None` if there are no strangers.
+    fn first_due(&self, strangers: &BTreeSet<u64>) -> Result<u64, Option<Instant>> {
+        let (now, mut next) = (Instant::now(), None::<Instant>);
+        for number in strangers {
+            let Some(place) = self.open.get(number) else { continue };
+            let is_idle = place.is_idle();
+            let due = place.since + if is_idle { REQUEST_DUE } else { IDENTITY_DUE };
+            if due <= now {
+                return Ok(*number);
+            }
+            next = Some(next.map_or(due, |next| next.min(due)));
+            if is_idle {
+                break; // All others are younger.
+            }
+        }
+        Err(next)
     }
 
-    /// The connection of a known client that is late with a body, the latest one.
-    fn latest_body(&self, now: u64) -> Option<Arc<Place>> {
+    /// The connection that is awaiting a body for longest, and since when.
+    fn latest_body(&self) -> Option<(u64, Arc<Place>)> {
         let since = |place: &Arc<Place>| place.body_since.load(Ordering::Relaxed);
-        let latest = self.open.values().min_by_key(|place| since(place))?;
-        is_late(since(latest), now).then(|| Arc::clone(latest))
+        let latest = self.open.values().map(|place| (since(place), place)).min_by_key(|(since, _)| *since);
+        latest.filter(|(since, _)| *since != NO_BODY).map(|(since, place)| (since, Arc::clone(place)))
     }
 
-    /// Returns true if a new connection had its time to send a token.
-    fn is_late(&self, number: u64, now: u64) -> bool {
-        self.open.get(&number).is_some_and(|place| is_late(place.opened, now))
+    fn longest_idle(&self) -> Option<u64> {
+        let idle = self.open.values().filter(|place| place.is_idle());
+        idle.min_by_key(|place| place.idle_since.load(Ordering::Relaxed)).map(|place| place.number)
     }
 }
 
@@ -322,6 +353,8 @@ impl Place {
         if let Some(own) = state.addresses.get_mut(&self.address) {
             own.strangers.remove(&self.number);
         }
+        drop(state);
+        self.places.wake_waiting(); // It may have been the last one that a new connection waited for.
     }
 
     /// Begins a request with these headers. The connection is not idle until the returned value is dropped.
@@ -450,8 +483,6 @@ impl Drop for RequestInProgress {
         let (place, places) = (&self.0, &self.0.places);
         place.idle_since.store(places.now(), Ordering::Relaxed);
         place.open.fetch_sub(1, Ordering::SeqCst);
-        if places.waiting.load(Ordering::SeqCst) > 0 {
-            places.left.notify_waiters(); // The connection that waits may take this place.
-        }
+        places.wake_waiting();
     }
 }

@@ -27,6 +27,8 @@ const CONTENT_LENGTH: &[u8] = b"content-length";
 pub(super) struct GuardedStream<S> {
     inner: S,
     place: Arc<Place>,
+    /// What [`Self::poll_first`] has read and nobody had yet.
+    first: Option<u8>,
     /// Ends the wait for a client that does not read; `None` while it reads.
     write_deadline: Option<Pin<Box<Sleep>>>,
     head: HeadMeter,
@@ -52,7 +54,26 @@ struct HeadMeter {
 
 impl<S> GuardedStream<S> {
     pub(super) fn new(inner: S, place: Arc<Place>) -> Self {
-        Self { inner, place, write_deadline: None, head: HeadMeter::default(), lengths: LengthFinder::default() }
+        Self {
+            inner,
+            place,
+            first: None,
+            write_deadline: None,
+            head: HeadMeter::default(),
+            lengths: LengthFinder::default(),
+        }
+    }
+
+    /// Ready when the client has sent something, or when reading would end at once.
+    pub(super) fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        std::task::ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer))?;
+        self.first = buffer.filled().first().copied();
+        Poll::Ready(Ok(()))
     }
 
     pub(super) fn into_inner(self) -> S {
@@ -129,7 +150,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        let read = Pin::new(&mut this.inner).poll_read(cx, buf);
+        let first = this.first.take_if(|_| buf.remaining() > 0);
+        buf.put_slice(first.as_slice());
+        let mut read = Pin::new(&mut this.inner).poll_read(cx, buf);
+        if first.is_some() && read.is_pending() {
+            read = Poll::Ready(Ok(()));
+        }
         if let (Poll::Ready(Ok(())), Some(bytes)) = (&read, buf.filled().get(before..)) {
             this.place.add_lengths(this.lengths.count(bytes));
             if this.place.is_idle() {

@@ -55,6 +55,7 @@ impl Server {
             service_fn(move |request: Request<Incoming>| {
                 let (place, in_progress) = (Arc::clone(&place), place.begin_request(request.headers()));
                 Box::pin(async move {
+                    assert_eq!(request.method(), "GET"); // The first byte is there.
                     match request.uri().path() {
                         "/known" => place.mark_known(),
                         "/slow" => std::future::pending().await,
@@ -87,6 +88,11 @@ impl Server {
 
 async fn get_on(stream: &mut DuplexStream, path: &str) {
     stream.write_all(request(path).as_bytes()).await.unwrap();
+    answered(stream).await;
+}
+
+/// Reads a response.
+async fn answered(stream: &mut DuplexStream) {
     let mut read = String::new();
     while !read.ends_with("answer") {
         let mut buffer = [0; 256];
@@ -96,9 +102,13 @@ async fn get_on(stream: &mut DuplexStream, path: &str) {
     }
 }
 
-/// Lets a second of the paused time pass.
+/// Lets some of the paused time pass.
+async fn pass(time: Duration) {
+    tokio::time::timeout(time, std::future::pending::<()>()).await.ok();
+}
+
 async fn a_second() {
-    tokio::time::timeout(Duration::from_secs(1), std::future::pending::<()>()).await.ok();
+    pass(Duration::from_secs(1)).await;
 }
 
 /// Waits until the server has closed the connection.
@@ -135,16 +145,93 @@ async fn idle_connection_and_slow_head_are_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connection_on_which_nothing_arrives_is_closed() {
+    let server = Server::start(8, 8);
+    let mut silent = server.connect(1).await;
+    let begun = tokio::time::Instant::now();
+    closed(&mut silent).await;
+    assert_eq!(begun.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
+    // One whose client closes it before is none.
+    let mut gone = server.connect(1).await;
+    gone.shutdown().await.unwrap();
+    closed(&mut gone).await;
+    assert_eq!(begun.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_may_arrive_byte_by_byte() {
+    let server = Server::start(8, 8);
+    let mut stream = server.connect(1).await;
+    let head = request("/");
+    for byte in &head.as_bytes()[..head.len() - 1] {
+        stream.write_all(&[*byte]).await.unwrap();
+        pass(Duration::from_millis(10)).await;
+    }
+    stream.write_all(b"\n").await.unwrap();
+    answered(&mut stream).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn oldest_connection_of_an_unknown_client_gives_way_first() {
     let server = Server::start(3, 3);
     let mut known = server.connect_and_get(1, "/known").await;
     let mut strangers = [server.connect_and_get(2, "/").await, server.connect_and_get(3, "/").await];
+    a_second().await;
     let mut new = server.connect_and_get(4, "/").await;
     closed(&mut strangers[0]).await;
     for stream in [&mut strangers[1], &mut known, &mut new] {
         get_on(stream, "/").await;
     }
     assert_eq!((server.places.open(), server.places.evicted()), (3, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_clients_that_connect_again_and_again_do_not_keep_others_from_authenticating() {
+    let server = Arc::new(Server::start(4, 4));
+    let floods: Vec<_> = (0..16)
+        .map(|number| {
+            let server = Arc::clone(&server);
+            tokio::spawn(async move {
+                loop {
+                    closed(&mut server.connect(number).await).await;
+                    pass(Duration::from_millis(1)).await;
+                }
+            })
+        })
+        .collect();
+    for number in 0..8 {
+        let mut slow = server.connect(100 + number).await;
+        pass(Duration::from_millis(200)).await;
+        get_on(&mut slow, "/known").await;
+    }
+    floods.iter().for_each(tokio::task::JoinHandle::abort);
+    assert!(server.places.evicted() > 0, "there was no flood");
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_client_whose_request_is_handled_has_more_time() {
+    let server = Server::start(1, 1);
+    let mut handled = server.connect(1).await;
+    handled.write_all(request("/slow").as_bytes()).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let mut new = server.connect(2).await;
+    get_on(&mut new, "/").await;
+    assert_eq!(begun.elapsed().as_secs(), 10);
+    closed(&mut handled).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_connection_waits_no_longer_for_a_client_that_became_known() {
+    let places = Places::new(2, 2, Vec::new());
+    let take = || places.take(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let (idle, authenticating) = (take().await.unwrap(), places.take(client(2).ip()).await.unwrap());
+    idle.place().mark_known();
+    let _request = authenticating.place().begin_request(&axum::http::HeaderMap::new());
+    let begun = tokio::time::Instant::now();
+    let known = async { authenticating.place().mark_known() };
+    let (new, ()) = tokio::join!(take(), known);
+    assert!(new.is_some());
+    assert_eq!((begun.elapsed(), idle.place().order()), (Duration::ZERO, Order::Finish));
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,45 +252,6 @@ async fn without_unknown_clients_the_longest_idle_connection_ends_and_busy_ones_
     assert!(tokio::time::timeout(Duration::from_secs(1), &mut answered).await.is_err());
     drop(busy);
     answered.await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn newcomers_have_a_quarter_of_the_places_while_known_clients_are_idle() {
-    let server = Server::start(8, 8);
-    let mut known = Vec::new();
-    for _ in 0..8 {
-        known.push(server.connect_and_get(1, "/known").await);
-        a_second().await;
-    }
-    // The second newcomer does not end the first, which is about to send its token.
-    let mut newcomers = [server.connect(2).await, server.connect(3).await];
-    for idle in &mut known[..2] {
-        closed(idle).await;
-    }
-    get_on(&mut newcomers[0], "/").await;
-    let mut third = server.connect_and_get(4, "/known").await;
-    closed(&mut newcomers[0]).await;
-    for stream in known[2..].iter_mut().chain([&mut newcomers[1], &mut third]) {
-        get_on(stream, "/").await;
-    }
-    assert_eq!((server.places.open(), server.places.evicted()), (8, 3));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_newcomer_has_a_second_for_its_token_while_all_others_are_busy() {
-    let places = Places::new(8, 9, Vec::new());
-    let take = || places.take(client(1).ip());
-    let mut busy = Vec::new();
-    for _ in 0..7 {
-        let taken = take().await.unwrap();
-        taken.place().mark_known();
-        busy.push((taken.place().begin_request(&axum::http::HeaderMap::new()), taken));
-    }
-    let silent = take().await.unwrap();
-    let begun = tokio::time::Instant::now();
-    let _next = tokio::time::timeout(Duration::from_mins(1), take()).await.expect("the silent one gives way").unwrap();
-    assert_eq!(begun.elapsed().as_secs(), 1);
-    tokio::time::timeout(Duration::from_secs(1), silent.place().closed()).await.expect("it is closed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -233,6 +281,7 @@ async fn i6_an_address_has_a_share_and_evicts_its_own_connections() {
     let mut other = server.connect_and_get(9, "/").await;
     let mut first = server.connect_and_get(1, "/").await;
     let _second = server.connect_and_get(1, "/known").await;
+    a_second().await;
     let _third = server.connect_and_get(1, "/known").await;
     closed(&mut first).await;
     let mut refused = server.connect(1).await;

@@ -71,6 +71,18 @@ pub const METRICS: &[Metric] = &[
     metric(Gauge, "gatepost_calls_max", &[], "Most open calls, server.calls_max"),
     metric(Gauge, "gatepost_messages_open", &[], "Messages being handled"),
     metric(Gauge, "gatepost_connections_open", &[], "Client connections"),
+    metric(
+        Counter,
+        "gatepost_connections_evicted",
+        &[],
+        "Client connections that were closed for others, because all places or those of their address were taken",
+    ),
+    metric(
+        Counter,
+        "gatepost_connections_refused",
+        &[],
+        "Client connections that were closed unserved, because their address had its share",
+    ),
     metric(Gauge, "gatepost_sessions_open", &[], "Legacy sessions"),
     metric(Gauge, "gatepost_backend_up", &["backend"], "1 if the backend is reachable"),
     metric(Gauge, "gatepost_epoch", &[], "Number of the current epoch; each start adds one"),
@@ -304,6 +316,8 @@ impl Collector {
             "gatepost_calls_max" => size(status.calls_max),
             "gatepost_messages_open" => size(status.messages_open),
             "gatepost_connections_open" => size(status.connections_open),
+            "gatepost_connections_evicted" => count(self.sources.gateway.connections_evicted()),
+            "gatepost_connections_refused" => count(self.sources.gateway.connections_refused()),
             "gatepost_sessions_open" => size(status.sessions_open),
             "gatepost_backend_up" => {
                 let up = |backend: &BackendStatus| (vec![backend.alias.clone()], f64::from(u8::from(backend.up)));

@@ -10,6 +10,7 @@ use crate::common::gatepost::{Setup, token};
 use crate::common::mcp::Era;
 use crate::common::pause::pause;
 use crate::common::raw_backend::raw_backend;
+use crate::common::wait::{SOON, until};
 use serde_json::{Value, json};
 
 /// Calls of each era. *Chosen*: in steps of 20 us they cover the whole life of a call, which takes two commits and the
@@ -92,4 +93,44 @@ fn i2_a_client_disconnecting_at_any_moment_leaves_one_record() {
         cancelled > 0 && cancelled < usize::try_from(CALLS).unwrap(),
         "{cancelled} were cancelled: no moment of both"
     );
+}
+
+#[test]
+fn i2_a_client_disconnecting_in_its_body_leaves_one_record_and_calls_nothing() {
+    let mut setup = Setup::new();
+    let received = raw_backend(&mut setup, "raw");
+    setup.set_toml("audit.refusals_singly_max", "1000");
+    let gatepost = setup.start();
+    let host = gatepost.url().strip_prefix("http://").unwrap().to_owned();
+    let mut addresses = Vec::new();
+    for era in [Era::Legacy, Era::Modern] {
+        let whole = request(&host, era, 0);
+        let body = whole.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        // From the head alone to all but one byte.
+        for end in (body..whole.len()).step_by(7).chain([whole.len() - 1]) {
+            let mut stream = TcpStream::connect(&host).unwrap();
+            stream.write_all(&whole[..end]).unwrap();
+            addresses.push(stream.local_addr().unwrap().to_string());
+            if end % 2 == 0 {
+                stream.shutdown(Shutdown::Both).unwrap();
+            }
+        }
+    }
+    let mut records = Vec::<Value>::new();
+    let list = ["outbox", "list", "--json", "--limit", "1000"];
+    until("every request is recorded", SOON, || {
+        let output = setup.command(&list).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        records = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        addresses.iter().all(|address| records.iter().any(|record| record["client_addr"] == **address))
+    });
+    for address in &addresses {
+        let found: Vec<_> = records.iter().filter(|record| record["client_addr"] == **address).collect();
+        assert_eq!(found.len(), 1, "{address}: {found:?}");
+        assert_eq!(
+            (&found[0]["response_status"], &found[0]["client_subject"]),
+            (&json!("malformed"), &json!("tester"))
+        );
+    }
+    assert_eq!(std::fs::read_to_string(received).unwrap_or_default(), "");
 }

@@ -20,7 +20,7 @@ fn limited(setup: &Setup, limits: &str) -> Command {
 }
 
 /// The value of a metric.
-fn metric(gatepost: &Gatepost, name: &str) -> f64 {
+pub fn metric(gatepost: &Gatepost, name: &str) -> f64 {
     let text = gatepost.get_ops("/metrics").1;
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok()).unwrap()
 }

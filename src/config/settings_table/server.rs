@@ -40,10 +40,10 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "server.connections_max",
         count("connections", 1, 1_000_000),
         Value("4096"),
-        "Most open connections. For one more, the oldest connection that never sent a valid token is closed, if such \
-         connections have a quarter of the places; else the one that was idle longest; else the one that is latest with \
-         a request's body or its first token, after a second. If all are in use, it waits to be accepted. A connection without a \
-         request for 30 s, or whose client reads nothing for 30 s, is closed.",
+        "Most open connections. For one more, the oldest connection that has not sent a valid token within half a second \
+         is closed (within 10 s, if its request is being handled); else one that waits for a request's body for a \
+         second; if all have sent a token, the connection that was idle longest; else it waits to be accepted. A connection without a request for 30 s, or whose client reads nothing \
+         for 30 s, is closed.",
     ),
     setting(
         "server.connections_per_address_max",

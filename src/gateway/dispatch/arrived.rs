@@ -30,10 +30,7 @@ impl<'a> Identified<'a> {
         let read = match inbound.head {
             // I6: what cannot be a message is not read.
             Err(error) => Err(Refusal::from(error)),
-            Ok(()) => {
-                let read = body.read(&principal, &core.bodies, core.body_bytes_max);
-                unless_given_up(inbound, read).await.map_err(Refusal::from)
-            }
+            Ok(()) => unless_given_up(inbound, body.read(&principal, &core.bodies, core.body_bytes_max)).await,
         };
         match read {
             Ok(text) => Ok(Arrived { core, inbound, principal, body: inbound.body.get_or_init(|| text) }),
@@ -49,13 +46,13 @@ impl<'a> Identified<'a> {
 async fn unless_given_up(
     inbound: &InboundRequest,
     read: impl Future<Output = Result<SharedText, BodyError>>,
-) -> Result<SharedText, BodyError> {
-    let Some(place) = &inbound.place else { return read.await };
+) -> Result<SharedText, Refusal> {
+    let Some(place) = &inbound.place else { return Ok(read.await?) };
     // I6: a caller that sends no body keeps no place from others.
     let awaited = place.await_body();
     tokio::select! {
         biased;
-        read = read => read,
-        () = awaited.given_up() => Err(BodyError::Incomplete),
+        read = read => Ok(read?),
+        () = awaited.given_up() => Err(BodyError::Incomplete.into()),
     }
 }

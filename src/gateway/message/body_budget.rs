@@ -33,8 +33,9 @@ const WAIT_MAX: Duration = Duration::from_secs(3);
 /// calls are smaller.
 pub(crate) const HINT_BYTES_MAX: usize = 4 * 1024;
 
-/// Most bytes of all callers that are not known. *Chosen*: 2,048 hints at once.
-const STRANGERS_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Most bytes of all callers that are not known. *Chosen*: 256 hints at once. A request that waits for its hint takes
+/// some 12 KiB more than a connection that waits for its request.
+const STRANGERS_BYTES_MAX: usize = 1024 * 1024;
 
 /// The number of callers at which those without large bodies are forgotten. *Chosen*: 100 KiB of memory.
 const CALLERS_MIN: usize = 512;
