@@ -1,11 +1,11 @@
 //! The places of connections: their number, the share of each address, and who gives way when they run out.
 //!
-//! When all places are taken, the oldest connection whose client never authenticated is closed for a new one, once it has
-//! had time to do so. Until then the new one waits: otherwise those who connect over and over again would keep everyone
-//! else from authenticating. If the clients of all connections are known, the one that was idle longest is ended, as an
-//! idle connection may be at any time; if none is idle, the new one waits. An address may have a share of the places.
-//! Within its share it evicts its own connections, so that it cannot take the places of others; if none of them gives
-//! way, the new one is closed.
+//! When all places are taken, the oldest connection whose client never authenticated is closed for a new one, once it
+//! has had time to do so. Until then the new one waits: otherwise those who connect over and over again would keep
+//! everyone else from authenticating. One that is late with the body of a known client's request gives way next. If the
+//! clients of all connections are known, the one that was idle longest is ended, as an idle connection may be at any
+//! time; if none is idle, the new one waits. An address may have a share of the places. Within its share it evicts its
+//! own connections, so that it cannot take the places of others; if none of them gives way, the new one is closed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -33,9 +33,13 @@ pub(super) const HEAD_BYTES_FREE: usize = 8 * 1024;
 /// listener serves as many new clients in that time as it has places.
 const REQUEST_DUE: Duration = Duration::from_millis(500);
 
-/// The time after which a client gives way even while its request is handled. *Chosen*: keys may have to be fetched before
-/// a token can be judged.
+/// The time after which a client gives way even while its request is handled. *Chosen*: keys may have to be fetched
+/// before a token can be judged.
 const IDENTITY_DUE: Duration = Duration::from_secs(10);
+
+/// The time for the body of a request, if a new connection waits for the place. *Chosen*: a usual body arrives with its
+/// head, and one of 4 MiB in a second at 32 Mbit/s; a client that gives way may send its request again.
+const BODY_DUE: Duration = Duration::from_secs(1);
 
 /// The places of one listener.
 #[derive(Debug)]
@@ -104,7 +108,14 @@ pub struct Place {
     lengths: AtomicI32,
     /// The time of the last request's end, in milliseconds since the listener began.
     idle_since: AtomicU64,
+    /// The time since which a body is awaited, likewise; [`NO_BODY`] if none is.
+    body_since: AtomicU64,
+    /// Notified when the body that is awaited is given up.
+    body_given_up: Notify,
 }
+
+/// No body is awaited.
+const NO_BODY: u64 = u64::MAX;
 
 /// A connection's hold of its place. Dropping it leaves the place.
 #[derive(Debug)]
@@ -113,6 +124,10 @@ pub struct TakenPlace(Arc<Place>);
 /// A request in progress on a connection. A connection with one is not idle.
 #[derive(Debug)]
 pub struct RequestInProgress(Arc<Place>);
+
+/// A request in progress whose body is awaited.
+#[derive(Debug)]
+pub struct AwaitedBody<'a>(&'a Place);
 
 /// Counts a new connection that waits for a place.
 struct Waiting<'a>(&'a AtomicU32);
@@ -196,15 +211,10 @@ impl Places {
             let Some(oldest) = oldest else { return Attempt::Refused };
             self.evict(&mut state, oldest, Order::Close);
         }
-        if state.open.len() >= self.max {
-            match state.first_due(&state.strangers) {
-                Ok(oldest) => self.evict(&mut state, oldest, Order::Close),
-                Err(Some(due)) => return Attempt::Full(Some(due)),
-                Err(None) => match state.longest_idle() {
-                    Some(idle) => self.evict(&mut state, idle, Order::Finish),
-                    None => return Attempt::Full(None),
-                },
-            }
+        if state.open.len() >= self.max
+            && let Err(due) = self.give_way(&mut state)
+        {
+            return Attempt::Full(due);
         }
         let number = state.next;
         state.next += 1;
@@ -221,6 +231,8 @@ impl Places {
             open: AtomicU32::new(0),
             lengths: AtomicI32::new(0),
             idle_since: AtomicU64::new(self.now()),
+            body_since: AtomicU64::new(NO_BODY),
+            body_given_up: Notify::new(),
         });
         state.open.insert(number, Arc::clone(&place));
         state.strangers.insert(number);
@@ -228,6 +240,32 @@ impl Places {
         own.open += 1;
         own.strangers.insert(number);
         Attempt::Taken(TakenPlace(place))
+    }
+
+    /// Evicts the connection that gives way first.
+    ///
+    /// # Errors
+    /// None does yet. One does at that time, if it is known.
+    fn give_way(&self, state: &mut State) -> Result<(), Option<Instant>> {
+        let stranger_due = match state.first_due(&state.strangers) {
+            Ok(oldest) => {
+                self.evict(state, oldest, Order::Close);
+                return Ok(());
+            }
+            Err(due) => due,
+        };
+        let latest = state.latest_body();
+        let body_due = latest.as_ref().map(|(since, _)| self.begun + Duration::from_millis(*since) + BODY_DUE);
+        if let Some((_, late)) = latest.filter(|_| body_due.is_some_and(|due| due <= Instant::now())) {
+            late.body_given_up.notify_one();
+            self.evict(state, late.number, Order::Finish);
+            return Ok(());
+        }
+        match state.longest_idle().filter(|_| stranger_due.is_none()) {
+            Some(idle) => self.evict(state, idle, Order::Finish),
+            None => return Err(stranger_due.into_iter().chain(body_due).min()),
+        }
+        Ok(())
     }
 
     fn evict(&self, state: &mut State, number: u64, order: Order) {
@@ -291,6 +329,13 @@ impl State {
         Err(next)
     }
 
+    /// The connection that is awaiting a body for longest, and since when.
+    fn latest_body(&self) -> Option<(u64, Arc<Place>)> {
+        let since = |place: &Arc<Place>| place.body_since.load(Ordering::Relaxed);
+        let latest = self.open.values().map(|place| (since(place), place)).min_by_key(|(since, _)| *since);
+        latest.filter(|(since, _)| *since != NO_BODY).map(|(since, place)| (since, Arc::clone(place)))
+    }
+
     fn longest_idle(&self) -> Option<u64> {
         let idle = self.open.values().filter(|place| place.is_idle());
         idle.min_by_key(|place| place.idle_since.load(Ordering::Relaxed)).map(|place| place.number)
@@ -337,6 +382,13 @@ impl Place {
         RequestInProgress(Arc::clone(self))
     }
 
+    /// Notes that the body of a known client's request is awaited, until the returned value is dropped.
+    #[must_use]
+    pub fn await_body(&self) -> AwaitedBody<'_> {
+        self.body_since.store(self.places.now(), Ordering::Relaxed);
+        AwaitedBody(self)
+    }
+
     pub(super) fn add_lengths(&self, count: i32) {
         if count > 0 {
             self.lengths.fetch_add(count, Ordering::Relaxed);
@@ -381,6 +433,19 @@ impl Place {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.waker.wake();
         self.closed.notify_waiters();
+    }
+}
+
+impl AwaitedBody<'_> {
+    /// Waits until the body is given up, because it is late and another connection waits for the place.
+    pub async fn given_up(&self) {
+        self.0.body_given_up.notified().await;
+    }
+}
+
+impl Drop for AwaitedBody<'_> {
+    fn drop(&mut self) {
+        self.0.body_since.store(NO_BODY, Ordering::Relaxed);
     }
 }
 

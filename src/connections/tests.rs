@@ -255,6 +255,27 @@ async fn without_unknown_clients_the_longest_idle_connection_ends_and_busy_ones_
 }
 
 #[tokio::test(start_paused = true)]
+async fn i6_a_known_client_that_is_late_with_a_body_gives_way() {
+    let places = Places::new(2, 2, Vec::new());
+    let known = async |number: u8| {
+        let taken = places.take(client(number).ip()).await.unwrap();
+        taken.place().mark_known();
+        let in_progress = taken.place().begin_request(&axum::http::HeaderMap::new());
+        (taken, in_progress)
+    };
+    let (late, busy) = (known(1).await, known(2).await);
+    let begun = tokio::time::Instant::now();
+    let awaited = late.0.place().await_body();
+    drop(busy.0.place().await_body());
+    let _new = tokio::time::timeout(Duration::from_mins(1), known(3)).await.expect("the late one gives way");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "a body has a second");
+    tokio::time::timeout(Duration::from_secs(1), awaited.given_up()).await.expect("the body is given up");
+    // Whole requests in progress stay.
+    assert!(tokio::time::timeout(Duration::from_mins(1), known(4)).await.is_err());
+    assert_eq!((places.open(), places.evicted()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn i6_an_address_has_a_share_and_evicts_its_own_connections() {
     let server = Server::start(8, 2);
     let mut other = server.connect_and_get(9, "/").await;

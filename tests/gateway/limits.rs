@@ -247,6 +247,36 @@ fn connections_beyond_the_share_of_an_address_are_closed_and_counted() {
 }
 
 #[test]
+fn known_clients_that_send_no_body_keep_nobody_out() {
+    let mut setup = Setup::new();
+    setup.set_toml("server.connections_max", "16");
+    let gatepost = setup.start();
+    let host = host(&gatepost);
+    let body = call("echo", &json!({"text": "a"}));
+    let hold = || {
+        let mut stream = TcpStream::connect(&host).unwrap();
+        let more = format!("{}expect: 100-continue\r\n", bearer(&token("echo")));
+        stream.write_all(head(&host, "/mcp/example", body.len(), &more).as_bytes()).unwrap();
+        assert_eq!(status(&mut stream), 100, "the body is awaited");
+        stream.read_exact(&mut [0; " Continue\r\n\r\n".len()]).unwrap();
+        stream
+    };
+    let mut unfinished: Vec<_> = (0..16).map(|_| hold()).collect();
+    let answered = (0..4).map(|_| post(&host, "/mcp/example", &body, &bearer(&token("admin"))));
+    assert_eq!(answered.collect::<Vec<_>>(), [200; 4]);
+    // Those that gave way hear why. The time for a body is much longer when no one waits.
+    let is_answered = |stream: &mut TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        let is_answered = matches!(stream.peek(&mut [0]), Ok(1));
+        stream.set_nonblocking(false).unwrap();
+        is_answered
+    };
+    let answers: Vec<_> =
+        unfinished.iter_mut().filter_map(|stream| is_answered(stream).then(|| status(stream))).collect();
+    assert!((1..=4).contains(&answers.len()) && answers.iter().all(|status| *status == 408), "{answers:?}");
+}
+
+#[test]
 fn idle_connections_to_the_operations_listener_keep_nobody_out() {
     let setup = Setup::new();
     let gatepost = setup.start();

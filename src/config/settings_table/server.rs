@@ -41,8 +41,8 @@ pub(super) const SERVER: &[SettingSpec] = &[
         count("connections", 1, 1_000_000),
         Value("4096"),
         "Most open connections. For one more, the oldest connection that has not sent a valid token within half a second \
-         is closed (within 10 s, if its request is being handled); if all have sent one, the connection that was idle \
-         longest; else it waits to be accepted. A connection without a request for 30 s, or whose client reads nothing \
+         is closed (within 10 s, if its request is being handled); else one that waits for a request's body for a \
+         second; if all have sent a token, the connection that was idle longest; else it waits to be accepted. A connection without a request for 30 s, or whose client reads nothing \
          for 30 s, is closed.",
     ),
     setting(

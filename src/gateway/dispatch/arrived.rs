@@ -3,6 +3,7 @@
 use crate::auth::Principal;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::core::Core;
+use crate::gateway::message::body::BodyError;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::request::InboundRequest;
 use crate::mcp::shared_text::SharedText;
@@ -29,7 +30,7 @@ impl<'a> Identified<'a> {
         let read = match inbound.head {
             // I6: what cannot be a message is not read.
             Err(error) => Err(Refusal::from(error)),
-            Ok(()) => body.read(&principal, &core.bodies, core.body_bytes_max).await.map_err(Refusal::from),
+            Ok(()) => unless_given_up(inbound, body.read(&principal, &core.bodies, core.body_bytes_max)).await,
         };
         match read {
             Ok(text) => Ok(Arrived { core, inbound, principal, body: inbound.body.get_or_init(|| text) }),
@@ -38,5 +39,20 @@ impl<'a> Identified<'a> {
                 Err(refusal)
             }
         }
+    }
+}
+
+/// The body that `read` reads, unless it is late and its connection gives way to another.
+async fn unless_given_up(
+    inbound: &InboundRequest,
+    read: impl Future<Output = Result<SharedText, BodyError>>,
+) -> Result<SharedText, Refusal> {
+    let Some(place) = &inbound.place else { return Ok(read.await?) };
+    // I6: a caller that sends no body keeps no place from others.
+    let awaited = place.await_body();
+    tokio::select! {
+        biased;
+        read = read => Ok(read?),
+        () = awaited.given_up() => Err(BodyError::Incomplete.into()),
     }
 }
