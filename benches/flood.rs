@@ -35,7 +35,8 @@ use common::{disk, runtime, size, table};
 use gatepost::audit::outbox::Reader;
 use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::record::Status;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Connections of the flood. *Chosen*: they keep both cores busy, together with the server.
 const CONNECTIONS: u64 = 16;
@@ -76,7 +77,8 @@ fn main() {
             let target = Target { host: Some(NGINX.to_owned()), token: token.map(str::to_owned), rate };
             sides.push((name, runtime.block_on(side(Some(target), during))));
         }
-        nginx.kill().unwrap();
+        // Its workers end with it, as they would not at SIGKILL.
+        kill(Pid::from_raw(i32::try_from(nginx.id()).unwrap()), Signal::SIGTERM).unwrap();
         nginx.wait().unwrap();
     }
     let alone = sides[0].1.grown as f64 / sides[0].1.calls.len() as f64;
@@ -118,6 +120,7 @@ async fn side(target: Option<Target>, during: Duration) -> Side {
     let data = dir.path().join("data");
     let gateway = Arc::new(Gateway::start_with(dir.path(), &data, "stored", "roles.nothing.allow = []\n").await);
     let before = outbox_bytes(&data);
+    let floods = target.as_ref().map(|target| floods(target, gateway.host())).unwrap_or_default();
     let is_over = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..CALLERS)
         .map(|number| {
@@ -131,7 +134,7 @@ async fn side(target: Option<Target>, during: Duration) -> Side {
             tokio::time::sleep(during).await;
             Answered::default()
         }
-        Some(target) => flooded(target, gateway.host(), during).await,
+        Some(target) => flooded(floods, target.rate / CONNECTIONS as f64, during).await,
     };
     let took = begun.elapsed();
     is_over.store(true, Ordering::Relaxed);
@@ -147,12 +150,13 @@ async fn side(target: Option<Target>, during: Duration) -> Side {
     Side { calls, answered, took, grown, recorded }
 }
 
-/// Floods the target from threads of its own; the connections share its rate.
-async fn flooded(target: &Target, gateway: &str, during: Duration) -> Answered {
+fn floods(target: &Target, gateway: &str) -> Vec<Flood> {
     let host = target.host.as_deref().unwrap_or(gateway);
-    let floods: Vec<_> =
-        (0..CONNECTIONS).map(|seed| Flood::new(host, target.token.as_deref(), seed, DISTINCT)).collect();
-    let rate = target.rate / CONNECTIONS as f64;
+    (0..CONNECTIONS).map(|seed| Flood::new(host, target.token.as_deref(), seed, DISTINCT)).collect()
+}
+
+/// Sends the floods from threads of their own, each with at most `rate` requests per second.
+async fn flooded(floods: Vec<Flood>, rate: f64, during: Duration) -> Answered {
     let begun = Instant::now();
     let threads = floods.into_iter().map(|flood| {
         tokio::task::spawn_blocking(move || {

@@ -1,12 +1,12 @@
 //! The owners and permissions of the files that the gateway uses.
 //!
-//! Files with secrets are opened here and nowhere else. The check is made on the open file, so it cannot be replaced
-//! in between; symbolic links are followed, because Kubernetes mounts secrets by way of them.
+//! Files with secrets are opened here and nowhere else. The check is made on the open file, so that the file cannot be
+//! replaced between check and use. Symbolic links are followed, because Kubernetes mounts secrets behind them.
 //!
 //! | | may be owned by | may be read by | may be written by |
 //! | --- | --- | --- | --- |
 //! | secret | the gateway's user, root | the owner, the named group | the owner |
-//! | trusted: public keys, certificates, roles | anyone | anyone | all but "others" |
+//! | trusted: public keys, certificates, a configuration without secrets | anyone | anyone | its owner and its group |
 //! | directory of the outbox | the gateway's user | the owner, the named group | the owner, the named group |
 
 use std::fs::{DirEntry, File, Metadata};
@@ -121,7 +121,7 @@ impl FileAccess {
         Self { any_owner_for_root: true, ..self }
     }
 
-    /// Opens a file with a secret.
+    /// Opens a file and checks its owner and permissions.
     ///
     /// # Errors
     /// [`FileError`].

@@ -227,11 +227,6 @@ fn unknown_clients_keep_nobody_out() {
     assert_eq!(status(&mut known), 200);
 }
 
-/// A metric that is a count.
-fn whole(gatepost: &Gatepost, name: &str) -> String {
-    metric(gatepost, name).to_string()
-}
-
 #[test]
 fn connections_beyond_the_share_of_an_address_are_closed_and_counted() {
     let mut setup = Setup::new();
@@ -243,12 +238,12 @@ fn connections_beyond_the_share_of_an_address_are_closed_and_counted() {
     let request = head(&host, "/mcp/example", body.len(), &bearer(&token("admin"))) + &body;
     known.write_all(request.as_bytes()).unwrap();
     assert_eq!(status(&mut known), 200);
-    for refused in 1..4_u32 {
+    for refused in 1..4 {
         let mut stream = TcpStream::connect(&host).unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-        assert_eq!(whole(&gatepost, "gatepost_connections_refused_total"), refused.to_string());
+        assert_eq!(metric(&gatepost, "gatepost_connections_refused_total").to_string(), refused.to_string());
     }
-    assert_eq!(whole(&gatepost, "gatepost_connections_open"), "1");
+    assert_eq!(metric(&gatepost, "gatepost_connections_open").to_string(), "1");
 }
 
 #[test]

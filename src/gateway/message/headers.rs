@@ -1,6 +1,6 @@
 //! Checks of request headers: `Host` and `Origin`, and the headers that must agree with the body.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -43,9 +43,13 @@ impl Mismatch {
 
 /// The only value of a header; `None` if the header is missing, is repeated or is not ASCII text.
 pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    single_value(headers, name)?.to_str().ok()
+}
+
+/// The only value of a header, of any bytes; `None` if the header is missing or is repeated.
+pub(crate) fn single_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
-    let first = values.next()?.to_str().ok()?;
-    values.next().is_none().then_some(first)
+    values.next().filter(|_| values.next().is_none())
 }
 
 /// The protocol era of a message. Its headers must agree with its body.

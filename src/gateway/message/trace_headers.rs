@@ -2,6 +2,8 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::gateway::message::headers::single_value;
+
 /// The header with the position of a request in a trace, and the one for tracing systems' own data. *Spec*: W3C Trace
 /// Context.
 pub(crate) const TRACEPARENT: &str = "traceparent";
@@ -26,11 +28,6 @@ pub(crate) fn forwarded(headers: &HeaderMap) -> HeaderMap {
 /// The client's `traceparent`, if it is valid.
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<&HeaderValue> {
     single_value(headers, TRACEPARENT).filter(|parent| is_traceparent(parent.as_bytes()))
-}
-
-fn single_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
-    let mut all = headers.get_all(name).iter();
-    all.next().filter(|_| all.next().is_none())
 }
 
 /// Returns `true` if `text` is a `traceparent` of version 00: version, trace id, span id and flags in lower-case
