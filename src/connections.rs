@@ -32,8 +32,8 @@ use tower_service::Service as _;
 use places::{Order, Place, Places, TakenPlace};
 use stream::GuardedStream;
 
-/// The longest time for a request's head to arrive once it has begun, and for a connection to be idle. *Chosen*: common clients keep idle
-/// connections for 5 to 30 s.
+/// The longest time for a request's head to arrive once it has begun, and for a connection to be idle. *Chosen*: common
+/// clients keep idle connections for 5 to 30 s.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The largest buffer for what was read of a connection, and for what is to be written, in bytes. *Derived*: twice the

@@ -27,7 +27,7 @@ const CONTENT_LENGTH: &[u8] = b"content-length";
 pub(super) struct GuardedStream<S> {
     inner: S,
     place: Arc<Place>,
-    /// The byte that [`Self::poll_first`] has read, until the next read returns it.
+    /// The byte that [`Self::poll_first`] has read, until it is handed out.
     first: Option<u8>,
     /// Ends the wait for a client that does not read; `None` while it reads.
     write_deadline: Option<Pin<Box<Sleep>>>,
