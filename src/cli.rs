@@ -36,6 +36,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use output::OutputError;
+
 /// An MCP gateway whose audit trail is complete.
 #[derive(Debug, Parser)]
 #[command(name = "gatepost", version, about, max_term_width = 100)]
@@ -81,6 +83,17 @@ struct ConfigArgs {
 enum ConfigCommand {
     /// Validate a configuration without starting anything
     Check(config_check::Args),
+}
+
+/// Runs this process's command line.
+#[must_use]
+pub fn run() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => cli.run(),
+        Err(wrong) if wrong.use_stderr() => wrong.exit(),
+        // The help or the version.
+        Err(text) => exit::exit_code(text.print().map_err(|error| OutputError::new(error).into())),
+    }
 }
 
 impl Cli {

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 /// Several threads handle each record: it is made by one, stamped by a second, read from the outbox by a third and
 /// dropped by a fourth. glibc's malloc keeps an arena for each of them. *Measured* in `benches/backlog.rs` and
 /// `benches/store.rs`, 2026-11.
@@ -11,5 +9,5 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    gatepost::cli::Cli::parse().run()
+    gatepost::cli::run()
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::output::print_error;
+use super::output::{OutputError, print_error};
 use crate::config::ConfigError;
 
 /// The command failed.
@@ -37,9 +37,13 @@ pub(super) fn usage(message: impl Into<String>) -> anyhow::Error {
     CommandError::Usage(message.into()).into()
 }
 
-/// Reports the error, if there is one, on standard error, and returns the exit code.
+/// Reports the error, if there is one, on standard error, and returns the exit code. It is no error that the reader of
+/// standard output has gone: it has what it wanted.
 pub(super) fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
+    if error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {
+        return ExitCode::SUCCESS;
+    }
     ExitCode::from(report(&error, print_error))
 }
 

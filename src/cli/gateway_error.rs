@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::exit::{BAD_USAGE, FAILED, NO_OUTBOX};
+use super::output::OutputError;
 use crate::audit::outbox;
 use crate::file_access::FileError;
 use crate::gateway::fault::Fault;
@@ -21,6 +22,8 @@ pub(super) enum GatewayError {
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error("cannot {operation}: {source}")]
     Io { operation: &'static str, source: io::Error },
+    #[error(transparent)]
+    Output(#[from] OutputError),
     #[error("{0} records were only in the ring and are lost")]
     Lost(usize),
 }
@@ -36,7 +39,7 @@ impl GatewayError {
         match self {
             Self::Config(_) => BAD_USAGE,
             Self::Outbox(_) | Self::OutboxDir(_) => NO_OUTBOX,
-            Self::Listen { .. } | Self::Io { .. } | Self::Lost(_) => FAILED,
+            Self::Listen { .. } | Self::Io { .. } | Self::Output(_) | Self::Lost(_) => FAILED,
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct ManArgs {
 pub(super) fn completions(args: &CompletionsArgs, command: &mut clap::Command) -> anyhow::Result<()> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, command, "gatepost", &mut text);
-    print(&String::from_utf8_lossy(&text)).context("cannot write to standard output")
+    Ok(print(&String::from_utf8_lossy(&text))?)
 }
 
 /// Prints the main page, or writes all pages into a directory.
@@ -38,5 +38,5 @@ pub(super) fn man(args: &ManArgs, command: clap::Command) -> anyhow::Result<()> 
     }
     let mut page = Vec::new();
     Man::new(command).render(&mut page).context("cannot make the page")?;
-    print(&String::from_utf8_lossy(&page)).context("cannot write to standard output")
+    Ok(print(&String::from_utf8_lossy(&page))?)
 }

@@ -1,7 +1,6 @@
 //! Questions to an outbox: to its live gateway through the admin socket, or to the files of a dead one. The answers are
 //! the same.
 
-use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,39 +36,37 @@ impl OutboxClient {
     /// Passes each line of the answer to `take` as it arrives, without those of progress, which appear on the terminal.
     ///
     /// # Errors
-    /// The question cannot be answered to its end, or `take` fails.
+    /// The question cannot be answered to its end, or the error of `take`, as it is: it is no fault of the outbox.
     pub(super) async fn each(
         &self,
         question: &Question,
-        take: &mut dyn FnMut(Line) -> io::Result<()>,
+        take: &mut dyn FnMut(Line) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut progress = Progress::new();
-        let mut take = |line: Line| {
+        let (mut progress, mut taken) = (Progress::new(), Ok(()));
+        let mut emit = |line: Line| {
             if let Line::Progress(line) = line {
                 // Without a number the line only says that the answer is not finished.
                 line.records.into_iter().for_each(|records| progress.show(records));
-                return Ok(());
+                return ControlFlow::Continue(());
             }
             progress.clear();
-            take(line)
+            match take(line) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    taken = Err(error);
+                    ControlFlow::Break(())
+                }
+            }
         };
         if let Some(gateway) = self.live_gateway()? {
             let socket = self.dir.join(admin::SOCKET_NAME);
-            let answered = admin::ask(&self.dir, question, &mut take).await;
-            return answered
-                .with_context(|| format!("cannot ask the live gateway ({gateway}) at {}", socket.display()));
+            let answered = admin::ask(&self.dir, question, &mut emit).await;
+            answered.with_context(|| format!("cannot ask the live gateway ({gateway}) at {}", socket.display()))?;
+        } else {
+            let reader = Reader::offline(Arc::new(DiskFs), &self.dir)?;
+            inspect::answer(question, &reader, None, &mut emit)?;
         }
-        let reader = Reader::offline(Arc::new(DiskFs), &self.dir)?;
-        let mut taken = Ok(());
-        let mut emit = |line| match take(line) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                taken = Err(error);
-                ControlFlow::Break(())
-            }
-        };
-        inspect::answer(question, &reader, None, &mut emit)?;
-        Ok(taken?)
+        taken
     }
 
     /// All lines of an answer that is short, as values of one type.
@@ -82,7 +79,7 @@ impl OutboxClient {
     {
         let mut values = Vec::new();
         self.each(question, &mut |line| {
-            values.push(line.try_into().map_err(io::Error::other)?);
+            values.push(line.try_into()?);
             Ok(())
         })
         .await?;

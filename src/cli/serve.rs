@@ -132,7 +132,7 @@ async fn serve_until(
     tracing::info!(mcp = %address, ?ops, "listening");
     tasks.spawn(supervisor::notify_systemd(address, probe, stop.clone(), ops_stop.clone()));
     if let Some(banner) = banner {
-        banner.print(mcp).map_err(|source| GatewayError::Io { operation: "write to standard output", source })?;
+        banner.print(mcp)?;
     }
     let drained = gateway.run(listener, stop).await;
     let drained = drained.map_err(|source| GatewayError::Io { operation: "serve", source })?;

@@ -1,5 +1,7 @@
 //! The trail of a configuration, for `gatepost audit`.
 
+use std::ops::ControlFlow;
+
 use anyhow::Context;
 
 use super::database;
@@ -51,6 +53,7 @@ pub(super) async fn record_read(
         return Ok(());
     }
     let read = TrailRead { command, from: trail.source(), filter: filter.cloned(), rows };
-    let recorded = admin::ask(dir, &Question::RecordRead { read: Box::new(read) }, &mut |_| Ok(())).await;
+    let recorded =
+        admin::ask(dir, &Question::RecordRead { read: Box::new(read) }, &mut |_| ControlFlow::Continue(())).await;
     recorded.context("the live gateway did not record this read (gateway/read); nothing is shown")
 }

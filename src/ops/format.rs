@@ -67,13 +67,14 @@ fn string_bytes(text: &str) -> usize {
     end.map_or(text.len(), |end| end + 2)
 }
 
-/// The target of a call as BACKEND/TOOL, or its method if it has none. The target of a call that looks like a record of
-/// the gateway's own follows the call's method: a refused call may name what does not exist.
+/// The target of a call as BACKEND/TOOL, or its method if it has none. A backend alone follows the method, and so does
+/// a target that looks like a record of the gateway's own: a refused call may name what does not exist.
 pub(crate) fn target(call: &Call) -> String {
     let target = match (call.backend_name.as_deref(), call.tool_name.as_deref()) {
         (None, None) => return call.method.to_string(),
         (None, Some(tool)) => tool.to_owned(),
-        (Some(backend), tool) => format!("{backend}/{}", tool.unwrap_or_default()),
+        (Some(backend), None) => return format!("{} {backend}/", call.method),
+        (Some(backend), Some(tool)) => format!("{backend}/{tool}"),
     };
     if is_own_method(&target) { format!("{} {target}", call.method) } else { target }
 }
@@ -157,6 +158,7 @@ mod tests {
         let shown =
             |method: &str, backend, tool| target(&Call::new(RequestId::new(), method).with_target(backend, tool));
         assert_eq!(shown("gateway/closed", None, None), "gateway/closed");
+        assert_eq!(shown("gateway/refusals", Some("fs"), None), "gateway/refusals fs/");
         assert_eq!(shown("tools/call", Some("fs"), Some("gateway/closed")), "fs/gateway/closed");
         for (backend, tool) in [(Some("gateway"), "closed"), (None, "gateway/closed")] {
             assert_eq!(shown("tools/call", backend, Some(tool)), "tools/call gateway/closed");

@@ -56,6 +56,19 @@ async fn quarantined(database: &Database, tools: &[&str]) -> PgPool {
 }
 
 #[tokio::test]
+async fn a_requeue_goes_on_if_nobody_reads_what_it_prints() {
+    let database = Cluster::shared().create_database().await;
+    let pool = quarantined(&database, &["odd one", "odd two"]).await;
+    sqlx::query("ALTER TABLE audit_log DROP CONSTRAINT no_tool").execute(&pool).await.unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(BINARY);
+    command.args(["outbox", "requeue"]).env("GATEPOST_POSTGRES_URL", &database.url).stdout(writer);
+    assert!(command.status().unwrap().success());
+    assert_eq!(count(&pool, "audit_quarantine").await, 0);
+}
+
+#[tokio::test]
 async fn i5_requeued_records_return_to_their_positions_once() {
     let database = Cluster::shared().create_database().await;
     let pool = quarantined(&database, &["odd one", "odd two"]).await;

@@ -29,6 +29,7 @@ mod help;
 mod metrics;
 mod outbox_cli;
 mod outbox_prune;
+mod output;
 mod packaging;
 mod run;
 mod secret_files;

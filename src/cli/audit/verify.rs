@@ -48,11 +48,13 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     progress.clear();
     let report = report?;
     trail::record_read(config, &trail, ReadCommand::Verify, None, report.records).await?;
-    print(&if json { json_line(&JsonReport { report: &report, unchecked: UNCHECKED })? } else { text(&report) })?;
+    let shown = if json { json_line(&JsonReport { report: &report, unchecked: UNCHECKED })? } else { text(&report) };
+    // The verdict counts even if nobody reads the report.
+    let printed = print(&shown);
     if !report.whole {
         bail!("the trail is not complete and unchanged: {}", plural(report.faults_count, "fault"));
     }
-    Ok(())
+    Ok(printed?)
 }
 
 fn row(stream: &StreamReport) -> Vec<String> {

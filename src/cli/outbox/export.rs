@@ -12,7 +12,7 @@ use anyhow::Context;
 use super::selection::Selection;
 use crate::cli::exit::usage;
 use crate::cli::outbox_client::OutboxClient;
-use crate::cli::output::{json_line, print_error};
+use crate::cli::output::{OutputError, json_line, print_error};
 use crate::escape::is_hidden;
 use crate::ops::columns::{COLUMNS, Value};
 use crate::ops::format::plural;
@@ -82,8 +82,8 @@ fn parent(output: &Path) -> &Path {
 pub(super) async fn run(dir: &Path, client: &OutboxClient, args: &Args, json: bool) -> anyhow::Result<()> {
     args.check(dir, json)?;
     let Some(output) = &args.output else {
-        let exported = write(client, args, &mut BufWriter::new(io::stdout().lock())).await?;
-        exported.report();
+        let mut out = BufWriter::new(io::stdout().lock());
+        write(client, args, &mut out, &|error| OutputError::new(error).into()).await?.report();
         return Ok(());
     };
     let mut temporary = output.clone().into_os_string();
@@ -91,7 +91,8 @@ pub(super) async fn run(dir: &Path, client: &OutboxClient, args: &Args, json: bo
     let temporary = PathBuf::from(temporary);
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
     let mut file = BufWriter::new(file.with_context(|| format!("cannot create {}", temporary.display()))?);
-    let exported = match write(client, args, &mut file).await {
+    let failed = |error| anyhow::Error::new(error).context(format!("cannot write {}", temporary.display()));
+    let exported = match write(client, args, &mut file, &failed).await {
         Ok(exported) => finish(&file, &temporary, output)
             .with_context(|| format!("cannot write {}", output.display()))
             .map(|()| exported),
@@ -130,32 +131,37 @@ impl Exported {
     }
 }
 
-async fn write(client: &OutboxClient, args: &Args, out: &mut dyn Write) -> anyhow::Result<Exported> {
+/// Writes the records to `out`; `failed` gives an error of `out` its words.
+async fn write(
+    client: &OutboxClient,
+    args: &Args,
+    out: &mut dyn Write,
+    failed: &dyn Fn(io::Error) -> anyhow::Error,
+) -> anyhow::Result<Exported> {
     let question = Question::Scan { filter: args.selection.filter(1), after: args.after, limit: args.limit };
     let mut exported = Exported::default();
     let cells = if args.raw { CellText::Exact } else { CellText::SafeInSpreadsheets };
     if args.format == Format::Csv {
-        writeln!(out, "{}", COLUMNS.map(|column| column.name).join(","))?;
+        writeln!(out, "{}", COLUMNS.map(|column| column.name).join(",")).map_err(failed)?;
     }
     client
         .each(&question, &mut |line| match line {
             Line::Record(record) => {
                 exported.records += 1;
-                match args.format {
-                    Format::Jsonl => out.write_all(json_line(&record)?.as_bytes()),
-                    Format::Csv => {
-                        writeln!(out, "{}", COLUMNS.map(|column| cell(&column.of(&record), cells)).join(","))
-                    }
-                }
+                let line = match args.format {
+                    Format::Jsonl => json_line(&record)?,
+                    Format::Csv => COLUMNS.map(|column| cell(&column.of(&record), cells)).join(",") + "\n",
+                };
+                out.write_all(line.as_bytes()).map_err(failed)
             }
             Line::ScanEnd(end) => {
                 exported.end = Some(end);
                 Ok(())
             }
-            _ => Err(io::Error::other(UnexpectedLineError)),
+            _ => Err(UnexpectedLineError.into()),
         })
         .await?;
-    out.flush()?;
+    out.flush().map_err(failed)?;
     Ok(exported)
 }
 

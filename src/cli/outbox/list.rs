@@ -1,7 +1,5 @@
 //! `gatepost outbox list`: stored records, or open calls.
 
-use std::io;
-
 use super::selection::Selection;
 use crate::audit::query::LIMIT_MAX;
 use crate::audit::record::{AuditRecord, Call};
@@ -57,7 +55,7 @@ pub(super) async fn run(client: &OutboxClient, args: &Args, json: bool) -> anyho
                 end = Some(scan_end);
                 Ok(())
             }
-            _ => Err(io::Error::other(UnexpectedLineError)),
+            _ => Err(UnexpectedLineError.into()),
         })
         .await?;
     print(&if json { json_lines(&records)? } else { records_table(&records) })?;

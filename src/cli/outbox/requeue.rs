@@ -8,7 +8,7 @@ use crate::audit::sink::postgres::requeue::{
     QuarantinedRecord, RequeueMode, RequeueOutcome, next_quarantined, requeue,
 };
 use crate::cli::database;
-use crate::cli::output::{json_line, print};
+use crate::cli::output::{json_line, print_if_read};
 use crate::config::Config;
 use crate::escape::escape_hidden;
 use crate::ops::format::plural;
@@ -53,7 +53,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     {
         let outcome = requeue(&mut connection, &record, mode, statement_timeout).await;
         let outcome = outcome.map_err(|error| with_remedy(&error, &counts))?;
-        print(&line(&record, &outcome, mode, json)?)?;
+        print_if_read(&line(&record, &outcome, mode, json)?)?;
         match outcome {
             RequeueOutcome::Delivered => counts.delivered += 1,
             RequeueOutcome::Refused(_) => counts.refused += 1,
@@ -64,7 +64,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let Counts { delivered, refused, skipped } = counts;
     let would_be = if args.dry_run { "would be " } else { "" };
     if !json {
-        print(&format!("{delivered} {would_be}delivered, {refused} refused again, {skipped} skipped\n"))?;
+        print_if_read(&format!("{delivered} {would_be}delivered, {refused} refused again, {skipped} skipped\n"))?;
     }
     let left = refused + skipped;
     anyhow::ensure!(left == 0, "{} left in audit_quarantine", plural(left, "record"));

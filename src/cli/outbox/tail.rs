@@ -1,12 +1,11 @@
 //! `gatepost outbox tail`: the newest stored records, and each new one.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use super::selection::Selection;
 use crate::audit::record::AuditRecord;
 use crate::cli::outbox_client::OutboxClient;
-use crate::cli::output::{json_line, print_error};
+use crate::cli::output::{json_line, print, print_error};
 use crate::cli::record_view::{records_rows, records_table};
 use crate::ops::protocol::{Line, Question, StatsAnswer, UnexpectedLineError};
 use crate::ops::record_ref::EpochSeq;
@@ -53,7 +52,7 @@ pub(super) async fn run(client: &OutboxClient, args: &Args, json: bool) -> anyho
                     at = end.at.max(at);
                     Ok(())
                 }
-                _ => Err(io::Error::other(UnexpectedLineError)),
+                _ => Err(UnexpectedLineError.into()),
             })
             .await?;
         if live {
@@ -72,15 +71,13 @@ struct Printer {
 }
 
 impl Printer {
-    fn print(&mut self, record: &AuditRecord) -> io::Result<()> {
+    fn print(&mut self, record: &AuditRecord) -> anyhow::Result<()> {
         let with_headings = !std::mem::replace(&mut self.has_headings, true);
         let text = match (self.json, with_headings) {
             (true, _) => json_line(record)?,
             (false, true) => records_table([record]),
             (false, false) => records_rows([record]),
         };
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes())?;
-        stdout.flush()
+        Ok(print(&text)?)
     }
 }

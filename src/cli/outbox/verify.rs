@@ -13,8 +13,9 @@ use crate::ops::protocol::Question;
 
 pub(super) async fn run(client: &OutboxClient, json: bool) -> anyhow::Result<()> {
     let verified: OutboxVerification = client.one(&Question::Verify).await?;
-    print(&if json { json_lines(std::slice::from_ref(&verified))? } else { text(&verified) })?;
-    let Some(fault) = &verified.fault else { return Ok(()) };
+    // The verdict counts even if nobody reads the report.
+    let printed = print(&if json { json_lines(std::slice::from_ref(&verified))? } else { text(&verified) });
+    let Some(fault) = &verified.fault else { return Ok(printed?) };
     let position = match (fault.epoch, fault.seq) {
         (None, _) => String::new(),
         (Some(epoch), None) => format!(", epoch {epoch}"),

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::auth::{Claims, mint};
 use crate::cli::configuration::environment;
 use crate::cli::database;
-use crate::cli::output::print;
+use crate::cli::output::{OutputError, print};
 use crate::config::Config;
 use crate::file_access::{FileAccess, FileKind};
 
@@ -136,7 +136,7 @@ impl Quickstart {
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub(super) fn print(&self, mcp: SocketAddr) -> io::Result<()> {
+    pub(super) fn print(&self, mcp: SocketAddr) -> Result<(), OutputError> {
         let Self { program, dir, postgres, all, echo } = self;
         let (program, dir) = (program.display(), dir.display());
         let kept = if *postgres { "delivered to Postgres" } else { "kept in the outbox (no Postgres configured)" };

@@ -1,6 +1,7 @@
 //! The client's side of the admin socket.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -10,12 +11,11 @@ use super::socket::{SOCKET_NAME, with_timeout};
 use super::token::AdminToken;
 use crate::ops::protocol::{Line, Question};
 
-/// Asks the live gateway of `dir`, and passes each line of the answer to `take` as it arrives.
+/// Asks the live gateway of `dir`, and passes each line of the answer to `emit` as it arrives, until it breaks off.
 ///
 /// # Errors
-/// The token cannot be read, the socket cannot be reached, the gateway cannot answer or ends before its answer does, or
-/// `take` fails.
-pub async fn ask(dir: &Path, question: &Question, take: &mut dyn FnMut(Line) -> io::Result<()>) -> io::Result<()> {
+/// The token cannot be read, the socket cannot be reached, or the gateway cannot answer or ends before its answer does.
+pub async fn ask(dir: &Path, question: &Question, emit: &mut dyn FnMut(Line) -> ControlFlow<()>) -> io::Result<()> {
     let token = AdminToken::read(dir)?;
     let mut stream = BufReader::new(with_timeout(UnixStream::connect(dir.join(SOCKET_NAME))).await?);
     let question = serde_json::to_string(question).map_err(io::Error::other)?;
@@ -30,7 +30,11 @@ pub async fn ask(dir: &Path, question: &Question, take: &mut dyn FnMut(Line) -> 
         match line {
             Line::End => return Ok(()),
             Line::Error(error) => return Err(io::Error::other(error)),
-            line => take(line)?,
+            line => {
+                if emit(line).is_break() {
+                    return Ok(());
+                }
+            }
         }
     }
     Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the gateway ended before its answer did"))
