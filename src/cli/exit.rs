@@ -37,8 +37,8 @@ pub(super) fn usage(message: impl Into<String>) -> anyhow::Error {
     CommandError::Usage(message.into()).into()
 }
 
-/// Reports the error, if there is one, on standard error, and returns the exit code. It is no error that the reader of
-/// standard output has gone: it has what it wanted.
+/// Reports the error, if there is one, on standard error, and returns the exit code. If the reader of standard output
+/// has gone, the command succeeded: the reader has what it wanted.
 pub(super) fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     if error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {

@@ -36,7 +36,8 @@ impl OutboxClient {
     /// Passes each line of the answer to `take` as it arrives, without those of progress, which appear on the terminal.
     ///
     /// # Errors
-    /// The question cannot be answered to its end, or the error of `take`, as it is: it is no fault of the outbox.
+    /// The question cannot be answered to its end. An error of `take` is returned unchanged, since the outbox and its
+    /// gateway have not caused it.
     pub(super) async fn each(
         &self,
         question: &Question,
