@@ -16,8 +16,8 @@ impl OutputError {
         Self(error)
     }
 
-    /// True if the reader has gone, as `head` does once it has its lines. A command whose output is its purpose then
-    /// ends without an error.
+    /// True if the reader has gone. For example, `head` ends once it has its lines. A command whose output is its
+    /// purpose then ends without an error.
     pub(super) fn is_closed(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
@@ -32,7 +32,7 @@ pub(super) fn print(text: &str) -> Result<(), OutputError> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(OutputError)
 }
 
-/// As [`print`], for a command that has more to do than to print: it goes on if the reader has gone.
+/// Like [`print`], for a command that does more than print: it continues if the reader has gone.
 ///
 /// # Errors
 /// Standard output cannot be written, for another reason.

@@ -49,7 +49,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let report = report?;
     trail::record_read(config, &trail, ReadCommand::Verify, None, report.records).await?;
     let shown = if json { json_line(&JsonReport { report: &report, unchecked: UNCHECKED })? } else { text(&report) };
-    // The verdict counts even if nobody reads the report.
+    // The exit code has the verdict even if the report has no reader.
     let printed = print(&shown);
     if !report.whole {
         bail!("the trail is not complete and unchanged: {}", plural(report.faults_count, "fault"));

@@ -13,7 +13,7 @@ use crate::ops::protocol::Question;
 
 pub(super) async fn run(client: &OutboxClient, json: bool) -> anyhow::Result<()> {
     let verified: OutboxVerification = client.one(&Question::Verify).await?;
-    // The verdict counts even if nobody reads the report.
+    // The exit code has the verdict even if the report has no reader.
     let printed = print(&if json { json_lines(std::slice::from_ref(&verified))? } else { text(&verified) });
     let Some(fault) = &verified.fault else { return Ok(printed?) };
     let position = match (fault.epoch, fault.seq) {
