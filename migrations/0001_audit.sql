@@ -17,35 +17,45 @@ CREATE TABLE audit_stream (
 
 -- One row a call, written at its end; also refusals and events of the gateway itself.
 CREATE TABLE audit_log (
-    gateway_id      uuid             NOT NULL,
-    epoch           bigint           NOT NULL,
-    seq             bigint           NOT NULL,
-    prev_hash       bytea            NOT NULL,
-    hash            bytea            NOT NULL,
-    request_id      uuid             NOT NULL,
-    "timestamp"     timestamptz      NOT NULL,
-    method          text             NOT NULL,
-    client_subject  text             NOT NULL,
-    client_role     text,
-    client_issuer   text,
-    token_id        text,
-    client_addr     text,
-    session_id      text,
-    rpc_id          text,
-    tool_name       text,
-    backend_name    text,
+    gateway_id         uuid             NOT NULL,
+    epoch              bigint           NOT NULL,
+    seq                bigint           NOT NULL,
+    prev_hash          bytea            NOT NULL,
+    hash               bytea            NOT NULL,
+    request_id         uuid             NOT NULL,
+    "timestamp"        timestamptz      NOT NULL,
+    latency_ms         double precision NOT NULL,
+    method             text             NOT NULL,
+    tool_name          text,
+    backend_name       text,
+    client_role        text,
+    client_issuer      text,
+    client_subject     text             NOT NULL,
+    client_name        text,
+    client_id          text,
+    actor_subject      text,
+    token_id           text,
+    client_addr        text,
+    session_id         text,
+    rpc_id             text,
+    context            json,
     -- json, not jsonb: it keeps every byte, so that the record's hash can be computed again.
-    request_args    json,
-    args_digest     bytea,
-    response_status text             NOT NULL,
-    error_message   text,
-    response_digest bytea,
-    response_bytes  bigint,
-    latency_ms      double precision NOT NULL,
+    request_args       json,
+    args_digest        bytea,
+    response_digest    bytea,
+    response_bytes     bigint,
+    error_message      text,
+    response_status    text             NOT NULL,
+    decided_by         text,
+    salt_who           bytea            NOT NULL,
+    salt_circumstances bytea            NOT NULL,
+    salt_content       bytea            NOT NULL,
     PRIMARY KEY (gateway_id, epoch, seq, "timestamp"),
     CONSTRAINT audit_log_epoch_from_1 CHECK (epoch >= 1),
     CONSTRAINT audit_log_seq_from_1 CHECK (seq >= 1),
     CONSTRAINT audit_log_hashes_are_sha256 CHECK (octet_length(prev_hash) = 32 AND octet_length(hash) = 32),
+    CONSTRAINT audit_log_salts_are_32_bytes CHECK (
+        octet_length(salt_who) = 32 AND octet_length(salt_circumstances) = 32 AND octet_length(salt_content) = 32),
     CONSTRAINT audit_log_latency_not_negative CHECK (latency_ms >= 0),
     CONSTRAINT audit_log_status_known CHECK (response_status IN (
         'ok', 'tool_error', 'error', 'timeout', 'cancelled', 'input_required', 'interrupted',
@@ -57,6 +67,7 @@ CREATE TABLE audit_log_default PARTITION OF audit_log DEFAULT;
 
 CREATE INDEX audit_log_timestamp ON audit_log ("timestamp");
 CREATE INDEX audit_log_client_subject ON audit_log (client_subject, "timestamp");
+CREATE INDEX audit_log_client_name ON audit_log (client_name, "timestamp") WHERE client_name IS NOT NULL;
 CREATE INDEX audit_log_tool_name ON audit_log (tool_name, "timestamp");
 CREATE INDEX audit_log_response_status ON audit_log (response_status, "timestamp");
 

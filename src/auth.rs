@@ -10,6 +10,7 @@
 //! An error's message tells the caller what to do, and its cause is for the log; neither contains the token (I8).
 
 pub mod certificate;
+mod claims;
 pub mod credential;
 mod fetch;
 pub mod issuer;
@@ -26,17 +27,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certificate::Certificate;
+use claims::ClaimRules;
 use credential::Credential;
-use issuer::{Issuer, path};
+use issuer::Issuer;
 use jsonwebtoken::{Algorithm, Header};
 use keys::Key;
 pub use principal::Principal;
-use principal::ROLES_MAX;
 use serde_json::{Map, Value};
 use static_tokens::StaticTokens;
 pub use token::{Claims, MintError, mint};
 use validity::Validity;
 
+use crate::audit::record::{Authentication, Identity};
 use crate::config;
 
 /// Longest `Authorization` header that is read, in bytes. *Chosen*: common servers accept headers of up to 16 KiB.
@@ -57,7 +59,8 @@ pub struct Authenticator {
     static_tokens: Option<StaticTokens>,
     /// The roles of each certificate, by the certificate's subject.
     certificates: BTreeMap<String, Vec<String>>,
-    role_path: Vec<String>,
+    /// The rules for the tokens of `[[auth.keys]]`.
+    claim_rules: ClaimRules,
     required_scope: Option<String>,
     /// The time for which a token is accepted after its `exp`.
     leeway: Duration,
@@ -138,7 +141,7 @@ impl Authenticator {
                 published,
                 static_tokens,
                 certificates: auth.certificates.clone(),
-                role_path: path(&auth.role_claim),
+                claim_rules: ClaimRules::new(auth),
                 required_scope: auth.required_scope.clone(),
                 leeway: auth.leeway,
             }),
@@ -201,7 +204,7 @@ impl Authenticator {
         if self.static_tokens.is_some() && !token.contains('.') {
             return Err(refuse("the token is neither a known static token nor a JWT"));
         }
-        let (claims, role_path) = self.verify(token).await?;
+        let (claims, claim_rules) = self.verify(token).await?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         // RFC 7519 2: a NumericDate may have a fraction, which is cut off here.
         let expiry = claims.get("exp").and_then(|exp| exp.as_u64().or_else(|| exp.as_f64().map(whole_seconds)));
@@ -210,11 +213,14 @@ impl Authenticator {
         if validity.has_ended() {
             return Err(refuse("the token has expired"));
         }
+        let roles = claim_rules.roles(&claims);
         let principal = Principal {
             subject: text("sub").ok_or_else(|| refuse("the token's sub is missing or not a string"))?.to_owned(),
             issuer: text("iss").ok_or_else(|| refuse("the token's iss is not a string"))?.to_owned(),
             token_id: text("jti").map(str::to_owned),
-            roles: roles(&claims, role_path),
+            no_role: roles.is_empty().then(|| claim_rules.no_role(&claims)),
+            roles,
+            identity: Arc::new(claim_rules.identity(&claims)),
             credential: Credential::Token(validity),
         };
         self.scoped(principal, |required| has_scope(&claims, required))
@@ -247,12 +253,15 @@ impl Authenticator {
 
     /// The principal of a certificate, with the roles that the configuration gives it.
     fn certificate_principal(&self, certificate: &Arc<Certificate>) -> Principal {
+        // I10: a certificate that is not listed has no role.
+        let roles = self.certificates.get(&certificate.subject).cloned().unwrap_or_default();
         Principal {
             subject: certificate.subject.clone(),
             issuer: certificate::ISSUER.to_owned(),
             token_id: None,
-            // I10: a certificate that is not listed has no role.
-            roles: self.certificates.get(&certificate.subject).cloned().unwrap_or_default(),
+            no_role: roles.is_empty().then(|| "the certificate has no role in auth.certificates".to_owned()),
+            roles,
+            identity: Arc::new(Identity { authentication: Authentication::Mtls, ..Identity::default() }),
             credential: Credential::Certificate(Arc::clone(certificate)),
         }
     }
@@ -267,19 +276,19 @@ impl Authenticator {
         }
     }
 
-    /// The claims of a valid JWT, and the path of the roles in them.
-    async fn verify(&self, token: &str) -> Result<(Map<String, Value>, &[String]), AuthError> {
+    /// The claims of a valid JWT, and the rules by which they are read.
+    async fn verify(&self, token: &str) -> Result<(Map<String, Value>, &ClaimRules), AuthError> {
         let header = header(token)?;
         let issuer = claimed_issuer(token)?;
         let kid = header.kid.as_deref();
         let pinned = self.pinned(&issuer, kid);
         if !pinned.is_empty() {
-            return Ok((verify_by(&pinned, header.alg, token)?, &self.role_path));
+            return Ok((verify_by(&pinned, header.alg, token)?, &self.claim_rules));
         }
         match self.published.iter().find(|published| published.name == issuer) {
             Some(published) => {
                 let set = published.keys(kid).await.map_err(|issuer::NoKeysError| AuthError::Unavailable)?;
-                Ok((verify_by(&set.named(kid), header.alg, token)?, &published.role_path))
+                Ok((verify_by(&set.named(kid), header.alg, token)?, &published.claim_rules))
             }
             None if self.keys.iter().any(|key| key.issuer == issuer) => Err(refuse(UNKNOWN_KEY)),
             None => Err(refuse("the token is from another issuer")),
@@ -391,20 +400,6 @@ fn public_reason(cause: &jsonwebtoken::errors::Error) -> &'static str {
         },
         ErrorKind::InvalidClaimFormat(_) => "a claim of the token has the wrong type",
         _ => "the token cannot be verified",
-    }
-}
-
-/// The roles at `path`: a string, or an array of strings. Other values are ignored.
-fn roles(claims: &Map<String, Value>, path: &[String]) -> Vec<String> {
-    let Some((first, rest)) = path.split_first() else {
-        return Vec::new();
-    };
-    let found = rest.iter().try_fold(claims.get(first), |value, segment| value.map(|value| value.get(segment)));
-    let role = |value: &Value| value.as_str().filter(|role| !role.is_empty()).map(str::to_owned);
-    match found.flatten() {
-        Some(Value::Array(list)) => list.iter().take(ROLES_MAX).filter_map(role).collect(),
-        Some(value) => role(value).into_iter().collect(),
-        None => Vec::new(), // I10: without the claim there is no role.
     }
 }
 

@@ -8,6 +8,7 @@ mod audit;
 mod config_check;
 mod configuration;
 mod database;
+mod digest_key;
 mod example_backend;
 mod exit;
 mod filter_args;

@@ -53,6 +53,8 @@ pub enum Decision<'a> {
     Allowed {
         /// The first of the caller's roles that allows the access.
         role: &'a str,
+        /// The role's rule that allows it.
+        rule: Rule,
     },
     /// No role allows the access, or one denies it.
     Denied(DenialReason<'a>),
@@ -67,6 +69,8 @@ pub enum DenialReason<'a> {
     Rule {
         /// The first of the caller's roles that denies the access.
         role: &'a str,
+        /// The role's rule that denies it.
+        rule: Rule,
     },
     /// A role allows the access, but only with other arguments.
     Condition {
@@ -74,7 +78,44 @@ pub enum DenialReason<'a> {
         role: &'a str,
         /// The role's first condition that does not hold.
         condition: String,
+        /// The same condition, as a rule.
+        rule: Rule,
     },
+}
+
+/// A rule of a role: a pattern or a condition in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The setting of the role that has the rule.
+    list: &'static str,
+    /// The position in it, from 0.
+    idx: usize,
+}
+
+/// The recorded rule of a decision that no rule made.
+pub const DEFAULT_RULE: &str = "default";
+
+impl Rule {
+    /// The rule's place in the configuration, for example `roles.reader.allow[2]`.
+    #[must_use]
+    pub fn of_role(self, role: &str) -> String {
+        let Self { list, idx } = self;
+        format!("roles.{role}.{list}[{idx}]")
+    }
+}
+
+impl Decision<'_> {
+    /// The rule that decided, as it is recorded: its place in the configuration, or [`DEFAULT_RULE`].
+    #[must_use]
+    pub fn decided_by(&self) -> String {
+        match self {
+            Self::Denied(DenialReason::NoRule) => DEFAULT_RULE.to_owned(),
+            Self::Allowed { role, rule }
+            | Self::Denied(DenialReason::Rule { role, rule } | DenialReason::Condition { role, rule, .. }) => {
+                rule.of_role(role)
+            }
+        }
+    }
 }
 
 /// The denial of a call.
@@ -84,6 +125,8 @@ pub struct Denial {
     pub caller: Caller,
     /// The reason, for the caller and for the record.
     pub reason: String,
+    /// The rule that decided, for the record.
+    pub decided_by: String,
 }
 
 /// Proof that the caller may make exactly this call. Only [`Policy`] creates one, and forwarding requires one.
@@ -99,6 +142,7 @@ pub struct Denial {
 ///     backend: "b".to_owned(),
 ///     name: "t".to_owned(),
 ///     params: Default::default(),
+///     decided_by: "default".to_owned(),
 /// };
 /// ```
 #[derive(Debug)]
@@ -109,6 +153,7 @@ pub struct Permit {
     backend: String,
     name: String,
     params: SharedText,
+    decided_by: String,
 }
 
 /// The compiled rules of one role.
@@ -147,19 +192,21 @@ impl Policy {
     pub fn decide<'a>(&self, roles: &'a [String], target: Target<'_>, access: Access<'_>) -> Decision<'a> {
         // I10: a role that is not configured has no rules, an empty rule matches nothing, and the default is to deny.
         let known = || roles.iter().filter_map(|name| Some((name.as_str(), self.roles.get(name)?)));
-        if let Some((role, _)) = known().find(|(_, rules)| rules.deny(target)) {
-            return Decision::Denied(DenialReason::Rule { role });
+        if let Some((role, rule)) = known().find_map(|(role, rules)| Some((role, rules.deny(target)?))) {
+            return Decision::Denied(DenialReason::Rule { role, rule });
         }
         let mut reason = DenialReason::NoRule;
-        for (role, rules) in known().filter(|(_, rules)| rules.allow(target)) {
+        for (role, rules) in known() {
+            let Some(rule) = rules.allow(target) else { continue };
             let unmet = match access {
                 Access::List => None,
                 Access::Call(arguments) => rules.unmet(target, arguments),
             };
             match unmet {
-                None => return Decision::Allowed { role },
-                Some(condition) if reason == DenialReason::NoRule => {
-                    reason = DenialReason::Condition { role, condition: condition.name() };
+                None => return Decision::Allowed { role, rule },
+                Some((idx, condition)) if reason == DenialReason::NoRule => {
+                    let rule = Rule { list: "when", idx };
+                    reason = DenialReason::Condition { role, condition: condition.name(), rule };
                 }
                 Some(_) => {}
             }
@@ -188,15 +235,28 @@ impl Policy {
     #[must_use]
     pub fn reaches(&self, roles: &[String], backend: &str) -> bool {
         let mut known = roles.iter().filter_map(|role| self.roles.get(role));
-        known.clone().all(|rules| !rules.deny.name_all_of(backend)) && known.any(|rules| rules.reach(backend))
+        known.clone().all(|rules| rules.deny.name_all_of(backend).is_none()) && known.any(|rules| rules.reach(backend))
     }
 
-    /// Returns true if one of `roles` allows everything of `backend`, and none denies any of it. Such a caller may also
-    /// send the backend requests of methods that the gateway does not know.
+    /// The rule that keeps a caller from a backend of which it may use nothing, as it is recorded.
     #[must_use]
-    pub fn allows_all_of(&self, roles: &[String], backend: &str) -> bool {
-        let mut known = roles.iter().filter_map(|role| self.roles.get(role));
-        known.clone().all(|rules| !rules.deny_any_of(backend)) && known.any(|rules| rules.allow_all_of(backend))
+    pub fn hidden_by(&self, roles: &[String], backend: &str) -> String {
+        let denies = |role: &String| {
+            let idx = self.roles.get(role)?.deny.name_all_of(backend)?;
+            Some(Rule { list: "deny", idx }.of_role(role))
+        };
+        roles.iter().find_map(denies).unwrap_or_else(|| DEFAULT_RULE.to_owned())
+    }
+
+    /// The rule by which one of `roles` allows everything of `backend`, as it is recorded, if none denies any of it.
+    /// Such a caller may also send the backend requests of methods that the gateway does not know.
+    #[must_use]
+    pub fn all_of(&self, roles: &[String], backend: &str) -> Option<String> {
+        let mut known = roles.iter().filter_map(|role| Some((role, self.roles.get(role)?)));
+        if known.clone().any(|(_, rules)| rules.deny_any_of(backend)) {
+            return None;
+        }
+        known.find_map(|(role, rules)| Some(rules.allow_all_of(backend)?.of_role(role)))
     }
 
     /// Decides on a request of any method.
@@ -212,22 +272,26 @@ impl Policy {
         target: Target<'_>,
         params: SharedText,
         arguments: Option<&str>,
-    ) -> Result<Permit, Denial> {
+    ) -> Result<Permit, Box<Denial>> {
         // The arguments that are authorized are the arguments that are forwarded.
         debug_assert!(target.kind != TargetKind::Tool || forwards(&params, target.name, arguments), "other arguments");
         let Target { kind, backend, name } = target;
-        match self.decide(&principal.roles, target, Access::Call(arguments)) {
-            Decision::Allowed { role } => Ok(Permit {
+        let decision = self.decide(&principal.roles, target, Access::Call(arguments));
+        let decided_by = decision.decided_by();
+        match decision {
+            Decision::Allowed { role, .. } => Ok(Permit {
                 caller: principal.caller(Some(role)),
                 kind,
                 backend: backend.to_owned(),
                 name: name.to_owned(),
                 params,
+                decided_by,
             }),
             Decision::Denied(reason) => {
                 let roles = principal.roles.join(",");
-                let reason = denial_message(&roles, target, &reason);
-                Err(Denial { caller: principal.caller((!roles.is_empty()).then_some(&roles)), reason })
+                let reason = denial_message(principal, &roles, target, &reason);
+                let caller = principal.caller((!roles.is_empty()).then_some(&roles));
+                Err(Box::new(Denial { caller, reason, decided_by }))
             }
         }
     }
@@ -262,23 +326,29 @@ impl RoleRules {
         if errors.is_empty() { Ok(rules) } else { Err(errors) }
     }
 
-    fn allow(&self, target: Target<'_>) -> bool {
-        match (target.kind, &self.other) {
-            (TargetKind::Tool, _) => self.allow.matches(target),
-            (TargetKind::Resource, Some((resources, _))) => resources.match_uri(target, Effect::Allow),
-            (TargetKind::Prompt, Some((_, prompts))) => prompts.match_name(target, Effect::Allow),
-            (TargetKind::Resource | TargetKind::Prompt, None) => self.allow.name_all_of(target.backend),
-        }
+    /// The first rule that allows the target.
+    fn allow(&self, target: Target<'_>) -> Option<Rule> {
+        let (list, idx) = match (target.kind, &self.other) {
+            (TargetKind::Tool, _) => ("allow", self.allow.match_name(target, Effect::Allow)),
+            (TargetKind::Resource, Some((resources, _))) => ("resources", resources.match_uri(target, Effect::Allow)),
+            (TargetKind::Prompt, Some((_, prompts))) => ("prompts", prompts.match_name(target, Effect::Allow)),
+            (TargetKind::Resource | TargetKind::Prompt, None) => ("allow", self.allow.name_all_of(target.backend)),
+        };
+        idx.map(|idx| Rule { list, idx })
     }
 
-    fn deny(&self, target: Target<'_>) -> bool {
-        match target.kind {
-            TargetKind::Tool => self.deny.match_name(target, Effect::Deny),
-            // A role that denies all tools of a backend denies its resources and prompts too.
-            TargetKind::Resource | TargetKind::Prompt if self.deny.name_all_of(target.backend) => true,
-            TargetKind::Resource => self.deny_resources.match_uri(target, Effect::Deny),
-            TargetKind::Prompt => self.deny_prompts.match_name(target, Effect::Deny),
-        }
+    /// The first rule that denies the target.
+    fn deny(&self, target: Target<'_>) -> Option<Rule> {
+        // A role that denies all tools of a backend denies its resources and prompts too.
+        let all = || self.deny.name_all_of(target.backend);
+        let all = (target.kind != TargetKind::Tool).then(all).flatten();
+        let (list, idx) = match (target.kind, all) {
+            (TargetKind::Tool, _) => ("deny", self.deny.match_name(target, Effect::Deny)),
+            (TargetKind::Resource | TargetKind::Prompt, Some(idx)) => ("deny", Some(idx)),
+            (TargetKind::Resource, None) => ("deny_resources", self.deny_resources.match_uri(target, Effect::Deny)),
+            (TargetKind::Prompt, None) => ("deny_prompts", self.deny_prompts.match_name(target, Effect::Deny)),
+        };
+        idx.map(|idx| Rule { list, idx })
     }
 
     /// The patterns that decide which targets of `kind` are listed.
@@ -303,20 +373,24 @@ impl RoleRules {
             || other.is_some_and(|(resources, prompts)| resources.reach(backend) || prompts.reach(backend))
     }
 
-    fn allow_all_of(&self, backend: &str) -> bool {
-        let other = self.other.as_ref();
-        self.allow.name_all_of(backend)
-            && other.is_none_or(|(resources, prompts)| resources.name_all_of(backend) && prompts.name_all_of(backend))
-            && !self.conditions.iter().any(|condition| condition.applies_to_any_of(backend))
+    /// The rule that allows everything of `backend` without conditions.
+    fn allow_all_of(&self, backend: &str) -> Option<Rule> {
+        let names_all = |patterns: &Patterns| patterns.name_all_of(backend).is_some();
+        let is_limited =
+            self.other.as_ref().is_some_and(|(resources, prompts)| !names_all(resources) || !names_all(prompts))
+                || self.conditions.iter().any(|condition| condition.applies_to_any_of(backend));
+        let idx = self.allow.name_all_of(backend).filter(|_| !is_limited)?;
+        Some(Rule { list: "allow", idx })
     }
 
     fn deny_any_of(&self, backend: &str) -> bool {
         [&self.deny, &self.deny_resources, &self.deny_prompts].into_iter().any(|patterns| patterns.reach(backend))
     }
 
-    /// The first condition on calls of `target` that does not hold.
-    fn unmet(&self, target: Target<'_>, arguments: Option<&str>) -> Option<&Condition> {
-        self.conditions.iter().find(|condition| condition.applies_to(target) && !condition.holds(arguments))
+    /// The first condition on calls of `target` that does not hold, and its position.
+    fn unmet(&self, target: Target<'_>, arguments: Option<&str>) -> Option<(usize, &Condition)> {
+        let mut conditions = self.conditions.iter().enumerate();
+        conditions.find(|(_, condition)| condition.applies_to(target) && !condition.holds(arguments))
     }
 }
 
@@ -325,6 +399,12 @@ impl Permit {
     #[must_use]
     pub fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// The rule that allowed the call, as it is recorded.
+    #[must_use]
+    pub fn decided_by(&self) -> &str {
+        &self.decided_by
     }
 
     /// The target's kind.
@@ -359,7 +439,7 @@ impl Permit {
 }
 
 /// The message of a denial, for the caller and for the record.
-fn denial_message(roles: &str, target: Target<'_>, reason: &DenialReason<'_>) -> String {
+fn denial_message(principal: &Principal, roles: &str, target: Target<'_>, reason: &DenialReason<'_>) -> String {
     let Target { kind, backend, name } = target;
     let (verb, noun) = match kind {
         TargetKind::Tool => ("call", ""),
@@ -368,13 +448,14 @@ fn denial_message(roles: &str, target: Target<'_>, reason: &DenialReason<'_>) ->
     };
     match reason {
         DenialReason::NoRule if roles.is_empty() => {
-            format!("the caller has no role, and only a role may {verb} {noun}{backend}/{name}")
+            let no_role = principal.no_role.as_deref().unwrap_or("the caller has no role");
+            format!("{no_role}, and only a role may {verb} {noun}{backend}/{name}")
         }
         DenialReason::NoRule => format!("role {roles} may not {verb} {noun}{backend}/{name}"),
-        DenialReason::Rule { role } => {
+        DenialReason::Rule { role, .. } => {
             format!("role {roles} may not {verb} {noun}{backend}/{name}: {role} denies it")
         }
-        DenialReason::Condition { role, condition } => {
+        DenialReason::Condition { role, condition, .. } => {
             format!("role {role} may {verb} {noun}{backend}/{name} only if its condition on {condition} holds")
         }
     }

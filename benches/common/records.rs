@@ -80,11 +80,17 @@ impl Maker {
 }
 
 fn outcome() -> Outcome {
-    Outcome::answered(Status::Ok, None, br#"{"content":[{"type":"text","text":"done"}]}"#)
+    Outcome::answered(
+        Status::Ok,
+        None,
+        br#"{"content":[{"type":"text","text":"done"}]}"#,
+        &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
+    )
 }
 
 fn call(number: usize, padding: usize) -> Call {
     let caller = Caller {
+        identity: std::sync::Arc::default(),
         subject: format!("agent-{:02}@example.com", number % 97),
         role: Some("analyst".to_owned()),
         issuer: Some("https://id.example.com".to_owned()),
@@ -96,7 +102,12 @@ fn call(number: usize, padding: usize) -> Call {
         .with_caller(&caller)
         .with_correlation(&correlation)
         .with_target(Some("orders"), Some(&format!("find_order_{:02}", number % 13)))
-        .with_arguments(&format!(r#"{{"query":"{}"}}"#, "x".repeat(padding)), &Redaction::none(), 65_536)
+        .with_arguments(
+            &format!(r#"{{"query":"{}"}}"#, "x".repeat(padding)),
+            &Redaction::none(),
+            65_536,
+            &gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+        )
 }
 
 fn frame_bytes(call: &Call) -> usize {

@@ -26,7 +26,11 @@ pub const OUTBOX_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 pub const PATIENCE: Duration = Duration::from_mins(5);
 
 pub fn about() -> ConfigSummary {
-    ConfigSummary { level: "stored", config_digest: Digest::ZERO }
+    ConfigSummary {
+        level: "stored",
+        config_digest: Digest::ZERO,
+        digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+    }
 }
 
 /// A pipeline on `dir` at level `stored`, with the batches of the defaults.

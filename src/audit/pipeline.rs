@@ -83,7 +83,17 @@ impl Pipeline {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start<S: Sink>(config: &Config, fs: Arc<dyn Fs>, sink: Option<S>) -> Result<Self, outbox::OutboxError> {
-        let opening = Opening::open(fs, &config.dir, config.gateway_id)?;
+        Self::begin(Opening::open(fs, &config.dir, config.gateway_id)?, config, sink)
+    }
+
+    /// The same for an outbox that was opened.
+    ///
+    /// # Errors
+    /// The opening record cannot be stored; no epoch was begun.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn begin<S: Sink>(opening: Opening, config: &Config, sink: Option<S>) -> Result<Self, outbox::OutboxError> {
         if let Some(previous) = opening.previous.filter(|previous| !previous.closed) {
             let (epoch, interrupted) = (previous.epoch, opening.interrupted.len());
             tracing::warn!(
@@ -116,7 +126,9 @@ impl Pipeline {
         let io =
             |source| outbox::OutboxError::Io { operation: "start the scribe for", path: config.dir.clone(), source };
         let scribe = scribe.map_err(io)?;
-        let audit = Audit::enabled(Arc::clone(&ring), Arc::clone(&meter), config.mode == Mode::Stored, config.timeouts);
+        let wait_for_store = config.mode == Mode::Stored;
+        let key = config.about.digest_key.clone();
+        let audit = Audit::enabled(Arc::clone(&ring), Arc::clone(&meter), wait_for_store, config.timeouts, key);
         let (limits, reader) = (config.ring, reader.for_inspection());
         let probe = Probe { audit: audit.clone(), ring, limits, reader, meter, shipper: watched, gateway_id, epoch };
         Ok(Self { audit, probe, scribe, shipper, deadline })

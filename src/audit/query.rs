@@ -5,7 +5,7 @@ mod row;
 mod select;
 mod verify;
 
-pub use filter::{Filter, LIMIT_MAX, PageKey, RESULT_BYTES_MAX};
+pub use filter::{Filter, LIMIT_MAX, PageKey, RESULT_BYTES_MAX, WhoMatch, matched_by};
 pub use select::{delivered_positions, quarantined, query, remedy};
 pub use sqlx::Error;
 pub use verify::verify;

@@ -13,16 +13,26 @@
 
 mod audit_record;
 mod caller;
+pub mod column;
+mod context;
+mod digest_key;
 mod entry;
+mod identity;
 mod ids;
 mod normalise;
+mod salts;
 mod status;
 
 pub use audit_record::{AuditRecord, PendingRecord, StreamPosition};
 pub use caller::{Caller, ClientAddr, Correlation};
+pub use column::COLUMNS;
+pub use context::{CONTEXT_BYTES_MAX, Context, client_info};
+pub use digest_key::{DigestKey, RecordKey};
 pub(crate) use entry::is_own_method;
 pub use entry::{Call, Entry, Outcome, Text};
-pub use ids::{Digest, Epoch, GatewayId, RequestId, Seq, Timestamp};
+pub use identity::{Authentication, Identity};
+pub use ids::{Digest, Epoch, GatewayId, RequestId, Salt, Seq, Timestamp};
 pub(super) use normalise::NORMALISABLE;
 pub use normalise::{ARGS_BYTES_MAX, ARGS_BYTES_MAX_DEFAULT, ARGS_DEPTH_MAX, ERROR_BYTES_MAX, TEXT_BYTES_MAX};
+pub use salts::Salts;
 pub use status::Status;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
+use crate::auth::claims::ClaimRules;
 use crate::auth::fetch::{Fetch, FetchError, HttpFetch};
 use crate::auth::jwks::{self, KeySet};
 use crate::auth::keys::TokenRequirements;
@@ -76,7 +77,7 @@ pub enum IssuerError {
 #[derive(Debug)]
 pub(super) struct Issuer {
     pub(super) name: String,
-    pub(super) role_path: Vec<String>,
+    pub(super) claim_rules: ClaimRules,
     source: Source,
 }
 
@@ -140,10 +141,13 @@ pub(super) fn load(auth: &config::Auth) -> Result<Vec<Issuer>, Vec<(String, Issu
                 _ => Err((format!("auth.issuers[{idx}]"), IssuerError::Source)),
             }
         });
-        let role_claim = issuer.role_claim.as_ref().unwrap_or(&auth.role_claim);
         match source {
             Ok(source) => {
-                issuers.push(Issuer { name: issuer.issuer.clone(), role_path: path(role_claim), source });
+                issuers.push(Issuer {
+                    name: issuer.issuer.clone(),
+                    claim_rules: ClaimRules::of_issuer(auth, issuer),
+                    source,
+                });
             }
             Err(error) => errors.push(error),
         }
@@ -318,11 +322,6 @@ impl std::fmt::Debug for FetchedKeySet {
             .field("ttl", &self.ttl)
             .finish_non_exhaustive()
     }
-}
-
-/// The path of names to a claim.
-pub(super) fn path(claim: &str) -> Vec<String> {
-    claim.split('.').map(str::to_owned).collect()
 }
 
 #[cfg(test)]

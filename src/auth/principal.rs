@@ -1,6 +1,8 @@
 //! An authenticated caller.
 
-use crate::audit::record::Caller;
+use std::sync::Arc;
+
+use crate::audit::record::{Caller, Identity};
 use crate::auth::credential::Credential;
 
 /// Most roles of one token; the others are ignored. *Chosen*: far above any real token; bounds the cost of a decision
@@ -18,13 +20,17 @@ pub struct Principal {
     pub token_id: Option<String>,
     /// The roles in the configured claim, the tokens file, or the configuration's list of certificates.
     pub roles: Vec<String>,
+    /// The reason why there is no role, for the caller.
+    pub no_role: Option<String>,
+    /// The other statements of the credential about the caller.
+    pub identity: Arc<Identity>,
     /// The credential that the caller was authenticated by.
     pub credential: Credential,
 }
 
 impl PartialEq for Principal {
     fn eq(&self, other: &Self) -> bool {
-        let Self { subject, issuer, token_id, roles, credential: _ } = self;
+        let Self { subject, issuer, token_id, roles, no_role: _, identity: _, credential: _ } = self;
         (subject, issuer, token_id, roles) == (&other.subject, &other.issuer, &other.token_id, &other.roles)
     }
 }
@@ -41,7 +47,10 @@ impl Principal {
     /// The roles as the subject of a sentence that says what they may do.
     pub(crate) fn roles_in_words(&self) -> String {
         match &*self.roles {
-            [] => "a caller without a role".to_owned(),
+            [] => match &self.no_role {
+                Some(reason) => format!("a caller without a role ({reason})"),
+                None => "a caller without a role".to_owned(),
+            },
             roles => format!("role {}", roles.join(",")),
         }
     }
@@ -54,6 +63,7 @@ impl Principal {
             role: role.map(str::to_owned),
             issuer: Some(self.issuer.clone()),
             token_id: self.token_id.clone(),
+            identity: Arc::clone(&self.identity),
         }
     }
 }
@@ -70,6 +80,8 @@ mod tests {
             token_id: None,
             roles: roles.iter().copied().map(str::to_owned).collect(),
             credential: Credential::default(),
+            no_role: None,
+            identity: std::sync::Arc::default(),
         };
         assert_eq!(with(&[]).roles_in_words(), "a caller without a role");
         assert_eq!(with(&["a", "b"]).roles_in_words(), "role a,b");

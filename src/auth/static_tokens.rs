@@ -15,11 +15,13 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
+use crate::audit::record::{Authentication, Identity};
 use crate::auth::credential::{Credential, StaticTokenId};
 use crate::auth::principal::{Principal, ROLES_MAX};
 use crate::auth::watched::{WatchedFile, read_bounded};
@@ -175,7 +177,10 @@ fn parse(text: &str) -> Result<Vec<Entry>, TokensFileReason> {
         }
         let credential = Credential::StaticToken(StaticTokenId(hash));
         let (subject, issuer) = (row.subject, ISSUER.to_owned());
-        let principal = Principal { subject, issuer, token_id: row.id, roles: row.roles, credential };
+        let identity = Arc::new(Identity { authentication: Authentication::Static, ..Identity::default() });
+        let no_role = row.roles.is_empty().then(|| "the static token has no role in auth.tokens_file".to_owned());
+        let principal =
+            Principal { subject, issuer, token_id: row.id, roles: row.roles, no_role, identity, credential };
         entries.push(Entry { hash, principal, scope: row.scope });
     }
     Ok(entries)

@@ -64,7 +64,10 @@ pub fn mint(secret: &[u8], claims: &Claims) -> Result<String, MintError> {
         [role] => serde_json::Value::from(role.as_str()),
         roles => serde_json::Value::from(roles.to_vec()),
     };
-    let claim = claims.role_claim.rsplit('.').fold(roles, |value, name| serde_json::json!({ name: value }));
+    let claim = super::claims::path(&claims.role_claim)
+        .into_iter()
+        .rev()
+        .fold(roles, |value, name| serde_json::json!({ name: value }));
     if let (Some(body), serde_json::Value::Object(claim)) = (body.as_object_mut(), claim) {
         body.extend(claim);
         body.extend(claims.scope.clone().map(|scope| ("scope".to_owned(), scope.into())));

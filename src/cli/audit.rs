@@ -1,6 +1,7 @@
 //! `gatepost audit`: reads the trail, in Postgres or, without a database, in the outbox. One file per subcommand.
 
 mod limit;
+mod match_text;
 mod query;
 mod show;
 mod tail;
@@ -30,6 +31,8 @@ enum Command {
     Show(show::Args),
     /// Print the newest records, and with --follow each new one
     Tail(tail::Args),
+    /// Compare arguments or an answer with the digests of a record; the exit code is 1 if they differ
+    Match(match_text::Args),
     /// Check that every stream is complete and unchanged; the exit code is 1 if not
     Verify(verify::Args),
 }
@@ -40,6 +43,7 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         Command::Query(args) => query::run(&config, args, json).await,
         Command::Show(args) => show::run(&config, args, json).await,
         Command::Tail(args) => tail::run(&config, args, json).await,
+        Command::Match(args) => match_text::run(&config, args, json).await,
         Command::Verify(args) => verify::run(&config, args, json).await,
     }
 }

@@ -1,5 +1,7 @@
 //! The options by which `gatepost audit` and `gatepost outbox` select records.
 
+use uuid::Uuid;
+
 use crate::audit::query::Filter;
 use crate::audit::record::Status;
 use crate::ops::time_arg::parse_time_arg;
@@ -7,13 +9,19 @@ use crate::ops::time_arg::parse_time_arg;
 /// Options that select records.
 #[derive(Debug, clap::Args)]
 pub(super) struct FilterArgs {
-    /// Only records of this token subject
-    #[arg(long, value_name = "SUBJECT")]
+    /// Only records of this subject or name; * stands for any characters
+    #[arg(long, value_name = "WHO")]
     who: Option<String>,
+    /// Only records of this application, by its id or the name it gives itself; * stands for any characters
+    #[arg(long, value_name = "CLIENT")]
+    client: Option<String>,
+    /// Only records of calls by this actor on behalf of another subject; * stands for any characters
+    #[arg(long, value_name = "ACTOR")]
+    actor: Option<String>,
     /// Only records of this role
     #[arg(long, value_name = "ROLE")]
     role: Option<String>,
-    /// Only records of this tool, named without its backend
+    /// Only records of this tool, with or without its backend: TOOL or BACKEND/TOOL
     #[arg(long, value_name = "TOOL")]
     tool: Option<String>,
     /// Only records of this backend
@@ -24,12 +32,18 @@ pub(super) struct FilterArgs {
         long,
         value_name = "STATUS",
         value_parser = parse_status,
-        help = "Only records with this status: ok, tool_error, error, denied, ..."
+        help = "Only records with this status: ok, tool_error, error, denied, ...; may be repeated"
     )]
-    status: Option<String>,
+    status: Vec<String>,
     /// Only records of this method: tools/call, gateway/opened, ...
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
+    /// Only records of this session
+    #[arg(long, value_name = "ID")]
+    session: Option<String>,
+    /// Only records of this gateway
+    #[arg(long, value_name = "ID")]
+    gateway: Option<Uuid>,
     /// Only records whose arguments contain this exact text
     #[arg(long, value_name = "TEXT")]
     args: Option<String>,
@@ -47,7 +61,11 @@ impl FilterArgs {
     /// The filter, with the default limit.
     pub(super) fn filter(&self) -> Filter {
         Filter {
-            subject: self.who.clone(),
+            who: self.who.clone(),
+            client: self.client.clone(),
+            actor: self.actor.clone(),
+            session_id: self.session.clone(),
+            gateway_id: self.gateway,
             role: self.role.clone(),
             tool: self.tool.clone(),
             backend: self.backend.clone(),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::database;
+use super::digest_key;
 use super::gateway_error::GatewayError;
+use crate::audit::outbox::Opening;
 use crate::audit::outbox::fs::DiskFs;
 use crate::audit::pipeline::{self, Pipeline};
 use crate::audit::record::{Digest, GatewayId};
@@ -32,6 +34,10 @@ pub(super) async fn start(config: &Config) -> Result<Pipeline, GatewayError> {
         Level::Stored => (scribe::Mode::Stored, "stored"),
         Level::Queued => (scribe::Mode::Queued { spill_after: audit.spill_after }, "queued"),
     };
+    // Opened first, so that a directory that is refused stays as it is.
+    let opening = Opening::open(Arc::new(DiskFs), &audit.dir, audit.gateway_id.map(GatewayId))?;
+    let digest_key =
+        digest_key::read_or_create(config).map_err(|error| GatewayError::Config(vec![error.to_string()]))?;
     let pipeline = pipeline::Config {
         dir: audit.dir.clone(),
         gateway_id: audit.gateway_id.map(GatewayId),
@@ -40,9 +46,9 @@ pub(super) async fn start(config: &Config) -> Result<Pipeline, GatewayError> {
         outbox_bytes_max: audit.outbox_bytes_max,
         timeouts: Timeouts { admission: audit.admission_timeout, store: audit.store_timeout },
         batch: shipper::BatchLimits { records: config.postgres.batch_rows_max, bytes: config.postgres.batch_bytes_max },
-        about: scribe::ConfigSummary { level, config_digest: config_digest(config) },
+        about: scribe::ConfigSummary { level, config_digest: config_digest(config), digest_key },
     };
-    Ok(Pipeline::start(&pipeline, Arc::new(DiskFs), sink)?)
+    Ok(Pipeline::begin(opening, &pipeline, sink)?)
 }
 
 async fn sink(options: Options) -> Result<PostgresSink, GatewayError> {

@@ -4,17 +4,28 @@ use std::fmt::Write as _;
 
 use super::table::table;
 use crate::audit::record::AuditRecord;
+use crate::audit::record::COLUMNS;
 use crate::escape::escape_hidden;
-use crate::ops::columns::{COLUMNS, Value};
-use crate::ops::format::{indented_json, target};
+use crate::ops::columns::{Value, displayed};
+use crate::ops::format::{indented_json, target, who};
 use crate::ops::record_ref::EpochSeq;
 
-/// The columns of a table of records.
+/// The columns of a table of records. Records of several gateways have another one before them.
 const HEADINGS: [&str; 9] = ["EPOCH/SEQ", "TIME", "WHO", "ROLE", "BACKEND/TOOL", "STATUS", "MS", "ARGUMENTS", "ERROR"];
 
 /// A table with one record a row.
 pub(super) fn records_table<'a>(records: impl IntoIterator<Item = &'a AuditRecord>) -> String {
-    table(&HEADINGS, &records.into_iter().map(row).collect::<Vec<_>>())
+    let records: Vec<_> = records.into_iter().collect();
+    let mut rows: Vec<_> = records.iter().map(|record| row(record)).collect();
+    let mut headings = HEADINGS.to_vec();
+    let gateway = |record: &AuditRecord| record.position.gateway_id;
+    if records.windows(2).any(|pair| matches!(pair, [one, other] if gateway(one) != gateway(other))) {
+        headings.insert(0, "GATEWAY");
+        for (row, record) in rows.iter_mut().zip(&records) {
+            row.insert(0, gateway(record).to_string());
+        }
+    }
+    table(&headings, &rows)
 }
 
 /// The rows of [`records_table`] without the headings.
@@ -28,7 +39,7 @@ fn row(record: &AuditRecord) -> Vec<String> {
     vec![
         EpochSeq::of(record).to_string(),
         call.timestamp.to_string(),
-        call.client_subject.to_string(),
+        who(call),
         call.client_role.as_ref().map(ToString::to_string).unwrap_or_default(),
         target(call),
         entry.response_status.to_string(),
@@ -52,7 +63,7 @@ pub(super) fn record_fields(record: &AuditRecord, arguments: Arguments) -> Strin
         if column.name == "request_args" && arguments == Arguments::Indented {
             continue;
         }
-        match column.of(record) {
+        match displayed(column, record) {
             Value::Null => writeln!(out, "{}: -", column.name).ok(),
             Value::Text(text) => writeln!(out, "{}: {}", column.name, escape_hidden(&text)).ok(),
             Value::Number(number) => writeln!(out, "{}: {number}", column.name).ok(),

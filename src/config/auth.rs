@@ -20,6 +20,8 @@ pub struct Auth {
     pub audience: String,
     /// The claim that contains the caller's role (a string) or roles (a list).
     pub role_claim: String,
+    /// The roles that a value of the role claim stands for. Empty: each value is a role.
+    pub role_map: BTreeMap<String, Vec<String>>,
     /// A scope that every token must have, if any; a token without it gets 403 `insufficient_scope`.
     pub required_scope: Option<String>,
     /// Clock difference tolerated on `exp` and `nbf`.
@@ -72,6 +74,12 @@ pub struct Issuer {
     pub audience: Option<String>,
     /// The claim with the roles, if it differs from `auth.role_claim`.
     pub role_claim: Option<String>,
+    /// The claim with a name of the subject that people can read.
+    pub name_claim: Option<String>,
+    /// The roles that its tokens may have, if they are limited.
+    pub roles: Option<Vec<String>>,
+    /// The text that is put before each role of its tokens.
+    pub role_prefix: Option<String>,
 }
 
 /// `[server.tls]`
@@ -114,6 +122,7 @@ impl Default for Auth {
             files: FileAccess::default(),
             audience: "gatepost".to_owned(),
             role_claim: "role".to_owned(),
+            role_map: BTreeMap::new(),
             required_scope: None,
             leeway: Duration::from_secs(30),
             tokens_file: None,

@@ -135,6 +135,12 @@ fn issuers(config: &Config, report: Report<'_>) {
             (None, None) => report(&path, "has no keys: set jwks_url or jwks_file".to_owned()),
             (Some(_), Some(_)) => report(&path, "has both jwks_file and jwks_url: keep one".to_owned()),
         }
+        for role in issuer.roles.iter().flatten().filter(|role| !config.roles.contains_key(*role)) {
+            report(
+                &format!("{path}.roles"),
+                format!("{role:?} is not a role: add [roles.{role}], or correct the name"),
+            );
+        }
         if !seen.insert(&issuer.issuer) && !issuer.issuer.is_empty() {
             let message = format!("{:?} is the issuer of an earlier section: remove one of them", issuer.issuer);
             report(&format!("{path}.issuer"), message);

@@ -192,6 +192,8 @@ pub struct Audit {
     pub dir: PathBuf,
     /// This gateway's id; generated with the directory unless it is set.
     pub gateway_id: Option<uuid::Uuid>,
+    /// The file with the key of the digests in records, if it is not in the outbox directory.
+    pub digest_key_file: Option<PathBuf>,
     /// The longest time that `begin` waits for room in the ring.
     #[serde(deserialize_with = "duration")]
     pub admission_timeout: Duration,
@@ -374,6 +376,7 @@ impl Default for Audit {
             files: FileAccess::default(),
             dir: PathBuf::from("gatepost-data"),
             gateway_id: None,
+            digest_key_file: None,
             admission_timeout: Duration::from_millis(250),
             store_timeout: Duration::from_secs(10),
             spill_after: Duration::from_millis(200),

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::audit::record::Caller;
+use crate::audit::record::{Caller, client_info as client_info_of};
 use crate::auth::Principal;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::audience::Audience;
@@ -76,6 +76,8 @@ pub struct Session {
     subject: String,
     /// The endpoint at which the session was opened.
     pub(crate) scope: Scope,
+    /// The name and version by which the client calls itself.
+    pub(crate) client_info: Option<Arc<(String, String)>>,
     /// The principal that opened the session, as it is recorded.
     pub(crate) caller: Caller,
     /// The roles of the token that was used last.
@@ -121,11 +123,14 @@ impl Sessions {
         own_max: usize,
     ) -> (Arc<Session>, EndedSessions) {
         let roles = (!principal.roles.is_empty()).then(|| principal.roles.join(","));
+        let client_info = json::Object::parse(initialize_params);
+        let client_info = client_info.and_then(|params| params.get("clientInfo").and_then(client_info_of));
         let session = Arc::new(Session {
             id: uuid::Uuid::new_v4().to_string(),
             issuer: principal.issuer.clone(),
             subject: principal.subject.clone(),
             scope: scope.clone(),
+            client_info: client_info.map(Arc::new),
             caller: principal.caller(roles.as_deref()),
             roles: Mutex::new(principal.roles.clone()),
             initialize_params: initialize_params.to_owned().into(),
@@ -474,6 +479,8 @@ mod tests {
             token_id: None,
             roles: Vec::new(),
             credential: Credential::default(),
+            no_role: None,
+            identity: std::sync::Arc::default(),
         }
     }
 

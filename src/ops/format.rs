@@ -79,6 +79,13 @@ pub(crate) fn target(call: &Call) -> String {
     if is_own_method(&target) { format!("{} {target}", call.method) } else { target }
 }
 
+/// The subject of a call, after its readable name if there is one, and before the actor that acted on its behalf.
+pub(crate) fn who(call: &Call) -> String {
+    let subject = &call.client_subject;
+    let who = call.client_name.as_ref().map_or_else(|| subject.to_string(), |name| format!("{name} ({subject})"));
+    call.actor_subject.as_ref().map_or_else(|| who.clone(), |actor| format!("{who} via {actor}"))
+}
+
 /// `2026-11-26 10:00:00.000`, in UTC.
 pub(crate) fn date_time(timestamp: Timestamp) -> String {
     timestamp.to_datetime().format("%Y-%m-%d %H:%M:%S%.3f").to_string()
@@ -164,6 +171,16 @@ mod tests {
             assert_eq!(shown("tools/call", backend, Some(tool)), "tools/call gateway/closed");
         }
         assert_eq!(shown("resources/read", None, Some("session/open")), "resources/read session/open");
+    }
+
+    #[test]
+    fn a_readable_name_is_shown_together_with_the_subject() {
+        let mut call = Call::new(RequestId::new(), "tools/call");
+        assert_eq!(who(&call), "anonymous");
+        (call.client_subject, call.client_name) = ("5f2c".into(), Some("Ann".into()));
+        assert_eq!(who(&call), "Ann (5f2c)");
+        call.actor_subject = Some("agent".into());
+        assert_eq!(who(&call), "Ann (5f2c) via agent");
     }
 
     #[test]

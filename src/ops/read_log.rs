@@ -35,6 +35,11 @@ pub enum ReadCommand {
     /// The newest records, then each new one.
     #[serde(rename = "tail --follow")]
     TailFollow,
+    /// A comparison of texts with a record's digests.
+    Match,
+    /// The key of a record's digests was revealed.
+    #[serde(rename = "match --reveal-key")]
+    RevealKey,
     /// A check of the whole trail.
     Verify,
 }

@@ -60,7 +60,7 @@ impl Condition {
     /// Returns true if calls of `target` must meet the condition. A condition restricts what is allowed, so that its
     /// pattern matches like one that denies.
     pub(super) fn applies_to(&self, target: Target<'_>) -> bool {
-        target.kind == TargetKind::Tool && self.tools.match_name(target, Effect::Deny)
+        target.kind == TargetKind::Tool && self.tools.match_name(target, Effect::Deny).is_some()
     }
 
     /// Returns true if any calls of `backend` must meet the condition.

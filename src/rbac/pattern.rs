@@ -58,20 +58,20 @@ impl Patterns {
     /// Returns true if a pattern matches the tool `target`. Resources and prompts never match.
     #[must_use]
     pub fn matches(&self, target: Target<'_>) -> bool {
-        target.kind == TargetKind::Tool && self.match_name(target, Effect::Allow)
+        target.kind == TargetKind::Tool && self.match_name(target, Effect::Allow).is_some()
     }
 
-    /// Returns true if a pattern matches the name of `target`, a tool or prompt.
-    pub(super) fn match_name(&self, target: Target<'_>, effect: Effect) -> bool {
+    /// The index of the first pattern that matches the name of `target`, a tool or prompt.
+    pub(super) fn match_name(&self, target: Target<'_>, effect: Effect) -> Option<usize> {
         // A name may contain `/`, at which `*` stops in a rule that allows, but not in one that denies.
         let stop = (effect == Effect::Allow).then_some(b'/');
-        self.0.iter().any(|pattern| {
+        self.0.iter().position(|pattern| {
             pattern.names_backend(target.backend) && glob(pattern.name.as_bytes(), target.name.as_bytes(), stop)
         })
     }
 
-    /// Returns true if a pattern matches the URI of `target`.
-    pub(super) fn match_uri(&self, target: Target<'_>, effect: Effect) -> bool {
+    /// The index of the first pattern that matches the URI of `target`.
+    pub(super) fn match_uri(&self, target: Target<'_>, effect: Effect) -> Option<usize> {
         let is_ambiguous = is_ambiguous(target.name);
         let matches = |pattern: &Pattern| match effect {
             Effect::Allow if is_ambiguous => pattern.names_all(),
@@ -83,7 +83,7 @@ impl Patterns {
                 glob(pattern.as_bytes(), uri.as_bytes(), None)
             }
         };
-        self.0.iter().any(|pattern| pattern.names_backend(target.backend) && matches(pattern))
+        self.0.iter().position(|pattern| pattern.names_backend(target.backend) && matches(pattern))
     }
 
     /// Returns true if a pattern matches anything of `backend`.
@@ -91,9 +91,9 @@ impl Patterns {
         self.0.iter().any(|pattern| pattern.names_backend(backend))
     }
 
-    /// Returns true if a pattern matches everything of `backend`, for example `backend/*` or `*/*`.
-    pub(super) fn name_all_of(&self, backend: &str) -> bool {
-        self.0.iter().any(|pattern| pattern.names_all() && pattern.names_backend(backend))
+    /// The index of the first pattern that matches everything of `backend`, for example `backend/*` or `*/*`.
+    pub(super) fn name_all_of(&self, backend: &str) -> Option<usize> {
+        self.0.iter().position(|pattern| pattern.names_all() && pattern.names_backend(backend))
     }
 }
 

@@ -31,6 +31,8 @@ fn principal(roles: &[&str]) -> Principal {
         token_id: None,
         roles: words(roles),
         credential: Credential::default(),
+        no_role: None,
+        identity: std::sync::Arc::default(),
     }
 }
 
@@ -44,7 +46,9 @@ fn passes(condition: config::Condition, arguments: &str) -> bool {
     let role = Role { when: vec![condition], ..allowing(&["fs/*"]) };
     let arguments = Access::Call((!arguments.is_empty()).then_some(arguments));
     let policy = compiled(&[("r", role)]);
-    policy.decide(&words(&["r"]), Target::tool("fs", "read"), arguments) == Decision::Allowed { role: "r" }
+    let roles = words(&["r"]);
+    let decision = policy.decide(&roles, Target::tool("fs", "read"), arguments);
+    matches!(decision, Decision::Allowed { role: "r", .. })
 }
 
 /// pattern, backend, tool, allowed
@@ -350,21 +354,24 @@ fn a_roles_conditions_apply_to_that_role_and_all_of_them_must_hold() {
         let arguments = serde_json::json!({ "path": path }).to_string();
         let (roles, target) = (words(roles), Target::tool("fs", tool));
         assert_eq!(policy.shows(&roles, target), !roles.contains(&"no_list".to_owned()), "a list has no arguments");
-        match policy.decide(&roles, target, Access::Call(Some(&arguments))) {
-            Decision::Allowed { role } => role.to_owned(),
-            Decision::Denied(cause) => format!("{cause:?}"),
-        }
+        let decision = policy.decide(&roles, target, Access::Call(Some(&arguments)));
+        let kind = match &decision {
+            Decision::Allowed { .. } => "allowed",
+            Decision::Denied(DenialReason::Condition { condition, .. }) => condition,
+            Decision::Denied(_) => "denied",
+        };
+        format!("{kind} by {}", decision.decided_by())
     };
-    assert_eq!(decide(&["reader"], "read_x", "/data/a"), "reader");
-    assert_eq!(
-        decide(&["reader"], "read_x", "/etc/passwd"),
-        "Condition { role: \"reader\", condition: \"/path (below)\" }"
-    );
-    assert_eq!(decide(&["reader"], "read_secret", "/data/secret/a"), "reader");
-    assert!(decide(&["reader"], "read_secret", "/data/a").starts_with("Condition"));
-    assert_eq!(decide(&["reader"], "list", "/etc"), "reader", "no condition applies to list");
-    assert_eq!(decide(&["reader", "admin"], "read_x", "/etc"), "admin", "another role's rule has no condition");
-    assert_eq!(decide(&["reader", "no_list"], "list", "/data"), "Rule { role: \"no_list\" }");
+    let reader = |idx: usize| format!("allowed by roles.reader.allow[{idx}]");
+    assert_eq!(decide(&["reader"], "read_x", "/data/a"), reader(0));
+    assert_eq!(decide(&["reader"], "read_x", "/etc/passwd"), "/path (below) by roles.reader.when[0]");
+    assert_eq!(decide(&["reader"], "read_secret", "/data/secret/a"), reader(0));
+    assert_eq!(decide(&["reader"], "read_secret", "/data/a"), "/path (below) by roles.reader.when[1]");
+    assert_eq!(decide(&["reader"], "list", "/etc"), reader(1), "no condition applies to list");
+    let admin = "allowed by roles.admin.allow[0]";
+    assert_eq!(decide(&["reader", "admin"], "read_x", "/etc"), admin, "another role's rule has no condition");
+    assert_eq!(decide(&["reader", "no_list"], "list", "/data"), "denied by roles.no_list.deny[0]");
+    assert_eq!(decide(&["no_list"], "read_x", "/data"), "denied by default");
 }
 
 #[test]
@@ -398,7 +405,11 @@ fn a_role_reaches_a_backend_or_has_all_of_it() {
         (&["unknown"], false, false),
     ] {
         let held = words(roles);
-        assert_eq!((policy.reaches(&held, "fs"), policy.allows_all_of(&held, "fs")), (reaches, has_all), "{roles:?}");
+        assert_eq!(
+            (policy.reaches(&held, "fs"), policy.all_of(&held, "fs").is_some()),
+            (reaches, has_all),
+            "{roles:?}"
+        );
     }
 }
 
@@ -510,7 +521,7 @@ proptest! {
         let permit = policy.authorize(&principal(&names), target, params.into(), arguments.as_deref());
         prop_assert_eq!(permit.is_ok(), policy.shows(&held, target));
         prop_assert!(policy.reaches(&held, &backend) || permit.is_err());
-        prop_assert!(permit.is_ok() || !policy.allows_all_of(&held, &backend) || kind == TargetKind::Tool && name.contains('/'));
+        prop_assert!(permit.is_ok() || policy.all_of(&held, &backend).is_none() || kind == TargetKind::Tool && name.contains('/'));
         // A role without rules changes nothing, and a role that denies everything denies everything.
         let denying = Role { deny: vec!["*/*".to_owned()], ..Role::default() };
         let mut with = roles.clone();

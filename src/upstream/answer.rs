@@ -1,7 +1,7 @@
 //! The answer to a call: a backend's response, or the error that takes its place.
 
 use crate::audit::Released;
-use crate::audit::record::{Digest, RequestId};
+use crate::audit::record::RequestId;
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{Era, META_REQUEST_ID, UPSTREAM_FAILED};
 
@@ -75,11 +75,10 @@ impl Answer {
         self.message.as_deref()
     }
 
-    /// SHA-256 of the content, and its size in bytes.
+    /// The result or error, JSON text.
     #[must_use]
-    pub fn digest(&self) -> (Digest, usize) {
-        let text = self.content.text();
-        (Digest::of(text.as_bytes()), text.len())
+    pub fn text(&self) -> &str {
+        self.content.text()
     }
 
     /// Replaces the backend's `requestState` in a result that asks for input by `bind` of it.
@@ -292,7 +291,7 @@ mod tests {
     fn i1_the_digest_is_of_what_the_client_gets() {
         let answer = answer(r#"{"content":[]}"#, Era::Modern);
         let Content::Result(result) = &answer.content else { panic!() };
-        assert_eq!(answer.digest(), (Digest::of(result.as_bytes()), result.len()));
+        assert_eq!(answer.text(), result);
     }
 
     #[test]

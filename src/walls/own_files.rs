@@ -24,6 +24,7 @@ impl OwnFiles {
         let files = others
             .into_iter()
             .chain(auth.tokens_file.as_deref())
+            .chain(config.audit.digest_key_file.as_deref())
             .chain(keys)
             .chain(config.server.tls.as_ref().map(|tls| tls.key_file.as_path()))
             .chain(credentials.map(PathBuf::as_path))
@@ -75,6 +76,7 @@ mod tests {
     fn every_file_in_the_settings_is_closed_to_backends_or_public() {
         let text = r#"
             audit.dir = "/own/audit.dir"
+            audit.digest_key_file = "/own/audit.digest_key_file"
             auth.tokens_file = "/own/auth.tokens_file"
             server.tls = { cert_file = "/c", key_file = "/own/server.tls.key_file" }
             backends.b = { url = "https://b", header_file = { a = "/own/backends.*.header_file" } }

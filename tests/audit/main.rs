@@ -26,6 +26,7 @@ mod common {
 mod audit_cli;
 mod audit_verify;
 mod cancel;
+mod columns;
 mod damage;
 mod fault_disk;
 mod fault_proxy;

@@ -563,7 +563,12 @@ async fn arguments_of_any_size_are_stored() {
     let long = format!("{:?}", "x".repeat(5_000_000));
     let none = gatepost::audit::redact::Redaction::none();
     // Whoever wires the configuration may forget its bound; the scribe must not die of it.
-    let huge = call_with("huge", "{}").with_arguments(&long, &none, usize::MAX);
+    let huge = call_with("huge", "{}").with_arguments(
+        &long,
+        &none,
+        usize::MAX,
+        &gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+    );
     let receipt = audit.begin(huge).await.unwrap();
     receipt.finish(ok(), ()).await.unwrap().into_inner();
     assert_eq!(stop(pipeline).await.lost, 0);

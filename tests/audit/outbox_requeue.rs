@@ -113,8 +113,8 @@ async fn requeue_skips_refused_records_and_taken_positions() {
     sqlx::query(swap).execute(&pool).await.unwrap();
     // A row in the place of the last one, with another time: the key alone would let a second one in.
     let twin = r#"INSERT INTO audit_log (gateway_id, epoch, seq, prev_hash, hash, request_id, "timestamp", method,
-        client_subject, response_status, latency_ms)
-        SELECT gateway_id, epoch, seq, prev_hash, hash, request_id, now(), 'tools/call', 'twin', 'ok', 0
+        client_subject, response_status, latency_ms, salt_who, salt_circumstances, salt_content)
+        SELECT gateway_id, epoch, seq, prev_hash, hash, request_id, now(), 'tools/call', 'twin', 'ok', 0, hash, hash, hash
         FROM audit_quarantine ORDER BY seq DESC LIMIT 1"#;
     sqlx::query(twin).execute(&pool).await.unwrap();
     let rows = count(&pool, "audit_log").await;

@@ -516,5 +516,5 @@ async fn the_writer_role_can_deliver_and_cannot_change_the_trail() {
 }
 
 fn tool(entry: &Entry) -> Option<&str> {
-    entry.texts[6].as_deref()
+    entry.text("tool_name")
 }

@@ -56,7 +56,11 @@ impl Rig {
             outbox_bytes_max: 1 << 30,
             timeouts: Timeouts { admission: Duration::from_secs(20), store: Duration::from_secs(20) },
             batch: BatchLimits { records: 2_000, bytes: 4_000_000 },
-            about: ConfigSummary { level: "stored", config_digest: Digest::of(b"config") },
+            about: ConfigSummary {
+                level: "stored",
+                config_digest: Digest::of(b"config"),
+                digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+            },
         };
         Self { dir, disk: Disk::default(), sink: MemorySink::default(), config }
     }
@@ -113,6 +117,7 @@ pub fn call(tool: &str) -> Call {
 /// A call of `tool` with arguments.
 pub fn call_with(tool: &str, arguments: &str) -> Call {
     let caller = Caller {
+        identity: std::sync::Arc::default(),
         subject: "ann".to_owned(),
         role: Some("analyst".to_owned()),
         issuer: Some("tests".to_owned()),
@@ -127,12 +132,17 @@ pub fn call_with(tool: &str, arguments: &str) -> Call {
         .with_caller(&caller)
         .with_correlation(&correlation)
         .with_target(Some("example"), Some(tool))
-        .with_arguments(arguments, &Redaction::none(), 64 * 1024)
+        .with_arguments(
+            arguments,
+            &Redaction::none(),
+            64 * 1024,
+            &gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+        )
 }
 
 /// An answer without an error.
 pub fn ok() -> Outcome {
-    Outcome::answered(Status::Ok, None, b"{}")
+    Outcome::answered(Status::Ok, None, b"{}", &gatepost::audit::record::RecordKey::from_bytes([0; 32]))
 }
 
 /// One whole call; returns its id.

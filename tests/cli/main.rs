@@ -19,6 +19,7 @@ mod common {
     pub mod wait;
 }
 
+mod audit_match;
 mod audit_read;
 mod audit_verify;
 mod config;

@@ -174,7 +174,10 @@ async fn reading_runs_at_low_priority() {
 
 /// A line of an answer.
 fn a_record() -> Line {
-    let (call, outcome) = (Call::new(RequestId::new(), "tools/call"), Outcome::answered(Status::Ok, None, b"{}"));
+    let (call, outcome) = (
+        Call::new(RequestId::new(), "tools/call"),
+        Outcome::answered(Status::Ok, None, b"{}", &gatepost::audit::record::RecordKey::from_bytes([0; 32])),
+    );
     let position = StreamPosition {
         gateway_id: GatewayId(uuid::Uuid::nil()),
         epoch: Epoch(1),

@@ -1,16 +1,26 @@
 //! An auditor's view: whether a trail is whole and unchanged, from the rows alone.
 //!
-//! The hash is computed by the text at the head of `src/audit/chain.rs`, not by its code.
+//! The hash is computed from docs/trail.md, by its text and its table of columns, not by the code of the gateway.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
-use chrono::{DateTime, Utc};
+use chrono::NaiveDateTime;
 use gatepost::audit::codec;
-use gatepost::audit::record::{AuditRecord, Text};
+use gatepost::audit::record::AuditRecord;
+use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
+
+/// The columns of `audit_log` by the table of docs/trail.md: name, type and group.
+static COLUMNS: LazyLock<Vec<[&str; 3]>> = LazyLock::new(|| {
+    let (_, table) = include_str!("../../docs/trail.md").split_once("| column | type | group |").unwrap();
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let cells = |row: &'static str| row.split('|').skip(1).map(|cell| cell.trim().trim_matches('`'));
+    rows.map(|row| cells(row).take(3).collect::<Vec<_>>().try_into().unwrap()).collect()
+});
 
 /// One place of a stream.
 #[derive(Clone, Debug)]
@@ -21,139 +31,133 @@ pub struct Entry {
     pub prev_hash: Vec<u8>,
     pub hash: Vec<u8>,
     pub request_id: Uuid,
-    pub at: DateTime<Utc>,
     pub method: String,
-    pub client_subject: String,
-    /// `client_role` to `request_args`, in the order of the columns.
-    pub texts: [Option<String>; 9],
-    pub args_digest: Option<Vec<u8>>,
     pub response_status: String,
     pub error_message: Option<String>,
-    pub response_digest: Option<Vec<u8>>,
-    pub response_bytes: Option<i64>,
     pub latency_ms: f64,
+    /// The bytes of each column as they are hashed.
+    columns: BTreeMap<&'static str, Option<Vec<u8>>>,
     pub quarantined: bool,
 }
 
 impl Entry {
     pub fn args(&self) -> Option<&str> {
-        self.texts[8].as_deref()
+        self.text("request_args")
+    }
+
+    /// A `text` or `json` column.
+    pub fn text(&self, column: &str) -> Option<&str> {
+        self.columns[column].as_deref().map(|bytes| std::str::from_utf8(bytes).unwrap())
     }
 
     /// Whether this is the gap record of a lost one, which bears and names the hash of that one.
     fn stands_in_for(&self) -> bool {
-        let named =
-            || serde_json::from_str::<serde_json::Value>(self.args()?).ok()?["hash"].as_str().map(str::to_owned);
+        let named = || serde_json::from_str::<Json>(self.args()?).ok()?["hash"].as_str().map(str::to_owned);
         let hex = self.hash.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         self.method == "gateway/gap" && named() == Some(hex)
     }
 
     fn computed_hash(&self) -> Vec<u8> {
-        let mut hash = Sha256::new();
-        hash.update(b"gatepost.v1");
-        hash.update(&self.prev_hash);
-        let mut field = |value: Option<&[u8]>| match value {
-            None => hash.update(0xffff_ffff_u32.to_le_bytes()),
-            Some(bytes) => {
-                hash.update(u32::try_from(bytes.len()).unwrap().to_le_bytes());
-                hash.update(bytes);
-            }
+        let salted = |name, group, salt: &str| {
+            let mut hash = Sha256::new_with_prefix(format!("gatepost.v2.{name}"));
+            hash.update(self.columns[salt].as_deref().unwrap());
+            self.fields(&mut hash, group);
+            hash.finalize()
         };
-        field(Some(self.gateway_id.as_bytes()));
-        field(Some(&self.epoch.to_le_bytes()));
-        field(Some(&self.seq.to_le_bytes()));
-        field(Some(self.request_id.as_bytes()));
-        field(Some(&self.at.timestamp_micros().to_le_bytes()));
-        field(Some(self.method.as_bytes()));
-        field(Some(self.client_subject.as_bytes()));
-        for text in &self.texts {
-            field(text.as_deref().map(str::as_bytes));
-        }
-        field(self.args_digest.as_deref());
-        field(Some(self.response_status.as_bytes()));
-        field(self.error_message.as_deref().map(str::as_bytes));
-        field(self.response_digest.as_deref());
-        field(self.response_bytes.map(i64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
-        field(Some(&self.latency_ms.to_le_bytes()));
+        let mut hash = Sha256::new_with_prefix("gatepost.v2.record");
+        hash.update(&self.prev_hash);
+        self.fields(&mut hash, "o");
+        hash.update(salted("who", "w", "salt_who"));
+        hash.update(salted("circumstances", "x", "salt_circumstances"));
+        hash.update(salted("content", "c", "salt_content"));
         hash.finalize().to_vec()
+    }
+
+    fn fields(&self, hash: &mut Sha256, group: &str) {
+        for [name, _, _] in COLUMNS.iter().filter(|[_, _, of]| *of == group) {
+            match self.columns[name].as_deref() {
+                None => hash.update(0xffff_ffff_u32.to_le_bytes()),
+                Some(bytes) => {
+                    hash.update(u32::try_from(bytes.len()).unwrap().to_le_bytes());
+                    hash.update(bytes);
+                }
+            }
+        }
+    }
+
+    fn new(columns: BTreeMap<&'static str, Option<Vec<u8>>>) -> Self {
+        let bytes = |name: &str| columns[name].clone().unwrap();
+        let number = |name: &str| i64::from_le_bytes(bytes(name).try_into().unwrap());
+        let text = |name: &str| columns[name].clone().map(|bytes| String::from_utf8(bytes).unwrap());
+        Self {
+            gateway_id: Uuid::from_slice(&bytes("gateway_id")).unwrap(),
+            epoch: number("epoch"),
+            seq: number("seq"),
+            prev_hash: bytes("prev_hash"),
+            hash: bytes("hash"),
+            request_id: Uuid::from_slice(&bytes("request_id")).unwrap(),
+            method: text("method").unwrap(),
+            response_status: text("response_status").unwrap(),
+            error_message: text("error_message"),
+            latency_ms: f64::from_le_bytes(bytes("latency_ms").try_into().unwrap()),
+            columns,
+            quarantined: false,
+        }
     }
 }
 
 impl<'r> FromRow<'r, PgRow> for Entry {
+    /// From the binary format of Postgres, whose numbers are big-endian and whose time counts from 2000.
     fn from_row(row: &'r PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            gateway_id: row.try_get("gateway_id")?,
-            epoch: row.try_get("epoch")?,
-            seq: row.try_get("seq")?,
-            prev_hash: row.try_get("prev_hash")?,
-            hash: row.try_get("hash")?,
-            request_id: row.try_get("request_id")?,
-            at: row.try_get("timestamp")?,
-            method: row.try_get("method")?,
-            client_subject: row.try_get("client_subject")?,
-            texts: [
-                row.try_get("client_role")?,
-                row.try_get("client_issuer")?,
-                row.try_get("token_id")?,
-                row.try_get("client_addr")?,
-                row.try_get("session_id")?,
-                row.try_get("rpc_id")?,
-                row.try_get("tool_name")?,
-                row.try_get("backend_name")?,
-                row.try_get("args")?,
-            ],
-            args_digest: row.try_get("args_digest")?,
-            response_status: row.try_get("response_status")?,
-            error_message: row.try_get("error_message")?,
-            response_digest: row.try_get("response_digest")?,
-            response_bytes: row.try_get("response_bytes")?,
-            latency_ms: row.try_get("latency_ms")?,
-            quarantined: false,
-        })
+        let bytes = |name: &str, column_type: &str| {
+            let raw = row.try_get_raw(name).unwrap();
+            let mut bytes = raw.as_bytes().ok()?.to_vec();
+            match column_type {
+                "bigint" | "double precision" => bytes.reverse(),
+                "timestamptz" => {
+                    let micros = i64::from_be_bytes(bytes.try_into().unwrap()) + 946_684_800_000_000;
+                    bytes = micros.to_le_bytes().to_vec();
+                }
+                _ => {}
+            }
+            Some(bytes)
+        };
+        Ok(Self::new(COLUMNS.iter().map(|[name, column_type, _]| (*name, bytes(name, column_type))).collect()))
     }
 }
 
 impl From<&AuditRecord> for Entry {
+    /// From the record as JSON.
     fn from(record: &AuditRecord) -> Self {
-        let (position, entry, call) = (record.position, &record.entry, &record.entry.call);
-        let text = |text: &Option<Text>| text.as_ref().map(ToString::to_string);
-        Self {
-            gateway_id: position.gateway_id.0,
-            epoch: position.epoch.0.cast_signed(),
-            seq: position.seq.0.cast_signed(),
-            prev_hash: position.prev_hash.0.to_vec(),
-            hash: position.hash.0.to_vec(),
-            request_id: call.request_id.0,
-            at: call.timestamp.to_datetime(),
-            method: call.method.to_string(),
-            client_subject: call.client_subject.to_string(),
-            texts: [
-                text(&call.client_role),
-                text(&call.client_issuer),
-                text(&call.token_id),
-                text(&call.client_addr),
-                text(&call.session_id),
-                text(&call.rpc_id),
-                text(&call.tool_name),
-                text(&call.backend_name),
-                call.request_args.clone(),
-            ],
-            args_digest: call.args_digest.map(|digest| digest.0.to_vec()),
-            response_status: entry.response_status.to_string(),
-            error_message: entry.error_message.clone(),
-            response_digest: entry.response_digest.map(|digest| digest.0.to_vec()),
-            response_bytes: entry.response_bytes.map(u64::cast_signed),
-            latency_ms: entry.latency_ms,
-            quarantined: false,
-        }
+        let record = serde_json::to_value(record).unwrap();
+        let bytes = |name: &str, column_type: &str| {
+            let text = || record[name].as_str().unwrap();
+            let bytes = match (&record[name], column_type) {
+                (Json::Null, _) => return None,
+                (_, "uuid") => Uuid::parse_str(text()).unwrap().as_bytes().to_vec(),
+                (_, "bytea") => hex(text()),
+                (Json::Number(number), "bigint") => number.as_i64().unwrap().to_le_bytes().to_vec(),
+                (Json::Number(number), _) => number.as_f64().unwrap().to_le_bytes().to_vec(),
+                (_, "timestamptz") => {
+                    let time = NaiveDateTime::parse_from_str(text(), "%Y-%m-%dT%H:%M:%S%.6fZ").unwrap();
+                    time.and_utc().timestamp_micros().to_le_bytes().to_vec()
+                }
+                _ => text().as_bytes().to_vec(),
+            };
+            Some(bytes)
+        };
+        Self::new(COLUMNS.iter().map(|[name, column_type, _]| (*name, bytes(name, column_type))).collect())
     }
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
 /// Reads and checks the whole trail in Postgres; returns it in its order.
 pub async fn verify_postgres(pool: &PgPool) -> Vec<Entry> {
     // A json column gives its text back byte for byte.
-    let mut entries: Vec<Entry> =
-        sqlx::query_as("SELECT *, request_args::text AS args FROM audit_log").fetch_all(pool).await.unwrap();
+    let mut entries: Vec<Entry> = sqlx::query_as("SELECT * FROM audit_log").fetch_all(pool).await.unwrap();
     let quarantined = sqlx::query("SELECT * FROM audit_quarantine").fetch_all(pool).await.unwrap();
     for row in quarantined {
         let frame: Vec<u8> = row.get("frame");
@@ -180,6 +184,7 @@ pub fn verify(mut entries: Vec<Entry>) -> Vec<Entry> {
         assert_eq!(entry.prev_hash, head.1, "the chain is broken before seq {}", entry.seq);
         let stands_in = entry.stands_in_for();
         assert!(stands_in || entry.computed_hash() == entry.hash, "seq {} was changed", entry.seq);
+        assert!(entry.latency_ms >= 0.0 && entry.error_message.as_deref() != Some(""), "seq {}", entry.seq);
         assert!(calls.insert(entry.request_id), "I2: call {} has two records", entry.request_id);
         *head = (entry.seq, entry.hash.clone());
     }

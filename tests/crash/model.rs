@@ -122,7 +122,11 @@ fn deliver_by_the_real_shipper(simulation: &Simulation) {
         outbox_bytes_max: 1 << 30,
         timeouts: Timeouts { admission: Duration::from_secs(20), store: Duration::from_secs(20) },
         batch: BatchLimits { records: 4, bytes: 100_000 },
-        about: ConfigSummary { level: "stored", config_digest: Digest::of(b"config") },
+        about: ConfigSummary {
+            level: "stored",
+            config_digest: Digest::of(b"config"),
+            digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+        },
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let ended = runtime.block_on(async {

@@ -234,7 +234,11 @@ impl Simulation {
             opening.interrupted.clear();
         }
         let limits = RingLimits { records: 4096, bytes: 16 * 1024 * 1024 };
-        let about = ConfigSummary { level: "stored", config_digest: Digest::of(b"config") };
+        let about = ConfigSummary {
+            level: "stored",
+            config_digest: Digest::of(b"config"),
+            digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+        };
         let mode = if life.queued { Mode::Queued { spill_after: Duration::ZERO } } else { Mode::Stored };
         let scribe = match Scribe::begin(opening, limits, life.quota_bytes.unwrap_or(QUOTA_BYTES), mode, &about) {
             Ok(scribe) => scribe,
@@ -404,7 +408,11 @@ impl Driver {
             Step::End(idx, status) if !self.open.is_empty() => {
                 let (call, reservation) = self.open.remove(idx % self.open.len());
                 let id = call.request_id;
-                let entry = Entry::new(call, Outcome::answered(status, None, b"{}"), Duration::from_millis(3));
+                let entry = Entry::new(
+                    call,
+                    Outcome::answered(status, None, b"{}", &gatepost::audit::record::RecordKey::from_bytes([0; 32])),
+                    Duration::from_millis(3),
+                );
                 self.append(id, Some(status), |ring, told| ring.end(reservation, entry, true, Some(told)).is_ok())
             }
             Step::Refuse => {
@@ -495,7 +503,12 @@ impl Driver {
         let json = format!("\"{}\"", "x".repeat(bytes));
         let mut call = Call::new(RequestId(uuid::Uuid::from_u128(*next)), "tools/call")
             .with_target(Some("example"), Some(if bytes == POISON_BYTES { "poison" } else { "echo" }))
-            .with_arguments(&json, &Redaction::none(), 64 * 1024);
+            .with_arguments(
+                &json,
+                &Redaction::none(),
+                64 * 1024,
+                &gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+            );
         call.timestamp = Timestamp::from_micros(1_800_000_000_000_000 + i64::try_from(*next).unwrap());
         call
     }

@@ -36,9 +36,9 @@ fn i10_every_row_of_the_documentation_is_decided_as_written() {
         let access = if *outcome == "listed" { Access::List } else { Access::Call(arguments.as_deref()) };
         let decision = policy.decide(&roles, Target { kind, backend, name }, access);
         let got = match &decision {
-            Decision::Allowed { role } => ("allowed", (*role).to_owned()),
+            Decision::Allowed { role, .. } => ("allowed", (*role).to_owned()),
             Decision::Denied(DenialReason::NoRule) => ("denied", "no rule".to_owned()),
-            Decision::Denied(DenialReason::Rule { role }) => ("denied", format!("rule of {role}")),
+            Decision::Denied(DenialReason::Rule { role, .. }) => ("denied", format!("rule of {role}")),
             Decision::Denied(DenialReason::Condition { .. }) => ("denied", "condition".to_owned()),
         };
         assert_eq!(got, (outcome.replace("listed", "allowed").as_str(), (*by).to_owned()), "{row}");

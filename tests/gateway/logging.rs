@@ -58,7 +58,11 @@ fn pipeline(setup: &Setup) -> Pipeline {
         outbox_bytes_max: 1 << 30,
         timeouts: Timeouts { admission: Duration::from_secs(20), store: Duration::from_secs(20) },
         batch: BatchLimits { records: 2_000, bytes: 4_000_000 },
-        about: ConfigSummary { level: "stored", config_digest: Digest::of(b"config") },
+        about: ConfigSummary {
+            level: "stored",
+            config_digest: Digest::of(b"config"),
+            digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+        },
     };
     Pipeline::start::<PostgresSink>(&config, Arc::new(DiskFs), None).unwrap()
 }

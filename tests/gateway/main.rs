@@ -36,6 +36,7 @@ mod hang_up;
 mod http;
 mod http_backend;
 mod http_backend_stub;
+mod identity;
 mod limits;
 mod listening;
 mod logging;

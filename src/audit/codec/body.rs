@@ -1,176 +1,122 @@
-//! The body of a frame: the fields of a record or an intent, in the order in which they are stored.
+//! The body of a frame: the values of the columns, in the order of [`COLUMNS`].
 //!
-//! **Warning: these structs are the on-disk format.** bincode stores the fields in the order of their declaration,
-//! without names. Never add, remove, reorder or retype a field without a new format version: a new pair of structs, a
-//! number in byte 4 of the frame (see [`codec`](super)), a decoder that still reads version 1, and golden frames of the
-//! new version in `codec/`. The same holds for the order of [`Status::ALL`] and [`NORMALISABLE`], whose positions are
-//! stored; both may only grow at the end.
+//! A record has all columns, an intent those of the call. A nullable column is preceded by one byte, 0 for NULL and 1
+//! for a value. bincode stores no names, so the order and the types of the columns are the on-disk format, as are the
+//! positions in [`NORMALISABLE`]: a change of either needs a new format version in byte 4 of the frame.
 
+use bincode::de::Decoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 use uuid::Uuid;
 
-use super::error::CodecError;
-use crate::audit::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, NORMALISABLE, RequestId, Seq, Status, StreamPosition, Text,
-    Timestamp,
-};
+use crate::audit::record::column::{COLUMNS, Column, ColumnType, OwnedValue, Part, Value};
+use crate::audit::record::{AuditRecord, Call, NORMALISABLE, Timestamp};
 
-/// The body of an intent, and a part of [`RecordBody`]. Text is borrowed for encoding and owned after decoding.
-#[derive(Encode, Decode)]
-pub(super) struct CallBody<T> {
-    request_id: [u8; 16],
-    timestamp: i64,
-    method: T,
-    client_subject: T,
-    client_role: Option<T>,
-    client_issuer: Option<T>,
-    token_id: Option<T>,
-    client_addr: Option<T>,
-    session_id: Option<T>,
-    rpc_id: Option<T>,
-    tool_name: Option<T>,
-    backend_name: Option<T>,
-    request_args: Option<T>,
-    args_digest: Option<[u8; 32]>,
-    /// Bit n is set if the field at position n of [`NORMALISABLE`] was changed.
-    normalised: u16,
-}
+/// The body of a record, for encoding.
+pub(super) struct RecordBody<'a>(pub(super) &'a AuditRecord);
 
-/// The body of a record.
-#[derive(Encode, Decode)]
-pub(super) struct RecordBody<T> {
-    gateway_id: [u8; 16],
-    epoch: u64,
-    seq: u64,
-    prev_hash: [u8; 32],
-    hash: [u8; 32],
-    call: CallBody<T>,
-    /// The position in [`Status::ALL`].
-    response_status: u8,
-    error_message: Option<T>,
-    response_digest: Option<[u8; 32]>,
-    response_bytes: Option<u64>,
-    latency_ms: f64,
-}
+/// The body of an intent, for encoding.
+pub(super) struct IntentBody<'a>(pub(super) &'a Call);
 
-impl<'a> From<&'a Call> for CallBody<&'a str> {
-    fn from(call: &'a Call) -> Self {
-        let bit = |column: &&str| NORMALISABLE.iter().position(|name| name == column).map_or(0, |idx| 1 << idx);
-        // Every field is named: one that is added does not compile here until the format has it.
-        let Call {
-            request_id,
-            timestamp,
-            method,
-            client_subject,
-            client_role,
-            client_issuer,
-            token_id,
-            client_addr,
-            session_id,
-            rpc_id,
-            tool_name,
-            backend_name,
-            request_args,
-            args_digest,
-            normalised,
-        } = call;
-        Self {
-            request_id: request_id.0.into_bytes(),
-            timestamp: timestamp.micros(),
-            method,
-            client_subject,
-            client_role: client_role.as_deref(),
-            client_issuer: client_issuer.as_deref(),
-            token_id: token_id.as_deref(),
-            client_addr: client_addr.as_deref(),
-            session_id: session_id.as_deref(),
-            rpc_id: rpc_id.as_deref(),
-            tool_name: tool_name.as_deref(),
-            backend_name: backend_name.as_deref(),
-            request_args: request_args.as_deref(),
-            args_digest: args_digest.map(|digest| digest.0),
-            normalised: normalised.iter().fold(0, |mask, column| mask | bit(column)),
-        }
+/// A decoded record.
+pub(super) struct DecodedRecord(pub(super) AuditRecord);
+
+/// A decoded intent.
+pub(super) struct DecodedIntent(pub(super) Call);
+
+impl Encode for RecordBody<'_> {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        COLUMNS.iter().try_for_each(|column| encode_value(column, column.of(self.0), encoder))
     }
 }
 
-impl TryFrom<CallBody<String>> for Call {
-    type Error = CodecError;
-
-    fn try_from(body: CallBody<String>) -> Result<Self, CodecError> {
-        let timestamp = Timestamp::from_micros(body.timestamp);
-        if timestamp.micros() != body.timestamp {
-            return Err(CodecError::InvalidValue { field: "timestamp" });
+impl Encode for IntentBody<'_> {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        for column in &COLUMNS {
+            if let Some(value) = column.in_call(self.0) {
+                encode_value(column, value, encoder)?;
+            }
         }
-        if usize::from(body.normalised) >> NORMALISABLE.len() != 0 {
-            return Err(CodecError::InvalidValue { field: "normalised" });
-        }
-        let changed = |(idx, _): &(usize, &&str)| body.normalised & (1 << idx) != 0;
-        Ok(Self {
-            request_id: RequestId(Uuid::from_bytes(body.request_id)),
-            timestamp,
-            method: body.method.into(),
-            client_subject: body.client_subject.into(),
-            client_role: body.client_role.map(Text::from),
-            client_issuer: body.client_issuer.map(Text::from),
-            token_id: body.token_id.map(Text::from),
-            client_addr: body.client_addr.map(Text::from),
-            session_id: body.session_id.map(Text::from),
-            rpc_id: body.rpc_id.map(Text::from),
-            tool_name: body.tool_name.map(Text::from),
-            backend_name: body.backend_name.map(Text::from),
-            request_args: body.request_args,
-            args_digest: body.args_digest.map(Digest),
-            normalised: NORMALISABLE.iter().enumerate().filter(changed).map(|(_, name)| *name).collect(),
-        })
+        let bit = |name: &&str| NORMALISABLE.iter().position(|known| known == name).map_or(0, |idx| 1_u32 << idx);
+        self.0.normalised.iter().fold(0, |mask, name| mask | bit(name)).encode(encoder)
     }
 }
 
-impl<'a> From<&'a AuditRecord> for RecordBody<&'a str> {
-    fn from(record: &'a AuditRecord) -> Self {
-        let AuditRecord { position, entry } = record;
-        let Entry { call, response_status, error_message, response_digest, response_bytes, latency_ms } = entry;
-        let status = Status::ALL.iter().position(|status| status == response_status);
-        Self {
-            gateway_id: position.gateway_id.0.into_bytes(),
-            epoch: position.epoch.0,
-            seq: position.seq.0,
-            prev_hash: position.prev_hash.0,
-            hash: position.hash.0,
-            call: CallBody::from(call),
-            response_status: status.and_then(|idx| u8::try_from(idx).ok()).unwrap_or(u8::MAX),
-            error_message: error_message.as_deref(),
-            response_digest: response_digest.map(|digest| digest.0),
-            response_bytes: *response_bytes,
-            latency_ms: *latency_ms,
+impl<Context> Decode<Context> for DecodedRecord {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let mut record = AuditRecord::blank();
+        for column in &COLUMNS {
+            decode_column(column, &mut record, decoder)?;
         }
+        if !record.entry.latency_ms.is_finite() || record.entry.latency_ms < 0.0 {
+            return Err(invalid("latency_ms"));
+        }
+        Ok(Self(record))
     }
 }
 
-impl TryFrom<RecordBody<String>> for AuditRecord {
-    type Error = CodecError;
-
-    fn try_from(body: RecordBody<String>) -> Result<Self, CodecError> {
-        let status = Status::ALL.get(usize::from(body.response_status)).copied();
-        if !body.latency_ms.is_finite() || body.latency_ms < 0.0 {
-            return Err(CodecError::InvalidValue { field: "latency_ms" });
+impl<Context> Decode<Context> for DecodedIntent {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let mut record = AuditRecord::blank();
+        for column in COLUMNS.iter().filter(|column| column.part() == Part::Call) {
+            decode_column(column, &mut record, decoder)?;
         }
-        Ok(Self {
-            position: StreamPosition {
-                gateway_id: GatewayId(Uuid::from_bytes(body.gateway_id)),
-                epoch: Epoch(body.epoch),
-                seq: Seq(body.seq),
-                prev_hash: Digest(body.prev_hash),
-                hash: Digest(body.hash),
-            },
-            entry: Entry {
-                call: Call::try_from(body.call)?,
-                response_status: status.ok_or(CodecError::InvalidValue { field: "response_status" })?,
-                error_message: body.error_message,
-                response_digest: body.response_digest.map(Digest),
-                response_bytes: body.response_bytes,
-                latency_ms: body.latency_ms,
-            },
-        })
+        let mask = u32::decode(decoder)?;
+        if mask.checked_shr(u32::try_from(NORMALISABLE.len()).unwrap_or(u32::MAX)).is_some_and(|rest| rest != 0) {
+            return Err(invalid("normalised"));
+        }
+        let is_set = |(idx, _): &(usize, &&str)| mask & (1 << idx) != 0;
+        let mut call = record.entry.call;
+        call.normalised = NORMALISABLE.iter().enumerate().filter(is_set).map(|(_, name)| *name).collect();
+        Ok(Self(call))
     }
+}
+
+fn encode_value<E: Encoder>(column: &Column, value: Value<'_>, encoder: &mut E) -> Result<(), EncodeError> {
+    if column.is_nullable {
+        u8::from(value != Value::Null).encode(encoder)?;
+    }
+    match value {
+        Value::Null => Ok(()),
+        Value::Uuid(value) => value.as_bytes().encode(encoder),
+        Value::Bigint(value) => value.encode(encoder),
+        Value::Bytes32(value) => value.encode(encoder),
+        Value::Timestamptz(value) => value.micros().encode(encoder),
+        Value::Text(value) => value.encode(encoder),
+        Value::Double(value) => value.encode(encoder),
+    }
+}
+
+fn decode_column<D: Decoder>(column: &Column, record: &mut AuditRecord, decoder: &mut D) -> Result<(), DecodeError> {
+    let is_null = column.is_nullable
+        && match u8::decode(decoder)? {
+            0 => true,
+            1 => false,
+            _ => return Err(invalid(column.name)),
+        };
+    let value = if is_null { OwnedValue::Null } else { decode_value(column.column_type, decoder)? };
+    column.set(record, value).ok_or_else(|| invalid(column.name))
+}
+
+fn decode_value<D: Decoder>(column_type: ColumnType, decoder: &mut D) -> Result<OwnedValue, DecodeError> {
+    Ok(match column_type {
+        ColumnType::Uuid => OwnedValue::Uuid(Uuid::from_bytes(<[u8; 16]>::decode(decoder)?)),
+        ColumnType::Bigint => OwnedValue::Bigint(i64::decode(decoder)?),
+        ColumnType::Bytes32 => OwnedValue::Bytes32(<[u8; 32]>::decode(decoder)?),
+        ColumnType::Timestamptz => {
+            let micros = i64::decode(decoder)?;
+            let timestamp = Timestamp::from_micros(micros);
+            if timestamp.micros() != micros {
+                return Err(invalid("timestamp"));
+            }
+            OwnedValue::Timestamptz(timestamp)
+        }
+        ColumnType::Text | ColumnType::Json => OwnedValue::Text(String::decode(decoder)?),
+        ColumnType::Double => OwnedValue::Double(f64::decode(decoder)?),
+    })
+}
+
+fn invalid(column: &'static str) -> DecodeError {
+    DecodeError::OtherString(format!("the value of {column} is not valid"))
 }

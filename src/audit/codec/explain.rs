@@ -2,6 +2,8 @@
 //! itself instead of calling the decoder, so that it can also explain the beginning of a frame that does not decode.
 
 use super::layout::{HEADER_BYTES, MAGIC};
+use crate::audit::record::Timestamp;
+use crate::audit::record::column::{COLUMNS, Column, ColumnType};
 
 /// A field of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,58 +18,11 @@ pub struct FrameField {
     pub value: String,
 }
 
-/// The encoding of a field of the body.
-#[derive(Clone, Copy)]
-enum Encoding {
-    /// This number of bytes, unchanged.
-    Bytes(usize),
-    /// A variable-length integer.
-    Unsigned,
-    /// A variable-length integer in zigzag encoding.
-    Signed,
-    /// A length and UTF-8.
-    Text,
-    /// A 64-bit floating-point number, little-endian.
-    Double,
-}
-
-/// The fields of a record's body in order, each with its encoding and whether it is optional. An optional field is
-/// preceded by one byte, which is 0 if the field is absent.
-const BODY: [(&str, Encoding, bool); 25] = [
-    ("gateway_id", Encoding::Bytes(16), false),
-    ("epoch", Encoding::Unsigned, false),
-    ("seq", Encoding::Unsigned, false),
-    ("prev_hash", Encoding::Bytes(32), false),
-    ("hash", Encoding::Bytes(32), false),
-    ("request_id", Encoding::Bytes(16), false),
-    ("timestamp, microseconds", Encoding::Signed, false),
-    ("method", Encoding::Text, false),
-    ("client_subject", Encoding::Text, false),
-    ("client_role", Encoding::Text, true),
-    ("client_issuer", Encoding::Text, true),
-    ("token_id", Encoding::Text, true),
-    ("client_addr", Encoding::Text, true),
-    ("session_id", Encoding::Text, true),
-    ("rpc_id", Encoding::Text, true),
-    ("tool_name", Encoding::Text, true),
-    ("backend_name", Encoding::Text, true),
-    ("request_args", Encoding::Text, true),
-    ("args_digest", Encoding::Bytes(32), true),
-    ("normalised, bits", Encoding::Unsigned, false),
-    ("response_status, code", Encoding::Bytes(1), false),
-    ("error_message", Encoding::Text, true),
-    ("response_digest", Encoding::Bytes(32), true),
-    ("response_bytes", Encoding::Unsigned, true),
-    ("latency_ms", Encoding::Double, false),
-];
-
 /// The fields of the record frame in `bytes`, in order, up to the first one that is incomplete.
 #[must_use]
 pub fn fields(bytes: &[u8]) -> Vec<FrameField> {
     let mut parser = FieldParser { bytes, at: 0, fields: Vec::new() };
-    let whole = parser
-        .header()
-        .and_then(|()| BODY.iter().try_for_each(|(name, encoding, optional)| parser.field(name, *encoding, *optional)));
+    let whole = parser.header().and_then(|()| COLUMNS.iter().try_for_each(|column| parser.column(column)));
     if whole.is_none() {
         let (offset, length) = (parser.at, bytes.len().saturating_sub(parser.at));
         parser.fields.push(FrameField {
@@ -125,29 +80,33 @@ impl<'a> FieldParser<'a> {
         Some(())
     }
 
-    fn field(&mut self, name: &'static str, encoding: Encoding, optional: bool) -> Option<()> {
+    fn column(&mut self, column: &Column) -> Option<()> {
         let offset = self.at;
-        let value = if optional && self.little(1)? == 0 { "-".to_owned() } else { self.value(encoding)? };
-        self.push(offset, name, value);
+        let is_null = column.is_nullable && self.little(1)? == 0;
+        let value = if is_null { "-".to_owned() } else { self.value(column.column_type)? };
+        self.push(offset, column.name, value);
         Some(())
     }
 
-    fn value(&mut self, encoding: Encoding) -> Option<String> {
-        Some(match encoding {
-            Encoding::Bytes(1) => self.little(1)?.to_string(),
-            Encoding::Bytes(count) => hex::encode(self.take(count).unwrap_or_default()),
-            Encoding::Unsigned => self.integer()?.to_string(),
-            Encoding::Signed => {
-                let zigzag = self.integer()?;
-                let half = i64::try_from(zigzag >> 1).ok()?;
-                if zigzag & 1 == 0 { half } else { -half - 1 }.to_string()
-            }
-            Encoding::Text => {
+    fn value(&mut self, column_type: ColumnType) -> Option<String> {
+        Some(match column_type {
+            ColumnType::Uuid => hex::encode(self.take(16)?),
+            ColumnType::Bytes32 => hex::encode(self.take(32)?),
+            ColumnType::Bigint => self.signed()?.to_string(),
+            ColumnType::Timestamptz => Timestamp::from_micros(self.signed()?).to_string(),
+            ColumnType::Text | ColumnType::Json => {
                 let count = usize::try_from(self.integer()?).ok()?;
                 String::from_utf8_lossy(self.take(count)?).into_owned()
             }
-            Encoding::Double => f64::from_bits(self.little(8)?).to_string(),
+            ColumnType::Double => f64::from_bits(self.little(8)?).to_string(),
         })
+    }
+
+    /// A signed integer in zigzag encoding.
+    fn signed(&mut self) -> Option<i64> {
+        let zigzag = self.integer()?;
+        let half = i64::try_from(zigzag >> 1).ok()?;
+        Some(if zigzag & 1 == 0 { half } else { -half - 1 })
     }
 
     /// A variable-length integer of bincode 2: one byte up to 250; 251, 252 and 253 precede two, four and eight bytes.
@@ -167,17 +126,17 @@ mod tests {
 
     #[test]
     fn every_byte_of_the_golden_frame_is_in_one_field() {
-        let golden = include_str!("record_v1.hex").trim();
+        let golden = include_str!("record_v2.hex").trim();
         let bytes = hex::decode(golden).unwrap();
         let fields = fields(&bytes);
         let end = fields.iter().fold(0, |end, field| {
             assert_eq!(field.offset, end, "{}", field.name);
             end + field.length
         });
-        assert_eq!((end, fields.len()), (bytes.len(), 7 + BODY.len()));
+        assert_eq!((end, fields.len()), (bytes.len(), 7 + COLUMNS.len()));
         let value = |name: &str| fields.iter().find(|field| field.name == name).map(|field| field.value.as_str());
         assert_eq!(value("request_args"), Some(r#"{"text":"hi"}"#));
-        assert_eq!(value("timestamp, microseconds"), Some("1700000000000001"));
+        assert_eq!(value("timestamp"), Some("2023-11-14T22:13:20.000001Z"));
         assert_eq!(value("latency_ms"), Some("1.5"));
         assert!(value("CRC-32C").is_some_and(|text| text.ends_with("right")));
         let cut = super::fields(&bytes[..40]);

@@ -12,7 +12,7 @@ pub const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub(in crate::audit) const MAGIC: [u8; 4] = *b"GPRF";
 
 /// The format version that this code writes and reads.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 
 /// The number of bincode among the codecs of the body.
 pub(super) const CODEC_BINCODE: u8 = 1;

@@ -11,13 +11,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::segment::Segment;
 use crate::audit::chain::{self, Head};
 use crate::audit::codec;
 use crate::audit::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, StreamPosition, Timestamp,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Salt, Salts, Seq, Status, StreamPosition,
+    Timestamp,
 };
 
 /// The records of a segment after `after`, with gap records for the lost ones. `end` is the hash of the segment's last
@@ -112,11 +111,17 @@ impl LostRecord {
         let Self { gateway_id, epoch, seq, prev_hash, hash } = *self;
         let details = serde_json::json!({ "lost": 1, "epoch": epoch, "seq": seq, "hash": hash });
         let mut call = Call::gateway_event("gap", &details);
-        call.request_id = RequestId(derived_id(gateway_id, epoch, seq));
+        let derived = position_digest(gateway_id, epoch, seq);
+        // A UUID v8, always the same for one position.
+        let id = derived.0.first_chunk().copied().unwrap_or_default();
+        call.request_id = RequestId(uuid::Builder::from_custom_bytes(id).into_uuid());
         let unknown = Timestamp::from_micros(0);
         call.timestamp = neighbour.map_or(unknown, |neighbour| neighbour.entry.call.timestamp);
         let message = "the record at this place is lost: its bytes in the outbox are damaged";
-        let entry = Entry::new(call, Outcome::failed(Status::Error, message), Duration::ZERO);
+        let mut entry = Entry::new(call, Outcome::failed(Status::Error, message), Duration::ZERO);
+        // Nothing in a gap record has to be hidden.
+        let salt = Salt(derived.0);
+        entry.salts = Salts { who: salt, circumstances: salt, content: salt };
         let before = Head { seq: Seq(seq.0.saturating_sub(1)), hash: prev_hash };
         let position = chain::link(gateway_id, epoch, before, &entry);
         AuditRecord { position: StreamPosition { hash: hash.unwrap_or(position.hash), ..position }, entry }
@@ -136,17 +141,18 @@ pub fn replaces_lost_record(record: &AuditRecord) -> bool {
     call.method == "gateway/gap" && details().is_some_and(here)
 }
 
-/// An id that is always the same for one position: a UUID v8 made from the SHA-256 of the position.
-fn derived_id(gateway_id: GatewayId, epoch: Epoch, seq: Seq) -> Uuid {
+/// SHA-256 of a position: what is random in other records comes from it in a gap record.
+fn position_digest(gateway_id: GatewayId, epoch: Epoch, seq: Seq) -> Digest {
     let mut name = gateway_id.0.as_bytes().to_vec();
     name.extend_from_slice(&epoch.0.to_le_bytes());
     name.extend_from_slice(&seq.0.to_le_bytes());
-    let Digest(hash) = Digest::of(&name);
-    uuid::Builder::from_custom_bytes(hash.first_chunk().copied().unwrap_or_default()).into_uuid()
+    Digest::of(&name)
 }
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn stream(count: u64) -> (Vec<AuditRecord>, Segment) {
@@ -154,7 +160,11 @@ mod tests {
         let (mut records, mut frames) = (Vec::new(), Vec::new());
         for n in 0..count {
             let call = Call::new(RequestId::new(), "tools/call").with_target(Some("b"), Some(&format!("t{n}")));
-            let entry = Entry::new(call, Outcome::answered(Status::Ok, None, b"{}"), Duration::from_millis(1));
+            let entry = Entry::new(
+                call,
+                Outcome::answered(Status::Ok, None, b"{}", &crate::audit::record::RecordKey::from_bytes([0; 32])),
+                Duration::from_millis(1),
+            );
             let position = chain::link(gateway_id, epoch, head, &entry);
             head = Head::after(&position);
             let record = AuditRecord { position, entry };

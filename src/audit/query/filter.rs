@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::audit::record::AuditRecord;
+use crate::audit::record::{AuditRecord, Call, client_info};
 
 /// Most records in one result. *Chosen*: use SQL or an export for more.
 pub const LIMIT_MAX: usize = 10_000;
@@ -15,16 +15,23 @@ pub const RESULT_BYTES_MAX: usize = 64 * 1024 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filter {
-    /// The token's subject.
-    pub subject: Option<String>,
+    /// The subject or the readable name; `*` stands for any characters.
+    pub who: Option<String>,
+    /// The application: its id, or the name by which it calls itself; `*` stands for any characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// The current actor; `*` stands for any characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
     /// The role.
     pub role: Option<String>,
-    /// The tool.
+    /// The tool, or `backend/tool` as tables show it.
     pub tool: Option<String>,
     /// The backend.
     pub backend: Option<String>,
-    /// The value of `response_status`.
-    pub status: Option<String>,
+    /// The values of `response_status`, of which one matches. Empty: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub status: Vec<String>,
     /// The method.
     pub method: Option<String>,
     /// The call's id.
@@ -85,11 +92,13 @@ impl Filter {
         }
         let AuditRecord { position, entry } = record;
         let call = &entry.call;
-        is(self.subject.as_ref(), Some(&call.client_subject))
+        self.who.as_ref().is_none_or(|who| matched_by(who, call).is_some())
+            && self.client.as_ref().is_none_or(|client| is_client(client, call))
+            && self.actor.as_ref().is_none_or(|actor| matches(actor, call.actor_subject.as_deref()))
             && is(self.role.as_ref(), call.client_role.as_deref())
-            && is(self.tool.as_ref(), call.tool_name.as_deref())
+            && self.tool.as_ref().is_none_or(|tool| is_tool(tool, call))
             && is(self.backend.as_ref(), call.backend_name.as_deref())
-            && is(self.status.as_ref(), Some(entry.response_status.as_str()))
+            && (self.status.is_empty() || self.status.iter().any(|status| status == entry.response_status.as_str()))
             && is(self.method.as_ref(), Some(&call.method))
             && self.request_id.is_none_or(|id| call.request_id.0 == id)
             && self.since_micros.is_none_or(|since| call.timestamp.micros() >= since)
@@ -102,5 +111,68 @@ impl Filter {
             // An outbox belongs to one gateway, and its order is that of the positions.
             && self.before.is_none_or(|key| (position.epoch.0, position.seq.0) < (key.epoch, key.seq))
             && self.after.is_none_or(|after| (position.epoch.0, position.seq.0) > after)
+    }
+}
+
+/// The column by which [`Filter::who`] matches a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhoMatch {
+    /// `client_subject`.
+    Subject,
+    /// `client_name`.
+    Name,
+}
+
+/// The column by which `who` matches `call`, the subject first.
+#[must_use]
+pub fn matched_by(who: &str, call: &Call) -> Option<WhoMatch> {
+    let name = || matches(who, call.client_name.as_deref()).then_some(WhoMatch::Name);
+    if matches(who, Some(&call.client_subject)) { Some(WhoMatch::Subject) } else { name() }
+}
+
+/// Returns true if `text` is `pattern`, in which `*` stands for any characters.
+fn matches(pattern: &str, text: Option<&str>) -> bool {
+    let Some(text) = text else { return false };
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(first) else { return false };
+    let mut parts = rest.split('*').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return text.ends_with(part);
+        }
+        let Some(at) = text.find(part) else { return false };
+        text = text.get(at + part.len()..).unwrap_or_default();
+    }
+    true
+}
+
+fn is_client(client: &str, call: &Call) -> bool {
+    let own_name = || {
+        let context: serde_json::Value = serde_json::from_str(call.context.as_deref()?).ok()?;
+        client_info(&context.get("client_info")?.to_string())
+    };
+    matches(client, call.client_id.as_deref()) || own_name().is_some_and(|(name, _)| matches(client, Some(&name)))
+}
+
+/// A tool's own name may contain a slash.
+fn is_tool(tool: &str, call: &Call) -> bool {
+    let name = call.tool_name.as_deref();
+    let is_both = |(backend, tool): (&str, &str)| call.backend_name.as_deref() == Some(backend) && name == Some(tool);
+    name == Some(tool) || tool.split_once('/').is_some_and(is_both)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for (pattern, text) in [("ann", "ann"), ("*", ""), ("a*", "ann"), ("*n", "ann"), ("a*n*", "ann"), ("**", "x")] {
+            assert!(matches(pattern, Some(text)), "{pattern} {text}");
+        }
+        for (pattern, text) in [("ann", "ann2"), ("a*", "bann"), ("a*b", "a"), ("*a*a*", "a"), ("a.n", "ann")] {
+            assert!(!matches(pattern, Some(text)), "{pattern} {text}");
+        }
+        assert!(!matches("*", None), "NULL");
     }
 }

@@ -34,7 +34,7 @@ pub async fn query(connection: &mut PgConnection, filter: &Filter) -> Result<Vec
 
 async fn select(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<AuditRecord>, sqlx::Error> {
     let mut sql: QueryBuilder<Postgres> =
-        QueryBuilder::new(concat!("SELECT ", row::columns!(), " FROM audit_log WHERE true"));
+        QueryBuilder::new(format!("SELECT {} FROM audit_log WHERE true", row::COLUMN_LIST.as_str()));
     conditions(&mut sql, filter);
     sql.push(match filter.after {
         Some(_) => " ORDER BY gateway_id, epoch, seq LIMIT ",
@@ -61,11 +61,8 @@ async fn select(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<Au
 
 fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
     let texts = [
-        (" AND client_subject = ", &filter.subject),
         (" AND client_role = ", &filter.role),
-        (" AND tool_name = ", &filter.tool),
         (" AND backend_name = ", &filter.backend),
-        (" AND response_status = ", &filter.status),
         (" AND method = ", &filter.method),
         (" AND session_id = ", &filter.session_id),
         (" AND 0 < strpos(request_args::text, ", &filter.args),
@@ -75,6 +72,27 @@ fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
             sql.push(clause).push_bind(value);
             sql.push(if clause.contains('(') { ")" } else { "" });
         }
+    }
+    let texts = [
+        (&filter.who, &["client_subject", "client_name"][..]),
+        (&filter.client, &["client_id", "context -> 'client_info' ->> 'name'"]),
+        (&filter.actor, &["actor_subject"]),
+    ];
+    for (pattern, columns) in texts {
+        if let Some(pattern) = pattern {
+            matches(sql, columns, pattern);
+        }
+    }
+    if let Some(tool) = &filter.tool {
+        // A tool's own name may contain a slash.
+        sql.push(" AND (tool_name = ").push_bind(tool);
+        if let Some((backend, tool)) = tool.split_once('/') {
+            sql.push(" OR (backend_name = ").push_bind(backend).push(" AND tool_name = ").push_bind(tool).push(")");
+        }
+        sql.push(")");
+    }
+    if !filter.status.is_empty() {
+        sql.push(" AND response_status = ANY(").push_bind(&filter.status).push(")");
     }
     for (clause, value) in [(" AND request_id = ", filter.request_id), (" AND gateway_id = ", filter.gateway_id)] {
         if let Some(value) = value {
@@ -103,6 +121,23 @@ fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
         sql.push(", ").push_bind(bigint(key.epoch)).push(", ").push_bind(bigint(key.seq));
         sql.push(", ").push_bind(key.gateway_id).push(")");
     }
+}
+
+/// One of `columns` is `pattern`, in which `*` stands for any characters.
+fn matches(sql: &mut QueryBuilder<Postgres>, columns: &[&'static str], pattern: &str) {
+    // Without a star, an index can be used.
+    let like = pattern.contains('*').then(|| {
+        let escaped = pattern.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+        escaped.replace('*', "%")
+    });
+    for (idx, column) in columns.iter().enumerate() {
+        sql.push(if idx == 0 { " AND (" } else { " OR " }).push(*column);
+        match &like {
+            Some(like) => sql.push(" LIKE ").push_bind(like.clone()),
+            None => sql.push(" = ").push_bind(pattern),
+        };
+    }
+    sql.push(")");
 }
 
 /// The last delivered seq of each stream: of all streams, or of those with a delivery in the last five minutes.

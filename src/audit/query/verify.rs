@@ -3,6 +3,8 @@
 //! One statement reads `audit_log` and `audit_quarantine`, merged by their keys. Rows are read as they arrive and
 //! hashed on another thread, with a bounded number of batches in between.
 
+use std::sync::LazyLock;
+
 use futures_util::TryStreamExt;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row};
@@ -11,6 +13,7 @@ use tokio::sync::mpsc;
 use super::row;
 use crate::audit::chain::Head;
 use crate::audit::codec;
+use crate::audit::record::column::{COLUMNS, Column, Part};
 use crate::audit::record::{Entry, Epoch, GatewayId, Seq, StreamPosition};
 use crate::audit::verify::{Checker, Origin, Report, StreamId, TrailRecord};
 
@@ -30,14 +33,18 @@ SET LOCAL statement_timeout = 0; SET LOCAL enable_sort = off; SET LOCAL enable_h
 
 const CURSORS: &str = "SELECT gateway_id, epoch, delivered_seq, head_hash FROM audit_stream ORDER BY gateway_id, epoch";
 
-const RECORDS: &str = concat!(
-    "SELECT ",
-    row::columns!(),
-    ", NULL::bytea AS frame FROM audit_log
-    UNION ALL SELECT gateway_id, epoch, seq, prev_hash, hash, request_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, frame FROM audit_quarantine
-    ORDER BY gateway_id, epoch, seq"
-);
+static RECORDS: LazyLock<String> = LazyLock::new(|| {
+    let quarantined = |column: &Column| match (column.part(), column.name) {
+        (Part::Position, name) | (_, name @ "request_id") => name,
+        _ => "NULL",
+    };
+    format!(
+        "SELECT {}, NULL::bytea AS frame FROM audit_log UNION ALL SELECT {}, frame FROM audit_quarantine
+        ORDER BY gateway_id, epoch, seq",
+        row::COLUMN_LIST.as_str(),
+        COLUMNS.iter().map(quarantined).collect::<Vec<_>>().join(", ")
+    )
+});
 
 /// Checks all streams. Calls `progress` at intervals with the number of records read.
 ///
@@ -66,7 +73,7 @@ pub async fn verify(
         }
         checker.finish()
     });
-    let mut rows = sqlx::query(RECORDS).fetch(&mut *snapshot);
+    let mut rows = sqlx::query(RECORDS.as_str()).fetch(&mut *snapshot);
     let (mut batch, mut bytes, mut count) = (Vec::with_capacity(BATCH_RECORDS), 0, 0_u64);
     while let Some(row) = rows.try_next().await? {
         let record = trail_record(&row)?;

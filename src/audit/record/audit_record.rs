@@ -5,8 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::entry::Entry;
-use super::ids::{Digest, Epoch, GatewayId, Seq};
+use super::entry::{Call, Entry};
+use super::ids::{Digest, Epoch, GatewayId, RequestId, Salt, Seq};
+use super::salts::Salts;
+use super::status::Status;
 
 /// A record's position in its stream, and its link in the hash chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +71,26 @@ impl StreamPosition {
         prev_hash: Digest::ZERO,
         hash: Digest::ZERO,
     };
+}
+
+impl AuditRecord {
+    /// A record whose columns are to be [set](super::column::Column::set) one by one.
+    pub(in crate::audit) fn blank() -> Self {
+        let call = Call { normalised: Vec::new(), ..Call::new(RequestId(Uuid::nil()), "") };
+        let zero = Salt([0; 32]);
+        Self {
+            position: StreamPosition::UNSET,
+            entry: Entry {
+                call,
+                response_status: Status::Ok,
+                error_message: None,
+                response_digest: None,
+                response_bytes: None,
+                latency_ms: 0.0,
+                salts: Salts { who: zero, circumstances: zero, content: zero },
+            },
+        }
+    }
 }
 
 impl AsRef<Self> for AuditRecord {

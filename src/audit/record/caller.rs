@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use serde::Serialize;
+use super::identity::Identity;
 
 /// The caller's identity, from the verified token. Nothing here comes from what the client says about itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The token's subject, or `anonymous`.
     pub subject: String,
@@ -16,13 +17,15 @@ pub struct Caller {
     pub issuer: Option<String>,
     /// The token's `jti`. Never the token.
     pub token_id: Option<String>,
+    /// The other statements of the credential about the caller.
+    pub identity: Arc<Identity>,
 }
 
 impl Caller {
     /// A caller without a verified token.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self { subject: "anonymous".to_owned(), role: None, issuer: None, token_id: None }
+        Self { subject: "anonymous".to_owned(), role: None, issuer: None, token_id: None, identity: Arc::default() }
     }
 }
 

@@ -6,10 +6,13 @@ use serde::{Deserialize, Serialize};
 use smol_str::{SmolStr, ToSmolStr};
 
 use super::caller::{Caller, Correlation};
+use super::context::Context;
+use super::digest_key::{DigestKey, RecordKey};
 use super::ids::{Digest, RequestId, Timestamp};
 use super::normalise::{
     ARGS_BYTES_MAX, ARGS_BYTES_MAX_DEFAULT, ARGS_DEPTH_MAX, ERROR_BYTES_MAX, TEXT_BYTES_MAX, json_depth, normalise,
 };
+use super::salts::Salts;
 use super::status::Status;
 use crate::audit::redact::Redaction;
 
@@ -43,6 +46,12 @@ pub struct Call {
     pub method: Text,
     /// The token's subject, or `anonymous`.
     pub client_subject: Text,
+    /// The readable name of the subject.
+    pub client_name: Option<Text>,
+    /// The application.
+    pub client_id: Option<Text>,
+    /// The subject that acts on behalf of `client_subject`.
+    pub actor_subject: Option<Text>,
     /// The role that decided.
     pub client_role: Option<Text>,
     /// The token's issuer.
@@ -59,10 +68,14 @@ pub struct Call {
     pub tool_name: Option<Text>,
     /// The backend that the call went to.
     pub backend_name: Option<Text>,
+    /// The other circumstances, JSON text: see [`Context`].
+    pub context: Option<String>,
     /// The arguments after redaction, as JSON text; or a marker if they are too long or nested too deeply.
     pub request_args: Option<String>,
-    /// SHA-256 of the arguments before redaction and truncation.
+    /// Keyed digest of the arguments before redaction and truncation.
     pub args_digest: Option<Digest>,
+    /// The rule that allowed or denied the request: its place in the configuration, or `default`.
+    pub decided_by: Option<Text>,
     /// The fields that normalisation changed.
     #[serde(skip)]
     pub(in crate::audit) normalised: Vec<&'static str>,
@@ -75,7 +88,7 @@ pub struct Outcome {
     pub status: Status,
     /// The error; `None` if the call succeeded.
     pub error_message: Option<String>,
-    /// SHA-256 of the result or error that the client received.
+    /// Keyed digest of the result or error that the client received.
     pub response_digest: Option<Digest>,
     /// Size of that result or error, in bytes.
     pub response_bytes: Option<u64>,
@@ -92,12 +105,15 @@ pub struct Entry {
     pub response_status: Status,
     /// The error, and the names of the normalised fields.
     pub error_message: Option<String>,
-    /// SHA-256 of the result or error that the client received.
+    /// Keyed digest of the result or error that the client received.
     pub response_digest: Option<Digest>,
     /// Size of that result or error, in bytes.
     pub response_bytes: Option<u64>,
     /// Duration of the call in milliseconds, by the monotonic clock; 0 for a refused call. Never NaN or negative.
     pub latency_ms: f64,
+    /// The salts of the record's commitments, random for each record.
+    #[serde(flatten)]
+    pub salts: Salts,
 }
 
 impl Call {
@@ -109,6 +125,9 @@ impl Call {
             timestamp: Timestamp::now(),
             method: Text::default(),
             client_subject: Text::new_static("anonymous"),
+            client_name: None,
+            client_id: None,
+            actor_subject: None,
             client_role: None,
             client_issuer: None,
             token_id: None,
@@ -117,8 +136,10 @@ impl Call {
             rpc_id: None,
             tool_name: None,
             backend_name: None,
+            context: None,
             request_args: None,
             args_digest: None,
+            decided_by: None,
             normalised: Vec::new(),
         };
         call.method = call.text("method", method);
@@ -130,7 +151,7 @@ impl Call {
     pub fn gateway_event(event: &str, details: &serde_json::Value) -> Self {
         let mut call = Self::new(RequestId::new(), &format!("gateway/{event}"));
         call.client_subject = Text::new_static("gatepost");
-        call.with_arguments(&details.to_string(), &Redaction::none(), ARGS_BYTES_MAX_DEFAULT)
+        call.with_details(&details.to_string())
     }
 
     /// Sets the caller.
@@ -140,6 +161,9 @@ impl Call {
         self.client_role = self.optional("client_role", caller.role.as_deref());
         self.client_issuer = self.optional("client_issuer", caller.issuer.as_deref());
         self.token_id = self.optional("token_id", caller.token_id.as_deref());
+        self.client_name = self.optional("client_name", caller.identity.name.as_deref());
+        self.client_id = self.optional("client_id", caller.identity.client_id.as_deref());
+        self.actor_subject = self.optional("actor_subject", caller.identity.actors.first().map(String::as_str));
         self
     }
 
@@ -152,6 +176,13 @@ impl Call {
         self
     }
 
+    /// Sets the circumstances.
+    #[must_use]
+    pub fn with_context(mut self, context: &Context<'_>) -> Self {
+        self.context = Some(context.to_json());
+        self
+    }
+
     /// Sets the backend and the tool.
     #[must_use]
     pub fn with_target(mut self, backend: Option<&str>, tool: Option<&str>) -> Self {
@@ -160,13 +191,31 @@ impl Call {
         self
     }
 
+    /// Sets the rule that decided.
+    #[must_use]
+    pub fn with_decision(mut self, rule: Option<&str>) -> Self {
+        self.decided_by = self.optional("decided_by", rule);
+        self
+    }
+
     /// Sets the arguments. `json` is valid JSON text; after redaction it is recorded byte for byte.
     ///
     /// Arguments longer than `bytes_max` or [`ARGS_BYTES_MAX`], or nested deeper than [`ARGS_DEPTH_MAX`], are replaced
     /// by a marker object with the reason and their length. The digest is always the digest of `json`.
     #[must_use]
-    pub fn with_arguments(mut self, json: &str, redaction: &Redaction, bytes_max: usize) -> Self {
-        self.args_digest = Some(Digest::of(json.as_bytes()));
+    pub fn with_arguments(mut self, json: &str, redaction: &Redaction, bytes_max: usize, key: &DigestKey) -> Self {
+        self.args_digest = Some(key.record_key(self.request_id).digest(json.as_bytes()));
+        self.recorded_arguments(json, redaction, bytes_max)
+    }
+
+    /// Sets the details of an event of the gateway, JSON text, as the arguments. They have no digest: they are recorded
+    /// as they are.
+    #[must_use]
+    pub fn with_details(self, json: &str) -> Self {
+        self.recorded_arguments(json, &Redaction::none(), ARGS_BYTES_MAX_DEFAULT)
+    }
+
+    fn recorded_arguments(mut self, json: &str, redaction: &Redaction, bytes_max: usize) -> Self {
         self.request_args = Some(if json_depth(json) > ARGS_DEPTH_MAX {
             self.normalised.push("request_args");
             format!(r#"{{"_gatepost":"too_deep","bytes":{}}}"#, json.len())
@@ -192,6 +241,9 @@ impl Call {
             timestamp: _,
             method,
             client_subject,
+            client_name,
+            client_id,
+            actor_subject,
             client_role,
             client_issuer,
             token_id,
@@ -200,13 +252,17 @@ impl Call {
             rpc_id,
             tool_name,
             backend_name,
+            context,
             request_args,
             args_digest: _,
+            decided_by,
             normalised: _,
         } = self;
-        let optional = [client_role, client_issuer, token_id, client_addr, session_id, rpc_id, tool_name, backend_name];
-        let optional: usize = optional.into_iter().flatten().map(Text::len).sum();
-        let arguments = request_args.as_ref().map_or(0, String::len);
+        let identity = [client_name, client_id, actor_subject, client_role, client_issuer, token_id];
+        let optional =
+            identity.into_iter().chain([client_addr, session_id, rpc_id, tool_name, backend_name, decided_by]);
+        let optional: usize = optional.flatten().map(Text::len).sum();
+        let arguments: usize = [context, request_args].into_iter().flatten().map(String::len).sum();
         size_of::<Entry>() + method.len() + client_subject.len() + optional + arguments
     }
 
@@ -230,13 +286,13 @@ impl Outcome {
         Self { status, error_message: Some(error_message.into()), response_digest: None, response_bytes: None }
     }
 
-    /// An outcome with the result or error that the client receives.
+    /// An outcome with the result or error that the client receives. `key` is that of the call's record.
     #[must_use]
-    pub fn answered(status: Status, error_message: Option<String>, response: &[u8]) -> Self {
+    pub fn answered(status: Status, error_message: Option<String>, response: &[u8], key: &RecordKey) -> Self {
         Self {
             status,
             error_message,
-            response_digest: Some(Digest::of(response)),
+            response_digest: Some(key.digest(response)),
             response_bytes: Some(response.len() as u64),
         }
     }
@@ -267,6 +323,7 @@ impl Entry {
             response_digest: outcome.response_digest,
             response_bytes: outcome.response_bytes.map(|bytes| bytes.min(i64::MAX.unsigned_abs())),
             latency_ms: latency.as_secs_f64() * 1000.0,
+            salts: Salts::random(),
         }
     }
 
@@ -286,13 +343,22 @@ mod tests {
     }
 
     fn arguments(json: &str, bytes_max: usize) -> Call {
-        call().with_arguments(json, &Redaction::none(), bytes_max)
+        call().with_arguments(
+            json,
+            &Redaction::none(),
+            bytes_max,
+            &crate::audit::record::DigestKey::from_bytes([0; 32]),
+        )
     }
 
     #[test]
     fn nul_becomes_the_replacement_character_and_is_noted() {
         let call = call().with_target(Some("a"), Some("to\0ol"));
-        let entry = Entry::new(call, Outcome::answered(Status::Ok, None, b"{}"), Duration::ZERO);
+        let entry = Entry::new(
+            call,
+            Outcome::answered(Status::Ok, None, b"{}", &crate::audit::record::RecordKey::from_bytes([0; 32])),
+            Duration::ZERO,
+        );
         assert_eq!(entry.call.tool_name.as_deref(), Some("to\u{fffd}ol"));
         assert_eq!(entry.error_message.as_deref(), Some("normalised: tool_name"));
     }
@@ -326,7 +392,8 @@ mod tests {
         let json = format!(r#"{{"a":"{}"}}"#, "x".repeat(100));
         let call = arguments(&json, 64);
         assert_eq!(call.request_args.as_deref(), Some(r#"{"_gatepost":"truncated","bytes":108}"#));
-        assert_eq!(call.args_digest, Some(Digest::of(json.as_bytes())));
+        let key = DigestKey::from_bytes([0; 32]).record_key(call.request_id);
+        assert_eq!(call.args_digest, Some(key.digest(json.as_bytes())));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub const ARGS_BYTES_MAX: usize = 1024 * 1024;
 
 /// The fields that normalisation can change, in the order of their bits in an intent's frame. The order is part of the
 /// format: add new fields at the end only.
-pub(in crate::audit) const NORMALISABLE: [&str; 13] = [
+pub(in crate::audit) const NORMALISABLE: [&str; 17] = [
     "method",
     "client_subject",
     "client_role",
@@ -39,6 +39,10 @@ pub(in crate::audit) const NORMALISABLE: [&str; 13] = [
     "request_args",
     "args_digest",
     "error_message",
+    "client_name",
+    "client_id",
+    "actor_subject",
+    "decided_by",
 ];
 
 /// Cuts `text` to `bytes_max` at a character boundary and replaces NUL. Returns whether anything changed.

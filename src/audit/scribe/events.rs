@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::audit::chain::Head;
+use crate::audit::chain::{self, Head};
 use crate::audit::outbox::Opening;
 use crate::audit::outbox::damage::Damage;
-use crate::audit::record::{Call, Digest, Entry, Outcome, Status};
+use crate::audit::record::{Call, Digest, DigestKey, Entry, Outcome, Status};
 use crate::audit::ring::UnrecordedCalls;
 
 /// The configuration, as the opening record states it.
@@ -15,6 +15,8 @@ pub struct ConfigSummary {
     pub level: &'static str,
     /// The SHA-256 digest of the configuration.
     pub config_digest: Digest,
+    /// The key of the digests in records. The record states its id only.
+    pub digest_key: DigestKey,
 }
 
 fn event(status: Status, message: Option<String>, call: Call) -> Entry {
@@ -28,8 +30,10 @@ pub(super) fn opened(opening: &Opening, config: &ConfigSummary) -> Entry {
     let crashed = previous.is_some_and(|previous| !previous.closed);
     let details = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "format": chain::FORMAT,
         "level": config.level,
         "config_digest": config.config_digest,
+        "digest_key_id": config.digest_key.id(),
         "previous_epoch": previous.map(|previous| previous.epoch),
         "previous_seq": previous.map(|previous| previous.head.seq),
         "previous_hash": previous.map(|previous| previous.head.hash),

@@ -93,8 +93,13 @@ mod tests {
     fn records(count: usize, args_bytes: usize) -> Vec<AuditRecord> {
         let (id, mut head) = (GatewayId(uuid::Uuid::nil()), Head::START);
         let json = format!("\"{}\"", "x".repeat(args_bytes));
-        let call = Call::new(RequestId::new(), "tools/call").with_arguments(&json, &Redaction::none(), usize::MAX);
-        let outcome = Outcome::answered(Status::Ok, None, b"{}");
+        let call = Call::new(RequestId::new(), "tools/call").with_arguments(
+            &json,
+            &Redaction::none(),
+            usize::MAX,
+            &crate::audit::record::DigestKey::from_bytes([0; 32]),
+        );
+        let outcome = Outcome::answered(Status::Ok, None, b"{}", &crate::audit::record::RecordKey::from_bytes([0; 32]));
         let entry = Entry::new(call, outcome, std::time::Duration::ZERO);
         let next = |_| {
             let position = chain::link(id, Epoch(1), head, &entry);

@@ -187,6 +187,15 @@ impl Checker {
         if seq == Seq(1) && opens {
             let details = details().unwrap_or_default();
             current.announced = details.get("interrupted").and_then(Value::as_u64);
+            let format = details.get("format").and_then(Value::as_u64);
+            if format != Some(chain::FORMAT) {
+                let format = format.map_or_else(|| "no record format".to_owned(), |it| format!("record format {it}"));
+                let what = format!(
+                    "the stream has {format}; this version knows {}: use the version that wrote it",
+                    chain::FORMAT
+                );
+                self.report.fault(FaultKind::Format, stream, Some(seq), what);
+            }
             self.check_previous_epoch(stream, &details);
         }
         if entry.call.method == "gateway/closed" {
@@ -308,4 +317,37 @@ fn replaces_lost_record(position: &StreamPosition, entry: &Entry) -> bool {
         Some(details.get("hash")?.as_str()?.to_owned())
     };
     entry.call.method == "gateway/gap" && named().is_some_and(|hash| hash == position.hash.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::audit::record::{Call, GatewayId, Outcome};
+
+    #[test]
+    fn a_stream_of_an_unknown_record_format_is_a_fault() {
+        for (details, says) in [
+            (json!({ "format": chain::FORMAT }), None),
+            (json!({ "format": 3 }), Some("the stream has record format 3; this version knows 2")),
+            (json!({}), Some("the stream has no record format; this version knows 2")),
+        ] {
+            let call = Call::gateway_event("opened", &details);
+            let outcome =
+                Outcome { status: Status::Ok, error_message: None, response_digest: None, response_bytes: None };
+            let entry = Entry::new(call, outcome, std::time::Duration::ZERO);
+            let position = chain::link(GatewayId(uuid::Uuid::nil()), Epoch(1), Head::START, &entry);
+            let mut checker = Checker::new(Origin::Outbox, 10);
+            checker.check(&TrailRecord { position, content: Ok(entry), quarantined: false });
+            let found = checker.finish().faults;
+            let found: Vec<_> = found.iter().map(|fault| (fault.kind, fault.what.as_str())).collect();
+            match says {
+                None => assert_eq!(found, []),
+                Some(says) => {
+                    assert!(matches!(found[..], [(FaultKind::Format, what)] if what.starts_with(says)), "{found:?}");
+                }
+            }
+        }
+    }
 }

@@ -40,6 +40,8 @@ pub enum FaultKind {
     Count,
     /// An epoch is missing.
     Epoch,
+    /// The stream has a record format that this version does not know.
+    Format,
 }
 
 impl FaultKind {
@@ -57,6 +59,7 @@ impl FaultKind {
             Self::Event => "event",
             Self::Count => "count",
             Self::Epoch => "epoch",
+            Self::Format => "format",
         }
     }
 }

@@ -68,7 +68,7 @@ fn published(name: &str, fake: &FakeFetch) -> Issuer {
         TokenRequirements { issuer: name.to_owned(), audience: "gatepost".to_owned(), leeway: Duration::from_secs(30) };
     let allowed = vec![Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
     let source = Source::Url(FetchedKeySet::new(url, TTL, requirements, allowed, Box::new(fake.clone())));
-    Issuer { name: name.to_owned(), role_path: vec!["role".to_owned()], source }
+    Issuer { name: name.to_owned(), claim_rules: ClaimRules::new(&config::Auth::default()), source }
 }
 
 fn authenticator(issuers: Vec<Issuer>) -> Authenticator {
@@ -241,6 +241,9 @@ async fn no_call_waits_longer_than_the_fetch_timeout() {
 /// An issuer of the configuration with its key set in a file.
 fn in_file(path: &std::path::Path) -> config::Issuer {
     config::Issuer {
+        name_claim: None,
+        roles: None,
+        role_prefix: None,
         issuer: ISSUER.to_owned(),
         jwks_file: Some(path.to_owned()),
         jwks_url: None,

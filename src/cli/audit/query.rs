@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::limit::parse_limit;
-use crate::audit::query::{Filter, PageKey};
+use crate::audit::query::{Filter, PageKey, WhoMatch, matched_by};
 use crate::cli::filter_args::FilterArgs;
 use crate::cli::output::{json_lines, print, print_error};
 use crate::cli::record_view::records_table;
@@ -44,6 +44,13 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let records = trail.records(filter.clone()).await?;
     trail::record_read(config, &trail, ReadCommand::Query, Some(&filter), records.len() as u64).await?;
     print(&if json { json_lines(&records)? } else { records_table(&records) })?;
+    if let Some(who) = &filter.who {
+        let named = records.iter().filter(|record| matched_by(who, &record.entry.call) == Some(WhoMatch::Name)).count();
+        print_error(&format!("--who matched the subject of {}, the name of {named}", records.len() - named));
+    }
+    if records.is_empty() {
+        print_error("0 records");
+    }
     if let Some(first) = records.first().filter(|_| records.len() >= args.limit) {
         let (count, key) = (records.len(), page_key(first));
         print_error(&format!("these are the newest {count} that match; older ones may exist: --before {key}"));

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::selection::Selection;
+use crate::audit::record::COLUMNS;
 use crate::cli::exit::usage;
 use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::{OutputError, json_line, print_error};
 use crate::escape::is_hidden;
-use crate::ops::columns::{COLUMNS, Value};
+use crate::ops::columns::{Value, displayed};
 use crate::ops::format::plural;
 use crate::ops::protocol::{Line, Question, ScanEnd, UnexpectedLineError};
 use crate::ops::record_ref::EpochSeq;
@@ -142,7 +143,7 @@ async fn write(
     let mut exported = Exported::default();
     let cells = if args.raw { CellText::Exact } else { CellText::SafeInSpreadsheets };
     if args.format == Format::Csv {
-        writeln!(out, "{}", COLUMNS.map(|column| column.name).join(",")).map_err(failed)?;
+        writeln!(out, "{}", COLUMNS.each_ref().map(|column| column.name).join(",")).map_err(failed)?;
     }
     client
         .each(&question, &mut |line| match line {
@@ -150,7 +151,9 @@ async fn write(
                 exported.records += 1;
                 let line = match args.format {
                     Format::Jsonl => json_line(&record)?,
-                    Format::Csv => COLUMNS.map(|column| cell(&column.of(&record), cells)).join(",") + "\n",
+                    Format::Csv => {
+                        COLUMNS.each_ref().map(|column| cell(&displayed(column, &record), cells)).join(",") + "\n"
+                    }
                 };
                 out.write_all(line.as_bytes()).map_err(failed)
             }
@@ -224,7 +227,7 @@ mod tests {
     fn text_is_quoted_and_null_is_empty() {
         let mut record = sample::record(1, 2, "a,\"b\"\n=1");
         record.entry.error_message = Some(String::new());
-        let cells = COLUMNS.map(|column| (column.name, cell(&column.of(&record), CellText::Exact)));
+        let cells = COLUMNS.each_ref().map(|column| (column.name, cell(&displayed(column, &record), CellText::Exact)));
         let find = |name: &str| cells.iter().find(|(known, _)| *known == name).unwrap().1.as_str();
         assert_eq!(find("tool_name"), "\"a,\"\"b\"\"\n=1\"");
         assert_eq!([find("client_role"), find("error_message"), find("latency_ms")], ["", "\"\"", "1.5"]);

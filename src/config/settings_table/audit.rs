@@ -41,6 +41,13 @@ pub(super) const AUDIT: &[SettingSpec] = &[
         "This gateway's id in the trail. Unset: generated once, with the directory.",
     ),
     setting(
+        "audit.digest_key_file",
+        ValueType::Path,
+        Unset,
+        "File with the key of the digests in records, 64 hexadecimal digits; made at the first start if it is missing. \
+         Unset: `digest.key` in `audit.dir`. Back it up: `gatepost audit match` needs it.",
+    ),
+    setting(
         "audit.admission_timeout",
         duration(ms(0), Duration::from_mins(1)),
         Value("\"250ms\""),

@@ -21,7 +21,15 @@ pub(super) const AUTH: &[SettingSpec] = &[
         "auth.role_claim",
         ValueType::Text,
         Value("\"role\""),
-        "The claim that contains the caller's role (a string) or roles (a list).",
+        "The claim that contains the caller's role (a string) or roles (a list): its name, a path such as \
+         `realm_access.roles`, or a JSON pointer such as `/https:~1~1example.com~1roles` for names with dots.",
+    ),
+    setting(
+        "auth.role_map",
+        ValueType::Lists,
+        Value("{}"),
+        "The roles that a value of the role claim stands for, for example `\"5f2c...\" = [\"reader\"]` for the id of a \
+         group. If it is not empty, other values give no role.",
     ),
     setting(
         "auth.required_scope",
@@ -121,5 +129,25 @@ pub(super) const AUTH: &[SettingSpec] = &[
         ValueType::Text,
         Unset,
         "The claim with the roles in its tokens. Unset: `auth.role_claim`.",
+    ),
+    setting(
+        "auth.issuers[].name_claim",
+        ValueType::Text,
+        Unset,
+        "The claim with a name of the subject that people can read, for example `preferred_username` or `email`; \
+         recorded as `client_name` beside the subject. Name a claim that users cannot edit. Unset: no name.",
+    ),
+    setting(
+        "auth.issuers[].roles",
+        ValueType::Texts,
+        Unset,
+        "The roles that its tokens may have; others are ignored. Unset: all. Set it for each issuer that you do not \
+         trust with every role.",
+    ),
+    setting(
+        "auth.issuers[].role_prefix",
+        ValueType::Text,
+        Unset,
+        "The text that is put before each role of its tokens, for example `partner-`. `roles` names them with it.",
     ),
 ];

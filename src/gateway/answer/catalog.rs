@@ -143,6 +143,8 @@ mod tests {
             token_id: None,
             roles,
             credential: Credential::default(),
+            no_role: None,
+            identity: std::sync::Arc::default(),
         }
     }
 

@@ -29,7 +29,7 @@ use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::{Id, Malformed};
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{INVALID_REQUEST, META_SUBSCRIPTION};
-use crate::rbac::{LIST_CHANGED_METHODS, Target, TargetKind};
+use crate::rbac::{Access, DEFAULT_RULE, Decision, LIST_CHANGED_METHODS, Target, TargetKind};
 use crate::upstream::{Backend, Change, Event, Response, ServerMessageHandler};
 
 /// Most resources of one subscription. *Chosen*: each costs a lookup and a decision of the policy.
@@ -118,9 +118,10 @@ pub(crate) async fn permit(
     let params = ctx.message.params().unwrap_or_default();
     let is_known = filters.members().all(|filter| SAFE_FILTERS.contains(&filter.key.as_ref()))
         && params.members().all(|member| member.key == "notifications" || member.key == "_meta");
-    let may_use_all = |backend: &Arc<Backend>| ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias());
+    let may_use_all = |backend: &Arc<Backend>| ctx.rules.policy.all_of(&ctx.principal.roles, backend.alias()).is_some();
     let roles = ctx.principal.roles_in_words();
     if !is_known && !ctx.backends().all(may_use_all) {
+        entry.decided_by = Some(DEFAULT_RULE.to_owned());
         return Err(Refusal::denied(format!("{roles} may subscribe only to lists and resources here")));
     }
     let (mut owned, mut search) = (Vec::new(), ResourceSearch::new(ctx));
@@ -129,8 +130,13 @@ pub(crate) async fn permit(
             Some(backend) => Some(backend.to_owned()),
             None => search.owner(uri).await,
         };
-        let may_read = |backend| ctx.rules.policy.shows(&ctx.principal.roles, Target::resource(backend, uri));
-        if !backend.as_deref().is_some_and(may_read) {
+        let decide = |backend| {
+            let decision = ctx.rules.policy.decide(&ctx.principal.roles, Target::resource(backend, uri), Access::List);
+            (matches!(decision, Decision::Allowed { .. }), decision.decided_by())
+        };
+        let (may_read, rule) = backend.as_deref().map_or_else(|| (false, DEFAULT_RULE.to_owned()), decide);
+        entry.decided_by = Some(rule);
+        if !may_read {
             (entry.backend, entry.tool) = (backend, Some(uri.clone()));
             return Err(Refusal::denied(format!("{roles} may not read {uri}")));
         }

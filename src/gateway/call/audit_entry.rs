@@ -5,21 +5,24 @@ use std::time::Duration;
 
 use axum::http::header;
 
-use crate::audit::record::{Call, Caller, Correlation, Outcome, Status, is_own_method};
+use crate::audit::record::{
+    Call, Caller, Context, Correlation, Outcome, RecordKey, Status, client_info, is_own_method,
+};
 use crate::audit::{Released, UnavailableError};
 use crate::gateway::call::core::Core;
 use crate::gateway::call::outcome;
 use crate::gateway::call::refusal_windows::RefusedRequest;
 use crate::gateway::call::refusals::RecordedRefusal;
 use crate::gateway::call::rules::Rules;
-use crate::gateway::call::trace;
+use crate::gateway::call::trace::{self, SpanContext};
 use crate::gateway::message::body::UnreadBody;
 use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::InboundRequest;
+use crate::gateway::message::trace_headers;
 use crate::mcp::envelope::{Hint, Id, Message, NAME_BYTES_MAX};
-use crate::mcp::protocol::SESSION_HEADER;
+use crate::mcp::protocol::{META_CLIENT, SESSION_HEADER, VERSION_HEADER};
 use crate::mcp::shared_text::SharedText;
 use crate::upstream::Answer;
 
@@ -53,6 +56,12 @@ pub struct AuditEntry<'a> {
     pub(crate) arguments: Option<SharedText>,
     /// The session, or the id of the call that a request without a session continues.
     pub(crate) session: Option<String>,
+    /// The rule that allowed or denied the request.
+    pub(crate) decided_by: Option<String>,
+    /// The name and version by which the client calls itself.
+    pub(crate) client_info: Option<Arc<(String, String)>>,
+    /// The protocol revision that the client asks for in `initialize`.
+    requested_protocol: Option<String>,
     /// The position in a trace, if calls are traced.
     pub(crate) trace: Option<trace::SpanContext>,
     /// `true` if only short arguments are recorded.
@@ -72,6 +81,9 @@ impl<'a> AuditEntry<'a> {
             backend: inbound.scope.backend().map(str::to_owned),
             arguments: None,
             session: headers::single(&inbound.headers, SESSION_HEADER).map(str::to_owned),
+            decided_by: None,
+            client_info: None,
+            requested_protocol: None,
             trace: None,
             records_little: false,
         }
@@ -87,9 +99,17 @@ impl<'a> AuditEntry<'a> {
         self.records_little = true;
     }
 
-    /// Takes id, method and tool from a valid message.
+    /// Takes id, method, tool and what the client says about itself from a valid message.
     pub(crate) fn describe(&mut self, message: &Message<'_>) {
-        let name = message.params().and_then(|params| params.string("name"));
+        let params = message.params().unwrap_or_default();
+        let name = params.string("name");
+        let info = if message.method == "initialize" {
+            self.requested_protocol = params.string("protocolVersion");
+            params.get("clientInfo").and_then(client_info)
+        } else {
+            params.object("_meta").and_then(|meta| meta.get(META_CLIENT).and_then(client_info))
+        };
+        self.client_info = info.map(Arc::new);
         self.describe_as(Hint { id: message.id.clone(), method: Some(message.method.clone()), name });
     }
 
@@ -116,10 +136,10 @@ impl<'a> AuditEntry<'a> {
     /// The part of the record that is known before the answer.
     pub(crate) fn call(&self, core: &Core) -> Call {
         let little = if self.records_little { LITTLE_ARGS_BYTES_MAX } else { usize::MAX };
-        self.call_with_arguments_up_to(core.args_bytes_max.min(little))
+        self.call_with_arguments_up_to(core, core.args_bytes_max.min(little))
     }
 
-    fn call_with_arguments_up_to(&self, args_bytes_max: usize) -> Call {
+    fn call_with_arguments_up_to(&self, core: &Core, args_bytes_max: usize) -> Call {
         let correlation = Correlation {
             addr: self.inbound.addr,
             session_id: self.session.clone(),
@@ -128,10 +148,30 @@ impl<'a> AuditEntry<'a> {
         let call = Call::new(self.inbound.request_id, &self.method)
             .with_caller(&self.caller)
             .with_correlation(&correlation)
-            .with_target(self.backend.as_deref(), self.tool.as_deref());
+            .with_context(&self.context())
+            .with_target(self.backend.as_deref(), self.tool.as_deref())
+            .with_decision(self.decided_by.as_deref());
         match &self.arguments {
-            Some(json) => call.with_arguments(json, &self.rules.redaction, args_bytes_max),
+            Some(json) => call.with_arguments(json, &self.rules.redaction, args_bytes_max, &core.digest_key),
             None => call,
+        }
+    }
+
+    /// The key of the digests in the message's record.
+    pub(crate) fn record_key(&self, core: &Core) -> RecordKey {
+        core.digest_key.record_key(self.inbound.request_id)
+    }
+
+    /// The circumstances, for the record.
+    fn context(&self) -> Context<'_> {
+        let headers = &self.inbound.headers;
+        let protocol = headers::single(headers, VERSION_HEADER).or(self.requested_protocol.as_deref());
+        Context {
+            identity: Some(&self.caller.identity),
+            client_info: self.client_info.as_deref().map(|(name, version)| (name.as_str(), version.as_str())),
+            protocol,
+            trace_id: self.trace.as_ref().map(SpanContext::trace_id).or_else(|| trace_headers::trace_id(headers)),
+            user_agent: headers::single(headers, header::USER_AGENT.as_str()),
         }
     }
 
@@ -139,7 +179,7 @@ impl<'a> AuditEntry<'a> {
     /// wrote is cut.
     fn refused_call(&self, core: &Core) -> Call {
         if self.caller.issuer.is_some() {
-            return self.call_with_arguments_up_to(core.args_bytes_max.min(LITTLE_ARGS_BYTES_MAX));
+            return self.call_with_arguments_up_to(core, core.args_bytes_max.min(LITTLE_ARGS_BYTES_MAX));
         }
         let cut = |text: &str, bytes_max| text[..text.floor_char_boundary(bytes_max)].to_owned();
         let correlation = Correlation {
@@ -148,8 +188,11 @@ impl<'a> AuditEntry<'a> {
             rpc_id: self.id.as_ref().map(|id| cut(&id.to_text(), STRANGER_TEXT_BYTES_MAX)),
         };
         let tool = self.tool.as_deref().map(|tool| cut(tool, STRANGER_TEXT_BYTES_MAX));
+        let agent = headers::single(&self.inbound.headers, header::USER_AGENT.as_str());
+        let agent = agent.map(|agent| cut(agent, STRANGER_TEXT_BYTES_MAX));
         Call::new(self.inbound.request_id, &cut(&self.method, STRANGER_METHOD_BYTES_MAX))
             .with_correlation(&correlation)
+            .with_context(&Context { user_agent: agent.as_deref(), ..Context::default() })
             .with_target(self.known_backend(core), tool.as_deref())
     }
 
@@ -179,7 +222,7 @@ impl<'a> AuditEntry<'a> {
         let Refusal { status, http, code, message, data, .. } = &refusal;
         let record = || {
             let answer = Answer::refusal(*code, message, data.as_deref());
-            let outcome = Outcome { status: *status, ..outcome::of(&answer) };
+            let outcome = Outcome { status: *status, ..outcome::of(&answer, &self.record_key(core)) };
             (self.refused_call(core), outcome, answer)
         };
         let recorded = core.refusals.record(&core.audit, &self.refused_request(core, &refusal), record).await;
@@ -239,6 +282,7 @@ impl<'a> AuditEntry<'a> {
     /// # Errors
     /// [`UnavailableError`]: the record cannot be stored.
     pub(crate) async fn record(&self, core: &Core, answer: Answer) -> Result<Released<Answer>, UnavailableError> {
-        core.audit.record_once(self.call(core), outcome::of(&answer), answer).await
+        let outcome = outcome::of(&answer, &self.record_key(core));
+        core.audit.record_once(self.call(core), outcome, answer).await
     }
 }

@@ -222,6 +222,8 @@ mod tests {
             token_id: None,
             roles: Vec::new(),
             credential: Credential::default(),
+            no_role: None,
+            identity: std::sync::Arc::default(),
         }
     }
 

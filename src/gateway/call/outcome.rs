@@ -1,10 +1,10 @@
 //! The outcome of a call, for its record.
 
-use crate::audit::record::{Outcome, Status};
+use crate::audit::record::{Outcome, RecordKey, Status};
 use crate::upstream::{Answer, AnswerKind};
 
-/// The recorded outcome of a call with this `answer`.
-pub(crate) fn of(answer: &Answer) -> Outcome {
+/// The recorded outcome of a call with this `answer`. `key` is that of the call's record.
+pub(crate) fn of(answer: &Answer, key: &RecordKey) -> Outcome {
     let status = match answer.kind() {
         AnswerKind::Result => Status::Ok,
         AnswerKind::ToolError => Status::ToolError,
@@ -13,11 +13,5 @@ pub(crate) fn of(answer: &Answer) -> Outcome {
         AnswerKind::TimedOut => Status::Timeout,
         AnswerKind::Cancelled => Status::Cancelled,
     };
-    let (digest, bytes) = answer.digest();
-    Outcome {
-        status,
-        error_message: answer.message().map(str::to_owned),
-        response_digest: Some(digest),
-        response_bytes: Some(bytes as u64),
-    }
+    Outcome::answered(status, answer.message().map(str::to_owned), answer.text().as_bytes(), key)
 }

@@ -10,8 +10,7 @@ use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::record::{Call, Correlation, RequestId};
-use crate::audit::redact::Redaction;
+use crate::audit::record::{Call, Context, Correlation, RequestId};
 use crate::gateway::call::core::Core;
 use crate::gateway::session::ending::EndReason;
 use crate::gateway::session::{EndedSessions, Session};
@@ -65,12 +64,13 @@ fn call(core: &Core, session: &Session, reason: EndReason) -> Call {
     Call::new(RequestId::new(), SESSION_CLOSE)
         .with_caller(&session.caller)
         .with_correlation(&correlation)
+        .with_context(&Context {
+            identity: Some(&session.caller.identity),
+            client_info: session.client_info.as_deref().map(|(name, version)| (name.as_str(), version.as_str())),
+            ..Context::default()
+        })
         .with_target(session.scope.backend(), None)
-        .with_arguments(
-            &json!({ "reason": reason_text(core, reason) }).to_string(),
-            &Redaction::none(),
-            core.args_bytes_max,
-        )
+        .with_details(&json!({ "reason": reason_text(core, reason) }).to_string())
 }
 
 /// The reason as it is recorded.
@@ -107,7 +107,15 @@ mod tests {
         let core =
             Gateway::build(&Config::default(), Audit::disabled(), &crate::walls::Launcher::direct()).unwrap().core;
         let (subject, issuer) = ("ann".to_owned(), "a".to_owned());
-        let ann = Principal { subject, issuer, token_id: None, roles: Vec::new(), credential: Credential::default() };
+        let ann = Principal {
+            subject,
+            issuer,
+            token_id: None,
+            roles: Vec::new(),
+            no_role: None,
+            identity: std::sync::Arc::default(),
+            credential: Credential::default(),
+        };
         let idle = core.sessions.open(&ann, &Scope::All, "{}", 8).0;
         let used = core.sessions.open(&ann, &Scope::All, "{}", 8).0;
         pass(core.sessions.idle_timeout / 2).await;

@@ -94,6 +94,8 @@ mod tests {
             token_id: None,
             roles: Vec::new(),
             credential: Credential::default(),
+            no_role: None,
+            identity: std::sync::Arc::default(),
         });
         let open = |principal: &Principal| counts.open(principal, 3, 4096);
         let mut anns: Vec<_> = (0..3).map(|_| open(&ann).unwrap()).collect();

@@ -99,7 +99,15 @@ mod tests {
 
     fn ann(credential: Credential) -> Principal {
         let (subject, issuer, roles) = ("ann".to_owned(), "i".to_owned(), vec!["all".to_owned()]);
-        Principal { subject, issuer, token_id: None, roles, credential }
+        Principal {
+            subject,
+            issuer,
+            token_id: None,
+            roles,
+            no_role: None,
+            identity: std::sync::Arc::default(),
+            credential,
+        }
     }
 
     async fn is_open(rights: &StreamRights) -> bool {

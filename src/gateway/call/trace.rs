@@ -49,6 +49,11 @@ pub(crate) struct SpanContext {
 }
 
 impl SpanContext {
+    /// The trace's id.
+    pub(crate) fn trace_id(&self) -> &str {
+        &self.trace
+    }
+
     /// The context of the call `id`.
     pub(crate) fn new(id: RequestId, headers: &HeaderMap, params: Option<&Object<'_>>) -> Self {
         let id = id.0.simple().to_string();

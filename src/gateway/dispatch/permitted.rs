@@ -11,7 +11,7 @@ use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::limits::{self, SESSION_COST, USELESS_SESSION_COST};
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::scope::Scope;
-use crate::rbac::{Permit, TargetKind};
+use crate::rbac::{DEFAULT_RULE, Permit, TargetKind};
 use crate::upstream::Backend;
 
 use super::routed::{Destination, LocalMethod, RoutedRequest, TargetRequest};
@@ -82,7 +82,7 @@ impl<'a> RoutedRequest<'a> {
                 (Grant::Subscription(subscriptions::permit(&ctx, request, entry).await?), None)
             }
             Destination::Extension(backend) => {
-                let slot = extension(&ctx, &backend)?;
+                let slot = extension(&ctx, &backend, entry)?;
                 (Grant::Extension(backend), Some(slot))
             }
         };
@@ -112,9 +112,11 @@ async fn target<'a>(
     let decision = ctx.rules.policy.authorize(&ctx.principal, request.target(), params.clone(), arguments);
     let permit = decision.map_err(|denied| {
         entry.caller = denied.caller;
+        entry.decided_by = Some(denied.decided_by);
         Refusal::denied(denied.reason)
     })?;
     entry.caller = permit.caller().clone();
+    entry.decided_by = Some(permit.decided_by().to_owned());
     let slot = Slot::take(ctx, permit.backend())?;
     let Some(backend) = ctx.core.upstreams.get(permit.backend()) else {
         return Err(match ctx.inbound.scope {
@@ -132,8 +134,11 @@ async fn target<'a>(
 
 /// Authorizes a method that the gateway does not know. The method may have any effect, so the caller needs a role that
 /// may use everything of the backend.
-fn extension<'a>(ctx: &RequestContext<'a>, backend: &Backend) -> Result<Slot<'a>, Refusal> {
-    if !ctx.rules.policy.allows_all_of(&ctx.principal.roles, backend.alias()) {
+fn extension<'a>(ctx: &RequestContext<'a>, backend: &Backend, entry: &mut AuditEntry<'_>) -> Result<Slot<'a>, Refusal> {
+    let rule = ctx.rules.policy.all_of(&ctx.principal.roles, backend.alias());
+    let is_allowed = rule.is_some();
+    entry.decided_by = Some(rule.unwrap_or_else(|| DEFAULT_RULE.to_owned()));
+    if !is_allowed {
         let method = &ctx.message.method;
         return Err(Refusal::denied(format!("{method} is for roles that may use all of {}", backend.alias())));
     }

@@ -108,11 +108,15 @@ impl<'a> Parsed<'a> {
             Era::Legacy if message.method == "initialize" => None,
             Era::Legacy => session(core, inbound, &principal)?,
         };
+        if let Some(session) = &session {
+            entry.client_info.clone_from(&session.client_info);
+        }
         let rules = Arc::clone(&entry.rules);
         if let Some(backend) = inbound.scope.backend() {
             // A backend of which the caller may use nothing is treated as one that does not exist.
             let is_visible = core.upstreams.contains(backend) && rules.policy.reaches(&principal.roles, backend);
             if !is_visible {
+                entry.decided_by = Some(rules.policy.hidden_by(&principal.roles, backend));
                 return Err(Refusal::invisible(&rules.policy, &principal, backend, &message.method));
             }
         }

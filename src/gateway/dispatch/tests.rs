@@ -67,6 +67,8 @@ async fn refused(core: &Core, inbound: &InboundRequest, role: &str) -> (Refusal,
         token_id: Some("t".to_owned()),
         roles: vec![role.to_owned()],
         credential: Credential::default(),
+        no_role: None,
+        identity: std::sync::Arc::default(),
     };
     let mut entry = AuditEntry::new(core.rules(), inbound);
     entry.caller = principal.caller_with_all_roles();

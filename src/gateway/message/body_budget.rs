@@ -147,6 +147,8 @@ mod tests {
             token_id: None,
             roles: Vec::new(),
             credential: Credential::default(),
+            no_role: None,
+            identity: std::sync::Arc::default(),
         }
     }
 

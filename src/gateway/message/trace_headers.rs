@@ -25,6 +25,11 @@ pub(crate) fn forwarded(headers: &HeaderMap) -> HeaderMap {
     forwarded
 }
 
+/// The trace id in the client's `traceparent`, if that is valid.
+pub(crate) fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    traceparent(headers)?.to_str().ok()?.split('-').nth(1)
+}
+
 /// The client's `traceparent`, if it is valid.
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<&HeaderValue> {
     single_value(headers, TRACEPARENT).filter(|parent| is_traceparent(parent.as_bytes()))

@@ -10,9 +10,10 @@ use super::query::Answer;
 use super::search::{Search, postgres_error, table};
 use super::state::Console;
 use crate::audit::record::AuditRecord;
+use crate::audit::record::COLUMNS;
 use crate::connections::Peer;
 use crate::escape::escape_hidden;
-use crate::ops::columns::{COLUMNS, Value};
+use crate::ops::columns::{Value, displayed};
 use crate::ops::format::indented_json;
 use crate::ops::record_ref::{EpochSeq, parse_record_ref};
 use crate::ops::trail::CallDetails;
@@ -111,7 +112,7 @@ fn columns(record: &AuditRecord) -> Vec<(&'static str, String)> {
         Value::Text(text) => escape_hidden(&text).into_owned(),
         Value::Number(number) => number,
     };
-    columns.into_iter().map(|column| (column.name, value(column.of(record)))).collect()
+    columns.into_iter().map(|column| (column.name, value(displayed(column, record)))).collect()
 }
 
 #[cfg(test)]

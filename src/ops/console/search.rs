@@ -13,7 +13,7 @@ use crate::audit::query::Filter;
 use crate::audit::record::{AuditRecord, Status};
 use crate::connections::Peer;
 use crate::escape::escape_hidden;
-use crate::ops::format::{cell, date_time, plural, target};
+use crate::ops::format::{cell, date_time, plural, target, who};
 use crate::ops::page_key::{page_key, parse_page_key};
 use crate::ops::read_log::TrailSource;
 use crate::ops::record_ref::{EpochSeq, record_ref};
@@ -29,25 +29,36 @@ const LIMIT: usize = 50;
 const LIMIT_MAX: usize = 500;
 
 /// The fields of the form: name, label and example.
-const FIELDS: [(&str, &str, &str); 10] = [
-    ("who", "Who", "alice"),
+const FIELDS: [(&str, &str, &str); 14] = [
+    ("who", "Who", "alice, or al*"),
+    ("client", "Application", ""),
+    ("actor", "Acting for", ""),
     ("role", "Role", ""),
     ("backend", "Backend", ""),
-    ("tool", "Tool", "echo"),
+    ("tool", "Tool", "echo, or example/echo"),
     ("status", "Status", ""),
     ("method", "Method", "tools/call"),
+    ("session", "Session", ""),
+    ("gateway", "Gateway", ""),
     ("args", "Text in the arguments", ""),
     ("request_id", "Request id", ""),
     ("since", "Since", "2h"),
     ("until", "Until", "2026-11-26T10:00:00Z"),
 ];
 
+/// The other parameters of a search's URL. A form without scripts sends all of them.
+const OTHERS: [&str; 4] = ["search", "before", "limit", "id"];
+
 /// A search, as it was entered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Search(Vec<(&'static str, String)>);
+pub(super) struct Search {
+    fields: Vec<(&'static str, String)>,
+    /// A parameter that no search has.
+    unknown: Option<String>,
+}
 
 impl Search {
-    /// Parses the known fields that have a value.
+    /// Parses the fields that have a value.
     pub(super) fn parse(query: &str) -> Self {
         let known = FIELDS.iter().map(|(name, ..)| *name).chain(["before", "limit"]);
         let typed = |name: &'static str| {
@@ -56,22 +67,29 @@ impl Search {
             let value = value.get(..value.floor_char_boundary(VALUE_BYTES_MAX)).unwrap_or_default();
             (!value.is_empty()).then(|| (name, value.to_owned()))
         };
-        Self(known.filter_map(typed).collect())
+        let is_unknown = |name: &str| !OTHERS.contains(&name) && FIELDS.iter().all(|(known, ..)| *known != name);
+        let mut names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name.into_owned());
+        Self { fields: known.filter_map(typed).collect(), unknown: names.find(|name| is_unknown(name)) }
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+        self.fields.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
 
     /// The search as a query string; the pairs in `with` are added, or replace those of the same name.
     pub(super) fn query(&self, with: &[(&str, &str)]) -> String {
         let mut query = url::form_urlencoded::Serializer::new("search=1".to_owned());
-        query.extend_pairs(self.0.iter().filter(|(name, _)| with.iter().all(|(other, _)| other != name)));
+        query.extend_pairs(self.fields.iter().filter(|(name, _)| with.iter().all(|(other, _)| other != name)));
         query.extend_pairs(with);
         query.finish()
     }
 
     fn filter(&self) -> Result<Filter, String> {
+        if let Some(name) = &self.unknown {
+            // A misspelt one, ignored, would find more than was asked for.
+            let known: Vec<_> = FIELDS.iter().map(|(known, ..)| *known).collect();
+            return Err(format!("{name}: unknown parameter; use one of {}, before and limit", known.join(", ")));
+        }
         let own = |name: &str| self.get(name).map(str::to_owned);
         let fault = |name: &str| {
             let label = FIELDS.iter().find(|(known, ..)| *known == name).map_or(name, |(_, label, _)| label).to_owned();
@@ -82,22 +100,27 @@ impl Search {
             let limit = limit.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
             limit.ok_or_else(|| format!("limit: must be from 1 to {LIMIT_MAX}"))
         })?;
-        let status = own("status");
-        if status.as_deref().is_some_and(|word| Status::from_word(word).is_none()) {
+        let status: Vec<String> = own("status").into_iter().collect();
+        if status.iter().any(|word| Status::from_word(word).is_none()) {
             return Err("Status: unknown status".to_owned());
         }
-        let id = self.get("request_id").map(str::parse).transpose();
+        let id = |name: &str| {
+            let id = self.get(name).map(str::parse).transpose();
+            id.map_err(|_| fault(name)("not an id, for example 0199c0de-0000-7000-8000-000000000001".to_owned()))
+        };
         Ok(Filter {
-            subject: own("who"),
+            who: own("who"),
+            client: own("client"),
+            actor: own("actor"),
+            session_id: own("session"),
+            gateway_id: id("gateway")?,
             role: own("role"),
             tool: own("tool"),
             backend: own("backend"),
             status,
             method: own("method"),
             args: own("args"),
-            request_id: id.map_err(|_| {
-                fault("request_id")("not an id, for example 0199c0de-0000-7000-8000-000000000001".to_owned())
-            })?,
+            request_id: id("request_id")?,
             since_micros: time("since")?,
             until_micros: time("until")?,
             before: self.get("before").map(parse_page_key).transpose().map_err(fault("before"))?,
@@ -122,7 +145,9 @@ pub(super) async fn page(
     let search = Search::parse(&query);
     // Without a search nothing is read, and no read is recorded.
     let is_search = query.split('&').any(|pair| pair == "search=1");
-    let found = match search.filter() {
+    let filter = search.filter();
+    let is_valid = filter.is_ok();
+    let found = match filter {
         Ok(filter) if is_search => Some(console.search(&viewer, &filter).await.map(|answer| (answer, filter.limit))),
         Ok(_) => None,
         Err(fault) => Some(Err(fault)),
@@ -143,7 +168,8 @@ pub(super) async fn page(
             }
         }
     };
-    page::page("Console", viewer.subject(), &main).into_response()
+    let code = if is_valid { StatusCode::OK } else { StatusCode::BAD_REQUEST };
+    (code, page::page("Console", viewer.subject(), &main)).into_response()
 }
 
 /// `GET /console/records`
@@ -248,7 +274,7 @@ pub(super) fn table<'a>(caption: &str, records: impl Iterator<Item = &'a AuditRe
                 @let call = &record.entry.call;
                 tr role="row" {
                     td.time role="cell" data-head="Time" { (date_time(call.timestamp)) }
-                    td.who role="cell" data-head="Who" { (cell(&call.client_subject)) }
+                    td.who role="cell" data-head="Who" { (cell(&who(call))) }
                     td.role role="cell" data-head="Role" { (optional(call.client_role.as_ref())) }
                     td.tool role="cell" data-head="Tool" { (cell(&target(call))) }
                     td role="cell" data-head="Status" { (status(record.entry.response_status)) }
@@ -288,9 +314,9 @@ mod tests {
 
     #[test]
     fn a_search_is_parsed_back_from_its_query_and_bounded() {
-        let search = Search::parse("search=1&who=+ann%26%3Cb%3E+&tool=&status=denied&since=2h&evil=1&limit=7");
+        let search = Search::parse("search=1&who=+ann%26%3Cb%3E+&tool=&status=denied&since=2h&limit=7");
         let filter = search.filter().unwrap();
-        assert_eq!((filter.subject.as_deref(), filter.tool, filter.limit), (Some("ann&<b>"), None, 7));
+        assert_eq!((filter.who.as_deref(), filter.tool, filter.limit), (Some("ann&<b>"), None, 7));
         assert!(filter.since_micros.is_some());
         assert_eq!(Search::parse(&search.query(&[])), search);
         assert_eq!(search.query(&[("limit", "9")]), "search=1&who=ann%26%3Cb%3E&status=denied&since=2h&limit=9");
@@ -304,6 +330,7 @@ mod tests {
             ("since=yesterday", "Since: \"yesterday\" is neither an age"),
             ("request_id=7", "Request id: not an id"),
             ("status=fine", "Status: unknown status"),
+            ("whom=ann", "whom: unknown parameter; use one of who, client, "),
             ("limit=501", "limit: must be from 1 to 500"),
             ("before=9", "before: \"9\" is not TIME/EPOCH/SEQ/GATEWAY"),
         ] {

@@ -79,7 +79,15 @@ mod tests {
         let end = Timestamp::from_micros(Timestamp::now().micros() + seconds * 1_000_000);
         let credential = Credential::Token(Validity::until(end));
         let (subject, issuer) = (subject.to_owned(), "i".to_owned());
-        Principal { subject, issuer, token_id: None, roles: Vec::new(), credential }
+        Principal {
+            subject,
+            issuer,
+            token_id: None,
+            roles: Vec::new(),
+            no_role: None,
+            identity: std::sync::Arc::default(),
+            credential,
+        }
     }
 
     #[test]

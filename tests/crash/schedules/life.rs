@@ -94,7 +94,11 @@ impl Simulation {
             assert!(self.stored.knows(id), "I1: an intent was told of before it was stored");
         }
         let (sender, receiver) = self.channel();
-        let entry = Entry::new(call, Outcome::answered(Status::Ok, None, b"{}"), Duration::ZERO);
+        let entry = Entry::new(
+            call,
+            Outcome::answered(Status::Ok, None, b"{}", &gatepost::audit::record::RecordKey::from_bytes([0; 32])),
+            Duration::ZERO,
+        );
         if self.ring.end(reservation, entry, true, sender).is_err() {
             return Ok(Fate::Open);
         }
@@ -166,7 +170,11 @@ fn live(plan: Plan) {
         stored: stored.clone(),
         fails: plan.fails,
     };
-    let about = ConfigSummary { level: "stored", config_digest: Digest::of(b"config") };
+    let about = ConfigSummary {
+        level: "stored",
+        config_digest: Digest::of(b"config"),
+        digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+    };
     let scribe = Scribe::begin(opening, LIMITS, 1, plan.mode, &about).unwrap();
     let simulation = Arc::new(Simulation { plan, ring: scribe.ring(), stored });
     let scribe = thread::spawn(move || scribe.run());

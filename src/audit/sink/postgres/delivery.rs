@@ -1,5 +1,6 @@
 //! The Postgres implementation of [`Sink`].
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgQueryResult, PgRow};
@@ -8,7 +9,7 @@ use sqlx::{Postgres, Row};
 use super::connection::{Options, REPLY_GRACE, connect, connect_options};
 use super::error::{driver_error, timed_out};
 use super::migrations::migrate;
-use super::rows::{bigint, insert, insert_rows};
+use super::rows::{INSERT_PARAMETERS, INSERT_ROWS, bigint, insert};
 use crate::audit::chain::Head;
 use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
@@ -26,25 +27,23 @@ const PARTITION_MONTHS: i32 = 4;
 ///
 /// If a trigger of the operator silently keeps rows out, the last SELECT fails with 22P02 and the counts, and nothing
 /// takes effect. The rows are then found and quarantined like refused ones; they never count as delivered.
-const DELIVER: &str = concat!(
-    "
+static DELIVER: LazyLock<String> = LazyLock::new(|| {
+    let [from_seq, to_seq, from_hash, to_hash] = std::array::from_fn(|idx| INSERT_PARAMETERS + 1 + idx);
+    let insert_rows = INSERT_ROWS.as_str();
+    format!(
+        "
 WITH moved AS (
-    UPDATE audit_stream SET delivered_seq = $26, head_hash = $28, delivered_at = now()
-    WHERE gateway_id = $1 AND epoch = $2 AND delivered_seq = $25 AND head_hash = $27
+    UPDATE audit_stream SET delivered_seq = ${to_seq}, head_hash = ${to_hash}, delivered_at = now()
+    WHERE gateway_id = $1 AND epoch = $2 AND delivered_seq = ${from_seq} AND head_hash = ${from_hash}
     RETURNING 1
-), inserted AS (",
-    insert_rows!(),
-    "WHERE EXISTS (SELECT 1 FROM moved) RETURNING 1
-)
+), inserted AS ({insert_rows} WHERE EXISTS (SELECT 1 FROM moved) RETURNING 1)
 SELECT CASE
     WHEN NOT EXISTS (SELECT 1 FROM moved) THEN false
     WHEN count(*) = cardinality($3) THEN true
     ELSE ('audit_log took ' || count(*) || ' of ' || cardinality($3) || ' rows; a trigger keeps rows out')::boolean
 END FROM inserted"
-);
-
-/// Inserts rows in a transaction that is rolled back. Returns how many.
-const DRY_RUN: &str = insert_rows!();
+    )
+});
 
 /// Like [`DELIVER`], for one record that goes to `audit_quarantine`.
 const QUARANTINE: &str = r"
@@ -174,7 +173,7 @@ impl Sink for PostgresSink {
         let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(CursorUpdate::Moved) };
         let (first, last) = (first.as_ref().position, last.as_ref().position);
         // I5: cursor and rows change in one statement.
-        let statement = insert(DELIVER, first, batch)
+        let statement = insert(&DELIVER, first, batch)
             .bind(bigint(first.seq.0 - 1))
             .bind(bigint(last.seq.0))
             .bind(first.prev_hash.0.to_vec())
@@ -185,7 +184,7 @@ impl Sink for PostgresSink {
     async fn dry_run(&mut self, record: &AuditRecord) -> Result<(), SinkError> {
         let mut connection = self.take_connection().await?;
         let batch = [record];
-        let insert = insert(DRY_RUN, record.position, &batch);
+        let insert = insert(&INSERT_ROWS, record.position, &batch);
         let rolled_back = async {
             sqlx::raw_sql("BEGIN").execute(&mut connection).await?;
             let tried = async {

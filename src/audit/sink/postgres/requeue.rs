@@ -4,6 +4,7 @@
 //! the record is always in exactly one of the two tables. The stream's cursor passed it when it was quarantined, and
 //! does not move.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection};
@@ -13,33 +14,34 @@ use uuid::Uuid;
 use super::connection::REPLY_GRACE;
 use super::delivery::cursor_update;
 use super::error::{driver_error, timed_out};
-use super::rows::{bigint, insert, insert_rows};
+use super::rows::{INSERT_PARAMETERS, INSERT_ROWS, bigint, insert};
 use crate::audit::chain;
 use crate::audit::codec;
 use crate::audit::record::AuditRecord;
 use crate::audit::sink::interface::{CursorUpdate, SinkError};
 use crate::audit::sink::sqlstate::ErrorClass;
 
-/// Moves one row. The first parameters are those of `insert_rows`; `$25` is the frame that was read.
+/// Moves one row. The first parameters are those of [`INSERT_ROWS`]; the last is the frame that was read.
 ///
 /// A record that is already in `audit_log` is not inserted again. The key of that table includes the timestamp, so the
 /// key alone would allow it. Fails with 22P02 if a trigger keeps the row out, like `DELIVER`.
-const REQUEUE: &str = concat!(
-    "
+static REQUEUE: LazyLock<String> = LazyLock::new(|| {
+    let frame = INSERT_PARAMETERS + 1;
+    let insert_rows = INSERT_ROWS.as_str();
+    format!(
+        "
 WITH moved AS (
-    DELETE FROM audit_quarantine WHERE gateway_id = $1 AND epoch = $2 AND seq = ($3::bigint[])[1] AND frame = $25
+    DELETE FROM audit_quarantine WHERE gateway_id = $1 AND epoch = $2 AND seq = ($3::bigint[])[1] AND frame = ${frame}
     AND NOT EXISTS (SELECT 1 FROM audit_log l WHERE l.gateway_id = $1 AND l.epoch = $2 AND l.seq = ($3::bigint[])[1])
     RETURNING 1
-), inserted AS (",
-    insert_rows!(),
-    "WHERE EXISTS (SELECT 1 FROM moved) RETURNING 1
-)
+), inserted AS ({insert_rows} WHERE EXISTS (SELECT 1 FROM moved) RETURNING 1)
 SELECT CASE
     WHEN NOT EXISTS (SELECT 1 FROM moved) THEN false
     WHEN count(*) = 1 THEN true
     ELSE ('audit_log took ' || count(*) || ' of 1 rows; a trigger keeps rows out')::boolean
 END FROM inserted"
-);
+    )
+});
 
 /// Selects between a real requeue and a dry run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +128,7 @@ pub async fn requeue(
         Err(reason) => return Ok(RequeueOutcome::Refused(reason)),
     };
     let batch = [&record];
-    let statement = insert(REQUEUE, record.position, &batch).bind(&row.frame);
+    let statement = insert(&REQUEUE, record.position, &batch).bind(&row.frame);
     match tokio::time::timeout(timeout + REPLY_GRACE, execute(connection, statement, mode)).await {
         Ok(Ok(CursorUpdate::Moved)) => Ok(RequeueOutcome::Delivered),
         Ok(Ok(CursorUpdate::Unchanged)) => Ok(RequeueOutcome::Gone),

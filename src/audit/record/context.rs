@@ -1,0 +1,178 @@
+//! The column `context`: the circumstances of a call that have no column of their own.
+
+use serde::{Deserialize, Serialize};
+
+use super::identity::Identity;
+
+/// The largest `context`, in bytes. *Spec*: docs/trail.md. It is stored with each record.
+pub const CONTEXT_BYTES_MAX: usize = 4096;
+
+/// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 6 texts and
+/// two lists of [`LIST_MAX`] texts of 16 bytes, each byte of which JSON may write as six, are 2.2 KiB.
+const TEXT_BYTES_MAX: [usize; 3] = [256, 64, 16];
+
+/// Most actors and most authentication methods that are recorded. *Chosen*: real tokens have one or two.
+const LIST_MAX: usize = 8;
+
+/// The circumstances of a call. What the client says about itself is not verified; it is shown as such.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Context<'a> {
+    /// The statements of the credential.
+    pub identity: Option<&'a Identity>,
+    /// The name and version by which the client calls itself (`clientInfo`).
+    pub client_info: Option<(&'a str, &'a str)>,
+    /// The protocol revision.
+    pub protocol: Option<&'a str>,
+    /// The W3C trace id.
+    pub trace_id: Option<&'a str>,
+    /// The header `User-Agent`.
+    pub user_agent: Option<&'a str>,
+}
+
+/// `context` as JSON; the order of the members is that of the text.
+#[derive(Serialize)]
+struct Json<'a> {
+    authentication: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    actors: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acr: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    amr: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_info: Option<ClientInfo<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<&'a str>,
+    /// The members that were shortened.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shortened: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct ClientInfo<'a> {
+    name: &'a str,
+    version: &'a str,
+}
+
+impl Context<'_> {
+    /// The JSON text of the column, at most [`CONTEXT_BYTES_MAX`] long. Texts that were shortened are named in its
+    /// member `shortened`. NUL, which Postgres does not accept in a `json` either, becomes U+FFFD.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut json = String::new();
+        for text_bytes_max in TEXT_BYTES_MAX {
+            json = self.cut(text_bytes_max);
+            if json.len() <= CONTEXT_BYTES_MAX {
+                break;
+            }
+        }
+        json
+    }
+
+    fn cut(&self, text_bytes_max: usize) -> String {
+        let mut shortened = Vec::new();
+        let mut note = |name: &'static str| {
+            if !shortened.contains(&name) {
+                shortened.push(name);
+            }
+        };
+        let mut text = |name: &'static str, text: &'_ str| {
+            let end = text.floor_char_boundary(text_bytes_max);
+            if end < text.len() {
+                note(name);
+            }
+            end
+        };
+        let identity = self.identity;
+        let list = identity.map_or(&[][..], |identity| &identity.actors);
+        let actors = list.iter().take(LIST_MAX).map(|actor| &actor[..text("actors", actor)]).collect();
+        let methods = identity.map_or(&[][..], |identity| &identity.amr);
+        let amr = methods.iter().take(LIST_MAX).map(|method| &method[..text("amr", method)]).collect();
+        let acr = identity.and_then(|identity| identity.acr.as_deref()).map(|acr| &acr[..text("acr", acr)]);
+        let client_info = self.client_info.map(|(name, version)| ClientInfo {
+            name: &name[..text("client_info", name)],
+            version: &version[..text("client_info", version)],
+        });
+        let protocol = self.protocol.map(|protocol| &protocol[..text("protocol", protocol)]);
+        let trace_id = self.trace_id.map(|id| &id[..text("trace_id", id)]);
+        let user_agent = self.user_agent.map(|agent| &agent[..text("user_agent", agent)]);
+        if list.len() > LIST_MAX {
+            note("actors");
+        }
+        if methods.len() > LIST_MAX {
+            note("amr");
+        }
+        let authentication = identity.map(|identity| identity.authentication).unwrap_or_default().as_str();
+        let json = Json { authentication, actors, acr, amr, client_info, protocol, trace_id, user_agent, shortened };
+        // Texts and lists of texts always serialize.
+        let json = serde_json::to_string(&json).unwrap_or_default();
+        if json.contains("\\u0000") { json.replace("\\u0000", "\u{fffd}") } else { json }
+    }
+}
+
+/// The name and version in a `clientInfo`, JSON text. `None` if it is not an object with a name.
+#[must_use]
+pub fn client_info(json: &str) -> Option<(String, String)> {
+    #[derive(Deserialize)]
+    struct Info {
+        name: String,
+        #[serde(default)]
+        version: String,
+    }
+    let info: Info = serde_json::from_str(json).ok()?;
+    Some((info.name, info.version))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn parsed(context: &Context<'_>) -> Value {
+        let json = context.to_json();
+        assert!(json.len() <= CONTEXT_BYTES_MAX, "{}", json.len());
+        serde_json::from_str(&json).unwrap()
+    }
+
+    #[test]
+    fn members_without_a_value_are_absent() {
+        assert_eq!(Context::default().to_json(), r#"{"authentication":"none"}"#);
+        let agent = Context { user_agent: Some("x/1"), client_info: Some(("c", "2")), ..Context::default() };
+        let expected = r#"{"authentication":"none","client_info":{"name":"c","version":"2"},"user_agent":"x/1"}"#;
+        assert_eq!(agent.to_json(), expected);
+    }
+
+    #[test]
+    fn i6_whatever_the_caller_sends_it_stays_within_its_limit_and_says_what_was_shortened() {
+        for text in ["x", "\0", "\u{1}", "\"", "é", "\u{1f600}"] {
+            let long = text.repeat(5000);
+            let many = vec![long.clone(); 100];
+            let identity = Identity { actors: many.clone(), acr: Some(long.clone()), amr: many, ..Identity::default() };
+            let context = Context {
+                identity: Some(&identity),
+                client_info: Some((&long, &long)),
+                protocol: Some(&long),
+                trace_id: Some(&long),
+                user_agent: Some(&long),
+            };
+            let json = parsed(&context);
+            let names = ["actors", "amr", "acr", "client_info", "protocol", "trace_id", "user_agent"];
+            assert_eq!(json["shortened"], serde_json::json!(names), "{text:?}");
+            assert!(!context.to_json().contains("\\u0000"), "Postgres refuses it");
+        }
+    }
+
+    #[test]
+    fn client_info_has_a_name() {
+        let info = |json| client_info(json);
+        assert_eq!(info(r#"{"name":"a","version":"1"}"#), Some(("a".to_owned(), "1".to_owned())));
+        assert_eq!(info(r#"{"name":"a"}"#), Some(("a".to_owned(), String::new())));
+        assert_eq!(info(r#"{"name":1}"#), None);
+        assert_eq!(info("[]"), None);
+    }
+}

@@ -1,0 +1,118 @@
+//! Keyed digests: a record can be compared with a text, but a redacted text cannot be guessed from the record.
+//!
+//! ```text
+//! record key = HMAC-SHA256( digest key, request id (16 bytes) )
+//! digest     = HMAC-SHA256( record key, text )
+//! key id     = HMAC-SHA256( digest key, "gatepost.v2.digest-key" )
+//! ```
+//!
+//! The digest key never enters a record, Postgres or an export. With the key of one record, which
+//! `gatepost audit match --reveal-key` prints, its digests can be checked elsewhere, and no others.
+
+use std::fmt;
+
+use hmac::digest::KeyInit as _;
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+
+use super::ids::{Digest, RequestId};
+
+/// Separates the key's id from every record key: those are made from 16 bytes.
+const ID_DOMAIN: &[u8] = b"gatepost.v2.digest-key";
+
+/// The secret of which the keys of all records are made. Its `Debug` output does not contain it.
+#[derive(Clone)]
+pub struct DigestKey([u8; 32]);
+
+/// The key of one record's digests. Its `Debug` output does not contain it.
+#[derive(Clone)]
+pub struct RecordKey([u8; 32]);
+
+impl DigestKey {
+    /// A new key of random bytes.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+
+    /// The key of these bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the key, to be stored.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The key of the digests of the record with this request id.
+    #[must_use]
+    pub fn record_key(&self, id: RequestId) -> RecordKey {
+        RecordKey(hmac(&self.0, id.0.as_bytes()))
+    }
+
+    /// The key's id, which does not reveal the key.
+    #[must_use]
+    pub fn id(&self) -> Digest {
+        Digest(hmac(&self.0, ID_DOMAIN))
+    }
+}
+
+impl RecordKey {
+    /// The key of these bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The keyed digest of `text`.
+    #[must_use]
+    pub fn digest(&self, text: &[u8]) -> Digest {
+        Digest(hmac(&self.0, text))
+    }
+
+    /// The bytes of the key, to be revealed.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+fn hmac(key: &[u8; 32], text: &[u8]) -> [u8; 32] {
+    // HMAC takes keys of any length, so this cannot fail.
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&[0; 64].into()));
+    mac.update(text);
+    mac.finalize().into_bytes().into()
+}
+
+impl fmt::Debug for DigestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DigestKey") // I8: it is a secret.
+    }
+}
+
+impl fmt::Debug for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RecordKey") // I8: it is a secret.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_those_of_the_documented_formula() {
+        // Computed with Python: hmac.new(hmac.new(bytes(range(32)), bytes(16), "sha256").digest(), b"{}", "sha256").
+        let key = DigestKey::from_bytes(std::array::from_fn(|idx| u8::try_from(idx).unwrap()));
+        let record = key.record_key(RequestId(uuid::Uuid::nil()));
+        assert_eq!(
+            record.digest(b"{}").to_string(),
+            "920758022546c733670c0f06023b7a4117609c3e4987f42a1a70aaf103d54dd5"
+        );
+        assert_ne!(key.record_key(RequestId::new()).digest(b"{}"), record.digest(b"{}"), "each record has its own key");
+        assert!(!format!("{key:?}{record:?}").contains('1'));
+    }
+}
