@@ -32,6 +32,7 @@ use common::gateway::{Gateway, token};
 use common::sample::{Sample, milliseconds};
 use common::stored_records::stored_records;
 use common::{disk, runtime, size, table};
+use gatepost::audit::codec;
 use gatepost::audit::outbox::Reader;
 use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::record::Status;
@@ -59,6 +60,9 @@ struct Side {
     grown: u64,
     /// The refusals in the trail.
     recorded: u64,
+    /// Their records, and the bytes of these in the outbox.
+    records: u64,
+    bytes: u64,
 }
 
 fn main() {
@@ -82,7 +86,8 @@ fn main() {
         nginx.wait().unwrap();
     }
     let alone = sides[0].1.grown as f64 / sides[0].1.calls.len() as f64;
-    let header = ["side", "requests/s", "refused", "in the trail", "outbox KiB", "calls", "p50 ms", "p99 ms"];
+    let header =
+        ["side", "requests/s", "refused", "in the trail", "records", "KiB", "files KiB", "calls", "p50 ms", "p99 ms"];
     let mut shown = table::Table::new(header);
     for (name, mut side) in sides {
         let of_flood = side.grown as f64 - alone * side.calls.len() as f64;
@@ -91,7 +96,9 @@ fn main() {
             table::count(side.answered.all as f64 / side.took.as_secs_f64()),
             table::count(side.answered.refused as f64),
             table::count(side.recorded as f64),
-            format!("{:.0}", of_flood.max(0.0) / 1024.0),
+            side.records.to_string(),
+            format!("{:.0}", side.bytes as f64 / 1024.0),
+            format!("{:.0}", of_flood / 1024.0),
             side.calls.len().to_string(),
             milliseconds(side.calls.percentile(50.0)),
             milliseconds(side.calls.percentile(99.0)),
@@ -144,10 +151,10 @@ async fn side(target: Option<Target>, during: Duration) -> Side {
     }
     let grown = outbox_bytes(&data) - before;
     Arc::into_inner(gateway).unwrap().end(Signal::SIGTERM).await;
-    let recorded = refusals(&data);
+    let [recorded, records, bytes] = refusals(&data);
     let at_gateway = target.as_ref().is_some_and(|target| target.host.is_none());
     assert_eq!(recorded, if at_gateway { answered.refused } else { 0 }, "each refusal is recorded or counted once");
-    Side { calls, answered, took, grown, recorded }
+    Side { calls, answered, took, grown, recorded, records, bytes }
 }
 
 fn floods(target: &Target, gateway: &str) -> Vec<Flood> {
@@ -179,21 +186,30 @@ fn outbox_bytes(data: &Path) -> u64 {
     outbox.map(|file| file.metadata().unwrap().len()).sum()
 }
 
-/// The refusals in the trail: single records, and counts.
-fn refusals(data: &Path) -> u64 {
+/// The refusals in the trail, single and counted ones; their records, and the bytes of these.
+fn refusals(data: &Path) -> [u64; 3] {
     let reader = Reader::offline(Arc::new(DiskFs), data).unwrap();
-    let entries = stored_records(&reader).into_iter().map(|record| record.entry);
     let count = |json: Option<&str>, key: &str| {
         let details: serde_json::Value = serde_json::from_str(json.unwrap_or("null")).unwrap();
         details[key].as_u64().unwrap()
     };
     let refused = [Status::Denied, Status::Malformed, Status::Unauthenticated, Status::RateLimited];
-    let of_entry = |entry: gatepost::audit::record::Entry| match entry.call.method.as_str() {
+    let of_entry = |entry: &gatepost::audit::record::Entry| match entry.call.method.as_str() {
         "gateway/refusals" => count(entry.call.request_args.as_deref(), "count"),
         "gateway/gap" => count(entry.call.request_args.as_deref(), "refused"),
         _ => u64::from(refused.contains(&entry.response_status)),
     };
-    entries.map(of_entry).sum()
+    let mut frames = Vec::new();
+    let (mut all, mut records) = (0, 0);
+    for record in stored_records(&reader) {
+        let refusals = of_entry(&record.entry);
+        if refusals > 0 {
+            all += refusals;
+            records += 1;
+            codec::encode_record(&record, &mut frames).unwrap();
+        }
+    }
+    [all, records, frames.len() as u64]
 }
 
 /// nginx, which answers every request with 404 and reads its body; `None` if there is none.

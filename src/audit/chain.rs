@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The fields are in the order of the columns of `audit_log`; the group of each is in
-//! [`COLUMNS`](super::record::COLUMNS). The hash can be computed from the row alone. A commitment can take the place of
+//! [`COLUMNS`]. The hash can be computed from the row alone. A commitment can take the place of
 //! its group: a verifier that is given it needs neither the group's values nor its salt, and cannot guess them back.
 //! The first record of a stream has 32 zero bytes as its `prev_hash`.
 //!

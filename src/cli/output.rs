@@ -32,7 +32,7 @@ pub(super) fn print(text: &str) -> Result<(), OutputError> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(OutputError)
 }
 
-/// Like [`print`], for a command that does more than print: it continues if the reader has gone.
+/// Like [`print()`], for a command that does more than print: it continues if the reader has gone.
 ///
 /// # Errors
 /// Standard output cannot be written, for another reason.
