@@ -121,8 +121,9 @@ fn a_gateway_serves_without_a_notify_listener() {
     let mut setup = Setup::new();
     let path = setup.dir().join("nobody");
     setup.env.insert("NOTIFY_SOCKET".to_owned(), path.to_str().unwrap().to_owned());
-    assert_eq!(setup.start().terminate(), Some(0));
-    assert!(setup.log().contains("cannot notify systemd"));
+    let gatepost = setup.start();
+    setup.wait_for_log("cannot notify systemd");
+    assert_eq!(gatepost.terminate(), Some(0));
 }
 
 #[test]

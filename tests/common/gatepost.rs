@@ -184,6 +184,11 @@ impl Setup {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
+    /// Waits until the log contains `text`: the gateway's log thread may be behind what a client has seen.
+    pub fn wait_for_log(&self, text: &str) {
+        until(&format!("the log contains {text:?}"), SOON, || self.log().contains(text));
+    }
+
     /// Starts `serve` and waits for nothing.
     pub fn spawn(&self) -> Child {
         let stderr = File::options().create(true).append(true).open(self.log_file()).unwrap();

@@ -89,7 +89,8 @@ async fn only_a_valid_token_with_the_role_opens_the_console() {
     }
     let several = token_with(&json!({"sub": "tester", "role": ["admin", "auditor"]}));
     assert_eq!(visitor.get_as("/console", &several).await.0, StatusCode::OK);
-    let log = gatepost.log();
+    assert_eq!(gatepost.terminate(), Some(0));
+    let log = setup.log();
     assert!(log.contains("console request refused") && !log.contains(&several), "{log}");
 }
 

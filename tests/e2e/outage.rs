@@ -106,13 +106,14 @@ async fn a_postgres_outage_is_visible_only_to_the_operator() {
     transcript.run("gatepost audit verify --config gatepost.toml");
     each_answer_has_its_row(&database, &calls).await;
     transcript.write(&format!("{0} calls answered, {0} rows in audit_log, each once\n", calls.len()));
-    // Once each, however often delivery was tried.
-    for line in ["alarm raised", "alarm cleared", "delivery to Postgres failed"] {
-        assert_eq!(gatepost.log().matches(line).count(), 1, "{line}\n{}", gatepost.log());
-    }
     let ended = browser.end();
     assert!(ended.success(), "tests/e2e/outage.mjs ended with {ended}: its output is above");
     assert_eq!(gatepost.terminate(), Some(0));
+    // Once each, however often delivery was tried.
+    let log = setup.log();
+    for line in ["alarm raised", "alarm cleared", "delivery to Postgres failed"] {
+        assert_eq!(log.matches(line).count(), 1, "{line}\n{log}");
+    }
 }
 
 async fn all_is_well(operator: &mut Operator<'_>, times: &Times) {

@@ -106,13 +106,13 @@ async fn all_servers_work(mut setup: Setup) {
     assert_eq!(std::fs::read_to_string(work.join("files/new")).unwrap(), "text");
     assert!(std::fs::read_to_string(memory).unwrap().contains("\"o\""));
     assert!(work.join("repository/.git/refs/heads/new").exists());
+    assert_eq!(gatepost.terminate(), Some(0), "{}", setup.log());
     assert_eq!(
         setup.log().matches("backend started behind walls").count(),
         servers(&work).len() + 1,
         "{}",
         setup.log()
     );
-    assert_eq!(gatepost.terminate(), Some(0), "{}", setup.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

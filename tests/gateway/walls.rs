@@ -340,6 +340,6 @@ async fn a_program_that_cannot_be_started_is_named() {
     ] {
         let reply = client.call(&format!("{backend}__x"), json!({})).await.unwrap();
         assert!(reply.text.contains("is down"), "{}", reply.text);
-        assert!(setup.log().contains(reason), "{backend}: {}", setup.log());
+        setup.wait_for_log(reason);
     }
 }
