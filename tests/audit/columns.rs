@@ -46,7 +46,7 @@ fn call() -> gatepost::audit::record::Call {
             r#"{"b": 1.50, "a": "é\u0000"}"#,
             &Redaction::none(),
             4096,
-            &gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+            &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
         )
 }
 

@@ -7,7 +7,7 @@ use smol_str::{SmolStr, ToSmolStr};
 
 use super::caller::{Caller, Correlation};
 use super::context::Context;
-use super::digest_key::{DigestKey, RecordKey};
+use super::digest_key::RecordKey;
 use super::ids::{Digest, RequestId, Timestamp};
 use super::normalise::{
     ARGS_BYTES_MAX, ARGS_BYTES_MAX_DEFAULT, ARGS_DEPTH_MAX, ERROR_BYTES_MAX, TEXT_BYTES_MAX, json_depth, normalise,
@@ -201,10 +201,11 @@ impl Call {
     /// Sets the arguments. `json` is valid JSON text; after redaction it is recorded byte for byte.
     ///
     /// Arguments longer than `bytes_max` or [`ARGS_BYTES_MAX`], or nested deeper than [`ARGS_DEPTH_MAX`], are replaced
-    /// by a marker object with the reason and their length. The digest is always the digest of `json`.
+    /// by a marker object with the reason and their length. The digest is always the digest of `json`; `key` is that of
+    /// the call's record.
     #[must_use]
-    pub fn with_arguments(mut self, json: &str, redaction: &Redaction, bytes_max: usize, key: &DigestKey) -> Self {
-        self.args_digest = Some(key.record_key(self.request_id).digest(json.as_bytes()));
+    pub fn with_arguments(mut self, json: &str, redaction: &Redaction, bytes_max: usize, key: &RecordKey) -> Self {
+        self.args_digest = Some(key.digest(json.as_bytes()));
         self.recorded_arguments(json, redaction, bytes_max)
     }
 
@@ -343,12 +344,7 @@ mod tests {
     }
 
     fn arguments(json: &str, bytes_max: usize) -> Call {
-        call().with_arguments(
-            json,
-            &Redaction::none(),
-            bytes_max,
-            &crate::audit::record::DigestKey::from_bytes([0; 32]),
-        )
+        call().with_arguments(json, &Redaction::none(), bytes_max, &RecordKey::from_bytes([0; 32]))
     }
 
     #[test]
@@ -356,7 +352,7 @@ mod tests {
         let call = call().with_target(Some("a"), Some("to\0ol"));
         let entry = Entry::new(
             call,
-            Outcome::answered(Status::Ok, None, b"{}", &crate::audit::record::RecordKey::from_bytes([0; 32])),
+            Outcome::answered(Status::Ok, None, b"{}", &RecordKey::from_bytes([0; 32])),
             Duration::ZERO,
         );
         assert_eq!(entry.call.tool_name.as_deref(), Some("to\u{fffd}ol"));
@@ -392,8 +388,7 @@ mod tests {
         let json = format!(r#"{{"a":"{}"}}"#, "x".repeat(100));
         let call = arguments(&json, 64);
         assert_eq!(call.request_args.as_deref(), Some(r#"{"_gatepost":"truncated","bytes":108}"#));
-        let key = DigestKey::from_bytes([0; 32]).record_key(call.request_id);
-        assert_eq!(call.args_digest, Some(key.digest(json.as_bytes())));
+        assert_eq!(call.args_digest, Some(RecordKey::from_bytes([0; 32]).digest(json.as_bytes())));
     }
 
     #[test]
