@@ -182,8 +182,7 @@ impl Audit {
     /// # Errors
     /// See [`Audit::record_once`].
     pub async fn record_event(&self, event: Call) -> Result<(), UnavailableError> {
-        let outcome = Outcome { status: Status::Ok, error_message: None, response_digest: None, response_bytes: None };
-        self.record_once(event, outcome, ()).await.map(Released::into_inner)
+        self.record_once(event, Outcome::of(Status::Ok), ()).await.map(Released::into_inner)
     }
 
     /// Writes one complete record without an intent, then releases `answer`.

@@ -16,6 +16,6 @@ pub(crate) fn of(answer: &Answer, key: Option<&RecordKey>) -> Outcome {
     };
     match key {
         Some(key) => Outcome::answered(status, answer.message().map(str::to_owned), answer.text().as_bytes(), key),
-        None => Outcome { status, error_message: None, response_digest: None, response_bytes: None },
+        None => Outcome::of(status),
     }
 }
