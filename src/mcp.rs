@@ -2,6 +2,7 @@
 //! by lines, and text that is shared instead of copied.
 
 pub mod envelope;
+pub(crate) mod fold;
 pub mod json;
 pub mod lines;
 pub mod methods;

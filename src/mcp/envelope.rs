@@ -9,6 +9,7 @@
 
 use std::borrow::Cow;
 
+use crate::mcp::fold::folded;
 use crate::mcp::json::{self, Object};
 
 /// The deepest nesting of a message. *Chosen*: the limit of common parsers in backends (`serde_json`: 128), so that
@@ -77,8 +78,8 @@ pub enum Malformed {
         /// The key, at most 64 bytes of it.
         key: String,
     },
-    /// A key that differs from a key of the protocol only in case or underscores. Some parsers do not distinguish them.
-    #[error("key {key:?} differs from {known:?} only in case or underscores")]
+    /// A key that a lenient decoder may take for a key of the protocol: both fold to the same text.
+    #[error("key {key:?} is spelled almost like {known:?}, and some decoders take one for the other")]
     CaseVariant {
         /// The key, at most 64 bytes of it.
         key: String,
@@ -374,18 +375,11 @@ pub(crate) fn known<'a, const N: usize>(
         if !member.is_text {
             return Err(Malformed::KeyNotText { key: bounded(&member.key) });
         }
-        if let Some(known) = keys.iter().find(|key| member.key != **key && spelled_alike(&member.key, key)) {
+        if let Some(known) = keys.iter().find(|key| member.key != **key && folded(&member.key) == folded(key)) {
             return Err(Malformed::CaseVariant { key: member.key.into_owned(), known });
         }
     }
     Ok(keys.map(|key| object.get(key)))
-}
-
-/// Returns `true` if a lenient parser may read `a` as `b`: the one of Go ignores case, and a pydantic model may read
-/// `request_state`.
-fn spelled_alike(a: &str, b: &str) -> bool {
-    let folded = |key: &str| key.replace('_', "").to_ascii_lowercase();
-    a.len() <= 2 * b.len() && folded(a) == folded(b)
 }
 
 /// The part of a key that an error shows.
@@ -607,6 +601,9 @@ mod tests {
             call(r#"{"name":"echo","Name":"delete"}"#),
             call(r#"{"name":"echo","ARGUMENTS":{}}"#),
             call(r#"{"name":"echo","argu_ments":{}}"#),
+            call(r#"{"name":"echo","argument\u017f":{}}"#),
+            call("{\"name\":\"echo\",\"argument\u{17f}\":{}}"),
+            call("{\"name\":\"echo\",\"\u{ff4e}ame\":\"delete\"}"),
         ] {
             assert!(matches!(rule(&body), Malformed::CaseVariant { .. }), "{body}");
         }

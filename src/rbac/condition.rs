@@ -1,13 +1,14 @@
 //! Conditions on the arguments of a call: a JSON pointer, and a test of the value there.
 //!
 //! A condition that cannot be decided does not hold (I10). That is so if the pointer finds no value; if a member on its
-//! path is repeated, or another one differs by case only, because some backends accept either; if the value has the
+//! path is repeated, or another one folds alike, because some backends accept either; if the value has the
 //! wrong type or is too long to match.
 
 use regex::Regex;
 use serde_json::value::RawValue;
 
 use crate::config::{self, Scalar, anchored};
+use crate::mcp::fold::folded;
 use crate::mcp::json::{self, Object};
 use crate::rbac::pattern::{Effect, PatternError, Patterns, escapes};
 use crate::rbac::target::{Target, TargetKind};
@@ -95,19 +96,14 @@ impl Condition {
 fn find(json: &str, segments: &[String]) -> Option<String> {
     let Some((segment, rest)) = segments.split_first() else { return Some(json.trim().to_owned()) };
     if let Some(object) = Object::parse(json) {
-        let folded = fold(segment);
-        let mut similar = object.members().filter(|member| fold(&member.key) == folded);
+        let wanted = folded(segment);
+        let mut similar = object.members().filter(|member| folded(&member.key) == wanted);
         let member = similar.next().filter(|member| member.is_text && member.key == *segment)?;
         return if similar.next().is_none() { find(member.value, rest) } else { None };
     }
     let elements: Vec<&RawValue> = json.trim_start().starts_with('[').then(|| serde_json::from_str(json).ok())??;
     let idx: usize = segment.parse().ok().filter(|idx: &usize| idx.to_string() == *segment)?;
     find(elements.get(idx)?.get(), rest)
-}
-
-/// A key without case, however a backend folds it: the Kelvin sign becomes `k`, and the long s becomes `s`.
-fn fold(key: &str) -> String {
-    key.to_uppercase().to_lowercase()
 }
 
 /// Returns true if the value `json` is `expected`. Strings are compared unescaped, numbers as they are written: `1`,

@@ -292,7 +292,7 @@ fn numbers_and_flags_are_compared_as_they_are_written() {
 }
 
 /// pointer, arguments, found
-const POINTERS: [(&str, &str, bool); 20] = [
+const POINTERS: [(&str, &str, bool); 24] = [
     ("/v", r#"{"v":1}"#, true),
     ("/a/v", r#"{"a":{"v":1}}"#, true),
     ("/a/1", r#"{"a":[0,1]}"#, true),
@@ -312,6 +312,10 @@ const POINTERS: [(&str, &str, bool); 20] = [
     ("/v", r#"{"V":2,"v":1}"#, false),
     ("/k", "{\"k\":1,\"\u{212a}\":2}", false),
     ("/s", "{\"s\":1,\"\\u017f\":2}", false),
+    ("/dry_run", r#"{"dry_run":1,"dryRun":2}"#, false),
+    ("/dry_run", r#"{"dry_run":1,"dry-run":2}"#, false),
+    ("/file", "{\"file\":1,\"\u{fb01}le\":2}", false),
+    ("/v", "{\"v\":1,\"\u{ff56}\":2}", false),
     ("/a/v", r#"{"a":{"v":1},"A":{"v":2}}"#, false),
     ("/v", r#"{"v":1,"w":2}"#, true),
 ];
