@@ -100,6 +100,10 @@ pub struct Server {
     /// The time after which an unused session, or an unused conversation of a caller without one, ends.
     #[serde(deserialize_with = "duration")]
     pub session_idle_timeout: Duration,
+    /// File with the key of `requestState`. `None`: a key of the process.
+    pub state_key_file: Option<PathBuf>,
+    /// Time for which a `requestState` is valid.
+    pub state_ttl: Duration,
     /// Most open calls.
     pub calls_max: usize,
     /// Methods unknown to the gateway that are forwarded; a `*` at the end matches any suffix.
@@ -217,6 +221,8 @@ pub struct Audit {
     pub refusals_singly_max: u32,
     /// Longest recorded arguments, in bytes.
     pub args_bytes_max: usize,
+    /// The form in which answers to questions of backends are recorded.
+    pub record_answers: RecordAnswers,
     /// JSON pointers into the arguments to values that are never recorded.
     pub redact: Vec<String>,
 }
@@ -229,6 +235,16 @@ pub enum Level {
     Stored,
     /// Room in the ring.
     Queued,
+}
+
+/// The form in which answers to questions of backends are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordAnswers {
+    /// The whole answer, after redaction.
+    Full,
+    /// Its length and its keyed digest.
+    Digest,
 }
 
 /// The treatment of a call that cannot be audited because neither ring nor outbox can take its record.
@@ -334,6 +350,8 @@ impl Default for Server {
             sessions_max: 10_000,
             replay_bytes_max: 64 * 1024 * 1024,
             session_idle_timeout: Duration::from_hours(1),
+            state_key_file: None,
+            state_ttl: Duration::from_hours(24),
             calls_max: 1024,
             pass_methods: Vec::new(),
             drain_timeout: Duration::from_secs(30),
@@ -387,6 +405,7 @@ impl Default for Audit {
             continue_for: Vec::new(),
             refusals_singly_max: 20,
             args_bytes_max: 64 * 1024,
+            record_answers: RecordAnswers::Full,
             redact: Vec::new(),
         }
     }

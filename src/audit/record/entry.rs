@@ -107,6 +107,8 @@ pub struct Outcome {
     pub response_bytes: Option<u64>,
     /// The recorded answer after redaction, as JSON text.
     pub response: Option<String>,
+    /// The rule that decided at the end, in place of the one that was known before.
+    pub decided_by: Option<String>,
 }
 
 /// A finished call, not yet positioned in a stream.
@@ -372,7 +374,21 @@ impl Outcome {
     /// An outcome with a status only.
     #[must_use]
     pub fn of(status: Status) -> Self {
-        Self { status, error_message: None, response_digest: None, response_bytes: None, response: None }
+        Self {
+            status,
+            error_message: None,
+            response_digest: None,
+            response_bytes: None,
+            response: None,
+            decided_by: None,
+        }
+    }
+
+    /// Sets the rule that decided at the end.
+    #[must_use]
+    pub fn with_decision(mut self, rule: String) -> Self {
+        self.decided_by = Some(rule);
+        self
     }
 
     /// Sets the recorded answer, JSON text after redaction.
@@ -387,6 +403,9 @@ impl Entry {
     /// Joins the two halves. `latency` is zero for a refused call.
     #[must_use]
     pub fn new(mut call: Call, outcome: Outcome, latency: Duration) -> Self {
+        if outcome.decided_by.is_some() {
+            call.decided_by = call.optional("decided_by", outcome.decided_by.as_deref());
+        }
         let mut error_message = outcome.error_message.map(|message| {
             let (text, changed) = normalise(&message, ERROR_BYTES_MAX);
             if changed {

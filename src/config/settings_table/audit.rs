@@ -116,6 +116,13 @@ pub(super) const AUDIT: &[SettingSpec] = &[
          limit is that of an outbox segment, about 1 MiB.",
     ),
     setting(
+        "audit.record_answers",
+        ValueType::Choice(&["full", "digest"]),
+        Value("\"full\""),
+        "How the answers of clients to questions of backends (elicitation, sampling, roots) are recorded: `full`, after \
+         redaction; `digest`, only their length and digest.",
+    ),
+    setting(
         "audit.redact",
         ValueType::Pointers,
         Value("[]"),

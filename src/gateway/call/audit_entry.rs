@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::header;
 
 use crate::audit::record::{
-    Call, Caller, Context, Correlation, Outcome, RecordKey, Status, client_info, is_own_method,
+    Call, Caller, Context, Correlation, Outcome, RecordKey, RequestId, Status, client_info, is_own_method,
 };
 use crate::audit::{Released, UnavailableError};
 use crate::gateway::call::core::Core;
@@ -54,7 +54,9 @@ pub struct AuditEntry<'a> {
     pub(crate) tool: Option<String>,
     pub(crate) backend: Option<String>,
     pub(crate) arguments: Option<SharedText>,
-    /// The session, or the id of the call that a request without a session continues.
+    /// The request that this one belongs to.
+    pub(crate) parent: Option<RequestId>,
+    /// The session.
     pub(crate) session: Option<String>,
     /// The rule that allowed or denied the request.
     pub(crate) decided_by: Option<String>,
@@ -82,6 +84,7 @@ impl<'a> AuditEntry<'a> {
             backend: inbound.scope.backend().map(str::to_owned),
             arguments: None,
             session: headers::single(&inbound.headers, SESSION_HEADER).map(str::to_owned),
+            parent: None,
             decided_by: None,
             client_info: None,
             requested_protocol: None,
@@ -155,6 +158,7 @@ impl<'a> AuditEntry<'a> {
             .with_caller(&self.caller)
             .with_correlation(&correlation)
             .with_context(&self.context())
+            .with_parent(self.parent)
             .with_target(self.backend.as_deref(), self.tool.as_deref())
             .with_decision(self.decided_by.as_deref());
         match &self.arguments {

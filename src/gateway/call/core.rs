@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::AcceptFailures;
 use crate::audit::Audit;
 use crate::auth::Authenticator;
+use crate::config::RecordAnswers;
 use crate::connections::places::Places;
 use crate::gateway::message::body_budget::BodyBudget;
 use crate::gateway::message::client_address::TrustedProxies;
@@ -24,7 +25,7 @@ use crate::upstream::Upstreams;
 use super::counters::CallCounters;
 use super::limits::Limits;
 use super::refusals::Refusals;
-use super::request_state::RequestStateSigner;
+use super::request_state::RequestStates;
 use super::resource_owners::ResourceOwners;
 use super::rules::Rules;
 use super::stream_counts::StreamCounts;
@@ -38,7 +39,7 @@ pub(crate) struct Core {
     /// `true` if the listener speaks TLS.
     pub(crate) is_tls: bool,
     /// The rules in force; a reload replaces them.
-    pub(crate) rules: RwLock<Arc<Rules>>,
+    pub(crate) rules: Arc<RwLock<Arc<Rules>>>,
     /// The policy of the rules in force. Streams follow it.
     pub(crate) policy: watch::Sender<Arc<Policy>>,
     pub(crate) limits: Limits,
@@ -48,7 +49,7 @@ pub(crate) struct Core {
     pub(crate) upstreams: Upstreams,
     /// The backends of known resources.
     pub(crate) resource_owners: ResourceOwners,
-    pub(crate) request_states: RequestStateSigner,
+    pub(crate) request_states: RequestStates,
     /// Methods that are audited besides `tools/call`.
     pub(crate) audit_methods: Vec<String>,
     /// Methods that the gateway does not know and relays.
@@ -59,6 +60,8 @@ pub(crate) struct Core {
     pub(crate) connections_max: usize,
     pub(crate) in_flight: InFlightCalls,
     pub(crate) args_bytes_max: usize,
+    /// The form in which questions and answers are recorded.
+    pub(crate) record_answers: RecordAnswers,
     pub(crate) body_bytes_max: usize,
     /// The room for the bodies of all requests.
     pub(crate) bodies: BodyBudget,

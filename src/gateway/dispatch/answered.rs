@@ -8,6 +8,7 @@ use crate::gateway::answer::relay::{self, Sourced};
 use crate::gateway::answer::{handshake, lists, logging, subscriptions};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
+use crate::gateway::call::outcome;
 use crate::gateway::session::Session;
 use crate::rbac::{Permit, Target};
 use crate::upstream::{self, Answer};
@@ -69,8 +70,11 @@ async fn forward(ctx: &RequestContext<'_>, permit: Permit, receipt: &Receipt, en
         Ok(route)
     };
     let answer = ctx.core.upstreams.forward(&ctx.message.method, permit, receipt, route, &ctx.interrupt).await;
+    if let Some(session) = &ctx.session {
+        session.open_calls.delivered().await;
+    }
     let target = Target { kind, backend: &alias, name: &tool };
-    answer.with_state(|state| bound_state(ctx, entry, target, state))
+    outcome::within_bounds(answer.with_state(|state| bound_state(ctx, entry, target, state)))
 }
 
 /// Answers a request that is not forwarded with a permit and a receipt. Such a request never calls a tool.
@@ -102,17 +106,15 @@ async fn unrecorded(ctx: &RequestContext<'_>, permit: &Permit, entry: &AuditEntr
     let target = Target { kind: permit.kind(), backend: alias, name: tool };
     match relay::request(ctx, backend, Some(permit.params().clone()), Some(tool.to_owned())).await {
         Ok((response, era)) => {
-            let bind = |state: &str| bound_state(ctx, entry, target, state);
+            let bind = |state: Option<&str>| bound_state(ctx, entry, target, state);
             Sourced::Backend(upstream::unrecorded(response, ctx.era, bind), era)
         }
         Err(error) => Sourced::failed(alias, error),
     }
 }
 
-/// A backend's `requestState`, bound to the caller and the target. A continued call keeps the id of the call that it
-/// continues.
-fn bound_state(ctx: &RequestContext<'_>, entry: &AuditEntry<'_>, target: Target<'_>, state: &str) -> String {
-    let own = ctx.inbound.request_id.to_string();
-    let origin = entry.session.as_deref().filter(|_| ctx.session.is_none()).unwrap_or(&own);
-    ctx.core.request_states.bind(state, origin, &ctx.principal, target)
+/// The `requestState` for an answer that asks for input. A retry keeps the id of the first request.
+fn bound_state(ctx: &RequestContext<'_>, entry: &AuditEntry<'_>, target: Target<'_>, state: Option<&str>) -> String {
+    let origin = entry.parent.unwrap_or(ctx.inbound.request_id);
+    ctx.core.request_states.bind(state, origin, &ctx.state_owner(target))
 }

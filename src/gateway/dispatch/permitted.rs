@@ -14,7 +14,7 @@ use crate::gateway::message::scope::Scope;
 use crate::rbac::{DEFAULT_RULE, Permit, TargetKind};
 use crate::upstream::Backend;
 
-use super::routed::{Destination, LocalMethod, RoutedRequest, TargetRequest};
+use super::routed::{self, Destination, LocalMethod, RoutedRequest, TargetRequest};
 
 /// A request that the policy allows. It cannot be answered before its intent is stored:
 ///
@@ -109,7 +109,9 @@ async fn target<'a>(
 ) -> Result<(Permit, Slot<'a>), Refusal> {
     let TargetRequest { subject, params, .. } = request;
     let arguments = subject.arguments.as_deref();
-    let decision = ctx.rules.policy.authorize(&ctx.principal, request.target(), params.clone(), arguments);
+    let answers = routed::answers(ctx);
+    let policy = &ctx.rules.policy;
+    let decision = policy.authorize(&ctx.principal, request.target(), params.clone(), arguments, answers.as_deref());
     let permit = decision.map_err(|denied| {
         entry.caller = denied.caller;
         entry.decided_by = Some(denied.decided_by);

@@ -11,6 +11,7 @@ use crate::gateway::answer::subscriptions;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
+use crate::gateway::call::request_state::{RequestState, StateError};
 use crate::gateway::call::trace::SpanContext;
 use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
@@ -175,7 +176,10 @@ fn client_response<'a>(
 ) -> Result<OneWay<'a>, Refusal> {
     // Only in a session can a backend have sent a request.
     let session = session(core, inbound, principal)?.ok_or(Malformed::Response)?;
-    Ok(OneWay::response(session, response))
+    if response.object.get("result").is_some() == response.object.get("error").is_some() {
+        return Err(Malformed::Result.into());
+    }
+    Ok(OneWay::response(session, response, principal.roles.clone()))
 }
 
 fn notification<'a>(
@@ -235,17 +239,24 @@ async fn target(
     entry.tool = Some(target.name.to_owned());
     let state = match &subject.state {
         Some(bound) => {
-            let (state, origin) = ctx.core.request_states.open(bound, &ctx.principal, target)?;
-            // The record of a continued call has the id of the call that it continues.
-            entry.session = Some(origin.to_owned());
-            Some(state)
+            let RequestState { origin, of_backend } = ctx.core.request_states.open(bound, &ctx.state_owner(target))?;
+            entry.parent = Some(origin);
+            of_backend
         }
+        // A person's answers without the question that they answer are nobody's answers.
+        None if answers(ctx).is_some() => return Err(StateError::Missing.into()),
         None => None,
     };
     let traceparent = entry.trace.as_ref().map(SpanContext::traceparent);
     let params = subject.params(&ctx.message, ctx.body, target, state, traceparent);
     let (backend, tool) = (target.backend.to_owned(), target.name.to_owned());
     Ok(TargetRequest { subject, backend, tool, params })
+}
+
+/// The answers to questions of the backend that a retry carries, JSON text.
+pub(super) fn answers(ctx: &RequestContext<'_>) -> Option<String> {
+    let params = ctx.message.params()?;
+    params.get("inputResponses").filter(|answers| *answers != "null").map(str::to_owned)
 }
 
 /// The backend for a method that the gateway does not know. Such a method is relayed only at the endpoint of one

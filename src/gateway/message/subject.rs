@@ -76,6 +76,10 @@ impl Subject {
         traceparent: Option<String>,
     ) -> SharedText {
         let params = message.params().unwrap_or_default();
+        // The gateway's own state, without one of the backend, is not for the backend.
+        let kept = params.without(|key| key == "requestState" && state.is_none());
+        let is_whole = kept.len() == params.text().len();
+        let params = Object::parse(&kept).unwrap_or_default();
         let mut changed: Vec<(&str, Cow<'_, str>)> = Vec::new();
         if target.name != self.name {
             let name = json::quoted(target.name);
@@ -92,7 +96,7 @@ impl Subject {
             let meta = params.object("_meta").unwrap_or_default();
             ("_meta", meta.with(&[(super::trace_headers::TRACEPARENT, &json::quoted(&parent))]).into())
         }));
-        if changed.is_empty() {
+        if changed.is_empty() && is_whole {
             return message.params_text().map_or_else(|| "{}".to_owned().into(), |params| body.part(params));
         }
         let changed: Vec<(&str, &str)> = changed.iter().map(|(key, value)| (*key, value.as_ref())).collect();
