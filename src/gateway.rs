@@ -125,14 +125,7 @@ impl Gateway {
         let (tracer, export) = Tracer::new(config.telemetry.otlp_endpoint.as_deref(), last_span.clone());
         let (policy, policy_in_force) = watch::channel(Arc::clone(&rules.policy));
         let rules = Arc::new(RwLock::new(Arc::new(rules)));
-        let (tasks, drained) = (TaskTracker::new(), CancellationToken::new());
-        let questions = Questions::new(
-            audit.clone(),
-            Arc::clone(&rules),
-            config.audit.record_answers,
-            tasks.clone(),
-            drained.clone(),
-        );
+        let questions = Questions::new(audit.clone(), Arc::clone(&rules), config.audit.record_answers);
         let core = Core {
             audit,
             auth,
@@ -154,7 +147,7 @@ impl Gateway {
                 config.server.session_idle_timeout,
                 config.server.replay_bytes_max,
                 policy_in_force,
-                Arc::new(questions),
+                Arc::new(questions.clone()),
             ),
             streams: StreamCounts::default(),
             connections_max: config.server.connections_max,
@@ -175,8 +168,9 @@ impl Gateway {
             calls_max,
             calls: Semaphore::new(calls_max),
             lists: Semaphore::new(LISTS_MAX),
-            tasks,
-            drained,
+            questions,
+            tasks: TaskTracker::new(),
+            drained: CancellationToken::new(),
         };
         let core = Arc::new(core);
         let refusal_recorder = tokio::spawn(record_refusal_windows(Arc::downgrade(&core)));
@@ -256,6 +250,7 @@ impl Gateway {
         tokio::time::timeout(RECORD_TIMEOUT, self.session_sweeper).await.ok();
         // Sessions may have been opened since the first removal.
         in_record_timeout(session_end::end(&core, core.sessions.remove_all())).await;
+        in_record_timeout(core.questions.recorded()).await;
         let unrecorded = if recorded.is_ok() { 0 } else { core.tasks.len() };
         // The recorder ends by itself, after it has recorded the windows that it took.
         tokio::time::timeout(RECORD_TIMEOUT, self.refusal_recorder).await.ok();
@@ -452,7 +447,7 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
 /// Waits until the ends of sessions are recorded, at most [`RECORD_TIMEOUT`].
 async fn in_record_timeout(ending: impl Future<Output = ()>) {
     if tokio::time::timeout(RECORD_TIMEOUT, ending).await.is_err() {
-        tracing::error!(timeout = ?RECORD_TIMEOUT, "ends of sessions not recorded in time; stopping anyway");
+        tracing::error!(timeout = ?RECORD_TIMEOUT, "ends of sessions or of their questions not recorded in time; stopping anyway");
     }
 }
 

@@ -28,7 +28,7 @@ pub struct Role {
 pub struct Condition {
     /// A pattern over `backend/tool`.
     pub tool: String,
-    /// What the pointer points into.
+    /// The text that the pointer points into.
     #[serde(default)]
     pub from: ConditionFrom,
     /// A JSON pointer into the arguments, or into each answer.
@@ -43,7 +43,7 @@ pub struct Condition {
     pub below: Option<String>,
 }
 
-/// What a condition tests.
+/// The text that a condition tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum ConditionFrom {
     /// The arguments of a call.

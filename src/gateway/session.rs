@@ -372,7 +372,7 @@ impl Session {
             let cancelled = self.server_requests.lock().cancel(connection, &event.json);
             return cancelled.is_none_or(|json| push(&json, false));
         };
-        // A request that no stream takes is not a question: nobody is asked.
+        // A request that no stream takes never reaches a person, and gets no record.
         let Some(stream) = self.stream_of(listener, false) else { return false };
         self.ask(listener, connection, id, event, stream);
         true
@@ -524,16 +524,19 @@ mod tests {
         Arc::new(Policy::new(&BTreeMap::from([("all".to_owned(), role)])).unwrap())
     }
 
-    /// Asks nobody.
+    /// Delivers questions unrecorded, and waits for no answer.
     #[derive(Debug)]
-    struct Nobody;
+    struct AtOnce;
 
-    impl QuestionHandler for Nobody {
-        fn take(&self, _question: Question) {}
+    impl QuestionHandler for AtOnce {
+        fn take(&self, question: Question) {
+            (question.deliver)();
+            std::mem::forget(question.fate);
+        }
     }
 
     fn sessions(max: usize) -> Sessions {
-        Sessions::new(max, IDLE_TIMEOUT, 1 << 20, watch::channel(policy(&["b"])).1, Arc::new(Nobody))
+        Sessions::new(max, IDLE_TIMEOUT, 1 << 20, watch::channel(policy(&["b"])).1, Arc::new(AtOnce))
     }
 
     fn open(sessions: &Sessions, principal: &Principal) -> Arc<Session> {
@@ -643,7 +646,7 @@ mod tests {
     async fn a_backend_that_the_roles_do_not_reach_any_more_is_not_heard() {
         let ann = Principal { roles: vec!["all".to_owned()], ..principal("ann", "a") };
         let (changes, in_force) = watch::channel(policy(&["b", "c"]));
-        let sessions = Sessions::new(4, IDLE_TIMEOUT, 1 << 20, in_force.clone(), Arc::new(Nobody));
+        let sessions = Sessions::new(4, IDLE_TIMEOUT, 1 << 20, in_force.clone(), Arc::new(AtOnce));
         let session = open(&sessions, &ann);
         let (b, c) = (SessionListener::new(&session, "b", None), SessionListener::new(&session, "c", None));
         let stream = session.streams.begin(&ann.roles).unwrap();

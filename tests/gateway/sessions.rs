@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 /// A backend whose one tool, `ask`, says these lines before it answers: the first ones at its first call, the second
 /// ones at its second call. What it is sent is in the file returned.
-fn asking_backend(setup: &mut Setup, alias: &str, lines: [&[&str]; 2]) -> PathBuf {
+pub fn asking_backend(setup: &mut Setup, alias: &str, lines: [&[&str]; 2]) -> PathBuf {
     let (lines_file, heard) =
         (setup.work_dir().join(format!("{alias} says ")), setup.work_dir().join(format!("{alias} heard")));
     for (idx, lines) in lines.iter().enumerate() {
@@ -39,14 +39,14 @@ fn asking_backend(setup: &mut Setup, alias: &str, lines: [&[&str]; 2]) -> PathBu
 }
 
 /// What was heard of this method.
-fn heard(file: &Path, method: &str) -> Vec<Value> {
+pub fn heard(file: &Path, method: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter(|line| line["method"] == method).collect()
 }
 
 /// The messages of an event stream.
-fn messages(text: &str) -> Vec<Value> {
+pub fn messages(text: &str) -> Vec<Value> {
     let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
     data.filter_map(|data| serde_json::from_str(data.trim()).ok()).collect()
 }
@@ -97,7 +97,7 @@ async fn backends_with_equal_request_ids_do_not_interfere() {
 }
 
 /// The records of a gateway that has ended.
-fn records(setup: &Setup) -> Vec<Entry> {
+pub fn records(setup: &Setup) -> Vec<Entry> {
     let reader = Reader::offline(Arc::new(DiskFs), &setup.audit_dir()).unwrap();
     stored_records(&reader).into_iter().map(|record| record.entry).collect()
 }

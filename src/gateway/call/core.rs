@@ -24,6 +24,7 @@ use crate::upstream::Upstreams;
 
 use super::counters::CallCounters;
 use super::limits::Limits;
+use super::questions::Questions;
 use super::refusals::Refusals;
 use super::request_state::RequestStates;
 use super::resource_owners::ResourceOwners;
@@ -78,6 +79,8 @@ pub(crate) struct Core {
     pub(crate) calls: Semaphore,
     /// One permit for each list that is being read.
     pub(crate) lists: Semaphore,
+    /// The questions of backends to clients.
+    pub(crate) questions: Questions,
     /// One task for each message.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when the gateway begins to stop: streams of notifications end.

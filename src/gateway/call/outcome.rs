@@ -1,7 +1,7 @@
 //! The outcome of a call, for its record.
 
 use crate::audit::record::{Outcome, RecordKey, Status};
-use crate::audit::redact::Redaction;
+use crate::audit::redact::{RedactedValues, Redaction};
 use crate::config::RecordAnswers;
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::UPSTREAM_FAILED;
@@ -34,7 +34,7 @@ pub(crate) fn questions(answer: &Answer, recorded: RecordAnswers, redaction: &Re
     let result = Object::parse(answer.text()).filter(|_| is_recorded)?;
     let state = json::object([("bytes", result.get("requestState").map_or(0, str::len).to_string().as_str())]);
     let result = result.replaced("requestState", &state);
-    Some(redaction.apply(&result).into_owned())
+    Some(redaction.anywhere(&result, &mut RedactedValues::default()).into_owned())
 }
 
 /// `answer`, or an error in its place if it asks for more than can be recorded.

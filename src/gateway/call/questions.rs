@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::{Semaphore, oneshot};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::record::{Call, Context, Correlation, Outcome, RecordKey, RequestId, Status};
+use crate::audit::redact::RedactedValues;
 use crate::audit::{Audit, Released, UnavailableError};
 use crate::config::RecordAnswers;
 use crate::gateway::call::outcome::QUESTION_BYTES_MAX;
 use crate::gateway::call::rules::Rules;
 use crate::gateway::session::question::{ClientAnswer, Fate, OpenCall, Question, QuestionHandler};
-use crate::mcp::json;
+use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{AUDIT_UNAVAILABLE, DENIED, INTERNAL_ERROR, METHOD_NOT_FOUND};
 use crate::rbac::{Asking, DeniedAnswer};
 
@@ -37,21 +37,21 @@ pub(crate) struct Questions {
     record_answers: RecordAnswers,
     /// One task for each question.
     tasks: TaskTracker,
-    /// Cancelled at the drain's deadline.
-    drained: CancellationToken,
     open: Arc<Semaphore>,
 }
 
 impl Questions {
-    /// Records to `audit`. `tasks` contains a task for each question, which ends when `drained` is cancelled.
-    pub(crate) fn new(
-        audit: Audit,
-        rules: Arc<RwLock<Arc<Rules>>>,
-        record_answers: RecordAnswers,
-        tasks: TaskTracker,
-        drained: CancellationToken,
-    ) -> Self {
-        Self { audit, rules, record_answers, tasks, drained, open: Arc::new(Semaphore::new(OPEN_MAX)) }
+    /// Records to `audit`.
+    pub(crate) fn new(audit: Audit, rules: Arc<RwLock<Arc<Rules>>>, record_answers: RecordAnswers) -> Self {
+        let tasks = TaskTracker::new();
+        // A closed tracker is only one whose end can be waited for.
+        tasks.close();
+        Self { audit, rules, record_answers, tasks, open: Arc::new(Semaphore::new(OPEN_MAX)) }
+    }
+
+    /// Waits until every question is recorded. Those of a session end with it.
+    pub(crate) async fn recorded(&self) {
+        self.tasks.wait().await;
     }
 
     /// Takes a question from its arrival to the answer to its backend.
@@ -142,9 +142,6 @@ impl Questions {
                 let after = humantime::format_duration(ANSWER_TIMEOUT);
                 Wait::Unanswered(Status::Timeout, INTERNAL_ERROR, format!("the client did not answer within {after}"))
             }
-            () = self.drained.cancelled() => {
-                Wait::Unanswered(Status::Cancelled, INTERNAL_ERROR, "the gateway stopped".to_owned())
-            }
         }
     }
 
@@ -202,7 +199,7 @@ impl QuestionHandler for Questions {
 /// The `result` or the `error` of a response, JSON text.
 type Content = Result<String, String>;
 
-/// What a question waited for.
+/// The end of the wait for an answer.
 enum Wait {
     Answered(ClientAnswer),
     /// The status of the record, and the code and message of the error for the backend.
@@ -256,6 +253,40 @@ fn judged(
 }
 
 /// An answer as it is recorded: without what its form or the operator declares secret.
-fn recorded_answer(rules: &Rules, _params: Option<&str>, answer: &str) -> String {
-    rules.redaction.apply(answer).into_owned()
+fn recorded_answer(rules: &Rules, params: Option<&str>, answer: &str) -> String {
+    let params = params.and_then(Object::parse);
+    let schema = params.as_ref().and_then(|params| params.get("requestedSchema"));
+    rules.redaction.answer(schema, answer, &mut RedactedValues::default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::audit::record::Caller;
+    use crate::config::Config;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_nobody_answers_ends_within_the_hour() {
+        let rules = Arc::new(RwLock::new(Arc::new(Rules::new(&Config::default()).unwrap())));
+        let questions = Questions::new(Audit::disabled(), rules, RecordAnswers::Full);
+        let (_sender, fate) = oneshot::channel();
+        questions.take(Question {
+            caller: Caller::anonymous(),
+            client_info: None,
+            session: "s".to_owned(),
+            number: 1,
+            backend: "b".to_owned(),
+            connection: Weak::new(),
+            id: "7".to_owned(),
+            method: "elicitation/create".to_owned(),
+            params: None,
+            during: None,
+            fate,
+            deliver: Box::new(|| true),
+        });
+        let begun = tokio::time::Instant::now();
+        questions.recorded().await;
+        assert!(begun.elapsed() >= ANSWER_TIMEOUT && begun.elapsed() < Duration::from_hours(1));
+    }
 }

@@ -92,7 +92,7 @@ pub(crate) struct Question {
     pub(crate) params: Option<String>,
     /// The call during which the backend asks, if it is known.
     pub(crate) during: Option<Arc<OpenCall>>,
-    /// What becomes of the request. Dropped without a word: the session has ended, or had too many of them.
+    /// Receives the fate of the request. If the sender was dropped, the session has ended, or had too many of them.
     pub(crate) fate: oneshot::Receiver<Fate>,
     /// Hands the request to the client. Returns false if no client takes it.
     pub(crate) deliver: Box<dyn FnOnce() -> bool + Send>,
@@ -104,7 +104,7 @@ impl fmt::Debug for Question {
     }
 }
 
-/// What became of a question.
+/// The fate of a question.
 #[derive(Debug)]
 pub(crate) enum Fate {
     /// The client answered it.

@@ -83,8 +83,8 @@ impl<P> PendingServerRequests<P> {
         (self.next, json)
     }
 
-    /// Sends the client the request by `push`, unless it was cancelled. Returns false if the client was not sent it; the
-    /// request is removed then.
+    /// Sends the client the request by `push`, unless it was cancelled. Returns false if the client was not sent it;
+    /// the request is then removed.
     pub(crate) fn deliver(&mut self, number: u64, push: impl FnOnce() -> bool) -> bool {
         let Some(request) = self.pending.get_mut(&number) else { return false };
         request.is_delivered = push();
