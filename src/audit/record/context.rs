@@ -3,13 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
+use super::ids::Digest;
+use crate::audit::redact::ShortenedValue;
 
 /// The largest `context`, in bytes. *Spec*: docs/trail.md. It is stored with each record.
 pub const CONTEXT_BYTES_MAX: usize = 4096;
 
-/// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 6 texts and
-/// two lists of [`LIST_MAX`] texts of 16 bytes, each byte of which JSON may write as six, are 2.2 KiB.
-const TEXT_BYTES_MAX: [usize; 3] = [256, 64, 16];
+/// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 6 texts,
+/// two lists of [`LIST_MAX`] texts, and 8 shortened values of 120 bytes besides their paths, in texts of 12 bytes, each
+/// byte of which JSON may write as six, are 3.3 KiB.
+const TEXT_BYTES_MAX: [usize; 3] = [256, 64, 12];
 
 /// Most actors and most authentication methods that are recorded. *Chosen*: real tokens have one or two.
 const LIST_MAX: usize = 8;
@@ -27,6 +30,23 @@ pub struct Context<'a> {
     pub trace_id: Option<&'a str>,
     /// The header `User-Agent`.
     pub user_agent: Option<&'a str>,
+    /// The values that were shortened in `request_args`, at most
+    /// [`SHORTENED_MAX`](crate::audit::redact::SHORTENED_MAX).
+    pub shortened_values: &'a [ShortenedValue],
+    /// The sizes of `request_args` and `request_extra`, in bytes, if they are not recorded: those of refused requests
+    /// are only recorded if they are short.
+    pub omitted: Omitted,
+}
+
+/// The sizes of what is not recorded, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Omitted {
+    /// Of `request_args`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_args: Option<usize>,
+    /// Of `request_extra`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_extra: Option<usize>,
 }
 
 /// `context` as JSON; the order of the members is that of the text.
@@ -47,9 +67,20 @@ struct Json<'a> {
     trace_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_agent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shortened_values: Vec<Shortened<'a>>,
+    #[serde(skip_serializing_if = "is_default")]
+    omitted: Omitted,
     /// The members that were shortened.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     shortened: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Shortened<'a> {
+    path: &'a str,
+    bytes: usize,
+    digest: Digest,
 }
 
 #[derive(Serialize)]
@@ -100,6 +131,12 @@ impl Context<'_> {
         let protocol = self.protocol.map(|protocol| &protocol[..text("protocol", protocol)]);
         let trace_id = self.trace_id.map(|id| &id[..text("trace_id", id)]);
         let user_agent = self.user_agent.map(|agent| &agent[..text("user_agent", agent)]);
+        let shortened_values = self.shortened_values.iter().map(|value| Shortened {
+            path: &value.path[..text("shortened_values", &value.path)],
+            bytes: value.bytes,
+            digest: value.digest,
+        });
+        let shortened_values = shortened_values.collect();
         if list.len() > LIST_MAX {
             note("actors");
         }
@@ -107,11 +144,27 @@ impl Context<'_> {
             note("amr");
         }
         let authentication = identity.map(|identity| identity.authentication).unwrap_or_default().as_str();
-        let json = Json { authentication, actors, acr, amr, client_info, protocol, trace_id, user_agent, shortened };
+        let json = Json {
+            authentication,
+            actors,
+            acr,
+            amr,
+            client_info,
+            protocol,
+            trace_id,
+            user_agent,
+            shortened_values,
+            omitted: self.omitted,
+            shortened,
+        };
         // Texts and lists of texts always serialize.
         let json = serde_json::to_string(&json).unwrap_or_default();
         if json.contains("\\u0000") { json.replace("\\u0000", "\u{fffd}") } else { json }
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The name and version in a `clientInfo`, JSON text. `None` if it is not an object with a name.
@@ -153,7 +206,11 @@ mod tests {
             let long = text.repeat(5000);
             let many = vec![long.clone(); 100];
             let identity = Identity { actors: many.clone(), acr: Some(long.clone()), amr: many, ..Identity::default() };
+            let value = ShortenedValue { path: long.clone(), bytes: usize::MAX, digest: Digest([255; 32]) };
+            let values = vec![value; crate::audit::redact::SHORTENED_MAX];
             let context = Context {
+                shortened_values: &values,
+                omitted: Omitted { request_args: Some(usize::MAX), request_extra: Some(usize::MAX) },
                 identity: Some(&identity),
                 client_info: Some((&long, &long)),
                 protocol: Some(&long),
@@ -161,7 +218,8 @@ mod tests {
                 user_agent: Some(&long),
             };
             let json = parsed(&context);
-            let names = ["actors", "amr", "acr", "client_info", "protocol", "trace_id", "user_agent"];
+            let names =
+                ["actors", "amr", "acr", "client_info", "protocol", "trace_id", "user_agent", "shortened_values"];
             assert_eq!(json["shortened"], serde_json::json!(names), "{text:?}");
             assert!(!context.to_json().contains("\\u0000"), "Postgres refuses it");
         }

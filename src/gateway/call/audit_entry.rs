@@ -1,5 +1,6 @@
 //! The audit entry of a message: the facts for its record, collected while it is handled.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -8,9 +9,11 @@ use axum::http::header;
 use crate::audit::record::{
     Call, Caller, Context, Correlation, Outcome, RecordKey, RequestId, Status, client_info, is_own_method,
 };
+use crate::audit::redact::RedactedValues;
 use crate::audit::{Released, UnavailableError};
+use crate::config::RecordAnswers;
 use crate::gateway::call::core::Core;
-use crate::gateway::call::outcome;
+use crate::gateway::call::recorded_content::{self, RecordedContent, RequestContent};
 use crate::gateway::call::refusal_windows::RefusedRequest;
 use crate::gateway::call::refusals::RecordedRefusal;
 use crate::gateway::call::rules::Rules;
@@ -24,7 +27,7 @@ use crate::gateway::message::trace_headers;
 use crate::mcp::envelope::{Hint, Id, Message, NAME_BYTES_MAX};
 use crate::mcp::protocol::{META_CLIENT, SESSION_HEADER, VERSION_HEADER};
 use crate::mcp::shared_text::SharedText;
-use crate::upstream::Answer;
+use crate::upstream::{Answer, AnswerKind};
 
 /// The recorded method of a message that has none.
 const METHOD_UNKNOWN: &str = "unknown";
@@ -37,9 +40,9 @@ const STRANGER_METHOD_BYTES_MAX: usize = 32;
 /// ids fit, and a record of a stranger stays below 1 KiB.
 const STRANGER_TEXT_BYTES_MAX: usize = 64;
 
-/// Longest recorded arguments of a request that is refused, or whose caller may use nothing, in bytes; of longer ones,
+/// Longest recorded parameters of a request that is refused, or whose caller may use nothing, in bytes; of longer ones,
 /// the record has the length and the digest. *Chosen*: they show what was attempted, and do not fill the trail.
-const LITTLE_ARGS_BYTES_MAX: usize = 4096;
+const LITTLE_PARAMS_BYTES_MAX: usize = 4096;
 
 /// The facts about a message that the stages of [`crate::gateway::dispatch`] established, for its record.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub struct AuditEntry<'a> {
     pub(crate) tool: Option<String>,
     pub(crate) backend: Option<String>,
     pub(crate) arguments: Option<SharedText>,
+    /// The parameters that are forwarded besides the arguments, as JSON text.
+    pub(crate) extra: Option<SharedText>,
     /// The request that this one belongs to.
     pub(crate) parent: Option<RequestId>,
     /// The session.
@@ -66,8 +71,10 @@ pub struct AuditEntry<'a> {
     requested_protocol: Option<String>,
     /// The position in a trace, if calls are traced.
     pub(crate) trace: Option<trace::SpanContext>,
-    /// `true` if only short arguments are recorded.
+    /// `true` if only short parameters are recorded.
     records_little: bool,
+    /// The values that were redacted in the parameters. They are kept until the message has been handled.
+    redacted: OnceLock<RedactedValues>,
     record_key: OnceLock<RecordKey>,
 }
 
@@ -83,6 +90,7 @@ impl<'a> AuditEntry<'a> {
             tool: None,
             backend: inbound.scope.backend().map(str::to_owned),
             arguments: None,
+            extra: None,
             session: headers::single(&inbound.headers, SESSION_HEADER).map(str::to_owned),
             parent: None,
             decided_by: None,
@@ -90,6 +98,7 @@ impl<'a> AuditEntry<'a> {
             requested_protocol: None,
             trace: None,
             records_little: false,
+            redacted: OnceLock::new(),
             record_key: OnceLock::new(),
         }
     }
@@ -99,7 +108,7 @@ impl<'a> AuditEntry<'a> {
         Self { method: method.to_owned(), ..Self::new(rules, inbound) }
     }
 
-    /// Records only short arguments, as for a refused request.
+    /// Records only short parameters, as for a refused request.
     pub(crate) fn record_little(&mut self) {
         self.records_little = true;
     }
@@ -139,32 +148,103 @@ impl<'a> AuditEntry<'a> {
     }
 
     /// The part of the record that is known before the answer. If calls are not recorded, it has only id and method.
-    pub(crate) fn call(&self, core: &Core) -> Call {
-        let little = if self.records_little { LITTLE_ARGS_BYTES_MAX } else { usize::MAX };
+    fn call(&self, core: &Core) -> Call {
         match self.record_key(core) {
-            Some(key) => self.recorded_call(key, core.args_bytes_max.min(little)),
+            Some(key) => self.recorded_call(key, self.records_little),
             None => Call::new(self.inbound.request_id, &self.method),
         }
     }
 
-    /// The part of the record that is known before the answer, with arguments of at most `args_bytes_max` bytes.
-    pub(crate) fn recorded_call(&self, key: &RecordKey, args_bytes_max: usize) -> Call {
+    /// The part of the record of a request that may be forwarded.
+    ///
+    /// # Errors
+    /// The refusal of a request whose parameters do not fit into its record.
+    pub(crate) fn intent(&self, core: &Core) -> Result<Call, Refusal> {
+        let Some(key) = self.record_key(core) else { return Ok(Call::new(self.inbound.request_id, &self.method)) };
+        let mut content = self.content(key);
+        if self.records_little {
+            content.omit_beyond(LITTLE_PARAMS_BYTES_MAX);
+        }
+        let (arguments, extra) = content.lengths();
+        // I2: what is forwarded is recorded whole, or the request is refused.
+        if arguments.saturating_add(extra) > core.params_bytes_max {
+            return Err(Refusal::oversize(arguments, extra, core.params_bytes_max));
+        }
+        let room = if self.records_response() { core.response_bytes_max } else { 0 };
+        Ok(self.call_with(key, content).with_response_room(room))
+    }
+
+    /// The part of the record that is known before the answer. `is_short` omits long parameters.
+    pub(crate) fn recorded_call(&self, key: &RecordKey, is_short: bool) -> Call {
+        let mut content = self.content(key);
+        if is_short {
+            content.omit_beyond(LITTLE_PARAMS_BYTES_MAX);
+        }
+        self.call_with(key, content)
+    }
+
+    fn call_with(&self, key: &RecordKey, recorded: RecordedContent) -> Call {
         let correlation = Correlation {
             addr: self.inbound.addr,
             session_id: self.session.clone(),
             rpc_id: self.id.as_ref().map(Id::to_text),
         };
-        let call = Call::new(self.inbound.request_id, &self.method)
+        let context = Context { shortened_values: &recorded.shortened, omitted: recorded.omitted, ..self.context() };
+        let digest = self.arguments.as_ref().map(|json| key.digest(json.as_bytes()));
+        Call::new(self.inbound.request_id, &self.method)
             .with_caller(&self.caller)
             .with_correlation(&correlation)
-            .with_context(&self.context())
+            .with_context(&context)
             .with_parent(self.parent)
             .with_target(self.backend.as_deref(), self.tool.as_deref())
-            .with_decision(self.decided_by.as_deref());
-        match &self.arguments {
-            Some(json) => call.with_arguments(json, &self.rules.redaction, args_bytes_max, key),
-            None => call,
+            .with_decision(self.decided_by.as_deref())
+            .with_arguments(recorded.arguments, digest)
+            .with_extra(recorded.extra, None)
+    }
+
+    fn request_content(&self) -> RequestContent<'_> {
+        RequestContent {
+            method: &self.method,
+            backend: self.backend.as_deref(),
+            name: self.tool.as_deref(),
+            arguments: self.arguments.as_deref(),
+            extra: self.extra.as_deref(),
         }
+    }
+
+    fn records_response(&self) -> bool {
+        self.request_content().records_response(&self.rules)
+    }
+
+    /// The content of the request for its record. Remembers what was redacted.
+    fn content(&self, key: &RecordKey) -> RecordedContent {
+        let mut content = self.request_content().recorded(&self.rules, key);
+        self.redacted.set(std::mem::take(&mut content.redacted)).ok();
+        content
+    }
+
+    /// The values that were redacted in the parameters, for the texts of the answer.
+    fn redacted(&self, key: &RecordKey) -> &RedactedValues {
+        self.redacted.get_or_init(|| {
+            if self.rules.redaction.is_empty() {
+                return RedactedValues::default();
+            }
+            self.request_content().recorded(&self.rules, key).redacted
+        })
+    }
+
+    /// The outcome of the request with this `answer`, for its record.
+    pub(crate) fn outcome(&self, core: &Core, answer: &Answer) -> Outcome {
+        let Some(key) = self.record_key(core) else { return Outcome::of(recorded_content::status(answer)) };
+        let (redaction, redacted) = (&self.rules.redaction, self.redacted(key));
+        let questions = match core.record_answers {
+            RecordAnswers::Full => recorded_content::questions(answer, redaction, redacted),
+            RecordAnswers::Digest => None,
+        };
+        let asks = answer.kind() == AnswerKind::InputRequired;
+        let records_response = !asks && self.records_response();
+        let outcome = recorded_content::outcome(answer, redaction, redacted, records_response, key);
+        if asks { outcome.with_response(questions) } else { outcome }
     }
 
     /// The key of the digests in the message's record; `None` if calls are not recorded.
@@ -185,6 +265,7 @@ impl<'a> AuditEntry<'a> {
             protocol,
             trace_id: self.trace.as_ref().map(SpanContext::trace_id).or_else(|| trace_headers::trace_id(headers)),
             user_agent: headers::single(headers, header::USER_AGENT.as_str()),
+            ..Context::default()
         }
     }
 
@@ -193,7 +274,7 @@ impl<'a> AuditEntry<'a> {
     fn refused_call(&self, core: &Core) -> Call {
         let Some(key) = self.record_key(core) else { return Call::new(self.inbound.request_id, &self.method) };
         if self.caller.issuer.is_some() {
-            return self.recorded_call(key, core.args_bytes_max.min(LITTLE_ARGS_BYTES_MAX));
+            return self.recorded_call(key, true);
         }
         let cut = |text: &str, bytes_max| text[..text.floor_char_boundary(bytes_max)].to_owned();
         let correlation = Correlation {
@@ -236,19 +317,26 @@ impl<'a> AuditEntry<'a> {
         let Refusal { status, http, code, message, data, .. } = &refusal;
         let record = || {
             let answer = Answer::refusal(*code, message, data.as_deref());
-            let outcome = Outcome { status: *status, ..outcome::of(&answer, self.record_key(core)) };
+            let outcome = Outcome { status: *status, ..self.outcome(core, &answer) };
             (self.refused_call(core), outcome, answer)
         };
-        let recorded = core.refusals.record(&core.audit, &self.refused_request(core, &refusal), record).await;
+        // I8: the message may repeat an argument.
+        let reason = match self.record_key(core) {
+            Some(key) => self.redacted(key).replaced_in_text(message),
+            None => Cow::Borrowed(message.as_str()),
+        };
+        let reason = reason.as_ref();
+        let refused = self.refused_request(core, *status, reason);
+        let recorded = core.refusals.record(&core.audit, &refused, record).await;
         let (subject, method) = (&self.caller.subject, &self.method);
         let (backend, tool) = (self.backend.as_deref(), self.tool.as_deref());
         let reply = match recorded {
             Ok(RecordedRefusal::Single(released)) => {
-                tracing::info!(%status, method, subject, backend, tool, reason = message, "request refused");
+                tracing::info!(%status, method, subject, backend, tool, reason, "request refused");
                 Reply::released(*http, id, released)
             }
             Ok(RecordedRefusal::Counted) => {
-                tracing::debug!(%status, method, reason = message, "request refused; counted with others");
+                tracing::debug!(%status, method, reason, "request refused; counted with others");
                 Reply::counted_refusal(*http, id, *code, message, data.as_deref())
             }
             Err(unavailable) => return Reply::unavailable(id, &unavailable),
@@ -264,15 +352,15 @@ impl<'a> AuditEntry<'a> {
         }
     }
 
-    fn refused_request<'r>(&'r self, core: &Core, refusal: &'r Refusal) -> RefusedRequest<'r> {
+    fn refused_request<'r>(&'r self, core: &Core, status: Status, reason: &'r str) -> RefusedRequest<'r> {
         RefusedRequest {
             caller: &self.caller,
             addr: self.inbound.addr.map(|addr| addr.ip()),
-            status: refusal.status,
+            status,
             backend: self.known_backend(core),
             method: &self.method,
             tool: self.tool.as_deref(),
-            reason: &refusal.message,
+            reason,
         }
     }
 
@@ -296,7 +384,7 @@ impl<'a> AuditEntry<'a> {
     /// # Errors
     /// [`UnavailableError`]: the record cannot be stored.
     pub(crate) async fn record(&self, core: &Core, answer: Answer) -> Result<Released<Answer>, UnavailableError> {
-        let outcome = outcome::of(&answer, self.record_key(core));
+        let outcome = self.outcome(core, &answer);
         core.audit.record_once(self.call(core), outcome, answer).await
     }
 }

@@ -15,7 +15,7 @@ use crate::audit::record::{Call, Context, Correlation, Outcome, RecordKey, Reque
 use crate::audit::redact::RedactedValues;
 use crate::audit::{Audit, Released, UnavailableError};
 use crate::config::RecordAnswers;
-use crate::gateway::call::outcome::QUESTION_BYTES_MAX;
+use crate::gateway::call::recorded_content::QUESTION_BYTES_MAX;
 use crate::gateway::call::rules::Rules;
 use crate::gateway::session::question::{ClientAnswer, Fate, OpenCall, Question, QuestionHandler};
 use crate::mcp::json::{self, Object};
@@ -86,7 +86,7 @@ impl Questions {
             return (Some(recorded.map_or_else(|cause| unaudited(&cause), Released::into_inner)), None);
         }
         // I1: the intent reaches its level before the client sees the question.
-        let receipt = match self.audit.begin(call).await {
+        let mut receipt = match self.audit.begin(call).await {
             Ok(receipt) => receipt,
             Err(cause) => return (Some(unaudited(&cause)), None),
         };
@@ -104,7 +104,23 @@ impl Questions {
                 let judge = |result: &String| self.rules.read().policy.judge_reply(&roles, &backend, asking, result);
                 let denied = content.as_ref().ok().and_then(|result| judge(result).err());
                 let outcome = self.outcome(&rules, params.as_deref(), &content, key.as_ref());
-                judged(outcome, content, denied, connection.strong_count() > 0)
+                let (outcome, content) = judged(outcome, content, denied, connection.strong_count() > 0);
+                match &outcome.response {
+                    // I6: an answer is recorded whole, or not handed on.
+                    Some(response) if !receipt.make_room(response.len()) => {
+                        let message = "there is no room to record the answer at the moment";
+                        (
+                            Outcome {
+                                status: Status::Error,
+                                error_message: Some(message.to_owned()),
+                                response: None,
+                                ..outcome
+                            },
+                            Some(error(AUDIT_UNAVAILABLE, message)),
+                        )
+                    }
+                    _ => (outcome, content),
+                }
             }
             Wait::Unanswered(status, code, message) => {
                 (Outcome::failed(status, message.clone()), Some(error(code, &message)))
@@ -168,7 +184,8 @@ impl Questions {
             .with_target(Some(&question.backend), None);
         match &question.params {
             Some(params) if params.len() <= QUESTION_BYTES_MAX => {
-                call.with_arguments(params, &rules.redaction, QUESTION_BYTES_MAX, &key)
+                let recorded = rules.redaction.anywhere(params, &mut RedactedValues::default()).into_owned();
+                call.with_arguments(Some(recorded), Some(key.digest(params.as_bytes())))
             }
             _ => call,
         }

@@ -8,7 +8,7 @@ use crate::gateway::answer::relay::{self, Sourced};
 use crate::gateway::answer::{handshake, lists, logging, subscriptions};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
-use crate::gateway::call::outcome;
+use crate::gateway::call::recorded_content;
 use crate::gateway::session::Session;
 use crate::rbac::{Permit, Target};
 use crate::upstream::{self, Answer};
@@ -74,7 +74,7 @@ async fn forward(ctx: &RequestContext<'_>, permit: Permit, receipt: &Receipt, en
         session.open_calls.delivered().await;
     }
     let target = Target { kind, backend: &alias, name: &tool };
-    outcome::within_bounds(answer.with_state(|state| bound_state(ctx, entry, target, state)))
+    recorded_content::within_bounds(answer.with_state(|state| bound_state(ctx, entry, target, state)))
 }
 
 /// Answers a request that is not forwarded with a permit and a receipt. Such a request never calls a tool.
