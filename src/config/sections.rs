@@ -104,6 +104,7 @@ pub struct Server {
     /// File with the key of `requestState`. `None`: a key of the process.
     pub state_key_file: Option<PathBuf>,
     /// Time for which a `requestState` is valid.
+    #[serde(deserialize_with = "duration")]
     pub state_ttl: Duration,
     /// Most open calls.
     pub calls_max: usize,

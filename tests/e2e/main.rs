@@ -26,6 +26,7 @@ mod common {
     pub mod raw_backend;
     pub mod rng;
     pub mod server;
+    pub mod stored_records;
     pub mod stdio_client;
     pub mod tool_names;
     pub mod trail;

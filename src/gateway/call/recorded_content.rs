@@ -129,8 +129,8 @@ pub(crate) fn outcome(
     Outcome::answered(status(answer), message, text.as_bytes(), key).with_response(response)
 }
 
-/// The questions in an `answer` that asks for input, as they are recorded: JSON text, without the state. `None`: it asks
-/// for none.
+/// The questions in an `answer` that asks for input, as they are recorded: JSON text, without the state. `None`: it
+/// asks for none.
 pub(crate) fn questions(answer: &Answer, redaction: &Redaction, redacted: &RedactedValues) -> Option<String> {
     let result = Object::parse(answer.text()).filter(|_| answer.kind() == AnswerKind::InputRequired)?;
     let state = json::object([("bytes", result.get("requestState").map_or(0, str::len).to_string().as_str())]);
