@@ -138,6 +138,7 @@ impl Gateway {
             request_states: RequestStateSigner::new(),
             audit_methods: config.audit.methods.clone(),
             pass_methods: config.server.pass_methods.clone(),
+            pass_params: config.server.pass_params.clone(),
             stopping: CancellationToken::new(),
             sessions: Sessions::new(
                 config.server.sessions_max,

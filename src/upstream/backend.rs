@@ -7,17 +7,20 @@
 //! sets in it reaches another.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::http::HeaderMap;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
-use crate::mcp::json;
+use crate::mcp::json::{self, Object};
 use crate::mcp::lines::LINE_BYTES_MAX;
 use crate::mcp::methods::List;
+use crate::mcp::params::Params;
 use crate::mcp::protocol::{Era, LEGACY_LATEST};
 use crate::mcp::shared_text::SharedText;
 use crate::walls::Launcher;
@@ -25,10 +28,10 @@ use crate::walls::Launcher;
 use super::backend_tasks::BackendTasks;
 use super::connection::{ChildHolder, UpstreamConnection};
 use super::conversations::{Conversations, Owner};
-use super::era_params::convert_params;
+use super::era_params::forwarded;
 use super::error::CallError;
-use super::http::{Endpoint, EndpointError, is_rejection};
-use super::list::{Item, NOT_OFFERED, read_page};
+use super::http::{Endpoint, EndpointError, HeaderParam, contradicted, is_rejection, of_tool};
+use super::list::{Item, NOT_OFFERED, Page, read_page};
 use super::list_changes::{Change, ListChangeHandler};
 use super::message::{self, DISCOVER, Request, Response, ServerMessageHandler, discover_params};
 use super::stdio::{ChildConnection, StdioBackend};
@@ -60,6 +63,8 @@ pub struct Backend {
     /// The operator declared that all callers may share a conversation.
     is_shared: bool,
     conversations: Conversations,
+    /// The items that were left out of its lists.
+    items_omitted: AtomicU64,
     tasks: BackendTasks,
 }
 
@@ -98,6 +103,7 @@ impl Backend {
             shared_session: tokio::sync::Mutex::default(),
             is_shared: config.shared,
             conversations: Conversations::new(config.conversations_max),
+            items_omitted: AtomicU64::new(0),
             tasks: BackendTasks { tracker: tasks, stop },
         })
     }
@@ -393,13 +399,13 @@ impl Backend {
     /// Reads all pages of a list.
     ///
     /// # Errors
-    /// [`CallError`]; [`CallError::List`] if the list does not end or an item has no name.
+    /// [`CallError`]; [`CallError::List`] if the list does not end or a page cannot be read.
     pub async fn list(&self, connection: &UpstreamConnection, list: List) -> Result<Arc<[Item]>, CallError> {
         let (mut items, mut bytes, mut cursors) = (Vec::new(), 0_usize, Vec::<String>::new());
         for _ in 0..LIST_PAGES_MAX {
-            let params = cursors.last().map(|cursor| json::object([("cursor", json::quoted(cursor).as_str())]));
-            let params = convert_params(Era::Legacy, connection.era(), params.map(SharedText::new));
-            let request = Request::new(list.method(), params);
+            let cursor = cursors.last().map(|cursor| json::quoted(cursor));
+            let params = cursor.map(|cursor| Params::own(&[("cursor", &cursor)])).unwrap_or_default();
+            let request = Request::new(list.method(), forwarded(&params, connection.era(), None, None));
             let timeout = LIST_TIMEOUT.min(self.timeouts.total);
             let answer = tokio::time::timeout(timeout, connection.request(&request)).await;
             let page = match answer.unwrap_or(Err(CallError::TimedOut { after: timeout }))? {
@@ -410,15 +416,61 @@ impl Backend {
             if bytes > LIST_BYTES_MAX {
                 return Err(CallError::List { fault: "it is too long" });
             }
-            let (found, next) = read_page(&page, list)?;
-            items.extend(found);
-            let Some(cursor) = next else { return Ok(items.into()) };
+            let page = self.read_page(&page, list)?;
+            items.extend(page.items);
+            let Some(cursor) = page.next_cursor else { return Ok(items.into()) };
             if cursors.contains(&cursor) {
                 return Err(CallError::List { fault: "a page leads back to an earlier page" });
             }
             cursors.push(cursor);
         }
         Err(CallError::List { fault: "it has too many pages" })
+    }
+
+    /// Reads one page of a list. Items that are left out are counted and logged.
+    ///
+    /// # Errors
+    /// [`CallError::List`]: the page cannot be read.
+    pub fn read_page(&self, page: &Object<'_>, list: List) -> Result<Page, CallError> {
+        let page = read_page(page, list)?;
+        if let Some(reason) = page.reason {
+            self.items_omitted.fetch_add(page.omitted as u64, Ordering::Relaxed);
+            let (backend, list, count) = (&self.alias, list.method(), page.omitted);
+            tracing::warn!(backend, list, count, reason, "items of a backend's list omitted");
+        }
+        Ok(page)
+    }
+
+    /// The number of items that were left out of the backend's lists.
+    #[must_use]
+    pub fn items_omitted(&self) -> u64 {
+        self.items_omitted.load(Ordering::Relaxed)
+    }
+
+    /// The name of the first `Mcp-Param-*` header in `headers` that contradicts the `arguments` of a call of `tool`. A
+    /// header that the tool's schema does not mirror contradicts nothing.
+    pub async fn contradicted_header(
+        &self,
+        tool: &str,
+        arguments: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Option<String> {
+        let params = self.in_time(Instant::now(), async { Ok(self.header_params(tool).await) }).await.ok()??;
+        contradicted(&params, arguments, headers).map(ToString::to_string)
+    }
+
+    async fn header_params(&self, tool: &str) -> Option<Arc<[HeaderParam]>> {
+        if let Transport::Http(endpoint) = &self.transport
+            && endpoint.speaks_modern().await.ok()?
+        {
+            return Arc::new(endpoint.stateless_connection()).header_params(tool).await;
+        }
+        let known = self.list_changes.tools();
+        let tools = match known {
+            Some(tools) => tools,
+            None => self.tools().await.ok()?,
+        };
+        of_tool(&tools.iter().find(|known| known.name == tool)?.json)
     }
 
     /// Reads all tools on the shared connection, and remembers them until the backend reports a change.
