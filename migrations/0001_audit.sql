@@ -23,11 +23,13 @@ CREATE TABLE audit_log (
     prev_hash          bytea            NOT NULL,
     hash               bytea            NOT NULL,
     request_id         uuid             NOT NULL,
+    parent_id          uuid,
     "timestamp"        timestamptz      NOT NULL,
     latency_ms         double precision NOT NULL,
     method             text             NOT NULL,
     tool_name          text,
     backend_name       text,
+    resource_uri       text,
     client_role        text,
     client_issuer      text,
     client_subject     text             NOT NULL,
@@ -41,12 +43,17 @@ CREATE TABLE audit_log (
     context            json,
     -- json, not jsonb: it keeps every byte, so that the record's hash can be computed again.
     request_args       json,
+    request_extra      json,
+    params_digest      bytea,
     args_digest        bytea,
+    response           json,
     response_digest    bytea,
     response_bytes     bigint,
     error_message      text,
     response_status    text             NOT NULL,
     decided_by         text,
+    policy_digest      bytea,
+    tool_digest        bytea,
     salt_who           bytea            NOT NULL,
     salt_circumstances bytea            NOT NULL,
     salt_content       bytea            NOT NULL,
@@ -69,6 +76,7 @@ CREATE INDEX audit_log_timestamp ON audit_log ("timestamp");
 CREATE INDEX audit_log_client_subject ON audit_log (client_subject, "timestamp");
 CREATE INDEX audit_log_client_name ON audit_log (client_name, "timestamp") WHERE client_name IS NOT NULL;
 CREATE INDEX audit_log_tool_name ON audit_log (tool_name, "timestamp");
+CREATE INDEX audit_log_parent_id ON audit_log (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX audit_log_response_status ON audit_log (response_status, "timestamp");
 
 -- Records that audit_log refused: their bytes, and why. The cursor counts them, so the stream stays without a gap.

@@ -123,7 +123,6 @@ impl Gateway {
         let (tracer, export) = Tracer::new(config.telemetry.otlp_endpoint.as_deref(), last_span.clone());
         let (policy, policy_in_force) = watch::channel(Arc::clone(&rules.policy));
         let core = Core {
-            digest_key: audit.digest_key(),
             audit,
             auth,
             is_tls: tls.is_some(),

@@ -106,7 +106,7 @@ fn call(number: usize, padding: usize) -> Call {
             &format!(r#"{{"query":"{}"}}"#, "x".repeat(padding)),
             &Redaction::none(),
             65_536,
-            &gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+            &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
         )
 }
 

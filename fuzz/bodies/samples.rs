@@ -28,7 +28,7 @@ pub fn call(number: u128, argument_bytes: usize) -> Call {
             &arguments,
             &Redaction::none(),
             65_536,
-            &gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+            &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
         )
 }
 

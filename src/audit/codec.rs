@@ -198,7 +198,7 @@ mod tests {
             .with_caller(&Caller { role: Some("analyst".into()), ..Caller::anonymous() })
             .with_correlation(&Correlation { rpc_id: Some("42".into()), ..Correlation::default() })
             .with_target(Some("example"), tool)
-            .with_arguments(args, &Redaction::none(), 4096, &crate::audit::record::DigestKey::from_bytes([0; 32]));
+            .with_arguments(args, &Redaction::none(), 4096, &crate::audit::record::RecordKey::from_bytes([0; 32]));
         call.timestamp = Timestamp::from_micros(1_700_000_000_000_001);
         let mut entry = Entry::new(
             call,

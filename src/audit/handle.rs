@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::meter::Meter;
-use super::record::{Call, DigestKey, Entry, Outcome, RequestId, Status, Timestamp};
+use super::record::{Call, DigestKey, Entry, Outcome, RecordKey, RequestId, Status, Timestamp};
 use super::ring::{self, AdmissionError, Phase, Reservation, Ring};
 
 /// The pipeline's handle. Cheap to clone.
@@ -116,10 +116,10 @@ impl Audit {
         Self(Some(Arc::new(Handle { ring, meter, wait_for_store, timeouts, digest_key })))
     }
 
-    /// The key of the digests in records; a random one if calls are not recorded.
+    /// The key of the digests in the record of the request `id`; `None` if calls are not recorded.
     #[must_use]
-    pub fn digest_key(&self) -> DigestKey {
-        self.0.as_ref().map_or_else(DigestKey::random, |handle| handle.digest_key.clone())
+    pub fn record_key(&self, id: RequestId) -> Option<RecordKey> {
+        self.0.as_ref().map(|handle| handle.digest_key.record_key(id))
     }
 
     /// Begins `call`. Returns once its intent has reached the configured level.
@@ -182,8 +182,7 @@ impl Audit {
     /// # Errors
     /// See [`Audit::record_once`].
     pub async fn record_event(&self, event: Call) -> Result<(), UnavailableError> {
-        let outcome = Outcome { status: Status::Ok, error_message: None, response_digest: None, response_bytes: None };
-        self.record_once(event, outcome, ()).await.map(Released::into_inner)
+        self.record_once(event, Outcome::of(Status::Ok), ()).await.map(Released::into_inner)
     }
 
     /// Writes one complete record without an intent, then releases `answer`.

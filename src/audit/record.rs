@@ -33,6 +33,8 @@ pub use entry::{Call, Entry, Outcome, Text};
 pub use identity::{Authentication, Identity};
 pub use ids::{Digest, Epoch, GatewayId, RequestId, Salt, Seq, Timestamp};
 pub(super) use normalise::NORMALISABLE;
-pub use normalise::{ARGS_BYTES_MAX, ARGS_BYTES_MAX_DEFAULT, ARGS_DEPTH_MAX, ERROR_BYTES_MAX, TEXT_BYTES_MAX};
+pub use normalise::{
+    ARGS_BYTES_MAX, ARGS_BYTES_MAX_DEFAULT, ARGS_DEPTH_MAX, ERROR_BYTES_MAX, RESOURCE_BYTES_MAX, TEXT_BYTES_MAX,
+};
 pub use salts::Salts;
 pub use status::Status;

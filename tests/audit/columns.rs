@@ -40,13 +40,17 @@ fn call() -> gatepost::audit::record::Call {
         .with_caller(&caller)
         .with_correlation(&correlation)
         .with_context(&context)
+        .with_parent(Some(RequestId::new()))
         .with_target(Some("example"), Some("echo"))
+        .with_resource(Some("file:///a"))
+        .with_definitions(Some(KEY.digest(b"policy")), Some(KEY.digest(b"tool")))
+        .with_extra(Some(r#"{"x": 1.50}"#), &Redaction::none(), Some(KEY.digest(b"{}")))
         .with_decision(Some("roles.reader.allow[0]"))
         .with_arguments(
             r#"{"b": 1.50, "a": "é\u0000"}"#,
             &Redaction::none(),
             4096,
-            &gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+            &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
         )
 }
 
@@ -57,6 +61,7 @@ async fn a_record_with_every_column_set_survives_a_crash_delivery_and_reading() 
     let receipt = pipeline.audit().begin(call()).await.unwrap();
     let id = receipt.request_id();
     let outcome = Outcome::answered(Status::Error, Some("it failed".to_owned()), b"{}", &KEY);
+    let outcome = outcome.with_response(Some("{ }".to_owned()));
     receipt.finish(outcome, ()).await.unwrap().into_inner();
     let is_it = |record: &gatepost::audit::record::AuditRecord| record.entry.call.request_id == id;
     let stored = rig.stored_records().into_iter().find(is_it).unwrap();
@@ -86,7 +91,10 @@ async fn a_changed_value_of_any_column_is_found() {
     let receipt = pipeline.audit().begin(call()).await.unwrap();
     let id = receipt.request_id();
     receipt
-        .finish(Outcome::answered(Status::Error, Some("no".to_owned()), b"{}", &KEY), ())
+        .finish(
+            Outcome::answered(Status::Error, Some("no".to_owned()), b"{}", &KEY).with_response(Some("{ }".to_owned())),
+            (),
+        )
         .await
         .unwrap()
         .into_inner();

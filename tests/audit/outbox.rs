@@ -567,7 +567,7 @@ async fn arguments_of_any_size_are_stored() {
         &long,
         &none,
         usize::MAX,
-        &gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+        &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
     );
     let receipt = audit.begin(huge).await.unwrap();
     receipt.finish(ok(), ()).await.unwrap().into_inner();

@@ -136,7 +136,7 @@ pub fn call_with(tool: &str, arguments: &str) -> Call {
             arguments,
             &Redaction::none(),
             64 * 1024,
-            &gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+            &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
         )
 }
 

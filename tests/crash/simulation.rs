@@ -507,7 +507,7 @@ impl Driver {
                 &json,
                 &Redaction::none(),
                 64 * 1024,
-                &gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+                &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
             );
         call.timestamp = Timestamp::from_micros(1_800_000_000_000_000 + i64::try_from(*next).unwrap());
         call

@@ -86,6 +86,7 @@ impl AuditRecord {
                 error_message: None,
                 response_digest: None,
                 response_bytes: None,
+                response: None,
                 latency_ms: 0.0,
                 salts: Salts { who: zero, circumstances: zero, content: zero },
             },

@@ -297,7 +297,7 @@ use ColumnType::{Bigint, Bytes32, Double, Json, Text as TextType, Timestamptz, U
 use Group::{Chain, Circumstances, Content, Open, Who};
 
 /// All columns, in the order of `audit_log`, of a frame and of the hash.
-pub static COLUMNS: [Column; 32] = [
+pub static COLUMNS: [Column; 39] = [
     required(
         "gateway_id",
         Uuid,
@@ -322,6 +322,18 @@ pub static COLUMNS: [Column; 32] = [
             |call| Value::Uuid(call.request_id.0),
             |call, value| {
                 call.request_id = RequestId(value.uuid()?);
+                Some(())
+            },
+        ),
+    ),
+    nullable(
+        "parent_id",
+        Uuid,
+        Open,
+        Access::Call(
+            |call| call.parent_id.map_or(Value::Null, |id| Value::Uuid(id.0)),
+            |call, value| {
+                call.parent_id = value.optional(OwnedValue::uuid)?.map(RequestId);
                 Some(())
             },
         ),
@@ -353,6 +365,7 @@ pub static COLUMNS: [Column; 32] = [
     required("method", TextType, Open, access!(call text method)),
     nullable("tool_name", TextType, Open, access!(call text? tool_name)),
     nullable("backend_name", TextType, Open, access!(call text? backend_name)),
+    nullable("resource_uri", TextType, Content, access!(call text? resource_uri)),
     nullable("client_role", TextType, Open, access!(call text? client_role)),
     nullable("client_issuer", TextType, Open, access!(call text? client_issuer)),
     required("client_subject", TextType, Who, access!(call text client_subject)),
@@ -365,7 +378,21 @@ pub static COLUMNS: [Column; 32] = [
     nullable("rpc_id", TextType, Circumstances, access!(call text? rpc_id)),
     nullable("context", Json, Circumstances, access!(call json? context)),
     nullable("request_args", Json, Content, access!(call json? request_args)),
+    nullable("request_extra", Json, Content, access!(call json? request_extra)),
+    nullable("params_digest", Bytes32, Open, access!(call digest? params_digest)),
     nullable("args_digest", Bytes32, Open, access!(call digest? args_digest)),
+    nullable(
+        "response",
+        Json,
+        Content,
+        Access::Outcome(
+            |entry| entry.response.as_deref().map_or(Value::Null, Value::Text),
+            |entry, value| {
+                entry.response = value.optional(OwnedValue::text)?;
+                Some(())
+            },
+        ),
+    ),
     nullable("response_digest", Bytes32, Open, access!(outcome digest? response_digest)),
     nullable(
         "response_bytes",
@@ -405,6 +432,8 @@ pub static COLUMNS: [Column; 32] = [
         ),
     ),
     nullable("decided_by", TextType, Open, access!(call text? decided_by)),
+    nullable("policy_digest", Bytes32, Open, access!(call digest? policy_digest)),
+    nullable("tool_digest", Bytes32, Open, access!(call digest? tool_digest)),
     required("salt_who", Bytes32, Chain, access!(salt who)),
     required("salt_circumstances", Bytes32, Chain, access!(salt circumstances)),
     required("salt_content", Bytes32, Chain, access!(salt content)),

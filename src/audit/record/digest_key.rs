@@ -22,41 +22,48 @@ const ID_DOMAIN: &[u8] = b"gatepost.v2.digest-key";
 
 /// The secret of which the keys of all records are made. Its `Debug` output does not contain it.
 #[derive(Clone)]
-pub struct DigestKey([u8; 32]);
+pub struct DigestKey(Key);
 
 /// The key of one record's digests. Its `Debug` output does not contain it.
 #[derive(Clone)]
-pub struct RecordKey([u8; 32]);
+pub struct RecordKey(Key);
+
+/// A key and the state of HMAC after it: half of the work of a digest of a short text.
+#[derive(Clone)]
+struct Key {
+    bytes: [u8; 32],
+    keyed: Hmac<Sha256>,
+}
 
 impl DigestKey {
     /// A new key of random bytes.
     #[must_use]
     pub fn random() -> Self {
-        Self(rand::random())
+        Self::from_bytes(rand::random())
     }
 
     /// The key of these bytes.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self(Key::new(bytes))
     }
 
     /// The bytes of the key, to be stored.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+        &self.0.bytes
     }
 
     /// The key of the digests of the record with this request id.
     #[must_use]
     pub fn record_key(&self, id: RequestId) -> RecordKey {
-        RecordKey(hmac(&self.0, id.0.as_bytes()))
+        RecordKey::from_bytes(self.0.hmac(id.0.as_bytes()))
     }
 
     /// The key's id, which does not reveal the key.
     #[must_use]
     pub fn id(&self) -> Digest {
-        Digest(hmac(&self.0, ID_DOMAIN))
+        Digest(self.0.hmac(ID_DOMAIN))
     }
 }
 
@@ -64,27 +71,32 @@ impl RecordKey {
     /// The key of these bytes.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self(Key::new(bytes))
     }
 
     /// The keyed digest of `text`.
     #[must_use]
     pub fn digest(&self, text: &[u8]) -> Digest {
-        Digest(hmac(&self.0, text))
+        Digest(self.0.hmac(text))
     }
 
     /// The bytes of the key, to be revealed.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+        &self.0.bytes
     }
 }
 
-fn hmac(key: &[u8; 32], text: &[u8]) -> [u8; 32] {
-    // HMAC takes keys of any length, so this cannot fail.
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&[0; 64].into()));
-    mac.update(text);
-    mac.finalize().into_bytes().into()
+impl Key {
+    fn new(bytes: [u8; 32]) -> Self {
+        // HMAC takes keys of any length, so this cannot fail.
+        let keyed = Hmac::new_from_slice(&bytes).unwrap_or_else(|_| Hmac::new(&[0; 64].into()));
+        Self { bytes, keyed }
+    }
+
+    fn hmac(&self, text: &[u8]) -> [u8; 32] {
+        self.keyed.clone().chain_update(text).finalize().into_bytes().into()
+    }
 }
 
 impl fmt::Debug for DigestKey {

@@ -7,10 +7,11 @@ use smol_str::{SmolStr, ToSmolStr};
 
 use super::caller::{Caller, Correlation};
 use super::context::Context;
-use super::digest_key::{DigestKey, RecordKey};
+use super::digest_key::RecordKey;
 use super::ids::{Digest, RequestId, Timestamp};
 use super::normalise::{
-    ARGS_BYTES_MAX, ARGS_BYTES_MAX_DEFAULT, ARGS_DEPTH_MAX, ERROR_BYTES_MAX, TEXT_BYTES_MAX, json_depth, normalise,
+    ARGS_BYTES_MAX, ARGS_BYTES_MAX_DEFAULT, ARGS_DEPTH_MAX, ERROR_BYTES_MAX, RESOURCE_BYTES_MAX, TEXT_BYTES_MAX,
+    json_depth, normalise,
 };
 use super::salts::Salts;
 use super::status::Status;
@@ -40,6 +41,8 @@ pub(crate) fn is_own_method(text: &str) -> bool {
 pub struct Call {
     /// The call's id.
     pub request_id: RequestId,
+    /// The request to which this one belongs.
+    pub parent_id: Option<RequestId>,
     /// Arrival, by the wall clock.
     pub timestamp: Timestamp,
     /// The MCP method, or `gateway/...` for events of the gateway itself.
@@ -68,14 +71,24 @@ pub struct Call {
     pub tool_name: Option<Text>,
     /// The backend that the call went to.
     pub backend_name: Option<Text>,
+    /// The resource as the backend names it.
+    pub resource_uri: Option<Text>,
     /// The other circumstances, JSON text: see [`Context`].
     pub context: Option<String>,
     /// The arguments after redaction, as JSON text; or a marker if they are too long or nested too deeply.
     pub request_args: Option<String>,
+    /// The other members of the parameters after redaction, as JSON text.
+    pub request_extra: Option<String>,
+    /// Keyed digest of the parameters as forwarded.
+    pub params_digest: Option<Digest>,
     /// Keyed digest of the arguments before redaction and truncation.
     pub args_digest: Option<Digest>,
     /// The rule that allowed or denied the request: its place in the configuration, or `default`.
     pub decided_by: Option<Text>,
+    /// SHA-256 of the policy in force.
+    pub policy_digest: Option<Digest>,
+    /// SHA-256 of the tool's definition as last listed.
+    pub tool_digest: Option<Digest>,
     /// The fields that normalisation changed.
     #[serde(skip)]
     pub(in crate::audit) normalised: Vec<&'static str>,
@@ -92,6 +105,8 @@ pub struct Outcome {
     pub response_digest: Option<Digest>,
     /// Size of that result or error, in bytes.
     pub response_bytes: Option<u64>,
+    /// The recorded answer after redaction, as JSON text.
+    pub response: Option<String>,
 }
 
 /// A finished call, not yet positioned in a stream.
@@ -109,6 +124,8 @@ pub struct Entry {
     pub response_digest: Option<Digest>,
     /// Size of that result or error, in bytes.
     pub response_bytes: Option<u64>,
+    /// The recorded answer after redaction, as JSON text.
+    pub response: Option<String>,
     /// Duration of the call in milliseconds, by the monotonic clock; 0 for a refused call. Never NaN or negative.
     pub latency_ms: f64,
     /// The salts of the record's commitments, random for each record.
@@ -122,6 +139,7 @@ impl Call {
     pub fn new(request_id: RequestId, method: &str) -> Self {
         let mut call = Self {
             request_id,
+            parent_id: None,
             timestamp: Timestamp::now(),
             method: Text::default(),
             client_subject: Text::new_static("anonymous"),
@@ -136,10 +154,15 @@ impl Call {
             rpc_id: None,
             tool_name: None,
             backend_name: None,
+            resource_uri: None,
             context: None,
             request_args: None,
+            request_extra: None,
+            params_digest: None,
             args_digest: None,
             decided_by: None,
+            policy_digest: None,
+            tool_digest: None,
             normalised: Vec::new(),
         };
         call.method = call.text("method", method);
@@ -191,6 +214,37 @@ impl Call {
         self
     }
 
+    /// Sets the request to which the call belongs.
+    #[must_use]
+    pub fn with_parent(mut self, parent: Option<RequestId>) -> Self {
+        self.parent_id = parent;
+        self
+    }
+
+    /// Sets the resource.
+    #[must_use]
+    pub fn with_resource(mut self, uri: Option<&str>) -> Self {
+        self.resource_uri = uri.map(|uri| self.text_up_to("resource_uri", uri, RESOURCE_BYTES_MAX));
+        self
+    }
+
+    /// Sets the digests of the policy in force and of the tool's definition.
+    #[must_use]
+    pub fn with_definitions(mut self, policy: Option<Digest>, tool: Option<Digest>) -> Self {
+        (self.policy_digest, self.tool_digest) = (policy, tool);
+        self
+    }
+
+    /// Sets the members of the parameters besides the arguments, and the digest of all parameters as forwarded. `extra`
+    /// is valid JSON text; after redaction it is recorded byte for byte.
+    #[must_use]
+    pub fn with_extra(mut self, extra: Option<&str>, redaction: &Redaction, params: Option<Digest>) -> Self {
+        // I8: redaction happens before the record exists.
+        self.request_extra = extra.map(|json| redaction.apply(json).into_owned());
+        self.params_digest = params;
+        self
+    }
+
     /// Sets the rule that decided.
     #[must_use]
     pub fn with_decision(mut self, rule: Option<&str>) -> Self {
@@ -201,10 +255,11 @@ impl Call {
     /// Sets the arguments. `json` is valid JSON text; after redaction it is recorded byte for byte.
     ///
     /// Arguments longer than `bytes_max` or [`ARGS_BYTES_MAX`], or nested deeper than [`ARGS_DEPTH_MAX`], are replaced
-    /// by a marker object with the reason and their length. The digest is always the digest of `json`.
+    /// by a marker object with the reason and their length. The digest is always the digest of `json`; `key` is that of
+    /// the call's record.
     #[must_use]
-    pub fn with_arguments(mut self, json: &str, redaction: &Redaction, bytes_max: usize, key: &DigestKey) -> Self {
-        self.args_digest = Some(key.record_key(self.request_id).digest(json.as_bytes()));
+    pub fn with_arguments(mut self, json: &str, redaction: &Redaction, bytes_max: usize, key: &RecordKey) -> Self {
+        self.args_digest = Some(key.digest(json.as_bytes()));
         self.recorded_arguments(json, redaction, bytes_max)
     }
 
@@ -238,6 +293,7 @@ impl Call {
     pub fn size_bytes(&self) -> usize {
         let Self {
             request_id: _,
+            parent_id: _,
             timestamp: _,
             method,
             client_subject,
@@ -252,17 +308,29 @@ impl Call {
             rpc_id,
             tool_name,
             backend_name,
+            resource_uri,
             context,
             request_args,
+            request_extra,
+            params_digest: _,
             args_digest: _,
             decided_by,
+            policy_digest: _,
+            tool_digest: _,
             normalised: _,
         } = self;
         let identity = [client_name, client_id, actor_subject, client_role, client_issuer, token_id];
-        let optional =
-            identity.into_iter().chain([client_addr, session_id, rpc_id, tool_name, backend_name, decided_by]);
+        let optional = identity.into_iter().chain([
+            client_addr,
+            session_id,
+            rpc_id,
+            tool_name,
+            backend_name,
+            resource_uri,
+            decided_by,
+        ]);
         let optional: usize = optional.flatten().map(Text::len).sum();
-        let arguments: usize = [context, request_args].into_iter().flatten().map(String::len).sum();
+        let arguments: usize = [context, request_args, request_extra].into_iter().flatten().map(String::len).sum();
         size_of::<Entry>() + method.len() + client_subject.len() + optional + arguments
     }
 
@@ -271,7 +339,11 @@ impl Call {
     }
 
     fn text(&mut self, column: &'static str, value: &str) -> Text {
-        let (text, changed) = normalise(value, TEXT_BYTES_MAX);
+        self.text_up_to(column, value, TEXT_BYTES_MAX)
+    }
+
+    fn text_up_to(&mut self, column: &'static str, value: &str, bytes_max: usize) -> Text {
+        let (text, changed) = normalise(value, bytes_max);
         if changed {
             self.normalised.push(column);
         }
@@ -283,18 +355,31 @@ impl Outcome {
     /// An outcome without a response, for refusals and failures.
     #[must_use]
     pub fn failed(status: Status, error_message: impl Into<String>) -> Self {
-        Self { status, error_message: Some(error_message.into()), response_digest: None, response_bytes: None }
+        Self { status, error_message: Some(error_message.into()), ..Self::of(status) }
     }
 
     /// An outcome with the result or error that the client receives. `key` is that of the call's record.
     #[must_use]
     pub fn answered(status: Status, error_message: Option<String>, response: &[u8], key: &RecordKey) -> Self {
         Self {
-            status,
             error_message,
             response_digest: Some(key.digest(response)),
             response_bytes: Some(response.len() as u64),
+            ..Self::of(status)
         }
+    }
+
+    /// An outcome with a status only.
+    #[must_use]
+    pub fn of(status: Status) -> Self {
+        Self { status, error_message: None, response_digest: None, response_bytes: None, response: None }
+    }
+
+    /// Sets the recorded answer, JSON text after redaction.
+    #[must_use]
+    pub fn with_response(mut self, response: Option<String>) -> Self {
+        self.response = response;
+        self
     }
 }
 
@@ -322,6 +407,7 @@ impl Entry {
             error_message,
             response_digest: outcome.response_digest,
             response_bytes: outcome.response_bytes.map(|bytes| bytes.min(i64::MAX.unsigned_abs())),
+            response: outcome.response,
             latency_ms: latency.as_secs_f64() * 1000.0,
             salts: Salts::random(),
         }
@@ -330,7 +416,8 @@ impl Entry {
     /// Memory that the entry occupies, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        self.call.size_bytes() + self.error_message.as_ref().map_or(0, String::len)
+        let outcome: usize = [&self.error_message, &self.response].into_iter().flatten().map(String::len).sum();
+        self.call.size_bytes() + outcome
     }
 }
 
@@ -343,12 +430,7 @@ mod tests {
     }
 
     fn arguments(json: &str, bytes_max: usize) -> Call {
-        call().with_arguments(
-            json,
-            &Redaction::none(),
-            bytes_max,
-            &crate::audit::record::DigestKey::from_bytes([0; 32]),
-        )
+        call().with_arguments(json, &Redaction::none(), bytes_max, &RecordKey::from_bytes([0; 32]))
     }
 
     #[test]
@@ -356,7 +438,7 @@ mod tests {
         let call = call().with_target(Some("a"), Some("to\0ol"));
         let entry = Entry::new(
             call,
-            Outcome::answered(Status::Ok, None, b"{}", &crate::audit::record::RecordKey::from_bytes([0; 32])),
+            Outcome::answered(Status::Ok, None, b"{}", &RecordKey::from_bytes([0; 32])),
             Duration::ZERO,
         );
         assert_eq!(entry.call.tool_name.as_deref(), Some("to\u{fffd}ol"));
@@ -392,8 +474,7 @@ mod tests {
         let json = format!(r#"{{"a":"{}"}}"#, "x".repeat(100));
         let call = arguments(&json, 64);
         assert_eq!(call.request_args.as_deref(), Some(r#"{"_gatepost":"truncated","bytes":108}"#));
-        let key = DigestKey::from_bytes([0; 32]).record_key(call.request_id);
-        assert_eq!(call.args_digest, Some(key.digest(json.as_bytes())));
+        assert_eq!(call.args_digest, Some(RecordKey::from_bytes([0; 32]).digest(json.as_bytes())));
     }
 
     #[test]

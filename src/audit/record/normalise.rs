@@ -8,6 +8,9 @@ use std::borrow::Cow;
 /// are each indexed together with a timestamp. 1,024 leaves room for both and for alignment.
 pub const TEXT_BYTES_MAX: usize = 1024;
 
+/// Longest URI of a resource, in bytes. *Chosen*: the limit of common HTTP servers; no index contains it.
+pub const RESOURCE_BYTES_MAX: usize = 8 * 1024;
+
 /// Longest `error_message`, in bytes. *Chosen*: enough for a backend's message, and small enough to reserve a record's
 /// room before its outcome is known.
 pub const ERROR_BYTES_MAX: usize = 2048;
@@ -25,7 +28,7 @@ pub const ARGS_BYTES_MAX: usize = 1024 * 1024;
 
 /// The fields that normalisation can change, in the order of their bits in an intent's frame. The order is part of the
 /// format: add new fields at the end only.
-pub(in crate::audit) const NORMALISABLE: [&str; 17] = [
+pub(in crate::audit) const NORMALISABLE: [&str; 18] = [
     "method",
     "client_subject",
     "client_role",
@@ -43,6 +46,7 @@ pub(in crate::audit) const NORMALISABLE: [&str; 17] = [
     "client_id",
     "actor_subject",
     "decided_by",
+    "resource_uri",
 ];
 
 /// Cuts `text` to `bytes_max` at a character boundary and replaces NUL. Returns whether anything changed.

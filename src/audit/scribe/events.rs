@@ -20,7 +20,7 @@ pub struct ConfigSummary {
 }
 
 fn event(status: Status, message: Option<String>, call: Call) -> Entry {
-    let outcome = Outcome { status, error_message: message, response_digest: None, response_bytes: None };
+    let outcome = Outcome { error_message: message, ..Outcome::of(status) };
     Entry::new(call, outcome, Duration::ZERO)
 }
 

@@ -97,7 +97,7 @@ mod tests {
             &json,
             &Redaction::none(),
             usize::MAX,
-            &crate::audit::record::DigestKey::from_bytes([0; 32]),
+            &crate::audit::record::RecordKey::from_bytes([0; 32]),
         );
         let outcome = Outcome::answered(Status::Ok, None, b"{}", &crate::audit::record::RecordKey::from_bytes([0; 32]));
         let entry = Entry::new(call, outcome, std::time::Duration::ZERO);

@@ -334,9 +334,7 @@ mod tests {
             (json!({}), Some("the stream has no record format; this version knows 2")),
         ] {
             let call = Call::gateway_event("opened", &details);
-            let outcome =
-                Outcome { status: Status::Ok, error_message: None, response_digest: None, response_bytes: None };
-            let entry = Entry::new(call, outcome, std::time::Duration::ZERO);
+            let entry = Entry::new(call, Outcome::of(Status::Ok), std::time::Duration::ZERO);
             let position = chain::link(GatewayId(uuid::Uuid::nil()), Epoch(1), Head::START, &entry);
             let mut checker = Checker::new(Origin::Outbox, 10);
             checker.check(&TrailRecord { position, content: Ok(entry), quarantined: false });

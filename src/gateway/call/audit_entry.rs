@@ -1,6 +1,6 @@
 //! The audit entry of a message: the facts for its record, collected while it is handled.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::http::header;
@@ -66,6 +66,7 @@ pub struct AuditEntry<'a> {
     pub(crate) trace: Option<trace::SpanContext>,
     /// `true` if only short arguments are recorded.
     records_little: bool,
+    record_key: OnceLock<RecordKey>,
 }
 
 impl<'a> AuditEntry<'a> {
@@ -86,6 +87,7 @@ impl<'a> AuditEntry<'a> {
             requested_protocol: None,
             trace: None,
             records_little: false,
+            record_key: OnceLock::new(),
         }
     }
 
@@ -133,13 +135,17 @@ impl<'a> AuditEntry<'a> {
         self.method = hint.method.filter(|method| !is_own_method(method)).unwrap_or_else(|| METHOD_UNKNOWN.to_owned());
     }
 
-    /// The part of the record that is known before the answer.
+    /// The part of the record that is known before the answer. If calls are not recorded, it has only id and method.
     pub(crate) fn call(&self, core: &Core) -> Call {
         let little = if self.records_little { LITTLE_ARGS_BYTES_MAX } else { usize::MAX };
-        self.call_with_arguments_up_to(core, core.args_bytes_max.min(little))
+        match self.record_key(core) {
+            Some(key) => self.recorded_call(key, core.args_bytes_max.min(little)),
+            None => Call::new(self.inbound.request_id, &self.method),
+        }
     }
 
-    fn call_with_arguments_up_to(&self, core: &Core, args_bytes_max: usize) -> Call {
+    /// The part of the record that is known before the answer, with arguments of at most `args_bytes_max` bytes.
+    pub(crate) fn recorded_call(&self, key: &RecordKey, args_bytes_max: usize) -> Call {
         let correlation = Correlation {
             addr: self.inbound.addr,
             session_id: self.session.clone(),
@@ -152,14 +158,17 @@ impl<'a> AuditEntry<'a> {
             .with_target(self.backend.as_deref(), self.tool.as_deref())
             .with_decision(self.decided_by.as_deref());
         match &self.arguments {
-            Some(json) => call.with_arguments(json, &self.rules.redaction, args_bytes_max, &core.digest_key),
+            Some(json) => call.with_arguments(json, &self.rules.redaction, args_bytes_max, key),
             None => call,
         }
     }
 
-    /// The key of the digests in the message's record.
-    pub(crate) fn record_key(&self, core: &Core) -> RecordKey {
-        core.digest_key.record_key(self.inbound.request_id)
+    /// The key of the digests in the message's record; `None` if calls are not recorded.
+    pub(crate) fn record_key(&self, core: &Core) -> Option<&RecordKey> {
+        if self.record_key.get().is_none() {
+            self.record_key.set(core.audit.record_key(self.inbound.request_id)?).ok();
+        }
+        self.record_key.get()
     }
 
     /// The circumstances, for the record.
@@ -178,8 +187,9 @@ impl<'a> AuditEntry<'a> {
     /// The part of the record of a refused request that is known before the answer. What a caller without a valid token
     /// wrote is cut.
     fn refused_call(&self, core: &Core) -> Call {
+        let Some(key) = self.record_key(core) else { return Call::new(self.inbound.request_id, &self.method) };
         if self.caller.issuer.is_some() {
-            return self.call_with_arguments_up_to(core, core.args_bytes_max.min(LITTLE_ARGS_BYTES_MAX));
+            return self.recorded_call(key, core.args_bytes_max.min(LITTLE_ARGS_BYTES_MAX));
         }
         let cut = |text: &str, bytes_max| text[..text.floor_char_boundary(bytes_max)].to_owned();
         let correlation = Correlation {
@@ -222,7 +232,7 @@ impl<'a> AuditEntry<'a> {
         let Refusal { status, http, code, message, data, .. } = &refusal;
         let record = || {
             let answer = Answer::refusal(*code, message, data.as_deref());
-            let outcome = Outcome { status: *status, ..outcome::of(&answer, &self.record_key(core)) };
+            let outcome = Outcome { status: *status, ..outcome::of(&answer, self.record_key(core)) };
             (self.refused_call(core), outcome, answer)
         };
         let recorded = core.refusals.record(&core.audit, &self.refused_request(core, &refusal), record).await;
@@ -282,7 +292,7 @@ impl<'a> AuditEntry<'a> {
     /// # Errors
     /// [`UnavailableError`]: the record cannot be stored.
     pub(crate) async fn record(&self, core: &Core, answer: Answer) -> Result<Released<Answer>, UnavailableError> {
-        let outcome = outcome::of(&answer, &self.record_key(core));
+        let outcome = outcome::of(&answer, self.record_key(core));
         core.audit.record_once(self.call(core), outcome, answer).await
     }
 }

@@ -11,7 +11,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::AcceptFailures;
 use crate::audit::Audit;
-use crate::audit::record::DigestKey;
 use crate::auth::Authenticator;
 use crate::connections::places::Places;
 use crate::gateway::message::body_budget::BodyBudget;
@@ -63,8 +62,6 @@ pub(crate) struct Core {
     pub(crate) connections_max: usize,
     pub(crate) in_flight: InFlightCalls,
     pub(crate) args_bytes_max: usize,
-    /// The key of the digests in records.
-    pub(crate) digest_key: DigestKey,
     pub(crate) body_bytes_max: usize,
     /// The room for the bodies of all requests.
     pub(crate) bodies: BodyBudget,

@@ -3,8 +3,9 @@
 use crate::audit::record::{Outcome, RecordKey, Status};
 use crate::upstream::{Answer, AnswerKind};
 
-/// The recorded outcome of a call with this `answer`. `key` is that of the call's record.
-pub(crate) fn of(answer: &Answer, key: &RecordKey) -> Outcome {
+/// The recorded outcome of a call with this `answer`. `key` is that of the call's record; without one, nothing is
+/// recorded, and the outcome has only the status.
+pub(crate) fn of(answer: &Answer, key: Option<&RecordKey>) -> Outcome {
     let status = match answer.kind() {
         AnswerKind::Result => Status::Ok,
         AnswerKind::ToolError => Status::ToolError,
@@ -13,5 +14,8 @@ pub(crate) fn of(answer: &Answer, key: &RecordKey) -> Outcome {
         AnswerKind::TimedOut => Status::Timeout,
         AnswerKind::Cancelled => Status::Cancelled,
     };
-    Outcome::answered(status, answer.message().map(str::to_owned), answer.text().as_bytes(), key)
+    match key {
+        Some(key) => Outcome::answered(status, answer.message().map(str::to_owned), answer.text().as_bytes(), key),
+        None => Outcome::of(status),
+    }
 }

@@ -59,7 +59,7 @@ impl<'a> Answered<'a> {
             Unfinished::Unrecorded(sourced) => Ok(Finish::Unrecorded(sourced)),
             Unfinished::Whole(answer) => entry.record(ctx.core, answer).await.map(Finish::Released),
             Unfinished::Intent(receipt, answer) => {
-                let outcome = outcome::of(&answer, &entry.record_key(ctx.core));
+                let outcome = outcome::of(&answer, entry.record_key(ctx.core));
                 let status = outcome.status;
                 // I1: the reply is sent after the record has reached its level.
                 // I2: the receipt ends in exactly one record. Nothing is logged between the answer and its record.
