@@ -12,12 +12,14 @@
 mod answer;
 mod backend;
 mod backend_tasks;
+mod catalog;
 mod connection;
 mod conversations;
 mod era_params;
 mod error;
 mod frame;
 mod http;
+mod known_names;
 mod lazy_connection;
 mod list;
 mod list_changes;

@@ -53,10 +53,7 @@ mod tests {
                 r#"{"extensions":{"io.modelcontextprotocol/tasks":{},"com.example/x":{"a": 1}},"roots":{}}"#,
                 r#"{"extensions":{"com.example/x":{"a": 1}},"roots":{}}"#,
             ),
-            (
-                r#"{"tasks":{},"extensions":{"io.modelcontextprotocol/tasks":{}}}"#,
-                r#"{"extensions":{}}"#,
-            ),
+            (r#"{"tasks":{},"extensions":{"io.modelcontextprotocol/tasks":{}}}"#, r#"{"extensions":{}}"#),
         ] {
             assert_eq!(without_tasks(json), (Cow::Borrowed(want), true), "{json}");
         }

@@ -485,6 +485,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mcp::methods;
+    use crate::mcp::params::{ParamRules, Params};
+    use crate::mcp::protocol::Era;
+    use crate::mcp::shared_text::SharedText;
 
     const MAX: usize = 4096;
 
@@ -493,7 +497,10 @@ mod tests {
             Err(rule) => rule,
             Ok(incoming) => match incoming.message() {
                 Err(rule) => rule,
-                Ok(message) => tool_call(message.params().as_ref()).unwrap_err(),
+                Ok(message) => {
+                    let rules = ParamRules::of_request(methods::find("tools/call"), Era::Modern, "tools/call", &[]);
+                    Params::read(&message, &SharedText::default(), &rules).unwrap_err()
+                }
             },
         }
     }
@@ -507,10 +514,9 @@ mod tests {
         let arguments = "{ \"b\":  1.0, \"a\":\"\\ud800\\u0000\" }";
         let body = call(&format!(r#"{{"name":"echo","arguments":{arguments},"_meta":{{"progressToken":1}}}}"#));
         let message = parse(body.as_bytes(), MAX).unwrap().message().unwrap();
-        let params = message.params();
-        let call = tool_call(params.as_ref()).unwrap();
-        assert_eq!((call.name.as_str(), call.arguments), ("echo", Some(arguments)));
-        assert_eq!(call.meta, Some(r#"{"progressToken":1}"#));
+        let params = message.params().unwrap();
+        assert_eq!((params.string("name").as_deref(), params.get("arguments")), (Some("echo"), Some(arguments)));
+        assert_eq!(params.get("_meta"), Some(r#"{"progressToken":1}"#));
     }
 
     #[test]
@@ -534,11 +540,9 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.into(), Malformed::Response),
             (call("[]"), Malformed::Params),
             (call("null"), Malformed::Params),
-            (call("{}"), Malformed::ToolName),
-            (call(r#"{"name":""}"#), Malformed::ToolName),
-            (call(r#"{"name":7}"#), Malformed::ToolName),
+            (call(r#"{"name":7}"#), Malformed::MemberType { place: "params", key: "name", expected: "a string" }),
             (call(r#"{"name":"a","arguments":[]}"#), Malformed::Arguments),
-            (call(r#"{"name":"a","arguments":null}"#), Malformed::Arguments),
+            (call(r#"{"name":"a","requestState":7}"#), Malformed::State),
             (call(r#"{"name":"a","arguments":"{}"}"#), Malformed::Arguments),
             (call(r#"{"name":"a","_meta":1}"#), Malformed::Meta),
             (deep, Malformed::TooDeep { limit: DEPTH_MAX }),
@@ -612,14 +616,20 @@ mod tests {
     fn a_known_key_in_another_spelling_is_refused() {
         for body in [
             r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call"}"#.to_owned(),
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping","param\u017f":{}}"#.to_owned(),
+        ] {
+            assert!(matches!(rule(&body), Malformed::CaseVariant { .. }), "{body}");
+        }
+        for body in [
             call(r#"{"name":"echo","Name":"delete"}"#),
             call(r#"{"name":"echo","ARGUMENTS":{}}"#),
             call(r#"{"name":"echo","argu_ments":{}}"#),
             call(r#"{"name":"echo","argument\u017f":{}}"#),
             call("{\"name\":\"echo\",\"argument\u{17f}\":{}}"),
             call("{\"name\":\"echo\",\"\u{ff4e}ame\":\"delete\"}"),
+            call(r#"{"name":"echo","meta":{}}"#),
         ] {
-            assert!(matches!(rule(&body), Malformed::CaseVariant { .. }), "{body}");
+            assert!(matches!(rule(&body), Malformed::UnknownMember { known: Some(_), .. }), "{body}");
         }
     }
 
@@ -649,7 +659,7 @@ mod tests {
         #[test]
         fn arbitrary_json_like_text_never_panics(body in r#"[\[\]{}:,"\\a0u d]{0,60}"#) {
             if let Ok(message) = parse(body.as_bytes(), MAX).and_then(Incoming::message) {
-                drop(tool_call(message.params().as_ref()));
+                drop(message.params());
             }
         }
     }

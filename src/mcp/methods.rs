@@ -5,8 +5,8 @@
 //! A method that is not in the table is unknown to the gateway: it is refused unless `server.pass_methods` names it.
 
 use crate::mcp::protocol::{
-    CANCELLED, Era, INITIALIZED, META_CAPABILITIES, META_CLIENT, META_LOG_LEVEL, META_PROGRESS_TOKEN, META_SUBSCRIPTION,
-    META_TRACEPARENT, META_VERSION, PROGRESS, TOOLS_CALL,
+    CANCELLED, Era, INITIALIZED, META_CAPABILITIES, META_CLIENT, META_LOG_LEVEL, META_PROGRESS_TOKEN,
+    META_SUBSCRIPTION, META_TRACEPARENT, META_VERSION, PROGRESS, TOOLS_CALL,
 };
 
 /// One method.
@@ -166,7 +166,8 @@ const ARGUMENTS: MemberSpec = member("arguments", JsonType::Object);
 /// The answers of a person to an `input_required` result, and the state of that result.
 const INPUT_RESPONSES: MemberSpec =
     MemberSpec { eras: MODERN, role: MemberRole::Extra, ..member("inputResponses", JsonType::Object) };
-const STATE: MemberSpec = MemberSpec { eras: MODERN, role: MemberRole::State, ..member("requestState", JsonType::Text) };
+const STATE: MemberSpec =
+    MemberSpec { eras: MODERN, role: MemberRole::State, ..member("requestState", JsonType::Text) };
 const TASK: MemberSpec = MemberSpec { role: MemberRole::Task, ..member("task", JsonType::Object) };
 
 const INITIALIZE: &[MemberSpec] = &[
@@ -209,13 +210,7 @@ pub const METHODS: [MethodSpec; 15] = [
     method(List::Resources.method(), MethodKind::List(List::Resources), BOTH, Recording::Optional, LIST),
     method(List::Templates.method(), MethodKind::List(List::Templates), BOTH, Recording::Optional, LIST),
     method(List::Prompts.method(), MethodKind::List(List::Prompts), BOTH, Recording::Optional, LIST),
-    method(
-        "logging/setLevel",
-        MethodKind::SetLevel,
-        LEGACY,
-        Recording::Optional,
-        &[member("level", JsonType::Text)],
-    ),
+    method("logging/setLevel", MethodKind::SetLevel, LEGACY, Recording::Optional, &[member("level", JsonType::Text)]),
     method("subscriptions/listen", MethodKind::Listen, MODERN, Recording::Never, LISTEN),
     method("server/discover", MethodKind::Discover, MODERN, Recording::Never, &[]),
     method("ping", MethodKind::Ping, LEGACY, Recording::Never, &[]),

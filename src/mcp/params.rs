@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 
 use crate::mcp::capabilities;
-use crate::mcp::envelope::{Malformed, META_BYTES_MAX, Message, bounded};
+use crate::mcp::envelope::{META_BYTES_MAX, Malformed, Message, bounded};
 use crate::mcp::fold::folded;
 use crate::mcp::json::{self, Object};
 use crate::mcp::methods::{META_KEYS, MemberRole, MemberSpec, MetaRole, MethodSpec, NotificationSpec};
@@ -73,13 +73,7 @@ impl<'a> ParamRules<'a> {
     /// The rules for a notification of `method`, whose entry in the table is `spec`.
     #[must_use]
     pub fn of_notification(spec: Option<&'static NotificationSpec>, method: &'a str) -> Self {
-        Self {
-            members: spec.map(|spec| spec.members),
-            drops_unknown: false,
-            era: Era::Legacy,
-            method,
-            passed: &[],
-        }
+        Self { members: spec.map(|spec| spec.members), drops_unknown: false, era: Era::Legacy, method, passed: &[] }
     }
 
     fn find(&self, key: &str) -> Option<&'static MemberSpec> {
@@ -210,8 +204,8 @@ impl Params {
                 let expected = spec.value.in_words();
                 return Err(Malformed::MemberType { place: "params._meta", key: spec.name, expected });
             }
-            let is_removed = spec.role == MetaRole::Task
-                || spec.role == MetaRole::WrittenModern && rules.era == Era::Legacy;
+            let is_removed =
+                spec.role == MetaRole::Task || spec.role == MetaRole::WrittenModern && rules.era == Era::Legacy;
             if is_removed {
                 self.removed.push(spec.name.to_owned());
             } else if spec.role == MetaRole::Forwarded {
@@ -229,6 +223,12 @@ impl Params {
             }
         }
         Ok(())
+    }
+
+    /// Returns `true` if the message has parameters.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.is_given
     }
 
     /// The value of the member `key`, as JSON text.
@@ -291,9 +291,8 @@ impl Params {
         if is_tool_call {
             return self.get("arguments").cloned();
         }
-        let arguments = self.members.iter().filter(|member| {
-            matches!(member.role, MemberRole::Argument | MemberRole::Capabilities)
-        });
+        let arguments =
+            self.members.iter().filter(|member| matches!(member.role, MemberRole::Argument | MemberRole::Capabilities));
         let text = json::object(arguments.map(|member| (member.key.as_ref(), member.value.as_str())));
         (text != "{}" || self.is_given).then(|| self.body.derived(text))
     }

@@ -7,17 +7,16 @@
 //! sets in it reaches another.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use axum::http::HeaderMap;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
-use crate::mcp::json::{self, Object};
+use crate::mcp::json;
 use crate::mcp::lines::LINE_BYTES_MAX;
 use crate::mcp::methods::List;
 use crate::mcp::params::Params;
@@ -30,8 +29,9 @@ use super::connection::{ChildHolder, UpstreamConnection};
 use super::conversations::{Conversations, Owner};
 use super::era_params::forwarded;
 use super::error::CallError;
-use super::http::{Endpoint, EndpointError, HeaderParam, contradicted, is_rejection, of_tool};
-use super::list::{Item, NOT_OFFERED, Page, read_page};
+use super::http::{Endpoint, EndpointError, is_rejection};
+use super::known_names::KnownNames;
+use super::list::{Item, NOT_OFFERED};
 use super::list_changes::{Change, ListChangeHandler};
 use super::message::{self, DISCOVER, Request, Response, ServerMessageHandler, discover_params};
 use super::stdio::{ChildConnection, StdioBackend};
@@ -52,24 +52,25 @@ const CONCURRENT_LISTS_MAX: usize = 32;
 /// One backend.
 #[derive(Debug)]
 pub struct Backend {
-    alias: String,
+    pub(super) alias: String,
     timeouts: Timeouts,
     list_permits: Semaphore,
-    transport: Transport,
+    pub(super) transport: Transport,
     /// The listener of the shared connection.
-    list_changes: Arc<ListChangeHandler>,
+    pub(super) list_changes: Arc<ListChangeHandler>,
     /// The shared legacy session at an HTTP backend, if it is open.
     shared_session: tokio::sync::Mutex<Option<Arc<UpstreamConnection>>>,
     /// The operator declared that all callers may share a conversation.
     is_shared: bool,
     conversations: Conversations,
     /// The items that were left out of its lists.
-    items_omitted: AtomicU64,
+    pub(super) items_omitted: AtomicU64,
+    pub(super) known_names: KnownNames,
     tasks: BackendTasks,
 }
 
 #[derive(Debug)]
-enum Transport {
+pub(super) enum Transport {
     Stdio(Box<StdioBackend>),
     Http(Arc<Endpoint>),
 }
@@ -104,6 +105,7 @@ impl Backend {
             is_shared: config.shared,
             conversations: Conversations::new(config.conversations_max),
             items_omitted: AtomicU64::new(0),
+            known_names: KnownNames::default(),
             tasks: BackendTasks { tracker: tasks, stop },
         })
     }
@@ -425,52 +427,6 @@ impl Backend {
             cursors.push(cursor);
         }
         Err(CallError::List { fault: "it has too many pages" })
-    }
-
-    /// Reads one page of a list. Items that are left out are counted and logged.
-    ///
-    /// # Errors
-    /// [`CallError::List`]: the page cannot be read.
-    pub fn read_page(&self, page: &Object<'_>, list: List) -> Result<Page, CallError> {
-        let page = read_page(page, list)?;
-        if let Some(reason) = page.reason {
-            self.items_omitted.fetch_add(page.omitted as u64, Ordering::Relaxed);
-            let (backend, list, count) = (&self.alias, list.method(), page.omitted);
-            tracing::warn!(backend, list, count, reason, "items of a backend's list omitted");
-        }
-        Ok(page)
-    }
-
-    /// The number of items that were left out of the backend's lists.
-    #[must_use]
-    pub fn items_omitted(&self) -> u64 {
-        self.items_omitted.load(Ordering::Relaxed)
-    }
-
-    /// The name of the first `Mcp-Param-*` header in `headers` that contradicts the `arguments` of a call of `tool`. A
-    /// header that the tool's schema does not mirror contradicts nothing.
-    pub async fn contradicted_header(
-        &self,
-        tool: &str,
-        arguments: Option<&str>,
-        headers: &HeaderMap,
-    ) -> Option<String> {
-        let params = self.in_time(Instant::now(), async { Ok(self.header_params(tool).await) }).await.ok()??;
-        contradicted(&params, arguments, headers).map(ToString::to_string)
-    }
-
-    async fn header_params(&self, tool: &str) -> Option<Arc<[HeaderParam]>> {
-        if let Transport::Http(endpoint) = &self.transport
-            && endpoint.speaks_modern().await.ok()?
-        {
-            return Arc::new(endpoint.stateless_connection()).header_params(tool).await;
-        }
-        let known = self.list_changes.tools();
-        let tools = match known {
-            Some(tools) => tools,
-            None => self.tools().await.ok()?,
-        };
-        of_tool(&tools.iter().find(|known| known.name == tool)?.json)
     }
 
     /// Reads all tools on the shared connection, and remembers them until the backend reports a change.

@@ -24,5 +24,5 @@ mod standalone_stream;
 pub(super) use connection::HttpConnection;
 pub(super) use endpoint::Endpoint;
 pub use endpoint::EndpointError;
-pub(super) use param_headers::{HeaderParam, contradicted, of_tool};
 pub(super) use era::is_rejection;
+pub(super) use param_headers::{HeaderParam, contradicted, of_tool};

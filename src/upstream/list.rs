@@ -42,8 +42,7 @@ pub fn read_page(page: &Object<'_>, list: List) -> Result<Page, CallError> {
     let found = page.get(list.member()).ok_or(CallError::List { fault: "the member with the items is missing" })?;
     let found: Vec<&RawValue> =
         serde_json::from_str(found).map_err(|_| CallError::List { fault: "the items are not an array" })?;
-    let mut read =
-        Page { next_cursor: page.string("nextCursor"), is_exact: true, ..Page::default() };
+    let mut read = Page { next_cursor: page.string("nextCursor"), is_exact: true, ..Page::default() };
     for item in found {
         match read_item(item.get(), list) {
             Ok((item, is_exact)) => {
@@ -128,8 +127,7 @@ mod tests {
             {"name":"c","execution":{"taskSupport":"forbidden","y":1}}, {"name":"d", "execution":{}}]}"#;
         let found = read(page, List::Tools).unwrap();
         let items: Vec<_> = found.items.iter().map(|item| item.json.as_str()).collect();
-        let want =
-            [r#"{"name":"b","x":1}"#, r#"{"name":"c","execution":{"y":1}}"#, r#"{"name":"d", "execution":{}}"#];
+        let want = [r#"{"name":"b","x":1}"#, r#"{"name":"c","execution":{"y":1}}"#, r#"{"name":"d", "execution":{}}"#];
         assert_eq!((items, found.omitted), (want.to_vec(), 1));
     }
 }

@@ -21,7 +21,8 @@ pub(crate) async fn initialize(ctx: &RequestContext<'_>, entry: &mut AuditEntry<
     let params = ctx.params.text(&[]);
     let per_principal_max = ctx.rules.limits.sessions_per_principal;
     let sessions = &ctx.core.sessions;
-    let (session, ended) = sessions.open(&ctx.principal, &ctx.inbound.scope, params.as_deref().unwrap_or("{}"), per_principal_max);
+    let (session, ended) =
+        sessions.open(&ctx.principal, &ctx.inbound.scope, params.as_deref().unwrap_or("{}"), per_principal_max);
     session_end::end(ctx.core, ended).await;
     entry.session = Some(session.id.clone());
     let sourced = match ctx.only_backend() {

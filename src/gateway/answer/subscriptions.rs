@@ -122,7 +122,7 @@ pub(crate) async fn permit(
         let (may_read, rule) = backend.as_deref().map_or_else(|| (false, DEFAULT_RULE.to_owned()), decide);
         entry.decided_by = Some(rule);
         if !may_read {
-            (entry.backend, entry.tool) = (backend, Some(uri.clone()));
+            (entry.backend, entry.tool, entry.resource) = (backend, None, Some(uri.clone()));
             return Err(Refusal::denied(format!("{roles} may not read {uri}")));
         }
         owned.extend(backend.map(|backend| (backend, uri.clone())));

@@ -106,8 +106,8 @@ impl Core {
     pub(crate) fn is_pass_method(&self, method: &str) -> bool {
         !methods::is_of_tasks(method)
             && self.pass_methods.iter().any(|known| match known.strip_suffix('*') {
-            Some(prefix) => method.starts_with(prefix),
-            None => method == known,
-        })
+                Some(prefix) => method.starts_with(prefix),
+                None => method == known,
+            })
     }
 }

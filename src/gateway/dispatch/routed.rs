@@ -229,6 +229,7 @@ impl<'a> Sender<'a> {
         entry.decided_by = Some(rule.unwrap_or_else(|| DEFAULT_RULE.to_owned()));
         entry.tool = None;
         entry.arguments = params.arguments(false);
+        entry.forwards(self.core, &params);
         if !is_allowed {
             return Err(Refusal::denied(format!("{method} is for roles that may use all of {backend}")));
         }
@@ -255,6 +256,7 @@ async fn destination(
     let kind = spec.map(|method| method.kind);
     if !matches!(kind, None | Some(MethodKind::Targeted(_))) {
         entry.arguments = ctx.params.arguments(false);
+        entry.forwards(ctx.core, &ctx.params);
     }
     Ok(match kind {
         Some(MethodKind::Ping) => Destination::Local(LocalMethod::Ping),
@@ -289,7 +291,11 @@ async fn target(
     };
     let target = found.ok_or_else(|| Refusal::unknown(subject.kind_name(), name, ctx.era))?;
     entry.backend = Some(target.backend.to_owned());
-    entry.tool = Some(target.name.to_owned());
+    if target.kind == TargetKind::Resource {
+        (entry.tool, entry.resource) = (None, Some(target.name.to_owned()));
+    } else {
+        entry.tool = Some(target.name.to_owned());
+    }
     let state = match &subject.state {
         Some(bound) => {
             let (state, origin) = ctx.core.request_states.open(bound, &ctx.principal, target)?;
@@ -301,6 +307,7 @@ async fn target(
     };
     let mut params = ctx.params.clone();
     subject.set_in(&mut params, target, state);
+    entry.forwards(ctx.core, &params);
     let (backend, tool) = (target.backend.to_owned(), target.name.to_owned());
     Ok(TargetRequest { subject, backend, tool, params })
 }
@@ -313,5 +320,6 @@ fn extension(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Result<Arc
     let backend = backend.ok_or_else(|| Refusal::unknown_method(method, ctx.era))?;
     entry.tool = None;
     entry.arguments = ctx.params.arguments(false);
+    entry.forwards(ctx.core, &ctx.params);
     Ok(Arc::clone(backend))
 }

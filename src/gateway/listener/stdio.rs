@@ -210,13 +210,7 @@ impl Connection {
     }
 
     /// Handles one message and writes its reply, or the messages of its stream, which end with the reply.
-    async fn handle(
-        self: Arc<Self>,
-        inbound: InboundRequest,
-        body: UnreadBody,
-        id: Option<Id>,
-        is_notification: bool,
-    ) {
+    async fn handle(self: Arc<Self>, inbound: InboundRequest, body: UnreadBody, id: Option<Id>, is_notification: bool) {
         let span = tracing::info_span!("request", request_id = %inbound.request_id);
         let (offer, offered) = oneshot::channel::<OpenedStream>();
         let core = &self.client.core;

@@ -8,8 +8,7 @@ use crate::mcp::json;
 use crate::mcp::methods::{self, MethodSpec};
 use crate::mcp::protocol::{
     Era, HEADER_MISMATCH, INVALID_PARAMS, LEGACY_VERSIONS, META_CAPABILITIES, META_VERSION, METHOD_HEADER,
-    MODERN_VERSION, NAME_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER,
-    is_header_text,
+    MODERN_VERSION, NAME_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER, is_header_text,
 };
 
 /// A rule for headers that a request breaks.

@@ -116,11 +116,9 @@ mod tests {
 
     #[test]
     fn forwarded_parameters_differ_only_in_the_name_and_the_state() {
-        let (call, params) = read(
-            "tools/call",
-            r#"{ "name":"b__old", "arguments":{ "a" : 1.0 },"requestState":"t","_meta":{"y":[ ]}}"#,
-        )
-        .unwrap();
+        let (call, params) =
+            read("tools/call", r#"{ "name":"b__old", "arguments":{ "a" : 1.0 },"requestState":"t","_meta":{"y":[ ]}}"#)
+                .unwrap();
         assert_eq!((call.kind, call.name.as_str(), call.state.as_deref()), (TargetKind::Tool, "b__old", Some("t")));
         assert_eq!(call.arguments.as_deref(), Some(r#"{ "a" : 1.0 }"#));
         assert_eq!(&*params, r#"{"name":"new","arguments":{ "a" : 1.0 },"requestState":"s","_meta":{"y":[ ]}}"#);
@@ -146,11 +144,13 @@ mod tests {
     fn request_without_a_subject_is_malformed() {
         for (method, params) in [
             ("prompts/get", r#"{"name":""}"#),
-            ("prompts/get", r#"{"Name":"x"}"#),
+            ("prompts/get", "{}"),
             ("resources/read", r#"{"uri":7}"#),
+            ("resources/read", r#"{"uri":null}"#),
             ("resources/read", r#"{"uri":"a:b","URI":"c:d"}"#),
             ("completion/complete", r#"{"ref":{"type":"ref/other","name":"x"}}"#),
             ("completion/complete", r#"{"ref":{"type":"ref/resource","Uri":"x"}}"#),
+            ("completion/complete", r#"{"ref":{"type":"ref/resource","uri":"x","url":"y"}}"#),
             ("completion/complete", r#"{"Ref":{"type":"ref/resource","uri":"x"}}"#),
             ("tools/call", r#"{"name":"x","requestState":7}"#),
             ("tools/call", r#"{"name":"x","RequestState":"s"}"#),
