@@ -1,9 +1,10 @@
 //! The parameters of a request as its record has them, besides the arguments.
 
 use crate::audit::record::{Digest, META_CONTEXT_BYTES_MAX, RecordKey};
-use crate::mcp::json;
+use crate::mcp::json::{self, Object};
 use crate::mcp::methods::{META_KEYS, MemberRole};
 use crate::mcp::params::Params;
+use crate::mcp::protocol::{META_CAPABILITIES, META_CLIENT, META_VERSION};
 
 /// The longest value of a protocol's key of `_meta` that is recorded in `context`, in bytes. *Spec*: docs/trail.md.
 const META_VALUE_BYTES_MAX: usize = 256;
@@ -23,6 +24,18 @@ pub(crate) struct RecordedParams {
     pub(crate) removed: Vec<String>,
 }
 
+/// Returns `true` if `context` need not repeat the key: it has the protocol revision and a client's name and version
+/// elsewhere, and every modern request has capabilities, which are usually empty.
+fn is_in_context(name: &str, value: &str) -> bool {
+    let is_name_and_version =
+        |info: Object<'_>| info.len() == 2 && info.string("name").is_some() && info.string("version").is_some();
+    name == META_VERSION
+        || name == META_CAPABILITIES && value == "{}"
+        || name == META_CLIENT
+            && value.len() <= META_VALUE_BYTES_MAX
+            && Object::parse(value).is_some_and(is_name_and_version)
+}
+
 impl RecordedParams {
     /// What is recorded of `params`, which are as they are forwarded. `key` is that of the request's record.
     pub(crate) fn new(params: &Params, key: &RecordKey) -> Self {
@@ -30,6 +43,9 @@ impl RecordedParams {
         let mut room = META_CONTEXT_BYTES_MAX;
         let written = params.written_keys().map(|(name, value)| -> (&str, &str) { (name, value) });
         for (name, value) in written.chain(params.meta_keys()) {
+            if is_in_context(name, value) {
+                continue;
+            }
             let known = META_KEYS.iter().map(|known| known.name).find(|known| *known == name);
             let bytes = name.len() + value.len() + 4;
             match known {

@@ -83,7 +83,7 @@ pub fn attacks(fixture: &AttackFixture) -> Vec<Attack> {
     for params in [r#"{"a":1}"#, r#"{"Progress":1}"#, r#"{"progressToken":{}}"#] {
         let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#);
         add(
-            "a notification with foreign members",
+            &format!("a notification with the members {params}"),
             &session(fixture.post("/mcp/raw", text), &ann_raw),
             malformed(400, -32602),
         );
