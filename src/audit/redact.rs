@@ -1,29 +1,41 @@
-//! Redaction: keeps configured arguments out of every record.
+//! Redaction: keeps the values that the operator names out of every record.
 //!
-//! A path is a JSON pointer (RFC 6901) into the arguments; the segment `*` matches every member or element. The value
-//! at a path is replaced by `"[redacted]"`; every other byte of the text is unchanged.
+//! A path is a JSON pointer (RFC 6901) into the arguments of a request. The segment `*` matches every member or
+//! element, `**` any number of members and elements, also none. Names are compared with the one fold
+//! ([`crate::mcp::fold`]), so that `Pass_Word` is redacted where `/password` is. The value at a path is replaced by
+//! `"[redacted]"`; every other byte of the text is unchanged.
+//!
+//! In texts that are not arguments (further parameters, responses, answers of people) a path begins at every value:
+//! they have no root that the operator could know. The values that were redacted are then also removed from what the
+//! backend says ([`RedactedValues`]), but not from the caller's other arguments: a caller could choose to hide those.
+
+mod answer;
+mod path;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod values;
+mod view;
+mod walk;
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use answer::SecretMembers;
+use path::Path;
+use walk::Walk;
 
-/// The JSON text that replaces a redacted value.
-pub const REDACTED: &str = r#""[redacted]""#;
+pub use path::PathError;
+pub use values::{REDACTED, RedactedValues};
+
+use crate::mcp::json::Object;
 
 /// The operator's redaction paths, compiled.
 #[derive(Clone, Debug, Default)]
 pub struct Redaction {
-    paths: Vec<Vec<String>>,
-}
-
-/// A redaction path that is not a JSON pointer.
-#[derive(Debug, thiserror::Error)]
-#[error("redaction path {path:?} is not a JSON pointer: begin it with '/', for example /password or /items/*/token")]
-pub struct PathError {
-    path: String,
+    paths: Vec<Path>,
+    /// The same paths, below each place at which a request other than `tools/call` has its arguments.
+    below_arguments: Vec<Path>,
+    below_context: Vec<Path>,
 }
 
 impl Redaction {
@@ -36,129 +48,113 @@ impl Redaction {
     /// Compiles `paths`.
     ///
     /// # Errors
-    /// The first path that does not begin with `/`.
+    /// The first path that cannot be used.
     pub fn new(paths: &[String]) -> Result<Self, PathError> {
-        let compile = |path: &String| {
-            let rest = path.strip_prefix('/').ok_or_else(|| PathError { path: path.clone() })?;
-            Ok(rest.split('/').map(|segment| segment.replace("~1", "/").replace("~0", "~")).collect())
-        };
-        Ok(Self { paths: paths.iter().map(compile).collect::<Result<_, _>>()? })
+        let paths = paths.iter().map(|path| Path::new(path)).collect::<Result<Vec<_>, _>>()?;
+        let below = |members: &[&str]| paths.iter().map(|path| path.below(members)).collect();
+        Ok(Self { below_arguments: below(&["arguments"]), below_context: below(&["context", "arguments"]), paths })
     }
 
-    /// Returns `json` with the value at every configured path replaced. Text that is not JSON is replaced as a whole,
-    /// because paths cannot be resolved in it.
+    /// True if there are no paths.
     #[must_use]
-    pub fn apply<'a>(&self, json: &'a str) -> Cow<'a, str> {
-        self.paths.iter().fold(Cow::Borrowed(json), |text, path| {
-            let mut spans = Vec::new();
-            if find_spans(&text, 0, path, &mut spans).is_err() {
-                return Cow::Borrowed(REDACTED);
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// Returns `arguments` as [`Redaction::arguments`] does, without the values.
+    #[must_use]
+    pub fn apply<'a>(&self, arguments: &'a str) -> Cow<'a, str> {
+        self.arguments(arguments, &mut RedactedValues::default())
+    }
+
+    /// Returns `arguments`, JSON text, with the value at every path replaced. The replaced values are added to `found`.
+    /// Text in which paths cannot be followed is replaced as a whole.
+    #[must_use]
+    pub fn arguments<'a>(&self, arguments: &'a str, found: &mut RedactedValues) -> Cow<'a, str> {
+        redacted(Walk { paths: &self.paths, is_anywhere: false }, arguments, found)
+    }
+
+    /// Returns `params`, the JSON text of the parameters of a request of `method`, with the value at every path in its
+    /// arguments replaced.
+    #[must_use]
+    pub fn params<'a>(&self, method: &str, params: &'a str, found: &mut RedactedValues) -> Cow<'a, str> {
+        if self.is_empty() {
+            return Cow::Borrowed(params);
+        }
+        match method {
+            "tools/call" | "prompts/get" => {
+                redacted(Walk { paths: &self.below_arguments, is_anywhere: false }, params, found)
             }
-            spans.sort_unstable();
-            let mut out = text.into_owned();
-            for (start, end) in spans.into_iter().rev() {
-                out.replace_range(start..end, REDACTED);
+            "completion/complete" => self.completion(params, found),
+            _ => self.anywhere(params, found),
+        }
+    }
+
+    /// The arguments of a completion are one pair of name and value, and those that were completed before.
+    fn completion<'a>(&self, params: &'a str, found: &mut RedactedValues) -> Cow<'a, str> {
+        let name = Object::parse(params).and_then(|params| params.object("argument")?.string("name"));
+        let pair = crate::mcp::json::object([(name.as_deref().unwrap_or_default(), "0")]);
+        let is_redacted = self.arguments(&pair, &mut RedactedValues::default()) != pair;
+        let value = is_redacted.then(|| Path::member("value").below(&["argument"]));
+        let paths: Vec<Path> = self.below_context.iter().cloned().chain(value).collect();
+        redacted(Walk { paths: &paths, is_anywhere: false }, params, found)
+    }
+
+    /// Returns `json`, JSON text that is not the arguments of a request, with the value at every path replaced, at
+    /// whatever depth the path begins.
+    #[must_use]
+    pub fn anywhere<'a>(&self, json: &'a str, found: &mut RedactedValues) -> Cow<'a, str> {
+        redacted(Walk { paths: &self.paths, is_anywhere: true }, json, found)
+    }
+
+    /// Returns `response`, the JSON text of a result or error, without the values at the paths and without each
+    /// occurrence of a value in `found`. The values at the paths are added to `found` first.
+    #[must_use]
+    pub fn response<'a>(&self, response: &'a str, found: &mut RedactedValues) -> Cow<'a, str> {
+        let by_path = self.anywhere(response, found);
+        let replaced = changed(found.replaced_in_json(&by_path));
+        replaced.map_or(by_path, Cow::Owned)
+    }
+
+    /// Returns `answer`, the JSON text of a person's answer to a question with the schema `schema`, without the values
+    /// that the schema marks as secret (`format: password`, `writeOnly`) and without those at the paths. The replaced
+    /// values are added to `found`.
+    ///
+    /// `answer` is the content of the answer or an object that contains it, for example the result of an
+    /// `elicitation/create`.
+    #[must_use]
+    pub fn answer<'a>(&self, schema: Option<&str>, answer: &'a str, found: &mut RedactedValues) -> Cow<'a, str> {
+        let by_path = self.anywhere(answer, found);
+        let by_schema = match schema.map(SecretMembers::of_schema) {
+            None => None,
+            Some(SecretMembers::Named(paths)) => {
+                changed(redacted(Walk { paths: &paths, is_anywhere: true }, &by_path, found))
             }
-            Cow::Owned(out)
-        })
+            Some(SecretMembers::All) => {
+                let content = [Path::member("content")];
+                match changed(redacted(Walk { paths: &content, is_anywhere: false }, &by_path, found)) {
+                    None => Some(REDACTED.to_owned()),
+                    redacted => redacted,
+                }
+            }
+        };
+        by_schema.map_or(by_path, Cow::Owned)
     }
 }
 
-/// Collects the byte spans of the values at `path` in `json`, which begins at `offset` in the whole text.
-fn find_spans(
-    json: &str,
-    offset: usize,
-    path: &[String],
-    spans: &mut Vec<(usize, usize)>,
-) -> Result<(), serde_json::Error> {
-    let Some((segment, rest)) = path.split_first() else {
-        spans.push((offset, offset + json.len()));
-        return Ok(());
-    };
-    let offset_of = |raw: &RawValue| offset + (raw.get().as_ptr().addr() - json.as_ptr().addr());
-    match json.trim_start().as_bytes().first() {
-        Some(b'{') => {
-            let Members(members) = serde_json::from_str(json)?;
-            for (key, value) in members {
-                if segment == "*" || *segment == key {
-                    find_spans(value.get(), offset_of(value), rest, spans)?;
-                }
-            }
-        }
-        Some(b'[') => {
-            let elements: Vec<&RawValue> = serde_json::from_str(json)?;
-            for (idx, value) in elements.into_iter().enumerate() {
-                if segment == "*" || *segment == idx.to_string() {
-                    find_spans(value.get(), offset_of(value), rest, spans)?;
-                }
-            }
-        }
-        _ => {}
-    }
-    Ok(())
+/// The text if it was changed.
+fn changed(text: Cow<'_, str>) -> Option<String> {
+    if let Cow::Owned(text) = text { Some(text) } else { None }
 }
 
-/// An object's members in order, including repeated keys, so that every one is redacted.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Collect)
+fn redacted<'a>(walk: Walk<'_>, json: &'a str, found: &mut RedactedValues) -> Cow<'a, str> {
+    if walk.paths.is_empty() {
+        return Cow::Borrowed(json);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn redact(paths: &[&str], json: &str) -> String {
-        let paths: Vec<String> = paths.iter().map(|&path| path.to_owned()).collect();
-        Redaction::new(&paths).unwrap().apply(json).into_owned()
-    }
-
-    #[test]
-    fn only_the_value_at_the_path_changes() {
-        let json = r#"{ "user" : "ann", "password":{"a": [1]},  "n":1.0e3 }"#;
-        let want = r#"{ "user" : "ann", "password":"[redacted]",  "n":1.0e3 }"#;
-        assert_eq!(redact(&["/password"], json), want);
-    }
-
-    #[test]
-    fn star_matches_every_element_and_member() {
-        let json = r#"{"items":[{"token":"a","x":1},{"token":"b"}]}"#;
-        let want = r#"{"items":[{"token":"[redacted]","x":1},{"token":"[redacted]"}]}"#;
-        assert_eq!(redact(&["/items/*/token"], json), want);
-        assert_eq!(redact(&["/items/0/token", "/*"], json), r#"{"items":"[redacted]"}"#);
-    }
-
-    #[test]
-    fn escaped_keys_match_in_any_spelling() {
-        assert_eq!(redact(&["/pass~1word"], r#"{"p\u0061ss/word":1}"#), r#"{"p\u0061ss/word":"[redacted]"}"#);
-    }
-
-    #[test]
-    fn repeated_keys_are_all_redacted() {
-        assert_eq!(redact(&["/k"], r#"{"k":1,"k":2}"#), r#"{"k":"[redacted]","k":"[redacted]"}"#);
-    }
-
-    #[test]
-    fn a_path_without_a_slash_is_refused() {
-        assert!(Redaction::new(&["password".to_owned()]).is_err());
-    }
+    let edited = walk.edited(json, |_, value| {
+        found.add(value);
+        Some(REDACTED.to_owned())
+    });
+    // I8: what cannot be read for redaction is not recorded.
+    edited.unwrap_or_else(|_| Cow::Owned(REDACTED.to_owned()))
 }

@@ -119,6 +119,8 @@ pub(super) const AUDIT: &[SettingSpec] = &[
         "audit.redact",
         ValueType::Pointers,
         Value("[]"),
-        "JSON pointers into the arguments to values that are never recorded; `*` matches every member or element.",
+        "JSON pointers into the arguments to values that are never recorded. `*` matches every member or element, `**` \
+         any number of them: `/**/password` is redacted at every depth. Names match in every spelling that a decoder \
+         may confuse: case, `_` and `-` do not matter. See [trail.md](trail.md#redaction).",
     ),
 ];
