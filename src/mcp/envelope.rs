@@ -121,7 +121,7 @@ pub enum Malformed {
     #[error("params.arguments must be an object")]
     Arguments,
     /// A member of the parameters that the method does not have.
-    #[error("{place} has an unknown member \"{}\"{}", key.escape_default(), likeness(known))]
+    #[error("{place} has an unknown member \"{}\"{}", key.escape_default(), likeness(*known))]
     UnknownMember {
         /// The object: `params`, or a member of it.
         place: &'static str,
@@ -178,7 +178,7 @@ impl Malformed {
 }
 
 /// The remark about an unknown key that resembles a known one.
-fn likeness(known: &Option<&str>) -> String {
+fn likeness(known: Option<&str>) -> String {
     known.map_or_else(String::new, |known| {
         format!(", which is spelled almost like \"{known}\": some decoders take one for the other")
     })

@@ -1,6 +1,6 @@
-//! The tables of the methods and notifications that a client may send: the purpose of a request, the eras in which it is
-//! served, its recording, and the members of its parameters. The configuration, the routing and the parameters that are
-//! forwarded ([`crate::mcp::params`]) are made from these tables.
+//! The tables of the methods and notifications that a client may send: the purpose of a request, the eras in which it
+//! is served, its recording, and the members of its parameters. The configuration, the routing and the parameters that
+//! are forwarded ([`crate::mcp::params`]) are made from these tables.
 //!
 //! A method that is not in the table is unknown to the gateway: it is refused unless `server.pass_methods` names it.
 

@@ -1,8 +1,8 @@
 //! The parameters of a request or notification as they are forwarded: rebuilt from the members that its method has.
 //!
 //! The values keep their bytes; keys are written as the protocol spells them. What is not in the method's table
-//! ([`crate::mcp::methods`]) is refused, or dropped where the gateway itself answers. The keys of `_meta` that belong to
-//! the conversation with the backend ([`MetaRole::Written`]) are kept apart: the gateway writes them last, from the
+//! ([`crate::mcp::methods`]) is refused, or dropped where the gateway itself answers. The keys of `_meta` that belong
+//! to the conversation with the backend ([`MetaRole::Written`]) are kept apart: the gateway writes them last, from the
 //! client's values or from its own, so that the text without them is known before a backend is chosen.
 //!
 //! ```text
@@ -297,8 +297,8 @@ impl Params {
         (text != "{}" || self.is_given).then(|| self.body.derived(text))
     }
 
-    /// The text that is forwarded, with the keys `added` in `_meta`, whose values are JSON text. `None`: the message has
-    /// no parameters.
+    /// The text that is forwarded, with the keys `added` in `_meta`, whose values are JSON text. `None`: the message
+    /// has no parameters.
     #[must_use]
     pub fn text(&self, added: &[(&str, &str)]) -> Option<SharedText> {
         if !self.is_given && self.members.is_empty() && added.is_empty() {

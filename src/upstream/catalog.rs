@@ -1,5 +1,5 @@
-//! What a backend's lists say: the items of a page, the names that exist, and the parameters that tools require in
-//! headers.
+//! The contents of a backend's lists: the items of a page, the names that exist, and the parameters that tools require
+//! in headers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -63,8 +63,8 @@ impl Backend {
         of_tool(&tools.iter().find(|known| known.name == tool)?.json)
     }
 
-    /// Returns whether the backend lists `name`, as far as it is known. `reads`: the list is read if that was not done in
-    /// the last seconds.
+    /// Returns whether the backend lists `name`, as far as it is known. `reads`: the list is read if that was not done
+    /// in the last seconds.
     pub async fn lists(&self, list: List, name: &str, reads: bool) -> bool {
         let is_listed = |tools: Arc<[Item]>| tools.iter().any(|known| known.name == name);
         if list == List::Tools && self.list_changes.tools().is_some_and(is_listed) {

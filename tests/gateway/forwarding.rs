@@ -1,10 +1,11 @@
-//! What a backend receives is what was authorized and what the record has, for every method and member, in both eras, at
-//! both endpoints, over HTTP and stdio.
+//! A backend receives what was authorized and what the record has, for every method and member, in both eras, at both
+//! endpoints, over HTTP and stdio.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use axum::http::HeaderName;
 use axum::response::Response;
 use gatepost::audit::outbox::Reader;
 use gatepost::audit::outbox::fs::DiskFs;
@@ -35,7 +36,7 @@ const META: &str = r#""progressToken":"t","traceparent":"00-0af7651916cd43dd8448
 const ARGUMENTS: &str = r#"{ "b":  1.0, "a":"\u00e9", "nested":[ {"x":null} ] }"#;
 const HINT: &str = r#"{ "why" : [1, 2.50] }"#;
 
-/// Backends that keep what reaches them: `child` over stdio, `old` over HTTP, and `new`, which speaks the stateless era.
+/// Backends that keep what reaches them: `child` over stdio, `old` over HTTP, and `new` of the stateless era.
 struct Recorders {
     child: PathBuf,
     old: BackendStub,
@@ -369,7 +370,7 @@ async fn unknown_and_look_alike_members_reach_no_backend() {
         let entry = &records[id];
         assert_eq!(
             (entry.response_status, entry.error_message.as_deref()),
-            (Status::Malformed, Some(format!("{message}").as_str()))
+            (Status::Malformed, Some(message.as_str()))
         );
         assert_eq!(entry.call.params_digest, None, "nothing was forwarded");
     }
@@ -499,7 +500,7 @@ async fn headers_of_parameters_are_made_from_what_was_authorized() {
             assert_eq!(call(headers).await.content(), "modern");
             let seen = backend.seen("tools/call").pop().unwrap();
             let found: Vec<_> =
-                seen.headers.keys().map(|name| name.as_str()).filter(|name| name.starts_with("mcp-param")).collect();
+                seen.headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with("mcp-param")).collect();
             assert_eq!((found, seen.header("mcp-param-region")), (vec!["mcp-param-region"], Some("eu")), "{headers:?}");
             assert_eq!(seen.header("traceparent"), Some(trace.1));
         }

@@ -16,8 +16,8 @@ pub const META_BYTES_MAX: usize = 1024;
 const REMOVED_MAX: usize = 4;
 
 /// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 6 texts,
-/// two lists of [`LIST_MAX`] and one of [`REMOVED_MAX`] texts of 16 bytes, each byte of which JSON may write as six, are
-/// 2.5 KiB, and `meta` has 1 KiB.
+/// two lists of [`LIST_MAX`] and one of [`REMOVED_MAX`] texts of 16 bytes, each byte of which JSON may write as six,
+/// are 2.5 KiB, and `meta` has 1 KiB.
 const TEXT_BYTES_MAX: [usize; 3] = [256, 64, 16];
 
 /// Most actors and most authentication methods that are recorded. *Chosen*: real tokens have one or two.

@@ -38,8 +38,8 @@ fn is_allowed(policy: &Policy, principal: &Principal, backend: &str, list: List,
     policy.shows(&principal.roles, Target { kind: kind(list), backend, name: &item.name })
 }
 
-/// The result `text`, whose items were read as `page`, without the items that `principal` may not use. A page that loses
-/// nothing keeps its bytes.
+/// The result `text`, whose items were read as `page`, without the items that `principal` may not use. A page that
+/// loses nothing keeps its bytes.
 #[must_use]
 pub fn filtered(
     policy: &Policy,

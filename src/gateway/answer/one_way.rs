@@ -23,9 +23,9 @@ pub struct OneWay<'a>(Kind<'a>);
 #[derive(Debug)]
 enum Kind<'a> {
     /// A notification in a session.
-    Notification(Notification<'a>),
+    Notification(Box<Notification<'a>>),
     /// A notification that the gateway does not know, for one backend, and the beginning of its record.
-    Passed(Notification<'a>, String, Box<Call>),
+    Passed(Box<Notification<'a>>, String, Box<Call>),
     /// A notification without a session, which is for no backend.
     Dropped,
     /// A response to a request that a backend sent in the session.
@@ -50,7 +50,8 @@ impl<'a> OneWay<'a> {
         params: Params,
     ) -> Self {
         let is_for_all = *scope == Scope::All;
-        Self(Kind::Notification(Notification { core, session, is_for_all, method: method.to_owned(), params }))
+        let notification = Notification { core, session, is_for_all, method: method.to_owned(), params };
+        Self(Kind::Notification(Box::new(notification)))
     }
 
     /// A notification that the gateway does not know, which the caller may send to `backend`. It is recorded as `call`.
@@ -63,7 +64,7 @@ impl<'a> OneWay<'a> {
         call: Call,
     ) -> Self {
         let notification = Notification { core, session, is_for_all: false, method: method.to_owned(), params };
-        Self(Kind::Passed(notification, backend, Box::new(call)))
+        Self(Kind::Passed(Box::new(notification), backend, Box::new(call)))
     }
 
     pub(crate) fn dropped() -> Self {

@@ -67,7 +67,7 @@ pub struct AuditEntry<'a> {
     pub(crate) trace: Option<trace::SpanContext>,
     /// The list that has `tool`: of tools or of prompts.
     list: List,
-    /// Which of the names of a request that is refused exist.
+    /// The names of a request that is refused, as far as they exist.
     exists: Exists,
     /// The resource, if the request is about one.
     pub(crate) resource: Option<String>,
@@ -78,7 +78,7 @@ pub struct AuditEntry<'a> {
     record_key: OnceLock<RecordKey>,
 }
 
-/// Which names of a request exist.
+/// The existence of the names in a request.
 #[derive(Clone, Copy, Debug, Default)]
 struct Exists {
     method: bool,
@@ -186,13 +186,13 @@ impl<'a> AuditEntry<'a> {
     pub(crate) fn call(&self, core: &Core) -> Call {
         let little = if self.records_little { LITTLE_ARGS_BYTES_MAX } else { usize::MAX };
         match self.record_key(core) {
-            Some(key) => self.recorded_call(key, core.args_bytes_max.min(little), self.named()),
+            Some(key) => self.recorded_call(key, core.args_bytes_max.min(little), &self.named()),
             None => Call::new(self.inbound.request_id, &self.method),
         }
     }
 
     /// The part of the record that is known before the answer, with arguments of at most `args_bytes_max` bytes.
-    pub(crate) fn recorded_call(&self, key: &RecordKey, args_bytes_max: usize, named: Named<'_>) -> Call {
+    pub(crate) fn recorded_call(&self, key: &RecordKey, args_bytes_max: usize, named: &Named<'_>) -> Call {
         let correlation = Correlation {
             addr: self.inbound.addr,
             session_id: self.session.clone(),
@@ -280,7 +280,7 @@ impl<'a> AuditEntry<'a> {
         let Some(key) = self.record_key(core) else { return Call::new(self.inbound.request_id, &self.method) };
         if self.caller.issuer.is_some() {
             let named = self.refused(core, NAME_BYTES_MAX);
-            return self.recorded_call(key, core.args_bytes_max.min(LITTLE_ARGS_BYTES_MAX), named);
+            return self.recorded_call(key, core.args_bytes_max.min(LITTLE_ARGS_BYTES_MAX), &named);
         }
         let cut = |text: &str, bytes_max| text[..text.floor_char_boundary(bytes_max)].to_owned();
         let correlation = Correlation {

@@ -37,7 +37,7 @@ fn is_in_context(name: &str, value: &str) -> bool {
 }
 
 impl RecordedParams {
-    /// What is recorded of `params`, which are as they are forwarded. `key` is that of the request's record.
+    /// The recorded parts of `params`, which are as they are forwarded. `key` is that of the request's record.
     pub(crate) fn new(params: &Params, key: &RecordKey) -> Self {
         let (mut context, mut extra_meta, mut meta_in_extra) = (Vec::new(), Vec::new(), Vec::new());
         let mut room = META_CONTEXT_BYTES_MAX;

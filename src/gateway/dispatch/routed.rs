@@ -54,7 +54,7 @@ pub struct RoutedRequest<'a> {
 #[derive(Debug)]
 pub(super) enum Destination {
     Local(LocalMethod),
-    Target(TargetRequest),
+    Target(Box<TargetRequest>),
     Subscription(subscriptions::SubscriptionRequest),
     /// A method that the gateway does not know, for the only backend of the endpoint.
     Extension(Arc<Backend>),
@@ -266,7 +266,7 @@ async fn destination(
         Some(MethodKind::SetLevel) => Destination::Local(LocalMethod::SetLevel),
         Some(MethodKind::Targeted(member)) => {
             let subject = Subject::read(&ctx.params, member)?;
-            Destination::Target(target(ctx, subject, entry).await?)
+            Destination::Target(Box::new(target(ctx, subject, entry).await?))
         }
         Some(MethodKind::Listen) => Destination::Subscription(subscriptions::SubscriptionRequest::read(ctx)?),
         None => Destination::Extension(extension(ctx, entry)?),

@@ -59,7 +59,7 @@ fn request(params: &str) -> String {
 
 /// The call's part of the record, as if calls were recorded.
 fn recorded(entry: &AuditEntry<'_>, core: &Core) -> Call {
-    entry.recorded_call(&RecordKey::from_bytes([0; 32]), core.args_bytes_max, entry.named())
+    entry.recorded_call(&RecordKey::from_bytes([0; 32]), core.args_bytes_max, &entry.named())
 }
 
 /// The refusal of a valid message of a caller with `role`, and its record.
