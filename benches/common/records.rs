@@ -9,7 +9,6 @@ use gatepost::audit::record::{
     AuditRecord, Call, Caller, Correlation, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status,
     StreamPosition, Timestamp,
 };
-use gatepost::audit::redact::Redaction;
 use uuid::Uuid;
 
 /// A record's size in the outbox, its frame, in bytes. *Spec*: docs/design.md, "Targets".
@@ -98,15 +97,14 @@ fn call(number: usize, padding: usize) -> Call {
     };
     let addr = Some(std::net::SocketAddr::from(([10, 0, 0, 7], 50_000)).into());
     let correlation = Correlation { addr, session_id: None, rpc_id: Some("42".to_owned()) };
+    let arguments = format!(r#"{{"query":"{}"}}"#, "x".repeat(padding));
     Call::new(RequestId::new(), "tools/call")
         .with_caller(&caller)
         .with_correlation(&correlation)
         .with_target(Some("orders"), Some(&format!("find_order_{:02}", number % 13)))
         .with_arguments(
-            &format!(r#"{{"query":"{}"}}"#, "x".repeat(padding)),
-            &Redaction::none(),
-            65_536,
-            &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
+            Some(arguments.clone()),
+            Some(gatepost::audit::record::RecordKey::from_bytes([0; 32]).digest(arguments.as_bytes())),
         )
 }
 

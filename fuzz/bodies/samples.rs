@@ -6,7 +6,6 @@ use gatepost::audit::chain::{self, Head};
 use gatepost::audit::record::{
     AuditRecord, Call, Caller, Correlation, Entry, Epoch, GatewayId, Outcome, RequestId, Status,
 };
-use gatepost::audit::redact::Redaction;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -25,10 +24,8 @@ pub fn call(number: u128, argument_bytes: usize) -> Call {
         .with_correlation(&Correlation { rpc_id: Some("42".to_owned()), ..Correlation::default() })
         .with_target(Some("example"), Some("echo"))
         .with_arguments(
-            &arguments,
-            &Redaction::none(),
-            65_536,
-            &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
+            Some(arguments.clone()),
+            Some(gatepost::audit::record::RecordKey::from_bytes([0; 32]).digest(arguments.as_bytes())),
         )
 }
 

@@ -191,14 +191,16 @@ mod tests {
     use crate::audit::record::{
         Caller, Correlation, Entry, Epoch, GatewayId, Outcome, RequestId, Salt, Salts, Status, Timestamp,
     };
-    use crate::audit::redact::Redaction;
 
     fn sample(args: &str, tool: Option<&str>, status: Status) -> AuditRecord {
         let mut call = Call::new(RequestId(Uuid::from_bytes([7; 16])), "tools/call")
             .with_caller(&Caller { role: Some("analyst".into()), ..Caller::anonymous() })
             .with_correlation(&Correlation { rpc_id: Some("42".into()), ..Correlation::default() })
             .with_target(Some("example"), tool)
-            .with_arguments(args, &Redaction::none(), 4096, &crate::audit::record::RecordKey::from_bytes([0; 32]));
+            .with_arguments(
+                Some(args.to_owned()),
+                Some(crate::audit::record::RecordKey::from_bytes([0; 32]).digest(args.as_bytes())),
+            );
         call.timestamp = Timestamp::from_micros(1_700_000_000_000_001);
         let mut entry = Entry::new(
             call,

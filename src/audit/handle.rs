@@ -344,7 +344,7 @@ impl Receipt {
     ) -> Result<(), ring::RingClosedError> {
         // I2: however a call ends, its record is appended here, once.
         let Some(Open { handle, call, reservation, .. }) = self.open.take() else { return Ok(()) };
-        handle.ring.end(reservation, Entry::new(call, outcome, latency), true, stored)
+        handle.ring.end(reservation, Entry::of_call(call, outcome, latency), true, stored)
     }
 }
 

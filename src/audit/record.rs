@@ -26,7 +26,7 @@ mod status;
 pub use audit_record::{AuditRecord, PendingRecord, StreamPosition};
 pub use caller::{Caller, ClientAddr, Correlation};
 pub use column::COLUMNS;
-pub use context::{CONTEXT_BYTES_MAX, Context, META_BYTES_MAX as META_CONTEXT_BYTES_MAX, client_info};
+pub use context::{CONTEXT_BYTES_MAX, Context, META_BYTES_MAX as META_CONTEXT_BYTES_MAX, Omitted, client_info};
 pub use digest_key::{DigestKey, RecordKey};
 pub(crate) use entry::is_own_method;
 pub use entry::{Call, Entry, Outcome, Text};
@@ -34,7 +34,8 @@ pub use identity::{Authentication, Identity};
 pub use ids::{Digest, Epoch, GatewayId, RequestId, Salt, Seq, Timestamp};
 pub(super) use normalise::NORMALISABLE;
 pub use normalise::{
-    ARGS_BYTES_MAX, ARGS_BYTES_MAX_DEFAULT, ARGS_DEPTH_MAX, ERROR_BYTES_MAX, RESOURCE_BYTES_MAX, TEXT_BYTES_MAX,
+    ERROR_BYTES_MAX, JSON_DEPTH_MAX, PARAMS_BYTES_MAX, PARAMS_BYTES_MAX_DEFAULT, RESOURCE_BYTES_MAX,
+    RESPONSE_BYTES_MAX, RESPONSE_BYTES_MAX_DEFAULT, TEXT_BYTES_MAX,
 };
 pub use salts::Salts;
 pub use status::Status;

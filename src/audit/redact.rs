@@ -12,6 +12,7 @@
 mod answer;
 mod path;
 mod reader;
+mod shorten;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -25,9 +26,11 @@ use path::Path;
 use walk::Walk;
 
 pub use path::PathError;
+pub use shorten::{SHORTENED_MAX, ShortenedPath, ShortenedValue, shortened};
 pub use values::{REDACTED, RedactedValues};
 
-use crate::mcp::json::Object;
+use crate::mcp::json::{self, Object};
+use crate::mcp::protocol::TOOLS_CALL;
 
 /// The operator's redaction paths, compiled.
 #[derive(Clone, Debug, Default)]
@@ -61,12 +64,6 @@ impl Redaction {
         self.paths.is_empty()
     }
 
-    /// Returns `arguments` as [`Redaction::arguments`] does, without the values.
-    #[must_use]
-    pub fn apply<'a>(&self, arguments: &'a str) -> Cow<'a, str> {
-        self.arguments(arguments, &mut RedactedValues::default())
-    }
-
     /// Returns `arguments`, JSON text, with the value at every path replaced. The replaced values are added to `found`.
     /// Text in which paths cannot be followed is replaced as a whole.
     #[must_use]
@@ -74,26 +71,26 @@ impl Redaction {
         redacted(Walk { paths: &self.paths, is_anywhere: false }, arguments, found)
     }
 
-    /// Returns `params`, the JSON text of the parameters of a request of `method`, with the value at every path in its
-    /// arguments replaced.
+    /// Returns `recorded`, the JSON text that is recorded as the arguments of a request of `method`, with the value at
+    /// every path replaced. For a call of a tool this is its member `arguments`, for others an object of the members
+    /// of `params`.
     #[must_use]
-    pub fn params<'a>(&self, method: &str, params: &'a str, found: &mut RedactedValues) -> Cow<'a, str> {
+    pub fn request_args<'a>(&self, method: &str, recorded: &'a str, found: &mut RedactedValues) -> Cow<'a, str> {
         if self.is_empty() {
-            return Cow::Borrowed(params);
+            return Cow::Borrowed(recorded);
         }
         match method {
-            "tools/call" | "prompts/get" => {
-                redacted(Walk { paths: &self.below_arguments, is_anywhere: false }, params, found)
-            }
-            "completion/complete" => self.completion(params, found),
-            _ => self.anywhere(params, found),
+            TOOLS_CALL => self.arguments(recorded, found),
+            "prompts/get" => redacted(Walk { paths: &self.below_arguments, is_anywhere: false }, recorded, found),
+            "completion/complete" => self.completion(recorded, found),
+            _ => self.anywhere(recorded, found),
         }
     }
 
     /// The arguments of a completion are one pair of name and value, and those that were completed before.
     fn completion<'a>(&self, params: &'a str, found: &mut RedactedValues) -> Cow<'a, str> {
         let name = Object::parse(params).and_then(|params| params.object("argument")?.string("name"));
-        let pair = crate::mcp::json::object([(name.as_deref().unwrap_or_default(), "0")]);
+        let pair = json::object([(name.as_deref().unwrap_or_default(), "0")]);
         let is_redacted = self.arguments(&pair, &mut RedactedValues::default()) != pair;
         let value = is_redacted.then(|| Path::member("value").below(&["argument"]));
         let paths: Vec<Path> = self.below_context.iter().cloned().chain(value).collect();
@@ -114,6 +111,22 @@ impl Redaction {
         let by_path = self.anywhere(response, found);
         let replaced = changed(found.replaced_in_json(&by_path));
         replaced.map_or(by_path, Cow::Owned)
+    }
+
+    /// Returns `text`, a message of a backend, without each occurrence of a value in `found`. If it is itself JSON
+    /// text, the values at the paths are redacted too.
+    #[must_use]
+    pub fn text(&self, text: &str, found: &mut RedactedValues) -> String {
+        let walk = Walk { paths: &self.paths, is_anywhere: true };
+        let by_path = text.trim_start().starts_with(['{', '[']).then(|| {
+            let edited = walk.edited(text, |_, value| {
+                found.add(value);
+                Some(REDACTED.to_owned())
+            });
+            edited.ok().and_then(changed)
+        });
+        let by_path = by_path.flatten();
+        found.replaced_in_text(by_path.as_deref().unwrap_or(text)).into_owned()
     }
 
     /// Returns `answer`, the JSON text of a person's answer to a question with the schema `schema`, without the values

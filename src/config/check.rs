@@ -8,8 +8,9 @@ use super::path;
 use super::role::Condition;
 use super::sections::{Config, OnFailure};
 
-/// The number of arguments of the largest size that must fit the ring. *Chosen*: an intent and a record of two calls.
-const RING_ARGS_MIN: usize = 4;
+/// The number of records of the largest size that must fit the ring. *Chosen*: an intent and a record of two calls; a
+/// call may use seven eighths of the ring.
+const RING_RECORDS_MIN: usize = 4;
 
 /// The number of bodies of the largest size that must fit `server.request_bytes_max`. *Derived*: a body counts twice,
 /// and one caller may occupy half.
@@ -66,10 +67,13 @@ pub(super) fn check(config: &Config, report: Report<'_>) {
         );
         report("server.request_bytes_max", message);
     }
-    let (ring, args) = (config.audit.ring_bytes_max, config.audit.args_bytes_max);
-    if ring / RING_ARGS_MIN < args {
+    // A record has no more of a request than its body has.
+    let params = config.audit.params_bytes_max.min(config.server.body_bytes_max);
+    let (ring, record) = (config.audit.ring_bytes_max, params + config.audit.response_bytes_max);
+    if ring / RING_RECORDS_MIN < record {
         let message = format!(
-            "{ring} bytes is less than {RING_ARGS_MIN} times audit.args_bytes_max ({args}): raise it, or lower that"
+            "{ring} bytes is less than {RING_RECORDS_MIN} times audit.params_bytes_max and audit.response_bytes_max \
+             together ({record}): raise it, or lower those"
         );
         report("audit.ring_bytes_max", message);
     }

@@ -9,10 +9,12 @@ use super::path::join;
 use super::settings_table::{SETTINGS, SettingSpec};
 
 /// Keys, or sections, that take effect without a restart, as [`SETTINGS`] writes them.
-const RELOADED: [&str; 7] = [
+const RELOADED: [&str; 9] = [
     "roles.*",
     "limits",
     "audit.redact",
+    "audit.shorten",
+    "audit.record_responses",
     "audit.on_failure",
     "audit.continue_for",
     "backends.*.calls_max",

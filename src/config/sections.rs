@@ -13,6 +13,7 @@ use super::backend::Backend;
 use super::deserialize::{address_or_off, duration};
 use super::network::Network;
 use super::role::Role;
+use crate::audit::record::{PARAMS_BYTES_MAX_DEFAULT, RESPONSE_BYTES_MAX_DEFAULT};
 use crate::file_access::FileAccess;
 use crate::mcp::methods::RECORDED_BY_DEFAULT;
 
@@ -217,8 +218,14 @@ pub struct Audit {
     pub continue_for: Vec<String>,
     /// Refusals of one kind within a minute that get a record of their own; further ones are counted in one record.
     pub refusals_singly_max: u32,
-    /// Longest recorded arguments, in bytes.
-    pub args_bytes_max: usize,
+    /// Longest arguments and other parameters of a request together, as recorded, in bytes.
+    pub params_bytes_max: usize,
+    /// Values that are shortened: `backend/tool:/path`.
+    pub shorten: Vec<String>,
+    /// Patterns over `backend/tool`: the calls whose answers are recorded.
+    pub record_responses: Vec<String>,
+    /// Longest recorded answer, in bytes.
+    pub response_bytes_max: usize,
     /// JSON pointers into the arguments to values that are never recorded.
     pub redact: Vec<String>,
 }
@@ -389,7 +396,10 @@ impl Default for Audit {
             on_failure: OnFailure::Refuse,
             continue_for: Vec::new(),
             refusals_singly_max: 20,
-            args_bytes_max: 64 * 1024,
+            params_bytes_max: PARAMS_BYTES_MAX_DEFAULT,
+            shorten: Vec::new(),
+            record_responses: Vec::new(),
+            response_bytes_max: RESPONSE_BYTES_MAX_DEFAULT,
             redact: Vec::new(),
         }
     }

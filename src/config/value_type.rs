@@ -14,7 +14,7 @@ use toml::Value;
 use super::expression::anchored;
 use super::network::Network;
 use crate::mcp::methods;
-use role::{directory, one_pointer, pattern, pointer, resource, scalar};
+use role::{directory, one_pointer, pattern, pointer, resource, scalar, shortened};
 use table::{header, list, variable};
 use text::{TEXT_BYTES_MAX, expected, plain, quoted, without_nul};
 use word::{choice, passed_method, passed_param, recorded_method};
@@ -84,6 +84,8 @@ pub enum ValueType {
     Pointer,
     /// A list of JSON pointers.
     Pointers,
+    /// A list of `backend/tool` patterns, each with a JSON pointer.
+    Shortened,
     /// A string, an integer or a boolean.
     Scalar,
     /// A list of scalars, at least one.
@@ -155,6 +157,7 @@ impl ValueType {
             Self::Resources => "list of `backend/URI` patterns".to_owned(),
             Self::Pointer => "JSON pointer".to_owned(),
             Self::Pointers => "list of JSON pointers".to_owned(),
+            Self::Shortened => "list of `backend/tool:/path`".to_owned(),
             Self::Scalar => "string, integer, `true` or `false`".to_owned(),
             Self::Scalars => "list of strings, integers, `true`, `false`; at least one".to_owned(),
             Self::Expression => "regular expression".to_owned(),
@@ -200,6 +203,7 @@ impl ValueType {
                 | Self::Patterns
                 | Self::Resources
                 | Self::Pointers
+                | Self::Shortened
                 | Self::Command
                 | Self::Choices(_)
         )
@@ -276,6 +280,7 @@ impl ValueType {
             Self::Patterns => pattern(text),
             Self::Resources => resource(text),
             Self::Pointers => pointer(text),
+            Self::Shortened => shortened(text),
             Self::Origins => origin(text),
             Self::Networks => text.parse::<Network>().map(drop),
             Self::Choices(words) => choice(words, text),

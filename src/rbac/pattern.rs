@@ -61,6 +61,13 @@ impl Patterns {
         target.kind == TargetKind::Tool && self.match_name(target, Effect::Allow).is_some()
     }
 
+    /// Returns true if a pattern matches the tool or prompt `name` of `backend`; `*` matches any characters. Nothing is
+    /// allowed or denied by it.
+    #[must_use]
+    pub fn name(&self, backend: &str, name: &str) -> bool {
+        self.match_name(Target { kind: TargetKind::Tool, backend, name }, Effect::Deny).is_some()
+    }
+
     /// The index of the first pattern that matches the name of `target`, a tool or prompt.
     pub(super) fn match_name(&self, target: Target<'_>, effect: Effect) -> Option<usize> {
         // A name may contain `/`, at which `*` stops in a rule that allows, but not in one that denies.

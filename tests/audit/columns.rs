@@ -7,7 +7,6 @@ use gatepost::audit::record::column::Value;
 use gatepost::audit::record::{
     Authentication, COLUMNS, Caller, Context, Correlation, Identity, Outcome, RecordKey, RequestId, Status,
 };
-use gatepost::audit::redact::Redaction;
 
 use crate::common::postgres::Cluster;
 use crate::common::trail;
@@ -15,6 +14,8 @@ use crate::rig::{Rig, stop};
 
 /// The key of the records' digests.
 static KEY: std::sync::LazyLock<RecordKey> = std::sync::LazyLock::new(|| RecordKey::from_bytes([0; 32]));
+
+const ARGUMENTS: &str = "{\"b\": 1.50, \"a\": \"\u{e9}\\u0000\"}";
 
 /// A call in which no column is NULL.
 fn call() -> gatepost::audit::record::Call {
@@ -44,14 +45,10 @@ fn call() -> gatepost::audit::record::Call {
         .with_target(Some("example"), Some("echo"))
         .with_resource(Some("file:///a"))
         .with_definitions(Some(KEY.digest(b"policy")), Some(KEY.digest(b"tool")))
-        .with_extra(Some(r#"{"x": 1.50}"#), &Redaction::none(), Some(KEY.digest(b"{}")))
         .with_decision(Some("roles.reader.allow[0]"))
-        .with_arguments(
-            r#"{"b": 1.50, "a": "é\u0000"}"#,
-            &Redaction::none(),
-            4096,
-            &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
-        )
+        .with_arguments(Some(ARGUMENTS.to_owned()), Some(KEY.digest(ARGUMENTS.as_bytes())))
+        .with_extra(Some(r#"{"x": 1.50}"#.to_owned()), Some(KEY.digest(b"{}")))
+        .with_response_room(1024)
 }
 
 #[tokio::test]

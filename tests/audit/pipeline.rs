@@ -338,14 +338,14 @@ async fn i9_arguments_that_postgres_could_refuse_arrive_in_the_log() {
     let audit = pipeline.audit();
     let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
     let deep_allowed = format!("{}{}", "[".repeat(512), "]".repeat(512));
-    let long = format!("{:?}", "x".repeat(70_000));
+    let long = format!("{:?}", "x".repeat(1_100_000));
     let cases = [
-        (r#"{"a":"\u0000"}"#, r#"{"a":"\u0000"}"#),
-        (r#"{"a":"\ud800"}"#, r#"{"a":"\ud800"}"#),
-        (r#"{"b":  1e200000, "b":1.0}"#, r#"{"b":  1e200000, "b":1.0}"#),
-        (deep.as_str(), r#"{"_gatepost":"too_deep","bytes":40000}"#),
-        (deep_allowed.as_str(), deep_allowed.as_str()),
-        (long.as_str(), r#"{"_gatepost":"truncated","bytes":70002}"#),
+        (r#"{"a":"\u0000"}"#, Some(r#"{"a":"\u0000"}"#)),
+        (r#"{"a":"\ud800"}"#, Some(r#"{"a":"\ud800"}"#)),
+        (r#"{"b":  1e200000, "b":1.0}"#, Some(r#"{"b":  1e200000, "b":1.0}"#)),
+        (deep.as_str(), None),
+        (deep_allowed.as_str(), Some(deep_allowed.as_str())),
+        (long.as_str(), Some(long.as_str())),
     ];
     let mut want = Vec::new();
     for (sent, kept) in cases {
@@ -364,7 +364,7 @@ async fn i9_arguments_that_postgres_could_refuse_arrive_in_the_log() {
     assert!(entries.iter().all(|entry| !entry.quarantined));
     let entry = |id: gatepost::audit::record::RequestId| entries.iter().find(|e| e.request_id == id.0).unwrap();
     for (id, kept) in want {
-        assert_eq!(entry(id).args(), Some(kept));
+        assert_eq!(entry(id).args(), kept);
     }
     assert!(tool(entry(named)).unwrap().starts_with("to\u{fffd}ol"));
     assert!(entry(named).error_message.as_ref().unwrap().ends_with("(normalised: tool_name, error_message)"));

@@ -9,7 +9,6 @@ use gatepost::audit::outbox::Reader;
 use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::pipeline::{Config, Pipeline, Probe, StopReport};
 use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Outcome, RequestId, Status};
-use gatepost::audit::redact::Redaction;
 use gatepost::audit::scribe::{ConfigSummary, Mode};
 use gatepost::audit::shipper::BatchLimits;
 use gatepost::audit::sink::postgres::{Options, PostgresSink};
@@ -133,10 +132,8 @@ pub fn call_with(tool: &str, arguments: &str) -> Call {
         .with_correlation(&correlation)
         .with_target(Some("example"), Some(tool))
         .with_arguments(
-            arguments,
-            &Redaction::none(),
-            64 * 1024,
-            &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
+            Some(arguments.to_owned()),
+            Some(gatepost::audit::record::RecordKey::from_bytes([0; 32]).digest(arguments.as_bytes())),
         )
 }
 

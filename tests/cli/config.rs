@@ -174,7 +174,7 @@ fn a_value_out_of_range_is_reported_with_the_range() {
     assert!(error("[audit]\ngateway_id = \"7\"").contains("is not a UUID"));
     assert!(error("[log]\nfilter = \"a=b=c\"").contains("is not a tracing filter"));
     assert!(error("[auth]\naudience = \"\"").contains("auth.audience: is empty"));
-    assert!(error("[audit]\nring_bytes_max = 65536").contains("4 times audit.args_bytes_max"));
+    assert!(error("[audit]\nring_bytes_max = 65536").contains("4 times audit.params_bytes_max"));
 }
 
 #[test]

@@ -20,7 +20,6 @@ use gatepost::audit::outbox::{Opening, Reader};
 use gatepost::audit::record::{
     AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, Timestamp,
 };
-use gatepost::audit::redact::Redaction;
 use gatepost::audit::ring::{Phase, Reservation, Ring, RingLimits, WindowRead};
 use gatepost::audit::scribe::{ConfigSummary, Mode, Scribe};
 use gatepost::audit::sink::CursorUpdate;
@@ -504,10 +503,8 @@ impl Driver {
         let mut call = Call::new(RequestId(uuid::Uuid::from_u128(*next)), "tools/call")
             .with_target(Some("example"), Some(if bytes == POISON_BYTES { "poison" } else { "echo" }))
             .with_arguments(
-                &json,
-                &Redaction::none(),
-                64 * 1024,
-                &gatepost::audit::record::RecordKey::from_bytes([0; 32]),
+                Some(json.clone()),
+                Some(gatepost::audit::record::RecordKey::from_bytes([0; 32]).digest(json.as_bytes())),
             );
         call.timestamp = Timestamp::from_micros(1_800_000_000_000_000 + i64::try_from(*next).unwrap());
         call

@@ -4,9 +4,10 @@
 /// The length of the header, which precedes the body, in bytes.
 pub const HEADER_BYTES: usize = 16;
 
-/// The longest body in bytes. *Derived*: [`ARGS_BYTES_MAX`](crate::audit::record::ARGS_BYTES_MAX), every text at its
-/// limit (about 14 KiB) and the fixed part, rounded up to a power of two.
-pub const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The longest body in bytes. *Derived*: [`PARAMS_BYTES_MAX`](crate::audit::record::PARAMS_BYTES_MAX),
+/// [`RESPONSE_BYTES_MAX`](crate::audit::record::RESPONSE_BYTES_MAX), every text at its limit (about 30 KiB) and the
+/// fixed part, rounded up to a power of two.
+pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The first bytes of every frame.
 pub(in crate::audit) const MAGIC: [u8; 4] = *b"GPRF";

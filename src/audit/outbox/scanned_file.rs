@@ -27,8 +27,8 @@ const HOLE_MAX: u64 = 65_536;
 /// *Chosen*: about the records of one segment, which is what one damaged page costs.
 const HINT_MAX: u64 = 1024;
 
-/// The bytes that are searched at once. *Chosen*: small compared to the gateway's memory, large compared to a frame.
-const WINDOW_BYTES: usize = 8 * 1024 * 1024;
+/// The bytes that are searched at once. *Derived*: twice the longest frame, so that each step gets ahead by one.
+const WINDOW_BYTES: usize = 2 * OVERLAP_BYTES;
 
 /// The overlap of two windows in bytes. *Derived*: the longest frame is whole in one of the two.
 const OVERLAP_BYTES: usize = HEADER_BYTES + BODY_BYTES_MAX;

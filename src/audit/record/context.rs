@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::identity::Identity;
+use super::ids::Digest;
+use crate::audit::redact::ShortenedValue;
 
 /// The largest `context`, in bytes. *Spec*: docs/trail.md. It is stored with each record.
 pub const CONTEXT_BYTES_MAX: usize = 4096;
@@ -15,10 +17,10 @@ pub const META_BYTES_MAX: usize = 1024;
 /// Most names of removed members. *Chosen*: real clients send one, `task`.
 const REMOVED_MAX: usize = 4;
 
-/// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 6 texts,
-/// two lists of [`LIST_MAX`] and one of [`REMOVED_MAX`] texts of 16 bytes, each byte of which JSON may write as six,
-/// are 2.5 KiB, and `meta` has 1 KiB.
-const TEXT_BYTES_MAX: [usize; 3] = [256, 64, 16];
+/// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 6 texts, two
+/// lists of [`LIST_MAX`] and one of [`REMOVED_MAX`] texts, and 8 shortened values of 120 bytes besides their paths, in
+/// texts of 4 bytes, each byte of which JSON may write as six, are 2.2 KiB, and `meta` has 1 KiB.
+const TEXT_BYTES_MAX: [usize; 4] = [256, 64, 12, 4];
 
 /// Most actors and most authentication methods that are recorded. *Chosen*: real tokens have one or two.
 const LIST_MAX: usize = 8;
@@ -42,6 +44,23 @@ pub struct Context<'a> {
     pub meta_in_extra: &'a [&'static str],
     /// The names of what the client sent and the gateway did not forward.
     pub removed: &'a [String],
+    /// The values that were shortened in `request_args`, at most
+    /// [`SHORTENED_MAX`](crate::audit::redact::SHORTENED_MAX).
+    pub shortened_values: &'a [ShortenedValue],
+    /// The sizes of `request_args` and `request_extra`, in bytes, if they are not recorded: those of refused requests
+    /// are only recorded if they are short.
+    pub omitted: Omitted,
+}
+
+/// The sizes of what is not recorded, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Omitted {
+    /// Of `request_args`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_args: Option<usize>,
+    /// Of `request_extra`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_extra: Option<usize>,
 }
 
 /// `context` as JSON; the order of the members is that of the text.
@@ -68,9 +87,20 @@ struct Json<'a> {
     meta_in_extra: &'a [&'static str],
     #[serde(skip_serializing_if = "Vec::is_empty")]
     removed: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shortened_values: Vec<Shortened<'a>>,
+    #[serde(skip_serializing_if = "is_default")]
+    omitted: Omitted,
     /// The members that were shortened.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     shortened: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Shortened<'a> {
+    path: &'a str,
+    bytes: usize,
+    digest: Digest,
 }
 
 #[derive(Serialize)]
@@ -125,6 +155,12 @@ impl Context<'_> {
         // A text that is not JSON has no place in the column.
         let meta = self.meta.and_then(|meta| serde_json::from_str(meta).ok());
         let meta_in_extra = self.meta_in_extra;
+        let shortened_values = self.shortened_values.iter().map(|value| Shortened {
+            path: &value.path[..text("shortened_values", &value.path)],
+            bytes: value.bytes,
+            digest: value.digest,
+        });
+        let shortened_values = shortened_values.collect();
         if self.removed.len() > REMOVED_MAX {
             note("removed");
         }
@@ -147,6 +183,8 @@ impl Context<'_> {
             meta,
             meta_in_extra,
             removed,
+            shortened_values,
+            omitted: self.omitted,
             shortened,
         };
         // Texts and lists of texts always serialize.
@@ -175,6 +213,10 @@ fn without_nul(json: String) -> String {
     }
     out.push_str(rest);
     out
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The name and version in a `clientInfo`, JSON text. `None` if it is not an object with a name.
@@ -218,7 +260,11 @@ mod tests {
             let removed = many.clone();
             let meta = format!(r#"{{"baggage":"{}"}}"#, "x".repeat(META_BYTES_MAX - 14));
             let identity = Identity { actors: many.clone(), acr: Some(long.clone()), amr: many, ..Identity::default() };
+            let value = ShortenedValue { path: long.clone(), bytes: usize::MAX, digest: Digest([255; 32]) };
+            let values = vec![value; crate::audit::redact::SHORTENED_MAX];
             let context = Context {
+                shortened_values: &values,
+                omitted: Omitted { request_args: Some(usize::MAX), request_extra: Some(usize::MAX) },
                 identity: Some(&identity),
                 client_info: Some((&long, &long)),
                 protocol: Some(&long),
@@ -229,7 +275,17 @@ mod tests {
                 removed: &removed,
             };
             let json = parsed(&context);
-            let names = ["actors", "amr", "acr", "client_info", "protocol", "trace_id", "user_agent", "removed"];
+            let names = [
+                "actors",
+                "amr",
+                "acr",
+                "client_info",
+                "protocol",
+                "trace_id",
+                "user_agent",
+                "removed",
+                "shortened_values",
+            ];
             assert_eq!(json["shortened"], serde_json::json!(names), "{text:?}");
             assert!(!context.to_json().contains("\\u0000"), "Postgres refuses it");
         }

@@ -10,12 +10,11 @@ use super::context::Context;
 use super::digest_key::RecordKey;
 use super::ids::{Digest, RequestId, Timestamp};
 use super::normalise::{
-    ARGS_BYTES_MAX, ARGS_BYTES_MAX_DEFAULT, ARGS_DEPTH_MAX, ERROR_BYTES_MAX, RESOURCE_BYTES_MAX, TEXT_BYTES_MAX,
-    json_depth, normalise,
+    ERROR_BYTES_MAX, JSON_DEPTH_MAX, PARAMS_BYTES_MAX, RESOURCE_BYTES_MAX, RESPONSE_BYTES_MAX, TEXT_BYTES_MAX,
+    beginning, json_depth, normalise,
 };
 use super::salts::Salts;
 use super::status::Status;
-use crate::audit::redact::Redaction;
 
 /// A name or an identity in a record. Up to 23 bytes are stored inline; copies of a record share longer text.
 ///
@@ -75,13 +74,13 @@ pub struct Call {
     pub resource_uri: Option<Text>,
     /// The other circumstances, JSON text: see [`Context`].
     pub context: Option<String>,
-    /// The arguments after redaction, as JSON text; or a marker if they are too long or nested too deeply.
+    /// The arguments after redaction, as JSON text.
     pub request_args: Option<String>,
     /// The other members of the parameters after redaction, as JSON text.
     pub request_extra: Option<String>,
     /// Keyed digest of the parameters as forwarded.
     pub params_digest: Option<Digest>,
-    /// Keyed digest of the arguments before redaction and truncation.
+    /// Keyed digest of the arguments before redaction.
     pub args_digest: Option<Digest>,
     /// The rule that allowed or denied the request: its place in the configuration, or `default`.
     pub decided_by: Option<Text>,
@@ -92,6 +91,9 @@ pub struct Call {
     /// The fields that normalisation changed.
     #[serde(skip)]
     pub(in crate::audit) normalised: Vec<&'static str>,
+    /// The longest `response` for which the call reserves room, in bytes. It is not part of the record.
+    #[serde(skip)]
+    pub(in crate::audit) response_room: usize,
 }
 
 /// The half of a record that is known last: how the call ended.
@@ -164,6 +166,7 @@ impl Call {
             policy_digest: None,
             tool_digest: None,
             normalised: Vec::new(),
+            response_room: 0,
         };
         call.method = call.text("method", method);
         call
@@ -235,14 +238,27 @@ impl Call {
         self
     }
 
-    /// Sets the members of the parameters besides the arguments, and the digest of all parameters as forwarded. `extra`
-    /// is valid JSON text; after redaction it is recorded byte for byte.
+    /// Sets the members of the parameters besides the arguments, JSON text after redaction, and the digest of all
+    /// parameters as forwarded. The arguments are set before them.
     #[must_use]
-    pub fn with_extra(mut self, extra: Option<&str>, redaction: &Redaction, params: Option<Digest>) -> Self {
-        // I8: redaction happens before the record exists.
-        self.request_extra = extra.map(|json| redaction.apply(json).into_owned());
+    pub fn with_extra(mut self, extra: Option<String>, params: Option<Digest>) -> Self {
+        let room = PARAMS_BYTES_MAX.saturating_sub(self.request_args.as_ref().map_or(0, String::len));
+        self.request_extra = extra.and_then(|json| self.json("request_extra", json, room));
         self.params_digest = params;
         self
+    }
+
+    /// Reserves room for a `response` of up to `bytes` when the call begins. A call that does not has none.
+    #[must_use]
+    pub fn with_response_room(mut self, bytes: usize) -> Self {
+        self.response_room = bytes.min(RESPONSE_BYTES_MAX);
+        self
+    }
+
+    /// The longest `response` for which the call reserves room, in bytes.
+    #[must_use]
+    pub fn response_room(&self) -> usize {
+        self.response_room
     }
 
     /// Sets the rule that decided.
@@ -252,40 +268,31 @@ impl Call {
         self
     }
 
-    /// Sets the arguments. `json` is valid JSON text; after redaction it is recorded byte for byte.
-    ///
-    /// Arguments longer than `bytes_max` or [`ARGS_BYTES_MAX`], or nested deeper than [`ARGS_DEPTH_MAX`], are replaced
-    /// by a marker object with the reason and their length. The digest is always the digest of `json`; `key` is that of
-    /// the call's record.
+    /// Sets the arguments, JSON text after redaction, and the digest of the arguments as they were sent. They are
+    /// recorded byte for byte. `None`: only the digest is recorded.
     #[must_use]
-    pub fn with_arguments(mut self, json: &str, redaction: &Redaction, bytes_max: usize, key: &RecordKey) -> Self {
-        self.args_digest = Some(key.digest(json.as_bytes()));
-        self.recorded_arguments(json, redaction, bytes_max)
+    pub fn with_arguments(mut self, arguments: Option<String>, digest: Option<Digest>) -> Self {
+        self.request_args = arguments.and_then(|json| self.json("request_args", json, PARAMS_BYTES_MAX));
+        self.args_digest = digest;
+        self
     }
 
     /// Sets the details of an event of the gateway, JSON text, as the arguments. They have no digest: they are recorded
     /// as they are.
     #[must_use]
     pub fn with_details(self, json: &str) -> Self {
-        self.recorded_arguments(json, &Redaction::none(), ARGS_BYTES_MAX_DEFAULT)
+        self.with_arguments(Some(json.to_owned()), None)
     }
 
-    fn recorded_arguments(mut self, json: &str, redaction: &Redaction, bytes_max: usize) -> Self {
-        self.request_args = Some(if json_depth(json) > ARGS_DEPTH_MAX {
-            self.normalised.push("request_args");
-            format!(r#"{{"_gatepost":"too_deep","bytes":{}}}"#, json.len())
-        } else {
-            // I8: redaction happens before the record exists.
-            let redacted = redaction.apply(json);
-            // I6: a record fits its frame, whatever `bytes_max` allows.
-            if redacted.len() > bytes_max.min(ARGS_BYTES_MAX) {
-                self.normalised.push("request_args");
-                format!(r#"{{"_gatepost":"truncated","bytes":{}}}"#, json.len())
-            } else {
-                redacted.into_owned()
-            }
-        });
-        self
+    /// `json` if it fits; otherwise notes that `column` does not have it. Requests that do not fit are refused before
+    /// they are recorded, so that this only protects the pipeline.
+    fn json(&mut self, column: &'static str, json: String, bytes_max: usize) -> Option<String> {
+        // I6: a record fits its frame. I9: Postgres takes every record.
+        let fits = json.len() <= bytes_max && json_depth(&json) <= JSON_DEPTH_MAX;
+        if !fits {
+            self.normalised.push(column);
+        }
+        fits.then_some(json)
     }
 
     /// Memory that the call occupies, in bytes: its text and a fixed part.
@@ -318,6 +325,7 @@ impl Call {
             policy_digest: _,
             tool_digest: _,
             normalised: _,
+            response_room: _,
         } = self;
         let identity = [client_name, client_id, actor_subject, client_role, client_issuer, token_id];
         let optional = identity.into_iter().chain([
@@ -375,7 +383,8 @@ impl Outcome {
         Self { status, error_message: None, response_digest: None, response_bytes: None, response: None }
     }
 
-    /// Sets the recorded answer, JSON text after redaction.
+    /// Sets the recorded answer, JSON text after redaction. A call whose answer is longer than the room that it
+    /// reserved ([`Call::with_response_room`]) has the beginning of it, as a JSON string.
     #[must_use]
     pub fn with_response(mut self, response: Option<String>) -> Self {
         self.response = response;
@@ -387,6 +396,14 @@ impl Entry {
     /// Joins the two halves. `latency` is zero for a refused call.
     #[must_use]
     pub fn new(mut call: Call, outcome: Outcome, latency: Duration) -> Self {
+        let response = outcome.response.map(|json| {
+            // I6: a record fits its frame. I9: Postgres takes every record.
+            if json.len() <= RESPONSE_BYTES_MAX && json_depth(&json) <= JSON_DEPTH_MAX {
+                return json;
+            }
+            call.normalised.push("response");
+            beginning(&json, RESPONSE_BYTES_MAX)
+        });
         let mut error_message = outcome.error_message.map(|message| {
             let (text, changed) = normalise(&message, ERROR_BYTES_MAX);
             if changed {
@@ -407,10 +424,21 @@ impl Entry {
             error_message,
             response_digest: outcome.response_digest,
             response_bytes: outcome.response_bytes.map(|bytes| bytes.min(i64::MAX.unsigned_abs())),
-            response: outcome.response,
+            response,
             latency_ms: latency.as_secs_f64() * 1000.0,
             salts: Salts::random(),
         }
+    }
+
+    /// Joins the two halves of a call that reserved room for its answer.
+    #[must_use]
+    pub(in crate::audit) fn of_call(mut call: Call, mut outcome: Outcome, latency: Duration) -> Self {
+        if let Some(json) = outcome.response.as_mut().filter(|json| json.len() > call.response_room) {
+            // I6: the record of an open call always has room.
+            *json = beginning(json, call.response_room);
+            call.normalised.push("response");
+        }
+        Self::new(call, outcome, latency)
     }
 
     /// Memory that the entry occupies, in bytes.
@@ -429,8 +457,8 @@ mod tests {
         Call::new(RequestId::new(), "tools/call")
     }
 
-    fn arguments(json: &str, bytes_max: usize) -> Call {
-        call().with_arguments(json, &Redaction::none(), bytes_max, &RecordKey::from_bytes([0; 32]))
+    fn arguments(json: &str) -> Call {
+        call().with_arguments(Some(json.to_owned()), None)
     }
 
     #[test]
@@ -464,23 +492,41 @@ mod tests {
     }
 
     #[test]
-    fn arguments_keep_every_byte_up_to_the_limit() {
+    fn arguments_keep_every_byte() {
         let json = r#"{ "b":  1.0, "b2":"\ud800\u0000" }"#;
-        assert_eq!(arguments(json, json.len()).request_args.as_deref(), Some(json));
+        assert_eq!(arguments(json).request_args.as_deref(), Some(json));
     }
 
     #[test]
-    fn oversized_arguments_become_a_marker_and_keep_their_digest() {
-        let json = format!(r#"{{"a":"{}"}}"#, "x".repeat(100));
-        let call = arguments(&json, 64);
-        assert_eq!(call.request_args.as_deref(), Some(r#"{"_gatepost":"truncated","bytes":108}"#));
-        assert_eq!(call.args_digest, Some(RecordKey::from_bytes([0; 32]).digest(json.as_bytes())));
+    fn i6_json_that_does_not_fit_is_not_recorded_and_that_is_noted() {
+        let half = format!("\"{}\"", "x".repeat(PARAMS_BYTES_MAX / 2 - 2));
+        let call = arguments(&half).with_extra(Some(half.clone()), None);
+        assert!(call.request_args.is_some() && call.request_extra.is_some() && call.normalised.is_empty());
+        let call = arguments(&format!(" {half}")).with_extra(Some(half), None);
+        assert!(call.request_args.is_some() && call.request_extra.is_none());
+        assert_eq!(call.normalised, ["request_extra"]);
+        let deep = format!("{}{}", "[".repeat(JSON_DEPTH_MAX + 1), "]".repeat(JSON_DEPTH_MAX + 1));
+        for json in [deep, format!("\"{}\"", "x".repeat(PARAMS_BYTES_MAX))] {
+            let call = arguments(&json);
+            assert_eq!((call.request_args, call.normalised), (None, vec!["request_args"]));
+        }
     }
 
     #[test]
-    fn deeply_nested_arguments_become_a_marker() {
-        let json = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
-        let marker = r#"{"_gatepost":"too_deep","bytes":40000}"#;
-        assert_eq!(arguments(&json, ARGS_BYTES_MAX_DEFAULT).request_args.as_deref(), Some(marker));
+    fn i6_an_answer_that_does_not_fit_has_its_beginning() {
+        let entry = |json: &str, room: usize| {
+            let outcome = Outcome::of(Status::Ok).with_response(Some(json.to_owned()));
+            Entry::of_call(call().with_response_room(room), outcome, Duration::ZERO)
+        };
+        let json = r#"{"a":"0123456789"}"#;
+        assert_eq!(entry(json, json.len()).response.as_deref(), Some(json));
+        let cut = entry(json, json.len() - 1);
+        assert_eq!(cut.response.as_deref(), Some(r#""{\"a\":\"012345""#));
+        assert_eq!(cut.error_message.as_deref(), Some("normalised: response"));
+        assert!(entry(json, 0).response.is_some_and(|json| json == "\"\""), "no room was reserved");
+        let deep = format!("{}{}", "[".repeat(JSON_DEPTH_MAX + 1), "]".repeat(JSON_DEPTH_MAX + 1));
+        assert_eq!(entry(&deep, 9999).response, Some(format!("\"{deep}\"")));
+        let long = format!("{{\"a\":\"{}\"}}", "\\u0001\\\"".repeat(RESPONSE_BYTES_MAX / 4));
+        assert!(entry(&long, usize::MAX).response.is_some_and(|json| json.len() <= RESPONSE_BYTES_MAX));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::mcp::json;
+
 /// Longest text of an identity or name field, in bytes.
 ///
 /// *Derived*: a btree row of Postgres has at most 2,704 bytes (a third of a page), and `client_subject` and `tool_name`
@@ -15,20 +17,27 @@ pub const RESOURCE_BYTES_MAX: usize = 8 * 1024;
 /// room before its outcome is known.
 pub const ERROR_BYTES_MAX: usize = 2048;
 
-/// Deepest nesting of recorded arguments. *Derived*: Postgres parses `json` recursively and refuses about 6,000 levels
-/// at its default `max_stack_depth` (54001). 512 is far below that and above any real call.
-pub const ARGS_DEPTH_MAX: usize = 512;
+/// Deepest nesting of recorded JSON text. *Derived*: Postgres parses `json` recursively and refuses about 6,000 levels
+/// at its default `max_stack_depth` (54001). 512 is far below that and above the 128 levels of a client's message.
+pub const JSON_DEPTH_MAX: usize = 512;
 
-/// Default for the longest recorded arguments, in bytes. *Spec*: docs/design.md, "Record".
-pub const ARGS_BYTES_MAX_DEFAULT: usize = 64 * 1024;
+/// Default for the longest `request_args` and `request_extra` together, in bytes. *Spec*: docs/design.md, "Record".
+pub const PARAMS_BYTES_MAX_DEFAULT: usize = 1024 * 1024;
 
-/// The longest recorded arguments that can be configured, in bytes. *Chosen*: sixteen times the default. A frame, a
-/// segment and a batch each have room for it.
-pub const ARGS_BYTES_MAX: usize = 1024 * 1024;
+/// The longest `request_args` and `request_extra` together that can be configured, in bytes. *Derived*: half of a
+/// frame's body.
+pub const PARAMS_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Default for the longest `response`, in bytes. *Chosen*: most answers of tools are shorter, and each open call whose
+/// answer will be recorded reserves as much of the ring.
+pub const RESPONSE_BYTES_MAX_DEFAULT: usize = 64 * 1024;
+
+/// The longest `response` that can be configured, in bytes. *Derived*: a quarter of a frame's body.
+pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The fields that normalisation can change, in the order of their bits in an intent's frame. The order is part of the
 /// format: add new fields at the end only.
-pub(in crate::audit) const NORMALISABLE: [&str; 18] = [
+pub(in crate::audit) const NORMALISABLE: [&str; 20] = [
     "method",
     "client_subject",
     "client_role",
@@ -47,6 +56,8 @@ pub(in crate::audit) const NORMALISABLE: [&str; 18] = [
     "actor_subject",
     "decided_by",
     "resource_uri",
+    "request_extra",
+    "response",
 ];
 
 /// Cuts `text` to `bytes_max` at a character boundary and replaces NUL. Returns whether anything changed.
@@ -59,6 +70,24 @@ pub(super) fn normalise(text: &str, bytes_max: usize) -> (Cow<'_, str>, bool) {
     // I6: the replacement character is longer than NUL.
     out.truncate(out.floor_char_boundary(bytes_max));
     (Cow::Owned(out), true)
+}
+
+/// The beginning of `json`, as a JSON string of at most `bytes_max` bytes. An answer is an object, so that
+/// the string cannot be taken for a whole one.
+pub(super) fn beginning(json: &str, bytes_max: usize) -> String {
+    let mut room = bytes_max.saturating_sub(2);
+    let end = json.char_indices().find(|(_, c)| {
+        let bytes = match c {
+            '"' | '\\' => 2,
+            '\0'..' ' => 6,
+            c => c.len_utf8(),
+        };
+        let is_full = bytes > room;
+        room -= bytes.min(room);
+        is_full
+    });
+    let end = end.map_or(json.len(), |(at, _)| at);
+    json::quoted(json.get(..end).unwrap_or_default())
 }
 
 /// The deepest nesting of arrays and objects in valid JSON text.
@@ -90,6 +119,18 @@ pub(super) fn json_depth(json: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_beginning_of_a_text_is_a_string_within_its_limit() {
+        let text = "{\"a\":\"\\u0000\\\"x\",\"b\":\"\u{e9}\u{1}\"}";
+        for bytes_max in 2..40 {
+            let string = beginning(text, bytes_max);
+            let read: String = serde_json::from_str(&string).unwrap();
+            assert!(string.len() <= bytes_max && text.starts_with(&read), "{string}");
+        }
+        assert_eq!(serde_json::from_str::<String>(&beginning(text, 1000)).unwrap(), text);
+        assert_eq!(beginning(r#"aa"b"#, 6), r#""aa\"""#);
+    }
 
     #[test]
     fn brackets_inside_strings_do_not_count_as_nesting() {

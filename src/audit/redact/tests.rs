@@ -1,3 +1,5 @@
+//! Tests of redaction.
+
 use super::*;
 use crate::audit::redact::values::REPLACEMENT;
 
@@ -107,15 +109,16 @@ fn i8_text_in_which_paths_cannot_be_followed_is_replaced_as_a_whole() {
 #[test]
 fn paths_are_relative_to_the_arguments_of_every_method() {
     let params = |method: &str, params: &str| {
-        let params = redaction(&["/password"]).params(method, params, &mut RedactedValues::default()).into_owned();
+        let params =
+            redaction(&["/password"]).request_args(method, params, &mut RedactedValues::default()).into_owned();
         serde_json::from_str::<serde_json::Value>(&params).unwrap()
     };
     let redacted = serde_json::json!("[redacted]");
-    for method in ["tools/call", "prompts/get"] {
-        let params = params(method, r#"{"name":"password","arguments":{"Password":"S","x":{"password":"kept"}}}"#);
-        assert_eq!((&params["arguments"]["Password"], &params["name"]), (&redacted, &serde_json::json!("password")));
-        assert_eq!(params["arguments"]["x"]["password"], "kept");
-    }
+    let arguments = params("tools/call", r#"{"Password":"S","x":{"password":"kept"}}"#);
+    assert_eq!((&arguments["Password"], &arguments["x"]["password"]), (&redacted, &serde_json::json!("kept")));
+    let prompt = params("prompts/get", r#"{"name":"password","arguments":{"Password":"S","x":{"password":"kept"}}}"#);
+    assert_eq!((&prompt["arguments"]["Password"], &prompt["name"]), (&redacted, &serde_json::json!("password")));
+    assert_eq!(prompt["arguments"]["x"]["password"], "kept");
     let completed = |name: &str| {
         let text = r#"{"ref":{"type":"ref/prompt","name":"p"},"argument":{"name":"NAME","value":"S"},
             "context":{"arguments":{"password":"S","user":"ann"}}}"#;

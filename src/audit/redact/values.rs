@@ -176,7 +176,7 @@ impl<'v> Finder<'v> {
         }
     }
 
-    /// Where the values are in the text of `view`. `None`: the text cannot be searched.
+    /// The places of the values in the text of `view`. `None`: the text cannot be searched.
     fn occurrences(&self, view: View<'_>) -> Option<Vec<Range<usize>>> {
         let short = self.short.as_ref().filter(|_| !self.values.is_overfull)?;
         let mut spans = Vec::new();

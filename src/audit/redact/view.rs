@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// How often escapes are removed one after the other. *Chosen*: each program on the way of a message adds one; a text
-/// with more is suspicious.
+/// Most layers of escapes that are removed. *Chosen*: each program on the way of a message adds one; a text with more
+/// is suspicious.
 const LEVELS_MAX: usize = 8;
 
 /// The bytes of a text after some of its escapes were removed.
@@ -82,7 +82,7 @@ impl<'t> View<'t> {
     }
 }
 
-/// What an escape stands for.
+/// The meaning of an escape.
 enum Decoded {
     Byte(u8),
     Char(char),

@@ -19,7 +19,7 @@ pub(super) struct Walk<'p> {
     pub(super) is_anywhere: bool,
 }
 
-/// What is done with the value that the steps lead to: `Some` is the JSON text that replaces it.
+/// Returns the JSON text that replaces the value to which the steps lead; `None` leaves it.
 type Replace<'f> = dyn FnMut(&[Step<'_>], &str) -> Option<String> + 'f;
 
 struct Walker<'p, 'j, 'f> {

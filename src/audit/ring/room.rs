@@ -3,7 +3,7 @@
 use crate::audit::record::{Call, ERROR_BYTES_MAX};
 
 /// Room for the fields that a call's record has and its intent does not, in bytes: the error message and the list of
-/// normalised fields. *Derived* from [`ERROR_BYTES_MAX`] and the names of all fields.
+/// normalised fields; the response has room of its own. *Derived* from [`ERROR_BYTES_MAX`] and the names of all fields.
 const OUTCOME_BYTES: usize = ERROR_BYTES_MAX + 256;
 
 /// Room kept for the gateway's own records, which are never reserved: one gap record and the closing record.
@@ -63,7 +63,7 @@ pub struct RingClosedError;
 impl Room {
     /// The room for a call's intent and for its record.
     pub(super) fn of_call(call: &Call) -> Self {
-        Self { records: 2, bytes: 2 * call.size_bytes() + OUTCOME_BYTES }
+        Self { records: 2, bytes: 2 * call.size_bytes() + OUTCOME_BYTES + call.response_room() }
     }
 
     pub(super) fn plus(self, other: Self) -> Self {

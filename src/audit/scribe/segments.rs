@@ -88,16 +88,13 @@ mod tests {
     use crate::audit::chain::{self, Head};
     use crate::audit::codec;
     use crate::audit::record::{Call, Entry, Epoch, GatewayId, Outcome, RequestId, Status};
-    use crate::audit::redact::Redaction;
 
     fn records(count: usize, args_bytes: usize) -> Vec<AuditRecord> {
         let (id, mut head) = (GatewayId(uuid::Uuid::nil()), Head::START);
         let json = format!("\"{}\"", "x".repeat(args_bytes));
         let call = Call::new(RequestId::new(), "tools/call").with_arguments(
-            &json,
-            &Redaction::none(),
-            usize::MAX,
-            &crate::audit::record::RecordKey::from_bytes([0; 32]),
+            Some(json.clone()),
+            Some(crate::audit::record::RecordKey::from_bytes([0; 32]).digest(json.as_bytes())),
         );
         let outcome = Outcome::answered(Status::Ok, None, b"{}", &crate::audit::record::RecordKey::from_bytes([0; 32]));
         let entry = Entry::new(call, outcome, std::time::Duration::ZERO);

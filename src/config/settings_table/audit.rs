@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::spec::Fallback::{Unset, Value, Words};
 use super::spec::{MINUTES_10, SettingSpec, count, duration, ms, setting};
+use crate::audit::record::{PARAMS_BYTES_MAX, RESPONSE_BYTES_MAX};
 use crate::config::value_type::ValueType;
 use crate::mcp::methods::RECORDED_BY_DEFAULT;
 
@@ -76,7 +77,7 @@ pub(super) const AUDIT: &[SettingSpec] = &[
         "audit.ring_bytes_max",
         count("bytes", 64 * 1024, 16 * 1024 * 1024 * 1024),
         Value("67108864"),
-        "Most bytes in the ring; at least four times `audit.args_bytes_max`.",
+        "Most bytes in the ring; at least four times `audit.params_bytes_max` and `audit.response_bytes_max` together.",
     ),
     setting(
         "audit.outbox_bytes_max",
@@ -109,11 +110,32 @@ pub(super) const AUDIT: &[SettingSpec] = &[
          of them together. Further refusals are counted, and a `gateway/refusals` record states their number.",
     ),
     setting(
-        "audit.args_bytes_max",
-        count("bytes", 64, 1024 * 1024),
+        "audit.params_bytes_max",
+        count("bytes", 1024, PARAMS_BYTES_MAX as u64),
+        Value("1048576"),
+        "Longest `request_args` and `request_extra` of a record together, after redaction and shortening. A request with \
+         more is refused, so that no caller can keep its arguments out of the trail.",
+    ),
+    setting(
+        "audit.shorten",
+        ValueType::Shortened,
+        Value("[]"),
+        "Values that are recorded with their first and last KiB only: `backend/tool:/path`, for example \
+         `files/write_file:/content`, with patterns like those of roles and paths like those of `audit.redact`. Length \
+         and digest are recorded in `context`.",
+    ),
+    setting(
+        "audit.record_responses",
+        ValueType::Patterns,
+        Value("[]"),
+        "Tools and prompts whose answers are recorded in `response`, after redaction.",
+    ),
+    setting(
+        "audit.response_bytes_max",
+        count("bytes", 1024, RESPONSE_BYTES_MAX as u64),
         Value("65536"),
-        "Longest recorded arguments; longer ones are recorded as a marker with their length and digest. The upper \
-         limit is that of an outbox segment, about 1 MiB.",
+        "Longest recorded answer; of a longer one the beginning is recorded, as a string. Each open call whose answer is \
+         recorded reserves as much of the ring.",
     ),
     setting(
         "audit.redact",

@@ -2,6 +2,8 @@
 
 use toml::Value;
 
+use crate::audit::redact::ShortenedPath;
+
 use super::text::{TEXT_BYTES_MAX, expected, plain};
 
 pub(super) fn pattern(text: &str) -> Result<(), String> {
@@ -12,6 +14,17 @@ pub(super) fn pattern(text: &str) -> Result<(), String> {
         [_] => Err(format!("{text:?} has no '/': {rule} for all tools of time")),
         _ => Err(format!("{text:?} has more than one '/': {rule}")),
     }
+}
+
+/// A pattern and a pointer.
+pub(super) fn shortened(text: &str) -> Result<(), String> {
+    let Some((tools, path)) = text.split_once(":/") else {
+        return Err(format!(
+            "{text:?} has no ':/': write backend/tool:/path, for example \"files/write_file:/content\""
+        ));
+    };
+    pattern(tools)?;
+    ShortenedPath::new(&format!("/{path}")).map(drop).map_err(|error| error.to_string())
 }
 
 pub(super) fn resource(text: &str) -> Result<(), String> {

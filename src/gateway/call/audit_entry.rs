@@ -9,9 +9,10 @@ use axum::http::header;
 use crate::audit::record::{
     Call, Caller, Context, Correlation, Digest, Outcome, RecordKey, Status, client_info, is_own_method,
 };
+use crate::audit::redact::RedactedValues;
 use crate::audit::{Released, UnavailableError};
 use crate::gateway::call::core::Core;
-use crate::gateway::call::outcome;
+use crate::gateway::call::recorded_content::{self, RecordedContent, RequestContent};
 use crate::gateway::call::recorded_params::RecordedParams;
 use crate::gateway::call::refusal_windows::RefusedRequest;
 use crate::gateway::call::refusals::RecordedRefusal;
@@ -38,9 +39,9 @@ const UNKNOWN: &str = "unknown";
 /// ids fit, and a record of a stranger stays below 1 KiB.
 const STRANGER_TEXT_BYTES_MAX: usize = 64;
 
-/// Longest recorded arguments of a request that is refused, or whose caller may use nothing, in bytes; of longer ones,
+/// Longest recorded parameters of a request that is refused, or whose caller may use nothing, in bytes; of longer ones,
 /// the record has the length and the digest. *Chosen*: they show what was attempted, and do not fill the trail.
-const LITTLE_ARGS_BYTES_MAX: usize = 4096;
+const LITTLE_PARAMS_BYTES_MAX: usize = 4096;
 
 /// The facts about a message that the stages of [`crate::gateway::dispatch`] established, for its record.
 #[derive(Debug)]
@@ -73,8 +74,10 @@ pub struct AuditEntry<'a> {
     pub(crate) resource: Option<String>,
     /// The parameters besides the arguments, once it is known how they are forwarded.
     params: Option<RecordedParams>,
-    /// `true` if only short arguments are recorded.
+    /// `true` if only short parameters are recorded.
     records_little: bool,
+    /// The values that were redacted in the parameters. They are kept until the message has been handled.
+    redacted: OnceLock<RedactedValues>,
     record_key: OnceLock<RecordKey>,
 }
 
@@ -93,14 +96,6 @@ pub(crate) struct Named<'e> {
     tool: Option<&'e str>,
     extra: Option<Cow<'e, str>>,
     params: Option<Digest>,
-}
-
-/// `json`, or a remark about its length if it is longer than `bytes_max`.
-fn shortened(json: Cow<'_, str>, bytes_max: usize) -> Cow<'_, str> {
-    if json.len() <= bytes_max {
-        return json;
-    }
-    Cow::Owned(format!(r#"{{"_gatepost":"truncated","bytes":{}}}"#, json.len()))
 }
 
 impl<'a> AuditEntry<'a> {
@@ -125,6 +120,7 @@ impl<'a> AuditEntry<'a> {
             resource: None,
             params: None,
             records_little: false,
+            redacted: OnceLock::new(),
             record_key: OnceLock::new(),
         }
     }
@@ -134,14 +130,14 @@ impl<'a> AuditEntry<'a> {
         Self { method: method.to_owned(), ..Self::new(rules, inbound) }
     }
 
-    /// Takes what is recorded of the parameters besides the arguments. `params` are as they are forwarded.
+    /// Takes the recorded parts of the parameters besides the arguments. `params` are as they are forwarded.
     pub(crate) fn forwards(&mut self, core: &Core, params: &Params) {
         if core.is_recorded(&self.method) {
             self.params = self.record_key(core).map(|key| RecordedParams::new(params, key));
         }
     }
 
-    /// Records only short arguments, as for a refused request.
+    /// Records only short parameters, as for a refused request.
     pub(crate) fn record_little(&mut self) {
         self.records_little = true;
     }
@@ -183,33 +179,59 @@ impl<'a> AuditEntry<'a> {
     }
 
     /// The part of the record that is known before the answer. If calls are not recorded, it has only id and method.
-    pub(crate) fn call(&self, core: &Core) -> Call {
-        let little = if self.records_little { LITTLE_ARGS_BYTES_MAX } else { usize::MAX };
+    fn call(&self, core: &Core) -> Call {
         match self.record_key(core) {
-            Some(key) => self.recorded_call(key, core.args_bytes_max.min(little), &self.named()),
+            Some(key) => self.recorded_call(key, self.records_little, &self.named()),
             None => Call::new(self.inbound.request_id, &self.method),
         }
     }
 
-    /// The part of the record that is known before the answer, with arguments of at most `args_bytes_max` bytes.
-    pub(crate) fn recorded_call(&self, key: &RecordKey, args_bytes_max: usize, named: &Named<'_>) -> Call {
+    /// The part of the record of a request that may be forwarded.
+    ///
+    /// # Errors
+    /// The refusal of a request whose parameters do not fit into its record.
+    pub(crate) fn intent(&self, core: &Core) -> Result<Call, Refusal> {
+        let Some(key) = self.record_key(core) else { return Ok(Call::new(self.inbound.request_id, &self.method)) };
+        let named = self.named();
+        let mut content = self.content(key, &named);
+        if self.records_little {
+            content.omit_beyond(LITTLE_PARAMS_BYTES_MAX);
+        }
+        let (arguments, extra) = content.lengths();
+        // I2: what is forwarded is recorded whole, or the request is refused.
+        if arguments.saturating_add(extra) > core.params_bytes_max {
+            return Err(Refusal::oversize(arguments, extra, core.params_bytes_max));
+        }
+        let room = if self.records_response() { core.response_bytes_max } else { 0 };
+        Ok(self.call_with(key, content, &named).with_response_room(room))
+    }
+
+    /// The part of the record that is known before the answer. `is_short` omits long parameters.
+    pub(crate) fn recorded_call(&self, key: &RecordKey, is_short: bool, named: &Named<'_>) -> Call {
+        let mut content = self.content(key, named);
+        if is_short {
+            content.omit_beyond(LITTLE_PARAMS_BYTES_MAX);
+        }
+        self.call_with(key, content, named)
+    }
+
+    fn call_with(&self, key: &RecordKey, recorded: RecordedContent, named: &Named<'_>) -> Call {
         let correlation = Correlation {
             addr: self.inbound.addr,
             session_id: self.session.clone(),
             rpc_id: self.id.as_ref().map(Id::to_text),
         };
-        let call = Call::new(self.inbound.request_id, named.method)
+        let context = Context { shortened_values: &recorded.shortened, omitted: recorded.omitted, ..self.context() };
+        let digest = self.arguments.as_ref().map(|json| key.digest(json.as_bytes()));
+        Call::new(self.inbound.request_id, named.method)
             .with_caller(&self.caller)
             .with_correlation(&correlation)
-            .with_context(&self.context())
+            .with_context(&context)
             .with_target(named.backend, named.tool)
             .with_resource(self.resource.as_deref())
-            .with_extra(named.extra.as_deref(), &self.rules.redaction, named.params)
-            .with_decision(self.decided_by.as_deref());
-        match &self.arguments {
-            Some(json) => call.with_arguments(json, &self.rules.redaction, args_bytes_max, key),
-            None => call,
-        }
+            .with_decision(self.decided_by.as_deref())
+            .with_arguments(recorded.arguments, digest)
+            .with_extra(recorded.extra, named.params)
     }
 
     /// The names and parameters of a request that is forwarded.
@@ -247,7 +269,45 @@ impl<'a> AuditEntry<'a> {
             let claimed: Vec<_> = claimed.iter().map(|(member, text)| (*member, text.as_str())).collect();
             Some(Cow::Owned(extra.with(&claimed)))
         };
-        Named { method, backend, tool, extra: extra.map(|extra| shortened(extra, LITTLE_ARGS_BYTES_MAX)), params: None }
+        Named { method, backend, tool, extra, params: None }
+    }
+
+    fn request_content<'e>(&'e self, named: &'e Named<'_>) -> RequestContent<'e> {
+        RequestContent {
+            method: named.method,
+            backend: named.backend,
+            name: named.tool,
+            arguments: self.arguments.as_deref(),
+            extra: named.extra.as_deref(),
+        }
+    }
+
+    fn records_response(&self) -> bool {
+        self.request_content(&self.named()).records_response(&self.rules)
+    }
+
+    /// The content of the request for its record. Remembers what was redacted.
+    fn content(&self, key: &RecordKey, named: &Named<'_>) -> RecordedContent {
+        let mut content = self.request_content(named).recorded(&self.rules, key);
+        self.redacted.set(std::mem::take(&mut content.redacted)).ok();
+        content
+    }
+
+    /// The values that were redacted in the parameters, for the texts of the answer.
+    fn redacted(&self, key: &RecordKey) -> &RedactedValues {
+        self.redacted.get_or_init(|| {
+            if self.rules.redaction.is_empty() {
+                return RedactedValues::default();
+            }
+            self.request_content(&self.named()).recorded(&self.rules, key).redacted
+        })
+    }
+
+    /// The outcome of the request with this `answer`, for its record.
+    pub(crate) fn outcome(&self, core: &Core, answer: &Answer) -> Outcome {
+        let Some(key) = self.record_key(core) else { return Outcome::of(recorded_content::status(answer)) };
+        let (redaction, redacted) = (&self.rules.redaction, self.redacted(key));
+        recorded_content::outcome(answer, redaction, redacted, self.records_response(), key)
     }
 
     /// The key of the digests in the message's record; `None` if calls are not recorded.
@@ -271,6 +331,7 @@ impl<'a> AuditEntry<'a> {
             meta: self.params.as_ref().and_then(|params| params.meta.as_deref()),
             meta_in_extra: self.params.as_ref().map_or(&[], |params| &params.meta_in_extra),
             removed: self.params.as_ref().map_or(&[], |params| &params.removed),
+            ..Context::default()
         }
     }
 
@@ -279,8 +340,7 @@ impl<'a> AuditEntry<'a> {
     fn refused_call(&self, core: &Core) -> Call {
         let Some(key) = self.record_key(core) else { return Call::new(self.inbound.request_id, &self.method) };
         if self.caller.issuer.is_some() {
-            let named = self.refused(core, NAME_BYTES_MAX);
-            return self.recorded_call(key, core.args_bytes_max.min(LITTLE_ARGS_BYTES_MAX), &named);
+            return self.recorded_call(key, true, &self.refused(core, NAME_BYTES_MAX));
         }
         let cut = |text: &str, bytes_max| text[..text.floor_char_boundary(bytes_max)].to_owned();
         let correlation = Correlation {
@@ -291,11 +351,13 @@ impl<'a> AuditEntry<'a> {
         let agent = headers::single(&self.inbound.headers, header::USER_AGENT.as_str());
         let agent = agent.map(|agent| cut(agent, STRANGER_TEXT_BYTES_MAX));
         let named = self.refused(core, STRANGER_TEXT_BYTES_MAX);
+        let mut redacted = RedactedValues::default();
+        let extra = named.extra.as_deref().map(|extra| self.rules.redaction.anywhere(extra, &mut redacted));
         Call::new(self.inbound.request_id, named.method)
             .with_correlation(&correlation)
             .with_context(&Context { user_agent: agent.as_deref(), ..Context::default() })
             .with_target(named.backend, named.tool)
-            .with_extra(named.extra.as_deref(), &self.rules.redaction, None)
+            .with_extra(extra.map(Cow::into_owned), None)
     }
 
     /// The tool or prompt, or the resource.
@@ -345,19 +407,26 @@ impl<'a> AuditEntry<'a> {
         let Refusal { status, http, code, message, data, .. } = &refusal;
         let record = || {
             let answer = Answer::refusal(*code, message, data.as_deref());
-            let outcome = Outcome { status: *status, ..outcome::of(&answer, self.record_key(core)) };
+            let outcome = Outcome { status: *status, ..self.outcome(core, &answer) };
             (self.refused_call(core), outcome, answer)
         };
-        let recorded = core.refusals.record(&core.audit, &self.refused_request(core, &refusal), record).await;
+        // I8: the message may repeat an argument.
+        let reason = match self.record_key(core) {
+            Some(key) => self.redacted(key).replaced_in_text(message),
+            None => Cow::Borrowed(message.as_str()),
+        };
+        let reason = reason.as_ref();
+        let refused = self.refused_request(core, *status, reason);
+        let recorded = core.refusals.record(&core.audit, &refused, record).await;
         let (subject, method) = (&self.caller.subject, &self.method);
         let (backend, tool) = (self.backend.as_deref(), self.target_name());
         let reply = match recorded {
             Ok(RecordedRefusal::Single(released)) => {
-                tracing::info!(%status, method, subject, backend, tool, reason = message, "request refused");
+                tracing::info!(%status, method, subject, backend, tool, reason, "request refused");
                 Reply::released(*http, id, released)
             }
             Ok(RecordedRefusal::Counted) => {
-                tracing::debug!(%status, method, reason = message, "request refused; counted with others");
+                tracing::debug!(%status, method, reason, "request refused; counted with others");
                 Reply::counted_refusal(*http, id, *code, message, data.as_deref())
             }
             Err(unavailable) => return Reply::unavailable(id, &unavailable),
@@ -373,15 +442,15 @@ impl<'a> AuditEntry<'a> {
         }
     }
 
-    fn refused_request<'r>(&'r self, core: &Core, refusal: &'r Refusal) -> RefusedRequest<'r> {
+    fn refused_request<'r>(&'r self, core: &Core, status: Status, reason: &'r str) -> RefusedRequest<'r> {
         RefusedRequest {
             caller: &self.caller,
             addr: self.inbound.addr.map(|addr| addr.ip()),
-            status: refusal.status,
+            status,
             backend: self.known_backend(core),
             method: &self.method,
             tool: self.target_name(),
-            reason: &refusal.message,
+            reason,
         }
     }
 
@@ -405,7 +474,7 @@ impl<'a> AuditEntry<'a> {
     /// # Errors
     /// [`UnavailableError`]: the record cannot be stored.
     pub(crate) async fn record(&self, core: &Core, answer: Answer) -> Result<Released<Answer>, UnavailableError> {
-        let outcome = outcome::of(&answer, self.record_key(core));
+        let outcome = self.outcome(core, &answer);
         core.audit.record_once(self.call(core), outcome, answer).await
     }
 }

@@ -61,7 +61,10 @@ pub(crate) struct Core {
     pub(crate) streams: StreamCounts,
     pub(crate) connections_max: usize,
     pub(crate) in_flight: InFlightCalls,
-    pub(crate) args_bytes_max: usize,
+    /// The longest arguments and other parameters of a recorded request together, in bytes.
+    pub(crate) params_bytes_max: usize,
+    /// The longest recorded answer, in bytes.
+    pub(crate) response_bytes_max: usize,
     pub(crate) body_bytes_max: usize,
     /// The room for the bodies of all requests.
     pub(crate) bodies: BodyBudget,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::audit::redact::{PathError, Redaction};
+use crate::audit::redact::{PathError, Redaction, ShortenedPath};
 use crate::config::{self, Config, OnFailure};
 use crate::rbac::{PatternError, Patterns, Policy};
 
@@ -15,6 +15,10 @@ use crate::rbac::{PatternError, Patterns, Policy};
 pub(crate) struct Rules {
     pub(crate) policy: Arc<Policy>,
     pub(crate) redaction: Redaction,
+    /// The values that are shortened in records: those at the path, of the tools and prompts that the pattern matches.
+    pub(crate) shortened: Vec<(Patterns, ShortenedPath)>,
+    /// The tools and prompts whose answers are recorded.
+    pub(crate) recorded_responses: Patterns,
     /// The calls that are forwarded even if they cannot be audited.
     pub(crate) continue_for: Patterns,
     pub(crate) limits: config::Limits,
@@ -32,7 +36,10 @@ pub enum RulesError {
     Pattern(#[from] PatternError),
     /// A path of `audit.redact` cannot be compiled.
     #[error("audit.redact: {0}")]
-    Redact(#[from] PathError),
+    Redact(PathError),
+    /// A path of `audit.shorten` cannot be compiled.
+    #[error("audit.shorten: {0}")]
+    Shorten(PathError),
 }
 
 impl Rules {
@@ -51,11 +58,27 @@ impl Rules {
         let continue_for = Patterns::new("audit.continue_for", continued)
             .map_err(|found| errors.extend(found.into_iter().map(RulesError::Pattern)));
         let redaction = Redaction::new(&config.audit.redact).map_err(|err| errors.push(RulesError::Redact(err)));
+        let recorded_responses = Patterns::new("audit.record_responses", &config.audit.record_responses)
+            .map_err(|found| errors.extend(found.into_iter().map(RulesError::Pattern)));
+        let mut shortened = Vec::new();
+        for entry in &config.audit.shorten {
+            let (tools, path) = entry.split_at(entry.find(":/").unwrap_or(entry.len()));
+            match (
+                Patterns::new("audit.shorten", &[tools.to_owned()]),
+                ShortenedPath::new(path.trim_start_matches(':')),
+            ) {
+                (Ok(tools), Ok(path)) => shortened.push((tools, path)),
+                (Err(found), _) => errors.extend(found.into_iter().map(RulesError::Pattern)),
+                (_, Err(error)) => errors.push(RulesError::Shorten(error)),
+            }
+        }
         let own = |(alias, backend): (&String, &config::Backend)| Some((alias.clone(), backend.calls_max?));
-        match (policy, redaction, continue_for) {
-            (Ok(policy), Ok(redaction), Ok(continue_for)) => Ok(Self {
+        match (policy, redaction, continue_for, recorded_responses) {
+            (Ok(policy), Ok(redaction), Ok(continue_for), Ok(recorded_responses)) if errors.is_empty() => Ok(Self {
                 policy: Arc::new(policy),
                 redaction,
+                shortened,
+                recorded_responses,
                 continue_for,
                 limits: config.limits.clone(),
                 console_role: config.ops.console_role.clone(),

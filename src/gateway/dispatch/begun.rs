@@ -45,12 +45,16 @@ impl<'a> Permitted<'a> {
     /// Stores the intent, if requests of this method are recorded.
     ///
     /// # Errors
-    /// A refusal with status `audit_unavailable`: the intent cannot be stored.
+    /// A refusal with status `audit_unavailable`: the intent cannot be stored; with `malformed`: it is too large.
     pub async fn begin(self, entry: &AuditEntry<'_>) -> Result<Begun<'a>, Refusal> {
         let Self { ctx, grant, slot } = self;
         let started_at = Instant::now();
         let recording = match &grant {
-            Grant::Local(LocalMethod::Initialize) => Recording::Whole,
+            Grant::Local(LocalMethod::Initialize) => {
+                // Its record is made with its answer; whether it fits is known now.
+                entry.intent(ctx.core)?;
+                Recording::Whole
+            }
             Grant::Extension(_) => intent(&ctx, None, entry).await?,
             _ if !ctx.core.is_audited(&ctx.message.method) => Recording::None,
             Grant::Target(permit) => {
@@ -68,7 +72,7 @@ async fn intent(
     target: Option<Target<'_>>,
     entry: &AuditEntry<'_>,
 ) -> Result<Recording, Refusal> {
-    let (audit, call) = (&ctx.core.audit, entry.call(ctx.core));
+    let (audit, call) = (&ctx.core.audit, entry.intent(ctx.core)?);
     // I1: the intent reaches its level before the request is forwarded, or nothing is forwarded.
     let begun = if target.is_some_and(|target| ctx.rules.continue_for.matches(target)) {
         audit.begin_or_continue(call).await

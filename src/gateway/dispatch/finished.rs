@@ -8,7 +8,6 @@ use crate::audit::{Released, UnavailableError};
 use crate::gateway::answer::relay::Sourced;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
-use crate::gateway::call::outcome;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::session::Session;
 use crate::mcp::protocol::SESSION_HEADER;
@@ -59,7 +58,7 @@ impl<'a> Answered<'a> {
             Unfinished::Unrecorded(sourced) => Ok(Finish::Unrecorded(sourced)),
             Unfinished::Whole(answer) => entry.record(ctx.core, answer).await.map(Finish::Released),
             Unfinished::Intent(receipt, answer) => {
-                let outcome = outcome::of(&answer, entry.record_key(ctx.core));
+                let outcome = entry.outcome(ctx.core, &answer);
                 let status = outcome.status;
                 // I1: the reply is sent after the record has reached its level.
                 // I2: the receipt ends in exactly one record. Nothing is logged between the answer and its record.

@@ -233,7 +233,7 @@ impl<'a> Sender<'a> {
         if !is_allowed {
             return Err(Refusal::denied(format!("{method} is for roles that may use all of {backend}")));
         }
-        let call = entry.call(self.core);
+        let call = entry.intent(self.core)?;
         Ok(OneWay::passed(self.core, session, backend.to_owned(), method, params, call))
     }
 }

@@ -58,8 +58,8 @@ fn request(params: &str) -> String {
 }
 
 /// The call's part of the record, as if calls were recorded.
-fn recorded(entry: &AuditEntry<'_>, core: &Core) -> Call {
-    entry.recorded_call(&RecordKey::from_bytes([0; 32]), core.args_bytes_max, &entry.named())
+fn recorded(entry: &AuditEntry<'_>) -> Call {
+    entry.recorded_call(&RecordKey::from_bytes([0; 32]), true, &entry.named())
 }
 
 /// The refusal of a valid message of a caller with `role`, and its record.
@@ -87,7 +87,7 @@ async fn refused(core: &Core, inbound: &InboundRequest, role: &str) -> (Refusal,
         Ok(Routed::OneWay(_)) => panic!(),
         Err(refusal) => refusal,
     };
-    (refusal, recorded(&entry, core))
+    (refusal, recorded(&entry))
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn i2_a_call_without_a_token_is_recorded_with_what_it_asked_for() {
     assert_eq!((refusal.status, refusal.http), (Status::Unauthenticated, StatusCode::UNAUTHORIZED));
     let reply = entry.conclude(&core, Err(refusal)).await;
     assert!(reply.header("www-authenticate").is_some() && reply.is_error());
-    let call = recorded(&entry, &core);
+    let call = recorded(&entry);
     assert_eq!((call.method.as_str(), call.client_subject.as_str()), ("tools/call", "anonymous"));
     assert_eq!((call.backend_name.as_deref(), call.tool_name.as_deref()), (Some("time"), Some("get")));
 }

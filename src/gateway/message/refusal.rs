@@ -71,6 +71,16 @@ impl Refusal {
         Self { status: Status::AuditUnavailable, ..refusal }
     }
 
+    /// A request that is too large to be recorded: of `arguments` and `extra` bytes, where `bytes_max` are allowed.
+    pub(crate) fn oversize(arguments: usize, extra: usize, bytes_max: usize) -> Self {
+        let sum = arguments.saturating_add(extra);
+        let message = format!(
+            "the request has {sum} bytes to record (arguments {arguments}, other parameters {extra}), more than \
+             audit.params_bytes_max ({bytes_max}): send less in one request"
+        );
+        Self::malformed(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message)
+    }
+
     /// A tool, resource or prompt that does not exist; `what` is its kind.
     pub(crate) fn unknown(what: &str, name: &str, era: Era) -> Self {
         let http = if era == Era::Modern { http_status(INVALID_PARAMS) } else { StatusCode::OK };
