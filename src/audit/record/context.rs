@@ -17,9 +17,9 @@ pub const META_BYTES_MAX: usize = 1024;
 /// Most names of removed members. *Chosen*: real clients send one, `task`.
 const REMOVED_MAX: usize = 4;
 
-/// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 6 texts, two
-/// lists of [`LIST_MAX`] and one of [`REMOVED_MAX`] texts, and 8 shortened values of 120 bytes besides their paths, in
-/// texts of 4 bytes, each byte of which JSON may write as six, are 2.2 KiB, and `meta` has 1 KiB.
+/// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 6 texts,
+/// two lists of [`LIST_MAX`] and one of [`REMOVED_MAX`] texts, and 8 shortened values of 120 bytes besides their paths,
+/// in texts of 4 bytes, each byte of which JSON may write as six, are 2.2 KiB, and `meta` has 1 KiB.
 const TEXT_BYTES_MAX: [usize; 4] = [256, 64, 12, 4];
 
 /// Most actors and most authentication methods that are recorded. *Chosen*: real tokens have one or two.
