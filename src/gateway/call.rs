@@ -8,6 +8,7 @@ pub mod counters;
 pub mod limits;
 pub(crate) mod questions;
 pub(crate) mod recorded_content;
+pub(crate) mod recorded_params;
 pub mod refusal_windows;
 pub mod refusals;
 pub mod request_state;

@@ -81,8 +81,8 @@ impl Answer {
         self.content.text()
     }
 
-    /// Replaces the backend's `requestState` in a result that asks for input by `bind` of it, or adds it.
-    pub fn with_state(self, bind: impl FnOnce(Option<&str>) -> String) -> Self {
+    /// Gives a result that asks for input the `requestState` that `bind` makes of it.
+    pub fn with_state(self, bind: impl FnOnce(&Object<'_>) -> String) -> Self {
         match &self.content {
             Content::Result(result) if self.kind == AnswerKind::InputRequired => {
                 let content = Object::parse(result).map(|result| with_state(&result, bind));
@@ -128,6 +128,9 @@ impl Answer {
     }
 
     fn from_result(result: &Object<'_>, request_id: RequestId, era: Era) -> Self {
+        if is_task(result) {
+            return Self::refusal(UPSTREAM_FAILED, STARTED_TASK, None);
+        }
         // A result that claims two kinds counts as the worse one.
         let (kind, message) = if result.has("isError", "true") {
             (AnswerKind::ToolError, Some(tool_message(result)))
@@ -156,6 +159,16 @@ impl Released<Answer> {
 /// The error for a client of the older era if a backend asks it for input.
 const NO_INPUT: &str = "the backend needs input, which this client's protocol version cannot provide";
 
+/// The error if a backend answers with a task, in which the gateway does not take part.
+const STARTED_TASK: &str =
+    "the backend answered with a task, which the gateway does not relay; the backend may still be working on it";
+
+/// Returns `true` if the result is that of a task's creation. *Spec*: MCP 2025-11-25, tasks, and the extension
+/// `io.modelcontextprotocol/tasks` of 2026-07-28.
+fn is_task(result: &Object<'_>) -> bool {
+    result.has("resultType", "\"task\"") || result.object("task").is_some() && result.get("content").is_none()
+}
+
 fn asks_for_input(result: &Object<'_>) -> bool {
     result.has("resultType", "\"input_required\"")
 }
@@ -171,10 +184,11 @@ pub fn public_message(backend: &str, err: &CallError) -> String {
 }
 
 /// Adapts a response that is not recorded to a client of `era`, as [`Answer`] does: in a result that asks for input,
-/// `requestState` is replaced by `bind` of it, or added.
+/// `requestState` is what `bind` makes of it.
 #[must_use]
-pub fn unrecorded(response: Response, era: Era, bind: impl FnOnce(Option<&str>) -> String) -> Response {
+pub fn unrecorded(response: Response, era: Era, bind: impl FnOnce(&Object<'_>) -> String) -> Response {
     match response {
+        Response::Result(result) if is_task(&result) => Response::error(UPSTREAM_FAILED, STARTED_TASK, None),
         Response::Result(result) if asks_for_input(&result) => match era {
             Era::Modern => Response::result(&with_state(&result, bind)),
             Era::Legacy => Response::error(UPSTREAM_FAILED, NO_INPUT, None),
@@ -183,9 +197,8 @@ pub fn unrecorded(response: Response, era: Era, bind: impl FnOnce(Option<&str>) 
     }
 }
 
-fn with_state(result: &Object<'_>, bind: impl FnOnce(Option<&str>) -> String) -> String {
-    let bound = bind(result.string("requestState").as_deref());
-    result.with(&[("requestState", &json::quoted(&bound))])
+fn with_state(result: &Object<'_>, bind: impl FnOnce(&Object<'_>) -> String) -> String {
+    result.with(&[("requestState", &json::quoted(&bind(result)))])
 }
 
 /// The text of `result` with the gateway's request id in its `_meta` and, for a modern client, a `resultType`. All
@@ -278,6 +291,23 @@ mod tests {
     }
 
     #[test]
+    fn a_task_is_an_error_that_says_that_the_work_may_go_on() {
+        for result in [
+            r#"{"task":{"taskId":"1","status":"working"}}"#,
+            r#"{"resultType":"task","taskId":"1","status":"working"}"#,
+            r#"{"resultType":"task","content":[]}"#,
+        ] {
+            for era in [Era::Legacy, Era::Modern] {
+                let answer = answer(result, era);
+                assert_eq!((answer.kind, answer.message()), (AnswerKind::Error, Some(STARTED_TASK)), "{result}");
+                let bare = unrecorded(Response::result(result), era, |_| panic!());
+                assert!(matches!(bare, Response::Error { error, .. } if error.contains("still be working")));
+            }
+        }
+        assert_eq!(answer(r#"{"content":[],"task":{}}"#, Era::Legacy).kind, AnswerKind::Result);
+    }
+
+    #[test]
     fn why_a_backend_is_down_is_recorded_and_not_told() {
         let down = Answer::failure("b", &CallError::Down { reason: "cannot start /opt/secret".to_owned() });
         assert!(down.message().unwrap().contains("/opt/secret"));
@@ -295,8 +325,11 @@ mod tests {
     #[test]
     fn a_state_is_bound_with_or_without_a_record() {
         let asks = r#"{"resultType":"input_required", "requestState":"s"}"#;
-        let response =
-            |era| unrecorded(Response::result(asks), era, |state| format!("bound {}", state.unwrap_or_default()));
+        let response = |era| {
+            unrecorded(Response::result(asks), era, |asks| {
+                format!("bound {}", asks.string("requestState").unwrap_or_default())
+            })
+        };
         let want = r#"{"resultType":"input_required", "requestState":"bound s"}"#;
         assert_eq!(response(Era::Modern), Response::result(want));
         assert!(matches!(response(Era::Legacy), Response::Error { error, .. } if error.contains(NO_INPUT)));

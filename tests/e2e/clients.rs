@@ -80,18 +80,17 @@ fn answers_are_linked(setup: &Setup, era: &str, asks: usize) {
     let calls: BTreeMap<_, _> =
         stored_records(&reader).into_iter().map(|record| (record.entry.call.request_id, record.entry)).collect();
     let parent = |entry: &Entry| entry.call.parent_id.and_then(|id| calls.get(&id));
-    let is_answered = |entry: &&Entry| match era {
-        "legacy" => {
-            let asked = ["elicitation/create", "sampling/createMessage", "roots/list"].contains(&&*entry.call.method);
-            asked && entry.response.is_some() && parent(entry).is_some_and(|call| call.call.method == "tools/call")
-        }
-        _ => {
-            let first = parent(entry).filter(|first| first.response_status == Status::InputRequired);
-            let asked = first.and_then(|first| first.response.as_ref());
-            asked.is_some_and(|questions| questions.contains("inputRequests"))
-                && entry.call.request_extra.as_ref().is_some_and(|extra| extra.contains("inputResponses"))
-        }
+    let is_question = |entry: &Entry| {
+        let asked = ["elicitation/create", "sampling/createMessage", "roots/list"].contains(&&*entry.call.method);
+        asked && entry.response.is_some() && parent(entry).is_some_and(|call| call.call.method == "tools/call")
     };
+    let is_retry = |entry: &Entry| {
+        let first = parent(entry).filter(|first| first.response_status == Status::InputRequired);
+        let asked = first.and_then(|first| first.response.as_ref());
+        asked.is_some_and(|questions| questions.contains("inputRequests"))
+            && entry.call.request_extra.as_ref().is_some_and(|extra| extra.contains("inputResponses"))
+    };
+    let is_answered = |entry: &&Entry| if era == "legacy" { is_question(entry) } else { is_retry(entry) };
     let answered = calls.values().filter(is_answered).count();
     assert!(answered >= asks, "{answered} of {asks}: {calls:#?}");
     if let Some(name) = calls.values().filter(is_answered).find(|entry| format!("{entry:?}").contains("Your name?")) {

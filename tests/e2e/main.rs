@@ -26,8 +26,8 @@ mod common {
     pub mod raw_backend;
     pub mod rng;
     pub mod server;
-    pub mod stored_records;
     pub mod stdio_client;
+    pub mod stored_records;
     pub mod tool_names;
     pub mod trail;
     pub mod wait;
@@ -43,6 +43,7 @@ mod clients_and_servers;
 mod conformance;
 mod console;
 mod console_access;
+mod decoders;
 mod harness;
 mod kill_rounds;
 mod outage;

@@ -206,7 +206,7 @@ async fn the_retry_of_a_modern_client_is_linked_to_the_question_that_it_answers(
         let asks = pay(&client, json!({})).await;
         let bound = asks.result()["requestState"].as_str().unwrap().to_owned();
         assert_ne!(Some(&*bound), state);
-        let answers = json!({"sum": {"action": "accept", "content": {"pay": true}}});
+        let answers = json!({"sum": {"action": "accept", "content": {"pay": true, "pin": "271828"}}});
         // Nobody asked for these.
         for more in [json!({"inputResponses": answers}), json!({"inputResponses": answers, "requestState": "its own"})]
         {
@@ -231,6 +231,10 @@ async fn the_retry_of_a_modern_client_is_linked_to_the_question_that_it_answers(
             !first.response.as_ref().unwrap().contains("its own") && !first.response.as_ref().unwrap().contains(&bound)
         );
         assert_eq!((second.call.parent_id, second.response_status), (Some(first.call.request_id), Status::Ok));
+        let recorded = json!({"sum": {"action": "accept", "content": {"pay": true, "pin": "[redacted]"}}});
+        assert_eq!(parsed(second.call.request_extra.as_ref())["inputResponses"], recorded);
+        // I8: refused retries, whose state says nothing of a form, are no exception to be checked here.
+        assert!(!format!("{second:?}").contains("271828"));
     }
 }
 

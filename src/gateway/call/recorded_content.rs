@@ -1,7 +1,7 @@
 //! The content of a request and of its answer as they are recorded: after redaction and shortening.
 
 use crate::audit::record::{Omitted, Outcome, RecordKey, Status};
-use crate::audit::redact::{RedactedValues, Redaction, ShortenedPath, ShortenedValue, shortened};
+use crate::audit::redact::{self, RedactedValues, Redaction, ShortenedPath, ShortenedValue, shortened};
 use crate::gateway::call::rules::Rules;
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{TOOLS_CALL, UPSTREAM_FAILED};
@@ -24,6 +24,8 @@ pub(crate) struct RequestContent<'a> {
     pub(crate) arguments: Option<&'a str>,
     /// The other parameters, JSON text.
     pub(crate) extra: Option<&'a str>,
+    /// The schemas of the questions that `extra` answers, if they ask for secrets: an object by name, JSON text.
+    pub(crate) answer_schemas: Option<&'a str>,
 }
 
 /// The content of a request as it is recorded.
@@ -44,7 +46,10 @@ impl RequestContent<'_> {
         // I8: redaction happens before the record exists, and before anything is cut.
         let arguments =
             self.arguments.map(|json| rules.redaction.request_args(self.method, json, &mut redacted).into_owned());
-        let extra = self.extra.map(|json| rules.redaction.anywhere(json, &mut redacted).into_owned());
+        let extra = self.extra.map(|json| {
+            let answers = self.answer_schemas.and_then(|schemas| without_secrets(json, schemas, rules, &mut redacted));
+            rules.redaction.anywhere(answers.as_deref().unwrap_or(json), &mut redacted).into_owned()
+        });
         let mut content = RecordedContent { arguments, extra, redacted, ..RecordedContent::default() };
         let paths = self.shortened_paths(rules);
         if let Some(arguments) = content.arguments.as_deref().filter(|_| !paths.is_empty()) {
@@ -127,6 +132,29 @@ pub(crate) fn outcome(
         (None, None)
     };
     Outcome::answered(status(answer), message, text.as_bytes(), key).with_response(response)
+}
+
+/// The schemas of those questions in the result `asks` that ask for a secret: an object by name, JSON text.
+pub(crate) fn secret_schemas(asks: &Object<'_>) -> Option<String> {
+    let requests = asks.object("inputRequests")?;
+    let schema = |request: &str| Object::parse(request)?.object("params")?.get("requestedSchema").map(str::to_owned);
+    let schemas = requests.members().filter_map(|request| Some((request.key.into_owned(), schema(request.value)?)));
+    let secret: Vec<_> = schemas.filter(|(_, schema)| redact::asks_for_secret(schema)).collect();
+    let members = secret.iter().map(|(name, schema)| (name.as_str(), schema.as_str()));
+    (!secret.is_empty()).then(|| json::object(members))
+}
+
+/// `extra`, JSON text, without the secrets in its `inputResponses` that `schemas` declare. `None`: it has none.
+fn without_secrets(extra: &str, schemas: &str, rules: &Rules, redacted: &mut RedactedValues) -> Option<String> {
+    let (extra, schemas) = (Object::parse(extra)?, Object::parse(schemas)?);
+    let answers = extra.object("inputResponses")?;
+    let mut recorded = answers.text().to_owned();
+    for schema in schemas.members() {
+        let Some(answer) = answers.get(&schema.key) else { continue };
+        let answer = rules.redaction.answer(Some(schema.value), answer, redacted);
+        recorded = Object::parse(&recorded)?.replaced(&schema.key, &answer);
+    }
+    Some(extra.replaced("inputResponses", &recorded))
 }
 
 /// The questions in an `answer` that asks for input, as they are recorded: JSON text, without the state. `None`: it

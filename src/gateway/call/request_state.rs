@@ -4,10 +4,11 @@
 //! state into every such answer, whether or not the backend sent one, and accepts answers only together with it. The
 //! state is valid for the principal, the target and the arguments of the first request, and until it expires. It is
 //! bound by a MAC with the key in `server.state_key_file`, which replicas share, or else with a key of this process.
+//! The schemas are those of the questions that ask for a secret, in hexadecimal: the answers are redacted by them.
 //!
 //! ```text
-//! gatepost.<request id of the first request>.<expiry, Unix seconds>.<HMAC-SHA-256, hexadecimal>
-//! gatepost.<...>.<...>.<...>.<the backend's own state>
+//! gatepost.<request id of the first request>.<expiry, Unix seconds>.<schemas>.<HMAC-SHA-256, hexadecimal>
+//! gatepost.<...>.<...>.<...>.<...>.<the backend's own state>
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use crate::auth::Principal;
 use crate::config::Config;
 use crate::file_access::{FileError, FileKind};
 use crate::gateway::message::refusal::Refusal;
-use crate::mcp::json::Object;
+use crate::mcp::params::Params;
 use crate::mcp::protocol::INVALID_PARAMS;
 use crate::rbac::Target;
 
@@ -33,7 +34,7 @@ const FILE_BYTES_MAX: usize = 128;
 
 /// The members of parameters that may differ between a request and its retry: the target is bound as the backend has
 /// it, and the others belong to one message.
-const UNBOUND: [&str; 5] = ["name", "uri", "_meta", "inputResponses", "requestState"];
+const UNBOUND: [&str; 4] = ["name", "uri", "inputResponses", "requestState"];
 
 /// Makes and verifies request states.
 #[derive(Clone)]
@@ -48,8 +49,8 @@ pub(crate) struct RequestStates {
 pub(crate) struct StateOwner<'a> {
     pub(crate) principal: &'a Principal,
     pub(crate) target: Target<'a>,
-    /// The parameters as the client sent them, JSON text.
-    pub(crate) params: Option<&'a str>,
+    /// The parameters as the client sent them.
+    pub(crate) params: &'a Params,
 }
 
 /// A verified state.
@@ -57,6 +58,8 @@ pub(crate) struct StateOwner<'a> {
 pub(crate) struct RequestState<'a> {
     /// The first request.
     pub(crate) origin: RequestId,
+    /// The schemas of the questions that ask for secrets: an object by name, JSON text.
+    pub(crate) schemas: Option<String>,
     /// The backend's own state, if it sent one.
     pub(crate) of_backend: Option<&'a str>,
 }
@@ -120,12 +123,21 @@ impl RequestStates {
         Self { key, ttl }
     }
 
-    /// The state that the client receives. `origin` is the first request, `of_backend` the backend's own state.
-    pub(crate) fn bind(&self, of_backend: Option<&str>, origin: RequestId, owner: &StateOwner<'_>) -> String {
+    /// The state that the client receives. `origin` is the first request, `of_backend` the backend's own state,
+    /// `schemas` an object of schemas of questions that ask for secrets, JSON text.
+    pub(crate) fn bind(
+        &self,
+        of_backend: Option<&str>,
+        origin: RequestId,
+        schemas: Option<&str>,
+        owner: &StateOwner<'_>,
+    ) -> String {
         let expiry = (now() + self.ttl.as_secs()).to_string();
         let origin = origin.to_string();
-        let mac = hex::encode(self.mac(of_backend, &origin, &expiry, owner).finalize().into_bytes());
-        let state = format!("{PREFIX}{origin}.{expiry}.{mac}");
+        let schemas = hex::encode(schemas.unwrap_or_default());
+        let mac = self.mac(of_backend, [&origin, &expiry, &schemas], owner);
+        let mac = hex::encode(mac.finalize().into_bytes());
+        let state = format!("{PREFIX}{origin}.{expiry}.{schemas}.{mac}");
         match of_backend {
             Some(own) => format!("{state}.{own}"),
             None => state,
@@ -137,32 +149,33 @@ impl RequestStates {
     /// # Errors
     /// [`StateError`]: the state was not issued for `owner`, or has expired.
     pub(crate) fn open<'a>(&self, state: &'a str, owner: &StateOwner<'_>) -> Result<RequestState<'a>, StateError> {
-        let mut parts = state.strip_prefix(PREFIX).ok_or(StateError::Foreign)?.splitn(4, '.');
-        let (Some(origin), Some(expiry), Some(mac)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(StateError::Foreign);
-        };
+        let mut parts = state.strip_prefix(PREFIX).ok_or(StateError::Foreign)?.splitn(5, '.');
+        let mut part = || parts.next().ok_or(StateError::Foreign);
+        let (origin, expiry, schemas, mac) = (part()?, part()?, part()?, part()?);
         let of_backend = parts.next();
         let mac = hex::decode(mac).map_err(|_| StateError::Foreign)?;
-        self.mac(of_backend, origin, expiry, owner).verify_slice(&mac).map_err(|_| StateError::Foreign)?;
+        self.mac(of_backend, [origin, expiry, schemas], owner).verify_slice(&mac).map_err(|_| StateError::Foreign)?;
         let id = uuid::Uuid::parse_str(origin).map_err(|_| StateError::Foreign)?;
         if expiry.parse().is_ok_and(|expiry: u64| now() < expiry) {
-            Ok(RequestState { origin: RequestId(id), of_backend })
+            let schemas = hex::decode(schemas).ok().and_then(|text| String::from_utf8(text).ok());
+            let schemas = schemas.filter(|schemas| !schemas.is_empty());
+            Ok(RequestState { origin: RequestId(id), schemas, of_backend })
         } else {
             Err(StateError::Expired)
         }
     }
 
-    fn mac(&self, of_backend: Option<&str>, origin: &str, expiry: &str, owner: &StateOwner<'_>) -> Hmac<Sha256> {
+    fn mac(&self, of_backend: Option<&str>, own: [&str; 3], owner: &StateOwner<'_>) -> Hmac<Sha256> {
         let StateOwner { principal, target, params } = owner;
         let mut mac = self.key.clone();
         let kind = format!("{:?}", target.kind);
         let of_backend = of_backend.map_or_else(String::new, |state| format!(".{state}"));
         let target = [&*principal.issuer, &*principal.subject, &*kind, target.backend, target.name];
-        for field in target.into_iter().chain([origin, expiry, &of_backend]) {
+        for field in target.into_iter().chain(own).chain([&*of_backend]) {
             mac.update(&(field.len() as u64).to_le_bytes());
             mac.update(field.as_bytes());
         }
-        mac.update(&params_digest(params.unwrap_or("{}")));
+        mac.update(&params_digest(params));
         mac
     }
 }
@@ -172,15 +185,14 @@ fn now() -> u64 {
     Timestamp::now().micros().unsigned_abs() / 1_000_000
 }
 
-/// The digest of what a retry repeats: all members but [`UNBOUND`], without the space between tokens, in which two
-/// messages of one client may differ.
-fn params_digest(params: &str) -> [u8; 32] {
+/// The digest of what a retry repeats: all members but [`UNBOUND`] and `_meta`, without the space between tokens, in
+/// which two messages of one client may differ.
+fn params_digest(params: &Params) -> [u8; 32] {
     let mut digest = Sha256::new();
-    let params = Object::parse(params).unwrap_or_default();
     let mut members: Vec<_> = params.members().filter(|member| !UNBOUND.contains(&&*member.key)).collect();
     members.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-    for member in members.iter().filter(|member| member.value != "null") {
-        let value = without_space(member.value);
+    for member in members {
+        let value = without_space(&member.value);
         for field in [member.key.as_bytes(), &value] {
             digest.update((field.len() as u64).to_le_bytes());
             digest.update(field);
@@ -231,14 +243,20 @@ mod tests {
         let first = StateOwner {
             principal: &ann,
             target: target("t"),
-            params: Some(r#"{"name":"b__t","arguments":{"a":"x y"},"_meta":{}}"#),
+            params: &Params::own(&[("name", "\"b__t\""), ("arguments", r#"{"a":"x y"}"#)]),
         };
-        let again = r#"{"arguments": { "a" : "x y" }, "name":"t","inputResponses":{},"requestState":"s","_meta":null}"#;
-        let retry = StateOwner { params: Some(again), ..first };
+        let again = [
+            ("arguments", r#"{ "a" : "x y" }"#),
+            ("name", "\"t\""),
+            ("inputResponses", "{}"),
+            ("requestState", "\"s\""),
+        ];
+        let retry = StateOwner { params: &Params::own(&again), ..first };
         let origin = RequestId::new();
         for of_backend in [Some("a.b\u{e9}"), Some(""), None] {
-            let bound = states.bind(of_backend, origin, &first);
-            let expected = || Ok(RequestState { origin, of_backend });
+            let schemas = of_backend.map(str::to_owned).filter(|schemas| !schemas.is_empty());
+            let bound = states.bind(of_backend, origin, schemas.as_deref(), &first);
+            let expected = || Ok(RequestState { origin, schemas: schemas.clone(), of_backend });
             assert_eq!(states.open(&bound, &first), expected());
             assert_eq!(states.open(&bound, &retry), expected());
             // Another replica with the same key.
@@ -246,9 +264,9 @@ mod tests {
             let others = [
                 StateOwner { principal: &bob, ..retry },
                 StateOwner { target: target("u"), ..retry },
-                StateOwner { params: Some(r#"{"arguments":{"a":"xy"}}"#), ..retry },
-                StateOwner { params: Some(r#"{"arguments":{"a":"x y"},"task":{}}"#), ..retry },
-                StateOwner { params: None, ..retry },
+                StateOwner { params: &Params::own(&[("arguments", r#"{"a":"xy"}"#)]), ..retry },
+                StateOwner { params: &Params::own(&[("arguments", r#"{"a":"x y"}"#), ("x", "1")]), ..retry },
+                StateOwner { params: &Params::own(&[]), ..retry },
             ];
             for other in others {
                 assert_eq!(states.open(&bound, &other), Err(StateError::Foreign), "{other:?}");
@@ -267,7 +285,8 @@ mod tests {
     #[test]
     fn a_state_expires() {
         let (states, ann) = (RequestStates::with_key(&[1; 32], Duration::ZERO), principal("ann"));
-        let owner = StateOwner { principal: &ann, target: Target::tool("b", "t"), params: None };
-        assert_eq!(states.open(&states.bind(None, RequestId::new(), &owner), &owner), Err(StateError::Expired));
+        let owner = StateOwner { principal: &ann, target: Target::tool("b", "t"), params: &Params::own(&[]) };
+        let bound = states.bind(None, RequestId::new(), None, &owner);
+        assert_eq!(states.open(&bound, &owner), Err(StateError::Expired));
     }
 }

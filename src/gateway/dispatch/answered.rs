@@ -10,6 +10,7 @@ use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::recorded_content;
 use crate::gateway::session::Session;
+use crate::mcp::json::Object;
 use crate::rbac::{Permit, Target};
 use crate::upstream::{self, Answer};
 
@@ -66,7 +67,10 @@ async fn forward(ctx: &RequestContext<'_>, permit: Permit, receipt: &Receipt, en
     let route = async {
         let backend = ctx.core.upstreams.get(&alias).ok_or_else(relay::not_configured)?;
         let mut route = ctx.route(backend, Some(tool.clone())).await?;
-        entry.trace.iter().for_each(|context| context.in_headers(&mut route.headers));
+        if let Some(context) = &entry.trace {
+            context.in_headers(&mut route.headers);
+            route.traceparent = Some(context.traceparent());
+        }
         Ok(route)
     };
     let answer = ctx.core.upstreams.forward(&ctx.message.method, permit, receipt, route, &ctx.interrupt).await;
@@ -74,7 +78,7 @@ async fn forward(ctx: &RequestContext<'_>, permit: Permit, receipt: &Receipt, en
         session.open_calls.delivered().await;
     }
     let target = Target { kind, backend: &alias, name: &tool };
-    recorded_content::within_bounds(answer.with_state(|state| bound_state(ctx, entry, target, state)))
+    recorded_content::within_bounds(answer.with_state(|asks| bound_state(ctx, entry, target, asks)))
 }
 
 /// Answers a request that is not forwarded with a permit and a receipt. Such a request never calls a tool.
@@ -104,17 +108,18 @@ async fn unrecorded(ctx: &RequestContext<'_>, permit: &Permit, entry: &AuditEntr
     let (alias, tool) = (permit.backend(), permit.name());
     let Some(backend) = ctx.core.upstreams.get(alias) else { return Sourced::failed(alias, relay::not_configured()) };
     let target = Target { kind: permit.kind(), backend: alias, name: tool };
-    match relay::request(ctx, backend, Some(permit.params().clone()), Some(tool.to_owned())).await {
+    match relay::request(ctx, backend, permit.params(), Some(tool.to_owned())).await {
         Ok((response, era)) => {
-            let bind = |state: Option<&str>| bound_state(ctx, entry, target, state);
+            let bind = |asks: &Object<'_>| bound_state(ctx, entry, target, asks);
             Sourced::Backend(upstream::unrecorded(response, ctx.era, bind), era)
         }
         Err(error) => Sourced::failed(alias, error),
     }
 }
 
-/// The `requestState` for an answer that asks for input. A retry keeps the id of the first request.
-fn bound_state(ctx: &RequestContext<'_>, entry: &AuditEntry<'_>, target: Target<'_>, state: Option<&str>) -> String {
+/// The `requestState` for the result `asks`, which asks for input. A retry keeps the id of the first request.
+fn bound_state(ctx: &RequestContext<'_>, entry: &AuditEntry<'_>, target: Target<'_>, asks: &Object<'_>) -> String {
     let origin = entry.parent.unwrap_or(ctx.inbound.request_id);
-    ctx.core.request_states.bind(state, origin, &ctx.state_owner(target))
+    let (of_backend, schemas) = (asks.string("requestState"), recorded_content::secret_schemas(asks));
+    ctx.core.request_states.bind(of_backend.as_deref(), origin, schemas.as_deref(), &ctx.state_owner(target))
 }
