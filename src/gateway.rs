@@ -137,6 +137,7 @@ impl Gateway {
             request_states: RequestStateSigner::new(),
             audit_methods: config.audit.methods.clone(),
             pass_methods: config.server.pass_methods.clone(),
+            pass_params: config.server.pass_params.clone(),
             stopping: CancellationToken::new(),
             sessions: Sessions::new(
                 config.server.sessions_max,
@@ -397,10 +398,12 @@ impl Handle {
         self.0.sessions.count()
     }
 
-    /// The aliases of all backends, each with `true` if the backend answers now.
+    /// The aliases of all backends, each with `true` if the backend answers now, and the number of items that were left
+    /// out of its lists.
     #[must_use]
-    pub fn backends(&self) -> Vec<(String, bool)> {
-        self.0.upstreams.all().map(|backend| (backend.alias().to_owned(), backend.is_up())).collect()
+    pub fn backends(&self) -> Vec<(String, bool, u64)> {
+        let backends = self.0.upstreams.all();
+        backends.map(|backend| (backend.alias().to_owned(), backend.is_up(), backend.items_omitted())).collect()
     }
 
     /// The number of messages that are being handled.

@@ -21,7 +21,7 @@ pub use target::{Target, TargetKind};
 use crate::audit::record::Caller;
 use crate::auth::Principal;
 use crate::config::Role;
-use crate::mcp::json::Object;
+use crate::mcp::params::Params;
 use crate::mcp::shared_text::SharedText;
 
 /// The compiled roles of the configuration.
@@ -152,7 +152,7 @@ pub struct Permit {
     kind: TargetKind,
     backend: String,
     name: String,
-    params: SharedText,
+    params: Params,
     decided_by: String,
 }
 
@@ -261,7 +261,7 @@ impl Policy {
 
     /// Decides on a request of any method.
     ///
-    /// `params` are the parameters that will be forwarded, as JSON text. `arguments` is the part of them, unchanged,
+    /// `params` are the parameters that will be forwarded. `arguments` is the part of them, unchanged,
     /// that conditions test and that is recorded.
     ///
     /// # Errors
@@ -270,7 +270,7 @@ impl Policy {
         &self,
         principal: &Principal,
         target: Target<'_>,
-        params: SharedText,
+        params: Params,
         arguments: Option<&str>,
     ) -> Result<Permit, Box<Denial>> {
         // The arguments that are authorized are the arguments that are forwarded.
@@ -425,16 +425,10 @@ impl Permit {
         &self.name
     }
 
-    /// The parameters that are forwarded, as JSON text.
+    /// The parameters that are forwarded.
     #[must_use]
-    pub fn params(&self) -> &SharedText {
+    pub fn params(&self) -> &Params {
         &self.params
-    }
-
-    /// The parameters that are forwarded. The permit is used up.
-    #[must_use]
-    pub fn into_params(self) -> SharedText {
-        self.params
     }
 }
 
@@ -462,9 +456,8 @@ fn denial_message(principal: &Principal, roles: &str, target: Target<'_>, reason
 }
 
 /// Returns true if `params` call the tool `name` with exactly `arguments`.
-fn forwards(params: &str, name: &str, arguments: Option<&str>) -> bool {
-    let Some(params) = Object::parse(params) else { return false };
-    params.string("name").as_deref() == Some(name) && params.get("arguments") == arguments.map(str::trim)
+fn forwards(params: &Params, name: &str, arguments: Option<&str>) -> bool {
+    params.string("name").as_deref() == Some(name) && params.get("arguments").map(SharedText::as_str) == arguments
 }
 
 #[cfg(test)]

@@ -12,12 +12,14 @@
 mod answer;
 mod backend;
 mod backend_tasks;
+mod catalog;
 mod connection;
 mod conversations;
 mod era_params;
 mod error;
 mod frame;
 mod http;
+mod known_names;
 mod lazy_connection;
 mod list;
 mod list_changes;
@@ -35,11 +37,11 @@ use axum::http::HeaderMap;
 pub use backend::Backend;
 pub use connection::UpstreamConnection;
 pub use conversations::Owner;
-pub use era_params::convert_params;
+pub use era_params::forwarded;
 pub use error::{CallError, error_object};
 pub use http::EndpointError;
 pub use lazy_connection::LazyConnection;
-pub use list::{Item, NOT_OFFERED, read_page};
+pub use list::{Item, NOT_OFFERED, Page, read_page};
 pub use list_changes::Change;
 pub(crate) use message::error_code;
 pub use message::{Event, Request, Response, ServerMessageHandler};
@@ -51,9 +53,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::Receipt;
+use crate::audit::record::RequestId;
 use crate::config;
-use crate::mcp::protocol::{Era, INTERNAL_ERROR, TOOLS_CALL};
-use crate::mcp::shared_text::SharedText;
+use crate::mcp::params::Params;
+use crate::mcp::protocol::{Era, INTERNAL_ERROR, META_PROGRESS_TOKEN, TOOLS_CALL};
 use crate::rbac::{Permit, TargetKind};
 use crate::walls::Launcher;
 
@@ -78,12 +81,12 @@ pub struct Route {
     pub era: Era,
     /// The name or URI of the target, for `Mcp-Name`.
     pub name: Option<String>,
-    /// The client's headers that are forwarded to an HTTP backend.
+    /// The headers for an HTTP backend besides those of its transport.
     pub headers: HeaderMap,
-    /// The client has no such headers to give, in its protocol or on standard input: the gateway makes them.
-    pub mirrors: bool,
-    /// The client's progress token, as JSON text.
-    pub progress_token: Option<String>,
+    /// The `traceparent` of the gateway's span of the request.
+    pub traceparent: Option<String>,
+    /// The request's id, if the request is recorded.
+    pub request_id: Option<RequestId>,
     /// Takes what the backend sends before the response.
     pub events: Option<Arc<dyn ServerMessageHandler>>,
     /// When it was begun to look for it: `call_timeout` counts from there.
@@ -191,7 +194,7 @@ impl Upstreams {
             if route.connection.alias() != permit.backend() {
                 return Err(CallError::Down { reason: "the permit is for another backend".to_owned() });
             }
-            Ok((ask(method, Some(permit.into_params()), &route).await?, route.era, route.connection.era()))
+            Ok((ask(method, permit.params(), &route).await?, route.era, route.connection.era()))
         };
         match interrupted(asked, interrupt).await {
             Ok((response, era, backends)) => Answer::from_response(response, receipt.request_id(), era, backends),
@@ -209,7 +212,7 @@ impl Upstreams {
     pub async fn relay(
         &self,
         method: &str,
-        params: Option<SharedText>,
+        params: &Params,
         route: &Route,
         interrupt: &Interrupt,
     ) -> Result<Response, CallError> {
@@ -241,14 +244,13 @@ impl Upstreams {
     }
 }
 
-async fn ask(method: &str, params: Option<SharedText>, route: &Route) -> Result<Response, CallError> {
+async fn ask(method: &str, params: &Params, route: &Route) -> Result<Response, CallError> {
     let request = Request {
         method,
-        params: convert_params(route.era, route.connection.era(), params),
+        params: forwarded(params, route.connection.era(), route.traceparent.as_deref(), route.request_id),
         name: route.name.clone(),
         headers: route.headers.clone(),
-        mirrors: route.mirrors,
-        progress_token: route.progress_token.clone(),
+        progress_token: params.written(META_PROGRESS_TOKEN).map(str::to_owned),
         events: route.events.clone(),
         begun: route.begun,
     };

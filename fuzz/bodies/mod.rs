@@ -15,6 +15,7 @@ pub mod config;
 pub mod jsonrpc_envelope;
 pub mod jwt_header;
 pub mod outbox_ops;
+pub mod params_forwarded;
 pub mod record_decode;
 pub mod samples;
 pub mod segment_open;
@@ -23,11 +24,12 @@ pub mod segment_open;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("config", config::run),
     ("jsonrpc_envelope", jsonrpc_envelope::run),
     ("jwt_header", jwt_header::run),
     ("outbox_ops", outbox_ops::run),
+    ("params_forwarded", params_forwarded::run),
     ("record_decode", record_decode::run),
     ("segment_open", segment_open::run),
 ];

@@ -105,6 +105,8 @@ pub struct Server {
     pub calls_max: usize,
     /// Methods unknown to the gateway that are forwarded; a `*` at the end matches any suffix.
     pub pass_methods: Vec<String>,
+    /// Members of parameters that are forwarded although their method does not have them: method, `/`, member.
+    pub pass_params: Vec<String>,
     /// The longest time that a shutdown waits for open calls.
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Duration,
@@ -343,6 +345,7 @@ impl Default for Server {
             session_idle_timeout: Duration::from_hours(1),
             calls_max: 1024,
             pass_methods: Vec::new(),
+            pass_params: Vec::new(),
             drain_timeout: Duration::from_secs(30),
             secrets_group: None,
             tls: None,

@@ -17,7 +17,7 @@ use crate::mcp::methods;
 use role::{directory, one_pointer, pattern, pointer, resource, scalar, shortened};
 use table::{header, list, variable};
 use text::{TEXT_BYTES_MAX, expected, plain, quoted, without_nul};
-use word::{choice, passed_method, recorded_method};
+use word::{choice, passed_method, passed_param, recorded_method};
 
 pub(super) use text::type_name;
 pub use url::is_loopback;
@@ -68,6 +68,8 @@ pub enum ValueType {
     RecordedMethods,
     /// A list of methods that the gateway does not know; a `*` at the end matches any suffix.
     PassedMethods,
+    /// Members of parameters that are forwarded although their method does not have them.
+    PassedParams,
     /// A list of web origins, for example `https://app.example`.
     Origins,
     /// A list of networks, for example `10.0.0.0/8`.
@@ -137,6 +139,7 @@ impl ValueType {
             Self::Choices(words) => format!("list of {}", quoted(words.iter().copied())),
             Self::RecordedMethods => format!("list of {}", quoted(methods::recordable())),
             Self::PassedMethods => "list of methods".to_owned(),
+            Self::PassedParams => "list of members".to_owned(),
             Self::WebUrl => "`https://` URL".to_owned(),
             Self::Lists => "table of lists of strings".to_owned(),
             Self::Count { unit, min, max } => format!("{unit}, {min} to {max}"),
@@ -194,6 +197,7 @@ impl ValueType {
             Self::Texts
                 | Self::RecordedMethods
                 | Self::PassedMethods
+                | Self::PassedParams
                 | Self::Origins
                 | Self::Networks
                 | Self::Patterns
@@ -282,6 +286,7 @@ impl ValueType {
             Self::Choices(words) => choice(words, text),
             Self::RecordedMethods => recorded_method(text),
             Self::PassedMethods => passed_method(text),
+            Self::PassedParams => passed_param(text),
             // An argument may be empty; the program must not be.
             Self::Command if idx > 0 => without_nul(text),
             _ => plain(text),

@@ -7,6 +7,7 @@ pub mod core;
 pub mod counters;
 pub mod limits;
 pub(crate) mod recorded_content;
+pub(crate) mod recorded_params;
 pub mod refusal_windows;
 pub mod refusals;
 pub mod request_state;

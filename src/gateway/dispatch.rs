@@ -75,7 +75,7 @@ async fn pass<'a>(
     let parsed = arrived.parse(entry)?;
     let request = match parsed.route(entry, offer).await? {
         Routed::Request(request) => request,
-        Routed::OneWay(message) => return Ok(message.deliver().await),
+        Routed::OneWay(message) => return message.deliver().await,
     };
     let permitted = request.permit(entry).await?;
     let begun = permitted.begin(entry).await?;

@@ -30,6 +30,10 @@ pub const NAME_BYTES_MAX: usize = 256;
 /// positions are kept for as long as the message, and take more memory than short members themselves.
 pub const MEMBERS_MAX: usize = 256;
 
+/// The longest value of a key of the protocol in `_meta`, in bytes. *Chosen*: real values are below 1 KiB; the
+/// capabilities of a client may have a few extensions.
+pub const META_BYTES_MAX: usize = 16 * 1024;
+
 /// The rule of the envelope that a message breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -79,7 +83,7 @@ pub enum Malformed {
         key: String,
     },
     /// A key that a lenient decoder may take for a key of the protocol: both fold to the same text.
-    #[error("key {key:?} is spelled almost like {known:?}, and some decoders take one for the other")]
+    #[error("key \"{}\" is spelled almost like {known:?}, and some decoders take one for the other", key.escape_default())]
     CaseVariant {
         /// The key, at most 64 bytes of it.
         key: String,
@@ -116,6 +120,32 @@ pub enum Malformed {
     /// `params.arguments` of a call is not an object.
     #[error("params.arguments must be an object")]
     Arguments,
+    /// A member of the parameters that the method does not have.
+    #[error("{place} has an unknown member \"{}\"{}", key.escape_default(), likeness(*known))]
+    UnknownMember {
+        /// The object: `params`, or a member of it.
+        place: &'static str,
+        /// The key, at most 64 bytes of it.
+        key: String,
+        /// The protocol's key that a lenient decoder may take it for.
+        known: Option<&'static str>,
+    },
+    /// A member of the parameters has a value of another type.
+    #[error("{place}.{key} must be {expected}")]
+    MemberType {
+        /// The object: `params`, or `params._meta`.
+        place: &'static str,
+        /// The protocol's key.
+        key: &'static str,
+        /// The type, with its article.
+        expected: &'static str,
+    },
+    /// A key of the protocol in `params._meta` has a value that is too long.
+    #[error("params._meta.{key} is longer than {META_BYTES_MAX} bytes")]
+    MetaTooLong {
+        /// The key.
+        key: &'static str,
+    },
     /// A request does not name its prompt or resource with a string.
     #[error("params must name a prompt or resource: name, uri, or ref with its type")]
     Subject,
@@ -133,12 +163,25 @@ impl Malformed {
     pub fn code(&self) -> i32 {
         match self {
             Self::NotUtf8 { .. } | Self::NotJson { .. } => crate::mcp::protocol::PARSE_ERROR,
-            Self::Params | Self::ToolName | Self::Arguments | Self::Meta | Self::Subject | Self::State => {
-                crate::mcp::protocol::INVALID_PARAMS
-            }
+            Self::Params
+            | Self::ToolName
+            | Self::Arguments
+            | Self::Meta
+            | Self::Subject
+            | Self::State
+            | Self::UnknownMember { .. }
+            | Self::MemberType { .. }
+            | Self::MetaTooLong { .. } => crate::mcp::protocol::INVALID_PARAMS,
             _ => crate::mcp::protocol::INVALID_REQUEST,
         }
     }
+}
+
+/// The remark about an unknown key that resembles a known one.
+fn likeness(known: Option<&str>) -> String {
+    known.map_or_else(String::new, |known| {
+        format!(", which is spelled almost like \"{known}\": some decoders take one for the other")
+    })
 }
 
 /// A request's id, as the client wrote it.
@@ -196,17 +239,6 @@ pub struct ClientResponse<'a> {
     pub id: Option<Id>,
     /// The whole message.
     pub object: Object<'a>,
-}
-
-/// The parameters of a `tools/call`.
-#[derive(Debug)]
-pub struct ToolCall<'a> {
-    /// The tool's name as the client wrote it.
-    pub name: String,
-    /// The arguments, the JSON text of an object.
-    pub arguments: Option<&'a str>,
-    /// `_meta`, the JSON text of an object.
-    pub meta: Option<&'a str>,
 }
 
 /// The parts that can be read of a message that breaks a rule, for its record and for the id of its reply.
@@ -292,24 +324,6 @@ fn not_an_object(text: &str) -> Malformed {
     if text.trim_start().starts_with('[') { Malformed::Batch } else { Malformed::NotObject }
 }
 
-/// Reads the parameters of a `tools/call`.
-///
-/// # Errors
-/// The first rule that they break.
-pub fn tool_call<'a>(params: Option<&'a Object<'_>>) -> Result<ToolCall<'a>, Malformed> {
-    let [name, arguments, meta] = known(params.ok_or(Malformed::ToolName)?, ["name", "arguments", "_meta"])?;
-    // A control character in a name would mislead an operator who reads or compares names, and no tool needs one.
-    let is_name = |name: &String| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control);
-    let name = name.and_then(json::string).filter(is_name).ok_or(Malformed::ToolName)?;
-    if !arguments.is_none_or(json::is_object) {
-        return Err(Malformed::Arguments);
-    }
-    if !meta.is_none_or(json::is_object) {
-        return Err(Malformed::Meta);
-    }
-    Ok(ToolCall { name, arguments, meta })
-}
-
 /// Reads the parts that can be read of any bytes: of a whole body, or of the beginning of one. Of repeated keys, the
 /// first counts.
 #[must_use]
@@ -367,7 +381,7 @@ fn closed(beginning: &str) -> String {
 /// # Errors
 /// [`Malformed::CaseVariant`] for another spelling of one of `keys`, [`Malformed::KeyNotText`] for a key with a lone
 /// surrogate.
-pub(crate) fn known<'a, const N: usize>(
+fn known<'a, const N: usize>(
     object: &'a Object<'_>,
     keys: [&'static str; N],
 ) -> Result<[Option<&'a str>; N], Malformed> {
@@ -383,7 +397,7 @@ pub(crate) fn known<'a, const N: usize>(
 }
 
 /// The part of a key that an error shows.
-fn bounded(key: &str) -> String {
+pub(crate) fn bounded(key: &str) -> String {
     key[..key.floor_char_boundary(64)].to_owned()
 }
 
@@ -471,6 +485,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mcp::methods;
+    use crate::mcp::params::{ParamRules, Params};
+    use crate::mcp::protocol::Era;
+    use crate::mcp::shared_text::SharedText;
 
     const MAX: usize = 4096;
 
@@ -479,7 +497,10 @@ mod tests {
             Err(rule) => rule,
             Ok(incoming) => match incoming.message() {
                 Err(rule) => rule,
-                Ok(message) => tool_call(message.params().as_ref()).unwrap_err(),
+                Ok(message) => {
+                    let rules = ParamRules::of_request(methods::find("tools/call"), Era::Modern, "tools/call", &[]);
+                    Params::read(&message, &SharedText::default(), &rules).unwrap_err()
+                }
             },
         }
     }
@@ -493,10 +514,9 @@ mod tests {
         let arguments = "{ \"b\":  1.0, \"a\":\"\\ud800\\u0000\" }";
         let body = call(&format!(r#"{{"name":"echo","arguments":{arguments},"_meta":{{"progressToken":1}}}}"#));
         let message = parse(body.as_bytes(), MAX).unwrap().message().unwrap();
-        let params = message.params();
-        let call = tool_call(params.as_ref()).unwrap();
-        assert_eq!((call.name.as_str(), call.arguments), ("echo", Some(arguments)));
-        assert_eq!(call.meta, Some(r#"{"progressToken":1}"#));
+        let params = message.params().unwrap();
+        assert_eq!((params.string("name").as_deref(), params.get("arguments")), (Some("echo"), Some(arguments)));
+        assert_eq!(params.get("_meta"), Some(r#"{"progressToken":1}"#));
     }
 
     #[test]
@@ -520,11 +540,9 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.into(), Malformed::Response),
             (call("[]"), Malformed::Params),
             (call("null"), Malformed::Params),
-            (call("{}"), Malformed::ToolName),
-            (call(r#"{"name":""}"#), Malformed::ToolName),
-            (call(r#"{"name":7}"#), Malformed::ToolName),
+            (call(r#"{"name":7}"#), Malformed::MemberType { place: "params", key: "name", expected: "a string" }),
             (call(r#"{"name":"a","arguments":[]}"#), Malformed::Arguments),
-            (call(r#"{"name":"a","arguments":null}"#), Malformed::Arguments),
+            (call(r#"{"name":"a","requestState":7}"#), Malformed::State),
             (call(r#"{"name":"a","arguments":"{}"}"#), Malformed::Arguments),
             (call(r#"{"name":"a","_meta":1}"#), Malformed::Meta),
             (deep, Malformed::TooDeep { limit: DEPTH_MAX }),
@@ -598,14 +616,20 @@ mod tests {
     fn a_known_key_in_another_spelling_is_refused() {
         for body in [
             r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call"}"#.to_owned(),
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping","param\u017f":{}}"#.to_owned(),
+        ] {
+            assert!(matches!(rule(&body), Malformed::CaseVariant { .. }), "{body}");
+        }
+        for body in [
             call(r#"{"name":"echo","Name":"delete"}"#),
             call(r#"{"name":"echo","ARGUMENTS":{}}"#),
             call(r#"{"name":"echo","argu_ments":{}}"#),
             call(r#"{"name":"echo","argument\u017f":{}}"#),
             call("{\"name\":\"echo\",\"argument\u{17f}\":{}}"),
             call("{\"name\":\"echo\",\"\u{ff4e}ame\":\"delete\"}"),
+            call(r#"{"name":"echo","meta":{}}"#),
         ] {
-            assert!(matches!(rule(&body), Malformed::CaseVariant { .. }), "{body}");
+            assert!(matches!(rule(&body), Malformed::UnknownMember { known: Some(_), .. }), "{body}");
         }
     }
 
@@ -635,7 +659,7 @@ mod tests {
         #[test]
         fn arbitrary_json_like_text_never_panics(body in r#"[\[\]{}:,"\\a0u d]{0,60}"#) {
             if let Ok(message) = parse(body.as_bytes(), MAX).and_then(Incoming::message) {
-                drop(tool_call(message.params().as_ref()));
+                drop(message.params());
             }
         }
     }

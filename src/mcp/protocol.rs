@@ -43,6 +43,8 @@ pub const UNSUPPORTED_VERSION: i32 = -32022;
 
 /// The method that calls a tool. It always needs a permit and a record.
 pub const TOOLS_CALL: &str = "tools/call";
+/// The notification that ends the handshake of a session.
+pub const INITIALIZED: &str = "notifications/initialized";
 /// The notification by which either side cancels its own request.
 pub const CANCELLED: &str = "notifications/cancelled";
 /// The notification of the progress of a request, sent by the side that will answer it.
@@ -54,13 +56,23 @@ pub const VERSION_HEADER: &str = "mcp-protocol-version";
 pub const METHOD_HEADER: &str = "mcp-method";
 /// The header with the name of the tool, prompt or resource, in the modern era only.
 pub const NAME_HEADER: &str = "mcp-name";
+/// The prefix of the headers that mirror arguments of a tool. The rest is the tool's `x-mcp-header`.
+pub const PARAM_HEADER_PREFIX: &str = "mcp-param-";
 /// The header with the session id, in the legacy era only.
 pub const SESSION_HEADER: &str = "mcp-session-id";
 /// The header with the gateway's request id.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
-/// The prefix of the protocol's own keys in `_meta`. They concern one connection and are not forwarded.
-pub const META_PREFIX: &str = "io.modelcontextprotocol/";
+/// The client's token for notifications of progress, in a request's `_meta`.
+pub const META_PROGRESS_TOKEN: &str = "progressToken";
+/// The position of a request in a trace, in a request's `_meta`. *Spec*: W3C Trace Context.
+pub const META_TRACEPARENT: &str = "traceparent";
+/// The level of the log messages for a request, in a modern request's `_meta`.
+pub const META_LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+/// The prefix of the gateway's own keys, in folded form. What others send under it is removed.
+pub const OWN_PREFIX: &str = "io.gatepost/";
+/// The extension of tasks, in which the gateway does not take part.
+pub const TASKS_EXTENSION: &str = "io.modelcontextprotocol/tasks";
 /// The protocol version, in a modern request's `_meta`.
 pub const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 /// The client's capabilities, in a modern request's `_meta`.
@@ -91,6 +103,15 @@ pub fn header_text(text: &str) -> String {
     let is_plain = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     let is_safe = is_plain && text.trim() == text && !(text.starts_with("=?base64?") && text.ends_with("?="));
     if is_safe { text.to_owned() } else { format!("=?base64?{}?=", STANDARD.encode(text)) }
+}
+
+/// Returns `true` if the value of a header is `text`, either literally or in the canonical Base64 form of the protocol.
+#[must_use]
+pub fn is_header_text(header: &str, text: &str) -> bool {
+    match header.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
+        Some(payload) => payload == STANDARD.encode(text),
+        None => header == text,
+    }
 }
 
 #[cfg(test)]

@@ -85,6 +85,12 @@ pub const METRICS: &[Metric] = &[
     ),
     metric(Gauge, "gatepost_sessions_open", &[], "Legacy sessions"),
     metric(Gauge, "gatepost_backend_up", &["backend"], "1 if the backend is reachable"),
+    metric(
+        Counter,
+        "gatepost_list_items_omitted",
+        &["backend"],
+        "Items left out of a backend's lists, because they cannot be read or can only be called as tasks",
+    ),
     metric(Gauge, "gatepost_epoch", &[], "Number of the current epoch; each start adds one"),
     metric(Gauge, "gatepost_records_queued", &[], "Records of the current epoch that are in memory only"),
     metric(Gauge, "gatepost_records_stored", &[], "Records of the current epoch that are stored and not delivered"),
@@ -319,6 +325,10 @@ impl Collector {
             "gatepost_connections_evicted" => count(self.sources.gateway.connections_evicted()),
             "gatepost_connections_refused" => count(self.sources.gateway.connections_refused()),
             "gatepost_sessions_open" => size(status.sessions_open),
+            "gatepost_list_items_omitted" => {
+                let omitted = |backend: &BackendStatus| (vec![backend.alias.clone()], backend.items_omitted);
+                Values::Counts(status.backends.iter().map(omitted).collect())
+            }
             "gatepost_backend_up" => {
                 let up = |backend: &BackendStatus| (vec![backend.alias.clone()], f64::from(u8::from(backend.up)));
                 Values::Numbers(status.backends.iter().map(up).collect())

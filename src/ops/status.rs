@@ -69,6 +69,8 @@ pub struct BackendStatus {
     pub alias: String,
     /// True if it is reachable.
     pub up: bool,
+    /// The number of items that were left out of its lists.
+    pub items_omitted: u64,
 }
 
 /// The status of the audit pipeline.
@@ -152,7 +154,7 @@ impl Sources {
     /// Takes a snapshot. Its numbers are read one after the other, not at one instant.
     #[must_use]
     pub fn status(&self) -> Status {
-        let backend = |(alias, up)| BackendStatus { alias, up };
+        let backend = |(alias, up, items_omitted)| BackendStatus { alias, up, items_omitted };
         Status {
             condition: self.condition(),
             pipeline: self.probe.as_ref().map(pipeline_status),

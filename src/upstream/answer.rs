@@ -128,6 +128,9 @@ impl Answer {
     }
 
     fn from_result(result: &Object<'_>, request_id: RequestId, era: Era) -> Self {
+        if is_task(result) {
+            return Self::refusal(UPSTREAM_FAILED, STARTED_TASK, None);
+        }
         // A result that claims two kinds counts as the worse one.
         let (kind, message) = if result.has("isError", "true") {
             (AnswerKind::ToolError, Some(tool_message(result)))
@@ -156,6 +159,16 @@ impl Released<Answer> {
 /// The error for a client of the older era if a backend asks it for input.
 const NO_INPUT: &str = "the backend needs input, which this client's protocol version cannot provide";
 
+/// The error if a backend answers with a task, in which the gateway does not take part.
+const STARTED_TASK: &str =
+    "the backend answered with a task, which the gateway does not relay; the backend may still be working on it";
+
+/// Returns `true` if the result is that of a task's creation. *Spec*: MCP 2025-11-25, tasks, and the extension
+/// `io.modelcontextprotocol/tasks` of 2026-07-28.
+fn is_task(result: &Object<'_>) -> bool {
+    result.has("resultType", "\"task\"") || result.object("task").is_some() && result.get("content").is_none()
+}
+
 fn asks_for_input(result: &Object<'_>) -> bool {
     result.has("resultType", "\"input_required\"")
 }
@@ -175,6 +188,7 @@ pub fn public_message(backend: &str, err: &CallError) -> String {
 #[must_use]
 pub fn unrecorded(response: Response, era: Era, bind: impl FnOnce(&str) -> String) -> Response {
     match response {
+        Response::Result(result) if is_task(&result) => Response::error(UPSTREAM_FAILED, STARTED_TASK, None),
         Response::Result(result) if asks_for_input(&result) => match era {
             Era::Modern => Response::result(&with_state(&result, bind)),
             Era::Legacy => Response::error(UPSTREAM_FAILED, NO_INPUT, None),
@@ -277,6 +291,23 @@ mod tests {
         assert_eq!(error.message(), Some("-32602: bad"));
         let late = Answer::failure("b", &CallError::TimedOut { after: std::time::Duration::from_secs(1) });
         assert_eq!(late.kind, AnswerKind::TimedOut);
+    }
+
+    #[test]
+    fn a_task_is_an_error_that_says_that_the_work_may_go_on() {
+        for result in [
+            r#"{"task":{"taskId":"1","status":"working"}}"#,
+            r#"{"resultType":"task","taskId":"1","status":"working"}"#,
+            r#"{"resultType":"task","content":[]}"#,
+        ] {
+            for era in [Era::Legacy, Era::Modern] {
+                let answer = answer(result, era);
+                assert_eq!((answer.kind, answer.message()), (AnswerKind::Error, Some(STARTED_TASK)), "{result}");
+                let bare = unrecorded(Response::result(result), era, |_| panic!());
+                assert!(matches!(bare, Response::Error { error, .. } if error.contains("still be working")));
+            }
+        }
+        assert_eq!(answer(r#"{"content":[],"task":{}}"#, Era::Legacy).kind, AnswerKind::Result);
     }
 
     #[test]

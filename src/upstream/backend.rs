@@ -7,6 +7,7 @@
 //! sets in it reaches another.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, broadcast};
@@ -18,6 +19,7 @@ use crate::config;
 use crate::mcp::json;
 use crate::mcp::lines::LINE_BYTES_MAX;
 use crate::mcp::methods::List;
+use crate::mcp::params::Params;
 use crate::mcp::protocol::{Era, LEGACY_LATEST};
 use crate::mcp::shared_text::SharedText;
 use crate::walls::Launcher;
@@ -25,10 +27,11 @@ use crate::walls::Launcher;
 use super::backend_tasks::BackendTasks;
 use super::connection::{ChildHolder, UpstreamConnection};
 use super::conversations::{Conversations, Owner};
-use super::era_params::convert_params;
+use super::era_params::forwarded;
 use super::error::CallError;
 use super::http::{Endpoint, EndpointError, is_rejection};
-use super::list::{Item, NOT_OFFERED, read_page};
+use super::known_names::KnownNames;
+use super::list::{Item, NOT_OFFERED};
 use super::list_changes::{Change, ListChangeHandler};
 use super::message::{self, DISCOVER, Request, Response, ServerMessageHandler, discover_params};
 use super::stdio::{ChildConnection, StdioBackend};
@@ -49,22 +52,25 @@ const CONCURRENT_LISTS_MAX: usize = 32;
 /// One backend.
 #[derive(Debug)]
 pub struct Backend {
-    alias: String,
+    pub(super) alias: String,
     timeouts: Timeouts,
     list_permits: Semaphore,
-    transport: Transport,
+    pub(super) transport: Transport,
     /// The listener of the shared connection.
-    list_changes: Arc<ListChangeHandler>,
+    pub(super) list_changes: Arc<ListChangeHandler>,
     /// The shared legacy session at an HTTP backend, if it is open.
     shared_session: tokio::sync::Mutex<Option<Arc<UpstreamConnection>>>,
     /// The operator declared that all callers may share a conversation.
     is_shared: bool,
     conversations: Conversations,
+    /// The items that were left out of its lists.
+    pub(super) items_omitted: AtomicU64,
+    pub(super) known_names: KnownNames,
     tasks: BackendTasks,
 }
 
 #[derive(Debug)]
-enum Transport {
+pub(super) enum Transport {
     Stdio(Box<StdioBackend>),
     Http(Arc<Endpoint>),
 }
@@ -98,6 +104,8 @@ impl Backend {
             shared_session: tokio::sync::Mutex::default(),
             is_shared: config.shared,
             conversations: Conversations::new(config.conversations_max),
+            items_omitted: AtomicU64::new(0),
+            known_names: KnownNames::default(),
             tasks: BackendTasks { tracker: tasks, stop },
         })
     }
@@ -393,13 +401,13 @@ impl Backend {
     /// Reads all pages of a list.
     ///
     /// # Errors
-    /// [`CallError`]; [`CallError::List`] if the list does not end or an item has no name.
+    /// [`CallError`]; [`CallError::List`] if the list does not end or a page cannot be read.
     pub async fn list(&self, connection: &UpstreamConnection, list: List) -> Result<Arc<[Item]>, CallError> {
         let (mut items, mut bytes, mut cursors) = (Vec::new(), 0_usize, Vec::<String>::new());
         for _ in 0..LIST_PAGES_MAX {
-            let params = cursors.last().map(|cursor| json::object([("cursor", json::quoted(cursor).as_str())]));
-            let params = convert_params(Era::Legacy, connection.era(), params.map(SharedText::new));
-            let request = Request::new(list.method(), params);
+            let cursor = cursors.last().map(|cursor| json::quoted(cursor));
+            let params = cursor.map(|cursor| Params::own(&[("cursor", &cursor)])).unwrap_or_default();
+            let request = Request::new(list.method(), forwarded(&params, connection.era(), None, None));
             let timeout = LIST_TIMEOUT.min(self.timeouts.total);
             let answer = tokio::time::timeout(timeout, connection.request(&request)).await;
             let page = match answer.unwrap_or(Err(CallError::TimedOut { after: timeout }))? {
@@ -410,9 +418,9 @@ impl Backend {
             if bytes > LIST_BYTES_MAX {
                 return Err(CallError::List { fault: "it is too long" });
             }
-            let (found, next) = read_page(&page, list)?;
-            items.extend(found);
-            let Some(cursor) = next else { return Ok(items.into()) };
+            let page = self.read_page(&page, list)?;
+            items.extend(page.items);
+            let Some(cursor) = page.next_cursor else { return Ok(items.into()) };
             if cursors.contains(&cursor) {
                 return Err(CallError::List { fault: "a page leads back to an earlier page" });
             }

@@ -2,8 +2,8 @@
 //!
 //! An [`Endpoint`] is the configured backend: its address, its credentials, and its pool of TCP connections. An
 //! [`HttpConnection`] is one conversation with it: a legacy session, or the stateless protocol. The headers of a
-//! request are the gateway's own. Of a client's headers only its trace context and the `Mcp-Param-*` of a modern
-//! request are forwarded, and never its token.
+//! request are the gateway's own, made from what was authorized. Of a client's headers only its trace context is
+//! forwarded, and never its token.
 //!
 //! If the backend no longer knows a session (404), the session is initialized again, once per request. A request that
 //! may have had an effect is never sent twice. A response stream that breaks is resumed if the backend has given its
@@ -25,3 +25,4 @@ pub(super) use connection::HttpConnection;
 pub(super) use endpoint::Endpoint;
 pub use endpoint::EndpointError;
 pub(super) use era::is_rejection;
+pub(super) use param_headers::{HeaderParam, contradicted, of_tool};

@@ -15,40 +15,119 @@ pub const NOT_OFFERED: &str = "it is an error response";
 pub struct Item {
     /// The name, or the URI.
     pub name: String,
-    /// The whole object, as the backend sent it.
+    /// The whole object, as the backend sent it; a tool, without its support of tasks.
     pub json: String,
 }
 
-/// Reads the items of one page of a list, and its `nextCursor`.
+/// One page of a backend's list.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The items that can be used.
+    pub items: Vec<Item>,
+    /// The cursor of the next page.
+    pub next_cursor: Option<String>,
+    /// The number of items that were left out.
+    pub omitted: usize,
+    /// The reason for the first of these.
+    pub reason: Option<&'static str>,
+    /// The items are those of the page, byte for byte.
+    pub is_exact: bool,
+}
+
+/// Reads one page of a list. An item that cannot be read, and a tool that can only be called as a task, is left out.
 ///
 /// # Errors
-/// [`CallError::List`].
-pub fn read_page(page: &Object<'_>, list: List) -> Result<(Vec<Item>, Option<String>), CallError> {
+/// [`CallError::List`]: the page has no array of items.
+pub fn read_page(page: &Object<'_>, list: List) -> Result<Page, CallError> {
     let found = page.get(list.member()).ok_or(CallError::List { fault: "the member with the items is missing" })?;
     let found: Vec<&RawValue> =
         serde_json::from_str(found).map_err(|_| CallError::List { fault: "the items are not an array" })?;
-    let mut items = Vec::with_capacity(found.len());
+    let mut read = Page { next_cursor: page.string("nextCursor"), is_exact: true, ..Page::default() };
     for item in found {
-        let name = Object::parse(item.get()).and_then(|item| item.string(list.key()));
-        let name = name.ok_or(CallError::List { fault: "an item has no name" })?;
-        items.push(Item { name, json: item.get().to_owned() });
+        match read_item(item.get(), list) {
+            Ok((item, is_exact)) => {
+                read.is_exact &= is_exact;
+                read.items.push(item);
+            }
+            Err(reason) => {
+                read.omitted += 1;
+                read.is_exact = false;
+                read.reason.get_or_insert(reason);
+            }
+        }
     }
-    Ok((items, page.string("nextCursor")))
+    Ok(read)
 }
+
+/// Reads an item, and returns whether it is as the backend sent it.
+///
+/// # Errors
+/// The reason why the item is left out.
+fn read_item(json: &str, list: List) -> Result<(Item, bool), &'static str> {
+    let object = Object::parse(json).ok_or("an item is not an object")?;
+    // With a repeated name a client might call another tool than the one that was decided on.
+    if object.members().filter(|member| member.key == list.key()).count() > 1 {
+        return Err("an item has two names");
+    }
+    let name = object.string(list.key()).ok_or("an item has no name")?;
+    if list != List::Tools {
+        return Ok((Item { name, json: json.to_owned() }, true));
+    }
+    let execution = object.object("execution").unwrap_or_default();
+    match execution.string(TASK_SUPPORT).as_deref() {
+        Some("required") => Err("a tool can only be called as a task, which the gateway does not relay"),
+        Some(_) => {
+            let rest = execution.without(|key| key == TASK_SUPPORT);
+            let json = match rest.as_ref() {
+                "{}" => object.without(|key| key == "execution").into_owned(),
+                rest => object.replaced("execution", rest),
+            };
+            Ok((Item { name, json }, false))
+        }
+        None => Ok((Item { name, json: json.to_owned() }, true)),
+    }
+}
+
+/// The member of a tool's `execution` that says whether it can be called as a task.
+const TASK_SUPPORT: &str = "taskSupport";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn read(page: &str, list: List) -> Result<Page, CallError> {
+        read_page(&Object::parse(page).unwrap(), list)
+    }
+
     #[test]
     fn page_has_items_with_their_bytes() {
         let page = r#"{"resources":[{"uri":"a:b", "x": 1.0}],"nextCursor":"n"}"#;
-        let (items, next) = read_page(&Object::parse(page).unwrap(), List::Resources).unwrap();
-        assert_eq!((items[0].name.as_str(), items[0].json.as_str()), ("a:b", r#"{"uri":"a:b", "x": 1.0}"#));
-        assert_eq!(next.as_deref(), Some("n"));
-        assert!(
-            read_page(&Object::parse(page).unwrap(), List::Tools).is_err()
-                && read_page(&Object::parse(r#"{"tools":[{}]}"#).unwrap(), List::Tools).is_err()
-        );
+        let found = read(page, List::Resources).unwrap();
+        let item = &found.items[0];
+        assert_eq!((item.name.as_str(), item.json.as_str()), ("a:b", r#"{"uri":"a:b", "x": 1.0}"#));
+        assert_eq!((found.next_cursor.as_deref(), found.omitted, found.is_exact), (Some("n"), 0, true));
+        assert!(read(page, List::Tools).is_err() && read(r#"{"tools":7}"#, List::Tools).is_err());
+    }
+
+    #[test]
+    fn items_that_cannot_be_read_are_left_out() {
+        for item in ["{}", "7", "null", "[]", r#"{"name":7}"#, r#"{"Name":"x"}"#, r#"{"name":"x","name":"y"}"#] {
+            let page = format!(r#"{{"tools":[{{"name":"a"}},{item},{{"name":"b"}}]}}"#);
+            let found = read(&page, List::Tools).unwrap();
+            let names: Vec<_> = found.items.iter().map(|item| item.name.as_str()).collect();
+            assert_eq!((names, found.omitted, found.is_exact), (vec!["a", "b"], 1, false), "{item}");
+            assert!(found.reason.is_some());
+        }
+    }
+
+    #[test]
+    fn tools_are_listed_without_tasks() {
+        let page = r#"{"tools":[{"name":"a","execution":{"taskSupport":"required"}},
+            {"name":"b","execution":{"taskSupport":"optional"}, "x":1},
+            {"name":"c","execution":{"taskSupport":"forbidden","y":1}}, {"name":"d", "execution":{}}]}"#;
+        let found = read(page, List::Tools).unwrap();
+        let items: Vec<_> = found.items.iter().map(|item| item.json.as_str()).collect();
+        let want = [r#"{"name":"b","x":1}"#, r#"{"name":"c","execution":{"y":1}}"#, r#"{"name":"d", "execution":{}}"#];
+        assert_eq!((items, found.omitted), (want.to_vec(), 1));
     }
 }

@@ -72,11 +72,8 @@ pub struct Request<'a> {
     pub params: Option<SharedText>,
     /// The name or URI of the target, for the header `Mcp-Name` of modern HTTP backends.
     pub name: Option<String>,
-    /// The client's headers that are forwarded to an HTTP backend: `traceparent` and `tracestate` and, to a modern one,
-    /// `Mcp-Param-*`.
+    /// The headers for an HTTP backend besides those of its transport: the request id, `traceparent` and `tracestate`.
     pub headers: HeaderMap,
-    /// The client has no such headers to give: the gateway makes them.
-    pub mirrors: bool,
     /// The progress token in `params`, as JSON text.
     pub progress_token: Option<String>,
     /// Takes what the backend sends before the response.
@@ -94,19 +91,20 @@ impl<'a> Request<'a> {
             params,
             name: None,
             headers: HeaderMap::new(),
-            mirrors: false,
             progress_token: None,
             events: None,
             begun: Instant::now(),
         }
     }
 
-    /// The same request with these headers.
-    pub(super) fn with_headers(&self, headers: HeaderMap) -> Self {
+    /// The same request with these headers too.
+    pub(super) fn with_headers(&self, added: &HeaderMap) -> Self {
+        let mut headers = self.headers.clone();
+        headers.extend(added.iter().map(|(name, value)| (name.clone(), value.clone())));
         let (name, progress_token) = (self.name.clone(), self.progress_token.clone());
         let (params, events) = (self.params.clone(), self.events.clone());
-        let Self { method, mirrors, begun, .. } = *self;
-        Self { method, params, name, headers, mirrors, progress_token, events, begun }
+        let Self { method, begun, .. } = *self;
+        Self { method, params, name, headers, progress_token, events, begun }
     }
 }
 

@@ -520,6 +520,7 @@ fn audit_methods_takes_only_methods_that_can_be_recorded() {
         errors(text),
         [
             "g.toml:2: server.pass_methods[0]: \"tools/call\" is a method that the gateway handles itself: remove it",
+            "g.toml:2: server.pass_methods[1]: \"tasks/*\" is a method of tasks, which the gateway does not relay: remove it",
             "g.toml:2: server.pass_methods[2]: \"ping\" is a method that the gateway handles itself: remove it",
             "g.toml:4: audit.methods[0]: \"tools/lst\" is not a method of MCP: did you mean tools/list?",
             "g.toml:4: audit.methods[1]: \"resource/read\" is not a method of MCP: did you mean resources/read?",

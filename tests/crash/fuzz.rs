@@ -88,6 +88,77 @@ fn jsonrpc_envelope_holds() {
 }
 
 #[test]
+fn params_forwarded_holds() {
+    holds("params_forwarded", 1);
+}
+
+/// Members of parameters: those of the protocol, such as resemble them, and others.
+fn params() -> impl Strategy<Value = String> {
+    let key = prop_oneof![
+        4 => prop::sample::select(vec![
+            "name", "uri", "arguments", "inputResponses", "requestState", "task", "ref", "argument", "context", "cursor",
+            "level", "notifications", "protocolVersion", "capabilities", "clientInfo", "hint",
+        ]).prop_map(str::to_owned),
+        1 => prop::sample::select(vec![
+            "Name", "na_me", "argument\u{17f}", "\u{ff4e}ame", "request_state", "input-responses", "meta", "_Meta", "Task",
+            "io.gatepost/x", "io.gate_post/x", "n\\u0061me", "\\ud800",
+        ]).prop_map(str::to_owned),
+        1 => "[a-z_]{1,6}",
+    ];
+    let value = prop::sample::select(vec![
+        "null",
+        "1",
+        "-1.0e5",
+        "\"x\"",
+        "\"\\ud800\"",
+        "{}",
+        "{\"a\":{\"b\":[1, 2]}}",
+        "[]",
+        "[{\"name\":1}]",
+        "true",
+        "{\"type\":\"ref/prompt\",\"name\":\"p\",\"title\":null}",
+        "{\"name\":\"n\",\"value\":\"\"}",
+        "{\"arguments\":{}}",
+        "{\"tasks\":{},\"extensions\":{\"io.modelcontextprotocol/tasks\":{}}}",
+        "{\"toolsListChanged\":true}",
+    ]);
+    let meta_key = prop::sample::select(vec![
+        "progressToken",
+        "ProgressToken",
+        "traceparent",
+        "tracestate",
+        "baggage",
+        "com.example/x",
+        "io.gatepost/request_id",
+        "io.modelcontextprotocol/protocolVersion",
+        "io.modelcontextprotocol/clientCapabilities",
+        "io.modelcontextprotocol/related-task",
+        "io.modelcontextprotocol/other",
+        "trace-parent",
+    ]);
+    let meta = prop::collection::vec((meta_key, value.clone()), 0..4).prop_map(|members| {
+        let members: Vec<_> = members.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+        format!("{{{}}}", members.join(","))
+    });
+    let members = prop::collection::vec((key, value.prop_map(str::to_owned)), 0..5);
+    (members, prop::option::of(meta)).prop_map(|(mut members, meta)| {
+        members.extend(meta.map(|meta| ("_meta".to_owned(), meta)));
+        let members: Vec<_> = members.iter().map(|(key, value)| format!("\"{key}\" :{value} ")).collect();
+        format!("{{ {}}}", members.join(","))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn generated_parameters_are_forwarded_as_recorded(method in 0..16_u8, era in 0..2_u8, params in params()) {
+        let input = [&[method, era], params.as_bytes()].concat();
+        target("params_forwarded").1(&input);
+    }
+}
+
+#[test]
 fn jwt_header_holds() {
     holds("jwt_header", 1);
 }

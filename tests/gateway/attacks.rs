@@ -94,7 +94,9 @@ fn every_attack_is_refused_recorded_and_not_forwarded() {
     let told = serde_json::to_string(&records).unwrap();
     let complaints: Vec<String> =
         attacks.iter().zip(&all).filter_map(|(attack, answers)| complaint(attack, answers, &mut records)).collect();
-    assert!(attacks.iter().map(|attack| &attack.name).collect::<BTreeSet<_>>().len() == attacks.len());
+    let mut names = BTreeSet::new();
+    let twice: Vec<_> = attacks.iter().map(|attack| &attack.name).filter(|name| !names.insert(*name)).collect();
+    assert!(twice.is_empty(), "names of two attacks: {twice:?}");
     assert!(complaints.is_empty(), "{} of {}:\n{}", complaints.len(), attacks.len(), complaints.join("\n"));
     assert!(records.is_empty(), "recorded, and refused by nobody: {records:#?}");
     // I8: no token is in the log or in a record.

@@ -94,7 +94,9 @@ fn body_without_a_valid_token_is_not_asked_for_and_its_beginning_is_recorded() {
     sending.write_all(body.as_bytes()).unwrap();
     assert_eq!(status(&mut sending), 401);
     let record = &records(&setup, "tools/call", 1)[0];
-    assert_eq!((&record["tool_name"], &record["rpc_id"]), (&json!("echo"), &json!("limits")));
+    // No list was read, and none is for a stranger: whether there is such a tool is not known.
+    assert_eq!((&record["tool_name"], &record["rpc_id"]), (&json!("unknown"), &json!("limits")));
+    assert_eq!(record["request_extra"], json!(r#"{"name":"echo"}"#));
     assert_eq!((&record["response_status"], &record["request_args"]), (&json!("unauthenticated"), &Value::Null));
     records(&setup, "unknown", 1);
 }

@@ -136,7 +136,8 @@ async fn a_subscription_reaches_a_backend_that_starts_later() {
         let (_setup, gatepost) = away.gateway(|_| {});
         away.stop().await;
         // What only a backend can honour is acknowledged when that is known: it was found to be down.
-        let mut told = Told::subscribe(&gatepost, "/mcp", &json!({"toolsListChanged": true, "others": true})).await;
+        let mut told =
+            Told::subscribe(&gatepost, "/mcp", &json!({"toolsListChanged": true, "resourceSubscriptions": []})).await;
         assert_eq!(told.acknowledged().await, json!({"toolsListChanged": true}));
         let (breaks, broken) = watch::channel(0);
         let backend = BackendStub::start_at(&away.address(), move |asked| {
@@ -221,7 +222,8 @@ async fn a_restart_of_a_child_process_is_announced() {
     // The call ends the process that the gateway listens to.
     setup.set_toml("backends.near.shared", "true");
     let gatepost = setup.start();
-    let mut told = Told::subscribe(&gatepost, "/mcp", &json!({"toolsListChanged": true, "others": true})).await;
+    let mut told =
+        Told::subscribe(&gatepost, "/mcp", &json!({"toolsListChanged": true, "resourceSubscriptions": []})).await;
     // The acknowledgment waits until it is known that no backend tells of the others: each is listened to.
     told.acknowledged().await;
     let client = gatepost.client(Era::Modern, "admin").await;
@@ -235,7 +237,6 @@ async fn only_supported_subscriptions_are_acknowledged() {
         "toolsListChanged": true,
         "promptsListChanged": true,
         "resourceSubscriptions": ["far:1", "far:2"],
-        "others": true,
     });
     let lists = json!({"toolsListChanged": true, "promptsListChanged": true});
     let listed = r#"{"resources":[{"uri":"far:1","name":"1"},{"uri":"far:2","name":"2"}]}"#;
@@ -243,7 +244,6 @@ async fn only_supported_subscriptions_are_acknowledged() {
         "toolsListChanged": true,
         "promptsListChanged": true,
         "resourceSubscriptions": ["far:2"],
-        "others": true,
     });
     for (name, want) in [("older", &lists), ("without", &lists), ("some", &some)] {
         let (_breaks, broken) = watch::channel(0);
@@ -254,8 +254,7 @@ async fn only_supported_subscriptions_are_acknowledged() {
                 ("some", "subscriptions/listen") => {
                     let told = r#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#;
                     let mut some = asked.clone();
-                    some.message["params"]["notifications"] =
-                        json!({"resourceSubscriptions": ["far:2"], "others": true});
+                    some.message["params"]["notifications"] = json!({"resourceSubscriptions": ["far:2"]});
                     Some(held(vec![acknowledges(&some), event(told)], broken.clone()))
                 }
                 _ => Some(modern(asked)),
@@ -269,7 +268,7 @@ async fn only_supported_subscriptions_are_acknowledged() {
             let mut told = Told::subscribe(&gatepost, path, &filter).await;
             let got = told.acknowledged().await;
             // Of its one backend the client hears what that one says.
-            let relayed = json!({"resourceSubscriptions": ["far:2"], "others": true});
+            let relayed = json!({"resourceSubscriptions": ["far:2"]});
             let want = if (name, path) == ("some", "/mcp/far") { &relayed } else { want };
             assert_eq!(&got, want, "{name} {path}");
             if name == "some" {

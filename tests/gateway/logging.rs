@@ -101,5 +101,5 @@ async fn a_log_that_panics_changes_no_record() {
         found.map(|record| (record.entry.response_status, record.entry.error_message.as_deref())).collect()
     };
     assert_eq!(of("tools/call"), [(Status::Ok, None); 3], "each record is stored before its call is logged");
-    assert_eq!(of("no/such"), [(Status::Malformed, Some("method \"no/such\" is not supported"))]);
+    assert_eq!(of("unknown"), [(Status::Malformed, Some("method \"no/such\" is not supported"))]);
 }

@@ -32,6 +32,7 @@ mod authz;
 mod child_life;
 mod conversations;
 mod eras;
+mod forwarding;
 mod hang_up;
 mod http;
 mod http_backend;

@@ -1,6 +1,7 @@
 //! The column `context`: the circumstances of a call that have no column of their own.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::identity::Identity;
 use super::ids::Digest;
@@ -9,10 +10,17 @@ use crate::audit::redact::ShortenedValue;
 /// The largest `context`, in bytes. *Spec*: docs/trail.md. It is stored with each record.
 pub const CONTEXT_BYTES_MAX: usize = 4096;
 
+/// The largest `meta` in it, in bytes. *Chosen*: the usual keys of a request have half of it, and it leaves the other
+/// members their room.
+pub const META_BYTES_MAX: usize = 1024;
+
+/// Most names of removed members. *Chosen*: real clients send one, `task`.
+const REMOVED_MAX: usize = 4;
+
 /// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 6 texts,
-/// two lists of [`LIST_MAX`] texts, and 8 shortened values of 120 bytes besides their paths, in texts of 12 bytes, each
-/// byte of which JSON may write as six, are 3.3 KiB.
-const TEXT_BYTES_MAX: [usize; 3] = [256, 64, 12];
+/// two lists of [`LIST_MAX`] and one of [`REMOVED_MAX`] texts, and 8 shortened values of 120 bytes besides their paths,
+/// in texts of 4 bytes, each byte of which JSON may write as six, are 2.2 KiB, and `meta` has 1 KiB.
+const TEXT_BYTES_MAX: [usize; 4] = [256, 64, 12, 4];
 
 /// Most actors and most authentication methods that are recorded. *Chosen*: real tokens have one or two.
 const LIST_MAX: usize = 8;
@@ -30,6 +38,12 @@ pub struct Context<'a> {
     pub trace_id: Option<&'a str>,
     /// The header `User-Agent`.
     pub user_agent: Option<&'a str>,
+    /// The protocol's own keys of `_meta`, as the text of a JSON object of at most [`META_BYTES_MAX`].
+    pub meta: Option<&'a str>,
+    /// Those of them that are in `request_extra` instead.
+    pub meta_in_extra: &'a [&'static str],
+    /// The names of what the client sent and the gateway did not forward.
+    pub removed: &'a [String],
     /// The values that were shortened in `request_args`, at most
     /// [`SHORTENED_MAX`](crate::audit::redact::SHORTENED_MAX).
     pub shortened_values: &'a [ShortenedValue],
@@ -67,6 +81,12 @@ struct Json<'a> {
     trace_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_agent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    meta_in_extra: &'a [&'static str],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    removed: Vec<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     shortened_values: Vec<Shortened<'a>>,
     #[serde(skip_serializing_if = "is_default")]
@@ -131,12 +151,19 @@ impl Context<'_> {
         let protocol = self.protocol.map(|protocol| &protocol[..text("protocol", protocol)]);
         let trace_id = self.trace_id.map(|id| &id[..text("trace_id", id)]);
         let user_agent = self.user_agent.map(|agent| &agent[..text("user_agent", agent)]);
+        let removed = self.removed.iter().take(REMOVED_MAX).map(|name| &name[..text("removed", name)]).collect();
+        // A text that is not JSON has no place in the column.
+        let meta = self.meta.and_then(|meta| serde_json::from_str(meta).ok());
+        let meta_in_extra = self.meta_in_extra;
         let shortened_values = self.shortened_values.iter().map(|value| Shortened {
             path: &value.path[..text("shortened_values", &value.path)],
             bytes: value.bytes,
             digest: value.digest,
         });
         let shortened_values = shortened_values.collect();
+        if self.removed.len() > REMOVED_MAX {
+            note("removed");
+        }
         if list.len() > LIST_MAX {
             note("actors");
         }
@@ -153,14 +180,39 @@ impl Context<'_> {
             protocol,
             trace_id,
             user_agent,
+            meta,
+            meta_in_extra,
+            removed,
             shortened_values,
             omitted: self.omitted,
             shortened,
         };
         // Texts and lists of texts always serialize.
-        let json = serde_json::to_string(&json).unwrap_or_default();
-        if json.contains("\\u0000") { json.replace("\\u0000", "\u{fffd}") } else { json }
+        without_nul(serde_json::to_string(&json).unwrap_or_default())
     }
+}
+
+/// JSON text with U+FFFD instead of each escaped NUL. An escaped backslash before `u0000` is none.
+fn without_nul(json: String) -> String {
+    if !json.contains("\\u0000") {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len());
+    let mut rest = json.as_str();
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        out.push_str(before);
+        let length = if escape.starts_with("\\u0000") {
+            out.push('\u{fffd}');
+            6
+        } else {
+            out.push_str(&escape[..escape.ceil_char_boundary(2)]);
+            escape.ceil_char_boundary(2)
+        };
+        rest = &escape[length..];
+    }
+    out.push_str(rest);
+    out
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -205,6 +257,8 @@ mod tests {
         for text in ["x", "\0", "\u{1}", "\"", "é", "\u{1f600}"] {
             let long = text.repeat(5000);
             let many = vec![long.clone(); 100];
+            let removed = many.clone();
+            let meta = format!(r#"{{"baggage":"{}"}}"#, "x".repeat(META_BYTES_MAX - 14));
             let identity = Identity { actors: many.clone(), acr: Some(long.clone()), amr: many, ..Identity::default() };
             let value = ShortenedValue { path: long.clone(), bytes: usize::MAX, digest: Digest([255; 32]) };
             let values = vec![value; crate::audit::redact::SHORTENED_MAX];
@@ -216,13 +270,35 @@ mod tests {
                 protocol: Some(&long),
                 trace_id: Some(&long),
                 user_agent: Some(&long),
+                meta: Some(&meta),
+                meta_in_extra: &["baggage", "tracestate", "io.modelcontextprotocol/clientCapabilities"],
+                removed: &removed,
             };
             let json = parsed(&context);
-            let names =
-                ["actors", "amr", "acr", "client_info", "protocol", "trace_id", "user_agent", "shortened_values"];
+            let names = [
+                "actors",
+                "amr",
+                "acr",
+                "client_info",
+                "protocol",
+                "trace_id",
+                "user_agent",
+                "removed",
+                "shortened_values",
+            ];
             assert_eq!(json["shortened"], serde_json::json!(names), "{text:?}");
             assert!(!context.to_json().contains("\\u0000"), "Postgres refuses it");
         }
+    }
+
+    #[test]
+    fn nul_is_replaced_and_a_backslash_before_its_digits_is_not() {
+        for (text, want) in [("a\0b", "a\u{fffd}b"), ("a\\u0000b", "a\\u0000b"), ("\\\0\0", "\\\u{fffd}\u{fffd}")] {
+            let context = Context { user_agent: Some(text), ..Context::default() };
+            assert_eq!(parsed(&context)["user_agent"], want, "{text:?}");
+        }
+        let meta = Context { meta: Some(r#"{"baggage":"\u0000\\u0000é"}"#), ..Context::default() };
+        assert_eq!(parsed(&meta)["meta"]["baggage"], "\u{fffd}\\u0000é");
     }
 
     #[test]

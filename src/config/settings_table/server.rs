@@ -101,9 +101,17 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "server.pass_methods",
         ValueType::PassedMethods,
         Value("[]"),
-        "Methods unknown to the gateway that it forwards at `/mcp/{backend}`, for roles that may call everything \
-         there; a `*` at the end matches any suffix, for example `tasks/*`. Each request is recorded. Other unknown \
-         methods are refused. The gateway's own methods, such as `tools/call`, cannot be passed.",
+        "Methods and notifications unknown to the gateway that it forwards at `/mcp/{backend}`, for roles that may call \
+         everything there; a `*` at the end matches any suffix, for example `example/*`. Each is recorded, with all its \
+         parameters. Other unknown methods are refused. The gateway's own methods, such as `tools/call`, and those of \
+         tasks cannot be passed.",
+    ),
+    setting(
+        "server.pass_params",
+        ValueType::PassedParams,
+        Value("[]"),
+        "Members of parameters that are forwarded although the protocol does not define them, each as method, `/` and \
+         name, for example `tools/call/hint`. They are recorded in `request_extra`. Other unknown members are refused.",
     ),
     setting(
         "server.drain_timeout",

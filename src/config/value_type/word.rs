@@ -2,6 +2,7 @@
 
 use super::text::plain;
 use crate::config::path::nearest;
+use crate::mcp::fold::folded;
 use crate::mcp::methods;
 
 /// The least similarity of a known word that is suggested. *Chosen*: a slip or two in a short word; less is another
@@ -36,8 +37,29 @@ pub(super) fn recorded_method(text: &str) -> Result<(), String> {
 /// A method that the gateway does not know, or the beginning of one and `*`.
 pub(super) fn passed_method(text: &str) -> Result<(), String> {
     plain(text)?;
-    match methods::find(text) {
-        Some(_) => Err(format!("{text:?} is a method that the gateway handles itself: remove it")),
+    if methods::find(text).is_some() || methods::find_notification(text).is_some() {
+        return Err(format!("{text:?} is a method that the gateway handles itself: remove it"));
+    }
+    if methods::is_of_tasks(text) {
+        return Err(format!("{text:?} is a method of tasks, which the gateway does not relay: remove it"));
+    }
+    Ok(())
+}
+
+/// A method, `/`, and a member of its parameters that it does not have.
+pub(super) fn passed_param(text: &str) -> Result<(), String> {
+    plain(text)?;
+    let parts = text.rsplit_once('/').filter(|(_, member)| !member.is_empty());
+    let spec = parts.and_then(|(method, member)| Some((methods::find(method)?, member)));
+    let Some((spec, member)) = spec else {
+        return Err(format!("{text:?} is not a method of MCP, a slash and a member: for example tools/call/hint"));
+    };
+    if spec.drops_unknown_members() {
+        return Err(format!("the gateway answers {} itself, and forwards no other members: remove it", spec.name));
+    }
+    let known = spec.members.iter().map(|member| member.name).chain(["_meta"]);
+    match known.into_iter().find(|known| folded(known) == folded(member)) {
+        Some(known) => Err(format!("{member:?} is, or looks like, the member {known:?} of {}: remove it", spec.name)),
         None => Ok(()),
     }
 }

@@ -14,7 +14,7 @@ use crate::gateway::message::scope::SEPARATOR;
 use crate::mcp::json::{self, Object};
 use crate::mcp::methods::List;
 use crate::rbac::{Policy, Target, TargetKind};
-use crate::upstream::{Item, read_page};
+use crate::upstream::{Item, Page};
 
 /// Longest name at `/mcp`, in characters. *Measured*: common clients refuse longer names, and the whole list with them
 /// (docs/measurements.md, "MCP").
@@ -38,22 +38,23 @@ fn is_allowed(policy: &Policy, principal: &Principal, backend: &str, list: List,
     policy.shows(&principal.roles, Target { kind: kind(list), backend, name: &item.name })
 }
 
-/// A backend's page without the items that `principal` may not use. A page that loses none keeps its bytes.
+/// The result `text`, whose items were read as `page`, without the items that `principal` may not use. A page that
+/// loses nothing keeps its bytes.
 #[must_use]
 pub fn filtered(
     policy: &Policy,
     principal: &Principal,
     backend: &str,
     list: List,
-    page: Object<'static>,
+    text: Object<'static>,
+    page: &Page,
 ) -> Object<'static> {
-    let Ok((items, _)) = read_page(&page, list) else { return page };
     let allowed = |item: &&Item| is_allowed(policy, principal, backend, list, item);
-    let kept: Vec<&str> = items.iter().filter(allowed).map(|item| item.json.as_str()).collect();
-    if kept.len() == items.len() {
-        return page;
+    let kept: Vec<&str> = page.items.iter().filter(allowed).map(|item| item.json.as_str()).collect();
+    if page.is_exact && kept.len() == page.items.len() {
+        return text;
     }
-    Object::owned(&page.replaced(list.member(), &format!("[{}]", kept.join(","))))
+    Object::owned(&text.replaced(list.member(), &format!("[{}]", kept.join(","))))
 }
 
 /// A backend's items as they are listed at `/mcp`, without those that `principal` may not use.
@@ -125,6 +126,7 @@ fn renamed(json: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use crate::auth::credential::Credential;
+    use crate::upstream::read_page;
 
     use super::*;
 
@@ -156,9 +158,16 @@ mod tests {
     #[test]
     fn a_page_that_loses_nothing_keeps_its_bytes() {
         let page = r#"{ "tools":[ {"name":"a"}, {"name":"b"} ],"nextCursor":"n" }"#;
-        assert_eq!(filtered(&policy("*/*"), &principal(), "x", List::Tools, Object::owned(page)).text(), page);
-        let want = r#"{ "tools":[{"name":"b"}],"nextCursor":"n" }"#;
-        assert_eq!(filtered(&policy("x/b"), &principal(), "x", List::Tools, Object::owned(page)).text(), want);
+        let text = |allow: &str, page: &str| {
+            let text = Object::owned(page);
+            let read = read_page(&text, List::Tools).unwrap();
+            filtered(&policy(allow), &principal(), "x", List::Tools, text, &read).text().to_owned()
+        };
+        assert_eq!(text("*/*", page), page);
+        assert_eq!(text("x/b", page), r#"{ "tools":[{"name":"b"}],"nextCursor":"n" }"#);
+        let page = r#"{"tools":[{"name":"a"},{"title":"no name"},{"name":"b"}]}"#;
+        assert_eq!(text("x/b", page), r#"{"tools":[{"name":"b"}]}"#);
+        assert_eq!(text("*/*", page), r#"{"tools":[{"name":"a"},{"name":"b"}]}"#);
     }
 
     #[test]

@@ -11,32 +11,41 @@ use crate::gateway::call::core::Core;
 use crate::gateway::call::session_end;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::session::Session;
+use crate::mcp::capabilities::announced_without_tasks;
 use crate::mcp::protocol::{Era, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, MODERN_VERSION};
 use crate::upstream::Response;
 
 /// Opens a session. At the endpoint of one backend, the session is also opened at the backend, whose answer the client
 /// gets.
 pub(crate) async fn initialize(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> (Sourced, Arc<Session>) {
-    let params = ctx.message.params_text();
-    entry.arguments = ctx.params();
+    let params = ctx.params.text(&[]);
     let per_principal_max = ctx.rules.limits.sessions_per_principal;
     let sessions = &ctx.core.sessions;
-    let (session, ended) = sessions.open(&ctx.principal, &ctx.inbound.scope, params.unwrap_or("{}"), per_principal_max);
+    let (session, ended) =
+        sessions.open(&ctx.principal, &ctx.inbound.scope, params.as_deref().unwrap_or("{}"), per_principal_max);
     session_end::end(ctx.core, ended).await;
     entry.session = Some(session.id.clone());
     let sourced = match ctx.only_backend() {
         None => Sourced::Gateway(Response::result(&initialize_result(ctx))),
         Some(backend) => match session.initialize(backend).await {
-            Ok(response) => Sourced::Backend(response, Era::Legacy),
+            Ok(response) => Sourced::Backend(without_tasks(response), Era::Legacy),
             Err(error) => Sourced::failed(backend.alias(), error),
         },
     };
     (sourced, session)
 }
 
+/// A backend's answer to a handshake, without the capability of tasks.
+fn without_tasks(response: Response) -> Response {
+    match response {
+        Response::Result(result) => Response::Result(announced_without_tasks(result)),
+        error @ Response::Error { .. } => error,
+    }
+}
+
 /// The result of `initialize`. Its version is the client's if that is supported, else the latest of the era.
 fn initialize_result(ctx: &RequestContext<'_>) -> String {
-    let requested = ctx.message.params().and_then(|params| params.string("protocolVersion"));
+    let requested = ctx.params.string("protocolVersion");
     let supported = LEGACY_VERSIONS.into_iter().find(|version| requested.as_deref() == Some(version));
     let version = supported.unwrap_or(LEGACY_LATEST);
     json!({ "protocolVersion": version, "capabilities": capabilities(), "serverInfo": server_info() }).to_string()
@@ -47,7 +56,10 @@ pub(crate) async fn discover(ctx: &RequestContext<'_>) -> Sourced {
     if let Some(backend) = ctx.only_backend()
         && backend.speaks_modern().await.unwrap_or(false)
     {
-        return relay::relay(ctx, backend).await;
+        return match relay::relay(ctx, backend).await {
+            Sourced::Backend(response, era) => Sourced::Backend(without_tasks(response), era),
+            other => other,
+        };
     }
     let result = json!({
         "supportedVersions": [MODERN_VERSION],

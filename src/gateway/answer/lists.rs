@@ -37,7 +37,12 @@ async fn of_one_backend(ctx: &RequestContext<'_>, backend: &Arc<Backend>, list: 
         Ok((Response::Result(page), era)) => (page, era),
         other => return Sourced::from_backend(backend, other),
     };
-    let page = catalog::filtered(&ctx.rules.policy, &ctx.principal, backend.alias(), list, page);
+    // A page that cannot be read cannot be filtered, so the client does not get it.
+    let read = match backend.read_page(&page, list) {
+        Ok(read) => read,
+        Err(error) => return Sourced::failed(backend.alias(), error),
+    };
+    let page = catalog::filtered(&ctx.rules.policy, &ctx.principal, backend.alias(), list, page, &read);
     let page = match (ctx.era, era) {
         (Era::Legacy, _) => page,
         (Era::Modern, Era::Modern) if page.has(PRIVATE.0, PRIVATE.1) => page,
@@ -76,11 +81,7 @@ fn unknown_cursor(ctx: &RequestContext<'_>) -> Sourced {
 /// # Errors
 /// It is not a string.
 fn cursor(ctx: &RequestContext<'_>) -> Result<Option<String>, ()> {
-    let params = ctx.message.params().unwrap_or_default();
-    match params.get("cursor") {
-        None | Some("null") => Ok(None),
-        Some(cursor) => json::string(cursor).map(Some).ok_or(()),
-    }
+    ctx.params.get("cursor").map(|cursor| json::string(cursor).ok_or(())).transpose()
 }
 
 /// The complete list of every backend that the caller may use. A backend that is down or too slow is omitted.

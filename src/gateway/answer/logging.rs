@@ -14,7 +14,7 @@ pub(crate) async fn set_level(ctx: &RequestContext<'_>) -> Sourced {
     }
     let set = |backend: Arc<Backend>| async move {
         // The level is set at the other backends even if this one has no log, is down or is too slow.
-        match tokio::time::timeout(BACKEND_TIMEOUT, relay::request(ctx, &backend, ctx.params(), None)).await {
+        match tokio::time::timeout(BACKEND_TIMEOUT, relay::request(ctx, &backend, &ctx.params, None)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::debug!(backend = backend.alias(), %error, "log level not set at a backend"),
             Err(_) => {

@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::message::reply::Reply;
+use crate::mcp::params::Params;
 use crate::mcp::protocol::{Era, UPSTREAM_FAILED};
-use crate::mcp::shared_text::SharedText;
 use crate::upstream::{Answer, Backend, CallError, Response, public_message};
 
 /// A response and its source, which decides how it is adapted to the client.
@@ -72,7 +72,7 @@ impl Sourced {
     }
 }
 
-/// Sends the request to `backend` with the parameters `params`, which are JSON text, and returns the response and the
+/// Sends the request to `backend` with the parameters `params`, and returns the response and the
 /// era that the backend speaks. `name` is the tool, resource or prompt that the request names, if any.
 ///
 /// # Errors
@@ -80,7 +80,7 @@ impl Sourced {
 pub(crate) async fn request(
     ctx: &RequestContext<'_>,
     backend: &Arc<Backend>,
-    params: Option<SharedText>,
+    params: &Params,
     name: Option<String>,
 ) -> Result<(Response, Era), CallError> {
     let route = ctx.route(backend, name).await?;
@@ -95,13 +95,13 @@ pub(crate) async fn request(
 /// [`CallError`].
 pub(crate) async fn list_page(ctx: &RequestContext<'_>, backend: &Arc<Backend>) -> Result<(Response, Era), CallError> {
     let route = ctx.list_route(backend).await?;
-    let response = ctx.core.upstreams.relay(&ctx.message.method, ctx.params(), &route, &ctx.interrupt).await?;
+    let response = ctx.core.upstreams.relay(&ctx.message.method, &ctx.params, &route, &ctx.interrupt).await?;
     Ok((response, route.connection.era()))
 }
 
 /// Relays the request to `backend` with unchanged parameters.
 pub(crate) async fn relay(ctx: &RequestContext<'_>, backend: &Arc<Backend>) -> Sourced {
-    Sourced::from_backend(backend, request(ctx, backend, ctx.params(), None).await)
+    Sourced::from_backend(backend, request(ctx, backend, &ctx.params, None).await)
 }
 
 /// The error for a backend that is not configured.

@@ -30,17 +30,13 @@ use crate::mcp::envelope::{Id, Malformed};
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{INVALID_REQUEST, META_SUBSCRIPTION};
 use crate::rbac::{Access, DEFAULT_RULE, Decision, LIST_CHANGED_METHODS, Target, TargetKind};
-use crate::upstream::{Backend, Change, Event, Response, ServerMessageHandler};
+use crate::upstream::{Change, Event, Response, ServerMessageHandler};
 
 /// Most resources of one subscription. *Chosen*: each costs a lookup and a decision of the policy.
 const RESOURCES_MAX: usize = 256;
 
 /// Longest wait for the acknowledgments of backends. *Chosen*: the same as for a list of all backends.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The filters that every caller may use. *Spec*: the filters of `subscriptions/listen` on lists, and the one on
-/// resources, each of which the policy decides on. Other filters may reveal anything of a backend.
-const SAFE_FILTERS: [&str; 4] = ["toolsListChanged", "promptsListChanged", "resourcesListChanged", RESOURCES];
 
 /// The alias of a backend, and the URI of a resource of it in the filter.
 type Owned = (String, String);
@@ -93,19 +89,17 @@ impl SubscriptionRequest {
     /// # Errors
     /// The filter is not valid.
     pub(crate) fn read(ctx: &RequestContext<'_>) -> Result<Self, Refusal> {
-        let params = ctx.message.params().unwrap_or_default();
-        let text = params.get("notifications").ok_or(Malformed::Subject)?;
+        let text = ctx.params.get("notifications").ok_or(Malformed::Subject)?;
         let filter: Filter = serde_json::from_str(text).map_err(|_| Malformed::Subject)?;
         // I6: the number of resources is bounded.
         if filter.resource_subscriptions.len() > RESOURCES_MAX {
             return Err(Malformed::Subject.into());
         }
-        Ok(Self { filter, text: text.to_owned() })
+        Ok(Self { filter, text: text.to_string() })
     }
 }
 
-/// Decides on a subscription. A caller may subscribe only to resources that it may read, and only a caller that may use
-/// everything of a backend may use filters that the gateway does not know.
+/// Decides on a subscription. A caller may subscribe only to resources that it may read.
 ///
 /// # Errors
 /// A refusal with status `denied`, `rate_limited`, or `malformed` if the client does not accept a stream.
@@ -114,16 +108,7 @@ pub(crate) async fn permit(
     request: SubscriptionRequest,
     entry: &mut AuditEntry<'_>,
 ) -> Result<Subscription, Refusal> {
-    let filters = Object::parse(&request.text).unwrap_or_default();
-    let params = ctx.message.params().unwrap_or_default();
-    let is_known = filters.members().all(|filter| SAFE_FILTERS.contains(&filter.key.as_ref()))
-        && params.members().all(|member| member.key == "notifications" || member.key == "_meta");
-    let may_use_all = |backend: &Arc<Backend>| ctx.rules.policy.all_of(&ctx.principal.roles, backend.alias()).is_some();
     let roles = ctx.principal.roles_in_words();
-    if !is_known && !ctx.backends().all(may_use_all) {
-        entry.decided_by = Some(DEFAULT_RULE.to_owned());
-        return Err(Refusal::denied(format!("{roles} may subscribe only to lists and resources here")));
-    }
     let (mut owned, mut search) = (Vec::new(), ResourceSearch::new(ctx));
     for uri in &request.filter.resource_subscriptions {
         let backend = match ctx.inbound.scope.backend() {
@@ -137,7 +122,7 @@ pub(crate) async fn permit(
         let (may_read, rule) = backend.as_deref().map_or_else(|| (false, DEFAULT_RULE.to_owned()), decide);
         entry.decided_by = Some(rule);
         if !may_read {
-            (entry.backend, entry.tool) = (backend, Some(uri.clone()));
+            (entry.backend, entry.tool, entry.resource) = (backend, None, Some(uri.clone()));
             return Err(Refusal::denied(format!("{roles} may not read {uri}")));
         }
         owned.extend(backend.map(|backend| (backend, uri.clone())));
@@ -218,9 +203,8 @@ fn backend_filter(text: &str, uris: &[String]) -> Option<String> {
 /// only if the filter has members other than lists.
 async fn honoured_filter(filter: &Filter, text: &str, subscriptions: &[Arc<UpstreamSubscription>]) -> String {
     let Some(requested) = Object::parse(text) else { return "{}".to_owned() };
-    let is_list = |key: &str| key != RESOURCES && SAFE_FILTERS.contains(&key);
     let mut agreed: Vec<String> = Vec::new();
-    if requested.members().any(|member| !is_list(&member.key)) {
+    if requested.get(RESOURCES).is_some() {
         let all = futures_util::future::join_all(subscriptions.iter().map(async |subscription| {
             match tokio::time::timeout(ACKNOWLEDGE_TIMEOUT, subscription.agreed()).await {
                 Ok(Agreed::To(filter)) => Some(filter),
@@ -242,8 +226,7 @@ async fn honoured_filter(filter: &Filter, text: &str, subscriptions: &[Arc<Upstr
         .filter_map(|member| {
             let value = match &*member.key {
                 RESOURCES => uris.as_deref(),
-                key if is_list(key) => Some(member.value),
-                key => agreed.iter().find_map(|filter| filter.get(key)),
+                _ => Some(member.value),
             };
             value.map(|value| (member.key, value))
         })

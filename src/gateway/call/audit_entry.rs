@@ -7,12 +7,13 @@ use std::time::Duration;
 use axum::http::header;
 
 use crate::audit::record::{
-    Call, Caller, Context, Correlation, Outcome, RecordKey, Status, client_info, is_own_method,
+    Call, Caller, Context, Correlation, Digest, Outcome, RecordKey, Status, client_info, is_own_method,
 };
 use crate::audit::redact::RedactedValues;
 use crate::audit::{Released, UnavailableError};
 use crate::gateway::call::core::Core;
 use crate::gateway::call::recorded_content::{self, RecordedContent, RequestContent};
+use crate::gateway::call::recorded_params::RecordedParams;
 use crate::gateway::call::refusal_windows::RefusedRequest;
 use crate::gateway::call::refusals::RecordedRefusal;
 use crate::gateway::call::rules::Rules;
@@ -24,16 +25,15 @@ use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::InboundRequest;
 use crate::gateway::message::trace_headers;
 use crate::mcp::envelope::{Hint, Id, Message, NAME_BYTES_MAX};
+use crate::mcp::json::{self, Object};
+use crate::mcp::methods::{self, List};
+use crate::mcp::params::Params;
 use crate::mcp::protocol::{META_CLIENT, SESSION_HEADER, VERSION_HEADER};
 use crate::mcp::shared_text::SharedText;
 use crate::upstream::Answer;
 
-/// The recorded method of a message that has none.
-const METHOD_UNKNOWN: &str = "unknown";
-
-/// Longest method that is recorded of a caller without a valid token, in bytes. *Chosen*: the longest method of the
-/// protocol that is audited has 23; the caller may write anything there.
-const STRANGER_METHOD_BYTES_MAX: usize = 32;
+/// The recorded name of what has none, or one that does not exist.
+const UNKNOWN: &str = "unknown";
 
 /// Longest tool and request id that are recorded of a caller without a valid token, in bytes. *Chosen*: usual names and
 /// ids fit, and a record of a stranger stays below 1 KiB.
@@ -56,8 +56,6 @@ pub struct AuditEntry<'a> {
     pub(crate) tool: Option<String>,
     pub(crate) backend: Option<String>,
     pub(crate) arguments: Option<SharedText>,
-    /// The parameters that are forwarded besides the arguments, as JSON text.
-    pub(crate) extra: Option<SharedText>,
     /// The session, or the id of the call that a request without a session continues.
     pub(crate) session: Option<String>,
     /// The rule that allowed or denied the request.
@@ -68,11 +66,36 @@ pub struct AuditEntry<'a> {
     requested_protocol: Option<String>,
     /// The position in a trace, if calls are traced.
     pub(crate) trace: Option<trace::SpanContext>,
+    /// The list that has `tool`: of tools or of prompts.
+    list: List,
+    /// The names of a request that is refused, as far as they exist.
+    exists: Exists,
+    /// The resource, if the request is about one.
+    pub(crate) resource: Option<String>,
+    /// The parameters besides the arguments, once it is known how they are forwarded.
+    params: Option<RecordedParams>,
     /// `true` if only short parameters are recorded.
     records_little: bool,
     /// The values that were redacted in the parameters. They are kept until the message has been handled.
     redacted: OnceLock<RedactedValues>,
     record_key: OnceLock<RecordKey>,
+}
+
+/// The existence of the names in a request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Exists {
+    method: bool,
+    tool: bool,
+}
+
+/// The names and parameters of a request as its record has them.
+#[derive(Debug)]
+pub(crate) struct Named<'e> {
+    method: &'e str,
+    backend: Option<&'e str>,
+    tool: Option<&'e str>,
+    extra: Option<Cow<'e, str>>,
+    params: Option<Digest>,
 }
 
 impl<'a> AuditEntry<'a> {
@@ -83,16 +106,19 @@ impl<'a> AuditEntry<'a> {
             inbound,
             caller: Caller::anonymous(),
             id: None,
-            method: METHOD_UNKNOWN.to_owned(),
+            method: UNKNOWN.to_owned(),
             tool: None,
             backend: inbound.scope.backend().map(str::to_owned),
             arguments: None,
-            extra: None,
             session: headers::single(&inbound.headers, SESSION_HEADER).map(str::to_owned),
             decided_by: None,
             client_info: None,
             requested_protocol: None,
             trace: None,
+            list: List::Tools,
+            exists: Exists::default(),
+            resource: None,
+            params: None,
             records_little: false,
             redacted: OnceLock::new(),
             record_key: OnceLock::new(),
@@ -102,6 +128,13 @@ impl<'a> AuditEntry<'a> {
     /// The entry of a request without a message, which is recorded as `method`.
     pub(crate) fn of_method(rules: Arc<Rules>, inbound: &'a InboundRequest, method: &str) -> Self {
         Self { method: method.to_owned(), ..Self::new(rules, inbound) }
+    }
+
+    /// Takes the recorded parts of the parameters besides the arguments. `params` are as they are forwarded.
+    pub(crate) fn forwards(&mut self, core: &Core, params: &Params) {
+        if core.is_recorded(&self.method) {
+            self.params = self.record_key(core).map(|key| RecordedParams::new(params, key));
+        }
     }
 
     /// Records only short parameters, as for a refused request.
@@ -139,14 +172,16 @@ impl<'a> AuditEntry<'a> {
                 None => (self.backend.take(), Some(name)),
             };
         }
+        let is_of_prompts = |method: &String| method.starts_with("prompts/") || method.starts_with("completion/");
+        self.list = if hint.method.as_ref().is_some_and(is_of_prompts) { List::Prompts } else { List::Tools };
         self.id = hint.id;
-        self.method = hint.method.filter(|method| !is_own_method(method)).unwrap_or_else(|| METHOD_UNKNOWN.to_owned());
+        self.method = hint.method.filter(|method| !is_own_method(method)).unwrap_or_else(|| UNKNOWN.to_owned());
     }
 
     /// The part of the record that is known before the answer. If calls are not recorded, it has only id and method.
     fn call(&self, core: &Core) -> Call {
         match self.record_key(core) {
-            Some(key) => self.recorded_call(key, self.records_little),
+            Some(key) => self.recorded_call(key, self.records_little, &self.named()),
             None => Call::new(self.inbound.request_id, &self.method),
         }
     }
@@ -157,7 +192,8 @@ impl<'a> AuditEntry<'a> {
     /// The refusal of a request whose parameters do not fit into its record.
     pub(crate) fn intent(&self, core: &Core) -> Result<Call, Refusal> {
         let Some(key) = self.record_key(core) else { return Ok(Call::new(self.inbound.request_id, &self.method)) };
-        let mut content = self.content(key);
+        let named = self.named();
+        let mut content = self.content(key, &named);
         if self.records_little {
             content.omit_beyond(LITTLE_PARAMS_BYTES_MAX);
         }
@@ -167,19 +203,19 @@ impl<'a> AuditEntry<'a> {
             return Err(Refusal::oversize(arguments, extra, core.params_bytes_max));
         }
         let room = if self.records_response() { core.response_bytes_max } else { 0 };
-        Ok(self.call_with(key, content).with_response_room(room))
+        Ok(self.call_with(key, content, &named).with_response_room(room))
     }
 
     /// The part of the record that is known before the answer. `is_short` omits long parameters.
-    pub(crate) fn recorded_call(&self, key: &RecordKey, is_short: bool) -> Call {
-        let mut content = self.content(key);
+    pub(crate) fn recorded_call(&self, key: &RecordKey, is_short: bool, named: &Named<'_>) -> Call {
+        let mut content = self.content(key, named);
         if is_short {
             content.omit_beyond(LITTLE_PARAMS_BYTES_MAX);
         }
-        self.call_with(key, content)
+        self.call_with(key, content, named)
     }
 
-    fn call_with(&self, key: &RecordKey, recorded: RecordedContent) -> Call {
+    fn call_with(&self, key: &RecordKey, recorded: RecordedContent, named: &Named<'_>) -> Call {
         let correlation = Correlation {
             addr: self.inbound.addr,
             session_id: self.session.clone(),
@@ -187,33 +223,72 @@ impl<'a> AuditEntry<'a> {
         };
         let context = Context { shortened_values: &recorded.shortened, omitted: recorded.omitted, ..self.context() };
         let digest = self.arguments.as_ref().map(|json| key.digest(json.as_bytes()));
-        Call::new(self.inbound.request_id, &self.method)
+        Call::new(self.inbound.request_id, named.method)
             .with_caller(&self.caller)
             .with_correlation(&correlation)
             .with_context(&context)
-            .with_target(self.backend.as_deref(), self.tool.as_deref())
+            .with_target(named.backend, named.tool)
+            .with_resource(self.resource.as_deref())
             .with_decision(self.decided_by.as_deref())
             .with_arguments(recorded.arguments, digest)
-            .with_extra(recorded.extra, None)
+            .with_extra(recorded.extra, named.params)
     }
 
-    fn request_content(&self) -> RequestContent<'_> {
-        RequestContent {
+    /// The names and parameters of a request that is forwarded.
+    pub(crate) fn named(&self) -> Named<'_> {
+        let params = self.params.as_ref();
+        Named {
             method: &self.method,
             backend: self.backend.as_deref(),
-            name: self.tool.as_deref(),
+            tool: self.tool.as_deref(),
+            extra: params.and_then(|params| params.extra.as_deref()).map(Cow::Borrowed),
+            params: params.and_then(|params| params.digest),
+        }
+    }
+
+    /// The names and parameters of a request that is refused. Of a name that does not exist the record says `unknown`,
+    /// and has the caller's text, cut to `bytes_max`, in `request_extra`: whatever a caller makes up, the columns with
+    /// names have only names.
+    fn refused(&self, core: &Core, bytes_max: usize) -> Named<'_> {
+        let mut claimed: Vec<(&str, String)> = Vec::new();
+        let mut claim = |member, text: &str| {
+            claimed.push((member, json::quoted(&text[..text.floor_char_boundary(bytes_max)])));
+            UNKNOWN
+        };
+        let method = if self.exists.method { &self.method } else { claim("method", &self.method) };
+        let is_configured = |backend: &str| core.upstreams.contains(backend);
+        let backend = self.backend.as_deref();
+        let backend = backend.map(|backend| if is_configured(backend) { backend } else { claim("backend", backend) });
+        let tool = self.tool.as_deref();
+        let tool = tool.map(|tool| if self.exists.tool { tool } else { claim("name", tool) });
+        let extra = self.params.as_ref().and_then(|params| params.extra.as_deref());
+        let extra = if claimed.is_empty() {
+            extra.map(Cow::Borrowed)
+        } else {
+            let extra = extra.and_then(Object::parse).unwrap_or_default();
+            let claimed: Vec<_> = claimed.iter().map(|(member, text)| (*member, text.as_str())).collect();
+            Some(Cow::Owned(extra.with(&claimed)))
+        };
+        Named { method, backend, tool, extra, params: None }
+    }
+
+    fn request_content<'e>(&'e self, named: &'e Named<'_>) -> RequestContent<'e> {
+        RequestContent {
+            method: named.method,
+            backend: named.backend,
+            name: named.tool,
             arguments: self.arguments.as_deref(),
-            extra: self.extra.as_deref(),
+            extra: named.extra.as_deref(),
         }
     }
 
     fn records_response(&self) -> bool {
-        self.request_content().records_response(&self.rules)
+        self.request_content(&self.named()).records_response(&self.rules)
     }
 
     /// The content of the request for its record. Remembers what was redacted.
-    fn content(&self, key: &RecordKey) -> RecordedContent {
-        let mut content = self.request_content().recorded(&self.rules, key);
+    fn content(&self, key: &RecordKey, named: &Named<'_>) -> RecordedContent {
+        let mut content = self.request_content(named).recorded(&self.rules, key);
         self.redacted.set(std::mem::take(&mut content.redacted)).ok();
         content
     }
@@ -224,7 +299,7 @@ impl<'a> AuditEntry<'a> {
             if self.rules.redaction.is_empty() {
                 return RedactedValues::default();
             }
-            self.request_content().recorded(&self.rules, key).redacted
+            self.request_content(&self.named()).recorded(&self.rules, key).redacted
         })
     }
 
@@ -253,6 +328,9 @@ impl<'a> AuditEntry<'a> {
             protocol,
             trace_id: self.trace.as_ref().map(SpanContext::trace_id).or_else(|| trace_headers::trace_id(headers)),
             user_agent: headers::single(headers, header::USER_AGENT.as_str()),
+            meta: self.params.as_ref().and_then(|params| params.meta.as_deref()),
+            meta_in_extra: self.params.as_ref().map_or(&[], |params| &params.meta_in_extra),
+            removed: self.params.as_ref().map_or(&[], |params| &params.removed),
             ..Context::default()
         }
     }
@@ -262,7 +340,7 @@ impl<'a> AuditEntry<'a> {
     fn refused_call(&self, core: &Core) -> Call {
         let Some(key) = self.record_key(core) else { return Call::new(self.inbound.request_id, &self.method) };
         if self.caller.issuer.is_some() {
-            return self.recorded_call(key, true);
+            return self.recorded_call(key, true, &self.refused(core, NAME_BYTES_MAX));
         }
         let cut = |text: &str, bytes_max| text[..text.floor_char_boundary(bytes_max)].to_owned();
         let correlation = Correlation {
@@ -270,13 +348,35 @@ impl<'a> AuditEntry<'a> {
             session_id: None,
             rpc_id: self.id.as_ref().map(|id| cut(&id.to_text(), STRANGER_TEXT_BYTES_MAX)),
         };
-        let tool = self.tool.as_deref().map(|tool| cut(tool, STRANGER_TEXT_BYTES_MAX));
         let agent = headers::single(&self.inbound.headers, header::USER_AGENT.as_str());
         let agent = agent.map(|agent| cut(agent, STRANGER_TEXT_BYTES_MAX));
-        Call::new(self.inbound.request_id, &cut(&self.method, STRANGER_METHOD_BYTES_MAX))
+        let named = self.refused(core, STRANGER_TEXT_BYTES_MAX);
+        let mut redacted = RedactedValues::default();
+        let extra = named.extra.as_deref().map(|extra| self.rules.redaction.anywhere(extra, &mut redacted));
+        Call::new(self.inbound.request_id, named.method)
             .with_correlation(&correlation)
             .with_context(&Context { user_agent: agent.as_deref(), ..Context::default() })
-            .with_target(self.known_backend(core), tool.as_deref())
+            .with_target(named.backend, named.tool)
+            .with_extra(extra.map(Cow::into_owned), None)
+    }
+
+    /// The tool or prompt, or the resource.
+    pub(crate) fn target_name(&self) -> Option<&str> {
+        self.tool.as_deref().or(self.resource.as_deref())
+    }
+
+    /// Finds out which of the names of a request that is refused exist. A list is read only for a caller with a valid
+    /// token.
+    async fn find_names(&mut self, core: &Core) {
+        let method = self.method.as_str();
+        let is_method = methods::find(method).is_some() || methods::find_notification(method).is_some();
+        self.exists.method = is_method || core.is_pass_method(method) || method == UNKNOWN || is_own_method(method);
+        let Some(tool) = &self.tool else { return };
+        let backend = self.backend.as_deref().and_then(|backend| core.upstreams.get(backend));
+        self.exists.tool = match backend {
+            Some(backend) => Box::pin(backend.lists(self.list, tool, self.caller.issuer.is_some())).await,
+            None => false,
+        };
     }
 
     /// The backend, if it is configured.
@@ -302,6 +402,8 @@ impl<'a> AuditEntry<'a> {
         if refusal.status == Status::AuditUnavailable {
             return Reply::unavailable(id, &refusal.message);
         }
+        self.find_names(core).await;
+        let id = self.id.as_ref();
         let Refusal { status, http, code, message, data, .. } = &refusal;
         let record = || {
             let answer = Answer::refusal(*code, message, data.as_deref());
@@ -317,7 +419,7 @@ impl<'a> AuditEntry<'a> {
         let refused = self.refused_request(core, *status, reason);
         let recorded = core.refusals.record(&core.audit, &refused, record).await;
         let (subject, method) = (&self.caller.subject, &self.method);
-        let (backend, tool) = (self.backend.as_deref(), self.tool.as_deref());
+        let (backend, tool) = (self.backend.as_deref(), self.target_name());
         let reply = match recorded {
             Ok(RecordedRefusal::Single(released)) => {
                 tracing::info!(%status, method, subject, backend, tool, reason, "request refused");
@@ -347,7 +449,7 @@ impl<'a> AuditEntry<'a> {
             status,
             backend: self.known_backend(core),
             method: &self.method,
-            tool: self.tool.as_deref(),
+            tool: self.target_name(),
             reason,
         }
     }
@@ -359,7 +461,7 @@ impl<'a> AuditEntry<'a> {
             context,
             request_id: self.inbound.request_id,
             method: &self.method,
-            tool: self.tool.as_deref(),
+            tool: self.target_name(),
             backend: self.backend.as_deref(),
             role: self.caller.role.as_deref(),
             status,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use crate::auth::Principal;
@@ -13,8 +14,8 @@ use crate::gateway::session::audience::Audience;
 use crate::gateway::session::stream::Stream;
 use crate::gateway::session::{NotificationForwarder, Session, SessionListener, inflight};
 use crate::mcp::envelope::{Id, Message};
-use crate::mcp::protocol::Era;
-use crate::mcp::shared_text::SharedText;
+use crate::mcp::params::Params;
+use crate::mcp::protocol::{Era, REQUEST_ID_HEADER};
 use crate::upstream::{Backend, CallError, Interrupt, Owner, Route, ServerMessageHandler, UpstreamConnection};
 
 /// One request of a known caller.
@@ -24,10 +25,10 @@ pub(crate) struct RequestContext<'a> {
     /// The rules that decide about the request.
     pub(crate) rules: Arc<Rules>,
     pub(crate) inbound: &'a InboundRequest,
-    /// The text of `message`.
-    pub(crate) body: &'a SharedText,
     pub(crate) principal: Principal,
     pub(crate) message: Message<'a>,
+    /// The message's parameters as they are forwarded.
+    pub(crate) params: Params,
     pub(crate) id: Id,
     pub(crate) era: Era,
     /// The session of a legacy client.
@@ -93,16 +94,12 @@ impl RequestContext<'_> {
             }
             (None, None) => None,
         };
-        let headers = trace_headers::forwarded(&self.inbound.headers);
-        let mirrors = self.era == Era::Legacy || self.inbound.addr.is_none();
-        let params = self.message.params().unwrap_or_default();
-        let progress_token = params.object("_meta").and_then(|meta| meta.get("progressToken").map(str::to_owned));
-        Route { connection, era: self.era, name, headers, mirrors, progress_token, events, begun }
-    }
-
-    /// The message's parameters, unchanged.
-    pub(crate) fn params(&self) -> Option<SharedText> {
-        self.message.params_text().map(|params| self.body.part(params))
+        let mut headers = trace_headers::forwarded(&self.inbound.headers);
+        let request_id = self.core.is_recorded(&self.message.method).then_some(self.inbound.request_id);
+        // The backend's own log can then be matched with the record.
+        let header = request_id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok());
+        headers.extend(header.map(|id| (HeaderName::from_static(REQUEST_ID_HEADER), id)));
+        Route { connection, era: self.era, name, headers, traceparent: None, request_id, events, begun }
     }
 
     /// The backends of the endpoint.

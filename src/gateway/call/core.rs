@@ -17,6 +17,7 @@ use crate::gateway::message::body_budget::BodyBudget;
 use crate::gateway::message::client_address::TrustedProxies;
 use crate::gateway::session::Sessions;
 use crate::gateway::session::inflight::InFlightCalls;
+use crate::mcp::methods;
 use crate::mcp::protocol::TOOLS_CALL;
 use crate::rbac::Policy;
 use crate::upstream::Upstreams;
@@ -53,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) audit_methods: Vec<String>,
     /// Methods that the gateway does not know and relays.
     pub(crate) pass_methods: Vec<String>,
+    /// Members of parameters that are forwarded although their method does not have them: method, `/`, member.
+    pub(crate) pass_params: Vec<String>,
     pub(crate) sessions: Sessions,
     /// The open streams of each principal.
     pub(crate) streams: StreamCounts,
@@ -97,11 +100,17 @@ impl Core {
         method == TOOLS_CALL || self.audit_methods.iter().any(|audited| audited == method)
     }
 
-    /// Returns `true` if the operator lets the gateway relay this unknown method.
+    /// Returns `true` if requests of this method have a record: it is audited, or unknown to the gateway and relayed.
+    pub(crate) fn is_recorded(&self, method: &str) -> bool {
+        self.is_audited(method) || methods::find(method).is_none()
+    }
+
+    /// Returns `true` if the operator lets the gateway relay this unknown method. Tasks are never relayed.
     pub(crate) fn is_pass_method(&self, method: &str) -> bool {
-        self.pass_methods.iter().any(|known| match known.strip_suffix('*') {
-            Some(prefix) => method.starts_with(prefix),
-            None => method == known,
-        })
+        !methods::is_of_tasks(method)
+            && self.pass_methods.iter().any(|known| match known.strip_suffix('*') {
+                Some(prefix) => method.starts_with(prefix),
+                None => method == known,
+            })
     }
 }

@@ -65,7 +65,10 @@ async fn forward(ctx: &RequestContext<'_>, permit: Permit, receipt: &Receipt, en
     let route = async {
         let backend = ctx.core.upstreams.get(&alias).ok_or_else(relay::not_configured)?;
         let mut route = ctx.route(backend, Some(tool.clone())).await?;
-        entry.trace.iter().for_each(|context| context.in_headers(&mut route.headers));
+        if let Some(context) = &entry.trace {
+            context.in_headers(&mut route.headers);
+            route.traceparent = Some(context.traceparent());
+        }
         Ok(route)
     };
     let answer = ctx.core.upstreams.forward(&ctx.message.method, permit, receipt, route, &ctx.interrupt).await;
@@ -100,7 +103,7 @@ async fn unrecorded(ctx: &RequestContext<'_>, permit: &Permit, entry: &AuditEntr
     let (alias, tool) = (permit.backend(), permit.name());
     let Some(backend) = ctx.core.upstreams.get(alias) else { return Sourced::failed(alias, relay::not_configured()) };
     let target = Target { kind: permit.kind(), backend: alias, name: tool };
-    match relay::request(ctx, backend, Some(permit.params().clone()), Some(tool.to_owned())).await {
+    match relay::request(ctx, backend, permit.params(), Some(tool.to_owned())).await {
         Ok((response, era)) => {
             let bind = |state: &str| bound_state(ctx, entry, target, state);
             Sourced::Backend(upstream::unrecorded(response, ctx.era, bind), era)

@@ -65,7 +65,7 @@ impl<'a> Answered<'a> {
                 let released = receipt.finish(outcome, answer).await;
                 tracing::info!(
                     %status, method = ctx.message.method, subject = entry.caller.subject,
-                    backend = entry.backend, tool = entry.tool, "call answered"
+                    backend = entry.backend, tool = entry.target_name(), "call answered"
                 );
                 if let Some(backend) = &entry.backend {
                     ctx.core.counters.called(backend, status, started_at.elapsed());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use tokio::sync::SemaphorePermit;
 
 use crate::gateway::answer::subscriptions::{self, Subscription};
@@ -11,6 +12,7 @@ use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::limits::{self, SESSION_COST, USELESS_SESSION_COST};
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::scope::Scope;
+use crate::mcp::protocol::{HEADER_MISMATCH, PARAM_HEADER_PREFIX};
 use crate::rbac::{DEFAULT_RULE, Permit, TargetKind};
 use crate::upstream::Backend;
 
@@ -128,6 +130,14 @@ async fn target<'a>(
     let is_looked_up = ctx.session.is_none() && subject.kind == TargetKind::Tool && backend.is_looked_up();
     if is_looked_up && backend.has_tool(permit.name(), || ctx.owner()).await == Some(false) {
         return Err(Refusal::unknown("tool", &subject.name, ctx.era));
+    }
+    let headers = &ctx.inbound.headers;
+    if subject.kind == TargetKind::Tool
+        && headers.keys().any(|name| name.as_str().starts_with(PARAM_HEADER_PREFIX))
+        && let Some(header) = Box::pin(backend.contradicted_header(permit.name(), arguments, headers)).await
+    {
+        let message = format!("header {header} does not match the arguments");
+        return Err(Refusal::malformed(StatusCode::BAD_REQUEST, HEADER_MISMATCH, message));
     }
     Ok((permit, slot))
 }

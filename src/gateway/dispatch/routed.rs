@@ -11,18 +11,19 @@ use crate::gateway::answer::subscriptions;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
-use crate::gateway::call::trace::SpanContext;
+use crate::gateway::call::rules::Rules;
 use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::request::InboundRequest;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::message::subject::Subject;
 use crate::gateway::session::Session;
-use crate::mcp::envelope::{ClientResponse, Incoming, Malformed, Message};
-use crate::mcp::methods::{self, List, MethodKind};
-use crate::mcp::protocol::{Era, INVALID_REQUEST, SESSION_HEADER};
+use crate::mcp::envelope::{ClientResponse, Incoming, Malformed, Message, bounded};
+use crate::mcp::methods::{self, List, MethodKind, MethodSpec};
+use crate::mcp::params::{ParamRules, Params};
+use crate::mcp::protocol::{Era, INVALID_REQUEST, METHOD_NOT_FOUND, SESSION_HEADER};
 use crate::mcp::shared_text::SharedText;
-use crate::rbac::{Target, TargetKind};
+use crate::rbac::{DEFAULT_RULE, Target, TargetKind};
 use crate::upstream::{Backend, Interrupt};
 
 use super::parsed::Parsed;
@@ -37,7 +38,8 @@ const INITIALIZE_BYTES_MAX: usize = 64 * 1024;
 pub enum Routed<'a> {
     /// A request.
     Request(Box<RoutedRequest<'a>>),
-    /// A notification or a response: it gets no reply of its own and leaves no record.
+    /// A notification or a response: it gets no reply of its own. Only a notification that the gateway does not know
+    /// leaves a record.
     OneWay(OneWay<'a>),
 }
 
@@ -52,7 +54,7 @@ pub struct RoutedRequest<'a> {
 #[derive(Debug)]
 pub(super) enum Destination {
     Local(LocalMethod),
-    Target(TargetRequest),
+    Target(Box<TargetRequest>),
     Subscription(subscriptions::SubscriptionRequest),
     /// A method that the gateway does not know, for the only backend of the endpoint.
     Extension(Arc<Backend>),
@@ -75,8 +77,8 @@ pub(super) struct TargetRequest {
     pub(super) backend: String,
     /// The name or URI as the backend has it.
     pub(super) tool: String,
-    /// The parameters as they will be forwarded, JSON text.
-    pub(super) params: SharedText,
+    /// The parameters as they will be forwarded.
+    pub(super) params: Params,
 }
 
 impl TargetRequest {
@@ -121,8 +123,15 @@ impl<'a> Parsed<'a> {
             }
         }
         let Some(id) = message.id.clone() else {
-            return notification(core, inbound, message, session).map(Routed::OneWay);
+            let sender = Sender { core, inbound, principal, session, rules };
+            return sender.notification(&message, body, entry).map(Routed::OneWay);
         };
+        let spec = methods::find(&message.method).filter(|method| method.is_served_in(era));
+        if matches!(spec, Some(MethodSpec { kind: MethodKind::Initialize, .. })) {
+            check_initialize(&message)?;
+        }
+        let param_rules = ParamRules::of_request(spec, era, &message.method, &core.pass_params);
+        let params = Params::read(&message, body, &param_rules)?;
         // A modern client cancels by closing the connection.
         let client = if era == Era::Modern { &inbound.hung_up } else { &inbound.cancelled }.clone();
         // The session knows the request from here on: a cancellation finds it, however early it arrives.
@@ -139,9 +148,9 @@ impl<'a> Parsed<'a> {
             core,
             rules,
             inbound,
-            body,
             principal,
             message,
+            params,
             id,
             era,
             session,
@@ -149,7 +158,7 @@ impl<'a> Parsed<'a> {
             interrupt,
             _in_flight: in_flight,
         };
-        let destination = destination(&ctx, entry).await?;
+        let destination = destination(&ctx, spec, entry).await?;
         Ok(Routed::Request(Box::new(RoutedRequest { ctx, destination })))
     }
 }
@@ -178,36 +187,86 @@ fn client_response<'a>(
     Ok(OneWay::response(session, response))
 }
 
-fn notification<'a>(
+/// The sender of a notification.
+struct Sender<'a> {
     core: &'a Core,
     inbound: &'a InboundRequest,
-    message: Message<'a>,
+    principal: Principal,
     session: Option<Arc<Session>>,
-) -> Result<OneWay<'a>, Refusal> {
-    if !message.method.starts_with("notifications/") {
-        return Err(Malformed::Id.into()); // A request without an id could not be answered.
-    }
-    Ok(OneWay::notification(core, &inbound.scope, session, message))
+    rules: Arc<Rules>,
 }
 
-async fn destination(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Result<Destination, Refusal> {
-    let method = methods::find(&ctx.message.method).filter(|method| method.is_served_in(ctx.era));
-    Ok(match method.map(|method| method.kind) {
-        Some(MethodKind::Ping) => Destination::Local(LocalMethod::Ping),
-        Some(MethodKind::Initialize) => {
-            let bytes = ctx.message.params_text().map_or(0, str::len);
-            if bytes > INITIALIZE_BYTES_MAX {
-                let message = format!("params of initialize are larger than {INITIALIZE_BYTES_MAX} bytes");
-                return Err(Refusal::malformed(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message));
-            }
-            Destination::Local(LocalMethod::Initialize)
+impl<'a> Sender<'a> {
+    /// Finds the backends for a notification.
+    ///
+    /// # Errors
+    /// A refusal: its parameters break a rule, or the gateway does not know it and may not pass it.
+    fn notification(
+        self,
+        message: &Message<'_>,
+        body: &SharedText,
+        entry: &mut AuditEntry<'_>,
+    ) -> Result<OneWay<'a>, Refusal> {
+        let method = message.method.as_str();
+        if !method.starts_with("notifications/") {
+            return Err(Malformed::Id.into()); // A request without an id could not be answered.
         }
+        // Without a session a notification is for no backend.
+        let Some(session) = self.session else { return Ok(OneWay::dropped()) };
+        let spec = methods::find_notification(method);
+        let params = Params::read(message, body, &ParamRules::of_notification(spec, method))?;
+        if spec.is_some() {
+            return Ok(OneWay::notification(self.core, &self.inbound.scope, session, method, params));
+        }
+        // As for a method that the gateway does not know: it may have any effect.
+        let backend = self.inbound.scope.backend().filter(|_| self.core.is_pass_method(method));
+        let Some(backend) = backend else {
+            let message = format!("notification {:?} is not supported", bounded(method));
+            return Err(Refusal::malformed(StatusCode::BAD_REQUEST, METHOD_NOT_FOUND, message));
+        };
+        let rule = self.rules.policy.all_of(&self.principal.roles, backend);
+        let is_allowed = rule.is_some();
+        entry.decided_by = Some(rule.unwrap_or_else(|| DEFAULT_RULE.to_owned()));
+        entry.tool = None;
+        entry.arguments = params.arguments(false);
+        entry.forwards(self.core, &params);
+        if !is_allowed {
+            return Err(Refusal::denied(format!("{method} is for roles that may use all of {backend}")));
+        }
+        let call = entry.intent(self.core)?;
+        Ok(OneWay::passed(self.core, session, backend.to_owned(), method, params, call))
+    }
+}
+
+/// Checks the size of the parameters of an `initialize`, which its session keeps.
+fn check_initialize(message: &Message<'_>) -> Result<(), Refusal> {
+    let bytes = message.params_text().map_or(0, str::len);
+    if bytes <= INITIALIZE_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("params of initialize are larger than {INITIALIZE_BYTES_MAX} bytes");
+    Err(Refusal::malformed(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message))
+}
+
+async fn destination(
+    ctx: &RequestContext<'_>,
+    spec: Option<&MethodSpec>,
+    entry: &mut AuditEntry<'_>,
+) -> Result<Destination, Refusal> {
+    let kind = spec.map(|method| method.kind);
+    if !matches!(kind, None | Some(MethodKind::Targeted(_))) {
+        entry.arguments = ctx.params.arguments(false);
+        entry.forwards(ctx.core, &ctx.params);
+    }
+    Ok(match kind {
+        Some(MethodKind::Ping) => Destination::Local(LocalMethod::Ping),
+        Some(MethodKind::Initialize) => Destination::Local(LocalMethod::Initialize),
         Some(MethodKind::Discover) => Destination::Local(LocalMethod::Discover),
         Some(MethodKind::List(list)) => Destination::Local(LocalMethod::List(list)),
         Some(MethodKind::SetLevel) => Destination::Local(LocalMethod::SetLevel),
         Some(MethodKind::Targeted(member)) => {
-            let subject = Subject::read(&ctx.message, ctx.body, member)?;
-            Destination::Target(target(ctx, subject, entry).await?)
+            let subject = Subject::read(&ctx.params, member)?;
+            Destination::Target(Box::new(target(ctx, subject, entry).await?))
         }
         Some(MethodKind::Listen) => Destination::Subscription(subscriptions::SubscriptionRequest::read(ctx)?),
         None => Destination::Extension(extension(ctx, entry)?),
@@ -232,7 +291,11 @@ async fn target(
     };
     let target = found.ok_or_else(|| Refusal::unknown(subject.kind_name(), name, ctx.era))?;
     entry.backend = Some(target.backend.to_owned());
-    entry.tool = Some(target.name.to_owned());
+    if target.kind == TargetKind::Resource {
+        (entry.tool, entry.resource) = (None, Some(target.name.to_owned()));
+    } else {
+        entry.tool = Some(target.name.to_owned());
+    }
     let state = match &subject.state {
         Some(bound) => {
             let (state, origin) = ctx.core.request_states.open(bound, &ctx.principal, target)?;
@@ -242,8 +305,9 @@ async fn target(
         }
         None => None,
     };
-    let traceparent = entry.trace.as_ref().map(SpanContext::traceparent);
-    let params = subject.params(&ctx.message, ctx.body, target, state, traceparent);
+    let mut params = ctx.params.clone();
+    subject.set_in(&mut params, target, state);
+    entry.forwards(ctx.core, &params);
     let (backend, tool) = (target.backend.to_owned(), target.name.to_owned());
     Ok(TargetRequest { subject, backend, tool, params })
 }
@@ -255,6 +319,7 @@ fn extension(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Result<Arc
     let backend = ctx.only_backend().filter(|_| ctx.core.is_pass_method(method));
     let backend = backend.ok_or_else(|| Refusal::unknown_method(method, ctx.era))?;
     entry.tool = None;
-    entry.arguments = ctx.params();
+    entry.arguments = ctx.params.arguments(false);
+    entry.forwards(ctx.core, &ctx.params);
     Ok(Arc::clone(backend))
 }

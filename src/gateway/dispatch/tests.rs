@@ -59,7 +59,7 @@ fn request(params: &str) -> String {
 
 /// The call's part of the record, as if calls were recorded.
 fn recorded(entry: &AuditEntry<'_>) -> Call {
-    entry.recorded_call(&RecordKey::from_bytes([0; 32]), true)
+    entry.recorded_call(&RecordKey::from_bytes([0; 32]), true, &entry.named())
 }
 
 /// The refusal of a valid message of a caller with `role`, and its record.

@@ -161,7 +161,9 @@ impl Connection {
                 let cancelled = inbound.cancelled.clone();
                 self.open.lock().insert(id.clone(), cancelled);
             }
-            let handled = Arc::clone(&self).handle(inbound, body, id.clone());
+            // A notification has no reply, whether or not it is accepted.
+            let is_notification = message.get("id").is_none() && method.starts_with("notifications/");
+            let handled = Arc::clone(&self).handle(inbound, body, id.clone(), is_notification);
             // The next line may depend on the session that `initialize` opens, or on a notification: these are awaited.
             if id.is_none() || method == "initialize" {
                 handled.await;
@@ -208,7 +210,7 @@ impl Connection {
     }
 
     /// Handles one message and writes its reply, or the messages of its stream, which end with the reply.
-    async fn handle(self: Arc<Self>, inbound: InboundRequest, body: UnreadBody, id: Option<Id>) {
+    async fn handle(self: Arc<Self>, inbound: InboundRequest, body: UnreadBody, id: Option<Id>, is_notification: bool) {
         let span = tracing::info_span!("request", request_id = %inbound.request_id);
         let (offer, offered) = oneshot::channel::<OpenedStream>();
         let core = &self.client.core;
@@ -230,7 +232,7 @@ impl Connection {
             }
         } else {
             let reply = handled.await;
-            self.reply(reply.ok()).await;
+            self.reply(reply.ok().filter(|_| !is_notification)).await;
         }
         if let Some(mut reader) = opened.filter(|_| was_used).and_then(|opened| opened.stream.read_from(0)) {
             while let Next::Message(_, json) = reader.next().await {

@@ -1,8 +1,6 @@
 //! Checks of request headers: `Host` and `Origin`, and the headers that must agree with the body.
 
 use axum::http::{HeaderMap, HeaderValue, header};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 use crate::gateway::message::scope::Scope;
 use crate::mcp::envelope::Message;
@@ -10,7 +8,7 @@ use crate::mcp::json;
 use crate::mcp::methods::{self, MethodSpec};
 use crate::mcp::protocol::{
     Era, HEADER_MISMATCH, INVALID_PARAMS, LEGACY_VERSIONS, META_CAPABILITIES, META_VERSION, METHOD_HEADER,
-    MODERN_VERSION, NAME_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER,
+    MODERN_VERSION, NAME_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER, is_header_text,
 };
 
 /// A rule for headers that a request breaks.
@@ -95,7 +93,7 @@ pub(crate) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
     }
     let member = methods::find(&message.method).and_then(MethodSpec::header_member);
     if let Some(name) = member.and_then(|member| params.string(member))
-        && !single(headers, NAME_HEADER).is_some_and(|header| header_matches(header, &name))
+        && !single(headers, NAME_HEADER).is_some_and(|header| is_header_text(header, &name))
     {
         return Err(Mismatch::new(
             HEADER_MISMATCH,
@@ -105,14 +103,6 @@ pub(crate) fn era(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Mis
     match requested {
         Some(version) if version != MODERN_VERSION => Err(Mismatch::unsupported(&version, &[MODERN_VERSION])),
         _ => Ok(Era::Modern),
-    }
-}
-
-/// Returns `true` if the header's value is `text`, either literally or in the canonical Base64 form of the protocol.
-fn header_matches(header: &str, text: &str) -> bool {
-    match header.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
-        Some(payload) => payload == STANDARD.encode(text),
-        None => header == text,
     }
 }
 

@@ -1,10 +1,9 @@
 //! The tool, resource or prompt that a request names, and its parameters.
 
-use std::borrow::Cow;
-
-use crate::mcp::envelope::{self, Malformed, Message, NAME_BYTES_MAX};
-use crate::mcp::json::{self, Object};
+use crate::mcp::envelope::{Malformed, NAME_BYTES_MAX};
+use crate::mcp::json;
 use crate::mcp::methods::TargetMember;
+use crate::mcp::params::Params;
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::{Target, TargetKind};
 
@@ -26,77 +25,49 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    /// Reads the subject of `message`, whose text is `body`, from the `member` of its parameters.
+    /// Reads the subject of a request from the `member` of its parameters.
     ///
     /// # Errors
     /// The rule that the parameters break.
-    pub(crate) fn read(message: &Message<'_>, body: &SharedText, member: TargetMember) -> Result<Self, Malformed> {
-        let params = message.params().unwrap_or_default();
-        // With another spelling of the key, the state would reach the backend without the check of its caller.
-        let [state] = envelope::known(&params, ["requestState"])?;
+    pub(crate) fn read(params: &Params, member: TargetMember) -> Result<Self, Malformed> {
+        let state = params.get("requestState");
         let state = state.map(|state| json::string(state).ok_or(Malformed::State)).transpose()?;
         let (kind, name, path): (_, _, &[&str]) = match member {
             TargetMember::ToolName => {
-                let call = envelope::tool_call(Some(&params))?;
-                let arguments = call.arguments.map(|arguments| body.part(arguments));
-                return Ok(Self { kind: TargetKind::Tool, name: call.name, arguments, state, path: &["name"] });
+                // A control character in a name would mislead an operator who reads or compares names, and no tool
+                // needs one.
+                let name = name(params.string("name"), NAME_BYTES_MAX).filter(|name| !name.contains(char::is_control));
+                (TargetKind::Tool, name.ok_or(Malformed::ToolName)?, &["name"])
             }
-            TargetMember::PromptName => (TargetKind::Prompt, name(&params, "name", NAME_BYTES_MAX)?, &["name"]),
-            TargetMember::ResourceUri => (TargetKind::Resource, name(&params, "uri", URI_BYTES_MAX)?, &["uri"]),
+            TargetMember::PromptName => (TargetKind::Prompt, prompt(params.string("name"))?, &["name"]),
+            TargetMember::ResourceUri => (TargetKind::Resource, uri(params.string("uri"))?, &["uri"]),
             TargetMember::Reference => {
-                envelope::known(&params, ["ref"])?;
                 let reference = params.object("ref").unwrap_or_default();
-                envelope::known(&reference, ["type", "name", "uri"])?;
                 match reference.string("type").as_deref() {
-                    Some("ref/prompt") => {
-                        (TargetKind::Prompt, name(&reference, "name", NAME_BYTES_MAX)?, &["ref", "name"])
-                    }
-                    Some("ref/resource") => {
-                        (TargetKind::Resource, name(&reference, "uri", URI_BYTES_MAX)?, &["ref", "uri"])
-                    }
+                    Some("ref/prompt") => (TargetKind::Prompt, prompt(reference.string("name"))?, &["ref", "name"]),
+                    Some("ref/resource") => (TargetKind::Resource, uri(reference.string("uri"))?, &["ref", "uri"]),
                     _ => return Err(Malformed::Subject),
                 }
             }
         };
-        let arguments = message.params().map(|params| match params.without(|key| key == "_meta") {
-            Cow::Borrowed(text) => body.part(text),
-            Cow::Owned(text) => body.derived(text),
-        });
-        Ok(Self { kind, name, arguments, state, path })
+        Ok(Self { kind, name, arguments: params.arguments(kind == TargetKind::Tool), state, path })
     }
 
-    /// The parameters to forward, as JSON text: those of `message`, with the backend's own name of the target, the
-    /// backend's own `state`, and `traceparent` in `_meta`.
-    pub(crate) fn params(
-        &self,
-        message: &Message<'_>,
-        body: &SharedText,
-        target: Target<'_>,
-        state: Option<&str>,
-        traceparent: Option<String>,
-    ) -> SharedText {
-        let params = message.params().unwrap_or_default();
-        let mut changed: Vec<(&str, Cow<'_, str>)> = Vec::new();
+    /// Sets the backend's own name of the target and the backend's own `state` in `params`.
+    pub(crate) fn set_in(&self, params: &mut Params, target: Target<'_>, state: Option<&str>) {
         if target.name != self.name {
             let name = json::quoted(target.name);
             match self.path {
                 [first, second, ..] => {
-                    let inner = params.object(first).unwrap_or_default();
-                    changed.push((first, inner.replaced(second, &name).into()));
+                    let inner = params.object(first).unwrap_or_default().replaced(second, &name);
+                    params.set(first, &inner);
                 }
-                path => changed.extend(path.first().map(|key| (*key, name.into()))),
+                path => path.iter().for_each(|key| params.set(key, &name)),
             }
         }
-        changed.extend(state.map(|state| ("requestState", json::quoted(state).into())));
-        changed.extend(traceparent.map(|parent| {
-            let meta = params.object("_meta").unwrap_or_default();
-            ("_meta", meta.with(&[(super::trace_headers::TRACEPARENT, &json::quoted(&parent))]).into())
-        }));
-        if changed.is_empty() {
-            return message.params_text().map_or_else(|| "{}".to_owned().into(), |params| body.part(params));
+        if let Some(state) = state {
+            params.set("requestState", &json::quoted(state));
         }
-        let changed: Vec<(&str, &str)> = changed.iter().map(|(key, value)| (*key, value.as_ref())).collect();
-        body.derived(params.with(&changed))
     }
 
     /// The name of the subject's kind, for messages.
@@ -109,15 +80,25 @@ impl Subject {
     }
 }
 
-/// The string of 1 to `max` bytes that is the member `key`.
-fn name(object: &Object<'_>, key: &'static str, max: usize) -> Result<String, Malformed> {
-    let [name] = envelope::known(object, [key])?;
-    name.and_then(json::string).filter(|name| (1..=max).contains(&name.len())).ok_or(Malformed::Subject)
+/// The name, if it has 1 to `bytes_max` bytes.
+fn name(name: Option<String>, bytes_max: usize) -> Option<String> {
+    name.filter(|name| (1..=bytes_max).contains(&name.len()))
+}
+
+fn prompt(text: Option<String>) -> Result<String, Malformed> {
+    name(text, NAME_BYTES_MAX).ok_or(Malformed::Subject)
+}
+
+fn uri(text: Option<String>) -> Result<String, Malformed> {
+    name(text, URI_BYTES_MAX).ok_or(Malformed::Subject)
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::mcp::envelope;
     use crate::mcp::methods::{self, MethodKind};
+    use crate::mcp::params::ParamRules;
+    use crate::mcp::protocol::Era;
 
     use super::*;
 
@@ -125,53 +106,51 @@ mod tests {
         let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
         let body = SharedText::new(body);
         let message = envelope::parse_text(&body).unwrap().message().unwrap();
-        let MethodKind::Targeted(member) = methods::find(method).unwrap().kind else { panic!() };
-        let subject = Subject::read(&message, &body, member)?;
-        let target = Target { kind: subject.kind, backend: "b", name: "new" };
-        let params = subject.params(&message, &body, target, Some("s"), None);
-        Ok((subject, params))
+        let spec = methods::find(method).unwrap();
+        let MethodKind::Targeted(member) = spec.kind else { panic!() };
+        let mut params = Params::read(&message, &body, &ParamRules::of_request(Some(spec), Era::Modern, method, &[]))?;
+        let subject = Subject::read(&params, member)?;
+        subject.set_in(&mut params, Target { kind: subject.kind, backend: "b", name: "new" }, Some("s"));
+        Ok((subject, params.text(&[]).unwrap()))
     }
 
     #[test]
     fn forwarded_parameters_differ_only_in_the_name_and_the_state() {
-        let (call, params) = read(
-            "tools/call",
-            r#"{ "x": 1.0, "name":"b__old", "arguments":{ "a" : 1 },"requestState":"t","_meta":{"y":[ ]}}"#,
-        )
-        .unwrap();
+        let (call, params) =
+            read("tools/call", r#"{ "name":"b__old", "arguments":{ "a" : 1.0 },"requestState":"t","_meta":{"y":[ ]}}"#)
+                .unwrap();
         assert_eq!((call.kind, call.name.as_str(), call.state.as_deref()), (TargetKind::Tool, "b__old", Some("t")));
-        assert_eq!(
-            &*params,
-            r#"{ "x": 1.0, "name":"new", "arguments":{ "a" : 1 },"requestState":"s","_meta":{"y":[ ]}}"#
-        );
+        assert_eq!(call.arguments.as_deref(), Some(r#"{ "a" : 1.0 }"#));
+        assert_eq!(&*params, r#"{"name":"new","arguments":{ "a" : 1.0 },"requestState":"s","_meta":{"y":[ ]}}"#);
         let (complete, params) = read(
             "completion/complete",
-            r#"{"ref":{"type":"ref/prompt","name":"b__p"},"argument":{"n":1},"requestState":"t"}"#,
+            r#"{"ref":{"type":"ref/prompt", "name":"b__p"},"argument":{"name":"n", "value":""}}"#,
         )
         .unwrap();
         assert_eq!((complete.kind, complete.kind_name()), (TargetKind::Prompt, "prompt"));
-        assert_eq!(&*params, r#"{"ref":{"type":"ref/prompt","name":"new"},"argument":{"n":1},"requestState":"s"}"#);
+        assert_eq!(&*params, r#"{"ref":{"type":"ref/prompt", "name":"new"},"argument":{"name":"n", "value":""}}"#);
     }
 
     #[test]
-    fn span_of_the_call_is_added_to_meta() {
-        let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","_meta":{"a": 1}}}"#;
-        let body = SharedText::new(body.to_owned());
-        let message = envelope::parse_text(&body).unwrap().message().unwrap();
-        let subject = Subject::read(&message, &body, TargetMember::ToolName).unwrap();
-        let params = subject.params(&message, &body, Target::tool("b", "t"), None, Some("00-x".to_owned()));
-        assert_eq!(&*params, r#"{"name":"t","_meta":{"traceparent":"00-x","a": 1}}"#);
+    fn name_of_a_tool_is_a_plain_text() {
+        for params in ["{}", r#"{"name":""}"#, r#"{"name":null}"#, r#"{"name":"a\n"}"#, r#"{"name":"\ud800"}"#] {
+            assert_eq!(read("tools/call", params).err(), Some(Malformed::ToolName), "{params}");
+        }
+        let long = format!(r#"{{"name":"{}"}}"#, "a".repeat(NAME_BYTES_MAX + 1));
+        assert_eq!(read("tools/call", &long).err(), Some(Malformed::ToolName));
     }
 
     #[test]
     fn request_without_a_subject_is_malformed() {
         for (method, params) in [
             ("prompts/get", r#"{"name":""}"#),
-            ("prompts/get", r#"{"Name":"x"}"#),
+            ("prompts/get", "{}"),
             ("resources/read", r#"{"uri":7}"#),
+            ("resources/read", r#"{"uri":null}"#),
             ("resources/read", r#"{"uri":"a:b","URI":"c:d"}"#),
             ("completion/complete", r#"{"ref":{"type":"ref/other","name":"x"}}"#),
             ("completion/complete", r#"{"ref":{"type":"ref/resource","Uri":"x"}}"#),
+            ("completion/complete", r#"{"ref":{"type":"ref/resource","uri":"x","url":"y"}}"#),
             ("completion/complete", r#"{"Ref":{"type":"ref/resource","uri":"x"}}"#),
             ("tools/call", r#"{"name":"x","requestState":7}"#),
             ("tools/call", r#"{"name":"x","RequestState":"s"}"#),

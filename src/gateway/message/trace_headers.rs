@@ -1,4 +1,4 @@
-//! The headers of a client that are forwarded to an HTTP backend: `Mcp-Param-*`, and the position in a trace.
+//! The headers of a client that are forwarded to an HTTP backend: the position in a trace.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -12,11 +12,9 @@ const TRACESTATE: &str = "tracestate";
 /// The longest `tracestate` that is forwarded, in bytes. *Spec*: W3C Trace Context 3.3.1.5, the minimum.
 const TRACESTATE_BYTES_MAX: usize = 512;
 
-/// The client's headers that are forwarded to an HTTP backend: those that a modern backend compares with the body, and
-/// the position in a trace.
+/// The client's headers that are forwarded to an HTTP backend: the position in a trace.
 pub(crate) fn forwarded(headers: &HeaderMap) -> HeaderMap {
-    let mirrored = headers.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-"));
-    let mut forwarded: HeaderMap = mirrored.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut forwarded = HeaderMap::new();
     if let Some(parent) = traceparent(headers) {
         forwarded.insert(TRACEPARENT, parent.clone());
         let state = single_value(headers, TRACESTATE).filter(|state| state.len() <= TRACESTATE_BYTES_MAX);

@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_sentence_names_a_backend_that_is_down_once() {
-        let backend = |alias: &str, up| BackendStatus { alias: alias.to_owned(), up };
+        let backend = |alias: &str, up| BackendStatus { alias: alias.to_owned(), up, items_omitted: 0 };
         let status = |backends| Status {
             condition: Condition::Degraded,
             pipeline: None,

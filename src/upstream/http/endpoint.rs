@@ -52,7 +52,7 @@ pub(in crate::upstream) struct Endpoint {
     /// True if the backend speaks the stateless era, if that is known.
     modern: Mutex<Option<bool>>,
     /// The tools that require parameters in headers, as far as that is known.
-    pub(super) param_headers: Mutex<ParamHeaders>,
+    pub(super) param_headers: Mutex<Option<ParamHeaders>>,
 }
 
 impl Endpoint {

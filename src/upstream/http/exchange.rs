@@ -15,7 +15,6 @@ use crate::upstream::timeouts::RequestTimer;
 use super::connection::{ACCEPT_ANY, HttpConnection, RequestGuard, SESSION, Session};
 use super::convert::{header_value, is_event_stream, read_body, with_status};
 use super::era::{self, EraEvidence};
-use super::param_headers;
 use super::sse::{self, ResumePoint};
 
 /// Most attempts to resume a broken response stream without a new event. *Chosen*: enough for a proxy that restarts,
@@ -45,21 +44,6 @@ impl From<ExchangeError> for CallError {
 }
 
 impl HttpConnection {
-    /// Makes one request and waits for its response.
-    ///
-    /// # Errors
-    /// [`CallError`].
-    ///
-    /// # Cancel safety
-    /// If the future is dropped, the request is cancelled at the backend.
-    pub(in crate::upstream) async fn request(self: &Arc<Self>, request: &Request<'_>) -> Result<Response, CallError> {
-        match self.mirrored_headers(request) {
-            None => self.request_in_session(request).await,
-            // Boxed: it is rare, and would make the future of every call larger.
-            Some(headers) => Box::pin(self.request_with_mirrored_headers(request, headers)).await,
-        }
-    }
-
     /// Makes one request, and makes it again only if the backend no longer knows the session.
     pub(super) async fn request_in_session(self: &Arc<Self>, request: &Request<'_>) -> Result<Response, CallError> {
         let (session, mut evidence) = (self.session(), EraEvidence::Consistent);
@@ -136,9 +120,7 @@ impl HttpConnection {
         let mut headers = self.headers(session, ACCEPT_ANY);
         // A header that the operator has configured takes precedence.
         let is_configured = |name: &HeaderName| self.endpoint.headers.contains_key(name);
-        let is_param = |name: &HeaderName| name.as_str().starts_with(param_headers::PREFIX);
         let forwarded = request.headers.iter().filter(|(name, _)| !is_configured(name));
-        let forwarded = forwarded.filter(|(name, _)| self.era == Era::Modern || !is_param(name));
         headers.extend(forwarded.map(|(name, value)| (name.clone(), value.clone())));
         if self.era == Era::Modern {
             let method = header_value(request.method);

@@ -1,4 +1,5 @@
-//! Calls with `Mcp-Param-*` headers that the gateway makes, for clients that cannot send them.
+//! Calls with `Mcp-Param-*` headers. The gateway makes them from the arguments that were authorized, for every client;
+//! a client's own are compared with these ([`super::param_headers`]) and not forwarded.
 //!
 //! *Spec*, "Custom Headers from Tool Parameters": a stateless backend may require some parameters of a tool in headers
 //! too. It rejects a call without them, with 400 and -32020, before it does anything. Most backends require none, so
@@ -17,7 +18,7 @@ use crate::upstream::error::CallError;
 use crate::upstream::message::{self, Request, Response};
 
 use super::connection::HttpConnection;
-use super::param_headers::{ParamHeaders, read_tools};
+use super::param_headers::{HeaderParam, ParamHeaders, read_tools};
 
 /// Longest time to read all pages of the list of tools. *Chosen*: a call waits for it.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,40 +33,65 @@ fn is_header_rejection(answer: &Result<Response, CallError>) -> bool {
 }
 
 impl HttpConnection {
-    /// The headers for the parameters of `request`, as far as the requirements of its tool are known. `None`: the
-    /// gateway does not make headers for this request.
-    pub(super) fn mirrored_headers(&self, request: &Request<'_>) -> Option<HeaderMap> {
-        if self.era != Era::Modern || !request.mirrors || request.method != TOOLS_CALL || !request.headers.is_empty() {
-            return None;
-        }
-        let tool = request.name.as_deref()?;
-        let required = self.endpoint.param_headers.lock().get(tool).map(Arc::clone);
-        let Some(required) = required else { return Some(HeaderMap::new()) };
-        let params = request.params.as_deref().and_then(|params| Object::parse_path(params, &["arguments"]));
-        let arguments = params.as_ref().and_then(|params| params.object("arguments"));
-        let Some(arguments) = arguments else { return Some(HeaderMap::new()) };
-        Some(required.iter().filter_map(|param| param.header(&arguments)).collect())
-    }
-
-    /// Makes one request with `headers`, and makes it again if the backend rejects these and requires others.
+    /// Makes one request, with the headers for the parameters that its tool requires in headers, as far as these are
+    /// known. If the backend rejects it because of its headers, the requirements are read and it is made again.
     ///
     /// # Errors
     /// [`CallError`].
-    pub(super) async fn request_with_mirrored_headers(
-        self: &Arc<Self>,
-        request: &Request<'_>,
-        headers: HeaderMap,
-    ) -> Result<Response, CallError> {
-        let answer = self.request_in_session(&request.with_headers(headers.clone())).await;
-        if !is_header_rejection(&answer) || self.update_param_headers().await.is_err() {
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the request is cancelled at the backend.
+    pub(in crate::upstream) async fn request(self: &Arc<Self>, request: &Request<'_>) -> Result<Response, CallError> {
+        if self.era != Era::Modern || request.method != TOOLS_CALL {
+            return self.request_in_session(request).await;
+        }
+        let made = self.mirrored_headers(request);
+        // Boxed: headers are rare, and would make the future of every call larger.
+        let answer = match &made {
+            None => self.request_in_session(request).await,
+            Some(made) => Box::pin(self.request_in_session(&request.with_headers(made))).await,
+        };
+        if !is_header_rejection(&answer) {
             return answer;
         }
-        let required = self.mirrored_headers(request).unwrap_or_default();
-        if required == headers {
+        Box::pin(self.request_again(request, made, answer)).await
+    }
+
+    /// The headers for the parameters of `request`, as far as the requirements of its tool are known.
+    fn mirrored_headers(&self, request: &Request<'_>) -> Option<HeaderMap> {
+        let required = self.endpoint.param_headers.lock().as_ref()?.get(request.name.as_deref()?).map(Arc::clone)?;
+        let params = Object::parse_path(request.params.as_deref()?, &["arguments"])?;
+        let arguments = params.object("arguments")?;
+        Some(required.iter().filter_map(|param| param.header(&arguments)).collect())
+    }
+
+    /// Makes a rejected request again if its tool requires other headers than those that were `made`.
+    async fn request_again(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        made: Option<HeaderMap>,
+        answer: Result<Response, CallError>,
+    ) -> Result<Response, CallError> {
+        if self.update_param_headers().await.is_err() {
+            return answer;
+        }
+        let required = self.mirrored_headers(request);
+        if required.as_ref().is_none_or(HeaderMap::is_empty) && made.as_ref().is_none_or(HeaderMap::is_empty)
+            || required == made
+        {
             return answer;
         }
         // The backend has not processed the request, so it can be sent again.
-        self.request_in_session(&request.with_headers(required)).await
+        self.request_in_session(&request.with_headers(&required.unwrap_or_default())).await
+    }
+
+    /// The parameters that `tool` requires in headers; reads the list of tools if that has not been done. `None`: it
+    /// requires none, or the list cannot be read.
+    pub(in crate::upstream) async fn header_params(self: &Arc<Self>, tool: &str) -> Option<Arc<[HeaderParam]>> {
+        if self.endpoint.param_headers.lock().is_none() {
+            self.update_param_headers().await.ok()?;
+        }
+        self.endpoint.param_headers.lock().as_ref()?.get(tool).map(Arc::clone)
     }
 
     /// Reads from the list of tools which of them require parameters in headers.
@@ -75,7 +101,7 @@ impl HttpConnection {
     async fn update_param_headers(self: &Arc<Self>) -> Result<(), CallError> {
         let read = tokio::time::timeout(LIST_TIMEOUT, self.read_param_headers()).await;
         let found = read.unwrap_or(Err(CallError::TimedOut { after: LIST_TIMEOUT }))?;
-        *self.endpoint.param_headers.lock() = found;
+        *self.endpoint.param_headers.lock() = Some(found);
         Ok(())
     }
 

@@ -3,25 +3,23 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::mcp::json::{self, Object};
+use crate::mcp::protocol::{PARAM_HEADER_PREFIX, is_header_text};
 use crate::upstream::error::CallError;
 
 use super::convert::header_value;
-
-/// The prefix of the headers' names. The rest is the tool's `x-mcp-header`.
-pub(super) const PREFIX: &str = "mcp-param-";
 
 /// The tools that require parameters in headers, by name.
 pub(super) type ParamHeaders = HashMap<String, Arc<[HeaderParam]>>;
 
 /// A parameter that a tool requires in a header.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct HeaderParam {
+pub(in crate::upstream) struct HeaderParam {
     header: HeaderName,
     /// The keys on the path from the arguments to the parameter.
     path: Vec<String>,
@@ -71,7 +69,7 @@ fn header_params(schema: &Value) -> Option<Vec<HeaderParam>> {
             if let Some(name) = property.get("x-mcp-header") {
                 let is_primitive = matches!(property["type"].as_str(), Some("string" | "integer" | "boolean"));
                 let name = name.as_str().filter(|name| is_primitive && !name.is_empty())?;
-                let header = HeaderName::from_bytes(format!("{PREFIX}{name}").as_bytes()).ok()?;
+                let header = HeaderName::from_bytes(format!("{PARAM_HEADER_PREFIX}{name}").as_bytes()).ok()?;
                 if params.iter().any(|param| param.header == header) {
                     return None;
                 }
@@ -81,6 +79,31 @@ fn header_params(schema: &Value) -> Option<Vec<HeaderParam>> {
         }
     }
     Some(params)
+}
+
+/// The parameters that the tool `json`, an item of a list, requires in headers.
+pub(in crate::upstream) fn of_tool(json: &str) -> Option<Arc<[HeaderParam]>> {
+    let tool: Tool = serde_json::from_str(json).ok()?;
+    header_params(&tool.input_schema).map(Arc::from)
+}
+
+/// The name of the first header in `headers` that contradicts `arguments`. A header that none of `params` requires
+/// contradicts nothing.
+pub(in crate::upstream) fn contradicted<'h>(
+    params: &[HeaderParam],
+    arguments: Option<&str>,
+    headers: &'h HeaderMap,
+) -> Option<&'h HeaderName> {
+    let arguments = arguments.and_then(Object::parse).unwrap_or_default();
+    headers.keys().find(|name| {
+        let Some(param) = params.iter().find(|param| param.header == **name) else { return false };
+        let mut values = headers.get_all(*name).iter();
+        let is_equal = |value: &HeaderValue| {
+            let header = value.to_str().ok();
+            header.zip(param.value(&arguments)).is_some_and(|(header, value)| is_header_text(header, &value))
+        };
+        !values.all(is_equal)
+    })
 }
 
 impl HeaderParam {
@@ -113,6 +136,31 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn headers_are_compared_with_the_arguments() {
+        let tool = json!({"name": "t", "inputSchema": {"properties": {
+            "region": {"type": "string", "x-mcp-header": "Region"}, "n": {"type": "integer", "x-mcp-header": "N"}}}});
+        let params = of_tool(&tool.to_string()).unwrap();
+        let arguments = Some(r#"{"region":"caf\u00e9","n":7}"#);
+        for (headers, want) in [
+            (vec![], None),
+            (vec![("mcp-param-region", "=?base64?Y2Fmw6k=?="), ("mcp-param-n", "7")], None),
+            (vec![("mcp-param-other", "x")], None),
+            (vec![("mcp-param-region", "cafe")], Some("mcp-param-region")),
+            (vec![("mcp-param-n", "07")], Some("mcp-param-n")),
+            (vec![("mcp-param-n", "7"), ("mcp-param-n", "8")], Some("mcp-param-n")),
+        ] {
+            let mut map = HeaderMap::new();
+            for (name, value) in &headers {
+                map.append(*name, HeaderValue::from_static(value));
+            }
+            assert_eq!(contradicted(&params, arguments, &map).map(HeaderName::as_str), want, "{headers:?}");
+        }
+        let region = HeaderMap::from_iter([(HeaderName::from_static("mcp-param-region"), "x".parse().unwrap())]);
+        assert!(contradicted(&params, None, &region).is_some(), "an argument that is missing");
+        assert!(contradicted(&params, Some(r#"{"region":null}"#), &region).is_some());
+    }
 
     #[test]
     fn schema_determines_the_headers_of_parameters() {

@@ -57,11 +57,27 @@ fn keys() -> Vec<Row> {
         ("an argument with an escape, twice", r#"{"name":"echo","arguments":{"text":"a","\u0074ext":"b"}}"#),
         ("an argument twice, deep", r#"{"name":"echo","arguments":{"a":[{"b":{"c":1,"c":2}}]}}"#),
         ("_meta twice", r#"{"name":"echo","_meta":{},"_meta":{"x":1}}"#),
-        ("the name in another case", r#"{"name":"none","NAME":"echo"}"#),
-        ("only the name in another case", r#"{"Name":"echo"}"#),
-        ("arguments in another case", r#"{"name":"echo","Arguments":{"text":"attack"}}"#),
     ] {
         rows.push(of(name, call(params), BAD));
+    }
+    for (name, params) in [
+        ("the name in another case", r#"{"name":"none","NAME":"echo"}"#),
+        ("only the name in another case", r#"{"Name":"echo"}"#),
+        ("the name with an underscore", r#"{"name":"none","_name":"echo"}"#),
+        ("the name in full width", r#"{"name":"none","\uff4e\uff41\uff4d\uff45":"echo"}"#),
+        ("arguments in another case", r#"{"name":"echo","Arguments":{"text":"attack"}}"#),
+        ("arguments with a long s", "{\"name\":\"echo\",\"argument\u{17f}\":{\"text\":\"attack\"}}"),
+        ("arguments with an escaped long s", r#"{"name":"echo","argument\u017f":{"text":"attack"}}"#),
+        ("arguments with a hyphen", r#"{"name":"echo","argu-ments":{"text":"attack"}}"#),
+        ("answers that nobody asked for", r#"{"name":"echo","inputResponses":{"q":{"action":"accept"}}}"#),
+        ("a member that the method does not have", r#"{"name":"echo","anything":"x"}"#),
+        ("a member that is no text", r#"{"name":"echo","x\ud800":"x"}"#),
+        ("a progress token in another case", r#"{"name":"echo","_meta":{"ProgressToken":1}}"#),
+        ("a trace in another spelling", r#"{"name":"echo","_meta":{"trace_parent":"x"}}"#),
+        ("a progress token that is an object", r#"{"name":"echo","_meta":{"progressToken":{}}}"#),
+        ("meta without its underscore", r#"{"name":"echo","meta":{"x":1}}"#),
+    ] {
+        rows.push(of(name, call(params), if name == "a member that is no text" { BAD } else { BAD_PARAMS }));
     }
     rows
 }
@@ -137,7 +153,6 @@ fn shapes() -> Vec<Row> {
         of("a name that is no text", name(r#""ech\ud800o""#), BAD_PARAMS),
         of("a list for arguments", rpc("tools/call", r#"{"name":"echo","arguments":[]}"#), BAD_PARAMS),
         of("a text for arguments", rpc("tools/call", r#"{"name":"echo","arguments":"{}"}"#), BAD_PARAMS),
-        of("null for arguments", rpc("tools/call", r#"{"name":"echo","arguments":null}"#), BAD_PARAMS),
         of("a text for _meta", rpc("tools/call", r#"{"name":"echo","_meta":"x"}"#), BAD_PARAMS),
         of("too deep lists", deep("[", "]", 200), BAD),
         of("too deep objects", deep("{\"a\":", "}", 200), BAD),

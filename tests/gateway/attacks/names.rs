@@ -142,7 +142,9 @@ fn others(fixture: &AttackFixture) -> Vec<Attack> {
         r#""toolsListChanged":true,"ResourceSubscriptions":["test://watched-resource"]"#,
         r#""taskIds":["1"]"#,
     ] {
-        for (path, expect) in [("/mcp/fixture", DENIED), ("/mcp/raw", DENIED), ("/mcp/example", NOT_HERE)] {
+        let refused =
+            if wanted.starts_with(r#""resourceSubscriptions":["test"#) { DENIED } else { malformed(400, -32602) };
+        for (path, expect) in [("/mcp/fixture", refused.clone()), ("/mcp/raw", refused), ("/mcp/example", NOT_HERE)] {
             let members = format!(r#""notifications":{{{wanted}}}"#);
             let request = fixture.modern(path, "subscriptions/listen", &members, None).by(&fixture.bob);
             attacks.push(row(format!("bob listens to {wanted} at {path}"), &request, expect));

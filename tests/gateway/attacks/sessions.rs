@@ -75,10 +75,19 @@ pub fn attacks(fixture: &AttackFixture) -> Vec<Attack> {
         malformed(200, -32601),
     );
     let call = r#"{"jsonrpc":"2.0","method":"notifications/tools/call","params":{"name":"echo","arguments":{}}}"#;
-    add("a notification named as a call", &session(fixture.post("/mcp/raw", call), &ann_raw), Expect::Dropped);
+    let unknown = malformed(400, -32601);
+    add("a notification named as a call", &session(fixture.post("/mcp/raw", call), &ann_raw), unknown.clone());
     let lines = "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\",\"params\":{\"a\":\n\
                  {\"jsonrpc\":\"2.0\",\"id\":9,\"method\":\"tools/call\",\"params\":{\"name\":\"exact\"}}\n}}";
-    add("a call on a line of a notification", &session(fixture.post("/mcp/raw", lines), &ann_raw), Expect::Dropped);
+    add("a call on a line of a notification", &session(fixture.post("/mcp/raw", lines), &ann_raw), unknown);
+    for params in [r#"{"a":1}"#, r#"{"Progress":1}"#, r#"{"progressToken":{}}"#] {
+        let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#);
+        add(
+            &format!("a notification with the members {params}"),
+            &session(fixture.post("/mcp/raw", text), &ann_raw),
+            malformed(400, -32602),
+        );
+    }
     let lines = lines.replace("\"method\":\"notifications/x\",\"params\"", "\"id\":1,\"result\"");
     add("a call on a line of a response", &session(fixture.post("/mcp/raw", lines), &ann_raw), Expect::Dropped);
     attacks.extend(states(fixture));
@@ -122,7 +131,6 @@ fn states(fixture: &AttackFixture) -> Vec<Attack> {
         ("a state of another call", quoted(format!("gatepost.{other}.{mac}.{state}"))),
         ("an empty state", quoted(String::new())),
         ("a state that is no text", "7".to_owned()),
-        ("a state that is null", "null".to_owned()),
         ("a state that is an object", r#"{"a":1}"#.to_owned()),
     ] {
         attacks.push(row(name, &ask(TOOL, &state), foreign.clone()));
@@ -132,7 +140,7 @@ fn states(fixture: &AttackFixture) -> Vec<Attack> {
         let answer = r#""inputResponses":{"confirm":{"action":"accept","content":{"ok":true}}}"#;
         let members = format!(r#""name":"{TOOL}","arguments":{{}},{answer},"{key}":"{state}""#);
         let request = fixture.modern("/mcp/fixture", "tools/call", &members, Some(TOOL)).by(&fixture.eve);
-        attacks.push(row(format!("another's state as {key}"), &request, malformed(400, -32600)));
+        attacks.push(row(format!("another's state as {key}"), &request, malformed(400, -32602)));
     }
     // It is good for whom it was made: otherwise the rows above would show nothing.
     let response = fixture.served(&ask(TOOL, &quoted(anns.clone())));

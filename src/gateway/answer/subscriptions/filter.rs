@@ -52,12 +52,11 @@ pub(super) async fn listen_at(
 ) -> Result<Response, CallError> {
     let mut route = ctx.route(backend, None).await?;
     route.events = Some(listener);
-    let params = ctx.message.params().unwrap_or_default();
-    let params = match filter {
-        Some(filter) => Some(ctx.body.derived(params.replaced("notifications", filter))),
-        None => ctx.params(),
-    };
-    ctx.core.upstreams.relay(&ctx.message.method, params, &route, &ctx.interrupt).await
+    let mut params = ctx.params.clone();
+    if let Some(filter) = filter {
+        params.set("notifications", filter);
+    }
+    ctx.core.upstreams.relay(&ctx.message.method, &params, &route, &ctx.interrupt).await
 }
 
 /// Returns true if the response of a backend of the stateless era means that it has no subscriptions.
