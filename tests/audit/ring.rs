@@ -230,6 +230,22 @@ proptest! {
     }
 }
 
+#[tokio::test]
+async fn i6_the_room_for_the_largest_answer_is_reserved_when_the_call_begins() {
+    let ring = Ring::new(LIMITS, Head::START);
+    let call = call_of(100).with_response_room(20_000);
+    let mut reservation = ring.reserve_call(&call, Duration::ZERO).await.unwrap();
+    let reserved = ring.gauge().bytes;
+    ring.begin(&mut reservation, &call, None).unwrap();
+    let intent = call.size_bytes();
+    let outcome = Outcome::failed(Status::Error, "e".repeat(5_000)).with_response(Some("x".repeat(30_000)));
+    let entry = Entry::of_call(call, outcome, Duration::ZERO);
+    let record = entry.size_bytes();
+    assert!(record > 20_000 && intent + record <= reserved, "{intent} {record} {reserved}");
+    ring.end(reservation, entry, true, None).unwrap();
+    assert_eq!(ring.gauge().bytes, intent + record, "all of it is counted");
+}
+
 #[test]
 fn i6_a_gap_fits_a_ring_that_filled_while_the_scribe_had_it() {
     let mut model = Model::new(RingLimits { bytes: usize::MAX / 2, ..LIMITS });
