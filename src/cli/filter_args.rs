@@ -21,9 +21,12 @@ pub(super) struct FilterArgs {
     /// Only records of this role
     #[arg(long, value_name = "ROLE")]
     role: Option<String>,
-    /// Only records of this tool, with or without its backend: TOOL or BACKEND/TOOL
+    /// Only records of this tool, prompt or resource, with or without its backend: TOOL or BACKEND/TOOL
     #[arg(long, value_name = "TOOL")]
     tool: Option<String>,
+    /// Only records of this resource, by its URI; * stands for any characters
+    #[arg(long, value_name = "URI")]
+    resource: Option<String>,
     /// Only records of this backend
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
@@ -68,6 +71,7 @@ impl FilterArgs {
             gateway_id: self.gateway,
             role: self.role.clone(),
             tool: self.tool.clone(),
+            resource: self.resource.clone(),
             backend: self.backend.clone(),
             status: self.status.clone(),
             method: self.method.clone(),

@@ -70,7 +70,7 @@ fn string_bytes(text: &str) -> usize {
 /// The target of a call as BACKEND/TOOL, or its method if it has none. A backend alone follows the method, and so does
 /// a target that looks like a record of the gateway's own: a refused call may name what does not exist.
 pub(crate) fn target(call: &Call) -> String {
-    let target = match (call.backend_name.as_deref(), call.tool_name.as_deref()) {
+    let target = match (call.backend_name.as_deref(), call.tool_name.as_deref().or(call.resource_uri.as_deref())) {
         (None, None) => return call.method.to_string(),
         (None, Some(tool)) => tool.to_owned(),
         (Some(backend), None) => return format!("{} {backend}/", call.method),

@@ -130,6 +130,27 @@ fn shown(trail: Trail<'_>, first: &str, second: &str) {
     assert!(code == Some(1) && stderr.contains("\"nine\" is neither a request id nor EPOCH/SEQ"), "{stderr}");
 }
 
+/// A resource is read.
+fn read() -> Call {
+    let call = Call::new(RequestId::new(), "resources/read");
+    call.with_target(Some("fs"), None).with_resource(Some("file:///srv/a"))
+}
+
+fn finds_resources(trail: Trail<'_>) {
+    for (filter, value, count) in [
+        ("--resource", "file:///srv/*", 1),
+        ("--resource", "file:///srv/a", 1),
+        ("--resource", "file:///srv", 0),
+        ("--tool", "file:///srv/a", 1),
+        ("--tool", "fs/file:///srv/a", 1),
+        ("--tool", "other/file:///srv/a", 0),
+    ] {
+        assert_eq!(lines(trail, &["query", filter, value]).len(), count, "{filter} {value}");
+    }
+    let (_, text, _) = run(trail, &["query", "--resource", "*"]);
+    assert!(text.contains("fs/file:///srv/a"), "{text}");
+}
+
 /// Six calls, one with a needle, one that asks and is gone on with.
 async fn calls(audit: &Audit) -> [String; 3] {
     many(audit, 7).await;
@@ -160,7 +181,9 @@ async fn query_pages_and_show_work_on_postgres() {
     shown(trail, &first, &second);
     let pipeline = rig.start_on(&database);
     pipeline.audit().record_once(spoilt, Outcome::failed(Status::Denied, "no"), ()).await.unwrap().into_inner();
+    record(&pipeline.audit(), read(), ok()).await;
     stop(pipeline).await;
+    finds_resources(trail);
     let [call] = &lines(trail, &["show", &spoilt_id])[..] else { panic!("one call") };
     assert!(call["quarantined"].as_str().unwrap().starts_with("22021: "), "{call}");
     let gateway = all[0]["gateway_id"].as_str().unwrap();
@@ -177,6 +200,10 @@ async fn query_pages_and_show_work_on_an_outbox() {
     asked(trail, &needle);
     assert_eq!(paged(trail).len(), 12);
     shown(trail, &first, &second);
+    let pipeline = rig.start_store_only();
+    record(&pipeline.audit(), read(), ok()).await;
+    stop(pipeline).await;
+    finds_resources(trail);
     let (code, _, stderr) = run(Trail::Dir(Path::new("/nowhere")), &["query"]);
     assert!(code == Some(1) && stderr.contains("/nowhere is not an outbox directory"), "{stderr}");
 }

@@ -42,6 +42,7 @@ mod clients_and_servers;
 mod conformance;
 mod console;
 mod console_access;
+mod decoders;
 mod harness;
 mod kill_rounds;
 mod outage;

@@ -25,8 +25,11 @@ pub struct Filter {
     pub actor: Option<String>,
     /// The role.
     pub role: Option<String>,
-    /// The tool, or `backend/tool` as tables show it.
+    /// The tool, prompt or resource, or `backend/tool` as tables show it.
     pub tool: Option<String>,
+    /// The URI of a resource; `*` stands for any characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
     /// The backend.
     pub backend: Option<String>,
     /// The values of `response_status`, of which one matches. Empty: all.
@@ -97,6 +100,7 @@ impl Filter {
             && self.actor.as_ref().is_none_or(|actor| matches(actor, call.actor_subject.as_deref()))
             && is(self.role.as_ref(), call.client_role.as_deref())
             && self.tool.as_ref().is_none_or(|tool| is_tool(tool, call))
+            && self.resource.as_ref().is_none_or(|uri| matches(uri, call.resource_uri.as_deref()))
             && is(self.backend.as_ref(), call.backend_name.as_deref())
             && (self.status.is_empty() || self.status.iter().any(|status| status == entry.response_status.as_str()))
             && is(self.method.as_ref(), Some(&call.method))
@@ -154,9 +158,9 @@ fn is_client(client: &str, call: &Call) -> bool {
     matches(client, call.client_id.as_deref()) || own_name().is_some_and(|(name, _)| matches(client, Some(&name)))
 }
 
-/// A tool's own name may contain a slash.
+/// A tool's own name may contain a slash. A resource is found as a tool is: its `tool_name` is NULL.
 fn is_tool(tool: &str, call: &Call) -> bool {
-    let name = call.tool_name.as_deref();
+    let name = call.tool_name.as_deref().or(call.resource_uri.as_deref());
     let is_both = |(backend, tool): (&str, &str)| call.backend_name.as_deref() == Some(backend) && name == Some(tool);
     name == Some(tool) || tool.split_once('/').is_some_and(is_both)
 }

@@ -77,6 +77,7 @@ fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
         (&filter.who, &["client_subject", "client_name"][..]),
         (&filter.client, &["client_id", "context -> 'client_info' ->> 'name'"]),
         (&filter.actor, &["actor_subject"]),
+        (&filter.resource, &["resource_uri"]),
     ];
     for (pattern, columns) in texts {
         if let Some(pattern) = pattern {
@@ -84,10 +85,11 @@ fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
         }
     }
     if let Some(tool) = &filter.tool {
-        // A tool's own name may contain a slash.
-        sql.push(" AND (tool_name = ").push_bind(tool);
+        // A tool's own name may contain a slash. A resource is found as a tool is.
+        sql.push(" AND (tool_name = ").push_bind(tool).push(" OR resource_uri = ").push_bind(tool);
         if let Some((backend, tool)) = tool.split_once('/') {
-            sql.push(" OR (backend_name = ").push_bind(backend).push(" AND tool_name = ").push_bind(tool).push(")");
+            sql.push(" OR (backend_name = ").push_bind(backend).push(" AND (tool_name = ").push_bind(tool);
+            sql.push(" OR resource_uri = ").push_bind(tool).push("))");
         }
         sql.push(")");
     }

@@ -29,13 +29,14 @@ const LIMIT: usize = 50;
 const LIMIT_MAX: usize = 500;
 
 /// The fields of the form: name, label and example.
-const FIELDS: [(&str, &str, &str); 14] = [
+const FIELDS: [(&str, &str, &str); 15] = [
     ("who", "Who", "alice, or al*"),
     ("client", "Application", ""),
     ("actor", "Acting for", ""),
     ("role", "Role", ""),
     ("backend", "Backend", ""),
     ("tool", "Tool", "echo, or example/echo"),
+    ("resource", "Resource", "file:///srv/*"),
     ("status", "Status", ""),
     ("method", "Method", "tools/call"),
     ("session", "Session", ""),
@@ -116,6 +117,7 @@ impl Search {
             gateway_id: id("gateway")?,
             role: own("role"),
             tool: own("tool"),
+            resource: own("resource"),
             backend: own("backend"),
             status,
             method: own("method"),
