@@ -210,7 +210,31 @@ async fn i8_a_redacted_value_is_in_no_text_of_any_record() {
     }
 }
 
-/// The record of the last call of a tool, and what the caller got.
+/// A refusal's message in the record is redacted like that of a backend. Here it repeats the name of a tool that is
+/// also the redacted value.
+#[tokio::test(flavor = "multi_thread")]
+async fn i8_a_redacted_value_is_not_in_the_reason_of_a_refusal() {
+    let backend = BackendStub::start(|_| None).await;
+    let (setup, gatepost) = backend.gateway(|setup| {
+        setup.set_toml("audit.redact", r#"["/password"]"#).set_toml("audit.refusals_singly_max", "2");
+    });
+    let client = gatepost.client_at("/mcp/far", Era::Modern, "admin").await;
+    for _ in 0..4 {
+        let reply = client.call("S3CRET-tool", json!({ "password": "S3CRET-tool" })).await.unwrap();
+        assert!(reply.text.contains("S3CRET-tool"), "the caller knows its own value: {}", reply.text);
+    }
+    assert_eq!(gatepost.terminate(), Some(0));
+    let counted = records(&setup, "gateway/refusals");
+    let refused = records(&setup, "tools/call").into_iter().chain(counted);
+    let messages: Vec<_> = refused.filter_map(|entry| entry.error_message).collect();
+    assert_eq!(messages.len(), 3, "two records and a count");
+    for message in messages {
+        assert!(message.contains("unknown tool \"[redacted]\""), "{message}");
+    }
+    assert!(!setup.log().lines().any(|line| line.contains("reason") && line.contains("unknown tool \\\"S3CRET")));
+}
+
+/// The reply to a call of a tool.
 async fn called(gatepost: &Gatepost, era: Era, tool: &str, arguments: Value) -> Reply {
     let client = gatepost.client_at("/mcp/far", era, "admin").await;
     client.call(tool, arguments).await.unwrap()
