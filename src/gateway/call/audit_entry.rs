@@ -221,7 +221,12 @@ impl<'a> AuditEntry<'a> {
             session_id: self.session.clone(),
             rpc_id: self.id.as_ref().map(Id::to_text),
         };
-        let context = Context { shortened_values: &recorded.shortened, omitted: recorded.omitted, ..self.context() };
+        let context = Context {
+            meta: recorded.meta.as_deref(),
+            shortened_values: &recorded.shortened,
+            omitted: recorded.omitted,
+            ..self.context()
+        };
         let digest = self.arguments.as_ref().map(|json| key.digest(json.as_bytes()));
         Call::new(self.inbound.request_id, named.method)
             .with_caller(&self.caller)
@@ -279,6 +284,7 @@ impl<'a> AuditEntry<'a> {
             name: named.tool,
             arguments: self.arguments.as_deref(),
             extra: named.extra.as_deref(),
+            meta: self.params.as_ref().and_then(|params| params.meta.as_deref()),
         }
     }
 
@@ -328,7 +334,6 @@ impl<'a> AuditEntry<'a> {
             protocol,
             trace_id: self.trace.as_ref().map(SpanContext::trace_id).or_else(|| trace_headers::trace_id(headers)),
             user_agent: headers::single(headers, header::USER_AGENT.as_str()),
-            meta: self.params.as_ref().and_then(|params| params.meta.as_deref()),
             meta_in_extra: self.params.as_ref().map_or(&[], |params| &params.meta_in_extra),
             removed: self.params.as_ref().map_or(&[], |params| &params.removed),
             ..Context::default()

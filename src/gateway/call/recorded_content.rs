@@ -1,7 +1,7 @@
 //! The content of a request and of its answer as they are recorded: after redaction and shortening.
 
-use crate::audit::record::{Omitted, Outcome, RecordKey, Status};
-use crate::audit::redact::{RedactedValues, Redaction, ShortenedPath, ShortenedValue, shortened};
+use crate::audit::record::{META_CONTEXT_BYTES_MAX, Omitted, Outcome, RecordKey, Status};
+use crate::audit::redact::{REDACTED, RedactedValues, Redaction, ShortenedPath, ShortenedValue, shortened};
 use crate::gateway::call::rules::Rules;
 use crate::mcp::protocol::TOOLS_CALL;
 use crate::upstream::{Answer, AnswerKind};
@@ -19,6 +19,8 @@ pub(crate) struct RequestContent<'a> {
     pub(crate) arguments: Option<&'a str>,
     /// The other parameters, JSON text.
     pub(crate) extra: Option<&'a str>,
+    /// The protocol's own keys of `_meta`, JSON text.
+    pub(crate) meta: Option<&'a str>,
 }
 
 /// The content of a request as it is recorded.
@@ -26,6 +28,7 @@ pub(crate) struct RequestContent<'a> {
 pub(crate) struct RecordedContent {
     pub(crate) arguments: Option<String>,
     pub(crate) extra: Option<String>,
+    pub(crate) meta: Option<String>,
     pub(crate) shortened: Vec<ShortenedValue>,
     pub(crate) omitted: Omitted,
     /// The values that were redacted.
@@ -40,7 +43,13 @@ impl RequestContent<'_> {
         let arguments =
             self.arguments.map(|json| rules.redaction.request_args(self.method, json, &mut redacted).into_owned());
         let extra = self.extra.map(|json| rules.redaction.anywhere(json, &mut redacted).into_owned());
-        let mut content = RecordedContent { arguments, extra, redacted, ..RecordedContent::default() };
+        let meta = self.meta.map(|json| {
+            let meta = rules.redaction.anywhere(json, &mut redacted);
+            // I6: a redacted text may be longer, and `context` has its limit.
+            let fits = meta.len() <= META_CONTEXT_BYTES_MAX;
+            if fits { meta.into_owned() } else { REDACTED.to_owned() }
+        });
+        let mut content = RecordedContent { arguments, extra, meta, redacted, ..RecordedContent::default() };
         let paths = self.shortened_paths(rules);
         if let Some(arguments) = content.arguments.as_deref().filter(|_| !paths.is_empty()) {
             let (short, values) = shortened(&paths, arguments, key);
