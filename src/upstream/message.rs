@@ -145,9 +145,9 @@ pub(super) fn read(text: &str) -> Message {
     }
 }
 
-/// The text of the request or notification `message` for a client: as it came, if it has the members of one and each of
-/// them once. Otherwise it is rebuilt from these: a client might take a further `result`, or `Result`, for an answer that
-/// was recorded.
+/// The text of the request or notification `message` for a client: as it came, if it has the members of one and each
+/// of them once. Otherwise it is rebuilt from these: a client might take a further `result`, or `Result`, for an answer
+/// that was recorded.
 fn event_json(message: &Object<'_>, method: &str) -> String {
     const MEMBERS: [&str; 4] = ["jsonrpc", "id", "method", "params"];
     let is_once = |key: &str| message.members().filter(|member| member.key == key).count() == 1;
