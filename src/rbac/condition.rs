@@ -6,6 +6,7 @@
 
 use regex::Regex;
 use serde_json::value::RawValue;
+use unicode_normalization::UnicodeNormalization as _;
 
 use crate::config::{self, ConditionFrom, Scalar, anchored};
 use crate::mcp::fold::folded;
@@ -167,11 +168,14 @@ fn is_below(path: &str, prefix: &[String]) -> bool {
 /// The segments of an absolute path, without `.` and empty ones.
 ///
 /// `None`: the path is relative, names a network host (`//host`), or contains characters that programs read in
-/// different ways: a control character, a backslash, or an escape of one of these or of a dot, a slash or a percent
-/// sign.
+/// different ways: a control character, a backslash, a compatible form of a dot or a slash (fullwidth), or an escape of
+/// one of these or of a dot, a slash or a percent sign.
 fn path_segments(path: &str) -> Option<Vec<&str>> {
     let is_special = |byte: u8| byte.is_ascii_control() || b"./\\%".contains(&byte);
-    let is_unclear = path.chars().any(|c| c.is_control() || c == '\\') || escapes(path).flatten().any(is_special);
+    // A program that normalizes Unicode reads a fullwidth dot as a dot.
+    let is_compatible = |c: char| !c.is_ascii() && c.nfkc().any(|c| matches!(c, '.' | '/' | '\\' | '%'));
+    let is_unclear = path.chars().any(|c| c.is_control() || c == '\\' || is_compatible(c))
+        || escapes(path).flatten().any(is_special);
     if !path.starts_with('/') || path.starts_with("//") || is_unclear {
         return None;
     }

@@ -381,6 +381,11 @@ fn a_roles_conditions_apply_to_that_role_and_all_of_them_must_hold() {
     let reader = |idx: usize| format!("allowed by roles.reader.allow[{idx}]");
     assert_eq!(decide(&["reader"], "read_x", "/data/a"), reader(0));
     assert_eq!(decide(&["reader"], "read_x", "/etc/passwd"), "/path (below) by roles.reader.when[0]");
+    // A backend that normalizes Unicode reads fullwidth dots and slashes as plain ones.
+    for path in ["/data/\u{ff0e}\u{ff0e}/etc", "/data/\u{2025}/etc", "/data/..\u{ff0f}etc", "/data/\u{ff3c}etc"] {
+        assert_eq!(decide(&["reader"], "read_x", path), "/path (below) by roles.reader.when[0]", "{path}");
+    }
+    assert_eq!(decide(&["reader"], "read_x", "/data/caf\u{e9}"), reader(0));
     assert_eq!(decide(&["reader"], "read_secret", "/data/secret/a"), reader(0));
     assert_eq!(decide(&["reader"], "read_secret", "/data/a"), "/path (below) by roles.reader.when[1]");
     assert_eq!(decide(&["reader"], "list", "/etc"), reader(1), "no condition applies to list");

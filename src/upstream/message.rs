@@ -50,7 +50,7 @@ pub struct Event {
     pub method: String,
     /// The backend's id of a request, as JSON text; `None` for a notification.
     pub id: Option<String>,
-    /// The whole message, as it came.
+    /// The whole message: as it came, or without members that no request has.
     pub json: String,
 }
 
@@ -127,7 +127,10 @@ pub(super) fn read(text: &str) -> Message {
     let Some(message) = Object::parse_path(text, &["result", "_meta"]) else { return Message::Garbled };
     match (message.string("method"), message.get("id")) {
         (Some(_), Some(id)) if id.len() > FOREIGN_ID_BYTES_MAX => Message::Garbled,
-        (Some(method), id) => Message::Event(Event { method, id: id.map(str::to_owned), json: text.to_owned() }),
+        (Some(method), id) => {
+            let json = event_json(&message, &method);
+            Message::Event(Event { method, id: id.map(str::to_owned), json })
+        }
         (None, Some(id)) => {
             let response = match (message.get("result"), message.get("error")) {
                 (Some(_), None) => message.object("result").map(|result| Response::Result(result.into_owned())),
@@ -140,6 +143,25 @@ pub(super) fn read(text: &str) -> Message {
         }
         (None, None) => Message::Garbled,
     }
+}
+
+/// The text of the request or notification `message` for a client: as it came, if it has the members of one and each
+/// of them once. Otherwise it is rebuilt from these: a client might take a further `result`, or `Result`, for an answer
+/// that was recorded.
+fn event_json(message: &Object<'_>, method: &str) -> String {
+    const MEMBERS: [&str; 4] = ["jsonrpc", "id", "method", "params"];
+    let is_once = |key: &str| message.members().filter(|member| member.key == key).count() == 1;
+    if message.members().all(|member| MEMBERS.contains(&member.key.as_ref()) && is_once(&member.key)) {
+        return message.text().to_owned();
+    }
+    let method = json::quoted(method);
+    let members = [
+        ("jsonrpc", Some("\"2.0\"")),
+        ("id", message.get("id")),
+        ("method", Some(method.as_str())),
+        ("params", message.get("params")),
+    ];
+    json::object(members.into_iter().filter_map(|(key, value)| Some((key, value?))))
 }
 
 /// The text of a request, or of a notification where there is no `id`.
@@ -239,6 +261,23 @@ mod tests {
         assert_eq!((event.method.as_str(), event.id.as_deref()), ("ping", Some("\"a\"")));
         for noise in ["[]", "7", "{", r#"{"result":{}}"#, r#"{"error":{}}"#] {
             assert_eq!(read(noise), Message::Garbled, "{noise}");
+        }
+    }
+
+    #[test]
+    fn a_request_carries_no_answer_to_the_client() {
+        let plain = r#"{ "jsonrpc":"2.0", "method":"m","params":{ "a":1 } }"#;
+        for (text, want) in [
+            (plain, plain),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"x","result":{"content":[]},"params":{ "a":1 }}"#,
+                r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{ "a":1 }}"#,
+            ),
+            (r#"{"method":"x","Method":"","ID":1,"Result":{}}"#, r#"{"jsonrpc":"2.0","method":"x"}"#),
+            (r#"{"method":"x","method":"y","error":{}}"#, r#"{"jsonrpc":"2.0","method":"x"}"#),
+        ] {
+            let Message::Event(event) = read(text) else { panic!("{text}") };
+            assert_eq!(event.json, want);
         }
     }
 

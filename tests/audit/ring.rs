@@ -94,7 +94,8 @@ impl Model {
     fn run(&mut self, operation: Operation) {
         match operation {
             Operation::Begin { bytes } => {
-                let call = call_of(bytes);
+                // Every second call has its answer recorded.
+                let call = call_of(bytes).with_response_room(if bytes % 2 == 0 { bytes } else { 0 });
                 match self.runtime.block_on(self.ring.reserve_call(&call, Duration::ZERO)) {
                     Ok(mut reservation) => {
                         self.ring.begin(&mut reservation, &call, None).unwrap();
@@ -113,7 +114,9 @@ impl Model {
                 let (reservation, call) = self.open.swap_remove(which % self.open.len());
                 let before = self.ring.gauge();
                 // The largest outcome there is.
-                let entry = Entry::new(call, Outcome::failed(Status::Error, "\0".repeat(5_000)), Duration::ZERO);
+                let outcome = Outcome::failed(Status::Error, "\0".repeat(5_000));
+                let response = (call.response_room() > 0).then(|| "\"\u{1}".repeat(5_000));
+                let entry = Entry::of_call(call, outcome.with_response(response), Duration::ZERO);
                 self.ring.end(reservation, entry, true, None).unwrap();
                 self.appended += 1;
                 // The outcome of a begun call needs no room that it did not have.
@@ -225,6 +228,22 @@ proptest! {
         prop_assert_eq!(model.published, model.appended);
         prop_assert_eq!(model.accounted, model.missed);
     }
+}
+
+#[tokio::test]
+async fn i6_the_room_for_the_largest_answer_is_reserved_when_the_call_begins() {
+    let ring = Ring::new(LIMITS, Head::START);
+    let call = call_of(100).with_response_room(20_000);
+    let mut reservation = ring.reserve_call(&call, Duration::ZERO).await.unwrap();
+    let reserved = ring.gauge().bytes;
+    ring.begin(&mut reservation, &call, None).unwrap();
+    let intent = call.size_bytes();
+    let outcome = Outcome::failed(Status::Error, "e".repeat(5_000)).with_response(Some("x".repeat(30_000)));
+    let entry = Entry::of_call(call, outcome, Duration::ZERO);
+    let record = entry.size_bytes();
+    assert!(record > 20_000 && intent + record <= reserved, "{intent} {record} {reserved}");
+    ring.end(reservation, entry, true, None).unwrap();
+    assert_eq!(ring.gauge().bytes, intent + record, "all of it is counted");
 }
 
 #[test]

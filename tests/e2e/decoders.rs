@@ -109,7 +109,7 @@ fn go(dir: &Path) -> Option<PathBuf> {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_decoder_reads_is_what_the_record_says() {
     let mut setup = Setup::new();
-    let received = raw_backend(&mut setup, "raw");
+    let log = raw_backend(&mut setup, "raw");
     let gatepost = setup.start();
     let client = Client::connect(&format!("{}/mcp/raw", gatepost.url()), Era::Legacy, Some(&token("admin"))).await;
     let mut rng = Rng::new(15);
@@ -127,7 +127,7 @@ async fn whatever_a_decoder_reads_is_what_the_record_says() {
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let count = accepted.iter().flatten().count();
     assert!((BODIES / 5..BODIES * 4 / 5).contains(&count), "{count} of {BODIES} bodies were accepted");
-    let mut got = std::fs::read_to_string(received).unwrap().lines().map(str::to_owned).collect::<Vec<_>>().into_iter();
+    let mut got = std::fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect::<Vec<_>>().into_iter();
     let sent: Vec<_> = accepted
         .iter()
         .map(|id| id.as_ref().map_or_else(String::new, |_| format!(r#"{{"params":{}}}"#, got.next().unwrap())))

@@ -133,6 +133,8 @@ fn i6_unfinished_bodies_of_unknown_callers_take_little_memory() {
 fn i6_open_calls_share_their_bodies_instead_of_copying_them() {
     let mut setup = Setup::new();
     setup.set("log.filter", "error");
+    // What is recorded of a call is bounded by itself; here it is short.
+    setup.set_toml("audit.shorten", r#"["example/sleep:/pad"]"#);
     let gatepost = setup.start();
     let host = host(&gatepost);
     for (path, tool) in [("/mcp/example", "sleep"), ("/mcp", "example__sleep")] {

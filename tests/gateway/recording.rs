@@ -121,19 +121,16 @@ fn requests() -> Vec<(&'static str, Value)> {
     requests
 }
 
-async fn send(client: &Client, era: Era, method: &str, mut params: Value) -> Reply {
+/// Sends a request with these keys of `_meta` besides those that the era demands.
+async fn send(client: &Client, era: Era, method: &str, mut params: Value, meta: &Value) -> Reply {
     let name = params["name"].as_str().map(str::to_owned);
     let mut headers = vec![];
+    params["_meta"] = meta.clone();
     if era == Era::Modern {
-        params["_meta"] = json!({
-            "io.modelcontextprotocol/protocolVersion": MODERN,
-            "io.modelcontextprotocol/clientCapabilities": {},
-            "com.example/credentials": { "password": SECRET },
-        });
+        params["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!(MODERN);
+        params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({});
         headers.push(("mcp-method", method));
         headers.extend(name.as_deref().map(|name| ("mcp-name", name)));
-    } else {
-        params["_meta"] = json!({ "com.example/credentials": { "password": SECRET } });
     }
     let body = json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params });
     client.post(body.to_string(), &headers).await.unwrap()
@@ -142,6 +139,11 @@ async fn send(client: &Client, era: Era, method: &str, mut params: Value) -> Rep
 /// Sends every request in both eras to a gateway with these paths in `audit.redact`; returns all its records and log.
 async fn sent_everywhere(redact: &str) -> (Vec<AuditRecord>, String, usize) {
     let (mut all, mut log, mut count) = (Vec::new(), String::new(), 0);
+    // A key of the client's own is recorded in request_extra, one of the protocol in context.
+    let meta = json!({
+        "com.example/credentials": { "password": SECRET },
+        "progressToken": 1, "baggage": json!({ "password": SECRET }).to_string(),
+    });
     for is_modern in [false, true] {
         let answer =
             move |asked: &ReceivedRequest| repeats(asked, is_modern).or_else(|| is_modern.then(|| modern(asked)));
@@ -155,12 +157,12 @@ async fn sent_everywhere(redact: &str) -> (Vec<AuditRecord>, String, usize) {
             let client = gatepost.client_at("/mcp/far", era, "admin").await;
             let denied = gatepost.client_at("/mcp/far", era, "admin").await;
             for (method, params) in requests() {
-                send(&client, era, method, params.clone()).await;
+                send(&client, era, method, params.clone(), &meta).await;
                 count += 1;
                 // The same of a caller that is refused.
                 let mut unknown = params;
                 unknown["name"] = json!("no-such-tool");
-                send(&denied, era, method, unknown).await;
+                send(&denied, era, method, unknown, &meta).await;
             }
         }
         let reached = backend.seen.lock().unwrap().iter().filter(|asked| asked.text.contains(LAST)).count();
@@ -188,23 +190,51 @@ async fn i8_a_redacted_value_is_in_no_text_of_any_record() {
     assert!(records.len() > 2 * count, "{} records", records.len());
     let has = |record: &&AuditRecord, column: &str| match column {
         "args" => record.entry.call.request_args.as_deref().is_some_and(|text| text.contains("[redacted]")),
+        "extra" => record.entry.call.request_extra.as_deref().is_some_and(|text| text.contains("[redacted]")),
+        "context" => record.entry.call.context.as_deref().is_some_and(|text| text.contains("[redacted]")),
         "response" => record.entry.response.as_deref().is_some_and(|text| text.contains("[redacted]")),
         _ => record.entry.error_message.as_deref().is_some_and(|text| text.contains("[redacted]")),
     };
-    for (column, least) in [("args", count), ("response", count / 2), ("error", count / 3)] {
+    for (column, least) in
+        [("args", count), ("extra", count), ("context", count), ("response", count / 2), ("error", count / 3)]
+    {
         let found = records.iter().filter(|record| has(record, column)).count();
         assert!(found >= least, "{column}: {found} of {count}");
     }
     // The same requests without the path: the test finds what it looks for, in each column.
     let (records, ..) = sent_everywhere("[]").await;
     let found: Vec<_> = texts(&records).into_iter().filter(has_secret).collect();
-    for column in ["request_args", "response", "error_message"] {
+    for column in ["request_args", "request_extra", "context", "response", "error_message"] {
         let of_column = found.iter().filter(|text| text.starts_with(&format!("{column}: "))).count();
         assert!(of_column >= count / 4, "{column}: {of_column}");
     }
 }
 
-/// The record of the last call of a tool, and what the caller got.
+/// A refusal's message in the record is redacted like that of a backend. Here it repeats the name of a tool that is
+/// also the redacted value.
+#[tokio::test(flavor = "multi_thread")]
+async fn i8_a_redacted_value_is_not_in_the_reason_of_a_refusal() {
+    let backend = BackendStub::start(|_| None).await;
+    let (setup, gatepost) = backend.gateway(|setup| {
+        setup.set_toml("audit.redact", r#"["/password"]"#).set_toml("audit.refusals_singly_max", "2");
+    });
+    let client = gatepost.client_at("/mcp/far", Era::Modern, "admin").await;
+    for _ in 0..4 {
+        let reply = client.call("S3CRET-tool", json!({ "password": "S3CRET-tool" })).await.unwrap();
+        assert!(reply.text.contains("S3CRET-tool"), "the caller knows its own value: {}", reply.text);
+    }
+    assert_eq!(gatepost.terminate(), Some(0));
+    let counted = records(&setup, "gateway/refusals");
+    let refused = records(&setup, "tools/call").into_iter().chain(counted);
+    let messages: Vec<_> = refused.filter_map(|entry| entry.error_message).collect();
+    assert_eq!(messages.len(), 3, "two records and a count");
+    for message in messages {
+        assert!(message.contains("unknown tool \"[redacted]\""), "{message}");
+    }
+    assert!(!setup.log().lines().any(|line| line.contains("reason") && line.contains("unknown tool \\\"S3CRET")));
+}
+
+/// The reply to a call of a tool.
 async fn called(gatepost: &Gatepost, era: Era, tool: &str, arguments: Value) -> Reply {
     let client = gatepost.client_at("/mcp/far", era, "admin").await;
     client.call(tool, arguments).await.unwrap()
@@ -232,6 +262,27 @@ async fn i2_arguments_are_recorded_whole_or_the_request_is_refused() {
                 assert!(message.contains(&bytes.to_string()) && message.contains(&BOUND.to_string()), "{message}");
             }
         }
+        // Other parameters count in the same way, alone and together with the arguments.
+        let client = gatepost.client_at("/mcp/far", era, "admin").await;
+        // `{"_meta":{"com.example/pad":""}}` has 32 bytes.
+        for (arguments, extra, fits) in [
+            (31, BOUND - 31, true),
+            (31, BOUND - 30, false),
+            (BOUND / 2, BOUND / 2, true),
+            (BOUND / 2, BOUND / 2 + 1, false),
+            (BOUND - 33, 33, true),
+            (BOUND - 32, 33, false),
+            (31, 1_000_000, false),
+        ] {
+            let before = backend.seen("tools/call").len();
+            let meta = json!({ "com.example/pad": "m".repeat(extra - 32) });
+            let params = json!({ "name": "t", "arguments": padded(arguments) });
+            let reply = send(&client, era, "tools/call", params, &meta).await;
+            let reached = backend.seen("tools/call").len() - before;
+            assert_eq!((reached == 1, reply.status), (fits, if fits { 200 } else { 413 }), "{arguments} {extra}");
+            let sum = (arguments + extra).to_string();
+            assert!(fits || reply.body["error"]["message"].as_str().unwrap().contains(&sum), "{}", reply.text);
+        }
         // What is recorded counts: a redacted value may be longer than the value itself, or shorter.
         for (pad, value, fits) in [(BOUND - 25, json!("1"), false), (100, json!("x".repeat(BOUND)), true)] {
             let arguments = json!({ "pad": "x".repeat(pad), "short": value });
@@ -240,7 +291,7 @@ async fn i2_arguments_are_recorded_whole_or_the_request_is_refused() {
     }
     assert_eq!(gatepost.terminate(), Some(0));
     let calls = records(&setup, "tools/call");
-    assert_eq!(calls.len(), 14);
+    assert_eq!(calls.len(), 28);
     for entry in calls {
         let args = entry.call.request_args.as_deref();
         assert!(!args.unwrap_or_default().contains("_gatepost"), "no marker that a caller could write");
@@ -250,8 +301,15 @@ async fn i2_arguments_are_recorded_whole_or_the_request_is_refused() {
             assert!(args["plan"] == "secret plan" || args["short"] == "[redacted]");
             assert_eq!(context(&entry).get("omitted"), None);
         } else {
-            assert_eq!((entry.response_status, args), (Status::Malformed, None));
-            assert!(context(&entry)["omitted"]["request_args"].as_u64().unwrap() > BOUND as u64);
+            assert_eq!(entry.response_status, Status::Malformed);
+            let (omitted, extra) = (&context(&entry)["omitted"], entry.call.request_extra.as_deref());
+            let size = |column: &str, text: Option<&str>| {
+                let omitted = omitted[column].as_u64();
+                assert!(omitted.is_none() || text.is_none(), "{column}: {omitted:?}");
+                omitted.unwrap_or(text.map_or(0, str::len) as u64)
+            };
+            let sum = size("request_args", args) + size("request_extra", extra);
+            assert!(sum > BOUND as u64, "{sum}");
             assert!(entry.size_bytes() < 4096, "the record of a refusal is short: {}", entry.size_bytes());
         }
     }

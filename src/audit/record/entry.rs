@@ -456,7 +456,7 @@ impl Entry {
 
     /// Joins the two halves of a call that reserved room for its answer.
     #[must_use]
-    pub(in crate::audit) fn of_call(mut call: Call, mut outcome: Outcome, latency: Duration) -> Self {
+    pub fn of_call(mut call: Call, mut outcome: Outcome, latency: Duration) -> Self {
         if let Some(json) = outcome.response.as_mut().filter(|json| json.len() > call.response_room) {
             // I6: the record of an open call always has room.
             *json = beginning(json, call.response_room);

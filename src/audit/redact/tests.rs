@@ -198,6 +198,67 @@ fn a_response_has_no_redacted_value_in_any_string_name_or_number() {
     assert!(matches!(redaction(&["/x"]).response(clean, &mut found), Cow::Borrowed(_)));
 }
 
+mod any_text {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A value with a secret at some places, and JSON text inside of its strings at others.
+    fn value() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::json!("s3cr\"et")),
+            Just(serde_json::json!(730_914)),
+            Just(serde_json::json!("abc")),
+            ".{0,6}".prop_map(serde_json::Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            let members = proptest::collection::btree_map("[pP]in|[a-c~/_]{0,2}", inner.clone(), 0..4);
+            let object = members.prop_map(|map| serde_json::Value::Object(map.into_iter().collect()));
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(serde_json::Value::from),
+                object,
+                inner.prop_map(|inner| serde_json::json!(inner.to_string())),
+            ]
+        })
+    }
+
+    /// The texts and numbers at `pin` at every depth, as plain recursion finds them.
+    fn has_pin(value: &serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::Object(members) => members.iter().any(|(name, value)| {
+                if name.eq_ignore_ascii_case("pin") { *value != "[redacted]" } else { has_pin(value) }
+            }),
+            serde_json::Value::Array(items) => items.iter().any(has_pin),
+            serde_json::Value::String(text) => match serde_json::from_str(text) {
+                Ok(inner @ (serde_json::Value::Object(_) | serde_json::Value::Array(_))) => has_pin(&inner),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn i8_no_value_at_a_path_and_no_redacted_value_remains(value in value(), is_pretty: bool) {
+            let text = if is_pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
+            let text = text.unwrap();
+            let redaction = redaction(&["/**/pin"]);
+            let redacted = redaction.arguments(&text, &mut RedactedValues::default());
+            let read: serde_json::Value = serde_json::from_str(&redacted).unwrap();
+            prop_assert!(!has_pin(&read), "{redacted}");
+            prop_assert_eq!(has_pin(&value), read != value);
+            let mut found = values(r#"["s3cr\"et", 730914]"#);
+            let response = redaction.response(&text, &mut found);
+            prop_assert!(serde_json::from_str::<serde_json::Value>(&response).is_ok(), "{response}");
+            for part in ["s3cr", "730914"] {
+                prop_assert!(!response.contains(part), "{response}");
+            }
+            let plain = found.replaced_in_text(&text).into_owned();
+            prop_assert!(!plain.contains("s3cr") && !plain.contains("730914"), "{plain}");
+        }
+    }
+}
+
 #[test]
 fn more_values_than_can_be_looked_for_redact_the_whole_text() {
     let many: Vec<String> = (0..20_000).map(|number| format!("value-{number}")).collect();

@@ -4,7 +4,7 @@ use crate::audit::record::{Call, ERROR_BYTES_MAX};
 
 /// Room for the fields that a call's record has and its intent does not, in bytes: the error message and the list of
 /// normalised fields; the response has room of its own. *Derived* from [`ERROR_BYTES_MAX`] and the names of all fields.
-const OUTCOME_BYTES: usize = ERROR_BYTES_MAX + 256;
+const OUTCOME_BYTES: usize = ERROR_BYTES_MAX + 320;
 
 /// Room kept for the gateway's own records, which are never reserved: one gap record and the closing record.
 /// *Derived*: each has a message and details of about 200 bytes besides the fixed part.

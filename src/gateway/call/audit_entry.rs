@@ -228,7 +228,12 @@ impl<'a> AuditEntry<'a> {
             session_id: self.session.clone(),
             rpc_id: self.id.as_ref().map(Id::to_text),
         };
-        let context = Context { shortened_values: &recorded.shortened, omitted: recorded.omitted, ..self.context() };
+        let context = Context {
+            meta: recorded.meta.as_deref(),
+            shortened_values: &recorded.shortened,
+            omitted: recorded.omitted,
+            ..self.context()
+        };
         let digest = self.arguments.as_ref().map(|json| key.digest(json.as_bytes()));
         Call::new(self.inbound.request_id, named.method)
             .with_caller(&self.caller)
@@ -288,6 +293,7 @@ impl<'a> AuditEntry<'a> {
             arguments: self.arguments.as_deref(),
             extra: named.extra.as_deref(),
             answer_schemas: self.answer_schemas.as_deref(),
+            meta: self.params.as_ref().and_then(|params| params.meta.as_deref()),
         }
     }
 
@@ -344,7 +350,6 @@ impl<'a> AuditEntry<'a> {
             protocol,
             trace_id: self.trace.as_ref().map(SpanContext::trace_id).or_else(|| trace_headers::trace_id(headers)),
             user_agent: headers::single(headers, header::USER_AGENT.as_str()),
-            meta: self.params.as_ref().and_then(|params| params.meta.as_deref()),
             meta_in_extra: self.params.as_ref().map_or(&[], |params| &params.meta_in_extra),
             removed: self.params.as_ref().map_or(&[], |params| &params.removed),
             ..Context::default()

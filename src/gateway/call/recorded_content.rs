@@ -1,7 +1,7 @@
 //! The content of a request and of its answer as they are recorded: after redaction and shortening.
 
-use crate::audit::record::{Omitted, Outcome, RecordKey, Status};
-use crate::audit::redact::{self, RedactedValues, Redaction, ShortenedPath, ShortenedValue, shortened};
+use crate::audit::record::{META_CONTEXT_BYTES_MAX, Omitted, Outcome, RecordKey, Status};
+use crate::audit::redact::{self, REDACTED, RedactedValues, Redaction, ShortenedPath, ShortenedValue, shortened};
 use crate::gateway::call::rules::Rules;
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{TOOLS_CALL, UPSTREAM_FAILED};
@@ -26,6 +26,8 @@ pub(crate) struct RequestContent<'a> {
     pub(crate) extra: Option<&'a str>,
     /// The schemas of the questions that `extra` answers, if they ask for secrets: an object by name, JSON text.
     pub(crate) answer_schemas: Option<&'a str>,
+    /// The protocol's own keys of `_meta`, JSON text.
+    pub(crate) meta: Option<&'a str>,
 }
 
 /// The content of a request as it is recorded.
@@ -33,6 +35,7 @@ pub(crate) struct RequestContent<'a> {
 pub(crate) struct RecordedContent {
     pub(crate) arguments: Option<String>,
     pub(crate) extra: Option<String>,
+    pub(crate) meta: Option<String>,
     pub(crate) shortened: Vec<ShortenedValue>,
     pub(crate) omitted: Omitted,
     /// The values that were redacted.
@@ -50,7 +53,13 @@ impl RequestContent<'_> {
             let answers = self.answer_schemas.and_then(|schemas| without_secrets(json, schemas, rules, &mut redacted));
             rules.redaction.anywhere(answers.as_deref().unwrap_or(json), &mut redacted).into_owned()
         });
-        let mut content = RecordedContent { arguments, extra, redacted, ..RecordedContent::default() };
+        let meta = self.meta.map(|json| {
+            let meta = rules.redaction.anywhere(json, &mut redacted);
+            // I6: a redacted text may be longer, and `context` has its limit.
+            let fits = meta.len() <= META_CONTEXT_BYTES_MAX;
+            if fits { meta.into_owned() } else { REDACTED.to_owned() }
+        });
+        let mut content = RecordedContent { arguments, extra, meta, redacted, ..RecordedContent::default() };
         let paths = self.shortened_paths(rules);
         if let Some(arguments) = content.arguments.as_deref().filter(|_| !paths.is_empty()) {
             let (short, values) = shortened(&paths, arguments, key);
