@@ -60,6 +60,8 @@ pub struct AuditEntry<'a> {
     pub(crate) session: Option<String>,
     /// The rule that allowed or denied the request.
     pub(crate) decided_by: Option<String>,
+    /// The digest of the tool's definition as its backend last listed it.
+    pub(crate) tool_digest: Option<Digest>,
     /// The name and version by which the client calls itself.
     pub(crate) client_info: Option<Arc<(String, String)>>,
     /// The protocol revision that the client asks for in `initialize`.
@@ -112,6 +114,7 @@ impl<'a> AuditEntry<'a> {
             arguments: None,
             session: headers::single(&inbound.headers, SESSION_HEADER).map(str::to_owned),
             decided_by: None,
+            tool_digest: None,
             client_info: None,
             requested_protocol: None,
             trace: None,
@@ -235,6 +238,7 @@ impl<'a> AuditEntry<'a> {
             .with_target(named.backend, named.tool)
             .with_resource(self.resource.as_deref())
             .with_decision(self.decided_by.as_deref())
+            .with_definitions(Some(self.rules.policy_text.digest()), self.tool_digest)
             .with_arguments(recorded.arguments, digest)
             .with_extra(recorded.extra, named.params)
     }
@@ -362,6 +366,7 @@ impl<'a> AuditEntry<'a> {
             .with_correlation(&correlation)
             .with_context(&Context { user_agent: agent.as_deref(), ..Context::default() })
             .with_target(named.backend, named.tool)
+            .with_definitions(Some(self.rules.policy_text.digest()), None)
             .with_extra(extra.map(Cow::into_owned), None)
     }
 
