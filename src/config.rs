@@ -34,9 +34,10 @@ pub use load::Loaded;
 pub use name::check_alias;
 pub use network::Network;
 pub use reference::reference;
-pub use role::{Condition, Role, Scalar};
+pub use role::{Condition, ConditionFrom, Role, Scalar};
 pub use sections::{
-    Alarms, Audit, Config, ForwardedHeader, Level, Limits, Log, LogFormat, OnFailure, Ops, Postgres, Server, Telemetry,
+    Alarms, Audit, Config, ForwardedHeader, Level, Limits, Log, LogFormat, OnFailure, Ops, Postgres, RecordAnswers,
+    Server, Telemetry,
 };
 pub use settings_table::{Fallback, SETTINGS, SettingSpec};
 pub use value_type::{ValueType, is_loopback};

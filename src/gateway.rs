@@ -42,9 +42,10 @@ use crate::walls::Launcher;
 use call::core::Core;
 use call::counters::CallCounters;
 use call::limits::Limits;
+use call::questions::Questions;
 use call::refusal_windows::RefusedRequest;
 use call::refusals::Refusals;
-use call::request_state::RequestStateSigner;
+use call::request_state::RequestStates;
 use call::resource_owners::ResourceOwners;
 use call::rules::Rules;
 use call::session_end;
@@ -98,6 +99,7 @@ struct Parts {
     auth: Authenticator,
     tls: Option<tls::Acceptor>,
     rules: Rules,
+    request_states: RequestStates,
 }
 
 impl Gateway {
@@ -112,7 +114,7 @@ impl Gateway {
     /// # Errors
     /// Every fault of the configuration; nothing was started.
     pub fn build(config: &Config, audit: Audit, launcher: &Launcher) -> Result<Self, Vec<Fault>> {
-        let Parts { auth, tls, rules } = compile(config)?;
+        let Parts { auth, tls, rules, request_states } = compile(config)?;
         let upstreams = Upstreams::start(&config.backends, launcher)
             .map_err(|faults| faults.into_iter().map(Fault::Endpoint).collect::<Vec<_>>())?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
@@ -122,11 +124,13 @@ impl Gateway {
         let last_span = CancellationToken::new();
         let (tracer, export) = Tracer::new(config.telemetry.otlp_endpoint.as_deref(), last_span.clone());
         let (policy, policy_in_force) = watch::channel(Arc::clone(&rules.policy));
+        let rules = Arc::new(RwLock::new(Arc::new(rules)));
+        let questions = Questions::new(audit.clone(), Arc::clone(&rules), config.audit.record_answers);
         let core = Core {
             audit,
             auth,
             is_tls: tls.is_some(),
-            rules: RwLock::new(Arc::new(rules)),
+            rules,
             policy,
             limits: Limits::default(),
             refusals: Refusals::new(config.audit.refusals_singly_max),
@@ -134,7 +138,7 @@ impl Gateway {
             tracer,
             upstreams,
             resource_owners: ResourceOwners::default(),
-            request_states: RequestStateSigner::new(),
+            request_states,
             audit_methods: config.audit.methods.clone(),
             pass_methods: config.server.pass_methods.clone(),
             pass_params: config.server.pass_params.clone(),
@@ -144,10 +148,12 @@ impl Gateway {
                 config.server.session_idle_timeout,
                 config.server.replay_bytes_max,
                 policy_in_force,
+                Arc::new(questions.clone()),
             ),
             streams: StreamCounts::default(),
             connections_max: config.server.connections_max,
             in_flight: InFlightCalls::default(),
+            record_answers: config.audit.record_answers,
             params_bytes_max: config.audit.params_bytes_max,
             response_bytes_max: config.audit.response_bytes_max,
             body_bytes_max: config.server.body_bytes_max,
@@ -164,6 +170,7 @@ impl Gateway {
             calls_max,
             calls: Semaphore::new(calls_max),
             lists: Semaphore::new(LISTS_MAX),
+            questions,
             tasks: TaskTracker::new(),
             drained: CancellationToken::new(),
         };
@@ -245,6 +252,7 @@ impl Gateway {
         tokio::time::timeout(RECORD_TIMEOUT, self.session_sweeper).await.ok();
         // Sessions may have been opened since the first removal.
         in_record_timeout(session_end::end(&core, core.sessions.remove_all())).await;
+        in_record_timeout(core.questions.recorded()).await;
         let unrecorded = if recorded.is_ok() { 0 } else { core.tasks.len() };
         // The recorder ends by itself, after it has recorded the windows that it took.
         tokio::time::timeout(RECORD_TIMEOUT, self.refusal_recorder).await.ok();
@@ -442,14 +450,15 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let tls = config.server.tls.as_ref().map(tls::Acceptor::load).transpose();
     let tls = tls.map_err(|err| faults.push(Fault::Tls(err)));
     let rules = Rules::new(config).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Rules)));
+    let request_states = RequestStates::new(config).map_err(|error| faults.push(Fault::StateKey(error)));
     for alias in config.backends.keys() {
         if let Err(reason) = config::check_alias(alias) {
             faults.push(Fault::Alias { alias: alias.clone(), reason });
         }
     }
     faults.extend(Upstreams::check(&config.backends).into_iter().map(Fault::Endpoint));
-    match (auth, tls, rules, faults.is_empty()) {
-        (Ok(auth), Ok(tls), Ok(rules), true) => Ok(Parts { auth, tls, rules }),
+    match (auth, tls, rules, request_states, faults.is_empty()) {
+        (Ok(auth), Ok(tls), Ok(rules), Ok(request_states), true) => Ok(Parts { auth, tls, rules, request_states }),
         _ => Err(faults),
     }
 }
@@ -457,7 +466,7 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
 /// Waits until the ends of sessions are recorded, at most [`RECORD_TIMEOUT`].
 async fn in_record_timeout(ending: impl Future<Output = ()>) {
     if tokio::time::timeout(RECORD_TIMEOUT, ending).await.is_err() {
-        tracing::error!(timeout = ?RECORD_TIMEOUT, "ends of sessions not recorded in time; stopping anyway");
+        tracing::error!(timeout = ?RECORD_TIMEOUT, "ends of sessions or of their questions not recorded in time; stopping anyway");
     }
 }
 

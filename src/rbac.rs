@@ -8,12 +8,14 @@
 //! role's conditions on the arguments. `docs/authorization.md` describes the rules for operators.
 
 mod condition;
+mod decision;
 mod pattern;
 mod target;
 
 use std::collections::BTreeMap;
 
-use condition::Condition;
+use condition::{Condition, Tested};
+pub use decision::{Access, Asking, DEFAULT_RULE, Decision, Denial, DenialReason, DeniedAnswer, Rule};
 use pattern::Effect;
 pub use pattern::{PatternError, Patterns};
 pub use target::{Target, TargetKind};
@@ -21,6 +23,7 @@ pub use target::{Target, TargetKind};
 use crate::audit::record::Caller;
 use crate::auth::Principal;
 use crate::config::Role;
+use crate::mcp::json;
 use crate::mcp::params::Params;
 use crate::mcp::shared_text::SharedText;
 
@@ -36,98 +39,6 @@ pub const LIST_CHANGED_METHODS: [(TargetKind, &str); 3] = [
     (TargetKind::Prompt, "notifications/prompts/list_changed"),
     (TargetKind::Resource, "notifications/resources/list_changed"),
 ];
-
-/// The access to a target that the policy decides on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access<'a> {
-    /// Seeing the target in a list. Conditions do not apply: a list has no arguments.
-    List,
-    /// Using the target with these arguments, JSON text.
-    Call(Option<&'a str>),
-}
-
-/// The policy's decision on one target for one caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision<'a> {
-    /// The role allows the access.
-    Allowed {
-        /// The first of the caller's roles that allows the access.
-        role: &'a str,
-        /// The role's rule that allows it.
-        rule: Rule,
-    },
-    /// No role allows the access, or one denies it.
-    Denied(DenialReason<'a>),
-}
-
-/// The reason why the policy denies access.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DenialReason<'a> {
-    /// None of the caller's roles allows the access.
-    NoRule,
-    /// A role denies the access.
-    Rule {
-        /// The first of the caller's roles that denies the access.
-        role: &'a str,
-        /// The role's rule that denies it.
-        rule: Rule,
-    },
-    /// A role allows the access, but only with other arguments.
-    Condition {
-        /// The first of the caller's roles that would allow the access.
-        role: &'a str,
-        /// The role's first condition that does not hold.
-        condition: String,
-        /// The same condition, as a rule.
-        rule: Rule,
-    },
-}
-
-/// A rule of a role: a pattern or a condition in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// The setting of the role that has the rule.
-    list: &'static str,
-    /// The position in it, from 0.
-    idx: usize,
-}
-
-/// The recorded rule of a decision that no rule made.
-pub const DEFAULT_RULE: &str = "default";
-
-impl Rule {
-    /// The rule's place in the configuration, for example `roles.reader.allow[2]`.
-    #[must_use]
-    pub fn of_role(self, role: &str) -> String {
-        let Self { list, idx } = self;
-        format!("roles.{role}.{list}[{idx}]")
-    }
-}
-
-impl Decision<'_> {
-    /// The rule that decided, as it is recorded: its place in the configuration, or [`DEFAULT_RULE`].
-    #[must_use]
-    pub fn decided_by(&self) -> String {
-        match self {
-            Self::Denied(DenialReason::NoRule) => DEFAULT_RULE.to_owned(),
-            Self::Allowed { role, rule }
-            | Self::Denied(DenialReason::Rule { role, rule } | DenialReason::Condition { role, rule, .. }) => {
-                rule.of_role(role)
-            }
-        }
-    }
-}
-
-/// The denial of a call.
-#[derive(Debug)]
-pub struct Denial {
-    /// The caller, with all of its roles, because no single role decided.
-    pub caller: Caller,
-    /// The reason, for the caller and for the record.
-    pub reason: String,
-    /// The rule that decided, for the record.
-    pub decided_by: String,
-}
 
 /// Proof that the caller may make exactly this call. Only [`Policy`] creates one, and forwarding requires one.
 ///
@@ -200,7 +111,12 @@ impl Policy {
             let Some(rule) = rules.allow(target) else { continue };
             let unmet = match access {
                 Access::List => None,
-                Access::Call(arguments) => rules.unmet(target, arguments),
+                Access::Call { arguments, answers } => {
+                    rules.unmet(target, Tested { is_call: true, arguments, answers })
+                }
+                Access::Answer(answers) => {
+                    rules.unmet(target, Tested { is_call: false, arguments: None, answers: Some(answers) })
+                }
             };
             match unmet {
                 None => return Decision::Allowed { role, rule },
@@ -212,6 +128,50 @@ impl Policy {
             }
         }
         Decision::Denied(reason)
+    }
+
+    /// Decides whether the reply of a client with `roles` to a question of `backend` may be handed on. `result` is the
+    /// answer, JSON text; `asking` is the call during which the backend asked. Only conditions on answers decide: that
+    /// the caller may call the tool was decided when it called. If the call is not known, the conditions on all calls
+    /// of the backend must hold.
+    ///
+    /// # Errors
+    /// [`DeniedAnswer`]: no role allows the answer.
+    pub fn judge_reply(
+        &self,
+        roles: &[String],
+        backend: &str,
+        asking: Asking<'_>,
+        result: &str,
+    ) -> Result<(), DeniedAnswer> {
+        let answers = json::object([("answer", result)]);
+        let denied = |role: &str, idx: usize, condition: &Condition| DeniedAnswer {
+            reason: format!("role {role} may hand on the answer only if its condition on {} holds", condition.name()),
+            decided_by: Rule { list: "when", idx }.of_role(role),
+        };
+        match asking {
+            Asking::Other => Ok(()),
+            Asking::Tool(name) => match self.decide(roles, Target::tool(backend, name), Access::Answer(&answers)) {
+                Decision::Denied(DenialReason::Condition { role, condition, rule }) => Err(DeniedAnswer {
+                    reason: format!("role {role} may hand on the answer only if its condition on {condition} holds"),
+                    decided_by: rule.of_role(role),
+                }),
+                // I10: the right to call the tool was taken away in the meantime.
+                decision @ Decision::Denied(_) => Err(DeniedAnswer {
+                    reason: format!("role {} may not call {backend}/{name} any more", roles.join(",")),
+                    decided_by: decision.decided_by(),
+                }),
+                Decision::Allowed { .. } => Ok(()),
+            },
+            Asking::Unknown => {
+                let known = roles.iter().filter_map(|name| Some((name, self.roles.get(name)?)));
+                let mut unmet = known.map(|(role, rules)| (role, rules.unmet_at(backend, &answers)));
+                match unmet.find_map(|(role, unmet)| unmet.map(|(idx, condition)| denied(role, idx, condition))) {
+                    Some(denied) => Err(denied),
+                    None => Ok(()),
+                }
+            }
+        }
     }
 
     /// Returns true if `roles` see `target` in a list, that is, may use it with some arguments.
@@ -261,8 +221,8 @@ impl Policy {
 
     /// Decides on a request of any method.
     ///
-    /// `params` are the parameters that will be forwarded. `arguments` is the part of them, unchanged,
-    /// that conditions test and that is recorded.
+    /// `params` are the parameters that will be forwarded. `arguments` is the part of them, unchanged, that conditions
+    /// test and that is recorded; so are `answers`, the member `inputResponses`.
     ///
     /// # Errors
     /// [`Denial`], unless one of the caller's roles allows `target` with these arguments and none denies it.
@@ -272,11 +232,12 @@ impl Policy {
         target: Target<'_>,
         params: Params,
         arguments: Option<&str>,
+        answers: Option<&str>,
     ) -> Result<Permit, Box<Denial>> {
         // The arguments that are authorized are the arguments that are forwarded.
         debug_assert!(target.kind != TargetKind::Tool || forwards(&params, target.name, arguments), "other arguments");
         let Target { kind, backend, name } = target;
-        let decision = self.decide(&principal.roles, target, Access::Call(arguments));
+        let decision = self.decide(&principal.roles, target, Access::Call { arguments, answers });
         let decided_by = decision.decided_by();
         match decision {
             Decision::Allowed { role, .. } => Ok(Permit {
@@ -387,10 +348,17 @@ impl RoleRules {
         [&self.deny, &self.deny_resources, &self.deny_prompts].into_iter().any(|patterns| patterns.reach(backend))
     }
 
-    /// The first condition on calls of `target` that does not hold, and its position.
-    fn unmet(&self, target: Target<'_>, arguments: Option<&str>) -> Option<(usize, &Condition)> {
+    /// The first condition on calls of `target` that does not hold for `tested`, and its position.
+    fn unmet(&self, target: Target<'_>, tested: Tested<'_>) -> Option<(usize, &Condition)> {
         let mut conditions = self.conditions.iter().enumerate();
-        conditions.find(|(_, condition)| condition.applies_to(target) && !condition.holds(arguments))
+        conditions.find(|(_, condition)| condition.applies_to(target) && !condition.is_met(tested))
+    }
+
+    /// The first condition on any calls of `backend` that `answers` do not meet, and its position.
+    fn unmet_at(&self, backend: &str, answers: &str) -> Option<(usize, &Condition)> {
+        let mut conditions = self.conditions.iter().enumerate();
+        let answers = Tested { is_call: false, arguments: None, answers: Some(answers) };
+        conditions.find(|(_, condition)| condition.applies_to_any_of(backend) && !condition.is_met(answers))
     }
 }
 

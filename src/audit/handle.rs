@@ -320,6 +320,16 @@ impl Receipt {
         self.request_id
     }
 
+    /// Reserves room for a `response` of `bytes` more in the call's record. Returns false if there is no room now.
+    pub fn make_room(&mut self, bytes: usize) -> bool {
+        let Some(Open { handle, call, reservation, .. }) = &mut self.open else { return true };
+        let has_room = handle.ring.extend(reservation, bytes).is_ok();
+        if has_room {
+            call.add_response_room(bytes);
+        }
+        has_room
+    }
+
     /// Ends the call with `outcome`, and releases `answer` once the record has reached the configured level.
     ///
     /// # Errors

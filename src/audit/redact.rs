@@ -155,6 +155,12 @@ impl Redaction {
     }
 }
 
+/// True if a question with the schema `schema`, JSON text, asks for a secret.
+#[must_use]
+pub fn asks_for_secret(schema: &str) -> bool {
+    !matches!(SecretMembers::of_schema(schema), SecretMembers::Named(paths) if paths.is_empty())
+}
+
 /// The text if it was changed.
 fn changed(text: Cow<'_, str>) -> Option<String> {
     if let Cow::Owned(text) = text { Some(text) } else { None }

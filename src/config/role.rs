@@ -30,7 +30,10 @@ pub struct Role {
 pub struct Condition {
     /// A pattern over `backend/tool`.
     pub tool: String,
-    /// A JSON pointer into the arguments.
+    /// The text that the pointer points into.
+    #[serde(default)]
+    pub from: ConditionFrom,
+    /// A JSON pointer into the arguments, or into each answer.
     pub pointer: String,
     /// The value equals this one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,6 +47,18 @@ pub struct Condition {
     /// The value is the path of this directory or of something below it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub below: Option<String>,
+}
+
+/// The text that a condition tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum ConditionFrom {
+    /// The arguments of a call.
+    #[default]
+    #[serde(rename = "arguments")]
+    Arguments,
+    /// Each answer that a person gives to a question of the backend.
+    #[serde(rename = "inputResponses")]
+    InputResponses,
 }
 
 /// A value to which an argument is compared.

@@ -101,6 +101,11 @@ pub struct Server {
     /// The time after which an unused session, or an unused conversation of a caller without one, ends.
     #[serde(deserialize_with = "duration")]
     pub session_idle_timeout: Duration,
+    /// File with the key of `requestState`. `None`: a key of the process.
+    pub state_key_file: Option<PathBuf>,
+    /// Time for which a `requestState` is valid.
+    #[serde(deserialize_with = "duration")]
+    pub state_ttl: Duration,
     /// Most open calls.
     pub calls_max: usize,
     /// Methods unknown to the gateway that are forwarded; a `*` at the end matches any suffix.
@@ -218,6 +223,8 @@ pub struct Audit {
     pub continue_for: Vec<String>,
     /// Refusals of one kind within a minute that get a record of their own; further ones are counted in one record.
     pub refusals_singly_max: u32,
+    /// The form in which answers to questions of backends are recorded.
+    pub record_answers: RecordAnswers,
     /// Longest arguments and other parameters of a request together, as recorded, in bytes.
     pub params_bytes_max: usize,
     /// Values that are shortened: `backend/tool:/path`.
@@ -238,6 +245,16 @@ pub enum Level {
     Stored,
     /// Room in the ring.
     Queued,
+}
+
+/// The form in which answers to questions of backends are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordAnswers {
+    /// The whole answer, after redaction.
+    Full,
+    /// Its length and its keyed digest.
+    Digest,
 }
 
 /// The treatment of a call that cannot be audited because neither ring nor outbox can take its record.
@@ -343,6 +360,8 @@ impl Default for Server {
             sessions_max: 10_000,
             replay_bytes_max: 64 * 1024 * 1024,
             session_idle_timeout: Duration::from_hours(1),
+            state_key_file: None,
+            state_ttl: Duration::from_hours(24),
             calls_max: 1024,
             pass_methods: Vec::new(),
             pass_params: Vec::new(),
@@ -396,6 +415,7 @@ impl Default for Audit {
             on_failure: OnFailure::Refuse,
             continue_for: Vec::new(),
             refusals_singly_max: 20,
+            record_answers: RecordAnswers::Full,
             params_bytes_max: PARAMS_BYTES_MAX_DEFAULT,
             shorten: Vec::new(),
             record_responses: Vec::new(),

@@ -4,6 +4,7 @@ use crate::audit::UnavailableError;
 use crate::auth::LoadError;
 use crate::upstream::EndpointError;
 
+use super::call::request_state::StateKeyError;
 use super::call::rules::RulesError;
 use super::listener::tls;
 
@@ -20,6 +21,9 @@ pub enum Fault {
     /// A pattern or a path of the rules.
     #[error(transparent)]
     Rules(#[from] RulesError),
+    /// The key of request states.
+    #[error(transparent)]
+    StateKey(#[from] StateKeyError),
     /// A backend's alias.
     #[error("backends.{alias}: {reason}")]
     Alias {

@@ -12,6 +12,8 @@
 pub mod audience;
 pub mod ending;
 pub mod inflight;
+pub(crate) mod notification_forwarder;
+pub(crate) mod question;
 pub(crate) mod replay;
 pub mod server_requests;
 pub mod stream;
@@ -22,7 +24,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::audit::record::{Caller, client_info as client_info_of};
@@ -30,6 +32,7 @@ use crate::auth::Principal;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::audience::Audience;
 use crate::gateway::session::ending::{EndReason, UnknownSessionError};
+use crate::gateway::session::question::{ClientAnswer, Fate, OpenCall, OpenCalls, Question, QuestionHandler};
 use crate::gateway::session::replay::ReplayBudget;
 use crate::gateway::session::server_requests::PendingServerRequests;
 use crate::gateway::session::stream::Stream;
@@ -53,6 +56,7 @@ pub struct Sessions {
     /// Time after which an unused session expires.
     pub(crate) idle_timeout: Duration,
     policy: watch::Receiver<Arc<Policy>>,
+    questions: Arc<dyn QuestionHandler>,
     /// The room for the messages of all streams.
     pub(crate) replay: Arc<ReplayBudget>,
 }
@@ -87,6 +91,9 @@ pub struct Session {
     last_used: Mutex<Instant>,
     connections: Mutex<BTreeMap<String, Arc<LazyConnection>>>,
     server_requests: Mutex<PendingServerRequests<UpstreamConnection>>,
+    questions: Arc<dyn QuestionHandler>,
+    /// The calls that are open at backends.
+    pub(crate) open_calls: OpenCalls,
     pub(crate) streams: SessionStreams,
     /// The policy in force. It decides which streams get the messages of a backend.
     policy: watch::Receiver<Arc<Policy>>,
@@ -100,16 +107,18 @@ impl Sessions {
     }
 
     /// Makes room for `max` sessions, at least one, and for `replay_bytes_max` bytes of messages of all their streams.
-    /// An unused session expires after `idle_timeout`. `policy` is the policy in force.
+    /// An unused session expires after `idle_timeout`. `policy` is the policy in force; `questions` takes the requests
+    /// of backends to clients.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         max: usize,
         idle_timeout: Duration,
         replay_bytes_max: usize,
         policy: watch::Receiver<Arc<Policy>>,
+        questions: Arc<dyn QuestionHandler>,
     ) -> Self {
         let replay = ReplayBudget::new(replay_bytes_max);
-        Self { open: Mutex::default(), max: max.max(1), idle_timeout, replay, policy }
+        Self { open: Mutex::default(), max: max.max(1), idle_timeout, replay, policy, questions }
     }
 
     /// Opens a session for `principal`, which may have `own_max`, and returns it with the sessions that were removed to
@@ -137,6 +146,8 @@ impl Sessions {
             last_used: Mutex::new(Instant::now()),
             connections: Mutex::default(),
             server_requests: Mutex::default(),
+            questions: Arc::clone(&self.questions),
+            open_calls: OpenCalls::default(),
             streams: SessionStreams::new(&principal.roles, &self.replay),
             policy: self.policy.clone(),
         });
@@ -348,21 +359,10 @@ impl Session {
 
     /// Delivers a backend's message to the client, on `stream` or, without one, on the one that [`SessionStreams`]
     /// chooses. `false`: the message was not accepted.
-    fn on_event(
-        &self,
-        connection: &Weak<UpstreamConnection>,
-        event: &Event,
-        stream: Option<&Arc<Stream>>,
-        audience: &Audience,
-    ) -> bool {
-        let push = |json: &str, is_general: bool| {
-            let may_hear = |stream: &Stream| audience.may_hear(stream);
-            let stream = match stream {
-                Some(stream) => Some(Arc::clone(stream)).filter(|stream| may_hear(stream)),
-                None => self.streams.for_message(is_general, may_hear),
-            };
-            stream.is_some_and(|stream| stream.push(json))
-        };
+    fn on_event(self: &Arc<Self>, listener: &SessionListener, event: &Event) -> bool {
+        let connection = &Weak::clone(&listener.connection.lock());
+        let push =
+            |json: &str, is_general: bool| self.stream_of(listener, is_general).is_some_and(|stream| stream.push(json));
         let Some(id) = event.id.clone() else {
             let is_general = event.method.ends_with("list_changed") || event.method.ends_with("/updated");
             if event.method != CANCELLED {
@@ -372,19 +372,59 @@ impl Session {
             let cancelled = self.server_requests.lock().cancel(connection, &event.json);
             return cancelled.is_none_or(|json| push(&json, false));
         };
-        let (number, json) = self.server_requests.lock().insert(connection, id, event);
-        let is_accepted = push(&json, false);
-        if !is_accepted {
-            self.server_requests.lock().remove(number);
-        }
-        is_accepted
+        // A request that no stream takes never reaches a person, and gets no record.
+        let Some(stream) = self.stream_of(listener, false) else { return false };
+        self.ask(listener, connection, id, event, stream);
+        true
     }
 
-    /// Removes the backend's request that the client answered under `id`. Returns its connection, the backend's id for
-    /// it as JSON text, and its method.
-    pub(crate) fn take_answered(&self, id: &Id) -> Option<(Arc<UpstreamConnection>, String, String)> {
-        let request = self.server_requests.lock().remove(id.as_json().parse().ok()?)?;
-        Some((request.connection.upgrade()?, request.id, request.method))
+    /// The stream for a message that `listener` received.
+    fn stream_of(&self, listener: &SessionListener, is_general: bool) -> Option<Arc<Stream>> {
+        let may_hear = |stream: &Stream| listener.audience.may_hear(stream);
+        match &listener.stream {
+            Some(stream) => Some(Arc::clone(stream)).filter(|stream| may_hear(stream)),
+            None => self.streams.for_message(is_general, may_hear),
+        }
+    }
+
+    /// Hands a backend's request to the client, on `stream`, once it is recorded.
+    fn ask(
+        self: &Arc<Self>,
+        listener: &SessionListener,
+        connection: &Weak<UpstreamConnection>,
+        id: String,
+        event: &Event,
+        stream: Arc<Stream>,
+    ) {
+        let (sender, fate) = oneshot::channel();
+        let (number, json) = self.server_requests.lock().insert(connection, id.clone(), event, sender);
+        let (session, delivering) = (Arc::downgrade(self), self.open_calls.delivering());
+        let deliver = move || {
+            let _delivering = delivering;
+            let is_asked = |session: Arc<Self>| session.server_requests.lock().deliver(number, || stream.push(&json));
+            session.upgrade().is_some_and(is_asked)
+        };
+        let params = json::Object::parse(&event.json).and_then(|message| message.get("params").map(str::to_owned));
+        self.questions.take(Question {
+            caller: self.caller.clone(),
+            client_info: self.client_info.clone(),
+            session: self.id.clone(),
+            number,
+            backend: listener.backend.clone(),
+            connection: Weak::clone(connection),
+            id,
+            method: event.method.clone(),
+            params,
+            during: listener.call.clone().or_else(|| self.open_calls.only_at(&listener.backend)),
+            fate,
+            deliver: Box::new(deliver),
+        });
+    }
+
+    /// Hands over the client's answer to the backend's request `id`. `false`: no request with this id is open.
+    pub(crate) fn answer(&self, id: &Id, answer: ClientAnswer) -> bool {
+        let request = id.as_json().parse().ok().and_then(|number| self.server_requests.lock().remove(number));
+        request.is_some_and(|request| request.fate.send(Fate::Answered(answer)).is_ok())
     }
 
     /// The connection that the client's progress is for, and its parameters with the backend's own token.
@@ -415,6 +455,9 @@ impl Session {
 pub(crate) struct SessionListener {
     session: Weak<Session>,
     connection: Mutex<Weak<UpstreamConnection>>,
+    backend: String,
+    /// The call whose messages arrive, if it is one call.
+    call: Option<Arc<OpenCall>>,
     stream: Option<Arc<Stream>>,
     audience: Audience,
 }
@@ -423,7 +466,15 @@ impl SessionListener {
     /// A listener to the messages of `backend`.
     pub(crate) fn new(session: &Arc<Session>, backend: &str, stream: Option<Arc<Stream>>) -> Self {
         let audience = session.audience(backend);
-        Self { session: Arc::downgrade(session), connection: Mutex::new(Weak::new()), stream, audience }
+        let connection = Mutex::new(Weak::new());
+        let backend = backend.to_owned();
+        Self { session: Arc::downgrade(session), connection, backend, call: None, stream, audience }
+    }
+
+    /// The same for the messages of one call.
+    pub(crate) fn during(mut self, call: Arc<OpenCall>) -> Self {
+        self.call = Some(call);
+        self
     }
 
     /// Sets the connection whose messages arrive, which exists only after the listener.
@@ -435,8 +486,7 @@ impl SessionListener {
 impl ServerMessageHandler for SessionListener {
     fn on_event(&self, event: Event) -> bool {
         let Some(session) = self.session.upgrade() else { return false };
-        let connection = Weak::clone(&self.connection.lock());
-        session.on_event(&connection, &event, self.stream.as_ref(), &self.audience)
+        session.on_event(self, &event)
     }
 
     fn on_stream_start(&self) {
@@ -446,27 +496,10 @@ impl ServerMessageHandler for SessionListener {
     }
 }
 
-/// Forwards a backend's notifications to the stream of one request without a session. Requests are refused, because
-/// such a client has no way to answer them.
-#[derive(Debug)]
-pub(crate) struct NotificationForwarder {
-    pub(crate) stream: Arc<Stream>,
-    pub(crate) audience: Audience,
-}
-
-impl ServerMessageHandler for NotificationForwarder {
-    fn on_event(&self, event: Event) -> bool {
-        event.id.is_none() && self.audience.may_hear(&self.stream) && self.stream.push(&event.json)
-    }
-
-    fn on_stream_start(&self) {
-        self.stream.open();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use crate::auth::credential::Credential;
+    use crate::gateway::session::notification_forwarder::NotificationForwarder;
 
     use super::*;
 
@@ -491,8 +524,19 @@ mod tests {
         Arc::new(Policy::new(&BTreeMap::from([("all".to_owned(), role)])).unwrap())
     }
 
+    /// Delivers questions unrecorded, and waits for no answer.
+    #[derive(Debug)]
+    struct AtOnce;
+
+    impl QuestionHandler for AtOnce {
+        fn take(&self, question: Question) {
+            (question.deliver)();
+            std::mem::forget(question.fate);
+        }
+    }
+
     fn sessions(max: usize) -> Sessions {
-        Sessions::new(max, IDLE_TIMEOUT, 1 << 20, watch::channel(policy(&["b"])).1)
+        Sessions::new(max, IDLE_TIMEOUT, 1 << 20, watch::channel(policy(&["b"])).1, Arc::new(AtOnce))
     }
 
     fn open(sessions: &Sessions, principal: &Principal) -> Arc<Session> {
@@ -602,7 +646,7 @@ mod tests {
     async fn a_backend_that_the_roles_do_not_reach_any_more_is_not_heard() {
         let ann = Principal { roles: vec!["all".to_owned()], ..principal("ann", "a") };
         let (changes, in_force) = watch::channel(policy(&["b", "c"]));
-        let sessions = Sessions::new(4, IDLE_TIMEOUT, 1 << 20, in_force.clone());
+        let sessions = Sessions::new(4, IDLE_TIMEOUT, 1 << 20, in_force.clone(), Arc::new(AtOnce));
         let session = open(&sessions, &ann);
         let (b, c) = (SessionListener::new(&session, "b", None), SessionListener::new(&session, "c", None));
         let stream = session.streams.begin(&ann.roles).unwrap();

@@ -108,6 +108,9 @@ pub enum Malformed {
     /// A response without a session. Only in a session can a backend have sent a request.
     #[error("the response does not match a request of the gateway")]
     Response,
+    /// A response with both a result and an error.
+    #[error("a response has either a result or an error")]
+    Result,
     /// The id of another open request of the session.
     #[error("another open request of this session has this id")]
     IdInUse,

@@ -257,6 +257,11 @@ impl Params {
         }
     }
 
+    /// Removes the member `key`.
+    pub fn remove(&mut self, key: &str) {
+        self.members.retain(|member| member.key != key);
+    }
+
     /// The members besides `_meta`.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.iter()

@@ -8,7 +8,7 @@ use regex::Regex;
 use serde_json::value::RawValue;
 use unicode_normalization::UnicodeNormalization as _;
 
-use crate::config::{self, Scalar, anchored};
+use crate::config::{self, ConditionFrom, Scalar, anchored};
 use crate::mcp::fold::folded;
 use crate::mcp::json::{self, Object};
 use crate::rbac::pattern::{Effect, PatternError, Patterns, escapes};
@@ -22,9 +22,21 @@ const MATCHED_BYTES_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Condition {
     tools: Patterns,
+    is_on_answers: bool,
     pointer: String,
     segments: Vec<String>,
     test: Test,
+}
+
+/// The texts of a call that conditions test.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tested<'a> {
+    /// False if only the answers are tested.
+    pub(super) is_call: bool,
+    /// The arguments.
+    pub(super) arguments: Option<&'a str>,
+    /// An object of answers to the backend's questions, by name.
+    pub(super) answers: Option<&'a str>,
 }
 
 #[derive(Debug)]
@@ -40,7 +52,7 @@ impl Condition {
     /// # Errors
     /// Every error in the condition.
     pub(super) fn new(key: &str, condition: &config::Condition) -> Result<Self, Vec<PatternError>> {
-        let config::Condition { tool, pointer, equals, one_of, matches, below } = condition;
+        let config::Condition { tool, from, pointer, equals, one_of, matches, below } = condition;
         let error = |message: String| vec![PatternError { key: key.to_owned(), message }];
         let tools = Patterns::new(&format!("{key}.tool"), std::slice::from_ref(tool))?;
         let segments = pointer.strip_prefix('/').ok_or_else(|| error("pointer does not begin with /".to_owned()))?;
@@ -56,7 +68,8 @@ impl Condition {
             }
             _ => return Err(error("set exactly one of equals, one_of, matches and below".to_owned())),
         };
-        Ok(Self { tools, pointer: pointer.clone(), segments, test })
+        let is_on_answers = *from == ConditionFrom::InputResponses;
+        Ok(Self { tools, is_on_answers, pointer: pointer.clone(), segments, test })
     }
 
     /// Returns true if calls of `target` must meet the condition. A condition restricts what is allowed, so that its
@@ -77,11 +90,30 @@ impl Condition {
             Test::Matches(_) => "matches",
             Test::Below(_) => "below",
         };
-        format!("{} ({keyword})", self.pointer)
+        let from = if self.is_on_answers { "inputResponses " } else { "" };
+        format!("{from}{} ({keyword})", self.pointer)
+    }
+
+    /// Returns true if the call meets the condition. Answers that accept nothing need not meet it, because they carry
+    /// no value.
+    pub(super) fn is_met(&self, tested: Tested<'_>) -> bool {
+        if !self.is_on_answers {
+            return !tested.is_call || self.holds(tested.arguments);
+        }
+        let Some(answers) = tested.answers else { return true };
+        // I10: answers that cannot be read do not meet it.
+        let Some(answers) = Object::parse(answers) else { return false };
+        let is_refusal = |answer: &str| {
+            let action = Object::parse(answer).filter(|answer| answer.len() == 1);
+            action
+                .and_then(|answer| answer.string("action"))
+                .is_some_and(|action| action == "decline" || action == "cancel")
+        };
+        answers.members().all(|answer| is_refusal(answer.value) || self.holds(Some(answer.value)))
     }
 
     /// Returns true if `arguments`, JSON text, meet the condition.
-    pub(super) fn holds(&self, arguments: Option<&str>) -> bool {
+    fn holds(&self, arguments: Option<&str>) -> bool {
         let Some(value) = arguments.and_then(|arguments| find(arguments, &self.segments)) else { return false };
         match &self.test {
             Test::OneOf { values, .. } => values.iter().any(|expected| equals(&value, expected)),

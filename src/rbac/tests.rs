@@ -38,13 +38,21 @@ fn principal(roles: &[&str]) -> Principal {
 
 fn condition(pointer: &str) -> config::Condition {
     let (tool, pointer) = ("fs/*".to_owned(), pointer.to_owned());
-    config::Condition { tool, pointer, equals: None, one_of: None, matches: None, below: None }
+    config::Condition {
+        tool,
+        from: config::ConditionFrom::Arguments,
+        pointer,
+        equals: None,
+        one_of: None,
+        matches: None,
+        below: None,
+    }
 }
 
 /// Whether a call of `fs/read` with `arguments` passes a role that allows it on this condition.
 fn passes(condition: config::Condition, arguments: &str) -> bool {
     let role = Role { when: vec![condition], ..allowing(&["fs/*"]) };
-    let arguments = Access::Call((!arguments.is_empty()).then_some(arguments));
+    let arguments = Access::Call { arguments: (!arguments.is_empty()).then_some(arguments), answers: None };
     let policy = compiled(&[("r", role)]);
     let roles = words(&["r"]);
     let decision = policy.decide(&roles, Target::tool("fs", "read"), arguments);
@@ -108,7 +116,11 @@ fn a_denial_by_any_role_wins() {
         ("slash", allowing(&["fs/a/b"])),
         ("both", Role { deny: words(&["fs/read"]), ..allowing(&["fs/*"]) }),
     ]);
-    let decide = |roles: &[&str], target| match policy.decide(&words(roles), target, Access::Call(None)) {
+    let decide = |roles: &[&str], target| match policy.decide(
+        &words(roles),
+        target,
+        Access::Call { arguments: None, answers: None },
+    ) {
         Decision::Allowed { .. } => None,
         Decision::Denied(cause) => Some(matches!(cause, DenialReason::Rule { .. })),
     };
@@ -358,7 +370,7 @@ fn a_roles_conditions_apply_to_that_role_and_all_of_them_must_hold() {
         let arguments = serde_json::json!({ "path": path }).to_string();
         let (roles, target) = (words(roles), Target::tool("fs", tool));
         assert_eq!(policy.shows(&roles, target), !roles.contains(&"no_list".to_owned()), "a list has no arguments");
-        let decision = policy.decide(&roles, target, Access::Call(Some(&arguments)));
+        let decision = policy.decide(&roles, target, Access::Call { arguments: Some(&arguments), answers: None });
         let kind = match &decision {
             Decision::Allowed { .. } => "allowed",
             Decision::Denied(DenialReason::Condition { condition, .. }) => condition,
@@ -432,7 +444,7 @@ fn any_role_may_allow_and_the_permit_names_it() {
     let policy = policy(&[("reader", &["time/get_*"]), ("admin", &["*/*"])]);
     let principal = principal(&["reader", "admin"]);
     for (name, role) in [("get_x", "reader"), ("set_x", "admin")] {
-        let permit = policy.authorize(&principal, Target::tool("time", name), call(name), None).unwrap();
+        let permit = policy.authorize(&principal, Target::tool("time", name), call(name), None, None).unwrap();
         assert_eq!(permit.caller().role.as_deref(), Some(role));
     }
 }
@@ -445,7 +457,7 @@ fn a_denial_names_every_role_of_the_caller_and_the_reason() {
         ("d", Role { deny: words(&["*/*"]), ..Role::default() }),
     ]);
     let reason = |roles: &[&str], target: Target<'_>| {
-        let denied = policy.authorize(&principal(roles), target, call(target.name), None).unwrap_err();
+        let denied = policy.authorize(&principal(roles), target, call(target.name), None, None).unwrap_err();
         assert_eq!(denied.caller.role, (!roles.is_empty()).then(|| roles.join(",")));
         denied.reason
     };
@@ -484,7 +496,7 @@ fn every_invalid_rule_is_reported() {
 fn a_permit_of_any_kind_holds_the_unchanged_parameters() {
     let policy = policy(&[("r", &["*/*"])]);
     let (target, params) = (Target::resource("fs", "a:b"), Params::own(&[("uri", "\"a:b\"")]));
-    let permit = policy.authorize(&principal(&["r"]), target, params, Some("{}")).unwrap();
+    let permit = policy.authorize(&principal(&["r"]), target, params, Some("{}"), None).unwrap();
     assert_eq!((permit.kind(), permit.backend(), permit.name()), (TargetKind::Resource, "fs", "a:b"));
     assert_eq!(permit.params().text(&[]).as_deref(), Some(r#"{"uri":"a:b"}"#));
 }
@@ -519,13 +531,13 @@ proptest! {
         let policy = Policy::new(&roles).unwrap();
         let target = Target { kind, backend: &backend, name: &name };
         let listed = policy.decide(&held, target, Access::List);
-        let called = policy.decide(&held, target, Access::Call(arguments.as_deref()));
+        let called = policy.decide(&held, target, Access::Call { arguments: arguments.as_deref(), answers: None });
         prop_assert_eq!(&listed, &called);
         let mut members = vec![("name", json::quoted(&name))];
         members.extend(arguments.clone().map(|arguments| ("arguments", arguments)));
         let members: Vec<_> = members.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let names: Vec<&str> = held.iter().map(String::as_str).collect();
-        let permit = policy.authorize(&principal(&names), target, Params::own(&members), arguments.as_deref());
+        let permit = policy.authorize(&principal(&names), target, Params::own(&members), arguments.as_deref(), None);
         prop_assert_eq!(permit.is_ok(), policy.shows(&held, target));
         prop_assert!(policy.reaches(&held, &backend) || permit.is_err());
         prop_assert!(permit.is_ok() || policy.all_of(&held, &backend).is_none() || kind == TargetKind::Tool && name.contains('/'));

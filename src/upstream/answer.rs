@@ -81,8 +81,8 @@ impl Answer {
         self.content.text()
     }
 
-    /// Replaces the backend's `requestState` in a result that asks for input by `bind` of it.
-    pub fn with_state(self, bind: impl FnOnce(&str) -> String) -> Self {
+    /// Gives a result that asks for input the `requestState` that `bind` makes of it.
+    pub fn with_state(self, bind: impl FnOnce(&Object<'_>) -> String) -> Self {
         match &self.content {
             Content::Result(result) if self.kind == AnswerKind::InputRequired => {
                 let content = Object::parse(result).map(|result| with_state(&result, bind));
@@ -184,9 +184,9 @@ pub fn public_message(backend: &str, err: &CallError) -> String {
 }
 
 /// Adapts a response that is not recorded to a client of `era`, as [`Answer`] does: in a result that asks for input,
-/// `requestState` is replaced by `bind` of it.
+/// `requestState` is what `bind` makes of it.
 #[must_use]
-pub fn unrecorded(response: Response, era: Era, bind: impl FnOnce(&str) -> String) -> Response {
+pub fn unrecorded(response: Response, era: Era, bind: impl FnOnce(&Object<'_>) -> String) -> Response {
     match response {
         Response::Result(result) if is_task(&result) => Response::error(UPSTREAM_FAILED, STARTED_TASK, None),
         Response::Result(result) if asks_for_input(&result) => match era {
@@ -197,11 +197,8 @@ pub fn unrecorded(response: Response, era: Era, bind: impl FnOnce(&str) -> Strin
     }
 }
 
-fn with_state(result: &Object<'_>, bind: impl FnOnce(&str) -> String) -> String {
-    match result.string("requestState") {
-        Some(state) => result.with(&[("requestState", &json::quoted(&bind(&state)))]),
-        None => result.text().to_owned(),
-    }
+fn with_state(result: &Object<'_>, bind: impl FnOnce(&Object<'_>) -> String) -> String {
+    result.with(&[("requestState", &json::quoted(&bind(result)))])
 }
 
 /// The text of `result` with the gateway's request id in its `_meta` and, for a modern client, a `resultType`. All
@@ -328,7 +325,11 @@ mod tests {
     #[test]
     fn a_state_is_bound_with_or_without_a_record() {
         let asks = r#"{"resultType":"input_required", "requestState":"s"}"#;
-        let response = |era| unrecorded(Response::result(asks), era, |state| format!("bound {state}"));
+        let response = |era| {
+            unrecorded(Response::result(asks), era, |asks| {
+                format!("bound {}", asks.string("requestState").unwrap_or_default())
+            })
+        };
         let want = r#"{"resultType":"input_required", "requestState":"bound s"}"#;
         assert_eq!(response(Era::Modern), Response::result(want));
         assert!(matches!(response(Era::Legacy), Response::Error { error, .. } if error.contains(NO_INPUT)));

@@ -25,6 +25,7 @@ impl OwnFiles {
             .into_iter()
             .chain(auth.tokens_file.as_deref())
             .chain(config.audit.digest_key_file.as_deref())
+            .chain(config.server.state_key_file.as_deref())
             .chain(keys)
             .chain(config.server.tls.as_ref().map(|tls| tls.key_file.as_path()))
             .chain(credentials.map(PathBuf::as_path))
@@ -78,6 +79,7 @@ mod tests {
             audit.dir = "/own/audit.dir"
             audit.digest_key_file = "/own/audit.digest_key_file"
             auth.tokens_file = "/own/auth.tokens_file"
+            server.state_key_file = "/own/server.state_key_file"
             server.tls = { cert_file = "/c", key_file = "/own/server.tls.key_file" }
             backends.b = { url = "https://b", header_file = { a = "/own/backends.*.header_file" } }
             [[auth.keys]]

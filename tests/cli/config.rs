@@ -39,6 +39,9 @@ fn the_table_of_settings_states_the_defaults_of_the_code() {
     for spec in SETTINGS {
         if let Some(value) = spec.default.to_toml() {
             let text = match spec.path.rsplit_once('.').unwrap() {
+                ("roles.*.when[]", key) => {
+                    format!("[[roles.dev.when]]\ntool = \"*/b\"\npointer = \"/x\"\nequals = 1\n{key} = {value}")
+                }
                 ("roles.*", key) => format!("[roles.dev]\n{key} = {value}"),
                 ("backends.*", key) => format!("[backends.b]\ncommand = [\"x\"]\n{key} = {value}"),
                 ("auth.issuers[]", key) => {

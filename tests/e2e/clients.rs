@@ -6,11 +6,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use crate::clients_and_servers::modern_node;
 use crate::common::gatepost::{Setup, token};
 use crate::common::python::python_program;
 use crate::common::server::Server;
+use crate::common::stored_records::stored_records;
+use gatepost::audit::outbox::Reader;
+use gatepost::audit::outbox::fs::DiskFs;
+use gatepost::audit::record::{Entry, Status};
 use serde_json::Value;
 
 const DOCUMENT: &str = include_str!("../../docs/compatibility.md");
@@ -56,6 +61,7 @@ fn tries(column: &str, driver: &str, era: &str) {
     setup.set("backends.far.url", &features.url);
     let gatepost = setup.start();
     let want = documented(column);
+    let asks = ["elicit", "sample", "roots"].into_iter().filter(|feature| want[*feature] == "yes").count();
     for (path, prefix) in [("/mcp", "far__"), ("/mcp/far", "")] {
         let found = tried(&program, driver, &format!("{}{path}", gatepost.url()), prefix, era);
         let listed: BTreeMap<_, _> = want.iter().filter(|(feature, _)| found.contains_key(*feature)).collect();
@@ -63,6 +69,32 @@ fn tries(column: &str, driver: &str, era: &str) {
         // What the driver does not even try is no feature of the client.
         let rest = want.iter().filter(|(feature, _)| !found.contains_key(*feature));
         assert!(rest.clone().all(|(_, cell)| cell == "-"), "{column} at {path}: {:?}", rest.collect::<Vec<_>>());
+    }
+    assert_eq!(gatepost.terminate(), Some(0));
+    answers_are_linked(&setup, era, 2 * asks);
+}
+
+/// Each of `asks` questions left its answer in the trail, below the call that asked.
+fn answers_are_linked(setup: &Setup, era: &str, asks: usize) {
+    let reader = Reader::offline(Arc::new(DiskFs), &setup.audit_dir()).unwrap();
+    let calls: BTreeMap<_, _> =
+        stored_records(&reader).into_iter().map(|record| (record.entry.call.request_id, record.entry)).collect();
+    let parent = |entry: &Entry| entry.call.parent_id.and_then(|id| calls.get(&id));
+    let is_question = |entry: &Entry| {
+        let asked = ["elicitation/create", "sampling/createMessage", "roots/list"].contains(&&*entry.call.method);
+        asked && entry.response.is_some() && parent(entry).is_some_and(|call| call.call.method == "tools/call")
+    };
+    let is_retry = |entry: &Entry| {
+        let first = parent(entry).filter(|first| first.response_status == Status::InputRequired);
+        let asked = first.and_then(|first| first.response.as_ref());
+        asked.is_some_and(|questions| questions.contains("inputRequests"))
+            && entry.call.request_extra.as_ref().is_some_and(|extra| extra.contains("inputResponses"))
+    };
+    let is_answered = |entry: &&Entry| if era == "legacy" { is_question(entry) } else { is_retry(entry) };
+    let answered = calls.values().filter(is_answered).count();
+    assert!(answered >= asks, "{answered} of {asks}: {calls:#?}");
+    if let Some(name) = calls.values().filter(is_answered).find(|entry| format!("{entry:?}").contains("Your name?")) {
+        assert!(format!("{name:?}").contains("Ada"), "{name:?}");
     }
 }
 

@@ -101,8 +101,8 @@ fn go(dir: &Path) -> Option<PathBuf> {
     let mut build = Command::new("go");
     build.args(["build", "-o"]).arg(&program).arg(script("read.go"));
     build.env("GOCACHE", dir.join("go-cache")).env("GOFLAGS", "-mod=mod").env("GO111MODULE", "off");
-    let built = build.status().ok()?;
-    assert!(built.success(), "the Go program does not compile");
+    let status = build.status().ok()?;
+    assert!(status.success(), "the Go program does not compile");
     Some(program)
 }
 

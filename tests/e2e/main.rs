@@ -27,6 +27,7 @@ mod common {
     pub mod rng;
     pub mod server;
     pub mod stdio_client;
+    pub mod stored_records;
     pub mod tool_names;
     pub mod trail;
     pub mod wait;

@@ -33,7 +33,11 @@ fn i10_every_row_of_the_documentation_is_decided_as_written() {
             "prompt" => TargetKind::Prompt,
             other => panic!("{other}: {row}"),
         };
-        let access = if *outcome == "listed" { Access::List } else { Access::Call(arguments.as_deref()) };
+        let access = if *outcome == "listed" {
+            Access::List
+        } else {
+            Access::Call { arguments: arguments.as_deref(), answers: None }
+        };
         let decision = policy.decide(&roles, Target { kind, backend, name }, access);
         let got = match &decision {
             Decision::Allowed { role, .. } => ("allowed", (*role).to_owned()),

@@ -42,6 +42,7 @@ mod limits;
 mod listening;
 mod logging;
 mod process_limits;
+mod questions;
 mod recording;
 mod refusals;
 mod reload;

@@ -1,5 +1,6 @@
 //! Legacy sessions through the real gateway: what backends ask their clients, how many there are, how they end.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,11 +14,14 @@ use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::record::{Entry, Status};
 use serde_json::{Value, json};
 
-/// A backend whose one tool, `ask`, says these lines before it answers; what it is sent is in the file returned.
-fn asking_backend(setup: &mut Setup, alias: &str, lines: &[&str]) -> PathBuf {
+/// A backend whose one tool, `ask`, says these lines before it answers: the first ones at its first call, the second
+/// ones at its second call. What it is sent is in the file returned.
+pub fn asking_backend(setup: &mut Setup, alias: &str, lines: [&[&str]; 2]) -> PathBuf {
     let (lines_file, heard) =
-        (setup.work_dir().join(format!("{alias} says")), setup.work_dir().join(format!("{alias} heard")));
-    std::fs::write(&lines_file, lines.join("\n") + "\n").unwrap();
+        (setup.work_dir().join(format!("{alias} says ")), setup.work_dir().join(format!("{alias} heard")));
+    for (idx, lines) in lines.iter().enumerate() {
+        std::fs::write(format!("{}{}", lines_file.display(), idx + 1), lines.join("\n") + "\n").unwrap();
+    }
     let script = r#"
         while read -r line; do
             printf '%s\n' "$line" >> "$2"
@@ -25,7 +29,7 @@ fn asking_backend(setup: &mut Setup, alias: &str, lines: &[&str]) -> PathBuf {
             case "$line" in
             *'"initialize"'*) result='{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"a","version":"1"}}';;
             *'"tools/list"'*) result='{"tools":[{"name":"ask","inputSchema":{"type":"object"}}]}';;
-            *'"tools/call"'*) cat "$1"; result='{"content":[]}';;
+            *'"tools/call"'*) calls=$((calls + 1)); cat "$1$calls"; result='{"content":[]}';;
             *) continue;;
             esac
             printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$result"
@@ -36,14 +40,14 @@ fn asking_backend(setup: &mut Setup, alias: &str, lines: &[&str]) -> PathBuf {
 }
 
 /// What was heard of this method.
-fn heard(file: &Path, method: &str) -> Vec<Value> {
+pub fn heard(file: &Path, method: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter(|line| line["method"] == method).collect()
 }
 
 /// The messages of an event stream.
-fn messages(text: &str) -> Vec<Value> {
+pub fn messages(text: &str) -> Vec<Value> {
     let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
     data.filter_map(|data| serde_json::from_str(data.trim()).ok()).collect()
 }
@@ -57,19 +61,21 @@ const CANCEL_2: &str = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","p
 #[tokio::test(flavor = "multi_thread")]
 async fn backends_with_equal_request_ids_do_not_interfere() {
     let mut setup = Setup::new();
-    let first = asking_backend(&mut setup, "first", &[ASK_7]);
-    let second = asking_backend(&mut setup, "second", &[ASK_7, ASK_2, CANCEL_2, CANCEL_2]);
+    let first = asking_backend(&mut setup, "first", [&[ASK_7], &[]]);
+    let second = asking_backend(&mut setup, "second", [&[ASK_7, ASK_2], &[CANCEL_2, CANCEL_2]]);
     let gatepost = setup.start();
     let client = gatepost.client(Era::Legacy, "admin").await;
     let asked = messages(&client.call("first__ask", json!({})).await.unwrap().text);
     assert_eq!(asked[0]["id"], 1, "{asked:?}");
     let asked = messages(&client.call("second__ask", json!({})).await.unwrap().text);
-    let said: Vec<&Value> = asked.iter().map(|message| &message["id"]).take(2).collect();
-    assert_eq!(said, [2, 3], "{asked:?}");
+    // Each is sent when it is recorded, in whatever order.
+    let said: BTreeSet<_> = asked.iter().take(2).map(|message| message["id"].as_u64()).collect();
+    assert_eq!(said, [Some(2), Some(3)].into(), "{asked:?}");
     // Its own 2 is the client's 3; the client's 2 is open, and what it was not asked is not cancelled.
-    let cancelled = asked.iter().filter(|message| message["method"] == "notifications/cancelled");
+    let then = messages(&client.call("second__ask", json!({})).await.unwrap().text);
+    let cancelled = then.iter().filter(|message| message["method"] == "notifications/cancelled");
     assert_eq!(cancelled.map(|message| &message["params"]["requestId"]).collect::<Vec<_>>(), [3], "{asked:?}");
-    assert_eq!(asked[0]["params"]["_meta"]["progressToken"], 2);
+    assert!(asked.iter().take(2).all(|message| message["params"]["_meta"]["progressToken"] == message["id"]));
     for (method, params) in [
         ("notifications/progress", json!({"progressToken": 2, "progress": 1})),
         ("notifications/progress", json!({"progressToken": 3, "progress": 1})),
@@ -93,7 +99,7 @@ async fn backends_with_equal_request_ids_do_not_interfere() {
 }
 
 /// The records of a gateway that has ended.
-fn records(setup: &Setup) -> Vec<Entry> {
+pub fn records(setup: &Setup) -> Vec<Entry> {
     let reader = Reader::offline(Arc::new(DiskFs), &setup.audit_dir()).unwrap();
     stored_records(&reader).into_iter().map(|record| record.entry).collect()
 }
@@ -172,7 +178,7 @@ async fn opening_sessions_counts_towards_the_principals_rate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_are_recorded_once_each_when_audit_methods_names_them() {
     let mut setup = Setup::new();
-    asking_backend(&mut setup, "one", &[]);
+    asking_backend(&mut setup, "one", [&[], &[]]);
     setup.set_toml("audit.methods", r#"["tools/list"]"#);
     let gatepost = setup.start();
     for era in [Era::Legacy, Era::Modern] {

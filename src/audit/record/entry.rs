@@ -109,6 +109,8 @@ pub struct Outcome {
     pub response_bytes: Option<u64>,
     /// The recorded answer after redaction, as JSON text.
     pub response: Option<String>,
+    /// The rule that decided at the end, in place of the one that was known before.
+    pub decided_by: Option<String>,
 }
 
 /// A finished call, not yet positioned in a stream.
@@ -255,6 +257,11 @@ impl Call {
         self
     }
 
+    /// Notes that room for a `response` of `bytes` more is reserved.
+    pub(in crate::audit) fn add_response_room(&mut self, bytes: usize) {
+        self.response_room = self.response_room.saturating_add(bytes).min(RESPONSE_BYTES_MAX);
+    }
+
     /// The longest `response` for which the call reserves room, in bytes.
     #[must_use]
     pub fn response_room(&self) -> usize {
@@ -380,7 +387,21 @@ impl Outcome {
     /// An outcome with a status only.
     #[must_use]
     pub fn of(status: Status) -> Self {
-        Self { status, error_message: None, response_digest: None, response_bytes: None, response: None }
+        Self {
+            status,
+            error_message: None,
+            response_digest: None,
+            response_bytes: None,
+            response: None,
+            decided_by: None,
+        }
+    }
+
+    /// Sets the rule that decided at the end.
+    #[must_use]
+    pub fn with_decision(mut self, rule: String) -> Self {
+        self.decided_by = Some(rule);
+        self
     }
 
     /// Sets the recorded answer, JSON text after redaction. A call whose answer is longer than the room that it
@@ -396,6 +417,9 @@ impl Entry {
     /// Joins the two halves. `latency` is zero for a refused call.
     #[must_use]
     pub fn new(mut call: Call, outcome: Outcome, latency: Duration) -> Self {
+        if outcome.decided_by.is_some() {
+            call.decided_by = call.optional("decided_by", outcome.decided_by.as_deref());
+        }
         let response = outcome.response.map(|json| {
             // I6: a record fits its frame. I9: Postgres takes every record.
             if json.len() <= RESPONSE_BYTES_MAX && json_depth(&json) <= JSON_DEPTH_MAX {

@@ -43,6 +43,16 @@ impl Ring {
         self.reserve(Room::of_call(call), AdmissionClass::UnauditedAllowed, timeout, call.timestamp).await
     }
 
+    /// Adds room for `bytes` more to `reservation`, without waiting.
+    ///
+    /// # Errors
+    /// [`AdmissionError`]; the reservation is unchanged, and nothing was counted.
+    pub fn extend(self: &Arc<Self>, reservation: &mut Reservation, bytes: usize) -> Result<(), AdmissionError> {
+        let mut more = self.try_reserve(Room { records: 0, bytes }, AdmissionClass::Call)?;
+        reservation.room = reservation.room.plus(std::mem::take(&mut more.room));
+        Ok(())
+    }
+
     /// Waits up to `timeout` for the room for a record without an intent: of an event of the gateway, or of a request
     /// that the gateway answered itself.
     ///

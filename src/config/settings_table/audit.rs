@@ -138,6 +138,13 @@ pub(super) const AUDIT: &[SettingSpec] = &[
          recorded reserves as much of the ring.",
     ),
     setting(
+        "audit.record_answers",
+        ValueType::Choice(&["full", "digest"]),
+        Value("\"full\""),
+        "How the answers of clients to questions of backends (elicitation, sampling, roots) are recorded: `full`, after \
+         redaction; `digest`, only their length and digest.",
+    ),
+    setting(
         "audit.redact",
         ValueType::Pointers,
         Value("[]"),

@@ -55,10 +55,17 @@ pub(super) const ROLES: &[SettingSpec] = &[
          be met.",
     ),
     setting(
+        "roles.*.when[].from",
+        ValueType::Choice(&["arguments", "inputResponses"]),
+        Value("\"arguments\""),
+        "What the condition tests: the `arguments` of a call, or each answer of a person to a question that the tool \
+         asks (`inputResponses`; of elicitation, its `content` is at `/content`). Answers that decline or cancel pass.",
+    ),
+    setting(
         "roles.*.when[].pointer",
         ValueType::Pointer,
         Required,
-        "JSON pointer to the argument. If there is no such argument, the condition is not met.",
+        "JSON pointer to the argument, or into the answer. If there is no such value, the condition is not met.",
     ),
     setting(
         "roles.*.when[].equals",

@@ -1,5 +1,7 @@
 //! The settings of the listeners.
 
+use std::time::Duration;
+
 use super::spec::Fallback::{Required, Unset, Value};
 use super::spec::{HOURS_24, MINUTES_10, SettingSpec, count, duration, ms, setting};
 use crate::config::value_type::ValueType;
@@ -81,6 +83,20 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "Memory for the messages of all streams that wait for their clients or are kept for clients that resume \
          (`Last-Event-ID`). Streams that ended longest ago lose their messages first; without room, a notification is \
          dropped. A response always has room.",
+    ),
+    setting(
+        "server.state_key_file",
+        ValueType::Path,
+        Unset,
+        "File with 64 hexadecimal digits: the key that links the answers to a backend's questions to the call that \
+         asked. Replicas need the same one. Unset: a random key of this process, and a client must call again after a \
+         restart.",
+    ),
+    setting(
+        "server.state_ttl",
+        duration(Duration::from_secs(1), Duration::from_hours(24 * 30)),
+        Value("\"24h\""),
+        "How long a person may take to answer a question of a modern backend before the call must be made again.",
     ),
     setting(
         "server.session_idle_timeout",

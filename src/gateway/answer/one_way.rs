@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use tokio::sync::oneshot;
 
 use crate::audit::record::{Call, Outcome, Status};
 use crate::gateway::answer::relay;
@@ -11,6 +12,7 @@ use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::Session;
+use crate::gateway::session::question::ClientAnswer;
 use crate::mcp::envelope::{ClientResponse, Id};
 use crate::mcp::json;
 use crate::mcp::params::Params;
@@ -29,7 +31,7 @@ enum Kind<'a> {
     /// A notification without a session, which is for no backend.
     Dropped,
     /// A response to a request that a backend sent in the session.
-    Response { session: Arc<Session>, response: ClientResponse<'a> },
+    Response { session: Arc<Session>, response: ClientResponse<'a>, roles: Vec<String> },
 }
 
 #[derive(Debug)]
@@ -71,8 +73,8 @@ impl<'a> OneWay<'a> {
         Self(Kind::Dropped)
     }
 
-    pub(crate) fn response(session: Arc<Session>, response: ClientResponse<'a>) -> Self {
-        Self(Kind::Response { session, response })
+    pub(crate) fn response(session: Arc<Session>, response: ClientResponse<'a>, roles: Vec<String>) -> Self {
+        Self(Kind::Response { session, response, roles })
     }
 
     /// Delivers the message to the backends that it is for. It is accepted (HTTP 202) even if delivery fails.
@@ -84,7 +86,7 @@ impl<'a> OneWay<'a> {
             Kind::Notification(notification) => notification.deliver().await,
             Kind::Passed(notification, backend, call) => notification.pass(&backend, *call).await?,
             Kind::Dropped => {}
-            Kind::Response { session, response } => respond(&session, &response).await,
+            Kind::Response { session, response, roles } => respond(&session, &response, roles).await,
         }
         Ok(Reply::local_unaudited_empty(StatusCode::ACCEPTED))
     }
@@ -144,12 +146,16 @@ impl Notification<'_> {
     }
 }
 
-/// Sends a response to the backend whose request it answers.
-async fn respond(session: &Session, response: &ClientResponse<'_>) {
+/// Hands a response over to the request that it answers, and waits until the backend was told.
+async fn respond(session: &Session, response: &ClientResponse<'_>, roles: Vec<String>) {
+    let Some(id) = &response.id else { return };
+    let (handled, is_handled) = oneshot::channel();
+    let content = match (response.object.get("result"), response.object.get("error")) {
+        (Some(result), None) => Ok(result.to_owned()),
+        (_, error) => Err(error.unwrap_or("{}").to_owned()),
+    };
     // A response without a request is dropped: the backend may have cancelled the request.
-    let Some((connection, id, method)) = response.id.as_ref().and_then(|id| session.take_answered(id)) else { return };
-    if let Err(error) = connection.respond(response.object.replaced("id", &id)).await {
-        let backend = connection.alias();
-        tracing::warn!(backend, method, %error, "response not sent to a backend; dropping it");
+    if session.answer(id, ClientAnswer { content, roles, handled }) {
+        is_handled.await.ok();
     }
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use axum::http::header;
 
 use crate::audit::record::{
-    Call, Caller, Context, Correlation, Digest, Outcome, RecordKey, Status, client_info, is_own_method,
+    Call, Caller, Context, Correlation, Digest, Outcome, RecordKey, RequestId, Status, client_info, is_own_method,
 };
 use crate::audit::redact::RedactedValues;
 use crate::audit::{Released, UnavailableError};
+use crate::config::RecordAnswers;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::recorded_content::{self, RecordedContent, RequestContent};
 use crate::gateway::call::recorded_params::RecordedParams;
@@ -30,7 +31,7 @@ use crate::mcp::methods::{self, List};
 use crate::mcp::params::Params;
 use crate::mcp::protocol::{META_CLIENT, SESSION_HEADER, VERSION_HEADER};
 use crate::mcp::shared_text::SharedText;
-use crate::upstream::Answer;
+use crate::upstream::{Answer, AnswerKind};
 
 /// The recorded name of what has none, or one that does not exist.
 const UNKNOWN: &str = "unknown";
@@ -56,7 +57,11 @@ pub struct AuditEntry<'a> {
     pub(crate) tool: Option<String>,
     pub(crate) backend: Option<String>,
     pub(crate) arguments: Option<SharedText>,
-    /// The session, or the id of the call that a request without a session continues.
+    /// The request that this one belongs to.
+    pub(crate) parent: Option<RequestId>,
+    /// The schemas of the questions that a retry answers, if they ask for secrets: an object by name, JSON text.
+    pub(crate) answer_schemas: Option<String>,
+    /// The session.
     pub(crate) session: Option<String>,
     /// The rule that allowed or denied the request.
     pub(crate) decided_by: Option<String>,
@@ -113,6 +118,8 @@ impl<'a> AuditEntry<'a> {
             backend: inbound.scope.backend().map(str::to_owned),
             arguments: None,
             session: headers::single(&inbound.headers, SESSION_HEADER).map(str::to_owned),
+            parent: None,
+            answer_schemas: None,
             decided_by: None,
             tool_digest: None,
             client_info: None,
@@ -136,7 +143,7 @@ impl<'a> AuditEntry<'a> {
     /// Takes the recorded parts of the parameters besides the arguments. `params` are as they are forwarded.
     pub(crate) fn forwards(&mut self, core: &Core, params: &Params) {
         if core.is_recorded(&self.method) {
-            self.params = self.record_key(core).map(|key| RecordedParams::new(params, key));
+            self.params = self.record_key(core).map(|key| RecordedParams::new(params, key, core.record_answers));
         }
     }
 
@@ -235,6 +242,7 @@ impl<'a> AuditEntry<'a> {
             .with_caller(&self.caller)
             .with_correlation(&correlation)
             .with_context(&context)
+            .with_parent(self.parent)
             .with_target(named.backend, named.tool)
             .with_resource(self.resource.as_deref())
             .with_decision(self.decided_by.as_deref())
@@ -288,6 +296,7 @@ impl<'a> AuditEntry<'a> {
             name: named.tool,
             arguments: self.arguments.as_deref(),
             extra: named.extra.as_deref(),
+            answer_schemas: self.answer_schemas.as_deref(),
             meta: self.params.as_ref().and_then(|params| params.meta.as_deref()),
         }
     }
@@ -317,7 +326,14 @@ impl<'a> AuditEntry<'a> {
     pub(crate) fn outcome(&self, core: &Core, answer: &Answer) -> Outcome {
         let Some(key) = self.record_key(core) else { return Outcome::of(recorded_content::status(answer)) };
         let (redaction, redacted) = (&self.rules.redaction, self.redacted(key));
-        recorded_content::outcome(answer, redaction, redacted, self.records_response(), key)
+        let questions = match core.record_answers {
+            RecordAnswers::Full => recorded_content::questions(answer, redaction, redacted),
+            RecordAnswers::Digest => None,
+        };
+        let asks = answer.kind() == AnswerKind::InputRequired;
+        let records_response = !asks && self.records_response();
+        let outcome = recorded_content::outcome(answer, redaction, redacted, records_response, key);
+        if asks { outcome.with_response(questions) } else { outcome }
     }
 
     /// The key of the digests in the message's record; `None` if calls are not recorded.

@@ -7,15 +7,19 @@ use tokio::time::Instant;
 
 use crate::auth::Principal;
 use crate::gateway::call::core::Core;
+use crate::gateway::call::request_state::StateOwner;
 use crate::gateway::call::rules::Rules;
 use crate::gateway::message::request::InboundRequest;
 use crate::gateway::message::trace_headers;
 use crate::gateway::session::audience::Audience;
+use crate::gateway::session::notification_forwarder::NotificationForwarder;
+use crate::gateway::session::question::OpenCall;
 use crate::gateway::session::stream::Stream;
-use crate::gateway::session::{NotificationForwarder, Session, SessionListener, inflight};
+use crate::gateway::session::{Session, SessionListener, inflight};
 use crate::mcp::envelope::{Id, Message};
 use crate::mcp::params::Params;
-use crate::mcp::protocol::{Era, REQUEST_ID_HEADER};
+use crate::mcp::protocol::{Era, REQUEST_ID_HEADER, TOOLS_CALL};
+use crate::rbac::Target;
 use crate::upstream::{Backend, CallError, Interrupt, Owner, Route, ServerMessageHandler, UpstreamConnection};
 
 /// One request of a known caller.
@@ -75,6 +79,12 @@ impl RequestContext<'_> {
         Owner { issuer: issuer.clone(), subject: subject.clone(), roles: roles.clone() }
     }
 
+    /// This request, as a call that is open at `backend`.
+    fn open_call(&self, backend: &str, name: Option<&str>) -> OpenCall {
+        let tool = name.filter(|_| self.message.method == TOOLS_CALL).map(str::to_owned);
+        OpenCall { request_id: self.inbound.request_id, backend: backend.to_owned(), tool }
+    }
+
     fn route_on(
         &self,
         backend: &Backend,
@@ -84,7 +94,11 @@ impl RequestContext<'_> {
     ) -> Route {
         let events: Option<Arc<dyn ServerMessageHandler>> = match (&self.session, &self.stream) {
             (Some(session), stream) => {
-                let listener = SessionListener::new(session, backend.alias(), stream.clone());
+                let mut listener = SessionListener::new(session, backend.alias(), stream.clone());
+                if self.core.is_audited(&self.message.method) {
+                    listener =
+                        listener.during(session.open_calls.note(self.open_call(backend.alias(), name.as_deref())));
+                }
                 listener.set_connection(&connection);
                 Some(Arc::new(listener))
             }
@@ -100,6 +114,11 @@ impl RequestContext<'_> {
         let header = request_id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok());
         headers.extend(header.map(|id| (HeaderName::from_static(REQUEST_ID_HEADER), id)));
         Route { connection, era: self.era, name, headers, traceparent: None, request_id, events, begun }
+    }
+
+    /// The owner of a `requestState` of this request.
+    pub(crate) fn state_owner<'s>(&'s self, target: Target<'s>) -> StateOwner<'s> {
+        StateOwner { principal: &self.principal, target, params: &self.params }
     }
 
     /// The backends of the endpoint.

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::AcceptFailures;
 use crate::audit::Audit;
 use crate::auth::Authenticator;
+use crate::config::RecordAnswers;
 use crate::connections::places::Places;
 use crate::gateway::message::body_budget::BodyBudget;
 use crate::gateway::message::client_address::TrustedProxies;
@@ -24,8 +25,9 @@ use crate::upstream::Upstreams;
 
 use super::counters::CallCounters;
 use super::limits::Limits;
+use super::questions::Questions;
 use super::refusals::Refusals;
-use super::request_state::RequestStateSigner;
+use super::request_state::RequestStates;
 use super::resource_owners::ResourceOwners;
 use super::rules::Rules;
 use super::stream_counts::StreamCounts;
@@ -39,7 +41,7 @@ pub(crate) struct Core {
     /// `true` if the listener speaks TLS.
     pub(crate) is_tls: bool,
     /// The rules in force; a reload replaces them.
-    pub(crate) rules: RwLock<Arc<Rules>>,
+    pub(crate) rules: Arc<RwLock<Arc<Rules>>>,
     /// The policy of the rules in force. Streams follow it.
     pub(crate) policy: watch::Sender<Arc<Policy>>,
     pub(crate) limits: Limits,
@@ -49,7 +51,7 @@ pub(crate) struct Core {
     pub(crate) upstreams: Upstreams,
     /// The backends of known resources.
     pub(crate) resource_owners: ResourceOwners,
-    pub(crate) request_states: RequestStateSigner,
+    pub(crate) request_states: RequestStates,
     /// Methods that are audited besides `tools/call`.
     pub(crate) audit_methods: Vec<String>,
     /// Methods that the gateway does not know and relays.
@@ -61,6 +63,8 @@ pub(crate) struct Core {
     pub(crate) streams: StreamCounts,
     pub(crate) connections_max: usize,
     pub(crate) in_flight: InFlightCalls,
+    /// The form in which questions and answers are recorded.
+    pub(crate) record_answers: RecordAnswers,
     /// The longest arguments and other parameters of a recorded request together, in bytes.
     pub(crate) params_bytes_max: usize,
     /// The longest recorded answer, in bytes.
@@ -81,6 +85,8 @@ pub(crate) struct Core {
     pub(crate) calls: Semaphore,
     /// One permit for each list that is being read.
     pub(crate) lists: Semaphore,
+    /// The questions of backends to clients.
+    pub(crate) questions: Questions,
     /// One task for each message.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when the gateway begins to stop: streams of notifications end.

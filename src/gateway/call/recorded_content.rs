@@ -1,10 +1,15 @@
 //! The content of a request and of its answer as they are recorded: after redaction and shortening.
 
 use crate::audit::record::{META_CONTEXT_BYTES_MAX, Omitted, Outcome, RecordKey, Status};
-use crate::audit::redact::{REDACTED, RedactedValues, Redaction, ShortenedPath, ShortenedValue, shortened};
+use crate::audit::redact::{self, REDACTED, RedactedValues, Redaction, ShortenedPath, ShortenedValue, shortened};
 use crate::gateway::call::rules::Rules;
-use crate::mcp::protocol::TOOLS_CALL;
+use crate::mcp::json::{self, Object};
+use crate::mcp::protocol::{TOOLS_CALL, UPSTREAM_FAILED};
 use crate::upstream::{Answer, AnswerKind};
+
+/// The longest question and the longest answer to one, in bytes. *Chosen*: a message for sampling with an image fits. A
+/// longer one could not be recorded as a whole and is refused to the backend.
+pub(crate) const QUESTION_BYTES_MAX: usize = 1024 * 1024;
 
 const PROMPTS_GET: &str = "prompts/get";
 
@@ -19,6 +24,8 @@ pub(crate) struct RequestContent<'a> {
     pub(crate) arguments: Option<&'a str>,
     /// The other parameters, JSON text.
     pub(crate) extra: Option<&'a str>,
+    /// The schemas of the questions that `extra` answers, if they ask for secrets: an object by name, JSON text.
+    pub(crate) answer_schemas: Option<&'a str>,
     /// The protocol's own keys of `_meta`, JSON text.
     pub(crate) meta: Option<&'a str>,
 }
@@ -42,7 +49,10 @@ impl RequestContent<'_> {
         // I8: redaction happens before the record exists, and before anything is cut.
         let arguments =
             self.arguments.map(|json| rules.redaction.request_args(self.method, json, &mut redacted).into_owned());
-        let extra = self.extra.map(|json| rules.redaction.anywhere(json, &mut redacted).into_owned());
+        let extra = self.extra.map(|json| {
+            let answers = self.answer_schemas.and_then(|schemas| without_secrets(json, schemas, rules, &mut redacted));
+            rules.redaction.anywhere(answers.as_deref().unwrap_or(json), &mut redacted).into_owned()
+        });
         let meta = self.meta.map(|json| {
             let meta = rules.redaction.anywhere(json, &mut redacted);
             // I6: a redacted text may be longer, and `context` has its limit.
@@ -131,4 +141,46 @@ pub(crate) fn outcome(
         (None, None)
     };
     Outcome::answered(status(answer), message, text.as_bytes(), key).with_response(response)
+}
+
+/// The schemas of those questions in the result `asks` that ask for a secret: an object by name, JSON text.
+pub(crate) fn secret_schemas(asks: &Object<'_>) -> Option<String> {
+    let requests = asks.object("inputRequests")?;
+    let schema = |request: &str| Object::parse(request)?.object("params")?.get("requestedSchema").map(str::to_owned);
+    let schemas = requests.members().filter_map(|request| Some((request.key.into_owned(), schema(request.value)?)));
+    let secret: Vec<_> = schemas.filter(|(_, schema)| redact::asks_for_secret(schema)).collect();
+    let members = secret.iter().map(|(name, schema)| (name.as_str(), schema.as_str()));
+    (!secret.is_empty()).then(|| json::object(members))
+}
+
+/// `extra`, JSON text, without the secrets in its `inputResponses` that `schemas` declare. `None`: it has none.
+fn without_secrets(extra: &str, schemas: &str, rules: &Rules, redacted: &mut RedactedValues) -> Option<String> {
+    let (extra, schemas) = (Object::parse(extra)?, Object::parse(schemas)?);
+    let answers = extra.object("inputResponses")?;
+    let mut recorded = answers.text().to_owned();
+    for schema in schemas.members() {
+        let Some(answer) = answers.get(&schema.key) else { continue };
+        let answer = rules.redaction.answer(Some(schema.value), answer, redacted);
+        recorded = Object::parse(&recorded)?.replaced(&schema.key, &answer);
+    }
+    Some(extra.replaced("inputResponses", &recorded))
+}
+
+/// The questions in an `answer` that asks for input, as they are recorded: JSON text, without the state. `None`: it
+/// asks for none.
+pub(crate) fn questions(answer: &Answer, redaction: &Redaction, redacted: &RedactedValues) -> Option<String> {
+    let result = Object::parse(answer.text()).filter(|_| answer.kind() == AnswerKind::InputRequired)?;
+    let state = json::object([("bytes", result.get("requestState").map_or(0, str::len).to_string().as_str())]);
+    let result = result.replaced("requestState", &state);
+    Some(redaction.response(&result, &mut redacted.clone()).into_owned())
+}
+
+/// `answer`, or an error in its place if it asks for more than can be recorded.
+pub(crate) fn within_bounds(answer: Answer) -> Answer {
+    let bytes = answer.text().len();
+    if answer.kind() != AnswerKind::InputRequired || bytes <= QUESTION_BYTES_MAX {
+        return answer;
+    }
+    let message = format!("the backend asks for input in {bytes} bytes; at most {QUESTION_BYTES_MAX} can be recorded");
+    Answer::refusal(UPSTREAM_FAILED, &message, None)
 }

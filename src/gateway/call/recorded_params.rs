@@ -1,6 +1,7 @@
 //! The parameters of a request as its record has them, besides the arguments.
 
 use crate::audit::record::{Digest, META_CONTEXT_BYTES_MAX, RecordKey};
+use crate::config::RecordAnswers;
 use crate::mcp::json::{self, Object};
 use crate::mcp::methods::{META_KEYS, MemberRole};
 use crate::mcp::params::Params;
@@ -8,6 +9,9 @@ use crate::mcp::protocol::{META_CAPABILITIES, META_CLIENT, META_VERSION};
 
 /// The longest value of a protocol's key of `_meta` that is recorded in `context`, in bytes. *Spec*: docs/trail.md.
 const META_VALUE_BYTES_MAX: usize = 256;
+
+/// The member that has a person's answers to questions of the backend.
+const ANSWERS: &str = "inputResponses";
 
 /// The parameters of a request as its record has them.
 #[derive(Debug)]
@@ -37,8 +41,9 @@ fn is_in_context(name: &str, value: &str) -> bool {
 }
 
 impl RecordedParams {
-    /// The recorded parts of `params`, which are as they are forwarded. `key` is that of the request's record.
-    pub(crate) fn new(params: &Params, key: &RecordKey) -> Self {
+    /// The recorded parts of `params`, which are as they are forwarded. `key` is that of the request's record,
+    /// `answers` the form in which a person's answers are recorded.
+    pub(crate) fn new(params: &Params, key: &RecordKey, answers: RecordAnswers) -> Self {
         let (mut context, mut extra_meta, mut meta_in_extra) = (Vec::new(), Vec::new(), Vec::new());
         let mut room = META_CONTEXT_BYTES_MAX;
         let written = params.written_keys().map(|(name, value)| -> (&str, &str) { (name, value) });
@@ -60,15 +65,20 @@ impl RecordedParams {
             }
         }
         let object = |members: Vec<(&str, &str)>| (!members.is_empty()).then(|| json::object(members));
-        let state = params.get("requestState").map(|state| {
-            let digest = key.digest(state.as_bytes());
-            format!(r#"{{"bytes":{},"digest":"{digest}"}}"#, state.len())
-        });
+        let digested = |member: &str| {
+            let value = params.get(member)?;
+            Some(format!(r#"{{"bytes":{},"digest":"{}"}}"#, value.len(), key.digest(value.as_bytes())))
+        };
+        let state = digested("requestState");
+        let digested_answers = digested(ANSWERS).filter(|_| answers == RecordAnswers::Digest);
         let extra_meta = object(extra_meta);
         let mut extra: Vec<(&str, &str)> = Vec::new();
         for member in params.members() {
             match member.role {
-                MemberRole::Extra => extra.push((member.key.as_ref(), member.value.as_str())),
+                MemberRole::Extra => {
+                    let digested = digested_answers.as_deref().filter(|_| member.key == ANSWERS);
+                    extra.push((member.key.as_ref(), digested.unwrap_or(&member.value)));
+                }
                 MemberRole::State => extra.extend(state.as_deref().map(|state| ("requestState", state))),
                 MemberRole::Argument | MemberRole::Capabilities | MemberRole::Task => {}
             }

@@ -1,87 +1,218 @@
-//! The `requestState` of a backend that needs input, bound to its caller, backend and tool.
+//! The `requestState` of an answer that asks for input: it links the retry to its first request.
 //!
-//! A modern client returns the state with the input, in a new request. The gateway forwards it only to the backend and
-//! tool that issued it, and only for the principal that received it; otherwise the request is refused. The state is
-//! bound by a MAC with a key of this process: after a restart, earlier states are refused and the client must call
-//! again.
+//! A modern client returns the state with the answers to the questions, in a request of its own. The gateway puts a
+//! state into every such answer, whether or not the backend sent one, and accepts answers only together with it. The
+//! state is valid for the principal, the target and the arguments of the first request, and until it expires. It is
+//! bound by a MAC with the key in `server.state_key_file`, which replicas share, or else with a key of this process.
+//! The schemas are those of the questions that ask for a secret, in hexadecimal: the answers are redacted by them.
 //!
 //! ```text
-//! gatepost.<request id of the first request>.<HMAC-SHA-256, hexadecimal>.<the backend's own state>
+//! gatepost.<request id of the first request>.<expiry, Unix seconds>.<schemas>.<HMAC-SHA-256, hexadecimal>
+//! gatepost.<...>.<...>.<...>.<...>.<the backend's own state>
 //! ```
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
+use crate::audit::record::{RequestId, Timestamp};
 use crate::auth::Principal;
+use crate::config::Config;
+use crate::file_access::{FileError, FileKind};
 use crate::gateway::message::refusal::Refusal;
+use crate::mcp::params::Params;
 use crate::mcp::protocol::INVALID_PARAMS;
 use crate::rbac::Target;
 
 const PREFIX: &str = "gatepost.";
 
-/// Binds request states to principals.
+/// Longest key file that is read, in bytes. *Derived*: 64 digits and a line end, with room.
+const FILE_BYTES_MAX: usize = 128;
+
+/// The members of parameters that may differ between a request and its retry: the target is bound as the backend has
+/// it, and the others belong to one message.
+const UNBOUND: [&str; 4] = ["name", "uri", "inputResponses", "requestState"];
+
+/// Makes and verifies request states.
 #[derive(Clone)]
-pub(crate) struct RequestStateSigner(Hmac<Sha256>);
+pub(crate) struct RequestStates {
+    key: Hmac<Sha256>,
+    /// The time for which a state is valid.
+    ttl: Duration,
+}
 
-/// The state was not issued for this caller and target.
+/// The request that a state belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StateOwner<'a> {
+    pub(crate) principal: &'a Principal,
+    pub(crate) target: Target<'a>,
+    /// The parameters as the client sent them.
+    pub(crate) params: &'a Params,
+}
+
+/// A verified state.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RequestState<'a> {
+    /// The first request.
+    pub(crate) origin: RequestId,
+    /// The schemas of the questions that ask for secrets: an object by name, JSON text.
+    pub(crate) schemas: Option<String>,
+    /// The backend's own state, if it sent one.
+    pub(crate) of_backend: Option<&'a str>,
+}
+
+/// The state of a retry is not valid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("requestState was not issued to this caller for this tool: call again without it")]
-pub(crate) struct ForeignStateError;
+pub(crate) enum StateError {
+    /// It was not issued for this request.
+    #[error("requestState was not issued to this caller for this request: call again without it")]
+    Foreign,
+    /// It has expired.
+    #[error("requestState has expired: call again without it")]
+    Expired,
+    /// There are answers, and no state.
+    #[error("inputResponses need the requestState of the answer that asked for them: call again without them")]
+    Missing,
+}
 
-impl From<ForeignStateError> for Refusal {
-    fn from(error: ForeignStateError) -> Self {
+/// The key of request states cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateKeyError {
+    /// The file cannot be read, or others may read it.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file does not contain a key.
+    #[error("server.state_key_file: {0:?} must contain 64 hexadecimal digits, for example from `openssl rand -hex 32`")]
+    Contents(PathBuf),
+}
+
+impl From<StateError> for Refusal {
+    fn from(error: StateError) -> Self {
         Self::malformed(StatusCode::BAD_REQUEST, INVALID_PARAMS, error.to_string())
     }
 }
 
-impl std::fmt::Debug for RequestStateSigner {
+impl std::fmt::Debug for RequestStates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RequestStateSigner")
+        f.write_str("RequestStates") // I8: it contains the key.
     }
 }
 
-impl RequestStateSigner {
-    /// Creates a signer with a new key of 244 random bits.
-    pub(crate) fn new() -> Self {
-        let key = [*uuid::Uuid::new_v4().as_bytes(), *uuid::Uuid::new_v4().as_bytes()].concat();
-        Self(Hmac::new_from_slice(&key).expect("HMAC takes a key of any length"))
-    }
-
-    /// The state that the client receives. `origin` is the request id of the first request.
-    pub(crate) fn bind(&self, state: &str, origin: &str, principal: &Principal, target: Target<'_>) -> String {
-        let mac = hex::encode(self.mac(state, origin, principal, target).finalize().into_bytes());
-        format!("{PREFIX}{origin}.{mac}.{state}")
-    }
-
-    /// Verifies a state that a client returned. Returns the backend's own state and the id of the first request.
+impl RequestStates {
+    /// Makes states by the key and for the time of `config`.
     ///
     /// # Errors
-    /// [`ForeignStateError`]: the state was not issued for `principal` and `target`.
-    pub(crate) fn open<'a>(
-        &self,
-        bound: &'a str,
-        principal: &Principal,
-        target: Target<'_>,
-    ) -> Result<(&'a str, &'a str), ForeignStateError> {
-        let mut parts = bound.strip_prefix(PREFIX).ok_or(ForeignStateError)?.splitn(3, '.');
-        let (Some(origin), Some(mac), Some(state)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(ForeignStateError);
+    /// [`StateKeyError`].
+    pub(crate) fn new(config: &Config) -> Result<Self, StateKeyError> {
+        let read = |path: &Path| {
+            let text = config.audit.files.read(path, FileKind::Secret, FILE_BYTES_MAX)?;
+            let mut key = [0; 32];
+            let decoded = hex::decode_to_slice(text.trim_ascii(), &mut key);
+            decoded.map(|()| key).map_err(|_| StateKeyError::Contents(path.to_owned()))
         };
-        let mac = hex::decode(mac).map_err(|_| ForeignStateError)?;
-        let verified = self.mac(state, origin, principal, target).verify_slice(&mac);
-        verified.map(|()| (state, origin)).map_err(|_| ForeignStateError)
+        let key = config.server.state_key_file.as_deref().map_or_else(|| Ok(rand::random()), read)?;
+        Ok(Self::with_key(&key, config.server.state_ttl))
     }
 
-    fn mac(&self, state: &str, origin: &str, principal: &Principal, target: Target<'_>) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
+    fn with_key(key: &[u8; 32], ttl: Duration) -> Self {
+        // HMAC takes keys of any length, so this cannot fail.
+        let key = Hmac::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&[0; 64].into()));
+        Self { key, ttl }
+    }
+
+    /// The state that the client receives. `origin` is the first request, `of_backend` the backend's own state,
+    /// `schemas` an object of schemas of questions that ask for secrets, JSON text.
+    pub(crate) fn bind(
+        &self,
+        of_backend: Option<&str>,
+        origin: RequestId,
+        schemas: Option<&str>,
+        owner: &StateOwner<'_>,
+    ) -> String {
+        let expiry = (now() + self.ttl.as_secs()).to_string();
+        let origin = origin.to_string();
+        let schemas = hex::encode(schemas.unwrap_or_default());
+        let mac = self.mac(of_backend, [&origin, &expiry, &schemas], owner);
+        let mac = hex::encode(mac.finalize().into_bytes());
+        let state = format!("{PREFIX}{origin}.{expiry}.{schemas}.{mac}");
+        match of_backend {
+            Some(own) => format!("{state}.{own}"),
+            None => state,
+        }
+    }
+
+    /// Verifies a state that a client returned.
+    ///
+    /// # Errors
+    /// [`StateError`]: the state was not issued for `owner`, or has expired.
+    pub(crate) fn open<'a>(&self, state: &'a str, owner: &StateOwner<'_>) -> Result<RequestState<'a>, StateError> {
+        let mut parts = state.strip_prefix(PREFIX).ok_or(StateError::Foreign)?.splitn(5, '.');
+        let mut part = || parts.next().ok_or(StateError::Foreign);
+        let (origin, expiry, schemas, mac) = (part()?, part()?, part()?, part()?);
+        let of_backend = parts.next();
+        let mac = hex::decode(mac).map_err(|_| StateError::Foreign)?;
+        self.mac(of_backend, [origin, expiry, schemas], owner).verify_slice(&mac).map_err(|_| StateError::Foreign)?;
+        let id = uuid::Uuid::parse_str(origin).map_err(|_| StateError::Foreign)?;
+        if expiry.parse().is_ok_and(|expiry: u64| now() < expiry) {
+            let schemas = hex::decode(schemas).ok().and_then(|text| String::from_utf8(text).ok());
+            let schemas = schemas.filter(|schemas| !schemas.is_empty());
+            Ok(RequestState { origin: RequestId(id), schemas, of_backend })
+        } else {
+            Err(StateError::Expired)
+        }
+    }
+
+    fn mac(&self, of_backend: Option<&str>, own: [&str; 3], owner: &StateOwner<'_>) -> Hmac<Sha256> {
+        let StateOwner { principal, target, params } = owner;
+        let mut mac = self.key.clone();
         let kind = format!("{:?}", target.kind);
-        for field in [&*principal.issuer, &*principal.subject, &*kind, target.backend, target.name, origin, state] {
+        let of_backend = of_backend.map_or_else(String::new, |state| format!(".{state}"));
+        let target = [&*principal.issuer, &*principal.subject, &*kind, target.backend, target.name];
+        for field in target.into_iter().chain(own).chain([&*of_backend]) {
             mac.update(&(field.len() as u64).to_le_bytes());
             mac.update(field.as_bytes());
         }
+        mac.update(&params_digest(params));
         mac
     }
+}
+
+/// The current time, in Unix seconds.
+fn now() -> u64 {
+    Timestamp::now().micros().unsigned_abs() / 1_000_000
+}
+
+/// The digest of what a retry repeats: all members but [`UNBOUND`] and `_meta`, without the space between tokens, in
+/// which two messages of one client may differ.
+fn params_digest(params: &Params) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    let mut members: Vec<_> = params.members().filter(|member| !UNBOUND.contains(&&*member.key)).collect();
+    members.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    for member in members {
+        let value = without_space(&member.value);
+        for field in [member.key.as_bytes(), &value] {
+            digest.update((field.len() as u64).to_le_bytes());
+            digest.update(field);
+        }
+    }
+    digest.finalize().into()
+}
+
+/// Valid JSON text without the space between its tokens.
+fn without_space(json: &str) -> Vec<u8> {
+    let (mut in_string, mut is_escaped) = (false, false);
+    let is_kept = |byte: &u8| {
+        if in_string {
+            (in_string, is_escaped) = (is_escaped || *byte != b'"', !is_escaped && *byte == b'\\');
+            return true;
+        }
+        in_string = *byte == b'"';
+        !matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+    };
+    json.bytes().filter(is_kept).collect()
 }
 
 #[cfg(test)]
@@ -90,6 +221,8 @@ mod tests {
 
     use super::*;
     use crate::auth::credential::Credential;
+
+    const DAY: Duration = Duration::from_hours(24);
 
     fn principal(subject: &str) -> Principal {
         Principal {
@@ -104,17 +237,56 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_valid_only_for_its_caller_and_tool() {
-        let (signer, ann) = (RequestStateSigner::new(), principal("ann"));
+    fn a_state_is_valid_only_for_its_caller_target_and_arguments() {
+        let (states, ann, bob) = (RequestStates::with_key(&[1; 32], DAY), principal("ann"), principal("bob"));
         let target = |name| Target { kind: TargetKind::Tool, backend: "b", name };
-        let bound = signer.bind("a.b\u{e9}", "id", &ann, target("t"));
-        assert_eq!(signer.open(&bound, &ann, target("t")), Ok(("a.b\u{e9}", "id")));
-        assert_eq!(signer.open(&bound, &principal("bob"), target("t")), Err(ForeignStateError));
-        assert_eq!(signer.open(&bound, &ann, target("u")), Err(ForeignStateError));
-        assert_eq!(signer.open(&bound.replace("id", "ie"), &ann, target("t")), Err(ForeignStateError));
-        assert_eq!(RequestStateSigner::new().open(&bound, &ann, target("t")), Err(ForeignStateError));
-        for other in ["", "a.b", "gatepost.", "gatepost.id", "gatepost.id.zz.s", "gatepost.id.\u{e9}x.s"] {
-            assert_eq!(signer.open(other, &ann, target("t")), Err(ForeignStateError), "{other}");
+        let first = StateOwner {
+            principal: &ann,
+            target: target("t"),
+            params: &Params::own(&[("name", "\"b__t\""), ("arguments", r#"{"a":"x y"}"#)]),
+        };
+        let again = [
+            ("arguments", r#"{ "a" : "x y" }"#),
+            ("name", "\"t\""),
+            ("inputResponses", "{}"),
+            ("requestState", "\"s\""),
+        ];
+        let retry = StateOwner { params: &Params::own(&again), ..first };
+        let origin = RequestId::new();
+        for of_backend in [Some("a.b\u{e9}"), Some(""), None] {
+            let schemas = of_backend.map(str::to_owned).filter(|schemas| !schemas.is_empty());
+            let bound = states.bind(of_backend, origin, schemas.as_deref(), &first);
+            let expected = || Ok(RequestState { origin, schemas: schemas.clone(), of_backend });
+            assert_eq!(states.open(&bound, &first), expected());
+            assert_eq!(states.open(&bound, &retry), expected());
+            // Another replica with the same key.
+            assert_eq!(RequestStates::with_key(&[1; 32], DAY).open(&bound, &retry), expected());
+            let others = [
+                StateOwner { principal: &bob, ..retry },
+                StateOwner { target: target("u"), ..retry },
+                StateOwner { params: &Params::own(&[("arguments", r#"{"a":"xy"}"#)]), ..retry },
+                StateOwner { params: &Params::own(&[("arguments", r#"{"a":"x y"}"#), ("x", "1")]), ..retry },
+                StateOwner { params: &Params::own(&[]), ..retry },
+            ];
+            for other in others {
+                assert_eq!(states.open(&bound, &other), Err(StateError::Foreign), "{other:?}");
+            }
+            let changed = bound.replacen(&origin.to_string(), &RequestId::new().to_string(), 1);
+            for changed in [changed, format!("{bound}."), format!("{bound}x"), bound.replacen('.', "..", 1)] {
+                assert_eq!(states.open(&changed, &retry), Err(StateError::Foreign), "{changed}");
+            }
+            assert_eq!(RequestStates::with_key(&[2; 32], DAY).open(&bound, &retry), Err(StateError::Foreign));
         }
+        for other in ["", "a.b", "gatepost.", "gatepost.id", "gatepost.id.1.zz.s", "gatepost.id.1.\u{e9}x.s"] {
+            assert_eq!(states.open(other, &first), Err(StateError::Foreign), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_state_expires() {
+        let (states, ann) = (RequestStates::with_key(&[1; 32], Duration::ZERO), principal("ann"));
+        let owner = StateOwner { principal: &ann, target: Target::tool("b", "t"), params: &Params::own(&[]) };
+        let bound = states.bind(None, RequestId::new(), None, &owner);
+        assert_eq!(states.open(&bound, &owner), Err(StateError::Expired));
     }
 }

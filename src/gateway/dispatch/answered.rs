@@ -8,7 +8,9 @@ use crate::gateway::answer::relay::{self, Sourced};
 use crate::gateway::answer::{handshake, lists, logging, subscriptions};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
+use crate::gateway::call::recorded_content;
 use crate::gateway::session::Session;
+use crate::mcp::json::Object;
 use crate::rbac::{Permit, Target};
 use crate::upstream::{self, Answer};
 
@@ -72,8 +74,11 @@ async fn forward(ctx: &RequestContext<'_>, permit: Permit, receipt: &Receipt, en
         Ok(route)
     };
     let answer = ctx.core.upstreams.forward(&ctx.message.method, permit, receipt, route, &ctx.interrupt).await;
+    if let Some(session) = &ctx.session {
+        session.open_calls.delivered().await;
+    }
     let target = Target { kind, backend: &alias, name: &tool };
-    answer.with_state(|state| bound_state(ctx, entry, target, state))
+    recorded_content::within_bounds(answer.with_state(|asks| bound_state(ctx, entry, target, asks)))
 }
 
 /// Answers a request that is not forwarded with a permit and a receipt. Such a request never calls a tool.
@@ -105,17 +110,16 @@ async fn unrecorded(ctx: &RequestContext<'_>, permit: &Permit, entry: &AuditEntr
     let target = Target { kind: permit.kind(), backend: alias, name: tool };
     match relay::request(ctx, backend, permit.params(), Some(tool.to_owned())).await {
         Ok((response, era)) => {
-            let bind = |state: &str| bound_state(ctx, entry, target, state);
+            let bind = |asks: &Object<'_>| bound_state(ctx, entry, target, asks);
             Sourced::Backend(upstream::unrecorded(response, ctx.era, bind), era)
         }
         Err(error) => Sourced::failed(alias, error),
     }
 }
 
-/// A backend's `requestState`, bound to the caller and the target. A continued call keeps the id of the call that it
-/// continues.
-fn bound_state(ctx: &RequestContext<'_>, entry: &AuditEntry<'_>, target: Target<'_>, state: &str) -> String {
-    let own = ctx.inbound.request_id.to_string();
-    let origin = entry.session.as_deref().filter(|_| ctx.session.is_none()).unwrap_or(&own);
-    ctx.core.request_states.bind(state, origin, &ctx.principal, target)
+/// The `requestState` for the result `asks`, which asks for input. A retry keeps the id of the first request.
+fn bound_state(ctx: &RequestContext<'_>, entry: &AuditEntry<'_>, target: Target<'_>, asks: &Object<'_>) -> String {
+    let origin = entry.parent.unwrap_or(ctx.inbound.request_id);
+    let (of_backend, schemas) = (asks.string("requestState"), recorded_content::secret_schemas(asks));
+    ctx.core.request_states.bind(of_backend.as_deref(), origin, schemas.as_deref(), &ctx.state_owner(target))
 }

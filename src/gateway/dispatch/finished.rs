@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use axum::http::{HeaderName, StatusCode};
 
-use crate::audit::{Released, UnavailableError};
+use crate::audit::record::Outcome;
+use crate::audit::{Receipt, Released, UnavailableError};
 use crate::gateway::answer::relay::Sourced;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::session::Session;
-use crate::mcp::protocol::SESSION_HEADER;
-use crate::upstream::Answer;
+use crate::mcp::protocol::{SESSION_HEADER, UPSTREAM_FAILED};
+use crate::upstream::{Answer, AnswerKind};
 
 use super::answered::{Answered, Unfinished};
 
@@ -50,6 +51,14 @@ enum Finish {
     Unrecorded(Sourced),
 }
 
+/// The error for a client if its backend asks for input and there is no room to record the questions.
+const NO_ROOM: &str = "the backend asks for input, which cannot be recorded at the moment; call again later";
+
+/// Makes room for the questions in `outcome`. Returns false if there is none.
+fn makes_room(receipt: &mut Receipt, outcome: &Outcome) -> bool {
+    outcome.response.as_ref().is_none_or(|questions| receipt.make_room(questions.len()))
+}
+
 impl<'a> Answered<'a> {
     /// Stores the record, counts the call and exports its trace span.
     pub async fn finish(self, entry: &AuditEntry<'_>) -> Finished<'a> {
@@ -57,8 +66,12 @@ impl<'a> Answered<'a> {
         let result = match result {
             Unfinished::Unrecorded(sourced) => Ok(Finish::Unrecorded(sourced)),
             Unfinished::Whole(answer) => entry.record(ctx.core, answer).await.map(Finish::Released),
-            Unfinished::Intent(receipt, answer) => {
-                let outcome = entry.outcome(ctx.core, &answer);
+            Unfinished::Intent(mut receipt, mut answer) => {
+                let mut outcome = entry.outcome(ctx.core, &answer);
+                if answer.kind() == AnswerKind::InputRequired && !makes_room(&mut receipt, &outcome) {
+                    answer = Answer::refusal(UPSTREAM_FAILED, NO_ROOM, None);
+                    outcome = entry.outcome(ctx.core, &answer);
+                }
                 let status = outcome.status;
                 // I1: the reply is sent after the record has reached its level.
                 // I2: the receipt ends in exactly one record. Nothing is logged between the answer and its record.

@@ -13,10 +13,11 @@ use crate::gateway::call::limits::{self, SESSION_COST, USELESS_SESSION_COST};
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::scope::Scope;
 use crate::mcp::protocol::{HEADER_MISMATCH, PARAM_HEADER_PREFIX};
+use crate::mcp::shared_text::SharedText;
 use crate::rbac::{DEFAULT_RULE, Permit, TargetKind};
 use crate::upstream::Backend;
 
-use super::routed::{Destination, LocalMethod, RoutedRequest, TargetRequest};
+use super::routed::{ANSWERS, Destination, LocalMethod, RoutedRequest, TargetRequest};
 
 /// A request that the policy allows. It cannot be answered before its intent is stored:
 ///
@@ -111,7 +112,9 @@ async fn target<'a>(
 ) -> Result<(Permit, Slot<'a>), Refusal> {
     let TargetRequest { subject, params, .. } = request;
     let arguments = subject.arguments.as_deref();
-    let decision = ctx.rules.policy.authorize(&ctx.principal, request.target(), params.clone(), arguments);
+    let answers = params.get(ANSWERS).map(SharedText::as_str);
+    let policy = &ctx.rules.policy;
+    let decision = policy.authorize(&ctx.principal, request.target(), params.clone(), arguments, answers);
     let permit = decision.map_err(|denied| {
         entry.caller = denied.caller;
         entry.decided_by = Some(denied.decided_by);

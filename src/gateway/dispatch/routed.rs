@@ -11,6 +11,7 @@ use crate::gateway::answer::subscriptions;
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
+use crate::gateway::call::request_state::{RequestState, StateError};
 use crate::gateway::call::rules::Rules;
 use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
@@ -32,6 +33,9 @@ use super::stream_offer::StreamOffer;
 /// The largest parameters of an `initialize`, in bytes. *Chosen*: clients send less than 2 KiB, and their icons fit. A
 /// session keeps them.
 const INITIALIZE_BYTES_MAX: usize = 64 * 1024;
+
+/// The member of parameters that has a person's answers to questions of the backend.
+pub(super) const ANSWERS: &str = "inputResponses";
 
 /// A message whose destination is known.
 #[derive(Debug)]
@@ -184,7 +188,10 @@ fn client_response<'a>(
 ) -> Result<OneWay<'a>, Refusal> {
     // Only in a session can a backend have sent a request.
     let session = session(core, inbound, principal)?.ok_or(Malformed::Response)?;
-    Ok(OneWay::response(session, response))
+    if response.object.get("result").is_some() == response.object.get("error").is_some() {
+        return Err(Malformed::Result.into());
+    }
+    Ok(OneWay::response(session, response, principal.roles.clone()))
 }
 
 /// The sender of a notification.
@@ -298,11 +305,13 @@ async fn target(
     }
     let state = match &subject.state {
         Some(bound) => {
-            let (state, origin) = ctx.core.request_states.open(bound, &ctx.principal, target)?;
-            // The record of a continued call has the id of the call that it continues.
-            entry.session = Some(origin.to_owned());
-            Some(state)
+            let RequestState { origin, schemas, of_backend } =
+                ctx.core.request_states.open(bound, &ctx.state_owner(target))?;
+            (entry.parent, entry.answer_schemas) = (Some(origin), schemas);
+            of_backend
         }
+        // A person's answers without the question that they answer are nobody's answers.
+        None if ctx.params.get(ANSWERS).is_some() => return Err(StateError::Missing.into()),
         None => None,
     };
     let mut params = ctx.params.clone();

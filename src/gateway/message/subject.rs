@@ -53,7 +53,8 @@ impl Subject {
         Ok(Self { kind, name, arguments: params.arguments(kind == TargetKind::Tool), state, path })
     }
 
-    /// Sets the backend's own name of the target and the backend's own `state` in `params`.
+    /// Sets the backend's own name of the target and the backend's own `state` in `params`. Without a state of the
+    /// backend's, the gateway's own is removed.
     pub(crate) fn set_in(&self, params: &mut Params, target: Target<'_>, state: Option<&str>) {
         if target.name != self.name {
             let name = json::quoted(target.name);
@@ -65,8 +66,9 @@ impl Subject {
                 path => path.iter().for_each(|key| params.set(key, &name)),
             }
         }
-        if let Some(state) = state {
-            params.set("requestState", &json::quoted(state));
+        match state {
+            Some(state) => params.set("requestState", &json::quoted(state)),
+            None => params.remove("requestState"),
         }
     }
 

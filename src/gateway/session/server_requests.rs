@@ -9,6 +9,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
+use tokio::sync::oneshot;
+
+use super::question::Fate;
 use crate::mcp::json::Object;
 use crate::upstream::Event;
 
@@ -26,11 +29,15 @@ pub(crate) struct PendingServerRequests<P> {
 #[derive(Debug)]
 pub(crate) struct ServerRequest<P> {
     /// The connection that the request came on.
-    pub(crate) connection: Weak<P>,
+    connection: Weak<P>,
     /// The backend's id of the request, as JSON text.
-    pub(crate) id: String,
+    id: String,
     /// The request's method.
-    pub(crate) method: String,
+    method: String,
+    /// Takes what becomes of the request.
+    pub(crate) fate: oneshot::Sender<Fate>,
+    /// True once the client was sent the request.
+    is_delivered: bool,
     /// The backend's progress token, as JSON text.
     token: Option<String>,
 }
@@ -42,10 +49,16 @@ impl<P> Default for PendingServerRequests<P> {
 }
 
 impl<P> PendingServerRequests<P> {
-    /// Adds the request `event`, which came on `connection` with the id `id`. Returns its number and the message for
-    /// the client.
-    pub(crate) fn insert(&mut self, connection: &Weak<P>, id: String, event: &Event) -> (u64, String) {
-        self.pending.retain(|_, request| request.connection.strong_count() > 0);
+    /// Adds the request `event`, which came on `connection` with the id `id`; `fate` takes what becomes of it. Returns
+    /// its number and the message for the client.
+    pub(crate) fn insert(
+        &mut self,
+        connection: &Weak<P>,
+        id: String,
+        event: &Event,
+        fate: oneshot::Sender<Fate>,
+    ) -> (u64, String) {
+        self.pending.retain(|_, request| request.connection.strong_count() > 0 && !request.fate.is_closed());
         while self.pending.len() >= PENDING_MAX {
             // I6: the number of pending requests is bounded.
             if let Some((_, request)) = self.pending.pop_first() {
@@ -58,26 +71,47 @@ impl<P> PendingServerRequests<P> {
         }
         self.next += 1;
         let (json, token) = renumbered(&event.json, &self.next.to_string());
-        let request = ServerRequest { connection: Weak::clone(connection), id, method: event.method.clone(), token };
+        let request = ServerRequest {
+            connection: Weak::clone(connection),
+            id,
+            method: event.method.clone(),
+            token,
+            fate,
+            is_delivered: false,
+        };
         self.pending.insert(self.next, request);
         (self.next, json)
     }
 
-    /// Removes a request that was answered, or that the client could not be sent.
+    /// Sends the client the request by `push`, unless it was cancelled. Returns false if the client was not sent it;
+    /// the request is then removed.
+    pub(crate) fn deliver(&mut self, number: u64, push: impl FnOnce() -> bool) -> bool {
+        let Some(request) = self.pending.get_mut(&number) else { return false };
+        request.is_delivered = push();
+        let is_delivered = request.is_delivered;
+        if !is_delivered {
+            self.pending.remove(&number);
+        }
+        is_delivered
+    }
+
+    /// Removes a request that was answered.
     pub(crate) fn remove(&mut self, number: u64) -> Option<ServerRequest<P>> {
         self.pending.remove(&number)
     }
 
     /// Removes the request that `connection` cancels by the notification `json`, and returns the notification for the
-    /// client. `None`: no such request is pending.
+    /// client. `None`: the client was sent no such request.
     pub(crate) fn cancel(&mut self, connection: &Weak<P>, json: &str) -> Option<String> {
         let message = Object::parse_path(json, &["params"])?;
         let params = message.object("params")?;
         let id = params.get("requestId")?;
         let matches = |request: &ServerRequest<P>| request.connection.ptr_eq(connection) && request.id == id;
         let number = self.pending.iter().find(|(_, request)| matches(request)).map(|(number, _)| *number)?;
-        self.pending.remove(&number);
-        Some(message.replaced("params", &params.replaced("requestId", &number.to_string())))
+        let request = self.pending.remove(&number)?;
+        // Without a receiver, the request has ended in another way.
+        request.fate.send(Fate::Cancelled).ok();
+        request.is_delivered.then(|| message.replaced("params", &params.replaced("requestId", &number.to_string())))
     }
 
     /// The connection that the client's progress with `params` is for, and the parameters with the backend's token.
@@ -120,8 +154,15 @@ mod tests {
         Event { method: "elicitation/create".to_owned(), id: Some(id.to_owned()), json }
     }
 
+    /// A sender whose receiver is never dropped.
+    fn fate() -> oneshot::Sender<Fate> {
+        let (sender, receiver) = oneshot::channel();
+        std::mem::forget(receiver);
+        sender
+    }
+
     fn insert(pending: &mut PendingServerRequests<u8>, connection: &Arc<u8>, id: &str) -> u64 {
-        pending.insert(&Arc::downgrade(connection), id.to_owned(), &elicitation(id)).0
+        pending.insert(&Arc::downgrade(connection), id.to_owned(), &elicitation(id), fate()).0
     }
 
     #[test]
@@ -131,6 +172,7 @@ mod tests {
             [insert(&mut pending, &b, "7"), insert(&mut pending, &a, "9"), insert(&mut pending, &b, "2")],
             [1, 2, 3]
         );
+        assert!(pending.deliver(1, || true) && pending.deliver(2, || true) && pending.deliver(3, || true));
         let cancel = |id: &str| {
             format!(
                 r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id},"reason":"r"}}}}"#
@@ -147,10 +189,21 @@ mod tests {
     }
 
     #[test]
+    fn the_client_hears_nothing_of_a_request_that_was_cancelled_before_it_was_sent() {
+        let (mut pending, a) = (PendingServerRequests::default(), Arc::new(0));
+        insert(&mut pending, &a, "7");
+        let cancel = r#"{"method":"notifications/cancelled","params":{"requestId":7}}"#;
+        assert_eq!(pending.cancel(&Arc::downgrade(&a), cancel), None);
+        assert!(!pending.deliver(1, || panic!("it is not sent")));
+        insert(&mut pending, &a, "8");
+        assert!(!pending.deliver(2, || false) && pending.remove(2).is_none(), "nobody takes it");
+    }
+
+    #[test]
     fn a_clients_progress_goes_to_the_requesting_backend_with_its_own_token() {
         let (mut pending, a, b) = (PendingServerRequests::default(), Arc::new(0), Arc::new(1));
         insert(&mut pending, &a, "\"t\"");
-        let (number, json) = pending.insert(&Arc::downgrade(&b), "\"t\"".to_owned(), &elicitation("\"t\""));
+        let (number, json) = pending.insert(&Arc::downgrade(&b), "\"t\"".to_owned(), &elicitation("\"t\""), fate());
         assert_eq!(number, 2);
         assert!(json.contains(r#""id":2"#) && json.contains(r#""progressToken":2"#), "{json}");
         let (connection, params) = pending.progress(r#"{"progressToken":2,"progress":1.50}"#).unwrap();
@@ -159,7 +212,10 @@ mod tests {
             assert!(pending.progress(unknown).is_none(), "{unknown}");
         }
         let bare = Event { json: r#"{"id":5,"method":"roots/list"}"#.to_owned(), ..elicitation("5") };
-        assert_eq!(pending.insert(&Arc::downgrade(&a), "5".to_owned(), &bare).1, r#"{"id":3,"method":"roots/list"}"#);
+        assert_eq!(
+            pending.insert(&Arc::downgrade(&a), "5".to_owned(), &bare, fate()).1,
+            r#"{"id":3,"method":"roots/list"}"#
+        );
         assert!(pending.progress(r#"{"progressToken":3}"#).is_none(), "the request has no progress token");
     }
 

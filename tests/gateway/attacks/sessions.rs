@@ -110,8 +110,11 @@ fn states(fixture: &AttackFixture) -> Vec<Attack> {
         response.json()["result"]["requestState"].as_str().unwrap_or_else(|| panic!("{response:?}")).to_owned()
     };
     let (anns, eves) = (begin(&fixture.ann), begin(&fixture.eve));
-    let parts: Vec<&str> = anns.splitn(4, '.').collect();
-    let [_, origin, mac, state] = parts[..] else { panic!("{anns}") };
+    let parts: Vec<&str> = anns.splitn(6, '.').collect();
+    let [_, origin, expiry, schemas, mac, state] = parts[..] else { panic!("{anns}") };
+    let sealed = |origin: &str, mac: &str, state: &str| format!("gatepost.{origin}.{expiry}.{schemas}.{mac}.{state}");
+    let later = format!("gatepost.{origin}.1{expiry}.{schemas}.{mac}.{state}");
+    let of_schemas = format!("gatepost.{origin}.{expiry}.7b7d.{mac}.{state}");
     let flipped = if mac.starts_with('0') { "1" } else { "0" };
     let other = eves.split('.').nth(1).unwrap();
     let quoted = |state: String| serde_json::Value::from(state).to_string();
@@ -122,13 +125,15 @@ fn states(fixture: &AttackFixture) -> Vec<Attack> {
     ];
     for (name, state) in [
         ("a state that was never given", quoted(state.to_owned())),
-        ("a state without a seal", quoted(format!("gatepost.{origin}..{state}"))),
-        ("a state with another seal", quoted(format!("gatepost.{origin}.{flipped}{}.{state}", &mac[1..]))),
-        ("a state with half a seal", quoted(format!("gatepost.{origin}.{}.{state}", &mac[..32]))),
-        ("a state with a seal of signs", quoted(format!("gatepost.{origin}.+{}.{state}", &mac[1..]))),
-        ("another state under a seal", quoted(format!("gatepost.{origin}.{mac}.second"))),
-        ("an empty state under a seal", quoted(format!("gatepost.{origin}.{mac}."))),
-        ("a state of another call", quoted(format!("gatepost.{other}.{mac}.{state}"))),
+        ("a state without a seal", quoted(sealed(origin, "", state))),
+        ("a state with another seal", quoted(sealed(origin, &format!("{flipped}{}", &mac[1..]), state))),
+        ("a state with half a seal", quoted(sealed(origin, &mac[..32], state))),
+        ("a state with a seal of signs", quoted(sealed(origin, &format!("+{}", &mac[1..]), state))),
+        ("another state under a seal", quoted(sealed(origin, mac, "second"))),
+        ("an empty state under a seal", quoted(sealed(origin, mac, ""))),
+        ("a state of another call", quoted(sealed(other, mac, state))),
+        ("a state that expires later", quoted(later)),
+        ("a state with other schemas", quoted(of_schemas)),
         ("an empty state", quoted(String::new())),
         ("a state that is no text", "7".to_owned()),
         ("a state that is an object", r#"{"a":1}"#.to_owned()),
