@@ -81,6 +81,7 @@ fn audit(audit: &Audit) -> Value {
         "params_bytes_max": audit.params_bytes_max,
         "shorten": audit.shorten,
         "record_responses": audit.record_responses,
+        "record_answers": audit.record_answers,
         "response_bytes_max": audit.response_bytes_max,
         "redact": audit.redact,
     })
@@ -107,7 +108,7 @@ mod tests {
         .policy();
         assert!(!policy.to_string().contains("hunter2"), "{policy}");
         assert_eq!(policy["roles"]["a.b"]["allow"][0], "b/*");
-        assert_eq!(policy["roles"]["a.b"]["when"][0], json!({ "tool": "b/x", "pointer": "/p", "equals": 1 }));
+        assert_eq!(policy["roles"]["a.b"]["when"][0], json!({ "tool": "b/x", "from": "arguments", "pointer": "/p", "equals": 1 }));
         assert_eq!(policy["auth"]["role_map"], json!({ "staff": ["a.b"] }));
     }
 

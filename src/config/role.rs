@@ -50,7 +50,7 @@ pub struct Condition {
 }
 
 /// The text that a condition tests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub enum ConditionFrom {
     /// The arguments of a call.
     #[default]

@@ -248,7 +248,7 @@ pub enum Level {
 }
 
 /// The form in which answers to questions of backends are recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordAnswers {
     /// The whole answer, after redaction.

@@ -5,9 +5,9 @@ use crate::common::mcp::{Era, Reply};
 use crate::common::postgres::Cluster;
 use crate::common::wait::{SOON, until};
 use crate::run::run;
+use gatepost::audit::record::Digest;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 /// The details and readers of the `gateway/read` records, without those of this question.
 fn reads(setup: &Setup) -> Vec<(Value, String)> {
@@ -126,11 +126,7 @@ async fn show_prints_the_rule_that_decided_from_the_policy_in_the_trail() {
     let mut texts: Vec<_> = parts.iter().filter(|part| digest(part) == digest(&opened[0])).collect();
     texts.sort_by_key(|part| details(part)["part"].as_u64());
     let text: String = texts.iter().map(|part| details(part)["text"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(hex(&Sha256::digest(text.as_bytes())), digest(&opened[0]));
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    assert_eq!(Digest::of(text.as_bytes()).to_string(), digest(&opened[0]));
 }
 
 #[tokio::test]
@@ -146,7 +142,7 @@ async fn i8_secrets_of_the_configuration_count_as_changed_or_not() {
     let output = setup.command(&["outbox", "list", "--json", "--limit", "1000"]).output().unwrap();
     let records = String::from_utf8(output.stdout).unwrap();
     assert!(!records.contains("hunter2"));
-    let plain = hex(&Sha256::digest(text.as_bytes()));
+    let plain = Digest::of(text.as_bytes()).to_string();
     assert!(!records.contains(&plain), "whoever guesses the file could check it");
     let of = |method: &str| {
         let line = records.lines().find(|line| line.contains(&format!("\"{method}\""))).unwrap();

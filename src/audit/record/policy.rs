@@ -53,7 +53,7 @@ impl PolicyText {
         let parts = if count == 1 { Vec::new() } else { parts };
         parts.into_iter().enumerate().map(move |(idx, part)| {
             let text = self.text.get(part).unwrap_or_default().to_owned();
-            let part = Part { policy_digest: self.digest.to_string(), part: idx + 1, parts: count, text };
+            let part = Piece { policy_digest: self.digest.to_string(), part: idx + 1, parts: count, text };
             let details = serde_json::to_value(part).unwrap_or_default();
             Call::gateway_event("policy", &details).with_definitions(Some(self.digest), None)
         })
@@ -92,7 +92,7 @@ impl PolicyText {
 
 /// The details of a `gateway/policy` record.
 #[derive(Deserialize, Serialize)]
-struct Part {
+struct Piece {
     policy_digest: String,
     part: usize,
     parts: usize,
@@ -102,7 +102,7 @@ struct Part {
 /// The text of the parts 1 to `count` of the policy with this digest.
 fn joined(digest: Digest, count: usize, parts: &[&str]) -> Option<String> {
     let digest = digest.to_string();
-    let mut found: Vec<Part> = parts.iter().filter_map(|part| serde_json::from_str(part).ok()).collect();
+    let mut found: Vec<Piece> = parts.iter().filter_map(|part| serde_json::from_str(part).ok()).collect();
     found.retain(|part| part.policy_digest == digest);
     // A policy that was stated twice has each part twice.
     found.sort_by_key(|part| part.part);

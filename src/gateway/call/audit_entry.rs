@@ -13,6 +13,7 @@ use crate::audit::redact::RedactedValues;
 use crate::audit::{Released, UnavailableError};
 use crate::config::RecordAnswers;
 use crate::gateway::call::core::Core;
+use crate::gateway::call::named::{Exists, Named};
 use crate::gateway::call::recorded_content::{self, RecordedContent, RequestContent};
 use crate::gateway::call::recorded_params::RecordedParams;
 use crate::gateway::call::refusal_windows::RefusedRequest;
@@ -86,23 +87,6 @@ pub struct AuditEntry<'a> {
     /// The values that were redacted in the parameters. They are kept until the message has been handled.
     redacted: OnceLock<RedactedValues>,
     record_key: OnceLock<RecordKey>,
-}
-
-/// The existence of the names in a request.
-#[derive(Clone, Copy, Debug, Default)]
-struct Exists {
-    method: bool,
-    tool: bool,
-}
-
-/// The names and parameters of a request as its record has them.
-#[derive(Debug)]
-pub(crate) struct Named<'e> {
-    method: &'e str,
-    backend: Option<&'e str>,
-    tool: Option<&'e str>,
-    extra: Option<Cow<'e, str>>,
-    params: Option<Digest>,
 }
 
 impl<'a> AuditEntry<'a> {
