@@ -196,7 +196,9 @@ fn records(dir: &std::path::Path, maker: &Arc<Maker>, waiters: usize, during: Du
     let (ring, maker) = (Arc::clone(&scribing.ring), Arc::clone(maker));
     let result = runtime().block_on(waiting(waiters, during, move |number| {
         let (ring, entry) = (Arc::clone(&ring), maker.entry(number));
-        async move { append(&ring, entry).await.await.unwrap() }
+        async move {
+            append(&ring, entry).await.await.unwrap();
+        }
     }));
     scribing.end();
     result

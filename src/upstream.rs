@@ -24,6 +24,7 @@ mod lazy_connection;
 mod list;
 mod list_changes;
 mod message;
+mod receipt;
 mod reconnect;
 mod stdio;
 mod timeouts;

@@ -10,7 +10,7 @@ use gatepost::audit::outbox::Opening;
 use gatepost::audit::outbox::fs::Fs;
 use gatepost::audit::pipeline::Config;
 use gatepost::audit::record::{Digest, Entry};
-use gatepost::audit::ring::{Phase, Ring, RingLimits};
+use gatepost::audit::ring::{Phase, Ring, RingLimits, StoredReceiver};
 use gatepost::audit::scribe::{ConfigSummary, EpochReport, Mode, Scribe};
 use gatepost::audit::shipper::BatchLimits;
 use tokio::sync::oneshot;
@@ -75,7 +75,7 @@ impl Scribing {
 }
 
 /// Appends a record; what is returned is told when it is stored.
-pub async fn append(ring: &Arc<Ring>, entry: Entry) -> oneshot::Receiver<()> {
+pub async fn append(ring: &Arc<Ring>, entry: Entry) -> StoredReceiver {
     let reservation = ring.reserve_event(&entry, PATIENCE).await.unwrap();
     let (sender, stored) = oneshot::channel();
     ring.end(reservation, entry, false, Some(sender)).unwrap();

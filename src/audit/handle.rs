@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::meter::Meter;
-use super::record::{Call, Digest, DigestKey, Entry, Outcome, RecordKey, RequestId, Status, Timestamp};
-use super::ring::{self, AdmissionError, Phase, Reservation, Ring};
+use super::record::{Call, Digest, DigestKey, Entry, Outcome, RecordKey, RequestId, Status, StreamPosition, Timestamp};
+use super::ring::{self, AdmissionError, Phase, Reservation, Ring, StoredReceiver, StoredSender};
 
 /// The pipeline's handle. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -58,7 +58,11 @@ struct Open {
 
 /// A value that may leave the gateway, because its record reached the configured level.
 #[derive(Debug)]
-pub struct Released<T>(T);
+pub struct Released<T> {
+    value: T,
+    /// The position of the record, if it is stored.
+    position: Option<StreamPosition>,
+}
 
 /// The pipeline did not accept the call in time.
 #[derive(Debug, thiserror::Error)]
@@ -203,14 +207,15 @@ impl Audit {
         outcome: Outcome,
         answer: T,
     ) -> Result<Released<T>, UnavailableError> {
+        let mut position = None;
         if let Some(handle) = &self.0 {
             let entry = Entry::new(call, outcome, Duration::ZERO);
             let admission = handle.timeouts.admission;
             let reserved = handle.ring.reserve_event(&entry, admission).await;
             let reservation = reserved.map_err(|no_room| no_room.after(admission))?;
-            handle.append(reservation, entry).await?;
+            position = handle.append(reservation, entry).await?;
         }
-        Ok(Released(answer))
+        Ok(Released { value: answer, position })
     }
 
     /// Writes the record of a refused request, then releases `answer`. Returns `None` if there is no room that refusals
@@ -224,17 +229,18 @@ impl Audit {
         outcome: Outcome,
         answer: T,
     ) -> Result<Option<Released<T>>, UnavailableError> {
+        let mut position = None;
         if let Some(handle) = &self.0 {
             let entry = Entry::new(call, outcome, Duration::ZERO);
             match handle.ring.try_reserve_refusal(&entry) {
-                Ok(reservation) => handle.append(reservation, entry).await?,
+                Ok(reservation) => position = handle.append(reservation, entry).await?,
                 Err(AdmissionError::Full | AdmissionError::OutboxFull) => return Ok(None),
                 Err(failed @ (AdmissionError::Closed | AdmissionError::Failed)) => {
                     return Err(failed.after(Duration::ZERO));
                 }
             }
         }
-        Ok(Some(Released(answer)))
+        Ok(Some(Released { value: answer, position }))
     }
 
     /// Counts `count` refused requests, of which the first arrived at `first` and the last at `last`, in a
@@ -264,33 +270,34 @@ impl Handle {
         let mut receipt = Receipt { open: Some(open), request_id, begun, waited: Duration::ZERO };
         let reached = self.wait_for_level(appended, stored).await;
         receipt.waited = begun.elapsed();
-        (receipt, reached)
+        (receipt, reached.map(drop))
     }
 
-    /// Appends a record without an intent, and waits until it reaches the configured level.
-    async fn append(&self, reservation: Reservation, entry: Entry) -> Result<(), UnavailableError> {
+    /// Appends a record without an intent, and waits until it reaches the configured level. Returns its position if it
+    /// is stored.
+    async fn append(&self, reservation: Reservation, entry: Entry) -> Result<Option<StreamPosition>, UnavailableError> {
         let (sender, stored) = self.stored_channel();
         let appended = self.ring.end(reservation, entry, false, sender);
         self.wait_for_level(appended, stored).await
     }
 
     /// Both ends of the channel that reports the commit, at the level that waits for it.
-    fn stored_channel(&self) -> (Option<oneshot::Sender<()>>, Option<oneshot::Receiver<()>>) {
+    fn stored_channel(&self) -> (Option<StoredSender>, Option<StoredReceiver>) {
         self.wait_for_store.then(oneshot::channel).unzip()
     }
 
-    /// Waits until an appended record is stored, if the level requires it.
+    /// Waits until an appended record is stored, if the level requires it. Returns its position then.
     async fn wait_for_level(
         &self,
         appended: Result<(), ring::RingClosedError>,
-        stored: Option<oneshot::Receiver<()>>,
-    ) -> Result<(), UnavailableError> {
+        stored: Option<StoredReceiver>,
+    ) -> Result<Option<StreamPosition>, UnavailableError> {
         // I1: a record that the ring did not accept has reached no level.
         appended.map_err(|ring::RingClosedError| UnavailableError::Closed)?;
-        let Some(stored) = stored else { return Ok(()) };
+        let Some(stored) = stored else { return Ok(None) };
         let waited = self.timeouts.store;
         match tokio::time::timeout(waited, stored).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(position)) => Ok(position),
             Ok(Err(_)) if self.ring.phase() > Phase::Open => Err(UnavailableError::Closed),
             _ => Err(UnavailableError::NotStored { waited }),
         }
@@ -339,6 +346,7 @@ impl Receipt {
     /// The record is in the ring before the first await; dropping the future loses only the answer.
     pub async fn finish<T>(mut self, outcome: Outcome, answer: T) -> Result<Released<T>, UnavailableError> {
         let open = self.open.as_ref().map(|open| (Arc::clone(&open.handle), open.waits_for_store));
+        let mut position = None;
         if let Some((handle, waits_for_store)) = open {
             let (sender, stored) = waits_for_store.then(oneshot::channel).unzip();
             let latency = self.begun.elapsed();
@@ -347,16 +355,16 @@ impl Receipt {
             // I1: the answer is released only after its record has reached the level.
             let reached = handle.wait_for_level(appended, stored).await;
             handle.meter.added_latency.observe_duration(self.waited + ended.elapsed());
-            reached?;
+            position = reached?;
         }
-        Ok(Released(answer))
+        Ok(Released { value: answer, position })
     }
 
     fn end(
         &mut self,
         outcome: Outcome,
         latency: Duration,
-        stored: Option<oneshot::Sender<()>>,
+        stored: Option<StoredSender>,
     ) -> Result<(), ring::RingClosedError> {
         // I2: however a call ends, its record is appended here, once.
         let Some(Open { handle, call, reservation, .. }) = self.open.take() else { return Ok(()) };
@@ -375,6 +383,12 @@ impl Drop for Receipt {
 impl<T> Released<T> {
     /// The released value.
     pub fn into_inner(self) -> T {
-        self.0
+        self.value
+    }
+
+    /// The position of the record, if it is stored: at level `queued` it is not yet.
+    #[must_use]
+    pub fn position(&self) -> Option<StreamPosition> {
+        self.position
     }
 }

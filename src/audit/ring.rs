@@ -30,4 +30,7 @@ pub use admission::Reservation;
 pub use room::{AdmissionError, BatchRoom, RingClosedError, RingLimits};
 pub use slot::Slot;
 pub use state::Ring;
-pub use work::{Heartbeat, OutboxCapacity, Phase, RingGauge, UnrecordedCalls, WindowRead, Work, WorkItem};
+pub use work::{
+    Heartbeat, OutboxCapacity, Phase, RingGauge, StoredReceiver, StoredSender, UnrecordedCalls, WindowRead, Work,
+    WorkItem,
+};

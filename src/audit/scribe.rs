@@ -20,15 +20,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 pub use events::ConfigSummary;
 
 use super::chain::{self, Head};
 use super::meter::Meter;
 use super::outbox::{self, Commit, Opening, Outbox, OutboxError, Space};
-use super::record::{AuditRecord, Epoch, GatewayId, PendingRecord, RequestId};
-use super::ring::{BatchRoom, OutboxCapacity, Phase, Ring, RingLimits, Slot, UnrecordedCalls, Work, WorkItem};
+use super::record::{AuditRecord, Epoch, GatewayId, PendingRecord, RequestId, StreamPosition};
+use super::ring::{
+    BatchRoom, OutboxCapacity, Phase, Ring, RingLimits, Slot, StoredSender, UnrecordedCalls, Work, WorkItem,
+};
 use super::sync::Instant;
 
 /// The scribe waits for the callers that it has just signalled for at most the last commit's duration divided by this.
@@ -118,7 +118,7 @@ struct Batch {
     begun: Vec<(RequestId, Arc<[u8]>)>,
     ended: Vec<RequestId>,
     /// Signalled after the commit.
-    receipts: Vec<oneshot::Sender<()>>,
+    receipts: Vec<(StoredSender, Option<StreamPosition>)>,
     room: BatchRoom,
 }
 
@@ -250,9 +250,9 @@ impl Scribe {
                 self.update_space();
             }
             let (signalled, took) = (batch.receipts.len(), begun.elapsed());
-            for receipt in batch.receipts {
+            for (receipt, position) in batch.receipts {
                 // I1: a receipt is signalled after the commit that contains its record. Its caller may be gone.
-                receipt.send(()).ok();
+                receipt.send(position).ok();
             }
             self.gather(signalled, took / GATHER_SHARE);
             match phase {
@@ -338,14 +338,15 @@ impl Scribe {
             match item {
                 WorkItem::Begin { request_id, frame, stored } => {
                     batch.begun.push((request_id, frame));
-                    batch.receipts.extend(stored);
+                    batch.receipts.extend(stored.map(|stored| (stored, None)));
                 }
                 WorkItem::End { record, begun, stored, appended_at } => {
-                    batch.receipts.extend(stored);
                     if begun {
                         batch.ended.push(record.entry().call.request_id);
                     }
                     self.link(record, appended_at, &mut batch);
+                    let position = batch.records.last().map(|slot| slot.record.position);
+                    batch.receipts.extend(stored.map(|stored| (stored, position)));
                 }
             }
         }

@@ -83,6 +83,8 @@ pub const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 pub const META_CLIENT: &str = "io.modelcontextprotocol/clientInfo";
 /// The gateway's request id, in a result's `_meta`. *Chosen*: under the product's own prefix.
 pub const META_REQUEST_ID: &str = "io.gatepost/request_id";
+/// The receipt of a reply's record, in its `_meta`.
+pub const META_RECEIPT: &str = "io.gatepost/receipt";
 
 /// The time for which a modern client may cache a list, in milliseconds. *Chosen*: 0, because the policy may change at
 /// any time.

@@ -1,5 +1,7 @@
 //! The answer to a call: a backend's response, or the error that takes its place.
 
+use std::borrow::Cow;
+
 use crate::audit::Released;
 use crate::audit::record::RequestId;
 use crate::mcp::json::{self, Object};
@@ -7,6 +9,7 @@ use crate::mcp::protocol::{Era, META_REQUEST_ID, UPSTREAM_FAILED};
 
 use super::error::{CallError, error_object};
 use super::message::Response;
+use super::receipt;
 
 /// The answer to a call: a backend's response, or the gateway's own.
 ///
@@ -119,6 +122,7 @@ impl Answer {
         match response {
             Response::Result(result) => Self::from_result(&result, request_id, era),
             Response::Error { error, http } => {
+                let error = receipt::error_without_own(error);
                 let message = Some(error_message(&error));
                 // The HTTP status of one era has no meaning in the other.
                 let http = http.filter(|_| era == backend_era);
@@ -147,12 +151,18 @@ impl Answer {
 }
 
 impl Released<Answer> {
-    /// The content, and the HTTP status of a backend's error unless it was 200.
+    /// The content, with a receipt if its record is stored, and the HTTP status of a backend's error unless it was 200.
     #[must_use]
     pub fn into_content(self) -> (Content, Option<u16>) {
         // I1: an answer's content can be read only after its record is stored.
-        let answer = self.into_inner();
-        (answer.content, answer.http)
+        let position = self.position();
+        let Answer { content, http, .. } = self.into_inner();
+        let content = match (content, position) {
+            (Content::Result(result), Some(position)) => Content::Result(receipt::in_result(result, &position)),
+            (Content::Error(error), Some(position)) => Content::Error(receipt::in_error(error, &position)),
+            (content, None) => content,
+        };
+        (content, http)
     }
 }
 
@@ -206,6 +216,10 @@ fn with_state(result: &Object<'_>, bind: impl FnOnce(&Object<'_>) -> String) -> 
 #[must_use]
 pub fn dressed(result: &Object<'_>, request_id: RequestId, era: Era) -> String {
     let meta = result.object("_meta").unwrap_or_default();
+    let meta = match receipt::without_own(&meta) {
+        Cow::Borrowed(_) => meta,
+        Cow::Owned(kept) => Object::parse(&kept).map(Object::into_owned).unwrap_or_default(),
+    };
     let meta = meta.with(&[(META_REQUEST_ID, &json::quoted(&request_id.to_string()))]);
     let complete = (era == Era::Modern && result.get("resultType").is_none()).then_some(("resultType", "\"complete\""));
     let added: Vec<_> = std::iter::once(("_meta", meta.as_str())).chain(complete).collect();

@@ -20,7 +20,7 @@ use gatepost::audit::outbox::{Opening, Reader};
 use gatepost::audit::record::{
     AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, Timestamp,
 };
-use gatepost::audit::ring::{Phase, Reservation, Ring, RingLimits, WindowRead};
+use gatepost::audit::ring::{Phase, Reservation, Ring, RingLimits, StoredReceiver, StoredSender, WindowRead};
 use gatepost::audit::scribe::{ConfigSummary, Mode, Scribe};
 use gatepost::audit::sink::CursorUpdate;
 use tempfile::TempDir;
@@ -134,7 +134,7 @@ struct Driver {
     /// Called after every commit that was begun.
     inspect: Option<Inspect>,
     disk: SimDisk,
-    waiting: Vec<(oneshot::Receiver<()>, RequestId, Option<Status>)>,
+    waiting: Vec<(StoredReceiver, RequestId, Option<Status>)>,
     evidence: Arc<Mutex<Evidence>>,
     next_id: Arc<Mutex<u128>>,
 }
@@ -453,7 +453,7 @@ impl Driver {
         &mut self,
         id: RequestId,
         status: Option<Status>,
-        append: impl FnOnce(&Ring, oneshot::Sender<()>) -> bool,
+        append: impl FnOnce(&Ring, StoredSender) -> bool,
     ) -> bool {
         let (sender, receiver) = oneshot::channel();
         if !append(&self.ring, sender) {
@@ -474,7 +474,7 @@ impl Driver {
     fn hear(&mut self) {
         for (mut receiver, id, status) in std::mem::take(&mut self.waiting) {
             match receiver.try_recv() {
-                Ok(()) => self.note(id, status),
+                Ok(_) => self.note(id, status),
                 Err(oneshot::error::TryRecvError::Empty) => self.waiting.push((receiver, id, status)),
                 Err(oneshot::error::TryRecvError::Closed) => {}
             }

@@ -50,3 +50,4 @@ mod outage;
 mod outbox_drain;
 mod postgres_faults;
 mod real_servers;
+mod receipts;

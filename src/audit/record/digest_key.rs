@@ -148,5 +148,8 @@ mod tests {
         assert_eq!(record.digest_parts(|sink| parts.iter().for_each(|part| sink(part))), record.digest(b"{}"));
         assert_ne!(key.record_key(RequestId::new()).digest(b"{}"), record.digest(b"{}"), "each record has its own key");
         assert!(!format!("{key:?}{record:?}").contains('1'));
+        // The test vector of docs/trail.md.
+        let vector = RecordKey::from_bytes([0; 32]).digest(br#"{"content":[]}"#);
+        assert!(include_str!("../../../docs/trail.md").contains(&format!("`{vector}`")));
     }
 }

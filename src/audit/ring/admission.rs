@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use super::room::{AdmissionClass, AdmissionError, RingClosedError, Room};
 use super::state::Ring;
-use super::work::{Phase, UnrecordedCalls, WorkItem};
+use super::work::{Phase, StoredSender, UnrecordedCalls, WorkItem};
 use crate::audit::codec;
 use crate::audit::record::{Call, Entry, Timestamp};
 use crate::audit::sync::{self, Instant};
@@ -93,7 +91,7 @@ impl Ring {
         &self,
         reservation: &mut Reservation,
         call: &Call,
-        stored: Option<oneshot::Sender<()>>,
+        stored: Option<StoredSender>,
     ) -> Result<(), RingClosedError> {
         // Encoded here rather than by the scribe: there are many callers and one scribe.
         let frame = codec::encode_intent(call);
@@ -113,7 +111,7 @@ impl Ring {
         mut reservation: Reservation,
         entry: Entry,
         begun: bool,
-        stored: Option<oneshot::Sender<()>>,
+        stored: Option<StoredSender>,
     ) -> Result<(), RingClosedError> {
         let room = reservation.take(entry.size_bytes());
         // Given back under the same lock as the append, since every call passes here.

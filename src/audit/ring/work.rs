@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::room::BatchRoom;
 use crate::audit::chain::Head;
-use crate::audit::record::{AuditRecord, Epoch, PendingRecord, RequestId, Seq, Timestamp};
+use crate::audit::record::{AuditRecord, Epoch, PendingRecord, RequestId, Seq, StreamPosition, Timestamp};
 use crate::audit::sync::Instant;
 
 /// The phases of the pipeline, in order. A phase never returns.
@@ -22,6 +22,12 @@ pub enum Phase {
     Finished,
 }
 
+/// Signals that an intent or a record is stored, with the record's position; an intent has none.
+pub type StoredSender = oneshot::Sender<Option<StreamPosition>>;
+
+/// Receives the signal of a [`StoredSender`].
+pub type StoredReceiver = oneshot::Receiver<Option<StreamPosition>>;
+
 /// An intent or a record, from a producer to the scribe.
 #[derive(Debug)]
 pub enum WorkItem {
@@ -32,7 +38,7 @@ pub enum WorkItem {
         /// The intent's frame, encoded by the producer.
         frame: Arc<[u8]>,
         /// Signalled when the intent is stored.
-        stored: Option<oneshot::Sender<()>>,
+        stored: Option<StoredSender>,
     },
     /// A call has ended or was refused, or the gateway records an event of its own.
     End {
@@ -41,7 +47,7 @@ pub enum WorkItem {
         /// True if the intent of this call was appended before.
         begun: bool,
         /// Signalled when the record is stored.
-        stored: Option<oneshot::Sender<()>>,
+        stored: Option<StoredSender>,
         /// The time at which the record was appended.
         appended_at: Instant,
     },

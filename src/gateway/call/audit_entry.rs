@@ -310,14 +310,12 @@ impl<'a> AuditEntry<'a> {
     pub(crate) fn outcome(&self, core: &Core, answer: &Answer) -> Outcome {
         let Some(key) = self.record_key(core) else { return Outcome::of(recorded_content::status(answer)) };
         let (redaction, redacted) = (&self.rules.redaction, self.redacted(key));
-        let questions = match core.record_answers {
-            RecordAnswers::Full => recorded_content::questions(answer, redaction, redacted),
-            RecordAnswers::Digest => None,
-        };
-        let asks = answer.kind() == AnswerKind::InputRequired;
-        let records_response = !asks && self.records_response();
-        let outcome = recorded_content::outcome(answer, redaction, redacted, records_response, key);
-        if asks { outcome.with_response(questions) } else { outcome }
+        if answer.kind() != AnswerKind::InputRequired {
+            return recorded_content::outcome(answer, redaction, redacted, self.records_response(), key);
+        }
+        let is_recorded = core.record_answers == RecordAnswers::Full;
+        let questions = is_recorded.then(|| recorded_content::questions(answer, redaction, redacted)).flatten();
+        recorded_content::outcome(answer, redaction, redacted, false, key).with_response(questions)
     }
 
     /// The key of the digests in the message's record; `None` if calls are not recorded.

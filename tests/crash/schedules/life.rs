@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::ring::{AdmissionError, Phase, Reservation, Ring, RingLimits, WindowRead};
+use crate::audit::ring::{
+    AdmissionError, Phase, Reservation, Ring, RingLimits, StoredReceiver, StoredSender, WindowRead,
+};
 use crate::audit::scribe::{ConfigSummary, Mode, Scribe};
 use crate::schedules::outbox::{Opening, Stored};
 use crate::schedules::sync::{Time, chance, explore, gives_up};
@@ -64,13 +66,13 @@ impl Simulation {
         block_on(gives_up(future, || self.plan.gives_up && chance(3)))
     }
 
-    fn channel(&self) -> (Option<oneshot::Sender<()>>, Option<oneshot::Receiver<()>>) {
+    fn channel(&self) -> (Option<StoredSender>, Option<StoredReceiver>) {
         (self.plan.mode == Mode::Stored).then(oneshot::channel).unzip()
     }
 
     /// Waits for a receipt at level `stored`; says whether it was told.
-    fn told(&self, receiver: Option<oneshot::Receiver<()>>) -> bool {
-        receiver.is_some_and(|receiver| self.wait(receiver) == Some(Ok(())))
+    fn told(&self, receiver: Option<StoredReceiver>) -> bool {
+        receiver.is_some_and(|receiver| self.wait(receiver).is_some_and(|told| told.is_ok()))
     }
 
     fn reserved(&self, reserved: Option<Result<Reservation, AdmissionError>>) -> Result<Reservation, Fate> {
