@@ -57,7 +57,8 @@ fn auth(auth: &Auth) -> Value {
             "role_prefix": role_prefix,
         })
     };
-    let key = |Key { kid, algorithm, issuer, .. }: &Key| json!({ "kid": kid, "algorithm": algorithm, "issuer": issuer });
+    let key =
+        |Key { kid, algorithm, issuer, .. }: &Key| json!({ "kid": kid, "algorithm": algorithm, "issuer": issuer });
     json!({
         "audience": auth.audience,
         "role_claim": auth.role_claim,
@@ -108,7 +109,10 @@ mod tests {
         .policy();
         assert!(!policy.to_string().contains("hunter2"), "{policy}");
         assert_eq!(policy["roles"]["a.b"]["allow"][0], "b/*");
-        assert_eq!(policy["roles"]["a.b"]["when"][0], json!({ "tool": "b/x", "from": "arguments", "pointer": "/p", "equals": 1 }));
+        assert_eq!(
+            policy["roles"]["a.b"]["when"][0],
+            json!({ "tool": "b/x", "from": "arguments", "pointer": "/p", "equals": 1 })
+        );
         assert_eq!(policy["auth"]["role_map"], json!({ "staff": ["a.b"] }));
     }
 

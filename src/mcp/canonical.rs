@@ -190,7 +190,8 @@ mod tests {
             "1": "One", "\ud83d\ude00": "Emoji: Grinning Face", "\u0080": "Control",
             "\u00f6": "Latin Small Letter O With Diaeresis"}"#;
         let read = canonical(json).unwrap();
-        let places = ["Carriage", "One", "Control", "Latin", "Euro", "Emoji", "Hebrew"].map(|name| read.find(name).unwrap());
+        let places =
+            ["Carriage", "One", "Control", "Latin", "Euro", "Emoji", "Hebrew"].map(|name| read.find(name).unwrap());
         assert!(places.is_sorted(), "{read}");
         assert_eq!(canonical(r#" [ {} , [ ] , { "b" : [ 1 ] , "a" : -0 } ] "#).unwrap(), r#"[{},[],{"a":0,"b":[1]}]"#);
     }
@@ -233,7 +234,8 @@ mod tests {
     #[test]
     fn ambiguous_texts_have_no_canonical_form() {
         let deep = "[".repeat(200) + &"]".repeat(200);
-        for json in [r#"{"a":1,"a":1}"#, r#"{"a":1,"\u0061":2}"#, r#""\ud800""#, "1e999", "{", "", "1 2", deep.as_str()] {
+        for json in [r#"{"a":1,"a":1}"#, r#"{"a":1,"\u0061":2}"#, r#""\ud800""#, "1e999", "{", "", "1 2", deep.as_str()]
+        {
             assert_eq!(canonical(json), None, "{json}");
         }
     }

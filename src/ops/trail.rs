@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::protocol::{Line, Question};
 use super::read_log::TrailSource;
 use super::record_ref::EpochSeq;
-use crate::audit::query::{self, Filter};
 use super::rule::rule_text;
+use crate::audit::query::{self, Filter};
 use crate::audit::record::{AuditRecord, Digest, PolicyText, Status};
 use crate::audit::sink::{SinkError, postgres};
 use crate::audit::verify::Report;
@@ -195,7 +195,12 @@ impl<O: OutboxAccess> TrailReader<O> {
         };
         let details = |found: &AuditRecord| {
             let is_before = found.position.seq < record.position.seq;
-            found.entry.call.request_args.clone().filter(|_| is_before && found.entry.call.policy_digest == Some(digest))
+            found
+                .entry
+                .call
+                .request_args
+                .clone()
+                .filter(|_| is_before && found.entry.call.policy_digest == Some(digest))
         };
         for event in ["config", "opened"] {
             for stated in self.records(filter(event)).await?.iter().rev().filter_map(details) {
@@ -205,9 +210,14 @@ impl<O: OutboxAccess> TrailReader<O> {
                 if !stated.contains("\"policy_parts\"") {
                     continue;
                 }
-                let parts: Vec<_> = self.records(filter("policy")).await?.iter().filter_map(|part| {
-                    part.entry.call.request_args.clone().filter(|_| part.entry.call.policy_digest == Some(digest))
-                }).collect();
+                let parts: Vec<_> = self
+                    .records(filter("policy"))
+                    .await?
+                    .iter()
+                    .filter_map(|part| {
+                        part.entry.call.request_args.clone().filter(|_| part.entry.call.policy_digest == Some(digest))
+                    })
+                    .collect();
                 let parts: Vec<_> = parts.iter().map(String::as_str).collect();
                 if let Some(policy) = PolicyText::from_details(digest, &stated, &parts) {
                     return Ok(Some(policy));

@@ -143,7 +143,10 @@ mod tests {
             "920758022546c733670c0f06023b7a4117609c3e4987f42a1a70aaf103d54dd5"
         );
         // hmac.new(hmac.new(bytes(range(32)), b"gatepost.v2.config-key", "sha256").digest(), b"{}", "sha256").
-        assert_eq!(key.config_digest(b"{}").to_string(), "1ee46f6efd373b9262c0633ec3df609e3e32eaf324ab07435ca038da59695e05");
+        assert_eq!(
+            key.config_digest(b"{}").to_string(),
+            "1ee46f6efd373b9262c0633ec3df609e3e32eaf324ab07435ca038da59695e05"
+        );
         let parts = ["{", "", "}"];
         assert_eq!(record.digest_parts(|sink| parts.iter().for_each(|part| sink(part))), record.digest(b"{}"));
         assert_ne!(key.record_key(RequestId::new()).digest(b"{}"), record.digest(b"{}"), "each record has its own key");
