@@ -17,6 +17,7 @@ mod load;
 mod name;
 mod network;
 mod path;
+mod policy;
 mod reference;
 mod role;
 mod secrets;

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::AcceptFailures;
-use crate::audit::record::{Call, Caller, ClientAddr, Correlation, Outcome, RequestId, Status};
+use crate::audit::record::{Call, Caller, ClientAddr, Correlation, Digest, Outcome, RequestId, Status};
 use crate::audit::{Audit, UnavailableError};
 use crate::auth::{AuthError, Authenticator, Principal};
 use crate::config::{self, Config};
@@ -266,16 +266,25 @@ impl Gateway {
 
 impl Handle {
     /// Applies the settings of `config` that can change without a restart, once the change is recorded as
-    /// `gateway/config` with `details`. Calls that have arrived are decided by the old settings.
+    /// `gateway/config` with `details` and, if it changed, the policy. Calls that have arrived are decided by the old
+    /// settings.
     ///
     /// # Errors
     /// [`ReloadError`]: the old settings stay in force.
-    pub async fn reload(&self, config: &Config, details: &serde_json::Value) -> Result<(), ReloadError> {
+    pub async fn reload(&self, config: &Config, mut details: serde_json::Value) -> Result<(), ReloadError> {
         let Parts { rules, .. } = compile(config).map_err(ReloadError::Faults)?;
         let core = &self.0;
+        let rules = Arc::new(rules.reloaded(config, &core.rules()));
         // Recorded before it takes effect, so that the trail shows which rules a call was decided by.
-        core.audit.record_event(Call::gateway_event("config", details)).await?;
-        let rules = Arc::new(rules);
+        let (policy, is_changed) = (&rules.policy_text, rules.policy_text != core.rules().policy_text);
+        if let Some(details) = details.as_object_mut().filter(|_| is_changed) {
+            policy.state_in(details);
+        }
+        for part in policy.events().filter(|_| is_changed) {
+            core.audit.record_event(part).await?;
+        }
+        let event = Call::gateway_event("config", &details).with_definitions(Some(policy.digest()), None);
+        core.audit.record_event(event).await?;
         let old = {
             let mut current = core.rules.write();
             std::mem::replace(&mut *current, Arc::clone(&rules))
@@ -285,6 +294,12 @@ impl Handle {
         core.upstreams.end_unreachable_conversations(|roles, backend| rules.policy.reaches(roles, backend));
         session_end::end(core, core.sessions.remove_unreachable(&rules.policy)).await;
         Ok(())
+    }
+
+    /// The digest of the configuration `text`, by the digest key; `None` if calls are not recorded.
+    #[must_use]
+    pub fn config_digest(&self, text: &[u8]) -> Option<Digest> {
+        self.0.audit.config_digest(text)
     }
 
     /// Verifies a bearer token as for a call.

@@ -17,6 +17,7 @@ pub mod prune;
 pub mod read_log;
 pub mod record_ref;
 pub mod response_headers;
+mod rule;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod status;

@@ -30,6 +30,7 @@ pub fn about() -> ConfigSummary {
         level: "stored",
         config_digest: Digest::ZERO,
         digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+        policy: gatepost::audit::record::PolicyText::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::meter::Meter;
-use super::record::{Call, DigestKey, Entry, Outcome, RecordKey, RequestId, Status, StreamPosition, Timestamp};
+use super::record::{Call, Digest, DigestKey, Entry, Outcome, RecordKey, RequestId, Status, StreamPosition, Timestamp};
 use super::ring::{self, AdmissionError, Phase, Reservation, Ring, StoredReceiver, StoredSender};
 
 /// The pipeline's handle. Cheap to clone.
@@ -124,6 +124,12 @@ impl Audit {
     #[must_use]
     pub fn record_key(&self, id: RequestId) -> Option<RecordKey> {
         self.0.as_ref().map(|handle| handle.digest_key.record_key(id))
+    }
+
+    /// The digest of the configuration `text`, by the digest key; `None` if calls are not recorded.
+    #[must_use]
+    pub fn config_digest(&self, text: &[u8]) -> Option<Digest> {
+        self.0.as_ref().map(|handle| handle.digest_key.config_digest(text))
     }
 
     /// Begins `call`. Returns once its intent has reached the configured level.

@@ -20,6 +20,7 @@ mod entry;
 mod identity;
 mod ids;
 mod normalise;
+mod policy;
 mod salts;
 mod status;
 
@@ -37,5 +38,6 @@ pub use normalise::{
     ERROR_BYTES_MAX, JSON_DEPTH_MAX, PARAMS_BYTES_MAX, PARAMS_BYTES_MAX_DEFAULT, RESOURCE_BYTES_MAX,
     RESPONSE_BYTES_MAX, RESPONSE_BYTES_MAX_DEFAULT, TEXT_BYTES_MAX,
 };
+pub use policy::PolicyText;
 pub use salts::Salts;
 pub use status::Status;

@@ -149,6 +149,7 @@ impl Scribe {
     ) -> Result<Self, OutboxError> {
         let (gateway_id, epoch) = (opening.gateway_id, opening.epoch);
         let mut entries = vec![events::opened(&opening, config)];
+        entries.extend(events::policy(config));
         entries.extend(opening.damages.iter().map(events::damaged));
         // I2: a call that a crash interrupted ends here, in its one record.
         entries.extend(opening.interrupted.iter().cloned().map(events::interrupted));

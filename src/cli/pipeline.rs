@@ -9,7 +9,7 @@ use super::gateway_error::GatewayError;
 use crate::audit::outbox::Opening;
 use crate::audit::outbox::fs::DiskFs;
 use crate::audit::pipeline::{self, Pipeline};
-use crate::audit::record::{Digest, GatewayId};
+use crate::audit::record::{GatewayId, PolicyText};
 use crate::audit::sink::Sink;
 use crate::audit::sink::postgres::{Options, PostgresSink};
 use crate::audit::{Timeouts, ring, scribe, shipper};
@@ -46,7 +46,12 @@ pub(super) async fn start(config: &Config) -> Result<Pipeline, GatewayError> {
         outbox_bytes_max: audit.outbox_bytes_max,
         timeouts: Timeouts { admission: audit.admission_timeout, store: audit.store_timeout },
         batch: shipper::BatchLimits { records: config.postgres.batch_rows_max, bytes: config.postgres.batch_bytes_max },
-        about: scribe::ConfigSummary { level, config_digest: config_digest(config), digest_key },
+        about: scribe::ConfigSummary {
+            level,
+            config_digest: digest_key.config_digest(config_text(config).as_bytes()),
+            digest_key,
+            policy: PolicyText::new(&config.policy()),
+        },
     };
     Ok(Pipeline::begin(opening, &pipeline, sink)?)
 }
@@ -76,7 +81,8 @@ pub(super) async fn stop(
     if stopped.lost == 0 { served } else { Err(GatewayError::Lost(stopped.lost)) }
 }
 
-/// The digest of a configuration, for the gateway's own records.
-pub(super) fn config_digest(config: &Config) -> Digest {
-    Digest::of(format!("{config:?}").as_bytes())
+/// A configuration as text, for its digest. It contains secrets.
+pub(super) fn config_text(config: &Config) -> String {
+    let environments: Vec<_> = config.backends.iter().map(|(alias, backend)| (alias, &backend.env)).collect();
+    format!("{config:?}{:?}{:?}{environments:?}", config.postgres.url, config.alarms.webhook_url)
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::auth::{Auth, Tls};
 use super::backend::Backend;
@@ -238,7 +238,7 @@ pub struct Audit {
 }
 
 /// The durability that a call waits for before it is forwarded and before its reply is released.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// The outbox commit.
@@ -248,7 +248,7 @@ pub enum Level {
 }
 
 /// The form in which answers to questions of backends are recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordAnswers {
     /// The whole answer, after redaction.
@@ -258,7 +258,7 @@ pub enum RecordAnswers {
 }
 
 /// The treatment of a call that cannot be audited because neither ring nor outbox can take its record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
     /// It is refused before it is forwarded.

@@ -6,6 +6,7 @@ pub mod context;
 pub mod core;
 pub mod counters;
 pub mod limits;
+pub(crate) mod named;
 pub(crate) mod questions;
 pub(crate) mod recorded_content;
 pub(crate) mod recorded_params;

@@ -8,13 +8,17 @@ use uuid::Uuid;
 use super::protocol::{Line, Question};
 use super::read_log::TrailSource;
 use super::record_ref::EpochSeq;
+use super::rule::rule_text;
 use crate::audit::query::{self, Filter};
-use crate::audit::record::AuditRecord;
+use crate::audit::record::{AuditRecord, Digest, PolicyText};
 use crate::audit::sink::{SinkError, postgres};
 use crate::audit::verify::Report;
 
 /// Most requests of one call that are shown. *Chosen*: a person answers fewer questions of a tool.
 const RELATED_MAX: usize = 100;
+
+/// Most records of one kind that are searched for a policy. *Chosen*: an epoch has fewer changes of its policy.
+const POLICY_RECORDS_MAX: usize = 1000;
 
 /// An error of any kind, with its sources.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -63,6 +67,9 @@ pub struct CallDetails {
     /// The reason if the record is in quarantine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<String>,
+    /// The rule that decided about it, as JSON or in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// The records around it in its stream, itself included.
     pub neighbours: Vec<AuditRecord>,
     /// The requests of the same call, if it took several.
@@ -159,9 +166,65 @@ impl<O: OutboxAccess> TrailReader<O> {
         for (record, quarantined) in found {
             let neighbours = self.neighbours(&record, reach).await?;
             let same_call = self.same_call(&record).await?;
-            calls.push(CallDetails { record, quarantined, neighbours, same_call });
+            let rule = self.rule(&record).await?;
+            calls.push(CallDetails { record, quarantined, rule, neighbours, same_call });
         }
         Ok(calls)
+    }
+
+    /// The rule that decided about the request, from the policy that the trail states at or before its record.
+    async fn rule(&mut self, record: &AuditRecord) -> Result<Option<String>, TrailError> {
+        let call = &record.entry.call;
+        let (Some(decided_by), Some(digest)) = (&call.decided_by, call.policy_digest) else { return Ok(None) };
+        let rule = self.policy(record, digest).await?.map(|policy| rule_text(&policy, decided_by));
+        Ok(Some(match rule {
+            Some(Some(rule)) => rule,
+            Some(None) => "the policy in the trail has no such rule".to_owned(),
+            None => "the policy is not in this trail".to_owned(),
+        }))
+    }
+
+    /// The policy with this digest, as the epoch of `record` states it before that record.
+    async fn policy(&mut self, record: &AuditRecord, digest: Digest) -> Result<Option<serde_json::Value>, TrailError> {
+        let filter = |event: &str| Filter {
+            gateway_id: Some(record.position.gateway_id.0),
+            epoch: Some(record.position.epoch.0),
+            method: Some(format!("gateway/{event}")),
+            limit: POLICY_RECORDS_MAX,
+            ..Filter::default()
+        };
+        let details = |found: &AuditRecord| {
+            let is_before = found.position.seq < record.position.seq;
+            found
+                .entry
+                .call
+                .request_args
+                .clone()
+                .filter(|_| is_before && found.entry.call.policy_digest == Some(digest))
+        };
+        for event in ["config", "opened"] {
+            for stated in self.records(filter(event)).await?.iter().rev().filter_map(details) {
+                if let Some(policy) = PolicyText::from_details(digest, &stated, &[]) {
+                    return Ok(Some(policy));
+                }
+                if !stated.contains("\"policy_parts\"") {
+                    continue;
+                }
+                let parts: Vec<_> = self
+                    .records(filter("policy"))
+                    .await?
+                    .iter()
+                    .filter_map(|part| {
+                        part.entry.call.request_args.clone().filter(|_| part.entry.call.policy_digest == Some(digest))
+                    })
+                    .collect();
+                let parts: Vec<_> = parts.iter().map(String::as_str).collect();
+                if let Some(policy) = PolicyText::from_details(digest, &stated, &parts) {
+                    return Ok(Some(policy));
+                }
+            }
+        }
+        Ok(None)
     }
 
     async fn neighbours(&mut self, record: &AuditRecord, reach: u64) -> Result<Vec<AuditRecord>, TrailError> {

@@ -59,6 +59,7 @@ impl Rig {
                 level: "stored",
                 config_digest: Digest::of(b"config"),
                 digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+                policy: gatepost::audit::record::PolicyText::default(),
             },
         };
         Self { dir, disk: Disk::default(), sink: MemorySink::default(), config }

@@ -1,9 +1,12 @@
 //! Reading the trail leaves a record, where a gateway runs that can make one.
 
 use crate::common::gatepost::Setup;
+use crate::common::mcp::{Era, Reply};
 use crate::common::postgres::Cluster;
 use crate::common::wait::{SOON, until};
 use crate::run::run;
+use gatepost::audit::record::Digest;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// The details and readers of the `gateway/read` records, without those of this question.
@@ -63,4 +66,90 @@ async fn reading_postgres_beside_a_live_gateway_is_recorded() {
     let (code, _, stderr) = run(&setup, &["audit", "query"]);
     assert_eq!(code, Some(0));
     assert!(stderr.contains("this read is not recorded: no live gateway in "), "{stderr}");
+}
+
+/// The details of a record of the gateway.
+fn details(record: &Value) -> Value {
+    serde_json::from_str(record["request_args"].as_str().unwrap()).unwrap()
+}
+
+/// Everything that `audit show` prints about the record.
+fn shown(setup: &Setup, id: &str) -> String {
+    let output = setup.command(&["audit", "show", id]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn show_prints_the_rule_that_decided_from_the_policy_in_the_trail() {
+    let mut setup = Setup::new();
+    // Long enough that the policy continues in further records.
+    let many: Vec<String> = (0..9000).map(|tool| format!("example/unused_{tool}")).collect();
+    setup.role("long", &[&["example/add"], many.iter().map(String::as_str).collect::<Vec<_>>().as_slice()].concat());
+    setup.role("\"a.b c\"", &["example/ech*"]);
+    let gatepost = setup.start();
+    let call = async |tool: &str, arguments: Value| {
+        let client = gatepost.client_at("/mcp/example", Era::Modern, "a.b c").await;
+        client.call(tool, arguments).await.unwrap()
+    };
+    let first = call("echo", json!({"text": "x"})).await;
+    let denied = call("add", json!({"a": 1, "b": 2})).await;
+    setup.role("\"a.b c\"", &["example/other", "example/echo"]);
+    setup.config_file();
+    gatepost.signal(Signal::SIGHUP);
+    setup.wait_for_log("configuration reloaded");
+    let second = call("echo", json!({"text": "x"})).await;
+    let id = |reply: &Reply| reply.header("x-request-id").to_owned();
+    let rule = |reply: &Reply| {
+        let text = shown(&setup, &id(reply));
+        text.lines().find(|line| line.starts_with("rule: ")).unwrap_or(&text).to_owned()
+    };
+    // The policy of each record is the one that was in force, not the last one.
+    assert_eq!(rule(&first), "rule: \"example/ech*\"");
+    assert_eq!(rule(&denied), "rule: no rule of the caller's roles allows it");
+    assert_eq!(rule(&second), "rule: \"example/echo\"");
+    let records = |method: &str| {
+        let output = setup.command(&["audit", "query", "--json", "--method", method]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
+    };
+    let (opened, config, parts) = (records("gateway/opened"), records("gateway/config"), records("gateway/policy"));
+    let count = details(&opened[0])["policy_parts"].as_u64().unwrap();
+    assert!(count > 1 && parts.len() as u64 == 2 * count, "{count}, {}", parts.len());
+    let digest = |record: &Value| record["policy_digest"].as_str().unwrap().to_owned();
+    let calls = records("tools/call");
+    assert_eq!(digest(&calls[0]), digest(&opened[0]));
+    assert_eq!(digest(&calls[1]), digest(&opened[0]));
+    assert_eq!(digest(&calls[2]), digest(&config[0]));
+    assert_ne!(digest(&opened[0]), digest(&config[0]));
+    // The digest is that of the text, whoever computes it.
+    let mut texts: Vec<_> = parts.iter().filter(|part| digest(part) == digest(&opened[0])).collect();
+    texts.sort_by_key(|part| details(part)["part"].as_u64());
+    let text: String = texts.iter().map(|part| details(part)["text"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(Digest::of(text.as_bytes()).to_string(), digest(&opened[0]));
+}
+
+#[tokio::test]
+async fn i8_secrets_of_the_configuration_count_as_changed_or_not() {
+    let mut setup = Setup::new();
+    setup.set_toml("backends.example.env", "{ KEY = \"hunter2\" }");
+    let text = std::fs::read_to_string(setup.config_file()).unwrap();
+    let gatepost = setup.start();
+    setup.role("late", &["example/*"]).config_file();
+    gatepost.signal(Signal::SIGHUP);
+    setup.wait_for_log("configuration reloaded");
+    assert_eq!(gatepost.terminate(), Some(0));
+    let output = setup.command(&["outbox", "list", "--json", "--limit", "1000"]).output().unwrap();
+    let records = String::from_utf8(output.stdout).unwrap();
+    assert!(!records.contains("hunter2"));
+    let plain = Digest::of(text.as_bytes()).to_string();
+    assert!(!records.contains(&plain), "whoever guesses the file could check it");
+    let of = |method: &str| {
+        let line = records.lines().find(|line| line.contains(&format!("\"{method}\""))).unwrap();
+        details(&serde_json::from_str(line).unwrap())
+    };
+    let (opened, config) = (of("gateway/opened"), of("gateway/config"));
+    assert_eq!(opened["config_digest"], config["previous_config_digest"]);
+    assert_ne!(config["config_digest"], config["previous_config_digest"]);
+    assert_ne!(config["file_digest"], config["previous_file_digest"]);
 }

@@ -126,6 +126,7 @@ fn deliver_by_the_real_shipper(simulation: &Simulation) {
             level: "stored",
             config_digest: Digest::of(b"config"),
             digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+            policy: gatepost::audit::record::PolicyText::default(),
         },
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -237,6 +237,7 @@ impl Simulation {
             level: "stored",
             config_digest: Digest::of(b"config"),
             digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+            policy: gatepost::audit::record::PolicyText::default(),
         };
         let mode = if life.queued { Mode::Queued { spill_after: Duration::ZERO } } else { Mode::Stored };
         let scribe = match Scribe::begin(opening, limits, life.quota_bytes.unwrap_or(QUOTA_BYTES), mode, &about) {

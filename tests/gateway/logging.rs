@@ -62,6 +62,7 @@ fn pipeline(setup: &Setup) -> Pipeline {
             level: "stored",
             config_digest: Digest::of(b"config"),
             digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+            policy: gatepost::audit::record::PolicyText::default(),
         },
     };
     Pipeline::start::<PostgresSink>(&config, Arc::new(DiskFs), None).unwrap()

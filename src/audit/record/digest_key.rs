@@ -4,6 +4,7 @@
 //! record key = HMAC-SHA256( digest key, request id (16 bytes) )
 //! digest     = HMAC-SHA256( record key, text )
 //! key id     = HMAC-SHA256( digest key, "gatepost.v2.digest-key" )
+//! config key = HMAC-SHA256( digest key, "gatepost.v2.config-key" )
 //! ```
 //!
 //! The digest key never enters a record, Postgres or an export. With the key of one record, which
@@ -19,6 +20,9 @@ use super::ids::{Digest, RequestId};
 
 /// Separates the key's id from every record key: those are made from 16 bytes.
 const ID_DOMAIN: &[u8] = b"gatepost.v2.digest-key";
+
+/// Separates the key of the digests of configurations in the same way.
+const CONFIG_DOMAIN: &[u8] = b"gatepost.v2.config-key";
 
 /// The secret of which the keys of all records are made. Its `Debug` output does not contain it.
 #[derive(Clone)]
@@ -58,6 +62,12 @@ impl DigestKey {
     #[must_use]
     pub fn record_key(&self, id: RequestId) -> RecordKey {
         RecordKey::from_bytes(self.0.hmac(id.0.as_bytes()))
+    }
+
+    /// The digest of the configuration `text`, which may contain secrets: it only tells whether they changed.
+    #[must_use]
+    pub fn config_digest(&self, text: &[u8]) -> Digest {
+        Digest(Key::new(self.0.hmac(CONFIG_DOMAIN)).hmac(text))
     }
 
     /// The key's id, which does not reveal the key.
@@ -131,6 +141,11 @@ mod tests {
         assert_eq!(
             record.digest(b"{}").to_string(),
             "920758022546c733670c0f06023b7a4117609c3e4987f42a1a70aaf103d54dd5"
+        );
+        // hmac.new(hmac.new(bytes(range(32)), b"gatepost.v2.config-key", "sha256").digest(), b"{}", "sha256").
+        assert_eq!(
+            key.config_digest(b"{}").to_string(),
+            "1ee46f6efd373b9262c0633ec3df609e3e32eaf324ab07435ca038da59695e05"
         );
         let parts = ["{", "", "}"];
         assert_eq!(record.digest_parts(|sink| parts.iter().for_each(|part| sink(part))), record.digest(b"{}"));

@@ -109,8 +109,8 @@ pub struct Outcome {
     pub response_bytes: Option<u64>,
     /// The recorded answer after redaction, as JSON text.
     pub response: Option<String>,
-    /// The rule that decided at the end, in place of the one that was known before.
-    pub decided_by: Option<String>,
+    /// The rule that decided at the end, and the digest of its policy, in place of what was known before.
+    pub decision: Option<(String, Digest)>,
 }
 
 /// A finished call, not yet positioned in a stream.
@@ -393,14 +393,14 @@ impl Outcome {
             response_digest: None,
             response_bytes: None,
             response: None,
-            decided_by: None,
+            decision: None,
         }
     }
 
-    /// Sets the rule that decided at the end.
+    /// Sets the rule that decided at the end, and the digest of its policy.
     #[must_use]
-    pub fn with_decision(mut self, rule: String) -> Self {
-        self.decided_by = Some(rule);
+    pub fn with_decision(mut self, rule: String, policy: Digest) -> Self {
+        self.decision = Some((rule, policy));
         self
     }
 
@@ -417,8 +417,9 @@ impl Entry {
     /// Joins the two halves. `latency` is zero for a refused call.
     #[must_use]
     pub fn new(mut call: Call, outcome: Outcome, latency: Duration) -> Self {
-        if outcome.decided_by.is_some() {
-            call.decided_by = call.optional("decided_by", outcome.decided_by.as_deref());
+        if let Some((rule, policy)) = &outcome.decision {
+            call.decided_by = Some(call.text("decided_by", rule));
+            call.policy_digest = Some(*policy);
         }
         let response = outcome.response.map(|json| {
             // I6: a record fits its frame. I9: Postgres takes every record.

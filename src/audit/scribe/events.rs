@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::audit::chain::{self, Head};
 use crate::audit::outbox::Opening;
 use crate::audit::outbox::damage::Damage;
-use crate::audit::record::{Call, Digest, DigestKey, Entry, Outcome, Status};
+use crate::audit::record::{Call, Digest, DigestKey, Entry, Outcome, PolicyText, Status};
 use crate::audit::ring::UnrecordedCalls;
 
 /// The configuration, as the opening record states it.
@@ -13,10 +13,12 @@ use crate::audit::ring::UnrecordedCalls;
 pub struct ConfigSummary {
     /// The audit level: `stored` or `queued`.
     pub level: &'static str,
-    /// The SHA-256 digest of the configuration.
+    /// The digest of the configuration, by the digest key.
     pub config_digest: Digest,
     /// The key of the digests in records. The record states its id only.
     pub digest_key: DigestKey,
+    /// The policy in force.
+    pub policy: PolicyText,
 }
 
 fn event(status: Status, message: Option<String>, call: Call) -> Entry {
@@ -24,11 +26,11 @@ fn event(status: Status, message: Option<String>, call: Call) -> Entry {
     Entry::new(call, outcome, Duration::ZERO)
 }
 
-/// The first record of an epoch.
+/// The first record of an epoch. That of a long policy continues in [`policy`].
 pub(super) fn opened(opening: &Opening, config: &ConfigSummary) -> Entry {
     let previous = opening.previous;
     let crashed = previous.is_some_and(|previous| !previous.closed);
-    let details = serde_json::json!({
+    let mut details = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "format": chain::FORMAT,
         "level": config.level,
@@ -40,10 +42,19 @@ pub(super) fn opened(opening: &Opening, config: &ConfigSummary) -> Entry {
         "previous_closed": previous.map(|previous| previous.closed),
         "interrupted": opening.interrupted.len(),
     });
+    if let Some(details) = details.as_object_mut() {
+        config.policy.state_in(details);
+    }
     let message = crashed.then(|| {
         "the gateway did not close its previous epoch; records that were only queued (level queued) are lost".to_owned()
     });
-    event(Status::Ok, message, Call::gateway_event("opened", &details))
+    let call = Call::gateway_event("opened", &details).with_definitions(Some(config.policy.digest()), None);
+    event(Status::Ok, message, call)
+}
+
+/// The records of a policy that does not fit into the first one.
+pub(super) fn policy(config: &ConfigSummary) -> impl Iterator<Item = Entry> {
+    config.policy.events().map(|part| event(Status::Ok, None, part))
 }
 
 /// The last record of an epoch, whose last record so far is `head`.

@@ -36,8 +36,11 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
 }
 
 fn text(call: &CallDetails) -> String {
-    let CallDetails { record, quarantined, neighbours, same_call } = call;
+    let CallDetails { record, quarantined, rule, neighbours, same_call } = call;
     let mut out = record_fields(record, Arguments::Indented);
+    if let Some(rule) = rule {
+        writeln!(out, "rule: {}", escape_hidden(rule)).ok();
+    }
     if let Some(reason) = quarantined {
         writeln!(out, "quarantined: {}", escape_hidden(reason)).ok();
     }

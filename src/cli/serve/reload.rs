@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::record::Digest;
 use crate::cli::configuration::environment;
-use crate::cli::pipeline::config_digest;
+use crate::cli::pipeline::config_text;
 use crate::config::{Config, Loaded, Settings};
 use crate::gateway::fault::ReloadError;
 use crate::gateway::{Gateway, Handle};
@@ -44,7 +44,7 @@ pub(super) struct Reloader {
     /// The last valid configuration that was read.
     loaded: Loaded,
     /// Digest of the file that the last record names, or of the first file.
-    recorded: Digest,
+    recorded: Option<Digest>,
 }
 
 /// The file's current stamp. It is taken before the file is read, so that no change is missed.
@@ -56,7 +56,7 @@ pub(super) fn stamp(path: &Path) -> Stamp {
 impl Reloader {
     /// A reloader for a gateway that was started with `loaded`, read from `path` when that had `stamp`.
     pub(super) fn new(path: PathBuf, stamp: Stamp, loaded: Loaded, gateway: Handle, hang_up: Signal) -> Self {
-        let (started, recorded) = (loaded.settings.clone(), Digest::of(loaded.text.as_bytes()));
+        let (started, recorded) = (loaded.settings.clone(), gateway.config_digest(loaded.text.as_bytes()));
         Self { path, gateway, hang_up, stamp, started, loaded, recorded }
     }
 
@@ -111,17 +111,18 @@ impl Reloader {
             self.loaded = loaded;
             return;
         }
-        let file_digest = Digest::of(loaded.text.as_bytes());
+        let digest = |text: &str| self.gateway.config_digest(text.as_bytes());
+        let file_digest = digest(&loaded.text);
         let details = serde_json::json!({
             "trigger": trigger,
             "file_digest": file_digest,
             "previous_file_digest": self.recorded,
-            "config_digest": config_digest(&loaded.config),
-            "previous_config_digest": config_digest(&self.loaded.config),
+            "config_digest": digest(&config_text(&loaded.config)),
+            "previous_config_digest": digest(&config_text(&self.loaded.config)),
             "changed": changed,
             "restart": sections(&restart),
         });
-        match self.gateway.reload(&loaded.config, &details).await {
+        match self.gateway.reload(&loaded.config, details).await {
             Ok(()) => {
                 tracing::info!(trigger, changed = changed.join(", "), "configuration reloaded");
                 (self.loaded, self.recorded) = (loaded, file_digest);

@@ -13,6 +13,7 @@ use crate::audit::redact::RedactedValues;
 use crate::audit::{Released, UnavailableError};
 use crate::config::RecordAnswers;
 use crate::gateway::call::core::Core;
+use crate::gateway::call::named::{Exists, Named};
 use crate::gateway::call::recorded_content::{self, RecordedContent, RequestContent};
 use crate::gateway::call::recorded_params::RecordedParams;
 use crate::gateway::call::refusal_windows::RefusedRequest;
@@ -65,6 +66,8 @@ pub struct AuditEntry<'a> {
     pub(crate) session: Option<String>,
     /// The rule that allowed or denied the request.
     pub(crate) decided_by: Option<String>,
+    /// The digest of the tool's definition as its backend last listed it.
+    pub(crate) tool_digest: Option<Digest>,
     /// The name and version by which the client calls itself.
     pub(crate) client_info: Option<Arc<(String, String)>>,
     /// The protocol revision that the client asks for in `initialize`.
@@ -86,23 +89,6 @@ pub struct AuditEntry<'a> {
     record_key: OnceLock<RecordKey>,
 }
 
-/// The existence of the names in a request.
-#[derive(Clone, Copy, Debug, Default)]
-struct Exists {
-    method: bool,
-    tool: bool,
-}
-
-/// The names and parameters of a request as its record has them.
-#[derive(Debug)]
-pub(crate) struct Named<'e> {
-    method: &'e str,
-    backend: Option<&'e str>,
-    tool: Option<&'e str>,
-    extra: Option<Cow<'e, str>>,
-    params: Option<Digest>,
-}
-
 impl<'a> AuditEntry<'a> {
     /// The entry of a message of which only the head is known.
     pub(crate) fn new(rules: Arc<Rules>, inbound: &'a InboundRequest) -> Self {
@@ -119,6 +105,7 @@ impl<'a> AuditEntry<'a> {
             parent: None,
             answer_schemas: None,
             decided_by: None,
+            tool_digest: None,
             client_info: None,
             requested_protocol: None,
             trace: None,
@@ -243,6 +230,7 @@ impl<'a> AuditEntry<'a> {
             .with_target(named.backend, named.tool)
             .with_resource(self.resource.as_deref())
             .with_decision(self.decided_by.as_deref())
+            .with_definitions(Some(self.rules.policy_text.digest()), self.tool_digest)
             .with_arguments(recorded.arguments, digest)
             .with_extra(recorded.extra, named.params)
     }
@@ -376,6 +364,7 @@ impl<'a> AuditEntry<'a> {
             .with_correlation(&correlation)
             .with_context(&Context { user_agent: agent.as_deref(), ..Context::default() })
             .with_target(named.backend, named.tool)
+            .with_definitions(Some(self.rules.policy_text.digest()), None)
             .with_extra(extra.map(Cow::into_owned), None)
     }
 

@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
-use crate::audit::record::{Call, Context, Correlation, Outcome, RecordKey, RequestId, Status};
+use crate::audit::record::{Call, Context, Correlation, Digest, Outcome, RecordKey, RequestId, Status};
 use crate::audit::redact::RedactedValues;
 use crate::audit::{Audit, Released, UnavailableError};
 use crate::config::RecordAnswers;
@@ -101,8 +101,10 @@ impl Questions {
                     Some(_) => Asking::Other,
                     None => Asking::Unknown,
                 };
-                let judge = |result: &String| self.rules.read().policy.judge_reply(&roles, &backend, asking, result);
+                let current = Arc::clone(&self.rules.read());
+                let judge = |result: &String| current.policy.judge_reply(&roles, &backend, asking, result);
                 let denied = content.as_ref().ok().and_then(|result| judge(result).err());
+                let denied = denied.map(|denied| (denied, current.policy_text.digest()));
                 let outcome = self.outcome(&rules, params.as_deref(), &content, key.as_ref());
                 let (outcome, content) = judged(outcome, content, denied, connection.strong_count() > 0);
                 match &outcome.response {
@@ -181,7 +183,8 @@ impl Questions {
             .with_correlation(&correlation)
             .with_context(&context)
             .with_parent(question.during.as_ref().map(|call| call.request_id))
-            .with_target(Some(&question.backend), None);
+            .with_target(Some(&question.backend), None)
+            .with_definitions(Some(rules.policy_text.digest()), None);
         match &question.params {
             Some(params) if params.len() <= QUESTION_BYTES_MAX => {
                 let recorded = rules.redaction.anywhere(params, &mut RedactedValues::default()).into_owned();
@@ -247,14 +250,14 @@ fn refused(question: &Question) -> Option<String> {
 fn judged(
     outcome: Outcome,
     content: Content,
-    denied: Option<DeniedAnswer>,
+    denied: Option<(DeniedAnswer, Digest)>,
     is_open: bool,
 ) -> (Outcome, Option<Content>) {
     let bytes = content.as_ref().map_or_else(String::len, String::len);
-    if let Some(DeniedAnswer { reason, decided_by }) = denied {
+    if let Some((DeniedAnswer { reason, decided_by }, policy)) = denied {
         let refusal = error(DENIED, &reason);
         let outcome = Outcome { status: Status::Denied, error_message: Some(reason), ..outcome };
-        return (outcome.with_decision(decided_by), Some(refusal));
+        return (outcome.with_decision(decided_by, policy), Some(refusal));
     }
     if bytes > QUESTION_BYTES_MAX {
         let message = format!("the answer has {bytes} bytes; at most {QUESTION_BYTES_MAX} can be recorded");

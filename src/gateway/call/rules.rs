@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::audit::record::PolicyText;
 use crate::audit::redact::{PathError, Redaction, ShortenedPath};
 use crate::config::{self, Config, OnFailure};
 use crate::rbac::{PatternError, Patterns, Policy};
@@ -14,6 +15,9 @@ use crate::rbac::{PatternError, Patterns, Policy};
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) policy: Arc<Policy>,
+    /// The policy as the trail states it: these rules, and what only a restart changes.
+    pub(crate) policy_text: PolicyText,
+    policy_json: serde_json::Value,
     pub(crate) redaction: Redaction,
     /// The values that are shortened in records: those at the path, of the tools and prompts that the pattern matches.
     pub(crate) shortened: Vec<(Patterns, ShortenedPath)>,
@@ -72,10 +76,13 @@ impl Rules {
                 (_, Err(error)) => errors.push(RulesError::Shorten(error)),
             }
         }
+        let policy_json = config.policy();
         let own = |(alias, backend): (&String, &config::Backend)| Some((alias.clone(), backend.calls_max?));
         match (policy, redaction, continue_for, recorded_responses) {
             (Ok(policy), Ok(redaction), Ok(continue_for), Ok(recorded_responses)) if errors.is_empty() => Ok(Self {
                 policy: Arc::new(policy),
+                policy_text: PolicyText::new(&policy_json),
+                policy_json,
                 redaction,
                 shortened,
                 recorded_responses,
@@ -86,6 +93,14 @@ impl Rules {
             }),
             _ => Err(errors),
         }
+    }
+
+    /// These rules of `config`, in force after `old` by a reload.
+    #[must_use]
+    pub(crate) fn reloaded(mut self, config: &Config, old: &Self) -> Self {
+        self.policy_json = config.reloaded_policy(&old.policy_json);
+        self.policy_text = PolicyText::new(&self.policy_json);
+        self
     }
 
     /// The most calls that may be open at `backend` at once.

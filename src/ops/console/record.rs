@@ -74,7 +74,7 @@ fn found(answer: &Answer<CallDetails>, search: &Search) -> Markup {
 }
 
 fn details(call: &CallDetails, search: &Search) -> Markup {
-    let CallDetails { record, quarantined, neighbours, same_call } = call;
+    let CallDetails { record, quarantined, rule, neighbours, same_call } = call;
     html! {
         article {
             h1 { "Record " (EpochSeq::of(record)) }
@@ -84,6 +84,9 @@ fn details(call: &CallDetails, search: &Search) -> Markup {
             dl {
                 @for (name, value) in columns(record) {
                     div { dt { (name) } dd { (value) } }
+                }
+                @if let Some(rule) = rule {
+                    div { dt { "rule" } dd { (escape_hidden(rule)) } }
                 }
             }
             @if let Some(args) = &record.entry.call.request_args {
@@ -128,6 +131,7 @@ mod tests {
         record.entry.error_message = Some(evil.to_owned());
         let call = CallDetails {
             quarantined: Some(evil.to_owned()),
+            rule: Some(evil.to_owned()),
             neighbours: vec![record.clone()],
             same_call: vec![record.clone()],
             record,

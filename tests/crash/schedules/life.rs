@@ -176,6 +176,7 @@ fn live(plan: Plan) {
         level: "stored",
         config_digest: Digest::of(b"config"),
         digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
+        policy: gatepost::audit::record::PolicyText::default(),
     };
     let scribe = Scribe::begin(opening, LIMITS, 1, plan.mode, &about).unwrap();
     let simulation = Arc::new(Simulation { plan, ring: scribe.ring(), stored });
