@@ -48,6 +48,7 @@ pub use list::{Item, NOT_OFFERED, Page, read_page};
 pub use list_changes::Change;
 pub(crate) use message::error_code;
 pub use message::{Event, Request, Response, ServerMessageHandler};
+pub use receipt::without_receipt;
 pub use reconnect::ReconnectBackoff;
 pub use timeouts::Timeouts;
 use tokio::sync::broadcast;

@@ -44,6 +44,9 @@ pub(super) struct FilterArgs {
     /// Only records of this session
     #[arg(long, value_name = "ID")]
     session: Option<String>,
+    /// Only records that belong to the request with this id: answers to its questions, retries
+    #[arg(long, value_name = "ID")]
+    parent: Option<Uuid>,
     /// Only records of this gateway
     #[arg(long, value_name = "ID")]
     gateway: Option<Uuid>,
@@ -68,6 +71,7 @@ impl FilterArgs {
             client: self.client.clone(),
             actor: self.actor.clone(),
             session_id: self.session.clone(),
+            parent_id: self.parent,
             gateway_id: self.gateway,
             role: self.role.clone(),
             tool: self.tool.clone(),

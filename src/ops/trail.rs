@@ -10,7 +10,7 @@ use super::read_log::TrailSource;
 use super::record_ref::EpochSeq;
 use super::rule::rule_text;
 use crate::audit::query::{self, Filter};
-use crate::audit::record::{AuditRecord, Digest, PolicyText, Status};
+use crate::audit::record::{AuditRecord, Digest, PolicyText};
 use crate::audit::sink::{SinkError, postgres};
 use crate::audit::verify::Report;
 
@@ -245,29 +245,22 @@ impl<O: OutboxAccess> TrailReader<O> {
         Ok(found)
     }
 
-    /// A call that needs input takes several requests: the later ones have the id of the first one as their session.
+    /// The requests that belong together: a call, the questions that its backend asked, and its retries with answers.
     async fn same_call(&mut self, record: &AuditRecord) -> Result<Vec<AuditRecord>, TrailError> {
-        let gateway_id = Some(record.position.gateway_id.0);
-        let session = record.entry.call.session_id.as_ref().and_then(|id| id.parse::<Uuid>().ok());
-        for origin in session.into_iter().chain([record.entry.call.request_id.0]) {
-            let filter = Filter { gateway_id, request_id: Some(origin), limit: 1, ..Filter::default() };
-            let first = self.records(filter).await?;
-            // Otherwise the id is that of a legacy session, or the call needed no input.
-            if first.first().is_none_or(|first| first.entry.response_status != Status::InputRequired) {
-                continue;
-            }
-            let seconds = origin.get_timestamp().map(|time| time.to_unix().0.cast_signed());
-            let filter = Filter {
-                gateway_id,
-                session_id: Some(origin.to_string()),
-                since_micros: seconds.map(|seconds| seconds.saturating_mul(1_000_000)),
-                limit: RELATED_MAX,
-                ..Filter::default()
-            };
-            let later = self.records(filter).await?;
-            return Ok(first.into_iter().chain(later).collect());
-        }
-        Ok(Vec::new())
+        let call = &record.entry.call;
+        let origin = call.parent_id.unwrap_or(call.request_id).0;
+        // A question may have been asked by one replica and answered at another.
+        let filter = Filter { request_id: Some(origin), limit: 1, ..Filter::default() };
+        let first = self.records(filter).await?;
+        let seconds = origin.get_timestamp().map(|time| time.to_unix().0.cast_signed());
+        let filter = Filter {
+            parent_id: Some(origin),
+            since_micros: seconds.map(|seconds| seconds.saturating_mul(1_000_000)),
+            limit: RELATED_MAX,
+            ..Filter::default()
+        };
+        let later = self.records(filter).await?;
+        Ok(if later.is_empty() { Vec::new() } else { first.into_iter().chain(later).collect() })
     }
 }
 

@@ -20,9 +20,26 @@ pub(super) fn in_result(result: String, position: &StreamPosition) -> String {
     in_meta(&result, &receipt(position)).unwrap_or(result)
 }
 
-/// The same for the error object `error`. An error whose `data` is not an object stays as it is.
+/// The same for the error object `error`, in its `data`. An error whose `data` is not an object, or is empty, stays as
+/// it is.
 pub(super) fn in_error(error: String, position: &StreamPosition) -> String {
     in_data(&error, &receipt(position)).unwrap_or(error)
+}
+
+/// The text of a reply's result or error without its receipt: what `response_digest` covers. `None`: it has none.
+#[must_use]
+pub fn without_receipt(text: &str) -> Option<String> {
+    let key = format!("{}:{{", json::quoted(META_RECEIPT));
+    let begin = text.rfind(&key)?;
+    let end = begin + text.get(begin..)?.find('}')? + 1;
+    let (before, after) = (text.get(..begin)?, text.get(end..)?);
+    // What the receipt brought with it: `data` of an error, or `_meta`.
+    for (opening, closing) in [(",\"data\":{\"_meta\":{", "}}"), (",\"_meta\":{", "}")] {
+        if let (Some(before), Some(after)) = (before.strip_suffix(opening), after.strip_prefix(closing)) {
+            return Some(format!("{before}{after}"));
+        }
+    }
+    Some(format!("{}{after}", before.strip_suffix(',').unwrap_or(before)))
 }
 
 /// `meta`, a `_meta` of a backend, without the members that are the gateway's own.
@@ -47,32 +64,33 @@ fn receipt(position: &StreamPosition) -> String {
     format!(r#"{{"gateway":"{gateway_id}","epoch":{epoch},"seq":{seq},"hash":"{hash}"}}"#)
 }
 
-/// The text of an object with the receipt in its `_meta`.
+/// The text of an object with the receipt in its `_meta`, which is not empty then, or is added at the end. `None`: the
+/// text is not an object, or could not be restored from the result.
 fn in_meta(object: &str, receipt: &str) -> Option<String> {
     let object = Object::parse_path(object, &["_meta"])?;
-    let meta = object.object("_meta").unwrap_or_default();
-    Some(object.with(&[("_meta", &appended(meta.text(), META_RECEIPT, receipt))]))
+    match object.get("_meta") {
+        None if object.is_empty() => None,
+        None => Some(appended(object.text(), "_meta", &appended("{}", META_RECEIPT, receipt))),
+        Some(_) => {
+            let meta = object.object("_meta").filter(|meta| !meta.is_empty())?;
+            Some(object.replaced("_meta", &appended(meta.text(), META_RECEIPT, receipt)))
+        }
+    }
 }
 
 fn in_data(error: &str, receipt: &str) -> Option<String> {
     let error = Object::parse(error)?;
-    let data = match error.get("data") {
-        None => in_meta("{}", receipt)?,
-        Some(data) => in_meta(data, receipt)?,
-    };
-    Some(match error.get("data") {
-        None => appended(error.text(), "data", &data),
-        Some(_) => error.replaced("data", &data),
-    })
+    if let Some(data) = error.get("data") {
+        return Some(error.replaced("data", &in_meta(data, receipt)?));
+    }
+    let meta = appended("{}", META_RECEIPT, receipt);
+    Some(appended(error.text(), "data", &appended("{}", "_meta", &meta)))
 }
 
 /// The text of an object with one more member at its end.
 fn appended(object: &str, key: &str, value: &str) -> String {
-    let (before, is_empty) = match object.strip_suffix('}') {
-        Some(before) => (before.trim_end(), before.trim_end() == "{"),
-        None => ("{", true),
-    };
-    let comma = if is_empty { "" } else { "," };
+    let before = object.strip_suffix('}').unwrap_or("{");
+    let comma = if before.trim_end() == "{" { "" } else { "," };
     format!("{before}{comma}{}:{value}}}", json::quoted(key))
 }
 
@@ -93,36 +111,33 @@ mod tests {
     }
 
     #[test]
-    fn a_result_has_the_receipt_last_in_meta_and_keeps_every_other_byte() {
-        let with = |result: &str| in_result(result.to_owned(), &position());
+    fn the_receipt_is_added_last_and_can_be_removed_again() {
+        let meta = format!(r#""_meta":{{"io.gatepost/receipt":{RECEIPT}}}"#);
         for (result, want) in [
-            (r#"{ "a": 1.0 }"#, format!(r#"{{"_meta":{{"io.gatepost/receipt":{RECEIPT}}}, "a": 1.0 }}"#)),
+            (r#"{ "a": 1.0 }"#, format!(r#"{{ "a": 1.0 ,{meta}}}"#)),
             (
-                r#"{"_meta":{"x" : 1 } ,"a":[ ]}"#,
+                r#"{"_meta":{"x" : 1} ,"a":[ ]}"#,
                 format!(r#"{{"_meta":{{"x" : 1,"io.gatepost/receipt":{RECEIPT}}} ,"a":[ ]}}"#),
             ),
-            ("{}", format!(r#"{{"_meta":{{"io.gatepost/receipt":{RECEIPT}}}}}"#)),
+            ("{}", "{}".to_owned()),
         ] {
-            assert_eq!(with(result), want, "{result}");
+            assert_eq!(in_result(result.to_owned(), &position()), want, "{result}");
+            assert_eq!(without_receipt(&want), (want != result).then(|| result.to_owned()), "{result}");
         }
-    }
-
-    #[test]
-    fn an_error_has_it_in_its_data_unless_that_is_no_object() {
-        let with = |error: &str| in_error(error.to_owned(), &position());
         for (error, want) in [
+            (r#"{"code":1,"message":"m"}"#, format!(r#"{{"code":1,"message":"m","data":{{{meta}}}}}"#)),
+            (r#"{"data":{"a":1},"code":1}"#, format!(r#"{{"data":{{"a":1,{meta}}},"code":1}}"#)),
             (
-                r#"{"code":1,"message":"m"}"#,
-                format!(r#"{{"code":1,"message":"m","data":{{"_meta":{{"io.gatepost/receipt":{RECEIPT}}}}}}}"#),
-            ),
-            (
-                r#"{"data":{"a":1},"code":1}"#,
-                format!(r#"{{"data":{{"_meta":{{"io.gatepost/receipt":{RECEIPT}}},"a":1}},"code":1}}"#),
+                r#"{"data":{"_meta":{"b":2}}}"#,
+                format!(r#"{{"data":{{"_meta":{{"b":2,"io.gatepost/receipt":{RECEIPT}}}}}}}"#),
             ),
             (r#"{"code":1,"data":"text"}"#, r#"{"code":1,"data":"text"}"#.to_owned()),
             (r#"{"code":1,"data":null}"#, r#"{"code":1,"data":null}"#.to_owned()),
+            (r#"{"code":1,"data":{}}"#, r#"{"code":1,"data":{}}"#.to_owned()),
+            (r#"{"code":1,"data":{"_meta":{}}}"#, r#"{"code":1,"data":{"_meta":{}}}"#.to_owned()),
         ] {
-            assert_eq!(with(error), want, "{error}");
+            assert_eq!(in_error(error.to_owned(), &position()), want, "{error}");
+            assert_eq!(without_receipt(&want), (want != error).then(|| error.to_owned()), "{error}");
         }
     }
 

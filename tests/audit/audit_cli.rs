@@ -51,8 +51,10 @@ async fn record(audit: &Audit, call: Call, outcome: Outcome) -> String {
 
 /// A call that goes on with `first`.
 fn continued(first: &str) -> Call {
-    let correlation = Correlation { addr: None, session_id: Some(first.to_owned()), rpc_id: Some("2".to_owned()) };
-    Call::new(RequestId::new(), "tools/call").with_correlation(&correlation).with_target(Some("example"), Some("ask"))
+    let correlation = Correlation { addr: None, session_id: None, rpc_id: Some("2".to_owned()) };
+    let parent = RequestId(first.parse().unwrap());
+    let call = Call::new(RequestId::new(), "tools/call").with_correlation(&correlation).with_parent(Some(parent));
+    call.with_target(Some("example"), Some("ask"))
 }
 
 fn asked(trail: Trail<'_>, needle: &str) {
@@ -116,6 +118,8 @@ fn shown(trail: Trail<'_>, first: &str, second: &str) {
         call[key].as_array().unwrap().iter().map(|record| record["request_id"].as_str().unwrap()).collect()
     };
     assert_eq!(ids("same_call"), [first, second]);
+    let [belongs] = &lines(trail, &["query", "--parent", first])[..] else { panic!("one request") };
+    assert_eq!((belongs["request_id"].as_str(), belongs["parent_id"].as_str()), (Some(second), Some(first)));
     let seq = call["record"]["seq"].as_u64().unwrap();
     let neighbours: Vec<u64> =
         call["neighbours"].as_array().unwrap().iter().map(|r| r["seq"].as_u64().unwrap()).collect();

@@ -28,7 +28,7 @@ use shuttle::thread::{self, JoinHandle};
 use sync::{Instant, Time, exhaust, explore};
 
 /// Room for one call, or for two refusals, and for what the gateway keeps for itself.
-const ONE_CALL: RingLimits = RingLimits { records: 8, bytes: 7_000 };
+const ONE_CALL: RingLimits = RingLimits { records: 8, bytes: 8_000 };
 const EPOCH: Epoch = Epoch(1);
 /// Where time stands still nobody sees how long it is.
 const LONG: Duration = Duration::from_hours(1);

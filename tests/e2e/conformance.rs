@@ -38,6 +38,12 @@ fn suite(url: &str, requirements: &str) -> [BTreeMap<String, String>; 2] {
     [scored, others]
 }
 
+/// Scenarios that answer questions which were never asked. The suite warns that a server should take such answers; the
+/// gateway refuses them, because they would be a person's answers without a question in the trail.
+const UNASKED: [&str; 2] =
+    ["input-required-result-ignore-extra-params", "input-required-result-missing-input-response"];
+const UNASKED_COUNTS: &str = "1 passed, 0 failed";
+
 #[test]
 fn the_suite_scores_the_gateway_like_the_backend() {
     let fixture = Server::start(&mut program(&python_program("python"), "conformance_server.py"));
@@ -52,7 +58,9 @@ fn the_suite_scores_the_gateway_like_the_backend() {
         assert_eq!((scored.len(), through.len()), (count, count), "{requirements}: {through:?}");
         for (name, counts) in &through {
             assert!(counts.ends_with(" 0 failed"), "{requirements} {name}: {counts} through the gateway");
-            assert_eq!(Some(counts), scored.get(name), "{requirements} {name}: differs from the backend alone");
+            let is_unasked = UNASKED.contains(&name.as_str());
+            let want = if is_unasked { Some(UNASKED_COUNTS) } else { scored.get(name).map(String::as_str) };
+            assert_eq!(Some(counts.as_str()), want, "{requirements} {name}: differs from the backend alone");
         }
         assert_eq!(others, others_through, "{requirements}: what is not scored differs");
     }

@@ -1,15 +1,10 @@
-"""Recomputes the hash of records from docs/trail.md alone: recompute.py < records (JSON, one a line).
+"""Recomputes the hash of records from docs/trail.md alone: recompute.py docs/trail.md < records (JSON, one a line).
 
 A record may have, in place of a group, its commitment: {"commitments": {"who": "..."}}. Prints the hash of each."""
 import datetime, hashlib, json, struct, sys, uuid  # noqa: E401
 
-TABLE = """gateway_id uuid o, epoch bigint o, seq bigint o, request_id uuid o, parent_id uuid o, timestamp timestamptz o,
-latency_ms double o, method text o, tool_name text o, backend_name text o, resource_uri text c, client_role text o,
-client_issuer text o, client_subject text w, client_name text w, client_id text w, actor_subject text w, token_id text x,
-client_addr text x, session_id text x, rpc_id text x, context json x, request_args json c, request_extra json c,
-params_digest bytea o, args_digest bytea o, response json c, response_digest bytea o, response_bytes bigint o,
-error_message text c, response_status text o, decided_by text o, policy_digest bytea o, tool_digest bytea o"""
-COLUMNS = [column.split() for column in TABLE.split(",")]
+ROWS = open(sys.argv[1]).read().split("| column | type | group | meaning |\n", 1)[1].split("\n\n", 1)[0].splitlines()[1:]
+COLUMNS = [[cell.strip(" `") for cell in row.split("|")[1:4]] for row in ROWS]
 GROUPS = {"who": "w", "circumstances": "x", "content": "c"}
 
 def micros(text):
@@ -18,7 +13,7 @@ def micros(text):
 
 ENCODE = {
     "uuid": lambda value: uuid.UUID(value).bytes, "bytea": bytes.fromhex, "text": str.encode, "json": str.encode,
-    "bigint": lambda value: struct.pack("<q", value), "double": lambda value: struct.pack("<d", value),
+    "bigint": lambda value: struct.pack("<q", value), "double precision": lambda value: struct.pack("<d", value),
     "timestamptz": lambda value: struct.pack("<q", micros(value)),
 }
 

@@ -28,6 +28,7 @@ const EXACT: &str = concat!(
 
 /// Without what the gateway puts into `_meta`.
 fn without_request_id(text: &str) -> String {
+    let text = &gatepost::upstream::without_receipt(text).unwrap_or_else(|| panic!("no receipt: {text}"));
     let key = "\"io.gatepost/request_id\":\"";
     let begin = text.find(key).unwrap_or_else(|| panic!("no request id: {text}"));
     // A UUID, the quote and the comma.

@@ -51,7 +51,10 @@ pub struct Filter {
     /// Exact text within the recorded arguments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub args: Option<String>,
-    /// The session, or the first request of a call that took several requests.
+    /// The request to which the records belong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<Uuid>,
+    /// The session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
     /// The gateway.
@@ -105,6 +108,7 @@ impl Filter {
             && (self.status.is_empty() || self.status.iter().any(|status| status == entry.response_status.as_str()))
             && is(self.method.as_ref(), Some(&call.method))
             && self.request_id.is_none_or(|id| call.request_id.0 == id)
+            && self.parent_id.is_none_or(|id| call.parent_id.is_some_and(|parent| parent.0 == id))
             && self.since_micros.is_none_or(|since| call.timestamp.micros() >= since)
             && self.epoch.is_none_or(|epoch| position.epoch.0 == epoch)
             && self.seq.is_none_or(|seq| position.seq.0 == seq)

@@ -96,7 +96,12 @@ fn conditions(sql: &mut QueryBuilder<Postgres>, filter: &Filter) {
     if !filter.status.is_empty() {
         sql.push(" AND response_status = ANY(").push_bind(&filter.status).push(")");
     }
-    for (clause, value) in [(" AND request_id = ", filter.request_id), (" AND gateway_id = ", filter.gateway_id)] {
+    let ids = [
+        (" AND request_id = ", filter.request_id),
+        (" AND parent_id = ", filter.parent_id),
+        (" AND gateway_id = ", filter.gateway_id),
+    ];
+    for (clause, value) in ids {
         if let Some(value) = value {
             sql.push(clause).push_bind(value);
         }

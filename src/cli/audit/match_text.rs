@@ -13,6 +13,7 @@ use crate::cli::{digest_key, trail};
 use crate::config::Config;
 use crate::ops::read_log::ReadCommand;
 use crate::ops::record_ref::{EpochSeq, parse_record_ref};
+use crate::upstream::without_receipt;
 
 /// `gatepost audit match`
 #[derive(Debug, clap::Args)]
@@ -103,6 +104,9 @@ fn compare(file: &Path, digest: Option<Digest>, key: &RecordKey) -> anyhow::Resu
     let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let Some(digest) = digest else { return Ok("not recorded") };
     let without_line_end = text.strip_suffix(b"\n").unwrap_or(&text);
-    let is_equal = [&text[..], without_line_end].iter().any(|text| key.digest(text) == digest);
+    // A reply as it was received has its receipt, which the digest does not cover.
+    let without_receipt = std::str::from_utf8(without_line_end).ok().and_then(without_receipt);
+    let texts = [Some(&text[..]), Some(without_line_end), without_receipt.as_deref().map(str::as_bytes)];
+    let is_equal = texts.into_iter().flatten().any(|text| key.digest(text) == digest);
     Ok(if is_equal { "match" } else { "differ" })
 }

@@ -29,7 +29,7 @@ const LIMIT: usize = 50;
 const LIMIT_MAX: usize = 500;
 
 /// The fields of the form: name, label and example.
-const FIELDS: [(&str, &str, &str); 15] = [
+const FIELDS: [(&str, &str, &str); 16] = [
     ("who", "Who", "alice, or al*"),
     ("client", "Application", ""),
     ("actor", "Acting for", ""),
@@ -40,6 +40,7 @@ const FIELDS: [(&str, &str, &str); 15] = [
     ("status", "Status", ""),
     ("method", "Method", "tools/call"),
     ("session", "Session", ""),
+    ("parent", "Belongs to request", ""),
     ("gateway", "Gateway", ""),
     ("args", "Text in the arguments", ""),
     ("request_id", "Request id", ""),
@@ -114,6 +115,7 @@ impl Search {
             client: own("client"),
             actor: own("actor"),
             session_id: own("session"),
+            parent_id: id("parent")?,
             gateway_id: id("gateway")?,
             role: own("role"),
             tool: own("tool"),
