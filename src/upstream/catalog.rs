@@ -23,8 +23,8 @@ use super::known_names::READ_TIMEOUT;
 use super::list::{Item, Page, read_page};
 
 /// Longest time that a call waits for the list that has its tool's definition. *Chosen*: a list takes milliseconds, and
-/// a call without a digest is better than none.
-const DEFINITIONS_TIMEOUT: Duration = Duration::from_secs(5);
+/// a backend that answers no lists delays one call in [`DEFINITIONS_KEPT`].
+const DEFINITIONS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The time after which a list that did not have a tool, or could not be read, is read again for its definition.
 /// *Chosen*: as for names; a call of a tool that is never listed does not cost a list each time.
