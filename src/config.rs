@@ -6,6 +6,7 @@
 //!
 //! The files that the configuration names are opened by the modules that use them.
 
+mod accepted;
 mod auth;
 mod backend;
 mod check;
@@ -17,6 +18,7 @@ mod load;
 mod name;
 mod network;
 mod path;
+mod pins;
 mod policy;
 mod reference;
 mod role;
@@ -33,6 +35,7 @@ pub use expression::anchored;
 pub use load::Loaded;
 pub use name::check_alias;
 pub use network::Network;
+pub use pins::{Pin, Pins, read_pins, write_pins};
 pub use reference::reference;
 pub use role::{Condition, ConditionFrom, Role, Scalar};
 pub use sections::{

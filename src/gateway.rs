@@ -16,10 +16,11 @@ pub mod drain;
 pub mod fault;
 pub mod listener;
 pub mod message;
+mod recorder;
 pub mod session;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -39,6 +40,7 @@ use crate::connections::places::Places;
 use crate::upstream::Upstreams;
 use crate::walls::Launcher;
 
+use call::catalog_changes::CatalogChanges;
 use call::core::Core;
 use call::counters::CallCounters;
 use call::limits::Limits;
@@ -70,9 +72,6 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// and a child process answers them one by one.
 const LISTS_MAX: usize = 32;
 
-/// The interval at which refusal windows that have ended are recorded. *Chosen*: short compared with a window.
-const REFUSAL_WINDOW_INTERVAL: Duration = Duration::from_secs(1);
-
 /// The gateway, ready to serve.
 #[derive(Debug)]
 pub struct Gateway {
@@ -80,8 +79,8 @@ pub struct Gateway {
     /// Accepts TLS connections, if the listener speaks TLS.
     tls: Option<tls::Acceptor>,
     drain_timeout: Duration,
-    /// The task that records refusal windows as they end.
-    refusal_recorder: tokio::task::JoinHandle<()>,
+    /// The task that makes the gateway's own records.
+    recorder: tokio::task::JoinHandle<()>,
     /// The task that ends idle sessions.
     session_sweeper: tokio::task::JoinHandle<()>,
     /// The task that sends trace spans.
@@ -133,6 +132,7 @@ impl Gateway {
             rules,
             policy,
             limits: Limits::default(),
+            catalog: CatalogChanges::default(),
             refusals: Refusals::new(config.audit.refusals_singly_max),
             counters,
             tracer,
@@ -175,11 +175,11 @@ impl Gateway {
             drained: CancellationToken::new(),
         };
         let core = Arc::new(core);
-        let refusal_recorder = tokio::spawn(record_refusal_windows(Arc::downgrade(&core)));
+        let recorder = tokio::spawn(recorder::run(Arc::downgrade(&core)));
         let session_sweeper = tokio::spawn(session_end::sweep(Arc::downgrade(&core), core.stopping.clone()));
         let span_exporter = tokio::spawn(export);
         let drain_timeout = config.server.drain_timeout;
-        Ok(Self { core, tls, drain_timeout, refusal_recorder, session_sweeper, span_exporter, last_span })
+        Ok(Self { core, tls, drain_timeout, recorder, session_sweeper, span_exporter, last_span })
     }
 
     /// A handle for the operations listener.
@@ -255,7 +255,7 @@ impl Gateway {
         in_record_timeout(core.questions.recorded()).await;
         let unrecorded = if recorded.is_ok() { 0 } else { core.tasks.len() };
         // The recorder ends by itself, after it has recorded the windows that it took.
-        tokio::time::timeout(RECORD_TIMEOUT, self.refusal_recorder).await.ok();
+        tokio::time::timeout(RECORD_TIMEOUT, self.recorder).await.ok();
         core.refusals.record_last(&core.audit).await;
         self.last_span.cancel();
         tokio::time::timeout(EXPORT_TIMEOUT, self.span_exporter).await.ok();
@@ -429,6 +429,18 @@ impl Handle {
         backends.map(|backend| (backend.alias().to_owned(), backend.is_up(), backend.items_omitted())).collect()
     }
 
+    /// The number of changed definitions of tools that are a reason for an alarm, and what the last change was.
+    #[must_use]
+    pub fn tools_changed(&self) -> (u64, String) {
+        self.0.catalog.alarmed()
+    }
+
+    /// The tools that are not as an operator accepted them, if there are any.
+    #[must_use]
+    pub fn tools_not_accepted(&self) -> Option<String> {
+        self.0.catalog.unpinned()
+    }
+
     /// The number of messages that are being handled.
     #[must_use]
     pub fn messages_open(&self) -> usize {
@@ -467,16 +479,5 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
 async fn in_record_timeout(ending: impl Future<Output = ()>) {
     if tokio::time::timeout(RECORD_TIMEOUT, ending).await.is_err() {
         tracing::error!(timeout = ?RECORD_TIMEOUT, "ends of sessions or of their questions not recorded in time; stopping anyway");
-    }
-}
-
-/// Records refusal windows as they end, until the gateway is drained.
-async fn record_refusal_windows(core: Weak<Core>) {
-    let mut ticks = tokio::time::interval(REFUSAL_WINDOW_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let Some(drained) = core.upgrade().map(|core| core.drained.clone()) else { return };
-    while drained.run_until_cancelled(ticks.tick()).await.is_some() {
-        let Some(core) = core.upgrade() else { return };
-        core.refusals.record_ended(&core.audit).await;
     }
 }

@@ -2,6 +2,7 @@
 
 mod limit;
 mod match_text;
+mod pins;
 mod query;
 mod show;
 mod tail;
@@ -33,6 +34,8 @@ enum Command {
     Tail(tail::Args),
     /// Compare arguments or an answer with the digests of a record; the exit code is 1 if they differ
     Match(match_text::Args),
+    /// Accept the definitions of tools of backends that have a file of pins
+    Pins(pins::Args),
     /// Check that every stream is complete and unchanged; the exit code is 1 if not
     Verify(verify::Args),
 }
@@ -44,6 +47,7 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         Command::Show(args) => show::run(&config, args, json).await,
         Command::Tail(args) => tail::run(&config, args, json).await,
         Command::Match(args) => match_text::run(&config, args, json).await,
+        Command::Pins(pins) => pins::run(&config, args.global.config(), pins).await,
         Command::Verify(args) => verify::run(&config, args, json).await,
     }
 }

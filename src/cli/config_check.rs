@@ -55,6 +55,11 @@ fn check(path: &Path) -> Result<Config, Vec<ConfigError>> {
     if let Err(errors) = Authenticator::from_config(&config.auth) {
         faults.extend(errors.iter().map(|error| fault(&error.key, error.reason.to_string())));
     }
+    for (alias, backend) in &config.backends {
+        if let Err(message) = &backend.pins {
+            faults.push(fault(&format!("backends.{alias}.pins_file"), message.clone()));
+        }
+    }
     if let Some(Err(error)) = config.server.tls.as_ref().map(Acceptor::load) {
         faults.push(fault(error.key, format!("{} {}", error.path.display(), error.reason)));
     }

@@ -1,6 +1,6 @@
 //! The options of all commands that read a trail or an outbox.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::configuration::load;
 use super::exit::CommandError;
@@ -24,6 +24,11 @@ pub(super) struct GlobalArgs {
 }
 
 impl GlobalArgs {
+    /// The configuration file, if one is given.
+    pub(super) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     /// Loads the configuration.
     ///
     /// # Errors

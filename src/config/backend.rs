@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::deserialize::duration;
+use super::pins::{Pin, Pins};
 use crate::file_access::FileAccess;
 
 /// `[backends.NAME]`: a stdio MCP server that Gatepost starts, or one that it reaches over HTTP. Its `Debug` shows only
@@ -49,6 +50,21 @@ pub struct Backend {
     pub write: Option<Vec<PathBuf>>,
     /// The user of a stdio server, by name or number; `None`: the gateway's.
     pub user: Option<String>,
+    /// The consequence if the definition of a tool is not the accepted one.
+    pub pin: Pin,
+    /// The file with the accepted definitions.
+    pub pins_file: Option<PathBuf>,
+    /// The accepted definitions; what is wrong with the file if they cannot be read.
+    #[serde(skip, default = "Backend::no_pins")]
+    pub pins: Result<Pins, String>,
+}
+
+impl Backend {
+    // The type of the field.
+    #[expect(clippy::unnecessary_wraps)]
+    fn no_pins() -> Result<Pins, String> {
+        Ok(Pins::new())
+    }
 }
 
 impl fmt::Debug for Backend {
@@ -70,6 +86,9 @@ impl fmt::Debug for Backend {
             .field("walls", &self.walls)
             .field("write", &self.write)
             .field("user", &self.user)
+            .field("pin", &self.pin)
+            .field("pins_file", &self.pins_file)
+            .field("pins", &self.pins)
             .finish()
     }
 }
@@ -92,6 +111,9 @@ impl Default for Backend {
             walls: true,
             write: None,
             user: None,
+            pin: Pin::Record,
+            pins_file: None,
+            pins: Self::no_pins(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::auth::Key;
 use super::backend::Backend;
 use super::path;
+use super::pins::Pin;
 use super::role::Condition;
 use super::sections::{Config, OnFailure};
 
@@ -93,6 +94,10 @@ fn backends(config: &Config, report: Report<'_>) {
         let is_restricted = backend.user.is_some() || backend.write.is_some() || !backend.walls;
         if backend.command.is_empty() && is_restricted {
             report(&path, "has user, write or walls but no command: they are for stdio servers".to_owned());
+        }
+        if backend.pin == Pin::Refuse && backend.pins_file.is_none() {
+            let message = "is refuse without pins_file: set the file that `gatepost audit pins accept` writes";
+            report(&format!("{path}.pin"), message.to_owned());
         }
         for name in backend.header_env.keys().filter(|name| backend.header_file.contains_key(*name)) {
             report(&format!("{path}.header_env.{name}"), "is also in header_file: keep one of them".to_owned());

@@ -9,7 +9,7 @@ use super::path::join;
 use super::settings_table::{SETTINGS, SettingSpec};
 
 /// Keys, or sections, that take effect without a restart, as [`SETTINGS`] writes them.
-const RELOADED: [&str; 9] = [
+const RELOADED: [&str; 11] = [
     "roles.*",
     "limits",
     "audit.redact",
@@ -18,6 +18,8 @@ const RELOADED: [&str; 9] = [
     "audit.on_failure",
     "audit.continue_for",
     "backends.*.calls_max",
+    "backends.*.pin",
+    "backends.*.pins_file",
     "ops.console_role",
 ];
 

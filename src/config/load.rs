@@ -139,6 +139,7 @@ impl Config {
         let settings = Settings::new(&tree);
         match Self::deserialize(Value::Table(tree)) {
             Ok(mut config) => {
+                config.read_pins();
                 check(&config, &mut |key, message| draft.error(key, message));
                 match config.file_access() {
                     Ok(access) => config.set_file_access(access),

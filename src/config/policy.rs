@@ -1,9 +1,12 @@
 //! The policy: everything in the configuration that decides who may do what, and what of it is recorded. It is in the
 //! trail, and holds no secret.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::auth::{Auth, Issuer, Key};
+use super::backend::Backend;
 use super::sections::{Audit, Config};
 
 /// The parts of the policy that a reload replaces, as JSON pointers.
@@ -26,6 +29,7 @@ impl Config {
             "auth": auth(&self.auth),
             "server": { "pass_methods": self.server.pass_methods, "pass_params": self.server.pass_params },
             "audit": audit(&self.audit),
+            "backends": self.backends.iter().map(|(alias, backend)| (alias, pins(backend))).collect::<BTreeMap<_, _>>(),
             "ops": { "console_role": self.ops.console_role },
         })
     }
@@ -39,7 +43,24 @@ impl Config {
                 *old = new.take();
             }
         }
+        // A backend that is new starts with the next start.
+        if let Some(Value::Object(backends)) = policy.get_mut("backends") {
+            for (alias, old) in backends {
+                if let Some(new) = new.get_mut("backends").and_then(|new| new.get_mut(alias)) {
+                    *old = new.take();
+                }
+            }
+        }
         policy
+    }
+}
+
+fn pins(backend: &Backend) -> Value {
+    match &backend.pins_file {
+        Some(file) => {
+            json!({ "pin": backend.pin, "pins_file": file, "pins": backend.pins.clone().unwrap_or_default() })
+        }
+        None => json!({ "pin": backend.pin }),
     }
 }
 

@@ -60,6 +60,8 @@ alarms! {
     LogDropped = "log_dropped";
     /// Connections cannot be accepted, usually because the process has too many open files.
     OpenFiles = "open_files";
+    /// A backend has changed the definitions of tools, or has tools that were not accepted.
+    ToolsChanged = "tools_changed";
 }
 
 impl Serialize for Alarm {

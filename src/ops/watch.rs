@@ -63,6 +63,10 @@ struct Observation {
     log_unreported: u64,
     /// Failures to accept a connection.
     accepts_failed: u64,
+    /// Changed definitions of tools, and the last change.
+    tools_changed: (u64, String),
+    /// The tools that are not as they were accepted.
+    tools_not_accepted: Option<String>,
 }
 
 /// The conditions of the alarms, and the state that they keep from check to check.
@@ -73,6 +77,7 @@ struct Conditions {
     quarantined: u64,
     log_dropped: u64,
     accepts_failed: u64,
+    tools_changed: u64,
     started: Instant,
     /// The wall clock less the monotonic one, in microseconds.
     clock_offset: Option<i64>,
@@ -122,6 +127,8 @@ fn observe(sources: &Sources) -> Observation {
         log_dropped: sources.log.count(),
         log_unreported: sources.log.unreported(),
         accepts_failed: sources.gateway.accept_failures().count(),
+        tools_changed: sources.gateway.tools_changed(),
+        tools_not_accepted: sources.gateway.tools_not_accepted(),
         ..Observation::default()
     };
     let (Some(probe), Some(pipeline)) = (&sources.probe, sources.status().pipeline) else { return process };
@@ -177,6 +184,7 @@ impl Conditions {
             quarantined: 0,
             log_dropped: 0,
             accepts_failed: 0,
+            tools_changed: 0,
             started: Instant::now(),
             clock_offset: None,
             events: BTreeMap::new(),
@@ -217,11 +225,13 @@ impl Conditions {
                 let (age, limit) = (age.as_secs(), self.delivery_behind_after.as_secs());
                 format!("the oldest undelivered record is {age} s old, limit {limit} s")
             }),
+            Alarm::ToolsChanged if seen.tools_not_accepted.is_some() => seen.tools_not_accepted.clone(),
             Alarm::GenerationSetAside
             | Alarm::Quarantine
             | Alarm::ClockStepped
             | Alarm::LogDropped
-            | Alarm::OpenFiles => self.events.get(&alarm).map(|(_, message)| message.clone()),
+            | Alarm::OpenFiles
+            | Alarm::ToolsChanged => self.events.get(&alarm).map(|(_, message)| message.clone()),
         }
     }
 
@@ -246,6 +256,10 @@ impl Conditions {
             let message = format!("connections cannot be accepted; the log has the error (open files: {limit})");
             self.events.insert(Alarm::OpenFiles, (now + SHORTAGE_ACTIVE, message));
         }
+        if seen.tools_changed.0 > self.tools_changed {
+            self.events.insert(Alarm::ToolsChanged, (until, seen.tools_changed.1.clone()));
+        }
+        self.tools_changed = seen.tools_changed.0;
         (self.set_aside, self.quarantined) = (seen.set_aside, seen.quarantined);
         (self.log_dropped, self.accepts_failed) = (seen.log_dropped, seen.accepts_failed);
         let elapsed = i64::try_from(now.saturating_duration_since(self.started).as_micros()).unwrap_or(i64::MAX);

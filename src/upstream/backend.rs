@@ -27,6 +27,7 @@ use crate::walls::Launcher;
 use super::backend_tasks::BackendTasks;
 use super::connection::{ChildHolder, UpstreamConnection};
 use super::conversations::{Conversations, Owner};
+use super::definitions::Definitions;
 use super::era_params::forwarded;
 use super::error::CallError;
 use super::http::{Endpoint, EndpointError, is_rejection};
@@ -66,6 +67,9 @@ pub struct Backend {
     /// The items that were left out of its lists.
     pub(super) items_omitted: AtomicU64,
     pub(super) known_names: KnownNames,
+    pub(super) definitions: Definitions,
+    /// The time at which a list was read in vain for a tool's definition.
+    pub(super) definitions_missed_at: tokio::sync::Mutex<Option<Instant>>,
     tasks: BackendTasks,
 }
 
@@ -106,6 +110,8 @@ impl Backend {
             conversations: Conversations::new(config.conversations_max),
             items_omitted: AtomicU64::new(0),
             known_names: KnownNames::default(),
+            definitions: Definitions::default(),
+            definitions_missed_at: tokio::sync::Mutex::default(),
             tasks: BackendTasks { tracker: tasks, stop },
         })
     }
@@ -435,6 +441,7 @@ impl Backend {
     /// As for [`Backend::list`].
     pub async fn tools(&self) -> Result<Arc<[Item]>, CallError> {
         let tools = self.list(&*self.shared().await?, List::Tools).await?;
+        self.definitions.listed(None, &tools, true);
         self.list_changes.set_tools(Some(Arc::clone(&tools)));
         Ok(tools)
     }
@@ -446,8 +453,11 @@ impl Backend {
         if self.list_changes.tools().is_some_and(|tools| has(&tools)) || has(&self.tools().await.ok()?) {
             return Some(true);
         }
-        let Some(connection) = self.open_conversation_of(owner) else { return Some(false) };
-        Some(has(&self.list(&connection, List::Tools).await.ok()?))
+        let owner = owner();
+        let Some(connection) = self.open_conversation_of(|| owner.clone()) else { return Some(false) };
+        let tools = self.list(&connection, List::Tools).await.ok()?;
+        self.definitions.listed(Some(&owner), &tools, true);
+        Some(has(&tools))
     }
 }
 

@@ -21,6 +21,8 @@ impl OwnFiles {
         let auth = &config.auth;
         let keys = auth.keys.iter().filter_map(|key| key.secret_file.as_deref());
         let credentials = config.backends.values().flat_map(|backend| backend.header_file.values());
+        // Not secret, but a backend must not accept its own tools.
+        let pins = config.backends.values().filter_map(|backend| backend.pins_file.as_deref());
         let files = others
             .into_iter()
             .chain(auth.tokens_file.as_deref())
@@ -29,6 +31,7 @@ impl OwnFiles {
             .chain(keys)
             .chain(config.server.tls.as_ref().map(|tls| tls.key_file.as_path()))
             .chain(credentials.map(PathBuf::as_path))
+            .chain(pins)
             .map(absolute)
             .chain(postgres_files(config));
         Self { dir: absolute(&config.audit.dir), files: files.collect() }
@@ -81,7 +84,7 @@ mod tests {
             auth.tokens_file = "/own/auth.tokens_file"
             server.state_key_file = "/own/server.state_key_file"
             server.tls = { cert_file = "/c", key_file = "/own/server.tls.key_file" }
-            backends.b = { url = "https://b", header_file = { a = "/own/backends.*.header_file" } }
+            backends.b = { url = "https://b", header_file = { a = "/own/backends.*.header_file" }, pins_file = "/own/backends.*.pins_file" }
             [[auth.keys]]
             algorithm = "HS256"
             issuer = "i"

@@ -29,6 +29,7 @@ mod common {
 mod attacks;
 mod auth;
 mod authz;
+mod catalog;
 mod child_life;
 mod conversations;
 mod eras;

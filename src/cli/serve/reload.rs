@@ -105,7 +105,10 @@ impl Reloader {
         if !restart.is_empty() {
             tracing::warn!(keys = restart.join(", "), "changed settings take effect at the next start");
         }
-        let changed = sections(&self.loaded.settings.difference(&loaded.settings).reloaded);
+        let mut changed = self.loaded.settings.difference(&loaded.settings).reloaded;
+        changed.extend(self.loaded.config.changed_pins(&loaded.config));
+        changed.sort();
+        let changed = sections(&changed);
         if changed.is_empty() {
             tracing::info!(trigger, "configuration reloaded; no reloadable setting changed");
             self.loaded = loaded;

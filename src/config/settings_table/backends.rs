@@ -103,4 +103,20 @@ pub(super) const BACKENDS: &[SettingSpec] = &[
         "`false` starts a stdio server without walls: it can read and write whatever its user can, the gateway's \
          own files too. For programs that Landlock or `no_new_privs` breaks, such as `sudo`.",
     ),
+    setting(
+        "backends.*.pin",
+        ValueType::Choice(&["record", "alarm", "refuse"]),
+        Value("\"record\""),
+        "What follows if the definition of a tool changes or is not the one in `pins_file`. `record`: a \
+         `gateway/catalog` record of the change. `alarm`: also the alarm `tools_changed`. `refuse`: the tool can also \
+         not be called and is not listed until an operator accepts it.",
+    ),
+    setting(
+        "backends.*.pins_file",
+        ValueType::Path,
+        Unset,
+        "JSON file with the digest of each accepted definition, written by `gatepost audit pins accept` and read at the \
+         start and on SIGHUP. Replicas share it as they share the configuration. A file that does not exist accepts \
+         nothing.",
+    ),
 ];

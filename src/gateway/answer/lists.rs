@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
+use crate::config::Pin;
 use crate::gateway::answer::catalog;
 use crate::gateway::answer::relay::{self, Sourced};
 use crate::gateway::call::context::RequestContext;
@@ -13,7 +14,7 @@ use crate::gateway::message::reply::http_status;
 use crate::mcp::json::{self, Object};
 use crate::mcp::methods::List;
 use crate::mcp::protocol::{Era, INVALID_PARAMS, LIST_TTL_MS};
-use crate::upstream::{self, Backend, CallError, Item, Response};
+use crate::upstream::{self, Backend, CallError, Item, Response, definition_digest};
 
 /// The longest time that one backend may delay a list of all backends. *Chosen*: a client waits for the list; a stdio
 /// server that is starting takes 1 to 3 s.
@@ -38,10 +39,18 @@ async fn of_one_backend(ctx: &RequestContext<'_>, backend: &Arc<Backend>, list: 
         other => return Sourced::from_backend(backend, other),
     };
     // A page that cannot be read cannot be filtered, so the client does not get it.
-    let read = match backend.read_page(&page, list) {
+    let mut read = match backend.read_page(&page, list) {
         Ok(read) => read,
         Err(error) => return Sourced::failed(backend.alias(), error),
     };
+    if list == List::Tools {
+        let is_whole = ctx.params.get("cursor").is_none() && read.next_cursor.is_none();
+        backend.tools_listed(era, || ctx.owner(), &read.items, is_whole);
+        if let Some(accepted) = accepted(ctx, backend, &read.items) {
+            read.is_exact &= accepted.len() == read.items.len();
+            read.items = accepted;
+        }
+    }
     let page = catalog::filtered(&ctx.rules.policy, &ctx.principal, backend.alias(), list, page, &read);
     let page = match (ctx.era, era) {
         (Era::Legacy, _) => page,
@@ -70,6 +79,16 @@ async fn federated(ctx: &RequestContext<'_>, list: List) -> Sourced {
     Sourced::Gateway(Response::result(&json::object(members)))
 }
 
+/// The tools that the backend's `pin` does not refuse; `None`: it refuses none.
+fn accepted(ctx: &RequestContext<'_>, backend: &Backend, tools: &[Item]) -> Option<Vec<Item>> {
+    let alias = backend.alias();
+    if ctx.rules.pin(alias) != Pin::Refuse {
+        return None;
+    }
+    let is_accepted = |tool: &&Item| ctx.rules.is_accepted(alias, &tool.name, Some(definition_digest(&tool.json)));
+    Some(tools.iter().filter(is_accepted).cloned().collect())
+}
+
 fn unknown_cursor(ctx: &RequestContext<'_>) -> Sourced {
     let http = if ctx.era == Era::Modern { http_status(INVALID_PARAMS) } else { StatusCode::OK };
     let message = "the cursor is unknown or the list has changed: list again without a cursor";
@@ -91,7 +110,12 @@ pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec
     let of_one = |backend: Arc<Backend>| async move {
         let read = async {
             let route = ctx.list_route(&backend).await?;
-            backend.list(&route.connection, list).await
+            let items = backend.list(&route.connection, list).await?;
+            if list == List::Tools {
+                backend.tools_listed(route.connection.era(), || ctx.owner(), &items, true);
+                return Ok(accepted(ctx, &backend, &items).map_or(items, Arc::from));
+            }
+            Ok(items)
         };
         match tokio::time::timeout(BACKEND_TIMEOUT, read).await {
             Ok(Ok(items)) => Some((backend, items)),

@@ -23,6 +23,7 @@ use crate::mcp::protocol::TOOLS_CALL;
 use crate::rbac::Policy;
 use crate::upstream::Upstreams;
 
+use super::catalog_changes::CatalogChanges;
 use super::counters::CallCounters;
 use super::limits::Limits;
 use super::questions::Questions;
@@ -47,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) refusals: Refusals,
     pub(crate) counters: CallCounters,
+    /// The changes of the definitions of tools.
+    pub(crate) catalog: CatalogChanges,
     pub(crate) tracer: Tracer,
     pub(crate) upstreams: Upstreams,
     /// The backends of known resources.

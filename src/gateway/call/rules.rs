@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::audit::record::PolicyText;
+use crate::audit::record::{Digest, PolicyText};
 use crate::audit::redact::{PathError, Redaction, ShortenedPath};
-use crate::config::{self, Config, OnFailure};
+use crate::config::{self, Config, OnFailure, Pin, Pins};
 use crate::rbac::{PatternError, Patterns, Policy};
 
 /// One compiled set of rules.
@@ -28,6 +28,8 @@ pub(crate) struct Rules {
     pub(crate) limits: config::Limits,
     /// The role that a token needs for the console.
     pub(crate) console_role: String,
+    /// For each backend, what follows if a definition is not the accepted one, and those that are accepted.
+    pins: BTreeMap<String, (Pin, Option<Pins>)>,
     /// The limits of open calls of those backends that have their own.
     calls_max: BTreeMap<String, usize>,
 }
@@ -41,6 +43,9 @@ pub enum RulesError {
     /// A path of `audit.redact` cannot be compiled.
     #[error("audit.redact: {0}")]
     Redact(PathError),
+    /// A file of pins cannot be read.
+    #[error("backends.{0}.pins_file: {1}")]
+    Pins(String, String),
     /// A path of `audit.shorten` cannot be compiled.
     #[error("audit.shorten: {0}")]
     Shorten(PathError),
@@ -77,12 +82,14 @@ impl Rules {
             }
         }
         let policy_json = config.policy();
+        let pins = pins(config, &mut errors);
         let own = |(alias, backend): (&String, &config::Backend)| Some((alias.clone(), backend.calls_max?));
         match (policy, redaction, continue_for, recorded_responses) {
             (Ok(policy), Ok(redaction), Ok(continue_for), Ok(recorded_responses)) if errors.is_empty() => Ok(Self {
                 policy: Arc::new(policy),
                 policy_text: PolicyText::new(&policy_json),
                 policy_json,
+                pins,
                 redaction,
                 shortened,
                 recorded_responses,
@@ -103,8 +110,39 @@ impl Rules {
         self
     }
 
+    /// The consequence if the definition of a tool of `backend` is not the accepted one.
+    pub(crate) fn pin(&self, backend: &str) -> Pin {
+        self.pins.get(backend).map_or(Pin::Record, |(pin, _)| *pin)
+    }
+
+    /// The accepted definitions of the tools of `backend`, if it has a file of them and `pin` is not `record`.
+    pub(crate) fn pins(&self, backend: &str) -> Option<&Pins> {
+        self.pins.get(backend).filter(|(pin, _)| *pin != Pin::Record).and_then(|(_, pins)| pins.as_ref())
+    }
+
+    /// Returns true if a tool of `backend` with this definition may be used: it is as it was accepted, or need not be.
+    pub(crate) fn is_accepted(&self, backend: &str, tool: &str, definition: Option<Digest>) -> bool {
+        self.pin(backend) != Pin::Refuse
+            || definition.is_some_and(|digest| self.pins(backend).and_then(|pins| pins.get(tool)) == Some(&digest))
+    }
+
     /// The most calls that may be open at `backend` at once.
     pub(crate) fn calls_max(&self, backend: &str) -> usize {
         self.calls_max.get(backend).copied().unwrap_or(self.limits.calls_per_backend)
     }
+}
+
+/// The pins of each backend.
+fn pins(config: &Config, errors: &mut Vec<RulesError>) -> BTreeMap<String, (Pin, Option<Pins>)> {
+    let mut all = BTreeMap::new();
+    for (alias, backend) in &config.backends {
+        match &backend.pins {
+            Ok(pins) => {
+                let pins = backend.pins_file.is_some().then(|| pins.clone());
+                all.insert(alias.clone(), (backend.pin, pins));
+            }
+            Err(error) => errors.push(RulesError::Pins(alias.clone(), error.clone())),
+        }
+    }
+    all
 }

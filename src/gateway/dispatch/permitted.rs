@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use tokio::sync::SemaphorePermit;
 
+use crate::config::Pin;
 use crate::gateway::answer::subscriptions::{self, Subscription};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
@@ -134,6 +135,9 @@ async fn target<'a>(
     if is_looked_up && backend.has_tool(permit.name(), || ctx.owner()).await == Some(false) {
         return Err(Refusal::unknown("tool", &subject.name, ctx.era));
     }
+    if subject.kind == TargetKind::Tool {
+        accepted(ctx, backend, permit.name(), entry).await?;
+    }
     let headers = &ctx.inbound.headers;
     if subject.kind == TargetKind::Tool
         && headers.keys().any(|name| name.as_str().starts_with(PARAM_HEADER_PREFIX))
@@ -143,6 +147,32 @@ async fn target<'a>(
         return Err(Refusal::malformed(StatusCode::BAD_REQUEST, HEADER_MISMATCH, message));
     }
     Ok((permit, slot))
+}
+
+/// Finds out how the tool is defined, for the record, and that the definition is accepted.
+///
+/// # Errors
+/// A refusal with status `denied`: the backend's `pin` refuses the tool as it is.
+async fn accepted(
+    ctx: &RequestContext<'_>,
+    backend: &Backend,
+    tool: &str,
+    entry: &mut AuditEntry<'_>,
+) -> Result<(), Refusal> {
+    let alias = backend.alias();
+    if !ctx.core.audit.is_enabled() && ctx.rules.pin(alias) != Pin::Refuse {
+        return Ok(());
+    }
+    // Boxed: it would make the future of every call larger.
+    entry.tool_digest = Box::pin(backend.tool_digest(tool, &ctx.owner())).await;
+    if ctx.rules.is_accepted(alias, tool, entry.tool_digest) {
+        return Ok(());
+    }
+    entry.decided_by = Some(format!("backends.{alias}.pin"));
+    Err(Refusal::denied(format!(
+        "the definition of tool {tool} of {alias} is not the accepted one: an operator has to review it and run gatepost \
+         audit pins accept"
+    )))
 }
 
 /// Authorizes a method that the gateway does not know. The method may have any effect, so the caller needs a role that
