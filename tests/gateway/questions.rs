@@ -113,6 +113,7 @@ async fn a_question_without_an_answer_says_what_became_of_it() {
             "error" => {
                 let error = json!({"jsonrpc": "2.0", "id": id, "error": {"code": -1, "message": "no person is here"}});
                 assert_eq!(client.post(error.to_string(), &[]).await.unwrap().status, 202);
+                until_async("the backend is told", SOON, async || !responses(&file).is_empty()).await;
                 assert_eq!(responses(&file)[0]["error"]["message"], "no person is here");
             }
             "both" => {
