@@ -122,11 +122,12 @@ fn plain(key: &str) -> String {
     key.replace(['_', '-'], "").to_ascii_lowercase()
 }
 
-/// Asserts that the members of the object `inner` are members of `outer`, as they arrived.
+/// Asserts that the members of the object `inner` are members of `outer`, as they arrived. A key may have a lone
+/// surrogate, which `serde_json` does not take for text.
 fn within(inner: &str, outer: &str) {
-    let (inner, outer): (Members<'_>, Members<'_>) =
-        (serde_json::from_str(inner).expect("an object"), serde_json::from_str(outer).expect("an object"));
-    for (key, value) in &inner {
-        assert!(value.get() == outer[key].get() || key == "extensions", "{key}");
+    let (inner, outer) = (Object::parse(inner).expect("an object"), Object::parse(outer).expect("an object"));
+    for member in inner.members() {
+        let is_there = outer.members().any(|of_outer| of_outer == member);
+        assert!(is_there || member.key == "extensions", "{}", member.key);
     }
 }
