@@ -213,6 +213,7 @@ mod tests {
         for idx in 0..OWNERS_MAX {
             definitions.listed(Some(&owner(&idx.to_string())), &tools(&[("a", 4)]), true);
         }
-        assert_eq!((digest("x", "a"), definitions.0.lock().own.len()), (digest("y", "a"), OWNERS_MAX));
+        assert_eq!(digest("x", "a"), digest("y", "a"));
+        assert_eq!(definitions.0.lock().own.len(), OWNERS_MAX);
     }
 }
