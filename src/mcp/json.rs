@@ -158,14 +158,26 @@ impl<'a> Object<'a> {
         out
     }
 
-    /// The text without the members that `is_removed` names. If there are none, all bytes stay.
+    /// The text without the members that `is_removed` names. If there are none, all bytes stay; otherwise those of every
+    /// other key and value do.
     #[must_use]
     pub fn without(&self, is_removed: impl Fn(&str) -> bool) -> Cow<'_, str> {
         if self.members().all(|entry| !is_removed(&entry.key)) {
             return Cow::Borrowed(&self.text);
         }
-        let kept: Vec<Entry<'_>> = self.members().filter(|entry| !is_removed(&entry.key)).collect();
-        Cow::Owned(object(kept.iter().map(|entry| (entry.key.as_ref(), entry.value))))
+        let (mut out, mut at) = (String::from("{"), 1);
+        for (member, entry) in self.members.iter().zip(self.members()) {
+            let end = member.value.end - self.offset;
+            // The key as it is written: one with a lone surrogate could not be written again.
+            let written = self.text.get(at..end).unwrap_or_default();
+            at = end;
+            if !is_removed(&entry.key) {
+                out.push_str(if out.len() > 1 { "," } else { "" });
+                out.push_str(written.trim_start_matches(|c| c == ',' || is_space(c)));
+            }
+        }
+        out.push('}');
+        Cow::Owned(out)
     }
 
     /// The object `text`, with the members of its `_meta`. Text that is not an object stands for `{}`.
@@ -283,6 +295,19 @@ mod tests {
         assert_eq!(with(json, &[("x", "1")]), "{\"x\":1, \"b\" : 1.0e3,\n \"\\u0061\":\"\\ud800\" }");
         assert_eq!(with("{}", &[("x", "1"), ("y", "2")]), r#"{"x":1,"y":2}"#);
         assert_eq!(with("{ }", &[]), "{ }");
+    }
+
+    #[test]
+    fn without_some_members_the_others_keep_their_bytes() {
+        let json = r#"{ "\ud800" : [1.0] , "a":{},"\u0062": 2,"\udfff":3 }"#;
+        let without = |json, removed: &[&str]| {
+            let object = Object::parse(json).unwrap();
+            object.without(|key| removed.contains(&key)).into_owned()
+        };
+        assert_eq!(without(json, &["a"]), r#"{"\ud800" : [1.0],"\u0062": 2,"\udfff":3}"#);
+        assert_eq!(without(json, &["b", "\u{fffd}"]), r#"{"a":{}}"#);
+        assert_eq!(without(r#"{"a":1}"#, &["a"]), "{}");
+        assert_eq!(without(json, &["c"]), json);
     }
 
     #[test]
