@@ -158,8 +158,8 @@ impl<'a> Object<'a> {
         out
     }
 
-    /// The text without the members that `is_removed` names. If there are none, all bytes stay; otherwise those of every
-    /// other key and value do.
+    /// The text without the members that `is_removed` names. If there are none, all bytes stay; otherwise those of the
+    /// other keys and values do.
     #[must_use]
     pub fn without(&self, is_removed: impl Fn(&str) -> bool) -> Cow<'_, str> {
         if self.members().all(|entry| !is_removed(&entry.key)) {
@@ -305,7 +305,7 @@ mod tests {
             object.without(|key| removed.contains(&key)).into_owned()
         };
         assert_eq!(without(json, &["a"]), r#"{"\ud800" : [1.0],"\u0062": 2,"\udfff":3}"#);
-        assert_eq!(without(json, &["b", "\u{fffd}"]), r#"{"a":{}}"#);
+        assert_eq!(without(json, &["b", "\u{fffd}\u{fffd}\u{fffd}"]), r#"{"a":{}}"#);
         assert_eq!(without(r#"{"a":1}"#, &["a"]), "{}");
         assert_eq!(without(json, &["c"]), json);
     }
@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn members_are_removed_and_the_rest_keeps_its_values() {
         let object = Object::parse(r#"{ "a":1, "_meta":{} , "b" : 2.0 }"#).unwrap();
-        assert_eq!(object.without(|key| key == "_meta"), r#"{"a":1,"b":2.0}"#);
+        assert_eq!(object.without(|key| key == "_meta"), r#"{"a":1,"b" : 2.0}"#);
         assert_eq!(object.without(|key| key == "x"), object.text());
         assert!(object.has("b", "2.0") && !object.has("b", "2"));
     }
