@@ -100,6 +100,7 @@ async fn a_question_without_an_answer_says_what_became_of_it() {
     ] {
         let mut setup = Setup::new();
         let file = asking_backend(&mut setup, "pay", [&[ASK], &[cancel]]);
+        setup.set_toml("audit.redact", "[\"/pin\"]");
         let gatepost = setup.start();
         let (client, id) = asked(&gatepost).await;
         match ending {
@@ -111,7 +112,7 @@ async fn a_question_without_an_answer_says_what_became_of_it() {
                 assert_eq!(leave.send().await.unwrap().status(), 204);
             }
             "error" => {
-                let error = json!({"jsonrpc": "2.0", "id": id, "error": {"code": -1, "message": "no person is here"}});
+                let error = json!({"jsonrpc": "2.0", "id": id, "error": {"code": -1, "message": "no person is here", "data": {"pin": "271828"}}});
                 assert_eq!(client.post(error.to_string(), &[]).await.unwrap().status, 202);
                 until_async("the backend is told", SOON, async || !responses(&file).is_empty()).await;
                 assert_eq!(responses(&file)[0]["error"]["message"], "no person is here");
@@ -127,6 +128,7 @@ async fn a_question_without_an_answer_says_what_became_of_it() {
         let records = records(&setup);
         let question = only(&records, "elicitation/create");
         assert_eq!(question.response_status, status, "{ending}: {question:?}");
+        assert!(!format!("{question:?}").contains("271828"), "I8: {question:?}");
         let message = question.error_message.as_deref().unwrap_or_default();
         assert!(message.contains(says), "{ending}: {message}");
     }

@@ -196,16 +196,18 @@ impl Questions {
 
     /// The outcome of a question with this answer.
     fn outcome(&self, rules: &Rules, params: Option<&str>, content: &Content, key: Option<&RecordKey>) -> Outcome {
-        let (status, text, message) = match content {
-            Ok(result) => (Status::Ok, result, None),
-            Err(error) => (Status::Error, error, Some(format!("the client answered with an error: {error}"))),
+        let (status, text) = match content {
+            Ok(result) => (Status::Ok, result),
+            Err(error) => (Status::Error, error),
         };
         let Some(key) = key else { return Outcome::of(status) };
         let recorded = match self.record_answers {
             RecordAnswers::Full => Some(recorded_answer(rules, params, text)),
             RecordAnswers::Digest => None,
         };
-        let message = message.filter(|_| recorded.is_some());
+        // I8: the message repeats what is recorded, and not the text as it came.
+        let message = recorded.as_ref().filter(|_| content.is_err());
+        let message = message.map(|error| format!("the client answered with an error: {error}"));
         Outcome::answered(status, message, text.as_bytes(), key).with_response(recorded)
     }
 }
