@@ -1,11 +1,13 @@
 //! Queries on the trail in Postgres, and the filter that also applies to the outbox.
 
 mod filter;
+mod lost;
 mod row;
 mod select;
 mod verify;
 
 pub use filter::{Filter, LIMIT_MAX, PageKey, RESULT_BYTES_MAX, WhoMatch, matched_by};
+pub use lost::lost_runs;
 pub use select::{delivered_positions, quarantined, query, remedy};
 pub use sqlx::Error;
 pub use verify::verify;

@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 
 use crate::audit::chain::Head;
+use crate::audit::lost::LostRuns;
 use crate::audit::outbox::{OutboxError, Reader};
+use crate::audit::record::AuditRecord;
 use crate::audit::verify::{Checker, Origin, Report, TrailRecord};
 
 /// Most faults that a report lists. *Chosen*: more than a person reads.
@@ -26,23 +28,40 @@ pub fn check_trail(
             checker.add_cursor((gateway_id, stream.epoch), Head { seq: stream.delivered, ..Head::START });
         }
     }
-    let (mut after, mut records_read) = (None, 0);
+    // A loss is recorded after it, so the records of damage are read first.
+    let mut lost = LostRuns::default();
+    let mut add = |records: &[AuditRecord]| records.iter().for_each(|record| lost.add_record(record));
+    each_segment(reader, &mut |records| {
+        add(records);
+        ControlFlow::Continue(())
+    })?;
+    checker.add_losses(lost);
+    let mut records_read = 0;
+    each_segment(reader, &mut |records| {
+        records_read += records.len() as u64;
+        for record in records {
+            let (position, content) = (record.position, Ok(record.entry.clone()));
+            checker.check(&TrailRecord { position, content, quarantined: false });
+        }
+        progress(records_read)
+    })?;
+    Ok(checker.finish())
+}
+
+/// Reads all stored records, oldest first, segment by segment, until `take` ends it.
+fn each_segment(reader: &Reader, take: &mut dyn FnMut(&[AuditRecord]) -> ControlFlow<()>) -> Result<(), OutboxError> {
+    let mut after = None;
     while let Some(epoch) = reader.next_epoch(after)? {
         let mut head = Head::START;
         loop {
             let records = reader.read(epoch, head)?;
             let Some(last) = records.last() else { break };
             head = Head::after(&last.position);
-            records_read += records.len() as u64;
-            for record in records {
-                let (position, content) = (record.position, Ok(record.entry));
-                checker.check(&TrailRecord { position, content, quarantined: false });
-            }
-            if progress(records_read).is_break() {
-                return Ok(checker.finish());
+            if take(&records).is_break() {
+                return Ok(());
             }
         }
         after = Some(epoch);
     }
-    Ok(checker.finish())
+    Ok(())
 }

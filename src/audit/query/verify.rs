@@ -10,6 +10,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row};
 use tokio::sync::mpsc;
 
+use super::lost::lost_runs;
 use super::row;
 use crate::audit::chain::Head;
 use crate::audit::codec;
@@ -64,6 +65,7 @@ pub async fn verify(
         checker.add_cursor(stream, head);
     }
     drop(cursors);
+    checker.add_losses(lost_runs(&mut snapshot, None).await?);
     let (sender, mut batches) = mpsc::channel::<Vec<TrailRecord>>(BATCHES_MAX);
     let hashing = tokio::task::spawn_blocking(move || {
         while let Some(batch) = batches.blocking_recv() {

@@ -85,12 +85,12 @@ impl Health {
         tokio::time::sleep(pause).await;
     }
 
-    /// Raises the alarm about a forked stream. Returns whether other streams are still shipped, which is the case if
-    /// records of an older epoch are missing.
+    /// Raises the alarm about a forked stream. Returns whether other streams are still shipped, which is the case if the
+    /// stream is an older epoch and no other process seems to write.
     pub(super) fn forked(&mut self, epoch: Epoch, current: Epoch, what: &str, reason: ForkReason) -> bool {
         self.meter.forked.store(true, Ordering::Relaxed);
         self.meter.set_last_error(what);
-        let ships_others = epoch < current && reason == ForkReason::MissingRecords;
+        let ships_others = epoch < current && reason != ForkReason::ForeignWriter;
         if ships_others {
             self.forked.add(epoch, what);
             self.state.send_replace(self.forked.state_without_error());

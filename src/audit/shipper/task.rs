@@ -1,5 +1,6 @@
 //! The shipper's task: the loop over streams, batches and single records.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::batch::{BatchLimits, BatchSize};
 use super::fork::ForkReason;
 use super::health::Health;
-use super::record_source::RecordSource;
+use super::note::Note;
+use super::record_source::{CursorCheck, RecordSource, SourceError};
 use super::repeated_failure::{RepeatedFailure, any_accepted};
 use super::state::ShipperState;
 use crate::audit::chain::Head;
@@ -42,6 +44,8 @@ pub struct Shipper<S> {
     repeated_failure: RepeatedFailure,
     /// When the sink was prepared; `None` before the first time.
     prepared: Option<Instant>,
+    /// The note of the delivered head beside the outbox.
+    note: Note,
 }
 
 impl<S: Sink> Shipper<S> {
@@ -67,6 +71,7 @@ impl<S: Sink> Shipper<S> {
             deadline,
             repeated_failure: RepeatedFailure::default(),
             prepared: None,
+            note: Note::new(epoch),
         };
         (shipper, watched)
     }
@@ -87,13 +92,15 @@ impl<S: Sink> Shipper<S> {
     }
 
     async fn ship_all(&mut self) {
-        let mut after = None;
+        let (mut after, mut held) = (None, BTreeSet::new());
         loop {
             match self.source.next_epoch(after).await {
                 Ok(Some(epoch)) if epoch < self.epoch => {
                     // I4: a stream with missing records keeps its files, and does not block later streams.
-                    if self.ship_stream(epoch).await == Err(ForkReason::ForeignWriter) {
-                        return;
+                    match self.ship_stream(epoch).await {
+                        Err(ForkReason::ForeignWriter) => return,
+                        Err(_) => drop(held.insert(epoch)),
+                        Ok(()) => {}
                     }
                     after = Some(epoch);
                 }
@@ -101,14 +108,43 @@ impl<S: Sink> Shipper<S> {
                 Err(error) => self.health.hold(&error.to_string()).await,
             }
         }
+        for (epoch, known) in self.source.unsettled() {
+            if !held.contains(&epoch) {
+                self.settle(epoch, known).await;
+            }
+        }
         // If the stream is forked, the alarm is already raised.
         self.ship_stream(self.epoch).await.ok();
+    }
+
+    /// Settles where an earlier epoch ends in Postgres, once everything is delivered that is stored of it. `known` is
+    /// its last record as far as it was known when it ended.
+    async fn settle(&mut self, epoch: Epoch, known: Head) {
+        let cursor = self.cursor(epoch).await;
+        if cursor.seq < known.seq {
+            let (from, to) = (cursor.seq.next(), known.seq);
+            let what = format!("records {from} to {to} were delivered and are not in Postgres any more");
+            self.fork(epoch, &what, ForkReason::MissingRecords).await.ok();
+        } else if cursor.seq == known.seq
+            && cursor.hash != known.hash
+            && !self.source.reader().has_unknown_hash(epoch, cursor.seq)
+        {
+            let what = format!("Postgres has another record than this gateway delivered at seq {}", cursor.seq);
+            self.fork(epoch, &what, ForkReason::UnknownRecords).await.ok();
+        } else {
+            // What this machine does not know, only the database vouches for. From now on this gateway does too.
+            let end = Some(cursor).filter(|cursor| *cursor != known);
+            if let Some(Head { seq, .. }) = end {
+                tracing::warn!(%epoch, known = %known.seq, %seq, "Postgres has more of an earlier epoch; recording its end");
+            }
+            self.ring.settle(epoch, end);
+        }
     }
 
     /// Delivers one stream: an older one to its end, the current one until it is closed.
     async fn ship_stream(&mut self, epoch: Epoch) -> Result<(), ForkReason> {
         // The age of the backlog has to be known even if Postgres does not answer.
-        if let Ok(Some(batch)) = self.source.next(epoch, Head::START).await {
+        if let Ok(Some(batch)) = self.source.peek(epoch, Head::START).await {
             batch.first().inspect(|record| self.meter.set_oldest(&record.entry));
         }
         let mut head = self.cursor(epoch).await;
@@ -128,6 +164,7 @@ impl<S: Sink> Shipper<S> {
                         self.meter.delivered.add(reached.seq.0.saturating_sub(head.seq.0));
                         head = reached;
                         self.ring.mark_delivered(epoch, head, epoch == self.epoch);
+                        self.note.delivered(&self.source, epoch, head);
                     }
                 }
                 Ok(None) => {
@@ -141,9 +178,19 @@ impl<S: Sink> Shipper<S> {
                     if ended && (epoch < self.epoch || head.seq >= gauge.stamped) {
                         return Ok(());
                     }
-                    self.ring.wait_for_shippable_after(head.seq).await;
+                    tokio::select! {
+                        () = self.ring.wait_for_shippable_after(head.seq) => {}
+                        () = self.note.is_due() => self.note.delivered(&self.source, epoch, head),
+                    }
                 }
-                Err(error) => self.health.hold(&error.to_string()).await,
+                Err(SourceError::Outbox(error)) => self.health.hold(&error.to_string()).await,
+                Err(SourceError::Unrecorded) => {
+                    tracing::warn!(
+                        %epoch, after = %head.seq,
+                        "lost records were found while the gateway stops; the next start records and ships them"
+                    );
+                    return Err(ForkReason::UnrecordedDamage);
+                }
             }
         }
     }
@@ -152,21 +199,24 @@ impl<S: Sink> Shipper<S> {
     async fn check_cursor(&mut self, epoch: Epoch, cursor: Head) -> Result<(), ForkReason> {
         // I4: records before a foreign cursor were not delivered, and must not be removed from the outbox for it.
         loop {
-            let foreign = if epoch == self.epoch {
+            let found = if epoch == self.epoch {
                 // This gateway has not delivered anything of the current epoch yet.
-                Ok(true)
+                Ok(CursorCheck::Foreign)
             } else {
-                self.source.contradicts(epoch, cursor).await
+                self.source.check(epoch, cursor).await
             };
-            match foreign {
-                Ok(false) => return Ok(()),
-                Ok(true) => {
-                    let (seq, hash) = (cursor.seq, cursor.hash);
-                    let what = format!("Postgres has seq {seq} with hash {hash}, which this gateway did not write");
-                    self.fork(epoch, &what, ForkReason::ForeignWriter).await?;
+            let reason = match found {
+                Ok(CursorCheck::Own) => return Ok(()),
+                Ok(CursorCheck::Foreign) => ForkReason::ForeignWriter,
+                Ok(CursorCheck::Ahead) => ForkReason::UnknownRecords,
+                Err(error) => {
+                    self.health.hold(&error.to_string()).await;
+                    continue;
                 }
-                Err(error) => self.health.hold(&error.to_string()).await,
-            }
+            };
+            let (seq, hash) = (cursor.seq, cursor.hash);
+            let what = format!("Postgres has seq {seq} with hash {hash}, which this gateway did not write");
+            self.fork(epoch, &what, reason).await?;
         }
     }
 

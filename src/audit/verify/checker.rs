@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::report::{Ending, FaultKind, Report, StreamId, StreamReport};
 use crate::audit::chain::{self, Head};
-use crate::audit::record::{Entry, Epoch, Seq, Status, StreamPosition};
+use crate::audit::lost::{self, LostRuns};
+use crate::audit::record::{AuditRecord, Entry, Epoch, Seq, Status, StreamPosition};
 
 /// One record, as it was read from the trail.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct Checker {
     current: Option<StreamProgress>,
     /// The end of the stream before the current one.
     previous: Option<(StreamId, Head)>,
+    /// What damage records anywhere in the trail say about lost records.
+    lost: LostRuns,
     report: Report,
 }
 
@@ -55,12 +58,18 @@ impl Checker {
     /// A checker that lists the first `faults_max` faults and counts all.
     #[must_use]
     pub fn new(origin: Origin, faults_max: usize) -> Self {
-        Self { origin, cursors: BTreeMap::new(), current: None, previous: None, report: Report::new(faults_max) }
+        let (cursors, lost, report) = (BTreeMap::new(), LostRuns::default(), Report::new(faults_max));
+        Self { origin, cursors, current: None, previous: None, lost, report }
     }
 
     /// Adds a stream's last delivered position. Call it for all streams before the first record.
     pub fn add_cursor(&mut self, stream: StreamId, head: Head) {
         self.cursors.insert(stream, head);
+    }
+
+    /// Adds what the damage records of the whole trail say. Call it before the first record.
+    pub fn add_losses(&mut self, lost: LostRuns) {
+        self.lost = lost;
     }
 
     /// Checks the next record, in the order of (gateway, epoch, seq).
@@ -135,6 +144,12 @@ impl Checker {
         Sequence::Next
     }
 
+    /// Returns true if this record replaces a lost record, and a damage record explains it (docs/trail.md).
+    fn is_lost(&self, position: &StreamPosition, entry: &Entry) -> bool {
+        entry.call.method == "gateway/gap"
+            && self.lost.explains(&AuditRecord { position: *position, entry: entry.clone() })
+    }
+
     /// Checks that the contents can be read and match the hash. Returns them if they can be read.
     fn check_content<'a>(&mut self, record: &'a TrailRecord) -> Option<&'a Entry> {
         let (position, stream) = (&record.position, (record.position.gateway_id, record.position.epoch));
@@ -143,7 +158,8 @@ impl Checker {
                 self.report.fault(FaultKind::Unreadable, stream, Some(position.seq), reason.clone());
                 None
             }
-            Ok(entry) if replaces_lost_record(position, entry) || chain::hash_matches(position, entry) => Some(entry),
+            Ok(entry) if self.is_lost(position, entry) => Some(entry),
+            Ok(entry) if !claims_loss(position, entry) && chain::hash_matches(position, entry) => Some(entry),
             Ok(entry) => {
                 let what = "the record was changed: its contents do not match its hash".to_owned();
                 self.report.fault(FaultKind::Changed, stream, Some(position.seq), what);
@@ -166,7 +182,7 @@ impl Checker {
             self.report.fault(FaultKind::Event, stream, Some(seq), what);
         }
         let opens = entry.call.method == "gateway/opened";
-        if replaces_lost_record(position, entry) {
+        if self.is_lost(position, entry) {
             current.counts.lost += 1;
             // The lost record may be one of the interrupted calls, or the opening record itself.
             current.announced = None;
@@ -309,14 +325,9 @@ enum Sequence {
     Repeated,
 }
 
-/// Returns true if this gap record replaces a lost record: it has the lost record's hash, and names it (docs/trail.md).
-fn replaces_lost_record(position: &StreamPosition, entry: &Entry) -> bool {
-    let named = || {
-        let details: Value = serde_json::from_str(entry.call.request_args.as_deref()?).ok()?;
-        (details.get("lost")?.as_u64()? > 0).then_some(())?;
-        Some(details.get("hash")?.as_str()?.to_owned())
-    };
-    entry.call.method == "gateway/gap" && named().is_some_and(|hash| hash == position.hash.to_string())
+/// Returns true if this record says that it replaces a lost record.
+fn claims_loss(position: &StreamPosition, entry: &Entry) -> bool {
+    entry.call.method == "gateway/gap" && lost::is_stand_in(&AuditRecord { position: *position, entry: entry.clone() })
 }
 
 #[cfg(test)]
