@@ -2,9 +2,9 @@
 //!
 //! If bytes of the outbox are damaged, a `gateway/gap` record, the **stand-in**, takes the place of each lost record.
 //! Nothing in a stand-in proves anything: its hash may be that of the lost record, and then its own contents are in no
-//! hash. The proof is a `gateway/damage` record in the epoch in which the loss was found, which is hashed like any other.
-//! It names the lost [runs](LostRun), and is stored before the first stand-in is delivered. A stand-in that no run
-//! explains, or that differs from the one stand-in that can be there, is a record that somebody changed.
+//! hash. The proof is a `gateway/damage` record in the epoch in which the loss was found, which is hashed like any
+//! other. It names the lost [runs](LostRun), and is stored before the first stand-in is delivered. A stand-in that no
+//! run explains, or that differs from the one stand-in that can be there, is a record that was changed.
 //!
 //! Everything that has to tell a stand-in from a changed record asks [`LostRuns::explains`].
 
@@ -53,8 +53,8 @@ pub struct LostRun {
 }
 
 impl LostRun {
-    /// The stand-in at `seq`, after a record with the hash `prev_hash`. There is only one: whoever makes it again gets
-    /// the same bytes. The last stand-in of the run has the hash of the lost record, if that is known, so that the
+    /// The stand-in at `seq`, after a record with the hash `prev_hash`. There is only one: it has the same bytes
+    /// whenever it is made. The last stand-in of the run has the hash of the lost record, if that is known, so that the
     /// chain continues; all others have the hash of their own contents.
     #[must_use]
     pub fn stand_in(&self, gateway_id: GatewayId, seq: Seq, prev_hash: Digest) -> AuditRecord {

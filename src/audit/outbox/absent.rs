@@ -44,8 +44,8 @@ impl<'a> Absent<'a> {
         self.delivered.as_ref().is_some_and(BTreeMap::is_empty)
     }
 
-    /// Returns true if the records of `epoch` up to `seq` may have been delivered. An epoch is delivered before the next
-    /// one, unless it is held because of a fork; then its files stay.
+    /// Returns true if the records of `epoch` up to `seq` may have been delivered. An epoch is delivered before the
+    /// next one, unless it is held because of a fork; then its files stay.
     pub(super) fn may_be_delivered(&self, epoch: Epoch, seq: Seq) -> bool {
         let Some(delivered) = &self.delivered else { return true };
         match delivered.get(&epoch) {

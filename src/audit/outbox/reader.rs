@@ -324,7 +324,7 @@ impl Reader {
         self.files.owner().is_some_and(|owner| owner.damages.has_pending())
     }
 
-    /// Replaces the stand-ins that no damage explains which this process knows. Somebody else wrote them, so their places
+    /// Replaces the stand-ins that no damage explains which this process knows. Another program wrote them, so their places
     /// are lost, and reported like others. Only the shipper's reader does this.
     fn replace_unexplained(&self, records: &mut [AuditRecord]) {
         let Some(owner) = self.files.owner().filter(|_| self.purpose == Purpose::Delivery) else { return };

@@ -9,8 +9,8 @@
 //!
 //! A crash at any point leaves the damaged file or the new one under the number, and loses nothing. Records between the
 //! first and the last whole one, and up to the head that the next file contains, keep their seqs; stand-ins
-//! (`gateway/gap`) replace lost records, see [`salvage`]. The meta table of the new file contains the [`Damage`], so that
-//! whoever delivers the file records it first, even if the process that restored it ended before it did.
+//! (`gateway/gap`) replace lost records, see [`salvage`]. The meta table of the new file contains the [`Damage`], so
+//! that the process that delivers the file records it first, even if the one that restored it ended before it did.
 
 use std::path::Path;
 

@@ -120,7 +120,7 @@ pub(super) fn relink(records: &mut [AuditRecord], after: Head, runs: &[LostRun])
     let Some(position) = records.first().map(|first| first.position) else { return };
     let run = runs.iter().find(|run| run.epoch == position.epoch && (run.first..=run.last).contains(&position.seq));
     let Some(run) = run.filter(|run| position.seq > run.first || run.prev_hash.is_none()) else { return };
-    // Whoever knows the place before these records only does not know its hash.
+    // A caller may know the place before these records and not its hash.
     let is_known = after == Head::START || after.hash != Digest::ZERO;
     if position.seq != after.seq.next() || !is_known {
         return;
