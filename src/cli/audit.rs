@@ -1,5 +1,6 @@
 //! `gatepost audit`: reads the trail, in Postgres or, without a database, in the outbox. One file per subcommand.
 
+mod heads;
 mod limit;
 mod match_text;
 mod pins;
@@ -14,8 +15,8 @@ use super::global_args::GlobalArgs;
 
 /// `gatepost audit`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 success, and for verify: the trail is complete and unchanged; 1 failure, or \
-    verify found a fault; 2 wrong usage or configuration. With postgres.url the trail is read from Postgres, without it \
+#[command(after_help = "Exit codes: 0 success, and for verify: no fault, and every end is confirmed; 1 failure, or \
+    verify found a fault; 2 wrong usage or configuration; 4 verify found no fault, but something is not proven. With postgres.url the trail is read from Postgres, without it \
     from the outbox in --dir.")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -36,7 +37,9 @@ enum Command {
     Match(match_text::Args),
     /// Accept the definitions of tools of backends that have a file of pins
     Pins(pins::Args),
-    /// Check that every stream is complete and unchanged; the exit code is 1 if not
+    /// Print the last record of each stream, to keep elsewhere for verify --expect
+    Heads,
+    /// Check that the trail is what its gateways recorded; the exit code is 1 if not, 4 if something is not proven
     Verify(verify::Args),
 }
 
@@ -48,6 +51,7 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         Command::Tail(args) => tail::run(&config, args, json).await,
         Command::Match(args) => match_text::run(&config, args, json).await,
         Command::Pins(pins) => pins::run(&config, args.global.config(), pins).await,
+        Command::Heads => heads::run(&config).await,
         Command::Verify(args) => verify::run(&config, args, json).await,
     }
 }
