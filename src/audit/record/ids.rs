@@ -2,9 +2,9 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 /// The largest microsecond count of a [`Timestamp`]. *Spec*: `timestamptz` in Postgres ends at 294276-12-31 and chrono
@@ -86,7 +86,9 @@ impl Digest {
     /// SHA-256 of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
+        let mut copied = [0; 32];
+        copied.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+        Self(copied)
     }
 }
 
