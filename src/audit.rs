@@ -13,6 +13,7 @@ pub mod codec;
 mod handle;
 pub mod meter;
 pub mod outbox;
+pub mod outbox_head;
 pub mod pipeline;
 pub mod query;
 pub mod record;

@@ -1,9 +1,15 @@
 //! `gatepost audit`: reads the trail, in Postgres or, without a database, in the outbox. One file per subcommand.
 
+mod accept;
+mod decision_args;
+mod decisions;
+mod gateways;
+mod journal;
 mod limit;
 mod match_text;
 mod pins;
 mod query;
+mod resolve_fork;
 mod show;
 mod tail;
 mod verify;
@@ -36,6 +42,14 @@ enum Command {
     Match(match_text::Args),
     /// Accept the definitions of tools of backends that have a file of pins
     Pins(pins::Args),
+    /// Record that the owner of the trail knows of something that verify reports
+    Accept(accept::Args),
+    /// Take rows that a gateway did not write out of its stream, so that the gateway continues there; record it
+    ResolveFork(resolve_fork::Args),
+    /// Print the recorded decisions, or restore them from a journal
+    Decisions(decisions::Args),
+    /// Register gateways in the database, or list them
+    Gateways(gateways::Args),
     /// Check that every stream is complete and unchanged; the exit code is 1 if not
     Verify(verify::Args),
 }
@@ -48,6 +62,10 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         Command::Tail(args) => tail::run(&config, args, json).await,
         Command::Match(args) => match_text::run(&config, args, json).await,
         Command::Pins(pins) => pins::run(&config, args.global.config(), pins).await,
+        Command::Accept(args) => accept::run(&config, args, json).await,
+        Command::ResolveFork(args) => resolve_fork::run(&config, args, json).await,
+        Command::Decisions(args) => decisions::run(&config, args, json).await,
+        Command::Gateways(args) => gateways::run(&config, args, json).await,
         Command::Verify(args) => verify::run(&config, args, json).await,
     }
 }

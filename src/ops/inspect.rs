@@ -28,6 +28,12 @@ pub fn answer(
 ) -> Result<(), OutboxError> {
     match question {
         Question::Stats => emit_all([Line::Stats(Box::new(stats(reader, live)?))], emit),
+        Question::OutboxHeads => {
+            let delivered = live.map(|live| {
+                (live.gateway_id, live.epoch, Head { seq: Seq(live.delivered), hash: live.delivered_hash })
+            });
+            emit_all(reader.heads(Timestamp::now(), delivered)?.into_iter().map(Line::OutboxHead), emit);
+        }
         Question::Intents => emit_all(reader.intents()?.into_iter().map(|call| Line::Intent(Box::new(call))), emit),
         Question::Records { filter } => {
             let records = records(reader, filter, emit)?;

@@ -13,6 +13,7 @@ use super::status::PipelineStatus;
 use crate::audit::outbox::prune::{LastPruned, PruneLimit, PrunePlan};
 use crate::audit::outbox::verify::OutboxVerification;
 use crate::audit::outbox::{self, RecordFrame};
+use crate::audit::outbox_head::OutboxHead;
 use crate::audit::query::Filter;
 use crate::audit::record::{AuditRecord, Call, Epoch, Seq, Timestamp};
 use crate::audit::verify::Report;
@@ -41,6 +42,8 @@ pub enum Question {
         #[serde(default)]
         limit: Option<u64>,
     },
+    /// The ends of the stored streams, and where their delivery continues. Answer: [`OutboxHead`]s.
+    OutboxHeads,
     /// Calls that are open, or were open when the gateway died. Answer: [`Call`]s.
     Intents,
     /// Records a read of the trail; only a live gateway can. The answer is empty.
@@ -81,6 +84,8 @@ pub enum Question {
 pub enum Line {
     /// Contents of the outbox.
     Stats(Box<StatsAnswer>),
+    /// The end of a stored stream.
+    OutboxHead(OutboxHead),
     /// A stored record.
     Record(Box<AuditRecord>),
     /// The end of a scan.
@@ -208,6 +213,7 @@ macro_rules! contents {
 
 contents! {
     Stats: StatsAnswer, |stats: Box<StatsAnswer>| *stats;
+    OutboxHead: OutboxHead, std::convert::identity;
     Record: AuditRecord, |record: Box<AuditRecord>| *record;
     ScanEnd: ScanEnd, std::convert::identity;
     Intent: Call, |call: Box<Call>| *call;

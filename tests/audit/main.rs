@@ -32,6 +32,7 @@ mod fault_disk;
 mod fault_proxy;
 mod fork;
 mod full;
+mod isolation;
 mod memory_sink;
 mod outbox;
 mod outbox_requeue;

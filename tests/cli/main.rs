@@ -28,6 +28,7 @@ mod config_check;
 mod directory;
 mod docs;
 mod help;
+mod logins;
 mod metrics;
 mod outbox_cli;
 mod outbox_prune;

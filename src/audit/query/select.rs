@@ -192,7 +192,9 @@ pub fn remedy(error: &sqlx::Error) -> Option<&'static str> {
         "42703" | "42804" => {
             "the schema is from another version of Gatepost: run gatepost migrate of the newest version"
         }
-        "42501" => "this role cannot read the trail: GRANT gatepost_reader to it",
+        "42501" => {
+            "this login cannot read the trail: set postgres.reader_url to one that is a member of gatepost_reader"
+        }
         "57014" => "the query took longer than postgres.statement_timeout: narrow it, for example with --since",
         _ => return None,
     })

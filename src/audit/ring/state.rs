@@ -7,7 +7,7 @@ use super::room::{RingLimits, Room};
 use super::slot::Slot;
 use super::work::{Heartbeat, OutboxCapacity, Phase, RingGauge, UnrecordedCalls, WorkItem};
 use crate::audit::chain::Head;
-use crate::audit::record::{Epoch, Seq};
+use crate::audit::record::{Digest, Epoch, Seq};
 use crate::audit::sync::{Condvar, Mutex, MutexGuard, Notify};
 
 /// The ring, shared by producers, scribe and shipper.
@@ -46,6 +46,8 @@ pub(super) struct RingState {
     pub(super) stored: Seq,
     /// The last record that is in Postgres.
     pub(super) delivered: Seq,
+    /// Its hash.
+    pub(super) delivered_hash: Digest,
     /// The last record that the shipper may deliver.
     pub(super) shippable: Seq,
     /// Delivery watermarks that the scribe has not stored yet.
@@ -77,6 +79,7 @@ impl Ring {
             waiting_count: 0,
             stored: head.seq,
             delivered: Seq::ZERO,
+            delivered_hash: Digest::ZERO,
             shippable: head.seq,
             watermarks: Vec::new(),
             gather_count: 0,
@@ -139,6 +142,7 @@ impl Ring {
             stamped: state.shippable,
             stored: state.stored,
             delivered: state.delivered,
+            delivered_hash: state.delivered_hash,
             outbox_failed: state.outbox_failed,
             outbox: state.capacity,
         }

@@ -130,7 +130,8 @@ async fn serve(stream: UnixStream, token: &AdminToken, probe: Probe) -> io::Resu
 
 /// Reads the outbox on a thread of low priority and writes the answer; returns its last line.
 async fn answer_from_outbox(stream: &mut BufReader<UnixStream>, question: Question, probe: Probe) -> io::Result<Line> {
-    let live = matches!(question, Question::Stats).then(|| pipeline_status(&probe));
+    let needs_status = matches!(question, Question::Stats | Question::OutboxHeads);
+    let live = needs_status.then(|| pipeline_status(&probe));
     let (chunks, mut written) = mpsc::channel(CHUNKS_MAX);
     let reading = background::spawn(move || {
         let mut chunk = String::new();
