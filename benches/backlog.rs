@@ -128,7 +128,7 @@ fn child(dir: &Path, url: String, records: usize) {
     let mut config = scribing::config(dir);
     config.ring = RING;
     runtime().block_on(async {
-        let options = Options { url, statement_timeout: Duration::from_secs(30), migrate: true };
+        let options = Options { url, password_file: None, statement_timeout: Duration::from_secs(30), migrate: true };
         let sink = PostgresSink::new(&options).unwrap();
         let pipeline = Pipeline::start(&config, Arc::new(DiskFs), Some(sink)).unwrap();
         let maker = Arc::new(Maker::new());

@@ -69,7 +69,12 @@ fn main() {
 }
 
 fn options(database: &Database) -> Options {
-    Options { url: database.url.clone(), statement_timeout: Duration::from_secs(30), migrate: false }
+    Options {
+        url: database.url.clone(),
+        password_file: None,
+        statement_timeout: Duration::from_secs(30),
+        migrate: false,
+    }
 }
 
 async fn connect(database: &Database) -> PgConnection {

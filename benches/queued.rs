@@ -80,7 +80,12 @@ fn main() {
         let database = cluster.create_database().await;
         let mut config = scribing::config(&dir.path().join("outbox"));
         (config.mode, config.ring) = (Mode::Queued { spill_after: SPILL_AFTER }, RING);
-        let options = Options { url: database.url.clone(), statement_timeout: Duration::from_secs(30), migrate: true };
+        let options = Options {
+            url: database.url.clone(),
+            password_file: None,
+            statement_timeout: Duration::from_secs(30),
+            migrate: true,
+        };
         let sink = PostgresSink::new(&options).unwrap();
         let pipeline = Pipeline::start(&config, Arc::new(fs), Some(sink)).unwrap();
         let load = Arc::new(Load {

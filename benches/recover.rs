@@ -97,7 +97,8 @@ fn child(role: &str, dir: &Path) {
         _ => runtime().block_on(async {
             let maker = Maker::new();
             let url = "postgres://nobody@127.0.0.1:1/none".to_owned();
-            let options = Options { url, statement_timeout: Duration::from_secs(30), migrate: false };
+            let options =
+                Options { url, password_file: None, statement_timeout: Duration::from_secs(30), migrate: false };
             let sink = PostgresSink::new(&options).unwrap();
             let begun = Instant::now();
             let pipeline = Pipeline::start(&scribing::config(dir), Arc::new(DiskFs), Some(sink)).unwrap();

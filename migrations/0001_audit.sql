@@ -1,7 +1,25 @@
 -- The audit trail. Every key contains gateway_id, so that the tables distribute by it as they are.
 
--- One row a stream: how far it was delivered, and the hash of the last record. The gateway moves this cursor in the
--- statement that inserts the rows, so that delivery takes effect exactly once.
+-- One row a gateway: the role whose members may deliver in its name. The owner of the tables makes the row with
+-- "gatepost audit gateways add".
+CREATE TABLE audit_gateway (
+    gateway_id    uuid        PRIMARY KEY,
+    owner_role    text        NOT NULL,
+    registered_at timestamptz NOT NULL DEFAULT now(),
+    registered_by text        NOT NULL DEFAULT session_user
+);
+
+-- One row: the id under which the owner's decisions about the trail are recorded, and who may register a gateway: only
+-- the owner, or also the first login that delivers in its name.
+CREATE TABLE audit_registrar (
+    gateway_id   uuid    PRIMARY KEY DEFAULT gen_random_uuid(),
+    registration text    NOT NULL DEFAULT 'owner' CHECK (registration IN ('owner', 'first')),
+    one_row      boolean NOT NULL DEFAULT true UNIQUE CHECK (one_row)
+);
+INSERT INTO audit_registrar DEFAULT VALUES;
+
+-- One row a stream: how far it was delivered, and the hash of the last record. This cursor moves in the transaction
+-- that inserts the rows, so that delivery takes effect exactly once.
 CREATE TABLE audit_stream (
     gateway_id    uuid        NOT NULL,
     epoch         bigint      NOT NULL,
@@ -78,6 +96,9 @@ CREATE INDEX audit_log_client_name ON audit_log (client_name, "timestamp") WHERE
 CREATE INDEX audit_log_tool_name ON audit_log (tool_name, "timestamp");
 CREATE INDEX audit_log_parent_id ON audit_log (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX audit_log_response_status ON audit_log (response_status, "timestamp");
+-- The few records that say something about other records, which "gatepost audit verify" reads first.
+CREATE INDEX audit_log_statements ON audit_log (gateway_id, epoch, seq) WHERE method IN
+    ('gateway/opened', 'gateway/damage', 'gateway/takeover', 'trail/accepted', 'trail/resolved');
 
 -- Records that audit_log refused: their bytes, and why. The cursor counts them, so the stream stays without a gap.
 CREATE TABLE audit_quarantine (
@@ -94,10 +115,184 @@ CREATE TABLE audit_quarantine (
     PRIMARY KEY (gateway_id, epoch, seq)
 );
 
+-- Rows that "gatepost audit resolve-fork" took out of a stream because its gateway did not write them.
+CREATE TABLE audit_foreign (
+    gateway_id   uuid        NOT NULL,
+    epoch        bigint      NOT NULL,
+    seq          bigint      NOT NULL,
+    hash         bytea       NOT NULL,
+    source_table text        NOT NULL,
+    source_row   json        NOT NULL,
+    moved_at     timestamptz NOT NULL DEFAULT now(),
+    moved_by     text        NOT NULL DEFAULT session_user
+);
+CREATE INDEX audit_foreign_place ON audit_foreign (gateway_id, epoch, seq);
+
+-- All that a gateway's login may do: execute the functions that are granted to gatepost_writer below. They run with the
+-- rights of the tables' owner. Every name in them is qualified, because neither the caller's search_path nor its
+-- temporary objects may decide what it means. The placeholders are filled in here, once:
+--   @schema@   the schema of the tables
+--   @columns@  the columns of audit_log
+--   @in@       the parameters of a batch: gateway and epoch once, then an array for each further column
+--   @passed@   these parameters, to pass them on
+--   @arrays@, @fields@, @values@  the arrays, their names as columns, and the values to insert
+DO $install$
+DECLARE
+    stream_columns CONSTANT integer := 2;
+    source text := $functions$
+
+-- Fails unless the session's login is a member of the role that owns the gateway. Registers the gateway if it may.
+CREATE FUNCTION @schema@.gatepost_check_gateway(gateway uuid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    -- In the functions that call this one, which are SECURITY DEFINER.
+    tables_owner CONSTANT name := current_user;
+    owner name;
+BEGIN
+    SELECT g.owner_role INTO owner FROM @schema@.audit_gateway g WHERE g.gateway_id = gateway;
+    IF owner IS NULL AND EXISTS (SELECT FROM @schema@.audit_registrar r WHERE r.gateway_id = gateway) THEN
+        owner := tables_owner;
+    ELSIF owner IS NULL AND (pg_has_role(session_user, tables_owner, 'MEMBER')
+            OR (SELECT r.registration = 'first' FROM @schema@.audit_registrar r)) THEN
+        INSERT INTO @schema@.audit_gateway (gateway_id, owner_role) VALUES (gateway, session_user)
+        ON CONFLICT (gateway_id) DO NOTHING;
+        SELECT g.owner_role INTO owner FROM @schema@.audit_gateway g WHERE g.gateway_id = gateway;
+    END IF;
+    IF owner IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'GP001', MESSAGE = format(
+            'gateway %s is not registered in this database: the owner of the tables must run '
+            '"gatepost audit gateways add %1$s --role %s"', gateway, quote_ident(session_user));
+    END IF;
+    IF NOT pg_has_role(session_user, owner, 'MEMBER') THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format(
+            'gateway %s belongs to role %I, of which login %I is not a member', gateway, owner, session_user);
+    END IF;
+END $body$;
+
+-- The seqs of the batch that are in the trail already, as after a restore of audit_stream alone. Another record at one
+-- of these places is an error.
+CREATE FUNCTION @schema@.gatepost_present(gateway uuid, stream_epoch bigint, first_seq bigint, hashes bytea[])
+RETURNS bigint[] LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    present bigint[];
+    foreign_seq bigint;
+BEGIN
+    SELECT array_agg(DISTINCT o.seq), min(o.seq) FILTER (WHERE o.hash <> hashes[(o.seq - first_seq + 1)::integer])
+    INTO present, foreign_seq FROM (
+        SELECT l.seq, l.hash FROM @schema@.audit_log l WHERE l.gateway_id = gateway AND l.epoch = stream_epoch
+            AND l.seq BETWEEN first_seq AND first_seq + cardinality(hashes) - 1
+        UNION ALL
+        SELECT q.seq, q.hash FROM @schema@.audit_quarantine q WHERE q.gateway_id = gateway AND q.epoch = stream_epoch
+            AND q.seq BETWEEN first_seq AND first_seq + cardinality(hashes) - 1) o;
+    IF foreign_seq IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'GP003', MESSAGE = format(
+            'another record is at %s/%s of gateway %s', stream_epoch, foreign_seq, gateway);
+    END IF;
+    RETURN present;
+END $body$;
+
+-- Inserts a batch, without the seqs in "present". Fails if a trigger keeps rows out.
+CREATE FUNCTION @schema@.gatepost_insert(@in@, present bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    expected CONSTANT bigint := cardinality(new_seq) - coalesce(cardinality(present), 0);
+    inserted bigint;
+BEGIN
+    INSERT INTO @schema@.audit_log (@columns@) SELECT @values@ FROM unnest(@arrays@) AS u(@fields@)
+    WHERE present IS NULL OR u.seq <> ALL (present);
+    GET DIAGNOSTICS inserted = ROW_COUNT;
+    IF inserted <> expected THEN
+        RAISE EXCEPTION USING ERRCODE = '23000', MESSAGE = format(
+            'audit_log took %s of %s rows; a trigger keeps rows out', inserted, expected);
+    END IF;
+END $body$;
+
+-- Delivers a batch: moves the stream's cursor and inserts the rows, or does neither. Returns false if the cursor is not
+-- where the batch begins. The batch must be consecutive records of one stream, each linked to the one before it.
+CREATE FUNCTION @schema@.gatepost_deliver(@in@) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    n CONSTANT integer := cardinality(new_seq);
+BEGIN
+    PERFORM @schema@.gatepost_check_gateway(new_gateway_id);
+    -- Arrays of other shapes are not equal to these, whatever is in them.
+    IF (n > 0 AND array_ndims(new_hash) = 1 AND array_lower(new_hash, 1) = 1 AND cardinality(new_hash) = n
+            AND new_seq = ARRAY(SELECT generate_series(new_seq[1], new_seq[1] + n - 1))
+            AND new_prev_hash = array_prepend(new_prev_hash[1], new_hash[1:n - 1])) IS NOT TRUE THEN
+        RAISE EXCEPTION USING ERRCODE = 'GP002', MESSAGE =
+            'the batch is not a chain: each seq must be the one before it plus one, each prev_hash the hash before it';
+    END IF;
+    UPDATE @schema@.audit_stream SET delivered_seq = new_seq[n], head_hash = new_hash[n], delivered_at = now()
+    WHERE gateway_id = new_gateway_id AND epoch = new_epoch
+        AND delivered_seq = new_seq[1] - 1 AND head_hash = new_prev_hash[1];
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM @schema@.gatepost_insert(@passed@,
+        @schema@.gatepost_present(new_gateway_id, new_epoch, new_seq[1], new_hash));
+    RETURN true;
+END $body$;
+
+-- Fails if audit_log would refuse this record. Nothing takes effect.
+CREATE FUNCTION @schema@.gatepost_dry_run(@in@) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+BEGIN
+    PERFORM @schema@.gatepost_check_gateway(new_gateway_id);
+    IF cardinality(new_seq) <> 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'GP002', MESSAGE = 'a dry run is of one record';
+    END IF;
+    BEGIN
+        PERFORM @schema@.gatepost_insert(@passed@, NULL);
+        -- Deferred constraints, which a commit would check.
+        SET CONSTRAINTS ALL IMMEDIATE;
+        RAISE EXCEPTION USING ERRCODE = 'GP000', MESSAGE = 'rolled back';
+    EXCEPTION
+        WHEN SQLSTATE 'GP000' THEN NULL;
+    END;
+END $body$;
+
+-- Like gatepost_deliver, for one record that audit_log refused.
+CREATE FUNCTION @schema@.gatepost_quarantine(new_gateway_id uuid, new_epoch bigint, new_seq bigint, new_prev_hash bytea,
+    new_hash bytea, new_request_id uuid, new_frame bytea, refused_with text, reason text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    inserted bigint;
+BEGIN
+    PERFORM @schema@.gatepost_check_gateway(new_gateway_id);
+    UPDATE @schema@.audit_stream SET delivered_seq = new_seq, head_hash = new_hash, delivered_at = now()
+    WHERE gateway_id = new_gateway_id AND epoch = new_epoch
+        AND delivered_seq = new_seq - 1 AND head_hash = new_prev_hash;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF @schema@.gatepost_present(new_gateway_id, new_epoch, new_seq, ARRAY[new_hash]) IS NULL THEN
+        INSERT INTO @schema@.audit_quarantine
+            (gateway_id, epoch, seq, prev_hash, hash, request_id, frame, sqlstate, error)
+        VALUES (new_gateway_id, new_epoch, new_seq, new_prev_hash, new_hash, new_request_id, new_frame,
+            refused_with, reason);
+        GET DIAGNOSTICS inserted = ROW_COUNT;
+        IF inserted <> 1 THEN
+            RAISE EXCEPTION USING ERRCODE = '23000', MESSAGE = format(
+                'audit_quarantine took %s of 1 rows; a trigger keeps rows out', inserted);
+        END IF;
+    END IF;
+    RETURN true;
+END $body$;
+
+-- The cursor of a stream of the gateway, which begins here if it is new.
+CREATE FUNCTION @schema@.gatepost_open_stream(gateway uuid, stream_epoch bigint, OUT seq bigint, OUT hash bytea)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+BEGIN
+    PERFORM @schema@.gatepost_check_gateway(gateway);
+    INSERT INTO @schema@.audit_stream (gateway_id, epoch) VALUES (gateway, stream_epoch) ON CONFLICT DO NOTHING;
+    SELECT s.delivered_seq, s.head_hash INTO seq, hash
+    FROM @schema@.audit_stream s WHERE s.gateway_id = gateway AND s.epoch = stream_epoch;
+END $body$;
+
 -- Makes the partition of the month of "from" and of the months after it, as far as they are missing. A month whose rows
--- already stand in the default partition stays there.
-CREATE FUNCTION gatepost_make_partitions("from" timestamptz, months integer) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+-- are in the default partition already stays there.
+CREATE FUNCTION @schema@.gatepost_partitions("from" timestamptz, months integer) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $body$
 DECLARE
     first_day timestamptz;
     partition text;
@@ -106,10 +301,10 @@ BEGIN
     FOR step IN 0 .. months - 1 LOOP
         first_day := date_trunc('month', "from") + make_interval(months => step);
         partition := 'audit_log_' || to_char(first_day, 'YYYY_MM');
-        IF to_regclass(partition) IS NULL THEN
+        IF to_regclass($name$@schema@.$name$ || quote_ident(partition)) IS NULL THEN
             BEGIN
-                EXECUTE format('CREATE TABLE %I PARTITION OF audit_log FOR VALUES FROM (%L) TO (%L)',
-                               partition, first_day, first_day + interval '1 month');
+                EXECUTE format($create$CREATE TABLE @schema@.%I PARTITION OF @schema@.audit_log
+                    FOR VALUES FROM (%L) TO (%L)$create$, partition, first_day, first_day + interval '1 month');
                 made := made + 1;
             EXCEPTION
                 -- Made by another gateway at the same time, or its rows are in the default partition.
@@ -118,12 +313,59 @@ BEGIN
         END IF;
     END LOOP;
     RETURN made;
-END $$;
+END $body$;
 
-SELECT gatepost_make_partitions(now(), 4);
+-- Makes partitions ahead, at most two years of them and at most two years from now.
+CREATE FUNCTION @schema@.gatepost_make_partitions(gateway uuid, "from" timestamptz, months integer) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+BEGIN
+    PERFORM @schema@.gatepost_check_gateway(gateway);
+    IF (months BETWEEN 1 AND 24 AND "from" BETWEEN now() - interval '2 years' AND now() + interval '2 years')
+            IS NOT TRUE THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'at most 24 months, within two years from now';
+    END IF;
+    RETURN @schema@.gatepost_partitions("from", months);
+END $body$;
 
--- The gateway writes as gatepost_writer or as a member of it; auditors read as gatepost_reader. Where the migrating
--- role may not create roles, an administrator does, and grants the same.
+-- The number of migrations in this schema.
+CREATE FUNCTION @schema@.gatepost_schema_version() RETURNS integer
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 1';
+
+REVOKE EXECUTE ON FUNCTION @schema@.gatepost_check_gateway, @schema@.gatepost_present, @schema@.gatepost_insert,
+    @schema@.gatepost_deliver, @schema@.gatepost_dry_run, @schema@.gatepost_quarantine,
+    @schema@.gatepost_open_stream, @schema@.gatepost_partitions, @schema@.gatepost_make_partitions,
+    @schema@.gatepost_schema_version FROM PUBLIC;
+
+    $functions$;
+    filled record;
+BEGIN
+    -- A json is passed as text: there is no cast from text[] to json[] that keeps what a json keeps.
+    SELECT string_agg(quoted, ', ' ORDER BY attnum) AS columns,
+        string_agg(format('%I %s%s', 'new_' || attname, type, CASE WHEN attnum > stream_columns THEN '[]' END),
+            ', ' ORDER BY attnum) AS "in",
+        string_agg(format('%I', 'new_' || attname), ', ' ORDER BY attnum) AS passed,
+        string_agg(format('%I', 'new_' || attname), ', ' ORDER BY attnum) FILTER (WHERE attnum > stream_columns)
+            AS arrays,
+        string_agg(quoted, ', ' ORDER BY attnum) FILTER (WHERE attnum > stream_columns) AS fields,
+        string_agg(CASE WHEN attnum <= stream_columns THEN format('%I', 'new_' || attname)
+            WHEN is_json THEN format('u.%s::json', quoted) ELSE 'u.' || quoted END, ', ' ORDER BY attnum) AS "values"
+    INTO filled
+    FROM (SELECT attnum, attname, quote_ident(attname) AS quoted, atttypid = 'json'::regtype AS is_json,
+            CASE WHEN atttypid = 'json'::regtype THEN 'text' ELSE format_type(atttypid, NULL) END AS type
+        FROM pg_attribute WHERE attrelid = 'audit_log'::regclass AND attnum > 0) AS attributes;
+    source := replace(source, '@schema@', quote_ident(current_schema()));
+    source := replace(source, '@columns@', filled.columns);
+    source := replace(source, '@in@', filled."in");
+    source := replace(source, '@passed@', filled.passed);
+    source := replace(source, '@arrays@', filled.arrays);
+    source := replace(source, '@fields@', filled.fields);
+    EXECUTE replace(source, '@values@', filled."values");
+END $install$;
+
+SELECT gatepost_partitions(now(), 4);
+
+-- A gateway's login is a member of gatepost_writer, an auditor's of gatepost_reader. If the migrating role may not
+-- create roles, an administrator does, and grants the same.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'gatepost_writer') THEN
@@ -138,15 +380,19 @@ EXCEPTION
 END $$;
 
 DO $$
+DECLARE
+    grantee text;
 BEGIN
-    GRANT INSERT ON audit_log, audit_quarantine TO gatepost_writer;
-    GRANT SELECT, INSERT ON audit_stream TO gatepost_writer;
-    GRANT UPDATE (delivered_seq, head_hash, delivered_at) ON audit_stream TO gatepost_writer;
-    GRANT EXECUTE ON FUNCTION gatepost_make_partitions(timestamptz, integer) TO gatepost_writer;
-    GRANT SELECT ON audit_stream, audit_log, audit_quarantine TO gatepost_reader;
+    FOREACH grantee IN ARRAY ARRAY['gatepost_writer', 'gatepost_reader'] LOOP
+        IF NOT has_schema_privilege(grantee, current_schema(), 'USAGE') THEN
+            EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', current_schema(), grantee);
+        END IF;
+    END LOOP;
+    GRANT EXECUTE ON FUNCTION gatepost_deliver, gatepost_dry_run, gatepost_quarantine, gatepost_open_stream,
+        gatepost_make_partitions, gatepost_schema_version TO gatepost_writer;
+    GRANT SELECT ON audit_gateway, audit_registrar, audit_stream, audit_log, audit_quarantine, audit_foreign
+        TO gatepost_reader;
 EXCEPTION
     WHEN undefined_object THEN
         RAISE NOTICE 'role gatepost_writer or gatepost_reader is missing; nothing was granted to it';
 END $$;
-
-REVOKE EXECUTE ON FUNCTION gatepost_make_partitions(timestamptz, integer) FROM PUBLIC;

@@ -14,6 +14,7 @@ mod handle;
 pub mod lost;
 pub mod meter;
 pub mod outbox;
+pub mod outbox_head;
 pub mod pipeline;
 pub mod query;
 pub mod record;

@@ -9,9 +9,9 @@
 //! | trusted: public keys, certificates, a configuration without secrets | anyone | anyone | its owner and its group |
 //! | directory of the outbox | the gateway's user | the owner, the named group | the owner, the named group |
 
-use std::fs::{DirEntry, File, Metadata};
+use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
@@ -78,10 +78,12 @@ pub enum FileReason {
         /// The remedy.
         command: String,
     },
-    /// The directory of the outbox contains a symbolic link.
-    #[error("contains the symbolic link {name:?}, and nothing in it may lead elsewhere: remove the link")]
-    Link {
-        /// The link.
+    /// The directory of the outbox contains a symbolic link, a pipe or a device. Opening a pipe could take for ever.
+    #[error("contains the {what} {name:?}, and nothing in it may lead elsewhere: remove it")]
+    Elsewhere {
+        /// What it is.
+        what: &'static str,
+        /// Its name.
         name: String,
     },
 }
@@ -164,10 +166,13 @@ impl FileAccess {
         if let Some(reason) = self.dir_reason(dir, Facts::of(&metadata), geteuid()).filter(|_| metadata.is_dir()) {
             return Err(error(reason));
         }
-        let is_link = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_symlink());
-        let link = std::fs::read_dir(dir).ok().and_then(|entries| entries.flatten().find(is_link));
-        let name = link.map(|link| link.file_name().to_string_lossy().into_owned());
-        name.map_or(Ok(()), |name| Err(error(FileReason::Link { name })))
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if let Some(what) = entry.file_type().ok().and_then(leads_elsewhere) {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                return Err(error(FileReason::Elsewhere { what, name }));
+            }
+        }
+        Ok(())
     }
 
     /// The reason why a file cannot be used.
@@ -251,6 +256,18 @@ fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
     if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+/// What a directory entry of this type is, if reading or writing it would not end in the directory.
+fn leads_elsewhere(kind: FileType) -> Option<&'static str> {
+    let is_device = kind.is_block_device() || kind.is_char_device();
+    if kind.is_symlink() {
+        Some("symbolic link")
+    } else if kind.is_fifo() {
+        Some("pipe")
+    } else {
+        is_device.then_some("device")
+    }
 }
 
 #[cfg(test)]

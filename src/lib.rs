@@ -49,7 +49,7 @@
 //! * **I4** The outbox forgets a record only after it was delivered, or when an operator prunes a store-only outbox. A
 //!   record whose bytes are damaged is replaced, in its place, by one that says so.
 //! * **I5** Delivery takes effect exactly once, whatever fails and whenever: the cursor of the stream moves in the same
-//!   Postgres statement as the rows.
+//!   Postgres transaction as the rows.
 //! * **I6** Every queue, body, header and result is bounded, by count and by bytes.
 //! * **I7** After a failed write or fsync, an outbox file is never written again.
 //! * **I8** No secret enters a record, a log line, a metric or an error: tokens, `Authorization`, redacted arguments.
@@ -73,6 +73,7 @@ pub mod children;
 pub mod cli;
 pub mod config;
 pub mod connections;
+mod counts;
 pub mod escape;
 pub mod file_access;
 pub mod gateway;

@@ -117,7 +117,7 @@ pub fn takeover(record: &AuditRecord) -> Option<(Epoch, Head)> {
     Some((epoch, Head { seq, hash }))
 }
 
-/// What damage records say about lost records. It holds at most a given number of runs.
+/// The losses that damage records name. It holds at most a given number of runs.
 #[derive(Clone, Debug)]
 pub struct LostRuns {
     gateways: BTreeMap<GatewayId, Losses>,

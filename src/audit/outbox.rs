@@ -23,6 +23,7 @@ mod file_set;
 mod frame;
 pub mod fs;
 mod generation;
+mod heads;
 pub mod lock;
 mod opening;
 pub mod prune;

@@ -2,12 +2,16 @@
 
 mod filter;
 mod lost;
+mod reading;
 mod row;
 mod select;
+mod snapshot;
+mod tables;
 mod verify;
+mod windows;
 
 pub use filter::{Filter, LIMIT_MAX, PageKey, RESULT_BYTES_MAX, WhoMatch, matched_by};
 pub use lost::lost_runs;
 pub use select::{delivered_positions, quarantined, query, remedy};
+pub use snapshot::TrailSnapshot;
 pub use sqlx::Error;
-pub use verify::verify;

@@ -90,7 +90,7 @@ pub struct Scribe {
     gather_pause: u32,
     /// The segments of the next batch.
     segments: segments::Builder,
-    /// What is stored at once, whatever the level.
+    /// Records that are stored at once, whatever the level.
     urgent: urgent::Urgent,
 }
 

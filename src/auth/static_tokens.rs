@@ -18,10 +18,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
-use crate::audit::record::{Authentication, Identity};
+use crate::audit::record::{Authentication, Digest, Identity};
 use crate::auth::credential::{Credential, StaticTokenId};
 use crate::auth::principal::{Principal, ROLES_MAX};
 use crate::auth::watched::{WatchedFile, read_bounded};
@@ -123,7 +122,7 @@ pub(super) fn load(auth: &config::Auth) -> Result<Option<StaticTokens>, (String,
 impl StaticTokens {
     /// The principal and the scope of a token. Runs in constant time, so that its duration reveals no hash.
     pub(super) fn find(&self, token: &str) -> Option<(Principal, Option<String>)> {
-        let hash: [u8; 32] = Sha256::digest(token).into();
+        let Digest(hash) = Digest::of(token.as_bytes());
         let entries = self.0.get();
         let mut found = u32::MAX;
         for (idx, entry) in (0_u32..).zip(entries.iter()) {
@@ -143,7 +142,7 @@ impl StaticTokens {
 /// The hash of a token, as the file contains it: SHA-256 in hexadecimal.
 #[must_use]
 pub fn hash(token: impl AsRef<[u8]>) -> String {
-    hex::encode(Sha256::digest(token))
+    Digest::of(token.as_ref()).to_string()
 }
 
 fn read(file: File) -> Result<Vec<Entry>, TokensFileReason> {

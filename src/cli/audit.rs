@@ -1,9 +1,16 @@
 //! `gatepost audit`: reads the trail, in Postgres or, without a database, in the outbox. One file per subcommand.
 
+mod accept;
+mod decision_args;
+mod decisions;
+mod gateways;
+mod heads;
+mod journal;
 mod limit;
 mod match_text;
 mod pins;
 mod query;
+mod resolve_fork;
 mod show;
 mod tail;
 mod verify;
@@ -14,8 +21,8 @@ use super::global_args::GlobalArgs;
 
 /// `gatepost audit`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 success, and for verify: the trail is complete and unchanged; 1 failure, or \
-    verify found a fault; 2 wrong usage or configuration. With postgres.url the trail is read from Postgres, without it \
+#[command(after_help = "Exit codes: 0 success, and for verify: no fault, and every end is confirmed; 1 failure, or \
+    verify found a fault; 2 wrong usage or configuration; 4 verify found no fault, but something is not proven. With postgres.url the trail is read from Postgres, without it \
     from the outbox in --dir.")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -36,7 +43,17 @@ enum Command {
     Match(match_text::Args),
     /// Accept the definitions of tools of backends that have a file of pins
     Pins(pins::Args),
-    /// Check that every stream is complete and unchanged; the exit code is 1 if not
+    /// Record that the owner of the trail knows of something that verify reports
+    Accept(accept::Args),
+    /// Take rows that a gateway did not write out of its stream, so that the gateway continues there; record it
+    ResolveFork(resolve_fork::Args),
+    /// Print the recorded decisions, or restore them from a journal
+    Decisions(decisions::Args),
+    /// Register gateways in the database, or list them
+    Gateways(gateways::Args),
+    /// Print the last record of each stream, to keep elsewhere for verify --expect
+    Heads,
+    /// Check that the trail is what its gateways recorded; the exit code is 1 if not, 4 if something is not proven
     Verify(verify::Args),
 }
 
@@ -48,6 +65,11 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         Command::Tail(args) => tail::run(&config, args, json).await,
         Command::Match(args) => match_text::run(&config, args, json).await,
         Command::Pins(pins) => pins::run(&config, args.global.config(), pins).await,
+        Command::Accept(args) => accept::run(&config, args, json).await,
+        Command::ResolveFork(args) => resolve_fork::run(&config, args, json).await,
+        Command::Decisions(args) => decisions::run(&config, args, json).await,
+        Command::Gateways(args) => gateways::run(&config, args, json).await,
+        Command::Heads => heads::run(&config).await,
         Command::Verify(args) => verify::run(&config, args, json).await,
     }
 }

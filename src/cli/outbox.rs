@@ -5,6 +5,7 @@
 
 mod drain;
 mod export;
+mod heads;
 mod list;
 mod prune;
 mod requeue;
@@ -40,6 +41,8 @@ pub(super) struct Args {
 enum Command {
     /// Print the contents of the outbox, and the status of a live gateway
     Stats,
+    /// Print the end of each stored stream and where its delivery continues, as JSON lines, for audit resolve-fork
+    Heads,
     /// Print stored records that match: the newest, or those after --after; oldest first
     List(list::Args),
     /// Print one record in full, by request id or by EPOCH/SEQ
@@ -76,6 +79,7 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         Command::Drain(args) => drain::run(&config, &client, args, json).await,
         Command::Prune(args) => prune::run(&config, &client, args, json).await,
         Command::Stats => stats::run(&client, json).await,
+        Command::Heads => heads::run(&client).await,
         Command::List(args) => list::run(&client, args, json).await,
         Command::Show(args) => show::run(dir, &client, args, json).await,
         Command::Tail(args) => tail::run(&client, args, json).await,

@@ -24,10 +24,9 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The configuration is wrong, or the outbox cannot be opened.
 pub(super) async fn start(config: &Config) -> Result<Pipeline, GatewayError> {
     database::check_files(config).map_err(|fault| GatewayError::Config(vec![fault]))?;
-    let sink = match database::options(config) {
-        Some(options) => Some(sink(Options { migrate: config.postgres.migrate, ..options }).await?),
-        None => None,
-    };
+    let options = database::options(config).map(|options| Options { migrate: config.postgres.migrate, ..options });
+    let sink = options.map(|options| PostgresSink::new(&options)).transpose();
+    let sink = sink.map_err(|error| GatewayError::Config(vec![error.to_string()]))?;
     let audit = &config.audit;
     audit.files.check_dir(&audit.dir)?;
     let (mode, level) = match audit.level {
@@ -53,19 +52,23 @@ pub(super) async fn start(config: &Config) -> Result<Pipeline, GatewayError> {
             policy: PolicyText::new(&config.policy()),
         },
     };
+    let sink = match sink {
+        Some(sink) => Some(prepared(sink, opening.gateway_id).await),
+        None => None,
+    };
     Ok(Pipeline::begin(opening, &pipeline, sink)?)
 }
 
-async fn sink(options: Options) -> Result<PostgresSink, GatewayError> {
-    let mut postgres = PostgresSink::new(&options).map_err(|error| GatewayError::Config(vec![error.to_string()]))?;
-    match tokio::time::timeout(PREPARE_TIMEOUT, postgres.prepare()).await {
+/// Prepares the sink, if Postgres is ready for it.
+async fn prepared(mut sink: PostgresSink, gateway_id: GatewayId) -> PostgresSink {
+    match tokio::time::timeout(PREPARE_TIMEOUT, sink.prepare(gateway_id)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%error, "Postgres is not ready; records wait in the outbox"),
         Err(_) => {
             tracing::warn!(timeout = ?PREPARE_TIMEOUT, "Postgres does not answer; records wait in the outbox");
         }
     }
-    Ok(postgres)
+    sink
 }
 
 /// Stores and delivers the remaining records, and closes the epoch. Returns `served`, the result of serving until then,
@@ -84,5 +87,6 @@ pub(super) async fn stop(
 /// A configuration as text, for its digest. It contains secrets.
 pub(super) fn config_text(config: &Config) -> String {
     let environments: Vec<_> = config.backends.iter().map(|(alias, backend)| (alias, &backend.env)).collect();
-    format!("{config:?}{:?}{:?}{environments:?}", config.postgres.url, config.alarms.webhook_url)
+    let urls = (&config.postgres.url, &config.postgres.reader_url, &config.alarms.webhook_url);
+    format!("{config:?}{urls:?}{environments:?}")
 }

@@ -160,7 +160,8 @@ async fn serve_ops(
         sources: sources.clone(),
         listener: bound,
         is_behind_tls: config.ops.is_behind_tls(),
-        postgres: database::options(config),
+        // Without delivery the trail is in the outbox.
+        postgres: database::options(config).and_then(|_| database::reader_options(config)),
     }));
     let router = response_headers::add(hosts::guard(router, &config.ops.hosts(), bound));
     let listener = CountedListener { listener, failures: sources.gateway.accept_failures().clone() };

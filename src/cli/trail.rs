@@ -23,7 +23,7 @@ pub(super) type Trail = TrailReader<OutboxClient>;
 /// # Errors
 /// Postgres cannot be reached, or the directory does not exist.
 pub(super) async fn open(config: &Config) -> anyhow::Result<Trail> {
-    let (postgres, dir) = (database::options(config), &config.audit.dir);
+    let (postgres, dir) = (database::reader_options(config), &config.audit.dir);
     anyhow::ensure!(
         postgres.is_some() || dir.is_dir(),
         "{} is not an outbox directory, and postgres.url is not set: name a directory with --dir, or a database with \

@@ -12,7 +12,7 @@ pub(super) fn has_secret(file: &Table) -> bool {
     let text = |section: &str, key: &str| file.get(section)?.as_table()?.get(key)?.as_str();
     let backends = file.get("backends").and_then(Value::as_table).into_iter().flat_map(Table::values);
     let variables = backends.filter_map(|backend| backend.as_table()?.get("env")?.as_table()).flatten();
-    text("postgres", "url").is_some_and(has_password)
+    ["url", "reader_url"].iter().any(|key| text("postgres", key).is_some_and(has_password))
         || text("alarms", "webhook_url").is_some()
         || text("telemetry", "otlp_endpoint").is_some_and(has_password)
         || variables.into_iter().any(|(name, value)| is_secret(name, value))
@@ -38,6 +38,7 @@ mod tests {
             ("", false),
             ("[postgres]\nurl = \"postgres://u@h/d\"", false),
             ("[postgres]\nurl = \"postgres://u:p@h/d\"", true),
+            ("[postgres]\nreader_url = \"postgres://u:p@h/d\"", true),
             ("[postgres]\nurl = \"postgres://u@h/d?password=p\"", true),
             ("[alarms]\nwebhook_url = \"https://h/x\"", true),
             ("[backends.a]\ncommand = [\"x\"]\nenv = { LANG = \"C\" }", false),

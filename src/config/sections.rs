@@ -273,7 +273,11 @@ pub enum OnFailure {
 pub struct Postgres {
     /// `postgres://user@host/database?sslmode=verify-full`. `None`: store-only.
     pub url: Option<String>,
-    /// True if `serve` applies the migrations at its start.
+    /// The file with the password of `url`.
+    pub password_file: Option<PathBuf>,
+    /// The same database with a login that may read. `None`: `url` is used.
+    pub reader_url: Option<String>,
+    /// True if `serve` applies missing migrations at its start.
     pub migrate: bool,
     /// Most rows in one batch.
     pub batch_rows_max: usize,
@@ -325,6 +329,8 @@ impl fmt::Debug for Postgres {
         // I8: the URL may contain a password.
         f.debug_struct("Postgres")
             .field("url", &self.url.as_ref().map(|_| "[redacted]"))
+            .field("password_file", &self.password_file)
+            .field("reader_url", &self.reader_url.as_ref().map(|_| "[redacted]"))
             .field("migrate", &self.migrate)
             .field("batch_rows_max", &self.batch_rows_max)
             .field("batch_bytes_max", &self.batch_bytes_max)
@@ -429,6 +435,8 @@ impl Default for Postgres {
     fn default() -> Self {
         Self {
             url: None,
+            password_file: None,
+            reader_url: None,
             migrate: true,
             batch_rows_max: 2_000,
             batch_bytes_max: 4_000_000,

@@ -64,6 +64,11 @@ struct Recorder {
 }
 
 impl Recorder {
+    /// Returns `true` if changes of this backend may be recorded: a minute after its last record.
+    fn is_due(&self, alias: &str) -> bool {
+        self.recorded_at.get(alias).is_none_or(|at| at.elapsed() >= RECORD_INTERVAL)
+    }
+
     /// Records what has changed. `is_last`: also within a minute of the last record.
     async fn look(&mut self, core: &Core, is_last: bool) {
         let rules = core.rules();
@@ -71,8 +76,7 @@ impl Recorder {
         core.catalog.set_unpinned((!unpinned.is_empty()).then(|| unpinned.join("; ")));
         for backend in core.upstreams.all() {
             let alias = backend.alias();
-            let is_early = self.recorded_at.get(alias).is_some_and(|at| at.elapsed() < RECORD_INTERVAL);
-            if is_early && !is_last {
+            if !is_last && !self.is_due(alias) {
                 continue;
             }
             let changes = match self.unrecorded.remove(alias) {
@@ -133,4 +137,21 @@ fn details(alias: &str, pin: Pin, changes: &DefinitionChanges) -> Value {
         })
         .collect();
     json!({ "backend": alias, "pin": pin, "changes": changes.count, "tools": tools })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_has_at_most_one_record_a_minute() {
+        let mut recorder = Recorder::default();
+        assert!(recorder.is_due("a"));
+        recorder.recorded_at.insert("a".to_owned(), Instant::now());
+        assert!(!recorder.is_due("a") && recorder.is_due("b"));
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert!(!recorder.is_due("a"));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(recorder.is_due("a"));
+    }
 }

@@ -28,6 +28,12 @@ pub fn answer(
 ) -> Result<(), OutboxError> {
     match question {
         Question::Stats => emit_all([Line::Stats(Box::new(stats(reader, live)?))], emit),
+        Question::OutboxHeads => {
+            let delivered = live.map(|live| {
+                (live.gateway_id, live.epoch, Head { seq: Seq(live.delivered), hash: live.delivered_hash })
+            });
+            emit_all(reader.heads(Timestamp::now(), delivered)?.into_iter().map(Line::OutboxHead), emit);
+        }
         Question::Intents => emit_all(reader.intents()?.into_iter().map(|call| Line::Intent(Box::new(call))), emit),
         Question::Records { filter } => {
             let records = records(reader, filter, emit)?;
@@ -39,8 +45,9 @@ pub fn answer(
             let cut = reader.prunable(*until)?;
             emit_all(cut.iter().map(|cut| Line::Pruned(PrunedFiles::from(cut))), emit);
         }
-        Question::CheckTrail { faults_max } => {
-            let report = check_trail(reader, *faults_max, &mut |records| emit(Line::progress(records)))?;
+        Question::CheckTrail { request } => {
+            let progress = &mut |records| emit(Line::progress(records));
+            let report = check_trail(reader, request, live.is_some(), progress)?;
             emit_all([Line::TrailReport(Box::new(report))], emit);
         }
         Question::Scan { filter, after, limit } => scan(reader, filter, *after, *limit, emit)?,

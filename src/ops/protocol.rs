@@ -13,9 +13,10 @@ use super::status::PipelineStatus;
 use crate::audit::outbox::prune::{LastPruned, PruneLimit, PrunePlan};
 use crate::audit::outbox::verify::OutboxVerification;
 use crate::audit::outbox::{self, RecordFrame};
+use crate::audit::outbox_head::OutboxHead;
 use crate::audit::query::Filter;
 use crate::audit::record::{AuditRecord, Call, Epoch, Seq, Timestamp};
-use crate::audit::verify::Report;
+use crate::audit::verify::{Report, Selection, StreamHead};
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,8 @@ pub enum Question {
         #[serde(default)]
         limit: Option<u64>,
     },
+    /// The ends of the stored streams, and where their delivery continues. Answer: [`OutboxHead`]s.
+    OutboxHeads,
     /// Calls that are open, or were open when the gateway died. Answer: [`Call`]s.
     Intents,
     /// Records a read of the trail; only a live gateway can. The answer is empty.
@@ -50,8 +53,8 @@ pub enum Question {
     },
     /// Checks that the stored streams are complete and unchanged. Answer: one [`Report`].
     CheckTrail {
-        /// Most faults to list.
-        faults_max: usize,
+        /// The rules of the check.
+        request: Box<CheckRequest>,
     },
     /// The stored bytes of one record. Answer: one [`StoredFrame`], or nothing if the record is not stored.
     Frame {
@@ -75,12 +78,29 @@ pub enum Question {
     },
 }
 
+/// The rules by which the streams of an outbox are judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckRequest {
+    /// Most faults, and most unproven parts, to list.
+    pub findings_max: usize,
+    /// The part to check; without times.
+    pub selection: Selection,
+    /// The heads in the file of `--expect`; `None` without a file.
+    pub heads: Option<Vec<StreamHead>>,
+    /// True if records after those heads raise the exit code.
+    pub strict: bool,
+    /// The age up to which a missing end is not a fault.
+    pub settle_seconds: u64,
+}
+
 /// A line of an answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {
     /// Contents of the outbox.
     Stats(Box<StatsAnswer>),
+    /// The end of a stored stream.
+    OutboxHead(OutboxHead),
     /// A stored record.
     Record(Box<AuditRecord>),
     /// The end of a scan.
@@ -208,6 +228,7 @@ macro_rules! contents {
 
 contents! {
     Stats: StatsAnswer, |stats: Box<StatsAnswer>| *stats;
+    OutboxHead: OutboxHead, std::convert::identity;
     Record: AuditRecord, |record: Box<AuditRecord>| *record;
     ScanEnd: ScanEnd, std::convert::identity;
     Intent: Call, |call: Box<Call>| *call;

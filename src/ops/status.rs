@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::alarm::{ActiveAlarm, Board};
 use crate::audit::meter::LastError;
 use crate::audit::pipeline::Probe;
-use crate::audit::record::{Epoch, GatewayId, Seq};
+use crate::audit::record::{Digest, Epoch, GatewayId, Seq};
 use crate::audit::{ring, shipper};
 use crate::gateway;
 use crate::log::DroppedLines;
@@ -88,6 +88,8 @@ pub struct PipelineStatus {
     pub stored: u64,
     /// Records of this epoch that are delivered.
     pub delivered: u64,
+    /// The hash of the last delivered record of this epoch; zero before the first.
+    pub delivered_hash: Digest,
     /// Age of the oldest undelivered record of any epoch; `None` if no record waits.
     pub oldest_undelivered_seconds: Option<f64>,
     /// The ring.
@@ -184,6 +186,7 @@ pub fn pipeline_status(probe: &Probe) -> PipelineStatus {
         queued: gauge.stamped.0.saturating_sub(durable.0),
         stored: gauge.stored.0.saturating_sub(gauge.delivered.0),
         delivered: gauge.delivered.0,
+        delivered_hash: gauge.delivered_hash,
         oldest_undelivered_seconds: meter.oldest_age().filter(|_| delivers).map(|age| age.as_secs_f64()),
         ring: ring_status(&gauge, limits),
         outbox: outbox_status(probe, &gauge),

@@ -28,6 +28,7 @@ impl OwnFiles {
             .chain(auth.tokens_file.as_deref())
             .chain(config.audit.digest_key_file.as_deref())
             .chain(config.server.state_key_file.as_deref())
+            .chain(config.postgres.password_file.as_deref())
             .chain(keys)
             .chain(config.server.tls.as_ref().map(|tls| tls.key_file.as_path()))
             .chain(credentials.map(PathBuf::as_path))
@@ -42,13 +43,19 @@ impl OwnFiles {
 /// "Connection Strings", "Environment Variables" and "The Password File".
 #[must_use]
 pub fn postgres_files(config: &Config) -> Vec<PathBuf> {
-    let Some(url) = &config.postgres.url else { return Vec::new() };
-    let url = url::Url::parse(url).ok();
-    let parameter = url.iter().flat_map(url::Url::query_pairs).find(|(name, _)| name == "sslkey");
-    let key = parameter.map(|(_, path)| PathBuf::from(&*path)).or_else(|| variable("PGSSLKEY"));
+    let urls = [&config.postgres.url, &config.postgres.reader_url].into_iter().flatten();
+    let urls: Vec<_> = urls.filter_map(|url| url::Url::parse(url).ok()).collect();
+    if urls.is_empty() {
+        return Vec::new();
+    }
+    let parameters = urls.iter().flat_map(url::Url::query_pairs).filter(|(name, _)| name == "sslkey");
+    let mut keys: Vec<_> = parameters.map(|(_, path)| PathBuf::from(&*path)).collect();
+    if keys.len() < urls.len() {
+        keys.extend(variable("PGSSLKEY"));
+    }
     let passwords = variable("PGPASSFILE").or_else(|| Some(variable("HOME")?.join(".pgpass")));
     // A file that does not exist would only cost HOME its right to new entries.
-    key.into_iter().chain(passwords).filter(|path| path.exists()).map(|path| absolute(&path)).collect()
+    keys.into_iter().chain(passwords).filter(|path| path.exists()).map(|path| absolute(&path)).collect()
 }
 
 fn variable(name: &str) -> Option<PathBuf> {
@@ -83,6 +90,7 @@ mod tests {
             audit.digest_key_file = "/own/audit.digest_key_file"
             auth.tokens_file = "/own/auth.tokens_file"
             server.state_key_file = "/own/server.state_key_file"
+            postgres.password_file = "/own/postgres.password_file"
             server.tls = { cert_file = "/c", key_file = "/own/server.tls.key_file" }
             backends.b = { url = "https://b", header_file = { a = "/own/backends.*.header_file" }, pins_file = "/own/backends.*.pins_file" }
             [[auth.keys]]

@@ -32,6 +32,7 @@ mod fault_disk;
 mod fault_proxy;
 mod fork;
 mod full;
+mod isolation;
 mod losses;
 mod memory_sink;
 mod outbox;

@@ -225,7 +225,7 @@ fn error(class: ErrorClass, sqlstate: &str) -> SinkError {
 }
 
 impl Sink for MemorySink {
-    async fn prepare(&mut self) -> Result<(), SinkError> {
+    async fn prepare(&mut self, _: GatewayId) -> Result<(), SinkError> {
         self.gate().await?;
         let mut state = self.state();
         state.prepared += 1;

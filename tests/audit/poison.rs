@@ -18,7 +18,12 @@ type Spoil = fn(&mut Call);
 async fn i9_raw_records_refused_by_postgres_are_quarantined() {
     let database = Cluster::shared().create_database().await;
     let rig = Rig::stored();
-    let options = Options { url: database.url.clone(), statement_timeout: Duration::from_secs(30), migrate: true };
+    let options = Options {
+        url: database.url.clone(),
+        password_file: None,
+        statement_timeout: Duration::from_secs(30),
+        migrate: true,
+    };
     let sink = PostgresSink::new(&options).unwrap();
     let pipeline = Pipeline::start(&rig.config, Arc::new(rig.disk.clone()), Some(sink)).unwrap();
     let audit = pipeline.audit();

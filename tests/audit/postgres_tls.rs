@@ -28,9 +28,15 @@ fn certificate(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (St
 /// Prepares the schema and reads a cursor over a connection with these settings.
 async fn connects(url: &str, mode: &str, root: &Path) -> Result<Seq, SinkError> {
     let url = format!("{url}?sslmode={mode}&sslrootcert={}", root.display());
-    let mut sink = PostgresSink::new(&Options { url, statement_timeout: Duration::from_secs(30), migrate: true })?;
-    sink.prepare().await?;
-    Ok(sink.cursor(GatewayId(uuid::Uuid::new_v4()), Epoch(1)).await?.seq)
+    let mut sink = PostgresSink::new(&Options {
+        url,
+        password_file: None,
+        statement_timeout: Duration::from_secs(30),
+        migrate: true,
+    })?;
+    let gateway_id = GatewayId(uuid::Uuid::new_v4());
+    sink.prepare(gateway_id).await?;
+    Ok(sink.cursor(gateway_id, Epoch(1)).await?.seq)
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ async fn delivers_each_record_once(
     let mut through = url.clone();
     through.set_ip_host(address.ip()).unwrap();
     through.set_port(Some(address.port())).unwrap();
-    let options = Options { url: through.to_string(), statement_timeout, migrate: true };
+    let options = Options { url: through.to_string(), password_file: None, statement_timeout, migrate: true };
     let rig = Rig::stored();
     let sink = PostgresSink::new(&options).unwrap();
     let pipeline = Pipeline::start(&rig.config, Arc::new(rig.disk.clone()), Some(sink)).unwrap();

@@ -105,7 +105,12 @@ impl Rig {
 
 /// The real sink, applying migrations.
 pub fn postgres_sink(database: &Database) -> PostgresSink {
-    let options = Options { url: database.url.clone(), statement_timeout: Duration::from_secs(20), migrate: true };
+    let options = Options {
+        url: database.url.clone(),
+        password_file: None,
+        statement_timeout: Duration::from_secs(20),
+        migrate: true,
+    };
     PostgresSink::new(&options).unwrap()
 }
 

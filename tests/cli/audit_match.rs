@@ -7,8 +7,12 @@ use hmac::{Hmac, Mac as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::common::asking_backend::{asking_backend, messages};
 use crate::common::gatepost::{Setup, write_secret};
 use crate::common::mcp::Era;
+
+/// A question that a person answers with yes or no; the operator has the answer redacted.
+const ASK: &str = r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{"message":"Pay?","requestedSchema":{"type":"object","properties":{"confirm":{"type":"boolean"}}}}}"#;
 
 /// The arguments of the call: the operator has /pin redacted.
 const ARGUMENTS: &str = r#"{"text":"pay 1 EUR","pin":"730914"}"#;
@@ -182,10 +186,17 @@ fn texts(pin: u32) -> Vec<String> {
 /// The texts with which a reader tries the answer alone.
 fn answers() -> Vec<String> {
     let in_arguments = |answer: &str| format!(r#"{{"text":"pay","pin":"[redacted]","confirm":{answer}}}"#);
+    let content = |answer: &str| format!(r#"{{"confirm":{answer}}}"#);
     ["true", "false", "\"yes\"", "\"no\""]
         .iter()
-        .flat_map(|answer| [(*answer).to_owned(), in_arguments(answer)])
+        .flat_map(|answer| [(*answer).to_owned(), in_arguments(answer), content(answer), accepted(answer)])
+        .chain(["decline", "cancel"].map(|action| format!(r#"{{"action":"{action}"}}"#)))
         .collect()
+}
+
+/// The result with which a client answers [`ASK`].
+fn accepted(answer: &str) -> String {
+    format!(r#"{{"action":"accept","content":{{"confirm":{answer}}}}}"#)
 }
 
 #[tokio::test]
@@ -193,6 +204,7 @@ async fn i8_a_redacted_pin_and_a_yes_or_no_cannot_be_guessed_from_the_trail() {
     let mut setup = Setup::new();
     setup.set_toml("audit.redact", r#"["/pin", "/**/confirm"]"#);
     setup.set_toml("audit.record_responses", r#"["*/*"]"#).set_toml("audit.shorten", r#"["example/echo:/text"]"#);
+    asking_backend(&mut setup, "pay", [&[ASK], &[]]);
     let gatepost = setup.start();
     let client = gatepost.client_at("/mcp/example", Era::Legacy, "admin").await;
     // The pin is repeated by an answer and by an error, and an argument beside it is shortened.
@@ -207,13 +219,18 @@ async fn i8_a_redacted_pin_and_a_yes_or_no_cannot_be_guessed_from_the_trail() {
         let body = format!(r#"{{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{params}}}"#);
         client.post(body, &[]).await.unwrap();
     }
+    // A person says yes.
+    let client = gatepost.client(Era::Legacy, "admin").await;
+    let asked = messages(&client.call("pay__ask", json!({})).await.unwrap().text);
+    let answer = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{}}}"#, asked[0]["id"], accepted("true"));
+    assert_eq!(client.post(answer, &[]).await.unwrap().status, 202);
     assert_eq!(gatepost.terminate(), Some(0));
     let output = setup.command(&["audit", "query", "--json", "--limit", "1000"]).output().unwrap();
     let records: Vec<Value> =
         String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(records.iter().any(|record| record["method"] == "gateway/opened"), "records of the gateway are seen too");
-    let is_call = |record: &&Value| record["method"] == "tools/call";
-    assert_eq!(records.iter().filter(is_call).count(), 4);
+    let is_call = |record: &&Value| record["method"] == "tools/call" || record["method"] == "elicitation/create";
+    assert_eq!(records.iter().filter(is_call).count(), 6);
     assert!(records.iter().filter(is_call).all(|record| record["response"].is_string()));
     for column in ["error_message", "response"] {
         assert!(
@@ -236,6 +253,16 @@ async fn i8_a_redacted_pin_and_a_yes_or_no_cannot_be_guessed_from_the_trail() {
         assert!(guesser.digests.len() > 10 && guesser.keys.len() > 50);
         let found: Vec<_> = tried.iter().filter(|text| guesser.finds(text)).collect();
         assert!(found.is_empty(), "{found:?} by {record}");
+    }
+
+    // The yes is found where the digest of the answer is plain, or salted by what the record has.
+    let mut faulty = records.iter().find(|record| record["method"] == "elicitation/create").unwrap().clone();
+    assert!(faulty["response"].as_str().unwrap().contains("[redacted]"), "{faulty}");
+    for key in ["salt_content", "request_id"] {
+        let key = hex::decode(faulty[key].as_str().unwrap().replace('-', "")).unwrap();
+        faulty["response_digest"] = json!(hmac(&key, accepted("true").as_bytes()));
+        let guesser = Guesser::new(&[records.clone(), vec![faulty.clone()]].concat(), &faulty);
+        assert_eq!(tried.iter().filter(|text| guesser.finds(text)).collect::<Vec<_>>(), [&accepted("true")]);
     }
 
     // The same guesses find it if a digest is plain, or salted by anything that the trail has.

@@ -85,7 +85,7 @@ fn a_directory_that_others_may_use_is_refused() {
 }
 
 #[test]
-fn no_link_in_the_directory_is_followed() {
+fn no_link_in_the_directory_is_followed_and_no_pipe_is_opened() {
     let setup = Setup::new();
     let (dir, victim) = (setup.audit_dir(), setup.dir().join("victim"));
     fs::write(&victim, "precious").unwrap();
@@ -94,6 +94,10 @@ fn no_link_in_the_directory_is_followed() {
         symlink(&victim, dir.join(name)).unwrap();
         let said = refused(setup.command(&["serve"]));
         says(&said, &[dir.to_str().unwrap(), &format!("contains the symbolic link \\\"{name}\\\"")]);
+        fs::remove_file(dir.join(name)).unwrap();
+        // Opening a pipe would wait for the other side.
+        nix::unistd::mkfifo(&dir.join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        says(&refused(setup.command(&["serve"])), &[&format!("contains the pipe \\\"{name}\\\"")]);
         fs::remove_file(dir.join(name)).unwrap();
     }
     let gatepost = setup.start();

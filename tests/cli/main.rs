@@ -11,6 +11,7 @@
 
 #[path = "../common"]
 mod common {
+    pub mod asking_backend;
     pub mod command;
     pub mod gatepost;
     pub mod mcp;
@@ -27,6 +28,7 @@ mod config_check;
 mod directory;
 mod docs;
 mod help;
+mod logins;
 mod metrics;
 mod outbox_cli;
 mod outbox_prune;

@@ -219,6 +219,14 @@ fn the_kubernetes_example_has_valid_configuration_and_probes() {
     let config = gatepost::config::Config::parse(block, None, []).unwrap_or_else(|faults| panic!("{faults:#?}"));
     assert_eq!(config.server.listen.port(), 8808);
     assert!(yaml.contains(&format!("mountPath: {} }}", config.audit.dir.parent().unwrap().display())));
+    // The gateway cannot change the trail, and each replica has its own secret; the owner's is the job's alone.
+    assert!(!config.postgres.migrate);
+    let (statefulset, job) = yaml.split_once("kind: Job").unwrap();
+    assert!(statefulset.contains("subPathExpr: password-$(ORDINAL)") && statefulset.contains("://gateway_$(ORDINAL)@"));
+    let spec = statefulset.split_once("kind: StatefulSet").unwrap().1;
+    assert!(
+        job.contains("args: [migrate]") && job.contains("name: gatepost-owner") && !spec.contains("gatepost-owner")
+    );
     for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
         let after = yaml.split_once(probe).unwrap().1;
         assert!(

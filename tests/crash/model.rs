@@ -81,7 +81,7 @@ fn error(class: ErrorClass, sqlstate: &str) -> SinkError {
 }
 
 impl Sink for EvidenceSink {
-    async fn prepare(&mut self) -> Result<(), SinkError> {
+    async fn prepare(&mut self, _: GatewayId) -> Result<(), SinkError> {
         Ok(())
     }
 

@@ -43,9 +43,9 @@ pub enum Fault {
     LogLocked,
     /// The same with `audit_stream`, where the cursor is.
     StreamLocked,
-    /// INSERT on `audit_log` is revoked.
-    LogRevoked,
-    /// SELECT, INSERT and UPDATE on `audit_stream` are revoked.
+    /// EXECUTE on `gatepost_deliver` is revoked.
+    DeliverRevoked,
+    /// EXECUTE on `gatepost_open_stream` is revoked.
     StreamRevoked,
 }
 
@@ -63,7 +63,7 @@ pub const ALL: [Fault; 14] = [
     Fault::DiskFull,
     Fault::LogLocked,
     Fault::StreamLocked,
-    Fault::LogRevoked,
+    Fault::DeliverRevoked,
     Fault::StreamRevoked,
 ];
 
@@ -89,6 +89,7 @@ impl Victim {
     /// The role that [`Self::gateway_url`] names. The migrations come first: they make `gatepost_writer`.
     pub async fn create_gateway_role(&self) {
         self.admin(&format!("CREATE ROLE {GATEWAY_ROLE} LOGIN IN ROLE gatepost_writer")).await;
+        self.admin("UPDATE audit_registrar SET registration = 'first'").await;
     }
 
     pub fn gateway_url(&self) -> String {
@@ -130,8 +131,12 @@ impl Victim {
             Fault::DiskFull => self.fill(),
             Fault::LogLocked => self.lock("audit_log").await,
             Fault::StreamLocked => self.lock("audit_stream").await,
-            Fault::LogRevoked => self.admin("REVOKE INSERT ON audit_log FROM gatepost_writer").await,
-            Fault::StreamRevoked => self.admin("REVOKE ALL ON audit_stream FROM gatepost_writer").await,
+            Fault::DeliverRevoked => {
+                self.admin("REVOKE EXECUTE ON FUNCTION gatepost_deliver FROM gatepost_writer").await;
+            }
+            Fault::StreamRevoked => {
+                self.admin("REVOKE EXECUTE ON FUNCTION gatepost_open_stream FROM gatepost_writer").await;
+            }
         }
     }
 
@@ -153,11 +158,11 @@ impl Victim {
                     session.close().await.unwrap();
                 }
             }
-            Fault::LogRevoked => self.admin("GRANT INSERT ON audit_log TO gatepost_writer").await,
+            Fault::DeliverRevoked => {
+                self.admin("GRANT EXECUTE ON FUNCTION gatepost_deliver TO gatepost_writer").await;
+            }
             Fault::StreamRevoked => {
-                self.admin("GRANT SELECT, INSERT ON audit_stream TO gatepost_writer").await;
-                self.admin("GRANT UPDATE (delivered_seq, head_hash, delivered_at) ON audit_stream TO gatepost_writer")
-                    .await;
+                self.admin("GRANT EXECUTE ON FUNCTION gatepost_open_stream TO gatepost_writer").await;
             }
         }
     }

@@ -11,6 +11,7 @@
 
 #[path = "../common"]
 mod common {
+    pub mod asking_backend;
     pub mod flood;
     pub mod gatepost;
     pub mod mcp;

@@ -4,11 +4,12 @@
 use gatepost::audit::record::{Entry, Status};
 use serde_json::{Value, json};
 
+use crate::common::asking_backend::{asking_backend, messages};
 use crate::common::gatepost::{Gatepost, Setup, token};
 use crate::common::mcp::{Client, Era};
 use crate::common::wait::{SOON, until_async};
 use crate::http_backend_stub::{BackendStub, modern, result};
-use crate::sessions::{asking_backend, heard, messages, records};
+use crate::sessions::{heard, records};
 
 const ASK: &str = r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{"message":"Pay 12 EUR?","requestedSchema":{"type":"object","properties":{"pay":{"type":"boolean"},"pin":{"type":"string","format":"password"}}}}}"#;
 

@@ -1,9 +1,10 @@
 //! Legacy sessions through the real gateway: what backends ask their clients, how many there are, how they end.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::asking_backend::{asking_backend, messages};
 use crate::common::gatepost::{Setup, token, token_with};
 use crate::common::mcp::{Client, Era, Reply};
 use crate::common::stored_records::stored_records;
@@ -14,42 +15,11 @@ use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::record::{Entry, Status};
 use serde_json::{Value, json};
 
-/// A backend whose one tool, `ask`, says these lines before it answers: the first ones at its first call, the second
-/// ones at its second call. What it is sent is in the file returned.
-pub fn asking_backend(setup: &mut Setup, alias: &str, lines: [&[&str]; 2]) -> PathBuf {
-    let (lines_file, heard) =
-        (setup.work_dir().join(format!("{alias} says ")), setup.work_dir().join(format!("{alias} heard")));
-    for (idx, lines) in lines.iter().enumerate() {
-        std::fs::write(format!("{}{}", lines_file.display(), idx + 1), lines.join("\n") + "\n").unwrap();
-    }
-    let script = r#"
-        while read -r line; do
-            printf '%s\n' "$line" >> "$2"
-            id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
-            case "$line" in
-            *'"initialize"'*) result='{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"a","version":"1"}}';;
-            *'"tools/list"'*) result='{"tools":[{"name":"ask","inputSchema":{"type":"object"}}]}';;
-            *'"tools/call"'*) calls=$((calls + 1)); cat "$1$calls"; result='{"content":[]}';;
-            *) continue;;
-            esac
-            printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$result"
-        done"#;
-    let files = [&lines_file, &heard].map(|file| file.to_str().unwrap());
-    setup.backend(alias, &["/bin/sh", "-c", script, alias, files[0], files[1]]);
-    heard
-}
-
 /// What was heard of this method.
 pub fn heard(file: &Path, method: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter(|line| line["method"] == method).collect()
-}
-
-/// The messages of an event stream.
-pub fn messages(text: &str) -> Vec<Value> {
-    let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
-    data.filter_map(|data| serde_json::from_str(data.trim()).ok()).collect()
 }
 
 const ASK_2: &str =

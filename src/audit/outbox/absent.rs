@@ -1,4 +1,4 @@
-//! What explains that records or files are not in an outbox: they were delivered, or lost with a file of which nothing
+//! Explanations for records or files that are not in an outbox: they were delivered, or lost with a file of which nothing
 //! could be read. What was pruned, `gateway/pruned` records say.
 
 use std::cell::OnceCell;
@@ -22,7 +22,7 @@ pub(super) struct Absent<'a> {
     recorded: OnceCell<Recorded>,
 }
 
-/// What the damage records in the outbox say, as far as its files can be read.
+/// The contents of the damage records in the outbox, as far as its files can be read.
 #[derive(Default)]
 struct Recorded {
     lost: LostRuns,

@@ -55,7 +55,7 @@ pub(super) struct DamageLog {
 struct State {
     /// Everything that was reported.
     reported: Vec<Reported>,
-    /// What the scribe has not taken yet.
+    /// Damage that the scribe has not taken yet.
     pending: Vec<FoundDamage>,
     /// The runs of everything that was reported.
     known: LostRuns,

@@ -33,7 +33,7 @@ pub(super) struct FileSet {
     head: Mutex<Option<(Epoch, Head)>>,
 }
 
-/// What the process knows that holds the directory's lock.
+/// The state of the process that holds the directory's lock.
 #[derive(Debug)]
 pub(super) struct Owner {
     pub(super) gateway_id: GatewayId,
@@ -223,8 +223,8 @@ impl FileSet {
     }
 
     /// Opens a sealed file. The shipper of the gateway that owns the directory replaces a damaged file by everything
-    /// that can be read of it, and reports the damage, also that of a file that an earlier process restored: nobody
-    /// knows whether that process recorded it.
+    /// that can be read of it, and reports the damage, also that of a file that an earlier process restored,
+    /// which may have ended before it recorded that.
     fn open_or_restore(&self, file: &ListedFile, purpose: Purpose) -> Result<Generation, OutboxError> {
         let (fs, dir) = (self.fs.as_ref(), &self.dir);
         let Some(owner) = self.owner.as_ref().filter(|_| purpose == Purpose::Delivery) else {

@@ -81,7 +81,7 @@ pub(super) struct FileMeta {
 /// The positions that a new file takes over from the one before it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Carried {
-    /// How far each epoch is delivered.
+    /// The last delivered record of each epoch.
     pub(super) delivered: BTreeMap<Epoch, Head>,
     /// Earlier epochs whose end in Postgres is not settled, each with its last record as far as it was known.
     pub(super) unsettled: BTreeMap<Epoch, Head>,

@@ -147,7 +147,7 @@ impl Opening {
     }
 }
 
-/// What the newest file that can be read says about the end of its epoch.
+/// The end of the epoch of the newest file that can be read, according to that file.
 #[derive(Default)]
 struct Ended {
     /// The epoch of the file, and its last stored record.

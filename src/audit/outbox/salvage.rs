@@ -41,7 +41,7 @@ pub(super) fn records(segment: &Segment, gateway_id: GatewayId, before: Option<H
     Salvaged { records: fill(gateway_id, bounds, before, &found, &runs), runs }
 }
 
-/// What the record beside a run says about it.
+/// The record beside a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Neighbour {
     position: StreamPosition,

@@ -101,7 +101,7 @@ struct Verification<'a> {
     pending: BTreeMap<RequestId, FileNumber>,
     /// The hashes of the last records.
     recent: BTreeMap<Seq, Digest>,
-    /// What explains that something is not there.
+    /// Explanations for what is not there.
     absent: Absent<'a>,
     /// True if the current file still contains everything that was ever stored in it.
     complete: bool,

@@ -19,7 +19,7 @@ static DAMAGE_RECORDS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// What damage records say, in `audit_log` and in quarantine: those of one gateway, or all. A row that cannot be read, or
+/// The losses that damage records name, in `audit_log` and in quarantine: those of one gateway, or all. A row that cannot be read, or
 /// does not match its hash, says nothing.
 ///
 /// # Errors

@@ -12,9 +12,7 @@
 
 use std::fmt;
 
-use hmac::digest::KeyInit as _;
-use hmac::{Hmac, Mac as _};
-use sha2::Sha256;
+use aws_lc_rs::hmac;
 
 use super::ids::{Digest, RequestId};
 
@@ -36,7 +34,7 @@ pub struct RecordKey(Key);
 #[derive(Clone)]
 struct Key {
     bytes: [u8; 32],
-    keyed: Hmac<Sha256>,
+    keyed: hmac::Key,
 }
 
 impl DigestKey {
@@ -93,9 +91,9 @@ impl RecordKey {
     /// The keyed digest of a text that `write` passes on in parts.
     #[must_use]
     pub fn digest_parts(&self, write: impl FnOnce(&mut dyn FnMut(&str))) -> Digest {
-        let mut mac = self.0.keyed.clone();
+        let mut mac = hmac::Context::with_key(&self.0.keyed);
         write(&mut |part| mac.update(part.as_bytes()));
-        Digest(mac.finalize().into_bytes().into())
+        Digest(copied(&mac.sign()))
     }
 
     /// The bytes of the key, to be revealed.
@@ -107,14 +105,19 @@ impl RecordKey {
 
 impl Key {
     fn new(bytes: [u8; 32]) -> Self {
-        // HMAC takes keys of any length, so this cannot fail.
-        let keyed = Hmac::new_from_slice(&bytes).unwrap_or_else(|_| Hmac::new(&[0; 64].into()));
-        Self { bytes, keyed }
+        Self { bytes, keyed: hmac::Key::new(hmac::HMAC_SHA256, &bytes) }
     }
 
     fn hmac(&self, text: &[u8]) -> [u8; 32] {
-        self.keyed.clone().chain_update(text).finalize().into_bytes().into()
+        copied(&hmac::sign(&self.keyed, text))
     }
+}
+
+/// The bytes of a tag, which are as many as HMAC-SHA256 has.
+fn copied(tag: &hmac::Tag) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(tag.as_ref());
+    bytes
 }
 
 impl fmt::Debug for DigestKey {

@@ -24,7 +24,7 @@ pub type Text = SmolStr;
 
 /// Prefixes of the methods of the gateway's own records. A client's record never has such a method. Otherwise it could
 /// be taken for an event of the gateway, for example for the `gateway/closed` that shows that an epoch ended cleanly.
-const OWN_METHODS: [&str; 3] = ["gateway/", "session/", "console/"];
+const OWN_METHODS: [&str; 4] = ["gateway/", "session/", "console/", "trail/"];
 
 /// Returns `true` if `text` is, or looks like, the method of a record of the gateway's own.
 pub(crate) fn is_own_method(text: &str) -> bool {

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 /// The largest microsecond count of a [`Timestamp`]. *Spec*: `timestamptz` in Postgres ends at 294276-12-31 and chrono
@@ -64,10 +64,12 @@ impl Epoch {
 }
 
 impl RequestId {
-    /// A new id. Ids sort by the time at which they were made.
+    /// A new id. Ids sort by the time at which they were made, to the millisecond. The time is the clock's, also after
+    /// the clock was set back: `Uuid::now_v7` would continue from the latest time so far, and the time in an id would
+    /// not be the one of its record.
     #[must_use]
     pub fn new() -> Self {
-        Self(Uuid::now_v7())
+        Self(Uuid::new_v7(uuid::Timestamp::now(uuid::NoContext)))
     }
 }
 
@@ -84,7 +86,9 @@ impl Digest {
     /// SHA-256 of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
+        let mut copied = [0; 32];
+        copied.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+        Self(copied)
     }
 }
 

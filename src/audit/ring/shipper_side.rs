@@ -54,7 +54,9 @@ impl Ring {
         }
         let mut delivered = Vec::new();
         if current {
-            state.delivered = state.delivered.max(head.seq);
+            if head.seq >= state.delivered {
+                (state.delivered, state.delivered_hash) = (head.seq, head.hash);
+            }
             delivered = state.pop_delivered();
         }
         drop(state);

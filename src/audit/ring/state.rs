@@ -7,7 +7,7 @@ use super::room::{RingLimits, Room};
 use super::slot::Slot;
 use super::work::{Heartbeat, OutboxCapacity, Phase, RingGauge, UnrecordedCalls, WorkItem};
 use crate::audit::chain::Head;
-use crate::audit::record::{Epoch, Seq};
+use crate::audit::record::{Digest, Epoch, Seq};
 use crate::audit::sync::{Condvar, Mutex, MutexGuard, Notify};
 
 /// The ring, shared by producers, scribe and shipper.
@@ -46,13 +46,15 @@ pub(super) struct RingState {
     pub(super) stored: Seq,
     /// The last record that is in Postgres.
     pub(super) delivered: Seq,
+    /// Its hash.
+    pub(super) delivered_hash: Digest,
     /// The last record that the shipper may deliver.
     pub(super) shippable: Seq,
     /// Delivery watermarks that the scribe has not stored yet.
     pub(super) watermarks: Vec<(Epoch, Head)>,
     /// Earlier epochs whose end in Postgres is settled, with that end if the outbox did not know it.
     pub(super) settled: Vec<(Epoch, Option<Head>)>,
-    /// How often the scribe was asked for a turn: it has something to do that is not in the ring.
+    /// The number of requests for a turn of the scribe, which has something to do that is not in the ring.
     pub(super) turns_wanted: usize,
     /// The number of work items for which the scribe waits in [`Ring::gather`].
     pub(super) gather_count: usize,
@@ -81,6 +83,7 @@ impl Ring {
             waiting_count: 0,
             stored: head.seq,
             delivered: Seq::ZERO,
+            delivered_hash: Digest::ZERO,
             shippable: head.seq,
             watermarks: Vec::new(),
             settled: Vec::new(),
@@ -145,6 +148,7 @@ impl Ring {
             stamped: state.shippable,
             stored: state.stored,
             delivered: state.delivered,
+            delivered_hash: state.delivered_hash,
             outbox_failed: state.outbox_failed,
             outbox: state.capacity,
         }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::room::BatchRoom;
 use crate::audit::chain::Head;
-use crate::audit::record::{AuditRecord, Epoch, PendingRecord, RequestId, Seq, StreamPosition, Timestamp};
+use crate::audit::record::{AuditRecord, Digest, Epoch, PendingRecord, RequestId, Seq, StreamPosition, Timestamp};
 use crate::audit::sync::Instant;
 
 /// The phases of the pipeline, in order. A phase never returns.
@@ -112,6 +112,8 @@ pub struct RingGauge {
     pub stored: Seq,
     /// The last delivered record.
     pub delivered: Seq,
+    /// Its hash; zero before the first.
+    pub delivered_hash: Digest,
     /// True if the outbox currently cannot store.
     pub outbox_failed: bool,
     /// The outbox's fill level.

@@ -1,4 +1,4 @@
-//! How full the outbox may get for calls, refusals and the gateway's own records.
+//! The room in the outbox for calls, refusals and the gateway's own records.
 
 use crate::audit::outbox::Space;
 use crate::audit::ring::OutboxCapacity;

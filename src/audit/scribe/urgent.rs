@@ -1,4 +1,4 @@
-//! What the scribe stores at once, at either level: damage records, for which the shipper waits, and the ends of earlier
+//! Records that the scribe stores at once, at either level: damage records, for which the shipper waits, and the ends of earlier
 //! epochs.
 
 use crate::audit::outbox::damage::Damage;

@@ -47,7 +47,7 @@ pub(super) enum SourceError {
     Unrecorded,
 }
 
-/// What the outbox says about a cursor of an earlier epoch.
+/// The result of comparing a cursor of an earlier epoch with the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CursorCheck {
     /// It is a position in this gateway's own stream.

@@ -356,7 +356,7 @@ impl<S: Sink> Shipper<S> {
     /// Prepares the sink. The first time, until it succeeds. Later failures do not block delivery: they concern
     /// partitions that are needed only in the future.
     async fn prepare(&mut self) {
-        while let Err(error) = self.sink.prepare().await {
+        while let Err(error) = self.sink.prepare(self.gateway_id).await {
             if self.prepared.is_some() {
                 tracing::error!(%error, "could not create upcoming partitions; delivery continues, retrying in 24h");
                 break;

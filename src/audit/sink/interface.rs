@@ -8,12 +8,12 @@ use crate::audit::record::{AuditRecord, Epoch, GatewayId};
 
 /// A destination that keeps one cursor per stream and moves it together with the records.
 pub trait Sink: Send + 'static {
-    /// Makes the sink ready: schema and partitions. Called before the first delivery until it succeeds, and at
-    /// intervals afterwards.
+    /// Makes the sink ready for a gateway: schema, registration and partitions. Called before the first delivery until
+    /// it succeeds, and at intervals afterwards.
     ///
     /// # Errors
     /// See [`SinkError`]. May be called again.
-    fn prepare(&mut self) -> impl Future<Output = Result<(), SinkError>> + Send;
+    fn prepare(&mut self, gateway_id: GatewayId) -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// The last delivered position of a stream. An unknown stream begins at [`Head::START`].
     ///

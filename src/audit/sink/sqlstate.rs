@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn every_known_code_has_its_class() {
         let transient = ["08006", "53300", "53100", "57P01", "57P03", "40001", "25006", "58030", "XX000", "26000"];
-        let operator = ["28P01", "3D000", "3F000", "42501", "42P01", "57P04", "0A000", ""];
+        let operator = ["28P01", "3D000", "3F000", "42501", "42P01", "57P04", "0A000", "GP001", "GP002", ""];
         let row = ["22021", "22P02", "22P05", "22003", "22008", "23502", "23505", "23514", "21000", "54000", "54001"];
         let all = |codes: &[&str], class| codes.iter().all(|code| classify(code) == class);
         assert!(all(&["57014", "53200"], ErrorClass::TooMuch));

@@ -109,7 +109,7 @@ mod tests {
             "streams": [{"epoch": 2, "first": 6_210, "last": 10_221, "delivered": 6_209}],
             "live": {
                 "gateway_id": gateway, "epoch": 2, "last_seq": 10_234, "queued": 13, "stored": 4_012,
-                "delivered": 6_209, "oldest_undelivered_seconds": 190.0, "next_retry_seconds": 12.0,
+                "delivered": 6_209, "delivered_hash": "00".repeat(32), "oldest_undelivered_seconds": 190.0, "next_retry_seconds": 12.0,
                 "ring": {"records": 16, "records_max": 16_384, "bytes": 6_144, "bytes_max": 67_108_864},
                 "outbox": {
                     "bytes": 37_748_736, "bytes_max": 8_589_934_592_u64, "percent": 0, "failed": false, "full": false,

@@ -14,10 +14,24 @@ pub(super) const POSTGRES: &[SettingSpec] = &[
          the outbox. If it contains a password, set it by `GATEPOST_POSTGRES_URL`.",
     ),
     setting(
+        "postgres.password_file",
+        ValueType::Path,
+        Unset,
+        "A file with the password for `postgres.url`, read at each connection: a rotated password needs no restart.",
+    ),
+    setting(
+        "postgres.reader_url",
+        ValueType::PostgresUrl,
+        Unset,
+        "The same database with a login that may read the trail, a member of `gatepost_reader`: for the console and \
+         `gatepost audit`. Unset: they use `postgres.url`, whose login needs no right to read for delivery. If it \
+         contains a password, set it by `GATEPOST_POSTGRES_READER_URL`.",
+    ),
+    setting(
         "postgres.migrate",
         ValueType::Flag,
         Value("true"),
-        "Whether `serve` applies the migrations at startup; set `false` if another role runs `gatepost migrate`.",
+        "Whether `serve` applies missing migrations at startup; set `false` if another role runs `gatepost migrate`.",
     ),
     setting(
         "postgres.batch_rows_max",

@@ -108,6 +108,10 @@ impl Questions {
                 let outcome = self.outcome(&rules, params.as_deref(), &content, key.as_ref());
                 let (outcome, content) = judged(outcome, content, denied, connection.strong_count() > 0);
                 match &outcome.response {
+                    // The decision is recorded even if the answer is not: it is not handed on in any case.
+                    Some(response) if outcome.status == Status::Denied && !receipt.make_room(response.len()) => {
+                        (Outcome { response: None, ..outcome }, content)
+                    }
                     // I6: an answer is recorded whole, or not handed on.
                     Some(response) if !receipt.make_room(response.len()) => {
                         let message = "there is no room to record the answer at the moment";

@@ -14,11 +14,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use axum::http::StatusCode;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::{Digest as _, Sha256};
 
-use crate::audit::record::{RequestId, Timestamp};
+use crate::audit::record::{Digest, RequestId, Timestamp};
 use crate::auth::Principal;
 use crate::config::Config;
 use crate::file_access::{FileError, FileKind};
@@ -39,7 +38,7 @@ const UNBOUND: [&str; 4] = ["name", "uri", "inputResponses", "requestState"];
 /// Makes and verifies request states.
 #[derive(Clone)]
 pub(crate) struct RequestStates {
-    key: Hmac<Sha256>,
+    key: hmac::Key,
     /// The time for which a state is valid.
     ttl: Duration,
 }
@@ -118,9 +117,7 @@ impl RequestStates {
     }
 
     fn with_key(key: &[u8; 32], ttl: Duration) -> Self {
-        // HMAC takes keys of any length, so this cannot fail.
-        let key = Hmac::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&[0; 64].into()));
-        Self { key, ttl }
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), ttl }
     }
 
     /// The state that the client receives. `origin` is the first request, `of_backend` the backend's own state,
@@ -135,8 +132,8 @@ impl RequestStates {
         let expiry = (now() + self.ttl.as_secs()).to_string();
         let origin = origin.to_string();
         let schemas = hex::encode(schemas.unwrap_or_default());
-        let mac = self.mac(of_backend, [&origin, &expiry, &schemas], owner);
-        let mac = hex::encode(mac.finalize().into_bytes());
+        let bound = bound(of_backend, [&origin, &expiry, &schemas], owner);
+        let mac = hex::encode(hmac::sign(&self.key, &bound));
         let state = format!("{PREFIX}{origin}.{expiry}.{schemas}.{mac}");
         match of_backend {
             Some(own) => format!("{state}.{own}"),
@@ -154,7 +151,8 @@ impl RequestStates {
         let (origin, expiry, schemas, mac) = (part()?, part()?, part()?, part()?);
         let of_backend = parts.next();
         let mac = hex::decode(mac).map_err(|_| StateError::Foreign)?;
-        self.mac(of_backend, [origin, expiry, schemas], owner).verify_slice(&mac).map_err(|_| StateError::Foreign)?;
+        let bound = bound(of_backend, [origin, expiry, schemas], owner);
+        hmac::verify(&self.key, &bound, &mac).map_err(|_| StateError::Foreign)?;
         let id = uuid::Uuid::parse_str(origin).map_err(|_| StateError::Foreign)?;
         if expiry.parse().is_ok_and(|expiry: u64| now() < expiry) {
             let schemas = hex::decode(schemas).ok().and_then(|text| String::from_utf8(text).ok());
@@ -164,20 +162,26 @@ impl RequestStates {
             Err(StateError::Expired)
         }
     }
+}
 
-    fn mac(&self, of_backend: Option<&str>, own: [&str; 3], owner: &StateOwner<'_>) -> Hmac<Sha256> {
-        let StateOwner { principal, target, params } = owner;
-        let mut mac = self.key.clone();
-        let kind = format!("{:?}", target.kind);
-        let of_backend = of_backend.map_or_else(String::new, |state| format!(".{state}"));
-        let target = [&*principal.issuer, &*principal.subject, &*kind, target.backend, target.name];
-        for field in target.into_iter().chain(own).chain([&*of_backend]) {
-            mac.update(&(field.len() as u64).to_le_bytes());
-            mac.update(field.as_bytes());
-        }
-        mac.update(&params_digest(params));
-        mac
+/// What the MAC of a state covers.
+fn bound(of_backend: Option<&str>, own: [&str; 3], owner: &StateOwner<'_>) -> Vec<u8> {
+    let StateOwner { principal, target, params } = owner;
+    let kind = format!("{:?}", target.kind);
+    let of_backend = of_backend.map_or_else(String::new, |state| format!(".{state}"));
+    let target = [&*principal.issuer, &*principal.subject, &*kind, target.backend, target.name];
+    let mut bound = Vec::new();
+    for field in target.into_iter().chain(own).chain([&*of_backend]) {
+        append(&mut bound, field.as_bytes());
     }
+    bound.extend(params_digest(params).0);
+    bound
+}
+
+/// Appends a field after its length, so that no two lists of fields give the same bytes.
+fn append(bytes: &mut Vec<u8>, field: &[u8]) {
+    bytes.extend((field.len() as u64).to_le_bytes());
+    bytes.extend(field);
 }
 
 /// The current time, in Unix seconds.
@@ -187,18 +191,16 @@ fn now() -> u64 {
 
 /// The digest of what a retry repeats: all members but [`UNBOUND`] and `_meta`, without the space between tokens, in
 /// which two messages of one client may differ.
-fn params_digest(params: &Params) -> [u8; 32] {
-    let mut digest = Sha256::new();
+fn params_digest(params: &Params) -> Digest {
+    let mut bytes = Vec::new();
     let mut members: Vec<_> = params.members().filter(|member| !UNBOUND.contains(&&*member.key)).collect();
     members.sort_unstable_by(|a, b| a.key.cmp(&b.key));
     for member in members {
         let value = without_space(&member.value);
-        for field in [member.key.as_bytes(), &value] {
-            digest.update((field.len() as u64).to_le_bytes());
-            digest.update(field);
-        }
+        append(&mut bytes, member.key.as_bytes());
+        append(&mut bytes, &value);
     }
-    digest.finalize().into()
+    Digest::of(&bytes)
 }
 
 /// Valid JSON text without the space between its tokens.

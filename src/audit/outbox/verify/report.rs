@@ -64,7 +64,7 @@ pub struct OutboxVerification {
     pub files: usize,
     /// The number of records that were checked.
     pub records: u64,
-    /// The number of lost records. A damage record names each of them, so they are no faults.
+    /// The number of lost records. A damage record names each of them, so they are not faults.
     pub lost: u64,
     /// The number of calls that are open, or were open when the gateway crashed.
     pub open: usize,

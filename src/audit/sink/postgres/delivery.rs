@@ -3,13 +3,14 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgQueryResult, PgRow};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{Postgres, Row};
 
 use super::connection::{Options, REPLY_GRACE, connect, connect_options};
 use super::error::{driver_error, timed_out};
-use super::migrations::migrate;
-use super::rows::{INSERT_PARAMETERS, INSERT_ROWS, bigint, insert};
+use super::migrations::{check_version, migrate};
+use super::rights::may_change_rows;
+use super::rows::{bigint, call_with_batch, insert};
 use crate::audit::chain::Head;
 use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
@@ -23,54 +24,31 @@ const PARTITION_MONTHS: i32 = 4;
 /// Moves the cursor and inserts the rows. Returns whether it did.
 ///
 /// The cursor moves only if it is at the position and hash where the batch begins, and the rows are inserted only if it
-/// moved. So a repeated, late or foreign batch has no effect.
+/// moved. So a repeated, late or foreign batch has no effect. The function itself checks that the batch is a chain.
 ///
-/// If a trigger of the operator silently keeps rows out, the last SELECT fails with 22P02 and the counts, and nothing
+/// If a trigger of the operator silently keeps rows out, the function fails with 23000 and the counts, and nothing
 /// takes effect. The rows are then found and quarantined like refused ones; they never count as delivered.
-static DELIVER: LazyLock<String> = LazyLock::new(|| {
-    let [from_seq, to_seq, from_hash, to_hash] = std::array::from_fn(|idx| INSERT_PARAMETERS + 1 + idx);
-    let insert_rows = INSERT_ROWS.as_str();
-    format!(
-        "
-WITH moved AS (
-    UPDATE audit_stream SET delivered_seq = ${to_seq}, head_hash = ${to_hash}, delivered_at = now()
-    WHERE gateway_id = $1 AND epoch = $2 AND delivered_seq = ${from_seq} AND head_hash = ${from_hash}
-    RETURNING 1
-), inserted AS ({insert_rows} WHERE EXISTS (SELECT 1 FROM moved) RETURNING 1)
-SELECT CASE
-    WHEN NOT EXISTS (SELECT 1 FROM moved) THEN false
-    WHEN count(*) = cardinality($3) THEN true
-    ELSE ('audit_log took ' || count(*) || ' of ' || cardinality($3) || ' rows; a trigger keeps rows out')::boolean
-END FROM inserted"
-    )
-});
+pub(super) static DELIVER: LazyLock<String> = LazyLock::new(|| call_with_batch("gatepost_deliver"));
+
+/// Inserts one record and rolls it back.
+static DRY_RUN: LazyLock<String> = LazyLock::new(|| call_with_batch("gatepost_dry_run"));
 
 /// Like [`DELIVER`], for one record that goes to `audit_quarantine`.
-const QUARANTINE: &str = r"
-WITH moved AS (
-    UPDATE audit_stream SET delivered_seq = $4, head_hash = $6, delivered_at = now()
-    WHERE gateway_id = $1 AND epoch = $2 AND delivered_seq = $3 AND head_hash = $5
-    RETURNING 1
-), inserted AS (
-    INSERT INTO audit_quarantine (gateway_id, epoch, seq, prev_hash, hash, request_id, frame, sqlstate, error)
-    SELECT $1, $2, $4, $5, $6, $7, $8, $9, $10 FROM moved RETURNING 1
-)
-SELECT CASE
-    WHEN NOT EXISTS (SELECT 1 FROM moved) THEN false
-    WHEN count(*) = 1 THEN true
-    ELSE ('audit_quarantine took ' || count(*) || ' of 1 rows; a trigger keeps rows out')::boolean
-END FROM inserted
-";
+const QUARANTINE: &str = "SELECT gatepost_quarantine($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
+/// The SQLSTATE of a gateway that the owner of the tables has not registered. *Spec*: `migrations/0001_audit.sql`.
+const NOT_REGISTERED: &str = "GP001";
 
 /// Delivers to Postgres over one connection, which is opened at its first use.
 #[derive(Debug)]
 pub struct PostgresSink {
-    connect: PgConnectOptions,
+    options: Options,
     /// Taken out while a statement runs, and put back if it succeeded or failed with class `Row`. After any other
     /// error, or if the future was dropped, the connection is closed, because its reply may still arrive.
     connection: Option<PgConnection>,
-    migrate: bool,
     reply_timeout: Duration,
+    /// True once the login's rights were checked.
+    rights_checked: bool,
 }
 
 impl PostgresSink {
@@ -79,26 +57,47 @@ impl PostgresSink {
     /// # Errors
     /// The URL is not a Postgres URL.
     pub fn new(options: &Options) -> Result<Self, SinkError> {
-        let connect = connect_options(options)?;
+        connect_options(&Options { password_file: None, ..options.clone() })?;
         let reply_timeout = options.statement_timeout + REPLY_GRACE;
-        Ok(Self { connect, connection: None, migrate: options.migrate, reply_timeout })
+        Ok(Self { options: options.clone(), connection: None, reply_timeout, rights_checked: false })
     }
 
     async fn take_connection(&mut self) -> Result<PgConnection, SinkError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => connect(&self.connect).await,
+            None => connect(&connect_options(&self.options)?).await,
         }
     }
 
-    async fn execute(
-        &mut self,
-        operation: &'static str,
-        statement: sqlx::query::Query<'_, Postgres, PgArguments>,
-    ) -> Result<PgQueryResult, SinkError> {
+    /// The error for an operator if the schema is missing or older than this program.
+    async fn schema_is_complete(&mut self) -> Result<Result<(), SinkError>, SinkError> {
         let mut connection = self.take_connection().await?;
-        let result = self.with_timeout(operation, statement.execute(&mut connection)).await;
-        self.return_connection(connection, result)
+        let checked = tokio::time::timeout(self.reply_timeout, check_version(&mut connection)).await;
+        let complete = checked.unwrap_or_else(|_| Err(self.late("read the schema's version")))?;
+        self.connection = Some(connection);
+        Ok(complete)
+    }
+
+    /// Warns once if the login can do more to the trail than deliver.
+    async fn check_rights(&mut self) -> Result<(), SinkError> {
+        if self.rights_checked {
+            return Ok(());
+        }
+        let mut connection = self.take_connection().await?;
+        let checked = tokio::time::timeout(self.reply_timeout, may_change_rows(&mut connection)).await;
+        if checked.unwrap_or_else(|_| Err(self.late("read the login's rights")))? {
+            tracing::warn!(
+                "the login of postgres.url owns tables of the trail or may change their rows, and so may anyone with \
+                 its password; use a login that is only a member of gatepost_writer (docs/security.md)"
+            );
+        }
+        self.rights_checked = true;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    fn late(&self, operation: &'static str) -> SinkError {
+        timed_out(operation, self.reply_timeout, ErrorClass::TooMuch)
     }
 
     async fn fetch(
@@ -118,7 +117,7 @@ impl PostgresSink {
     ) -> Result<T, SinkError> {
         match tokio::time::timeout(self.reply_timeout, reply).await {
             Ok(result) => result.map_err(|error| driver_error(operation, &error)),
-            Err(_) => Err(timed_out(operation, self.reply_timeout, ErrorClass::TooMuch)),
+            Err(_) => Err(self.late(operation)),
         }
     }
 
@@ -131,8 +130,12 @@ impl PostgresSink {
 }
 
 impl Sink for PostgresSink {
-    async fn prepare(&mut self) -> Result<(), SinkError> {
-        if self.migrate {
+    async fn prepare(&mut self, gateway_id: GatewayId) -> Result<(), SinkError> {
+        // A schema that is complete needs no right to create.
+        if let Err(error) = self.schema_is_complete().await? {
+            if !self.options.migrate {
+                return Err(error);
+            }
             let mut connection = self.take_connection().await?;
             // After an error the connection still has the lock of the migrations, so it is closed.
             match tokio::time::timeout(self.reply_timeout, migrate(&mut connection)).await {
@@ -141,8 +144,10 @@ impl Sink for PostgresSink {
             };
             self.connection = Some(connection);
         }
-        let partitions = sqlx::query("SELECT gatepost_make_partitions(now(), $1)").bind(PARTITION_MONTHS);
-        match self.execute("make partitions", partitions).await {
+        self.check_rights().await?;
+        let partitions = sqlx::query("SELECT gatepost_make_partitions($1, now(), $2)");
+        match self.fetch("make partitions", partitions.bind(gateway_id.0).bind(PARTITION_MONTHS)).await {
+            Err(error) if matches!(error.sqlstate.as_deref(), Some(NOT_REGISTERED)) => Err(error),
             // A record without a monthly partition goes to the default partition, so a missing one does not block
             // delivery. 57014 and 55P03 are the server's own time limits, reached if the default partition is large.
             Err(error)
@@ -158,11 +163,8 @@ impl Sink for PostgresSink {
 
     async fn cursor(&mut self, gateway_id: GatewayId, epoch: Epoch) -> Result<Head, SinkError> {
         let operation = "read the cursor";
-        let begin = sqlx::query("INSERT INTO audit_stream (gateway_id, epoch) VALUES ($1, $2) ON CONFLICT DO NOTHING");
-        self.execute(operation, begin.bind(gateway_id.0).bind(bigint(epoch.0))).await?;
-        let read =
-            sqlx::query("SELECT delivered_seq, head_hash FROM audit_stream WHERE gateway_id = $1 AND epoch = $2");
-        let row = self.fetch(operation, read.bind(gateway_id.0).bind(bigint(epoch.0))).await?;
+        let open = sqlx::query("SELECT seq, hash FROM gatepost_open_stream($1, $2)");
+        let row = self.fetch(operation, open.bind(gateway_id.0).bind(bigint(epoch.0))).await?;
         let seq: i64 = row.try_get(0).map_err(|error| driver_error(operation, &error))?;
         let hash: Vec<u8> = row.try_get(1).map_err(|error| driver_error(operation, &error))?;
         let hash = hash.try_into().map_or(Digest::ZERO, Digest);
@@ -170,42 +172,15 @@ impl Sink for PostgresSink {
     }
 
     async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<CursorUpdate, SinkError> {
-        let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(CursorUpdate::Moved) };
-        let (first, last) = (first.as_ref().position, last.as_ref().position);
-        // I5: cursor and rows change in one statement.
-        let statement = insert(&DELIVER, first, batch)
-            .bind(bigint(first.seq.0 - 1))
-            .bind(bigint(last.seq.0))
-            .bind(first.prev_hash.0.to_vec())
-            .bind(last.hash.0.to_vec());
+        let Some(first) = batch.first() else { return Ok(CursorUpdate::Moved) };
+        // I5: the function changes cursor and rows in one transaction.
+        let statement = insert(&DELIVER, first.as_ref().position, batch);
         self.fetch("deliver", statement).await.and_then(|row| cursor_update("deliver", &row))
     }
 
     async fn dry_run(&mut self, record: &AuditRecord) -> Result<(), SinkError> {
-        let mut connection = self.take_connection().await?;
         let batch = [record];
-        let insert = insert(&INSERT_ROWS, record.position, &batch);
-        let rolled_back = async {
-            sqlx::raw_sql("BEGIN").execute(&mut connection).await?;
-            let tried = async {
-                let inserted = insert.execute(&mut connection).await?;
-                // Deferred constraints, which a commit would check.
-                sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut connection).await?;
-                Ok(inserted.rows_affected())
-            };
-            let tried = tried.await;
-            sqlx::raw_sql("ROLLBACK").execute(&mut connection).await?;
-            Ok(tried)
-        };
-        // If the transaction may still be open the connection is closed: a delivery on it would not be committed.
-        let tried = self.with_timeout("dry run", rolled_back).await?;
-        match self.return_connection(connection, tried.map_err(|error| driver_error("dry run", &error)))? {
-            1 => Ok(()),
-            count => {
-                let message = format!("audit_log took {count} of 1 rows; a trigger keeps rows out");
-                Err(SinkError { operation: "dry run", class: ErrorClass::Row, sqlstate: None, message })
-            }
-        }
+        self.fetch("dry run", insert(&DRY_RUN, record.position, &batch)).await.map(|_| ())
     }
 
     async fn quarantine(&mut self, record: &AuditRecord, reason: &SinkError) -> Result<CursorUpdate, SinkError> {
@@ -220,7 +195,6 @@ impl Sink for PostgresSink {
         let statement = sqlx::query(QUARANTINE)
             .bind(position.gateway_id.0)
             .bind(bigint(position.epoch.0))
-            .bind(bigint(position.seq.0 - 1))
             .bind(bigint(position.seq.0))
             .bind(position.prev_hash.0.to_vec())
             .bind(position.hash.0.to_vec())

@@ -40,6 +40,30 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<usize, SinkError> 
     Ok(MIGRATIONS.len())
 }
 
+/// Returns the error for an operator if the schema is missing, or older than [`MIGRATIONS`]. A newer one is used.
+///
+/// # Errors
+/// See [`SinkError`]. The connection may then be of no use.
+pub(super) async fn check_version(connection: &mut PgConnection) -> Result<Result<(), SinkError>, SinkError> {
+    let operation = "read the schema's version";
+    let incomplete = |found: &str| {
+        let message = format!(
+            "{found}; this gateway needs version {}: run gatepost migrate, or use the right database and schema",
+            MIGRATIONS.len()
+        );
+        Err(SinkError { operation, class: ErrorClass::Operator, sqlstate: None, message })
+    };
+    let fault = |error: sqlx::Error| driver_error(operation, &error);
+    let exists = "SELECT to_regproc('gatepost_schema_version') IS NOT NULL";
+    if !sqlx::query_scalar::<_, bool>(exists).fetch_one(&mut *connection).await.map_err(fault)? {
+        return Ok(incomplete("no Gatepost schema is in the search_path of this login"));
+    }
+    let version = sqlx::query_scalar::<_, i32>("SELECT gatepost_schema_version()");
+    let version = version.fetch_one(connection).await.map_err(fault)?;
+    let is_complete = usize::try_from(version).is_ok_and(|version| version >= MIGRATIONS.len());
+    Ok(if is_complete { Ok(()) } else { incomplete(&format!("the schema has version {version}")) })
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

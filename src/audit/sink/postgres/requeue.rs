@@ -83,7 +83,7 @@ pub enum RequeueOutcome {
     Gone,
 }
 
-/// What damage records say about lost records, by gateway, as far as it was read.
+/// The losses that damage records name, by gateway, as far as they were read.
 #[derive(Debug, Default)]
 pub struct KnownLosses(BTreeMap<Uuid, LostRuns>);
 

@@ -1,4 +1,4 @@
-//! The INSERT of a batch of records, made from the table of columns, and its parameters.
+//! The parameters of a batch of records, made from the table of columns, and the statements that take them.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,14 @@ const STREAM_COLUMNS: usize = 2;
 /// The number of parameters that [`insert`] binds, one for each column: `$1` to this one. `$3` is the array of seqs.
 pub(super) const INSERT_PARAMETERS: usize = COLUMNS.len();
 
-/// The statement that inserts a batch. A `WHERE` may follow.
+/// The call of a function of the schema that takes a batch, for example `SELECT gatepost_deliver($1, ...)`. Postgres
+/// makes the parameters of these functions from the same columns, in the same order.
+pub(super) fn call_with_batch(function: &str) -> String {
+    let parameters: Vec<_> = (1..=INSERT_PARAMETERS).map(|number| format!("${number}")).collect();
+    format!("SELECT {function}({})", parameters.join(", "))
+}
+
+/// The statement that inserts a batch, for roles that may insert. A `WHERE` may follow.
 pub(super) static INSERT_ROWS: LazyLock<String> = LazyLock::new(|| {
     let list = |text: fn(usize, &Column) -> String, from: usize| {
         let texts = COLUMNS.iter().enumerate().skip(from).map(|(idx, column)| text(idx + 1, column));

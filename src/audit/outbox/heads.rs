@@ -1,0 +1,75 @@
+//! The ends of the stored streams, and where their delivery continues.
+
+use super::error::OutboxError;
+use super::reader::{Reader, StoredStream};
+use crate::audit::chain::Head;
+use crate::audit::outbox_head::{HeadAfter, OutboxHead};
+use crate::audit::record::{Digest, Epoch, GatewayId, Seq, Timestamp};
+
+/// Most hashes of one stream. *Chosen*: more than are delivered between two notes of how far delivery is, and a line of
+/// at most 70 KB.
+const HASHES_MAX: usize = 1_000;
+
+impl Reader {
+    /// The streams with stored records, oldest first. `delivered` is what a live gateway knows of the delivery of its
+    /// current epoch, whose records it may have delivered before they were stored, or forgotten.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn heads(
+        &self,
+        time: Timestamp,
+        delivered: Option<(GatewayId, Epoch, Head)>,
+    ) -> Result<Vec<OutboxHead>, OutboxError> {
+        let stats = self.stats()?;
+        let Some(gateway) = stats.gateway_id.or(delivered.map(|(gateway, ..)| gateway)) else { return Ok(Vec::new()) };
+        let mut heads = Vec::new();
+        for stream in &stats.streams {
+            let known = delivered.filter(|(_, epoch, _)| *epoch == stream.epoch).map(|(.., head)| head);
+            heads.extend(self.stream_head(gateway, stream, time, known)?);
+        }
+        if let Some((_, epoch, Head { seq, hash })) = delivered
+            && seq > Seq::ZERO
+            && heads.iter().all(|head| head.epoch != epoch)
+        {
+            heads.push(OutboxHead {
+                gateway,
+                epoch,
+                seq,
+                hash,
+                time,
+                after: HeadAfter { seq, hash },
+                hashes: Vec::new(),
+            });
+        }
+        Ok(heads)
+    }
+
+    fn stream_head(
+        &self,
+        gateway: GatewayId,
+        stream: &StoredStream,
+        time: Timestamp,
+        delivered: Option<Head>,
+    ) -> Result<Option<OutboxHead>, OutboxError> {
+        let epoch = stream.epoch;
+        // `None` if the file was unlinked meanwhile: then all its records are delivered.
+        let Some(last) = self.read_before((epoch, stream.last.next()))?.pop() else { return Ok(None) };
+        let stored = Head::after(&last.position);
+        let Head { seq, hash } = delivered.filter(|head| head.seq > stored.seq).unwrap_or(stored);
+        let noted = stream.delivered.max(delivered.map_or(Seq::ZERO, |head| head.seq));
+        let mut head = Head { seq: noted.max(Seq(stream.first.0.saturating_sub(1))), hash: Digest::ZERO };
+        let (mut after, mut hashes) = (None, Vec::new());
+        while hashes.len() < HASHES_MAX {
+            let records = self.read(epoch, head)?;
+            let (Some(first), Some(last)) = (records.first(), records.last()) else { break };
+            let before = HeadAfter { seq: Seq(first.position.seq.0 - 1), hash: first.position.prev_hash };
+            after.get_or_insert(before);
+            head = Head::after(&last.position);
+            hashes.extend(records.iter().map(|record| record.position.hash).take(HASHES_MAX - hashes.len()));
+        }
+        // Nothing waits: delivery continues after the last record.
+        let after = after.unwrap_or(HeadAfter { seq, hash });
+        Ok(Some(OutboxHead { gateway, epoch, seq, hash, time, after, hashes }))
+    }
+}

@@ -1,0 +1,99 @@
+//! `gatepost audit gateways`: the gateways that may deliver to a database, each with the role that may do so.
+
+use clap::Subcommand;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::audit::sink::postgres::gateways::{RegisteredGateway, register, registered_gateways};
+use crate::cli::database;
+use crate::cli::output::{json_line, print, print_error};
+use crate::cli::table::table;
+use crate::config::Config;
+use crate::escape::escape_hidden;
+
+/// `gatepost audit gateways`
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Let the members of a role deliver in a gateway's name; needs the login that owns the tables
+    Add(Add),
+    /// Print the registered gateways
+    List,
+}
+
+/// `gatepost audit gateways add`
+#[derive(Debug, clap::Args)]
+struct Add {
+    // Not a doc comment: clippy would ask for Markdown in it, which the help prints as it is.
+    #[arg(
+        help = "The gateway's id: audit.gateway_id, or the id in its log and in gatepost outbox stats",
+        value_name = "ID"
+    )]
+    id: Uuid,
+    /// The gateway's login, or a role of which it is a member
+    #[arg(long, value_name = "ROLE")]
+    role: String,
+    /// Give a gateway that is registered to this role
+    #[arg(long)]
+    replace: bool,
+}
+
+/// A gateway as JSON.
+#[derive(Debug, Serialize)]
+struct JsonGateway<'a> {
+    gateway_id: Uuid,
+    owner_role: &'a str,
+    registered_at: &'a str,
+    registered_by: &'a str,
+    may_deliver: bool,
+}
+
+pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
+    let mut connection = match &args.command {
+        Command::Add(_) => database::connect(&database::required(config, ", so there is no database")?).await?,
+        Command::List => database::connect(&database::required_reader(config, ", so there is no database")?).await?,
+    };
+    let (gateways, added) = match &args.command {
+        Command::Add(args) => (vec![register(&mut connection, args.id, &args.role, args.replace).await?], true),
+        Command::List => (registered_gateways(&mut connection).await?, false),
+    };
+    for gateway in gateways.iter().filter(|gateway| added && !gateway.may_deliver) {
+        print_error(&format!(
+            "role {} may not deliver yet: GRANT gatepost_writer TO it",
+            escape_hidden(&gateway.owner_role)
+        ));
+    }
+    let shown: String = if json {
+        gateways.iter().map(json_gateway).collect::<Result<_, _>>()?
+    } else if added {
+        let line = |gateway: &RegisteredGateway| {
+            let RegisteredGateway { gateway_id, owner_role, .. } = gateway;
+            format!(
+                "gateway {gateway_id} is registered: members of {} deliver in its name\n",
+                escape_hidden(owner_role)
+            )
+        };
+        gateways.iter().map(line).collect()
+    } else {
+        table(&["GATEWAY", "ROLE", "REGISTERED", "BY", "MAY DELIVER"], &gateways.iter().map(row).collect::<Vec<_>>())
+    };
+    Ok(print(&shown)?)
+}
+
+fn row(gateway: &RegisteredGateway) -> Vec<String> {
+    let RegisteredGateway { gateway_id, owner_role, registered_at, registered_by, may_deliver } = gateway;
+    let may_deliver = if *may_deliver { "yes" } else { "no" };
+    let text = |text: &str| escape_hidden(text).into_owned();
+    vec![gateway_id.to_string(), text(owner_role), registered_at.clone(), text(registered_by), may_deliver.to_owned()]
+}
+
+fn json_gateway(gateway: &RegisteredGateway) -> serde_json::Result<String> {
+    let RegisteredGateway { gateway_id, owner_role, registered_at, registered_by, may_deliver } = gateway;
+    let (gateway_id, may_deliver) = (*gateway_id, *may_deliver);
+    json_line(&JsonGateway { gateway_id, owner_role, registered_at, registered_by, may_deliver })
+}

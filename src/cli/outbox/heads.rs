@@ -1,0 +1,12 @@
+//! `gatepost outbox heads`: the ends of the stored streams and where their delivery continues, for `gatepost audit
+//! resolve-fork`.
+
+use crate::audit::outbox_head::OutboxHead;
+use crate::cli::outbox_client::OutboxClient;
+use crate::cli::output::{json_lines, print};
+use crate::ops::protocol::Question;
+
+pub(super) async fn run(client: &OutboxClient) -> anyhow::Result<()> {
+    let heads: Vec<OutboxHead> = client.all(&Question::OutboxHeads).await?;
+    Ok(print(&json_lines(&heads)?)?)
+}
