@@ -96,6 +96,9 @@ CREATE INDEX audit_log_client_name ON audit_log (client_name, "timestamp") WHERE
 CREATE INDEX audit_log_tool_name ON audit_log (tool_name, "timestamp");
 CREATE INDEX audit_log_parent_id ON audit_log (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX audit_log_response_status ON audit_log (response_status, "timestamp");
+-- The few records that say something about other records, which "gatepost audit verify" reads first.
+CREATE INDEX audit_log_statements ON audit_log (gateway_id, epoch, seq) WHERE method IN
+    ('gateway/opened', 'gateway/damage', 'gateway/takeover', 'trail/accepted', 'trail/resolved');
 
 -- Records that audit_log refused: their bytes, and why. The cursor counts them, so the stream stays without a gap.
 CREATE TABLE audit_quarantine (

@@ -11,6 +11,7 @@
 pub mod chain;
 pub mod codec;
 mod handle;
+pub mod lost;
 pub mod meter;
 pub mod outbox;
 pub mod outbox_head;

@@ -73,6 +73,7 @@ pub mod children;
 pub mod cli;
 pub mod config;
 pub mod connections;
+mod counts;
 pub mod escape;
 pub mod file_access;
 pub mod gateway;

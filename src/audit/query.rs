@@ -1,11 +1,15 @@
 //! Queries on the trail in Postgres, and the filter that also applies to the outbox.
 
 mod filter;
+mod reading;
 mod row;
 mod select;
+mod snapshot;
+mod tables;
 mod verify;
+mod windows;
 
 pub use filter::{Filter, LIMIT_MAX, PageKey, RESULT_BYTES_MAX, WhoMatch, matched_by};
 pub use select::{delivered_positions, quarantined, query, remedy};
+pub use snapshot::TrailSnapshot;
 pub use sqlx::Error;
-pub use verify::verify;

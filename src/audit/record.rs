@@ -33,7 +33,6 @@ pub(crate) use entry::is_own_method;
 pub use entry::{Call, Entry, Outcome, Text};
 pub use identity::{Authentication, Identity};
 pub use ids::{Digest, Epoch, GatewayId, RequestId, Salt, Seq, Timestamp};
-pub(super) use normalise::NORMALISABLE;
 pub use normalise::{
     ERROR_BYTES_MAX, JSON_DEPTH_MAX, PARAMS_BYTES_MAX, PARAMS_BYTES_MAX_DEFAULT, RESOURCE_BYTES_MAX,
     RESPONSE_BYTES_MAX, RESPONSE_BYTES_MAX_DEFAULT, TEXT_BYTES_MAX,

@@ -1,21 +1,37 @@
-//! Verification of a trail: every check that needs only the trail itself.
+//! Verification of a trail: what its gateways recorded, all of it, and nothing else.
 //!
-//! A [`Checker`] gets the cursors, then the records in the order of their positions. It keeps one head and a few counts
-//! of the current stream, so its memory does not grow with the number of records. It knows neither Postgres nor the
+//! Before the walk, [`Statements`] gets the records that say something about other records: which epochs there were,
+//! the end of each, what damaged files lost, what the owner decided. Then a [`Checker`] gets the cursors, and the
+//! records in the order of their positions. It keeps one head and a few counts of the current stream, so its memory
+//! does not grow with the number of records; statements are a few for each epoch. It knows neither Postgres nor the
 //! outbox.
 //!
-//! The checks:
-//!
-//! * `seq` rises by one from 1, and each position has one record;
-//! * every record is linked to the one before it, and its hash matches its contents;
-//! * a quarantined record's bytes match its columns, and it fills its position in the stream;
-//! * an epoch begins with `gateway/opened`, which names the end of the previous epoch and the number of interrupted
-//!   calls;
-//! * no record follows `gateway/closed`, and its count is right;
-//! * the cursor is at the last record, with its hash.
+//! The checks are the variants of [`FaultKind`], and what they leave open those of [`UnprovenKind`]. The rows alone
+//! prove nothing about the last record of a gateway: that takes a head from outside ([`Heads`]).
 
 mod checker;
+mod confirmation;
+mod epochs;
+mod heads;
+mod kind;
+mod meaning;
+mod missing;
+mod options;
+mod place;
+mod progress;
 mod report;
+mod request_ids;
+mod selection;
+mod source;
+mod statements;
 
-pub use checker::{Checker, Origin, TrailRecord};
-pub use report::{Ending, Fault, FaultKind, Report, StreamId, StreamReport};
+pub use checker::{Checker, Cursor, ID_SLACK, TrailRecord};
+pub use heads::{HeadSource, Heads, HeadsError, StreamHead};
+pub use kind::{FaultKind, UnprovenKind};
+pub use options::{Expect, Options, Origin};
+pub use place::{Place, StreamId};
+pub use progress::Window;
+pub use report::{Ending, Fault, ListedDecision, Report, StreamReport, Unproven, Verdict};
+pub use selection::Selection;
+pub use source::Source;
+pub use statements::{Decision, STATEMENT_METHODS, Statements};

@@ -4,6 +4,7 @@ mod accept;
 mod decision_args;
 mod decisions;
 mod gateways;
+mod heads;
 mod journal;
 mod limit;
 mod match_text;
@@ -20,8 +21,8 @@ use super::global_args::GlobalArgs;
 
 /// `gatepost audit`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 success, and for verify: the trail is complete and unchanged; 1 failure, or \
-    verify found a fault; 2 wrong usage or configuration. With postgres.url the trail is read from Postgres, without it \
+#[command(after_help = "Exit codes: 0 success, and for verify: no fault, and every end is confirmed; 1 failure, or \
+    verify found a fault; 2 wrong usage or configuration; 4 verify found no fault, but something is not proven. With postgres.url the trail is read from Postgres, without it \
     from the outbox in --dir.")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -50,7 +51,9 @@ enum Command {
     Decisions(decisions::Args),
     /// Register gateways in the database, or list them
     Gateways(gateways::Args),
-    /// Check that every stream is complete and unchanged; the exit code is 1 if not
+    /// Print the last record of each stream, to keep elsewhere for verify --expect
+    Heads,
+    /// Check that the trail is what its gateways recorded; the exit code is 1 if not, 4 if something is not proven
     Verify(verify::Args),
 }
 
@@ -66,6 +69,7 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         Command::ResolveFork(args) => resolve_fork::run(&config, args, json).await,
         Command::Decisions(args) => decisions::run(&config, args, json).await,
         Command::Gateways(args) => gateways::run(&config, args, json).await,
+        Command::Heads => heads::run(&config).await,
         Command::Verify(args) => verify::run(&config, args, json).await,
     }
 }

@@ -12,6 +12,9 @@ pub(super) const BAD_USAGE: u8 = 2;
 /// The directory is not an outbox, or the outbox cannot be opened.
 pub(super) const NO_OUTBOX: u8 = 3;
 
+/// A check found no fault, but something is not proven.
+pub(super) const NOT_PROVEN: u8 = 4;
+
 /// An error with an exit code other than [`FAILED`]. All other errors have that one.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CommandError {
@@ -24,6 +27,9 @@ pub(super) enum CommandError {
     /// The directory is not an outbox of this version.
     #[error("{0}")]
     NoOutbox(String),
+    /// No fault was found, but something is not proven.
+    #[error("{0}")]
+    NotProven(String),
     /// The reason was printed or logged before.
     #[error("failed")]
     Reported {
@@ -59,6 +65,7 @@ pub(super) fn report(error: &anyhow::Error, print: impl Fn(&str)) -> u8 {
         }
         Some(CommandError::Usage(_)) => BAD_USAGE,
         Some(CommandError::NoOutbox(_)) => NO_OUTBOX,
+        Some(CommandError::NotProven(_)) => NOT_PROVEN,
         None => FAILED,
     };
     print(&format!("{error:#}"));

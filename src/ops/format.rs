@@ -1,6 +1,7 @@
 //! Values formatted for people.
 
 use crate::audit::record::{Call, Timestamp, is_own_method};
+pub(crate) use crate::counts::{count, plural};
 use crate::escape::{escape_hidden, escape_hidden_lines, excerpt};
 
 /// Longest text of a cell of the console, in characters; the page of a record has the whole text. *Chosen*: a few
@@ -102,24 +103,6 @@ pub(crate) fn bytes(count: u64) -> String {
             format!("{}.{} {unit}", tenths / 10, tenths % 10)
         },
     )
-}
-
-/// A count with a comma between thousands.
-pub(crate) fn count(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::new();
-    for (idx, digit) in digits.chars().enumerate() {
-        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// A count of things: `1 file`, `2 files`.
-pub(crate) fn plural(number: u64, thing: &str) -> String {
-    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// An age or a remaining time.

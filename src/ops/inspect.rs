@@ -45,8 +45,9 @@ pub fn answer(
             let cut = reader.prunable(*until)?;
             emit_all(cut.iter().map(|cut| Line::Pruned(PrunedFiles::from(cut))), emit);
         }
-        Question::CheckTrail { faults_max } => {
-            let report = check_trail(reader, *faults_max, &mut |records| emit(Line::progress(records)))?;
+        Question::CheckTrail { request } => {
+            let progress = &mut |records| emit(Line::progress(records));
+            let report = check_trail(reader, request, live.is_some(), progress)?;
             emit_all([Line::TrailReport(Box::new(report))], emit);
         }
         Question::Scan { filter, after, limit } => scan(reader, filter, *after, *limit, emit)?,

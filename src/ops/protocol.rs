@@ -16,7 +16,7 @@ use crate::audit::outbox::{self, RecordFrame};
 use crate::audit::outbox_head::OutboxHead;
 use crate::audit::query::Filter;
 use crate::audit::record::{AuditRecord, Call, Epoch, Seq, Timestamp};
-use crate::audit::verify::Report;
+use crate::audit::verify::{Report, Selection, StreamHead};
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,8 +53,8 @@ pub enum Question {
     },
     /// Checks that the stored streams are complete and unchanged. Answer: one [`Report`].
     CheckTrail {
-        /// Most faults to list.
-        faults_max: usize,
+        /// The rules of the check.
+        request: Box<CheckRequest>,
     },
     /// The stored bytes of one record. Answer: one [`StoredFrame`], or nothing if the record is not stored.
     Frame {
@@ -76,6 +76,21 @@ pub enum Question {
         /// Also remove records that are still waiting for Postgres.
         awaited: bool,
     },
+}
+
+/// The rules by which the streams of an outbox are judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckRequest {
+    /// Most faults, and most unproven parts, to list.
+    pub findings_max: usize,
+    /// The part to check; without times.
+    pub selection: Selection,
+    /// The heads in the file of `--expect`; `None` without a file.
+    pub heads: Option<Vec<StreamHead>>,
+    /// True if records after those heads raise the exit code.
+    pub strict: bool,
+    /// The age up to which a missing end is not a fault.
+    pub settle_seconds: u64,
 }
 
 /// A line of an answer.

@@ -40,6 +40,8 @@ pub enum ReadCommand {
     /// The key of a record's digests was revealed.
     #[serde(rename = "match --reveal-key")]
     RevealKey,
+    /// The last record of each stream.
+    Heads,
     /// A check of the whole trail.
     Verify,
 }
@@ -101,7 +103,7 @@ mod tests {
         let json = json!({ "command": "tail --follow", "from": "postgres", "filter": null, "rows": 3 });
         assert_eq!(serde_json::to_value(&read).unwrap(), json);
         assert_eq!(serde_json::from_value::<TrailRead>(json).unwrap(), read);
-        let words = [ReadCommand::Query, ReadCommand::Show, ReadCommand::Tail, ReadCommand::Verify];
-        assert_eq!(json!(words), json!(["query", "show", "tail", "verify"]));
+        let words = [ReadCommand::Query, ReadCommand::Show, ReadCommand::Tail, ReadCommand::Heads, ReadCommand::Verify];
+        assert_eq!(json!(words), json!(["query", "show", "tail", "heads", "verify"]));
     }
 }

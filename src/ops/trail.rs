@@ -12,7 +12,6 @@ use super::rule::rule_text;
 use crate::audit::query::{self, Filter};
 use crate::audit::record::{AuditRecord, Digest, PolicyText};
 use crate::audit::sink::{SinkError, postgres};
-use crate::audit::verify::Report;
 
 /// Most requests of one call that are shown. *Chosen*: a person answers fewer questions of a tool.
 const RELATED_MAX: usize = 100;
@@ -136,24 +135,6 @@ impl<O: OutboxAccess> TrailReader<O> {
         Ok(positions.into_iter().map(|(id, epoch, seq)| (id, EpochSeq { epoch, seq })).collect())
     }
 
-    /// Checks the whole trail. `progress` is called with the number of records read so far.
-    ///
-    /// # Errors
-    /// See [`TrailError`]. Faults of the trail are in the report.
-    pub async fn verify(&mut self, faults_max: usize, progress: impl FnMut(u64)) -> Result<Report, TrailError> {
-        match self {
-            Self::Postgres(connection) => {
-                let report = query::verify(connection, faults_max, progress).await;
-                report.map_err(|error| failed("check the trail", error))
-            }
-            Self::Outbox(outbox) => {
-                let lines = outbox.ask(Question::CheckTrail { faults_max }).await?;
-                let report = lines.into_iter().next().ok_or_else(|| BoxError::from("the gateway gave no answer"))?;
-                Ok(report.try_into().map_err(BoxError::from)?)
-            }
-        }
-    }
-
     /// Everything about the calls that `filter` selects, with neighbours up to `reach` positions away.
     ///
     /// # Errors
@@ -264,6 +245,7 @@ impl<O: OutboxAccess> TrailReader<O> {
     }
 }
 
-fn failed(operation: &'static str, error: query::Error) -> TrailError {
+/// The error of a query, with what the caller can do.
+pub(crate) fn failed(operation: &'static str, error: query::Error) -> TrailError {
     TrailError::Query { operation, remedy: query::remedy(&error), error }
 }

@@ -1,48 +1,141 @@
 //! A check of the streams in an outbox, for `gatepost audit verify` without Postgres.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::time::Duration;
 
+use super::protocol::CheckRequest;
 use crate::audit::chain::Head;
 use crate::audit::outbox::{OutboxError, Reader};
-use crate::audit::verify::{Checker, Origin, Report, TrailRecord};
+use crate::audit::record::{AuditRecord, Epoch, RequestId, StreamPosition, Timestamp};
+use crate::audit::verify::{
+    Checker, Cursor, Expect, HeadSource, Heads, Options, Origin, Place, Report, Source, Statements, StreamId,
+    TrailRecord, Window,
+};
 
 /// Most faults that a report lists. *Chosen*: more than a person reads.
 pub const FAULTS_MAX: usize = 10_000;
 
-/// Checks the stored streams. `progress` is called with the number of records read so far, and may end the check.
+/// Checks the stored streams. `vouched`: the live gateway itself reads them. `progress` is called with the number of
+/// records read so far, and may end the check.
 ///
 /// # Errors
 /// A file of the outbox cannot be read.
 pub fn check_trail(
     reader: &Reader,
-    faults_max: usize,
+    request: &CheckRequest,
+    vouched: bool,
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Report, OutboxError> {
-    let mut checker = Checker::new(Origin::Outbox, faults_max.min(FAULTS_MAX));
     let stats = reader.stats()?;
-    if let Some(gateway_id) = stats.gateway_id {
-        for stream in &stats.streams {
-            // Only the seq: the checker does not compare the hash at the cursor of an outbox.
-            checker.add_cursor((gateway_id, stream.epoch), Head { seq: stream.delivered, ..Head::START });
+    let (mut statements, mut streams) = (Statements::default(), Vec::<StreamId>::new());
+    let mut stored = 0;
+    let complete = each_record(reader, &mut |record| {
+        statements.add(record);
+        stored += 1;
+        let stream = (record.position.gateway_id, record.position.epoch);
+        if streams.last() != Some(&stream) {
+            streams.push(stream);
+        }
+        ControlFlow::Continue(())
+    })?;
+    let mut heads = Heads::default();
+    for head in request.heads.iter().flatten() {
+        heads.add(head, HeadSource::File);
+    }
+    let now = Timestamp::now();
+    let options = Options {
+        findings_max: request.findings_max.clamp(1, FAULTS_MAX),
+        now,
+        settle: Duration::from_secs(request.settle_seconds),
+        expect: Expect::new(request.heads.is_some(), request.strict),
+        vouched,
+        replica: false,
+        live: None,
+    };
+    let mut checker = Checker::new(Origin::Outbox, options, statements, heads);
+    for stream in &streams {
+        checker.add_stream(*stream);
+    }
+    for stream in stats.gateway_id.iter().flat_map(|id| stats.streams.iter().map(|stream| (*id, stream))) {
+        // Only the seq: the checker does not compare the hash at the cursor of an outbox.
+        let head = Head { seq: stream.1.delivered, ..Head::START };
+        checker.add_cursor((stream.0, stream.1.epoch), Cursor { head, begun_at: None, delivered_at: None });
+    }
+    let is_selected = |stream: StreamId| request.selection.contains(stream);
+    if !request.selection.is_all() {
+        let windows = streams.iter().filter(|stream| is_selected(**stream)).map(|stream| (*stream, Window::ALL));
+        checker.limit_to(windows.collect());
+    }
+    checker.expect_records(stored);
+    checker.begin();
+    let mut records = 0;
+    // A check that was cancelled has no reader for its report.
+    if complete {
+        each_record(reader, &mut |record| {
+            let position = record.position;
+            if is_selected((position.gateway_id, position.epoch)) {
+                checker.check(&TrailRecord { position, content: Ok(record.entry.clone()), quarantined: false });
+            }
+            records += 1;
+            if records % 1024 == 0 { progress(records) } else { ControlFlow::Continue(()) }
+        })?;
+    }
+    repeated_ids(reader, &mut checker)?;
+    let mut report = checker.finish();
+    report.source = Some(Source::new("outbox", now, request.selection));
+    Ok(report)
+}
+
+/// I2: each call has one record. Looks up the request ids that may be repeated.
+fn repeated_ids(reader: &Reader, checker: &mut Checker) -> Result<(), OutboxError> {
+    // An outbox with more records than the table takes is only checked for everything else.
+    let candidates: BTreeSet<RequestId> =
+        checker.repeated_candidates().into_iter().flatten().map(|(_, id)| *id).collect();
+    if candidates.is_empty() {
+        return Ok(());
+    }
+    let mut places = BTreeMap::<RequestId, Vec<StreamPosition>>::new();
+    each_record(reader, &mut |record| {
+        let id = record.entry.call.request_id;
+        if candidates.contains(&id) {
+            places.entry(id).or_default().push(record.position);
+        }
+        ControlFlow::Continue(())
+    })?;
+    for (id, places) in places {
+        if let [first, .., last] = &places[..] {
+            let what = format!(
+                "request id {id} has {} records, from {}/{} to {}/{}: a call has one record, so that the others were \
+                 made up",
+                places.len(),
+                first.epoch,
+                first.seq,
+                last.epoch,
+                last.seq
+            );
+            checker.repeated_id(Place::gateway(first.gateway_id), what);
         }
     }
-    let (mut after, mut records_read) = (None, 0);
+    Ok(())
+}
+
+/// Passes each stored record to `take`, in the order of positions. Returns false if `take` ended it.
+fn each_record(reader: &Reader, take: &mut dyn FnMut(&AuditRecord) -> ControlFlow<()>) -> Result<bool, OutboxError> {
+    let mut after: Option<Epoch> = None;
     while let Some(epoch) = reader.next_epoch(after)? {
         let mut head = Head::START;
         loop {
             let records = reader.read(epoch, head)?;
             let Some(last) = records.last() else { break };
             head = Head::after(&last.position);
-            records_read += records.len() as u64;
-            for record in records {
-                let (position, content) = (record.position, Ok(record.entry));
-                checker.check(&TrailRecord { position, content, quarantined: false });
-            }
-            if progress(records_read).is_break() {
-                return Ok(checker.finish());
+            for record in &records {
+                if take(record).is_break() {
+                    return Ok(false);
+                }
             }
         }
         after = Some(epoch);
     }
-    Ok(checker.finish())
+    Ok(true)
 }

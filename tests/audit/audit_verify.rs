@@ -75,11 +75,11 @@ const SPOILT: [(&str, &str); 17] = [
     ("changed", "UPDATE audit_log SET token_id = NULL WHERE epoch = 3 AND seq = 3"),
     ("link", "UPDATE audit_log SET seq = 5 - seq WHERE epoch = 1 AND seq IN (2, 3)"),
     ("duplicate", DUPLICATE),
-    ("unreadable", "UPDATE audit_quarantine SET frame = set_byte(frame, 40, 255 - get_byte(frame, 40))"),
-    ("unreadable", "UPDATE audit_quarantine SET request_id = gateway_id"),
+    ("quarantine", "UPDATE audit_quarantine SET frame = set_byte(frame, 40, 255 - get_byte(frame, 40))"),
+    ("quarantine", "UPDATE audit_quarantine SET request_id = gateway_id"),
     ("tail", "DELETE FROM audit_log WHERE epoch = 3 AND seq = (SELECT max(seq) FROM audit_log WHERE epoch = 3)"),
     (
-        "tail",
+        "end",
         "
         DELETE FROM audit_log WHERE epoch = 2 AND seq = 3;
         UPDATE audit_stream SET delivered_seq = 2, head_hash = (SELECT hash FROM audit_log WHERE epoch = 2 AND seq = 2)
@@ -105,13 +105,15 @@ async fn verify_passes_a_whole_trail_and_finds_each_corruption() {
     let database = Cluster::shared().create_database().await;
     let (_rig, pipeline) = lives(&database).await;
     let (code, report) = verify(&database.url);
-    assert_eq!((code, &report["whole"], &report["faults_count"]), (Some(0), &json!(true), &json!(0)), "{report:#}");
+    // The quarantined record, and the end of the trail, which nothing outside confirms.
+    assert_eq!((code, &report["verdict"], &report["unproven_count"]), (Some(4), &json!("not_proven"), &json!(2)));
+    assert_eq!(report["faults_count"], 0, "{report:#}");
     assert_eq!((&report["streams_count"], &report["quarantined"], &report["gaps"]), (&json!(3), &json!(1), &json!(1)));
     let ended: Vec<_> = report["streams"].as_array().unwrap().iter().map(|stream| &stream["ended"]).collect();
     assert_eq!(ended, ["closed", "crashed", "open"]);
     let human = audit(&database.url, &["verify"]);
     let human = String::from_utf8(human.stdout).unwrap();
-    assert!(human.ends_with("the trail is complete and unchanged\n") && human.contains("not checked: "), "{human}");
+    assert!(human.ends_with("2 parts are not proven\n") && human.contains("not proven: the trail: "), "{human}");
     let pool = database.pool().await;
     execute(&pool, COPY).await;
     for (kind, sql) in SPOILT {
@@ -126,7 +128,7 @@ async fn verify_passes_a_whole_trail_and_finds_each_corruption() {
     let output = String::from_utf8(audit(&database.url, &["verify", "--faults", "1"]).stdout).unwrap();
     assert!(output.contains("faults more; --faults lists up to 10000"), "{output}");
     execute(&pool, RESTORE).await;
-    assert_eq!(verify(&database.url).0, Some(0), "only what was done was found");
+    assert_eq!(verify(&database.url).0, Some(4), "only what was done was found");
     stop(pipeline).await;
 }
 
@@ -144,7 +146,15 @@ async fn verify_needs_only_the_reader_role() {
     stop(pipeline).await;
     let pool = database.pool().await;
     execute(&pool, "CREATE ROLE auditor LOGIN IN ROLE gatepost_reader; CREATE ROLE stranger LOGIN").await;
-    assert_eq!(verify(&url("auditor")).0, Some(0));
+    let heads = rig.dir.path().join("heads");
+    std::fs::write(&heads, audit(&url("auditor"), &["heads"]).stdout).unwrap();
+    let confirmed = audit(&url("auditor"), &["verify", "--strict", "--expect", heads.to_str().unwrap()]);
+    let text = String::from_utf8(confirmed.stdout).unwrap();
+    assert_eq!(confirmed.status.code(), Some(0), "{text}");
+    assert!(
+        text.contains("; the heads of --expect are of 20") && text.contains(", and 0 later records rest"),
+        "{text}"
+    );
     let strange = audit(&url("stranger"), &["verify"]);
     let stderr = String::from_utf8(strange.stderr).unwrap();
     assert_eq!(strange.status.code(), Some(1));
@@ -164,9 +174,10 @@ async fn verify_reads_a_store_only_outbox_after_its_gateway_ended() {
     let crashed = rig.after_crash();
     stop(pipeline).await;
     let (code, said) = verify_dir(rig.dir.path());
-    assert!(code == Some(0) && said.contains("22 records in 1 stream"), "{said}");
+    assert!(code == Some(4) && said.contains("22 records in 1 stream"), "{said}");
+    assert!(said.contains("the end of 1 stream rests on the word of this directory alone"), "{said}");
     let pipeline = crashed.start_store_only();
     stop(pipeline).await;
     let (code, said) = verify_dir(crashed.dir.path());
-    assert!(code == Some(0) && said.contains("crashed") && said.contains("in 2 streams"), "{said}");
+    assert!(code == Some(4) && said.contains("crashed") && said.contains("in 2 streams"), "{said}");
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use gatepost::audit::query::{Filter, query};
+use gatepost::audit::query::{Filter, TrailSnapshot, query};
 use gatepost::audit::record::column::Value;
 use gatepost::audit::record::{
     Authentication, COLUMNS, Caller, Context, Correlation, Identity, Outcome, RecordKey, RequestId, Status,
 };
+
+use gatepost::audit::verify::{Expect, Fault, Heads, Options, Selection};
 
 use crate::common::postgres::Cluster;
 use crate::common::trail;
@@ -99,7 +101,7 @@ async fn a_changed_value_of_any_column_is_found() {
     let pool = database.pool().await;
     let faults = async || {
         let mut connection = pool.acquire().await.unwrap();
-        gatepost::audit::query::verify(&mut connection, 100, |_| ()).await.unwrap().faults.len()
+        faults_of(&mut connection).await.len()
     };
     assert_eq!(faults().await, 0);
     let keys = ["gateway_id", "epoch", "seq", "prev_hash", "hash"];
@@ -128,4 +130,13 @@ async fn a_changed_value_of_any_column_is_found() {
         }
     }
     assert_eq!(faults().await, 0);
+}
+
+/// The faults that a check of the trail finds.
+async fn faults_of(connection: &mut sqlx::PgConnection) -> Vec<Fault> {
+    let snapshot = TrailSnapshot::begin(connection, Selection::default()).await.unwrap();
+    let (now, settle) = (snapshot.time(), std::time::Duration::ZERO);
+    let (expect, vouched, replica, live) = (Expect::Nothing, false, false, None);
+    let options = Options { findings_max: 100, now, settle, expect, vouched, replica, live };
+    snapshot.check(Heads::default(), options, |_| ()).await.unwrap().faults
 }

@@ -56,9 +56,10 @@ const OF_OUTBOX: &[&[&str]] = &[
     &["audit", "show", "1/2", "--json"],
     &["audit", "tail"],
     &["audit", "tail", "--json", "-n", "50", "--follow"],
-    &["audit", "verify"],
-    &["audit", "verify", "--json"],
 ];
+
+/// Checks of a live gateway's outbox, and of a dead one's.
+const CHECKS: &[&[&str]] = &[&["audit", "verify"], &["audit", "verify", "--json"], &["audit", "heads"]];
 
 /// The end of standard output.
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +141,7 @@ async fn a_closed_output_ends_a_command_and_a_full_one_is_named() {
         client.call("example__echo", json!({"text": "a".repeat(CALL_BYTES)})).await.unwrap();
     }
     check_all(&setup, OF_OUTBOX);
+    check_all(&setup, CHECKS);
     // A file that cannot be written is not the gateway's fault either.
     let file = setup.dir().join("export.jsonl");
     for limited in ["--fsize=4096", "--fsize=100000"] {
@@ -152,6 +154,10 @@ async fn a_closed_output_ends_a_command_and_a_full_one_is_named() {
     }
     gatepost.end(Signal::SIGKILL);
     check_all(&setup, OF_OUTBOX);
+    // Nobody confirms the end of what a dead gateway left.
+    let output = outcome(&mut setup.command(&["audit", "verify"]), End::Closed);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(4) && stderr.contains("no fault was found, but 1 part"), "{stderr}");
 }
 
 #[tokio::test]
@@ -174,7 +180,7 @@ async fn the_commands_of_a_database_end_so_too() {
         .execute(&pool)
         .await
         .unwrap();
-    check_verdict(&setup, &["audit", "verify"], "the trail is not complete and unchanged");
+    check_verdict(&setup, &["audit", "verify"], "the trail is not what its gateways recorded: 1 fault");
 }
 
 #[test]

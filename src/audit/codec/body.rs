@@ -1,8 +1,8 @@
 //! The body of a frame: the values of the columns, in the order of [`COLUMNS`].
 //!
 //! A record has all columns, an intent those of the call. A nullable column is preceded by one byte, 0 for NULL and 1
-//! for a value. bincode stores no names, so the order and the types of the columns are the on-disk format, as are the
-//! positions in [`NORMALISABLE`]: a change of either needs a new format version in byte 4 of the frame.
+//! for a value. At its end an intent has a bit for each column that was normalised. bincode stores no names, so the
+//! order and the types of the columns are the on-disk format: a change needs a new format version in byte 4 of the frame.
 
 use bincode::de::Decoder;
 use bincode::enc::Encoder;
@@ -11,7 +11,7 @@ use bincode::{Decode, Encode};
 use uuid::Uuid;
 
 use crate::audit::record::column::{COLUMNS, Column, ColumnType, OwnedValue, Part, Value};
-use crate::audit::record::{AuditRecord, Call, NORMALISABLE, Timestamp};
+use crate::audit::record::{AuditRecord, Call, Timestamp};
 
 /// The body of a record, for encoding.
 pub(super) struct RecordBody<'a>(pub(super) &'a AuditRecord);
@@ -38,7 +38,7 @@ impl Encode for IntentBody<'_> {
                 encode_value(column, value, encoder)?;
             }
         }
-        let bit = |name: &&str| NORMALISABLE.iter().position(|known| known == name).map_or(0, |idx| 1_u32 << idx);
+        let bit = |name: &&str| COLUMNS.iter().position(|column| column.name == *name).map_or(0, |idx| 1_u64 << idx);
         self.0.normalised.iter().fold(0, |mask, name| mask | bit(name)).encode(encoder)
     }
 }
@@ -62,13 +62,13 @@ impl<Context> Decode<Context> for DecodedIntent {
         for column in COLUMNS.iter().filter(|column| column.part() == Part::Call) {
             decode_column(column, &mut record, decoder)?;
         }
-        let mask = u32::decode(decoder)?;
-        if mask.checked_shr(u32::try_from(NORMALISABLE.len()).unwrap_or(u32::MAX)).is_some_and(|rest| rest != 0) {
+        let mask = u64::decode(decoder)?;
+        if mask >> COLUMNS.len() != 0 {
             return Err(invalid("normalised"));
         }
-        let is_set = |(idx, _): &(usize, &&str)| mask & (1 << idx) != 0;
+        let is_set = |(idx, _): &(usize, &Column)| mask & (1 << idx) != 0;
         let mut call = record.entry.call;
-        call.normalised = NORMALISABLE.iter().enumerate().filter(is_set).map(|(_, name)| *name).collect();
+        call.normalised = COLUMNS.iter().enumerate().filter(is_set).map(|(_, column)| column.name).collect();
         Ok(Self(call))
     }
 }

@@ -69,7 +69,7 @@ fn bytes32(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// Decodes the binary format itself, because chrono panics at some values of Postgres, for example `infinity`.
-fn timestamp(row: &PgRow, name: &str) -> Result<Timestamp, sqlx::Error> {
+pub(super) fn timestamp(row: &PgRow, name: &str) -> Result<Timestamp, sqlx::Error> {
     let bytes = row.try_get_raw(name)?.as_bytes().map_err(sqlx::Error::Decode)?;
     let micros = bytes.try_into().map(i64::from_be_bytes);
     let micros = micros.map_err(|_| sqlx::Error::Decode("timestamp is not 8 bytes long".into()))?;

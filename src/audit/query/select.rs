@@ -6,13 +6,11 @@ use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::filter::{Filter, RESULT_BYTES_MAX};
+use super::reading::Reading;
 use super::row;
 use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Timestamp};
-
-/// Largest difference between a call's time of arrival and the time in its id. *Chosen*: the gateway reads the clock
-/// for both at once; this allows for a clock that was stepped in between.
-const ID_SLACK_SECONDS: i64 = 3_600;
+use crate::audit::verify::ID_SLACK;
 
 /// The newest matching records in `audit_log`, oldest first. Fewer than the limit if they exceed [`RESULT_BYTES_MAX`].
 ///
@@ -22,8 +20,9 @@ pub async fn query(connection: &mut PgConnection, filter: &Filter) -> Result<Vec
     let made = filter.request_id.and_then(|id| id.get_timestamp()).map(|time| time.to_unix().0.cast_signed());
     if let (Some(seconds), None, None) = (made, filter.since_micros, filter.until_micros) {
         // No index contains the request id, but a v7 id contains the time of the call's arrival.
+        let slack = i64::try_from(ID_SLACK.as_secs()).unwrap_or(i64::MAX);
         let micros = |seconds: i64| Some(seconds.saturating_mul(1_000_000));
-        let (since_micros, until_micros) = (micros(seconds - ID_SLACK_SECONDS), micros(seconds + ID_SLACK_SECONDS));
+        let (since_micros, until_micros) = (micros(seconds - slack), micros(seconds + slack));
         let records = select(connection, &Filter { since_micros, until_micros, ..filter.clone() }).await?;
         if !records.is_empty() {
             return Ok(records);
@@ -33,8 +32,12 @@ pub async fn query(connection: &mut PgConnection, filter: &Filter) -> Result<Vec
 }
 
 async fn select(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<AuditRecord>, sqlx::Error> {
-    let mut sql: QueryBuilder<Postgres> =
-        QueryBuilder::new(format!("SELECT {} FROM audit_log WHERE true", row::COLUMN_LIST.as_str()));
+    let mut reading = Reading::begin(connection).await?;
+    let mut sql: QueryBuilder<Postgres> = QueryBuilder::new(format!(
+        "SELECT {} FROM {} WHERE true",
+        row::COLUMN_LIST.as_str(),
+        reading.table("audit_log")
+    ));
     conditions(&mut sql, filter);
     sql.push(match filter.after {
         Some(_) => " ORDER BY gateway_id, epoch, seq LIMIT ",
@@ -42,7 +45,7 @@ async fn select(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<Au
     });
     sql.push_bind(i64::try_from(filter.limit()).unwrap_or(i64::MAX));
     let (mut records, mut bytes) = (Vec::new(), 0);
-    let mut rows = sql.build().fetch(connection);
+    let mut rows = sql.build().fetch(&mut *reading.transaction);
     while let Some(row) = rows.try_next().await? {
         let record = row::record(&row)?;
         // I6: a result is bounded by count and by bytes; it has at least one record.
@@ -53,6 +56,7 @@ async fn select(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<Au
         records.push(record);
     }
     drop(rows);
+    reading.end().await?;
     if filter.after.is_none() {
         records.reverse();
     }
@@ -156,9 +160,13 @@ pub async fn delivered_positions(
     all: bool,
 ) -> Result<Vec<(Uuid, u64, u64)>, sqlx::Error> {
     // Longer than a delivery takes from its `now()` to its commit.
-    let sql = "SELECT gateway_id, epoch, delivered_seq FROM audit_stream
-        WHERE $1 OR delivered_at > now() - interval '5 minutes' ORDER BY gateway_id, epoch";
-    let rows: Vec<(Uuid, i64, i64)> = sqlx::query_as(sql).bind(all).fetch_all(connection).await?;
+    let mut reading = Reading::begin(connection).await?;
+    let sql = reading.sql(
+        "SELECT gateway_id, epoch, delivered_seq FROM {stream}
+        WHERE $1 OR delivered_at > now() - interval '5 minutes' ORDER BY gateway_id, epoch",
+    );
+    let rows: Vec<(Uuid, i64, i64)> = sqlx::query_as(sql).bind(all).fetch_all(&mut *reading.transaction).await?;
+    reading.end().await?;
     Ok(rows.into_iter().map(|(id, epoch, seq)| (id, epoch.cast_unsigned(), seq.cast_unsigned())).collect())
 }
 
@@ -170,12 +178,16 @@ pub async fn quarantined(
     connection: &mut PgConnection,
     filter: &Filter,
 ) -> Result<Vec<(AuditRecord, String)>, sqlx::Error> {
-    let sql = "SELECT frame, concat_ws(': ', sqlstate, error) FROM audit_quarantine
+    let mut reading = Reading::begin(connection).await?;
+    let sql = reading.sql(
+        "SELECT frame, concat_ws(': ', sqlstate, error) FROM {quarantine}
         WHERE ($1 IS NULL OR request_id = $1) AND ($2 IS NULL OR epoch = $2) AND ($3 IS NULL OR seq = $3)
-        AND ($4 IS NULL OR gateway_id = $4) ORDER BY gateway_id, epoch, seq LIMIT 10";
+        AND ($4 IS NULL OR gateway_id = $4) ORDER BY gateway_id, epoch, seq LIMIT 10",
+    );
     let bigint = |count: Option<u64>| count.map(|count| i64::try_from(count).unwrap_or(i64::MAX));
     let query = sqlx::query_as(sql).bind(filter.request_id).bind(bigint(filter.epoch)).bind(bigint(filter.seq));
-    let rows: Vec<(Vec<u8>, String)> = query.bind(filter.gateway_id).fetch_all(connection).await?;
+    let rows: Vec<(Vec<u8>, String)> = query.bind(filter.gateway_id).fetch_all(&mut *reading.transaction).await?;
+    reading.end().await?;
     let decode = |(frame, reason): (Vec<u8>, String)| {
         let (record, _) = codec::decode_record(&frame).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
         Ok((record, reason))
@@ -187,7 +199,11 @@ pub async fn quarantined(
 #[must_use]
 pub fn remedy(error: &sqlx::Error) -> Option<&'static str> {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code)?;
+    let hidden = || error.to_string().contains("row-level security");
     Some(match code.as_ref() {
+        "42501" if hidden() => {
+            "a row security policy hides a part of the trail from this role, so that nothing is shown"
+        }
         "42P01" | "3F000" => "this database has no Gatepost schema: run gatepost migrate, or use the right database",
         "42703" | "42804" => {
             "the schema is from another version of Gatepost: run gatepost migrate of the newest version"

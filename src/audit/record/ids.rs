@@ -64,10 +64,12 @@ impl Epoch {
 }
 
 impl RequestId {
-    /// A new id. Ids sort by the time at which they were made.
+    /// A new id. Ids sort by the time at which they were made, to the millisecond. The time is the clock's, also after
+    /// the clock was set back: `Uuid::now_v7` would continue from the latest time so far, and the time in an id would
+    /// not be the one of its record.
     #[must_use]
     pub fn new() -> Self {
-        Self(Uuid::now_v7())
+        Self(Uuid::new_v7(uuid::Timestamp::now(uuid::NoContext)))
     }
 }
 

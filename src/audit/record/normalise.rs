@@ -35,31 +35,6 @@ pub const RESPONSE_BYTES_MAX_DEFAULT: usize = 64 * 1024;
 /// The longest `response` that can be configured, in bytes. *Derived*: a quarter of a frame's body.
 pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The fields that normalisation can change, in the order of their bits in an intent's frame. The order is part of the
-/// format: add new fields at the end only.
-pub(in crate::audit) const NORMALISABLE: [&str; 20] = [
-    "method",
-    "client_subject",
-    "client_role",
-    "client_issuer",
-    "token_id",
-    "client_addr",
-    "session_id",
-    "rpc_id",
-    "tool_name",
-    "backend_name",
-    "request_args",
-    "args_digest",
-    "error_message",
-    "client_name",
-    "client_id",
-    "actor_subject",
-    "decided_by",
-    "resource_uri",
-    "request_extra",
-    "response",
-];
-
 /// Cuts `text` to `bytes_max` at a character boundary and replaces NUL. Returns whether anything changed.
 pub(super) fn normalise(text: &str, bytes_max: usize) -> (Cow<'_, str>, bool) {
     let cut = &text[..text.floor_char_boundary(bytes_max)];

@@ -1,12 +1,30 @@
-//! The checks, record by record.
+//! The walk over all records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use serde_json::Value;
-
-use super::report::{Ending, FaultKind, Report, StreamId, StreamReport};
+use super::confirmation::Confirmation;
+use super::epochs::check_epochs;
+use super::heads::{Heads, StreamHeads};
+use super::kind::{FaultKind, UnprovenKind};
+use super::missing::{Missing, MissingRecords};
+use super::options::{Options, Origin};
+use super::place::{Place, StreamId};
+use super::progress::{Sequence, StreamProgress, Window};
+use super::report::{Ending, Report, StreamReport};
+use super::request_ids::RequestIds;
+use super::statements::Statements;
 use crate::audit::chain::{self, Head};
-use crate::audit::record::{Entry, Epoch, Seq, Status, StreamPosition};
+use crate::audit::lost::is_stand_in;
+use crate::audit::record::{AuditRecord, Entry, Epoch, GatewayId, RequestId, Seq, StreamPosition, Timestamp};
+
+/// Latest time of a record after the time of the check. *Spec*: docs/audit.md; clocks that are further apart make the
+/// times of the trail useless anyway.
+const FUTURE_MAX: Duration = Duration::from_mins(5);
+
+/// Largest difference between a record's time and the time in its id. *Chosen*: the gateway reads the clock for both at
+/// once; this allows for a clock that was stepped in between.
+pub const ID_SLACK: Duration = Duration::from_hours(1);
 
 /// One record, as it was read from the trail.
 #[derive(Clone, Debug)]
@@ -19,48 +37,99 @@ pub struct TrailRecord {
     pub quarantined: bool,
 }
 
-/// The store that the records come from.
+/// A row of `audit_stream`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Postgres, which has every stream from its first record on, and cursors.
-    Postgres,
-    /// An outbox, which removes the beginning of a stream once it is delivered, and has no cursors.
-    Outbox,
+pub struct Cursor {
+    /// The last delivered record.
+    pub head: Head,
+    /// When the row was made; in no hash.
+    pub begun_at: Option<Timestamp>,
+    /// When the cursor moved last; in no hash.
+    pub delivered_at: Option<Timestamp>,
 }
 
 /// Checks records one by one.
 #[derive(Debug)]
 pub struct Checker {
-    origin: Origin,
-    cursors: BTreeMap<StreamId, Head>,
+    pub(super) origin: Origin,
+    pub(super) options: Options,
+    pub(super) statements: Statements,
+    cursors: BTreeMap<StreamId, Cursor>,
+    streams: BTreeSet<StreamId>,
+    heads: Heads,
+    /// The parts of streams to be checked; `None`: all of all streams.
+    windows: Option<BTreeMap<StreamId, Window>>,
     current: Option<StreamProgress>,
-    /// The end of the stream before the current one.
-    previous: Option<(StreamId, Head)>,
-    report: Report,
-}
-
-/// The state of the current stream.
-#[derive(Debug)]
-struct StreamProgress {
-    stream: StreamId,
-    head: Head,
-    counts: StreamReport,
-    /// The number of interrupted calls in the opening record, once that was read.
-    announced: Option<u64>,
-    interrupted: u64,
-    closed: bool,
+    confirmation: Confirmation,
+    missing: Missing,
+    ids: RequestIds,
+    pub(super) report: Report,
 }
 
 impl Checker {
-    /// A checker that lists the first `faults_max` faults and counts all.
+    /// A checker of a trail of which `statements` are known.
     #[must_use]
-    pub fn new(origin: Origin, faults_max: usize) -> Self {
-        Self { origin, cursors: BTreeMap::new(), current: None, previous: None, report: Report::new(faults_max) }
+    pub fn new(origin: Origin, options: Options, statements: Statements, heads: Heads) -> Self {
+        Self {
+            origin,
+            options,
+            confirmation: Confirmation::new(origin, options, statements.registrar()),
+            statements,
+            cursors: BTreeMap::new(),
+            streams: BTreeSet::new(),
+            heads,
+            windows: None,
+            current: None,
+            missing: Missing::new(options.findings_max),
+            ids: RequestIds::new(0),
+            report: Report::new(options.findings_max),
+        }
     }
 
-    /// Adds a stream's last delivered position. Call it for all streams before the first record.
-    pub fn add_cursor(&mut self, stream: StreamId, head: Head) {
-        self.cursors.insert(stream, head);
+    /// Adds a stream that has at least one record in the store. Call it for all streams before the first record.
+    pub fn add_stream(&mut self, stream: StreamId) {
+        self.streams.insert(stream);
+    }
+
+    /// Adds a stream's cursor. Call it for all streams before the first record.
+    pub fn add_cursor(&mut self, stream: StreamId, cursor: Cursor) {
+        self.cursors.insert(stream, cursor);
+    }
+
+    /// Prepares to find request ids that are repeated among so many records. Without it none is found.
+    pub fn expect_records(&mut self, records: u64) {
+        self.ids = RequestIds::new(records);
+    }
+
+    /// Request ids that more than one record may have, for the caller to look up; `None` if there were more records
+    /// than expected, or too many.
+    #[must_use]
+    pub fn repeated_candidates(&self) -> Option<&[(GatewayId, RequestId)]> {
+        self.ids.candidates()
+    }
+
+    /// Limits the check to parts of streams. Records outside of these are not passed to [`Checker::check`], except the
+    /// neighbours that the windows include.
+    pub fn limit_to(&mut self, windows: BTreeMap<StreamId, Window>) {
+        self.cursors.retain(|stream, _| windows.contains_key(stream));
+        self.heads.retain(|stream, seq| windows.get(&stream).is_some_and(|window| window.contains(seq)));
+        self.windows = Some(windows);
+    }
+
+    /// Checks the numbers of the epochs. Call it after the streams were added.
+    pub fn begin(&mut self) {
+        let selected = |stream| self.windows.as_ref().is_none_or(|windows| windows.contains_key(&stream));
+        check_epochs(&self.streams, &self.statements, selected, &mut self.report);
+    }
+
+    /// Reports a row whose position cannot exist, for example in epoch -1.
+    pub fn stray_row(&mut self, what: String) {
+        self.report.fault(FaultKind::Unreadable, Place::ALL, what);
+    }
+
+    /// Reports two records of a gateway with the same request id.
+    pub fn repeated_id(&mut self, place: Place, what: String) {
+        self.report.fault(FaultKind::Repeated, place, what);
     }
 
     /// Checks the next record, in the order of (gateway, epoch, seq).
@@ -72,16 +141,32 @@ impl Checker {
             self.begin_stream(stream, position);
         }
         let Some(mut current) = self.current.take() else { return };
-        let sequence = self.check_position(&current, position);
-        if let Some(entry) = self.check_content(record) {
+        let time = record.content.as_ref().ok().map(|entry| entry.call.timestamp);
+        let sequence = self.check_position(&current, position, time);
+        if let Ok(entry) = &record.content {
+            // I2: each call has one record.
+            self.ids.add(position.gateway_id, entry.call.request_id);
+            if self.check_content(&mut current, position, entry) {
+                self.check_time(position, entry);
+            }
             self.check_meaning(&mut current, position, entry, sequence);
+        } else if let Err(reason) = &record.content {
+            let kind = if record.quarantined { FaultKind::Quarantine } else { FaultKind::Unreadable };
+            self.report.fault(kind, Place::at(position), reason.clone());
         }
         if record.quarantined {
             current.counts.quarantined += 1;
+            let what = "is in audit_quarantine, where no query finds it: nothing proves that Postgres refused it";
+            self.report.unproven(UnprovenKind::Quarantined, Place::at(position), what.to_owned());
+        } else if let Some(time) = time {
+            self.missing.saw(time);
         }
         current.counts.records += 1;
         if sequence != Sequence::Repeated {
             current.head = Head::after(position);
+            current.last_time = time.or(current.last_time);
+            self.confirmation.pass(position, &mut self.report);
+            self.compare_heads(&mut current, position);
         }
         self.current = Some(current);
     }
@@ -90,260 +175,236 @@ impl Checker {
     #[must_use]
     pub fn finish(mut self) -> Report {
         self.end_stream();
-        self.end_streams_without_records(|_| true);
-        self.report
+        self.pass_streams(|_| true);
+        if self.report.streams_count == 0 {
+            let what = format!("there is nothing to check: {} has no records", self.origin.store());
+            self.report.unproven(UnprovenKind::Empty, Place::ALL, what);
+        }
+        let Self { mut report, mut confirmation, missing, statements, .. } = self;
+        missing.report(&mut report);
+        confirmation.finish(&mut report);
+        report.decide(statements.decisions(), |position| confirmation.covers_decision(position));
+        report.judge();
+        report
     }
 
     fn begin_stream(&mut self, stream: StreamId, first: &StreamPosition) {
+        self.pass_streams(|other| *other < stream);
+        let window = self.windows.as_ref().and_then(|windows| windows.get(&stream)).copied().unwrap_or(Window::ALL);
+        let before = Head { seq: Seq(first.seq.0.saturating_sub(1)), hash: first.prev_hash };
         let head = match self.origin {
-            Origin::Postgres => Head::START,
-            // Delivered records were removed, so the position before the first remaining record is taken from it.
-            Origin::Outbox => Head { seq: Seq(first.seq.0.saturating_sub(1)), hash: first.prev_hash },
+            Origin::Postgres if window.first <= Seq(1) => Head::START,
+            // The records before a window are not read.
+            Origin::Postgres => Head { seq: Seq(window.first.0 - 1), ..before },
+            // Those before the first one in an outbox were delivered or pruned.
+            Origin::Outbox => before,
         };
-        if head.seq > Seq::ZERO {
-            self.report
-                .note(format!("epoch {}: records before seq {} are no longer in the outbox", stream.1, first.seq));
+        if head.seq > Seq::ZERO && self.windows.is_none() {
+            let what = format!("records before seq {} are no longer in the outbox", first.seq);
+            if self.statements.was_pruned(stream, head) {
+                self.report.mention(UnprovenKind::Begins, Place::stream(stream), what + ", as gateway/pruned says");
+            } else {
+                self.report.unproven(UnprovenKind::Begins, Place::stream(stream), what);
+            }
         }
-        let counts = StreamReport::new(stream.0, stream.1);
-        self.current = Some(StreamProgress { stream, head, counts, announced: None, interrupted: 0, closed: false });
+        let end = self.statements.end_of(stream);
+        self.current = Some(StreamProgress::new(stream, window, head, end, self.heads.take(stream)));
     }
 
     /// I3: positions rise by one, and each record is linked to the one before it.
-    fn check_position(&mut self, current: &StreamProgress, position: &StreamPosition) -> Sequence {
+    fn check_position(
+        &mut self,
+        current: &StreamProgress,
+        position: &StreamPosition,
+        time: Option<Timestamp>,
+    ) -> Sequence {
         let (stream, seq) = (current.stream, position.seq);
         if seq <= current.head.seq {
-            self.report.fault(FaultKind::Duplicate, stream, Some(seq), "this seq has more than one record".to_owned());
+            let what = "this seq has more than one record: at most one of them is the gateway's";
+            self.report.fault(FaultKind::Duplicate, Place::at(position), what.to_owned());
             return Sequence::Repeated;
         }
         let expected = current.head.seq.next();
         if seq > expected {
-            let missing = match Seq(seq.0 - 1) {
-                last if last == expected => format!("seq {last} is missing"),
-                last => format!("seq {expected} to {last} are missing"),
-            };
             // At level `queued`, records that were delivered from the ring are not in the outbox.
-            let delivered = self.cursors.get(&stream).is_some_and(|cursor| cursor.seq.next() >= seq);
+            let delivered = self.cursors.get(&stream).is_some_and(|cursor| cursor.head.seq.next() >= seq);
             if self.origin == Origin::Postgres || !delivered {
-                self.report.fault(FaultKind::Gap, stream, Some(expected), missing);
+                let (kind, last) = (FaultKind::Gap, Seq(seq.0 - 1));
+                let (after, before) = (current.last_time, time);
+                let missing = MissingRecords { kind, stream, first: expected, last, after, before };
+                self.missing.add(missing, &mut self.report);
             }
             return Sequence::AfterGap;
         }
         if position.prev_hash != current.head.hash {
-            let what = "prev_hash is not the hash of the record before it".to_owned();
-            self.report.fault(FaultKind::Link, stream, Some(seq), what);
+            let what = "prev_hash is not the hash of the record before it: one of the two was replaced";
+            self.report.fault(FaultKind::Link, Place::at(position), what.to_owned());
         }
         Sequence::Next
     }
 
-    /// Checks that the contents can be read and match the hash. Returns them if they can be read.
-    fn check_content<'a>(&mut self, record: &'a TrailRecord) -> Option<&'a Entry> {
-        let (position, stream) = (&record.position, (record.position.gateway_id, record.position.epoch));
-        match &record.content {
-            Err(reason) => {
-                self.report.fault(FaultKind::Unreadable, stream, Some(position.seq), reason.clone());
-                None
-            }
-            Ok(entry) if replaces_lost_record(position, entry) || chain::hash_matches(position, entry) => Some(entry),
-            Ok(entry) => {
-                let what = "the record was changed: its contents do not match its hash".to_owned();
-                self.report.fault(FaultKind::Changed, stream, Some(position.seq), what);
-                Some(entry)
-            }
-        }
-    }
-
-    /// Checks the statements that the gateway's own records make about their streams.
-    fn check_meaning(
-        &mut self,
-        current: &mut StreamProgress,
-        position: &StreamPosition,
-        entry: &Entry,
-        sequence: Sequence,
-    ) {
-        let (stream, seq) = (current.stream, position.seq);
-        if current.closed && sequence != Sequence::Repeated {
-            let what = "a record follows gateway/closed".to_owned();
-            self.report.fault(FaultKind::Event, stream, Some(seq), what);
-        }
-        let opens = entry.call.method == "gateway/opened";
-        if replaces_lost_record(position, entry) {
+    /// Checks that the contents match the hash, or that a damage record names the record as lost. Returns true if the
+    /// contents match.
+    fn check_content(&mut self, current: &mut StreamProgress, position: &StreamPosition, entry: &Entry) -> bool {
+        let is_own = entry.call.method == "gateway/gap";
+        let gap = is_own.then(|| AuditRecord { position: *position, entry: entry.clone() });
+        if let Some(stand_in) = gap.filter(is_stand_in) {
             current.counts.lost += 1;
             // The lost record may be one of the interrupted calls, or the opening record itself.
             current.announced = None;
-        } else if seq == Seq(1) && !opens {
-            let what = format!("the stream begins with {:?} instead of gateway/opened", entry.call.method);
-            self.report.fault(FaultKind::Event, stream, Some(seq), what);
-        } else if seq > Seq(1) && opens {
-            self.report.fault(
-                FaultKind::Event,
-                stream,
-                Some(seq),
-                "gateway/opened is not the first record of the stream".to_owned(),
-            );
-        }
-        current.counts.gaps += u64::from(entry.call.method == "gateway/gap");
-        current.interrupted += u64::from(entry.response_status == Status::Interrupted);
-        let details = || serde_json::from_str::<Value>(entry.call.request_args.as_deref()?).ok();
-        if seq == Seq(1) && opens {
-            let details = details().unwrap_or_default();
-            current.announced = details.get("interrupted").and_then(Value::as_u64);
-            let format = details.get("format").and_then(Value::as_u64);
-            if format != Some(chain::FORMAT) {
-                let format = format.map_or_else(|| "no record format".to_owned(), |it| format!("record format {it}"));
-                let what = format!(
-                    "the stream has {format}; this version knows {}: use the version that wrote it",
-                    chain::FORMAT
-                );
-                self.report.fault(FaultKind::Format, stream, Some(seq), what);
+            current.is_lost = true;
+            if self.statements.explains_loss(&stand_in) {
+                let what = "the contents are lost: the gateway's disk damaged them, as a damage record says";
+                self.report.unproven(UnprovenKind::LostContents, Place::at(position), what.to_owned());
+            } else {
+                let what = "says that the record here is lost, but no damage record names it: a record was replaced";
+                self.report.fault(FaultKind::Lost, Place::at(position), what.to_owned());
             }
-            self.check_previous_epoch(stream, &details);
+            return false;
         }
-        if entry.call.method == "gateway/closed" {
-            current.closed = true;
-            let count = details().and_then(|details| details.get("records")?.as_u64());
-            if count != Some(seq.0) {
-                let count = count.map_or_else(|| "no".to_owned(), |count| count.to_string());
-                let what = format!("gateway/closed counts {count} records, but its seq is {seq}");
-                self.report.fault(FaultKind::Count, stream, Some(seq), what);
-            }
+        current.is_lost = false;
+        let is_unchanged = chain::hash_matches(position, entry);
+        if !is_unchanged {
+            let what = "the record was changed: its contents do not match its hash";
+            self.report.fault(FaultKind::Changed, Place::at(position), what.to_owned());
+        }
+        is_unchanged
+    }
+
+    /// Checks that the record is not of the future, and that the time in its id is its time.
+    fn check_time(&mut self, position: &StreamPosition, entry: &Entry) {
+        let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        let time = entry.call.timestamp.micros();
+        if time > self.options.now.micros().saturating_add(micros(FUTURE_MAX)) {
+            let what = "the time is more than 5 minutes in the future: it was made up, or a clock is wrong";
+            self.report.fault(FaultKind::Time, Place::at(position), what.to_owned());
+        }
+        let made = entry.call.request_id.0.get_timestamp().map(|made| made.to_unix());
+        let Some((seconds, nanos)) = made else { return };
+        let made = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000) + i64::from(nanos / 1_000);
+        if made.abs_diff(time) > micros(ID_SLACK).unsigned_abs() {
+            let what = "the time is not the one in the request id: one of the two was made up";
+            self.report.fault(FaultKind::Time, Place::at(position), what.to_owned());
         }
     }
 
-    /// Checks the previous epoch against the opening record, which names its end.
-    fn check_previous_epoch(&mut self, stream: StreamId, details: &Value) {
-        let number = |key: &str| details.get(key).and_then(Value::as_u64);
-        let Some(previous) = number("previous_epoch").map(Epoch) else { return };
-        let known = self.previous.filter(|((gateway_id, _), _)| *gateway_id == stream.0);
-        let Some(((_, epoch), head)) = known else {
-            let what = format!("gateway {}: epochs up to {previous} are not in this trail", stream.0);
-            self.report.note(what);
-            return;
-        };
-        let seq = Seq(number("previous_seq").unwrap_or(0));
-        let hash = details.get("previous_hash").and_then(Value::as_str).unwrap_or_default();
-        if epoch != previous {
-            let what = format!("the previous epoch, {previous}, with last seq {seq}, is missing");
-            self.report.fault(FaultKind::Epoch, stream, Some(Seq(1)), what);
-        } else if seq > head.seq {
-            let what = format!("epoch {epoch} ended at seq {seq} or later, but its last record is {}", head.seq);
-            self.report.fault(FaultKind::Tail, (stream.0, epoch), Some(head.seq.next()), what);
-        } else if seq == head.seq && hash != head.hash.to_string() {
-            let what = format!("epoch {epoch} ends with another hash than this record names");
-            self.report.fault(FaultKind::Link, stream, Some(Seq(1)), what);
+    /// Compares the record with heads from outside, and with the ends that later records name.
+    fn compare_heads(&mut self, current: &mut StreamProgress, position: &StreamPosition) {
+        for head in current.expected.remove(&position.seq).unwrap_or_default() {
+            if head.hash == position.hash {
+                self.confirmation.confirm(position, head.source, &mut self.report);
+                continue;
+            }
+            let (kind, source) = head.source();
+            let what = format!("{source} has another hash: the stream was rewritten up to here");
+            self.report.fault(kind, Place::at(position), what);
+        }
+        for (named, by) in current.named_ends() {
+            if named.seq == position.seq && named.hash != position.hash {
+                let what = format!(
+                    "epoch {by} names another hash: this epoch was rewritten, or that record was; compare a copy"
+                );
+                self.report.fault(FaultKind::End, Place::at(position), what);
+            }
         }
     }
 
     fn end_stream(&mut self) {
-        let Some(StreamProgress { stream, head, mut counts, announced, interrupted, closed }) = self.current.take()
-        else {
-            return;
-        };
-        self.end_streams_without_records(|other| *other < stream);
-        if self.origin == Origin::Postgres {
+        let Some(mut current) = self.current.take() else { return };
+        let (stream, head) = (current.stream, current.head);
+        if current.window.is_to_the_end() {
             let cursor = self.cursors.remove(&stream);
-            self.check_end(stream, head, cursor);
+            let cut = match self.origin {
+                Origin::Postgres => self.check_cursor(&current, cursor),
+                // What was delivered is not in the outbox any more.
+                Origin::Outbox => cursor.is_some_and(|cursor| cursor.head.seq > head.seq),
+            };
+            if let Some(end) = current.end {
+                self.check_end(&current, &end, cut);
+            } else if self.lacks_end(stream) && !self.statements.is_registrar(stream.0) {
+                let what = "the record that names the end of this epoch is not in the trail";
+                self.report.unproven(UnprovenKind::EndUnknown, Place::stream(stream), what.to_owned());
+            }
+            // In a stream that is not closed, interrupted calls may still be delivered.
+            if let Some(announced) = current.announced
+                && (current.interrupted > announced || current.closed && current.interrupted < announced)
+            {
+                let found = current.interrupted;
+                let what = format!("gateway/opened counts {announced} interrupted calls, but there are {found}");
+                self.report.fault(FaultKind::Count, Place::stream(stream), what);
+            }
+        } else {
+            self.cursors.remove(&stream);
+            if let Some(last) = current.window.last.filter(|last| head.seq < *last) {
+                let (kind, first, after) = (FaultKind::Gap, head.seq.next(), current.last_time);
+                self.report_missing(MissingRecords { kind, stream, first, last, after, before: None });
+            }
         }
-        // In a stream that is not closed, interrupted calls may still be delivered.
-        if let Some(announced) = announced
-            && (interrupted > announced || closed && interrupted < announced)
-        {
-            let what = format!("gateway/opened counts {announced} interrupted calls, but there are {interrupted}");
-            self.report.fault(FaultKind::Count, stream, None, what);
-        }
-        counts.last = head.seq;
-        counts.ended = if closed { Ending::Closed } else { Ending::Open };
-        self.report.stream(counts);
-        self.previous = Some((stream, head));
+        self.report_missing_heads(stream, head, std::mem::take(&mut current.expected));
+        current.counts.last = head.seq;
+        current.counts.ended = if current.closed { Ending::Closed } else { Ending::Open };
+        self.report.stream(current.counts);
     }
 
-    /// Ends the streams that have a cursor and no records, if `passed` says that their position was passed.
-    fn end_streams_without_records(&mut self, passed: impl Fn(&StreamId) -> bool) {
+    /// Passes the streams that have a cursor or an expected head, and no records, if `passed` accepts their place.
+    fn pass_streams(&mut self, passed: impl Fn(&StreamId) -> bool) {
         while let Some(first) = self.cursors.first_entry().filter(|first| passed(first.key())) {
-            let (empty, cursor) = first.remove_entry();
-            if self.origin == Origin::Outbox {
-                continue;
+            let (stream, cursor) = first.remove_entry();
+            if self.origin == Origin::Postgres {
+                self.check_empty_stream(stream, cursor);
             }
-            if cursor.seq > Seq::ZERO {
-                let what = format!("the cursor is at seq {}, but the stream has no records", cursor.seq);
-                self.report.fault(FaultKind::Tail, empty, None, what);
-            }
-            self.report.stream(StreamReport::new(empty.0, empty.1));
+        }
+        while let Some((stream, heads)) = self.heads.take_passed(&passed) {
+            self.report_missing_heads(stream, Head::START, heads);
         }
     }
 
-    /// Checks the cursor against the stream's last record.
-    fn check_end(&mut self, stream: StreamId, head: Head, cursor: Option<Head>) {
-        let (kind, seq, what) = match cursor {
-            None => (FaultKind::Cursor, None, "audit_stream has no row for this stream".to_owned()),
-            Some(cursor) if cursor.seq > head.seq => {
-                let what = format!(
-                    "seq {} to {} were delivered and are missing at the end of the stream",
-                    head.seq.next(),
-                    cursor.seq
-                );
-                (FaultKind::Tail, Some(head.seq.next()), what)
-            }
-            Some(cursor) if cursor.seq < head.seq => {
-                let what =
-                    format!("the cursor is at seq {}: later records were not delivered by the gateway", cursor.seq);
-                (FaultKind::Cursor, Some(cursor.seq.next()), what)
-            }
-            Some(cursor) if cursor.hash != head.hash => {
-                let what = "audit_stream.head_hash is not the hash of the last record".to_owned();
-                (FaultKind::Cursor, Some(head.seq), what)
-            }
-            Some(_) => return,
-        };
-        self.report.fault(kind, stream, seq, what);
+    /// Checks a stream that has a cursor and no records.
+    fn check_empty_stream(&mut self, stream: StreamId, Cursor { head, begun_at, delivered_at }: Cursor) {
+        if head.seq > Seq::ZERO {
+            let (kind, first, last) = (FaultKind::Tail, Seq(1), head.seq);
+            let missing = MissingRecords { kind, stream, first, last, after: begun_at, before: delivered_at };
+            self.missing.add(missing, &mut self.report);
+        } else if self.options.live != Some(stream) {
+            let what = "has a cursor and no records: the epoch began and delivered nothing, or was made up";
+            self.report.unproven(UnprovenKind::EmptyStream, Place::stream(stream), what.to_owned());
+        }
+        self.report.stream(StreamReport::new(stream.0, stream.1));
     }
-}
 
-/// A position relative to the head before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sequence {
-    /// The next position.
-    Next,
-    /// A later position; records are missing.
-    AfterGap,
-    /// A position that was read before.
-    Repeated,
-}
+    pub(super) fn cursor(&self, stream: StreamId) -> Option<Cursor> {
+        self.cursors.get(&stream).copied()
+    }
 
-/// Returns true if this gap record replaces a lost record: it has the lost record's hash, and names it (docs/trail.md).
-fn replaces_lost_record(position: &StreamPosition, entry: &Entry) -> bool {
-    let named = || {
-        let details: Value = serde_json::from_str(entry.call.request_args.as_deref()?).ok()?;
-        (details.get("lost")?.as_u64()? > 0).then_some(())?;
-        Some(details.get("hash")?.as_str()?.to_owned())
-    };
-    entry.call.method == "gateway/gap" && named().is_some_and(|hash| hash == position.hash.to_string())
-}
+    pub(super) fn report_missing(&mut self, missing: MissingRecords) {
+        self.missing.add(missing, &mut self.report);
+    }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
+    /// True if the gateway has a later epoch in the trail, whose opening record is not known.
+    fn lacks_end(&self, stream: StreamId) -> bool {
+        let later = (stream.0, stream.1.next())..=(stream.0, Epoch(u64::MAX));
+        self.streams.range(later).next().is_some_and(|next| self.statements.opening(*next).is_none())
+    }
 
-    use super::*;
-    use crate::audit::record::{Call, GatewayId, Outcome};
+    /// True if the store is a replica that may not have what another server had at `time`.
+    fn is_settling(&self, time: Timestamp) -> bool {
+        let settle = i64::try_from(self.options.settle.as_micros()).unwrap_or(i64::MAX);
+        self.options.replica && time.micros().saturating_add(settle) > self.options.now.micros()
+    }
 
-    #[test]
-    fn a_stream_of_an_unknown_record_format_is_a_fault() {
-        for (details, says) in [
-            (json!({ "format": chain::FORMAT }), None),
-            (json!({ "format": 3 }), Some("the stream has record format 3; this version knows 2")),
-            (json!({}), Some("the stream has no record format; this version knows 2")),
-        ] {
-            let call = Call::gateway_event("opened", &details);
-            let entry = Entry::new(call, Outcome::of(Status::Ok), std::time::Duration::ZERO);
-            let position = chain::link(GatewayId(uuid::Uuid::nil()), Epoch(1), Head::START, &entry);
-            let mut checker = Checker::new(Origin::Outbox, 10);
-            checker.check(&TrailRecord { position, content: Ok(entry), quarantined: false });
-            let found = checker.finish().faults;
-            let found: Vec<_> = found.iter().map(|fault| (fault.kind, fault.what.as_str())).collect();
-            match says {
-                None => assert_eq!(found, []),
-                Some(says) => {
-                    assert!(matches!(found[..], [(FaultKind::Format, what)] if what.starts_with(says)), "{found:?}");
+    /// Reports heads from outside that are not in a stream which ends at `head`.
+    fn report_missing_heads(&mut self, stream: StreamId, head: Head, expected: StreamHeads) {
+        for (seq, heads) in expected {
+            for missing in heads {
+                let (kind, source) = missing.source();
+                let what = format!("is a head in {source} and is missing: records up to it were removed");
+                let place = Place::seqs(stream, seq, seq);
+                if seq > head.seq && self.is_settling(missing.time) {
+                    let what =
+                        format!("is a head in {source} and not yet on this replica; its time is within --settle");
+                    self.report.unproven(UnprovenKind::Settling, place, what);
+                } else {
+                    self.report.fault(kind, place, what);
                 }
             }
         }

@@ -4,79 +4,55 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::audit::record::{Epoch, GatewayId, Seq};
+use super::kind::{FaultKind, UnprovenKind};
+use super::place::Place;
+use super::source::Source;
+use super::statements::Decision;
+use crate::audit::record::{Epoch, GatewayId, Seq, StreamPosition};
 
 /// Streams that a report lists; the newest are kept. *Chosen*: a gateway that restarts every night needs three years to
 /// fill it.
 const STREAMS_MAX: usize = 1_000;
 
-/// Most notes in a report. *Chosen*: one per gateway, for many gateways.
-const NOTES_MAX: usize = 100;
+/// Most decisions of the registrar that a report lists. *Chosen*: more than a person reads; all are counted.
+const DECISIONS_MAX: usize = 1_000;
 
-/// A stream's gateway and epoch.
-pub type StreamId = (GatewayId, Epoch);
-
-/// The kind of a [`Fault`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FaultKind {
-    /// One or more positions have no record.
-    Gap,
-    /// A position has two records.
-    Duplicate,
-    /// A record is not linked to the one before it.
-    Link,
-    /// A record's contents do not match its hash.
-    Changed,
-    /// A record cannot be read.
-    Unreadable,
-    /// The end of a stream is missing.
-    Tail,
-    /// The cursor is missing, or is not at the last record.
-    Cursor,
-    /// A record of the gateway itself is at a position where it cannot be.
-    Event,
-    /// A count in a record of the gateway itself is wrong.
-    Count,
-    /// An epoch is missing.
-    Epoch,
-    /// The stream has a record format that this version does not know.
-    Format,
-}
-
-impl FaultKind {
-    /// The kind's word in JSON.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Gap => "gap",
-            Self::Duplicate => "duplicate",
-            Self::Link => "link",
-            Self::Changed => "changed",
-            Self::Unreadable => "unreadable",
-            Self::Tail => "tail",
-            Self::Cursor => "cursor",
-            Self::Event => "event",
-            Self::Count => "count",
-            Self::Epoch => "epoch",
-            Self::Format => "format",
-        }
-    }
-}
-
-/// One fault, and its position in the trail.
+/// Something in the trail that its gateways did not record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// The kind of fault.
+    /// The check that found it.
     pub kind: FaultKind,
-    /// The stream's gateway.
-    pub gateway_id: GatewayId,
-    /// The stream's epoch.
-    pub epoch: Epoch,
-    /// The record's seq, if the fault is about one record.
-    pub seq: Option<Seq>,
-    /// The description.
+    /// The place.
+    #[serde(flatten)]
+    pub place: Place,
+    /// The description: what is wrong, and what that means, in one clause.
     pub what: String,
+}
+
+/// Something that nothing in the trail proves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unproven {
+    /// The reason.
+    pub kind: UnprovenKind,
+    /// The place.
+    #[serde(flatten)]
+    pub place: Place,
+    /// The description, in one sentence.
+    pub what: String,
+    /// True if it raises the exit code.
+    pub counts: bool,
+}
+
+/// A decision of the owner about faults or unproven parts, and whether it counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedDecision {
+    /// The decision.
+    #[serde(flatten)]
+    pub decision: Decision,
+    /// True if the registrar's stream is confirmed up to it, so that it counts.
+    pub confirmed: bool,
+    /// Number of findings that it excuses, or would excuse.
+    pub excuses: u64,
 }
 
 /// The end of a stream.
@@ -112,6 +88,54 @@ pub struct StreamReport {
     pub ended: Ending,
 }
 
+/// The judgement on a trail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// No fault, and every end is confirmed.
+    Proven,
+    /// No fault, but something is not proven.
+    NotProven,
+    /// At least one fault.
+    #[default]
+    Faulty,
+}
+
+/// The result of a verification.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// The judgement.
+    pub verdict: Verdict,
+    /// The trail that was checked.
+    pub source: Option<Source>,
+    /// Number of streams.
+    pub streams_count: u64,
+    /// Number of records in all streams.
+    pub records: u64,
+    /// Number of those records that are in quarantine.
+    pub quarantined: u64,
+    /// Number of records that were lost on a gateway's disk. A damage record names each of them.
+    pub lost: u64,
+    /// Number of `gateway/gap` records.
+    pub gaps: u64,
+    /// Number of faults, listed or not, without those that a confirmed decision excuses.
+    pub faults_count: u64,
+    /// The first faults.
+    pub faults: Vec<Fault>,
+    /// Number of unproven parts that raise the exit code, listed or not.
+    pub unproven_count: u64,
+    /// The first unproven parts.
+    pub unproven: Vec<Unproven>,
+    /// The first decisions of the registrar.
+    pub decisions: Vec<ListedDecision>,
+    /// Number of records that are confirmed: at or before a head from outside.
+    pub confirmed: u64,
+    /// The newest streams.
+    pub streams: VecDeque<StreamReport>,
+    #[serde(skip)]
+    findings_max: usize,
+}
+
 impl StreamReport {
     /// The counts of an empty stream.
     #[must_use]
@@ -121,50 +145,48 @@ impl StreamReport {
     }
 }
 
-/// The result of a verification.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Report {
-    /// True if there is no fault.
-    pub whole: bool,
-    /// Number of streams.
-    pub streams_count: u64,
-    /// Number of records in all streams.
-    pub records: u64,
-    /// Number of those records that are in quarantine.
-    pub quarantined: u64,
-    /// Number of records that were lost on a gateway's disk. A record reports each of them.
-    pub lost: u64,
-    /// Number of `gateway/gap` records.
-    pub gaps: u64,
-    /// Number of faults, listed or not.
-    pub faults_count: u64,
-    /// The first faults.
-    pub faults: Vec<Fault>,
-    /// Parts of the trail that could not be checked.
-    pub notes: Vec<String>,
-    /// The newest streams.
-    pub streams: VecDeque<StreamReport>,
-    #[serde(skip)]
-    faults_max: usize,
-}
-
 impl Report {
-    pub(super) fn new(faults_max: usize) -> Self {
-        Self { whole: true, faults_max, ..Self::default() }
+    pub(super) fn new(findings_max: usize) -> Self {
+        Self { findings_max, ..Self::default() }
     }
 
-    pub(super) fn fault(&mut self, kind: FaultKind, (gateway_id, epoch): StreamId, seq: Option<Seq>, what: String) {
-        self.whole = false;
+    /// Adds a fault. One that continues the last one in its stream is merged with it.
+    pub(super) fn fault(&mut self, kind: FaultKind, place: Place, what: String) {
+        if let Some(last) = self.faults.last_mut()
+            && (last.kind, &last.what) == (kind, &what)
+            && last.place.is_continued_by(&place)
+        {
+            last.place.last = place.last;
+            return;
+        }
         self.faults_count += 1;
         // I6: all faults are counted, and only the first ones are listed.
-        if self.faults.len() < self.faults_max {
-            self.faults.push(Fault { kind, gateway_id, epoch, seq, what });
+        if self.faults.len() < self.findings_max {
+            self.faults.push(Fault { kind, place, what });
         }
     }
 
-    pub(super) fn note(&mut self, note: String) {
-        if self.notes.len() < NOTES_MAX {
-            self.notes.push(note);
+    /// Adds an unproven part that raises the exit code. One that continues the last one in its stream is merged.
+    pub(super) fn unproven(&mut self, kind: UnprovenKind, place: Place, what: String) {
+        self.push_unproven(Unproven { kind, place, what, counts: true });
+    }
+
+    /// Adds an unproven part that is only mentioned.
+    pub(super) fn mention(&mut self, kind: UnprovenKind, place: Place, what: String) {
+        self.push_unproven(Unproven { kind, place, what, counts: false });
+    }
+
+    fn push_unproven(&mut self, unproven: Unproven) {
+        if let Some(last) = self.unproven.last_mut()
+            && (last.kind, &last.what) == (unproven.kind, &unproven.what)
+            && last.place.is_continued_by(&unproven.place)
+        {
+            last.place.last = unproven.place.last;
+            return;
+        }
+        self.unproven_count += u64::from(unproven.counts);
+        if self.unproven.len() < self.findings_max {
+            self.unproven.push(unproven);
         }
     }
 
@@ -183,6 +205,69 @@ impl Report {
         self.streams.push_back(stream);
         if self.streams.len() > STREAMS_MAX {
             self.streams.pop_front();
+        }
+    }
+
+    /// Applies the decisions of the registrar: a confirmed one excuses the findings of its kind at its place; another
+    /// one is only listed, with the count that it would excuse. `is_confirmed` says whether the registrar's stream is
+    /// confirmed up to a position.
+    pub(super) fn decide(&mut self, decisions: &[Decision], is_confirmed: impl Fn(&StreamPosition) -> bool) {
+        for decision in decisions {
+            let confirmed = is_confirmed(&decision.position);
+            let covers_fault = |fault: &Fault| decision.covers(fault.kind.as_str(), &fault.place);
+            let covers_unproven = |unproven: &Unproven| decision.covers(unproven.kind.as_str(), &unproven.place);
+            let faults = self.faults.iter().filter(|fault| covers_fault(fault)).count() as u64;
+            let unproven: u64 = self.unproven.iter().filter(|unproven| covers_unproven(unproven)).count() as u64;
+            if confirmed {
+                self.faults.retain(|fault| !covers_fault(fault));
+                self.faults_count -= faults;
+                let counted = self.unproven.iter().filter(|unproven| unproven.counts && covers_unproven(unproven));
+                self.unproven_count -= counted.count() as u64;
+                self.unproven.retain(|unproven| !covers_unproven(unproven));
+            }
+            if self.decisions.len() < DECISIONS_MAX {
+                let excuses = faults + unproven;
+                self.decisions.push(ListedDecision { decision: decision.clone(), confirmed, excuses });
+            }
+        }
+    }
+
+    /// True if the trail was read from Postgres.
+    #[must_use]
+    pub fn is_of_postgres(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.store == "postgres")
+    }
+
+    /// Judges what was found so far.
+    pub(super) fn judge(&mut self) {
+        self.verdict = match (self.faults_count, self.unproven_count) {
+            (0, 0) => Verdict::Proven,
+            (0, _) => Verdict::NotProven,
+            _ => Verdict::Faulty,
+        };
+    }
+
+    /// Adds faults of the tables that the trail was read from, and of anything else that was checked besides the
+    /// records, and judges again.
+    pub fn add_faults(&mut self, faults: impl IntoIterator<Item = (FaultKind, Place, String)>) {
+        for (kind, place, what) in faults {
+            self.fault(kind, place, what);
+        }
+        self.judge();
+    }
+
+    /// The same for unproven parts that raise the exit code.
+    pub fn add_unproven(&mut self, unproven: impl IntoIterator<Item = (UnprovenKind, Place, String)>) {
+        for (kind, place, what) in unproven {
+            self.unproven(kind, place, what);
+        }
+        self.judge();
+    }
+
+    /// The same for unproven parts that are only mentioned.
+    pub fn add_mentions(&mut self, mentions: impl IntoIterator<Item = (UnprovenKind, Place, String)>) {
+        for (kind, place, what) in mentions {
+            self.mention(kind, place, what);
         }
     }
 }

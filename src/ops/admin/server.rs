@@ -22,8 +22,9 @@ use crate::ops::read_log::{ReadOrigin, os_user, record_read};
 use crate::ops::status::pipeline_status;
 use crate::ops::{background, inspect, prune};
 
-/// Longest question with its token, in bytes. *Chosen*: a filter with every field at its limit fits.
-const QUESTION_BYTES_MAX: u64 = 16 * 1024;
+/// Longest question with its token, in bytes. *Chosen*: the heads of 5,000 streams fit, and a filter with every field
+/// at its limit. Only a client with the token is read that far.
+const QUESTION_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Size from which a chunk of an answer is sent, in bytes. Its last line, at most a record of about 1 MiB, may exceed
 /// it. *Chosen*: one hand-over between threads for about a hundred records.
@@ -130,7 +131,7 @@ async fn serve(stream: UnixStream, token: &AdminToken, probe: Probe) -> io::Resu
 
 /// Reads the outbox on a thread of low priority and writes the answer; returns its last line.
 async fn answer_from_outbox(stream: &mut BufReader<UnixStream>, question: Question, probe: Probe) -> io::Result<Line> {
-    let needs_status = matches!(question, Question::Stats | Question::OutboxHeads);
+    let needs_status = matches!(question, Question::Stats | Question::OutboxHeads | Question::CheckTrail { .. });
     let live = needs_status.then(|| pipeline_status(&probe));
     let (chunks, mut written) = mpsc::channel(CHUNKS_MAX);
     let reading = background::spawn(move || {

@@ -1,0 +1,71 @@
+//! The transaction in which everything is read.
+
+use sqlx::postgres::{PgConnection, PgTransaction};
+use sqlx::{AssertSqlSafe, Connection, Row};
+
+/// `repeatable read`: all rows are from one moment, whatever is delivered meanwhile. Without row security, Postgres
+/// refuses a query whose result a policy would change, instead of showing a part of the trail.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off";
+
+/// The schema whose `audit_log` the connection would use, if that is not a temporary table.
+const SCHEMA: &str = "SELECT n.nspname::text FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('audit_log')
+    AND c.relpersistence OPERATOR(pg_catalog.<>) 't'";
+
+/// Ends with the error of Postgres if there are no tables, or they may not be read.
+const PROBE: &str = "SELECT FROM audit_log LIMIT 0";
+
+/// A transaction that reads, and the schema of the tables in it.
+pub(super) struct Reading<'c> {
+    pub(super) transaction: PgTransaction<'c>,
+    pub(super) schema: String,
+}
+
+impl<'c> Reading<'c> {
+    /// Begins it, and finds the tables. From then on, names mean what they mean in Postgres itself, and tables need
+    /// [`Reading::table`].
+    pub(super) async fn begin(connection: &'c mut PgConnection) -> Result<Self, sqlx::Error> {
+        let mut transaction = connection.begin_with(BEGIN).await?;
+        sqlx::query(PROBE).execute(&mut *transaction).await?;
+        let row = sqlx::query(SCHEMA).fetch_optional(&mut *transaction).await?;
+        let schema = match row {
+            Some(row) => row.try_get(0)?,
+            None => return Err(sqlx::Error::Protocol("audit_log is a temporary table of this session".to_owned())),
+        };
+        let search_path = "SET LOCAL search_path = pg_catalog, pg_temp";
+        sqlx::raw_sql(search_path).execute(&mut *transaction).await?;
+        Ok(Self { transaction, schema })
+    }
+
+    /// The qualified name of a table of the trail.
+    pub(super) fn table(&self, name: &str) -> String {
+        qualified(&self.schema, name)
+    }
+
+    /// `sql` with the qualified names of the trail's tables in place of `{log}`, `{stream}` and `{quarantine}`. Only
+    /// constant texts are passed, and the name of the schema is quoted.
+    pub(super) fn sql(&self, sql: &str) -> AssertSqlSafe<String> {
+        let mut sql = sql.to_owned();
+        for (placeholder, table) in
+            [("{log}", "audit_log"), ("{stream}", "audit_stream"), ("{quarantine}", "audit_quarantine")]
+        {
+            sql = sql.replace(placeholder, &self.table(table));
+        }
+        AssertSqlSafe(sql)
+    }
+
+    /// Ends it.
+    pub(super) async fn end(self) -> Result<(), sqlx::Error> {
+        self.transaction.rollback().await
+    }
+}
+
+fn qualified(schema: &str, name: &str) -> String {
+    format!("\"{}\".\"{name}\"", schema.replace('"', "\"\""))
+}
+
+/// A count as the `bigint` of a parameter.
+pub(super) fn bigint(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,236 @@
+//! A snapshot of the trail in Postgres: its cursors, its heads, and what it was read from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::Row;
+use sqlx::postgres::{PgConnection, PgRow};
+
+use super::reading::{Reading, bigint};
+use super::row;
+use super::tables::{TableFindings, check_tables};
+use crate::audit::chain::Head;
+use crate::audit::codec;
+use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq, Timestamp};
+use crate::audit::verify::{
+    Cursor, Place, STATEMENT_METHODS, Selection, Source, Statements, StreamHead, StreamId, UnprovenKind,
+};
+
+/// A full scan takes as long as it takes. Without sorts the server returns rows in the order of the keys, and buffers
+/// none of them.
+const SETTINGS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL enable_sort = off; SET LOCAL enable_hashjoin = off; \
+    SET LOCAL jit = off";
+
+/// The schemas that the connection searches, without Postgres's own.
+const SEARCH_PATH: &str = "SELECT pg_catalog.current_schemas(false)::text[]";
+
+const SOURCE: &str = "SELECT now(), current_database()::text, session_user::text, current_user::text,
+        host(inet_server_addr()), inet_server_port(), current_setting('server_version'), pg_current_snapshot()::text,
+        pg_is_in_recovery(), pg_get_userbyid(c.relowner)::text
+    FROM pg_class c WHERE c.oid = to_regclass($1)";
+
+const CURSORS: &str = "SELECT gateway_id, epoch, delivered_seq, head_hash, begun_at, delivered_at FROM {stream} ORDER BY gateway_id, epoch";
+
+/// All streams that have records. Each step finds the next one in the primary key, so that few rows are read.
+const STREAMS: &str = "WITH RECURSIVE streams AS (
+        (SELECT gateway_id, epoch FROM {log} ORDER BY gateway_id, epoch LIMIT 1)
+        UNION ALL
+        SELECT n.gateway_id, n.epoch FROM streams s CROSS JOIN LATERAL (
+            SELECT l.gateway_id, l.epoch FROM {log} l WHERE (l.gateway_id, l.epoch) > (s.gateway_id, s.epoch)
+            ORDER BY l.gateway_id, l.epoch LIMIT 1) n
+    )
+    SELECT gateway_id, epoch FROM streams UNION SELECT gateway_id, epoch FROM {quarantine}";
+
+/// A snapshot of the trail.
+pub struct TrailSnapshot<'c> {
+    pub(super) reading: Reading<'c>,
+    pub(super) source: Source,
+    pub(super) tables: TableFindings,
+    pub(super) cursors: BTreeMap<StreamId, Cursor>,
+    pub(super) streams: BTreeSet<StreamId>,
+}
+
+impl std::fmt::Debug for TrailSnapshot<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TrailSnapshot").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+impl<'c> TrailSnapshot<'c> {
+    /// Begins a snapshot, reads the cursors, and checks the tables.
+    ///
+    /// # Errors
+    /// Any error of Postgres; see [`super::remedy`].
+    pub async fn begin(connection: &'c mut PgConnection, selection: Selection) -> Result<Self, sqlx::Error> {
+        let search_path: Vec<String> = sqlx::query_scalar(SEARCH_PATH).fetch_one(&mut *connection).await?;
+        let mut reading = Reading::begin(connection).await?;
+        sqlx::raw_sql(SETTINGS).execute(&mut *reading.transaction).await?;
+        let source = source(&mut reading, selection).await?;
+        let tables = check_tables(&mut reading, &search_path).await?;
+        let (mut cursors, mut streams) = (BTreeMap::new(), BTreeSet::new());
+        let sql = reading.sql(CURSORS);
+        for row in sqlx::query(sql).fetch_all(&mut *reading.transaction).await? {
+            if let Some((stream, cursor)) = cursor(&row)? {
+                cursors.insert(stream, cursor);
+            }
+        }
+        let sql = reading.sql(STREAMS);
+        for row in sqlx::query(sql).fetch_all(&mut *reading.transaction).await? {
+            streams.extend(stream(&row)?);
+        }
+        Ok(Self { reading, source, tables, cursors, streams })
+    }
+
+    /// The last delivered record of a stream.
+    #[must_use]
+    pub fn cursor(&self, stream: StreamId) -> Option<Head> {
+        self.cursors.get(&stream).map(|cursor| cursor.head)
+    }
+
+    /// The time of the snapshot, by the server's clock.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.source.checked_at
+    }
+
+    /// True if the server is a replica.
+    #[must_use]
+    pub fn is_replica(&self) -> bool {
+        self.source.replica == Some(true)
+    }
+
+    /// The heads of all streams that were delivered to, by their cursors.
+    #[must_use]
+    pub fn heads(&self) -> Vec<StreamHead> {
+        let head = |(stream, cursor): (&StreamId, &Cursor)| {
+            let Head { seq, hash } = cursor.head;
+            StreamHead { gateway: stream.0, epoch: stream.1, seq, hash, time: self.source.checked_at }
+        };
+        self.cursors.iter().filter(|(_, cursor)| cursor.head.seq > Seq::ZERO).map(head).collect()
+    }
+
+    /// Reads the records that say something about other records.
+    pub(super) async fn statements(&mut self) -> Result<Statements, sqlx::Error> {
+        let mut statements = Statements::default();
+        let registrar = self.reading.table("audit_registrar");
+        let exists: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+            .bind(&registrar)
+            .fetch_one(&mut *self.reading.transaction)
+            .await?;
+        if exists {
+            let sql = sqlx::AssertSqlSafe(format!("SELECT gateway_id FROM {registrar}"));
+            let ids: Vec<uuid::Uuid> = sqlx::query_scalar(sql).fetch_all(&mut *self.reading.transaction).await?;
+            if let [id] = ids[..] {
+                statements.set_registrar(GatewayId(id));
+            } else {
+                let what = "audit_registrar must have one row: nothing that the owner decided counts".to_owned();
+                self.tables.unproven.push((UnprovenKind::Shadow, Place::ALL, what));
+            }
+        }
+        let methods = STATEMENT_METHODS.map(|method| format!("'{method}'")).join(", ");
+        let columns = row::COLUMN_LIST.as_str();
+        // The index `audit_log_statements` has these rows.
+        let sql = self.reading.sql(&format!("SELECT {columns} FROM {{log}} WHERE method IN ({methods})"));
+        let mut rows = sqlx::query(sql).fetch(&mut *self.reading.transaction);
+        while let Some(row) = futures_util::TryStreamExt::try_next(&mut rows).await? {
+            // What cannot be read is reported when the walk passes it.
+            if let Ok(record) = row::record(&row) {
+                statements.add(&record);
+            }
+        }
+        drop(rows);
+        let sql = self.reading.sql("SELECT frame FROM {quarantine}");
+        let mut rows = sqlx::query(sql).fetch(&mut *self.reading.transaction);
+        while let Some(row) = futures_util::TryStreamExt::try_next(&mut rows).await? {
+            if let Ok((record, _)) = codec::decode_record(row.try_get(0)?) {
+                statements.add(&record as &AuditRecord);
+            }
+        }
+        drop(rows);
+        Ok(statements)
+    }
+
+    /// Reads the heads again, and returns true if the stream continues from its cursor in this snapshot to `head`, by
+    /// its links alone. `connection` is another one.
+    ///
+    /// # Errors
+    /// As for [`TrailSnapshot::begin`].
+    pub async fn leads_to(
+        &self,
+        connection: &mut PgConnection,
+        stream: StreamId,
+        head: Head,
+    ) -> Result<bool, sqlx::Error> {
+        let Some(cursor) = self.cursor(stream) else { return Ok(false) };
+        let mut reading = Reading::begin(connection).await?;
+        let sql = reading.sql(
+            "SELECT seq, prev_hash, hash FROM {log} WHERE gateway_id = $1 AND epoch = $2 AND seq > $3 AND seq <= $4
+            UNION ALL SELECT seq, prev_hash, hash FROM {quarantine}
+            WHERE gateway_id = $1 AND epoch = $2 AND seq > $3 AND seq <= $4 ORDER BY seq",
+        );
+        let query = sqlx::query(sql).bind(stream.0.0).bind(bigint(stream.1.0));
+        let query = query.bind(bigint(cursor.seq.0)).bind(bigint(head.seq.0));
+        let mut rows = query.fetch(&mut *reading.transaction);
+        let mut at = cursor;
+        while let Some(row) = futures_util::TryStreamExt::try_next(&mut rows).await? {
+            let seq = Seq(row.try_get::<i64, _>(0)?.cast_unsigned());
+            if seq != at.seq.next() || row::digest(row.try_get(1)?) != at.hash {
+                break;
+            }
+            at = Head { seq, hash: row::digest(row.try_get(2)?) };
+        }
+        drop(rows);
+        reading.end().await?;
+        Ok(at == head)
+    }
+
+    /// Ends the snapshot.
+    ///
+    /// # Errors
+    /// As for [`TrailSnapshot::begin`].
+    pub async fn end(self) -> Result<(), sqlx::Error> {
+        self.reading.end().await
+    }
+}
+
+async fn source(reading: &mut Reading<'_>, selection: Selection) -> Result<Source, sqlx::Error> {
+    let log = reading.table("audit_log");
+    let row = sqlx::query(SOURCE).bind(log).fetch_one(&mut *reading.transaction).await?;
+    let (session, current): (String, String) = (row.try_get(2)?, row.try_get(3)?);
+    let (address, port): (Option<String>, Option<i32>) = (row.try_get(4)?, row.try_get(5)?);
+    let server = match (address, port) {
+        (Some(address), Some(port)) if address.contains(':') => format!("[{address}]:{port}"),
+        (Some(address), Some(port)) => format!("{address}:{port}"),
+        _ => "a socket of this machine".to_owned(),
+    };
+    Ok(Source {
+        server: Some(server),
+        server_version: Some(row.try_get(6)?),
+        replica: Some(row.try_get(8)?),
+        database: Some(row.try_get(1)?),
+        schema: Some(reading.schema.clone()),
+        owner: Some(row.try_get(9)?),
+        role: Some(if session == current { session } else { format!("{current} (session of {session})") }),
+        snapshot: Some(row.try_get(7)?),
+        ..Source::new("postgres", row::timestamp(&row, "now")?, selection)
+    })
+}
+
+/// A stream's gateway and epoch; `None` for an epoch that cannot exist, whose rows the walk reports.
+fn stream(row: &PgRow) -> Result<Option<StreamId>, sqlx::Error> {
+    let epoch: i64 = row.try_get("epoch")?;
+    Ok(u64::try_from(epoch)
+        .ok()
+        .filter(|epoch| *epoch > 0)
+        .zip(row.try_get("gateway_id").ok())
+        .map(|(epoch, gateway_id)| (GatewayId(gateway_id), Epoch(epoch))))
+}
+
+fn cursor(row: &PgRow) -> Result<Option<(StreamId, Cursor)>, sqlx::Error> {
+    let Some(stream) = stream(row)? else { return Ok(None) };
+    let seq = u64::try_from(row.try_get::<i64, _>("delivered_seq")?).unwrap_or(0);
+    let head = Head { seq: Seq(seq), hash: row::digest(row.try_get("head_hash")?) };
+    let begun_at = Some(row::timestamp(row, "begun_at")?);
+    let is_delivered = row.try_get_raw("delivered_at").is_ok_and(|value| !sqlx::ValueRef::is_null(&value));
+    let delivered_at = if is_delivered { Some(row::timestamp(row, "delivered_at")?) } else { None };
+    Ok(Some((stream, Cursor { head, begun_at, delivered_at })))
+}
