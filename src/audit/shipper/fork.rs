@@ -18,9 +18,9 @@ const ADVICE: &str = "its records stay in the outbox, `gatepost outbox list --ep
 /// A forked stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fork {
-    /// What was found.
+    /// The finding.
     pub(super) what: String,
-    /// Why the stream is not shipped.
+    /// The reason for which the stream is not shipped.
     pub(super) reason: ForkReason,
 }
 
@@ -29,7 +29,7 @@ impl Fork {
         Self { what, reason: ForkReason::ForeignWriter }
     }
 
-    /// The fork at a cursor that is no position of this gateway's stream.
+    /// The fork at a cursor that is not in this gateway's stream.
     pub(super) fn foreign_cursor(cursor: Head) -> Self {
         let Head { seq, hash } = cursor;
         Self::foreign_writer(format!("Postgres has seq {seq} with hash {hash}, which this gateway did not write"))
