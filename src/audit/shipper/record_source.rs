@@ -145,9 +145,13 @@ impl RecordSource {
         next
     }
 
-    /// Earlier epochs whose end in Postgres is not settled, see [`Reader::unsettled`].
-    pub(super) fn unsettled(&self) -> impl Iterator<Item = (Epoch, Head)> + use<> {
-        self.reader.unsettled().into_iter()
+    /// Returns true if the record at `position` is still in the ring or the outbox.
+    pub(super) async fn contains(&mut self, epoch: Epoch, position: Head) -> Result<bool, outbox::OutboxError> {
+        let before = Head { seq: Seq(position.seq.0.saturating_sub(1)), hash: Digest::ZERO };
+        let batch = self.peek(epoch, before).await?;
+        self.clear();
+        let first = batch.as_ref().and_then(|batch| batch.first());
+        Ok(first.is_some_and(|record| Head::after(&record.position) == position))
     }
 
     /// A reader of the outbox.

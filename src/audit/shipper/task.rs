@@ -1,6 +1,6 @@
 //! The shipper's task: the loop over streams, batches and single records.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{BatchLimits, BatchSize};
-use super::fork::ForkReason;
+use super::fork::{Fork, ForkReason};
 use super::health::Health;
 use super::note::Note;
 use super::record_source::{CursorCheck, RecordSource, SourceError};
@@ -46,6 +46,10 @@ pub struct Shipper<S> {
     prepared: Option<Instant>,
     /// The note of the delivered head beside the outbox.
     note: Note,
+    /// Earlier epochs whose end in Postgres is not settled, each with its last record as far as it is known.
+    unsettled: BTreeMap<Epoch, Head>,
+    /// The end of what this process delivered of the current epoch.
+    delivered: Head,
 }
 
 impl<S: Sink> Shipper<S> {
@@ -59,6 +63,7 @@ impl<S: Sink> Shipper<S> {
         deadline: CancellationToken,
     ) -> (Self, watch::Receiver<ShipperState>) {
         let (state, watched) = watch::channel(ShipperState::Starting);
+        let unsettled = reader.unsettled();
         let shipper = Self {
             source: RecordSource::new(Arc::clone(&ring), reader, epoch, limits),
             ring,
@@ -72,6 +77,8 @@ impl<S: Sink> Shipper<S> {
             repeated_failure: RepeatedFailure::default(),
             prepared: None,
             note: Note::new(epoch),
+            unsettled,
+            delivered: Head::START,
         };
         (shipper, watched)
     }
@@ -108,29 +115,27 @@ impl<S: Sink> Shipper<S> {
                 Err(error) => self.health.hold(&error.to_string()).await,
             }
         }
-        for (epoch, known) in self.source.unsettled() {
+        for epoch in self.unsettled.keys().copied().collect::<Vec<_>>() {
             if !held.contains(&epoch) {
-                self.settle(epoch, known).await;
+                self.settle(epoch).await.ok();
             }
         }
         // If the stream is forked, the alarm is already raised.
         self.ship_stream(self.epoch).await.ok();
     }
 
-    /// Settles where an earlier epoch ends in Postgres, once everything is delivered that is stored of it. `known` is
-    /// its last record as far as it was known when it ended.
-    async fn settle(&mut self, epoch: Epoch, known: Head) {
+    /// Settles where an earlier epoch ends in Postgres, once everything is delivered that is stored of it.
+    async fn settle(&mut self, epoch: Epoch) -> Result<(), ForkReason> {
+        let Some(known) = self.unsettled.get(&epoch).copied() else { return Ok(()) };
         let cursor = self.cursor(epoch).await;
-        if cursor.seq < known.seq {
+        let is_another = cursor.seq == known.seq && cursor.hash != known.hash;
+        let fork = if cursor.seq < known.seq {
             let (from, to) = (cursor.seq.next(), known.seq);
             let what = format!("records {from} to {to} were delivered and are not in Postgres any more");
-            self.fork(epoch, &what, ForkReason::MissingRecords).await.ok();
-        } else if cursor.seq == known.seq
-            && cursor.hash != known.hash
-            && !self.source.reader().has_unknown_hash(epoch, cursor.seq)
-        {
+            Fork { what, reason: ForkReason::MissingRecords }
+        } else if is_another && !self.source.reader().has_unknown_hash(epoch, cursor.seq) {
             let what = format!("Postgres has another record than this gateway delivered at seq {}", cursor.seq);
-            self.fork(epoch, &what, ForkReason::UnknownRecords).await.ok();
+            Fork { what, reason: ForkReason::UnknownRecords }
         } else {
             // What this machine does not know, only the database vouches for. From now on this gateway does too.
             let end = Some(cursor).filter(|cursor| *cursor != known);
@@ -138,11 +143,45 @@ impl<S: Sink> Shipper<S> {
                 tracing::warn!(%epoch, known = %known.seq, %seq, "Postgres has more of an earlier epoch; recording its end");
             }
             self.ring.settle(epoch, end);
+            self.unsettled.remove(&epoch);
+            self.health.not_forked(epoch);
+            return Ok(());
+        };
+        self.health.forked(epoch, self.epoch, &fork);
+        Err(fork.reason)
+    }
+
+    /// Delivers one stream: an older one to its end, the current one until it is closed. If it is forked and nothing
+    /// else may be shipped, looks at it again until it is not, or until the gateway stops.
+    async fn ship_stream(&mut self, epoch: Epoch) -> Result<(), ForkReason> {
+        loop {
+            let Err(fork) = self.ship_from_cursor(epoch).await else { return Ok(()) };
+            if fork.reason == ForkReason::UnrecordedDamage {
+                return Err(fork.reason);
+            }
+            if self.health.forked(epoch, self.epoch, &fork) || self.ring.phase() >= Phase::Closed {
+                return Err(fork.reason);
+            }
+            tokio::select! {
+                () = self.health.wait_to_look() => {}
+                () = self.ring.wait_for_phase(Phase::Closed) => {}
+            }
         }
     }
 
-    /// Delivers one stream: an older one to its end, the current one until it is closed.
-    async fn ship_stream(&mut self, epoch: Epoch) -> Result<(), ForkReason> {
+    /// Looks at forked streams of older epochs again, if it is time.
+    async fn look_at_forked(&mut self) {
+        if self.health.next_look().is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        for epoch in self.health.take_forked() {
+            if Box::pin(self.ship_stream(epoch)).await.is_ok() && self.settle(epoch).await.is_ok() {
+                self.health.not_forked(epoch);
+            }
+        }
+    }
+
+    async fn ship_from_cursor(&mut self, epoch: Epoch) -> Result<(), Fork> {
         // The age of the backlog has to be known even if Postgres does not answer.
         if let Ok(Some(batch)) = self.source.peek(epoch, Head::START).await {
             batch.first().inspect(|record| self.meter.set_oldest(&record.entry));
@@ -157,14 +196,21 @@ impl<S: Sink> Shipper<S> {
             if self.prepared.is_none_or(|at| at.elapsed() > PREPARE_EVERY) {
                 self.prepare().await;
             }
+            if epoch == self.epoch {
+                self.look_at_forked().await;
+            }
             match self.source.next(epoch, head).await {
                 Ok(Some(batch)) => {
                     let reached = self.deliver(head, &batch).await?;
                     if reached != head {
                         self.meter.delivered.add(reached.seq.0.saturating_sub(head.seq.0));
                         head = reached;
+                        if epoch == self.epoch {
+                            self.delivered = head;
+                        }
                         self.ring.mark_delivered(epoch, head, epoch == self.epoch);
                         self.note.delivered(&self.source, epoch, head);
+                        self.not_forked(epoch);
                     }
                 }
                 Ok(None) => {
@@ -173,59 +219,80 @@ impl<S: Sink> Shipper<S> {
                     let gauge = self.ring.gauge();
                     if epoch == self.epoch && head.seq > gauge.stamped {
                         let what = format!("Postgres has seq {}, but this epoch ends at {}", head.seq, gauge.stamped);
-                        self.fork(epoch, &what, ForkReason::ForeignWriter).await?;
+                        return Err(Fork::foreign_writer(what));
                     }
+                    if epoch == self.epoch && head.seq < self.delivered.seq {
+                        return Err(missing(head, self.delivered.seq.next()));
+                    }
+                    self.not_forked(epoch);
                     if ended && (epoch < self.epoch || head.seq >= gauge.stamped) {
                         return Ok(());
                     }
-                    tokio::select! {
-                        () = self.ring.wait_for_shippable_after(head.seq) => {}
-                        () = self.note.is_due() => self.note.delivered(&self.source, epoch, head),
-                    }
+                    self.wait_for_records(epoch, head).await;
                 }
                 Err(SourceError::Outbox(error)) => self.health.hold(&error.to_string()).await,
                 Err(SourceError::Unrecorded) => {
-                    tracing::warn!(
-                        %epoch, after = %head.seq,
-                        "lost records were found while the gateway stops; the next start records and ships them"
-                    );
-                    return Err(ForkReason::UnrecordedDamage);
+                    let what = "lost records were found while the gateway stops; the next start records and ships them";
+                    tracing::warn!(%epoch, after = %head.seq, "{what}");
+                    return Err(Fork { what: what.to_owned(), reason: ForkReason::UnrecordedDamage });
                 }
             }
         }
     }
 
+    /// Lowers the alarm about a stream that is shipped, unless its end has still to be settled.
+    fn not_forked(&mut self, epoch: Epoch) {
+        if !self.unsettled.contains_key(&epoch) {
+            self.health.not_forked(epoch);
+        }
+    }
+
+    /// Waits until there is a record after `head`, the epoch is closed, or it is time to look at forked streams. Notes
+    /// the delivered head meanwhile.
+    async fn wait_for_records(&mut self, epoch: Epoch, head: Head) {
+        let look = async {
+            match self.health.next_look() {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.ring.wait_for_shippable_after(head.seq) => {}
+            () = look => {}
+            () = self.note.is_due() => self.note.delivered(&self.source, epoch, head),
+        }
+    }
+
     /// Checks that the cursor that was read at the start is a position in this gateway's own stream.
-    async fn check_cursor(&mut self, epoch: Epoch, cursor: Head) -> Result<(), ForkReason> {
+    async fn check_cursor(&mut self, epoch: Epoch, cursor: Head) -> Result<(), Fork> {
         // I4: records before a foreign cursor were not delivered, and must not be removed from the outbox for it.
         loop {
-            let found = if epoch == self.epoch {
-                // This gateway has not delivered anything of the current epoch yet.
-                Ok(CursorCheck::Foreign)
-            } else {
+            let found = if epoch < self.epoch {
                 self.source.check(epoch, cursor).await
+            } else if cursor == self.delivered {
+                Ok(CursorCheck::Own)
+            } else {
+                // After a fork was resolved, the cursor may be at a record that was delivered again.
+                let contains = self.source.contains(epoch, cursor).await;
+                contains.map(|contains| if contains { CursorCheck::Own } else { CursorCheck::Foreign })
             };
-            let reason = match found {
+            match found {
                 Ok(CursorCheck::Own) => return Ok(()),
-                Ok(CursorCheck::Foreign) => ForkReason::ForeignWriter,
-                Ok(CursorCheck::Ahead) => ForkReason::UnknownRecords,
-                Err(error) => {
-                    self.health.hold(&error.to_string()).await;
-                    continue;
+                Ok(CursorCheck::Foreign) => return Err(Fork::foreign_cursor(cursor)),
+                Ok(CursorCheck::Ahead) => {
+                    return Err(Fork { reason: ForkReason::UnknownRecords, ..Fork::foreign_cursor(cursor) });
                 }
-            };
-            let (seq, hash) = (cursor.seq, cursor.hash);
-            let what = format!("Postgres has seq {seq} with hash {hash}, which this gateway did not write");
-            self.fork(epoch, &what, reason).await?;
+                Err(error) => self.health.hold(&error.to_string()).await,
+            }
         }
     }
 
     /// Delivers consecutive records after `head`. Returns the stream's new head.
-    async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, ForkReason> {
+    async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Fork> {
         let (mut rest, mut size) = (batch, self.size.current());
         while let Some((first, later)) = rest.split_first() {
             self.meter.set_oldest(&first.entry);
-            self.check_link(head, first).await?;
+            check_link(head, first)?;
             let (attempt, _) = rest.split_at(size.min(rest.len()));
             let begun = Instant::now();
             let result = self.sink.deliver(attempt).await;
@@ -282,12 +349,7 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// Quarantines the first record of `rest`.
-    async fn quarantine(
-        &mut self,
-        head: Head,
-        rest: &[Arc<AuditRecord>],
-        error: &SinkError,
-    ) -> Result<Head, ForkReason> {
+    async fn quarantine(&mut self, head: Head, rest: &[Arc<AuditRecord>], error: &SinkError) -> Result<Head, Fork> {
         let Some(record) = rest.first() else { return Ok(head) };
         let position = record.position;
         let request_id = record.entry.call.request_id;
@@ -307,38 +369,17 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// Reads the cursor after a delivery whose outcome is unknown. Returns the stream's head.
-    async fn resolve_outcome(&mut self, head: Head, sent: &[Arc<AuditRecord>]) -> Result<Head, ForkReason> {
+    async fn resolve_outcome(&mut self, head: Head, sent: &[Arc<AuditRecord>]) -> Result<Head, Fork> {
         let Some(position) = sent.first().map(|record| record.position) else { return Ok(head) };
-        loop {
-            let cursor = self.cursor(position.epoch).await;
-            let ours = cursor == head || sent.iter().any(|record| Head::after(&record.position) == cursor);
-            if ours {
-                if cursor != head {
-                    self.health.succeeded();
-                }
-                return Ok(cursor);
-            }
-            let what =
-                format!("Postgres has seq {} with hash {}, which this gateway did not write", cursor.seq, cursor.hash);
-            self.fork(position.epoch, &what, ForkReason::ForeignWriter).await?;
+        let cursor = self.cursor(position.epoch).await;
+        let ours = cursor == head || sent.iter().any(|record| Head::after(&record.position) == cursor);
+        if !ours {
+            return Err(Fork::foreign_cursor(cursor));
         }
-    }
-
-    /// Checks that the record that is delivered next follows the head.
-    async fn check_link(&mut self, head: Head, first: &AuditRecord) -> Result<(), ForkReason> {
-        let position = first.position;
-        while position.seq != head.seq.next() || position.prev_hash != head.hash {
-            let (what, reason) = if position.seq == head.seq.next() {
-                let what = format!("the record before seq {} has another hash in Postgres", position.seq);
-                (what, ForkReason::ForeignWriter)
-            } else {
-                let (from, to) = (head.seq.next(), position.seq.0.saturating_sub(1));
-                let what = format!("records {from} to {to} are in neither outbox nor Postgres");
-                (what, ForkReason::MissingRecords)
-            };
-            self.fork(position.epoch, &what, reason).await?;
+        if cursor != head {
+            self.health.succeeded();
         }
-        Ok(())
+        Ok(cursor)
     }
 
     async fn cursor(&mut self, epoch: Epoch) -> Head {
@@ -365,14 +406,24 @@ impl<S: Sink> Shipper<S> {
         }
         self.prepared = Some(Instant::now());
     }
+}
 
-    /// Stops shipping a stream and raises the alarm. If another process writes under this gateway's id, nothing is
-    /// shipped until the gateway stops.
-    async fn fork(&mut self, epoch: Epoch, what: &str, reason: ForkReason) -> Result<(), ForkReason> {
-        tracing::error!(what, gateway_id = %self.gateway_id, %epoch, "stream is forked; not shipping it");
-        if !self.health.forked(epoch, self.epoch, what, reason) {
-            self.ring.wait_for_phase(Phase::Closed).await;
-        }
-        Err(reason)
+/// Checks that the record that is delivered next follows the head.
+fn check_link(head: Head, first: &AuditRecord) -> Result<(), Fork> {
+    let position = first.position;
+    if position.seq != head.seq.next() {
+        return Err(missing(head, position.seq));
     }
+    if position.prev_hash != head.hash {
+        let what = format!("the record before seq {} has another hash in Postgres", position.seq);
+        return Err(Fork::foreign_writer(what));
+    }
+    Ok(())
+}
+
+/// The fork at a cursor that is at `head`, while the next record that this gateway has is at `next`.
+fn missing(head: Head, next: Seq) -> Fork {
+    let (from, to) = (head.seq.next(), next.0.saturating_sub(1));
+    let what = format!("records {from} to {to} are in neither outbox nor Postgres");
+    Fork { what, reason: ForkReason::MissingRecords }
 }
