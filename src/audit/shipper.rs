@@ -18,8 +18,9 @@
 //! missing, or Postgres has more of it than this gateway stored, that epoch is left in the outbox meanwhile, and later
 //! epochs are shipped.
 //!
-//! A stand-in for a lost record is delivered after its damage record is stored. At level `queued` Postgres may have more
-//! of a crashed epoch than the outbox knows: the shipper settles where such an epoch ends, and the scribe records it.
+//! A stand-in for a lost record is delivered after its damage record is stored. At level `queued` Postgres may have
+//! more of a crashed epoch than the outbox knows: the shipper settles where such an epoch ends, and the scribe records
+//! it.
 
 mod batch;
 mod fork;

@@ -1,5 +1,5 @@
-//! Explanations for records or files that are not in an outbox: they were delivered, or lost with a file of which nothing
-//! could be read. What was pruned, `gateway/pruned` records say.
+//! Explanations for records or files that are not in an outbox: they were delivered, or lost with a file of which
+//! nothing could be read. What was pruned, `gateway/pruned` records say.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,8 +69,8 @@ impl<'a> Absent<'a> {
         self.recorded().lost.has_unknown_end(gateway_id, epoch)
     }
 
-    /// Returns true if a damage record explains the stand-in `record`, or damage that this process found and is about to
-    /// record.
+    /// Returns true if a damage record explains the stand-in `record`, or damage that this process found and is about
+    /// to record.
     pub(super) fn explains(&self, record: &AuditRecord) -> bool {
         self.recorded().lost.explains(record) || self.reader.is_known_loss(record)
     }

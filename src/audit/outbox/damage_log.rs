@@ -1,7 +1,7 @@
 //! The damage that was found in an outbox: what of it the scribe has still to record, and what is recorded.
 //!
-//! A stand-in is delivered only after the damage record that explains it is stored. The shipper's reader reports what it
-//! finds here, the scribe takes it, and after the commit it says so; the shipper waits for that.
+//! A stand-in is delivered only after the damage record that explains it is stored. The shipper's reader reports what
+//! it finds here, the scribe takes it, and after the commit it says so; the shipper waits for that.
 //!
 //! Damage is also described in `quarantine/`, one JSON file for each. The record of an earlier damage may be among what
 //! a later one destroys, so when damage is found, what is described there is recorded again: once in each process, and
@@ -100,8 +100,8 @@ impl DamageLog {
         true
     }
 
-    /// Reports what is described and may not be recorded any more, now that `found` was found: what this process has not
-    /// recorded yet, and what it recorded where `found` is. `epoch` is the current epoch.
+    /// Reports what is described and may not be recorded any more, now that `found` was found: what this process has
+    /// not recorded yet, and what it recorded where `found` is. `epoch` is the current epoch.
     pub(super) fn report_again(&self, gateway_id: GatewayId, epoch: Epoch, found: &Damage, described: Vec<Damage>) {
         let mut state = self.state.lock();
         let hits = |(first, last): (Seq, Seq)| {

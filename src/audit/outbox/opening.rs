@@ -99,7 +99,8 @@ impl Opening {
         if let Some((newest, meta)) = newest.as_ref().zip(meta.as_ref()) {
             ended = Ended::of(newest, meta, dir)?;
         }
-        // I3: every file after the newest one that can be read may have begun an epoch, and none of these is used again.
+        // I3: every file after the newest one that can be read may have begun an epoch, and none of these is used
+        // again.
         let newest_read = numbers.last().copied().unwrap_or(FileNumber(0));
         let read = ended.stored.map_or(Epoch(0), |(epoch, _)| epoch);
         let begun = Epoch(read.0 + (last_number.0 - newest_read.0)).max(note.map_or(Epoch(0), |note| note.epoch));

@@ -324,8 +324,8 @@ impl Reader {
         self.files.owner().is_some_and(|owner| owner.damages.has_pending())
     }
 
-    /// Replaces the stand-ins that no damage explains which this process knows. Another program wrote them, so their places
-    /// are lost, and reported like others. Only the shipper's reader does this.
+    /// Replaces the stand-ins that no damage explains which this process knows. Another program wrote them, so their
+    /// places are lost, and reported like others. Only the shipper's reader does this.
     fn replace_unexplained(&self, records: &mut [AuditRecord]) {
         let Some(owner) = self.files.owner().filter(|_| self.purpose == Purpose::Delivery) else { return };
         for record in records.iter_mut().filter(|record| is_stand_in(record) && !owner.damages.is_known(record)) {
@@ -373,8 +373,8 @@ impl Reader {
         Ok(owner.damages.has_unknown_end(owner.gateway_id, epoch))
     }
 
-    /// Earlier epochs whose end in Postgres was not settled when the outbox was opened, each with its last record as far
-    /// as it was known.
+    /// Earlier epochs whose end in Postgres was not settled when the outbox was opened, each with its last record as
+    /// far as it was known.
     #[must_use]
     pub fn unsettled(&self) -> BTreeMap<Epoch, Head> {
         self.files.owner().map(|owner| owner.unsettled.clone()).unwrap_or_default()

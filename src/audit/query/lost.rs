@@ -19,8 +19,8 @@ static DAMAGE_RECORDS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The losses that damage records name, in `audit_log` and in quarantine: those of one gateway, or all. A row that cannot be read, or
-/// does not match its hash, says nothing.
+/// The losses that damage records name, in `audit_log` and in quarantine: those of one gateway, or all. A row that
+/// cannot be read, or does not match its hash, says nothing.
 ///
 /// # Errors
 /// Any error of Postgres.

@@ -65,8 +65,8 @@ impl Ring {
         self.work.notify_one();
     }
 
-    /// Records that the end of the earlier epoch `epoch` in Postgres is settled: at `end` if the outbox did not know it,
-    /// otherwise where the outbox knew it to be.
+    /// Records that the end of the earlier epoch `epoch` in Postgres is settled: at `end` if the outbox did not know
+    /// it, otherwise where the outbox knew it to be.
     pub fn settle(&self, epoch: Epoch, end: Option<Head>) {
         self.lock().settled.push((epoch, end));
         self.work.notify_one();

@@ -1,5 +1,5 @@
-//! Records that the scribe stores at once, at either level: damage records, for which the shipper waits, and the ends of earlier
-//! epochs.
+//! Records that the scribe stores at once, at either level: damage records, for which the shipper waits, and the ends
+//! of earlier epochs.
 
 use crate::audit::outbox::damage::Damage;
 use crate::audit::record::{Epoch, Seq};

@@ -93,8 +93,8 @@ impl Health {
         tokio::time::sleep(pause).await;
     }
 
-    /// Raises the alarm about a forked stream. Returns whether other streams are still shipped, which is the case if the
-    /// stream is an older epoch and no other process seems to write.
+    /// Raises the alarm about a forked stream. Returns whether other streams are still shipped, which is the case if
+    /// the stream is an older epoch and no other process seems to write.
     pub(super) fn forked(&mut self, epoch: Epoch, current: Epoch, fork: &Fork) -> bool {
         let what = &fork.what;
         self.meter.forked.store(true, Ordering::Relaxed);

@@ -159,8 +159,8 @@ impl RecordSource {
         self.reader.clone()
     }
 
-    /// Compares the cursor of an earlier epoch with the outbox. At level `queued` a cursor may be ahead of an epoch that
-    /// was not closed, because records that were delivered from the ring were never written to the outbox.
+    /// Compares the cursor of an earlier epoch with the outbox. At level `queued` a cursor may be ahead of an epoch
+    /// that was not closed, because records that were delivered from the ring were never written to the outbox.
     pub(super) async fn check(&self, epoch: Epoch, cursor: Head) -> Result<CursorCheck, outbox::OutboxError> {
         let before = Head { seq: Seq(cursor.seq.0.saturating_sub(1)), hash: Digest::ZERO };
         if let Some(record) = self.read(epoch, before).await?.first() {

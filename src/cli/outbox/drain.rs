@@ -68,7 +68,8 @@ pub(super) async fn run(config: &Config, client: &OutboxClient, args: &Args, jso
     Ok(print(&if json { json_line(&Drained { gateway_id, epoch, last, left })? } else { text })?)
 }
 
-/// Delivers everything, then closes the epoch and delivers that; prints each error of delivery once. For at most `ship`.
+/// Delivers everything, then closes the epoch and delivers that; prints each error of delivery once. For at most
+/// `ship`.
 async fn finish(pipeline: Pipeline, probe: &Probe, store: Duration, ship: Duration) -> StopReport {
     let (deadline, mut printed) = (Instant::now() + ship, None);
     // The epoch stays open until then, because damage that is found on the way has to be recorded in it.
