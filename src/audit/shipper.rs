@@ -14,8 +14,8 @@
 //!
 //! If the cursor is ahead of the stream, or has another hash, the stream is *forked*: another process writes under this
 //! gateway's id. A forked stream is not shipped, none of its records is lost or overwritten, and the alarm stays raised
-//! until an operator acts. If an older epoch's records are missing, that epoch is left in the outbox until the next
-//! start, and later epochs are shipped.
+//! until an operator acts; the shipper looks at it again and continues once it fits. If an older epoch's records are
+//! missing, that epoch is left in the outbox meanwhile, and later epochs are shipped.
 
 mod batch;
 mod fork;

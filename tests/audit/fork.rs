@@ -85,7 +85,7 @@ async fn i4_an_older_epoch_with_a_hole_is_kept_and_later_ones_ship() {
     };
     many(&pipeline.audit(), 5).await;
     delivered(&probe).await;
-    assert!(alarm().contains("epoch 1") && alarm().contains("restart this gateway"), "{}", alarm());
+    assert!(alarm().contains("epoch 1") && alarm().contains("resolve-fork"), "{}", alarm());
     // The alarm outlasts another one.
     rig.sink.turn(Mood::Down);
     one(&pipeline.audit(), "echo").await;
@@ -95,19 +95,44 @@ async fn i4_an_older_epoch_with_a_hole_is_kept_and_later_ones_ship() {
     rig.sink.turn(Mood::Healthy);
     delivered(&probe).await;
     assert!(alarm().contains("epoch 1"));
-    stop(pipeline).await;
     let epochs =
         |records: Vec<AuditRecord>| -> Vec<_> { records.iter().map(|record| record.position.epoch.0).collect() };
-    assert_eq!(epochs(rig.stored_records()), [1; 4]);
-    assert_eq!(epochs(rig.sink.records()), [[1; 4].as_slice(), &[2; 8]].concat());
-    // Mended, it is looked at again at the next start.
+    assert_eq!(epochs(rig.sink.records()), [[1; 4].as_slice(), &[2; 7]].concat());
+    // Once it fits, it is shipped in place, beside the current epoch.
     rig.sink.set_cursor(gateway_id, Epoch(1), Head::after(&last));
-    let pipeline = rig.start();
-    delivered(&pipeline.probe()).await;
-    assert_eq!(pipeline.probe().shipper(), ShipperState::Delivering);
+    until_async("the alarm is lowered", SOON, || async { probe.shipper() == ShipperState::Delivering }).await;
+    one(&pipeline.audit(), "echo").await;
     stop(pipeline).await;
     assert!(rig.stored_records().is_empty());
-    assert_eq!(verify_records(&rig.sink.records()).len(), 4 + 4 + 8 + 2);
+    assert_eq!(verify_records(&rig.sink.records()).len(), 4 + 4 + 9);
+}
+
+#[tokio::test]
+async fn i4_forked_current_epoch_is_shipped_in_place_once_its_cursor_fits() {
+    for older in [false, true] {
+        let rig = Rig::stored();
+        let mut pipeline = rig.start();
+        let (gateway_id, epoch) = pipeline.probe().stream();
+        many(&pipeline.audit(), 3).await;
+        delivered(&pipeline.probe()).await;
+        let ours = Head::after(&rig.sink.records().last().unwrap().position);
+        let theirs = Head { seq: ours.seq.next(), hash: gatepost::audit::record::Digest::of(b"foreign") };
+        rig.sink.set_cursor(gateway_id, epoch, theirs);
+        many(&pipeline.audit(), 3).await;
+        if older {
+            stop_now(pipeline).await;
+            pipeline = rig.start();
+        }
+        let probe = pipeline.probe();
+        until_async("it is forked", SOON, || async { matches!(probe.shipper(), ShipperState::Forked { .. }) }).await;
+        assert_eq!(rig.sink.records().len(), 4);
+        rig.sink.set_cursor(gateway_id, epoch, ours);
+        until_async("the alarm is lowered", SOON, || async { probe.shipper() == ShipperState::Delivering }).await;
+        one(&pipeline.audit(), "echo").await;
+        assert_eq!(stop(pipeline).await.lost, 0);
+        assert!(rig.stored_records().is_empty(), "nothing is stranded");
+        verify_records(&rig.sink.records());
+    }
 }
 
 #[tokio::test]

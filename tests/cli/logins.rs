@@ -1,9 +1,12 @@
 //! Every command with exactly the login to Postgres that docs/security.md names, and the way out of a fork.
 
 use std::path::Path;
+use std::time::Duration;
 
 use gatepost::audit::chain::{self, Head};
-use gatepost::audit::record::AuditRecord;
+use gatepost::audit::record::{AuditRecord, Call, Entry, Epoch, GatewayId, Outcome, RecordKey, RequestId, Status};
+use gatepost::audit::sink::postgres::{Options, PostgresSink};
+use gatepost::audit::sink::{CursorUpdate, Sink};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
@@ -104,6 +107,25 @@ impl Logins {
     /// Waits until so many rows of `what` are there.
     async fn wait_for_rows(&self, what: &str, rows: i64) {
         until_async(&format!("{rows} rows of {what}"), 2 * SOON, async || self.count(what).await == rows).await;
+    }
+
+    /// What a thief of the gateway's login does: appends a record to a stream.
+    async fn forge(&self, epoch: Epoch) -> AuditRecord {
+        let options = Options {
+            url: self.gateway.clone(),
+            password_file: None,
+            statement_timeout: Duration::from_secs(20),
+            migrate: false,
+        };
+        let mut sink = PostgresSink::new(&options).unwrap();
+        let id = GatewayId(self.gateway_id);
+        let head: Head = sink.cursor(id, epoch).await.unwrap();
+        let outcome = Outcome::answered(Status::Ok, None, b"{}", &RecordKey::from_bytes([0; 32]));
+        let call = Call::new(RequestId::new(), "tools/call").with_target(Some("example"), Some("forged"));
+        let entry = Entry::new(call, outcome, Duration::from_millis(1));
+        let record = AuditRecord { position: chain::link(id, epoch, head, &entry), entry };
+        assert_eq!(sink.deliver(std::slice::from_ref(&record)).await.unwrap(), CursorUpdate::Moved);
+        record
     }
 }
 
@@ -240,6 +262,78 @@ async fn serve_warns_if_its_login_may_change_the_trail() {
         assert_eq!(gatepost.terminate(), Some(0));
         logins.admin_runs(&grant.replace("GRANT", "REVOKE").replace(" TO ", " FROM ")).await;
     }
+}
+
+/// A thief of the gateway's login appends to its streams: the live one and one that the gateway opens later.
+#[tokio::test]
+async fn i4_forked_gateway_delivers_in_place_after_resolve_fork() {
+    let logins = Logins::new().await;
+    let gatepost = logins.start();
+    call(&gatepost, "one").await;
+    logins.wait_for_rows("audit_log", 2).await;
+    logins.forge(Epoch(1)).await;
+    logins.forge(Epoch(2)).await;
+    call(&gatepost, "two").await;
+    until("the fork is noticed", SOON, || gatepost.get_ops("/readyz").1.contains("forked"));
+    let dir = logins.setup.dir().to_owned();
+    let (heads, journal) = (dir.join("heads.jsonl"), dir.join("journal.jsonl"));
+    let print_heads =
+        || std::fs::write(&heads, logins.succeeds("postgres://x@127.0.0.1:1/x", &["outbox", "heads"])).unwrap();
+    print_heads();
+    let resolve = ["audit", "resolve-fork", "--heads", path(&heads), "--reason", "stolen", "--journal", path(&journal)];
+    let owner = logins.owner.clone();
+    let dry_run = logins.succeeds(&owner, &[&resolve[..], &["--dry-run"]].concat());
+    assert!(dry_run.contains("1 row from seq 3 to 3 to audit_foreign; cursor from 3 to 2"), "{dry_run}");
+    assert_eq!(logins.count("audit_foreign").await, 0, "a dry run changes nothing");
+    logins.succeeds(&owner, &resolve);
+    logins.wait_for_rows("audit_log WHERE tool_name = 'echo'", 2).await;
+    until("the alarm is lowered", SOON, || !gatepost.get_ops("/readyz").1.contains("forked"));
+    assert_eq!(logins.count("audit_foreign WHERE epoch = 1 AND seq = 3 AND moved_by LIKE 'owner%'").await, 1);
+    assert_eq!(gatepost.terminate(), Some(0));
+
+    // The epoch that the thief opened before the gateway did. Its heads are read from the directory.
+    let gatepost = logins.start();
+    call(&gatepost, "three").await;
+    until("the fork is noticed", SOON, || gatepost.get_ops("/readyz").1.contains("forked"));
+    let (code, _, stderr) = logins.run(&owner, &resolve);
+    assert!(code == Some(1) && stderr.contains("was extended after the heads were printed"), "{stderr}");
+    drop(gatepost);
+    print_heads();
+    logins.succeeds(&owner, &resolve);
+    let gatepost = logins.start();
+    logins.wait_for_rows("audit_log WHERE tool_name = 'echo'", 3).await;
+    assert_eq!(gatepost.terminate(), Some(0));
+    assert_eq!(logins.count("audit_log WHERE tool_name = 'forged'").await, 0);
+    assert_eq!(logins.count("audit_log WHERE method = 'trail/resolved'").await, 2);
+}
+
+#[tokio::test]
+async fn lost_rows_do_not_strand_the_records_behind_them() {
+    let logins = Logins::new().await;
+    let gatepost = logins.start();
+    for text in ["one", "two", "three"] {
+        call(&gatepost, text).await;
+    }
+    logins.wait_for_rows("audit_log", 4).await;
+    // A database that was restored to a time before the second call.
+    logins
+        .admin_runs(
+            "DELETE FROM audit_log WHERE seq > 2;
+             UPDATE audit_stream SET delivered_seq = 2, head_hash = (SELECT hash FROM audit_log WHERE seq = 2)",
+        )
+        .await;
+    call(&gatepost, "four").await;
+    until("the fork is noticed", SOON, || gatepost.get_ops("/readyz").1.contains("forked"));
+    let dir = logins.setup.dir().to_owned();
+    let (heads, journal) = (dir.join("heads.jsonl"), dir.join("journal.jsonl"));
+    std::fs::write(&heads, logins.succeeds("postgres://x@127.0.0.1:1/x", &["outbox", "heads"])).unwrap();
+    let owner = logins.owner.clone();
+    let resolve =
+        ["audit", "resolve-fork", "--heads", path(&heads), "--reason", "restored", "--journal", path(&journal)];
+    let shown = logins.succeeds(&owner, &resolve);
+    assert!(shown.contains("cursor from 2 to 4") && shown.contains("no row for seq 3 to 4"), "{shown}");
+    logins.wait_for_rows("audit_log WHERE seq = 5 AND tool_name = 'echo'", 1).await;
+    assert_eq!(gatepost.terminate(), Some(0));
 }
 
 #[tokio::test]

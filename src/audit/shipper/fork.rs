@@ -1,6 +1,9 @@
 //! Forked streams, and the alarm that names them.
 
+use std::collections::BTreeMap;
+
 use super::state::ShipperState;
+use crate::audit::chain::Head;
 use crate::audit::record::Epoch;
 
 /// Forked streams that the alarm names. *Chosen*: enough to see a pattern, few enough to read.
@@ -9,7 +12,29 @@ const NAMED_MAX: usize = 8;
 /// Advice to the operator, at the end of every alarm about a fork.
 const ADVICE: &str = "its records stay in the outbox, `gatepost outbox list --epoch` shows them; find and stop the \
     other writer with this gateway's id (a copy of the outbox directory, audit.gateway_id set twice) or the cause of \
-    lost rows (a restored database), then restart this gateway to check the stream again";
+    lost rows (a restored database), then end the fork with `gatepost audit resolve-fork`; this gateway looks again at \
+    least every minute";
+
+/// A forked stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fork {
+    /// The finding.
+    pub(super) what: String,
+    /// The reason for which the stream is not shipped.
+    pub(super) reason: ForkReason,
+}
+
+impl Fork {
+    pub(super) fn foreign_writer(what: String) -> Self {
+        Self { what, reason: ForkReason::ForeignWriter }
+    }
+
+    /// The fork at a cursor that is not in this gateway's stream.
+    pub(super) fn foreign_cursor(cursor: Head) -> Self {
+        let Head { seq, hash } = cursor;
+        Self::foreign_writer(format!("Postgres has seq {seq} with hash {hash}, which this gateway did not write"))
+    }
+}
 
 /// The reason why a stream is not shipped any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,21 +52,22 @@ pub(super) fn alarm(epoch: Epoch, what: &str) -> String {
     format!("epoch {epoch} is forked and nothing is shipped: {what}; {ADVICE}")
 }
 
-/// Forked streams of older epochs. Their alarm stays raised until the gateway is restarted, even while other streams
-/// are delivered.
+/// Forked streams of older epochs. Their alarm stays raised while other streams are delivered.
 #[derive(Debug, Default)]
-pub(super) struct ForkedStreams {
-    named: Vec<(Epoch, String)>,
-    unnamed: usize,
-}
+pub(super) struct ForkedStreams(BTreeMap<Epoch, String>);
 
 impl ForkedStreams {
     pub(super) fn add(&mut self, epoch: Epoch, what: &str) {
-        if self.named.len() < NAMED_MAX {
-            self.named.push((epoch, what.to_owned()));
-        } else {
-            self.unnamed += 1;
-        }
+        self.0.insert(epoch, what.to_owned());
+    }
+
+    /// Returns true if the stream was forked.
+    pub(super) fn remove(&mut self, epoch: Epoch) -> bool {
+        self.0.remove(&epoch).is_some()
+    }
+
+    pub(super) fn epochs(&self) -> Vec<Epoch> {
+        self.0.keys().copied().collect()
     }
 
     /// The shipper's state if nothing else is wrong.
@@ -56,8 +82,10 @@ impl ForkedStreams {
     }
 
     fn summary(&self) -> Option<String> {
-        let named: Vec<_> = self.named.iter().map(|(epoch, what)| format!("epoch {epoch} ({what})")).collect();
-        let more = if self.unnamed > 0 { format!(" and {} more", self.unnamed) } else { String::new() };
+        let named = self.0.iter().take(NAMED_MAX).map(|(epoch, what)| format!("epoch {epoch} ({what})"));
+        let named: Vec<_> = named.collect();
+        let unnamed = self.0.len() - named.len();
+        let more = if unnamed > 0 { format!(" and {unnamed} more") } else { String::new() };
         (!named.is_empty())
             .then(|| format!("forked and not shipped, while other epochs are: {}{more}", named.join(", ")))
     }
@@ -81,5 +109,7 @@ mod tests {
         assert!(error.contains("epoch 1 (another hash)") && error.contains("and 992 more"), "{error}");
         assert!(error.contains(ADVICE) && error.len() < 1_000);
         assert!(forked.append_to("no reply").starts_with("no reply; also forked"));
+        assert!(forked.epochs().into_iter().all(|epoch| forked.remove(epoch)));
+        assert_eq!(forked.state_without_error(), ShipperState::Delivering);
     }
 }

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::fork::{self, ForkReason, ForkedStreams};
+use super::fork::{self, Fork, ForkReason, ForkedStreams};
 use super::state::ShipperState;
 use crate::audit::meter::Meter;
 use crate::audit::record::Epoch;
@@ -26,14 +27,21 @@ pub(super) struct Health {
     state: watch::Sender<ShipperState>,
     meter: Arc<Meter>,
     forked: ForkedStreams,
+    /// The forked stream because of which nothing is shipped.
+    blocking: Option<(Epoch, String)>,
     transient: Backoff,
     operator: Backoff,
+    /// The pauses between looks at forked streams.
+    look: Backoff,
+    /// The next look at forked streams of older epochs; `None` if there are none.
+    next_look: Option<Instant>,
 }
 
 impl Health {
     pub(super) fn new(meter: Arc<Meter>, state: watch::Sender<ShipperState>) -> Self {
         let (transient, operator) = (Backoff::new(TRANSIENT_RETRY), Backoff::new(OPERATOR_RETRY));
-        Self { state, meter, forked: ForkedStreams::default(), transient, operator }
+        let (forked, look) = (ForkedStreams::default(), Backoff::new(OPERATOR_RETRY));
+        Self { state, meter, forked, blocking: None, transient, operator, look, next_look: None }
     }
 
     /// The channel of the state.
@@ -87,17 +95,56 @@ impl Health {
 
     /// Raises the alarm about a forked stream. Returns whether other streams are still shipped, which is the case if
     /// records of an older epoch are missing.
-    pub(super) fn forked(&mut self, epoch: Epoch, current: Epoch, what: &str, reason: ForkReason) -> bool {
+    pub(super) fn forked(&mut self, epoch: Epoch, current: Epoch, fork: &Fork) -> bool {
+        let what = &fork.what;
         self.meter.forked.store(true, Ordering::Relaxed);
         self.meter.set_last_error(what);
-        let ships_others = epoch < current && reason == ForkReason::MissingRecords;
+        let ships_others = epoch < current && fork.reason == ForkReason::MissingRecords;
         if ships_others {
+            if !self.forked.epochs().contains(&epoch) {
+                tracing::error!(what, %epoch, "stream is forked; not shipping it");
+                self.look.reset();
+            }
             self.forked.add(epoch, what);
+            self.next_look = Some(Instant::now() + self.look.next_pause());
             self.state.send_replace(self.forked.state_without_error());
         } else {
+            self.forked.remove(epoch);
+            let blocking = Some((epoch, what.clone()));
+            if self.blocking != blocking {
+                tracing::error!(what, %epoch, "stream is forked; shipping nothing");
+                self.look.reset();
+                self.blocking = blocking;
+            }
             let error = self.forked.append_to(&fork::alarm(epoch, what));
             self.state.send_replace(ShipperState::Forked { error });
         }
         ships_others
+    }
+
+    /// Waits until it is time to look at the stream again because of which nothing is shipped.
+    pub(super) async fn wait_to_look(&mut self) {
+        tokio::time::sleep(self.look.next_pause()).await;
+    }
+
+    /// The time of the next look at forked streams of older epochs; `None` if there are none.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.next_look
+    }
+
+    /// The forked streams of older epochs, which are looked at now.
+    pub(super) fn take_forked(&mut self) -> Vec<Epoch> {
+        self.next_look = None;
+        self.forked.epochs()
+    }
+
+    /// Lowers the alarm about a stream, if it was forked and no longer is.
+    pub(super) fn not_forked(&mut self, epoch: Epoch) {
+        let blocked = self.blocking.take_if(|(blocking, _)| *blocking == epoch).is_some();
+        if self.forked.remove(epoch) || blocked {
+            tracing::info!(%epoch, "stream is not forked any more; shipping it");
+            self.meter.forked.store(!self.forked.epochs().is_empty(), Ordering::Relaxed);
+            self.state.send_replace(self.forked.state_without_error());
+        }
     }
 }

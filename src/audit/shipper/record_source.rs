@@ -86,6 +86,15 @@ impl RecordSource {
         joined(tokio::task::spawn_blocking(move || reader.next_epoch(after))).await
     }
 
+    /// Returns true if the record at `position` is still in the ring or the outbox.
+    pub(super) async fn contains(&mut self, epoch: Epoch, position: Head) -> Result<bool, outbox::OutboxError> {
+        let before = Head { seq: Seq(position.seq.0.saturating_sub(1)), hash: Digest::ZERO };
+        let batch = self.next(epoch, before).await?;
+        self.clear();
+        let first = batch.as_ref().and_then(|batch| batch.first());
+        Ok(first.is_some_and(|record| Head::after(&record.position) == position))
+    }
+
     /// Returns true if the outbox contradicts `cursor`: it has another record at that position, or a closed epoch that
     /// ends before it. At level `queued` a cursor may be ahead of an epoch that was not closed, because records that
     /// were delivered from the ring were never written to the outbox.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{BatchLimits, BatchSize};
-use super::fork::ForkReason;
+use super::fork::{Fork, ForkReason};
 use super::health::Health;
 use super::record_source::RecordSource;
 use super::repeated_failure::{RepeatedFailure, any_accepted};
@@ -42,6 +42,8 @@ pub struct Shipper<S> {
     repeated_failure: RepeatedFailure,
     /// When the sink was prepared; `None` before the first time.
     prepared: Option<Instant>,
+    /// The end of what this process delivered of the current epoch.
+    delivered: Head,
 }
 
 impl<S: Sink> Shipper<S> {
@@ -67,6 +69,7 @@ impl<S: Sink> Shipper<S> {
             deadline,
             repeated_failure: RepeatedFailure::default(),
             prepared: None,
+            delivered: Head::START,
         };
         (shipper, watched)
     }
@@ -105,8 +108,34 @@ impl<S: Sink> Shipper<S> {
         self.ship_stream(self.epoch).await.ok();
     }
 
-    /// Delivers one stream: an older one to its end, the current one until it is closed.
+    /// Delivers one stream: an older one to its end, the current one until it is closed. If it is forked and nothing
+    /// else may be shipped, looks at it again until it is not, or until the gateway stops.
     async fn ship_stream(&mut self, epoch: Epoch) -> Result<(), ForkReason> {
+        loop {
+            let Err(fork) = self.ship_from_cursor(epoch).await else { return Ok(()) };
+            if self.health.forked(epoch, self.epoch, &fork) || self.ring.phase() >= Phase::Closed {
+                return Err(fork.reason);
+            }
+            tokio::select! {
+                () = self.health.wait_to_look() => {}
+                () = self.ring.wait_for_phase(Phase::Closed) => {}
+            }
+        }
+    }
+
+    /// Looks at forked streams of older epochs again, if it is time.
+    async fn look_at_forked(&mut self) {
+        if self.health.next_look().is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        for epoch in self.health.take_forked() {
+            if Box::pin(self.ship_stream(epoch)).await.is_ok() {
+                self.health.not_forked(epoch);
+            }
+        }
+    }
+
+    async fn ship_from_cursor(&mut self, epoch: Epoch) -> Result<(), Fork> {
         // The age of the backlog has to be known even if Postgres does not answer.
         if let Ok(Some(batch)) = self.source.next(epoch, Head::START).await {
             batch.first().inspect(|record| self.meter.set_oldest(&record.entry));
@@ -121,13 +150,20 @@ impl<S: Sink> Shipper<S> {
             if self.prepared.is_none_or(|at| at.elapsed() > PREPARE_EVERY) {
                 self.prepare().await;
             }
+            if epoch == self.epoch {
+                self.look_at_forked().await;
+            }
             match self.source.next(epoch, head).await {
                 Ok(Some(batch)) => {
                     let reached = self.deliver(head, &batch).await?;
                     if reached != head {
                         self.meter.delivered.add(reached.seq.0.saturating_sub(head.seq.0));
                         head = reached;
+                        if epoch == self.epoch {
+                            self.delivered = head;
+                        }
                         self.ring.mark_delivered(epoch, head, epoch == self.epoch);
+                        self.health.not_forked(epoch);
                     }
                 }
                 Ok(None) => {
@@ -136,46 +172,57 @@ impl<S: Sink> Shipper<S> {
                     let gauge = self.ring.gauge();
                     if epoch == self.epoch && head.seq > gauge.stamped {
                         let what = format!("Postgres has seq {}, but this epoch ends at {}", head.seq, gauge.stamped);
-                        self.fork(epoch, &what, ForkReason::ForeignWriter).await?;
+                        return Err(Fork::foreign_writer(what));
                     }
+                    if epoch == self.epoch && head.seq < self.delivered.seq {
+                        return Err(missing(head, self.delivered.seq.next()));
+                    }
+                    self.health.not_forked(epoch);
                     if ended && (epoch < self.epoch || head.seq >= gauge.stamped) {
                         return Ok(());
                     }
-                    self.ring.wait_for_shippable_after(head.seq).await;
+                    self.wait_for_records(head.seq).await;
                 }
                 Err(error) => self.health.hold(&error.to_string()).await,
             }
         }
     }
 
+    /// Waits until there is a record after `seq`, the epoch is closed, or it is time to look at forked streams.
+    async fn wait_for_records(&mut self, seq: Seq) {
+        let waiting = self.ring.wait_for_shippable_after(seq);
+        match self.health.next_look() {
+            Some(at) => tokio::time::timeout_at(at, waiting).await.unwrap_or(()),
+            None => waiting.await,
+        }
+    }
+
     /// Checks that the cursor that was read at the start is a position in this gateway's own stream.
-    async fn check_cursor(&mut self, epoch: Epoch, cursor: Head) -> Result<(), ForkReason> {
+    async fn check_cursor(&mut self, epoch: Epoch, cursor: Head) -> Result<(), Fork> {
         // I4: records before a foreign cursor were not delivered, and must not be removed from the outbox for it.
         loop {
-            let foreign = if epoch == self.epoch {
-                // This gateway has not delivered anything of the current epoch yet.
-                Ok(true)
-            } else {
+            let foreign = if epoch < self.epoch {
                 self.source.contradicts(epoch, cursor).await
+            } else if cursor == self.delivered {
+                Ok(false)
+            } else {
+                // After a fork was resolved, the cursor may be at a record that was delivered again.
+                self.source.contains(epoch, cursor).await.map(|contains| !contains)
             };
             match foreign {
                 Ok(false) => return Ok(()),
-                Ok(true) => {
-                    let (seq, hash) = (cursor.seq, cursor.hash);
-                    let what = format!("Postgres has seq {seq} with hash {hash}, which this gateway did not write");
-                    self.fork(epoch, &what, ForkReason::ForeignWriter).await?;
-                }
+                Ok(true) => return Err(Fork::foreign_cursor(cursor)),
                 Err(error) => self.health.hold(&error.to_string()).await,
             }
         }
     }
 
     /// Delivers consecutive records after `head`. Returns the stream's new head.
-    async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, ForkReason> {
+    async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Fork> {
         let (mut rest, mut size) = (batch, self.size.current());
         while let Some((first, later)) = rest.split_first() {
             self.meter.set_oldest(&first.entry);
-            self.check_link(head, first).await?;
+            check_link(head, first)?;
             let (attempt, _) = rest.split_at(size.min(rest.len()));
             let begun = Instant::now();
             let result = self.sink.deliver(attempt).await;
@@ -232,12 +279,7 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// Quarantines the first record of `rest`.
-    async fn quarantine(
-        &mut self,
-        head: Head,
-        rest: &[Arc<AuditRecord>],
-        error: &SinkError,
-    ) -> Result<Head, ForkReason> {
+    async fn quarantine(&mut self, head: Head, rest: &[Arc<AuditRecord>], error: &SinkError) -> Result<Head, Fork> {
         let Some(record) = rest.first() else { return Ok(head) };
         let position = record.position;
         let request_id = record.entry.call.request_id;
@@ -257,38 +299,17 @@ impl<S: Sink> Shipper<S> {
     }
 
     /// Reads the cursor after a delivery whose outcome is unknown. Returns the stream's head.
-    async fn resolve_outcome(&mut self, head: Head, sent: &[Arc<AuditRecord>]) -> Result<Head, ForkReason> {
+    async fn resolve_outcome(&mut self, head: Head, sent: &[Arc<AuditRecord>]) -> Result<Head, Fork> {
         let Some(position) = sent.first().map(|record| record.position) else { return Ok(head) };
-        loop {
-            let cursor = self.cursor(position.epoch).await;
-            let ours = cursor == head || sent.iter().any(|record| Head::after(&record.position) == cursor);
-            if ours {
-                if cursor != head {
-                    self.health.succeeded();
-                }
-                return Ok(cursor);
-            }
-            let what =
-                format!("Postgres has seq {} with hash {}, which this gateway did not write", cursor.seq, cursor.hash);
-            self.fork(position.epoch, &what, ForkReason::ForeignWriter).await?;
+        let cursor = self.cursor(position.epoch).await;
+        let ours = cursor == head || sent.iter().any(|record| Head::after(&record.position) == cursor);
+        if !ours {
+            return Err(Fork::foreign_cursor(cursor));
         }
-    }
-
-    /// Checks that the record that is delivered next follows the head.
-    async fn check_link(&mut self, head: Head, first: &AuditRecord) -> Result<(), ForkReason> {
-        let position = first.position;
-        while position.seq != head.seq.next() || position.prev_hash != head.hash {
-            let (what, reason) = if position.seq == head.seq.next() {
-                let what = format!("the record before seq {} has another hash in Postgres", position.seq);
-                (what, ForkReason::ForeignWriter)
-            } else {
-                let (from, to) = (head.seq.next(), position.seq.0.saturating_sub(1));
-                let what = format!("records {from} to {to} are in neither outbox nor Postgres");
-                (what, ForkReason::MissingRecords)
-            };
-            self.fork(position.epoch, &what, reason).await?;
+        if cursor != head {
+            self.health.succeeded();
         }
-        Ok(())
+        Ok(cursor)
     }
 
     async fn cursor(&mut self, epoch: Epoch) -> Head {
@@ -315,14 +336,24 @@ impl<S: Sink> Shipper<S> {
         }
         self.prepared = Some(Instant::now());
     }
+}
 
-    /// Stops shipping a stream and raises the alarm. If another process writes under this gateway's id, nothing is
-    /// shipped until the gateway stops.
-    async fn fork(&mut self, epoch: Epoch, what: &str, reason: ForkReason) -> Result<(), ForkReason> {
-        tracing::error!(what, gateway_id = %self.gateway_id, %epoch, "stream is forked; not shipping it");
-        if !self.health.forked(epoch, self.epoch, what, reason) {
-            self.ring.wait_for_phase(Phase::Closed).await;
-        }
-        Err(reason)
+/// Checks that the record that is delivered next follows the head.
+fn check_link(head: Head, first: &AuditRecord) -> Result<(), Fork> {
+    let position = first.position;
+    if position.seq != head.seq.next() {
+        return Err(missing(head, position.seq));
     }
+    if position.prev_hash != head.hash {
+        let what = format!("the record before seq {} has another hash in Postgres", position.seq);
+        return Err(Fork::foreign_writer(what));
+    }
+    Ok(())
+}
+
+/// The fork at a cursor that is at `head`, while the next record that this gateway has is at `next`.
+fn missing(head: Head, next: Seq) -> Fork {
+    let (from, to) = (head.seq.next(), next.0.saturating_sub(1));
+    let what = format!("records {from} to {to} are in neither outbox nor Postgres");
+    Fork { what, reason: ForkReason::MissingRecords }
 }
