@@ -226,7 +226,7 @@ fn million() {
     row("audit verify, of Postgres", &ran);
     worst = worst.max(ran.took);
     let most = ran.peak;
-    let [since, until] = runtime().block_on(times(&database.url, records / 2));
+    let [since, until] = runtime().block_on(times(&database.url, records as u64 / 2));
     let ran = run_with("audit", &["verify", "--since", &since, "--until", &until], dir.path(), url);
     row(&format!("audit verify, of {RANGE} of them"), &ran);
     println!();

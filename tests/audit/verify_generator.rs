@@ -11,11 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gatepost::audit::chain::{self, Head};
-use gatepost::audit::record::column::OwnedValue;
-use gatepost::audit::record::{AuditRecord, COLUMNS, GatewayId, RequestId, Seq, StreamPosition, Timestamp};
+use gatepost::audit::record::column::{ColumnType, OwnedValue};
+use gatepost::audit::record::{AuditRecord, COLUMNS, RequestId, Seq, StreamPosition, Timestamp};
+use gatepost::audit::sink::Sink as _;
 use gatepost::audit::verify::{
-    Checker, Cursor, Expect, FaultKind, HeadSource, Heads, Options, Origin, Place, Report, Statements, StreamHead,
-    StreamId, TrailRecord, Verdict,
+    Checker, Cursor, Expect, FaultKind as Kind, HeadSource, Heads, Options, Origin, Place, Report, Statements,
+    StreamHead, StreamId, TrailRecord, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -66,7 +67,6 @@ async fn lives(mut rig: Rig) -> Vec<AuditRecord> {
 
 /// Gives the sink of `rig` what another one had.
 async fn refill(rig: &mut Rig, records: &[AuditRecord]) {
-    use gatepost::audit::sink::Sink as _;
     let mut streams = BTreeMap::<u64, Vec<AuditRecord>>::new();
     for record in records {
         streams.entry(record.position.epoch.0).or_default().push(record.clone());
@@ -210,7 +210,6 @@ fn below(rng: &mut Rng, count: usize) -> usize {
 /// Changes one column of a record.
 fn change(record: &mut AuditRecord, rng: &mut Rng) {
     let column = &COLUMNS[below(rng, COLUMNS.len())];
-    use gatepost::audit::record::column::ColumnType;
     let number = i64::try_from(rng.below(40)).unwrap() + 1;
     let value = match column.column_type {
         ColumnType::Uuid => OwnedValue::Uuid(uuid::Uuid::from_u128(u128::from(rng.below(1 << 40)))),
@@ -230,7 +229,7 @@ fn manipulate(store: &mut Store, rng: &mut Rng) -> String {
     let at = below(rng, store.records.len());
     let position = store.records[at].position;
     let stream = (position.gateway_id, position.epoch);
-    let mut did = String::new();
+    let mut places = Vec::new();
     for nth in 0..count {
         let near = (at + nth).min(store.records.len() - 1);
         match rng.below(5) {
@@ -260,7 +259,7 @@ fn manipulate(store: &mut Store, rng: &mut Rng) -> String {
             }
         }
         store.sort();
-        did += &format!("{near} ");
+        places.push(near);
     }
     let depth = [0, 1, 2, 5, usize::MAX, usize::MAX][below(rng, 6)];
     let (fit, across) = (rng.below(2) == 0, rng.below(3) == 0);
@@ -274,7 +273,7 @@ fn manipulate(store: &mut Store, rng: &mut Rng) -> String {
     if across && depth == usize::MAX {
         store.relink(stream, fit);
     }
-    format!("{did}of {stream:?}, depth {depth}, cursors {fit}, later epochs {across}")
+    format!("{places:?} of {stream:?}, depth {depth}, cursors {fit}, later epochs {across}")
 }
 
 /// Closes holes in the numbers of a stream.
@@ -303,7 +302,7 @@ async fn no_random_manipulation_passes_the_checks() {
     let untouched = store.check(store.heads(), Expect::OnlyHeads);
     assert_eq!(untouched.verdict, Verdict::Proven, "{untouched:#?}");
     assert_eq!(store.check(Heads::default(), Expect::Nothing).verdict, Verdict::NotProven);
-    let mut found = BTreeSet::<FaultKind>::new();
+    let mut found = BTreeSet::<Kind>::new();
     for seed in 0..MANIPULATIONS {
         let mut rng = Rng::new(seed);
         let mut changed = store.clone();
@@ -319,7 +318,6 @@ async fn no_random_manipulation_passes_the_checks() {
         assert_ne!(plain.verdict, Verdict::Proven, "seed {seed}: {did}");
         found.extend(strict.faults.iter().chain(&plain.faults).map(|fault| fault.kind));
     }
-    use FaultKind as Kind;
     let all = [
         Kind::Gap,
         Kind::Duplicate,
