@@ -1,7 +1,7 @@
 //! Random manipulations of a trail, in memory: none of them passes the checks of `gatepost audit verify`.
 //!
 //! A manipulation deletes, changes, inserts or swaps one to three records, computes the hashes of none, some or all
-//! records after them, up to all later epochs of the gateway with the links between these, and moves the cursors or not.
+//! records after them, up to all later epochs of the gateway with the links between these, and moves cursors or not.
 //!
 //! It cannot make: changes of columns that no hash binds, and of the tables themselves (tests/cli/trials has them);
 //! damage records and decisions of its own, and stand-ins that a damage record explains; quarantined records; more than
