@@ -81,7 +81,7 @@ pub enum FileReason {
     /// The directory of the outbox contains a symbolic link, a pipe or a device. Opening a pipe could take for ever.
     #[error("contains the {what} {name:?}, and nothing in it may lead elsewhere: remove it")]
     Elsewhere {
-        /// The type of the entry.
+        /// Its type.
         what: &'static str,
         /// Its name.
         name: String,
@@ -258,7 +258,7 @@ fn quoted(path: &Path) -> String {
     if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
-/// The name of a type of directory entry, if reading or writing it would not end in the directory.
+/// The name of a type of directory entries of which reading or writing would not end in the directory.
 fn leads_elsewhere(kind: FileType) -> Option<&'static str> {
     let is_device = kind.is_block_device() || kind.is_char_device();
     if kind.is_symlink() {

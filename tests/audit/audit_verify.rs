@@ -181,3 +181,72 @@ async fn verify_reads_a_store_only_outbox_after_its_gateway_ended() {
     let (code, said) = verify_dir(crashed.dir.path());
     assert!(code == Some(4) && said.contains("crashed") && said.contains("in 2 streams"), "{said}");
 }
+
+/// Checks a part of the trail: the exit code, the kinds of faults, and the number of records that were read.
+fn verify_part(url: &str, args: &[&str]) -> (Option<i32>, Vec<String>, u64) {
+    let output = audit(url, &[&["verify", "--json"], args].concat());
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let kinds = kinds(&report).into_iter().map(str::to_owned).collect();
+    (output.status.code(), kinds, report["records"].as_u64().unwrap())
+}
+
+#[tokio::test]
+async fn a_part_is_checked_against_its_neighbours() {
+    let database = Cluster::shared().create_database().await;
+    let (_rig, pipeline) = lives(&database).await;
+    let pool = database.pool().await;
+    execute(&pool, COPY).await;
+    let time = async |seq: i64| -> String {
+        let sql = r#"SELECT to_char("timestamp" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') FROM audit_log
+            WHERE epoch = 1 AND seq = $1"#;
+        sqlx::query_scalar(sql).bind(seq).fetch_one(&pool).await.unwrap()
+    };
+    let times = [time(3).await, time(4).await];
+    // Record 3 of epoch 1, with 2 and 4.
+    let by_time = ["--since", &times[0], "--until", &times[1], "--epoch", "1"];
+    // Epoch 2 (three records), with the last record of epoch 1 and the first of epoch 3.
+    let by_epoch = ["--epoch", "2"];
+    for (part, records) in [(&by_time[..], 3), (&by_epoch[..], 5)] {
+        assert_eq!(verify_part(&database.url, part), (Some(4), vec![], records), "{part:?}");
+    }
+    let change = |place: &str| format!("UPDATE audit_log SET client_subject = 'eve' WHERE {place}");
+    for (place, seen_by_time, seen_by_epoch) in [
+        ("epoch = 1 AND seq = 1", false, false),
+        ("epoch = 1 AND seq = 2", true, false),
+        ("epoch = 1 AND seq = 3", true, false),
+        ("epoch = 1 AND seq = 4", true, false),
+        ("epoch = 1 AND method = 'gateway/closed'", false, true),
+        ("epoch = 2 AND seq = 2", false, true),
+        ("epoch = 3 AND seq = 1", false, true),
+        ("epoch = 3 AND seq = 2", false, false),
+    ] {
+        execute(&pool, &change(place)).await;
+        for (part, seen) in [(&by_time[..], seen_by_time), (&by_epoch[..], seen_by_epoch)] {
+            let (code, kinds, _) = verify_part(&database.url, part);
+            assert_eq!(
+                (code, kinds.is_empty()),
+                (Some(if seen { 1 } else { 4 }), !seen),
+                "{place}: {part:?}: {kinds:?}"
+            );
+        }
+        assert_eq!(verify_part(&database.url, &[]).0, Some(1), "{place}");
+        execute(&pool, RESTORE).await;
+    }
+    for (sql, part, kind) in [
+        ("DELETE FROM audit_log WHERE epoch = 1 AND seq = 3", &["--epoch", "1"][..], "gap"),
+        ("DELETE FROM audit_log WHERE epoch = 1 AND seq = 4", &by_time[..], "gap"),
+        ("DELETE FROM audit_log WHERE epoch = 2 AND seq = 3", &by_epoch[..], "tail"),
+        (
+            "DELETE FROM audit_log WHERE epoch = 2; DELETE FROM audit_stream WHERE epoch = 2",
+            &["--epoch", "3"][..],
+            "epoch",
+        ),
+    ] {
+        execute(&pool, sql).await;
+        let (code, kinds, _) = verify_part(&database.url, part);
+        assert!(code == Some(1) && kinds.iter().any(|found| found == kind), "{sql}: {kinds:?}");
+        execute(&pool, RESTORE).await;
+    }
+    stop(pipeline).await;
+}

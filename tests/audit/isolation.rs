@@ -238,6 +238,9 @@ async fn stolen_login_can_only_extend_its_own_streams() {
     let ahead = Head { seq: Seq(10), hash: head.hash };
     assert_eq!(sink.deliver(&[invented(id, Epoch(1), ahead)]).await.unwrap(), CursorUpdate::Unchanged);
     assert_eq!(sink.quarantine(&invented(id, Epoch(1), ahead), &reason()).await.unwrap(), CursorUpdate::Unchanged);
+    let unlinked = invented(id, Epoch(1), Head { hash: Digest::ZERO, ..head });
+    assert_eq!(sink.deliver(std::slice::from_ref(&unlinked)).await.unwrap(), CursorUpdate::Unchanged);
+    assert_eq!(sink.quarantine(&unlinked, &reason()).await.unwrap(), CursorUpdate::Unchanged);
     assert_eq!(sink.cursor(id, Epoch(1)).await.unwrap(), head);
     let hashes: Vec<Vec<u8>> =
         sqlx::query_scalar("SELECT hash FROM audit_log ORDER BY seq").fetch_all(&mut isolated.owner).await.unwrap();

@@ -48,6 +48,7 @@ mod rig;
 mod ring;
 mod rot;
 mod shipper;
+mod verify_generator;
 
 /// The binary under test, for commands on a trail.
 const BINARY: &str = env!("CARGO_BIN_EXE_gatepost");

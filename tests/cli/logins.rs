@@ -220,6 +220,8 @@ async fn each_command_works_with_the_login_that_docs_name() {
     assert_eq!(logins.count("audit_log WHERE method = 'trail/accepted'").await, 1);
     // The owner's role migrates beside the gateway.
     logins.succeeds(&owner, &["migrate", "--register", "owner"]);
+    let (code, stdout, stderr) = logins.run(&reader, &["audit", "verify"]);
+    assert!(matches!(code, Some(0 | 4)) && stdout.contains("known"), "{stdout}{stderr}");
     assert_eq!(gatepost.terminate(), Some(0));
     logins.succeeds(&gateway, &["outbox", "drain"]);
     assert_eq!(logins.count("audit_log WHERE method = 'gateway/closed'").await, 2);
@@ -305,6 +307,9 @@ async fn i4_forked_gateway_delivers_in_place_after_resolve_fork() {
     assert_eq!(gatepost.terminate(), Some(0));
     assert_eq!(logins.count("audit_log WHERE tool_name = 'forged'").await, 0);
     assert_eq!(logins.count("audit_log WHERE method = 'trail/resolved'").await, 2);
+    let (code, stdout, stderr) = logins.run(&logins.reader, &["audit", "verify"]);
+    assert_eq!(code, Some(4), "{stdout}{stderr}");
+    assert!(stdout.contains("resolved") && stdout.contains("stolen"), "{stdout}");
 }
 
 #[tokio::test]
@@ -334,6 +339,9 @@ async fn lost_rows_do_not_strand_the_records_behind_them() {
     assert!(shown.contains("cursor from 2 to 4") && shown.contains("no row for seq 3 to 4"), "{shown}");
     logins.wait_for_rows("audit_log WHERE seq = 5 AND tool_name = 'echo'", 1).await;
     assert_eq!(gatepost.terminate(), Some(0));
+    // The decision alone excuses no missing rows.
+    let (code, stdout, stderr) = logins.run(&logins.reader, &["audit", "verify"]);
+    assert!(code == Some(1) && stdout.contains("gap") && stdout.contains("restored"), "{code:?} {stdout}{stderr}");
 }
 
 #[tokio::test]
@@ -346,6 +354,10 @@ async fn decisions_are_chained_and_restored_from_the_journal() {
         let args = ["audit", "accept", "--kind", "gap", "--gateway", &gateway, "--epoch", "1", "--reason", "known"];
         logins.run(&owner, &[&args[..], more, &["--journal", path(journal)]].concat())
     };
+    let unknown =
+        ["audit", "accept", "--kind", "nonsense", "--gateway", &gateway, "--reason", "x", "--journal", path(&other)];
+    let (code, _, stderr) = logins.run(&owner, &unknown);
+    assert!(code == Some(2) && stderr.contains("not a kind"), "{stderr}");
     for range in [&["--first", "2", "--last", "3"][..], &[], &["--first", "7", "--last", "7", "--by", "Ann"]] {
         let (code, stdout, stderr) = accept(range, &journal);
         assert_eq!(code, Some(0), "{stdout}{stderr}");

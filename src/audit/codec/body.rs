@@ -2,8 +2,7 @@
 //!
 //! A record has all columns, an intent those of the call. A nullable column is preceded by one byte, 0 for NULL and 1
 //! for a value. At its end an intent has a bit for each column that was normalised. bincode stores no names, so the
-//! order and the types of the columns are the on-disk format: a change needs a new format version in byte 4 of the
-//! frame.
+//! order and the types of the columns are the on-disk format: a change needs a new format version in byte 4.
 
 use bincode::de::Decoder;
 use bincode::enc::Encoder;

@@ -293,6 +293,7 @@ impl Checker {
         for head in current.expected.remove(&position.seq).unwrap_or_default() {
             if head.hash == position.hash {
                 self.confirmation.confirm(position, head.source, &mut self.report);
+                current.confirmed = position.seq;
                 continue;
             }
             let (kind, source) = head.source();
@@ -321,7 +322,7 @@ impl Checker {
             };
             if let Some(end) = current.end {
                 self.check_end(&current, &end, cut);
-            } else if self.lacks_end(stream) && !self.statements.is_registrar(stream.0) {
+            } else if self.lacks_end(stream) && current.confirmed < head.seq {
                 let what = "the record that names the end of this epoch is not in the trail";
                 self.report.unproven(UnprovenKind::EndUnknown, Place::stream(stream), what.to_owned());
             }

@@ -144,8 +144,9 @@ impl Checker {
             self.report.fault(FaultKind::End, place, what);
         }
         let queued = if is_fixed { last.seq } else { head.seq }.min(head.seq);
-        if !end.exact && queued > end.known.seq {
-            let place = Place::seqs(stream, end.known.seq.next(), queued);
+        let proven = end.known.seq.max(current.confirmed);
+        if !end.exact && queued > proven {
+            let place = Place::seqs(stream, proven.next(), queued);
             let what = format!(
                 "is after seq {}, the last one that the gateway knew when it opened epoch {}: only the database vouches \
                  for it",
@@ -153,7 +154,7 @@ impl Checker {
             );
             self.report.unproven(UnprovenKind::Queued, place, what);
         }
-        if end.unknown && !end.exact {
+        if end.unknown && !end.exact && current.confirmed < head.seq {
             let what = "the end is not known: a damaged file may have had more records";
             self.report.unproven(UnprovenKind::EndUnknown, Place::stream(stream), what.to_owned());
         }

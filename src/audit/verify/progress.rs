@@ -29,6 +29,8 @@ pub(super) struct StreamProgress {
     pub(super) end: Option<EpochEnd>,
     /// The heads from outside that were not passed yet.
     pub(super) expected: StreamHeads,
+    /// The last record that is itself a head from outside.
+    pub(super) confirmed: Seq,
     /// The number of interrupted calls in the opening record, once that was read.
     pub(super) announced: Option<u64>,
     pub(super) interrupted: u64,
@@ -78,6 +80,7 @@ impl StreamProgress {
             counts,
             end,
             expected,
+            confirmed: Seq::ZERO,
             announced: None,
             interrupted: 0,
             closed: false,

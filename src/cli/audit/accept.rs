@@ -7,6 +7,7 @@ use super::decision_args::{DecisionArgs, append, commit, with_remedy};
 use super::journal::Journal;
 use crate::audit::record::{Epoch, GatewayId, Seq};
 use crate::audit::sink::postgres::registrar::{ACCEPTED, LockedRegistrar};
+use crate::audit::verify::{FaultKind, UnprovenKind};
 use crate::cli::database;
 use crate::config::Config;
 
@@ -34,8 +35,13 @@ pub(super) struct Args {
 
 /// A word as `verify` prints it.
 fn kind(text: &str) -> Result<String, String> {
-    let is_word = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    if is_word { Ok(text.to_owned()) } else { Err("it is not a kind as gatepost audit verify prints it".to_owned()) }
+    let mut words =
+        FaultKind::ALL.iter().map(|kind| kind.as_str()).chain(UnprovenKind::ALL.iter().map(|kind| kind.as_str()));
+    if words.any(|word| word == text) {
+        Ok(text.to_owned())
+    } else {
+        Err("it is not a kind as gatepost audit verify prints it".to_owned())
+    }
 }
 
 pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use super::journal::Journal;
 use crate::audit::outbox_head::OutboxHead;
 use crate::audit::sink::postgres::fork::{Resolution, resolve};
 use crate::audit::sink::postgres::registrar::{LockedRegistrar, RESOLVED};
+use crate::audit::verify::{FaultKind, UnprovenKind};
 use crate::cli::database;
 use crate::cli::output::print;
 use crate::config::Config;
@@ -16,12 +17,6 @@ use crate::ops::format::plural;
 
 /// Largest file of heads, in bytes. *Derived*: a thousand streams with as many hashes as a line can have.
 const HEADS_BYTES_MAX: u64 = 80 << 20;
-
-/// The kind of a decision about rows that were moved. *Spec*: docs/audit.md, the kinds of what `verify` reports.
-const MOVED: &str = "resolved";
-
-/// The kind of a decision about rows that are missing.
-const MISSING: &str = "gap";
 
 /// `gatepost audit resolve-fork`
 #[derive(Debug, clap::Args)]
@@ -55,8 +50,8 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
         if args.dry_run {
             continue;
         }
-        let moved = resolution.moved.map(|(first, last, _)| (MOVED, (first, last)));
-        let missing = resolution.missing.map(|range| (MISSING, range));
+        let moved = resolution.moved.map(|(first, last, _)| (UnprovenKind::Resolved.as_str(), (first, last)));
+        let missing = resolution.missing.map(|range| (FaultKind::Gap.as_str(), range));
         for (kind, range) in moved.into_iter().chain(missing) {
             let decision = args.decision.decision(kind, head.gateway, Some(head.epoch), Some(range));
             records.push(append(&mut registrar, &mut journal, RESOLVED, &decision).await?);

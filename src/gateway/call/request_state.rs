@@ -164,7 +164,7 @@ impl RequestStates {
     }
 }
 
-/// The contents that the MAC of a state covers.
+/// The bytes that the MAC of a state covers.
 fn bound(of_backend: Option<&str>, own: [&str; 3], owner: &StateOwner<'_>) -> Vec<u8> {
     let StateOwner { principal, target, params } = owner;
     let kind = format!("{:?}", target.kind);
