@@ -191,14 +191,12 @@ async fn requeue_accepts_a_stand_in_only_if_a_damage_record_names_its_place() {
     let quarantined = async |record: &AuditRecord| {
         let mut frame = Vec::new();
         codec::encode_record(record, &mut frame).unwrap();
-        for sql in [
-            "DELETE FROM audit_quarantine",
-            "DELETE FROM audit_log WHERE epoch = 1 AND seq = 3",
-        ] {
+        for sql in ["DELETE FROM audit_quarantine", "DELETE FROM audit_log WHERE epoch = 1 AND seq = 3"] {
             sqlx::query(sql).execute(&pool).await.unwrap();
         }
         let position = record.position;
-        let insert = "INSERT INTO audit_quarantine (gateway_id, epoch, seq, prev_hash, hash, request_id, frame, sqlstate,
+        let insert =
+            "INSERT INTO audit_quarantine (gateway_id, epoch, seq, prev_hash, hash, request_id, frame, sqlstate,
             error) VALUES ($1, 1, 3, $2, $3, $4, $5, '23514', 'a test')";
         let insert = sqlx::query(insert).bind(position.gateway_id.0).bind(position.prev_hash.0.as_slice());
         let insert = insert.bind(position.hash.0.as_slice()).bind(record.entry.call.request_id.0).bind(frame);

@@ -98,8 +98,7 @@ async fn a_cut_or_foreign_file_is_set_aside_and_the_gateway_starts() {
         let kept = stored.iter().filter(|record| records.contains(record)).count();
         let aside = rig.dir.path().join("quarantine").join(format!("{name}.1"));
         assert_eq!(std::fs::read(&aside).unwrap(), bytes, "{what}: it is kept as it was found");
-        let [gap] = &events(&records, "damage").into_iter().collect::<Vec<_>>()[..]
-        else {
+        let [gap] = &events(&records, "damage").into_iter().collect::<Vec<_>>()[..] else {
             panic!("{what}: the new epoch does not name the damaged file");
         };
         assert_eq!(gap["file"], format!("{name}.1"));

@@ -208,7 +208,11 @@ fn regress_a_damaged_file_survives_a_power_loss_during_its_move() {
             let found = kept.iter().any(|name| simulation.disk.len_of(&quarantine.join(name)) == len);
             assert!(found, "seed {seed}: after a power loss at operation {operation} it is gone: {kept:?}");
             assert!(simulation.evidence().not_started.is_empty(), "{:?}", simulation.evidence().not_started);
-            assert_eq!(unexplained(&simulation.evidence()), [""; 0], "seed {seed}: power loss at operation {operation}");
+            assert_eq!(
+                unexplained(&simulation.evidence()),
+                [""; 0],
+                "seed {seed}: power loss at operation {operation}"
+            );
         }
     }
 }
