@@ -4,7 +4,7 @@
 //! Nothing in a stand-in proves anything: its hash may be that of the lost record, and then its own contents are in no
 //! hash. The proof is a `gateway/damage` record in the epoch in which the loss was found, which is hashed like any
 //! other. It names the lost [runs](LostRun), and is stored before the first stand-in is delivered. A stand-in that no
-//! run explains, or that differs from the one stand-in that can be there, is a changed record.
+//! run explains, or that differs from the one stand-in that can be there, is a record that was changed.
 //!
 //! Everything that has to tell a stand-in from a changed record asks [`LostRuns::explains`].
 
@@ -53,8 +53,8 @@ pub struct LostRun {
 }
 
 impl LostRun {
-    /// The stand-in at `seq`, after a record with the hash `prev_hash`. There is only one: made again, it has
-    /// the same bytes. The last stand-in of the run has the hash of the lost record, if that is known, so that the
+    /// The stand-in at `seq`, after a record with the hash `prev_hash`. There is only one: it has the same bytes
+    /// whenever it is made. The last stand-in of the run has the hash of the lost record, if that is known, so that the
     /// chain continues; all others have the hash of their own contents.
     #[must_use]
     pub fn stand_in(&self, gateway_id: GatewayId, seq: Seq, prev_hash: Digest) -> AuditRecord {
@@ -117,7 +117,7 @@ pub fn takeover(record: &AuditRecord) -> Option<(Epoch, Head)> {
     Some((epoch, Head { seq, hash }))
 }
 
-/// The statements of damage records about lost records. It holds at most a given number of runs.
+/// The losses that damage records name. It holds at most a given number of runs.
 #[derive(Clone, Debug)]
 pub struct LostRuns {
     gateways: BTreeMap<GatewayId, Losses>,
@@ -345,7 +345,7 @@ mod tests {
     fn a_stand_in_is_explained_with_exactly_its_own_columns() {
         let lost = of(&[run(5, 5)]);
         let good = &stand_ins(&run(5, 5))[0];
-        let changes: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 14] = [
             ("gateway_id", |it| it.position.gateway_id = GatewayId(uuid::Uuid::from_u128(8))),
             ("epoch", |it| it.position.epoch = Epoch(4)),
             ("seq", |it| it.position.seq = Seq(6)),
@@ -362,7 +362,7 @@ mod tests {
             ("salt_who", |it| it.entry.salts.who = Salt([0; 32])),
         ];
         assert!(lost.explains(good));
-        for (column, change) in changes {
+        for (column, change) in cases {
             let mut changed = good.clone();
             change(&mut changed);
             assert!(!lost.explains(&changed), "{column}");
@@ -379,10 +379,10 @@ mod tests {
         let lost = of(&[unknown]);
         for prev_hash in [Digest::ZERO, Digest::of(b"any")] {
             let first = unknown.stand_in(GATEWAY, Seq(5), prev_hash);
-            let mut last = unknown.stand_in(GATEWAY, Seq(6), first.position.hash);
-            assert!(lost.explains(&first) && lost.explains(&last));
-            last.position.hash = Digest::of(b"chosen");
-            assert!(!lost.explains(&last));
+            let mut second = unknown.stand_in(GATEWAY, Seq(6), first.position.hash);
+            assert!(lost.explains(&first) && lost.explains(&second));
+            second.position.hash = Digest::of(b"chosen");
+            assert!(!lost.explains(&second));
         }
         assert!(lost.has_unknown_hash(GATEWAY, Epoch(3), Seq(6)));
         let lost = of(&[run(5, 6)]);

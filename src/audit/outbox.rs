@@ -12,8 +12,11 @@
 //! The outbox does not use the ring or Postgres, and does not interpret the contents of a record. This folder is the
 //! only place that uses redb.
 
+mod absent;
 mod commit;
 pub mod damage;
+mod damage_log;
+mod delivered_note;
 mod error;
 mod file_number;
 mod file_set;
@@ -36,11 +39,11 @@ pub mod verify;
 mod writer;
 
 pub use commit::Commit;
+pub use damage_log::FoundDamage;
 pub use error::OutboxError;
 pub use frame::RecordFrame;
 pub use opening::{Opening, PreviousEpoch};
 pub use reader::{OutboxStats, Reader, StoredStream};
-pub use salvage::replaces_lost_record;
 pub use segment::Segment;
 pub use space::Space;
 pub use writer::Outbox;

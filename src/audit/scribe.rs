@@ -13,8 +13,10 @@
 //! are refused. The scribe stops retrying only in phase [`Phase::Finished`], and then reports how many records are
 //! lost.
 
+mod capacity;
 mod events;
 mod segments;
+mod urgent;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -24,11 +26,9 @@ pub use events::ConfigSummary;
 
 use super::chain::{self, Head};
 use super::meter::Meter;
-use super::outbox::{self, Commit, Opening, Outbox, OutboxError, Space};
+use super::outbox::{self, Commit, FoundDamage, Opening, Outbox, OutboxError, Space};
 use super::record::{AuditRecord, Epoch, GatewayId, PendingRecord, RequestId, StreamPosition};
-use super::ring::{
-    BatchRoom, OutboxCapacity, Phase, Ring, RingLimits, Slot, StoredSender, UnrecordedCalls, Work, WorkItem,
-};
+use super::ring::{BatchRoom, Phase, Ring, RingLimits, Slot, StoredSender, UnrecordedCalls, Work, WorkItem};
 use super::sync::Instant;
 
 /// The scribe waits for the callers that it has just signalled for at most the last commit's duration divided by this.
@@ -47,14 +47,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Percentages of the quota at which an error is logged. *Spec*: `docs/design.md`, "Outbox".
 const ALARM_PERCENTS: [u64; 3] = [75, 90, 100];
-
-/// Events and the records of open calls may exceed the quota by the quota divided by this. *Chosen*: as much as one
-/// generation file of a small quota, see [`outbox`].
-const EVENTS_SHARE: u64 = 8;
-
-/// The last part of the quota that refusals may not use: the quota divided by this. *Chosen*: with the default quota,
-/// room for two million calls after refusals have used up the rest.
-const CALLS_SHARE: u64 = 4;
 
 /// When records go through the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +90,8 @@ pub struct Scribe {
     gather_pause: u32,
     /// The segments of the next batch.
     segments: segments::Builder,
+    /// Records that are stored at once, whatever the level.
+    urgent: urgent::Urgent,
 }
 
 /// The end of an epoch.
@@ -141,16 +135,17 @@ impl Scribe {
     /// # Errors
     /// The outbox cannot be written; nothing was begun.
     pub fn begin(
-        opening: Opening,
+        mut opening: Opening,
         limits: RingLimits,
         outbox_bytes_max: u64,
         mode: Mode,
         config: &ConfigSummary,
     ) -> Result<Self, OutboxError> {
         let (gateway_id, epoch) = (opening.gateway_id, opening.epoch);
+        opening.queued = mode != Mode::Stored;
         let mut entries = vec![events::opened(&opening, config)];
         entries.extend(events::policy(config));
-        entries.extend(opening.damages.iter().map(events::damaged));
+        entries.extend(opening.damages.iter().flat_map(|found| events::damaged(&found.damage)));
         // I2: a call that a crash interrupted ends here, in its one record.
         entries.extend(opening.interrupted.iter().cloned().map(events::interrupted));
         let mut head = Head::START;
@@ -162,7 +157,8 @@ impl Scribe {
         }
         let segments = segments::of(records.iter().map(|slot| slot.record.as_ref()));
         let first = Commit { segments: &segments, head: Some(head), ..Commit::default() };
-        let (meter, begun, damages) = (Arc::new(Meter::default()), Instant::now(), opening.damages.len());
+        let damages = opening.damages.iter().filter(|found| found.is_new).count();
+        let (meter, begun) = (Arc::new(Meter::default()), Instant::now());
         let outbox = opening.begin(&first, outbox_bytes_max)?;
         meter.observe_commit(records.len(), begun.elapsed());
         meter.set_aside.add(damages as u64);
@@ -170,7 +166,7 @@ impl Scribe {
         let ring = Ring::new(limits, Head::START);
         ring.mark_stored(head.seq);
         ring.publish(records, BatchRoom::default());
-        ring.set_capacity(capacity(space), mode == Mode::Stored);
+        ring.set_capacity(capacity::of(space), mode == Mode::Stored);
         Ok(Self {
             ring,
             meter,
@@ -190,6 +186,7 @@ impl Scribe {
             failed_at: None,
             gather_pause: 0,
             segments: segments::Builder::default(),
+            urgent: urgent::Urgent::default(),
         })
     }
 
@@ -221,12 +218,15 @@ impl Scribe {
     #[must_use]
     pub fn run(mut self) -> EpochReport {
         loop {
-            let Work { items, room, watermarks, unrecorded, phase } = self.ring.take(self.patience());
+            let Work { items, room, watermarks, settled, unrecorded, phase } = self.ring.take(self.patience());
             let begun = Instant::now();
             self.merge_watermarks(watermarks);
             // Also if the phase skipped `Closing`: the ring's records are stored, and the epoch is closed.
             let closing = phase >= Phase::Closing && !std::mem::replace(&mut self.closed, phase >= Phase::Closing);
-            let mut batch = self.stamp(items, unrecorded, closing);
+            let mut batch = self.stamp(items, unrecorded);
+            if closing || !self.closed {
+                self.add_own_events(settled, closing, &mut batch);
+            }
             batch.room = room;
             let extent = match (closing, self.must_store(&batch)) {
                 (true, _) => Some(Extent::Closing),
@@ -301,7 +301,7 @@ impl Scribe {
     /// Returns true if this batch, and the records that were queued only before it, must be stored now.
     fn must_store(&mut self, batch: &Batch) -> bool {
         let Mode::Queued { spill_after } = self.mode else {
-            return !batch.records.is_empty() || !batch.begun.is_empty();
+            return !batch.records.is_empty() || !batch.begun.is_empty() || !self.urgent.is_empty();
         };
         let overdue = self.ring.oldest_queued_only().is_some_and(|age| age >= spill_after);
         if !self.spilling && (overdue || self.ring.is_past_high_water(&batch.records, &batch.room)) {
@@ -313,7 +313,7 @@ impl Scribe {
         }
         // An intent leaves the outbox in the commit that contains the call's record, before Postgres can have the
         // record: after a crash between the two, the call would get an `interrupted` record as well.
-        self.spilling || self.ends_stored_intent(batch)
+        self.spilling || self.ends_stored_intent(batch) || !self.urgent.is_empty()
     }
 
     /// Returns true if the outbox contains records that are delivered.
@@ -332,7 +332,7 @@ impl Scribe {
     }
 
     /// Turns work items into a batch, and gives the records their positions.
-    fn stamp(&mut self, items: Vec<WorkItem>, unrecorded: Option<UnrecordedCalls>, closing: bool) -> Batch {
+    fn stamp(&mut self, items: Vec<WorkItem>, unrecorded: Option<UnrecordedCalls>) -> Batch {
         let mut batch = Batch { segments: std::mem::take(&mut self.segments), ..Batch::default() };
         for item in items {
             match item {
@@ -353,15 +353,6 @@ impl Scribe {
         if let Some(unrecorded) = unrecorded {
             self.link(events::gap(unrecorded).into(), Instant::now(), &mut batch);
         }
-        if closing || !self.closed {
-            for damage in self.outbox.take_damages() {
-                self.meter.set_aside.add(1);
-                self.link(events::damaged(&damage).into(), Instant::now(), &mut batch);
-            }
-        }
-        if closing {
-            self.link(events::closed(self.head).into(), Instant::now(), &mut batch);
-        }
         // A call that began and ended in the same batch does not need its intent.
         if !batch.begun.is_empty() && !batch.ended.is_empty() {
             let ended: HashSet<_> = batch.ended.iter().collect();
@@ -373,6 +364,27 @@ impl Scribe {
             }
         }
         batch
+    }
+
+    /// Adds the records of the gateway itself that come last in a batch.
+    fn add_own_events(&mut self, settled: Vec<(Epoch, Option<Head>)>, closing: bool, batch: &mut Batch) {
+        for FoundDamage { damage, is_new } in self.outbox.take_damages() {
+            self.meter.set_aside.add(u64::from(is_new));
+            let first = self.head.seq.next();
+            for entry in events::damaged(&damage) {
+                self.link(entry.into(), Instant::now(), batch);
+            }
+            self.urgent.add_damage(damage, (first, self.head.seq));
+        }
+        for (epoch, end) in settled {
+            if let Some(end) = end {
+                self.link(events::takeover(epoch, end).into(), Instant::now(), batch);
+            }
+            self.urgent.settle(epoch);
+        }
+        if closing {
+            self.link(events::closed(self.head).into(), Instant::now(), batch);
+        }
     }
 
     fn link(&mut self, record: PendingRecord, appended_at: Instant, batch: &mut Batch) {
@@ -399,7 +411,7 @@ impl Scribe {
         }
         self.space = now;
         // At level `queued` a full outbox affects no call while Postgres takes everything from the ring.
-        self.ring.set_capacity(capacity(now), self.mode == Mode::Stored || self.spilling);
+        self.ring.set_capacity(capacity::of(now), self.mode == Mode::Stored || self.spilling);
     }
 
     /// Commits what `extent` says, then publishes the batch. `Err` is the number of lost records.
@@ -413,6 +425,7 @@ impl Scribe {
             begun: &batch.begun,
             ended: &ended,
             delivered: &self.watermarks,
+            settled: if extent == Extent::Watermarks { &[] } else { self.urgent.settled() },
             closes: extent == Extent::Closing,
         };
         let mut begun = Instant::now();
@@ -450,6 +463,13 @@ impl Scribe {
             self.stored = self.head;
         }
         self.ring.mark_stored(self.stored.seq);
+        if extent != Extent::Watermarks && !self.urgent.is_empty() {
+            // What Postgres has is as safe as what is stored.
+            let safe = self.stored.seq.max(self.ring.gauge().delivered);
+            for (damage, records) in self.urgent.stored(safe) {
+                self.outbox.mark_recorded(&damage, records);
+            }
+        }
         self.ring.publish(std::mem::take(&mut batch.records), batch.room);
         Ok(())
     }
@@ -469,15 +489,5 @@ impl Scribe {
         };
         batch.begun.extend(std::mem::take(&mut self.queued_intents));
         stored
-    }
-}
-
-fn capacity(space: Space) -> OutboxCapacity {
-    OutboxCapacity {
-        used_bytes: space.used_bytes,
-        max_bytes: space.max_bytes,
-        full: !space.has_room(),
-        calls_only: space.disk_full || space.used_bytes >= space.max_bytes - space.max_bytes / CALLS_SHARE,
-        over: space.used_bytes >= space.max_bytes.saturating_add(space.max_bytes / EVENTS_SHARE),
     }
 }

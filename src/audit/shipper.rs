@@ -15,11 +15,17 @@
 //! If the cursor is ahead of the stream, or has another hash, the stream is *forked*: another process writes under this
 //! gateway's id. A forked stream is not shipped, none of its records is lost or overwritten, and the alarm stays raised
 //! until an operator acts; the shipper looks at it again and continues once it fits. If an older epoch's records are
-//! missing, that epoch is left in the outbox meanwhile, and later epochs are shipped.
+//! missing, or Postgres has more of it than this gateway stored, that epoch is left in the outbox meanwhile, and later
+//! epochs are shipped.
+//!
+//! A stand-in for a lost record is delivered after its damage record is stored. At level `queued` Postgres may have
+//! more of a crashed epoch than the outbox knows: the shipper settles where such an epoch ends, and the scribe records
+//! it.
 
 mod batch;
 mod fork;
 mod health;
+mod note;
 mod record_source;
 mod repeated_failure;
 mod state;

@@ -162,5 +162,5 @@ async fn i4_a_record_damaged_after_its_delivery_is_not_a_fork() {
     assert!(rig.stored_records().is_empty());
     let records = rig.sink.records();
     assert!(records.iter().all(|record| record.position.epoch != position.epoch), "nothing is delivered again");
-    assert_eq!(events(&records, "gap")[0]["lost"], 1);
+    assert_eq!(events(&records, "damage")[0]["lost"], 1);
 }

@@ -33,6 +33,7 @@ mod fault_proxy;
 mod fork;
 mod full;
 mod isolation;
+mod losses;
 mod memory_sink;
 mod outbox;
 mod outbox_requeue;

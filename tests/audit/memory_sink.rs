@@ -1,11 +1,12 @@
 //! A sink in memory that keeps the cursor rule and can misbehave in every way that Postgres can.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use gatepost::audit::chain::Head;
-use gatepost::audit::record::{AuditRecord, Epoch, GatewayId};
+use gatepost::audit::record::{AuditRecord, Epoch, GatewayId, StreamPosition};
 use gatepost::audit::sink::{CursorUpdate, ErrorClass, Sink, SinkError};
 use tokio::sync::Notify;
 
@@ -17,6 +18,19 @@ pub struct MemorySink(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     changed: Notify,
+    inspector: Mutex<Inspector>,
+}
+
+/// Called with each record before it takes effect.
+#[derive(Default)]
+struct Inspector(Option<Box<Inspect>>);
+
+type Inspect = dyn Fn(&AuditRecord) + Send;
+
+impl fmt::Debug for Inspector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Inspector").finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -121,6 +135,26 @@ impl MemorySink {
         self.state().cursors.insert((gateway_id, epoch), head);
     }
 
+    /// Forgets everything after `last` in its stream, and all later epochs.
+    pub fn cut_after(&self, last: &StreamPosition) {
+        let mut state = self.state();
+        let kept = |position: &StreamPosition| (position.epoch, position.seq) <= (last.epoch, last.seq);
+        state.records.retain(|record| kept(&record.position));
+        state.cursors.retain(|(_, epoch), _| *epoch <= last.epoch);
+        state.cursors.insert((last.gateway_id, last.epoch), Head::after(last));
+    }
+
+    /// Shows each record to `inspect` before it takes effect.
+    pub fn inspect(&self, inspect: impl Fn(&AuditRecord) + Send + 'static) {
+        *self.0.inspector.lock().unwrap() = Inspector(Some(Box::new(inspect)));
+    }
+
+    fn show<'a>(&self, records: impl Iterator<Item = &'a AuditRecord>) {
+        if let Inspector(Some(inspect)) = &*self.0.inspector.lock().unwrap() {
+            records.for_each(inspect);
+        }
+    }
+
     /// What was delivered, in order.
     pub fn records(&self) -> Vec<AuditRecord> {
         self.state().records.clone()
@@ -209,6 +243,7 @@ impl Sink for MemorySink {
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
+        self.show(batch.iter().map(AsRef::as_ref));
         let mut state = self.state();
         if state.held_after.is_some_and(|count| state.records.len() >= count) {
             return Err(error(ErrorClass::Operator, "42501"));
@@ -241,6 +276,7 @@ impl Sink for MemorySink {
 
     async fn quarantine(&mut self, record: &AuditRecord, _reason: &SinkError) -> Result<CursorUpdate, SinkError> {
         self.gate().await?;
+        self.show(std::iter::once(record));
         let mut state = self.state();
         let late = std::mem::take(&mut state.late);
         if !late.is_empty() {

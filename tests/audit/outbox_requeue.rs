@@ -6,8 +6,10 @@ use crate::BINARY;
 use crate::common::postgres::{Cluster, Database};
 use crate::common::trail;
 use crate::common::wait::{SOON, until_async};
-use crate::rig::{Rig, call, one, stop};
-use gatepost::audit::record::{Outcome, Status};
+use crate::rig::{Rig, call, delivered, many, one, stop};
+use gatepost::audit::codec;
+use gatepost::audit::query::{Filter, lost_runs, query};
+use gatepost::audit::record::{AuditRecord, Outcome, Status};
 use serde_json::Value;
 use sqlx::PgPool;
 
@@ -23,7 +25,9 @@ fn requeue(database: &Database, more: &[&str]) -> (Option<i32>, String, String) 
 
 fn verified(database: &Database) -> bool {
     let args = ["audit", "verify"];
-    Command::new(BINARY).args(args).env("GATEPOST_POSTGRES_URL", &database.url).output().unwrap().status.success()
+    let output = Command::new(BINARY).args(args).env("GATEPOST_POSTGRES_URL", &database.url).output().unwrap();
+    // No fault; the end of the stream is not confirmed.
+    output.status.code() == Some(4)
 }
 
 async fn count(pool: &PgPool, table: &str) -> i64 {
@@ -159,4 +163,62 @@ async fn requeue_needs_a_url_and_another_role_than_the_gateway() {
     let output = Command::new(BINARY).args(["outbox", "requeue"]).env_remove("GATEPOST_POSTGRES_URL").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("postgres.url is not set"));
+}
+
+#[tokio::test]
+async fn requeue_accepts_a_stand_in_only_if_a_damage_record_names_its_place() {
+    let database = Cluster::shared().create_database().await;
+    let rig = Rig::stored();
+    let pipeline = rig.start_store_only();
+    many(&pipeline.audit(), 3).await;
+    stop(pipeline).await;
+    // The third record rots; Postgres refuses the stand-in for a while.
+    let lost = rig.stored_records()[2].entry.call.request_id.0.into_bytes();
+    let file = rig.dir.path().join(&rig.generations()[0]);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let places: Vec<_> = bytes.windows(16).enumerate().filter(|(_, id)| *id == lost).map(|(at, _)| at).collect();
+    for at in places {
+        bytes[at] ^= 1;
+    }
+    std::fs::write(&file, bytes).unwrap();
+    let pipeline = rig.start_on(&database);
+    let pool = database.pool().await;
+    delivered(&pipeline.probe()).await;
+    stop(pipeline).await;
+    let trail = trail::verify_postgres(&pool).await;
+    let stand_in = trail.iter().find(|entry| entry.method == "gateway/gap").unwrap();
+    assert_eq!((stand_in.epoch, stand_in.seq), (1, 3));
+    let quarantined = async |record: &AuditRecord| {
+        let mut frame = Vec::new();
+        codec::encode_record(record, &mut frame).unwrap();
+        for sql in ["DELETE FROM audit_quarantine", "DELETE FROM audit_log WHERE epoch = 1 AND seq = 3"] {
+            sqlx::query(sql).execute(&pool).await.unwrap();
+        }
+        let position = record.position;
+        let insert =
+            "INSERT INTO audit_quarantine (gateway_id, epoch, seq, prev_hash, hash, request_id, frame, sqlstate,
+            error) VALUES ($1, 1, 3, $2, $3, $4, $5, '23514', 'a test')";
+        let insert = sqlx::query(insert).bind(position.gateway_id.0).bind(position.prev_hash.0.as_slice());
+        let insert = insert.bind(position.hash.0.as_slice()).bind(record.entry.call.request_id.0).bind(frame);
+        insert.execute(&pool).await.unwrap();
+    };
+    let runs = lost_runs(&mut pool.acquire().await.unwrap(), None).await.unwrap();
+    let filter = Filter { epoch: Some(1), seq: Some(3), limit: 1, ..Filter::default() };
+    let record = query(&mut pool.acquire().await.unwrap(), &filter).await.unwrap().remove(0);
+    assert!(runs.explains(&record));
+    quarantined(&record).await;
+    let (code, stdout, stderr) = requeue(&database, &[]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    trail::verify_postgres(&pool).await;
+    let mut planted = record.clone();
+    planted.entry.call.tool_name = Some("planted".into());
+    quarantined(&planted).await;
+    let (code, stdout, _) = requeue(&database, &[]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains("no gateway/damage record in the trail names its place"), "{stdout}");
+    // Without its damage record, it is not accepted either.
+    quarantined(&record).await;
+    sqlx::query("DELETE FROM audit_log WHERE method = 'gateway/damage'").execute(&pool).await.unwrap();
+    let (code, stdout, _) = requeue(&database, &[]);
+    assert_eq!(code, Some(1), "{stdout}");
 }

@@ -4,13 +4,19 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::common::wait::{SOON, until_async};
+use crate::fault_disk::Counts;
 use crate::memory_sink::Mood;
 use crate::rig::{
-    Rig, call, events, forgotten, many, ok, one, stop, stop_now, times_recorded, verify_records, verify_records_from,
+    Rig, call, delivered, drained, events, forgotten, many, ok, one, stop, stop_now, times_recorded, verify_records,
+    verify_records_from,
 };
 use gatepost::audit::Audit;
+use gatepost::audit::chain::{self, Head};
+use gatepost::audit::lost::takeover;
 use gatepost::audit::pipeline::{Pipeline, Probe};
-use gatepost::audit::record::{RequestId, Status};
+use gatepost::audit::record::{AuditRecord, Entry, Epoch, RequestId, Status, StreamPosition};
+use gatepost::audit::shipper::ShipperState;
+use gatepost::audit::sink::Sink;
 
 /// Starts at level `queued` and waits until the opening has settled.
 async fn settled(rig: &Rig) -> (Pipeline, Probe) {
@@ -20,14 +26,21 @@ async fn settled(rig: &Rig) -> (Pipeline, Probe) {
     (pipeline, probe)
 }
 
+/// What was done with the files of the outbox. The note beside it is never synced.
+fn outbox_use(rig: &Rig) -> Vec<Counts> {
+    let mut counts = rig.disk.counts();
+    counts.retain(|file| file.name != "delivered.json" || file.syncs > 0);
+    counts
+}
+
 #[tokio::test]
 async fn queued_records_do_not_touch_the_disk_while_the_sink_keeps_up() {
     let rig = Rig::queued(Duration::from_hours(1));
     let (pipeline, probe) = settled(&rig).await;
-    let before = (rig.disk.operations(), rig.disk.counts());
+    let before = outbox_use(&rig);
     many(&pipeline.audit(), 2_000).await;
     until_async("all is delivered", SOON, || async { probe.gauge().records == 0 }).await;
-    assert_eq!((rig.disk.operations(), rig.disk.counts()), before);
+    assert_eq!(outbox_use(&rig), before);
     assert_eq!(rig.sink.count(), 2_001);
     assert_eq!(stop(pipeline).await.lost, 0);
     verify_records(&rig.sink.records());
@@ -43,12 +56,12 @@ async fn queued_records_do_not_spill_because_many_calls_are_open() {
     while open.len() < 40 {
         open.push(audit.begin(call("open")).await.unwrap());
     }
-    let before = rig.disk.operations();
+    let before = outbox_use(&rig);
     for round in 1..=30 {
         one(&audit, "echo").await;
         until_async("it is delivered", SOON, || async { rig.sink.count() > round }).await;
     }
-    assert_eq!(rig.disk.operations(), before);
+    assert_eq!(outbox_use(&rig), before);
     drop(open);
     until_async("all is delivered", SOON, || async { probe.gauge().records == 0 }).await;
     stop(pipeline).await;
@@ -58,7 +71,7 @@ async fn queued_records_do_not_spill_because_many_calls_are_open() {
 async fn rests(rig: &Rig, audit: &Audit) -> Vec<RequestId> {
     let ids = Mutex::new(Vec::new());
     until_async("the disk rests", SOON, || async {
-        let before = rig.disk.operations();
+        let before = outbox_use(rig);
         let some = many(audit, 5).await;
         until_async("all is delivered", SOON, || async {
             let times = times_recorded(&rig.sink.records());
@@ -66,7 +79,7 @@ async fn rests(rig: &Rig, audit: &Audit) -> Vec<RequestId> {
         })
         .await;
         ids.lock().unwrap().extend(some);
-        rig.disk.operations() == before
+        outbox_use(rig) == before
     })
     .await;
     ids.into_inner().unwrap()
@@ -137,4 +150,108 @@ async fn i2_a_crash_while_spilling_interrupts_each_open_call_once() {
         records.iter().filter(|record| record.entry.response_status == Status::Interrupted).collect();
     assert_eq!(interrupted.iter().map(|record| record.entry.call.request_id).collect::<Vec<_>>(), [open.request_id()]);
     assert!(events(&records, "opened")[1]["previous_closed"] == false);
+}
+
+/// The note beside the outbox, if there is one.
+fn note(rig: &Rig) -> Option<serde_json::Value> {
+    let json = std::fs::read(rig.dir.path().join("delivered.json")).ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+/// A gateway at level `queued` whose records are delivered and not stored, as it would be found after a kill; and the
+/// last record that was delivered.
+async fn killed() -> (Rig, StreamPosition) {
+    let rig = Rig::queued(Duration::from_hours(1));
+    let (pipeline, probe) = settled(&rig).await;
+    many(&pipeline.audit(), 5).await;
+    until_async("all is delivered", SOON, || async { rig.sink.count() == 1 + 5 }).await;
+    until_async("it is noted", SOON, || async { note(&rig).is_some_and(|note| note["seq"] == 6) }).await;
+    drop(probe);
+    let crashed = rig.after_crash();
+    stop_now(pipeline).await;
+    let records = rig.sink.records();
+    let last = records.iter().rev().find(|record| record.entry.call.method == "tools/call").unwrap().position;
+    // What the killed one delivered, and not what it did afterwards.
+    crashed.sink.cut_after(&last);
+    (crashed, last)
+}
+
+#[tokio::test]
+async fn delivered_head_is_noted_and_named_by_the_next_epoch() {
+    let (rig, last) = killed().await;
+    stop(rig.start()).await;
+    let records = rig.sink.records();
+    verify_records(&records);
+    let opened = &events(&records, "opened")[1];
+    assert_eq!(opened["previous_seq"], last.seq.0);
+    assert_eq!(opened["previous_hash"], last.hash.to_string());
+    assert_eq!(events(&records, "takeover"), Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test]
+async fn end_that_only_postgres_knows_is_recorded_once() {
+    for outage in [false, true] {
+        let (mut rig, last) = killed().await;
+        // As a power loss leaves it, which takes the note.
+        std::fs::remove_file(rig.dir.path().join("delivered.json")).unwrap();
+        if outage {
+            // Another crash before Postgres can be asked.
+            rig.sink.turn(Mood::Down);
+            let pipeline = rig.start();
+            let crashed = rig.after_crash();
+            stop_now(pipeline).await;
+            crashed.sink.turn(Mood::Healthy);
+            rig = crashed;
+        }
+        for _ in 0..2 {
+            drained(&rig).await;
+        }
+        let records = rig.sink.records();
+        verify_records(&records);
+        assert!(events(&records, "opened")[1]["previous_seq"].as_u64() < Some(last.seq.0));
+        let expected = serde_json::json!({ "epoch": 1, "seq": last.seq, "hash": last.hash });
+        assert_eq!(events(&records, "takeover"), [expected], "outage: {outage}");
+        let read = records.iter().find_map(takeover);
+        assert_eq!(read, Some((Epoch(1), Head::after(&last))));
+    }
+}
+
+#[tokio::test]
+async fn end_is_not_taken_over_at_level_stored() {
+    let rig = Rig::stored();
+    let pipeline = rig.start();
+    many(&pipeline.audit(), 3).await;
+    delivered(&pipeline.probe()).await;
+    let crashed = rig.after_crash();
+    let last = rig.sink.records().last().unwrap().position;
+    stop_now(pipeline).await;
+    crashed.sink.cut_after(&last);
+    // Somebody with the gateway's login appends a call to the epoch that ended in a crash.
+    let entry = Entry::new(call("forged"), ok(), Duration::ZERO);
+    let position = chain::link(last.gateway_id, last.epoch, Head::after(&last), &entry);
+    crashed.sink.clone().deliver(&[AuditRecord { position, entry }]).await.unwrap();
+    let pipeline = crashed.start();
+    let probe = pipeline.probe();
+    one(&pipeline.audit(), "echo").await;
+    delivered(&probe).await;
+    let ShipperState::Forked { error } = probe.shipper() else { panic!("{:?}", probe.shipper()) };
+    assert!(error.contains("epoch 1"), "{error}");
+    stop(pipeline).await;
+    let records = crashed.sink.records();
+    assert_eq!(events(&records, "takeover"), Vec::<serde_json::Value>::new());
+    assert_eq!(events(&records, "opened")[1]["previous_seq"], last.seq.0);
+}
+
+#[tokio::test]
+async fn rows_that_postgres_lost_at_the_end_of_an_epoch_raise_the_alarm() {
+    let (rig, last) = killed().await;
+    let records = rig.sink.records();
+    let before = records[records.len() - 2].position;
+    rig.sink.cut_after(&before);
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    delivered(&probe).await;
+    let ShipperState::Forked { error } = probe.shipper() else { panic!("{:?}", probe.shipper()) };
+    assert!(error.contains(&format!("records {} to {0} were delivered", last.seq)), "{error}");
+    stop(pipeline).await;
 }

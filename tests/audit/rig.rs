@@ -170,6 +170,13 @@ pub async fn stop(pipeline: Pipeline) -> StopReport {
     pipeline.stop(Duration::from_secs(20), Duration::from_secs(20)).await
 }
 
+/// Starts with the sink, waits until all is delivered, and stops.
+pub async fn drained(rig: &Rig) -> StopReport {
+    let pipeline = rig.start();
+    delivered(&pipeline.probe()).await;
+    stop(pipeline).await
+}
+
 /// Stops without waiting for anything, as a shell does whose time is over.
 pub async fn stop_now(pipeline: Pipeline) -> StopReport {
     pipeline.stop(Duration::from_millis(1), Duration::ZERO).await

@@ -58,9 +58,10 @@ async fn i4_a_flipped_bit_never_loses_a_record_silently() {
         std::fs::write(&file, bytes).unwrap();
         let path = image.path().to_owned();
         let rig = Rig::on(image);
-        let ended = stop(rig.start()).await;
+        let ended = crate::rig::drained(&rig).await;
         assert_eq!((ended.lost, ended.delivered), (0, ended.last), "seed {seed}: all is delivered");
         let records = rig.sink.records();
+        verify_records(&records);
         let now = by_id(&records);
         let lost = stored.iter().filter(|record| now.get(&record.entry.call.request_id) != Some(record)).count();
         let told = gaps(&records);
@@ -97,8 +98,7 @@ async fn a_cut_or_foreign_file_is_set_aside_and_the_gateway_starts() {
         let kept = stored.iter().filter(|record| records.contains(record)).count();
         let aside = rig.dir.path().join("quarantine").join(format!("{name}.1"));
         assert_eq!(std::fs::read(&aside).unwrap(), bytes, "{what}: it is kept as it was found");
-        let [gap] = &events(&records, "gap").into_iter().filter(|gap| gap["file"].is_string()).collect::<Vec<_>>()[..]
-        else {
+        let [gap] = &events(&records, "damage").into_iter().collect::<Vec<_>>()[..] else {
             panic!("{what}: the new epoch does not name the damaged file");
         };
         assert_eq!(gap["file"], format!("{name}.1"));

@@ -50,11 +50,64 @@ impl Entry {
         self.columns[column].as_deref().map(|bytes| std::str::from_utf8(bytes).unwrap())
     }
 
-    /// Whether this is the gap record of a lost one, which bears and names the hash of that one.
-    fn stands_in_for(&self) -> bool {
-        let named = || serde_json::from_str::<Json>(self.args()?).ok()?["hash"].as_str().map(str::to_owned);
-        let hex = self.hash.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        self.method == "gateway/gap" && named() == Some(hex)
+    /// Whether this says that it stands in for a lost record.
+    fn stands_in(&self) -> bool {
+        let details = || serde_json::from_str::<Json>(self.args()?).ok();
+        self.method == "gateway/gap" && details().is_some_and(|details| details.get("lost").is_some())
+    }
+
+    /// Whether it is, column by column, the stand-in that belongs into this run of lost records.
+    fn belongs_into(&self, run: &Run) -> bool {
+        let details = |hash: Option<&str>| {
+            let hash = hash.map_or("null".to_owned(), |hash| format!("\"{hash}\""));
+            format!("{{\"lost\":1,\"epoch\":{},\"seq\":{},\"hash\":{hash}}}", self.epoch, self.seq)
+        };
+        let is_last = self.seq == run.last;
+        let hash = run.hash.as_deref().filter(|_| is_last);
+        let is_linked = self.seq != run.first || run.prev_hash.as_ref().is_none_or(|hash| hex(hash) == self.prev_hash);
+        let is_hashed = hash.map_or_else(|| self.computed_hash(), hex) == self.hash;
+        let position = [self.gateway_id.as_bytes(), &self.epoch.to_le_bytes()[..], &self.seq.to_le_bytes()].concat();
+        let derived = Sha256::digest(position).to_vec();
+        let id = uuid::Builder::from_custom_bytes(derived[..16].try_into().unwrap()).into_uuid();
+        let time = NaiveDateTime::parse_from_str(&run.timestamp, "%Y-%m-%dT%H:%M:%S%.6fZ").unwrap();
+        let message = "the record at this place is lost: its bytes in the outbox are damaged";
+        let expected: BTreeMap<_, _> = [
+            ("request_id", id.as_bytes().to_vec()),
+            ("timestamp", time.and_utc().timestamp_micros().to_le_bytes().to_vec()),
+            ("latency_ms", 0_f64.to_le_bytes().to_vec()),
+            ("method", b"gateway/gap".to_vec()),
+            ("client_subject", b"gatepost".to_vec()),
+            ("request_args", details(hash).into_bytes()),
+            ("error_message", message.as_bytes().to_vec()),
+            ("response_status", b"error".to_vec()),
+            ("salt_who", derived.clone()),
+            ("salt_circumstances", derived.clone()),
+            ("salt_content", derived),
+        ]
+        .into();
+        let position = ["gateway_id", "epoch", "seq", "prev_hash", "hash"];
+        let of_contents = self.columns.iter().filter(|(name, _)| !position.contains(name));
+        (run.first..=run.last).contains(&self.seq)
+            && is_linked
+            && is_hashed
+            && of_contents.into_iter().all(|(name, value)| value.as_ref() == expected.get(name))
+    }
+
+    /// The runs of lost records that this names, if it is a damage record.
+    fn lost_runs(&self) -> Vec<((Uuid, i64), Run)> {
+        if self.method != "gateway/damage" || self.computed_hash() != self.hash {
+            return Vec::new();
+        }
+        let details: Json = serde_json::from_str(self.args().unwrap()).unwrap();
+        let text = |run: &Json, name: &str| run[name].as_str().map(str::to_owned);
+        let run = |run: &Json| {
+            let number = |name: &str| run[name].as_i64().unwrap();
+            let (prev_hash, hash) = (text(run, "prev_hash"), text(run, "hash"));
+            let timestamp = text(run, "timestamp").unwrap();
+            let (first, last) = (number("first"), number("last"));
+            ((self.gateway_id, number("epoch")), Run { first, last, prev_hash, hash, timestamp })
+        };
+        details["runs"].as_array().unwrap().iter().map(run).collect()
     }
 
     fn computed_hash(&self) -> Vec<u8> {
@@ -104,6 +157,16 @@ impl Entry {
             quarantined: false,
         }
     }
+}
+
+/// A run of lost records, as a damage record names it.
+#[derive(Clone, Debug)]
+struct Run {
+    first: i64,
+    last: i64,
+    prev_hash: Option<String>,
+    hash: Option<String>,
+    timestamp: String,
 }
 
 impl<'r> FromRow<'r, PgRow> for Entry {
@@ -173,17 +236,27 @@ pub async fn verify_postgres(pool: &PgPool) -> Vec<Entry> {
     verify(entries)
 }
 
-/// Every stream is gapless from 1, linked and unchanged; every call has one record.
+/// Every stream is gapless from 1, linked and unchanged; every call has one record, and every loss a damage record that
+/// names it.
 pub fn verify(mut entries: Vec<Entry>) -> Vec<Entry> {
     entries.sort_by_key(|entry| (entry.gateway_id, entry.epoch, entry.seq));
     let mut heads: BTreeMap<(Uuid, i64), (i64, Vec<u8>)> = BTreeMap::new();
     let mut calls = BTreeSet::new();
+    let mut lost: BTreeMap<(Uuid, i64), Vec<Run>> = BTreeMap::new();
+    for (stream, run) in entries.iter().flat_map(Entry::lost_runs) {
+        lost.entry(stream).or_default().push(run);
+    }
     for entry in &entries {
         let head = heads.entry((entry.gateway_id, entry.epoch)).or_insert_with(|| (0, vec![0; 32]));
         assert_eq!(entry.seq, head.0 + 1, "I3: epoch {} has a gap or a repetition", entry.epoch);
         assert_eq!(entry.prev_hash, head.1, "the chain is broken before seq {}", entry.seq);
-        let stands_in = entry.stands_in_for();
-        assert!(stands_in || entry.computed_hash() == entry.hash, "seq {} was changed", entry.seq);
+        if entry.stands_in() {
+            let runs = lost.get(&(entry.gateway_id, entry.epoch)).map(Vec::as_slice).unwrap_or_default();
+            let explained = runs.iter().any(|run| entry.belongs_into(run));
+            assert!(explained, "no damage record explains {}/{}: {entry:?}\n{runs:?}", entry.epoch, entry.seq);
+        } else {
+            assert!(entry.computed_hash() == entry.hash, "seq {} was changed", entry.seq);
+        }
         assert!(entry.latency_ms >= 0.0 && entry.error_message.as_deref() != Some(""), "seq {}", entry.seq);
         assert!(calls.insert(entry.request_id), "I2: call {} has two records", entry.request_id);
         *head = (entry.seq, entry.hash.clone());

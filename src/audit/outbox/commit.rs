@@ -19,6 +19,8 @@ pub struct Commit<'a> {
     pub ended: &'a [RequestId],
     /// The delivered position of each epoch. Segments up to it are removed.
     pub delivered: &'a [(Epoch, Head)],
+    /// Earlier epochs whose end in Postgres is settled from now on.
+    pub settled: &'a [Epoch],
     /// True if the last record of this commit closes the epoch.
     pub closes: bool,
 }

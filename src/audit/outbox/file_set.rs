@@ -1,5 +1,6 @@
 //! The generation files of one directory, as the writer and its readers share them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,29 +8,46 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use super::damage::Damage;
+use super::damage_log::{self, DamageLog, FoundDamage};
+use super::delivered_note::DeliveredNote;
 use super::error::OutboxError;
 use super::file_number::FileNumber;
 use super::fs::Fs;
 use super::generation::{FileMeta, Generation};
 use super::restore::{self, Restored};
 use crate::audit::chain::Head;
-use crate::audit::record::{Epoch, Seq};
+use crate::audit::record::{Epoch, GatewayId, Seq};
 
 /// The list of files. The writer adds, seals and unlinks files; readers open the files that they need.
 #[derive(Debug)]
 pub(super) struct FileSet {
     pub(super) fs: Arc<dyn Fs>,
     pub(super) dir: PathBuf,
-    /// True if this process holds the directory's lock, and so may replace damaged files.
-    owned: bool,
+    /// Present if this process holds the directory's lock, and so may replace damaged files.
+    owner: Option<Owner>,
     files: RwLock<Vec<ListedFile>>,
     /// The sealed file that was read last, for each [`Purpose`]: inspection must not evict the shipper's file. One for
     /// each, because every open file has a page cache.
     cached: [CachedFile; 2],
     /// The head of the epoch that is being written.
     head: Mutex<Option<(Epoch, Head)>>,
-    /// Damaged files that the scribe has not recorded yet.
-    damages: Mutex<Vec<Damage>>,
+}
+
+/// The state of the process that holds the directory's lock.
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub(super) gateway_id: GatewayId,
+    /// The epoch that is being written.
+    pub(super) epoch: Epoch,
+    /// True if the epoch that is being written runs at level `queued`.
+    pub(super) queued: bool,
+    /// The directory's device and inode when it was opened.
+    pub(super) identity: (u64, u64),
+    /// Earlier epochs whose end in Postgres was not settled when the directory was opened, each with its last record as
+    /// far as it was known.
+    pub(super) unsettled: BTreeMap<Epoch, Head>,
+    /// The damage that was found.
+    pub(super) damages: DamageLog,
 }
 
 type CachedFile = Mutex<Option<(FileNumber, Arc<Generation>)>>;
@@ -60,7 +78,7 @@ pub(super) struct ListedFile {
 }
 
 impl FileSet {
-    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, numbers: &[FileNumber], owned: bool) -> Self {
+    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, numbers: &[FileNumber], owner: Option<Owner>) -> Self {
         let bytes = |number: &FileNumber| fs.open(&number.path(&dir)).and_then(|file| file.len()).unwrap_or(0);
         let unopened = |number: &FileNumber| ListedFile {
             number: *number,
@@ -71,12 +89,17 @@ impl FileSet {
             active: None,
         };
         let files = RwLock::new(numbers.iter().map(unopened).collect());
-        Self { fs, dir, owned, files, cached: Default::default(), head: Mutex::default(), damages: Mutex::default() }
+        Self { fs, dir, owner, files, cached: Default::default(), head: Mutex::default() }
     }
 
-    /// Returns true if this process holds the directory's lock.
-    pub(super) fn is_owned(&self) -> bool {
-        self.owned
+    /// Present if this process holds the directory's lock.
+    pub(super) fn owner(&self) -> Option<&Owner> {
+        self.owner.as_ref()
+    }
+
+    /// Returns true if another directory, or none, is where this one was opened.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.owner.as_ref().is_some_and(|owner| self.fs.identity(&self.dir).ok() != Some(owner.identity))
     }
 
     /// The files, oldest first.
@@ -200,27 +223,48 @@ impl FileSet {
     }
 
     /// Opens a sealed file. The shipper of the gateway that owns the directory replaces a damaged file by everything
-    /// that can be read of it.
+    /// that can be read of it, and reports the damage, also that of a file that an earlier process restored,
+    /// which may have ended before it recorded that.
     fn open_or_restore(&self, file: &ListedFile, purpose: Purpose) -> Result<Generation, OutboxError> {
         let (fs, dir) = (self.fs.as_ref(), &self.dir);
-        if !self.owned || purpose != Purpose::Delivery {
+        let Some(owner) = self.owner.as_ref().filter(|_| purpose == Purpose::Delivery) else {
             return Generation::open(fs, dir, file.number);
-        }
+        };
         let next = self.meta_after(file);
-        let known = next.as_ref().map(|meta| meta.gateway_id);
-        match restore::open(fs, dir, file.number, next.as_ref(), known)? {
-            Restored::File(generation, damage) => {
-                self.report_damage(damage);
+        match restore::open(fs, dir, file.number, next.as_ref(), Some(owner.gateway_id))? {
+            Restored::File(generation, Some(damage)) => {
+                self.report_damage(owner, &damage, true);
+                Ok(generation)
+            }
+            Restored::File(generation, None) => {
+                if let Some(damage) = generation.meta()?.damage {
+                    self.report_damage(owner, &damage, false);
+                }
                 Ok(generation)
             }
             Restored::Nothing(damage) => {
-                let path = file.number.path(dir);
-                fs.remove(&path).map_err(OutboxError::io("move to quarantine", &path))?;
-                self.report_damage(Some(damage));
-                self.files.write().retain(|listed| listed.number != file.number);
-                Err(OutboxError::NotAnOutbox { path, what: "it is damaged beyond recognition".to_owned() })
+                let (path, what) = (file.number.path(dir), "it is damaged beyond recognition".to_owned());
+                // Only after the damage is recorded: until then the next start must find it again.
+                if owner.damages.is_file_recorded(&damage.file) {
+                    fs.remove(&path).map_err(OutboxError::io("move to quarantine", &path))?;
+                    self.files.write().retain(|listed| listed.number != file.number);
+                } else {
+                    let damage = Damage { epochs: Some(self.epochs_of(file)), ..*damage };
+                    damage_log::describe(fs, dir, &damage.file, &damage)?;
+                    self.report_damage(owner, &damage, true);
+                }
+                Err(OutboxError::NotAnOutbox { path, what })
             }
         }
+    }
+
+    /// The first and the last epoch that a file may have, by the files beside it.
+    fn epochs_of(&self, file: &ListedFile) -> (Epoch, Epoch) {
+        let files = self.list();
+        let (before, after): (Vec<_>, Vec<_>) = files.iter().partition(|other| other.number < file.number);
+        let first = before.iter().rev().find_map(|other| other.epoch).unwrap_or(Epoch(1));
+        let last = after.iter().find_map(|other| other.epoch).or(self.head().map(|(epoch, _)| epoch));
+        (first, last.unwrap_or(first))
     }
 
     /// The meta table of the file after `file`, if it can be read.
@@ -232,20 +276,49 @@ impl FileSet {
         }
     }
 
-    fn report_damage(&self, damage: Option<Box<Damage>>) {
-        if let Some(damage) = damage {
-            let Damage { file, epoch, kept, lost, end_known, cause, .. } = &*damage;
+    /// Reports damage, unless it was reported before. Returns whether it was not.
+    fn report_damage(&self, owner: &Owner, damage: &Damage, is_new: bool) -> bool {
+        if !owner.damages.report(owner.gateway_id, damage.clone(), is_new) {
+            return false;
+        }
+        if is_new {
+            let Damage { file, epoch, kept, lost, end_known, cause, .. } = damage;
             let epoch = epoch.map(|epoch| epoch.0);
             tracing::error!(
                 file, epoch, kept, lost, end_known, %cause,
-                "moved a damaged outbox file to quarantine; delivering the records that could be read from it"
+                "an outbox file is damaged; recording the damage, then delivering the records that could be read from it"
             );
-            self.damages.lock().push(*damage);
+            // The records of earlier damage may be among what is lost.
+            let described = damage_log::described(self.fs.as_ref(), &self.dir);
+            owner.damages.report_again(owner.gateway_id, owner.epoch, damage, described);
+        }
+        true
+    }
+
+    /// Reports damaged records of a file that is otherwise whole. `name` is that of its description.
+    pub(super) fn report_lost_records(&self, name: &str, damage: &Damage) {
+        let Some(owner) = &self.owner else { return };
+        if self.report_damage(owner, damage, true)
+            && let Err(error) = damage_log::describe(self.fs.as_ref(), &self.dir, name, damage)
+        {
+            tracing::warn!(%error, "could not describe the damage in quarantine/; it is recorded all the same");
         }
     }
 
-    pub(super) fn take_damages(&self) -> Vec<Damage> {
-        std::mem::take(&mut *self.damages.lock())
+    pub(super) fn take_damages(&self) -> Vec<FoundDamage> {
+        self.owner.as_ref().map(|owner| owner.damages.take()).unwrap_or_default()
+    }
+
+    pub(super) fn mark_recorded(&self, damage: &Damage, records: (Seq, Seq)) {
+        if let Some(owner) = &self.owner {
+            owner.damages.mark_recorded(owner.gateway_id, damage, records);
+        }
+    }
+
+    /// Notes that the stream of `epoch` is delivered up to `head`.
+    pub(super) fn note_delivered(&self, epoch: Epoch, head: Head) -> io::Result<()> {
+        let Some(owner) = self.owner.as_ref().filter(|_| !self.is_replaced()) else { return Ok(()) };
+        DeliveredNote::new(owner.gateway_id, epoch, owner.queued, head).write(self.fs.as_ref(), &self.dir)
     }
 
     /// The head of the epoch that is being written.

@@ -8,10 +8,13 @@
 //!            "head"        u64 LE seq, 32 bytes hash: the last record stored before this file was begun
 //!            "previous"    u64 LE epoch, u64 LE seq, 32 bytes hash: the previous epoch and its last record, if any
 //!            "damage"      JSON, only in a file that replaces a damaged one: what was kept and what was lost
+//!            "queued"      present if the epoch runs at level `queued`: Postgres may have more of it than this outbox
 //!            "closed"      present once the epoch's gateway/closed record is stored
 //! segments   (epoch u64, first seq u64) -> (last seq u64, record frames)
 //! intents    request id, 16 bytes -> intent frame; only in the newest generation
 //! delivered  epoch u64 -> (seq u64, 32 bytes hash): how far each epoch is delivered, as far as this file knows
+//! unsettled  epoch u64 -> (seq u64, 32 bytes hash): earlier epochs of which Postgres may have more than was known when
+//!            they ended, and what was known; only in the newest generation
 //! ```
 //!
 //! **Warning: this layout is on the disks of running gateways.** Never change a file name, a table, a key, or the type
@@ -22,6 +25,7 @@
 //! before the rename leaves a `.tmp` file, which is removed when its number is used again. Commits are two-phase. A
 //! file that is opened later is checked first, because redb does not verify pages as it reads them.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,13 +54,14 @@ const READ_CACHE_BYTES: usize = 2 * 1024 * 1024;
 /// The version of the layout above.
 const FORMAT: u32 = 1;
 
-/// The value of the key "closed".
-const CLOSED: &[u8] = &[1];
+/// The value of the keys "closed" and "queued".
+const PRESENT: &[u8] = &[1];
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const SEGMENTS: TableDefinition<(u64, u64), SegmentValue> = TableDefinition::new("segments");
 const INTENTS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("intents");
 const DELIVERED: TableDefinition<u64, (u64, [u8; 32])> = TableDefinition::new("delivered");
+const UNSETTLED: TableDefinition<u64, (u64, [u8; 32])> = TableDefinition::new("unsettled");
 
 /// The contents of a file's meta table.
 #[derive(Clone, Debug)]
@@ -65,10 +70,21 @@ pub(super) struct FileMeta {
     pub(super) epoch: Epoch,
     pub(super) head: Head,
     pub(super) closed: bool,
+    /// True if the epoch runs at level `queued`.
+    pub(super) queued: bool,
     /// The previous epoch and its last record.
     pub(super) previous: Option<(Epoch, Head)>,
     /// Present if this file replaces a damaged one.
     pub(super) damage: Option<Damage>,
+}
+
+/// The positions that a new file takes over from the one before it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Carried {
+    /// The last delivered record of each epoch.
+    pub(super) delivered: BTreeMap<Epoch, Head>,
+    /// Earlier epochs whose end in Postgres is not settled, each with its last record as far as it was known.
+    pub(super) unsettled: BTreeMap<Epoch, Head>,
 }
 
 /// An open generation file.
@@ -81,14 +97,14 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    /// Creates file `number` with `meta`, the watermarks in `delivered`, the commit `first` and the commits that `more`
+    /// Creates file `number` with `meta`, the positions in `carried`, the commit `first` and the commits that `more`
     /// makes. The file gets its name last.
     pub(super) fn create(
         fs: &dyn Fs,
         dir: &Path,
         number: FileNumber,
         meta: &FileMeta,
-        delivered: &[(Epoch, Head)],
+        carried: &Carried,
         first: &Commit<'_>,
         more: impl FnOnce(&Self) -> Result<(), OutboxError>,
     ) -> Result<Self, OutboxError> {
@@ -112,7 +128,10 @@ impl Generation {
             table.insert("epoch", meta.epoch.0.to_le_bytes().as_slice())?;
             table.insert("head", head_bytes(meta.head).as_slice())?;
             if meta.closed {
-                table.insert("closed", CLOSED)?;
+                table.insert("closed", PRESENT)?;
+            }
+            if meta.queued {
+                table.insert("queued", PRESENT)?;
             }
             if let Some(damage) = meta.damage.as_ref().and_then(|damage| serde_json::to_vec(damage).ok()) {
                 table.insert("damage", damage.as_slice())?;
@@ -123,11 +142,12 @@ impl Generation {
             }
             // redb opens a table only once at a time, and `apply` opens it again.
             drop(table);
-            let mut table = transaction.open_table(DELIVERED)?;
-            for (epoch, head) in delivered {
-                table.insert(epoch.0, (head.seq.0, head.hash.0))?;
+            for (table, heads) in [(DELIVERED, &carried.delivered), (UNSETTLED, &carried.unsettled)] {
+                let mut table = transaction.open_table(table)?;
+                for (epoch, head) in heads {
+                    table.insert(epoch.0, (head.seq.0, head.hash.0))?;
+                }
             }
-            drop(table);
             apply(transaction, first)
         })?;
         more(&generation)?;
@@ -179,9 +199,9 @@ impl Generation {
             let table = transaction.open_table(META)?;
             let get = |key: &str| Ok::<_, redb::Error>(table.get(key)?.map(|guard| guard.value().to_vec()));
             let required = [get("format")?, get("gateway_id")?, get("epoch")?, get("head")?];
-            Ok((required, get("closed")?, get("previous")?, get("damage")?))
+            Ok((required, [get("closed")?, get("queued")?], get("previous")?, get("damage")?))
         })
-        .and_then(|([format, gateway_id, epoch, head], closed, previous, damage)| {
+        .and_then(|([format, gateway_id, epoch, head], [closed, queued], previous, damage)| {
             let broken = |what: &str| OutboxError::NotAnOutbox { path: self.path.clone(), what: what.to_owned() };
             let format = format.and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
             match format {
@@ -195,9 +215,10 @@ impl Generation {
             match (gateway_id, epoch, head) {
                 (Some(id), Some(epoch), Some(head)) => {
                     let previous = previous.as_deref().and_then(previous_from_bytes);
-                    let (gateway_id, epoch, closed) = (GatewayId(id), Epoch(epoch), closed.is_some());
+                    let (gateway_id, epoch) = (GatewayId(id), Epoch(epoch));
+                    let (closed, queued) = (closed.is_some(), queued.is_some());
                     let damage = damage.and_then(|json| serde_json::from_slice(&json).ok());
-                    Ok(FileMeta { gateway_id, epoch, head, closed, previous, damage })
+                    Ok(FileMeta { gateway_id, epoch, head, closed, queued, previous, damage })
                 }
                 _ => Err(broken("its meta table lacks gateway_id, epoch or head")),
             }
@@ -206,16 +227,25 @@ impl Generation {
 
     /// The delivery watermarks, by epoch.
     pub(super) fn delivered(&self) -> Result<Vec<(Epoch, Head)>, OutboxError> {
-        self.read("read", |transaction| {
-            transaction
-                .open_table(DELIVERED)?
+        self.heads(DELIVERED)
+    }
+
+    /// The epochs whose end in Postgres is not settled, each with its last record as far as it was known.
+    pub(super) fn unsettled(&self) -> Result<Vec<(Epoch, Head)>, OutboxError> {
+        self.heads(UNSETTLED)
+    }
+
+    fn heads(&self, table: TableDefinition<'_, u64, (u64, [u8; 32])>) -> Result<Vec<(Epoch, Head)>, OutboxError> {
+        self.read("read", |transaction| match transaction.open_table(table) {
+            Err(TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
+            table => table?
                 .iter()?
                 .map(|row| {
                     let (epoch, head) = row?;
                     let (seq, hash) = head.value();
                     Ok((Epoch(epoch.value()), Head { seq: Seq(seq), hash: Digest(hash) }))
                 })
-                .collect()
+                .collect(),
         })
     }
 
@@ -351,8 +381,14 @@ fn apply(transaction: &WriteTransaction, commit: &Commit<'_>) -> Result<(), redb
             table.remove(id.0.into_bytes())?;
         }
     }
+    if !commit.settled.is_empty() {
+        let mut table = transaction.open_table(UNSETTLED)?;
+        for epoch in commit.settled {
+            table.remove(epoch.0)?;
+        }
+    }
     if commit.closes {
-        transaction.open_table(META)?.insert("closed", CLOSED)?;
+        transaction.open_table(META)?.insert("closed", PRESENT)?;
     }
     Ok(())
 }

@@ -1,16 +1,18 @@
 //! Opening the directory: what the previous epoch left, and the start of the next one.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::commit::Commit;
 use super::damage::Damage;
+use super::damage_log::{FoundDamage, describe, described};
+use super::delivered_note::DeliveredNote;
 use super::error::OutboxError;
 use super::file_number::FileNumber;
 use super::fs::Fs;
-use super::generation::{FileMeta, Generation};
+use super::generation::{Carried, FileMeta, Generation};
 use super::lock::{Lock, LockError};
 use super::restore::{self, Restored};
 use super::stream_end::stream_end;
@@ -19,12 +21,16 @@ use crate::audit::chain::Head;
 use crate::audit::codec;
 use crate::audit::record::{Call, Epoch, GatewayId};
 
+/// Most earlier epochs whose end in Postgres is not settled. *Chosen*: a gateway at level `queued` that crashes more
+/// often than this while Postgres is down has other troubles.
+const UNSETTLED_MAX: usize = 64;
+
 /// The previous epoch, as far as the outbox knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PreviousEpoch {
     /// The epoch.
     pub epoch: Epoch,
-    /// The last record of the epoch.
+    /// The last record of the epoch: the last stored one, or a later one that is known to be delivered.
     pub head: Head,
     /// True if the epoch's `gateway/closed` record was stored. If not, the gateway crashed.
     pub closed: bool,
@@ -32,8 +38,8 @@ pub struct PreviousEpoch {
 
 /// The state of the directory as it was found.
 ///
-/// Nothing is changed yet, except the lock file and a damaged newest file: that is kept in `quarantine/` and replaced
-/// by a file with everything that could be read of it.
+/// Nothing is changed yet, except the lock file and a damaged newest file: that is kept in `quarantine/`, with a
+/// description, and replaced by a file with everything that could be read of it.
 #[derive(Debug)]
 pub struct Opening {
     /// The gateway that the directory belongs to.
@@ -44,8 +50,10 @@ pub struct Opening {
     pub previous: Option<PreviousEpoch>,
     /// The calls that were open when the gateway crashed.
     pub interrupted: Vec<Call>,
-    /// The damaged files that were found.
-    pub damages: Vec<Damage>,
+    /// The damage that was found, and earlier damage, whose records may be among what is lost.
+    pub damages: Vec<FoundDamage>,
+    /// True if the epoch runs at level `queued`. The caller sets it before the epoch begins.
+    pub queued: bool,
     dir: PathBuf,
     fs: Arc<dyn Fs>,
     lock: Lock,
@@ -53,7 +61,9 @@ pub struct Opening {
     last_number: FileNumber,
     /// Damaged files of which nothing can be read. They are in `quarantine/` and still in the directory.
     unreadable: Vec<PathBuf>,
-    delivered: BTreeMap<Epoch, Head>,
+    /// The epoch of the newest file that can be read, and its last stored record.
+    stored: Option<(Epoch, Head)>,
+    carried: Carried,
 }
 
 impl Opening {
@@ -84,29 +94,33 @@ impl Opening {
         };
         let holder = format!("pid {} gateway {gateway_id}", std::process::id());
         lock.write_holder(&holder).map_err(OutboxError::io("sign the lock of", dir))?;
-        let (mut previous, mut interrupted, mut delivered) = (None, Vec::new(), BTreeMap::new());
+        let note = DeliveredNote::read(fs.as_ref(), dir).filter(|note| note.gateway_id == gateway_id);
+        let mut ended = Ended::default();
         if let Some((newest, meta)) = newest.as_ref().zip(meta.as_ref()) {
-            delivered = newest.delivered()?.into_iter().collect();
-            previous = Some(PreviousEpoch { epoch: meta.epoch, head: stream_end(newest, meta)?, closed: meta.closed });
-            interrupted = open_calls(newest, dir)?;
+            ended = Ended::of(newest, meta, dir)?;
         }
-        // I3: an epoch is at most the number of its first file, so the epoch of an unreadable file is not used again.
-        let unreadable_number = if numbers.last() == Some(&last_number) { 0 } else { last_number.0 };
-        let epoch = previous.map_or(Epoch(0), |previous| previous.epoch).max(Epoch(unreadable_number)).next();
-        let dir = dir.to_owned();
+        // I3: every file after the newest one that can be read may have begun an epoch, and none of these is used
+        // again.
+        let newest_read = numbers.last().copied().unwrap_or(FileNumber(0));
+        let read = ended.stored.map_or(Epoch(0), |(epoch, _)| epoch);
+        let begun = Epoch(read.0 + (last_number.0 - newest_read.0)).max(note.map_or(Epoch(0), |note| note.epoch));
+        let damages = describe_all(fs.as_ref(), dir, damages, (ended.first_unread(), begun))?;
+        let previous = ended.previous(note, &damages);
         Ok(Self {
             gateway_id,
-            epoch,
+            epoch: begun.next(),
             previous,
-            interrupted,
+            interrupted: ended.interrupted,
             damages,
-            dir,
+            queued: false,
+            dir: dir.to_owned(),
             fs,
             lock,
             numbers,
             last_number,
             unreadable,
-            delivered,
+            stored: ended.stored,
+            carried: ended.carried,
         })
     }
 
@@ -116,10 +130,13 @@ impl Opening {
     /// # Errors
     /// See [`OutboxError`]. Nothing was begun; the next opening finds the same state.
     pub fn begin(self, first: &Commit<'_>, bytes_max: u64) -> Result<Outbox, OutboxError> {
-        let Self { gateway_id, epoch, previous, dir, fs, lock, numbers, last_number, unreadable, delivered, .. } = self;
-        let previous = previous.map(|previous| (previous.epoch, previous.head));
-        let meta = FileMeta { gateway_id, epoch, head: Head::START, closed: false, previous, damage: None };
-        let start = EpochStart { fs: Arc::clone(&fs), dir, lock, numbers, last_number, delivered, meta, bytes_max };
+        let Self { gateway_id, epoch, queued, dir, fs, lock, numbers, last_number, unreadable, carried, .. } = self;
+        // The file names the last stored record, since it continues the files before it.
+        let (head, previous) = (Head::START, self.stored);
+        let meta = FileMeta { gateway_id, epoch, head, closed: false, queued, previous, damage: None };
+        let damages = self.damages.into_iter().map(|found| found.damage).collect();
+        let fs_of_epoch = Arc::clone(&fs);
+        let start = EpochStart { fs: fs_of_epoch, dir, lock, numbers, last_number, carried, damages, meta, bytes_max };
         // I3: the file that makes the epoch known is stored in the same commit as the epoch's first record.
         let mut outbox = Outbox::begin(start, first)?;
         for path in unreadable {
@@ -129,6 +146,100 @@ impl Opening {
         outbox.refill_ballast();
         Ok(outbox)
     }
+}
+
+/// The end of the epoch of the newest file that can be read, according to that file.
+#[derive(Default)]
+struct Ended {
+    /// The epoch of the file, and its last stored record.
+    stored: Option<(Epoch, Head)>,
+    closed: bool,
+    queued: bool,
+    interrupted: Vec<Call>,
+    carried: Carried,
+}
+
+impl Ended {
+    fn of(newest: &Generation, meta: &FileMeta, dir: &Path) -> Result<Self, OutboxError> {
+        let carried = Carried {
+            delivered: newest.delivered()?.into_iter().collect(),
+            unsettled: newest.unsettled()?.into_iter().collect(),
+        };
+        Ok(Self {
+            stored: Some((meta.epoch, stream_end(newest, meta)?)),
+            closed: meta.closed,
+            queued: meta.queued,
+            interrupted: open_calls(newest, dir)?,
+            carried,
+        })
+    }
+
+    /// The first epoch to which a file may belong that comes after this one and cannot be read.
+    fn first_unread(&self) -> Epoch {
+        match self.stored {
+            Some((epoch, _)) if self.closed => epoch.next(),
+            Some((epoch, _)) => epoch,
+            None => Epoch(1),
+        }
+    }
+
+    /// The previous epoch and its end: the later of what is stored and what is noted as delivered. If Postgres may have
+    /// more of it, the epoch is unsettled from now on.
+    fn previous(&mut self, note: Option<DeliveredNote>, damages: &[FoundDamage]) -> Option<PreviousEpoch> {
+        let stored = self.stored.map(|(epoch, head)| PreviousEpoch { epoch, head, closed: self.closed });
+        let noted = note.filter(|note| {
+            let is_later = |stored: PreviousEpoch| match note.epoch.cmp(&stored.epoch) {
+                Ordering::Less => false,
+                Ordering::Equal => !stored.closed && note.head().seq > stored.head.seq,
+                Ordering::Greater => true,
+            };
+            stored.is_none_or(is_later)
+        });
+        let queued = noted.map_or(self.queued, |note| note.queued);
+        let noted = noted.map(|note| PreviousEpoch { epoch: note.epoch, head: note.head(), closed: false });
+        let previous = noted.or(stored)?;
+        let costs_the_end = |found: &FoundDamage| {
+            let Damage { epoch, epochs, end_known, .. } = found.damage;
+            let in_range = epochs.is_some_and(|(first, last)| (first..=last).contains(&previous.epoch));
+            in_range || epoch == Some(previous.epoch) && !end_known
+        };
+        if !previous.closed && (queued || damages.iter().any(costs_the_end)) {
+            let unsettled = &mut self.carried.unsettled;
+            unsettled.insert(previous.epoch, previous.head);
+            // I6: of more, the oldest stay without a record that names their ends.
+            while unsettled.len() > UNSETTLED_MAX {
+                unsettled.pop_first();
+            }
+        }
+        Some(previous)
+    }
+}
+
+/// Describes the damaged files of which nothing could be read, which may be of any of `epochs`. Adds all damage that is
+/// described, if any was found now.
+fn describe_all(
+    fs: &dyn Fs,
+    dir: &Path,
+    found: Vec<Damage>,
+    epochs: (Epoch, Epoch),
+) -> Result<Vec<FoundDamage>, OutboxError> {
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut all = Vec::new();
+    for mut damage in found {
+        if damage.epoch.is_none() {
+            damage.epochs = Some(epochs);
+            describe(fs, dir, &damage.file, &damage)?;
+        }
+        all.push(FoundDamage { damage, is_new: true });
+    }
+    for damage in described(fs, dir) {
+        if !all.iter().any(|found| found.damage == damage) {
+            all.push(FoundDamage { damage, is_new: false });
+        }
+    }
+    Ok(all)
 }
 
 /// The newest file that can be read, and the damage that was found on the way to it.

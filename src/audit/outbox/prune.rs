@@ -13,6 +13,7 @@ use super::file_number::FileNumber;
 use super::generation::FileMeta;
 use super::reader::Reader;
 use super::salvage;
+use super::stream_end::head_before;
 use crate::audit::chain::Head;
 use crate::audit::record::{Digest, Epoch, Seq};
 
@@ -97,8 +98,9 @@ impl Reader {
             }
             let mut records = None;
             if let Some((segment, (first, last))) = file.last_segment()?.zip(file.span()?) {
-                // A damaged record is replaced by a gap record with the time of the record next to it.
-                let end = salvage::records(&segment, meta.gateway_id, Head::START, None);
+                // A damaged record is replaced by a stand-in with the time of the record next to it.
+                let before = head_before(&file, &meta, &segment)?;
+                let end = salvage::records(&segment, meta.gateway_id, before, None).records;
                 let old = match limit {
                     PruneLimit::Time(time) => end.iter().all(|record| record.entry.call.timestamp.micros() < time),
                     PruneLimit::Position { epoch, seq } => (meta.epoch, last) < (epoch, seq),

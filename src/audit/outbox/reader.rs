@@ -1,19 +1,23 @@
 //! Reading the outbox, beside its writer or without one.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::damage::Damage;
 use super::error::OutboxError;
 use super::file_number::FileNumber;
 use super::file_set::{FileSet, ListedFile, Purpose};
 use super::fs::Fs;
-use super::generation::Generation;
-use super::salvage;
+use super::generation::{FileMeta, Generation};
+use super::salvage::{self, Salvaged};
 use super::segment::Segment;
+use super::stream_end::head_before;
 use crate::audit::chain::Head;
 use crate::audit::codec;
-use crate::audit::record::{AuditRecord, Call, Digest, Epoch, GatewayId, Seq};
+use crate::audit::lost::{LostRun, is_stand_in};
+use crate::audit::record::{AuditRecord, Call, Digest, Epoch, GatewayId, Seq, StreamPosition};
 
 /// Reads stored records. Cheap to clone. Every method does file I/O and blocks.
 #[derive(Clone, Debug)]
@@ -68,7 +72,7 @@ impl Reader {
     /// The directory cannot be listed.
     pub fn offline(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self, OutboxError> {
         let numbers = FileNumber::list(fs.as_ref(), dir)?;
-        Ok(Self::new(Arc::new(FileSet::new(fs, dir.to_owned(), &numbers, false))))
+        Ok(Self::new(Arc::new(FileSet::new(fs, dir.to_owned(), &numbers, None))))
     }
 
     /// The numbers of the files, oldest first.
@@ -78,7 +82,7 @@ impl Reader {
 
     /// Returns true if this process holds the directory's lock.
     pub(super) fn is_owner(&self) -> bool {
-        self.files.is_owned()
+        self.files.owner().is_some()
     }
 
     pub(super) fn path(&self, number: FileNumber) -> PathBuf {
@@ -124,8 +128,9 @@ impl Reader {
     }
 
     /// Reads the records of `epoch` after `after`, at most those of one segment; none if the next record is not stored
-    /// yet. If records before the first stored one were removed, it starts at the first stored one. A record whose
-    /// bytes are damaged is replaced by a `gateway/gap` record, and an error is logged.
+    /// yet. If records before the first stored one were removed, it starts at the first stored one. A stand-in
+    /// (`gateway/gap`) replaces a record whose bytes are damaged. The shipper's reader reports the damage, so that the
+    /// scribe records it; see [`Reader::is_recorded`].
     ///
     /// # Errors
     /// A file cannot be read.
@@ -141,7 +146,14 @@ impl Reader {
                 continue;
             }
             if let Some(segment) = generation.segment_from(epoch, from)? {
-                return self.decode(&file, &generation, &segment, after);
+                let mut records = self.decode(&file, &generation, &segment, Some(after))?;
+                records.retain(|record| record.position.seq > after.seq);
+                if records.first().is_some_and(|first| first.position.prev_hash != after.hash) {
+                    let damage = generation.meta()?.damage;
+                    salvage::relink(&mut records, after, &damage.map(|damage| damage.runs).unwrap_or_default());
+                }
+                self.replace_unexplained(&mut records);
+                return Ok(records);
             }
         }
         Ok(Vec::new())
@@ -154,18 +166,7 @@ impl Reader {
     /// A file cannot be read.
     pub fn read_before(&self, before: (Epoch, Seq)) -> Result<Vec<AuditRecord>, OutboxError> {
         let Some((file, generation, segment)) = self.segment_before(before)? else { return Ok(Vec::new()) };
-        let first = (segment.epoch, segment.first);
-        let unlinked = |segment: &Segment| Head { seq: Seq(segment.first.0 - 1), hash: Digest::ZERO };
-        let mut records = self.decode(&file, &generation, &segment, unlinked(&segment))?;
-        // A lost first record must be linked to the record before it, which is in another segment.
-        let is_unlinked = |first: &AuditRecord| first.position.prev_hash == Digest::ZERO && first.position.seq > Seq(1);
-        if records.first().is_some_and(is_unlinked)
-            && let Some((other, previous, ahead)) = self.segment_before(first)?
-            && let Some(last) = self.decode(&other, &previous, &ahead, unlinked(&ahead))?.last()
-            && (last.position.epoch, last.position.seq.next()) == first
-        {
-            records = self.decode(&file, &generation, &segment, Head::after(&last.position))?;
-        }
+        let mut records = self.decode(&file, &generation, &segment, None)?;
         records.retain(|record| (record.position.epoch, record.position.seq) < before);
         Ok(records)
     }
@@ -242,31 +243,149 @@ impl Reader {
         generation.intents()?.into_iter().map(decode).collect()
     }
 
-    /// The records of `segment` after `after`, with gap records for those that do not decode.
+    /// The records of `segment`, with stand-ins for those that do not decode. `after` is the head from which the caller
+    /// continues, if it does.
     fn decode(
         &self,
         file: &ListedFile,
         generation: &Generation,
         segment: &Segment,
-        after: Head,
+        after: Option<Head>,
     ) -> Result<Vec<AuditRecord>, OutboxError> {
         let count = segment.last().0 - segment.first.0 + 1;
-        match codec::decode_segment(segment.frames()).collect::<Result<Vec<_>, _>>() {
-            Ok(mut records) if records.len() as u64 == count => {
-                records.retain(|record| record.position.seq > after.seq);
-                Ok(records)
-            }
-            damaged => {
-                let cause = damaged.map_or_else(|error| error.to_string(), |_| "records are missing".to_owned());
-                let (file_name, epoch, first_seq) = (file.number.file_name(), segment.epoch, segment.first);
-                tracing::error!(
-                    %cause, %epoch, %first_seq, file = file_name,
-                    "outbox segment is damaged; replacing the lost records by gap records"
-                );
-                let end = self.hash_at_end(file, generation, segment)?;
-                Ok(salvage::records(segment, generation.meta()?.gateway_id, after, end))
+        let cause = match codec::decode_segment(segment.frames()).collect::<Result<Vec<_>, _>>() {
+            Ok(records) if records.len() as u64 == count => return Ok(records),
+            damaged => damaged.map_or_else(|error| error.to_string(), |_| "records are missing".to_owned()),
+        };
+        let meta = generation.meta()?;
+        let is_known = |head: &Head| *head == Head::START || head.hash != Digest::ZERO;
+        let before = after.filter(|head| head.seq.next() == segment.first).filter(is_known);
+        let before = before.map_or_else(|| self.head_before(generation, &meta, segment), |head| Ok(Some(head)))?;
+        let end = self.hash_at_end(file, generation, segment)?;
+        let Salvaged { mut records, runs } = salvage::records(segment, meta.gateway_id, before, end);
+        let (epoch, first, lost) =
+            (segment.epoch, segment.first, runs.iter().map(|run| run.last.0 - run.first.0 + 1).sum());
+        if let Some(after) = after {
+            records.retain(|record| record.position.seq > after.seq);
+            salvage::relink(&mut records, after, &runs);
+        }
+        if self.purpose == Purpose::Delivery {
+            let file = file.number.file_name();
+            let name = format!("{file}.{epoch}-{first}");
+            let (kept, maybe_open, end_known) = (count - lost, Vec::new(), true);
+            let (epoch, epochs) = (Some(epoch), None);
+            let damage = Damage { file, epoch, epochs, kept, lost, end_known, runs, maybe_open, cause };
+            self.files.report_lost_records(&name, &damage);
+        } else {
+            tracing::warn!(%epoch, %first, lost, %cause, "an outbox segment is damaged; showing what could be read");
+        }
+        Ok(records)
+    }
+
+    /// The head before `segment`, if its file or the file before it knows it.
+    fn head_before(
+        &self,
+        generation: &Generation,
+        meta: &FileMeta,
+        segment: &Segment,
+    ) -> Result<Option<Head>, OutboxError> {
+        if let Some(known) = head_before(generation, meta, segment)? {
+            return Ok(Some(known));
+        }
+        let Some((_, _, ahead)) = self.segment_before((segment.epoch, segment.first))? else { return Ok(None) };
+        let last = salvage::records(&ahead, meta.gateway_id, None, None).records.pop();
+        let is_before =
+            |last: &AuditRecord| last.position.epoch == segment.epoch && last.position.seq.next() == segment.first;
+        Ok(last.filter(is_before).map(|last| Head::after(&last.position)))
+    }
+
+    /// Returns true if a damage record explains the stand-in `record` and is stored in this epoch. Only then may the
+    /// stand-in be delivered.
+    #[must_use]
+    pub fn is_recorded(&self, record: &AuditRecord) -> bool {
+        self.files.owner().is_some_and(|owner| owner.damages.is_recorded(record))
+    }
+
+    /// Returns true if damage that this process found explains `record`, whether or not it is recorded yet.
+    pub(super) fn is_known_loss(&self, record: &AuditRecord) -> bool {
+        self.files.owner().is_some_and(|owner| owner.damages.is_known(record))
+    }
+
+    /// Waits until [`Reader::is_recorded`] is true.
+    pub async fn wait_until_recorded(&self, record: &AuditRecord) {
+        if let Some(owner) = self.files.owner() {
+            owner.damages.wait_until_recorded(record).await;
+        }
+    }
+
+    /// Returns true if damage was found that the scribe has not taken yet.
+    #[must_use]
+    pub fn has_damage_to_record(&self) -> bool {
+        self.files.owner().is_some_and(|owner| owner.damages.has_pending())
+    }
+
+    /// Replaces the stand-ins that no damage explains which this process knows. Another program wrote them, so their
+    /// places are lost, and reported like others. Only the shipper's reader does this.
+    fn replace_unexplained(&self, records: &mut [AuditRecord]) {
+        let Some(owner) = self.files.owner().filter(|_| self.purpose == Purpose::Delivery) else { return };
+        for record in records.iter_mut().filter(|record| is_stand_in(record) && !owner.damages.is_known(record)) {
+            let StreamPosition { gateway_id, epoch, seq, prev_hash, hash } = record.position;
+            let (prev_hash, hash, timestamp) = (Some(prev_hash), Some(hash), record.entry.call.timestamp);
+            let run = LostRun { epoch, first: seq, last: seq, prev_hash, hash, timestamp };
+            let name = format!("{epoch}-{seq}");
+            let damage = Damage {
+                file: name.clone(),
+                epoch: Some(epoch),
+                epochs: None,
+                kept: 0,
+                lost: 1,
+                end_known: true,
+                runs: vec![run],
+                maybe_open: Vec::new(),
+                cause: "a gap record that no damage explains".to_owned(),
+            };
+            self.files.report_lost_records(&name, &damage);
+            *record = run.stand_in(gateway_id, seq, prev_hash.unwrap_or(Digest::ZERO));
+        }
+    }
+
+    /// Returns true if the hash of the record at this place is not known, because it is lost.
+    #[must_use]
+    pub fn has_unknown_hash(&self, epoch: Epoch, seq: Seq) -> bool {
+        self.files.owner().is_some_and(|owner| owner.damages.has_unknown_hash(owner.gateway_id, epoch, seq))
+    }
+
+    /// Returns true if Postgres may have the earlier epoch `epoch` up to `seq`, which is not stored any more or never
+    /// was: it was delivered and removed, or the epoch ran at level `queued`, or damage may have cost its end.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn may_be_delivered(&self, epoch: Epoch, seq: Seq) -> Result<bool, OutboxError> {
+        let Some(owner) = self.files.owner() else { return Ok(false) };
+        for file in self.files.list() {
+            let Some((found, generation)) = self.files.generation(&file, self.purpose)? else { continue };
+            let meta = generation.meta()?;
+            let heads = generation.delivered()?.into_iter().chain(meta.previous);
+            if found == epoch && meta.queued || heads.into_iter().any(|(of, head)| of == epoch && head.seq >= seq) {
+                return Ok(true);
             }
         }
+        Ok(owner.damages.has_unknown_end(owner.gateway_id, epoch))
+    }
+
+    /// Earlier epochs whose end in Postgres was not settled when the outbox was opened, each with its last record as
+    /// far as it was known.
+    #[must_use]
+    pub fn unsettled(&self) -> BTreeMap<Epoch, Head> {
+        self.files.owner().map(|owner| owner.unsettled.clone()).unwrap_or_default()
+    }
+
+    /// Notes beside the outbox that the stream of the current `epoch` is delivered up to `head`.
+    ///
+    /// # Errors
+    /// The note cannot be written; an earlier one is unchanged.
+    pub fn note_delivered(&self, epoch: Epoch, head: Head) -> io::Result<()> {
+        self.files.note_delivered(epoch, head)
     }
 
     /// The hash of the last record of `segment`, according to the record, the file or the head after it.

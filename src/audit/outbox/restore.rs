@@ -8,27 +8,26 @@
 //! ```
 //!
 //! A crash at any point leaves the damaged file or the new one under the number, and loses nothing. Records between the
-//! first and the last whole one, and up to the head that the next file contains, keep their seqs; lost records become
-//! `gateway/gap` records, see [`salvage`]. The meta table of the new file contains the [`Damage`], so that a later
-//! epoch records it even if the process ends before this one does.
+//! first and the last whole one, and up to the head that the next file contains, keep their seqs; stand-ins
+//! (`gateway/gap`) replace lost records, see [`salvage`]. The meta table of the new file contains the [`Damage`], so
+//! that the process that delivers the file records it first, even if the one that restored it ended before it did.
 
 use std::path::Path;
 
 use super::commit::Commit;
 use super::damage::Damage;
+use super::damage_log::{QUARANTINE_NAME, describe, quarantined_number};
 use super::error::OutboxError;
 use super::file_number::FileNumber;
 use super::fs::Fs;
-use super::generation::{FileMeta, Generation, catch_panic};
+use super::generation::{Carried, FileMeta, Generation, catch_panic};
 use super::salvage;
 use super::scanned_file::{RecordBounds, ScannedFile};
 use super::segment::Segment;
 use super::stream_end::stream_end;
 use crate::audit::chain::Head;
+use crate::audit::lost::LostRun;
 use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq};
-
-/// The directory for damaged files, in the outbox directory.
-const QUARANTINE_NAME: &str = "quarantine";
 
 /// The number of records that are restored in one commit. *Chosen*: about a segment of ordinary records.
 const COMMIT_RECORDS: u64 = 1024;
@@ -66,9 +65,11 @@ pub(super) fn open(
     let mut damage = Damage {
         file: quarantine(fs, dir, number)?,
         epoch: None,
+        epochs: None,
         kept: 0,
         lost: 0,
         end_known: false,
+        runs: Vec::new(),
         maybe_open: scanned.maybe_open.clone(),
         cause,
     };
@@ -82,32 +83,34 @@ pub(super) fn open(
     // Counted before the records are restored, because the new file contains the description from its first commit on.
     damage.kept = scanned.count_between(bounds.first, bounds.last);
     damage.lost = (bounds.last.0 + 1).saturating_sub(bounds.first.0).saturating_sub(damage.kept);
-    let meta = FileMeta { gateway_id, epoch, head: bounds.after, closed, previous: None, damage: Some(damage.clone()) };
+    damage.runs = scanned.lost_runs(epoch, bounds);
+    describe(fs, dir, &damage.file, &damage)?;
+    let queued = scanned.is_queued();
+    let damaged = Some(damage.clone());
+    let meta = FileMeta { gateway_id, epoch, head: bounds.after, closed, queued, previous: None, damage: damaged };
     let begun: Vec<_> = scanned.intents.iter().map(|(id, frame)| (*id, frame.as_slice().into())).collect();
     let commit = Commit { begun: &begun, ..Commit::default() };
     // The watermarks are not taken over: they are unchecked, and the sink's own cursor is authoritative.
-    let generation = Generation::create(fs, dir, number, &meta, &[], &commit, |generation| {
-        restore_records(&scanned, bounds, (gateway_id, epoch), generation, &number.path(dir))
+    let carried = Carried::default();
+    let generation = Generation::create(fs, dir, number, &meta, &carried, &commit, |generation| {
+        restore_records(&scanned, bounds, gateway_id, &damage.runs, generation, &number.path(dir))
     })?;
     Ok(Restored::File(generation, Some(Box::new(damage))))
 }
 
-/// Commits the records within `bounds` to `generation`, with gap records for the lost ones.
+/// Commits the records within `bounds` to `generation`, with the stand-ins of `runs` for the lost ones.
 fn restore_records(
     scanned: &ScannedFile,
     bounds: RecordBounds,
-    (gateway_id, epoch): (GatewayId, Epoch),
+    gateway_id: GatewayId,
+    runs: &[LostRun],
     generation: &Generation,
     path: &Path,
 ) -> Result<(), OutboxError> {
     let (mut head, mut from) = (bounds.after, bounds.first);
     while from <= bounds.last {
         let to = Seq((from.0 + COMMIT_RECORDS - 1).min(bounds.last.0));
-        // One record more than is written: it contains the hash of the last one that is.
-        let mut records = scanned.records((from, to.next()))?;
-        let next = records.remove(&to.next()).map(|record| record.position.prev_hash);
-        let end = bounds.end.filter(|end| end.seq == to).map(|end| end.hash);
-        let filled = salvage::fill(gateway_id, epoch, (from, to), head, &records, end.or(next));
+        let filled = salvage::fill(gateway_id, (from, to), Some(head), &scanned.records((from, to))?, runs);
         head = filled.last().map_or(head, |record| Head::after(&record.position));
         generation.commit(&Commit { segments: &[segment(&filled, path)?], ..Commit::default() })?;
         from = to.next();
@@ -138,8 +141,7 @@ fn end_before(fs: &dyn Fs, dir: &Path, number: FileNumber, epoch: Epoch) -> Opti
 /// The highest number among the files in `quarantine/`; zero if there is none.
 pub(super) fn last_quarantined_number(fs: &dyn Fs, dir: &Path) -> FileNumber {
     let names = fs.list(&dir.join(QUARANTINE_NAME)).unwrap_or_default();
-    let number = |name: &String| FileNumber::from_file_name(name.rsplit_once('.').map_or(name, |(file, _)| file));
-    names.iter().filter_map(number).max().unwrap_or(FileNumber(0))
+    names.iter().filter_map(|name| quarantined_number(name)).max().unwrap_or(FileNumber(0))
 }
 
 /// Gives the file a second name in `quarantine/`; returns that name. Does nothing if an earlier attempt has already
@@ -149,7 +151,8 @@ fn quarantine(fs: &dyn Fs, dir: &Path, number: FileNumber) -> Result<String, Out
     fs.create_dir(&quarantine).map_err(OutboxError::io("create directory", &quarantine))?;
     // Before the new file replaces this one: otherwise a power loss could keep the new file and lose this one's name.
     fs.sync_dir(dir).map_err(OutboxError::io("sync", dir))?;
-    let names = fs.list(&quarantine).map_err(OutboxError::io("list", &quarantine))?;
+    let mut names = fs.list(&quarantine).map_err(OutboxError::io("list", &quarantine))?;
+    names.retain(|name| quarantined_number(name).is_some());
     let identity = fs.identity(&from).map_err(OutboxError::io("look at", &from))?;
     let is_same_file = |name: &&String| fs.identity(&quarantine.join(name)).is_ok_and(|other| other == identity);
     let name = if let Some(name) = names.iter().find(is_same_file) {

@@ -4,63 +4,136 @@
 //! There are two levels. [`records`] repairs one segment whose position in the stream is known: it finds the whole
 //! frames and fills the gaps between them. [`scan`] finds whole frames anywhere in a file whose structure is lost.
 //!
-//! The id of a gap record is derived from its position, and its time is that of the record next to it. Its hash is that
-//! of the lost record, if the next record or the stream's head contains it. The chain then continues over the gap
-//! record, and verification sees that the hash of this one record is not computed from its contents.
+//! The gaps are [runs](LostRun), which damage records name, and from which each stand-in is made.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::segment::Segment;
-use crate::audit::chain::{self, Head};
+use crate::audit::chain::Head;
 use crate::audit::codec;
-use crate::audit::record::{
-    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Salt, Salts, Seq, Status, StreamPosition,
-    Timestamp,
-};
+use crate::audit::lost::LostRun;
+use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, RequestId, Seq, StreamPosition, Timestamp};
 
-/// The records of a segment after `after`, with gap records for the lost ones. `end` is the hash of the segment's last
-/// record, if it is known.
-#[must_use]
-pub(super) fn records(segment: &Segment, gateway_id: GatewayId, after: Head, end: Option<Digest>) -> Vec<AuditRecord> {
-    let first = segment.first.max(after.seq.next());
-    let mut found = BTreeMap::new();
-    for (_, _, record) in scan(segment.frames()) {
-        let StreamPosition { epoch, seq, gateway_id: owner, .. } = record.position;
-        if owner == gateway_id && epoch == segment.epoch && (first..=segment.last()).contains(&seq) {
-            found.entry(seq).or_insert(record);
-        }
-    }
-    fill(gateway_id, segment.epoch, (first, segment.last()), after, &found, end)
+/// A whole segment, or what could be read of a damaged one.
+#[derive(Debug)]
+pub(super) struct Salvaged {
+    /// All records, with stand-ins for the lost ones.
+    pub(super) records: Vec<AuditRecord>,
+    /// The lost records.
+    pub(super) runs: Vec<LostRun>,
 }
 
-/// The records from `first` to `last`: those in `found`, and gap records for the others. `after` is the stream's head
-/// before them, if it is known; a lost first record is linked to it. `end` is the hash of the record at `last`, if it
-/// is known.
+/// The records of a segment, with stand-ins for the lost ones. `before` is the head before the segment and `end` the
+/// hash of its last record, if they are known.
 #[must_use]
-pub(super) fn fill(
-    gateway_id: GatewayId,
+pub(super) fn records(segment: &Segment, gateway_id: GatewayId, before: Option<Head>, end: Option<Digest>) -> Salvaged {
+    let (epoch, bounds) = (segment.epoch, (segment.first, segment.last()));
+    let mut found = BTreeMap::new();
+    for (_, _, record) in scan(segment.frames()) {
+        let position = record.position;
+        if position.gateway_id == gateway_id && position.epoch == epoch && (bounds.0..=bounds.1).contains(&position.seq)
+        {
+            found.entry(position.seq).or_insert(record);
+        }
+    }
+    let neighbour = |seq| found.get(&seq).map(Neighbour::of);
+    let runs = lost_runs(epoch, bounds, before, found.keys().copied(), neighbour, end);
+    Salvaged { records: fill(gateway_id, bounds, before, &found, &runs), runs }
+}
+
+/// The record beside a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Neighbour {
+    position: StreamPosition,
+    timestamp: Timestamp,
+}
+
+impl Neighbour {
+    pub(super) fn of(record: &AuditRecord) -> Self {
+        Self { position: record.position, timestamp: record.entry.call.timestamp }
+    }
+}
+
+/// The runs of records between `first` and `last` that are not in `found`, which rises. `neighbour` reads a record that
+/// is. `before` is the head before `first` and `end` the hash of the record at `last`, if they are known.
+pub(super) fn lost_runs(
     epoch: Epoch,
     (first, last): (Seq, Seq),
-    after: Head,
-    found: &BTreeMap<Seq, AuditRecord>,
+    before: Option<Head>,
+    found: impl Iterator<Item = Seq>,
+    neighbour: impl Fn(Seq) -> Option<Neighbour>,
     end: Option<Digest>,
+) -> Vec<LostRun> {
+    let mut runs = Vec::new();
+    let mut from = first;
+    for next in found.chain([last.next()]) {
+        if from < next {
+            let previous = neighbour(Seq(from.0.saturating_sub(1)));
+            let (run_last, following) = (Seq(next.0 - 1), neighbour(next));
+            // The record before the first of a stream has no hash: its place is filled with zeros.
+            let known = before.or((from == Seq(1)).then_some(Head::START)).filter(|head| head.seq.next() == from);
+            let timestamp = previous.or(following).map(|beside| beside.timestamp);
+            runs.push(LostRun {
+                epoch,
+                first: from,
+                last: run_last,
+                prev_hash: previous.map(|previous| previous.position.hash).or(known.map(|head| head.hash)),
+                hash: following.map(|next| next.position.prev_hash).or(end.filter(|_| run_last == last)),
+                timestamp: timestamp.unwrap_or(Timestamp::from_micros(0)),
+            });
+        }
+        from = next.next();
+    }
+    runs
+}
+
+/// The records from `first` to `last`: those in `found`, and the stand-ins of `runs` for the others. `before` is the
+/// stream's head before them, if it is known; a run to whose beginning no other hash belongs is linked to it.
+pub(super) fn fill(
+    gateway_id: GatewayId,
+    (first, last): (Seq, Seq),
+    before: Option<Head>,
+    found: &BTreeMap<Seq, AuditRecord>,
+    runs: &[LostRun],
 ) -> Vec<AuditRecord> {
     let mut out: Vec<AuditRecord> = Vec::new();
-    let mut head = Some(after).filter(|head| head.seq.next() == first);
+    let mut previous = before.filter(|head| head.seq.next() == first).map(|head| head.hash);
     let mut seq = first;
     while seq <= last {
-        let record = found.get(&seq).cloned().unwrap_or_else(|| {
-            let next = if seq == last { end } else { found.get(&seq.next()).map(|next| next.position.prev_hash) };
-            let prev_hash = head.map_or(Digest::ZERO, |head| head.hash);
-            let neighbour = out.last().or_else(|| found.range(seq..).next().map(|(_, record)| record));
-            LostRecord { gateway_id, epoch, seq, prev_hash, hash: next }.gap(neighbour)
+        let run = runs.get(runs.partition_point(|run| run.last < seq)).filter(|run| run.first <= seq);
+        let stand_in = run.map(|run| {
+            let linked = run.prev_hash.filter(|_| seq == run.first).or(previous);
+            run.stand_in(gateway_id, seq, linked.unwrap_or(Digest::ZERO))
         });
-        head = Some(Head::after(&record.position));
-        out.push(record);
+        if let Some(record) = stand_in.or_else(|| found.get(&seq).cloned()) {
+            previous = Some(record.position.hash);
+            out.push(record);
+        }
         seq = seq.next();
     }
     out
+}
+
+/// Links the stand-ins at the beginning of `records` to `after`, as far as the runs that they are in leave that open:
+/// the hash before a run may not have been known, and stand-ins of an earlier damage may have been delivered.
+pub(super) fn relink(records: &mut [AuditRecord], after: Head, runs: &[LostRun]) {
+    let Some(position) = records.first().map(|first| first.position) else { return };
+    let run = runs.iter().find(|run| run.epoch == position.epoch && (run.first..=run.last).contains(&position.seq));
+    let Some(run) = run.filter(|run| position.seq > run.first || run.prev_hash.is_none()) else { return };
+    // A caller may know the place before these records and not its hash.
+    let is_known = after == Head::START || after.hash != Digest::ZERO;
+    if position.seq != after.seq.next() || !is_known {
+        return;
+    }
+    let mut hash = after.hash;
+    for record in records.iter_mut().take_while(|record| record.position.seq <= run.last) {
+        let StreamPosition { gateway_id, seq, prev_hash, .. } = record.position;
+        if prev_hash == hash || *record != run.stand_in(gateway_id, seq, prev_hash) {
+            return;
+        }
+        *record = run.stand_in(gateway_id, seq, hash);
+        hash = record.position.hash;
+    }
 }
 
 /// The whole record frames in `bytes`, each with its offset and length, in the order of offsets.
@@ -93,67 +166,16 @@ fn find(bytes: &[u8], needle: [u8; 4]) -> Option<usize> {
     bytes.windows(needle.len()).position(|window| window == needle.as_slice())
 }
 
-/// A record that is lost.
-#[derive(Clone, Copy, Debug)]
-struct LostRecord {
-    gateway_id: GatewayId,
-    epoch: Epoch,
-    seq: Seq,
-    prev_hash: Digest,
-    /// The hash of the lost record, if the next record or the stream's head contains it.
-    hash: Option<Digest>,
-}
-
-impl LostRecord {
-    /// The gap record that replaces the lost record. It always has the same contents, and so the same hash: the shipper
-    /// may have delivered it before. Never change its details or its message.
-    fn gap(&self, neighbour: Option<&AuditRecord>) -> AuditRecord {
-        let Self { gateway_id, epoch, seq, prev_hash, hash } = *self;
-        let details = serde_json::json!({ "lost": 1, "epoch": epoch, "seq": seq, "hash": hash });
-        let mut call = Call::gateway_event("gap", &details);
-        let derived = position_digest(gateway_id, epoch, seq);
-        // A UUID v8, always the same for one position.
-        let id = derived.0.first_chunk().copied().unwrap_or_default();
-        call.request_id = RequestId(uuid::Builder::from_custom_bytes(id).into_uuid());
-        let unknown = Timestamp::from_micros(0);
-        call.timestamp = neighbour.map_or(unknown, |neighbour| neighbour.entry.call.timestamp);
-        let message = "the record at this place is lost: its bytes in the outbox are damaged";
-        let mut entry = Entry::new(call, Outcome::failed(Status::Error, message), Duration::ZERO);
-        // Nothing in a gap record has to be hidden.
-        let salt = Salt(derived.0);
-        entry.salts = Salts { who: salt, circumstances: salt, content: salt };
-        let before = Head { seq: Seq(seq.0.saturating_sub(1)), hash: prev_hash };
-        let position = chain::link(gateway_id, epoch, before, &entry);
-        AuditRecord { position: StreamPosition { hash: hash.unwrap_or(position.hash), ..position }, entry }
-    }
-}
-
-/// Returns true if `record` is a gap record that replaces a lost record. Its hashes may differ from one reading to the
-/// next: they come from the records before and after it, as far as these are read together with it.
-#[must_use]
-pub fn replaces_lost_record(record: &AuditRecord) -> bool {
-    let call = &record.entry.call;
-    let details = || serde_json::from_str::<serde_json::Value>(call.request_args.as_deref()?).ok();
-    let here = |details: serde_json::Value| {
-        details.get("lost").is_some()
-            && details.get("seq").and_then(serde_json::Value::as_u64) == Some(record.position.seq.0)
-    };
-    call.method == "gateway/gap" && details().is_some_and(here)
-}
-
-/// SHA-256 of a position: what is random in other records comes from it in a gap record.
-fn position_digest(gateway_id: GatewayId, epoch: Epoch, seq: Seq) -> Digest {
-    let mut name = gateway_id.0.as_bytes().to_vec();
-    name.extend_from_slice(&epoch.0.to_le_bytes());
-    name.extend_from_slice(&seq.0.to_le_bytes());
-    Digest::of(&name)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use uuid::Uuid;
 
     use super::*;
+    use crate::audit::chain;
+    use crate::audit::lost::{LostRuns, is_stand_in};
+    use crate::audit::record::{Call, Entry, Outcome, Status};
 
     fn stream(count: u64) -> (Vec<AuditRecord>, Segment) {
         let (gateway_id, epoch, mut head) = (GatewayId(Uuid::from_u128(7)), Epoch(3), Head::START);
@@ -183,7 +205,8 @@ mod tests {
     #[test]
     fn undamaged_segment_is_unchanged() {
         let (records, segment) = stream(9);
-        assert_eq!(super::records(&segment, records[0].position.gateway_id, Head::START, None), records);
+        let salvaged = super::records(&segment, records[0].position.gateway_id, Some(Head::START), None);
+        assert_eq!((salvaged.records, salvaged.runs), (records, Vec::new()));
     }
 
     #[test]
@@ -194,37 +217,69 @@ mod tests {
             let mut frames = segment.frames().to_vec();
             frames[bit / 8] ^= 1 << (bit % 8);
             let rotten = Segment::new(segment.epoch, segment.first, segment.last(), &frames);
-            let repaired = super::records(&rotten, gateway_id, Head::START, None);
+            let Salvaged { records: repaired, runs } = super::records(&rotten, gateway_id, Some(Head::START), None);
             assert_eq!(repaired.len(), 5, "bit {bit}");
             assert!(linked(&repaired), "bit {bit}");
             let changed: Vec<_> = repaired.iter().zip(&records).filter(|(now, then)| now != then).collect();
             let [(gap, lost)] = changed[..] else { panic!("bit {bit}: {} records changed", changed.len()) };
             assert_eq!(gap.entry.call.method, "gateway/gap");
             assert_eq!(gap.position.seq, lost.position.seq);
-            assert_eq!(
-                repaired,
-                super::records(&rotten, gateway_id, Head::START, None),
-                "a gap record is always the same"
-            );
+            let mut explained = LostRuns::default();
+            for run in &runs {
+                explained.add(gateway_id, *run);
+            }
+            let is_explained = |record: &AuditRecord| !is_stand_in(record) || explained.explains(record);
+            assert!(repaired.iter().all(is_explained), "bit {bit}: {runs:?}");
+            let again = super::records(&rotten, gateway_id, Some(Head::START), None);
+            assert_eq!(repaired, again.records, "a stand-in is always the same");
         }
     }
 
     #[test]
     fn stream_stays_linked_over_runs_of_lost_records() {
         let (records, segment) = stream(6);
-        let found: BTreeMap<_, _> =
-            [&records[0], &records[4]].map(|record| (record.position.seq, record.clone())).into();
-        let filled = fill(
-            records[0].position.gateway_id,
-            segment.epoch,
-            (segment.first, segment.last()),
-            Head::START,
-            &found,
-            None,
-        );
+        let frames: Vec<_> = [&records[0], &records[4]]
+            .iter()
+            .flat_map(|record| {
+                let mut frame = Vec::new();
+                codec::encode_record(record, &mut frame).unwrap();
+                frame
+            })
+            .collect();
+        let rest = Segment::new(segment.epoch, segment.first, segment.last(), &frames);
+        let Salvaged { records: filled, runs } =
+            super::records(&rest, records[0].position.gateway_id, Some(Head::START), None);
+        let places: Vec<_> = runs.iter().map(|run| (run.first.0, run.last.0, run.hash)).collect();
+        assert_eq!(places, [(2, 4, Some(records[3].position.hash)), (6, 6, None)]);
         assert!(linked(&filled));
         let methods: Vec<_> = filled.iter().map(|record| record.entry.call.method.as_str()).collect();
         let (call, gap) = ("tools/call", "gateway/gap");
         assert_eq!(methods, [call, gap, gap, gap, call, gap]);
+    }
+
+    #[test]
+    fn stand_ins_are_linked_to_what_was_delivered_if_their_run_leaves_it_open() {
+        let (records, _) = stream(9);
+        let gateway_id = records[0].position.gateway_id;
+        let (end, delivered) = (Digest::of(b"end"), Head { seq: Seq(3), hash: Digest::of(b"delivered") });
+        let run = |first, prev_hash| LostRun {
+            epoch: Epoch(3),
+            first: Seq(first),
+            last: Seq(6),
+            prev_hash,
+            hash: Some(end),
+            timestamp: Timestamp::from_micros(0),
+        };
+        let known = Some(Digest::of(b"known"));
+        for (run, moves) in [(run(4, None), true), (run(2, known), true), (run(4, known), false)] {
+            let filled = fill(gateway_id, (Seq(4), Seq(6)), None, &BTreeMap::new(), &[run]);
+            let mut again = filled.clone();
+            relink(&mut again, delivered, &[run]);
+            assert_eq!(again[0].position.prev_hash == delivered.hash, moves, "{run:?}");
+            assert_eq!(again == filled, !moves);
+            assert!(linked(&again) && again[2].position.hash == end);
+            relink(&mut again, Head { seq: Seq(2), ..delivered }, &[run]);
+            assert_eq!(again[0].position.prev_hash == delivered.hash, moves, "another place");
+        }
     }
 }

@@ -14,12 +14,13 @@ use super::error::OutboxError;
 use super::file_number::FileNumber;
 use super::fs::Fs;
 use super::generation::{FileMeta, Generation, catch_panic};
-use super::salvage;
+use super::salvage::{self, Neighbour};
 use crate::audit::chain::Head;
 use crate::audit::codec::{self, BODY_BYTES_MAX, HEADER_BYTES};
+use crate::audit::lost::LostRun;
 use crate::audit::record::{AuditRecord, Epoch, GatewayId, RequestId, Seq};
 
-/// The number of missing records between two whole ones up to which they are replaced by gap records. *Chosen*: far
+/// The number of missing records between two whole ones up to which they are replaced by stand-ins. *Chosen*: far
 /// more records than a damaged megabyte contained; a larger hole is left by records that were delivered and removed.
 const HOLE_MAX: u64 = 65_536;
 
@@ -110,6 +111,11 @@ impl ScannedFile {
             None => scanned.maybe_open = begun.difference(&ended).copied().collect(),
         }
         Ok(scanned)
+    }
+
+    /// Returns true if the unchecked meta table says that the epoch ran at level `queued`.
+    pub(super) fn is_queued(&self) -> bool {
+        self.hints.0.as_ref().is_some_and(|meta| meta.queued)
     }
 
     /// Finds every whole frame.
@@ -209,6 +215,18 @@ impl ScannedFile {
         };
         let after = begun.filter(|head| head.seq.next() == first).unwrap_or(Head::START);
         (after, first)
+    }
+
+    /// The lost records within `bounds`.
+    pub(super) fn lost_runs(&self, epoch: Epoch, bounds: RecordBounds) -> Vec<LostRun> {
+        let RecordBounds { after, first, last, end } = bounds;
+        if first > last {
+            return Vec::new();
+        }
+        let found = self.frames.range(first..=last).map(|(seq, _)| *seq);
+        let neighbour = |seq| self.records((seq, seq)).ok()?.remove(&seq).map(|record| Neighbour::of(&record));
+        let end = end.filter(|end| end.seq == last).map(|end| end.hash);
+        salvage::lost_runs(epoch, (first, last), Some(after), found, neighbour, end)
     }
 
     /// The whole records from `first` to `last`.

@@ -8,6 +8,8 @@
 //! * that the key of a segment agrees with its records;
 //! * that a file begins at the record at which the previous one ended, and an epoch at the end of the previous epoch;
 //! * that a closed epoch ends with `gateway/closed`;
+//! * that files, epochs and records which are not there were delivered or pruned, or that a damage record explains it;
+//! * that a record which claims to replace a lost one is named by a damage record;
 //! * that every call that was open at the end of a file is open in the next one or has a record there.
 //!
 //! It cannot see two things: records that were delivered and removed, and a cut at the end of the newest stream by an
@@ -15,18 +17,23 @@
 //!
 //! It needs memory for one segment, the open calls, and [`RECENT_MAX`] hashes.
 
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+pub use report::{CheckedStream, LostPlaces, OutboxFault, OutboxVerification, TrailStart};
+
+use super::absent::Absent;
 use super::error::OutboxError;
 use super::file_number::FileNumber;
 use super::generation::{FileMeta, Generation, catch_panic};
 use super::reader::Reader;
-use super::salvage::replaces_lost_record;
 use super::segment::Segment;
 use crate::audit::chain::{self, Head};
 use crate::audit::codec;
-use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, RequestId, Seq};
+use crate::audit::lost::is_stand_in;
+use crate::audit::record::{AuditRecord, Digest, Epoch, RequestId, Seq};
 
 /// The method of the record of a pruning.
 const PRUNED: &str = "gateway/pruned";
@@ -34,66 +41,6 @@ const PRUNED: &str = "gateway/pruned";
 /// The number of hashes that are kept to compare records that a failed commit left in two files. *Derived*: a commit
 /// contains at most the records in the ring, and half a megabyte of hashes covers them at any ordinary record size.
 const RECENT_MAX: usize = 16 * 1024;
-
-/// The first fault that was found.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct OutboxFault {
-    /// The name of the file.
-    pub file: String,
-    /// The epoch, if it is known.
-    pub epoch: Option<Epoch>,
-    /// The seq of the record, if the fault is at a record.
-    pub seq: Option<Seq>,
-    /// A description of the fault.
-    pub what: String,
-}
-
-/// A stream, as far as it was checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct CheckedStream {
-    /// The epoch.
-    pub epoch: Epoch,
-    /// The first record that was checked; zero if there is none.
-    pub first: Seq,
-    /// The last record that was checked.
-    pub last: Seq,
-    /// True if the last record is `gateway/closed`.
-    pub closed: bool,
-}
-
-/// The last record before the first one in the outbox, according to the oldest file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct TrailStart {
-    /// The epoch of that record.
-    pub epoch: Epoch,
-    /// The seq of that record.
-    pub seq: Seq,
-    /// The hash of that record.
-    pub hash: Digest,
-    /// The position of the `gateway/pruned` record for the records up to that one, if there is one.
-    pub pruned_by: Option<(Epoch, Seq)>,
-}
-
-/// The result of a verification.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct OutboxVerification {
-    /// The gateway that the outbox belongs to.
-    pub gateway_id: Option<GatewayId>,
-    /// The number of files that were read.
-    pub files: usize,
-    /// The number of records that were checked.
-    pub records: u64,
-    /// The number of gap records that replace lost ones. They are recorded losses, and so no faults.
-    pub lost: u64,
-    /// The number of calls that are open, or were open when the gateway crashed.
-    pub open: usize,
-    /// The last record before the first one in the outbox, if there was one: it was delivered and removed, or pruned.
-    pub begins_behind: Option<TrailStart>,
-    /// The streams, oldest first.
-    pub streams: Vec<CheckedStream>,
-    /// The first fault. Nothing after it was checked.
-    pub fault: Option<OutboxFault>,
-}
 
 /// The reason for which a verification ends early.
 enum StopReason {
@@ -121,9 +68,10 @@ impl Reader {
             at: None,
             pending: BTreeMap::new(),
             recent: BTreeMap::new(),
+            absent: Absent::new(self),
             complete: true,
         };
-        match verification.files(progress) {
+        match verification.files(progress).and_then(|()| verification.check_beginning()) {
             Ok(()) | Err(StopReason::Cancelled) => {}
             Err(StopReason::Fault(fault)) => verification.result.fault = Some(fault),
             Err(StopReason::Error(error)) => return Err(error),
@@ -153,13 +101,18 @@ struct Verification<'a> {
     pending: BTreeMap<RequestId, FileNumber>,
     /// The hashes of the last records.
     recent: BTreeMap<Seq, Digest>,
+    /// Explanations for what is not there.
+    absent: Absent<'a>,
     /// True if the current file still contains everything that was ever stored in it.
     complete: bool,
 }
 
 impl Verification<'_> {
     fn files(&mut self, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), StopReason> {
+        let mut before = FileNumber(0);
         for number in self.reader.numbers() {
+            self.check_number(before, number)?;
+            before = number;
             let opened = catch_panic(|| {
                 let Some(file) = self.reader.file(number)? else { return Ok(None) };
                 Ok::<_, OutboxError>(Some((file.meta()?, file)))
@@ -190,6 +143,7 @@ impl Verification<'_> {
             );
         }
         self.result.gateway_id = Some(meta.gateway_id);
+        self.result.restored |= meta.damage.is_some();
         self.complete = true;
         let Head { seq, hash } = meta.head;
         let fresh = Checkpoint { number, epoch: meta.epoch, seq, hash: Some(hash), highest: seq };
@@ -208,22 +162,86 @@ impl Verification<'_> {
             );
         }
         if meta.epoch > at.epoch {
-            if let Some((_, head)) = meta.previous.filter(|(epoch, _)| *epoch == at.epoch) {
-                self.check_join(at, head, number)?;
-                if head.seq < at.highest {
-                    let what = format!(
-                        "epoch {} continues to {}, but according to epoch {} it ended here",
-                        at.epoch, at.highest, meta.epoch
-                    );
-                    return Err(fault(at.number, Some(at.epoch), Some(head.seq), what));
-                }
-            }
+            self.check_previous_epoch(at, number, meta)?;
             self.stream(fresh);
             return Ok(());
         }
         self.check_join(at, meta.head, number)?;
         self.at = Some(Checkpoint { highest: at.highest, ..fresh });
         Ok(())
+    }
+
+    /// Checks that no file is missing between two, or before the first. Nothing is removed from a store-only outbox but
+    /// by pruning, which begins at the oldest file and is checked at the end, and by a damage record.
+    fn check_number(&self, before: FileNumber, number: FileNumber) -> Result<(), StopReason> {
+        let missing = (before.0 + 1..number.0).map(FileNumber);
+        let missing: Vec<_> = missing.filter(|missing| !self.absent.was_unreadable(*missing)).take(2).collect();
+        let [first, ..] = missing[..] else { return Ok(()) };
+        if before == FileNumber(0) || !self.absent.is_store_only() || self.reader.numbers().first() > Some(&before) {
+            return Ok(());
+        }
+        let and_more = if missing.len() > 1 { " and others are" } else { " is" };
+        let what = format!("{}{and_more} missing before it; nothing was ever delivered from here", first.file_name());
+        Err(fault(number, None, None, what))
+    }
+
+    /// Checks that a new epoch continues from the epoch of the file before it, or from one that was delivered or lost.
+    fn check_previous_epoch(&self, at: Checkpoint, number: FileNumber, meta: &FileMeta) -> Result<(), StopReason> {
+        let broken = |what| Err(fault(number, Some(meta.epoch), None, what));
+        let explains = |first, last| self.absent.explains_epochs(meta.gateway_id, first, last);
+        let Some((epoch, head)) = meta.previous else {
+            // A file that replaces a damaged one does not know the epoch before its own.
+            if meta.damage.is_some() {
+                return Ok(());
+            }
+            return broken(format!("it names no epoch before its own, but the file before it has epoch {}", at.epoch));
+        };
+        if epoch < at.epoch {
+            return broken(format!("it continues from epoch {epoch}, but the file before it has epoch {}", at.epoch));
+        }
+        if !explains(epoch.next(), Epoch(meta.epoch.0.saturating_sub(1))) {
+            return broken(format!("the epochs between {epoch} and {} are missing", meta.epoch));
+        }
+        if epoch > at.epoch {
+            let is_explained = self.absent.may_be_delivered(epoch, head.seq) || explains(at.epoch.next(), epoch);
+            let what = format!("epoch {epoch}, which ended at {}, is missing, and was not delivered", head.seq);
+            return if is_explained { Ok(()) } else { broken(what) };
+        }
+        self.check_join(at, head, number)?;
+        if head.seq < at.highest {
+            let what = format!(
+                "epoch {} continues to {}, but according to epoch {} it ended here",
+                at.epoch, at.highest, meta.epoch
+            );
+            return Err(fault(at.number, Some(at.epoch), Some(head.seq), what));
+        }
+        Ok(())
+    }
+
+    /// Checks that what came before the first record was pruned, delivered or lost.
+    fn check_beginning(&self) -> Result<(), StopReason> {
+        let (Some(first), Some(gateway_id)) = (self.reader.numbers().first().copied(), self.result.gateway_id) else {
+            return Ok(());
+        };
+        let missing = |what: String| Err(fault(first, None, None, what));
+        match self.result.begins_behind {
+            Some(TrailStart { pruned_by: Some(_), .. }) => Ok(()),
+            Some(TrailStart { epoch, seq, .. }) => {
+                let is_explained = self.absent.may_be_delivered(epoch, seq)
+                    || self.absent.has_unknown_end(gateway_id, epoch)
+                    || self.result.restored;
+                let what = format!(
+                    "the trail begins after {epoch}/{seq}; these records were not delivered, and no gateway/pruned \
+                     record says that they were pruned"
+                );
+                if is_explained { Ok(()) } else { missing(what) }
+            }
+            None if !self.absent.is_store_only() => Ok(()),
+            None => match (1..first.0).map(FileNumber).find(|number| !self.absent.was_unreadable(*number)) {
+                Some(number) => missing(format!("{} is missing before it", number.file_name())),
+                None => Ok(()),
+            },
+        }
     }
 
     /// Begins a new stream at `fresh`.
@@ -343,10 +361,11 @@ impl Verification<'_> {
         let (Some(begin), Some((epoch, seq, hash))) = (self.result.begins_behind.as_mut(), last_pruned(record)) else {
             return Ok(());
         };
-        if (epoch, seq) != (begin.epoch, begin.seq) {
+        // If the process died while it removed files, some of those that the record names are still there.
+        if (epoch, seq) < (begin.epoch, begin.seq) {
             return Ok(());
         }
-        if hash != begin.hash.to_string() {
+        if (epoch, seq) == (begin.epoch, begin.seq) && hash != begin.hash.to_string() {
             let what = format!(
                 "it says that {epoch}/{seq} was pruned, but the outbox begins after a record with another hash"
             );
@@ -371,7 +390,9 @@ impl Verification<'_> {
             return broken("a record with this seq was already found: it is there twice".to_owned());
         }
         if position.seq > at.seq.next() {
-            if !self.was_removed(at, Seq(position.seq.0 - 1))? {
+            // A file that replaces a damaged one may not know where it began.
+            let begins_unknown = meta.damage.is_some() && at.seq == meta.head.seq;
+            if !begins_unknown && !self.was_removed(at, Seq(position.seq.0 - 1))? {
                 return broken(format!("records {} to {} are missing before it", at.seq.next(), position.seq.0 - 1));
             }
             (at.hash, self.complete) = (None, false);
@@ -379,8 +400,13 @@ impl Verification<'_> {
         if at.hash.is_some_and(|hash| hash != position.prev_hash) {
             return broken("the chain is broken: its prev_hash is not the hash of the record before it".to_owned());
         }
-        if replaces_lost_record(record) {
-            self.result.lost += 1;
+        if is_stand_in(record) {
+            if !self.absent.explains(record) {
+                return broken(
+                    "it claims that a record was lost, and no gateway/damage record names its place".to_owned(),
+                );
+            }
+            self.result.lose(position);
         } else if !chain::hash_matches(position, entry) {
             return broken("the record was changed: its hash is not that of its contents".to_owned());
         }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use super::commit::Commit;
 use super::damage::Damage;
+use super::damage_log::{DamageLog, FoundDamage};
 use super::error::OutboxError;
 use super::file_number::FileNumber;
-use super::file_set::FileSet;
+use super::file_set::{FileSet, Owner};
 use super::fs::Fs;
-use super::generation::{FileMeta, Generation};
+use super::generation::{Carried, FileMeta, Generation};
 use super::lock::Lock;
 use super::reader::Reader;
 use super::space::{Ballast, Space};
@@ -42,13 +43,11 @@ pub struct Outbox {
     /// The size of the segments in the active file.
     segment_bytes: u64,
     open_intents: BTreeMap<RequestId, Arc<[u8]>>,
-    delivered: BTreeMap<Epoch, Head>,
+    carried: Carried,
     bytes_max: u64,
     ballast: Ballast,
     /// Room for the first file of an epoch that begins on a full disk.
     reserve: Ballast,
-    /// The directory's device and inode when it was opened.
-    identity: (u64, u64),
     _lock: Lock,
 }
 
@@ -61,7 +60,9 @@ pub(super) struct EpochStart {
     pub(super) numbers: Vec<FileNumber>,
     /// The highest number that was ever used.
     pub(super) last_number: FileNumber,
-    pub(super) delivered: BTreeMap<Epoch, Head>,
+    pub(super) carried: Carried,
+    /// The damage that the first commit records.
+    pub(super) damages: Vec<Damage>,
     /// The meta table of the epoch's first file.
     pub(super) meta: FileMeta,
     /// The quota for all files together.
@@ -71,21 +72,28 @@ pub(super) struct EpochStart {
 impl Outbox {
     /// Begins an epoch with its first commit, in a new file. The caller calls [`Outbox::refill_ballast`] afterwards.
     pub(super) fn begin(start: EpochStart, first: &Commit<'_>) -> Result<Self, OutboxError> {
-        let EpochStart { fs, dir, lock, numbers, last_number, delivered, meta, bytes_max } = start;
+        let EpochStart { fs, dir, lock, numbers, last_number, carried, damages, meta, bytes_max } = start;
         let identity = fs.identity(&dir).map_err(OutboxError::io("look at", &dir))?;
         let (ballast, reserve) = (Ballast::new(fs.as_ref(), &dir), Ballast::reserve(fs.as_ref(), &dir));
+        let owner = Owner {
+            gateway_id: meta.gateway_id,
+            epoch: meta.epoch,
+            queued: meta.queued,
+            identity,
+            unsettled: carried.unsettled.clone(),
+            damages: DamageLog::new(meta.gateway_id, &damages, first.head.unwrap_or(Head::START).seq),
+        };
         let mut outbox = Self {
-            files: Arc::new(FileSet::new(Arc::clone(&fs), dir, &numbers, true)),
+            files: Arc::new(FileSet::new(Arc::clone(&fs), dir, &numbers, Some(owner))),
             meta,
             active: None,
             last_number,
             segment_bytes: 0,
             open_intents: BTreeMap::new(),
-            delivered,
+            carried,
             bytes_max,
             ballast,
             reserve,
-            identity,
             _lock: lock,
         };
         match outbox.rotate(first) {
@@ -114,9 +122,8 @@ impl Outbox {
     /// # Durability
     /// *Stored* on return.
     pub fn commit(&mut self, commit: &Commit<'_>) -> Result<(), OutboxError> {
-        let (fs, dir) = (Arc::clone(&self.files.fs), self.files.dir.clone());
-        if fs.identity(&dir).ok() != Some(self.identity) {
-            return Err(OutboxError::DirectoryReplaced { path: dir });
+        if self.files.is_replaced() {
+            return Err(OutboxError::DirectoryReplaced { path: self.files.dir.clone() });
         }
         let bytes_max = GENERATION_SEGMENT_BYTES_MAX.min(self.bytes_max / GENERATIONS_MIN);
         if self.segment_bytes > 0 && self.segment_bytes + commit.bytes() > bytes_max {
@@ -147,16 +154,22 @@ impl Outbox {
         self.ballast.hold(fs.as_ref());
     }
 
-    /// The damaged files that were found since the last call.
+    /// The damage that was found since the last call, and is to be recorded.
     #[must_use]
-    pub fn take_damages(&self) -> Vec<Damage> {
+    pub fn take_damages(&self) -> Vec<FoundDamage> {
         self.files.take_damages()
+    }
+
+    /// Notes that the records of `damage`, from the first to the last of `records`, are stored: what replaces the lost
+    /// records may be delivered.
+    pub fn mark_recorded(&self, damage: &Damage, records: (Seq, Seq)) {
+        self.files.mark_recorded(damage, records);
     }
 
     /// Unlinks the files whose records are all delivered, without a commit, so that it needs no room on the disk. The
     /// next commit stores the watermarks.
     pub fn remove_delivered(&mut self, delivered: &[(Epoch, Head)]) {
-        self.delivered.extend(delivered.iter().copied());
+        self.carried.delivered.extend(delivered.iter().copied());
         self.unlink_delivered();
         self.refill_ballast();
     }
@@ -205,10 +218,9 @@ impl Outbox {
         let carried =
             self.open_intents.iter().filter(|(id, _)| !ended.contains(id)).map(|(id, frame)| (*id, Arc::clone(frame)));
         let begun: Vec<_> = carried.chain(commit.begun.iter().cloned()).collect();
-        let delivered: Vec<_> = self.delivered.iter().map(|(epoch, head)| (*epoch, *head)).collect();
         let first = Commit { begun: &begun, ended: &[], ..*commit };
         let (fs, dir) = (self.files.fs.as_ref(), &self.files.dir);
-        let generation = Arc::new(Generation::create(fs, dir, number, &self.meta, &delivered, &first, |_| Ok(()))?);
+        let generation = Arc::new(Generation::create(fs, dir, number, &self.meta, &self.carried, &first, |_| Ok(()))?);
         self.last_number = number;
         self.files.add(number, self.meta.epoch, Arc::clone(&generation));
         self.active = Some(generation);
@@ -229,17 +241,20 @@ impl Outbox {
             self.files.set_head(self.meta.epoch, head);
         }
         self.meta.closed |= commit.closes;
-        self.delivered.extend(commit.delivered.iter().copied());
-        if self.delivered.get(&self.meta.epoch).is_some_and(|head| head.seq >= self.meta.head.seq) {
+        self.carried.delivered.extend(commit.delivered.iter().copied());
+        self.carried.unsettled.retain(|epoch, _| !commit.settled.contains(epoch));
+        if self.carried.delivered.get(&self.meta.epoch).is_some_and(|head| head.seq >= self.meta.head.seq) {
             self.segment_bytes = 0;
         }
     }
 
     fn unlink_delivered(&mut self) {
         // I4: a file is unlinked only when every record in it is delivered.
-        let done = |epoch: Epoch, last: Seq| self.delivered.get(&epoch).is_some_and(|head| head.seq >= last);
+        let done = |epoch: Epoch, last: Seq| self.carried.delivered.get(&epoch).is_some_and(|head| head.seq >= last);
         self.files.unlink_where(done);
         let oldest = self.files.oldest_epoch();
-        self.delivered.retain(|epoch, _| oldest.is_none_or(|oldest| *epoch >= oldest));
+        // The last one stays in any case: it says that this outbox delivers.
+        let last = self.carried.delivered.keys().next_back().copied();
+        self.carried.delivered.retain(|epoch, _| oldest.is_none_or(|oldest| *epoch >= oldest) || Some(*epoch) == last);
     }
 }

@@ -27,7 +27,8 @@ impl Ring {
         state.heartbeat.idle = true;
         loop {
             let phase_changed = state.phase != phase || matches!(state.phase, Phase::Closing | Phase::Finished);
-            if !state.items.is_empty() || phase_changed {
+            let wanted = state.turns_wanted > 0 || !state.settled.is_empty();
+            if !state.items.is_empty() || phase_changed || wanted {
                 break;
             }
             if shared_commit.is_none() && (!state.watermarks.is_empty() || state.unrecorded.is_some()) {
@@ -44,10 +45,12 @@ impl Ring {
             (state, _) = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
         state.heartbeat = Heartbeat { turns: state.heartbeat.turns + 1, idle: false };
+        state.turns_wanted = 0;
         Work {
             items: std::mem::take(&mut state.items),
             room: BatchRoom(std::mem::take(&mut state.appended)),
             watermarks: std::mem::take(&mut state.watermarks),
+            settled: std::mem::take(&mut state.settled),
             unrecorded: state.unrecorded.take(),
             phase: state.phase,
         }

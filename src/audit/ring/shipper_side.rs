@@ -64,4 +64,17 @@ impl Ring {
         self.room.notify_waiters();
         self.work.notify_one();
     }
+
+    /// Records that the end of the earlier epoch `epoch` in Postgres is settled: at `end` if the outbox did not know
+    /// it, otherwise where the outbox knew it to be.
+    pub fn settle(&self, epoch: Epoch, end: Option<Head>) {
+        self.lock().settled.push((epoch, end));
+        self.work.notify_one();
+    }
+
+    /// Asks the scribe for a turn although nothing was appended: it has damage to record.
+    pub fn request_turn(&self) {
+        self.lock().turns_wanted += 1;
+        self.work.notify_one();
+    }
 }

@@ -52,6 +52,10 @@ pub(super) struct RingState {
     pub(super) shippable: Seq,
     /// Delivery watermarks that the scribe has not stored yet.
     pub(super) watermarks: Vec<(Epoch, Head)>,
+    /// Earlier epochs whose end in Postgres is settled, with that end if the outbox did not know it.
+    pub(super) settled: Vec<(Epoch, Option<Head>)>,
+    /// The number of requests for a turn of the scribe, which has something to do that is not in the ring.
+    pub(super) turns_wanted: usize,
     /// The number of work items for which the scribe waits in [`Ring::gather`].
     pub(super) gather_count: usize,
     pub(super) unrecorded: Option<UnrecordedCalls>,
@@ -82,6 +86,8 @@ impl Ring {
             delivered_hash: Digest::ZERO,
             shippable: head.seq,
             watermarks: Vec::new(),
+            settled: Vec::new(),
+            turns_wanted: 0,
             gather_count: 0,
             unrecorded: None,
             outbox_failed: false,

@@ -76,6 +76,8 @@ pub struct Work {
     pub room: BatchRoom,
     /// Watermarks to store.
     pub watermarks: Vec<(Epoch, Head)>,
+    /// Earlier epochs whose end in Postgres is settled, with that end if the outbox did not know it.
+    pub settled: Vec<(Epoch, Option<Head>)>,
     /// Calls to count in a gap record.
     pub unrecorded: Option<UnrecordedCalls>,
     /// The phase at which the work was taken.

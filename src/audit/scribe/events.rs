@@ -1,11 +1,11 @@
-//! The gateway's own records: the beginning and the end of an epoch, and the gaps in it.
+//! The gateway's own records: the beginning and the end of an epoch, the gaps in it, and what became of earlier ones.
 
 use std::time::Duration;
 
 use crate::audit::chain::{self, Head};
 use crate::audit::outbox::Opening;
 use crate::audit::outbox::damage::Damage;
-use crate::audit::record::{Call, Digest, DigestKey, Entry, Outcome, PolicyText, Status};
+use crate::audit::record::{Call, Digest, DigestKey, Entry, Epoch, Outcome, PolicyText, Status};
 use crate::audit::ring::UnrecordedCalls;
 
 /// The configuration, as the opening record states it.
@@ -76,17 +76,25 @@ pub(super) fn gap(calls: UnrecordedCalls) -> Entry {
     event(Status::AuditUnavailable, Some(message), Call::gateway_event("gap", &details))
 }
 
-/// The record for a damaged outbox file.
-pub(super) fn damaged(damage: &Damage) -> Entry {
-    let Damage { file, kept, lost, end_known, maybe_open, .. } = damage;
+/// The records for damage in the outbox: as many as it takes to name everything that is lost.
+pub(super) fn damaged(damage: &Damage) -> Vec<Entry> {
+    let Damage { file, epochs, kept, lost, end_known, maybe_open, .. } = damage;
     let end = if *end_known { "" } else { "; more may be lost after the last one kept" };
+    let of_epochs = epochs.map(|(first, last)| format!("; its epoch was one of {first} to {last}")).unwrap_or_default();
     let open = match maybe_open.len() {
         0 => String::new(),
         count => format!("; {count} calls may have been open, which can no longer be determined"),
     };
-    let message = format!("outbox file {file} was damaged: {kept} records kept, {lost} lost{end}{open}");
-    let details = serde_json::to_value(damage).unwrap_or_default();
-    event(Status::Error, Some(message), Call::gateway_event("gap", &details))
+    let message = format!("outbox file {file} was damaged: {kept} records kept, {lost} lost{end}{of_epochs}{open}");
+    let entry = |details| event(Status::Error, Some(message.clone()), Call::gateway_event("damage", &details));
+    damage.details().into_iter().map(entry).collect()
+}
+
+/// The record that says where an earlier epoch ends, of which Postgres has more than was known when it ended.
+pub(super) fn takeover(epoch: Epoch, end: Head) -> Entry {
+    let details = serde_json::json!({ "epoch": epoch, "seq": end.seq, "hash": end.hash });
+    let message = format!("epoch {epoch} ends at {} in Postgres, later than this gateway knew", end.seq);
+    event(Status::Ok, Some(message), Call::gateway_event("takeover", &details))
 }
 
 /// The record of a call that was open when the gateway crashed.

@@ -45,6 +45,12 @@ pub(super) enum ForkReason {
     /// Records before the next one are neither in the outbox nor in Postgres, for example after a database was
     /// restored. Other epochs are shipped.
     MissingRecords,
+    /// Postgres has more of an older epoch than this gateway stored, at a level at which it delivers only what is
+    /// stored. Other epochs are shipped.
+    UnknownRecords,
+    /// Lost records were found when the current epoch was already closed. Nothing is wrong with the stream: the next
+    /// start records the damage and ships the rest.
+    UnrecordedDamage,
 }
 
 /// The alarm if nothing is shipped any more.

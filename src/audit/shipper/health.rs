@@ -94,12 +94,12 @@ impl Health {
     }
 
     /// Raises the alarm about a forked stream. Returns whether other streams are still shipped, which is the case if
-    /// records of an older epoch are missing.
+    /// the stream is an older epoch and no other process seems to write.
     pub(super) fn forked(&mut self, epoch: Epoch, current: Epoch, fork: &Fork) -> bool {
         let what = &fork.what;
         self.meter.forked.store(true, Ordering::Relaxed);
         self.meter.set_last_error(what);
-        let ships_others = epoch < current && fork.reason == ForkReason::MissingRecords;
+        let ships_others = epoch < current && fork.reason != ForkReason::ForeignWriter;
         if ships_others {
             if !self.forked.epochs().contains(&epoch) {
                 tracing::error!(what, %epoch, "stream is forked; not shipping it");

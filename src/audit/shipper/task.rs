@@ -1,5 +1,6 @@
 //! The shipper's task: the loop over streams, batches and single records.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::batch::{BatchLimits, BatchSize};
 use super::fork::{Fork, ForkReason};
 use super::health::Health;
-use super::record_source::RecordSource;
+use super::note::Note;
+use super::record_source::{CursorCheck, RecordSource, SourceError};
 use super::repeated_failure::{RepeatedFailure, any_accepted};
 use super::state::ShipperState;
 use crate::audit::chain::Head;
@@ -42,6 +44,10 @@ pub struct Shipper<S> {
     repeated_failure: RepeatedFailure,
     /// When the sink was prepared; `None` before the first time.
     prepared: Option<Instant>,
+    /// The note of the delivered head beside the outbox.
+    note: Note,
+    /// Earlier epochs whose end in Postgres is not settled, each with its last record as far as it is known.
+    unsettled: BTreeMap<Epoch, Head>,
     /// The end of what this process delivered of the current epoch.
     delivered: Head,
 }
@@ -57,6 +63,7 @@ impl<S: Sink> Shipper<S> {
         deadline: CancellationToken,
     ) -> (Self, watch::Receiver<ShipperState>) {
         let (state, watched) = watch::channel(ShipperState::Starting);
+        let unsettled = reader.unsettled();
         let shipper = Self {
             source: RecordSource::new(Arc::clone(&ring), reader, epoch, limits),
             ring,
@@ -69,6 +76,8 @@ impl<S: Sink> Shipper<S> {
             deadline,
             repeated_failure: RepeatedFailure::default(),
             prepared: None,
+            note: Note::new(epoch),
+            unsettled,
             delivered: Head::START,
         };
         (shipper, watched)
@@ -90,13 +99,15 @@ impl<S: Sink> Shipper<S> {
     }
 
     async fn ship_all(&mut self) {
-        let mut after = None;
+        let (mut after, mut held) = (None, BTreeSet::new());
         loop {
             match self.source.next_epoch(after).await {
                 Ok(Some(epoch)) if epoch < self.epoch => {
                     // I4: a stream with missing records keeps its files, and does not block later streams.
-                    if self.ship_stream(epoch).await == Err(ForkReason::ForeignWriter) {
-                        return;
+                    match self.ship_stream(epoch).await {
+                        Err(ForkReason::ForeignWriter) => return,
+                        Err(_) => drop(held.insert(epoch)),
+                        Ok(()) => {}
                     }
                     after = Some(epoch);
                 }
@@ -104,8 +115,40 @@ impl<S: Sink> Shipper<S> {
                 Err(error) => self.health.hold(&error.to_string()).await,
             }
         }
+        for epoch in self.unsettled.keys().copied().collect::<Vec<_>>() {
+            if !held.contains(&epoch) {
+                self.settle(epoch).await.ok();
+            }
+        }
         // If the stream is forked, the alarm is already raised.
         self.ship_stream(self.epoch).await.ok();
+    }
+
+    /// Settles where an earlier epoch ends in Postgres, once everything is delivered that is stored of it.
+    async fn settle(&mut self, epoch: Epoch) -> Result<(), ForkReason> {
+        let Some(known) = self.unsettled.get(&epoch).copied() else { return Ok(()) };
+        let cursor = self.cursor(epoch).await;
+        let is_another = cursor.seq == known.seq && cursor.hash != known.hash;
+        let fork = if cursor.seq < known.seq {
+            let (from, to) = (cursor.seq.next(), known.seq);
+            let what = format!("records {from} to {to} were delivered and are not in Postgres any more");
+            Fork { what, reason: ForkReason::MissingRecords }
+        } else if is_another && !self.source.reader().has_unknown_hash(epoch, cursor.seq) {
+            let what = format!("Postgres has another record than this gateway delivered at seq {}", cursor.seq);
+            Fork { what, reason: ForkReason::UnknownRecords }
+        } else {
+            // What this machine does not know, only the database vouches for. From now on this gateway does too.
+            let end = Some(cursor).filter(|cursor| *cursor != known);
+            if let Some(Head { seq, .. }) = end {
+                tracing::warn!(%epoch, known = %known.seq, %seq, "Postgres has more of an earlier epoch; recording its end");
+            }
+            self.ring.settle(epoch, end);
+            self.unsettled.remove(&epoch);
+            self.health.not_forked(epoch);
+            return Ok(());
+        };
+        self.health.forked(epoch, self.epoch, &fork);
+        Err(fork.reason)
     }
 
     /// Delivers one stream: an older one to its end, the current one until it is closed. If it is forked and nothing
@@ -113,6 +156,9 @@ impl<S: Sink> Shipper<S> {
     async fn ship_stream(&mut self, epoch: Epoch) -> Result<(), ForkReason> {
         loop {
             let Err(fork) = self.ship_from_cursor(epoch).await else { return Ok(()) };
+            if fork.reason == ForkReason::UnrecordedDamage {
+                return Err(fork.reason);
+            }
             if self.health.forked(epoch, self.epoch, &fork) || self.ring.phase() >= Phase::Closed {
                 return Err(fork.reason);
             }
@@ -129,7 +175,7 @@ impl<S: Sink> Shipper<S> {
             return;
         }
         for epoch in self.health.take_forked() {
-            if Box::pin(self.ship_stream(epoch)).await.is_ok() {
+            if Box::pin(self.ship_stream(epoch)).await.is_ok() && self.settle(epoch).await.is_ok() {
                 self.health.not_forked(epoch);
             }
         }
@@ -137,7 +183,7 @@ impl<S: Sink> Shipper<S> {
 
     async fn ship_from_cursor(&mut self, epoch: Epoch) -> Result<(), Fork> {
         // The age of the backlog has to be known even if Postgres does not answer.
-        if let Ok(Some(batch)) = self.source.next(epoch, Head::START).await {
+        if let Ok(Some(batch)) = self.source.peek(epoch, Head::START).await {
             batch.first().inspect(|record| self.meter.set_oldest(&record.entry));
         }
         let mut head = self.cursor(epoch).await;
@@ -163,7 +209,8 @@ impl<S: Sink> Shipper<S> {
                             self.delivered = head;
                         }
                         self.ring.mark_delivered(epoch, head, epoch == self.epoch);
-                        self.health.not_forked(epoch);
+                        self.note.delivered(&self.source, epoch, head);
+                        self.not_forked(epoch);
                     }
                 }
                 Ok(None) => {
@@ -177,23 +224,42 @@ impl<S: Sink> Shipper<S> {
                     if epoch == self.epoch && head.seq < self.delivered.seq {
                         return Err(missing(head, self.delivered.seq.next()));
                     }
-                    self.health.not_forked(epoch);
+                    self.not_forked(epoch);
                     if ended && (epoch < self.epoch || head.seq >= gauge.stamped) {
                         return Ok(());
                     }
-                    self.wait_for_records(head.seq).await;
+                    self.wait_for_records(epoch, head).await;
                 }
-                Err(error) => self.health.hold(&error.to_string()).await,
+                Err(SourceError::Outbox(error)) => self.health.hold(&error.to_string()).await,
+                Err(SourceError::Unrecorded) => {
+                    let what = "lost records were found while the gateway stops; the next start records and ships them";
+                    tracing::warn!(%epoch, after = %head.seq, "{what}");
+                    return Err(Fork { what: what.to_owned(), reason: ForkReason::UnrecordedDamage });
+                }
             }
         }
     }
 
-    /// Waits until there is a record after `seq`, the epoch is closed, or it is time to look at forked streams.
-    async fn wait_for_records(&mut self, seq: Seq) {
-        let waiting = self.ring.wait_for_shippable_after(seq);
-        match self.health.next_look() {
-            Some(at) => tokio::time::timeout_at(at, waiting).await.unwrap_or(()),
-            None => waiting.await,
+    /// Lowers the alarm about a stream that is shipped, unless its end has still to be settled.
+    fn not_forked(&mut self, epoch: Epoch) {
+        if !self.unsettled.contains_key(&epoch) {
+            self.health.not_forked(epoch);
+        }
+    }
+
+    /// Waits until there is a record after `head`, the epoch is closed, or it is time to look at forked streams. Notes
+    /// the delivered head meanwhile.
+    async fn wait_for_records(&mut self, epoch: Epoch, head: Head) {
+        let look = async {
+            match self.health.next_look() {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.ring.wait_for_shippable_after(head.seq) => {}
+            () = look => {}
+            () = self.note.is_due() => self.note.delivered(&self.source, epoch, head),
         }
     }
 
@@ -201,17 +267,21 @@ impl<S: Sink> Shipper<S> {
     async fn check_cursor(&mut self, epoch: Epoch, cursor: Head) -> Result<(), Fork> {
         // I4: records before a foreign cursor were not delivered, and must not be removed from the outbox for it.
         loop {
-            let foreign = if epoch < self.epoch {
-                self.source.contradicts(epoch, cursor).await
+            let found = if epoch < self.epoch {
+                self.source.check(epoch, cursor).await
             } else if cursor == self.delivered {
-                Ok(false)
+                Ok(CursorCheck::Own)
             } else {
                 // After a fork was resolved, the cursor may be at a record that was delivered again.
-                self.source.contains(epoch, cursor).await.map(|contains| !contains)
+                let contains = self.source.contains(epoch, cursor).await;
+                contains.map(|contains| if contains { CursorCheck::Own } else { CursorCheck::Foreign })
             };
-            match foreign {
-                Ok(false) => return Ok(()),
-                Ok(true) => return Err(Fork::foreign_cursor(cursor)),
+            match found {
+                Ok(CursorCheck::Own) => return Ok(()),
+                Ok(CursorCheck::Foreign) => return Err(Fork::foreign_cursor(cursor)),
+                Ok(CursorCheck::Ahead) => {
+                    return Err(Fork { reason: ForkReason::UnknownRecords, ..Fork::foreign_cursor(cursor) });
+                }
                 Err(error) => self.health.hold(&error.to_string()).await,
             }
         }

@@ -1,10 +1,10 @@
 //! `gatepost outbox drain`: delivers the records that a dead gateway left, in its name, and closes its stream.
 //!
 //! The dead epoch is never written again. Draining opens the outbox as the gateway's next start would. The new epoch's
-//! `gateway/opened` says how the last one ended, each call that was open gets an `interrupted` record, and
-//! `gateway/closed` is last. Then all records are delivered, like any backlog.
+//! `gateway/opened` says how the last one ended, and each call that was open gets an `interrupted` record. Then all
+//! records are delivered, like any backlog, and `gateway/closed` is last.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Serialize;
@@ -22,6 +22,9 @@ use crate::ops::protocol::{Question, StatsAnswer};
 
 /// Interval between polls of the state of delivery, whose errors are printed. *Chosen*: a person waits for them.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Interval between looks whether everything is delivered. *Chosen*: short beside the delivery itself.
+const SHIPPED_INTERVAL: Duration = Duration::from_millis(25);
 
 /// `gatepost outbox drain`
 #[derive(Debug, clap::Args)]
@@ -65,21 +68,37 @@ pub(super) async fn run(config: &Config, client: &OutboxClient, args: &Args, jso
     Ok(print(&if json { json_line(&Drained { gateway_id, epoch, last, left })? } else { text })?)
 }
 
-/// Closes the epoch and delivers it; prints each error of delivery once.
+/// Delivers everything, then closes the epoch and delivers that; prints each error of delivery once. For at most
+/// `ship`.
 async fn finish(pipeline: Pipeline, probe: &Probe, store: Duration, ship: Duration) -> StopReport {
-    let mut stopping = std::pin::pin!(pipeline.stop(store, ship));
-    let mut printed = None;
+    let (deadline, mut printed) = (Instant::now() + ship, None);
+    // The epoch stays open until then, because damage that is found on the way has to be recorded in it.
+    while !is_shipped(probe) && Instant::now() < deadline {
+        print_new_error(probe, &mut printed);
+        tokio::time::sleep(SHIPPED_INTERVAL).await;
+    }
+    let mut stopping = std::pin::pin!(pipeline.stop(store, deadline.saturating_duration_since(Instant::now())));
     loop {
         if let Ok(report) = tokio::time::timeout(LOOK_INTERVAL, &mut stopping).await {
             return report;
         }
-        if let ShipperState::Retrying { error } | ShipperState::Held { error } | ShipperState::Forked { error } =
-            probe.shipper()
-            && printed.as_ref() != Some(&error)
-        {
-            print_error(&format!("cannot deliver, retrying: {error}"));
-            printed = Some(error);
-        }
+        print_new_error(probe, &mut printed);
+    }
+}
+
+/// Returns true if all streams are delivered as far as they can be: the current one is the last.
+fn is_shipped(probe: &Probe) -> bool {
+    let gauge = probe.gauge();
+    gauge.delivered >= gauge.stamped || matches!(probe.shipper(), ShipperState::Forked { .. })
+}
+
+fn print_new_error(probe: &Probe, printed: &mut Option<String>) {
+    if let ShipperState::Retrying { error } | ShipperState::Held { error } | ShipperState::Forked { error } =
+        probe.shipper()
+        && printed.as_ref() != Some(&error)
+    {
+        print_error(&format!("cannot deliver, retrying: {error}"));
+        *printed = Some(error);
     }
 }
 

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::audit::sink::SinkError;
 use crate::audit::sink::postgres::requeue::{
-    QuarantinedRecord, RequeueMode, RequeueOutcome, next_quarantined, requeue,
+    KnownLosses, QuarantinedRecord, RequeueMode, RequeueOutcome, next_quarantined, requeue,
 };
 use crate::cli::database;
 use crate::cli::output::{json_line, print_if_read};
@@ -46,12 +46,12 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let statement_timeout = options.statement_timeout;
     let mut connection = database::connect(&options).await?;
     let mode = if args.dry_run { RequeueMode::DryRun } else { RequeueMode::Commit };
-    let (mut counts, mut at) = (Counts::default(), None);
+    let (mut counts, mut losses, mut at) = (Counts::default(), KnownLosses::default(), None);
     // One at a time: a record may have a megabyte, and an error does not undo the records before it.
     while let Some(record) =
         next_quarantined(&mut connection, at.as_ref()).await.map_err(|error| with_remedy(&error, &counts))?
     {
-        let outcome = requeue(&mut connection, &record, mode, statement_timeout).await;
+        let outcome = requeue(&mut connection, &record, mode, statement_timeout, &mut losses).await;
         let outcome = outcome.map_err(|error| with_remedy(&error, &counts))?;
         print_if_read(&line(&record, &outcome, mode, json)?)?;
         match outcome {

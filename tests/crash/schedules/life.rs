@@ -169,6 +169,7 @@ fn live(plan: Plan) {
         previous: None,
         interrupted: Vec::new(),
         damages: Vec::new(),
+        queued: false,
         stored: stored.clone(),
         fails: plan.fails,
     };

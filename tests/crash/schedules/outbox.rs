@@ -8,7 +8,7 @@ use crate::schedules::sync::chance;
 use gatepost::audit::chain::Head;
 use gatepost::audit::codec;
 use gatepost::audit::outbox::damage::Damage;
-pub use gatepost::audit::outbox::{Commit, OutboxError, PreviousEpoch, Segment, Space, damage};
+pub use gatepost::audit::outbox::{Commit, FoundDamage, OutboxError, PreviousEpoch, Segment, Space, damage};
 use gatepost::audit::record::{AuditRecord, Call, Epoch, GatewayId, RequestId, Seq};
 
 /// What is in it. Clones share it.
@@ -61,7 +61,8 @@ pub struct Opening {
     pub epoch: Epoch,
     pub previous: Option<PreviousEpoch>,
     pub interrupted: Vec<Call>,
-    pub damages: Vec<Damage>,
+    pub damages: Vec<FoundDamage>,
+    pub queued: bool,
     pub stored: Stored,
     /// One in so many commits fails; none where it is 0.
     pub fails: u32,
@@ -120,9 +121,11 @@ impl Outbox {
 
     pub fn remove_delivered(&mut self, _delivered: &[(Epoch, Head)]) {}
 
-    pub fn take_damages(&self) -> Vec<Damage> {
+    pub fn take_damages(&self) -> Vec<FoundDamage> {
         Vec::new()
     }
+
+    pub fn mark_recorded(&self, _damage: &Damage, _records: (Seq, Seq)) {}
 
     pub fn space(&self) -> Space {
         Space { used_bytes: 0, max_bytes: 1, disk_full: false }

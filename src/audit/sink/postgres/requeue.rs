@@ -4,6 +4,7 @@
 //! the record is always in exactly one of the two tables. The stream's cursor passed it when it was quarantined, and
 //! does not move.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use super::error::{driver_error, timed_out};
 use super::rows::{INSERT_PARAMETERS, INSERT_ROWS, bigint, insert};
 use crate::audit::chain;
 use crate::audit::codec;
+use crate::audit::lost::{LostRuns, is_stand_in};
+use crate::audit::query;
 use crate::audit::record::AuditRecord;
 use crate::audit::sink::interface::{CursorUpdate, SinkError};
 use crate::audit::sink::sqlstate::ErrorClass;
@@ -80,6 +83,23 @@ pub enum RequeueOutcome {
     Gone,
 }
 
+/// The losses that damage records name, by gateway, as far as they were read.
+#[derive(Debug, Default)]
+pub struct KnownLosses(BTreeMap<Uuid, LostRuns>);
+
+impl KnownLosses {
+    /// Returns true if a damage record in the trail explains the stand-in `record`.
+    async fn explain(&mut self, connection: &mut PgConnection, record: &AuditRecord) -> Result<bool, SinkError> {
+        let gateway_id = record.position.gateway_id.0;
+        if let Some(lost) = self.0.get(&gateway_id) {
+            return Ok(lost.explains(record));
+        }
+        let read = query::lost_runs(connection, Some(gateway_id)).await;
+        let lost = read.map_err(|error| driver_error("read the damage records", &error))?;
+        Ok(self.0.entry(gateway_id).or_insert(lost).explains(record))
+    }
+}
+
 /// The first row of `audit_quarantine` whose key is after that of `after`.
 ///
 /// # Errors
@@ -109,7 +129,8 @@ pub async fn next_quarantined(
     .map_err(fault)
 }
 
-/// Tries to move `row` to `audit_log`. `timeout` is the server's `statement_timeout`.
+/// Tries to move `row` to `audit_log`. `timeout` is the server's `statement_timeout`. `losses` is kept from one row to
+/// the next.
 ///
 /// # Errors
 /// See [`SinkError`]. An error of the row itself is [`RequeueOutcome::Refused`]. If the connection broke, the row may
@@ -122,11 +143,20 @@ pub async fn requeue(
     row: &QuarantinedRecord,
     mode: RequeueMode,
     timeout: Duration,
+    losses: &mut KnownLosses,
 ) -> Result<RequeueOutcome, SinkError> {
     let record = match decode(row) {
         Ok(record) => record,
         Err(reason) => return Ok(RequeueOutcome::Refused(reason)),
     };
+    if is_stand_in(&record) {
+        if !losses.explain(connection, &record).await? {
+            let reason = "it claims that a record was lost, and no gateway/damage record in the trail names its place";
+            return Ok(RequeueOutcome::Refused(reason.to_owned()));
+        }
+    } else if !chain::hash_matches(&record.position, &record.entry) {
+        return Ok(RequeueOutcome::Refused("its contents do not match its hash: they were changed".to_owned()));
+    }
     let batch = [&record];
     let statement = insert(&REQUEUE, record.position, &batch).bind(&row.frame);
     match tokio::time::timeout(timeout + REPLY_GRACE, execute(connection, statement, mode)).await {
@@ -158,17 +188,13 @@ async fn execute(
     Ok(update)
 }
 
-/// Decodes the row's frame and checks that it is intact and belongs to the row's position.
+/// Decodes the row's frame and checks that it is readable and belongs to the row's position.
 fn decode(row: &QuarantinedRecord) -> Result<AuditRecord, String> {
     let (record, _) = codec::decode_record(&row.frame).map_err(|error| format!("its bytes are damaged: {error}"))?;
     let position = record.position;
     if (position.gateway_id.0, bigint(position.epoch.0), bigint(position.seq.0)) != (row.gateway_id, row.epoch, row.seq)
     {
         return Err(format!("its bytes belong to record {}/{}", position.epoch, position.seq));
-    }
-    // A gap record at the position of a lost record has the hash of the lost one.
-    if record.entry.call.method != "gateway/gap" && !chain::hash_matches(&position, &record.entry) {
-        return Err("its contents do not match its hash: they were changed".to_owned());
     }
     Ok(record)
 }

@@ -1,0 +1,23 @@
+//! The room in the outbox for calls, refusals and the gateway's own records.
+
+use crate::audit::outbox::Space;
+use crate::audit::ring::OutboxCapacity;
+
+/// Events and the records of open calls may exceed the quota by the quota divided by this. *Chosen*: as much as one
+/// generation file of a small quota, see [`outbox`](crate::audit::outbox).
+const EVENTS_SHARE: u64 = 8;
+
+/// The last part of the quota that refusals may not use: the quota divided by this. *Chosen*: with the default quota,
+/// room for two million calls after refusals have used up the rest.
+const CALLS_SHARE: u64 = 4;
+
+/// The capacity of an outbox with this fill level.
+pub(super) fn of(space: Space) -> OutboxCapacity {
+    OutboxCapacity {
+        used_bytes: space.used_bytes,
+        max_bytes: space.max_bytes,
+        full: !space.has_room(),
+        calls_only: space.disk_full || space.used_bytes >= space.max_bytes - space.max_bytes / CALLS_SHARE,
+        over: space.used_bytes >= space.max_bytes.saturating_add(space.max_bytes / EVENTS_SHARE),
+    }
+}
