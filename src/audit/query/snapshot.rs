@@ -108,8 +108,8 @@ impl<'c> TrailSnapshot<'c> {
         self.cursors.iter().filter(|(_, cursor)| cursor.head.seq > Seq::ZERO).map(head).collect()
     }
 
-    /// The heads of all streams, and the records before those places that a decision accepts: without these, nothing would
-    /// confirm the records before a break in the chain.
+    /// The heads of all streams, and the records before those places that a decision accepts: without these, nothing
+    /// would confirm the records before a break in the chain.
     ///
     /// # Errors
     /// As for [`TrailSnapshot::begin`].
