@@ -1,7 +1,7 @@
 //! Claim: stored appends at 1,000 waiters reach at least 0.5 of an append-only file with one fdatasync a batch of the
 //! same size, and 50 times one redb commit a record; the disk is written at most 1.5 times the records' encoded size.
 //!
-//! Each waiter appends a record of 400 B, waits until it is stored, and appends the next one. The sides, interleaved
+//! Each waiter appends a record of 730 B, waits until it is stored, and appends the next one. The sides, interleaved
 //! and repeated, the median of all rounds shown:
 //!
 //! * *plain file*: the limit; one loop, no waiters: as many frames as there are waiters, one fdatasync, again;

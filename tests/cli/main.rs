@@ -37,3 +37,4 @@ mod output;
 mod packaging;
 mod run;
 mod secret_files;
+mod trials;

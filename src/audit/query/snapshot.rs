@@ -108,6 +108,29 @@ impl<'c> TrailSnapshot<'c> {
         self.cursors.iter().filter(|(_, cursor)| cursor.head.seq > Seq::ZERO).map(head).collect()
     }
 
+    /// The heads of all streams, and the records before those places that a decision accepts: without these, nothing
+    /// would confirm the records before a break in the chain.
+    ///
+    /// # Errors
+    /// As for [`TrailSnapshot::begin`].
+    pub async fn heads_to_keep(&mut self) -> Result<Vec<StreamHead>, sqlx::Error> {
+        let mut heads = self.heads();
+        let places = self.statements().await?.accepted_places();
+        for ((gateway, epoch), first) in places {
+            let sql = self.reading.sql(
+                "SELECT seq, hash FROM {log} WHERE gateway_id = $1 AND epoch = $2 AND seq = $3
+                UNION ALL SELECT seq, hash FROM {quarantine} WHERE gateway_id = $1 AND epoch = $2 AND seq = $3 LIMIT 1",
+            );
+            let before = bigint(first.0.saturating_sub(1));
+            let query = sqlx::query(sql).bind(gateway.0).bind(bigint(epoch.0)).bind(before);
+            if let Some(row) = query.fetch_optional(&mut *self.reading.transaction).await? {
+                let (seq, hash) = (Seq(row.try_get::<i64, _>(0)?.cast_unsigned()), row::digest(row.try_get(1)?));
+                heads.push(StreamHead { gateway, epoch, seq, hash, time: self.source.checked_at });
+            }
+        }
+        Ok(heads)
+    }
+
     /// Reads the records that say something about other records.
     pub(super) async fn statements(&mut self) -> Result<Statements, sqlx::Error> {
         let mut statements = Statements::default();

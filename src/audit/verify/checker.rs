@@ -142,7 +142,7 @@ impl Checker {
         }
         let Some(mut current) = self.current.take() else { return };
         let time = record.content.as_ref().ok().map(|entry| entry.call.timestamp);
-        let sequence = self.check_position(&current, position, time);
+        let sequence = self.check_position(&mut current, position, time);
         if let Ok(entry) = &record.content {
             // I2: each call has one record.
             self.ids.add(position.gateway_id, entry.call.request_id);
@@ -153,6 +153,7 @@ impl Checker {
         } else if let Err(reason) = &record.content {
             let kind = if record.quarantined { FaultKind::Quarantine } else { FaultKind::Unreadable };
             self.report.fault(kind, Place::at(position), reason.clone());
+            current.is_broken = true;
         }
         if record.quarantined {
             current.counts.quarantined += 1;
@@ -162,6 +163,9 @@ impl Checker {
             self.missing.saw(time);
         }
         current.counts.records += 1;
+        if std::mem::take(&mut current.is_broken) {
+            self.confirmation.break_chain(stream, current.head.seq);
+        }
         if sequence != Sequence::Repeated {
             current.head = Head::after(position);
             current.last_time = time.or(current.last_time);
@@ -214,7 +218,7 @@ impl Checker {
     /// I3: positions rise by one, and each record is linked to the one before it.
     fn check_position(
         &mut self,
-        current: &StreamProgress,
+        current: &mut StreamProgress,
         position: &StreamPosition,
         time: Option<Timestamp>,
     ) -> Sequence {
@@ -234,11 +238,13 @@ impl Checker {
                 let missing = MissingRecords { kind, stream, first: expected, last, after, before };
                 self.missing.add(missing, &mut self.report);
             }
+            current.is_broken = true;
             return Sequence::AfterGap;
         }
         if position.prev_hash != current.head.hash {
             let what = "prev_hash is not the hash of the record before it: one of the two was replaced";
             self.report.fault(FaultKind::Link, Place::at(position), what.to_owned());
+            current.is_broken = true;
         }
         Sequence::Next
     }
@@ -259,6 +265,7 @@ impl Checker {
             } else {
                 let what = "says that the record here is lost, but no damage record names it: a record was replaced";
                 self.report.fault(FaultKind::Lost, Place::at(position), what.to_owned());
+                current.is_broken = true;
             }
             return false;
         }
@@ -267,6 +274,7 @@ impl Checker {
         if !is_unchanged {
             let what = "the record was changed: its contents do not match its hash";
             self.report.fault(FaultKind::Changed, Place::at(position), what.to_owned());
+            current.is_broken = true;
         }
         is_unchanged
     }
@@ -313,6 +321,8 @@ impl Checker {
     fn end_stream(&mut self) {
         let Some(mut current) = self.current.take() else { return };
         let (stream, head) = (current.stream, current.head);
+        let faults = self.report.faults_count + self.missing.count();
+        let mut is_bound = true;
         if current.window.is_to_the_end() {
             let cursor = self.cursors.remove(&stream);
             let cut = match self.origin {
@@ -323,6 +333,7 @@ impl Checker {
             if let Some(end) = current.end {
                 self.check_end(&current, &end, cut);
             } else if self.lacks_end(stream) && current.confirmed < head.seq {
+                is_bound = false;
                 let what = "the record that names the end of this epoch is not in the trail";
                 self.report.unproven(UnprovenKind::EndUnknown, Place::stream(stream), what.to_owned());
             }
@@ -340,6 +351,9 @@ impl Checker {
                 let (kind, first, after) = (FaultKind::Gap, head.seq.next(), current.last_time);
                 self.report_missing(MissingRecords { kind, stream, first, last, after, before: None });
             }
+        }
+        if !is_bound || faults < self.report.faults_count + self.missing.count() {
+            self.confirmation.break_chain(stream, head.seq);
         }
         self.report_missing_heads(stream, head, std::mem::take(&mut current.expected));
         current.counts.last = head.seq;

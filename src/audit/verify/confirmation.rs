@@ -23,6 +23,10 @@ struct GatewayProgress {
     later_streams: u64,
     /// The last stream that was counted in `later_streams`.
     counted: Option<StreamId>,
+    /// Records before a break in the chain that no head before it confirms.
+    unbound: u64,
+    /// The last one of them.
+    unbound_to: Option<(Epoch, Seq)>,
 }
 
 /// The progress of all gateways, one after the other.
@@ -48,8 +52,10 @@ impl Confirmation {
         let StreamPosition { gateway_id, epoch, .. } = *position;
         if self.current.as_ref().is_none_or(|current| current.gateway_id != gateway_id) {
             self.end_gateway(report);
-            let (confirmed, counted) = (None, None);
-            self.current = Some(GatewayProgress { gateway_id, confirmed, later: 0, later_streams: 0, counted });
+            let (confirmed, counted, unbound_to) = (None, None, None);
+            let (later, later_streams, unbound) = (0, 0, 0);
+            self.current =
+                Some(GatewayProgress { gateway_id, confirmed, later, later_streams, counted, unbound, unbound_to });
         }
         let Some(current) = &mut self.current else { return };
         current.later += 1;
@@ -57,6 +63,17 @@ impl Confirmation {
             current.later_streams += 1;
             current.counted = Some((gateway_id, epoch));
         }
+    }
+
+    /// The next record is not linked to the ones before it, so that a head after it does not confirm these: a fault that
+    /// a decision may excuse.
+    pub(super) fn break_chain(&mut self, (gateway_id, epoch): StreamId, head: Seq) {
+        let Some(current) = self.current.as_mut().filter(|current| current.gateway_id == gateway_id) else { return };
+        if current.later > 0 {
+            current.unbound += current.later;
+            current.unbound_to = Some((epoch, head));
+        }
+        (current.later, current.later_streams, current.counted) = (0, 0, None);
     }
 
     /// The last record is a head from outside.
@@ -69,15 +86,22 @@ impl Confirmation {
 
     /// Reports what of the last gateway is not confirmed.
     fn end_gateway(&mut self, report: &mut Report) {
-        let Some(GatewayProgress { gateway_id, confirmed, later, later_streams, .. }) = self.current.take() else {
-            return;
-        };
+        let Some(current) = self.current.take() else { return };
+        let GatewayProgress { gateway_id, confirmed, later, later_streams, unbound, unbound_to, .. } = current;
         if self.registrar == Some(gateway_id) {
             self.registrar_confirmed = confirmed.map(|(epoch, seq, _)| (epoch, seq));
         }
         if self.options.vouched {
             report.confirmed += later;
             return;
+        }
+        if let Some((epoch, seq)) = unbound_to.filter(|_| confirmed.is_some()) {
+            let what = format!(
+                "{} up to {epoch}/{seq}, before a break in the chain, are confirmed by no head: take heads again after the \
+                 break was accepted",
+                plural(unbound, "record")
+            );
+            report.unproven(UnprovenKind::Unbound, Place::gateway(gateway_id), what);
         }
         let (records, streams) = (plural(later, "record"), plural(later_streams, "stream"));
         let rest = if later == 1 { "rests" } else { "rest" };
@@ -110,7 +134,7 @@ impl Confirmation {
                 );
                 report.unproven(UnprovenKind::Unnamed, place, what);
             }
-            None => self.rest_streams += later_streams,
+            None => self.rest_streams += later_streams.max(u64::from(unbound > 0)),
         }
     }
 

@@ -84,6 +84,8 @@ kinds! {
         Ends = "ends",
         /// Records are later than the heads of `--expect`.
         Later = "later",
+        /// Records before a break in the chain that no head confirms.
+        Unbound = "unbound",
         /// A gateway has no head in the file of `--expect`.
         Unnamed = "unnamed",
         /// The contents of records are lost.

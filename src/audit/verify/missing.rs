@@ -82,6 +82,11 @@ impl Missing {
         Self { found: Vec::new(), found_max, months: BTreeSet::new(), day: None }
     }
 
+    /// Number of findings.
+    pub(super) fn count(&self) -> u64 {
+        self.found.len() as u64
+    }
+
     /// A record of this time is there.
     pub(super) fn saw(&mut self, time: Timestamp) {
         let day = time.micros().div_euclid(DAY_MICROS);

@@ -37,6 +37,8 @@ pub(super) struct StreamProgress {
     pub(super) closed: bool,
     /// True if the last record is a stand-in for a lost one.
     pub(super) is_lost: bool,
+    /// True if nothing binds the records before the current one to it.
+    pub(super) is_broken: bool,
 }
 
 /// A position relative to the head before it.
@@ -85,6 +87,7 @@ impl StreamProgress {
             interrupted: 0,
             closed: false,
             is_lost: false,
+            is_broken: false,
         }
     }
 

@@ -3,7 +3,7 @@
 //! A statement counts only if its record matches its own hash. That the record is in the chain is checked when the walk
 //! passes it: a made-up statement is then a fault of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -104,7 +104,8 @@ impl Decision {
                     && self.place.last.is_none_or(|to| to == Seq(u64::MAX))
             }
         };
-        is_kind && same_stream && within
+        // Without an epoch it would excuse whatever comes: records after a head, gateways without one.
+        is_kind && same_stream && within && place.epoch.is_some()
     }
 }
 
@@ -147,6 +148,16 @@ impl Statements {
             }
             _ => {}
         }
+    }
+
+    /// The streams, and the first seqs, of the places that decisions accept.
+    #[must_use]
+    pub fn accepted_places(&self) -> BTreeSet<(StreamId, Seq)> {
+        let place = |decision: &Decision| {
+            let Place { gateway_id, epoch, first, .. } = decision.place;
+            Some(((gateway_id?, epoch?), first?))
+        };
+        self.decisions.iter().filter_map(place).collect()
     }
 
     pub(super) fn opening(&self, stream: StreamId) -> Option<Opening> {

@@ -18,8 +18,8 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<()> {
     let heads = match &mut trail {
         TrailReader::Postgres(connection) => {
             let error = |error| failed("read the heads", error);
-            let snapshot = TrailSnapshot::begin(connection, Selection::default()).await.map_err(error)?;
-            let heads = snapshot.heads();
+            let mut snapshot = TrailSnapshot::begin(connection, Selection::default()).await.map_err(error)?;
+            let heads = snapshot.heads_to_keep().await.map_err(error)?;
             snapshot.end().await.map_err(error)?;
             heads
         }

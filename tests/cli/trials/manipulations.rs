@@ -309,6 +309,12 @@ fn added(table: &mut Table) {
         UPDATE x SET timestamp = timestamp + interval '1 hour'; INSERT INTO audit_log TABLE x",
     );
     table.sql(
+        "a row again, without the primary key",
+        "duplicate",
+        "ALTER TABLE audit_log DROP CONSTRAINT audit_log_pkey;
+        INSERT INTO audit_log SELECT * FROM audit_log WHERE gateway_id = :A AND epoch = 1 AND seq = 5",
+    );
+    table.sql(
         "a row in epoch -1",
         "unreadable",
         "ALTER TABLE audit_log DROP CONSTRAINT audit_log_epoch_from_1;
