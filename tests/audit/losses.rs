@@ -156,6 +156,28 @@ async fn i4_a_damage_record_is_stored_before_a_stand_in_is_delivered() {
 }
 
 #[tokio::test]
+async fn i4_a_stand_in_waits_as_long_as_its_damage_record_cannot_be_stored() {
+    let mut rig = Rig::stored();
+    rig.config.batch.records = 1;
+    stored_rotten(&rig, 9, 1, |seq| seq == 8);
+    rig.sink.turn(Mood::Down);
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    let wrong = watch_the_order(&rig);
+    rig.disk.fail_writes();
+    rig.sink.turn(Mood::Healthy);
+    until_async("the damage record is tried twice", SOON, || async { probe.meter().commits_failed.get() >= 2 }).await;
+    assert_eq!(stand_ins(&rig.sink.records()), []);
+    rig.disk.heal();
+    delivered(&probe).await;
+    drop(probe);
+    stop(pipeline).await;
+    assert_eq!(*wrong.lock().unwrap(), [""; 0]);
+    assert_eq!(stand_ins(&rig.sink.records()), [(1, 8)]);
+    verify_records(&rig.sink.records());
+}
+
+#[tokio::test]
 async fn damage_in_the_file_of_the_current_epoch_is_recorded_in_it() {
     let mut rig = Rig::stored();
     // A file has some ten records, and the ring forgets them.
