@@ -23,6 +23,7 @@ use super::exit::CommandError;
 use super::gateway_error::GatewayError;
 use super::global_args::GlobalArgs;
 use super::outbox_client::OutboxClient;
+use super::output::print_error;
 use crate::audit::outbox::{self, lock};
 use crate::ops::background;
 
@@ -73,6 +74,13 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
     let client = OutboxClient::new(dir);
     if !matches!(args.command, Command::Drain(_) | Command::Prune(_)) {
         background::lower_priority();
+    }
+    let reads_records = matches!(
+        args.command,
+        Command::List(_) | Command::Show(_) | Command::Tail(_) | Command::Verify | Command::Export(_)
+    );
+    if reads_records && client.delivers().await.unwrap_or(false) {
+        print_error("the live gateway delivers to Postgres: delivered records are there, and this reads the others");
     }
     let done = match &args.command {
         Command::Requeue(args) => requeue::run(&config, args, json).await,

@@ -10,7 +10,8 @@ use anyhow::Context;
 use super::progress::Progress;
 use crate::audit::outbox::fs::DiskFs;
 use crate::audit::outbox::{Reader, lock};
-use crate::ops::protocol::{Line, Question, UnexpectedLineError};
+use crate::audit::shipper::ShipperState;
+use crate::ops::protocol::{Line, Question, StatsAnswer, UnexpectedLineError};
 use crate::ops::trail::{BoxError, OutboxAccess};
 use crate::ops::{admin, inspect};
 
@@ -31,6 +32,19 @@ impl OutboxClient {
     /// The lock of the directory cannot be read.
     pub(super) fn live_gateway(&self) -> anyhow::Result<Option<String>> {
         lock::holder(&self.dir).with_context(|| format!("cannot read the lock of {}", self.dir.display()))
+    }
+
+    /// Returns true if a live gateway has the directory and delivers to Postgres: the outbox then has only what is not
+    /// delivered yet.
+    ///
+    /// # Errors
+    /// The gateway does not answer.
+    pub(super) async fn delivers(&self) -> anyhow::Result<bool> {
+        if self.live_gateway()?.is_none() {
+            return Ok(false);
+        }
+        let stats: StatsAnswer = self.one(&Question::Stats).await?;
+        Ok(stats.live.is_some_and(|live| live.postgres != ShipperState::StoreOnly))
     }
 
     /// Passes each line of the answer to `take` as it arrives, without those of progress, which appear on the terminal.

@@ -21,7 +21,8 @@ pub(super) type Trail = TrailReader<OutboxClient>;
 /// Opens the trail: in Postgres if it is configured, otherwise in the outbox.
 ///
 /// # Errors
-/// Postgres cannot be reached, or the directory does not exist.
+/// Postgres cannot be reached; the directory does not exist; or it is that of a live gateway that delivers to Postgres,
+/// so that the trail is not there.
 pub(super) async fn open(config: &Config) -> anyhow::Result<Trail> {
     let (postgres, dir) = (database::reader_options(config), &config.audit.dir);
     anyhow::ensure!(
@@ -30,7 +31,15 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Trail> {
          --config or GATEPOST_POSTGRES_URL",
         dir.display()
     );
-    Ok(Trail::open(postgres.as_ref(), OutboxClient::new(dir)).await?)
+    let outbox = OutboxClient::new(dir);
+    if postgres.is_none() && outbox.delivers().await? {
+        anyhow::bail!(
+            "the live gateway in {} delivers to Postgres, and its outbox has only what is not delivered yet: name the \
+             database with --config or GATEPOST_POSTGRES_URL, or use gatepost outbox for what waits",
+            dir.display()
+        );
+    }
+    Ok(Trail::open(postgres.as_ref(), outbox).await?)
 }
 
 /// Has the live gateway of `audit.dir` record the read before anything is shown. Without a live gateway the read cannot

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use super::protocol::{Line, PrunedFiles, Question, ScanEnd, StatsAnswer};
+use super::protocol::{CheckRequest, Line, PrunedFiles, Question, ScanEnd, StatsAnswer};
 use super::record_ref::EpochSeq;
 use super::status::PipelineStatus;
-use super::trail_check::check_trail;
+use super::trail_check::check_outbox;
 use crate::audit::chain::Head;
 use crate::audit::outbox::{OutboxError, Reader};
 use crate::audit::query::{Filter, RESULT_BYTES_MAX};
@@ -47,7 +47,7 @@ pub fn answer(
         }
         Question::CheckTrail { request } => {
             let progress = &mut |records| emit(Line::progress(records));
-            let report = check_trail(reader, request, live.is_some(), progress)?;
+            let (_, report) = check_outbox(reader, request, live.is_some(), progress)?;
             emit_all([Line::TrailReport(Box::new(report))], emit);
         }
         Question::Scan { filter, after, limit } => scan(reader, filter, *after, *limit, emit)?,
@@ -56,7 +56,9 @@ pub fn answer(
             emit_all(frame.map(|frame| Line::Frame(frame.into())), emit);
         }
         Question::Verify => {
-            let verified = reader.verify(&mut |records| emit(Line::progress(records)))?;
+            let request = CheckRequest { findings_max: 1, ..CheckRequest::default() };
+            let progress = &mut |records| emit(Line::progress(records));
+            let (verified, _) = check_outbox(reader, &request, live.is_some(), progress)?;
             emit_all([Line::Verified(Box::new(verified))], emit);
         }
     }

@@ -6,22 +6,65 @@ use std::time::Duration;
 
 use super::protocol::CheckRequest;
 use crate::audit::chain::Head;
+use crate::audit::outbox::verify::{OutboxFault, OutboxVerification};
 use crate::audit::outbox::{OutboxError, Reader};
 use crate::audit::record::{AuditRecord, Epoch, RequestId, StreamPosition, Timestamp};
 use crate::audit::verify::{
-    Checker, Cursor, Expect, HeadSource, Heads, Options, Origin, Place, Report, Source, Statements, StreamId,
-    TrailRecord, Window,
+    Checker, Cursor, Expect, Fault, FaultKind, HeadSource, Heads, Options, Origin, Place, Report, Source, Statements,
+    StreamId, TrailRecord, Window,
 };
 
 /// Most faults that a report lists. *Chosen*: more than a person reads.
 pub const FAULTS_MAX: usize = 10_000;
 
-/// Checks the stored streams. `vouched`: the live gateway itself reads them. `progress` is called with the number of
-/// records read so far, and may end the check.
+/// Checks the files of an outbox and the streams in them. `vouched`: the live gateway itself reads them. `progress` is
+/// called with the number of records read so far, and may end the check. `gatepost outbox verify` and `gatepost audit
+/// verify` on a directory both ask this, so that they agree on what is a fault.
 ///
 /// # Errors
-/// A file of the outbox cannot be read.
-pub fn check_trail(
+/// A file of the outbox cannot be read, for a reason other than damage.
+pub fn check_outbox(
+    reader: &Reader,
+    request: &CheckRequest,
+    vouched: bool,
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<(OutboxVerification, Report), OutboxError> {
+    let mut verified = reader.verify(progress)?;
+    let mut report = match check_trail(reader, request, vouched, progress) {
+        // The file with the fault cannot be read.
+        Err(_) if verified.fault.is_some() => {
+            let mut report = Report::new(request.findings_max.clamp(1, FAULTS_MAX));
+            report.source = Some(Source::new("outbox", Timestamp::now(), request.selection));
+            report
+        }
+        report => report?,
+    };
+    match &verified.fault {
+        Some(fault) => report.add_faults([of_file(&verified, fault)]),
+        None => verified.fault = report.faults.first().map(of_stream),
+    }
+    Ok((verified, report))
+}
+
+/// A fault of a file as one of the trail.
+fn of_file(verified: &OutboxVerification, fault: &OutboxFault) -> (FaultKind, Place, String) {
+    let what = format!("{}: {}; nothing after it was checked", fault.file, fault.what);
+    let place = match (verified.gateway_id, fault.epoch, fault.seq) {
+        (Some(gateway_id), Some(epoch), Some(seq)) => Place::seqs((gateway_id, epoch), seq, seq),
+        (Some(gateway_id), Some(epoch), None) => Place::stream((gateway_id, epoch)),
+        (Some(gateway_id), None, _) => Place::gateway(gateway_id),
+        (None, ..) => Place::ALL,
+    };
+    (FaultKind::File, place, what)
+}
+
+/// A fault of the trail as one of the outbox.
+fn of_stream(fault: &Fault) -> OutboxFault {
+    let Place { epoch, first, .. } = fault.place;
+    OutboxFault { file: "the trail".to_owned(), epoch, seq: first, what: fault.what.clone() }
+}
+
+fn check_trail(
     reader: &Reader,
     request: &CheckRequest,
     vouched: bool,

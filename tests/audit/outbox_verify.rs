@@ -65,7 +65,9 @@ impl Stream {
     fn new() -> Self {
         let (gateway_id, mut head, mut records) = (GatewayId(uuid::Uuid::from_u128(7)), Head::START, Vec::new());
         for n in 0..9 {
-            let entry = Entry::new(call_with("echo", &format!("{{\"n\":{n}}}")), ok(), Duration::from_millis(1));
+            let opened = || Call::gateway_event("opened", &serde_json::json!({ "format": 2, "level": "stored" }));
+            let call = if n == 0 { opened() } else { call_with("echo", &format!("{{\"n\":{n}}}")) };
+            let entry = Entry::new(call, ok(), Duration::from_millis(1));
             let position = chain::link(gateway_id, EPOCH, head, &entry);
             head = Head::after(&position);
             records.push(AuditRecord { position, entry });

@@ -5,13 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatepost::audit::chain::Head;
 use gatepost::audit::outbox::Reader;
 use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::pipeline::{Config, Pipeline, Probe, StopReport};
-use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Outcome, RequestId, Status};
+use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Outcome, RequestId, Status, Timestamp};
 use gatepost::audit::scribe::{ConfigSummary, Mode};
 use gatepost::audit::shipper::BatchLimits;
 use gatepost::audit::sink::postgres::{Options, PostgresSink};
+use gatepost::audit::verify::{self, Checker, Cursor, Expect, Heads, Origin, Report, Statements, TrailRecord};
 use gatepost::audit::{Audit, Timeouts, ring};
 use tempfile::TempDir;
 
@@ -226,6 +228,37 @@ pub async fn forgotten(rig: &Rig, probe: &Probe) {
         rig.generations().len() == 1 && stored_records(probe.reader()).is_empty()
     })
     .await;
+}
+
+/// What `gatepost audit verify` says about a trail of whole streams with these records.
+pub fn judged(records: &[AuditRecord]) -> Report {
+    let mut sorted: Vec<_> = records.iter().collect();
+    sorted.sort_by_key(|record| (record.position.epoch, record.position.seq));
+    let (mut statements, mut ends) = (Statements::default(), BTreeMap::new());
+    for record in &sorted {
+        statements.add(record);
+        ends.insert((record.position.gateway_id, record.position.epoch), Head::after(&record.position));
+    }
+    let options = verify::Options {
+        findings_max: 10,
+        now: Timestamp::now(),
+        settle: Duration::ZERO,
+        expect: Expect::new(false, false),
+        vouched: true,
+        replica: false,
+        live: None,
+    };
+    let mut checker = Checker::new(Origin::Postgres, options, statements, Heads::default());
+    for (stream, head) in ends {
+        checker.add_stream(stream);
+        checker.add_cursor(stream, Cursor { head, begun_at: None, delivered_at: None });
+    }
+    checker.begin();
+    for record in sorted {
+        let (position, content) = (record.position, Ok(record.entry.clone()));
+        checker.check(&TrailRecord { position, content, quarantined: false });
+    }
+    checker.finish()
 }
 
 /// Checks records that a sink or an outbox holds; returns them in their order.

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use crate::common::rng::Rng;
 use crate::fault_disk::copy_of;
-use crate::rig::{Rig, events, many, one, stop, verify_records};
+use crate::rig::{Rig, events, judged, many, one, stop, verify_records};
 use gatepost::audit::record::{AuditRecord, RequestId};
+use gatepost::audit::verify::UnprovenKind;
 
 /// Bits flipped, one a run. *Chosen*: about a third of a minute in a debug build; `ROT_SEEDS` asks for more.
 const SEEDS: u64 = 150;
@@ -62,9 +63,13 @@ async fn i4_a_flipped_bit_never_loses_a_record_silently() {
         assert_eq!((ended.lost, ended.delivered), (0, ended.last), "seed {seed}: all is delivered");
         let records = rig.sink.records();
         verify_records(&records);
+        let report = judged(&records);
+        assert_eq!(report.faults, [], "seed {seed}: genuine losses are never faults");
         let now = by_id(&records);
         let lost = stored.iter().filter(|record| now.get(&record.entry.call.request_id) != Some(record)).count();
         let told = gaps(&records);
+        let is_unproven = report.unproven.iter().any(|part| part.kind == UnprovenKind::LostContents);
+        assert_eq!(is_unproven, told > 0, "seed {seed}: {:?}", report.unproven);
         assert!(lost == 0 || told > 0, "seed {seed}: {lost} records are lost and nothing says so");
         if quarantined(&path) > 0 {
             noticed += 1;

@@ -153,3 +153,30 @@ async fn i8_secrets_of_the_configuration_count_as_changed_or_not() {
     assert_ne!(config["config_digest"], config["previous_config_digest"]);
     assert_ne!(config["file_digest"], config["previous_file_digest"]);
 }
+
+#[tokio::test]
+async fn a_trail_that_is_in_postgres_is_not_read_from_the_outbox_of_its_live_gateway() {
+    let database = Cluster::shared().create_database().await;
+    let mut setup = Setup::new();
+    setup.set("postgres.url", &database.url);
+    let gatepost = setup.start();
+    let dir = setup.audit_dir();
+    let dir = dir.to_str().unwrap();
+    let on_dir = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gatepost"));
+        let output = command.args(args).args(["--dir", dir]).current_dir(setup.work_dir()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    for command in [&["verify"][..], &["heads"], &["query"], &["tail"], &["show", "1/1"]] {
+        let (code, stdout, stderr) = on_dir(&[&["audit"], command].concat());
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{command:?}: {stderr}");
+        assert!(stderr.contains("delivers to Postgres") && stderr.contains("GATEPOST_POSTGRES_URL"), "{stderr}");
+    }
+    for command in [&["list"][..], &["verify"], &["export"], &["tail"]] {
+        let (code, _, stderr) = on_dir(&[&["outbox"], command].concat());
+        assert_eq!(code, Some(0), "{command:?}: {stderr}");
+        assert!(stderr.contains("delivered records are there, and this reads the others"), "{stderr}");
+    }
+    assert_eq!(gatepost.terminate(), Some(0));
+}

@@ -32,6 +32,7 @@ mod logins;
 mod metrics;
 mod outbox_cli;
 mod outbox_prune;
+mod outbox_verify;
 mod output;
 mod packaging;
 mod run;

@@ -198,9 +198,12 @@ fn an_export_cut_short_by_the_gateways_end_fails() {
     std::fs::write(dir.path().join("admin.token"), "a token").unwrap();
     let socket = std::os::unix::net::UnixListener::bind(dir.path().join("admin.sock")).unwrap();
     let gateway = std::thread::spawn(move || {
-        let (mut stream, _) = socket.accept().unwrap();
-        BufReader::new(stream.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
-        writeln!(stream, "{}", serde_json::to_string(&a_record()).unwrap()).unwrap();
+        // The first question is for the state of delivery.
+        for _ in 0..2 {
+            let (mut stream, _) = socket.accept().unwrap();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
+            writeln!(stream, "{}", serde_json::to_string(&a_record()).unwrap()).unwrap();
+        }
     });
     let output = Command::new(BINARY).args(["outbox", "export", "--dir"]).arg(dir.path()).output().unwrap();
     gateway.join().unwrap();

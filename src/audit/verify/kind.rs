@@ -72,6 +72,8 @@ kinds! {
         Live = "live",
         /// The tables are not those that Gatepost made.
         Table = "table",
+        /// A file of an outbox is damaged, missing or in the wrong place.
+        File = "file",
     }
 }
 

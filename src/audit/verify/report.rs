@@ -146,7 +146,9 @@ impl StreamReport {
 }
 
 impl Report {
-    pub(super) fn new(findings_max: usize) -> Self {
+    /// An empty report that lists at most so many faults, and as many unproven parts.
+    #[must_use]
+    pub fn new(findings_max: usize) -> Self {
         Self { findings_max, ..Self::default() }
     }
 

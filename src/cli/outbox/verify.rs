@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use anyhow::bail;
 
-use crate::audit::outbox::verify::{CheckedStream, OutboxVerification, TrailStart};
+use crate::audit::outbox::verify::{CheckedStream, LostPlaces, OutboxVerification, TrailStart};
+use crate::cli::exit::CommandError;
 use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::{json_lines, print};
 use crate::cli::table::table;
@@ -15,7 +16,15 @@ pub(super) async fn run(client: &OutboxClient, json: bool) -> anyhow::Result<()>
     let verified: OutboxVerification = client.one(&Question::Verify).await?;
     // The exit code has the verdict even if the report has no reader.
     let printed = print(&if json { json_lines(std::slice::from_ref(&verified))? } else { text(&verified) });
-    let Some(fault) = &verified.fault else { return Ok(printed?) };
+    let Some(fault) = &verified.fault else {
+        if verified.lost > 0 && printed.as_ref().is_ok() {
+            let lost = plural(verified.lost, "record");
+            return Err(
+                CommandError::NotProven(format!("no fault was found, but the contents of {lost} are lost")).into()
+            );
+        }
+        return Ok(printed?);
+    };
     let position = match (fault.epoch, fault.seq) {
         (None, _) => String::new(),
         (Some(epoch), None) => format!(", epoch {epoch}"),
@@ -40,7 +49,13 @@ fn text(verified: &OutboxVerification) -> String {
         writeln!(text, "the trail begins after {epoch}/{seq} ({hash}): {reason}").ok();
     }
     if verified.lost > 0 {
-        writeln!(text, "{} of them are gap records that replace lost ones", verified.lost).ok();
+        let places = |run: &LostPlaces| match (run.first, run.last) {
+            (first, last) if first == last => format!("{}/{first}", run.epoch),
+            (first, last) => format!("{}/{first} to {last}", run.epoch),
+        };
+        let listed: Vec<_> = verified.lost_runs.iter().map(places).collect();
+        let lost = plural(verified.lost, "record");
+        writeln!(text, "the contents of {lost} are lost, as gateway/damage says: {}", listed.join(", ")).ok();
     }
     if verified.open > 0 {
         let calls = plural(verified.open as u64, "open call");
