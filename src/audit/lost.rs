@@ -225,8 +225,8 @@ impl LostRuns {
         is_stand_in(record) && self.at(gateway_id, epoch, seq).any(|run| run.replaces(record))
     }
 
-    /// Returns true if the records before the stand-in `record` are bound to it: only a run whose `prev_hash` is not known
-    /// leaves open what was before its first record.
+    /// Returns true if the records before the stand-in `record` are bound to it: only a run whose `prev_hash` is not
+    /// known leaves open what was before its first record.
     #[must_use]
     pub fn binds(&self, record: &AuditRecord) -> bool {
         let StreamPosition { gateway_id, epoch, seq, .. } = record.position;
