@@ -225,6 +225,15 @@ impl LostRuns {
         is_stand_in(record) && self.at(gateway_id, epoch, seq).any(|run| run.replaces(record))
     }
 
+    /// Returns true if the records before the stand-in `record` are bound to it: only a run whose `prev_hash` is not
+    /// known leaves open what was before its first record.
+    #[must_use]
+    pub fn binds(&self, record: &AuditRecord) -> bool {
+        let StreamPosition { gateway_id, epoch, seq, .. } = record.position;
+        let is_bound = |run: &LostRun| seq != run.first || run.prev_hash.is_some();
+        self.at(gateway_id, epoch, seq).any(|run| run.replaces(record) && is_bound(run))
+    }
+
     /// Returns true if the place is in a run that leaves open what the hash of its record was.
     #[must_use]
     pub fn has_unknown_hash(&self, gateway_id: GatewayId, epoch: Epoch, seq: Seq) -> bool {
@@ -379,6 +388,7 @@ mod tests {
         let lost = of(&[unknown]);
         for prev_hash in [Digest::ZERO, Digest::of(b"any")] {
             let first = unknown.stand_in(GATEWAY, Seq(5), prev_hash);
+            assert!(!lost.binds(&first), "nothing says what was before it");
             let mut second = unknown.stand_in(GATEWAY, Seq(6), first.position.hash);
             assert!(lost.explains(&first) && lost.explains(&second));
             second.position.hash = Digest::of(b"chosen");

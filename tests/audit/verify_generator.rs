@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use gatepost::audit::chain::{self, Head};
 use gatepost::audit::record::column::{ColumnType, OwnedValue};
-use gatepost::audit::record::{AuditRecord, COLUMNS, RequestId, Seq, StreamPosition, Timestamp};
+use gatepost::audit::record::{
+    AuditRecord, COLUMNS, Call, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, StreamPosition, Timestamp,
+};
 use gatepost::audit::sink::Sink as _;
 use gatepost::audit::verify::{
     Checker, Cursor, Expect, FaultKind as Kind, HeadSource, Heads, Options, Origin, Place, Report, Statements,
@@ -25,6 +27,9 @@ use crate::rig::{Rig, call, delivered, many, ok, stop};
 
 /// Manipulations. *Chosen*: a second of work.
 const MANIPULATIONS: u64 = 2_000;
+
+/// The gateway id of the owner's decisions.
+const REGISTRAR: GatewayId = GatewayId(uuid::Uuid::from_u128(1));
 
 /// A trail in memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,6 +129,7 @@ impl Store {
 
     fn check(&self, heads: Heads, expect: Expect) -> Report {
         let mut statements = Statements::default();
+        statements.set_registrar(REGISTRAR);
         self.records.iter().for_each(|record| statements.add(record));
         let options = Options {
             findings_max: 1000,
@@ -335,4 +341,59 @@ async fn no_random_manipulation_passes_the_checks() {
     ];
     let never: Vec<_> = all.into_iter().filter(|kind| !found.contains(kind)).collect();
     assert!(never.is_empty(), "no manipulation is found by these checks: {never:?}");
+}
+
+impl Store {
+    /// Appends a decision to the registrar's stream.
+    fn accept(&mut self, kind: &str, (gateway, epoch): StreamId, seq: Seq) {
+        let details = json!({
+            "kind": kind, "gateway": gateway, "epoch": epoch, "first": seq, "last": seq, "reason": "known", "by": "ann",
+        });
+        let call = Call::new(RequestId::new(), "trail/accepted").with_details(&details.to_string());
+        let entry = Entry::new(call, Outcome::of(Status::Ok), Duration::ZERO);
+        let stream = (REGISTRAR, Epoch(1));
+        let head = self.cursors.get(&stream).copied().unwrap_or(Head::START);
+        self.records.push(AuditRecord { position: chain::link(REGISTRAR, Epoch(1), head, &entry), entry });
+        self.sort();
+        self.fit_cursor(stream);
+    }
+}
+
+#[tokio::test]
+async fn a_head_confirms_nothing_before_an_accepted_break() {
+    let store = Store::made().await;
+    let first = store.records.iter().find(|record| record.position.seq == Seq(4)).unwrap().position;
+    let stream = (first.gateway_id, first.epoch);
+    for kind in ["gap", "changed"] {
+        let mut broken = store.clone();
+        let at = broken.records.iter().position(|record| record.position == first).unwrap();
+        if kind == "gap" {
+            broken.records.remove(at);
+        } else {
+            broken.records[at].entry.call.client_subject = "eve".into();
+        }
+        // A decision that nobody confirmed excuses nothing.
+        let before = broken.heads();
+        broken.accept(kind, stream, first.seq);
+        assert_eq!(broken.check(before, Expect::OnlyHeads).verdict, Verdict::Faulty, "{kind}");
+        // Reviewed, and heads taken after it: the records before the break are not bound to any head.
+        let unbound = broken.check(broken.heads(), Expect::OnlyHeads);
+        let sentence =
+            |report: &Report| report.unproven.iter().any(|it| it.what.contains("before a break in the chain"));
+        assert!(unbound.verdict == Verdict::NotProven && sentence(&unbound), "{kind}: {unbound:#?}");
+        // `gatepost audit heads` also prints the record before the break.
+        let mut heads = broken.heads();
+        let last =
+            broken.records.iter().find(|it| in_stream(it, stream) && it.position.seq == Seq(3)).unwrap().position;
+        let (gateway, epoch) = stream;
+        let kept = StreamHead { gateway, epoch, seq: last.seq, hash: last.hash, time: Timestamp::now() };
+        heads.add(&kept, HeadSource::File);
+        let proven = broken.check(heads.clone(), Expect::OnlyHeads);
+        assert_eq!(proven.verdict, Verdict::Proven, "{kind}: {proven:#?}");
+        assert!(proven.decisions[0].confirmed && proven.decisions[0].excuses == 1);
+        // Then the records before the break are rewritten up to it.
+        broken.records.iter_mut().find(|it| in_stream(it, stream)).unwrap().entry.call.client_subject = "eve".into();
+        broken.rehash(stream, Seq(1), 3);
+        assert_eq!(broken.check(heads, Expect::OnlyHeads).verdict, Verdict::Faulty, "{kind}");
+    }
 }

@@ -3,8 +3,8 @@
 
 use std::sync::LazyLock;
 
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{ColumnIndex, Row};
 
 use crate::audit::record::column::{COLUMNS, Column, ColumnType, OwnedValue, Part};
 use crate::audit::record::{AuditRecord, Digest, Entry, StreamPosition, Timestamp};
@@ -12,7 +12,8 @@ use crate::audit::record::{AuditRecord, Digest, Entry, StreamPosition, Timestamp
 /// Microseconds from 1970 to 2000, the epoch of Postgres. *Spec*: `timestamptz` in Postgres's binary format.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-/// The columns that [`record`] reads, as a list for `SELECT`. A `json` is read as its text, which keeps every byte.
+/// The columns that [`record`] reads, as the beginning of a list for `SELECT`: they are read by their place in it. A
+/// `json` is read as its text, which keeps every byte.
 pub(super) static COLUMN_LIST: LazyLock<String> = LazyLock::new(|| {
     let text = |column: &Column| match column.column_type {
         ColumnType::Json => format!(r#""{0}"::text AS "{0}""#, column.name),
@@ -40,8 +41,8 @@ pub(super) fn entry(row: &PgRow) -> Result<Entry, sqlx::Error> {
 /// A record of which the columns of the chosen parts are those of `row`.
 fn read(row: &PgRow, is_read: impl Fn(Part) -> bool) -> Result<AuditRecord, sqlx::Error> {
     let mut record = AuditRecord::blank();
-    for column in COLUMNS.iter().filter(|column| is_read(column.part())) {
-        let value = value(row, column)?;
+    for (idx, column) in COLUMNS.iter().enumerate().filter(|(_, column)| is_read(column.part())) {
+        let value = value(row, idx, column.column_type)?;
         column.set(&mut record, value).ok_or_else(|| {
             let message = format!("the value of {} is unknown; a newer Gatepost wrote it", column.name);
             sqlx::Error::Decode(message.into())
@@ -50,15 +51,15 @@ fn read(row: &PgRow, is_read: impl Fn(Part) -> bool) -> Result<AuditRecord, sqlx
     Ok(record)
 }
 
-fn value(row: &PgRow, column: &Column) -> Result<OwnedValue, sqlx::Error> {
-    let name = column.name;
-    let value = match column.column_type {
-        ColumnType::Uuid => row.try_get::<Option<_>, _>(name)?.map(OwnedValue::Uuid),
-        ColumnType::Bigint => row.try_get::<Option<_>, _>(name)?.map(OwnedValue::Bigint),
-        ColumnType::Bytes32 => row.try_get::<Option<&[u8]>, _>(name)?.map(|bytes| OwnedValue::Bytes32(bytes32(bytes))),
-        ColumnType::Timestamptz => Some(OwnedValue::Timestamptz(timestamp(row, name)?)),
-        ColumnType::Text | ColumnType::Json => row.try_get::<Option<_>, _>(name)?.map(OwnedValue::Text),
-        ColumnType::Double => row.try_get::<Option<_>, _>(name)?.map(OwnedValue::Double),
+/// The value of the column at `idx`.
+fn value(row: &PgRow, idx: usize, column_type: ColumnType) -> Result<OwnedValue, sqlx::Error> {
+    let value = match column_type {
+        ColumnType::Uuid => row.try_get::<Option<_>, _>(idx)?.map(OwnedValue::Uuid),
+        ColumnType::Bigint => row.try_get::<Option<_>, _>(idx)?.map(OwnedValue::Bigint),
+        ColumnType::Bytes32 => row.try_get::<Option<&[u8]>, _>(idx)?.map(|bytes| OwnedValue::Bytes32(bytes32(bytes))),
+        ColumnType::Timestamptz => Some(OwnedValue::Timestamptz(timestamp(row, idx)?)),
+        ColumnType::Text | ColumnType::Json => row.try_get::<Option<_>, _>(idx)?.map(OwnedValue::Text),
+        ColumnType::Double => row.try_get::<Option<_>, _>(idx)?.map(OwnedValue::Double),
     };
     Ok(value.unwrap_or(OwnedValue::Null))
 }
@@ -69,8 +70,8 @@ fn bytes32(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// Decodes the binary format itself, because chrono panics at some values of Postgres, for example `infinity`.
-pub(super) fn timestamp(row: &PgRow, name: &str) -> Result<Timestamp, sqlx::Error> {
-    let bytes = row.try_get_raw(name)?.as_bytes().map_err(sqlx::Error::Decode)?;
+pub(super) fn timestamp(row: &PgRow, column: impl ColumnIndex<PgRow>) -> Result<Timestamp, sqlx::Error> {
+    let bytes = row.try_get_raw(column)?.as_bytes().map_err(sqlx::Error::Decode)?;
     let micros = bytes.try_into().map(i64::from_be_bytes);
     let micros = micros.map_err(|_| sqlx::Error::Decode("timestamp is not 8 bytes long".into()))?;
     Ok(Timestamp::from_micros(micros.saturating_add(POSTGRES_EPOCH_MICROS)))

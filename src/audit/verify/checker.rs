@@ -262,6 +262,7 @@ impl Checker {
             if self.statements.explains_loss(&stand_in) {
                 let what = "the contents are lost: the gateway's disk damaged them, as a damage record says";
                 self.report.unproven(UnprovenKind::LostContents, Place::at(position), what.to_owned());
+                current.is_broken = !self.statements.binds(&stand_in);
             } else {
                 let what = "says that the record here is lost, but no damage record names it: a record was replaced";
                 self.report.fault(FaultKind::Lost, Place::at(position), what.to_owned());

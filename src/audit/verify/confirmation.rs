@@ -65,8 +65,8 @@ impl Confirmation {
         }
     }
 
-    /// The next record is not linked to the ones before it, so that a head after it does not confirm these: a fault that
-    /// a decision may excuse.
+    /// The next record is not linked to the ones before it, so that a head after it does not confirm these: a fault
+    /// that a decision may excuse.
     pub(super) fn break_chain(&mut self, (gateway_id, epoch): StreamId, head: Seq) {
         let Some(current) = self.current.as_mut().filter(|current| current.gateway_id == gateway_id) else { return };
         if current.later > 0 {

@@ -192,6 +192,11 @@ impl Statements {
         self.lost.explains(record)
     }
 
+    /// Returns true if what is before the stand-in `record` is bound to it.
+    pub(super) fn binds(&self, record: &AuditRecord) -> bool {
+        self.lost.binds(record)
+    }
+
     pub(super) fn registrar(&self) -> Option<GatewayId> {
         self.registrar
     }
