@@ -339,25 +339,32 @@ impl Simulation {
             let seed = self.rng.any();
             self.disk = self.disk.crashed(Crash::Kill, seed);
         }
-        let left = self.left();
-        self.evidence().left = left;
+        match self.try_left() {
+            Ok(left) => self.evidence().left = left,
+            // A drive that lies about fsync can leave a file that nobody can open.
+            Err(error) => self.evidence().not_started.push(format!("read the outbox: {error}")),
+        }
     }
 
     /// What the outbox of a dead gateway holds and the sink does not have.
     pub fn left(&self) -> Vec<AuditRecord> {
-        let reader = Reader::offline(Arc::new(self.disk.clone()), &self.outbox_dir()).unwrap();
+        self.try_left().unwrap()
+    }
+
+    fn try_left(&self) -> Result<Vec<AuditRecord>, gatepost::audit::outbox::OutboxError> {
+        let reader = Reader::offline(Arc::new(self.disk.clone()), &self.outbox_dir())?;
         let (mut left, mut after) = (Vec::new(), None);
-        while let Some(epoch) = reader.next_epoch(after).unwrap() {
+        while let Some(epoch) = reader.next_epoch(after)? {
             let mut head = self.evidence().cursor(epoch);
             loop {
-                let batch = reader.read(epoch, head).unwrap();
+                let batch = reader.read(epoch, head)?;
                 let Some(last) = batch.last() else { break };
                 head = gatepost::audit::chain::Head::after(&last.position);
                 left.extend(batch);
             }
             after = Some(epoch);
         }
-        left
+        Ok(left)
     }
 }
 
