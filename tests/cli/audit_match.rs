@@ -139,7 +139,8 @@ impl Guesser {
         let salts = ["request_id", "gateway_id", "prev_hash", "salt_who", "salt_circumstances", "salt_content"];
         let salts = salts.iter().filter_map(|name| record[name].as_str().map(str::to_owned));
         let salts: Vec<Vec<u8>> = salts.flat_map(|text| [bytes(&text), Some(text.into_bytes())]).flatten().collect();
-        let derive = |key: &Vec<u8>| salts.iter().map(|salt| fast_hmac(key, salt).as_ref().to_vec()).collect::<Vec<_>>();
+        let derive =
+            |key: &Vec<u8>| salts.iter().map(|salt| fast_hmac(key, salt).as_ref().to_vec()).collect::<Vec<_>>();
         let derived = keys.iter().flat_map(derive).collect();
         Self { digests, keys: keys.into_iter().collect(), derived }
     }
