@@ -13,7 +13,7 @@ const SCHEMA: &str = "SELECT n.nspname::text FROM pg_catalog.pg_class c
     WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('audit_log')
     AND c.relpersistence OPERATOR(pg_catalog.<>) 't'";
 
-/// Ends with the error of Postgres if there are no tables, or they may not be read.
+/// Fails with the error of Postgres if there are no tables, or the login may not read them.
 const PROBE: &str = "SELECT FROM audit_log LIMIT 0";
 
 /// A transaction that reads, and the schema of the tables in it.
