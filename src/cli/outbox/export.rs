@@ -209,13 +209,14 @@ fn without_formulas(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// Returns true if a spreadsheet may take the text for a formula: it begins with one of `= + - @`, their full-width
-/// forms, tab or carriage return, also after quotes, spaces and characters without a glyph, which are dropped.
+/// Returns true if a spreadsheet may take the text for a formula: it begins with one of `= + - @ | %`, the full-width
+/// forms of the first four, tab or carriage return, also after quotes, spaces and characters without a glyph, which are
+/// dropped. `|` and `%` are not in OWASP's list; other exporters mark them too, and a mark costs nothing.
 fn is_formula(text: &str) -> bool {
     let begin = text.trim_start_matches(|c: char| {
         !matches!(c, '\t' | '\r' | '\n') && (c.is_whitespace() || is_hidden(c) || matches!(c, '"' | '\''))
     });
-    begin.starts_with(['=', '+', '-', '@', '\t', '\r', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}'])
+    begin.starts_with(['=', '+', '-', '@', '|', '%', '\t', '\r', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}'])
 }
 
 #[cfg(test)]
@@ -243,6 +244,8 @@ mod tests {
             ("+1", "\"'+1\""),
             ("-32602: bad", "\"'-32602: bad\""),
             ("@SUM(A1)", "\"'@SUM(A1)\""),
+            ("|calc", "\"'|calc\""),
+            ("%0A=1", "\"'%0A=1\""),
             ("\t=1", "\"'\t'=1\""),
             ("\r=1", "\"'\r'=1\""),
             ("\tx", "\"'\tx\""),
