@@ -8,9 +8,11 @@ mod delivery;
 mod error;
 pub mod fork;
 pub mod gateways;
+pub mod holds;
 mod migrations;
 pub mod registrar;
 pub mod requeue;
+pub mod retire;
 mod rights;
 mod rows;
 

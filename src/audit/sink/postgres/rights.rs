@@ -14,7 +14,7 @@ pub(super) async fn may_change_rows(connection: &mut PgConnection) -> Result<boo
             OR has_table_privilege(session_user, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
             OR has_any_column_privilege(session_user, c.oid, 'INSERT, UPDATE')), false)
         FROM unnest(ARRAY['audit_log', 'audit_stream', 'audit_quarantine', 'audit_gateway', 'audit_registrar',
-            'audit_foreign']) AS t(name)
+            'audit_foreign', 'audit_policy']) AS t(name)
         CROSS JOIN LATERAL (SELECT to_regclass(t.name)::oid UNION ALL
             SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = to_regclass(t.name)) AS named(oid)
         JOIN pg_class c ON c.oid = named.oid";
