@@ -13,6 +13,7 @@
 
 #[path = "../common"]
 mod common {
+    pub mod checked;
     pub mod command;
     pub mod postgres;
     pub mod postgres_control;
