@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::row;
 use crate::audit::codec;
 use crate::audit::lost::{DAMAGE_METHOD, LostRuns};
+use crate::audit::sql;
 
 static DAMAGE_RECORDS: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -26,7 +27,7 @@ static DAMAGE_RECORDS: LazyLock<String> = LazyLock::new(|| {
 /// Any error of Postgres.
 pub async fn lost_runs(connection: &mut PgConnection, gateway_id: Option<Uuid>) -> Result<LostRuns, sqlx::Error> {
     let mut lost = LostRuns::default();
-    let mut rows = sqlx::query(DAMAGE_RECORDS.as_str()).bind(gateway_id).fetch(&mut *connection);
+    let mut rows = sql::query(DAMAGE_RECORDS.as_str()).bind(gateway_id).fetch(&mut *connection);
     while let Some(row) = rows.try_next().await? {
         if let Ok(record) = row::record(&row) {
             lost.add_record(&record);
@@ -34,7 +35,7 @@ pub async fn lost_runs(connection: &mut PgConnection, gateway_id: Option<Uuid>) 
     }
     drop(rows);
     let frames = "SELECT frame FROM audit_quarantine WHERE $1::uuid IS NULL OR gateway_id = $1";
-    let mut rows = sqlx::query(frames).bind(gateway_id).fetch(&mut *connection);
+    let mut rows = sql::query(frames).bind(gateway_id).fetch(&mut *connection);
     while let Some(row) = rows.try_next().await? {
         if let Ok((record, _)) = codec::decode_record(row.try_get(0)?) {
             lost.add_record(&record);
