@@ -1,5 +1,6 @@
 //! Queries on the trail in Postgres, and the filter that also applies to the outbox.
 
+mod export;
 mod filter;
 mod lost;
 mod reading;
@@ -10,6 +11,7 @@ mod tables;
 mod verify;
 mod windows;
 
+pub use export::{Exported, Pager};
 pub use filter::{Filter, LIMIT_MAX, PageKey, RESULT_BYTES_MAX, WhoMatch, matched_by};
 pub use lost::lost_runs;
 pub use select::{delivered_positions, quarantined, query, remedy};

@@ -34,6 +34,13 @@ pub async fn query(connection: &mut PgConnection, filter: &Filter) -> Result<Vec
 
 async fn select(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<AuditRecord>, sqlx::Error> {
     let mut reading = Reading::begin(connection).await?;
+    let records = select_in(&mut reading, filter).await?;
+    reading.end().await?;
+    Ok(records)
+}
+
+/// The same in a transaction that was begun.
+pub(super) async fn select_in(reading: &mut Reading<'_>, filter: &Filter) -> Result<Vec<AuditRecord>, sqlx::Error> {
     let mut sql: QueryBuilder<Postgres> = QueryBuilder::new(format!(
         "SELECT {} FROM {} WHERE true",
         row::COLUMN_LIST.as_str(),
@@ -57,7 +64,6 @@ async fn select(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<Au
         records.push(record);
     }
     drop(rows);
-    reading.end().await?;
     if filter.after.is_none() {
         records.reverse();
     }
