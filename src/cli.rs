@@ -7,10 +7,12 @@
 mod audit;
 mod config_check;
 mod configuration;
+mod csv;
 mod database;
 mod digest_key;
 mod example_backend;
 mod exit;
+mod export_dir;
 mod filter_args;
 mod gateway_error;
 mod gateway_process;

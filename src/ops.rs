@@ -6,6 +6,7 @@ pub mod alarm;
 pub mod background;
 pub mod columns;
 pub mod console;
+pub mod export_line;
 pub(crate) mod format;
 pub mod health;
 pub mod hosts;

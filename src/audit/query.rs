@@ -1,6 +1,7 @@
 //! Queries on the trail in Postgres, and the filter that also applies to the outbox.
 
 mod copied;
+mod export;
 mod filter;
 mod reading;
 mod row;
@@ -11,6 +12,7 @@ mod tables;
 mod verify;
 mod windows;
 
+pub use export::{Exported, Pager};
 pub use filter::{Filter, LIMIT_MAX, PageKey, RESULT_BYTES_MAX, WhoMatch, matched_by};
 pub use select::{delivered_positions, quarantined, query, remedy};
 pub use snapshot::TrailSnapshot;

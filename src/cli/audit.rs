@@ -3,6 +3,7 @@
 mod accept;
 mod decision_args;
 mod decisions;
+mod export;
 mod gateways;
 mod heads;
 mod journal;
@@ -14,6 +15,7 @@ mod resolve_fork;
 mod show;
 mod tail;
 mod verify;
+mod verify_export;
 
 use clap::Subcommand;
 
@@ -39,6 +41,10 @@ enum Command {
     Show(show::Args),
     /// Print the newest records, and with --follow each new one
     Tail(tail::Args),
+    /// Write all records that match, without a limit, to standard output or into a directory
+    Export(export::Args),
+    /// Check an export in a directory: the sums of its files, and the hashes and links of its records
+    VerifyExport(verify_export::Args),
     /// Compare arguments or an answer with the digests of a record; the exit code is 1 if they differ
     Match(match_text::Args),
     /// Accept the definitions of tools of backends that have a file of pins
@@ -63,6 +69,8 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         Command::Query(args) => query::run(&config, args, json).await,
         Command::Show(args) => show::run(&config, args, json).await,
         Command::Tail(args) => tail::run(&config, args, json).await,
+        Command::Export(args) => export::run(&config, args, json).await,
+        Command::VerifyExport(args) => verify_export::run(args, json),
         Command::Match(args) => match_text::run(&config, args, json).await,
         Command::Pins(pins) => pins::run(&config, args.global.config(), pins).await,
         Command::Accept(args) => accept::run(&config, args, json).await,

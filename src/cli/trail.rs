@@ -42,6 +42,11 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Trail> {
     Ok(Trail::open(postgres.as_ref(), outbox).await?)
 }
 
+/// True if a live gateway can be asked to record reads. A directory that cannot be entered belongs to another user's.
+pub(super) fn has_gateway(config: &Config) -> bool {
+    lock::holder(&config.audit.dir).ok().flatten().is_some()
+}
+
 /// Has the live gateway of `audit.dir` record the read before anything is shown. Without a live gateway the read cannot
 /// be recorded, since a reader of Postgres cannot write records and only a gateway extends a stream. A line on standard
 /// error then says so.
@@ -56,8 +61,7 @@ pub(super) async fn record_read(
     rows: u64,
 ) -> anyhow::Result<()> {
     let dir = &config.audit.dir;
-    // A directory that cannot be entered belongs to another user's gateway.
-    if lock::holder(dir).ok().flatten().is_none() {
+    if !has_gateway(config) {
         print_error(&format!("this read is not recorded: no live gateway in {} (--dir) can be asked", dir.display()));
         return Ok(());
     }

@@ -44,6 +44,8 @@ pub enum ReadCommand {
     Heads,
     /// A check of the whole trail.
     Verify,
+    /// An export: one record when it begins, with no rows, and one at its end.
+    Export,
 }
 
 /// A store that the trail is read from.
@@ -105,5 +107,6 @@ mod tests {
         assert_eq!(serde_json::from_value::<TrailRead>(json).unwrap(), read);
         let words = [ReadCommand::Query, ReadCommand::Show, ReadCommand::Tail, ReadCommand::Heads, ReadCommand::Verify];
         assert_eq!(json!(words), json!(["query", "show", "tail", "heads", "verify"]));
+        assert_eq!(json!(ReadCommand::Export), json!("export"));
     }
 }

@@ -14,12 +14,14 @@ mod common {
     pub mod asking_backend;
     pub mod command;
     pub mod gatepost;
+    pub mod made_stream;
     pub mod mcp;
     pub mod postgres;
     pub mod process;
     pub mod wait;
 }
 
+mod audit_export;
 mod audit_match;
 mod audit_read;
 mod audit_verify;

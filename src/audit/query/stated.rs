@@ -10,6 +10,7 @@ use super::row;
 use crate::audit::codec;
 use crate::audit::lost::{DAMAGE_METHOD, LostRuns};
 use crate::audit::record::AuditRecord;
+use crate::audit::sql;
 
 /// The losses that damage records name: those of one gateway, or all. A row that cannot be read, or does not match its
 /// hash, says nothing.
@@ -36,16 +37,16 @@ pub(super) async fn each_with(
     let methods = methods.iter().map(|method| format!("'{method}'")).collect::<Vec<_>>().join(", ");
     let columns = row::COLUMN_LIST.as_str();
     let of_gateway = "($1::uuid IS NULL OR gateway_id = $1)";
-    let sql = reading.sql(&format!("SELECT {columns} FROM {{log}} WHERE method IN ({methods}) AND {of_gateway}"));
-    let mut rows = sqlx::query(sql).bind(gateway_id).fetch(&mut *reading.transaction);
+    let statement = reading.sql(&format!("SELECT {columns} FROM {{log}} WHERE method IN ({methods}) AND {of_gateway}"));
+    let mut rows = sql::query(statement).bind(gateway_id).fetch(&mut *reading.transaction);
     while let Some(row) = rows.try_next().await? {
         if let Ok(record) = row::record(&row) {
             use_record(&record);
         }
     }
     drop(rows);
-    let sql = reading.sql(&format!("SELECT frame FROM {{quarantine}} WHERE {of_gateway}"));
-    let mut rows = sqlx::query(sql).bind(gateway_id).fetch(&mut *reading.transaction);
+    let statement = reading.sql(&format!("SELECT frame FROM {{quarantine}} WHERE {of_gateway}"));
+    let mut rows = sql::query(statement).bind(gateway_id).fetch(&mut *reading.transaction);
     while let Some(row) = rows.try_next().await? {
         if let Ok((record, _)) = codec::decode_record(row.try_get(0)?) {
             use_record(&record);

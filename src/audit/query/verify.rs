@@ -20,6 +20,7 @@ use super::windows::windows;
 use crate::audit::codec;
 use crate::audit::record::column::{COLUMNS, Column, Part};
 use crate::audit::record::{AuditRecord, Entry, GatewayId, StreamPosition};
+use crate::audit::sql;
 use crate::audit::verify::{Checker, Cursor, Heads, Options, Origin, Place, Report, StreamId, TrailRecord, Window};
 
 /// Most records in a batch for the hashing thread. *Chosen*: hashing so many costs far more than passing a batch on.
@@ -160,7 +161,7 @@ impl TrailSnapshot<'_> {
         let settings = "SET LOCAL enable_sort = on; SET LOCAL enable_hashjoin = on";
         sqlx::raw_sql(settings).execute(&mut *self.reading.transaction).await?;
         let sql = self.reading.sql(REPEATED);
-        let query = sqlx::query(sql).bind(i64::try_from(limit).unwrap_or(i64::MAX)).bind(gateways).bind(ids);
+        let query = sql::query(sql).bind(i64::try_from(limit).unwrap_or(i64::MAX)).bind(gateways).bind(ids);
         for row in query.fetch_all(&mut *self.reading.transaction).await? {
             let (gateway, id): (Uuid, Uuid) = (row.try_get(0)?, row.try_get(1)?);
             let [epoch, seq, last_epoch, last_seq, count] =
