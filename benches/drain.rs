@@ -78,7 +78,7 @@ fn options(database: &Database) -> Options {
 }
 
 async fn connect(database: &Database) -> PgConnection {
-    postgres::connect(&postgres::connect_options(&options(database)).unwrap()).await.unwrap()
+    postgres::connect(&options(database)).await.unwrap()
 }
 
 async fn empty_table(connection: &mut PgConnection) {

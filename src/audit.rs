@@ -24,6 +24,7 @@ pub mod ring;
 pub mod scribe;
 pub mod shipper;
 pub mod sink;
+mod sql;
 mod sync;
 pub mod verify;
 

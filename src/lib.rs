@@ -63,8 +63,8 @@
 //! [`gateway::dispatch`], where a call enters the pipeline. `main.rs` only starts the command line.
 //!
 //! Imports go one way: `audit` never names `gateway`; `ring` and `outbox` never name each other; SQL is in
-//! `audit::sink` and `audit::query` only; redb is in `audit::outbox` only; bincode in `audit::codec`, backoff in
-//! `retry`.
+//! `audit::sink`, `audit::query` and `audit::sql` only; redb is in `audit::outbox` only; bincode in `audit::codec`,
+//! backoff in `retry`.
 
 pub mod accept;
 pub mod audit;
@@ -80,6 +80,7 @@ pub mod gateway;
 pub mod log;
 pub mod mcp;
 pub mod ops;
+pub mod postgres_url;
 pub mod rbac;
 pub mod retry;
 pub mod upstream;

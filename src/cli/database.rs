@@ -61,5 +61,5 @@ fn not_set(consequence: &str) -> anyhow::Error {
 /// # Errors
 /// The database cannot be reached.
 pub(super) async fn connect(options: &Options) -> anyhow::Result<postgres::Connection> {
-    Ok(postgres::connect(&postgres::connect_options(options)?).await?)
+    Ok(postgres::connect(options).await?)
 }

@@ -3,6 +3,8 @@
 use toml::{Table, Value};
 use url::Url;
 
+use crate::postgres_url::PostgresUrl;
+
 /// Parts of the names of environment variables whose values are secrets.
 const SECRET_NAMES: [&str; 7] = ["TOKEN", "SECRET", "KEY", "PASS", "CREDENTIAL", "COOKIE", "DSN"];
 
@@ -12,10 +14,15 @@ pub(super) fn has_secret(file: &Table) -> bool {
     let text = |section: &str, key: &str| file.get(section)?.as_table()?.get(key)?.as_str();
     let backends = file.get("backends").and_then(Value::as_table).into_iter().flat_map(Table::values);
     let variables = backends.filter_map(|backend| backend.as_table()?.get("env")?.as_table()).flatten();
-    ["url", "reader_url"].iter().any(|key| text("postgres", key).is_some_and(has_password))
+    ["url", "reader_url"].iter().any(|key| text("postgres", key).is_some_and(has_login_password))
         || text("alarms", "webhook_url").is_some()
         || text("telemetry", "otlp_endpoint").is_some_and(has_password)
         || variables.into_iter().any(|(name, value)| is_secret(name, value))
+}
+
+/// A URL that cannot be read may contain one.
+fn has_login_password(url: &str) -> bool {
+    PostgresUrl::parse(url).map_or(true, |url| url.password.is_some())
 }
 
 fn has_password(text: &str) -> bool {

@@ -82,10 +82,7 @@ impl<O: OutboxAccess> TrailReader<O> {
     /// Postgres cannot be reached.
     pub async fn open(postgres: Option<&postgres::Options>, outbox: O) -> Result<Self, TrailError> {
         Ok(match postgres {
-            Some(options) => {
-                let options = postgres::connect_options(options)?;
-                Self::Postgres(Box::new(postgres::connect(&options).await?))
-            }
+            Some(options) => Self::Postgres(Box::new(postgres::connect(options).await?)),
             None => Self::Outbox(outbox),
         })
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
+use crate::postgres_url::PostgresUrl;
 
 /// The outbox directory, and the files with secrets: the configuration, keys, tokens and credentials. All paths are
 /// absolute; the files need not exist.
@@ -44,12 +45,12 @@ impl OwnFiles {
 #[must_use]
 pub fn postgres_files(config: &Config) -> Vec<PathBuf> {
     let urls = [&config.postgres.url, &config.postgres.reader_url].into_iter().flatten();
-    let urls: Vec<_> = urls.filter_map(|url| url::Url::parse(url).ok()).collect();
+    let urls: Vec<_> = urls.filter_map(|url| PostgresUrl::parse(url).ok()).collect();
     if urls.is_empty() {
         return Vec::new();
     }
-    let parameters = urls.iter().flat_map(url::Url::query_pairs).filter(|(name, _)| name == "sslkey");
-    let mut keys: Vec<_> = parameters.map(|(_, path)| PathBuf::from(&*path)).collect();
+    let named = urls.iter().filter_map(|url| url.ssl_client.as_ref());
+    let mut keys: Vec<_> = named.map(|(_, key)| key.clone()).collect();
     if keys.len() < urls.len() {
         keys.extend(variable("PGSSLKEY"));
     }

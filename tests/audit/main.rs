@@ -13,7 +13,9 @@
 
 #[path = "../common"]
 mod common {
+    pub mod checked;
     pub mod command;
+    pub mod pgbouncer;
     pub mod postgres;
     pub mod postgres_control;
     pub mod process;
@@ -27,6 +29,7 @@ mod audit_cli;
 mod audit_verify;
 mod cancel;
 mod columns;
+mod connections;
 mod damage;
 mod fault_disk;
 mod fault_proxy;
@@ -40,6 +43,7 @@ mod outbox_requeue;
 mod outbox_verify;
 mod pipeline;
 mod poison;
+mod poolers;
 mod postgres_tls;
 mod proxy;
 mod prune;

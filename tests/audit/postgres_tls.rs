@@ -27,7 +27,11 @@ fn certificate(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (St
 
 /// Prepares the schema and reads a cursor over a connection with these settings.
 async fn connects(url: &str, mode: &str, root: &Path) -> Result<Seq, SinkError> {
-    let url = format!("{url}?sslmode={mode}&sslrootcert={}", root.display());
+    connects_with(&format!("{url}?sslmode={mode}&sslrootcert={}", root.display())).await
+}
+
+async fn connects_with(url: &str) -> Result<Seq, SinkError> {
+    let url = url.to_owned();
     let mut sink = PostgresSink::new(&Options {
         url,
         password_file: None,
@@ -54,11 +58,21 @@ async fn each_sslmode_verifies_what_it_promises() {
     for mode in ["require", "verify-ca", "verify-full"] {
         assert_eq!(connects(&url, mode, &root).await.unwrap(), Seq::ZERO, "{mode}");
     }
-    for (mode, root) in [("verify-ca", &other_root), ("verify-full", &other_root), ("disable", &root)] {
+    // An authority that is named is there to be used, also in the mode that does not demand one.
+    let refused =
+        [("require", &other_root), ("verify-ca", &other_root), ("verify-full", &other_root), ("disable", &root)];
+    for (mode, root) in refused {
         let error = connects(&url, mode, root).await.unwrap_err();
-        // It may be mended on either side at any time: records wait, and it is tried again.
-        assert_ne!(error.class, ErrorClass::Row, "{mode}: {error}");
+        assert_eq!(error.class, ErrorClass::Operator, "{mode}: {error}");
         assert!(error.to_string().contains("connect"), "{mode}: {error}");
+    }
+    for mode in ["require", "prefer", "allow"] {
+        assert_eq!(connects_with(&format!("{url}?sslmode={mode}")).await.unwrap(), Seq::ZERO, "{mode}");
+    }
+    for (root, reason) in [("/nowhere/root.pem", "sslrootcert"), ("system", "certificate")] {
+        let error = connects(&url, "verify-full", Path::new(root)).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Operator, "{root}: {error}");
+        assert!(error.to_string().contains(reason), "{root}: {error}");
     }
 
     // A certificate for another name is good enough for verify-ca, and not for verify-full.
@@ -69,6 +83,31 @@ async fn each_sslmode_verifies_what_it_promises() {
     assert!(connects(&url, "verify-ca", &root).await.is_ok());
     let error = connects(&url, "verify-full", &root).await.unwrap_err();
     assert!(error.to_string().to_lowercase().contains("certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn certificate_of_old_form_works_in_the_modes_that_do_not_verify() {
+    let cluster = Cluster::start();
+    let url = cluster.create_database().await.url;
+    let certificate = include_str!("../fixtures/x509_v1_certificate.pem");
+    demand_tls(&cluster, certificate, include_str!("../fixtures/x509_v1_private.pem")).await;
+    for mode in ["require", "prefer"] {
+        assert_eq!(connects_with(&format!("{url}?sslmode={mode}")).await.unwrap(), Seq::ZERO, "{mode}");
+    }
+    for mode in ["verify-ca", "verify-full"] {
+        let error = connects_with(&format!("{url}?sslmode={mode}&sslrootcert=system")).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Operator, "{mode}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn server_that_offers_no_tls_is_a_case_for_an_operator() {
+    let url = Cluster::shared().create_database().await.url;
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let error = connects_with(&format!("{url}?sslmode={mode}")).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Operator, "{mode}: {error}");
+        assert!(error.message.contains("does not offer TLS") && error.message.contains(mode), "{error}");
+    }
 }
 
 /// Serves TLS with this certificate and key, in PEM, and takes no TCP connection without it.

@@ -258,10 +258,15 @@ fn template() -> PathBuf {
 fn as_server_user(program: &str) -> Command {
     let mut command = Command::new(binary(program));
     command.current_dir("/tmp").env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
+    run_as_server_user(&mut command);
+    command
+}
+
+/// Makes `command` run as the user that the server runs as.
+pub fn run_as_server_user(command: &mut Command) {
     if let Some((uid, gid)) = server_user() {
         command.uid(uid).gid(gid);
     }
-    command
 }
 
 /// Gives `dir` to the user that the server runs as.

@@ -39,10 +39,13 @@ const GATEWAY_FOLDERS: [&str; 6] = ["listener", "dispatch", "answer", "call", "s
 /// A crate and the only modules that may name it.
 const ONLY_IN: [(&str, &[&str]); 4] = [
     ("redb", &["audit::outbox"]),
-    ("sqlx", &["audit::sink", "audit::query"]),
+    ("sqlx", &["audit::sink", "audit::query", "audit::sql"]),
     ("bincode", &["audit::codec"]),
     ("backoff", &["retry"]),
 ];
+
+/// The one module that makes statements, which are unnamed there: a pooler would mix up named ones of several clients.
+const STATEMENTS: &str = "audit::sql";
 
 /// How a string literal begins that is a statement of SQL.
 const SQL: [&str; 8] =
@@ -170,6 +173,11 @@ fn crates_stay_in_their_modules(sources: &[Source]) -> Vec<String> {
                 wrong.push(format!("{}: names {name}, which only {homes:?} may", source.path));
             }
         }
+        let code = source.tested_code();
+        let makes_statement = ["sqlx::query(", "sqlx::query_as", "sqlx::query_scalar", "sqlx::query_with"];
+        if module != STATEMENTS && makes_statement.iter().any(|call| code.text.contains(call)) {
+            wrong.push(format!("{}: makes a statement by sqlx, which only {STATEMENTS} may", source.path));
+        }
         let sql = |text: &String| SQL.iter().any(|begin| text.trim_start().starts_with(begin));
         let homes = ONLY_IN[1].1;
         if let Some(text) = source.tested_code().strings.iter().find(|text| sql(text))
@@ -271,9 +279,10 @@ fn redb_sql_bincode_and_backoff_are_each_named_in_one_place() {
         Source::new("src/cli/audit.rs", "const Q: &str = \"\n  SELECT * FROM audit_log\";"),
         Source::new("src/audit/outbox/generation.rs", "use redb::Database; // sqlx"),
         Source::new("src/audit/query.rs", "use sqlx::PgPool; const Q: &str = r#\"SELECT 1\"#;"),
+        Source::new("src/audit/query/row.rs", "async fn f() { sqlx::query(q); sqlx::raw_sql(q); }"),
         Source::new("src/config.rs", "const HELP: &str = \"redb and sqlx, as in SELECT 1\";"),
         Source::new("src/upstream/link.rs", "fn f() { let mut backoff = POLICY.backoff(); g(backoff.next()); }"),
         Source::new("src/upstream/poll.rs", "fn f() { backoff::ExponentialBackoff::default(); }"),
     ];
-    assert_eq!(crates_stay_in_their_modules(&fake).len(), 4, "{:#?}", crates_stay_in_their_modules(&fake));
+    assert_eq!(crates_stay_in_their_modules(&fake).len(), 6, "{:#?}", crates_stay_in_their_modules(&fake));
 }

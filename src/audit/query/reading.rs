@@ -3,12 +3,15 @@
 use sqlx::postgres::{PgConnection, PgTransaction};
 use sqlx::{AssertSqlSafe, Connection, Row};
 
+use crate::audit::sql;
+
 /// `repeatable read`: all rows are from one moment, whatever is delivered meanwhile. Without row security, Postgres
 /// refuses a query whose result a policy would change, instead of showing a part of the trail.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off";
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY NOT DEFERRABLE; SET LOCAL row_security = off";
 
-/// The schema whose `audit_log` the connection would use, if that is not a temporary table.
-const SCHEMA: &str = "SELECT n.nspname::text FROM pg_catalog.pg_class c
+/// The schema whose `audit_log` the connection would use, if that is not a temporary table, and the schemas that it
+/// searches, without Postgres's own.
+const SCHEMA: &str = "SELECT n.nspname::text, pg_catalog.current_schemas(false)::text[] FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
     WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('audit_log')
     AND c.relpersistence OPERATOR(pg_catalog.<>) 't'";
@@ -20,22 +23,25 @@ const PROBE: &str = "SELECT FROM audit_log LIMIT 0";
 pub(super) struct Reading<'c> {
     pub(super) transaction: PgTransaction<'c>,
     pub(super) schema: String,
+    /// The schemas that this role's connections search.
+    pub(super) search_path: Vec<String>,
 }
 
 impl<'c> Reading<'c> {
     /// Begins it, and finds the tables. From then on, names mean what they mean in Postgres itself, and tables need
     /// [`Reading::table`].
     pub(super) async fn begin(connection: &'c mut PgConnection) -> Result<Self, sqlx::Error> {
-        let mut transaction = connection.begin_with(BEGIN).await?;
-        sqlx::query(PROBE).execute(&mut *transaction).await?;
-        let row = sqlx::query(SCHEMA).fetch_optional(&mut *transaction).await?;
-        let schema = match row {
-            Some(row) => row.try_get(0)?,
+        let begin = format!("{BEGIN}; {}", sql::settings(sql::READ_TIMEOUT));
+        let mut transaction = connection.begin_with(AssertSqlSafe(begin)).await?;
+        sql::query(PROBE).execute(&mut *transaction).await?;
+        let row = sql::query(SCHEMA).fetch_optional(&mut *transaction).await?;
+        let (schema, search) = match row {
+            Some(row) => (row.try_get(0)?, row.try_get(1)?),
             None => return Err(sqlx::Error::Protocol("audit_log is a temporary table of this session".to_owned())),
         };
         let search_path = "SET LOCAL search_path = pg_catalog, pg_temp";
         sqlx::raw_sql(search_path).execute(&mut *transaction).await?;
-        Ok(Self { transaction, schema })
+        Ok(Self { transaction, schema, search_path: search })
     }
 
     /// The qualified name of a table of the trail.

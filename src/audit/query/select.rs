@@ -10,6 +10,7 @@ use super::reading::Reading;
 use super::row;
 use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Digest, Timestamp};
+use crate::audit::sql;
 use crate::audit::verify::ID_SLACK;
 
 /// The newest matching records in `audit_log`, oldest first. Fewer than the limit if they exceed [`RESULT_BYTES_MAX`].
@@ -52,7 +53,7 @@ pub(super) async fn select_in(reading: &mut Reading<'_>, filter: &Filter) -> Res
     });
     sql.push_bind(i64::try_from(filter.limit()).unwrap_or(i64::MAX));
     let (mut records, mut bytes) = (Vec::new(), 0);
-    let mut rows = sql.build().fetch(&mut *reading.transaction);
+    let mut rows = sql.build().persistent(false).fetch(&mut *reading.transaction);
     while let Some(row) = rows.try_next().await? {
         let record = row::record(&row)?;
         // I6: a result is bounded by count and by bytes; it has at least one record.
@@ -171,7 +172,7 @@ pub async fn delivered_positions(
         "SELECT gateway_id, epoch, delivered_seq FROM {stream}
         WHERE $1 OR delivered_at > now() - interval '5 minutes' ORDER BY gateway_id, epoch",
     );
-    let rows: Vec<(Uuid, i64, i64)> = sqlx::query_as(sql).bind(all).fetch_all(&mut *reading.transaction).await?;
+    let rows: Vec<(Uuid, i64, i64)> = sql::query_as(sql).bind(all).fetch_all(&mut *reading.transaction).await?;
     reading.end().await?;
     Ok(rows.into_iter().map(|(id, epoch, seq)| (id, epoch.cast_unsigned(), seq.cast_unsigned())).collect())
 }
@@ -182,8 +183,8 @@ pub async fn delivered_positions(
 /// As for [`query`].
 pub async fn kept_policy(connection: &mut PgConnection, digest: Digest) -> Result<Option<String>, sqlx::Error> {
     let mut reading = Reading::begin(connection).await?;
-    let sql = reading.sql("SELECT policy FROM {policy} WHERE policy_digest = $1");
-    let query = sqlx::query_scalar(sql).bind(digest.0.to_vec());
+    let text = reading.sql("SELECT policy FROM {policy} WHERE policy_digest = $1");
+    let query = sql::query_scalar(text).bind(digest.0.to_vec());
     let text = query.fetch_optional(&mut *reading.transaction).await?;
     reading.end().await?;
     Ok(text)
@@ -204,7 +205,7 @@ pub async fn quarantined(
         AND ($4 IS NULL OR gateway_id = $4) ORDER BY gateway_id, epoch, seq LIMIT 10",
     );
     let bigint = |count: Option<u64>| count.map(|count| i64::try_from(count).unwrap_or(i64::MAX));
-    let query = sqlx::query_as(sql).bind(filter.request_id).bind(bigint(filter.epoch)).bind(bigint(filter.seq));
+    let query = sql::query_as(sql).bind(filter.request_id).bind(bigint(filter.epoch)).bind(bigint(filter.seq));
     let rows: Vec<(Vec<u8>, String)> = query.bind(filter.gateway_id).fetch_all(&mut *reading.transaction).await?;
     reading.end().await?;
     let decode = |(frame, reason): (Vec<u8>, String)| {
@@ -230,7 +231,7 @@ pub fn remedy(error: &sqlx::Error) -> Option<&'static str> {
         "42501" => {
             "this login cannot read the trail: set postgres.reader_url to one that is a member of gatepost_reader"
         }
-        "57014" => "the query took longer than postgres.statement_timeout: narrow it, for example with --since",
+        "57014" => "the query took longer than half a minute: narrow it, for example with --since",
         _ => return None,
     })
 }

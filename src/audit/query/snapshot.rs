@@ -7,10 +7,11 @@ use sqlx::postgres::{PgConnection, PgRow};
 
 use super::reading::{Reading, bigint};
 use super::row;
+use super::stated::each_with;
 use super::tables::{TableFindings, check_tables};
 use crate::audit::chain::Head;
-use crate::audit::codec;
-use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq, Timestamp};
+use crate::audit::record::{Epoch, GatewayId, Seq, Timestamp};
+use crate::audit::sql;
 use crate::audit::verify::{
     Cursor, Place, STATEMENT_METHODS, Selection, Source, Statements, StreamHead, StreamId, UnprovenKind,
 };
@@ -19,9 +20,6 @@ use crate::audit::verify::{
 /// none of them.
 const SETTINGS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL enable_sort = off; SET LOCAL enable_hashjoin = off; \
     SET LOCAL jit = off";
-
-/// The schemas that the connection searches, without Postgres's own.
-const SEARCH_PATH: &str = "SELECT pg_catalog.current_schemas(false)::text[]";
 
 const SOURCE: &str = "SELECT now(), current_database()::text, session_user::text, current_user::text,
         host(inet_server_addr()), inet_server_port(), current_setting('server_version'), pg_current_snapshot()::text,
@@ -61,20 +59,19 @@ impl<'c> TrailSnapshot<'c> {
     /// # Errors
     /// Any error of Postgres; see [`super::remedy`].
     pub async fn begin(connection: &'c mut PgConnection, selection: Selection) -> Result<Self, sqlx::Error> {
-        let search_path: Vec<String> = sqlx::query_scalar(SEARCH_PATH).fetch_one(&mut *connection).await?;
         let mut reading = Reading::begin(connection).await?;
         sqlx::raw_sql(SETTINGS).execute(&mut *reading.transaction).await?;
         let source = source(&mut reading, selection).await?;
-        let tables = check_tables(&mut reading, &search_path).await?;
+        let tables = check_tables(&mut reading).await?;
         let (mut cursors, mut streams) = (BTreeMap::new(), BTreeSet::new());
         let sql = reading.sql(CURSORS);
-        for row in sqlx::query(sql).fetch_all(&mut *reading.transaction).await? {
+        for row in sql::query(sql).fetch_all(&mut *reading.transaction).await? {
             if let Some((stream, cursor)) = cursor(&row)? {
                 cursors.insert(stream, cursor);
             }
         }
         let sql = reading.sql(STREAMS);
-        for row in sqlx::query(sql).fetch_all(&mut *reading.transaction).await? {
+        for row in sql::query(sql).fetch_all(&mut *reading.transaction).await? {
             streams.extend(stream(&row)?);
         }
         Ok(Self { reading, source, tables, cursors, streams })
@@ -122,7 +119,7 @@ impl<'c> TrailSnapshot<'c> {
                 UNION ALL SELECT seq, hash FROM {quarantine} WHERE gateway_id = $1 AND epoch = $2 AND seq = $3 LIMIT 1",
             );
             let before = bigint(first.0.saturating_sub(1));
-            let query = sqlx::query(sql).bind(gateway.0).bind(bigint(epoch.0)).bind(before);
+            let query = sql::query(sql).bind(gateway.0).bind(bigint(epoch.0)).bind(before);
             if let Some(row) = query.fetch_optional(&mut *self.reading.transaction).await? {
                 let (seq, hash) = (Seq(row.try_get::<i64, _>(0)?.cast_unsigned()), row::digest(row.try_get(1)?));
                 heads.push(StreamHead { gateway, epoch, seq, hash, time: self.source.checked_at });
@@ -135,13 +132,13 @@ impl<'c> TrailSnapshot<'c> {
     pub(super) async fn statements(&mut self) -> Result<Statements, sqlx::Error> {
         let mut statements = Statements::default();
         let registrar = self.reading.table("audit_registrar");
-        let exists: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        let exists: bool = sql::query_scalar("SELECT to_regclass($1) IS NOT NULL")
             .bind(&registrar)
             .fetch_one(&mut *self.reading.transaction)
             .await?;
         if exists {
             let sql = sqlx::AssertSqlSafe(format!("SELECT gateway_id FROM {registrar}"));
-            let ids: Vec<uuid::Uuid> = sqlx::query_scalar(sql).fetch_all(&mut *self.reading.transaction).await?;
+            let ids: Vec<uuid::Uuid> = sql::query_scalar(sql).fetch_all(&mut *self.reading.transaction).await?;
             if let [id] = ids[..] {
                 statements.set_registrar(GatewayId(id));
             } else {
@@ -149,26 +146,8 @@ impl<'c> TrailSnapshot<'c> {
                 self.tables.unproven.push((UnprovenKind::Shadow, Place::ALL, what));
             }
         }
-        let methods = STATEMENT_METHODS.map(|method| format!("'{method}'")).join(", ");
-        let columns = row::COLUMN_LIST.as_str();
-        // The index `audit_log_statements` has these rows.
-        let sql = self.reading.sql(&format!("SELECT {columns} FROM {{log}} WHERE method IN ({methods})"));
-        let mut rows = sqlx::query(sql).fetch(&mut *self.reading.transaction);
-        while let Some(row) = futures_util::TryStreamExt::try_next(&mut rows).await? {
-            // What cannot be read is reported when the walk passes it.
-            if let Ok(record) = row::record(&row) {
-                statements.add(&record);
-            }
-        }
-        drop(rows);
-        let sql = self.reading.sql("SELECT frame FROM {quarantine}");
-        let mut rows = sqlx::query(sql).fetch(&mut *self.reading.transaction);
-        while let Some(row) = futures_util::TryStreamExt::try_next(&mut rows).await? {
-            if let Ok((record, _)) = codec::decode_record(row.try_get(0)?) {
-                statements.add(&record as &AuditRecord);
-            }
-        }
-        drop(rows);
+        // What cannot be read is reported when the walk passes it.
+        each_with(&mut self.reading, &STATEMENT_METHODS, None, |record| statements.add(record)).await?;
         Ok(statements)
     }
 
@@ -190,7 +169,7 @@ impl<'c> TrailSnapshot<'c> {
             UNION ALL SELECT seq, prev_hash, hash FROM {quarantine}
             WHERE gateway_id = $1 AND epoch = $2 AND seq > $3 AND seq <= $4 ORDER BY seq",
         );
-        let query = sqlx::query(sql).bind(stream.0.0).bind(bigint(stream.1.0));
+        let query = sql::query(sql).bind(stream.0.0).bind(bigint(stream.1.0));
         let query = query.bind(bigint(cursor.seq.0)).bind(bigint(head.seq.0));
         let mut rows = query.fetch(&mut *reading.transaction);
         let mut at = cursor;
@@ -217,7 +196,7 @@ impl<'c> TrailSnapshot<'c> {
 
 async fn source(reading: &mut Reading<'_>, selection: Selection) -> Result<Source, sqlx::Error> {
     let log = reading.table("audit_log");
-    let row = sqlx::query(SOURCE).bind(log).fetch_one(&mut *reading.transaction).await?;
+    let row = sql::query(SOURCE).bind(log).fetch_one(&mut *reading.transaction).await?;
     let (session, current): (String, String) = (row.try_get(2)?, row.try_get(3)?);
     let (address, port): (Option<String>, Option<i32>) = (row.try_get(4)?, row.try_get(5)?);
     let server = match (address, port) {

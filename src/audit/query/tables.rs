@@ -7,6 +7,7 @@ use sqlx::Row;
 
 use super::reading::Reading;
 use crate::audit::record::column::{COLUMNS, ColumnType};
+use crate::audit::sql;
 use crate::audit::verify::{FaultKind, Place, UnprovenKind};
 
 /// The tables of the trail, and the kind of relation that each is.
@@ -59,21 +60,18 @@ impl TableFindings {
     }
 }
 
-/// Checks the tables. `search_path` are the schemas that this role's connections search.
-pub(super) async fn check_tables(
-    reading: &mut Reading<'_>,
-    search_path: &[String],
-) -> Result<TableFindings, sqlx::Error> {
+/// Checks the tables.
+pub(super) async fn check_tables(reading: &mut Reading<'_>) -> Result<TableFindings, sqlx::Error> {
     let mut found = TableFindings::default();
     relations(reading, &mut found).await?;
     columns(reading, &mut found).await?;
-    namesakes(reading, search_path, &mut found).await?;
+    namesakes(reading, &mut found).await?;
     Ok(found)
 }
 
 async fn relations(reading: &mut Reading<'_>, found: &mut TableFindings) -> Result<(), sqlx::Error> {
     let names: Vec<&str> = TABLES.iter().map(|(name, _)| *name).collect();
-    let query = sqlx::query(RELATIONS).bind(&reading.schema).bind(names);
+    let query = sql::query(RELATIONS).bind(&reading.schema).bind(names);
     let mut missing: BTreeMap<&str, &str> = TABLES.into_iter().collect();
     for row in query.fetch_all(&mut *reading.transaction).await? {
         let (root, name, kind): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get("relkind")?);
@@ -116,11 +114,14 @@ async fn relations(reading: &mut Reading<'_>, found: &mut TableFindings) -> Resu
 
 async fn columns(reading: &mut Reading<'_>, found: &mut TableFindings) -> Result<(), sqlx::Error> {
     let rows: Vec<(String, String, bool)> =
-        sqlx::query_as(COLUMN_TYPES).bind(&reading.schema).fetch_all(&mut *reading.transaction).await?;
+        sql::query_as(COLUMN_TYPES).bind(&reading.schema).fetch_all(&mut *reading.transaction).await?;
     for column in COLUMNS {
         let expected = type_name(column.column_type);
         match rows.iter().find(|(name, _, _)| name == column.name) {
-            None => found.fault(format!("audit_log has no column {}", column.name)),
+            None => {
+                let what = format!("audit_log has no column {}: nothing can be checked", column.name);
+                return Err(sqlx::Error::Protocol(what));
+            }
             Some((name, actual, _)) if actual != expected => {
                 found.fault(format!("audit_log.{name} is of type {actual}, not {expected}"));
             }
@@ -135,13 +136,9 @@ async fn columns(reading: &mut Reading<'_>, found: &mut TableFindings) -> Result
     Ok(())
 }
 
-async fn namesakes(
-    reading: &mut Reading<'_>,
-    search_path: &[String],
-    found: &mut TableFindings,
-) -> Result<(), sqlx::Error> {
+async fn namesakes(reading: &mut Reading<'_>, found: &mut TableFindings) -> Result<(), sqlx::Error> {
     let names: Vec<&str> = TABLES.iter().map(|(name, _)| *name).collect();
-    let query = sqlx::query(NAMESAKES).bind(&reading.schema).bind(names).bind(search_path);
+    let query = sql::query(NAMESAKES).bind(&reading.schema).bind(names).bind(&reading.search_path);
     for row in query.fetch_all(&mut *reading.transaction).await? {
         let (schema, name, kind): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let (is_visible, is_same_schema): (bool, bool) = (row.try_get(3)?, row.try_get(4)?);

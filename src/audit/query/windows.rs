@@ -8,6 +8,7 @@ use sqlx::Row;
 use super::reading::bigint;
 use super::snapshot::TrailSnapshot;
 use crate::audit::record::{Epoch, GatewayId, Seq, Timestamp};
+use crate::audit::sql;
 use crate::audit::verify::{StreamId, Window};
 
 /// The first and the last seq of each stream within times.
@@ -79,7 +80,7 @@ async fn by_time(snapshot: &mut TrailSnapshot<'_>) -> Result<Vec<(StreamId, Seq,
         selection.since.unwrap_or(Timestamp::from_micros(i64::MIN)),
         selection.until.unwrap_or(Timestamp::from_micros(i64::MAX)),
     ];
-    let query = sqlx::query(sql).bind(since.to_datetime()).bind(until.to_datetime());
+    let query = sql::query(sql).bind(since.to_datetime()).bind(until.to_datetime());
     let query =
         query.bind(selection.gateway.map(|gateway| gateway.0)).bind(selection.epoch.map(|epoch| bigint(epoch.0)));
     let rows = query.fetch_all(&mut *snapshot.reading.transaction).await?;
@@ -93,7 +94,7 @@ async fn by_time(snapshot: &mut TrailSnapshot<'_>) -> Result<Vec<(StreamId, Seq,
 
 async fn last_seq(snapshot: &mut TrailSnapshot<'_>, (gateway_id, epoch): StreamId) -> Result<Seq, sqlx::Error> {
     let sql = snapshot.reading.sql(LAST);
-    let query = sqlx::query_scalar(sql).bind(gateway_id.0).bind(bigint(epoch.0));
+    let query = sql::query_scalar(sql).bind(gateway_id.0).bind(bigint(epoch.0));
     let last: Option<i64> = query.fetch_one(&mut *snapshot.reading.transaction).await?;
     Ok(Seq(last.and_then(|last| u64::try_from(last).ok()).unwrap_or(0)))
 }

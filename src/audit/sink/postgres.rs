@@ -1,9 +1,10 @@
 //! The Postgres sink: one function call per batch, which moves the stream's cursor and inserts the rows, or does
-//! neither.
+//! neither. It works behind a pooler that runs each transaction over another connection.
 //!
 //! The gateway's login may execute the functions of `migrations/0001_audit.sql` and nothing else.
 
 mod connection;
+mod database_state;
 mod delivery;
 mod error;
 pub mod fork;
@@ -11,11 +12,13 @@ pub mod gateways;
 pub mod holds;
 mod migrations;
 pub mod registrar;
+mod relay;
 pub mod requeue;
 pub mod retire;
-mod rights;
 mod rows;
+mod tls;
+mod transaction;
 
-pub use connection::{Connection, Options, connect, connect_options};
+pub use connection::{Connection, Options, connect};
 pub use delivery::PostgresSink;
 pub use migrations::migrate;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::decision_args::{DecisionArgs, append_entry, commit, with_remedy};
 use super::journal::Journal;
 use crate::audit::record::{AuditRecord, Entry, GatewayId, Seq, Timestamp};
-use crate::audit::sink::postgres::holds::{Hold, Lifted, holds};
+use crate::audit::sink::postgres::holds::{Hold, Lifted, holds, locked_holds};
 use crate::audit::sink::postgres::registrar::{HOLD, LIFTED, LockedRegistrar, entry, registrar_id};
 use crate::cli::database;
 use crate::cli::output::{json_line, print};
@@ -110,8 +110,7 @@ async fn record(
     let mut registrar = LockedRegistrar::lock(&mut connection).await.map_err(with_remedy)?;
     journal.check(&registrar)?;
     if let Some(number) = lifted {
-        let id = registrar.gateway_id();
-        let known = holds(registrar.connection(), id).await.map_err(with_remedy)?;
+        let known = locked_holds(&mut registrar).await.map_err(with_remedy)?;
         anyhow::ensure!(known.contains_key(&number), "there is no hold {number}: see gatepost audit hold list");
     }
     let record: AuditRecord = append_entry(&mut registrar, &mut journal, entry).await?;

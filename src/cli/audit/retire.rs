@@ -15,7 +15,7 @@ use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, StreamPosition
 use crate::audit::retired::{RETIRED_METHOD, Retired, Retirement};
 use crate::audit::sink::SinkError;
 use crate::audit::sink::postgres::Connection;
-use crate::audit::sink::postgres::holds::holds;
+use crate::audit::sink::postgres::holds::locked_holds;
 use crate::audit::sink::postgres::registrar::{Decision, LockedRegistrar, accepted, entry, registrar_id};
 use crate::audit::sink::postgres::retire::{Removal, first_kept_epoch, hash_at, is_busy, keep_policies, server_time};
 use crate::audit::verify::StreamHead;
@@ -156,8 +156,7 @@ async fn cut(connection: &mut Connection, args: &Args) -> anyhow::Result<Month> 
 }
 
 async fn check_holds(registrar: &mut LockedRegistrar<'_>, cut: Month) -> anyhow::Result<()> {
-    let id = registrar.gateway_id();
-    let in_force = holds(registrar.connection(), id).await.map_err(with_remedy)?;
+    let in_force = locked_holds(registrar).await.map_err(with_remedy)?;
     let Some((number, hold)) = in_force.iter().find(|(_, hold)| hold.overlaps(cut.begin())) else { return Ok(()) };
     let since = hold.since.map_or_else(|| "the beginning".to_owned(), |since| since.to_string());
     let until = hold.until.map_or_else(|| "its end".to_owned(), |until| until.to_string());

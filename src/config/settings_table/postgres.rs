@@ -10,8 +10,8 @@ pub(super) const POSTGRES: &[SettingSpec] = &[
         "postgres.url",
         ValueType::PostgresUrl,
         Unset,
-        "The database to which records are delivered; use `sslmode=verify-full` over a network. Unset: they stay in \
-         the outbox. If it contains a password, set it by `GATEPOST_POSTGRES_URL`.",
+        "The database to which records are delivered. Hosts other than this machine have to prove who they are \
+         (`sslmode=verify-full`) unless it names another `sslmode`. Unset: records stay in the outbox. If it contains a password, set it by `GATEPOST_POSTGRES_URL`.",
     ),
     setting(
         "postgres.password_file",

@@ -4,18 +4,21 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::query::Query;
 use sqlx::{Postgres, Row};
 
-use super::connection::{Options, REPLY_GRACE, connect, connect_options};
+use super::connection::{Options, REPLY_GRACE, connect, parse_url};
+use super::database_state::DatabaseState;
 use super::error::{driver_error, timed_out};
 use super::migrations::{check_version, migrate};
-use super::rights::may_change_rows;
 use super::rows::{bigint, call_with_batch, insert};
+use super::transaction::{begin, check_durable, commit, roll_back};
 use crate::audit::chain::Head;
 use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
 use crate::audit::sink::interface::{CursorUpdate, Sink, SinkError};
 use crate::audit::sink::sqlstate::ErrorClass;
+use crate::audit::sql;
 
 /// Months for which partitions are created ahead, including the current one. *Chosen*: they are created daily, so a few
 /// months allow for a long outage of the database.
@@ -28,27 +31,40 @@ const PARTITION_MONTHS: i32 = 4;
 ///
 /// If a trigger of the operator silently keeps rows out, the function fails with 23000 and the counts, and nothing
 /// takes effect. The rows are then found and quarantined like refused ones; they never count as delivered.
-pub(super) static DELIVER: LazyLock<String> = LazyLock::new(|| call_with_batch("gatepost_deliver"));
+///
+/// The last two columns are those of [`sql::DURABILITY`], read in the transaction that is then committed.
+pub(super) static DELIVER: LazyLock<String> =
+    LazyLock::new(|| format!("{}, {}", call_with_batch("gatepost_deliver"), sql::DURABILITY));
 
 /// Inserts one record and rolls it back.
 static DRY_RUN: LazyLock<String> = LazyLock::new(|| call_with_batch("gatepost_dry_run"));
 
 /// Like [`DELIVER`], for one record that goes to `audit_quarantine`.
-const QUARANTINE: &str = "SELECT gatepost_quarantine($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+static QUARANTINE: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT gatepost_quarantine($1, $2, $3, $4, $5, $6, $7, $8, $9), {}", sql::DURABILITY));
 
 /// The SQLSTATE of a gateway that the owner of the tables has not registered. *Spec*: `migrations/0001_audit.sql`.
 const NOT_REGISTERED: &str = "GP001";
+
+/// The effect of a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// Records are delivered: the commit has to be durable, see [`sql::DURABILITY`].
+    Delivery,
+    /// Nothing that has to be there after a crash of the server.
+    None,
+}
 
 /// Delivers to Postgres over one connection, which is opened at its first use.
 #[derive(Debug)]
 pub struct PostgresSink {
     options: Options,
-    /// Taken out while a statement runs, and put back if it succeeded or failed with class `Row`. After any other
+    /// Taken out while a transaction runs, and put back if it succeeded or was rolled back for a row. After any other
     /// error, or if the future was dropped, the connection is closed, because its reply may still arrive.
     connection: Option<PgConnection>,
     reply_timeout: Duration,
-    /// True once the login's rights were checked.
-    rights_checked: bool,
+    /// True once the operator was told of what weakens the trail without stopping delivery.
+    weaknesses_told: bool,
 }
 
 impl PostgresSink {
@@ -57,16 +73,37 @@ impl PostgresSink {
     /// # Errors
     /// The URL is not a Postgres URL.
     pub fn new(options: &Options) -> Result<Self, SinkError> {
-        connect_options(&Options { password_file: None, ..options.clone() })?;
+        parse_url(options)?;
         let reply_timeout = options.statement_timeout + REPLY_GRACE;
-        Ok(Self { options: options.clone(), connection: None, reply_timeout, rights_checked: false })
+        Ok(Self { options: options.clone(), connection: None, reply_timeout, weaknesses_told: false })
     }
 
     async fn take_connection(&mut self) -> Result<PgConnection, SinkError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => connect(&connect_options(&self.options)?).await,
+            None => connect(&self.options).await,
         }
+    }
+
+    /// A connection on which a transaction was begun.
+    async fn begin(&mut self) -> Result<PgConnection, SinkError> {
+        if let Some(mut connection) = self.connection.take() {
+            // A server, a pooler or a firewall may have closed it while it was idle. Nothing was sent yet, so an error
+            // says nothing about the server: a new connection does.
+            match self.begin_on(&mut connection).await {
+                Ok(()) => return Ok(connection),
+                Err(error) => tracing::debug!(%error, "the idle connection to Postgres was closed; connecting anew"),
+            }
+        }
+        let mut connection = connect(&self.options).await?;
+        self.begin_on(&mut connection).await?;
+        Ok(connection)
+    }
+
+    async fn begin_on(&self, connection: &mut PgConnection) -> Result<(), SinkError> {
+        let begun = begin(connection, self.options.statement_timeout);
+        let operation = "begin a transaction";
+        tokio::time::timeout(self.reply_timeout, begun).await.unwrap_or_else(|_| Err(self.late(operation)))
     }
 
     /// The error for an operator if the schema is missing or older than this program.
@@ -78,21 +115,17 @@ impl PostgresSink {
         Ok(complete)
     }
 
-    /// Warns once if the login can do more to the trail than deliver.
-    async fn check_rights(&mut self) -> Result<(), SinkError> {
-        if self.rights_checked {
-            return Ok(());
-        }
-        let mut connection = self.take_connection().await?;
-        let checked = tokio::time::timeout(self.reply_timeout, may_change_rows(&mut connection)).await;
-        if checked.unwrap_or_else(|_| Err(self.late("read the login's rights")))? {
-            tracing::warn!(
-                "the login of postgres.url owns tables of the trail or may change their rows, and so may anyone with \
-                 its password; use a login that is only a member of gatepost_writer (docs/security.md)"
-            );
-        }
-        self.rights_checked = true;
+    /// Fails if tables would lose their rows in a crash of the server. Warns once of what else weakens the trail.
+    async fn check_database(&mut self) -> Result<(), SinkError> {
+        let mut connection = self.begin().await?;
+        let checked = tokio::time::timeout(self.reply_timeout, DatabaseState::read(&mut connection)).await;
+        let state = checked.unwrap_or_else(|_| Err(self.late("look at the database")))?;
+        roll_back(&mut connection).await?;
         self.connection = Some(connection);
+        state.check_tables()?;
+        if !std::mem::replace(&mut self.weaknesses_told, true) {
+            state.warn();
+        }
         Ok(())
     }
 
@@ -100,33 +133,43 @@ impl PostgresSink {
         timed_out(operation, self.reply_timeout, ErrorClass::TooMuch)
     }
 
+    /// Runs one statement in a transaction of its own, which is committed if that is as durable as `effect` needs.
     async fn fetch(
         &mut self,
         operation: &'static str,
-        statement: sqlx::query::Query<'_, Postgres, PgArguments>,
+        statement: Query<'_, Postgres, PgArguments>,
+        effect: Effect,
     ) -> Result<PgRow, SinkError> {
-        let mut connection = self.take_connection().await?;
-        let result = self.with_timeout(operation, statement.fetch_one(&mut connection)).await;
-        self.return_connection(connection, result)
-    }
-
-    async fn with_timeout<T>(
-        &self,
-        operation: &'static str,
-        reply: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, SinkError> {
-        match tokio::time::timeout(self.reply_timeout, reply).await {
-            Ok(result) => result.map_err(|error| driver_error(operation, &error)),
+        let mut connection = self.begin().await?;
+        let ran = async {
+            let row = statement.fetch_one(&mut connection).await.map_err(|error| driver_error(operation, &error))?;
+            if effect == Effect::Delivery {
+                check_durable(operation, &row)?;
+            }
+            commit(&mut connection).await?;
+            Ok(row)
+        };
+        let result = match tokio::time::timeout(self.reply_timeout, ran).await {
+            Ok(result) => result,
             Err(_) => Err(self.late(operation)),
-        }
-    }
-
-    fn return_connection<T>(&mut self, connection: PgConnection, result: Result<T, SinkError>) -> Result<T, SinkError> {
-        if result.as_ref().map_or_else(|error| error.class == ErrorClass::Row, |_| true) {
-            self.connection = Some(connection);
+        };
+        match &result {
+            Ok(_) => self.connection = Some(connection),
+            Err(error) if error.class == ErrorClass::Row => {
+                let rolled_back = tokio::time::timeout(self.reply_timeout, roll_back(&mut connection)).await;
+                self.connection = rolled_back.is_ok_and(|result| result.is_ok()).then_some(connection);
+            }
+            Err(_) => {}
         }
         result
     }
+}
+
+/// The error of a migration, with what to do if this login may not make the schema.
+fn needs_the_owner(error: SinkError) -> SinkError {
+    let advice = "the schema is missing or not complete: run gatepost migrate with the owner's login, and set \
+                  postgres.migrate = false here if this one may not";
+    SinkError { message: format!("{}; {advice}", error.message), ..error }
 }
 
 impl Sink for PostgresSink {
@@ -137,16 +180,17 @@ impl Sink for PostgresSink {
                 return Err(error);
             }
             let mut connection = self.take_connection().await?;
-            // After an error the connection still has the lock of the migrations, so it is closed.
             match tokio::time::timeout(self.reply_timeout, migrate(&mut connection)).await {
+                Ok(Err(error)) if error.class == ErrorClass::Operator => return Err(needs_the_owner(error)),
                 Ok(result) => result?,
                 Err(_) => return Err(timed_out("migrate", self.reply_timeout, ErrorClass::Transient)),
             };
             self.connection = Some(connection);
         }
-        self.check_rights().await?;
-        let partitions = sqlx::query("SELECT gatepost_make_partitions($1, now(), $2)");
-        match self.fetch("make partitions", partitions.bind(gateway_id.0).bind(PARTITION_MONTHS)).await {
+        self.check_database().await?;
+        let partitions = sql::query("SELECT gatepost_make_partitions($1, now(), $2)");
+        let partitions = partitions.bind(gateway_id.0).bind(PARTITION_MONTHS);
+        match self.fetch("make partitions", partitions, Effect::None).await {
             Err(error) if matches!(error.sqlstate.as_deref(), Some(NOT_REGISTERED)) => Err(error),
             // A record without a monthly partition goes to the default partition, so a missing one does not block
             // delivery. 57014 and 55P03 are the server's own time limits, reached if the default partition is large.
@@ -163,8 +207,8 @@ impl Sink for PostgresSink {
 
     async fn cursor(&mut self, gateway_id: GatewayId, epoch: Epoch) -> Result<Head, SinkError> {
         let operation = "read the cursor";
-        let open = sqlx::query("SELECT seq, hash FROM gatepost_open_stream($1, $2)");
-        let row = self.fetch(operation, open.bind(gateway_id.0).bind(bigint(epoch.0))).await?;
+        let open = sql::query("SELECT seq, hash FROM gatepost_open_stream($1, $2)");
+        let row = self.fetch(operation, open.bind(gateway_id.0).bind(bigint(epoch.0)), Effect::None).await?;
         let seq: i64 = row.try_get(0).map_err(|error| driver_error(operation, &error))?;
         let hash: Vec<u8> = row.try_get(1).map_err(|error| driver_error(operation, &error))?;
         let hash = hash.try_into().map_or(Digest::ZERO, Digest);
@@ -175,12 +219,12 @@ impl Sink for PostgresSink {
         let Some(first) = batch.first() else { return Ok(CursorUpdate::Moved) };
         // I5: the function changes cursor and rows in one transaction.
         let statement = insert(&DELIVER, first.as_ref().position, batch);
-        self.fetch("deliver", statement).await.and_then(|row| cursor_update("deliver", &row))
+        self.fetch("deliver", statement, Effect::Delivery).await.and_then(|row| cursor_update("deliver", &row))
     }
 
     async fn dry_run(&mut self, record: &AuditRecord) -> Result<(), SinkError> {
         let batch = [record];
-        self.fetch("dry run", insert(&DRY_RUN, record.position, &batch)).await.map(|_| ())
+        self.fetch("dry run", insert(&DRY_RUN, record.position, &batch), Effect::None).await.map(|_| ())
     }
 
     async fn quarantine(&mut self, record: &AuditRecord, reason: &SinkError) -> Result<CursorUpdate, SinkError> {
@@ -192,7 +236,7 @@ impl Sink for PostgresSink {
             sqlstate: None,
             message: error.to_string(),
         })?;
-        let statement = sqlx::query(QUARANTINE)
+        let statement = sql::query(QUARANTINE.as_str())
             .bind(position.gateway_id.0)
             .bind(bigint(position.epoch.0))
             .bind(bigint(position.seq.0))
@@ -202,7 +246,7 @@ impl Sink for PostgresSink {
             .bind(frame)
             .bind(reason.sqlstate.clone())
             .bind(reason.message.replace('\0', "\u{fffd}"));
-        self.fetch("quarantine", statement).await.and_then(|row| cursor_update("quarantine", &row))
+        self.fetch("quarantine", statement, Effect::Delivery).await.and_then(|row| cursor_update("quarantine", &row))
     }
 }
 

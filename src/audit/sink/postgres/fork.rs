@@ -13,6 +13,7 @@ use crate::audit::outbox_head::OutboxHead;
 use crate::audit::record::{Digest, Epoch, GatewayId, Seq};
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sink::sqlstate::ErrorClass;
+use crate::audit::sql;
 
 /// The changes that ended a fork.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub async fn resolve(connection: &mut PgConnection, gateway: &OutboxHead) -> Res
     let set = "INSERT INTO audit_stream (gateway_id, epoch, delivered_seq, head_hash) VALUES ($1, $2, $3, $4)
         ON CONFLICT (gateway_id, epoch) DO UPDATE
         SET delivered_seq = excluded.delivered_seq, head_hash = excluded.head_hash";
-    let set = sqlx::query(set).bind(stream.0.0).bind(bigint(stream.1.0)).bind(bigint(cursor.seq.0));
+    let set = sql::query(set).bind(stream.0.0).bind(bigint(stream.1.0)).bind(bigint(cursor.seq.0));
     set.bind(cursor.hash.0.to_vec()).execute(connection).await.map_err(fault)?;
     Ok(Some(Resolution { moved, missing, before, cursor }))
 }
@@ -65,7 +66,7 @@ pub async fn resolve(connection: &mut PgConnection, gateway: &OutboxHead) -> Res
 /// Checks that nothing was delivered after the gateway was asked: the gateway may have written it.
 async fn check_age(connection: &mut PgConnection, gateway: &OutboxHead) -> Result<(), SinkError> {
     let sql = "SELECT EXISTS (SELECT FROM audit_stream WHERE gateway_id = $1 AND epoch = $2 AND delivered_at > $3)";
-    let query = sqlx::query_scalar(sql).bind(gateway.gateway.0).bind(bigint(gateway.epoch.0));
+    let query = sql::query_scalar(sql).bind(gateway.gateway.0).bind(bigint(gateway.epoch.0));
     let is_older: bool = query.bind(gateway.time.to_datetime()).fetch_one(connection).await.map_err(fault)?;
     if !is_older {
         return Ok(());
@@ -101,7 +102,7 @@ async fn rows_at(
     let sql = "SELECT seq, hash FROM audit_log WHERE gateway_id = $1 AND epoch = $2 AND seq = ANY ($3)
         UNION SELECT seq, hash FROM audit_quarantine WHERE gateway_id = $1 AND epoch = $2 AND seq = ANY ($3)";
     let seqs: Vec<_> = known.keys().map(|seq| bigint(seq.0)).collect();
-    let rows = sqlx::query(sql).bind(stream.0.0).bind(bigint(stream.1.0)).bind(seqs).fetch_all(connection).await;
+    let rows = sql::query(sql).bind(stream.0.0).bind(bigint(stream.1.0)).bind(seqs).fetch_all(connection).await;
     let rows = rows.map_err(fault)?;
     rows.iter().map(|row| head(row).map(|head| (head.seq, head.hash))).collect::<Result<_, _>>().map_err(fault)
 }
@@ -148,7 +149,7 @@ async fn move_foreign(
                 SELECT m.gateway_id, m.epoch, m.seq, m.hash, '{table}', row_to_json(m) FROM moved m RETURNING seq
             ) SELECT min(seq), max(seq), count(*) FROM kept"
         );
-        let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(stream.0.0).bind(bigint(stream.1.0));
+        let query = sql::query_as(sqlx::AssertSqlSafe(sql)).bind(stream.0.0).bind(bigint(stream.1.0));
         let query = query.bind(bigint(cursor.seq.0)).bind(&seqs).bind(&hashes);
         let (first, last, count): (Option<i64>, Option<i64>, i64) =
             query.fetch_one(&mut *connection).await.map_err(fault)?;

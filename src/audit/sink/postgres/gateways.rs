@@ -5,8 +5,10 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::error::driver_error;
+use super::transaction::{read_transaction, transaction};
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sink::sqlstate::ErrorClass;
+use crate::audit::sql;
 
 /// The logins that may register a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +43,11 @@ pub async fn set_registration(connection: &mut PgConnection, registration: Regis
         Registration::Owner => "owner",
         Registration::First => "first",
     };
-    let update = sqlx::query("UPDATE audit_registrar SET registration = $1").bind(word);
-    let done = update.execute(connection).await;
-    done.map(|_| ()).map_err(|error| driver_error("set who may register a gateway", &error))
+    let fault = |error| driver_error("set who may register a gateway", &error);
+    let mut transaction = transaction(connection, sql::OWNER_TIMEOUT).await?;
+    let update = sql::query("UPDATE audit_registrar SET registration = $1").bind(word);
+    update.execute(&mut *transaction).await.map_err(fault)?;
+    transaction.commit().await.map_err(fault)
 }
 
 /// Registers a gateway, or changes its role if `replace` is true.
@@ -62,8 +66,9 @@ pub async fn register(
     let refused = |message| SinkError { operation, class: ErrorClass::Operator, sqlstate: None, message };
     let found = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1),
         EXISTS (SELECT FROM audit_registrar WHERE gateway_id = $2)";
+    let mut transaction = transaction(connection, sql::OWNER_TIMEOUT).await?;
     let found: (bool, bool) =
-        sqlx::query_as(found).bind(role).bind(gateway_id).fetch_one(&mut *connection).await.map_err(fault)?;
+        sql::query_as(found).bind(role).bind(gateway_id).fetch_one(&mut *transaction).await.map_err(fault)?;
     match found {
         (false, _) => return Err(refused(format!("role {role:?} does not exist: create it, with LOGIN"))),
         (_, true) => return Err(refused(format!("{gateway_id} is the id of the registrar, not of a gateway"))),
@@ -73,8 +78,9 @@ pub async fn register(
         ON CONFLICT (gateway_id) DO UPDATE
         SET owner_role = excluded.owner_role, registered_at = now(), registered_by = session_user
         WHERE $3 AND audit_gateway.owner_role <> excluded.owner_role";
-    sqlx::query(upsert).bind(gateway_id).bind(role).bind(replace).execute(&mut *connection).await.map_err(fault)?;
-    let gateways = registered_gateways(connection).await?;
+    sql::query(upsert).bind(gateway_id).bind(role).bind(replace).execute(&mut *transaction).await.map_err(fault)?;
+    let gateways = gateways(&mut transaction).await?;
+    transaction.commit().await.map_err(fault)?;
     let registered = gateways.into_iter().find(|gateway| gateway.gateway_id == gateway_id);
     let registered = registered.ok_or_else(|| refused("it was removed again by another session".to_owned()))?;
     if registered.owner_role == role {
@@ -88,12 +94,16 @@ pub async fn register(
 /// # Errors
 /// See [`SinkError`].
 pub async fn registered_gateways(connection: &mut PgConnection) -> Result<Vec<RegisteredGateway>, SinkError> {
+    gateways(&mut *read_transaction(connection).await?).await
+}
+
+async fn gateways(connection: &mut PgConnection) -> Result<Vec<RegisteredGateway>, SinkError> {
     let fault = |error| driver_error("read audit_gateway", &error);
     // A role that was dropped may do nothing.
     let sql = "SELECT g.gateway_id, g.owner_role, g.registered_at::text, g.registered_by,
             coalesce(has_function_privilege(r.oid, to_regproc('gatepost_deliver')::oid, 'EXECUTE'), false)
         FROM audit_gateway g LEFT JOIN pg_roles r ON r.rolname = g.owner_role ORDER BY g.gateway_id";
-    let rows = sqlx::query(sql).fetch_all(connection).await.map_err(fault)?;
+    let rows = sql::query(sql).fetch_all(connection).await.map_err(fault)?;
     let gateway = |row: sqlx::postgres::PgRow| {
         Ok(RegisteredGateway {
             gateway_id: row.try_get(0)?,

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
 
-use super::registrar::{HOLD, LIFTED, read};
+use super::registrar::{HOLD, LIFTED, LockedRegistrar, read};
+use super::transaction::read_transaction;
 use crate::audit::record::{GatewayId, Seq, Timestamp};
 use crate::audit::sink::interface::SinkError;
 
@@ -56,6 +57,19 @@ impl Hold {
 /// # Errors
 /// See [`SinkError`].
 pub async fn holds(connection: &mut PgConnection, registrar: GatewayId) -> Result<BTreeMap<Seq, Hold>, SinkError> {
+    in_force(&mut *read_transaction(connection).await?, registrar).await
+}
+
+/// The same, which no other command can change before the registrar's transaction ends.
+///
+/// # Errors
+/// See [`SinkError`].
+pub async fn locked_holds(registrar: &mut LockedRegistrar<'_>) -> Result<BTreeMap<Seq, Hold>, SinkError> {
+    let id = registrar.gateway_id();
+    in_force(registrar.connection(), id).await
+}
+
+async fn in_force(connection: &mut PgConnection, registrar: GatewayId) -> Result<BTreeMap<Seq, Hold>, SinkError> {
     let mut holds = BTreeMap::new();
     for (seq, method, details) in read(connection, registrar, &[HOLD, LIFTED]).await? {
         if method == HOLD {

@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Connection as _, Postgres, Row, Transaction};
+use sqlx::{Postgres, Row, Transaction};
 
 use super::delivery::{DELIVER, cursor_update};
 use super::error::driver_error;
 use super::rows::{bigint, insert};
+use super::transaction::{check_durable, read_transaction, transaction};
 use crate::audit::chain::{self, Head};
 use crate::audit::record::{
     AuditRecord, Call, Caller, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status,
 };
 use crate::audit::sink::interface::{CursorUpdate, SinkError};
 use crate::audit::sink::sqlstate::ErrorClass;
+use crate::audit::sql;
 
 /// The registrar's only epoch: unlike a gateway it keeps nothing between its records.
 pub const EPOCH: Epoch = Epoch(1);
@@ -80,11 +82,12 @@ pub fn entry(method: &str, by: &str, details: &impl Serialize) -> serde_json::Re
 /// # Errors
 /// See [`SinkError`].
 pub async fn accepted(connection: &mut PgConnection, registrar: GatewayId) -> Result<Vec<Decision>, SinkError> {
-    let decisions = read(connection, registrar, &[ACCEPTED]).await?;
+    let mut reading = read_transaction(connection).await?;
+    let decisions = read(&mut reading, registrar, &[ACCEPTED]).await?;
     Ok(decisions.iter().filter_map(|(_, _, details)| serde_json::from_str(details).ok()).collect())
 }
 
-/// The seq, method and details of the decisions with these methods, in their order.
+/// The seq, method and details of the decisions with these methods, in their order. `connection` is in a transaction.
 pub(super) async fn read(
     connection: &mut PgConnection,
     registrar: GatewayId,
@@ -92,7 +95,7 @@ pub(super) async fn read(
 ) -> Result<Vec<(Seq, String, String)>, SinkError> {
     let sql = "SELECT seq, method, request_args::text FROM audit_log
         WHERE gateway_id = $1 AND method = ANY ($2) AND request_args IS NOT NULL ORDER BY epoch, seq";
-    let rows: Vec<(i64, String, String)> = sqlx::query_as(sql)
+    let rows: Vec<(i64, String, String)> = sql::query_as(sql)
         .bind(registrar.0)
         .bind(methods)
         .fetch_all(connection)
@@ -106,7 +109,11 @@ pub(super) async fn read(
 /// # Errors
 /// See [`SinkError`].
 pub async fn registrar_id(connection: &mut PgConnection) -> Result<GatewayId, SinkError> {
-    let id = sqlx::query_scalar("SELECT gateway_id FROM audit_registrar").fetch_one(connection).await;
+    read_registrar_id(&mut *read_transaction(connection).await?).await
+}
+
+async fn read_registrar_id(connection: &mut PgConnection) -> Result<GatewayId, SinkError> {
+    let id = sql::query_scalar("SELECT gateway_id FROM audit_registrar").fetch_one(connection).await;
     id.map(GatewayId).map_err(|error| driver_error("read the registrar's id", &error))
 }
 
@@ -131,9 +138,9 @@ impl<'a> LockedRegistrar<'a> {
     /// # Errors
     /// See [`SinkError`]; 42501 if the login is not the owner's.
     pub async fn lock(connection: &'a mut PgConnection) -> Result<Self, SinkError> {
-        let mut transaction = connection.begin().await.map_err(fault)?;
-        let gateway_id = registrar_id(&mut transaction).await?;
-        let open = sqlx::query("SELECT seq FROM gatepost_open_stream($1, $2)").bind(gateway_id.0).bind(bigint(EPOCH.0));
+        let mut transaction = transaction(connection, sql::OWNER_TIMEOUT).await?;
+        let gateway_id = read_registrar_id(&mut transaction).await?;
+        let open = sql::query("SELECT seq FROM gatepost_open_stream($1, $2)").bind(gateway_id.0).bind(bigint(EPOCH.0));
         open.fetch_one(&mut *transaction).await.map_err(fault)?;
         let head = lock_stream(&mut transaction, gateway_id, EPOCH).await?.unwrap_or(Head::START);
         Ok(Self { transaction, gateway_id, head })
@@ -174,6 +181,7 @@ impl<'a> LockedRegistrar<'a> {
     pub async fn restore(&mut self, record: &AuditRecord) -> Result<(), SinkError> {
         let batch = [record];
         let row = insert(&DELIVER, record.position, &batch).fetch_one(&mut *self.transaction).await.map_err(fault)?;
+        check_durable(OPERATION, &row)?;
         if cursor_update(OPERATION, &row)? == CursorUpdate::Unchanged {
             let message =
                 format!("record {} does not follow the registrar's head at {}", record.position.seq, self.head.seq);
@@ -189,7 +197,7 @@ impl<'a> LockedRegistrar<'a> {
     /// See [`SinkError`].
     pub async fn hash_at(&mut self, seq: Seq) -> Result<Option<Digest>, SinkError> {
         let sql = "SELECT hash FROM audit_log WHERE gateway_id = $1 AND epoch = $2 AND seq = $3";
-        let query = sqlx::query_scalar(sql).bind(self.gateway_id.0).bind(bigint(EPOCH.0)).bind(bigint(seq.0));
+        let query = sql::query_scalar(sql).bind(self.gateway_id.0).bind(bigint(EPOCH.0)).bind(bigint(seq.0));
         let hash: Option<Vec<u8>> = query.fetch_optional(&mut *self.transaction).await.map_err(fault)?;
         Ok(hash.map(digest))
     }
@@ -219,7 +227,7 @@ pub(super) async fn lock_stream(
     epoch: Epoch,
 ) -> Result<Option<Head>, SinkError> {
     let sql = "SELECT delivered_seq, head_hash FROM audit_stream WHERE gateway_id = $1 AND epoch = $2 FOR UPDATE";
-    let row = sqlx::query(sql).bind(gateway_id.0).bind(bigint(epoch.0)).fetch_optional(connection).await;
+    let row = sql::query(sql).bind(gateway_id.0).bind(bigint(epoch.0)).fetch_optional(connection).await;
     row.map_err(fault)?.map(|row| head(&row)).transpose().map_err(fault)
 }
 

@@ -9,13 +9,14 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection};
-use sqlx::{Connection as _, Postgres, Row};
+use sqlx::{Postgres, Row};
 use uuid::Uuid;
 
 use super::connection::REPLY_GRACE;
 use super::delivery::cursor_update;
 use super::error::{driver_error, timed_out};
 use super::rows::{INSERT_PARAMETERS, INSERT_ROWS, bigint, insert};
+use super::transaction::transaction;
 use crate::audit::chain;
 use crate::audit::codec;
 use crate::audit::lost::{LostRuns, is_stand_in};
@@ -23,6 +24,7 @@ use crate::audit::query;
 use crate::audit::record::AuditRecord;
 use crate::audit::sink::interface::{CursorUpdate, SinkError};
 use crate::audit::sink::sqlstate::ErrorClass;
+use crate::audit::sql;
 
 /// Moves one row. The first parameters are those of [`INSERT_ROWS`]; the last is the frame that was read.
 ///
@@ -94,7 +96,8 @@ impl KnownLosses {
         if let Some(lost) = self.0.get(&gateway_id) {
             return Ok(lost.explains(record));
         }
-        let read = query::lost_runs(connection, Some(gateway_id)).await;
+        let mut transaction = transaction(connection, sql::OWNER_TIMEOUT).await?;
+        let read = query::lost_runs(&mut transaction, Some(gateway_id)).await;
         let lost = read.map_err(|error| driver_error("read the damage records", &error))?;
         Ok(self.0.entry(gateway_id).or_insert(lost).explains(record))
     }
@@ -114,7 +117,10 @@ pub async fn next_quarantined(
     let (id, epoch, seq) = after.map_or((Uuid::nil(), 0, 0), |row| (row.gateway_id, row.epoch, row.seq));
     let operation = "read audit_quarantine";
     let fault = |error| driver_error(operation, &error);
-    let row = sqlx::query(sql).bind(id).bind(epoch).bind(seq).fetch_optional(connection).await.map_err(fault)?;
+    let mut transaction = transaction(connection, sql::OWNER_TIMEOUT).await?;
+    let query = sql::query(sql).bind(id).bind(epoch).bind(seq);
+    let row = query.fetch_optional(&mut *transaction).await.map_err(fault)?;
+    transaction.rollback().await.map_err(fault)?;
     row.map(|row| {
         Ok(QuarantinedRecord {
             gateway_id: row.try_get(0)?,
@@ -159,7 +165,7 @@ pub async fn requeue(
     }
     let batch = [&record];
     let statement = insert(&REQUEUE, record.position, &batch).bind(&row.frame);
-    match tokio::time::timeout(timeout + REPLY_GRACE, execute(connection, statement, mode)).await {
+    match tokio::time::timeout(timeout + REPLY_GRACE, execute(connection, statement, mode, timeout)).await {
         Ok(Ok(CursorUpdate::Moved)) => Ok(RequeueOutcome::Delivered),
         Ok(Ok(CursorUpdate::Unchanged)) => Ok(RequeueOutcome::Gone),
         // I9: a record that is refused again stays in quarantine, and the next one is tried.
@@ -173,10 +179,11 @@ async fn execute(
     connection: &mut PgConnection,
     statement: sqlx::query::Query<'_, Postgres, PgArguments>,
     mode: RequeueMode,
+    timeout: Duration,
 ) -> Result<CursorUpdate, SinkError> {
     let operation = "requeue";
     let fault = |error| driver_error(operation, &error);
-    let mut transaction = connection.begin().await.map_err(fault)?;
+    let mut transaction = transaction(connection, timeout).await?;
     let row = statement.fetch_one(&mut *transaction).await.map_err(fault)?;
     let update = cursor_update(operation, &row)?;
     // Deferred constraints, which a commit would check.

@@ -11,9 +11,11 @@ use sqlx::postgres::PgConnection;
 
 use super::error::driver_error;
 use super::rows::bigint;
+use super::transaction::read_transaction;
 use crate::audit::record::column::COLUMNS;
 use crate::audit::record::{Digest, Epoch, GatewayId, Seq, StreamPosition, Timestamp};
 use crate::audit::sink::interface::SinkError;
+use crate::audit::sql;
 
 const OPERATION: &str = "retire records";
 
@@ -34,7 +36,8 @@ pub fn is_busy(error: &SinkError) -> bool {
 /// See [`SinkError`].
 pub async fn server_time(connection: &mut PgConnection) -> Result<Timestamp, SinkError> {
     let sql = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
-    let micros: i64 = sqlx::query_scalar(sql).fetch_one(connection).await.map_err(fault)?;
+    let mut reading = read_transaction(connection).await?;
+    let micros: i64 = sql::query_scalar(sql).fetch_one(&mut *reading).await.map_err(fault)?;
     Ok(Timestamp::from_micros(micros))
 }
 
@@ -50,8 +53,9 @@ pub async fn first_kept_epoch(
     let sql = r#"SELECT least(
         (SELECT min(epoch) FROM audit_log WHERE gateway_id = $1 AND "timestamp" >= $2),
         (SELECT max(epoch) FROM audit_stream WHERE gateway_id = $1))"#;
-    let query = sqlx::query_scalar(sql).bind(gateway.0).bind(cut.to_datetime());
-    let epoch: Option<i64> = query.fetch_one(connection).await.map_err(fault)?;
+    let mut reading = read_transaction(connection).await?;
+    let query = sql::query_scalar(sql).bind(gateway.0).bind(cut.to_datetime());
+    let epoch: Option<i64> = query.fetch_one(&mut *reading).await.map_err(fault)?;
     Ok(epoch.map(|epoch| Epoch(epoch.cast_unsigned())))
 }
 
@@ -66,8 +70,9 @@ pub async fn hash_at(
 ) -> Result<Option<Digest>, SinkError> {
     let sql = "SELECT hash FROM audit_log WHERE gateway_id = $1 AND epoch = $2 AND seq = $3
         UNION ALL SELECT hash FROM audit_quarantine WHERE gateway_id = $1 AND epoch = $2 AND seq = $3 LIMIT 1";
-    let query = sqlx::query_scalar(sql).bind(stream.0.0).bind(bigint(stream.1.0)).bind(bigint(seq.0));
-    let hash: Option<Vec<u8>> = query.fetch_optional(connection).await.map_err(fault)?;
+    let mut reading = read_transaction(connection).await?;
+    let query = sql::query_scalar(sql).bind(stream.0.0).bind(bigint(stream.1.0)).bind(bigint(seq.0));
+    let hash: Option<Vec<u8>> = query.fetch_optional(&mut *reading).await.map_err(fault)?;
     Ok(hash.and_then(|hash| hash.try_into().ok().map(Digest)))
 }
 
@@ -83,7 +88,7 @@ pub async fn keep_policies<'a>(
         policies.map(|(digest, text)| (digest.0.to_vec(), text)).unzip();
     let sql = "INSERT INTO audit_policy (policy_digest, policy) SELECT * FROM unnest($1::bytea[], $2::text[])
         ON CONFLICT (policy_digest) DO NOTHING";
-    sqlx::query(sql).bind(digests).bind(texts).execute(connection).await.map_err(fault)?;
+    sql::query(sql).bind(digests).bind(texts).execute(connection).await.map_err(fault)?;
     Ok(())
 }
 
@@ -121,19 +126,19 @@ impl Removal {
             FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE i.inhparent = 'audit_log'::regclass ORDER BY 1";
         let all: Vec<(String, bool)> =
-            sqlx::query_as(sql).bind(cut.to_datetime()).fetch_all(&mut *connection).await.map_err(fault)?;
+            sql::query_as(sql).bind(cut.to_datetime()).fetch_all(&mut *connection).await.map_err(fault)?;
         let (mut partitions, mut rows) = (Vec::new(), 0);
         for (partition, is_old) in all {
             if is_old {
                 let lock = format!("LOCK TABLE {partition} IN SHARE MODE");
                 sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *connection).await.map_err(fault)?;
                 let count = format!("SELECT count(*) FROM {partition} WHERE gateway_id <> $1");
-                let count = sqlx::query_scalar::<_, i64>(AssertSqlSafe(count)).bind(registrar.0);
+                let count = sql::query_scalar::<i64>(AssertSqlSafe(count)).bind(registrar.0);
                 rows += count.fetch_one(&mut *connection).await.map_err(fault)?.unsigned_abs();
                 partitions.push(partition);
             } else {
                 let delete = format!(r#"DELETE FROM {partition} WHERE "timestamp" < $1 AND gateway_id <> $2"#);
-                let delete = sqlx::query(AssertSqlSafe(delete)).bind(cut.to_datetime()).bind(registrar.0);
+                let delete = sql::query(AssertSqlSafe(delete)).bind(cut.to_datetime()).bind(registrar.0);
                 rows += delete.execute(&mut *connection).await.map_err(fault)?.rows_affected();
             }
         }
@@ -176,7 +181,7 @@ impl Removal {
             sqlx::raw_sql(AssertSqlSafe(detach)).execute(&mut *connection).await.map_err(fault)?;
             let keep =
                 format!("INSERT INTO audit_log ({columns}) SELECT {columns} FROM {partition} WHERE gateway_id = $1");
-            let keep = sqlx::query(AssertSqlSafe(keep)).bind(self.registrar.0);
+            let keep = sql::query(AssertSqlSafe(keep)).bind(self.registrar.0);
             keep.execute(&mut *connection).await.map_err(fault)?;
             let drop = format!("DROP TABLE {partition}");
             sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut *connection).await.map_err(fault)?;
@@ -191,6 +196,6 @@ async fn delete_quarantined(connection: &mut PgConnection, positions: &[StreamPo
     let seqs: Vec<_> = positions.iter().map(|position| bigint(position.seq.0)).collect();
     let sql = "DELETE FROM audit_quarantine WHERE (gateway_id, epoch, seq) IN (
         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]))";
-    let delete = sqlx::query(sql).bind(gateways).bind(epochs).bind(seqs);
+    let delete = sql::query(sql).bind(gateways).bind(epochs).bind(seqs);
     Ok(delete.execute(connection).await.map_err(fault)?.rows_affected())
 }

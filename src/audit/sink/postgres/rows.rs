@@ -7,6 +7,7 @@ use sqlx::postgres::PgArguments;
 
 use crate::audit::record::column::{COLUMNS, Column, ColumnType, Value};
 use crate::audit::record::{AuditRecord, StreamPosition};
+use crate::audit::sql;
 
 /// The number of columns that are the same in a whole batch: `gateway_id` and `epoch`, which come first.
 const STREAM_COLUMNS: usize = 2;
@@ -51,7 +52,7 @@ pub(super) fn insert<'a, R: AsRef<AuditRecord>>(
     position: StreamPosition,
     batch: &'a [R],
 ) -> sqlx::query::Query<'a, Postgres, PgArguments> {
-    let statement = sqlx::query(statement).bind(position.gateway_id.0).bind(bigint(position.epoch.0));
+    let statement = sql::query(statement).bind(position.gateway_id.0).bind(bigint(position.epoch.0));
     COLUMNS.iter().skip(STREAM_COLUMNS).fold(statement, |statement, column| bind(statement, column, batch))
 }
 

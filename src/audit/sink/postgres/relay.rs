@@ -1,0 +1,179 @@
+//! The way of a connection over TCP: the driver talks to a Unix socket of this process, and a task passes the bytes on.
+//!
+//! So the address, the options of the socket and TLS are the program's own, which the driver does not allow, and the
+//! password stays here if the server asks for it in clear text.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+
+/// Time without a byte after which the kernel asks whether the server is still there. *Chosen*: shorter than the five
+/// minutes or so after which common firewalls and load balancers forget a connection.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+
+/// Interval of these questions, and the number without an answer after which the connection is closed. *Chosen*: a dead
+/// one is found within a minute.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_COUNT: u32 = 3;
+
+/// Longest time in milliseconds that sent bytes wait for the server's kernel. *Chosen*: a healthy one answers at once,
+/// however long the statement takes.
+const UNACKNOWLEDGED_MAX: u32 = 30_000;
+
+/// Bytes that are passed on at a time. *Chosen*: more made no difference to a batch of 4 MB.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Longest time until the driver connects to its socket. *Chosen*: it does so at once, or never.
+const DRIVER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest message before the login is complete, in bytes. *Chosen*: a thousand times of what servers send.
+const LOGIN_MESSAGE_BYTES_MAX: u32 = 1024 * 1024;
+
+/// A stream to a server.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A stream, and whether it is encrypted.
+pub(super) struct ServerStream {
+    /// The stream.
+    pub stream: Box<dyn Stream>,
+    /// True if it cannot be read on the way.
+    pub is_encrypted: bool,
+}
+
+/// The reason for which the relay ended a connection, if it did.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refusal(Arc<OnceLock<&'static str>>);
+
+impl Refusal {
+    /// The reason.
+    pub(super) fn reason(&self) -> Option<&'static str> {
+        self.0.get().copied()
+    }
+}
+
+/// Connects to an address.
+///
+/// # Errors
+/// The server cannot be reached.
+pub(super) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    use rustix::net::sockopt;
+    let stream = TcpStream::connect(address).await?;
+    // Otherwise the end of a batch may wait for an acknowledgement that the server delays.
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_COUNT)?;
+    sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MAX)?;
+    Ok(stream)
+}
+
+/// Starts to pass on the bytes of `server`. Returns the directory of the socket that the driver has to connect to; it
+/// is in no file system, and takes one connection, of this process.
+///
+/// # Errors
+/// The socket cannot be made.
+pub(super) fn start(server: ServerStream) -> io::Result<(String, Refusal)> {
+    // A leading NUL: the abstract name space of Linux.
+    let dir = format!("\0gatepost-{}", uuid::Uuid::new_v4());
+    // The driver appends the name that Postgres gives its socket, with the port that the driver was given.
+    let listener = UnixListener::bind(socket_path(&dir))?;
+    let refusal = Refusal::default();
+    let reason = refusal.clone();
+    tokio::spawn(async move {
+        let accepted = tokio::time::timeout(DRIVER_TIMEOUT, own_connection(&listener)).await;
+        drop(listener);
+        if let Ok(Ok(driver)) = accepted {
+            // Both ends see an error here as the end of their connection.
+            relay(driver, server, &reason).await.ok();
+        }
+    });
+    Ok((dir, refusal))
+}
+
+/// The port that the driver has to use, which only names the socket.
+pub(super) const PORT: u16 = 1;
+
+fn socket_path(dir: &str) -> String {
+    format!("{dir}/.s.PGSQL.{PORT}")
+}
+
+/// The first connection of this process. Other processes can find the socket, and are turned away.
+async fn own_connection(listener: &UnixListener) -> io::Result<UnixStream> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let pid = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
+        if pid == Some(std::process::id()) {
+            return Ok(stream);
+        }
+    }
+}
+
+/// Passes bytes on until one side ends.
+async fn relay(driver: UnixStream, server: ServerStream, refusal: &Refusal) -> io::Result<()> {
+    let (mut from_driver, mut to_driver) = driver.into_split();
+    let (mut from_server, mut to_server) = tokio::io::split(server.stream);
+    let replies = async {
+        log_in(&mut from_server, &mut to_driver, server.is_encrypted, refusal).await?;
+        copy(&mut from_server, &mut to_driver).await
+    };
+    // If the driver goes, so does the connection to the server, whatever it still has to say.
+    tokio::select! {
+        ended = replies => ended,
+        ended = copy(&mut from_driver, &mut to_server) => ended,
+    }
+}
+
+/// Passes on the server's messages until it has accepted the login. *Spec*: PostgreSQL, "Message Formats".
+async fn log_in(
+    server: &mut (impl AsyncRead + Unpin),
+    driver: &mut (impl AsyncWrite + Unpin),
+    is_encrypted: bool,
+    refusal: &Refusal,
+) -> io::Result<()> {
+    const AUTHENTICATION: u8 = b'R';
+    const ACCEPTED: u32 = 0;
+    const CLEAR_TEXT_PASSWORD: u32 = 3;
+    loop {
+        let kind = server.read_u8().await?;
+        let length = server.read_u32().await?;
+        if !(4..=LOGIN_MESSAGE_BYTES_MAX).contains(&length) {
+            refusal.0.set("the server does not speak the protocol of Postgres: is it the right port?").ok();
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut body = vec![0; length as usize - 4];
+        server.read_exact(&mut body).await?;
+        let request = body.first_chunk().map(|code| u32::from_be_bytes(*code)).filter(|_| kind == AUTHENTICATION);
+        if request == Some(CLEAR_TEXT_PASSWORD) && !is_encrypted {
+            let reason = "the server asks for the password in clear text over a connection without TLS, and it was not \
+                          sent: use scram-sha-256 in pg_hba.conf, or sslmode=verify-full in the URL";
+            refusal.0.set(reason).ok();
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        driver.write_u8(kind).await?;
+        driver.write_u32(length).await?;
+        driver.write_all(&body).await?;
+        if request == Some(ACCEPTED) {
+            return Ok(());
+        }
+    }
+}
+
+async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else {
+            return to.shutdown().await;
+        };
+        to.write_all(bytes).await?;
+        // TLS keeps what it has encrypted until it is told.
+        to.flush().await?;
+    }
+}
