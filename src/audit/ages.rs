@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::record::{Epoch, Seq, StreamPosition, Timestamp};
 
-/// Records that were made within this time of each other count as made at the same time. *Chosen*: nobody acts on less.
+/// Records that were made within this time of each other count as made at the same time. *Chosen*: far below the age at
+/// which an alarm is raised.
 const WINDOW: Duration = Duration::from_millis(100);
 
 /// Most windows; of more, every second one is joined with the one before it. *Chosen*: 7 minutes at full precision, and
