@@ -31,7 +31,7 @@ pub mod explain;
 mod layout;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
-use bincode::{Decode, Encode};
+use bincode::{BorrowDecode, Encode};
 
 pub use error::CodecError;
 pub(super) use layout::MAGIC;
@@ -146,7 +146,7 @@ fn write_frame<T: Encode>(kind: FrameKind, body: &T, out: &mut Vec<u8>, start: u
 }
 
 /// Checks the frame at the start of `bytes` and decodes its body; returns it with the length of the frame.
-fn unframe<T: Decode<()>>(expected: FrameKind, bytes: &[u8]) -> Result<(T, usize), CodecError> {
+fn unframe<'b, T: BorrowDecode<'b, ()>>(expected: FrameKind, bytes: &'b [u8]) -> Result<(T, usize), CodecError> {
     let cut = |need| CodecError::Truncated { have: bytes.len(), need };
     let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or_else(|| cut(HEADER_BYTES))?;
     let [m0, m1, m2, m3, version, codec, kind, reserved, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
@@ -168,7 +168,7 @@ fn unframe<T: Decode<()>>(expected: FrameKind, bytes: &[u8]) -> Result<(T, usize
         return Err(CodecError::Unsupported { version, codec, kind });
     }
     let (value, used) =
-        bincode::decode_from_slice(body, BINCODE).map_err(|error| CodecError::Decode(Box::new(error)))?;
+        bincode::borrow_decode_from_slice(body, BINCODE).map_err(|error| CodecError::Decode(Box::new(error)))?;
     if used != length {
         return Err(CodecError::Trailing { bytes: length, used });
     }

@@ -1,19 +1,20 @@
 //! Queries on the trail in Postgres, and the filter that also applies to the outbox.
 
+mod copied;
 mod export;
 mod filter;
-mod lost;
 mod reading;
 mod row;
 mod select;
 mod snapshot;
+mod stated;
 mod tables;
 mod verify;
 mod windows;
 
 pub use export::{Exported, Pager};
 pub use filter::{Filter, LIMIT_MAX, PageKey, RESULT_BYTES_MAX, WhoMatch, matched_by};
-pub use lost::lost_runs;
 pub use select::{delivered_positions, quarantined, query, remedy};
 pub use snapshot::TrailSnapshot;
 pub use sqlx::Error;
+pub use stated::lost_runs;

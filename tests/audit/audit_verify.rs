@@ -161,6 +161,19 @@ async fn verify_needs_only_the_reader_role() {
     assert!(stderr.contains("member of gatepost_reader"), "{stderr}");
 }
 
+#[tokio::test]
+async fn a_table_without_a_column_is_an_error_that_names_it() {
+    let database = Cluster::shared().create_database().await;
+    let pipeline = Rig::stored().start_on(&database);
+    stop(pipeline).await;
+    let pool = PgPool::connect(&database.url).await.unwrap();
+    execute(&pool, "ALTER TABLE audit_log DROP COLUMN tool_digest").await;
+    let output = audit(&database.url, &["verify"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("audit_log has no column tool_digest: nothing can be checked"), "{stderr}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
 fn verify_dir(dir: &Path) -> (Option<i32>, String) {
     let output = Command::new(BINARY).args(["audit", "verify", "--dir"]).arg(dir).output().unwrap();
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())

@@ -13,6 +13,7 @@
 
 #[path = "../common"]
 mod common {
+    pub mod checked;
     pub mod command;
     pub mod pgbouncer;
     pub mod postgres;

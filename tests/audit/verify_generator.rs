@@ -11,17 +11,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gatepost::audit::chain::{self, Head};
-use gatepost::audit::record::column::{ColumnType, OwnedValue};
+use gatepost::audit::record::column::{ColumnType, Value as ColumnValue};
 use gatepost::audit::record::{
     AuditRecord, COLUMNS, Call, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, StreamPosition, Timestamp,
 };
 use gatepost::audit::sink::Sink as _;
-use gatepost::audit::verify::{
-    Checker, Cursor, Expect, FaultKind as Kind, HeadSource, Heads, Options, Origin, Place, Report, Statements,
-    StreamHead, StreamId, TrailRecord, Verdict,
-};
+use gatepost::audit::verify::{Expect, FaultKind as Kind, HeadSource, Heads, Report, StreamHead, StreamId, Verdict};
 use serde_json::{Value, json};
 
+use crate::common::checked;
 use crate::common::rng::Rng;
 use crate::rig::{Rig, call, delivered, many, ok, stop};
 
@@ -128,39 +126,7 @@ impl Store {
     }
 
     fn check(&self, heads: Heads, expect: Expect) -> Report {
-        let mut statements = Statements::default();
-        statements.set_registrar(REGISTRAR);
-        self.records.iter().for_each(|record| statements.add(record));
-        let options = Options {
-            findings_max: 1000,
-            now: Timestamp::now(),
-            settle: Duration::ZERO,
-            expect,
-            vouched: false,
-            replica: false,
-            live: None,
-        };
-        let mut checker = Checker::new(Origin::Postgres, options, statements, heads);
-        self.streams().into_iter().for_each(|stream| checker.add_stream(stream));
-        for (stream, head) in &self.cursors {
-            checker.add_cursor(*stream, Cursor { head: *head, begun_at: None, delivered_at: None });
-        }
-        checker.expect_records(self.records.len() as u64);
-        checker.begin();
-        for AuditRecord { position, entry } in &self.records {
-            checker.check(&TrailRecord { position: *position, content: Ok(entry.clone()), quarantined: false });
-        }
-        let candidates = checker.repeated_candidates().unwrap().to_vec();
-        for (gateway_id, id) in candidates {
-            let has =
-                |record: &&AuditRecord| record.position.gateway_id == gateway_id && record.entry.call.request_id == id;
-            let places: BTreeSet<_> =
-                self.records.iter().filter(has).map(|record| (record.position.epoch, record.position.seq)).collect();
-            if places.len() > 1 {
-                checker.repeated_id(Place::gateway(gateway_id), "repeated".to_owned());
-            }
-        }
-        checker.finish()
+        checked::check(&self.records, &self.cursors, Some(REGISTRAR), (heads, expect), Timestamp::now())
     }
 
     /// Computes the hashes of `depth` records of a stream from `seq` on, with the count of `gateway/closed`.
@@ -217,14 +183,15 @@ fn below(rng: &mut Rng, count: usize) -> usize {
 fn change(record: &mut AuditRecord, rng: &mut Rng) {
     let column = &COLUMNS[below(rng, COLUMNS.len())];
     let number = i64::try_from(rng.below(40)).unwrap() + 1;
+    let (bytes, text) = ([u8::try_from(number).unwrap(); 32], format!("{{\"x\":{number}}}"));
     let value = match column.column_type {
-        ColumnType::Uuid => OwnedValue::Uuid(uuid::Uuid::from_u128(u128::from(rng.below(1 << 40)))),
-        ColumnType::Bigint => OwnedValue::Bigint(number),
-        ColumnType::Bytes32 => OwnedValue::Bytes32([u8::try_from(number).unwrap(); 32]),
-        ColumnType::Timestamptz => OwnedValue::Timestamptz(Timestamp::from_micros(number)),
-        ColumnType::Text if column.name == "response_status" => OwnedValue::Text("timeout".to_owned()),
-        ColumnType::Text | ColumnType::Json => OwnedValue::Text(format!("{{\"x\":{number}}}")),
-        ColumnType::Double => OwnedValue::Double(f64::from(u8::try_from(number).unwrap())),
+        ColumnType::Uuid => ColumnValue::Uuid(uuid::Uuid::from_u128(u128::from(rng.below(1 << 40)))),
+        ColumnType::Bigint => ColumnValue::Bigint(number),
+        ColumnType::Bytes32 => ColumnValue::Bytes32(&bytes),
+        ColumnType::Timestamptz => ColumnValue::Timestamptz(Timestamp::from_micros(number)),
+        ColumnType::Text if column.name == "response_status" => ColumnValue::Text("timeout"),
+        ColumnType::Text | ColumnType::Json => ColumnValue::Text(&text),
+        ColumnType::Double => ColumnValue::Double(f64::from(u8::try_from(number).unwrap())),
     };
     column.set(record, value).unwrap();
 }

@@ -14,6 +14,7 @@
 
 #[path = "../common"]
 mod common {
+    pub mod checked;
     pub mod rng;
 }
 

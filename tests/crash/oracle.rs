@@ -5,8 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gatepost::audit::chain::{self, Head};
-use gatepost::audit::record::{AuditRecord, Epoch, RequestId, Seq, Status};
+use gatepost::audit::record::{AuditRecord, Epoch, RequestId, Seq, Status, Timestamp};
 use gatepost::audit::sink::CursorUpdate;
+use gatepost::audit::verify::{Expect, Heads};
+
+use crate::common::checked;
 
 /// What the caller of one call knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +66,10 @@ pub enum SinkLie {
 /// A check: its name, and what it finds.
 pub type Check = (&'static str, fn(&Evidence) -> Vec<String>);
 
-/// All checks.
+/// The check that is asked last: it finds much of what the others find, and what only other epochs show.
+pub const VERIFY: &str = "audit verify finds no fault";
+
+/// All checks but [`VERIFY`].
 pub const CHECKS: [Check; 11] = [
     ("the gateway starts", |seen| seen.not_started.clone()),
     ("stored records are kept", stored_records_are_kept),
@@ -139,7 +145,31 @@ impl Evidence {
 
     /// What is wrong, with the name of the check that says so.
     pub fn violations(&self) -> Vec<(&'static str, String)> {
-        CHECKS.iter().flat_map(|(name, check)| check(self).into_iter().map(|what| (*name, what))).collect()
+        let found = CHECKS.iter().flat_map(|(name, check)| check(self).into_iter().map(|what| (*name, what)));
+        let mut found: Vec<_> = found.collect();
+        if found.is_empty() {
+            found.extend(self.faults().into_iter().map(|what| (VERIFY, what)));
+        }
+        found
+    }
+
+    /// The faults that `audit verify` finds when all that is left is delivered.
+    pub fn faults(&self) -> Vec<String> {
+        let records: Vec<AuditRecord> = self.places().into_values().cloned().collect();
+        let heads = records.iter().map(|record| {
+            let position = &record.position;
+            ((position.gateway_id, position.epoch), Head::after(position))
+        });
+        // The times of the calls are made up.
+        let now = records.iter().map(|record| record.entry.call.timestamp).max().unwrap_or_else(Timestamp::now);
+        let report = checked::check(&records, &heads.collect(), None, (Heads::default(), Expect::Nothing), now);
+        report.faults.iter().map(|fault| format!("{fault:?}")).collect()
+    }
+
+    /// The sink loses all of an epoch.
+    pub fn forget(&mut self, epoch: Epoch) {
+        self.rows.retain(|record| record.position.epoch != epoch);
+        self.cursors.remove(&epoch);
     }
 
     /// The checks that find something.

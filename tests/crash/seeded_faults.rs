@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::oracle::{CHECKS, SinkLie};
+use crate::oracle::{CHECKS, SinkLie, VERIFY};
 use crate::sim_disk::{Crash, Fault, Lie};
 use crate::simulation::{LARGE_BYTES, Life, SeededFault, Simulation, Step};
 use gatepost::audit::record::Status;
@@ -159,6 +159,15 @@ fn seeded_faults() -> Vec<Row> {
             simulation.crash(Crash::Kill);
             simulation.settle();
         }),
+        row("an epoch lost as a whole", &[VERIFY], |simulation| {
+            for _ in 0..3 {
+                simulation.live(&Life { ships_all: true, ..Life::default() });
+                simulation.crash(Crash::Kill);
+            }
+            simulation.settle();
+            let lost = simulation.evidence().epochs[1];
+            simulation.evidence().forget(lost);
+        }),
         row("the lock outlives the gateway", &[STARTS], |simulation| {
             simulation.live(&Life { seeded_fault: SeededFault::LockKept, ..life() });
             simulation.crash(Crash::Kill);
@@ -195,7 +204,7 @@ fn every_seeded_fault_is_noticed_and_every_check_is_needed() {
         alone.extend(noticed.into_iter().filter(|by| by.len() == 1).flatten());
     }
     // Every check is needed: some fault is noticed by that check alone.
-    assert_eq!(alone, CHECKS.iter().map(|(name, _)| *name).collect());
+    assert_eq!(alone, CHECKS.iter().map(|(name, _)| *name).chain([VERIFY]).collect());
 }
 
 #[test]

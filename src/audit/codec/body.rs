@@ -4,13 +4,13 @@
 //! for a value. At its end an intent has a bit for each column that was normalised. bincode stores no names, so the
 //! order and the types of the columns are the on-disk format: a change needs a new format version in byte 4.
 
-use bincode::de::Decoder;
+use bincode::de::BorrowDecoder;
 use bincode::enc::Encoder;
 use bincode::error::{DecodeError, EncodeError};
-use bincode::{Decode, Encode};
+use bincode::{BorrowDecode, Decode, Encode};
 use uuid::Uuid;
 
-use crate::audit::record::column::{COLUMNS, Column, ColumnType, OwnedValue, Part, Value};
+use crate::audit::record::column::{COLUMNS, Column, ColumnType, Part, Value};
 use crate::audit::record::{AuditRecord, Call, Timestamp};
 
 /// The body of a record, for encoding.
@@ -43,8 +43,8 @@ impl Encode for IntentBody<'_> {
     }
 }
 
-impl<Context> Decode<Context> for DecodedRecord {
-    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+impl<'de, Context> BorrowDecode<'de, Context> for DecodedRecord {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
         let mut record = AuditRecord::blank();
         for column in &COLUMNS {
             decode_column(column, &mut record, decoder)?;
@@ -56,8 +56,8 @@ impl<Context> Decode<Context> for DecodedRecord {
     }
 }
 
-impl<Context> Decode<Context> for DecodedIntent {
-    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+impl<'de, Context> BorrowDecode<'de, Context> for DecodedIntent {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
         let mut record = AuditRecord::blank();
         for column in COLUMNS.iter().filter(|column| column.part() == Part::Call) {
             decode_column(column, &mut record, decoder)?;
@@ -88,33 +88,38 @@ fn encode_value<E: Encoder>(column: &Column, value: Value<'_>, encoder: &mut E) 
     }
 }
 
-fn decode_column<D: Decoder>(column: &Column, record: &mut AuditRecord, decoder: &mut D) -> Result<(), DecodeError> {
+fn decode_column<'de, D: BorrowDecoder<'de>>(
+    column: &Column,
+    record: &mut AuditRecord,
+    decoder: &mut D,
+) -> Result<(), DecodeError> {
     let is_null = column.is_nullable
         && match u8::decode(decoder)? {
             0 => true,
             1 => false,
             _ => return Err(invalid(column.name)),
         };
-    let value = if is_null { OwnedValue::Null } else { decode_value(column.column_type, decoder)? };
-    column.set(record, value).ok_or_else(|| invalid(column.name))
-}
-
-fn decode_value<D: Decoder>(column_type: ColumnType, decoder: &mut D) -> Result<OwnedValue, DecodeError> {
-    Ok(match column_type {
-        ColumnType::Uuid => OwnedValue::Uuid(Uuid::from_bytes(<[u8; 16]>::decode(decoder)?)),
-        ColumnType::Bigint => OwnedValue::Bigint(i64::decode(decoder)?),
-        ColumnType::Bytes32 => OwnedValue::Bytes32(<[u8; 32]>::decode(decoder)?),
+    let bytes32;
+    let value = match column.column_type {
+        _ if is_null => Value::Null,
+        ColumnType::Uuid => Value::Uuid(Uuid::from_bytes(<[u8; 16]>::decode(decoder)?)),
+        ColumnType::Bigint => Value::Bigint(i64::decode(decoder)?),
+        ColumnType::Bytes32 => {
+            bytes32 = <[u8; 32]>::decode(decoder)?;
+            Value::Bytes32(&bytes32)
+        }
         ColumnType::Timestamptz => {
             let micros = i64::decode(decoder)?;
             let timestamp = Timestamp::from_micros(micros);
             if timestamp.micros() != micros {
                 return Err(invalid("timestamp"));
             }
-            OwnedValue::Timestamptz(timestamp)
+            Value::Timestamptz(timestamp)
         }
-        ColumnType::Text | ColumnType::Json => OwnedValue::Text(String::decode(decoder)?),
-        ColumnType::Double => OwnedValue::Double(f64::decode(decoder)?),
-    })
+        ColumnType::Text | ColumnType::Json => Value::Text(<&str>::borrow_decode(decoder)?),
+        ColumnType::Double => Value::Double(f64::decode(decoder)?),
+    };
+    column.set(record, value).ok_or_else(|| invalid(column.name))
 }
 
 fn invalid(column: &'static str) -> DecodeError {

@@ -3,65 +3,76 @@
 
 use std::sync::LazyLock;
 
-use sqlx::postgres::PgRow;
-use sqlx::{ColumnIndex, Row};
+use sqlx::postgres::{PgRow, PgValueRef};
+use sqlx::{ColumnIndex, Row, ValueRef};
+use uuid::Uuid;
 
-use crate::audit::record::column::{COLUMNS, Column, ColumnType, OwnedValue, Part};
-use crate::audit::record::{AuditRecord, Digest, Entry, StreamPosition, Timestamp};
+use crate::audit::record::column::{COLUMNS, Column, ColumnType, Part, Value};
+use crate::audit::record::{AuditRecord, Digest, Timestamp};
 
 /// Microseconds from 1970 to 2000, the epoch of Postgres. *Spec*: `timestamptz` in Postgres's binary format.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-/// The columns that [`record`] reads, as the beginning of a list for `SELECT`: they are read by their place in it. A
-/// `json` is read as its text, which keeps every byte.
+/// The columns of a record, as the beginning of a list for `SELECT`: they are read by their place in it. Each is cast
+/// to its type, which changes nothing unless the owner has changed the table.
 pub(super) static COLUMN_LIST: LazyLock<String> = LazyLock::new(|| {
-    let text = |column: &Column| match column.column_type {
-        ColumnType::Json => format!(r#""{0}"::text AS "{0}""#, column.name),
-        _ => format!(r#""{}""#, column.name),
-    };
-    COLUMNS.iter().map(text).collect::<Vec<_>>().join(", ")
+    let column = |column: &Column| format!(r#""{0}"::{1} AS "{0}""#, column.name, type_name(column.column_type));
+    COLUMNS.iter().map(column).collect::<Vec<_>>().join(", ")
 });
-
-pub(super) fn position(row: &PgRow) -> Result<StreamPosition, sqlx::Error> {
-    read(row, |part| part == Part::Position).map(|record| record.position)
-}
 
 pub(super) fn digest(bytes: &[u8]) -> Digest {
     Digest(bytes32(bytes))
 }
 
+/// The record of a row that begins with [`COLUMN_LIST`].
 pub(super) fn record(row: &PgRow) -> Result<AuditRecord, sqlx::Error> {
-    read(row, |_| true)
-}
-
-pub(super) fn entry(row: &PgRow) -> Result<Entry, sqlx::Error> {
-    read(row, |part| part != Part::Position).map(|record| record.entry)
-}
-
-/// A record of which the columns of the chosen parts are those of `row`.
-fn read(row: &PgRow, is_read: impl Fn(Part) -> bool) -> Result<AuditRecord, sqlx::Error> {
     let mut record = AuditRecord::blank();
-    for (idx, column) in COLUMNS.iter().enumerate().filter(|(_, column)| is_read(column.part())) {
-        let value = value(row, idx, column.column_type)?;
-        column.set(&mut record, value).ok_or_else(|| {
-            let message = format!("the value of {} is unknown; a newer Gatepost wrote it", column.name);
-            sqlx::Error::Decode(message.into())
-        })?;
+    for (idx, column) in COLUMNS.iter().enumerate() {
+        set(&mut record, column, bytes(&row.try_get_raw(idx)?)?)?;
     }
     Ok(record)
 }
 
-/// The value of the column at `idx`.
-fn value(row: &PgRow, idx: usize, column_type: ColumnType) -> Result<OwnedValue, sqlx::Error> {
-    let value = match column_type {
-        ColumnType::Uuid => row.try_get::<Option<_>, _>(idx)?.map(OwnedValue::Uuid),
-        ColumnType::Bigint => row.try_get::<Option<_>, _>(idx)?.map(OwnedValue::Bigint),
-        ColumnType::Bytes32 => row.try_get::<Option<&[u8]>, _>(idx)?.map(|bytes| OwnedValue::Bytes32(bytes32(bytes))),
-        ColumnType::Timestamptz => Some(OwnedValue::Timestamptz(timestamp(row, idx)?)),
-        ColumnType::Text | ColumnType::Json => row.try_get::<Option<_>, _>(idx)?.map(OwnedValue::Text),
-        ColumnType::Double => row.try_get::<Option<_>, _>(idx)?.map(OwnedValue::Double),
+/// Sets the columns of the chosen parts in `record`. `fields` are the values of [`COLUMN_LIST`] in Postgres's binary
+/// format.
+pub(super) fn set_parts(
+    record: &mut AuditRecord,
+    fields: &[Option<&[u8]>],
+    is_chosen: impl Fn(Part) -> bool,
+) -> Result<(), sqlx::Error> {
+    let chosen = COLUMNS.iter().zip(fields).filter(|(column, _)| is_chosen(column.part()));
+    chosen.into_iter().try_for_each(|(column, field)| set(record, column, *field))
+}
+
+fn set(record: &mut AuditRecord, column: &Column, field: Option<&[u8]>) -> Result<(), sqlx::Error> {
+    let bytes32;
+    let value = match (field, column.column_type) {
+        (None, _) => Value::Null,
+        (Some(bytes), ColumnType::Uuid) => Value::Uuid(Uuid::from_bytes(sized(bytes, column)?)),
+        (Some(bytes), ColumnType::Bigint) => Value::Bigint(i64::from_be_bytes(sized(bytes, column)?)),
+        (Some(bytes), ColumnType::Bytes32) => {
+            bytes32 = self::bytes32(bytes);
+            Value::Bytes32(&bytes32)
+        }
+        (Some(bytes), ColumnType::Timestamptz) => Value::Timestamptz(timestamp_of(sized(bytes, column)?)),
+        (Some(bytes), ColumnType::Text | ColumnType::Json) => {
+            Value::Text(std::str::from_utf8(bytes).map_err(|_| unreadable(column, "is not UTF-8"))?)
+        }
+        (Some(bytes), ColumnType::Double) => Value::Double(f64::from_be_bytes(sized(bytes, column)?)),
     };
-    Ok(value.unwrap_or(OwnedValue::Null))
+    column.set(record, value).ok_or_else(|| unreadable(column, "is unknown; a newer Gatepost wrote it"))
+}
+
+fn bytes<'r>(value: &PgValueRef<'r>) -> Result<Option<&'r [u8]>, sqlx::Error> {
+    if value.is_null() { Ok(None) } else { value.as_bytes().map(Some).map_err(sqlx::Error::Decode) }
+}
+
+fn sized<const N: usize>(bytes: &[u8], column: &Column) -> Result<[u8; N], sqlx::Error> {
+    bytes.try_into().map_err(|_| unreadable(column, "has another length than its type"))
+}
+
+fn unreadable(column: &Column, why: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("the value of {} {why}", column.name).into())
 }
 
 /// Zero bytes if the length is wrong: the record's hash then does not match.
@@ -72,7 +83,22 @@ fn bytes32(bytes: &[u8]) -> [u8; 32] {
 /// Decodes the binary format itself, because chrono panics at some values of Postgres, for example `infinity`.
 pub(super) fn timestamp(row: &PgRow, column: impl ColumnIndex<PgRow>) -> Result<Timestamp, sqlx::Error> {
     let bytes = row.try_get_raw(column)?.as_bytes().map_err(sqlx::Error::Decode)?;
-    let micros = bytes.try_into().map(i64::from_be_bytes);
-    let micros = micros.map_err(|_| sqlx::Error::Decode("timestamp is not 8 bytes long".into()))?;
-    Ok(Timestamp::from_micros(micros.saturating_add(POSTGRES_EPOCH_MICROS)))
+    let bytes = bytes.try_into().map_err(|_| sqlx::Error::Decode("timestamp is not 8 bytes long".into()))?;
+    Ok(timestamp_of(bytes))
+}
+
+fn timestamp_of(bytes: [u8; 8]) -> Timestamp {
+    Timestamp::from_micros(i64::from_be_bytes(bytes).saturating_add(POSTGRES_EPOCH_MICROS))
+}
+
+fn type_name(column_type: ColumnType) -> &'static str {
+    match column_type {
+        ColumnType::Uuid => "uuid",
+        ColumnType::Bigint => "bigint",
+        ColumnType::Bytes32 => "bytea",
+        ColumnType::Timestamptz => "timestamptz",
+        ColumnType::Text => "text",
+        ColumnType::Json => "json",
+        ColumnType::Double => "double precision",
+    }
 }

@@ -7,10 +7,10 @@ use sqlx::postgres::{PgConnection, PgRow};
 
 use super::reading::{Reading, bigint};
 use super::row;
+use super::stated::each_with;
 use super::tables::{TableFindings, check_tables};
 use crate::audit::chain::Head;
-use crate::audit::codec;
-use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq, Timestamp};
+use crate::audit::record::{Epoch, GatewayId, Seq, Timestamp};
 use crate::audit::sql;
 use crate::audit::verify::{
     Cursor, Place, STATEMENT_METHODS, Selection, Source, Statements, StreamHead, StreamId, UnprovenKind,
@@ -146,26 +146,8 @@ impl<'c> TrailSnapshot<'c> {
                 self.tables.unproven.push((UnprovenKind::Shadow, Place::ALL, what));
             }
         }
-        let methods = STATEMENT_METHODS.map(|method| format!("'{method}'")).join(", ");
-        let columns = row::COLUMN_LIST.as_str();
-        // The index `audit_log_statements` has these rows.
-        let sql = self.reading.sql(&format!("SELECT {columns} FROM {{log}} WHERE method IN ({methods})"));
-        let mut rows = sql::query(sql).fetch(&mut *self.reading.transaction);
-        while let Some(row) = futures_util::TryStreamExt::try_next(&mut rows).await? {
-            // What cannot be read is reported when the walk passes it.
-            if let Ok(record) = row::record(&row) {
-                statements.add(&record);
-            }
-        }
-        drop(rows);
-        let sql = self.reading.sql("SELECT frame FROM {quarantine}");
-        let mut rows = sql::query(sql).fetch(&mut *self.reading.transaction);
-        while let Some(row) = futures_util::TryStreamExt::try_next(&mut rows).await? {
-            if let Ok((record, _)) = codec::decode_record(row.try_get(0)?) {
-                statements.add(&record as &AuditRecord);
-            }
-        }
-        drop(rows);
+        // What cannot be read is reported when the walk passes it.
+        each_with(&mut self.reading, &STATEMENT_METHODS, None, |record| statements.add(record)).await?;
         Ok(statements)
     }
 

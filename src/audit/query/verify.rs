@@ -1,25 +1,25 @@
 //! Reads the trail in Postgres, or a part of it, in the order of the streams, through a [`Checker`].
 //!
-//! One statement reads `audit_log` and `audit_quarantine`, merged by their keys. Rows are read as they arrive and
-//! hashed on another thread, with a bounded number of batches in between.
+//! One statement reads `audit_log` and `audit_quarantine`, merged by their keys. Rows are decoded and hashed on another
+//! thread than the one that receives them, with a bounded number of batches in between.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use futures_util::TryStreamExt;
 use sqlx::Row;
-use sqlx::postgres::{PgArguments, PgRow};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::copied::{CopiedRow, CopiedRows};
 use super::reading::bigint;
 use super::row;
 use super::snapshot::TrailSnapshot;
 use super::windows::windows;
 use crate::audit::codec;
 use crate::audit::record::column::{COLUMNS, Column, Part};
-use crate::audit::record::{Entry, GatewayId, StreamPosition};
+use crate::audit::record::{AuditRecord, Entry, GatewayId, StreamPosition};
 use crate::audit::sql;
 use crate::audit::verify::{Checker, Cursor, Heads, Options, Origin, Place, Report, StreamId, TrailRecord, Window};
 
@@ -42,8 +42,8 @@ static RECORDS: LazyLock<[String; 2]> = LazyLock::new(|| {
     ]
 });
 
-/// The condition on the rows of one window.
-const IN_WINDOW: &str = " WHERE gateway_id = $1 AND epoch = $2 AND seq BETWEEN $3 AND $4";
+/// The fields of a row: the columns, and the quarantined frame.
+const FIELDS: usize = COLUMNS.len() + 1;
 
 /// Records beyond those that the cursors count. *Chosen*: more than a person adds by hand.
 const EXTRA_RECORDS: u64 = 1_000;
@@ -61,13 +61,11 @@ const REPEATED: &str = "SELECT gateway_id, request_id, min(epoch), min(seq), max
 
 /// The hashing thread, and the batch that it gets next.
 struct Hashing {
-    batches: mpsc::Sender<Vec<TrailRecord>>,
-    batch: Vec<TrailRecord>,
-    /// Rows whose position cannot exist.
-    strays: Vec<String>,
+    batches: mpsc::Sender<Vec<CopiedRow>>,
+    batch: Vec<CopiedRow>,
     bytes: usize,
-    records: u64,
-    thread: JoinHandle<Checker>,
+    rows: u64,
+    thread: JoinHandle<Result<Checker, sqlx::Error>>,
 }
 
 impl TrailSnapshot<'_> {
@@ -133,25 +131,18 @@ impl TrailSnapshot<'_> {
         hashing: &mut Hashing,
         progress: &mut impl FnMut(u64),
     ) -> Result<(), sqlx::Error> {
-        let condition = if window.is_some() { IN_WINDOW } else { "" };
+        let condition = window.map_or(String::new(), |(stream, window)| in_window(stream, window));
         let [log, quarantine] = &*RECORDS;
-        let sql = format!("{log}{condition} UNION ALL {quarantine}{condition} ORDER BY gateway_id, epoch, seq");
-        let sql = self.reading.sql(&sql);
-        let mut query = sql::query(sql);
-        if let Some((stream, window)) = window {
-            query = bind_window(query, stream, window);
-        }
-        let mut rows = query.fetch(&mut *self.reading.transaction);
-        while let Some(row) = rows.try_next().await? {
-            match trail_record(&row)? {
-                Ok(record) => {
-                    if hashing.push(record).await {
-                        progress(hashing.records);
-                    }
+        let rows = format!("{log}{condition} UNION ALL {quarantine}{condition} ORDER BY gateway_id, epoch, seq");
+        let sql = self.reading.sql(&format!("COPY ({rows}) TO STDOUT (FORMAT binary)")).0;
+        let mut parts = self.reading.transaction.copy_out_raw(&sql).await?;
+        let mut copied = CopiedRows::default();
+        while let Some(part) = parts.try_next().await? {
+            copied.add(part);
+            while let Some(row) = copied.next_row()? {
+                if hashing.push(row).await {
+                    progress(hashing.rows);
                 }
-                // I6: bounded.
-                Err(stray) if hashing.strays.len() < STRAYS_MAX => hashing.strays.push(stray),
-                Err(_) => {}
             }
         }
         Ok(())
@@ -187,80 +178,92 @@ impl TrailSnapshot<'_> {
 
 impl Hashing {
     fn start(mut checker: Checker) -> Self {
-        let (batches, mut received) = mpsc::channel::<Vec<TrailRecord>>(BATCHES_MAX);
+        let (batches, mut received) = mpsc::channel::<Vec<CopiedRow>>(BATCHES_MAX);
         let thread = tokio::task::spawn_blocking(move || {
+            let mut strays = Vec::new();
             while let Some(batch) = received.blocking_recv() {
-                for record in &batch {
-                    checker.check(record);
+                for row in &batch {
+                    match trail_record(row)? {
+                        Ok(record) => checker.check(&record),
+                        // I6: bounded.
+                        Err(stray) if strays.len() < STRAYS_MAX => strays.push(stray),
+                        Err(_) => {}
+                    }
                 }
             }
-            checker
+            for what in strays {
+                checker.stray_row(what);
+            }
+            Ok(checker)
         });
-        let (batch, strays) = (Vec::with_capacity(BATCH_RECORDS), Vec::new());
-        Self { batches, batch, strays, bytes: 0, records: 0, thread }
+        Self { batches, batch: Vec::with_capacity(BATCH_RECORDS), bytes: 0, rows: 0, thread }
     }
 
-    /// Adds a record. Returns true if a batch was passed on.
-    async fn push(&mut self, record: TrailRecord) -> bool {
-        self.bytes += record.content.as_ref().map_or(0, Entry::size_bytes);
-        self.batch.push(record);
-        self.records += 1;
+    /// Adds a row. Returns true if a batch was passed on.
+    async fn push(&mut self, row: CopiedRow) -> bool {
+        self.bytes += row.len();
+        self.batch.push(row);
+        self.rows += 1;
         // I6: bounded by count and by bytes.
         if self.batch.len() < BATCH_RECORDS && self.bytes <= BATCH_BYTES {
             return false;
         }
         let full = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH_RECORDS));
         self.bytes = 0;
-        // A thread that panicked is noticed at the end.
+        // A thread that failed is noticed at the end.
         self.batches.send(full).await.ok();
         true
     }
 
     async fn finish(self) -> Result<Checker, sqlx::Error> {
-        let Self { batches, batch, thread, strays, .. } = self;
+        let Self { batches, batch, thread, .. } = self;
         batches.send(batch).await.ok();
         drop(batches);
-        let mut checker = thread.await.map_err(|_| sqlx::Error::WorkerCrashed)?;
-        for what in strays {
-            checker.stray_row(what);
-        }
-        Ok(checker)
+        thread.await.map_err(|_| sqlx::Error::WorkerCrashed)?
     }
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, PgArguments>;
-
-fn bind_window(query: Query<'_>, (gateway_id, epoch): StreamId, window: Window) -> Query<'_> {
+/// The condition on the rows of one window. COPY takes no parameters.
+fn in_window((gateway_id, epoch): StreamId, window: Window) -> String {
+    let [epoch, first] = [epoch.0, window.first.0].map(bigint);
     let last = window.last.map_or(i64::MAX, |last| bigint(last.0));
-    query.bind(gateway_id.0).bind(bigint(epoch.0)).bind(bigint(window.first.0)).bind(last)
+    format!(" WHERE gateway_id = '{}' AND epoch = {epoch} AND seq BETWEEN {first} AND {last}", gateway_id.0)
 }
 
 /// The record of a row, or the description of a row whose position cannot exist.
-fn trail_record(row: &PgRow) -> Result<Result<TrailRecord, String>, sqlx::Error> {
-    let (epoch, seq): (i64, i64) = (row.try_get("epoch")?, row.try_get("seq")?);
+fn trail_record(row: &CopiedRow) -> Result<Result<TrailRecord, String>, sqlx::Error> {
+    let fields: [Option<&[u8]>; FIELDS] =
+        row.fields().ok_or_else(|| sqlx::Error::Protocol("a row has too few fields".to_owned()))?;
+    let [columns @ .., frame] = &fields;
+    let mut record = AuditRecord::blank();
+    row::set_parts(&mut record, columns, |part| part == Part::Position)?;
+    let position = record.position;
+    let [epoch, seq] = [position.epoch.0, position.seq.0].map(u64::cast_signed);
     if epoch < 1 || seq < 1 {
-        let gateway: Uuid = row.try_get("gateway_id")?;
+        let gateway = position.gateway_id.0;
         let what =
             format!("gateway {gateway} has a row at epoch {epoch} seq {seq}: both are from 1 on, so it was added");
         return Ok(Err(what));
     }
-    let position = row::position(row)?;
-    let frame: Option<&[u8]> = row.try_get("frame")?;
     let content = match frame {
-        Some(frame) => quarantined_entry(row, &position, frame),
-        None => row::entry(row).map_err(|error| error.to_string()),
+        Some(frame) => quarantined_entry(columns, &position, frame),
+        None => match row::set_parts(&mut record, columns, |part| part != Part::Position) {
+            Ok(()) => Ok(record.entry),
+            Err(error) => Err(error.to_string()),
+        },
     };
     Ok(Ok(TrailRecord { position, content, quarantined: frame.is_some() }))
 }
 
 /// Decodes a quarantined frame and checks that the row's columns match it.
-fn quarantined_entry(row: &PgRow, position: &StreamPosition, frame: &[u8]) -> Result<Entry, String> {
+fn quarantined_entry(columns: &[Option<&[u8]>], position: &StreamPosition, frame: &[u8]) -> Result<Entry, String> {
     let (record, length) = codec::decode_record(frame).map_err(|error| format!("the quarantined bytes: {error}"))?;
     if length != frame.len() {
         return Err("the quarantined bytes continue after the record".to_owned());
     }
-    let request_id: Uuid = row.try_get("request_id").map_err(|error| error.to_string())?;
-    if record.position != *position || record.entry.call.request_id.0 != request_id {
+    let request_id = COLUMNS.iter().zip(columns).find(|(column, _)| column.name == "request_id");
+    let request_id = request_id.and_then(|(_, field)| *field);
+    if record.position != *position || request_id != Some(record.entry.call.request_id.0.as_bytes()) {
         return Err("the columns in audit_quarantine do not match the record in the bytes".to_owned());
     }
     Ok(record.entry)

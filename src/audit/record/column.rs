@@ -53,7 +53,7 @@ pub enum Part {
     Outcome,
 }
 
-/// The value of a column in a record.
+/// The value of a column.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
     /// NULL.
@@ -108,25 +108,16 @@ impl<'a> Value<'a> {
     pub fn as_double(self) -> Option<f64> {
         if let Self::Double(value) = self { Some(value) } else { None }
     }
-}
 
-/// The value of a column that was read.
-#[derive(Clone, Debug, PartialEq)]
-pub enum OwnedValue {
-    /// NULL.
-    Null,
-    /// A `uuid`.
-    Uuid(uuid::Uuid),
-    /// A `bigint`.
-    Bigint(i64),
-    /// A `bytea` of 32 bytes.
-    Bytes32([u8; 32]),
-    /// A `timestamptz`.
-    Timestamptz(Timestamp),
-    /// A `text` or the text of a `json`.
-    Text(String),
-    /// A `double precision`.
-    Double(f64),
+    fn as_bytes32(self) -> Option<[u8; 32]> {
+        if let Self::Bytes32(value) = self { Some(*value) } else { None }
+    }
+
+    /// `Some(None)` for NULL; otherwise what `read` makes of the value.
+    #[expect(clippy::option_option, reason = "NULL and a value of another type are two cases")]
+    fn optional<T>(self, read: impl FnOnce(Self) -> Option<T>) -> Option<Option<T>> {
+        if self == Self::Null { Some(None) } else { read(self).map(Some) }
+    }
 }
 
 /// A column of `audit_log`.
@@ -146,9 +137,9 @@ pub struct Column {
 /// The place of a column's value in a record.
 #[derive(Clone, Copy, Debug)]
 enum Access {
-    Position(for<'a> fn(&'a StreamPosition) -> Value<'a>, fn(&mut StreamPosition, OwnedValue) -> Option<()>),
-    Call(for<'a> fn(&'a Call) -> Value<'a>, fn(&mut Call, OwnedValue) -> Option<()>),
-    Outcome(for<'a> fn(&'a Entry) -> Value<'a>, fn(&mut Entry, OwnedValue) -> Option<()>),
+    Position(for<'a> fn(&'a StreamPosition) -> Value<'a>, for<'a> fn(&mut StreamPosition, Value<'a>) -> Option<()>),
+    Call(for<'a> fn(&'a Call) -> Value<'a>, for<'a> fn(&mut Call, Value<'a>) -> Option<()>),
+    Outcome(for<'a> fn(&'a Entry) -> Value<'a>, for<'a> fn(&mut Entry, Value<'a>) -> Option<()>),
 }
 
 impl Column {
@@ -178,7 +169,7 @@ impl Column {
     }
 
     /// Sets the column in `record`. `None`: the value is not valid for the column; the record is unchanged.
-    pub fn set(&self, record: &mut AuditRecord, value: OwnedValue) -> Option<()> {
+    pub fn set(&self, record: &mut AuditRecord, value: Value<'_>) -> Option<()> {
         match self.access {
             Access::Position(_, set) => set(&mut record.position, value),
             Access::Call(_, set) => set(&mut record.entry.call, value),
@@ -203,7 +194,7 @@ macro_rules! access {
         Access::Call(
             |call| Value::Text(&call.$field),
             |call, value| {
-                call.$field = Text::from(value.text()?);
+                call.$field = Text::from(value.as_text()?);
                 Some(())
             },
         )
@@ -212,7 +203,7 @@ macro_rules! access {
         Access::Call(
             |call| call.$field.as_deref().map_or(Value::Null, Value::Text),
             |call, value| {
-                call.$field = value.optional(OwnedValue::text)?.map(Text::from);
+                call.$field = value.optional(Value::as_text)?.map(Text::from);
                 Some(())
             },
         )
@@ -221,7 +212,7 @@ macro_rules! access {
         Access::Call(
             |call| call.$field.as_deref().map_or(Value::Null, Value::Text),
             |call, value| {
-                call.$field = value.optional(OwnedValue::text)?;
+                call.$field = value.optional(Value::as_text)?.map(str::to_owned);
                 Some(())
             },
         )
@@ -230,7 +221,7 @@ macro_rules! access {
         Access::Call(
             |call| call.$field.as_ref().map_or(Value::Null, |digest| Value::Bytes32(&digest.0)),
             |call, value| {
-                call.$field = value.optional(OwnedValue::bytes32)?.map(Digest);
+                call.$field = value.optional(Value::as_bytes32)?.map(Digest);
                 Some(())
             },
         )
@@ -239,7 +230,7 @@ macro_rules! access {
         Access::Outcome(
             |entry| entry.$field.as_ref().map_or(Value::Null, |digest| Value::Bytes32(&digest.0)),
             |entry, value| {
-                entry.$field = value.optional(OwnedValue::bytes32)?.map(Digest);
+                entry.$field = value.optional(Value::as_bytes32)?.map(Digest);
                 Some(())
             },
         )
@@ -248,7 +239,7 @@ macro_rules! access {
         Access::Outcome(
             |entry| Value::Bytes32(&entry.salts.$field.0),
             |entry, value| {
-                entry.salts.$field = Salt(value.bytes32()?);
+                entry.salts.$field = Salt(value.as_bytes32()?);
                 Some(())
             },
         )
@@ -257,7 +248,7 @@ macro_rules! access {
         Access::Position(
             |position| Value::Bytes32(&position.$field.0),
             |position, value| {
-                position.$field = $type(value.bytes32()?);
+                position.$field = $type(value.as_bytes32()?);
                 Some(())
             },
         )
@@ -266,7 +257,7 @@ macro_rules! access {
         Access::Position(
             |position| Value::Bigint(position.$field.0.cast_signed()),
             |position, value| {
-                position.$field = $type(value.bigint()?.cast_unsigned());
+                position.$field = $type(value.as_bigint()?.cast_unsigned());
                 Some(())
             },
         )
@@ -305,7 +296,7 @@ pub static COLUMNS: [Column; 39] = [
         Access::Position(
             |position| Value::Uuid(position.gateway_id.0),
             |position, value| {
-                position.gateway_id = GatewayId(value.uuid()?);
+                position.gateway_id = GatewayId(value.as_uuid()?);
                 Some(())
             },
         ),
@@ -321,7 +312,7 @@ pub static COLUMNS: [Column; 39] = [
         Access::Call(
             |call| Value::Uuid(call.request_id.0),
             |call, value| {
-                call.request_id = RequestId(value.uuid()?);
+                call.request_id = RequestId(value.as_uuid()?);
                 Some(())
             },
         ),
@@ -333,7 +324,7 @@ pub static COLUMNS: [Column; 39] = [
         Access::Call(
             |call| call.parent_id.map_or(Value::Null, |id| Value::Uuid(id.0)),
             |call, value| {
-                call.parent_id = value.optional(OwnedValue::uuid)?.map(RequestId);
+                call.parent_id = value.optional(Value::as_uuid)?.map(RequestId);
                 Some(())
             },
         ),
@@ -345,7 +336,7 @@ pub static COLUMNS: [Column; 39] = [
         Access::Call(
             |call| Value::Timestamptz(call.timestamp),
             |call, value| {
-                call.timestamp = value.timestamp()?;
+                call.timestamp = value.as_timestamp()?;
                 Some(())
             },
         ),
@@ -357,7 +348,7 @@ pub static COLUMNS: [Column; 39] = [
         Access::Outcome(
             |entry| Value::Double(entry.latency_ms),
             |entry, value| {
-                entry.latency_ms = value.double()?;
+                entry.latency_ms = value.as_double()?;
                 Some(())
             },
         ),
@@ -388,7 +379,7 @@ pub static COLUMNS: [Column; 39] = [
         Access::Outcome(
             |entry| entry.response.as_deref().map_or(Value::Null, Value::Text),
             |entry, value| {
-                entry.response = value.optional(OwnedValue::text)?;
+                entry.response = value.optional(Value::as_text)?.map(str::to_owned);
                 Some(())
             },
         ),
@@ -402,7 +393,7 @@ pub static COLUMNS: [Column; 39] = [
             |entry| entry.response_bytes.map_or(Value::Null, |bytes| Value::Bigint(bytes.cast_signed())),
             // No `abs`: a changed sign must show as a change.
             |entry, value| {
-                entry.response_bytes = value.optional(OwnedValue::bigint)?.map(i64::cast_unsigned);
+                entry.response_bytes = value.optional(Value::as_bigint)?.map(i64::cast_unsigned);
                 Some(())
             },
         ),
@@ -414,7 +405,7 @@ pub static COLUMNS: [Column; 39] = [
         Access::Outcome(
             |entry| entry.error_message.as_deref().map_or(Value::Null, Value::Text),
             |entry, value| {
-                entry.error_message = value.optional(OwnedValue::text)?;
+                entry.error_message = value.optional(Value::as_text)?.map(str::to_owned);
                 Some(())
             },
         ),
@@ -426,7 +417,7 @@ pub static COLUMNS: [Column; 39] = [
         Access::Outcome(
             |entry| Value::Text(entry.response_status.as_str()),
             |entry, value| {
-                entry.response_status = Status::from_word(&value.text()?)?;
+                entry.response_status = Status::from_word(value.as_text()?)?;
                 Some(())
             },
         ),
@@ -438,38 +429,6 @@ pub static COLUMNS: [Column; 39] = [
     required("salt_circumstances", Bytes32, Chain, access!(salt circumstances)),
     required("salt_content", Bytes32, Chain, access!(salt content)),
 ];
-
-impl OwnedValue {
-    /// `Some(None)` for NULL; otherwise what `read` makes of the value.
-    #[expect(clippy::option_option, reason = "NULL and a value of another type are two cases")]
-    fn optional<T>(self, read: impl FnOnce(Self) -> Option<T>) -> Option<Option<T>> {
-        if self == Self::Null { Some(None) } else { read(self).map(Some) }
-    }
-
-    fn uuid(self) -> Option<uuid::Uuid> {
-        if let Self::Uuid(value) = self { Some(value) } else { None }
-    }
-
-    fn bigint(self) -> Option<i64> {
-        if let Self::Bigint(value) = self { Some(value) } else { None }
-    }
-
-    fn bytes32(self) -> Option<[u8; 32]> {
-        if let Self::Bytes32(value) = self { Some(value) } else { None }
-    }
-
-    fn timestamp(self) -> Option<Timestamp> {
-        if let Self::Timestamptz(value) = self { Some(value) } else { None }
-    }
-
-    fn text(self) -> Option<String> {
-        if let Self::Text(value) = self { Some(value) } else { None }
-    }
-
-    fn double(self) -> Option<f64> {
-        if let Self::Double(value) = self { Some(value) } else { None }
-    }
-}
 
 #[cfg(test)]
 mod tests {

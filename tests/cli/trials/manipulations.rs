@@ -3,8 +3,8 @@
 
 use std::pin::Pin;
 
-use gatepost::audit::chain::Head;
-use gatepost::audit::record::{AuditRecord, Epoch, GatewayId, Timestamp};
+use gatepost::audit::chain::{self, Head};
+use gatepost::audit::record::{AuditRecord, Epoch, GatewayId, StreamPosition, Timestamp};
 use serde_json::{Value, json};
 
 use super::tamper::{Tamper, altered, another, chain_from, previous, seq, set_details, stand_in};
@@ -115,6 +115,7 @@ fn deleted(table: &mut Table) {
     let truncate = Act::Sql("TRUNCATE audit_log, audit_stream, audit_quarantine".to_owned());
     table.push("everything", truncate, Fault("expected"), Open("there is nothing to check"));
     table.sql("audit_log alone", "gap", "TRUNCATE audit_log");
+    table.sql("the rows of the last epoch, cursor left", "tail", &format!("{one} 7"));
 }
 
 /// All but row 5.
@@ -462,6 +463,8 @@ fn quarantined(table: &mut Table) {
         "quarantine",
         &format!("UPDATE audit_quarantine SET frame = set_byte(frame, 60, 255 - get_byte(frame, 60)) {first}"),
     );
+    let longer = format!("UPDATE audit_quarantine SET frame = frame || '\\x00' {first}");
+    table.sql("a byte after a quarantined record", "quarantine", &longer);
     table.sql(
         "the request id of a quarantined record",
         "quarantine",
@@ -715,6 +718,39 @@ fn epochs(table: &mut Table) {
             .await;
         })
     });
+    table.run("the first epoch names one before it", "epoch", |t| {
+        Box::pin(async move {
+            t.rewrite(t.b, 1, |mut rows| {
+                let end = rows[3].position;
+                set_details(&mut rows[0], &previous(2, &end, true));
+                rows
+            })
+            .await;
+            let end = t.rows(t.b, 1).await.pop().unwrap().position;
+            t.rewrite(t.b, 2, |mut rows| {
+                set_details(&mut rows[0], &previous(1, &end, true));
+                rows
+            })
+            .await;
+        })
+    });
+    table.run("a decision in the stream of a gateway", "event", |t| {
+        Box::pin(async move {
+            let mut decision = another(&t.rows(t.a, 1).await[1], "owner");
+            decision.entry.call.method = "trail/accepted".into();
+            t.append(vec![decision], t.b, 2).await;
+        })
+    });
+    table.run("another count in the last gateway/closed", "count", |t| {
+        Box::pin(async move {
+            let mut rows = t.rows(t.a, 7).await;
+            let [.., before, closed] = &mut rows[..] else { panic!("A/7 has records") };
+            set_details(closed, &json!({ "records": 3 }));
+            let StreamPosition { gateway_id, epoch, .. } = before.position;
+            closed.position = chain::link(gateway_id, epoch, Head::after(&before.position), &closed.entry);
+            t.write(&rows).await;
+        })
+    });
     table.run("the last epoch without its opening record", "event", |t| {
         Box::pin(async move {
             t.rewrite(t.a, 7, |mut rows| {
@@ -787,6 +823,21 @@ fn tables(table: &mut Table) {
             "a row security policy",
             "ALTER TABLE audit_log ENABLE ROW LEVEL SECURITY;
             CREATE POLICY hide ON audit_log USING (response_status <> 'denied')",
+        ),
+        ("row security without a policy", "ALTER TABLE audit_stream ENABLE ROW LEVEL SECURITY"),
+        ("a policy that is not in force yet", "CREATE POLICY later ON audit_quarantine USING (false)"),
+        ("a column of another type", "ALTER TABLE audit_log ALTER COLUMN tool_name TYPE varchar"),
+        (
+            "a generated column",
+            "ALTER TABLE audit_log DROP COLUMN actor_subject;
+            ALTER TABLE audit_log ADD COLUMN actor_subject text GENERATED ALWAYS AS (NULL::text) STORED",
+        ),
+        (
+            "a table partitioned by epoch",
+            r#"ALTER TABLE audit_log RENAME TO kept;
+            CREATE TABLE audit_log (LIKE kept INCLUDING DEFAULTS) PARTITION BY RANGE (epoch);
+            CREATE TABLE audit_log_rest PARTITION OF audit_log DEFAULT;
+            INSERT INTO audit_log TABLE kept; DROP TABLE kept"#,
         ),
         ("a table that the cursors inherit from", "CREATE TABLE more () INHERITS (audit_stream)"),
         ("an unlogged table", "ALTER TABLE audit_quarantine SET UNLOGGED"),

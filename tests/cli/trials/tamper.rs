@@ -3,7 +3,7 @@
 use gatepost::audit::chain::{self, Head};
 use gatepost::audit::codec;
 use gatepost::audit::query::{Filter, query};
-use gatepost::audit::record::column::{ColumnType, OwnedValue, Value};
+use gatepost::audit::record::column::{ColumnType, Value};
 use gatepost::audit::record::{AuditRecord, COLUMNS, Epoch, GatewayId, RequestId, Seq, StreamPosition, Timestamp};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
@@ -212,14 +212,14 @@ pub fn altered(mut row: AuditRecord) -> AuditRecord {
 pub fn stand_in(row: &AuditRecord) -> AuditRecord {
     let mut out = AuditRecord { position: row.position, entry: row.entry.clone() };
     for column in COLUMNS.iter().filter(|column| !matches!(column.name, "request_id" | "timestamp" | "hash")) {
-        column.set(&mut out, OwnedValue::Null);
+        column.set(&mut out, Value::Null);
     }
     out.position = row.position;
     let details = json!({ "lost": 1, "epoch": row.position.epoch, "seq": row.position.seq, "hash": row.position.hash });
     let call = gatepost::audit::record::Call::gateway_event("gap", &details);
     let text = |record: &mut AuditRecord, name: &str, value: &str| {
         let column = COLUMNS.iter().find(|column| column.name == name).unwrap();
-        column.set(record, OwnedValue::Text(value.to_owned())).unwrap();
+        column.set(record, Value::Text(value)).unwrap();
     };
     text(&mut out, "method", "gateway/gap");
     text(&mut out, "client_subject", "gatepost");
