@@ -8,6 +8,7 @@
 //!
 //! [`pipeline::Pipeline`] builds and stops the parts. Nothing here knows MCP.
 
+mod ages;
 pub mod chain;
 pub mod codec;
 mod handle;

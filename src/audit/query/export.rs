@@ -63,8 +63,8 @@ impl Pager {
         let mut reading = Reading::begin(connection).await?;
         let now = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
         let now: i64 = sql::query_scalar(now).fetch_one(&mut *reading.transaction).await?;
-        let text = reading.sql(GATEWAYS);
-        let mut gateways: VecDeque<Uuid> = sql::query_scalar(text).fetch_all(&mut *reading.transaction).await?.into();
+        let sql = reading.sql(GATEWAYS);
+        let mut gateways: VecDeque<Uuid> = sql::query_scalar(sql).fetch_all(&mut *reading.transaction).await?.into();
         reading.end().await?;
         gateways.retain(|id| filter.gateway_id.is_none_or(|only| only == *id));
         let mut from = (0, 0);
@@ -113,8 +113,8 @@ impl Pager {
         let records = select_in(&mut reading, &filter).await?;
         let mut read_to = records.last().map(position);
         let (to_epoch, to_seq) = read_to.unwrap_or((u64::MAX, u64::MAX));
-        let text = reading.sql(QUARANTINED);
-        let query = sql::query(text).bind(gateway).bind(bigint(self.after.0)).bind(bigint(self.after.1));
+        let sql = reading.sql(QUARANTINED);
+        let query = sql::query(sql).bind(gateway).bind(bigint(self.after.0)).bind(bigint(self.after.1));
         let query = query.bind(bigint(to_epoch)).bind(bigint(to_seq)).bind(i64::try_from(PAGE).unwrap_or(i64::MAX));
         let rows = query.fetch_all(&mut *reading.transaction).await?;
         reading.end().await?;
