@@ -236,6 +236,25 @@ fn the_kubernetes_example_has_valid_configuration_and_probes() {
     }
 }
 
+/// The timer's and the CronJob's commands get as far as the file of heads, which is not there.
+#[test]
+fn the_examples_of_retirement_are_valid_commands() {
+    let text = |name: &str| std::fs::read_to_string(packaged("../examples").join(name)).unwrap();
+    let service = text("retire.service");
+    let command = service.lines().find_map(|line| line.strip_prefix("ExecStart=/bin/sh -c 'exec gatepost ")).unwrap();
+    let command =
+        command.trim_end_matches('\'').replace("$(date +%%Y-%%m-%%d)", "today").replace("retention policy", "policy");
+    let of_service: Vec<String> = command.split_whitespace().map(|word| word.replace('"', "")).collect();
+    let job = text("retire-cronjob.yaml");
+    let of_job = job.lines().find_map(|line| line.trim().strip_prefix("args: ")).unwrap();
+    for args in [of_service, serde_json::from_str(of_job).unwrap()] {
+        let output = Command::new(BINARY).args(&args).env_clear().output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains("cannot read"), "{args:?}: {said}");
+    }
+    assert!(text("retire.timer").contains("OnCalendar="));
+}
+
 #[test]
 fn the_image_runs_a_valid_command_and_not_as_root() {
     let file = std::fs::read_to_string(packaged("Dockerfile")).unwrap();
