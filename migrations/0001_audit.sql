@@ -98,7 +98,8 @@ CREATE INDEX audit_log_parent_id ON audit_log (parent_id) WHERE parent_id IS NOT
 CREATE INDEX audit_log_response_status ON audit_log (response_status, "timestamp");
 -- The few records that say something about other records, which "gatepost audit verify" reads first.
 CREATE INDEX audit_log_statements ON audit_log (gateway_id, epoch, seq) WHERE method IN
-    ('gateway/opened', 'gateway/damage', 'gateway/takeover', 'trail/accepted', 'trail/resolved');
+    ('gateway/opened', 'gateway/damage', 'gateway/takeover', 'trail/accepted', 'trail/resolved', 'trail/retired',
+    'trail/hold', 'trail/lifted', 'trail/closed');
 
 -- Records that audit_log refused: their bytes, and why. The cursor counts them, so the stream stays without a gap.
 CREATE TABLE audit_quarantine (
@@ -127,6 +128,14 @@ CREATE TABLE audit_foreign (
     moved_by     text        NOT NULL DEFAULT session_user
 );
 CREATE INDEX audit_foreign_place ON audit_foreign (gateway_id, epoch, seq);
+
+-- Policies that were in retired records, by the digest that records name them with. Never retired.
+CREATE TABLE audit_policy (
+    policy_digest bytea       PRIMARY KEY,
+    policy        text        NOT NULL,
+    kept_at       timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT audit_policy_digest_is_sha256 CHECK (octet_length(policy_digest) = 32)
+);
 
 -- All that a gateway's login may do: execute the functions that are granted to gatepost_writer below. They run with the
 -- rights of the tables' owner. Every name in them is qualified, because neither the caller's search_path nor its
@@ -409,8 +418,8 @@ BEGIN
     END LOOP;
     GRANT EXECUTE ON FUNCTION gatepost_deliver, gatepost_dry_run, gatepost_quarantine, gatepost_open_stream,
         gatepost_make_partitions, gatepost_schema_version TO gatepost_writer;
-    GRANT SELECT ON audit_gateway, audit_registrar, audit_stream, audit_log, audit_quarantine, audit_foreign
-        TO gatepost_reader;
+    GRANT SELECT ON audit_gateway, audit_registrar, audit_stream, audit_log, audit_quarantine, audit_foreign,
+        audit_policy TO gatepost_reader;
 EXCEPTION
     WHEN undefined_object THEN
         RAISE NOTICE 'role gatepost_writer or gatepost_reader is missing; nothing was granted to it';

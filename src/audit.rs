@@ -20,6 +20,7 @@ pub mod pipeline;
 pub mod query;
 pub mod record;
 pub mod redact;
+pub mod retired;
 pub mod ring;
 pub mod scribe;
 pub mod shipper;
