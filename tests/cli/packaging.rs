@@ -49,7 +49,10 @@ fn bash_loads_the_printed_completions() {
         "{}\nCOMP_WORDS=(gatepost conf) COMP_CWORD=1\n_gatepost gatepost conf gatepost\necho \"${{COMPREPLY[@]}}\"\n",
         stdout(&["completions", "bash"])
     );
-    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    // Longer than an argument of a process may be.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), script).unwrap();
+    let output = Command::new("bash").arg(file.path()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "config");
 }
 
