@@ -98,7 +98,8 @@ CREATE INDEX audit_log_parent_id ON audit_log (parent_id) WHERE parent_id IS NOT
 CREATE INDEX audit_log_response_status ON audit_log (response_status, "timestamp");
 -- The few records that say something about other records, which "gatepost audit verify" reads first.
 CREATE INDEX audit_log_statements ON audit_log (gateway_id, epoch, seq) WHERE method IN
-    ('gateway/opened', 'gateway/damage', 'gateway/takeover', 'trail/accepted', 'trail/resolved');
+    ('gateway/opened', 'gateway/damage', 'gateway/takeover', 'trail/accepted', 'trail/resolved', 'trail/retired',
+    'trail/hold', 'trail/lifted', 'trail/closed');
 
 -- Records that audit_log refused: their bytes, and why. The cursor counts them, so the stream stays without a gap.
 CREATE TABLE audit_quarantine (
@@ -127,6 +128,14 @@ CREATE TABLE audit_foreign (
     moved_by     text        NOT NULL DEFAULT session_user
 );
 CREATE INDEX audit_foreign_place ON audit_foreign (gateway_id, epoch, seq);
+
+-- Policies that were in retired records, by the digest that records name them with. Never retired.
+CREATE TABLE audit_policy (
+    policy_digest bytea       PRIMARY KEY,
+    policy        text        NOT NULL,
+    kept_at       timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT audit_policy_digest_is_sha256 CHECK (octet_length(policy_digest) = 32)
+);
 
 -- All that a gateway's login may do: execute the functions that are granted to gatepost_writer below. They run with the
 -- rights of the tables' owner. Every name in them is qualified, because neither the caller's search_path nor its
@@ -289,28 +298,47 @@ BEGIN
     FROM @schema@.audit_stream s WHERE s.gateway_id = gateway AND s.epoch = stream_epoch;
 END $body$;
 
--- Makes the partition of the month of "from" and of the months after it, as far as they are missing. A month whose rows
--- are in the default partition already stays there.
+-- Makes the partition of the month of "from" and of the months after it, as far as no partition has a part of them. A
+-- month whose rows are in the default partition already stays there. What operators do to partitions does not matter:
+-- the bounds of those that are attached count, not their names, and a name that another table has is not used.
 CREATE FUNCTION @schema@.gatepost_partitions("from" timestamptz, months integer) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $body$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO, MDY'
+-- Inserts into the default partition wait meanwhile.
+SET lock_timeout = '2s' SET default_table_access_method = 'heap' AS $body$
 DECLARE
+    parent    CONSTANT regclass := to_regclass($name$@schema@.audit_log$name$);
     first_day timestamptz;
+    next_day  timestamptz;
     partition text;
     made      integer := 0;
 BEGIN
     FOR step IN 0 .. months - 1 LOOP
         first_day := date_trunc('month', "from") + make_interval(months => step);
-        partition := 'audit_log_' || to_char(first_day, 'YYYY_MM');
-        IF to_regclass($name$@schema@.$name$ || quote_ident(partition)) IS NULL THEN
+        next_day := first_day + interval '1 month';
+        CONTINUE WHEN EXISTS (
+            SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+            CROSS JOIN LATERAL (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound) AS b
+            WHERE i.inhparent = parent AND b.bound LIKE 'FOR VALUES FROM%'
+                -- MINVALUE and MAXVALUE have no quotes.
+                AND coalesce(substring(b.bound FROM 'FROM [(]''([^'']*)''[)]')::timestamptz, '-infinity') < next_day
+                AND coalesce(substring(b.bound FROM 'TO [(]''([^'']*)''[)]')::timestamptz, 'infinity') > first_day);
+        FOR attempt IN 1 .. 9 LOOP
+            partition := 'audit_log_' || to_char(first_day, 'YYYY_MM')
+                || CASE attempt WHEN 1 THEN '' ELSE '_' || attempt END;
+            CONTINUE WHEN to_regclass($name$@schema@.$name$ || quote_ident(partition)) IS NOT NULL;
             BEGIN
                 EXECUTE format($create$CREATE TABLE @schema@.%I PARTITION OF @schema@.audit_log
-                    FOR VALUES FROM (%L) TO (%L)$create$, partition, first_day, first_day + interval '1 month');
+                    FOR VALUES FROM (%L) TO (%L)$create$, partition, first_day, next_day);
                 made := made + 1;
             EXCEPTION
                 -- Made by another gateway at the same time, or its rows are in the default partition.
-                WHEN duplicate_table OR unique_violation OR check_violation THEN NULL;
+                WHEN duplicate_table OR unique_violation OR check_violation OR invalid_object_definition THEN NULL;
+                WHEN OTHERS THEN
+                    RAISE WARNING 'partition % was not made; its rows go to the default partition: %',
+                        partition, SQLERRM;
             END;
-        END IF;
+            EXIT;
+        END LOOP;
     END LOOP;
     RETURN made;
 END $body$;
@@ -390,8 +418,8 @@ BEGIN
     END LOOP;
     GRANT EXECUTE ON FUNCTION gatepost_deliver, gatepost_dry_run, gatepost_quarantine, gatepost_open_stream,
         gatepost_make_partitions, gatepost_schema_version TO gatepost_writer;
-    GRANT SELECT ON audit_gateway, audit_registrar, audit_stream, audit_log, audit_quarantine, audit_foreign
-        TO gatepost_reader;
+    GRANT SELECT ON audit_gateway, audit_registrar, audit_stream, audit_log, audit_quarantine, audit_foreign,
+        audit_policy TO gatepost_reader;
 EXCEPTION
     WHEN undefined_object THEN
         RAISE NOTICE 'role gatepost_writer or gatepost_reader is missing; nothing was granted to it';

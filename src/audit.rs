@@ -8,6 +8,7 @@
 //!
 //! [`pipeline::Pipeline`] builds and stops the parts. Nothing here knows MCP.
 
+mod ages;
 pub mod chain;
 pub mod codec;
 mod handle;
@@ -19,6 +20,7 @@ pub mod pipeline;
 pub mod query;
 pub mod record;
 pub mod redact;
+pub mod retired;
 pub mod ring;
 pub mod scribe;
 pub mod shipper;

@@ -3,12 +3,13 @@
 //! The values are plain atomics: a write is a few additions per call, commit or batch, and calls share no lock. The
 //! scribe, the shipper and the receipts write; they do not know the readers.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::record::{Entry, Timestamp};
+use super::ages::Ages;
+use super::record::{AuditRecord, Entry, StreamPosition, Timestamp};
 
 /// Bucket bounds for the duration of a commit and for the latency that auditing adds to a call, in microseconds.
 /// *Chosen*: a commit takes 0.1 ms on a good disk and seconds on a failing one; two or three steps per decade.
@@ -112,10 +113,10 @@ pub struct Meter {
     pub retries: Counter,
     /// True if a stream is forked.
     pub forked: AtomicBool,
-    /// When the oldest undelivered record was made, in microseconds; 0 if there is none.
-    oldest: AtomicI64,
-    /// When the failed delivery is retried, in microseconds; 0 if none is waiting.
-    retry_at: AtomicI64,
+    /// Locked by the scribe once per record, and by the shipper once per batch.
+    ages: Mutex<Ages>,
+    /// When the failed delivery is retried; `None` if none is waiting.
+    retry_at: Mutex<Option<Instant>>,
     /// Locked once per error.
     last_error: Mutex<Option<LastError>>,
 }
@@ -199,8 +200,8 @@ impl Default for Meter {
             quarantined: Counter::default(),
             retries: Counter::default(),
             forked: AtomicBool::new(false),
-            oldest: AtomicI64::new(0),
-            retry_at: AtomicI64::new(0),
+            ages: Mutex::default(),
+            retry_at: Mutex::default(),
             last_error: Mutex::default(),
         }
     }
@@ -216,35 +217,39 @@ impl Meter {
         }
     }
 
+    /// Notes that a record of this process was made now.
+    pub fn made(&self, position: StreamPosition) {
+        self.ages.lock().made(position, Instant::now());
+    }
+
     /// Sets the oldest record that is not delivered.
-    pub(super) fn set_oldest(&self, record: &Entry) {
-        self.oldest.store(made_at(record), Ordering::Relaxed);
+    pub(super) fn set_oldest(&self, record: &AuditRecord) {
+        self.ages.lock().set_oldest(record.position, made_at(&record.entry));
     }
 
     /// Notes that every record is delivered.
     pub(super) fn clear_oldest(&self) {
-        self.oldest.store(0, Ordering::Relaxed);
+        self.ages.lock().clear_oldest();
     }
 
-    /// Counts the delivery of a batch of `records` that begins with `first` and took `took`.
-    pub(super) fn observe_delivery(&self, first: &Entry, records: usize, took: Duration) {
+    /// Counts the delivery of a batch of `records` that begins with the oldest one and took `took`.
+    pub(super) fn observe_delivery(&self, records: usize, took: Duration) {
         self.delivery.observe_duration(took);
         self.delivery_records.observe(records as u64);
-        // Negative if the wall clock was set back.
-        let delay = Timestamp::now().micros().saturating_sub(made_at(first)).max(0);
-        self.delivery_delay.observe(delay.unsigned_abs());
+        if let Some(delay) = self.oldest_age() {
+            self.delivery_delay.observe_duration(delay);
+        }
     }
 
     /// Notes that no failed delivery waits for a retry.
     pub(super) fn clear_retry(&self) {
-        self.retry_at.store(0, Ordering::Relaxed);
+        *self.retry_at.lock() = None;
     }
 
     /// Notes that a delivery failed with `error` and is retried after `pause`.
     pub(super) fn set_retry(&self, error: &str, pause: Duration) {
         self.retries.add(1);
-        let pause = i64::try_from(pause.as_micros()).unwrap_or(i64::MAX);
-        self.retry_at.store(Timestamp::now().micros().saturating_add(pause), Ordering::Relaxed);
+        *self.retry_at.lock() = Some(Instant::now() + pause);
         self.set_last_error(error);
     }
 
@@ -255,20 +260,17 @@ impl Meter {
         *self.last_error.lock() = Some(last);
     }
 
-    /// Age of the oldest undelivered record; `None` if all are delivered, or if there is no sink.
+    /// Age of the oldest undelivered record, whatever the wall clock does; `None` if all are delivered, or if there is
+    /// no sink.
     #[must_use]
     pub fn oldest_age(&self) -> Option<Duration> {
-        let oldest = self.oldest.load(Ordering::Relaxed);
-        let age = Timestamp::now().micros().saturating_sub(oldest).max(0);
-        (oldest != 0).then(|| Duration::from_micros(age.unsigned_abs()))
+        self.ages.lock().oldest()
     }
 
     /// Time until the failed delivery is retried; `None` if none waits.
     #[must_use]
     pub fn next_retry(&self) -> Option<Duration> {
-        let at = self.retry_at.load(Ordering::Relaxed);
-        let left = at.saturating_sub(Timestamp::now().micros()).max(0);
-        (at != 0).then(|| Duration::from_micros(left.unsigned_abs()))
+        self.retry_at.lock().map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// The last error of a delivery, even if a later delivery succeeded.
@@ -278,10 +280,11 @@ impl Meter {
     }
 }
 
-/// When a record was made, which is at the end of its call. Microseconds since 1970.
-fn made_at(entry: &Entry) -> i64 {
+/// When a record was made, which is at the end of its call.
+fn made_at(entry: &Entry) -> Timestamp {
     let latency = Duration::try_from_secs_f64(entry.latency_ms / 1e3).unwrap_or_default();
-    entry.call.timestamp.micros().saturating_add(i64::try_from(latency.as_micros()).unwrap_or(0))
+    let latency = i64::try_from(latency.as_micros()).unwrap_or(0);
+    Timestamp::from_micros(entry.call.timestamp.micros().saturating_add(latency))
 }
 
 #[cfg(test)]
@@ -310,7 +313,7 @@ mod tests {
         let entry = Entry::new(call, Outcome::failed(Status::Timeout, "late"), Duration::from_secs(3_500));
         let meter = Meter::default();
         assert_eq!((meter.oldest_age(), meter.next_retry()), (None, None));
-        meter.set_oldest(&entry);
+        meter.set_oldest(&AuditRecord { entry, ..AuditRecord::blank() });
         let age = meter.oldest_age().unwrap();
         assert!(age >= Duration::from_secs(100) && age < Duration::from_secs(1_000), "{age:?}");
         meter.clear_oldest();

@@ -14,7 +14,7 @@ mod windows;
 
 pub use export::{Exported, Pager};
 pub use filter::{Filter, LIMIT_MAX, PageKey, RESULT_BYTES_MAX, WhoMatch, matched_by};
-pub use select::{delivered_positions, quarantined, query, remedy};
+pub use select::{delivered_positions, kept_policy, quarantined, query, remedy};
 pub use snapshot::TrailSnapshot;
 pub use sqlx::Error;
 pub use stated::lost_runs;

@@ -390,6 +390,7 @@ impl Scribe {
     fn link(&mut self, record: PendingRecord, appended_at: Instant, batch: &mut Batch) {
         let position = chain::link(self.gateway_id, self.epoch, self.head, record.entry());
         self.head = Head::after(&position);
+        self.meter.made(position);
         let record = record.at(position);
         if self.mode == Mode::Stored {
             // Encoded at once, while the record is in this core's cache.

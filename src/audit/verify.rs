@@ -21,6 +21,7 @@ mod place;
 mod progress;
 mod report;
 mod request_ids;
+mod retired;
 mod selection;
 mod source;
 mod statements;

@@ -6,12 +6,15 @@ mod decisions;
 mod export;
 mod gateways;
 mod heads;
+mod hold;
 mod journal;
 mod limit;
 mod match_text;
+mod month;
 mod pins;
 mod query;
 mod resolve_fork;
+mod retire;
 mod show;
 mod tail;
 mod verify;
@@ -53,6 +56,10 @@ enum Command {
     Accept(accept::Args),
     /// Take rows that a gateway did not write out of its stream, so that the gateway continues there; record it
     ResolveFork(resolve_fork::Args),
+    /// Keep records from being retired, list what is kept, or lift a hold
+    Hold(hold::Args),
+    /// Remove whole months of records, export them first, and record what was removed
+    Retire(retire::Args),
     /// Print the recorded decisions, or restore them from a journal
     Decisions(decisions::Args),
     /// Register gateways in the database, or list them
@@ -75,6 +82,8 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         Command::Pins(pins) => pins::run(&config, args.global.config(), pins).await,
         Command::Accept(args) => accept::run(&config, args, json).await,
         Command::ResolveFork(args) => resolve_fork::run(&config, args, json).await,
+        Command::Hold(args) => hold::run(&config, args, json).await,
+        Command::Retire(args) => retire::run(&config, args, json).await,
         Command::Decisions(args) => decisions::run(&config, args, json).await,
         Command::Gateways(args) => gateways::run(&config, args, json).await,
         Command::Heads => heads::run(&config).await,

@@ -202,7 +202,11 @@ impl<O: OutboxAccess> TrailReader<O> {
                 }
             }
         }
-        Ok(None)
+        // The records that state it may be retired.
+        let Self::Postgres(connection) = self else { return Ok(None) };
+        let text = query::kept_policy(connection, digest).await.map_err(|error| failed("read the policy", error))?;
+        let policy = text.and_then(|text| serde_json::from_str(&text).ok());
+        Ok(policy.filter(|policy| PolicyText::new(policy).digest() == digest))
     }
 
     async fn neighbours(&mut self, record: &AuditRecord, reach: u64) -> Result<Vec<AuditRecord>, TrailError> {

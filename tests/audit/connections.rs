@@ -161,7 +161,8 @@ async fn server_that_is_not_postgres_is_a_case_for_an_operator() {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.ok();
-            assert!(stream.read(&mut [0; 1024]).await.is_ok());
+            let received = stream.read(&mut [0; 1024]).await;
+            drop(received);
         }
     });
     for mode in ["disable", "prefer", "require"] {

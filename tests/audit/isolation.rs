@@ -20,7 +20,7 @@ use crate::common::wait::{SOON, until_async};
 use crate::rig::{Rig, call, delivered, many, stop};
 
 /// Every table of the trail.
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 8] = [
     "audit_log",
     "audit_log_default",
     "audit_stream",
@@ -28,6 +28,7 @@ const TABLES: [&str; 7] = [
     "audit_gateway",
     "audit_registrar",
     "audit_foreign",
+    "audit_policy",
 ];
 
 /// A database with the schema, and a login for one gateway.

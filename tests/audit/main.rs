@@ -41,6 +41,7 @@ mod memory_sink;
 mod outbox;
 mod outbox_requeue;
 mod outbox_verify;
+mod partitions;
 mod pipeline;
 mod poison;
 mod poolers;

@@ -101,6 +101,46 @@ async fn certificate_of_old_form_works_in_the_modes_that_do_not_verify() {
 }
 
 #[tokio::test]
+async fn certificate_of_the_client_logs_it_in() {
+    let cluster = Cluster::start();
+    let url = cluster.create_database().await.url;
+    let ours = authority();
+    let (certificate_pem, key) = certificate(&ours, &cluster.address.to_string());
+    write_to_data(&cluster, "root.crt", &ours.pem());
+    demand_tls(&cluster, &certificate_pem, &key).await;
+    let mut admin = PgConnection::connect(&socket_url(&cluster, "postgres")).await.unwrap();
+    write_to_data(&cluster, "pg_hba.conf", "local all all trust\nhostssl all all all cert\n");
+    sqlx::raw_sql("ALTER SYSTEM SET ssl_ca_file = 'root.crt'").execute(&mut admin).await.unwrap();
+    sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut admin).await.unwrap();
+    until("the authority is known", SOON, || cluster.log().contains("parameter \"ssl_ca_file\" changed"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let url = format!("{url}?sslmode=verify-full&sslrootcert={}", path("root.pem", &ours.pem()));
+    let login = |name: &str| {
+        let (certificate, key) = named_certificate(&ours, name);
+        let files = (path(&format!("{name}.pem"), &certificate), path(&format!("{name}.key"), &key));
+        format!("{url}&sslcert={}&sslkey={}", files.0, files.1)
+    };
+    assert_eq!(connects_with(&login("gatepost")).await.unwrap(), Seq::ZERO);
+    for url in [login("another"), url] {
+        let error = connects_with(&url).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Operator, "{error}");
+    }
+}
+
+/// A certificate with this common name, and its key, in PEM.
+fn named_certificate(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
+}
+
+#[tokio::test]
 async fn server_that_offers_no_tls_is_a_case_for_an_operator() {
     let url = Cluster::shared().create_database().await.url;
     for mode in ["require", "verify-ca", "verify-full"] {

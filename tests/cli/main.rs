@@ -24,6 +24,7 @@ mod common {
 mod audit_export;
 mod audit_match;
 mod audit_read;
+mod audit_retire;
 mod audit_verify;
 mod config;
 mod config_check;

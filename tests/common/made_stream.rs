@@ -5,7 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Datelike, Months, NaiveDate, Utc};
 use gatepost::audit::chain::{self, Head};
 use gatepost::audit::record::{
-    AuditRecord, Call, Entry, Epoch, GatewayId, Outcome, RequestId, Status, StreamPosition, Timestamp,
+    AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, PolicyText, RequestId, Status, StreamPosition,
+    Timestamp,
 };
 use gatepost::audit::sink::postgres::{Options, PostgresSink};
 use gatepost::audit::sink::{CursorUpdate, Sink};
@@ -27,11 +28,16 @@ pub fn month(before: u32) -> DateTime<Utc> {
     (first - Months::new(before)).and_hms_opt(0, 0, 0).unwrap().and_utc()
 }
 
+/// The month as `2026-08`.
+pub fn month_name(before: u32) -> String {
+    month(before).format("%Y-%m").to_string()
+}
+
 impl MadeStream {
     /// Begins an epoch at this time, after the end of the previous one.
     pub fn open(gateway_id: GatewayId, previous: Option<&Self>, time: DateTime<Utc>) -> Self {
         let epoch = previous.map_or(Epoch(1), |previous| previous.epoch.next());
-        let mut details = json!({ "format": 2, "level": "stored", "interrupted": 0, "policy": { "n": epoch.0 } });
+        let mut details = json!({ "format": 2, "level": "stored", "interrupted": 0 });
         if let Some(previous) = previous {
             let last = previous.records.last().unwrap();
             details["previous_epoch"] = json!(previous.epoch);
@@ -40,8 +46,16 @@ impl MadeStream {
             details["previous_closed"] = json!(last.entry.call.method == "gateway/closed");
         }
         let mut stream = Self { gateway_id, epoch, records: Vec::new() };
-        stream.event("opened", &details, time);
+        let policy = PolicyText::new(&json!({ "of": gateway_id, "epoch": epoch }));
+        policy.state_in(details.as_object_mut().unwrap());
+        let event = Call::gateway_event("opened", &details);
+        stream.push(event.with_definitions(Some(policy.digest()), None), time);
         stream
+    }
+
+    /// The digest of the policy that the opening record states.
+    pub fn policy(&self) -> Digest {
+        self.records[0].entry.call.policy_digest.unwrap()
     }
 
     /// An event of the gateway itself.
@@ -52,6 +66,8 @@ impl MadeStream {
     /// A call of a tool.
     pub fn call(&mut self, time: DateTime<Utc>) -> StreamPosition {
         let call = Call::new(RequestId::new(), "tools/call").with_target(Some("example"), Some("echo"));
+        let mut call = call.with_definitions(Some(self.policy()), None);
+        call.decided_by = Some("epoch".into());
         self.push(call.with_arguments(Some(r#"{"text":"hello",  "n":1.50}"#.to_owned()), None), time)
     }
 

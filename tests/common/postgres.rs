@@ -67,6 +67,8 @@ pub struct Cluster {
     pub address: Ipv4Addr,
     pub port: u16,
     setting: &'static str,
+    /// The directory of the server's programs; `None`: those of this machine.
+    pub programs: Option<PathBuf>,
     server: Option<Child>,
     _reaper: Reaper,
 }
@@ -92,15 +94,28 @@ impl Cluster {
 
     /// A new cluster, running, with this setting, for example `fsync=on`.
     pub fn start_with(setting: &'static str) -> Self {
+        let mut cluster = Self::stopped(setting);
+        command::run(Command::new("cp").arg("-a").arg(template()).arg(cluster.dir.join("data")));
+        cluster.restart();
+        cluster
+    }
+
+    /// A cluster without a data directory, which is to be made before the first start.
+    pub fn stopped(setting: &'static str) -> Self {
         let dir = tempfile::Builder::new().prefix("gatepost-pg-").tempdir_in("/tmp").unwrap().keep();
         let reaper = Reaper::new(REAP, &dir);
         hand_over(&dir);
-        command::run(Command::new("cp").arg("-a").arg(template()).arg(dir.join("data")));
         let address = own_address();
         let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
-        let mut cluster = Self { dir, address, port, setting, server: None, _reaper: reaper };
-        cluster.restart();
-        cluster
+        Self { dir, address, port, setting, programs: None, server: None, _reaper: reaper }
+    }
+
+    /// A command for one of the server's programs.
+    pub fn program(&self, name: &str) -> Command {
+        match &self.programs {
+            Some(dir) => as_server_user(&dir.join(name)),
+            None => as_server_user(&binary(name)),
+        }
     }
 
     /// Starts a server that was stopped or killed, at the same address.
@@ -108,7 +123,7 @@ impl Cluster {
         assert!(self.server.is_none(), "the server runs already");
         let data = self.dir.join("data");
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
-        let mut command = as_server_user("postgres");
+        let mut command = self.program("postgres");
         command
             .arg("-D")
             .arg(&data)
@@ -235,15 +250,7 @@ fn template() -> PathBuf {
         let made = tempfile::Builder::new().prefix("gatepost-initdb-").tempdir_in("/tmp").unwrap();
         hand_over(made.path());
         let data = made.path().join("data");
-        command::run(as_server_user("initdb").arg("-D").arg(&data).args([
-            "--no-sync",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--locale=C.UTF-8",
-            "--wal-segsize=1",
-            "--username",
-            SUPERUSER,
-        ]));
+        command::run(initdb(&mut as_server_user(&binary("initdb")), &data));
         let copy = root.join(format!("postgres-{version}-1.tmp"));
         if copy.exists() {
             fs::remove_dir_all(&copy).unwrap();
@@ -254,9 +261,22 @@ fn template() -> PathBuf {
     template
 }
 
+/// Completes a command that makes a data directory.
+pub fn initdb<'a>(command: &'a mut Command, data: &Path) -> &'a mut Command {
+    command.arg("-D").arg(data).args([
+        "--no-sync",
+        "--auth=trust",
+        "--encoding=UTF8",
+        "--locale=C.UTF-8",
+        "--wal-segsize=1",
+        "--username",
+        SUPERUSER,
+    ])
+}
+
 /// A command for one of Postgres's programs, run as `nobody` if this process is root's.
-fn as_server_user(program: &str) -> Command {
-    let mut command = Command::new(binary(program));
+fn as_server_user(program: &Path) -> Command {
+    let mut command = Command::new(program);
     command.current_dir("/tmp").env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
     run_as_server_user(&mut command);
     command

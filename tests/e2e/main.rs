@@ -18,7 +18,9 @@ mod common {
     pub mod command;
     pub mod gatepost;
     pub mod mcp;
+    pub mod newest_postgres;
     pub mod pause;
+    pub mod pgbouncer;
     pub mod postgres;
     pub mod postgres_control;
     pub mod process;
@@ -48,6 +50,7 @@ mod harness;
 mod kill_rounds;
 mod outage;
 mod outbox_drain;
+mod poolers;
 mod postgres_faults;
 mod real_servers;
 mod receipts;

@@ -11,6 +11,7 @@ use super::reading::{Reading, bigint};
 use super::select::select_in;
 use crate::audit::codec;
 use crate::audit::record::AuditRecord;
+use crate::audit::sql;
 
 /// Most records of a page. *Chosen*: a page is read in a moment, so that no transaction is open for long, and its cost
 /// is that of its records.
@@ -61,9 +62,9 @@ impl Pager {
     ) -> Result<Self, sqlx::Error> {
         let mut reading = Reading::begin(connection).await?;
         let now = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
-        let now: i64 = sqlx::query_scalar(now).fetch_one(&mut *reading.transaction).await?;
+        let now: i64 = sql::query_scalar(now).fetch_one(&mut *reading.transaction).await?;
         let sql = reading.sql(GATEWAYS);
-        let mut gateways: VecDeque<Uuid> = sqlx::query_scalar(sql).fetch_all(&mut *reading.transaction).await?.into();
+        let mut gateways: VecDeque<Uuid> = sql::query_scalar(sql).fetch_all(&mut *reading.transaction).await?.into();
         reading.end().await?;
         gateways.retain(|id| filter.gateway_id.is_none_or(|only| only == *id));
         let mut from = (0, 0);
@@ -113,7 +114,7 @@ impl Pager {
         let mut read_to = records.last().map(position);
         let (to_epoch, to_seq) = read_to.unwrap_or((u64::MAX, u64::MAX));
         let sql = reading.sql(QUARANTINED);
-        let query = sqlx::query(sql).bind(gateway).bind(bigint(self.after.0)).bind(bigint(self.after.1));
+        let query = sql::query(sql).bind(gateway).bind(bigint(self.after.0)).bind(bigint(self.after.1));
         let query = query.bind(bigint(to_epoch)).bind(bigint(to_seq)).bind(i64::try_from(PAGE).unwrap_or(i64::MAX));
         let rows = query.fetch_all(&mut *reading.transaction).await?;
         reading.end().await?;

@@ -49,13 +49,16 @@ impl<'c> Reading<'c> {
         qualified(&self.schema, name)
     }
 
-    /// `sql` with the qualified names of the trail's tables in place of `{log}`, `{stream}` and `{quarantine}`. Only
-    /// constant texts are passed, and the name of the schema is quoted.
+    /// `sql` with the qualified names of the trail's tables in place of `{log}`, `{stream}`, `{quarantine}` and
+    /// `{policy}`. Only constant texts are passed, and the name of the schema is quoted.
     pub(super) fn sql(&self, sql: &str) -> AssertSqlSafe<String> {
         let mut sql = sql.to_owned();
-        for (placeholder, table) in
-            [("{log}", "audit_log"), ("{stream}", "audit_stream"), ("{quarantine}", "audit_quarantine")]
-        {
+        for (placeholder, table) in [
+            ("{log}", "audit_log"),
+            ("{stream}", "audit_stream"),
+            ("{quarantine}", "audit_quarantine"),
+            ("{policy}", "audit_policy"),
+        ] {
             sql = sql.replace(placeholder, &self.table(table));
         }
         AssertSqlSafe(sql)

@@ -9,7 +9,7 @@ use super::filter::{Filter, RESULT_BYTES_MAX};
 use super::reading::Reading;
 use super::row;
 use crate::audit::codec;
-use crate::audit::record::{AuditRecord, Timestamp};
+use crate::audit::record::{AuditRecord, Digest, Timestamp};
 use crate::audit::sql;
 use crate::audit::verify::ID_SLACK;
 
@@ -175,6 +175,19 @@ pub async fn delivered_positions(
     let rows: Vec<(Uuid, i64, i64)> = sql::query_as(sql).bind(all).fetch_all(&mut *reading.transaction).await?;
     reading.end().await?;
     Ok(rows.into_iter().map(|(id, epoch, seq)| (id, epoch.cast_unsigned(), seq.cast_unsigned())).collect())
+}
+
+/// The text of a policy whose records were retired; `None` if it was not kept.
+///
+/// # Errors
+/// As for [`query`].
+pub async fn kept_policy(connection: &mut PgConnection, digest: Digest) -> Result<Option<String>, sqlx::Error> {
+    let mut reading = Reading::begin(connection).await?;
+    let text = reading.sql("SELECT policy FROM {policy} WHERE policy_digest = $1");
+    let query = sql::query_scalar(text).bind(digest.0.to_vec());
+    let text = query.fetch_optional(&mut *reading.transaction).await?;
+    reading.end().await?;
+    Ok(text)
 }
 
 /// The quarantined records of a call or at a position, each with the reason.

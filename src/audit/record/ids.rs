@@ -33,7 +33,7 @@ pub struct Seq(pub u64);
 pub struct RequestId(pub Uuid);
 
 /// A SHA-256 digest. Displayed and serialised as 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
 
 /// Random bytes that keep the values behind a commitment from being guessed. Displayed and serialised like a digest.

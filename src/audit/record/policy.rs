@@ -36,6 +36,12 @@ impl PolicyText {
         self.digest
     }
 
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// States the policy in the details of an event: its digest, and the policy, or the number of the `gateway/policy`
     /// records that have it in parts.
     pub fn state_in(&self, details: &mut Map<String, Value>) {

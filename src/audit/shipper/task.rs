@@ -184,7 +184,7 @@ impl<S: Sink> Shipper<S> {
     async fn ship_from_cursor(&mut self, epoch: Epoch) -> Result<(), Fork> {
         // The age of the backlog has to be known even if Postgres does not answer.
         if let Ok(Some(batch)) = self.source.peek(epoch, Head::START).await {
-            batch.first().inspect(|record| self.meter.set_oldest(&record.entry));
+            batch.first().inspect(|record| self.meter.set_oldest(record));
         }
         let mut head = self.cursor(epoch).await;
         self.source.clear();
@@ -291,14 +291,14 @@ impl<S: Sink> Shipper<S> {
     async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Fork> {
         let (mut rest, mut size) = (batch, self.size.current());
         while let Some((first, later)) = rest.split_first() {
-            self.meter.set_oldest(&first.entry);
+            self.meter.set_oldest(first);
             check_link(head, first)?;
             let (attempt, _) = rest.split_at(size.min(rest.len()));
             let begun = Instant::now();
             let result = self.sink.deliver(attempt).await;
             head = match result {
                 Ok(CursorUpdate::Moved) => {
-                    self.meter.observe_delivery(&first.entry, attempt.len(), begun.elapsed());
+                    self.meter.observe_delivery(attempt.len(), begun.elapsed());
                     self.health.succeeded();
                     self.size.succeeded(attempt.len());
                     self.repeated_failure = RepeatedFailure::default();

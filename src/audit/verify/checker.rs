@@ -187,7 +187,9 @@ impl Checker {
         let Self { mut report, mut confirmation, missing, statements, .. } = self;
         missing.report(&mut report);
         confirmation.finish(&mut report);
-        report.decide(statements.decisions(), |position| confirmation.covers_decision(position));
+        let is_confirmed = |position: &StreamPosition| confirmation.covers_decision(position);
+        report.add_retired(statements.retired().summary(is_confirmed));
+        report.decide(statements.decisions(), is_confirmed);
         report.judge();
         report
     }
@@ -199,7 +201,10 @@ impl Checker {
         let head = match self.origin {
             Origin::Postgres if window.first <= Seq(1) => Head::START,
             // The records before a window are not read.
-            Origin::Postgres => Head { seq: Seq(window.first.0 - 1), ..before },
+            Origin::Postgres => match self.statements.retired_mut().pass_within(stream, window.first, first.seq) {
+                Some(run) => Head { seq: run.last, hash: run.last_hash },
+                None => Head { seq: Seq(window.first.0 - 1), ..before },
+            },
             // Those before the first one in an outbox were delivered or pruned.
             Origin::Outbox => before,
         };
@@ -223,6 +228,7 @@ impl Checker {
         time: Option<Timestamp>,
     ) -> Sequence {
         let (stream, seq) = (current.stream, position.seq);
+        self.pass_retired(current, seq);
         if seq <= current.head.seq {
             let what = "this seq has more than one record: at most one of them is the gateway's";
             self.report.fault(FaultKind::Duplicate, Place::at(position), what.to_owned());
@@ -321,6 +327,7 @@ impl Checker {
 
     fn end_stream(&mut self) {
         let Some(mut current) = self.current.take() else { return };
+        self.pass_retired(&mut current, Seq(u64::MAX));
         let (stream, head) = (current.stream, current.head);
         let faults = self.report.faults_count + self.missing.count();
         let mut is_bound = true;
@@ -375,8 +382,34 @@ impl Checker {
         }
     }
 
+    /// Passes over the retired runs that follow the last record and end before `next`.
+    fn pass_retired(&mut self, current: &mut StreamProgress, next: Seq) {
+        let stream = current.stream;
+        while let Some(run) = self.statements.retired_mut().pass(stream, current.head, next) {
+            // How many calls were interrupted is no longer known. What a head within the run says is neither.
+            (current.announced, current.closed, current.is_lost) = (None, false, false);
+            current.expected.retain(|seq, _| *seq <= run.first || *seq >= run.last);
+            self.confirmation.enter(stream.0, &mut self.report);
+            for (seq, hash) in [(run.first, run.first_hash), (run.last, run.last_hash)] {
+                let (gateway_id, epoch) = stream;
+                let position = StreamPosition { gateway_id, epoch, seq, prev_hash: run.before, hash };
+                self.compare_heads(current, &position);
+            }
+            current.head = Head { seq: run.last, hash: run.last_hash };
+        }
+    }
+
     /// Checks a stream that has a cursor and no records.
-    fn check_empty_stream(&mut self, stream: StreamId, Cursor { head, begun_at, delivered_at }: Cursor) {
+    fn check_empty_stream(&mut self, stream: StreamId, cursor: Cursor) {
+        let Cursor { head, begun_at, delivered_at } = cursor;
+        if self.statements.retired().has(stream) {
+            let expected = self.heads.take(stream);
+            let end = self.statements.end_of(stream);
+            self.current = Some(StreamProgress::new(stream, Window::ALL, Head::START, end, expected));
+            self.cursors.insert(stream, cursor);
+            self.end_stream();
+            return;
+        }
         if head.seq > Seq::ZERO {
             let (kind, first, last) = (FaultKind::Tail, Seq(1), head.seq);
             let missing = MissingRecords { kind, stream, first, last, after: begun_at, before: delivered_at };

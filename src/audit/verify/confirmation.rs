@@ -47,16 +47,22 @@ impl Confirmation {
         Self { origin, options, current: None, rest_streams: 0, registrar, registrar_confirmed: None }
     }
 
+    /// Begins with the streams of a gateway, unless it is the last one.
+    pub(super) fn enter(&mut self, gateway_id: GatewayId, report: &mut Report) {
+        if self.current.as_ref().is_some_and(|current| current.gateway_id == gateway_id) {
+            return;
+        }
+        self.end_gateway(report);
+        let (confirmed, counted, unbound_to) = (None, None, None);
+        let (later, later_streams, unbound) = (0, 0, 0);
+        self.current =
+            Some(GatewayProgress { gateway_id, confirmed, later, later_streams, counted, unbound, unbound_to });
+    }
+
     /// Counts a record, in the order of positions.
     pub(super) fn pass(&mut self, position: &StreamPosition, report: &mut Report) {
         let StreamPosition { gateway_id, epoch, .. } = *position;
-        if self.current.as_ref().is_none_or(|current| current.gateway_id != gateway_id) {
-            self.end_gateway(report);
-            let (confirmed, counted, unbound_to) = (None, None, None);
-            let (later, later_streams, unbound) = (0, 0, 0);
-            self.current =
-                Some(GatewayProgress { gateway_id, confirmed, later, later_streams, counted, unbound, unbound_to });
-        }
+        self.enter(gateway_id, report);
         let Some(current) = &mut self.current else { return };
         current.later += 1;
         if current.counted != Some((gateway_id, epoch)) {
@@ -109,6 +115,8 @@ impl Confirmation {
         let place = Place::gateway(gateway_id);
         match confirmed {
             Some(_) if later == 0 => {}
+            // All of its records were retired.
+            None if later == 0 && unbound == 0 => {}
             Some((epoch, seq, HeadSource::File)) => {
                 let what = format!(
                     "{records} in {streams} after {epoch}/{seq}, the gateway's last head in the file of --expect, \

@@ -51,7 +51,9 @@ fn begin((gateway_id, epoch): StreamId, opening: Opening, statements: &Statement
         }
         Some(previous) => {
             let last = previous.epoch;
-            if statements.was_pruned((gateway_id, last), previous.head) {
+            if statements.retired().ends_at((gateway_id, last), previous.head) {
+                // The decision is reported with the others.
+            } else if statements.was_pruned((gateway_id, last), previous.head) {
                 let what = format!("begins at epoch {epoch}: epochs up to {last} were pruned, as gateway/pruned says");
                 report.mention(UnprovenKind::Begins, Place::stream(stream), what);
             } else {
@@ -69,7 +71,9 @@ fn begin((gateway_id, epoch): StreamId, opening: Opening, statements: &Statement
 fn follow(stream: StreamId, before: Epoch, opening: Opening, statements: &Statements, report: &mut Report) {
     let (gateway_id, epoch) = stream;
     let named = opening.previous.map_or(Epoch(0), |previous| previous.epoch);
-    if named > before && named < epoch {
+    if named > before && named < epoch && statements.retired().has((gateway_id, named)) {
+        // The epochs between were retired as a whole. Their cursors, if there are any, are compared with the decisions.
+    } else if named > before && named < epoch {
         let which = if named == before.next() {
             format!("epoch {named} is missing")
         } else {

@@ -70,6 +70,8 @@ kinds! {
         Expected = "expected",
         /// The live gateway has another head than the trail.
         Live = "live",
+        /// Records were removed by a decision that nothing confirms.
+        Retired = "retired",
         /// The tables are not those that Gatepost made.
         Table = "table",
         /// A file of an outbox is damaged, missing or in the wrong place.
@@ -112,6 +114,8 @@ kinds! {
         Settling = "settling",
         /// Rows were removed by a decision.
         Resolved = "resolved",
+        /// Records were retired.
+        Retired = "retired",
         /// Other tables have the names of the trail's.
         Shadow = "shadow",
         /// Only a range was checked.

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::{FaultKind, UnprovenKind};
 use super::place::Place;
+use super::retired::RetiredSummary;
 use super::source::Source;
 use super::statements::Decision;
 use crate::audit::record::{Epoch, GatewayId, Seq, StreamPosition};
+use crate::counts::plural;
 
 /// Streams that a report lists; the newest are kept. *Chosen*: a gateway that restarts every night needs three years to
 /// fill it.
@@ -118,6 +120,9 @@ pub struct Report {
     pub lost: u64,
     /// Number of `gateway/gap` records.
     pub gaps: u64,
+    /// Number of records that are not there because confirmed decisions retired them.
+    #[serde(default)]
+    pub retired: u64,
     /// Number of faults, listed or not, without those that a confirmed decision excuses.
     pub faults_count: u64,
     /// The first faults.
@@ -207,6 +212,28 @@ impl Report {
         self.streams.push_back(stream);
         if self.streams.len() > STREAMS_MAX {
             self.streams.pop_front();
+        }
+    }
+
+    /// Reports what was retired: by confirmed decisions it is mentioned, by others it is a fault.
+    pub(super) fn add_retired(&mut self, summary: RetiredSummary) {
+        let RetiredSummary { confirmed, begins, others, place } = summary;
+        let (decisions, records) = confirmed;
+        self.retired = records;
+        if let Some(before) = begins {
+            let (records, decisions) = (plural(records, "record"), plural(decisions, "decision"));
+            let what = format!("{records} retired, by {decisions} of the owner: this trail begins at {before}");
+            self.mention(UnprovenKind::Retired, Place::ALL, what);
+        }
+        if let Some(place) = place {
+            let (decisions, records) = others;
+            let is = if records == 1 { "is" } else { "are" };
+            let (records, decisions) = (plural(records, "record"), plural(decisions, "decision"));
+            let what = format!(
+                "{records} {is} missing, and only {decisions} here, which no head confirms, say that the owner retired \
+                 them: review these, then keep gatepost audit heads for --expect"
+            );
+            self.fault(FaultKind::Retired, place, what);
         }
     }
 

@@ -9,13 +9,27 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::place::{Place, StreamId};
+use super::retired::RetiredRuns;
 use crate::audit::chain::{self, Head};
 use crate::audit::lost::{self, DAMAGE_METHOD, LostRuns, TAKEOVER_METHOD};
 use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Seq, StreamPosition};
+use crate::audit::retired::{RETIRED_METHOD, Retired};
 
 /// The methods of the records that make statements. *Spec*: docs/trail.md.
-pub const STATEMENT_METHODS: [&str; 5] =
-    ["gateway/opened", DAMAGE_METHOD, TAKEOVER_METHOD, "trail/accepted", "trail/resolved"];
+pub const STATEMENT_METHODS: [&str; 9] = [
+    "gateway/opened",
+    DAMAGE_METHOD,
+    TAKEOVER_METHOD,
+    "trail/accepted",
+    "trail/resolved",
+    RETIRED_METHOD,
+    "trail/hold",
+    "trail/lifted",
+    "trail/closed",
+];
+
+/// The methods of decisions that excuse findings.
+const EXCUSING: [&str; 2] = ["trail/accepted", "trail/resolved"];
 
 /// Everything that is known before the walk.
 #[derive(Debug, Default)]
@@ -28,6 +42,7 @@ pub struct Statements {
     pruned: Vec<(StreamId, Head)>,
     registrar: Option<GatewayId>,
     decisions: Vec<Decision>,
+    retired: RetiredRuns,
 }
 
 /// The statement of an opening record.
@@ -144,10 +159,32 @@ impl Statements {
                 self.pruned.push(((stream.0, epoch), Head { seq, hash }));
             }
             method if method.starts_with("trail/") && self.registrar == Some(stream.0) => {
-                self.decisions.extend(decision(record, &details));
+                let Some(decision) = decision(record, &details) else { return };
+                if method == RETIRED_METHOD
+                    && let (Some(gateway_id), Some(epoch)) = (decision.place.gateway_id, decision.place.epoch)
+                    && let Ok(retired) = serde_json::from_value(details)
+                {
+                    self.add_retired((gateway_id, epoch), *position, &retired);
+                }
+                // No other method excuses anything.
+                if EXCUSING.contains(&method) {
+                    self.decisions.push(decision);
+                }
             }
             _ => {}
         }
+    }
+
+    /// Adds the statements of retired records, of which the decision has copies.
+    fn add_retired(&mut self, stream: StreamId, decision: StreamPosition, retired: &Retired) {
+        for copy in &retired.copies {
+            let position = copy.position;
+            let is_own = (position.gateway_id, position.epoch) == stream;
+            if is_own && copy.entry.call.method.starts_with("gateway/") {
+                self.add(copy);
+            }
+        }
+        self.retired.add(stream, decision, retired);
     }
 
     /// The streams, and the first seqs, of the places that decisions accept.
@@ -158,6 +195,27 @@ impl Statements {
             Some(((gateway_id?, epoch?), first?))
         };
         self.decisions.iter().filter_map(place).collect()
+    }
+
+    /// The registrar's stream, if it has decisions that may excuse something.
+    #[must_use]
+    pub fn deciding_registrar(&self) -> Option<StreamId> {
+        let has_decisions = !self.decisions.is_empty() || self.retired.records() > 0;
+        self.registrar.filter(|_| has_decisions).map(|registrar| (registrar, Epoch(1)))
+    }
+
+    pub(super) fn retired(&self) -> &RetiredRuns {
+        &self.retired
+    }
+
+    pub(super) fn retired_mut(&mut self) -> &mut RetiredRuns {
+        &mut self.retired
+    }
+
+    /// The number of records that were retired, according to decisions.
+    #[must_use]
+    pub fn retired_records(&self) -> u64 {
+        self.retired.records()
     }
 
     pub(super) fn opening(&self, stream: StreamId) -> Option<Opening> {

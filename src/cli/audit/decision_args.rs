@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::journal::Journal;
-use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq};
+use crate::audit::record::{AuditRecord, Entry, Epoch, GatewayId, Seq};
 use crate::audit::sink::SinkError;
 use crate::audit::sink::postgres::registrar::{Decision, LockedRegistrar};
 use crate::cli::output::{json_line, print};
@@ -37,6 +37,17 @@ fn reason(text: &str) -> Result<String, String> {
 }
 
 impl DecisionArgs {
+    /// The reason.
+    pub(super) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The person who decided, and the user of the system.
+    pub(super) fn author(&self) -> (String, u32) {
+        let uid = nix::unistd::getuid().as_raw();
+        (self.by.clone().unwrap_or_else(|| os_user(uid).subject), uid)
+    }
+
     /// A decision about records of a gateway.
     pub(super) fn decision(
         &self,
@@ -45,10 +56,9 @@ impl DecisionArgs {
         epoch: Option<Epoch>,
         range: Option<(Seq, Seq)>,
     ) -> Decision {
-        let uid = nix::unistd::getuid().as_raw();
+        let (by, uid) = self.author();
         let (first, last) = range.unzip();
         let (kind, reason) = (kind.to_owned(), self.reason.clone());
-        let by = self.by.clone().unwrap_or_else(|| os_user(uid).subject);
         Decision { kind, gateway, epoch, first, last, reason, by, uid }
     }
 }
@@ -63,9 +73,32 @@ pub(super) async fn append(
     method: &str,
     decision: &Decision,
 ) -> anyhow::Result<AuditRecord> {
-    let record = registrar.append(decision.entry(method)?).await.map_err(with_remedy)?;
-    journal.append(&record)?;
+    append_entry(registrar, journal, decision.entry(method)?).await
+}
+
+/// The same for a decision with other members.
+///
+/// # Errors
+/// As for [`append`].
+pub(super) async fn append_entry(
+    registrar: &mut LockedRegistrar<'_>,
+    journal: &mut Journal,
+    entry: Entry,
+) -> anyhow::Result<AuditRecord> {
+    let record = registrar.append(entry).await.map_err(with_remedy)?;
+    journal.append(std::slice::from_ref(&record))?;
     Ok(record)
+}
+
+/// Commits what the journal has.
+///
+/// # Errors
+/// It is not known whether the decisions are recorded. The journal has them.
+pub(super) async fn commit_with_journal(registrar: LockedRegistrar<'_>, args: &DecisionArgs) -> anyhow::Result<()> {
+    let journal = args.journal.display();
+    registrar.commit().await.with_context(|| {
+        format!("the journal {journal} has the decision, the database may not: run gatepost audit decisions replay {journal}")
+    })
 }
 
 /// Commits the decisions and prints them.
@@ -78,10 +111,7 @@ pub(super) async fn commit(
     args: &DecisionArgs,
     json: bool,
 ) -> anyhow::Result<()> {
-    let journal = args.journal.display();
-    registrar.commit().await.with_context(|| {
-        format!("the journal {journal} has the decision, the database may not: run gatepost audit decisions replay {journal}")
-    })?;
+    commit_with_journal(registrar, args).await?;
     for record in records {
         let position = record.position;
         print(&if json {

@@ -9,11 +9,12 @@ use super::decision_args::with_remedy;
 use super::journal;
 use crate::audit::query::{Filter, query};
 use crate::audit::record::AuditRecord;
-use crate::audit::sink::postgres::registrar::{Decision, LockedRegistrar, registrar_id};
+use crate::audit::sink::postgres::registrar::{LockedRegistrar, registrar_id};
 use crate::cli::database;
 use crate::cli::output::{json_line, print};
 use crate::cli::table::table;
 use crate::config::Config;
+use crate::escape::escape_hidden;
 use crate::ops::format::plural;
 use crate::ops::record_ref::EpochSeq;
 
@@ -77,15 +78,19 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The members that every decision has, and those by which it names its place: a range of seqs or of times, or a hold.
 fn row(record: &AuditRecord) -> Vec<String> {
     let call = &record.entry.call;
-    let decision = call.request_args.as_deref().and_then(|text| serde_json::from_str::<Decision>(text).ok());
+    let details: serde_json::Value =
+        call.request_args.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let text = |names: &[&str]| match names.iter().find_map(|name| details.get(name).filter(|it| !it.is_null())) {
+        None => String::new(),
+        Some(serde_json::Value::String(text)) => escape_hidden(text).into_owned(),
+        Some(other) => other.to_string(),
+    };
     let mut row = vec![record.position.seq.to_string(), call.timestamp.to_string(), call.method.to_string()];
-    if let Some(Decision { kind, gateway, epoch, first, last, reason, by, .. }) = decision {
-        row.extend([kind, gateway.to_string(), epoch.map_or(String::new(), |epoch| epoch.to_string())]);
-        row.extend([first, last].map(|seq| seq.map_or(String::new(), |seq| seq.to_string())));
-        row.extend([by, reason]);
-    }
+    row.extend([text(&["kind"]), text(&["gateway"]), text(&["epoch"]), text(&["first", "since", "hold"])]);
+    row.extend([text(&["last", "until"]), text(&["by"]), text(&["reason"])]);
     row
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use crate::audit::chain::{self, Head};
 use crate::audit::record::{AuditRecord, GatewayId};
 use crate::audit::sink::postgres::registrar::{EPOCH, LockedRegistrar};
-use crate::cli::output::json_line;
+use crate::cli::output::json_lines;
 
 /// An open journal, locked against other commands.
 #[derive(Debug)]
@@ -63,13 +63,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Appends a record, on disk when this returns.
+    /// Appends records, on disk when this returns.
     ///
     /// # Errors
-    /// It cannot be written.
-    pub(super) fn append(&mut self, record: &AuditRecord) -> anyhow::Result<()> {
-        let line = json_line(record)?;
-        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_all());
+    /// They cannot be written.
+    pub(super) fn append(&mut self, records: &[AuditRecord]) -> anyhow::Result<()> {
+        let lines = json_lines(records)?;
+        let written = self.file.write_all(lines.as_bytes()).and_then(|()| self.file.sync_all());
         written.with_context(|| format!("cannot write the journal {}; nothing was recorded", self.path.display()))
     }
 }

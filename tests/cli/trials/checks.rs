@@ -3,16 +3,17 @@
 use serde_json::Value;
 
 /// The sources in which checks report faults, with the number of places where each does.
-const SOURCES: [(&str, &str, usize); 5] = [
+const SOURCES: [(&str, &str, usize); 6] = [
     ("checker.rs", include_str!("../../../src/audit/verify/checker.rs"), 14),
     ("epochs.rs", include_str!("../../../src/audit/verify/epochs.rs"), 5),
     ("meaning.rs", include_str!("../../../src/audit/verify/meaning.rs"), 12),
     ("missing.rs", include_str!("../../../src/audit/verify/missing.rs"), 5),
+    ("report.rs", include_str!("../../../src/audit/verify/report.rs"), 6),
     ("tables.rs", include_str!("../../../src/audit/query/tables.rs"), 12),
 ];
 
 /// What each check says. The first one that fits counts.
-const CHECKS: [&str; 46] = [
+const CHECKS: [&str; 47] = [
     "both are from 1 on, so it was added",
     "a call has one record, so that the others were made up",
     "the value of ",
@@ -33,6 +34,7 @@ const CHECKS: [&str; 46] = [
     "has another hash: the stream was rewritten",
     "names another hash: this epoch was rewritten",
     " interrupted calls, but there are ",
+    " say that the owner retired them",
     "and is missing: records up to it were removed",
     "names no previous epoch, but this is epoch ",
     " as the previous one: it was made up",

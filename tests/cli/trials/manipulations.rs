@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use gatepost::audit::chain::{self, Head};
 use gatepost::audit::record::{AuditRecord, Epoch, GatewayId, StreamPosition, Timestamp};
+use gatepost::audit::sink::postgres::registrar::{LockedRegistrar, entry};
 use serde_json::{Value, json};
 
 use super::tamper::{Tamper, altered, another, chain_from, previous, seq, set_details, stand_in};
@@ -77,6 +78,7 @@ pub fn manipulations() -> Vec<Manipulation> {
     cursors(&mut table);
     times_and_ids(&mut table);
     tables(&mut table);
+    retired(&mut table);
     table.0
 }
 
@@ -807,6 +809,28 @@ fn times_and_ids(table: &mut Table) {
                 rows
             })
             .await;
+        })
+    });
+}
+
+/// Rows that are deleted, and a decision that says that they were retired.
+fn retired(table: &mut Table) {
+    table.run("a forged retirement", "retired", |t| {
+        Box::pin(async move {
+            let rows = t.rows(t.a, 1).await;
+            let (first, last) = (rows[2].position, rows[4].position);
+            let details = json!({
+                "kind": "retired", "gateway": t.a, "epoch": 1, "first": first.seq, "last": last.seq, "reason": "x",
+                "by": "x", "uid": 0, "before": "2026-01", "records": 3, "export": null, "heads": first.hash,
+                "runs": [{
+                    "first": first.seq, "last": last.seq, "before": first.prev_hash, "first_hash": first.hash,
+                    "last_hash": last.hash,
+                }],
+            });
+            t.sql("DELETE FROM audit_log WHERE gateway_id = :A AND epoch = 1 AND seq BETWEEN 3 AND 5").await;
+            let mut registrar = LockedRegistrar::lock(&mut t.connection).await.unwrap();
+            registrar.append(entry("trail/retired", "x", &details).unwrap()).await.unwrap();
+            registrar.commit().await.unwrap();
         })
     });
 }

@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row};
@@ -129,6 +130,18 @@ impl PostgresSink {
         Ok(())
     }
 
+    /// Makes partitions ahead, from now or another time on.
+    async fn make_partitions(
+        &mut self,
+        gateway_id: GatewayId,
+        from: Option<DateTime<Utc>>,
+        months: i32,
+    ) -> Result<(), SinkError> {
+        let partitions = sql::query("SELECT gatepost_make_partitions($1, coalesce($2, now()), $3)");
+        let partitions = partitions.bind(gateway_id.0).bind(from).bind(months);
+        self.fetch("make partitions", partitions, Effect::None).await.map(|_| ())
+    }
+
     fn late(&self, operation: &'static str) -> SinkError {
         timed_out(operation, self.reply_timeout, ErrorClass::TooMuch)
     }
@@ -165,6 +178,20 @@ impl PostgresSink {
     }
 }
 
+/// True if no partition of `audit_log` takes the record, see [`driver_error`].
+fn is_without_partition(error: &SinkError) -> bool {
+    error.class == ErrorClass::Operator && error.sqlstate.as_deref() == Some("23514")
+}
+
+fn with_partition_advice(error: SinkError) -> SinkError {
+    if !is_without_partition(&error) {
+        return error;
+    }
+    let advice = "no partition takes a record of this time, so it is held: run \
+                  CREATE TABLE audit_log_default PARTITION OF audit_log DEFAULT";
+    SinkError { message: format!("{}; {advice}", error.message), ..error }
+}
+
 /// The error of a migration, with what to do if this login may not make the schema.
 fn needs_the_owner(error: SinkError) -> SinkError {
     let advice = "the schema is missing or not complete: run gatepost migrate with the owner's login, and set \
@@ -188,9 +215,7 @@ impl Sink for PostgresSink {
             self.connection = Some(connection);
         }
         self.check_database().await?;
-        let partitions = sql::query("SELECT gatepost_make_partitions($1, now(), $2)");
-        let partitions = partitions.bind(gateway_id.0).bind(PARTITION_MONTHS);
-        match self.fetch("make partitions", partitions, Effect::None).await {
+        match self.make_partitions(gateway_id, None, PARTITION_MONTHS).await {
             Err(error) if matches!(error.sqlstate.as_deref(), Some(NOT_REGISTERED)) => Err(error),
             // A record without a monthly partition goes to the default partition, so a missing one does not block
             // delivery. 57014 and 55P03 are the server's own time limits, reached if the default partition is large.
@@ -201,7 +226,7 @@ impl Sink for PostgresSink {
                 tracing::error!(%error, "could not create partitions ahead; records go to the default partition");
                 Ok(())
             }
-            result => result.map(|_| ()),
+            result => result,
         }
     }
 
@@ -218,8 +243,17 @@ impl Sink for PostgresSink {
     async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<CursorUpdate, SinkError> {
         let Some(first) = batch.first() else { return Ok(CursorUpdate::Moved) };
         // I5: the function changes cursor and rows in one transaction.
-        let statement = insert(&DELIVER, first.as_ref().position, batch);
-        self.fetch("deliver", statement, Effect::Delivery).await.and_then(|row| cursor_update("deliver", &row))
+        let AuditRecord { position, entry } = first.as_ref();
+        let mut row = self.fetch("deliver", insert(&DELIVER, *position, batch), Effect::Delivery).await;
+        if row.as_ref().is_err_and(is_without_partition) {
+            // No default partition, and none of this month: an operator dropped or detached them, or the clock was set.
+            let time = entry.call.timestamp.to_datetime();
+            if let Err(error) = self.make_partitions(position.gateway_id, Some(time), 1).await {
+                tracing::warn!(%error, "could not create the partition of a record");
+            }
+            row = self.fetch("deliver", insert(&DELIVER, *position, batch), Effect::Delivery).await;
+        }
+        row.map_err(with_partition_advice).and_then(|row| cursor_update("deliver", &row))
     }
 
     async fn dry_run(&mut self, record: &AuditRecord) -> Result<(), SinkError> {

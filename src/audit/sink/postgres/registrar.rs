@@ -24,6 +24,12 @@ pub const EPOCH: Epoch = Epoch(1);
 /// The method of a decision that accepts what `verify` reports.
 pub const ACCEPTED: &str = "trail/accepted";
 
+/// The method of a decision that keeps records from being retired.
+pub const HOLD: &str = "trail/hold";
+
+/// The method of a decision that ends a hold.
+pub const LIFTED: &str = "trail/lifted";
+
 /// The method of a decision that ended a fork.
 pub const RESOLVED: &str = "trail/resolved";
 
@@ -54,10 +60,48 @@ impl Decision {
     /// # Errors
     /// A decision has no other values than JSON can have; never seen.
     pub fn entry(&self, method: &str) -> serde_json::Result<Entry> {
-        let by = Caller { subject: self.by.clone(), ..Caller::anonymous() };
-        let call = Call::new(RequestId::new(), method).with_caller(&by).with_details(&serde_json::to_string(self)?);
-        Ok(Entry::new(call, Outcome::of(Status::Ok), Duration::ZERO))
+        entry(method, &self.by, self)
     }
+}
+
+/// A decision as the contents of a record.
+///
+/// # Errors
+/// The details are not JSON, or are longer than the arguments of a record may be.
+pub fn entry(method: &str, by: &str, details: &impl Serialize) -> serde_json::Result<Entry> {
+    let by = Caller { subject: by.to_owned(), ..Caller::anonymous() };
+    let call = Call::new(RequestId::new(), method).with_caller(&by).with_details(&serde_json::to_string(details)?);
+    if call.request_args.is_none() {
+        return Err(serde::ser::Error::custom("the decision is longer than a record may be"));
+    }
+    Ok(Entry::new(call, Outcome::of(Status::Ok), Duration::ZERO))
+}
+
+/// The decisions that accept a fault or an unproven part.
+///
+/// # Errors
+/// See [`SinkError`].
+pub async fn accepted(connection: &mut PgConnection, registrar: GatewayId) -> Result<Vec<Decision>, SinkError> {
+    let mut reading = read_transaction(connection).await?;
+    let decisions = read(&mut reading, registrar, &[ACCEPTED]).await?;
+    Ok(decisions.iter().filter_map(|(_, _, details)| serde_json::from_str(details).ok()).collect())
+}
+
+/// The seq, method and details of the decisions with these methods, in their order. `connection` is in a transaction.
+pub(super) async fn read(
+    connection: &mut PgConnection,
+    registrar: GatewayId,
+    methods: &[&str],
+) -> Result<Vec<(Seq, String, String)>, SinkError> {
+    let sql = "SELECT seq, method, request_args::text FROM audit_log
+        WHERE gateway_id = $1 AND method = ANY ($2) AND request_args IS NOT NULL ORDER BY epoch, seq";
+    let rows: Vec<(i64, String, String)> = sql::query_as(sql)
+        .bind(registrar.0)
+        .bind(methods)
+        .fetch_all(connection)
+        .await
+        .map_err(|error| driver_error("read the decisions", &error))?;
+    Ok(rows.into_iter().map(|(seq, method, details)| (Seq(seq.cast_unsigned()), method, details)).collect())
 }
 
 /// The id under which the owner's decisions are recorded.
@@ -156,6 +200,15 @@ impl<'a> LockedRegistrar<'a> {
         let query = sql::query_scalar(sql).bind(self.gateway_id.0).bind(bigint(EPOCH.0)).bind(bigint(seq.0));
         let hash: Option<Vec<u8>> = query.fetch_optional(&mut *self.transaction).await.map_err(fault)?;
         Ok(hash.map(digest))
+    }
+
+    /// Undoes everything. Dropping does so too, but only when the connection is used again: until then all locks are
+    /// held.
+    ///
+    /// # Errors
+    /// See [`SinkError`]. Close the connection then.
+    pub async fn rollback(self) -> Result<(), SinkError> {
+        self.transaction.rollback().await.map_err(fault)
     }
 
     /// Commits.
