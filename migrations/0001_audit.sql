@@ -6,7 +6,14 @@ CREATE TABLE audit_gateway (
     gateway_id    uuid        PRIMARY KEY,
     owner_role    text        NOT NULL,
     registered_at timestamptz NOT NULL DEFAULT now(),
-    registered_by text        NOT NULL DEFAULT session_user
+    registered_by text        NOT NULL DEFAULT session_user,
+    -- The lease that the gateway renews while it runs, by the clock of this server: the epoch that it writes, since when
+    -- it renews without a pause, and until when the lease holds.
+    lease_epoch   bigint,
+    lease_since   timestamptz,
+    lease_until   timestamptz,
+    -- When the owner decided that it will not come back ("gatepost audit gateways close").
+    closed_at     timestamptz
 );
 
 -- One row: the id under which the owner's decisions about the trail are recorded, and who may register a gateway: only
@@ -355,6 +362,40 @@ BEGIN
     RETURN @schema@.gatepost_partitions("from", months);
 END $body$;
 
+-- The gateways whose lease has expired while their stream is open, and that the owner has not closed.
+CREATE FUNCTION @schema@.gatepost_silent_gateways(OUT gateway uuid, OUT until timestamptz) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $body$
+    SELECT g.gateway_id, g.lease_until FROM @schema@.audit_gateway g
+    WHERE g.lease_until < now() AND g.closed_at IS NULL AND NOT EXISTS (
+        SELECT FROM @schema@.audit_stream s JOIN @schema@.audit_log l
+            ON l.gateway_id = s.gateway_id AND l.epoch = s.epoch AND l.seq = s.delivered_seq
+        WHERE s.gateway_id = g.gateway_id AND s.epoch = g.lease_epoch AND l.method = 'gateway/closed')
+    ORDER BY g.gateway_id
+$body$;
+
+-- Renews the lease of a gateway for "seconds", of which it renews after a third. Returns silent gateways to one gateway:
+-- the first of those that hold a lease, once it renewed for two intervals without a pause, so that after an outage all
+-- others had the time to do the same.
+CREATE FUNCTION @schema@.gatepost_renew_lease(gateway uuid, stream_epoch bigint, seconds integer, OUT silent uuid[])
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+    since timestamptz;
+BEGIN
+    PERFORM @schema@.gatepost_check_gateway(gateway);
+    IF (seconds BETWEEN 3 AND 3600) IS NOT TRUE THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'a lease is for 3 to 3600 seconds';
+    END IF;
+    UPDATE @schema@.audit_gateway g SET
+        lease_since = CASE WHEN g.lease_until >= now() AND g.lease_epoch = stream_epoch THEN g.lease_since ELSE now() END,
+        lease_epoch = stream_epoch, lease_until = now() + make_interval(secs => seconds), closed_at = NULL
+    WHERE g.gateway_id = gateway RETURNING g.lease_since INTO since;
+    IF since <= now() - make_interval(secs => seconds * 2 / 3) AND NOT EXISTS (
+            SELECT FROM @schema@.audit_gateway g WHERE g.gateway_id < gateway AND g.lease_until >= now()) THEN
+        silent := ARRAY(SELECT s.gateway FROM @schema@.gatepost_silent_gateways() s LIMIT 100);
+    END IF;
+    silent := coalesce(silent, '{}');
+END $body$;
+
 -- The number of migrations in this schema.
 CREATE FUNCTION @schema@.gatepost_schema_version() RETURNS integer
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 1';
@@ -362,7 +403,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 1';
 REVOKE EXECUTE ON FUNCTION @schema@.gatepost_check_gateway, @schema@.gatepost_present, @schema@.gatepost_insert,
     @schema@.gatepost_deliver, @schema@.gatepost_dry_run, @schema@.gatepost_quarantine,
     @schema@.gatepost_open_stream, @schema@.gatepost_partitions, @schema@.gatepost_make_partitions,
-    @schema@.gatepost_schema_version FROM PUBLIC;
+    @schema@.gatepost_silent_gateways, @schema@.gatepost_renew_lease, @schema@.gatepost_schema_version FROM PUBLIC;
 
     $functions$;
     filled record;
@@ -417,7 +458,7 @@ BEGIN
         END IF;
     END LOOP;
     GRANT EXECUTE ON FUNCTION gatepost_deliver, gatepost_dry_run, gatepost_quarantine, gatepost_open_stream,
-        gatepost_make_partitions, gatepost_schema_version TO gatepost_writer;
+        gatepost_make_partitions, gatepost_renew_lease, gatepost_schema_version TO gatepost_writer;
     GRANT SELECT ON audit_gateway, audit_registrar, audit_stream, audit_log, audit_quarantine, audit_foreign,
         audit_policy TO gatepost_reader;
 EXCEPTION

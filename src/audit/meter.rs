@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::ages::Ages;
-use super::record::{AuditRecord, Entry, StreamPosition, Timestamp};
+use super::record::{AuditRecord, Entry, GatewayId, StreamPosition, Timestamp};
 
 /// Bucket bounds for the duration of a commit and for the latency that auditing adds to a call, in microseconds.
 /// *Chosen*: a commit takes 0.1 ms on a good disk and seconds on a failing one; two or three steps per decade.
@@ -119,6 +119,8 @@ pub struct Meter {
     retry_at: Mutex<Option<Instant>>,
     /// Locked once per error.
     last_error: Mutex<Option<LastError>>,
+    /// Gateways whose lease has expired while their stream is open, if this gateway is the one to report them.
+    silent_gateways: Mutex<Vec<GatewayId>>,
 }
 
 impl Counter {
@@ -203,6 +205,7 @@ impl Default for Meter {
             ages: Mutex::default(),
             retry_at: Mutex::default(),
             last_error: Mutex::default(),
+            silent_gateways: Mutex::default(),
         }
     }
 }
@@ -258,6 +261,16 @@ impl Meter {
         let error = error.get(..error.floor_char_boundary(ERROR_BYTES_MAX)).unwrap_or_default().to_owned();
         let last = LastError { error, at: Timestamp::now() };
         *self.last_error.lock() = Some(last);
+    }
+
+    pub(super) fn set_silent_gateways(&self, silent: Vec<GatewayId>) {
+        *self.silent_gateways.lock() = silent;
+    }
+
+    /// Gateways whose lease has expired while their stream is open; at most a hundred, and at one gateway only.
+    #[must_use]
+    pub fn silent_gateways(&self) -> Vec<GatewayId> {
+        self.silent_gateways.lock().clone()
     }
 
     /// Age of the oldest undelivered record, whatever the wall clock does; `None` if all are delivered, or if there is

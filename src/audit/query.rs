@@ -6,6 +6,7 @@ mod filter;
 mod reading;
 mod row;
 mod select;
+mod silent;
 mod snapshot;
 mod stated;
 mod tables;

@@ -62,6 +62,8 @@ alarms! {
     OpenFiles = "open_files";
     /// A backend has changed the definitions of tools, or has tools that were not accepted.
     ToolsChanged = "tools_changed";
+    /// Another gateway has not renewed its lease although its stream is open.
+    GatewaySilent = "gateway_silent";
 }
 
 impl Serialize for Alarm {

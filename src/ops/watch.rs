@@ -16,7 +16,7 @@ use super::alarm::{Alarm, Board};
 use super::format::plural;
 use super::status::Sources;
 use crate::accept::open_files_max;
-use crate::audit::record::Timestamp;
+use crate::audit::record::{GatewayId, Timestamp};
 use crate::audit::shipper::ShipperState;
 use crate::config;
 use notify::{Notification, Notifier};
@@ -53,6 +53,8 @@ struct Observation {
     outbox_failed: bool,
     set_aside: u64,
     quarantined: u64,
+    /// Gateways that have not renewed their leases although their streams are open.
+    silent_gateways: Vec<GatewayId>,
     /// The error, if a stream is forked.
     forked: Option<String>,
     /// The error, if delivery is blocked until an operator fixes it.
@@ -144,6 +146,7 @@ fn observe(sources: &Sources) -> Observation {
         outbox_failed: pipeline.outbox.failed,
         set_aside: pipeline.outbox.set_aside,
         quarantined: meter.quarantined.get(),
+        silent_gateways: meter.silent_gateways(),
         forked: meter.forked.load(Ordering::Relaxed).then(|| error.clone()),
         held: matches!(pipeline.postgres, ShipperState::Held { .. }).then_some(error),
         oldest: pipeline.oldest_undelivered_seconds.map(Duration::from_secs_f64),
@@ -225,6 +228,12 @@ impl Conditions {
                 let (age, limit) = (age.as_secs(), self.delivery_behind_after.as_secs());
                 format!("the oldest undelivered record is {age} s old, limit {limit} s")
             }),
+            Alarm::GatewaySilent if seen.silent_gateways.is_empty() => None,
+            Alarm::GatewaySilent => {
+                let gateways = plural(seen.silent_gateways.len() as u64, "gateway");
+                let ids: Vec<_> = seen.silent_gateways.iter().map(ToString::to_string).collect();
+                Some(format!("{gateways} did not end and no longer renewed the lease: {}", ids.join(", ")))
+            }
             Alarm::ToolsChanged if seen.tools_not_accepted.is_some() => seen.tools_not_accepted.clone(),
             Alarm::GenerationSetAside
             | Alarm::Quarantine
@@ -323,14 +332,15 @@ mod tests {
             forked: Some("two writers".to_owned()),
             held: Some("no table".to_owned()),
             oldest: Some(Duration::from_secs(11)),
+            silent_gateways: vec![GatewayId(uuid::Uuid::nil())],
             ..Observation::default()
         };
-        let names = ["outbox_failed", "fork", "delivery_behind", "operator_error"];
+        let names = ["outbox_failed", "fork", "delivery_behind", "operator_error", "gateway_silent"];
         assert_eq!(look(&mut conditions, &board, &all, 0, 0), names);
         assert_eq!(look(&mut conditions, &board, &all, 1, 0), names);
         let within_limit = Observation { oldest: Some(Duration::from_secs(10)), ..Observation::default() };
         assert!(look(&mut conditions, &board, &within_limit, 2, 0).is_empty());
-        assert_eq!(raised(&board), 4);
+        assert_eq!(raised(&board), 5);
     }
 
     #[test]

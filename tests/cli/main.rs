@@ -30,6 +30,7 @@ mod config;
 mod config_check;
 mod directory;
 mod docs;
+mod gateways;
 mod help;
 mod logins;
 mod metrics;

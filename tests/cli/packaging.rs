@@ -49,7 +49,10 @@ fn bash_loads_the_printed_completions() {
         "{}\nCOMP_WORDS=(gatepost conf) COMP_CWORD=1\n_gatepost gatepost conf gatepost\necho \"${{COMPREPLY[@]}}\"\n",
         stdout(&["completions", "bash"])
     );
-    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    // Longer than an argument of a process may be.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), script).unwrap();
+    let output = Command::new("bash").arg(file.path()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "config");
 }
 
@@ -234,6 +237,25 @@ fn the_kubernetes_example_has_valid_configuration_and_probes() {
             "{probe}"
         );
     }
+}
+
+/// The timer's and the CronJob's commands get as far as the file of heads, which is not there.
+#[test]
+fn the_examples_of_retirement_are_valid_commands() {
+    let text = |name: &str| std::fs::read_to_string(packaged("../examples").join(name)).unwrap();
+    let service = text("retire.service");
+    let command = service.lines().find_map(|line| line.strip_prefix("ExecStart=/bin/sh -c 'exec gatepost ")).unwrap();
+    let command =
+        command.trim_end_matches('\'').replace("$(date +%%Y-%%m-%%d)", "today").replace("retention policy", "policy");
+    let of_service: Vec<String> = command.split_whitespace().map(|word| word.replace('"', "")).collect();
+    let job = text("retire-cronjob.yaml");
+    let of_job = job.lines().find_map(|line| line.trim().strip_prefix("args: ")).unwrap();
+    for args in [of_service, serde_json::from_str(of_job).unwrap()] {
+        let output = Command::new(BINARY).args(&args).env_clear().output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains("cannot read"), "{args:?}: {said}");
+    }
+    assert!(text("retire.timer").contains("OnCalendar="));
 }
 
 #[test]

@@ -49,8 +49,8 @@ impl<'c> Reading<'c> {
         qualified(&self.schema, name)
     }
 
-    /// `sql` with the qualified names of the trail's tables in place of `{log}`, `{stream}`, `{quarantine}` and
-    /// `{policy}`. Only constant texts are passed, and the name of the schema is quoted.
+    /// `sql` with the qualified names of the trail's tables in place of `{log}`, `{stream}`, `{quarantine}`,
+    /// `{policy}` and `{gateway}`. Only constant texts are passed, and the name of the schema is quoted.
     pub(super) fn sql(&self, sql: &str) -> AssertSqlSafe<String> {
         let mut sql = sql.to_owned();
         for (placeholder, table) in [
@@ -58,6 +58,7 @@ impl<'c> Reading<'c> {
             ("{stream}", "audit_stream"),
             ("{quarantine}", "audit_quarantine"),
             ("{policy}", "audit_policy"),
+            ("{gateway}", "audit_gateway"),
         ] {
             sql = sql.replace(placeholder, &self.table(table));
         }

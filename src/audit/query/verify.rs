@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::copied::{CopiedRow, CopiedRows};
 use super::reading::bigint;
 use super::row;
+use super::silent::silent_gateways;
 use super::snapshot::TrailSnapshot;
 use super::windows::windows;
 use crate::audit::codec;
@@ -113,6 +114,7 @@ impl TrailSnapshot<'_> {
         report.add_faults(self.tables.faults);
         report.add_unproven(self.tables.unproven);
         report.add_mentions(self.tables.mentions);
+        report.add_mentions(silent_gateways(&mut self.reading).await?);
         report.source = Some(self.source);
         self.reading.end().await?;
         Ok(report)

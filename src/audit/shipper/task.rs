@@ -26,6 +26,13 @@ use crate::audit::sink::{CursorUpdate, ErrorClass, Sink, SinkError};
 /// is often enough.
 const PREPARE_EVERY: Duration = Duration::from_hours(24);
 
+/// Interval at which the lease is renewed. *Chosen*: a gateway that is gone is noticed within minutes, and a thousand
+/// gateways cost their database some tens of small transactions a second.
+const LEASE_EVERY: Duration = Duration::from_secs(30);
+
+/// Length of a lease. *Derived*: the function in the schema takes a third of it as the interval.
+const LEASE: Duration = LEASE_EVERY.saturating_mul(3);
+
 /// Delivers the records of ring and outbox to a sink.
 #[derive(Debug)]
 pub struct Shipper<S> {
@@ -44,6 +51,8 @@ pub struct Shipper<S> {
     repeated_failure: RepeatedFailure,
     /// When the sink was prepared; `None` before the first time.
     prepared: Option<Instant>,
+    /// When the lease is renewed next.
+    lease_due: Instant,
     /// The note of the delivered head beside the outbox.
     note: Note,
     /// Earlier epochs whose end in Postgres is not settled, each with its last record as far as it is known.
@@ -76,6 +85,7 @@ impl<S: Sink> Shipper<S> {
             deadline,
             repeated_failure: RepeatedFailure::default(),
             prepared: None,
+            lease_due: Instant::now(),
             note: Note::new(epoch),
             unsettled,
             delivered: Head::START,
@@ -196,6 +206,9 @@ impl<S: Sink> Shipper<S> {
             if self.prepared.is_none_or(|at| at.elapsed() > PREPARE_EVERY) {
                 self.prepare().await;
             }
+            if self.lease_due <= Instant::now() {
+                self.renew_lease().await;
+            }
             if epoch == self.epoch {
                 self.look_at_forked().await;
             }
@@ -259,6 +272,7 @@ impl<S: Sink> Shipper<S> {
         tokio::select! {
             () = self.ring.wait_for_shippable_after(head.seq) => {}
             () = look => {}
+            () = tokio::time::sleep_until(self.lease_due) => {}
             () = self.note.is_due() => self.note.delivered(&self.source, epoch, head),
         }
     }
@@ -391,6 +405,15 @@ impl<S: Sink> Shipper<S> {
                 Ok(head) => return head,
                 Err(error) => self.health.wait(&error).await,
             }
+        }
+    }
+
+    /// Renews the lease. Delivery does not depend on it: what prevents it is reported when delivery fails.
+    async fn renew_lease(&mut self) {
+        self.lease_due = Instant::now() + LEASE_EVERY;
+        match self.sink.renew_lease(self.gateway_id, self.epoch, LEASE).await {
+            Ok(silent) => self.meter.set_silent_gateways(silent),
+            Err(error) => tracing::debug!(%error, "could not renew the lease; trying again in 30 s"),
         }
     }
 

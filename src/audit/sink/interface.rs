@@ -1,6 +1,7 @@
 //! The one interface between the shipper and a database.
 
 use std::future::Future;
+use std::time::Duration;
 
 use super::sqlstate::ErrorClass;
 use crate::audit::chain::Head;
@@ -20,6 +21,20 @@ pub trait Sink: Send + 'static {
     /// # Errors
     /// See [`SinkError`].
     fn cursor(&mut self, gateway_id: GatewayId, epoch: Epoch) -> impl Future<Output = Result<Head, SinkError>> + Send;
+
+    /// Says that the gateway runs and writes this epoch, for `length`. Returns the gateways that no longer say so
+    /// although their streams are open: to one gateway only, and empty to all others.
+    ///
+    /// # Errors
+    /// See [`SinkError`]. Delivery does not depend on it.
+    fn renew_lease(
+        &mut self,
+        _gateway_id: GatewayId,
+        _epoch: Epoch,
+        _length: Duration,
+    ) -> impl Future<Output = Result<Vec<GatewayId>, SinkError>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
 
     /// Delivers `batch` and moves the cursor, or does neither. The batch is at least one record, and its records are
     /// consecutive in one stream. If the database silently leaves out a record, the batch fails with class `Row`.

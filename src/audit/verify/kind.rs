@@ -116,6 +116,8 @@ kinds! {
         Resolved = "resolved",
         /// Records were retired.
         Retired = "retired",
+        /// A gateway did not end, and no longer renews its lease.
+        Silent = "silent",
         /// Other tables have the names of the trail's.
         Shadow = "shadow",
         /// Only a range was checked.

@@ -4,7 +4,11 @@ use clap::Subcommand;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::audit::sink::postgres::gateways::{RegisteredGateway, register, registered_gateways};
+use super::decision_args::{DecisionArgs, append, commit, with_remedy};
+use super::journal::Journal;
+use crate::audit::record::GatewayId;
+use crate::audit::sink::postgres::gateways::{Lease, RegisteredGateway, close, register, registered_gateways};
+use crate::audit::sink::postgres::registrar::{CLOSED, LockedRegistrar};
 use crate::cli::database;
 use crate::cli::output::{json_line, print, print_error};
 use crate::cli::table::table;
@@ -22,8 +26,20 @@ pub(super) struct Args {
 enum Command {
     /// Let the members of a role deliver in a gateway's name; needs the login that owns the tables
     Add(Add),
-    /// Print the registered gateways
+    /// Print the registered gateways, and whether they run
     List,
+    /// Record that a gateway will not come back: no alarm is raised for it any more
+    Close(Close),
+}
+
+/// `gatepost audit gateways close`
+#[derive(Debug, clap::Args)]
+struct Close {
+    /// The gateway's id
+    #[arg(value_name = "ID")]
+    id: Uuid,
+    #[command(flatten)]
+    decision: DecisionArgs,
 }
 
 /// `gatepost audit gateways add`
@@ -51,16 +67,24 @@ struct JsonGateway<'a> {
     registered_at: &'a str,
     registered_by: &'a str,
     may_deliver: bool,
+    lease: Lease,
+    lease_epoch: Option<i64>,
+    lease_until: Option<&'a str>,
 }
 
 pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
+    if let Command::Close(args) = &args.command {
+        return close_gateway(config, args, json).await;
+    }
     let mut connection = match &args.command {
         Command::Add(_) => database::connect(&database::required(config, ", so there is no database")?).await?,
-        Command::List => database::connect(&database::required_reader(config, ", so there is no database")?).await?,
+        Command::List | Command::Close(_) => {
+            database::connect(&database::required_reader(config, ", so there is no database")?).await?
+        }
     };
     let (gateways, added) = match &args.command {
         Command::Add(args) => (vec![register(&mut connection, args.id, &args.role, args.replace).await?], true),
-        Command::List => (registered_gateways(&mut connection).await?, false),
+        Command::List | Command::Close(_) => (registered_gateways(&mut connection).await?, false),
     };
     for gateway in gateways.iter().filter(|gateway| added && !gateway.may_deliver) {
         print_error(&format!(
@@ -80,20 +104,50 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
         };
         gateways.iter().map(line).collect()
     } else {
-        table(&["GATEWAY", "ROLE", "REGISTERED", "BY", "MAY DELIVER"], &gateways.iter().map(row).collect::<Vec<_>>())
+        table(
+            &["GATEWAY", "ROLE", "REGISTERED", "BY", "MAY DELIVER", "LEASE", "EPOCH", "UNTIL"],
+            &gateways.iter().map(row).collect::<Vec<_>>(),
+        )
     };
     Ok(print(&shown)?)
 }
 
+async fn close_gateway(config: &Config, args: &Close, json: bool) -> anyhow::Result<()> {
+    let options = database::required(config, ", so there is no gateway to close")?;
+    let mut journal = Journal::open(&args.decision.journal)?;
+    let mut connection = database::connect(&options).await?;
+    let mut registrar = LockedRegistrar::lock(&mut connection).await.map_err(with_remedy)?;
+    journal.check(&registrar)?;
+    let id = GatewayId(args.id);
+    let last = close(registrar.connection(), id).await.map_err(with_remedy)?;
+    let decision = args.decision.decision("closed", id, last.map(|(epoch, _)| epoch), last.map(|(_, seq)| (seq, seq)));
+    let record = append(&mut registrar, &mut journal, CLOSED, &decision).await?;
+    commit(registrar, &[record], &args.decision, json).await
+}
+
 fn row(gateway: &RegisteredGateway) -> Vec<String> {
-    let RegisteredGateway { gateway_id, owner_role, registered_at, registered_by, may_deliver } = gateway;
+    let RegisteredGateway { gateway_id, owner_role, registered_at, registered_by, may_deliver, .. } = gateway;
     let may_deliver = if *may_deliver { "yes" } else { "no" };
     let text = |text: &str| escape_hidden(text).into_owned();
-    vec![gateway_id.to_string(), text(owner_role), registered_at.clone(), text(registered_by), may_deliver.to_owned()]
+    let epoch = gateway.lease_epoch.map_or_else(String::new, |epoch| epoch.to_string());
+    let mut row = vec![gateway_id.to_string(), text(owner_role), registered_at.clone(), text(registered_by)];
+    row.extend([may_deliver.to_owned(), gateway.lease.as_str().to_owned(), epoch]);
+    row.push(gateway.lease_until.clone().unwrap_or_default());
+    row
 }
 
 fn json_gateway(gateway: &RegisteredGateway) -> serde_json::Result<String> {
-    let RegisteredGateway { gateway_id, owner_role, registered_at, registered_by, may_deliver } = gateway;
-    let (gateway_id, may_deliver) = (*gateway_id, *may_deliver);
-    json_line(&JsonGateway { gateway_id, owner_role, registered_at, registered_by, may_deliver })
+    let RegisteredGateway { gateway_id, owner_role, registered_at, registered_by, may_deliver, .. } = gateway;
+    let (gateway_id, may_deliver, lease, lease_epoch) = (*gateway_id, *may_deliver, gateway.lease, gateway.lease_epoch);
+    let lease_until = gateway.lease_until.as_deref();
+    json_line(&JsonGateway {
+        gateway_id,
+        owner_role,
+        registered_at,
+        registered_by,
+        may_deliver,
+        lease,
+        lease_epoch,
+        lease_until,
+    })
 }

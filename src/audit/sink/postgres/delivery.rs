@@ -240,6 +240,21 @@ impl Sink for PostgresSink {
         Ok(Head { seq: Seq(seq.unsigned_abs()), hash })
     }
 
+    async fn renew_lease(
+        &mut self,
+        gateway_id: GatewayId,
+        epoch: Epoch,
+        length: Duration,
+    ) -> Result<Vec<GatewayId>, SinkError> {
+        let operation = "renew the lease";
+        let seconds = i32::try_from(length.as_secs()).unwrap_or(i32::MAX);
+        let renew = sql::query("SELECT gatepost_renew_lease($1, $2, $3)");
+        let renew = renew.bind(gateway_id.0).bind(bigint(epoch.0)).bind(seconds);
+        let row = self.fetch(operation, renew, Effect::None).await?;
+        let silent: Vec<uuid::Uuid> = row.try_get(0).map_err(|error| driver_error(operation, &error))?;
+        Ok(silent.into_iter().map(GatewayId).collect())
+    }
+
     async fn deliver<R: AsRef<AuditRecord> + Sync>(&mut self, batch: &[R]) -> Result<CursorUpdate, SinkError> {
         let Some(first) = batch.first() else { return Ok(CursorUpdate::Moved) };
         // I5: the function changes cursor and rows in one transaction.

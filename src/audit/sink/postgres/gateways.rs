@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::error::driver_error;
 use super::transaction::{read_transaction, transaction};
+use crate::audit::record::{Epoch, GatewayId, Seq};
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sink::sqlstate::ErrorClass;
 use crate::audit::sql;
@@ -17,6 +18,36 @@ pub enum Registration {
     Owner,
     /// Also the first login that delivers in the gateway's name.
     First,
+}
+
+/// The state of a gateway, by its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lease {
+    /// It never had one.
+    None,
+    /// It holds one.
+    Live,
+    /// It ended: its last record is `gateway/closed`.
+    Ended,
+    /// It did not end, and no longer renews it.
+    Silent,
+    /// The owner decided that it will not come back.
+    Closed,
+}
+
+impl Lease {
+    /// The word in tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Live => "live",
+            Self::Ended => "ended",
+            Self::Silent => "silent",
+            Self::Closed => "closed",
+        }
+    }
 }
 
 /// A row of `audit_gateway`.
@@ -32,6 +63,12 @@ pub struct RegisteredGateway {
     pub registered_by: String,
     /// True if the role may execute the functions for delivery.
     pub may_deliver: bool,
+    /// Its state, by its lease.
+    pub lease: Lease,
+    /// The epoch of its lease.
+    pub lease_epoch: Option<i64>,
+    /// Until when its lease holds, or held, as Postgres prints it.
+    pub lease_until: Option<String>,
 }
 
 /// Sets who may register a gateway.
@@ -101,7 +138,11 @@ async fn gateways(connection: &mut PgConnection) -> Result<Vec<RegisteredGateway
     let fault = |error| driver_error("read audit_gateway", &error);
     // A role that was dropped may do nothing.
     let sql = "SELECT g.gateway_id, g.owner_role, g.registered_at::text, g.registered_by,
-            coalesce(has_function_privilege(r.oid, to_regproc('gatepost_deliver')::oid, 'EXECUTE'), false)
+            coalesce(has_function_privilege(r.oid, to_regproc('gatepost_deliver')::oid, 'EXECUTE'), false),
+            g.lease_epoch, g.lease_until::text, g.closed_at IS NOT NULL, g.lease_until >= now(), EXISTS (
+                SELECT FROM audit_stream s JOIN audit_log l
+                    ON l.gateway_id = s.gateway_id AND l.epoch = s.epoch AND l.seq = s.delivered_seq
+                WHERE s.gateway_id = g.gateway_id AND s.epoch = g.lease_epoch AND l.method = 'gateway/closed')
         FROM audit_gateway g LEFT JOIN pg_roles r ON r.rolname = g.owner_role ORDER BY g.gateway_id";
     let rows = sql::query(sql).fetch_all(connection).await.map_err(fault)?;
     let gateway = |row: sqlx::postgres::PgRow| {
@@ -111,7 +152,42 @@ async fn gateways(connection: &mut PgConnection) -> Result<Vec<RegisteredGateway
             registered_at: row.try_get(2)?,
             registered_by: row.try_get(3)?,
             may_deliver: row.try_get(4)?,
+            lease: lease(row.try_get(7)?, row.try_get(8)?, row.try_get(9)?),
+            lease_epoch: row.try_get(5)?,
+            lease_until: row.try_get(6)?,
         })
     };
     rows.into_iter().map(gateway).collect::<Result<_, _>>().map_err(fault)
+}
+
+fn lease(is_closed: bool, is_live: Option<bool>, has_ended: bool) -> Lease {
+    match (is_closed, is_live) {
+        (true, _) => Lease::Closed,
+        (false, None) => Lease::None,
+        (false, _) if has_ended => Lease::Ended,
+        (false, Some(true)) => Lease::Live,
+        (false, Some(false)) => Lease::Silent,
+    }
+}
+
+/// Notes that a gateway will not come back, in the transaction of the decision. Returns the last record of its newest
+/// epoch, if it has one.
+///
+/// # Errors
+/// See [`SinkError`]. The gateway is not registered, or holds a lease.
+pub async fn close(connection: &mut PgConnection, gateway_id: GatewayId) -> Result<Option<(Epoch, Seq)>, SinkError> {
+    let operation = "close the gateway";
+    let fault = |error| driver_error(operation, &error);
+    let refused = |message| SinkError { operation, class: ErrorClass::Operator, sqlstate: None, message };
+    let known = gateways(connection).await?.into_iter().find(|gateway| gateway.gateway_id == gateway_id.0);
+    match known.map(|gateway| gateway.lease) {
+        None => return Err(refused(format!("gateway {gateway_id} is not registered in this database"))),
+        Some(Lease::Live) => return Err(refused(format!("gateway {gateway_id} runs: stop it first"))),
+        Some(_) => {}
+    }
+    let set = sql::query("UPDATE audit_gateway SET closed_at = now() WHERE gateway_id = $1").bind(gateway_id.0);
+    set.execute(&mut *connection).await.map_err(fault)?;
+    let last = "SELECT epoch, delivered_seq FROM audit_stream WHERE gateway_id = $1 ORDER BY epoch DESC LIMIT 1";
+    let last = sql::query_as(last).bind(gateway_id.0).fetch_optional(connection).await.map_err(fault)?;
+    Ok(last.map(|(epoch, seq): (i64, i64)| (Epoch(epoch.cast_unsigned()), Seq(seq.cast_unsigned()))))
 }

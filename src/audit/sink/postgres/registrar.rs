@@ -30,6 +30,9 @@ pub const HOLD: &str = "trail/hold";
 /// The method of a decision that ends a hold.
 pub const LIFTED: &str = "trail/lifted";
 
+/// The method of a decision that a gateway will not come back.
+pub const CLOSED: &str = "trail/closed";
+
 /// The method of a decision that ended a fork.
 pub const RESOLVED: &str = "trail/resolved";
 

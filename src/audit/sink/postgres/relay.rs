@@ -177,3 +177,50 @@ async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + U
         to.flush().await?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Says that this process is the other one, and the name of the socket.
+    const OTHER: &str = "GATEPOST_TEST_RELAY";
+
+    /// Connects to the socket, and returns what is received until the end.
+    fn received(name: &str) -> Vec<u8> {
+        use std::io::Read as _;
+        use std::os::linux::net::SocketAddrExt as _;
+        use std::os::unix::net::{SocketAddr, UnixStream};
+
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let mut bytes = Vec::new();
+        UnixStream::connect_addr(&address).unwrap().read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn socket_of_the_driver_takes_one_connection_of_this_process() {
+        if let Ok(name) = std::env::var(OTHER) {
+            assert_eq!(received(&name), b"", "another process is turned away");
+            return;
+        }
+        let (stream, mut server) = tokio::io::duplex(1024);
+        let (dir, _) = start(ServerStream { stream: Box::new(stream), is_encrypted: false }).unwrap();
+        let path = socket_path(&dir);
+        let name = path.trim_start_matches('\0').to_owned();
+        // The name of this test, after that of the crate.
+        let test = format!("{}::socket_of_the_driver_takes_one_connection_of_this_process", module_path!());
+        let test = test.split_once("::").unwrap().1;
+        let mut other = Command::new(std::env::current_exe().unwrap());
+        let other = other.args(["--exact", test]).env(OTHER, &name).output().unwrap();
+        let shown = String::from_utf8_lossy(&other.stdout);
+        assert!(other.status.success() && shown.contains("1 passed"), "{shown}");
+        let accepted = b"R\0\0\0\x08\0\0\0\0and more";
+        server.write_all(accepted).await.unwrap();
+        drop(server);
+        let own = tokio::task::spawn_blocking(move || received(&name)).await.unwrap();
+        assert_eq!(own, accepted);
+        assert!(UnixStream::connect(path).await.is_err(), "it is gone");
+    }
+}
