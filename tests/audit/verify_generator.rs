@@ -126,7 +126,7 @@ impl Store {
     }
 
     fn check(&self, heads: Heads, expect: Expect) -> Report {
-        checked::check(&self.records, &self.cursors, Some(REGISTRAR), (heads, expect), Timestamp::now())
+        checked::check(&self.records, &self.cursors, Some(REGISTRAR), heads, checked::options(expect, Timestamp::now()))
     }
 
     /// Computes the hashes of `depth` records of a stream from `seq` on, with the count of `gateway/closed`.

@@ -9,13 +9,18 @@ use gatepost::audit::verify::{
     Checker, Cursor, Expect, Heads, Options, Origin, Place, Report, Statements, StreamId, TrailRecord,
 };
 
-/// Checks `records`, which are in the order of (gateway, epoch, seq), as if they were in Postgres at the time `now`.
+/// The options of a check at the time `now`.
+pub fn options(expect: Expect, now: Timestamp) -> Options {
+    Options { findings_max: 1000, now, settle: Duration::ZERO, expect, vouched: false, replica: false, live: None }
+}
+
+/// Checks `records`, which are in the order of (gateway, epoch, seq), as if they were in Postgres.
 pub fn check(
     records: &[AuditRecord],
     cursors: &BTreeMap<StreamId, Head>,
     registrar: Option<GatewayId>,
-    (heads, expect): (Heads, Expect),
-    now: Timestamp,
+    heads: Heads,
+    options: Options,
 ) -> Report {
     let mut statements = Statements::default();
     if let Some(registrar) = registrar {
@@ -24,8 +29,6 @@ pub fn check(
     for record in records {
         statements.add(record);
     }
-    let options =
-        Options { findings_max: 1000, now, settle: Duration::ZERO, expect, vouched: false, replica: false, live: None };
     let mut checker = Checker::new(Origin::Postgres, options, statements, heads);
     let streams: BTreeSet<StreamId> =
         records.iter().map(|record| (record.position.gateway_id, record.position.epoch)).collect();
@@ -47,6 +50,15 @@ pub fn check(
         }
     }
     checker.finish()
+}
+
+/// The last position of each stream, as its cursor.
+pub fn ends(records: &[AuditRecord]) -> BTreeMap<StreamId, Head> {
+    let end = |record: &AuditRecord| {
+        let position = &record.position;
+        ((position.gateway_id, position.epoch), Head::after(position))
+    };
+    records.iter().map(end).collect()
 }
 
 /// The number of places at which a gateway has this request id.

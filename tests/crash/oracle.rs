@@ -156,13 +156,10 @@ impl Evidence {
     /// The faults that `audit verify` finds when all that is left is delivered.
     pub fn faults(&self) -> Vec<String> {
         let records: Vec<AuditRecord> = self.places().into_values().cloned().collect();
-        let heads = records.iter().map(|record| {
-            let position = &record.position;
-            ((position.gateway_id, position.epoch), Head::after(position))
-        });
         // The times of the calls are made up.
         let now = records.iter().map(|record| record.entry.call.timestamp).max().unwrap_or_else(Timestamp::now);
-        let report = checked::check(&records, &heads.collect(), None, (Heads::default(), Expect::Nothing), now);
+        let options = checked::options(Expect::Nothing, now);
+        let report = checked::check(&records, &checked::ends(&records), None, Heads::default(), options);
         report.faults.iter().map(|fault| format!("{fault:?}")).collect()
     }
 

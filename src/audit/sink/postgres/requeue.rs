@@ -96,8 +96,7 @@ impl KnownLosses {
         if let Some(lost) = self.0.get(&gateway_id) {
             return Ok(lost.explains(record));
         }
-        let mut transaction = transaction(connection, sql::OWNER_TIMEOUT).await?;
-        let read = query::lost_runs(&mut transaction, Some(gateway_id)).await;
+        let read = query::lost_runs(connection, Some(gateway_id)).await;
         let lost = read.map_err(|error| driver_error("read the damage records", &error))?;
         Ok(self.0.entry(gateway_id).or_insert(lost).explains(record))
     }
