@@ -239,7 +239,7 @@ fn the_kubernetes_example_has_valid_configuration_and_probes() {
     }
 }
 
-/// The timer's and the CronJob's commands get as far as the file of heads, which is not there.
+/// The commands of the timer and of the `CronJob` get as far as the file of heads, which is not there.
 #[test]
 fn the_examples_of_retirement_are_valid_commands() {
     let text = |name: &str| std::fs::read_to_string(packaged("../examples").join(name)).unwrap();

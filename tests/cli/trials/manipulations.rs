@@ -75,6 +75,7 @@ pub fn manipulations() -> Vec<Manipulation> {
     lost(&mut table);
     lost_by_rehash(&mut table);
     epochs(&mut table);
+    own_records(&mut table);
     cursors(&mut table);
     times_and_ids(&mut table);
     tables(&mut table);
@@ -693,6 +694,10 @@ fn epochs(table: &mut Table) {
         fit_cursor(":A", 5)
     );
     table.sql("an older backup, and a later epoch delivered to it", "epoch", &later);
+}
+
+/// What the gateway's own records say about their streams.
+fn own_records(table: &mut Table) {
     table.run("another record format", "format", |t| {
         Box::pin(async move {
             t.rewrite(t.a, 7, |mut rows| {
@@ -858,10 +863,10 @@ fn tables(table: &mut Table) {
         ),
         (
             "a table partitioned by epoch",
-            r#"ALTER TABLE audit_log RENAME TO kept;
+            "ALTER TABLE audit_log RENAME TO kept;
             CREATE TABLE audit_log (LIKE kept INCLUDING DEFAULTS) PARTITION BY RANGE (epoch);
             CREATE TABLE audit_log_rest PARTITION OF audit_log DEFAULT;
-            INSERT INTO audit_log TABLE kept; DROP TABLE kept"#,
+            INSERT INTO audit_log TABLE kept; DROP TABLE kept",
         ),
         ("a table that the cursors inherit from", "CREATE TABLE more () INHERITS (audit_stream)"),
         ("an unlogged table", "ALTER TABLE audit_quarantine SET UNLOGGED"),
