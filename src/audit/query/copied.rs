@@ -1,4 +1,4 @@
-//! Rows in the binary format of Postgres's COPY, which costs a third of what rows of a query cost.
+//! Rows in the binary format of Postgres's COPY, read for half of the processor time of a query's rows.
 //!
 //! *Spec*: Postgres's documentation of COPY, "Binary Format". All numbers are big-endian: a header (a signature of 11
 //! bytes, 4 bytes of flags, the length of an extension in 4 bytes, the extension); rows (the count of fields in 2

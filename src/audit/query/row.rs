@@ -91,12 +91,13 @@ fn timestamp_of(bytes: [u8; 8]) -> Timestamp {
     Timestamp::from_micros(i64::from_be_bytes(bytes).saturating_add(POSTGRES_EPOCH_MICROS))
 }
 
-fn type_name(column_type: ColumnType) -> &'static str {
+/// The name of a type, as Postgres itself writes it.
+pub(super) fn type_name(column_type: ColumnType) -> &'static str {
     match column_type {
         ColumnType::Uuid => "uuid",
         ColumnType::Bigint => "bigint",
         ColumnType::Bytes32 => "bytea",
-        ColumnType::Timestamptz => "timestamptz",
+        ColumnType::Timestamptz => "timestamp with time zone",
         ColumnType::Text => "text",
         ColumnType::Json => "json",
         ColumnType::Double => "double precision",

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use sqlx::Row;
 
 use super::reading::Reading;
-use crate::audit::record::column::{COLUMNS, ColumnType};
+use super::row;
+use crate::audit::record::column::COLUMNS;
 use crate::audit::sql;
 use crate::audit::verify::{FaultKind, Place, UnprovenKind};
 
@@ -116,7 +117,7 @@ async fn columns(reading: &mut Reading<'_>, found: &mut TableFindings) -> Result
     let rows: Vec<(String, String, bool)> =
         sql::query_as(COLUMN_TYPES).bind(&reading.schema).fetch_all(&mut *reading.transaction).await?;
     for column in COLUMNS {
-        let expected = type_name(column.column_type);
+        let expected = row::type_name(column.column_type);
         match rows.iter().find(|(name, _, _)| name == column.name) {
             None => {
                 let what = format!("audit_log has no column {}: nothing can be checked", column.name);
@@ -170,17 +171,5 @@ fn relation(kind: &str) -> &'static str {
         "m" => "a materialized view",
         "f" => "a foreign table",
         _ => "another relation",
-    }
-}
-
-fn type_name(column_type: ColumnType) -> &'static str {
-    match column_type {
-        ColumnType::Uuid => "uuid",
-        ColumnType::Bigint => "bigint",
-        ColumnType::Bytes32 => "bytea",
-        ColumnType::Timestamptz => "timestamp with time zone",
-        ColumnType::Text => "text",
-        ColumnType::Json => "json",
-        ColumnType::Double => "double precision",
     }
 }

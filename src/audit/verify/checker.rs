@@ -386,7 +386,7 @@ impl Checker {
     fn pass_retired(&mut self, current: &mut StreamProgress, next: Seq) {
         let stream = current.stream;
         while let Some(run) = self.statements.retired_mut().pass(stream, current.head, next) {
-            // How many calls were interrupted is no longer known. What a head within the run says is neither.
+            // The number of interrupted calls is no longer known, nor is what a head within the run confirms.
             (current.announced, current.closed, current.is_lost) = (None, false, false);
             current.expected.retain(|seq, _| *seq <= run.first || *seq >= run.last);
             self.confirmation.enter(stream.0, &mut self.report);

@@ -165,7 +165,9 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, SinkError> {
         }
     }
     if store.is_empty() {
-        return Err(fault(&"there is no certificate of an authority: name a file of the server's in the URL"));
+        return Err(fault(
+            &"no certificate authority is known: name a file with the server's authority in sslrootcert",
+        ));
     }
     Ok(store)
 }
