@@ -39,6 +39,8 @@ mod outbox_prune;
 mod outbox_verify;
 mod output;
 mod packaging;
+mod retire_locks;
 mod run;
+mod scale;
 mod secret_files;
 mod trials;
