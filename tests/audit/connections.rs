@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::common::postgres::{Cluster, Database};
-use crate::common::postgres_control::{name, stop_server, write_to_data};
+use crate::common::postgres_control::{name, socket_url, stop_server, write_to_data};
 use crate::common::trail;
 use crate::common::wait::{SOON, until_async};
 use crate::rig::{Rig, delivered, many, one, postgres_sink, stop};
@@ -16,6 +16,7 @@ use gatepost::audit::query::{self, Filter};
 use gatepost::audit::shipper::ShipperState;
 use gatepost::audit::sink::ErrorClass;
 use gatepost::audit::sink::postgres::{self, Options};
+use gatepost::file_access::FileAccess;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -354,4 +355,28 @@ async fn no_setting_of_the_database_breaks_migrations_delivery_or_reading() {
     let texts: Vec<_> = texts.map(|(name, value, _)| (name.to_owned(), value.to_owned())).collect();
     works_with(cluster, &texts).await;
     works_with(cluster, &[("search_path".to_owned(), "pg_catalog, \"$user\", public".to_owned())]).await;
+}
+
+#[tokio::test]
+async fn password_that_changed_is_read_at_the_next_connection() {
+    let cluster = Cluster::start();
+    let mut admin = PgConnection::connect(&socket_url(&cluster, "postgres")).await.unwrap();
+    let sql = "SET password_encryption = 'scram-sha-256'; CREATE ROLE rotated LOGIN PASSWORD 'first'";
+    sqlx::raw_sql(sql).execute(&mut admin).await.unwrap();
+    write_to_data(&cluster, "pg_hba.conf", "local all all trust\nhost all all all scram-sha-256\n");
+    sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut admin).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    let url = cluster.url("postgres").replacen("gatepost@", "rotated@", 1);
+    let logs_in = async |password: &str| {
+        std::fs::write(&file, format!("{password}\nanother line")).unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let password_file = Some((file.clone(), FileAccess::default()));
+        postgres::connect(&Options { password_file, ..options(&url) }).await.is_ok()
+    };
+    until_async("the server asks for a password", SOON, || async { !logs_in("none").await }).await;
+    assert!(logs_in("first").await);
+    sqlx::raw_sql("ALTER ROLE rotated PASSWORD 'second'").execute(&mut admin).await.unwrap();
+    assert!(!logs_in("first").await);
+    assert!(logs_in("second").await);
 }
