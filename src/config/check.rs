@@ -91,6 +91,10 @@ fn backends(config: &Config, report: Report<'_>) {
         if backend.url.is_none() && !(backend.header_env.is_empty() && backend.header_file.is_empty()) {
             report(&path, "has headers but no url: use env for a stdio server".to_owned());
         }
+        let has_process = backend.cwd.is_some() || backend.env_file.is_some() || !backend.env_from.is_empty();
+        if backend.command.is_empty() && has_process {
+            report(&path, "has cwd, env_file or env_from but no command: they are for stdio servers".to_owned());
+        }
         let is_restricted = backend.user.is_some() || backend.write.is_some() || !backend.walls;
         if backend.command.is_empty() && is_restricted {
             report(&path, "has user, write or walls but no command: they are for stdio servers".to_owned());
