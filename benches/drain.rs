@@ -30,7 +30,7 @@ use gatepost::audit::chain::Head;
 use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::pipeline::Pipeline;
 use gatepost::audit::sink::postgres::{self, Options, PostgresSink};
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 
 /// Rows a statement of the limit. *Spec*: the default of `postgres.batch_rows_max`.
 const BATCH: usize = 2000;
@@ -46,7 +46,10 @@ fn main() {
     let maker = Maker::new();
     let cluster = Cluster::start_with("fsync=on");
     let database = runtime().block_on(cluster.create_database());
-    runtime().block_on(async { postgres::migrate(&mut connect(&database).await).await.unwrap() });
+    runtime().block_on(async {
+        let mut connection = connect(&database).await;
+        postgres::migrate(&mut connection).await.unwrap();
+    });
     let (mut drained, mut bare, mut one) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         bare.push(bare_unnest(&database, &maker, records));
@@ -77,7 +80,7 @@ fn options(database: &Database) -> Options {
     }
 }
 
-async fn connect(database: &Database) -> PgConnection {
+async fn connect(database: &Database) -> postgres::Connection {
     postgres::connect(&options(database)).await.unwrap()
 }
 
@@ -136,13 +139,13 @@ fn drain(database: &Database, maker: &Maker, records: usize) -> f64 {
         let elapsed = loop {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let query = sqlx::query_scalar::<_, i64>(delivered).bind(gateway_id.0);
-            if query.bind(i64::try_from(last).unwrap()).fetch_one(&mut connection).await.unwrap() == 1 {
+            if query.bind(i64::try_from(last).unwrap()).fetch_one(&mut *connection).await.unwrap() == 1 {
                 break begun.elapsed();
             }
             assert!(begun.elapsed() < scribing::PATIENCE, "not drained: {:?}", pipeline.probe().shipper());
         };
         let rows = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM audit_log WHERE epoch = 1");
-        assert_eq!(rows.fetch_one(&mut connection).await.unwrap().unsigned_abs(), last, "each record once");
+        assert_eq!(rows.fetch_one(&mut *connection).await.unwrap().unsigned_abs(), last, "each record once");
         pipeline.stop(scribing::PATIENCE, scribing::PATIENCE).await;
         connection.close().await.unwrap();
         rate(records, elapsed)

@@ -161,27 +161,29 @@ DECLARE
 CREATE FUNCTION @schema@.gatepost_check_gateway(gateway uuid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
-    -- In the functions that call this one, which are SECURITY DEFINER.
+    -- In the functions that call this one, which are SECURITY DEFINER. A statement that names a table may run on another
+    -- server (Citus), which knows nobody but the tables' owner: there, session_user is the owner too.
     tables_owner CONSTANT name := current_user;
+    login CONSTANT name := session_user;
+    is_owner CONSTANT boolean := pg_has_role(login, tables_owner, 'MEMBER');
     owner name;
 BEGIN
     SELECT g.owner_role INTO owner FROM @schema@.audit_gateway g WHERE g.gateway_id = gateway;
     IF owner IS NULL AND EXISTS (SELECT FROM @schema@.audit_registrar r WHERE r.gateway_id = gateway) THEN
         owner := tables_owner;
-    ELSIF owner IS NULL AND (pg_has_role(session_user, tables_owner, 'MEMBER')
-            OR (SELECT r.registration = 'first' FROM @schema@.audit_registrar r)) THEN
-        INSERT INTO @schema@.audit_gateway (gateway_id, owner_role) VALUES (gateway, session_user)
+    ELSIF owner IS NULL AND (is_owner OR (SELECT r.registration = 'first' FROM @schema@.audit_registrar r)) THEN
+        INSERT INTO @schema@.audit_gateway (gateway_id, owner_role, registered_by) VALUES (gateway, login, login)
         ON CONFLICT (gateway_id) DO NOTHING;
         SELECT g.owner_role INTO owner FROM @schema@.audit_gateway g WHERE g.gateway_id = gateway;
     END IF;
     IF owner IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'GP001', MESSAGE = format(
             'gateway %s is not registered in this database: the owner of the tables must run '
-            '"gatepost audit gateways add %1$s --role %s"', gateway, quote_ident(session_user));
+            '"gatepost audit gateways add %1$s --role %s"', gateway, quote_ident(login));
     END IF;
-    IF NOT pg_has_role(session_user, owner, 'MEMBER') THEN
+    IF NOT pg_has_role(login, owner, 'MEMBER') THEN
         RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format(
-            'gateway %s belongs to role %I, of which login %I is not a member', gateway, owner, session_user);
+            'gateway %s belongs to role %I, of which login %I is not a member', gateway, owner, login);
     END IF;
 END $body$;
 
@@ -379,6 +381,8 @@ $body$;
 CREATE FUNCTION @schema@.gatepost_renew_lease(gateway uuid, stream_epoch bigint, seconds integer, OUT silent uuid[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
+    -- Citus takes no now() within a CASE.
+    moment CONSTANT timestamptz := now();
     since timestamptz;
 BEGIN
     PERFORM @schema@.gatepost_check_gateway(gateway);
@@ -386,11 +390,12 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'a lease is for 3 to 3600 seconds';
     END IF;
     UPDATE @schema@.audit_gateway g SET
-        lease_since = CASE WHEN g.lease_until >= now() AND g.lease_epoch = stream_epoch THEN g.lease_since ELSE now() END,
-        lease_epoch = stream_epoch, lease_until = now() + make_interval(secs => seconds), closed_at = NULL
+        lease_since = CASE WHEN g.lease_until >= moment AND g.lease_epoch = stream_epoch THEN g.lease_since
+            ELSE moment END,
+        lease_epoch = stream_epoch, lease_until = moment + make_interval(secs => seconds), closed_at = NULL
     WHERE g.gateway_id = gateway RETURNING g.lease_since INTO since;
-    IF since <= now() - make_interval(secs => seconds * 2 / 3) AND NOT EXISTS (
-            SELECT FROM @schema@.audit_gateway g WHERE g.gateway_id < gateway AND g.lease_until >= now()) THEN
+    IF since <= moment - make_interval(secs => seconds * 2 / 3) AND NOT EXISTS (
+            SELECT FROM @schema@.audit_gateway g WHERE g.gateway_id < gateway AND g.lease_until >= moment) THEN
         silent := ARRAY(SELECT s.gateway FROM @schema@.gatepost_silent_gateways() s LIMIT 100);
     END IF;
     silent := coalesce(silent, '{}');

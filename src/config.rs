@@ -20,6 +20,7 @@ mod network;
 mod path;
 mod pins;
 mod policy;
+mod public_url;
 mod reference;
 mod role;
 mod secrets;
@@ -36,6 +37,7 @@ pub use load::Loaded;
 pub use name::check_alias;
 pub use network::Network;
 pub use pins::{Pin, Pins, read_pins, write_pins};
+pub use public_url::PublicUrl;
 pub use reference::reference;
 pub use role::{Condition, ConditionFrom, Role, Scalar};
 pub use sections::{

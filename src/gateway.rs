@@ -40,6 +40,7 @@ use crate::connections::places::Places;
 use crate::upstream::Upstreams;
 use crate::walls::Launcher;
 
+use call::backend_changes;
 use call::catalog_changes::CatalogChanges;
 use call::core::Core;
 use call::counters::CallCounters;
@@ -165,7 +166,8 @@ impl Gateway {
                 config.server.trusted_proxies.clone(),
             ),
             accept_failures: AcceptFailures::default(),
-            allowed_hosts: config.server.allowed_hosts.iter().cloned().chain([own_host]).collect(),
+            allowed_hosts: config.server.hosts().into_iter().chain([own_host]).collect(),
+            public_url: config.server.public_url(),
             allowed_origins: config.server.allowed_origins.clone(),
             calls_max,
             calls: Semaphore::new(calls_max),
@@ -176,6 +178,8 @@ impl Gateway {
         };
         let core = Arc::new(core);
         let recorder = tokio::spawn(recorder::run(Arc::downgrade(&core)));
+        // It ends with the upstreams, which are the core's.
+        tokio::spawn(backend_changes::tell(Arc::downgrade(&core), core.upstreams.changes()));
         let session_sweeper = tokio::spawn(session_end::sweep(Arc::downgrade(&core), core.stopping.clone()));
         let span_exporter = tokio::spawn(export);
         let drain_timeout = config.server.drain_timeout;

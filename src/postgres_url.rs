@@ -23,7 +23,7 @@ const SERVERS_MAX: usize = 16;
 const NAME_BYTES_MAX: usize = 32;
 
 /// The parameters that are understood.
-const PARAMETERS: [&str; 14] = [
+const PARAMETERS: [&str; 15] = [
     "host",
     "hostaddr",
     "port",
@@ -31,6 +31,7 @@ const PARAMETERS: [&str; 14] = [
     "user",
     "password",
     "sslmode",
+    "channel_binding",
     "sslrootcert",
     "sslcert",
     "sslkey",
@@ -56,6 +57,8 @@ pub struct PostgresUrl {
     pub database: String,
     /// `sslmode`; `None`: see [`Server::default_ssl_mode`].
     pub ssl_mode: Option<SslMode>,
+    /// `channel_binding`; `None`: [`ChannelBinding::Prefer`].
+    pub channel_binding: Option<ChannelBinding>,
     /// `sslrootcert`: a file of certificates, or `system`.
     pub ssl_root_cert: Option<PathBuf>,
     /// `sslcert` and `sslkey`: the certificate and the key with which the client authenticates.
@@ -145,6 +148,18 @@ values! {
 }
 
 values! {
+    /// The binding of a login with SCRAM to its TLS connection. *Spec*: libpq, `channel_binding`.
+    ChannelBinding {
+        /// It is not.
+        Disable = "disable",
+        /// It is if the server offers it.
+        Prefer = "prefer",
+        /// It must be, or there is no connection.
+        Require = "require",
+    }
+}
+
+values! {
     /// The servers that may be used. *Spec*: libpq, `target_session_attrs`.
     Target {
         /// The first one that answers.
@@ -224,6 +239,11 @@ impl PostgresUrl {
             password: parameters.take("password").or(password),
             database,
             ssl_mode: parameters.take_word("sslmode", &SslMode::NAMES, SslMode::from_name)?,
+            channel_binding: parameters.take_word(
+                "channel_binding",
+                &ChannelBinding::NAMES,
+                ChannelBinding::from_name,
+            )?,
             ssl_root_cert: parameters.take("sslrootcert").map(PathBuf::from),
             ssl_client,
             target: parameters.take_word("target_session_attrs", &Target::NAMES, Target::from_name)?,
@@ -508,6 +528,7 @@ mod tests {
         assert_eq!((url.user.as_deref(), url.password.as_deref()), (Some("u"), Some("a+b+c")));
         assert_eq!(url.options.as_deref(), Some(r"-c a=b -c x.y=1\ 2"));
         assert_eq!(parse("postgres://h/d?target_session_attrs=read-write").target, Some(Target::ReadWrite));
+        assert_eq!(parse("postgres://h/d?channel_binding=require").channel_binding, Some(ChannelBinding::Require));
         assert!(!format!("{:?}", parse("postgres://u:hunter2@h/d")).contains("hunter2"));
     }
 
@@ -541,7 +562,8 @@ mod tests {
             ("postgres://h/d?pasword=hunter2", "unknown parameter \"pasword\""),
             ("postgres://h/d?hunter2=x", "has an unknown parameter:"),
             ("postgres://h/d?password=a&hunter2", "without a value"),
-            ("postgres://h/d?channel_binding=hunter2", "unknown parameter \"channel_binding\""),
+            ("postgres://h/d?channel_binding=hunter2", "unknown channel_binding"),
+            ("postgres://h/d?sslcrldir=hunter2", "unknown parameter \"sslcrldir\""),
             ("postgres://h/d?options[hunter2;]=x", "has an unknown parameter:"),
             ("postgres://h/d?user=a&user=hunter2", "\"user\" twice"),
             ("postgres://h/d?sslmode=hunter2", "unknown sslmode"),

@@ -25,10 +25,12 @@ mod lazy_connection;
 mod list;
 mod list_changes;
 mod message;
+mod offer;
 mod receipt;
 mod reconnect;
 mod stdio;
 mod timeouts;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,10 +46,11 @@ pub use era_params::forwarded;
 pub use error::{CallError, error_object};
 pub use http::EndpointError;
 pub use lazy_connection::LazyConnection;
-pub use list::{Item, NOT_OFFERED, Page, read_page};
+pub use list::{Item, Items, NOT_OFFERED, Page, read_page};
 pub use list_changes::Change;
 pub(crate) use message::error_code;
 pub use message::{Event, Request, Response, ServerMessageHandler};
+pub use offer::{Greeting, LOGGING};
 pub use receipt::without_receipt;
 pub use reconnect::ReconnectBackoff;
 pub use timeouts::Timeouts;
@@ -129,6 +132,7 @@ impl Upstreams {
         }
         for backend in started.values() {
             tasks.spawn(Arc::clone(backend).supervise());
+            tasks.spawn(Arc::clone(backend).watch());
         }
         Ok(Self { backends: started, tasks, stop, changes })
     }

@@ -4,14 +4,12 @@
 //! in a transaction, and every setting is local to that transaction: what one client leaves on a connection would be
 //! there for the next one.
 
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::{Query, QueryAs, QueryScalar};
-use sqlx::{FromRow, Postgres, SqlSafeStr};
-
-/// The longest statement of a read. *Chosen*: as long as a person waits; `audit verify` has no such limit.
-pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(30);
+use sqlx::{Connection as _, FromRow, Postgres, SqlSafeStr};
 
 /// The longest statement of a command of the owner's. *Chosen*: moves millions of rows, and ends.
 pub(crate) const OWNER_TIMEOUT: Duration = Duration::from_mins(10);
@@ -54,6 +52,50 @@ const DEFAULTS: &str = "pg_catalog.set_config('client_encoding', 'UTF8', true), 
     pg_catalog.set_config('default_table_access_method', 'heap', true), \
     CASE WHEN pg_catalog.current_setting('server_version_num')::integer >= 170000 \
     THEN pg_catalog.set_config('transaction_timeout', '0', true) END";
+
+/// A connection to Postgres.
+#[derive(Debug)]
+pub struct Connection {
+    driver: PgConnection,
+    read_timeout: Duration,
+}
+
+impl Connection {
+    /// A connection on which a statement that only reads is cancelled after `read_timeout`. `audit verify` and
+    /// `audit export` have no such limit.
+    #[must_use]
+    pub fn new(driver: PgConnection, read_timeout: Duration) -> Self {
+        Self { driver, read_timeout }
+    }
+
+    /// The time after which a statement that only reads is cancelled.
+    #[must_use]
+    pub fn read_timeout(&self) -> Duration {
+        self.read_timeout
+    }
+
+    /// Closes it.
+    ///
+    /// # Errors
+    /// The server could not be told.
+    pub async fn close(self) -> Result<(), sqlx::Error> {
+        self.driver.close().await
+    }
+}
+
+impl Deref for Connection {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.driver
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.driver
+    }
+}
 
 /// An unnamed statement.
 pub(crate) fn query<'q>(sql: impl SqlSafeStr) -> Query<'q, Postgres, PgArguments> {

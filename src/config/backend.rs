@@ -37,6 +37,9 @@ pub struct Backend {
     /// Longest time between two messages of a call.
     #[serde(deserialize_with = "duration")]
     pub idle_timeout: Duration,
+    /// The interval at which the gateway looks at the backend by itself; zero: never.
+    #[serde(deserialize_with = "duration")]
+    pub probe_interval: Duration,
     /// Most open calls at this backend.
     pub calls_max: Option<usize>,
     /// True if all callers without a session may share one conversation with a server of the older era.
@@ -80,6 +83,7 @@ impl fmt::Debug for Backend {
             .field("ca_file", &self.ca_file)
             .field("call_timeout", &self.call_timeout)
             .field("idle_timeout", &self.idle_timeout)
+            .field("probe_interval", &self.probe_interval)
             .field("calls_max", &self.calls_max)
             .field("shared", &self.shared)
             .field("conversations_max", &self.conversations_max)
@@ -105,6 +109,7 @@ impl Default for Backend {
             ca_file: None,
             call_timeout: Duration::from_mins(30),
             idle_timeout: Duration::from_mins(5),
+            probe_interval: Duration::from_mins(1),
             calls_max: None,
             shared: false,
             conversations_max: 64,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize as _;
@@ -242,7 +243,11 @@ impl Draft {
             if !name.starts_with(PREFIX) || secrets.contains(&name) {
                 continue;
             }
-            let Some(spec) = SETTINGS.iter().find(|spec| spec.variable().as_ref() == Some(&name)) else {
+            let spec = SETTINGS.iter().find(|spec| spec.variable().as_ref() == Some(&name));
+            if spec.is_none() && is_service_link(&name, &text) {
+                continue;
+            }
+            let Some(spec) = spec else {
                 let nearest = nearest(&name, SETTINGS.iter().filter_map(SettingSpec::variable));
                 let message = format!("unknown variable: did you mean {nearest}?");
                 self.errors.push(ConfigError { origin: Origin::Variable(name), key: String::new(), message });
@@ -376,9 +381,85 @@ impl LineIndex {
     }
 }
 
+/// Returns true for a variable by which Kubernetes tells a container of a Service whose name begins with the prefix:
+/// `GATEPOST_SERVICE_HOST` and `GATEPOST_PORT=tcp://10.0.0.1:8808`. *Spec*: Kubernetes, "Accessing the Service",
+/// environment variables. One that a person has set by mistake has another value.
+fn is_service_link(name: &str, value: &str) -> bool {
+    const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
+    let is_address = |text: &str| text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    let is_port = |text: &str| text.parse::<u16>().is_ok();
+    let is_url = |text: &str| {
+        let parts = text.split_once("://").and_then(|(protocol, rest)| Some((protocol, rest.rsplit_once(':')?)));
+        parts.is_some_and(|(protocol, (host, port))| PROTOCOLS.contains(&protocol) && is_address(host) && is_port(port))
+    };
+    if name.ends_with("_SERVICE_HOST") {
+        return is_address(value);
+    }
+    if name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_") {
+        return is_port(value);
+    }
+    if name.ends_with("_PORT") && is_url(value) {
+        return true;
+    }
+    // `_PORT_8808_TCP`, and the same with `_PROTO`, `_PORT` or `_ADDR`.
+    let Some((_, rest)) = name.rsplit_once("_PORT_").filter(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()))
+    else {
+        return false;
+    };
+    let rest = rest.to_ascii_lowercase();
+    let mut parts = rest.split('_');
+    let is_named = parts.next().is_some_and(is_port) && parts.next().is_some_and(|part| PROTOCOLS.contains(&part));
+    is_named
+        && match (parts.next(), parts.next()) {
+            (None, None) => is_url(value),
+            (Some("proto"), None) => PROTOCOLS.contains(&value),
+            (Some("port"), None) => is_port(value),
+            (Some("addr"), None) => is_address(value),
+            _ => false,
+        }
+}
+
 /// The variables that contain secrets of keys: these may have the prefix too.
 fn secret_variables(tree: &Table) -> BTreeSet<String> {
     let keys = tree.get("auth").and_then(|auth| auth.get("keys")).and_then(Value::as_array);
     let names = keys.into_iter().flatten().filter_map(|key| key.get("secret_env")?.as_str());
     names.map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_that_kubernetes_makes_for_services_are_known_by_their_form() {
+        for (name, value) in [
+            ("GATEPOST_SERVICE_HOST", "10.96.0.12"),
+            ("GATEPOST_SERVICE_HOST", "fd00::12"),
+            ("GATEPOST_SERVICE_PORT", "8808"),
+            ("GATEPOST_SERVICE_PORT_MCP", "8808"),
+            ("GATEPOST_PORT", "tcp://10.96.0.12:8808"),
+            ("GATEPOST_PORT", "tcp://[fd00::12]:8808"),
+            ("GATEPOST_PORT_8808_TCP", "tcp://10.96.0.12:8808"),
+            ("GATEPOST_PORT_8808_TCP_PROTO", "tcp"),
+            ("GATEPOST_PORT_8808_TCP_PORT", "8808"),
+            ("GATEPOST_PORT_8808_TCP_ADDR", "10.96.0.12"),
+            ("GATEPOST_OPS_METRICS_PORT_53_UDP", "udp://10.96.0.12:53"),
+            ("GATEPOST_OPS_SERVICE_HOST", "10.96.0.13"),
+        ] {
+            assert!(is_service_link(name, value), "{name}={value}");
+        }
+        // What a person has set by mistake is an error.
+        for (name, value) in [
+            ("GATEPOST_PORT", "8808"),
+            ("GATEPOST_PORT", "http://gate.example:8808"),
+            ("GATEPOST_SERVICE_HOST", "gate.example"),
+            ("GATEPOST_SERVICE_PORT", "https"),
+            ("GATEPOST_PORT_8808_TCP_ADDR", "x"),
+            ("GATEPOST_PORT_X_TCP", "tcp://10.96.0.12:8808"),
+            ("GATEPOST_PORT_8808_HTTP", "tcp://10.96.0.12:8808"),
+            ("GATEPOST_SERVER_LISTN", "127.0.0.1:8808"),
+        ] {
+            assert!(!is_service_link(name, value), "{name}={value}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use super::auth::{Auth, Tls};
 use super::backend::Backend;
 use super::deserialize::{address_or_off, duration, optional_duration};
 use super::network::Network;
+use super::public_url::PublicUrl;
 use super::role::Role;
 use crate::audit::record::{PARAMS_BYTES_MAX_DEFAULT, RESPONSE_BYTES_MAX_DEFAULT};
 use crate::file_access::FileAccess;
@@ -79,9 +80,11 @@ pub struct Server {
     pub listen: SocketAddr,
     /// `Host` values accepted besides the listener's own address and, on loopback, `localhost`.
     pub allowed_hosts: Vec<String>,
-    /// `Origin` values accepted besides same-origin loopback ones. A request without `Origin` does not come from a
-    /// browser.
+    /// `Origin` values accepted besides loopback ones at a gateway on loopback. A request without `Origin` does not come
+    /// from a browser.
     pub allowed_origins: Vec<String>,
+    /// The URL at which clients reach the gateway through proxies.
+    pub public_url: Option<String>,
     /// Largest request body, in bytes.
     pub body_bytes_max: usize,
     /// Memory for the bodies of all open requests together, in bytes.
@@ -144,6 +147,21 @@ pub struct Ops {
     pub console_role: String,
     /// The URL at which browsers reach the operations listener through a proxy.
     pub public_url: Option<String>,
+}
+
+impl Server {
+    /// The `Host` values that are accepted besides the listener's own address.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<String> {
+        let public = self.public_url().map(|url| url.host().to_owned());
+        self.allowed_hosts.iter().cloned().chain(public).collect()
+    }
+
+    /// The URL at which clients reach the gateway.
+    #[must_use]
+    pub fn public_url(&self) -> Option<PublicUrl> {
+        self.public_url.as_deref().and_then(PublicUrl::parse)
+    }
 }
 
 impl Ops {
@@ -362,6 +380,7 @@ impl Default for Server {
             listen: SocketAddr::from(([127, 0, 0, 1], 8808)),
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            public_url: None,
             body_bytes_max: 4 * 1024 * 1024,
             request_bytes_max: 1024 * 1024 * 1024,
             connections_max: 4096,

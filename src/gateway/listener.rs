@@ -1,5 +1,7 @@
 //! The listeners: HTTP with or without TLS, and standard input and output.
 
+mod cors;
 pub mod http;
+mod metadata;
 pub mod stdio;
 pub mod tls;

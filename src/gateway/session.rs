@@ -10,8 +10,10 @@
 //! to the caller with the reason, to be ended and recorded.
 
 pub mod audience;
+pub(crate) mod connections;
 pub mod ending;
 pub mod inflight;
+pub(crate) mod negotiated;
 pub(crate) mod notification_forwarder;
 pub(crate) mod question;
 pub(crate) mod replay;
@@ -19,7 +21,7 @@ pub mod server_requests;
 pub mod stream;
 pub(crate) mod streams;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -31,7 +33,9 @@ use crate::audit::record::{Caller, client_info as client_info_of};
 use crate::auth::Principal;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::audience::Audience;
+use crate::gateway::session::connections::SessionConnections;
 use crate::gateway::session::ending::{EndReason, UnknownSessionError};
+use crate::gateway::session::negotiated::Negotiated;
 use crate::gateway::session::question::{ClientAnswer, Fate, OpenCall, OpenCalls, Question, QuestionHandler};
 use crate::gateway::session::replay::ReplayBudget;
 use crate::gateway::session::server_requests::PendingServerRequests;
@@ -42,7 +46,7 @@ use crate::mcp::json;
 use crate::mcp::protocol::CANCELLED;
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::{LIST_CHANGED_METHODS, Policy};
-use crate::upstream::{Backend, CallError, Event, LazyConnection, Response, ServerMessageHandler, UpstreamConnection};
+use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
 
 /// Most bytes of the `initialize` parameters of all sessions. *Derived*: with 12 KiB of other state in each of 10,000
 /// sessions, less than 256 MiB.
@@ -82,6 +86,7 @@ pub struct Session {
     pub(crate) scope: Scope,
     /// The name and version by which the client calls itself.
     pub(crate) client_info: Option<Arc<(String, String)>>,
+    pub(crate) negotiated: Negotiated,
     /// The principal that opened the session, as it is recorded.
     pub(crate) caller: Caller,
     /// The roles of the token that was used last.
@@ -89,7 +94,7 @@ pub struct Session {
     /// The parameters of the client's `initialize`, as JSON text.
     initialize_params: SharedText,
     last_used: Mutex<Instant>,
-    connections: Mutex<BTreeMap<String, Arc<LazyConnection>>>,
+    connections: SessionConnections,
     server_requests: Mutex<PendingServerRequests<UpstreamConnection>>,
     questions: Arc<dyn QuestionHandler>,
     /// The calls that are open at backends.
@@ -140,11 +145,12 @@ impl Sessions {
             subject: principal.subject.clone(),
             scope: scope.clone(),
             client_info: client_info.map(Arc::new),
+            negotiated: Negotiated::default(),
             caller: principal.caller(roles.as_deref()),
             roles: Mutex::new(principal.roles.clone()),
             initialize_params: initialize_params.to_owned().into(),
             last_used: Mutex::new(Instant::now()),
-            connections: Mutex::default(),
+            connections: SessionConnections::default(),
             server_requests: Mutex::default(),
             questions: Arc::clone(&self.questions),
             open_calls: OpenCalls::default(),
@@ -219,7 +225,7 @@ impl Sessions {
             if session.scope.backend().is_some_and(|backend| !policy.reaches(&roles, backend)) {
                 ended.extend(open.remove(&session.id).map(|session| (session, EndReason::Unreachable)));
             } else {
-                session.connections.lock().retain(|backend, _| policy.reaches(&roles, backend));
+                session.connections.retain(|backend| policy.reaches(&roles, backend));
             }
         }
         ended
@@ -232,9 +238,19 @@ impl Sessions {
         for session in all {
             let (general, roles) = (session.general(), session.roles.lock().clone());
             let changed = LIST_CHANGED_METHODS.into_iter().filter(|(kind, _)| now.lists_differ(before, &roles, *kind));
-            for (_, method) in changed.filter(|_| general.has_reader()) {
-                // A client that does not read its full stream misses this; other messages are waiting for it anyway.
-                general.push(&json::object([("jsonrpc", "\"2.0\""), ("method", &json::quoted(method))]));
+            session.tell_changed(changed.filter(|_| general.has_reader()).map(|(_, method)| method));
+        }
+    }
+
+    /// Tells the clients at the endpoint of all backends that a list of `backend` has changed: `method` is the
+    /// notification. Only those hear of it whose roles reach the backend.
+    pub(crate) fn tell_changed(&self, backend: &str, method: &str) {
+        let policy = Arc::clone(&self.policy.borrow());
+        let all: Vec<_> = self.open.lock().by_id.values().cloned().collect();
+        for session in all {
+            let is_concerned = session.scope.backend().is_none_or(|own| own == backend);
+            if is_concerned && session.general().has_reader() && policy.reaches(&session.roles.lock(), backend) {
+                session.tell_changed([method]);
             }
         }
     }
@@ -297,11 +313,12 @@ impl Session {
         let open = async move { session.open_connection(&opened).await };
         // A client that begins to listen in the meantime finds the connection.
         let listen = move |connection: &UpstreamConnection| {
+            listener.tell_missed(connection.alias());
             if listener.general().has_reader() {
                 connection.listen();
             }
         };
-        self.lazy_connection(backend.alias()).get(backend.tasks(), open, listen).await
+        self.connections.place(backend.alias()).get(backend.tasks(), open, listen).await
     }
 
     async fn open_connection(self: &Arc<Self>, backend: &Backend) -> Result<Arc<UpstreamConnection>, CallError> {
@@ -320,7 +337,7 @@ impl Session {
     pub async fn initialize(self: &Arc<Self>, backend: &Backend) -> Result<Response, CallError> {
         let (connection, answer) = self.send_initialize(backend).await?;
         if matches!(answer, Response::Result(_)) {
-            self.lazy_connection(backend.alias()).set(connection);
+            self.connections.place(backend.alias()).set(connection);
         }
         Ok(answer)
     }
@@ -337,14 +354,31 @@ impl Session {
         Ok((connection, answer))
     }
 
+    /// Remembers that the client got a list without the items of `backend`, and tells it once the backend is there:
+    /// `method` is the notification.
+    pub(crate) fn miss(&self, backend: &str, method: &'static str) {
+        if self.connections.miss(backend, method) {
+            self.tell_missed(backend);
+        }
+    }
+
+    /// Tells the client of the lists that it got without the items of `backend`.
+    fn tell_missed(&self, backend: &str) {
+        self.tell_changed(self.connections.take_missed(backend));
+    }
+
+    /// Sends `list_changed` notifications, on the stream that the client reads.
+    fn tell_changed<'m>(&self, methods: impl IntoIterator<Item = &'m str>) {
+        for method in methods {
+            // A client that does not read its full stream misses this; other messages are waiting for it anyway.
+            self.general().push(&json::object([("jsonrpc", "\"2.0\""), ("method", &json::quoted(method))]));
+        }
+    }
+
     /// The open connections, without those that are being opened.
     #[must_use]
     pub fn connections(&self) -> Vec<Arc<UpstreamConnection>> {
-        self.connections.lock().values().filter_map(|lazy| lazy.current()).collect()
-    }
-
-    fn lazy_connection(&self, alias: &str) -> Arc<LazyConnection> {
-        Arc::clone(self.connections.lock().entry(alias.to_owned()).or_default())
+        self.connections.all()
     }
 
     /// The stream of messages that belong to no request.
@@ -445,7 +479,7 @@ impl Session {
     /// Ends the general stream, and drops the connections and the pending requests of backends.
     pub fn end(&self) {
         self.general().finish(None);
-        self.connections.lock().clear();
+        self.connections.retain(|_| false);
         self.server_requests.lock().clear();
     }
 }
@@ -521,7 +555,7 @@ mod tests {
     fn policy(backends: &[&str]) -> Arc<Policy> {
         let allow = backends.iter().map(|backend| format!("{backend}/*")).collect();
         let role = crate::config::Role { allow, ..Default::default() };
-        Arc::new(Policy::new(&BTreeMap::from([("all".to_owned(), role)])).unwrap())
+        Arc::new(Policy::new(&std::collections::BTreeMap::from([("all".to_owned(), role)])).unwrap())
     }
 
     /// Delivers questions unrecorded, and waits for no answer.
@@ -670,13 +704,12 @@ mod tests {
         let sessions = sessions(8);
         let [all, b, c] = [Scope::All, Scope::One("b".to_owned()), Scope::One("c".to_owned())]
             .map(|scope| sessions.open(&ann, &scope, "{}", usize::MAX).0);
-        for backend in ["b", "c"] {
-            all.lazy_connection(backend);
-        }
+        let [of_b, of_c] = ["b", "c"].map(|backend| all.connections.place(backend));
         let ended = sessions.remove_unreachable(&policy(&["c"]));
         let ended: Vec<_> = ended.iter().map(|(session, reason)| (session.id.as_str(), *reason)).collect();
         assert_eq!(ended, [(b.id.as_str(), EndReason::Unreachable)]);
         assert!(sessions.touch(&c.id, &ann, &c.scope).is_ok() && sessions.touch(&b.id, &ann, &b.scope).is_err());
-        assert_eq!(all.connections.lock().keys().collect::<Vec<_>>(), ["c"], "its connection to b is closed");
+        let is_kept = |backend, before| Arc::ptr_eq(&all.connections.place(backend), before);
+        assert!(is_kept("c", &of_c) && !is_kept("b", &of_b), "its connection to b is closed");
     }
 }

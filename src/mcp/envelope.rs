@@ -262,10 +262,10 @@ impl Message<'_> {
         self.whole.object("params")
     }
 
-    /// The parameters' JSON text.
+    /// The parameters' JSON text. `null` stands for none, as for every optional member.
     #[must_use]
     pub fn params_text(&self) -> Option<&str> {
-        self.whole.get("params")
+        self.whole.get("params").filter(|params| *params != "null")
     }
 }
 
@@ -313,7 +313,7 @@ pub fn parse_text(text: &str) -> Result<Incoming<'_>, Malformed> {
     }
     let method = method.and_then(json::string).filter(|method| (1..=METHOD_BYTES_MAX).contains(&method.len()));
     let method = method.ok_or(Malformed::Method)?;
-    if params.is_some_and(|params| !json::is_object(params)) {
+    if params.is_some_and(|params| params != "null" && !json::is_object(params)) {
         return Err(Malformed::Params);
     }
     Ok(Incoming::Message(Message { id, method, whole }))
@@ -542,7 +542,7 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":1,"method":7}"#.into(), Malformed::Method),
             (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.into(), Malformed::Response),
             (call("[]"), Malformed::Params),
-            (call("null"), Malformed::Params),
+            (call("7"), Malformed::Params),
             (call(r#"{"name":7}"#), Malformed::MemberType { place: "params", key: "name", expected: "a string" }),
             (call(r#"{"name":"a","arguments":[]}"#), Malformed::Arguments),
             (call(r#"{"name":"a","requestState":7}"#), Malformed::State),

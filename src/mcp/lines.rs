@@ -8,11 +8,11 @@ pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The result of reading a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
-    /// A whole line.
+    /// A whole line, or the bytes after the last line end.
     Whole,
     /// A line that is too long: its beginning was kept, and the rest was skipped.
     Cut,
-    /// The end of the input. Bytes after the last line end are dropped.
+    /// The end of the input.
     End,
 }
 
@@ -30,8 +30,12 @@ pub async fn next_line(
     loop {
         let chunk = reader.fill_buf().await?;
         if chunk.is_empty() {
-            // Bytes without a line end are not a message: the writer died while it wrote them.
-            return Ok(Line::End);
+            // The last line needs no line end: `printf` writes none, and the SDKs' readers take it.
+            return Ok(match (line.is_empty(), is_cut) {
+                (true, _) => Line::End,
+                (false, true) => Line::Cut,
+                (false, false) => Line::Whole,
+            });
         }
         let end = chunk.iter().position(|&byte| byte == b'\n');
         let (part, _) = chunk.split_at(end.unwrap_or(chunk.len()));

@@ -361,6 +361,16 @@ impl List {
         }
     }
 
+    /// The notification that the list has changed.
+    #[must_use]
+    pub const fn changed_method(self) -> &'static str {
+        match self {
+            Self::Tools => "notifications/tools/list_changed",
+            Self::Resources | Self::Templates => "notifications/resources/list_changed",
+            Self::Prompts => "notifications/prompts/list_changed",
+        }
+    }
+
     /// The member of the result that contains the items.
     #[must_use]
     pub const fn member(self) -> &'static str {

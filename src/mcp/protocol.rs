@@ -1,12 +1,12 @@
 //! The constants of MCP: protocol versions, error codes, methods, header names and keys of `_meta`.
 //!
-//! *Spec* unless another source is named: MCP 2025-03-26 to 2026-07-28, JSON-RPC 2.0.
+//! *Spec* unless another source is named: MCP 2024-11-05 to 2026-07-28, JSON-RPC 2.0.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 /// The revisions with an `initialize` handshake, oldest first.
-pub const LEGACY_VERSIONS: [&str; 3] = ["2025-03-26", "2025-06-18", "2025-11-25"];
+pub const LEGACY_VERSIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
 
 /// The newest legacy revision: offered to clients that request an unknown one, and requested from backends.
 pub const LEGACY_LATEST: &str = "2025-11-25";
@@ -81,6 +81,8 @@ pub const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities"
 pub const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// The client's name and version, in a modern request's `_meta`.
 pub const META_CLIENT: &str = "io.modelcontextprotocol/clientInfo";
+/// The server's name and version, in the `_meta` of the result of `server/discover`.
+pub const META_SERVER: &str = "io.modelcontextprotocol/serverInfo";
 /// The gateway's request id, in a result's `_meta`. *Chosen*: under the product's own prefix.
 pub const META_REQUEST_ID: &str = "io.gatepost/request_id";
 /// The receipt of a reply's record, in its `_meta`.

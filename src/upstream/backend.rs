@@ -7,7 +7,7 @@
 //! sets in it reaches another.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, broadcast};
@@ -17,9 +17,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::config;
 use crate::mcp::json;
-use crate::mcp::lines::LINE_BYTES_MAX;
-use crate::mcp::methods::List;
-use crate::mcp::params::Params;
 use crate::mcp::protocol::{Era, LEGACY_LATEST};
 use crate::mcp::shared_text::SharedText;
 use crate::walls::Launcher;
@@ -28,24 +25,14 @@ use super::backend_tasks::BackendTasks;
 use super::connection::{ChildHolder, UpstreamConnection};
 use super::conversations::{Conversations, Owner};
 use super::definitions::Definitions;
-use super::era_params::forwarded;
 use super::error::CallError;
 use super::http::{Endpoint, EndpointError, is_rejection};
 use super::known_names::KnownNames;
-use super::list::{Item, NOT_OFFERED};
 use super::list_changes::{Change, ListChangeHandler};
 use super::message::{self, DISCOVER, Request, Response, ServerMessageHandler, discover_params};
+use super::offer::Greeting;
 use super::stdio::{ChildConnection, StdioBackend};
 use super::timeouts::Timeouts;
-
-/// Most pages of a list. *Chosen*: the Python SDK's own bound.
-const LIST_PAGES_MAX: usize = 100;
-
-/// Most bytes of all pages of a list. *Chosen*: as for one line.
-const LIST_BYTES_MAX: usize = LINE_BYTES_MAX;
-
-/// Longest time for one page of a list. *Chosen*: most servers have static lists, and a client waits for the answer.
-const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Most pages of lists that are read from one backend at the same time. *Chosen*: more would only wait at the backend.
 const CONCURRENT_LISTS_MAX: usize = 32;
@@ -54,8 +41,8 @@ const CONCURRENT_LISTS_MAX: usize = 32;
 #[derive(Debug)]
 pub struct Backend {
     pub(super) alias: String,
-    timeouts: Timeouts,
-    list_permits: Semaphore,
+    pub(super) timeouts: Timeouts,
+    pub(super) list_permits: Semaphore,
     pub(super) transport: Transport,
     /// The listener of the shared connection.
     pub(super) list_changes: Arc<ListChangeHandler>,
@@ -64,6 +51,12 @@ pub struct Backend {
     /// The operator declared that all callers may share a conversation.
     is_shared: bool,
     conversations: Conversations,
+    /// Takes what is found out about its lists.
+    pub(super) changes: broadcast::Sender<Change>,
+    /// The interval at which it is looked at; `None`: never.
+    pub(super) probe_interval: Option<Duration>,
+    /// The last look at it failed.
+    pub(super) is_unreachable: AtomicBool,
     /// The items that were left out of its lists.
     pub(super) items_omitted: AtomicU64,
     pub(super) known_names: KnownNames,
@@ -92,7 +85,7 @@ impl Backend {
         stop: CancellationToken,
         changes: broadcast::Sender<Change>,
     ) -> Result<Self, EndpointError> {
-        let list_changes = Arc::new(ListChangeHandler::new(alias, changes));
+        let list_changes = Arc::new(ListChangeHandler::new(alias, changes.clone()));
         let transport = if let Some(endpoint) = Endpoint::new(alias, config)? {
             Transport::Http(Arc::new(endpoint))
         } else {
@@ -108,6 +101,9 @@ impl Backend {
             shared_session: tokio::sync::Mutex::default(),
             is_shared: config.shared,
             conversations: Conversations::new(config.conversations_max),
+            changes,
+            probe_interval: Some(config.probe_interval).filter(|interval| !interval.is_zero()),
+            is_unreachable: AtomicBool::new(false),
             items_omitted: AtomicU64::new(0),
             known_names: KnownNames::default(),
             definitions: Definitions::default(),
@@ -134,7 +130,7 @@ impl Backend {
     pub fn is_up(&self) -> bool {
         match &self.transport {
             Transport::Stdio(stdio) => stdio.is_up(),
-            Transport::Http(_) => self.modern().is_some(),
+            Transport::Http(_) => self.modern().is_some() && !self.is_unreachable.load(Ordering::Relaxed),
         }
     }
 
@@ -217,7 +213,7 @@ impl Backend {
         }
     }
 
-    fn open_conversation_of(&self, owner: impl FnOnce() -> Owner) -> Option<Arc<UpstreamConnection>> {
+    pub(super) fn open_conversation_of(&self, owner: impl FnOnce() -> Owner) -> Option<Arc<UpstreamConnection>> {
         if self.conversations.count() == 0 {
             return None;
         }
@@ -389,75 +385,13 @@ impl Backend {
         tokio::time::timeout_at(begun + total, work).await.unwrap_or(Err(CallError::TimedOut { after: total }))
     }
 
-    /// Runs `read`, which reads one page of a list, when few enough others are being read from this backend. A backend
-    /// that does not answer does not delay the lists of others.
-    ///
-    /// # Errors
-    /// The error of `read`, or [`CallError::TimedOut`].
-    pub async fn one_page<T>(&self, read: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
-        let timeout = LIST_TIMEOUT.min(self.timeouts.total);
-        let work = async {
-            // I6: the number of concurrent reads is bounded. The semaphore is never closed.
-            let _permit = self.list_permits.acquire().await.ok();
-            read.await
-        };
-        tokio::time::timeout(timeout, work).await.unwrap_or(Err(CallError::TimedOut { after: timeout }))
-    }
-
-    /// Reads all pages of a list.
-    ///
-    /// # Errors
-    /// [`CallError`]; [`CallError::List`] if the list does not end or a page cannot be read.
-    pub async fn list(&self, connection: &UpstreamConnection, list: List) -> Result<Arc<[Item]>, CallError> {
-        let (mut items, mut bytes, mut cursors) = (Vec::new(), 0_usize, Vec::<String>::new());
-        for _ in 0..LIST_PAGES_MAX {
-            let cursor = cursors.last().map(|cursor| json::quoted(cursor));
-            let params = cursor.map(|cursor| Params::own(&[("cursor", &cursor)])).unwrap_or_default();
-            let request = Request::new(list.method(), forwarded(&params, connection.era(), None, None));
-            let timeout = LIST_TIMEOUT.min(self.timeouts.total);
-            let answer = tokio::time::timeout(timeout, connection.request(&request)).await;
-            let page = match answer.unwrap_or(Err(CallError::TimedOut { after: timeout }))? {
-                Response::Result(result) => result,
-                Response::Error { .. } => return Err(CallError::List { fault: NOT_OFFERED }),
-            };
-            bytes = bytes.saturating_add(page.text().len());
-            if bytes > LIST_BYTES_MAX {
-                return Err(CallError::List { fault: "it is too long" });
-            }
-            let page = self.read_page(&page, list)?;
-            items.extend(page.items);
-            let Some(cursor) = page.next_cursor else { return Ok(items.into()) };
-            if cursors.contains(&cursor) {
-                return Err(CallError::List { fault: "a page leads back to an earlier page" });
-            }
-            cursors.push(cursor);
+    /// The backend's last answer to the gateway's own handshake.
+    #[must_use]
+    pub fn greeting(&self) -> Option<Arc<Greeting>> {
+        match &self.transport {
+            Transport::Stdio(stdio) => stdio.greeting(),
+            Transport::Http(endpoint) => endpoint.greeting(),
         }
-        Err(CallError::List { fault: "it has too many pages" })
-    }
-
-    /// Reads all tools on the shared connection, and remembers them until the backend reports a change.
-    ///
-    /// # Errors
-    /// As for [`Backend::list`].
-    pub async fn tools(&self) -> Result<Arc<[Item]>, CallError> {
-        let tools = self.list(&*self.shared().await?, List::Tools).await?;
-        self.definitions.listed(None, &tools, true);
-        self.list_changes.set_tools(Some(Arc::clone(&tools)));
-        Ok(tools)
-    }
-
-    /// Returns whether the backend has a tool, for everyone or in the conversation of `owner`. `Some(false)` means that
-    /// the list has just been read; `None`, that it cannot be read.
-    pub async fn has_tool(&self, tool: &str, owner: impl FnOnce() -> Owner) -> Option<bool> {
-        let has = |tools: &[Item]| tools.iter().any(|known| known.name == tool);
-        if self.list_changes.tools().is_some_and(|tools| has(&tools)) || has(&self.tools().await.ok()?) {
-            return Some(true);
-        }
-        let owner = owner();
-        let Some(connection) = self.open_conversation_of(|| owner.clone()) else { return Some(false) };
-        let tools = self.list(&connection, List::Tools).await.ok()?;
-        self.definitions.listed(Some(&owner), &tools, true);
-        Some(has(&tools))
     }
 }
 

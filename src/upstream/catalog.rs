@@ -11,16 +11,30 @@ use tokio::time::Instant;
 
 use crate::audit::record::Digest;
 use crate::mcp::json::Object;
+use crate::mcp::lines::LINE_BYTES_MAX;
 use crate::mcp::methods::List;
+use crate::mcp::params::Params;
 use crate::mcp::protocol::Era;
 
 use super::backend::{Backend, Transport};
+use super::connection::UpstreamConnection;
 use super::conversations::Owner;
 use super::definitions::DefinitionChanges;
+use super::era_params::forwarded;
 use super::error::CallError;
 use super::http::{HeaderParam, contradicted, of_tool};
 use super::known_names::READ_TIMEOUT;
-use super::list::{Item, Page, read_page};
+use super::list::{Collector, Item, Items, NOT_OFFERED, Page, read_page};
+use super::message::{Request, Response};
+
+/// Most pages of a list. *Chosen*: some servers have one item on a page.
+const LIST_PAGES_MAX: usize = 1000;
+
+/// Most bytes of all pages of a list. *Chosen*: as for one line.
+const LIST_BYTES_MAX: usize = LINE_BYTES_MAX;
+
+/// Longest time for one page of a list. *Chosen*: most servers have static lists, and a client waits for the answer.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Longest time that a call waits for the list that has its tool's definition. *Chosen*: a list takes milliseconds, and
 /// a backend that answers no lists delays one call in [`DEFINITIONS_KEPT`].
@@ -31,6 +45,117 @@ const DEFINITIONS_TIMEOUT: Duration = Duration::from_secs(2);
 const DEFINITIONS_KEPT: Duration = Duration::from_secs(10);
 
 impl Backend {
+    /// Runs `read`, which reads one page of a list, when few enough others are being read from this backend. A backend
+    /// that does not answer does not delay the lists of others.
+    ///
+    /// # Errors
+    /// The error of `read`, or [`CallError::TimedOut`].
+    pub async fn one_page<T>(&self, read: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+        let timeout = LIST_TIMEOUT.min(self.timeouts.total);
+        let work = async {
+            // I6: the number of concurrent reads is bounded. The semaphore is never closed.
+            let _permit = self.list_permits.acquire().await.ok();
+            read.await
+        };
+        tokio::time::timeout(timeout, work).await.unwrap_or(Err(CallError::TimedOut { after: timeout }))
+    }
+
+    /// Reads all pages of a list. If a later page cannot be read, the earlier ones are kept.
+    ///
+    /// # Errors
+    /// [`CallError`]: the first page cannot be read, or the backend does not offer the list.
+    pub async fn list(&self, connection: &UpstreamConnection, list: List) -> Result<Items, CallError> {
+        self.list_until(connection, list, None).await
+    }
+
+    /// The same, without the pages that are not there at the `deadline`.
+    ///
+    /// # Errors
+    /// As for [`Backend::list`]. [`CallError::TimedOut`]: the first page was not there.
+    pub async fn list_until(
+        &self,
+        connection: &UpstreamConnection,
+        list: List,
+        deadline: Option<Instant>,
+    ) -> Result<Items, CallError> {
+        if !connection.greeting().offer.has_list(list) {
+            return Err(CallError::List { fault: NOT_OFFERED });
+        }
+        let (mut read, mut bytes, mut cursor) = (Collector::default(), 0_usize, None::<String>);
+        for _ in 0..LIST_PAGES_MAX {
+            let next = self.page_at(connection, list, cursor.as_deref(), deadline).await;
+            let added = next.and_then(|page| {
+                bytes = bytes.saturating_add(page.text().len());
+                if bytes > LIST_BYTES_MAX {
+                    return Err(CallError::List { fault: "it is too long" });
+                }
+                let page = self.read_page(&page, list)?;
+                read.add(page).map_err(|fault| CallError::List { fault })
+            });
+            cursor = match added {
+                Ok(None) => return Ok(read.finish(true)),
+                Ok(next) => next,
+                Err(error) if read.is_empty() => return Err(error),
+                Err(error) => {
+                    let (backend, list) = (&self.alias, list.method());
+                    tracing::warn!(backend, list, %error, "a later page cannot be read; the list ends before it");
+                    return Ok(read.finish(false));
+                }
+            };
+        }
+        tracing::warn!(backend = self.alias, list = list.method(), LIST_PAGES_MAX, "a list has too many pages; cut it");
+        Ok(read.finish(false))
+    }
+
+    async fn page_at(
+        &self,
+        connection: &UpstreamConnection,
+        list: List,
+        cursor: Option<&str>,
+        deadline: Option<Instant>,
+    ) -> Result<Object<'static>, CallError> {
+        let params = cursor.map(|cursor| Params::own(&[("cursor", cursor)])).unwrap_or_default();
+        let request = Request::new(list.method(), forwarded(&params, connection.era(), None, None));
+        let mut timeout = LIST_TIMEOUT.min(self.timeouts.total);
+        if let Some(deadline) = deadline {
+            timeout = timeout.min(deadline.saturating_duration_since(Instant::now()));
+        }
+        let answer = tokio::time::timeout(timeout, connection.request(&request)).await;
+        match answer.unwrap_or(Err(CallError::TimedOut { after: timeout }))? {
+            Response::Result(result) => Ok(result),
+            Response::Error { .. } => Err(CallError::List { fault: NOT_OFFERED }),
+        }
+    }
+
+    /// Reads all tools on the shared connection, and remembers them until the backend reports a change.
+    ///
+    /// # Errors
+    /// As for [`Backend::list`].
+    pub async fn tools(&self) -> Result<Items, CallError> {
+        let tools = self.list(&*self.shared().await?, List::Tools).await?;
+        self.definitions.listed(None, &tools.items, tools.is_whole);
+        self.list_changes.set_tools(Some(Arc::clone(&tools.items)));
+        Ok(tools)
+    }
+
+    /// Returns whether the backend has a tool, for everyone or in the conversation of `owner`. `Some(false)` means that
+    /// the list has just been read; `None`, that it cannot be read, or not to its end.
+    pub async fn has_tool(&self, tool: &str, owner: impl FnOnce() -> Owner) -> Option<bool> {
+        let has = |tools: &[Item]| tools.iter().any(|known| known.name == tool);
+        if self.list_changes.tools().is_some_and(|tools| has(&tools)) {
+            return Some(true);
+        }
+        let tools = self.tools().await.ok()?;
+        if has(&tools.items) {
+            return Some(true);
+        }
+        let owner = owner();
+        let Some(connection) = self.open_conversation_of(|| owner.clone()) else { return tools.lacks_item() };
+        let tools = self.list(&connection, List::Tools).await.ok()?;
+        self.definitions.listed(Some(&owner), &tools.items, tools.is_whole);
+        if has(&tools.items) { Some(true) } else { tools.lacks_item() }
+    }
+
     /// Reads one page of a list. Items that are left out are counted and logged.
     ///
     /// # Errors
@@ -43,6 +168,12 @@ impl Backend {
             tracing::warn!(backend, list, count, reason, "items of a backend's list omitted");
         }
         Ok(page)
+    }
+
+    /// The tools that the backend listed last to everyone, unless they have changed since.
+    #[must_use]
+    pub fn known_tools(&self) -> Option<Arc<[Item]>> {
+        self.list_changes.tools()
     }
 
     /// The number of items that were left out of the backend's lists.
@@ -72,7 +203,7 @@ impl Backend {
         let known = self.list_changes.tools();
         let tools = match known {
             Some(tools) => tools,
-            None => self.tools().await.ok()?,
+            None => self.tools().await.ok()?.items,
         };
         of_tool(&tools.iter().find(|known| known.name == tool)?.json)
     }
@@ -99,7 +230,7 @@ impl Backend {
         let is_current = self.list_changes.tools().is_some_and(|tools| has_tool(&tools));
         if !is_current && missed_at.is_none_or(|at| at.elapsed() >= DEFINITIONS_KEPT) {
             let tools = tokio::time::timeout(DEFINITIONS_TIMEOUT, self.tools()).await.ok().and_then(Result::ok);
-            *missed_at = tools.is_none_or(|tools| !has_tool(&tools)).then(Instant::now);
+            *missed_at = tools.is_none_or(|tools| !has_tool(&tools.items)).then(Instant::now);
         }
         drop(missed_at);
         self.definitions.digest(owner, tool)
@@ -132,10 +263,10 @@ impl Backend {
         }
         let read = async { self.list(&*self.shared().await?, list).await };
         let items = tokio::time::timeout(READ_TIMEOUT, read).await.ok().and_then(Result::ok);
-        self.known_names.set(list, items.as_deref());
-        if let Some(tools) = items.as_deref().filter(|_| list == List::Tools) {
-            self.definitions.listed(None, tools, true);
+        self.known_names.set(list, items.as_ref().map(|found| &*found.items));
+        if let Some(tools) = items.as_ref().filter(|_| list == List::Tools) {
+            self.definitions.listed(None, &tools.items, tools.is_whole);
         }
-        items.is_some_and(is_listed)
+        items.is_some_and(|found| is_listed(found.items))
     }
 }

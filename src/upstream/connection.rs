@@ -9,6 +9,7 @@ use crate::mcp::protocol::Era;
 use super::error::CallError;
 use super::http::HttpConnection;
 use super::message::{self, Request, Response};
+use super::offer::Greeting;
 use super::stdio::ChildConnection;
 use super::timeouts::Timeouts;
 
@@ -77,6 +78,15 @@ impl UpstreamConnection {
         match &self.transport {
             TransportConnection::Child { child, .. } => child.era(),
             TransportConnection::Http(connection) => connection.era(),
+        }
+    }
+
+    /// The backend's answer to the handshake of this connection.
+    #[must_use]
+    pub fn greeting(&self) -> Arc<Greeting> {
+        match &self.transport {
+            TransportConnection::Child { child, .. } => child.greeting(),
+            TransportConnection::Http(connection) => connection.greeting(),
         }
     }
 

@@ -16,6 +16,7 @@ mod era;
 mod era_probe;
 mod exchange;
 mod header_mirroring;
+mod lost_session;
 mod param_headers;
 mod session;
 mod sse;

@@ -1,5 +1,8 @@
 //! The lists of a backend: tools, resources, resource templates and prompts.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 
 use crate::mcp::json::Object;
@@ -19,12 +22,69 @@ pub struct Item {
     pub json: String,
 }
 
+/// A backend's list, as far as it could be read.
+#[derive(Clone, Debug)]
+pub struct Items {
+    /// The items, each name once.
+    pub items: Arc<[Item]>,
+    /// False if there may be more: a page could not be read, or the pages do not end.
+    pub is_whole: bool,
+}
+
+impl Items {
+    /// The answer to whether an item exists that is not here: unknown, unless the list is whole.
+    pub(super) fn lacks_item(&self) -> Option<bool> {
+        self.is_whole.then_some(false)
+    }
+}
+
+/// Collects the pages of a list.
+#[derive(Debug, Default)]
+pub(super) struct Collector {
+    items: Vec<Item>,
+    names: HashSet<String>,
+    cursors: HashSet<String>,
+}
+
+impl Collector {
+    /// Adds the items of `page` that are not there yet, and returns the cursor of the page after it. `Err`: the pages
+    /// lead in a circle.
+    pub(super) fn add(&mut self, page: Page) -> Result<Option<String>, &'static str> {
+        let (before, count) = (self.items.len(), page.items.len());
+        for item in page.items {
+            if self.names.insert(item.name.clone()) {
+                self.items.push(item);
+            }
+        }
+        let Some(cursor) = page.next_cursor else { return Ok(None) };
+        if !self.cursors.insert(cursor.clone()) {
+            return Err("a page leads back to an earlier page");
+        }
+        // A server that does not know cursors answers each with its first page, and may invent a new one every time.
+        if self.items.len() == before && count > 0 {
+            return Err("a page has nothing that was not on an earlier one");
+        }
+        Ok(Some(cursor))
+    }
+
+    /// Returns true if there is nothing yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.cursors.is_empty()
+    }
+
+    /// The items so far.
+    pub(super) fn finish(self, is_whole: bool) -> Items {
+        Items { items: self.items.into(), is_whole }
+    }
+}
+
 /// One page of a backend's list.
 #[derive(Debug, Default)]
 pub struct Page {
     /// The items that can be used.
     pub items: Vec<Item>,
-    /// The cursor of the next page.
+    /// The cursor of the next page, JSON text. *Spec*: a string; some servers have numbers. `null` and an empty text
+    /// are the end of the list for the SDKs.
     pub next_cursor: Option<String>,
     /// The number of items that were left out.
     pub omitted: usize,
@@ -42,7 +102,8 @@ pub fn read_page(page: &Object<'_>, list: List) -> Result<Page, CallError> {
     let found = page.get(list.member()).ok_or(CallError::List { fault: "the member with the items is missing" })?;
     let found: Vec<&RawValue> =
         serde_json::from_str(found).map_err(|_| CallError::List { fault: "the items are not an array" })?;
-    let mut read = Page { next_cursor: page.string("nextCursor"), is_exact: true, ..Page::default() };
+    let next_cursor = page.get("nextCursor").filter(|cursor| !matches!(*cursor, "null" | "\"\"" | "false"));
+    let mut read = Page { next_cursor: next_cursor.map(str::to_owned), is_exact: true, ..Page::default() };
     for item in found {
         match read_item(item.get(), list) {
             Ok((item, is_exact)) => {
@@ -105,8 +166,41 @@ mod tests {
         let found = read(page, List::Resources).unwrap();
         let item = &found.items[0];
         assert_eq!((item.name.as_str(), item.json.as_str()), ("a:b", r#"{"uri":"a:b", "x": 1.0}"#));
-        assert_eq!((found.next_cursor.as_deref(), found.omitted, found.is_exact), (Some("n"), 0, true));
+        assert_eq!((found.next_cursor.as_deref(), found.omitted, found.is_exact), (Some("\"n\""), 0, true));
+        for end in ["null", "\"\""] {
+            let page = format!(r#"{{"tools":[],"nextCursor":{end}}}"#);
+            assert_eq!(read(&page, List::Tools).unwrap().next_cursor, None, "{end}");
+        }
         assert!(read(page, List::Tools).is_err() && read(r#"{"tools":7}"#, List::Tools).is_err());
+    }
+
+    #[test]
+    fn pages_are_collected_until_they_end_or_lead_in_a_circle() {
+        let page = |names: &str, cursor: &str| {
+            let items: Vec<_> = names.chars().map(|name| format!(r#"{{"name":"{name}"}}"#)).collect();
+            read(&format!(r#"{{"tools":[{}],"nextCursor":{cursor}}}"#, items.join(",")), List::Tools).unwrap()
+        };
+        for (pages, names, is_whole) in [
+            (vec![("ab", "1"), ("c", "null")], "abc", true),
+            (vec![("ab", "\"x\""), ("bc", "\"\"")], "abc", true),
+            (vec![("a", "1"), ("", "2"), ("b", "null")], "ab", true),
+            (vec![("a", "1"), ("b", "1"), ("c", "null")], "ab", false),
+            // No cursor is known to this server.
+            (vec![("a", "1"), ("a", "2"), ("a", "3")], "a", false),
+        ] {
+            let mut collector = Collector::default();
+            let mut is_over = false;
+            for (names, cursor) in &pages {
+                match collector.add(page(names, cursor)) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => is_over = true,
+                    Err(_) => break,
+                }
+            }
+            let found = collector.finish(is_over);
+            let found_names: String = found.items.iter().map(|item| item.name.as_str()).collect();
+            assert_eq!((found_names.as_str(), found.is_whole), (names, is_whole), "{pages:?}");
+        }
     }
 
     #[test]

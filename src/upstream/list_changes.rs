@@ -8,13 +8,15 @@ use tokio::sync::broadcast;
 use super::list::Item;
 use super::message::{Event, ServerMessageHandler};
 
-/// A change of one of a backend's lists, from a notification on the shared connection.
+/// A change of one of a backend's lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The backend's alias.
     pub alias: String,
     /// The notification's method.
     pub method: String,
+    /// True if the gateway has seen it itself; false if the backend told it.
+    pub is_observed: bool,
 }
 
 /// The listener of a backend's shared connection.
@@ -52,7 +54,7 @@ impl ServerMessageHandler for ListChangeHandler {
         let is_notification = event.id.is_none();
         if is_notification && event.method.ends_with("/list_changed") {
             // Without subscribers there is no receiver.
-            self.changes.send(Change { alias: self.alias.clone(), method: event.method }).ok();
+            self.changes.send(Change { alias: self.alias.clone(), method: event.method, is_observed: false }).ok();
         }
         is_notification
     }

@@ -31,6 +31,7 @@ use crate::walls::BackendLauncher;
 
 use super::error::CallError;
 use super::message::{Response, ServerMessageHandler};
+use super::offer::Greeting;
 use super::reconnect::ReconnectBackoff;
 
 /// Longest wait of a request for a child that is starting. *Chosen*: a Python server takes 1 to 2 s, npx a few more.
@@ -74,6 +75,22 @@ impl StdioBackend {
     #[must_use]
     pub(super) fn is_up(&self) -> bool {
         matches!(*self.state.borrow(), State::Up(_))
+    }
+
+    /// The shared child's answer to its handshake, if it is running.
+    pub(super) fn greeting(&self) -> Option<Arc<Greeting>> {
+        match &*self.state.borrow() {
+            State::Up(connection) => Some(connection.greeting()),
+            State::Starting | State::Down { .. } => None,
+        }
+    }
+
+    /// Waits until the shared child has started or ended.
+    pub(super) async fn changed(&self) {
+        let mut states = self.state.subscribe();
+        let was_up = matches!(*states.borrow_and_update(), State::Up(_));
+        // The sender lives as long as `self`.
+        states.wait_for(|state| matches!(state, State::Up(_)) != was_up).await.ok();
     }
 
     /// Keeps the shared child running until `stop` is cancelled.

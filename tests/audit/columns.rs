@@ -8,11 +8,12 @@ use gatepost::audit::record::{
     Authentication, COLUMNS, Caller, Context, Correlation, Identity, Outcome, RecordKey, RequestId, Status,
 };
 
+use gatepost::audit::sink::postgres::Connection;
 use gatepost::audit::verify::{Expect, Fault, Heads, Options, Selection};
 
 use crate::common::postgres::Cluster;
 use crate::common::trail;
-use crate::rig::{Rig, stop};
+use crate::rig::{Rig, reader, stop};
 
 /// The key of the records' digests.
 static KEY: std::sync::LazyLock<RecordKey> = std::sync::LazyLock::new(|| RecordKey::from_bytes([0; 32]));
@@ -75,7 +76,7 @@ async fn a_record_with_every_column_set_survives_a_crash_delivery_and_reading() 
     assert_eq!((report.lost, report.delivered), (0, report.last));
     let pool = database.pool().await;
     let filter = Filter { request_id: Some(id.0), limit: 10, ..Filter::default() };
-    let read = query(&mut pool.acquire().await.unwrap(), &filter).await.unwrap();
+    let read = query(&mut reader(&database).await, &filter).await.unwrap();
     assert_eq!(read, std::slice::from_ref(&stored));
     let json = serde_json::to_string(&stored).unwrap();
     assert_eq!(serde_json::from_str::<gatepost::audit::record::AuditRecord>(&json).unwrap(), stored);
@@ -99,10 +100,7 @@ async fn a_changed_value_of_any_column_is_found() {
         .into_inner();
     stop(pipeline).await;
     let pool = database.pool().await;
-    let faults = async || {
-        let mut connection = pool.acquire().await.unwrap();
-        faults_of(&mut connection).await.len()
-    };
+    let faults = async || faults_of(&mut reader(&database).await).await.len();
     assert_eq!(faults().await, 0);
     let keys = ["gateway_id", "epoch", "seq", "prev_hash", "hash"];
     for column in COLUMNS.iter().filter(|column| !keys.contains(&column.name)) {
@@ -133,7 +131,7 @@ async fn a_changed_value_of_any_column_is_found() {
 }
 
 /// The faults that a check of the trail finds.
-async fn faults_of(connection: &mut sqlx::PgConnection) -> Vec<Fault> {
+async fn faults_of(connection: &mut Connection) -> Vec<Fault> {
     let snapshot = TrailSnapshot::begin(connection, Selection::default()).await.unwrap();
     let (now, settle) = (snapshot.time(), std::time::Duration::ZERO);
     let (expect, vouched, replica, live) = (Expect::Nothing, false, false, None);

@@ -28,7 +28,7 @@ fn options(url: &str) -> Options {
 async fn reached(url: &str) -> (i32, bool) {
     let mut connection = postgres::connect(&options(url)).await.unwrap_or_else(|error| panic!("{url}: {error}"));
     let sql = "SELECT current_setting('port')::integer, pg_is_in_recovery()";
-    sqlx::query_as(sql).fetch_one(&mut connection).await.unwrap()
+    sqlx::query_as(sql).fetch_one(&mut *connection).await.unwrap()
 }
 
 #[tokio::test]
@@ -215,6 +215,16 @@ async fn complete_schema_needs_no_right_to_create() {
     stop(pipeline).await;
     sqlx::raw_sql("DROP EVENT TRIGGER frozen").execute(&mut admin).await.unwrap();
 
+    // Nor does it wait for another program's migration, which has its lock for as long as it takes.
+    let mut migration = PgConnection::connect(&database.url).await.unwrap();
+    let lock = "SELECT pg_advisory_lock(('x' || encode('gatepost', 'hex'))::bit(64)::bigint)";
+    sqlx::raw_sql(lock).execute(&mut migration).await.unwrap();
+    let pipeline = rig.start_on(&Database { url: url.clone() });
+    one(&pipeline.audit(), "echo").await;
+    delivered(&pipeline.probe()).await;
+    stop(pipeline).await;
+    migration.close().await.unwrap();
+
     // Where it is missing, the message names what to do.
     let empty = Cluster::shared().create_database().await;
     let url = empty.url.replacen("gatepost@", &format!("{user}@"), 1);
@@ -245,6 +255,27 @@ async fn tables_that_a_crash_would_empty_are_held() {
     sqlx::raw_sql("ALTER TABLE audit_log_default SET LOGGED").execute(&mut admin).await.unwrap();
     delivered(&probe).await;
     stop(pipeline).await;
+}
+
+#[tokio::test]
+async fn reads_end_after_the_time_limit_of_statements() {
+    let database = Cluster::shared().create_database().await;
+    let mut admin = PgConnection::connect(&database.url).await.unwrap();
+    postgres::migrate(&mut admin).await.unwrap();
+    let statement_timeout = Duration::from_millis(200);
+    let options = Options { statement_timeout, ..options(&database.url) };
+    let mut connection = postgres::connect(&options).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE audit_log IN ACCESS EXCLUSIVE MODE").execute(&mut admin).await.unwrap();
+    let filter = Filter { limit: 1, ..Filter::default() };
+    // Far less than any fixed limit.
+    let read = tokio::time::timeout(SOON / 2, query::query(&mut connection, &filter)).await;
+    let error = read.expect("it ends").unwrap_err();
+    assert!(error.to_string().contains("canceling statement due to"), "{error}");
+    // A transaction that failed is over when the next one begins.
+    sqlx::raw_sql("LOCK TABLE audit_registrar IN ACCESS EXCLUSIVE MODE").execute(&mut admin).await.unwrap();
+    let read = tokio::time::timeout(SOON / 2, postgres::registrar::registrar_id(&mut connection)).await;
+    let error = read.expect("it ends").unwrap_err();
+    assert!(matches!(error.sqlstate.as_deref(), Some("55P03" | "57014")), "{error}");
 }
 
 /// Makes a schema, delivers and reads in a database with these settings; each is a name and a value, quoted.

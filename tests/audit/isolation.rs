@@ -17,7 +17,7 @@ use crate::common::postgres::{Cluster, Database};
 use crate::common::postgres_control::name;
 use crate::common::trail;
 use crate::common::wait::{SOON, until_async};
-use crate::rig::{Rig, call, delivered, many, stop};
+use crate::rig::{Rig, call, delivered, many, reader, stop};
 
 /// Every table of the trail.
 const TABLES: [&str; 8] = [
@@ -346,8 +346,8 @@ async fn unregistered_gateway_waits_until_the_owner_registers_it() {
     let ShipperState::Held { error } = probe.shipper() else { panic!("not held") };
     let command = format!("gatepost audit gateways add {} --role {}", isolated.gateway_id, isolated.login);
     assert!(error.contains(&command), "{error}");
-    let Isolated { owner, gateway_id, login, .. } = &mut isolated;
-    assert!(registered_gateways(owner).await.unwrap().is_empty());
+    let Isolated { owner, gateway_id, login, database, .. } = &mut isolated;
+    assert!(registered_gateways(&mut reader(database).await).await.unwrap().is_empty());
     let registered = register(owner, gateway_id.0, login, false).await.unwrap();
     assert!(registered.may_deliver && registered.registered_by == "gatepost", "{registered:?}");
     delivered(&probe).await;
@@ -361,7 +361,7 @@ async fn first_login_registers_its_gateway_if_the_owner_allows_it() {
     set_registration(&mut isolated.owner, Registration::First).await.unwrap();
     let (id, mut sink) = (isolated.gateway_id, isolated.sink());
     sink.prepare(id).await.unwrap();
-    let gateways = registered_gateways(&mut isolated.owner).await.unwrap();
+    let gateways = registered_gateways(&mut reader(&isolated.database).await).await.unwrap();
     assert_eq!(
         gateways.iter().map(|gateway| (gateway.gateway_id, &gateway.owner_role)).collect::<Vec<_>>(),
         [(id.0, &isolated.login)]

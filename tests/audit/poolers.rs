@@ -118,7 +118,7 @@ async fn startup_parameter_that_the_operator_named_is_for_the_operator_if_a_pool
     let url = format!("{}?options[search_path]=audit&options=-c%20work_mem=1MB", database.url);
     let mut connection = postgres::connect(&options(&url)).await.unwrap();
     let shown: (String, String) = sqlx::query_as("SELECT current_setting('search_path'), current_setting('work_mem')")
-        .fetch_one(&mut connection)
+        .fetch_one(&mut *connection)
         .await
         .unwrap();
     assert_eq!((shown.0.as_str(), shown.1.as_str()), ("audit", "1MB"));

@@ -1,16 +1,24 @@
 //! TLS to Postgres: what each `sslmode` accepts and refuses.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::postgres::Cluster;
 use crate::common::postgres_control::{socket_url, write_to_data};
-use crate::common::wait::{SOON, until};
+use crate::common::wait::{SOON, until, until_async};
 use gatepost::audit::record::{Epoch, GatewayId, Seq};
-use gatepost::audit::sink::postgres::{Options, PostgresSink};
+use gatepost::audit::sink::postgres::{self, Options, PostgresSink};
 use gatepost::audit::sink::{ErrorClass, Sink, SinkError};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use sqlx::{Connection, PgConnection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -160,4 +168,118 @@ async fn demand_tls(cluster: &Cluster, certificate: &str, key: &str) {
     sqlx::raw_sql("ALTER SYSTEM SET ssl = on").execute(&mut connection).await.unwrap();
     sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut connection).await.unwrap();
     until("TLS is on", SOON, || cluster.log().contains("parameter \"ssl\" changed"));
+}
+
+/// Connects with these parameters. Returns the server's name of the login.
+async fn logs_in(url: &str) -> Result<String, SinkError> {
+    let (url, statement_timeout) = (url.to_owned(), Duration::from_secs(30));
+    let mut connection =
+        postgres::connect(&Options { url, password_file: None, statement_timeout, migrate: false }).await?;
+    let name = sqlx::query_scalar("SELECT session_user::text").fetch_one(&mut *connection).await.unwrap();
+    connection.close().await.unwrap();
+    Ok(name)
+}
+
+#[tokio::test]
+async fn login_is_bound_to_the_tls_connection() {
+    let cluster = Cluster::start();
+    let (ours, foreign) = (authority(), authority());
+    let address = cluster.address.to_string();
+    let (certificate_pem, key) = certificate(&ours, &address);
+    demand_tls(&cluster, &certificate_pem, &key).await;
+    let mut admin = PgConnection::connect(&socket_url(&cluster, "postgres")).await.unwrap();
+    // A password with characters that SASLprep changes: a no-break space, and a ligature.
+    let roles = "SET password_encryption = 'scram-sha-256'; CREATE ROLE bound LOGIN PASSWORD E'p\u{a0}\u{fb01}x';
+        SET password_encryption = 'md5'; CREATE ROLE old LOGIN PASSWORD 'x'; CREATE ROLE trusted LOGIN";
+    sqlx::raw_sql(roles).execute(&mut admin).await.unwrap();
+    let hba = "local all all trust\nhost all trusted all trust\nhost all old all md5\nhost all all all scram-sha-256\n";
+    write_to_data(&cluster, "pg_hba.conf", hba);
+    sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut admin).await.unwrap();
+    let file = "SELECT count(*) FROM pg_hba_file_rules WHERE 'trusted' = ANY(user_name)";
+    assert_eq!(sqlx::query_scalar::<_, i64>(file).fetch_one(&mut admin).await.unwrap(), 1);
+
+    let place = format!("{address}:{}/postgres?sslmode=require", cluster.port);
+    let bound = |place: &str| format!("postgres://bound:p%20fix@{place}");
+    // The server has read its pg_hba.conf again when it refuses a wrong password.
+    let wrong = bound(&place).replace("p%20fix", "wrong");
+    until_async("the login is known", SOON, || async { logs_in(&wrong).await.is_err() }).await;
+    for binding in ["disable", "prefer", "require"] {
+        let url = format!("{}&channel_binding={binding}", bound(&place));
+        assert_eq!(logs_in(&url).await.unwrap(), "bound", "{binding}");
+        let error = logs_in(&url.replace("p%20fix", "wrong")).await.unwrap_err();
+        assert_eq!((error.class, error.sqlstate.as_deref()), (ErrorClass::Operator, Some("28P01")), "{error}");
+    }
+    // What is not bound is refused before a password is sent, or the login is used.
+    for (login, reason) in [("trusted", "accepted the login without it"), ("old:x", "does not offer it")] {
+        assert!(logs_in(&format!("postgres://{login}@{place}&channel_binding=prefer")).await.is_ok());
+        let error = logs_in(&format!("postgres://{login}@{place}&channel_binding=require")).await.unwrap_err();
+        assert!(error.class == ErrorClass::Operator && error.message.contains(reason), "{error}");
+    }
+    for (url, reason) in [
+        (bound(&place).replace("sslmode=require", "sslmode=disable"), "no TLS to bind to"),
+        (socket_url(&cluster, "postgres"), "a socket has no TLS"),
+    ] {
+        let separator = if url.contains('?') { '&' } else { '?' };
+        let error = logs_in(&format!("{url}{separator}channel_binding=require")).await.unwrap_err();
+        assert!(error.class == ErrorClass::Operator && error.message.contains(reason), "{error}");
+    }
+
+    // Somebody in the middle has a certificate of another authority, which sslmode=require does not look at.
+    let server = (address.clone(), cluster.port);
+    let middle = |with_tls: bool| intercept(server.clone(), &ours, certificate(&foreign, &address), with_tls);
+    let passing_on = format!("{}/postgres?sslmode=require", middle(true).await);
+    for (binding, is_noticed) in [("disable", false), ("prefer", true), ("require", true)] {
+        let login = logs_in(&format!("{}&channel_binding={binding}", bound(&passing_on))).await;
+        assert_eq!(login.is_err(), is_noticed, "{binding}: {login:?}");
+        assert!(login.err().is_none_or(|error| error.class == ErrorClass::Operator), "{binding}");
+    }
+    // A pooler that ends TLS: the server cannot offer what it has not.
+    let ending = format!("{}/postgres?sslmode=require", middle(false).await);
+    assert_eq!(logs_in(&bound(&ending)).await.unwrap(), "bound");
+    let error = logs_in(&format!("{}&channel_binding=require", bound(&ending))).await.unwrap_err();
+    assert!(error.message.contains("does not offer it"), "{error}");
+}
+
+/// Listens with this certificate, and passes everything on to `server`, whose certificate is of `authority`.
+async fn intercept(
+    server: (String, u16),
+    authority: &CertifiedIssuer<'static, KeyPair>,
+    (certificate, key): (String, String),
+    with_tls: bool,
+) -> SocketAddr {
+    const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let (acceptor, connector, server) = (acceptor.clone(), connector.clone(), server.clone());
+            tokio::spawn(async move {
+                let mut request = [0; 8];
+                client.read_exact(&mut request).await.unwrap();
+                assert_eq!(request, SSL_REQUEST);
+                client.write_all(b"S").await.unwrap();
+                let mut client = acceptor.accept(client).await.unwrap();
+                let mut stream = TcpStream::connect((server.0.as_str(), server.1)).await.unwrap();
+                if !with_tls {
+                    tokio::io::copy_bidirectional(&mut client, &mut stream).await.ok();
+                    return;
+                }
+                stream.write_all(&SSL_REQUEST).await.unwrap();
+                assert_eq!(stream.read_u8().await.unwrap(), b'S');
+                let name = ServerName::try_from(server.0).unwrap();
+                let mut stream = connector.connect(name, stream).await.unwrap();
+                tokio::io::copy_bidirectional(&mut client, &mut stream).await.ok();
+            });
+        }
+    });
+    address
 }

@@ -11,9 +11,10 @@ use gatepost::audit::pipeline::{Config, Pipeline, Probe, StopReport};
 use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Outcome, RequestId, Status, Timestamp};
 use gatepost::audit::scribe::{ConfigSummary, Mode};
 use gatepost::audit::shipper::BatchLimits;
-use gatepost::audit::sink::postgres::{Options, PostgresSink};
+use gatepost::audit::sink::postgres::{Connection, Options, PostgresSink};
 use gatepost::audit::verify::{self, Expect, Heads, Report};
 use gatepost::audit::{Audit, Timeouts, ring};
+use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
 use crate::common::checked;
@@ -23,6 +24,11 @@ use crate::common::trail::{self, Entry};
 use crate::common::wait::{SOON, until_async};
 use crate::fault_disk::Disk;
 use crate::memory_sink::MemorySink;
+
+/// A connection for the functions that read.
+pub async fn reader(database: &Database) -> Connection {
+    Connection::new(PgConnection::connect(&database.url).await.unwrap(), SOON)
+}
 
 /// What a pipeline is started from, again and again.
 #[derive(Debug)]

@@ -23,19 +23,19 @@ use crate::run::run;
 const DAY: Duration = Duration::from_hours(24);
 
 /// The trail of the last three months and this one, and the setup of a gateway that delivers to it.
-struct Drill {
-    database: Database,
-    setup: Setup,
+pub struct Drill {
+    pub database: Database,
+    pub setup: Setup,
     /// Retired in part: its first epoch ends in the second month, its third one continues.
     a: [MadeStream; 3],
     /// All of it is of the first month.
-    b: MadeStream,
+    pub b: MadeStream,
     /// Its clock was ahead: the first epoch has records of the second month, the second one begins in the first month.
     c: [MadeStream; 2],
 }
 
 impl Drill {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let database = Cluster::shared().create_database().await;
         let mut owner = PgConnection::connect(&database.url).await.unwrap();
         postgres::migrate(&mut owner).await.unwrap();
@@ -79,18 +79,18 @@ impl Drill {
     }
 
     /// Keeps the heads of all streams in a file.
-    fn heads(&self, name: &str) -> String {
+    pub fn heads(&self, name: &str) -> String {
         let path = self.path(name);
         fs::write(&path, self.succeeds(&["heads"])).unwrap();
         path.display().to_string()
     }
 
-    fn journal(&self) -> String {
+    pub fn journal(&self) -> String {
         self.path("journal").display().to_string()
     }
 
     /// The arguments of `retire`.
-    fn retire(&self, before: u32, heads: &str, more: &[&str]) -> Vec<String> {
+    pub fn retire(&self, before: u32, heads: &str, more: &[&str]) -> Vec<String> {
         let (month, journal) = (month_name(before), self.journal());
         let args = ["retire", "--before", &month, "--heads", heads, "--journal", &journal, "--reason", "policy 7"];
         args.iter().chain(more).map(|arg| (*arg).to_owned()).collect()
@@ -106,7 +106,7 @@ impl Drill {
         value
     }
 
-    async fn has_partition(&self, before: u32) -> bool {
+    pub async fn has_partition(&self, before: u32) -> bool {
         let name = month(before).format("audit_log_%Y_%m");
         self.scalar(&format!("SELECT to_regclass('{name}') IS NOT NULL")).await
     }
@@ -153,18 +153,18 @@ fn streams_of_c() -> [MadeStream; 2] {
     [first, second]
 }
 
-fn args(args: &[String]) -> Vec<&str> {
+pub fn args(args: &[String]) -> Vec<&str> {
     args.iter().map(String::as_str).collect()
 }
 
-async fn call(gatepost: &Gatepost, count: usize) {
+pub async fn call(gatepost: &Gatepost, count: usize) {
     let client = gatepost.client_at("/mcp/example", Era::Modern, "admin").await;
     for number in 0..count {
         client.call("echo", json!({ "text": number.to_string() })).await.unwrap();
     }
 }
 
-async fn is_delivered(drill: &Drill, calls: i64) {
+pub async fn is_delivered(drill: &Drill, calls: i64) {
     until_async("all calls are delivered", 2 * SOON, async || {
         let sql = "SELECT count(*) FROM audit_log WHERE tool_name = 'echo' AND client_subject <> 'anonymous'";
         drill.scalar::<i64>(sql).await == calls

@@ -266,6 +266,19 @@ async fn serve_warns_if_its_login_may_change_the_trail() {
     }
 }
 
+#[tokio::test]
+async fn serve_warns_of_a_server_or_database_that_weakens_the_trail() {
+    // The test cluster has no fsync.
+    let database = Cluster::shared().create_database_with("ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0").await;
+    let mut setup = Setup::new();
+    setup.set("postgres.url", &database.url);
+    let gatepost = setup.start();
+    for warning in ["the server runs with fsync = off", "another encoding than UTF8", "LATIN1"] {
+        setup.wait_for_log(warning);
+    }
+    assert_eq!(gatepost.terminate(), Some(0));
+}
+
 /// A thief of the gateway's login appends to its streams: the live one and one that the gateway opens later.
 #[tokio::test]
 async fn i4_forked_gateway_delivers_in_place_after_resolve_fork() {

@@ -40,6 +40,8 @@ mod outbox_verify;
 mod output;
 mod packaging;
 mod restore_drill;
+mod retire_locks;
 mod run;
+mod scale;
 mod secret_files;
 mod trials;

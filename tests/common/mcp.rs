@@ -26,6 +26,8 @@ pub struct Client {
     pub token: Option<String>,
     /// The id of the legacy session.
     pub session: Option<String>,
+    /// The protocol version that was negotiated in it.
+    pub version: String,
     next_id: std::sync::Arc<AtomicU64>,
 }
 
@@ -74,7 +76,9 @@ impl Client {
                 let info = json!({"name": "gatepost-tests", "version": "1"});
                 let params = json!({"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": info});
                 let reply = client.request("initialize", params).await.unwrap();
-                reply.result();
+                if let Some(version) = reply.result()["protocolVersion"].as_str() {
+                    version.clone_into(&mut client.version);
+                }
                 client.session = Some(reply.header("mcp-session-id").to_owned()).filter(|id| !id.is_empty());
                 let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
                 let reply = client.post(initialized.to_string(), &[]).await.unwrap();
@@ -92,6 +96,7 @@ impl Client {
             era,
             token: token.map(str::to_owned),
             session: None,
+            version: LEGACY.to_owned(),
             next_id: std::sync::Arc::new(AtomicU64::new(1)),
         }
     }
@@ -130,7 +135,8 @@ impl Client {
     /// # Errors
     /// The connection broke: no answer is known.
     pub async fn post(&self, body: impl Into<String>, headers: &[(&str, &str)]) -> reqwest::Result<Reply> {
-        let version = if self.era == Era::Modern { Some(MODERN) } else { self.session.as_ref().map(|_| LEGACY) };
+        let version =
+            if self.era == Era::Modern { Some(MODERN) } else { self.session.as_ref().map(|_| self.version.as_str()) };
         let mut request = self
             .http
             .post(&self.url)

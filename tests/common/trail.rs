@@ -10,6 +10,7 @@ use chrono::NaiveDateTime;
 use gatepost::audit::codec;
 use gatepost::audit::query::TrailSnapshot;
 use gatepost::audit::record::{AuditRecord, Timestamp};
+use gatepost::audit::sink::postgres::Connection;
 use gatepost::audit::verify::{Expect, FaultKind, Heads, Options, Selection};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
@@ -222,7 +223,7 @@ fn hex(text: &str) -> Vec<u8> {
 
 /// Reads and checks the whole trail in Postgres, also as `gatepost audit verify` does; returns it in its order.
 pub async fn verify_postgres(pool: &PgPool) -> Vec<Entry> {
-    let mut connection = pool.acquire().await.unwrap();
+    let mut connection = Connection::new(pool.acquire().await.unwrap().detach(), Duration::from_mins(1));
     let snapshot = TrailSnapshot::begin(&mut connection, Selection::default()).await.unwrap();
     let options = Options {
         findings_max: 100,

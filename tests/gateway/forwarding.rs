@@ -515,7 +515,7 @@ async fn headers_of_parameters_are_made_from_what_was_authorized() {
 fn with_tasks(asked: &ReceivedRequest) -> Option<Response> {
     let answer = match asked.method() {
         "initialize" => {
-            let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{},"tasks":{"list":{},"requests":{}}},"serverInfo":{"name":"far","version":"1"}}"#;
+            let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{},"resources":{},"prompts":{},"completions":{},"logging":{},"tasks":{"list":{},"requests":{}}},"serverInfo":{"name":"far","version":"1"}}"#;
             return Some(result(asked, hello));
         }
         "tools/list" => {

@@ -144,7 +144,7 @@ pub fn event(json: &str) -> String {
 pub fn usual(asked: &ReceivedRequest, sessions: &AtomicUsize) -> Response {
     match (asked.verb.as_str(), asked.method()) {
         ("POST", "initialize") => {
-            let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"far","version":"1"}}"#;
+            let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{},"resources":{},"prompts":{}},"serverInfo":{"name":"far","version":"1"}}"#;
             let id = format!("s{}", sessions.fetch_add(1, Ordering::SeqCst));
             ([("mcp-session-id", id)], result(asked, hello)).into_response()
         }
@@ -171,7 +171,10 @@ pub fn modern(asked: &ReceivedRequest) -> Response {
         return refused(StatusCode::BAD_REQUEST, error);
     }
     match asked.method() {
-        "server/discover" => result(asked, r#"{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{}}}"#),
+        "server/discover" => result(
+            asked,
+            r#"{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{},"resources":{},"prompts":{}}}"#,
+        ),
         "tools/list" => result(asked, r#"{"tools":[{"name":"t","inputSchema":{"type":"object"}}]}"#),
         "tools/call" => result(asked, r#"{"content":[{"type":"text","text":"modern"}],"resultType":"complete"}"#),
         _ => refused(StatusCode::NOT_FOUND, r#"{"code":-32601,"message":"no such method"}"#),

@@ -97,7 +97,7 @@ fn older(asked: &ReceivedRequest, broken: &watch::Receiver<u32>) -> Option<axum:
     match (asked.verb.as_str(), asked.method()) {
         ("GET", _) => Some(held(vec![": open\n\n".to_owned()], broken.clone())),
         ("POST", "initialize") => {
-            let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true}},"serverInfo":{"name":"far","version":"1"}}"#;
+            let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true},"resources":{}},"serverInfo":{"name":"far","version":"1"}}"#;
             Some(([("mcp-session-id", "s")], result(asked, hello)).into_response())
         }
         _ => None,

@@ -22,7 +22,7 @@ for line in sys.stdin:
     method = message["method"]
     if method == "initialize":
         version, info = message["params"]["protocolVersion"], {"name": "recorder", "version": "1"}
-        result = {"protocolVersion": version, "capabilities": {"tools": {}, "tasks": {"list": {}}}, "serverInfo": info}
+        result = {"protocolVersion": version, "capabilities": {"tools": {}, "resources": {}, "prompts": {}, "completions": {}, "logging": {}, "tasks": {"list": {}}}, "serverInfo": info}
     elif method == "tools/call":
         result = {"content": [{"type": "text", "text": "done"}]}
     else:

@@ -8,7 +8,7 @@ use crate::common::asking_backend::{asking_backend, messages};
 use crate::common::gatepost::{Setup, token, token_with};
 use crate::common::mcp::{Client, Era, Reply};
 use crate::common::stored_records::stored_records;
-use crate::common::wait::{SOON, until_async};
+use crate::common::wait::{SOON, until, until_async};
 use gatepost::audit::outbox::Reader;
 use gatepost::audit::outbox::fs::DiskFs;
 
@@ -151,6 +151,7 @@ async fn lists_are_recorded_once_each_when_audit_methods_names_them() {
     asking_backend(&mut setup, "one", [&[], &[]]);
     setup.set_toml("audit.methods", r#"["tools/list"]"#);
     let gatepost = setup.start();
+    until("the backends are up", SOON, || !gatepost.get_ops("/readyz").1.contains("degraded"));
     for era in [Era::Legacy, Era::Modern] {
         let client = gatepost.client(era, "admin").await;
         let list = client.request("tools/list", json!({})).await.unwrap();

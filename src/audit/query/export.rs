@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use sqlx::Row;
-use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::filter::Filter;
@@ -11,21 +10,11 @@ use super::reading::{Reading, bigint};
 use super::select::select_in;
 use crate::audit::codec;
 use crate::audit::record::AuditRecord;
-use crate::audit::sql;
+use crate::audit::sql::{self, Connection};
 
 /// Most records of a page. *Chosen*: a page is read in a moment, so that no transaction is open for long, and its cost
 /// is that of its records.
 const PAGE: usize = 4_096;
-
-/// Every gateway that has records. Each step finds the next one in the primary key, so that few rows are read.
-const GATEWAYS: &str = "WITH RECURSIVE gateways AS (
-        (SELECT gateway_id FROM {log} ORDER BY gateway_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT l.gateway_id FROM {log} l WHERE l.gateway_id > g.gateway_id ORDER BY l.gateway_id LIMIT 1)
-        FROM gateways g WHERE g.gateway_id IS NOT NULL
-    )
-    SELECT gateway_id FROM gateways WHERE gateway_id IS NOT NULL
-    UNION SELECT gateway_id FROM {quarantine} ORDER BY gateway_id";
 
 /// The rows of one gateway in quarantine between two positions.
 const QUARANTINED: &str = "SELECT epoch, seq, frame, concat_ws(': ', sqlstate, error) FROM {quarantine}
@@ -56,15 +45,14 @@ impl Pager {
     /// # Errors
     /// Any error of Postgres; see [`super::remedy`].
     pub async fn begin(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         filter: &Filter,
         after: Option<(Uuid, u64, u64)>,
     ) -> Result<Self, sqlx::Error> {
         let mut reading = Reading::begin(connection).await?;
         let now = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
         let now: i64 = sql::query_scalar(now).fetch_one(&mut *reading.transaction).await?;
-        let sql = reading.sql(GATEWAYS);
-        let mut gateways: VecDeque<Uuid> = sql::query_scalar(sql).fetch_all(&mut *reading.transaction).await?.into();
+        let mut gateways: VecDeque<Uuid> = reading.gateways().await?.into_iter().collect();
         reading.end().await?;
         gateways.retain(|id| filter.gateway_id.is_none_or(|only| only == *id));
         let mut from = (0, 0);
@@ -86,7 +74,7 @@ impl Pager {
     ///
     /// # Errors
     /// Any error of Postgres, or a record in quarantine cannot be decoded.
-    pub async fn next(&mut self, connection: &mut PgConnection) -> Result<Option<Vec<Exported>>, sqlx::Error> {
+    pub async fn next(&mut self, connection: &mut Connection) -> Result<Option<Vec<Exported>>, sqlx::Error> {
         while let Some(gateway) = self.gateways.front().copied() {
             let (page, read_to) = self.page(connection, gateway).await?;
             self.after = read_to.unwrap_or((0, 0));
@@ -103,7 +91,7 @@ impl Pager {
     /// The next records of one gateway, and the position up to which it was read; `None`: to its end.
     async fn page(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         gateway: Uuid,
     ) -> Result<(Vec<Exported>, Option<(u64, u64)>), sqlx::Error> {
         let mut reading = Reading::begin(connection).await?;

@@ -1,9 +1,12 @@
 //! The transaction in which everything is read.
 
-use sqlx::postgres::{PgConnection, PgTransaction};
-use sqlx::{AssertSqlSafe, Connection, Row};
+use std::collections::BTreeSet;
 
-use crate::audit::sql;
+use sqlx::postgres::PgTransaction;
+use sqlx::{AssertSqlSafe, Connection as _, Row};
+use uuid::Uuid;
+
+use crate::audit::sql::{self, Connection};
 
 /// `repeatable read`: all rows are from one moment, whatever is delivered meanwhile. Without row security, Postgres
 /// refuses a query whose result a policy would change, instead of showing a part of the trail.
@@ -19,6 +22,14 @@ const SCHEMA: &str = "SELECT n.nspname::text, pg_catalog.current_schemas(false):
 /// Fails with the error of Postgres if there are no tables, or the login may not read them.
 const PROBE: &str = "SELECT FROM audit_log LIMIT 0";
 
+/// The next gateway that has records. A statement for each: a database that is divided among servers (Citus) runs no
+/// recursive query over all of them.
+const NEXT_GATEWAY: &str =
+    "SELECT gateway_id FROM {log} WHERE $1::uuid IS NULL OR gateway_id > $1 ORDER BY gateway_id LIMIT 1";
+
+/// Gateways that have records in quarantine.
+const QUARANTINED: &str = "SELECT DISTINCT gateway_id FROM {quarantine}";
+
 /// A transaction that reads, and the schema of the tables in it.
 pub(super) struct Reading<'c> {
     pub(super) transaction: PgTransaction<'c>,
@@ -30,8 +41,8 @@ pub(super) struct Reading<'c> {
 impl<'c> Reading<'c> {
     /// Begins it, and finds the tables. From then on, names mean what they mean in Postgres itself, and tables need
     /// [`Reading::table`].
-    pub(super) async fn begin(connection: &'c mut PgConnection) -> Result<Self, sqlx::Error> {
-        let begin = format!("{BEGIN}; {}", sql::settings(sql::READ_TIMEOUT));
+    pub(super) async fn begin(connection: &'c mut Connection) -> Result<Self, sqlx::Error> {
+        let begin = format!("{BEGIN}; {}", sql::settings(connection.read_timeout()));
         let mut transaction = connection.begin_with(AssertSqlSafe(begin)).await?;
         sql::query(PROBE).execute(&mut *transaction).await?;
         let row = sql::query(SCHEMA).fetch_optional(&mut *transaction).await?;
@@ -63,6 +74,20 @@ impl<'c> Reading<'c> {
             sql = sql.replace(placeholder, &self.table(table));
         }
         AssertSqlSafe(sql)
+    }
+
+    /// The gateways that have records.
+    pub(super) async fn gateways(&mut self) -> Result<BTreeSet<Uuid>, sqlx::Error> {
+        let sql = self.sql(QUARANTINED);
+        let mut all: BTreeSet<Uuid> =
+            sql::query_scalar(sql).fetch_all(&mut *self.transaction).await?.into_iter().collect();
+        let mut last: Option<Uuid> = None;
+        loop {
+            let sql = self.sql(NEXT_GATEWAY);
+            last = sql::query_scalar(sql).bind(last).fetch_optional(&mut *self.transaction).await?;
+            let Some(gateway) = last else { return Ok(all) };
+            all.insert(gateway);
+        }
     }
 
     /// Ends it.

@@ -1,7 +1,6 @@
 //! Records, cursors and quarantined records from Postgres.
 
 use futures_util::TryStreamExt;
-use sqlx::postgres::PgConnection;
 use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
@@ -10,14 +9,14 @@ use super::reading::Reading;
 use super::row;
 use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Digest, Timestamp};
-use crate::audit::sql;
+use crate::audit::sql::{self, Connection};
 use crate::audit::verify::ID_SLACK;
 
 /// The newest matching records in `audit_log`, oldest first. Fewer than the limit if they exceed [`RESULT_BYTES_MAX`].
 ///
 /// # Errors
 /// Any error of Postgres; 42P01 if the schema is missing.
-pub async fn query(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<AuditRecord>, sqlx::Error> {
+pub async fn query(connection: &mut Connection, filter: &Filter) -> Result<Vec<AuditRecord>, sqlx::Error> {
     let made = filter.request_id.and_then(|id| id.get_timestamp()).map(|time| time.to_unix().0.cast_signed());
     if let (Some(seconds), None, None) = (made, filter.since_micros, filter.until_micros) {
         // No index contains the request id, but a v7 id contains the time of the call's arrival.
@@ -32,7 +31,7 @@ pub async fn query(connection: &mut PgConnection, filter: &Filter) -> Result<Vec
     select(connection, filter).await
 }
 
-async fn select(connection: &mut PgConnection, filter: &Filter) -> Result<Vec<AuditRecord>, sqlx::Error> {
+async fn select(connection: &mut Connection, filter: &Filter) -> Result<Vec<AuditRecord>, sqlx::Error> {
     let mut reading = Reading::begin(connection).await?;
     let records = select_in(&mut reading, filter).await?;
     reading.end().await?;
@@ -162,10 +161,7 @@ fn matches(sql: &mut QueryBuilder<Postgres>, columns: &[&'static str], pattern: 
 ///
 /// # Errors
 /// As for [`query`].
-pub async fn delivered_positions(
-    connection: &mut PgConnection,
-    all: bool,
-) -> Result<Vec<(Uuid, u64, u64)>, sqlx::Error> {
+pub async fn delivered_positions(connection: &mut Connection, all: bool) -> Result<Vec<(Uuid, u64, u64)>, sqlx::Error> {
     // Longer than a delivery takes from its `now()` to its commit.
     let mut reading = Reading::begin(connection).await?;
     let sql = reading.sql(
@@ -181,7 +177,7 @@ pub async fn delivered_positions(
 ///
 /// # Errors
 /// As for [`query`].
-pub async fn kept_policy(connection: &mut PgConnection, digest: Digest) -> Result<Option<String>, sqlx::Error> {
+pub async fn kept_policy(connection: &mut Connection, digest: Digest) -> Result<Option<String>, sqlx::Error> {
     let mut reading = Reading::begin(connection).await?;
     let text = reading.sql("SELECT policy FROM {policy} WHERE policy_digest = $1");
     let query = sql::query_scalar(text).bind(digest.0.to_vec());
@@ -195,7 +191,7 @@ pub async fn kept_policy(connection: &mut PgConnection, digest: Digest) -> Resul
 /// # Errors
 /// As for [`query`].
 pub async fn quarantined(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     filter: &Filter,
 ) -> Result<Vec<(AuditRecord, String)>, sqlx::Error> {
     let mut reading = Reading::begin(connection).await?;

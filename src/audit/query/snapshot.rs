@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::Row;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
 
 use super::reading::{Reading, bigint};
 use super::row;
@@ -11,7 +12,7 @@ use super::stated::each_with;
 use super::tables::{TableFindings, check_tables};
 use crate::audit::chain::Head;
 use crate::audit::record::{Epoch, GatewayId, Seq, Timestamp};
-use crate::audit::sql;
+use crate::audit::sql::{self, Connection};
 use crate::audit::verify::{
     Cursor, Place, STATEMENT_METHODS, Selection, Source, Statements, StreamHead, StreamId, UnprovenKind,
 };
@@ -28,15 +29,16 @@ const SOURCE: &str = "SELECT now(), current_database()::text, session_user::text
 
 const CURSORS: &str = "SELECT gateway_id, epoch, delivered_seq, head_hash, begun_at, delivered_at FROM {stream} ORDER BY gateway_id, epoch";
 
-/// All streams that have records. Each step finds the next one in the primary key, so that few rows are read.
-const STREAMS: &str = "WITH RECURSIVE streams AS (
-        (SELECT gateway_id, epoch FROM {log} ORDER BY gateway_id, epoch LIMIT 1)
+/// The epochs of a gateway that have records. Each step finds the next one in the primary key, so that few rows are
+/// read.
+const EPOCHS: &str = "WITH RECURSIVE epochs AS (
+        (SELECT epoch FROM {log} WHERE gateway_id = $1 ORDER BY epoch LIMIT 1)
         UNION ALL
-        SELECT n.gateway_id, n.epoch FROM streams s CROSS JOIN LATERAL (
-            SELECT l.gateway_id, l.epoch FROM {log} l WHERE (l.gateway_id, l.epoch) > (s.gateway_id, s.epoch)
-            ORDER BY l.gateway_id, l.epoch LIMIT 1) n
+        SELECT (SELECT l.epoch FROM {log} l WHERE l.gateway_id = $1 AND l.epoch > e.epoch ORDER BY l.epoch LIMIT 1)
+        FROM epochs e WHERE e.epoch IS NOT NULL
     )
-    SELECT gateway_id, epoch FROM streams UNION SELECT gateway_id, epoch FROM {quarantine}";
+    SELECT epoch FROM epochs WHERE epoch IS NOT NULL
+    UNION SELECT epoch FROM {quarantine} WHERE gateway_id = $1";
 
 /// A snapshot of the trail.
 pub struct TrailSnapshot<'c> {
@@ -44,6 +46,8 @@ pub struct TrailSnapshot<'c> {
     pub(super) source: Source,
     pub(super) tables: TableFindings,
     pub(super) cursors: BTreeMap<StreamId, Cursor>,
+    /// All gateways that have rows, also at positions that cannot exist.
+    pub(super) gateways: BTreeSet<Uuid>,
     pub(super) streams: BTreeSet<StreamId>,
 }
 
@@ -58,7 +62,7 @@ impl<'c> TrailSnapshot<'c> {
     ///
     /// # Errors
     /// Any error of Postgres; see [`super::remedy`].
-    pub async fn begin(connection: &'c mut PgConnection, selection: Selection) -> Result<Self, sqlx::Error> {
+    pub async fn begin(connection: &'c mut Connection, selection: Selection) -> Result<Self, sqlx::Error> {
         let mut reading = Reading::begin(connection).await?;
         sqlx::raw_sql(SETTINGS).execute(&mut *reading.transaction).await?;
         let source = source(&mut reading, selection).await?;
@@ -70,11 +74,13 @@ impl<'c> TrailSnapshot<'c> {
                 cursors.insert(stream, cursor);
             }
         }
-        let sql = reading.sql(STREAMS);
-        for row in sql::query(sql).fetch_all(&mut *reading.transaction).await? {
-            streams.extend(stream(&row)?);
+        let gateways = reading.gateways().await?;
+        for gateway in &gateways {
+            let sql = reading.sql(EPOCHS);
+            let epochs: Vec<i64> = sql::query_scalar(sql).bind(gateway).fetch_all(&mut *reading.transaction).await?;
+            streams.extend(epochs.into_iter().filter_map(|epoch| stream_id(*gateway, epoch)));
         }
-        Ok(Self { reading, source, tables, cursors, streams })
+        Ok(Self { reading, source, tables, cursors, gateways, streams })
     }
 
     /// The last delivered record of a stream.
@@ -138,7 +144,7 @@ impl<'c> TrailSnapshot<'c> {
             .await?;
         if exists {
             let sql = sqlx::AssertSqlSafe(format!("SELECT gateway_id FROM {registrar}"));
-            let ids: Vec<uuid::Uuid> = sql::query_scalar(sql).fetch_all(&mut *self.reading.transaction).await?;
+            let ids: Vec<Uuid> = sql::query_scalar(sql).fetch_all(&mut *self.reading.transaction).await?;
             if let [id] = ids[..] {
                 statements.set_registrar(GatewayId(id));
             } else {
@@ -158,7 +164,7 @@ impl<'c> TrailSnapshot<'c> {
     /// As for [`TrailSnapshot::begin`].
     pub async fn leads_to(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         stream: StreamId,
         head: Head,
     ) -> Result<bool, sqlx::Error> {
@@ -218,17 +224,13 @@ async fn source(reading: &mut Reading<'_>, selection: Selection) -> Result<Sourc
 }
 
 /// A stream's gateway and epoch; `None` for an epoch that cannot exist, whose rows the walk reports.
-fn stream(row: &PgRow) -> Result<Option<StreamId>, sqlx::Error> {
-    let epoch: i64 = row.try_get("epoch")?;
-    Ok(u64::try_from(epoch)
-        .ok()
-        .filter(|epoch| *epoch > 0)
-        .zip(row.try_get("gateway_id").ok())
-        .map(|(epoch, gateway_id)| (GatewayId(gateway_id), Epoch(epoch))))
+fn stream_id(gateway: Uuid, epoch: i64) -> Option<StreamId> {
+    let epoch = u64::try_from(epoch).ok().filter(|epoch| *epoch > 0)?;
+    Some((GatewayId(gateway), Epoch(epoch)))
 }
 
 fn cursor(row: &PgRow) -> Result<Option<(StreamId, Cursor)>, sqlx::Error> {
-    let Some(stream) = stream(row)? else { return Ok(None) };
+    let Some(stream) = stream_id(row.try_get("gateway_id")?, row.try_get("epoch")?) else { return Ok(None) };
     let seq = u64::try_from(row.try_get::<i64, _>("delivered_seq")?).unwrap_or(0);
     let head = Head { seq: Seq(seq), hash: row::digest(row.try_get("head_hash")?) };
     let begun_at = Some(row::timestamp(row, "begun_at")?);

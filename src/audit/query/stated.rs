@@ -2,7 +2,6 @@
 
 use futures_util::TryStreamExt;
 use sqlx::Row;
-use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::reading::Reading;
@@ -10,14 +9,14 @@ use super::row;
 use crate::audit::codec;
 use crate::audit::lost::{DAMAGE_METHOD, LostRuns};
 use crate::audit::record::AuditRecord;
-use crate::audit::sql;
+use crate::audit::sql::{self, Connection};
 
 /// The losses that damage records name: those of one gateway, or all. A row that cannot be read, or does not match its
 /// hash, says nothing.
 ///
 /// # Errors
 /// Any error of Postgres.
-pub async fn lost_runs(connection: &mut PgConnection, gateway_id: Option<Uuid>) -> Result<LostRuns, sqlx::Error> {
+pub async fn lost_runs(connection: &mut Connection, gateway_id: Option<Uuid>) -> Result<LostRuns, sqlx::Error> {
     let mut lost = LostRuns::default();
     let mut reading = Reading::begin(connection).await?;
     each_with(&mut reading, &[DAMAGE_METHOD], gateway_id, |record| lost.add_record(record)).await?;

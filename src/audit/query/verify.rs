@@ -101,10 +101,14 @@ impl TrailSnapshot<'_> {
         checker.begin();
         let mut hashing = Hashing::start(checker);
         match &windows {
-            None => self.walk(None, &mut hashing, &mut progress).await?,
+            None => {
+                for gateway in std::mem::take(&mut self.gateways) {
+                    self.walk(&of_gateway(gateway), &mut hashing, &mut progress).await?;
+                }
+            }
             Some(windows) => {
                 for (stream, window) in windows {
-                    self.walk(Some((*stream, *window)), &mut hashing, &mut progress).await?;
+                    self.walk(&in_window(*stream, *window), &mut hashing, &mut progress).await?;
                 }
             }
         }
@@ -131,14 +135,13 @@ impl TrailSnapshot<'_> {
         self.cursors.iter().map(in_window).fold(EXTRA_RECORDS, u64::saturating_add)
     }
 
-    /// Passes the records of a window, or all, to the hashing thread.
+    /// Passes the records of a part of one gateway's streams to the hashing thread, in their order.
     async fn walk(
         &mut self,
-        window: Option<(StreamId, Window)>,
+        condition: &str,
         hashing: &mut Hashing,
         progress: &mut impl FnMut(u64),
     ) -> Result<(), sqlx::Error> {
-        let condition = window.map_or(String::new(), |(stream, window)| in_window(stream, window));
         let [log, quarantine] = &*RECORDS;
         let rows = format!("{log}{condition} UNION ALL {quarantine}{condition} ORDER BY gateway_id, epoch, seq");
         let sql = self.reading.sql(&format!("COPY ({rows}) TO STDOUT (FORMAT binary)")).0;
@@ -230,7 +233,12 @@ impl Hashing {
     }
 }
 
-/// The condition on the rows of one window. COPY takes no parameters.
+/// The condition on the rows of one gateway. COPY takes no parameters.
+fn of_gateway(gateway: Uuid) -> String {
+    format!(" WHERE gateway_id = '{gateway}'")
+}
+
+/// The condition on the rows of one window.
 fn in_window((gateway_id, epoch): StreamId, window: Window) -> String {
     let [epoch, first] = [epoch.0, window.first.0].map(bigint);
     let last = window.last.map_or(i64::MAX, |last| bigint(last.0));

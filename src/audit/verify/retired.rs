@@ -108,3 +108,46 @@ pub(super) struct RetiredSummary {
     /// The place of these in the registrar's stream.
     pub(super) place: Option<Place>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::record::{Digest, Epoch, GatewayId};
+
+    /// A run covers missing records only if the chain leads to it: its `before` is the hash of the record before them.
+    #[test]
+    fn run_is_passed_only_from_the_record_before_it() {
+        let digest = |byte| Digest([byte; 32]);
+        let run = |before| RetiredRun {
+            first: Seq(4),
+            last: Seq(6),
+            before: digest(before),
+            first_hash: digest(4),
+            last_hash: digest(6),
+        };
+        let stream = (GatewayId(uuid::Uuid::from_u128(1)), Epoch(1));
+        let position = StreamPosition {
+            gateway_id: GatewayId(uuid::Uuid::from_u128(9)),
+            epoch: Epoch(1),
+            seq: Seq(2),
+            prev_hash: digest(0),
+            hash: digest(1),
+        };
+        let retired = Retired {
+            before: "2026-08".to_owned(),
+            records: 3,
+            runs: vec![run(3)],
+            copies: Vec::new(),
+            export: None,
+            heads: digest(0),
+        };
+        let mut runs = RetiredRuns::default();
+        runs.add(stream, position, &retired);
+        let head = |hash| Head { seq: Seq(3), hash: digest(hash) };
+        assert_eq!(runs.pass(stream, head(2), Seq(7)), None, "another record was before the run");
+        assert_eq!(runs.pass(stream, head(3), Seq(6)), None, "a record of the run is still there");
+        assert_eq!(runs.pass(stream, Head { seq: Seq(2), hash: digest(3) }, Seq(7)), None);
+        assert_eq!(runs.pass(stream, head(3), Seq(7)), Some(run(3)));
+        assert_eq!(runs.summary(|_| true).confirmed, (1, 3));
+    }
+}

@@ -71,7 +71,12 @@ async fn accept(
         // What is not accepted in one go is not accepted: a file that cannot be read is replaced.
         let old = backend.pins.clone().unwrap_or_default();
         let upstream = upstreams.get(alias).with_context(|| format!("backend {alias} is not configured"))?;
-        upstream.tools().await.with_context(|| format!("cannot list the tools of backend {alias}"))?;
+        let tools = upstream.tools().await.with_context(|| format!("cannot list the tools of backend {alias}"))?;
+        if !tools.is_whole {
+            bail!(
+                "the list of tools of backend {alias} cannot be read to its end (see the log); its pins stay as they are"
+            );
+        }
         let new = upstream.definitions();
         print(&difference(alias, &old, &new))?;
         if !dry_run {

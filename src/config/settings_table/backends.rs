@@ -1,5 +1,7 @@
 //! The settings of backends.
 
+use std::time::Duration;
+
 use super::spec::Fallback::{Unset, Value};
 use super::spec::{HOURS_24, SettingSpec, count, duration, ms, setting};
 use crate::config::value_type::ValueType;
@@ -56,6 +58,14 @@ pub(super) const BACKENDS: &[SettingSpec] = &[
         duration(ms(1), HOURS_24),
         Value("\"5m\""),
         "Longest time between two messages of a call; progress notifications restart it.",
+    ),
+    setting(
+        "backends.*.probe_interval",
+        duration(Duration::ZERO, HOURS_24),
+        Value("\"1m\""),
+        "How often the gateway asks the backend for its tools by itself: its state and its list are then known before a \
+         client needs them, and clients hear when it comes, goes or changes (`list_changed`). One that does not answer is \
+         asked each second for five minutes, then every 10 s. `0s`: never.",
     ),
     setting(
         "backends.*.calls_max",

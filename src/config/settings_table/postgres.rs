@@ -50,7 +50,7 @@ pub(super) const POSTGRES: &[SettingSpec] = &[
         duration(ms(100), MINUTES_10),
         Value("\"30s\""),
         "The time after which Postgres cancels a batch, which is then delivered again: a hung server must not stop \
-         delivery forever.",
+         delivery forever. Searches of the console and of the `audit` commands end after the same time.",
     ),
     setting(
         "postgres.drain_timeout",

@@ -26,7 +26,16 @@ pub(super) const SERVER: &[SettingSpec] = &[
         "server.allowed_origins",
         ValueType::Origins,
         Value("[]"),
-        "`Origin` values accepted besides loopback ones. A request without `Origin` does not come from a browser.",
+        "`Origin` values of pages that may call (CORS), besides loopback ones if the gateway itself is reached on \
+         loopback. A request without `Origin` does not come from a browser.",
+    ),
+    setting(
+        "server.public_url",
+        ValueType::WebUrl,
+        Unset,
+        "The URL at which clients reach the gateway through proxies, for example `https://mcp.example.com/tools`: \
+         clients learn their endpoints from it (RFC 9728), its host is accepted as `Host`, and its path is served as \
+         a prefix too. Without it, the request's `Host` and the first value of `X-Forwarded-Proto` count.",
     ),
     setting("server.body_bytes_max", count("bytes", 1024, 64 * 1024 * 1024), Value("4194304"), "Largest request body."),
     setting(

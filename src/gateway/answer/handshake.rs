@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::gateway::answer::relay::{self, Sourced};
 use crate::gateway::call::audit_entry::AuditEntry;
@@ -10,10 +10,15 @@ use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::session_end;
 use crate::gateway::message::reply::Reply;
+use crate::gateway::message::scope::SEPARATOR;
 use crate::gateway::session::Session;
-use crate::mcp::capabilities::announced_without_tasks;
-use crate::mcp::protocol::{Era, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, MODERN_VERSION};
-use crate::upstream::Response;
+use crate::mcp::capabilities::{self, announced_without_tasks};
+use crate::mcp::json;
+use crate::mcp::protocol::{Era, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, META_SERVER, MODERN_VERSION};
+use crate::upstream::{LOGGING, Response};
+
+/// Longest instructions at the endpoint of all backends, in bytes. *Chosen*: a model reads them each time.
+const INSTRUCTIONS_BYTES_MAX: usize = 64 * 1024;
 
 /// Opens a session. At the endpoint of one backend, the session is also opened at the backend, whose answer the client
 /// gets.
@@ -25,6 +30,9 @@ pub(crate) async fn initialize(ctx: &RequestContext<'_>, entry: &mut AuditEntry<
         sessions.open(&ctx.principal, &ctx.inbound.scope, params.as_deref().unwrap_or("{}"), per_principal_max);
     session_end::end(ctx.core, ended).await;
     entry.session = Some(session.id.clone());
+    if let Some(stream) = &ctx.stream {
+        stream.set_new_session(&session.id);
+    }
     let sourced = match ctx.only_backend() {
         None => Sourced::Gateway(Response::result(&initialize_result(ctx))),
         Some(backend) => match session.initialize(backend).await {
@@ -32,6 +40,9 @@ pub(crate) async fn initialize(ctx: &RequestContext<'_>, entry: &mut AuditEntry<
             Err(error) => Sourced::failed(backend.alias(), error),
         },
     };
+    if let Sourced::Gateway(response) | Sourced::Backend(response, _) = &sourced {
+        session.negotiated.read(response);
+    }
     (sourced, session)
 }
 
@@ -48,7 +59,15 @@ fn initialize_result(ctx: &RequestContext<'_>) -> String {
     let requested = ctx.params.string("protocolVersion");
     let supported = LEGACY_VERSIONS.into_iter().find(|version| requested.as_deref() == Some(version));
     let version = supported.unwrap_or(LEGACY_LATEST);
-    json!({ "protocolVersion": version, "capabilities": capabilities(), "serverInfo": server_info() }).to_string()
+    let mut result = members(json!({ "protocolVersion": version, "serverInfo": server_info() }));
+    result.insert("capabilities".to_owned(), capabilities(ctx));
+    result.extend(instructions(ctx).map(|text| ("instructions".to_owned(), json!(text))));
+    serde_json::Value::from(result).to_string()
+}
+
+/// The members of `value`, an object.
+fn members(value: serde_json::Value) -> Map<String, serde_json::Value> {
+    if let serde_json::Value::Object(members) = value { members } else { Map::new() }
 }
 
 /// Answers `server/discover`. At the endpoint of one modern backend, the backend answers.
@@ -61,25 +80,72 @@ pub(crate) async fn discover(ctx: &RequestContext<'_>) -> Sourced {
             other => other,
         };
     }
-    let result = json!({
+    // An older backend cannot be asked so, but has answered the gateway's own `initialize`.
+    let greeting = match ctx.only_backend() {
+        Some(backend) => match backend.shared().await {
+            Ok(connection) => Some(connection.greeting()),
+            Err(error) => return Sourced::failed(backend.alias(), error),
+        },
+        None => None,
+    };
+    let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+    let (capabilities, info, instructions) = match &greeting {
+        Some(greeting) => (
+            value(&capabilities::without_tasks(&greeting.capabilities).0),
+            greeting.server_info.as_deref().and_then(value),
+            greeting.instructions.as_deref().and_then(value),
+        ),
+        None => (Some(capabilities(ctx)), None, instructions(ctx).map(Into::into)),
+    };
+    let mut result = members(json!({
         "supportedVersions": [MODERN_VERSION],
-        "capabilities": capabilities(),
+        "capabilities": capabilities.unwrap_or_else(|| json!({})),
         "ttlMs": LIST_TTL_MS,
         "cacheScope": "private",
-        "_meta": { "io.modelcontextprotocol/serverInfo": server_info() },
-    });
-    Sourced::Gateway(Response::result(&result.to_string()))
+        "_meta": { META_SERVER: info.unwrap_or_else(server_info) },
+    }));
+    result.extend(instructions.map(|text| ("instructions".to_owned(), text)));
+    Sourced::Gateway(Response::result(&serde_json::Value::from(result).to_string()))
 }
 
-/// The capabilities that backends may have. A backend without one of them answers with an error when it is used.
-fn capabilities() -> serde_json::Value {
-    json!({
-        "tools": { "listChanged": true },
-        "resources": { "subscribe": true, "listChanged": true },
-        "prompts": { "listChanged": true },
-        "completions": {},
-        "logging": {},
-    })
+/// The capabilities at the endpoint of all backends: tools, and what at least one backend that the caller may use has
+/// declared, or may have because it has not answered yet. The gateway itself tells of changed lists.
+fn capabilities(ctx: &RequestContext<'_>) -> serde_json::Value {
+    let greetings: Vec<_> = ctx.visible_backends().map(|backend| backend.greeting()).collect();
+    let is_offered =
+        |name: &str| greetings.iter().any(|greeting| greeting.as_ref().is_none_or(|greeting| greeting.offer.has(name)));
+    let mut found = members(json!({ "tools": { "listChanged": true } }));
+    for (name, value) in [
+        ("resources", json!({ "subscribe": true, "listChanged": true })),
+        ("prompts", json!({ "listChanged": true })),
+        ("completions", json!({})),
+        (LOGGING, json!({})),
+    ] {
+        if is_offered(name) {
+            found.insert(name.to_owned(), value);
+        }
+    }
+    found.into()
+}
+
+/// The instructions of the backends that the caller may use, each under its alias. `None`: none has any.
+fn instructions(ctx: &RequestContext<'_>) -> Option<String> {
+    let mut text = String::new();
+    for backend in ctx.visible_backends() {
+        let (alias, greeting) = (backend.alias(), backend.greeting());
+        let Some(own) = greeting.and_then(|greeting| json::string(greeting.instructions.as_deref()?)) else { continue };
+        let part = format!("# {alias}\n\nIts tools and prompts are named `{alias}{SEPARATOR}...`.\n\n{own}\n\n");
+        if text.len() + part.len() > INSTRUCTIONS_BYTES_MAX {
+            tracing::warn!(
+                backend = alias,
+                INSTRUCTIONS_BYTES_MAX,
+                "instructions of a backend left out at /mcp: too long"
+            );
+            continue;
+        }
+        text.push_str(&part);
+    }
+    Some(text.trim_end().to_owned()).filter(|text| !text.is_empty())
 }
 
 fn server_info() -> serde_json::Value {
@@ -91,14 +157,17 @@ pub(crate) fn resource_metadata(core: &Core, base: &str, path: &str) -> Reply {
     // An issuer that is not a URL is not an authorization server that clients can use.
     let is_url = |issuer: &&str| issuer.starts_with("https://") || issuer.starts_with("http://");
     let servers: Vec<&str> = core.auth.issuers().into_iter().filter(is_url).collect();
-    let mut document = json!({
+    let mut document = members(json!({
         "resource": format!("{base}{path}"),
-        "authorization_servers": servers,
         "bearer_methods_supported": ["header"],
         "resource_name": "Gatepost",
-    });
-    if let (Some(document), Some(scope)) = (document.as_object_mut(), core.auth.required_scope()) {
+    }));
+    // *Spec*: RFC 9728 3.2, members without a value are left out.
+    if !servers.is_empty() {
+        document.insert("authorization_servers".to_owned(), json!(servers));
+    }
+    if let Some(scope) = core.auth.required_scope() {
         document.insert("scopes_supported".to_owned(), json!([scope]));
     }
-    Reply::local_unaudited_document(document.to_string())
+    Reply::local_unaudited_document(serde_json::Value::from(document).to_string())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use tokio::time::Instant;
 
 use crate::config::Pin;
 use crate::gateway::answer::catalog;
@@ -14,7 +15,7 @@ use crate::gateway::message::reply::http_status;
 use crate::mcp::json::{self, Object};
 use crate::mcp::methods::List;
 use crate::mcp::protocol::{Era, INVALID_PARAMS, LIST_TTL_MS};
-use crate::upstream::{self, Backend, CallError, Item, Response, definition_digest};
+use crate::upstream::{self, Backend, CallError, Item, Items, Response, definition_digest};
 
 /// The longest time that one backend may delay a list of all backends. *Chosen*: a client waits for the list; a stdio
 /// server that is starting takes 1 to 3 s.
@@ -107,30 +108,32 @@ fn cursor(ctx: &RequestContext<'_>) -> Result<Option<String>, ()> {
 pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec<(Arc<Backend>, Arc<[Item]>)> {
     // I6: the number of lists that are read at once is bounded. The semaphore is never closed.
     let _permit = ctx.core.lists.acquire().await.ok();
+    let deadline = Instant::now() + BACKEND_TIMEOUT;
     let of_one = |backend: Arc<Backend>| async move {
         let read = async {
             let route = ctx.list_route(&backend).await?;
-            let items = backend.list(&route.connection, list).await?;
+            let Items { items, is_whole } = backend.list_until(&route.connection, list, Some(deadline)).await?;
             if list == List::Tools {
-                backend.tools_listed(route.connection.era(), || ctx.owner(), &items, true);
+                backend.tools_listed(route.connection.era(), || ctx.owner(), &items, is_whole);
                 return Ok(accepted(ctx, &backend, &items).map_or(items, Arc::from));
             }
             Ok(items)
         };
-        match tokio::time::timeout(BACKEND_TIMEOUT, read).await {
-            Ok(Ok(items)) => Some((backend, items)),
+        let error = match tokio::time::timeout_at(deadline, read).await {
+            Ok(Ok(items)) => return Some((backend, items)),
             // A backend without prompts, for example, answers with an error.
-            Ok(Err(CallError::List { fault: upstream::NOT_OFFERED })) => None,
-            Ok(Err(error)) => {
-                tracing::warn!(backend = backend.alias(), %error, "backend list failed; omitting the backend");
-                None
-            }
-            Err(_) => {
-                let backend = backend.alias();
-                tracing::warn!(backend, timeout = ?BACKEND_TIMEOUT, "backend list timed out; omitting the backend");
-                None
-            }
+            Ok(Err(CallError::List { fault: upstream::NOT_OFFERED })) => return None,
+            Ok(Err(error)) => error,
+            Err(_) => CallError::TimedOut { after: BACKEND_TIMEOUT },
+        };
+        // The list that everyone gets is better than none; the backend's own for this session follows.
+        let known = backend.known_tools().filter(|_| list == List::Tools);
+        let is_known = known.is_some();
+        tracing::warn!(backend = backend.alias(), list = list.method(), %error, is_known, "backend list failed");
+        if let Some(session) = &ctx.session {
+            session.miss(backend.alias(), list.changed_method());
         }
+        known.map(|items| (Arc::clone(&backend), accepted(ctx, &backend, &items).map_or(items, Arc::from)))
     };
     let all: Vec<_> = ctx.visible_backends().cloned().map(of_one).collect();
     let found: Vec<_> = futures_util::future::join_all(all).await.into_iter().flatten().collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::gateway::answer::lists::BACKEND_TIMEOUT;
 use crate::gateway::answer::relay::{self, Sourced};
 use crate::gateway::call::context::RequestContext;
-use crate::upstream::{Backend, Response};
+use crate::upstream::{Backend, CallError, LOGGING, Response};
 
 /// Sets the level at the endpoint's backend, or at every backend.
 pub(crate) async fn set_level(ctx: &RequestContext<'_>) -> Sourced {
@@ -14,8 +14,15 @@ pub(crate) async fn set_level(ctx: &RequestContext<'_>) -> Sourced {
     }
     let set = |backend: Arc<Backend>| async move {
         // The level is set at the other backends even if this one has no log, is down or is too slow.
-        match tokio::time::timeout(BACKEND_TIMEOUT, relay::request(ctx, &backend, &ctx.params, None)).await {
-            Ok(Ok(_)) => {}
+        let set = async {
+            let connection = ctx.route(&backend, None).await?.connection;
+            if connection.greeting().offer.has(LOGGING) {
+                relay::request(ctx, &backend, &ctx.params, None).await?;
+            }
+            Ok::<_, CallError>(())
+        };
+        match tokio::time::timeout(BACKEND_TIMEOUT, set).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(backend = backend.alias(), %error, "log level not set at a backend"),
             Err(_) => {
                 let backend = backend.alias();

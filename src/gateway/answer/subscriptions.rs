@@ -387,7 +387,7 @@ mod tests {
         let (changes, mut subscriptions) = broadcast::channel(1);
         let change = |alias: &str, list: &str| {
             let method = format!("notifications/{list}/list_changed");
-            changes.send(Change { alias: alias.to_owned(), method }).unwrap();
+            changes.send(Change { alias: alias.to_owned(), method, is_observed: false }).unwrap();
         };
         let is_subscribed = |alias: &str| alias == "a";
         let (tools, prompts) = ("notifications/tools/list_changed", "notifications/prompts/list_changed");

@@ -57,7 +57,7 @@ impl<'a> Received<'a> {
             _ => {}
         }
         entry.describe_unread(core, body).await;
-        let base = headers::base_url(&inbound.headers, &inbound.host, core.is_tls);
+        let base = headers::base_url(&inbound.headers, &inbound.host, core.is_tls, core.public_url.as_ref());
         let path = headers::resource_path(&inbound.scope);
         Err(Refusal::unidentified(&error, &format!("{base}/.well-known/oauth-protected-resource{path}")))
     }

@@ -13,7 +13,7 @@ use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::request_state::{RequestState, StateError};
 use crate::gateway::call::rules::Rules;
-use crate::gateway::message::headers;
+use crate::gateway::message::headers::{self, Mismatch};
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::request::InboundRequest;
 use crate::gateway::message::scope::Scope;
@@ -22,7 +22,9 @@ use crate::gateway::session::Session;
 use crate::mcp::envelope::{ClientResponse, Incoming, Malformed, Message, bounded};
 use crate::mcp::methods::{self, List, MethodKind, MethodSpec};
 use crate::mcp::params::{ParamRules, Params};
-use crate::mcp::protocol::{Era, INVALID_REQUEST, METHOD_NOT_FOUND, SESSION_HEADER};
+use crate::mcp::protocol::{
+    Era, INVALID_REQUEST, METHOD_NOT_FOUND, SESSION_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER,
+};
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::{DEFAULT_RULE, Target, TargetKind};
 use crate::upstream::{Backend, Interrupt};
@@ -105,7 +107,7 @@ impl<'a> Parsed<'a> {
                 return client_response(core, inbound, &principal, response).map(Routed::OneWay);
             }
         };
-        let era = headers::era(&inbound.headers, &message)?;
+        let era = era(core, inbound, &principal, &message)?;
         let session = match era {
             Era::Modern => {
                 entry.session = None; // This era has no sessions: a session header is ignored.
@@ -164,6 +166,21 @@ impl<'a> Parsed<'a> {
         };
         let destination = destination(&ctx, spec, entry).await?;
         Ok(Routed::Request(Box::new(RoutedRequest { ctx, destination })))
+    }
+}
+
+/// The era of `message`. Whatever was negotiated in a session is accepted in it: its backend may know versions of its
+/// own.
+fn era(core: &Core, inbound: &InboundRequest, principal: &Principal, message: &Message<'_>) -> Result<Era, Mismatch> {
+    let found = headers::era(&inbound.headers, message);
+    match found {
+        Err(Mismatch { code: UNSUPPORTED_VERSION, .. }) => {
+            let version = headers::single(&inbound.headers, VERSION_HEADER);
+            let session = session(core, inbound, principal).ok().flatten();
+            let is_negotiated = version.zip(session).is_some_and(|(version, session)| session.negotiated.is(version));
+            if is_negotiated { Ok(Era::Legacy) } else { found }
+        }
+        found => found,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The stream on which a request's messages before the response are sent.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -14,18 +15,45 @@ use crate::gateway::session::stream::Stream;
 use crate::mcp::envelope::Id;
 use crate::mcp::methods::{self, MethodKind};
 
+/// The kind of a request that has a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamKind {
+    /// `initialize`: the head of the response has the id of the session that it opens.
+    Handshake,
+    /// A subscription, which lasts as long as its stream.
+    Subscription,
+    /// Any other request.
+    Call,
+}
+
 /// The stream of a request.
 #[derive(Debug)]
 pub(crate) struct OpenedStream {
     pub(crate) stream: Arc<Stream>,
     /// `true` if the session keeps the messages, so that the client can reconnect and resume the stream.
     pub(crate) is_kept: bool,
+    /// `true` if the client knows events without data, of which the first has an id: with it the client can resume
+    /// before it has received a message.
+    pub(crate) is_primed: bool,
     /// The caller, whose rights may end while the stream is open.
     pub(crate) principal: Principal,
     /// The id of the request.
     pub(crate) id: Id,
-    /// `true` for a subscription, which lasts as long as its stream.
-    pub(crate) is_subscription: bool,
+    pub(crate) kind: StreamKind,
+}
+
+impl OpenedStream {
+    /// Waits until the stream is used, or makes the reply a stream because it has not come after `silence`: proxies and
+    /// clients give up a request of which they see no byte. Returns true in the latter case.
+    pub(crate) async fn used_or_overdue(&self, silence: Duration) -> bool {
+        while tokio::time::timeout(silence, self.stream.used()).await.is_err() {
+            if self.kind != StreamKind::Handshake || self.stream.new_session().is_some() {
+                self.stream.open();
+                return true;
+            }
+        }
+        false
+    }
 }
 
 /// Opens the stream of a request and sends it to the listener.
@@ -62,9 +90,14 @@ impl StreamOffer {
         let opened = OpenedStream {
             stream: Arc::clone(&stream),
             is_kept: session.is_some(),
+            is_primed: session.is_some_and(|session| session.negotiated.has_empty_events()),
             principal: principal.clone(),
             id: id.clone(),
-            is_subscription: methods::find(method).is_some_and(|method| method.kind == MethodKind::Listen),
+            kind: match methods::find(method).map(|method| method.kind) {
+                Some(MethodKind::Initialize) => StreamKind::Handshake,
+                Some(MethodKind::Listen) => StreamKind::Subscription,
+                _ => StreamKind::Call,
+            },
         };
         // If the client is gone, a session keeps the messages until the client reconnects.
         self.listener.take()?.send(opened).ok();

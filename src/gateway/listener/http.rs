@@ -15,9 +15,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Path, State};
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::post;
+use futures_util::StreamExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::net::TcpListener;
@@ -29,14 +31,15 @@ use tracing::Instrument as _;
 
 use crate::audit::record::{ClientAddr, RequestId};
 use crate::auth::certificate::Certificate;
+use crate::config::PublicUrl;
 use crate::connections;
 use crate::connections::places::{Place, RequestInProgress};
-use crate::gateway::answer::handshake;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::stream_rights::{EndOfRights, StreamRights};
-use crate::gateway::dispatch::stream_offer::OpenedStream;
+use crate::gateway::dispatch::stream_offer::{OpenedStream, StreamKind};
 use crate::gateway::dispatch::{self, session_http};
 use crate::gateway::listener::tls::{Acceptor, ClientIdentity, ClientListener};
+use crate::gateway::listener::{cors, metadata};
 use crate::gateway::message::body::UnreadBody;
 use crate::gateway::message::headers;
 use crate::gateway::message::reply::Reply;
@@ -44,14 +47,17 @@ use crate::gateway::message::request::{HeadError, InboundRequest};
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::stream::{Next, ResponseStream};
 use crate::mcp::envelope::Id;
-use crate::mcp::protocol::{DENIED, UNAUTHENTICATED};
+use crate::mcp::protocol::{DENIED, SESSION_HEADER, UNAUTHENTICATED};
 
 /// The largest headers, in bytes. *Chosen*: twice the longest token that is verified.
 const HEADER_BYTES_MAX: usize = 32 * 1024;
 
-/// The interval of heartbeats on a stream without messages. *Chosen*: below the idle limits of common proxies (30 s
-/// and 60 s).
-const HEARTBEAT: Duration = Duration::from_secs(15);
+/// The interval of heartbeats on a stream without messages, and the time after which a reply becomes a stream because
+/// it has not come yet. *Chosen*: below 10 s, the shortest idle limit of common proxies.
+const HEARTBEAT: Duration = Duration::from_secs(8);
+
+/// A heartbeat: a comment, which clients ignore.
+const ALIVE: &str = ": alive\n\n";
 
 /// Serves until `stop`, then until the open connections have their replies.
 pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, tls: Option<Acceptor>, stop: CancellationToken) {
@@ -122,6 +128,7 @@ async fn record_router_refusal(
     let inbound = inbound(client, scope, headers, String::new(), Ok(()));
     let mut refused = Box::pin(session_http::refuse(&core, &inbound, response.status())).await.into_response();
     refused.headers_mut().extend(response.headers().get(header::ALLOW).map(|methods| (header::ALLOW, methods.clone())));
+    cors::copied(response.headers(), refused.headers_mut());
     refused
 }
 
@@ -140,7 +147,12 @@ impl RequestHead {
 
     /// The endpoint that the path names, if it names a configured backend.
     fn scope(&self, core: &Core) -> Scope {
-        let backend = self.uri.path().strip_prefix("/mcp/").filter(|backend| core.upstreams.contains(backend));
+        let backend = self
+            .uri
+            .path()
+            .rsplit_once("/mcp/")
+            .map(|(_, backend)| backend)
+            .filter(|backend| core.upstreams.contains(backend));
         backend.map_or(Scope::All, |backend| Scope::One(backend.to_owned()))
     }
 
@@ -151,13 +163,17 @@ impl RequestHead {
 
 fn router(core: Arc<Core>) -> Router {
     // The router answers other methods with 405 and Allow.
-    Router::new()
+    let endpoints = Router::new()
         .route("/mcp", post(post_all).get(get_all).delete(delete_all))
         .route("/mcp/{backend}", post(post_one).get(get_one).delete(delete_one))
-        .route("/.well-known/oauth-protected-resource", get(metadata_all))
-        .route("/.well-known/oauth-protected-resource/mcp", get(metadata_all))
-        .route("/.well-known/oauth-protected-resource/mcp/{backend}", get(metadata_one))
-        .with_state(core)
+        .layer(from_fn_with_state(Arc::clone(&core), cors::of_endpoints));
+    let routes = endpoints.merge(metadata::routes("")).merge(metadata::root());
+    let routes = match core.public_url.as_ref().map(PublicUrl::path).filter(|path| !path.is_empty()) {
+        // A proxy may pass on the path as it came; and a client looks for the metadata below the host (RFC 9728 3.1).
+        Some(prefix) => Router::new().nest(prefix, routes.clone()).merge(metadata::routes(prefix)).merge(routes),
+        None => routes,
+    };
+    routes.with_state(core)
 }
 
 /// The client of one request, as far as the connection identifies it.
@@ -220,26 +236,6 @@ async fn delete_one(
     request: Request<Body>,
 ) -> Reply {
     close(core, client, Scope::One(backend), request).await
-}
-
-async fn metadata_all(State(core): State<Arc<Core>>, headers: HeaderMap) -> Reply {
-    metadata(&core, &headers, &Scope::All)
-}
-
-async fn metadata_one(State(core): State<Arc<Core>>, Path(backend): Path<String>, headers: HeaderMap) -> Reply {
-    metadata(&core, &headers, &Scope::One(backend))
-}
-
-/// The metadata of the endpoint. The document exists for every path, so that it does not reveal which backends exist.
-fn metadata(core: &Core, headers: &HeaderMap, scope: &Scope) -> Reply {
-    let host = headers::single(headers, header::HOST.as_str()).unwrap_or_default();
-    if !headers::is_host_allowed(host, &core.allowed_hosts) {
-        let message = HeadError::Host.to_string();
-        let status = axum::http::StatusCode::FORBIDDEN;
-        return Reply::local_unaudited_error(status, None, crate::mcp::protocol::INVALID_REQUEST, &message);
-    }
-    let base = headers::base_url(headers, host, core.is_tls);
-    handshake::resource_metadata(core, &base, &headers::resource_path(scope))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -308,10 +304,10 @@ async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request
     let (tasks, stopping) = (core.tasks.clone(), core.stopping.clone());
     let (rights_core, scope) = (Arc::clone(&core), inbound.scope.clone());
     let mut handled = Box::pin(dispatch::serve(core, inbound, body, offer).instrument(span));
-    let mut opened = None;
+    let (mut opened, mut is_overdue) = (None, false);
     let first_message = async {
         if let Ok(stream) = (&mut offered).await {
-            opened.insert(stream).stream.used().await;
+            is_overdue = opened.insert(stream).used_or_overdue(HEARTBEAT).await;
         } else {
             std::future::pending::<()>().await;
         }
@@ -328,14 +324,21 @@ async fn message(core: Arc<Core>, client: Client, scope: Scope, request: Request
         if reply.is_none() {
             tasks.spawn(handled);
         }
-        let OpenedStream { stream, is_kept, principal, id, is_subscription } = opened;
+        let OpenedStream { stream, is_kept, is_primed, principal, id, kind } = opened;
         let number = is_kept.then_some(stream.number);
-        let rights = if is_subscription { StreamRights::new } else { StreamRights::of_call };
+        let session = stream.new_session().and_then(|session| HeaderValue::from_str(session).ok());
+        // The first bytes go out at once: a client that can resume learns from them from where.
+        let primer = is_primed.then(|| format!("id: {}-0\ndata: \n\n", stream.number));
+        let first = primer.or_else(|| is_overdue.then(|| ALIVE.to_owned()));
+        let rights = if kind == StreamKind::Subscription { StreamRights::new } else { StreamRights::of_call };
         let rights = rights(rights_core, principal, scope);
         let guards = (hang_up_guard, place.continue_request());
         // A client that can resume the stream gets the response then.
         let id = (!is_kept).then_some(id);
-        return stream_response(ResponseStream { reader, number }, rights, id, guards, stopping, request_id);
+        let source = ResponseStream { reader, number };
+        let mut response = stream_response(source, first, rights, id, guards, stopping, request_id);
+        response.headers_mut().extend(session.map(|session| (HeaderName::from_static(SESSION_HEADER), session)));
+        return response;
     }
     let reply = match reply {
         Some(reply) => reply,
@@ -353,7 +356,8 @@ async fn listen(core: Arc<Core>, client: Client, scope: Scope, request: Request<
     match session_http::listen(Arc::clone(&core), inbound).instrument(span).await {
         Ok((opened, principal, counted)) => {
             let rights = StreamRights::new(core, principal, scope);
-            stream_response(opened, rights, None, (counted, place.continue_request()), stopping, request_id)
+            let guards = (counted, place.continue_request());
+            stream_response(opened, None, rights, None, guards, stopping, request_id)
         }
         Err(reply) => closing_if_ambiguous(reply, head).into_response(),
     }
@@ -374,12 +378,13 @@ fn closing_if_ambiguous(reply: Reply, head: Result<(), HeadError>) -> Reply {
     }
 }
 
-/// A response that is an event stream. `guards` are dropped with it.
+/// A response that is an event stream, with the text `first` at its beginning. `guards` are dropped with it.
 ///
 /// The stream ends with its last message, or when the `rights` of its reader end. A client that could not resume it
 /// gets an error for the request `id` in the latter case.
 fn stream_response(
     source: ResponseStream,
+    first: Option<String>,
     rights: StreamRights,
     id: Option<Id>,
     guards: impl Send + 'static,
@@ -400,7 +405,7 @@ fn stream_response(
             let (mut reader, mut ended, guards, stopping) = state?;
             let next = async {
                 match tokio::time::timeout(HEARTBEAT, reader.next()).await {
-                    Err(_) => Some(": alive\n\n".to_owned()),
+                    Err(_) => Some(ALIVE.to_owned()),
                     Ok(Next::Done) => None,
                     Ok(Next::Message(at, json)) => Some(match number {
                         Some(number) => format!("id: {number}-{at}\nevent: message\ndata: {json}\n\n"),
@@ -422,7 +427,8 @@ fn stream_response(
             Some((Ok::<_, Infallible>(Bytes::from(event)), Some((reader, ended, guards, stopping))))
         }
     });
-    let mut response = Body::from_stream(events).into_response();
+    let first = futures_util::stream::iter(first.map(|text| Ok(Bytes::from(text))));
+    let mut response = Body::from_stream(first.chain(events)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -209,39 +209,48 @@ impl Connection {
         }
     }
 
-    /// Handles one message and writes its reply, or the messages of its stream, which end with the reply.
-    async fn handle(self: Arc<Self>, inbound: InboundRequest, body: UnreadBody, id: Option<Id>, is_notification: bool) {
+    /// Handles one message and writes its reply, or the messages of its stream, which end with the reply. The task that
+    /// handles it has begun when this returns, so that a drain waits for it although the input has ended.
+    fn handle(
+        self: Arc<Self>,
+        inbound: InboundRequest,
+        body: UnreadBody,
+        id: Option<Id>,
+        is_notification: bool,
+    ) -> impl Future<Output = ()> {
         let span = tracing::info_span!("request", request_id = %inbound.request_id);
         let (offer, offered) = oneshot::channel::<OpenedStream>();
         let core = &self.client.core;
         let handled = dispatch::serve(Arc::clone(core), inbound, body, offer).instrument(span);
         let mut handled = core.tasks.spawn(handled);
-        let (mut opened, mut was_used) = (None, false);
-        if let Ok(stream) = offered.await {
-            let stream = opened.insert(stream);
-            tokio::select! {
-                biased;
-                () = stream.stream.used() => was_used = true,
-                reply = &mut handled => {
-                    // If the stream was used in the meantime, the reply is its last message.
-                    was_used = !stream.stream.is_unused();
-                    if !was_used {
-                        self.reply(reply.ok()).await;
+        async move {
+            let (mut opened, mut was_used) = (None, false);
+            if let Ok(stream) = offered.await {
+                let stream = opened.insert(stream);
+                tokio::select! {
+                    biased;
+                    () = stream.stream.used() => was_used = true,
+                    reply = &mut handled => {
+                        // If the stream was used in the meantime, the reply is its last message.
+                        was_used = !stream.stream.is_unused();
+                        if !was_used {
+                            self.reply(reply.ok()).await;
+                        }
                     }
                 }
+            } else {
+                let reply = handled.await;
+                self.reply(reply.ok().filter(|_| !is_notification)).await;
             }
-        } else {
-            let reply = handled.await;
-            self.reply(reply.ok().filter(|_| !is_notification)).await;
-        }
-        if let Some(mut reader) = opened.filter(|_| was_used).and_then(|opened| opened.stream.read_from(0)) {
-            while let Next::Message(_, json) = reader.next().await {
-                // An error means that the client is gone and needs no more messages.
-                self.lines.send(json.to_string()).await.ok();
+            if let Some(mut reader) = opened.filter(|_| was_used).and_then(|opened| opened.stream.read_from(0)) {
+                while let Next::Message(_, json) = reader.next().await {
+                    // An error means that the client is gone and needs no more messages.
+                    self.lines.send(json.to_string()).await.ok();
+                }
             }
-        }
-        if let Some(id) = &id {
-            self.open.lock().remove(id);
+            if let Some(id) = &id {
+                self.open.lock().remove(id);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
+use crate::config::PublicUrl;
 use crate::gateway::message::scope::Scope;
 use crate::mcp::envelope::Message;
 use crate::mcp::json;
@@ -114,15 +115,14 @@ pub fn is_host_allowed(host: &str, allowed: &[String]) -> bool {
         || allowed.iter().any(|name| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(without_port(host)))
 }
 
-/// Returns `true` if `Origin` may call: it is absent, configured, or the gateway's own on loopback.
+/// Returns `true` if `Origin` may call: it is absent, configured, or, as the gateway itself, on loopback.
 pub(crate) fn is_origin_allowed(origin: Option<&str>, host: &str, allowed: &[String]) -> bool {
     let Some(origin) = origin else {
         return true;
     };
-    let authority = origin.split_once("://").map(|(_, authority)| authority);
-    let is_own =
-        authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host) && is_loopback(without_port(host)));
-    is_own || allowed.iter().any(|known| known.eq_ignore_ascii_case(origin))
+    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    let is_local = authority.is_some_and(|authority| is_loopback(without_port(authority)));
+    (is_local && is_loopback(without_port(host))) || allowed.iter().any(|known| known.eq_ignore_ascii_case(origin))
 }
 
 fn is_loopback(name: &str) -> bool {
@@ -163,10 +163,16 @@ pub(crate) fn accepts_stream(headers: &HeaderMap) -> bool {
     media_types.into_iter().any(|media| media.eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// The URL at which this client reaches the gateway. `host` is allowed.
-pub(crate) fn base_url(headers: &HeaderMap, host: &str, is_tls: bool) -> String {
-    let is_https =
-        is_tls || single(headers, "x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
+/// The URL at which this client reaches the gateway: the configured one, otherwise as its request came. `host` is
+/// allowed.
+pub(crate) fn base_url(headers: &HeaderMap, host: &str, is_tls: bool, public: Option<&PublicUrl>) -> String {
+    if let Some(public) = public {
+        return public.to_string();
+    }
+    // Each proxy appends the scheme that it saw: the first is the client's.
+    let mut forwarded = headers.get_all("x-forwarded-proto").iter().filter_map(|value| value.to_str().ok());
+    let first = forwarded.next().and_then(|list| list.split(',').next()).unwrap_or_default().trim();
+    let is_https = is_tls || first.eq_ignore_ascii_case("https");
     format!("{}://{host}", if is_https { "https" } else { "http" })
 }
 
@@ -241,11 +247,16 @@ mod tests {
         }
         let origins = ["https://app.example".to_owned()];
         let allowed = |origin| is_origin_allowed(origin, "localhost:8808", &origins);
-        assert!(allowed(None) && allowed(Some("http://localhost:8808")) && allowed(Some("https://app.example")));
-        assert!(
-            !allowed(Some("http://localhost:1")) && !allowed(Some("null")) && !allowed(Some("https://evil.example"))
-        );
-        assert!(!is_origin_allowed(Some("http://gate.example"), "gate.example", &origins));
+        for origin in ["http://localhost:8808", "http://localhost:1", "http://[::1]:1", "https://app.example"] {
+            assert!(allowed(Some(origin)), "{origin}");
+        }
+        for origin in ["null", "https://evil.example", "http://localhost.evil.example", "localhost:1", ""] {
+            assert!(!allowed(Some(origin)), "{origin}");
+        }
+        assert!(allowed(None));
+        for origin in ["http://gate.example", "http://localhost:8808"] {
+            assert!(!is_origin_allowed(Some(origin), "gate.example", &origins), "{origin}");
+        }
     }
 
     #[test]

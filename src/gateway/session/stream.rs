@@ -7,7 +7,7 @@
 //! A stream has the roles of the token under which it is written. Only a token with the same roles may read it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -31,6 +31,8 @@ pub(crate) struct Stream {
     budget: Arc<ReplayBudget>,
     log: Mutex<Log>,
     changed: Notify,
+    /// The id of the session that the request opens.
+    new_session: OnceLock<String>,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +94,18 @@ impl Stream {
 
     fn new(number: u64, is_resumable: bool, roles: &[String], budget: &Arc<ReplayBudget>) -> Arc<Self> {
         let log = Mutex::new(Log { first: 1, roles: roles.into(), ..Log::default() });
-        Arc::new(Self { number, is_resumable, budget: Arc::clone(budget), log, changed: Notify::new() })
+        let (budget, changed, new_session) = (Arc::clone(budget), Notify::new(), OnceLock::new());
+        Arc::new(Self { number, is_resumable, budget, log, changed, new_session })
+    }
+
+    /// The request of the stream opens the session `id`.
+    pub(crate) fn set_new_session(&self, id: &str) {
+        self.new_session.set(id.to_owned()).ok();
+    }
+
+    /// The id of the session that the request of the stream opens.
+    pub(crate) fn new_session(&self) -> Option<&str> {
+        self.new_session.get().map(String::as_str)
     }
 
     /// The roles under which the stream is written.

@@ -14,6 +14,7 @@ use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Event, ServerMessageHandler};
+use crate::upstream::offer::Greeting;
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
 
 use super::convert::transport_error;
@@ -46,6 +47,8 @@ pub(in crate::upstream) struct HttpConnection {
     pub(super) is_listening: AtomicBool,
     /// The standalone stream was requested: it is opened again for a session that is initialized again.
     pub(super) listen_requested: AtomicBool,
+    /// The backend's answer to the handshake.
+    pub(super) greeting: Mutex<Arc<Greeting>>,
     /// The `list_changed` notifications that the backend declared in its answer to `initialize`.
     pub(super) declared_lists: Mutex<Vec<&'static str>>,
     /// Cancelled when the connection is closed, or when the backend does not continue it.
@@ -85,6 +88,7 @@ impl HttpConnection {
             listener,
             is_listening: AtomicBool::new(false),
             listen_requested: AtomicBool::new(false),
+            greeting: Mutex::default(),
             declared_lists: Mutex::default(),
             ended: CancellationToken::new(),
         }
@@ -93,6 +97,11 @@ impl HttpConnection {
     /// The era of the connection.
     pub(in crate::upstream) fn era(&self) -> Era {
         self.era
+    }
+
+    /// The backend's answer to the handshake.
+    pub(in crate::upstream) fn greeting(&self) -> Arc<Greeting> {
+        Arc::clone(&self.greeting.lock())
     }
 
     /// Returns whether the connection is a client's session, rather than one of the gateway.

@@ -1,5 +1,6 @@
 //! A configured HTTP backend: its address, credentials and certificates, and what the gateway has learnt about it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -8,6 +9,7 @@ use parking_lot::Mutex;
 use super::param_headers::ParamHeaders;
 use crate::config;
 use crate::file_access::FileKind;
+use crate::upstream::offer::Greeting;
 use crate::upstream::timeouts::Timeouts;
 
 /// Longest time to open a TCP and TLS connection. *Chosen*: a name lookup and a TLS handshake across the world.
@@ -51,6 +53,8 @@ pub(in crate::upstream) struct Endpoint {
     pub(super) timeouts: Timeouts,
     /// True if the backend speaks the stateless era, if that is known.
     modern: Mutex<Option<bool>>,
+    /// The backend's last answer to the gateway's own handshake.
+    greeting: Mutex<Option<Arc<Greeting>>>,
     /// The tools that require parameters in headers, as far as that is known.
     pub(super) param_headers: Mutex<Option<ParamHeaders>>,
 }
@@ -113,8 +117,19 @@ impl Endpoint {
             headers,
             timeouts,
             modern: Mutex::default(),
+            greeting: Mutex::default(),
             param_headers: Mutex::default(),
         }))
+    }
+
+    /// The backend's last answer to the gateway's own handshake.
+    pub(in crate::upstream) fn greeting(&self) -> Option<Arc<Greeting>> {
+        self.greeting.lock().clone()
+    }
+
+    /// Remembers the backend's answer to the gateway's own handshake.
+    pub(super) fn set_greeting(&self, greeting: &Arc<Greeting>) {
+        *self.greeting.lock() = Some(Arc::clone(greeting));
     }
 
     /// Returns whether the backend speaks the stateless era, if that is known.

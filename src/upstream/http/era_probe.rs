@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::upstream::error::CallError;
-use crate::upstream::message::{self, DISCOVER, Request};
+use crate::upstream::message::{self, DISCOVER, Request, Response};
+use crate::upstream::offer::Greeting;
 
 use super::connection::HttpConnection;
 use super::endpoint::Endpoint;
@@ -41,7 +42,15 @@ impl Endpoint {
         let connection = Arc::new(self.stateless_connection());
         let answer = tokio::time::timeout(PROBE_TIMEOUT, connection.request_without_session(&request)).await;
         let is_modern = match answer.unwrap_or(Err(CallError::TimedOut { after: PROBE_TIMEOUT })) {
-            Ok(answer) => message::discovers_modern(&answer),
+            Ok(answer) => {
+                let is_modern = message::discovers_modern(&answer);
+                if let Response::Result(result) = &answer
+                    && is_modern
+                {
+                    self.set_greeting(&Arc::new(Greeting::of(result)));
+                }
+                is_modern
+            }
             Err(CallError::Http { status }) if is_rejection(status) => false,
             Err(error) => return Err(error),
         };

@@ -10,21 +10,29 @@ use crate::mcp::protocol::{Era, METHOD_HEADER, NAME_HEADER};
 use crate::upstream::error::CallError;
 use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Message, Request, Response};
-use crate::upstream::timeouts::RequestTimer;
+use crate::upstream::timeouts::{RequestTimer, Timeouts};
 
-use super::connection::{ACCEPT_ANY, HttpConnection, RequestGuard, SESSION, Session};
+use super::connection::{ACCEPT_ANY, HttpConnection, RequestGuard, SEND_TIMEOUT, SESSION, Session};
 use super::convert::{header_value, is_event_stream, read_body, with_status};
 use super::era::{self, EraEvidence};
+use super::lost_session::{self, SessionSign};
 use super::sse::{self, ResumePoint};
 
 /// Most attempts to resume a broken response stream without a new event. *Chosen*: enough for a proxy that restarts,
 /// and the client does not wait for a backend that has lost the request.
 const RESUMES_MAX: u32 = 5;
 
+/// Longest part of a refusal's text that is logged, in bytes. *Chosen*: a sentence.
+const REFUSAL_SHOWN_MAX: usize = 200;
+
 /// The failure of one exchange.
 enum ExchangeError {
-    /// The backend does not know the session, and has not processed the request.
-    SessionGone,
+    /// The backend does not know the session, and answered so.
+    SessionGone {
+        /// The answer, if the request may have been dispatched and must not be sent again.
+        answer: Option<Result<Response, CallError>>,
+        status: StatusCode,
+    },
     Call(CallError),
 }
 
@@ -37,7 +45,7 @@ impl From<CallError> for ExchangeError {
 impl From<ExchangeError> for CallError {
     fn from(error: ExchangeError) -> Self {
         match error {
-            ExchangeError::SessionGone => Self::Http { status: StatusCode::NOT_FOUND.as_u16() },
+            ExchangeError::SessionGone { status, .. } => Self::Http { status: status.as_u16() },
             ExchangeError::Call(error) => error,
         }
     }
@@ -50,10 +58,16 @@ impl HttpConnection {
         let answer = match self.exchange(&session, request, &mut evidence).await {
             Ok(response) => Ok(response),
             Err(ExchangeError::Call(error)) => Err(error),
-            Err(ExchangeError::SessionGone) => {
-                self.renew_session(&session).await?;
-                // The backend has not processed the request, so it can be sent again.
-                self.exchange(&self.session(), request, &mut evidence).await.map_err(CallError::from)
+            Err(ExchangeError::SessionGone { answer, .. }) => {
+                let renewed = self.renew_session(&session).await;
+                if let Some(answer) = answer {
+                    answer
+                } else {
+                    renewed?;
+                    evidence = EraEvidence::Consistent;
+                    // The backend has refused the request for its session, so it can be sent again.
+                    self.exchange(&self.session(), request, &mut evidence).await.map_err(CallError::from)
+                }
             }
         };
         if evidence != EraEvidence::Consistent {
@@ -99,20 +113,44 @@ impl HttpConnection {
             }
         }
         let response = response?;
-        if response.status() == StatusCode::NOT_FOUND && session.id.is_some() {
-            guard.is_done = true;
-            return Err(ExchangeError::SessionGone);
-        }
         if request.method == "initialize" && self.era == Era::Legacy && response.status().is_success() {
             guard.is_done = true; // `initialize` must not be cancelled.
             let session_id = response.headers().get(SESSION).cloned();
-            let answer = self.read_answer(id, response, request, &mut timer, evidence).await?;
+            let (answer, _) = self.read_answer(id, response, request, &mut timer, evidence).await;
+            let answer = answer?;
             self.store_session(session_id, &answer);
             return Ok(answer);
         }
-        let answer = self.read_answer(id, response, request, &mut timer, evidence).await;
+        let status = response.status();
+        let (answer, sign) = self.read_answer(id, response, request, &mut timer, evidence).await;
         guard.is_done = !matches!(answer, Err(CallError::TimedOut { .. } | CallError::TooLong { .. }));
-        Ok(answer?)
+        if session.id.is_none() || *evidence == EraEvidence::Contradictory && self.is_client_session() {
+            return Ok(answer?);
+        }
+        let is_repeatable = match sign {
+            SessionSign::Known => return Ok(answer?),
+            SessionSign::Refused => true,
+            SessionSign::Answered => false,
+            SessionSign::Unclear if self.is_known(session).await => return Ok(answer?),
+            SessionSign::Unclear => !status.is_server_error(),
+        };
+        Err(ExchangeError::SessionGone { answer: (!is_repeatable).then_some(answer), status })
+    }
+
+    /// Returns false if the backend refuses a ping in `session`, too.
+    async fn is_known(self: &Arc<Self>, session: &Session) -> bool {
+        let ping = Request::new("ping", None);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let body = Frame::new(Some(id), ping.method, None);
+        let mut timer = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
+        let Ok(Ok(response)) = timer.run(self.post(body, self.request_headers(session, &ping))).await else {
+            return true;
+        };
+        if response.status().is_success() {
+            return true;
+        }
+        let (_, sign) = self.read_answer(id, response, &ping, &mut timer, &mut EraEvidence::Consistent).await;
+        sign == SessionSign::Known
     }
 
     /// The headers of `request`: the gateway's own, and those that `request` has.
@@ -131,7 +169,8 @@ impl HttpConnection {
         headers
     }
 
-    /// Reads the response to request `id` from an HTTP response. Sets `evidence`.
+    /// Reads the response to request `id` from an HTTP response, and what it says of the request's session. Sets
+    /// `evidence`.
     async fn read_answer(
         &self,
         id: u64,
@@ -139,35 +178,44 @@ impl HttpConnection {
         request: &Request<'_>,
         timer: &mut RequestTimer,
         evidence: &mut EraEvidence,
-    ) -> Result<Response, CallError> {
+    ) -> (Result<Response, CallError>, SessionSign) {
         let status = response.status();
         if status.is_success() && is_event_stream(&response) {
             if let Some(events) = &request.events {
                 events.on_stream_start();
             }
-            return self.read_response_stream(id, response, request, timer).await;
+            return (self.read_response_stream(id, response, request, timer).await, SessionSign::Known);
         }
-        let body = read_body(response, timer).await?;
+        let body = match read_body(response, timer).await {
+            Ok(body) => body,
+            Err(error) => return (Err(error), SessionSign::Known),
+        };
         let message = message::read(body.trim());
+        let sign = lost_session::sign(status, id, &body, &message);
+        if self.session().id.is_some() && sign != SessionSign::Known {
+            let (backend, shown) = (&self.endpoint.alias, &body[..body.floor_char_boundary(REFUSAL_SHOWN_MAX)]);
+            tracing::info!(backend, method = request.method, %status, answer = shown, "a refused request may have lost its session");
+        }
         let code = match &message {
             Message::Response { response: Some(Response::Error { error, .. }), .. } => message::error_code(error),
             _ => None,
         };
         *evidence = era::evidence(self.era, self.is_client_session(), request.method, status, code);
-        match message {
+        let answer = match message {
             // The answer of a proxy or an access check to `server/discover` does not say which era is spoken.
             _ if request.method == message::DISCOVER && era::is_inconclusive(status) => {
                 Err(CallError::Http { status: status.as_u16() })
             }
             // The id of an error may be null, if the backend could not read the id of the request.
             Message::Response { id: found, response: Some(answer) }
-                if found == id.to_string() || matches!(answer, Response::Error { .. }) =>
+                if message::own_id(&found) == Some(id) || matches!(answer, Response::Error { .. }) =>
             {
                 Ok(with_status(answer, status, self.era))
             }
             _ if status.is_success() => Err(CallError::Garbled),
             _ => Err(CallError::Http { status: status.as_u16() }),
-        }
+        };
+        (answer, sign)
     }
 
     /// Reads the response to request `id` from an event stream, and passes on the other messages in it.
@@ -183,7 +231,7 @@ impl HttpConnection {
         loop {
             let before = resume_point.last_event_id.clone();
             let mut on_message = |message| match message {
-                Message::Response { id: found, response } if found == id.to_string() => {
+                Message::Response { id: found, response } if message::own_id(&found) == Some(id) => {
                     Some(response.ok_or(CallError::Garbled))
                 }
                 Message::Event(event) => {

@@ -9,6 +9,7 @@ use crate::mcp::protocol::{Era, LEGACY_LATEST};
 use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, Request, Response, ServerMessageHandler};
+use crate::upstream::offer::Greeting;
 
 use super::connection::{HttpConnection, Session};
 use super::endpoint::Endpoint;
@@ -17,7 +18,9 @@ use super::era::is_rejection;
 impl Endpoint {
     /// A connection for stateless requests.
     pub(in crate::upstream) fn stateless_connection(self: &Arc<Self>) -> HttpConnection {
-        HttpConnection::new(self, Era::Modern, SharedText::default(), None)
+        let connection = HttpConnection::new(self, Era::Modern, SharedText::default(), None);
+        *connection.greeting.lock() = self.greeting().unwrap_or_default();
+        connection
     }
 
     /// Opens a legacy session. Returns it with the answer to `initialize`. The caller sends
@@ -72,5 +75,10 @@ impl HttpConnection {
         let version = HeaderValue::from_str(version.as_deref().unwrap_or(LEGACY_LATEST)).ok();
         *self.session.lock() = Session { id, version };
         *self.declared_lists.lock() = message::announced_list_changes(result);
+        let greeting = Arc::new(Greeting::of(result));
+        if !self.is_client_session() {
+            self.endpoint.set_greeting(&greeting);
+        }
+        *self.greeting.lock() = greeting;
     }
 }

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::children::{self, StartedChild};
 use crate::mcp::lines::{LINE_BYTES_MAX, Line, next_line};
-use crate::mcp::protocol::LEGACY_VERSIONS;
 use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, DISCOVER, Request, Response, ServerMessageHandler};
@@ -44,9 +43,6 @@ const STDERR_LINE_BYTES_MAX: usize = 4096;
 
 /// The number of last lines of stderr that are logged when a child ends. *Chosen*: the end of a traceback.
 const STDERR_TAIL_LINES: usize = 5;
-
-/// The oldest revision that a backend may answer with. *Spec*: `tools/list` and `tools/call` are the same in it.
-const OLDEST_VERSION: &str = "2024-11-05";
 
 /// The reason for which a run of a child ended.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +95,10 @@ pub(super) async fn run(
         }
         let startup = async {
             match perform_handshake(&connection, handshake).await {
-                Ok(answer) => on_up(Arc::clone(&connection), answer),
+                Ok(answer) => {
+                    connection.set_greeting(&answer);
+                    on_up(Arc::clone(&connection), answer);
+                }
                 Err(reason) => return ExitReason::Handshake { reason },
             }
             std::future::pending().await
@@ -206,13 +205,8 @@ async fn discover(connection: &ChildConnection) -> Option<Response> {
 async fn initialize(connection: &ChildConnection) -> Result<Response, String> {
     let params = message::own_initialize_params().into();
     let answer = request(connection, "initialize", params, HANDSHAKE_TIMEOUT).await.map_err(|err| err.to_string())?;
-    let result = match &answer {
-        Response::Result(result) => result,
-        Response::Error { error, .. } => return Err(format!("it answered {error}")),
-    };
-    let version = result.string("protocolVersion").unwrap_or_default();
-    if version != OLDEST_VERSION && !LEGACY_VERSIONS.contains(&version.as_str()) {
-        return Err(format!("it answered with the unsupported protocol version {version:?}"));
+    if let Response::Error { error, .. } = &answer {
+        return Err(format!("it answered {error}"));
     }
     let initialized = message::write(None, "notifications/initialized", None);
     connection.send(initialized).await.map_err(|err| err.to_string())?;

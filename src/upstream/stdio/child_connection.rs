@@ -1,8 +1,8 @@
 //! The requests in progress at one child process: their ids, which the gateway assigns, and the callers that wait.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -15,6 +15,7 @@ use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Event, LISTEN, Message, Request, Response, ServerMessageHandler};
+use crate::upstream::offer::Greeting;
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
 
 use super::write_queue::{QueueClosedError, QueuedLines, WriteQueue};
@@ -28,6 +29,8 @@ pub(in crate::upstream) struct ChildConnection {
     listener: Option<Arc<dyn ServerMessageHandler>>,
     /// The child speaks the stateless era.
     is_modern: AtomicBool,
+    /// The child's answer to the handshake.
+    greeting: OnceLock<Arc<Greeting>>,
     /// Cancelled when the child has ended.
     ended: CancellationToken,
 }
@@ -71,8 +74,8 @@ impl ChildConnection {
     /// A connection, and the lines to write to the child.
     pub(super) fn new(listener: Option<Arc<dyn ServerMessageHandler>>) -> (Self, QueuedLines) {
         let (queue, lines) = WriteQueue::new();
-        let (is_modern, ended) = (AtomicBool::new(false), CancellationToken::new());
-        (Self { queue, pending: Mutex::default(), listener, is_modern, ended }, lines)
+        let (is_modern, greeting, ended) = (AtomicBool::new(false), OnceLock::new(), CancellationToken::new());
+        (Self { queue, pending: Mutex::default(), listener, is_modern, greeting, ended }, lines)
     }
 
     /// Makes one request. `is_shared`: the child serves several clients, whose progress tokens may be equal.
@@ -125,6 +128,18 @@ impl ChildConnection {
         if self.is_modern.load(Ordering::Acquire) { Era::Modern } else { Era::Legacy }
     }
 
+    /// The child's answer to the handshake.
+    pub(in crate::upstream) fn greeting(&self) -> Arc<Greeting> {
+        self.greeting.get().map(Arc::clone).unwrap_or_default()
+    }
+
+    /// Records the child's `answer` to the handshake.
+    pub(super) fn set_greeting(&self, answer: &Response) {
+        if let Response::Result(result) = answer {
+            self.greeting.set(Arc::new(Greeting::of(result))).ok();
+        }
+    }
+
     /// Records that the child speaks the stateless era.
     pub(super) fn set_modern(&self) {
         self.is_modern.store(true, Ordering::Release);
@@ -145,7 +160,7 @@ impl ChildConnection {
         match std::str::from_utf8(line).map_or(Message::Garbled, message::read) {
             Message::Event(event) => self.handle_event(alias, event),
             Message::Response { id, response } => {
-                if let Ok(id) = id.parse() {
+                if let Some(id) = message::own_id(&id) {
                     self.complete(id, response.ok_or(CallError::Garbled));
                 } else {
                     tracing::warn!(backend = alias, "dropped a response of the backend: unknown request id");
@@ -291,7 +306,7 @@ impl ChildConnection {
 /// The id of the subscription that a notification belongs to: the id of the request that opened it.
 fn subscription_id(notification: &str) -> Option<u64> {
     let notification = json::Object::parse_path(notification, &["params", "_meta"])?;
-    notification.object("params")?.object("_meta")?.get(META_SUBSCRIPTION)?.parse().ok()
+    notification.object("params")?.object("_meta")?.get(META_SUBSCRIPTION).and_then(message::own_id)
 }
 
 impl Drop for RequestGuard<'_> {

@@ -5,12 +5,13 @@ use gatepost::audit::codec;
 use gatepost::audit::query::{Filter, query};
 use gatepost::audit::record::column::{ColumnType, Value};
 use gatepost::audit::record::{AuditRecord, COLUMNS, Epoch, GatewayId, RequestId, Seq, StreamPosition, Timestamp};
+use gatepost::audit::sink::postgres::Connection;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row};
 
 /// A connection to a copy of the trail.
 pub struct Tamper {
-    pub connection: PgConnection,
+    pub connection: Connection,
     pub a: GatewayId,
     pub b: GatewayId,
     /// The seq of the denied call in A/1, and of that epoch's `gateway/closed`.
@@ -18,13 +19,17 @@ pub struct Tamper {
     pub closed: i64,
 }
 
+async fn connect(url: &str) -> Connection {
+    Connection::new(PgConnection::connect(url).await.unwrap(), crate::common::wait::SOON)
+}
+
 impl Tamper {
     pub async fn new(url: &str, a: GatewayId, b: GatewayId) -> Self {
-        let mut connection = PgConnection::connect(url).await.unwrap();
+        let mut connection = connect(url).await;
         let seq = "SELECT seq FROM audit_log WHERE gateway_id = $1 AND epoch = 1 AND ";
         let mut find = async |condition: &str| {
             let sql = AssertSqlSafe(format!("{seq}{condition}"));
-            sqlx::query_scalar::<_, i64>(sql).bind(a.0).fetch_one(&mut connection).await.unwrap()
+            sqlx::query_scalar::<_, i64>(sql).bind(a.0).fetch_one(&mut *connection).await.unwrap()
         };
         let denied = find("response_status = 'denied'").await;
         let closed = find("method = 'gateway/closed'").await;
@@ -33,7 +38,7 @@ impl Tamper {
 
     /// A trail with one gateway.
     pub async fn on(url: &str, gateway: GatewayId) -> Self {
-        let connection = PgConnection::connect(url).await.unwrap();
+        let connection = connect(url).await;
         Self { connection, a: gateway, b: gateway, denied: 0, closed: 0 }
     }
 
@@ -44,7 +49,7 @@ impl Tamper {
             .replace(":B", &format!("'{}'", self.b))
             .replace(":denied", &self.denied.to_string())
             .replace(":closed", &self.closed.to_string());
-        sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&mut self.connection).await.unwrap_or_else(|error| {
+        sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&mut *self.connection).await.unwrap_or_else(|error| {
             panic!("{error}: {sql}");
         });
     }
@@ -89,7 +94,7 @@ impl Tamper {
                     Value::Double(value) => Some(value.to_string()),
                 });
             }
-            insert.execute(&mut self.connection).await.unwrap();
+            insert.execute(&mut *self.connection).await.unwrap();
         }
     }
 
@@ -97,7 +102,7 @@ impl Tamper {
     pub async fn remove(&mut self, gateway: GatewayId, epoch: u64) {
         let sql = "DELETE FROM audit_log WHERE gateway_id = $1 AND epoch = $2";
         let query = sqlx::query(sql).bind(gateway.0).bind(epoch.cast_signed());
-        query.execute(&mut self.connection).await.unwrap();
+        query.execute(&mut *self.connection).await.unwrap();
     }
 
     /// Moves the cursor of a stream, which is made if there is none.
@@ -107,7 +112,7 @@ impl Tamper {
             ON CONFLICT (gateway_id, epoch) DO UPDATE SET delivered_seq = $3, head_hash = $4";
         let StreamPosition { gateway_id, epoch, seq, hash, .. } = position;
         let query = sqlx::query(sql).bind(gateway_id.0).bind(epoch.0.cast_signed()).bind(seq.0.cast_signed());
-        query.bind(&hash.0[..]).execute(&mut self.connection).await.unwrap();
+        query.bind(&hash.0[..]).execute(&mut *self.connection).await.unwrap();
     }
 
     /// Replaces the rows of the stream of `rows`, and moves its cursor to the last one.
@@ -149,7 +154,7 @@ impl Tamper {
         let StreamPosition { gateway_id, epoch, seq, .. } = row.position;
         let sql = "DELETE FROM audit_log WHERE gateway_id = $1 AND epoch = $2 AND seq = $3";
         let query = sqlx::query(sql).bind(gateway_id.0).bind(epoch.0.cast_signed()).bind(seq.0.cast_signed());
-        query.execute(&mut self.connection).await.unwrap();
+        query.execute(&mut *self.connection).await.unwrap();
         self.insert(std::slice::from_ref(row)).await;
     }
 
@@ -163,10 +168,10 @@ impl Tamper {
             VALUES ($1, $2, $3, $4, $5, $6, $7, '23514', 'new row violates a constraint')";
         let query = sqlx::query(sql).bind(gateway_id.0).bind(epoch.0.cast_signed()).bind(seq.0.cast_signed());
         let query = query.bind(&prev_hash.0[..]).bind(&hash.0[..]).bind(record.entry.call.request_id.0);
-        query.bind(frame).execute(&mut self.connection).await.unwrap();
+        query.bind(frame).execute(&mut *self.connection).await.unwrap();
         let sql = "DELETE FROM audit_log WHERE gateway_id = $1 AND epoch = $2 AND seq = $3";
         let query = sqlx::query(sql).bind(gateway_id.0).bind(epoch.0.cast_signed()).bind(seq.0.cast_signed());
-        query.execute(&mut self.connection).await.unwrap();
+        query.execute(&mut *self.connection).await.unwrap();
     }
 
     /// Takes the first quarantined record out.
@@ -175,7 +180,7 @@ impl Tamper {
             "DELETE FROM audit_quarantine WHERE seq = (SELECT min(seq) FROM audit_quarantine)
             RETURNING frame",
         );
-        let row = row.fetch_one(&mut self.connection).await.unwrap();
+        let row = row.fetch_one(&mut *self.connection).await.unwrap();
         codec::decode_record(row.get("frame")).unwrap().0
     }
 }

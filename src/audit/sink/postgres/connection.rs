@@ -11,13 +11,14 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::error::{driver_error, for_operator, timed_out};
-use super::relay::{self, Refusal};
+use super::login::Refusal;
+use super::relay;
 use super::tls;
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sink::sqlstate::ErrorClass;
-use crate::audit::sql;
+use crate::audit::sql::{self, Connection};
 use crate::file_access::{FileAccess, FileKind};
-use crate::postgres_url::{Host, PostgresUrl, Server, Target};
+use crate::postgres_url::{ChannelBinding, Host, PostgresUrl, Server, Target};
 
 /// Longest attempt to connect to one address, if the URL names none. *Chosen*: longer than a healthy server needs,
 /// shorter than TCP's own timeout.
@@ -31,9 +32,6 @@ pub(super) const REPLY_GRACE: Duration = Duration::from_secs(5);
 const PASSWORD_BYTES_MAX: usize = 16 * 1024;
 
 const OPERATION: &str = "connect";
-
-/// A connection.
-pub type Connection = PgConnection;
 
 /// Settings of a connection to Postgres.
 #[derive(Clone)]
@@ -87,14 +85,14 @@ pub async fn connect(options: &Options) -> Result<Connection, SinkError> {
         for address in addresses {
             let attempt = Attempt { url: &url, server, address, password: password.as_deref() };
             match attempt.connect(is_only).await {
-                Ok((connection, Choice::First)) => return Ok(connection),
+                Ok((connection, Choice::First)) => return Ok(Connection::new(connection, options.statement_timeout)),
                 Ok((connection, Choice::Second)) => second_choice = second_choice.or(Some(connection)),
                 Err(error) => errors.push(place(error)),
             }
         }
     }
     match second_choice {
-        Some(connection) => Ok(connection),
+        Some(connection) => Ok(Connection::new(connection, options.statement_timeout)),
         None => Err(all(errors)),
     }
 }
@@ -118,7 +116,7 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// Connects within the time limit. With `is_only`, there is no other server to try.
-    async fn connect(&self, is_only: bool) -> Result<(Connection, Choice), SinkError> {
+    async fn connect(&self, is_only: bool) -> Result<(PgConnection, Choice), SinkError> {
         let limit = self.url.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
         match tokio::time::timeout(limit, self.connect_and_choose(is_only)).await {
             Ok(result) => result,
@@ -126,7 +124,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn connect_and_choose(&self, is_only: bool) -> Result<(Connection, Choice), SinkError> {
+    async fn connect_and_choose(&self, is_only: bool) -> Result<(PgConnection, Choice), SinkError> {
         let mut connection = self.open().await?;
         if self.url.target == Some(Target::Any) || self.url.target.is_none() && is_only {
             return Ok((connection, Choice::First));
@@ -152,9 +150,18 @@ impl Attempt<'_> {
         Ok((connection, choice))
     }
 
-    async fn open(&self) -> Result<Connection, SinkError> {
+    async fn open(&self) -> Result<PgConnection, SinkError> {
         let options = self.driver_options()?;
+        let binding = match self.url.channel_binding {
+            Some(binding) => binding,
+            None => tls::binding_of_environment()?.unwrap_or(ChannelBinding::Prefer),
+        };
         let Some(address) = self.address else {
+            if binding == ChannelBinding::Require {
+                let reason = "channel_binding is require, and a connection over a socket has no TLS to bind to: \
+                              remove it from the URL";
+                return Err(for_operator(OPERATION, reason));
+            }
             return options.connect().await.map_err(|error| connect_error(&error, None));
         };
         let stream = relay::connect(address).await.map_err(|error| transient(format!("cannot connect: {error}")))?;
@@ -168,7 +175,8 @@ impl Attempt<'_> {
         };
         let files = tls::Files::of(self.url.ssl_root_cert.as_deref(), self.url.ssl_client.as_ref());
         let stream = tls::protect(stream, mode, name, &files).await?;
-        let (dir, refusal) = relay::start(stream).map_err(|error| transient(format!("cannot relay: {error}")))?;
+        let (dir, refusal) =
+            relay::start(stream, binding).map_err(|error| transient(format!("cannot relay: {error}")))?;
         options.socket(dir).port(relay::PORT).connect().await.map_err(|error| connect_error(&error, Some(&refusal)))
     }
 
@@ -210,7 +218,7 @@ impl Attempt<'_> {
 }
 
 /// True if the server recovers, and so accepts no writes.
-async fn is_standby(connection: &mut Connection) -> Result<bool, SinkError> {
+async fn is_standby(connection: &mut PgConnection) -> Result<bool, SinkError> {
     let fault = |error: sqlx::Error| driver_error("ask whether the server is a standby", &error);
     let mut transaction = connection.begin().await.map_err(fault)?;
     let query = sql::query_scalar("SELECT pg_catalog.pg_is_in_recovery()");

@@ -19,7 +19,7 @@ use crate::audit::codec;
 use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Seq};
 use crate::audit::sink::interface::{CursorUpdate, Sink, SinkError};
 use crate::audit::sink::sqlstate::ErrorClass;
-use crate::audit::sql;
+use crate::audit::sql::{self, Connection};
 
 /// Months for which partitions are created ahead, including the current one. *Chosen*: they are created daily, so a few
 /// months allow for a long outage of the database.
@@ -62,7 +62,7 @@ pub struct PostgresSink {
     options: Options,
     /// Taken out while a transaction runs, and put back if it succeeded or was rolled back for a row. After any other
     /// error, or if the future was dropped, the connection is closed, because its reply may still arrive.
-    connection: Option<PgConnection>,
+    connection: Option<Connection>,
     reply_timeout: Duration,
     /// True once the operator was told of what weakens the trail without stopping delivery.
     weaknesses_told: bool,
@@ -79,7 +79,7 @@ impl PostgresSink {
         Ok(Self { options: options.clone(), connection: None, reply_timeout, weaknesses_told: false })
     }
 
-    async fn take_connection(&mut self) -> Result<PgConnection, SinkError> {
+    async fn take_connection(&mut self) -> Result<Connection, SinkError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
             None => connect(&self.options).await,
@@ -87,7 +87,7 @@ impl PostgresSink {
     }
 
     /// A connection on which a transaction was begun.
-    async fn begin(&mut self) -> Result<PgConnection, SinkError> {
+    async fn begin(&mut self) -> Result<Connection, SinkError> {
         if let Some(mut connection) = self.connection.take() {
             // A server, a pooler or a firewall may have closed it while it was idle. Nothing was sent yet, so an error
             // says nothing about the server: a new connection does.
@@ -155,7 +155,7 @@ impl PostgresSink {
     ) -> Result<PgRow, SinkError> {
         let mut connection = self.begin().await?;
         let ran = async {
-            let row = statement.fetch_one(&mut connection).await.map_err(|error| driver_error(operation, &error))?;
+            let row = statement.fetch_one(&mut *connection).await.map_err(|error| driver_error(operation, &error))?;
             if effect == Effect::Delivery {
                 check_durable(operation, &row)?;
             }

@@ -9,7 +9,7 @@ use super::transaction::{read_transaction, transaction};
 use crate::audit::record::{Epoch, GatewayId, Seq};
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sink::sqlstate::ErrorClass;
-use crate::audit::sql;
+use crate::audit::sql::{self, Connection};
 
 /// The logins that may register a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,7 @@ pub async fn register(
 ///
 /// # Errors
 /// See [`SinkError`].
-pub async fn registered_gateways(connection: &mut PgConnection) -> Result<Vec<RegisteredGateway>, SinkError> {
+pub async fn registered_gateways(connection: &mut Connection) -> Result<Vec<RegisteredGateway>, SinkError> {
     gateways(&mut *read_transaction(connection).await?).await
 }
 

@@ -9,6 +9,7 @@ use super::registrar::{HOLD, LIFTED, LockedRegistrar, read};
 use super::transaction::read_transaction;
 use crate::audit::record::{GatewayId, Seq, Timestamp};
 use crate::audit::sink::interface::SinkError;
+use crate::audit::sql::Connection;
 
 /// A hold, as a `trail/hold` record has it. *Spec*: docs/trail.md, "Decisions".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +57,7 @@ impl Hold {
 ///
 /// # Errors
 /// See [`SinkError`].
-pub async fn holds(connection: &mut PgConnection, registrar: GatewayId) -> Result<BTreeMap<Seq, Hold>, SinkError> {
+pub async fn holds(connection: &mut Connection, registrar: GatewayId) -> Result<BTreeMap<Seq, Hold>, SinkError> {
     in_force(&mut *read_transaction(connection).await?, registrar).await
 }
 

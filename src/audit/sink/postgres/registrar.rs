@@ -16,7 +16,7 @@ use crate::audit::record::{
 };
 use crate::audit::sink::interface::{CursorUpdate, SinkError};
 use crate::audit::sink::sqlstate::ErrorClass;
-use crate::audit::sql;
+use crate::audit::sql::{self, Connection};
 
 /// The registrar's only epoch: unlike a gateway it keeps nothing between its records.
 pub const EPOCH: Epoch = Epoch(1);
@@ -84,7 +84,7 @@ pub fn entry(method: &str, by: &str, details: &impl Serialize) -> serde_json::Re
 ///
 /// # Errors
 /// See [`SinkError`].
-pub async fn accepted(connection: &mut PgConnection, registrar: GatewayId) -> Result<Vec<Decision>, SinkError> {
+pub async fn accepted(connection: &mut Connection, registrar: GatewayId) -> Result<Vec<Decision>, SinkError> {
     let mut reading = read_transaction(connection).await?;
     let decisions = read(&mut reading, registrar, &[ACCEPTED]).await?;
     Ok(decisions.iter().filter_map(|(_, _, details)| serde_json::from_str(details).ok()).collect())
@@ -111,7 +111,7 @@ pub(super) async fn read(
 ///
 /// # Errors
 /// See [`SinkError`].
-pub async fn registrar_id(connection: &mut PgConnection) -> Result<GatewayId, SinkError> {
+pub async fn registrar_id(connection: &mut Connection) -> Result<GatewayId, SinkError> {
     read_registrar_id(&mut *read_transaction(connection).await?).await
 }
 

@@ -5,11 +5,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
+
+use super::login::{Login, Refusal, log_in};
+use crate::postgres_url::ChannelBinding;
 
 /// Time without a byte after which the kernel asks whether the server is still there. *Chosen*: shorter than the five
 /// minutes or so after which common firewalls and load balancers forget a connection.
@@ -30,9 +32,6 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// Longest time until the driver connects to its socket. *Chosen*: it does so at once, or never.
 const DRIVER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest message before the login is complete, in bytes. *Chosen*: a thousand times of what servers send.
-const LOGIN_MESSAGE_BYTES_MAX: u32 = 1024 * 1024;
-
 /// A stream to a server.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -44,17 +43,8 @@ pub(super) struct ServerStream {
     pub stream: Box<dyn Stream>,
     /// True if it cannot be read on the way.
     pub is_encrypted: bool,
-}
-
-/// The reason for which the relay ended a connection, if it did.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Refusal(Arc<OnceLock<&'static str>>);
-
-impl Refusal {
-    /// The reason.
-    pub(super) fn reason(&self) -> Option<&'static str> {
-        self.0.get().copied()
-    }
+    /// The end point that a login can be bound to, see [`end_point`](super::scram::end_point); `None` without TLS.
+    pub end_point: Option<Vec<u8>>,
 }
 
 /// Connects to an address.
@@ -79,7 +69,7 @@ pub(super) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 ///
 /// # Errors
 /// The socket cannot be made.
-pub(super) fn start(server: ServerStream) -> io::Result<(String, Refusal)> {
+pub(super) fn start(server: ServerStream, binding: ChannelBinding) -> io::Result<(String, Refusal)> {
     // A leading NUL: the abstract name space of Linux.
     let dir = format!("\0gatepost-{}", uuid::Uuid::new_v4());
     // The driver appends the name that Postgres gives its socket, with the port that the driver was given.
@@ -91,7 +81,7 @@ pub(super) fn start(server: ServerStream) -> io::Result<(String, Refusal)> {
         drop(listener);
         if let Ok(Ok(driver)) = accepted {
             // Both ends see an error here as the end of their connection.
-            relay(driver, server, &reason).await.ok();
+            relay(driver, server, binding, &reason).await.ok();
         }
     });
     Ok((dir, refusal))
@@ -116,52 +106,20 @@ async fn own_connection(listener: &UnixListener) -> io::Result<UnixStream> {
 }
 
 /// Passes bytes on until one side ends.
-async fn relay(driver: UnixStream, server: ServerStream, refusal: &Refusal) -> io::Result<()> {
-    let (mut from_driver, mut to_driver) = driver.into_split();
-    let (mut from_server, mut to_server) = tokio::io::split(server.stream);
-    let replies = async {
-        log_in(&mut from_server, &mut to_driver, server.is_encrypted, refusal).await?;
-        copy(&mut from_server, &mut to_driver).await
-    };
-    // If the driver goes, so does the connection to the server, whatever it still has to say.
-    tokio::select! {
-        ended = replies => ended,
-        ended = copy(&mut from_driver, &mut to_server) => ended,
-    }
-}
-
-/// Passes on the server's messages until it has accepted the login. *Spec*: PostgreSQL, "Message Formats".
-async fn log_in(
-    server: &mut (impl AsyncRead + Unpin),
-    driver: &mut (impl AsyncWrite + Unpin),
-    is_encrypted: bool,
+async fn relay(
+    mut driver: UnixStream,
+    server: ServerStream,
+    binding: ChannelBinding,
     refusal: &Refusal,
 ) -> io::Result<()> {
-    const AUTHENTICATION: u8 = b'R';
-    const ACCEPTED: u32 = 0;
-    const CLEAR_TEXT_PASSWORD: u32 = 3;
-    loop {
-        let kind = server.read_u8().await?;
-        let length = server.read_u32().await?;
-        if !(4..=LOGIN_MESSAGE_BYTES_MAX).contains(&length) {
-            refusal.0.set("the server does not speak the protocol of Postgres: is it the right port?").ok();
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let mut body = vec![0; length as usize - 4];
-        server.read_exact(&mut body).await?;
-        let request = body.first_chunk().map(|code| u32::from_be_bytes(*code)).filter(|_| kind == AUTHENTICATION);
-        if request == Some(CLEAR_TEXT_PASSWORD) && !is_encrypted {
-            let reason = "the server asks for the password in clear text over a connection without TLS, and it was not \
-                          sent: use scram-sha-256 in pg_hba.conf, or sslmode=verify-full in the URL";
-            refusal.0.set(reason).ok();
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        driver.write_u8(kind).await?;
-        driver.write_u32(length).await?;
-        driver.write_all(&body).await?;
-        if request == Some(ACCEPTED) {
-            return Ok(());
-        }
+    let ServerStream { mut stream, is_encrypted, end_point } = server;
+    log_in(&mut driver, &mut stream, &Login { is_encrypted, end_point, binding, refusal }).await?;
+    let (mut from_driver, mut to_driver) = driver.into_split();
+    let (mut from_server, mut to_server) = tokio::io::split(stream);
+    // If the driver goes, so does the connection to the server, whatever it still has to say.
+    tokio::select! {
+        ended = copy(&mut from_server, &mut to_driver) => ended,
+        ended = copy(&mut from_driver, &mut to_server) => ended,
     }
 }
 
@@ -187,26 +145,32 @@ mod tests {
     /// Says that this process is the other one, and the name of the socket.
     const OTHER: &str = "GATEPOST_TEST_RELAY";
 
-    /// Connects to the socket, and returns what is received until the end.
-    fn received(name: &str) -> Vec<u8> {
-        use std::io::Read as _;
+    /// Connects to the socket, sends `startup`, and returns what is received until the end.
+    fn received(name: &str, startup: &[u8]) -> Vec<u8> {
+        use std::io::{Read as _, Write as _};
         use std::os::linux::net::SocketAddrExt as _;
         use std::os::unix::net::{SocketAddr, UnixStream};
 
         let address = SocketAddr::from_abstract_name(name).unwrap();
+        let mut stream = UnixStream::connect_addr(&address).unwrap();
+        stream.write_all(startup).unwrap();
         let mut bytes = Vec::new();
-        UnixStream::connect_addr(&address).unwrap().read_to_end(&mut bytes).unwrap();
+        stream.read_to_end(&mut bytes).unwrap();
         bytes
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn socket_of_the_driver_takes_one_connection_of_this_process() {
         if let Ok(name) = std::env::var(OTHER) {
-            assert_eq!(received(&name), b"", "another process is turned away");
+            assert_eq!(received(&name, b""), b"", "another process is turned away");
             return;
         }
         let (stream, mut server) = tokio::io::duplex(1024);
-        let (dir, _) = start(ServerStream { stream: Box::new(stream), is_encrypted: false }).unwrap();
+        let (dir, _) = start(
+            ServerStream { stream: Box::new(stream), is_encrypted: false, end_point: None },
+            ChannelBinding::Prefer,
+        )
+        .unwrap();
         let path = socket_path(&dir);
         let name = path.trim_start_matches('\0').to_owned();
         // The name of this test, after that of the crate.
@@ -218,8 +182,8 @@ mod tests {
         assert!(other.status.success() && shown.contains("1 passed"), "{shown}");
         let accepted = b"R\0\0\0\x08\0\0\0\0and more";
         server.write_all(accepted).await.unwrap();
-        drop(server);
-        let own = tokio::task::spawn_blocking(move || received(&name)).await.unwrap();
+        server.shutdown().await.unwrap();
+        let own = tokio::task::spawn_blocking(move || received(&name, &[0, 0, 0, 8, 0, 3, 0, 0])).await.unwrap();
         assert_eq!(own, accepted);
         assert!(UnixStream::connect(path).await.is_err(), "it is gone");
     }

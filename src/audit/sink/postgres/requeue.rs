@@ -24,7 +24,7 @@ use crate::audit::query;
 use crate::audit::record::AuditRecord;
 use crate::audit::sink::interface::{CursorUpdate, SinkError};
 use crate::audit::sink::sqlstate::ErrorClass;
-use crate::audit::sql;
+use crate::audit::sql::{self, Connection};
 
 /// Moves one row. The first parameters are those of [`INSERT_ROWS`]; the last is the frame that was read.
 ///
@@ -91,7 +91,7 @@ pub struct KnownLosses(BTreeMap<Uuid, LostRuns>);
 
 impl KnownLosses {
     /// Returns true if a damage record in the trail explains the stand-in `record`.
-    async fn explain(&mut self, connection: &mut PgConnection, record: &AuditRecord) -> Result<bool, SinkError> {
+    async fn explain(&mut self, connection: &mut Connection, record: &AuditRecord) -> Result<bool, SinkError> {
         let gateway_id = record.position.gateway_id.0;
         if let Some(lost) = self.0.get(&gateway_id) {
             return Ok(lost.explains(record));
@@ -144,7 +144,7 @@ pub async fn next_quarantined(
 /// # Durability
 /// *Delivered* on [`RequeueOutcome::Delivered`] in [`RequeueMode::Commit`].
 pub async fn requeue(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     row: &QuarantinedRecord,
     mode: RequeueMode,
     timeout: Duration,

@@ -15,7 +15,7 @@ use super::transaction::read_transaction;
 use crate::audit::record::column::COLUMNS;
 use crate::audit::record::{Digest, Epoch, GatewayId, Seq, StreamPosition, Timestamp};
 use crate::audit::sink::interface::SinkError;
-use crate::audit::sql;
+use crate::audit::sql::{self, Connection};
 
 const OPERATION: &str = "retire records";
 
@@ -34,7 +34,7 @@ pub fn is_busy(error: &SinkError) -> bool {
 ///
 /// # Errors
 /// See [`SinkError`].
-pub async fn server_time(connection: &mut PgConnection) -> Result<Timestamp, SinkError> {
+pub async fn server_time(connection: &mut Connection) -> Result<Timestamp, SinkError> {
     let sql = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
     let mut reading = read_transaction(connection).await?;
     let micros: i64 = sql::query_scalar(sql).fetch_one(&mut *reading).await.map_err(fault)?;
@@ -46,7 +46,7 @@ pub async fn server_time(connection: &mut PgConnection) -> Result<Timestamp, Sin
 /// # Errors
 /// See [`SinkError`].
 pub async fn first_kept_epoch(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     gateway: GatewayId,
     cut: Timestamp,
 ) -> Result<Option<Epoch>, SinkError> {
@@ -64,7 +64,7 @@ pub async fn first_kept_epoch(
 /// # Errors
 /// See [`SinkError`].
 pub async fn hash_at(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     stream: (GatewayId, Epoch),
     seq: Seq,
 ) -> Result<Option<Digest>, SinkError> {

@@ -18,9 +18,10 @@ use tokio_rustls::rustls::{
 
 use super::error::for_operator;
 use super::relay::ServerStream;
+use super::scram::end_point;
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sink::sqlstate::ErrorClass;
-use crate::postgres_url::SslMode;
+use crate::postgres_url::{ChannelBinding, SslMode};
 
 const OPERATION: &str = "connect";
 
@@ -56,6 +57,17 @@ pub(super) fn mode_of_environment() -> Result<Option<SslMode>, SinkError> {
     SslMode::from_name(&name).map(Some).ok_or_else(unknown)
 }
 
+/// The `channel_binding` of the environment.
+///
+/// # Errors
+/// It is not one.
+pub(super) fn binding_of_environment() -> Result<Option<ChannelBinding>, SinkError> {
+    let Some(name) = variable("PGCHANNELBINDING") else { return Ok(None) };
+    let names = ChannelBinding::NAMES.join(", ");
+    let unknown = || for_operator(OPERATION, format!("PGCHANNELBINDING is not one of {names}"));
+    ChannelBinding::from_name(&name).map(Some).ok_or_else(unknown)
+}
+
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -71,14 +83,14 @@ pub(super) async fn protect(
     files: &Files,
 ) -> Result<ServerStream, SinkError> {
     if mode == SslMode::Disable {
-        return Ok(ServerStream { stream: Box::new(stream), is_encrypted: false });
+        return Ok(unprotected(stream));
     }
     stream.write_all(&SSL_REQUEST).await.map_err(|error| broken(&error))?;
     // One byte, so that nothing that was put in behind it is taken for the server's.
     match stream.read_u8().await.map_err(|error| broken(&error))? {
         b'S' => {}
         b'N' if mode <= SslMode::Prefer => {
-            return Ok(ServerStream { stream: Box::new(stream), is_encrypted: false });
+            return Ok(unprotected(stream));
         }
         b'N' => {
             let mode = mode.name();
@@ -99,7 +111,13 @@ pub(super) async fn protect(
         .map_err(|_| for_operator(OPERATION, "TLS needs a host name or an IP address"))?;
     let connector = TlsConnector::from(Arc::new(client_config(mode, files)?));
     let stream = connector.connect(name, stream).await.map_err(|error| handshake_error(&error))?;
-    Ok(ServerStream { stream: Box::new(stream), is_encrypted: true })
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let end_point = certificate.and_then(|certificate| end_point(certificate));
+    Ok(ServerStream { stream: Box::new(stream), is_encrypted: true, end_point })
+}
+
+fn unprotected(stream: TcpStream) -> ServerStream {
+    ServerStream { stream: Box::new(stream), is_encrypted: false, end_point: None }
 }
 
 fn broken(error: &io::Error) -> SinkError {

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Postgres, Row, Transaction};
 use super::error::{driver_error, for_operator};
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sink::sqlstate::ErrorClass;
-use crate::audit::sql;
+use crate::audit::sql::{self, Connection};
 
 /// The SQLSTATE of `BEGIN READ WRITE` on a standby. *Measured*: Postgres 15 and 18.
 const NOT_SUPPORTED: &str = "0A000";
@@ -59,8 +59,9 @@ pub(super) async fn transaction(
 ///
 /// # Errors
 /// See [`SinkError`].
-pub(super) async fn read_transaction(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, SinkError> {
-    let begun = connection.begin_with(AssertSqlSafe(sql::begin_read(sql::READ_TIMEOUT))).await;
+pub(super) async fn read_transaction(connection: &mut Connection) -> Result<Transaction<'_, Postgres>, SinkError> {
+    let statement = sql::begin_read(connection.read_timeout());
+    let begun = connection.begin_with(AssertSqlSafe(statement)).await;
     begun.map_err(|error| driver_error("begin a transaction", &error))
 }
 
