@@ -130,7 +130,10 @@ impl Decision {
     /// Returns true if the decision is about findings of this kind at this place.
     #[must_use]
     pub(super) fn covers(&self, kind: &str, place: &Place) -> bool {
-        let is_kind = self.kind == kind || self.method == "trail/resolved" && kind == "resolved";
+        let is_resolved = self.method == "trail/resolved";
+        // Missing rows are a gap or a tail, and a head among them is missing too.
+        let is_missing = is_resolved && self.kind == "gap" && ["tail", "expected"].contains(&kind);
+        let is_kind = self.kind == kind || is_resolved && kind == "resolved" || is_missing;
         let same_stream = self.place.gateway_id == place.gateway_id && self.place.epoch == place.epoch;
         let within = match (place.first, place.last) {
             (Some(first), Some(last)) => {
