@@ -139,7 +139,8 @@ impl Setup {
         let mut settings = self.settings.clone();
         for key in self.settings.keys().filter(|key| key.starts_with("backends.")) {
             // Tests count what reaches a backend, so the gateway asks nothing by itself, unless a test wants it.
-            if let Some(backend) = key.strip_suffix(".url").or_else(|| key.strip_suffix(".command")) {
+            let backend = key.strip_suffix(".url").or_else(|| key.strip_suffix(".command"));
+            if let Some(backend) = backend.filter(|backend| backend.starts_with("backends.")) {
                 settings.entry(format!("{backend}.probe_interval")).or_insert_with(|| "\"0s\"".to_owned());
             }
         }
