@@ -80,8 +80,8 @@ pub struct Server {
     pub listen: SocketAddr,
     /// `Host` values accepted besides the listener's own address and, on loopback, `localhost`.
     pub allowed_hosts: Vec<String>,
-    /// `Origin` values accepted besides loopback ones at a gateway on loopback. A request without `Origin` does not come
-    /// from a browser.
+    /// `Origin` values accepted besides loopback ones at a gateway on loopback. A request without `Origin` does not
+    /// come from a browser.
     pub allowed_origins: Vec<String>,
     /// The URL at which clients reach the gateway through proxies.
     pub public_url: Option<String>,
