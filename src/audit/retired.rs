@@ -62,6 +62,17 @@ pub struct Retired {
     pub heads: Digest,
 }
 
+impl Retired {
+    /// The decision in `record`; `None` if it has none, or its contents do not match its hash. Whether it is in the
+    /// registrar's stream, the caller checks.
+    #[must_use]
+    pub fn of_record(record: &AuditRecord) -> Option<Self> {
+        let AuditRecord { position, entry } = record;
+        let details = entry.call.request_args.as_deref().filter(|_| entry.call.method == RETIRED_METHOD)?;
+        serde_json::from_str(details).ok().filter(|_| chain::hash_matches(position, entry))
+    }
+}
+
 /// The retired records of one stream.
 #[derive(Clone, Debug, Default)]
 struct RetiredStream {

@@ -13,6 +13,10 @@ use super::sections::{Config, OnFailure};
 /// call may use seven eighths of the ring.
 const RING_RECORDS_MIN: usize = 4;
 
+/// The part of the outbox that delivered records may use at most, as a divisor. *Chosen*: half of it, so that an outage
+/// is not shortened by what is kept.
+const KEEP_PART: u64 = 2;
+
 /// The number of bodies of the largest size that must fit `server.request_bytes_max`. *Derived*: a body counts twice,
 /// and one caller may occupy half.
 const REQUEST_BODIES_MIN: usize = 4;
@@ -71,6 +75,13 @@ pub(super) fn check(config: &Config, report: Report<'_>) {
     // A record has no more of a request than its body has.
     let params = config.audit.params_bytes_max.min(config.server.body_bytes_max);
     let (ring, record) = (config.audit.ring_bytes_max, params + config.audit.response_bytes_max);
+    if let Some(keep) = config.audit.keep_bytes_max.filter(|keep| *keep > config.audit.outbox_bytes_max / KEEP_PART) {
+        let message = format!(
+            "{keep} bytes is more than half of audit.outbox_bytes_max ({}): lower it, or raise that",
+            config.audit.outbox_bytes_max
+        );
+        report("audit.keep_bytes_max", message);
+    }
     if ring / RING_RECORDS_MIN < record {
         let message = format!(
             "{ring} bytes is less than {RING_RECORDS_MIN} times audit.params_bytes_max and audit.response_bytes_max \

@@ -10,8 +10,9 @@ use crate::rig::{Rig, call, delivered, many, one, reader, stop};
 use gatepost::audit::codec;
 use gatepost::audit::query::{Filter, lost_runs, query};
 use gatepost::audit::record::{AuditRecord, Outcome, Status};
-use serde_json::Value;
-use sqlx::PgPool;
+use gatepost::audit::sink::postgres::registrar::{LockedRegistrar, entry};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection, PgPool};
 
 /// What keeps tools of this name out of `audit_log`.
 const KEEP_OUT: &str = "ALTER TABLE audit_log ADD CONSTRAINT no_tool CHECK (tool_name NOT LIKE 'odd%')";
@@ -218,7 +219,27 @@ async fn requeue_accepts_a_stand_in_only_if_a_damage_record_names_its_place() {
     assert!(stdout.contains("no gateway/damage record in the trail names its place"), "{stdout}");
     // Without its damage record, it is not accepted either.
     quarantined(&record).await;
+    let filter = Filter { method: Some("gateway/damage".to_owned()), limit: 1, ..Filter::default() };
+    let damage = query(&mut reader(&database).await, &filter).await.unwrap().remove(0);
     sqlx::query("DELETE FROM audit_log WHERE method = 'gateway/damage'").execute(&pool).await.unwrap();
     let (code, stdout, _) = requeue(&database, &[]);
     assert_eq!(code, Some(1), "{stdout}");
+    // A decision to retire the damage record has a copy of it, and counts in the registrar's stream only.
+    let details = json!({
+        "kind": "retired", "gateway": damage.position.gateway_id, "epoch": damage.position.epoch, "reason": "old",
+        "by": "owner", "uid": 0, "before": "2026-08", "records": 0, "runs": [], "copies": [damage],
+        "heads": damage.position.hash,
+    });
+    let mut owner = PgConnection::connect(&database.url).await.unwrap();
+    let mut registrar = LockedRegistrar::lock(&mut owner).await.unwrap();
+    registrar.append(entry("trail/retired", "owner", &details).unwrap()).await.unwrap();
+    registrar.commit().await.unwrap();
+    let id: uuid::Uuid = sqlx::query_scalar("SELECT gateway_id FROM audit_registrar").fetch_one(&pool).await.unwrap();
+    let rename = "UPDATE audit_registrar SET gateway_id = $1";
+    sqlx::query(rename).bind(uuid::Uuid::from_u128(7)).execute(&pool).await.unwrap();
+    let (code, stdout, _) = requeue(&database, &[]);
+    assert_eq!(code, Some(1), "{stdout}");
+    sqlx::query(rename).bind(id).execute(&pool).await.unwrap();
+    let (code, stdout, stderr) = requeue(&database, &[]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
 }

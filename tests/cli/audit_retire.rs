@@ -202,6 +202,15 @@ async fn months_are_retired_under_load_and_the_rest_is_still_verified() {
     refused(&drill, &heads).await;
     busy(&drill, &gatepost, &heads).await;
 
+    // Rows that resolve-fork took out of a stream: one of the first month, and one without a time of its own.
+    let foreign = "INSERT INTO audit_foreign (gateway_id, epoch, seq, hash, source_table, source_row)
+        SELECT gateway_id, epoch, seq, hash, 'audit_log', row_to_json(l) FROM audit_log l WHERE hash = $1
+        UNION ALL SELECT gateway_id, epoch, seq, hash, 'audit_quarantine', '{}' FROM audit_quarantine";
+    let mut owner = PgConnection::connect(&drill.database.url).await.unwrap();
+    let query = sqlx::query(foreign).bind(&drill.b.records[1].position.hash.0[..]);
+    assert_eq!(query.execute(&mut owner).await.unwrap().rows_affected(), 2);
+    owner.close().await.unwrap();
+
     // The first month, under load.
     let export = drill.path("export-1").display().to_string();
     let retire = drill.retire(2, &heads, &["--export", &export]);
@@ -212,6 +221,7 @@ async fn months_are_retired_under_load_and_the_rest_is_still_verified() {
     let retired = async { tokio::task::block_in_place(|| drill.succeeds(&args(&retire))) };
     let (said, ()) = tokio::join!(retired, load);
     assert!(said.contains("18 records of 4 streams before") && said.contains(" were retired"), "{said}");
+    assert!(said.contains("audit_foreign keeps 1 row of these months"), "{said}");
     assert!(!drill.has_partition(3).await && drill.has_partition(2).await);
     let kept = "SELECT count(*) FROM audit_log WHERE timestamp < date_trunc('month', now()) - interval '2 months'";
     assert_eq!(drill.scalar::<i64>(kept).await, 0);

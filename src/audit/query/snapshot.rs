@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::reading::{Reading, bigint};
 use super::row;
-use super::stated::each_with;
+use super::stated::{each_with, registrars};
 use super::tables::{TableFindings, check_tables};
 use crate::audit::chain::Head;
 use crate::audit::record::{Epoch, GatewayId, Seq, Timestamp};
@@ -137,17 +137,10 @@ impl<'c> TrailSnapshot<'c> {
     /// Reads the records that say something about other records.
     pub(super) async fn statements(&mut self) -> Result<Statements, sqlx::Error> {
         let mut statements = Statements::default();
-        let registrar = self.reading.table("audit_registrar");
-        let exists: bool = sql::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-            .bind(&registrar)
-            .fetch_one(&mut *self.reading.transaction)
-            .await?;
-        if exists {
-            let sql = sqlx::AssertSqlSafe(format!("SELECT gateway_id FROM {registrar}"));
-            let ids: Vec<Uuid> = sql::query_scalar(sql).fetch_all(&mut *self.reading.transaction).await?;
-            if let [id] = ids[..] {
-                statements.set_registrar(GatewayId(id));
-            } else {
+        match registrars(&mut self.reading).await?.as_deref() {
+            None => {}
+            Some([id]) => statements.set_registrar(GatewayId(*id)),
+            Some(_) => {
                 let what = "audit_registrar must have one row: nothing that the owner decided counts".to_owned();
                 self.tables.unproven.push((UnprovenKind::Shadow, Place::ALL, what));
             }

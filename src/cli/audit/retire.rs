@@ -17,7 +17,9 @@ use crate::audit::sink::SinkError;
 use crate::audit::sink::postgres::Connection;
 use crate::audit::sink::postgres::holds::locked_holds;
 use crate::audit::sink::postgres::registrar::{Decision, LockedRegistrar, accepted, entry, registrar_id};
-use crate::audit::sink::postgres::retire::{Removal, first_kept_epoch, hash_at, is_busy, keep_policies, server_time};
+use crate::audit::sink::postgres::retire::{
+    Removal, first_kept_epoch, foreign_rows, hash_at, is_busy, keep_policies, server_time,
+};
 use crate::audit::verify::StreamHead;
 use crate::cli::database;
 use crate::cli::export_dir::{ExportDir, Format, Layout};
@@ -71,6 +73,8 @@ struct JsonResult<'a> {
     records: u64,
     streams: usize,
     partitions: &'a [String],
+    /// Rows in `audit_foreign` of these months, which were kept.
+    foreign_rows: u64,
     /// The SHA-256 sum of the manifest of the export.
     export: Option<Digest>,
     /// The seqs of the first and the last decision in the registrar's stream; null if nothing was changed.
@@ -89,6 +93,7 @@ struct Plan {
     retirement: Retirement,
     kept: BTreeMap<GatewayId, Epoch>,
     base: Retired,
+    foreign_rows: u64,
 }
 
 pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Result<()> {
@@ -110,6 +115,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
             records: 0,
             streams: 0,
             partitions: &[],
+            foreign_rows: 0,
             export: None,
             decisions: None,
         };
@@ -124,7 +130,8 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
     let export = export.map(ExportDir::finish).transpose()?.map(|summary| summary.sha256);
     let (before, runs, copies) = (cut.to_string(), Vec::new(), Vec::new());
     let base = Retired { before, records: 0, runs, copies, export, heads: heads.sha256 };
-    let plan = Plan { retirement, kept, base };
+    let foreign_rows = foreign_rows(&mut connection, cut.begin()).await.map_err(with_remedy)?;
+    let plan = Plan { retirement, kept, base, foreign_rows };
     let until = Instant::now() + args.wait;
     let (partitions, records) = loop {
         match attempt(&mut connection, args, cut, &plan, &mut journal).await {
@@ -331,7 +338,8 @@ fn report(
     let seqs = records.first().zip(records.last()).map(|(first, last)| [first.position.seq.0, last.position.seq.0]);
     if json {
         let (before, export) = (cut.to_string(), plan.base.export);
-        let result = JsonResult { before, records: count, streams, partitions, export, decisions: seqs };
+        let foreign_rows = plan.foreign_rows;
+        let result = JsonResult { before, records: count, streams, partitions, foreign_rows, export, decisions: seqs };
         return Ok(print(&json_line(&result)?)?);
     }
     let (of, in_streams) = (plural(count, "record"), plural(streams as u64, "stream"));
@@ -346,6 +354,11 @@ fn report(
         text += "the SHA-256 sum of the manifest of the export is ";
         text += &sum.to_string();
         text += "\n";
+    }
+    if plan.foreign_rows > 0 {
+        let rows = plural(plan.foreign_rows, "row");
+        text +=
+            &["audit_foreign keeps ", &rows, " of these months, which no check reads: delete them by SQL\n"].concat();
     }
     if let Some(([first, last], end)) = seqs.zip(records.last()) {
         let hash = end.position.hash;

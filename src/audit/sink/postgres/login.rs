@@ -17,6 +17,13 @@ const MESSAGE_BYTES_MAX: u32 = 1024 * 1024;
 const AUTHENTICATION: u8 = b'R';
 const RESPONSE: u8 = b'p';
 
+/// Types of the server's other messages before it has accepted the login: errors, notices, and the version of the
+/// protocol.
+const BEFORE_LOGIN: [u8; 3] = [ERROR, b'N', b'v'];
+const ERROR: u8 = b'E';
+
+const INVALID: &str = "the server does not speak the protocol of Postgres: is it the right port?";
+
 /// Requests of the server.
 const ACCEPTED: u32 = 0;
 const CLEAR_TEXT_PASSWORD: u32 = 3;
@@ -116,7 +123,9 @@ pub(super) async fn log_in(
                 }));
             }
             Some(ACCEPTED) => return message.write(driver).await,
-            _ => pass_on(driver, server, &message, login).await?,
+            Some(_) => pass_on(driver, server, &message, login).await?,
+            None if BEFORE_LOGIN.contains(&message.kind) => message.write(driver).await?,
+            None => return Err(login.refusal.because(INVALID)),
         }
     }
 }
@@ -172,7 +181,7 @@ async fn bind(
     }
 }
 
-/// The text of the server's next message if it is this request, or else the message.
+/// The text of the server's next message, which is this request, or its error.
 async fn reply(
     server: &mut (impl AsyncRead + Unpin),
     request: u32,
@@ -181,7 +190,9 @@ async fn reply(
     let message = Message::read(server, login).await?;
     match message.body.split_at_checked(4).filter(|_| message.request() == Some(request)) {
         Some((_, text)) => Ok(Ok(String::from_utf8_lossy(text).into_owned())),
-        None => Ok(Err(message)),
+        None if message.kind == ERROR => Ok(Err(message)),
+        // The login would not be bound, and the driver must not take it for accepted.
+        None => Err(login.refusal.because("the server broke off the login with SCRAM without an error")),
     }
 }
 
@@ -210,8 +221,7 @@ impl Message {
 async fn body(stream: &mut (impl AsyncRead + Unpin), login: &Login<'_>) -> io::Result<Vec<u8>> {
     let length = stream.read_u32().await?;
     if !(4..=MESSAGE_BYTES_MAX).contains(&length) {
-        login.refusal.because("the server does not speak the protocol of Postgres: is it the right port?");
-        return Err(io::ErrorKind::InvalidData.into());
+        return Err(login.refusal.because(INVALID));
     }
     let mut body = vec![0; length as usize - 4];
     stream.read_exact(&mut body).await?;
@@ -223,4 +233,83 @@ async fn send(stream: &mut (impl AsyncWrite + Unpin), kind: Option<u8>, body: &[
     stream.write_all(&[kind.as_slice(), &length, body].concat()).await?;
     // TLS keeps what it has encrypted until it is told.
     stream.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    fn message(kind: u8, request: u32, rest: &[u8]) -> Vec<u8> {
+        let body = [&request.to_be_bytes(), rest].concat();
+        [&[kind][..], &u32::try_from(body.len() + 4).unwrap().to_be_bytes(), &body].concat()
+    }
+
+    /// The driver sends its start-up message, and its password if it is asked. Returns all that it received.
+    async fn drive(mut stream: DuplexStream) -> Vec<u8> {
+        stream.write_all(&[0, 0, 0, 8, 0, 3, 0, 0]).await.unwrap();
+        let mut all = Vec::new();
+        while let Ok(byte) = stream.read_u8().await {
+            all.push(byte);
+            if all == message(AUTHENTICATION, CLEAR_TEXT_PASSWORD, b"") {
+                stream.write_all(b"p\0\0\0\x0bsecret\0").await.unwrap();
+            }
+        }
+        all
+    }
+
+    /// A server that asks for a bound login, and whose last message is `last`.
+    async fn serve(mut stream: DuplexStream, last: Vec<u8>) {
+        let mut startup = [0; 8];
+        stream.read_exact(&mut startup).await.unwrap();
+        stream.write_all(&message(AUTHENTICATION, SASL, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0")).await.unwrap();
+        let refusal = Refusal::default();
+        let login = Login { is_encrypted: true, end_point: None, binding: ChannelBinding::Disable, refusal: &refusal };
+        let first = Message::read(&mut stream, &login).await.unwrap().body;
+        let nonce = String::from_utf8_lossy(&first).split_once("r=").unwrap().1.to_owned();
+        let reply = format!("r={nonce}server,s=AAAA,i=1");
+        stream.write_all(&message(AUTHENTICATION, SASL_CONTINUE, reply.as_bytes())).await.unwrap();
+        Message::read(&mut stream, &login).await.unwrap();
+        stream.write_all(&last).await.unwrap();
+        stream.write_all(&message(AUTHENTICATION, ACCEPTED, b"")).await.unwrap();
+        // Until the other side ends.
+        stream.read_u8().await.ok();
+    }
+
+    #[tokio::test]
+    async fn server_that_does_not_know_the_password_is_refused() {
+        let no_error = message(AUTHENTICATION, ACCEPTED, b"");
+        for (last, reason) in [
+            (message(AUTHENTICATION, SASL_FINAL, b"v=AAAA"), "does not prove"),
+            (no_error, "broke off the login"),
+            (b"Z\0\0\0\x05I".to_vec(), "broke off the login"),
+        ] {
+            for binding in [ChannelBinding::Prefer, ChannelBinding::Require] {
+                let ((mut driver, of_driver), (mut server, of_server)) = (duplex(1024), duplex(1024));
+                let (driving, serving) = (tokio::spawn(drive(of_driver)), tokio::spawn(serve(of_server, last.clone())));
+                let refusal = Refusal::default();
+                let login = Login { is_encrypted: true, end_point: Some(vec![1]), binding, refusal: &refusal };
+                assert!(log_in(&mut driver, &mut server, &login).await.is_err());
+                assert!(refusal.reason().is_some_and(|found| found.contains(reason)), "{:?}", refusal.reason());
+                drop((driver, server));
+                let received = driving.await.unwrap();
+                assert_eq!(received, message(AUTHENTICATION, CLEAR_TEXT_PASSWORD, b""), "nothing else");
+                serving.await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn driver_is_not_told_that_it_is_logged_in_before_it_is() {
+        let ((mut driver, of_driver), (mut server, mut of_server)) = (duplex(1024), duplex(1024));
+        let driving = tokio::spawn(drive(of_driver));
+        of_server.write_all(b"Z\0\0\0\x05I").await.unwrap();
+        let (refusal, binding) = (Refusal::default(), ChannelBinding::Prefer);
+        let login = Login { is_encrypted: true, end_point: None, binding, refusal: &refusal };
+        assert!(log_in(&mut driver, &mut server, &login).await.is_err());
+        assert_eq!(refusal.reason(), Some(INVALID));
+        drop(driver);
+        assert_eq!(driving.await.unwrap(), b"");
+    }
 }

@@ -76,6 +76,18 @@ pub async fn hash_at(
     Ok(hash.and_then(|hash| hash.try_into().ok().map(Digest)))
 }
 
+/// The rows in `audit_foreign` that are older than `cut`, by their own time or else by that at which they were moved.
+///
+/// # Errors
+/// See [`SinkError`].
+pub async fn foreign_rows(connection: &mut Connection, cut: Timestamp) -> Result<u64, SinkError> {
+    let sql = "SELECT count(*) FROM audit_foreign
+        WHERE coalesce((source_row ->> 'timestamp')::timestamptz, moved_at) < $1";
+    let mut reading = read_transaction(connection).await?;
+    let count = sql::query_scalar::<i64>(sql).bind(cut.to_datetime());
+    Ok(count.fetch_one(&mut *reading).await.map_err(fault)?.unsigned_abs())
+}
+
 /// Keeps the texts of policies.
 ///
 /// # Errors
