@@ -105,8 +105,8 @@ CREATE INDEX audit_log_parent_id ON audit_log (parent_id) WHERE parent_id IS NOT
 CREATE INDEX audit_log_response_status ON audit_log (response_status, "timestamp");
 -- The few records that say something about other records, which "gatepost audit verify" reads first.
 CREATE INDEX audit_log_statements ON audit_log (gateway_id, epoch, seq) WHERE method IN
-    ('gateway/opened', 'gateway/damage', 'gateway/takeover', 'trail/accepted', 'trail/resolved', 'trail/retired',
-    'trail/hold', 'trail/lifted', 'trail/closed');
+    ('gateway/opened', 'gateway/damage', 'gateway/takeover', 'gateway/restored', 'trail/accepted', 'trail/resolved',
+    'trail/retired', 'trail/hold', 'trail/lifted', 'trail/closed');
 
 -- Records that audit_log refused: their bytes, and why. The cursor counts them, so the stream stays without a gap.
 CREATE TABLE audit_quarantine (

@@ -40,11 +40,11 @@ use crate::connections::places::Places;
 use crate::upstream::Upstreams;
 use crate::walls::Launcher;
 
-use call::backend_changes;
 use call::catalog_changes::CatalogChanges;
 use call::core::Core;
 use call::counters::CallCounters;
 use call::limits::Limits;
+use call::list_changes;
 use call::questions::Questions;
 use call::refusal_windows::RefusedRequest;
 use call::refusals::Refusals;
@@ -179,7 +179,7 @@ impl Gateway {
         let core = Arc::new(core);
         let recorder = tokio::spawn(recorder::run(Arc::downgrade(&core)));
         // It ends with the upstreams, which are the core's.
-        tokio::spawn(backend_changes::tell(Arc::downgrade(&core), core.upstreams.changes()));
+        tokio::spawn(list_changes::tell(Arc::downgrade(&core), core.upstreams.changes()));
         let session_sweeper = tokio::spawn(session_end::sweep(Arc::downgrade(&core), core.stopping.clone()));
         let span_exporter = tokio::spawn(export);
         let drain_timeout = config.server.drain_timeout;
@@ -240,7 +240,7 @@ impl Gateway {
         let open = core.tasks.len();
         core.tasks.close();
         core.stopping.cancel();
-        core.sessions.end_general_streams();
+        core.sessions.all().iter().for_each(|session| session.general().finish(None));
         let wait = async { tokio::join!(served, core.tasks.wait()).0 };
         let ended = tokio::time::timeout(self.drain_timeout, wait).await;
         let cancelled = core.tasks.len();
@@ -294,7 +294,7 @@ impl Handle {
             std::mem::replace(&mut *current, Arc::clone(&rules))
         };
         core.policy.send_replace(Arc::clone(&rules.policy));
-        core.sessions.notify_changed_lists(&old.policy, &rules.policy);
+        list_changes::tell_policy(&core.sessions, &old.policy, &rules.policy);
         core.upstreams.end_unreachable_conversations(|roles, backend| rules.policy.reaches(roles, backend));
         session_end::end(core, core.sessions.remove_unreachable(&rules.policy)).await;
         Ok(())

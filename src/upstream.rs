@@ -140,7 +140,9 @@ impl Upstreams {
     /// Finds the errors that [`Upstreams::start`] would return, without starting anything. Key files are read.
     #[must_use]
     pub fn check(backends: &BTreeMap<String, config::Backend>) -> Vec<EndpointError> {
-        let fault = |(alias, config): (&String, &config::Backend)| http::Endpoint::new(alias, config).err();
+        let fault = |(alias, config): (&String, &config::Backend)| {
+            http::Endpoint::new(alias, config).err().or_else(|| Backend::environment_error(alias, config))
+        };
         backends.iter().filter_map(fault).collect()
     }
 

@@ -9,6 +9,7 @@
 //! [`OwnFiles`] is therefore granted entry by entry, as it is when the backend starts ([`plan`]).
 
 mod enter;
+mod environment;
 mod kernel;
 mod landlock;
 mod launcher;
@@ -19,6 +20,7 @@ mod scratch;
 mod user;
 
 pub use enter::{BackendStart, exec_backend};
+pub use environment::environment_error;
 pub use launcher::{BackendLauncher, Launcher};
 pub use own_files::{OwnFiles, postgres_files};
 pub use plan::{Granted, Plan, WriteRoot};

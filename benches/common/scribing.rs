@@ -42,6 +42,7 @@ pub fn config(dir: &Path) -> Config {
         mode: Mode::Stored,
         ring: RING,
         outbox_bytes_max: OUTBOX_BYTES,
+        keep: None,
         timeouts: Timeouts { admission: PATIENCE, store: PATIENCE },
         batch: BatchLimits { records: 2000, bytes: 4_000_000 },
         about: about(),

@@ -111,6 +111,8 @@ pub struct Meter {
     pub quarantined: Counter,
     /// Delivery attempts that failed and are retried.
     pub retries: Counter,
+    /// Streams of which Postgres had less than was delivered, and whose kept records were delivered again.
+    pub restored: Counter,
     /// True if a stream is forked.
     pub forked: AtomicBool,
     /// Locked by the scribe once per record, and by the shipper once per batch.
@@ -201,6 +203,7 @@ impl Default for Meter {
             delivered: Counter::default(),
             quarantined: Counter::default(),
             retries: Counter::default(),
+            restored: Counter::default(),
             forked: AtomicBool::new(false),
             ages: Mutex::default(),
             retry_at: Mutex::default(),

@@ -2,8 +2,8 @@
 //!
 //! The outbox is a directory of generation files (`outbox/generation.rs`). One process writes each file, in one epoch,
 //! and never again after the first failed write. Every opening of the directory begins a new epoch and a new file.
-//! Older files are only read, and are unlinked once all their records are delivered. Unlinking needs no free page, so a
-//! full disk cannot block the drain.
+//! Older files are only read, and are unlinked once all their records are delivered and were kept for a while.
+//! Unlinking needs no free page, so a full disk cannot block the drain.
 //!
 //! [`Opening`] is the state of the directory as it was found; the first commit of the new epoch turns it into an
 //! [`Outbox`]. The outbox has one writer, the scribe. A [`Reader`] serves the shipper and inspection; it works beside
@@ -24,6 +24,8 @@ mod frame;
 pub mod fs;
 mod generation;
 mod heads;
+mod keep;
+mod listed_file;
 pub mod lock;
 mod opening;
 pub mod prune;
@@ -42,6 +44,7 @@ pub use commit::Commit;
 pub use damage_log::FoundDamage;
 pub use error::OutboxError;
 pub use frame::RecordFrame;
+pub use keep::Keep;
 pub use opening::{Opening, PreviousEpoch};
 pub use reader::{OutboxStats, Reader, StoredStream};
 pub use segment::Segment;

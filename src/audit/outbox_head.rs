@@ -19,6 +19,9 @@ pub struct OutboxHead {
     pub time: Timestamp,
     /// The record before the first one that may have to be delivered; seq 0 if that is the first of the stream.
     pub after: HeadAfter,
+    /// The record before the first one that the outbox has, which may be long delivered; seq 0 if that is the first of
+    /// the stream.
+    pub kept: HeadAfter,
     /// The hashes of the records that follow `after`, the first of them.
     pub hashes: Vec<Digest>,
 }

@@ -32,6 +32,8 @@ pub struct Config {
     pub ring: ring::RingLimits,
     /// Quota for all files of the outbox together, in bytes.
     pub outbox_bytes_max: u64,
+    /// The limits of what the outbox keeps of delivered records; `None` keeps nothing. Without a sink it has no effect.
+    pub keep: Option<outbox::Keep>,
     /// Limits on the time that a call waits.
     pub timeouts: Timeouts,
     /// Limits of a batch that is delivered to Postgres.
@@ -93,7 +95,7 @@ impl Pipeline {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn begin<S: Sink>(opening: Opening, config: &Config, sink: Option<S>) -> Result<Self, outbox::OutboxError> {
+    pub fn begin<S: Sink>(mut opening: Opening, config: &Config, sink: Option<S>) -> Result<Self, outbox::OutboxError> {
         if let Some(previous) = opening.previous.filter(|previous| !previous.closed) {
             let (epoch, interrupted) = (previous.epoch, opening.interrupted.len());
             tracing::warn!(
@@ -103,6 +105,7 @@ impl Pipeline {
                 "previous epoch was not closed, so the gateway crashed; recording its open calls as interrupted"
             );
         }
+        opening.keep = config.keep;
         let scribe = Scribe::begin(opening, config.ring, config.outbox_bytes_max, config.mode, &config.about)?;
         let (ring, reader, meter) = (scribe.ring(), scribe.reader(), scribe.meter());
         let (gateway_id, epoch) = scribe.stream();

@@ -31,6 +31,6 @@ pub use room::{AdmissionError, BatchRoom, RingClosedError, RingLimits};
 pub use slot::Slot;
 pub use state::Ring;
 pub use work::{
-    Heartbeat, OutboxCapacity, Phase, RingGauge, StoredReceiver, StoredSender, UnrecordedCalls, WindowRead, Work,
-    WorkItem,
+    Finding, Heartbeat, OutboxCapacity, Phase, Restored, RingGauge, StoredReceiver, StoredSender, UnrecordedCalls,
+    WindowRead, Work, WorkItem,
 };

@@ -13,8 +13,11 @@
 //! are refused. The scribe stops retrying only in phase [`Phase::Finished`], and then reports how many records are
 //! lost.
 
+mod batch;
 mod capacity;
 mod events;
+mod keeping;
+mod mode;
 mod segments;
 mod urgent;
 
@@ -22,13 +25,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use batch::{Batch, Extent};
 pub use events::ConfigSummary;
+use keeping::{EXPIRE_EVERY, Keeping};
+pub use mode::{EpochReport, Mode};
 
 use super::chain::{self, Head};
 use super::meter::Meter;
 use super::outbox::{self, Commit, FoundDamage, Opening, Outbox, OutboxError, Space};
-use super::record::{AuditRecord, Epoch, GatewayId, PendingRecord, RequestId, StreamPosition};
-use super::ring::{BatchRoom, Phase, Ring, RingLimits, Slot, StoredSender, UnrecordedCalls, Work, WorkItem};
+use super::record::{AuditRecord, Epoch, GatewayId, PendingRecord, RequestId};
+use super::ring::{BatchRoom, Finding, Phase, Ring, RingLimits, Slot, UnrecordedCalls, Work, WorkItem};
 use super::sync::Instant;
 
 /// The scribe waits for the callers that it has just signalled for at most the last commit's duration divided by this.
@@ -48,18 +54,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Percentages of the quota at which an error is logged. *Spec*: `docs/design.md`, "Outbox".
 const ALARM_PERCENTS: [u64; 3] = [75, 90, 100];
 
-/// When records go through the outbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// All records go through the outbox.
-    Stored,
-    /// Only the records that Postgres does not take within `spill_after` go through the outbox.
-    Queued {
-        /// The age of the oldest undelivered record at which the scribe starts to spill.
-        spill_after: Duration,
-    },
-}
-
 /// The scribe. [`Scribe::run`] is the body of its thread.
 #[derive(Debug)]
 pub struct Scribe {
@@ -73,7 +67,7 @@ pub struct Scribe {
     head: Head,
     /// The last record in the outbox.
     stored: Head,
-    /// The last record of this epoch that the outbox has removed after its delivery.
+    /// The last record of this epoch that the outbox knows to be delivered.
     removed: Head,
     spilling: bool,
     /// The closing record is made.
@@ -86,46 +80,14 @@ pub struct Scribe {
     space: Space,
     /// The time at which the last commit failed, if none has succeeded since.
     failed_at: Option<Instant>,
+    /// The times at which kept records are stored and removed.
+    keeping: Keeping,
     /// The number of commits that are still to come without a wait for callers.
     gather_pause: u32,
     /// The segments of the next batch.
     segments: segments::Builder,
     /// Records that are stored at once, whatever the level.
     urgent: urgent::Urgent,
-}
-
-/// The end of an epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EpochReport {
-    /// The number of lost records, which only the ring had. It is 0 unless the outbox failed until the end.
-    pub lost: usize,
-    /// The last record of the epoch.
-    pub last: Head,
-}
-
-/// The records, intents and waiting callers of one turn.
-#[derive(Debug, Default)]
-struct Batch {
-    records: Vec<Slot>,
-    /// The records as segments, in [`Mode::Stored`].
-    segments: segments::Builder,
-    begun: Vec<(RequestId, Arc<[u8]>)>,
-    ended: Vec<RequestId>,
-    /// Signalled after the commit.
-    receipts: Vec<(StoredSender, Option<StreamPosition>)>,
-    room: BatchRoom,
-}
-
-/// The contents of a commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extent {
-    /// Watermarks alone. Records stored along with them would have to be removed by the next commit, which would store
-    /// records again, and so on: after a spill the disk would never be idle.
-    Watermarks,
-    /// Watermarks, the batch, and the records that were queued only before it.
-    All,
-    /// The same, and the epoch is closed.
-    Closing,
 }
 
 impl Scribe {
@@ -167,6 +129,9 @@ impl Scribe {
         ring.mark_stored(head.seq);
         ring.publish(records, BatchRoom::default());
         ring.set_capacity(capacity::of(space), mode == Mode::Stored);
+        if mode != Mode::Stored && outbox.keeps() {
+            ring.keep_delivered();
+        }
         Ok(Self {
             ring,
             meter,
@@ -184,6 +149,7 @@ impl Scribe {
             watermarks: Vec::new(),
             space,
             failed_at: None,
+            keeping: Keeping::default(),
             gather_pause: 0,
             segments: segments::Builder::default(),
             urgent: urgent::Urgent::default(),
@@ -218,19 +184,20 @@ impl Scribe {
     #[must_use]
     pub fn run(mut self) -> EpochReport {
         loop {
-            let Work { items, room, watermarks, settled, unrecorded, phase } = self.ring.take(self.patience());
+            let Work { items, room, watermarks, findings, unrecorded, phase } = self.ring.take(self.patience());
             let begun = Instant::now();
             self.merge_watermarks(watermarks);
             // Also if the phase skipped `Closing`: the ring's records are stored, and the epoch is closed.
             let closing = phase >= Phase::Closing && !std::mem::replace(&mut self.closed, phase >= Phase::Closing);
             let mut batch = self.stamp(items, unrecorded);
             if closing || !self.closed {
-                self.add_own_events(settled, closing, &mut batch);
+                self.add_own_events(findings, closing, &mut batch);
             }
             batch.room = room;
             let extent = match (closing, self.must_store(&batch)) {
                 (true, _) => Some(Extent::Closing),
                 (false, true) => Some(Extent::All),
+                (false, false) if self.must_keep() => Some(Extent::Kept),
                 (false, false) => self.has_delivered_records().then_some(Extent::Watermarks),
             };
             let extent = extent.filter(|extent| *extent == Extent::Closing || !self.may_skip(&batch));
@@ -247,6 +214,9 @@ impl Scribe {
             }
             if !self.space.has_room() {
                 self.outbox.remove_delivered(&[]);
+                self.update_space();
+            } else if self.outbox.keeps() && self.keeping.expires() {
+                self.outbox.expire();
                 self.update_space();
             }
             let (signalled, took) = (batch.receipts.len(), begun.elapsed());
@@ -295,7 +265,9 @@ impl Scribe {
         if !self.space.has_room() || self.failed_at.is_some() {
             return Some(RETRY_PAUSE);
         }
-        spill
+        let expire = self.outbox.keeps().then_some(EXPIRE_EVERY);
+        let keep = self.ring.has_unkept().then(|| self.keeping.until_kept());
+        spill.into_iter().chain(expire).chain(keep).min()
     }
 
     /// Returns true if this batch, and the records that were queued only before it, must be stored now.
@@ -316,10 +288,17 @@ impl Scribe {
         self.spilling || self.ends_stored_intent(batch) || !self.urgent.is_empty()
     }
 
-    /// Returns true if the outbox contains records that are delivered.
+    /// Returns true if it is time to store records that were delivered from the ring and are kept.
+    fn must_keep(&self) -> bool {
+        self.keeping.until_kept().is_zero() && self.ring.has_unkept()
+    }
+
+    /// Returns true if the outbox does not know yet that records in it are delivered, or not delivered any more.
     fn has_delivered_records(&self) -> bool {
         let is_new = |(epoch, head): &(Epoch, Head)| {
-            *epoch != self.epoch || (self.removed.seq < self.stored.seq && head.seq > self.removed.seq)
+            let is_later = self.removed.seq < self.stored.seq && head.seq > self.removed.seq;
+            // Earlier if the database was restored: what is after it must stay.
+            *epoch != self.epoch || is_later || head.seq < self.removed.seq
         };
         self.watermarks.iter().any(is_new)
     }
@@ -367,7 +346,7 @@ impl Scribe {
     }
 
     /// Adds the records of the gateway itself that come last in a batch.
-    fn add_own_events(&mut self, settled: Vec<(Epoch, Option<Head>)>, closing: bool, batch: &mut Batch) {
+    fn add_own_events(&mut self, findings: Vec<Finding>, closing: bool, batch: &mut Batch) {
         for FoundDamage { damage, is_new } in self.outbox.take_damages() {
             self.meter.set_aside.add(u64::from(is_new));
             let first = self.head.seq.next();
@@ -376,11 +355,19 @@ impl Scribe {
             }
             self.urgent.add_damage(damage, (first, self.head.seq));
         }
-        for (epoch, end) in settled {
-            if let Some(end) = end {
-                self.link(events::takeover(epoch, end).into(), Instant::now(), batch);
+        for finding in findings {
+            match finding {
+                Finding::Settled(epoch, end) => {
+                    if let Some(end) = end {
+                        self.link(events::takeover(epoch, end).into(), Instant::now(), batch);
+                    }
+                    self.urgent.settle(epoch);
+                }
+                Finding::Restored(restored) => {
+                    self.link(events::restored(restored).into(), Instant::now(), batch);
+                    self.urgent.add_restored();
+                }
             }
-            self.urgent.settle(epoch);
         }
         if closing {
             self.link(events::closed(self.head).into(), Instant::now(), batch);
@@ -417,16 +404,29 @@ impl Scribe {
 
     /// Commits what `extent` says, then publishes the batch. `Err` is the number of lost records.
     fn store(&mut self, batch: &mut Batch, extent: Extent) -> Result<(), usize> {
-        let (segments, records) =
-            if extent == Extent::Watermarks { (Vec::new(), 0) } else { self.segments_to_store(batch) };
+        let stores_batch = matches!(extent, Extent::All | Extent::Closing);
+        let (segments, records, head) = match extent {
+            Extent::Watermarks => (Vec::new(), 0, self.stored),
+            Extent::Kept => {
+                self.keeping.kept();
+                let kept = self.ring.unkept();
+                let head = kept.last().map_or(self.stored, |last| Head::after(&last.position));
+                (segments::of(kept.iter().map(AsRef::as_ref)), kept.len(), head)
+            }
+            Extent::All | Extent::Closing => {
+                let (segments, records) = self.segments_to_store(batch);
+                (segments, records, self.head)
+            }
+        };
         let ended: Vec<_> = batch.ended.iter().copied().filter(|id| self.stored_intents.contains(id)).collect();
         let commit = Commit {
             segments: &segments,
-            head: (!segments.is_empty()).then_some(self.head),
+            head: (!segments.is_empty()).then_some(head),
             begun: &batch.begun,
             ended: &ended,
             delivered: &self.watermarks,
-            settled: if extent == Extent::Watermarks { &[] } else { self.urgent.settled() },
+            keeps: false,
+            settled: if stores_batch { self.urgent.settled() } else { &[] },
             closes: extent == Extent::Closing,
         };
         let mut begun = Instant::now();
@@ -461,10 +461,10 @@ impl Scribe {
             self.stored_intents.remove(&id);
         }
         if !segments.is_empty() {
-            self.stored = self.head;
+            self.stored = head;
         }
         self.ring.mark_stored(self.stored.seq);
-        if extent != Extent::Watermarks && !self.urgent.is_empty() {
+        if stores_batch && !self.urgent.is_empty() {
             // What Postgres has is as safe as what is stored.
             let safe = self.stored.seq.max(self.ring.gauge().delivered);
             for (damage, records) in self.urgent.stored(safe) {
@@ -475,8 +475,8 @@ impl Scribe {
         Ok(())
     }
 
-    /// The segments of the batch and of the records that were queued only before it, with the number of records. Adds
-    /// the intents that were in memory only to the batch.
+    /// The segments of the batch, of the records that were queued only before it and of delivered ones that are kept,
+    /// with the number of records. Adds the intents that were in memory only to the batch.
     fn segments_to_store(&mut self, batch: &mut Batch) -> (Vec<outbox::Segment>, usize) {
         let new = batch.records.iter().map(|slot| &slot.record);
         let stored = if self.mode == Mode::Stored {
@@ -484,7 +484,7 @@ impl Scribe {
             self.segments = segments::Builder::like(&made);
             (made, new.len())
         } else {
-            let older = self.ring.queued_only();
+            let older = self.ring.unstored();
             let records = older.len() + new.len();
             (segments::of(older.iter().chain(new).map(AsRef::as_ref)), records)
         };

@@ -12,6 +12,9 @@
 //! * *Row*: the batch is halved until one record is left, which is quarantined at its position. If many records fail
 //!   with the same error, and later records would fail too, the schema is at fault and delivery is held.
 //!
+//! If the cursor is at an earlier record of this gateway than was delivered, the database *went back*: it was restored,
+//! or failed over. What the outbox keeps is delivered again from there, in every epoch, and the scribe records it.
+//!
 //! If the cursor is ahead of the stream, or has another hash, the stream is *forked*: another process writes under this
 //! gateway's id. A forked stream is not shipped, none of its records is lost or overwritten, and the alarm stays raised
 //! until an operator acts; the shipper looks at it again and continues once it fits. If an older epoch's records are
@@ -22,6 +25,7 @@
 //! more of a crashed epoch than the outbox knows: the shipper settles where such an epoch ends, and the scribe records
 //! it.
 
+mod attempts;
 mod batch;
 mod fork;
 mod health;

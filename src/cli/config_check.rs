@@ -2,6 +2,7 @@
 //! directories stdio backends cannot write as configured.
 
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::configuration::environment;
@@ -9,7 +10,7 @@ use super::database;
 use super::exit::{BAD_USAGE, CommandError};
 use super::output::print;
 use crate::auth::Authenticator;
-use crate::config::{Config, ConfigError, Origin};
+use crate::config::{Config, ConfigError, Origin, is_loopback};
 use crate::gateway::listener::tls::Acceptor;
 use crate::upstream::Upstreams;
 use crate::walls::{Launcher, OwnFiles};
@@ -74,8 +75,45 @@ fn check(path: &Path) -> Result<Config, Vec<ConfigError>> {
     if faults.is_empty() { Ok(config) } else { Err(faults) }
 }
 
-/// One line for each directory in which a stdio backend cannot write as configured.
+/// One line for each setting that is valid and probably not meant so, and for each directory in which a stdio backend
+/// cannot write as configured.
 fn notes(config: &Config, path: &Path) -> String {
+    let warning = |text: String| format!("{}: warning: {text}\n", path.display());
+    let mut warnings = Vec::new();
+    if config.backends.is_empty() {
+        warnings.push(warning("there are no backends: clients find no tools; add [backends.NAME]".to_owned()));
+    }
+    if config.roles.is_empty() {
+        warnings.push(warning("there are no roles: every call is denied; add [roles.NAME] with allow".to_owned()));
+    }
+    for (alias, backend) in &config.backends {
+        if let Some(program) = backend.command.first().filter(|program| !is_found(program, backend)) {
+            let text =
+                format!("backends.{alias}.command: the program {program:?} is not found: the backend will be down");
+            warnings.push(warning(text));
+        }
+        let url = backend.url.as_deref().and_then(|url| url::Url::parse(url).ok());
+        if url.is_some_and(|url| url.scheme() == "http" && !is_loopback(&url)) {
+            let text = "is not encrypted, and leaves this machine: anyone on the way can read and change it";
+            warnings.push(warning(format!("backends.{alias}.url: {text}")));
+        }
+    }
+    warnings.concat() + &limited_roots(config, path)
+}
+
+/// Returns true if the program of a backend can be started: by its path, or found in `PATH`.
+fn is_found(program: &str, backend: &crate::config::Backend) -> bool {
+    let is_program =
+        |path: &Path| path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
+    if program.contains('/') {
+        let cwd = backend.cwd.clone().or_else(|| std::env::current_dir().ok()).unwrap_or_default();
+        return is_program(&cwd.join(program));
+    }
+    let path = backend.env.get("PATH").map(Into::into).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| is_program(&dir.join(program)))
+}
+
+fn limited_roots(config: &Config, path: &Path) -> String {
     let launcher = Launcher::with_walls(OwnFiles::of(config, [path]));
     let stdio = config.backends.iter().filter(|(_, backend)| !backend.command.is_empty());
     let limited = stdio.flat_map(|(alias, backend)| {
@@ -106,6 +144,28 @@ mod tests {
                 "FILE:3: server.calls_max: 0 is out of range: use 1 to 65536 calls",
             ]
         );
+    }
+
+    #[test]
+    fn settings_that_are_probably_not_meant_so_are_named() {
+        let notes_of = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("gatepost.toml");
+            std::fs::write(&file, text).unwrap();
+            notes(&Config::parse(text, None, []).unwrap(), Path::new("FILE"))
+        };
+        let empty = notes_of("");
+        assert!(
+            empty.contains("FILE: warning: there are no backends") && empty.contains("there are no roles"),
+            "{empty}"
+        );
+        let text = "[roles.r]\nallow = [\"*/*\"]\n[backends.a]\ncommand = [\"no-such-program-here\"]\n\
+                    [backends.b]\nurl = \"http://tools.example.com/mcp\"\n[backends.c]\ncommand = [\"sh\"]\n\
+                    [backends.d]\nurl = \"http://127.0.0.1:1/mcp\"\n";
+        let found = notes_of(text);
+        let warned: Vec<_> = found.lines().filter(|line| line.contains("warning")).collect();
+        assert_eq!(warned.len(), 2, "{found}");
+        assert!(warned[0].contains("backends.a.command") && warned[1].contains("backends.b.url"), "{found}");
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::database;
 use super::digest_key;
 use super::gateway_error::GatewayError;
-use crate::audit::outbox::Opening;
 use crate::audit::outbox::fs::DiskFs;
+use crate::audit::outbox::{Keep, Opening};
 use crate::audit::pipeline::{self, Pipeline};
 use crate::audit::record::{GatewayId, PolicyText};
 use crate::audit::sink::Sink;
@@ -17,6 +17,14 @@ use crate::config::{Config, Level};
 
 /// Longest wait for Postgres at the start. *Chosen*: a healthy server migrates in a second.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time for which delivered records are kept at level `stored`, if the operator does not set another. *Spec*:
+/// `src/config/settings_table/audit.rs`.
+const KEEP_DELIVERED: Duration = Duration::from_hours(24);
+
+/// The share of the quota that kept records may use, if the operator does not set another. *Spec*:
+/// `src/config/settings_table/audit.rs`.
+const KEEP_SHARE: u64 = 4;
 
 /// Opens the outbox and starts the pipeline. If Postgres is not ready, records wait in the outbox.
 ///
@@ -43,6 +51,7 @@ pub(super) async fn start(config: &Config) -> Result<Pipeline, GatewayError> {
         mode,
         ring: ring::RingLimits { records: audit.ring_records_max, bytes: audit.ring_bytes_max },
         outbox_bytes_max: audit.outbox_bytes_max,
+        keep: keep(config),
         timeouts: Timeouts { admission: audit.admission_timeout, store: audit.store_timeout },
         batch: shipper::BatchLimits { records: config.postgres.batch_rows_max, bytes: config.postgres.batch_bytes_max },
         about: scribe::ConfigSummary {
@@ -57,6 +66,15 @@ pub(super) async fn start(config: &Config) -> Result<Pipeline, GatewayError> {
         None => None,
     };
     Ok(Pipeline::begin(opening, &pipeline, sink)?)
+}
+
+/// The limits of what is kept of delivered records; `None` keeps nothing.
+fn keep(config: &Config) -> Option<Keep> {
+    let audit = &config.audit;
+    let default = if audit.level == Level::Stored { KEEP_DELIVERED } else { Duration::ZERO };
+    let age = audit.keep_delivered.unwrap_or(default);
+    let bytes = audit.keep_bytes_max.unwrap_or(audit.outbox_bytes_max / KEEP_SHARE);
+    (config.postgres.url.is_some() && !age.is_zero()).then_some(Keep { age, bytes })
 }
 
 /// Prepares the sink, if Postgres is ready for it.

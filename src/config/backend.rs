@@ -23,6 +23,12 @@ pub struct Backend {
     pub command: Vec<String>,
     /// Its environment, besides `PATH` and `HOME`.
     pub env: BTreeMap<String, String>,
+    /// Variables of the gateway that it gets too.
+    pub env_from: Vec<String>,
+    /// A file with further variables.
+    pub env_file: Option<PathBuf>,
+    /// Its working directory, if it is not the gateway's.
+    pub cwd: Option<PathBuf>,
     /// The endpoint of a Streamable HTTP server.
     pub url: Option<String>,
     /// Headers, each with the environment variable that contains its value.
@@ -77,6 +83,9 @@ impl fmt::Debug for Backend {
             .field("files", &self.files)
             .field("command", &self.command)
             .field("env", &self.env.keys())
+            .field("env_from", &self.env_from)
+            .field("env_file", &self.env_file)
+            .field("cwd", &self.cwd)
             .field("url", &self.url)
             .field("header_env", &self.header_env)
             .field("header_file", &self.header_file)
@@ -103,6 +112,9 @@ impl Default for Backend {
             files: FileAccess::default(),
             command: Vec::new(),
             env: BTreeMap::new(),
+            env_from: Vec::new(),
+            env_file: None,
+            cwd: None,
             url: None,
             header_env: BTreeMap::new(),
             header_file: BTreeMap::new(),

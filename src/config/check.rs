@@ -13,6 +13,10 @@ use super::sections::{Config, OnFailure};
 /// call may use seven eighths of the ring.
 const RING_RECORDS_MIN: usize = 4;
 
+/// The part of the outbox that delivered records may use at most, as a divisor. *Chosen*: half of it, so that an outage
+/// is not shortened by what is kept.
+const KEEP_PART: u64 = 2;
+
 /// The number of bodies of the largest size that must fit `server.request_bytes_max`. *Derived*: a body counts twice,
 /// and one caller may occupy half.
 const REQUEST_BODIES_MIN: usize = 4;
@@ -71,6 +75,13 @@ pub(super) fn check(config: &Config, report: Report<'_>) {
     // A record has no more of a request than its body has.
     let params = config.audit.params_bytes_max.min(config.server.body_bytes_max);
     let (ring, record) = (config.audit.ring_bytes_max, params + config.audit.response_bytes_max);
+    if let Some(keep) = config.audit.keep_bytes_max.filter(|keep| *keep > config.audit.outbox_bytes_max / KEEP_PART) {
+        let message = format!(
+            "{keep} bytes is more than half of audit.outbox_bytes_max ({}): lower it, or raise that",
+            config.audit.outbox_bytes_max
+        );
+        report("audit.keep_bytes_max", message);
+    }
     if ring / RING_RECORDS_MIN < record {
         let message = format!(
             "{ring} bytes is less than {RING_RECORDS_MIN} times audit.params_bytes_max and audit.response_bytes_max \
@@ -90,6 +101,10 @@ fn backends(config: &Config, report: Report<'_>) {
         }
         if backend.url.is_none() && !(backend.header_env.is_empty() && backend.header_file.is_empty()) {
             report(&path, "has headers but no url: use env for a stdio server".to_owned());
+        }
+        let has_process = backend.cwd.is_some() || backend.env_file.is_some() || !backend.env_from.is_empty();
+        if backend.command.is_empty() && has_process {
+            report(&path, "has cwd, env_file or env_from but no command: they are for stdio servers".to_owned());
         }
         let is_restricted = backend.user.is_some() || backend.write.is_some() || !backend.walls;
         if backend.command.is_empty() && is_restricted {

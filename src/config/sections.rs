@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auth::{Auth, Tls};
 use super::backend::Backend;
-use super::deserialize::{address_or_off, duration};
+use super::deserialize::{address_or_off, duration, optional_duration};
 use super::network::Network;
 use super::public_url::PublicUrl;
 use super::role::Role;
@@ -80,8 +80,8 @@ pub struct Server {
     pub listen: SocketAddr,
     /// `Host` values accepted besides the listener's own address and, on loopback, `localhost`.
     pub allowed_hosts: Vec<String>,
-    /// `Origin` values accepted besides loopback ones at a gateway on loopback. A request without `Origin` does not come
-    /// from a browser.
+    /// `Origin` values accepted besides loopback ones at a gateway on loopback. A request without `Origin` does not
+    /// come from a browser.
     pub allowed_origins: Vec<String>,
     /// The URL at which clients reach the gateway through proxies.
     pub public_url: Option<String>,
@@ -235,6 +235,11 @@ pub struct Audit {
     pub ring_bytes_max: usize,
     /// Quota of all outbox files together, in bytes.
     pub outbox_bytes_max: u64,
+    /// The time for which the outbox keeps delivered records; by default a day at level `stored`, none at `queued`.
+    #[serde(deserialize_with = "optional_duration")]
+    pub keep_delivered: Option<Duration>,
+    /// Most bytes of kept records; by default a quarter of the quota.
+    pub keep_bytes_max: Option<u64>,
     /// The treatment of a call that cannot be audited.
     pub on_failure: OnFailure,
     /// Patterns over `backend/tool`: the calls that continue if `on_failure` is `continue`.
@@ -437,6 +442,8 @@ impl Default for Audit {
             ring_records_max: 16_384,
             ring_bytes_max: 64 * 1024 * 1024,
             outbox_bytes_max: 8 * 1024 * 1024 * 1024,
+            keep_delivered: None,
+            keep_bytes_max: None,
             on_failure: OnFailure::Refuse,
             continue_for: Vec::new(),
             refusals_singly_max: 20,

@@ -2,12 +2,12 @@
 //! its audit entry.
 
 pub mod audit_entry;
-pub(crate) mod backend_changes;
 pub(crate) mod catalog_changes;
 pub mod context;
 pub mod core;
 pub mod counters;
 pub mod limits;
+pub(crate) mod list_changes;
 pub(crate) mod named;
 pub(crate) mod questions;
 pub(crate) mod recorded_content;

@@ -45,7 +45,7 @@ use crate::mcp::envelope::Id;
 use crate::mcp::json;
 use crate::mcp::protocol::CANCELLED;
 use crate::mcp::shared_text::SharedText;
-use crate::rbac::{LIST_CHANGED_METHODS, Policy};
+use crate::rbac::Policy;
 use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
 
 /// Most bytes of the `initialize` parameters of all sessions. *Derived*: with 12 KiB of other state in each of 10,000
@@ -94,7 +94,7 @@ pub struct Session {
     /// The parameters of the client's `initialize`, as JSON text.
     initialize_params: SharedText,
     last_used: Mutex<Instant>,
-    connections: SessionConnections,
+    pub(crate) connections: SessionConnections,
     server_requests: Mutex<PendingServerRequests<UpstreamConnection>>,
     questions: Arc<dyn QuestionHandler>,
     /// The calls that are open at backends.
@@ -231,45 +231,16 @@ impl Sessions {
         ended
     }
 
-    /// Sends a `list_changed` notification to each listening client for each of its lists that may differ between the
-    /// policies `before` and `now`.
-    pub fn notify_changed_lists(&self, before: &Policy, now: &Policy) {
-        let all: Vec<_> = self.open.lock().by_id.values().cloned().collect();
-        for session in all {
-            let (general, roles) = (session.general(), session.roles.lock().clone());
-            let changed = LIST_CHANGED_METHODS.into_iter().filter(|(kind, _)| now.lists_differ(before, &roles, *kind));
-            session.tell_changed(changed.filter(|_| general.has_reader()).map(|(_, method)| method));
-        }
-    }
-
-    /// Tells the clients at the endpoint of all backends that a list of `backend` has changed: `method` is the
-    /// notification. Only those hear of it whose roles reach the backend.
-    pub(crate) fn tell_changed(&self, backend: &str, method: &str) {
-        let policy = Arc::clone(&self.policy.borrow());
-        let all: Vec<_> = self.open.lock().by_id.values().cloned().collect();
-        for session in all {
-            let is_concerned = session.scope.backend().is_none_or(|own| own == backend);
-            if is_concerned && session.general().has_reader() && policy.reaches(&session.roles.lock(), backend) {
-                session.tell_changed([method]);
-            }
-        }
-    }
-
-    /// Ends the general stream of every session.
-    pub fn end_general_streams(&self) {
-        for session in self.open.lock().by_id.values() {
-            session.general().finish(None);
-        }
+    /// The open sessions.
+    pub(crate) fn all(&self) -> Vec<Arc<Session>> {
+        self.open.lock().by_id.values().cloned().collect()
     }
 
     /// Removes all sessions, because the gateway stops, and returns them.
     #[must_use]
     pub fn remove_all(&self) -> EndedSessions {
-        std::mem::take(&mut *self.open.lock())
-            .by_id
-            .into_values()
-            .map(|session| (session, EndReason::Stopped))
-            .collect()
+        let open = std::mem::take(&mut *self.open.lock());
+        open.by_id.into_values().map(|session| (session, EndReason::Stopped)).collect()
     }
 }
 
@@ -313,7 +284,7 @@ impl Session {
         let open = async move { session.open_connection(&opened).await };
         // A client that begins to listen in the meantime finds the connection.
         let listen = move |connection: &UpstreamConnection| {
-            listener.tell_missed(connection.alias());
+            listener.tell_changed(listener.connections.take_missed(connection.alias()));
             if listener.general().has_reader() {
                 connection.listen();
             }
@@ -358,27 +329,21 @@ impl Session {
     /// `method` is the notification.
     pub(crate) fn miss(&self, backend: &str, method: &'static str) {
         if self.connections.miss(backend, method) {
-            self.tell_missed(backend);
+            self.tell_changed(self.connections.take_missed(backend));
         }
     }
 
-    /// Tells the client of the lists that it got without the items of `backend`.
-    fn tell_missed(&self, backend: &str) {
-        self.tell_changed(self.connections.take_missed(backend));
+    /// The roles of the token that was used last.
+    pub(crate) fn roles(&self) -> Vec<String> {
+        self.roles.lock().clone()
     }
 
     /// Sends `list_changed` notifications, on the stream that the client reads.
-    fn tell_changed<'m>(&self, methods: impl IntoIterator<Item = &'m str>) {
+    pub(crate) fn tell_changed<'m>(&self, methods: impl IntoIterator<Item = &'m str>) {
         for method in methods {
             // A client that does not read its full stream misses this; other messages are waiting for it anyway.
             self.general().push(&json::object([("jsonrpc", "\"2.0\""), ("method", &json::quoted(method))]));
         }
-    }
-
-    /// The open connections, without those that are being opened.
-    #[must_use]
-    pub fn connections(&self) -> Vec<Arc<UpstreamConnection>> {
-        self.connections.all()
     }
 
     /// The stream of messages that belong to no request.

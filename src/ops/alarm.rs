@@ -48,6 +48,8 @@ alarms! {
     GenerationSetAside = "generation_set_aside";
     /// A stream is forked.
     Fork = "fork";
+    /// Postgres had less than was delivered, and kept records are delivered again.
+    DatabaseRestored = "database_restored";
     /// Postgres refused a record, which is in `audit_quarantine`.
     Quarantine = "quarantine";
     /// The oldest undelivered record is older than `alarms.delivery_behind_after`.

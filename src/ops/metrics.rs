@@ -108,6 +108,12 @@ pub const METRICS: &[Metric] = &[
         "Records that Postgres refused and that are in audit_quarantine, since startup",
     ),
     metric(
+        Counter,
+        "gatepost_streams_restored",
+        &[],
+        "Streams of which Postgres had less than was delivered, and whose kept records were delivered again, since startup",
+    ),
+    metric(
         Gauge,
         "gatepost_oldest_undelivered_seconds",
         &[],
@@ -122,7 +128,13 @@ pub const METRICS: &[Metric] = &[
     metric(Gauge, "gatepost_ring_records_max", &[], "Most records and intents in the ring, audit.ring_records_max"),
     metric(Gauge, "gatepost_ring_bytes", &[], "Bytes of the records and intents in the ring that are not stored yet"),
     metric(Gauge, "gatepost_ring_bytes_max", &[], "Most bytes in the ring, audit.ring_bytes_max"),
-    metric(Gauge, "gatepost_outbox_bytes", &[], "Size of the outbox files"),
+    metric(Gauge, "gatepost_outbox_bytes", &[], "Size of the outbox files with undelivered records"),
+    metric(
+        Gauge,
+        "gatepost_outbox_kept_bytes",
+        &[],
+        "Size of the outbox files with delivered records only, which are kept for audit.keep_delivered",
+    ),
     metric(Gauge, "gatepost_outbox_bytes_max", &[], "Quota of the outbox, audit.outbox_bytes_max"),
     metric(Gauge, "gatepost_outbox_generations", &[], "Generation files of the outbox"),
     metric(
@@ -361,6 +373,7 @@ fn of_pipeline(name: &str, pipeline: &PipelineStatus) -> Option<Values> {
         "gatepost_ring_bytes" => size(ring.bytes),
         "gatepost_ring_bytes_max" => size(ring.bytes_max),
         "gatepost_outbox_bytes" => size(outbox.bytes),
+        "gatepost_outbox_kept_bytes" => size(outbox.kept_bytes),
         "gatepost_outbox_bytes_max" => size(outbox.bytes_max),
         "gatepost_outbox_generations" => size(outbox.generations),
         "gatepost_outbox_generations_older" => size(outbox.generations_older),
@@ -390,6 +403,7 @@ fn of_meter(name: &str, probe: &Probe) -> Option<Values> {
         "gatepost_stored_records" => count(meter.stored.get()),
         "gatepost_delivered_records" => count(meter.delivered.get()),
         "gatepost_quarantined_records" => count(meter.quarantined.get()),
+        "gatepost_streams_restored" => count(meter.restored.get()),
         "gatepost_generations_set_aside" => count(meter.set_aside.get()),
         "gatepost_commit_duration_seconds" => histogram(meter.commit.snapshot()),
         "gatepost_commit_records" => histogram(meter.commit_records.snapshot()),

@@ -120,8 +120,10 @@ pub struct RingStatus {
 /// Usage of the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutboxStatus {
-    /// Size of its files, in bytes.
+    /// Size of its files with undelivered records, in bytes.
     pub bytes: u64,
+    /// Size of the files with delivered records that are kept for a while, in bytes.
+    pub kept_bytes: u64,
     /// The quota.
     pub bytes_max: u64,
     /// Percent of the quota in use; 100 if the disk is full.
@@ -207,9 +209,10 @@ fn ring_status(gauge: &ring::RingGauge, limits: ring::RingLimits) -> RingStatus 
 
 fn outbox_status(probe: &Probe, gauge: &ring::RingGauge) -> OutboxStatus {
     let (generations, generations_older) = probe.reader().file_counts();
-    let ring::OutboxCapacity { used_bytes, max_bytes, full, .. } = gauge.outbox;
+    let ring::OutboxCapacity { used_bytes, kept_bytes, max_bytes, full, .. } = gauge.outbox;
     OutboxStatus {
         bytes: used_bytes,
+        kept_bytes,
         bytes_max: max_bytes,
         percent: if full { 100 } else { used_bytes.saturating_mul(100) / max_bytes.max(1) },
         generations,

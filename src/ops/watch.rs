@@ -53,6 +53,8 @@ struct Observation {
     outbox_failed: bool,
     set_aside: u64,
     quarantined: u64,
+    /// Streams of which Postgres had less than was delivered.
+    restored: u64,
     /// Gateways that have not renewed their leases although their streams are open.
     silent_gateways: Vec<GatewayId>,
     /// The error, if a stream is forked.
@@ -77,6 +79,7 @@ struct Conditions {
     delivery_behind_after: Duration,
     set_aside: u64,
     quarantined: u64,
+    restored: u64,
     log_dropped: u64,
     accepts_failed: u64,
     tools_changed: u64,
@@ -146,6 +149,7 @@ fn observe(sources: &Sources) -> Observation {
         outbox_failed: pipeline.outbox.failed,
         set_aside: pipeline.outbox.set_aside,
         quarantined: meter.quarantined.get(),
+        restored: meter.restored.get(),
         silent_gateways: meter.silent_gateways(),
         forked: meter.forked.load(Ordering::Relaxed).then(|| error.clone()),
         held: matches!(pipeline.postgres, ShipperState::Held { .. }).then_some(error),
@@ -185,6 +189,7 @@ impl Conditions {
             delivery_behind_after,
             set_aside: 0,
             quarantined: 0,
+            restored: 0,
             log_dropped: 0,
             accepts_failed: 0,
             tools_changed: 0,
@@ -236,6 +241,7 @@ impl Conditions {
             }
             Alarm::ToolsChanged if seen.tools_not_accepted.is_some() => seen.tools_not_accepted.clone(),
             Alarm::GenerationSetAside
+            | Alarm::DatabaseRestored
             | Alarm::Quarantine
             | Alarm::ClockStepped
             | Alarm::LogDropped
@@ -255,6 +261,14 @@ impl Conditions {
             let records = plural(seen.quarantined, "record");
             self.events.insert(Alarm::Quarantine, (until, format!("{records} quarantined in Postgres since startup")));
         }
+        if seen.restored > self.restored {
+            let streams = plural(seen.restored, "stream");
+            let message = format!(
+                "Postgres had less than was delivered, as after a restore or a failover that lost transactions; the kept \
+                 records of {streams} were delivered again since startup"
+            );
+            self.events.insert(Alarm::DatabaseRestored, (until, message));
+        }
         if seen.log_dropped > self.log_dropped || seen.log_unreported > 0 {
             let lines = plural(seen.log_dropped, "log line");
             let message = format!("{lines} dropped since startup, because they could not be written");
@@ -269,7 +283,7 @@ impl Conditions {
             self.events.insert(Alarm::ToolsChanged, (until, seen.tools_changed.1.clone()));
         }
         self.tools_changed = seen.tools_changed.0;
-        (self.set_aside, self.quarantined) = (seen.set_aside, seen.quarantined);
+        (self.set_aside, self.quarantined, self.restored) = (seen.set_aside, seen.quarantined, seen.restored);
         (self.log_dropped, self.accepts_failed) = (seen.log_dropped, seen.accepts_failed);
         let elapsed = i64::try_from(now.saturating_duration_since(self.started).as_micros()).unwrap_or(i64::MAX);
         let offset = wall.micros().saturating_sub(elapsed);

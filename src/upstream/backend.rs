@@ -19,7 +19,7 @@ use crate::config;
 use crate::mcp::json;
 use crate::mcp::protocol::{Era, LEGACY_LATEST};
 use crate::mcp::shared_text::SharedText;
-use crate::walls::Launcher;
+use crate::walls::{self, Launcher};
 
 use super::backend_tasks::BackendTasks;
 use super::connection::{ChildHolder, UpstreamConnection};
@@ -85,6 +85,9 @@ impl Backend {
         stop: CancellationToken,
         changes: broadcast::Sender<Change>,
     ) -> Result<Self, EndpointError> {
+        if let Some(error) = Self::environment_error(alias, config) {
+            return Err(error);
+        }
         let list_changes = Arc::new(ListChangeHandler::new(alias, changes.clone()));
         let transport = if let Some(endpoint) = Endpoint::new(alias, config)? {
             Transport::Http(Arc::new(endpoint))
@@ -110,6 +113,12 @@ impl Backend {
             definitions_missed_at: tokio::sync::Mutex::default(),
             tasks: BackendTasks { tracker: tasks, stop },
         })
+    }
+
+    /// The error in the settings from which the environment of a stdio server is made.
+    pub(super) fn environment_error(alias: &str, config: &config::Backend) -> Option<EndpointError> {
+        let (key, message) = walls::environment_error(config)?;
+        Some(EndpointError::new(alias, &key, message))
     }
 
     /// The backend's alias.

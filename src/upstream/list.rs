@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use crate::mcp::json::Object;
+use crate::mcp::json::{self, Object};
 use crate::mcp::methods::List;
 
 use super::error::CallError;
@@ -131,8 +131,18 @@ fn read_item(json: &str, list: List) -> Result<(Item, bool), &'static str> {
         return Err("an item has two names");
     }
     let name = object.string(list.key()).ok_or("an item has no name")?;
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err("the name of an item is empty or has control characters");
+    }
     if list != List::Tools {
         return Ok((Item { name, json: json.to_owned() }, true));
+    }
+    // *Measured*: clients refuse the whole list for one such tool.
+    if !object.object("inputSchema").is_some_and(|schema| schema.has("type", "\"object\"")) {
+        return Err("the inputSchema of a tool is not an object of type \"object\"");
+    }
+    if object.get("outputSchema").is_some_and(|schema| schema != "null" && !json::is_object(schema)) {
+        return Err("the outputSchema of a tool is not an object");
     }
     let execution = object.object("execution").unwrap_or_default();
     match execution.string(TASK_SUPPORT).as_deref() {
@@ -156,6 +166,8 @@ const TASK_SUPPORT: &str = "taskSupport";
 mod tests {
     use super::*;
 
+    const SCHEMA: &str = r#""inputSchema":{"type":"object"}"#;
+
     fn read(page: &str, list: List) -> Result<Page, CallError> {
         read_page(&Object::parse(page).unwrap(), list)
     }
@@ -177,7 +189,7 @@ mod tests {
     #[test]
     fn pages_are_collected_until_they_end_or_lead_in_a_circle() {
         let page = |names: &str, cursor: &str| {
-            let items: Vec<_> = names.chars().map(|name| format!(r#"{{"name":"{name}"}}"#)).collect();
+            let items: Vec<_> = names.chars().map(|name| format!(r#"{{"name":"{name}",{SCHEMA}}}"#)).collect();
             read(&format!(r#"{{"tools":[{}],"nextCursor":{cursor}}}"#, items.join(",")), List::Tools).unwrap()
         };
         for (pages, names, is_whole) in [
@@ -205,8 +217,22 @@ mod tests {
 
     #[test]
     fn items_that_cannot_be_read_are_left_out() {
-        for item in ["{}", "7", "null", "[]", r#"{"name":7}"#, r#"{"Name":"x"}"#, r#"{"name":"x","name":"y"}"#] {
-            let page = format!(r#"{{"tools":[{{"name":"a"}},{item},{{"name":"b"}}]}}"#);
+        for item in [
+            "{}",
+            "7",
+            "null",
+            "[]",
+            r#"{"name":7,"inputSchema":{"type":"object"}}"#,
+            r#"{"Name":"x","inputSchema":{"type":"object"}}"#,
+            r#"{"name":"x","name":"y","inputSchema":{"type":"object"}}"#,
+            r#"{"name":"","inputSchema":{"type":"object"}}"#,
+            r#"{"name":"a\tb","inputSchema":{"type":"object"}}"#,
+            r#"{"name":"x"}"#,
+            r#"{"name":"x","inputSchema":{"type":"int"}}"#,
+            r#"{"name":"x","inputSchema":[]}"#,
+            r#"{"name":"x","inputSchema":{"type":"object"},"outputSchema":7}"#,
+        ] {
+            let page = format!(r#"{{"tools":[{{"name":"a",{SCHEMA}}},{item},{{"name":"b",{SCHEMA}}}]}}"#);
             let found = read(&page, List::Tools).unwrap();
             let names: Vec<_> = found.items.iter().map(|item| item.name.as_str()).collect();
             assert_eq!((names, found.omitted, found.is_exact), (vec!["a", "b"], 1, false), "{item}");
@@ -216,12 +242,18 @@ mod tests {
 
     #[test]
     fn tools_are_listed_without_tasks() {
-        let page = r#"{"tools":[{"name":"a","execution":{"taskSupport":"required"}},
-            {"name":"b","execution":{"taskSupport":"optional"}, "x":1},
-            {"name":"c","execution":{"taskSupport":"forbidden","y":1}}, {"name":"d", "execution":{}}]}"#;
-        let found = read(page, List::Tools).unwrap();
+        let page = format!(
+            r#"{{"tools":[{{"name":"a",{SCHEMA},"execution":{{"taskSupport":"required"}}}},
+            {{"name":"b",{SCHEMA},"execution":{{"taskSupport":"optional"}}, "x":1}},
+            {{"name":"c",{SCHEMA},"execution":{{"taskSupport":"forbidden","y":1}}}}, {{"name":"d",{SCHEMA}, "execution":{{}}}}]}}"#
+        );
+        let found = read(&page, List::Tools).unwrap();
         let items: Vec<_> = found.items.iter().map(|item| item.json.as_str()).collect();
-        let want = [r#"{"name":"b","x":1}"#, r#"{"name":"c","execution":{"y":1}}"#, r#"{"name":"d", "execution":{}}"#];
-        assert_eq!((items, found.omitted), (want.to_vec(), 1));
+        let want = [
+            format!(r#"{{"name":"b",{SCHEMA},"x":1}}"#),
+            format!(r#"{{"name":"c",{SCHEMA},"execution":{{"y":1}}}}"#),
+            format!(r#"{{"name":"d",{SCHEMA}, "execution":{{}}}}"#),
+        ];
+        assert_eq!((items, found.omitted), (want.iter().map(String::as_str).collect(), 1));
     }
 }

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::process::Command;
 
+use super::environment::Environment;
 use super::kernel::missing;
 use super::own_files::OwnFiles;
 use super::plan::{Granted, Plan, WriteRoot};
 use super::report::StartReport;
-use super::user::BackendUser;
 use crate::config;
 
 /// The link to the running program, even if its file has been replaced since.
@@ -68,10 +68,12 @@ pub struct BackendLauncher {
     alias: String,
     wrapper: Option<Wrapper>,
     command: Vec<String>,
-    env: BTreeMap<OsString, OsString>,
+    environment: Environment,
+    cwd: Option<PathBuf>,
     user: Option<String>,
     has_walls: bool,
-    write: Vec<PathBuf>,
+    /// The directories and files in which it may write, as configured.
+    write: Option<Vec<PathBuf>>,
     /// True once it is logged what the kernel enforces.
     is_logged: AtomicBool,
 }
@@ -92,15 +94,14 @@ impl Launcher {
     /// The launcher of the backend `alias`.
     #[must_use]
     pub fn backend(&self, alias: &str, config: &config::Backend) -> BackendLauncher {
-        let env = environment(config);
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let write = config.write.as_ref().map(|paths| paths.iter().map(absolute).collect());
-        let write = write.unwrap_or_else(|| default_write(&env));
         BackendLauncher {
             alias: alias.to_owned(),
             wrapper: self.0.clone(),
             command: config.command.clone(),
-            env,
+            environment: Environment::of(config),
+            cwd: config.cwd.as_ref().map(absolute),
             user: config.user.clone(),
             has_walls: config.walls,
             write,
@@ -122,24 +123,39 @@ impl BackendLauncher {
         self.wrapper.is_some()
     }
 
-    /// The command that starts a process of the backend. `None`: no program is configured.
-    #[must_use]
-    pub fn command(&self) -> Option<Command> {
-        let (program, arguments) = self.command.split_first()?;
+    /// The command that starts a process of the backend.
+    ///
+    /// # Errors
+    /// The reason why there is none: no program is configured, its variables cannot be read, or its working directory
+    /// does not exist.
+    pub fn command(&self) -> Result<Command, String> {
+        let (program, arguments) = self.command.split_first().ok_or("no command is configured")?;
+        let env = self.environment.variables().map_err(|(key, reason)| format!("{key}: {reason}"))?;
+        if let Some(cwd) = self.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
+            return Err(format!("cwd: {} is not a directory", cwd.display()));
+        }
         let mut command = if let Some(wrapper) = &self.wrapper {
-            self.wrapped(wrapper)
+            self.wrapped(wrapper, &env)
         } else {
             let mut command = Command::new(program);
             // As `run-backend` has a session of its own: Ctrl-C at the terminal reaches only the gateway.
             command.args(arguments).process_group(0);
             command
         };
-        command.env_clear().envs(&self.env).kill_on_drop(true);
+        command.env_clear().envs(&env).kill_on_drop(true);
+        if let Some(cwd) = &self.cwd {
+            command.current_dir(cwd);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Some(command)
+        Ok(command)
     }
 
-    fn wrapped(&self, wrapper: &Wrapper) -> Command {
+    /// The directories and files in which it may write: as configured, otherwise the default for these variables.
+    fn write(&self, env: &BTreeMap<OsString, OsString>) -> Vec<PathBuf> {
+        self.write.clone().unwrap_or_else(|| default_write(self.cwd.as_deref(), env))
+    }
+
+    fn wrapped(&self, wrapper: &Wrapper, env: &BTreeMap<OsString, OsString>) -> Command {
         let mut command = Command::new(&wrapper.program.path);
         command.arg0("gatepost").args(["run-backend", "--parent"]).arg(std::process::id().to_string());
         if let Some(user) = &self.user {
@@ -148,7 +164,8 @@ impl BackendLauncher {
         if self.has_walls {
             command.arg("--own-dir").arg(&wrapper.own.dir);
             command.args(wrapper.own.files.iter().flat_map(|file| [OsStr::new("--own-file"), file.as_os_str()]));
-            command.args(self.write.iter().flat_map(|path| [OsStr::new("--write"), path.as_os_str()]));
+            let write = self.write(env);
+            command.args(write.iter().flat_map(|path| [OsStr::new("--write"), path.as_os_str()]));
         }
         command.arg("--").args(&self.command);
         command
@@ -159,7 +176,9 @@ impl BackendLauncher {
     pub fn limited_roots(&self) -> Vec<WriteRoot> {
         let Some(wrapper) = self.wrapper.as_ref().filter(|_| self.has_walls) else { return Vec::new() };
         let command: Vec<OsString> = self.command.iter().map(OsString::from).collect();
-        let plan = Plan::new(&wrapper.own, &self.write, &command, &self.env);
+        // Without its variables it does not start, which is said elsewhere.
+        let env = self.environment.variables().unwrap_or_default();
+        let plan = Plan::new(&wrapper.own, &self.write(&env), &command, &env);
         plan.write.into_iter().filter(|root| !matches!(root.granted, Granted::Whole(_))).collect()
     }
 
@@ -194,23 +213,13 @@ impl BackendLauncher {
     }
 }
 
-/// The environment of a backend: its own variables, and `PATH` and `HOME`, of its user if it has one.
-fn environment(config: &config::Backend) -> BTreeMap<OsString, OsString> {
-    let mut env: BTreeMap<OsString, OsString> =
-        ["PATH", "HOME"].iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?))).collect();
-    if let Some(Ok(user)) = config.user.as_deref().map(BackendUser::find) {
-        env.insert("HOME".into(), user.home.into());
-    }
-    env.extend(config.env.iter().map(|(name, value)| (name.into(), value.into())));
-    env
-}
-
 /// The working directory, the home directory and the directory for temporary files; without the root, which a service
 /// often has as one of these.
-fn default_write(env: &BTreeMap<OsString, OsString>) -> Vec<PathBuf> {
+fn default_write(cwd: Option<&Path>, env: &BTreeMap<OsString, OsString>) -> Vec<PathBuf> {
     let variable = |name: &str| env.get(OsStr::new(name)).map(PathBuf::from);
     let temporary = variable("TMPDIR").unwrap_or_else(|| PathBuf::from(TEMPORARY_DIR));
-    let all = [std::env::current_dir().ok(), variable("HOME"), Some(temporary)];
+    let cwd = cwd.map(Path::to_owned).or_else(|| std::env::current_dir().ok());
+    let all = [cwd, variable("HOME"), Some(temporary)];
     let mut roots: Vec<PathBuf> = Vec::new();
     for root in all.into_iter().flatten() {
         if root.is_absolute() && root != Path::new("/") && root.exists() && !roots.contains(&root) {

@@ -22,6 +22,7 @@ impl OwnFiles {
         let auth = &config.auth;
         let keys = auth.keys.iter().filter_map(|key| key.secret_file.as_deref());
         let credentials = config.backends.values().flat_map(|backend| backend.header_file.values());
+        let variables = config.backends.values().filter_map(|backend| backend.env_file.as_deref());
         // Not secret, but a backend must not accept its own tools.
         let pins = config.backends.values().filter_map(|backend| backend.pins_file.as_deref());
         let files = others
@@ -33,6 +34,7 @@ impl OwnFiles {
             .chain(keys)
             .chain(config.server.tls.as_ref().map(|tls| tls.key_file.as_path()))
             .chain(credentials.map(PathBuf::as_path))
+            .chain(variables)
             .chain(pins)
             .map(absolute)
             .chain(postgres_files(config));
@@ -75,13 +77,14 @@ mod tests {
     use crate::config::ValueType;
 
     /// Files that everyone may read: certificates, revocation lists and published keys.
-    const PUBLIC: [&str; 6] = [
+    const PUBLIC: [&str; 7] = [
         "auth.keys[].public_key_file",
         "auth.issuers[].jwks_file",
         "server.tls.cert_file",
         "server.tls.client_ca_file",
         "server.tls.client_crl_file",
         "backends.*.ca_file",
+        "backends.*.cwd",
     ];
 
     #[test]
@@ -94,6 +97,7 @@ mod tests {
             postgres.password_file = "/own/postgres.password_file"
             server.tls = { cert_file = "/c", key_file = "/own/server.tls.key_file" }
             backends.b = { url = "https://b", header_file = { a = "/own/backends.*.header_file" }, pins_file = "/own/backends.*.pins_file" }
+            backends.c = { command = ["c"], env_file = "/own/backends.*.env_file" }
             [[auth.keys]]
             algorithm = "HS256"
             issuer = "i"

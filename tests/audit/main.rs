@@ -49,6 +49,7 @@ mod postgres_tls;
 mod proxy;
 mod prune;
 mod queued;
+mod restored;
 mod rig;
 mod ring;
 mod rot;

@@ -144,6 +144,14 @@ impl MemorySink {
         state.cursors.insert((last.gateway_id, last.epoch), Head::after(last));
     }
 
+    /// Is as it was when the first `count` records had been delivered.
+    pub fn go_back(&self, count: usize) {
+        let mut state = self.state();
+        state.records.truncate(count);
+        let positions: Vec<_> = state.records.iter().map(|record| record.position).collect();
+        state.cursors = positions.iter().map(|at| ((at.gateway_id, at.epoch), Head::after(at))).collect();
+    }
+
     /// Shows each record to `inspect` before it takes effect.
     pub fn inspect(&self, inspect: impl Fn(&AuditRecord) + Send + 'static) {
         *self.0.inspector.lock().unwrap() = Inspector(Some(Box::new(inspect)));
@@ -207,7 +215,10 @@ impl State {
 
     fn take<R: AsRef<AuditRecord>>(&mut self, batch: &[R], quarantine: bool) -> CursorUpdate {
         let (first, last) = (batch[0].as_ref().position, batch[batch.len() - 1].as_ref().position);
-        let cursor = self.cursors.get_mut(&(first.gateway_id, first.epoch)).expect("the cursor is read first");
+        // Before the cursor is read, nothing can be delivered: the stream may have been forgotten.
+        let Some(cursor) = self.cursors.get_mut(&(first.gateway_id, first.epoch)) else {
+            return CursorUpdate::Unchanged;
+        };
         if cursor.seq.next() != first.seq || cursor.hash != first.prev_hash {
             return CursorUpdate::Unchanged;
         }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gatepost::audit::outbox::Reader;
 use gatepost::audit::outbox::fs::DiskFs;
+use gatepost::audit::outbox::{Keep, Reader};
 use gatepost::audit::pipeline::{Config, Pipeline, Probe, StopReport};
 use gatepost::audit::record::{AuditRecord, Call, Caller, Correlation, Digest, Outcome, RequestId, Status, Timestamp};
 use gatepost::audit::scribe::{ConfigSummary, Mode};
@@ -53,6 +53,13 @@ impl Rig {
         rig
     }
 
+    /// Level `stored`, with so much time and room for delivered records that all of them are kept.
+    pub fn keeping() -> Self {
+        let mut rig = Self::stored();
+        rig.config.keep = Some(Keep { age: Duration::from_hours(1), bytes: 1 << 29 });
+        rig
+    }
+
     /// Level `stored` on an outbox that exists.
     pub fn on(dir: TempDir) -> Self {
         let config = Config {
@@ -61,6 +68,7 @@ impl Rig {
             mode: Mode::Stored,
             ring: ring::RingLimits { records: 16_384, bytes: 64 * 1024 * 1024 },
             outbox_bytes_max: 1 << 30,
+            keep: None,
             timeouts: Timeouts { admission: Duration::from_secs(20), store: Duration::from_secs(20) },
             batch: BatchLimits { records: 2_000, bytes: 4_000_000 },
             about: ConfigSummary {
@@ -77,7 +85,7 @@ impl Rig {
     pub fn after_crash(&self) -> Self {
         let mut rig = Self::on(self.disk.crash_image(self.dir.path()));
         rig.sink = self.sink.clone();
-        rig.config.mode = self.config.mode;
+        (rig.config.mode, rig.config.keep) = (self.config.mode, self.config.keep);
         rig
     }
 

@@ -327,7 +327,8 @@ async fn i4_forked_gateway_delivers_in_place_after_resolve_fork() {
 
 #[tokio::test]
 async fn lost_rows_do_not_strand_the_records_behind_them() {
-    let logins = Logins::new().await;
+    let mut logins = Logins::new().await;
+    logins.setup.set("audit.keep_delivered", "0s");
     let gatepost = logins.start();
     for text in ["one", "two", "three"] {
         call(&gatepost, text).await;
@@ -355,6 +356,27 @@ async fn lost_rows_do_not_strand_the_records_behind_them() {
     // The decision alone excuses no missing rows.
     let (code, stdout, stderr) = logins.run(&logins.reader, &["audit", "verify"]);
     assert!(code == Some(1) && stdout.contains("gap") && stdout.contains("restored"), "{code:?} {stdout}{stderr}");
+}
+
+#[tokio::test]
+async fn gateway_that_a_restored_database_does_not_know_says_what_to_run() {
+    let logins = Logins::new().await;
+    let gatepost = logins.start();
+    call(&gatepost, "one").await;
+    logins.wait_for_rows("audit_log", 2).await;
+    // A database that was restored to a time before the gateway was registered.
+    logins.admin_runs("DELETE FROM audit_log; DELETE FROM audit_stream; DELETE FROM audit_gateway").await;
+    call(&gatepost, "two").await;
+    let (id, role) = (logins.gateway_id.to_string(), logins.gateway.split(['/', '@']).nth(2).unwrap());
+    let advice = format!("gatepost audit gateways add {id} --role {role}");
+    until("the command is named", SOON, || gatepost.get_ops("/readyz").1.contains(&advice));
+    assert_eq!(logins.count("audit_stream").await, 0);
+    logins.succeeds(&logins.owner, &["audit", "gateways", "add", &id, "--role", role]);
+    logins.wait_for_rows("audit_log WHERE tool_name = 'echo'", 2).await;
+    logins.wait_for_rows("audit_log WHERE method = 'gateway/restored'", 1).await;
+    assert_eq!(gatepost.terminate(), Some(0));
+    let (code, stdout, stderr) = logins.run(&logins.reader, &["audit", "verify"]);
+    assert!(code != Some(1) && stdout.contains("delivered again from what the gateway keeps"), "{stdout}{stderr}");
 }
 
 #[tokio::test]

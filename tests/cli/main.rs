@@ -39,6 +39,7 @@ mod outbox_prune;
 mod outbox_verify;
 mod output;
 mod packaging;
+mod restore_drill;
 mod retire_locks;
 mod run;
 mod scale;

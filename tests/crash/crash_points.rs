@@ -31,8 +31,8 @@ fn script() -> Vec<Step> {
 }
 
 /// The scripted life.
-fn scripted() -> Life {
-    Life { steps: script(), ships_all: true, ..Life::default() }
+fn scripted(keeps: bool) -> Life {
+    Life { steps: script(), ships_all: true, keeps, ..Life::default() }
 }
 
 /// Holds what was seen against the checks.
@@ -42,13 +42,13 @@ fn clean(simulation: &Simulation, what: &str) {
 }
 
 /// Crashes the scripted life at `operation`, settles, and checks.
-fn crash_scripted_at(operation: u64, crash: Crash) {
+fn crash_scripted_at(operation: u64, crash: Crash, keeps: bool) {
     let mut simulation = Simulation::new(operation);
-    let ending = simulation.live(&Life { crash_at: Some(operation), ..scripted() });
+    let ending = simulation.live(&Life { crash_at: Some(operation), ..scripted(keeps) });
     assert!(matches!(ending, Ending::Crashed | Ending::Closed), "{ending:?}");
     simulation.crash(crash);
-    simulation.settle();
-    clean(&simulation, &format!("{crash:?} at operation {operation} of the script"));
+    simulation.settle_keeping(keeps);
+    clean(&simulation, &format!("{crash:?} at operation {operation} of the script, keeping: {keeps}"));
 }
 
 /// A random life.
@@ -72,6 +72,7 @@ fn random_life(rng: &mut Rng, operations: u64) -> Life {
         steps,
         old_batches,
         ships_all: percent(rng, 50),
+        keeps: percent(rng, 50),
         crash_at: Some(1 + rng.below(operations)),
         ..Life::default()
     }
@@ -99,7 +100,7 @@ fn a_run_is_repeated_exactly() {
     let trace = || {
         let mut simulation = Simulation::new(7);
         simulation.disk.keep_trace();
-        assert_eq!(simulation.live(&scripted()), Ending::Closed);
+        assert_eq!(simulation.live(&scripted(false)), Ending::Closed);
         let trace = simulation.disk.trace();
         simulation.settle();
         clean(&simulation, "a life without a crash");
@@ -118,16 +119,18 @@ fn a_run_is_repeated_exactly() {
 
 #[test]
 fn i2_i3_i4_i5_hold_after_a_crash_at_every_operation() {
-    let mut simulation = Simulation::new(1);
-    simulation.live(&scripted());
-    let (operations, syncs) = (simulation.disk.operations(), simulation.disk.syncs());
-    assert!(operations > 150 && syncs.len() > 40, "{operations} operations, {} of them fsyncs", syncs.len());
-    on_two_threads(1..=operations, |operation| {
-        crash_scripted_at(operation, Crash::PowerLoss);
-        if syncs.contains(&operation) {
-            crash_scripted_at(operation, Crash::Kill);
-        }
-    });
+    for keeps in [false, true] {
+        let mut simulation = Simulation::new(1);
+        simulation.live(&scripted(keeps));
+        let (operations, syncs) = (simulation.disk.operations(), simulation.disk.syncs());
+        assert!(operations > 150 && syncs.len() > 40, "{operations} operations, {} of them fsyncs", syncs.len());
+        on_two_threads(1..=operations, |operation| {
+            crash_scripted_at(operation, Crash::PowerLoss, keeps);
+            if syncs.contains(&operation) {
+                crash_scripted_at(operation, Crash::Kill, keeps);
+            }
+        });
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! every commit the disk is copied in the state in which a crash at that moment would leave it. A gateway runs on the
 //! copy until everything is delivered, and the checks of `tests/crash/oracle.rs` compare the result with what callers
 //! and sink saw. Finally the real pipeline with the real shipper delivers the rest, to a sink that loses a reply and
-//! refuses the records of one tool.
+//! refuses the records of one tool; then the sink goes back as far as the outbox keeps records, and gets them again.
 //!
 //! `MODEL_CASES=2000 cargo nextest run --test crash model` runs more cases; proptest prints the shrunk failure.
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::oracle::Evidence;
 use crate::sim_disk::{Crash, Fault};
-use crate::simulation::{Ending, GATEWAY, LARGE_BYTES, Life, POISON_BYTES, Simulation, Step};
+use crate::simulation::{Ending, GATEWAY, KEEP, LARGE_BYTES, Life, POISON_BYTES, Simulation, Step};
 use gatepost::audit::chain::Head;
 use gatepost::audit::pipeline::{Config, Pipeline};
 use gatepost::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Status};
@@ -51,10 +51,11 @@ fn part() -> impl Strategy<Value = Part> {
     let fault = prop_oneof![4 => Just(Fault::None), 1 => (1_u64..200).prop_map(Fault::Once)];
     let quota_bytes = prop_oneof![3 => Just(None), 1 => Just(Some(400 * 1024))];
     let crash = prop_oneof![Just(Crash::Kill), Just(Crash::PowerLoss)];
-    let queued = prop::bool::weighted(0.25);
+    let queued = (prop::bool::weighted(0.25), any::<bool>());
     (prop::collection::vec(step(), 0..10), (old_batches, any::<bool>(), crash_at), fault, quota_bytes, queued, crash)
-        .prop_map(|(steps, (old_batches, ships_all, crash_at), fault, quota_bytes, queued, crash)| {
-            let life = Life { steps, queued, quota_bytes, old_batches, ships_all, crash_at, fault, ..Life::default() };
+        .prop_map(|(steps, (old_batches, ships_all, crash_at), fault, quota_bytes, (queued, keeps), crash)| {
+            let life =
+                Life { steps, queued, keeps, quota_bytes, old_batches, ships_all, crash_at, fault, ..Life::default() };
             (life, crash)
         })
 }
@@ -120,6 +121,7 @@ fn deliver_by_the_real_shipper(simulation: &Simulation) {
         mode: Mode::Stored,
         ring: ring::RingLimits { records: 4096, bytes: 16 * 1024 * 1024 },
         outbox_bytes_max: 1 << 30,
+        keep: Some(KEEP),
         timeouts: Timeouts { admission: Duration::from_secs(20), store: Duration::from_secs(20) },
         batch: BatchLimits { records: 4, bytes: 100_000 },
         about: ConfigSummary {
@@ -162,6 +164,11 @@ fn run(parts: &[Part], seed: u64) {
     }
     simulation.inspect = None;
     deliver_by_the_real_shipper(&simulation);
+    // The sink goes back, as a restored database does, and gets again what it lost.
+    let before = simulation.evidence().rows.len();
+    simulation.restore_the_sink();
+    deliver_by_the_real_shipper(&simulation);
+    assert!(simulation.evidence().rows.len() > before);
     let left = simulation.left();
     simulation.evidence().left = left;
     let violations = simulation.evidence().violations();

@@ -163,6 +163,12 @@ impl Evidence {
         report.faults.iter().map(|fault| format!("{fault:?}")).collect()
     }
 
+    /// The sink is as it was before its last `count` rows arrived.
+    pub fn go_back(&mut self, count: usize) {
+        self.rows.truncate(self.rows.len() - count);
+        self.cursors = self.rows.iter().map(|row| (row.position.epoch, Head::after(&row.position))).collect();
+    }
+
     /// The sink loses all of an epoch.
     pub fn forget(&mut self, epoch: Epoch) {
         self.rows.retain(|record| record.position.epoch != epoch);

@@ -9,14 +9,15 @@
 //! Delivery follows the shipper's rule: it begins at the sink's cursor, and reads this epoch from the ring and earlier
 //! epochs from the outbox.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use gatepost::audit::chain::Head;
 use gatepost::audit::outbox::fs::Fs;
-use gatepost::audit::outbox::{Opening, Reader};
+use gatepost::audit::outbox::{Keep, Opening, Reader};
 use gatepost::audit::record::{
     AuditRecord, Call, Digest, Entry, Epoch, GatewayId, Outcome, RequestId, Seq, Status, Timestamp,
 };
@@ -33,6 +34,9 @@ use crate::sim_disk::{Crash, Fault, Lie, Moment, SimDisk, percent};
 
 /// Quota of the outbox: a generation file takes an eighth of it in segments.
 pub const QUOTA_BYTES: u64 = 1024 * 1024;
+
+/// What is kept of delivered records where a life keeps any: no more than a quarter of the quota.
+pub const KEEP: Keep = Keep { age: Duration::from_hours(1), bytes: QUOTA_BYTES / 4 };
 
 /// Arguments of this length make a call whose record a sink may be told to refuse, see `tests/crash/model.rs`.
 pub const POISON_BYTES: usize = 333;
@@ -63,6 +67,8 @@ pub struct Life {
     pub queued: bool,
     /// The quota of the outbox, where it is not [`QUOTA_BYTES`].
     pub quota_bytes: Option<u64>,
+    /// Delivered records are kept, as many as fit.
+    pub keeps: bool,
     /// Batches of earlier epochs that are delivered at its begin.
     pub old_batches: usize,
     /// Whether all is delivered before it ends.
@@ -232,6 +238,7 @@ impl Simulation {
         if life.seeded_fault == SeededFault::IntentsDropped {
             opening.interrupted.clear();
         }
+        opening.keep = life.keeps.then_some(KEEP);
         let limits = RingLimits { records: 4096, bytes: 16 * 1024 * 1024 };
         let about = ConfigSummary {
             level: "stored",
@@ -336,7 +343,12 @@ impl Simulation {
 
     /// Lives on a healthy disk until all is delivered, and looks at what the outbox holds then.
     pub fn settle(&mut self) {
-        let life = Life { old_batches: usize::MAX, ships_all: true, ..Life::default() };
+        self.settle_keeping(false);
+    }
+
+    /// The same, with delivered records kept or not.
+    pub fn settle_keeping(&mut self, keeps: bool) {
+        let life = Life { old_batches: usize::MAX, ships_all: true, keeps, ..Life::default() };
         for _ in 0..2 {
             if self.live(&life) != Ending::Closed {
                 return;
@@ -348,6 +360,27 @@ impl Simulation {
         self.evidence().left = left;
     }
 
+    /// The sink goes back as far as the outbox of the dead gateway can make up for: everything that it forgets is kept.
+    /// Returns the number of rows that it forgets.
+    pub fn restore_the_sink(&self) -> usize {
+        let reader = Reader::offline(Arc::new(self.disk.clone()), &self.outbox_dir()).unwrap();
+        let (mut kept, mut after) = (BTreeSet::new(), None);
+        while let Some(epoch) = reader.next_epoch(after).unwrap() {
+            let mut head = Head::START;
+            loop {
+                let batch = reader.read(epoch, head).unwrap();
+                let Some(last) = batch.last() else { break };
+                head = Head::after(&last.position);
+                kept.extend(batch.iter().map(|record| record.position.hash.0));
+            }
+            after = Some(epoch);
+        }
+        let mut evidence = self.evidence();
+        let forgotten = evidence.rows.iter().rev().take_while(|row| kept.contains(&row.position.hash.0)).count();
+        evidence.go_back(forgotten);
+        forgotten
+    }
+
     /// What the outbox of a dead gateway holds and the sink does not have.
     pub fn left(&self) -> Vec<AuditRecord> {
         let reader = Reader::offline(Arc::new(self.disk.clone()), &self.outbox_dir()).unwrap();
@@ -357,7 +390,7 @@ impl Simulation {
             loop {
                 let batch = reader.read(epoch, head).unwrap();
                 let Some(last) = batch.last() else { break };
-                head = gatepost::audit::chain::Head::after(&last.position);
+                head = Head::after(&last.position);
                 left.extend(batch);
             }
             after = Some(epoch);

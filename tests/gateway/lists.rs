@@ -57,7 +57,11 @@ async fn of_pages_that_do_not_end_well_the_good_ones_are_listed() {
             Some(_) => result(asked, r#"{"tools":null}"#),
         }),
         ("a bad item", "ac", |asked, _| {
-            result(asked, r#"{"tools":[{"name":"a"},{"title":"no name"},7,{"name":"c"}]}"#)
+            result(
+                asked,
+                r#"{"tools":[{"name":"a","inputSchema":{"type":"object"}},{"title":"no name"},7,{"name":"b"},
+                {"name":"c","inputSchema":{"type":"object"}}]}"#,
+            )
         }),
     ];
     for (what, want, pages) in cases {
@@ -103,6 +107,41 @@ async fn backends_are_asked_only_for_what_they_declared() {
         .filter(|method| ["resources", "prompts", "logging"].iter().any(|name| method.starts_with(name)))
         .collect();
     assert!(seen.contains("tools/list") && undeclared.is_empty(), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_with_names_that_clients_refuse_can_be_called_and_allowed() {
+    let odd = ["a/b", "say it", "x:y", "n.m", &"long".repeat(20), "z_0123abcd"].map(str::to_owned);
+    let listed = odd.clone();
+    let backend = BackendStub::start(move |asked| match asked.method() {
+        "tools/list" => {
+            let tools = listed.iter().map(|name| json!({"name": name, "inputSchema": {"type": "object"}}));
+            Some(result(asked, &json!({"tools": tools.collect::<Vec<_>>()}).to_string()))
+        }
+        "tools/call" => {
+            let text = asked.message["params"]["name"].as_str().unwrap();
+            Some(result(asked, &json!({"content": [{"type": "text", "text": text}]}).to_string()))
+        }
+        _ => None,
+    })
+    .await;
+    let (_setup, gatepost) = backend.gateway(|setup| {
+        setup.role("one", &["far/a/b"]);
+    });
+    for era in [Era::Legacy, Era::Modern] {
+        let client = gatepost.client(era, "admin").await;
+        let shown = names(&client.request("tools/list", json!({})).await.unwrap());
+        assert_eq!(shown.len(), odd.len(), "{shown:?}");
+        for (name, own) in shown.iter().zip(&odd) {
+            let is_accepted = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+            assert!(is_accepted && name.len() + "far__".len() <= 64, "{name}");
+            assert_eq!(client.call(&format!("far__{name}"), json!({})).await.unwrap().content(), own);
+        }
+        let narrow = gatepost.client(era, "one").await;
+        assert_eq!(names(&narrow.request("tools/list", json!({})).await.unwrap()), shown[..1]);
+        assert_eq!(narrow.call(&format!("far__{}", shown[0]), json!({})).await.unwrap().content(), "a/b");
+        assert_eq!(narrow.call(&format!("far__{}", shown[1]), json!({})).await.unwrap().error_code(), -32003);
+    }
 }
 
 /// Opens the general stream of the client's session.

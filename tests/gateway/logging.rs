@@ -56,6 +56,7 @@ fn pipeline(setup: &Setup) -> Pipeline {
         mode: Mode::Stored,
         ring: ring::RingLimits { records: 1_024, bytes: 8 * 1024 * 1024 },
         outbox_bytes_max: 1 << 30,
+        keep: None,
         timeouts: Timeouts { admission: Duration::from_secs(20), store: Duration::from_secs(20) },
         batch: BatchLimits { records: 2_000, bytes: 4_000_000 },
         about: ConfigSummary {

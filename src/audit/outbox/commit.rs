@@ -17,8 +17,10 @@ pub struct Commit<'a> {
     pub begun: &'a [(RequestId, Arc<[u8]>)],
     /// Calls that have ended; their intents are removed.
     pub ended: &'a [RequestId],
-    /// The delivered position of each epoch. Segments up to it are removed.
+    /// The delivered position of each epoch. Segments up to it are removed, unless `keeps` is set.
     pub delivered: &'a [(Epoch, Head)],
+    /// True if delivered segments stay until their file is removed. The writer sets it.
+    pub keeps: bool,
     /// Earlier epochs whose end in Postgres is settled from now on.
     pub settled: &'a [Epoch],
     /// True if the last record of this commit closes the epoch.

@@ -13,10 +13,12 @@ use super::delivered_note::DeliveredNote;
 use super::error::OutboxError;
 use super::file_number::FileNumber;
 use super::fs::Fs;
-use super::generation::{FileMeta, Generation};
+use super::generation::{FileMeta, FileSpan, Generation};
+use super::keep::KeepRoom;
+use super::listed_file::ListedFile;
 use super::restore::{self, Restored};
 use crate::audit::chain::Head;
-use crate::audit::record::{Epoch, GatewayId, Seq};
+use crate::audit::record::{Epoch, GatewayId, Seq, Timestamp};
 
 /// The list of files. The writer adds, seals and unlinks files; readers open the files that they need.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub(super) struct Owner {
     /// Earlier epochs whose end in Postgres was not settled when the directory was opened, each with its last record as
     /// far as it was known.
     pub(super) unsettled: BTreeMap<Epoch, Head>,
+    /// The last delivered record of each epoch, as far as it was known when the directory was opened.
+    pub(super) delivered: BTreeMap<Epoch, Head>,
     /// The damage that was found.
     pub(super) damages: DamageLog,
 }
@@ -61,32 +65,28 @@ pub(super) enum Purpose {
     Inspection,
 }
 
-/// An entry of the list, which is ordered from the oldest file to the newest.
-#[derive(Clone, Debug)]
-pub(super) struct ListedFile {
-    pub(super) number: FileNumber,
-    /// Known once the file was opened.
-    pub(super) epoch: Option<Epoch>,
-    /// The first record of a sealed file, known once it was opened.
-    pub(super) first: Option<Seq>,
-    /// The last record of a sealed file; zero if it has none.
-    pub(super) last: Option<Seq>,
-    /// The size of a sealed file.
-    pub(super) bytes: u64,
-    /// Present if the file is being written.
-    pub(super) active: Option<Arc<Generation>>,
-}
-
 impl FileSet {
-    pub(super) fn new(fs: Arc<dyn Fs>, dir: PathBuf, numbers: &[FileNumber], owner: Option<Owner>) -> Self {
+    /// `spans` are the contents of files, as far as they are known without opening them.
+    pub(super) fn new(
+        fs: Arc<dyn Fs>,
+        dir: PathBuf,
+        numbers: &[FileNumber],
+        spans: &BTreeMap<FileNumber, FileSpan>,
+        owner: Option<Owner>,
+    ) -> Self {
         let bytes = |number: &FileNumber| fs.open(&number.path(&dir)).and_then(|file| file.len()).unwrap_or(0);
-        let unopened = |number: &FileNumber| ListedFile {
-            number: *number,
-            epoch: None,
-            first: None,
-            last: None,
-            bytes: bytes(number),
-            active: None,
+        let unopened = |number: &FileNumber| {
+            let span = spans.get(number);
+            ListedFile {
+                number: *number,
+                epoch: span.map(|span| span.epoch),
+                first: span.map(|span| span.first),
+                last: span.map(|span| span.last),
+                begun: span.map(|span| span.begun),
+                bytes: bytes(number),
+                kept: false,
+                active: None,
+            }
         };
         let files = RwLock::new(numbers.iter().map(unopened).collect());
         Self { fs, dir, owner, files, cached: Default::default(), head: Mutex::default() }
@@ -112,27 +112,46 @@ impl FileSet {
     }
 
     /// Adds the file that is written from now on.
-    pub(super) fn add(&self, number: FileNumber, epoch: Epoch, generation: Arc<Generation>) {
+    pub(super) fn add(&self, number: FileNumber, epoch: Epoch, begun: Timestamp, generation: Arc<Generation>) {
         let active = Some(generation);
-        self.files.write().push(ListedFile { number, epoch: Some(epoch), first: None, last: None, bytes: 0, active });
+        let (epoch, begun) = (Some(epoch), Some(begun));
+        let (first, last, bytes, kept) = (None, None, 0, false);
+        self.files.write().push(ListedFile { number, epoch, first, last, begun, bytes, kept, active });
     }
 
-    /// Marks the newest file, whose last record is `last`, as no longer written.
-    pub(super) fn seal(&self, last: Seq) {
+    /// Marks the newest file as no longer written. Its last record is `last`, its first one `first`, if that is known.
+    pub(super) fn seal(&self, first: Option<Seq>, last: Seq) {
         if let Some(file) = self.files.write().last_mut() {
             file.bytes = file.active.take().map_or(file.bytes, |active| active.len());
-            file.last = Some(last);
+            (file.first, file.last) = (first, Some(last));
         }
     }
 
-    /// Unlinks every sealed file whose records satisfy `done`. A file that cannot be unlinked stays listed and is tried
-    /// again.
-    pub(super) fn unlink_where(&self, done: impl Fn(Epoch, Seq) -> bool) {
+    /// The contents of the sealed files, as far as they are known.
+    pub(super) fn spans(&self) -> BTreeMap<FileNumber, FileSpan> {
+        self.files.read().iter().filter_map(|file| Some((file.number, file.file_span()?))).collect()
+    }
+
+    /// Unlinks the sealed files whose records satisfy `done` and that `room` does not keep, given the epochs that are
+    /// `confirmed`. A file that cannot be unlinked stays listed and is tried again.
+    pub(super) fn unlink_delivered(
+        &self,
+        done: impl Fn(Epoch, Seq) -> bool,
+        confirmed: impl Fn(Epoch) -> bool,
+        room: KeepRoom,
+    ) {
         let is_done = |file: &ListedFile| {
             let known = file.epoch.zip(file.last).filter(|_| file.active.is_none());
             known.is_some_and(|(epoch, last)| last == Seq::ZERO || done(epoch, last))
         };
-        for file in self.list().into_iter().filter(is_done) {
+        let files = self.list();
+        if files.iter().any(|file| file.kept != is_done(file)) {
+            for file in self.files.write().iter_mut() {
+                file.kept = is_done(file);
+            }
+        }
+        let is_confirmed = |file: &ListedFile| file.epoch.is_some_and(&confirmed);
+        for file in room.too_many(&files, is_done, is_confirmed) {
             if let Err(error) = self.remove(file.number) {
                 let file = file.number.file_name();
                 tracing::warn!(%error, file, "could not remove a delivered outbox file; retrying later");
@@ -157,7 +176,12 @@ impl FileSet {
 
     /// The size of all files in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        self.files.read().iter().map(|file| file.active.as_ref().map_or(file.bytes, |active| active.len())).sum()
+        self.files.read().iter().map(ListedFile::size).sum()
+    }
+
+    /// The size of the sealed files whose records are all delivered, in bytes.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.files.read().iter().filter(|file| file.kept).map(ListedFile::size).sum()
     }
 
     pub(super) fn oldest_epoch(&self) -> Option<Epoch> {
@@ -194,17 +218,19 @@ impl FileSet {
         drop(cached);
         // Without the write lock if possible: otherwise the writer would wait, at every segment, for inspection, whose
         // threads have a low priority and may wait long for a processor.
-        if let (Some(epoch), Some(_), Some(_)) = (file.epoch, file.first, file.last)
+        if let (Some(epoch), Some(_), Some(_), Some(_)) = (file.epoch, file.first, file.last, file.begun)
             && self.is_listed(file.number)
         {
             return Ok((epoch, generation));
         }
         let (first, last) = generation.span()?.unwrap_or((Seq::ZERO, Seq::ZERO));
         // The last record that the writer gave when it sealed the file takes precedence.
-        let (epoch, last) = (generation.meta()?.epoch, file.last.unwrap_or(last));
+        let FileMeta { epoch, begun, .. } = generation.meta()?;
+        let last = file.last.unwrap_or(last);
         let mut files = self.files.write();
         if let Some(listed) = files.iter_mut().find(|listed| listed.number == file.number && listed.active.is_none()) {
-            (listed.epoch, listed.first, listed.last) = (Some(epoch), Some(first), Some(last));
+            (listed.epoch, listed.first, listed.last, listed.begun) =
+                (Some(epoch), Some(first), Some(last), Some(begun));
         } else {
             drop(files);
             // It was unlinked while it was being opened, when its cache entry could not be cleared.

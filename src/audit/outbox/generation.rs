@@ -8,6 +8,7 @@
 //!            "head"        u64 LE seq, 32 bytes hash: the last record stored before this file was begun
 //!            "previous"    u64 LE epoch, u64 LE seq, 32 bytes hash: the previous epoch and its last record, if any
 //!            "damage"      JSON, only in a file that replaces a damaged one: what was kept and what was lost
+//!            "begun"       i64 LE: when the file was begun, in microseconds since 1970 UTC
 //!            "queued"      present if the epoch runs at level `queued`: Postgres may have more of it than this outbox
 //!            "closed"      present once the epoch's gateway/closed record is stored
 //! segments   (epoch u64, first seq u64) -> (last seq u64, record frames)
@@ -15,6 +16,8 @@
 //! delivered  epoch u64 -> (seq u64, 32 bytes hash): how far each epoch is delivered, as far as this file knows
 //! unsettled  epoch u64 -> (seq u64, 32 bytes hash): earlier epochs of which Postgres may have more than was known when
 //!            they ended, and what was known; only in the newest generation
+//! files      number u64 -> (epoch u64, first seq u64, last seq u64, begun i64): the sealed files when this file was
+//!            begun, as far as their contents were known
 //! ```
 //!
 //! **Warning: this layout is on the disks of running gateways.** Never change a file name, a table, a key, or the type
@@ -41,7 +44,7 @@ use super::fs::Fs;
 use super::segment::{self, Segment, SegmentValue};
 use super::storage_backend::{FailStopFile, OverlayFile};
 use crate::audit::chain::Head;
-use crate::audit::record::{Digest, Epoch, GatewayId, RequestId, Seq};
+use crate::audit::record::{Digest, Epoch, GatewayId, RequestId, Seq, Timestamp};
 
 /// The memory that redb may use for the pages of a file that is being written, in bytes. *Measured*
 /// (`docs/measurements.md`, "redb"): 8 to 64 MB repair a file as fast as the default of 1 GiB, in 12 to 70 MB resident.
@@ -61,6 +64,10 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const SEGMENTS: TableDefinition<(u64, u64), SegmentValue> = TableDefinition::new("segments");
 const INTENTS: TableDefinition<[u8; 16], &[u8]> = TableDefinition::new("intents");
 const DELIVERED: TableDefinition<u64, (u64, [u8; 32])> = TableDefinition::new("delivered");
+/// A row of the table `files`: epoch, first and last seq, and when it was begun.
+type SpanRow = (u64, u64, u64, i64);
+
+const FILES: TableDefinition<u64, SpanRow> = TableDefinition::new("files");
 const UNSETTLED: TableDefinition<u64, (u64, [u8; 32])> = TableDefinition::new("unsettled");
 
 /// The contents of a file's meta table.
@@ -68,6 +75,8 @@ const UNSETTLED: TableDefinition<u64, (u64, [u8; 32])> = TableDefinition::new("u
 pub(super) struct FileMeta {
     pub(super) gateway_id: GatewayId,
     pub(super) epoch: Epoch,
+    /// When the file was begun, by the wall clock.
+    pub(super) begun: Timestamp,
     pub(super) head: Head,
     pub(super) closed: bool,
     /// True if the epoch runs at level `queued`.
@@ -78,6 +87,18 @@ pub(super) struct FileMeta {
     pub(super) damage: Option<Damage>,
 }
 
+/// The contents of a sealed file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileSpan {
+    pub(super) epoch: Epoch,
+    /// The first record.
+    pub(super) first: Seq,
+    /// The last record; zero if it has none.
+    pub(super) last: Seq,
+    /// When it was begun, by the wall clock.
+    pub(super) begun: Timestamp,
+}
+
 /// The positions that a new file takes over from the one before it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Carried {
@@ -85,6 +106,8 @@ pub(super) struct Carried {
     pub(super) delivered: BTreeMap<Epoch, Head>,
     /// Earlier epochs whose end in Postgres is not settled, each with its last record as far as it was known.
     pub(super) unsettled: BTreeMap<Epoch, Head>,
+    /// The contents of sealed files, as far as they are known.
+    pub(super) files: BTreeMap<FileNumber, FileSpan>,
 }
 
 /// An open generation file.
@@ -127,6 +150,7 @@ impl Generation {
             table.insert("gateway_id", meta.gateway_id.0.as_bytes().as_slice())?;
             table.insert("epoch", meta.epoch.0.to_le_bytes().as_slice())?;
             table.insert("head", head_bytes(meta.head).as_slice())?;
+            table.insert("begun", meta.begun.micros().to_le_bytes().as_slice())?;
             if meta.closed {
                 table.insert("closed", PRESENT)?;
             }
@@ -148,6 +172,11 @@ impl Generation {
                     table.insert(epoch.0, (head.seq.0, head.hash.0))?;
                 }
             }
+            let mut table = transaction.open_table(FILES)?;
+            for (number, FileSpan { epoch, first, last, begun }) in &carried.files {
+                table.insert(number.0, (epoch.0, first.0, last.0, begun.micros()))?;
+            }
+            drop(table);
             apply(transaction, first)
         })?;
         more(&generation)?;
@@ -199,9 +228,9 @@ impl Generation {
             let table = transaction.open_table(META)?;
             let get = |key: &str| Ok::<_, redb::Error>(table.get(key)?.map(|guard| guard.value().to_vec()));
             let required = [get("format")?, get("gateway_id")?, get("epoch")?, get("head")?];
-            Ok((required, [get("closed")?, get("queued")?], get("previous")?, get("damage")?))
+            Ok((required, [get("closed")?, get("queued")?], [get("previous")?, get("damage")?, get("begun")?]))
         })
-        .and_then(|([format, gateway_id, epoch, head], [closed, queued], previous, damage)| {
+        .and_then(|([format, gateway_id, epoch, head], [closed, queued], [previous, damage, begun])| {
             let broken = |what: &str| OutboxError::NotAnOutbox { path: self.path.clone(), what: what.to_owned() };
             let format = format.and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
             match format {
@@ -218,7 +247,9 @@ impl Generation {
                     let (gateway_id, epoch) = (GatewayId(id), Epoch(epoch));
                     let (closed, queued) = (closed.is_some(), queued.is_some());
                     let damage = damage.and_then(|json| serde_json::from_slice(&json).ok());
-                    Ok(FileMeta { gateway_id, epoch, head, closed, queued, previous, damage })
+                    let begun = begun.and_then(|bytes| bytes.try_into().ok()).map_or(0, i64::from_le_bytes);
+                    let begun = Timestamp::from_micros(begun);
+                    Ok(FileMeta { gateway_id, epoch, begun, head, closed, queued, previous, damage })
                 }
                 _ => Err(broken("its meta table lacks gateway_id, epoch or head")),
             }
@@ -233,6 +264,23 @@ impl Generation {
     /// The epochs whose end in Postgres is not settled, each with its last record as far as it was known.
     pub(super) fn unsettled(&self) -> Result<Vec<(Epoch, Head)>, OutboxError> {
         self.heads(UNSETTLED)
+    }
+
+    /// The contents of the files that were sealed when this file was begun, as far as they were known.
+    pub(super) fn files(&self) -> Result<BTreeMap<FileNumber, FileSpan>, OutboxError> {
+        self.read("read", |transaction| match transaction.open_table(FILES) {
+            Err(TableError::TableDoesNotExist(_)) => Ok(BTreeMap::new()),
+            table => table?
+                .iter()?
+                .map(|row| {
+                    let (number, span) = row?;
+                    let (epoch, first, last, begun) = span.value();
+                    let begun = Timestamp::from_micros(begun);
+                    let span = FileSpan { epoch: Epoch(epoch), first: Seq(first), last: Seq(last), begun };
+                    Ok((FileNumber(number.value()), span))
+                })
+                .collect(),
+        })
     }
 
     fn heads(&self, table: TableDefinition<'_, u64, (u64, [u8; 32])>) -> Result<Vec<(Epoch, Head)>, OutboxError> {
@@ -367,8 +415,10 @@ fn apply(transaction: &WriteTransaction, commit: &Commit<'_>) -> Result<(), redb
             table.insert((segment.epoch.0, segment.first.0), segment.value())?;
         }
         for (epoch, head) in commit.delivered {
-            // I4: a segment is removed only when its last record is delivered.
-            table.retain_in((epoch.0, 0)..=(epoch.0, head.seq.0), |_, value| segment::last(value) > head.seq)?;
+            if !commit.keeps {
+                // I4: a segment is removed only when its last record is delivered.
+                table.retain_in((epoch.0, 0)..=(epoch.0, head.seq.0), |_, value| segment::last(value) > head.seq)?;
+            }
             transaction.open_table(DELIVERED)?.insert(epoch.0, (head.seq.0, head.hash.0))?;
         }
     }

@@ -12,14 +12,15 @@ use super::delivered_note::DeliveredNote;
 use super::error::OutboxError;
 use super::file_number::FileNumber;
 use super::fs::Fs;
-use super::generation::{Carried, FileMeta, Generation};
+use super::generation::{Carried, FileMeta, FileSpan, Generation};
+use super::keep::Keep;
 use super::lock::{Lock, LockError};
 use super::restore::{self, Restored};
 use super::stream_end::stream_end;
 use super::writer::{EpochStart, Outbox};
 use crate::audit::chain::Head;
 use crate::audit::codec;
-use crate::audit::record::{Call, Epoch, GatewayId};
+use crate::audit::record::{Call, Epoch, GatewayId, Seq, Timestamp};
 
 /// Most earlier epochs whose end in Postgres is not settled. *Chosen*: a gateway at level `queued` that crashes more
 /// often than this while Postgres is down has other troubles.
@@ -54,6 +55,9 @@ pub struct Opening {
     pub damages: Vec<FoundDamage>,
     /// True if the epoch runs at level `queued`. The caller sets it before the epoch begins.
     pub queued: bool,
+    /// The limits of what is kept of delivered records; `None` keeps nothing. The caller sets it before the epoch
+    /// begins.
+    pub keep: Option<Keep>,
     dir: PathBuf,
     fs: Arc<dyn Fs>,
     lock: Lock,
@@ -98,6 +102,9 @@ impl Opening {
         let mut ended = Ended::default();
         if let Some((newest, meta)) = newest.as_ref().zip(meta.as_ref()) {
             ended = Ended::of(newest, meta, dir)?;
+            let (first, last) = newest.span()?.unwrap_or((Seq::ZERO, Seq::ZERO));
+            let span = FileSpan { epoch: meta.epoch, first, last, begun: meta.begun };
+            ended.carried.files.extend(numbers.last().map(|number| (*number, span)));
         }
         // I3: every file after the newest one that can be read may have begun an epoch, and none of these is used
         // again.
@@ -113,6 +120,7 @@ impl Opening {
             interrupted: ended.interrupted,
             damages,
             queued: false,
+            keep: None,
             dir: dir.to_owned(),
             fs,
             lock,
@@ -130,13 +138,16 @@ impl Opening {
     /// # Errors
     /// See [`OutboxError`]. Nothing was begun; the next opening finds the same state.
     pub fn begin(self, first: &Commit<'_>, bytes_max: u64) -> Result<Outbox, OutboxError> {
-        let Self { gateway_id, epoch, queued, dir, fs, lock, numbers, last_number, unreadable, carried, .. } = self;
+        let Self { gateway_id, epoch, queued, keep, dir, fs, lock, numbers, last_number, unreadable, carried, .. } =
+            self;
         // The file names the last stored record, since it continues the files before it.
         let (head, previous) = (Head::START, self.stored);
-        let meta = FileMeta { gateway_id, epoch, head, closed: false, queued, previous, damage: None };
+        let begun = Timestamp::now();
+        let meta = FileMeta { gateway_id, epoch, begun, head, closed: false, queued, previous, damage: None };
         let damages = self.damages.into_iter().map(|found| found.damage).collect();
         let fs_of_epoch = Arc::clone(&fs);
-        let start = EpochStart { fs: fs_of_epoch, dir, lock, numbers, last_number, carried, damages, meta, bytes_max };
+        let limits = (bytes_max, keep);
+        let start = EpochStart { fs: fs_of_epoch, dir, lock, numbers, last_number, carried, damages, meta, limits };
         // I3: the file that makes the epoch known is stored in the same commit as the epoch's first record.
         let mut outbox = Outbox::begin(start, first)?;
         for path in unreadable {
@@ -164,6 +175,7 @@ impl Ended {
         let carried = Carried {
             delivered: newest.delivered()?.into_iter().collect(),
             unsettled: newest.unsettled()?.into_iter().collect(),
+            files: newest.files()?,
         };
         Ok(Self {
             stored: Some((meta.epoch, stream_end(newest, meta)?)),

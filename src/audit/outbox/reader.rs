@@ -8,9 +8,10 @@ use std::sync::Arc;
 use super::damage::Damage;
 use super::error::OutboxError;
 use super::file_number::FileNumber;
-use super::file_set::{FileSet, ListedFile, Purpose};
+use super::file_set::{FileSet, Purpose};
 use super::fs::Fs;
 use super::generation::{FileMeta, Generation};
+use super::listed_file::ListedFile;
 use super::salvage::{self, Salvaged};
 use super::segment::Segment;
 use super::stream_end::head_before;
@@ -72,7 +73,7 @@ impl Reader {
     /// The directory cannot be listed.
     pub fn offline(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self, OutboxError> {
         let numbers = FileNumber::list(fs.as_ref(), dir)?;
-        Ok(Self::new(Arc::new(FileSet::new(fs, dir.to_owned(), &numbers, None))))
+        Ok(Self::new(Arc::new(FileSet::new(fs, dir.to_owned(), &numbers, &BTreeMap::new(), None))))
     }
 
     /// The numbers of the files, oldest first.
@@ -119,8 +120,8 @@ impl Reader {
             if file.epoch.is_some_and(|epoch| after.is_some_and(|after| epoch <= after)) {
                 continue;
             }
-            let Some((epoch, generation)) = self.files.generation(&file, self.purpose)? else { continue };
-            if after.is_none_or(|after| epoch > after) && generation.span()?.is_some() {
+            let Some((epoch, ..)) = self.files.span(&file, self.purpose)? else { continue };
+            if after.is_none_or(|after| epoch > after) {
                 return Ok(Some(epoch));
             }
         }
@@ -219,13 +220,14 @@ impl Reader {
         Ok(stats)
     }
 
-    /// The number of files, and the number of files of earlier epochs. Reads no file.
+    /// The number of files, and of those of earlier epochs that are not known to be delivered. Reads no file.
     #[must_use]
     pub fn file_counts(&self) -> (usize, usize) {
         let files = self.files.list();
         // The epoch of a file that an earlier process left is unknown until the file is read.
         let current = files.last().and_then(|newest| newest.epoch);
-        (files.len(), files.iter().filter(|file| file.epoch.is_none() || file.epoch != current).count())
+        let waits = |file: &&ListedFile| !file.kept && (file.epoch.is_none() || file.epoch != current);
+        (files.len(), files.iter().filter(waits).count())
     }
 
     /// The calls that are open, or were open when the gateway crashed.
@@ -378,6 +380,19 @@ impl Reader {
     #[must_use]
     pub fn unsettled(&self) -> BTreeMap<Epoch, Head> {
         self.files.owner().map(|owner| owner.unsettled.clone()).unwrap_or_default()
+    }
+
+    /// The last delivered record of each epoch, as far as the newest file knows it.
+    pub(super) fn delivered_ends(&self) -> Result<Vec<(Epoch, Head)>, OutboxError> {
+        let Some(newest) = self.files.list().pop() else { return Ok(Vec::new()) };
+        let Some((_, generation)) = self.files.generation(&newest, self.purpose)? else { return Ok(Vec::new()) };
+        generation.delivered()
+    }
+
+    /// The last delivered record of each epoch, as far as it was known when the outbox was opened.
+    #[must_use]
+    pub fn delivered(&self) -> BTreeMap<Epoch, Head> {
+        self.files.owner().map(|owner| owner.delivered.clone()).unwrap_or_default()
     }
 
     /// Notes beside the outbox that the stream of the current `epoch` is delivered up to `head`.

@@ -27,7 +27,7 @@ use super::segment::Segment;
 use super::stream_end::stream_end;
 use crate::audit::chain::Head;
 use crate::audit::lost::LostRun;
-use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq};
+use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq, Timestamp};
 
 /// The number of records that are restored in one commit. *Chosen*: about a segment of ordinary records.
 const COMMIT_RECORDS: u64 = 1024;
@@ -87,7 +87,8 @@ pub(super) fn open(
     describe(fs, dir, &damage.file, &damage)?;
     let queued = scanned.is_queued();
     let damaged = Some(damage.clone());
-    let meta = FileMeta { gateway_id, epoch, head: bounds.after, closed, queued, previous: None, damage: damaged };
+    let (head, begun) = (bounds.after, Timestamp::now());
+    let meta = FileMeta { gateway_id, epoch, begun, head, closed, queued, previous: None, damage: damaged };
     let begun: Vec<_> = scanned.intents.iter().map(|(id, frame)| (*id, frame.as_slice().into())).collect();
     let commit = Commit { begun: &begun, ..Commit::default() };
     // The watermarks are not taken over: they are unchecked, and the sink's own cursor is authoritative.

@@ -30,8 +30,10 @@ const RESERVE_NAME: &str = "reserve";
 /// The fill level of the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Space {
-    /// The size of all generation files in bytes.
+    /// The size of the generation files with undelivered records, in bytes.
     pub used_bytes: u64,
+    /// The size of those whose records are all delivered and kept for a while.
+    pub kept_bytes: u64,
     /// The quota in bytes.
     pub max_bytes: u64,
     /// True if the disk was full and has had no room for the ballast since.

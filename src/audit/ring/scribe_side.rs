@@ -27,7 +27,7 @@ impl Ring {
         state.heartbeat.idle = true;
         loop {
             let phase_changed = state.phase != phase || matches!(state.phase, Phase::Closing | Phase::Finished);
-            let wanted = state.turns_wanted > 0 || !state.settled.is_empty();
+            let wanted = state.turns_wanted > 0 || !state.findings.is_empty();
             if !state.items.is_empty() || phase_changed || wanted {
                 break;
             }
@@ -50,7 +50,7 @@ impl Ring {
             items: std::mem::take(&mut state.items),
             room: BatchRoom(std::mem::take(&mut state.appended)),
             watermarks: std::mem::take(&mut state.watermarks),
-            settled: std::mem::take(&mut state.settled),
+            findings: std::mem::take(&mut state.findings),
             unrecorded: state.unrecorded.take(),
             phase: state.phase,
         }
@@ -123,7 +123,12 @@ impl Ring {
         state.cached = state.cached.plus(Slot::room_of(state.window.range(before..up_to)));
         state.stored = state.stored.max(seq);
         state.outbox_failed = false;
+        let mut kept = Vec::new();
+        while state.unkept.front().is_some_and(|slot| slot.record.position.seq <= state.stored) {
+            kept.extend(state.pop_unkept());
+        }
         drop(state);
+        drop(kept);
         self.room.notify_waiters();
     }
 
@@ -150,16 +155,36 @@ impl Ring {
         self.room.notify_waiters();
     }
 
+    /// From now on, delivered records that are not stored stay until [`Ring::mark_stored`], or until room is needed.
+    pub fn keep_delivered(&self) {
+        self.lock().keeps = true;
+    }
+
+    /// The delivered records that are not stored and are to be kept, oldest first.
+    #[must_use]
+    pub fn unkept(&self) -> Vec<Arc<AuditRecord>> {
+        self.lock().unkept.iter().map(|slot| Arc::clone(&slot.record)).collect()
+    }
+
+    /// The records that are not stored and are to be: delivered ones that are kept, then those that are not delivered,
+    /// oldest first.
+    #[must_use]
+    pub fn unstored(&self) -> Vec<Arc<AuditRecord>> {
+        // Under one lock: meanwhile the shipper may deliver some.
+        let state = self.lock();
+        let queued_only = state.window.range(state.queued_only_start()..);
+        state.unkept.iter().chain(queued_only).map(|slot| Arc::clone(&slot.record)).collect()
+    }
+
+    /// Returns true if there are delivered records that are not stored.
+    #[must_use]
+    pub fn has_unkept(&self) -> bool {
+        !self.lock().unkept.is_empty()
+    }
+
     /// Records that the outbox cannot store, until the next [`Ring::mark_stored`].
     pub fn mark_outbox_failed(&self) {
         self.lock().outbox_failed = true;
-    }
-
-    /// The records that are neither stored nor delivered, oldest first.
-    #[must_use]
-    pub fn queued_only(&self) -> Vec<Arc<AuditRecord>> {
-        let state = self.lock();
-        state.window.range(state.queued_only_start()..).map(|slot| Arc::clone(&slot.record)).collect()
     }
 
     /// The age of the oldest record that is neither stored nor delivered.
@@ -187,7 +212,7 @@ impl Ring {
         let records = Slot::room_of(records.iter());
         let state = self.lock();
         let limit = Room { records: self.limits.records, bytes: self.limits.bytes }.minus(state.reserved);
-        let window = state.used.minus(state.reserved).minus(state.appended).minus(batch.0);
+        let window = state.used.minus(state.reserved).minus(state.appended).minus(batch.0).minus(state.unkept_room);
         let queued = window.plus(records);
         queued.records > limit.records / 2 || queued.bytes > limit.bytes / 2
     }

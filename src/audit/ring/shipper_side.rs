@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::slot::Slot;
 use super::state::Ring;
-use super::work::{Phase, WindowRead};
+use super::work::{Finding, Phase, WindowRead};
 use crate::audit::chain::Head;
 use crate::audit::record::{Epoch, Seq};
 
@@ -54,9 +54,8 @@ impl Ring {
         }
         let mut delivered = Vec::new();
         if current {
-            if head.seq >= state.delivered {
-                (state.delivered, state.delivered_hash) = (head.seq, head.hash);
-            }
+            // Earlier than before if the database was restored.
+            (state.delivered, state.delivered_hash) = (head.seq, head.hash);
             delivered = state.pop_delivered();
         }
         drop(state);
@@ -65,10 +64,9 @@ impl Ring {
         self.work.notify_one();
     }
 
-    /// Records that the end of the earlier epoch `epoch` in Postgres is settled: at `end` if the outbox did not know
-    /// it, otherwise where the outbox knew it to be.
-    pub fn settle(&self, epoch: Epoch, end: Option<Head>) {
-        self.lock().settled.push((epoch, end));
+    /// Passes a finding about a stream in Postgres on to the scribe.
+    pub fn report(&self, finding: Finding) {
+        self.lock().findings.push(finding);
         self.work.notify_one();
     }
 

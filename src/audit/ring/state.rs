@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::room::{RingLimits, Room};
 use super::slot::Slot;
-use super::work::{Heartbeat, OutboxCapacity, Phase, RingGauge, UnrecordedCalls, WorkItem};
+use super::work::{Finding, Heartbeat, OutboxCapacity, Phase, RingGauge, UnrecordedCalls, WorkItem};
 use crate::audit::chain::Head;
 use crate::audit::record::{Digest, Epoch, Seq};
 use crate::audit::sync::{Condvar, Mutex, MutexGuard, Notify};
@@ -38,6 +38,13 @@ pub(super) struct RingState {
     pub(super) reserved: Room,
     /// The part of `used` that `items` use.
     pub(super) appended: Room,
+    /// Delivered records that the scribe has still to store, so that they are kept (level `queued`). They make room
+    /// when it is needed.
+    pub(super) unkept: VecDeque<Slot>,
+    /// True if delivered records that are not stored become unkept ones.
+    pub(super) keeps: bool,
+    /// The part of `used` that `unkept` uses.
+    pub(super) unkept_room: Room,
     /// The part of `used` that stored records in the window use. They are evicted when room is needed.
     pub(super) cached: Room,
     /// The number of producers that wait for room.
@@ -52,8 +59,8 @@ pub(super) struct RingState {
     pub(super) shippable: Seq,
     /// Delivery watermarks that the scribe has not stored yet.
     pub(super) watermarks: Vec<(Epoch, Head)>,
-    /// Earlier epochs whose end in Postgres is settled, with that end if the outbox did not know it.
-    pub(super) settled: Vec<(Epoch, Option<Head>)>,
+    /// Findings of the shipper that the scribe has not taken yet.
+    pub(super) findings: Vec<Finding>,
     /// The number of requests for a turn of the scribe, which has something to do that is not in the ring.
     pub(super) turns_wanted: usize,
     /// The number of work items for which the scribe waits in [`Ring::gather`].
@@ -79,6 +86,9 @@ impl Ring {
             used: Room::default(),
             reserved: Room::default(),
             appended: Room::default(),
+            unkept: VecDeque::new(),
+            keeps: false,
+            unkept_room: Room::default(),
             cached: Room::default(),
             waiting_count: 0,
             stored: head.seq,
@@ -86,7 +96,7 @@ impl Ring {
             delivered_hash: Digest::ZERO,
             shippable: head.seq,
             watermarks: Vec::new(),
-            settled: Vec::new(),
+            findings: Vec::new(),
             turns_wanted: 0,
             gather_count: 0,
             unrecorded: None,
@@ -143,8 +153,8 @@ impl Ring {
         RingGauge {
             records: state.used.records,
             bytes: state.used.bytes,
-            cached_records: state.cached.records,
-            cached_bytes: state.cached.bytes,
+            cached_records: state.cached.records + state.unkept_room.records,
+            cached_bytes: state.cached.bytes + state.unkept_room.bytes,
             stamped: state.shippable,
             stored: state.stored,
             delivered: state.delivered,
@@ -177,11 +187,15 @@ impl Ring {
 }
 
 impl RingState {
-    /// Evicts stored records until `room` fits within `limits`; returns whether it fits, and the evicted records. The
-    /// caller drops them without the lock, since freeing a record takes a dozen deallocations.
+    /// Evicts delivered and stored records until `room` fits within `limits`; returns whether it fits, and the evicted
+    /// records. The caller drops them without the lock, since freeing a record takes a dozen deallocations.
     pub(super) fn make_room(&mut self, room: Room, limits: RingLimits) -> (bool, Vec<Slot>) {
         let mut evicted = Vec::new();
         while !self.used.plus(room).fits(limits) {
+            if let Some(unkept) = self.pop_unkept() {
+                evicted.push(unkept);
+                continue;
+            }
             if self.window.front().is_none_or(|slot| slot.record.position.seq > self.stored) {
                 return (false, evicted);
             }
@@ -196,10 +210,27 @@ impl RingState {
         self.reserved = self.reserved.minus(reserved);
     }
 
-    /// Removes the delivered records from the window and returns them.
+    /// Removes the delivered records from the window and returns those that need not be kept.
     pub(super) fn pop_delivered(&mut self) -> Vec<Slot> {
         let delivered = self.window.partition_point(|slot| slot.record.position.seq <= self.delivered);
-        (0..delivered).filter_map(|_| self.pop_front()).collect()
+        let mut popped: Vec<_> = (0..delivered).filter_map(|_| self.pop_front()).collect();
+        if self.keeps {
+            let stored = self.stored;
+            for slot in popped.extract_if(.., |slot| slot.record.position.seq > stored) {
+                self.used = self.used.plus(slot.room());
+                self.unkept_room = self.unkept_room.plus(slot.room());
+                self.unkept.push_back(slot);
+            }
+        }
+        popped
+    }
+
+    /// Removes the oldest delivered record that is not stored yet.
+    pub(super) fn pop_unkept(&mut self) -> Option<Slot> {
+        let slot = self.unkept.pop_front()?;
+        self.used = self.used.minus(slot.room());
+        self.unkept_room = self.unkept_room.minus(slot.room());
+        Some(slot)
     }
 
     fn pop_front(&mut self) -> Option<Slot> {

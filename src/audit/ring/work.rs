@@ -67,6 +67,27 @@ pub struct UnrecordedCalls {
     pub last: Timestamp,
 }
 
+/// A finding of the shipper about a stream in Postgres, for a record or a commit of the scribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The end of an earlier epoch is settled: at this position if the outbox did not know it, otherwise where the
+    /// outbox knew it to be.
+    Settled(Epoch, Option<Head>),
+    /// Postgres went back, and delivery resumes from kept records.
+    Restored(Restored),
+}
+
+/// A stream that Postgres had up to one record, and later only up to an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// The epoch of the stream.
+    pub epoch: Epoch,
+    /// The last record that Postgres has, after which delivery resumes.
+    pub found: Head,
+    /// The last record that was delivered before.
+    pub delivered: Head,
+}
+
 /// The work that the scribe takes at once.
 #[derive(Debug)]
 pub struct Work {
@@ -76,8 +97,8 @@ pub struct Work {
     pub room: BatchRoom,
     /// Watermarks to store.
     pub watermarks: Vec<(Epoch, Head)>,
-    /// Earlier epochs whose end in Postgres is settled, with that end if the outbox did not know it.
-    pub settled: Vec<(Epoch, Option<Head>)>,
+    /// Findings of the shipper about streams in Postgres.
+    pub findings: Vec<Finding>,
     /// Calls to count in a gap record.
     pub unrecorded: Option<UnrecordedCalls>,
     /// The phase at which the work was taken.
@@ -102,7 +123,8 @@ pub struct RingGauge {
     pub records: usize,
     /// Their size in bytes.
     pub bytes: usize,
-    /// The number of stored records in the window. They wait for delivery and are evicted when room is needed.
+    /// The number of records that are evicted when room is needed: stored ones that wait for delivery, and delivered
+    /// ones that wait to be kept.
     pub cached_records: usize,
     /// Their size in bytes.
     pub cached_bytes: usize,
@@ -123,8 +145,10 @@ pub struct RingGauge {
 /// The outbox's fill level, as the scribe reports it to the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct OutboxCapacity {
-    /// Bytes in use.
+    /// Bytes in use by undelivered records.
     pub used_bytes: u64,
+    /// Bytes of delivered records that are kept for a while.
+    pub kept_bytes: u64,
     /// The quota in bytes.
     pub max_bytes: u64,
     /// True if the quota or the disk is used up.

@@ -15,6 +15,7 @@ const CALLS_SHARE: u64 = 4;
 pub(super) fn of(space: Space) -> OutboxCapacity {
     OutboxCapacity {
         used_bytes: space.used_bytes,
+        kept_bytes: space.kept_bytes,
         max_bytes: space.max_bytes,
         full: !space.has_room(),
         calls_only: space.disk_full || space.used_bytes >= space.max_bytes - space.max_bytes / CALLS_SHARE,

@@ -6,7 +6,7 @@ use crate::audit::chain::{self, Head};
 use crate::audit::outbox::Opening;
 use crate::audit::outbox::damage::Damage;
 use crate::audit::record::{Call, Digest, DigestKey, Entry, Epoch, Outcome, PolicyText, Status};
-use crate::audit::ring::UnrecordedCalls;
+use crate::audit::ring::{Restored, UnrecordedCalls};
 
 /// The configuration, as the opening record states it.
 #[derive(Clone, Debug)]
@@ -95,6 +95,24 @@ pub(super) fn takeover(epoch: Epoch, end: Head) -> Entry {
     let details = serde_json::json!({ "epoch": epoch, "seq": end.seq, "hash": end.hash });
     let message = format!("epoch {epoch} ends at {} in Postgres, later than this gateway knew", end.seq);
     event(Status::Ok, Some(message), Call::gateway_event("takeover", &details))
+}
+
+/// The record of a database that went back, and of the delivery that resumed from kept records.
+pub(super) fn restored(restored: Restored) -> Entry {
+    let Restored { epoch, found, delivered } = restored;
+    let details = serde_json::json!({
+        "epoch": epoch,
+        "seq": found.seq,
+        "hash": found.hash,
+        "delivered_seq": delivered.seq,
+        "delivered_hash": delivered.hash,
+    });
+    let message = format!(
+        "Postgres went back from {epoch}/{} to {epoch}/{}, as after a restore or a failover that lost transactions; the \
+         records after it are delivered again",
+        delivered.seq, found.seq
+    );
+    event(Status::Error, Some(message), Call::gateway_event("restored", &details))
 }
 
 /// The record of a call that was open when the gateway crashed.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::state::ShipperState;
 use crate::audit::chain::Head;
-use crate::audit::record::Epoch;
+use crate::audit::record::{AuditRecord, Epoch, Seq};
 
 /// Forked streams that the alarm names. *Chosen*: enough to see a pattern, few enough to read.
 const NAMED_MAX: usize = 8;
@@ -12,7 +12,8 @@ const NAMED_MAX: usize = 8;
 /// Advice to the operator, at the end of every alarm about a fork.
 const ADVICE: &str = "its records stay in the outbox, `gatepost outbox list --epoch` shows them; find and stop the \
     other writer with this gateway's id (a copy of the outbox directory, audit.gateway_id set twice) or the cause of \
-    lost rows (a restored database), then end the fork with `gatepost audit resolve-fork`; this gateway looks again at \
+    lost rows (a database restored to a time before audit.keep_delivered), then end the fork with `gatepost audit \
+    resolve-fork`; this gateway looks again at \
     least every minute";
 
 /// A forked stream.
@@ -36,6 +37,32 @@ impl Fork {
     }
 }
 
+/// The finding that Postgres has less than was delivered.
+pub(super) fn went_back(cursor: Head, delivered: Head) -> Fork {
+    let what = format!("Postgres is at seq {} again, though {} was delivered", cursor.seq, delivered.seq);
+    Fork { what, reason: ForkReason::WentBack }
+}
+
+/// Checks that the record that is delivered next follows the head.
+pub(super) fn check_link(head: Head, first: &AuditRecord) -> Result<(), Fork> {
+    let position = first.position;
+    if position.seq != head.seq.next() {
+        return Err(missing(head, position.seq));
+    }
+    if position.prev_hash != head.hash {
+        let what = format!("the record before seq {} has another hash in Postgres", position.seq);
+        return Err(Fork::foreign_writer(what));
+    }
+    Ok(())
+}
+
+/// The fork at a cursor that is at `head`, while the next record that this gateway has is at `next`.
+pub(super) fn missing(head: Head, next: Seq) -> Fork {
+    let (from, to) = (head.seq.next(), next.0.saturating_sub(1));
+    let what = format!("records {from} to {to} are in neither outbox nor Postgres");
+    Fork { what, reason: ForkReason::MissingRecords }
+}
+
 /// The reason why a stream is not shipped any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ForkReason {
@@ -48,6 +75,8 @@ pub(super) enum ForkReason {
     /// Postgres has more of an older epoch than this gateway stored, at a level at which it delivers only what is
     /// stored. Other epochs are shipped.
     UnknownRecords,
+    /// Postgres has less than was delivered. Not an alarm yet: the records may still be kept.
+    WentBack,
     /// Lost records were found when the current epoch was already closed. Nothing is wrong with the stream: the next
     /// start records the damage and ships the rest.
     UnrecordedDamage,

@@ -47,7 +47,7 @@ pub(super) enum SourceError {
     Unrecorded,
 }
 
-/// The result of comparing a cursor of an earlier epoch with the outbox.
+/// The result of comparing a cursor with ring and outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CursorCheck {
     /// It is a position in this gateway's own stream.
@@ -145,13 +145,19 @@ impl RecordSource {
         next
     }
 
-    /// Returns true if the record at `position` is still in the ring or the outbox.
-    pub(super) async fn contains(&mut self, epoch: Epoch, position: Head) -> Result<bool, outbox::OutboxError> {
-        let before = Head { seq: Seq(position.seq.0.saturating_sub(1)), hash: Digest::ZERO };
-        let batch = self.peek(epoch, before).await?;
+    /// Compares a cursor of the current epoch, of which `delivered` was delivered, with ring and outbox.
+    pub(super) async fn check_current(
+        &mut self,
+        cursor: Head,
+        delivered: Head,
+    ) -> Result<CursorCheck, outbox::OutboxError> {
+        let before = Head { seq: Seq(cursor.seq.0.saturating_sub(1)), hash: Digest::ZERO };
+        let batch = self.peek(self.current, before).await?;
         self.clear();
-        let first = batch.as_ref().and_then(|batch| batch.first());
-        Ok(first.is_some_and(|record| Head::after(&record.position) == position))
+        let found = batch.as_ref().and_then(|batch| batch.first()).filter(|first| first.position.seq == cursor.seq);
+        // What is not kept any more cannot be compared. The next record that is kept shows whether it follows.
+        let is_own = found.map_or(cursor.seq < delivered.seq, |record| record.position.hash == cursor.hash);
+        Ok(if is_own { CursorCheck::Own } else { CursorCheck::Foreign })
     }
 
     /// A reader of the outbox.

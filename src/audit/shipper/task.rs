@@ -9,56 +9,51 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{BatchLimits, BatchSize};
-use super::fork::{Fork, ForkReason};
+use super::fork::{Fork, ForkReason, check_link, missing, went_back};
 use super::health::Health;
 use super::note::Note;
 use super::record_source::{CursorCheck, RecordSource, SourceError};
-use super::repeated_failure::{RepeatedFailure, any_accepted};
+use super::repeated_failure::RepeatedFailure;
 use super::state::ShipperState;
 use crate::audit::chain::Head;
 use crate::audit::meter::Meter;
 use crate::audit::outbox::Reader;
 use crate::audit::record::{AuditRecord, Epoch, GatewayId, Seq};
-use crate::audit::ring::{Phase, Ring};
-use crate::audit::sink::{CursorUpdate, ErrorClass, Sink, SinkError};
+use crate::audit::ring::{Finding, Phase, Restored, Ring};
+use crate::audit::sink::{ErrorClass, Sink};
 
 /// Interval at which partitions are created ahead. *Chosen*: monthly partitions are created months ahead, so once a day
 /// is often enough.
 const PREPARE_EVERY: Duration = Duration::from_hours(24);
 
-/// Interval at which the lease is renewed. *Chosen*: a gateway that is gone is noticed within minutes, and a thousand
-/// gateways cost their database some tens of small transactions a second.
-const LEASE_EVERY: Duration = Duration::from_secs(30);
-
-/// Length of a lease. *Derived*: the function in the schema takes a third of it as the interval.
-const LEASE: Duration = LEASE_EVERY.saturating_mul(3);
-
 /// Delivers the records of ring and outbox to a sink.
 #[derive(Debug)]
 pub struct Shipper<S> {
-    ring: Arc<Ring>,
-    source: RecordSource,
-    meter: Arc<Meter>,
-    sink: S,
-    gateway_id: GatewayId,
-    epoch: Epoch,
-    size: BatchSize,
-    health: Health,
+    pub(super) ring: Arc<Ring>,
+    pub(super) source: RecordSource,
+    pub(super) meter: Arc<Meter>,
+    pub(super) sink: S,
+    pub(super) gateway_id: GatewayId,
+    pub(super) epoch: Epoch,
+    pub(super) size: BatchSize,
+    pub(super) health: Health,
     /// Cancelled when delivery has to end, finished or not.
     deadline: CancellationToken,
     /// Refused records since the last delivered one. Counted over all batches: with little traffic, each batch is one
     /// record.
-    repeated_failure: RepeatedFailure,
+    pub(super) repeated_failure: RepeatedFailure,
     /// When the sink was prepared; `None` before the first time.
-    prepared: Option<Instant>,
+    pub(super) prepared: Option<Instant>,
     /// When the lease is renewed next.
-    lease_due: Instant,
+    pub(super) lease_due: Instant,
     /// The note of the delivered head beside the outbox.
     note: Note,
     /// Earlier epochs whose end in Postgres is not settled, each with its last record as far as it is known.
     unsettled: BTreeMap<Epoch, Head>,
-    /// The end of what this process delivered of the current epoch.
-    delivered: Head,
+    /// The last delivered record of each epoch, as far as this gateway knows.
+    delivered: BTreeMap<Epoch, Head>,
+    /// True once Postgres had less of a stream than was delivered.
+    went_back: bool,
 }
 
 impl<S: Sink> Shipper<S> {
@@ -72,7 +67,7 @@ impl<S: Sink> Shipper<S> {
         deadline: CancellationToken,
     ) -> (Self, watch::Receiver<ShipperState>) {
         let (state, watched) = watch::channel(ShipperState::Starting);
-        let unsettled = reader.unsettled();
+        let (unsettled, delivered) = (reader.unsettled(), reader.delivered());
         let shipper = Self {
             source: RecordSource::new(Arc::clone(&ring), reader, epoch, limits),
             ring,
@@ -88,7 +83,8 @@ impl<S: Sink> Shipper<S> {
             lease_due: Instant::now(),
             note: Note::new(epoch),
             unsettled,
-            delivered: Head::START,
+            delivered,
+            went_back: false,
         };
         (shipper, watched)
     }
@@ -109,19 +105,43 @@ impl<S: Sink> Shipper<S> {
     }
 
     async fn ship_all(&mut self) {
+        loop {
+            let looked_at_all = self.went_back;
+            if self.ship_earlier().await == Err(ForkReason::ForeignWriter) {
+                return;
+            }
+            // A database that went back has less of other epochs too, also of those that are not stored any more.
+            if self.went_back && !looked_at_all {
+                continue;
+            }
+            // If the stream is forked, the alarm is already raised.
+            if self.ship_stream(self.epoch).await != Err(ForkReason::WentBack) {
+                return;
+            }
+        }
+    }
+
+    /// Delivers what is stored of earlier epochs, oldest first.
+    async fn ship_earlier(&mut self) -> Result<(), ForkReason> {
         let (mut after, mut held) = (None, BTreeSet::new());
         loop {
             match self.source.next_epoch(after).await {
-                Ok(Some(epoch)) if epoch < self.epoch => {
+                Ok(stored) => {
+                    let Some(epoch) = self.earliest(after, stored) else { break };
+                    let is_stored = stored == Some(epoch);
+                    let shipped = if is_stored || self.cursor(epoch).await.seq < self.delivered(epoch).seq {
+                        self.ship_stream(epoch).await
+                    } else {
+                        Ok(())
+                    };
                     // I4: a stream with missing records keeps its files, and does not block later streams.
-                    match self.ship_stream(epoch).await {
-                        Err(ForkReason::ForeignWriter) => return,
+                    match shipped {
+                        Err(ForkReason::ForeignWriter) => return Err(ForkReason::ForeignWriter),
                         Err(_) => drop(held.insert(epoch)),
                         Ok(()) => {}
                     }
                     after = Some(epoch);
                 }
-                Ok(_) => break,
                 Err(error) => self.health.hold(&error.to_string()).await,
             }
         }
@@ -130,8 +150,21 @@ impl<S: Sink> Shipper<S> {
                 self.settle(epoch).await.ok();
             }
         }
-        // If the stream is forked, the alarm is already raised.
-        self.ship_stream(self.epoch).await.ok();
+        Ok(())
+    }
+
+    /// The first epoch before the current one and after `after` to look at: the next one that is `stored`; the last
+    /// one that was delivered, which shows whether the database went back; and if it did, all that were delivered.
+    fn earliest(&self, after: Option<Epoch>, stored: Option<Epoch>) -> Option<Epoch> {
+        let mut earlier = self.delivered.range(..self.epoch).map(|(epoch, _)| *epoch);
+        let is_next = |epoch: &Epoch| after.is_none_or(|after| *epoch > after);
+        let delivered = if self.went_back { earlier.find(is_next) } else { earlier.next_back().filter(is_next) };
+        stored.filter(|epoch| *epoch < self.epoch).into_iter().chain(delivered).min()
+    }
+
+    /// The last delivered record of an epoch, as far as this gateway knows.
+    fn delivered(&self, epoch: Epoch) -> Head {
+        self.delivered.get(&epoch).copied().unwrap_or(Head::START)
     }
 
     /// Settles where an earlier epoch ends in Postgres, once everything is delivered that is stored of it.
@@ -152,7 +185,7 @@ impl<S: Sink> Shipper<S> {
             if let Some(Head { seq, .. }) = end {
                 tracing::warn!(%epoch, known = %known.seq, %seq, "Postgres has more of an earlier epoch; recording its end");
             }
-            self.ring.settle(epoch, end);
+            self.ring.report(Finding::Settled(epoch, end));
             self.unsettled.remove(&epoch);
             self.health.not_forked(epoch);
             return Ok(());
@@ -166,7 +199,11 @@ impl<S: Sink> Shipper<S> {
     async fn ship_stream(&mut self, epoch: Epoch) -> Result<(), ForkReason> {
         loop {
             let Err(fork) = self.ship_from_cursor(epoch).await else { return Ok(()) };
-            if fork.reason == ForkReason::UnrecordedDamage {
+            self.went_back |= matches!(fork.reason, ForkReason::WentBack | ForkReason::MissingRecords);
+            if fork.reason == ForkReason::WentBack && epoch < self.epoch {
+                continue;
+            }
+            if matches!(fork.reason, ForkReason::UnrecordedDamage | ForkReason::WentBack) {
                 return Err(fork.reason);
             }
             if self.health.forked(epoch, self.epoch, &fork) || self.ring.phase() >= Phase::Closed {
@@ -193,52 +230,52 @@ impl<S: Sink> Shipper<S> {
 
     async fn ship_from_cursor(&mut self, epoch: Epoch) -> Result<(), Fork> {
         // The age of the backlog has to be known even if Postgres does not answer.
-        if let Ok(Some(batch)) = self.source.peek(epoch, Head::START).await {
+        let delivered = self.delivered(epoch);
+        if let Ok(Some(batch)) = self.source.peek(epoch, delivered).await {
             batch.first().inspect(|record| self.meter.set_oldest(record));
         }
         let mut head = self.cursor(epoch).await;
         self.source.clear();
         if head.seq > Seq::ZERO {
             self.check_cursor(epoch, head).await?;
+        }
+        let mut went_back = (head.seq < delivered.seq).then_some(delivered);
+        if went_back.is_none() && head.seq > Seq::ZERO {
+            self.delivered.insert(epoch, head);
             self.ring.mark_delivered(epoch, head, epoch == self.epoch);
         }
+        let mut is_just_read = true;
         loop {
             if self.prepared.is_none_or(|at| at.elapsed() > PREPARE_EVERY) {
                 self.prepare().await;
             }
             if self.lease_due <= Instant::now() {
                 self.renew_lease().await;
+                if epoch == self.epoch && !is_just_read {
+                    self.check_idle(epoch, head).await?;
+                }
             }
+            is_just_read = false;
             if epoch == self.epoch {
                 self.look_at_forked().await;
             }
             match self.source.next(epoch, head).await {
                 Ok(Some(batch)) => {
+                    if let Some(delivered) = went_back.take() {
+                        self.resume(epoch, (head, delivered), &batch)?;
+                    }
                     let reached = self.deliver(head, &batch).await?;
                     if reached != head {
                         self.meter.delivered.add(reached.seq.0.saturating_sub(head.seq.0));
                         head = reached;
-                        if epoch == self.epoch {
-                            self.delivered = head;
-                        }
+                        self.delivered.insert(epoch, head);
                         self.ring.mark_delivered(epoch, head, epoch == self.epoch);
                         self.note.delivered(&self.source, epoch, head);
                         self.not_forked(epoch);
                     }
                 }
                 Ok(None) => {
-                    self.meter.clear_oldest();
-                    let ended = epoch < self.epoch || self.ring.phase() >= Phase::Closed;
-                    let gauge = self.ring.gauge();
-                    if epoch == self.epoch && head.seq > gauge.stamped {
-                        let what = format!("Postgres has seq {}, but this epoch ends at {}", head.seq, gauge.stamped);
-                        return Err(Fork::foreign_writer(what));
-                    }
-                    if epoch == self.epoch && head.seq < self.delivered.seq {
-                        return Err(missing(head, self.delivered.seq.next()));
-                    }
-                    self.not_forked(epoch);
-                    if ended && (epoch < self.epoch || head.seq >= gauge.stamped) {
+                    if self.ends_at(epoch, head, went_back)? {
                         return Ok(());
                     }
                     self.wait_for_records(epoch, head).await;
@@ -251,6 +288,23 @@ impl<S: Sink> Shipper<S> {
                 }
             }
         }
+    }
+
+    /// Returns true if the stream ends at `head`, after which there is no record. `went_back` is what was delivered
+    /// before, if that was more.
+    fn ends_at(&mut self, epoch: Epoch, head: Head, went_back: Option<Head>) -> Result<bool, Fork> {
+        self.meter.clear_oldest();
+        let ended = epoch < self.epoch || self.ring.phase() >= Phase::Closed;
+        let gauge = self.ring.gauge();
+        if epoch == self.epoch && head.seq > gauge.stamped {
+            let what = format!("Postgres has seq {}, but this epoch ends at {}", head.seq, gauge.stamped);
+            return Err(Fork::foreign_writer(what));
+        }
+        if let Some(delivered) = went_back {
+            return Err(missing(head, delivered.seq.next()));
+        }
+        self.not_forked(epoch);
+        Ok(ended && (epoch < self.epoch || head.seq >= gauge.stamped))
     }
 
     /// Lowers the alarm about a stream that is shipped, unless its end has still to be settled.
@@ -281,14 +335,13 @@ impl<S: Sink> Shipper<S> {
     async fn check_cursor(&mut self, epoch: Epoch, cursor: Head) -> Result<(), Fork> {
         // I4: records before a foreign cursor were not delivered, and must not be removed from the outbox for it.
         loop {
-            let found = if epoch < self.epoch {
-                self.source.check(epoch, cursor).await
-            } else if cursor == self.delivered {
+            let delivered = self.delivered(epoch);
+            let found = if cursor == delivered {
                 Ok(CursorCheck::Own)
+            } else if epoch < self.epoch {
+                self.source.check(epoch, cursor).await
             } else {
-                // After a fork was resolved, the cursor may be at a record that was delivered again.
-                let contains = self.source.contains(epoch, cursor).await;
-                contains.map(|contains| if contains { CursorCheck::Own } else { CursorCheck::Foreign })
+                self.source.check_current(cursor, delivered).await
             };
             match found {
                 Ok(CursorCheck::Own) => return Ok(()),
@@ -301,152 +354,48 @@ impl<S: Sink> Shipper<S> {
         }
     }
 
-    /// Delivers consecutive records after `head`. Returns the stream's new head.
-    async fn deliver(&mut self, mut head: Head, batch: &[Arc<AuditRecord>]) -> Result<Head, Fork> {
-        let (mut rest, mut size) = (batch, self.size.current());
-        while let Some((first, later)) = rest.split_first() {
-            self.meter.set_oldest(first);
-            check_link(head, first)?;
-            let (attempt, _) = rest.split_at(size.min(rest.len()));
-            let begun = Instant::now();
-            let result = self.sink.deliver(attempt).await;
-            head = match result {
-                Ok(CursorUpdate::Moved) => {
-                    self.meter.observe_delivery(attempt.len(), begun.elapsed());
-                    self.health.succeeded();
-                    self.size.succeeded(attempt.len());
-                    self.repeated_failure = RepeatedFailure::default();
-                    attempt.last().map_or(head, |record| Head::after(&record.position))
-                }
-                Ok(CursorUpdate::Unchanged) => self.resolve_outcome(head, rest).await?,
-                // I9: a record that Postgres refuses is found by halving, and quarantined at its position.
-                Err(error) if error.class == ErrorClass::Row && attempt.len() > 1 => {
-                    size = attempt.len().div_ceil(2);
-                    continue;
-                }
-                Err(error) if error.class == ErrorClass::Row => {
-                    if self.repeated_failure.add(&error) {
-                        // I9: bad rows do not block good ones, however many there are.
-                        match any_accepted(&mut self.sink, later).await {
-                            Ok(true) => {}
-                            Ok(false) => {
-                                let error =
-                                    format!("many records in a row fail alike, so the schema is at fault: {error}");
-                                self.health.hold(&error).await;
-                                // Retried together with newer records, which may show that the rows are at fault.
-                                return Ok(head);
-                            }
-                            Err(error) => {
-                                self.health.wait(&error).await;
-                                continue;
-                            }
-                        }
-                    }
-                    self.quarantine(head, rest, &error).await?
-                }
-                Err(error) => {
-                    if error.class == ErrorClass::TooMuch {
-                        self.size.shrink(attempt.len());
-                    }
-                    self.health.wait(&error).await;
-                    // The reply may have been lost after the commit.
-                    self.resolve_outcome(head, rest).await?
-                }
-            };
-            let delivered = rest.iter().take_while(|record| record.position.seq <= head.seq).count();
-            rest = rest.split_at(delivered).1;
-            self.source.advance(delivered);
-            // After a quarantined record, the rest is tried as a whole again.
-            size = self.size.current();
-        }
-        Ok(head)
-    }
-
-    /// Quarantines the first record of `rest`.
-    async fn quarantine(&mut self, head: Head, rest: &[Arc<AuditRecord>], error: &SinkError) -> Result<Head, Fork> {
-        let Some(record) = rest.first() else { return Ok(head) };
-        let position = record.position;
-        let request_id = record.entry.call.request_id;
-        tracing::error!(seq = %position.seq, %request_id, %error, "Postgres refused a record; quarantining it");
-        match self.sink.quarantine(record, error).await {
-            Ok(CursorUpdate::Moved) => {
-                self.meter.quarantined.add(1);
-                Ok(Head::after(&position))
+    /// Looks whether Postgres still has what was delivered. Without this, a database that went back would be noticed
+    /// only when the next record is delivered.
+    async fn check_idle(&mut self, epoch: Epoch, head: Head) -> Result<(), Fork> {
+        let found = match self.sink.cursor(self.gateway_id, epoch).await {
+            Ok(found) => found,
+            Err(error) if error.class == ErrorClass::Operator => {
+                self.wait(&error).await;
+                let found = self.cursor(epoch).await;
+                self.health.succeeded();
+                found
             }
-            // I5: a batch that timed out may have been committed since, and then the cursor is after this record.
-            Ok(CursorUpdate::Unchanged) => self.resolve_outcome(head, rest).await,
-            Err(error) => {
-                self.health.wait(&error).await;
-                self.resolve_outcome(head, rest).await
-            }
+            // The next delivery shows whether it lasts.
+            Err(_) => return Ok(()),
+        };
+        if found.seq < head.seq {
+            return Err(went_back(found, head));
         }
+        if found == head { Ok(()) } else { Err(Fork::foreign_cursor(found)) }
     }
 
-    /// Reads the cursor after a delivery whose outcome is unknown. Returns the stream's head.
-    async fn resolve_outcome(&mut self, head: Head, sent: &[Arc<AuditRecord>]) -> Result<Head, Fork> {
-        let Some(position) = sent.first().map(|record| record.position) else { return Ok(head) };
-        let cursor = self.cursor(position.epoch).await;
-        let ours = cursor == head || sent.iter().any(|record| Head::after(&record.position) == cursor);
-        if !ours {
-            return Err(Fork::foreign_cursor(cursor));
+    /// Resumes the delivery of a stream after `found`, although it was delivered up to `delivered` before. `batch` is
+    /// what is kept after `found`.
+    fn resume(
+        &mut self,
+        epoch: Epoch,
+        (found, delivered): (Head, Head),
+        batch: &[Arc<AuditRecord>],
+    ) -> Result<(), Fork> {
+        self.went_back = true;
+        let linked = batch.first().map_or(Ok(()), |first| check_link(found, first));
+        if linked.is_ok() {
+            let (seq, delivered_seq) = (found.seq, delivered.seq);
+            tracing::error!(
+                %epoch, %seq, %delivered_seq,
+                "Postgres has less than was delivered (restored, or failed over); delivering the kept records again"
+            );
+            self.meter.restored.add(1);
+            self.delivered.insert(epoch, found);
+            self.ring.report(Finding::Restored(Restored { epoch, found, delivered }));
         }
-        if cursor != head {
-            self.health.succeeded();
-        }
-        Ok(cursor)
+        // I4: what is after it is not delivered any more, and stays.
+        self.ring.mark_delivered(epoch, found, epoch == self.epoch);
+        linked
     }
-
-    async fn cursor(&mut self, epoch: Epoch) -> Head {
-        loop {
-            if self.prepared.is_none() {
-                self.prepare().await;
-            }
-            match self.sink.cursor(self.gateway_id, epoch).await {
-                Ok(head) => return head,
-                Err(error) => self.health.wait(&error).await,
-            }
-        }
-    }
-
-    /// Renews the lease. Delivery does not depend on it: what prevents it is reported when delivery fails.
-    async fn renew_lease(&mut self) {
-        self.lease_due = Instant::now() + LEASE_EVERY;
-        match self.sink.renew_lease(self.gateway_id, self.epoch, LEASE).await {
-            Ok(silent) => self.meter.set_silent_gateways(silent),
-            Err(error) => tracing::debug!(%error, "could not renew the lease; trying again in 30 s"),
-        }
-    }
-
-    /// Prepares the sink. The first time, until it succeeds. Later failures do not block delivery: they concern
-    /// partitions that are needed only in the future.
-    async fn prepare(&mut self) {
-        while let Err(error) = self.sink.prepare(self.gateway_id).await {
-            if self.prepared.is_some() {
-                tracing::error!(%error, "could not create upcoming partitions; delivery continues, retrying in 24h");
-                break;
-            }
-            self.health.wait(&error).await;
-        }
-        self.prepared = Some(Instant::now());
-    }
-}
-
-/// Checks that the record that is delivered next follows the head.
-fn check_link(head: Head, first: &AuditRecord) -> Result<(), Fork> {
-    let position = first.position;
-    if position.seq != head.seq.next() {
-        return Err(missing(head, position.seq));
-    }
-    if position.prev_hash != head.hash {
-        let what = format!("the record before seq {} has another hash in Postgres", position.seq);
-        return Err(Fork::foreign_writer(what));
-    }
-    Ok(())
-}
-
-/// The fork at a cursor that is at `head`, while the next record that this gateway has is at `next`.
-fn missing(head: Head, next: Seq) -> Fork {
-    let (from, to) = (head.seq.next(), next.0.saturating_sub(1));
-    let what = format!("records {from} to {to} are in neither outbox nor Postgres");
-    Fork { what, reason: ForkReason::MissingRecords }
 }

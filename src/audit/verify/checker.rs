@@ -190,6 +190,7 @@ impl Checker {
         let is_confirmed = |position: &StreamPosition| confirmation.covers_decision(position);
         report.add_retired(statements.retired().summary(is_confirmed));
         report.decide(statements.decisions(), is_confirmed);
+        report.add_mentions(statements.restored().map(|(place, what)| (UnprovenKind::Restored, place, what)));
         report.judge();
         report
     }

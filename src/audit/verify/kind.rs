@@ -116,6 +116,8 @@ kinds! {
         Resolved = "resolved",
         /// Records were retired.
         Retired = "retired",
+        /// The database went back, and a gateway delivered again what it had kept.
+        Restored = "restored",
         /// A gateway did not end, and no longer renews its lease.
         Silent = "silent",
         /// Other tables have the names of the trail's.

@@ -16,10 +16,11 @@ use crate::audit::record::{AuditRecord, Digest, Epoch, GatewayId, Seq, StreamPos
 use crate::audit::retired::{RETIRED_METHOD, Retired};
 
 /// The methods of the records that make statements. *Spec*: docs/trail.md.
-pub const STATEMENT_METHODS: [&str; 9] = [
+pub const STATEMENT_METHODS: [&str; 10] = [
     "gateway/opened",
     DAMAGE_METHOD,
     TAKEOVER_METHOD,
+    RESTORED_METHOD,
     "trail/accepted",
     "trail/resolved",
     RETIRED_METHOD,
@@ -27,6 +28,12 @@ pub const STATEMENT_METHODS: [&str; 9] = [
     "trail/lifted",
     "trail/closed",
 ];
+
+/// The method of the record that says that Postgres went back.
+const RESTORED_METHOD: &str = "gateway/restored";
+
+/// Most restored streams that are listed. *Chosen*: the epochs of a gateway that outlast one restore, several times.
+const RESTORED_MAX: usize = 1_000;
 
 /// The methods of decisions that excuse findings.
 const EXCUSING: [&str; 2] = ["trail/accepted", "trail/resolved"];
@@ -43,6 +50,22 @@ pub struct Statements {
     registrar: Option<GatewayId>,
     decisions: Vec<Decision>,
     retired: RetiredRuns,
+    restored: Vec<RestoredStream>,
+}
+
+/// The statement that Postgres went back, and that the records up to the end were delivered again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+struct RestoredEnds {
+    epoch: Epoch,
+    seq: Seq,
+    delivered_seq: Seq,
+}
+
+/// The same, with the position of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RestoredStream {
+    at: StreamPosition,
+    ends: RestoredEnds,
 }
 
 /// The statement of an opening record.
@@ -107,7 +130,10 @@ impl Decision {
     /// Returns true if the decision is about findings of this kind at this place.
     #[must_use]
     pub(super) fn covers(&self, kind: &str, place: &Place) -> bool {
-        let is_kind = self.kind == kind || self.method == "trail/resolved" && kind == "resolved";
+        let is_resolved = self.method == "trail/resolved";
+        // Missing rows are a gap or a tail, and a head among them is missing too.
+        let is_missing = is_resolved && self.kind == "gap" && ["tail", "expected"].contains(&kind);
+        let is_kind = self.kind == kind || is_resolved && kind == "resolved" || is_missing;
         let same_stream = self.place.gateway_id == place.gateway_id && self.place.epoch == place.epoch;
         let within = match (place.first, place.last) {
             (Some(first), Some(last)) => {
@@ -151,6 +177,13 @@ impl Statements {
                 // The last one decides.
                 if (known.at.epoch, known.at.seq) < (position.epoch, position.seq) {
                     *known = takeover;
+                }
+            }
+            RESTORED_METHOD => {
+                if let Ok(ends) = serde_json::from_value(details)
+                    && self.restored.len() < RESTORED_MAX
+                {
+                    self.restored.push(RestoredStream { at: *position, ends });
                 }
             }
             "gateway/pruned" => {
@@ -202,6 +235,18 @@ impl Statements {
     pub fn deciding_registrar(&self) -> Option<StreamId> {
         let has_decisions = !self.decisions.is_empty() || self.retired.records() > 0;
         self.registrar.filter(|_| has_decisions).map(|registrar| (registrar, Epoch(1)))
+    }
+
+    /// The places at which the database went back: the range of records that were delivered again, and what happened.
+    pub(super) fn restored(&self) -> impl Iterator<Item = (Place, String)> {
+        self.restored.iter().map(|RestoredStream { at, ends: RestoredEnds { epoch, seq, delivered_seq } }| {
+            let what = format!(
+                "the database went back to {epoch}/{seq} (restored, or failed over); these records were delivered again \
+                 from what the gateway keeps, as gateway/restored at {}/{} says",
+                at.epoch, at.seq
+            );
+            (Place::seqs((at.gateway_id, *epoch), seq.next(), *delivered_seq), what)
+        })
     }
 
     pub(super) fn retired(&self) -> &RetiredRuns {

@@ -23,10 +23,17 @@ fn text(stats: &StatsAnswer) -> String {
         None => lines.push(("outbox", format!("{} in {files}", bytes(stats.files.bytes)))),
     }
     let oldest = stats.oldest.map_or(String::new(), |oldest| format!(", the oldest from {oldest}"));
-    lines.push(("records", format!("{} on disk{oldest}", count(stats.stored))));
+    let kept: u64 = stats.files.streams.iter().map(kept).sum();
+    let kept = if kept == 0 { String::new() } else { format!(" ({} of them delivered, and kept)", count(kept)) };
+    lines.push(("records", format!("{} on disk{kept}{oldest}", count(stats.stored))));
     lines.push(("open calls", count(stats.files.intents as u64)));
     let lines = lines.into_iter().fold(String::new(), |out, (name, text)| format!("{out}{name:<12}{text}\n"));
     lines + &streams(&stats.files.streams)
+}
+
+/// The records of a stream that are delivered and still stored.
+fn kept(stream: &StoredStream) -> u64 {
+    (stream.delivered.min(stream.last).0 + 1).saturating_sub(stream.first.0)
 }
 
 fn live_lines(live: &PipelineStatus, files: &str) -> Vec<(&'static str, String)> {
@@ -113,7 +120,7 @@ mod tests {
                 "ring": {"records": 16, "records_max": 16_384, "bytes": 6_144, "bytes_max": 67_108_864},
                 "outbox": {
                     "bytes": 37_748_736, "bytes_max": 8_589_934_592_u64, "percent": 0, "failed": false, "full": false,
-                    "generations": 2, "generations_older": 0, "set_aside": 0,
+                    "kept_bytes": 0, "generations": 2, "generations_older": 0, "set_aside": 0,
                 },
                 "postgres": {"state": "retrying", "error": "connection refused"},
                 "last_error": {"error": "connection refused\u{1b}", "at": "2026-11-26T10:03:10.000000Z"},

@@ -87,6 +87,21 @@ pub(super) const AUDIT: &[SettingSpec] = &[
          records are delivered.",
     ),
     setting(
+        "audit.keep_delivered",
+        duration(ms(0), Duration::from_hours(24 * 366)),
+        Unset,
+        "How long delivered records stay in the outbox, to be delivered again if the database is restored to an earlier \
+         state; `0s` keeps nothing. Unset: `24h` at level `stored`, nothing at `queued`, where keeping costs one commit a \
+         second.",
+    ),
+    setting(
+        "audit.keep_bytes_max",
+        count("bytes", 1024 * 1024, 1024 * 1024 * 1024 * 1024),
+        Unset,
+        "Most bytes of kept records. They count in no warning, and the oldest go when undelivered records need the room. \
+         Unset: a quarter of `audit.outbox_bytes_max`.",
+    ),
+    setting(
         "audit.on_failure",
         ValueType::Choice(&["refuse", "continue"]),
         Value("\"refuse\""),

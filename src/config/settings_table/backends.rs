@@ -23,6 +23,25 @@ pub(super) const BACKENDS: &[SettingSpec] = &[
         "Its environment besides `PATH` and `HOME`; it inherits no other variable of the gateway.",
     ),
     setting(
+        "backends.*.env_from",
+        ValueType::Texts,
+        Value("[]"),
+        "Names of variables of the gateway that the server gets too, with their values at the start of each process.",
+    ),
+    setting(
+        "backends.*.env_file",
+        ValueType::Path,
+        Unset,
+        "A file with further variables, one `NAME=value` a line, read at the start of each process. It is closed to all \
+         backends and, as every file with a secret, must be closed to other users. `env` comes after it, `env_from` before.",
+    ),
+    setting(
+        "backends.*.cwd",
+        ValueType::Path,
+        Unset,
+        "The server's working directory, instead of the gateway's. Unless `write` is set, the server may write there.",
+    ),
+    setting(
         "backends.*.url",
         ValueType::HttpUrl,
         Unset,

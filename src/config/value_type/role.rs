@@ -8,11 +8,10 @@ use super::text::{TEXT_BYTES_MAX, expected, plain};
 
 pub(super) fn pattern(text: &str) -> Result<(), String> {
     let rule = "write backend/tool, for example \"time/*\"";
-    match text.split('/').collect::<Vec<_>>().as_slice() {
-        [backend, tool] if !backend.is_empty() && !tool.is_empty() => Ok(()),
-        [_, _] => Err(format!("{text:?} has an empty part: {rule}")),
-        [_] => Err(format!("{text:?} has no '/': {rule} for all tools of time")),
-        _ => Err(format!("{text:?} has more than one '/': {rule}")),
+    match text.split_once('/') {
+        Some((backend, tool)) if !backend.is_empty() && !tool.is_empty() => Ok(()),
+        Some(_) => Err(format!("{text:?} has an empty part: {rule}")),
+        None => Err(format!("{text:?} has no '/': {rule} for all tools of time")),
     }
 }
 

@@ -16,9 +16,13 @@ use crate::mcp::methods::List;
 use crate::rbac::{Policy, Target, TargetKind};
 use crate::upstream::{Item, Page};
 
-/// Longest name at `/mcp`, in characters. *Measured*: common clients refuse longer names, and the whole list with them
-/// (docs/measurements.md, "MCP").
+/// Longest name at `/mcp`, in characters. *Measured*: common clients refuse longer names, and names with characters
+/// other than letters, digits, `_` and `-`, and the whole list with them (docs/measurements.md, "MCP").
 const NAME_CHARS_MAX: usize = 64;
+
+/// Digits of the digest at the end of a name that stands for another. *Derived*: 32 bits; a backend lists at most some
+/// thousand names.
+const DIGEST_CHARS: usize = 8;
 
 /// Items of a page at `/mcp`. *Chosen*: the lists of most gateways fit on one page.
 pub(crate) const PAGE_ITEMS: usize = 500;
@@ -82,19 +86,35 @@ pub fn federated(
             }
             return is_first.then(|| item.json.clone());
         }
-        let name = format!("{backend}{SEPARATOR}{}", item.name);
-        if name.chars().count() > NAME_CHARS_MAX {
-            tracing::warn!(
-                backend,
-                name,
-                limit = NAME_CHARS_MAX,
-                "item omitted at /mcp: clients do not accept longer names"
-            );
-            return None;
-        }
-        Some(renamed(&item.json, &name))
+        Some(renamed(&item.json, &exposed(backend, &item.name)))
     };
     allowed.filter_map(named).collect()
+}
+
+/// The name at `/mcp` of the tool or prompt `name`: with the alias before it. A name that clients refuse is shortened,
+/// other characters in it become `_`, and a digest of the name follows.
+#[must_use]
+pub fn exposed(backend: &str, name: &str) -> String {
+    let plain = format!("{backend}{SEPARATOR}{name}");
+    if plain.len() <= NAME_CHARS_MAX && plain.bytes().all(is_name_byte) && !is_replaced(&plain) {
+        return plain;
+    }
+    let digest = Digest::of(name.as_bytes()).to_string();
+    let kept = plain.chars().map(|c| if c.is_ascii() && is_name_byte(c as u8) { c } else { '_' });
+    let kept: String = kept.take(NAME_CHARS_MAX - DIGEST_CHARS - 1).collect();
+    format!("{kept}_{digest:.DIGEST_CHARS$}")
+}
+
+/// Returns true if `name` has the form of one that stands for another. A backend's own name of this form is replaced,
+/// too.
+#[must_use]
+pub fn is_replaced(name: &str) -> bool {
+    let Some((_, digest)) = name.rsplit_once('_') else { return false };
+    digest.len() == DIGEST_CHARS && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+const fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
 /// The page of `items` at `cursor`, and the cursor of the next page. `None`: the cursor belongs to another list.
@@ -157,26 +177,34 @@ mod tests {
 
     #[test]
     fn a_page_that_loses_nothing_keeps_its_bytes() {
-        let page = r#"{ "tools":[ {"name":"a"}, {"name":"b"} ],"nextCursor":"n" }"#;
+        let schema = r#""inputSchema":{"type":"object"}"#;
+        let page = &format!(r#"{{ "tools":[ {{"name":"a",{schema}}}, {{"name":"b",{schema}}} ],"nextCursor":"n" }}"#);
         let text = |allow: &str, page: &str| {
             let text = Object::owned(page);
             let read = read_page(&text, List::Tools).unwrap();
             filtered(&policy(allow), &principal(), "x", List::Tools, text, &read).text().to_owned()
         };
-        assert_eq!(text("*/*", page), page);
-        assert_eq!(text("x/b", page), r#"{ "tools":[{"name":"b"}],"nextCursor":"n" }"#);
-        let page = r#"{"tools":[{"name":"a"},{"title":"no name"},{"name":"b"}]}"#;
-        assert_eq!(text("x/b", page), r#"{"tools":[{"name":"b"}]}"#);
-        assert_eq!(text("*/*", page), r#"{"tools":[{"name":"a"},{"name":"b"}]}"#);
+        assert_eq!(&text("*/*", page), page);
+        let one = format!(r#"{{"name":"b",{schema}}}"#);
+        assert_eq!(text("x/b", page), format!(r#"{{ "tools":[{one}],"nextCursor":"n" }}"#));
+        let page = &format!(r#"{{"tools":[{{"name":"a",{schema}}},{{"title":"no name"}},{one}]}}"#);
+        assert_eq!(text("x/b", page), format!(r#"{{"tools":[{one}]}}"#));
+        assert_eq!(text("*/*", page), format!(r#"{{"tools":[{{"name":"a",{schema}}},{one}]}}"#));
     }
 
     #[test]
-    fn items_with_names_that_clients_refuse_are_omitted() {
-        let item =
-            |name: &str| Item { name: name.to_owned(), json: json::object([("name", json::quoted(name).as_str())]) };
-        let items = [item("a"), item(&"b".repeat(62))];
-        let listed = federated(&policy("*/*"), &principal(), "x", List::Tools, &items, &mut BTreeSet::new());
-        assert_eq!(listed, [r#"{"name":"x__a"}"#]);
+    fn names_that_clients_refuse_are_replaced() {
+        for name in ["a", "get-x_1", &"b".repeat(61)] {
+            assert_eq!(exposed("x", name), format!("x__{name}"));
+        }
+        let odd = ["a/b", "a b", "a:b", "a.b", "caf\u{e9}", &"b".repeat(62), &"b".repeat(63), "x_0123abcd", "a_b"];
+        let found: BTreeSet<String> = odd.iter().map(|name| exposed("x", name)).collect();
+        assert_eq!(found.len(), odd.len(), "no two names are alike: {found:?}");
+        for (name, shown) in odd.iter().zip(odd.iter().map(|name| exposed("x", name))) {
+            let is_plain = *name == "a_b";
+            assert!(shown.len() <= NAME_CHARS_MAX && shown.bytes().all(is_name_byte), "{shown}");
+            assert_eq!(is_replaced(&shown), !is_plain, "{shown}");
+        }
     }
 
     #[test]

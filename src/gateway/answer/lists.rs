@@ -15,6 +15,7 @@ use crate::gateway::message::reply::http_status;
 use crate::mcp::json::{self, Object};
 use crate::mcp::methods::List;
 use crate::mcp::protocol::{Era, INVALID_PARAMS, LIST_TTL_MS};
+use crate::rbac::{Target, TargetKind};
 use crate::upstream::{self, Backend, CallError, Item, Items, Response, definition_digest};
 
 /// The longest time that one backend may delay a list of all backends. *Chosen*: a client waits for the list; a stdio
@@ -102,6 +103,25 @@ fn unknown_cursor(ctx: &RequestContext<'_>) -> Sourced {
 /// It is not a string.
 fn cursor(ctx: &RequestContext<'_>) -> Result<Option<String>, ()> {
     ctx.params.get("cursor").map(|cursor| json::string(cursor).ok_or(())).transpose()
+}
+
+/// The backend's own name of the tool or prompt `target` that is listed as `shown` at the endpoint of all backends.
+/// `None`: no other name stands behind it, or the list cannot be read.
+pub(crate) async fn original_name(ctx: &RequestContext<'_>, target: Target<'_>, shown: &str) -> Option<String> {
+    let alias = target.backend;
+    let backend = ctx.visible_backends().find(|backend| backend.alias() == alias)?;
+    let is_it = |item: &&Item| catalog::exposed(alias, &item.name) == shown;
+    let list = if target.kind == TargetKind::Prompt { List::Prompts } else { List::Tools };
+    let known = backend.known_tools().filter(|_| list == List::Tools);
+    if let Some(item) = known.as_deref().and_then(|items| items.iter().find(is_it)) {
+        return Some(item.name.clone());
+    }
+    let read = async {
+        let route = ctx.list_route(backend).await?;
+        backend.list(&route.connection, list).await
+    };
+    let items = tokio::time::timeout(BACKEND_TIMEOUT, read).await.ok()?.ok()?.items;
+    items.iter().find(is_it).map(|item| item.name.clone())
 }
 
 /// The complete list of every backend that the caller may use. A backend that is down or too slow is omitted.

@@ -112,7 +112,7 @@ impl Notification<'_> {
             let Some((connection, params)) = text.and_then(|text| session.progress(&text)) else { return };
             (vec![connection], Some(params.into()))
         } else {
-            (session.connections(), text)
+            (session.connections.all(), text)
         };
         for connection in connections {
             if let Err(error) = connection.notify(&method, params.as_deref()).await {

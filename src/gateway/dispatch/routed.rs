@@ -8,6 +8,7 @@ use crate::auth::Principal;
 use crate::gateway::answer::one_way::OneWay;
 use crate::gateway::answer::resources::ResourceSearch;
 use crate::gateway::answer::subscriptions;
+use crate::gateway::answer::{catalog, lists};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
@@ -311,7 +312,16 @@ async fn target(
             owner = ResourceSearch::new(ctx).owner(name).await;
             owner.as_deref().map(|backend| Target { kind: TargetKind::Resource, backend, name })
         }
-        (scope, kind) => scope.target(name).map(|target| Target { kind, ..target }),
+        (scope, kind) => {
+            let named = scope.target(name).map(|target| Target { kind, ..target });
+            match named.filter(|_| *scope == Scope::All && catalog::is_replaced(name)) {
+                Some(target) => {
+                    owner = lists::original_name(ctx, target, name).await;
+                    Some(Target { name: owner.as_deref().unwrap_or(target.name), ..target })
+                }
+                None => named,
+            }
+        }
     };
     let target = found.ok_or_else(|| Refusal::unknown(subject.kind_name(), name, ctx.era))?;
     entry.backend = Some(target.backend.to_owned());

@@ -111,7 +111,7 @@ async fn open_stream(
     // The newest request reads the stream: the one before it may be dead, although nothing here shows it yet.
     let reader = stream.take_over(after.unwrap_or(0));
     if stream.number == 0 {
-        for connection in session.connections() {
+        for connection in session.connections.all() {
             connection.listen();
         }
     }

@@ -21,7 +21,7 @@ const HEADER_FILE_BYTES_MAX: usize = 64 * 1024;
 /// Largest file of certificate authorities, in bytes. *Chosen*: a system's complete list has 220 KiB.
 const CA_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// A setting of an HTTP backend that cannot be used.
+/// A setting of a backend that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {message}")]
 pub struct EndpointError {
@@ -30,6 +30,11 @@ pub struct EndpointError {
 }
 
 impl EndpointError {
+    /// The error in a setting `key` of the backend `alias`.
+    pub(in crate::upstream) fn new(alias: &str, key: &str, message: String) -> Self {
+        Self { key: format!("backends.{alias}.{key}"), message }
+    }
+
     /// The setting.
     #[must_use]
     pub fn key(&self) -> &str {
@@ -66,7 +71,7 @@ impl Endpoint {
     /// [`EndpointError`]; its message contains no credentials.
     pub(in crate::upstream) fn new(alias: &str, config: &config::Backend) -> Result<Option<Self>, EndpointError> {
         let Some(url) = &config.url else { return Ok(None) };
-        let error_at = |key: &str, message: String| EndpointError { key: format!("backends.{alias}.{key}"), message };
+        let error_at = |key: &str, message: String| EndpointError::new(alias, key, message);
         let mut headers = HeaderMap::new();
         let mut insert = |key: String, name: &str, value: &str| {
             let name: HeaderName = name.parse().map_err(|_| error_at(&key, "not a valid header name".to_owned()))?;

@@ -131,7 +131,7 @@ type Parts = (StartedChild, ChildStdin, BufReader<ChildStdout>, ChildStderr);
 async fn start(launcher: &BackendLauncher) -> Result<Parts, ExitReason> {
     let program = launcher.program().unwrap_or_default();
     let failed = |error: std::io::Error| ExitReason::Start { reason: format!("cannot start {program:?} ({error})") };
-    let command = launcher.command().ok_or(ExitReason::Start { reason: "no command is configured".to_owned() })?;
+    let command = launcher.command().map_err(|reason| ExitReason::Start { reason })?;
     let mut child = children::start(command).await.map_err(failed)?;
     match (child.process.stdin.take(), child.process.stdout.take(), child.process.stderr.take()) {
         (Some(stdin), Some(stdout), Some(stderr)) => Ok((child, stdin, BufReader::new(stdout), stderr)),

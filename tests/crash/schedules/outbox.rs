@@ -121,6 +121,12 @@ impl Outbox {
 
     pub fn remove_delivered(&mut self, _delivered: &[(Epoch, Head)]) {}
 
+    pub fn keeps(&self) -> bool {
+        false
+    }
+
+    pub fn expire(&mut self) {}
+
     pub fn take_damages(&self) -> Vec<FoundDamage> {
         Vec::new()
     }
@@ -128,6 +134,6 @@ impl Outbox {
     pub fn mark_recorded(&self, _damage: &Damage, _records: (Seq, Seq)) {}
 
     pub fn space(&self) -> Space {
-        Space { used_bytes: 0, max_bytes: 1, disk_full: false }
+        Space { used_bytes: 0, kept_bytes: 0, max_bytes: 1, disk_full: false }
     }
 }

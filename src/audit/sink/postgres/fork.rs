@@ -48,7 +48,14 @@ pub async fn resolve(connection: &mut PgConnection, gateway: &OutboxHead) -> Res
     let rows = rows_at(connection, stream, &known).await?;
     let after = Head { seq: gateway.after.seq, hash: gateway.after.hash };
     let confirmed = last_confirmed(&known, &rows, gateway);
-    let cursor = confirmed.unwrap_or(after);
+    let kept = Head { seq: gateway.kept.seq, hash: gateway.kept.hash };
+    let cursor = match confirmed {
+        Some(confirmed) => confirmed,
+        // Rows that the gateway delivered are missing. What it keeps, it delivers again by itself.
+        None if (kept.seq..after.seq).contains(&before.seq) => return Ok(None),
+        None if before.seq < kept.seq => kept,
+        None => after,
+    };
     let moved = move_foreign(connection, stream, cursor, &known).await?;
     if moved.is_none() && cursor == before {
         return Ok(None);
@@ -87,8 +94,10 @@ fn known_records(gateway: &OutboxHead) -> BTreeMap<Seq, Digest> {
         seq = seq.next();
         known.insert(seq, *hash);
     }
-    if gateway.after.seq > Seq::ZERO {
-        known.insert(gateway.after.seq, gateway.after.hash);
+    for head in [gateway.kept, gateway.after] {
+        if head.seq > Seq::ZERO {
+            known.insert(head.seq, head.hash);
+        }
     }
     known
 }
@@ -185,6 +194,7 @@ mod tests {
             hash: hash("own", last),
             time: Timestamp::from_micros(0),
             after: HeadAfter { seq: Seq(after), hash: after_hash },
+            kept: HeadAfter { seq: Seq(after), hash: after_hash },
             hashes: (after + 1..=last).take(2).map(|seq| hash("own", seq)).collect(),
         }
     }
