@@ -44,6 +44,9 @@ const UNASKED: [&str; 2] =
     ["input-required-result-ignore-extra-params", "input-required-result-missing-input-response"];
 const UNASKED_COUNTS: &str = "1 passed, 0 failed";
 
+/// The scenario of streams that begin with an event without data. The gateway sends one, whatever the backend does.
+const PRIMED: (&str, &str) = ("server-sse-polling", "1 passed, 0 failed");
+
 #[test]
 fn the_suite_scores_the_gateway_like_the_backend() {
     let fixture = Server::start(&mut program(&python_program("python"), "conformance_server.py"));
@@ -53,7 +56,7 @@ fn the_suite_scores_the_gateway_like_the_backend() {
     let mut shim = program(&modern_node(), "shim.mjs");
     let shim = Server::start(shim.env("TARGET", gatepost.url()).env("TOKEN", token("admin")));
     for (requirements, count) in REQUIRED {
-        let [scored, others] = suite(&fixture.url, requirements);
+        let [scored, mut others] = suite(&fixture.url, requirements);
         let [through, others_through] = suite(&format!("{}/mcp/fixture", shim.url), requirements);
         assert_eq!((scored.len(), through.len()), (count, count), "{requirements}: {through:?}");
         for (name, counts) in &through {
@@ -61,6 +64,9 @@ fn the_suite_scores_the_gateway_like_the_backend() {
             let is_unasked = UNASKED.contains(&name.as_str());
             let want = if is_unasked { Some(UNASKED_COUNTS) } else { scored.get(name).map(String::as_str) };
             assert_eq!(Some(counts.as_str()), want, "{requirements} {name}: differs from the backend alone");
+        }
+        if let Some(counts) = others.get_mut(PRIMED.0) {
+            PRIMED.1.clone_into(counts);
         }
         assert_eq!(others, others_through, "{requirements}: what is not scored differs");
     }

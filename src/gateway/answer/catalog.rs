@@ -92,7 +92,7 @@ pub fn federated(
 }
 
 /// The name at `/mcp` of the tool or prompt `name`: with the alias before it. A name that clients refuse is shortened,
-/// other characters in it become `_`, and a digest of the name follows.
+/// other characters in it become `_`, and `__` and a digest of the name follow.
 #[must_use]
 pub fn exposed(backend: &str, name: &str) -> String {
     let plain = format!("{backend}{SEPARATOR}{name}");
@@ -101,15 +101,17 @@ pub fn exposed(backend: &str, name: &str) -> String {
     }
     let digest = Digest::of(name.as_bytes()).to_string();
     let kept = plain.chars().map(|c| if c.is_ascii() && is_name_byte(c as u8) { c } else { '_' });
-    let kept: String = kept.take(NAME_CHARS_MAX - DIGEST_CHARS - 1).collect();
-    format!("{kept}_{digest:.DIGEST_CHARS$}")
+    let kept: String = kept.take(NAME_CHARS_MAX - DIGEST_CHARS - SEPARATOR.len()).collect();
+    format!("{kept}{SEPARATOR}{digest:.DIGEST_CHARS$}")
 }
 
 /// Returns true if `name` has the form of one that stands for another. A backend's own name of this form is replaced,
 /// too.
 #[must_use]
 pub fn is_replaced(name: &str) -> bool {
-    let Some((_, digest)) = name.rsplit_once('_') else { return false };
+    let Some((_, digest)) = name.rsplit_once(SEPARATOR).filter(|(head, _)| head.contains(SEPARATOR)) else {
+        return false;
+    };
     digest.len() == DIGEST_CHARS && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
@@ -197,11 +199,22 @@ mod tests {
         for name in ["a", "get-x_1", &"b".repeat(61)] {
             assert_eq!(exposed("x", name), format!("x__{name}"));
         }
-        let odd = ["a/b", "a b", "a:b", "a.b", "caf\u{e9}", &"b".repeat(62), &"b".repeat(63), "x_0123abcd", "a_b"];
+        let odd = [
+            "a/b",
+            "a b",
+            "a:b",
+            "a.b",
+            "caf\u{e9}",
+            &"b".repeat(62),
+            &"b".repeat(63),
+            "x__0123abcd",
+            "x_0123abcd",
+            "0123abcd",
+        ];
         let found: BTreeSet<String> = odd.iter().map(|name| exposed("x", name)).collect();
         assert_eq!(found.len(), odd.len(), "no two names are alike: {found:?}");
         for (name, shown) in odd.iter().zip(odd.iter().map(|name| exposed("x", name))) {
-            let is_plain = *name == "a_b";
+            let is_plain = ["x_0123abcd", "0123abcd"].contains(name);
             assert!(shown.len() <= NAME_CHARS_MAX && shown.bytes().all(is_name_byte), "{shown}");
             assert_eq!(is_replaced(&shown), !is_plain, "{shown}");
         }
