@@ -187,14 +187,6 @@ impl Setup {
         gatepost
     }
 
-    /// Says whether all that is stored is delivered. Delivered records may be kept.
-    pub fn is_all_delivered(&self) -> bool {
-        let output = self.command(&["outbox", "stats", "--json"]).output().unwrap();
-        let stats: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        let streams = stats["streams"].as_array();
-        streams.is_some_and(|streams| streams.iter().all(|stream| stream["last"] == stream["delivered"]))
-    }
-
     /// What the gateway logged, in all its starts.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()

@@ -55,7 +55,7 @@ fn part() -> impl Strategy<Value = Part> {
     (prop::collection::vec(step(), 0..10), (old_batches, any::<bool>(), crash_at), fault, quota_bytes, queued, crash)
         .prop_map(|(steps, (old_batches, ships_all, crash_at), fault, quota_bytes, (queued, keeps), crash)| {
             let life =
-                Life { steps, queued, keeps, quota_bytes, old_batches, ships_all, crash_at, fault, ..Life::default() };
+                Life { steps, queued, quota_bytes, keeps, old_batches, ships_all, crash_at, fault, ..Life::default() };
             (life, crash)
         })
 }

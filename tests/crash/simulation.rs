@@ -61,6 +61,7 @@ pub enum Step {
 
 /// One life.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct Life {
     pub steps: Vec<Step>,
     /// Level `queued`: nothing is told to be stored, and everything is spilled that is not delivered at once.

@@ -9,7 +9,7 @@ use crate::common::postgres_control::{freeze, name, socket_url, stop_server, tha
 use crate::common::tool_names::tool_names;
 use crate::common::wait::SOON;
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
 async fn one(url: &str) -> Result<i32, sqlx::Error> {
@@ -93,4 +93,12 @@ async fn a_killed_gateway_starts_again_on_the_same_directory() {
     let mut expired = client.clone();
     expired.token = Some(token_with(&json!({"sub": "x", "role": "admin", "exp": 1})));
     assert_eq!(expired.call("example__echo", json!({})).await.unwrap().status, 401);
+}
+
+/// Says whether all that a gateway has stored is delivered. Delivered records may be kept.
+pub fn is_all_delivered(setup: &Setup) -> bool {
+    let output = setup.command(&["outbox", "stats", "--json"]).output().unwrap();
+    let stats: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let streams = stats["streams"].as_array();
+    streams.is_some_and(|streams| streams.iter().all(|stream| stream["last"] == stream["delivered"]))
 }

@@ -19,6 +19,7 @@ use crate::common::raw_backend::raw_backend;
 use crate::common::rng::Rng;
 use crate::common::trail;
 use crate::common::wait::{SOON, until, until_async};
+use crate::harness::is_all_delivered;
 use crate::postgres_faults::{self, Fault, Victim};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -320,9 +321,9 @@ impl Run {
         self.lift_standing().await;
         self.starts += 1;
         let gatepost = tokio::task::block_in_place(|| self.setup.start());
-        until_async("everything is delivered", 4 * SOON, async || self.setup.is_all_delivered()).await;
+        until_async("everything is delivered", 4 * SOON, async || is_all_delivered(&self.setup)).await;
         assert_eq!(gatepost.terminate(), Some(0));
-        assert!(self.setup.is_all_delivered());
+        assert!(is_all_delivered(&self.setup));
         assert_eq!(self.in_outbox(&["--intents"]).len(), 0, "no call is open");
     }
 

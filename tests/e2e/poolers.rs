@@ -17,6 +17,7 @@ use crate::common::postgres_control::stop_server;
 use crate::common::raw_backend::raw_backend;
 use crate::common::trail;
 use crate::common::wait::{SOON, until_async};
+use crate::harness::is_all_delivered;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -142,7 +143,7 @@ async fn every_call_is_in_the_trail_once(mut cluster: Cluster, way: Way) {
         ended.unwrap();
     }
     for gateway in &gateways {
-        until_async("everything is delivered", 4 * SOON, async || gateway.setup.is_all_delivered()).await;
+        until_async("everything is delivered", 4 * SOON, async || is_all_delivered(&gateway.setup)).await;
         let log = gateway.setup.log();
         assert!(!log.contains("operator_error"), "nothing here was for an operator\n{log}");
     }

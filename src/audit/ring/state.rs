@@ -27,6 +27,7 @@ pub struct Ring {
 
 /// The state behind the ring's lock.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a state of its own")]
 pub(super) struct RingState {
     pub(super) phase: Phase,
     /// Appended by producers and not yet taken by the scribe.
