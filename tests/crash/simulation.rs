@@ -242,7 +242,7 @@ impl Simulation {
         opening.keep = life.keeps.then_some(KEEP);
         let limits = RingLimits { records: 4096, bytes: 16 * 1024 * 1024 };
         let about = ConfigSummary {
-            level: "stored",
+            level: if life.queued { "queued" } else { "stored" },
             config_digest: Digest::of(b"config"),
             digest_key: gatepost::audit::record::DigestKey::from_bytes([0; 32]),
             policy: gatepost::audit::record::PolicyText::default(),
