@@ -187,3 +187,12 @@ fn i1_i2_i3_i4_i5_i9_hold_after_every_step_of_random_lives() {
         })
         .unwrap();
 }
+
+/// A disk that fails once while a file is begun for the last commit costs no record.
+#[test]
+fn i7_a_fault_while_the_last_file_is_begun_loses_nothing() {
+    for fault in (1..90).map(Fault::Once) {
+        let steps = vec![Step::Begin(50_000), Step::End(0, Status::Ok)];
+        run(&[(Life { steps, keeps: true, fault, ..Life::default() }, Crash::Kill)], 0);
+    }
+}

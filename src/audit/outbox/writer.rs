@@ -227,6 +227,13 @@ impl Outbox {
     fn rotate_with_ballast(&mut self, commit: &Commit<'_>) -> Result<(), OutboxError> {
         let is_full = |result: &Result<(), OutboxError>| result.as_ref().is_err_and(OutboxError::is_disk_full);
         let mut result = self.rotate(commit);
+        if let Err(error) = result.as_ref().map_err(ToString::to_string)
+            && !is_full(&result)
+        {
+            // I7: as after a failed write, once more from the beginning. A closing epoch may have no later attempt.
+            tracing::error!(error, "failed to begin an outbox file; trying again");
+            result = self.rotate(commit);
+        }
         if is_full(&result) && self.files.kept_bytes() > 0 {
             self.unlink(KeepRoom { keep: None, bytes_max: self.bytes_max, disk_full: true });
             result = self.rotate(commit);
