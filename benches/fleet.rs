@@ -45,7 +45,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// *Spec*: the default of `audit.spill_after`.
 const SPILL_AFTER: Duration = Duration::from_millis(200);
 
-/// What a load cost.
+/// The cost of a load.
 struct Seen {
     rows: usize,
     took: Duration,

@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use crate::BINARY;
 use crate::common::postgres::{Cluster, Database};
+use crate::common::wait::{SOON, until_async};
 use crate::rig::{Rig, call, delivered, many, ok, one, stop};
 use gatepost::audit::pipeline::Pipeline;
 use gatepost::audit::record::{Call, Outcome, Status};
@@ -262,4 +263,35 @@ async fn a_part_is_checked_against_its_neighbours() {
         execute(&pool, RESTORE).await;
     }
     stop(pipeline).await;
+}
+
+/// The server reads the rows by an index. It would otherwise sort those of a whole gateway, in temporary files of their
+/// size.
+#[tokio::test]
+async fn verify_has_the_server_sort_nothing() {
+    let database = Cluster::shared().create_database().await;
+    let pool = database.pool().await;
+    let settings =
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = ''64kB''', current_database()); END $$";
+    execute(&pool, settings).await;
+    let rig = Rig::stored();
+    let pipeline = rig.start_on(&database);
+    many(&pipeline.audit(), 600).await;
+    stop(pipeline).await;
+    let sorted = async || {
+        until_async("its sessions have ended", SOON, async || {
+            let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                          AND application_name LIKE 'gatepost%' AND pid <> pg_backend_pid()";
+            sqlx::query_scalar::<_, i64>(others).fetch_one(&pool).await.unwrap() == 0
+        })
+        .await;
+        let files = "SELECT temp_files FROM pg_stat_database WHERE datname = current_database()";
+        sqlx::query_scalar::<_, i64>(files).fetch_one(&pool).await.unwrap()
+    };
+    let before = sorted().await;
+    for part in [&[][..], &["--epoch", "1"]] {
+        let output = audit(&database.url, &[&["verify"], part].concat());
+        assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(sorted().await, before, "{part:?}");
+    }
 }

@@ -29,7 +29,7 @@ impl Reader {
             let known = delivered.filter(|(_, epoch, _)| *epoch == stream.epoch).map(|(.., head)| head);
             heads.extend(self.stream_head(gateway, stream, time, known)?);
         }
-        // What this gateway delivered, of which nothing is stored any more.
+        // Streams that this gateway delivered and of which nothing is stored now.
         let live = delivered.map(|(_, epoch, head)| (epoch, head));
         let others =
             self.delivered_ends()?.into_iter().filter(|(epoch, _)| live.is_none_or(|(live, _)| live != *epoch));

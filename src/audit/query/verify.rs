@@ -31,7 +31,7 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// Batches that may wait for the hashing thread. *Chosen*: enough that neither side waits for the other at every batch.
 const BATCHES_MAX: usize = 4;
 
-/// The columns of both tables, up to the condition on the rows of each.
+/// The rows of both tables, in the same columns.
 static RECORDS: LazyLock<[String; 2]> = LazyLock::new(|| {
     let quarantined = |column: &Column| match (column.part(), column.name) {
         (Part::Position, name) | (_, name @ "request_id") => name,
@@ -143,7 +143,9 @@ impl TrailSnapshot<'_> {
         progress: &mut impl FnMut(u64),
     ) -> Result<(), sqlx::Error> {
         let [log, quarantine] = &*RECORDS;
-        let rows = format!("{log}{condition} UNION ALL {quarantine}{condition} ORDER BY gateway_id, epoch, seq");
+        // The condition stands outside: within the parts, the server sorts all their rows instead of reading an index.
+        let rows =
+            format!("SELECT * FROM ({log} UNION ALL {quarantine}) records{condition} ORDER BY gateway_id, epoch, seq");
         let sql = self.reading.sql(&format!("COPY ({rows}) TO STDOUT (FORMAT binary)")).0;
         let mut parts = self.reading.transaction.copy_out_raw(&sql).await?;
         let mut copied = CopiedRows::default();

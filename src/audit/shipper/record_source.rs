@@ -155,7 +155,7 @@ impl RecordSource {
         let batch = self.peek(self.current, before).await?;
         self.clear();
         let found = batch.as_ref().and_then(|batch| batch.first()).filter(|first| first.position.seq == cursor.seq);
-        // What is not kept any more cannot be compared. The next record that is kept shows whether it follows.
+        // Records that are no longer kept cannot be compared. The next record that is kept shows whether it follows.
         let is_own = found.map_or(cursor.seq < delivered.seq, |record| record.position.hash == cursor.hash);
         Ok(if is_own { CursorCheck::Own } else { CursorCheck::Foreign })
     }
