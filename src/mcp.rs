@@ -8,6 +8,7 @@ pub(crate) mod fold;
 pub mod json;
 pub mod lines;
 pub mod methods;
+pub mod names;
 pub mod params;
 pub mod protocol;
 pub mod shared_text;

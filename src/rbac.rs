@@ -11,6 +11,7 @@ mod condition;
 mod decision;
 mod pattern;
 mod target;
+mod tools;
 
 use std::collections::BTreeMap;
 
@@ -19,18 +20,21 @@ pub use decision::{Access, Asking, DEFAULT_RULE, Decision, Denial, DenialReason,
 use pattern::Effect;
 pub use pattern::{PatternError, Patterns};
 pub use target::{Target, TargetKind};
+use tools::ToolRules;
 
 use crate::audit::record::Caller;
 use crate::auth::Principal;
-use crate::config::Role;
+use crate::config::{Backend, Role};
 use crate::mcp::json;
 use crate::mcp::params::Params;
 use crate::mcp::shared_text::SharedText;
 
-/// The compiled roles of the configuration.
+/// The compiled roles of the configuration, and the hidden and renamed tools of its backends.
 #[derive(Debug, Default)]
 pub struct Policy {
     roles: BTreeMap<String, RoleRules>,
+    /// By alias, of those backends that have any.
+    tools: BTreeMap<String, ToolRules>,
 }
 
 /// The notification for each kind that the client's list of it may have changed.
@@ -94,13 +98,51 @@ impl Policy {
                 Err(found) => errors.extend(found),
             }
         }
-        if errors.is_empty() { Ok(Self { roles: compiled }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { roles: compiled, tools: BTreeMap::new() }) } else { Err(errors) }
+    }
+
+    /// This policy with the hidden and renamed tools of the `backends`.
+    ///
+    /// # Errors
+    /// Every invalid pattern.
+    pub fn with_tools(mut self, backends: &BTreeMap<String, Backend>) -> Result<Self, Vec<PatternError>> {
+        let mut errors = Vec::new();
+        for (alias, backend) in backends {
+            match ToolRules::new(alias, backend) {
+                Ok(rules) if rules.is_empty() => {}
+                Ok(rules) => drop(self.tools.insert(alias.clone(), rules)),
+                Err(found) => errors.extend(found),
+            }
+        }
+        if errors.is_empty() { Ok(self) } else { Err(errors) }
+    }
+
+    /// The name under which the tool `own` of `backend` is listed. `None`: another tool is listed under its name.
+    #[must_use]
+    pub fn listed_tool<'a>(&'a self, backend: &str, own: &'a str) -> Option<&'a str> {
+        self.tools.get(backend).map_or(Some(own), |tools| tools.listed_name(own))
+    }
+
+    /// The own name of the tool of `backend` that is listed as `listed`. `None`: the tool of this name is listed under
+    /// another.
+    #[must_use]
+    pub fn own_tool<'a>(&'a self, backend: &str, listed: &'a str) -> Option<&'a str> {
+        self.tools.get(backend).map_or(Some(listed), |tools| tools.own_name(listed))
+    }
+
+    /// The index of the pattern that hides `target` from everyone.
+    fn hidden(&self, target: Target<'_>) -> Option<usize> {
+        let tools = self.tools.get(target.backend).filter(|_| target.kind == TargetKind::Tool)?;
+        tools.hidden_by(target)
     }
 
     /// Decides whether `roles` have access to `target`. Every decision on tools, resources and prompts, for listing and
     /// for calling, is made here.
     #[must_use]
     pub fn decide<'a>(&self, roles: &'a [String], target: Target<'_>, access: Access<'_>) -> Decision<'a> {
+        if let Some(idx) = self.hidden(target) {
+            return Decision::Denied(DenialReason::Hidden { backend: target.backend.to_owned(), idx });
+        }
         // I10: a role that is not configured has no rules, an empty rule matches nothing, and the default is to deny.
         let known = || roles.iter().filter_map(|name| Some((name.as_str(), self.roles.get(name)?)));
         if let Some((role, rule)) = known().find_map(|(role, rules)| Some((role, rules.deny(target)?))) {
@@ -184,11 +226,15 @@ impl Policy {
     /// that two spellings of the same rule count as a difference.
     #[must_use]
     pub fn lists_differ(&self, before: &Self, roles: &[String], kind: TargetKind) -> bool {
-        roles.iter().any(|role| {
+        let differ = |role: &String| {
             let [now, then] =
                 [self, before].map(|policy| policy.roles.get(role).map(|rules| rules.list_patterns(kind)));
             now != then
-        })
+        };
+        let mut aliases = self.tools.keys().chain(before.tools.keys());
+        roles.iter().any(differ)
+            || kind == TargetKind::Tool
+                && aliases.any(|alias| self.tools.get(alias) != before.tools.get(alias) && self.reaches(roles, alias))
     }
 
     /// Returns true if `roles` may use anything of `backend`. For a caller that may not, the backend does not exist.
@@ -208,12 +254,14 @@ impl Policy {
         roles.iter().find_map(denies).unwrap_or_else(|| DEFAULT_RULE.to_owned())
     }
 
-    /// The rule by which one of `roles` allows everything of `backend`, as it is recorded, if none denies any of it.
+    /// The rule by which one of `roles` allows everything of `backend`, as it is recorded, if none denies or hides any
+    /// of it.
     /// Such a caller may also send the backend requests of methods that the gateway does not know.
     #[must_use]
     pub fn all_of(&self, roles: &[String], backend: &str) -> Option<String> {
         let mut known = roles.iter().filter_map(|role| Some((role, self.roles.get(role)?)));
-        if known.clone().any(|(_, rules)| rules.deny_any_of(backend)) {
+        let hides_any = self.tools.get(backend).is_some_and(|tools| !tools.hides_none());
+        if hides_any || known.clone().any(|(_, rules)| rules.deny_any_of(backend)) {
             return None;
         }
         known.find_map(|(role, rules)| Some(rules.allow_all_of(backend)?.of_role(role)))
@@ -414,6 +462,7 @@ fn denial_message(principal: &Principal, roles: &str, target: Target<'_>, reason
             format!("{no_role}, and only a role may {verb} {noun}{backend}/{name}")
         }
         DenialReason::NoRule => format!("role {roles} may not {verb} {noun}{backend}/{name}"),
+        DenialReason::Hidden { .. } => format!("no role may {verb} {noun}{backend}/{name}: it is hidden"),
         DenialReason::Rule { role, .. } => {
             format!("role {roles} may not {verb} {noun}{backend}/{name}: {role} denies it")
         }

@@ -59,6 +59,10 @@ pub struct Backend {
     pub write: Option<Vec<PathBuf>>,
     /// The user of a stdio server, by name or number; `None`: the gateway's.
     pub user: Option<String>,
+    /// Patterns over the tools that no caller sees or calls.
+    pub hide: Vec<String>,
+    /// The names under which tools are listed, by the backend's own.
+    pub rename: BTreeMap<String, String>,
     /// The consequence if the definition of a tool is not the accepted one.
     pub pin: Pin,
     /// The file with the accepted definitions.
@@ -99,6 +103,8 @@ impl fmt::Debug for Backend {
             .field("walls", &self.walls)
             .field("write", &self.write)
             .field("user", &self.user)
+            .field("hide", &self.hide)
+            .field("rename", &self.rename)
             .field("pin", &self.pin)
             .field("pins_file", &self.pins_file)
             .field("pins", &self.pins)
@@ -128,6 +134,8 @@ impl Default for Backend {
             walls: true,
             write: None,
             user: None,
+            hide: Vec::new(),
+            rename: BTreeMap::new(),
             pin: Pin::Record,
             pins_file: None,
             pins: Self::no_pins(),

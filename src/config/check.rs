@@ -1,6 +1,6 @@
 //! Checks that involve more than one setting.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::auth::Key;
 use super::backend::Backend;
@@ -8,6 +8,7 @@ use super::path;
 use super::pins::Pin;
 use super::role::Condition;
 use super::sections::{Config, OnFailure};
+use crate::mcp::names::{NAME_CHARS_MAX, SEPARATOR, is_plain};
 
 /// The number of records of the largest size that must fit the ring. *Chosen*: an intent and a record of two calls; a
 /// call may use seven eighths of the ring.
@@ -114,11 +115,36 @@ fn backends(config: &Config, report: Report<'_>) {
             let message = "is refuse without pins_file: set the file that `gatepost audit pins accept` writes";
             report(&format!("{path}.pin"), message.to_owned());
         }
+        tool_names(alias, backend, report);
         for name in backend.header_env.keys().filter(|name| backend.header_file.contains_key(*name)) {
             report(&format!("{path}.header_env.{name}"), "is also in header_file: keep one of them".to_owned());
         }
         if backend.idle_timeout > backend.call_timeout && backend.idle_timeout != Backend::default().idle_timeout {
             report(&format!("{path}.idle_timeout"), "is longer than call_timeout: lower it".to_owned());
+        }
+    }
+}
+
+/// Each listed name is of one tool, is not hidden, and fits with its alias where all backends are served.
+fn tool_names(alias: &str, backend: &Backend, report: Report<'_>) {
+    let mut tools: BTreeMap<&str, &str> = BTreeMap::new();
+    for (own, listed) in &backend.rename {
+        let path = path::join(&format!("backends.{alias}.rename"), own);
+        let at_all = format!("{alias}{SEPARATOR}{listed}");
+        if let Some(other) = tools.insert(listed, own) {
+            report(&path, format!("{listed:?} is also the name of {other:?}: choose another for one of them"));
+        } else if at_all.len() > NAME_CHARS_MAX {
+            let message = format!(
+                "{at_all:?}, the name where all backends are served, has {} characters, limit {NAME_CHARS_MAX}: shorten it",
+                at_all.len()
+            );
+            report(&path, message);
+        } else if !is_plain(&at_all) {
+            let message = "has the form that the gateway gives to names that clients refuse: choose another";
+            report(&path, format!("{listed:?} {message}"));
+        }
+        if backend.hide.contains(own) {
+            report(&path, "is also in hide, and is not listed at all: remove it in one of them".to_owned());
         }
     }
 }

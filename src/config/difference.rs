@@ -9,7 +9,7 @@ use super::path::join;
 use super::settings_table::{SETTINGS, SettingSpec};
 
 /// Keys, or sections, that take effect without a restart, as [`SETTINGS`] writes them.
-const RELOADED: [&str; 11] = [
+const RELOADED: [&str; 13] = [
     "roles.*",
     "limits",
     "audit.redact",
@@ -18,6 +18,8 @@ const RELOADED: [&str; 11] = [
     "audit.on_failure",
     "audit.continue_for",
     "backends.*.calls_max",
+    "backends.*.hide",
+    "backends.*.rename",
     "backends.*.pin",
     "backends.*.pins_file",
     "ops.console_role",

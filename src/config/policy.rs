@@ -29,7 +29,7 @@ impl Config {
             "auth": auth(&self.auth),
             "server": { "pass_methods": self.server.pass_methods, "pass_params": self.server.pass_params },
             "audit": audit(&self.audit),
-            "backends": self.backends.iter().map(|(alias, backend)| (alias, pins(backend))).collect::<BTreeMap<_, _>>(),
+            "backends": self.backends.iter().map(|(alias, backend)| (alias, tools(backend))).collect::<BTreeMap<_, _>>(),
             "ops": { "console_role": self.ops.console_role },
         })
     }
@@ -55,13 +55,21 @@ impl Config {
     }
 }
 
-fn pins(backend: &Backend) -> Value {
-    match &backend.pins_file {
-        Some(file) => {
-            json!({ "pin": backend.pin, "pins_file": file, "pins": backend.pins.clone().unwrap_or_default() })
-        }
-        None => json!({ "pin": backend.pin }),
+/// The rules of a backend's tools.
+fn tools(backend: &Backend) -> Value {
+    let mut tools = serde_json::Map::new();
+    tools.insert("pin".to_owned(), json!(backend.pin));
+    if let Some(file) = &backend.pins_file {
+        tools.insert("pins_file".to_owned(), json!(file));
+        tools.insert("pins".to_owned(), json!(backend.pins.clone().unwrap_or_default()));
     }
+    if !backend.hide.is_empty() {
+        tools.insert("hide".to_owned(), json!(backend.hide));
+    }
+    if !backend.rename.is_empty() {
+        tools.insert("rename".to_owned(), json!(backend.rename));
+    }
+    Value::Object(tools)
 }
 
 /// I8: no keys, and of files only their names.

@@ -14,8 +14,8 @@ use toml::Value;
 use super::expression::anchored;
 use super::network::Network;
 use crate::mcp::methods;
-use role::{directory, one_pointer, pattern, pointer, resource, scalar, shortened};
-use table::{header, list, variable};
+use role::{directory, one_pointer, pattern, pointer, resource, scalar, shortened, tool_pattern};
+use table::{header, list, tool_name, variable};
 use text::{TEXT_BYTES_MAX, expected, plain, quoted, without_nul};
 use word::{choice, passed_method, passed_param, recorded_method};
 
@@ -78,6 +78,10 @@ pub enum ValueType {
     Pattern,
     /// A list of `backend/tool` patterns.
     Patterns,
+    /// A list of patterns over the tools of one backend.
+    ToolPatterns,
+    /// A table of names for tools.
+    ToolNames,
     /// A list of `backend/URI` patterns.
     Resources,
     /// One JSON pointer, without `*`.
@@ -154,6 +158,7 @@ impl ValueType {
             Self::Networks => "list of addresses or networks".to_owned(),
             Self::Pattern => "`backend/tool` pattern".to_owned(),
             Self::Patterns => "list of `backend/tool` patterns".to_owned(),
+            Self::ToolPatterns => "list of patterns over tools".to_owned(),
             Self::Resources => "list of `backend/URI` patterns".to_owned(),
             Self::Pointer => "JSON pointer".to_owned(),
             Self::Pointers => "list of JSON pointers".to_owned(),
@@ -163,7 +168,7 @@ impl ValueType {
             Self::Expression => "regular expression".to_owned(),
             Self::Directory => "absolute path".to_owned(),
             Self::Command => "list of strings, at least one".to_owned(),
-            Self::Variables | Self::Headers => "table of strings".to_owned(),
+            Self::Variables | Self::Headers | Self::ToolNames => "table of strings".to_owned(),
             Self::HttpUrl => "http or https URL".to_owned(),
         }
     }
@@ -201,6 +206,7 @@ impl ValueType {
                 | Self::Origins
                 | Self::Networks
                 | Self::Patterns
+                | Self::ToolPatterns
                 | Self::Resources
                 | Self::Pointers
                 | Self::Shortened
@@ -242,6 +248,10 @@ impl ValueType {
                 Value::Table(table) => all(table.iter().map(|(name, value)| (name.clone(), variable(name, value)))),
                 other => Err(ValueError::whole(expected("a table of strings", other))),
             },
+            Self::ToolNames => match value {
+                Value::Table(table) => all(table.iter().map(|(name, value)| (name.clone(), tool_name(name, value)))),
+                other => Err(ValueError::whole(expected("a table of strings", other))),
+            },
             Self::Headers => match value {
                 Value::Table(table) => all(table.iter().map(|(name, value)| (name.clone(), header(name, value)))),
                 other => Err(ValueError::whole(expected("a table of strings", other))),
@@ -278,6 +288,7 @@ impl ValueType {
     fn check_item(self, text: &str, idx: usize) -> Result<(), String> {
         match self {
             Self::Patterns => pattern(text),
+            Self::ToolPatterns => tool_pattern(text),
             Self::Resources => resource(text),
             Self::Pointers => pointer(text),
             Self::Shortened => shortened(text),

@@ -47,12 +47,13 @@ mod tests {
             "a": { "allow": ["b/1", "b/2"] },
             "a.allow[0]": { "deny": ["b/3"] },
             "a.b c": { "when": [{ "tool": "b/x" }] },
-        }, "backends": { "b": { "pin": "refuse" } } });
+        }, "backends": { "b": { "pin": "refuse", "hide": ["rm*"] } } });
         let text = |path| rule_text(&policy, path);
         assert_eq!(text("roles.a.allow[1]").unwrap(), "\"b/2\"");
         assert_eq!(text("roles.a.allow[0].deny[0]").unwrap(), "\"b/3\"");
         assert_eq!(text("roles.a.b c.when[0]").unwrap(), r#"{"tool":"b/x"}"#);
         assert_eq!(text("backends.b.pin").unwrap(), "\"refuse\"");
+        assert_eq!(text("backends.b.hide[0]").unwrap(), "\"rm*\"");
         assert_eq!(text("default").unwrap(), "no rule of the caller's roles allows it");
         for missing in ["roles.a.allow[2]", "roles.x.allow[0]", "roles.a.allow[x]", "roles.a.allow[0]x", "other"] {
             assert_eq!(text(missing), None, "{missing}");

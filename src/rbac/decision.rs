@@ -48,6 +48,13 @@ pub enum Decision<'a> {
 pub enum DenialReason<'a> {
     /// None of the caller's roles allows the access.
     NoRule,
+    /// The operator hides the tool from everyone.
+    Hidden {
+        /// The backend's alias.
+        backend: String,
+        /// The position of the pattern in its setting `hide`.
+        idx: usize,
+    },
     /// A role denies the access.
     Rule {
         /// The first of the caller's roles that denies the access.
@@ -93,6 +100,7 @@ impl Decision<'_> {
     pub fn decided_by(&self) -> String {
         match self {
             Self::Denied(DenialReason::NoRule) => DEFAULT_RULE.to_owned(),
+            Self::Denied(DenialReason::Hidden { backend, idx }) => format!("backends.{backend}.hide[{idx}]"),
             Self::Allowed { role, rule }
             | Self::Denied(DenialReason::Rule { role, rule } | DenialReason::Condition { role, rule, .. }) => {
                 rule.of_role(role)

@@ -55,6 +55,11 @@ impl Patterns {
         if errors.is_empty() { Ok(Self(compiled)) } else { Err(errors) }
     }
 
+    /// Returns true if there is no pattern.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns true if a pattern matches the tool `target`. Resources and prompts never match.
     #[must_use]
     pub fn matches(&self, target: Target<'_>) -> bool {

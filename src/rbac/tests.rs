@@ -551,3 +551,35 @@ proptest! {
         prop_assert_eq!(Policy::new(&with).unwrap().shows(&held, target), policy.shows(&held, target));
     }
 }
+
+#[test]
+fn i10_a_hidden_tool_is_denied_to_every_role_in_every_way() {
+    let backend = config::Backend { hide: vec!["rm*".to_owned()], ..config::Backend::default() };
+    let backends = BTreeMap::from([("x".to_owned(), backend)]);
+    let role = config::Role { allow: vec!["*/*".to_owned()], ..config::Role::default() };
+    let roles = BTreeMap::from([("all".to_owned(), role)]);
+    let plain = Policy::new(&roles).unwrap();
+    let policy = Policy::new(&roles).unwrap().with_tools(&backends).unwrap();
+    let held = ["all".to_owned()];
+    let call = Access::Call { arguments: None, answers: None };
+    for access in [Access::List, call, Access::Answer("{}")] {
+        for name in ["rm", "rm/a", "rmdir"] {
+            let decision = policy.decide(&held, Target::tool("x", name), access);
+            assert_eq!(decision.decided_by(), "backends.x.hide[0]", "{access:?} {name}");
+            assert!(matches!(decision, Decision::Denied(_)));
+            assert!(matches!(plain.decide(&held, Target::tool("x", "rm"), access), Decision::Allowed { .. }));
+        }
+        for target in [Target::tool("x", "a"), Target::tool("y", "rm"), Target::prompt("x", "rm")] {
+            assert!(matches!(policy.decide(&held, target, access), Decision::Allowed { .. }), "{target:?}");
+        }
+    }
+    // A method that the gateway does not know could have the effect of a hidden tool.
+    assert_eq!(policy.all_of(&held, "x"), None);
+    assert!(plain.all_of(&held, "x").is_some() && policy.all_of(&held, "y").is_some());
+    assert!(
+        policy.lists_differ(&plain, &held, TargetKind::Tool) && plain.lists_differ(&policy, &held, TargetKind::Tool)
+    );
+    assert!(
+        !policy.lists_differ(&plain, &held, TargetKind::Prompt) && !policy.lists_differ(&plain, &[], TargetKind::Tool)
+    );
+}

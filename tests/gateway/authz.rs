@@ -5,7 +5,7 @@ use std::path::Path;
 use gatepost::config::Config;
 use gatepost::rbac::{Access, Decision, DenialReason, Policy, Target, TargetKind};
 
-const BACKENDS: &str = "[backends.files]\ncommand = [\"x\"]\n[backends.wiki]\ncommand = [\"x\"]\n";
+const BACKENDS: &str = "[backends.wiki]\ncommand = [\"x\"]\n";
 
 /// The texts between backquotes.
 fn quoted(cell: &str) -> Vec<String> {
@@ -20,7 +20,7 @@ fn i10_every_row_of_the_documentation_is_decided_as_written() {
     let (_, example) = example.split_once("```toml\n").unwrap();
     let (text, table) = example.split_once("```\n").unwrap();
     let config = Config::parse(&format!("{BACKENDS}{text}"), None, []).unwrap();
-    let policy = Policy::new(&config.roles).unwrap();
+    let policy = Policy::new(&config.roles).unwrap().with_tools(&config.backends).unwrap();
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with('|')).skip(2).collect();
     for row in &rows {
         let cells: Vec<&str> = row.trim_matches('|').split(" |").map(str::trim).collect();
@@ -42,6 +42,7 @@ fn i10_every_row_of_the_documentation_is_decided_as_written() {
         let got = match &decision {
             Decision::Allowed { role, .. } => ("allowed", (*role).to_owned()),
             Decision::Denied(DenialReason::NoRule) => ("denied", "no rule".to_owned()),
+            Decision::Denied(DenialReason::Hidden { .. }) => ("denied", "hidden".to_owned()),
             Decision::Denied(DenialReason::Rule { role, .. }) => ("denied", format!("rule of {role}")),
             Decision::Denied(DenialReason::Condition { .. }) => ("denied", "condition".to_owned()),
         };

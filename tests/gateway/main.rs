@@ -54,5 +54,6 @@ mod reload;
 mod rights;
 mod sessions;
 mod stdio;
+mod tool_rules;
 mod traces;
 mod walls;

@@ -17,7 +17,7 @@ pub const META_BYTES_MAX: usize = 1024;
 /// Most names of removed members. *Chosen*: real clients send one, `task`.
 const REMOVED_MAX: usize = 4;
 
-/// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 6 texts,
+/// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 7 texts,
 /// two lists of [`LIST_MAX`] and one of [`REMOVED_MAX`] texts, and 8 shortened values of 120 bytes besides their paths,
 /// in texts of 4 bytes, each byte of which JSON may write as six, are 2.2 KiB, and `meta` has 1 KiB.
 const TEXT_BYTES_MAX: [usize; 4] = [256, 64, 12, 4];
@@ -44,6 +44,8 @@ pub struct Context<'a> {
     pub meta_in_extra: &'a [&'static str],
     /// The names of what the client sent and the gateway did not forward.
     pub removed: &'a [String],
+    /// The name by which the client called the tool or prompt, if it is not the backend's own.
+    pub called_as: Option<&'a str>,
     /// The values that were shortened in `request_args`, at most
     /// [`SHORTENED_MAX`](crate::audit::redact::SHORTENED_MAX).
     pub shortened_values: &'a [ShortenedValue],
@@ -87,6 +89,8 @@ struct Json<'a> {
     meta_in_extra: &'a [&'static str],
     #[serde(skip_serializing_if = "Vec::is_empty")]
     removed: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    called_as: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     shortened_values: Vec<Shortened<'a>>,
     #[serde(skip_serializing_if = "is_default")]
@@ -152,6 +156,7 @@ impl Context<'_> {
         let trace_id = self.trace_id.map(|id| &id[..text("trace_id", id)]);
         let user_agent = self.user_agent.map(|agent| &agent[..text("user_agent", agent)]);
         let removed = self.removed.iter().take(REMOVED_MAX).map(|name| &name[..text("removed", name)]).collect();
+        let called_as = self.called_as.map(|name| &name[..text("called_as", name)]);
         // A text that is not JSON has no place in the column.
         let meta = self.meta.and_then(|meta| serde_json::from_str(meta).ok());
         let meta_in_extra = self.meta_in_extra;
@@ -183,6 +188,7 @@ impl Context<'_> {
             meta,
             meta_in_extra,
             removed,
+            called_as,
             shortened_values,
             omitted: self.omitted,
             shortened,
@@ -273,6 +279,7 @@ mod tests {
                 meta: Some(&meta),
                 meta_in_extra: &["baggage", "tracestate", "io.modelcontextprotocol/clientCapabilities"],
                 removed: &removed,
+                called_as: Some(&long),
             };
             let json = parsed(&context);
             let names = [
@@ -284,6 +291,7 @@ mod tests {
                 "trace_id",
                 "user_agent",
                 "removed",
+                "called_as",
                 "shortened_values",
             ];
             assert_eq!(json["shortened"], serde_json::json!(names), "{text:?}");

@@ -133,6 +133,22 @@ pub(super) const BACKENDS: &[SettingSpec] = &[
          own files too. For programs that Landlock or `no_new_privs` breaks, such as `sudo`.",
     ),
     setting(
+        "backends.*.hide",
+        ValueType::ToolPatterns,
+        Value("[]"),
+        "Tools that no caller sees or calls, whatever its roles, by the server's own names; `*` matches any characters, for \
+         example `delete_*`. A call is refused and recorded as `denied` with `decided_by` `backends.NAME.hide[0]`.",
+    ),
+    setting(
+        "backends.*.rename",
+        ValueType::ToolNames,
+        Value("{}"),
+        "Names under which tools are listed and called, each by the server's own name of the tool, for example \
+         `{ generate_report_v2 = \"report\" }`. The own name is then unknown to clients, and a tool whose own name is given \
+         to another is left out. Rules, `hide`, pins and records have the own name; `context.called_as` has the client's \
+         ([authorization.md](authorization.md#hidden-and-renamed-tools)).",
+    ),
+    setting(
         "backends.*.pin",
         ValueType::Choice(&["record", "alarm", "refuse"]),
         Value("\"record\""),

@@ -15,6 +15,15 @@ pub(super) fn pattern(text: &str) -> Result<(), String> {
     }
 }
 
+/// A pattern over the tools of one backend.
+pub(super) fn tool_pattern(text: &str) -> Result<(), String> {
+    plain(text)?;
+    if text.contains(char::is_control) {
+        return Err(format!("{text:?} has a control character, which no tool's name has: remove it"));
+    }
+    Ok(())
+}
+
 /// A pattern and a pointer.
 pub(super) fn shortened(text: &str) -> Result<(), String> {
     let Some((tools, path)) = text.split_once(":/") else {

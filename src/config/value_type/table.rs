@@ -4,6 +4,8 @@ use axum::http::HeaderName;
 use toml::Value;
 
 use super::text::{expected, plain, without_nul};
+use crate::mcp::envelope::NAME_BYTES_MAX;
+use crate::mcp::names::is_name_byte;
 
 /// Headers that no operator sets for a backend. *Spec*: RFC 9110, and MCP's transport.
 const RESERVED_HEADERS: [&str; 7] =
@@ -30,6 +32,19 @@ pub(super) fn header(name: &str, value: &Value) -> Result<(), String> {
         (Ok(_), Value::String(text)) => plain(text),
         (Ok(_), other) => Err(expected("a string", other)),
     }
+}
+
+/// A tool's own name, and the one under which it is listed.
+pub(super) fn tool_name(own: &str, listed: &Value) -> Result<(), String> {
+    let Value::String(listed) = listed else { return Err(expected("a string", listed)) };
+    if own.is_empty() || own.len() > NAME_BYTES_MAX || own.contains(char::is_control) {
+        return Err(format!("is not a name of a tool: use 1 to {NAME_BYTES_MAX} bytes without control characters"));
+    }
+    plain(listed)?;
+    if !listed.bytes().all(is_name_byte) {
+        return Err(format!("{listed:?} is a name that clients refuse: use letters, digits, '_' and '-'"));
+    }
+    Ok(())
 }
 
 pub(super) fn list(value: &Value) -> Result<(), String> {

@@ -1,28 +1,22 @@
 //! Lists of tools, resources and prompts, of one backend or of all, filtered by the same policy that decides on their
 //! use.
 //!
-//! At `/mcp/{backend}` the names and pages are the backend's own. At `/mcp` every tool and prompt is named
-//! `backend__name`, so that no name changes when a backend is added; resources keep their URIs. An alias does not
-//! contain `__`, so that the first `__` in a name ends the alias. Items are in the order of the aliases, then in the
-//! backend's order. A backend that is down or too slow lists nothing, and does not affect the others.
+//! At `/mcp/{backend}` the names and pages are the backend's own, but for tools that the operator renamed. At `/mcp`
+//! every tool and prompt is named `backend__name`, so that no name changes when a backend is added; resources keep
+//! their URIs. An alias does not contain `__`, so that the first `__` in a name ends the alias. Items are in the order
+//! of the aliases, then in the backend's order. A backend that is down or too slow lists nothing, and does not affect
+//! the others.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::audit::record::Digest;
 use crate::auth::Principal;
-use crate::gateway::message::scope::SEPARATOR;
 use crate::mcp::json::{self, Object};
 use crate::mcp::methods::List;
+use crate::mcp::names::{DIGEST_CHARS, NAME_CHARS_MAX, SEPARATOR, is_name_byte, is_plain};
 use crate::rbac::{Policy, Target, TargetKind};
 use crate::upstream::{Item, Page};
-
-/// Longest name at `/mcp`, in characters. *Measured*: common clients refuse longer names, and names with characters
-/// other than letters, digits, `_` and `-`, and the whole list with them (docs/measurements.md, "MCP").
-const NAME_CHARS_MAX: usize = 64;
-
-/// Digits of the digest at the end of a name that stands for another. *Derived*: 32 bits; a backend lists at most some
-/// thousand names.
-const DIGEST_CHARS: usize = 8;
 
 /// Items of a page at `/mcp`. *Chosen*: the lists of most gateways fit on one page.
 pub(crate) const PAGE_ITEMS: usize = 500;
@@ -42,8 +36,21 @@ fn is_allowed(policy: &Policy, principal: &Principal, backend: &str, list: List,
     policy.shows(&principal.roles, Target { kind: kind(list), backend, name: &item.name })
 }
 
-/// The result `text`, whose items were read as `page`, without the items that `principal` may not use. A page that
-/// loses nothing keeps its bytes.
+/// The name under which an item is listed at the endpoint of its backend. `None`: a tool whose name the operator gave
+/// to another tool.
+fn listed_name<'a>(policy: &'a Policy, backend: &str, list: List, item: &'a Item) -> Option<&'a str> {
+    if list != List::Tools {
+        return Some(&item.name);
+    }
+    let name = policy.listed_tool(backend, &item.name);
+    if name.is_none() {
+        tracing::warn!(backend, tool = item.name, "tool omitted: backends.NAME.rename gives its name to another tool");
+    }
+    name
+}
+
+/// The result `text`, whose items were read as `page`, without the items that `principal` may not use, and with the
+/// names that the operator chose. A page that loses nothing keeps its bytes.
 #[must_use]
 pub fn filtered(
     policy: &Policy,
@@ -54,8 +61,13 @@ pub fn filtered(
     page: &Page,
 ) -> Object<'static> {
     let allowed = |item: &&Item| is_allowed(policy, principal, backend, list, item);
-    let kept: Vec<&str> = page.items.iter().filter(allowed).map(|item| item.json.as_str()).collect();
-    if page.is_exact && kept.len() == page.items.len() {
+    let listed = |item| match listed_name(policy, backend, list, item)? {
+        name if name == item.name => Some(Cow::Borrowed(item.json.as_str())),
+        name => Some(Cow::Owned(renamed(&item.json, name))),
+    };
+    let kept: Vec<Cow<'_, str>> = page.items.iter().filter(allowed).filter_map(listed).collect();
+    let is_exact = kept.iter().all(|item| matches!(item, Cow::Borrowed(_)));
+    if page.is_exact && is_exact && kept.len() == page.items.len() {
         return text;
     }
     Object::owned(&text.replaced(list.member(), &format!("[{}]", kept.join(","))))
@@ -86,7 +98,8 @@ pub fn federated(
             }
             return is_first.then(|| item.json.clone());
         }
-        Some(renamed(&item.json, &exposed(backend, &item.name)))
+        let name = listed_name(policy, backend, list, item)?;
+        Some(renamed(&item.json, &exposed(backend, name)))
     };
     allowed.filter_map(named).collect()
 }
@@ -96,27 +109,13 @@ pub fn federated(
 #[must_use]
 pub fn exposed(backend: &str, name: &str) -> String {
     let plain = format!("{backend}{SEPARATOR}{name}");
-    if plain.len() <= NAME_CHARS_MAX && plain.bytes().all(is_name_byte) && !is_replaced(&plain) {
+    if is_plain(&plain) {
         return plain;
     }
     let digest = Digest::of(name.as_bytes()).to_string();
     let kept = plain.chars().map(|c| if c.is_ascii() && is_name_byte(c as u8) { c } else { '_' });
     let kept: String = kept.take(NAME_CHARS_MAX - DIGEST_CHARS - SEPARATOR.len()).collect();
     format!("{kept}{SEPARATOR}{digest:.DIGEST_CHARS$}")
-}
-
-/// Returns true if `name` has the form of one that stands for another. A backend's own name of this form is replaced,
-/// too.
-#[must_use]
-pub fn is_replaced(name: &str) -> bool {
-    let Some((_, digest)) = name.rsplit_once(SEPARATOR).filter(|(head, _)| head.contains(SEPARATOR)) else {
-        return false;
-    };
-    digest.len() == DIGEST_CHARS && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-const fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
 /// The page of `items` at `cursor`, and the cursor of the next page. `None`: the cursor belongs to another list.
@@ -148,6 +147,7 @@ fn renamed(json: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use crate::auth::credential::Credential;
+    use crate::mcp::names::is_replaced;
     use crate::upstream::read_page;
 
     use super::*;

@@ -10,10 +10,10 @@ use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::session_end;
 use crate::gateway::message::reply::Reply;
-use crate::gateway::message::scope::SEPARATOR;
 use crate::gateway::session::Session;
 use crate::mcp::capabilities::{self, announced_without_tasks};
 use crate::mcp::json;
+use crate::mcp::names::SEPARATOR;
 use crate::mcp::protocol::{Era, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, META_SERVER, MODERN_VERSION};
 use crate::upstream::{LOGGING, Response};
 

@@ -13,7 +13,7 @@ use crate::audit::redact::RedactedValues;
 use crate::audit::{Released, UnavailableError};
 use crate::config::RecordAnswers;
 use crate::gateway::call::core::Core;
-use crate::gateway::call::named::{Exists, Named};
+use crate::gateway::call::named::{self, Exists, Named};
 use crate::gateway::call::recorded_content::{self, RecordedContent, RequestContent};
 use crate::gateway::call::recorded_params::RecordedParams;
 use crate::gateway::call::refusal_windows::RefusedRequest;
@@ -32,6 +32,7 @@ use crate::mcp::methods::{self, List};
 use crate::mcp::params::Params;
 use crate::mcp::protocol::{META_CLIENT, SESSION_HEADER, VERSION_HEADER};
 use crate::mcp::shared_text::SharedText;
+use crate::rbac::{Target, TargetKind};
 use crate::upstream::{Answer, AnswerKind};
 
 /// The recorded name of what has none, or one that does not exist.
@@ -57,6 +58,8 @@ pub struct AuditEntry<'a> {
     /// The tool as the client called it; once the target is known, as the backend has it.
     pub(crate) tool: Option<String>,
     pub(crate) backend: Option<String>,
+    /// The name that the client used, if the backend's own does not show it.
+    called_as: Option<String>,
     pub(crate) arguments: Option<SharedText>,
     /// The request that this one belongs to.
     pub(crate) parent: Option<RequestId>,
@@ -100,6 +103,7 @@ impl<'a> AuditEntry<'a> {
             method: UNKNOWN.to_owned(),
             tool: None,
             backend: inbound.scope.backend().map(str::to_owned),
+            called_as: None,
             arguments: None,
             session: headers::single(&inbound.headers, SESSION_HEADER).map(str::to_owned),
             parent: None,
@@ -157,6 +161,12 @@ impl<'a> AuditEntry<'a> {
         }
     }
 
+    /// Notes the name by which the client called `target`, unless it is the backend's own name of it.
+    pub(crate) fn called(&mut self, name: &str, target: Target<'_>) {
+        let is_own = |named: Target<'_>| target.kind == TargetKind::Resource || named.name == target.name;
+        self.called_as = (!self.inbound.scope.target(name).is_some_and(is_own)).then(|| name.to_owned());
+    }
+
     /// Takes id, method and tool from a message that breaks a rule.
     pub(crate) fn describe_as(&mut self, hint: Hint) {
         if let Some(mut name) = hint.name {
@@ -168,6 +178,7 @@ impl<'a> AuditEntry<'a> {
         }
         let is_of_prompts = |method: &String| method.starts_with("prompts/") || method.starts_with("completion/");
         self.list = if hint.method.as_ref().is_some_and(is_of_prompts) { List::Prompts } else { List::Tools };
+        self.called_as = named::take_own(&self.rules.policy, self.list, self.backend.as_deref(), &mut self.tool);
         self.id = hint.id;
         self.method = hint.method.filter(|method| !is_own_method(method)).unwrap_or_else(|| UNKNOWN.to_owned());
     }
@@ -338,6 +349,7 @@ impl<'a> AuditEntry<'a> {
             user_agent: headers::single(headers, header::USER_AGENT.as_str()),
             meta_in_extra: self.params.as_ref().map_or(&[], |params| &params.meta_in_extra),
             removed: self.params.as_ref().map_or(&[], |params| &params.removed),
+            called_as: self.called_as.as_deref(),
             ..Context::default()
         }
     }

@@ -3,6 +3,23 @@
 use std::borrow::Cow;
 
 use crate::audit::record::Digest;
+use crate::mcp::methods::List;
+use crate::rbac::Policy;
+
+/// Puts the backend's own name of a renamed tool in the place of the one that the client used, and returns that. The
+/// names of other lists stay.
+pub(super) fn take_own(
+    policy: &Policy,
+    list: List,
+    backend: Option<&str>,
+    tool: &mut Option<String>,
+) -> Option<String> {
+    if list != List::Tools {
+        return None;
+    }
+    let own = policy.own_tool(backend?, tool.as_deref()?).filter(|own| Some(*own) != tool.as_deref())?.to_owned();
+    tool.replace(own)
+}
 
 /// The existence of the names in a request.
 #[derive(Clone, Copy, Debug, Default)]

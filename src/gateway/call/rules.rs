@@ -58,8 +58,9 @@ impl Rules {
     /// Every [`RulesError`] of the configuration.
     pub(crate) fn new(config: &Config) -> Result<Self, Vec<RulesError>> {
         let mut errors = Vec::new();
-        let policy =
-            Policy::new(&config.roles).map_err(|found| errors.extend(found.into_iter().map(RulesError::Pattern)));
+        let policy = Policy::new(&config.roles)
+            .and_then(|policy| policy.with_tools(&config.backends))
+            .map_err(|found| errors.extend(found.into_iter().map(RulesError::Pattern)));
         let continued = match config.audit.on_failure {
             OnFailure::Refuse => &[],
             OnFailure::Continue => config.audit.continue_for.as_slice(),

@@ -123,6 +123,9 @@ async fn target<'a>(
     })?;
     entry.caller = permit.caller().clone();
     entry.decided_by = Some(permit.decided_by().to_owned());
+    if !request.is_listed {
+        return Err(Refusal::unknown(subject.kind_name(), &subject.name, ctx.era));
+    }
     let slot = Slot::take(ctx, permit.backend())?;
     let Some(backend) = ctx.core.upstreams.get(permit.backend()) else {
         return Err(match ctx.inbound.scope {

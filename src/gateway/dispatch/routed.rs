@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 
 use crate::auth::Principal;
+use crate::gateway::answer::lists;
 use crate::gateway::answer::one_way::OneWay;
 use crate::gateway::answer::resources::ResourceSearch;
 use crate::gateway::answer::subscriptions;
-use crate::gateway::answer::{catalog, lists};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
@@ -22,6 +22,7 @@ use crate::gateway::message::subject::Subject;
 use crate::gateway::session::Session;
 use crate::mcp::envelope::{ClientResponse, Incoming, Malformed, Message, bounded};
 use crate::mcp::methods::{self, List, MethodKind, MethodSpec};
+use crate::mcp::names;
 use crate::mcp::params::{ParamRules, Params};
 use crate::mcp::protocol::{
     Era, INVALID_REQUEST, METHOD_NOT_FOUND, SESSION_HEADER, UNSUPPORTED_VERSION, VERSION_HEADER,
@@ -84,6 +85,8 @@ pub(super) struct TargetRequest {
     pub(super) backend: String,
     /// The name or URI as the backend has it.
     pub(super) tool: String,
+    /// `false` if the operator gave the tool another name than the client's.
+    pub(super) is_listed: bool,
     /// The parameters as they will be forwarded.
     pub(super) params: Params,
 }
@@ -314,7 +317,7 @@ async fn target(
         }
         (scope, kind) => {
             let named = scope.target(name).map(|target| Target { kind, ..target });
-            match named.filter(|_| *scope == Scope::All && catalog::is_replaced(name)) {
+            match named.filter(|_| *scope == Scope::All && names::is_replaced(name)) {
                 Some(target) => {
                     owner = lists::original_name(ctx, target, name).await;
                     Some(Target { name: owner.as_deref().unwrap_or(target.name), ..target })
@@ -323,7 +326,14 @@ async fn target(
             }
         }
     };
-    let target = found.ok_or_else(|| Refusal::unknown(subject.kind_name(), name, ctx.era))?;
+    let mut target = found.ok_or_else(|| Refusal::unknown(subject.kind_name(), name, ctx.era))?;
+    let own = match target.kind {
+        TargetKind::Tool => ctx.rules.policy.own_tool(target.backend, target.name),
+        TargetKind::Resource | TargetKind::Prompt => Some(target.name),
+    };
+    let is_listed = own.is_some();
+    target.name = own.unwrap_or(target.name);
+    entry.called(name, target);
     entry.backend = Some(target.backend.to_owned());
     if target.kind == TargetKind::Resource {
         (entry.tool, entry.resource) = (None, Some(target.name.to_owned()));
@@ -345,7 +355,7 @@ async fn target(
     subject.set_in(&mut params, target, state);
     entry.forwards(ctx.core, &params);
     let (backend, tool) = (target.backend.to_owned(), target.name.to_owned());
-    Ok(TargetRequest { subject, backend, tool, params })
+    Ok(TargetRequest { subject, backend, tool, is_listed, params })
 }
 
 /// The backend for a method that the gateway does not know. Such a method is relayed only at the endpoint of one

@@ -1,9 +1,7 @@
 //! The endpoint at which a request arrived: `/mcp` for all backends, or `/mcp/{backend}` for one.
 
+use crate::mcp::names::SEPARATOR;
 use crate::rbac::Target;
-
-/// The separator between alias and tool in the names at `/mcp`.
-pub(crate) const SEPARATOR: &str = "__";
 
 /// The endpoint at which a request arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
