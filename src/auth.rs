@@ -149,6 +149,14 @@ impl Authenticator {
         }
     }
 
+    /// Fetches each key set at a URL once, all at the same time. Returns the position of its issuer in `auth.issuers`,
+    /// with the number of usable keys, or the reason why there are none, without the URL's path and query.
+    pub async fn try_issuers(&self) -> Vec<(usize, Result<usize, String>)> {
+        let fetched = self.published.iter().map(issuer::Issuer::try_fetch);
+        let fetched = futures_util::future::join_all(fetched).await;
+        fetched.into_iter().enumerate().filter_map(|(idx, result)| Some((idx, result?))).collect()
+    }
+
     /// The accepted issuers, without duplicates, in the order of the configuration.
     #[must_use]
     pub fn issuers(&self) -> Vec<&str> {

@@ -25,6 +25,8 @@ mod outbox;
 mod outbox_client;
 mod output;
 mod pipeline;
+mod preflight;
+mod program;
 mod progress;
 mod record_view;
 mod run_backend;
@@ -137,7 +139,7 @@ impl Command {
             Self::Audit(args) => audit::run(&args).await,
             Self::Migrate(args) => migrate::run(&args).await,
             Self::Token(args) => token::run(&args),
-            Self::Config(ConfigArgs { command: ConfigCommand::Check(args) }) => config_check::run(&args),
+            Self::Config(ConfigArgs { command: ConfigCommand::Check(args) }) => config_check::run(&args).await,
             Self::ExampleBackend => example_backend::run().await,
             Self::RunBackend(args) => {
                 run_backend::run(args);

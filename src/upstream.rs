@@ -146,6 +146,33 @@ impl Upstreams {
         backends.iter().filter_map(fault).collect()
     }
 
+    /// Starts or connects to each of the `backends`, asks it for its tools once, and stops all again. Each has `limit`.
+    /// `None` instead of tools: it answers, and offers none.
+    ///
+    /// # Errors
+    /// As for [`Upstreams::start`]; in the result, the [`CallError`] of a backend.
+    pub async fn try_out(
+        backends: &BTreeMap<String, config::Backend>,
+        launcher: &Launcher,
+        limit: Duration,
+    ) -> Result<Vec<(String, Result<Option<Items>, CallError>)>, Vec<EndpointError>> {
+        let mut backends = backends.clone();
+        for backend in backends.values_mut() {
+            backend.probe_interval = Duration::ZERO;
+        }
+        let upstreams = Self::start(&backends, launcher)?;
+        let of_one = |backend: &Arc<Backend>| {
+            let backend = Arc::clone(backend);
+            async move {
+                let found = tokio::time::timeout(limit, backend.try_out()).await;
+                (backend.alias().to_owned(), found.unwrap_or(Err(CallError::TimedOut { after: limit })))
+            }
+        };
+        let found = futures_util::future::join_all(upstreams.all().map(of_one)).await;
+        upstreams.stop().await;
+        Ok(found)
+    }
+
     /// Subscribes to the list changes from now on.
     #[must_use]
     pub fn changes(&self) -> broadcast::Receiver<Change> {

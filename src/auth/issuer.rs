@@ -216,6 +216,16 @@ impl Issuer {
     }
 }
 
+impl Issuer {
+    /// Fetches the key set once, if it is at a URL, and returns the number of its usable keys. I8: an error does not
+    /// show the URL.
+    pub(super) async fn try_fetch(&self) -> Option<Result<usize, String>> {
+        let Source::Url(FetchedKeySet { fetcher, .. }) = &self.source else { return None };
+        let fetched = fetcher.fetched().await.map(|keys| keys.count());
+        Some(fetched.map_err(|error| format!("{}: {:#}", fetcher.origin(), anyhow::Error::new(error))))
+    }
+}
+
 impl FetchedKeySet {
     fn new(
         url: Url,
@@ -274,14 +284,16 @@ impl Fetcher {
         self.url.origin().ascii_serialization()
     }
 
+    /// Fetches the key set once, and keeps nothing.
+    async fn fetched(&self) -> Result<KeySet, RefreshError> {
+        let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch.fetch(&self.url)).await;
+        let document = fetched.map_err(|_| RefreshError::Timeout)?.map_err(RefreshError::Fetch)?;
+        KeySet::parse(&document, &self.requirements, &self.allowed).map_err(RefreshError::Jwks)
+    }
+
     /// Fetches the key set once.
     async fn refresh(&self) {
-        let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch.fetch(&self.url)).await;
-        let keys = match fetched {
-            Ok(Ok(document)) => KeySet::parse(&document, &self.requirements, &self.allowed).map_err(RefreshError::Jwks),
-            Ok(Err(error)) => Err(RefreshError::Fetch(error)),
-            Err(_) => Err(RefreshError::Timeout),
-        };
+        let keys = self.fetched().await;
         let mut state = self.state.lock();
         state.running = None;
         match keys {

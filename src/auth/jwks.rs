@@ -125,6 +125,11 @@ impl KeySet {
         if keys.is_empty() { Err(JwksError::Empty { count }) } else { Ok(Self { keys }) }
     }
 
+    /// The number of keys.
+    pub(super) fn count(&self) -> usize {
+        self.keys.len()
+    }
+
     /// The keys for tokens with this `kid`. The only key of a set also verifies tokens without a `kid` and, if it has
     /// no `kid` itself, all tokens.
     pub(super) fn named(&self, kid: Option<&str>) -> Vec<&Key> {

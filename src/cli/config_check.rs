@@ -1,18 +1,16 @@
 //! `gatepost config check`: validates everything without starting, including the key files, and notes in which
-//! directories stdio backends cannot write as configured.
+//! directories stdio backends cannot write as configured. With `--connect` it also tries what only a start would show.
+
+mod connect;
 
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::configuration::environment;
-use super::database;
-use super::exit::{BAD_USAGE, CommandError};
+use super::configuration::load_whole;
+use super::exit::{BAD_USAGE, CommandError, FAILED};
 use super::output::print;
-use crate::auth::Authenticator;
+use super::{preflight, program};
 use crate::config::{Config, ConfigError, Origin, is_loopback};
-use crate::gateway::listener::tls::Acceptor;
-use crate::upstream::Upstreams;
 use crate::walls::{Launcher, OwnFiles};
 
 /// `gatepost config check`
@@ -21,14 +19,19 @@ pub(super) struct Args {
     /// Configuration file
     #[arg(long, value_name = "FILE", default_value = "gatepost.toml")]
     config: PathBuf,
+    /// Also try what a start needs: each backend, Postgres, the keys of issuers, the listeners' addresses, the outbox
+    /// directory; changes nothing, and exits with 1 if one of them fails
+    #[arg(long)]
+    connect: bool,
 }
 
 /// Prints that the configuration is valid, or one line per fault on standard error.
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
     let faults = match check(&args.config) {
         Ok(config) => {
             let valid = format!("{}: the configuration is valid\n", args.config.display());
-            return Ok(print(&(valid + &notes(&config, &args.config)))?);
+            print(&(valid + &notes(&config, &args.config)))?;
+            return if args.connect { try_out(&config, &args.config).await } else { Ok(()) };
         }
         Err(faults) => faults,
     };
@@ -39,38 +42,29 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     Err(CommandError::Reported { code: BAD_USAGE }.into())
 }
 
+/// Prints the results of the trials.
+async fn try_out(config: &Config, path: &Path) -> anyhow::Result<()> {
+    let trials = Box::pin(connect::all(config, path)).await;
+    print(&format!("\n{}", connect::table(&trials)))?;
+    if trials.iter().all(connect::Trial::is_ok) {
+        return Ok(());
+    }
+    Err(CommandError::Reported { code: FAILED }.into())
+}
+
 /// Loads the configuration at `path` under this process's environment, and every key and certificate it names. The
 /// owners and permissions of these files and of `audit.dir` are checked, for the user that runs this.
 ///
 /// # Errors
 /// Every fault found.
 fn check(path: &Path) -> Result<Config, Vec<ConfigError>> {
-    let loaded = Config::load_whole(Some(path), environment())?;
-    let fault = |key: &str, message: String| ConfigError {
-        origin: Origin::File(path.to_owned()),
-        key: key.to_owned(),
-        message,
-    };
+    let loaded = load_whole(Some(path))?;
+    let fault = |message: String| ConfigError { origin: Origin::File(path.to_owned()), key: String::new(), message };
     let mut faults: Vec<_> = loaded.check_file(|access| access).err().into_iter().collect();
     let config = loaded.config;
-    if let Err(errors) = Authenticator::from_config(&config.auth) {
-        faults.extend(errors.iter().map(|error| fault(&error.key, error.reason.to_string())));
-    }
-    for (alias, backend) in &config.backends {
-        if let Err(message) = &backend.pins {
-            faults.push(fault(&format!("backends.{alias}.pins_file"), message.clone()));
-        }
-    }
-    if let Some(Err(error)) = config.server.tls.as_ref().map(Acceptor::load) {
-        faults.push(fault(error.key, format!("{} {}", error.path.display(), error.reason)));
-    }
-    let backends = Upstreams::check(&config.backends);
-    faults.extend(backends.into_iter().map(|error| fault(error.key(), error.message().to_owned())));
-    if let Err(message) = database::check_files(&config) {
-        faults.push(fault("", message));
-    }
+    faults.extend(preflight::faults(&config).into_iter().map(fault));
     if let Err(error) = config.audit.files.check_dir(&config.audit.dir) {
-        faults.push(fault("audit.dir", error.to_string()));
+        faults.push(fault(format!("audit.dir: {error}")));
     }
     if faults.is_empty() { Ok(config) } else { Err(faults) }
 }
@@ -86,35 +80,26 @@ fn notes(config: &Config, path: &Path) -> String {
     if config.roles.is_empty() {
         warnings.push(warning("there are no roles: every call is denied; add [roles.NAME] with allow".to_owned()));
     }
+    let launcher = Launcher::with_walls(OwnFiles::of(config, [path]));
     for (alias, backend) in &config.backends {
-        if let Some(program) = backend.command.first().filter(|program| !is_found(program, backend)) {
+        if let Some(program) = backend.command.first().filter(|program| !program::is_found(program, backend)) {
             let text =
                 format!("backends.{alias}.command: the program {program:?} is not found: the backend will be down");
             warnings.push(warning(text));
         }
+        let start_error = launcher.backend(alias, backend).start_error().filter(|_| !backend.command.is_empty());
+        warnings
+            .extend(start_error.map(|reason| warning(format!("backends.{alias}.{reason}: the backend will be down"))));
         let url = backend.url.as_deref().and_then(|url| url::Url::parse(url).ok());
         if url.is_some_and(|url| url.scheme() == "http" && !is_loopback(&url)) {
             let text = "is not encrypted, and leaves this machine: anyone on the way can read and change it";
             warnings.push(warning(format!("backends.{alias}.url: {text}")));
         }
     }
-    warnings.concat() + &limited_roots(config, path)
+    warnings.concat() + &limited_roots(config, path, &launcher)
 }
 
-/// Returns true if the program of a backend can be started: by its path, or found in `PATH`.
-fn is_found(program: &str, backend: &crate::config::Backend) -> bool {
-    let is_program =
-        |path: &Path| path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
-    if program.contains('/') {
-        let cwd = backend.cwd.clone().or_else(|| std::env::current_dir().ok()).unwrap_or_default();
-        return is_program(&cwd.join(program));
-    }
-    let path = backend.env.get("PATH").map(Into::into).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| is_program(&dir.join(program)))
-}
-
-fn limited_roots(config: &Config, path: &Path) -> String {
-    let launcher = Launcher::with_walls(OwnFiles::of(config, [path]));
+fn limited_roots(config: &Config, path: &Path, launcher: &Launcher) -> String {
     let stdio = config.backends.iter().filter(|(_, backend)| !backend.command.is_empty());
     let limited = stdio.flat_map(|(alias, backend)| {
         let roots = launcher.backend(alias, backend).limited_roots();

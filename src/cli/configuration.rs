@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::exit::CommandError;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, ConfigError, Loaded};
 use crate::file_access::FileAccess;
 
 /// The environment variable with the caller's token, for `gatepost stdio`.
@@ -28,14 +28,20 @@ pub(super) fn load_for_gateway(path: &Path) -> Result<Loaded, CommandError> {
     load_checked(Some(path), |access| access)
 }
 
+/// The same with the file's text, whose owner and permissions are not checked.
+///
+/// # Errors
+/// All errors of the configuration.
+pub(super) fn load_whole(path: Option<&Path>) -> Result<Loaded, Vec<ConfigError>> {
+    let mut loaded = Config::load_whole(path, environment())?;
+    // The standard's variable may be set for every process of a machine, so it has the lowest priority.
+    let standard = || std::env::var(OTLP_VARIABLE).ok().filter(|endpoint| !endpoint.is_empty());
+    loaded.config.telemetry.otlp_endpoint = loaded.config.telemetry.otlp_endpoint.take().or_else(standard);
+    Ok(loaded)
+}
+
 fn load_checked(path: Option<&Path>, access: impl FnOnce(FileAccess) -> FileAccess) -> Result<Loaded, CommandError> {
-    let loaded = Config::load_whole(path, environment()).map(|mut loaded| {
-        // The standard's variable may be set for every process of a machine, so it has the lowest priority.
-        let standard = || std::env::var(OTLP_VARIABLE).ok().filter(|endpoint| !endpoint.is_empty());
-        loaded.config.telemetry.otlp_endpoint = loaded.config.telemetry.otlp_endpoint.take().or_else(standard);
-        loaded
-    });
-    let loaded = loaded.map_err(CommandError::Configuration)?;
+    let loaded = load_whole(path).map_err(CommandError::Configuration)?;
     loaded.check_file(access).map_err(|fault| CommandError::Configuration(vec![fault]))?;
     Ok(loaded)
 }

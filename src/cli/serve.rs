@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::usage;
 use super::gateway_error::GatewayError;
 use super::gateway_process::{run_logged, stop_on_signal};
-use super::{configuration, database, open_files, pipeline};
+use super::{configuration, database, open_files, pipeline, preflight};
 use crate::accept::CountedListener;
 use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
@@ -37,7 +37,7 @@ use quickstart::Quickstart;
 use reload::Reloader;
 
 /// The file in the outbox directory with the addresses of a running gateway.
-const ADDRESSES_NAME: &str = "serve.json";
+pub(super) const ADDRESSES_NAME: &str = "serve.json";
 
 /// Most connections of the operations listener. *Chosen*: a monitoring system, a load balancer and some consoles have
 /// ten; for one more, the oldest gives way.
@@ -78,6 +78,7 @@ async fn serve(
     file: Option<WatchedFile>,
 ) -> Result<(), GatewayError> {
     let stop = stop_on_signal(log)?;
+    preflight::check(config)?;
     open_files::raise_limit(config);
     let failed = |source| GatewayError::Io { operation: "receive SIGHUP", source };
     // From here on SIGHUP does not end the process, however early it arrives.

@@ -9,7 +9,7 @@ use super::configuration::{TOKEN_VARIABLE, load_for_gateway};
 use super::exit::usage;
 use super::gateway_error::GatewayError;
 use super::gateway_process::{run_logged, stop_on_signal};
-use super::pipeline;
+use super::{pipeline, preflight};
 use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
 use crate::children;
@@ -76,6 +76,7 @@ async fn serve(
     token: &str,
 ) -> Result<(), GatewayError> {
     let stop = stop_on_signal(log)?;
+    preflight::check(config)?;
     let pipeline = if config.audit.enabled { Some(pipeline::start(config).await?) } else { None };
     let served = serve_until(config, log, launcher, backend, token, pipeline.as_ref(), stop).await;
     pipeline::stop(config, pipeline, served).await

@@ -13,4 +13,4 @@ mod token;
 
 pub use client::ask;
 pub use server::Admin;
-pub use socket::SOCKET_NAME;
+pub use socket::{SOCKET_NAME, socket_path_error};

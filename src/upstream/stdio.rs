@@ -85,6 +85,12 @@ impl StdioBackend {
         }
     }
 
+    /// Waits until the shared child is up or its start has failed.
+    pub(super) async fn started_or_failed(&self) {
+        // The sender lives as long as `self`.
+        self.state.subscribe().wait_for(|state| !matches!(state, State::Starting)).await.ok();
+    }
+
     /// Waits until the shared child has started or ended.
     pub(super) async fn changed(&self) {
         let mut states = self.state.subscribe();

@@ -74,20 +74,37 @@ impl Backend {
         }
     }
 
-    /// Asks for the tools, or for a sign of life if there are none.
     async fn look(&self) -> Result<Seen, CallError> {
+        let Some(Items { items, is_whole }) = self.tools_if_any().await? else {
+            return Ok(Seen { tools: None, is_whole: true });
+        };
+        let text: String = items.iter().map(|item| item.json.as_str()).collect();
+        Ok(Seen { tools: Some(Digest::of(text.as_bytes())), is_whole })
+    }
+
+    /// Waits until the backend has started or failed to, however long that takes, and asks it for its tools once.
+    ///
+    /// # Errors
+    /// As for [`Backend::list`].
+    pub async fn try_out(&self) -> Result<Option<Items>, CallError> {
+        if let Transport::Stdio(stdio) = &self.transport {
+            stdio.started_or_failed().await;
+        }
+        self.tools_if_any().await
+    }
+
+    /// Asks for the tools, or for a sign of life if there are none.
+    async fn tools_if_any(&self) -> Result<Option<Items>, CallError> {
         let connection = self.shared().await?;
         if connection.greeting().offer.has_list(List::Tools) {
-            let Items { items, is_whole } = self.tools().await?;
-            let text: String = items.iter().map(|item| item.json.as_str()).collect();
-            return Ok(Seen { tools: Some(Digest::of(text.as_bytes())), is_whole });
+            return self.tools().await.map(Some);
         }
         let request = match connection.era() {
             Era::Legacy => Request::new("ping", None),
             Era::Modern => Request::new(DISCOVER, Some(discover_params().into())),
         };
         connection.request(&request).await?;
-        Ok(Seen { tools: None, is_whole: true })
+        Ok(None)
     }
 
     /// Waits until the shared child starts or ends. An HTTP backend shows no such thing.

@@ -16,6 +16,7 @@ use super::kernel::missing;
 use super::own_files::OwnFiles;
 use super::plan::{Granted, Plan, WriteRoot};
 use super::report::StartReport;
+use super::user::BackendUser;
 use crate::config;
 
 /// The link to the running program, even if its file has been replaced since.
@@ -148,6 +149,14 @@ impl BackendLauncher {
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(command)
+    }
+
+    /// The reason why no process of the backend can be started, as far as it shows before: its variables, working
+    /// directory or user.
+    #[must_use]
+    pub fn start_error(&self) -> Option<String> {
+        let user = || BackendUser::find(self.user.as_deref()?).err().map(|reason| format!("user: {reason}"));
+        self.command().err().or_else(user)
     }
 
     /// The directories and files in which it may write: as configured, otherwise the default for these variables.

@@ -68,6 +68,96 @@ fn config_check_prints_one_line_per_fault_and_exits_2() {
     assert_eq!(stderr.lines().count(), 3, "{stderr}");
 }
 
+/// Changes a configuration so that it has one fault.
+type Spoil = fn(&mut Setup);
+
+#[test]
+fn config_check_finds_what_serve_refuses_and_serve_refuses_it_before_it_opens_anything() {
+    let cases: [(&str, Spoil); 16] = [
+        ("backends.far.header_env.Authorization: the environment variable NOT_SET is not set", |setup| {
+            setup.set("backends.far.url", "http://127.0.0.1:9/mcp");
+            setup.set_toml("backends.far.header_env", "{ Authorization = \"NOT_SET\" }");
+        }),
+        ("backends.far.header_file.Authorization: ", |setup| {
+            setup.set("backends.far.url", "http://127.0.0.1:9/mcp");
+            setup.set_toml("backends.far.header_file", "{ Authorization = \"/nowhere/token\" }");
+        }),
+        ("backends.far.ca_file: ", |setup| {
+            setup.set("backends.far.url", "https://127.0.0.1:9/mcp").set("backends.far.ca_file", "/nowhere/ca.pem");
+        }),
+        ("backends.example.env_from: the environment variable NOT_SET is not set", |setup| {
+            setup.set_toml("backends.example.env_from", "[\"NOT_SET\"]");
+        }),
+        ("backends.example.env_file: ", |setup| {
+            setup.set("backends.example.env_file", "/nowhere/env");
+        }),
+        ("backends.example.pins_file: ", |setup| {
+            write_secret(&setup.dir().join("pins"), "no JSON");
+            setup.set("backends.example.pins_file", setup.dir().join("pins").to_str().unwrap());
+        }),
+        ("auth.tokens_file: ", |setup| {
+            setup.set("auth.tokens_file", "/nowhere/tokens");
+        }),
+        ("auth.keys[0]: ", |setup| {
+            write_secret(&setup.dir().join("secret"), "short");
+        }),
+        ("auth.issuers[0].jwks_file: ", |setup| {
+            setup.set_toml("auth.issuers", "[{ issuer = \"i\", jwks_file = \"/nowhere/jwks\" }]");
+        }),
+        ("server.tls.cert_file: ", |setup| {
+            setup.set("server.tls.cert_file", "/nowhere/cert").set("server.tls.key_file", "/nowhere/key");
+        }),
+        ("server.state_key_file: ", |setup| {
+            setup.set("server.state_key_file", "/nowhere/key");
+        }),
+        ("server.state_key_file: ", |setup| {
+            write_secret(&setup.dir().join("state"), "no key");
+            setup.set("server.state_key_file", setup.dir().join("state").to_str().unwrap());
+        }),
+        ("audit.digest_key_file: ", |setup| {
+            write_secret(&setup.dir().join("digest"), "no key");
+            setup.set("audit.digest_key_file", setup.dir().join("digest").to_str().unwrap());
+        }),
+        ("postgres.password_file: ", |setup| {
+            setup.set("postgres.url", "postgres://u@127.0.0.1:9/d").set("postgres.password_file", "/nowhere/password");
+        }),
+        ("audit.dir: the admin socket in it has a path of ", |setup| {
+            let long = setup.dir().join("d".repeat(100));
+            setup.set("audit.dir", long.to_str().unwrap());
+        }),
+        ("roles.r.when[0].matches: ", |setup| {
+            setup.set_toml("roles.r.when", r#"[{ tool = "example/echo", pointer = "/text", matches = "(" }]"#);
+        }),
+    ];
+    for (part, spoil) in cases {
+        let mut setup = Setup::new();
+        spoil(&mut setup);
+        let (code, _, stderr) = run(&setup, &["config", "check"]);
+        assert!(code == Some(2) && stderr.contains(part), "{part}: {stderr}");
+        let before: Vec<_> = setup.dir().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        for command in [&["serve"][..], &["stdio"]] {
+            setup.env.insert("GATEPOST_TOKEN".to_owned(), "x".to_owned());
+            let (code, _, stderr) = run(&setup, command);
+            assert!(code == Some(2) && stderr.contains(part), "{command:?} {part}: {stderr}");
+            let after: Vec<_> = setup.dir().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(before, after, "{command:?} {part}: nothing was opened");
+        }
+    }
+}
+
+#[test]
+fn backends_that_cannot_start_are_warned_of() {
+    let mut setup = Setup::new();
+    setup.set("backends.example.cwd", "/nowhere").set("backends.other.user", "no-such-user");
+    setup.backend("other", &["sh"]);
+    let (code, stdout, _) = run(&setup, &["config", "check"]);
+    assert_eq!(code, Some(0), "{stdout}");
+    for part in ["backends.example.cwd: /nowhere is not a directory", "backends.other.user: there is no user"] {
+        let line = stdout.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part}: {stdout}"));
+        assert!(line.contains("warning: ") && line.ends_with("the backend will be down"), "{line}");
+    }
+}
+
 #[test]
 fn an_override_by_the_environment_is_checked_too() {
     let mut setup = Setup::new();

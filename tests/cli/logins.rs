@@ -228,6 +228,41 @@ async fn each_command_works_with_the_login_that_docs_name() {
 }
 
 #[tokio::test]
+async fn config_check_connect_finds_missing_rights_and_registrations_and_makes_none() {
+    let logins = Logins::new().await;
+    let check = |ok: bool, setting: &str, part: &str| {
+        let output = logins.setup.command(&["config", "check", "--connect"]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let line = said.lines().find(|line| line.starts_with(&format!("{setting} "))).unwrap();
+        let word = if ok { " OK " } else { " FAILED " };
+        assert!(line.contains(word) && line.contains(part), "{setting}: {said}");
+        assert_eq!(output.status.code(), Some(i32::from(!ok)), "{said}");
+    };
+    check(true, "postgres.url", "the schema is complete, and the gateway is registered");
+    check(true, "postgres.reader_url", "connected; 1 gateway registered");
+    logins.admin_runs("DELETE FROM audit_gateway").await;
+    check(false, "postgres.url", "gatepost audit gateways add");
+    logins.admin_runs("UPDATE audit_registrar SET registration = 'first'").await;
+    check(true, "postgres.url", "may register itself");
+    assert_eq!((logins.count("audit_gateway").await, logins.count("audit_stream").await), (0, 0), "nothing is made");
+    logins.admin_runs("REVOKE EXECUTE ON FUNCTION gatepost_deliver FROM gatepost_writer").await;
+    check(false, "postgres.url", "may not execute gatepost_deliver: have the owner of the tables run GRANT");
+    logins.admin_runs("GRANT EXECUTE ON FUNCTION gatepost_deliver TO gatepost_writer").await;
+    logins.admin_runs("REVOKE SELECT ON audit_gateway FROM gatepost_reader").await;
+    check(false, "postgres.reader_url", "a member of gatepost_reader");
+}
+
+#[tokio::test]
+async fn config_check_connect_says_what_a_gateway_without_an_id_needs() {
+    let mut logins = Logins::new().await;
+    logins.setup.settings.remove("audit.gateway_id");
+    let output = logins.setup.command(&["config", "check", "--connect"]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("has no id before its first start") && said.contains("set audit.gateway_id"), "{said}");
+    assert_eq!((output.status.code(), logins.count("audit_gateway").await), (Some(1), 1));
+}
+
+#[tokio::test]
 async fn console_without_a_login_that_reads_names_the_setting() {
     let mut logins = Logins::new().await;
     logins.setup.env.remove("GATEPOST_POSTGRES_READER_URL");

@@ -28,6 +28,7 @@ mod audit_retire;
 mod audit_verify;
 mod config;
 mod config_check;
+mod connect;
 mod directory;
 mod docs;
 mod gateways;

@@ -73,8 +73,7 @@ impl Lock {
         let mut text = String::new();
         self.0.rewind().ok()?;
         self.0.read_to_string(&mut text).ok()?;
-        let (_, id) = text.trim().rsplit_once("gateway ")?;
-        id.parse().ok().map(GatewayId)
+        gateway_id_in(&text)
     }
 
     /// Writes a description of the holder into the file.
@@ -83,6 +82,18 @@ impl Lock {
         self.0.rewind()?;
         writeln!(self.0, "{holder}")
     }
+}
+
+/// The gateway in a description of the holder.
+fn gateway_id_in(holder: &str) -> Option<GatewayId> {
+    let (_, id) = holder.trim().rsplit_once("gateway ")?;
+    id.parse().ok().map(GatewayId)
+}
+
+/// The gateway that held the lock of `dir` last, if it can be read.
+#[must_use]
+pub fn last_gateway_id(dir: &Path) -> Option<GatewayId> {
+    gateway_id_in(&std::fs::read_to_string(dir.join(LOCK_NAME)).ok()?)
 }
 
 /// The process that holds the lock of `dir`, as it described itself; `None` if no process does.

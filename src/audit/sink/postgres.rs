@@ -20,6 +20,7 @@ mod rows;
 mod scram;
 mod tls;
 mod transaction;
+pub mod trial;
 
 pub use crate::audit::sql::Connection;
 pub use connection::{Options, connect};

@@ -81,7 +81,7 @@ pub(crate) enum StateError {
 #[derive(Debug, thiserror::Error)]
 pub enum StateKeyError {
     /// The file cannot be read, or others may read it.
-    #[error(transparent)]
+    #[error("server.state_key_file: {0}")]
     File(#[from] FileError),
     /// The file does not contain a key.
     #[error("server.state_key_file: {0:?} must contain 64 hexadecimal digits, for example from `openssl rand -hex 32`")]

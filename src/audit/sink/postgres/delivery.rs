@@ -45,7 +45,7 @@ static QUARANTINE: LazyLock<String> =
     LazyLock::new(|| format!("SELECT gatepost_quarantine($1, $2, $3, $4, $5, $6, $7, $8, $9), {}", sql::DURABILITY));
 
 /// The SQLSTATE of a gateway that the owner of the tables has not registered. *Spec*: `migrations/0001_audit.sql`.
-const NOT_REGISTERED: &str = "GP001";
+pub(super) const NOT_REGISTERED: &str = "GP001";
 
 /// The effect of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
