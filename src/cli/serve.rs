@@ -1,6 +1,7 @@
 //! `gatepost serve`: builds and connects the parts, waits for a signal, and stops the parts in the order of the data
 //! flow.
 
+mod backend_arg;
 mod quickstart;
 mod reload;
 
@@ -49,9 +50,13 @@ pub(super) struct Args {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Run the example backend on a loopback address and print two tokens; needs no configuration
+    /// Run the example backend on a loopback address and print tokens and commands; needs no configuration
     #[arg(long, conflicts_with = "config")]
     quickstart: bool,
+    /// With --quickstart, also run this MCP server: a command line, split into words as a shell does, or the URL of a
+    /// Streamable HTTP server; may be repeated. NAME is the server's name, by default backend, backend-2, ...
+    #[arg(long, value_name = "[NAME=]SERVER", requires = "quickstart")]
+    backend: Vec<String>,
 }
 
 /// A configuration file that is watched: its path, its stamp when it was read, and its contents.
@@ -59,7 +64,7 @@ type WatchedFile = (PathBuf, reload::Stamp, Loaded);
 
 pub(super) async fn run(args: &Args, log: &Log) -> anyhow::Result<()> {
     let (config, banner, file) = if args.quickstart {
-        let (config, quickstart) = quickstart::prepare()?;
+        let (config, quickstart) = quickstart::prepare(&args.backend)?;
         (config, Some(quickstart), None)
     } else if let Some(path) = &args.config {
         let stamp = reload::stamp(path);
@@ -133,7 +138,7 @@ async fn serve_until(
     tracing::info!(mcp = %address, ?ops, "listening");
     tasks.spawn(supervisor::notify_systemd(address, probe, stop.clone(), ops_stop.clone()));
     if let Some(banner) = banner {
-        banner.print(mcp)?;
+        banner.print(mcp, ops)?;
     }
     let drained = gateway.run(listener, stop).await;
     let drained = drained.map_err(|source| GatewayError::Io { operation: "serve", source })?;

@@ -40,6 +40,7 @@ mod outbox_prune;
 mod outbox_verify;
 mod output;
 mod packaging;
+mod quickstart;
 mod restore_drill;
 mod retire_locks;
 mod run;

@@ -1,9 +1,9 @@
-//! `gatepost serve --quickstart`: a configuration without prerequisites, two tokens, and commands to paste.
+//! `gatepost serve --quickstart`: a configuration without prerequisites, tokens, and commands to paste.
 //!
-//! It listens on loopback only and serves the built-in example backend under the alias `example`. Records stay in
-//! `~/.local/state/gatepost`, unless `GATEPOST_POSTGRES_URL` is set: outside the working directory, in which backends
-//! may write. The signing secret is stored beside the outbox, so that printed tokens remain valid across restarts until
-//! they expire.
+//! It listens on loopback only and serves the built-in example backend under the alias `example`, and the servers of
+//! the command line. Records stay in `~/.local/state/gatepost`, unless `GATEPOST_POSTGRES_URL` is set: outside the
+//! working directory, in which backends may write. The signing secret is stored beside the outbox, so that printed
+//! tokens remain valid across restarts until they expire.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -14,11 +14,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use uuid::Uuid;
 
+use super::backend_arg::{BackendArg, EXAMPLE, Server};
 use crate::auth::{Claims, mint};
 use crate::cli::configuration::environment;
 use crate::cli::database;
+use crate::cli::exit::usage;
 use crate::cli::output::{OutputError, print};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::file_access::{FileAccess, FileKind};
 
 /// The directory with the quickstart's data, in that of the user's state.
@@ -36,33 +38,37 @@ pub(super) struct Quickstart {
     program: PathBuf,
     dir: PathBuf,
     postgres: bool,
+    /// The aliases of the backends, the example's first.
+    aliases: Vec<String>,
     all: String,
     echo: String,
+    console: String,
 }
 
 /// Creates the data directory and the secret, and makes a configuration that `GATEPOST_*` variables can override.
+/// `backends` are the values of `--backend`.
 ///
 /// # Errors
-/// The directory or the secret cannot be written, or a variable is wrong.
-pub(super) fn prepare() -> anyhow::Result<(Config, Quickstart)> {
+/// A value of `--backend` or a variable is wrong: nothing was created. The directory or the secret cannot be written.
+pub(super) fn prepare(backends: &[String]) -> anyhow::Result<(Config, Quickstart)> {
+    let backends = BackendArg::read_all(backends)?;
     let program = std::env::current_exe().context("cannot find the path of this program")?;
     let dir = std::path::absolute(data_dir()?).context("cannot find the working directory")?;
     let secret_file = dir.join("quickstart.secret");
-    let secret = secret(&secret_file).with_context(|| format!("cannot create the secret {}", secret_file.display()))?;
     let path = |path: &Path| toml::Value::String(path.display().to_string());
     let text = format!(
         r#"
 [audit]
 dir = {dir}
 
-[backends.example]
+[backends.{EXAMPLE}]
 command = [{program}, "example-backend"]
-
+{others}
 [roles.all]
-allow = ["example/*"]
+allow = ["*/*"]
 
 [roles.echo]
-allow = ["example/echo"]
+allow = ["{EXAMPLE}/echo"]
 
 [[auth.keys]]
 algorithm = "HS256"
@@ -71,13 +77,14 @@ secret_file = {secret_file}
 "#,
         dir = path(&dir),
         program = path(&program),
+        others = backends.iter().map(section).collect::<String>(),
         secret_file = path(&secret_file),
     );
-    let config = Config::parse(&text, None, environment())
-        .map_err(|faults| anyhow::anyhow!(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    let config = Config::parse(&text, None, environment()).map_err(|faults| usage(messages(&faults)))?;
     if !config.server.listen.ip().is_loopback() {
         bail!("the quickstart listens on loopback only; to listen on {} write a configuration", config.server.listen);
     }
+    let secret = secret(&secret_file).with_context(|| format!("cannot create the secret {}", secret_file.display()))?;
     let token = |subject: &str, role: &str| {
         let claims = Claims {
             subject: subject.to_owned(),
@@ -92,8 +99,30 @@ secret_file = {secret_file}
         mint(secret.as_bytes(), &claims).context("cannot mint a token")
     };
     let (all, echo) = (token("alice", "all")?, token("bob", "echo")?);
+    let console = token("carol", &config.ops.console_role)?;
     let (dir, postgres) = (config.audit.dir.clone(), database::options(&config).is_some());
-    Ok((config, Quickstart { program, dir, postgres, all, echo }))
+    let aliases = std::iter::once(EXAMPLE.to_owned()).chain(backends.into_iter().map(|arg| arg.alias)).collect();
+    Ok((config, Quickstart { program, dir, postgres, aliases, all, echo, console }))
+}
+
+/// The section of a server of the command line, in TOML.
+fn section(BackendArg { alias, server }: &BackendArg) -> String {
+    let text = |text: &String| toml::Value::String(text.clone());
+    match server {
+        Server::Command(words) => {
+            format!("\n[backends.{alias}]\ncommand = {}\n", toml::Value::Array(words.iter().map(text).collect()))
+        }
+        Server::Url(url) => format!("\n[backends.{alias}]\nurl = {}\n", text(url)),
+    }
+}
+
+/// The faults of the configuration, a line each. One of a backend is one of the command line.
+fn messages(faults: &[ConfigError]) -> String {
+    let message = |fault: &ConfigError| match fault.key.strip_prefix("backends.").and_then(|key| key.split_once('.')) {
+        Some((alias, _)) => format!("--backend ({alias}) {}", fault.message),
+        None => fault.to_string(),
+    };
+    faults.iter().map(message).collect::<Vec<_>>().join("\n")
 }
 
 /// The directory with the quickstart's data. *Spec*: XDG Base Directory Specification, `XDG_STATE_HOME`.
@@ -136,29 +165,53 @@ impl Quickstart {
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub(super) fn print(&self, mcp: SocketAddr) -> Result<(), OutputError> {
-        let Self { program, dir, postgres, all, echo } = self;
+    pub(super) fn print(&self, mcp: SocketAddr, ops: Option<SocketAddr>) -> Result<(), OutputError> {
+        let Self { program, dir, postgres, aliases, all, echo, console } = self;
         let (program, dir) = (program.display(), dir.display());
         let kept = if *postgres { "delivered to Postgres" } else { "kept in the outbox (no Postgres configured)" };
         let query =
             if *postgres { format!("{program} audit query") } else { format!("{program} audit --dir {dir} query") };
         let call = |token: &str, tool: &str, arguments: &str| {
             format!(
-                "  curl -s http://{mcp}/mcp/example -H 'Authorization: Bearer '{token} \\\n    \
+                "  curl -s http://{mcp}/mcp/{EXAMPLE} -H 'Authorization: Bearer '{token} \\\n    \
                  -H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream' \\\n    \
                  -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\
                  \"params\":{{\"name\":\"{tool}\",\"arguments\":{arguments}}}}}'\n"
             )
         };
+        let endpoints: Vec<_> = aliases.iter().map(|alias| format!("http://{mcp}/mcp/{alias}")).collect();
+        let (console_token, console) = match ops {
+            Some(ops) => (
+                format!("export CAROL={console}\n"),
+                format!("They are in the console too, http://{ops}/console: sign in with Carol's token.\n\n"),
+            ),
+            None => Default::default(),
+        };
+        // The server of the user, if there is one: its tools have their own names there.
+        let endpoint = match endpoints.as_slice() {
+            [_, only] => only.clone(),
+            _ => format!("http://{mcp}/mcp"),
+        };
+        let client = serde_json::json!({ "mcpServers": { "gatepost": {
+            "type": "http", "url": endpoint, "headers": { "Authorization": format!("Bearer {all}") },
+        } } });
         print(&format!(
-            "\nGatepost listens on http://{mcp}/mcp (all backends) and http://{mcp}/mcp/example.\n\
+            "\nGatepost listens on http://{mcp}/mcp (all backends) and {endpoints}.\n\
              Records are {kept}, in {dir}.\n\n\
-             Two tokens, valid for a day. Alice may call every tool, Bob only echo:\n\n\
+             {tokens}, valid for a day. Alice may call every tool, Bob only {EXAMPLE}/echo{carol}:\n\n\
              export ALICE={all}\n\
-             export BOB={echo}\n\n\
+             export BOB={echo}\n\
+             {console_token}\n\
              A call that is allowed, and one that is denied:\n\n{allowed}\n{denied}\n\
              Both are in the trail:\n\n  {query}\n\n\
+             {console}\
+             A client, for example Claude Code, or the configuration of one:\n\n  \
+             claude mcp add --transport http gatepost {endpoint} --header \"Authorization: Bearer $ALICE\"\n\n  \
+             {client}\n\n\
              Stop with Ctrl-C.\n\n",
+            endpoints = endpoints.join(", "),
+            tokens = if ops.is_some() { "Three tokens" } else { "Two tokens" },
+            carol = if ops.is_some() { ", and Carol may use the console" } else { "" },
             allowed = call("$ALICE", "add", "{\"a\":1,\"b\":2}"),
             denied = call("$BOB", "add", "{\"a\":1,\"b\":2}"),
         ))
