@@ -54,3 +54,4 @@ mod poolers;
 mod postgres_faults;
 mod real_servers;
 mod receipts;
+mod slots;
