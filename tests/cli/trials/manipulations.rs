@@ -491,6 +491,15 @@ fn quarantined(table: &mut Table) {
         Open("contents are lost"),
         ENDS,
     );
+    table.run("a made-up gateway that is in quarantine only", "cursor", |t| {
+        Box::pin(async move {
+            let mut rows = t.rows(t.b, 1).await;
+            rows.truncate(1);
+            rows[0].position.gateway_id = GatewayId(uuid::Uuid::from_u128(9));
+            chain_from(Head::START, &mut rows);
+            t.quarantine(&rows[0]).await;
+        })
+    });
     table.run("a quarantined record requeued by hand, changed", "changed", |t| {
         Box::pin(async move {
             let record = altered(t.take_quarantined().await);
