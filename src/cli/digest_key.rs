@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::slots;
 use crate::audit::record::DigestKey;
 use crate::config::Config;
 use crate::file_access::{FileError, FileKind};
@@ -43,7 +44,11 @@ pub(super) enum DigestKeyError {
 
 /// The path of the key of `config`.
 pub(super) fn path(config: &Config) -> PathBuf {
-    config.audit.digest_key_file.clone().unwrap_or_else(|| config.audit.dir.join(KEY_NAME))
+    let (audit, in_parent) = (&config.audit, slots::parent(&config.audit.dir).map(|dir| dir.join(KEY_NAME)));
+    let in_dir = audit.dir.join(KEY_NAME);
+    // The slots of a directory share its key, also for a command that names one of them.
+    let default = || in_parent.filter(|key| key.exists() && !in_dir.exists()).unwrap_or(in_dir);
+    audit.digest_key_file.clone().unwrap_or_else(default)
 }
 
 /// Reads the key of `config`.

@@ -18,6 +18,8 @@ pub(super) enum GatewayError {
     Outbox(#[from] outbox::OutboxError),
     #[error("outbox directory {0}")]
     OutboxDir(#[from] FileError),
+    #[error("{0}")]
+    Slots(String),
     #[error("cannot listen on {address}: {source}; change {key}")]
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error("cannot {operation}: {source}")]
@@ -38,7 +40,7 @@ impl GatewayError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => BAD_USAGE,
-            Self::Outbox(_) | Self::OutboxDir(_) => NO_OUTBOX,
+            Self::Outbox(_) | Self::OutboxDir(_) | Self::Slots(_) => NO_OUTBOX,
             Self::Listen { .. } | Self::Io { .. } | Self::Output(_) | Self::Lost(_) => FAILED,
         }
     }

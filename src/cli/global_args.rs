@@ -15,7 +15,7 @@ pub(super) struct GlobalArgs {
     /// Configuration file [default: only GATEPOST_* variables and defaults]
     #[arg(long, global = true, value_name = "FILE", help_heading = HEADING)]
     config: Option<PathBuf>,
-    /// Outbox directory, instead of audit.dir of the configuration
+    /// Outbox directory, or one of its slots, instead of audit.dir of the configuration
     #[arg(long, global = true, value_name = "DIR", help_heading = HEADING)]
     dir: Option<PathBuf>,
     /// Print JSON lines instead of text

@@ -15,17 +15,20 @@ mod stats;
 mod tail;
 mod verify;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::exit::CommandError;
+use super::exit::{CommandError, report, usage};
 use super::gateway_error::GatewayError;
 use super::global_args::GlobalArgs;
 use super::outbox_client::OutboxClient;
-use super::output::print_error;
-use crate::audit::outbox::{self, lock};
+use super::output::{OutputError, print_error, print_if_read};
+use super::slots;
+use crate::audit::outbox;
+use crate::config::Config;
 use crate::ops::background;
+use crate::ops::format::plural;
 
 /// `gatepost outbox`
 #[derive(Debug, clap::Args)]
@@ -63,6 +66,19 @@ enum Command {
     Drain(drain::Args),
 }
 
+impl Command {
+    /// The option or argument that is about one stream, if it is given.
+    fn of_one_stream(&self) -> Option<&'static str> {
+        match self {
+            Self::List(args) => args.of_one_stream(),
+            Self::Show(args) => args.of_one_stream(),
+            Self::Export(args) => args.of_one_stream(),
+            Self::Prune(args) => args.of_one_stream(),
+            _ => None,
+        }
+    }
+}
+
 pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
     let (config, json) = (args.global.load()?, args.global.json);
     if let Command::Requeue(args) = &args.command {
@@ -70,8 +86,15 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         return requeue::run(&config, args, json).await;
     }
     let dir = &config.audit.dir;
-    check_outbox(dir)?;
-    let client = OutboxClient::new(dir);
+    let outboxes: Vec<_> = outboxes(dir)?.iter().map(|outbox| OutboxClient::new(outbox)).collect();
+    if let ([_, second, ..], Some(option)) = (&outboxes[..], args.command.of_one_stream()) {
+        return Err(usage(format!(
+            "{option} is about one stream, and {} has {}: name one slot, for example --dir {}",
+            dir.display(),
+            plural(outboxes.len() as u64, "outbox"),
+            second.dir().display()
+        )));
+    }
     if !matches!(args.command, Command::Drain(_) | Command::Prune(_)) {
         background::lower_priority();
     }
@@ -79,36 +102,89 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
         args.command,
         Command::List(_) | Command::Show(_) | Command::Tail(_) | Command::Verify | Command::Export(_)
     );
-    if reads_records && client.delivers().await.unwrap_or(false) {
+    if reads_records && any_delivers(&outboxes).await {
         print_error("the live gateway delivers to Postgres: delivered records are there, and this reads the others");
     }
     let done = match &args.command {
-        Command::Requeue(args) => requeue::run(&config, args, json).await,
-        Command::Drain(args) => drain::run(&config, &client, args, json).await,
-        Command::Prune(args) => prune::run(&config, &client, args, json).await,
-        Command::Stats => stats::run(&client, json).await,
-        Command::Heads => heads::run(&client).await,
-        Command::List(args) => list::run(&client, args, json).await,
-        Command::Show(args) => show::run(dir, &client, args, json).await,
-        Command::Tail(args) => tail::run(&client, args, json).await,
-        Command::Verify => verify::run(&client, json).await,
-        Command::Export(args) => export::run(dir, &client, args, json).await,
+        // One output for all slots.
+        Command::Heads => heads::run(&outboxes).await,
+        Command::Show(args) => show::run(dir, &outboxes, args, json).await,
+        Command::Tail(args) => tail::run(&outboxes, args, json).await,
+        Command::Export(args) => export::run(dir, &outboxes, args, json).await,
+        command => match &outboxes[..] {
+            [outbox] => run_on(&config, outbox, command, json).await,
+            _ => run_on_each(&config, &outboxes, command, json).await,
+        },
     };
-    done.map_err(|error| if is_newer(&error) { CommandError::NoOutbox(format!("{error:#}")).into() } else { error })
+    done.map_err(with_code)
 }
 
-/// Checks that the directory is an outbox: it has generation files, or at least the lock of an outbox without records.
-fn check_outbox(dir: &Path) -> Result<(), CommandError> {
+/// Runs a command on one slot after the other. An error in one does not keep it from the others; the exit code is the
+/// lowest of theirs, since 1 is that of a fault.
+async fn run_on_each(config: &Config, outboxes: &[OutboxClient], command: &Command, json: bool) -> anyhow::Result<()> {
+    let mut code = None;
+    for outbox in outboxes {
+        let dir = outbox.dir().display();
+        if matches!(command, Command::Drain(_))
+            && let Ok(Some(gateway)) = outbox.live_gateway()
+        {
+            print_error(&format!("{dir}: left to its live gateway ({gateway})"));
+            continue;
+        }
+        if !json {
+            print_if_read(&format!("{dir}:\n"))?;
+        }
+        let done = run_on(config, outbox, command, json).await;
+        if !json {
+            print_if_read("\n")?;
+        }
+        let Err(error) = done else { continue };
+        // The exit code has the verdict on all slots even if the output has no reader.
+        if error.downcast_ref::<OutputError>().is_some_and(OutputError::is_closed) {
+            continue;
+        }
+        let failed = report(&with_code(error).context(dir.to_string()), print_error);
+        code = Some(code.map_or(failed, |code: u8| code.min(failed)));
+    }
+    code.map_or(Ok(()), |code| Err(CommandError::Reported { code }.into()))
+}
+
+async fn run_on(config: &Config, outbox: &OutboxClient, command: &Command, json: bool) -> anyhow::Result<()> {
+    let config = slots::config_of(config, outbox.dir());
+    match command {
+        Command::Drain(args) => drain::run(&config, outbox, args, json).await,
+        Command::Prune(args) => prune::run(&config, outbox, args, json).await,
+        Command::Stats => stats::run(outbox, json).await,
+        Command::List(args) => list::run(outbox, args, json).await,
+        Command::Verify => verify::run(outbox, json).await,
+        Command::Requeue(_) | Command::Heads | Command::Show(_) | Command::Tail(_) | Command::Export(_) => Ok(()),
+    }
+}
+
+async fn any_delivers(outboxes: &[OutboxClient]) -> bool {
+    for outbox in outboxes {
+        if outbox.delivers().await.unwrap_or(false) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Gives the error that a newer Gatepost wrote the outbox its exit code.
+fn with_code(error: anyhow::Error) -> anyhow::Error {
+    if is_newer(&error) { CommandError::NoOutbox(format!("{error:#}")).into() } else { error }
+}
+
+/// The outboxes of the directory. One has generation files, or at least the lock of an outbox without records.
+fn outboxes(dir: &Path) -> Result<Vec<PathBuf>, CommandError> {
     let not_an_outbox = |reason: &str| {
         CommandError::NoOutbox(format!(
             "{} is not an outbox directory: {reason}; name one with --dir, or the configuration with --config",
             dir.display()
         ))
     };
-    let entries = std::fs::read_dir(dir).map_err(|error| not_an_outbox(&error.to_string()))?;
-    let is_ours = |name: &str| name == lock::LOCK_NAME || name.starts_with("outbox-");
-    let found = entries.filter_map(Result::ok).any(|entry| entry.file_name().to_str().is_some_and(is_ours));
-    if found { Ok(()) } else { Err(not_an_outbox("it has no outbox file")) }
+    let outboxes = slots::outboxes(dir).map_err(|error| not_an_outbox(&error.to_string()))?;
+    if outboxes.is_empty() { Err(not_an_outbox("it has no outbox file")) } else { Ok(outboxes) }
 }
 
 /// True if the error says that a newer Gatepost wrote the outbox.

@@ -1,12 +1,16 @@
 //! Questions to an outbox: to its live gateway through the admin socket, or to the files of a dead one. The answers are
 //! the same.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use serde::Serialize;
 
+use super::output::json_line;
 use super::progress::Progress;
 use crate::audit::outbox::fs::DiskFs;
 use crate::audit::outbox::{Reader, lock};
@@ -15,15 +19,42 @@ use crate::ops::protocol::{Line, Question, StatsAnswer, UnexpectedLineError};
 use crate::ops::trail::{BoxError, OutboxAccess};
 use crate::ops::{admin, inspect};
 
+/// Longest wait for the admin socket of a gateway that has the directory. *Derived*: twice the time for which a gateway
+/// that starts waits for Postgres.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause between two attempts to reach it. *Chosen*: shorter than a person notices.
+const SOCKET_PAUSE: Duration = Duration::from_millis(50);
+
 /// A client of the outbox in a directory.
 #[derive(Clone, Debug)]
 pub(super) struct OutboxClient {
     dir: PathBuf,
 }
 
+/// A result about an outbox as JSON.
+#[derive(Serialize)]
+struct InDir<'a, T> {
+    dir: String,
+    #[serde(flatten)]
+    result: &'a T,
+}
+
 impl OutboxClient {
     pub(super) fn new(dir: &Path) -> Self {
         Self { dir: dir.to_owned() }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A result about the outbox as a line of JSON that names the directory.
+    ///
+    /// # Errors
+    /// As for [`json_line`].
+    pub(super) fn json_line(&self, result: &impl Serialize) -> serde_json::Result<String> {
+        json_line(&InDir { dir: self.dir.display().to_string(), result })
     }
 
     /// The live gateway's description of itself, if one has the directory.
@@ -73,14 +104,23 @@ impl OutboxClient {
                 }
             }
         };
-        if let Some(gateway) = self.live_gateway()? {
+        let begun = Instant::now();
+        while let Some(gateway) = self.live_gateway()? {
             let socket = self.dir.join(admin::SOCKET_NAME);
-            let answered = admin::ask(&self.dir, question, &mut emit).await;
-            answered.with_context(|| format!("cannot ask the live gateway ({gateway}) at {}", socket.display()))?;
-        } else {
-            let reader = Reader::offline(Arc::new(DiskFs), &self.dir)?;
-            inspect::answer(question, &reader, None, &mut emit)?;
+            match admin::ask(&self.dir, question, &mut emit).await {
+                // The gateway has the directory, and its socket is not open yet or not any more.
+                Err(error) if is_closed(&error) && begun.elapsed() < SOCKET_TIMEOUT => {
+                    tokio::time::sleep(SOCKET_PAUSE).await;
+                }
+                answered => {
+                    let failed = || format!("cannot ask the live gateway ({gateway}) at {}", socket.display());
+                    answered.with_context(failed)?;
+                    return taken;
+                }
+            }
         }
+        let reader = Reader::offline(Arc::new(DiskFs), &self.dir)?;
+        inspect::answer(question, &reader, None, &mut emit)?;
         taken
     }
 
@@ -111,6 +151,11 @@ impl OutboxClient {
     {
         self.all(question).await?.into_iter().next().context("the gateway gave no answer")
     }
+}
+
+/// True if the error says that there is no socket, or that no process listens on it.
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 impl OutboxAccess for OutboxClient {

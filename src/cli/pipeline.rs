@@ -1,12 +1,11 @@
 //! The audit pipeline of a configuration.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::database;
 use super::digest_key;
 use super::gateway_error::GatewayError;
-use crate::audit::outbox::fs::DiskFs;
+use super::opening;
 use crate::audit::outbox::{Keep, Opening};
 use crate::audit::pipeline::{self, Pipeline};
 use crate::audit::record::{GatewayId, PolicyText};
@@ -26,28 +25,38 @@ const KEEP_DELIVERED: Duration = Duration::from_hours(24);
 /// `src/config/settings_table/audit.rs`.
 const KEEP_SHARE: u64 = 4;
 
-/// Opens the outbox and starts the pipeline. If Postgres is not ready, records wait in the outbox.
+/// Opens the outbox in `audit.dir` and starts the pipeline. If Postgres is not ready, records wait in the outbox.
 ///
 /// # Errors
 /// The configuration is wrong, or the outbox cannot be opened.
 pub(super) async fn start(config: &Config) -> Result<Pipeline, GatewayError> {
+    start_with(config, opening::of_dir).await
+}
+
+/// The same as [`start`] for the outbox that `open` opens.
+///
+/// # Errors
+/// The configuration is wrong, or the error of `open`.
+pub(super) async fn start_with(
+    config: &Config,
+    open: impl FnOnce(&Config) -> Result<Opening, GatewayError>,
+) -> Result<Pipeline, GatewayError> {
     database::check_files(config).map_err(|fault| GatewayError::Config(vec![fault]))?;
     let options = database::options(config).map(|options| Options { migrate: config.postgres.migrate, ..options });
     let sink = options.map(|options| PostgresSink::new(&options)).transpose();
     let sink = sink.map_err(|error| GatewayError::Config(vec![error.to_string()]))?;
     let audit = &config.audit;
-    audit.files.check_dir(&audit.dir)?;
     let (mode, level) = match audit.level {
         Level::Stored => (scribe::Mode::Stored, "stored"),
         Level::Queued => (scribe::Mode::Queued { spill_after: audit.spill_after }, "queued"),
     };
     // Opened first, so that a directory that is refused stays as it is.
-    let opening = Opening::open(Arc::new(DiskFs), &audit.dir, audit.gateway_id.map(GatewayId))?;
+    let opening = open(config)?;
     let digest_key =
         digest_key::read_or_create(config).map_err(|error| GatewayError::Config(vec![error.to_string()]))?;
     let pipeline = pipeline::Config {
-        dir: audit.dir.clone(),
-        gateway_id: audit.gateway_id.map(GatewayId),
+        dir: opening.dir().to_owned(),
+        gateway_id: Some(opening.gateway_id),
         mode,
         ring: ring::RingLimits { records: audit.ring_records_max, bytes: audit.ring_bytes_max },
         outbox_bytes_max: audit.outbox_bytes_max,

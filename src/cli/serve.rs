@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::usage;
 use super::gateway_error::GatewayError;
 use super::gateway_process::{run_logged, stop_on_signal};
-use super::{configuration, database, open_files, pipeline, preflight};
+use super::{configuration, database, open_files, pipeline, preflight, slots};
 use crate::accept::CountedListener;
 use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
@@ -91,7 +91,12 @@ async fn serve(
         Some(file) => Some((file, signal(SignalKind::hangup()).map_err(failed)?)),
         None => None,
     };
-    let pipeline = if config.audit.enabled { Some(pipeline::start(config).await?) } else { None };
+    let pipeline = if config.audit.enabled {
+        slots::refuse(&config.audit.dir)?;
+        Some(pipeline::start(config).await?)
+    } else {
+        None
+    };
     if pipeline.is_none() {
         tracing::warn!("auditing is off (audit.enabled = false): calls are not recorded");
     }

@@ -9,7 +9,8 @@ use super::configuration::{TOKEN_VARIABLE, load_for_gateway};
 use super::exit::usage;
 use super::gateway_error::GatewayError;
 use super::gateway_process::{run_logged, stop_on_signal};
-use super::{pipeline, preflight};
+use super::leftovers::Leftovers;
+use super::{opening, pipeline, preflight};
 use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
 use crate::children;
@@ -77,7 +78,11 @@ async fn serve(
 ) -> Result<(), GatewayError> {
     let stop = stop_on_signal(log)?;
     preflight::check(config)?;
-    let pipeline = if config.audit.enabled { Some(pipeline::start(config).await?) } else { None };
+    let pipeline = if config.audit.enabled {
+        Some(pipeline::start_with(config, opening::of_first_free_slot).await?)
+    } else {
+        None
+    };
     let served = serve_until(config, log, launcher, backend, token, pipeline.as_ref(), stop).await;
     pipeline::stop(config, pipeline, served).await
 }
@@ -96,13 +101,14 @@ async fn serve_until(
     let (ops_stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     tasks.spawn(children::reap_orphans(ops_stop.clone()));
     if let Some(pipeline) = pipeline {
-        let failed = |source| GatewayError::Io { operation: "open the admin socket in audit.dir", source };
-        tasks.spawn(
-            Admin::bind(&config.audit.dir, pipeline.probe(), gateway.handle().accept_failures().clone())
-                .map_err(failed)?
-                .run(ops_stop.clone()),
-        );
-        let probe = Some(pipeline.probe());
+        let failed = |source| GatewayError::Io { operation: "open the admin socket in a slot of audit.dir", source };
+        let (probe, failures) = (pipeline.probe(), gateway.handle().accept_failures().clone());
+        let admin = Admin::bind(probe.reader().dir(), probe.clone(), failures.clone()).map_err(failed)?;
+        tasks.spawn(admin.run(ops_stop.clone()));
+        if config.postgres.url.is_some() {
+            tasks.spawn(Leftovers::new(config, failures).run(ops_stop.clone()));
+        }
+        let probe = Some(probe);
         let sources = Sources { probe, gateway: gateway.handle(), board: Board::default(), log: log.dropped_lines() };
         tasks.spawn(Watcher::new(sources, &config.alarms).run(ops_stop.clone()));
     }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::database;
 use super::outbox_client::OutboxClient;
 use super::output::print_error;
-use crate::audit::outbox::lock;
+use super::slots;
 use crate::audit::query::Filter;
 use crate::config::Config;
 use crate::ops::admin;
@@ -31,7 +31,17 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Trail> {
          --config or GATEPOST_POSTGRES_URL",
         dir.display()
     );
-    let outbox = OutboxClient::new(dir);
+    let outboxes = slots::outboxes(dir).unwrap_or_default();
+    if let ([first, _, ..], None) = (&outboxes[..], &postgres) {
+        anyhow::bail!(
+            "postgres.url is not set, and {} has {} slots, each with a trail of its own: name one, for example --dir {}, \
+             or use gatepost outbox for all",
+            dir.display(),
+            outboxes.len(),
+            first.display()
+        );
+    }
+    let outbox = OutboxClient::new(outboxes.first().unwrap_or(dir));
     if postgres.is_none() && outbox.delivers().await? {
         anyhow::bail!(
             "the live gateway in {} delivers to Postgres, and its outbox has only what is not delivered yet: name the \
@@ -42,14 +52,14 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Trail> {
     Ok(Trail::open(postgres.as_ref(), outbox).await?)
 }
 
-/// True if a live gateway can be asked to record reads. A directory that cannot be entered belongs to another user's.
+/// True if a live gateway can be asked to record reads.
 pub(super) fn has_gateway(config: &Config) -> bool {
-    lock::holder(&config.audit.dir).ok().flatten().is_some()
+    !slots::live(&config.audit.dir).is_empty()
 }
 
-/// Has the live gateway of `audit.dir` record the read before anything is shown. Without a live gateway the read cannot
-/// be recorded, since a reader of Postgres cannot write records and only a gateway extends a stream. A line on standard
-/// error then says so.
+/// Has the live gateway of `audit.dir`, or of one of its slots, record the read before anything is shown. Without a
+/// live gateway the read cannot be recorded, since a reader of Postgres cannot write records and only a gateway extends
+/// a stream. A line on standard error then says so.
 ///
 /// # Errors
 /// A gateway runs there and does not record the read: then nothing may be shown.
@@ -61,12 +71,19 @@ pub(super) async fn record_read(
     rows: u64,
 ) -> anyhow::Result<()> {
     let dir = &config.audit.dir;
-    if !has_gateway(config) {
+    let read = TrailRead { command, from: trail.source(), filter: filter.cloned(), rows };
+    let question = Question::RecordRead { read: Box::new(read) };
+    let mut recorded = None;
+    for gateway in slots::live(dir) {
+        let asked = admin::ask(&gateway, &question, &mut |_| ControlFlow::Continue(())).await;
+        if asked.is_ok() {
+            return Ok(());
+        }
+        recorded = Some(asked);
+    }
+    let Some(failed) = recorded else {
         print_error(&format!("this read is not recorded: no live gateway in {} (--dir) can be asked", dir.display()));
         return Ok(());
-    }
-    let read = TrailRead { command, from: trail.source(), filter: filter.cloned(), rows };
-    let recorded =
-        admin::ask(dir, &Question::RecordRead { read: Box::new(read) }, &mut |_| ControlFlow::Continue(())).await;
-    recorded.context("the live gateway did not record this read (gateway/read); nothing is shown")
+    };
+    failed.context("the live gateway did not record this read (gateway/read); nothing is shown")
 }

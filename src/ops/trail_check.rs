@@ -94,7 +94,7 @@ fn check_trail(
         expect: Expect::new(request.heads.is_some(), request.strict),
         vouched,
         replica: false,
-        live: None,
+        live: Vec::new(),
     };
     let mut checker = Checker::new(Origin::Outbox, options, statements, heads);
     for stream in &streams {

@@ -57,6 +57,8 @@ pub struct Backend {
     pub(super) probe_interval: Option<Duration>,
     /// The last look at it failed.
     pub(super) is_unreachable: AtomicBool,
+    /// It did not answer a list in time, and none since.
+    pub(super) is_late: AtomicBool,
     /// The items that were left out of its lists.
     pub(super) items_omitted: AtomicU64,
     pub(super) known_names: KnownNames,
@@ -107,6 +109,7 @@ impl Backend {
             changes,
             probe_interval: Some(config.probe_interval).filter(|interval| !interval.is_zero()),
             is_unreachable: AtomicBool::new(false),
+            is_late: AtomicBool::new(false),
             items_omitted: AtomicU64::new(0),
             known_names: KnownNames::default(),
             definitions: Definitions::default(),

@@ -33,6 +33,14 @@ const LIST_PAGES_MAX: usize = 1000;
 /// Most bytes of all pages of a list. *Chosen*: as for one line.
 const LIST_BYTES_MAX: usize = LINE_BYTES_MAX;
 
+/// The longest time that one backend may delay what a client asks of all backends. *Chosen*: a client has its list
+/// within 5 s; a stdio server that is starting takes 1 to 3 s.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The same for a backend that was late and has not answered a list since. *Chosen*: long for a server that works,
+/// short for a client. Clients hear of the backend when it answers.
+const PATIENCE_WHEN_LATE: Duration = Duration::from_millis(250);
+
 /// Longest time for one page of a list. *Chosen*: most servers have static lists, and a client waits for the answer.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -58,6 +66,18 @@ impl Backend {
             read.await
         };
         tokio::time::timeout(timeout, work).await.unwrap_or(Err(CallError::TimedOut { after: timeout }))
+    }
+
+    /// The longest time that the backend may delay what a client asks of all backends.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        if self.is_late.load(Ordering::Relaxed) { PATIENCE_WHEN_LATE } else { PATIENCE }
+    }
+
+    /// Remembers that the backend did not answer a list in time. Nothing changes if the gateway does not look at the
+    /// backend by itself: nothing would show that it answers again.
+    pub fn set_late(&self) {
+        self.is_late.store(self.probe_interval.is_some(), Ordering::Relaxed);
     }
 
     /// Reads all pages of a list. If a later page cannot be read, the earlier ones are kept.
@@ -92,6 +112,9 @@ impl Backend {
                 let page = self.read_page(&page, list)?;
                 read.add(page).map_err(|fault| CallError::List { fault })
             });
+            if added.is_ok() {
+                self.is_late.store(false, Ordering::Relaxed);
+            }
             cursor = match added {
                 Ok(None) => return Ok(read.finish(true)),
                 Ok(next) => next,

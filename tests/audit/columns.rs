@@ -134,7 +134,7 @@ async fn a_changed_value_of_any_column_is_found() {
 async fn faults_of(connection: &mut Connection) -> Vec<Fault> {
     let snapshot = TrailSnapshot::begin(connection, Selection::default()).await.unwrap();
     let (now, settle) = (snapshot.time(), std::time::Duration::ZERO);
-    let (expect, vouched, replica, live) = (Expect::Nothing, false, false, None);
+    let (expect, vouched, replica, live) = (Expect::Nothing, false, false, Vec::new());
     let options = Options { findings_max: 100, now, settle, expect, vouched, replica, live };
     snapshot.check(Heads::default(), options, |_| ()).await.unwrap().faults
 }

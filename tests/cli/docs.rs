@@ -264,9 +264,9 @@ fn config_check_accepts_every_example() {
 }
 
 #[test]
-fn every_client_example_sets_a_token_and_its_own_outbox() {
+fn every_client_example_sets_a_token_and_leaves_the_directory_to_the_configuration() {
     let desktop = fs::read_to_string(root().join("examples/desktop.toml")).unwrap();
-    let mut dirs = Vec::new();
+    let mut count = 0;
     for file in examples("json") {
         let json: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
         let Some(servers) = json.get("mcpServers").or_else(|| json.get("servers")) else { continue };
@@ -278,11 +278,9 @@ fn every_client_example_sets_a_token_and_its_own_outbox() {
             assert_eq!(args[3..5], ["--backend", name.as_str()]);
             assert!(desktop.contains(&format!("[backends.{name}]")));
             assert!(args.get(5) == Some(&"--token-file") || server["env"]["GATEPOST_TOKEN"].is_string());
-            dirs.push(server["env"]["GATEPOST_AUDIT_DIR"].as_str().unwrap().to_owned());
+            assert!(server["env"]["GATEPOST_AUDIT_DIR"].is_null(), "{}: a slot for each", file.display());
+            count += 1;
         }
     }
-    let count = dirs.len();
-    dirs.sort();
-    dirs.dedup();
-    assert!(count == dirs.len() && count > 2, "{dirs:?}: two processes cannot share an outbox");
+    assert!(count > 2 && desktop.contains("\ndir = \"/home/"), "a client starts its servers in any working directory");
 }

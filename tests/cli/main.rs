@@ -18,6 +18,7 @@ mod common {
     pub mod mcp;
     pub mod postgres;
     pub mod process;
+    pub mod stdio_client;
     pub mod wait;
 }
 
@@ -46,4 +47,5 @@ mod retire_locks;
 mod run;
 mod scale;
 mod secret_files;
+mod slots;
 mod trials;

@@ -11,7 +11,15 @@ use gatepost::audit::verify::{
 
 /// The options of a check at the time `now`.
 pub fn options(expect: Expect, now: Timestamp) -> Options {
-    Options { findings_max: 1000, now, settle: Duration::ZERO, expect, vouched: false, replica: false, live: None }
+    Options {
+        findings_max: 1000,
+        now,
+        settle: Duration::ZERO,
+        expect,
+        vouched: false,
+        replica: false,
+        live: Vec::new(),
+    }
 }
 
 /// Checks `records`, which are in the order of (gateway, epoch, seq), as if they were in Postgres.

@@ -133,7 +133,7 @@ impl Setup {
         self.dir.join("data")
     }
 
-    /// The configuration file, written anew.
+    /// The configuration file, written anew unless it has these settings already: a process may be reading it.
     pub fn config_file(&self) -> PathBuf {
         let file = self.dir.join("gatepost.toml");
         let mut settings = self.settings.clone();
@@ -145,7 +145,11 @@ impl Setup {
             }
         }
         let lines: Vec<String> = settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-        write_secret(&file, lines.concat());
+        if fs::read_to_string(&file).is_ok_and(|written| written == lines.concat()) {
+            fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        } else {
+            write_secret(&file, lines.concat());
+        }
         file
     }
 

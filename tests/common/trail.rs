@@ -232,7 +232,7 @@ pub async fn verify_postgres(pool: &PgPool) -> Vec<Entry> {
         expect: Expect::Nothing,
         vouched: false,
         replica: false,
-        live: None,
+        live: Vec::new(),
     };
     let mut faults = snapshot.check(Heads::default(), options, |_| {}).await.unwrap().faults;
     // Some tests change the tables, to see what a gateway does then.

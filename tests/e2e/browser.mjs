@@ -1,5 +1,5 @@
-// What the drivers of the console share: Chromium, what must not happen in it, and the way in. They are started as
-// `node DRIVER MODULES URL TOKEN SHOTS`, by tests/e2e/browser.rs.
+// What the drivers of Chromium share: the browser itself, and for the console what must not happen in it, and the way
+// in. Those of the console are started as `node DRIVER MODULES URL TOKEN SHOTS`, by tests/e2e/browser.rs.
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -20,12 +20,12 @@ export const PATIENCE = 60_000;
 export const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
 const profile = mkdtempSync(join(tmpdir(), "gatepost-chromium-"));
-export const start = (options) =>
+export const start = ({ args = [], ...options } = {}) =>
   chromium.launchPersistentContext(mkdtempSync(join(profile, "p-")), {
     executablePath: "/usr/bin/chromium",
     headless: true,
     args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-      "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+      "--disable-background-networking", "--disable-component-update", "--disable-sync", ...args],
     viewport: { width: 1280, height: 900 },
     ...options,
   });

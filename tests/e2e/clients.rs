@@ -4,12 +4,14 @@
 //! beside it, and at the path of the backend alone. The results must equal the table.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use crate::clients_and_servers::modern_node;
-use crate::common::gatepost::{Setup, token};
+use crate::clients_and_servers::{modern_node, python_beside};
+use crate::common::gatepost::{BINARY, Setup, token};
 use crate::common::python::python_program;
 use crate::common::server::Server;
 use crate::common::stored_records::stored_records;
@@ -53,25 +55,41 @@ fn tried(program: &Path, driver: &str, url: &str, prefix: &str, era: &str) -> BT
     found
 }
 
-fn tries(column: &str, driver: &str, era: &str) {
-    let program = if driver.starts_with("python") { python_program("python") } else { modern_node() };
+/// A setup with the features as its second backend, `far`.
+fn with_features() -> (Setup, Server) {
     let mut features = Command::new(python_program("python"));
     let features = Server::start(features.arg(script("feature_server.py")));
     let mut setup = Setup::new();
     setup.set("backends.far.url", &features.url);
+    (setup, features)
+}
+
+/// Compares what a driver found with the column of the table.
+fn is_as_documented(column: &str, path: &str, found: &BTreeMap<String, String>) {
+    let want = documented(column);
+    let listed: BTreeMap<_, _> = want.iter().filter(|(feature, _)| found.contains_key(*feature)).collect();
+    assert_eq!(found.iter().collect::<BTreeMap<_, _>>(), listed, "{column} at {path}");
+    // What the driver does not even try is no feature of the client.
+    let rest = want.iter().filter(|(feature, _)| !found.contains_key(*feature));
+    assert!(rest.clone().all(|(_, cell)| cell == "-"), "{column} at {path}: {:?}", rest.collect::<Vec<_>>());
+}
+
+fn tries(column: &str, driver: &str, era: &str) {
+    let program = if driver.starts_with("python") { python_program("python") } else { modern_node() };
+    tries_at(column, driver, era, &program, &["/mcp", "/mcp/far"]);
+}
+
+fn tries_at(column: &str, driver: &str, era: &str, program: &Path, paths: &[&str]) {
+    let (setup, _features) = with_features();
     let gatepost = setup.start();
     let want = documented(column);
     let asks = ["elicit", "sample", "roots"].into_iter().filter(|feature| want[*feature] == "yes").count();
-    for (path, prefix) in [("/mcp", "far__"), ("/mcp/far", "")] {
-        let found = tried(&program, driver, &format!("{}{path}", gatepost.url()), prefix, era);
-        let listed: BTreeMap<_, _> = want.iter().filter(|(feature, _)| found.contains_key(*feature)).collect();
-        assert_eq!(found.iter().collect::<BTreeMap<_, _>>(), listed, "{column} at {path}");
-        // What the driver does not even try is no feature of the client.
-        let rest = want.iter().filter(|(feature, _)| !found.contains_key(*feature));
-        assert!(rest.clone().all(|(_, cell)| cell == "-"), "{column} at {path}: {:?}", rest.collect::<Vec<_>>());
+    for path in paths {
+        let prefix = if *path == "/mcp" { "far__" } else { "" };
+        is_as_documented(column, path, &tried(program, driver, &format!("{}{path}", gatepost.url()), prefix, era));
     }
     assert_eq!(gatepost.terminate(), Some(0));
-    answers_are_linked(&setup, era, 2 * asks);
+    answers_are_linked(&setup, era, paths.len() * asks);
 }
 
 /// Each of `asks` questions left its answer in the trail, below the call that asked.
@@ -106,6 +124,32 @@ fn the_python_client_of_the_older_era() {
 #[test]
 fn the_python_client_of_the_stateless_era() {
     tries("Python 2.3.0, modern", "python_client.py", "modern");
+}
+
+#[test]
+fn version_1_of_the_python_client() {
+    let program = python_beside("mcp-proxy", "python");
+    tries_at("Python 1.30.0, legacy", "python_v1_client.py", "legacy", &program, &["/mcp", "/mcp/far"]);
+}
+
+/// The first versions have no HTTP, and start the gateway themselves.
+#[test]
+fn an_early_version_of_the_python_client() {
+    let (setup, _features) = with_features();
+    let log = setup.dir().join("log");
+    let words = format!("{BINARY} stdio --config {}", setup.config_file().display());
+    let start = format!("#!/bin/sh\nexec {words} 2>>{}\n", log.display());
+    let program = setup.dir().join("start");
+    std::fs::write(&program, start).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let url = format!("stdio:{}", program.display());
+    let found = tried(&python_beside("mcp-1.3", "python"), "python_v1_client.py", &url, "far__", "legacy");
+    is_as_documented("Python 1.3.0, stdio", "stdio", &found);
+}
+
+#[test]
+fn mcp_remote_as_the_stdio_server_of_a_client() {
+    tries_at("mcp-remote 0.15.1, legacy", "mcp_remote.mjs", "legacy", &modern_node(), &["/mcp"]);
 }
 
 #[test]

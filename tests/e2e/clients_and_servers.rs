@@ -27,6 +27,12 @@ pub fn modern_node() -> PathBuf {
         .unwrap_or_else(|| panic!("no Node below {}: run ./scripts/setup", library.display()))
 }
 
+/// A program of an environment inside that of Python, as `python` of `mcp-1.3`: for packages that need another version
+/// of the SDK.
+pub fn python_beside(environment: &str, name: &str) -> PathBuf {
+    python_program(&format!("../{environment}/bin/{name}"))
+}
+
 /// Runs `tests/e2e/client.py` with these arguments and gives the JSON that it prints.
 pub async fn python_client(args: &[&str]) -> Value {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/client.py");

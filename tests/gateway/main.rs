@@ -45,6 +45,7 @@ mod listening;
 mod lists;
 mod logging;
 mod lost_sessions;
+mod odd_streams;
 mod open_web;
 mod process_limits;
 mod questions;

@@ -132,6 +132,12 @@ impl Opening {
         })
     }
 
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Begins the epoch with its first commit, in a new file. This ends the intents that were left over: `first`
     /// contains their `interrupted` records. `bytes_max` is the quota for all files together.
     ///

@@ -55,6 +55,22 @@ pub struct OutboxStats {
     pub intents: usize,
 }
 
+impl StoredStream {
+    /// The number of stored records that are not known to be delivered.
+    #[must_use]
+    pub fn undelivered(&self) -> u64 {
+        self.last.0.saturating_sub(self.delivered.0.max(self.first.0.saturating_sub(1)))
+    }
+}
+
+impl OutboxStats {
+    /// The number of stored records that are not known to be delivered.
+    #[must_use]
+    pub fn undelivered(&self) -> u64 {
+        self.streams.iter().map(StoredStream::undelivered).sum()
+    }
+}
+
 impl Reader {
     pub(super) fn new(files: Arc<FileSet>) -> Self {
         Self { files, purpose: Purpose::Delivery }
@@ -74,6 +90,12 @@ impl Reader {
     pub fn offline(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self, OutboxError> {
         let numbers = FileNumber::list(fs.as_ref(), dir)?;
         Ok(Self::new(Arc::new(FileSet::new(fs, dir.to_owned(), &numbers, &BTreeMap::new(), None))))
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.files.dir
     }
 
     /// The numbers of the files, oldest first.

@@ -87,6 +87,7 @@ impl TrailSnapshot<'_> {
             windows.insert(registrar, Window::ALL);
         }
         let retired = if windows.is_none() { statements.retired_records() } else { 0 };
+        let findings_max = options.findings_max;
         let mut checker = Checker::new(Origin::Postgres, options, statements, heads);
         for stream in &self.streams {
             checker.add_stream(*stream);
@@ -113,7 +114,7 @@ impl TrailSnapshot<'_> {
             }
         }
         let mut checker = hashing.finish().await?;
-        self.repeated_ids(&mut checker, options.findings_max).await?;
+        self.repeated_ids(&mut checker, findings_max).await?;
         let mut report = checker.finish();
         report.add_faults(self.tables.faults);
         report.add_unproven(self.tables.unproven);

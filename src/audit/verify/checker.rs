@@ -70,19 +70,20 @@ impl Checker {
     /// A checker of a trail of which `statements` are known.
     #[must_use]
     pub fn new(origin: Origin, options: Options, statements: Statements, heads: Heads) -> Self {
+        let findings_max = options.findings_max;
         Self {
             origin,
+            confirmation: Confirmation::new(origin, options.clone(), statements.registrar()),
             options,
-            confirmation: Confirmation::new(origin, options, statements.registrar()),
             statements,
             cursors: BTreeMap::new(),
             streams: BTreeSet::new(),
             heads,
             windows: None,
             current: None,
-            missing: Missing::new(options.findings_max),
+            missing: Missing::new(findings_max),
             ids: RequestIds::new(0),
-            report: Report::new(options.findings_max),
+            report: Report::new(findings_max),
         }
     }
 
@@ -415,7 +416,7 @@ impl Checker {
             let (kind, first, last) = (FaultKind::Tail, Seq(1), head.seq);
             let missing = MissingRecords { kind, stream, first, last, after: begun_at, before: delivered_at };
             self.missing.add(missing, &mut self.report);
-        } else if self.options.live != Some(stream) {
+        } else if !self.options.live.contains(&stream) {
             let what = "has a cursor and no records: the epoch began and delivered nothing, or was made up";
             self.report.unproven(UnprovenKind::EmptyStream, Place::stream(stream), what.to_owned());
         }

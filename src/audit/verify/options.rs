@@ -48,7 +48,7 @@ impl Expect {
 }
 
 /// The rules by which a trail is judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Most faults, and most unproven parts, to list; all are counted.
     pub findings_max: usize,
@@ -62,6 +62,6 @@ pub struct Options {
     pub vouched: bool,
     /// True if the store is a replica, which may lag.
     pub replica: bool,
-    /// The stream that the live gateway is writing.
-    pub live: Option<StreamId>,
+    /// The streams that live gateways are writing.
+    pub live: Vec<StreamId>,
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 
+use live::LiveFindings;
+
 use crate::audit::query::TrailSnapshot;
 use crate::audit::record::{Epoch, GatewayId, Timestamp};
 use crate::audit::verify::{Expect, HeadSource, Heads, Options, Report, Selection, StreamHead, Verdict};
@@ -16,7 +18,7 @@ use crate::cli::exit::{CommandError, usage};
 use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::{json_line, print};
 use crate::cli::progress::Progress;
-use crate::cli::trail;
+use crate::cli::{slots, trail};
 use crate::config::Config;
 use crate::counts::plural;
 use crate::ops::protocol::{CheckRequest, Question};
@@ -107,7 +109,7 @@ pub(super) async fn run(config: &Config, args: &Args, json: bool) -> anyhow::Res
             let snapshot = snapshot.map_err(|error| failed("read the trail", error))?;
             in_postgres(config, args, &expected, snapshot, &mut progress).await
         }
-        TrailReader::Outbox(outbox) => in_outbox(config, args, expected.clone(), outbox).await,
+        TrailReader::Outbox(outbox) => in_outbox(args, expected.clone(), outbox).await,
     };
     progress.clear();
     let report = report?;
@@ -146,8 +148,10 @@ async fn in_postgres(
     for head in expected {
         heads.add(head, HeadSource::File);
     }
-    let client = OutboxClient::new(&config.audit.dir);
-    let live = live::compare(config, &client, &snapshot, args.settle, &mut heads).await?;
+    let mut live = LiveFindings::default();
+    for dir in slots::live(&config.audit.dir) {
+        live.compare(config, &OutboxClient::new(&dir), &snapshot, args.settle, &mut heads).await?;
+    }
     let options = Options {
         findings_max: args.faults,
         now: snapshot.time(),
@@ -155,7 +159,7 @@ async fn in_postgres(
         expect: Expect::new(!args.expect.is_empty(), args.strict),
         vouched: false,
         replica: snapshot.is_replica(),
-        live: live.stream,
+        live: live.streams,
     };
     let checked = snapshot.check(heads, options, |count| progress.show(count)).await;
     let mut report = checked.map_err(|error| failed("check the trail", error))?;
@@ -165,12 +169,7 @@ async fn in_postgres(
     Ok(report)
 }
 
-async fn in_outbox(
-    config: &Config,
-    args: &Args,
-    expected: Vec<StreamHead>,
-    outbox: &OutboxClient,
-) -> anyhow::Result<Report> {
+async fn in_outbox(args: &Args, expected: Vec<StreamHead>, outbox: &OutboxClient) -> anyhow::Result<Report> {
     if args.selection().has_times() {
         return Err(usage("--since and --until need a trail in Postgres; an outbox is checked by --epoch"));
     }
@@ -183,7 +182,7 @@ async fn in_outbox(
     };
     let mut report: Report = outbox.one(&Question::CheckTrail { request: Box::new(request) }).await?;
     if let Some(source) = &mut report.source {
-        source.directory = Some(config.audit.dir.display().to_string());
+        source.directory = Some(outbox.dir().display().to_string());
     }
     Ok(report)
 }

@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use crate::audit::outbox::StoredStream;
 use crate::audit::pipeline::{Pipeline, Probe, StopReport};
 use crate::audit::record::{Epoch, GatewayId, Seq};
 use crate::audit::shipper::ShipperState;
 use crate::cli::outbox_client::OutboxClient;
-use crate::cli::output::{json_line, print, print_error};
+use crate::cli::output::{print, print_error};
 use crate::cli::{database, pipeline};
 use crate::config::Config;
 use crate::ops::format::plural;
@@ -65,7 +64,7 @@ pub(super) async fn run(config: &Config, client: &OutboxClient, args: &Args, jso
         bail!("{records} left, stored in {dir}: {reason}; fix this and drain again");
     }
     let text = format!("all records are delivered; the stream of gateway {gateway_id} is closed at {epoch}/{last}\n");
-    Ok(print(&if json { json_line(&Drained { gateway_id, epoch, last, left })? } else { text })?)
+    Ok(print(&if json { client.json_line(&Drained { gateway_id, epoch, last, left })? } else { text })?)
 }
 
 /// Delivers everything, then closes the epoch and delivers that; prints each error of delivery once. For at most
@@ -105,9 +104,5 @@ fn print_new_error(probe: &Probe, printed: &mut Option<String>) {
 /// Records that are stored and not known to be delivered.
 async fn undelivered(client: &OutboxClient) -> anyhow::Result<u64> {
     let stats: StatsAnswer = client.one(&Question::Stats).await?;
-    let of_stream = |stream: &StoredStream| {
-        let before = stream.delivered.0.max(stream.first.0.saturating_sub(1));
-        stream.last.0.saturating_sub(before)
-    };
-    Ok(stats.files.streams.iter().map(of_stream).sum())
+    Ok(stats.files.undelivered())
 }

@@ -50,6 +50,11 @@ pub(super) struct Args {
 }
 
 impl Args {
+    /// The option that is about one stream, if it is given.
+    pub(super) fn of_one_stream(&self) -> Option<&'static str> {
+        self.after.map(|_| "--after").or(self.limit.map(|_| "--limit"))
+    }
+
     /// Checks the options, before anything is read.
     fn check(&self, dir: &Path, json: bool) -> anyhow::Result<()> {
         if json && self.format == Format::Csv {
@@ -77,11 +82,11 @@ fn parent(output: &Path) -> &Path {
     output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-pub(super) async fn run(dir: &Path, client: &OutboxClient, args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(dir: &Path, outboxes: &[OutboxClient], args: &Args, json: bool) -> anyhow::Result<()> {
     args.check(dir, json)?;
     let Some(output) = &args.output else {
         let mut out = BufWriter::new(io::stdout().lock());
-        write(client, args, &mut out, &|error| OutputError::new(error).into()).await?.report();
+        write(outboxes, args, &mut out, &|error| OutputError::new(error).into()).await?.report();
         return Ok(());
     };
     let mut temporary = output.clone().into_os_string();
@@ -90,7 +95,7 @@ pub(super) async fn run(dir: &Path, client: &OutboxClient, args: &Args, json: bo
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
     let mut file = BufWriter::new(file.with_context(|| format!("cannot create {}", temporary.display()))?);
     let failed = |error| anyhow::Error::new(error).context(format!("cannot write {}", temporary.display()));
-    let exported = match write(client, args, &mut file, &failed).await {
+    let exported = match write(outboxes, args, &mut file, &failed).await {
         Ok(exported) => finish(&file, &temporary, output)
             .with_context(|| format!("cannot write {}", output.display()))
             .map(|()| exported),
@@ -131,7 +136,7 @@ impl Exported {
 
 /// Writes the records to `out`; `failed` gives an error of `out` its words.
 async fn write(
-    client: &OutboxClient,
+    outboxes: &[OutboxClient],
     args: &Args,
     out: &mut dyn Write,
     failed: &dyn Fn(io::Error) -> anyhow::Error,
@@ -142,23 +147,25 @@ async fn write(
     if args.format == Format::Csv {
         out.write_all(csv::header().as_bytes()).map_err(failed)?;
     }
-    client
-        .each(&question, &mut |line| match line {
-            Line::Record(record) => {
-                exported.records += 1;
-                let line = match args.format {
-                    Format::Jsonl => json_line(&record)?,
-                    Format::Csv => csv::line(&record, cells),
-                };
-                out.write_all(line.as_bytes()).map_err(failed)
-            }
-            Line::ScanEnd(end) => {
-                exported.end = Some(end);
-                Ok(())
-            }
-            _ => Err(UnexpectedLineError.into()),
-        })
-        .await?;
+    for client in outboxes {
+        client
+            .each(&question, &mut |line| match line {
+                Line::Record(record) => {
+                    exported.records += 1;
+                    let line = match args.format {
+                        Format::Jsonl => json_line(&record)?,
+                        Format::Csv => csv::line(&record, cells),
+                    };
+                    out.write_all(line.as_bytes()).map_err(failed)
+                }
+                Line::ScanEnd(end) => {
+                    exported.end = Some(end);
+                    Ok(())
+                }
+                _ => Err(UnexpectedLineError.into()),
+            })
+            .await?;
+    }
     out.flush().map_err(failed)?;
     Ok(exported)
 }

@@ -6,7 +6,10 @@ use crate::cli::outbox_client::OutboxClient;
 use crate::cli::output::{json_lines, print};
 use crate::ops::protocol::Question;
 
-pub(super) async fn run(client: &OutboxClient) -> anyhow::Result<()> {
-    let heads: Vec<OutboxHead> = client.all(&Question::OutboxHeads).await?;
+pub(super) async fn run(outboxes: &[OutboxClient]) -> anyhow::Result<()> {
+    let mut heads: Vec<OutboxHead> = Vec::new();
+    for client in outboxes {
+        heads.extend(client.all::<OutboxHead>(&Question::OutboxHeads).await?);
+    }
     Ok(print(&json_lines(&heads)?)?)
 }

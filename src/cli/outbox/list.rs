@@ -27,6 +27,13 @@ pub(super) struct Args {
     intents: bool,
 }
 
+impl Args {
+    /// The option that is about one stream, if it is given.
+    pub(super) fn of_one_stream(&self) -> Option<&'static str> {
+        self.after.map(|_| "--after")
+    }
+}
+
 fn parse_limit(text: &str) -> Result<usize, String> {
     let limit = text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
     limit.ok_or_else(|| {

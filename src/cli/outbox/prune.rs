@@ -12,7 +12,7 @@ use crate::audit::outbox::prune::PruneLimit;
 use crate::audit::record::{Epoch, Seq, Timestamp};
 use crate::cli::exit::usage;
 use crate::cli::outbox_client::OutboxClient;
-use crate::cli::output::{json_line, print, print_error};
+use crate::cli::output::{print, print_error};
 use crate::cli::{database, pipeline};
 use crate::config::{Config, Level};
 use crate::ops::format::plural;
@@ -42,6 +42,11 @@ pub(super) struct Args {
 }
 
 impl Args {
+    /// The option that is about one stream, if it is given.
+    pub(super) fn of_one_stream(&self) -> Option<&'static str> {
+        self.before.map(|_| "--before")
+    }
+
     /// Checks the configuration, and that a person can be asked, before anything is opened.
     fn check(&self, config: &Config) -> anyhow::Result<()> {
         // I4: records for Postgres leave the outbox once they are delivered, and only then.
@@ -74,14 +79,15 @@ pub(super) async fn run(config: &Config, client: &OutboxClient, args: &Args, jso
     let prunable = client.all::<PrunedFiles>(&Question::Prunable { until: args.until() }).await?;
     let Some(prunable) = prunable.into_iter().next() else {
         print_error("no whole file of the outbox is that old; the newest file is never removed");
-        return Ok(print(if json { "{\"records\":0,\"files\":0}\n" } else { "nothing to prune\n" })?);
+        let nothing = || client.json_line(&serde_json::json!({ "records": 0, "files": 0 }));
+        return Ok(print(&if json { nothing()? } else { "nothing to prune\n".to_owned() })?);
     };
     if prunable.awaited && !args.undelivered {
         return Err(PruneError::Awaited.into());
     }
     if args.dry_run {
         let text = || format!("would remove {}; nothing was changed\n", description(&prunable));
-        return Ok(print(&if json { json_line(&prunable)? } else { text() })?);
+        return Ok(print(&if json { client.json_line(&prunable)? } else { text() })?);
     }
     if !args.yes && !confirm(&description(&prunable))? {
         bail!("not confirmed; nothing was pruned");
@@ -96,7 +102,7 @@ pub(super) async fn run(config: &Config, client: &OutboxClient, args: &Args, jso
         prune_dead(config, until, awaited).await?
     };
     let text = || format!("removed {}; recorded in the trail as gateway/pruned\n", description(&pruned));
-    Ok(print(&if json { json_line(&pruned)? } else { text() })?)
+    Ok(print(&if json { client.json_line(&pruned)? } else { text() })?)
 }
 
 /// Prunes the directory of a gateway that does not run.

@@ -10,7 +10,7 @@ use crate::audit::codec::explain;
 use crate::audit::query::Filter;
 use crate::audit::record::AuditRecord;
 use crate::cli::outbox_client::OutboxClient;
-use crate::cli::output::{json_line, json_lines, print};
+use crate::cli::output::{json_line, print};
 use crate::cli::record_view::{Arguments, record_fields};
 use crate::escape::escape_hidden;
 use crate::ops::protocol::{Question, StoredFrame};
@@ -47,17 +47,29 @@ struct JsonField<'a> {
     value: &'a str,
 }
 
-pub(super) async fn run(dir: &Path, client: &OutboxClient, args: &Args, json: bool) -> anyhow::Result<()> {
+impl Args {
+    /// The argument, if it names a position in one stream.
+    pub(super) fn of_one_stream(&self) -> Option<&'static str> {
+        let position = self.id.parse::<EpochSeq>().ok();
+        position.map(|_| "EPOCH/SEQ")
+    }
+}
+
+pub(super) async fn run(dir: &Path, outboxes: &[OutboxClient], args: &Args, json: bool) -> anyhow::Result<()> {
     let id = &args.id;
     let filter = Filter { limit: 1, ..parse_record_ref(id).map_err(anyhow::Error::msg)? };
-    let records: Vec<AuditRecord> = client.all(&Question::Records { filter: Box::new(filter) }).await?;
-    let Some(record) = records.first() else {
+    let mut found = None;
+    for client in outboxes {
+        let records: Vec<AuditRecord> = client.all(&Question::Records { filter: Box::new(filter.clone()) }).await?;
+        found = found.or(records.into_iter().next().map(|record| (client, record)));
+    }
+    let Some((client, record)) = found else {
         bail!("no stored record {id} in {}; if it was delivered, use gatepost audit show", dir.display());
     };
     if !args.hex {
-        return Ok(print(&if json { json_lines(&records)? } else { record_fields(record, Arguments::OneLine) })?);
+        return Ok(print(&if json { json_line(&record)? } else { record_fields(&record, Arguments::OneLine) })?);
     }
-    let position = EpochSeq::of(record);
+    let position = EpochSeq::of(&record);
     let frames: Vec<StoredFrame> = client.all(&Question::Frame { position }).await?;
     let Some(frame) = frames.first() else {
         bail!("the bytes of {position} are not stored: they are damaged, or were delivered and removed meanwhile");
@@ -72,9 +84,9 @@ pub(super) async fn run(dir: &Path, client: &OutboxClient, args: &Args, json: bo
             value,
         });
         let fields = fields.collect();
-        return Ok(print(&json_line(&JsonFrame { record, frame, fields })?)?);
+        return Ok(print(&json_line(&JsonFrame { record: &record, frame, fields })?)?);
     }
-    let mut text = record_fields(record, Arguments::OneLine);
+    let mut text = record_fields(&record, Arguments::OneLine);
     let StoredFrame { file, segment, offset, .. } = frame;
     writeln!(text, "\n{} bytes at {offset} of segment {}/{segment} in {file}", bytes.len(), position.epoch)?;
     for field in &fields {

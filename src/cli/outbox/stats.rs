@@ -3,7 +3,7 @@
 use crate::audit::outbox::StoredStream;
 use crate::audit::shipper::ShipperState;
 use crate::cli::outbox_client::OutboxClient;
-use crate::cli::output::{json_lines, print};
+use crate::cli::output::print;
 use crate::cli::table::table;
 use crate::escape::escape_hidden;
 use crate::ops::format::{age, bytes, count, plural};
@@ -12,7 +12,7 @@ use crate::ops::status::PipelineStatus;
 
 pub(super) async fn run(client: &OutboxClient, json: bool) -> anyhow::Result<()> {
     let stats: StatsAnswer = client.one(&Question::Stats).await?;
-    Ok(print(&if json { json_lines(&[stats])? } else { text(&stats) })?)
+    Ok(print(&if json { client.json_line(&stats)? } else { text(&stats) })?)
 }
 
 fn text(stats: &StatsAnswer) -> String {

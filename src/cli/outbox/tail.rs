@@ -27,12 +27,39 @@ pub(super) struct Args {
     follow: bool,
 }
 
-pub(super) async fn run(client: &OutboxClient, args: &Args, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(outboxes: &[OutboxClient], args: &Args, json: bool) -> anyhow::Result<()> {
+    let mut printer = Printer { json, has_headings: false };
+    let mut followed = Vec::new();
+    for client in outboxes {
+        followed.push((client, print_newest(client, args, &mut printer).await?));
+    }
+    if !args.follow {
+        return Ok(());
+    }
+    while !followed.is_empty() {
+        let mut live = Vec::new();
+        for (client, mut at) in followed {
+            let is_live = client.live_gateway()?.is_some();
+            print_new(client, args, &mut at, &mut printer).await?;
+            if is_live {
+                live.push((client, at));
+            }
+        }
+        followed = live;
+        if !followed.is_empty() {
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+    print_error("the gateway has stopped");
+    Ok(())
+}
+
+/// Prints the newest records, and returns the position of the last stored one.
+async fn print_newest(client: &OutboxClient, args: &Args, printer: &mut Printer) -> anyhow::Result<EpochSeq> {
     // The end is read before the records: records stored in between are after it, and the loop prints them once.
     let stats: StatsAnswer = client.one(&Question::Stats).await?;
     let newest = stats.files.streams.last().map(|stream| EpochSeq { epoch: stream.epoch.0, seq: stream.last.0 });
-    let mut at = newest.unwrap_or_default();
-    let mut printer = Printer { json, has_headings: false };
+    let at = newest.unwrap_or_default();
     if args.lines > 0 {
         let question = Question::Records { filter: args.selection.filter(args.lines) };
         for record in client.all::<AuditRecord>(&question).await? {
@@ -41,27 +68,22 @@ pub(super) async fn run(client: &OutboxClient, args: &Args, json: bool) -> anyho
             }
         }
     }
-    let mut live = args.follow;
-    while live {
-        live = client.live_gateway()?.is_some();
-        let question = Question::Scan { filter: args.selection.filter(1), after: Some(at), limit: None };
-        client
-            .each(&question, &mut |line| match line {
-                Line::Record(record) => printer.print(&record),
-                Line::ScanEnd(end) => {
-                    at = end.at.max(at);
-                    Ok(())
-                }
-                _ => Err(UnexpectedLineError.into()),
-            })
-            .await?;
-        if live {
-            tokio::time::sleep(INTERVAL).await;
-        } else {
-            print_error("the gateway has stopped");
-        }
-    }
-    Ok(())
+    Ok(at)
+}
+
+/// Prints the records after `at`, and moves it to the last one that was read.
+async fn print_new(client: &OutboxClient, args: &Args, at: &mut EpochSeq, printer: &mut Printer) -> anyhow::Result<()> {
+    let question = Question::Scan { filter: args.selection.filter(1), after: Some(*at), limit: None };
+    client
+        .each(&question, &mut |line| match line {
+            Line::Record(record) => printer.print(&record),
+            Line::ScanEnd(end) => {
+                *at = end.at.max(*at);
+                Ok(())
+            }
+            _ => Err(UnexpectedLineError.into()),
+        })
+        .await
 }
 
 /// Prints records one by one.

@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::audit::outbox::verify::{CheckedStream, LostPlaces, OutboxVerification, TrailStart};
 use crate::cli::exit::CommandError;
 use crate::cli::outbox_client::OutboxClient;
-use crate::cli::output::{json_lines, print};
+use crate::cli::output::print;
 use crate::cli::table::table;
 use crate::ops::format::plural;
 use crate::ops::protocol::Question;
@@ -15,7 +15,7 @@ use crate::ops::protocol::Question;
 pub(super) async fn run(client: &OutboxClient, json: bool) -> anyhow::Result<()> {
     let verified: OutboxVerification = client.one(&Question::Verify).await?;
     // The exit code has the verdict even if the report has no reader.
-    let printed = print(&if json { json_lines(std::slice::from_ref(&verified))? } else { text(&verified) });
+    let printed = print(&if json { client.json_line(&verified)? } else { text(&verified) });
     let Some(fault) = &verified.fault else {
         if verified.lost > 0 && printed.as_ref().is_ok() {
             let lost = plural(verified.lost, "record");

@@ -33,13 +33,15 @@ pub(super) const AUDIT: &[SettingSpec] = &[
         "audit.dir",
         ValueType::Path,
         Value("\"gatepost-data\""),
-        "The outbox directory, relative to the working directory. Only one process can use a directory.",
+        "The outbox directory, relative to the working directory. One `gatepost serve` can use a directory; `gatepost stdio` \
+         makes numbered slots below it, one for each process.",
     ),
     setting(
         "audit.gateway_id",
         ValueType::Uuid,
         Unset,
-        "This gateway's id in the trail. Unset: generated once, with the directory.",
+        "This gateway's id in the trail. Unset: generated once, with the directory or slot. If it is set, `gatepost stdio` \
+         has one slot, and a second process is refused.",
     ),
     setting(
         "audit.digest_key_file",
@@ -83,7 +85,7 @@ pub(super) const AUDIT: &[SettingSpec] = &[
         "audit.outbox_bytes_max",
         count("bytes", 64 * 1024 * 1024, 1024 * 1024 * 1024 * 1024),
         Value("8589934592"),
-        "Quota of all outbox files together. Alarms are raised at 75 % and 90 %; at 100 % calls are refused until \
+        "Quota of all files of an outbox or slot together. Alarms are raised at 75 % and 90 %; at 100 % calls are refused until \
          records are delivered.",
     ),
     setting(

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::StatusCode;
 use tokio::time::Instant;
@@ -17,10 +16,6 @@ use crate::mcp::methods::List;
 use crate::mcp::protocol::{Era, INVALID_PARAMS, LIST_TTL_MS};
 use crate::rbac::{Target, TargetKind};
 use crate::upstream::{self, Backend, CallError, Item, Items, Response, definition_digest};
-
-/// The longest time that one backend may delay a list of all backends. *Chosen*: a client waits for the list; a stdio
-/// server that is starting takes 1 to 3 s.
-pub(crate) const BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The member that keeps a list out of shared caches, because different roles see different lists.
 const PRIVATE: (&str, &str) = ("cacheScope", "\"private\"");
@@ -120,7 +115,7 @@ pub(crate) async fn original_name(ctx: &RequestContext<'_>, target: Target<'_>, 
         let route = ctx.list_route(backend).await?;
         backend.list(&route.connection, list).await
     };
-    let items = tokio::time::timeout(BACKEND_TIMEOUT, read).await.ok()?.ok()?.items;
+    let items = tokio::time::timeout(backend.patience(), read).await.ok()?.ok()?.items;
     items.iter().find(is_it).map(|item| item.name.clone())
 }
 
@@ -128,8 +123,10 @@ pub(crate) async fn original_name(ctx: &RequestContext<'_>, target: Target<'_>, 
 pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec<(Arc<Backend>, Arc<[Item]>)> {
     // I6: the number of lists that are read at once is bounded. The semaphore is never closed.
     let _permit = ctx.core.lists.acquire().await.ok();
-    let deadline = Instant::now() + BACKEND_TIMEOUT;
+    let begun = Instant::now();
     let of_one = |backend: Arc<Backend>| async move {
+        let patience = backend.patience();
+        let deadline = begun + patience;
         let read = async {
             let route = ctx.list_route(&backend).await?;
             let Items { items, is_whole } = backend.list_until(&route.connection, list, Some(deadline)).await?;
@@ -144,8 +141,11 @@ pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec
             // A backend without prompts, for example, answers with an error.
             Ok(Err(CallError::List { fault: upstream::NOT_OFFERED })) => return None,
             Ok(Err(error)) => error,
-            Err(_) => CallError::TimedOut { after: BACKEND_TIMEOUT },
+            Err(_) => CallError::TimedOut { after: patience },
         };
+        if matches!(error, CallError::TimedOut { .. }) {
+            backend.set_late();
+        }
         // The list that everyone gets is better than none; the backend's own for this session follows.
         let known = backend.known_tools().filter(|_| list == List::Tools);
         let is_known = known.is_some();

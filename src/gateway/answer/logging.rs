@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::gateway::answer::lists::BACKEND_TIMEOUT;
 use crate::gateway::answer::relay::{self, Sourced};
 use crate::gateway::call::context::RequestContext;
 use crate::upstream::{Backend, CallError, LOGGING, Response};
@@ -21,12 +20,13 @@ pub(crate) async fn set_level(ctx: &RequestContext<'_>) -> Sourced {
             }
             Ok::<_, CallError>(())
         };
-        match tokio::time::timeout(BACKEND_TIMEOUT, set).await {
+        let timeout = backend.patience();
+        match tokio::time::timeout(timeout, set).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(backend = backend.alias(), %error, "log level not set at a backend"),
             Err(_) => {
                 let backend = backend.alias();
-                tracing::debug!(backend, timeout = ?BACKEND_TIMEOUT, "setting the log level at a backend timed out");
+                tracing::debug!(backend, ?timeout, "setting the log level at a backend timed out");
             }
         }
     };

@@ -8,12 +8,12 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::mcp::json;
+use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{Era, MODERN_VERSION, SESSION_HEADER, VERSION_HEADER};
 use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::frame::Frame;
-use crate::upstream::message::{self, Event, ServerMessageHandler};
+use crate::upstream::message::{self, Event, Request, ServerMessageHandler};
 use crate::upstream::offer::Greeting;
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
 
@@ -51,6 +51,8 @@ pub(in crate::upstream) struct HttpConnection {
     pub(super) greeting: Mutex<Arc<Greeting>>,
     /// The `list_changed` notifications that the backend declared in its answer to `initialize`.
     pub(super) declared_lists: Mutex<Vec<&'static str>>,
+    /// The progress tokens of the open requests, as JSON text.
+    progress_tokens: Mutex<Vec<String>>,
     /// Cancelled when the connection is closed, or when the backend does not continue it.
     pub(super) ended: CancellationToken,
 }
@@ -62,13 +64,24 @@ pub(super) struct Session {
     pub(super) version: Option<HeaderValue>,
 }
 
-/// Cancels a legacy request at the backend when it is dropped before the response has come. A modern request is
-/// cancelled by its TCP connection or HTTP/2 stream, which closes.
+/// An open request. Cancels a legacy request at the backend when it is dropped before the response has come. A modern
+/// request is cancelled by its TCP connection or HTTP/2 stream, which closes.
 pub(super) struct RequestGuard<'a> {
-    pub(super) connection: &'a HttpConnection,
-    pub(super) id: u64,
+    connection: &'a HttpConnection,
+    id: u64,
+    progress_token: Option<&'a str>,
     /// The request has its response, or must not be cancelled.
     pub(super) is_done: bool,
+}
+
+impl<'a> RequestGuard<'a> {
+    pub(super) fn new(connection: &'a HttpConnection, id: u64, request: &'a Request<'_>) -> Self {
+        let progress_token = request.progress_token.as_deref();
+        if let Some(token) = progress_token {
+            connection.progress_tokens.lock().push(token.to_owned());
+        }
+        Self { connection, id, progress_token, is_done: false }
+    }
 }
 
 impl HttpConnection {
@@ -90,6 +103,7 @@ impl HttpConnection {
             listen_requested: AtomicBool::new(false),
             greeting: Mutex::default(),
             declared_lists: Mutex::default(),
+            progress_tokens: Mutex::default(),
             ended: CancellationToken::new(),
         }
     }
@@ -182,9 +196,18 @@ impl HttpConnection {
         });
     }
 
-    /// Passes an event to the handler of its request, or to the listener. Answers a ping, and any request that no
-    /// handler takes.
-    pub(super) fn handle_event(&self, event: Event, events: Option<&dyn ServerMessageHandler>) {
+    /// Passes an event in the response stream of `request`, or in the standalone stream, to the handler of the request
+    /// or to the listener. Answers a ping, and any request that no handler takes. Drops progress of a request that is
+    /// not open: clients close the whole connection for one unknown token.
+    pub(super) fn handle_event(&self, event: Event, request: Option<&Request<'_>>) {
+        if event.method == "notifications/progress" && !self.is_expected(&event, request) {
+            tracing::debug!(
+                backend = self.endpoint.alias,
+                "the backend reported progress of no open request; dropped it"
+            );
+            return;
+        }
+        let events = request.and_then(|request| request.events.as_deref());
         let (id, method) = (event.id.clone(), event.method.clone());
         let taken = match (&*method, id.as_deref()) {
             ("ping", Some(_)) => false,
@@ -198,10 +221,27 @@ impl HttpConnection {
         };
         self.send_in_background(answer);
     }
+
+    /// Returns whether a progress notification has the token of `request`, or in the standalone stream of any open one.
+    fn is_expected(&self, progress: &Event, request: Option<&Request<'_>>) -> bool {
+        let notification = Object::parse_path(&progress.json, &["params"]);
+        let params = notification.as_ref().and_then(|notification| notification.object("params"));
+        let token = params.as_ref().and_then(|params| params.get("progressToken"));
+        token.is_some_and(|token| match request {
+            Some(request) => request.progress_token.as_deref() == Some(token),
+            None => self.progress_tokens.lock().iter().any(|open| open == token),
+        })
+    }
 }
 
 impl Drop for RequestGuard<'_> {
     fn drop(&mut self) {
+        if let Some(token) = self.progress_token {
+            let mut open = self.connection.progress_tokens.lock();
+            if let Some(at) = open.iter().position(|open| open == token) {
+                open.swap_remove(at);
+            }
+        }
         if !self.is_done && self.connection.era == Era::Legacy {
             self.connection.send_in_background(message::cancelled(self.id));
         }

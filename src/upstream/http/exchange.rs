@@ -102,7 +102,7 @@ impl HttpConnection {
             message::LISTEN => RequestTimer::unlimited(),
             _ => RequestTimer::new(self.endpoint.timeouts).started_at(request.begun),
         };
-        let mut guard = RequestGuard { connection: self, id, is_done: false };
+        let mut guard = RequestGuard::new(self, id, request);
         let response = timer.run(self.post(body, headers)).await?;
         if matches!(response, Err(CallError::Down { .. })) {
             guard.is_done = true;
@@ -235,7 +235,7 @@ impl HttpConnection {
                     Some(response.ok_or(CallError::Garbled))
                 }
                 Message::Event(event) => {
-                    self.handle_event(event, request.events.as_deref());
+                    self.handle_event(event, Some(request));
                     None
                 }
                 Message::Response { .. } | Message::Garbled => None,
@@ -270,9 +270,16 @@ pub(super) async fn read_messages<T>(
 ) -> Result<Option<T>, CallError> {
     let mut parser = sse::Parser::default();
     loop {
-        // A stream that breaks is treated as one that ends: the caller resumes either.
-        let Ok(Some(chunk)) = timer.run(response.chunk()).await? else { return Ok(None) };
-        let events = parser.feed(&chunk).map_err(|_| CallError::TooLong { limit: LINE_BYTES_MAX })?;
+        let events = match timer.run(response.chunk()).await? {
+            Ok(Some(chunk)) => parser.feed(&chunk).map_err(|_| CallError::TooLong { limit: LINE_BYTES_MAX })?,
+            // Some servers end the stream without the empty line that completes an event.
+            Ok(None) => {
+                let last = parser.finish().map(|event| message::read(&event.data));
+                return Ok(last.and_then(on_message));
+            }
+            // A stream that breaks is treated as one that ends: the caller resumes either.
+            Err(_) => return Ok(None),
+        };
         for event in events {
             resume_point.advance(&event);
             if event.data.is_empty() {

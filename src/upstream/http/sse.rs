@@ -83,6 +83,16 @@ impl Parser {
         Ok(events)
     }
 
+    /// The event that the end of the stream left incomplete, if it has data. *Spec*: it is dropped; the caller takes it
+    /// only if its data is a whole message.
+    pub(super) fn finish(mut self) -> Option<SseEvent> {
+        let line = std::mem::take(&mut self.line);
+        if !line.is_empty() {
+            self.read_line(&line);
+        }
+        Some(self.event).filter(|event| !event.data.is_empty())
+    }
+
     fn read_line(&mut self, line: &[u8]) -> Option<SseEvent> {
         let line = String::from_utf8_lossy(line);
         let line = line.strip_prefix('\u{feff}').unwrap_or(&line);
@@ -132,6 +142,20 @@ mod tests {
         for at in 0..text.len() {
             let (head, tail) = text.split_at(at);
             assert_eq!(read(&[head, tail]), want, "{at}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_stream_completes_its_last_event() {
+        for text in ["data: a\n\ndata: {}", "data: {}\n", "data: {}\r", "id: 7\ndata: {}\n"] {
+            let mut parser = Parser::default();
+            parser.feed(text.as_bytes()).unwrap();
+            assert_eq!(parser.finish().unwrap().data, "{}", "{text:?}");
+        }
+        for text in ["data: a\n\n", "id: 7\n", ": hi"] {
+            let mut parser = Parser::default();
+            parser.feed(text.as_bytes()).unwrap();
+            assert_eq!(parser.finish(), None, "{text:?}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, StatusCode};
+use tokio::time::Instant;
 
 use crate::mcp::protocol::Era;
 use crate::retry::{Backoff, RetryPolicy};
@@ -27,6 +28,10 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// [`RETRY_PAUSE_MAX`].
 const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(20);
 
+/// The time after which a stream that ends is opened again at once. *Chosen*: shorter than the limits of proxies for
+/// silent streams, and clients read all lists again each time.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+
 /// Returns whether a status is temporary, so that the stream may be opened later. *Spec*: 405 says that there is none.
 fn is_temporary(status: StatusCode) -> bool {
     era::is_inconclusive(status) || (status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED)
@@ -44,9 +49,14 @@ impl StreamBackoff {
         self.0.get_or_insert_with(|| Backoff::new(policy)).next_pause().clamp(shortest, RETRY_PAUSE_MAX)
     }
 
-    /// Starts the pauses again, after the stream was open.
-    fn reset(&mut self) {
+    /// The pause after a stream that was `opened` and has ended. A backend whose events have ids may end each stream
+    /// soon and expect to be polled.
+    fn pause_after_stream(&mut self, opened: Instant, resume_point: &ResumePoint) -> Duration {
+        if resume_point.last_event_id.is_none() && opened.elapsed() < STABLE_AFTER {
+            return self.next_pause(resume_point);
+        }
         self.0 = None;
+        resume_point.pause()
     }
 }
 
@@ -84,9 +94,9 @@ impl HttpConnection {
                     if std::mem::replace(&mut missed, false) {
                         self.announce_all_lists();
                     }
-                    retries.reset();
+                    let opened = Instant::now();
                     missed = self.read_events(response, &mut resume_point).await;
-                    resume_point.pause()
+                    retries.pause_after_stream(opened, &resume_point)
                 }
                 Ok(Ok(response)) if !is_temporary(response.status()) => {
                     // The backend has no stream (405), or does not know the session; the next request shows which.
@@ -155,16 +165,25 @@ mod tests {
     use super::*;
     use crate::upstream::http::sse::SseEvent;
 
-    #[test]
-    fn pauses_double_and_are_not_shorter_than_the_backends_retry_time() {
+    #[tokio::test(start_paused = true)]
+    async fn pauses_double_and_are_not_shorter_than_the_backends_retry_time() {
         let mut resume_point = ResumePoint::default();
         let mut retries = StreamBackoff::default();
         for interval in [1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0_f64] {
             let pause = retries.next_pause(&resume_point).as_secs_f64();
             assert!((interval / 2.0).max(1.0) <= pause && pause <= interval * 1.5, "{interval}: {pause}");
         }
-        retries.reset();
+        // Streams that end soon make them longer, too; one that was stable, or has ids, begins with the first.
+        let pause = |retries: &mut StreamBackoff, opened, at: &ResumePoint| retries.pause_after_stream(opened, at);
+        let opened = Instant::now();
+        assert!(pause(&mut retries, opened, &resume_point) >= Duration::from_secs(10));
+        tokio::time::advance(STABLE_AFTER).await;
+        assert_eq!(pause(&mut retries, opened, &resume_point), Duration::from_secs(1));
         assert!(retries.next_pause(&resume_point) <= Duration::from_millis(1500));
+        resume_point.advance(&SseEvent { id: Some("7".to_owned()), ..SseEvent::default() });
+        for _ in 0..8 {
+            assert_eq!(pause(&mut retries, Instant::now(), &resume_point), Duration::from_secs(1));
+        }
         for retry in [1, 29_000].map(Duration::from_millis) {
             resume_point.advance(&SseEvent { retry: Some(retry), ..SseEvent::default() });
             let pause = StreamBackoff::default().next_pause(&resume_point);

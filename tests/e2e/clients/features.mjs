@@ -56,7 +56,7 @@ async function connected(run, work, { capabilities = {}, requests = {} } = {}) {
         check((version === MODERN) === (run.era === 'modern'), `speaks ${version}`);
         return await work(client, heard);
     } finally {
-        if (run.era === 'legacy') await transport.terminateSession().catch(() => {});
+        if (run.era === 'legacy') await transport.terminateSession?.().catch(() => {});
         await client.close();
     }
 }

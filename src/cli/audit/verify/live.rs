@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::audit::chain::Head;
+use crate::audit::outbox::StoredStream;
 use crate::audit::query::TrailSnapshot;
 use crate::audit::record::Seq;
 use crate::audit::shipper::ShipperState;
@@ -28,62 +29,60 @@ pub(super) struct LiveFindings {
     pub(super) faults: Vec<(FaultKind, Place, String)>,
     pub(super) unproven: Vec<(UnprovenKind, Place, String)>,
     pub(super) mentions: Vec<(UnprovenKind, Place, String)>,
-    /// The stream that the gateway is writing, if it delivers to Postgres.
-    pub(super) stream: Option<StreamId>,
+    /// The streams that live gateways are writing and deliver to Postgres.
+    pub(super) streams: Vec<StreamId>,
 }
 
-/// Asks the live gateway of the directory, if there is one, for its head, its undelivered records and forks, and adds
-/// its head to `heads`. It is asked after the snapshot was taken, so that it knows what it delivered by then.
-///
-/// # Errors
-/// The gateway does not answer, or Postgres fails.
-pub(super) async fn compare(
-    config: &Config,
-    client: &OutboxClient,
-    snapshot: &TrailSnapshot<'_>,
-    settle: Duration,
-    heads: &mut Heads,
-) -> anyhow::Result<LiveFindings> {
-    let mut found = LiveFindings::default();
-    // A directory that cannot be entered belongs to another user's gateway.
-    if client.live_gateway().ok().flatten().is_none() {
-        return Ok(found);
-    }
-    let Some((stats, live)) = ask(client, snapshot).await? else { return Ok(found) };
-    if live.postgres == ShipperState::StoreOnly {
-        let what = format!("the live gateway in {} does not deliver to Postgres", config.audit.dir.display());
-        found.mentions.push((UnprovenKind::Undelivered, Place::gateway(live.gateway_id), what));
-        return Ok(found);
-    }
-    let stream = (live.gateway_id, live.epoch);
-    found.stream = Some(stream);
-    let cursor = snapshot.cursor(stream).unwrap_or(Head::START);
-    let mut head = Head { seq: Seq(live.delivered), hash: live.delivered_hash };
-    if cursor.seq > live.last_seq {
-        let what = format!("is after {}, the last record that the live gateway made: it was added", live.last_seq);
-        found.faults.push((FaultKind::Live, Place::seqs(stream, live.last_seq.next(), cursor.seq), what));
-    } else if head.seq > cursor.seq {
-        let options = database::required(config, "")?;
-        let mut connection = database::connect(&options).await?;
-        let leads = snapshot.leads_to(&mut connection, stream, head).await;
-        if leads.map_err(|error| failed("read the newest records", error))? {
-            // Delivered after the snapshot: its cursor leads to the gateway's head.
-            head = cursor;
+impl LiveFindings {
+    /// Asks a live gateway for its head, its undelivered records and forks, and adds its head to `heads`. It is asked
+    /// after the snapshot was taken, so that it knows what it delivered by then.
+    ///
+    /// # Errors
+    /// The gateway does not answer, or Postgres fails.
+    pub(super) async fn compare(
+        &mut self,
+        config: &Config,
+        client: &OutboxClient,
+        snapshot: &TrailSnapshot<'_>,
+        settle: Duration,
+        heads: &mut Heads,
+    ) -> anyhow::Result<()> {
+        let Some((stats, live)) = ask(client, snapshot).await? else { return Ok(()) };
+        if live.postgres == ShipperState::StoreOnly {
+            let what = format!("the live gateway in {} does not deliver to Postgres", client.dir().display());
+            self.mentions.push((UnprovenKind::Undelivered, Place::gateway(live.gateway_id), what));
+            return Ok(());
         }
-    }
-    let (gateway, epoch) = stream;
-    let time = snapshot.time();
-    heads.add(&StreamHead { gateway, epoch, seq: head.seq, hash: head.hash, time }, HeadSource::Gateway);
-    if let ShipperState::Forked { error } | ShipperState::Held { error } = &live.postgres {
-        let what = format!("the live gateway does not deliver: {error}");
-        if matches!(live.postgres, ShipperState::Forked { .. }) {
-            found.faults.push((FaultKind::Live, Place::gateway(live.gateway_id), what));
-        } else {
-            found.unproven.push((UnprovenKind::Undelivered, Place::gateway(live.gateway_id), what));
+        let stream = (live.gateway_id, live.epoch);
+        self.streams.push(stream);
+        let cursor = snapshot.cursor(stream).unwrap_or(Head::START);
+        let mut head = Head { seq: Seq(live.delivered), hash: live.delivered_hash };
+        if cursor.seq > live.last_seq {
+            let what = format!("is after {}, the last record that the live gateway made: it was added", live.last_seq);
+            self.faults.push((FaultKind::Live, Place::seqs(stream, live.last_seq.next(), cursor.seq), what));
+        } else if head.seq > cursor.seq {
+            let options = database::required(config, "")?;
+            let mut connection = database::connect(&options).await?;
+            let leads = snapshot.leads_to(&mut connection, stream, head).await;
+            if leads.map_err(|error| failed("read the newest records", error))? {
+                // Delivered after the snapshot: its cursor leads to the gateway's head.
+                head = cursor;
+            }
         }
+        let (gateway, epoch) = stream;
+        let time = snapshot.time();
+        heads.add(&StreamHead { gateway, epoch, seq: head.seq, hash: head.hash, time }, HeadSource::Gateway);
+        if let ShipperState::Forked { error } | ShipperState::Held { error } = &live.postgres {
+            let what = format!("the live gateway does not deliver: {error}");
+            if matches!(live.postgres, ShipperState::Forked { .. }) {
+                self.faults.push((FaultKind::Live, Place::gateway(live.gateway_id), what));
+            } else {
+                self.unproven.push((UnprovenKind::Undelivered, Place::gateway(live.gateway_id), what));
+            }
+        }
+        undelivered(&stats, &live, settle, self);
+        Ok(())
     }
-    undelivered(&stats, &live, settle, &mut found);
-    Ok(found)
 }
 
 /// The status of the gateway once it has noted everything that is in the snapshot. `None` if it has just ended.
@@ -107,7 +106,7 @@ async fn ask(
 
 fn undelivered(stats: &StatsAnswer, live: &PipelineStatus, settle: Duration, found: &mut LiveFindings) {
     let older = stats.files.streams.iter().filter(|stream| stream.epoch < live.epoch);
-    let older: u64 = older.map(|stream| stream.last.0.saturating_sub(stream.delivered.0.max(stream.first.0 - 1))).sum();
+    let older: u64 = older.map(StoredStream::undelivered).sum();
     let count = older + live.last_seq.0.saturating_sub(live.delivered);
     if count == 0 {
         return;
