@@ -1,7 +1,7 @@
 //! Directories that cannot be an outbox: one clear message with path, reason and remedy, and exit code 3.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -46,6 +46,8 @@ fn a_directory_of_another_user_is_refused() {
     if nix::unistd::geteuid().is_root() {
         mode(setup.dir(), 0o755);
         mode(&setup.dir().join("gatepost.toml"), 0o644);
+        // Files with secrets are read before the directory is opened.
+        chown(setup.dir().join("secret"), Some(NOBODY), Some(NOBODY)).unwrap();
         command.uid(NOBODY).gid(NOBODY);
         let said = refused(command);
         let chown = format!("chown nobody {}", dir.display());
