@@ -68,8 +68,13 @@ async fn rows_that_went_while_locks_were_waited_for_are_noticed() {
     let delete = format!("DELETE FROM {} WHERE gateway_id = '{}' AND seq = 2", first_month(), drill.b.gateway_id);
     assert_eq!(run(&mut owner, &delete).await.unwrap(), 1);
     let state = format!("SELECT state FROM pg_stat_activity WHERE pid = {pid}");
-    let state: String = sqlx::query_scalar(AssertSqlSafe(state)).fetch_one(&mut owner).await.unwrap();
-    assert_eq!(state, "idle", "it has rolled back before it pauses");
+    let pool = drill.database.pool().await;
+    // Its locks are gone with the error, before it hears of that.
+    until_async("it has rolled back before it pauses", SOON, || async {
+        let state: String = sqlx::query_scalar(AssertSqlSafe(state.clone())).fetch_one(&pool).await.unwrap();
+        state == "idle"
+    })
+    .await;
     run(&mut report, "ROLLBACK").await.unwrap();
     let (code, said) = ended(child);
     assert!(code == Some(1) && said.contains("18 records before") && said.contains("17 are there now"), "{said}");
