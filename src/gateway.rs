@@ -18,6 +18,7 @@ pub mod listener;
 pub mod message;
 mod recorder;
 pub mod session;
+pub mod sessions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,8 +60,8 @@ use fault::{Fault, ReloadError};
 use listener::{http, stdio, tls};
 use message::body_budget::BodyBudget;
 use message::client_address::TrustedProxies;
-use session::Sessions;
 use session::inflight::InFlightCalls;
+use sessions::Sessions;
 
 /// The longest time for the records of cancelled calls and of ended sessions. *Chosen*: the default of the audit
 /// pipeline's own wait for a commit.

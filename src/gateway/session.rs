@@ -1,13 +1,8 @@
-//! Legacy sessions: an id issued at `initialize`, bound to its principal, and its connections to backends.
+//! A legacy session: an id issued at `initialize`, bound to its principal, and its connections to backends.
 //!
 //! A session correlates messages and is not an identity: for any other principal its id is unknown. Each session opens
 //! its own connections to the backends it uses, with its client's `initialize` parameters, so that no state leaks
 //! between clients. A backend's request to the client gets an id of the session, by which the response is routed back.
-//!
-//! The number of sessions is bounded, per principal and in total. To make room, expired sessions are removed first,
-//! then the one that was idle longest; a principal's own limit removes its own sessions only. The removed session's
-//! client must initialize again, as the protocol says. Sessions that end without a request of their client are returned
-//! to the caller with the reason, to be ended and recorded.
 
 pub mod audience;
 pub(crate) mod connections;
@@ -21,7 +16,6 @@ pub mod server_requests;
 pub mod stream;
 pub(crate) mod streams;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -34,7 +28,6 @@ use crate::auth::Principal;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::audience::Audience;
 use crate::gateway::session::connections::SessionConnections;
-use crate::gateway::session::ending::{EndReason, UnknownSessionError};
 use crate::gateway::session::negotiated::Negotiated;
 use crate::gateway::session::question::{ClientAnswer, Fate, OpenCall, OpenCalls, Question, QuestionHandler};
 use crate::gateway::session::replay::ReplayBudget;
@@ -47,33 +40,6 @@ use crate::mcp::protocol::CANCELLED;
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::Policy;
 use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
-
-/// Most bytes of the `initialize` parameters of all sessions. *Derived*: with 12 KiB of other state in each of 10,000
-/// sessions, less than 256 MiB.
-const INITIALIZE_BYTES_MAX: usize = 128 * 1024 * 1024;
-
-/// The open sessions.
-#[derive(Debug)]
-pub struct Sessions {
-    open: Mutex<OpenSessions>,
-    max: usize,
-    /// Time after which an unused session expires.
-    pub(crate) idle_timeout: Duration,
-    policy: watch::Receiver<Arc<Policy>>,
-    questions: Arc<dyn QuestionHandler>,
-    /// The room for the messages of all streams.
-    pub(crate) replay: Arc<ReplayBudget>,
-}
-
-#[derive(Debug, Default)]
-struct OpenSessions {
-    by_id: HashMap<String, Arc<Session>>,
-    /// Bytes of their `initialize` parameters.
-    bytes: usize,
-}
-
-/// Sessions that were removed, each with the reason.
-pub type EndedSessions = Vec<(Arc<Session>, EndReason)>;
 
 /// One session.
 #[derive(Debug)]
@@ -104,42 +70,23 @@ pub struct Session {
     policy: watch::Receiver<Arc<Policy>>,
 }
 
-impl Sessions {
-    /// The number of open sessions.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.open.lock().by_id.len()
-    }
-
-    /// Makes room for `max` sessions, at least one, and for `replay_bytes_max` bytes of messages of all their streams.
-    /// An unused session expires after `idle_timeout`. `policy` is the policy in force; `questions` takes the requests
-    /// of backends to clients.
+impl Session {
+    /// A session of `principal` at the endpoint `scope`, with room for its messages in `replay`. `initialize_params` are
+    /// the parameters of the client's `initialize`. `policy` is the policy in force; `questions` takes the requests of
+    /// backends to the client.
     #[must_use]
     pub(crate) fn new(
-        max: usize,
-        idle_timeout: Duration,
-        replay_bytes_max: usize,
-        policy: watch::Receiver<Arc<Policy>>,
-        questions: Arc<dyn QuestionHandler>,
-    ) -> Self {
-        let replay = ReplayBudget::new(replay_bytes_max);
-        Self { open: Mutex::default(), max: max.max(1), idle_timeout, replay, policy, questions }
-    }
-
-    /// Opens a session for `principal`, which may have `own_max`, and returns it with the sessions that were removed to
-    /// make room. `initialize_params` are the parameters of the client's `initialize`.
-    #[must_use]
-    pub fn open(
-        &self,
         principal: &Principal,
         scope: &Scope,
         initialize_params: &str,
-        own_max: usize,
-    ) -> (Arc<Session>, EndedSessions) {
+        replay: &Arc<ReplayBudget>,
+        policy: watch::Receiver<Arc<Policy>>,
+        questions: Arc<dyn QuestionHandler>,
+    ) -> Arc<Self> {
         let roles = (!principal.roles.is_empty()).then(|| principal.roles.join(","));
         let client_info = json::Object::parse(initialize_params);
         let client_info = client_info.and_then(|params| params.get("clientInfo").and_then(client_info_of));
-        let session = Arc::new(Session {
+        Arc::new(Self {
             id: uuid::Uuid::new_v4().to_string(),
             issuer: principal.issuer.clone(),
             subject: principal.subject.clone(),
@@ -152,125 +99,13 @@ impl Sessions {
             last_used: Mutex::new(Instant::now()),
             connections: SessionConnections::default(),
             server_requests: Mutex::default(),
-            questions: Arc::clone(&self.questions),
+            questions,
             open_calls: OpenCalls::default(),
-            streams: SessionStreams::new(&principal.roles, &self.replay),
-            policy: self.policy.clone(),
-        });
-        let mut open = self.open.lock();
-        let mut removed = Vec::new();
-        // I6: the number of sessions is bounded, per principal and in total.
-        let own = open.by_id.values().filter(|session| session.belongs_to(principal)).count();
-        for _ in own_max.max(1)..=own {
-            let oldest = open.remove_longest_idle(|session| session.belongs_to(principal));
-            removed.extend(oldest.map(|session| (session, EndReason::OwnLimit)));
-        }
-        // I6: so is what they keep.
-        let is_full = |open: &OpenSessions| {
-            open.by_id.len() >= self.max || open.bytes + initialize_params.len() > INITIALIZE_BYTES_MAX
-        };
-        if is_full(&open) {
-            removed.extend(open.remove_expired(self.idle_timeout));
-        }
-        while is_full(&open)
-            && let Some(oldest) = open.remove_longest_idle(|_| true)
-        {
-            removed.push((oldest, EndReason::NoRoom));
-        }
-        open.insert(Arc::clone(&session));
-        (session, removed)
+            streams: SessionStreams::new(&principal.roles, replay),
+            policy,
+        })
     }
 
-    /// Removes the expired sessions and returns them.
-    #[must_use]
-    pub fn remove_expired(&self) -> EndedSessions {
-        self.open.lock().remove_expired(self.idle_timeout)
-    }
-
-    /// Finds a session and restarts its idle time.
-    ///
-    /// # Errors
-    /// [`UnknownSessionError`]: the session expired, was closed, belongs to another principal or endpoint, or never
-    /// existed.
-    pub fn touch(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, UnknownSessionError> {
-        let open = self.open.lock();
-        let session = open.by_id.get(id).filter(|session| session.belongs_to(principal) && session.scope == *scope);
-        // An expired session stays in the map until its end is recorded.
-        let session =
-            session.filter(|session| !session.has_expired(self.idle_timeout)).cloned().ok_or(UnknownSessionError)?;
-        *session.last_used.lock() = Instant::now();
-        session.roles.lock().clone_from(&principal.roles);
-        Ok(session)
-    }
-
-    /// Removes a session and ends it. Its connections close when their last use ends.
-    ///
-    /// # Errors
-    /// [`UnknownSessionError`], as for [`Sessions::touch`].
-    pub fn close(&self, id: &str, principal: &Principal, scope: &Scope) -> Result<Arc<Session>, UnknownSessionError> {
-        let session = self.touch(id, principal, scope)?;
-        self.open.lock().remove(id);
-        session.end();
-        Ok(session)
-    }
-
-    /// Drops the connections to backends that the roles of their sessions do not reach any more, and removes the
-    /// sessions at the endpoints of such backends.
-    #[must_use]
-    pub fn remove_unreachable(&self, policy: &Policy) -> EndedSessions {
-        let mut open = self.open.lock();
-        let mut ended = Vec::new();
-        for session in open.by_id.values().cloned().collect::<Vec<_>>() {
-            let roles = session.roles.lock().clone();
-            if session.scope.backend().is_some_and(|backend| !policy.reaches(&roles, backend)) {
-                ended.extend(open.remove(&session.id).map(|session| (session, EndReason::Unreachable)));
-            } else {
-                session.connections.retain(|backend| policy.reaches(&roles, backend));
-            }
-        }
-        ended
-    }
-
-    /// The open sessions.
-    pub(crate) fn all(&self) -> Vec<Arc<Session>> {
-        self.open.lock().by_id.values().cloned().collect()
-    }
-
-    /// Removes all sessions, because the gateway stops, and returns them.
-    #[must_use]
-    pub fn remove_all(&self) -> EndedSessions {
-        let open = std::mem::take(&mut *self.open.lock());
-        open.by_id.into_values().map(|session| (session, EndReason::Stopped)).collect()
-    }
-}
-
-impl OpenSessions {
-    fn insert(&mut self, session: Arc<Session>) {
-        self.bytes += session.initialize_params.len();
-        self.by_id.insert(session.id.clone(), session);
-    }
-
-    fn remove(&mut self, id: &str) -> Option<Arc<Session>> {
-        let session = self.by_id.remove(id)?;
-        self.bytes -= session.initialize_params.len();
-        Some(session)
-    }
-
-    fn remove_expired(&mut self, idle_timeout: Duration) -> EndedSessions {
-        let expired: Vec<_> = self.by_id.extract_if(|_, session| session.has_expired(idle_timeout)).collect();
-        self.bytes -= expired.iter().map(|(_, session)| session.initialize_params.len()).sum::<usize>();
-        expired.into_iter().map(|(_, session)| (session, EndReason::Idle)).collect()
-    }
-
-    /// Removes and returns the longest idle of the sessions that `is_candidate` selects.
-    fn remove_longest_idle(&mut self, is_candidate: impl Fn(&Session) -> bool) -> Option<Arc<Session>> {
-        let candidates = self.by_id.values().filter(|session| is_candidate(session));
-        let id = candidates.min_by_key(|session| *session.last_used.lock())?.id.clone();
-        self.remove(&id)
-    }
-}
-
-impl Session {
     /// The session's connection to `backend`; opened if there is none that works.
     ///
     /// # Errors
@@ -431,13 +266,30 @@ impl Session {
         self.server_requests.lock().progress(params)
     }
 
-    fn belongs_to(&self, principal: &Principal) -> bool {
+    /// Restarts the idle time. `roles` are those of the token that is used now.
+    pub(crate) fn touch(&self, roles: &[String]) {
+        *self.last_used.lock() = Instant::now();
+        roles.clone_into(&mut self.roles.lock());
+    }
+
+    /// The time of its last use.
+    pub(crate) fn last_used(&self) -> Instant {
+        *self.last_used.lock()
+    }
+
+    /// The bytes of its client's `initialize` parameters.
+    pub(crate) fn initialize_bytes(&self) -> usize {
+        self.initialize_params.len()
+    }
+
+    /// Returns whether `principal` opened it.
+    pub(crate) fn belongs_to(&self, principal: &Principal) -> bool {
         self.issuer == principal.issuer && self.subject == principal.subject
     }
 
     /// Returns true if the session was unused for longer than `idle_timeout`. A session whose client reads a stream or
     /// waits for a response has not expired.
-    fn has_expired(&self, idle_timeout: Duration) -> bool {
+    pub(crate) fn has_expired(&self, idle_timeout: Duration) -> bool {
         self.last_used.lock().elapsed() > idle_timeout && !self.streams.is_in_use()
     }
 
@@ -496,15 +348,13 @@ impl ServerMessageHandler for SessionListener {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use crate::auth::credential::Credential;
     use crate::gateway::session::notification_forwarder::NotificationForwarder;
 
     use super::*;
 
-    const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
-
-    fn principal(subject: &str, issuer: &str) -> Principal {
+    pub(crate) fn principal(subject: &str, issuer: &str) -> Principal {
         Principal {
             subject: subject.to_owned(),
             issuer: issuer.to_owned(),
@@ -517,7 +367,7 @@ mod tests {
     }
 
     /// A policy by which the role `all` reaches these backends.
-    fn policy(backends: &[&str]) -> Arc<Policy> {
+    pub(crate) fn policy(backends: &[&str]) -> Arc<Policy> {
         let allow = backends.iter().map(|backend| format!("{backend}/*")).collect();
         let role = crate::config::Role { allow, ..Default::default() };
         Arc::new(Policy::new(&std::collections::BTreeMap::from([("all".to_owned(), role)])).unwrap())
@@ -525,7 +375,7 @@ mod tests {
 
     /// Delivers questions unrecorded, and waits for no answer.
     #[derive(Debug)]
-    struct AtOnce;
+    pub(crate) struct AtOnce;
 
     impl QuestionHandler for AtOnce {
         fn take(&self, question: Question) {
@@ -534,87 +384,9 @@ mod tests {
         }
     }
 
-    fn sessions(max: usize) -> Sessions {
-        Sessions::new(max, IDLE_TIMEOUT, 1 << 20, watch::channel(policy(&["b"])).1, Arc::new(AtOnce))
-    }
-
-    fn open(sessions: &Sessions, principal: &Principal) -> Arc<Session> {
-        sessions.open(principal, &Scope::All, "{}", usize::MAX).0
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_session_is_valid_only_for_its_principal_and_endpoint() {
-        let (sessions, ann) = (sessions(4), principal("ann", "a"));
-        let id = open(&sessions, &ann).id.clone();
-        assert!(sessions.touch(&id, &ann, &Scope::All).is_ok());
-        assert_eq!(sessions.touch(&id, &ann, &Scope::One("x".to_owned())).err(), Some(UnknownSessionError));
-        for other in [principal("bob", "a"), principal("ann", "b")] {
-            assert_eq!(sessions.touch(&id, &other, &Scope::All).err(), Some(UnknownSessionError));
-            assert_eq!(sessions.close(&id, &other, &Scope::All).err(), Some(UnknownSessionError));
-        }
-        assert!(sessions.close(&id, &ann, &Scope::All).is_ok());
-        assert_eq!(sessions.touch(&id, &ann, &Scope::All).err(), Some(UnknownSessionError));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn idle_sessions_expire_and_sessions_in_use_do_not() {
-        let (sessions, ann) = (sessions(4), principal("ann", "a"));
-        let (used, idle) = (open(&sessions, &ann).id.clone(), open(&sessions, &ann).id.clone());
-        tokio::time::advance(IDLE_TIMEOUT / 2).await;
-        sessions.touch(&used, &ann, &Scope::All).unwrap();
-        tokio::time::advance(IDLE_TIMEOUT / 2 + Duration::from_secs(1)).await;
-        assert!(sessions.touch(&used, &ann, &Scope::All).is_ok());
-        assert_eq!(sessions.touch(&idle, &ann, &Scope::All).err(), Some(UnknownSessionError));
-        let read = open(&sessions, &ann);
-        let reader = read.general().read_from(0).unwrap();
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let removed = sessions.remove_expired();
-        assert_eq!(
-            removed.iter().map(|(session, why)| (&session.id, *why)).collect::<Vec<_>>(),
-            [(&idle, EndReason::Idle)]
-        );
-        assert_eq!((sessions.remove_expired().len(), sessions.count()), (0, 2));
-        tokio::time::advance(IDLE_TIMEOUT + Duration::from_secs(1)).await;
-        let removed: Vec<_> = sessions.remove_expired().into_iter().map(|(session, _)| session.id.clone()).collect();
-        assert_eq!(removed, [used], "a session whose client reads is in use");
-        drop(reader);
-        assert_eq!((sessions.remove_expired().len(), sessions.count()), (1, 0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn i6_sessions_per_principal_are_bounded_and_other_principals_lose_none() {
-        let (sessions, ann, bob) = (sessions(3), principal("ann", "a"), principal("bob", "a"));
-        let bobs = open(&sessions, &bob);
-        let mut anns = Vec::<String>::new();
-        for round in 0..10 {
-            tokio::time::advance(Duration::from_secs(1)).await;
-            let (session, removed) = sessions.open(&ann, &Scope::All, "{}", 2);
-            let removed: Vec<_> = removed.iter().map(|(session, why)| (session.id.clone(), *why)).collect();
-            let want = anns.len().checked_sub(2).map(|oldest: usize| (anns[oldest].clone(), EndReason::OwnLimit));
-            assert_eq!(removed, Vec::from_iter(want), "round {round}");
-            anns.push(session.id.clone());
-        }
-        assert!(sessions.touch(&bobs.id, &bob, &Scope::All).is_ok());
-        // A lowered limit takes effect when the next session is opened.
-        assert_eq!(sessions.open(&ann, &Scope::All, "{}", 1).1.len(), 2);
-        assert_eq!(sessions.count(), 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn i6_sessions_are_bounded_and_the_longest_idle_one_is_removed() {
-        let (sessions, ann) = (sessions(2), principal("ann", "a"));
-        let first = open(&sessions, &ann);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let second = open(&sessions, &ann);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let (third, removed) = sessions.open(&ann, &Scope::All, "{}", usize::MAX);
-        assert_eq!(
-            removed.iter().map(|(session, why)| (&session.id, *why)).collect::<Vec<_>>(),
-            [(&first.id, EndReason::NoRoom)]
-        );
-        assert_eq!(sessions.touch(&first.id, &ann, &Scope::All).err(), Some(UnknownSessionError));
-        assert!(sessions.touch(&second.id, &ann, &Scope::All).is_ok());
-        assert!(sessions.touch(&third.id, &ann, &Scope::All).is_ok());
+    fn open(ann: &Principal, in_force: watch::Receiver<Arc<Policy>>) -> (Arc<Session>, Arc<ReplayBudget>) {
+        let replay = ReplayBudget::new(1 << 20);
+        (Session::new(ann, &Scope::All, "{}", &replay, in_force, Arc::new(AtOnce)), replay)
     }
 
     fn event(method: &str, id: Option<&str>) -> Event {
@@ -626,7 +398,7 @@ mod tests {
     async fn messages_go_to_the_newest_request_or_to_the_general_stream() {
         use crate::gateway::session::stream::Next;
         let ann = Principal { roles: vec!["all".to_owned()], ..principal("ann", "a") };
-        let session = open(&sessions(1), &ann);
+        let (session, _replay) = open(&ann, watch::channel(policy(&["b"])).1);
         let listener = SessionListener::new(&session, "b", None);
         let begin = || session.streams.begin(&ann.roles).unwrap();
         let (old, new) = (begin(), begin());
@@ -645,15 +417,14 @@ mod tests {
     async fn a_backend_that_the_roles_do_not_reach_any_more_is_not_heard() {
         let ann = Principal { roles: vec!["all".to_owned()], ..principal("ann", "a") };
         let (changes, in_force) = watch::channel(policy(&["b", "c"]));
-        let sessions = Sessions::new(4, IDLE_TIMEOUT, 1 << 20, in_force.clone(), Arc::new(AtOnce));
-        let session = open(&sessions, &ann);
+        let (session, replay) = open(&ann, in_force.clone());
         let (b, c) = (SessionListener::new(&session, "b", None), SessionListener::new(&session, "c", None));
         let stream = session.streams.begin(&ann.roles).unwrap();
         let of_call = SessionListener::new(&session, "b", Some(Arc::clone(&stream)));
         let note = || event("notifications/message", None);
         assert!(b.on_event(note()) && c.on_event(note()) && of_call.on_event(note()));
         assert!(of_call.on_event(event("roots/list", Some("1"))));
-        let stateless = Stream::unkept(&ann.roles, &sessions.replay);
+        let stateless = Stream::unkept(&ann.roles, &replay);
         let audience = Audience::new("b", in_force);
         let forwarder = NotificationForwarder { stream: stateless, audience };
         assert!(forwarder.on_event(note()));
@@ -661,20 +432,5 @@ mod tests {
         changes.send_replace(policy(&["c"]));
         assert!(!b.on_event(note()) && c.on_event(note()) && !of_call.on_event(note()) && !forwarder.on_event(note()));
         assert!(!of_call.on_event(event("roots/list", Some("2"))), "nor may it ask for anything");
-    }
-
-    #[tokio::test]
-    async fn sessions_of_a_backend_end_when_the_roles_do_not_reach_it_any_more() {
-        let ann = Principal { roles: vec!["all".to_owned()], ..principal("ann", "a") };
-        let sessions = sessions(8);
-        let [all, b, c] = [Scope::All, Scope::One("b".to_owned()), Scope::One("c".to_owned())]
-            .map(|scope| sessions.open(&ann, &scope, "{}", usize::MAX).0);
-        let [of_b, of_c] = ["b", "c"].map(|backend| all.connections.place(backend));
-        let ended = sessions.remove_unreachable(&policy(&["c"]));
-        let ended: Vec<_> = ended.iter().map(|(session, reason)| (session.id.as_str(), *reason)).collect();
-        assert_eq!(ended, [(b.id.as_str(), EndReason::Unreachable)]);
-        assert!(sessions.touch(&c.id, &ann, &c.scope).is_ok() && sessions.touch(&b.id, &ann, &b.scope).is_err());
-        let is_kept = |backend, before| Arc::ptr_eq(&all.connections.place(backend), before);
-        assert!(is_kept("c", &of_c) && !is_kept("b", &of_b), "its connection to b is closed");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Weak;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::gateway::call::core::Core;
-use crate::gateway::session::Sessions;
+use crate::gateway::sessions::Sessions;
 use crate::rbac::{LIST_CHANGED_METHODS, Policy};
 use crate::upstream::Change;
 

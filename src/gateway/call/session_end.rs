@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::record::{Call, Context, Correlation, RequestId};
 use crate::gateway::call::core::Core;
+use crate::gateway::session::Session;
 use crate::gateway::session::ending::EndReason;
-use crate::gateway::session::{EndedSessions, Session};
+use crate::gateway::sessions::EndedSessions;
 
 /// The method in the record of a session's end.
 pub(crate) const SESSION_CLOSE: &str = "session/close";
