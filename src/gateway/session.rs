@@ -115,8 +115,11 @@ impl Session {
     /// Opening continues when the caller stops waiting, and the next caller finds the connection: a backend may take
     /// longer to start than one request waits.
     pub async fn connection(self: &Arc<Self>, backend: &Arc<Backend>) -> Result<Arc<UpstreamConnection>, CallError> {
-        let (session, opened, listener) = (Arc::clone(self), Arc::clone(backend), Arc::clone(self));
-        let open = async move { session.open_connection(&opened).await };
+        let open = || {
+            let (session, backend) = (Arc::clone(self), Arc::clone(backend));
+            async move { session.open_connection(&backend).await }
+        };
+        let listener = Arc::clone(self);
         // A client that begins to listen in the meantime finds the connection.
         let listen = move |connection: &UpstreamConnection| {
             listener.tell_changed(listener.connections.take_missed(connection.alias()));

@@ -184,8 +184,7 @@ impl Backend {
         self: &Arc<Self>,
         owner: impl FnOnce() -> Owner,
     ) -> Result<Arc<UpstreamConnection>, CallError> {
-        // Boxed: it would make the future of every call larger.
-        Box::pin(self.in_time(Instant::now(), self.open_conversation(owner))).await
+        self.in_time(Instant::now(), self.open_conversation(owner)).await
     }
 
     async fn open_conversation(
@@ -205,8 +204,10 @@ impl Backend {
                 }
             }
         }
-        let backend = Arc::clone(self);
-        let open = async move { backend.open_own().await };
+        let open = || {
+            let backend = Arc::clone(self);
+            async move { backend.open_own().await }
+        };
         self.conversations.enter(owner())?.get(&self.tasks, open, |_| {}).await
     }
 
@@ -259,8 +260,7 @@ impl Backend {
     /// # Errors
     /// [`CallError`]: the backend cannot be reached, or not within the timeout of a call.
     pub async fn shared(&self) -> Result<Arc<UpstreamConnection>, CallError> {
-        // Boxed: it would make the future of every call larger.
-        Box::pin(self.in_time(Instant::now(), self.open_shared())).await
+        self.in_time(Instant::now(), self.open_shared()).await
     }
 
     async fn open_shared(&self) -> Result<Arc<UpstreamConnection>, CallError> {
@@ -282,7 +282,8 @@ impl Backend {
         *shared = None;
         self.list_changes.set_tools(None);
         let listener = Arc::clone(&self.list_changes) as Arc<dyn ServerMessageHandler>;
-        let connection = self.open_gateway_session(endpoint, Some(listener)).await?;
+        // Boxed: it is rare, and would make the future of every call larger.
+        let connection = Box::pin(self.open_gateway_session(endpoint, Some(listener))).await?;
         connection.listen();
         *shared = Some(Arc::clone(&connection));
         Ok(connection)

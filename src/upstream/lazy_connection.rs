@@ -29,8 +29,8 @@ impl LazyConnection {
         *self.current.lock() = Some(connection);
     }
 
-    /// The connection; `open` opens it in one of `tasks` if there is none that works. `on_visible` is called with one
-    /// that was opened, once [`LazyConnection::current`] returns it.
+    /// The connection. If there is none that works, the future that `open` returns opens it in one of `tasks`.
+    /// `on_visible` is called with one that was opened, once [`LazyConnection::current`] returns it.
     ///
     /// # Errors
     /// The error of `open`.
@@ -38,15 +38,28 @@ impl LazyConnection {
     /// # Cancel safety
     /// Opening continues when the caller stops waiting, and the next caller finds the connection: a backend may take
     /// longer to start than one request waits.
-    pub async fn get(
+    pub async fn get<O>(
+        self: &Arc<Self>,
+        tasks: &BackendTasks,
+        open: impl FnOnce() -> O,
+        on_visible: impl FnOnce(&UpstreamConnection) + Send + 'static,
+    ) -> Result<Arc<UpstreamConnection>, CallError>
+    where
+        O: Future<Output = Result<Arc<UpstreamConnection>, CallError>> + Send + 'static,
+    {
+        if let Some(connection) = self.usable() {
+            return Ok(connection);
+        }
+        // Made and boxed only here: the future of every call would have room for it, and each call would copy it.
+        Box::pin(self.open(tasks, open(), on_visible)).await
+    }
+
+    async fn open(
         self: &Arc<Self>,
         tasks: &BackendTasks,
         open: impl Future<Output = Result<Arc<UpstreamConnection>, CallError>> + Send + 'static,
         on_visible: impl FnOnce(&UpstreamConnection) + Send + 'static,
     ) -> Result<Arc<UpstreamConnection>, CallError> {
-        if let Some(connection) = self.usable() {
-            return Ok(connection);
-        }
         let guard = Arc::clone(&self.opening).lock_owned().await;
         if let Some(connection) = self.usable() {
             return Ok(connection);

@@ -144,5 +144,5 @@ async fn session_connection(
     backend: &Arc<Backend>,
     begun: Instant,
 ) -> Result<Arc<UpstreamConnection>, CallError> {
-    Box::pin(backend.in_time(begun, session.connection(backend))).await
+    backend.in_time(begun, session.connection(backend)).await
 }
