@@ -9,9 +9,11 @@
 //! may have had an effect is never sent twice. A response stream that breaks is resumed if the backend has given its
 //! events ids. If the backend turns out to speak the other era, the connection ends, and the next one uses that era.
 
+mod configured_headers;
 mod connection;
 mod convert;
 mod endpoint;
+mod endpoint_error;
 mod era;
 mod era_probe;
 mod exchange;
@@ -24,6 +26,6 @@ mod standalone_stream;
 
 pub(super) use connection::HttpConnection;
 pub(super) use endpoint::Endpoint;
-pub use endpoint::EndpointError;
+pub use endpoint_error::EndpointError;
 pub(super) use era::is_rejection;
 pub(super) use param_headers::{HeaderParam, contradicted, of_tool};

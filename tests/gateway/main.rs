@@ -36,6 +36,7 @@ mod conversations;
 mod eras;
 mod forwarding;
 mod hang_up;
+mod header_files;
 mod http;
 mod http_backend;
 mod http_backend_stub;

@@ -57,7 +57,9 @@ pub(super) const BACKENDS: &[SettingSpec] = &[
         "backends.*.header_file",
         ValueType::Headers,
         Value("{}"),
-        "Headers for `url`, each with the file that contains its value; leading and trailing white space is removed.",
+        "Headers for `url`, each with the file that contains its value; leading and trailing white space is removed. A \
+         file is checked for changes at most once a second and read again when it changes; if it cannot be used, the \
+         previous value stays in use and a warning is logged.",
     ),
     setting(
         "backends.*.ca_file",

@@ -166,7 +166,7 @@ impl HttpConnection {
 
     /// The headers of every request of `session`.
     pub(super) fn headers(&self, session: &Session, accept: &'static str) -> HeaderMap {
-        let mut headers = self.endpoint.headers.clone();
+        let mut headers = self.endpoint.headers.current();
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         if self.era == Era::Modern {
             headers.insert(VERSION, HeaderValue::from_static(MODERN_VERSION));

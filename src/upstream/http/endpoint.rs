@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 
+use super::configured_headers::ConfiguredHeaders;
+use super::endpoint_error::EndpointError;
 use super::param_headers::ParamHeaders;
 use crate::config;
 use crate::file_access::FileKind;
@@ -15,38 +16,8 @@ use crate::upstream::timeouts::Timeouts;
 /// Longest time to open a TCP and TLS connection. *Chosen*: a name lookup and a TLS handshake across the world.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Largest file of a header's value, in bytes. *Chosen*: the most headers that common servers accept.
-const HEADER_FILE_BYTES_MAX: usize = 64 * 1024;
-
 /// Largest file of certificate authorities, in bytes. *Chosen*: a system's complete list has 220 KiB.
 const CA_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// A setting of a backend that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{key}: {message}")]
-pub struct EndpointError {
-    key: String,
-    message: String,
-}
-
-impl EndpointError {
-    /// The error in a setting `key` of the backend `alias`.
-    pub(in crate::upstream) fn new(alias: &str, key: &str, message: String) -> Self {
-        Self { key: format!("backends.{alias}.{key}"), message }
-    }
-
-    /// The setting.
-    #[must_use]
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-
-    /// The error.
-    #[must_use]
-    pub fn message(&self) -> &str {
-        &self.message
-    }
-}
 
 /// A configured HTTP backend. Its `Debug` output contains no credentials.
 #[derive(Debug)]
@@ -54,7 +25,7 @@ pub(in crate::upstream) struct Endpoint {
     pub(super) alias: String,
     pub(super) url: String,
     pub(super) client: reqwest::Client,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: ConfiguredHeaders,
     pub(super) timeouts: Timeouts,
     /// True if the backend speaks the stateless era, if that is known.
     modern: Mutex<Option<bool>>,
@@ -72,30 +43,7 @@ impl Endpoint {
     pub(in crate::upstream) fn new(alias: &str, config: &config::Backend) -> Result<Option<Self>, EndpointError> {
         let Some(url) = &config.url else { return Ok(None) };
         let error_at = |key: &str, message: String| EndpointError::new(alias, key, message);
-        let mut headers = HeaderMap::new();
-        let mut insert = |key: String, name: &str, value: &str| {
-            let name: HeaderName = name.parse().map_err(|_| error_at(&key, "not a valid header name".to_owned()))?;
-            // I8: the value is a secret, so the message names the setting only.
-            let mut value = HeaderValue::from_str(value.trim()).map_err(|_| {
-                error_at(&key, "not a valid header value: use one line of visible ASCII characters".to_owned())
-            })?;
-            value.set_sensitive(true);
-            headers.insert(name, value);
-            Ok::<_, EndpointError>(())
-        };
-        for (name, variable) in &config.header_env {
-            let key = format!("header_env.{name}");
-            let value = std::env::var(variable)
-                .map_err(|_| error_at(&key, format!("the environment variable {variable} is not set: set it")))?;
-            insert(key, name, &value)?;
-        }
-        for (name, path) in &config.header_file {
-            let key = format!("header_file.{name}");
-            let bytes = config.files.read(path, FileKind::Secret, HEADER_FILE_BYTES_MAX);
-            let bytes = bytes.map_err(|error| error_at(&key, error.to_string()))?;
-            let value = String::from_utf8_lossy(&bytes);
-            insert(key, name, &value)?;
-        }
+        let headers = ConfiguredHeaders::load(alias, config)?;
         // Redirects are not followed, so that credentials are sent to the configured address only.
         let mut client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())

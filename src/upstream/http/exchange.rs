@@ -157,7 +157,7 @@ impl HttpConnection {
     fn request_headers(&self, session: &Session, request: &Request<'_>) -> HeaderMap {
         let mut headers = self.headers(session, ACCEPT_ANY);
         // A header that the operator has configured takes precedence.
-        let is_configured = |name: &HeaderName| self.endpoint.headers.contains_key(name);
+        let is_configured = |name: &HeaderName| self.endpoint.headers.contains(name);
         let forwarded = request.headers.iter().filter(|(name, _)| !is_configured(name));
         headers.extend(forwarded.map(|(name, value)| (name.clone(), value.clone())));
         if self.era == Era::Modern {
