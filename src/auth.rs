@@ -385,7 +385,7 @@ fn whole_seconds(seconds: f64) -> u64 {
 }
 
 /// The token of `Bearer TOKEN`; the scheme's case does not matter (RFC 9110 11.1).
-fn bearer(value: &[u8]) -> Option<&str> {
+pub(crate) fn bearer(value: &[u8]) -> Option<&str> {
     let value = std::str::from_utf8(value).ok().filter(|value| value.len() <= TOKEN_BYTES_MAX)?;
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim_matches(' ');

@@ -9,6 +9,7 @@
 mod accepted;
 mod auth;
 mod backend;
+mod backend_oauth;
 mod check;
 mod deserialize;
 mod difference;
@@ -30,6 +31,7 @@ mod value_type;
 
 pub use auth::{Auth, Issuer, Key, Tls};
 pub use backend::Backend;
+pub use backend_oauth::{BackendOAuth, ClientAuth};
 pub use difference::{Difference, Settings};
 pub use error::{ConfigError, Origin};
 pub use expression::anchored;

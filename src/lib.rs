@@ -80,6 +80,7 @@ pub mod gateway;
 pub mod log;
 pub mod mcp;
 pub mod ops;
+mod outbound;
 pub mod postgres_url;
 pub mod rbac;
 pub mod retry;

@@ -25,6 +25,7 @@ mod lazy_connection;
 mod list;
 mod list_changes;
 mod message;
+mod oauth;
 mod offer;
 mod receipt;
 mod reconnect;
@@ -50,6 +51,7 @@ pub use list::{Item, Items, NOT_OFFERED, Page, read_page};
 pub use list_changes::Change;
 pub(crate) use message::error_code;
 pub use message::{Event, Request, Response, ServerMessageHandler};
+pub use oauth::{CallerToken, CredentialError, Grant};
 pub use offer::{Greeting, LOGGING};
 pub use receipt::without_receipt;
 pub use reconnect::ReconnectBackoff;
@@ -96,6 +98,8 @@ pub struct Route {
     pub request_id: Option<RequestId>,
     /// Takes what the backend sends before the response.
     pub events: Option<Arc<dyn ServerMessageHandler>>,
+    /// The token of the caller, if the backend is called on its behalf.
+    pub caller: Option<Arc<CallerToken>>,
     /// When it was begun to look for it: `call_timeout` counts from there.
     pub begun: Instant,
 }
@@ -260,13 +264,14 @@ impl Upstreams {
         interrupted(ask(method, params, route), interrupt).await
     }
 
-    /// Ends the conversations of callers without a session that were idle longer than `idle`.
+    /// Ends the conversations of callers without a session that were idle longer than `idle`, and forgets the tokens of
+    /// callers whose own tokens have ended.
     pub fn end_idle_conversations(&self, idle: Duration) {
         self.backends.values().for_each(|backend| backend.end_idle_conversations(idle));
     }
 
     /// Ends the conversations of callers without a session for which `reaches`, given their roles and the backend's
-    /// alias, is false.
+    /// alias, is false. Forgets all tokens on behalf of callers.
     pub fn end_unreachable_conversations(&self, reaches: impl Fn(&[String], &str) -> bool) {
         for (alias, backend) in &self.backends {
             backend.end_unreachable_conversations(|roles| reaches(roles, alias));
@@ -289,6 +294,7 @@ async fn ask(method: &str, params: &Params, route: &Route) -> Result<Response, C
         headers: route.headers.clone(),
         progress_token: params.written(META_PROGRESS_TOKEN).map(str::to_owned),
         events: route.events.clone(),
+        caller: route.caller.clone(),
         begun: route.begun,
     };
     route.connection.request(&request).await

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::backend_oauth::BackendOAuth;
 use super::deserialize::duration;
 use super::pins::{Pin, Pins};
 use crate::file_access::FileAccess;
@@ -35,6 +36,8 @@ pub struct Backend {
     pub header_env: BTreeMap<String, String>,
     /// Headers, each with the file that contains its value.
     pub header_file: BTreeMap<String, PathBuf>,
+    /// The OAuth client that gets the tokens for `url`.
+    pub oauth: Option<BackendOAuth>,
     /// PEM file with certificate authorities that are trusted for `url`, besides the system's.
     pub ca_file: Option<PathBuf>,
     /// Longest duration of a call.
@@ -93,6 +96,7 @@ impl fmt::Debug for Backend {
             .field("url", &self.url)
             .field("header_env", &self.header_env)
             .field("header_file", &self.header_file)
+            .field("oauth", &self.oauth)
             .field("ca_file", &self.ca_file)
             .field("call_timeout", &self.call_timeout)
             .field("idle_timeout", &self.idle_timeout)
@@ -124,6 +128,7 @@ impl Default for Backend {
             url: None,
             header_env: BTreeMap::new(),
             header_file: BTreeMap::new(),
+            oauth: None,
             ca_file: None,
             call_timeout: Duration::from_mins(30),
             idle_timeout: Duration::from_mins(5),

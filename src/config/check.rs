@@ -115,6 +115,9 @@ fn backends(config: &Config, report: Report<'_>) {
             let message = "is refuse without pins_file: set the file that `gatepost audit pins accept` writes";
             report(&format!("{path}.pin"), message.to_owned());
         }
+        for (key, message) in backend.oauth.iter().flat_map(|oauth| oauth.faults(backend)) {
+            report(&format!("{path}.{key}"), message);
+        }
         tool_names(alias, backend, report);
         for name in backend.header_env.keys().filter(|name| backend.header_file.contains_key(*name)) {
             report(&format!("{path}.header_env.{name}"), "is also in header_file: keep one of them".to_owned());

@@ -8,6 +8,7 @@
 
 mod audit;
 mod auth;
+mod backend_oauth;
 mod backends;
 mod observability;
 mod postgres;
@@ -19,11 +20,12 @@ pub use spec::{Fallback, SettingSpec};
 
 use super::value_type::ValueType;
 
-const PARTS: [&[SettingSpec]; 7] = [
+const PARTS: [&[SettingSpec]; 8] = [
     server::SERVER,
     auth::AUTH,
     roles::ROLES,
     backends::BACKENDS,
+    backend_oauth::BACKEND_OAUTH,
     audit::AUDIT,
     postgres::POSTGRES,
     observability::OBSERVABILITY,

@@ -2,6 +2,7 @@
 //! its audit entry.
 
 pub mod audit_entry;
+pub(crate) mod caller_token;
 pub(crate) mod catalog_changes;
 pub mod context;
 pub mod core;

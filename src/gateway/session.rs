@@ -39,7 +39,7 @@ use crate::mcp::json;
 use crate::mcp::protocol::CANCELLED;
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::Policy;
-use crate::upstream::{Backend, CallError, Event, Response, ServerMessageHandler, UpstreamConnection};
+use crate::upstream::{Backend, CallError, CallerToken, Event, Response, ServerMessageHandler, UpstreamConnection};
 
 /// One session.
 #[derive(Debug)]
@@ -106,7 +106,8 @@ impl Session {
         })
     }
 
-    /// The session's connection to `backend`; opened if there is none that works.
+    /// The session's connection to `backend`; opened if there is none that works. `caller` is the token of the client, if
+    /// the backend is called on its behalf.
     ///
     /// # Errors
     /// [`CallError`]: the backend is down, or refused to initialize.
@@ -114,10 +115,14 @@ impl Session {
     /// # Cancel safety
     /// Opening continues when the caller stops waiting, and the next caller finds the connection: a backend may take
     /// longer to start than one request waits.
-    pub async fn connection(self: &Arc<Self>, backend: &Arc<Backend>) -> Result<Arc<UpstreamConnection>, CallError> {
+    pub async fn connection(
+        self: &Arc<Self>,
+        backend: &Arc<Backend>,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<Arc<UpstreamConnection>, CallError> {
         let open = || {
-            let (session, backend) = (Arc::clone(self), Arc::clone(backend));
-            async move { session.open_connection(&backend).await }
+            let (session, backend, caller) = (Arc::clone(self), Arc::clone(backend), caller.map(Arc::clone));
+            async move { session.open_connection(&backend, caller.as_ref()).await }
         };
         let listener = Arc::clone(self);
         // A client that begins to listen in the meantime finds the connection.
@@ -130,8 +135,12 @@ impl Session {
         self.connections.place(backend.alias()).get(backend.tasks(), open, listen).await
     }
 
-    async fn open_connection(self: &Arc<Self>, backend: &Backend) -> Result<Arc<UpstreamConnection>, CallError> {
-        let (connection, answer) = self.send_initialize(backend).await?;
+    async fn open_connection(
+        self: &Arc<Self>,
+        backend: &Backend,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<Arc<UpstreamConnection>, CallError> {
+        let (connection, answer) = self.send_initialize(backend, caller).await?;
         if let Response::Error { error, .. } = answer {
             return Err(CallError::Down { reason: format!("it refused to initialize: {error}") });
         }
@@ -140,11 +149,16 @@ impl Session {
     }
 
     /// Opens the connection to `backend` for the client's own `initialize` and returns the backend's response to it.
+    /// `caller` is as for [`Session::connection`].
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn initialize(self: &Arc<Self>, backend: &Backend) -> Result<Response, CallError> {
-        let (connection, answer) = self.send_initialize(backend).await?;
+    pub async fn initialize(
+        self: &Arc<Self>,
+        backend: &Backend,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<Response, CallError> {
+        let (connection, answer) = self.send_initialize(backend, caller).await?;
         if matches!(answer, Response::Result(_)) {
             self.connections.place(backend.alias()).set(connection);
         }
@@ -155,10 +169,11 @@ impl Session {
     async fn send_initialize(
         self: &Arc<Self>,
         backend: &Backend,
+        caller: Option<&Arc<CallerToken>>,
     ) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
         let listener = Arc::new(SessionListener::new(self, backend.alias(), None));
         let handler = Arc::clone(&listener) as Arc<dyn ServerMessageHandler>;
-        let (connection, answer) = backend.open(&self.initialize_params, handler).await?;
+        let (connection, answer) = backend.open(&self.initialize_params, caller, handler).await?;
         listener.set_connection(&connection);
         Ok((connection, answer))
     }

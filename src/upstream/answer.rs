@@ -189,6 +189,7 @@ fn asks_for_input(result: &Object<'_>) -> bool {
 pub fn public_message(backend: &str, err: &CallError) -> String {
     match err {
         CallError::Down { .. } => format!("backend {backend} is down"),
+        CallError::Credential(error) => format!("backend {backend} was not called: {}", error.public()),
         err => format!("backend {backend} {err}"),
     }
 }

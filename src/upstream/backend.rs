@@ -4,7 +4,8 @@
 //! shared connection is the gateway's own. It is stateless if the backend supports that, and then serves all callers
 //! without a session. Otherwise it is a legacy session of the gateway, without capabilities, which reads lists and
 //! changes of lists; each principal without a session then has a conversation of its own, so that nothing that a caller
-//! sets in it reaches another.
+//! sets in it reaches another. If the backend is called on behalf of callers, each of them has connections of its own in
+//! both eras, and the shared one serves no caller.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +31,7 @@ use super::http::{Endpoint, EndpointError, is_rejection};
 use super::known_names::KnownNames;
 use super::list_changes::{Change, ListChangeHandler};
 use super::message::{self, DISCOVER, Request, Response, ServerMessageHandler, discover_params};
+use super::oauth::{CallerToken, CredentialError};
 use super::offer::Greeting;
 use super::stdio::{ChildConnection, StdioBackend};
 use super::timeouts::Timeouts;
@@ -146,14 +148,48 @@ impl Backend {
         }
     }
 
-    /// Returns whether the backend speaks the stateless era, and probes it if that is not known.
+    /// Returns true if the backend is called on behalf of callers, each with its own token.
+    #[must_use]
+    pub fn is_on_behalf(&self) -> bool {
+        matches!(&self.transport, Transport::Http(endpoint) if endpoint.is_on_behalf())
+    }
+
+    /// Returns true if its requests are made with tokens that expire.
+    #[must_use]
+    pub fn has_oauth(&self) -> bool {
+        matches!(&self.transport, Transport::Http(endpoint) if endpoint.has_oauth())
+    }
+
+    /// The name of the credential of a caller's requests, as in a record. `None`: the gateway sends none. `caller` is the
+    /// caller's token, if the backend is called on its behalf.
+    #[must_use]
+    pub fn credential_name(&self, caller: Option<&Arc<CallerToken>>) -> Option<&'static str> {
+        match &self.transport {
+            Transport::Stdio(_) => None,
+            Transport::Http(endpoint) => endpoint.credential_name(caller),
+        }
+    }
+
+    /// The subject of the token of a caller's requests, if it is a token that names one. `caller` is as for
+    /// [`Backend::credential_name`].
+    ///
+    /// # Errors
+    /// [`CallError::Credential`]: there is no token, and none can be got.
+    pub async fn credential_subject(&self, caller: Option<&Arc<CallerToken>>) -> Result<Option<String>, CallError> {
+        let Transport::Http(endpoint) = &self.transport else { return Ok(None) };
+        let token = endpoint.token(caller).await?;
+        Ok(token.and_then(|token| token.subject().map(str::to_owned)))
+    }
+
+    /// Returns whether the backend speaks the stateless era, and probes it if that is not known, on behalf of a `caller`
+    /// or of the gateway.
     ///
     /// # Errors
     /// [`CallError`]: the backend cannot be reached, or its answer is inconclusive.
-    pub async fn speaks_modern(&self) -> Result<bool, CallError> {
+    pub async fn speaks_modern(&self, caller: Option<&Arc<CallerToken>>) -> Result<bool, CallError> {
         match &self.transport {
             Transport::Stdio(stdio) => Ok(stdio.shared_child().await?.era() == Era::Modern),
-            Transport::Http(endpoint) => endpoint.speaks_modern().await,
+            Transport::Http(endpoint) => endpoint.speaks_modern(caller).await,
         }
     }
 
@@ -168,14 +204,16 @@ impl Backend {
 
     /// Returns whether a tool is looked up in the list of tools before it is called without a session.
     ///
-    /// It is not at a stateless HTTP backend, which rejects unknown tools itself, and for which a list costs a request.
+    /// It is not at a stateless HTTP backend, which rejects unknown tools itself, and for which a list costs a request;
+    /// and not at one that is called on behalf of callers, whose tools the gateway itself may not see.
     #[must_use]
     pub fn is_looked_up(&self) -> bool {
-        matches!(self.transport, Transport::Stdio(_)) || self.modern() != Some(true)
+        matches!(self.transport, Transport::Stdio(_)) || self.modern() != Some(true) && !self.is_on_behalf()
     }
 
     /// The connection for requests without a session: the shared one if the backend speaks the stateless era or the
-    /// operator declared it shared, otherwise that of the `owner`, which is opened if there is none.
+    /// operator declared it shared, otherwise that of the `owner`, which is opened if there is none. `caller` is the
+    /// owner's token, if the backend is called on its behalf.
     ///
     /// # Errors
     /// [`CallError`]: the backend cannot be reached, or not within the timeout of a call, or has too many
@@ -183,14 +221,17 @@ impl Backend {
     pub async fn conversation(
         self: &Arc<Self>,
         owner: impl FnOnce() -> Owner,
+        caller: Option<&Arc<CallerToken>>,
     ) -> Result<Arc<UpstreamConnection>, CallError> {
-        self.in_time(Instant::now(), self.open_conversation(owner)).await
+        self.in_time(Instant::now(), self.open_conversation(owner, caller)).await
     }
 
     async fn open_conversation(
         self: &Arc<Self>,
         owner: impl FnOnce() -> Owner,
+        caller: Option<&Arc<CallerToken>>,
     ) -> Result<Arc<UpstreamConnection>, CallError> {
+        self.check_caller(caller)?;
         match &self.transport {
             Transport::Stdio(stdio) => {
                 let child = stdio.shared_child().await?;
@@ -199,27 +240,43 @@ impl Backend {
                 }
             }
             Transport::Http(endpoint) => {
-                if self.is_shared || endpoint.speaks_modern().await? {
-                    return self.open_shared().await;
+                if self.is_shared || endpoint.speaks_modern(caller).await? {
+                    return match caller {
+                        Some(_) => Ok(self.stateless(endpoint, caller)),
+                        None => self.open_shared().await,
+                    };
                 }
             }
         }
         let open = || {
-            let backend = Arc::clone(self);
-            async move { backend.open_own().await }
+            let (backend, caller) = (Arc::clone(self), caller.map(Arc::clone));
+            async move { backend.open_own(caller.as_ref()).await }
         };
-        self.conversations.enter(owner())?.get(&self.tasks, open, |_| {}).await
+        self.conversations.enter(owner(), caller)?.get(&self.tasks, open, |_| {}).await
+    }
+
+    /// # Errors
+    /// The backend is called on behalf of callers, and there is no `caller`: a caller's request is never made with the
+    /// gateway's own token.
+    fn check_caller(&self, caller: Option<&Arc<CallerToken>>) -> Result<(), CallError> {
+        let is_missing = self.is_on_behalf() && caller.is_none();
+        if is_missing { Err(CredentialError::NoCallerToken.into()) } else { Ok(()) }
     }
 
     /// The conversation of `owner` if it has one that works, otherwise the shared connection: for what reads and
-    /// changes nothing, such as lists.
+    /// changes nothing, such as lists. With a `caller`, the same as [`Backend::conversation`]: each caller has its own
+    /// lists.
     ///
     /// # Errors
-    /// As for [`Backend::shared`].
+    /// As for [`Backend::conversation`].
     pub async fn conversation_to_read(
-        &self,
+        self: &Arc<Self>,
         owner: impl FnOnce() -> Owner,
+        caller: Option<&Arc<CallerToken>>,
     ) -> Result<Arc<UpstreamConnection>, CallError> {
+        if caller.is_some() {
+            return self.conversation(owner, caller).await;
+        }
         match self.open_conversation_of(owner) {
             Some(connection) => Ok(connection),
             None => self.shared().await,
@@ -230,19 +287,30 @@ impl Backend {
         if self.conversations.count() == 0 {
             return None;
         }
-        self.conversations.get(&owner())?.usable()
+        self.conversations.get(owner(), None)?.usable()
     }
 
-    /// Ends the conversations of callers without a session that were idle longer than `idle`.
+    /// Ends the conversations of callers without a session that were idle longer than `idle`, and forgets the tokens of
+    /// callers whose own tokens have ended.
     pub(super) fn end_idle_conversations(&self, idle: Duration) {
+        self.forget_exchanged(false);
         let ended = self.conversations.end_idle(idle);
         if ended > 0 {
             tracing::info!(backend = self.alias, ended, "ended idle conversations of callers without a session");
         }
     }
 
-    /// Ends the conversations of callers without a session whose roles do not reach the backend any more.
+    /// Forgets the tokens of callers whose own tokens have ended, or of all callers.
+    fn forget_exchanged(&self, all: bool) {
+        if let Transport::Http(endpoint) = &self.transport {
+            endpoint.forget_exchanged(all);
+        }
+    }
+
+    /// Ends the conversations of callers without a session whose roles do not reach the backend any more. Forgets all
+    /// tokens on behalf of callers.
     pub(super) fn end_unreachable_conversations(&self, reaches: impl Fn(&[String]) -> bool) {
+        self.forget_exchanged(true);
         let ended = self.conversations.end_where(|owner| !reaches(&owner.roles));
         if ended > 0 {
             tracing::info!(backend = self.alias, ended, "ended conversations of roles that may not use the backend");
@@ -271,9 +339,8 @@ impl Backend {
             }
             Transport::Http(endpoint) => endpoint,
         };
-        if self.speaks_modern().await? {
-            let connection = Arc::new(endpoint.stateless_connection());
-            return Ok(Arc::new(UpstreamConnection::http(&self.alias, connection)));
+        if endpoint.speaks_modern(None).await? {
+            return Ok(self.stateless(endpoint, None));
         }
         let mut shared = self.shared_session.lock().await;
         if let Some(connection) = shared.as_ref().filter(|connection| !connection.has_ended()) {
@@ -283,15 +350,20 @@ impl Backend {
         self.list_changes.set_tools(None);
         let listener = Arc::clone(&self.list_changes) as Arc<dyn ServerMessageHandler>;
         // Boxed: it is rare, and would make the future of every call larger.
-        let connection = Box::pin(self.open_gateway_session(endpoint, Some(listener))).await?;
+        let connection = Box::pin(self.open_gateway_session(endpoint, None, Some(listener))).await?;
         connection.listen();
         *shared = Some(Arc::clone(&connection));
         Ok(connection)
     }
 
+    /// A connection for stateless requests, on behalf of a `caller` or of the gateway.
+    fn stateless(&self, endpoint: &Arc<Endpoint>, caller: Option<&Arc<CallerToken>>) -> Arc<UpstreamConnection> {
+        Arc::new(UpstreamConnection::http(&self.alias, Arc::new(endpoint.stateless_connection(caller))))
+    }
+
     /// Opens the conversation of one principal without a session. What the backend sends outside of a request is
     /// dropped, and its own requests are refused.
-    async fn open_own(&self) -> Result<Arc<UpstreamConnection>, CallError> {
+    async fn open_own(&self, caller: Option<&Arc<CallerToken>>) -> Result<Arc<UpstreamConnection>, CallError> {
         match &self.transport {
             Transport::Stdio(stdio) => {
                 let stop = self.tasks.stop.child_token();
@@ -299,7 +371,7 @@ impl Backend {
                 let (child, _) = stdio.start_own_child(None, None, stop, &self.tasks.tracker).await?;
                 Ok(self.child_connection(child, ChildHolder::principal(guard)))
             }
-            Transport::Http(endpoint) => self.open_gateway_session(endpoint, None).await,
+            Transport::Http(endpoint) => self.open_gateway_session(endpoint, caller, None).await,
         }
     }
 
@@ -307,9 +379,10 @@ impl Backend {
     async fn open_gateway_session(
         &self,
         endpoint: &Arc<Endpoint>,
+        caller: Option<&Arc<CallerToken>>,
         listener: Option<Arc<dyn ServerMessageHandler>>,
     ) -> Result<Arc<UpstreamConnection>, CallError> {
-        let opened = endpoint.open_session(&message::own_initialize_params().into(), listener).await;
+        let opened = endpoint.open_session(&message::own_initialize_params().into(), caller, listener).await;
         if is_era_rejection(&opened) {
             endpoint.forget_era();
         }
@@ -326,32 +399,35 @@ impl Backend {
     }
 
     /// Opens the connection of one legacy session with the client's `initialize_params`. Returns it with the answer to
-    /// `initialize`. For a backend that speaks the stateless era only, returns the shared connection.
+    /// `initialize`. For a backend that speaks the stateless era only, returns a connection without a session. `caller` is
+    /// the client's token, if the backend is called on its behalf.
     ///
     /// # Errors
     /// [`CallError`]: the backend cannot be reached, or its process ended.
     pub async fn open(
         &self,
         initialize_params: &SharedText,
+        caller: Option<&Arc<CallerToken>>,
         listener: Arc<dyn ServerMessageHandler>,
     ) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
+        self.check_caller(caller)?;
         match &self.transport {
             Transport::Stdio(stdio) => {
                 let stop = self.tasks.stop.child_token();
                 let guard = stop.clone().drop_guard();
                 let (child, answer) =
                     stdio.start_own_child(Some(initialize_params), Some(listener), stop, &self.tasks.tracker).await?;
-                if matches!(answer, Response::Error { .. }) && self.speaks_modern().await.unwrap_or(false) {
-                    return Box::pin(self.open_modern()).await;
+                if matches!(answer, Response::Error { .. }) && self.speaks_modern(None).await.unwrap_or(false) {
+                    return Box::pin(self.open_modern(self.shared().await?)).await;
                 }
                 Ok((self.child_connection(child, ChildHolder::session(guard)), answer))
             }
             Transport::Http(endpoint) => {
-                let opened = endpoint.open_session(initialize_params, Some(listener)).await;
+                let opened = endpoint.open_session(initialize_params, caller, Some(listener)).await;
                 if is_era_rejection(&opened) {
                     endpoint.forget_era();
-                    if endpoint.speaks_modern().await.unwrap_or(false) {
-                        return Box::pin(self.open_modern()).await;
+                    if endpoint.speaks_modern(caller).await.unwrap_or(false) {
+                        return Box::pin(self.open_modern(self.stateless(endpoint, caller))).await;
                     }
                 }
                 let (session, answer) = opened?;
@@ -360,10 +436,12 @@ impl Backend {
         }
     }
 
-    /// The shared connection to a stateless backend, with an answer to `initialize` that is made from the backend's
+    /// The `connection` to a stateless backend, with an answer to `initialize` that is made from the backend's
     /// answer to `server/discover`.
-    async fn open_modern(&self) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
-        let connection = self.shared().await?;
+    async fn open_modern(
+        &self,
+        connection: Arc<UpstreamConnection>,
+    ) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
         let answer = connection.request(&Request::new(DISCOVER, Some(discover_params().into()))).await?;
         let Response::Result(discovered) = answer else { return Ok((connection, answer)) };
         let meta = discovered.object("_meta").unwrap_or_default();

@@ -219,9 +219,9 @@ impl Backend {
 
     async fn header_params(&self, tool: &str) -> Option<Arc<[HeaderParam]>> {
         if let Transport::Http(endpoint) = &self.transport
-            && endpoint.speaks_modern().await.ok()?
+            && endpoint.speaks_modern(None).await.ok()?
         {
-            return Arc::new(endpoint.stateless_connection()).header_params(tool).await;
+            return Arc::new(endpoint.stateless_connection(None)).header_params(tool).await;
         }
         let known = self.list_changes.tools();
         let tools = match known {
@@ -234,8 +234,8 @@ impl Backend {
     /// Takes up the definitions of tools that were listed on `connection` for the `owner`. `is_whole`: they are all
     /// tools.
     pub fn tools_listed(&self, connection_era: Era, owner: impl FnOnce() -> Owner, tools: &[Item], is_whole: bool) {
-        // Only a server of the stateless era answers all callers in one way.
-        let owner = (connection_era == Era::Legacy).then(owner);
+        // Only a server of the stateless era answers all callers in one way, unless it knows who they are.
+        let owner = (connection_era == Era::Legacy || self.is_on_behalf()).then(owner);
         self.definitions.listed(owner.as_ref(), tools, is_whole);
     }
 

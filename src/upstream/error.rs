@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::mcp::json;
 
+use super::oauth::CredentialError;
+
 /// The failure of a request to a backend. Its text continues a sentence that begins with the backend's name.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -13,6 +15,17 @@ pub enum CallError {
     Down {
         /// The reason.
         reason: String,
+    },
+    /// There is no credential for the request. The backend did not get it.
+    #[error("was not called: {0}")]
+    Credential(#[from] CredentialError),
+    /// The backend rejected the credential. It did nothing.
+    #[error("rejected the gateway's credential {credential:?} with HTTP status {status}")]
+    Rejected {
+        /// The name of the credential in a record.
+        credential: &'static str,
+        /// The status.
+        status: u16,
     },
     /// Every conversation with the backend has an open request, and the caller has none. The backend did not get the
     /// request.

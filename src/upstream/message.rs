@@ -8,6 +8,7 @@ use axum::http::HeaderMap;
 use tokio::time::Instant;
 
 use super::error::error_object;
+use super::oauth::CallerToken;
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{
     HEADER_MISMATCH, LEGACY_LATEST, META_CAPABILITIES, META_CLIENT, META_VERSION, MISSING_CAPABILITY, MODERN_VERSION,
@@ -78,6 +79,8 @@ pub struct Request<'a> {
     pub progress_token: Option<String>,
     /// Takes what the backend sends before the response.
     pub events: Option<Arc<dyn ServerMessageHandler>>,
+    /// The token of the caller, if the backend is called on its behalf.
+    pub caller: Option<Arc<CallerToken>>,
     /// From when on it may take as long as a request may, whatever else had to be done first or is done again.
     pub begun: Instant,
 }
@@ -93,6 +96,7 @@ impl<'a> Request<'a> {
             headers: HeaderMap::new(),
             progress_token: None,
             events: None,
+            caller: None,
             begun: Instant::now(),
         }
     }
@@ -102,9 +106,9 @@ impl<'a> Request<'a> {
         let mut headers = self.headers.clone();
         headers.extend(added.iter().map(|(name, value)| (name.clone(), value.clone())));
         let (name, progress_token) = (self.name.clone(), self.progress_token.clone());
-        let (params, events) = (self.params.clone(), self.events.clone());
+        let (params, events, caller) = (self.params.clone(), self.events.clone(), self.caller.clone());
         let Self { method, begun, .. } = *self;
-        Self { method, params, name, headers, progress_token, events, begun }
+        Self { method, params, name, headers, progress_token, events, caller, begun }
     }
 }
 

@@ -22,6 +22,7 @@ impl OwnFiles {
         let auth = &config.auth;
         let keys = auth.keys.iter().filter_map(|key| key.secret_file.as_deref());
         let credentials = config.backends.values().flat_map(|backend| backend.header_file.values());
+        let clients = config.backends.values().filter_map(|backend| backend.oauth.as_ref());
         let variables = config.backends.values().filter_map(|backend| backend.env_file.as_deref());
         // Not secret, but a backend must not accept its own tools.
         let pins = config.backends.values().filter_map(|backend| backend.pins_file.as_deref());
@@ -34,6 +35,7 @@ impl OwnFiles {
             .chain(keys)
             .chain(config.server.tls.as_ref().map(|tls| tls.key_file.as_path()))
             .chain(credentials.map(PathBuf::as_path))
+            .chain(clients.map(|client| client.client_secret_file.as_path()))
             .chain(variables)
             .chain(pins)
             .map(absolute)
@@ -97,6 +99,7 @@ mod tests {
             postgres.password_file = "/own/postgres.password_file"
             server.tls = { cert_file = "/c", key_file = "/own/server.tls.key_file" }
             backends.b = { url = "https://b", header_file = { a = "/own/backends.*.header_file" }, pins_file = "/own/backends.*.pins_file" }
+            backends.d = { url = "https://d", oauth = { token_url = "https://t", client_id = "g", client_secret_file = "/own/backends.*.oauth.client_secret_file" } }
             backends.c = { command = ["c"], env_file = "/own/backends.*.env_file" }
             [[auth.keys]]
             algorithm = "HS256"

@@ -17,9 +17,9 @@ pub const META_BYTES_MAX: usize = 1024;
 /// Most names of removed members. *Chosen*: real clients send one, `task`.
 const REMOVED_MAX: usize = 4;
 
-/// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 7 texts,
+/// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 8 texts,
 /// two lists of [`LIST_MAX`] and one of [`REMOVED_MAX`] texts, and 8 shortened values of 120 bytes besides their paths,
-/// in texts of 4 bytes, each byte of which JSON may write as six, are 2.2 KiB, and `meta` has 1 KiB.
+/// in texts of 4 bytes, each byte of which JSON may write as six, are 2.3 KiB, and `meta` has 1 KiB.
 const TEXT_BYTES_MAX: [usize; 4] = [256, 64, 12, 4];
 
 /// Most actors and most authentication methods that are recorded. *Chosen*: real tokens have one or two.
@@ -46,6 +46,8 @@ pub struct Context<'a> {
     pub removed: &'a [String],
     /// The name by which the client called the tool or prompt, if it is not the backend's own.
     pub called_as: Option<&'a str>,
+    /// The name of the credential with which the backend is called, and its subject if it is a token that names one.
+    pub credential: Option<(&'a str, Option<&'a str>)>,
     /// The values that were shortened in `request_args`, at most
     /// [`SHORTENED_MAX`](crate::audit::redact::SHORTENED_MAX).
     pub shortened_values: &'a [ShortenedValue],
@@ -91,6 +93,8 @@ struct Json<'a> {
     removed: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     called_as: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<Credential<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     shortened_values: Vec<Shortened<'a>>,
     #[serde(skip_serializing_if = "is_default")]
@@ -105,6 +109,13 @@ struct Shortened<'a> {
     path: &'a str,
     bytes: usize,
     digest: Digest,
+}
+
+#[derive(Serialize)]
+struct Credential<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -157,6 +168,10 @@ impl Context<'_> {
         let user_agent = self.user_agent.map(|agent| &agent[..text("user_agent", agent)]);
         let removed = self.removed.iter().take(REMOVED_MAX).map(|name| &name[..text("removed", name)]).collect();
         let called_as = self.called_as.map(|name| &name[..text("called_as", name)]);
+        let credential = self.credential.map(|(name, subject)| Credential {
+            name,
+            subject: subject.map(|subject| &subject[..text("credential", subject)]),
+        });
         // A text that is not JSON has no place in the column.
         let meta = self.meta.and_then(|meta| serde_json::from_str(meta).ok());
         let meta_in_extra = self.meta_in_extra;
@@ -189,6 +204,7 @@ impl Context<'_> {
             meta_in_extra,
             removed,
             called_as,
+            credential,
             shortened_values,
             omitted: self.omitted,
             shortened,
@@ -280,6 +296,7 @@ mod tests {
                 meta_in_extra: &["baggage", "tracestate", "io.modelcontextprotocol/clientCapabilities"],
                 removed: &removed,
                 called_as: Some(&long),
+                credential: Some(("client_credentials", Some(&long))),
             };
             let json = parsed(&context);
             let names = [
@@ -292,6 +309,7 @@ mod tests {
                 "user_agent",
                 "removed",
                 "called_as",
+                "credential",
                 "shortened_values",
             ];
             assert_eq!(json["shortened"], serde_json::json!(names), "{text:?}");

@@ -15,7 +15,7 @@ use crate::mcp::capabilities::{self, announced_without_tasks};
 use crate::mcp::json;
 use crate::mcp::names::SEPARATOR;
 use crate::mcp::protocol::{Era, LEGACY_LATEST, LEGACY_VERSIONS, LIST_TTL_MS, META_SERVER, MODERN_VERSION};
-use crate::upstream::{LOGGING, Response};
+use crate::upstream::{Backend, CallError, LOGGING, Response};
 
 /// Longest instructions at the endpoint of all backends, in bytes. *Chosen*: a model reads them each time.
 const INSTRUCTIONS_BYTES_MAX: usize = 64 * 1024;
@@ -35,7 +35,7 @@ pub(crate) async fn initialize(ctx: &RequestContext<'_>, entry: &mut AuditEntry<
     }
     let sourced = match ctx.only_backend() {
         None => Sourced::Gateway(Response::result(&initialize_result(ctx))),
-        Some(backend) => match session.initialize(backend).await {
+        Some(backend) => match initialize_at(ctx, &session, backend).await {
             Ok(response) => Sourced::Backend(without_tasks(response), Era::Legacy),
             Err(error) => Sourced::failed(backend.alias(), error),
         },
@@ -44,6 +44,16 @@ pub(crate) async fn initialize(ctx: &RequestContext<'_>, entry: &mut AuditEntry<
         session.negotiated.read(response);
     }
     (sourced, session)
+}
+
+/// Opens the session at `backend`.
+async fn initialize_at(
+    ctx: &RequestContext<'_>,
+    session: &Arc<Session>,
+    backend: &Backend,
+) -> Result<Response, CallError> {
+    let caller = ctx.caller_token(backend)?;
+    session.initialize(backend, caller.as_ref()).await
 }
 
 /// A backend's answer to a handshake, without the capability of tasks.
@@ -73,7 +83,8 @@ fn members(value: serde_json::Value) -> Map<String, serde_json::Value> {
 /// Answers `server/discover`. At the endpoint of one modern backend, the backend answers.
 pub(crate) async fn discover(ctx: &RequestContext<'_>) -> Sourced {
     if let Some(backend) = ctx.only_backend()
-        && backend.speaks_modern().await.unwrap_or(false)
+        && let Ok(caller) = ctx.caller_token(backend)
+        && backend.speaks_modern(caller.as_ref()).await.unwrap_or(false)
     {
         return match relay::relay(ctx, backend).await {
             Sourced::Backend(response, era) => Sourced::Backend(without_tasks(response), era),
@@ -82,8 +93,8 @@ pub(crate) async fn discover(ctx: &RequestContext<'_>) -> Sourced {
     }
     // An older backend cannot be asked so, but has answered the gateway's own `initialize`.
     let greeting = match ctx.only_backend() {
-        Some(backend) => match backend.shared().await {
-            Ok(connection) => Some(connection.greeting()),
+        Some(backend) => match ctx.list_route(backend).await {
+            Ok(route) => Some(route.connection.greeting()),
             Err(error) => return Sourced::failed(backend.alias(), error),
         },
         None => None,

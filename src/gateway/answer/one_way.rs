@@ -17,6 +17,7 @@ use crate::mcp::envelope::{ClientResponse, Id};
 use crate::mcp::json;
 use crate::mcp::params::Params;
 use crate::mcp::protocol::{CANCELLED, INITIALIZED, META_REQUEST_ID, PROGRESS};
+use crate::upstream::CallerToken;
 
 /// A notification or a response of a client.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ enum Kind<'a> {
     /// A notification in a session.
     Notification(Box<Notification<'a>>),
     /// A notification that the gateway does not know, for one backend, and the beginning of its record.
-    Passed(Box<Notification<'a>>, String, Box<Call>),
+    Passed(Box<Notification<'a>>, String, Option<Arc<CallerToken>>, Box<Call>),
     /// A notification without a session, which is for no backend.
     Dropped,
     /// A response to a request that a backend sent in the session.
@@ -57,16 +58,18 @@ impl<'a> OneWay<'a> {
     }
 
     /// A notification that the gateway does not know, which the caller may send to `backend`. It is recorded as `call`.
+    /// `caller` is the caller's token, if the backend is called on its behalf.
     pub(crate) fn passed(
         core: &'a Core,
         session: Arc<Session>,
         backend: String,
+        caller: Option<Arc<CallerToken>>,
         method: &str,
         params: Params,
         call: Call,
     ) -> Self {
         let notification = Notification { core, session, is_for_all: false, method: method.to_owned(), params };
-        Self(Kind::Passed(Box::new(notification), backend, Box::new(call)))
+        Self(Kind::Passed(Box::new(notification), backend, caller, Box::new(call)))
     }
 
     pub(crate) fn dropped() -> Self {
@@ -84,7 +87,9 @@ impl<'a> OneWay<'a> {
     pub async fn deliver(self) -> Result<Reply, Refusal> {
         match self.0 {
             Kind::Notification(notification) => notification.deliver().await,
-            Kind::Passed(notification, backend, call) => notification.pass(&backend, *call).await?,
+            Kind::Passed(notification, backend, caller, call) => {
+                notification.pass(&backend, caller.as_ref(), *call).await?;
+            }
             Kind::Dropped => {}
             Kind::Response { session, response, roles } => respond(&session, &response, roles).await,
         }
@@ -126,7 +131,7 @@ impl Notification<'_> {
     ///
     /// # Errors
     /// A refusal with status `audit_unavailable`: the record cannot be stored.
-    async fn pass(self, backend: &str, call: Call) -> Result<(), Refusal> {
+    async fn pass(self, backend: &str, caller: Option<&Arc<CallerToken>>, call: Call) -> Result<(), Refusal> {
         let Self { core, session, method, params, .. } = self;
         // I1: the intent reaches its level before the notification is forwarded, or nothing is forwarded.
         let receipt = core.audit.begin(call).await.map_err(|cause| Refusal::unaudited(&cause))?;
@@ -134,7 +139,7 @@ impl Notification<'_> {
         let added: Vec<(&str, &str)> = added.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let sent = async {
             let backend = core.upstreams.get(backend).ok_or_else(relay::not_configured)?;
-            let connection = session.connection(backend).await?;
+            let connection = session.connection(backend, caller).await?;
             connection.notify(&method, params.text(&added).as_deref()).await
         };
         let outcome = match sent.await {

@@ -141,7 +141,8 @@ pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) 
     let Subscription { request: SubscriptionRequest { filter, text }, stream, owned, _counted } = subscription;
     let id = &ctx.id;
     if let Some(backend) = ctx.only_backend()
-        && backend.speaks_modern().await.unwrap_or(false)
+        && let Ok(caller) = ctx.caller_token(backend)
+        && backend.speaks_modern(caller.as_ref()).await.unwrap_or(false)
     {
         let audience = Audience::new(backend.alias(), ctx.core.policy.subscribe());
         let listener = Arc::new(SubscriptionForwarder { stream: Arc::clone(&stream), id: id.clone(), audience });

@@ -33,7 +33,7 @@ use crate::mcp::params::Params;
 use crate::mcp::protocol::{META_CLIENT, SESSION_HEADER, VERSION_HEADER};
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::{Target, TargetKind};
-use crate::upstream::{Answer, AnswerKind};
+use crate::upstream::{Answer, AnswerKind, CallError, public_message};
 
 /// The recorded name of what has none, or one that does not exist.
 const UNKNOWN: &str = "unknown";
@@ -71,6 +71,10 @@ pub struct AuditEntry<'a> {
     pub(crate) decided_by: Option<String>,
     /// The digest of the tool's definition as its backend last listed it.
     pub(crate) tool_digest: Option<Digest>,
+    /// The name of the credential with which the backend is called.
+    pub(crate) credential: Option<&'static str>,
+    /// The subject of that credential, if it is a token that names one.
+    pub(crate) credential_subject: Option<String>,
     /// The name and version by which the client calls itself.
     pub(crate) client_info: Option<Arc<(String, String)>>,
     /// The protocol revision that the client asks for in `initialize`.
@@ -110,6 +114,8 @@ impl<'a> AuditEntry<'a> {
             answer_schemas: None,
             decided_by: None,
             tool_digest: None,
+            credential: None,
+            credential_subject: None,
             client_info: None,
             requested_protocol: None,
             trace: None,
@@ -165,6 +171,12 @@ impl<'a> AuditEntry<'a> {
     pub(crate) fn called(&mut self, name: &str, target: Target<'_>) {
         let is_own = |named: Target<'_>| target.kind == TargetKind::Resource || named.name == target.name;
         self.called_as = (!self.inbound.scope.target(name).is_some_and(is_own)).then(|| name.to_owned());
+    }
+
+    /// The refusal of a caller without a token for `backend`, which is called on behalf of callers.
+    pub(crate) fn no_token(&mut self, backend: &str, error: &CallError) -> Refusal {
+        self.decided_by = Some(format!("backends.{backend}.oauth.on_behalf"));
+        Refusal::denied(public_message(backend, error))
     }
 
     /// Takes id, method and tool from a message that breaks a rule.
@@ -350,6 +362,7 @@ impl<'a> AuditEntry<'a> {
             meta_in_extra: self.params.as_ref().map_or(&[], |params| &params.meta_in_extra),
             removed: self.params.as_ref().map_or(&[], |params| &params.removed),
             called_as: self.called_as.as_deref(),
+            credential: self.credential.map(|name| (name, self.credential_subject.as_deref())),
             ..Context::default()
         }
     }

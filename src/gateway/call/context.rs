@@ -6,6 +6,7 @@ use axum::http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use crate::auth::Principal;
+use crate::gateway::call::caller_token;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::request_state::StateOwner;
 use crate::gateway::call::rules::Rules;
@@ -20,7 +21,9 @@ use crate::mcp::envelope::{Id, Message};
 use crate::mcp::params::Params;
 use crate::mcp::protocol::{Era, REQUEST_ID_HEADER, TOOLS_CALL};
 use crate::rbac::Target;
-use crate::upstream::{Backend, CallError, Interrupt, Owner, Route, ServerMessageHandler, UpstreamConnection};
+use crate::upstream::{
+    Backend, CallError, CallerToken, Interrupt, Owner, Route, ServerMessageHandler, UpstreamConnection,
+};
 
 /// One request of a known caller.
 #[derive(Debug)]
@@ -40,6 +43,9 @@ pub(crate) struct RequestContext<'a> {
     /// The stream for messages before the response, if the client accepts one.
     pub(crate) stream: Option<Arc<Stream>>,
     pub(crate) interrupt: Interrupt,
+    /// The reason why there is no credential for the backend of the request. It is answered with this once its intent is
+    /// stored.
+    pub(crate) no_credential: Option<Box<CallError>>,
     /// The entry by which the session finds the request to cancel it; dropping it removes the entry.
     pub(crate) _in_flight: Option<inflight::InFlightGuard<'a>>,
 }
@@ -52,11 +58,12 @@ impl RequestContext<'_> {
     /// [`CallError`]: the backend cannot be reached, or not in time.
     pub(crate) async fn route(&self, backend: &Arc<Backend>, name: Option<String>) -> Result<Route, CallError> {
         let begun = Instant::now();
+        let caller = self.caller_token(backend)?;
         let connection = match &self.session {
-            Some(session) => session_connection(session, backend, begun).await?,
-            None => backend.conversation(|| self.owner()).await?,
+            Some(session) => session_connection(session, backend, caller.as_ref(), begun).await?,
+            None => backend.conversation(|| self.owner(), caller.as_ref()).await?,
         };
-        Ok(self.route_on(backend, connection, begun, name))
+        Ok(self.route_on(backend, connection, caller, begun, name))
     }
 
     /// The same for a request that only reads what the backend lists: without a session, it opens no conversation for
@@ -66,11 +73,24 @@ impl RequestContext<'_> {
     /// As for [`RequestContext::route`].
     pub(crate) async fn list_route(&self, backend: &Arc<Backend>) -> Result<Route, CallError> {
         let begun = Instant::now();
+        let caller = self.caller_token(backend)?;
         let connection = match &self.session {
-            Some(session) => session_connection(session, backend, begun).await?,
-            None => backend.conversation_to_read(|| self.owner()).await?,
+            Some(session) => session_connection(session, backend, caller.as_ref(), begun).await?,
+            None => backend.conversation_to_read(|| self.owner(), caller.as_ref()).await?,
         };
-        Ok(self.route_on(backend, connection, begun, None))
+        Ok(self.route_on(backend, connection, caller, begun, None))
+    }
+
+    /// The token of the caller, if `backend` is called on its behalf.
+    ///
+    /// # Errors
+    /// [`CallError::Credential`]: the caller has no token that can be exchanged, or there was none for the backend when
+    /// the request was prepared.
+    pub(crate) fn caller_token(&self, backend: &Backend) -> Result<Option<Arc<CallerToken>>, CallError> {
+        match &self.no_credential {
+            Some(error) => Err(CallError::clone(error)),
+            None => caller_token::for_backend(backend, &self.principal, self.inbound),
+        }
     }
 
     /// The owner of the caller's conversations with backends.
@@ -89,6 +109,7 @@ impl RequestContext<'_> {
         &self,
         backend: &Backend,
         connection: Arc<UpstreamConnection>,
+        caller: Option<Arc<CallerToken>>,
         begun: Instant,
         name: Option<String>,
     ) -> Route {
@@ -113,7 +134,7 @@ impl RequestContext<'_> {
         // The backend's own log can then be matched with the record.
         let header = request_id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok());
         headers.extend(header.map(|id| (HeaderName::from_static(REQUEST_ID_HEADER), id)));
-        Route { connection, era: self.era, name, headers, traceparent: None, request_id, events, begun }
+        Route { connection, era: self.era, name, headers, traceparent: None, request_id, events, caller, begun }
     }
 
     /// The owner of a `requestState` of this request.
@@ -142,7 +163,8 @@ impl RequestContext<'_> {
 async fn session_connection(
     session: &Arc<Session>,
     backend: &Arc<Backend>,
+    caller: Option<&Arc<CallerToken>>,
     begun: Instant,
 ) -> Result<Arc<UpstreamConnection>, CallError> {
-    backend.in_time(begun, session.connection(backend)).await
+    backend.in_time(begun, session.connection(backend, caller)).await
 }

@@ -70,7 +70,7 @@ impl<'a> RoutedRequest<'a> {
     /// # Errors
     /// A refusal with status `denied`, `rate_limited`, or `malformed` if the target does not exist.
     pub async fn permit(self, entry: &mut AuditEntry<'_>) -> Result<Permitted<'a>, Refusal> {
-        let Self { ctx, destination } = self;
+        let Self { mut ctx, destination } = self;
         let (grant, slot) = match destination {
             Destination::Local(method) => {
                 if let LocalMethod::Initialize = method {
@@ -90,8 +90,39 @@ impl<'a> RoutedRequest<'a> {
                 (Grant::Extension(backend), Some(slot))
             }
         };
+        let backend = match &grant {
+            Grant::Target(permit) => ctx.core.upstreams.get(permit.backend()),
+            Grant::Extension(backend) => Some(backend),
+            Grant::Local(_) | Grant::Subscription(_) => None,
+        };
+        if let Some(backend) = backend.filter(|backend| backend.credential_name(None).is_some()) {
+            let backend = Arc::clone(backend);
+            // Boxed: it would make the future of every call larger.
+            Box::pin(credential(&mut ctx, &backend, entry)).await?;
+        }
         Ok(Permitted { ctx, grant, slot })
     }
+}
+
+/// Finds out with which credential the request is made, for its record, and gets the token for it. If there is none, the
+/// request is answered with the reason once its intent is stored.
+///
+/// # Errors
+/// A refusal with status `denied`: the backend is called on behalf of callers, and this one has no token for that.
+async fn credential(
+    ctx: &mut RequestContext<'_>,
+    backend: &Backend,
+    entry: &mut AuditEntry<'_>,
+) -> Result<(), Refusal> {
+    let caller = ctx.caller_token(backend).map_err(|error| entry.no_token(backend.alias(), &error))?;
+    entry.credential = backend.credential_name(caller.as_ref());
+    if backend.has_oauth() && ctx.core.is_recorded(&ctx.message.method) {
+        match backend.credential_subject(caller.as_ref()).await {
+            Ok(subject) => entry.credential_subject = subject,
+            Err(error) => ctx.no_credential = Some(Box::new(error)),
+        }
+    }
+    Ok(())
 }
 
 /// Counts the opening of a session in the caller's rate. It counts as more if the caller may use nothing: its session

@@ -10,6 +10,7 @@ use crate::gateway::answer::one_way::OneWay;
 use crate::gateway::answer::resources::ResourceSearch;
 use crate::gateway::answer::subscriptions;
 use crate::gateway::call::audit_entry::AuditEntry;
+use crate::gateway::call::caller_token;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::request_state::{RequestState, StateError};
@@ -166,6 +167,7 @@ impl<'a> Parsed<'a> {
             session,
             stream,
             interrupt,
+            no_credential: None,
             _in_flight: in_flight,
         };
         let destination = destination(&ctx, spec, entry).await?;
@@ -261,8 +263,12 @@ impl<'a> Sender<'a> {
         if !is_allowed {
             return Err(Refusal::denied(format!("{method} is for roles that may use all of {backend}")));
         }
+        let known = self.core.upstreams.get(backend);
+        let caller = known.map(|known| caller_token::for_backend(known, &self.principal, self.inbound)).transpose();
+        let caller = caller.map_err(|error| entry.no_token(backend, &error))?.flatten();
+        entry.credential = known.and_then(|known| known.credential_name(caller.as_ref()));
         let call = entry.intent(self.core)?;
-        Ok(OneWay::passed(self.core, session, backend.to_owned(), method, params, call))
+        Ok(OneWay::passed(self.core, session, backend.to_owned(), caller, method, params, call))
     }
 }
 

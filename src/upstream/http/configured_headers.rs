@@ -78,6 +78,11 @@ impl ConfiguredHeaders {
         headers
     }
 
+    /// Returns true if there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.fixed.is_empty() && self.files.is_empty()
+    }
+
     /// Returns true if the operator has configured the header `name`.
     pub(super) fn contains(&self, name: &HeaderName) -> bool {
         self.fixed.contains_key(name) || self.files.iter().any(|(known, _)| known == name)

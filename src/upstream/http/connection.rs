@@ -14,6 +14,7 @@ use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Event, Request, ServerMessageHandler};
+use crate::upstream::oauth::CallerToken;
 use crate::upstream::offer::Greeting;
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
 
@@ -41,6 +42,9 @@ pub(in crate::upstream) struct HttpConnection {
     /// Locked while the session is initialized again.
     pub(super) initialize_lock: tokio::sync::Mutex<()>,
     pub(super) initialize_params: SharedText,
+    /// The last token of the caller on whose behalf requests are made. `None`: they are not, or it is the gateway's own
+    /// connection.
+    caller: Option<Mutex<Arc<CallerToken>>>,
     /// Handles messages that belong to no request.
     pub(super) listener: Option<Arc<dyn ServerMessageHandler>>,
     /// A task reads the standalone stream.
@@ -89,6 +93,7 @@ impl HttpConnection {
         endpoint: &Arc<Endpoint>,
         era: Era,
         initialize_params: SharedText,
+        caller: Option<&Arc<CallerToken>>,
         listener: Option<Arc<dyn ServerMessageHandler>>,
     ) -> Self {
         Self {
@@ -98,6 +103,7 @@ impl HttpConnection {
             session: Mutex::default(),
             initialize_lock: tokio::sync::Mutex::default(),
             initialize_params,
+            caller: caller.map(|caller| Mutex::new(Arc::clone(caller))),
             listener,
             is_listening: AtomicBool::new(false),
             listen_requested: AtomicBool::new(false),
@@ -139,12 +145,25 @@ impl HttpConnection {
     /// [`CallError`].
     pub(in crate::upstream) async fn send(&self, message: String) -> Result<(), CallError> {
         let timer = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
-        let headers = self.headers(&self.session(), ACCEPT_ANY);
+        let mut headers = self.headers(&self.session(), ACCEPT_ANY);
+        let caller = self.caller(None);
+        timer.run(self.endpoint.authorize(&mut headers, caller.as_ref())).await??;
         let response = timer.run(self.post(message.into(), headers)).await??;
         if response.status().is_success() {
             return Ok(());
         }
-        Err(CallError::Http { status: response.status().as_u16() })
+        Err(self.endpoint.status_error(response.status().as_u16(), caller.as_ref()))
+    }
+
+    /// The token of the caller on whose behalf `request`, or what belongs to no request, is made. `None`: it is not made
+    /// on behalf of a caller.
+    pub(super) fn caller(&self, request: Option<&Request<'_>>) -> Option<Arc<CallerToken>> {
+        let mut last = self.caller.as_ref()?.lock();
+        if let Some(own) = request.and_then(|request| request.caller.as_ref()) {
+            // Callers renew their tokens.
+            *last = Arc::clone(own);
+        }
+        Some(Arc::clone(&last))
     }
 
     /// Ends the session at the backend, in the background.
@@ -153,10 +172,11 @@ impl HttpConnection {
         if self.era == Era::Modern || self.session().id.is_none() {
             return;
         }
-        let request = self.endpoint.client.delete(&self.endpoint.url).headers(self.headers(&self.session(), "*/*"));
+        let request = self.endpoint.client.delete(&self.endpoint.url);
+        let send = self.authorized(request, self.headers(&self.session(), "*/*"));
         tokio::spawn(async move {
             // The session is not used again, even if the backend does not get this.
-            tokio::time::timeout(SEND_TIMEOUT, request.send()).await.ok();
+            tokio::time::timeout(SEND_TIMEOUT, send).await.ok();
         });
     }
 
@@ -183,14 +203,27 @@ impl HttpConnection {
         request.send().await.map_err(transport_error)
     }
 
+    /// Sends `request` with `headers` and the credential of the connection. The future does not borrow the connection.
+    fn authorized(
+        &self,
+        request: reqwest::RequestBuilder,
+        mut headers: HeaderMap,
+    ) -> impl Future<Output = Result<reqwest::Response, CallError>> + Send + use<> {
+        let (endpoint, caller) = (Arc::clone(&self.endpoint), self.caller(None));
+        async move {
+            endpoint.authorize(&mut headers, caller.as_ref()).await?;
+            request.headers(headers).send().await.map_err(transport_error)
+        }
+    }
+
     /// Sends a message in the background.
     pub(super) fn send_in_background(&self, message: String) {
         let mut headers = self.headers(&self.session(), ACCEPT_ANY);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let request = self.endpoint.client.post(&self.endpoint.url).headers(headers).body(message);
+        let send = self.authorized(self.endpoint.client.post(&self.endpoint.url).body(message), headers);
         let alias = self.endpoint.alias.clone();
         tokio::spawn(async move {
-            if !matches!(tokio::time::timeout(SEND_TIMEOUT, request.send()).await, Ok(Ok(_))) {
+            if !matches!(tokio::time::timeout(SEND_TIMEOUT, send).await, Ok(Ok(_))) {
                 tracing::debug!(backend = alias, "could not send a message to the backend; dropped it");
             }
         });

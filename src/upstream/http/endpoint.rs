@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::{HeaderMap, header};
 use parking_lot::Mutex;
+use url::Url;
 
 use super::configured_headers::ConfiguredHeaders;
 use super::endpoint_error::EndpointError;
 use super::param_headers::ParamHeaders;
 use crate::config;
 use crate::file_access::FileKind;
+use crate::outbound;
+use crate::upstream::error::CallError;
+use crate::upstream::oauth::{AccessToken, CallerToken, OAuthClient};
 use crate::upstream::offer::Greeting;
 use crate::upstream::timeouts::Timeouts;
 
@@ -26,6 +31,8 @@ pub(in crate::upstream) struct Endpoint {
     pub(super) url: String,
     pub(super) client: reqwest::Client,
     pub(super) headers: ConfiguredHeaders,
+    /// Gets the tokens of its requests.
+    pub(super) oauth: Option<OAuthClient>,
     pub(super) timeouts: Timeouts,
     /// True if the backend speaks the stateless era, if that is known.
     modern: Mutex<Option<bool>>,
@@ -44,12 +51,11 @@ impl Endpoint {
         let Some(url) = &config.url else { return Ok(None) };
         let error_at = |key: &str, message: String| EndpointError::new(alias, key, message);
         let headers = ConfiguredHeaders::load(alias, config)?;
+        let oauth = config.oauth.as_ref().map(|oauth| OAuthClient::new(oauth, config)).transpose();
+        let oauth = oauth.map_err(|(key, message)| error_at(&format!("oauth.{key}"), message))?;
         // Redirects are not followed, so that credentials are sent to the configured address only.
-        let mut client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT_TIMEOUT);
+        let parsed = Url::parse(url).map_err(|error| error_at("url", format!("is not a URL ({error})")))?;
+        let mut client = outbound::client_builder(&parsed).tcp_nodelay(true).connect_timeout(CONNECT_TIMEOUT);
         if let Some(path) = &config.ca_file {
             let pem = config.files.read(path, FileKind::Trusted, CA_FILE_BYTES_MAX);
             let pem = pem.map_err(|error| error_at("ca_file", error.to_string()))?;
@@ -68,11 +74,74 @@ impl Endpoint {
             url,
             client,
             headers,
+            oauth,
             timeouts,
             modern: Mutex::default(),
             greeting: Mutex::default(),
             param_headers: Mutex::default(),
         }))
+    }
+
+    /// Returns true if its requests are made with tokens that expire.
+    pub(in crate::upstream) fn has_oauth(&self) -> bool {
+        self.oauth.is_some()
+    }
+
+    /// Returns true if requests of callers are made on their behalf.
+    pub(in crate::upstream) fn is_on_behalf(&self) -> bool {
+        self.oauth.as_ref().is_some_and(OAuthClient::is_on_behalf)
+    }
+
+    /// The name of the credential of a request, as in a record; `None`: it has none. `caller` is the token of a caller on
+    /// whose behalf it is made.
+    pub(in crate::upstream) fn credential_name(&self, caller: Option<&Arc<CallerToken>>) -> Option<&'static str> {
+        match &self.oauth {
+            Some(_) => Some(OAuthClient::grant(caller).as_str()),
+            None => (!self.headers.is_empty()).then_some("headers"),
+        }
+    }
+
+    /// The token of a request; `None`: the backend has no OAuth client. `caller` is as for
+    /// [`Endpoint::credential_name`].
+    ///
+    /// # Errors
+    /// [`CallError::Credential`].
+    pub(in crate::upstream) async fn token(
+        &self,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<Option<Arc<AccessToken>>, CallError> {
+        let Some(oauth) = &self.oauth else { return Ok(None) };
+        // Boxed: tokens are rare, and would make the future of every call larger.
+        Ok(Some(Box::pin(oauth.token(caller)).await?))
+    }
+
+    /// Adds the token of a request to its `headers`, and returns it.
+    ///
+    /// # Errors
+    /// As for [`Endpoint::token`].
+    pub(super) async fn authorize(
+        &self,
+        headers: &mut HeaderMap,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<Option<Arc<AccessToken>>, CallError> {
+        let token = self.token(caller).await?;
+        if let Some(token) = &token {
+            headers.insert(header::AUTHORIZATION, token.authorization().clone());
+        }
+        Ok(token)
+    }
+
+    /// The failure of a request with an HTTP status that is not a response.
+    pub(super) fn status_error(&self, status: u16, caller: Option<&Arc<CallerToken>>) -> CallError {
+        match self.credential_name(caller) {
+            Some(credential) if status == 401 => CallError::Rejected { credential, status },
+            _ => CallError::Http { status },
+        }
+    }
+
+    /// Forgets the tokens of callers whose own tokens have ended, or of all callers.
+    pub(in crate::upstream) fn forget_exchanged(&self, all: bool) {
+        self.oauth.iter().for_each(|oauth| oauth.forget_exchanged(all));
     }
 
     /// The backend's last answer to the gateway's own handshake.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, DISCOVER, Request, Response};
+use crate::upstream::oauth::CallerToken;
 use crate::upstream::offer::Greeting;
 
 use super::connection::HttpConnection;
@@ -19,16 +20,20 @@ use super::era::{EraEvidence, is_rejection};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Endpoint {
-    /// Returns whether the backend speaks the stateless era, and probes it if that is not known.
+    /// Returns whether the backend speaks the stateless era, and probes it if that is not known, on behalf of a `caller`
+    /// or of the gateway.
     ///
     /// # Errors
     /// [`CallError`]: the probe failed, or its answer is inconclusive. The era stays unknown.
-    pub(in crate::upstream) async fn speaks_modern(self: &Arc<Self>) -> Result<bool, CallError> {
+    pub(in crate::upstream) async fn speaks_modern(
+        self: &Arc<Self>,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<bool, CallError> {
         if let Some(known) = self.is_modern() {
             return Ok(known);
         }
         // Boxed: it is rare, and would make the future of every call larger.
-        let is_modern = Box::pin(self.probe_era()).await?;
+        let is_modern = Box::pin(self.probe_era(caller)).await?;
         tracing::info!(backend = self.alias, modern = is_modern, "backend era determined");
         Ok(is_modern)
     }
@@ -37,9 +42,9 @@ impl Endpoint {
     ///
     /// # Errors
     /// As for [`Endpoint::speaks_modern`]; the remembered era stays.
-    pub(super) async fn probe_era(self: &Arc<Self>) -> Result<bool, CallError> {
+    pub(super) async fn probe_era(self: &Arc<Self>, caller: Option<&Arc<CallerToken>>) -> Result<bool, CallError> {
         let request = Request::new(DISCOVER, Some(message::discover_params().into()));
-        let connection = Arc::new(self.stateless_connection());
+        let connection = Arc::new(self.stateless_connection(caller));
         let answer = tokio::time::timeout(PROBE_TIMEOUT, connection.request_without_session(&request)).await;
         let is_modern = match answer.unwrap_or(Err(CallError::TimedOut { after: PROBE_TIMEOUT })) {
             Ok(answer) => {
@@ -79,7 +84,7 @@ impl HttpConnection {
             // A backend with both eras answers a probe like one with the newer era only, so only a change is
             // conclusive.
             EraEvidence::Doubtful if self.endpoint.is_modern() == Some(false) => {
-                if self.endpoint.probe_era().await.unwrap_or(false) {
+                if self.endpoint.probe_era(self.caller(None).as_ref()).await.unwrap_or(false) {
                     self.abandon();
                 }
             }

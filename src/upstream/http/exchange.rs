@@ -10,6 +10,7 @@ use crate::mcp::protocol::{Era, METHOD_HEADER, NAME_HEADER};
 use crate::upstream::error::CallError;
 use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Message, Request, Response};
+use crate::upstream::oauth::{AccessToken, CallerToken};
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
 
 use super::connection::{ACCEPT_ANY, HttpConnection, RequestGuard, SEND_TIMEOUT, SESSION, Session};
@@ -97,13 +98,24 @@ impl HttpConnection {
     ) -> Result<Response, ExchangeError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let body = Frame::new(Some(id), request.method, request.params.as_ref());
-        let headers = self.request_headers(session, request);
+        let mut headers = self.request_headers(session, request);
         let mut timer = match request.method {
             message::LISTEN => RequestTimer::unlimited(),
             _ => RequestTimer::new(self.endpoint.timeouts).started_at(request.begun),
         };
+        let caller = self.caller(Some(request));
+        let token = match self.endpoint.oauth {
+            Some(_) => timer.run(self.endpoint.authorize(&mut headers, caller.as_ref())).await??,
+            None => None,
+        };
         let mut guard = RequestGuard::new(self, id, request);
-        let response = timer.run(self.post(body, headers)).await?;
+        let mut response = timer.run(self.post(body, headers)).await?;
+        if let (Ok(refused), Some(token)) = (&response, token)
+            && refused.status() == StatusCode::UNAUTHORIZED
+        {
+            let again = Box::pin(self.post_with_new_token(id, session, request, caller.as_ref(), token));
+            response = timer.run(again).await?;
+        }
         if matches!(response, Err(CallError::Down { .. })) {
             guard.is_done = true;
             // Another server may answer when the backend is back. A client's session may still be valid then.
@@ -137,13 +149,40 @@ impl HttpConnection {
         Err(ExchangeError::SessionGone { answer: (!is_repeatable).then_some(answer), status })
     }
 
+    /// Sends a request again, with another token than `rejected`. The backend has refused the request for that one, so
+    /// that it did nothing.
+    async fn post_with_new_token(
+        &self,
+        id: u64,
+        session: &Session,
+        request: &Request<'_>,
+        caller: Option<&Arc<CallerToken>>,
+        rejected: Arc<AccessToken>,
+    ) -> Result<reqwest::Response, CallError> {
+        if let Some(oauth) = &self.endpoint.oauth {
+            oauth.reject(caller, &rejected);
+        }
+        let mut headers = self.request_headers(session, request);
+        let token = self.endpoint.authorize(&mut headers, caller).await?;
+        // The record names the subject of the first one.
+        if token.is_some_and(|token| token.subject() != rejected.subject()) {
+            return Err(self.endpoint.status_error(StatusCode::UNAUTHORIZED.as_u16(), caller));
+        }
+        self.post(Frame::new(Some(id), request.method, request.params.as_ref()), headers).await
+    }
+
     /// Returns false if the backend refuses a ping in `session`, too.
     async fn is_known(self: &Arc<Self>, session: &Session) -> bool {
         let ping = Request::new("ping", None);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let body = Frame::new(Some(id), ping.method, None);
         let mut timer = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
-        let Ok(Ok(response)) = timer.run(self.post(body, self.request_headers(session, &ping))).await else {
+        let mut headers = self.request_headers(session, &ping);
+        let caller = self.caller(None);
+        if !matches!(timer.run(self.endpoint.authorize(&mut headers, caller.as_ref())).await, Ok(Ok(_))) {
+            return true;
+        }
+        let Ok(Ok(response)) = timer.run(self.post(body, headers)).await else {
             return true;
         };
         if response.status().is_success() {
@@ -204,7 +243,7 @@ impl HttpConnection {
         let answer = match message {
             // The answer of a proxy or an access check to `server/discover` does not say which era is spoken.
             _ if request.method == message::DISCOVER && era::is_inconclusive(status) => {
-                Err(CallError::Http { status: status.as_u16() })
+                Err(self.endpoint.status_error(status.as_u16(), self.caller(None).as_ref()))
             }
             // The id of an error may be null, if the backend could not read the id of the request.
             Message::Response { id: found, response: Some(answer) }
@@ -213,7 +252,7 @@ impl HttpConnection {
                 Ok(with_status(answer, status, self.era))
             }
             _ if status.is_success() => Err(CallError::Garbled),
-            _ => Err(CallError::Http { status: status.as_u16() }),
+            _ => Err(self.endpoint.status_error(status.as_u16(), self.caller(None).as_ref())),
         };
         (answer, sign)
     }

@@ -9,6 +9,7 @@ use crate::mcp::protocol::{Era, LEGACY_LATEST};
 use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, Request, Response, ServerMessageHandler};
+use crate::upstream::oauth::CallerToken;
 use crate::upstream::offer::Greeting;
 
 use super::connection::{HttpConnection, Session};
@@ -16,14 +17,17 @@ use super::endpoint::Endpoint;
 use super::era::is_rejection;
 
 impl Endpoint {
-    /// A connection for stateless requests.
-    pub(in crate::upstream) fn stateless_connection(self: &Arc<Self>) -> HttpConnection {
-        let connection = HttpConnection::new(self, Era::Modern, SharedText::default(), None);
+    /// A connection for stateless requests, on behalf of a `caller` or of the gateway.
+    pub(in crate::upstream) fn stateless_connection(
+        self: &Arc<Self>,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> HttpConnection {
+        let connection = HttpConnection::new(self, Era::Modern, SharedText::default(), caller, None);
         *connection.greeting.lock() = self.greeting().unwrap_or_default();
         connection
     }
 
-    /// Opens a legacy session. Returns it with the answer to `initialize`. The caller sends
+    /// Opens a legacy session, on behalf of a `caller` or of the gateway. Returns it with the answer to `initialize`. The caller sends
     /// `notifications/initialized`.
     ///
     /// # Errors
@@ -31,9 +35,10 @@ impl Endpoint {
     pub(in crate::upstream) async fn open_session(
         self: &Arc<Self>,
         initialize_params: &SharedText,
+        caller: Option<&Arc<CallerToken>>,
         listener: Option<Arc<dyn ServerMessageHandler>>,
     ) -> Result<(Arc<HttpConnection>, Response), CallError> {
-        let connection = Arc::new(HttpConnection::new(self, Era::Legacy, initialize_params.clone(), listener));
+        let connection = Arc::new(HttpConnection::new(self, Era::Legacy, initialize_params.clone(), caller, listener));
         let response = connection.initialize().await?;
         Ok((connection, response))
     }

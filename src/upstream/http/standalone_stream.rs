@@ -146,6 +146,7 @@ impl HttpConnection {
         let mut headers = self.headers(session, "text/event-stream");
         let last = resume_point.last_event_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
         headers.extend(last.map(|last| (LAST_EVENT_ID, last)));
+        self.endpoint.authorize(&mut headers, self.caller(None).as_ref()).await?;
         self.endpoint.client.get(&self.endpoint.url).headers(headers).send().await.map_err(transport_error)
     }
 

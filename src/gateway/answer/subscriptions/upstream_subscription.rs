@@ -180,7 +180,7 @@ impl UpstreamSubscription {
         ctx: &RequestContext<'_>,
         listener: &Arc<UpstreamListener>,
     ) -> Result<Option<Response>, CallError> {
-        if self.backend.speaks_modern().await? {
+        if self.backend.speaks_modern(ctx.caller_token(&self.backend)?.as_ref()).await? {
             let handler = Arc::clone(listener) as Arc<dyn ServerMessageHandler>;
             return listen_at(ctx, &self.backend, handler, Some(&self.filter)).await.map(Some);
         }

@@ -1,0 +1,91 @@
+//! `[backends.NAME.oauth]`: the gateway's OAuth client for a backend.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use url::Url;
+
+use super::backend::Backend;
+use super::value_type::is_loopback;
+
+/// `[backends.NAME.oauth]`: where the gateway gets the tokens of its requests to an HTTP backend.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct BackendOAuth {
+    /// The URL of the token endpoint.
+    pub token_url: String,
+    /// The gateway's id at the token server.
+    pub client_id: String,
+    /// File with the gateway's secret there, read again when it changes.
+    pub client_secret_file: PathBuf,
+    /// The way in which id and secret are sent.
+    pub client_auth: ClientAuth,
+    /// The logical name of the backend, for the token server.
+    pub audience: Option<String>,
+    /// The URI of the backend, for the token server (RFC 8707).
+    pub resource: Option<String>,
+    /// The scopes of the tokens, separated by spaces.
+    pub scope: Option<String>,
+    /// True if the requests of callers are made with tokens that are issued for the callers'.
+    pub on_behalf: bool,
+    /// True if such a token must name the caller's subject.
+    pub same_subject: bool,
+}
+
+/// The way in which a client authenticates at a token server. *Spec*: RFC 6749 2.3.1.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuth {
+    /// In the header `Authorization`.
+    #[default]
+    Basic,
+    /// In the body.
+    Post,
+}
+
+impl Default for BackendOAuth {
+    fn default() -> Self {
+        Self {
+            token_url: String::new(),
+            client_id: String::new(),
+            client_secret_file: PathBuf::new(),
+            client_auth: ClientAuth::Basic,
+            audience: None,
+            resource: None,
+            scope: None,
+            on_behalf: false,
+            same_subject: true,
+        }
+    }
+}
+
+impl BackendOAuth {
+    /// The faults of these settings in `backend`, each with its key below `backends.NAME`.
+    pub(super) fn faults(&self, backend: &Backend) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        let mut fault = |key, message: &str| faults.push((key, message.to_owned()));
+        match backend.url.as_deref().map(Url::parse) {
+            None => fault("oauth", "has no effect without url: use env for a stdio server"),
+            Some(Ok(url)) if url.scheme() == "http" && !is_loopback(&url) => {
+                fault("url", "is not encrypted, and oauth sends tokens there: use https, or a loopback host");
+            }
+            // What is not a URL was reported already.
+            Some(_) => {}
+        }
+        let is_authorization = |name: &&String| name.eq_ignore_ascii_case("authorization");
+        if backend.header_env.keys().chain(backend.header_file.keys()).any(|name| is_authorization(&name)) {
+            fault("oauth", "excludes the header Authorization in header_env and header_file: keep one of them");
+        }
+        if self.on_behalf && backend.shared {
+            fault(
+                "shared",
+                "excludes oauth.on_behalf: in a shared conversation one caller's login would be another's: keep one of them",
+            );
+        }
+        let is_resource = |text: &String| Url::parse(text).is_ok_and(|url| url.fragment().is_none());
+        if !self.resource.iter().all(is_resource) {
+            fault("oauth.resource", "is not an absolute URI without a fragment: write the backend's, or set audience");
+        }
+        faults
+    }
+}

@@ -1,0 +1,32 @@
+//! The token of a caller, for a backend that is called on its behalf.
+
+use std::sync::Arc;
+
+use axum::http::header;
+
+use crate::auth::credential::Credential;
+use crate::auth::{self, Principal};
+use crate::gateway::message::request::InboundRequest;
+use crate::upstream::{Backend, CallError, CallerToken, CredentialError};
+
+/// The token with which `principal` made the request `inbound`. `None`: it was authenticated in another way.
+fn token_of(principal: &Principal, inbound: &InboundRequest) -> Option<Arc<CallerToken>> {
+    let Credential::Token(validity) = principal.credential else { return None };
+    let text = auth::bearer(inbound.headers.get(header::AUTHORIZATION)?.as_bytes())?;
+    Some(Arc::new(CallerToken::new(&principal.issuer, &principal.subject, text, validity)))
+}
+
+/// The token of the caller, if `backend` is called on its behalf.
+///
+/// # Errors
+/// [`CallError::Credential`]: the caller has no token that can be exchanged.
+pub(crate) fn for_backend(
+    backend: &Backend,
+    principal: &Principal,
+    inbound: &InboundRequest,
+) -> Result<Option<Arc<CallerToken>>, CallError> {
+    if !backend.is_on_behalf() {
+        return Ok(None);
+    }
+    Ok(Some(token_of(principal, inbound).ok_or(CredentialError::NoCallerToken)?))
+}

@@ -1,0 +1,14 @@
+//! HTTP clients for requests to other servers.
+//!
+//! The proxy of the environment applies (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`), but never to loopback
+//! addresses: a proxy would connect to its own machine, and see what crosses no network.
+
+use url::Url;
+
+use crate::config::is_loopback;
+
+/// The builder of a client for requests to `url`, which follows no redirects.
+pub(crate) fn client_builder(url: &Url) -> reqwest::ClientBuilder {
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    if is_loopback(url) { client.no_proxy() } else { client }
+}

@@ -1,0 +1,93 @@
+//! The gateway as an OAuth client: the tokens of its requests to a backend.
+//!
+//! | grant | requests |
+//! | --- | --- |
+//! | client credentials (RFC 6749 4.4) | all, or with `on_behalf` the gateway's own: probes and lists |
+//! | token exchange (RFC 8693) | with `on_behalf`, those of a caller, with a token that is issued for the caller's |
+//!
+//! A caller's token is sent to the token server only, never to a backend, and a request of a caller is never made with
+//! the gateway's own token. Tokens are kept until shortly before they expire, exchanged ones at most as long as the
+//! caller's token is valid. I8: no error, log line or `Debug` output contains a token.
+
+mod access_token;
+mod caller_token;
+mod error;
+mod exchanged;
+mod token_cell;
+mod token_server;
+
+use std::sync::Arc;
+
+pub(super) use access_token::AccessToken;
+pub use caller_token::CallerToken;
+pub use error::{CredentialError, Grant};
+use exchanged::ExchangedTokens;
+use token_cell::TokenCell;
+use token_server::TokenServer;
+
+use crate::config;
+
+/// The OAuth client of the gateway for one backend.
+#[derive(Debug)]
+pub(super) struct OAuthClient {
+    server: TokenServer,
+    /// The gateway's own token.
+    own: TokenCell,
+    /// The tokens on behalf of callers; `None`: all requests are made with the gateway's own.
+    exchanged: Option<ExchangedTokens>,
+    /// A token that names another subject than the caller's is refused.
+    same_subject: bool,
+}
+
+impl OAuthClient {
+    /// The client of a backend with this configuration; `config.files` are the owners that the secret's file may have.
+    ///
+    /// # Errors
+    /// The setting below `oauth` that cannot be used, and the reason.
+    pub(super) fn new(oauth: &config::BackendOAuth, backend: &config::Backend) -> Result<Self, (&'static str, String)> {
+        let server = TokenServer::new(oauth, backend.files)?;
+        let exchanged = oauth.on_behalf.then(ExchangedTokens::default);
+        Ok(Self { server, own: TokenCell::default(), exchanged, same_subject: oauth.same_subject })
+    }
+
+    /// Returns true if requests of callers are made on their behalf.
+    pub(super) fn is_on_behalf(&self) -> bool {
+        self.exchanged.is_some()
+    }
+
+    /// The grant by which the token for a request is issued. `caller` is the caller's token; `None`: the request is the
+    /// gateway's own, or is not made on behalf of its caller.
+    pub(super) fn grant(caller: Option<&Arc<CallerToken>>) -> Grant {
+        if caller.is_some() { Grant::Exchange } else { Grant::ClientCredentials }
+    }
+
+    /// The token for a request. `caller` is as for [`OAuthClient::grant`]. Without a token that can be used, one is
+    /// requested; at most one request for the same token is open.
+    ///
+    /// # Errors
+    /// [`CredentialError`].
+    pub(super) async fn token(&self, caller: Option<&Arc<CallerToken>>) -> Result<Arc<AccessToken>, CredentialError> {
+        let Some(caller) = caller else { return self.own.get(self.server.client_credentials()).await };
+        // The token of a caller that has ended buys nothing, however long the exchanged one is valid.
+        if caller.has_ended() {
+            return Err(CredentialError::CallerTokenEnded);
+        }
+        let exchanged = self.exchanged.as_ref().ok_or(CredentialError::NoCallerToken)?;
+        exchanged.of(caller).get(self.server.exchange(caller, self.same_subject)).await
+    }
+
+    /// Forgets a token that the backend rejected.
+    pub(super) fn reject(&self, caller: Option<&Arc<CallerToken>>, token: &Arc<AccessToken>) {
+        match (caller, &self.exchanged) {
+            (Some(caller), Some(exchanged)) => exchanged.of(caller).reject(token),
+            _ => self.own.reject(token),
+        }
+    }
+
+    /// Forgets the tokens of callers whose own tokens have ended, or of all callers.
+    pub(super) fn forget_exchanged(&self, all: bool) {
+        if let Some(exchanged) = &self.exchanged {
+            exchanged.forget(all);
+        }
+    }
+}

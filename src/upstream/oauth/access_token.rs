@@ -1,0 +1,129 @@
+//! A token for requests to a backend.
+
+use std::fmt;
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use crate::auth::validity::Validity;
+
+/// Longest token, in bytes. *Chosen*: common servers accept headers of up to 16 KiB.
+const TOKEN_BYTES_MAX: usize = 15 * 1024;
+
+/// The time before its end at which a token is replaced, at most. *Chosen*: a request is under way for seconds, and
+/// clocks differ.
+const MARGIN_MAX: Duration = Duration::from_secs(30);
+
+/// The lifetime of a token for which the server names none. *Chosen*: shorter than that of real tokens.
+const LIFETIME_DEFAULT: Duration = Duration::from_mins(1);
+
+/// Longest lifetime that is counted. *Chosen*: an [`Instant`] can represent it.
+const LIFETIME_MAX: Duration = Duration::from_hours(24);
+
+/// A token for requests to a backend. The `Debug` output does not contain it.
+pub(in crate::upstream) struct AccessToken {
+    authorization: HeaderValue,
+    subject: Option<String>,
+    stale_at: Instant,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: Option<String>,
+}
+
+impl AccessToken {
+    /// The bearer token `text`, which is valid for `lifetime` from now, if the server says so. `None`: the text is too
+    /// long, or is not a token.
+    pub(super) fn new(text: &str, lifetime: Option<Duration>) -> Option<Self> {
+        // RFC 6750 2.1: the characters of a bearer token.
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        if text.is_empty() || text.len() > TOKEN_BYTES_MAX || !text.bytes().all(is_token) {
+            return None;
+        }
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
+        authorization.set_sensitive(true);
+        let lifetime = lifetime.unwrap_or(LIFETIME_DEFAULT).min(LIFETIME_MAX);
+        let stale_at = Instant::now() + lifetime.saturating_sub(MARGIN_MAX.min(lifetime / 2));
+        Some(Self { authorization, subject: subject(text), stale_at })
+    }
+
+    /// The same token, used no longer than the credential `validity`.
+    pub(super) fn within(self, validity: Validity) -> Self {
+        let end = validity.left().map(|left| Instant::now() + left);
+        Self { stale_at: end.map_or(self.stale_at, |end| end.min(self.stale_at)), ..self }
+    }
+
+    /// Returns true if another token is requested for the next request.
+    pub(super) fn is_stale(&self) -> bool {
+        Instant::now() >= self.stale_at
+    }
+
+    /// The value of the header `Authorization`.
+    pub(in crate::upstream) fn authorization(&self) -> &HeaderValue {
+        &self.authorization
+    }
+
+    /// The subject, if the token is a JWT that names one.
+    pub(in crate::upstream) fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
+    }
+}
+
+/// The `sub` of a JWT. Its signature is not verified: the token came from the token server, and the backend verifies it.
+fn subject(token: &str) -> Option<String> {
+    let mut parts = token.split('.');
+    let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
+    let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    serde_json::from_slice::<Claims>(&payload).ok()?.sub
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessToken").field("subject", &self.subject).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jwt(claims: &str) -> String {
+        format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_replaced_shortly_before_its_end() {
+        for (lifetime, used) in [(Some(300), 270), (Some(20), 10), (None, 30), (Some(u64::MAX), 24 * 3600 - 30)] {
+            let token = AccessToken::new("t", lifetime.map(Duration::from_secs)).unwrap();
+            tokio::time::advance(Duration::from_secs(used) - Duration::from_millis(1)).await;
+            assert!(!token.is_stale(), "{lifetime:?}");
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert!(token.is_stale(), "{lifetime:?}");
+        }
+        assert!(AccessToken::new("t", Some(Duration::ZERO)).unwrap().is_stale());
+    }
+
+    #[test]
+    fn only_a_jwt_names_a_subject() {
+        let found = |text: &str| AccessToken::new(text, None).unwrap().subject().map(str::to_owned);
+        assert_eq!(found(&jwt(r#"{"sub":"ann","x":[1]}"#)).as_deref(), Some("ann"));
+        for text in ["opaque", "a.b.c", &jwt("{}"), &jwt("[]"), &jwt(r#"{"sub":7}"#), &format!("{}.x", jwt("{}"))] {
+            assert_eq!(found(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn i6_i8_a_token_is_bounded_and_not_shown() {
+        assert!(AccessToken::new(&"x".repeat(TOKEN_BYTES_MAX), None).is_some());
+        for text in ["", "a b", "a\r\nX-Y: 1", "caf\u{e9}", "a,b", &"x".repeat(TOKEN_BYTES_MAX + 1)] {
+            assert!(AccessToken::new(text, None).is_none(), "{text}");
+        }
+        let token = AccessToken::new("hunter2", None).unwrap();
+        assert!(!format!("{token:?} {:?}", token.authorization()).contains("hunter2"));
+    }
+}
