@@ -7,8 +7,10 @@ use url::Url;
 
 use crate::config::is_loopback;
 
-/// The builder of a client for requests to `url`, which follows no redirects.
-pub(crate) fn client_builder(url: &Url) -> reqwest::ClientBuilder {
+/// The builder of a client for requests to `url`, which follows no redirects. A text that is not a URL is refused when a
+/// request is made.
+pub(crate) fn client_builder(url: &str) -> reqwest::ClientBuilder {
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
-    if is_loopback(url) { client.no_proxy() } else { client }
+    let is_loopback = Url::parse(url).is_ok_and(|url| is_loopback(&url));
+    if is_loopback { client.no_proxy() } else { client }
 }

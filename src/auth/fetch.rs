@@ -6,6 +6,7 @@ use url::Url;
 
 use crate::auth::jwks;
 use crate::config::is_loopback;
+use crate::outbound;
 
 /// Most redirects that are followed. *Chosen*: a document that moved within its host takes one or two.
 const REDIRECTS_MAX: usize = 3;
@@ -52,11 +53,10 @@ impl HttpFetch {
                 attempt.follow()
             }
         });
-        let client = reqwest::Client::builder()
+        let client = outbound::client_builder(url.as_str())
             .redirect(same_origin)
-            .user_agent(concat!("gatepost/", env!("CARGO_PKG_VERSION")));
-        // A proxy of the environment cannot reach this machine's loopback addresses.
-        let client = if is_loopback(url) { client.no_proxy() } else { client.https_only(true) };
+            .user_agent(concat!("gatepost/", env!("CARGO_PKG_VERSION")))
+            .https_only(!is_loopback(url));
         Ok(Self(client.build()?))
     }
 }

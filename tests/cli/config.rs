@@ -44,6 +44,10 @@ fn the_table_of_settings_states_the_defaults_of_the_code() {
                 }
                 ("roles.*", key) => format!("[roles.dev]\n{key} = {value}"),
                 ("backends.*", key) => format!("[backends.b]\ncommand = [\"x\"]\n{key} = {value}"),
+                ("backends.*.oauth", key) => {
+                    let oauth = "token_url = \"https://t\"\nclient_id = \"g\"\nclient_secret_file = \"s\"";
+                    format!("[backends.b]\nurl = \"https://b\"\n[backends.b.oauth]\n{oauth}\n{key} = {value}")
+                }
                 ("auth.issuers[]", key) => {
                     format!("[[auth.issuers]]\nissuer = \"i\"\njwks_file = \"f\"\n{key} = {value}")
                 }
@@ -55,6 +59,33 @@ fn the_table_of_settings_states_the_defaults_of_the_code() {
             assert_eq!(format!("{with:?}"), format!("{:?}", parse(&without).unwrap()), "{}", spec.path);
         }
     }
+}
+
+#[test]
+fn an_oauth_client_fits_its_backend() {
+    let with = |backend: &str, oauth: &str| {
+        let client = "token_url = \"https://login.example/token\"\nclient_id = \"g\"\nclient_secret_file = \"s\"";
+        format!("[backends.b]\n{backend}\n[backends.b.oauth]\n{client}\n{oauth}")
+    };
+    parse(&with("url = \"https://b/mcp\"\nheader_env = { X-Key = \"K\" }", "on_behalf = true")).unwrap();
+    parse(&with("url = \"http://127.0.0.1:1/mcp\"\nshared = true", "resource = \"https://b/mcp\"")).unwrap();
+    for (backend, oauth, key, want) in [
+        ("command = [\"x\"]", "", "backends.b.oauth", "has no effect without url"),
+        ("url = \"http://b/mcp\"", "", "backends.b.url", "is not encrypted"),
+        ("url = \"https://b\"\nshared = true", "on_behalf = true", "backends.b.shared", "excludes oauth.on_behalf"),
+        ("url = \"https://b\"\nheader_env = { authorization = \"K\" }", "", "backends.b.oauth", "excludes the header"),
+        ("url = \"https://b\"\nheader_file = { Authorization = \"K\" }", "", "backends.b.oauth", "excludes the header"),
+        ("url = \"https://b\"", "resource = \"b\"", "backends.b.oauth.resource", "is not an absolute URI"),
+        ("url = \"https://b\"", "resource = \"https://b#f\"", "backends.b.oauth.resource", "is not an absolute URI"),
+        ("url = \"https://b\"", "client_auth = \"none\"", "backends.b.oauth.client_auth", "none"),
+    ] {
+        let found = error(&with(backend, oauth));
+        assert!(found.contains(key) && found.contains(want), "{found}");
+    }
+    let missing = errors("[backends.b]\nurl = \"https://b\"\n[backends.b.oauth]\n");
+    assert_eq!(missing.len(), 3, "{missing:?}");
+    let plain = with("url = \"https://b\"", "").replace("https://login.example", "http://login.example");
+    assert!(error(&plain).contains("is not encrypted"));
 }
 
 #[test]

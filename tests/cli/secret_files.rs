@@ -17,18 +17,22 @@ fn setup() -> (Setup, Vec<(&'static str, PathBuf)>) {
     };
     let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
     let tokens = file("tokens", &format!("[[tokens]]\nsha256 = \"{hash}\"\nsubject = \"ci\"\n"));
-    let header = file("header", "Bearer secret");
+    let (header, client) = (file("header", "Bearer secret"), file("client", "secret"));
     let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (cert, key) = (file("cert.pem", &issued.cert.pem()), file("key.pem", &issued.signing_key.serialize_pem()));
     let secret = setup.dir().join("secret");
     setup.set("auth.tokens_file", tokens.to_str().unwrap());
     setup.set("backends.far.url", "http://127.0.0.1:1/mcp");
     setup.set("backends.far.header_file.Authorization", header.to_str().unwrap());
+    setup.set("backends.near.url", "http://127.0.0.1:1/mcp");
+    setup.set("backends.near.oauth.token_url", "http://127.0.0.1:1/").set("backends.near.oauth.client_id", "gate");
+    setup.set("backends.near.oauth.client_secret_file", client.to_str().unwrap());
     setup.set("server.tls.cert_file", cert.to_str().unwrap()).set("server.tls.key_file", key.to_str().unwrap());
     let files = vec![
         ("auth.keys[0]", secret),
         ("auth.tokens_file", tokens),
         ("backends.far.header_file.Authorization", header),
+        ("backends.near.oauth.client_secret_file", client),
         ("server.tls.key_file", key),
     ];
     (setup, files)

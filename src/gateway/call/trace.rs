@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::record::{RequestId, Status, Timestamp};
 use crate::gateway::message::trace_headers::{self, TRACEPARENT};
 use crate::mcp::json::Object;
+use crate::outbound;
 
 /// Most spans that wait for export. *Chosen*: those of some seconds of a busy gateway, in less than a megabyte.
 const SPANS_MAX: usize = 4096;
@@ -187,8 +188,7 @@ impl Tracer {
 
 /// Exports spans until `stop`, then the remaining ones.
 async fn export_until(url: &str, mut spans: mpsc::Receiver<Value>, stop: &CancellationToken) {
-    let client = reqwest::Client::builder().timeout(EXPORT_TIMEOUT).redirect(reqwest::redirect::Policy::none()).build();
-    let client = match client {
+    let client = match outbound::client_builder(url).timeout(EXPORT_TIMEOUT).build() {
         Ok(client) => client,
         Err(error) => {
             tracing::error!(error = %error.without_url(), "cannot export spans: the HTTP client failed to start");

@@ -79,7 +79,7 @@ impl<'a> RoutedRequest<'a> {
                 (Grant::Local(method), None)
             }
             Destination::Target(request) => {
-                let (permit, slot) = target(&ctx, &request, entry).await?;
+                let (permit, slot) = target(&mut ctx, &request, entry).await?;
                 (Grant::Target(permit), Some(slot))
             }
             Destination::Subscription(request) => {
@@ -87,19 +87,10 @@ impl<'a> RoutedRequest<'a> {
             }
             Destination::Extension(backend) => {
                 let slot = extension(&ctx, &backend, entry)?;
+                with_credential(&mut ctx, &backend, entry).await?;
                 (Grant::Extension(backend), Some(slot))
             }
         };
-        let backend = match &grant {
-            Grant::Target(permit) => ctx.core.upstreams.get(permit.backend()),
-            Grant::Extension(backend) => Some(backend),
-            Grant::Local(_) | Grant::Subscription(_) => None,
-        };
-        if let Some(backend) = backend.filter(|backend| backend.credential_name(None).is_some()) {
-            let backend = Arc::clone(backend);
-            // Boxed: it would make the future of every call larger.
-            Box::pin(credential(&mut ctx, &backend, entry)).await?;
-        }
         Ok(Permitted { ctx, grant, slot })
     }
 }
@@ -109,15 +100,19 @@ impl<'a> RoutedRequest<'a> {
 ///
 /// # Errors
 /// A refusal with status `denied`: the backend is called on behalf of callers, and this one has no token for that.
-async fn credential(
+async fn with_credential(
     ctx: &mut RequestContext<'_>,
     backend: &Backend,
     entry: &mut AuditEntry<'_>,
 ) -> Result<(), Refusal> {
+    if backend.credential_name(None).is_none() {
+        return Ok(());
+    }
     let caller = ctx.caller_token(backend).map_err(|error| entry.no_token(backend.alias(), &error))?;
     entry.credential = backend.credential_name(caller.as_ref());
     if backend.has_oauth() && ctx.core.is_recorded(&ctx.message.method) {
-        match backend.credential_subject(caller.as_ref()).await {
+        // Boxed: tokens are rare, and would make the future of every call larger.
+        match Box::pin(backend.credential_subject(caller.as_ref())).await {
             Ok(subject) => entry.credential_subject = subject,
             Err(error) => ctx.no_credential = Some(Box::new(error)),
         }
@@ -138,7 +133,7 @@ fn count_session(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) {
 }
 
 async fn target<'a>(
-    ctx: &RequestContext<'a>,
+    ctx: &mut RequestContext<'a>,
     request: &TargetRequest,
     entry: &mut AuditEntry<'_>,
 ) -> Result<(Permit, Slot<'a>), Refusal> {
@@ -158,12 +153,14 @@ async fn target<'a>(
         return Err(Refusal::unknown(subject.kind_name(), &subject.name, ctx.era));
     }
     let slot = Slot::take(ctx, permit.backend())?;
-    let Some(backend) = ctx.core.upstreams.get(permit.backend()) else {
+    let core = ctx.core;
+    let Some(backend) = core.upstreams.get(permit.backend()) else {
         return Err(match ctx.inbound.scope {
             Scope::All => Refusal::unknown(subject.kind_name(), &subject.name, ctx.era),
             Scope::One(_) => Refusal::unknown_backend(),
         });
     };
+    with_credential(ctx, backend, entry).await?;
     // In a session the backend itself answers for unknown tools: its tools may differ from session to session.
     let is_looked_up = ctx.session.is_none() && subject.kind == TargetKind::Tool && backend.is_looked_up();
     if is_looked_up && backend.has_tool(permit.name(), || ctx.owner()).await == Some(false) {

@@ -12,6 +12,7 @@ use crate::audit::record::GatewayId;
 use crate::children;
 use crate::config;
 use crate::ops::alarm::{Alarm, Board};
+use crate::outbound;
 use crate::retry::{Backoff, RetryPolicy};
 
 /// Longest time for a command or a webhook. *Chosen*: sending a mail takes less, and the next notification has to wait
@@ -44,11 +45,8 @@ pub(super) struct Notifier {
 
 impl Notifier {
     pub(super) fn new(config: &config::Alarms, gateway_id: Option<GatewayId>) -> Self {
-        let client = || {
-            let no_redirects = reqwest::redirect::Policy::none();
-            reqwest::Client::builder().timeout(NOTIFICATION_TIMEOUT).redirect(no_redirects).build()
-        };
-        let webhook = config.webhook_url.as_ref().and_then(|url| match client() {
+        let client = |url: &str| outbound::client_builder(url).timeout(NOTIFICATION_TIMEOUT).build();
+        let webhook = config.webhook_url.as_ref().and_then(|url| match client(url) {
             Ok(client) => Some((client, url.clone())),
             Err(error) => {
                 tracing::error!(error = %error.without_url(), "cannot make a client for alarms.webhook_url; ignoring it");

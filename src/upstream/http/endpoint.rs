@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
 use parking_lot::Mutex;
-use url::Url;
 
 use super::configured_headers::ConfiguredHeaders;
 use super::endpoint_error::EndpointError;
@@ -54,8 +53,7 @@ impl Endpoint {
         let oauth = config.oauth.as_ref().map(|oauth| OAuthClient::new(oauth, config)).transpose();
         let oauth = oauth.map_err(|(key, message)| error_at(&format!("oauth.{key}"), message))?;
         // Redirects are not followed, so that credentials are sent to the configured address only.
-        let parsed = Url::parse(url).map_err(|error| error_at("url", format!("is not a URL ({error})")))?;
-        let mut client = outbound::client_builder(&parsed).tcp_nodelay(true).connect_timeout(CONNECT_TIMEOUT);
+        let mut client = outbound::client_builder(url).tcp_nodelay(true).connect_timeout(CONNECT_TIMEOUT);
         if let Some(path) = &config.ca_file {
             let pem = config.files.read(path, FileKind::Trusted, CA_FILE_BYTES_MAX);
             let pem = pem.map_err(|error| error_at("ca_file", error.to_string()))?;

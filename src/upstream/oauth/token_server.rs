@@ -103,7 +103,8 @@ impl TokenServer {
     pub(super) fn new(oauth: &config::BackendOAuth, files: FileAccess) -> Result<Self, (&'static str, String)> {
         // I8: the URL is not shown, because its query may be a secret.
         let url = Url::parse(&oauth.token_url).map_err(|error| ("token_url", format!("is not a URL ({error})")))?;
-        let http = outbound::client_builder(&url).connect_timeout(CONNECT_TIMEOUT).timeout(REQUEST_TIMEOUT).build();
+        let http =
+            outbound::client_builder(url.as_str()).connect_timeout(CONNECT_TIMEOUT).timeout(REQUEST_TIMEOUT).build();
         let http = http.map_err(|error| ("token_url", format!("cannot create an HTTP client ({error})")))?;
         let secret = WatchedFile::open(&oauth.client_secret_file, files, FileKind::Secret, read_secret);
         let secret = secret.map_err(|error: SecretFileError| ("client_secret_file", error.to_string()))?;
