@@ -113,6 +113,22 @@ pub struct Interrupt {
     pub drained: CancellationToken,
 }
 
+impl Interrupt {
+    /// Waits for `work`, or for the event that ends the call before it.
+    ///
+    /// # Errors
+    /// The error of `work`, [`CallError::Cancelled`] or [`CallError::Stopped`].
+    pub async fn run<T>(&self, work: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+        tokio::select! {
+            biased;
+            () = std::future::ready(()), if self.client.is_cancelled() => Err(CallError::Cancelled),
+            result = work => result,
+            () = self.client.cancelled() => Err(CallError::Cancelled),
+            () = self.drained.cancelled() => Err(CallError::Stopped),
+        }
+    }
+}
+
 impl Upstreams {
     /// Starts the backends, stdio servers by `launcher`. Returns at once; they come up by themselves.
     ///
@@ -237,7 +253,7 @@ impl Upstreams {
             }
             Ok((ask(method, permit.params(), &route).await?, route.era, route.connection.era()))
         };
-        match interrupted(asked, interrupt).await {
+        match interrupt.run(asked).await {
             Ok((response, era, backends)) => Answer::from_response(response, receipt.request_id(), era, backends),
             Err(err) => Answer::failure(&backend, &err),
         }
@@ -261,7 +277,7 @@ impl Upstreams {
         if method == TOOLS_CALL {
             return Err(CallError::Era { what: "a call is not relayed without a record" });
         }
-        interrupted(ask(method, params, route), interrupt).await
+        interrupt.run(ask(method, params, route)).await
     }
 
     /// Ends the conversations of callers without a session that were idle longer than `idle`, and forgets the tokens of
@@ -298,17 +314,4 @@ async fn ask(method: &str, params: &Params, route: &Route) -> Result<Response, C
         begun: route.begun,
     };
     route.connection.request(&request).await
-}
-
-async fn interrupted<T>(
-    asked: impl Future<Output = Result<T, CallError>>,
-    interrupt: &Interrupt,
-) -> Result<T, CallError> {
-    tokio::select! {
-        biased;
-        () = std::future::ready(()), if interrupt.client.is_cancelled() => Err(CallError::Cancelled),
-        response = asked => response,
-        () = interrupt.client.cancelled() => Err(CallError::Cancelled),
-        () = interrupt.drained.cancelled() => Err(CallError::Stopped),
-    }
 }

@@ -133,6 +133,7 @@ impl Conversation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::record::Timestamp;
 
     fn owner(subject: &str) -> Owner {
         Owner { issuer: "i".to_owned(), subject: subject.to_owned(), roles: Vec::new() }
@@ -181,5 +182,18 @@ mod tests {
         assert!(!Arc::ptr_eq(&wide, &conversations.enter(of("narrow"), None).unwrap()));
         assert_eq!(conversations.end_where(|owner| owner.roles == ["wide"]), 1);
         assert!(conversations.get(of("wide"), None).is_none() && conversations.get(of("narrow"), None).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conversation_on_behalf_of_a_caller_is_of_its_token_and_ends_with_it() {
+        let (conversations, idle) = (Conversations::new(8), Duration::from_hours(1));
+        let end = Timestamp::from_micros(Timestamp::now().micros() + 60_000_000);
+        let token = |text: &str| Arc::new(CallerToken::new("i", "ann", text, Validity::until(end)));
+        let enter = |caller: &Arc<CallerToken>| conversations.enter(owner("ann"), Some(caller)).unwrap();
+        let first = enter(&token("first"));
+        assert!(Arc::ptr_eq(&first, &enter(&token("first"))) && !Arc::ptr_eq(&first, &enter(&token("second"))));
+        assert!(conversations.get(owner("ann"), None).is_none());
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert_eq!((conversations.end_idle(idle), conversations.count()), (2, 0));
     }
 }

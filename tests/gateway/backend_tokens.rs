@@ -436,3 +436,21 @@ async fn i8_no_token_is_in_a_log_a_record_or_a_metric() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_token_server_is_waited_for_until_its_limit_or_the_clients() {
+    let backend = BackendStub::start(|_| None).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/token", silent.local_addr().unwrap());
+    let server = TokenServer { url, ..TokenServer::start(|_| None).await };
+    let (setup, gatepost) = gateway(&backend, &server, |_| {});
+    let client = caller(&gatepost, Era::Modern, &token("admin"));
+    let gone = tokio::time::timeout(std::time::Duration::from_millis(500), client.call("t", json!({}))).await;
+    assert!(gone.is_err());
+    let status = |status: &str| records(&setup).last().is_some_and(|record| record["response_status"] == status);
+    until_async("the call that the client gave up is recorded", SOON, async || status("cancelled")).await;
+    assert_eq!(client.call("t", json!({})).await.unwrap().error_code(), -32012);
+    let record = records(&setup).pop().unwrap();
+    let message = record["error_message"].as_str().unwrap();
+    assert!(message.contains("the token server http://127.0.0.1:") && message.ends_with("within 10 s"), "{message}");
+}

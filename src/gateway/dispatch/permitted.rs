@@ -112,7 +112,8 @@ async fn with_credential(
     entry.credential = backend.credential_name(caller.as_ref());
     if backend.has_oauth() && ctx.core.is_recorded(&ctx.message.method) {
         // Boxed: tokens are rare, and would make the future of every call larger.
-        match Box::pin(backend.credential_subject(caller.as_ref())).await {
+        let got = Box::pin(ctx.interrupt.run(backend.credential_subject(caller.as_ref()))).await;
+        match got {
             Ok(subject) => entry.credential_subject = subject,
             Err(error) => ctx.no_credential = Some(Box::new(error)),
         }
@@ -163,6 +164,8 @@ async fn target<'a>(
     with_credential(ctx, backend, entry).await?;
     // In a session the backend itself answers for unknown tools: its tools may differ from session to session.
     let is_looked_up = ctx.session.is_none() && subject.kind == TargetKind::Tool && backend.is_looked_up();
+    // Without a credential there is no list either.
+    let is_looked_up = is_looked_up && ctx.no_credential.is_none();
     if is_looked_up && backend.has_tool(permit.name(), || ctx.owner()).await == Some(false) {
         return Err(Refusal::unknown("tool", &subject.name, ctx.era));
     }
