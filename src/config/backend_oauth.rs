@@ -8,7 +8,7 @@ use url::Url;
 use super::backend::Backend;
 use super::value_type::is_loopback;
 
-/// `[backends.NAME.oauth]`: where the gateway gets the tokens of its requests to an HTTP backend.
+/// `[backends.NAME.oauth]`: the client that gets the tokens of the gateway's requests to an HTTP backend.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct BackendOAuth {

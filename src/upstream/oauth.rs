@@ -68,7 +68,7 @@ impl OAuthClient {
     /// [`CredentialError`].
     pub(super) async fn token(&self, caller: Option<&Arc<CallerToken>>) -> Result<Arc<AccessToken>, CredentialError> {
         let Some(caller) = caller else { return self.own.get(self.server.client_credentials()).await };
-        // The token of a caller that has ended buys nothing, however long the exchanged one is valid.
+        // A token that has ended gives no access, however long the exchanged one is valid.
         if caller.has_ended() {
             return Err(CredentialError::CallerTokenEnded);
         }

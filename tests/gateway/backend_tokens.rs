@@ -290,8 +290,11 @@ async fn a_caller_without_a_token_to_exchange_is_refused() {
         let record = records(&setup).pop().unwrap();
         assert_eq!(record["response_status"], "denied");
         assert_eq!(record["decided_by"], "backends.far.oauth.on_behalf");
-        let listed = client.request("tools/list", json!({})).await.unwrap();
-        assert!(listed.text.contains("use the token of an issuer"), "{}", listed.text);
+        let method = if era == Era::Legacy { "initialize" } else { "server/discover" };
+        for method in ["tools/list", method] {
+            let refused = client.request(method, json!({})).await.unwrap();
+            assert!(refused.text.contains("use the token of an issuer"), "{method}: {}", refused.text);
+        }
     }
     assert!(backend.seen.lock().unwrap().is_empty() && server.requests().is_empty());
 }
@@ -448,7 +451,7 @@ async fn a_silent_token_server_is_waited_for_until_its_limit_or_the_clients() {
     let gone = tokio::time::timeout(std::time::Duration::from_millis(500), client.call("t", json!({}))).await;
     assert!(gone.is_err());
     let status = |status: &str| records(&setup).last().is_some_and(|record| record["response_status"] == status);
-    until_async("the call that the client gave up is recorded", SOON, async || status("cancelled")).await;
+    until_async("the cancelled call is recorded", SOON, async || status("cancelled")).await;
     assert_eq!(client.call("t", json!({})).await.unwrap().error_code(), -32012);
     let record = records(&setup).pop().unwrap();
     let message = record["error_message"].as_str().unwrap();

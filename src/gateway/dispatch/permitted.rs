@@ -76,6 +76,11 @@ impl<'a> RoutedRequest<'a> {
                 if let LocalMethod::Initialize = method {
                     count_session(&ctx, entry);
                 }
+                let core = ctx.core;
+                let backend = ctx.inbound.scope.backend().and_then(|alias| core.upstreams.get(alias));
+                if let Some(backend) = backend.filter(|_| is_recorded(&ctx)) {
+                    with_credential(&mut ctx, backend, entry).await?;
+                }
                 (Grant::Local(method), None)
             }
             Destination::Target(request) => {
@@ -95,6 +100,12 @@ impl<'a> RoutedRequest<'a> {
     }
 }
 
+/// Returns true if the request has a record.
+fn is_recorded(ctx: &RequestContext<'_>) -> bool {
+    let method = ctx.message.method.as_str();
+    ctx.core.is_recorded(method) || method == "initialize"
+}
+
 /// Finds out with which credential the request is made, for its record, and gets the token for it. If there is none, the
 /// request is answered with the reason once its intent is stored.
 ///
@@ -110,7 +121,7 @@ async fn with_credential(
     }
     let caller = ctx.caller_token(backend).map_err(|error| entry.no_token(backend.alias(), &error))?;
     entry.credential = backend.credential_name(caller.as_ref());
-    if backend.has_oauth() && ctx.core.is_recorded(&ctx.message.method) {
+    if backend.has_oauth() && is_recorded(ctx) {
         // Boxed: tokens are rare, and would make the future of every call larger.
         let got = Box::pin(ctx.interrupt.run(backend.credential_subject(caller.as_ref()))).await;
         match got {

@@ -62,7 +62,7 @@ pub enum CredentialError {
         seconds: u64,
     },
     /// The token server refused.
-    #[error("the token server {server} refused {grant}: HTTP status {status}{}", .code.as_ref().map(|code| format!(", {code}")).unwrap_or_default())]
+    #[error("the token server {server} refused {grant}: HTTP status {status}{}", with_code(.code.as_deref()))]
     ServerRefused {
         /// The token server.
         server: String,
@@ -89,6 +89,10 @@ pub enum CredentialError {
         /// The subject of the token.
         found: String,
     },
+}
+
+fn with_code(code: Option<&str>) -> String {
+    code.map(|code| format!(", {code}")).unwrap_or_default()
 }
 
 impl CredentialError {
