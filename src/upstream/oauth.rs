@@ -91,3 +91,56 @@ impl OAuthClient {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::audit::record::Timestamp;
+    use crate::auth::validity::Validity;
+    use crate::upstream::{CallError, Owner, Upstreams};
+    use crate::walls::Launcher;
+
+    /// A backend that is called on behalf of callers, with a token server that does not exist.
+    fn backend(dir: &std::path::Path) -> config::Backend {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = dir.join("secret");
+        std::fs::write(&path, "secret").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let oauth = config::BackendOAuth {
+            token_url: "http://127.0.0.1:1/token".to_owned(),
+            client_id: "gate".to_owned(),
+            client_secret_file: path,
+            on_behalf: true,
+            ..config::BackendOAuth::default()
+        };
+        let url = Some("http://127.0.0.1:1/mcp".to_owned());
+        config::Backend { url, oauth: Some(oauth), probe_interval: std::time::Duration::ZERO, ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn the_token_of_a_caller_that_has_ended_is_not_exchanged() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = backend(dir.path());
+        let client = OAuthClient::new(backend.oauth.as_ref().unwrap(), &backend).unwrap();
+        let until = |seconds: i64| {
+            let end = Timestamp::from_micros(Timestamp::now().micros() + seconds * 1_000_000);
+            Arc::new(CallerToken::new("i", "ann", "a.b.c", Validity::until(end)))
+        };
+        assert_eq!(client.token(Some(&until(-1))).await.unwrap_err(), CredentialError::CallerTokenEnded);
+        let asked = client.token(Some(&until(60))).await.unwrap_err();
+        assert!(matches!(asked, CredentialError::ServerDown { .. }), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn a_caller_without_a_token_never_gets_a_connection_of_the_gateway() {
+        let dir = tempfile::tempdir().unwrap();
+        let backends = BTreeMap::from([("b".to_owned(), backend(dir.path()))]);
+        let upstreams = Upstreams::start(&backends, &Launcher::direct()).unwrap();
+        let backend = upstreams.get("b").unwrap();
+        let owner = || Owner { issuer: "i".to_owned(), subject: "ann".to_owned(), roles: Vec::new() };
+        let refused = backend.conversation(owner, None).await.unwrap_err();
+        assert!(matches!(refused, CallError::Credential(CredentialError::NoCallerToken)), "{refused}");
+    }
+}

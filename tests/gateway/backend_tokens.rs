@@ -457,3 +457,32 @@ async fn a_silent_token_server_is_waited_for_until_its_limit_or_the_clients() {
     let message = record["error_message"].as_str().unwrap();
     assert!(message.contains("the token server http://127.0.0.1:") && message.ends_with("within 10 s"), "{message}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_token_in_a_call_is_of_the_subject_that_is_recorded() {
+    let backend = BackendStub::start(|asked| {
+        let is_first = asked.method() == "tools/call" && claims(bearer(asked))["sub"] == "pairwise-1";
+        is_first.then(|| StatusCode::UNAUTHORIZED.into_response())
+    })
+    .await;
+    let count = AtomicUsize::new(0);
+    let server = TokenServer::start(move |request| {
+        let subject = || format!("pairwise-{}", 1 + count.fetch_add(1, Ordering::SeqCst));
+        request.is_exchange().then(|| issue(&jwt(&json!({"sub": subject()})), 300))
+    })
+    .await;
+    let (setup, gatepost) = gateway(&backend, &server, |setup| {
+        on_behalf(setup);
+        setup.set_toml("backends.far.oauth.same_subject", "false");
+    });
+    let client = caller(&gatepost, Era::Legacy, &subject_token("ann"));
+    assert_eq!(client.call("t", json!({})).await.unwrap().error_code(), -32012);
+    done(&client).await;
+    let records = records(&setup);
+    let of = |idx: usize| (records[idx]["response_status"].clone(), context(&records[idx])["credential"].clone());
+    assert_eq!(of(0), (json!("error"), json!({"name": "exchange", "subject": "pairwise-1"})));
+    assert_eq!(of(1), (json!("ok"), json!({"name": "exchange", "subject": "pairwise-2"})));
+    let subjects =
+        backend.seen("tools/call").iter().map(|asked| claims(bearer(asked))["sub"].clone()).collect::<Vec<_>>();
+    assert_eq!(subjects, ["pairwise-1", "pairwise-2"]);
+}
