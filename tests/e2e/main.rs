@@ -38,6 +38,7 @@ mod common {
 mod alarms;
 mod audited_call;
 mod backend_killed;
+mod backend_tokens;
 mod bridges;
 mod broken_log;
 mod browser;
