@@ -7,8 +7,8 @@ use url::Url;
 
 use crate::config::is_loopback;
 
-/// The builder of a client for requests to `url`, which follows no redirects. A text that is not a URL is refused when a
-/// request is made.
+/// The builder of a client for requests to `url`, which follows no redirects. A text that is not a URL is refused when
+/// a request is made.
 pub(crate) fn client_builder(url: &str) -> reqwest::ClientBuilder {
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
     let is_loopback = Url::parse(url).is_ok_and(|url| is_loopback(&url));

@@ -71,9 +71,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session of `principal` at the endpoint `scope`, with room for its messages in `replay`. `initialize_params` are
-    /// the parameters of the client's `initialize`. `policy` is the policy in force; `questions` takes the requests of
-    /// backends to the client.
+    /// A session of `principal` at the endpoint `scope`, with room for its messages in `replay`. `initialize_params`
+    /// are the parameters of the client's `initialize`. `policy` is the policy in force; `questions` takes the requests
+    /// of backends to the client.
     #[must_use]
     pub(crate) fn new(
         principal: &Principal,
@@ -106,8 +106,8 @@ impl Session {
         })
     }
 
-    /// The session's connection to `backend`; opened if there is none that works. `caller` is the token of the client, if
-    /// the backend is called on its behalf.
+    /// The session's connection to `backend`; opened if there is none that works. `caller` is the token of the client,
+    /// if the backend is called on its behalf.
     ///
     /// # Errors
     /// [`CallError`]: the backend is down, or refused to initialize.

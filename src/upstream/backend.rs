@@ -4,8 +4,8 @@
 //! shared connection is the gateway's own. It is stateless if the backend supports that, and then serves all callers
 //! without a session. Otherwise it is a legacy session of the gateway, without capabilities, which reads lists and
 //! changes of lists; each principal without a session then has a conversation of its own, so that nothing that a caller
-//! sets in it reaches another. If the backend is called on behalf of callers, each of them has connections of its own in
-//! both eras, and the shared one serves no caller.
+//! sets in it reaches another. If the backend is called on behalf of callers, each of them has connections of its own
+//! in both eras, and the shared one serves no caller.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -160,8 +160,8 @@ impl Backend {
         matches!(&self.transport, Transport::Http(endpoint) if endpoint.has_oauth())
     }
 
-    /// The name of the credential of a caller's requests, as in a record. `None`: the gateway sends none. `caller` is the
-    /// caller's token, if the backend is called on its behalf.
+    /// The name of the credential of a caller's requests, as in a record. `None`: the gateway sends none. `caller` is
+    /// the caller's token, if the backend is called on its behalf.
     #[must_use]
     pub fn credential_name(&self, caller: Option<&Arc<CallerToken>>) -> Option<&'static str> {
         match &self.transport {
@@ -181,8 +181,8 @@ impl Backend {
         Ok(token.and_then(|token| token.subject().map(str::to_owned)))
     }
 
-    /// Returns whether the backend speaks the stateless era, and probes it if that is not known, on behalf of a `caller`
-    /// or of the gateway.
+    /// Returns whether the backend speaks the stateless era, and probes it if that is not known, on behalf of a
+    /// `caller` or of the gateway.
     ///
     /// # Errors
     /// [`CallError`]: the backend cannot be reached, or its answer is inconclusive.
@@ -399,8 +399,8 @@ impl Backend {
     }
 
     /// Opens the connection of one legacy session with the client's `initialize_params`. Returns it with the answer to
-    /// `initialize`. For a backend that speaks the stateless era only, returns a connection without a session. `caller` is
-    /// the client's token, if the backend is called on its behalf.
+    /// `initialize`. For a backend that speaks the stateless era only, returns a connection without a session. `caller`
+    /// is the client's token, if the backend is called on its behalf.
     ///
     /// # Errors
     /// [`CallError`]: the backend cannot be reached, or its process ended.

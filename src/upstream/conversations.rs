@@ -1,5 +1,5 @@
-//! The conversations with one backend of the older era for callers without a session: one for each principal and, if the
-//! backend is called on its behalf, for each of its tokens.
+//! The conversations with one backend of the older era for callers without a session: one for each principal and, if
+//! the backend is called on its behalf, for each of its tokens.
 //!
 //! A server of that era may keep what a caller has set in a conversation: a login, a log level, subscriptions. Two
 //! principals therefore never share one. The number is bounded: to make room, the conversation is ended that was idle
@@ -58,8 +58,8 @@ impl Conversations {
         Self { open: Mutex::default(), max }
     }
 
-    /// The conversation of `owner`, which is used now. Without one, a place for it. `caller` is the owner's token, if the
-    /// backend is called on its behalf.
+    /// The conversation of `owner`, which is used now. Without one, a place for it. `caller` is the owner's token, if
+    /// the backend is called on its behalf.
     ///
     /// # Errors
     /// [`CallError::Conversations`]: there is no room, because all have open requests.
@@ -94,7 +94,8 @@ impl Conversations {
         self.open.lock().get(&key(owner, caller)).map(|known| Arc::clone(&known.connection))
     }
 
-    /// Ends the conversations that were idle longer than `idle`, or whose caller's token has ended. Returns their number.
+    /// Ends the conversations that were idle longer than `idle`, or whose caller's token has ended. Returns their
+    /// number.
     pub(super) fn end_idle(&self, idle: Duration) -> usize {
         let mut open = self.open.lock();
         let before = open.len();

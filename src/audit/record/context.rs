@@ -168,10 +168,7 @@ impl Context<'_> {
         let user_agent = self.user_agent.map(|agent| &agent[..text("user_agent", agent)]);
         let removed = self.removed.iter().take(REMOVED_MAX).map(|name| &name[..text("removed", name)]).collect();
         let called_as = self.called_as.map(|name| &name[..text("called_as", name)]);
-        let credential = self.credential.map(|(name, subject)| Credential {
-            name,
-            subject: subject.map(|subject| &subject[..text("credential", subject)]),
-        });
+        let credential = self.credential.map(|(name, subject)| (name, subject.map(|it| &it[..text("credential", it)])));
         // A text that is not JSON has no place in the column.
         let meta = self.meta.and_then(|meta| serde_json::from_str(meta).ok());
         let meta_in_extra = self.meta_in_extra;
@@ -204,7 +201,7 @@ impl Context<'_> {
             meta_in_extra,
             removed,
             called_as,
-            credential,
+            credential: credential.map(|(name, subject)| Credential { name, subject }),
             shortened_values,
             omitted: self.omitted,
             shortened,

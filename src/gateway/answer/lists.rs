@@ -146,8 +146,8 @@ pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec
         if matches!(error, CallError::TimedOut { .. }) {
             backend.set_late();
         }
-        // The list that everyone gets is better than none; the backend's own for this session follows. What the gateway is
-        // shown by a backend that knows its callers may not be for this one.
+        // The list that everyone gets is better than none; the backend's own for this session follows. What the gateway
+        // is shown by a backend that knows its callers may not be for this one.
         let known = backend.known_tools().filter(|_| list == List::Tools && !backend.is_on_behalf());
         let is_known = known.is_some();
         tracing::warn!(backend = backend.alias(), list = list.method(), %error, is_known, "backend list failed");

@@ -33,7 +33,7 @@ use crate::mcp::params::Params;
 use crate::mcp::protocol::{META_CLIENT, SESSION_HEADER, VERSION_HEADER};
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::{Target, TargetKind};
-use crate::upstream::{Answer, AnswerKind, CallError, public_message};
+use crate::upstream::{Answer, AnswerKind};
 
 /// The recorded name of what has none, or one that does not exist.
 const UNKNOWN: &str = "unknown";
@@ -71,10 +71,8 @@ pub struct AuditEntry<'a> {
     pub(crate) decided_by: Option<String>,
     /// The digest of the tool's definition as its backend last listed it.
     pub(crate) tool_digest: Option<Digest>,
-    /// The name of the credential with which the backend is called.
-    pub(crate) credential: Option<&'static str>,
-    /// The subject of that credential, if it is a token that names one.
-    pub(crate) credential_subject: Option<String>,
+    /// The name of the credential with which the backend is called, and its subject if it is a token that names one.
+    pub(crate) credential: Option<(&'static str, Option<String>)>,
     /// The name and version by which the client calls itself.
     pub(crate) client_info: Option<Arc<(String, String)>>,
     /// The protocol revision that the client asks for in `initialize`.
@@ -115,7 +113,6 @@ impl<'a> AuditEntry<'a> {
             decided_by: None,
             tool_digest: None,
             credential: None,
-            credential_subject: None,
             client_info: None,
             requested_protocol: None,
             trace: None,
@@ -171,12 +168,6 @@ impl<'a> AuditEntry<'a> {
     pub(crate) fn called(&mut self, name: &str, target: Target<'_>) {
         let is_own = |named: Target<'_>| target.kind == TargetKind::Resource || named.name == target.name;
         self.called_as = (!self.inbound.scope.target(name).is_some_and(is_own)).then(|| name.to_owned());
-    }
-
-    /// The refusal of a caller without a token for `backend`, which is called on behalf of callers.
-    pub(crate) fn no_token(&mut self, backend: &str, error: &CallError) -> Refusal {
-        self.decided_by = Some(format!("backends.{backend}.oauth.on_behalf"));
-        Refusal::denied(public_message(backend, error))
     }
 
     /// Takes id, method and tool from a message that breaks a rule.
@@ -362,7 +353,7 @@ impl<'a> AuditEntry<'a> {
             meta_in_extra: self.params.as_ref().map_or(&[], |params| &params.meta_in_extra),
             removed: self.params.as_ref().map_or(&[], |params| &params.removed),
             called_as: self.called_as.as_deref(),
-            credential: self.credential.map(|name| (name, self.credential_subject.as_deref())),
+            credential: self.credential.as_ref().map(|(name, subject)| (*name, subject.as_deref())),
             ..Context::default()
         }
     }
@@ -410,11 +401,6 @@ impl<'a> AuditEntry<'a> {
             Some(backend) => Box::pin(backend.lists(self.list, tool, self.caller.issuer.is_some())).await,
             None => false,
         };
-    }
-
-    /// The backend, if it is configured.
-    fn known_backend(&self, core: &Core) -> Option<&str> {
-        self.backend.as_deref().filter(|backend| core.upstreams.contains(backend))
     }
 
     /// Turns the result of the stages into the reply. This is the only place at which a refusal gets its record and its
@@ -480,7 +466,7 @@ impl<'a> AuditEntry<'a> {
             caller: &self.caller,
             addr: self.inbound.addr.map(|addr| addr.ip()),
             status,
-            backend: self.known_backend(core),
+            backend: self.backend.as_deref().filter(|backend| core.upstreams.contains(backend)),
             method: &self.method,
             tool: self.target_name(),
             reason,

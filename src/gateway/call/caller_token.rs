@@ -6,8 +6,10 @@ use axum::http::header;
 
 use crate::auth::credential::Credential;
 use crate::auth::{self, Principal};
+use crate::gateway::call::audit_entry::AuditEntry;
+use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::request::InboundRequest;
-use crate::upstream::{Backend, CallError, CallerToken, CredentialError};
+use crate::upstream::{Backend, CallError, CallerToken, CredentialError, public_message};
 
 /// The token with which `principal` made the request `inbound`. `None`: it was authenticated in another way.
 fn token_of(principal: &Principal, inbound: &InboundRequest) -> Option<Arc<CallerToken>> {
@@ -29,4 +31,10 @@ pub(crate) fn for_backend(
         return Ok(None);
     }
     Ok(Some(token_of(principal, inbound).ok_or(CredentialError::NoCallerToken)?))
+}
+
+/// The refusal of a caller that has no token for `backend`.
+pub(crate) fn refusal(entry: &mut AuditEntry<'_>, backend: &str, error: &CallError) -> Refusal {
+    entry.decided_by = Some(format!("backends.{backend}.oauth.on_behalf"));
+    Refusal::denied(public_message(backend, error))
 }

@@ -43,8 +43,8 @@ pub(crate) struct RequestContext<'a> {
     /// The stream for messages before the response, if the client accepts one.
     pub(crate) stream: Option<Arc<Stream>>,
     pub(crate) interrupt: Interrupt,
-    /// The reason why there is no credential for the backend of the request. It is answered with this once its intent is
-    /// stored.
+    /// The reason why there is no credential for the backend of the request. It is answered with this once its intent
+    /// is stored.
     pub(crate) no_credential: Option<Box<CallError>>,
     /// The entry by which the session finds the request to cancel it; dropping it removes the entry.
     pub(crate) _in_flight: Option<inflight::InFlightGuard<'a>>,

@@ -9,6 +9,7 @@ use tokio::sync::SemaphorePermit;
 use crate::config::Pin;
 use crate::gateway::answer::subscriptions::{self, Subscription};
 use crate::gateway::call::audit_entry::AuditEntry;
+use crate::gateway::call::caller_token;
 use crate::gateway::call::context::RequestContext;
 use crate::gateway::call::limits::{self, SESSION_COST, USELESS_SESSION_COST};
 use crate::gateway::message::refusal::Refusal;
@@ -106,8 +107,8 @@ fn is_recorded(ctx: &RequestContext<'_>) -> bool {
     ctx.core.is_recorded(method) || method == "initialize"
 }
 
-/// Finds out with which credential the request is made, for its record, and gets the token for it. If there is none, the
-/// request is answered with the reason once its intent is stored.
+/// Finds out with which credential the request is made, for its record, and gets the token for it. If there is none,
+/// the request is answered with the reason once its intent is stored.
 ///
 /// # Errors
 /// A refusal with status `denied`: the backend is called on behalf of callers, and this one has no token for that.
@@ -119,13 +120,14 @@ async fn with_credential(
     if backend.credential_name(None).is_none() {
         return Ok(());
     }
-    let caller = ctx.caller_token(backend).map_err(|error| entry.no_token(backend.alias(), &error))?;
-    entry.credential = backend.credential_name(caller.as_ref());
+    let caller = ctx.caller_token(backend).map_err(|error| caller_token::refusal(entry, backend.alias(), &error))?;
+    let name = backend.credential_name(caller.as_ref());
+    entry.credential = name.map(|name| (name, None));
     if backend.has_oauth() && is_recorded(ctx) {
         // Boxed: tokens are rare, and would make the future of every call larger.
         let got = Box::pin(ctx.interrupt.run(backend.credential_subject(caller.as_ref()))).await;
         match got {
-            Ok(subject) => entry.credential_subject = subject,
+            Ok(subject) => entry.credential = name.map(|name| (name, subject)),
             Err(error) => ctx.no_credential = Some(Box::new(error)),
         }
     }

@@ -265,8 +265,8 @@ impl<'a> Sender<'a> {
         }
         let known = self.core.upstreams.get(backend);
         let caller = known.map(|known| caller_token::for_backend(known, &self.principal, self.inbound)).transpose();
-        let caller = caller.map_err(|error| entry.no_token(backend, &error))?.flatten();
-        entry.credential = known.and_then(|known| known.credential_name(caller.as_ref()));
+        let caller = caller.map_err(|error| caller_token::refusal(entry, backend, &error))?.flatten();
+        entry.credential = known.and_then(|known| Some((known.credential_name(caller.as_ref())?, None)));
         let call = entry.intent(self.core)?;
         Ok(OneWay::passed(self.core, session, backend.to_owned(), caller, method, params, call))
     }

@@ -155,8 +155,8 @@ impl HttpConnection {
         Err(self.endpoint.status_error(response.status().as_u16(), caller.as_ref()))
     }
 
-    /// The token of the caller on whose behalf `request`, or what belongs to no request, is made. `None`: it is not made
-    /// on behalf of a caller.
+    /// The token of the caller on whose behalf `request`, or what belongs to no request, is made. `None`: it is not
+    /// made on behalf of a caller.
     pub(super) fn caller(&self, request: Option<&Request<'_>>) -> Option<Arc<CallerToken>> {
         let mut last = self.caller.as_ref()?.lock();
         if let Some(own) = request.and_then(|request| request.caller.as_ref()) {

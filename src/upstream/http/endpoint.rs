@@ -90,8 +90,8 @@ impl Endpoint {
         self.oauth.as_ref().is_some_and(OAuthClient::is_on_behalf)
     }
 
-    /// The name of the credential of a request, as in a record; `None`: it has none. `caller` is the token of a caller on
-    /// whose behalf it is made.
+    /// The name of the credential of a request, as in a record; `None`: it has none. `caller` is the token of a caller
+    /// on whose behalf it is made.
     pub(in crate::upstream) fn credential_name(&self, caller: Option<&Arc<CallerToken>>) -> Option<&'static str> {
         match &self.oauth {
             Some(_) => Some(OAuthClient::grant(caller).as_str()),

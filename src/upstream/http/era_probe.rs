@@ -20,8 +20,8 @@ use super::era::{EraEvidence, is_rejection};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Endpoint {
-    /// Returns whether the backend speaks the stateless era, and probes it if that is not known, on behalf of a `caller`
-    /// or of the gateway.
+    /// Returns whether the backend speaks the stateless era, and probes it if that is not known, on behalf of a
+    /// `caller` or of the gateway.
     ///
     /// # Errors
     /// [`CallError`]: the probe failed, or its answer is inconclusive. The era stays unknown.

@@ -27,8 +27,8 @@ impl Endpoint {
         connection
     }
 
-    /// Opens a legacy session, on behalf of a `caller` or of the gateway. Returns it with the answer to `initialize`. The caller sends
-    /// `notifications/initialized`.
+    /// Opens a legacy session, on behalf of a `caller` or of the gateway. Returns it with the answer to `initialize`.
+    /// The caller sends `notifications/initialized`.
     ///
     /// # Errors
     /// [`CallError`], or the error that the backend answered with.

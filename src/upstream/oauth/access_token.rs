@@ -74,7 +74,8 @@ impl AccessToken {
     }
 }
 
-/// The `sub` of a JWT. Its signature is not verified: the token came from the token server, and the backend verifies it.
+/// The `sub` of a JWT. Its signature is not verified: the token came from the token server, and the backend verifies
+/// it.
 fn subject(token: &str) -> Option<String> {
     let mut parts = token.split('.');
     let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
