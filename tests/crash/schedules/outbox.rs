@@ -119,6 +119,8 @@ impl Outbox {
         Ok(())
     }
 
+    pub fn go_back(&mut self) {}
+
     pub fn remove_delivered(&mut self, _delivered: &[(Epoch, Head)]) {}
 
     pub fn keeps(&self) -> bool {
