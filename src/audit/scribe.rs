@@ -213,7 +213,7 @@ impl Scribe {
                 self.ring.publish(std::mem::take(&mut batch.records), batch.room);
             }
             if !self.space.has_room() {
-                self.outbox.remove_delivered(&[]);
+                self.outbox.remove_delivered(&[], false);
                 self.update_space();
             } else if self.outbox.keeps() && self.keeping.expires() {
                 self.outbox.expire();
@@ -447,18 +447,13 @@ impl Scribe {
             }
             // Unlinking delivered files needs no commit: on a full disk this makes the room.
             let Watermarks { heads, went_back } = self.ring.watermarks();
-            if went_back {
-                self.outbox.go_back();
-            }
-            self.outbox.remove_delivered(&heads);
+            self.outbox.remove_delivered(&heads, went_back);
             begun = Instant::now();
         }
         self.meter.observe_commit(records, begun.elapsed());
         self.failed_at = None;
         self.update_space();
-        if let Some((_, head)) = self.watermarks.heads.iter().find(|(epoch, _)| *epoch == self.epoch) {
-            self.removed = *head;
-        }
+        self.removed = self.watermarks.of(self.epoch).unwrap_or(self.removed);
         self.watermarks = Watermarks::default();
         self.stored_intents.extend(batch.begun.drain(..).map(|(id, _)| id));
         for id in ended {

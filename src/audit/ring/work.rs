@@ -88,7 +88,7 @@ pub struct Restored {
     pub delivered: Head,
 }
 
-/// How far the streams are delivered.
+/// News of how far streams are delivered.
 #[derive(Clone, Debug, Default)]
 pub struct Watermarks {
     /// The last delivered record of each epoch of which there is news.
@@ -104,7 +104,13 @@ impl Watermarks {
         self.heads.push((epoch, head));
     }
 
-    /// Forgets how far the streams were delivered.
+    /// The last delivered record of an epoch, if there is news of it.
+    #[must_use]
+    pub fn of(&self, epoch: Epoch) -> Option<Head> {
+        self.heads.iter().find(|(known, _)| *known == epoch).map(|(_, head)| *head)
+    }
+
+    /// Forgets all heads: the database went back.
     pub fn go_back(&mut self) {
         self.heads.clear();
         self.went_back = true;
