@@ -32,5 +32,5 @@ pub use slot::Slot;
 pub use state::Ring;
 pub use work::{
     Finding, Heartbeat, OutboxCapacity, Phase, Restored, RingGauge, StoredReceiver, StoredSender, UnrecordedCalls,
-    WindowRead, Work, WorkItem,
+    Watermarks, WindowRead, Work, WorkItem,
 };

@@ -34,7 +34,7 @@ use super::chain::{self, Head};
 use super::meter::Meter;
 use super::outbox::{self, Commit, FoundDamage, Opening, Outbox, OutboxError, Space};
 use super::record::{AuditRecord, Epoch, GatewayId, PendingRecord, RequestId};
-use super::ring::{BatchRoom, Finding, Phase, Ring, RingLimits, Slot, UnrecordedCalls, Work, WorkItem};
+use super::ring::{BatchRoom, Finding, Phase, Ring, RingLimits, Slot, UnrecordedCalls, Watermarks, Work, WorkItem};
 use super::sync::Instant;
 
 /// The scribe waits for the callers that it has just signalled for at most the last commit's duration divided by this.
@@ -76,7 +76,7 @@ pub struct Scribe {
     queued_intents: BTreeMap<RequestId, Arc<[u8]>>,
     /// The open calls whose intents are in the outbox.
     stored_intents: HashSet<RequestId>,
-    watermarks: Vec<(Epoch, Head)>,
+    watermarks: Watermarks,
     space: Space,
     /// The time at which the last commit failed, if none has succeeded since.
     failed_at: Option<Instant>,
@@ -146,7 +146,7 @@ impl Scribe {
             closed: false,
             queued_intents: BTreeMap::new(),
             stored_intents: HashSet::new(),
-            watermarks: Vec::new(),
+            watermarks: Watermarks::default(),
             space,
             failed_at: None,
             keeping: Keeping::default(),
@@ -213,7 +213,7 @@ impl Scribe {
                 self.ring.publish(std::mem::take(&mut batch.records), batch.room);
             }
             if !self.space.has_room() {
-                self.outbox.remove_delivered(&[]);
+                self.outbox.remove_delivered(&[], false);
                 self.update_space();
             } else if self.outbox.keeps() && self.keeping.expires() {
                 self.outbox.expire();
@@ -300,14 +300,14 @@ impl Scribe {
             // Earlier if the database was restored: what is after it must stay.
             *epoch != self.epoch || is_later || head.seq < self.removed.seq
         };
-        self.watermarks.iter().any(is_new)
+        self.watermarks.heads.iter().any(is_new)
     }
 
-    fn merge_watermarks(&mut self, watermarks: Vec<(Epoch, Head)>) {
-        for (epoch, head) in watermarks {
-            self.watermarks.retain(|(known, _)| *known != epoch);
-            self.watermarks.push((epoch, head));
+    fn merge_watermarks(&mut self, newer: Watermarks) {
+        if newer.went_back {
+            self.outbox.go_back();
         }
+        self.watermarks.merge(newer);
     }
 
     /// Turns work items into a batch, and gives the records their positions.
@@ -424,7 +424,7 @@ impl Scribe {
             head: (!segments.is_empty()).then_some(head),
             begun: &batch.begun,
             ended: &ended,
-            delivered: &self.watermarks,
+            delivered: &self.watermarks.heads,
             keeps: false,
             settled: if stores_batch { self.urgent.settled() } else { &[] },
             closes: extent == Extent::Closing,
@@ -446,16 +446,15 @@ impl Scribe {
                 return Err(batch.records.len() + self.ring.queued_only_count());
             }
             // Unlinking delivered files needs no commit: on a full disk this makes the room.
-            self.outbox.remove_delivered(&self.ring.watermarks());
+            let Watermarks { heads, went_back } = self.ring.watermarks();
+            self.outbox.remove_delivered(&heads, went_back);
             begun = Instant::now();
         }
         self.meter.observe_commit(records, begun.elapsed());
         self.failed_at = None;
         self.update_space();
-        if let Some((_, head)) = self.watermarks.iter().find(|(epoch, _)| *epoch == self.epoch) {
-            self.removed = *head;
-        }
-        self.watermarks.clear();
+        self.removed = self.watermarks.of(self.epoch).unwrap_or(self.removed);
+        self.watermarks = Watermarks::default();
         self.stored_intents.extend(batch.begun.drain(..).map(|(id, _)| id));
         for id in ended {
             self.stored_intents.remove(&id);

@@ -12,6 +12,8 @@ pub(crate) mod negotiated;
 pub(crate) mod notification_forwarder;
 pub(crate) mod question;
 pub(crate) mod replay;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod server_requests;
 pub mod stream;
 pub(crate) mod streams;
@@ -366,41 +368,11 @@ impl ServerMessageHandler for SessionListener {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use crate::auth::credential::Credential;
+mod tests {
     use crate::gateway::session::notification_forwarder::NotificationForwarder;
+    use crate::gateway::session::sample::{AtOnce, policy, principal};
 
     use super::*;
-
-    pub(crate) fn principal(subject: &str, issuer: &str) -> Principal {
-        Principal {
-            subject: subject.to_owned(),
-            issuer: issuer.to_owned(),
-            token_id: None,
-            roles: Vec::new(),
-            credential: Credential::default(),
-            no_role: None,
-            identity: std::sync::Arc::default(),
-        }
-    }
-
-    /// A policy by which the role `all` reaches these backends.
-    pub(crate) fn policy(backends: &[&str]) -> Arc<Policy> {
-        let allow = backends.iter().map(|backend| format!("{backend}/*")).collect();
-        let role = crate::config::Role { allow, ..Default::default() };
-        Arc::new(Policy::new(&std::collections::BTreeMap::from([("all".to_owned(), role)])).unwrap())
-    }
-
-    /// Delivers questions unrecorded, and waits for no answer.
-    #[derive(Debug)]
-    pub(crate) struct AtOnce;
-
-    impl QuestionHandler for AtOnce {
-        fn take(&self, question: Question) {
-            (question.deliver)();
-            std::mem::forget(question.fate);
-        }
-    }
 
     fn open(ann: &Principal, in_force: watch::Receiver<Arc<Policy>>) -> (Arc<Session>, Arc<ReplayBudget>) {
         let replay = ReplayBudget::new(1 << 20);

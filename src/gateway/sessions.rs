@@ -201,7 +201,7 @@ impl OpenSessions {
 
 #[cfg(test)]
 mod tests {
-    use crate::gateway::session::tests::{AtOnce, policy, principal};
+    use crate::gateway::session::sample::{AtOnce, policy, principal};
 
     use super::*;
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::common::wait::{SOON, until_async};
 use crate::memory_sink::{MemorySink, Mood};
-use crate::rig::{Rig, bytes_in, call_with, events, ok, one, stop, times_recorded, verify_records};
+use crate::rig::{Rig, bytes_in, call_with, delivered, events, ok, one, stop, times_recorded, verify_records};
+use gatepost::audit::outbox::Keep;
 use gatepost::audit::pipeline::Pipeline;
 use gatepost::audit::record::{Outcome, RequestId, Status, Timestamp};
 use gatepost::audit::{Audit, UnavailableError};
@@ -232,4 +233,28 @@ async fn i4_a_gateway_starts_on_a_full_disk_and_drains_it() {
     let times = times_recorded(&records);
     assert!(released.iter().all(|id| times[id] == 1));
     verify_records(&records);
+}
+
+#[tokio::test]
+async fn kept_records_leave_a_full_disk_before_a_call_is_refused() {
+    let Some(dir) = small_disk("kept_records_leave_a_full_disk_before_a_call_is_refused") else { return };
+    let mut rig = Rig::on(dir);
+    rig.config.outbox_bytes_max = 80 * 1024 * 1024;
+    rig.config.keep = Some(Keep { age: Duration::from_hours(1), bytes: 1 << 29 });
+    rig.config.timeouts.admission = Duration::from_millis(50);
+    let pipeline = rig.start();
+    let (audit, probe) = (pipeline.audit(), pipeline.probe());
+    let arguments = format!(r#"{{"text":"{}"}}"#, "x".repeat(60_000));
+    let mut kept = 0;
+    for call in 0..2_000 {
+        let receipt = audit.begin(call_with("echo", &arguments)).await.unwrap();
+        receipt.finish(ok(), ()).await.unwrap().into_inner();
+        if call % 100 == 0 {
+            delivered(&probe).await;
+            kept = probe.gauge().outbox.kept_bytes.max(kept);
+        }
+    }
+    assert!(kept > 16 * 1024 * 1024, "{kept}");
+    assert_eq!(stop(pipeline).await.lost, 0);
+    verify_records(&rig.sink.records());
 }

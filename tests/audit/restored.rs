@@ -159,23 +159,44 @@ async fn i5_kept_record_that_differs_from_the_cursor_is_a_fork() {
 
 #[tokio::test]
 async fn i4_interrupted_redelivery_is_completed_and_recorded_once() {
-    let mut rig = Rig::keeping();
-    rig.config.batch.records = 3;
+    // Before anything is delivered again, and in the middle.
+    for held in [2, 8] {
+        let mut rig = Rig::keeping();
+        rig.config.batch.records = 3;
+        let pipeline = two_epochs(&rig).await;
+        rig.sink.go_back(2);
+        rig.sink.hold_after(held);
+        one(&pipeline.audit(), "echo").await;
+        let probe = pipeline.probe();
+        until_async("it is found", SOON, || async { probe.meter().restored.get() == 1 }).await;
+        until_async("it is held", SOON, || async { matches!(probe.shipper(), ShipperState::Held { .. }) }).await;
+        // A commit that has the watermark of what was found.
+        one(&pipeline.audit(), "echo").await;
+        let crashed = rig.after_crash();
+        stop_now(pipeline).await;
+        crashed.sink.hold_after(usize::MAX);
+        drained(&crashed).await;
+        let records = crashed.sink.records();
+        verify_records(&records);
+        assert_eq!(restored(&records).iter().filter(|(epoch, ..)| *epoch == 1).count(), 1, "{:?}", restored(&records));
+    }
+}
+
+#[tokio::test]
+async fn database_that_goes_back_during_the_redelivery_is_recorded_with_what_it_had_then() {
+    let rig = Rig::keeping();
     let pipeline = two_epochs(&rig).await;
-    rig.sink.go_back(2);
-    rig.sink.hold_after(8);
-    one(&pipeline.audit(), "echo").await;
     let probe = pipeline.probe();
-    until_async("it is held", SOON, || async { matches!(probe.shipper(), ShipperState::Held { .. }) }).await;
-    // A commit that has the watermark of what was found.
+    rig.sink.go_back(22 + 5);
+    rig.sink.hold_after(22 + 5);
     one(&pipeline.audit(), "echo").await;
-    let crashed = rig.after_crash();
-    stop_now(pipeline).await;
-    crashed.sink.hold_after(usize::MAX);
-    drained(&crashed).await;
-    let records = crashed.sink.records();
-    verify_records(&records);
-    assert_eq!(restored(&records).iter().filter(|(epoch, ..)| *epoch == 1).count(), 1, "{:?}", restored(&records));
+    until_async("it is found", SOON, || async { probe.meter().restored.get() == 1 }).await;
+    rig.sink.go_back(22 + 3);
+    rig.sink.hold_after(usize::MAX);
+    until_async("it is delivered again", SOON, || async { rig.sink.count() == 22 + 12 + 2 }).await;
+    healed(&rig, &probe).await;
+    stop(pipeline).await;
+    assert_eq!(restored(&rig.sink.records()), [(2, 5, 11), (2, 3, 5)]);
 }
 
 /// Calls with large arguments, until one is refused or there were so many; returns their number.
@@ -218,6 +239,36 @@ async fn kept_records_count_in_no_warning_and_go_first() {
     delivered(&probe).await;
     assert_eq!(stop(pipeline).await.lost, 0);
     verify_records(&rig.sink.records());
+}
+
+/// What an outage lets in makes no room at the cost of what the database lost.
+#[tokio::test]
+async fn i4_kept_records_that_the_database_lost_do_not_go_for_room() {
+    let quota = 64 * 1024 * 1024;
+    let mut rig = Rig::stored();
+    rig.config.outbox_bytes_max = quota;
+    rig.config.keep = Some(Keep { age: Duration::from_hours(1), bytes: quota / 4 });
+    rig.config.timeouts.admission = Duration::from_millis(50);
+    stop(rig.start()).await;
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    let before = large_calls(&pipeline, 100).await;
+    delivered(&probe).await;
+    // The first epoch is found to be missing, and waits; the second one, which has the calls, is not looked at yet.
+    rig.sink.go_back(0);
+    rig.sink.hold_after(0);
+    one(&pipeline.audit(), "echo").await;
+    until_async("it is found", SOON, || async { probe.meter().restored.get() == 1 }).await;
+    let taken = large_calls(&pipeline, 10_000).await;
+    assert!(taken < 10_000 && probe.gauge().outbox.full);
+    rig.sink.hold_after(usize::MAX);
+    delivered(&probe).await;
+    until_async("nothing is forked", SOON, || async { probe.shipper() == ShipperState::Delivering }).await;
+    assert_eq!(stop(pipeline).await.lost, 0);
+    let records = rig.sink.records();
+    verify_records(&records);
+    let calls = records.iter().filter(|record| record.entry.call.method == "tools/call").count() as u64;
+    assert_eq!(calls, before + 1 + taken);
 }
 
 #[tokio::test]

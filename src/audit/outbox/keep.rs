@@ -125,10 +125,16 @@ mod tests {
         assert_eq!(gone(KeepRoom { disk_full: true, ..room }, &hours), [1, 2, 3, 4]);
         assert_eq!(gone(KeepRoom { keep: None, ..room }, &hours), [1, 2, 3, 4]);
         assert_eq!(gone(KeepRoom { keep: Some(Keep { age: Duration::MAX, ..keep }), ..room }, &hours), [1]);
+        assert_eq!(gone(KeepRoom { keep: Some(Keep { bytes: 10_000, ..keep }), ..room }, &hours), [1], "it is old");
         assert_eq!(gone(room, &[3, 2, 1]), [0; 0]);
         // Not confirmed: only room counts.
         assert_eq!(gone_if(room, &hours, false), [0; 0]);
         assert_eq!(gone_if(KeepRoom { bytes_max: 300, ..room }, &hours, false), [1, 2, 3]);
+        // A file without records is kept for nothing.
+        let mut empty = files(&[3, 2, 1]);
+        empty[0].last = Some(Seq::ZERO);
+        let gone_of = room.too_many(&empty, |file| file.number.0 < 3, |_| true);
+        assert_eq!(gone_of.iter().map(|file| file.number.0).collect::<Vec<_>>(), [1]);
         // A clock that was set back makes nothing old.
         assert_eq!(gone(room, &[-100, -200, -300]), [0; 0]);
     }

@@ -51,6 +51,8 @@ pub struct Outbox {
     carried: Carried,
     /// The epochs whose delivery Postgres confirmed in this process. What is kept of others may be needed soon.
     confirmed: BTreeSet<Epoch>,
+    /// The database went back in this process. What was delivered before counts only where that is confirmed.
+    went_back: bool,
     /// The first record in the active file, if there is one and it stays until the file is removed.
     first: Option<Seq>,
     keep: Option<Keep>,
@@ -104,6 +106,7 @@ impl Outbox {
             open_intents: BTreeMap::new(),
             carried,
             confirmed: BTreeSet::new(),
+            went_back: false,
             first: None,
             keep,
             bytes_max,
@@ -203,11 +206,20 @@ impl Outbox {
     }
 
     /// Unlinks the files whose records are all delivered, without a commit, so that it needs no room on the disk. The
-    /// next commit stores the watermarks.
-    pub fn remove_delivered(&mut self, delivered: &[(Epoch, Head)]) {
+    /// next commit stores the watermarks. `went_back` is true if the database went back before they were read.
+    pub fn remove_delivered(&mut self, delivered: &[(Epoch, Head)], went_back: bool) {
+        if went_back {
+            self.go_back();
+        }
         self.note_delivered(delivered);
         self.unlink_delivered();
         self.refill_ballast();
+    }
+
+    /// Keeps what was delivered until Postgres confirms, epoch by epoch, that it still has it: the database went back.
+    pub fn go_back(&mut self) {
+        self.confirmed.clear();
+        self.went_back = true;
     }
 
     /// The outbox's fill level.
@@ -330,7 +342,10 @@ impl Outbox {
 
     fn unlink(&self, room: KeepRoom) {
         // I4: a file is unlinked only when every record in it is delivered.
-        let done = |epoch: Epoch, last: Seq| self.carried.delivered.get(&epoch).is_some_and(|head| head.seq >= last);
+        let done = |epoch: Epoch, last: Seq| {
+            let counts = !self.went_back || self.confirmed.contains(&epoch);
+            counts && self.carried.delivered.get(&epoch).is_some_and(|head| head.seq >= last)
+        };
         self.files.unlink_delivered(done, |epoch| self.confirmed.contains(&epoch), room);
     }
 }

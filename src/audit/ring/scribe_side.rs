@@ -6,9 +6,8 @@ use std::time::Duration;
 use super::room::{AdmissionClass, BatchRoom, Room};
 use super::slot::Slot;
 use super::state::Ring;
-use super::work::{Heartbeat, OutboxCapacity, Phase, Work};
-use crate::audit::chain::Head;
-use crate::audit::record::{AuditRecord, Epoch, Seq};
+use super::work::{Heartbeat, OutboxCapacity, Phase, Watermarks, Work};
+use crate::audit::record::{AuditRecord, Seq};
 use crate::audit::sync::Instant;
 
 /// The time for which watermarks and unrecorded calls wait for work items with which they can share a commit. *Chosen*:
@@ -143,7 +142,7 @@ impl Ring {
 
     /// The watermarks that arrived since the last [`Ring::take`]. They stay in the ring for the next one.
     #[must_use]
-    pub fn watermarks(&self) -> Vec<(Epoch, Head)> {
+    pub fn watermarks(&self) -> Watermarks {
         self.lock().watermarks.clone()
     }
 

@@ -48,10 +48,7 @@ impl Ring {
     /// Records that the stream of `epoch` is delivered up to `head`. `current` says whether it is this epoch's stream.
     pub fn mark_delivered(&self, epoch: Epoch, head: Head, current: bool) {
         let mut state = self.lock();
-        match state.watermarks.iter_mut().find(|(known, _)| *known == epoch) {
-            Some((_, known)) => *known = head,
-            None => state.watermarks.push((epoch, head)),
-        }
+        state.watermarks.set(epoch, head);
         let mut delivered = Vec::new();
         if current {
             // Earlier than before if the database was restored.
@@ -61,6 +58,13 @@ impl Ring {
         drop(state);
         drop(delivered);
         self.room.notify_waiters();
+        self.work.notify_one();
+    }
+
+    /// Records that the database went back. What was delivered before counts as delivered again, epoch by epoch, with
+    /// the next [`Ring::mark_delivered`] of each.
+    pub fn go_back(&self) {
+        self.lock().watermarks.go_back();
         self.work.notify_one();
     }
 

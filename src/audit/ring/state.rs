@@ -5,9 +5,9 @@ use std::sync::{Arc, PoisonError};
 
 use super::room::{RingLimits, Room};
 use super::slot::Slot;
-use super::work::{Finding, Heartbeat, OutboxCapacity, Phase, RingGauge, UnrecordedCalls, WorkItem};
+use super::work::{Finding, Heartbeat, OutboxCapacity, Phase, RingGauge, UnrecordedCalls, Watermarks, WorkItem};
 use crate::audit::chain::Head;
-use crate::audit::record::{Digest, Epoch, Seq};
+use crate::audit::record::{Digest, Seq};
 use crate::audit::sync::{Condvar, Mutex, MutexGuard, Notify};
 
 /// The ring, shared by producers, scribe and shipper.
@@ -59,7 +59,7 @@ pub(super) struct RingState {
     /// The last record that the shipper may deliver.
     pub(super) shippable: Seq,
     /// Delivery watermarks that the scribe has not stored yet.
-    pub(super) watermarks: Vec<(Epoch, Head)>,
+    pub(super) watermarks: Watermarks,
     /// Findings of the shipper that the scribe has not taken yet.
     pub(super) findings: Vec<Finding>,
     /// The number of requests for a turn of the scribe, which has something to do that is not in the ring.
@@ -96,7 +96,7 @@ impl Ring {
             delivered: Seq::ZERO,
             delivered_hash: Digest::ZERO,
             shippable: head.seq,
-            watermarks: Vec::new(),
+            watermarks: Watermarks::default(),
             findings: Vec::new(),
             turns_wanted: 0,
             gather_count: 0,

@@ -88,6 +88,51 @@ pub struct Restored {
     pub delivered: Head,
 }
 
+/// News of how far streams are delivered.
+#[derive(Clone, Debug, Default)]
+pub struct Watermarks {
+    /// The last delivered record of each epoch of which there is news.
+    pub heads: Vec<(Epoch, Head)>,
+    /// The database went back to an earlier state. Of other epochs than these, it is not known how much it still has.
+    pub went_back: bool,
+}
+
+impl Watermarks {
+    /// Sets the last delivered record of an epoch. Earlier than before if the database went back.
+    pub fn set(&mut self, epoch: Epoch, head: Head) {
+        self.heads.retain(|(known, _)| *known != epoch);
+        self.heads.push((epoch, head));
+    }
+
+    /// The last delivered record of an epoch, if there is news of it.
+    #[must_use]
+    pub fn of(&self, epoch: Epoch) -> Option<Head> {
+        self.heads.iter().find(|(known, _)| *known == epoch).map(|(_, head)| *head)
+    }
+
+    /// Forgets all heads: the database went back.
+    pub fn go_back(&mut self) {
+        self.heads.clear();
+        self.went_back = true;
+    }
+
+    /// Adds newer ones.
+    pub fn merge(&mut self, newer: Self) {
+        if newer.went_back {
+            self.go_back();
+        }
+        for (epoch, head) in newer.heads {
+            self.set(epoch, head);
+        }
+    }
+
+    /// Returns whether there is no news.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.heads.is_empty() && !self.went_back
+    }
+}
+
 /// The work that the scribe takes at once.
 #[derive(Debug)]
 pub struct Work {
@@ -96,7 +141,7 @@ pub struct Work {
     /// The room that the items use until their records are published.
     pub room: BatchRoom,
     /// Watermarks to store.
-    pub watermarks: Vec<(Epoch, Head)>,
+    pub watermarks: Watermarks,
     /// Findings of the shipper about streams in Postgres.
     pub findings: Vec<Finding>,
     /// Calls to count in a gap record.

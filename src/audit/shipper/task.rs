@@ -199,7 +199,10 @@ impl<S: Sink> Shipper<S> {
     async fn ship_stream(&mut self, epoch: Epoch) -> Result<(), ForkReason> {
         loop {
             let Err(fork) = self.ship_from_cursor(epoch).await else { return Ok(()) };
-            self.went_back |= matches!(fork.reason, ForkReason::WentBack | ForkReason::MissingRecords);
+            let is_found = fork.reason == ForkReason::MissingRecords && !self.went_back;
+            if fork.reason == ForkReason::WentBack || is_found {
+                self.go_back();
+            }
             if fork.reason == ForkReason::WentBack && epoch < self.epoch {
                 continue;
             }
@@ -374,6 +377,13 @@ impl<S: Sink> Shipper<S> {
         if found == head { Ok(()) } else { Err(Fork::foreign_cursor(found)) }
     }
 
+    /// Notes that the database went back. It may have less of every epoch.
+    fn go_back(&mut self) {
+        self.went_back = true;
+        // I4: no room is made by what it may not have any more.
+        self.ring.go_back();
+    }
+
     /// Resumes the delivery of a stream after `found`, although it was delivered up to `delivered` before. `batch` is
     /// what is kept after `found`.
     fn resume(
@@ -382,7 +392,9 @@ impl<S: Sink> Shipper<S> {
         (found, delivered): (Head, Head),
         batch: &[Arc<AuditRecord>],
     ) -> Result<(), Fork> {
-        self.went_back = true;
+        if !self.went_back {
+            self.go_back();
+        }
         let linked = batch.first().map_or(Ok(()), |first| check_link(found, first));
         if linked.is_ok() {
             let (seq, delivered_seq) = (found.seq, delivered.seq);

@@ -119,7 +119,9 @@ impl Outbox {
         Ok(())
     }
 
-    pub fn remove_delivered(&mut self, _delivered: &[(Epoch, Head)]) {}
+    pub fn go_back(&mut self) {}
+
+    pub fn remove_delivered(&mut self, _delivered: &[(Epoch, Head)], _went_back: bool) {}
 
     pub fn keeps(&self) -> bool {
         false
