@@ -3,10 +3,6 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use url::Url;
-
-use super::backend::Backend;
-use super::value_type::is_loopback;
 
 /// `[backends.NAME.oauth]`: the client that gets the tokens of the gateway's requests to an HTTP backend.
 #[derive(Clone, Debug, Deserialize)]
@@ -56,36 +52,5 @@ impl Default for BackendOAuth {
             on_behalf: false,
             same_subject: true,
         }
-    }
-}
-
-impl BackendOAuth {
-    /// The faults of these settings in `backend`, each with its key below `backends.NAME`.
-    pub(super) fn faults(&self, backend: &Backend) -> Vec<(&'static str, String)> {
-        let mut faults = Vec::new();
-        let mut fault = |key, message: &str| faults.push((key, message.to_owned()));
-        match backend.url.as_deref().map(Url::parse) {
-            None => fault("oauth", "has no effect without url: use env for a stdio server"),
-            Some(Ok(url)) if url.scheme() == "http" && !is_loopback(&url) => {
-                fault("url", "is not encrypted, and oauth sends tokens there: use https, or a loopback host");
-            }
-            // What is not a URL was reported already.
-            Some(_) => {}
-        }
-        let is_authorization = |name: &&String| name.eq_ignore_ascii_case("authorization");
-        if backend.header_env.keys().chain(backend.header_file.keys()).any(|name| is_authorization(&name)) {
-            fault("oauth", "excludes the header Authorization in header_env and header_file: keep one of them");
-        }
-        if self.on_behalf && backend.shared {
-            fault(
-                "shared",
-                "excludes oauth.on_behalf: in a shared conversation one caller's login would be another's: keep one of them",
-            );
-        }
-        let is_resource = |text: &String| Url::parse(text).is_ok_and(|url| url.fragment().is_none());
-        if !self.resource.iter().all(is_resource) {
-            fault("oauth.resource", "is not an absolute URI without a fragment: write the backend's, or set audience");
-        }
-        faults
     }
 }

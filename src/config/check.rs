@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use url::Url;
+
 use super::auth::Key;
 use super::backend::Backend;
+use super::backend_oauth::BackendOAuth;
 use super::path;
 use super::pins::Pin;
 use super::role::Condition;
 use super::sections::{Config, OnFailure};
+use super::value_type::is_loopback;
 use crate::mcp::names::{NAME_CHARS_MAX, SEPARATOR, is_plain};
 
 /// The number of records of the largest size that must fit the ring. *Chosen*: an intent and a record of two calls; a
@@ -115,8 +119,8 @@ fn backends(config: &Config, report: Report<'_>) {
             let message = "is refuse without pins_file: set the file that `gatepost audit pins accept` writes";
             report(&format!("{path}.pin"), message.to_owned());
         }
-        for (key, message) in backend.oauth.iter().flat_map(|oauth| oauth.faults(backend)) {
-            report(&format!("{path}.{key}"), message);
+        if let Some(oauth) = &backend.oauth {
+            backend_oauth(backend, oauth, &mut |key, message| report(&format!("{path}.{key}"), message.to_owned()));
         }
         tool_names(alias, backend, report);
         for name in backend.header_env.keys().filter(|name| backend.header_file.contains_key(*name)) {
@@ -125,6 +129,32 @@ fn backends(config: &Config, report: Report<'_>) {
         if backend.idle_timeout > backend.call_timeout && backend.idle_timeout != Backend::default().idle_timeout {
             report(&format!("{path}.idle_timeout"), "is longer than call_timeout: lower it".to_owned());
         }
+    }
+}
+
+/// An OAuth client fits its backend. Keys are below `backends.NAME`.
+fn backend_oauth(backend: &Backend, oauth: &BackendOAuth, fault: &mut dyn FnMut(&str, &str)) {
+    match backend.url.as_deref().map(Url::parse) {
+        None => fault("oauth", "has no effect without url: use env for a stdio server"),
+        Some(Ok(url)) if url.scheme() == "http" && !is_loopback(&url) => {
+            fault("url", "is not encrypted, and oauth sends tokens there: use https, or a loopback host");
+        }
+        // A text that is not a URL was reported already.
+        Some(_) => {}
+    }
+    let mut headers = backend.header_env.keys().chain(backend.header_file.keys());
+    if headers.any(|name| name.eq_ignore_ascii_case("authorization")) {
+        fault("oauth", "excludes the header Authorization in header_env and header_file: keep one of them");
+    }
+    if oauth.on_behalf && backend.shared {
+        fault(
+            "shared",
+            "excludes oauth.on_behalf: in a shared conversation one caller's login is another's: keep one of them",
+        );
+    }
+    let is_resource = |text: &String| Url::parse(text).is_ok_and(|url| url.fragment().is_none());
+    if !oauth.resource.iter().all(is_resource) {
+        fault("oauth.resource", "is not an absolute URI without a fragment: write the backend's, or set audience");
     }
 }
 

@@ -99,9 +99,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_is_replaced_shortly_before_its_end() {
-        for (lifetime, used) in [(Some(300), 270), (Some(20), 10), (None, 30), (Some(u64::MAX), 24 * 3600 - 30)] {
+        for (lifetime, used) in [(Some(300), 270), (Some(20), 10), (None, 30), (Some(u64::MAX), 24 * 3600 - 30_u64)] {
             let token = AccessToken::new("t", lifetime.map(Duration::from_secs)).unwrap();
-            tokio::time::advance(Duration::from_secs(used) - Duration::from_millis(1)).await;
+            tokio::time::advance(Duration::from_millis(used * 1000 - 1)).await;
             assert!(!token.is_stale(), "{lifetime:?}");
             tokio::time::advance(Duration::from_millis(1)).await;
             assert!(token.is_stale(), "{lifetime:?}");
