@@ -3,15 +3,17 @@
 //! A token's `iss` selects the keys: those of `[[auth.keys]]` ([`keys`]), or those that the issuer publishes as a JWKS
 //! ([`issuer`]), never another issuer's. The key decides the algorithm, not the token's header: each key verifies only
 //! the algorithm that it was configured or published with, so that a token with `none`, or with HS256 and a public key
-//! as the secret, is refused. `exp`, `aud`, `iss` and `sub` are required, and `nbf` is checked if present. A static
-//! token ([`static_tokens`]) is looked up by its hash. A certificate is used only if there is no `Authorization`
-//! header.
+//! as the secret, is refused. `exp`, `aud`, `iss` and `sub` are required, and `nbf` is checked if present. `aud` is
+//! that of the endpoint of the request, or a configured one ([`audience`]). A static token ([`static_tokens`]) is
+//! looked up by its hash. A certificate is used only if there is no `Authorization` header.
 //!
 //! An error's message tells the caller what to do, and its cause is for the log; neither contains the token (I8).
 
+pub mod audience;
 pub mod certificate;
 mod claims;
 pub mod credential;
+mod discovery;
 mod fetch;
 pub mod issuer;
 pub mod jwks;
@@ -26,6 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use audience::IsEndpoint;
 use certificate::Certificate;
 use claims::ClaimRules;
 use credential::Credential;
@@ -112,6 +115,9 @@ pub enum AuthError {
         #[source]
         cause: Option<jsonwebtoken::errors::Error>,
     },
+    /// The token is valid, but not here.
+    #[error("the token is for another audience")]
+    Audience,
     /// The token may be valid, but its issuer's keys were never fetched.
     #[error("the keys of the token's issuer cannot be fetched now: try again")]
     Unavailable,
@@ -157,13 +163,15 @@ impl Authenticator {
         fetched.into_iter().enumerate().filter_map(|(idx, result)| Some((idx, result?))).collect()
     }
 
-    /// The accepted issuers, without duplicates, in the order of the configuration.
+    /// The accepted issuers that clients can ask for a token, without duplicates, in the order of the configuration. An
+    /// issuer that is not a URL is not an authorization server.
     #[must_use]
-    pub fn issuers(&self) -> Vec<&str> {
+    pub fn authorization_servers(&self) -> Vec<&str> {
+        let is_url = |issuer: &str| issuer.starts_with("https://") || issuer.starts_with("http://");
         let mut issuers: Vec<&str> = Vec::new();
         let pinned = self.keys.iter().map(|key| key.issuer.as_str());
         for issuer in pinned.chain(self.published.iter().map(|issuer| issuer.name.as_str())) {
-            if !issuers.contains(&issuer) {
+            if is_url(issuer) && !issuers.contains(&issuer) {
                 issuers.push(issuer);
             }
         }
@@ -177,7 +185,8 @@ impl Authenticator {
     }
 
     /// Authenticates a caller by the value of its `Authorization` header or, without one, by the certificate of its
-    /// connection. Waits for an issuer's keys if necessary, for a limited time.
+    /// connection. A JWT must be for the endpoint, or for a configured audience. Waits for an issuer's keys if
+    /// necessary, for a limited time.
     ///
     /// # Errors
     /// [`AuthError`]: the caller must be refused.
@@ -185,6 +194,7 @@ impl Authenticator {
         &self,
         authorization: Option<&[u8]>,
         certificate: Option<&Arc<Certificate>>,
+        is_endpoint: IsEndpoint<'_>,
     ) -> Result<Principal, AuthError> {
         let Some(value) = authorization else {
             let certificate = certificate.ok_or(AuthError::Missing)?;
@@ -195,15 +205,19 @@ impl Authenticator {
                 Err(AuthError::Certificate)
             };
         };
-        self.authenticate_header(value).await
+        self.authenticate_header(value, is_endpoint).await
     }
 
-    /// Authenticates a caller by the value of its `Authorization` header. Waits for an issuer's keys if necessary, for
-    /// a limited time.
+    /// Authenticates a caller by the value of its `Authorization` header. A JWT must be for the endpoint, or for a
+    /// configured audience. Waits for an issuer's keys if necessary, for a limited time.
     ///
     /// # Errors
     /// [`AuthError`], as for [`Self::authenticate`].
-    pub async fn authenticate_header(&self, authorization: &[u8]) -> Result<Principal, AuthError> {
+    pub async fn authenticate_header(
+        &self,
+        authorization: &[u8],
+        is_endpoint: IsEndpoint<'_>,
+    ) -> Result<Principal, AuthError> {
         let token = bearer(authorization).ok_or(AuthError::NotBearer)?;
         if let Some((principal, scope)) = self.static_tokens.as_ref().and_then(|tokens| tokens.find(token)) {
             let has_scope = |required: &str| scope.iter().any(|scope| scope.split(' ').any(|word| word == required));
@@ -212,7 +226,7 @@ impl Authenticator {
         if self.static_tokens.is_some() && !token.contains('.') {
             return Err(refuse("the token is neither a known static token nor a JWT"));
         }
-        let (claims, claim_rules) = self.verify(token).await?;
+        let (claims, claim_rules) = self.verify(token, is_endpoint).await?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         // RFC 7519 2: a NumericDate may have a fraction, which is cut off here.
         let expiry = claims.get("exp").and_then(|exp| exp.as_u64().or_else(|| exp.as_f64().map(whole_seconds)));
@@ -285,18 +299,22 @@ impl Authenticator {
     }
 
     /// The claims of a valid JWT, and the rules by which they are read.
-    async fn verify(&self, token: &str) -> Result<(Map<String, Value>, &ClaimRules), AuthError> {
+    async fn verify(
+        &self,
+        token: &str,
+        is_endpoint: IsEndpoint<'_>,
+    ) -> Result<(Map<String, Value>, &ClaimRules), AuthError> {
         let header = header(token)?;
         let issuer = claimed_issuer(token)?;
         let kid = header.kid.as_deref();
         let pinned = self.pinned(&issuer, kid);
         if !pinned.is_empty() {
-            return Ok((verify_by(&pinned, header.alg, token)?, &self.claim_rules));
+            return Ok((verify_by(&pinned, header.alg, token, is_endpoint)?, &self.claim_rules));
         }
         match self.published.iter().find(|published| published.name == issuer) {
             Some(published) => {
                 let set = published.keys(kid).await.map_err(|issuer::NoKeysError| AuthError::Unavailable)?;
-                Ok((verify_by(&set.named(kid), header.alg, token)?, &published.claim_rules))
+                Ok((verify_by(&set.named(kid), header.alg, token, is_endpoint)?, &published.claim_rules))
             }
             None if self.keys.iter().any(|key| key.issuer == issuer) => Err(refuse(UNKNOWN_KEY)),
             None => Err(refuse("the token is from another issuer")),
@@ -347,7 +365,12 @@ fn claimed_issuer(token: &str) -> Result<String, AuthError> {
 }
 
 /// The claims, if one of the keys verifies the token.
-fn verify_by(keys: &[&Key], algorithm: Algorithm, token: &str) -> Result<Map<String, Value>, AuthError> {
+fn verify_by(
+    keys: &[&Key],
+    algorithm: Algorithm,
+    token: &str,
+    is_endpoint: IsEndpoint<'_>,
+) -> Result<Map<String, Value>, AuthError> {
     if keys.is_empty() {
         return Err(refuse(UNKNOWN_KEY));
     }
@@ -359,7 +382,8 @@ fn verify_by(keys: &[&Key], algorithm: Algorithm, token: &str) -> Result<Map<Str
     let mut last_error = refuse("the token cannot be verified");
     for key in matching {
         match jsonwebtoken::decode(token, &key.decoding, &key.validation) {
-            Ok(data) => return Ok(data.claims),
+            Ok(data) if audience::is_accepted(&data.claims, &key.audiences, is_endpoint) => return Ok(data.claims),
+            Ok(_) => return Err(AuthError::Audience),
             Err(cause) => last_error = AuthError::Invalid { public: public_reason(&cause), cause: Some(cause) },
         }
     }
@@ -397,7 +421,6 @@ fn public_reason(cause: &jsonwebtoken::errors::Error) -> &'static str {
     match cause.kind() {
         ErrorKind::ExpiredSignature => "the token has expired",
         ErrorKind::ImmatureSignature => "the token is not valid yet",
-        ErrorKind::InvalidAudience => "the token is for another audience",
         ErrorKind::InvalidIssuer => "the token is from another issuer",
         ErrorKind::InvalidSignature => "the token's signature is wrong",
         ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {

@@ -5,6 +5,7 @@
 //! opened.
 
 mod audit;
+mod command_line;
 mod config_check;
 mod configuration;
 mod csv;

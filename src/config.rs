@@ -47,4 +47,4 @@ pub use sections::{
     Server, Telemetry,
 };
 pub use settings_table::{Fallback, SETTINGS, SettingSpec};
-pub use value_type::{ValueType, is_loopback};
+pub use value_type::{ValueType, is_loopback, is_protected, issuer_url};

@@ -60,6 +60,7 @@ use fault::{Fault, ReloadError};
 use listener::{http, stdio, tls};
 use message::body_budget::BodyBudget;
 use message::client_address::TrustedProxies;
+use message::resource::Names;
 use session::inflight::InFlightCalls;
 use sessions::Sessions;
 
@@ -119,8 +120,6 @@ impl Gateway {
         let upstreams = Upstreams::start(&config.backends, launcher)
             .map_err(|faults| faults.into_iter().map(Fault::Endpoint).collect::<Vec<_>>())?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
-        let own_ip = config.server.listen.ip();
-        let own_host = if own_ip.is_ipv6() { format!("[{own_ip}]") } else { own_ip.to_string() };
         let counters = CallCounters::new(upstreams.aliases());
         let last_span = CancellationToken::new();
         let (tracer, export) = Tracer::new(config.telemetry.otlp_endpoint.as_deref(), last_span.clone());
@@ -167,8 +166,7 @@ impl Gateway {
                 config.server.trusted_proxies.clone(),
             ),
             accept_failures: AcceptFailures::default(),
-            allowed_hosts: config.server.hosts().into_iter().chain([own_host]).collect(),
-            public_url: config.server.public_url(),
+            names: Names::new(&config.server),
             allowed_origins: config.server.allowed_origins.clone(),
             calls_max,
             calls: Semaphore::new(calls_max),
@@ -223,7 +221,7 @@ impl Gateway {
     pub async fn run_stdio(
         self,
         backend: &str,
-        token: &str,
+        token: stdio::TokenSource,
         input: impl AsyncBufRead + Unpin,
         output: impl AsyncWrite + Unpin,
         stop: CancellationToken,
@@ -307,12 +305,13 @@ impl Handle {
         self.0.audit.config_digest(text)
     }
 
-    /// Verifies a bearer token as for a call.
+    /// Verifies a bearer token as for a call. A JWT must have one of the configured audiences: one that was issued for
+    /// an MCP endpoint is good there.
     ///
     /// # Errors
     /// [`AuthError`]: the token is missing or not valid.
     pub async fn authenticate_header(&self, authorization: &[u8]) -> Result<Principal, AuthError> {
-        self.0.auth.authenticate_header(authorization).await
+        self.0.auth.authenticate_header(authorization, &|_| false).await
     }
 
     /// Returns `true` if the principal's credential is still accepted, and gives the same roles.

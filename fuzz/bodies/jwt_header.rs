@@ -45,7 +45,7 @@ pub fn run(data: &[u8]) {
 
 /// Authenticates without a runtime: the keys are in memory, so the future never waits.
 fn authenticate(gate: &Gate, header: &[u8]) -> Result<Principal, AuthError> {
-    let authenticated = pin!(gate.authenticator.authenticate(Some(header), None));
+    let authenticated = pin!(gate.authenticator.authenticate(Some(header), None, &|_| false));
     match authenticated.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
         Poll::Pending => panic!("authentication waits"),
@@ -85,7 +85,7 @@ fn gate() -> Gate {
     let secret = NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), SECRET).unwrap();
     let config = format!(
-        "auth.audience = \"gatepost\"\n[[auth.keys]]\nalgorithm = \"HS256\"\nissuer = \"fuzz\"\nsecret_file = \"{}\"\n",
+        "[[auth.keys]]\nalgorithm = \"HS256\"\nissuer = \"fuzz\"\nsecret_file = \"{}\"\n",
         secret.path().display()
     );
     let config = Config::parse(&config, None, []).unwrap();

@@ -1,4 +1,4 @@
-//! Fetching of a JWKS over HTTPS: one document of limited size, from the configured host only.
+//! Fetching of an issuer's documents over HTTPS: each of limited size, and from the host of its URL only.
 
 use std::pin::Pin;
 
@@ -42,16 +42,12 @@ pub(super) type FetchFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, Fe
 pub(super) struct HttpFetch(reqwest::Client);
 
 impl HttpFetch {
-    /// Builds a client for `url`.
+    /// Builds a client for `url`, and for those that a document there names.
     pub(super) fn new(url: &Url) -> Result<Self, reqwest::Error> {
-        let home = url.origin();
         let same_origin = reqwest::redirect::Policy::custom(move |attempt| {
             // A redirect to another host, or away from TLS, would let a third party choose the keys.
-            if attempt.url().origin() != home || attempt.previous().len() > REDIRECTS_MAX {
-                attempt.stop()
-            } else {
-                attempt.follow()
-            }
+            let is_home = attempt.previous().first().is_some_and(|first| first.origin() == attempt.url().origin());
+            if !is_home || attempt.previous().len() > REDIRECTS_MAX { attempt.stop() } else { attempt.follow() }
         });
         let client = outbound::client_builder(url.as_str())
             .redirect(same_origin)

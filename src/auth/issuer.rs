@@ -1,4 +1,5 @@
-//! The published keys of an issuer: a key set that is read from a file, or fetched and refreshed.
+//! The published keys of an issuer: a key set that is read from a file, or fetched and refreshed. Without a configured
+//! place it is where the issuer's metadata says (`auth::discovery`), which is fetched again together with the keys.
 //!
 //! A fetched set is used until a newer one replaces it, however long the issuer is down. It is fetched when the first
 //! token arrives, in the background when the set is older than its TTL, and when a token has a `kid` that the set
@@ -17,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use crate::auth::claims::ClaimRules;
+use crate::auth::discovery::{DiscoveryError, MetadataUrls};
 use crate::auth::fetch::{Fetch, FetchError, HttpFetch};
 use crate::auth::jwks::{self, KeySet};
 use crate::auth::keys::TokenRequirements;
@@ -41,9 +43,15 @@ pub enum IssuerError {
         /// The algorithm as configured.
         algorithm: String,
     },
-    /// There is not exactly one source of keys.
-    #[error("set exactly one of jwks_file and jwks_url")]
+    /// There are two sources of keys.
+    #[error("set only one of jwks_file and jwks_url")]
     Source,
+    /// There is no source of keys, and the issuer has no metadata.
+    #[error(
+        "its keys cannot be discovered, because the issuer is not a URL with https and without a query: set jwks_url or \
+         jwks_file"
+    )]
+    NoMetadata,
     /// The key set file cannot be read.
     #[error("cannot read {path:?} ({source}): make it a file that the gateway's user may read")]
     Unreadable {
@@ -84,7 +92,7 @@ pub(super) struct Issuer {
 #[derive(Debug)]
 enum Source {
     File(WatchedFile<KeySet>),
-    Url(FetchedKeySet),
+    Fetched(FetchedKeySet),
 }
 
 /// The issuer's keys were never fetched.
@@ -101,11 +109,19 @@ struct FetchedKeySet {
 
 /// Fetches a key set, and keeps the last one. Shared by the fetching task and the callers.
 struct Fetcher {
-    url: Url,
+    place: KeysPlace,
     requirements: TokenRequirements,
     allowed: Vec<Algorithm>,
     fetch: Box<dyn Fetch>,
     state: Mutex<FetchState>,
+}
+
+/// The place of a fetched key set.
+enum KeysPlace {
+    /// At this URL.
+    Url(Url),
+    /// At the URL that the issuer's metadata names.
+    Metadata(MetadataUrls),
 }
 
 #[derive(Default)]
@@ -127,7 +143,7 @@ pub(super) fn load(auth: &config::Auth) -> Result<Vec<Issuer>, Vec<(String, Issu
         let key = |name: &str| format!("auth.issuers[{idx}].{name}");
         let requirements = TokenRequirements {
             issuer: issuer.issuer.clone(),
-            audience: issuer.audience.clone().unwrap_or_else(|| auth.audience.clone()),
+            audiences: issuer.audiences.as_ref().unwrap_or(&auth.audiences).clone().into(),
             leeway: auth.leeway,
         };
         let allowed: Result<Vec<Algorithm>, _> = issuer.algorithms.iter().map(|name| algorithm(name)).collect();
@@ -135,10 +151,15 @@ pub(super) fn load(auth: &config::Auth) -> Result<Vec<Issuer>, Vec<(String, Issu
             match (&issuer.jwks_file, &issuer.jwks_url) {
                 (Some(path), None) => file_source(path.clone(), auth.files, requirements, allowed)
                     .map_err(|error| (key("jwks_file"), error)),
-                (None, Some(url)) => {
-                    url_source(url, issuer.jwks_ttl, requirements, allowed).map_err(|error| (key("jwks_url"), error))
-                }
-                _ => Err((format!("auth.issuers[{idx}]"), IssuerError::Source)),
+                (None, Some(url)) => Url::parse(url)
+                    .map_err(IssuerError::Url)
+                    .and_then(|url| fetched_source(KeysPlace::Url(url), issuer.jwks_ttl, requirements, allowed))
+                    .map_err(|error| (key("jwks_url"), error)),
+                (None, None) => MetadataUrls::of(&issuer.issuer)
+                    .ok_or(IssuerError::NoMetadata)
+                    .and_then(|urls| fetched_source(KeysPlace::Metadata(urls), issuer.jwks_ttl, requirements, allowed))
+                    .map_err(|error| (key("issuer"), error)),
+                (Some(_), Some(_)) => Err((format!("auth.issuers[{idx}]"), IssuerError::Source)),
             }
         });
         match source {
@@ -192,15 +213,24 @@ fn file_source(
     })
 }
 
-fn url_source(
-    url: &str,
+fn fetched_source(
+    place: KeysPlace,
     ttl: Duration,
     requirements: TokenRequirements,
     allowed: Vec<Algorithm>,
 ) -> Result<Source, IssuerError> {
-    let url = Url::parse(url).map_err(IssuerError::Url)?;
-    let fetch = HttpFetch::new(&url).map_err(IssuerError::Client)?;
-    Ok(Source::Url(FetchedKeySet::new(url, ttl, requirements, allowed, Box::new(fetch))))
+    let fetch = HttpFetch::new(place.first_url()).map_err(IssuerError::Client)?;
+    Ok(Source::Fetched(FetchedKeySet::new(place, ttl, requirements, allowed, Box::new(fetch))))
+}
+
+impl KeysPlace {
+    /// The URL that is fetched first.
+    fn first_url(&self) -> &Url {
+        match self {
+            Self::Url(url) => url,
+            Self::Metadata(urls) => &urls.openid,
+        }
+    }
 }
 
 impl Issuer {
@@ -211,16 +241,16 @@ impl Issuer {
     pub(super) async fn keys(&self, kid: Option<&str>) -> Result<Arc<KeySet>, NoKeysError> {
         match &self.source {
             Source::File(file) => Ok(file.get()),
-            Source::Url(fetched) => fetched.keys(kid).await,
+            Source::Fetched(fetched) => fetched.keys(kid).await,
         }
     }
 }
 
 impl Issuer {
-    /// Fetches the key set once, if it is at a URL, and returns the number of its usable keys. I8: an error does not
-    /// show the URL.
+    /// Fetches the key set once, if it is not in a file, and returns the number of its usable keys. I8: an error does
+    /// not show the URL.
     pub(super) async fn try_fetch(&self) -> Option<Result<usize, String>> {
-        let Source::Url(FetchedKeySet { fetcher, .. }) = &self.source else { return None };
+        let Source::Fetched(FetchedKeySet { fetcher, .. }) = &self.source else { return None };
         let fetched = fetcher.fetched().await.map(|keys| keys.count());
         Some(fetched.map_err(|error| format!("{}: {:#}", fetcher.origin(), anyhow::Error::new(error))))
     }
@@ -228,13 +258,13 @@ impl Issuer {
 
 impl FetchedKeySet {
     fn new(
-        url: Url,
+        place: KeysPlace,
         ttl: Duration,
         requirements: TokenRequirements,
         allowed: Vec<Algorithm>,
         fetch: Box<dyn Fetch>,
     ) -> Self {
-        let fetcher = Arc::new(Fetcher { url, requirements, allowed, fetch, state: Mutex::default() });
+        let fetcher = Arc::new(Fetcher { place, requirements, allowed, fetch, state: Mutex::default() });
         Self { fetcher, ttl, task: Mutex::default() }
     }
 
@@ -281,14 +311,28 @@ impl FetchedKeySet {
 impl Fetcher {
     /// Scheme, host and port of the URL. I8: its path or query may be a secret.
     fn origin(&self) -> String {
-        self.url.origin().ascii_serialization()
+        self.place.first_url().origin().ascii_serialization()
     }
 
     /// Fetches the key set once, and keeps nothing.
     async fn fetched(&self) -> Result<KeySet, RefreshError> {
-        let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch.fetch(&self.url)).await;
-        let document = fetched.map_err(|_| RefreshError::Timeout)?.map_err(RefreshError::Fetch)?;
+        let document =
+            tokio::time::timeout(FETCH_TIMEOUT, self.document()).await.map_err(|_| RefreshError::Timeout)??;
         KeySet::parse(&document, &self.requirements, &self.allowed).map_err(RefreshError::Jwks)
+    }
+
+    /// Fetches the document with the keys.
+    async fn document(&self) -> Result<Vec<u8>, RefreshError> {
+        let discovered;
+        let url = match &self.place {
+            KeysPlace::Url(url) => url,
+            KeysPlace::Metadata(urls) => {
+                let fetch = self.fetch.as_ref();
+                discovered = urls.keys_url(&self.requirements.issuer, fetch).await.map_err(RefreshError::Discovery)?;
+                &discovered
+            }
+        };
+        self.fetch.fetch(url).await.map_err(RefreshError::Fetch)
     }
 
     /// Fetches the key set once.
@@ -321,6 +365,8 @@ impl Fetcher {
 enum RefreshError {
     #[error(transparent)]
     Fetch(FetchError),
+    #[error(transparent)]
+    Discovery(DiscoveryError),
     #[error("the document is not a usable JWKS: {0}")]
     Jwks(jwks::JwksError),
     #[error("no response within {} s", FETCH_TIMEOUT.as_secs())]

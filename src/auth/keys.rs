@@ -2,6 +2,7 @@
 //! start.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -84,14 +85,17 @@ pub(super) struct Key {
     pub(super) algorithm: Algorithm,
     pub(super) issuer: String,
     pub(super) decoding: DecodingKey,
+    /// Of everything but the audience.
     pub(super) validation: Validation,
+    /// The values of `aud` that are accepted at every endpoint.
+    pub(super) audiences: Arc<[String]>,
 }
 
 /// The requirements on an issuer's tokens, the same for all of its keys.
 #[derive(Clone, Debug)]
 pub(super) struct TokenRequirements {
     pub(super) issuer: String,
-    pub(super) audience: String,
+    pub(super) audiences: Arc<[String]>,
     pub(super) leeway: Duration,
 }
 
@@ -100,10 +104,12 @@ impl TokenRequirements {
         let mut validation = Validation::new(algorithm);
         validation.leeway = self.leeway.as_secs();
         validation.validate_nbf = true;
-        validation.set_audience(&[&self.audience]);
+        // The accepted audiences depend on the endpoint too: `auth::audience` checks them.
+        validation.validate_aud = false;
         validation.set_issuer(&[&self.issuer]);
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
-        Key { kid, algorithm, issuer: self.issuer.clone(), decoding, validation }
+        let audiences = Arc::clone(&self.audiences);
+        Key { kid, algorithm, issuer: self.issuer.clone(), decoding, validation, audiences }
     }
 }
 
@@ -135,7 +141,7 @@ fn load_one(auth: &config::Auth, key: &config::Key) -> Result<Key, KeyError> {
         _ => public_key(key, algorithm, auth.files)?,
     };
     let requirements =
-        TokenRequirements { issuer: key.issuer.clone(), audience: auth.audience.clone(), leeway: auth.leeway };
+        TokenRequirements { issuer: key.issuer.clone(), audiences: auth.audiences.clone().into(), leeway: auth.leeway };
     Ok(requirements.key(key.kid.clone(), algorithm, decoding))
 }
 

@@ -217,7 +217,7 @@ mod tests {
     }
 
     async fn authenticate(auth: &Authenticator, token: &str) -> Result<Principal, AuthError> {
-        auth.authenticate(Some(format!("Bearer {token}").as_bytes()), None).await
+        auth.authenticate(Some(format!("Bearer {token}").as_bytes()), None, &|_| false).await
     }
 
     fn file() -> (tempfile::TempDir, PathBuf) {

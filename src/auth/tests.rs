@@ -106,7 +106,7 @@ pub(super) fn try_token(auth: &Authenticator, token: &str) -> Result<Principal, 
 
 /// Authenticates without a runtime, because nothing waits when the keys are loaded.
 fn authenticate(auth: &Authenticator, authorization: Option<&[u8]>) -> Result<Principal, AuthError> {
-    ready(std::pin::pin!(auth.authenticate(authorization, None)))
+    ready(std::pin::pin!(auth.authenticate(authorization, None, &|_| false)))
 }
 
 fn ready<T>(future: Pin<&mut impl Future<Output = T>>) -> T {
@@ -291,7 +291,8 @@ fn a_certificate_is_used_only_without_authorization() {
     let auth = hs256(|auth| auth.certificates = roles);
     let certified = |subject: &str, authorization: Option<&str>| {
         let certificate = Arc::new(Certificate::new(subject, Arc::new(Validity(true))));
-        let authenticated = std::pin::pin!(auth.authenticate(authorization.map(str::as_bytes), Some(&certificate)));
+        let authenticated =
+            std::pin::pin!(auth.authenticate(authorization.map(str::as_bytes), Some(&certificate), &|_| false));
         ready(authenticated)
     };
     let principal = certified("spiffe://x/ci", None).unwrap();
@@ -303,7 +304,7 @@ fn a_certificate_is_used_only_without_authorization() {
     assert_eq!(with_token.subject, "ann", "a token takes precedence");
     assert!(certified("spiffe://x/ci", Some("Bearer x")).is_err(), "even an invalid one");
     let revoked = Arc::new(Certificate::new("spiffe://x/ci", Arc::new(Validity(false))));
-    let refused = ready(std::pin::pin!(auth.authenticate(None, Some(&revoked))));
+    let refused = ready(std::pin::pin!(auth.authenticate(None, Some(&revoked), &|_| false)));
     assert!(matches!(refused, Err(AuthError::Certificate)), "{refused:?}");
 }
 

@@ -1,6 +1,6 @@
 //! `gatepost stdio`: the gateway as a stdio server, for desktop clients.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -10,13 +10,14 @@ use super::exit::usage;
 use super::gateway_error::GatewayError;
 use super::gateway_process::{run_logged, stop_on_signal};
 use super::leftovers::Leftovers;
-use super::{opening, pipeline, preflight};
+use super::{command_line, opening, pipeline, preflight};
 use crate::audit::Audit;
 use crate::audit::pipeline::Pipeline;
 use crate::children;
 use crate::config::Config;
 use crate::file_access::FileKind;
 use crate::gateway::Gateway;
+use crate::gateway::listener::stdio::TokenSource;
 use crate::log::Log;
 use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
@@ -43,30 +44,44 @@ pub(super) struct Args {
         help = "File with the caller's token [default: the environment variable GATEPOST_TOKEN]"
     )]
     token_file: Option<PathBuf>,
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        conflicts_with = "token_file",
+        help = "Command line that prints the caller's token; it is run at the start, and again before the token expires"
+    )]
+    token_command: Option<String>,
 }
 
 /// Serves the client on standard input and output until it closes its end.
 pub(super) async fn run(args: &Args, log: &Log) -> anyhow::Result<()> {
     let config = load_for_gateway(&args.config)?.config;
-    let token = token(&config, args.token_file.as_deref()).map_err(usage)?;
+    let token = token(&config, args).map_err(usage)?;
     // The token belongs to the client alone.
     let own = OwnFiles::of(&config, [Some(args.config.as_path()), args.token_file.as_deref()].into_iter().flatten());
     let launcher = Launcher::with_walls(own);
-    run_logged(&config, log, Box::pin(serve(&config, log, &launcher, &args.backend, &token))).await
+    run_logged(&config, log, Box::pin(serve(&config, log, &launcher, &args.backend, token))).await
 }
 
-fn token(config: &Config, file: Option<&Path>) -> Result<String, String> {
-    match file {
-        Some(path) => {
-            let bytes = config.auth.files.read(path, FileKind::Secret, TOKEN_FILE_BYTES_MAX);
-            let bytes = bytes.map_err(|error| format!("--token-file: {error}"))?;
-            String::from_utf8(bytes)
-                .map_err(|_| format!("--token-file: {} is not UTF-8: is it the right file?", path.display()))
-        }
-        None => {
-            std::env::var(TOKEN_VARIABLE).map_err(|_| format!("no token: set {TOKEN_VARIABLE}, or give --token-file"))
-        }
+fn token(config: &Config, args: &Args) -> Result<TokenSource, String> {
+    if let Some(line) = &args.token_command {
+        let words = command_line::words(line).map_err(|message| format!("--token-command {message}"))?;
+        return if words.is_empty() {
+            Err("--token-command is empty: write a command line".to_owned())
+        } else {
+            Ok(TokenSource::Command(words))
+        };
     }
+    if let Some(path) = &args.token_file {
+        let bytes = config.auth.files.read(path, FileKind::Secret, TOKEN_FILE_BYTES_MAX);
+        let bytes = bytes.map_err(|error| format!("--token-file: {error}"))?;
+        return String::from_utf8(bytes)
+            .map(TokenSource::Given)
+            .map_err(|_| format!("--token-file: {} is not UTF-8: is it the right file?", path.display()));
+    }
+    let remedy = "or give --token-file or --token-command";
+    let token = std::env::var(TOKEN_VARIABLE).map_err(|_| format!("no token: set {TOKEN_VARIABLE}, {remedy}"))?;
+    Ok(TokenSource::Given(token))
 }
 
 async fn serve(
@@ -74,7 +89,7 @@ async fn serve(
     log: &Log,
     launcher: &Launcher,
     backend: &str,
-    token: &str,
+    token: TokenSource,
 ) -> Result<(), GatewayError> {
     let stop = stop_on_signal(log)?;
     preflight::check(config)?;
@@ -92,7 +107,7 @@ async fn serve_until(
     log: &Log,
     launcher: &Launcher,
     backend: &str,
-    token: &str,
+    token: TokenSource,
     pipeline: Option<&Pipeline>,
     stop: CancellationToken,
 ) -> Result<(), GatewayError> {

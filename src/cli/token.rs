@@ -46,7 +46,7 @@ pub(super) struct Args {
     /// Id (kid) of the key to sign with; needed if several HS256 keys are configured
     #[arg(long, value_name = "KID")]
     key: Option<String>,
-    /// Audience (aud), if it differs from the configured one
+    /// Audience (aud), if it is not the first of auth.audiences
     #[arg(long, value_name = "AUDIENCE")]
     audience: Option<String>,
     // Not a doc comment: clippy would require Markdown in it, and the help would print the Markdown unchanged.
@@ -77,6 +77,8 @@ struct HashArgs {
 /// An error of minting or hashing a token.
 #[derive(Debug, thiserror::Error)]
 enum TokenError {
+    #[error("auth.audiences is empty: give --audience, the URL of the endpoint for example")]
+    NoAudience,
     #[error("no key in [[auth.keys]]: add one with algorithm = \"HS256\" and secret_file or secret_env")]
     NoKeys,
     #[error("no key in [[auth.keys]] has the kid {kid:?}: use one of {known}")]
@@ -153,7 +155,7 @@ fn mint(args: &Args, config: &Config) -> Result<String, TokenError> {
     let claims = auth::Claims {
         subject: args.subject.clone().unwrap_or_default(),
         issuer: key.issuer.clone(),
-        audience: args.audience.clone().unwrap_or_else(|| config.auth.audience.clone()),
+        audience: args.audience.as_ref().or(config.auth.audiences.first()).ok_or(TokenError::NoAudience)?.clone(),
         role_claim: config.auth.role_claim.clone(),
         roles: args.roles.clone(),
         scope: args.scope.clone().or_else(|| config.auth.required_scope.clone()),
@@ -236,13 +238,16 @@ mod tests {
         let config = config(&dir, &[("a", "HS256", "good")]);
         let authenticator = Authenticator::from_config(&config.auth).unwrap();
         let token = mint(&args(&["--role", "ops"]), &config).unwrap();
-        let caller = authenticator.authenticate(Some(format!("Bearer {token}").as_bytes()), None).await.unwrap();
+        let caller =
+            authenticator.authenticate(Some(format!("Bearer {token}").as_bytes()), None, &|_| false).await.unwrap();
         assert_eq!((caller.subject.as_str(), caller.issuer.as_str()), ("alice", "dev"));
         assert_eq!(caller.roles, ["dev", "ops"]);
         // The console's role needs no section.
         assert!(mint(&args(&["--role", "auditor"]), &config).is_ok());
         let token = mint(&args(&["--audience", "other"]), &config).unwrap();
-        assert!(authenticator.authenticate(Some(format!("Bearer {token}").as_bytes()), None).await.is_err());
+        assert!(
+            authenticator.authenticate(Some(format!("Bearer {token}").as_bytes()), None, &|_| false).await.is_err()
+        );
     }
 
     #[test]

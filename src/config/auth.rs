@@ -16,8 +16,8 @@ pub struct Auth {
     /// The owners and permissions that the files may have.
     #[serde(skip)]
     pub files: FileAccess,
-    /// The `aud` that every token must have.
-    pub audience: String,
+    /// The values of `aud` that are accepted at every endpoint, besides the URLs of the endpoints.
+    pub audiences: Vec<String>,
     /// The claim that contains the caller's role (a string) or roles (a list).
     pub role_claim: String,
     /// The roles that a value of the role claim stands for. Empty: each value is a role.
@@ -70,8 +70,8 @@ pub struct Issuer {
     /// The algorithms that its keys may have. HMAC is excluded: a published key is not a secret.
     #[serde(default = "Issuer::default_algorithms")]
     pub algorithms: Vec<String>,
-    /// The `aud` of its tokens, if it differs from `auth.audience`.
-    pub audience: Option<String>,
+    /// The values of `aud` of its tokens, in place of `auth.audiences`.
+    pub audiences: Option<Vec<String>>,
     /// The claim with the roles, if it differs from `auth.role_claim`.
     pub role_claim: Option<String>,
     /// The claim with a name of the subject that people can read.
@@ -120,7 +120,7 @@ impl Default for Auth {
     fn default() -> Self {
         Self {
             files: FileAccess::default(),
-            audience: "gatepost".to_owned(),
+            audiences: vec!["gatepost".to_owned()],
             role_claim: "role".to_owned(),
             role_map: BTreeMap::new(),
             required_scope: None,

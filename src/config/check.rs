@@ -11,7 +11,7 @@ use super::path;
 use super::pins::Pin;
 use super::role::Condition;
 use super::sections::{Config, OnFailure};
-use super::value_type::is_loopback;
+use super::value_type::{is_loopback, issuer_url};
 use crate::mcp::names::{NAME_CHARS_MAX, SEPARATOR, is_plain};
 
 /// The number of records of the largest size that must fit the ring. *Chosen*: an intent and a record of two calls; a
@@ -214,9 +214,13 @@ fn issuers(config: &Config, report: Report<'_>) {
     for (idx, issuer) in config.auth.issuers.iter().enumerate() {
         let path = format!("auth.issuers[{idx}]");
         match (&issuer.jwks_file, &issuer.jwks_url) {
-            (Some(_), None) | (None, Some(_)) => {}
-            (None, None) => report(&path, "has no keys: set jwks_url or jwks_file".to_owned()),
+            (None, None) if !issuer.issuer.is_empty() && issuer_url(&issuer.issuer).is_none() => {
+                let message = "has no keys: set jwks_url or jwks_file, or make issuer an https:// URL whose metadata names \
+                               them";
+                report(&path, message.to_owned());
+            }
             (Some(_), Some(_)) => report(&path, "has both jwks_file and jwks_url: keep one".to_owned()),
+            _ => {}
         }
         for role in issuer.roles.iter().flatten().filter(|role| !config.roles.contains_key(*role)) {
             report(

@@ -27,7 +27,13 @@ impl Config {
         json!({
             "roles": self.roles,
             "auth": auth(&self.auth),
-            "server": { "pass_methods": self.server.pass_methods, "pass_params": self.server.pass_params },
+            "server": {
+                "pass_methods": self.server.pass_methods,
+                "pass_params": self.server.pass_params,
+                // The endpoints that tokens may be for.
+                "public_url": self.server.public_url,
+                "allowed_hosts": self.server.allowed_hosts,
+            },
             "audit": audit(&self.audit),
             "backends": self.backends.iter().map(|(alias, backend)| (alias, tools(backend))).collect::<BTreeMap<_, _>>(),
             "ops": { "console_role": self.ops.console_role },
@@ -75,11 +81,11 @@ fn tools(backend: &Backend) -> Value {
 /// I8: no keys, and of files only their names.
 fn auth(auth: &Auth) -> Value {
     let issuer = |issuer: &Issuer| {
-        let Issuer { issuer, algorithms, audience, role_claim, name_claim, roles, role_prefix, .. } = issuer;
+        let Issuer { issuer, algorithms, audiences, role_claim, name_claim, roles, role_prefix, .. } = issuer;
         json!({
             "issuer": issuer,
             "algorithms": algorithms,
-            "audience": audience,
+            "audiences": audiences,
             "role_claim": role_claim,
             "name_claim": name_claim,
             "roles": roles,
@@ -89,7 +95,7 @@ fn auth(auth: &Auth) -> Value {
     let key =
         |Key { kid, algorithm, issuer, .. }: &Key| json!({ "kid": kid, "algorithm": algorithm, "issuer": issuer });
     json!({
-        "audience": auth.audience,
+        "audiences": auth.audiences,
         "role_claim": auth.role_claim,
         "role_map": auth.role_map,
         "required_scope": auth.required_scope,

@@ -20,8 +20,8 @@ use text::{TEXT_BYTES_MAX, expected, plain, quoted, without_nul};
 use word::{choice, passed_method, passed_param, recorded_method};
 
 pub(super) use text::type_name;
-pub use url::is_loopback;
 use url::{http_url, origin, postgres_url, web_url};
+pub use url::{is_loopback, is_protected, issuer_url};
 
 /// The type of a setting's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

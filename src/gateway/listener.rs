@@ -1,5 +1,6 @@
 //! The listeners: HTTP with or without TLS, and standard input and output.
 
+mod client;
 mod cors;
 pub mod http;
 mod metadata;

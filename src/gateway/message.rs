@@ -8,6 +8,7 @@ pub mod headers;
 pub mod refusal;
 pub mod reply;
 pub mod request;
+pub mod resource;
 pub mod scope;
 pub(crate) mod subject;
 pub(crate) mod trace_headers;

@@ -120,7 +120,7 @@ fn a_whole_file_is_read_as_written() {
         server = { listen = "127.0.0.1:0", calls_max = 7 }
         ops.listen = "off"
         [auth]
-        audience = "a"
+        audiences = ["a"]
         [[auth.keys]]
         kid = "k"
         algorithm = "EdDSA"
@@ -207,7 +207,7 @@ fn a_value_out_of_range_is_reported_with_the_range() {
     );
     assert!(error("[audit]\ngateway_id = \"7\"").contains("is not a UUID"));
     assert!(error("[log]\nfilter = \"a=b=c\"").contains("is not a tracing filter"));
-    assert!(error("[auth]\naudience = \"\"").contains("auth.audience: is empty"));
+    assert!(error("[auth]\naudiences = [\"\"]").contains("auth.audiences[0]: is empty"));
     assert!(error("[audit]\nring_bytes_max = 65536").contains("4 times audit.params_bytes_max"));
 }
 
@@ -357,6 +357,7 @@ fn an_issuer_has_one_key_set_and_no_hmac() {
     }
     for url in ["https://i.example/k", "http://localhost:1/k", "http://127.0.0.1:1/k", "http://[::1]:1/k"] {
         parse(&issuer(&format!("jwks_url = \"{url}\""))).unwrap();
+        parse(&format!("[[auth.issuers]]\nissuer = {url:?}\n")).unwrap();
     }
 }
 
@@ -509,7 +510,7 @@ fn an_error_in_the_environment_names_the_variable() {
             ("GATEPOST_SERVER_LISEN", "x"),
             ("GATEPOST_SERVER_CALLS_MAX", "many"),
             ("GATEPOST_AUDIT_SPILL_AFTER", "1d"),
-            ("GATEPOST_AUTH_AUDIENCE", ""),
+            ("GATEPOST_AUTH_REQUIRED_SCOPE", "a b"),
         ]),
     )
     .unwrap_err();
@@ -517,7 +518,7 @@ fn an_error_in_the_environment_names_the_variable() {
     let wanted = [
         "environment variable GATEPOST_SERVER_LISEN: unknown variable: did you mean GATEPOST_SERVER_LISTEN?",
         "environment variable GATEPOST_AUDIT_SPILL_AFTER: audit.spill_after: 1d is out of range",
-        "environment variable GATEPOST_AUTH_AUDIENCE: auth.audience: is empty",
+        "environment variable GATEPOST_AUTH_REQUIRED_SCOPE: auth.required_scope: \"a b\" contains white space",
         "environment variable GATEPOST_SERVER_CALLS_MAX: server.calls_max: expected an integer (calls, 1 to 65536), got a string",
     ];
     assert_eq!(shown.len(), wanted.len(), "{shown:#?}");

@@ -271,6 +271,9 @@ fn every_client_example_sets_a_token_and_leaves_the_directory_to_the_configurati
         let json: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
         let Some(servers) = json.get("mcpServers").or_else(|| json.get("servers")) else { continue };
         for (name, server) in servers.as_object().unwrap() {
+            if file.file_stem().unwrap().to_str().unwrap().ends_with("-remote") {
+                continue;
+            }
             assert_eq!(server["command"], "/usr/bin/gatepost", "{}", file.display());
             let args: Vec<&str> = server["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
             assert_eq!(args[..2], ["stdio", "--config"], "{}", file.display());
@@ -283,4 +286,27 @@ fn every_client_example_sets_a_token_and_leaves_the_directory_to_the_configurati
         }
     }
     assert!(count > 2 && desktop.contains("\ndir = \"/home/"), "a client starts its servers in any working directory");
+}
+
+#[test]
+fn every_example_of_a_client_of_a_team_server_names_the_public_url_and_no_token() {
+    let team = fs::read_to_string(root().join("examples/team.toml")).unwrap();
+    let packages: Value =
+        serde_json::from_str(&fs::read_to_string(root().join("tests/e2e/package.json")).unwrap()).unwrap();
+    let remote = format!("mcp-remote@{}", packages["dependencies"]["mcp-remote"].as_str().unwrap());
+    let mut count = 0;
+    for file in examples("json").iter().filter(|file| file.file_stem().unwrap().to_str().unwrap().ends_with("-remote"))
+    {
+        let text = fs::read_to_string(file).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        let server = &json.get("mcpServers").or_else(|| json.get("servers")).unwrap()["team"];
+        let url = server["url"].as_str().or_else(|| server["args"][2].as_str()).unwrap();
+        let base = url.strip_suffix("/mcp").unwrap();
+        assert!(team.contains(&format!("public_url = {base:?}")), "{}: {url}", file.display());
+        // The version that tests/e2e/sign_in.rs tries.
+        assert!(server["command"].is_null() || server["args"][1] == *remote, "{}", file.display());
+        assert!(!text.contains("Authorization") && !text.contains("token"), "{}", file.display());
+        count += 1;
+    }
+    assert_eq!(count, 3);
 }

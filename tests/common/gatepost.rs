@@ -86,7 +86,6 @@ impl Setup {
         let secret = setup.dir.join("secret").display().to_string();
         setup.set("server.listen", "127.0.0.1:0");
         setup.set("ops.listen", "127.0.0.1:0");
-        setup.set("auth.audience", AUDIENCE);
         // Tests send more, and open more sessions, than the default limits allow one principal.
         setup.set_toml("limits.rate_per_principal", "0").set_toml("limits.sessions_per_principal", "256");
         let key =

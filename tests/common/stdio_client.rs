@@ -1,7 +1,7 @@
 //! A client that has started `gatepost stdio`, as desktop clients do.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -19,8 +19,13 @@ impl StdioClient {
     /// Starts the gateway for one backend, with a token for `role`.
     pub fn start(setup: &Setup, backend: &str, role: &str, stderr: impl Into<Stdio>) -> Self {
         let mut command = setup.command(&["stdio", "--backend", backend]);
-        command.env("GATEPOST_TOKEN", token(role)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
-        let mut child = command.spawn().unwrap();
+        command.env("GATEPOST_TOKEN", token(role));
+        Self::start_command(&mut command, stderr)
+    }
+
+    /// Starts a command that becomes the gateway.
+    pub fn start_command(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         Self { input: child.stdin.take(), child, output }
     }

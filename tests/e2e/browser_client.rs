@@ -13,6 +13,8 @@ use crate::common::gatepost::{Setup, token};
 fn pages_of_allowed_origins_call_tools_and_others_cannot() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut setup = Setup::new();
+    let server = r#"[{ issuer = "https://login.example", jwks_url = "https://login.example/jwks" }]"#;
+    setup.set_toml("auth.issuers", server);
     setup.set_toml("server.allowed_origins", &format!("[\"http://app.example:{port}\"]"));
     let gatepost = setup.start();
     let modules = node_module("playwright-core").parent().unwrap().parent().unwrap().to_owned();

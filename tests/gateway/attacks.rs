@@ -2,6 +2,7 @@
 //! reaches a backend. Attacks that need time or two connections have tests of their own.
 
 mod bodies;
+mod discovery;
 mod edge;
 mod fixture;
 mod names;
@@ -79,6 +80,7 @@ fn every_attack_is_refused_recorded_and_not_forwarded() {
         bodies::attacks(&fixture),
         names::attacks(&fixture),
         edge::attacks(&fixture),
+        discovery::attacks(&fixture),
     ]
     .into_iter()
     .flatten()

@@ -179,6 +179,8 @@ async fn a_client_certificate_is_an_identity_and_a_token_wins() {
     for (name, path) in files {
         setup.set(&format!("server.tls.{name}"), path.to_str().unwrap());
     }
+    let server = r#"[{ issuer = "https://login.example", jwks_url = "https://login.example/jwks" }]"#;
+    setup.set_toml("auth.issuers", server);
     setup.set_toml("auth.certificates", r#"{ "uri:spiffe://x/ci" = ["echo"] }"#);
     let gatepost = setup.start();
     assert!(gatepost.url().starts_with("https://"));

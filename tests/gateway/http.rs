@@ -259,23 +259,6 @@ async fn a_restricted_caller_sees_and_calls_only_what_its_role_allows() {
 }
 
 #[tokio::test]
-async fn a_401_names_the_resource_metadata() {
-    let gateway = Running::start(|_| {}).await;
-    let json = ("content-type", "application/json");
-    let none = gateway.send(Method::POST, "/mcp/example", &[json], &request("tools/call", ECHO)).await;
-    assert_eq!(none.status, StatusCode::UNAUTHORIZED);
-    let metadata = format!("{}/.well-known/oauth-protected-resource/mcp/example", gateway.base);
-    assert_eq!(none.header("www-authenticate"), format!(r#"Bearer resource_metadata="{metadata}""#));
-    let bad = [json, ("authorization", "Bearer a.b.c")];
-    let bad = gateway.send(Method::POST, "/mcp", &bad, &request("tools/call", ECHO)).await;
-    assert_eq!(bad.status, StatusCode::UNAUTHORIZED);
-    assert!(bad.header("www-authenticate").starts_with(r#"Bearer error="invalid_token", error_description=""#));
-    let document = gateway.send(Method::GET, "/.well-known/oauth-protected-resource/mcp/example", &[], "").await.json();
-    assert_eq!(document["resource"], format!("{}/mcp/example", gateway.base));
-    gateway.end().await;
-}
-
-#[tokio::test]
 async fn a_token_without_the_demanded_scope_gets_403() {
     let gateway = Running::start(|config| config.auth.required_scope = Some("mcp".to_owned())).await;
     let answer = gateway.legacy("/mcp/example", "admin", "tools/call", ECHO).await;

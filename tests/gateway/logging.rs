@@ -13,6 +13,7 @@ use gatepost::audit::sink::postgres::PostgresSink;
 use gatepost::audit::{Timeouts, ring};
 use gatepost::config::Config;
 use gatepost::gateway::Gateway;
+use gatepost::gateway::listener::stdio::TokenSource;
 use gatepost::walls::Launcher;
 use serde_json::json;
 use tokio::io::{AsyncWriteExt as _, BufReader};
@@ -80,7 +81,13 @@ async fn a_log_that_panics_changes_no_record() {
     let gateway = Gateway::build(&config, pipeline.audit(), &Launcher::direct()).unwrap();
     let (mut client, input) = tokio::io::duplex(65_536);
     let caller = token("admin");
-    let run = gateway.run_stdio("example", &caller, BufReader::new(input), tokio::io::sink(), CancellationToken::new());
+    let run = gateway.run_stdio(
+        "example",
+        TokenSource::Given(caller),
+        BufReader::new(input),
+        tokio::io::sink(),
+        CancellationToken::new(),
+    );
     let feed = async {
         for id in 0..3 {
             let params = json!({"name": "add", "arguments": {"a": id, "b": 1}});

@@ -34,6 +34,7 @@ mod backend_tokens;
 mod catalog;
 mod child_life;
 mod conversations;
+mod discovery;
 mod eras;
 mod forwarding;
 mod hang_up;

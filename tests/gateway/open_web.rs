@@ -13,6 +13,9 @@ use crate::common::gatepost::{Gatepost, Setup, token};
 use crate::common::mcp::{Client, Era};
 use crate::http_backend_stub::{BackendStub, result};
 
+/// An issuer that clients could ask for a token.
+const SERVER: &str = r#"[{ issuer = "https://login.example", jwks_url = "https://login.example/jwks" }]"#;
+
 const PAGE: &str = "https://app.example";
 
 /// Sends a request with these headers, and no others but reqwest's own.
@@ -32,7 +35,7 @@ fn header<'a>(answer: &'a reqwest::Response, name: &str) -> &'a str {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_an_allowed_origin_can_call_from_a_browser() {
     let mut setup = Setup::new();
-    setup.set_toml("server.allowed_origins", &format!("[{PAGE:?}]"));
+    setup.set_toml("server.allowed_origins", &format!("[{PAGE:?}]")).set_toml("auth.issuers", SERVER);
     let gatepost = setup.start();
     let wanted = "authorization, content-type, mcp-session-id, mcp-param-region";
     let ask = ("access-control-request-method", "POST");
@@ -76,7 +79,8 @@ async fn endpoints_are_named_as_clients_reach_them() {
     };
     let direct = "/.well-known/oauth-protected-resource/mcp/example";
     {
-        let setup = Setup::new();
+        let mut setup = Setup::new();
+        setup.set_toml("auth.issuers", SERVER).set_toml("server.trusted_proxies", r#"["127.0.0.1"]"#);
         let gatepost = setup.start();
         // Each of several proxies appends what it saw.
         for (proto, scheme) in [("https, http", "https"), ("HTTPS", "https"), ("http, https", "http"), ("", "http")] {
@@ -84,8 +88,15 @@ async fn endpoints_are_named_as_clients_reach_them() {
             assert_eq!(found.split_once("://").unwrap().0, scheme, "{proto}");
         }
     }
+    {
+        // What a client says of itself is not believed.
+        let mut setup = Setup::new();
+        setup.set_toml("auth.issuers", SERVER);
+        let gatepost = setup.start();
+        assert!(document(&gatepost, direct, &[("x-forwarded-proto", "https")]).await.starts_with("http://"));
+    }
     let mut setup = Setup::new();
-    setup.set("server.public_url", "https://mcp.example.com/tools/");
+    setup.set_toml("auth.issuers", SERVER).set("server.public_url", "https://mcp.example.com/tools/");
     let gatepost = setup.start();
     let resource = "https://mcp.example.com/tools/mcp/example";
     // With the prefix removed by the proxy, with it, and where a client looks by itself.

@@ -64,10 +64,14 @@ const TTL: Duration = Duration::from_mins(10);
 
 fn published(name: &str, fake: &FakeFetch) -> Issuer {
     let url = Url::parse("https://issuer.example/jwks.json").unwrap();
-    let requirements =
-        TokenRequirements { issuer: name.to_owned(), audience: "gatepost".to_owned(), leeway: Duration::from_secs(30) };
+    let requirements = TokenRequirements {
+        issuer: name.to_owned(),
+        audiences: ["gatepost".to_owned()].into(),
+        leeway: Duration::from_secs(30),
+    };
     let allowed = vec![Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
-    let source = Source::Url(FetchedKeySet::new(url, TTL, requirements, allowed, Box::new(fake.clone())));
+    let source =
+        Source::Fetched(FetchedKeySet::new(KeysPlace::Url(url), TTL, requirements, allowed, Box::new(fake.clone())));
     Issuer { name: name.to_owned(), claim_rules: ClaimRules::new(&config::Auth::default()), source }
 }
 
@@ -80,7 +84,7 @@ fn with_one(fake: &FakeFetch) -> Authenticator {
 }
 
 async fn authenticate(auth: &Authenticator, token: &str) -> Result<Principal, AuthError> {
-    auth.authenticate(Some(format!("Bearer {token}").as_bytes()), None).await
+    auth.authenticate(Some(format!("Bearer {token}").as_bytes()), None, &|_| false).await
 }
 
 async fn refusal(auth: &Authenticator, token: &str) -> String {
@@ -105,7 +109,7 @@ async fn each_algorithm_verifies_with_its_published_key() {
         assert!(caller.subject == "ann" && caller.issuer == ISSUER && caller.roles == ["admin"]);
     }
     assert_eq!(fake.count(), 1);
-    assert_eq!(auth.issuers(), [ISSUER]);
+    assert_eq!(auth.authorization_servers(), [ISSUER]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,7 +253,7 @@ fn in_file(path: &std::path::Path) -> config::Issuer {
         jwks_url: None,
         jwks_ttl: TTL,
         algorithms: ["RS256", "ES256", "EdDSA"].map(str::to_owned).to_vec(),
-        audience: None,
+        audiences: None,
         role_claim: None,
     }
 }
@@ -290,7 +294,7 @@ async fn an_issuer_may_have_its_own_audience_and_role_claim() {
     let path = dir.path().join("jwks.json");
     std::fs::write(&path, json!({ "keys": [jwk(Algorithm::ES256, Some("k"))] }).to_string()).unwrap();
     let own = config::Issuer {
-        audience: Some("other".to_owned()),
+        audiences: Some(vec!["other".to_owned()]),
         role_claim: Some("realm.roles".to_owned()),
         ..in_file(&path)
     };
@@ -312,7 +316,7 @@ fn every_unusable_issuer_is_reported_with_its_setting() {
         in_file(&missing),
         in_file(&empty),
         config::Issuer { algorithms: vec!["HS256".to_owned()], ..in_file(&empty) },
-        config::Issuer { jwks_file: None, ..in_file(&empty) },
+        config::Issuer { jwks_file: None, issuer: "http://id.example".to_owned(), ..in_file(&empty) },
         config::Issuer { jwks_file: None, jwks_url: Some("nowhere".to_owned()), ..in_file(&empty) },
     ];
     let errors = configured(issuers).unwrap_err();
@@ -320,7 +324,7 @@ fn every_unusable_issuer_is_reported_with_its_setting() {
         "auth.issuers[0].jwks_file: \"",
         "auth.issuers[1].jwks_file: ",
         "auth.issuers[2].algorithms: algorithm \"HS256\" is not supported",
-        "auth.issuers[3]: set exactly one of jwks_file and jwks_url",
+        "auth.issuers[3].issuer: its keys cannot be discovered",
         "auth.issuers[4].jwks_url: not a URL",
     ];
     assert_eq!(errors.len(), wanted.len());

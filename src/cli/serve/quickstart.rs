@@ -85,11 +85,12 @@ secret_file = {secret_file}
         bail!("the quickstart listens on loopback only; to listen on {} write a configuration", config.server.listen);
     }
     let secret = secret(&secret_file).with_context(|| format!("cannot create the secret {}", secret_file.display()))?;
+    let audience = config.auth.audiences.first().context("auth.audiences is empty: set at least one")?;
     let token = |subject: &str, role: &str| {
         let claims = Claims {
             subject: subject.to_owned(),
             issuer: "gatepost-quickstart".to_owned(),
-            audience: config.auth.audience.clone(),
+            audience: audience.clone(),
             role_claim: config.auth.role_claim.clone(),
             roles: vec![role.to_owned()],
             scope: None,

@@ -12,10 +12,12 @@ const ALGORITHMS: &[&str] = &["RS256", "RS384", "RS512", "PS256", "PS384", "PS51
 /// `[auth]`, `[[auth.keys]]` and `[[auth.issuers]]`.
 pub(super) const AUTH: &[SettingSpec] = &[
     setting(
-        "auth.audience",
-        ValueType::Text,
-        Value("\"gatepost\""),
-        "The `aud` that every token must have, so that a token for another service is not accepted here.",
+        "auth.audiences",
+        ValueType::Texts,
+        Value("[\"gatepost\"]"),
+        "Values of `aud` that are accepted at every endpoint and by the console, besides the URL of the endpoint. A token \
+         must have an accepted one, so that a token for another service is not accepted here. `gatepost token` uses the \
+         first.",
     ),
     setting(
         "auth.role_claim",
@@ -93,7 +95,10 @@ pub(super) const AUTH: &[SettingSpec] = &[
         "auth.issuers[].issuer",
         ValueType::Text,
         Required,
-        "The `iss` of its tokens. Its keys verify only this issuer's tokens, and only its keys do.",
+        "The `iss` of its tokens. Its keys verify only this issuer's tokens, and only its keys do. Without `jwks_url` and \
+         `jwks_file`, it is an `https://` URL, and its keys are where its metadata says \
+         (`/.well-known/openid-configuration` or `/.well-known/oauth-authorization-server`); the metadata must name this \
+         issuer exactly, and is read again with the keys.",
     ),
     setting(
         "auth.issuers[].jwks_file",
@@ -123,7 +128,12 @@ pub(super) const AUTH: &[SettingSpec] = &[
         "The algorithms that its keys may have; each key verifies exactly one. HMAC is excluded: a published key is \
          not a secret.",
     ),
-    setting("auth.issuers[].audience", ValueType::Text, Unset, "The `aud` of its tokens. Unset: `auth.audience`."),
+    setting(
+        "auth.issuers[].audiences",
+        ValueType::Texts,
+        Unset,
+        "Values of `aud` that are accepted in its tokens, in place of `auth.audiences`.",
+    ),
     setting(
         "auth.issuers[].role_claim",
         ValueType::Text,

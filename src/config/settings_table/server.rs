@@ -20,7 +20,8 @@ pub(super) const SERVER: &[SettingSpec] = &[
         ValueType::Texts,
         Value("[]"),
         "`Host` values accepted besides the listener's own address and, on loopback, `localhost`. All others are \
-         refused, against DNS rebinding.",
+         refused, against DNS rebinding. A name without a port is accepted with any, but tokens for its URL only with the \
+         listener's port or the usual one: name a Host with its port if clients use another.",
     ),
     setting(
         "server.allowed_origins",
@@ -34,8 +35,9 @@ pub(super) const SERVER: &[SettingSpec] = &[
         ValueType::WebUrl,
         Unset,
         "The URL at which clients reach the gateway through proxies, for example `https://mcp.example.com/tools`: \
-         clients learn their endpoints from it (RFC 9728), its host is accepted as `Host`, and its path is served as \
-         a prefix too. Without it, the request's `Host` and the first value of `X-Forwarded-Proto` count.",
+         clients learn their endpoints from it (RFC 9728), tokens may be for them, its host is accepted as `Host`, and \
+         its path is served as a prefix too. Without it, the request's `Host` counts and, from `server.trusted_proxies`, \
+         the first value of `X-Forwarded-Proto`.",
     ),
     setting("server.body_bytes_max", count("bytes", 1024, 64 * 1024 * 1024), Value("4194304"), "Largest request body."),
     setting(

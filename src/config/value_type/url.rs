@@ -59,6 +59,21 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
+/// Returns true if no third party can read or change what is fetched from the URL: it has `https`, or leads to this
+/// machine.
+#[must_use]
+pub fn is_protected(url: &Url) -> bool {
+    url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
+}
+
+/// The URL of an issuer that can have metadata: it is protected, and has neither query nor fragment. *Spec*: RFC 8414
+/// 2.
+#[must_use]
+pub fn issuer_url(issuer: &str) -> Option<Url> {
+    let url = Url::parse(issuer).ok().filter(is_protected)?;
+    (url.query().is_none() && url.fragment().is_none() && !has_credentials(&url)).then_some(url)
+}
+
 fn has_credentials(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
 }

@@ -7,9 +7,7 @@ use serde_json::{Map, json};
 use crate::gateway::answer::relay::{self, Sourced};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::context::RequestContext;
-use crate::gateway::call::core::Core;
 use crate::gateway::call::session_end;
-use crate::gateway::message::reply::Reply;
 use crate::gateway::session::Session;
 use crate::mcp::capabilities::{self, announced_without_tasks};
 use crate::mcp::json;
@@ -161,24 +159,4 @@ fn instructions(ctx: &RequestContext<'_>) -> Option<String> {
 
 fn server_info() -> serde_json::Value {
     json!({ "name": "gatepost", "version": env!("CARGO_PKG_VERSION") })
-}
-
-/// The metadata of the resource at `path` (RFC 9728). `base` is the gateway's URL as the client reaches it.
-pub(crate) fn resource_metadata(core: &Core, base: &str, path: &str) -> Reply {
-    // An issuer that is not a URL is not an authorization server that clients can use.
-    let is_url = |issuer: &&str| issuer.starts_with("https://") || issuer.starts_with("http://");
-    let servers: Vec<&str> = core.auth.issuers().into_iter().filter(is_url).collect();
-    let mut document = members(json!({
-        "resource": format!("{base}{path}"),
-        "bearer_methods_supported": ["header"],
-        "resource_name": "Gatepost",
-    }));
-    // *Spec*: RFC 9728 3.2, members without a value are left out.
-    if !servers.is_empty() {
-        document.insert("authorization_servers".to_owned(), json!(servers));
-    }
-    if let Some(scope) = core.auth.required_scope() {
-        document.insert("scopes_supported".to_owned(), json!([scope]));
-    }
-    Reply::local_unaudited_document(serde_json::Value::from(document).to_string())
 }

@@ -12,10 +12,11 @@ use tokio_util::task::TaskTracker;
 use crate::accept::AcceptFailures;
 use crate::audit::Audit;
 use crate::auth::Authenticator;
-use crate::config::{PublicUrl, RecordAnswers};
+use crate::config::RecordAnswers;
 use crate::connections::places::Places;
 use crate::gateway::message::body_budget::BodyBudget;
 use crate::gateway::message::client_address::TrustedProxies;
+use crate::gateway::message::resource::Names;
 use crate::gateway::session::inflight::InFlightCalls;
 use crate::gateway::sessions::Sessions;
 use crate::mcp::methods;
@@ -78,9 +79,8 @@ pub(crate) struct Core {
     pub(crate) proxies: TrustedProxies,
     /// The places of connections.
     pub(crate) places: Arc<Places>,
-    /// The URL at which clients reach the gateway, if it is configured.
-    pub(crate) public_url: Option<PublicUrl>,
-    pub(crate) allowed_hosts: Vec<String>,
+    /// The names by which clients reach the gateway.
+    pub(crate) names: Names,
     pub(crate) allowed_origins: Vec<String>,
     /// The number of permits that `calls` has while no call is open.
     pub(crate) calls_max: usize,

@@ -6,7 +6,6 @@ use crate::auth::{AuthError, Principal};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::call::core::Core;
 use crate::gateway::message::body::UnreadBody;
-use crate::gateway::message::headers;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::request::InboundRequest;
 
@@ -33,9 +32,13 @@ impl<'a> Received<'a> {
         let mut values = inbound.headers.get_all(header::AUTHORIZATION).iter();
         let (value, another) = (values.next(), values.next());
         let value = value.map(axum::http::HeaderValue::as_bytes);
-        let verified = match another {
-            Some(_) => Err(AuthError::NotBearer),
-            None => core.auth.authenticate(value, inbound.certificate.as_ref()).await,
+        // Most requests need no URL.
+        let resource = || core.names.resource(&inbound.host, inbound.is_https, &inbound.scope);
+        let verified = if another.is_some() {
+            Err(AuthError::NotBearer)
+        } else {
+            let is_endpoint = |aud: &str| resource().has_audience(aud);
+            core.auth.authenticate(value, inbound.certificate.as_ref(), &is_endpoint).await
         };
         let error = match verified {
             Ok(principal) => {
@@ -57,8 +60,6 @@ impl<'a> Received<'a> {
             _ => {}
         }
         entry.describe_unread(core, body).await;
-        let base = headers::base_url(&inbound.headers, &inbound.host, core.is_tls, core.public_url.as_ref());
-        let path = headers::resource_path(&inbound.scope);
-        Err(Refusal::unidentified(&error, &format!("{base}/.well-known/oauth-protected-resource{path}")))
+        Err(Refusal::unidentified(&error, &resource(), &core.auth))
     }
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 
 use crate::audit::record::Status;
 use crate::auth::Principal;
@@ -66,6 +66,10 @@ pub(crate) async fn refuse(core: &Core, inbound: &InboundRequest, http: StatusCo
     let mut entry = AuditEntry::new(core.rules(), inbound);
     let refusal = match identify(core, inbound, &mut entry).await {
         Err(limited) if limited.status == Status::RateLimited => limited,
+        // A client that looks for an authorization server here, because its token is refused, shows this message.
+        Err(unidentified) if inbound.headers.contains_key(header::AUTHORIZATION) => {
+            Refusal { message: format!("{}; {}", refusal.message, unidentified.message), ..refusal }
+        }
         _ => refusal,
     };
     entry.conclude(core, Err(refusal)).await.with_request_id(inbound.request_id)

@@ -44,6 +44,7 @@ fn inbound(scope: Scope, body: &str) -> InboundRequest {
         scope,
         headers: HeaderMap::new(),
         host: "localhost".to_owned(),
+        is_https: false,
         certificate: None,
         place: None,
         hung_up: CancellationToken::new(),

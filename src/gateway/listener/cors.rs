@@ -45,7 +45,7 @@ pub(super) async fn of_documents(request: Request, next: Next) -> Response {
 fn allowed_origin(core: &Core, headers: &HeaderMap) -> Option<HeaderValue> {
     let host = headers::single(headers, header::HOST.as_str())?;
     let origin = headers::single_value(headers, header::ORIGIN.as_str())?;
-    let is_allowed = headers::is_host_allowed(host, &core.allowed_hosts)
+    let is_allowed = headers::is_host_allowed(host, &core.names.allowed_hosts)
         && headers::is_origin_allowed(origin.to_str().ok(), host, &core.allowed_origins);
     is_allowed.then(|| origin.clone())
 }

@@ -29,8 +29,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tower_service::Service as _;
 use tracing::Instrument as _;
 
-use crate::audit::record::{ClientAddr, RequestId};
-use crate::auth::certificate::Certificate;
+use crate::audit::record::RequestId;
 use crate::config::PublicUrl;
 use crate::connections;
 use crate::connections::places::{Place, RequestInProgress};
@@ -38,12 +37,14 @@ use crate::gateway::call::core::Core;
 use crate::gateway::call::stream_rights::{EndOfRights, StreamRights};
 use crate::gateway::dispatch::stream_offer::{OpenedStream, StreamKind};
 use crate::gateway::dispatch::{self, session_http};
+use crate::gateway::listener::client::Client;
 use crate::gateway::listener::tls::{Acceptor, ClientIdentity, ClientListener};
 use crate::gateway::listener::{cors, metadata};
 use crate::gateway::message::body::UnreadBody;
 use crate::gateway::message::headers;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::{HeadError, InboundRequest};
+use crate::gateway::message::resource;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::stream::{Next, ResponseStream};
 use crate::mcp::envelope::Id;
@@ -61,13 +62,18 @@ const ALIVE: &str = ": alive\n\n";
 
 /// Serves until `stop`, then until the open connections have their replies.
 pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, tls: Option<Acceptor>, stop: CancellationToken) {
+    if let Ok(address) = listener.local_addr() {
+        core.names.port.get_or_init(|| address.port());
+    }
     let router = router(Arc::clone(&core));
     let places = Arc::clone(&core.places);
     let service_of = |connection: ClientIdentity, place: Arc<Place>| {
         let (router, core) = (router.clone(), Arc::clone(&core));
         service_fn(move |mut request: Request<Incoming>| {
+            let is_from_proxy = core.proxies.contains(connection.addr.ip());
             let client = Client {
                 addr: core.proxies.client(connection.addr, request.headers()),
+                is_https: resource::is_https(request.headers(), core.is_tls, is_from_proxy),
                 certificate: connection.certificate.clone(),
                 place: Arc::clone(&place),
                 request_id: RequestId::new(),
@@ -124,8 +130,8 @@ async fn record_router_refusal(
     {
         return response;
     }
-    let (scope, headers) = (head.scope(&core), head.headers());
-    let inbound = inbound(client, scope, headers, String::new(), Ok(()));
+    let scope = head.scope(&core);
+    let inbound = inbound(client, scope, head.headers, head.host, Ok(()));
     let mut refused = Box::pin(session_http::refuse(&core, &inbound, response.status())).await.into_response();
     refused.headers_mut().extend(response.headers().get(header::ALLOW).map(|methods| (header::ALLOW, methods.clone())));
     cors::copied(response.headers(), refused.headers_mut());
@@ -135,14 +141,19 @@ async fn record_router_refusal(
 /// The parts of a request's head that the record of a refusal by the router needs.
 struct RequestHead {
     uri: Uri,
+    host: String,
     /// The first two values of `Authorization`: two are one too many.
-    authorization: [Option<HeaderValue>; 2],
+    headers: HeaderMap,
 }
 
 impl RequestHead {
     fn of<B>(request: &Request<B>) -> Self {
-        let mut values = request.headers().get_all(header::AUTHORIZATION).iter().cloned();
-        Self { uri: request.uri().clone(), authorization: [values.next(), values.next()] }
+        let values = request.headers().get_all(header::AUTHORIZATION).iter().take(2).cloned();
+        Self {
+            uri: request.uri().clone(),
+            host: headers::single(request.headers(), header::HOST.as_str()).unwrap_or_default().to_owned(),
+            headers: values.map(|value| (header::AUTHORIZATION, value)).collect(),
+        }
     }
 
     /// The endpoint that the path names, if it names a configured backend.
@@ -155,10 +166,6 @@ impl RequestHead {
             .filter(|backend| core.upstreams.contains(backend));
         backend.map_or(Scope::All, |backend| Scope::One(backend.to_owned()))
     }
-
-    fn headers(self) -> HeaderMap {
-        self.authorization.into_iter().flatten().map(|value| (header::AUTHORIZATION, value)).collect()
-    }
 }
 
 fn router(core: Arc<Core>) -> Router {
@@ -168,23 +175,12 @@ fn router(core: Arc<Core>) -> Router {
         .route("/mcp/{backend}", post(post_one).get(get_one).delete(delete_one))
         .layer(from_fn_with_state(Arc::clone(&core), cors::of_endpoints));
     let routes = endpoints.merge(metadata::routes("")).merge(metadata::root());
-    let routes = match core.public_url.as_ref().map(PublicUrl::path).filter(|path| !path.is_empty()) {
+    let routes = match core.names.public_url.as_ref().map(PublicUrl::path).filter(|path| !path.is_empty()) {
         // A proxy may pass on the path as it came; and a client looks for the metadata below the host (RFC 9728 3.1).
         Some(prefix) => Router::new().nest(prefix, routes.clone()).merge(metadata::routes(prefix)).merge(routes),
         None => routes,
     };
     routes.with_state(core)
-}
-
-/// The client of one request, as far as the connection identifies it.
-#[derive(Clone)]
-struct Client {
-    addr: ClientAddr,
-    certificate: Option<Arc<Certificate>>,
-    place: Arc<Place>,
-    request_id: RequestId,
-    /// Cancelled if the client disconnects before it has its response.
-    hung_up: CancellationToken,
 }
 
 async fn post_all(
@@ -285,6 +281,7 @@ fn inbound(
         scope,
         headers,
         host,
+        is_https: client.is_https,
         hung_up: client.hung_up.child_token(),
         cancelled: CancellationToken::new(),
         head,
@@ -457,7 +454,7 @@ fn check(
     method: HttpMethod,
     has_hidden_length: bool,
 ) -> Result<(), HeadError> {
-    if !headers::is_host_allowed(host, &core.allowed_hosts) {
+    if !headers::is_host_allowed(host, &core.names.allowed_hosts) {
         return Err(HeadError::Host);
     }
     let origin_count = headers.get_all(header::ORIGIN).iter().count();

@@ -3,21 +3,21 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, header};
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::from_fn;
 use axum::routing::get;
+use serde_json::json;
 
-use crate::gateway::answer::handshake;
 use crate::gateway::call::core::Core;
+use crate::gateway::listener::client::Client;
 use crate::gateway::listener::cors;
 use crate::gateway::message::headers;
 use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::HeadError;
+use crate::gateway::message::resource::METADATA_PATH;
 use crate::gateway::message::scope::Scope;
-
-/// The path below which the metadata is.
-const METADATA_PATH: &str = "/.well-known/oauth-protected-resource";
+use crate::mcp::protocol::INVALID_REQUEST;
 
 /// The document of the whole gateway.
 pub(super) fn root() -> Router<Arc<Core>> {
@@ -32,22 +32,43 @@ pub(super) fn routes(prefix: &str) -> Router<Arc<Core>> {
         .layer(from_fn(cors::of_documents))
 }
 
-async fn of_all(State(core): State<Arc<Core>>, headers: HeaderMap) -> Reply {
-    document(&core, &headers, &Scope::All)
+async fn of_all(State(core): State<Arc<Core>>, Extension(client): Extension<Client>, headers: HeaderMap) -> Reply {
+    document(&core, &client, &headers, &Scope::All)
 }
 
-async fn of_one(State(core): State<Arc<Core>>, Path(backend): Path<String>, headers: HeaderMap) -> Reply {
-    document(&core, &headers, &Scope::One(backend))
+async fn of_one(
+    State(core): State<Arc<Core>>,
+    Extension(client): Extension<Client>,
+    Path(backend): Path<String>,
+    headers: HeaderMap,
+) -> Reply {
+    document(&core, &client, &headers, &Scope::One(backend))
 }
 
 /// The metadata of the endpoint. The document exists for every path, so that it does not reveal which backends exist.
-fn document(core: &Core, headers: &HeaderMap, scope: &Scope) -> Reply {
+/// Without an authorization server there is none: it would send clients that have a token of their own in search of
+/// one. A refusal is recorded by the listener.
+fn document(core: &Core, client: &Client, headers: &HeaderMap, scope: &Scope) -> Reply {
     let host = headers::single(headers, header::HOST.as_str()).unwrap_or_default();
-    if !headers::is_host_allowed(host, &core.allowed_hosts) {
+    if !headers::is_host_allowed(host, &core.names.allowed_hosts) {
         let message = HeadError::Host.to_string();
-        let status = axum::http::StatusCode::FORBIDDEN;
-        return Reply::local_unaudited_error(status, None, crate::mcp::protocol::INVALID_REQUEST, &message);
+        return Reply::local_unaudited_error(StatusCode::FORBIDDEN, None, INVALID_REQUEST, &message);
     }
-    let base = headers::base_url(headers, host, core.is_tls, core.public_url.as_ref());
-    handshake::resource_metadata(core, &base, &headers::resource_path(scope))
+    let servers = core.auth.authorization_servers();
+    if servers.is_empty() {
+        let message = "there is no authorization server";
+        return Reply::local_unaudited_error(StatusCode::NOT_FOUND, None, INVALID_REQUEST, message);
+    }
+    let resource = core.names.resource(host, client.is_https, scope);
+    let mut document = json!({
+        "resource": resource.url(),
+        "authorization_servers": servers,
+        "bearer_methods_supported": ["header"],
+        "resource_name": "Gatepost",
+    });
+    // *Spec*: RFC 9728 3.2, members without a value are left out.
+    if let (Some(scope), Some(members)) = (core.auth.required_scope(), document.as_object_mut()) {
+        members.insert("scopes_supported".to_owned(), json!([scope]));
+    }
+    Reply::local_unaudited_document(document.to_string())
 }

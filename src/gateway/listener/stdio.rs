@@ -1,9 +1,12 @@
 //! MCP over standard input and output, for clients that start their server themselves.
 //!
-//! Each line is handled like the body of a POST with the token that the gateway was started with: it is parsed,
-//! authenticated, authorized and recorded. The headers of an HTTP request are derived from the message itself; the
-//! session of a legacy client is kept here. A modern client cancels with a notification, since it has no connection to
-//! close.
+//! Each line is handled like the body of a POST with the client's token ([`identity`]): it is parsed, authenticated,
+//! authorized and recorded. The headers of an HTTP request are derived from the message itself; the session of a legacy
+//! client is kept here. A modern client cancels with a notification, since it has no connection to close.
+
+mod error;
+mod identity;
+mod token_source;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -16,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::audit::record::RequestId;
-use crate::auth::Principal;
 use crate::gateway::call::core::Core;
 use crate::gateway::dispatch;
 use crate::gateway::dispatch::stream_offer::OpenedStream;
@@ -31,6 +33,9 @@ use crate::mcp::json::{self, Object};
 use crate::mcp::lines::{Line, next_line};
 use crate::mcp::methods::{self, MethodSpec};
 use crate::mcp::protocol::{META_VERSION, METHOD_HEADER, NAME_HEADER, SESSION_HEADER, VERSION_HEADER, header_text};
+pub use error::Error;
+use identity::{HOST, Identities, Identity};
+pub use token_source::{CommandError, TokenSource};
 
 /// The most lines that wait to be written. *Chosen*: enough for a burst; a client that does not read delays its own
 /// calls only.
@@ -40,52 +45,31 @@ const LINES_MAX: usize = 64;
 pub(crate) struct Client {
     core: Arc<Core>,
     scope: Scope,
-    authorization: HeaderValue,
-    principal: Principal,
-}
-
-/// The reason why a client is not served.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The token is not valid.
-    #[error("the token is refused: {0}")]
-    Token(String),
-    /// The token expired or was withdrawn while the client was served.
-    #[error("the token has expired or was withdrawn: start again with a valid one")]
-    Ended,
-    /// The backend does not exist.
-    #[error("backend {0:?} is not configured; name a configured backend, or all")]
-    Backend(String),
+    identities: Identities,
 }
 
 impl Client {
-    /// The client with `token` at the endpoint of `backend`, or at that of all backends if `backend` is `all`.
+    /// The client with a token of `source` at the endpoint of `backend`, or at that of all backends if `backend` is
+    /// `all`.
     ///
     /// # Errors
-    /// [`Error`]: the backend does not exist, or the token is not valid.
-    pub(crate) async fn new(core: &Arc<Core>, backend: &str, token: &str) -> Result<Self, Error> {
+    /// [`Error`]: the backend does not exist, or there is no valid token.
+    pub(crate) async fn new(core: &Arc<Core>, backend: &str, source: TokenSource) -> Result<Self, Error> {
         let scope = match backend {
             "all" => Scope::All,
             name if core.upstreams.contains(name) => Scope::One(name.to_owned()),
             name => return Err(Error::Backend(name.to_owned())),
         };
-        let value = format!("Bearer {}", token.trim());
-        let principal = core.auth.authenticate(Some(value.as_bytes()), None).await;
-        let principal = principal.map_err(|err| Error::Token(err.to_string()))?;
-        let authorization = HeaderValue::from_str(&value);
-        let mut authorization = authorization
-            .map_err(|_| Error::Token("it contains characters that an HTTP header may not contain".to_owned()))?;
-        // I8: the token is never shown, even if the headers are logged.
-        authorization.set_sensitive(true);
-        Ok(Self { core: Arc::clone(core), scope, authorization, principal })
+        let identities = Identities::new(core, scope.clone(), source).await?;
+        Ok(Self { core: Arc::clone(core), scope, identities })
     }
 }
 
-/// Serves `client` until `input` ends, `stop`, or the end of its token, then waits for `drain`, which ends the open
-/// calls.
+/// Serves `client` until `input` ends, `stop`, or the end of its last token, then waits for `drain`, which ends the
+/// open calls.
 ///
 /// # Errors
-/// [`Error::Ended`]: the token has ended. Open calls were drained all the same.
+/// The reason why the token has ended and there is no other. Open calls were drained all the same.
 pub(crate) async fn serve(
     client: Client,
     input: impl AsyncBufRead + Unpin,
@@ -96,15 +80,14 @@ pub(crate) async fn serve(
     let (lines, to_write) = mpsc::channel(LINES_MAX);
     let connection = Arc::new(Connection { client, lines, session: Mutex::default(), open: Mutex::default() });
     let reading = async {
-        let Client { core, principal, .. } = &connection.client;
-        let has_ended = tokio::select! {
-            () = stop.cancelled() => false,
-            () = Arc::clone(&connection).read(input) => false,
-            () = core.auth.ended(principal) => true,
+        let ended = tokio::select! {
+            () = stop.cancelled() => None,
+            () = Arc::clone(&connection).read(input) => None,
+            reason = connection.client.identities.ended() => Some(reason),
         };
         let report = drain.await;
         drop(connection); // The writer ends with the last sender of lines.
-        if has_ended { Err(Error::Ended) } else { Ok(report) }
+        ended.map_or(Ok(report), Err)
     };
     tokio::join!(reading, write(output, to_write)).0
 }
@@ -138,7 +121,7 @@ impl Connection {
                 Ok(Line::Whole) if line.trim_ascii().is_empty() => continue,
                 Ok(Line::Whole) => {
                     // I6: lines that wait are bounded: the next one is read after there was room for this one.
-                    let room = core.bodies.reserve(&self.client.principal, line.len()).await;
+                    let room = core.bodies.reserve(&self.client.identities.current().principal, line.len()).await;
                     UnreadBody::line(line.clone(), room)
                 }
                 Ok(Line::Cut) => UnreadBody::cut_line(&line),
@@ -155,7 +138,8 @@ impl Connection {
             if method == "notifications/cancelled" {
                 self.cancel(&message);
             }
-            let inbound = self.inbound(&message, &method);
+            let identity = self.client.identities.for_message().await;
+            let inbound = self.inbound(&message, &method, &identity);
             if let Some(id) = &id {
                 // Registered before the next line is read, because that line may cancel the request.
                 let cancelled = inbound.cancelled.clone();
@@ -174,9 +158,9 @@ impl Connection {
     }
 
     /// The line as a request. Its headers are derived from the message.
-    fn inbound(&self, message: &Object<'_>, method: &str) -> InboundRequest {
+    fn inbound(&self, message: &Object<'_>, method: &str, identity: &Identity) -> InboundRequest {
         let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, self.client.authorization.clone());
+        headers.insert(header::AUTHORIZATION, identity.authorization.clone());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         let params = message.object("params").unwrap_or_default();
@@ -201,7 +185,8 @@ impl Connection {
             place: None,
             scope: self.client.scope.clone(),
             headers,
-            host: "localhost".to_owned(),
+            host: HOST.to_owned(),
+            is_https: false,
             hung_up: cancelled.clone(),
             cancelled,
             head: Ok(()),
@@ -267,7 +252,8 @@ impl Connection {
     /// Uses the session that the client has opened for its next requests, and writes the messages of the session's
     /// general stream as they come.
     fn use_session(&self, id: HeaderValue) {
-        let Client { core, scope, principal, .. } = &self.client;
+        let Client { core, scope, identities } = &self.client;
+        let principal = &identities.current().principal;
         let session = id.to_str().ok().and_then(|id| core.sessions.touch(id, principal, scope).ok());
         *self.session.lock() = Some(id);
         let Some(mut reader) = session.and_then(|session| session.general().read_from(0)) else { return };

@@ -2,8 +2,6 @@
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-use crate::config::PublicUrl;
-use crate::gateway::message::scope::Scope;
 use crate::mcp::envelope::Message;
 use crate::mcp::json;
 use crate::mcp::methods::{self, MethodSpec};
@@ -125,15 +123,22 @@ pub(crate) fn is_origin_allowed(origin: Option<&str>, host: &str, allowed: &[Str
     (is_local && is_loopback(without_port(host))) || allowed.iter().any(|known| known.eq_ignore_ascii_case(origin))
 }
 
-fn is_loopback(name: &str) -> bool {
+pub(crate) fn is_loopback(name: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name == "127.0.0.1" || name == "[::1]"
 }
 
 /// The host without its port.
 pub(crate) fn without_port(host: &str) -> &str {
+    name_and_port(host).0
+}
+
+/// The name of a host and its port. A text that is not a number is not taken for a port.
+pub(crate) fn name_and_port(host: &str) -> (&str, Option<u16>) {
     match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
-        _ => host,
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => {
+            (name, port.parse().ok())
+        }
+        _ => (host, None),
     }
 }
 
@@ -161,27 +166,6 @@ pub(crate) fn accepts_stream(headers: &HeaderMap) -> bool {
     let media_types =
         values.flat_map(|value| value.split(',')).map(|media| media.split(';').next().unwrap_or_default().trim());
     media_types.into_iter().any(|media| media.eq_ignore_ascii_case("text/event-stream"))
-}
-
-/// The URL at which this client reaches the gateway: the configured one, otherwise as its request came. `host` is
-/// allowed.
-pub(crate) fn base_url(headers: &HeaderMap, host: &str, is_tls: bool, public: Option<&PublicUrl>) -> String {
-    if let Some(public) = public {
-        return public.to_string();
-    }
-    // Each proxy appends the scheme that it saw: the first is the client's.
-    let mut forwarded = headers.get_all("x-forwarded-proto").iter().filter_map(|value| value.to_str().ok());
-    let first = forwarded.next().and_then(|list| list.split(',').next()).unwrap_or_default().trim();
-    let is_https = is_tls || first.eq_ignore_ascii_case("https");
-    format!("{}://{host}", if is_https { "https" } else { "http" })
-}
-
-/// The path of the endpoint, which is a protected resource of RFC 9728.
-pub(crate) fn resource_path(scope: &Scope) -> String {
-    match scope {
-        Scope::All => "/mcp".to_owned(),
-        Scope::One(backend) => format!("/mcp/{backend}"),
-    }
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ use axum::http::StatusCode;
 
 use crate::audit::UnavailableError;
 use crate::audit::record::Status;
-use crate::auth::{AuthError, Principal};
+use crate::auth::{AuthError, Authenticator, Principal};
 use crate::gateway::message::headers::Mismatch;
 use crate::gateway::message::reply::http_status;
 use crate::gateway::message::request::HeadError;
+use crate::gateway::message::resource::Resource;
 use crate::mcp::envelope::{self, Malformed};
 use crate::mcp::protocol::{
     AUDIT_UNAVAILABLE, DENIED, Era, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, RATE_LIMITED, TOOLS_CALL,
@@ -109,25 +110,35 @@ impl Refusal {
         Self::unknown_backend()
     }
 
-    /// A caller without a valid token. `metadata` is the URL of the resource's metadata (RFC 9728).
-    pub(crate) fn unidentified(error: &AuthError, metadata: &str) -> Self {
-        let message = error.to_string();
-        let metadata = format!(r#"resource_metadata="{metadata}""#);
-        let (status, http, challenge) = match error {
-            AuthError::Missing => {
-                (Status::Unauthenticated, StatusCode::UNAUTHORIZED, Some(format!("Bearer {metadata}")))
-            }
+    /// A caller without a valid token for the endpoint `resource`. `auth` has the scope that a token needs; if it has
+    /// no authorization server, the client is not sent to find one.
+    pub(crate) fn unidentified(error: &AuthError, resource: &Resource, auth: &Authenticator) -> Self {
+        let message = match error {
+            AuthError::Audience => resource.audience_message(),
+            other => other.to_string(),
+        };
+        let (status, http, reason) = match error {
+            AuthError::Missing => (Status::Unauthenticated, StatusCode::UNAUTHORIZED, None),
             // The token may be valid: a challenge would make the client fetch another one.
-            AuthError::Unavailable => (Status::Unauthenticated, StatusCode::SERVICE_UNAVAILABLE, None),
-            AuthError::Scope { scope, .. } => {
-                let challenge = format!(r#"Bearer error="insufficient_scope", scope="{scope}", {metadata}"#);
-                (Status::Denied, StatusCode::FORBIDDEN, Some(challenge))
+            AuthError::Unavailable => {
+                let refusal = Self::malformed(StatusCode::SERVICE_UNAVAILABLE, UNAUTHENTICATED, message);
+                return Self { status: Status::Unauthenticated, ..refusal };
             }
-            AuthError::Certificate | AuthError::NotBearer | AuthError::Invalid { .. } => {
-                let challenge = format!(r#"Bearer error="invalid_token", error_description="{message}", {metadata}"#);
-                (Status::Unauthenticated, StatusCode::UNAUTHORIZED, Some(challenge))
+            AuthError::Scope { .. } => {
+                (Status::Denied, StatusCode::FORBIDDEN, Some(r#"error="insufficient_scope""#.to_owned()))
+            }
+            AuthError::Certificate | AuthError::NotBearer | AuthError::Invalid { .. } | AuthError::Audience => {
+                let reason = format!(r#"error="invalid_token", error_description="{message}""#);
+                (Status::Unauthenticated, StatusCode::UNAUTHORIZED, Some(reason))
             }
         };
+        let scope = auth.required_scope().map(|scope| format!(r#"scope="{scope}""#));
+        let has_servers = !auth.authorization_servers().is_empty();
+        let metadata = has_servers.then(|| format!(r#"resource_metadata="{}""#, resource.metadata_url()));
+        let parameters: Vec<String> = reason.into_iter().chain(scope).chain(metadata).collect();
+        // *Spec*: RFC 6750 3, a challenge has at least one parameter.
+        let parameters = if parameters.is_empty() { r#"realm="gatepost""#.to_owned() } else { parameters.join(", ") };
+        let challenge = Some(format!("Bearer {parameters}"));
         let code = if status == Status::Denied { DENIED } else { UNAUTHENTICATED };
         Self { status, challenge, ..Self::malformed(http, code, message) }
     }

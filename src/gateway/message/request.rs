@@ -25,6 +25,8 @@ pub(crate) struct InboundRequest {
     pub(crate) headers: HeaderMap,
     /// `Host`; empty if it is missing.
     pub(crate) host: String,
+    /// True if the client sent the request over TLS.
+    pub(crate) is_https: bool,
     /// Cancelled when the client has hung up, or has its reply.
     pub(crate) hung_up: CancellationToken,
     /// Cancelled when a legacy client cancels the request.
