@@ -60,4 +60,5 @@ mod postgres_faults;
 mod real_servers;
 mod receipts;
 mod session;
+mod sign_in;
 mod slots;
