@@ -488,3 +488,23 @@ async fn a_new_token_in_a_call_is_of_the_subject_that_is_recorded() {
         backend.seen("tools/call").iter().map(|asked| claims(bearer(asked))["sub"].clone()).collect::<Vec<_>>();
     assert_eq!(subjects, ["pairwise-1", "pairwise-2"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_forgets_the_tokens_on_behalf_of_callers() {
+    let backend = BackendStub::start(|_| None).await;
+    let server = TokenServer::start(|_| None).await;
+    let (mut setup, gatepost) = gateway(&backend, &server, on_behalf);
+    let client = caller(&gatepost, Era::Legacy, &subject_token("ann"));
+    let exchanges = || server.requests().into_iter().filter(TokenRequest::is_exchange).count();
+    done(&client).await;
+    done(&client).await;
+    assert_eq!(exchanges(), 1);
+    setup.role("other", &["example/*"]);
+    setup.config_file();
+    gatepost.signal(nix::sys::signal::Signal::SIGHUP);
+    until_async("the token is exchanged again", SOON, async || {
+        done(&client).await;
+        exchanges() == 2
+    })
+    .await;
+}
