@@ -17,9 +17,11 @@ pub mod fault;
 pub mod listener;
 pub mod message;
 mod recorder;
+mod reload;
 pub mod session;
 pub mod sessions;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +41,7 @@ use crate::auth::{AuthError, Authenticator, Principal};
 use crate::config::{self, Config};
 use crate::connections::places::Places;
 use crate::upstream::Upstreams;
-use crate::walls::Launcher;
+use crate::walls::{Launcher, OwnFiles};
 
 use call::catalog_changes::CatalogChanges;
 use call::core::Core;
@@ -269,34 +271,21 @@ impl Gateway {
 
 impl Handle {
     /// Applies the settings of `config` that can change without a restart, once the change is recorded as
-    /// `gateway/config` with `details` and, if it changed, the policy. Calls that have arrived are decided by the old
-    /// settings.
+    /// `gateway/config` with `details` and, if it changed, the policy. The backends `changed` are added, removed or
+    /// made anew. `own` are the files that are closed to processes that are started from now on. Calls that have
+    /// arrived are decided by the old settings.
     ///
     /// # Errors
     /// [`ReloadError`]: the old settings stay in force.
-    pub async fn reload(&self, config: &Config, mut details: serde_json::Value) -> Result<(), ReloadError> {
+    pub async fn reload(
+        &self,
+        config: &Config,
+        changed: &BTreeSet<String>,
+        own: OwnFiles,
+        details: serde_json::Value,
+    ) -> Result<(), ReloadError> {
         let Parts { rules, .. } = compile(config).map_err(ReloadError::Faults)?;
-        let core = &self.0;
-        let rules = Arc::new(rules.reloaded(config, &core.rules()));
-        // Recorded before it takes effect, so that the trail shows which rules a call was decided by.
-        let (policy, is_changed) = (&rules.policy_text, rules.policy_text != core.rules().policy_text);
-        if let Some(details) = details.as_object_mut().filter(|_| is_changed) {
-            policy.state_in(details);
-        }
-        for part in policy.events().filter(|_| is_changed) {
-            core.audit.record_event(part).await?;
-        }
-        let event = Call::gateway_event("config", &details).with_definitions(Some(policy.digest()), None);
-        core.audit.record_event(event).await?;
-        let old = {
-            let mut current = core.rules.write();
-            std::mem::replace(&mut *current, Arc::clone(&rules))
-        };
-        core.policy.send_replace(Arc::clone(&rules.policy));
-        list_changes::tell_policy(&core.sessions, &old.policy, &rules.policy);
-        core.upstreams.end_unreachable_conversations(|roles, backend| rules.policy.reaches(roles, backend));
-        session_end::end(core, core.sessions.remove_unreachable(&rules.policy)).await;
-        Ok(())
+        reload::apply(&self.0, config, rules, (changed, own), details).await
     }
 
     /// The digest of the configuration `text`, by the digest key; `None` if calls are not recorded.
@@ -374,7 +363,7 @@ impl Handle {
     /// The number of configured backends.
     #[must_use]
     pub fn backends_configured(&self) -> usize {
-        self.0.upstreams.aliases().count()
+        self.0.upstreams.aliases().len()
     }
 
     /// The number of calls that are open at backends.
@@ -430,7 +419,7 @@ impl Handle {
     #[must_use]
     pub fn backends(&self) -> Vec<(String, bool, u64)> {
         let backends = self.0.upstreams.all();
-        backends.map(|backend| (backend.alias().to_owned(), backend.is_up(), backend.items_omitted())).collect()
+        backends.iter().map(|backend| (backend.alias().to_owned(), backend.is_up(), backend.items_omitted())).collect()
     }
 
     /// The number of changed definitions of tools that are a reason for an alarm, and what the last change was.

@@ -29,11 +29,13 @@ mod oauth;
 mod offer;
 mod receipt;
 mod reconnect;
+mod retire;
 mod stdio;
 mod timeouts;
+mod uses;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +55,7 @@ pub(crate) use message::error_code;
 pub use message::{Event, Request, Response, ServerMessageHandler};
 pub use oauth::{CallerToken, CredentialError, Grant};
 pub use offer::{Greeting, LOGGING};
+use parking_lot::RwLock;
 pub use receipt::without_receipt;
 pub use reconnect::ReconnectBackoff;
 pub use timeouts::Timeouts;
@@ -72,10 +75,18 @@ use crate::walls::Launcher;
 /// All configured backends.
 #[derive(Debug)]
 pub struct Upstreams {
-    backends: BTreeMap<String, Arc<Backend>>,
+    backends: RwLock<BTreeMap<String, Arc<Backend>>>,
+    launcher: Launcher,
     tasks: TaskTracker,
     stop: CancellationToken,
     changes: broadcast::Sender<Change>,
+}
+
+/// Backends that are made to replace others, and not started.
+#[derive(Debug)]
+pub struct Replacement {
+    changed: BTreeSet<String>,
+    made: BTreeMap<String, Arc<Backend>>,
 }
 
 /// Changes that wait for a slow subscriber. *Chosen*: one that misses some looks at everything again.
@@ -138,23 +149,62 @@ impl Upstreams {
         backends: &BTreeMap<String, config::Backend>,
         launcher: &Launcher,
     ) -> Result<Self, Vec<EndpointError>> {
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (mut started, mut faults) = (BTreeMap::new(), Vec::new());
-        let changes = broadcast::Sender::new(CHANGES_MAX);
-        for (alias, config) in backends {
-            match Backend::new(alias, config, launcher, tasks.clone(), stop.clone(), changes.clone()) {
-                Ok(backend) => drop(started.insert(alias.clone(), Arc::new(backend))),
+        let upstreams = Self {
+            backends: RwLock::default(),
+            launcher: launcher.clone(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            changes: broadcast::Sender::new(CHANGES_MAX),
+        };
+        let replacement = upstreams.prepare(backends, &backends.keys().cloned().collect())?;
+        upstreams.replace(replacement, Duration::ZERO);
+        Ok(upstreams)
+    }
+
+    /// Makes the backends `changed`, as they are in `backends`, without starting anything. One that is not in
+    /// `backends` is removed.
+    ///
+    /// # Errors
+    /// Every [`EndpointError`].
+    pub fn prepare(
+        &self,
+        backends: &BTreeMap<String, config::Backend>,
+        changed: &BTreeSet<String>,
+    ) -> Result<Replacement, Vec<EndpointError>> {
+        let (mut made, mut faults) = (BTreeMap::new(), Vec::new());
+        for (alias, config) in backends.iter().filter(|(alias, _)| changed.contains(*alias)) {
+            let (tasks, stop) = (self.tasks.clone(), self.stop.child_token());
+            match Backend::new(alias, config, &self.launcher, tasks, stop, self.changes.clone()) {
+                Ok(backend) => drop(made.insert(alias.clone(), Arc::new(backend))),
                 Err(fault) => faults.push(fault),
             }
         }
-        if !faults.is_empty() {
-            return Err(faults);
+        if faults.is_empty() { Ok(Replacement { changed: changed.clone(), made }) } else { Err(faults) }
+    }
+
+    /// Replaces the changed backends by those that were made, and starts these. What is open at the old ones has
+    /// `drain` to end; then their processes are stopped.
+    pub fn replace(&self, replacement: Replacement, drain: Duration) {
+        let Replacement { changed, made } = replacement;
+        let old: Vec<_> = {
+            let mut backends = self.backends.write();
+            let old = changed.iter().filter_map(|alias| backends.remove(alias)).collect();
+            backends.extend(made.iter().map(|(alias, backend)| (alias.clone(), Arc::clone(backend))));
+            old
+        };
+        for backend in made.into_values() {
+            self.tasks.spawn(Arc::clone(&backend).supervise());
+            self.tasks.spawn(backend.watch());
         }
-        for backend in started.values() {
-            tasks.spawn(Arc::clone(backend).supervise());
-            tasks.spawn(Arc::clone(backend).watch());
+        for backend in old {
+            self.tasks.spawn(backend.retire(drain));
         }
-        Ok(Self { backends: started, tasks, stop, changes })
+    }
+
+    /// The launcher of the stdio servers.
+    #[must_use]
+    pub fn launcher(&self) -> &Launcher {
+        &self.launcher
     }
 
     /// Finds the errors that [`Upstreams::start`] would return, without starting anything. Key files are read.
@@ -188,7 +238,7 @@ impl Upstreams {
                 (backend.alias().to_owned(), found.unwrap_or(Err(CallError::TimedOut { after: limit })))
             }
         };
-        let found = futures_util::future::join_all(upstreams.all().map(of_one)).await;
+        let found = futures_util::future::join_all(upstreams.all().iter().map(of_one)).await;
         upstreams.stop().await;
         Ok(found)
     }
@@ -201,30 +251,32 @@ impl Upstreams {
 
     /// The backend of this alias.
     #[must_use]
-    pub fn get(&self, alias: &str) -> Option<&Arc<Backend>> {
-        self.backends.get(alias)
+    pub fn get(&self, alias: &str) -> Option<Arc<Backend>> {
+        self.backends.read().get(alias).cloned()
     }
 
     /// Returns true if a backend of this alias is configured.
     #[must_use]
     pub fn contains(&self, alias: &str) -> bool {
-        self.backends.contains_key(alias)
+        self.backends.read().contains_key(alias)
     }
 
     /// All backends, in the order of their aliases.
-    pub fn all(&self) -> impl Iterator<Item = &Arc<Backend>> {
-        self.backends.values()
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Backend>> {
+        self.backends.read().values().cloned().collect()
     }
 
     /// The aliases, in order.
-    pub fn aliases(&self) -> impl Iterator<Item = &str> {
-        self.backends.keys().map(String::as_str)
+    #[must_use]
+    pub fn aliases(&self) -> Vec<String> {
+        self.backends.read().keys().cloned().collect()
     }
 
     /// The number of backends that answer now.
     #[must_use]
     pub fn up_count(&self) -> usize {
-        self.backends.values().filter(|backend| backend.is_up()).count()
+        self.backends.read().values().filter(|backend| backend.is_up()).count()
     }
 
     /// Forwards the permitted call and waits for its answer, the backend's timeout, or an interrupt.
@@ -283,13 +335,13 @@ impl Upstreams {
     /// Ends the conversations of callers without a session that were idle longer than `idle`, and forgets the tokens of
     /// callers whose own tokens have ended.
     pub fn end_idle_conversations(&self, idle: Duration) {
-        self.backends.values().for_each(|backend| backend.end_idle_conversations(idle));
+        self.backends.read().values().for_each(|backend| backend.end_idle_conversations(idle));
     }
 
     /// Ends the conversations of callers without a session for which `reaches`, given their roles and the backend's
     /// alias, is false. Forgets all tokens on behalf of callers.
     pub fn end_unreachable_conversations(&self, reaches: impl Fn(&[String], &str) -> bool) {
-        for (alias, backend) in &self.backends {
+        for (alias, backend) in self.backends.read().iter() {
             backend.end_unreachable_conversations(|roles| reaches(roles, alias));
         }
     }

@@ -43,9 +43,10 @@ struct Loaded<T> {
 }
 
 /// The change time in seconds and nanoseconds, the length and the inode: one of them changes with the contents.
-type Stamp = (i64, i64, u64, u64);
+pub(crate) type Stamp = (i64, i64, u64, u64);
 
-fn stamp(metadata: &Metadata) -> Stamp {
+/// The stamp of a file.
+pub(crate) fn stamp(metadata: &Metadata) -> Stamp {
     (metadata.ctime(), metadata.ctime_nsec(), metadata.len(), metadata.ino())
 }
 

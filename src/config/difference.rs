@@ -1,6 +1,6 @@
 //! The difference between two configurations, key by key, and which of it a reload applies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use toml::{Table, Value};
@@ -9,7 +9,7 @@ use super::path::join;
 use super::settings_table::{SETTINGS, SettingSpec};
 
 /// Keys, or sections, that take effect without a restart, as [`SETTINGS`] writes them.
-const RELOADED: [&str; 13] = [
+const RELOADED: [&str; 9] = [
     "roles.*",
     "limits",
     "audit.redact",
@@ -17,13 +17,13 @@ const RELOADED: [&str; 13] = [
     "audit.record_responses",
     "audit.on_failure",
     "audit.continue_for",
-    "backends.*.calls_max",
-    "backends.*.hide",
-    "backends.*.rename",
-    "backends.*.pin",
-    "backends.*.pins_file",
+    "backends.*",
     "ops.console_role",
 ];
+
+/// Keys of backends that take effect without making the backend anew.
+const RULES_OF_BACKENDS: [&str; 5] =
+    ["backends.*.calls_max", "backends.*.hide", "backends.*.rename", "backends.*.pin", "backends.*.pins_file"];
 
 /// Every key that is set, with its value. Its `Debug` shows no values, because some are secrets (I8).
 #[derive(Clone, Default)]
@@ -36,6 +36,8 @@ pub struct Difference {
     pub reloaded: Vec<String>,
     /// Keys that take effect at the next start.
     pub restart: Vec<String>,
+    /// The backends that a reload makes anew, adds or removes.
+    pub backends: BTreeSet<String>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -60,7 +62,12 @@ impl Settings {
             if self.value(key, setting.spec) == other.value(key, setting.spec) {
                 continue;
             }
-            let is_reloaded = RELOADED.iter().any(|path| setting.spec.path.strip_prefix(path).is_some_and(is_below));
+            let is_in =
+                |paths: &[&str]| paths.iter().any(|path| setting.spec.path.strip_prefix(path).is_some_and(is_below));
+            let is_reloaded = is_in(&RELOADED);
+            if !is_in(&RULES_OF_BACKENDS) {
+                difference.backends.extend(backend_of(key).map(str::to_owned));
+            }
             if is_reloaded { &mut difference.reloaded } else { &mut difference.restart }.push(key.clone());
         }
         difference.reloaded.sort();
@@ -98,6 +105,11 @@ impl Settings {
 }
 
 /// Returns true if the rest of a path, after the path of a section or key, is that section or key itself or below it.
+/// The alias in a key of a backend. An alias has no dot.
+fn backend_of(key: &str) -> Option<&str> {
+    key.strip_prefix("backends.")?.split('.').next()
+}
+
 fn is_below(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with('.')
 }
@@ -143,6 +155,7 @@ mod tests {
             [
                 "audit.redact",
                 "backends.b.calls_max",
+                "backends.b.command",
                 "roles.\"a b\".when[0].equals",
                 "roles.\"a b\".when[0].pointer",
                 "roles.\"a b\".when[0].tool",
@@ -150,10 +163,23 @@ mod tests {
                 "roles.gone.deny",
             ]
         );
-        assert_eq!(difference.restart, ["audit.level", "backends.b.command", "postgres.url", "server.calls_max"]);
+        assert_eq!(difference.restart, ["audit.level", "postgres.url", "server.calls_max"]);
+        assert_eq!(difference.backends, BTreeSet::from(["b".to_owned()]));
         assert_eq!(new.difference(&old), difference);
         let shown = format!("{new:?}{difference:?}");
         assert!(shown.contains("postgres.url") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn backends_are_made_anew_unless_only_their_rules_differ() {
+        let other = "[backends.other]\nurl = \"https://h/mcp\"\n";
+        let old = settings(&format!("{BACKEND}{other}"), &[]);
+        let rules = settings(
+            &format!("[backends.b]\ncommand = [\"x\"]\ncalls_max = 3\nhide = [\"t\"]\npin = \"alarm\"\n{other}"),
+            &[],
+        );
+        assert_eq!(old.difference(&rules).backends, BTreeSet::new());
+        assert_eq!(old.difference(&settings(BACKEND, &[])).backends, BTreeSet::from(["other".to_owned()]));
     }
 
     #[test]

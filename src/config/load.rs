@@ -447,6 +447,8 @@ mod tests {
             ("GATEPOST_OPS_SERVICE_HOST", "10.96.0.13"),
         ] {
             assert!(is_service_link(name, value), "{name}={value}");
+            let env = [(name.to_owned(), value.to_owned())];
+            assert!(Config::parse("", None, env).is_ok(), "{name}={value} is left alone");
         }
         // What a person has set by mistake is an error.
         for (name, value) in [

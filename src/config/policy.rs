@@ -10,7 +10,7 @@ use super::backend::Backend;
 use super::sections::{Audit, Config};
 
 /// The parts of the policy that a reload replaces, as JSON pointers.
-const RELOADED: [&str; 7] = [
+const RELOADED: [&str; 8] = [
     "/roles",
     "/ops/console_role",
     "/audit/redact",
@@ -18,6 +18,7 @@ const RELOADED: [&str; 7] = [
     "/audit/record_responses",
     "/audit/on_failure",
     "/audit/continue_for",
+    "/backends",
 ];
 
 impl Config {
@@ -47,14 +48,6 @@ impl Config {
         for part in RELOADED {
             if let (Some(new), Some(old)) = (new.pointer_mut(part), policy.pointer_mut(part)) {
                 *old = new.take();
-            }
-        }
-        // A backend that is new starts with the next start.
-        if let Some(Value::Object(backends)) = policy.get_mut("backends") {
-            for (alias, old) in backends {
-                if let Some(new) = new.get_mut("backends").and_then(|new| new.get_mut(alias)) {
-                    *old = new.take();
-                }
             }
         }
         policy

@@ -72,7 +72,8 @@ impl Recorder {
     /// Records what has changed. `is_last`: also within a minute of the last record.
     async fn look(&mut self, core: &Core, is_last: bool) {
         let rules = core.rules();
-        let unpinned: Vec<String> = core.upstreams.all().filter_map(|backend| unpinned(&rules, backend)).collect();
+        let unpinned: Vec<String> =
+            core.upstreams.all().iter().filter_map(|backend| unpinned(&rules, backend)).collect();
         core.catalog.set_unpinned((!unpinned.is_empty()).then(|| unpinned.join("; ")));
         for backend in core.upstreams.all() {
             let alias = backend.alias();

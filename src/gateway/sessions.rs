@@ -5,7 +5,7 @@
 //! initialize again, as the protocol says. Sessions that end without a request of their client are returned to the
 //! caller with the reason, to be ended and recorded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,14 +147,38 @@ impl Sessions {
     /// sessions at the endpoints of such backends.
     #[must_use]
     pub fn remove_unreachable(&self, policy: &Policy) -> EndedSessions {
+        self.remove_where(
+            |roles, backend| (!policy.reaches(roles, backend)).then_some(EndReason::Unreachable),
+            |roles, backend| policy.reaches(roles, backend),
+        )
+    }
+
+    /// Drops the connections to the backends `changed`, and removes the sessions at the endpoints of those that are not
+    /// among `configured` any more. A session at the endpoint of a changed one continues, with a new connection.
+    #[must_use]
+    pub fn replace_backends(&self, changed: &BTreeSet<String>, configured: &[String]) -> EndedSessions {
+        let is_gone = |backend: &str| changed.contains(backend) && !configured.iter().any(|known| known == backend);
+        self.remove_where(
+            |_, backend| is_gone(backend).then_some(EndReason::Removed),
+            |_, backend| !changed.contains(backend),
+        )
+    }
+
+    /// Removes the sessions at the endpoints of backends for which `end_of` has a reason; of the others, drops the
+    /// connections to backends for which `is_kept` is false. Both get the roles of the session.
+    fn remove_where(
+        &self,
+        end_of: impl Fn(&[String], &str) -> Option<EndReason>,
+        is_kept: impl Fn(&[String], &str) -> bool,
+    ) -> EndedSessions {
         let mut open = self.open.lock();
         let mut ended = Vec::new();
         for session in open.by_id.values().cloned().collect::<Vec<_>>() {
             let roles = session.roles();
-            if session.scope.backend().is_some_and(|backend| !policy.reaches(&roles, backend)) {
-                ended.extend(open.remove(&session.id).map(|session| (session, EndReason::Unreachable)));
+            if let Some(reason) = session.scope.backend().and_then(|backend| end_of(&roles, backend)) {
+                ended.extend(open.remove(&session.id).map(|session| (session, reason)));
             } else {
-                session.connections.retain(|backend| policy.reaches(&roles, backend));
+                session.connections.retain(|backend| is_kept(&roles, backend));
             }
         }
         ended

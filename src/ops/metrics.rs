@@ -317,15 +317,13 @@ impl Collector {
                 let of = |alias: &str, (status, count): (record::Status, u64)| {
                     (vec![alias.to_owned(), status.as_str().to_owned()], count)
                 };
-                let all = tally
-                    .backends()
-                    .flat_map(|(alias, of_backend)| of_backend.calls().map(move |call| of(alias, call)));
+                let backends = tally.backends();
+                let all = backends.iter().flat_map(|(alias, numbers)| numbers.calls().map(move |call| of(alias, call)));
                 Values::Counts(all.collect())
             }
             "gatepost_call_duration_seconds" => {
-                let of =
-                    tally.backends().map(|(alias, of_backend)| (vec![alias.to_owned()], of_backend.latency.snapshot()));
-                Values::Histograms(of.collect())
+                let backends = tally.backends().into_iter();
+                Values::Histograms(backends.map(|(alias, numbers)| (vec![alias], numbers.latency.snapshot())).collect())
             }
             "gatepost_refusals" => Values::Counts(
                 tally.refusals().map(|(status, count)| (vec![status.as_str().to_owned()], count)).collect(),

@@ -35,6 +35,7 @@ use super::oauth::{CallerToken, CredentialError};
 use super::offer::Greeting;
 use super::stdio::{ChildConnection, StdioBackend};
 use super::timeouts::Timeouts;
+use super::uses::Uses;
 
 /// Most pages of lists that are read from one backend at the same time. *Chosen*: more would only wait at the backend.
 const CONCURRENT_LISTS_MAX: usize = 32;
@@ -49,10 +50,10 @@ pub struct Backend {
     /// The listener of the shared connection.
     pub(super) list_changes: Arc<ListChangeHandler>,
     /// The shared legacy session at an HTTP backend, if it is open.
-    shared_session: tokio::sync::Mutex<Option<Arc<UpstreamConnection>>>,
+    pub(super) shared_session: tokio::sync::Mutex<Option<Arc<UpstreamConnection>>>,
     /// The operator declared that all callers may share a conversation.
     is_shared: bool,
-    conversations: Conversations,
+    pub(super) conversations: Conversations,
     /// Takes what is found out about its lists.
     pub(super) changes: broadcast::Sender<Change>,
     /// The interval at which it is looked at; `None`: never.
@@ -67,7 +68,9 @@ pub struct Backend {
     pub(super) definitions: Definitions,
     /// The time at which a list was read in vain for a tool's definition.
     pub(super) definitions_missed_at: tokio::sync::Mutex<Option<Instant>>,
-    tasks: BackendTasks,
+    pub(super) tasks: BackendTasks,
+    /// Its connections.
+    pub(super) uses: Uses,
 }
 
 #[derive(Debug)]
@@ -116,6 +119,7 @@ impl Backend {
             known_names: KnownNames::default(),
             definitions: Definitions::default(),
             definitions_missed_at: tokio::sync::Mutex::default(),
+            uses: Uses { tracker: TaskTracker::new(), retired: stop.child_token() },
             tasks: BackendTasks { tracker: tasks, stop },
         })
     }
@@ -301,19 +305,9 @@ impl Backend {
     }
 
     /// Forgets the tokens of callers whose own tokens have ended, or of all callers.
-    fn forget_exchanged(&self, all: bool) {
+    pub(super) fn forget_exchanged(&self, all: bool) {
         if let Transport::Http(endpoint) = &self.transport {
             endpoint.forget_exchanged(all);
-        }
-    }
-
-    /// Ends the conversations of callers without a session whose roles do not reach the backend any more. Forgets all
-    /// tokens on behalf of callers.
-    pub(super) fn end_unreachable_conversations(&self, reaches: impl Fn(&[String]) -> bool) {
-        self.forget_exchanged(true);
-        let ended = self.conversations.end_where(|owner| !reaches(&owner.roles));
-        if ended > 0 {
-            tracing::info!(backend = self.alias, ended, "ended conversations of roles that may not use the backend");
         }
     }
 
@@ -358,7 +352,11 @@ impl Backend {
 
     /// A connection for stateless requests, on behalf of a `caller` or of the gateway.
     fn stateless(&self, endpoint: &Arc<Endpoint>, caller: Option<&Arc<CallerToken>>) -> Arc<UpstreamConnection> {
-        Arc::new(UpstreamConnection::http(&self.alias, Arc::new(endpoint.stateless_connection(caller))))
+        Arc::new(UpstreamConnection::http(
+            &self.alias,
+            self.uses.one(),
+            Arc::new(endpoint.stateless_connection(caller)),
+        ))
     }
 
     /// Opens the conversation of one principal without a session. What the backend sends outside of a request is
@@ -391,11 +389,11 @@ impl Backend {
             return Err(CallError::Down { reason: format!("it refused to initialize: {error}") });
         }
         session.send(message::write(None, "notifications/initialized", None)).await?;
-        Ok(Arc::new(UpstreamConnection::http(&self.alias, session)))
+        Ok(Arc::new(UpstreamConnection::http(&self.alias, self.uses.one(), session)))
     }
 
     fn child_connection(&self, child: Arc<ChildConnection>, holder: ChildHolder) -> Arc<UpstreamConnection> {
-        Arc::new(UpstreamConnection::stdio(&self.alias, child, self.timeouts, holder))
+        Arc::new(UpstreamConnection::stdio(&self.alias, self.uses.one(), child, self.timeouts, holder))
     }
 
     /// Opens the connection of one legacy session with the client's `initialize_params`. Returns it with the answer to
@@ -431,7 +429,7 @@ impl Backend {
                     }
                 }
                 let (session, answer) = opened?;
-                Ok((Arc::new(UpstreamConnection::http(&self.alias, session)), answer))
+                Ok((Arc::new(UpstreamConnection::http(&self.alias, self.uses.one(), session)), answer))
             }
         }
     }

@@ -12,6 +12,7 @@ use super::message::{self, Request, Response};
 use super::offer::Greeting;
 use super::stdio::ChildConnection;
 use super::timeouts::Timeouts;
+use super::uses::Use;
 
 /// The notification that a client sends after the answer to `initialize`.
 const INITIALIZED: &str = "notifications/initialized";
@@ -20,6 +21,7 @@ const INITIALIZED: &str = "notifications/initialized";
 #[derive(Debug)]
 pub struct UpstreamConnection {
     alias: String,
+    backend_use: Use,
     transport: TransportConnection,
 }
 
@@ -57,13 +59,19 @@ impl ChildHolder {
 
 impl UpstreamConnection {
     /// A connection to a child process.
-    pub(super) fn stdio(alias: &str, child: Arc<ChildConnection>, timeouts: Timeouts, holder: ChildHolder) -> Self {
-        Self { alias: alias.to_owned(), transport: TransportConnection::Child { child, timeouts, holder } }
+    pub(super) fn stdio(
+        alias: &str,
+        backend_use: Use,
+        child: Arc<ChildConnection>,
+        timeouts: Timeouts,
+        holder: ChildHolder,
+    ) -> Self {
+        Self { alias: alias.to_owned(), backend_use, transport: TransportConnection::Child { child, timeouts, holder } }
     }
 
     /// A connection to an HTTP backend.
-    pub(super) fn http(alias: &str, connection: Arc<HttpConnection>) -> Self {
-        Self { alias: alias.to_owned(), transport: TransportConnection::Http(connection) }
+    pub(super) fn http(alias: &str, backend_use: Use, connection: Arc<HttpConnection>) -> Self {
+        Self { alias: alias.to_owned(), backend_use, transport: TransportConnection::Http(connection) }
     }
 
     /// The backend's alias.
@@ -90,9 +98,12 @@ impl UpstreamConnection {
         }
     }
 
-    /// Returns whether the connection cannot be used any more.
+    /// Returns whether the connection cannot be used any more, or should not: its backend was replaced.
     #[must_use]
     pub fn has_ended(&self) -> bool {
+        if self.backend_use.is_retired() {
+            return true;
+        }
         match &self.transport {
             TransportConnection::Child { child, .. } => child.has_ended(),
             TransportConnection::Http(connection) => connection.has_ended(),

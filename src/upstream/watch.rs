@@ -35,10 +35,10 @@ struct Seen {
 }
 
 impl Backend {
-    /// Looks at the backend until the gateway stops.
+    /// Looks at the backend until it is replaced, or the gateway stops.
     pub(super) async fn watch(self: Arc<Self>) {
         let Some(interval) = self.probe_interval else { return };
-        let stop = self.tasks().stop.clone();
+        let stop = self.retired();
         let (mut before, mut failures) = (None, 0_u32);
         loop {
             let looked = tokio::select! {
@@ -116,7 +116,7 @@ impl Backend {
     }
 
     /// Tells all clients that the lists of this backend have changed.
-    fn announce(&self) {
+    pub(super) fn announce(&self) {
         for list in [List::Tools, List::Resources, List::Prompts] {
             let method = list.changed_method().to_owned();
             // Without subscribers there is no receiver.

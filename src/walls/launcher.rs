@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::RwLock;
 use tokio::process::Command;
 
 use super::environment::Environment;
@@ -35,7 +36,8 @@ pub struct Launcher(Option<Wrapper>);
 #[derive(Clone, Debug)]
 struct Wrapper {
     program: OwnProgram,
-    own: OwnFiles,
+    /// The files that are closed to a process when it is started.
+    own: Arc<RwLock<OwnFiles>>,
 }
 
 /// The running program, to be started again.
@@ -83,7 +85,14 @@ impl Launcher {
     /// Starts backends by way of `gatepost run-backend`, to which `own` is closed. Only for the `gatepost` program.
     #[must_use]
     pub fn with_walls(own: OwnFiles) -> Self {
-        Self(Some(Wrapper { program: OwnProgram::find(), own }))
+        Self(Some(Wrapper { program: OwnProgram::find(), own: Arc::new(RwLock::new(own)) }))
+    }
+
+    /// Replaces the files that are closed to processes that are started from now on.
+    pub fn set_own(&self, own: OwnFiles) {
+        if let Some(wrapper) = &self.0 {
+            *wrapper.own.write() = own;
+        }
     }
 
     /// Starts backends directly, without walls and without a parent-death signal: for programs other than `gatepost`.
@@ -171,8 +180,9 @@ impl BackendLauncher {
             command.arg("--user").arg(user);
         }
         if self.has_walls {
-            command.arg("--own-dir").arg(&wrapper.own.dir);
-            command.args(wrapper.own.files.iter().flat_map(|file| [OsStr::new("--own-file"), file.as_os_str()]));
+            let own = wrapper.own.read();
+            command.arg("--own-dir").arg(&own.dir);
+            command.args(own.files.iter().flat_map(|file| [OsStr::new("--own-file"), file.as_os_str()]));
             let write = self.write(env);
             command.args(write.iter().flat_map(|path| [OsStr::new("--write"), path.as_os_str()]));
         }
@@ -187,7 +197,7 @@ impl BackendLauncher {
         let command: Vec<OsString> = self.command.iter().map(OsString::from).collect();
         // Without its variables it does not start, which is said elsewhere.
         let env = self.environment.variables().unwrap_or_default();
-        let plan = Plan::new(&wrapper.own, &self.write(&env), &command, &env);
+        let plan = Plan::new(&wrapper.own.read(), &self.write(&env), &command, &env);
         plan.write.into_iter().filter(|root| !matches!(root.granted, Granted::Whole(_))).collect()
     }
 

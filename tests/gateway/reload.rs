@@ -1,7 +1,7 @@
 //! A configuration that changes under a running gateway: taken up whole or not at all, and recorded.
 
 use crate::common::gatepost::{Setup, token};
-use crate::common::mcp::Era;
+use crate::common::mcp::{Client, Era};
 use crate::common::wait::{SOON, until_async};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -76,4 +76,79 @@ async fn i10_a_removed_rule_applies_to_the_next_call_and_is_recorded() {
     let said = changed[0]["request_args"].to_string();
     assert!(said.contains("roles"), "{said}");
     assert_eq!(client.call("add", json!({"a": 1, "b": 2})).await.unwrap().content(), "3");
+}
+
+/// The names of the listed tools that begin with the alias of one of `backends`.
+async fn tools_of(client: &Client, backends: &[&str]) -> Vec<String> {
+    let listed = client.request("tools/list", json!({})).await.unwrap();
+    let names = listed.result()["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap());
+    let names = names.filter(|name| name.ends_with("__echo"));
+    names.filter(|name| backends.iter().any(|alias| name.starts_with(alias))).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backends_are_added_changed_and_removed_and_only_their_sessions_notice() {
+    let example = [env!("CARGO_BIN_EXE_gatepost"), "example-backend"];
+    let mut setup = Setup::new();
+    setup.backend("changed", &example).backend("removed", &example);
+    let gatepost = setup.start();
+    let connect = async |path: &str| gatepost.client_at(path, Era::Legacy, "admin").await;
+    let (all, kept) = (connect("/mcp").await, connect("/mcp/example").await);
+    let (changed, removed) = (connect("/mcp/changed").await, connect("/mcp/removed").await);
+    let stateless = gatepost.client_at("/mcp", Era::Modern, "admin").await;
+    let aliases = ["added", "changed", "example", "removed"];
+    assert_eq!(tools_of(&all, &aliases).await, ["changed__echo", "example__echo", "removed__echo"]);
+    for (client, tool) in [(&all, "removed__echo"), (&kept, "echo"), (&changed, "echo"), (&removed, "echo")] {
+        assert_eq!(client.call(tool, json!({"text": "x"})).await.unwrap().content(), "x");
+    }
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = http.get(format!("{}/mcp", gatepost.url())).header("mcp-session-id", all.session.as_deref().unwrap());
+    let mut stream = request.bearer_auth(token("admin")).header("accept", "text/event-stream").send().await.unwrap();
+    // Calls that are open at the backends that change end as if nothing had happened.
+    let open: Vec<_> = ["changed__sleep", "removed__sleep", "example__sleep"]
+        .map(|tool| {
+            let client = Client::unconnected(&format!("{}/mcp", gatepost.url()), Era::Modern, Some(&token("admin")));
+            tokio::spawn(async move { client.call(tool, json!({"ms": 3000})).await.unwrap().content().to_owned() })
+        })
+        .into();
+    until_async("the calls are open", SOON, async || {
+        gatepost.get_ops("/metrics").1.contains("gatepost_calls_open 3.0")
+    })
+    .await;
+    // One backend of several is wrong: nothing changes.
+    setup.backend("added", &example).set_toml("backends.changed.env", r#"{ REGION = "north" }"#);
+    setup.settings.retain(|key, _| !key.starts_with("backends.removed."));
+    setup.set("backends.added.env_file", "/nowhere/variables");
+    setup.config_file();
+    gatepost.signal(Signal::SIGHUP);
+    until_async("the fault is told", SOON, async || setup.log().contains("configuration not reloaded")).await;
+    assert!(config_records(&setup).is_empty());
+    assert_eq!(tools_of(&all, &aliases).await, ["changed__echo", "example__echo", "removed__echo"]);
+    setup.settings.remove("backends.added.env_file");
+    setup.config_file();
+    gatepost.signal(Signal::SIGHUP);
+    until_async("the new list is there", SOON, async || {
+        tools_of(&stateless, &aliases).await == ["added__echo", "changed__echo", "example__echo"]
+    })
+    .await;
+    let told = String::from_utf8_lossy(&stream.chunk().await.unwrap().unwrap()).into_owned();
+    assert!(told.contains("list_changed"), "{told}");
+    assert_eq!(tools_of(&all, &aliases).await, ["added__echo", "changed__echo", "example__echo"]);
+    for open in open {
+        assert_eq!(open.await.unwrap(), "slept 3000 ms");
+    }
+    // The sessions go on, except at the backend that is gone.
+    for (client, tool) in [(&all, "added__echo"), (&all, "changed__echo"), (&kept, "echo"), (&changed, "echo")] {
+        assert_eq!(client.call(tool, json!({"text": "y"})).await.unwrap().content(), "y", "{tool}");
+    }
+    assert_eq!(removed.call("echo", json!({"text": "y"})).await.unwrap().status, 404);
+    let gone = all.call("removed__echo", json!({"text": "y"})).await.unwrap();
+    assert!(gone.body["error"]["message"].as_str().unwrap().contains("removed__echo"), "{:?}", gone.body);
+    let records = config_records(&setup);
+    assert_eq!(records.len(), 1, "{records:?}");
+    let said = records[0]["request_args"].to_string();
+    assert!(["backends.added", "backends.changed", "backends.removed"].iter().all(|key| said.contains(key)), "{said}");
+    // The metrics know the backends that there are.
+    let metrics = gatepost.get_ops("/metrics").1;
+    assert!(metrics.contains(r#"backend="added""#) && !metrics.contains(r#"backend="removed""#), "{metrics}");
 }

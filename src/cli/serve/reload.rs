@@ -15,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::record::Digest;
 use crate::cli::configuration::environment;
 use crate::cli::pipeline::config_text;
-use crate::config::{Config, Loaded, Settings};
+use crate::cli::preflight;
+use crate::config::{Config, Difference, Loaded, Settings};
+use crate::gateway::Handle;
 use crate::gateway::fault::ReloadError;
-use crate::gateway::{Gateway, Handle};
+use crate::walls::OwnFiles;
 
 /// Interval between checks of the file. *Chosen*: an edit takes effect while its author waits.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -97,7 +99,7 @@ impl Reloader {
         if let Err(fault) = loaded.check_file(|access| access) {
             return reject(trigger, &[fault]);
         }
-        let faults = Gateway::check(&loaded.config);
+        let faults = preflight::faults(&loaded.config);
         if !faults.is_empty() {
             return reject(trigger, &faults);
         }
@@ -105,7 +107,7 @@ impl Reloader {
         if !restart.is_empty() {
             tracing::warn!(keys = restart.join(", "), "changed settings take effect at the next start");
         }
-        let mut changed = self.loaded.settings.difference(&loaded.settings).reloaded;
+        let Difference { reloaded: mut changed, backends, .. } = self.loaded.settings.difference(&loaded.settings);
         changed.extend(self.loaded.config.changed_pins(&loaded.config));
         changed.sort();
         let changed = sections(&changed);
@@ -125,7 +127,8 @@ impl Reloader {
             "changed": changed,
             "restart": sections(&restart),
         });
-        match self.gateway.reload(&loaded.config, details).await {
+        let own = OwnFiles::of(&loaded.config, [self.path.as_path()]);
+        match self.gateway.reload(&loaded.config, &backends, own, details).await {
             Ok(()) => {
                 tracing::info!(trigger, changed = changed.join(", "), "configuration reloaded");
                 (self.loaded, self.recorded) = (loaded, file_digest);

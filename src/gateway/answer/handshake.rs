@@ -33,7 +33,7 @@ pub(crate) async fn initialize(ctx: &RequestContext<'_>, entry: &mut AuditEntry<
     }
     let sourced = match ctx.only_backend() {
         None => Sourced::Gateway(Response::result(&initialize_result(ctx))),
-        Some(backend) => match initialize_at(ctx, &session, backend).await {
+        Some(backend) => match initialize_at(ctx, &session, &backend).await {
             Ok(response) => Sourced::Backend(without_tasks(response), Era::Legacy),
             Err(error) => Sourced::failed(backend.alias(), error),
         },
@@ -81,17 +81,17 @@ fn members(value: serde_json::Value) -> Map<String, serde_json::Value> {
 /// Answers `server/discover`. At the endpoint of one modern backend, the backend answers.
 pub(crate) async fn discover(ctx: &RequestContext<'_>) -> Sourced {
     if let Some(backend) = ctx.only_backend()
-        && let Ok(caller) = ctx.caller_token(backend)
+        && let Ok(caller) = ctx.caller_token(&backend)
         && backend.speaks_modern(caller.as_ref()).await.unwrap_or(false)
     {
-        return match relay::relay(ctx, backend).await {
+        return match relay::relay(ctx, &backend).await {
             Sourced::Backend(response, era) => Sourced::Backend(without_tasks(response), era),
             other => other,
         };
     }
     // An older backend cannot be asked so, but has answered the gateway's own `initialize`.
     let greeting = match ctx.only_backend() {
-        Some(backend) => match ctx.list_route(backend).await {
+        Some(backend) => match ctx.list_route(&backend).await {
             Ok(route) => Some(route.connection.greeting()),
             Err(error) => return Sourced::failed(backend.alias(), error),
         },

@@ -23,7 +23,7 @@ const PRIVATE: (&str, &str) = ("cacheScope", "\"private\"");
 /// Lists the items of the endpoint's backend, or of all backends.
 pub(crate) async fn answer(ctx: &RequestContext<'_>, list: List) -> Sourced {
     match ctx.only_backend() {
-        Some(backend) => of_one_backend(ctx, backend, list).await,
+        Some(backend) => of_one_backend(ctx, &backend, list).await,
         None => federated(ctx, list).await,
     }
 }
@@ -112,7 +112,7 @@ pub(crate) async fn original_name(ctx: &RequestContext<'_>, target: Target<'_>, 
         return Some(item.name.clone());
     }
     let read = async {
-        let route = ctx.list_route(backend).await?;
+        let route = ctx.list_route(&backend).await?;
         backend.list(&route.connection, list).await
     };
     let items = tokio::time::timeout(backend.patience(), read).await.ok()?.ok()?.items;
@@ -156,7 +156,7 @@ pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec
         }
         known.map(|items| (Arc::clone(&backend), accepted(ctx, &backend, &items).map_or(items, Arc::from)))
     };
-    let all: Vec<_> = ctx.visible_backends().cloned().map(of_one).collect();
+    let all: Vec<_> = ctx.visible_backends().map(of_one).collect();
     let found: Vec<_> = futures_util::future::join_all(all).await.into_iter().flatten().collect();
     if list == List::Resources {
         // In reverse order, so that the first backend of several with the same URI is remembered.

@@ -9,7 +9,7 @@ use crate::upstream::{Backend, CallError, LOGGING, Response};
 /// Sets the level at the endpoint's backend, or at every backend.
 pub(crate) async fn set_level(ctx: &RequestContext<'_>) -> Sourced {
     if let Some(backend) = ctx.only_backend() {
-        return relay::relay(ctx, backend).await;
+        return relay::relay(ctx, &backend).await;
     }
     let set = |backend: Arc<Backend>| async move {
         // The level is set at the other backends even if this one has no log, is down or is too slow.
@@ -30,7 +30,7 @@ pub(crate) async fn set_level(ctx: &RequestContext<'_>) -> Sourced {
             }
         }
     };
-    let all: Vec<_> = ctx.visible_backends().cloned().map(set).collect();
+    let all: Vec<_> = ctx.visible_backends().map(set).collect();
     futures_util::future::join_all(all).await;
     Sourced::Gateway(Response::result("{}"))
 }

@@ -139,7 +139,7 @@ impl Notification<'_> {
         let added: Vec<(&str, &str)> = added.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let sent = async {
             let backend = core.upstreams.get(backend).ok_or_else(relay::not_configured)?;
-            let connection = session.connection(backend, caller).await?;
+            let connection = session.connection(&backend, caller).await?;
             connection.notify(&method, params.text(&added).as_deref()).await
         };
         let outcome = match sent.await {

@@ -141,14 +141,14 @@ pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) 
     let Subscription { request: SubscriptionRequest { filter, text }, stream, owned, _counted } = subscription;
     let id = &ctx.id;
     if let Some(backend) = ctx.only_backend()
-        && let Ok(caller) = ctx.caller_token(backend)
+        && let Ok(caller) = ctx.caller_token(&backend)
         && backend.speaks_modern(caller.as_ref()).await.unwrap_or(false)
     {
         let audience = Audience::new(backend.alias(), ctx.core.policy.subscribe());
         let listener = Arc::new(SubscriptionForwarder { stream: Arc::clone(&stream), id: id.clone(), audience });
         let client_stream = Arc::clone(&listener);
         let answer = tokio::select! {
-            answer = listen_at(ctx, backend, listener, None) => answer,
+            answer = listen_at(ctx, &backend, listener, None) => answer,
             () = notify_policy_changes(ctx, &filter, |method| client_stream.notify(method)) => Ok(complete(id)),
         };
         match answer {
@@ -169,7 +169,7 @@ pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) 
             let own = |(owner, uri): &Owned| (owner == backend.alias()).then(|| uri.clone());
             let uris: Vec<_> = owned.iter().filter_map(own).collect();
             let audience = Audience::new(backend.alias(), ctx.core.policy.subscribe());
-            Some(UpstreamSubscription::new(backend, audience, &client_stream, backend_filter(&text, &uris)?, uris))
+            Some(UpstreamSubscription::new(&backend, audience, &client_stream, backend_filter(&text, &uris)?, uris))
         })
         .collect();
     let all = async {
@@ -275,13 +275,21 @@ fn notifications_of(
     }
 }
 
-/// Notifies about lists that may differ after a change of the policy. Returns when the readable resources may differ
-/// and the filter has resources.
+/// Notifies about lists that may differ after a change of the policy. Returns when the client must subscribe again: a
+/// backend of its endpoint was added, removed or replaced, or the readable resources may differ and the filter has
+/// resources.
 async fn notify_policy_changes(ctx: &RequestContext<'_>, filter: &Filter, notify: impl Fn(&str) -> bool) {
     let mut changes = ctx.core.policy.subscribe();
     let (mut seen, roles) = (Arc::clone(&ctx.rules), &ctx.principal.roles);
+    let backends: Vec<_> = ctx.backends().collect();
     loop {
         let now = ctx.core.rules();
+        if !ctx.backends().map(|backend| Arc::as_ptr(&backend)).eq(backends.iter().map(Arc::as_ptr)) {
+            for method in filter.lists() {
+                notify(method);
+            }
+            return;
+        }
         for (kind, method) in LIST_CHANGED_METHODS {
             if filter.includes(method) && now.policy.lists_differ(&seen.policy, roles, kind) {
                 notify(method);

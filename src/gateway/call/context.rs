@@ -143,18 +143,18 @@ impl RequestContext<'_> {
     }
 
     /// The backends of the endpoint.
-    pub(crate) fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+    pub(crate) fn backends(&self) -> impl Iterator<Item = Arc<Backend>> {
         let only = self.inbound.scope.backend();
-        self.core.upstreams.all().filter(move |backend| only.is_none_or(|only| only == backend.alias()))
+        self.core.upstreams.all().into_iter().filter(move |backend| only.is_none_or(|only| only == backend.alias()))
     }
 
     /// The backends of the endpoint of which the caller may use anything.
-    pub(crate) fn visible_backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+    pub(crate) fn visible_backends(&self) -> impl Iterator<Item = Arc<Backend>> {
         self.backends().filter(|backend| self.rules.policy.reaches(&self.principal.roles, backend.alias()))
     }
 
     /// The backend of an endpoint that has only one; `None` at the endpoint of all backends.
-    pub(crate) fn only_backend(&self) -> Option<&Arc<Backend>> {
+    pub(crate) fn only_backend(&self) -> Option<Arc<Backend>> {
         self.core.upstreams.get(self.inbound.scope.backend()?)
     }
 }

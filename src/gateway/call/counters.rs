@@ -4,7 +4,10 @@
 //! (I6).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::RwLock;
 
 use crate::audit::meter::{Counter, Histogram};
 use crate::audit::record::Status;
@@ -12,7 +15,7 @@ use crate::audit::record::Status;
 /// The call metrics of a gateway.
 #[derive(Debug)]
 pub struct CallCounters {
-    backends: BTreeMap<String, BackendCounters>,
+    backends: RwLock<BTreeMap<String, Arc<BackendCounters>>>,
     refusals: [Counter; Status::ALL.len()],
 }
 
@@ -25,14 +28,26 @@ pub struct BackendCounters {
 }
 
 impl CallCounters {
-    pub(crate) fn new<'a>(aliases: impl Iterator<Item = &'a str>) -> Self {
-        let zero = || BackendCounters { calls: Default::default(), latency: Histogram::for_long_times() };
-        Self { backends: aliases.map(|alias| (alias.to_owned(), zero())).collect(), refusals: Default::default() }
+    pub(crate) fn new(aliases: impl IntoIterator<Item = String>) -> Self {
+        let counters = Self { backends: RwLock::default(), refusals: Default::default() };
+        counters.set_backends(aliases);
+        counters
+    }
+
+    /// Counts for these backends. Those that are counted already continue; those of others are dropped.
+    pub(crate) fn set_backends(&self, aliases: impl IntoIterator<Item = String>) {
+        let zero = || Arc::new(BackendCounters { calls: Default::default(), latency: Histogram::for_long_times() });
+        let mut backends = self.backends.write();
+        let mut old = std::mem::take(&mut *backends);
+        backends.extend(aliases.into_iter().map(|alias| {
+            let counters = old.remove(&alias).unwrap_or_else(zero);
+            (alias, counters)
+        }));
     }
 
     /// Counts a call of `backend` that ended.
     pub(crate) fn called(&self, backend: &str, status: Status, took: Duration) {
-        if let Some(counters) = self.backends.get(backend) {
+        if let Some(counters) = self.backends.read().get(backend) {
             count(&counters.calls, status);
             counters.latency.observe_duration(took);
         }
@@ -44,8 +59,9 @@ impl CallCounters {
     }
 
     /// The metrics of each backend, by its alias.
-    pub fn backends(&self) -> impl Iterator<Item = (&str, &BackendCounters)> {
-        self.backends.iter().map(|(alias, counters)| (alias.as_str(), counters))
+    #[must_use]
+    pub fn backends(&self) -> Vec<(String, Arc<BackendCounters>)> {
+        self.backends.read().iter().map(|(alias, counters)| (alias.clone(), Arc::clone(counters))).collect()
     }
 
     /// The number of refused messages by status, without the statuses that did not occur.

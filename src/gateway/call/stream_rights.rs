@@ -66,8 +66,8 @@ impl StreamRights {
     fn may_use_endpoint(&self, policy: &Policy) -> bool {
         let reaches = |backend: &str| policy.reaches(&self.principal.roles, backend);
         match &self.scope {
-            Scope::One(backend) => reaches(backend),
-            Scope::All => self.core.upstreams.aliases().any(reaches),
+            Scope::One(backend) => self.core.upstreams.contains(backend) && reaches(backend),
+            Scope::All => self.core.upstreams.aliases().iter().any(|backend| reaches(backend)),
         }
     }
 }

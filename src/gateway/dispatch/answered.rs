@@ -66,7 +66,7 @@ async fn forward(ctx: &RequestContext<'_>, permit: Permit, receipt: &Receipt, en
     let (alias, tool, kind) = (permit.backend().to_owned(), permit.name().to_owned(), permit.kind());
     let route = async {
         let backend = ctx.core.upstreams.get(&alias).ok_or_else(relay::not_configured)?;
-        let mut route = ctx.route(backend, Some(tool.clone())).await?;
+        let mut route = ctx.route(&backend, Some(tool.clone())).await?;
         if let Some(context) = &entry.trace {
             context.in_headers(&mut route.headers);
             route.traceparent = Some(context.traceparent());
@@ -108,7 +108,7 @@ async fn unrecorded(ctx: &RequestContext<'_>, permit: &Permit, entry: &AuditEntr
     let (alias, tool) = (permit.backend(), permit.name());
     let Some(backend) = ctx.core.upstreams.get(alias) else { return Sourced::failed(alias, relay::not_configured()) };
     let target = Target { kind: permit.kind(), backend: alias, name: tool };
-    match relay::request(ctx, backend, permit.params(), Some(tool.to_owned())).await {
+    match relay::request(ctx, &backend, permit.params(), Some(tool.to_owned())).await {
         Ok((response, era)) => {
             let bind = |asks: &Object<'_>| bound_state(ctx, entry, target, asks);
             Sourced::Backend(upstream::unrecorded(response, ctx.era, bind), era)

@@ -80,7 +80,7 @@ impl<'a> RoutedRequest<'a> {
                 let core = ctx.core;
                 let backend = ctx.inbound.scope.backend().and_then(|alias| core.upstreams.get(alias));
                 if let Some(backend) = backend.filter(|_| is_recorded(&ctx)) {
-                    with_credential(&mut ctx, backend, entry).await?;
+                    with_credential(&mut ctx, &backend, entry).await?;
                 }
                 (Grant::Local(method), None)
             }
@@ -174,7 +174,7 @@ async fn target<'a>(
             Scope::One(_) => Refusal::unknown_backend(),
         });
     };
-    with_credential(ctx, backend, entry).await?;
+    with_credential(ctx, &backend, entry).await?;
     // In a session the backend itself answers for unknown tools: its tools may differ from session to session.
     let is_looked_up = ctx.session.is_none() && subject.kind == TargetKind::Tool && backend.is_looked_up();
     // Without a credential there is no list either.
@@ -183,7 +183,7 @@ async fn target<'a>(
         return Err(Refusal::unknown("tool", &subject.name, ctx.era));
     }
     if subject.kind == TargetKind::Tool {
-        accepted(ctx, backend, permit.name(), entry).await?;
+        accepted(ctx, &backend, permit.name(), entry).await?;
     }
     let headers = &ctx.inbound.headers;
     if subject.kind == TargetKind::Tool

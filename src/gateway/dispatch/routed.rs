@@ -264,9 +264,10 @@ impl<'a> Sender<'a> {
             return Err(Refusal::denied(format!("{method} is for roles that may use all of {backend}")));
         }
         let known = self.core.upstreams.get(backend);
-        let caller = known.map(|known| caller_token::for_backend(known, &self.principal, self.inbound)).transpose();
+        let caller =
+            known.as_ref().map(|known| caller_token::for_backend(known, &self.principal, self.inbound)).transpose();
         let caller = caller.map_err(|error| caller_token::refusal(entry, backend, &error))?.flatten();
-        entry.credential = known.and_then(|known| Some((known.credential_name(caller.as_ref())?, None)));
+        entry.credential = known.as_ref().and_then(|known| Some((known.credential_name(caller.as_ref())?, None)));
         let call = entry.intent(self.core)?;
         Ok(OneWay::passed(self.core, session, backend.to_owned(), caller, method, params, call))
     }
@@ -373,5 +374,5 @@ fn extension(ctx: &RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Result<Arc
     entry.tool = None;
     entry.arguments = ctx.params.arguments(false);
     entry.forwards(ctx.core, &ctx.params);
-    Ok(Arc::clone(backend))
+    Ok(backend)
 }

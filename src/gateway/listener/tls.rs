@@ -1,8 +1,8 @@
 //! The MCP listener: TCP or, with `[server.tls]`, TLS over TCP with the client's identity.
 //!
 //! Each handshake runs in a task of its own, within a time limit, so that a silent client does not delay others. The
-//! number of handshakes is bounded: one too many aborts the oldest. Certificates are read at startup; the revocation
-//! lists are read again when they change.
+//! number of handshakes is bounded: one too many aborts the oldest. Certificates, the key, authorities and revocation
+//! lists are read again when their files change.
 
 mod client_verifier;
 
@@ -16,9 +16,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::serve::Listener;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -29,17 +31,21 @@ use tokio_rustls::server::TlsStream;
 
 use crate::accept::AcceptFailures;
 use crate::auth::certificate::Certificate;
+use crate::auth::watched::{Stamp, stamp};
 use crate::config;
 use crate::connections::ClientAddress;
 use crate::file_access::{FileAccess, FileKind, FileReason};
 
-use client_verifier::{ClientVerifier, VerifiedChain};
+use client_verifier::{ClientVerifier, CurrentVerifier, VerifiedChain};
 
 /// Time limit of a handshake. *Chosen*: three round trips across the world take one second.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most handshakes at once. *Chosen*: each takes about 40 KiB.
 const HANDSHAKES_MAX: usize = 1024;
+
+/// Least time between two checks of the files. *Chosen*: as for other files that may change.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Largest file, in bytes. *Chosen*: a system's complete list of authorities has 220 KiB.
 const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -82,9 +88,27 @@ pub enum TlsReason {
     RevocationList(String),
 }
 
-/// Accepts TLS connections. Cheap to clone.
+/// Accepts TLS connections, by files that are read again when they change. Cheap to clone.
 #[derive(Clone)]
-pub struct Acceptor {
+pub struct Acceptor(Arc<ServerFiles>);
+
+/// The files of `[server.tls]`, except the revocation lists.
+struct ServerFiles {
+    settings: config::Tls,
+    read: Mutex<ReadFiles>,
+}
+
+/// The files as they were read.
+struct ReadFiles {
+    loaded: Loaded,
+    stamps: Vec<Option<Stamp>>,
+    checked: Instant,
+    /// The last warning, which is not logged twice in a row.
+    warning: Option<String>,
+}
+
+#[derive(Clone)]
+struct Loaded {
     tls: TlsAcceptor,
     /// Verifies clients' certificates, if they are requested.
     clients: Option<Arc<ClientVerifier>>,
@@ -121,6 +145,76 @@ impl Acceptor {
     /// # Errors
     /// The first file that cannot be used.
     pub fn load(tls: &config::Tls) -> Result<Self, TlsError> {
+        // Taken before the files are read, so that a change in between is noticed at the next check.
+        let stamps = stamps(tls);
+        let read = ReadFiles { loaded: Loaded::read(tls)?, stamps, checked: Instant::now(), warning: None };
+        Ok(Self(Arc::new(ServerFiles { settings: tls.clone(), read: Mutex::new(read) })))
+    }
+
+    /// Performs one handshake. `None`: it failed or took too long.
+    async fn handshake<S>(self, stream: S) -> Option<(TlsStream<S>, Option<Arc<Certificate>>)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Loaded { tls, clients } = self.0.current();
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let files = Arc::clone(&self.0);
+                let verifier = CurrentVerifier::new(move || files.current().clients);
+                let chain = stream.get_ref().1.peer_certificates().filter(|_| clients.is_some());
+                let chain = chain.and_then(|chain| VerifiedChain::new(chain, verifier)).map(Arc::new);
+                let certificate = chain.clone().and_then(|chain| Certificate::read(&chain.leaf.clone(), chain));
+                let certificate = certificate.map(Arc::new);
+                if chain.is_some() && certificate.is_none() {
+                    tracing::info!("ignoring a client certificate without a usable name");
+                }
+                Some((stream, certificate))
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "TLS handshake failed; closing the connection");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(limit = ?HANDSHAKE_TIMEOUT, "TLS handshake timed out; closing the connection");
+                None
+            }
+        }
+    }
+}
+
+impl ServerFiles {
+    /// The files as they are, or were a second ago. If a changed file cannot be used, those that were read before
+    /// stay in use: a certificate and its key are seldom replaced at the same moment.
+    fn current(&self) -> Loaded {
+        let mut read = self.read.lock();
+        if read.checked.elapsed() >= CHECK_INTERVAL {
+            read.checked = Instant::now();
+            let stamps = stamps(&self.settings);
+            if stamps != read.stamps {
+                match Loaded::read(&self.settings) {
+                    Ok(loaded) => {
+                        tracing::info!("reloaded the changed files of server.tls; new connections use them");
+                        (read.loaded, read.stamps, read.warning) = (loaded, stamps, None);
+                    }
+                    Err(error) => {
+                        let error = error.to_string();
+                        if read.warning.as_ref() != Some(&error) {
+                            tracing::warn!(
+                                error,
+                                "cannot reload the changed files of server.tls; keeping the previous ones"
+                            );
+                        }
+                        read.warning = Some(error);
+                    }
+                }
+            }
+        }
+        read.loaded.clone()
+    }
+}
+
+impl Loaded {
+    fn read(tls: &config::Tls) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let chain = certificates(tls.files, &tls.cert_file).map_err(at("server.tls.cert_file", &tls.cert_file))?;
         let key = read(tls.files, &tls.key_file, FileKind::Secret)
@@ -142,33 +236,6 @@ impl Acceptor {
         let mut config = config.map_err(TlsReason::Pair).map_err(at("server.tls.key_file", &tls.key_file))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { tls: TlsAcceptor::from(Arc::new(config)), clients })
-    }
-
-    /// Performs one handshake. `None`: it failed or took too long.
-    async fn handshake<S>(self, stream: S) -> Option<(TlsStream<S>, Option<Arc<Certificate>>)>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.tls.accept(stream)).await {
-            Ok(Ok(stream)) => {
-                let chain = stream.get_ref().1.peer_certificates().zip(self.clients);
-                let chain = chain.and_then(|(chain, clients)| VerifiedChain::new(chain, clients)).map(Arc::new);
-                let certificate = chain.clone().and_then(|chain| Certificate::read(&chain.leaf.clone(), chain));
-                let certificate = certificate.map(Arc::new);
-                if chain.is_some() && certificate.is_none() {
-                    tracing::info!("ignoring a client certificate without a usable name");
-                }
-                Some((stream, certificate))
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "TLS handshake failed; closing the connection");
-                None
-            }
-            Err(_) => {
-                tracing::debug!(limit = ?HANDSHAKE_TIMEOUT, "TLS handshake timed out; closing the connection");
-                None
-            }
-        }
     }
 }
 
@@ -241,6 +308,12 @@ impl ClientAddress for ClientIdentity {
     fn socket_address(&self) -> SocketAddr {
         self.addr
     }
+}
+
+/// The stamps of the files, in a fixed order; `None` if there is no file.
+fn stamps(tls: &config::Tls) -> Vec<Option<Stamp>> {
+    let paths = [Some(&tls.cert_file), Some(&tls.key_file), tls.client_ca_file.as_ref()];
+    paths.into_iter().flatten().map(|path| std::fs::metadata(path).ok().map(|found| stamp(&found))).collect()
 }
 
 fn at(key: &'static str, path: &Path) -> impl FnOnce(TlsReason) -> TlsError {

@@ -16,6 +16,8 @@ pub enum EndReason {
     NoRoom,
     /// A reload took the right to use its backend from the roles of its principal.
     Unreachable,
+    /// A reload removed the backend of its endpoint.
+    Removed,
     /// The gateway stopped.
     Stopped,
 }

@@ -78,7 +78,7 @@ pub(super) async fn overview(console: &Console) -> Markup {
 /// Calls and refusals since the start.
 fn arrived(console: &Console) -> u64 {
     let tally = console.sources.gateway.counters();
-    let calls: u64 = tally.backends().flat_map(|(_, backend)| backend.calls()).map(|(_, count)| count).sum();
+    let calls: u64 = tally.backends().iter().flat_map(|(_, backend)| backend.calls()).map(|(_, count)| count).sum();
     calls + tally.refusals().map(|(_, count)| count).sum::<u64>()
 }
 
@@ -112,7 +112,7 @@ fn pipeline(console: &Console, status: &Status) -> Markup {
 fn backends(console: &Console, status: &Status) -> Markup {
     let tally = console.sources.gateway.counters();
     let numbers = |alias: &str| {
-        let found = tally.backends().find(|(known, _)| *known == alias).map(|(_, numbers)| numbers);
+        let found = tally.backends().into_iter().find(|(known, _)| *known == alias).map(|(_, numbers)| numbers);
         let (mut all, mut failed) = (0, 0);
         for (status, number) in found.iter().flat_map(|numbers| numbers.calls()) {
             all += number;

@@ -1,5 +1,6 @@
 //! Verification of client certificates: in the handshake, and again while their connection is open.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -135,19 +136,35 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
+/// The verifier in force, which is another one when the file of authorities has changed.
+pub(super) struct CurrentVerifier(Box<dyn Fn() -> Option<Arc<ClientVerifier>> + Send + Sync>);
+
+impl CurrentVerifier {
+    /// The one that `current` returns when it is asked.
+    pub(super) fn new(current: impl Fn() -> Option<Arc<ClientVerifier>> + Send + Sync + 'static) -> Self {
+        Self(Box::new(current))
+    }
+}
+
+impl fmt::Debug for CurrentVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CurrentVerifier").finish_non_exhaustive()
+    }
+}
+
 /// The certificates that a client sent, and what they are verified against.
 #[derive(Debug)]
 pub(super) struct VerifiedChain {
     pub(super) leaf: CertificateDer<'static>,
     intermediates: Vec<CertificateDer<'static>>,
-    clients: Arc<ClientVerifier>,
+    clients: CurrentVerifier,
     /// The time and result of the last verification.
     verified: Mutex<(Instant, bool)>,
 }
 
 impl VerifiedChain {
     /// The chain that the handshake has just verified, leaf first. `None`: it is empty.
-    pub(super) fn new(chain: &[CertificateDer<'_>], clients: Arc<ClientVerifier>) -> Option<Self> {
+    pub(super) fn new(chain: &[CertificateDer<'_>], clients: CurrentVerifier) -> Option<Self> {
         let (leaf, intermediates) = chain.split_first()?;
         Some(Self {
             leaf: leaf.clone().into_owned(),
@@ -162,8 +179,11 @@ impl Revalidate for VerifiedChain {
     fn is_valid(&self) -> bool {
         let mut verified = self.verified.lock();
         if verified.0.elapsed() >= REVALIDATION_INTERVAL {
-            let result = self.clients.verify_client_cert(&self.leaf, &self.intermediates, UnixTime::now());
-            *verified = (Instant::now(), result.is_ok());
+            // Without a verifier nothing is verified.
+            let is_valid = (self.clients.0)().is_some_and(|clients| {
+                clients.verify_client_cert(&self.leaf, &self.intermediates, UnixTime::now()).is_ok()
+            });
+            *verified = (Instant::now(), is_valid);
         }
         verified.1
     }
@@ -224,7 +244,10 @@ mod tests {
     }
 
     fn chain(certificate: CertificateDer<'static>, clients: &Arc<ClientVerifier>) -> VerifiedChain {
-        VerifiedChain::new(&[certificate], Arc::clone(clients)).unwrap()
+        {
+            let clients = Arc::clone(clients);
+            VerifiedChain::new(&[certificate], CurrentVerifier::new(move || Some(Arc::clone(&clients)))).unwrap()
+        }
     }
 
     #[tokio::test(start_paused = true)]

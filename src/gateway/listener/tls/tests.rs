@@ -76,12 +76,16 @@ async fn serve_with(tls: Option<Acceptor>, handshakes_max: usize) -> SocketAddr 
 }
 
 async fn fetch(url: &str, servers: &Authority, identity: Option<(String, String)>) -> reqwest::Result<String> {
-    let root = reqwest::Certificate::from_pem(servers.pem().as_bytes())?;
+    connection(servers, identity).get(url).send().await?.text().await
+}
+
+fn connection(servers: &Authority, identity: Option<(String, String)>) -> reqwest::Client {
+    let root = reqwest::Certificate::from_pem(servers.pem().as_bytes()).unwrap();
     let mut client = reqwest::Client::builder().tls_certs_only([root]).no_proxy();
     if let Some((certificate, key)) = identity {
-        client = client.identity(reqwest::Identity::from_pem(format!("{certificate}{key}").as_bytes())?);
+        client = client.identity(reqwest::Identity::from_pem(format!("{certificate}{key}").as_bytes()).unwrap());
     }
-    client.build()?.get(url).send().await?.text().await
+    client.build().unwrap()
 }
 
 #[tokio::test]
@@ -110,6 +114,36 @@ async fn without_an_authority_no_client_certificate_is_requested() {
     let url = format!("https://{}", serve(Some(Acceptor::load(&files.tls).unwrap())).await);
     let identity = certificate(&clients, SanType::URI("spiffe://x/ci".try_into().unwrap()));
     assert_eq!(fetch(&url, &servers, Some(identity)).await.unwrap(), "nobody");
+}
+
+#[tokio::test]
+async fn files_that_changed_are_used_by_new_connections_and_authorities_by_open_ones() {
+    let [before, after, clients, others] = std::array::from_fn(|_| authority());
+    let files = files(&before, Some(&clients));
+    let acceptor = Acceptor::load(&files.tls).unwrap();
+    let url = format!("https://{}", serve(Some(acceptor.clone())).await);
+    let name = || SanType::URI("spiffe://x/ci".try_into().unwrap());
+    let client = connection(&before, Some(certificate(&clients, name())));
+    let who = async || client.get(&url).send().await.unwrap().text().await.unwrap();
+    assert_eq!(who().await, "uri:spiffe://x/ci");
+    let check_soon = || acceptor.0.read.lock().checked -= 2 * CHECK_INTERVAL;
+    // Of a pair, one half: what was read before stays in use.
+    let (cert, key) = certificate(&after, SanType::IpAddress([127, 0, 0, 1].into()));
+    std::fs::write(&files.tls.cert_file, cert).unwrap();
+    check_soon();
+    assert_eq!(fetch(&url, &before, None).await.unwrap(), "nobody");
+    assert!(acceptor.0.read.lock().warning.as_ref().unwrap().contains("server.tls.key_file"));
+    std::fs::write(&files.tls.key_file, key).unwrap();
+    check_soon();
+    assert_eq!(fetch(&url, &after, None).await.unwrap(), "nobody");
+    assert!(fetch(&url, &before, None).await.is_err(), "the new certificate is another authority's");
+    assert_eq!(acceptor.0.read.lock().warning, None);
+    assert_eq!(who().await, "uri:spiffe://x/ci", "a connection that is open goes on");
+    // Clients of another authority.
+    std::fs::write(files.tls.client_ca_file.as_ref().unwrap(), others.pem()).unwrap();
+    check_soon();
+    assert_eq!(fetch(&url, &after, Some(certificate(&others, name()))).await.unwrap(), "uri:spiffe://x/ci");
+    assert!(fetch(&url, &after, Some(certificate(&clients, name()))).await.is_err());
 }
 
 #[tokio::test]

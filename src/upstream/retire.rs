@@ -1,0 +1,42 @@
+//! The ends of the use of a backend: it was replaced or removed, or roles do not reach it any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::backend::Backend;
+
+impl Backend {
+    /// Ends its use: another one has taken its place, or it was removed. Connections that are in use have `drain` to
+    /// end; then its processes are stopped.
+    pub(super) async fn retire(self: Arc<Self>, drain: Duration) {
+        self.uses.retired.cancel();
+        self.announce();
+        self.conversations.end_where(|_| true);
+        let unused = async {
+            *self.shared_session.lock().await = None;
+            self.uses.tracker.close();
+            self.uses.tracker.wait().await;
+        };
+        if tokio::time::timeout(drain, unused).await.is_err() {
+            tracing::warn!(backend = self.alias, timeout = ?drain, "stopping a replaced backend at which requests are open");
+        }
+        self.tasks.stop.cancel();
+    }
+
+    /// Cancelled when another backend has taken its place, or it was removed.
+    pub(super) fn retired(&self) -> CancellationToken {
+        self.uses.retired.clone()
+    }
+
+    /// Ends the conversations of callers without a session whose roles do not reach the backend any more. Forgets all
+    /// tokens on behalf of callers.
+    pub(super) fn end_unreachable_conversations(&self, reaches: impl Fn(&[String]) -> bool) {
+        self.forget_exchanged(true);
+        let ended = self.conversations.end_where(|owner| !reaches(&owner.roles));
+        if ended > 0 {
+            tracing::info!(backend = self.alias, ended, "ended conversations of roles that may not use the backend");
+        }
+    }
+}
