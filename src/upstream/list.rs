@@ -192,17 +192,19 @@ mod tests {
             let items: Vec<_> = names.chars().map(|name| format!(r#"{{"name":"{name}",{SCHEMA}}}"#)).collect();
             read(&format!(r#"{{"tools":[{}],"nextCursor":{cursor}}}"#, items.join(",")), List::Tools).unwrap()
         };
-        for (pages, names, is_whole) in [
-            (vec![("ab", "1"), ("c", "null")], "abc", true),
-            (vec![("ab", "\"x\""), ("bc", "\"\"")], "abc", true),
-            (vec![("a", "1"), ("", "2"), ("b", "null")], "ab", true),
-            (vec![("a", "1"), ("b", "1"), ("c", "null")], "ab", false),
+        // The pages, what is found, and the number of pages that are asked for.
+        for (pages, names, is_whole, asked) in [
+            (vec![("ab", "1"), ("c", "null")], "abc", true, 2),
+            (vec![("ab", "\"x\""), ("bc", "\"\"")], "abc", true, 2),
+            (vec![("a", "1"), ("", "2"), ("b", "null")], "ab", true, 3),
+            (vec![("a", "1"), ("b", "1"), ("c", "null")], "ab", false, 2),
             // No cursor is known to this server.
-            (vec![("a", "1"), ("a", "2"), ("a", "3")], "a", false),
+            (vec![("a", "1"), ("a", "2"), ("a", "3")], "a", false, 2),
         ] {
             let mut collector = Collector::default();
-            let mut is_over = false;
+            let (mut is_over, mut count) = (false, 0);
             for (names, cursor) in &pages {
+                count += 1;
                 match collector.add(page(names, cursor)) {
                     Ok(Some(_)) => {}
                     Ok(None) => is_over = true,
@@ -211,7 +213,7 @@ mod tests {
             }
             let found = collector.finish(is_over);
             let found_names: String = found.items.iter().map(|item| item.name.as_str()).collect();
-            assert_eq!((found_names.as_str(), found.is_whole), (names, is_whole), "{pages:?}");
+            assert_eq!((found_names.as_str(), found.is_whole, count), (names, is_whole, asked), "{pages:?}");
         }
     }
 

@@ -93,4 +93,13 @@ mod tests {
             assert_eq!(found, (tools, resources, logging), "{result}");
         }
     }
+
+    #[test]
+    fn i6_long_instructions_are_left_out() {
+        for (length, is_kept) in [(INSTRUCTIONS_BYTES_MAX - 2, true), (INSTRUCTIONS_BYTES_MAX - 1, false)] {
+            let result = format!(r#"{{"capabilities":{{"tools":{{}}}},"instructions":"{}"}}"#, "x".repeat(length));
+            let greeting = Greeting::of(&Object::parse(&result).unwrap());
+            assert_eq!((greeting.instructions.is_some(), greeting.offer.has_list(List::Tools)), (is_kept, true));
+        }
+    }
 }

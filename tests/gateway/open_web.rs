@@ -51,6 +51,8 @@ async fn a_page_of_an_allowed_origin_can_call_from_a_browser() {
             send(&gatepost, Method::POST, path, &[("origin", PAGE), ("content-type", "application/json")]).await;
         assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(header(&refused, "access-control-allow-origin"), PAGE);
+        // Or a cache would give this answer to another page.
+        assert!(header(&refused, "vary").contains("origin"));
         let exposed = header(&refused, "access-control-expose-headers");
         assert!(exposed.contains("www-authenticate") && exposed.contains("mcp-session-id"), "{exposed}");
     }

@@ -259,7 +259,7 @@ impl Outbox {
     /// Replaces a large active file by a new one if all its records are delivered.
     fn shrink(&mut self) {
         let large = self.active.as_ref().is_some_and(|active| active.len() >= SHRINK_BYTES);
-        if large && self.segment_bytes == 0 && self.keep.is_none() {
+        if large && self.segment_bytes == 0 {
             self.seal();
             if let Err(error) = self.rotate(&Commit::default()) {
                 // The next commit begins the file.

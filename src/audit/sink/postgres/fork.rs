@@ -49,13 +49,7 @@ pub async fn resolve(connection: &mut PgConnection, gateway: &OutboxHead) -> Res
     let after = Head { seq: gateway.after.seq, hash: gateway.after.hash };
     let confirmed = last_confirmed(&known, &rows, gateway);
     let kept = Head { seq: gateway.kept.seq, hash: gateway.kept.hash };
-    let cursor = match confirmed {
-        Some(confirmed) => confirmed,
-        // Rows that the gateway delivered are missing. What it keeps, it delivers again by itself.
-        None if (kept.seq..after.seq).contains(&before.seq) => return Ok(None),
-        None if before.seq < kept.seq => kept,
-        None => after,
-    };
+    let Some(cursor) = confirmed.or_else(|| cursor_for_missing(before, kept, after)) else { return Ok(None) };
     let moved = move_foreign(connection, stream, cursor, &known).await?;
     if moved.is_none() && cursor == before {
         return Ok(None);
@@ -68,6 +62,16 @@ pub async fn resolve(connection: &mut PgConnection, gateway: &OutboxHead) -> Res
     let set = sql::query(set).bind(stream.0.0).bind(bigint(stream.1.0)).bind(bigint(cursor.seq.0));
     set.bind(cursor.hash.0.to_vec()).execute(connection).await.map_err(fault)?;
     Ok(Some(Resolution { moved, missing, before, cursor }))
+}
+
+/// The cursor for a stream that ends at `before`, and has not all rows that the gateway delivered. It keeps what is after
+/// `kept`, and waits to deliver what is after `after`. `None`: what is missing it delivers again by itself.
+fn cursor_for_missing(before: Head, kept: Head, after: Head) -> Option<Head> {
+    match before.seq {
+        seq if (kept.seq..after.seq).contains(&seq) => None,
+        seq if seq < kept.seq => Some(kept),
+        _ => Some(after),
+    }
 }
 
 /// Checks that nothing was delivered after the gateway was asked: the gateway may have written it.
@@ -179,6 +183,18 @@ mod tests {
     use super::*;
     use crate::audit::outbox_head::HeadAfter;
     use crate::audit::record::Timestamp;
+
+    #[test]
+    fn i4_kept_records_are_delivered_again_after_the_hole() {
+        let at = |seq: u64| Head { seq: Seq(seq), hash: hash("own", seq) };
+        let found = |before: u64, kept: u64| cursor_for_missing(at(before), at(kept), at(9)).map(|head| head.seq.0);
+        // All that is missing is kept.
+        assert_eq!((found(5, 5), found(8, 5), found(0, 0)), (None, None, None));
+        // Some of it is not, and what is kept is not skipped.
+        assert_eq!((found(4, 5), found(0, 1)), (Some(5), Some(1)));
+        // Nothing is kept.
+        assert_eq!((found(4, 9), found(9, 9), found(12, 9)), (Some(9), Some(9), Some(9)));
+    }
 
     fn hash(name: &str, seq: u64) -> Digest {
         Digest::of(format!("{name} {seq}").as_bytes())
