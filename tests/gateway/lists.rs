@@ -178,12 +178,17 @@ async fn clients_hear_when_a_backend_comes_changes_and_goes() {
     while !has_t().await {
         told(&mut stream).await;
     }
+    let is_up = || gatepost.get_ops("/metrics").1.contains(r#"gatepost_backend_up{backend="far"} 1.0"#);
+    crate::common::wait::until("the backend is up", crate::common::wait::SOON, is_up);
     backend.stop().await;
     while has_t().await {
         told(&mut stream).await; // It may hear of one change twice.
     }
+    crate::common::wait::until("the backend is down", crate::common::wait::SOON, || !is_up());
     let other = |asked: &ReceivedRequest| (asked.method() == "tools/list").then(|| page(asked, "ab", "null"));
     let _backend = BackendStub::start_at(&address, other).await;
+    // Without a request of its own.
+    told(&mut stream).await;
     while !list().await.contains(&"b".to_owned()) {
         told(&mut stream).await;
     }
