@@ -123,15 +123,16 @@ async fn output(words: &[String], limit: impl Future<Output = ()>) -> Result<Str
     // Processes that it left behind, or that it still is.
     group.map(|group| killpg(group, Signal::SIGKILL));
     let status = ended.ok_or_else(|| CommandError::Timeout { program: program() })?.map_err(failed)?;
+    // First, because a command that is not read to its end may fail for that.
+    if printed.len() as u64 > OUTPUT_BYTES_MAX {
+        return Err(CommandError::Output { program: program() });
+    }
     if !status.success() {
         return Err(CommandError::Status { program: program(), status });
     }
     let token = std::str::from_utf8(&printed).unwrap_or_default().trim();
     let is_word = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    if !is_word || printed.len() as u64 > OUTPUT_BYTES_MAX {
-        return Err(CommandError::Output { program: program() });
-    }
-    Ok(token.to_owned())
+    if is_word { Ok(token.to_owned()) } else { Err(CommandError::Output { program: program() }) }
 }
 
 #[cfg(test)]
