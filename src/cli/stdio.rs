@@ -17,7 +17,7 @@ use crate::children;
 use crate::config::Config;
 use crate::file_access::FileKind;
 use crate::gateway::Gateway;
-use crate::gateway::listener::stdio::TokenSource;
+use crate::gateway::listener::stdio::{Error, TokenSource};
 use crate::log::Log;
 use crate::ops::admin::Admin;
 use crate::ops::alarm::Board;
@@ -93,6 +93,10 @@ async fn serve(
 ) -> Result<(), GatewayError> {
     let stop = stop_on_signal(log)?;
     preflight::check(config)?;
+    // Before anything is opened.
+    if backend != "all" && !config.backends.contains_key(backend) {
+        return Err(GatewayError::Config(vec![Error::Backend(backend.to_owned()).to_string()]));
+    }
     let pipeline = if config.audit.enabled {
         Some(pipeline::start_with(config, opening::of_first_free_slot).await?)
     } else {

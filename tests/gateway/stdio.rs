@@ -80,6 +80,7 @@ fn an_invalid_token_or_backend_fails_the_start() {
         let output = command.stdin(Stdio::null()).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
+        assert!(!setup.audit_dir().exists(), "nothing is opened");
     }
     let mut command = setup.command(&["stdio"]);
     let output = command.env("GATEPOST_TOKEN", "a.b.c").stdin(Stdio::null()).output().unwrap();
