@@ -288,6 +288,12 @@ impl Handle {
         reload::apply(&self.0, config, rules, (changed, own), details).await
     }
 
+    /// Forgets the tokens on behalf of callers, as each reload does.
+    pub fn forget_caller_tokens(&self) {
+        let rules = self.0.rules();
+        self.0.upstreams.end_unreachable_conversations(|roles, backend| rules.policy.reaches(roles, backend));
+    }
+
     /// The digest of the configuration `text`, by the digest key; `None` if calls are not recorded.
     #[must_use]
     pub fn config_digest(&self, text: &[u8]) -> Option<Digest> {

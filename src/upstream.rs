@@ -58,6 +58,7 @@ pub use offer::{Greeting, LOGGING};
 use parking_lot::RwLock;
 pub use receipt::without_receipt;
 pub use reconnect::ReconnectBackoff;
+pub use retire::UsedBackend;
 pub use timeouts::Timeouts;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -188,11 +189,14 @@ impl Upstreams {
         let Replacement { changed, made } = replacement;
         let old: Vec<_> = {
             let mut backends = self.backends.write();
-            let old = changed.iter().filter_map(|alias| backends.remove(alias)).collect();
+            let old: Vec<_> = changed.iter().filter_map(|alias| backends.remove(alias)).collect();
+            // Nothing that is opened from now on stays with them.
+            old.iter().for_each(|backend| backend.retired().cancel());
             backends.extend(made.iter().map(|(alias, backend)| (alias.clone(), Arc::clone(backend))));
             old
         };
         for backend in made.into_values() {
+            backend.announce();
             self.tasks.spawn(Arc::clone(&backend).supervise());
             self.tasks.spawn(backend.watch());
         }
@@ -253,6 +257,12 @@ impl Upstreams {
     #[must_use]
     pub fn get(&self, alias: &str) -> Option<Arc<Backend>> {
         self.backends.read().get(alias).cloned()
+    }
+
+    /// The backend of this alias, for one request: if it is replaced meanwhile, it is stopped only afterwards.
+    #[must_use]
+    pub fn used(&self, alias: &str) -> Option<UsedBackend> {
+        self.backends.read().get(alias).map(|backend| UsedBackend::new(Arc::clone(backend)))
     }
 
     /// Returns true if a backend of this alias is configured.

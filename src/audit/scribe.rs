@@ -213,7 +213,7 @@ impl Scribe {
                 self.ring.publish(std::mem::take(&mut batch.records), batch.room);
             }
             if !self.space.has_room() {
-                self.outbox.remove_delivered(&[], false);
+                self.outbox.remove_delivered(&[]);
                 self.update_space();
             } else if self.outbox.keeps() && self.keeping.expires() {
                 self.outbox.expire();
@@ -419,7 +419,8 @@ impl Scribe {
             }
         };
         let ended: Vec<_> = batch.ended.iter().copied().filter(|id| self.stored_intents.contains(id)).collect();
-        let commit = Commit {
+        let mut begun = Instant::now();
+        while let Err(error) = self.outbox.commit(&Commit {
             segments: &segments,
             head: (!segments.is_empty()).then_some(head),
             begun: &batch.begun,
@@ -428,9 +429,7 @@ impl Scribe {
             keeps: false,
             settled: if stores_batch { self.urgent.settled() } else { &[] },
             closes: extent == Extent::Closing,
-        };
-        let mut begun = Instant::now();
-        while let Err(error) = self.outbox.commit(&commit) {
+        }) {
             self.meter.commits_failed.add(1);
             tracing::error!(%error, records = batch.records.len(), "outbox cannot store; retrying until it can");
             self.ring.mark_outbox_failed();
@@ -446,8 +445,9 @@ impl Scribe {
                 return Err(batch.records.len() + self.ring.queued_only_count());
             }
             // Unlinking delivered files needs no commit: on a full disk this makes the room.
-            let Watermarks { heads, went_back } = self.ring.watermarks();
-            self.outbox.remove_delivered(&heads, went_back);
+            // I4: older watermarks are not stored after newer ones.
+            self.merge_watermarks(self.ring.watermarks());
+            self.outbox.remove_delivered(&self.watermarks.heads);
             begun = Instant::now();
         }
         self.meter.observe_commit(records, begun.elapsed());

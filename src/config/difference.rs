@@ -104,12 +104,12 @@ impl Settings {
     }
 }
 
-/// Returns true if the rest of a path, after the path of a section or key, is that section or key itself or below it.
 /// The alias in a key of a backend. An alias has no dot.
 fn backend_of(key: &str) -> Option<&str> {
     key.strip_prefix("backends.")?.split('.').next()
 }
 
+/// Returns true if the rest of a path, after the path of a section or key, is that section or key itself or below it.
 fn is_below(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with('.')
 }

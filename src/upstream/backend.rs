@@ -119,7 +119,7 @@ impl Backend {
             known_names: KnownNames::default(),
             definitions: Definitions::default(),
             definitions_missed_at: tokio::sync::Mutex::default(),
-            uses: Uses { tracker: TaskTracker::new(), retired: stop.child_token() },
+            uses: Uses { tracker: TaskTracker::new(), retired: stop.child_token(), stop: stop.clone() },
             tasks: BackendTasks { tracker: tasks, stop },
         })
     }
@@ -136,7 +136,7 @@ impl Backend {
         &self.alias
     }
 
-    /// Keeps the shared child running until the gateway stops. Returns at once for an HTTP backend.
+    /// Keeps the shared child running until the backend is stopped. Returns at once for an HTTP backend.
     pub(super) async fn supervise(self: Arc<Self>) {
         if let Transport::Stdio(stdio) = &self.transport {
             stdio.supervise(self.tasks.stop.clone()).await;
@@ -326,6 +326,7 @@ impl Backend {
     }
 
     async fn open_shared(&self) -> Result<Arc<UpstreamConnection>, CallError> {
+        let _opening = self.uses.one();
         let endpoint = match &self.transport {
             Transport::Stdio(stdio) => {
                 let child = stdio.shared_child().await?;
@@ -409,6 +410,7 @@ impl Backend {
         listener: Arc<dyn ServerMessageHandler>,
     ) -> Result<(Arc<UpstreamConnection>, Response), CallError> {
         self.check_caller(caller)?;
+        let _opening = self.uses.one();
         match &self.transport {
             Transport::Stdio(stdio) => {
                 let stop = self.tasks.stop.child_token();

@@ -5,11 +5,11 @@ use tokio_util::task::TaskTracker;
 
 use super::error::CallError;
 
-/// Runs work of a backend in tasks, until the gateway stops.
+/// Runs work of a backend in tasks, until the backend is stopped.
 #[derive(Clone, Debug)]
 pub struct BackendTasks {
     pub(super) tracker: TaskTracker,
-    /// Cancelled when the gateway stops.
+    /// Cancelled when the gateway stops, or the backend was replaced or removed and is not in use any more.
     pub(super) stop: CancellationToken,
 }
 

@@ -124,7 +124,11 @@ impl UpstreamConnection {
             TransportConnection::Child { child, timeouts, holder } => {
                 child.request(request, *timeouts, !holder.is_session).await
             }
-            TransportConnection::Http(connection) => connection.request(request).await,
+            TransportConnection::Http(connection) => tokio::select! {
+                biased;
+                answer = connection.request(request) => answer,
+                () = self.backend_use.stopped() => Err(CallError::Replaced),
+            },
         }
     }
 

@@ -76,6 +76,9 @@ pub enum CallError {
     /// The gateway stopped.
     #[error("did not answer before the gateway stopped")]
     Stopped,
+    /// A reload removed or replaced the backend.
+    #[error("was removed or replaced by a reload, and did not answer in the time that is left to it")]
+    Replaced,
 }
 
 /// A JSON-RPC error object, as JSON text; `data` is JSON text.

@@ -68,8 +68,11 @@ impl LazyConnection {
         let opening = async move {
             let _guard = guard;
             let connection = open.await?;
-            cell.set(Arc::clone(&connection));
-            on_visible(&connection);
+            // One to a backend that was replaced meanwhile is for this request only.
+            if !connection.has_ended() {
+                cell.set(Arc::clone(&connection));
+                on_visible(&connection);
+            }
             Ok(connection)
         };
         tasks.run(opening).await

@@ -42,6 +42,18 @@ impl OwnFiles {
             .chain(postgres_files(config));
         Self { dir: absolute(&config.audit.dir), files: files.collect() }
     }
+
+    /// These and `newer` ones: the outbox directory stays, and that of `newer` is closed too.
+    #[must_use]
+    pub fn with(&self, newer: Self) -> Self {
+        let mut files = self.files.clone();
+        for file in newer.files.into_iter().chain([newer.dir]) {
+            if !files.contains(&file) && file != self.dir {
+                files.push(file);
+            }
+        }
+        Self { dir: self.dir.clone(), files }
+    }
 }
 
 /// The client key and the password file with which the gateway connects to Postgres, if they exist. *Spec*: libpq,

@@ -58,7 +58,7 @@ async fn a_backend_sees_the_caller_and_the_trail_shows_both() {
     let (path, issuers) =
         (setup.dir().join("client-secret"), format!("[{{ issuer = {issuer:?}, jwks_url = \"{issuer}/jwks\" }}]"));
     write_secret(&path, SECRET);
-    setup.set_toml("auth.issuers", &issuers).set("auth.audience", "urn:gatepost");
+    setup.set_toml("auth.issuers", &issuers).set_toml("auth.audiences", r#"["urn:gatepost"]"#);
     for (alias, on_behalf) in [("crm", "true"), ("reports", "false")] {
         let key = |name: &str| format!("backends.{alias}.oauth.{name}");
         setup.set(&format!("backends.{alias}.url"), &crm.url);

@@ -206,11 +206,8 @@ impl Outbox {
     }
 
     /// Unlinks the files whose records are all delivered, without a commit, so that it needs no room on the disk. The
-    /// next commit stores the watermarks. `went_back` is true if the database went back before they were read.
-    pub fn remove_delivered(&mut self, delivered: &[(Epoch, Head)], went_back: bool) {
-        if went_back {
-            self.go_back();
-        }
+    /// next commit stores the watermarks.
+    pub fn remove_delivered(&mut self, delivered: &[(Epoch, Head)]) {
         self.note_delivered(delivered);
         self.unlink_delivered();
         self.refill_ballast();

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{BatchLimits, BatchSize};
-use super::fork::{Fork, ForkReason, check_link, missing, went_back};
+use super::fork::{self, Fork, ForkReason, check_link, missing, went_back};
 use super::health::Health;
 use super::note::Note;
 use super::record_source::{CursorCheck, RecordSource, SourceError};
@@ -52,8 +52,8 @@ pub struct Shipper<S> {
     unsettled: BTreeMap<Epoch, Head>,
     /// The last delivered record of each epoch, as far as this gateway knows.
     delivered: BTreeMap<Epoch, Head>,
-    /// True once Postgres had less of a stream than was delivered.
-    went_back: bool,
+    /// The number of times that the database went back, as far as this process knows.
+    times_back: u64,
 }
 
 impl<S: Sink> Shipper<S> {
@@ -84,7 +84,7 @@ impl<S: Sink> Shipper<S> {
             note: Note::new(epoch),
             unsettled,
             delivered,
-            went_back: false,
+            times_back: 0,
         };
         (shipper, watched)
     }
@@ -106,12 +106,12 @@ impl<S: Sink> Shipper<S> {
 
     async fn ship_all(&mut self) {
         loop {
-            let looked_at_all = self.went_back;
+            let looked_at = self.times_back;
             if self.ship_earlier().await == Err(ForkReason::ForeignWriter) {
                 return;
             }
             // A database that went back has less of other epochs too, also of those that are not stored any more.
-            if self.went_back && !looked_at_all {
+            if self.times_back != looked_at {
                 continue;
             }
             // If the stream is forked, the alarm is already raised.
@@ -158,7 +158,7 @@ impl<S: Sink> Shipper<S> {
     fn earliest(&self, after: Option<Epoch>, stored: Option<Epoch>) -> Option<Epoch> {
         let mut earlier = self.delivered.range(..self.epoch).map(|(epoch, _)| *epoch);
         let is_next = |epoch: &Epoch| after.is_none_or(|after| *epoch > after);
-        let delivered = if self.went_back { earlier.find(is_next) } else { earlier.next_back().filter(is_next) };
+        let delivered = if self.times_back > 0 { earlier.find(is_next) } else { earlier.next_back().filter(is_next) };
         stored.filter(|epoch| *epoch < self.epoch).into_iter().chain(delivered).min()
     }
 
@@ -175,6 +175,9 @@ impl<S: Sink> Shipper<S> {
         let fork = if cursor.seq < known.seq {
             let (from, to) = (cursor.seq.next(), known.seq);
             let what = format!("records {from} to {to} were delivered and are not in Postgres any more");
+            if self.times_back == 0 {
+                self.go_back();
+            }
             Fork { what, reason: ForkReason::MissingRecords }
         } else if is_another && !self.source.reader().has_unknown_hash(epoch, cursor.seq) {
             let what = format!("Postgres has another record than this gateway delivered at seq {}", cursor.seq);
@@ -199,7 +202,7 @@ impl<S: Sink> Shipper<S> {
     async fn ship_stream(&mut self, epoch: Epoch) -> Result<(), ForkReason> {
         loop {
             let Err(fork) = self.ship_from_cursor(epoch).await else { return Ok(()) };
-            let is_found = fork.reason == ForkReason::MissingRecords && !self.went_back;
+            let is_found = fork.reason == ForkReason::MissingRecords && self.times_back == 0;
             if fork.reason == ForkReason::WentBack || is_found {
                 self.go_back();
             }
@@ -260,7 +263,12 @@ impl<S: Sink> Shipper<S> {
             }
             is_just_read = false;
             if epoch == self.epoch {
+                let looked_at = self.times_back;
                 self.look_at_forked().await;
+                if self.times_back != looked_at {
+                    // All epochs are looked at again, this one last.
+                    return Err(fork::went_back(head, head));
+                }
             }
             match self.source.next(epoch, head).await {
                 Ok(Some(batch)) => {
@@ -379,7 +387,7 @@ impl<S: Sink> Shipper<S> {
 
     /// Notes that the database went back. It may have less of every epoch.
     fn go_back(&mut self) {
-        self.went_back = true;
+        self.times_back += 1;
         // I4: no room is made by what it may not have any more.
         self.ring.go_back();
     }
@@ -392,7 +400,7 @@ impl<S: Sink> Shipper<S> {
         (found, delivered): (Head, Head),
         batch: &[Arc<AuditRecord>],
     ) -> Result<(), Fork> {
-        if !self.went_back {
+        if self.times_back == 0 {
             self.go_back();
         }
         let linked = batch.first().map_or(Ok(()), |first| check_link(found, first));

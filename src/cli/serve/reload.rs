@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::record::Digest;
 use crate::cli::configuration::environment;
+use crate::cli::open_files;
 use crate::cli::pipeline::config_text;
 use crate::cli::preflight;
 use crate::config::{Config, Difference, Loaded, Settings};
@@ -45,6 +46,8 @@ pub(super) struct Reloader {
     started: Settings,
     /// The last valid configuration that was read.
     loaded: Loaded,
+    /// The gateway's own files, of all configurations that were in force.
+    own: OwnFiles,
     /// Digest of the file that the last record names, or of the first file.
     recorded: Option<Digest>,
 }
@@ -59,7 +62,8 @@ impl Reloader {
     /// A reloader for a gateway that was started with `loaded`, read from `path` when that had `stamp`.
     pub(super) fn new(path: PathBuf, stamp: Stamp, loaded: Loaded, gateway: Handle, hang_up: Signal) -> Self {
         let (started, recorded) = (loaded.settings.clone(), gateway.config_digest(loaded.text.as_bytes()));
-        Self { path, gateway, hang_up, stamp, started, loaded, recorded }
+        let own = OwnFiles::of(&loaded.config, [path.as_path()]);
+        Self { path, gateway, hang_up, stamp, started, loaded, own, recorded }
     }
 
     /// Reloads until `stop`.
@@ -113,6 +117,7 @@ impl Reloader {
         let changed = sections(&changed);
         if changed.is_empty() {
             tracing::info!(trigger, "configuration reloaded; no reloadable setting changed");
+            self.gateway.forget_caller_tokens();
             self.loaded = loaded;
             return;
         }
@@ -127,9 +132,12 @@ impl Reloader {
             "changed": changed,
             "restart": sections(&restart),
         });
-        let own = OwnFiles::of(&loaded.config, [self.path.as_path()]);
-        match self.gateway.reload(&loaded.config, &backends, own, details).await {
+        // What needs a restart is still in use as it was, and so is what a replaced backend has.
+        let own = self.own.with(OwnFiles::of(&loaded.config, [self.path.as_path()]));
+        match self.gateway.reload(&loaded.config, &backends, own.clone(), details).await {
             Ok(()) => {
+                self.own = own;
+                open_files::raise_limit(&loaded.config);
                 tracing::info!(trigger, changed = changed.join(", "), "configuration reloaded");
                 (self.loaded, self.recorded) = (loaded, file_digest);
             }

@@ -32,7 +32,11 @@ pub(crate) async fn initialize(ctx: &RequestContext<'_>, entry: &mut AuditEntry<
         stream.set_new_session(&session.id);
     }
     let sourced = match ctx.only_backend() {
-        None => Sourced::Gateway(Response::result(&initialize_result(ctx))),
+        None => match ctx.inbound.scope.backend() {
+            None => Sourced::Gateway(Response::result(&initialize_result(ctx))),
+            // A reload has just removed it.
+            Some(alias) => Sourced::failed(alias, relay::not_configured()),
+        },
         Some(backend) => match initialize_at(ctx, &session, &backend).await {
             Ok(response) => Sourced::Backend(without_tasks(response), Era::Legacy),
             Err(error) => Sourced::failed(backend.alias(), error),

@@ -30,7 +30,12 @@ impl<'a> ResourceSearch<'a> {
     pub(crate) async fn owner(&mut self, uri: &str) -> Option<String> {
         let ctx = self.ctx;
         let allowed = |backend: &str| ctx.rules.policy.shows(&ctx.principal.roles, Target::resource(backend, uri));
-        if let Some(known) = ctx.core.resource_owners.of(ctx.owner(), uri).filter(|known| allowed(known)) {
+        if let Some(known) = ctx
+            .core
+            .resource_owners
+            .of(ctx.owner(), uri)
+            .filter(|known| allowed(known) && ctx.core.upstreams.contains(known))
+        {
             return Some(known);
         }
         if !ctx.visible_backends().any(|backend| allowed(backend.alias())) {

@@ -30,7 +30,7 @@ use crate::mcp::envelope::{Id, Malformed};
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{INVALID_REQUEST, META_SUBSCRIPTION};
 use crate::rbac::{Access, DEFAULT_RULE, Decision, LIST_CHANGED_METHODS, Target, TargetKind};
-use crate::upstream::{Change, Event, Response, ServerMessageHandler};
+use crate::upstream::{Backend, Change, Event, Response, ServerMessageHandler};
 
 /// Most resources of one subscription. *Chosen*: each costs a lookup and a decision of the policy.
 const RESOURCES_MAX: usize = 256;
@@ -140,6 +140,8 @@ pub(crate) async fn permit(
 pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) -> Sourced {
     let Subscription { request: SubscriptionRequest { filter, text }, stream, owned, _counted } = subscription;
     let id = &ctx.id;
+    // Before anything is waited for: a change from now on ends the subscription.
+    let backends: Vec<_> = ctx.backends().collect();
     if let Some(backend) = ctx.only_backend()
         && let Ok(caller) = ctx.caller_token(&backend)
         && backend.speaks_modern(caller.as_ref()).await.unwrap_or(false)
@@ -149,7 +151,7 @@ pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) 
         let client_stream = Arc::clone(&listener);
         let answer = tokio::select! {
             answer = listen_at(ctx, &backend, listener, None) => answer,
-            () = notify_policy_changes(ctx, &filter, |method| client_stream.notify(method)) => Ok(complete(id)),
+            () = notify_policy_changes(ctx, &filter, &backends, |method| client_stream.notify(method)) => Ok(complete(id)),
         };
         match answer {
             // The backend has no subscriptions: the gateway serves those that it can.
@@ -181,7 +183,7 @@ pub(crate) async fn serve(ctx: &RequestContext<'_>, subscription: Subscription) 
     };
     tokio::select! {
         () = all => {}
-        () = notify_policy_changes(ctx, &filter, |method| client_stream.notify(method)) => {}
+        () = notify_policy_changes(ctx, &filter, &backends, |method| client_stream.notify(method)) => {}
         () = ctx.interrupt.client.cancelled() => {}
         () = ctx.core.stopping.cancelled() => {}
     }
@@ -278,10 +280,14 @@ fn notifications_of(
 /// Notifies about lists that may differ after a change of the policy. Returns when the client must subscribe again: a
 /// backend of its endpoint was added, removed or replaced, or the readable resources may differ and the filter has
 /// resources.
-async fn notify_policy_changes(ctx: &RequestContext<'_>, filter: &Filter, notify: impl Fn(&str) -> bool) {
+async fn notify_policy_changes(
+    ctx: &RequestContext<'_>,
+    filter: &Filter,
+    backends: &[Arc<Backend>],
+    notify: impl Fn(&str) -> bool,
+) {
     let mut changes = ctx.core.policy.subscribe();
     let (mut seen, roles) = (Arc::clone(&ctx.rules), &ctx.principal.roles);
-    let backends: Vec<_> = ctx.backends().collect();
     loop {
         let now = ctx.core.rules();
         if !ctx.backends().map(|backend| Arc::as_ptr(&backend)).eq(backends.iter().map(Arc::as_ptr)) {

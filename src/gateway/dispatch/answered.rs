@@ -12,7 +12,7 @@ use crate::gateway::call::recorded_content;
 use crate::gateway::session::Session;
 use crate::mcp::json::Object;
 use crate::rbac::{Permit, Target};
-use crate::upstream::{self, Answer};
+use crate::upstream::{self, Answer, Backend};
 
 use super::begun::{Begun, Recording};
 use super::permitted::{Grant, Slot};
@@ -43,8 +43,8 @@ impl<'a> Begun<'a> {
     pub async fn answer(self, entry: &mut AuditEntry<'_>) -> Answered<'a> {
         let Self { ctx, grant, recording, started_at, slot } = self;
         let (result, opened) = match (grant, recording) {
-            (Grant::Target(permit), Recording::Intent(receipt)) => {
-                let answer = Box::pin(forward(&ctx, permit, &receipt, entry)).await;
+            (Grant::Target(permit, backend), Recording::Intent(receipt)) => {
+                let answer = Box::pin(forward(&ctx, permit, &backend, &receipt, entry)).await;
                 (Unfinished::Intent(receipt, answer), None)
             }
             (grant, recording) => {
@@ -62,11 +62,16 @@ impl<'a> Begun<'a> {
 }
 
 /// Forwards a recorded request to its backend.
-async fn forward(ctx: &RequestContext<'_>, permit: Permit, receipt: &Receipt, entry: &AuditEntry<'_>) -> Answer {
+async fn forward(
+    ctx: &RequestContext<'_>,
+    permit: Permit,
+    backend: &Arc<Backend>,
+    receipt: &Receipt,
+    entry: &AuditEntry<'_>,
+) -> Answer {
     let (alias, tool, kind) = (permit.backend().to_owned(), permit.name().to_owned(), permit.kind());
     let route = async {
-        let backend = ctx.core.upstreams.get(&alias).ok_or_else(relay::not_configured)?;
-        let mut route = ctx.route(&backend, Some(tool.clone())).await?;
+        let mut route = ctx.route(backend, Some(tool.clone())).await?;
         if let Some(context) = &entry.trace {
             context.in_headers(&mut route.headers);
             route.traceparent = Some(context.traceparent());
@@ -98,17 +103,21 @@ async fn respond(
         Grant::Local(LocalMethod::SetLevel) => logging::set_level(ctx).await,
         Grant::Subscription(subscription) => subscriptions::serve(ctx, subscription).await,
         Grant::Extension(backend) => relay::relay(ctx, &backend).await,
-        Grant::Target(permit) => unrecorded(ctx, &permit, entry).await,
+        Grant::Target(permit, backend) => unrecorded(ctx, &permit, &backend, entry).await,
     };
     (sourced, None)
 }
 
 /// Relays a request for one resource or prompt that is not recorded.
-async fn unrecorded(ctx: &RequestContext<'_>, permit: &Permit, entry: &AuditEntry<'_>) -> Sourced {
+async fn unrecorded(
+    ctx: &RequestContext<'_>,
+    permit: &Permit,
+    backend: &Arc<Backend>,
+    entry: &AuditEntry<'_>,
+) -> Sourced {
     let (alias, tool) = (permit.backend(), permit.name());
-    let Some(backend) = ctx.core.upstreams.get(alias) else { return Sourced::failed(alias, relay::not_configured()) };
     let target = Target { kind: permit.kind(), backend: alias, name: tool };
-    match relay::request(ctx, &backend, permit.params(), Some(tool.to_owned())).await {
+    match relay::request(ctx, backend, permit.params(), Some(tool.to_owned())).await {
         Ok((response, era)) => {
             let bind = |asks: &Object<'_>| bound_state(ctx, entry, target, asks);
             Sourced::Backend(upstream::unrecorded(response, ctx.era, bind), era)

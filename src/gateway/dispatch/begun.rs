@@ -57,7 +57,7 @@ impl<'a> Permitted<'a> {
             }
             Grant::Extension(_) => intent(&ctx, None, entry).await?,
             _ if !ctx.core.is_audited(&ctx.message.method) => Recording::None,
-            Grant::Target(permit) => {
+            Grant::Target(permit, _) => {
                 let target = Target { kind: permit.kind(), backend: permit.backend(), name: permit.name() };
                 intent(&ctx, Some(target), entry).await?
             }

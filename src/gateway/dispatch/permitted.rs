@@ -17,7 +17,7 @@ use crate::gateway::message::scope::Scope;
 use crate::mcp::protocol::{HEADER_MISMATCH, PARAM_HEADER_PREFIX};
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::{DEFAULT_RULE, Permit, TargetKind};
-use crate::upstream::Backend;
+use crate::upstream::{Backend, UsedBackend};
 
 use super::routed::{ANSWERS, Destination, LocalMethod, RoutedRequest, TargetRequest};
 
@@ -42,7 +42,8 @@ pub struct Permitted<'a> {
 #[derive(Debug)]
 pub(super) enum Grant {
     Local(LocalMethod),
-    Target(Permit),
+    /// The permit, and the backend for which everything was decided.
+    Target(Permit, UsedBackend),
     Subscription(Subscription),
     Extension(Arc<Backend>),
 }
@@ -85,8 +86,8 @@ impl<'a> RoutedRequest<'a> {
                 (Grant::Local(method), None)
             }
             Destination::Target(request) => {
-                let (permit, slot) = target(&mut ctx, &request, entry).await?;
-                (Grant::Target(permit), Some(slot))
+                let (permit, backend, slot) = target(&mut ctx, &request, entry).await?;
+                (Grant::Target(permit, backend), Some(slot))
             }
             Destination::Subscription(request) => {
                 (Grant::Subscription(subscriptions::permit(&ctx, request, entry).await?), None)
@@ -150,7 +151,7 @@ async fn target<'a>(
     ctx: &mut RequestContext<'a>,
     request: &TargetRequest,
     entry: &mut AuditEntry<'_>,
-) -> Result<(Permit, Slot<'a>), Refusal> {
+) -> Result<(Permit, UsedBackend, Slot<'a>), Refusal> {
     let TargetRequest { subject, params, .. } = request;
     let arguments = subject.arguments.as_deref();
     let answers = params.get(ANSWERS).map(SharedText::as_str);
@@ -168,7 +169,7 @@ async fn target<'a>(
     }
     let slot = Slot::take(ctx, permit.backend())?;
     let core = ctx.core;
-    let Some(backend) = core.upstreams.get(permit.backend()) else {
+    let Some(backend) = core.upstreams.used(permit.backend()) else {
         return Err(match ctx.inbound.scope {
             Scope::All => Refusal::unknown(subject.kind_name(), &subject.name, ctx.era),
             Scope::One(_) => Refusal::unknown_backend(),
@@ -193,7 +194,7 @@ async fn target<'a>(
         let message = format!("header {header} does not match the arguments");
         return Err(Refusal::malformed(StatusCode::BAD_REQUEST, HEADER_MISMATCH, message));
     }
-    Ok((permit, slot))
+    Ok((permit, backend, slot))
 }
 
 /// Finds out how the tool is defined, for the record, and that the definition is accepted.

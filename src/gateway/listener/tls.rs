@@ -92,7 +92,7 @@ pub enum TlsReason {
 #[derive(Clone)]
 pub struct Acceptor(Arc<ServerFiles>);
 
-/// The files of `[server.tls]`, except the revocation lists.
+/// The files of `[server.tls]`.
 struct ServerFiles {
     settings: config::Tls,
     read: Mutex<ReadFiles>,
@@ -194,7 +194,7 @@ impl ServerFiles {
                 match Loaded::read(&self.settings) {
                     Ok(loaded) => {
                         tracing::info!("reloaded the changed files of server.tls; new connections use them");
-                        (read.loaded, read.stamps, read.warning) = (loaded, stamps, None);
+                        (read.loaded, read.warning) = (loaded, None);
                     }
                     Err(error) => {
                         let error = error.to_string();
@@ -207,6 +207,8 @@ impl ServerFiles {
                         read.warning = Some(error);
                     }
                 }
+                // Also after an error: the files are read again when one of them changes.
+                read.stamps = stamps;
             }
         }
         read.loaded.clone()
@@ -312,7 +314,7 @@ impl ClientAddress for ClientIdentity {
 
 /// The stamps of the files, in a fixed order; `None` if there is no file.
 fn stamps(tls: &config::Tls) -> Vec<Option<Stamp>> {
-    let paths = [Some(&tls.cert_file), Some(&tls.key_file), tls.client_ca_file.as_ref()];
+    let paths = [Some(&tls.cert_file), Some(&tls.key_file), tls.client_ca_file.as_ref(), tls.client_crl_file.as_ref()];
     paths.into_iter().flatten().map(|path| std::fs::metadata(path).ok().map(|found| stamp(&found))).collect()
 }
 

@@ -121,7 +121,7 @@ impl Outbox {
 
     pub fn go_back(&mut self) {}
 
-    pub fn remove_delivered(&mut self, _delivered: &[(Epoch, Head)], _went_back: bool) {}
+    pub fn remove_delivered(&mut self, _delivered: &[(Epoch, Head)]) {}
 
     pub fn keeps(&self) -> bool {
         false
