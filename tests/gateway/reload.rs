@@ -3,6 +3,7 @@
 use crate::common::gatepost::{Setup, token};
 use crate::common::mcp::{Client, Era};
 use crate::common::wait::{SOON, until_async};
+use crate::http_backend_stub::BackendStub;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -151,4 +152,33 @@ async fn backends_are_added_changed_and_removed_and_only_their_sessions_notice()
     // The metrics know the backends that there are.
     let metrics = gatepost.get_ops("/metrics").1;
     assert!(metrics.contains(r#"backend="added""#) && !metrics.contains(r#"backend="removed""#), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_ends_at_the_backend_for_which_it_was_decided() {
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    // The definition of the tool is read while the reload is applied.
+    let old = BackendStub::start(move |asked| {
+        if asked.method() == "tools/list" {
+            held.lock().unwrap().recv().ok();
+        }
+        None
+    })
+    .await;
+    let new = BackendStub::start(|_| None).await;
+    let (mut setup, gatepost) = old.gateway(|_| {});
+    let client = gatepost.client(Era::Modern, "admin").await;
+    let call = tokio::spawn(async move { client.call("far__t", json!({})).await.unwrap() });
+    until_async("the call is being decided", SOON, async || !old.seen("tools/list").is_empty()).await;
+    setup.set("backends.far.url", &format!("http://{}/mcp", new.address()));
+    setup.config_file();
+    gatepost.signal(Signal::SIGHUP);
+    until_async("the reload is applied", SOON, async || setup.log().contains("configuration reloaded")).await;
+    drop(release);
+    assert_eq!(call.await.unwrap().content(), "done");
+    assert_eq!((old.seen("tools/call").len(), new.seen("tools/call").len()), (1, 0));
+    let client = gatepost.client(Era::Modern, "admin").await;
+    assert_eq!(client.call("far__t", json!({})).await.unwrap().content(), "done");
+    assert_eq!((old.seen("tools/call").len(), new.seen("tools/call").len()), (1, 1));
 }
