@@ -11,7 +11,7 @@ use crate::common::gatepost::{Gatepost, Setup, token, token_with, write_secret};
 use crate::common::mcp::{Client, Era};
 use crate::common::wait::{SOON, until_async};
 use crate::http_backend_stub::{BackendStub, ReceivedRequest, modern, usual};
-use crate::token_server::{CLIENT, SECRET, TokenRequest, TokenServer, claims, issue, jwt, refuse};
+use crate::token_server::{CLIENT, SECRET, TokenRequest, TokenServer, claims, issue, jwt, jwt_of, refuse};
 
 /// The bearer token that a backend got.
 fn bearer(asked: &ReceivedRequest) -> &str {
@@ -320,6 +320,11 @@ async fn attacks_on_the_exchange_are_refused_and_recorded() {
             "no",
             TokenServer::start(|_| Some(refuse(StatusCode::BAD_REQUEST, "invalid_target", "no such audience"))).await,
         ),
+        // JWTs of eve, written so that their subject is easily missed.
+        ("without", TokenServer::start(|_| Some(issue(&jwt(&json!({"user": "eve"})), 300))).await),
+        ("number", TokenServer::start(|_| Some(issue(&jwt(&json!({"sub": 7})), 300))).await),
+        ("twice", TokenServer::start(|_| Some(issue(&jwt_of(r#"{"sub":"ann","sub":"eve"}"#), 300))).await),
+        ("padded", TokenServer::start(|_| Some(issue("e30.eyJzdWIiOiJldmUifQ==.c2lnbmF0dXJl", 300))).await),
     ];
     let (setup, gatepost) = backend.gateway(|setup| {
         for (alias, server) in &servers {
@@ -334,6 +339,10 @@ async fn attacks_on_the_exchange_are_refused_and_recorded() {
         ("same", "its token is the caller's own"),
         ("moved", "refused the exchange of the caller's token: HTTP status 307"),
         ("no", "refused the exchange of the caller's token: HTTP status 400, invalid_target"),
+        ("without", "its access_token is a JWT without exactly one string \"sub\""),
+        ("number", "its access_token is a JWT without exactly one string \"sub\""),
+        ("twice", "its access_token is a JWT without exactly one string \"sub\""),
+        ("padded", "answered with a token of another subject than the caller's: \"eve\""),
     ] {
         for era in [Era::Legacy, Era::Modern] {
             let client = Client::unconnected(&format!("{}/mcp/{alias}", gatepost.url()), era, Some(&ann));
