@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -113,34 +114,60 @@ async fn a_token_is_replaced_before_it_expires_with_the_secret_of_that_moment() 
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_token_is_replaced_once() {
-    for era in [Era::Legacy, Era::Modern] {
-        let refused = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&refused);
-        let backend = BackendStub::start(move |asked| {
-            // The first two tokens are revoked.
-            let is_revoked = ["issued-0", "issued-1"].iter().any(|id| claims(bearer(asked))["jti"] == *id);
-            if asked.method() == "tools/call" && is_revoked {
-                count.fetch_add(1, Ordering::SeqCst);
-                return Some(StatusCode::UNAUTHORIZED.into_response());
-            }
-            Some(if era == Era::Modern { modern(asked) } else { return None })
-        })
-        .await;
-        let server = TokenServer::start(|_| None).await;
-        let (setup, gatepost) = gateway(&backend, &server, |_| {});
-        let client = caller(&gatepost, era, &token("admin"));
-        let failed = client.call("t", json!({})).await.unwrap();
+/// Waits until the tokens that have been issued are replaced if they are rejected.
+async fn tokens_are_old() {
+    let begun = Instant::now();
+    until_async("the tokens are ten seconds old", SOON, async || begun.elapsed() >= Duration::from_secs(10)).await;
+}
+
+/// Calls of `tool` at a backend that has revoked the first token, and rejects every token of a call of `bad`.
+async fn rejected_calls(era: Era, tool: &str) {
+    let refused = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&refused);
+    let backend = BackendStub::start(move |asked| {
+        let is_rejected = asked.message["params"]["name"] == "bad" || claims(bearer(asked))["jti"] == "issued-0";
+        if asked.method() == "tools/call" && is_rejected {
+            count.fetch_add(1, Ordering::SeqCst);
+            return Some(StatusCode::UNAUTHORIZED.into_response());
+        }
+        Some(if era == Era::Modern { modern(asked) } else { return None })
+    })
+    .await;
+    let server = TokenServer::start(|_| None).await;
+    let (setup, gatepost) = gateway(&backend, &server, |_| {});
+    let client = caller(&gatepost, era, &token("admin"));
+    let counts = || (refused.load(Ordering::SeqCst), server.requests().len());
+    let fails = async || {
+        let failed = client.call(tool, json!({})).await.unwrap();
         assert_eq!(failed.error_code(), -32012, "{}", failed.text);
-        assert_eq!((refused.load(Ordering::SeqCst), server.requests().len()), (2, 2), "each token once");
-        assert!(!client.call("t", json!({})).await.unwrap().content().is_empty());
-        assert_eq!((refused.load(Ordering::SeqCst), server.requests().len()), (3, 3), "and the call was made again");
-        let records = records(&setup);
-        assert_eq!((&records[0]["response_status"], &records[1]["response_status"]), (&json!("error"), &json!("ok")));
-        let reason = "backend far rejected the gateway's credential \"client_credentials\" with HTTP status 401";
-        assert_eq!(records[0]["error_message"], reason);
+    };
+    for _ in 0..20 {
+        fails().await;
     }
+    assert_eq!(counts(), (20, 1), "a new token is not replaced, and no call is made again");
+    tokens_are_old().await;
+    if tool == "bad" {
+        fails().await;
+        assert_eq!(counts(), (22, 2), "each token once");
+        fails().await;
+        assert_eq!(counts(), (23, 2));
+    } else {
+        for _ in 0..2 {
+            assert!(!client.call(tool, json!({})).await.unwrap().content().is_empty());
+            assert_eq!(counts(), (21, 2), "the call was made again");
+        }
+    }
+    let records = records(&setup);
+    let last = if tool == "bad" { "error" } else { "ok" };
+    assert_eq!((&records[0]["response_status"], &records[20]["response_status"]), (&json!("error"), &json!(last)));
+    let reason = "backend far rejected the gateway's credential \"client_credentials\" with HTTP status 401";
+    assert_eq!(records[0]["error_message"], reason);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_token_is_replaced_once_and_only_if_it_is_not_new() {
+    let cases = [(Era::Legacy, "t"), (Era::Legacy, "bad"), (Era::Modern, "t"), (Era::Modern, "bad")];
+    futures_util::future::join_all(cases.map(|(era, tool)| rejected_calls(era, tool))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,7 +486,7 @@ async fn a_silent_token_server_is_waited_for_until_its_limit_or_the_clients() {
     let server = TokenServer { url, ..TokenServer::start(|_| None).await };
     let (setup, gatepost) = gateway(&backend, &server, |_| {});
     let client = caller(&gatepost, Era::Modern, &token("admin"));
-    let gone = tokio::time::timeout(std::time::Duration::from_millis(500), client.call("t", json!({}))).await;
+    let gone = tokio::time::timeout(Duration::from_millis(500), client.call("t", json!({}))).await;
     assert!(gone.is_err());
     let status = |status: &str| records(&setup).last().is_some_and(|record| record["response_status"] == status);
     until_async("the cancelled call is recorded", SOON, async || status("cancelled")).await;
@@ -487,15 +514,20 @@ async fn a_new_token_in_a_call_is_of_the_subject_that_is_recorded() {
         setup.set_toml("backends.far.oauth.same_subject", "false");
     });
     let client = caller(&gatepost, Era::Legacy, &subject_token("ann"));
+    // A new token is not replaced.
+    assert_eq!(client.call("t", json!({})).await.unwrap().error_code(), -32012);
+    tokens_are_old().await;
     assert_eq!(client.call("t", json!({})).await.unwrap().error_code(), -32012);
     done(&client).await;
     let records = records(&setup);
     let of = |idx: usize| (records[idx]["response_status"].clone(), context(&records[idx])["credential"].clone());
-    assert_eq!(of(0), (json!("error"), json!({"name": "exchange", "subject": "pairwise-1"})));
-    assert_eq!(of(1), (json!("ok"), json!({"name": "exchange", "subject": "pairwise-2"})));
+    for idx in 0..2 {
+        assert_eq!(of(idx), (json!("error"), json!({"name": "exchange", "subject": "pairwise-1"})));
+    }
+    assert_eq!(of(2), (json!("ok"), json!({"name": "exchange", "subject": "pairwise-2"})));
     let subjects =
         backend.seen("tools/call").iter().map(|asked| claims(bearer(asked))["sub"].clone()).collect::<Vec<_>>();
-    assert_eq!(subjects, ["pairwise-1", "pairwise-2"]);
+    assert_eq!(subjects, ["pairwise-1", "pairwise-1", "pairwise-2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

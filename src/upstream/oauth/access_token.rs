@@ -36,6 +36,7 @@ const PART: GeneralPurpose = GeneralPurpose::new(
 pub(in crate::upstream) struct AccessToken {
     authorization: HeaderValue,
     subject: Subject,
+    issued_at: Instant,
     stale_at: Instant,
 }
 
@@ -68,14 +69,20 @@ impl AccessToken {
         let mut authorization = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
         authorization.set_sensitive(true);
         let lifetime = lifetime.unwrap_or(LIFETIME_DEFAULT).min(LIFETIME_MAX);
-        let stale_at = Instant::now() + lifetime.saturating_sub(MARGIN_MAX.min(lifetime / 2));
-        Some(Self { authorization, subject: subject(text), stale_at })
+        let issued_at = Instant::now();
+        let stale_at = issued_at + lifetime.saturating_sub(MARGIN_MAX.min(lifetime / 2));
+        Some(Self { authorization, subject: subject(text), issued_at, stale_at })
     }
 
     /// The same token, used no longer than the credential `validity`.
     pub(super) fn within(self, validity: Validity) -> Self {
         let end = validity.left().map(|left| Instant::now() + left);
         Self { stale_at: end.map_or(self.stale_at, |end| end.min(self.stale_at)), ..self }
+    }
+
+    /// The time since the token was issued.
+    pub(super) fn age(&self) -> Duration {
+        self.issued_at.elapsed()
     }
 
     /// Returns true if another token is requested for the next request.
