@@ -256,7 +256,11 @@ impl Backend {
             let (backend, caller) = (Arc::clone(self), caller.map(Arc::clone));
             async move { backend.open_own(caller.as_ref()).await }
         };
-        self.conversations.enter(owner(), caller)?.get(&self.tasks, open, |_| {}).await
+        let connection = self.conversations.enter(owner(), caller)?.get(&self.tasks, open, |_| {}).await?;
+        if let (Transport::Http(endpoint), Some(_)) = (&self.transport, caller) {
+            endpoint.confirm_legacy();
+        }
+        Ok(connection)
     }
 
     /// # Errors

@@ -76,8 +76,9 @@ impl OAuthClient {
         exchanged.of(caller).get(self.server.exchange(caller, self.same_subject)).await
     }
 
-    /// Forgets a token that the backend rejected.
-    pub(super) fn reject(&self, caller: Option<&Arc<CallerToken>>, token: &Arc<AccessToken>) {
+    /// Forgets a token that the backend rejected. Returns false if it is too young to be replaced: the rejection is the
+    /// result of the request.
+    pub(super) fn reject(&self, caller: Option<&Arc<CallerToken>>, token: &Arc<AccessToken>) -> bool {
         match (caller, &self.exchanged) {
             (Some(caller), Some(exchanged)) => exchanged.of(caller).reject(token),
             _ => self.own.reject(token),

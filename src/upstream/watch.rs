@@ -95,6 +95,9 @@ impl Backend {
 
     /// Asks for the tools, or for a sign of life if there are none.
     async fn tools_if_any(&self) -> Result<Option<Items>, CallError> {
+        if let Transport::Http(endpoint) = &self.transport {
+            endpoint.complete_greeting().await;
+        }
         let connection = self.shared().await?;
         if connection.greeting().offer.has_list(List::Tools) {
             return self.tools().await.map(Some);

@@ -1,21 +1,27 @@
 //! Backends that are called with tokens of a token server: the gateway's own, and those on behalf of callers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::common::gatepost::{Gatepost, Setup, token, token_with, write_secret};
 use crate::common::mcp::{Client, Era};
 use crate::common::wait::{SOON, until_async};
-use crate::http_backend_stub::{BackendStub, ReceivedRequest, modern, usual};
-use crate::token_server::{CLIENT, SECRET, TokenRequest, TokenServer, claims, issue, jwt, refuse};
+use crate::http_backend_stub::{BackendStub, ReceivedRequest, modern, result, usual};
+use crate::token_server::{CLIENT, SECRET, TokenRequest, TokenServer, claims, issue, jwt, jwt_of, refuse};
 
 /// The bearer token that a backend got.
 fn bearer(asked: &ReceivedRequest) -> &str {
     asked.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default()
+}
+
+/// The subject of the bearer token that a backend got.
+fn subject(asked: &ReceivedRequest) -> String {
+    claims(bearer(asked))["sub"].as_str().unwrap_or_default().to_owned()
 }
 
 /// A gateway with one backend `far`, whose tokens come from `server`.
@@ -113,34 +119,60 @@ async fn a_token_is_replaced_before_it_expires_with_the_secret_of_that_moment() 
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_token_is_replaced_once() {
-    for era in [Era::Legacy, Era::Modern] {
-        let refused = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&refused);
-        let backend = BackendStub::start(move |asked| {
-            // The first two tokens are revoked.
-            let is_revoked = ["issued-0", "issued-1"].iter().any(|id| claims(bearer(asked))["jti"] == *id);
-            if asked.method() == "tools/call" && is_revoked {
-                count.fetch_add(1, Ordering::SeqCst);
-                return Some(StatusCode::UNAUTHORIZED.into_response());
-            }
-            Some(if era == Era::Modern { modern(asked) } else { return None })
-        })
-        .await;
-        let server = TokenServer::start(|_| None).await;
-        let (setup, gatepost) = gateway(&backend, &server, |_| {});
-        let client = caller(&gatepost, era, &token("admin"));
-        let failed = client.call("t", json!({})).await.unwrap();
+/// Waits until the tokens that have been issued are replaced if they are rejected.
+async fn tokens_are_old() {
+    let begun = Instant::now();
+    until_async("the tokens are ten seconds old", SOON, async || begun.elapsed() >= Duration::from_secs(10)).await;
+}
+
+/// Calls of `tool` at a backend that has revoked the first token, and rejects every token of a call of `bad`.
+async fn rejected_calls(era: Era, tool: &str) {
+    let refused = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&refused);
+    let backend = BackendStub::start(move |asked| {
+        let is_rejected = asked.message["params"]["name"] == "bad" || claims(bearer(asked))["jti"] == "issued-0";
+        if asked.method() == "tools/call" && is_rejected {
+            count.fetch_add(1, Ordering::SeqCst);
+            return Some(StatusCode::UNAUTHORIZED.into_response());
+        }
+        Some(if era == Era::Modern { modern(asked) } else { return None })
+    })
+    .await;
+    let server = TokenServer::start(|_| None).await;
+    let (setup, gatepost) = gateway(&backend, &server, |_| {});
+    let client = caller(&gatepost, era, &token("admin"));
+    let counts = || (refused.load(Ordering::SeqCst), server.requests().len());
+    let fails = async || {
+        let failed = client.call(tool, json!({})).await.unwrap();
         assert_eq!(failed.error_code(), -32012, "{}", failed.text);
-        assert_eq!((refused.load(Ordering::SeqCst), server.requests().len()), (2, 2), "each token once");
-        assert!(!client.call("t", json!({})).await.unwrap().content().is_empty());
-        assert_eq!((refused.load(Ordering::SeqCst), server.requests().len()), (3, 3), "and the call was made again");
-        let records = records(&setup);
-        assert_eq!((&records[0]["response_status"], &records[1]["response_status"]), (&json!("error"), &json!("ok")));
-        let reason = "backend far rejected the gateway's credential \"client_credentials\" with HTTP status 401";
-        assert_eq!(records[0]["error_message"], reason);
+    };
+    for _ in 0..20 {
+        fails().await;
     }
+    assert_eq!(counts(), (20, 1), "a new token is not replaced, and no call is made again");
+    tokens_are_old().await;
+    if tool == "bad" {
+        fails().await;
+        assert_eq!(counts(), (22, 2), "each token once");
+        fails().await;
+        assert_eq!(counts(), (23, 2));
+    } else {
+        for _ in 0..2 {
+            assert!(!client.call(tool, json!({})).await.unwrap().content().is_empty());
+            assert_eq!(counts(), (21, 2), "the call was made again");
+        }
+    }
+    let records = records(&setup);
+    let last = if tool == "bad" { "error" } else { "ok" };
+    assert_eq!((&records[0]["response_status"], &records[20]["response_status"]), (&json!("error"), &json!(last)));
+    let reason = "backend far rejected the gateway's credential \"client_credentials\" with HTTP status 401";
+    assert_eq!(records[0]["error_message"], reason);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_token_is_replaced_once_and_only_if_it_is_not_new() {
+    let cases = [(Era::Legacy, "t"), (Era::Legacy, "bad"), (Era::Modern, "t"), (Era::Modern, "bad")];
+    futures_util::future::join_all(cases.map(|(era, tool)| rejected_calls(era, tool))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,6 +284,130 @@ async fn each_caller_is_exchanged_for_itself() {
     }
 }
 
+/// Refuses the gateway's own requests, so that a caller's are the first that are answered.
+fn refuse_gateway(asked: &ReceivedRequest) -> Option<Response> {
+    (subject(asked) == CLIENT).then(|| StatusCode::SERVICE_UNAVAILABLE.into_response())
+}
+
+/// The answer of a backend that greets each subject by its name. It offers ann no resources.
+fn greet_by_name(asked: &ReceivedRequest, era: Era) -> Option<Response> {
+    let subject = subject(asked);
+    let capabilities = if subject == "ann" { json!({"tools": {}}) } else { json!({"tools": {}, "resources": {}}) };
+    let mut hello = json!({"capabilities": capabilities, "instructions": format!("Hello {subject}.")});
+    match (era, asked.method()) {
+        (_, "resources/list") => Some(result(asked, r#"{"resources":[]}"#)),
+        (Era::Legacy, "initialize") => {
+            hello["protocolVersion"] = json!("2025-11-25");
+            hello["serverInfo"] = json!({"name": "far", "version": "1"});
+            Some(([("mcp-session-id", subject)], result(asked, &hello.to_string())).into_response())
+        }
+        (Era::Modern, "server/discover") => {
+            hello["supportedVersions"] = json!(["2026-07-28"]);
+            Some(result(asked, &hello.to_string()))
+        }
+        (Era::Modern, _) => Some(modern(asked)),
+        (Era::Legacy, _) => None,
+    }
+}
+
+/// The text of the answer to a handshake.
+async fn handshake(gatepost: &Gatepost, path: &str, era: Era, subject: &str) -> String {
+    let client = Client::unconnected(&format!("{}{path}", gatepost.url()), era, Some(&subject_token(subject)));
+    let info = json!({"name": "gatepost-tests", "version": "1"});
+    let (method, params) = match era {
+        Era::Legacy => ("initialize", json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info})),
+        Era::Modern => ("server/discover", json!({})),
+    };
+    client.request(method, params).await.unwrap().result().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_greeting_on_behalf_of_one_caller_is_not_shown_to_another() {
+    for backend_era in [Era::Legacy, Era::Modern] {
+        let backend =
+            BackendStub::start(move |asked| refuse_gateway(asked).or_else(|| greet_by_name(asked, backend_era))).await;
+        let server = TokenServer::start(|_| None).await;
+        let (_setup, gatepost) = gateway(&backend, &server, on_behalf);
+        for era in [Era::Legacy, Era::Modern] {
+            let ann = caller(&gatepost, era, &subject_token("ann"));
+            assert!(!ann.call("t", json!({})).await.unwrap().content().is_empty());
+            let own = handshake(&gatepost, "/mcp/far", era, "ann").await;
+            assert!(own.contains("Hello ann."), "{own}");
+        }
+        for era in [Era::Legacy, Era::Modern] {
+            let together = handshake(&gatepost, "/mcp", era, "bob").await;
+            assert!(!together.contains("Hello") && together.contains("resources"), "{backend_era:?} {together}");
+            let own = handshake(&gatepost, "/mcp/far", era, "bob").await;
+            assert!(own.contains("Hello bob.") && !own.contains("ann"), "{backend_era:?} {own}");
+            backend.seen.lock().unwrap().clear();
+            let url = format!("{}/mcp", gatepost.url());
+            let bob = Client::connect(&url, era, Some(&subject_token("bob"))).await;
+            bob.request("resources/list", json!({})).await.unwrap().result();
+            let lists = backend.seen("resources/list");
+            let is_bobs = !lists.is_empty() && lists.iter().all(|asked| subject(asked) == "bob");
+            assert!(is_bobs, "{backend_era:?} {lists:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_greeting_at_mcp_is_the_gateways_own_also_after_a_callers_probe() {
+    for backend_era in [Era::Legacy, Era::Modern] {
+        let has_called = AtomicBool::new(false);
+        let backend = BackendStub::start(move |asked| {
+            // A caller is first.
+            has_called.fetch_or(subject(asked) == "ann" && asked.method() == "tools/call", Ordering::SeqCst);
+            let refused = if has_called.load(Ordering::SeqCst) { None } else { refuse_gateway(asked) };
+            refused.or_else(|| greet_by_name(asked, backend_era))
+        })
+        .await;
+        let server = TokenServer::start(|_| None).await;
+        let (_setup, gatepost) = gateway(&backend, &server, |setup| {
+            on_behalf(setup);
+            setup.set("backends.far.probe_interval", "1s");
+        });
+        let ann = caller(&gatepost, Era::Modern, &subject_token("ann"));
+        assert!(!ann.call("t", json!({})).await.unwrap().content().is_empty());
+        let own = format!("Hello {CLIENT}.");
+        until_async("the gateway has its own greeting", SOON, async || {
+            let shown = handshake(&gatepost, "/mcp", Era::Modern, "bob").await;
+            assert!(!shown.contains("Hello ann."), "{shown}");
+            shown.contains(&own)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejection_of_one_callers_probe_is_not_evidence_for_others() {
+    let backend = BackendStub::start(|asked| match (&*subject(asked), asked.method()) {
+        ("ann", "server/discover") => Some(StatusCode::NOT_FOUND.into_response()),
+        ("ann", _) => Some(StatusCode::FORBIDDEN.into_response()),
+        _ => refuse_gateway(asked).or_else(|| Some(modern(asked))),
+    })
+    .await;
+    let server = TokenServer::start(|_| None).await;
+    let (_setup, gatepost) = gateway(&backend, &server, on_behalf);
+    let call = async |subject: &str| {
+        caller(&gatepost, Era::Modern, &subject_token(subject)).call("t", json!({})).await.unwrap()
+    };
+    assert!(call("ann").await.body.get("error").is_some());
+    assert_eq!(call("bob").await.content(), "modern");
+    assert!(backend.seen("initialize").iter().all(|asked| subject(asked) == "ann"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_backend_is_probed_once_on_behalf_of_callers() {
+    let backend = BackendStub::start(refuse_gateway).await;
+    let server = TokenServer::start(|_| None).await;
+    let (_setup, gatepost) = gateway(&backend, &server, on_behalf);
+    for subject in ["ann", "bob", "ann"] {
+        done(&caller(&gatepost, Era::Modern, &subject_token(subject))).await;
+    }
+    let probes = backend.seen("server/discover").into_iter().filter(|asked| subject(asked) != CLIENT);
+    assert_eq!(probes.count(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gateways_own_requests_have_its_own_token() {
     let backend = BackendStub::start(|_| None).await;
@@ -320,6 +476,11 @@ async fn attacks_on_the_exchange_are_refused_and_recorded() {
             "no",
             TokenServer::start(|_| Some(refuse(StatusCode::BAD_REQUEST, "invalid_target", "no such audience"))).await,
         ),
+        // JWTs of eve, written so that their subject is easily missed.
+        ("without", TokenServer::start(|_| Some(issue(&jwt(&json!({"user": "eve"})), 300))).await),
+        ("number", TokenServer::start(|_| Some(issue(&jwt(&json!({"sub": 7})), 300))).await),
+        ("twice", TokenServer::start(|_| Some(issue(&jwt_of(r#"{"sub":"ann","sub":"eve"}"#), 300))).await),
+        ("padded", TokenServer::start(|_| Some(issue("e30.eyJzdWIiOiJldmUifQ==.c2lnbmF0dXJl", 300))).await),
     ];
     let (setup, gatepost) = backend.gateway(|setup| {
         for (alias, server) in &servers {
@@ -334,6 +495,10 @@ async fn attacks_on_the_exchange_are_refused_and_recorded() {
         ("same", "its token is the caller's own"),
         ("moved", "refused the exchange of the caller's token: HTTP status 307"),
         ("no", "refused the exchange of the caller's token: HTTP status 400, invalid_target"),
+        ("without", "its access_token is a JWT without exactly one string \"sub\""),
+        ("number", "its access_token is a JWT without exactly one string \"sub\""),
+        ("twice", "its access_token is a JWT without exactly one string \"sub\""),
+        ("padded", "answered with a token of another subject than the caller's: \"eve\""),
     ] {
         for era in [Era::Legacy, Era::Modern] {
             let client = Client::unconnected(&format!("{}/mcp/{alias}", gatepost.url()), era, Some(&ann));
@@ -450,7 +615,7 @@ async fn a_silent_token_server_is_waited_for_until_its_limit_or_the_clients() {
     let server = TokenServer { url, ..TokenServer::start(|_| None).await };
     let (setup, gatepost) = gateway(&backend, &server, |_| {});
     let client = caller(&gatepost, Era::Modern, &token("admin"));
-    let gone = tokio::time::timeout(std::time::Duration::from_millis(500), client.call("t", json!({}))).await;
+    let gone = tokio::time::timeout(Duration::from_millis(500), client.call("t", json!({}))).await;
     assert!(gone.is_err());
     let status = |status: &str| records(&setup).last().is_some_and(|record| record["response_status"] == status);
     until_async("the cancelled call is recorded", SOON, async || status("cancelled")).await;
@@ -478,15 +643,20 @@ async fn a_new_token_in_a_call_is_of_the_subject_that_is_recorded() {
         setup.set_toml("backends.far.oauth.same_subject", "false");
     });
     let client = caller(&gatepost, Era::Legacy, &subject_token("ann"));
+    // A new token is not replaced.
+    assert_eq!(client.call("t", json!({})).await.unwrap().error_code(), -32012);
+    tokens_are_old().await;
     assert_eq!(client.call("t", json!({})).await.unwrap().error_code(), -32012);
     done(&client).await;
     let records = records(&setup);
     let of = |idx: usize| (records[idx]["response_status"].clone(), context(&records[idx])["credential"].clone());
-    assert_eq!(of(0), (json!("error"), json!({"name": "exchange", "subject": "pairwise-1"})));
-    assert_eq!(of(1), (json!("ok"), json!({"name": "exchange", "subject": "pairwise-2"})));
+    for idx in 0..2 {
+        assert_eq!(of(idx), (json!("error"), json!({"name": "exchange", "subject": "pairwise-1"})));
+    }
+    assert_eq!(of(2), (json!("ok"), json!({"name": "exchange", "subject": "pairwise-2"})));
     let subjects =
         backend.seen("tools/call").iter().map(|asked| claims(bearer(asked))["sub"].clone()).collect::<Vec<_>>();
-    assert_eq!(subjects, ["pairwise-1", "pairwise-2"]);
+    assert_eq!(subjects, ["pairwise-1", "pairwise-1", "pairwise-2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

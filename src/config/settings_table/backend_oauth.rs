@@ -51,7 +51,7 @@ pub(super) const BACKEND_OAUTH: &[SettingSpec] = &[
         "backends.*.oauth.same_subject",
         ValueType::Flag,
         Value("true"),
-        "`true` refuses an exchanged token that is a JWT with another `sub` than the caller's. `false` is for servers that \
-         name a subject differently for each audience.",
+        "`true` refuses an exchanged token that is a JWT with another `sub` than the caller's, or with none that can be \
+         read. `false` is for servers that name a subject differently for each audience.",
     ),
 ];

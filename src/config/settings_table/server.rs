@@ -21,7 +21,8 @@ pub(super) const SERVER: &[SettingSpec] = &[
         Value("[]"),
         "`Host` values accepted besides the listener's own address and, on loopback, `localhost`. All others are \
          refused, against DNS rebinding. A name without a port is accepted with any, but tokens for its URL only with the \
-         listener's port or the usual one: name a Host with its port if clients use another.",
+         listener's port or the usual one: name a Host with its port if clients use another. A loopback name is one for \
+         tokens with the listener's port if the gateway listens on loopback; otherwise name it with its port.",
     ),
     setting(
         "server.allowed_origins",

@@ -132,11 +132,13 @@ pub(crate) fn without_port(host: &str) -> &str {
     name_and_port(host).0
 }
 
-/// The name of a host and its port. A text that is not a number is not taken for a port.
+/// The name of a host and its port. A text that is not a port number belongs to the name, so that no allowed name is
+/// equal to it. An empty port is none (RFC 3986 3.2.3).
 pub(crate) fn name_and_port(host: &str) -> (&str, Option<u16>) {
     match host.rsplit_once(':') {
+        Some((name, "")) if !name.is_empty() => (name, None),
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => {
-            (name, port.parse().ok())
+            port.parse().map_or((host, None), |port| (name, Some(port)))
         }
         _ => (host, None),
     }

@@ -6,6 +6,7 @@
 //! request's `Host` names it. A caller chooses its `Host`, also one at which another service is reached. So the URL is
 //! an audience only if the operator or the listener determines it, including its port.
 
+use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use axum::http::HeaderMap;
@@ -27,6 +28,8 @@ pub(crate) struct Names {
     pub(crate) public_url: Option<PublicUrl>,
     /// The `Host` values that are accepted besides loopback.
     pub(crate) allowed_hosts: Vec<String>,
+    /// True if the listener's address is a loopback address.
+    pub(crate) is_on_loopback: bool,
     /// The port of the listener, once it is open. A gateway on standard input has none.
     pub(crate) port: OnceLock<u16>,
 }
@@ -48,7 +51,8 @@ impl Names {
         let own_ip = server.listen.ip();
         let own_host = if own_ip.is_ipv6() { format!("[{own_ip}]") } else { own_ip.to_string() };
         let allowed_hosts = server.hosts().into_iter().chain([own_host]).collect();
-        Self { public_url: server.public_url(), allowed_hosts, port: OnceLock::new() }
+        let is_on_loopback = own_ip.is_loopback();
+        Self { public_url: server.public_url(), allowed_hosts, is_on_loopback, port: OnceLock::new() }
     }
 
     /// The endpoint `scope` of a request with this `Host`, which is allowed.
@@ -66,16 +70,30 @@ impl Names {
     /// Returns true if only this gateway is reached by `Host`: the operator named it with this port, or its port is
     /// that of the listener, or the usual one at a host that the operator named. Another port of the host may be
     /// another service's, whose tokens would be accepted here.
+    ///
+    /// A loopback name means another machine to each client. It is this gateway with the listener's port if the
+    /// listener is on loopback, and otherwise only if the operator named it with its port. An unspecified address is no
+    /// place.
     fn is_audience(&self, host: &str, is_https: bool) -> bool {
         let (name, port) = headers::name_and_port(host);
         let usual = usual_port(is_https);
         let port = port.unwrap_or(usual);
         let is_named = |text: &str| self.allowed_hosts.iter().any(|known| known.eq_ignore_ascii_case(text));
         let is_own_port = self.port.get() == Some(&port);
-        is_named(host)
-            || (is_named(name) && (port == usual || is_own_port))
-            || (headers::is_loopback(name) && is_own_port)
+        if is_unspecified(name) {
+            return false;
+        }
+        if headers::is_loopback(name) {
+            return (self.is_on_loopback && is_own_port) || is_named(&format!("{name}:{port}"));
+        }
+        is_named(host) || (is_named(name) && (port == usual || is_own_port))
     }
+}
+
+/// Returns true if `name` is the address 0.0.0.0 or `[::]`, in any notation.
+fn is_unspecified(name: &str) -> bool {
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    address.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_unspecified())
 }
 
 impl Resource {
@@ -160,7 +178,8 @@ mod tests {
 
     fn names(allowed: &[&str], port: Option<u16>) -> Names {
         let port = port.map_or_else(OnceLock::new, OnceLock::from);
-        Names { public_url: None, allowed_hosts: allowed.iter().map(|host| (*host).to_owned()).collect(), port }
+        let allowed_hosts = allowed.iter().map(|host| (*host).to_owned()).collect();
+        Names { public_url: None, allowed_hosts, is_on_loopback: false, port }
     }
 
     fn one(backend: &str) -> Scope {
@@ -181,31 +200,61 @@ mod tests {
         }
     }
 
+    /// Returns true if a token for the URL at `host` is accepted there.
+    fn is_accepted(names: &Names, host: &str) -> bool {
+        let resource = names.resource(host, true, &Scope::All);
+        let url = resource.url();
+        resource.has_audience(&url)
+    }
+
     #[test]
     fn only_a_host_that_the_operator_or_the_listener_determines_is_an_audience() {
         let names = names(&["gate.example", "other.example:8443"], Some(8808));
-        let accepted = |host: &str| {
-            let resource = names.resource(host, true, &Scope::All);
-            let url = resource.url();
-            resource.has_audience(&url)
-        };
+        for host in ["gate.example", "GATE.example:443", "gate.example:8808", "other.example:8443"] {
+            assert!(is_accepted(&names, host), "{host}");
+        }
+        // Another service may be there, or no port is named.
         for host in [
-            "gate.example",
-            "GATE.example:443",
-            "gate.example:8808",
-            "other.example:8443",
-            "localhost:8808",
-            "[::1]:8808",
-            "127.0.0.1:8808",
+            "gate.example:9000",
+            "gate.example:80",
+            "gate.example:99999",
+            "gate.example:074344",
+            "other.example",
+            "other.example:8808",
+            "other.example:73979",
         ] {
-            assert!(accepted(host), "{host}");
+            assert!(!is_accepted(&names, host), "{host}");
         }
-        // Another service may be there.
-        for host in
-            ["gate.example:9000", "gate.example:80", "other.example", "other.example:8808", "localhost", "localhost:1"]
+    }
+
+    #[test]
+    fn a_loopback_name_is_an_audience_if_the_listener_is_there_or_the_operator_named_it_with_its_port() {
+        let at = |listen: &str, allowed: &[&str]| {
+            let allowed_hosts = allowed.iter().map(|host| (*host).to_owned()).collect();
+            let server = config::Server { listen: listen.parse().unwrap(), allowed_hosts, ..config::Server::default() };
+            Names { port: OnceLock::from(8808), ..Names::new(&server) }
+        };
+        let own = ["localhost:8808", "LOCALHOST:8808", "127.0.0.1:8808", "[::1]:8808"];
+        let unspecified = ["0.0.0.0:8808", "[::]:8808", "[0:0::0]:8808", "[::ffff:0.0.0.0]:8808", "0.0.0.0"];
+        for (listen, is_on_loopback) in
+            [("127.0.0.1:0", true), ("[::1]:0", true), ("0.0.0.0:0", false), ("[::]:0", false), ("10.0.0.5:0", false)]
         {
-            assert!(!accepted(host), "{host}");
+            let names = at(listen, &["localhost", "0.0.0.0", "[::]"]);
+            for host in own {
+                assert_eq!(is_accepted(&names, host), is_on_loopback, "{host} at {listen}");
+            }
+            for host in unspecified.into_iter().chain(["localhost", "127.0.0.1", "[::1]", "localhost:1"]) {
+                assert!(!is_accepted(&names, host), "{host} at {listen}");
+            }
+            let named = at(listen, &["localhost:9000", "127.0.0.1:443", "0.0.0.0:8808", "[::]:8808"]);
+            for host in ["localhost:9000", "127.0.0.1"] {
+                assert!(is_accepted(&named, host), "{host} at {listen}");
+            }
+            for host in unspecified.into_iter().chain(["localhost:9001", "[::1]:9000", "127.0.0.1:80"]) {
+                assert!(!is_accepted(&named, host), "{host} at {listen}");
+            }
         }
+        assert!(is_accepted(&at("10.0.0.5:0", &[]), "10.0.0.5:8808"), "its own address");
     }
 
     #[test]

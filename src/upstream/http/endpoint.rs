@@ -161,4 +161,14 @@ impl Endpoint {
     pub(super) fn set_modern(&self, modern: Option<bool>) -> Option<bool> {
         std::mem::replace(&mut *self.modern.lock(), modern)
     }
+
+    /// Remembers the older era if none is known. The backend has rejected a caller's probe and opened a session for the
+    /// same caller, so that the rejection was not about the token.
+    pub(in crate::upstream) fn confirm_legacy(&self) {
+        let mut modern = self.modern.lock();
+        if modern.is_none() {
+            *modern = Some(false);
+            tracing::info!(backend = self.alias, modern = false, "backend era determined");
+        }
+    }
 }

@@ -34,33 +34,54 @@ impl Endpoint {
         }
         // Boxed: it is rare, and would make the future of every call larger.
         let is_modern = Box::pin(self.probe_era(caller)).await?;
-        tracing::info!(backend = self.alias, modern = is_modern, "backend era determined");
+        if let Some(modern) = self.is_modern() {
+            tracing::info!(backend = self.alias, modern, "backend era determined");
+        }
         Ok(is_modern)
     }
 
-    /// Probes and remembers the era of the backend. Returns whether it is the stateless one.
+    /// Probes and remembers the era of the backend. Returns whether it is the stateless one. The older era is not
+    /// remembered if the probe was made on behalf of a `caller`: the backend may have rejected the caller's token.
+    /// [`Endpoint::confirm_legacy`] remembers it.
     ///
     /// # Errors
     /// As for [`Endpoint::speaks_modern`]; the remembered era stays.
     pub(super) async fn probe_era(self: &Arc<Self>, caller: Option<&Arc<CallerToken>>) -> Result<bool, CallError> {
+        let is_modern = self.discover(caller).await?;
+        if is_modern || caller.is_none() {
+            self.set_modern(Some(is_modern));
+        }
+        Ok(is_modern)
+    }
+
+    /// Gets the gateway's own greeting from a stateless backend whose era was found on behalf of a caller. If that
+    /// fails, the greeting stays unknown.
+    pub(in crate::upstream) async fn complete_greeting(self: &Arc<Self>) {
+        if self.is_on_behalf() && self.is_modern() == Some(true) && self.greeting().is_none() {
+            self.discover(None).await.ok();
+        }
+    }
+
+    /// Sends `server/discover`. Returns whether the answer is of the stateless era. Remembers the answer to the
+    /// gateway's own request only: the backend may answer each caller in another way.
+    async fn discover(self: &Arc<Self>, caller: Option<&Arc<CallerToken>>) -> Result<bool, CallError> {
         let request = Request::new(DISCOVER, Some(message::discover_params().into()));
         let connection = Arc::new(self.stateless_connection(caller));
         let answer = tokio::time::timeout(PROBE_TIMEOUT, connection.request_without_session(&request)).await;
-        let is_modern = match answer.unwrap_or(Err(CallError::TimedOut { after: PROBE_TIMEOUT })) {
+        match answer.unwrap_or(Err(CallError::TimedOut { after: PROBE_TIMEOUT })) {
             Ok(answer) => {
                 let is_modern = message::discovers_modern(&answer);
                 if let Response::Result(result) = &answer
                     && is_modern
+                    && caller.is_none()
                 {
                     self.set_greeting(&Arc::new(Greeting::of(result)));
                 }
-                is_modern
+                Ok(is_modern)
             }
-            Err(CallError::Http { status }) if is_rejection(status) => false,
-            Err(error) => return Err(error),
-        };
-        self.set_modern(Some(is_modern));
-        Ok(is_modern)
+            Err(CallError::Http { status }) if is_rejection(status) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Forgets the era, because the backend may speak another one now. It is probed when it is needed next, and logged

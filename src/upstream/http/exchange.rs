@@ -110,8 +110,9 @@ impl HttpConnection {
         };
         let mut guard = RequestGuard::new(self, id, request);
         let mut response = timer.run(self.post(body, headers)).await?;
-        if let (Ok(refused), Some(token)) = (&response, token)
+        if let (Ok(refused), Some(token), Some(oauth)) = (&response, token, &self.endpoint.oauth)
             && refused.status() == StatusCode::UNAUTHORIZED
+            && oauth.reject(caller.as_ref(), &token)
         {
             let again = Box::pin(self.post_with_new_token(id, session, request, caller.as_ref(), token));
             response = timer.run(again).await?;
@@ -149,8 +150,8 @@ impl HttpConnection {
         Err(ExchangeError::SessionGone { answer: (!is_repeatable).then_some(answer), status })
     }
 
-    /// Sends a request again, with another token than `rejected`. The backend has refused the request for that one, so
-    /// that it did nothing.
+    /// Sends a request again, with another token than `rejected`, which has been forgotten. The backend has refused the
+    /// request for that one, so that it did nothing.
     async fn post_with_new_token(
         &self,
         id: u64,
@@ -159,9 +160,6 @@ impl HttpConnection {
         caller: Option<&Arc<CallerToken>>,
         rejected: Arc<AccessToken>,
     ) -> Result<reqwest::Response, CallError> {
-        if let Some(oauth) = &self.endpoint.oauth {
-            oauth.reject(caller, &rejected);
-        }
         let mut headers = self.request_headers(session, request);
         let token = self.endpoint.authorize(&mut headers, caller).await?;
         // The record names the subject of the first one.

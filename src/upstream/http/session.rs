@@ -81,7 +81,8 @@ impl HttpConnection {
         *self.session.lock() = Session { id, version };
         *self.declared_lists.lock() = message::announced_list_changes(result);
         let greeting = Arc::new(Greeting::of(result));
-        if !self.is_client_session() {
+        // Another caller may get another greeting.
+        if self.caller(None).is_none() && !self.is_client_session() {
             self.endpoint.set_greeting(&greeting);
         }
         *self.greeting.lock() = greeting;

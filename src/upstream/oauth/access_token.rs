@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet::URL_SAFE;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -24,16 +25,36 @@ const LIFETIME_DEFAULT: Duration = Duration::from_mins(1);
 /// Longest lifetime that is counted. *Chosen*: an [`Instant`] can represent it.
 const LIFETIME_MAX: Duration = Duration::from_hours(24);
 
+/// The decoder of a JWT's parts. *Chosen*: with or without padding, because many servers accept both: the gateway must
+/// see the subject that the backend sees.
+const PART: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 /// A token for requests to a backend. The `Debug` output does not contain it.
 pub(in crate::upstream) struct AccessToken {
     authorization: HeaderValue,
-    subject: Option<String>,
+    subject: Subject,
+    issued_at: Instant,
     stale_at: Instant,
 }
 
+/// The subject that a token names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// The token is not a JWT.
+    Opaque,
+    /// The one string `sub` of a JWT.
+    Named(String),
+    /// The token has the form of a JWT, and its payload is not an object with exactly one string `sub`.
+    Unreadable,
+}
+
+/// The claims of a JWT. Two members `sub` are an error.
 #[derive(Deserialize)]
 struct Claims {
-    sub: Option<String>,
+    sub: String,
 }
 
 impl AccessToken {
@@ -48,14 +69,20 @@ impl AccessToken {
         let mut authorization = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
         authorization.set_sensitive(true);
         let lifetime = lifetime.unwrap_or(LIFETIME_DEFAULT).min(LIFETIME_MAX);
-        let stale_at = Instant::now() + lifetime.saturating_sub(MARGIN_MAX.min(lifetime / 2));
-        Some(Self { authorization, subject: subject(text), stale_at })
+        let issued_at = Instant::now();
+        let stale_at = issued_at + lifetime.saturating_sub(MARGIN_MAX.min(lifetime / 2));
+        Some(Self { authorization, subject: subject(text), issued_at, stale_at })
     }
 
     /// The same token, used no longer than the credential `validity`.
     pub(super) fn within(self, validity: Validity) -> Self {
         let end = validity.left().map(|left| Instant::now() + left);
         Self { stale_at: end.map_or(self.stale_at, |end| end.min(self.stale_at)), ..self }
+    }
+
+    /// The time since the token was issued.
+    pub(super) fn age(&self) -> Duration {
+        self.issued_at.elapsed()
     }
 
     /// Returns true if another token is requested for the next request.
@@ -70,17 +97,30 @@ impl AccessToken {
 
     /// The subject, if the token is a JWT that names one.
     pub(in crate::upstream) fn subject(&self) -> Option<&str> {
-        self.subject.as_deref()
+        match &self.subject {
+            Subject::Named(subject) => Some(subject),
+            Subject::Opaque | Subject::Unreadable => None,
+        }
+    }
+
+    /// The subject, or the reason why there is none.
+    pub(super) fn named_subject(&self) -> &Subject {
+        &self.subject
     }
 }
 
 /// The `sub` of a JWT. Its signature is not verified: the token came from the token server, and the backend verifies
 /// it.
-fn subject(token: &str) -> Option<String> {
+fn subject(token: &str) -> Subject {
     let mut parts = token.split('.');
-    let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
-    let payload = URL_SAFE_NO_PAD.decode(payload).ok()?;
-    serde_json::from_slice::<Claims>(&payload).ok()?.sub
+    let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Subject::Opaque;
+    };
+    let payload = PART.decode(payload).unwrap_or_default();
+    // An array would be read as the members in their order.
+    let is_object = payload.trim_ascii_start().starts_with(b"{");
+    let claims = serde_json::from_slice::<Claims>(&payload).ok().filter(|_| is_object);
+    claims.map_or(Subject::Unreadable, |claims| Subject::Named(claims.sub))
 }
 
 impl fmt::Debug for AccessToken {
@@ -91,6 +131,8 @@ impl fmt::Debug for AccessToken {
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
     use super::*;
 
     fn jwt(claims: &str) -> String {
@@ -111,10 +153,36 @@ mod tests {
 
     #[test]
     fn only_a_jwt_names_a_subject() {
-        let found = |text: &str| AccessToken::new(text, None).unwrap().subject().map(str::to_owned);
-        assert_eq!(found(&jwt(r#"{"sub":"ann","x":[1]}"#)).as_deref(), Some("ann"));
-        for text in ["opaque", "a.b.c", &jwt("{}"), &jwt("[]"), &jwt(r#"{"sub":7}"#), &format!("{}.x", jwt("{}"))] {
-            assert_eq!(found(text), None, "{text}");
+        let found = |text: &str| AccessToken::new(text, None).unwrap().named_subject().clone();
+        let padded = |claims: &str| {
+            let payload = STANDARD.encode(claims);
+            assert!(payload.ends_with('='), "{payload}");
+            format!("e30.{payload}.c2ln")
+        };
+        let ann = Subject::Named("ann".to_owned());
+        for text in [jwt(r#"{"sub":"ann","x":[1]}"#), jwt(r#" {"sub":"ann"} "#), padded(r#"{"sub":"ann"}"#)] {
+            assert_eq!(found(&text), ann, "{text}");
+        }
+        for text in ["opaque", "a.b", "a.b.c.d.e", &format!("{}.x", jwt("{}"))] {
+            assert_eq!(found(text), Subject::Opaque, "{text}");
+        }
+        for claims in [
+            "{}",
+            "",
+            "7",
+            r#"["ann"]"#,
+            r#"{"sub":7}"#,
+            r#"{"sub":null}"#,
+            r#"{"sub":["ann"]}"#,
+            r#"{"Sub":"ann"}"#,
+            r#"{"sub":"ann","sub":"eve"}"#,
+            r#"{"sub":"ann","s\u0075b":"ann"}"#,
+            r#"{"sub":"ann"} {}"#,
+        ] {
+            assert_eq!(found(&jwt(claims)), Subject::Unreadable, "{claims}");
+        }
+        for text in ["a.b.c", "..", "e30.+/+/.c2ln", "e30.e30==.c2ln"] {
+            assert_eq!(found(text), Subject::Unreadable, "{text}");
         }
     }
 

@@ -13,6 +13,10 @@ use super::error::CredentialError;
 /// asked once a second, and its return is noticed soon.
 const FAILURE_KEPT: Duration = Duration::from_secs(1);
 
+/// The age from which a token is replaced if the backend rejects it. *Chosen*: a revoked token is replaced soon, and a
+/// tool that always answers 401 costs six token requests a minute, however often it is called.
+const REPLACED_AGE_MIN: Duration = Duration::from_secs(10);
+
 /// One token. At most one request for it is open; those who wait share its result.
 #[derive(Debug, Default)]
 pub(super) struct TokenCell {
@@ -60,9 +64,16 @@ impl TokenCell {
         result
     }
 
-    /// Forgets `token`, if it is still this one.
-    pub(super) fn reject(&self, token: &Arc<AccessToken>) {
-        self.state.lock().token.take_if(|known| Arc::ptr_eq(known, token));
+    /// Forgets `token`, which the backend rejected, if it is still this one. Returns false if it is kept, because it is
+    /// younger than [`REPLACED_AGE_MIN`]: another one would be rejected, too.
+    pub(super) fn reject(&self, token: &Arc<AccessToken>) -> bool {
+        let mut state = self.state.lock();
+        let is_kept = |known: &Arc<AccessToken>| Arc::ptr_eq(known, token) && token.age() < REPLACED_AGE_MIN;
+        if state.token.as_ref().is_some_and(is_kept) {
+            return false;
+        }
+        state.token.take_if(|known| Arc::ptr_eq(known, token));
+        true
     }
 
     fn usable(&self) -> Option<Arc<AccessToken>> {
@@ -106,11 +117,33 @@ mod tests {
             tokio::time::advance(FAILURE_KEPT).await;
         }
         let token = cell.get(server.request(false)).await.unwrap();
-        cell.reject(&Arc::new(AccessToken::new("other", None).unwrap()));
+        assert!(cell.reject(&Arc::new(AccessToken::new("other", None).unwrap())), "the known one can be used");
         assert!(Arc::ptr_eq(&token, &cell.get(server.request(false)).await.unwrap()));
-        cell.reject(&token);
+        tokio::time::advance(REPLACED_AGE_MIN).await;
+        assert!(cell.reject(&token));
         assert!(cell.get(server.request(true)).await.is_ok());
         assert_eq!(server.count(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rejections_replace_a_token_at_most_once_in_its_minimum_age() {
+        let (cell, server) = (TokenCell::default(), Server::default());
+        let mut token = cell.get(server.request(true)).await.unwrap();
+        for replaced in 1..4 {
+            tokio::time::advance(REPLACED_AGE_MIN - Duration::from_millis(1)).await;
+            for _ in 0..9 {
+                assert!(!cell.reject(&token));
+                assert!(Arc::ptr_eq(&token, &cell.get(server.request(true)).await.unwrap()));
+            }
+            tokio::time::advance(Duration::from_millis(1)).await;
+            let before = Arc::clone(&token);
+            assert!(cell.reject(&before));
+            token = cell.get(server.request(true)).await.unwrap();
+            // The other calls that used the old one get the new one.
+            assert!(cell.reject(&before));
+            assert!(Arc::ptr_eq(&token, &cell.get(server.request(true)).await.unwrap()));
+            assert_eq!(server.count(), 1 + replaced);
+        }
     }
 
     #[tokio::test(start_paused = true)]

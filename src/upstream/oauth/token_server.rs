@@ -20,7 +20,7 @@ use crate::config::{self, ClientAuth};
 use crate::file_access::{FileAccess, FileError, FileKind};
 use crate::outbound;
 
-use super::access_token::AccessToken;
+use super::access_token::{AccessToken, Subject};
 use super::caller_token::CallerToken;
 use super::error::{CredentialError, Grant};
 
@@ -118,7 +118,8 @@ impl TokenServer {
         self.request(Grant::ClientCredentials, &[("grant_type", "client_credentials")]).await
     }
 
-    /// Requests a token on behalf of `caller`. `same_subject`: a JWT must name the subject of the caller's token.
+    /// Requests a token on behalf of `caller`. `same_subject`: a JWT must name the subject of the
+    /// caller's token.
     pub(super) async fn exchange(
         &self,
         caller: &CallerToken,
@@ -135,10 +136,13 @@ impl TokenServer {
         if token.authorization().as_bytes().ends_with(caller.text().as_bytes()) {
             return Err(self.garbled("its token is the caller's own"));
         }
-        match token.subject() {
-            Some(found) if same_subject && found != caller.subject() => {
+        match token.named_subject() {
+            Subject::Named(found) if same_subject && found != caller.subject() => {
                 let found = found[..found.floor_char_boundary(SUBJECT_BYTES_MAX)].to_owned();
                 Err(CredentialError::OtherSubject { server: self.name(), found })
+            }
+            Subject::Unreadable if same_subject => {
+                Err(self.garbled("its access_token is a JWT without exactly one string \"sub\""))
             }
             _ => Ok(token.within(caller.validity())),
         }

@@ -62,7 +62,9 @@ pub fn attacks(fixture: &AttackFixture) -> Vec<Attack> {
         add(format!("audience {aud}"), fixture.post("/mcp/raw", call("echo")).by(&token_for(&aud)));
     }
     // A caller that names the host for which its token was issued: another service of an allowed host.
-    for host in ["gate.example:9000", "gate.example:443", "localhost", "localhost:9000", "127.0.0.1:1", "[::1]:1"] {
+    for host in
+        ["gate.example:9000", "gate.example:443", "localhost", "localhost:9000", "127.0.0.1", "127.0.0.1:1", "[::1]:1"]
+    {
         let token = token_for(&json!([format!("http://{host}/mcp/raw"), format!("https://{host}/mcp/raw")]));
         add(
             format!("Host {host}, for which the token is"),
@@ -87,5 +89,11 @@ pub fn attacks(fixture: &AttackFixture) -> Vec<Attack> {
     attacks.push(row("a Host that is not served, and a token for one that is", &request, malformed(403, -32600)));
     let request = forwarded(&named("other.example", "http")).set("host", "other.example");
     attacks.push(row("a Host that is not served, and a token for it", &request, malformed(403, -32600)));
+    // No port, and addresses that are no place.
+    let port = fixture.host.rsplit_once(':').map_or("", |(_, port)| port);
+    for host in ["gate.example:99999".to_owned(), format!("0.0.0.0:{port}"), format!("[::]:{port}")] {
+        let request = fixture.post("/mcp/raw", call("echo")).by(&named(&host, "http")).set("host", &host);
+        attacks.push(row(format!("Host {host}, for which the token is"), &request, malformed(403, -32600)));
+    }
     attacks
 }
