@@ -117,7 +117,10 @@ impl Reloader {
         let changed = sections(&changed);
         if changed.is_empty() {
             tracing::info!(trigger, "configuration reloaded; no reloadable setting changed");
-            self.gateway.forget_caller_tokens();
+            // A person who sends the signal wants something to be looked at again; a file that was touched does not.
+            if trigger == "SIGHUP" {
+                self.gateway.forget_caller_tokens();
+            }
             self.loaded = loaded;
             return;
         }

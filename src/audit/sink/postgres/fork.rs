@@ -64,8 +64,8 @@ pub async fn resolve(connection: &mut PgConnection, gateway: &OutboxHead) -> Res
     Ok(Some(Resolution { moved, missing, before, cursor }))
 }
 
-/// The cursor for a stream that ends at `before`, and has not all rows that the gateway delivered. It keeps what is after
-/// `kept`, and waits to deliver what is after `after`. `None`: what is missing it delivers again by itself.
+/// The cursor for a stream that ends at `before`, and has not all rows that the gateway delivered. It keeps what is
+/// after `kept`, and waits to deliver what is after `after`. `None`: what is missing it delivers again by itself.
 fn cursor_for_missing(before: Head, kept: Head, after: Head) -> Option<Head> {
     match before.seq {
         seq if (kept.seq..after.seq).contains(&seq) => None,
