@@ -191,7 +191,9 @@ impl Upstreams {
             let mut backends = self.backends.write();
             let old: Vec<_> = changed.iter().filter_map(|alias| backends.remove(alias)).collect();
             // Nothing that is opened from now on stays with them.
-            old.iter().for_each(|backend| backend.retired().cancel());
+            for backend in &old {
+                backend.retired().cancel();
+            }
             backends.extend(made.iter().map(|(alias, backend)| (alias.clone(), Arc::clone(backend))));
             old
         };

@@ -44,7 +44,7 @@ impl<'a> Begun<'a> {
         let Self { ctx, grant, recording, started_at, slot } = self;
         let (result, opened) = match (grant, recording) {
             (Grant::Target(permit, backend), Recording::Intent(receipt)) => {
-                let answer = Box::pin(forward(&ctx, permit, &backend, &receipt, entry)).await;
+                let answer = Box::pin(forward(&ctx, *permit, &backend, &receipt, entry)).await;
                 (Unfinished::Intent(receipt, answer), None)
             }
             (grant, recording) => {

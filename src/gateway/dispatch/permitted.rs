@@ -43,7 +43,7 @@ pub struct Permitted<'a> {
 pub(super) enum Grant {
     Local(LocalMethod),
     /// The permit, and the backend for which everything was decided.
-    Target(Permit, UsedBackend),
+    Target(Box<Permit>, UsedBackend),
     Subscription(Subscription),
     Extension(Arc<Backend>),
 }
@@ -87,7 +87,7 @@ impl<'a> RoutedRequest<'a> {
             }
             Destination::Target(request) => {
                 let (permit, backend, slot) = target(&mut ctx, &request, entry).await?;
-                (Grant::Target(permit, backend), Some(slot))
+                (Grant::Target(Box::new(permit), backend), Some(slot))
             }
             Destination::Subscription(request) => {
                 (Grant::Subscription(subscriptions::permit(&ctx, request, entry).await?), None)

@@ -246,12 +246,12 @@ mod tests {
             for host in unspecified.into_iter().chain(["localhost", "127.0.0.1", "[::1]", "localhost:1"]) {
                 assert!(!is_accepted(&names, host), "{host} at {listen}");
             }
-            let named = at(listen, &["localhost:9000", "127.0.0.1:443", "0.0.0.0:8808", "[::]:8808"]);
+            let configured = at(listen, &["localhost:9000", "127.0.0.1:443", "0.0.0.0:8808", "[::]:8808"]);
             for host in ["localhost:9000", "127.0.0.1"] {
-                assert!(is_accepted(&named, host), "{host} at {listen}");
+                assert!(is_accepted(&configured, host), "{host} at {listen}");
             }
             for host in unspecified.into_iter().chain(["localhost:9001", "[::1]:9000", "127.0.0.1:80"]) {
-                assert!(!is_accepted(&named, host), "{host} at {listen}");
+                assert!(!is_accepted(&configured, host), "{host} at {listen}");
             }
         }
         assert!(is_accepted(&at("10.0.0.5:0", &[]), "10.0.0.5:8808"), "its own address");

@@ -130,7 +130,7 @@ mod tests {
         let (cell, server) = (TokenCell::default(), Server::default());
         let mut token = cell.get(server.request(true)).await.unwrap();
         for replaced in 1..4 {
-            tokio::time::advance(REPLACED_AGE_MIN - Duration::from_millis(1)).await;
+            tokio::time::advance(REPLACED_AGE_MIN.saturating_sub(Duration::from_millis(1))).await;
             for _ in 0..9 {
                 assert!(!cell.reject(&token));
                 assert!(Arc::ptr_eq(&token, &cell.get(server.request(true)).await.unwrap()));
