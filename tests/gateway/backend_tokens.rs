@@ -135,6 +135,11 @@ async fn rejected_calls(era: Era, tool: &str) {
             count.fetch_add(1, Ordering::SeqCst);
             return Some(StatusCode::UNAUTHORIZED.into_response());
         }
+        if asked.method() == "tools/list" {
+            let tools = ["t", "bad"].map(|name| json!({"name": name, "inputSchema": {"type": "object"}}));
+            let list = json!({"tools": tools, "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
+            return Some(result(asked, &list.to_string()));
+        }
         Some(if era == Era::Modern { modern(asked) } else { return None })
     })
     .await;

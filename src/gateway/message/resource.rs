@@ -72,8 +72,8 @@ impl Names {
     /// another service's, whose tokens would be accepted here.
     ///
     /// A loopback name means another machine to each client. It is this gateway with the listener's port if the
-    /// listener is on loopback, and otherwise only if the operator named it with its port. An unspecified address is not
-    /// a place.
+    /// listener is on loopback, and otherwise only if the operator named it with its port. An unspecified address is
+    /// not a place.
     fn is_audience(&self, host: &str, is_https: bool) -> bool {
         let (name, port) = headers::name_and_port(host);
         let usual = usual_port(is_https);
