@@ -126,7 +126,7 @@ impl Watermarks {
         }
     }
 
-    /// Returns whether there is no news.
+    /// Returns true if nothing has to be stored or told.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.heads.is_empty() && !self.went_back

@@ -138,7 +138,7 @@ async fn files_that_changed_are_used_by_new_connections_and_authorities_by_open_
     assert_eq!(fetch(&url, &after, None).await.unwrap(), "nobody");
     assert!(fetch(&url, &before, None).await.is_err(), "the new certificate is another authority's");
     assert_eq!(acceptor.0.read.lock().warning, None);
-    assert_eq!(who().await, "uri:spiffe://x/ci", "a connection that is open goes on");
+    assert_eq!(who().await, "uri:spiffe://x/ci", "a connection that is open continues");
     // Clients of another authority.
     std::fs::write(files.tls.client_ca_file.as_ref().unwrap(), others.pem()).unwrap();
     check_soon();
