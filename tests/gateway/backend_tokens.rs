@@ -15,7 +15,7 @@ use crate::http_backend_stub::{BackendStub, ReceivedRequest, modern, result, usu
 use crate::token_server::{CLIENT, SECRET, TokenRequest, TokenServer, claims, issue, jwt, jwt_of, refuse};
 
 /// The bearer token that a backend got.
-fn bearer(asked: &ReceivedRequest) -> &str {
+pub fn bearer(asked: &ReceivedRequest) -> &str {
     asked.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default()
 }
 
@@ -25,14 +25,14 @@ fn subject(asked: &ReceivedRequest) -> String {
 }
 
 /// A gateway with one backend `far`, whose tokens come from `server`.
-fn gateway(backend: &BackendStub, server: &TokenServer, change: impl FnOnce(&mut Setup)) -> (Setup, Gatepost) {
+pub fn gateway(backend: &BackendStub, server: &TokenServer, change: impl FnOnce(&mut Setup)) -> (Setup, Gatepost) {
     backend.gateway(|setup| {
         server.serve(setup, "far");
         change(setup);
     })
 }
 
-fn on_behalf(setup: &mut Setup) {
+pub fn on_behalf(setup: &mut Setup) {
     setup.set_toml("backends.far.oauth.on_behalf", "true");
 }
 
@@ -45,7 +45,7 @@ fn caller(gatepost: &Gatepost, era: Era, token: &str) -> Client {
 }
 
 /// The records of calls, oldest first.
-fn records(setup: &Setup) -> Vec<Value> {
+pub fn records(setup: &Setup) -> Vec<Value> {
     let shown = setup.command(&["audit", "query", "--method", "tools/call", "--json"]).output().unwrap();
     let text = String::from_utf8(shown.stdout).unwrap();
     let mut records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -54,7 +54,7 @@ fn records(setup: &Setup) -> Vec<Value> {
 }
 
 /// The `context` of a record.
-fn context(record: &Value) -> Value {
+pub fn context(record: &Value) -> Value {
     let context = &record["context"];
     context.as_str().map_or_else(|| context.clone(), |text| serde_json::from_str(text).unwrap())
 }

@@ -56,6 +56,7 @@ mod questions;
 mod recording;
 mod refusals;
 mod reload;
+mod renewed_tokens;
 mod rights;
 mod sessions;
 mod stdio;

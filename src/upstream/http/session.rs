@@ -39,27 +39,32 @@ impl Endpoint {
         listener: Option<Arc<dyn ServerMessageHandler>>,
     ) -> Result<(Arc<HttpConnection>, Response), CallError> {
         let connection = Arc::new(HttpConnection::new(self, Era::Legacy, initialize_params.clone(), caller, listener));
-        let response = connection.initialize().await?;
+        let response = connection.initialize(caller).await?;
         Ok((connection, response))
     }
 }
 
 impl HttpConnection {
-    async fn initialize(self: &Arc<Self>) -> Result<Response, CallError> {
-        let request = Request::new("initialize", Some(self.initialize_params.clone()));
+    async fn initialize(self: &Arc<Self>, caller: Option<&Arc<CallerToken>>) -> Result<Response, CallError> {
+        let request = Request::new("initialize", Some(self.initialize_params.clone())).on_behalf_of(caller);
         self.request_without_session(&request).await
     }
 
-    /// Initializes the session again, unless another request has done so since `seen` was read.
-    pub(super) async fn renew_session(self: &Arc<Self>, seen: &Session) -> Result<(), CallError> {
+    /// Initializes the session again, unless another request has done so since `seen` was read. `caller` is the token
+    /// of the request that needs it.
+    pub(super) async fn renew_session(
+        self: &Arc<Self>,
+        seen: &Session,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<(), CallError> {
         let _lock = self.initialize_lock.lock().await;
         if self.session() != *seen {
             return Ok(());
         }
         tracing::info!(backend = self.endpoint.alias, "the backend no longer knows the session; initializing it again");
-        let reason = match self.initialize().await {
+        let reason = match self.initialize(caller).await {
             Ok(Response::Result(_)) => {
-                self.send(message::write(None, "notifications/initialized", None)).await?;
+                self.send(message::write(None, "notifications/initialized", None), caller).await?;
                 if self.listen_requested.load(Ordering::Acquire) {
                     self.start_listening(true); // The previous stream ended with its session.
                 }
@@ -82,7 +87,7 @@ impl HttpConnection {
         *self.declared_lists.lock() = message::announced_list_changes(result);
         let greeting = Arc::new(Greeting::of(result));
         // Another caller may get another greeting.
-        if self.caller(None).is_none() && !self.is_client_session() {
+        if !self.is_on_behalf() && !self.is_client_session() {
             self.endpoint.set_greeting(&greeting);
         }
         *self.greeting.lock() = greeting;
