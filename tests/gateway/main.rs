@@ -30,6 +30,7 @@ mod common {
 mod attacks;
 mod auth;
 mod authz;
+mod backend_greetings;
 mod backend_tokens;
 mod catalog;
 mod child_life;
