@@ -27,6 +27,7 @@ mod list_changes;
 mod message;
 mod oauth;
 mod offer;
+mod opening;
 mod receipt;
 mod reconnect;
 mod retire;

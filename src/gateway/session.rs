@@ -131,7 +131,7 @@ impl Session {
         let listen = move |connection: &UpstreamConnection| {
             listener.tell_changed(listener.connections.take_missed(connection.alias()));
             if listener.general().has_reader() {
-                connection.listen();
+                connection.listen(None);
             }
         };
         self.connections.place(backend.alias()).get(backend.tasks(), open, listen).await
@@ -146,7 +146,7 @@ impl Session {
         if let Response::Error { error, .. } = answer {
             return Err(CallError::Down { reason: format!("it refused to initialize: {error}") });
         }
-        connection.notify("notifications/initialized", None).await?;
+        connection.notify("notifications/initialized", None, caller).await?;
         Ok(connection)
     }
 

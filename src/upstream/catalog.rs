@@ -26,6 +26,7 @@ use super::http::{HeaderParam, contradicted, of_tool};
 use super::known_names::READ_TIMEOUT;
 use super::list::{Collector, Item, Items, NOT_OFFERED, Page, read_page};
 use super::message::{Request, Response};
+use super::oauth::CallerToken;
 
 /// Most pages of a list. *Chosen*: some servers have one item on a page.
 const LIST_PAGES_MAX: usize = 1000;
@@ -80,12 +81,18 @@ impl Backend {
         self.is_late.store(self.probe_interval.is_some(), Ordering::Relaxed);
     }
 
-    /// Reads all pages of a list. If a later page cannot be read, the earlier ones are kept.
+    /// Reads all pages of a list. If a later page cannot be read, the earlier ones are kept. `caller` is the token of
+    /// the caller that asks, if the `connection` is used on its behalf.
     ///
     /// # Errors
     /// [`CallError`]: the first page cannot be read, or the backend does not offer the list.
-    pub async fn list(&self, connection: &UpstreamConnection, list: List) -> Result<Items, CallError> {
-        self.list_until(connection, list, None).await
+    pub async fn list(
+        &self,
+        connection: &UpstreamConnection,
+        caller: Option<&Arc<CallerToken>>,
+        list: List,
+    ) -> Result<Items, CallError> {
+        self.list_until(connection, caller, list, None).await
     }
 
     /// The same, without the pages that are not there at the `deadline`.
@@ -95,6 +102,7 @@ impl Backend {
     pub async fn list_until(
         &self,
         connection: &UpstreamConnection,
+        caller: Option<&Arc<CallerToken>>,
         list: List,
         deadline: Option<Instant>,
     ) -> Result<Items, CallError> {
@@ -103,7 +111,12 @@ impl Backend {
         }
         let (mut read, mut bytes, mut cursor) = (Collector::default(), 0_usize, None::<String>);
         for _ in 0..LIST_PAGES_MAX {
-            let next = self.page_at(connection, list, cursor.as_deref(), deadline).await;
+            let next = {
+                let params = cursor.as_deref().map(|cursor| Params::own(&[("cursor", cursor)])).unwrap_or_default();
+                let params = forwarded(&params, connection.era(), None, None);
+                let request = Request::new(list.method(), params).on_behalf_of(caller);
+                self.page(connection, &request, deadline).await
+            };
             let added = next.and_then(|page| {
                 bytes = bytes.saturating_add(page.text().len());
                 if bytes > LIST_BYTES_MAX {
@@ -130,20 +143,17 @@ impl Backend {
         Ok(read.finish(false))
     }
 
-    async fn page_at(
+    async fn page(
         &self,
         connection: &UpstreamConnection,
-        list: List,
-        cursor: Option<&str>,
+        request: &Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<Object<'static>, CallError> {
-        let params = cursor.map(|cursor| Params::own(&[("cursor", cursor)])).unwrap_or_default();
-        let request = Request::new(list.method(), forwarded(&params, connection.era(), None, None));
         let mut timeout = LIST_TIMEOUT.min(self.timeouts.total);
         if let Some(deadline) = deadline {
             timeout = timeout.min(deadline.saturating_duration_since(Instant::now()));
         }
-        let answer = tokio::time::timeout(timeout, connection.request(&request)).await;
+        let answer = tokio::time::timeout(timeout, connection.request(request)).await;
         match answer.unwrap_or(Err(CallError::TimedOut { after: timeout }))? {
             Response::Result(result) => Ok(result),
             Response::Error { .. } => Err(CallError::List { fault: NOT_OFFERED }),
@@ -155,7 +165,7 @@ impl Backend {
     /// # Errors
     /// As for [`Backend::list`].
     pub async fn tools(&self) -> Result<Items, CallError> {
-        let tools = self.list(&*self.shared().await?, List::Tools).await?;
+        let tools = self.list(&*self.shared().await?, None, List::Tools).await?;
         self.definitions.listed(None, &tools.items, tools.is_whole);
         self.list_changes.set_tools(Some(Arc::clone(&tools.items)));
         Ok(tools)
@@ -174,7 +184,7 @@ impl Backend {
         }
         let owner = owner();
         let Some(connection) = self.open_conversation_of(|| owner.clone()) else { return tools.lacks_item() };
-        let tools = self.list(&connection, List::Tools).await.ok()?;
+        let tools = self.list(&connection, None, List::Tools).await.ok()?;
         self.definitions.listed(Some(&owner), &tools.items, tools.is_whole);
         if has(&tools.items) { Some(true) } else { tools.lacks_item() }
     }
@@ -206,27 +216,39 @@ impl Backend {
     }
 
     /// The name of the first `Mcp-Param-*` header in `headers` that contradicts the `arguments` of a call of `tool`. A
-    /// header that the tool's schema does not mirror contradicts nothing.
+    /// header that the tool's schema does not mirror contradicts nothing. The schema is the one that is listed to the
+    /// `owner`; `caller` is the owner's token, if the backend is called on its behalf.
     pub async fn contradicted_header(
-        &self,
+        self: &Arc<Self>,
         tool: &str,
         arguments: Option<&str>,
         headers: &HeaderMap,
+        owner: impl FnOnce() -> Owner,
+        caller: Option<&Arc<CallerToken>>,
     ) -> Option<String> {
-        let params = self.in_time(Instant::now(), async { Ok(self.header_params(tool).await) }).await.ok()??;
+        let read = async { Ok(self.header_params(tool, owner, caller).await) };
+        let params = self.in_time(Instant::now(), read).await.ok()??;
         contradicted(&params, arguments, headers).map(ToString::to_string)
     }
 
-    async fn header_params(&self, tool: &str) -> Option<Arc<[HeaderParam]>> {
+    async fn header_params(
+        self: &Arc<Self>,
+        tool: &str,
+        owner: impl FnOnce() -> Owner,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Option<Arc<[HeaderParam]>> {
         if let Transport::Http(endpoint) = &self.transport
-            && endpoint.speaks_modern(None).await.ok()?
+            && endpoint.speaks_modern(caller).await.ok()?
         {
-            return Arc::new(endpoint.stateless_connection(None)).header_params(tool).await;
+            return Arc::new(endpoint.stateless_connection(caller)).header_params(tool, caller).await;
         }
-        let known = self.list_changes.tools();
-        let tools = match known {
-            Some(tools) => tools,
-            None => self.tools().await.ok()?.items,
+        let tools = match (caller, self.list_changes.tools()) {
+            (Some(_), _) => {
+                let connection = self.conversation(owner, caller).await.ok()?;
+                self.list(&connection, caller, List::Tools).await.ok()?.items
+            }
+            (None, Some(tools)) => tools,
+            (None, None) => self.tools().await.ok()?.items,
         };
         of_tool(&tools.iter().find(|known| known.name == tool)?.json)
     }
@@ -284,7 +306,7 @@ impl Backend {
         if !reads {
             return false;
         }
-        let read = async { self.list(&*self.shared().await?, list).await };
+        let read = async { self.list(&*self.shared().await?, None, list).await };
         let items = tokio::time::timeout(READ_TIMEOUT, read).await.ok().and_then(Result::ok);
         self.known_names.set(list, items.as_ref().map(|found| &*found.items));
         if let Some(tools) = items.as_ref().filter(|_| list == List::Tools) {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use tokio_util::sync::DropGuard;
 
+use crate::mcp::json::Object;
 use crate::mcp::protocol::Era;
 
 use super::error::CallError;
 use super::http::HttpConnection;
 use super::message::{self, Request, Response};
+use super::oauth::CallerToken;
 use super::offer::Greeting;
 use super::stdio::ChildConnection;
 use super::timeouts::Timeouts;
@@ -98,6 +100,13 @@ impl UpstreamConnection {
         }
     }
 
+    /// Keeps the answer to a handshake that was made after the connection was opened.
+    pub(super) fn keep_greeting(&self, result: &Object<'_>) {
+        if let TransportConnection::Http(connection) = &self.transport {
+            connection.keep_greeting(result);
+        }
+    }
+
     /// Returns whether the connection cannot be used any more, or should not: its backend was replaced.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -132,35 +141,50 @@ impl UpstreamConnection {
         }
     }
 
-    /// Forwards a notification of a client. It cannot be used for a request, because it assigns no id.
+    /// Returns true if it is used on behalf of a caller.
+    #[must_use]
+    pub fn is_on_behalf(&self) -> bool {
+        matches!(&self.transport, TransportConnection::Http(connection) if connection.is_on_behalf())
+    }
+
+    /// Forwards a notification of a client. It cannot be used for a request, because it assigns no id. `caller` is the
+    /// client's token, if the connection is used on its behalf.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn notify(&self, method: &str, params: Option<&str>) -> Result<(), CallError> {
+    pub async fn notify(
+        &self,
+        method: &str,
+        params: Option<&str>,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<(), CallError> {
         if method == INITIALIZED && self.era() == Era::Modern {
             return Ok(()); // The stateless era has no handshake, and a strict server rejects unknown notifications.
         }
-        self.send(message::write(None, method, params)).await
+        self.send(message::write(None, method, params), caller).await
     }
 
-    /// Forwards a client's response to a request of the backend. `message` is the whole response.
+    /// Forwards a client's response to a request of the backend. `message` is the whole response, and `caller` is the
+    /// client's token, if the connection is used on its behalf; `None`: the client did not respond.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn respond(&self, message: String) -> Result<(), CallError> {
-        self.send(message).await
+    pub async fn respond(&self, message: String, caller: Option<&Arc<CallerToken>>) -> Result<(), CallError> {
+        self.send(message, caller).await
     }
 
-    async fn send(&self, message: String) -> Result<(), CallError> {
+    async fn send(&self, message: String, caller: Option<&Arc<CallerToken>>) -> Result<(), CallError> {
         match &self.transport {
             TransportConnection::Child { child, .. } => child.send(message).await,
-            TransportConnection::Http(connection) => connection.send(message).await,
+            TransportConnection::Http(connection) => connection.send(message, caller).await,
         }
     }
 
-    /// Starts to read the stream of messages that belong to no request, if the backend has such a stream.
-    pub fn listen(&self) {
+    /// Starts to read the stream of messages that belong to no request, if the backend has such a stream. `caller` is
+    /// the token of the client that begins to listen, if the connection is used on its behalf.
+    pub fn listen(&self, caller: Option<&Arc<CallerToken>>) {
         if let TransportConnection::Http(connection) = &self.transport {
+            connection.take_up(caller);
             connection.listen();
         }
     }

@@ -101,6 +101,11 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// The same request on behalf of `caller`.
+    pub(super) fn on_behalf_of(self, caller: Option<&Arc<CallerToken>>) -> Self {
+        Self { caller: caller.cloned(), ..self }
+    }
+
     /// The same request with these headers too.
     pub(super) fn with_headers(&self, added: &HeaderMap) -> Self {
         let mut headers = self.headers.clone();

@@ -144,6 +144,14 @@ impl MemorySink {
         state.cursors.insert((last.gateway_id, last.epoch), Head::after(last));
     }
 
+    /// Forgets everything after `last` in its stream, and has all other streams as before.
+    pub fn forget_after(&self, last: &StreamPosition) {
+        let mut state = self.state();
+        let is_kept = |at: &StreamPosition| at.epoch != last.epoch || at.seq <= last.seq;
+        state.records.retain(|record| is_kept(&record.position));
+        state.cursors.insert((last.gateway_id, last.epoch), Head::after(last));
+    }
+
     /// Is as it was when the first `count` records had been delivered.
     pub fn go_back(&self, count: usize) {
         let mut state = self.state();

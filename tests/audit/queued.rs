@@ -152,12 +152,6 @@ async fn i2_a_crash_while_spilling_interrupts_each_open_call_once() {
     assert!(events(&records, "opened")[1]["previous_closed"] == false);
 }
 
-/// The note beside the outbox, if there is one.
-fn note(rig: &Rig) -> Option<serde_json::Value> {
-    let json = std::fs::read(rig.dir.path().join("delivered.json")).ok()?;
-    serde_json::from_slice(&json).ok()
-}
-
 /// A gateway at level `queued` whose records are delivered and not stored, as it would be found after a kill; and the
 /// last record that was delivered.
 async fn killed() -> (Rig, StreamPosition) {
@@ -165,7 +159,7 @@ async fn killed() -> (Rig, StreamPosition) {
     let (pipeline, probe) = settled(&rig).await;
     many(&pipeline.audit(), 5).await;
     until_async("all is delivered", SOON, || async { rig.sink.count() == 1 + 5 }).await;
-    until_async("it is noted", SOON, || async { note(&rig).is_some_and(|note| note["seq"] == 6) }).await;
+    until_async("it is noted", SOON, || async { rig.note().is_some_and(|note| note["seq"] == 6) }).await;
     drop(probe);
     let crashed = rig.after_crash();
     stop_now(pipeline).await;

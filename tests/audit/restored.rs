@@ -9,6 +9,7 @@ use gatepost::audit::outbox::fs::DiskFs;
 use gatepost::audit::outbox::{self, Commit, Keep, Opening, Reader, Segment};
 use gatepost::audit::pipeline::{Pipeline, Probe};
 use gatepost::audit::record::{AuditRecord, Digest, Entry, Epoch, Seq};
+use gatepost::audit::scribe::Mode;
 use gatepost::audit::shipper::ShipperState;
 use sqlx::{Connection, PgConnection};
 
@@ -269,6 +270,133 @@ async fn i4_kept_records_that_the_database_lost_do_not_go_for_room() {
     verify_records(&records);
     let calls = records.iter().filter(|record| record.entry.call.method == "tools/call").count() as u64;
     assert_eq!(calls, before + 1 + taken);
+}
+
+/// A commit that fails while the database goes back does not store what was delivered before.
+#[tokio::test]
+async fn i4_watermark_of_a_failed_commit_is_not_stored_after_the_database_went_back() {
+    let mut rig = Rig::stored();
+    rig.config.keep = Some(Keep { age: Duration::from_hours(1), bytes: 1 << 20 });
+    stop(rig.start()).await;
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    delivered(&probe).await;
+    rig.sink.hold_after(rig.sink.count());
+    // More than is kept of delivered records, so that the watermark makes the first files superfluous.
+    let before = large_calls(&pipeline, 100).await;
+    rig.disk.fail();
+    rig.sink.hold_after(usize::MAX);
+    delivered(&probe).await;
+    until_async("its watermark cannot be stored", SOON, || async { probe.meter().commits_failed.get() > 0 }).await;
+    rig.sink.go_back(0);
+    rig.sink.hold_after(0);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    tokio::time::resume();
+    until_async("it is found", SOON, || async { probe.meter().restored.get() == 1 }).await;
+    let commits = || probe.meter().commit.snapshot().count;
+    let stored = commits();
+    rig.disk.heal();
+    until_async("it is stored", SOON, || async { commits() > stored }).await;
+    rig.sink.hold_after(usize::MAX);
+    until_async("it is delivered again", SOON, || async { rig.sink.count() as u64 > before + 2 }).await;
+    healed(&rig, &probe).await;
+    assert_eq!(stop(pipeline).await.lost, 0);
+    let records = rig.sink.records();
+    verify_records(&records);
+    assert_eq!(records.iter().filter(|record| record.entry.call.method == "tools/call").count() as u64, before);
+}
+
+/// An earlier epoch was delivered again already, and is lost once more while the next one is delivered again.
+#[tokio::test]
+async fn i4_database_that_goes_back_twice_has_all_epochs_looked_at_again() {
+    let mut rig = Rig::keeping();
+    rig.config.batch.records = 3;
+    stop(two_epochs(&rig).await).await;
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    delivered(&probe).await;
+    assert_eq!(rig.sink.count(), 22 + 12 + 1);
+    rig.sink.go_back(7);
+    rig.sink.hold_after(22 + 3);
+    one(&pipeline.audit(), "echo").await;
+    until_async("the second epoch is found", SOON, || async { probe.meter().restored.get() == 2 }).await;
+    until_async("it is held", SOON, || async { matches!(probe.shipper(), ShipperState::Held { .. }) }).await;
+    rig.sink.go_back(2);
+    rig.sink.hold_after(usize::MAX);
+    until_async("it is delivered again", SOON, || async { rig.sink.count() == 22 + 12 + 2 + 5 }).await;
+    healed(&rig, &probe).await;
+    stop(pipeline).await;
+    assert_eq!(restored(&rig.sink.records()), [(1, 7, 22), (2, 0, 12), (2, 0, 3), (1, 2, 22), (3, 0, 1)]);
+}
+
+/// A forked stream turns out to be lost when it is looked at again, and the running one has lost nothing.
+#[tokio::test]
+async fn i4_loss_that_is_found_at_a_later_look_has_all_epochs_looked_at_again() {
+    let rig = Rig::keeping();
+    let pipeline = rig.start();
+    many(&pipeline.audit(), 20).await;
+    delivered(&pipeline.probe()).await;
+    let (crashed, records) = (rig.after_crash(), rig.sink.records());
+    stop_now(pipeline).await;
+    let rig = crashed;
+    rig.sink.cut_after(&records[20].position);
+    let pipeline = rig.start();
+    many(&pipeline.audit(), 10).await;
+    stop(pipeline).await;
+    let records = rig.sink.records();
+    let (first, second) = (records[6].position, records[21 + 3].position);
+    // Postgres has more of the first epoch than this gateway stored.
+    rig.sink.set_cursor(first.gateway_id, Epoch(1), Head { seq: Seq(100), hash: Digest::of(b"unknown") });
+    let pipeline = rig.start();
+    let probe = pipeline.probe();
+    one(&pipeline.audit(), "echo").await;
+    delivered(&probe).await;
+    let is_forked = || matches!(probe.shipper(), ShipperState::Forked { error } if error.contains("epoch 1 ("));
+    until_async("it is forked", SOON, || async { is_forked() }).await;
+    rig.sink.forget_after(&first);
+    rig.sink.forget_after(&second);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+    until_async("it is delivered again", SOON, || async { rig.sink.count() == 21 + 12 + 2 + 2 }).await;
+    healed(&rig, &probe).await;
+    stop(pipeline).await;
+    assert_eq!(restored(&rig.sink.records()), [(1, 7, 21), (2, 4, 12)]);
+}
+
+/// Only the note beside the outbox tells how much of an epoch was delivered. If less is there, others are looked at.
+#[tokio::test]
+async fn i4_noted_end_that_is_missing_has_all_epochs_looked_at() {
+    let mut rig = Rig::stored();
+    stop(two_epochs(&rig).await).await;
+    rig.config.mode = Mode::Queued { spill_after: Duration::from_hours(1) };
+    let pipeline = rig.start();
+    many(&pipeline.audit(), 5).await;
+    until_async("it is noted", SOON, || async { rig.note().is_some_and(|note| note["seq"] == 6) }).await;
+    let (crashed, records) = (rig.after_crash(), rig.sink.records());
+    stop_now(pipeline).await;
+    crashed.sink.forget_after(&records[6].position);
+    crashed.sink.forget_after(&records[22 + 12 + 2].position);
+    // At the second start, the last epoch that was delivered is the one of the first, and it has lost nothing.
+    for is_held in [false, true] {
+        if is_held {
+            // Before anything is delivered, and not only at a later look.
+            crashed.sink.hold_after(0);
+        }
+        let pipeline = crashed.start();
+        let probe = pipeline.probe();
+        until_async("both are forked", SOON, || async {
+            let (ShipperState::Forked { error } | ShipperState::Held { error }) = probe.shipper() else { return false };
+            error.contains("epoch 1 (") && error.contains("epoch 3 (") && !error.contains("epoch 2 (")
+        })
+        .await;
+        if is_held {
+            stop_now(pipeline).await;
+        } else {
+            stop(pipeline).await;
+        }
+    }
 }
 
 #[tokio::test]

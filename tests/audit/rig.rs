@@ -109,6 +109,12 @@ impl Rig {
         stored_records(&Reader::offline(Arc::new(DiskFs), self.dir.path()).unwrap())
     }
 
+    /// The note beside the outbox, if there is one.
+    pub fn note(&self) -> Option<serde_json::Value> {
+        let json = std::fs::read(self.dir.path().join("delivered.json")).ok()?;
+        serde_json::from_slice(&json).ok()
+    }
+
     /// The names of the outbox's generation files.
     pub fn generations(&self) -> Vec<String> {
         let names = self.dir.path().read_dir().unwrap();

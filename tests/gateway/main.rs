@@ -30,6 +30,7 @@ mod common {
 mod attacks;
 mod auth;
 mod authz;
+mod backend_greetings;
 mod backend_tokens;
 mod catalog;
 mod child_life;
@@ -57,6 +58,7 @@ mod recording;
 mod refusals;
 mod reload;
 mod reload_auth;
+mod renewed_tokens;
 mod rights;
 mod sessions;
 mod stdio;

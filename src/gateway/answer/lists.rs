@@ -113,7 +113,7 @@ pub(crate) async fn original_name(ctx: &RequestContext<'_>, target: Target<'_>, 
     }
     let read = async {
         let route = ctx.list_route(&backend).await?;
-        backend.list(&route.connection, list).await
+        backend.list(&route.connection, route.caller.as_ref(), list).await
     };
     let items = tokio::time::timeout(backend.patience(), read).await.ok()?.ok()?.items;
     items.iter().find(is_it).map(|item| item.name.clone())
@@ -129,7 +129,8 @@ pub(crate) async fn of_all_backends(ctx: &RequestContext<'_>, list: List) -> Vec
         let deadline = begun + patience;
         let read = async {
             let route = ctx.list_route(&backend).await?;
-            let Items { items, is_whole } = backend.list_until(&route.connection, list, Some(deadline)).await?;
+            let (connection, caller) = (&route.connection, route.caller.as_ref());
+            let Items { items, is_whole } = backend.list_until(connection, caller, list, Some(deadline)).await?;
             if list == List::Tools {
                 backend.tools_listed(route.connection.era(), || ctx.owner(), &items, is_whole);
                 return Ok(accepted(ctx, &backend, &items).map_or(items, Arc::from));

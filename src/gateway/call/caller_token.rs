@@ -9,6 +9,7 @@ use crate::auth::{self, Principal};
 use crate::gateway::call::audit_entry::AuditEntry;
 use crate::gateway::message::refusal::Refusal;
 use crate::gateway::message::request::InboundRequest;
+use crate::gateway::session::Session;
 use crate::upstream::{Backend, CallError, CallerToken, CredentialError, public_message};
 
 /// The token with which `principal` made the request `inbound`. `None`: it was authenticated in another way.
@@ -31,6 +32,17 @@ pub(crate) fn for_backend(
         return Ok(None);
     }
     Ok(Some(token_of(principal, inbound).ok_or(CredentialError::NoCallerToken)?))
+}
+
+/// The token of the caller, for a message that is not for one backend. `None`: no connection of `session` is used on
+/// behalf of the caller, or the caller has no token that can be exchanged.
+pub(crate) fn in_session(
+    session: &Session,
+    principal: &Principal,
+    inbound: &InboundRequest,
+) -> Option<Arc<CallerToken>> {
+    let is_needed = session.connections.all().iter().any(|connection| connection.is_on_behalf());
+    if is_needed { token_of(principal, inbound) } else { None }
 }
 
 /// The refusal of a caller that has no token for `backend`.

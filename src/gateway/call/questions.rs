@@ -17,10 +17,11 @@ use crate::audit::{Audit, Released, UnavailableError};
 use crate::config::RecordAnswers;
 use crate::gateway::call::recorded_content::QUESTION_BYTES_MAX;
 use crate::gateway::call::rules::Rules;
-use crate::gateway::session::question::{ClientAnswer, Fate, OpenCall, Question, QuestionHandler};
+use crate::gateway::session::question::{AnswerSender, ClientAnswer, Fate, OpenCall, Question, QuestionHandler};
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{AUDIT_UNAVAILABLE, DENIED, INTERNAL_ERROR, METHOD_NOT_FOUND};
 use crate::rbac::{Asking, DeniedAnswer};
+use crate::upstream::CallerToken;
 
 /// The longest time that a question waits for its answer. *Chosen*: a person who was asked has gone by then; a call
 /// that waits for a person ends sooner, by its backend's `call_timeout`. No intent stays open for an hour.
@@ -58,22 +59,22 @@ impl Questions {
     async fn ask(self, question: Question) {
         let (connection, id, method) =
             (Weak::clone(&question.connection), question.id.clone(), question.method.clone());
-        let (content, _handled) = self.settle(question).await;
+        let (content, answered) = self.settle(question).await;
         let (Some(content), Some(connection)) = (content, connection.upgrade()) else { return };
         let (key, value) = match &content {
             Ok(result) => ("result", result),
             Err(error) => ("error", error),
         };
+        let caller = answered.as_ref().and_then(|answered| answered.token.as_ref());
         let response = json::object([("jsonrpc", "\"2.0\""), ("id", id.as_str()), (key, value.as_str())]);
-        if let Err(error) = connection.respond(response).await {
+        if let Err(error) = connection.respond(response, caller).await {
             let backend = connection.alias();
             tracing::warn!(backend, method, %error, "response not sent to a backend; dropping it");
         }
     }
 
-    /// Records the question and its answer. Returns what the backend gets, and the sender whose end the client's
-    /// request waits for.
-    async fn settle(&self, question: Question) -> (Option<Content>, Option<oneshot::Sender<()>>) {
+    /// Records the question and its answer. Returns what the backend gets, and the client's request with the answer.
+    async fn settle(&self, question: Question) -> (Option<Content>, Option<Answered>) {
         // I6: the number of open questions is bounded.
         let Ok(_permit) = self.open.try_acquire() else {
             return (Some(error(INTERNAL_ERROR, "too many requests to clients are open")), None);
@@ -92,10 +93,10 @@ impl Questions {
         };
         let key = self.audit.record_key(receipt.request_id());
         let Question { fate, deliver, during, backend, connection, params, .. } = question;
-        let mut handled = None;
+        let mut answered = None;
         let (outcome, content) = match self.wait(fate, deliver).await {
-            Wait::Answered(ClientAnswer { content, roles, handled: sender }) => {
-                handled = Some(sender);
+            Wait::Answered(ClientAnswer { content, sender: AnswerSender { roles, token }, handled }) => {
+                answered = Some(Answered { token, _handled: handled });
                 let asking = match during.as_deref() {
                     Some(OpenCall { tool: Some(tool), .. }) => Asking::Tool(tool),
                     Some(_) => Asking::Other,
@@ -137,7 +138,7 @@ impl Questions {
             Ok(released) => released.into_inner(),
             Err(cause) => Some(unaudited(&cause)),
         };
-        (content, handled)
+        (content, answered)
     }
 
     /// Hands the question to the client and waits for what becomes of it.
@@ -224,6 +225,14 @@ impl QuestionHandler for Questions {
 
 /// The `result` or the `error` of a response, JSON text.
 type Content = Result<String, String>;
+
+/// The request with a client's answer.
+struct Answered {
+    /// The caller's token, if a backend of the session is called on its behalf.
+    token: Option<Arc<CallerToken>>,
+    /// The request waits until this is dropped.
+    _handled: oneshot::Sender<()>,
+}
 
 /// The end of the wait for an answer.
 enum Wait {

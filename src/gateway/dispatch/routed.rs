@@ -21,6 +21,7 @@ use crate::gateway::message::request::InboundRequest;
 use crate::gateway::message::scope::Scope;
 use crate::gateway::message::subject::Subject;
 use crate::gateway::session::Session;
+use crate::gateway::session::question::AnswerSender;
 use crate::mcp::envelope::{ClientResponse, Incoming, Malformed, Message, bounded};
 use crate::mcp::methods::{self, List, MethodKind, MethodSpec};
 use crate::mcp::names;
@@ -214,7 +215,9 @@ fn client_response<'a>(
     if response.object.get("result").is_some() == response.object.get("error").is_some() {
         return Err(Malformed::Result.into());
     }
-    Ok(OneWay::response(session, response, principal.roles.clone()))
+    let token = caller_token::in_session(&session, principal, inbound);
+    let sender = AnswerSender { roles: principal.roles.clone(), token };
+    Ok(OneWay::response(session, response, sender))
 }
 
 /// The sender of a notification.
@@ -246,7 +249,8 @@ impl<'a> Sender<'a> {
         let spec = methods::find_notification(method);
         let params = Params::read(message, body, &ParamRules::of_notification(spec, method))?;
         if spec.is_some() {
-            return Ok(OneWay::notification(self.core, &self.inbound.scope, session, method, params));
+            let caller = caller_token::in_session(&session, &self.principal, self.inbound);
+            return Ok(OneWay::notification(self.core, &self.inbound.scope, session, caller, method, params));
         }
         // As for a method that the gateway does not know: it may have any effect.
         let backend = self.inbound.scope.backend().filter(|_| self.core.is_pass_method(method));

@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use crate::audit::record::Status;
 use crate::auth::Principal;
 use crate::gateway::call::audit_entry::AuditEntry;
+use crate::gateway::call::caller_token;
 use crate::gateway::call::core::Core;
 use crate::gateway::call::session_end::SESSION_CLOSE;
 use crate::gateway::call::stream_counts::OpenStreamGuard;
@@ -115,8 +116,9 @@ async fn open_stream(
     // The newest request reads the stream: the one before it may be dead, although nothing here shows it yet.
     let reader = stream.take_over(after.unwrap_or(0));
     if stream.number == 0 {
+        let caller = caller_token::in_session(&session, &principal, inbound);
         for connection in session.connections.all() {
-            connection.listen();
+            connection.listen(caller.as_ref());
         }
     }
     Ok((ResponseStream { reader, number: Some(stream.number) }, principal, counted))

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::audit::record::{Caller, RequestId};
-use crate::upstream::UpstreamConnection;
+use crate::upstream::{CallerToken, UpstreamConnection};
 
 /// A call of a session that is open at a backend.
 #[derive(Debug)]
@@ -118,10 +118,18 @@ pub(crate) enum Fate {
 pub(crate) struct ClientAnswer {
     /// The `result` or the `error`, JSON text.
     pub(crate) content: Result<String, String>,
-    /// The roles of the token that came with the answer.
-    pub(crate) roles: Vec<String>,
+    pub(crate) sender: AnswerSender,
     /// Dropped when the answer is recorded and on its way to the backend, or refused.
     pub(crate) handled: oneshot::Sender<()>,
+}
+
+/// The caller that answered a question.
+#[derive(Debug)]
+pub(crate) struct AnswerSender {
+    /// The roles of its token.
+    pub(crate) roles: Vec<String>,
+    /// The token, if a backend of the session is called on behalf of the caller.
+    pub(crate) token: Option<Arc<CallerToken>>,
 }
 
 /// Takes the questions of a session's backends: records each, hands it to the client, and hands the answer to the

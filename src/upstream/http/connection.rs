@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::mcp::json::{self, Object};
@@ -14,7 +15,7 @@ use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
 use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Event, Request, ServerMessageHandler};
-use crate::upstream::oauth::CallerToken;
+use crate::upstream::oauth::{CallerToken, CredentialError};
 use crate::upstream::offer::Greeting;
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
 
@@ -42,9 +43,9 @@ pub(in crate::upstream) struct HttpConnection {
     /// Locked while the session is initialized again.
     pub(super) initialize_lock: tokio::sync::Mutex<()>,
     pub(super) initialize_params: SharedText,
-    /// The last token of the caller on whose behalf requests are made. `None`: they are not, or it is the gateway's own
-    /// connection.
-    caller: Option<Mutex<Arc<CallerToken>>>,
+    /// The token of the caller's last message. What belongs to no message is made with it while it has not ended.
+    /// `None`: requests are not made on behalf of a caller, or it is the gateway's own connection.
+    newest: Option<watch::Sender<Arc<CallerToken>>>,
     /// Handles messages that belong to no request.
     pub(super) listener: Option<Arc<dyn ServerMessageHandler>>,
     /// A task reads the standalone stream.
@@ -103,7 +104,7 @@ impl HttpConnection {
             session: Mutex::default(),
             initialize_lock: tokio::sync::Mutex::default(),
             initialize_params,
-            caller: caller.map(|caller| Mutex::new(Arc::clone(caller))),
+            newest: caller.map(|caller| watch::Sender::new(Arc::clone(caller))),
             listener,
             is_listening: AtomicBool::new(false),
             listen_requested: AtomicBool::new(false),
@@ -129,6 +130,11 @@ impl HttpConnection {
         self.era == Era::Legacy && *self.initialize_params != *message::own_initialize_params()
     }
 
+    /// Returns true if it is used on behalf of a caller.
+    pub(in crate::upstream) fn is_on_behalf(&self) -> bool {
+        self.newest.is_some()
+    }
+
     /// Returns whether the connection cannot be used any more.
     pub(in crate::upstream) fn has_ended(&self) -> bool {
         self.ended.is_cancelled()
@@ -139,14 +145,20 @@ impl HttpConnection {
         self.ended.cancelled().await;
     }
 
-    /// Sends a notification, or a response to a request of the backend.
+    /// Sends a notification, or a response to a request of the backend. `caller` is the token of the client's message,
+    /// if there is one.
     ///
     /// # Errors
     /// [`CallError`].
-    pub(in crate::upstream) async fn send(&self, message: String) -> Result<(), CallError> {
+    pub(in crate::upstream) async fn send(
+        &self,
+        message: String,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<(), CallError> {
+        self.take_up(caller);
         let timer = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
         let mut headers = self.headers(&self.session(), ACCEPT_ANY);
-        let caller = self.caller(None);
+        let caller = self.newest_caller().map(|newest| caller.map_or(newest, Arc::clone));
         timer.run(self.endpoint.authorize(&mut headers, caller.as_ref())).await??;
         let response = timer.run(self.post(message.into(), headers)).await??;
         if response.status().is_success() {
@@ -155,15 +167,35 @@ impl HttpConnection {
         Err(self.endpoint.status_error(response.status().as_u16(), caller.as_ref()))
     }
 
-    /// The token of the caller on whose behalf `request`, or what belongs to no request, is made. `None`: it is not
-    /// made on behalf of a caller.
-    pub(super) fn caller(&self, request: Option<&Request<'_>>) -> Option<Arc<CallerToken>> {
-        let mut last = self.caller.as_ref()?.lock();
-        if let Some(own) = request.and_then(|request| request.caller.as_ref()) {
-            // Callers renew their tokens.
-            *last = Arc::clone(own);
+    /// The token of the caller on whose behalf `request` is made: its own, never that of another request.
+    ///
+    /// # Errors
+    /// Requests on this connection are made on behalf of a caller, and this one has no token.
+    pub(super) fn caller_of<'r>(&self, request: &'r Request<'_>) -> Result<Option<&'r Arc<CallerToken>>, CallError> {
+        if self.newest.is_some() && request.caller.is_none() {
+            return Err(CredentialError::NoCallerToken.into());
         }
-        Some(Arc::clone(&last))
+        Ok(request.caller.as_ref())
+    }
+
+    /// Takes the token of the caller's message up as the newest. Callers renew their tokens.
+    pub(in crate::upstream) fn take_up(&self, caller: Option<&Arc<CallerToken>>) {
+        if let (Some(newest), Some(caller)) = (&self.newest, caller) {
+            newest.send_replace(Arc::clone(caller));
+        }
+    }
+
+    /// The token for what belongs to no message of the caller. `None`: it is not made on behalf of a caller.
+    fn newest_caller(&self) -> Option<Arc<CallerToken>> {
+        self.newest.as_ref().map(|newest| Arc::clone(&newest.borrow()))
+    }
+
+    /// The same, once there is one that has not ended.
+    pub(super) async fn valid_caller(&self) -> Option<Arc<CallerToken>> {
+        let mut newest = self.newest.as_ref()?.subscribe();
+        let valid = newest.wait_for(|caller| !caller.has_ended()).await;
+        // The sender is a part of the connection.
+        valid.ok().map(|caller| Arc::clone(&caller))
     }
 
     /// Ends the session at the backend, in the background.
@@ -209,7 +241,7 @@ impl HttpConnection {
         request: reqwest::RequestBuilder,
         mut headers: HeaderMap,
     ) -> impl Future<Output = Result<reqwest::Response, CallError>> + Send + use<> {
-        let (endpoint, caller) = (Arc::clone(&self.endpoint), self.caller(None));
+        let (endpoint, caller) = (Arc::clone(&self.endpoint), self.newest_caller());
         async move {
             endpoint.authorize(&mut headers, caller.as_ref()).await?;
             request.headers(headers).send().await.map_err(transport_error)

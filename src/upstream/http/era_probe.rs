@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, DISCOVER, Request, Response};
 use crate::upstream::oauth::CallerToken;
-use crate::upstream::offer::Greeting;
 
 use super::connection::HttpConnection;
 use super::endpoint::Endpoint;
@@ -62,20 +61,16 @@ impl Endpoint {
         }
     }
 
-    /// Sends `server/discover`. Returns whether the answer is of the stateless era. Remembers the answer to the
-    /// gateway's own request only: the backend may answer each caller in another way.
+    /// Sends `server/discover`. Returns whether the answer is of the stateless era.
     async fn discover(self: &Arc<Self>, caller: Option<&Arc<CallerToken>>) -> Result<bool, CallError> {
-        let request = Request::new(DISCOVER, Some(message::discover_params().into()));
+        let request = Request::new(DISCOVER, Some(message::discover_params().into())).on_behalf_of(caller);
         let connection = Arc::new(self.stateless_connection(caller));
         let answer = tokio::time::timeout(PROBE_TIMEOUT, connection.request_without_session(&request)).await;
         match answer.unwrap_or(Err(CallError::TimedOut { after: PROBE_TIMEOUT })) {
             Ok(answer) => {
                 let is_modern = message::discovers_modern(&answer);
-                if let Response::Result(result) = &answer
-                    && is_modern
-                    && caller.is_none()
-                {
-                    self.set_greeting(&Arc::new(Greeting::of(result)));
+                if let (true, Response::Result(result)) = (is_modern, &answer) {
+                    connection.keep_greeting(result);
                 }
                 Ok(is_modern)
             }
@@ -98,14 +93,15 @@ impl HttpConnection {
         self.endpoint.forget_era();
     }
 
-    /// Ends the connection if `evidence`, or a probe after it, shows that its era is wrong.
-    pub(super) async fn act_on_evidence(&self, evidence: EraEvidence) {
+    /// Ends the connection if `evidence`, or a probe after it, shows that its era is wrong. `caller` is the token of
+    /// the request that has the evidence.
+    pub(super) async fn act_on_evidence(&self, evidence: EraEvidence, caller: Option<&Arc<CallerToken>>) {
         match evidence {
             EraEvidence::Contradictory => self.abandon(),
             // A backend with both eras answers a probe like one with the newer era only, so only a change is
             // conclusive.
             EraEvidence::Doubtful if self.endpoint.is_modern() == Some(false) => {
-                if self.endpoint.probe_era(self.caller(None).as_ref()).await.unwrap_or(false) {
+                if self.endpoint.probe_era(caller).await.unwrap_or(false) {
                     self.abandon();
                 }
             }

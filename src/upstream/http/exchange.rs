@@ -60,7 +60,7 @@ impl HttpConnection {
             Ok(response) => Ok(response),
             Err(ExchangeError::Call(error)) => Err(error),
             Err(ExchangeError::SessionGone { answer, .. }) => {
-                let renewed = self.renew_session(&session).await;
+                let renewed = self.renew_session(&session, request.caller.as_ref()).await;
                 if let Some(answer) = answer {
                     answer
                 } else {
@@ -72,7 +72,7 @@ impl HttpConnection {
             }
         };
         if evidence != EraEvidence::Consistent {
-            Box::pin(self.act_on_evidence(evidence)).await;
+            Box::pin(self.act_on_evidence(evidence, request.caller.as_ref())).await;
         }
         answer
     }
@@ -103,18 +103,18 @@ impl HttpConnection {
             message::LISTEN => RequestTimer::unlimited(),
             _ => RequestTimer::new(self.endpoint.timeouts).started_at(request.begun),
         };
-        let caller = self.caller(Some(request));
+        let caller = self.caller_of(request)?;
         let token = match self.endpoint.oauth {
-            Some(_) => timer.run(self.endpoint.authorize(&mut headers, caller.as_ref())).await??,
+            Some(_) => timer.run(self.endpoint.authorize(&mut headers, caller)).await??,
             None => None,
         };
         let mut guard = RequestGuard::new(self, id, request);
         let mut response = timer.run(self.post(body, headers)).await?;
         if let (Ok(refused), Some(token), Some(oauth)) = (&response, token, &self.endpoint.oauth)
             && refused.status() == StatusCode::UNAUTHORIZED
-            && oauth.reject(caller.as_ref(), &token)
+            && oauth.reject(caller, &token)
         {
-            let again = Box::pin(self.post_with_new_token(id, session, request, caller.as_ref(), token));
+            let again = Box::pin(self.post_with_new_token(id, session, request, caller, token));
             response = timer.run(again).await?;
         }
         if matches!(response, Err(CallError::Down { .. })) {
@@ -144,7 +144,7 @@ impl HttpConnection {
             SessionSign::Known => return Ok(answer?),
             SessionSign::Refused => true,
             SessionSign::Answered => false,
-            SessionSign::Unclear if self.is_known(session).await => return Ok(answer?),
+            SessionSign::Unclear if self.is_known(session, caller).await => return Ok(answer?),
             SessionSign::Unclear => !status.is_server_error(),
         };
         Err(ExchangeError::SessionGone { answer: (!is_repeatable).then_some(answer), status })
@@ -170,14 +170,13 @@ impl HttpConnection {
     }
 
     /// Returns false if the backend refuses a ping in `session`, too.
-    async fn is_known(self: &Arc<Self>, session: &Session) -> bool {
+    async fn is_known(self: &Arc<Self>, session: &Session, caller: Option<&Arc<CallerToken>>) -> bool {
         let ping = Request::new("ping", None);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let body = Frame::new(Some(id), ping.method, None);
         let mut timer = RequestTimer::new(Timeouts { idle: SEND_TIMEOUT, total: SEND_TIMEOUT });
         let mut headers = self.request_headers(session, &ping);
-        let caller = self.caller(None);
-        if !matches!(timer.run(self.endpoint.authorize(&mut headers, caller.as_ref())).await, Ok(Ok(_))) {
+        if !matches!(timer.run(self.endpoint.authorize(&mut headers, caller)).await, Ok(Ok(_))) {
             return true;
         }
         let Ok(Ok(response)) = timer.run(self.post(body, headers)).await else {
@@ -241,7 +240,7 @@ impl HttpConnection {
         let answer = match message {
             // The answer of a proxy or an access check to `server/discover` does not say which era is spoken.
             _ if request.method == message::DISCOVER && era::is_inconclusive(status) => {
-                Err(self.endpoint.status_error(status.as_u16(), self.caller(None).as_ref()))
+                Err(self.endpoint.status_error(status.as_u16(), request.caller.as_ref()))
             }
             // The id of an error may be null, if the backend could not read the id of the request.
             Message::Response { id: found, response: Some(answer) }
@@ -250,7 +249,7 @@ impl HttpConnection {
                 Ok(with_status(answer, status, self.era))
             }
             _ if status.is_success() => Err(CallError::Garbled),
-            _ => Err(self.endpoint.status_error(status.as_u16(), self.caller(None).as_ref())),
+            _ => Err(self.endpoint.status_error(status.as_u16(), request.caller.as_ref())),
         };
         (answer, sign)
     }
@@ -287,7 +286,12 @@ impl HttpConnection {
                 return Err(CallError::Died);
             }
             timer.run(tokio::time::sleep(resume_point.pause())).await?;
-            response = timer.run(self.get_stream(&self.session(), &resume_point)).await??;
+            let opened = timer.run(self.get_stream(&self.session(), &resume_point, request.caller.as_ref())).await?;
+            response = match opened {
+                // The backend has the request, also if the caller's token has ended meanwhile.
+                Err(CallError::Credential(_)) => return Err(CallError::Died),
+                opened => opened?,
+            };
             if !response.status().is_success() || !is_event_stream(&response) {
                 return Err(CallError::Died);
             }

@@ -16,6 +16,7 @@ use crate::mcp::lines::LINE_BYTES_MAX;
 use crate::mcp::protocol::{Era, HEADER_MISMATCH, TOOLS_CALL};
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, Request, Response};
+use crate::upstream::oauth::CallerToken;
 
 use super::connection::HttpConnection;
 use super::param_headers::{HeaderParam, ParamHeaders, read_tools};
@@ -42,6 +43,7 @@ impl HttpConnection {
     /// # Cancel safety
     /// If the future is dropped, the request is cancelled at the backend.
     pub(in crate::upstream) async fn request(self: &Arc<Self>, request: &Request<'_>) -> Result<Response, CallError> {
+        self.take_up(request.caller.as_ref());
         if self.era != Era::Modern || request.method != TOOLS_CALL {
             return self.request_in_session(request).await;
         }
@@ -59,7 +61,7 @@ impl HttpConnection {
 
     /// The headers for the parameters of `request`, as far as the requirements of its tool are known.
     fn mirrored_headers(&self, request: &Request<'_>) -> Option<HeaderMap> {
-        let required = self.endpoint.param_headers.lock().as_ref()?.get(request.name.as_deref()?).map(Arc::clone)?;
+        let required = self.endpoint.param_headers.of(request.caller.as_ref(), request.name.as_deref()?)?;
         let params = Object::parse_path(request.params.as_deref()?, &["arguments"])?;
         let arguments = params.object("arguments")?;
         Some(required.iter().filter_map(|param| param.header(&arguments)).collect())
@@ -72,7 +74,7 @@ impl HttpConnection {
         made: Option<HeaderMap>,
         answer: Result<Response, CallError>,
     ) -> Result<Response, CallError> {
-        if self.update_param_headers().await.is_err() {
+        if self.update_param_headers(request.caller.as_ref()).await.is_err() {
             return answer;
         }
         let required = self.mirrored_headers(request);
@@ -85,34 +87,43 @@ impl HttpConnection {
         self.request_in_session(&request.with_headers(&required.unwrap_or_default())).await
     }
 
-    /// The parameters that `tool` requires in headers; reads the list of tools if that has not been done. `None`: it
-    /// requires none, or the list cannot be read.
-    pub(in crate::upstream) async fn header_params(self: &Arc<Self>, tool: &str) -> Option<Arc<[HeaderParam]>> {
-        if self.endpoint.param_headers.lock().is_none() {
-            self.update_param_headers().await.ok()?;
+    /// The parameters that `tool` requires in headers; reads the list of tools if that has not been done, on behalf of
+    /// a `caller` or of the gateway. `None`: it requires none, or the list cannot be read.
+    pub(in crate::upstream) async fn header_params(
+        self: &Arc<Self>,
+        tool: &str,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Option<Arc<[HeaderParam]>> {
+        if !self.endpoint.param_headers.are_known(caller) {
+            self.update_param_headers(caller).await.ok()?;
         }
-        self.endpoint.param_headers.lock().as_ref()?.get(tool).map(Arc::clone)
+        self.endpoint.param_headers.of(caller, tool)
     }
 
-    /// Reads from the list of tools which of them require parameters in headers.
+    /// Reads from the list of tools which of them require parameters in headers, on behalf of a `caller` or of the
+    /// gateway.
     ///
     /// # Errors
     /// [`CallError`]; the previous requirements stay.
-    async fn update_param_headers(self: &Arc<Self>) -> Result<(), CallError> {
-        let read = tokio::time::timeout(LIST_TIMEOUT, self.read_param_headers()).await;
+    async fn update_param_headers(self: &Arc<Self>, caller: Option<&Arc<CallerToken>>) -> Result<(), CallError> {
+        let read = tokio::time::timeout(LIST_TIMEOUT, self.read_param_headers(caller)).await;
         let found = read.unwrap_or(Err(CallError::TimedOut { after: LIST_TIMEOUT }))?;
-        *self.endpoint.param_headers.lock() = Some(found);
+        self.endpoint.param_headers.set(caller, found);
         Ok(())
     }
 
-    async fn read_param_headers(self: &Arc<Self>) -> Result<ParamHeaders, CallError> {
+    async fn read_param_headers(
+        self: &Arc<Self>,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<ParamHeaders, CallError> {
         let (mut found, mut bytes, mut cursor) = (ParamHeaders::new(), 0_usize, None::<String>);
         for _ in 0..PAGES_MAX {
             let meta = message::modern_meta(&Object::default());
             let quoted = cursor.as_deref().map(json::quoted);
             let members = [("_meta", Some(meta.as_str())), ("cursor", quoted.as_deref())];
             let params = json::object(members.into_iter().filter_map(|(key, value)| Some((key, value?))));
-            let page = match self.request_without_session(&Request::new("tools/list", Some(params.into()))).await? {
+            let request = Request::new("tools/list", Some(params.into())).on_behalf_of(caller);
+            let page = match self.request_without_session(&request).await? {
                 Response::Result(page) => page,
                 Response::Error { .. } => return Err(CallError::List { fault: "it is an error response" }),
             };

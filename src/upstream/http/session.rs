@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use axum::http::HeaderValue;
 
+use crate::mcp::json::Object;
 use crate::mcp::protocol::{Era, LEGACY_LATEST};
 use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
@@ -23,7 +24,10 @@ impl Endpoint {
         caller: Option<&Arc<CallerToken>>,
     ) -> HttpConnection {
         let connection = HttpConnection::new(self, Era::Modern, SharedText::default(), caller, None);
-        *connection.greeting.lock() = self.greeting().unwrap_or_default();
+        // A caller's own is not known before its handshake: until then the backend may offer it everything.
+        if caller.is_none() {
+            *connection.greeting.lock() = self.greeting().unwrap_or_default();
+        }
         connection
     }
 
@@ -39,27 +43,32 @@ impl Endpoint {
         listener: Option<Arc<dyn ServerMessageHandler>>,
     ) -> Result<(Arc<HttpConnection>, Response), CallError> {
         let connection = Arc::new(HttpConnection::new(self, Era::Legacy, initialize_params.clone(), caller, listener));
-        let response = connection.initialize().await?;
+        let response = connection.initialize(caller).await?;
         Ok((connection, response))
     }
 }
 
 impl HttpConnection {
-    async fn initialize(self: &Arc<Self>) -> Result<Response, CallError> {
-        let request = Request::new("initialize", Some(self.initialize_params.clone()));
+    async fn initialize(self: &Arc<Self>, caller: Option<&Arc<CallerToken>>) -> Result<Response, CallError> {
+        let request = Request::new("initialize", Some(self.initialize_params.clone())).on_behalf_of(caller);
         self.request_without_session(&request).await
     }
 
-    /// Initializes the session again, unless another request has done so since `seen` was read.
-    pub(super) async fn renew_session(self: &Arc<Self>, seen: &Session) -> Result<(), CallError> {
+    /// Initializes the session again, unless another request has done so since `seen` was read. `caller` is the token
+    /// of the request that needs it.
+    pub(super) async fn renew_session(
+        self: &Arc<Self>,
+        seen: &Session,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Result<(), CallError> {
         let _lock = self.initialize_lock.lock().await;
         if self.session() != *seen {
             return Ok(());
         }
         tracing::info!(backend = self.endpoint.alias, "the backend no longer knows the session; initializing it again");
-        let reason = match self.initialize().await {
+        let reason = match self.initialize(caller).await {
             Ok(Response::Result(_)) => {
-                self.send(message::write(None, "notifications/initialized", None)).await?;
+                self.send(message::write(None, "notifications/initialized", None), caller).await?;
                 if self.listen_requested.load(Ordering::Acquire) {
                     self.start_listening(true); // The previous stream ended with its session.
                 }
@@ -80,9 +89,14 @@ impl HttpConnection {
         let version = HeaderValue::from_str(version.as_deref().unwrap_or(LEGACY_LATEST)).ok();
         *self.session.lock() = Session { id, version };
         *self.declared_lists.lock() = message::announced_list_changes(result);
+        self.keep_greeting(result);
+    }
+
+    /// Keeps the answer to a handshake. A backend may greet each caller in another way, so it belongs to the
+    /// connection; that to the gateway's own handshake is also the endpoint's.
+    pub(in crate::upstream) fn keep_greeting(&self, result: &Object<'_>) {
         let greeting = Arc::new(Greeting::of(result));
-        // Another caller may get another greeting.
-        if self.caller(None).is_none() && !self.is_client_session() {
+        if !self.is_on_behalf() && !self.is_client_session() {
             self.endpoint.set_greeting(&greeting);
         }
         *self.greeting.lock() = greeting;

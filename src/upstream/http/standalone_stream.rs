@@ -2,6 +2,9 @@
 //!
 //! It is read for as long as the backend offers it. If it breaks and the backend cannot resume it at the same event,
 //! messages may have been lost, so the listener is told that every list may have changed.
+//!
+//! On behalf of a caller, it is read with the token of the caller's last message, until that token ends. It is then
+//! opened again with a newer one: at once if there is one, otherwise when the caller's next message brings one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,10 +13,12 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
+use crate::auth::validity::Validity;
 use crate::mcp::protocol::Era;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, Event, Message};
+use crate::upstream::oauth::CallerToken;
 use crate::upstream::timeouts::RequestTimer;
 
 use super::connection::{HttpConnection, SEND_TIMEOUT, Session};
@@ -87,15 +92,17 @@ impl HttpConnection {
         let (mut resume_point, mut retries) = (ResumePoint::default(), StreamBackoff::default());
         let mut has_tried = false;
         loop {
+            let caller = self.valid_caller().await;
             let session = self.session();
-            let response = tokio::time::timeout(SEND_TIMEOUT, self.get_stream(&session, &resume_point)).await;
+            let opening = self.get_stream(&session, &resume_point, caller.as_ref());
+            let response = tokio::time::timeout(SEND_TIMEOUT, opening).await;
             let pause = match response {
                 Ok(Ok(response)) if response.status().is_success() && is_event_stream(&response) => {
                     if std::mem::replace(&mut missed, false) {
                         self.announce_all_lists();
                     }
                     let opened = Instant::now();
-                    missed = self.read_events(response, &mut resume_point).await;
+                    missed = self.read_events(response, &mut resume_point, caller.as_ref()).await;
                     retries.pause_after_stream(opened, &resume_point)
                 }
                 Ok(Ok(response)) if !is_temporary(response.status()) => {
@@ -120,8 +127,15 @@ impl HttpConnection {
         }
     }
 
-    /// Reads the events of an open stream until it ends. Returns whether later events may be lost.
-    async fn read_events(&self, mut response: reqwest::Response, resume_point: &mut ResumePoint) -> bool {
+    /// Reads the events of an open stream until it ends, or the token of the `caller` does. Returns whether later
+    /// events may be lost.
+    async fn read_events(
+        &self,
+        mut response: reqwest::Response,
+        resume_point: &mut ResumePoint,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> bool {
+        let validity = caller.map_or(Validity::UNLIMITED, |caller| caller.validity());
         let mut timer = RequestTimer::unlimited();
         let mut on_message = |message| {
             if let Message::Event(event) = message {
@@ -129,7 +143,8 @@ impl HttpConnection {
             }
             None::<()>
         };
-        let end = read_messages(&mut response, resume_point, &mut timer, &mut on_message).await;
+        let read = read_messages(&mut response, resume_point, &mut timer, &mut on_message);
+        let end = tokio::select! { end = read => end, () = validity.ended() => Ok(None) };
         if let Err(error) = &end {
             let backend = &self.endpoint.alias;
             tracing::warn!(backend, %error, "could not read the backend's stream; opening it again");
@@ -137,16 +152,18 @@ impl HttpConnection {
         end.is_err() || resume_point.last_event_id.is_none()
     }
 
-    /// Opens the stream, or a broken response stream, after the last event that was read.
+    /// Opens the stream, or a broken response stream, after the last event that was read, on behalf of a `caller` or of
+    /// the gateway.
     pub(super) async fn get_stream(
         &self,
         session: &Session,
         resume_point: &ResumePoint,
+        caller: Option<&Arc<CallerToken>>,
     ) -> Result<reqwest::Response, CallError> {
         let mut headers = self.headers(session, "text/event-stream");
         let last = resume_point.last_event_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
         headers.extend(last.map(|last| (LAST_EVENT_ID, last)));
-        self.endpoint.authorize(&mut headers, self.caller(None).as_ref()).await?;
+        self.endpoint.authorize(&mut headers, caller).await?;
         self.endpoint.client.get(&self.endpoint.url).headers(headers).send().await.map_err(transport_error)
     }
 
