@@ -216,27 +216,39 @@ impl Backend {
     }
 
     /// The name of the first `Mcp-Param-*` header in `headers` that contradicts the `arguments` of a call of `tool`. A
-    /// header that the tool's schema does not mirror contradicts nothing.
+    /// header that the tool's schema does not mirror contradicts nothing. The schema is the one that is listed to the
+    /// `owner`; `caller` is the owner's token, if the backend is called on its behalf.
     pub async fn contradicted_header(
-        &self,
+        self: &Arc<Self>,
         tool: &str,
         arguments: Option<&str>,
         headers: &HeaderMap,
+        owner: impl FnOnce() -> Owner,
+        caller: Option<&Arc<CallerToken>>,
     ) -> Option<String> {
-        let params = self.in_time(Instant::now(), async { Ok(self.header_params(tool).await) }).await.ok()??;
+        let read = async { Ok(self.header_params(tool, owner, caller).await) };
+        let params = self.in_time(Instant::now(), read).await.ok()??;
         contradicted(&params, arguments, headers).map(ToString::to_string)
     }
 
-    async fn header_params(&self, tool: &str) -> Option<Arc<[HeaderParam]>> {
+    async fn header_params(
+        self: &Arc<Self>,
+        tool: &str,
+        owner: impl FnOnce() -> Owner,
+        caller: Option<&Arc<CallerToken>>,
+    ) -> Option<Arc<[HeaderParam]>> {
         if let Transport::Http(endpoint) = &self.transport
-            && endpoint.speaks_modern(None).await.ok()?
+            && endpoint.speaks_modern(caller).await.ok()?
         {
-            return Arc::new(endpoint.stateless_connection(None)).header_params(tool, None).await;
+            return Arc::new(endpoint.stateless_connection(caller)).header_params(tool, caller).await;
         }
-        let known = self.list_changes.tools();
-        let tools = match known {
-            Some(tools) => tools,
-            None => self.tools().await.ok()?.items,
+        let tools = match (caller, self.list_changes.tools()) {
+            (Some(_), _) => {
+                let connection = self.conversation(owner, caller).await.ok()?;
+                self.list(&connection, caller, List::Tools).await.ok()?.items
+            }
+            (None, Some(tools)) => tools,
+            (None, None) => self.tools().await.ok()?.items,
         };
         of_tool(&tools.iter().find(|known| known.name == tool)?.json)
     }

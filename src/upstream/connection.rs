@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::DropGuard;
 
+use crate::mcp::json::Object;
 use crate::mcp::protocol::Era;
 
 use super::error::CallError;
@@ -96,6 +97,13 @@ impl UpstreamConnection {
         match &self.transport {
             TransportConnection::Child { child, .. } => child.greeting(),
             TransportConnection::Http(connection) => connection.greeting(),
+        }
+    }
+
+    /// Keeps the answer to a handshake that was made after the connection was opened.
+    pub(super) fn keep_greeting(&self, result: &Object<'_>) {
+        if let TransportConnection::Http(connection) = &self.transport {
+            connection.keep_greeting(result);
         }
     }
 

@@ -18,6 +18,7 @@ mod era;
 mod era_probe;
 mod exchange;
 mod header_mirroring;
+mod known_param_headers;
 mod lost_session;
 mod param_headers;
 mod session;

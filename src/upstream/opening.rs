@@ -153,6 +153,7 @@ impl Backend {
         let request = Request::new(DISCOVER, Some(discover_params().into())).on_behalf_of(caller);
         let answer = connection.request(&request).await?;
         let Response::Result(discovered) = answer else { return Ok((connection, answer)) };
+        connection.keep_greeting(&discovered);
         let meta = discovered.object("_meta").unwrap_or_default();
         let info = meta.get("io.modelcontextprotocol/serverInfo");
         let version = json::quoted(LEGACY_LATEST);

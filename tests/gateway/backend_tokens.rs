@@ -1,11 +1,11 @@
 //! Backends that are called with tokens of a token server: the gateway's own, and those on behalf of callers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
 use crate::common::gatepost::{Gatepost, Setup, token, token_with, write_secret};
@@ -20,7 +20,7 @@ pub fn bearer(asked: &ReceivedRequest) -> &str {
 }
 
 /// The subject of the bearer token that a backend got.
-fn subject(asked: &ReceivedRequest) -> String {
+pub fn subject(asked: &ReceivedRequest) -> String {
     claims(bearer(asked))["sub"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -36,11 +36,11 @@ pub fn on_behalf(setup: &mut Setup) {
     setup.set_toml("backends.far.oauth.on_behalf", "true");
 }
 
-fn subject_token(subject: &str) -> String {
+pub fn subject_token(subject: &str) -> String {
     token_with(&json!({"sub": subject, "role": "admin"}))
 }
 
-fn caller(gatepost: &Gatepost, era: Era, token: &str) -> Client {
+pub fn caller(gatepost: &Gatepost, era: Era, token: &str) -> Client {
     Client::unconnected(&format!("{}/mcp/far", gatepost.url()), era, Some(token))
 }
 
@@ -59,7 +59,7 @@ pub fn context(record: &Value) -> Value {
     context.as_str().map_or_else(|| context.clone(), |text| serde_json::from_str(text).unwrap())
 }
 
-async fn done(client: &Client) {
+pub async fn done(client: &Client) {
     assert_eq!(client.call("t", json!({})).await.unwrap().content(), "done");
 }
 
@@ -287,130 +287,6 @@ async fn each_caller_is_exchanged_for_itself() {
             assert_eq!(context(record)["credential"], json!({"name": "exchange", "subject": subject}));
         }
     }
-}
-
-/// Refuses the gateway's own requests, so that a caller's are the first that are answered.
-fn refuse_gateway(asked: &ReceivedRequest) -> Option<Response> {
-    (subject(asked) == CLIENT).then(|| StatusCode::SERVICE_UNAVAILABLE.into_response())
-}
-
-/// The answer of a backend that greets each subject by its name. It offers ann no resources.
-fn greet_by_name(asked: &ReceivedRequest, era: Era) -> Option<Response> {
-    let subject = subject(asked);
-    let capabilities = if subject == "ann" { json!({"tools": {}}) } else { json!({"tools": {}, "resources": {}}) };
-    let mut hello = json!({"capabilities": capabilities, "instructions": format!("Hello {subject}.")});
-    match (era, asked.method()) {
-        (_, "resources/list") => Some(result(asked, r#"{"resources":[]}"#)),
-        (Era::Legacy, "initialize") => {
-            hello["protocolVersion"] = json!("2025-11-25");
-            hello["serverInfo"] = json!({"name": "far", "version": "1"});
-            Some(([("mcp-session-id", subject)], result(asked, &hello.to_string())).into_response())
-        }
-        (Era::Modern, "server/discover") => {
-            hello["supportedVersions"] = json!(["2026-07-28"]);
-            Some(result(asked, &hello.to_string()))
-        }
-        (Era::Modern, _) => Some(modern(asked)),
-        (Era::Legacy, _) => None,
-    }
-}
-
-/// The text of the answer to a handshake.
-async fn handshake(gatepost: &Gatepost, path: &str, era: Era, subject: &str) -> String {
-    let client = Client::unconnected(&format!("{}{path}", gatepost.url()), era, Some(&subject_token(subject)));
-    let info = json!({"name": "gatepost-tests", "version": "1"});
-    let (method, params) = match era {
-        Era::Legacy => ("initialize", json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info})),
-        Era::Modern => ("server/discover", json!({})),
-    };
-    client.request(method, params).await.unwrap().result().to_string()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_greeting_on_behalf_of_one_caller_is_not_shown_to_another() {
-    for backend_era in [Era::Legacy, Era::Modern] {
-        let backend =
-            BackendStub::start(move |asked| refuse_gateway(asked).or_else(|| greet_by_name(asked, backend_era))).await;
-        let server = TokenServer::start(|_| None).await;
-        let (_setup, gatepost) = gateway(&backend, &server, on_behalf);
-        for era in [Era::Legacy, Era::Modern] {
-            let ann = caller(&gatepost, era, &subject_token("ann"));
-            assert!(!ann.call("t", json!({})).await.unwrap().content().is_empty());
-            let own = handshake(&gatepost, "/mcp/far", era, "ann").await;
-            assert!(own.contains("Hello ann."), "{own}");
-        }
-        for era in [Era::Legacy, Era::Modern] {
-            let together = handshake(&gatepost, "/mcp", era, "bob").await;
-            assert!(!together.contains("Hello") && together.contains("resources"), "{backend_era:?} {together}");
-            let own = handshake(&gatepost, "/mcp/far", era, "bob").await;
-            assert!(own.contains("Hello bob.") && !own.contains("ann"), "{backend_era:?} {own}");
-            backend.seen.lock().unwrap().clear();
-            let url = format!("{}/mcp", gatepost.url());
-            let bob = Client::connect(&url, era, Some(&subject_token("bob"))).await;
-            bob.request("resources/list", json!({})).await.unwrap().result();
-            let lists = backend.seen("resources/list");
-            let is_bobs = !lists.is_empty() && lists.iter().all(|asked| subject(asked) == "bob");
-            assert!(is_bobs, "{backend_era:?} {lists:?}");
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_greeting_at_mcp_is_the_gateways_own_also_after_a_callers_probe() {
-    for backend_era in [Era::Legacy, Era::Modern] {
-        let has_called = AtomicBool::new(false);
-        let backend = BackendStub::start(move |asked| {
-            // A caller is first.
-            has_called.fetch_or(subject(asked) == "ann" && asked.method() == "tools/call", Ordering::SeqCst);
-            let refused = if has_called.load(Ordering::SeqCst) { None } else { refuse_gateway(asked) };
-            refused.or_else(|| greet_by_name(asked, backend_era))
-        })
-        .await;
-        let server = TokenServer::start(|_| None).await;
-        let (_setup, gatepost) = gateway(&backend, &server, |setup| {
-            on_behalf(setup);
-            setup.set("backends.far.probe_interval", "1s");
-        });
-        let ann = caller(&gatepost, Era::Modern, &subject_token("ann"));
-        assert!(!ann.call("t", json!({})).await.unwrap().content().is_empty());
-        let own = format!("Hello {CLIENT}.");
-        until_async("the gateway has its own greeting", SOON, async || {
-            let shown = handshake(&gatepost, "/mcp", Era::Modern, "bob").await;
-            assert!(!shown.contains("Hello ann."), "{shown}");
-            shown.contains(&own)
-        })
-        .await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rejection_of_one_callers_probe_is_not_evidence_for_others() {
-    let backend = BackendStub::start(|asked| match (&*subject(asked), asked.method()) {
-        ("ann", "server/discover") => Some(StatusCode::NOT_FOUND.into_response()),
-        ("ann", _) => Some(StatusCode::FORBIDDEN.into_response()),
-        _ => refuse_gateway(asked).or_else(|| Some(modern(asked))),
-    })
-    .await;
-    let server = TokenServer::start(|_| None).await;
-    let (_setup, gatepost) = gateway(&backend, &server, on_behalf);
-    let call = async |subject: &str| {
-        caller(&gatepost, Era::Modern, &subject_token(subject)).call("t", json!({})).await.unwrap()
-    };
-    assert!(call("ann").await.body.get("error").is_some());
-    assert_eq!(call("bob").await.content(), "modern");
-    assert!(backend.seen("initialize").iter().all(|asked| subject(asked) == "ann"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_older_backend_is_probed_once_on_behalf_of_callers() {
-    let backend = BackendStub::start(refuse_gateway).await;
-    let server = TokenServer::start(|_| None).await;
-    let (_setup, gatepost) = gateway(&backend, &server, on_behalf);
-    for subject in ["ann", "bob", "ann"] {
-        done(&caller(&gatepost, Era::Modern, &subject_token(subject))).await;
-    }
-    let probes = backend.seen("server/discover").into_iter().filter(|asked| subject(asked) != CLIENT);
-    assert_eq!(probes.count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -189,12 +189,23 @@ async fn target<'a>(
     let headers = &ctx.inbound.headers;
     if subject.kind == TargetKind::Tool
         && headers.keys().any(|name| name.as_str().starts_with(PARAM_HEADER_PREFIX))
-        && let Some(header) = Box::pin(backend.contradicted_header(permit.name(), arguments, headers)).await
+        && let Some(header) = Box::pin(contradicted(ctx, &backend, permit.name(), arguments)).await
     {
         let message = format!("header {header} does not match the arguments");
         return Err(Refusal::malformed(StatusCode::BAD_REQUEST, HEADER_MISMATCH, message));
     }
     Ok((permit, backend, slot))
+}
+
+/// The name of the first `Mcp-Param-*` header of the request that contradicts the `arguments` of its call of `tool`.
+async fn contradicted(
+    ctx: &RequestContext<'_>,
+    backend: &Arc<Backend>,
+    tool: &str,
+    arguments: Option<&str>,
+) -> Option<String> {
+    let caller = ctx.caller_token(backend).ok()?;
+    backend.contradicted_header(tool, arguments, &ctx.inbound.headers, || ctx.owner(), caller.as_ref()).await
 }
 
 /// Finds out how the tool is defined, for the record, and that the definition is accepted.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::configured_headers::ConfiguredHeaders;
 use super::endpoint_error::EndpointError;
-use super::param_headers::ParamHeaders;
+use super::known_param_headers::KnownParamHeaders;
 use crate::config;
 use crate::file_access::FileKind;
 use crate::outbound;
@@ -38,7 +38,7 @@ pub(in crate::upstream) struct Endpoint {
     /// The backend's last answer to the gateway's own handshake.
     greeting: Mutex<Option<Arc<Greeting>>>,
     /// The tools that require parameters in headers, as far as that is known.
-    pub(super) param_headers: Mutex<Option<ParamHeaders>>,
+    pub(super) param_headers: KnownParamHeaders,
 }
 
 impl Endpoint {
@@ -76,7 +76,7 @@ impl Endpoint {
             timeouts,
             modern: Mutex::default(),
             greeting: Mutex::default(),
-            param_headers: Mutex::default(),
+            param_headers: KnownParamHeaders::default(),
         }))
     }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, DISCOVER, Request, Response};
 use crate::upstream::oauth::CallerToken;
-use crate::upstream::offer::Greeting;
 
 use super::connection::HttpConnection;
 use super::endpoint::Endpoint;
@@ -62,8 +61,7 @@ impl Endpoint {
         }
     }
 
-    /// Sends `server/discover`. Returns whether the answer is of the stateless era. Remembers the answer to the
-    /// gateway's own request only: the backend may answer each caller in another way.
+    /// Sends `server/discover`. Returns whether the answer is of the stateless era.
     async fn discover(self: &Arc<Self>, caller: Option<&Arc<CallerToken>>) -> Result<bool, CallError> {
         let request = Request::new(DISCOVER, Some(message::discover_params().into())).on_behalf_of(caller);
         let connection = Arc::new(self.stateless_connection(caller));
@@ -71,11 +69,8 @@ impl Endpoint {
         match answer.unwrap_or(Err(CallError::TimedOut { after: PROBE_TIMEOUT })) {
             Ok(answer) => {
                 let is_modern = message::discovers_modern(&answer);
-                if let Response::Result(result) = &answer
-                    && is_modern
-                    && caller.is_none()
-                {
-                    self.set_greeting(&Arc::new(Greeting::of(result)));
+                if let (true, Response::Result(result)) = (is_modern, &answer) {
+                    connection.keep_greeting(result);
                 }
                 Ok(is_modern)
             }

@@ -61,7 +61,7 @@ impl HttpConnection {
 
     /// The headers for the parameters of `request`, as far as the requirements of its tool are known.
     fn mirrored_headers(&self, request: &Request<'_>) -> Option<HeaderMap> {
-        let required = self.endpoint.param_headers.lock().as_ref()?.get(request.name.as_deref()?).map(Arc::clone)?;
+        let required = self.endpoint.param_headers.of(request.caller.as_ref(), request.name.as_deref()?)?;
         let params = Object::parse_path(request.params.as_deref()?, &["arguments"])?;
         let arguments = params.object("arguments")?;
         Some(required.iter().filter_map(|param| param.header(&arguments)).collect())
@@ -94,10 +94,10 @@ impl HttpConnection {
         tool: &str,
         caller: Option<&Arc<CallerToken>>,
     ) -> Option<Arc<[HeaderParam]>> {
-        if self.endpoint.param_headers.lock().is_none() {
+        if !self.endpoint.param_headers.are_known(caller) {
             self.update_param_headers(caller).await.ok()?;
         }
-        self.endpoint.param_headers.lock().as_ref()?.get(tool).map(Arc::clone)
+        self.endpoint.param_headers.of(caller, tool)
     }
 
     /// Reads from the list of tools which of them require parameters in headers, on behalf of a `caller` or of the
@@ -108,7 +108,7 @@ impl HttpConnection {
     async fn update_param_headers(self: &Arc<Self>, caller: Option<&Arc<CallerToken>>) -> Result<(), CallError> {
         let read = tokio::time::timeout(LIST_TIMEOUT, self.read_param_headers(caller)).await;
         let found = read.unwrap_or(Err(CallError::TimedOut { after: LIST_TIMEOUT }))?;
-        *self.endpoint.param_headers.lock() = Some(found);
+        self.endpoint.param_headers.set(caller, found);
         Ok(())
     }
 

@@ -112,6 +112,11 @@ impl HeaderParam {
         Some((self.header.clone(), header_value(&self.value(arguments)?)?))
     }
 
+    /// The bytes of its texts.
+    pub(super) fn bytes(&self) -> usize {
+        self.header.as_str().len() + self.path.iter().map(|key| size_of::<String>() + key.len()).sum::<usize>()
+    }
+
     fn value(&self, arguments: &Object<'_>) -> Option<String> {
         let json = value_at(arguments, &self.path)?;
         match json.as_bytes() {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use axum::http::HeaderValue;
 
+use crate::mcp::json::Object;
 use crate::mcp::protocol::{Era, LEGACY_LATEST};
 use crate::mcp::shared_text::SharedText;
 use crate::upstream::error::CallError;
@@ -23,7 +24,10 @@ impl Endpoint {
         caller: Option<&Arc<CallerToken>>,
     ) -> HttpConnection {
         let connection = HttpConnection::new(self, Era::Modern, SharedText::default(), caller, None);
-        *connection.greeting.lock() = self.greeting().unwrap_or_default();
+        // A caller's own is not known before its handshake: until then the backend may offer it everything.
+        if caller.is_none() {
+            *connection.greeting.lock() = self.greeting().unwrap_or_default();
+        }
         connection
     }
 
@@ -85,8 +89,13 @@ impl HttpConnection {
         let version = HeaderValue::from_str(version.as_deref().unwrap_or(LEGACY_LATEST)).ok();
         *self.session.lock() = Session { id, version };
         *self.declared_lists.lock() = message::announced_list_changes(result);
+        self.keep_greeting(result);
+    }
+
+    /// Keeps the answer to a handshake. A backend may greet each caller in another way, so it belongs to the
+    /// connection; that to the gateway's own handshake is also the endpoint's.
+    pub(in crate::upstream) fn keep_greeting(&self, result: &Object<'_>) {
         let greeting = Arc::new(Greeting::of(result));
-        // Another caller may get another greeting.
         if !self.is_on_behalf() && !self.is_client_session() {
             self.endpoint.set_greeting(&greeting);
         }
