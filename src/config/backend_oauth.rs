@@ -24,6 +24,8 @@ pub struct BackendOAuth {
     pub scope: Option<String>,
     /// True if the requests of callers are made with tokens that are issued for the callers'.
     pub on_behalf: bool,
+    /// The issuers whose tokens may be sent to the token server for this. Empty: the only issuer that there is.
+    pub subject_issuers: Vec<String>,
     /// True if such a token must name the caller's subject.
     pub same_subject: bool,
 }
@@ -50,6 +52,7 @@ impl Default for BackendOAuth {
             resource: None,
             scope: None,
             on_behalf: false,
+            subject_issuers: Vec::new(),
             same_subject: true,
         }
     }

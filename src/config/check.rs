@@ -121,6 +121,7 @@ fn backends(config: &Config, report: Report<'_>) {
         }
         if let Some(oauth) = &backend.oauth {
             backend_oauth(backend, oauth, &mut |key, message| report(&format!("{path}.{key}"), message.to_owned()));
+            subject_issuers(config, oauth, &format!("{path}.oauth.subject_issuers"), report);
         }
         tool_names(alias, backend, report);
         for name in backend.header_env.keys().filter(|name| backend.header_file.contains_key(*name)) {
@@ -155,6 +156,29 @@ fn backend_oauth(backend: &Backend, oauth: &BackendOAuth, fault: &mut dyn FnMut(
     let is_resource = |text: &String| Url::parse(text).is_ok_and(|url| url.fragment().is_none());
     if !oauth.resource.iter().all(is_resource) {
         fault("oauth.resource", "is not an absolute URI without a fragment: write the backend's, or set audience");
+    }
+}
+
+/// No issuer's tokens are sent to the token server of another one by accident.
+fn subject_issuers(config: &Config, oauth: &BackendOAuth, path: &str, report: Report<'_>) {
+    let keys = config.auth.keys.iter().map(|key| key.issuer.as_str());
+    let known: BTreeSet<_> = keys.chain(config.auth.issuers.iter().map(|issuer| issuer.issuer.as_str())).collect();
+    if oauth.on_behalf && oauth.subject_issuers.is_empty() && known.len() > 1 {
+        let names = known.into_iter().collect::<Vec<_>>().join(", ");
+        report(
+            path,
+            format!(
+                "is missing: there are several issuers ({names}), and their tokens would be sent to token_url; list \
+                 those for which that is right"
+            ),
+        );
+        return;
+    }
+    if !oauth.on_behalf && !oauth.subject_issuers.is_empty() {
+        report(path, "has no effect without on_behalf: set that, or remove this setting".to_owned());
+    }
+    for issuer in oauth.subject_issuers.iter().filter(|issuer| !known.contains(issuer.as_str())) {
+        report(path, format!("{issuer:?} is no issuer of auth.keys or auth.issuers: correct it, or add the issuer"));
     }
 }
 

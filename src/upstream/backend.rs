@@ -156,6 +156,17 @@ impl Backend {
         matches!(&self.transport, Transport::Http(endpoint) if endpoint.is_on_behalf())
     }
 
+    /// Checks that the token of a caller on whose behalf it is called may be exchanged.
+    ///
+    /// # Errors
+    /// [`CredentialError::OtherIssuer`].
+    pub fn check_issuer(&self, caller: &CallerToken) -> Result<(), CredentialError> {
+        match &self.transport {
+            Transport::Http(endpoint) => endpoint.check_issuer(caller),
+            Transport::Stdio(_) => Ok(()),
+        }
+    }
+
     /// Returns true if its requests are made with tokens that expire.
     #[must_use]
     pub fn has_oauth(&self) -> bool {

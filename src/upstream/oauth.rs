@@ -35,6 +35,8 @@ pub(super) struct OAuthClient {
     own: TokenCell,
     /// The tokens on behalf of callers; `None`: all requests are made with the gateway's own.
     exchanged: Option<ExchangedTokens>,
+    /// The issuers whose tokens may be exchanged; empty: all.
+    subject_issuers: Vec<String>,
     /// A token that names another subject than the caller's is refused.
     same_subject: bool,
 }
@@ -47,7 +49,8 @@ impl OAuthClient {
     pub(super) fn new(oauth: &config::BackendOAuth, backend: &config::Backend) -> Result<Self, (&'static str, String)> {
         let server = TokenServer::new(oauth, backend.files)?;
         let exchanged = oauth.on_behalf.then(ExchangedTokens::default);
-        Ok(Self { server, own: TokenCell::default(), exchanged, same_subject: oauth.same_subject })
+        let (subject_issuers, same_subject) = (oauth.subject_issuers.clone(), oauth.same_subject);
+        Ok(Self { server, own: TokenCell::default(), exchanged, subject_issuers, same_subject })
     }
 
     /// Returns true if requests of callers are made on their behalf.
@@ -59,6 +62,18 @@ impl OAuthClient {
     /// gateway's own, or is not made on behalf of its caller.
     pub(super) fn grant(caller: Option<&Arc<CallerToken>>) -> Grant {
         if caller.is_some() { Grant::Exchange } else { Grant::ClientCredentials }
+    }
+
+    /// Checks that the caller's token may be sent to the token server, which could use it here or elsewhere.
+    ///
+    /// # Errors
+    /// [`CredentialError::OtherIssuer`].
+    pub(super) fn check_issuer(&self, caller: &CallerToken) -> Result<(), CredentialError> {
+        let (known, issuer) = (&self.subject_issuers, caller.issuer());
+        if known.is_empty() || known.iter().any(|known| known == issuer) {
+            return Ok(());
+        }
+        Err(CredentialError::OtherIssuer { issuer: issuer.to_owned() })
     }
 
     /// The token for a request. `caller` is as for [`OAuthClient::grant`]. Without a token that can be used, one is
@@ -73,6 +88,7 @@ impl OAuthClient {
             return Err(CredentialError::CallerTokenEnded);
         }
         let exchanged = self.exchanged.as_ref().ok_or(CredentialError::NoCallerToken)?;
+        self.check_issuer(caller)?;
         exchanged.of(caller).get(self.server.exchange(caller, self.same_subject)).await
     }
 
@@ -132,6 +148,32 @@ mod tests {
         assert_eq!(client.token(Some(&until(-1))).await.unwrap_err(), CredentialError::CallerTokenEnded);
         let asked = client.token(Some(&until(60))).await.unwrap_err();
         assert!(matches!(asked, CredentialError::ServerDown { .. }), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn a_token_of_another_issuer_is_not_sent_to_the_token_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut backend = backend(dir.path());
+        let end = Timestamp::from_micros(Timestamp::now().micros() + 60_000_000);
+        let asked = async |issuers: &[&str], issuer: &str, backend: &mut config::Backend| {
+            backend.oauth.as_mut().unwrap().subject_issuers = issuers.iter().copied().map(str::to_owned).collect();
+            let client = OAuthClient::new(backend.oauth.as_ref().unwrap(), backend).unwrap();
+            client
+                .token(Some(&Arc::new(CallerToken::new(issuer, "ann", "a.b.c", Validity::until(end)))))
+                .await
+                .unwrap_err()
+        };
+        for (issuers, issuer, is_asked) in
+            [(&[][..], "i", true), (&["i", "j"], "j", true), (&["i"], "j", false), (&["i"], "I", false)]
+        {
+            let error = asked(issuers, issuer, &mut backend).await;
+            let is_refused = matches!(&error, CredentialError::OtherIssuer { issuer: named } if named == issuer);
+            assert_eq!(
+                (is_refused, matches!(error, CredentialError::ServerDown { .. })),
+                (!is_asked, is_asked),
+                "{error}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -84,6 +84,24 @@ fn an_oauth_client_fits_its_backend() {
     }
     let missing = errors("[backends.b]\nurl = \"https://b\"\n[backends.b.oauth]\n");
     assert_eq!(missing.len(), 3, "{missing:?}");
+    // The token server of a backend gets tokens of the issuers that are meant, and of no other.
+    let issuers = |names: &[&str], oauth: &str| {
+        let keys =
+            names.iter().map(|name| format!("{{ algorithm = \"HS256\", issuer = {name:?}, secret_file = \"s\" }}"));
+        let keys = keys.collect::<Vec<_>>().join(", ");
+        with("url = \"https://b\"", &format!("{oauth}\n[auth]\nkeys = [{keys}]"))
+    };
+    parse(&issuers(&["i"], "on_behalf = true")).unwrap();
+    parse(&issuers(&["i", "j"], "")).unwrap();
+    parse(&issuers(&["i", "j"], "on_behalf = true\nsubject_issuers = [\"j\"]")).unwrap();
+    for (names, oauth, want) in [
+        (&["i", "j"][..], "on_behalf = true", "is missing: there are several issuers (i, j)"),
+        (&["i"], "on_behalf = true\nsubject_issuers = [\"k\"]", "\"k\" is no issuer of auth.keys or auth.issuers"),
+        (&["i"], "subject_issuers = [\"i\"]", "has no effect without on_behalf"),
+    ] {
+        let found = error(&issuers(names, oauth));
+        assert!(found.contains("backends.b.oauth.subject_issuers") && found.contains(want), "{found}");
+    }
     let plain = with("url = \"https://b\"", "").replace("https://login.example", "http://login.example");
     assert!(error(&plain).contains("is not encrypted"));
 }

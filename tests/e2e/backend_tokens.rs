@@ -65,6 +65,9 @@ async fn a_backend_sees_the_caller_and_the_trail_shows_both() {
         setup.set(&key("token_url"), &format!("{issuer}/token")).set(&key("client_id"), "gatepost");
         setup.set(&key("client_secret_file"), path.to_str().unwrap());
         setup.set(&key("resource"), &crm.url).set(&key("scope"), "mcp").set_toml(&key("on_behalf"), on_behalf);
+        if on_behalf == "true" {
+            setup.set_toml(&key("subject_issuers"), &format!("[{issuer:?}]"));
+        }
     }
     let gatepost = setup.start();
     let mut tokens = Vec::new();

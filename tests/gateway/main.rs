@@ -37,6 +37,7 @@ mod child_life;
 mod conversations;
 mod discovery;
 mod eras;
+mod exchange_attacks;
 mod forwarding;
 mod hang_up;
 mod header_files;

@@ -48,6 +48,13 @@ pub(super) const BACKEND_OAUTH: &[SettingSpec] = &[
          requests (probes, lists) use the client credentials. `shared` is excluded.",
     ),
     setting(
+        "backends.*.oauth.subject_issuers",
+        ValueType::Texts,
+        Unset,
+        "The issuers whose tokens may be exchanged: the token server gets them, and could use them here. Callers with the \
+         token of another issuer are refused. Required with `on_behalf` if there are several issuers.",
+    ),
+    setting(
         "backends.*.oauth.same_subject",
         ValueType::Flag,
         Value("true"),

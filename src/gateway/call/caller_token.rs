@@ -31,7 +31,9 @@ pub(crate) fn for_backend(
     if !backend.is_on_behalf() {
         return Ok(None);
     }
-    Ok(Some(token_of(principal, inbound).ok_or(CredentialError::NoCallerToken)?))
+    let token = token_of(principal, inbound).ok_or(CredentialError::NoCallerToken)?;
+    backend.check_issuer(&token)?;
+    Ok(Some(token))
 }
 
 /// The token of the caller, for a message that is not for one backend. `None`: no connection of `session` is used on
@@ -47,6 +49,10 @@ pub(crate) fn in_session(
 
 /// The refusal of a caller that has no token for `backend`.
 pub(crate) fn refusal(entry: &mut AuditEntry<'_>, backend: &str, error: &CallError) -> Refusal {
-    entry.decided_by = Some(format!("backends.{backend}.oauth.on_behalf"));
+    let setting = match error {
+        CallError::Credential(CredentialError::OtherIssuer { .. }) => "subject_issuers",
+        _ => "on_behalf",
+    };
+    entry.decided_by = Some(format!("backends.{backend}.oauth.{setting}"));
     Refusal::denied(public_message(backend, error))
 }

@@ -13,7 +13,7 @@ use crate::config;
 use crate::file_access::FileKind;
 use crate::outbound;
 use crate::upstream::error::CallError;
-use crate::upstream::oauth::{AccessToken, CallerToken, OAuthClient};
+use crate::upstream::oauth::{AccessToken, CallerToken, CredentialError, OAuthClient};
 use crate::upstream::offer::Greeting;
 use crate::upstream::timeouts::Timeouts;
 
@@ -88,6 +88,14 @@ impl Endpoint {
     /// Returns true if requests of callers are made on their behalf.
     pub(in crate::upstream) fn is_on_behalf(&self) -> bool {
         self.oauth.as_ref().is_some_and(OAuthClient::is_on_behalf)
+    }
+
+    /// Checks that the caller's token may be exchanged for one for this backend.
+    ///
+    /// # Errors
+    /// [`CredentialError::OtherIssuer`].
+    pub(in crate::upstream) fn check_issuer(&self, caller: &CallerToken) -> Result<(), CredentialError> {
+        self.oauth.as_ref().map_or(Ok(()), |oauth| oauth.check_issuer(caller))
     }
 
     /// The name of the credential of a request, as in a record; `None`: it has none. `caller` is the token of a caller

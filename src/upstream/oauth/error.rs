@@ -42,6 +42,15 @@ pub enum CredentialError {
          a static token or a certificate"
     )]
     NoCallerToken,
+    /// The tokens of the caller's issuer are not for the token server.
+    #[error(
+        "it is called on behalf of the caller, and tokens of {issuer:?} are not exchanged for it: use the token of another \
+         issuer, or ask an operator to add this one to oauth.subject_issuers"
+    )]
+    OtherIssuer {
+        /// The issuer of the caller's token.
+        issuer: String,
+    },
     /// The caller's token has expired since the request arrived.
     #[error("it is called on behalf of the caller, whose token has expired")]
     CallerTokenEnded,
@@ -100,7 +109,7 @@ impl CredentialError {
     #[must_use]
     pub fn public(&self) -> String {
         match self {
-            Self::NoCallerToken | Self::CallerTokenEnded => self.to_string(),
+            Self::NoCallerToken | Self::OtherIssuer { .. } | Self::CallerTokenEnded => self.to_string(),
             _ => "the gateway got no credential for it".to_owned(),
         }
     }
