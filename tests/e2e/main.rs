@@ -59,6 +59,7 @@ mod poolers;
 mod postgres_faults;
 mod real_servers;
 mod receipts;
+mod reload_drill;
 mod session;
 mod sign_in;
 mod slots;

@@ -1,4 +1,4 @@
-//! A client on an official SDK that stays connected, `tests/e2e/session.mjs`; the two talk by lines of JSON.
+//! Clients on an official SDK that stay connected, `tests/e2e/session.mjs`; the two talk by lines of JSON.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
@@ -9,29 +9,33 @@ use serde_json::{Value, json};
 use crate::clients_and_servers::modern_node;
 use crate::common::gatepost::token;
 
-/// A connected client with the role `admin`. Dropping it ends it.
+/// Connected clients with the role `admin`, in one process. Dropping this ends them.
 #[derive(Debug)]
-pub struct Session {
+pub struct Clients {
     driver: Child,
     input: Option<ChildStdin>,
     output: Lines<BufReader<ChildStdout>>,
     asked: u64,
-    /// What the client said that was not yet waited for.
+    /// What the clients said that was not yet waited for.
     said: Vec<Value>,
 }
 
-impl Session {
-    /// Connects to `url` in the era `legacy` or `modern`.
-    pub fn start(url: &str, era: &str) -> Self {
+/// One connected client.
+#[derive(Debug)]
+pub struct Session(Clients);
+
+impl Clients {
+    /// Connects one client to each of `urls`, in the era `legacy` or `modern`.
+    pub fn start(urls: &[String], era: &str) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/session.mjs");
         let mut command = Command::new(modern_node());
-        command.arg(script).args([url, &token("admin"), era]);
+        command.arg(script).args([&token("admin"), era]).args(urls);
         let mut driver = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let mut session = Self { input: driver.stdin.take(), driver, output, asked: 0, said: Vec::new() };
-        let version = session.wait_for("it connects", |said| said["connected"].is_string());
+        let mut clients = Self { input: driver.stdin.take(), driver, output, asked: 0, said: Vec::new() };
+        let version = clients.wait_for("it connects", |said| said["connected"].is_string());
         assert_eq!(version["connected"] == "2026-07-28", era == "modern", "{version}");
-        session
+        clients
     }
 
     /// The first line that fits and was not yet returned.
@@ -45,16 +49,16 @@ impl Session {
         }
     }
 
-    fn begin(&mut self, mut asked: Value) -> u64 {
+    fn begin(&mut self, client: usize, mut asked: Value) -> u64 {
         self.asked += 1;
-        asked["id"] = json!(self.asked);
+        (asked["id"], asked["client"]) = (json!(self.asked), json!(client));
         writeln!(self.input.as_mut().unwrap(), "{asked}").unwrap();
         self.asked
     }
 
-    /// Begins a call; [`Session::answer`] waits for its end.
-    pub fn begin_call(&mut self, tool: &str, arguments: &Value) -> u64 {
-        self.begin(json!({"call": tool, "arguments": arguments}))
+    /// Begins a call; [`Clients::answer`] waits for its end.
+    pub fn begin_call(&mut self, client: usize, tool: &str, arguments: &Value) -> u64 {
+        self.begin(client, json!({"call": tool, "arguments": arguments}))
     }
 
     /// The text of a call's result, or the SDK's message about the error.
@@ -66,31 +70,67 @@ impl Session {
         }
     }
 
-    pub fn call(&mut self, tool: &str, arguments: &Value) -> Result<String, String> {
-        let id = self.begin_call(tool, arguments);
+    pub fn call(&mut self, client: usize, tool: &str, arguments: &Value) -> Result<String, String> {
+        let id = self.begin_call(client, tool, arguments);
         self.answer(id)
     }
 
-    /// Says whether a call that was begun has not ended, as far as the client has said.
-    pub fn is_open(&self, id: u64) -> bool {
-        !self.said.iter().any(|said| said["id"] == id)
-    }
-
     /// The names of all tools.
-    pub fn tools(&mut self) -> Vec<String> {
-        let id = self.begin(json!({"list": true}));
+    pub fn tools(&mut self, client: usize) -> Vec<String> {
+        let id = self.begin(client, json!({"list": true}));
         let answer = self.wait_for("it lists", |said| said["id"] == id);
         assert!(answer["error"].is_null(), "{answer}");
         serde_json::from_value(answer["tools"].clone()).unwrap()
     }
 
     /// Waits for a notification.
-    pub fn hears(&mut self, method: &str) {
-        self.wait_for(&format!("it hears {method}"), |said| said["heard"] == method);
+    pub fn hears(&mut self, client: usize, method: &str) {
+        self.wait_for(&format!("it hears {method}"), |said| said["client"] == client && said["heard"] == method);
+    }
+
+    /// The notifications that a client has heard and that were not waited for.
+    pub fn heard(&self, client: usize) -> Vec<&Value> {
+        self.said.iter().filter(|said| said["client"] == client && said["heard"].is_string()).collect()
     }
 }
 
-impl Drop for Session {
+impl Session {
+    /// Connects to `url` in the era `legacy` or `modern`.
+    pub fn start(url: &str, era: &str) -> Self {
+        Self(Clients::start(&[url.to_owned()], era))
+    }
+
+    /// As [`Clients::begin_call`].
+    pub fn begin_call(&mut self, tool: &str, arguments: &Value) -> u64 {
+        self.0.begin_call(0, tool, arguments)
+    }
+
+    /// As [`Clients::answer`].
+    pub fn answer(&mut self, id: u64) -> Result<String, String> {
+        self.0.answer(id)
+    }
+
+    pub fn call(&mut self, tool: &str, arguments: &Value) -> Result<String, String> {
+        self.0.call(0, tool, arguments)
+    }
+
+    /// Says whether a call that was begun has not ended, as far as the client has said.
+    pub fn is_open(&self, id: u64) -> bool {
+        !self.0.said.iter().any(|said| said["id"] == id)
+    }
+
+    /// The names of all tools.
+    pub fn tools(&mut self) -> Vec<String> {
+        self.0.tools(0)
+    }
+
+    /// Waits for a notification.
+    pub fn hears(&mut self, method: &str) {
+        self.0.hears(0, method);
+    }
+}
+
+impl Drop for Clients {
     fn drop(&mut self) {
         drop(self.input.take());
         self.driver.wait().ok();

@@ -170,9 +170,9 @@ async fn target<'a>(
     let slot = Slot::take(ctx, permit.backend())?;
     let core = ctx.core;
     let Some(backend) = core.upstreams.used(permit.backend()) else {
-        return Err(match ctx.inbound.scope {
+        return Err(match &ctx.inbound.scope {
             Scope::All => Refusal::unknown(subject.kind_name(), &subject.name, ctx.era),
-            Scope::One(_) => Refusal::unknown_backend(),
+            Scope::One(backend) => Refusal::unknown_backend(backend),
         });
     };
     with_credential(ctx, &backend, entry).await?;

@@ -117,12 +117,12 @@ impl<'a> Parsed<'a> {
         let session = match era {
             Era::Modern => {
                 entry.session = None; // This era has no sessions: a session header is ignored.
-                None
+                Ok(None)
             }
-            Era::Legacy if message.method == "initialize" => None,
-            Era::Legacy => session(core, inbound, &principal)?,
+            Era::Legacy if message.method == "initialize" => Ok(None),
+            Era::Legacy => session(core, inbound, &principal),
         };
-        if let Some(session) = &session {
+        if let Ok(Some(session)) = &session {
             entry.client_info.clone_from(&session.client_info);
         }
         let rules = Arc::clone(&entry.rules);
@@ -134,6 +134,8 @@ impl<'a> Parsed<'a> {
                 return Err(Refusal::invisible(&rules.policy, &principal, backend, &message.method));
             }
         }
+        // After it: to initialize again is no help where the backend was removed.
+        let session = session?;
         let Some(id) = message.id.clone() else {
             let sender = Sender { core, inbound, principal, session, rules };
             return sender.notification(&message, body, entry).map(Routed::OneWay);

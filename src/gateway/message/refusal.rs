@@ -97,8 +97,9 @@ impl Refusal {
     }
 
     /// A backend that does not exist.
-    pub(crate) fn unknown_backend() -> Self {
-        Self::malformed(StatusCode::NOT_FOUND, INVALID_PARAMS, "unknown backend")
+    pub(crate) fn unknown_backend(backend: &str) -> Self {
+        let backend = &backend[..backend.floor_char_boundary(envelope::NAME_BYTES_MAX)];
+        Self::malformed(StatusCode::NOT_FOUND, INVALID_PARAMS, format!("unknown backend {backend:?}"))
     }
 
     /// A backend that does not exist, or of which the caller may use nothing. A call is recorded as denied in the
@@ -107,7 +108,7 @@ impl Refusal {
         if method == TOOLS_CALL && !policy.reaches(&principal.roles, backend) {
             return Self::denied(format!("{} may call nothing of {backend}", principal.roles_in_words()));
         }
-        Self::unknown_backend()
+        Self::unknown_backend(backend)
     }
 
     /// A caller without a valid token for the endpoint `resource`. `auth` has the scope that a token needs; if it has
