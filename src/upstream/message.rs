@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::error::error_object;
 use super::oauth::CallerToken;
+use super::sent_credentials::SentCredentials;
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{
     HEADER_MISMATCH, LEGACY_LATEST, META_CAPABILITIES, META_CLIENT, META_VERSION, MISSING_CAPABILITY, MODERN_VERSION,
@@ -81,6 +82,8 @@ pub struct Request<'a> {
     pub events: Option<Arc<dyn ServerMessageHandler>>,
     /// The token of the caller, if the backend is called on its behalf.
     pub caller: Option<Arc<CallerToken>>,
+    /// Takes the credentials that are sent with it.
+    pub sent: Option<Arc<SentCredentials>>,
     /// From when on it may take as long as a request may, whatever else had to be done first or is done again.
     pub begun: Instant,
 }
@@ -97,6 +100,7 @@ impl<'a> Request<'a> {
             progress_token: None,
             events: None,
             caller: None,
+            sent: None,
             begun: Instant::now(),
         }
     }
@@ -111,9 +115,10 @@ impl<'a> Request<'a> {
         let mut headers = self.headers.clone();
         headers.extend(added.iter().map(|(name, value)| (name.clone(), value.clone())));
         let (name, progress_token) = (self.name.clone(), self.progress_token.clone());
-        let (params, events, caller) = (self.params.clone(), self.events.clone(), self.caller.clone());
+        let (params, events) = (self.params.clone(), self.events.clone());
+        let (caller, sent) = (self.caller.clone(), self.sent.clone());
         let Self { method, begun, .. } = *self;
-        Self { method, params, name, headers, progress_token, events, caller, begun }
+        Self { method, params, name, headers, progress_token, events, caller, sent, begun }
     }
 }
 

@@ -36,6 +36,7 @@ mod catalog;
 mod child_life;
 mod conversations;
 mod discovery;
+mod echoed_credentials;
 mod eras;
 mod forwarding;
 mod hang_up;

@@ -121,6 +121,7 @@ async fn with_credential(
     if backend.credential_name(None).is_none() {
         return Ok(());
     }
+    entry.sent = Some(Arc::clone(ctx.sent.get_or_insert_default()));
     let caller = ctx.caller_token(backend).map_err(|error| caller_token::refusal(entry, backend.alias(), &error))?;
     let name = backend.credential_name(caller.as_ref());
     entry.credential = name.map(|name| (name, None));

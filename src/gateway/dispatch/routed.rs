@@ -169,6 +169,7 @@ impl<'a> Parsed<'a> {
             stream,
             interrupt,
             no_credential: None,
+            sent: None,
             _in_flight: in_flight,
         };
         let destination = destination(&ctx, spec, entry).await?;

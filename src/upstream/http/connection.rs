@@ -17,6 +17,7 @@ use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Event, Request, ServerMessageHandler};
 use crate::upstream::oauth::{CallerToken, CredentialError};
 use crate::upstream::offer::Greeting;
+use crate::upstream::sent_credentials::SentCredentials;
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
 
 use super::convert::transport_error;
@@ -263,8 +264,9 @@ impl HttpConnection {
 
     /// Passes an event in the response stream of `request`, or in the standalone stream, to the handler of the request
     /// or to the listener. Answers a ping, and any request that no handler takes. Drops progress of a request that is
-    /// not open: clients close the whole connection for one unknown token.
-    pub(super) fn handle_event(&self, event: Event, request: Option<&Request<'_>>) {
+    /// not open: clients close the whole connection for one unknown token. A question is passed on without the
+    /// credentials `sent`, which the backend may repeat: it is shown to people and recorded.
+    pub(super) fn handle_event(&self, event: Event, request: Option<&Request<'_>>, sent: &SentCredentials) {
         if event.method == "notifications/progress" && !self.is_expected(&event, request) {
             tracing::debug!(
                 backend = self.endpoint.alias,
@@ -272,6 +274,7 @@ impl HttpConnection {
             );
             return;
         }
+        let event = if event.id.is_some() { sent.without(event) } else { event };
         let events = request.and_then(|request| request.events.as_deref());
         let (id, method) = (event.id.clone(), event.method.clone());
         let taken = match (&*method, id.as_deref()) {
