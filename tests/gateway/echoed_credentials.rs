@@ -1,5 +1,5 @@
-//! Backends that repeat the credentials that they were called with: in no record, log line or metric, and in no error or
-//! question. A result reaches its caller as it is.
+//! Backends that repeat the credentials that they were called with: these are in no record, log line or metric, and in
+//! no error or question. A result reaches its caller as it is.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};

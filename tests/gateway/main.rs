@@ -55,6 +55,7 @@ mod open_web;
 mod process_limits;
 mod proxy;
 mod questions;
+mod recorded_credentials;
 mod recording;
 mod refusals;
 mod reload;

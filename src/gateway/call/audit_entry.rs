@@ -7,7 +7,8 @@ use std::time::Duration;
 use axum::http::header;
 
 use crate::audit::record::{
-    Call, Caller, Context, Correlation, Digest, Outcome, RecordKey, RequestId, Status, client_info, is_own_method,
+    BackendCredential, Call, Caller, Context, Correlation, Digest, Outcome, RecordKey, RequestId, Status, client_info,
+    is_own_method,
 };
 use crate::audit::redact::RedactedValues;
 use crate::audit::{Released, UnavailableError};
@@ -69,6 +70,8 @@ pub struct AuditEntry<'a> {
     pub(crate) tool_digest: Option<Digest>,
     /// The name of the credential with which the backend is called, and its subject if it is a token that names one.
     pub(crate) credential: Option<(&'static str, Option<String>)>,
+    /// The same for a request to several backends.
+    pub(crate) credentials: Vec<BackendCredential>,
     /// The credentials that were sent to the backend, which may repeat them.
     pub(crate) sent: Option<Arc<SentCredentials>>,
     /// The name and version by which the client calls itself.
@@ -111,6 +114,7 @@ impl<'a> AuditEntry<'a> {
             decided_by: None,
             tool_digest: None,
             credential: None,
+            credentials: Vec::new(),
             sent: None,
             client_info: None,
             requested_protocol: None,
@@ -336,6 +340,7 @@ impl<'a> AuditEntry<'a> {
             removed: self.params.as_ref().map_or(&[], |params| &params.removed),
             called_as: self.called_as.as_deref(),
             credential: self.credential.as_ref().map(|(name, subject)| (*name, subject.as_deref())),
+            credentials: &self.credentials,
             ..Context::default()
         }
     }
@@ -397,6 +402,8 @@ impl<'a> AuditEntry<'a> {
     /// Records a refusal and returns its reply. After the first few refusals of a kind, further ones are only counted
     /// and share one record.
     async fn refuse(&mut self, core: &Core, refusal: Refusal) -> Reply {
+        // A request that is refused is not made.
+        (self.credential, self.credentials) = (None, Vec::new());
         core.counters.refused(refusal.status);
         self.export_span(core, refusal.status, Duration::ZERO);
         let id = self.id.as_ref();
