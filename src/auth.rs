@@ -17,11 +17,13 @@ mod discovery;
 mod fetch;
 pub mod issuer;
 pub mod jwks;
+mod jwt;
 pub mod keys;
 mod principal;
 pub mod static_tokens;
 mod token;
 pub mod validity;
+pub mod verified_token;
 pub(crate) mod watched;
 
 use std::collections::BTreeMap;
@@ -33,13 +35,15 @@ use certificate::Certificate;
 use claims::ClaimRules;
 use credential::Credential;
 use issuer::Issuer;
-use jsonwebtoken::{Algorithm, Header};
-use keys::Key;
+use jsonwebtoken::Header;
+use jwt::{JwtError, UNKNOWN_KEY, claimed_issuer, has_scope, header, refuse, verify_by, whole_seconds};
+use keys::{ConfiguredKey, Key};
 pub use principal::Principal;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use static_tokens::StaticTokens;
 pub use token::{Claims, MintError, mint};
 use validity::Validity;
+use verified_token::{KeySource, VerifiedToken, Withdrawal};
 
 use crate::audit::record::{Authentication, Identity};
 use crate::config;
@@ -51,13 +55,12 @@ const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// certificate is withdrawn, and a look costs microseconds.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The message for a `kid` of which the issuer has no key.
-const UNKNOWN_KEY: &str = "the token is signed by an unknown key";
-
-/// Authenticates callers. Built once, from the configuration.
+/// Authenticates callers. Built from the configuration; a reload replaces it as a whole.
 #[derive(Debug)]
 pub struct Authenticator {
-    keys: Vec<Key>,
+    keys: Vec<ConfiguredKey>,
+    /// The values of `aud` in tokens of `keys` that are accepted at every endpoint.
+    audiences: Vec<String>,
     published: Vec<Issuer>,
     static_tokens: Option<StaticTokens>,
     /// The roles of each certificate, by the certificate's subject.
@@ -131,6 +134,12 @@ pub enum AuthError {
     },
 }
 
+impl From<JwtError> for AuthError {
+    fn from(JwtError { public, cause }: JwtError) -> Self {
+        Self::Invalid { public, cause }
+    }
+}
+
 impl Authenticator {
     /// Loads the keys, the key sets in files and the static tokens. Key sets at URLs are fetched later.
     ///
@@ -144,6 +153,7 @@ impl Authenticator {
         match (keys, published, static_tokens) {
             (Some(keys), Some(published), Some(static_tokens)) => Ok(Self {
                 keys,
+                audiences: auth.audiences.clone(),
                 published,
                 static_tokens,
                 certificates: auth.certificates.clone(),
@@ -153,6 +163,23 @@ impl Authenticator {
             }),
             _ => Err(errors),
         }
+    }
+
+    /// Takes the place of `old`: what that has fetched from issuers that are in both is not fetched again.
+    pub fn replace(&mut self, old: &Self) {
+        for issuer in &mut self.published {
+            if let Some(known) = old.published.iter().find(|known| known.name == issuer.name) {
+                issuer.continue_with(known);
+            }
+        }
+    }
+
+    /// The settings of the keys that `new` has read with other contents, for example `auth.keys[0]`.
+    #[must_use]
+    pub fn changed_keys(&self, new: &Self) -> Vec<String> {
+        let is_known = |key: &ConfiguredKey| self.keys.iter().any(|known| known.digest == key.digest);
+        let changed = new.keys.iter().enumerate().filter(|(_, key)| !is_known(key));
+        changed.map(|(idx, _)| format!("auth.keys[{idx}]")).collect()
     }
 
     /// Fetches each key set at a URL once, all at the same time. Returns the position of its issuer in `auth.issuers`,
@@ -169,7 +196,7 @@ impl Authenticator {
     pub fn authorization_servers(&self) -> Vec<&str> {
         let is_url = |issuer: &str| issuer.starts_with("https://") || issuer.starts_with("http://");
         let mut issuers: Vec<&str> = Vec::new();
-        let pinned = self.keys.iter().map(|key| key.issuer.as_str());
+        let pinned = self.keys.iter().map(|known| known.key.issuer.as_str());
         for issuer in pinned.chain(self.published.iter().map(|issuer| issuer.name.as_str())) {
             if is_url(issuer) && !issuers.contains(&issuer) {
                 issuers.push(issuer);
@@ -220,44 +247,104 @@ impl Authenticator {
     ) -> Result<Principal, AuthError> {
         let token = bearer(authorization).ok_or(AuthError::NotBearer)?;
         if let Some((principal, scope)) = self.static_tokens.as_ref().and_then(|tokens| tokens.find(token)) {
-            let has_scope = |required: &str| scope.iter().any(|scope| scope.split(' ').any(|word| word == required));
-            return self.scoped(principal, has_scope);
+            let is_in_scope =
+                self.required_scope().is_none_or(|required| static_tokens::has_scope(scope.as_deref(), required));
+            return self.scoped(principal, is_in_scope);
         }
         if self.static_tokens.is_some() && !token.contains('.') {
-            return Err(refuse("the token is neither a known static token nor a JWT"));
+            return Err(refuse("the token is neither a known static token nor a JWT").into());
         }
-        let (claims, claim_rules) = self.verify(token, is_endpoint).await?;
+        let (verified, claim_rules) = self.verify(token, is_endpoint).await?;
+        let claims = &verified.claims;
         let text = |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         // RFC 7519 2: a NumericDate may have a fraction, which is cut off here.
         let expiry = claims.get("exp").and_then(|exp| exp.as_u64().or_else(|| exp.as_f64().map(whole_seconds)));
         let validity = expiry.map_or(Validity::UNLIMITED, |expiry| Validity::until_seconds(expiry, self.leeway));
         // The verification rounds to seconds. Streams end at this moment, and must not be opened again after it.
         if validity.has_ended() {
-            return Err(refuse("the token has expired"));
+            return Err(refuse("the token has expired").into());
         }
-        let roles = claim_rules.roles(&claims);
+        let is_in_scope = self.required_scope().is_none_or(|required| has_scope(claims, required));
+        let roles = claim_rules.roles(claims);
         let principal = Principal {
             subject: text("sub").ok_or_else(|| refuse("the token's sub is missing or not a string"))?.to_owned(),
             issuer: text("iss").ok_or_else(|| refuse("the token's iss is not a string"))?.to_owned(),
             token_id: text("jti").map(str::to_owned),
-            no_role: roles.is_empty().then(|| claim_rules.no_role(&claims)),
+            no_role: roles.is_empty().then(|| claim_rules.no_role(claims)),
             roles,
-            identity: Arc::new(claim_rules.identity(&claims)),
-            credential: Credential::Token(validity),
+            identity: Arc::new(claim_rules.identity(claims)),
+            credential: Credential::Token(validity, Arc::new(claim_rules.without_other_claims(verified))),
         };
-        self.scoped(principal, |required| has_scope(&claims, required))
+        self.scoped(principal, is_in_scope)
     }
 
     /// Returns `true` if the principal's credential is still accepted, and gives the same roles.
     #[must_use]
     pub fn accepts(&self, principal: &Principal) -> bool {
-        match &principal.credential {
-            Credential::Token(validity) => !validity.has_ended(),
+        let has_ended = match &principal.credential {
+            Credential::Token(validity, _) => validity.has_ended(),
+            Credential::Certificate(certificate) => !certificate.is_valid(),
+            Credential::StaticToken(_) => false,
+        };
+        !has_ended && self.check(principal).is_ok()
+    }
+
+    /// Checks that these rules accept the principal's credential, and give the same roles, if it has not ended.
+    ///
+    /// # Errors
+    /// [`Withdrawal`]: they do not.
+    pub fn check(&self, principal: &Principal) -> Result<(), Withdrawal> {
+        let roles = match &principal.credential {
             Credential::StaticToken(id) => {
-                self.static_tokens.as_ref().is_some_and(|tokens| tokens.lists(*id, principal))
+                let tokens = self.static_tokens.as_ref().ok_or(Withdrawal::StaticToken)?;
+                return tokens.check(*id, principal, self.required_scope());
             }
-            Credential::Certificate(certificate) => certificate.is_valid(),
+            Credential::Certificate(certificate) => {
+                self.certificates.get(&certificate.subject).cloned().unwrap_or_default()
+            }
+            Credential::Token(_, token) => {
+                let (audiences, claim_rules) = self.rules_of(token, &principal.issuer)?;
+                if !token.is_for_endpoint && !audience::is_listed(&token.claims, audiences) {
+                    return Err(Withdrawal::Audience);
+                }
+                if self.required_scope().is_some_and(|scope| !has_scope(&token.claims, scope)) {
+                    return Err(Withdrawal::Scope);
+                }
+                claim_rules.roles(&token.claims)
+            }
+        };
+        if roles == principal.roles { Ok(()) } else { Err(Withdrawal::Roles) }
+    }
+
+    /// The listed audiences, and the rules for the claims, of a token that was verified before.
+    fn rules_of(&self, token: &VerifiedToken, issuer: &str) -> Result<(&[String], &ClaimRules), Withdrawal> {
+        let configured = self.configured(issuer, token.kid.as_deref());
+        if !configured.is_empty() {
+            let is_known = |known: &&ConfiguredKey| token.key == KeySource::Configured(known.digest);
+            return configured
+                .iter()
+                .any(is_known)
+                .then_some((&*self.audiences, &self.claim_rules))
+                .ok_or(Withdrawal::Key);
         }
+        match self.published.iter().find(|published| published.name == issuer) {
+            Some(published) => {
+                let same_place = matches!(&token.key, KeySource::Published(place) if *place == published.place);
+                let is_known = same_place && published.algorithms.contains(&token.algorithm);
+                is_known.then_some((&*published.audiences, &published.claim_rules)).ok_or(Withdrawal::Key)
+            }
+            None if self.keys.iter().any(|known| known.key.issuer == issuer) => Err(Withdrawal::Key),
+            None => Err(Withdrawal::Issuer),
+        }
+    }
+
+    /// Returns `true` if tokens or certificates of this issuer may be accepted.
+    #[must_use]
+    pub fn accepts_issuer(&self, issuer: &str) -> bool {
+        self.published.iter().any(|published| published.name == issuer)
+            || self.keys.iter().any(|known| known.key.issuer == issuer)
+            || (issuer == static_tokens::ISSUER && self.static_tokens.is_some())
+            || issuer == certificate::ISSUER
     }
 
     /// Waits until the principal's credential is not accepted any more.
@@ -265,7 +352,7 @@ impl Authenticator {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn ended(&self, principal: &Principal) {
-        if let Credential::Token(validity) = principal.credential {
+        if let Credential::Token(validity, _) = principal.credential {
             return validity.ended().await;
         }
         while self.accepts(principal) {
@@ -289,41 +376,50 @@ impl Authenticator {
     }
 
     /// The principal, if it has the scope that every token must have.
-    fn scoped(&self, principal: Principal, has_scope: impl Fn(&str) -> bool) -> Result<Principal, AuthError> {
+    fn scoped(&self, principal: Principal, is_in_scope: bool) -> Result<Principal, AuthError> {
         match &self.required_scope {
-            Some(scope) if !has_scope(scope) => {
+            Some(scope) if !is_in_scope => {
                 Err(AuthError::Scope { scope: scope.clone(), principal: Box::new(principal) })
             }
             _ => Ok(principal),
         }
     }
 
-    /// The claims of a valid JWT, and the rules by which they are read.
+    /// A valid JWT with all its claims, and the rules by which they are read.
     async fn verify(
         &self,
         token: &str,
         is_endpoint: IsEndpoint<'_>,
-    ) -> Result<(Map<String, Value>, &ClaimRules), AuthError> {
-        let header = header(token)?;
+    ) -> Result<(VerifiedToken, &ClaimRules), AuthError> {
+        let Header { alg: algorithm, kid, .. } = header(token)?;
         let issuer = claimed_issuer(token)?;
-        let kid = header.kid.as_deref();
-        let pinned = self.pinned(&issuer, kid);
-        if !pinned.is_empty() {
-            return Ok((verify_by(&pinned, header.alg, token, is_endpoint)?, &self.claim_rules));
+        let configured = self.configured(&issuer, kid.as_deref());
+        let (claims, key, audiences, claim_rules) = if configured.is_empty() {
+            let Some(published) = self.published.iter().find(|published| published.name == issuer) else {
+                let is_known = self.keys.iter().any(|known| known.key.issuer == issuer);
+                return Err(refuse(if is_known { UNKNOWN_KEY } else { "the token is from another issuer" }).into());
+            };
+            let set = published.keys(kid.as_deref()).await.map_err(|issuer::NoKeysError| AuthError::Unavailable)?;
+            let (claims, _) = verify_by(&set.named(kid.as_deref()), algorithm, token)?;
+            let key = KeySource::Published(Arc::clone(&published.place));
+            (claims, key, &published.audiences, &published.claim_rules)
+        } else {
+            let keys: Vec<&Key> = configured.iter().map(|known| &known.key).collect();
+            let (claims, at) = verify_by(&keys, algorithm, token)?;
+            let digest = configured.get(at).map(|known| known.digest).ok_or_else(|| refuse(UNKNOWN_KEY))?;
+            (claims, KeySource::Configured(digest), &self.audiences, &self.claim_rules)
+        };
+        let is_for_endpoint = !audience::is_listed(&claims, audiences);
+        if is_for_endpoint && !audience::has_audience(&claims, is_endpoint) {
+            return Err(AuthError::Audience);
         }
-        match self.published.iter().find(|published| published.name == issuer) {
-            Some(published) => {
-                let set = published.keys(kid).await.map_err(|issuer::NoKeysError| AuthError::Unavailable)?;
-                Ok((verify_by(&set.named(kid), header.alg, token, is_endpoint)?, &published.claim_rules))
-            }
-            None if self.keys.iter().any(|key| key.issuer == issuer) => Err(refuse(UNKNOWN_KEY)),
-            None => Err(refuse("the token is from another issuer")),
-        }
+        Ok((VerifiedToken { kid, algorithm, key, is_for_endpoint, claims }, claim_rules))
     }
 
     /// The keys of `[[auth.keys]]` for tokens of this issuer and `kid`.
-    fn pinned(&self, issuer: &str, kid: Option<&str>) -> Vec<&Key> {
-        self.keys.iter().filter(|key| key.issuer == issuer && key.kid.as_deref() == kid).collect()
+    fn configured(&self, issuer: &str, kid: Option<&str>) -> Vec<&ConfiguredKey> {
+        let is_of = |known: &&ConfiguredKey| known.key.issuer == issuer && known.key.kid.as_deref() == kid;
+        self.keys.iter().filter(is_of).collect()
     }
 }
 
@@ -336,112 +432,12 @@ fn collect_errors<T, E: Into<LoadReason>>(
     result.map_err(|found| errors.extend(found.into_iter().map(with_key))).ok()
 }
 
-/// The token's header, if it is supported.
-fn header(token: &str) -> Result<Header, AuthError> {
-    let header = jsonwebtoken::decode_header(token).map_err(|cause| AuthError::Invalid {
-        public: "the token is not a JWT with a known algorithm",
-        cause: Some(cause),
-    })?;
-    if header.crit.is_some() {
-        // RFC 7515 4.1.11: a token is invalid if it has a critical extension that is not supported.
-        return Err(refuse("the token requires an extension that is not supported"));
-    }
-    if header.typ.as_deref().is_some_and(|typ| !is_access_token(typ)) {
-        return Err(refuse("the token's typ is neither JWT nor at+jwt"));
-    }
-    Ok(header)
-}
-
-/// The token's unverified `iss`, which selects the keys. Verification checks it again.
-fn claimed_issuer(token: &str) -> Result<String, AuthError> {
-    // I8: the cause would quote the claims.
-    let claims = jsonwebtoken::dangerous::insecure_decode_claims::<Map<String, Value>>(token)
-        .map_err(|_| refuse("the token's claims are not a JSON object"))?;
-    match claims.get("iss") {
-        Some(Value::String(issuer)) => Ok(issuer.clone()),
-        Some(_) => Err(refuse("the token's iss is not a string")),
-        None => Err(refuse("the token has no iss")),
-    }
-}
-
-/// The claims, if one of the keys verifies the token.
-fn verify_by(
-    keys: &[&Key],
-    algorithm: Algorithm,
-    token: &str,
-    is_endpoint: IsEndpoint<'_>,
-) -> Result<Map<String, Value>, AuthError> {
-    if keys.is_empty() {
-        return Err(refuse(UNKNOWN_KEY));
-    }
-    // The key decides the algorithm; the token's header must agree with it.
-    let mut matching = keys.iter().filter(|key| key.algorithm == algorithm).peekable();
-    if matching.peek().is_none() {
-        return Err(refuse("the token's algorithm does not match its key"));
-    }
-    let mut last_error = refuse("the token cannot be verified");
-    for key in matching {
-        match jsonwebtoken::decode(token, &key.decoding, &key.validation) {
-            Ok(data) if audience::is_accepted(&data.claims, &key.audiences, is_endpoint) => return Ok(data.claims),
-            Ok(_) => return Err(AuthError::Audience),
-            Err(cause) => last_error = AuthError::Invalid { public: public_reason(&cause), cause: Some(cause) },
-        }
-    }
-    Err(last_error)
-}
-
-fn refuse(public: &'static str) -> AuthError {
-    AuthError::Invalid { public, cause: None }
-}
-
-/// Returns true if `typ` is that of an access token (RFC 9068 4), and not that of an ID token, a logout token or
-/// another kind.
-///
-/// The case of `typ` does not matter, and `application/` may be omitted (RFC 7515 4.1.9).
-fn is_access_token(typ: &str) -> bool {
-    let typ = typ.to_ascii_lowercase();
-    matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt")
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast of a float is clamped")]
-fn whole_seconds(seconds: f64) -> u64 {
-    seconds as u64
-}
-
 /// The token of `Bearer TOKEN`; the scheme's case does not matter (RFC 9110 11.1).
 pub(crate) fn bearer(value: &[u8]) -> Option<&str> {
     let value = std::str::from_utf8(value).ok().filter(|value| value.len() <= TOKEN_BYTES_MAX)?;
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim_matches(' ');
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && !token.contains(' ')).then_some(token)
-}
-
-fn public_reason(cause: &jsonwebtoken::errors::Error) -> &'static str {
-    use jsonwebtoken::errors::ErrorKind;
-    match cause.kind() {
-        ErrorKind::ExpiredSignature => "the token has expired",
-        ErrorKind::ImmatureSignature => "the token is not valid yet",
-        ErrorKind::InvalidIssuer => "the token is from another issuer",
-        ErrorKind::InvalidSignature => "the token's signature is wrong",
-        ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
-            "exp" => "the token has no exp",
-            "aud" => "the token has no aud",
-            "iss" => "the token has no iss",
-            _ => "the token has no sub",
-        },
-        ErrorKind::InvalidClaimFormat(_) => "a claim of the token has the wrong type",
-        _ => "the token cannot be verified",
-    }
-}
-
-/// Returns true if the claims contain `scope`: in `scope`, a string of words (RFC 8693 4.2), or in `scp`, a string or
-/// an array.
-fn has_scope(claims: &Map<String, Value>, scope: &str) -> bool {
-    ["scope", "scp"].iter().filter_map(|name| claims.get(*name)).any(|value| match value {
-        Value::String(text) => text.split(' ').any(|word| word == scope),
-        Value::Array(list) => list.iter().any(|word| word.as_str() == Some(scope)),
-        _ => false,
-    })
 }
 
 #[cfg(test)]

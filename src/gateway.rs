@@ -37,7 +37,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::AcceptFailures;
 use crate::audit::record::{Call, Caller, ClientAddr, Correlation, Digest, Outcome, RequestId, Status};
 use crate::audit::{Audit, UnavailableError};
-use crate::auth::{AuthError, Authenticator, Principal};
+use crate::auth::{AuthError, Authenticator, LoadError, Principal};
 use crate::config::{self, Config};
 use crate::connections::places::Places;
 use crate::upstream::Upstreams;
@@ -100,7 +100,6 @@ pub struct Handle(Arc<Core>);
 
 /// The parts that are made from the configuration alone.
 struct Parts {
-    auth: Authenticator,
     tls: Option<tls::Acceptor>,
     rules: Rules,
     request_states: RequestStates,
@@ -118,7 +117,7 @@ impl Gateway {
     /// # Errors
     /// Every fault of the configuration; nothing was started.
     pub fn build(config: &Config, audit: Audit, launcher: &Launcher) -> Result<Self, Vec<Fault>> {
-        let Parts { auth, tls, rules, request_states } = compile(config)?;
+        let Parts { tls, rules, request_states } = compile(config)?;
         let upstreams = Upstreams::start(&config.backends, launcher)
             .map_err(|faults| faults.into_iter().map(Fault::Endpoint).collect::<Vec<_>>())?;
         let calls_max = config.server.calls_max.min(Semaphore::MAX_PERMITS);
@@ -130,7 +129,6 @@ impl Gateway {
         let questions = Questions::new(audit.clone(), Arc::clone(&rules), config.audit.record_answers);
         let core = Core {
             audit,
-            auth,
             is_tls: tls.is_some(),
             rules,
             policy,
@@ -288,10 +286,19 @@ impl Handle {
         reload::apply(&self.0, config, rules, (changed, own), details).await
     }
 
+    /// The settings of keys whose files or variables have other contents than those in force.
+    ///
+    /// # Errors
+    /// The keys, or other settings of `[auth]`, that cannot be used.
+    pub fn changed_keys(&self, config: &Config) -> Result<Vec<String>, Vec<LoadError>> {
+        let new = Authenticator::from_config(&config.auth)?;
+        Ok(self.0.rules().auth.changed_keys(&new))
+    }
+
     /// Forgets the tokens on behalf of callers, as each reload does.
     pub fn forget_caller_tokens(&self) {
         let rules = self.0.rules();
-        self.0.upstreams.end_unreachable_conversations(|roles, backend| rules.policy.reaches(roles, backend));
+        self.0.upstreams.end_unreachable_conversations(|owner, backend| rules.keeps(owner, backend));
     }
 
     /// The digest of the configuration `text`, by the digest key; `None` if calls are not recorded.
@@ -306,13 +313,13 @@ impl Handle {
     /// # Errors
     /// [`AuthError`]: the token is missing or not valid.
     pub async fn authenticate_header(&self, authorization: &[u8]) -> Result<Principal, AuthError> {
-        self.0.auth.authenticate_header(authorization, &|_| false).await
+        self.0.rules().auth.authenticate_header(authorization, &|_| false).await
     }
 
     /// Returns `true` if the principal's credential is still accepted, and gives the same roles.
     #[must_use]
     pub fn accepts(&self, principal: &Principal) -> bool {
-        self.0.auth.accepts(principal)
+        self.0.rules().auth.accepts(principal)
     }
 
     /// The role that a token needs for the console.
@@ -456,8 +463,6 @@ fn call_of(method: &str, client: ClientAddr, caller: &Caller) -> Call {
 /// Compiles everything in `config` that can have faults, and collects them all.
 fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
     let mut faults = Vec::new();
-    let auth =
-        Authenticator::from_config(&config.auth).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Auth)));
     let tls = config.server.tls.as_ref().map(tls::Acceptor::load).transpose();
     let tls = tls.map_err(|err| faults.push(Fault::Tls(err)));
     let rules = Rules::new(config).map_err(|errors| faults.extend(errors.into_iter().map(Fault::Rules)));
@@ -468,8 +473,8 @@ fn compile(config: &Config) -> Result<Parts, Vec<Fault>> {
         }
     }
     faults.extend(Upstreams::check(&config.backends).into_iter().map(Fault::Endpoint));
-    match (auth, tls, rules, request_states, faults.is_empty()) {
-        (Ok(auth), Ok(tls), Ok(rules), Ok(request_states), true) => Ok(Parts { auth, tls, rules, request_states }),
+    match (tls, rules, request_states, faults.is_empty()) {
+        (Ok(tls), Ok(rules), Ok(request_states), true) => Ok(Parts { tls, rules, request_states }),
         _ => Err(faults),
     }
 }

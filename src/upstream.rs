@@ -355,11 +355,11 @@ impl Upstreams {
         self.backends.read().values().for_each(|backend| backend.end_idle_conversations(idle));
     }
 
-    /// Ends the conversations of callers without a session for which `reaches`, given their roles and the backend's
+    /// Ends the conversations of callers without a session for which `is_kept`, given the caller and the backend's
     /// alias, is false. Forgets all tokens on behalf of callers.
-    pub fn end_unreachable_conversations(&self, reaches: impl Fn(&[String], &str) -> bool) {
+    pub fn end_unreachable_conversations(&self, is_kept: impl Fn(&Owner, &str) -> bool) {
         for (alias, backend) in self.backends.read().iter() {
-            backend.end_unreachable_conversations(|roles| reaches(roles, alias));
+            backend.end_unreachable_conversations(|owner| is_kept(owner, alias));
         }
     }
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use crate::auth::certificate::Certificate;
 use crate::auth::validity::Validity;
+use crate::auth::verified_token::VerifiedToken;
 
 /// The credential that a caller was authenticated by. It tells whether the caller would still be accepted.
 #[derive(Clone, Debug)]
 pub enum Credential {
-    /// A JWT, which is accepted until it expires.
-    Token(Validity),
+    /// A JWT, which is accepted until it expires or a reload does not accept it.
+    Token(Validity, Arc<VerifiedToken>),
     /// A static token, which is accepted while its file lists it.
     StaticToken(StaticTokenId),
     /// A client certificate, which is accepted until it expires or is revoked.
@@ -27,7 +28,7 @@ impl Credential {
     #[must_use]
     pub fn left(&self) -> Option<Duration> {
         match self {
-            Self::Token(validity) => validity.left_of_credential(),
+            Self::Token(validity, _) => validity.left_of_credential(),
             Self::StaticToken(_) | Self::Certificate(_) => None,
         }
     }
@@ -36,7 +37,7 @@ impl Credential {
 impl Default for Credential {
     /// A credential that does not end.
     fn default() -> Self {
-        Self::Token(Validity::UNLIMITED)
+        Self::Token(Validity::UNLIMITED, Arc::default())
     }
 }
 

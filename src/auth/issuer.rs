@@ -22,6 +22,7 @@ use crate::auth::discovery::{DiscoveryError, MetadataUrls};
 use crate::auth::fetch::{Fetch, FetchError, HttpFetch};
 use crate::auth::jwks::{self, KeySet};
 use crate::auth::keys::TokenRequirements;
+use crate::auth::verified_token::KeysPlace;
 use crate::auth::watched::{WatchedFile, read_bounded};
 use crate::config;
 use crate::file_access::{FileAccess, FileError, FileKind};
@@ -86,13 +87,18 @@ pub enum IssuerError {
 pub(super) struct Issuer {
     pub(super) name: String,
     pub(super) claim_rules: ClaimRules,
+    /// The values of `aud` that are accepted at every endpoint.
+    pub(super) audiences: Vec<String>,
+    /// The algorithms that its keys may have.
+    pub(super) algorithms: Vec<Algorithm>,
+    pub(super) place: Arc<KeysPlace>,
     source: Source,
 }
 
 #[derive(Debug)]
 enum Source {
     File(WatchedFile<KeySet>),
-    Fetched(FetchedKeySet),
+    Fetched(Arc<FetchedKeySet>),
 }
 
 /// The issuer's keys were never fetched.
@@ -109,18 +115,18 @@ struct FetchedKeySet {
 
 /// Fetches a key set, and keeps the last one. Shared by the fetching task and the callers.
 struct Fetcher {
-    place: KeysPlace,
+    first: FirstUrl,
     requirements: TokenRequirements,
     allowed: Vec<Algorithm>,
     fetch: Box<dyn Fetch>,
     state: Mutex<FetchState>,
 }
 
-/// The place of a fetched key set.
-enum KeysPlace {
-    /// At this URL.
-    Url(Url),
-    /// At the URL that the issuer's metadata names.
+/// The URLs that are fetched first.
+enum FirstUrl {
+    /// That of the key set.
+    Keys(Url),
+    /// Those of the issuer's metadata, which names that of the key set.
     Metadata(MetadataUrls),
 }
 
@@ -128,6 +134,8 @@ enum KeysPlace {
 struct FetchState {
     /// The last key set; set by the task.
     keys: Option<Arc<KeySet>>,
+    /// The document of `keys`.
+    document: Vec<u8>,
     /// The time when `keys` was fetched.
     fetched: Option<Instant>,
     /// The time when the last fetch began, whether or not it succeeded.
@@ -141,32 +149,34 @@ pub(super) fn load(auth: &config::Auth) -> Result<Vec<Issuer>, Vec<(String, Issu
     let (mut issuers, mut errors) = (Vec::new(), Vec::new());
     for (idx, issuer) in auth.issuers.iter().enumerate() {
         let key = |name: &str| format!("auth.issuers[{idx}].{name}");
-        let requirements = TokenRequirements {
-            issuer: issuer.issuer.clone(),
-            audiences: issuer.audiences.as_ref().unwrap_or(&auth.audiences).clone().into(),
-            leeway: auth.leeway,
-        };
+        let requirements = TokenRequirements { issuer: issuer.issuer.clone(), leeway: auth.leeway };
         let allowed: Result<Vec<Algorithm>, _> = issuer.algorithms.iter().map(|name| algorithm(name)).collect();
-        let source = allowed.map_err(|error| (key("algorithms"), error)).and_then(|allowed| {
-            match (&issuer.jwks_file, &issuer.jwks_url) {
+        let source = allowed.map_err(|error| (key("algorithms"), error)).and_then(|algorithms| {
+            let allowed = algorithms.clone();
+            let source = match (&issuer.jwks_file, &issuer.jwks_url) {
                 (Some(path), None) => file_source(path.clone(), auth.files, requirements, allowed)
                     .map_err(|error| (key("jwks_file"), error)),
                 (None, Some(url)) => Url::parse(url)
                     .map_err(IssuerError::Url)
-                    .and_then(|url| fetched_source(KeysPlace::Url(url), issuer.jwks_ttl, requirements, allowed))
+                    .and_then(|url| fetched_source(FirstUrl::Keys(url), issuer.jwks_ttl, requirements, allowed))
                     .map_err(|error| (key("jwks_url"), error)),
                 (None, None) => MetadataUrls::of(&issuer.issuer)
                     .ok_or(IssuerError::NoMetadata)
-                    .and_then(|urls| fetched_source(KeysPlace::Metadata(urls), issuer.jwks_ttl, requirements, allowed))
+                    .and_then(|urls| fetched_source(FirstUrl::Metadata(urls), issuer.jwks_ttl, requirements, allowed))
                     .map_err(|error| (key("issuer"), error)),
                 (Some(_), Some(_)) => Err((format!("auth.issuers[{idx}]"), IssuerError::Source)),
-            }
+            };
+            Ok((source?, algorithms))
         });
         match source {
-            Ok(source) => {
+            Ok((source, algorithms)) => {
+                let place = KeysPlace { file: issuer.jwks_file.clone(), url: issuer.jwks_url.clone() };
                 issuers.push(Issuer {
                     name: issuer.issuer.clone(),
                     claim_rules: ClaimRules::of_issuer(auth, issuer),
+                    audiences: issuer.audiences.as_ref().unwrap_or(&auth.audiences).clone(),
+                    algorithms,
+                    place: Arc::new(place),
                     source,
                 });
             }
@@ -214,20 +224,20 @@ fn file_source(
 }
 
 fn fetched_source(
-    place: KeysPlace,
+    first: FirstUrl,
     ttl: Duration,
     requirements: TokenRequirements,
     allowed: Vec<Algorithm>,
 ) -> Result<Source, IssuerError> {
-    let fetch = HttpFetch::new(place.first_url()).map_err(IssuerError::Client)?;
-    Ok(Source::Fetched(FetchedKeySet::new(place, ttl, requirements, allowed, Box::new(fetch))))
+    let fetch = HttpFetch::new(first.url()).map_err(IssuerError::Client)?;
+    Ok(Source::Fetched(Arc::new(FetchedKeySet::new(first, ttl, requirements, allowed, Box::new(fetch)))))
 }
 
-impl KeysPlace {
+impl FirstUrl {
     /// The URL that is fetched first.
-    fn first_url(&self) -> &Url {
+    fn url(&self) -> &Url {
         match self {
-            Self::Url(url) => url,
+            Self::Keys(url) => url,
             Self::Metadata(urls) => &urls.openid,
         }
     }
@@ -244,28 +254,48 @@ impl Issuer {
             Source::Fetched(fetched) => fetched.keys(kid).await,
         }
     }
-}
 
-impl Issuer {
+    /// Continues with the keys that `old` has fetched, if they come from the same place.
+    pub(super) fn continue_with(&mut self, old: &Self) {
+        if self.place != old.place {
+            return;
+        }
+        self.place = Arc::clone(&old.place);
+        if let (Source::Fetched(own), Source::Fetched(known)) = (&mut self.source, &old.source) {
+            if own.is_like(known) {
+                *own = Arc::clone(known);
+            } else {
+                own.fetcher.take_over(&known.fetcher);
+            }
+        }
+    }
+
     /// Fetches the key set once, if it is not in a file, and returns the number of its usable keys. I8: an error does
     /// not show the URL.
     pub(super) async fn try_fetch(&self) -> Option<Result<usize, String>> {
-        let Source::Fetched(FetchedKeySet { fetcher, .. }) = &self.source else { return None };
-        let fetched = fetcher.fetched().await.map(|keys| keys.count());
-        Some(fetched.map_err(|error| format!("{}: {:#}", fetcher.origin(), anyhow::Error::new(error))))
+        let Source::Fetched(set) = &self.source else { return None };
+        let fetcher = &set.fetcher;
+        let count = fetcher.fetched().await.map(|(keys, _)| keys.count());
+        Some(count.map_err(|error| format!("{}: {:#}", fetcher.origin(), anyhow::Error::new(error))))
     }
 }
 
 impl FetchedKeySet {
     fn new(
-        place: KeysPlace,
+        first: FirstUrl,
         ttl: Duration,
         requirements: TokenRequirements,
         allowed: Vec<Algorithm>,
         fetch: Box<dyn Fetch>,
     ) -> Self {
-        let fetcher = Arc::new(Fetcher { place, requirements, allowed, fetch, state: Mutex::default() });
+        let fetcher = Arc::new(Fetcher { first, requirements, allowed, fetch, state: Mutex::default() });
         Self { fetcher, ttl, task: Mutex::default() }
+    }
+
+    /// True if `other` reads the same place in the same way.
+    fn is_like(&self, other: &Self) -> bool {
+        let settings = |set: &Self| (set.ttl, set.fetcher.requirements.clone(), set.fetcher.allowed.clone());
+        settings(self) == settings(other)
     }
 
     async fn keys(&self, kid: Option<&str>) -> Result<Arc<KeySet>, NoKeysError> {
@@ -311,22 +341,36 @@ impl FetchedKeySet {
 impl Fetcher {
     /// Scheme, host and port of the URL. I8: its path or query may be a secret.
     fn origin(&self) -> String {
-        self.place.first_url().origin().ascii_serialization()
+        self.first.url().origin().ascii_serialization()
     }
 
-    /// Fetches the key set once, and keeps nothing.
-    async fn fetched(&self) -> Result<KeySet, RefreshError> {
+    /// Takes over what `old` has fetched from the same place, read by the own settings.
+    fn take_over(&self, old: &Self) {
+        let (document, fetched, begun) = {
+            let state = old.state.lock();
+            (state.document.clone(), state.fetched, state.begun)
+        };
+        // Without usable keys, they are fetched for the next token.
+        if let Ok(keys) = KeySet::parse(&document, &self.requirements, &self.allowed) {
+            let keys = Some(Arc::new(keys));
+            *self.state.lock() = FetchState { keys, document, fetched, begun, running: None };
+        }
+    }
+
+    /// Fetches the key set once, and keeps nothing. The document is returned too.
+    async fn fetched(&self) -> Result<(KeySet, Vec<u8>), RefreshError> {
         let document =
             tokio::time::timeout(FETCH_TIMEOUT, self.document()).await.map_err(|_| RefreshError::Timeout)??;
-        KeySet::parse(&document, &self.requirements, &self.allowed).map_err(RefreshError::Jwks)
+        let keys = KeySet::parse(&document, &self.requirements, &self.allowed).map_err(RefreshError::Jwks)?;
+        Ok((keys, document))
     }
 
     /// Fetches the document with the keys.
     async fn document(&self) -> Result<Vec<u8>, RefreshError> {
         let discovered;
-        let url = match &self.place {
-            KeysPlace::Url(url) => url,
-            KeysPlace::Metadata(urls) => {
+        let url = match &self.first {
+            FirstUrl::Keys(url) => url,
+            FirstUrl::Metadata(urls) => {
                 let fetch = self.fetch.as_ref();
                 discovered = urls.keys_url(&self.requirements.issuer, fetch).await.map_err(RefreshError::Discovery)?;
                 &discovered
@@ -341,9 +385,10 @@ impl Fetcher {
         let mut state = self.state.lock();
         state.running = None;
         match keys {
-            Ok(keys) => {
+            Ok((keys, document)) => {
                 tracing::debug!(issuer = self.requirements.issuer, from = self.origin(), "fetched the issuer's keys");
                 (state.keys, state.fetched) = (Some(Arc::new(keys)), Some(Instant::now()));
+                state.document = document;
             }
             Err(error) => {
                 let error = anyhow::Error::new(error);

@@ -1,12 +1,13 @@
-//! Keys that verify tokens, each for one algorithm and one issuer. The keys of `[[auth.keys]]` are loaded once, at
-//! start.
+//! Keys that verify tokens, each for one algorithm and one issuer. The keys of `[[auth.keys]]` are loaded at
+//! start and by a reload.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 
+use crate::audit::record::Digest;
+use crate::auth::verified_token::KeyDigest;
 use crate::config;
 use crate::file_access::{FileAccess, FileError, FileKind};
 
@@ -87,15 +88,19 @@ pub(super) struct Key {
     pub(super) decoding: DecodingKey,
     /// Of everything but the audience.
     pub(super) validation: Validation,
-    /// The values of `aud` that are accepted at every endpoint.
-    pub(super) audiences: Arc<[String]>,
+}
+
+/// A key of `[[auth.keys]]`.
+#[derive(Debug)]
+pub(super) struct ConfiguredKey {
+    pub(super) key: Key,
+    pub(super) digest: KeyDigest,
 }
 
 /// The requirements on an issuer's tokens, the same for all of its keys.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TokenRequirements {
     pub(super) issuer: String,
-    pub(super) audiences: Arc<[String]>,
     pub(super) leeway: Duration,
 }
 
@@ -108,13 +113,12 @@ impl TokenRequirements {
         validation.validate_aud = false;
         validation.set_issuer(&[&self.issuer]);
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
-        let audiences = Arc::clone(&self.audiences);
-        Key { kid, algorithm, issuer: self.issuer.clone(), decoding, validation, audiences }
+        Key { kid, algorithm, issuer: self.issuer.clone(), decoding, validation }
     }
 }
 
 /// Loads all keys of the configuration. Errors are returned with their settings.
-pub(super) fn load(auth: &config::Auth) -> Result<Vec<Key>, Vec<(String, KeyError)>> {
+pub(super) fn load(auth: &config::Auth) -> Result<Vec<ConfiguredKey>, Vec<(String, KeyError)>> {
     let (mut keys, mut errors) = (Vec::new(), Vec::new());
     for (idx, key) in auth.keys.iter().enumerate() {
         match load_one(auth, key) {
@@ -125,7 +129,7 @@ pub(super) fn load(auth: &config::Auth) -> Result<Vec<Key>, Vec<(String, KeyErro
     if errors.is_empty() { Ok(keys) } else { Err(errors) }
 }
 
-fn load_one(auth: &config::Auth, key: &config::Key) -> Result<Key, KeyError> {
+fn load_one(auth: &config::Auth, key: &config::Key) -> Result<ConfiguredKey, KeyError> {
     let algorithm = match key.algorithm.as_str() {
         "HS256" => Algorithm::HS256,
         "RS256" => Algorithm::RS256,
@@ -136,13 +140,14 @@ fn load_one(auth: &config::Auth, key: &config::Key) -> Result<Key, KeyError> {
     if key.issuer.is_empty() {
         return Err(KeyError::NoIssuer);
     }
-    let decoding = match algorithm {
-        Algorithm::HS256 => DecodingKey::from_secret(&secret(key, auth.files)?),
-        _ => public_key(key, algorithm, auth.files)?,
+    let (decoding, digest) = if algorithm == Algorithm::HS256 {
+        let secret = secret(key, auth.files)?;
+        (DecodingKey::from_secret(&secret), KeyDigest(Digest::of(&secret)))
+    } else {
+        public_key(key, algorithm, auth.files)?
     };
-    let requirements =
-        TokenRequirements { issuer: key.issuer.clone(), audiences: auth.audiences.clone().into(), leeway: auth.leeway };
-    Ok(requirements.key(key.kid.clone(), algorithm, decoding))
+    let requirements = TokenRequirements { issuer: key.issuer.clone(), leeway: auth.leeway };
+    Ok(ConfiguredKey { key: requirements.key(key.kid.clone(), algorithm, decoding), digest })
 }
 
 /// Reads the HS256 secret of a key, without white space at its end, which editors append.
@@ -170,7 +175,11 @@ pub fn secret(key: &config::Key, files: FileAccess) -> Result<Vec<u8>, KeyError>
     Ok(secret)
 }
 
-fn public_key(key: &config::Key, algorithm: Algorithm, files: FileAccess) -> Result<DecodingKey, KeyError> {
+fn public_key(
+    key: &config::Key,
+    algorithm: Algorithm,
+    files: FileAccess,
+) -> Result<(DecodingKey, KeyDigest), KeyError> {
     type FromPem = fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>;
     let (name, from_pem): (&'static str, FromPem) = match algorithm {
         Algorithm::RS256 => ("RS256", DecodingKey::from_rsa_pem),
@@ -184,5 +193,7 @@ fn public_key(key: &config::Key, algorithm: Algorithm, files: FileAccess) -> Res
     if pem.windows(11).any(|window| window == b"PRIVATE KEY") {
         return Err(KeyError::Private { path: path.clone() });
     }
-    from_pem(&pem).map_err(|source| KeyError::NotPem { path: path.clone(), algorithm: name, source })
+    let decoding = from_pem(&pem);
+    let decoding = decoding.map_err(|source| KeyError::NotPem { path: path.clone(), algorithm: name, source })?;
+    Ok((decoding, KeyDigest(Digest::of(&pem))))
 }

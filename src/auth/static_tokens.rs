@@ -23,6 +23,7 @@ use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 use crate::audit::record::{Authentication, Digest, Identity};
 use crate::auth::credential::{Credential, StaticTokenId};
 use crate::auth::principal::{Principal, ROLES_MAX};
+use crate::auth::verified_token::Withdrawal;
 use crate::auth::watched::{WatchedFile, read_bounded};
 use crate::config;
 use crate::file_access::{FileError, FileKind};
@@ -133,10 +134,31 @@ impl StaticTokens {
         Some((entry.principal.clone(), entry.scope.clone()))
     }
 
-    /// Returns `true` if the file lists the token with this principal.
-    pub(super) fn lists(&self, id: StaticTokenId, principal: &Principal) -> bool {
-        self.0.get().iter().any(|entry| entry.hash == id.0 && entry.principal == *principal)
+    /// Checks that the file lists the token with this principal, and with the scope, if one is `required`.
+    ///
+    /// # Errors
+    /// [`Withdrawal`]: it does not.
+    pub(super) fn check(
+        &self,
+        id: StaticTokenId,
+        principal: &Principal,
+        required: Option<&str>,
+    ) -> Result<(), Withdrawal> {
+        let entries = self.0.get();
+        let entry = entries.iter().find(|entry| entry.hash == id.0).ok_or(Withdrawal::StaticToken)?;
+        if entry.principal != *principal {
+            return Err(Withdrawal::Roles);
+        }
+        required
+            .is_none_or(|required| has_scope(entry.scope.as_deref(), required))
+            .then_some(())
+            .ok_or(Withdrawal::Scope)
     }
+}
+
+/// Returns true if the scope of a token has this word.
+pub(super) fn has_scope(scope: Option<&str>, required: &str) -> bool {
+    scope.iter().any(|scope| scope.split(' ').any(|word| word == required))
 }
 
 /// The hash of a token, as the file contains it: SHA-256 in hexadecimal.

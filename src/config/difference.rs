@@ -9,7 +9,8 @@ use super::path::join;
 use super::settings_table::{SETTINGS, SettingSpec};
 
 /// Keys, or sections, that take effect without a restart, as [`SETTINGS`] writes them.
-const RELOADED: [&str; 9] = [
+const RELOADED: [&str; 10] = [
+    "auth",
     "roles.*",
     "limits",
     "audit.redact",

@@ -10,7 +10,8 @@ use super::backend::Backend;
 use super::sections::{Audit, Config};
 
 /// The parts of the policy that a reload replaces, as JSON pointers.
-const RELOADED: [&str; 8] = [
+const RELOADED: [&str; 9] = [
+    "/auth",
     "/roles",
     "/ops/console_role",
     "/audit/redact",
@@ -146,13 +147,14 @@ mod tests {
 
     #[test]
     fn a_reload_changes_only_what_takes_effect() {
-        let old = config("[backends.b]\ncommand = [\"x\"]\n[auth]\nrole_claim = \"old\"\n").policy();
+        let old = config("[backends.b]\ncommand = [\"x\"]\n[server]\npass_methods = [\"x/old\"]\n").policy();
         let new = config(
-            "[backends.b]\ncommand = [\"x\"]\n[auth]\nrole_claim = \"new\"\n[roles.r]\nallow = [\"b/*\"]\n\
+            "[backends.b]\ncommand = [\"x\"]\n[auth]\nrole_claim = \"new\"\n[server]\npass_methods = [\"x/new\"]\n[roles.r]\nallow = [\"b/*\"]\n\
              [audit]\nredact = [\"/p\"]\nmethods = [\"prompts/get\"]\n",
         );
         let reloaded = new.reloaded_policy(&old);
-        assert_eq!((&reloaded["auth"], &reloaded["audit"]["methods"]), (&old["auth"], &old["audit"]["methods"]));
+        assert_eq!((&reloaded["server"], &reloaded["audit"]["methods"]), (&old["server"], &old["audit"]["methods"]));
+        assert_eq!(reloaded["auth"]["role_claim"], "new");
         assert_eq!((&reloaded["roles"]["r"]["allow"], &reloaded["audit"]["redact"]), (&json!(["b/*"]), &json!(["/p"])));
         assert_eq!(config("[backends.b]\ncommand = [\"x\"]\n").reloaded_policy(&old), old);
     }

@@ -1,7 +1,6 @@
 //! The faults that the gateway finds in a configuration, and the reasons why a reload fails.
 
 use crate::audit::UnavailableError;
-use crate::auth::LoadError;
 use crate::upstream::EndpointError;
 
 use super::call::request_state::StateKeyError;
@@ -12,13 +11,10 @@ use super::listener::tls;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Tokens cannot be verified with these keys or settings.
-    #[error(transparent)]
-    Auth(#[from] LoadError),
     /// The listener's certificate or key.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
-    /// A pattern or a path of the rules.
+    /// A key, an issuer, a pattern or a path of the rules.
     #[error(transparent)]
     Rules(#[from] RulesError),
     /// The key of request states.

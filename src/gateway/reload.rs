@@ -50,8 +50,9 @@ pub(crate) async fn apply(
     // Streams look at the policy and at their backends now.
     core.policy.send_replace(Arc::clone(&rules.policy));
     list_changes::tell_policy(&core.sessions, &old.policy, &rules.policy);
-    core.upstreams.end_unreachable_conversations(|roles, backend| rules.policy.reaches(roles, backend));
+    core.upstreams.end_unreachable_conversations(|owner, backend| rules.keeps(owner, backend));
     session_end::end(core, ended).await;
+    session_end::end(core, core.sessions.remove_withdrawn(&rules.auth)).await;
     session_end::end(core, core.sessions.remove_unreachable(&rules.policy)).await;
     Ok(())
 }

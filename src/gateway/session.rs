@@ -57,8 +57,8 @@ pub struct Session {
     pub(crate) negotiated: Negotiated,
     /// The principal that opened the session, as it is recorded.
     pub(crate) caller: Caller,
-    /// The roles of the token that was used last.
-    roles: Mutex<Vec<String>>,
+    /// The principal by the credential that was used last.
+    principal: Mutex<Principal>,
     /// The parameters of the client's `initialize`, as JSON text.
     initialize_params: SharedText,
     last_used: Mutex<Instant>,
@@ -96,7 +96,7 @@ impl Session {
             client_info: client_info.map(Arc::new),
             negotiated: Negotiated::default(),
             caller: principal.caller(roles.as_deref()),
-            roles: Mutex::new(principal.roles.clone()),
+            principal: Mutex::new(principal.clone()),
             initialize_params: initialize_params.to_owned().into(),
             last_used: Mutex::new(Instant::now()),
             connections: SessionConnections::default(),
@@ -190,7 +190,7 @@ impl Session {
 
     /// The roles of the token that was used last.
     pub(crate) fn roles(&self) -> Vec<String> {
-        self.roles.lock().clone()
+        self.principal.lock().roles.clone()
     }
 
     /// Sends `list_changed` notifications, on the stream that the client reads.
@@ -286,10 +286,18 @@ impl Session {
         self.server_requests.lock().progress(params)
     }
 
-    /// Restarts the idle time. `roles` are those of the token that is used now.
-    pub(crate) fn touch(&self, roles: &[String]) {
+    /// Restarts the idle time. `principal` is that of the token that is used now.
+    pub(crate) fn touch(&self, principal: &Principal) {
         *self.last_used.lock() = Instant::now();
-        roles.clone_into(&mut self.roles.lock());
+        let mut known = self.principal.lock();
+        principal.roles.clone_into(&mut known.roles);
+        known.token_id.clone_from(&principal.token_id);
+        known.credential.clone_from(&principal.credential);
+    }
+
+    /// The principal, by the credential that was used last.
+    pub(crate) fn principal(&self) -> Principal {
+        self.principal.lock().clone()
     }
 
     /// The time of its last use.

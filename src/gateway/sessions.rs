@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::auth::Principal;
+use crate::auth::{Authenticator, Principal};
 use crate::gateway::message::scope::Scope;
 use crate::gateway::session::Session;
 use crate::gateway::session::ending::{EndReason, UnknownSessionError};
@@ -128,7 +128,7 @@ impl Sessions {
         // An expired session stays in the map until its end is recorded.
         let session =
             session.filter(|session| !session.has_expired(self.idle_timeout)).cloned().ok_or(UnknownSessionError)?;
-        session.touch(&principal.roles);
+        session.touch(principal);
         Ok(session)
     }
 
@@ -162,6 +162,18 @@ impl Sessions {
             |_, backend| is_gone(backend).then_some(EndReason::Removed),
             |_, backend| !changed.contains(backend),
         )
+    }
+
+    /// Removes the sessions whose principals these rules do not accept by the credential that was used last.
+    #[must_use]
+    pub fn remove_withdrawn(&self, auth: &Authenticator) -> EndedSessions {
+        let mut open = self.open.lock();
+        let withdrawn = open.by_id.values().filter_map(|session| {
+            let withdrawal = auth.check(&session.principal()).err()?;
+            Some((session.id.clone(), EndReason::Withdrawn(withdrawal)))
+        });
+        let withdrawn: Vec<_> = withdrawn.collect();
+        withdrawn.into_iter().filter_map(|(id, reason)| Some((open.remove(&id)?, reason))).collect()
     }
 
     /// Removes the sessions at the endpoints of backends for which `end_of` has a reason; of the others, drops the

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::backend::Backend;
+use super::conversations::Owner;
 use super::uses::Use;
 
 /// A backend that one request uses. While there is one, a replaced backend is not stopped, for a limited time.
@@ -57,13 +58,13 @@ impl Backend {
         self.uses.retired.clone()
     }
 
-    /// Ends the conversations of callers without a session whose roles do not reach the backend any more. Forgets all
-    /// tokens on behalf of callers.
-    pub(super) fn end_unreachable_conversations(&self, reaches: impl Fn(&[String]) -> bool) {
+    /// Ends the conversations of callers without a session for which `is_kept` is false. Forgets all tokens on behalf
+    /// of callers.
+    pub(super) fn end_unreachable_conversations(&self, is_kept: impl Fn(&Owner) -> bool) {
         self.forget_exchanged(true);
-        let ended = self.conversations.end_where(|owner| !reaches(&owner.roles));
+        let ended = self.conversations.end_where(|owner| !is_kept(owner));
         if ended > 0 {
-            tracing::info!(backend = self.alias, ended, "ended conversations of roles that may not use the backend");
+            tracing::info!(backend = self.alias, ended, "ended conversations of callers that may not use the backend");
         }
     }
 }

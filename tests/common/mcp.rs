@@ -19,8 +19,8 @@ pub enum Era {
 /// A client of one endpoint.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: reqwest::Client,
-    url: String,
+    pub http: reqwest::Client,
+    pub url: String,
     era: Era,
     /// The token that requests carry.
     pub token: Option<String>,

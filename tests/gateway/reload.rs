@@ -8,10 +8,15 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 fn config_records(setup: &Setup) -> Vec<Value> {
+    records_of(setup, "gateway/config")
+}
+
+/// The records with this method, oldest first.
+pub fn records_of(setup: &Setup, method: &str) -> Vec<Value> {
     let output = setup.command(&["outbox", "list", "--json", "--limit", "1000"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    all.filter(|record| record["method"] == "gateway/config").collect()
+    all.filter(|record| record["method"] == method).collect()
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::auth::fetch::FetchFuture;
 use crate::auth::issuer::*;
 use crate::auth::tests::{claims, jwk, private_key, signed, with};
-use crate::auth::{AuthError, Authenticator, LoadError, Principal};
+use crate::auth::{AuthError, Authenticator, LoadError, Principal, Withdrawal};
 
 const ISSUER: &str = "https://issuer.example";
 
@@ -64,15 +64,18 @@ const TTL: Duration = Duration::from_mins(10);
 
 fn published(name: &str, fake: &FakeFetch) -> Issuer {
     let url = Url::parse("https://issuer.example/jwks.json").unwrap();
-    let requirements = TokenRequirements {
-        issuer: name.to_owned(),
-        audiences: ["gatepost".to_owned()].into(),
-        leeway: Duration::from_secs(30),
-    };
-    let allowed = vec![Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
-    let source =
-        Source::Fetched(FetchedKeySet::new(KeysPlace::Url(url), TTL, requirements, allowed, Box::new(fake.clone())));
-    Issuer { name: name.to_owned(), claim_rules: ClaimRules::new(&config::Auth::default()), source }
+    let requirements = TokenRequirements { issuer: name.to_owned(), leeway: Duration::from_secs(30) };
+    let algorithms = vec![Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
+    let (first, fetch) = (FirstUrl::Keys(url), Box::new(fake.clone()));
+    let set = FetchedKeySet::new(first, TTL, requirements, algorithms.clone(), fetch);
+    Issuer {
+        name: name.to_owned(),
+        claim_rules: ClaimRules::new(&config::Auth::default()),
+        audiences: vec!["gatepost".to_owned()],
+        algorithms,
+        place: Arc::new(KeysPlace { file: None, url: Some("https://issuer.example/jwks.json".to_owned()) }),
+        source: Source::Fetched(Arc::new(set)),
+    }
 }
 
 fn authenticator(issuers: Vec<Issuer>) -> Authenticator {
@@ -240,6 +243,51 @@ async fn no_call_waits_longer_than_the_fetch_timeout() {
     let start = Instant::now();
     assert!(matches!(authenticate(&auth, &es256("k")).await, Err(AuthError::Unavailable)));
     assert!(start.elapsed() <= FETCH_TIMEOUT + Duration::from_millis(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_fetches_only_the_keys_of_an_issuer_that_is_new_or_elsewhere() {
+    let (old_fake, fake) = (FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("k"))]), FakeFetch::default());
+    let old = with_one(&old_fake);
+    let caller = authenticate(&old, &es256("k")).await.unwrap();
+    let with_ttl = |issuer: &mut Issuer, ttl| {
+        let Source::Fetched(set) = &mut issuer.source else { panic!("it is fetched") };
+        Arc::get_mut(set).unwrap().ttl = ttl;
+    };
+    // Whatever else of the issuer differs, its keys are known, although it is down now.
+    for ttl in [TTL, TTL * 2] {
+        let mut issuer = published(ISSUER, &fake);
+        issuer.audiences.push("other".to_owned());
+        with_ttl(&mut issuer, ttl);
+        let mut new = authenticator(vec![published("https://added.example", &fake), issuer]);
+        new.replace(&old);
+        assert!(authenticate(&new, &es256("k")).await.is_ok());
+        assert_eq!((old_fake.count(), fake.count()), (1, 0));
+        assert_eq!(new.check(&caller), Ok(()));
+    }
+    // Keys of another place are other keys, and the tokens that the old ones verified are not accepted.
+    let mut elsewhere = published(ISSUER, &fake);
+    elsewhere.place = Arc::new(KeysPlace { file: None, url: Some("https://other.example/jwks.json".to_owned()) });
+    let mut new = authenticator(vec![elsewhere]);
+    new.replace(&old);
+    assert!(matches!(authenticate(&new, &es256("k")).await, Err(AuthError::Unavailable)));
+    assert_eq!(new.check(&caller), Err(Withdrawal::Key));
+    // Algorithms that were taken from an issuer are not accepted in what was fetched before.
+    let mut narrow = published(ISSUER, &fake);
+    narrow.algorithms = vec![Algorithm::EdDSA];
+    let set = FetchedKeySet::new(
+        FirstUrl::Keys(Url::parse("https://issuer.example/jwks.json").unwrap()),
+        TTL,
+        TokenRequirements { issuer: ISSUER.to_owned(), leeway: Duration::ZERO },
+        narrow.algorithms.clone(),
+        Box::new(fake.clone()),
+    );
+    narrow.source = Source::Fetched(Arc::new(set));
+    let mut new = authenticator(vec![narrow]);
+    new.replace(&old);
+    assert!(authenticate(&new, &es256("k")).await.is_err());
+    assert_eq!(new.check(&caller), Err(Withdrawal::Key));
+    assert_eq!(authenticator(Vec::new()).check(&caller), Err(Withdrawal::Issuer));
 }
 
 /// An issuer of the configuration with its key set in a file.

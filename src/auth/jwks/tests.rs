@@ -20,7 +20,7 @@ const ALL: [Algorithm; 9] = [
 ];
 
 fn requirements() -> TokenRequirements {
-    TokenRequirements { issuer: "i".to_owned(), audiences: ["a".to_owned()].into(), leeway: Duration::ZERO }
+    TokenRequirements { issuer: "i".to_owned(), leeway: Duration::ZERO }
 }
 
 fn changed(mut jwk: Value, name: &str, value: Value) -> Value {

@@ -113,6 +113,10 @@ impl Reloader {
         }
         let Difference { reloaded: mut changed, backends, .. } = self.loaded.settings.difference(&loaded.settings);
         changed.extend(self.loaded.config.changed_pins(&loaded.config));
+        match self.gateway.changed_keys(&loaded.config) {
+            Ok(keys) => changed.extend(keys),
+            Err(faults) => return reject(trigger, &faults),
+        }
         changed.sort();
         let changed = sections(&changed);
         if changed.is_empty() {

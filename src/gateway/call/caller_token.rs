@@ -14,7 +14,7 @@ use crate::upstream::{Backend, CallError, CallerToken, CredentialError, public_m
 
 /// The token with which `principal` made the request `inbound`. `None`: it was authenticated in another way.
 fn token_of(principal: &Principal, inbound: &InboundRequest) -> Option<Arc<CallerToken>> {
-    let Credential::Token(validity) = principal.credential else { return None };
+    let Credential::Token(validity, _) = principal.credential else { return None };
     let text = auth::bearer(inbound.headers.get(header::AUTHORIZATION)?.as_bytes())?;
     Some(Arc::new(CallerToken::new(&principal.issuer, &principal.subject, text, validity)))
 }

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::AcceptFailures;
 use crate::audit::Audit;
-use crate::auth::Authenticator;
+use crate::auth::Principal;
 use crate::config::RecordAnswers;
 use crate::connections::places::Places;
 use crate::gateway::message::body_budget::BodyBudget;
@@ -39,7 +39,6 @@ use super::trace::Tracer;
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) audit: Audit,
-    pub(crate) auth: Authenticator,
     /// `true` if the listener speaks TLS.
     pub(crate) is_tls: bool,
     /// The rules in force; a reload replaces them.
@@ -104,6 +103,15 @@ impl Core {
     /// The rules in force. A message gets them when it arrives, and is decided by them to its end.
     pub(crate) fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.read())
+    }
+
+    /// Waits until the principal's credential has ended, by the rules that are in force now.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn credential_ended(&self, principal: &Principal) {
+        let rules = self.rules();
+        rules.auth.ended(principal).await;
     }
 
     /// Returns `true` if requests of this method are recorded.

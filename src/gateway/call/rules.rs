@@ -1,5 +1,5 @@
-//! The rules that a reload replaces: policy, redaction, calls that may continue without an audit record, limits, and
-//! the role for the console.
+//! The rules that a reload replaces: authentication, policy, redaction, calls that may continue without an audit
+//! record, limits, and the role for the console.
 //!
 //! A reload replaces them as one value. A message is handled by the rules that were in force when it arrived.
 
@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use crate::audit::record::{Digest, PolicyText};
 use crate::audit::redact::{PathError, Redaction, ShortenedPath};
+use crate::auth::{Authenticator, LoadError};
 use crate::config::{self, Config, OnFailure, Pin, Pins};
 use crate::rbac::{PatternError, Patterns, Policy};
+use crate::upstream::Owner;
 
 /// One compiled set of rules.
 #[derive(Debug)]
 pub(crate) struct Rules {
+    pub(crate) auth: Authenticator,
     pub(crate) policy: Arc<Policy>,
     /// The policy as the trail states it: these rules, and what only a restart changes.
     pub(crate) policy_text: PolicyText,
@@ -37,6 +40,9 @@ pub(crate) struct Rules {
 /// An error in the configuration of the rules.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
+    /// Tokens cannot be verified with these keys or settings.
+    #[error(transparent)]
+    Auth(LoadError),
     /// A pattern of a role or of `audit.continue_for` cannot be compiled.
     #[error(transparent)]
     Pattern(#[from] PatternError),
@@ -52,12 +58,14 @@ pub enum RulesError {
 }
 
 impl Rules {
-    /// Compiles the rules of `config`.
+    /// Compiles the rules of `config`. Key files are read.
     ///
     /// # Errors
     /// Every [`RulesError`] of the configuration.
     pub(crate) fn new(config: &Config) -> Result<Self, Vec<RulesError>> {
         let mut errors = Vec::new();
+        let auth = Authenticator::from_config(&config.auth)
+            .map_err(|found| errors.extend(found.into_iter().map(RulesError::Auth)));
         let policy = Policy::new(&config.roles)
             .and_then(|policy| policy.with_tools(&config.backends))
             .map_err(|found| errors.extend(found.into_iter().map(RulesError::Pattern)));
@@ -85,20 +93,23 @@ impl Rules {
         let policy_json = config.policy();
         let pins = pins(config, &mut errors);
         let own = |(alias, backend): (&String, &config::Backend)| Some((alias.clone(), backend.calls_max?));
-        match (policy, redaction, continue_for, recorded_responses) {
-            (Ok(policy), Ok(redaction), Ok(continue_for), Ok(recorded_responses)) if errors.is_empty() => Ok(Self {
-                policy: Arc::new(policy),
-                policy_text: PolicyText::new(&policy_json),
-                policy_json,
-                pins,
-                redaction,
-                shortened,
-                recorded_responses,
-                continue_for,
-                limits: config.limits.clone(),
-                console_role: config.ops.console_role.clone(),
-                calls_max: config.backends.iter().filter_map(own).collect(),
-            }),
+        match (auth, policy, redaction, continue_for, recorded_responses) {
+            (Ok(auth), Ok(policy), Ok(redaction), Ok(continue_for), Ok(recorded_responses)) if errors.is_empty() => {
+                Ok(Self {
+                    auth,
+                    policy: Arc::new(policy),
+                    policy_text: PolicyText::new(&policy_json),
+                    policy_json,
+                    pins,
+                    redaction,
+                    shortened,
+                    recorded_responses,
+                    continue_for,
+                    limits: config.limits.clone(),
+                    console_role: config.ops.console_role.clone(),
+                    calls_max: config.backends.iter().filter_map(own).collect(),
+                })
+            }
             _ => Err(errors),
         }
     }
@@ -106,6 +117,7 @@ impl Rules {
     /// These rules of `config`, in force after `old` by a reload.
     #[must_use]
     pub(crate) fn reloaded(mut self, config: &Config, old: &Self) -> Self {
+        self.auth.replace(&old.auth);
         self.policy_json = config.reloaded_policy(&old.policy_json);
         self.policy_text = PolicyText::new(&self.policy_json);
         self
@@ -125,6 +137,11 @@ impl Rules {
     pub(crate) fn is_accepted(&self, backend: &str, tool: &str, definition: Option<Digest>) -> bool {
         self.pin(backend) != Pin::Refuse
             || definition.is_some_and(|digest| self.pins(backend).and_then(|pins| pins.get(tool)) == Some(&digest))
+    }
+
+    /// Returns true if a conversation of `owner` with `backend` may continue.
+    pub(crate) fn keeps(&self, owner: &Owner, backend: &str) -> bool {
+        self.auth.accepts_issuer(&owner.issuer) && self.policy.reaches(&owner.roles, backend)
     }
 
     /// The most calls that may be open at `backend` at once.

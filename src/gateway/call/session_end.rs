@@ -81,6 +81,9 @@ fn reason_text(core: &Core, reason: EndReason) -> String {
         EndReason::OwnLimit => "its principal opened more than limits.sessions_per_principal".to_owned(),
         EndReason::NoRoom => "server.sessions_max are open, and it was idle longest".to_owned(),
         EndReason::Unreachable => "the roles of its principal do not reach its backend any more".to_owned(),
+        EndReason::Withdrawn(withdrawal) => {
+            format!("a reload does not accept the token or certificate of its principal any more: {withdrawal}")
+        }
         EndReason::Removed => "a reload removed its backend".to_owned(),
         EndReason::Stopped => "the gateway stopped".to_owned(),
     }

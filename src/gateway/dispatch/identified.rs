@@ -38,7 +38,7 @@ impl<'a> Received<'a> {
             Err(AuthError::NotBearer)
         } else {
             let is_endpoint = |aud: &str| resource().has_audience(aud);
-            core.auth.authenticate(value, inbound.certificate.as_ref(), &is_endpoint).await
+            entry.rules.auth.authenticate(value, inbound.certificate.as_ref(), &is_endpoint).await
         };
         let error = match verified {
             Ok(principal) => {
@@ -60,6 +60,6 @@ impl<'a> Received<'a> {
             _ => {}
         }
         entry.describe_unread(core, body).await;
-        Err(Refusal::unidentified(&error, &resource(), &core.auth))
+        Err(Refusal::unidentified(&error, &resource(), &entry.rules.auth))
     }
 }

@@ -439,7 +439,7 @@ fn stream_response(
 /// The error that ends the stream of the request `id`, because the rights of its caller have ended.
 fn end_of_rights(id: &Id, end: EndOfRights) -> String {
     let (http, code) = match end {
-        EndOfRights::Credential => (StatusCode::UNAUTHORIZED, UNAUTHENTICATED),
+        EndOfRights::Credential | EndOfRights::Withdrawn(_) => (StatusCode::UNAUTHORIZED, UNAUTHENTICATED),
         EndOfRights::Policy => (StatusCode::FORBIDDEN, DENIED),
     };
     let reply = Reply::local_unaudited_error(http, Some(id), code, &end.to_string());

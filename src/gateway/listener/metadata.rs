@@ -54,7 +54,8 @@ fn document(core: &Core, client: &Client, headers: &HeaderMap, scope: &Scope) ->
         let message = HeadError::Host.to_string();
         return Reply::local_unaudited_error(StatusCode::FORBIDDEN, None, INVALID_REQUEST, &message);
     }
-    let servers = core.auth.authorization_servers();
+    let rules = core.rules();
+    let servers = rules.auth.authorization_servers();
     if servers.is_empty() {
         let message = "there is no authorization server";
         return Reply::local_unaudited_error(StatusCode::NOT_FOUND, None, INVALID_REQUEST, message);
@@ -67,7 +68,7 @@ fn document(core: &Core, client: &Client, headers: &HeaderMap, scope: &Scope) ->
         "resource_name": "Gatepost",
     });
     // *Spec*: RFC 9728 3.2, members without a value are left out.
-    if let (Some(scope), Some(members)) = (core.auth.required_scope(), document.as_object_mut()) {
+    if let (Some(scope), Some(members)) = (rules.auth.required_scope(), document.as_object_mut()) {
         members.insert("scopes_supported".to_owned(), json!([scope]));
     }
     Reply::local_unaudited_document(document.to_string())

@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 
+use crate::auth::verified_token::Withdrawal;
 use crate::gateway::message::refusal::Refusal;
 use crate::mcp::protocol::INVALID_REQUEST;
 
@@ -16,6 +17,8 @@ pub enum EndReason {
     NoRoom,
     /// A reload took the right to use its backend from the roles of its principal.
     Unreachable,
+    /// A reload does not accept the credential of its principal any more.
+    Withdrawn(Withdrawal),
     /// A reload removed the backend of its endpoint.
     Removed,
     /// The gateway stopped.

@@ -77,7 +77,7 @@ mod tests {
     /// A principal whose token expires in so many seconds.
     fn principal(subject: &str, seconds: i64) -> Principal {
         let end = Timestamp::from_micros(Timestamp::now().micros() + seconds * 1_000_000);
-        let credential = Credential::Token(Validity::until(end));
+        let credential = Credential::Token(Validity::until(end), std::sync::Arc::default());
         let (subject, issuer) = (subject.to_owned(), "i".to_owned());
         Principal {
             subject,

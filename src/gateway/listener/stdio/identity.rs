@@ -69,7 +69,7 @@ impl Identities {
     pub(super) async fn for_message(&self) -> Arc<Identity> {
         let current = self.current();
         if self.source.renews()
-            && !self.core.auth.accepts(&current.principal)
+            && !self.core.rules().auth.accepts(&current.principal)
             && let Err(error) = self.renew(&current).await
         {
             tracing::warn!(%error, "the token has ended, and there is no new one");
@@ -96,7 +96,7 @@ impl Identities {
                 }
             };
             let has_ended = tokio::select! {
-                () = self.core.auth.ended(&current.principal) => true,
+                () = self.core.credential_ended(&current.principal) => true,
                 () = due => false,
             };
             retry = match self.renew(&current).await {
@@ -115,7 +115,7 @@ impl Identities {
         let current = self.current();
         // A task of its own: a log that fails does not end the client.
         let _warning = AbortOnDropHandle::new(tokio::spawn(warn_of_end(current.principal.clone())));
-        self.core.auth.ended(&current.principal).await;
+        self.core.credential_ended(&current.principal).await;
         Error::Ended
     }
 
@@ -144,7 +144,8 @@ async fn identify(core: &Core, scope: &Scope, source: &TokenSource) -> Result<Id
     let value = format!("Bearer {}", token.trim());
     // Without a listener, only the configured URL can be an audience.
     let resource = core.names.resource(HOST, false, scope);
-    let principal = core.auth.authenticate(Some(value.as_bytes()), None, &|aud| resource.has_audience(aud)).await;
+    let principal =
+        core.rules().auth.authenticate(Some(value.as_bytes()), None, &|aud| resource.has_audience(aud)).await;
     let principal = principal.map_err(|error| Error::Token(error.to_string()))?;
     let authorization = HeaderValue::from_str(&value);
     let mut authorization = authorization
