@@ -42,7 +42,7 @@ pub(crate) struct Named<'e> {
     pub(super) params: Option<Digest>,
 }
 
-impl<'e> Named<'e> {
+impl Named<'_> {
     /// The names of a request that is refused. Of a name that does not exist the record says `unknown`, and has the
     /// caller's text, cut to `bytes_max`, in `request_extra`: whatever a caller makes up, the columns with names have
     /// only names.
