@@ -38,6 +38,14 @@ impl Response {
         Self::Result(Object::owned(json))
     }
 
+    /// The response as it is relayed: an error without the credentials `sent`, a result as it is.
+    pub(super) fn without(self, sent: &SentCredentials) -> Self {
+        match self {
+            Self::Result(_) => self,
+            Self::Error { error, http } => Self::Error { error: sent.redacted_json(&error).into_owned(), http },
+        }
+    }
+
     /// The error response with `code` and `message`, and the HTTP status `http`.
     #[must_use]
     pub fn error(code: i32, message: &str, http: Option<u16>) -> Self {
@@ -54,6 +62,14 @@ pub struct Event {
     pub id: Option<String>,
     /// The whole message: as it came, or without members that no request has.
     pub json: String,
+}
+
+impl Event {
+    /// The event without the credentials `sent`.
+    pub(super) fn without(self, sent: &SentCredentials) -> Self {
+        let Self { method, id, json } = self;
+        Self { method: sent.redacted(&method).into_owned(), id, json: sent.redacted_json(&json).into_owned() }
+    }
 }
 
 /// Takes what a backend sends besides responses.
@@ -364,5 +380,23 @@ mod tests {
         let text = write(None, "a\"b", Some("{}"));
         assert_eq!(text, r#"{"jsonrpc":"2.0","method":"a\"b","params":{}}"#);
         assert!(matches!(read(&write(Some(1), "m", None)), Message::Event(Event { id: Some(id), .. }) if id == "1"));
+    }
+
+    #[test]
+    fn i8_an_error_and_a_question_lose_the_credentials_that_were_sent_and_a_result_does_not() {
+        let mut key = axum::http::HeaderValue::from_static("hunter2");
+        key.set_sensitive(true);
+        let sent = SentCredentials::default();
+        sent.add("far", &HeaderMap::from_iter([(axum::http::HeaderName::from_static("x-key"), key)]));
+        let by = "[credential of backend far]";
+        let result = Response::result(r#"{"x":"hunter2"}"#);
+        assert_eq!(result.clone().without(&sent), result);
+        assert_eq!(Response::error(-1, "hunter2", Some(401)).without(&sent), Response::error(-1, by, Some(401)));
+        let event = |text: &str| Event {
+            method: text.to_owned(),
+            id: Some("7".to_owned()),
+            json: format!(r#"{{"method":"{text}","params":{{"message":"{text}"}}}}"#),
+        };
+        assert_eq!(event("hunter2").without(&sent), event(by));
     }
 }

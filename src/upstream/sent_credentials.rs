@@ -12,8 +12,6 @@ use parking_lot::Mutex;
 
 use crate::audit::redact::RedactedValues;
 
-use super::message::{Event, Response};
-
 /// The credentials that were sent to one backend with one request. The `Debug` output contains none.
 #[derive(Default)]
 pub struct SentCredentials(Mutex<Sent>);
@@ -64,21 +62,6 @@ impl SentCredentials {
             Cow::Owned(json) => Cow::Owned(json),
         }
     }
-
-    /// Returns `event` without credentials.
-    pub(super) fn without(&self, event: Event) -> Event {
-        let Some(values) = self.values() else { return event };
-        let method = values.replaced_in_text(&event.method).into_owned();
-        Event { method, json: values.replaced_in_json(&event.json).into_owned(), ..event }
-    }
-
-    /// Returns `response` as it is relayed: an error without credentials, a result as it is.
-    pub(super) fn relayed(&self, response: Response) -> Response {
-        match response {
-            Response::Result(_) => response,
-            Response::Error { error, http } => Response::Error { error: self.redacted_json(&error).into_owned(), http },
-        }
-    }
 }
 
 impl fmt::Debug for SentCredentials {
@@ -123,11 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_relayed_as_it_is_and_an_error_without_credentials() {
-        let result = Response::result(r#"{"x":"hunter2"}"#);
-        assert_eq!(sent().relayed(result.clone()), result);
-        let error = Response::error(-1, "hunter2", Some(401));
-        assert_eq!(sent().relayed(error), Response::error(-1, "[credential of backend far]", Some(401)));
+    fn without_a_credential_a_text_is_not_read() {
         let none = SentCredentials::default();
         assert!(matches!(none.redacted("hunter2"), Cow::Borrowed("hunter2")));
     }

@@ -274,7 +274,7 @@ impl HttpConnection {
             );
             return;
         }
-        let event = if event.id.is_some() { sent.without(event) } else { event };
+        let event = if event.id.is_some() { event.without(sent) } else { event };
         let events = request.and_then(|request| request.events.as_deref());
         let (id, method) = (event.id.clone(), event.method.clone());
         let taken = match (&*method, id.as_deref()) {

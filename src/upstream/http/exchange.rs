@@ -230,7 +230,7 @@ impl HttpConnection {
                 events.on_stream_start();
             }
             let answer = self.read_response_stream(id, response, request, sent, timer).await;
-            return (answer.map(|answer| sent.relayed(answer)), SessionSign::Known);
+            return (answer.map(|answer| answer.without(sent)), SessionSign::Known);
         }
         let body = match read_body(response, timer).await {
             Ok(body) => body,
@@ -258,7 +258,7 @@ impl HttpConnection {
             Message::Response { id: found, response: Some(answer) }
                 if message::own_id(&found) == Some(id) || matches!(answer, Response::Error { .. }) =>
             {
-                Ok(with_status(sent.relayed(answer), status, self.era))
+                Ok(with_status(answer.without(sent), status, self.era))
             }
             _ if status.is_success() => Err(CallError::Garbled),
             _ => Err(self.endpoint.status_error(status.as_u16(), request.caller.as_ref())),
