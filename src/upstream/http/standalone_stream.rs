@@ -164,7 +164,8 @@ impl HttpConnection {
         let last = resume_point.last_event_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
         headers.extend(last.map(|last| (LAST_EVENT_ID, last)));
         self.endpoint.authorize(&mut headers, caller).await?;
-        self.endpoint.client.get(&self.endpoint.url).headers(headers).send().await.map_err(transport_error)
+        let client = self.endpoint.client.get();
+        client.get(&self.endpoint.url).headers(headers).send().await.map_err(transport_error)
     }
 
     /// Sends the listener a `list_changed` notification for each list for which the backend declared them.
