@@ -14,6 +14,8 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 pub use orphans::reap_orphans;
 use own_children::OwnChild;
 use parking_lot::Mutex;
@@ -28,6 +30,32 @@ pub struct StartedChild {
     pub process: Child,
     /// Removes the child from those that [`reap_orphans`] leaves alone.
     _own: Option<OwnChild>,
+}
+
+impl StartedChild {
+    /// The processes of the group that the child leads, if it was started as the leader of one.
+    #[must_use]
+    pub fn group(&self) -> Group {
+        Group(self.process.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+    }
+}
+
+/// A process group. When this is dropped, all its processes are killed.
+#[derive(Debug)]
+pub struct Group(Option<Pid>);
+
+impl Group {
+    /// Leaves the processes alone.
+    pub fn release(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // An error means that none is left.
+        self.0.map(|group| killpg(group, Signal::SIGKILL));
+    }
 }
 
 /// A command to start, and the one who waits for it.

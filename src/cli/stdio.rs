@@ -69,7 +69,7 @@ fn token(config: &Config, args: &Args) -> Result<TokenSource, String> {
         return if words.is_empty() {
             Err("--token-command is empty: write a command line".to_owned())
         } else {
-            Ok(TokenSource::Command(words))
+            Ok(TokenSource::Command { words, withheld: config.secret_variables() })
         };
     }
     if let Some(path) = &args.token_file {

@@ -55,6 +55,14 @@ impl Config {
         self.server.secrets_group.as_deref().map_or(Ok(FileAccess::default()), FileAccess::with_group)
     }
 
+    /// The names of the environment variables with secrets that the gateway reads for itself.
+    pub(crate) fn secret_variables(&self) -> Vec<String> {
+        let keys = self.auth.keys.iter().filter_map(|key| key.secret_env.as_ref());
+        let headers = self.backends.values().flat_map(|backend| backend.header_env.values());
+        let postgres = "PGPASSWORD".to_owned();
+        keys.chain(headers).chain([&postgres]).cloned().collect()
+    }
+
     /// Sets the owners and permissions that files may have, in each section with files.
     pub(super) fn set_file_access(&mut self, access: FileAccess) {
         self.auth.files = access;

@@ -1,6 +1,8 @@
 //! Lists of real backends, good and odd, as clients see them at `/mcp`.
 
 use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -145,6 +147,10 @@ async fn tools_with_names_that_clients_refuse_can_be_called_and_allowed() {
     }
 }
 
+fn is_up(gatepost: &Gatepost) -> bool {
+    gatepost.get_ops("/metrics").1.contains(r#"gatepost_backend_up{backend="far"} 1.0"#)
+}
+
 /// Opens the general stream of the client's session.
 async fn listen(gatepost: &Gatepost, client: &Client) -> reqwest::Response {
     let request = reqwest::Client::builder().no_proxy().build().unwrap().get(format!("{}/mcp", gatepost.url()));
@@ -178,7 +184,7 @@ async fn clients_hear_when_a_backend_comes_changes_and_goes() {
     while !has_t().await {
         told(&mut stream).await;
     }
-    let is_up = || gatepost.get_ops("/metrics").1.contains(r#"gatepost_backend_up{backend="far"} 1.0"#);
+    let is_up = || is_up(&gatepost);
     crate::common::wait::until("the backend is up", crate::common::wait::SOON, is_up);
     backend.stop().await;
     while has_t().await {
@@ -204,6 +210,21 @@ async fn an_idle_gateway_knows_that_its_backend_is_up() {
         let (status, body) = gatepost.get_ops("/readyz");
         status == 200 && !body.contains("degraded")
     });
+}
+
+/// Its process answers, and it could not serve a call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_answers_with_errors_is_down_until_it_is_well() {
+    static IS_ILL: AtomicBool = AtomicBool::new(false);
+    let backend =
+        BackendStub::start(|_| IS_ILL.load(Relaxed).then(|| StatusCode::INTERNAL_SERVER_ERROR.into_response())).await;
+    let (_setup, gatepost) = backend.gateway(|setup| {
+        setup.set("backends.far.probe_interval", "100ms");
+    });
+    for is_ill in [false, true, false] {
+        IS_ILL.store(is_ill, Relaxed);
+        crate::common::wait::until("the gateway knows", crate::common::wait::SOON, || is_up(&gatepost) != is_ill);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,6 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
@@ -82,17 +80,15 @@ impl Notifier {
         command.env("ALARM_TEXT", notification.message.replace('\0', "\u{fffd}")).env("ALARM_GATEWAY_ID", gateway_id);
         let started = children::start(command).await;
         let mut child = started.map_err(|error| format!("cannot run alarms.command: {error}"))?;
-        let group = child.process.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        // Also if the gateway stops meanwhile.
+        let group = child.group();
         // I6: one command at a time, and for a limited time.
-        match tokio::time::timeout(NOTIFICATION_TIMEOUT, child.process.wait()).await {
-            Ok(Ok(status)) if status.success() => Ok(()),
-            Ok(Ok(status)) => Err(format!("alarms.command failed: {status}")),
-            Ok(Err(error)) => Err(format!("cannot wait for alarms.command: {error}")),
-            Err(_) => {
-                group.map(|group| killpg(group, Signal::SIGKILL));
-                Err(format!("alarms.command took longer than {NOTIFICATION_TIMEOUT:?} and was killed"))
-            }
-        }
+        let ended = tokio::time::timeout(NOTIFICATION_TIMEOUT, child.process.wait()).await;
+        let killed = |_| format!("alarms.command took longer than {NOTIFICATION_TIMEOUT:?} and was killed");
+        let status = ended.map_err(killed)?.map_err(|error| format!("cannot wait for alarms.command: {error}"))?;
+        // It may leave a process behind, for example one that sends a message.
+        group.release();
+        if status.success() { Ok(()) } else { Err(format!("alarms.command failed: {status}")) }
     }
 
     async fn post(&self, client: &reqwest::Client, url: &str, notification: &Notification) -> Result<(), String> {

@@ -205,7 +205,7 @@ impl HttpConnection {
         if self.era == Era::Modern || self.session().id.is_none() {
             return;
         }
-        let request = self.endpoint.client.delete(&self.endpoint.url);
+        let request = self.endpoint.client.get().delete(&self.endpoint.url);
         let send = self.authorized(request, self.headers(&self.session(), "*/*"));
         tokio::spawn(async move {
             // The session is not used again, even if the backend does not get this.
@@ -232,8 +232,11 @@ impl HttpConnection {
 
     pub(super) async fn post(&self, body: Frame, mut headers: HeaderMap) -> Result<reqwest::Response, CallError> {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let request = self.endpoint.client.post(&self.endpoint.url).headers(headers).body(body.into_body());
-        request.send().await.map_err(transport_error)
+        let client = self.endpoint.client.get();
+        let request = client.post(&self.endpoint.url).headers(headers).body(body.into_body());
+        let response = request.send().await.map_err(transport_error)?;
+        self.endpoint.client.note(&response);
+        Ok(response)
     }
 
     /// Sends `request` with `headers` and the credential of the connection. The future does not borrow the connection.
@@ -253,7 +256,7 @@ impl HttpConnection {
     pub(super) fn send_in_background(&self, message: String) {
         let mut headers = self.headers(&self.session(), ACCEPT_ANY);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let send = self.authorized(self.endpoint.client.post(&self.endpoint.url).body(message), headers);
+        let send = self.authorized(self.endpoint.client.get().post(&self.endpoint.url).body(message), headers);
         let alias = self.endpoint.alias.clone();
         tokio::spawn(async move {
             if !matches!(tokio::time::timeout(SEND_TIMEOUT, send).await, Ok(Ok(_))) {

@@ -169,7 +169,8 @@ impl HttpConnection {
         headers.extend(last.map(|last| (LAST_EVENT_ID, last)));
         self.endpoint.authorize(&mut headers, caller).await?;
         sent.add(&self.endpoint.alias, &headers);
-        self.endpoint.client.get(&self.endpoint.url).headers(headers).send().await.map_err(transport_error)
+        let client = self.endpoint.client.get();
+        client.get(&self.endpoint.url).headers(headers).send().await.map_err(transport_error)
     }
 
     /// Sends the listener a `list_changed` notification for each list for which the backend declared them.
