@@ -178,7 +178,7 @@ fn subject_issuers(config: &Config, oauth: &BackendOAuth, path: &str, report: Re
         report(path, "has no effect without on_behalf: set that, or remove this setting".to_owned());
     }
     for issuer in oauth.subject_issuers.iter().filter(|issuer| !known.contains(issuer.as_str())) {
-        report(path, format!("{issuer:?} is no issuer of auth.keys or auth.issuers: correct it, or add the issuer"));
+        report(path, format!("auth.keys and auth.issuers have no {issuer:?}: correct it, or add the issuer"));
     }
 }
 

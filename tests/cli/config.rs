@@ -96,7 +96,7 @@ fn an_oauth_client_fits_its_backend() {
     parse(&issuers(&["i", "j"], "on_behalf = true\nsubject_issuers = [\"j\"]")).unwrap();
     for (names, oauth, want) in [
         (&["i", "j"][..], "on_behalf = true", "is missing: there are several issuers (i, j)"),
-        (&["i"], "on_behalf = true\nsubject_issuers = [\"k\"]", "\"k\" is no issuer of auth.keys or auth.issuers"),
+        (&["i"], "on_behalf = true\nsubject_issuers = [\"k\"]", "auth.keys and auth.issuers have no \"k\""),
         (&["i"], "subject_issuers = [\"i\"]", "has no effect without on_behalf"),
     ] {
         let found = error(&issuers(names, oauth));

@@ -145,7 +145,7 @@ impl<'a> Parsed<'a> {
                 return Err(Refusal::invisible(&rules.policy, &principal, backend, &message.method));
             }
         }
-        // After it: to initialize again is no help where the backend was removed.
+        // After it: to initialize again does not help where the backend was removed.
         let session = session?;
         let Some(id) = message.id.clone() else {
             let sender = Sender { core, inbound, principal, session, rules };
