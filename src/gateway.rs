@@ -38,9 +38,10 @@ use crate::accept::AcceptFailures;
 use crate::audit::record::{Call, Caller, ClientAddr, Correlation, Digest, Outcome, RequestId, Status};
 use crate::audit::{Audit, UnavailableError};
 use crate::auth::{AuthError, Authenticator, LoadError, Principal};
+use crate::certificate_end::{CertificateOwner, KnownCertificate};
 use crate::config::{self, Config};
 use crate::connections::places::Places;
-use crate::upstream::Upstreams;
+use crate::upstream::{Backend, Upstreams};
 use crate::walls::{Launcher, OwnFiles};
 
 use call::catalog_changes::CatalogChanges;
@@ -96,7 +97,7 @@ pub struct Gateway {
 
 /// Access of the operations listener to a running gateway. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Handle(Arc<Core>);
+pub struct Handle(Arc<Core>, Option<tls::Acceptor>);
 
 /// The parts that are made from the configuration alone.
 struct Parts {
@@ -188,7 +189,7 @@ impl Gateway {
     /// A handle for the operations listener.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle(Arc::clone(&self.core))
+        Handle(Arc::clone(&self.core), self.tls.clone())
     }
 
     /// Serves HTTP on `listener` until `stop`. Then accepts no more connections, waits for the open calls until the
@@ -433,6 +434,18 @@ impl Handle {
     pub fn backends(&self) -> Vec<(String, bool, u64)> {
         let backends = self.0.upstreams.all();
         backends.iter().map(|backend| (backend.alias().to_owned(), backend.is_up(), backend.items_omitted())).collect()
+    }
+
+    /// The certificates of the listener and of backends, as far as they are known.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<KnownCertificate> {
+        let server = self.1.as_ref().and_then(tls::Acceptor::certificate_end);
+        let server = server.map(|end| KnownCertificate { owner: CertificateOwner::Server, end });
+        let of_backend = |backend: &Arc<Backend>| {
+            let owner = CertificateOwner::Backend(backend.alias().to_owned());
+            backend.certificate_end().map(|end| KnownCertificate { owner, end })
+        };
+        server.into_iter().chain(self.0.upstreams.all().iter().filter_map(of_backend)).collect()
     }
 
     /// The number of changed definitions of tools that are a reason for an alarm, and what the last change was.

@@ -69,6 +69,7 @@
 pub mod accept;
 pub mod audit;
 pub mod auth;
+pub mod certificate_end;
 pub mod children;
 pub mod cli;
 pub mod config;

@@ -31,6 +31,7 @@ mod opening;
 mod receipt;
 mod reconnect;
 mod retire;
+mod sent_credentials;
 mod stdio;
 mod timeouts;
 mod uses;
@@ -60,6 +61,7 @@ use parking_lot::RwLock;
 pub use receipt::without_receipt;
 pub use reconnect::ReconnectBackoff;
 pub use retire::UsedBackend;
+pub use sent_credentials::SentCredentials;
 pub use timeouts::Timeouts;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -113,6 +115,8 @@ pub struct Route {
     pub events: Option<Arc<dyn ServerMessageHandler>>,
     /// The token of the caller, if the backend is called on its behalf.
     pub caller: Option<Arc<CallerToken>>,
+    /// Takes the credentials that are sent to the backend, for the record.
+    pub sent: Option<Arc<SentCredentials>>,
     /// When it was begun to look for it: `call_timeout` counts from there.
     pub begun: Instant,
 }
@@ -376,6 +380,7 @@ async fn ask(method: &str, params: &Params, route: &Route) -> Result<Response, C
         progress_token: params.written(META_PROGRESS_TOKEN).map(str::to_owned),
         events: route.events.clone(),
         caller: route.caller.clone(),
+        sent: route.sent.clone(),
         begun: route.begun,
     };
     route.connection.request(&request).await

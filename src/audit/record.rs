@@ -27,7 +27,9 @@ mod status;
 pub use audit_record::{AuditRecord, PendingRecord, StreamPosition};
 pub use caller::{Caller, ClientAddr, Correlation};
 pub use column::COLUMNS;
-pub use context::{CONTEXT_BYTES_MAX, Context, META_BYTES_MAX as META_CONTEXT_BYTES_MAX, Omitted, client_info};
+pub use context::{
+    BackendCredential, CONTEXT_BYTES_MAX, Context, META_BYTES_MAX as META_CONTEXT_BYTES_MAX, Omitted, client_info,
+};
 pub use digest_key::{DigestKey, RecordKey};
 pub(crate) use entry::is_own_method;
 pub use entry::{Call, Entry, Outcome, Text};

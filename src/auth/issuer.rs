@@ -3,8 +3,9 @@
 //!
 //! A fetched set is used until a newer one replaces it, however long the issuer is down. It is fetched when the first
 //! token arrives, in the background when the set is older than its TTL, and when a token has a `kid` that the set
-//! lacks. Only one fetch runs at a time, and fetches begin at least [`FETCH_INTERVAL`] apart, whatever tokens arrive. A
-//! call that needs the running fetch waits for it.
+//! lacks. Only one fetch runs at a time. Fetches begin at least [`FETCH_INTERVAL`] apart, except for a few for unknown
+//! `kid`s, so that a key that is used right after a fetch is found; whatever tokens arrive, their rate is bounded. A
+//! call that needs the running fetch waits for it. While fetches fail, a token with an unknown `kid` may be good.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +31,10 @@ use crate::file_access::{FileAccess, FileError, FileKind};
 /// Least time between the beginnings of two fetches. *Chosen*: few enough requests for the issuer when tokens are
 /// forged, and soon enough for its new key.
 const FETCH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Most fetches for an unknown `kid` that begin earlier; each interval in which no fetch begins allows another one.
+/// *Chosen*: a rotation causes one, or two if the issuer's servers do not publish the key at once.
+const EARLY_FETCHES_MAX: u32 = 4;
 
 /// Time limit of a fetch, and so of a call that waits for it. *Chosen*: shorter than the timeouts of clients.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -101,7 +106,7 @@ enum Source {
     Fetched(Arc<FetchedKeySet>),
 }
 
-/// The issuer's keys were never fetched.
+/// The issuer's keys were never fetched, or it is not known whether it has published another one since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NoKeysError;
 
@@ -130,7 +135,6 @@ enum FirstUrl {
     Metadata(MetadataUrls),
 }
 
-#[derive(Default)]
 struct FetchState {
     /// The last key set; set by the task.
     keys: Option<Arc<KeySet>>,
@@ -140,8 +144,20 @@ struct FetchState {
     fetched: Option<Instant>,
     /// The time when the last fetch began, whether or not it succeeded.
     begun: Option<Instant>,
+    /// The number of fetches that may begin early.
+    early: u32,
+    /// True if the last fetch failed.
+    has_failed: bool,
     /// Closed when the running fetch ends.
     running: Option<watch::Receiver<()>>,
+}
+
+impl Default for FetchState {
+    fn default() -> Self {
+        let document = Vec::new();
+        let early = EARLY_FETCHES_MAX;
+        Self { keys: None, document, fetched: None, begun: None, early, has_failed: false, running: None }
+    }
 }
 
 /// Loads all issuers of the configuration. Errors are returned with their settings.
@@ -247,7 +263,7 @@ impl Issuer {
     /// The current key set, which may lack `kid` even after a fetch.
     ///
     /// # Errors
-    /// [`NoKeysError`]: the keys were never fetched.
+    /// [`NoKeysError`]: the keys were never fetched, or they lack `kid` and cannot be fetched now.
     pub(super) async fn keys(&self, kid: Option<&str>) -> Result<Arc<KeySet>, NoKeysError> {
         match &self.source {
             Source::File(file) => Ok(file.get()),
@@ -299,33 +315,45 @@ impl FetchedKeySet {
     }
 
     async fn keys(&self, kid: Option<&str>) -> Result<Arc<KeySet>, NoKeysError> {
-        let running = {
-            let mut state = self.fetcher.state.lock();
-            let keys = state.keys.clone();
-            let has_kid = keys.as_ref().is_some_and(|keys| !keys.named(kid).is_empty());
-            let is_old = state.fetched.is_none_or(|fetched| fetched.elapsed() >= self.ttl);
-            if !has_kid || is_old {
-                self.begin_fetch(&mut state);
-            }
-            match keys {
-                Some(keys) if has_kid => return Ok(keys),
-                _ => state.running.clone(),
-            }
-        };
-        if let Some(mut running) = running {
+        let has_kid = |keys: &Arc<KeySet>| !keys.named(kid).is_empty();
+        // A fetch that was running already may have missed the newest key. The next one does not.
+        for _ in 0..2 {
+            let (mut running, is_own) = {
+                let mut state = self.fetcher.state.lock();
+                let known = state.keys.clone().filter(has_kid);
+                let is_old = state.fetched.is_none_or(|fetched| fetched.elapsed() >= self.ttl);
+                let is_own = (known.is_none() || is_old) && self.begin_fetch(&mut state, known.is_none());
+                if let Some(known) = known {
+                    return Ok(known);
+                }
+                let Some(running) = state.running.clone() else { break };
+                (running, is_own)
+            };
             // The task never sends, and drops its end within the time limit: this waits for the error.
             running.changed().await.ok();
+            if is_own {
+                break;
+            }
         }
-        self.fetcher.state.lock().keys.clone().ok_or(NoKeysError)
+        let state = self.fetcher.state.lock();
+        state.keys.clone().filter(|keys| has_kid(keys) || !state.has_failed).ok_or(NoKeysError)
     }
 
-    /// Begins a fetch, unless one is running or the last one began less than [`FETCH_INTERVAL`] ago.
-    fn begin_fetch(&self, state: &mut FetchState) {
+    /// Begins a fetch, unless one is running or the last one began less than [`FETCH_INTERVAL`] ago. If the last one
+    /// succeeded, one for an unknown `kid` may begin earlier. Returns whether it began.
+    fn begin_fetch(&self, state: &mut FetchState, is_for_kid: bool) -> bool {
         // A task that was aborted or panicked has dropped its end too.
         let runs = state.running.as_ref().is_some_and(|running| running.has_changed().is_ok());
-        if runs || state.begun.is_some_and(|begun| begun.elapsed() < FETCH_INTERVAL) {
-            return;
+        let intervals = state.begun.map_or(1, |begun| begun.elapsed().as_secs() / FETCH_INTERVAL.as_secs());
+        let may_be_early = is_for_kid && state.keys.is_some() && !state.has_failed && state.early > 0;
+        if runs || intervals == 0 && !may_be_early {
+            return false;
         }
+        // I6: forged tokens cause few fetches.
+        state.early = match u32::try_from(intervals).unwrap_or(u32::MAX) {
+            0 => state.early.saturating_sub(1),
+            passed => state.early.saturating_add(passed - 1).min(EARLY_FETCHES_MAX),
+        };
         let (done, running) = watch::channel(());
         state.begun = Some(Instant::now());
         state.running = Some(running);
@@ -335,6 +363,7 @@ impl FetchedKeySet {
             drop(done);
         });
         *self.task.lock() = Some(AbortOnDropHandle::new(task));
+        true
     }
 }
 
@@ -346,14 +375,14 @@ impl Fetcher {
 
     /// Takes over what `old` has fetched from the same place, read by the own settings.
     fn take_over(&self, old: &Self) {
-        let (document, fetched, begun) = {
-            let state = old.state.lock();
-            (state.document.clone(), state.fetched, state.begun)
-        };
+        let known = old.state.lock();
+        let (document, fetched, begun) = (known.document.clone(), known.fetched, known.begun);
+        let (early, has_failed) = (known.early, known.has_failed);
+        drop(known);
         // Without usable keys, they are fetched for the next token.
         if let Ok(keys) = KeySet::parse(&document, &self.requirements, &self.allowed) {
             let keys = Some(Arc::new(keys));
-            *self.state.lock() = FetchState { keys, document, fetched, begun, running: None };
+            *self.state.lock() = FetchState { keys, document, fetched, begun, early, has_failed, running: None };
         }
     }
 
@@ -384,6 +413,7 @@ impl Fetcher {
         let keys = self.fetched().await;
         let mut state = self.state.lock();
         state.running = None;
+        state.has_failed = keys.is_err();
         match keys {
             Ok((keys, document)) => {
                 tracing::debug!(issuer = self.requirements.issuer, from = self.origin(), "fetched the issuer's keys");

@@ -66,6 +66,10 @@ alarms! {
     ToolsChanged = "tools_changed";
     /// Another gateway has not renewed its lease although its stream is open.
     GatewaySilent = "gateway_silent";
+    /// A certificate ends within two weeks.
+    CertificateExpires = "certificate_expires";
+    /// A certificate has expired.
+    CertificateExpired = "certificate_expired";
 }
 
 impl Serialize for Alarm {

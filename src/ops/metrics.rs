@@ -15,6 +15,7 @@ use crate::audit::meter::HistogramSnapshot;
 use crate::audit::pipeline::Probe;
 use crate::audit::record;
 use crate::audit::shipper::ShipperState;
+use crate::certificate_end::{CertificateEnd, KnownCertificate};
 
 /// The media type of the response.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -90,6 +91,13 @@ pub const METRICS: &[Metric] = &[
         "gatepost_list_items_omitted",
         &["backend"],
         "Items left out of a backend's lists, because they cannot be read or can only be called as tasks",
+    ),
+    metric(
+        Gauge,
+        "gatepost_certificate_expiry_timestamp_seconds",
+        &["certificate", "backend"],
+        "End of a certificate in seconds since 1970: of the listener (server), or of a backend or Postgres as seen in the last \
+         handshake with it",
     ),
     metric(Gauge, "gatepost_epoch", &[], "Number of the current epoch; each start adds one"),
     metric(Gauge, "gatepost_records_queued", &[], "Records of the current epoch that are in memory only"),
@@ -295,6 +303,11 @@ fn size(size: impl TryInto<u64>) -> Values {
     one(size.try_into().unwrap_or(u64::MAX) as f64)
 }
 
+#[expect(clippy::cast_precision_loss, reason = "times are far below 2^53")]
+fn seconds(CertificateEnd(end): CertificateEnd) -> f64 {
+    end as f64
+}
+
 impl Collector {
     /// The values of the metric with this name; `None` if it has none, for example because auditing is off.
     fn values(&self, name: &str) -> Option<Values> {
@@ -342,6 +355,13 @@ impl Collector {
             "gatepost_backend_up" => {
                 let up = |backend: &BackendStatus| (vec![backend.alias.clone()], f64::from(u8::from(backend.up)));
                 Values::Numbers(status.backends.iter().map(up).collect())
+            }
+            "gatepost_certificate_expiry_timestamp_seconds" => {
+                let end = |known: KnownCertificate| {
+                    let (kind, alias) = known.owner.labels();
+                    (vec![kind.to_owned(), alias.to_owned()], seconds(known.end))
+                };
+                Values::Numbers(self.sources.certificates().into_iter().map(end).collect())
             }
             "gatepost_alarm" => {
                 let is_active = |alarm| f64::from(u8::from(status.alarms.iter().any(|active| active.alarm == alarm)));

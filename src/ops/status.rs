@@ -9,7 +9,9 @@ use super::alarm::{ActiveAlarm, Board};
 use crate::audit::meter::LastError;
 use crate::audit::pipeline::Probe;
 use crate::audit::record::{Digest, Epoch, GatewayId, Seq};
+use crate::audit::sink::postgres;
 use crate::audit::{ring, shipper};
+use crate::certificate_end::{CertificateOwner, KnownCertificate};
 use crate::gateway;
 use crate::log::DroppedLines;
 
@@ -141,6 +143,14 @@ pub struct OutboxStatus {
 }
 
 impl Sources {
+    /// The certificates of the listener, of backends and of Postgres, as far as they are known.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<KnownCertificate> {
+        let postgres = self.probe.as_ref().and_then(|_| postgres::certificate_end());
+        let postgres = postgres.map(|end| KnownCertificate { owner: CertificateOwner::Postgres, end });
+        self.gateway.certificates().into_iter().chain(postgres).collect()
+    }
+
     /// The condition of the gateway as a whole.
     #[must_use]
     pub fn condition(&self) -> Condition {

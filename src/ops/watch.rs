@@ -18,6 +18,7 @@ use super::status::Sources;
 use crate::accept::open_files_max;
 use crate::audit::record::{GatewayId, Timestamp};
 use crate::audit::shipper::ShipperState;
+use crate::certificate_end::KnownCertificate;
 use crate::config;
 use notify::{Notification, Notifier};
 
@@ -40,8 +41,12 @@ const CAPACITY_HYSTERESIS: u64 = 5;
 /// servers adjust a clock slowly; a larger step comes from a person, a restored machine, or one that was suspended.
 const CLOCK_STEP_MAX: Duration = Duration::from_secs(5);
 
+/// Time before the end of a certificate from which its alarm is active, in seconds. *Chosen*: two weeks; automatic
+/// renewal, usually a month before the end, has failed by then.
+const CERTIFICATE_WARNING_SECS: i64 = 14 * 24 * 3600;
+
 /// Most notifications in the queue. *Derived*: each alarm raised and cleared three times.
-const NOTIFICATIONS_MAX: usize = 64;
+const NOTIFICATIONS_MAX: usize = 96;
 
 /// Longest message of an alarm, in bytes. *Chosen*: fills a screen, and far below the limit of an environment variable.
 const MESSAGE_BYTES_MAX: usize = 2_048;
@@ -71,6 +76,8 @@ struct Observation {
     tools_changed: (u64, String),
     /// The tools that are not as they were accepted.
     tools_not_accepted: Option<String>,
+    /// The certificates whose ends are known.
+    certificates: Vec<KnownCertificate>,
 }
 
 /// The conditions of the alarms, and the state that they keep from check to check.
@@ -134,6 +141,7 @@ fn observe(sources: &Sources) -> Observation {
         accepts_failed: sources.gateway.accept_failures().count(),
         tools_changed: sources.gateway.tools_changed(),
         tools_not_accepted: sources.gateway.tools_not_accepted(),
+        certificates: sources.certificates(),
         ..Observation::default()
     };
     let (Some(probe), Some(pipeline)) = (&sources.probe, sources.status().pipeline) else { return process };
@@ -209,11 +217,11 @@ impl Conditions {
     ) -> BTreeMap<Alarm, String> {
         self.note_events(seen, now, wall);
         self.events.retain(|_, (until, _)| *until > now);
-        Alarm::ALL.into_iter().filter_map(|alarm| Some((alarm, self.condition(alarm, seen, board)?))).collect()
+        Alarm::ALL.into_iter().filter_map(|alarm| Some((alarm, self.condition(alarm, (seen, wall), board)?))).collect()
     }
 
     /// The alarm's message, if its condition is met.
-    fn condition(&self, alarm: Alarm, seen: &Observation, board: &Board) -> Option<String> {
+    fn condition(&self, alarm: Alarm, (seen, wall): (&Observation, Timestamp), board: &Board) -> Option<String> {
         let fuller_than = |percent: u64| {
             let limit = if board.is_active(alarm) { percent - CAPACITY_HYSTERESIS } else { percent };
             (seen.percent >= limit).then(|| format!("the outbox is {} % full", seen.percent))
@@ -239,6 +247,10 @@ impl Conditions {
                 let ids: Vec<_> = seen.silent_gateways.iter().map(ToString::to_string).collect();
                 Some(format!("{gateways} did not end and no longer renewed the lease: {}", ids.join(", ")))
             }
+            Alarm::CertificateExpires => {
+                ends(&seen.certificates, |left| (0..=CERTIFICATE_WARNING_SECS).contains(&left), wall)
+            }
+            Alarm::CertificateExpired => ends(&seen.certificates, |left| left < 0, wall),
             Alarm::ToolsChanged if seen.tools_not_accepted.is_some() => seen.tools_not_accepted.clone(),
             Alarm::GenerationSetAside
             | Alarm::DatabaseRestored
@@ -295,9 +307,23 @@ impl Conditions {
     }
 }
 
+/// The certificates for which `is_due`, given the seconds until the end, is true, as a sentence.
+fn ends(certificates: &[KnownCertificate], is_due: impl Fn(i64) -> bool, wall: Timestamp) -> Option<String> {
+    let now = wall.micros().div_euclid(1_000_000);
+    let due = certificates.iter().filter(|known| is_due(known.end.0.saturating_sub(now)));
+    let due: Vec<_> = due
+        .map(|KnownCertificate { owner, end }| {
+            let (verb, at) = (if end.0 < now { "expired" } else { "expires" }, end.0.saturating_mul(1_000_000));
+            format!("the certificate of {owner} {verb} at {}", Timestamp::from_micros(at))
+        })
+        .collect();
+    (!due.is_empty()).then(|| due.join("; "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certificate_end::{CertificateEnd, CertificateOwner};
 
     const WALL: i64 = 1_800_000_000_000_000;
 
@@ -368,6 +394,32 @@ mod tests {
         }
         assert_eq!(look(&mut conditions, &board, &seen(499), EVENT_ACTIVE.as_secs(), 0), ["quarantine"]);
         assert!(look(&mut conditions, &board, &seen(499), EVENT_ACTIVE.as_secs() + 500, 0).is_empty());
+        assert_eq!(raised(&board), 2);
+    }
+
+    #[test]
+    fn a_certificate_is_an_alarm_two_weeks_before_its_end_and_another_one_after_it() {
+        let (mut conditions, board) = (Conditions::new(Duration::from_secs(10)), Board::default());
+        let day = 24 * 3600;
+        let seen = |days: i64| {
+            let of = |owner, end| KnownCertificate { owner, end: CertificateEnd(WALL / 1_000_000 + end) };
+            let certificates = vec![
+                of(CertificateOwner::Server, days * day),
+                of(CertificateOwner::Backend("far".to_owned()), 400 * day),
+            ];
+            Observation { certificates, ..Observation::default() }
+        };
+        for (days, active) in [
+            (15, &[][..]),
+            (14, &["certificate_expires"]),
+            (1, &["certificate_expires"]),
+            (-1, &["certificate_expired"]),
+            (90, &[]),
+        ] {
+            assert_eq!(look(&mut conditions, &board, &seen(days), 0, 0), active, "{days}");
+            let named = board.active().iter().all(|active| active.message.contains("server.tls.cert_file expire"));
+            assert!(named && board.active().iter().all(|active| !active.message.contains("far")), "{days}");
+        }
         assert_eq!(raised(&board), 2);
     }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::certificate_end::CertificateEnd;
 use crate::config;
 use crate::mcp::protocol::Era;
 use crate::walls::{self, Launcher};
@@ -147,6 +148,15 @@ impl Backend {
         match &self.transport {
             Transport::Stdio(stdio) => stdio.is_up(),
             Transport::Http(_) => self.modern().is_some() && !self.is_unreachable.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The end of its certificate, if one was seen.
+    #[must_use]
+    pub fn certificate_end(&self) -> Option<CertificateEnd> {
+        match &self.transport {
+            Transport::Stdio(_) => None,
+            Transport::Http(endpoint) => endpoint.certificate_end(),
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::error::error_object;
 use super::oauth::CallerToken;
+use super::sent_credentials::SentCredentials;
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{
     HEADER_MISMATCH, LEGACY_LATEST, META_CAPABILITIES, META_CLIENT, META_VERSION, MISSING_CAPABILITY, MODERN_VERSION,
@@ -37,6 +38,14 @@ impl Response {
         Self::Result(Object::owned(json))
     }
 
+    /// The response as it is relayed: an error without the credentials `sent`, a result as it is.
+    pub(super) fn without(self, sent: &SentCredentials) -> Self {
+        match self {
+            Self::Result(_) => self,
+            Self::Error { error, http } => Self::Error { error: sent.redacted_json(&error).into_owned(), http },
+        }
+    }
+
     /// The error response with `code` and `message`, and the HTTP status `http`.
     #[must_use]
     pub fn error(code: i32, message: &str, http: Option<u16>) -> Self {
@@ -53,6 +62,14 @@ pub struct Event {
     pub id: Option<String>,
     /// The whole message: as it came, or without members that no request has.
     pub json: String,
+}
+
+impl Event {
+    /// The event without the credentials `sent`.
+    pub(super) fn without(self, sent: &SentCredentials) -> Self {
+        let Self { method, id, json } = self;
+        Self { method: sent.redacted(&method).into_owned(), id, json: sent.redacted_json(&json).into_owned() }
+    }
 }
 
 /// Takes what a backend sends besides responses.
@@ -81,6 +98,8 @@ pub struct Request<'a> {
     pub events: Option<Arc<dyn ServerMessageHandler>>,
     /// The token of the caller, if the backend is called on its behalf.
     pub caller: Option<Arc<CallerToken>>,
+    /// Takes the credentials that are sent with it.
+    pub sent: Option<Arc<SentCredentials>>,
     /// From when on it may take as long as a request may, whatever else had to be done first or is done again.
     pub begun: Instant,
 }
@@ -97,6 +116,7 @@ impl<'a> Request<'a> {
             progress_token: None,
             events: None,
             caller: None,
+            sent: None,
             begun: Instant::now(),
         }
     }
@@ -111,9 +131,10 @@ impl<'a> Request<'a> {
         let mut headers = self.headers.clone();
         headers.extend(added.iter().map(|(name, value)| (name.clone(), value.clone())));
         let (name, progress_token) = (self.name.clone(), self.progress_token.clone());
-        let (params, events, caller) = (self.params.clone(), self.events.clone(), self.caller.clone());
+        let (params, events) = (self.params.clone(), self.events.clone());
+        let (caller, sent) = (self.caller.clone(), self.sent.clone());
         let Self { method, begun, .. } = *self;
-        Self { method, params, name, headers, progress_token, events, caller, begun }
+        Self { method, params, name, headers, progress_token, events, caller, sent, begun }
     }
 }
 
@@ -359,5 +380,23 @@ mod tests {
         let text = write(None, "a\"b", Some("{}"));
         assert_eq!(text, r#"{"jsonrpc":"2.0","method":"a\"b","params":{}}"#);
         assert!(matches!(read(&write(Some(1), "m", None)), Message::Event(Event { id: Some(id), .. }) if id == "1"));
+    }
+
+    #[test]
+    fn i8_an_error_and_a_question_lose_the_credentials_that_were_sent_and_a_result_does_not() {
+        let mut key = axum::http::HeaderValue::from_static("hunter2");
+        key.set_sensitive(true);
+        let sent = SentCredentials::default();
+        sent.add("far", &HeaderMap::from_iter([(axum::http::HeaderName::from_static("x-key"), key)]));
+        let by = "[credential of backend far]";
+        let result = Response::result(r#"{"x":"hunter2"}"#);
+        assert_eq!(result.clone().without(&sent), result);
+        assert_eq!(Response::error(-1, "hunter2", Some(401)).without(&sent), Response::error(-1, by, Some(401)));
+        let event = |text: &str| Event {
+            method: text.to_owned(),
+            id: Some("7".to_owned()),
+            json: format!(r#"{{"method":"{text}","params":{{"message":"{text}"}}}}"#),
+        };
+        assert_eq!(event("hunter2").without(&sent), event(by));
     }
 }

@@ -13,7 +13,7 @@ fn config_records(setup: &Setup) -> Vec<Value> {
 
 /// The records with this method, oldest first.
 pub fn records_of(setup: &Setup, method: &str) -> Vec<Value> {
-    let output = setup.command(&["outbox", "list", "--json", "--limit", "1000"]).output().unwrap();
+    let output = setup.command(&["outbox", "list", "--json", "--limit", "5000"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     all.filter(|record| record["method"] == method).collect()

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 /// The key of a fixture, by which the issuer signs.
@@ -44,6 +45,7 @@ impl SigningKey {
 /// A running issuer.
 pub struct StubIssuer {
     pub issuer: String,
+    published: Arc<Mutex<Vec<SigningKey>>>,
     fetches: Arc<AtomicUsize>,
     is_down: Arc<AtomicBool>,
 }
@@ -56,25 +58,30 @@ impl StubIssuer {
     pub async fn start(keys: &[SigningKey]) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = format!("http://{}", listener.local_addr().unwrap());
-        let published: Vec<Value> = keys.iter().map(|key| key.public()).collect();
+        let published = Arc::new(Mutex::new(keys.to_vec()));
         let (fetches, is_down) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let state = (json!({ "keys": published }).to_string(), Arc::clone(&fetches), Arc::clone(&is_down));
+        let state = (Arc::clone(&published), Arc::clone(&fetches), Arc::clone(&is_down));
         let answer = async move || {
             let (published, fetches, is_down) = &state;
             fetches.fetch_add(1, Ordering::SeqCst);
             if is_down.load(Ordering::SeqCst) {
                 return (StatusCode::SERVICE_UNAVAILABLE, String::new());
             }
-            (StatusCode::OK, published.clone())
+            let keys: Vec<Value> = published.lock().iter().map(|key| key.public()).collect();
+            (StatusCode::OK, json!({ "keys": keys }).to_string())
         };
         let router = Router::new().route("/jwks", get(answer));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { issuer, fetches, is_down }
+        Self { issuer, published, fetches, is_down }
     }
 
     /// Its entry in `auth.issuers`, with more settings.
     pub fn entry(&self, more: &str) -> String {
         format!("{{ issuer = {0:?}, jwks_url = \"{0}/jwks?key={SECRET_QUERY}\"{more} }}", self.issuer)
+    }
+
+    pub fn publish(&self, keys: &[SigningKey]) {
+        *self.published.lock() = keys.to_vec();
     }
 
     pub fn set_down(&self, is_down: bool) {

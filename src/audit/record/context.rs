@@ -19,10 +19,12 @@ const REMOVED_MAX: usize = 4;
 
 /// The longest text in it, in bytes; if that is not enough, the shorter ones apply to all texts. *Derived*: 8 texts,
 /// two lists of [`LIST_MAX`] and one of [`REMOVED_MAX`] texts, and 8 shortened values of 120 bytes besides their paths,
-/// in texts of 4 bytes, each byte of which JSON may write as six, are 2.3 KiB, and `meta` has 1 KiB.
+/// in texts of 4 bytes, each byte of which JSON may write as six, are 2.3 KiB, and `meta` has 1 KiB. [`LIST_MAX`]
+/// credentials of 110 bytes are smaller than shortened values, and a request has only one of both.
 const TEXT_BYTES_MAX: [usize; 4] = [256, 64, 12, 4];
 
-/// Most actors and most authentication methods that are recorded. *Chosen*: real tokens have one or two.
+/// Most actors, authentication methods and credentials of backends that are recorded. *Chosen*: real tokens have one or
+/// two, and a backend's own record names its credential.
 const LIST_MAX: usize = 8;
 
 /// The circumstances of a call. What the client says about itself is not verified; it is shown as such.
@@ -48,12 +50,35 @@ pub struct Context<'a> {
     pub called_as: Option<&'a str>,
     /// The name of the credential with which the backend is called, and its subject if it is a token that names one.
     pub credential: Option<(&'a str, Option<&'a str>)>,
+    /// The same for a request to several backends, of those that are called with a credential.
+    pub credentials: &'a [BackendCredential],
     /// The values that were shortened in `request_args`, at most
     /// [`SHORTENED_MAX`](crate::audit::redact::SHORTENED_MAX).
     pub shortened_values: &'a [ShortenedValue],
     /// The sizes of `request_args` and `request_extra`, in bytes, if they are not recorded: those of refused requests
     /// are only recorded if they are short.
     pub omitted: Omitted,
+}
+
+/// The credential with which one of several backends is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendCredential {
+    /// The backend's alias.
+    pub backend: String,
+    /// The name of the credential.
+    pub name: &'static str,
+    /// Its subject, if it is a token that names one.
+    pub subject: Option<String>,
+}
+
+impl BackendCredential {
+    /// The JSON of the credential; `end` is the end to which a text is cut.
+    fn cut(&self, end: &mut impl FnMut(&'static str, &str) -> usize) -> Credential<'_> {
+        let mut text = |text: &'_ str| end("credentials", text);
+        let (of_backend, of_subject) = (text(&self.backend), self.subject.as_deref().map_or(0, text));
+        let subject = self.subject.as_deref().map(|subject| &subject[..of_subject]);
+        Credential { backend: Some(&self.backend[..of_backend]), name: self.name, subject }
+    }
 }
 
 /// The sizes of what is not recorded, in bytes.
@@ -96,6 +121,8 @@ struct Json<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     credential: Option<Credential<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    credentials: Vec<Credential<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     shortened_values: Vec<Shortened<'a>>,
     #[serde(skip_serializing_if = "is_default")]
     omitted: Omitted,
@@ -113,6 +140,8 @@ struct Shortened<'a> {
 
 #[derive(Serialize)]
 struct Credential<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<&'a str>,
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<&'a str>,
@@ -169,6 +198,7 @@ impl Context<'_> {
         let removed = self.removed.iter().take(REMOVED_MAX).map(|name| &name[..text("removed", name)]).collect();
         let called_as = self.called_as.map(|name| &name[..text("called_as", name)]);
         let credential = self.credential.map(|(name, subject)| (name, subject.map(|it| &it[..text("credential", it)])));
+        let credentials = self.credentials.iter().take(LIST_MAX).map(|known| known.cut(&mut text)).collect();
         // A text that is not JSON has no place in the column.
         let meta = self.meta.and_then(|meta| serde_json::from_str(meta).ok());
         let meta_in_extra = self.meta_in_extra;
@@ -178,15 +208,13 @@ impl Context<'_> {
             digest: value.digest,
         });
         let shortened_values = shortened_values.collect();
-        if self.removed.len() > REMOVED_MAX {
-            note("removed");
-        }
-        if list.len() > LIST_MAX {
-            note("actors");
-        }
-        if methods.len() > LIST_MAX {
-            note("amr");
-        }
+        let lists = [
+            ("removed", self.removed.len() > REMOVED_MAX),
+            ("credentials", self.credentials.len() > LIST_MAX),
+            ("actors", list.len() > LIST_MAX),
+            ("amr", methods.len() > LIST_MAX),
+        ];
+        lists.into_iter().filter(|(_, is_cut)| *is_cut).for_each(|(name, _)| note(name));
         let authentication = identity.map(|identity| identity.authentication).unwrap_or_default().as_str();
         let json = Json {
             authentication,
@@ -201,7 +229,8 @@ impl Context<'_> {
             meta_in_extra,
             removed,
             called_as,
-            credential: credential.map(|(name, subject)| Credential { name, subject }),
+            credential: credential.map(|(name, subject)| Credential { backend: None, name, subject }),
+            credentials,
             shortened_values,
             omitted: self.omitted,
             shortened,
@@ -281,6 +310,21 @@ mod tests {
             let identity = Identity { actors: many.clone(), acr: Some(long.clone()), amr: many, ..Identity::default() };
             let value = ShortenedValue { path: long.clone(), bytes: usize::MAX, digest: Digest([255; 32]) };
             let values = vec![value; crate::audit::redact::SHORTENED_MAX];
+            let credential = BackendCredential { backend: long.clone(), name: "exchange", subject: Some(long.clone()) };
+            let several = Context { credentials: &vec![credential; 100], ..Context::default() };
+            let of_list = Context {
+                identity: Some(&identity),
+                client_info: Some((&long, &long)),
+                protocol: Some(&long),
+                trace_id: Some(&long),
+                user_agent: Some(&long),
+                meta: Some(&meta),
+                removed: &removed,
+                ..several
+            };
+            let json = parsed(&of_list);
+            assert_eq!(json["credentials"].as_array().unwrap().len(), LIST_MAX);
+            assert!(json["shortened"].as_array().unwrap().contains(&"credentials".into()), "{json}");
             let context = Context {
                 shortened_values: &values,
                 omitted: Omitted { request_args: Some(usize::MAX), request_extra: Some(usize::MAX) },
@@ -294,6 +338,7 @@ mod tests {
                 removed: &removed,
                 called_as: Some(&long),
                 credential: Some(("client_credentials", Some(&long))),
+                credentials: &[],
             };
             let json = parsed(&context);
             let names = [

@@ -42,6 +42,8 @@ pub struct RedactedValues {
     numbers: Vec<f64>,
     /// There were more values than are kept.
     is_overfull: bool,
+    /// The text that replaces a value, if it is not the usual one.
+    replacement: Option<String>,
 }
 
 /// Finds the values of a call in texts.
@@ -53,6 +55,18 @@ struct Finder<'v> {
 }
 
 impl RedactedValues {
+    /// The values `texts`, each of which is replaced by `replacement`.
+    #[must_use]
+    pub fn replaced_by<'t>(replacement: String, texts: impl IntoIterator<Item = &'t str>) -> Self {
+        let mut values = Self { replacement: Some(replacement), ..Self::default() };
+        texts.into_iter().for_each(|text| values.insert(text));
+        values
+    }
+
+    fn replacement(&self) -> &str {
+        self.replacement.as_deref().unwrap_or(REPLACEMENT)
+    }
+
     /// True if there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -124,7 +138,7 @@ impl RedactedValues {
         }
         match Finder::new(self).occurrences(View::of(text)) {
             Some(spans) if spans.is_empty() => Cow::Borrowed(text),
-            Some(spans) => Cow::Owned(replaced(text, spans)),
+            Some(spans) => Cow::Owned(replaced(text, spans, self.replacement())),
             None => Cow::Borrowed(REPLACEMENT),
         }
     }
@@ -171,7 +185,7 @@ impl<'v> Finder<'v> {
         let view = view.without_escapes().unwrap_or(view);
         match self.occurrences(view) {
             Some(spans) if spans.is_empty() => None,
-            Some(spans) => Some(format!("\"{}\"", replaced(inner, spans))),
+            Some(spans) => Some(format!("\"{}\"", replaced(inner, spans, self.values.replacement()))),
             None => Some(REDACTED.to_owned()),
         }
     }
@@ -193,14 +207,14 @@ impl<'v> Finder<'v> {
     }
 }
 
-/// `text` with another text in place of each of the spans, which may overlap.
-fn replaced(text: &str, mut spans: Vec<Range<usize>>) -> String {
+/// `text` with `replacement` in place of each of the spans, which may overlap.
+fn replaced(text: &str, mut spans: Vec<Range<usize>>, replacement: &str) -> String {
     spans.sort_unstable_by_key(|span| span.start);
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     for span in spans {
         match edits.last_mut() {
             Some((last, _)) if span.start < last.end => last.end = last.end.max(span.end),
-            _ => edits.push((span, REPLACEMENT.to_owned())),
+            _ => edits.push((span, replacement.to_owned())),
         }
     }
     spliced(text, &edits)

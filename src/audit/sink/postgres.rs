@@ -26,3 +26,4 @@ pub use crate::audit::sql::Connection;
 pub use connection::{Options, connect};
 pub use delivery::PostgresSink;
 pub use migrations::migrate;
+pub use tls::certificate_end;

@@ -167,25 +167,73 @@ async fn the_first_tokens_wait_for_one_fetch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_kids_cause_at_most_one_fetch_in_ten_seconds() {
+async fn i6_unknown_kids_cause_few_fetches_and_then_one_in_ten_seconds() {
     let fake = FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("old"))]);
     let auth = with_one(&fake);
     assert!(authenticate(&auth, &es256("old")).await.is_ok());
     for kid in 0..50 {
         assert_eq!(refusal(&auth, &es256(&kid.to_string())).await, "the token is signed by an unknown key");
     }
-    assert_eq!(fake.count(), 1, "the first fetch was less than the interval ago");
+    let early = usize::try_from(EARLY_FETCHES_MAX).unwrap();
+    assert_eq!(fake.count(), 1 + early, "the first fetch was less than the interval ago");
     tokio::time::advance(FETCH_INTERVAL).await;
     for kid in 0..50 {
         assert_eq!(refusal(&auth, &es256(&kid.to_string())).await, "the token is signed by an unknown key");
     }
-    assert_eq!(fake.count(), 2);
-    // The issuer rotates its keys: the first token with the new kid causes a fetch.
-    tokio::time::advance(FETCH_INTERVAL).await;
+    assert_eq!(fake.count(), 2 + early);
+    // The issuer publishes its next key before it uses it: whatever was forged meanwhile, it is known by then.
     fake.publish(&[jwk(Algorithm::ES256, Some("old")), jwk(Algorithm::EdDSA, Some("new"))]);
+    tokio::time::advance(FETCH_INTERVAL).await;
+    assert_eq!(refusal(&auth, &es256("forged")).await, "the token is signed by an unknown key");
     assert!(authenticate(&auth, &signed(Algorithm::EdDSA, Some("new"), &claims())).await.is_ok());
     assert!(authenticate(&auth, &es256("old")).await.is_ok());
-    assert_eq!(fake.count(), 3);
+    assert_eq!(fake.count(), 3 + early);
+    // After a quiet minute there are early fetches again, and not more than at first.
+    tokio::time::advance(FETCH_INTERVAL * 6).await;
+    for kid in 0..50 {
+        assert_eq!(refusal(&auth, &es256(&kid.to_string())).await, "the token is signed by an unknown key");
+    }
+    assert_eq!(fake.count(), 4 + 2 * early);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_used_right_after_another_fetch_is_found() {
+    let new = || signed(Algorithm::EdDSA, Some("new"), &claims());
+    let fake = FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("old"))]);
+    let auth = with_one(&fake);
+    assert!(authenticate(&auth, &es256("old")).await.is_ok());
+    fake.publish(&[jwk(Algorithm::EdDSA, Some("new"))]);
+    assert!(authenticate(&auth, &new()).await.is_ok());
+    assert_eq!(fake.count(), 2);
+    // Also if the fetch that was running has missed it.
+    let fake = FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("old"))]);
+    let auth = Arc::new(with_one(&fake));
+    fake.delay(Duration::from_secs(2));
+    let first = tokio::spawn({
+        let auth = Arc::clone(&auth);
+        async move { authenticate(&auth, &es256("old")).await.is_ok() }
+    });
+    tokio::time::timeout(Duration::from_secs(1), std::future::pending::<()>()).await.ok();
+    fake.publish(&[jwk(Algorithm::EdDSA, Some("new"))]);
+    assert!(authenticate(&auth, &new()).await.is_ok());
+    assert!(first.await.unwrap() && fake.count() == 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_issuer_is_down_it_is_not_known_whether_an_unknown_key_is_good() {
+    let fake = FakeFetch::with_keys(&[jwk(Algorithm::ES256, Some("old"))]);
+    let auth = with_one(&fake);
+    assert!(authenticate(&auth, &es256("old")).await.is_ok());
+    fake.respond(None);
+    let new = signed(Algorithm::EdDSA, Some("new"), &claims());
+    for _ in 0..50 {
+        assert!(matches!(authenticate(&auth, &new).await, Err(AuthError::Unavailable)));
+        assert!(authenticate(&auth, &es256("old")).await.is_ok());
+    }
+    assert_eq!(fake.count(), 2, "an issuer that is down is asked no more often than before");
+    fake.publish(&[jwk(Algorithm::EdDSA, Some("new"))]);
+    tokio::time::advance(FETCH_INTERVAL).await;
+    assert!(authenticate(&auth, &new).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

@@ -112,7 +112,8 @@ pub(super) const AUTH: &[SettingSpec] = &[
         ValueType::WebUrl,
         Unset,
         "The URL of its JWKS. It is fetched at the first token, when it is older than `jwks_ttl`, and for an unknown \
-         `kid`, at most once in 10 s. While the issuer is down the previous keys stay in use.",
+         `kid`, at most once in 10 s, and up to 4 times earlier for an unknown `kid`. While the issuer is down the \
+         previous keys stay in use, and a token with an unknown `kid` gets 503.",
     ),
     setting(
         "auth.issuers[].jwks_ttl",

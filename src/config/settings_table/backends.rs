@@ -65,7 +65,7 @@ pub(super) const BACKENDS: &[SettingSpec] = &[
         "backends.*.ca_file",
         ValueType::Path,
         Unset,
-        "PEM file with certificate authorities that are trusted for `url` besides the system's.",
+        "PEM file with certificate authorities that are trusted for `url` besides the system's. It is read again when it changes.",
     ),
     setting(
         "backends.*.call_timeout",

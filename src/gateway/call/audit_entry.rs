@@ -7,14 +7,15 @@ use std::time::Duration;
 use axum::http::header;
 
 use crate::audit::record::{
-    Call, Caller, Context, Correlation, Digest, Outcome, RecordKey, RequestId, Status, client_info, is_own_method,
+    BackendCredential, Call, Caller, Context, Correlation, Digest, Outcome, RecordKey, RequestId, Status, client_info,
+    is_own_method,
 };
 use crate::audit::redact::RedactedValues;
 use crate::audit::{Released, UnavailableError};
 use crate::config::RecordAnswers;
 use crate::gateway::call::core::Core;
-use crate::gateway::call::named::{self, Exists, Named};
-use crate::gateway::call::recorded_content::{self, RecordedContent, RequestContent};
+use crate::gateway::call::named::{self, Exists, Named, UNKNOWN};
+use crate::gateway::call::recorded_content::{self, AnswerRedaction, RecordedContent, RequestContent};
 use crate::gateway::call::recorded_params::RecordedParams;
 use crate::gateway::call::refusal_windows::RefusedRequest;
 use crate::gateway::call::refusals::RecordedRefusal;
@@ -27,16 +28,12 @@ use crate::gateway::message::reply::Reply;
 use crate::gateway::message::request::InboundRequest;
 use crate::gateway::message::trace_headers;
 use crate::mcp::envelope::{Hint, Id, Message, NAME_BYTES_MAX};
-use crate::mcp::json::{self, Object};
 use crate::mcp::methods::{self, List};
 use crate::mcp::params::Params;
 use crate::mcp::protocol::{META_CLIENT, SESSION_HEADER, VERSION_HEADER};
 use crate::mcp::shared_text::SharedText;
 use crate::rbac::{Target, TargetKind};
-use crate::upstream::{Answer, AnswerKind};
-
-/// The recorded name of what has none, or one that does not exist.
-const UNKNOWN: &str = "unknown";
+use crate::upstream::{Answer, AnswerKind, SentCredentials};
 
 /// Longest tool and request id that are recorded of a caller without a valid token, in bytes. *Chosen*: usual names and
 /// ids fit, and a record of a stranger stays below 1 KiB.
@@ -73,6 +70,10 @@ pub struct AuditEntry<'a> {
     pub(crate) tool_digest: Option<Digest>,
     /// The name of the credential with which the backend is called, and its subject if it is a token that names one.
     pub(crate) credential: Option<(&'static str, Option<String>)>,
+    /// The same for a request to several backends.
+    pub(crate) credentials: Vec<BackendCredential>,
+    /// The credentials that were sent to the backend, which may repeat them.
+    pub(crate) sent: Option<Arc<SentCredentials>>,
     /// The name and version by which the client calls itself.
     pub(crate) client_info: Option<Arc<(String, String)>>,
     /// The protocol revision that the client asks for in `initialize`.
@@ -113,6 +114,8 @@ impl<'a> AuditEntry<'a> {
             decided_by: None,
             tool_digest: None,
             credential: None,
+            credentials: Vec::new(),
+            sent: None,
             client_info: None,
             requested_protocol: None,
             trace: None,
@@ -261,30 +264,9 @@ impl<'a> AuditEntry<'a> {
         }
     }
 
-    /// The names and parameters of a request that is refused. Of a name that does not exist the record says `unknown`,
-    /// and has the caller's text, cut to `bytes_max`, in `request_extra`: whatever a caller makes up, the columns with
-    /// names have only names.
+    /// The names of a request that is refused; texts of the caller are cut to `bytes_max`.
     fn refused(&self, core: &Core, bytes_max: usize) -> Named<'_> {
-        let mut claimed: Vec<(&str, String)> = Vec::new();
-        let mut claim = |member, text: &str| {
-            claimed.push((member, json::quoted(&text[..text.floor_char_boundary(bytes_max)])));
-            UNKNOWN
-        };
-        let method = if self.exists.method { &self.method } else { claim("method", &self.method) };
-        let is_configured = |backend: &str| core.upstreams.contains(backend);
-        let backend = self.backend.as_deref();
-        let backend = backend.map(|backend| if is_configured(backend) { backend } else { claim("backend", backend) });
-        let tool = self.tool.as_deref();
-        let tool = tool.map(|tool| if self.exists.tool { tool } else { claim("name", tool) });
-        let extra = self.params.as_ref().and_then(|params| params.extra.as_deref());
-        let extra = if claimed.is_empty() {
-            extra.map(Cow::Borrowed)
-        } else {
-            let extra = extra.and_then(Object::parse).unwrap_or_default();
-            let claimed: Vec<_> = claimed.iter().map(|(member, text)| (*member, text.as_str())).collect();
-            Some(Cow::Owned(extra.with(&claimed)))
-        };
-        Named { method, backend, tool, extra, params: None }
+        self.named().refused(self.exists, |backend| core.upstreams.contains(backend), bytes_max)
     }
 
     fn request_content<'e>(&'e self, named: &'e Named<'_>) -> RequestContent<'e> {
@@ -323,13 +305,17 @@ impl<'a> AuditEntry<'a> {
     /// The outcome of the request with this `answer`, for its record.
     pub(crate) fn outcome(&self, core: &Core, answer: &Answer) -> Outcome {
         let Some(key) = self.record_key(core) else { return Outcome::of(recorded_content::status(answer)) };
-        let (redaction, redacted) = (&self.rules.redaction, self.redacted(key));
+        let values = AnswerRedaction {
+            redaction: &self.rules.redaction,
+            redacted: self.redacted(key),
+            sent: self.sent.as_deref(),
+        };
         if answer.kind() != AnswerKind::InputRequired {
-            return recorded_content::outcome(answer, redaction, redacted, self.records_response(), key);
+            return recorded_content::outcome(answer, values, self.records_response(), key);
         }
         let is_recorded = core.record_answers == RecordAnswers::Full;
-        let questions = is_recorded.then(|| recorded_content::questions(answer, redaction, redacted)).flatten();
-        recorded_content::outcome(answer, redaction, redacted, false, key).with_response(questions)
+        let questions = is_recorded.then(|| recorded_content::questions(answer, values)).flatten();
+        recorded_content::outcome(answer, values, false, key).with_response(questions)
     }
 
     /// The key of the digests in the message's record; `None` if calls are not recorded.
@@ -354,6 +340,7 @@ impl<'a> AuditEntry<'a> {
             removed: self.params.as_ref().map_or(&[], |params| &params.removed),
             called_as: self.called_as.as_deref(),
             credential: self.credential.as_ref().map(|(name, subject)| (*name, subject.as_deref())),
+            credentials: &self.credentials,
             ..Context::default()
         }
     }
@@ -415,6 +402,8 @@ impl<'a> AuditEntry<'a> {
     /// Records a refusal and returns its reply. After the first few refusals of a kind, further ones are only counted
     /// and share one record.
     async fn refuse(&mut self, core: &Core, refusal: Refusal) -> Reply {
+        // A request that is refused is not made.
+        (self.credential, self.credentials) = (None, Vec::new());
         core.counters.refused(refusal.status);
         self.export_span(core, refusal.status, Duration::ZERO);
         let id = self.id.as_ref();

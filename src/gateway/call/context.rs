@@ -22,7 +22,7 @@ use crate::mcp::params::Params;
 use crate::mcp::protocol::{Era, REQUEST_ID_HEADER, TOOLS_CALL};
 use crate::rbac::Target;
 use crate::upstream::{
-    Backend, CallError, CallerToken, Interrupt, Owner, Route, ServerMessageHandler, UpstreamConnection,
+    Backend, CallError, CallerToken, Interrupt, Owner, Route, SentCredentials, ServerMessageHandler, UpstreamConnection,
 };
 
 /// One request of a known caller.
@@ -46,6 +46,8 @@ pub(crate) struct RequestContext<'a> {
     /// The reason why there is no credential for the backend of the request. It is answered with this once its intent
     /// is stored.
     pub(crate) no_credential: Option<Box<CallError>>,
+    /// Takes the credentials that are sent to the backend, if it has any.
+    pub(crate) sent: Option<Arc<SentCredentials>>,
     /// The entry by which the session finds the request to cancel it; dropping it removes the entry.
     pub(crate) _in_flight: Option<inflight::InFlightGuard<'a>>,
 }
@@ -134,7 +136,8 @@ impl RequestContext<'_> {
         // The backend's own log can then be matched with the record.
         let header = request_id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok());
         headers.extend(header.map(|id| (HeaderName::from_static(REQUEST_ID_HEADER), id)));
-        Route { connection, era: self.era, name, headers, traceparent: None, request_id, events, caller, begun }
+        let (era, sent) = (self.era, self.sent.clone());
+        Route { connection, era, name, headers, traceparent: None, request_id, events, caller, sent, begun }
     }
 
     /// The owner of a `requestState` of this request.

@@ -1,11 +1,13 @@
 //! The content of a request and of its answer as they are recorded: after redaction and shortening.
 
+use std::borrow::Cow;
+
 use crate::audit::record::{META_CONTEXT_BYTES_MAX, Omitted, Outcome, RecordKey, Status};
 use crate::audit::redact::{self, REDACTED, RedactedValues, Redaction, ShortenedPath, ShortenedValue, shortened};
 use crate::gateway::call::rules::Rules;
 use crate::mcp::json::{self, Object};
 use crate::mcp::protocol::{TOOLS_CALL, UPSTREAM_FAILED};
-use crate::upstream::{Answer, AnswerKind};
+use crate::upstream::{Answer, AnswerKind, SentCredentials};
 
 /// The longest question and the longest answer to one, in bytes. *Chosen*: a message for sampling with an image fits. A
 /// longer one could not be recorded as a whole and is refused to the backend.
@@ -120,27 +122,50 @@ pub(crate) fn status(answer: &Answer) -> Status {
     }
 }
 
-/// The recorded outcome of a call with this `answer`. `redacted` are the values that were redacted in the request,
-/// `key` is that of the record.
+/// The parts of an answer that are not recorded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnswerRedaction<'a> {
+    pub(crate) redaction: &'a Redaction,
+    /// The values that were redacted in the request.
+    pub(crate) redacted: &'a RedactedValues,
+    /// The credentials that were sent to the backend.
+    pub(crate) sent: Option<&'a SentCredentials>,
+}
+
+impl AnswerRedaction<'_> {
+    /// The message `text` without credentials.
+    fn message<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        self.sent.map_or(Cow::Borrowed(text), |sent| sent.redacted(text))
+    }
+
+    /// The same for the JSON text of a result or error.
+    fn content<'t>(&self, json: &'t str) -> Cow<'t, str> {
+        self.sent.map_or(Cow::Borrowed(json), |sent| sent.redacted_json(json))
+    }
+}
+
+/// The recorded outcome of a call with this `answer`. `key` is that of the record.
 pub(crate) fn outcome(
     answer: &Answer,
-    redaction: &Redaction,
-    redacted: &RedactedValues,
+    values: AnswerRedaction<'_>,
     records_response: bool,
     key: &RecordKey,
 ) -> Outcome {
-    let (message, text) = (answer.message(), answer.text());
+    let AnswerRedaction { redaction, redacted, .. } = values;
+    // I8: the message is redacted before it is cut to its limit.
+    let message = answer.message().map(|message| values.message(message));
+    let content = records_response.then(|| values.content(answer.text()));
     let (message, response) = if redaction.is_empty() {
-        (message.map(str::to_owned), records_response.then(|| text.to_owned()))
+        (message.map(Cow::into_owned), content.map(Cow::into_owned))
     } else if message.is_some() || records_response {
-        let mut values = redacted.clone();
-        let response = redaction.response(text, &mut values).into_owned();
-        // I8: the message is redacted before it is cut to its limit.
-        (message.map(|message| redaction.text(message, &mut values)), records_response.then_some(response))
+        let mut redacted = redacted.clone();
+        let content = content.unwrap_or(Cow::Borrowed(answer.text()));
+        let response = redaction.response(&content, &mut redacted).into_owned();
+        (message.map(|message| redaction.text(&message, &mut redacted)), records_response.then_some(response))
     } else {
         (None, None)
     };
-    Outcome::answered(status(answer), message, text.as_bytes(), key).with_response(response)
+    Outcome::answered(status(answer), message, answer.text().as_bytes(), key).with_response(response)
 }
 
 /// The schemas of those questions in the result `asks` that ask for a secret: an object by name, JSON text.
@@ -168,11 +193,11 @@ fn without_secrets(extra: &str, schemas: &str, rules: &Rules, redacted: &mut Red
 
 /// The questions in an `answer` that asks for input, as they are recorded: JSON text, without the state. `None`: it
 /// asks for none.
-pub(crate) fn questions(answer: &Answer, redaction: &Redaction, redacted: &RedactedValues) -> Option<String> {
+pub(crate) fn questions(answer: &Answer, values: AnswerRedaction<'_>) -> Option<String> {
     let result = Object::parse(answer.text()).filter(|_| answer.kind() == AnswerKind::InputRequired)?;
     let state = json::object([("bytes", result.get("requestState").map_or(0, str::len).to_string().as_str())]);
     let result = result.replaced("requestState", &state);
-    Some(redaction.response(&result, &mut redacted.clone()).into_owned())
+    Some(values.redaction.response(&values.content(&result), &mut values.redacted.clone()).into_owned())
 }
 
 /// `answer`, or an error in its place if it asks for more than can be recorded.

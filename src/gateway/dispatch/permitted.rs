@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use tokio::sync::SemaphorePermit;
 
+use crate::audit::record::BackendCredential;
 use crate::config::Pin;
 use crate::gateway::answer::subscriptions::{self, Subscription};
 use crate::gateway::call::audit_entry::AuditEntry;
@@ -78,10 +79,8 @@ impl<'a> RoutedRequest<'a> {
                 if let LocalMethod::Initialize = method {
                     count_session(&ctx, entry);
                 }
-                let core = ctx.core;
-                let backend = ctx.inbound.scope.backend().and_then(|alias| core.upstreams.get(alias));
-                if let Some(backend) = backend.filter(|_| is_recorded(&ctx)) {
-                    with_credential(&mut ctx, &backend, entry).await?;
+                if method.records_credentials(&ctx.inbound.scope) {
+                    with_credentials(&mut ctx, entry).await?;
                 }
                 (Grant::Local(method), None)
             }
@@ -108,6 +107,36 @@ fn is_recorded(ctx: &RequestContext<'_>) -> bool {
     ctx.core.is_recorded(method) || method == "initialize"
 }
 
+/// Finds out with which credentials a request that is not for one tool, resource or prompt is made, for its record. At
+/// the endpoint of one backend that is one credential, otherwise one for each backend.
+///
+/// # Errors
+/// As for [`with_credential`].
+async fn with_credentials(ctx: &mut RequestContext<'_>, entry: &mut AuditEntry<'_>) -> Result<(), Refusal> {
+    if !is_recorded(ctx) {
+        return Ok(());
+    }
+    if ctx.inbound.scope != Scope::All {
+        return match ctx.only_backend() {
+            Some(backend) => with_credential(ctx, &backend, entry).await,
+            None => Ok(()),
+        };
+    }
+    let asked: Vec<_> = ctx.visible_backends().collect();
+    let of_all = futures_util::future::join_all(asked.iter().map(|backend| credential_at(ctx, backend)));
+    entry.credentials = Box::pin(of_all).await.into_iter().flatten().collect();
+    Ok(())
+}
+
+/// The credential with which the request is made at `backend`, one of several. `None`: it has none, or there is none
+/// within the time that the backend may delay the others.
+async fn credential_at(ctx: &RequestContext<'_>, backend: &Backend) -> Option<BackendCredential> {
+    let caller = ctx.caller_token(backend).ok()?;
+    let name = backend.credential_name(caller.as_ref())?;
+    let subject = tokio::time::timeout(backend.patience(), backend.credential_subject(caller.as_ref())).await.ok()?;
+    Some(BackendCredential { backend: backend.alias().to_owned(), name, subject: subject.ok()? })
+}
+
 /// Finds out with which credential the request is made, for its record, and gets the token for it. If there is none,
 /// the request is answered with the reason once its intent is stored.
 ///
@@ -121,17 +150,20 @@ async fn with_credential(
     if backend.credential_name(None).is_none() {
         return Ok(());
     }
+    entry.sent = Some(Arc::clone(ctx.sent.get_or_insert_default()));
     let caller = ctx.caller_token(backend).map_err(|error| caller_token::refusal(entry, backend.alias(), &error))?;
-    let name = backend.credential_name(caller.as_ref());
-    entry.credential = name.map(|name| (name, None));
+    let mut subject = None;
     if backend.has_oauth() && is_recorded(ctx) {
         // Boxed: tokens are rare, and would make the future of every call larger.
-        let got = Box::pin(ctx.interrupt.run(backend.credential_subject(caller.as_ref()))).await;
-        match got {
-            Ok(subject) => entry.credential = name.map(|name| (name, subject)),
-            Err(error) => ctx.no_credential = Some(Box::new(error)),
+        match Box::pin(ctx.interrupt.run(backend.credential_subject(caller.as_ref()))).await {
+            Ok(found) => subject = found,
+            Err(error) => {
+                ctx.no_credential = Some(Box::new(error));
+                return Ok(());
+            }
         }
     }
+    entry.credential = backend.credential_name(caller.as_ref()).map(|name| (name, subject));
     Ok(())
 }
 

@@ -80,6 +80,17 @@ pub(super) enum LocalMethod {
     SetLevel,
 }
 
+impl LocalMethod {
+    /// Returns true if the request may have a record, and is made at backends of the endpoint `scope`.
+    pub(super) fn records_credentials(self, scope: &Scope) -> bool {
+        match self {
+            Self::Ping | Self::Discover => false,
+            Self::Initialize => *scope != Scope::All,
+            Self::List(_) | Self::SetLevel => true,
+        }
+    }
+}
+
 /// A request for one tool, resource or prompt of one backend.
 #[derive(Debug)]
 pub(super) struct TargetRequest {
@@ -169,6 +180,7 @@ impl<'a> Parsed<'a> {
             stream,
             interrupt,
             no_credential: None,
+            sent: None,
             _in_flight: in_flight,
         };
         let destination = destination(&ctx, spec, entry).await?;

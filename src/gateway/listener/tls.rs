@@ -32,6 +32,7 @@ use tokio_rustls::server::TlsStream;
 use crate::accept::AcceptFailures;
 use crate::auth::certificate::Certificate;
 use crate::auth::watched::{Stamp, stamp};
+use crate::certificate_end::CertificateEnd;
 use crate::config;
 use crate::connections::ClientAddress;
 use crate::file_access::{FileAccess, FileKind, FileReason};
@@ -110,6 +111,8 @@ struct ReadFiles {
 #[derive(Clone)]
 struct Loaded {
     tls: TlsAcceptor,
+    /// The end of the gateway's certificate.
+    end: Option<CertificateEnd>,
     /// Verifies clients' certificates, if they are requested.
     clients: Option<Arc<ClientVerifier>>,
 }
@@ -151,12 +154,18 @@ impl Acceptor {
         Ok(Self(Arc::new(ServerFiles { settings: tls.clone(), read: Mutex::new(read) })))
     }
 
+    /// The end of the gateway's certificate.
+    #[must_use]
+    pub fn certificate_end(&self) -> Option<CertificateEnd> {
+        self.0.current().end
+    }
+
     /// Performs one handshake. `None`: it failed or took too long.
     async fn handshake<S>(self, stream: S) -> Option<(TlsStream<S>, Option<Arc<Certificate>>)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Loaded { tls, clients } = self.0.current();
+        let Loaded { tls, clients, .. } = self.0.current();
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let files = Arc::clone(&self.0);
@@ -234,10 +243,11 @@ impl Loaded {
             Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients) as Arc<dyn ClientCertVerifier>),
             None => builder.with_no_client_auth(),
         };
+        let end = chain.first().and_then(|certificate| CertificateEnd::of(certificate));
         let config = builder.with_single_cert(chain, key);
         let mut config = config.map_err(TlsReason::Pair).map_err(at("server.tls.key_file", &tls.key_file))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { tls: TlsAcceptor::from(Arc::new(config)), clients })
+        Ok(Self { tls: TlsAcceptor::from(Arc::new(config)), end, clients })
     }
 }
 

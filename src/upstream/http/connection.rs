@@ -17,6 +17,7 @@ use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Event, Request, ServerMessageHandler};
 use crate::upstream::oauth::{CallerToken, CredentialError};
 use crate::upstream::offer::Greeting;
+use crate::upstream::sent_credentials::SentCredentials;
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
 
 use super::convert::transport_error;
@@ -204,7 +205,7 @@ impl HttpConnection {
         if self.era == Era::Modern || self.session().id.is_none() {
             return;
         }
-        let request = self.endpoint.client.delete(&self.endpoint.url);
+        let request = self.endpoint.client.get().delete(&self.endpoint.url);
         let send = self.authorized(request, self.headers(&self.session(), "*/*"));
         tokio::spawn(async move {
             // The session is not used again, even if the backend does not get this.
@@ -231,8 +232,11 @@ impl HttpConnection {
 
     pub(super) async fn post(&self, body: Frame, mut headers: HeaderMap) -> Result<reqwest::Response, CallError> {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let request = self.endpoint.client.post(&self.endpoint.url).headers(headers).body(body.into_body());
-        request.send().await.map_err(transport_error)
+        let client = self.endpoint.client.get();
+        let request = client.post(&self.endpoint.url).headers(headers).body(body.into_body());
+        let response = request.send().await.map_err(transport_error)?;
+        self.endpoint.client.note(&response);
+        Ok(response)
     }
 
     /// Sends `request` with `headers` and the credential of the connection. The future does not borrow the connection.
@@ -252,7 +256,7 @@ impl HttpConnection {
     pub(super) fn send_in_background(&self, message: String) {
         let mut headers = self.headers(&self.session(), ACCEPT_ANY);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let send = self.authorized(self.endpoint.client.post(&self.endpoint.url).body(message), headers);
+        let send = self.authorized(self.endpoint.client.get().post(&self.endpoint.url).body(message), headers);
         let alias = self.endpoint.alias.clone();
         tokio::spawn(async move {
             if !matches!(tokio::time::timeout(SEND_TIMEOUT, send).await, Ok(Ok(_))) {
@@ -263,8 +267,9 @@ impl HttpConnection {
 
     /// Passes an event in the response stream of `request`, or in the standalone stream, to the handler of the request
     /// or to the listener. Answers a ping, and any request that no handler takes. Drops progress of a request that is
-    /// not open: clients close the whole connection for one unknown token.
-    pub(super) fn handle_event(&self, event: Event, request: Option<&Request<'_>>) {
+    /// not open: clients close the whole connection for one unknown token. A question is passed on without the
+    /// credentials `sent`, which the backend may repeat: it is shown to people and recorded.
+    pub(super) fn handle_event(&self, event: Event, request: Option<&Request<'_>>, sent: &SentCredentials) {
         if event.method == "notifications/progress" && !self.is_expected(&event, request) {
             tracing::debug!(
                 backend = self.endpoint.alias,
@@ -272,6 +277,7 @@ impl HttpConnection {
             );
             return;
         }
+        let event = if event.id.is_some() { event.without(sent) } else { event };
         let events = request.and_then(|request| request.events.as_deref());
         let (id, method) = (event.id.clone(), event.method.clone());
         let taken = match (&*method, id.as_deref()) {

@@ -1,34 +1,27 @@
 //! A configured HTTP backend: its address, credentials and certificates, and what the gateway has learnt about it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
 use parking_lot::Mutex;
 
+use super::client::BackendClient;
 use super::configured_headers::ConfiguredHeaders;
 use super::endpoint_error::EndpointError;
 use super::known_param_headers::KnownParamHeaders;
+use crate::certificate_end::CertificateEnd;
 use crate::config;
-use crate::file_access::FileKind;
-use crate::outbound;
 use crate::upstream::error::CallError;
 use crate::upstream::oauth::{AccessToken, CallerToken, OAuthClient};
 use crate::upstream::offer::Greeting;
 use crate::upstream::timeouts::Timeouts;
-
-/// Longest time to open a TCP and TLS connection. *Chosen*: a name lookup and a TLS handshake across the world.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Largest file of certificate authorities, in bytes. *Chosen*: a system's complete list has 220 KiB.
-const CA_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A configured HTTP backend. Its `Debug` output contains no credentials.
 #[derive(Debug)]
 pub(in crate::upstream) struct Endpoint {
     pub(super) alias: String,
     pub(super) url: String,
-    pub(super) client: reqwest::Client,
+    pub(super) client: BackendClient,
     pub(super) headers: ConfiguredHeaders,
     /// Gets the tokens of its requests.
     pub(super) oauth: Option<OAuthClient>,
@@ -52,19 +45,7 @@ impl Endpoint {
         let headers = ConfiguredHeaders::load(alias, config)?;
         let oauth = config.oauth.as_ref().map(|oauth| OAuthClient::new(oauth, config)).transpose();
         let oauth = oauth.map_err(|(key, message)| error_at(&format!("oauth.{key}"), message))?;
-        // Redirects are not followed, so that credentials are sent to the configured address only.
-        let mut client = outbound::client_builder(url).tcp_nodelay(true).connect_timeout(CONNECT_TIMEOUT);
-        if let Some(path) = &config.ca_file {
-            let pem = config.files.read(path, FileKind::Trusted, CA_FILE_BYTES_MAX);
-            let pem = pem.map_err(|error| error_at("ca_file", error.to_string()))?;
-            let bundle = reqwest::Certificate::from_pem_bundle(&pem)
-                .ok()
-                .filter(|bundle| !bundle.is_empty())
-                .ok_or_else(|| error_at("ca_file", format!("{} contains no PEM certificate", path.display())))?;
-            client = client.tls_certs_merge(bundle);
-        }
-        let client =
-            client.build().map_err(|error| error_at("url", format!("cannot create an HTTP client ({error})")))?;
+        let client = BackendClient::new(url, config).map_err(|(key, message)| error_at(key, message))?;
         let (alias, url) = (alias.to_owned(), url.clone());
         let timeouts = Timeouts { idle: config.idle_timeout, total: config.call_timeout };
         Ok(Some(Self {
@@ -78,6 +59,11 @@ impl Endpoint {
             greeting: Mutex::default(),
             param_headers: KnownParamHeaders::default(),
         }))
+    }
+
+    /// The end of the backend's certificate, if one was seen.
+    pub(in crate::upstream) fn certificate_end(&self) -> Option<CertificateEnd> {
+        self.client.certificate_end()
     }
 
     /// Returns true if its requests are made with tokens that expire.

@@ -11,6 +11,7 @@ use crate::upstream::error::CallError;
 use crate::upstream::frame::Frame;
 use crate::upstream::message::{self, Message, Request, Response};
 use crate::upstream::oauth::{AccessToken, CallerToken};
+use crate::upstream::sent_credentials::SentCredentials;
 use crate::upstream::timeouts::{RequestTimer, Timeouts};
 
 use super::connection::{ACCEPT_ANY, HttpConnection, RequestGuard, SEND_TIMEOUT, SESSION, Session};
@@ -108,13 +109,16 @@ impl HttpConnection {
             Some(_) => timer.run(self.endpoint.authorize(&mut headers, caller)).await??,
             None => None,
         };
+        let own = SentCredentials::default();
+        let sent = request.sent.as_deref().unwrap_or(&own);
+        sent.add(&self.endpoint.alias, &headers);
         let mut guard = RequestGuard::new(self, id, request);
         let mut response = timer.run(self.post(body, headers)).await?;
         if let (Ok(refused), Some(token), Some(oauth)) = (&response, token, &self.endpoint.oauth)
             && refused.status() == StatusCode::UNAUTHORIZED
             && oauth.reject(caller, &token)
         {
-            let again = Box::pin(self.post_with_new_token(id, session, request, caller, token));
+            let again = Box::pin(self.post_with_new_token(id, session, request, token, sent));
             response = timer.run(again).await?;
         }
         if matches!(response, Err(CallError::Down { .. })) {
@@ -129,13 +133,13 @@ impl HttpConnection {
         if request.method == "initialize" && self.era == Era::Legacy && response.status().is_success() {
             guard.is_done = true; // `initialize` must not be cancelled.
             let session_id = response.headers().get(SESSION).cloned();
-            let (answer, _) = self.read_answer(id, response, request, &mut timer, evidence).await;
+            let (answer, _) = self.read_answer(id, response, request, sent, &mut timer, evidence).await;
             let answer = answer?;
             self.store_session(session_id, &answer);
             return Ok(answer);
         }
         let status = response.status();
-        let (answer, sign) = self.read_answer(id, response, request, &mut timer, evidence).await;
+        let (answer, sign) = self.read_answer(id, response, request, sent, &mut timer, evidence).await;
         guard.is_done = !matches!(answer, Err(CallError::TimedOut { .. } | CallError::TooLong { .. }));
         if session.id.is_none() || *evidence == EraEvidence::Contradictory && self.is_client_session() {
             return Ok(answer?);
@@ -157,15 +161,16 @@ impl HttpConnection {
         id: u64,
         session: &Session,
         request: &Request<'_>,
-        caller: Option<&Arc<CallerToken>>,
         rejected: Arc<AccessToken>,
+        sent: &SentCredentials,
     ) -> Result<reqwest::Response, CallError> {
-        let mut headers = self.request_headers(session, request);
+        let (mut headers, caller) = (self.request_headers(session, request), request.caller.as_ref());
         let token = self.endpoint.authorize(&mut headers, caller).await?;
         // The record names the subject of the first one.
         if token.is_some_and(|token| token.subject() != rejected.subject()) {
             return Err(self.endpoint.status_error(StatusCode::UNAUTHORIZED.as_u16(), caller));
         }
+        sent.add(&self.endpoint.alias, &headers);
         self.post(Frame::new(Some(id), request.method, request.params.as_ref()), headers).await
     }
 
@@ -179,13 +184,16 @@ impl HttpConnection {
         if !matches!(timer.run(self.endpoint.authorize(&mut headers, caller)).await, Ok(Ok(_))) {
             return true;
         }
+        let sent = SentCredentials::default();
+        sent.add(&self.endpoint.alias, &headers);
         let Ok(Ok(response)) = timer.run(self.post(body, headers)).await else {
             return true;
         };
         if response.status().is_success() {
             return true;
         }
-        let (_, sign) = self.read_answer(id, response, &ping, &mut timer, &mut EraEvidence::Consistent).await;
+        let mut evidence = EraEvidence::Consistent;
+        let (_, sign) = self.read_answer(id, response, &ping, &sent, &mut timer, &mut evidence).await;
         sign == SessionSign::Known
     }
 
@@ -206,12 +214,13 @@ impl HttpConnection {
     }
 
     /// Reads the response to request `id` from an HTTP response, and what it says of the request's session. Sets
-    /// `evidence`.
+    /// `evidence`. `sent` are the credentials that the backend may repeat.
     async fn read_answer(
         &self,
         id: u64,
         response: reqwest::Response,
         request: &Request<'_>,
+        sent: &SentCredentials,
         timer: &mut RequestTimer,
         evidence: &mut EraEvidence,
     ) -> (Result<Response, CallError>, SessionSign) {
@@ -220,7 +229,8 @@ impl HttpConnection {
             if let Some(events) = &request.events {
                 events.on_stream_start();
             }
-            return (self.read_response_stream(id, response, request, timer).await, SessionSign::Known);
+            let answer = self.read_response_stream(id, response, request, sent, timer).await;
+            return (answer.map(|answer| answer.without(sent)), SessionSign::Known);
         }
         let body = match read_body(response, timer).await {
             Ok(body) => body,
@@ -229,6 +239,8 @@ impl HttpConnection {
         let message = message::read(body.trim());
         let sign = lost_session::sign(status, id, &body, &message);
         if self.session().id.is_some() && sign != SessionSign::Known {
+            // I8: without credentials, before it is cut.
+            let body = sent.redacted(&body);
             let (backend, shown) = (&self.endpoint.alias, &body[..body.floor_char_boundary(REFUSAL_SHOWN_MAX)]);
             tracing::info!(backend, method = request.method, %status, answer = shown, "a refused request may have lost its session");
         }
@@ -246,7 +258,7 @@ impl HttpConnection {
             Message::Response { id: found, response: Some(answer) }
                 if message::own_id(&found) == Some(id) || matches!(answer, Response::Error { .. }) =>
             {
-                Ok(with_status(answer, status, self.era))
+                Ok(with_status(answer.without(sent), status, self.era))
             }
             _ if status.is_success() => Err(CallError::Garbled),
             _ => Err(self.endpoint.status_error(status.as_u16(), request.caller.as_ref())),
@@ -260,6 +272,7 @@ impl HttpConnection {
         id: u64,
         mut response: reqwest::Response,
         request: &Request<'_>,
+        sent: &SentCredentials,
         timer: &mut RequestTimer,
     ) -> Result<Response, CallError> {
         let mut resume_point = ResumePoint::default();
@@ -271,7 +284,7 @@ impl HttpConnection {
                     Some(response.ok_or(CallError::Garbled))
                 }
                 Message::Event(event) => {
-                    self.handle_event(event, Some(request));
+                    self.handle_event(event, Some(request), sent);
                     None
                 }
                 Message::Response { .. } | Message::Garbled => None,
@@ -286,7 +299,8 @@ impl HttpConnection {
                 return Err(CallError::Died);
             }
             timer.run(tokio::time::sleep(resume_point.pause())).await?;
-            let opened = timer.run(self.get_stream(&self.session(), &resume_point, request.caller.as_ref())).await?;
+            let opened =
+                timer.run(self.get_stream(&self.session(), &resume_point, request.caller.as_ref(), sent)).await?;
             response = match opened {
                 // The backend has the request, also if the caller's token has ended meanwhile.
                 Err(CallError::Credential(_)) => return Err(CallError::Died),

@@ -82,9 +82,10 @@ mod tests {
         Arc::new(CallerToken::new("i", "ann", text, Validity::UNLIMITED))
     }
 
-    fn tools(header: &str) -> ParamHeaders {
+    /// A tool that requires its parameter `key` in a header.
+    fn tools(key: &str) -> ParamHeaders {
         let tool = format!(
-            r#"{{"name":"t","inputSchema":{{"properties":{{"a":{{"type":"string","x-mcp-header":"{header}"}}}}}}}}"#
+            r#"{{"name":"t","inputSchema":{{"properties":{{"{key}":{{"type":"string","x-mcp-header":"A"}}}}}}}}"#
         );
         ParamHeaders::from([("t".to_owned(), of_tool(&tool).unwrap())])
     }
@@ -93,7 +94,7 @@ mod tests {
     fn what_is_listed_to_one_caller_is_known_for_it_alone() {
         let known = KnownParamHeaders::default();
         let (ann, bob) = (caller("a"), caller("b"));
-        known.set(Some(&ann), tools("Region"));
+        known.set(Some(&ann), tools("region"));
         assert!(known.of(Some(&ann), "t").is_some() && known.are_known(Some(&ann)));
         for other in [None, Some(&bob)] {
             assert!(known.of(other, "t").is_none() && !known.are_known(other), "{other:?}");

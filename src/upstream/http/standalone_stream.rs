@@ -19,6 +19,7 @@ use crate::retry::{Backoff, RetryPolicy};
 use crate::upstream::error::CallError;
 use crate::upstream::message::{self, Event, Message};
 use crate::upstream::oauth::CallerToken;
+use crate::upstream::sent_credentials::SentCredentials;
 use crate::upstream::timeouts::RequestTimer;
 
 use super::connection::{HttpConnection, SEND_TIMEOUT, Session};
@@ -94,7 +95,8 @@ impl HttpConnection {
         loop {
             let caller = self.valid_caller().await;
             let session = self.session();
-            let opening = self.get_stream(&session, &resume_point, caller.as_ref());
+            let sent = SentCredentials::default();
+            let opening = self.get_stream(&session, &resume_point, caller.as_ref(), &sent);
             let response = tokio::time::timeout(SEND_TIMEOUT, opening).await;
             let pause = match response {
                 Ok(Ok(response)) if response.status().is_success() && is_event_stream(&response) => {
@@ -102,7 +104,7 @@ impl HttpConnection {
                         self.announce_all_lists();
                     }
                     let opened = Instant::now();
-                    missed = self.read_events(response, &mut resume_point, caller.as_ref()).await;
+                    missed = self.read_events(response, &mut resume_point, caller.as_ref(), &sent).await;
                     retries.pause_after_stream(opened, &resume_point)
                 }
                 Ok(Ok(response)) if !is_temporary(response.status()) => {
@@ -134,12 +136,13 @@ impl HttpConnection {
         mut response: reqwest::Response,
         resume_point: &mut ResumePoint,
         caller: Option<&Arc<CallerToken>>,
+        sent: &SentCredentials,
     ) -> bool {
         let validity = caller.map_or(Validity::UNLIMITED, |caller| caller.validity());
         let mut timer = RequestTimer::unlimited();
         let mut on_message = |message| {
             if let Message::Event(event) = message {
-                self.handle_event(event, None);
+                self.handle_event(event, None, sent);
             }
             None::<()>
         };
@@ -153,18 +156,21 @@ impl HttpConnection {
     }
 
     /// Opens the stream, or a broken response stream, after the last event that was read, on behalf of a `caller` or of
-    /// the gateway.
+    /// the gateway. `sent` takes its credentials.
     pub(super) async fn get_stream(
         &self,
         session: &Session,
         resume_point: &ResumePoint,
         caller: Option<&Arc<CallerToken>>,
+        sent: &SentCredentials,
     ) -> Result<reqwest::Response, CallError> {
         let mut headers = self.headers(session, "text/event-stream");
         let last = resume_point.last_event_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
         headers.extend(last.map(|last| (LAST_EVENT_ID, last)));
         self.endpoint.authorize(&mut headers, caller).await?;
-        self.endpoint.client.get(&self.endpoint.url).headers(headers).send().await.map_err(transport_error)
+        sent.add(&self.endpoint.alias, &headers);
+        let client = self.endpoint.client.get();
+        client.get(&self.endpoint.url).headers(headers).send().await.map_err(transport_error)
     }
 
     /// Sends the listener a `list_changed` notification for each list for which the backend declared them.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -21,9 +22,13 @@ use super::relay::ServerStream;
 use super::scram::end_point;
 use crate::audit::sink::interface::SinkError;
 use crate::audit::sink::sqlstate::ErrorClass;
+use crate::certificate_end::CertificateEnd;
 use crate::postgres_url::{ChannelBinding, SslMode};
 
 const OPERATION: &str = "connect";
+
+/// Written after each handshake, read for the metric. A process has one database.
+static LAST_END: Mutex<Option<CertificateEnd>> = Mutex::new(None);
 
 /// The request for TLS. *Spec*: PostgreSQL, "Message Formats", `SSLRequest`.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -112,6 +117,7 @@ pub(super) async fn protect(
     let connector = TlsConnector::from(Arc::new(client_config(mode, files)?));
     let stream = connector.connect(name, stream).await.map_err(|error| handshake_error(&error))?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    *LAST_END.lock() = certificate.and_then(|certificate| CertificateEnd::of(certificate));
     let end_point = certificate.and_then(|certificate| end_point(certificate));
     Ok(ServerStream { stream: Box::new(stream), is_encrypted: true, end_point })
 }
@@ -123,6 +129,12 @@ fn unprotected(stream: TcpStream) -> ServerStream {
 fn broken(error: &io::Error) -> SinkError {
     let message = format!("the connection broke: {error}");
     SinkError { operation: OPERATION, class: ErrorClass::Transient, sqlstate: None, message }
+}
+
+/// The end of the certificate that a server presented last, if one did.
+#[must_use]
+pub fn certificate_end() -> Option<CertificateEnd> {
+    *LAST_END.lock()
 }
 
 /// A certificate that is refused stays refused until a person acts; a connection that breaks does not.
