@@ -135,7 +135,19 @@ fn has_leftovers(slot: &Path) -> Result<bool, OutboxError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_slot_without_leftovers_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(lock::LOCK_NAME), "").unwrap();
+        // To open it would be refused.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let mut leftovers = Leftovers::new(&Config::default(), AcceptFailures::default());
+        leftovers.visit(dir.path(), &CancellationToken::new()).await.unwrap();
+    }
 
     #[tokio::test]
     async fn a_slot_is_looked_at_once_until_another_process_opens_it() {

@@ -141,6 +141,11 @@ fn a_gateway_id_that_is_set_allows_one_process() {
     assert_eq!(start(&setup).leave(), Some(0));
     let stats = lines(&outbox_succeeds(&setup, &["stats", "--json"]));
     assert_eq!((stats.len(), &stats[0]["gateway_id"], &stats[0]["streams"][1]["epoch"]), (1, &json!(id), &json!(2)));
+    // A command that opens a slot takes the id of the slot, also if another one is set by now.
+    setup.set("audit.gateway_id", "00000000-0000-4000-8000-000000000019");
+    outbox_succeeds(&setup, &["prune", "--older-than", "0s", "--yes"]);
+    let stats = lines(&outbox_succeeds(&setup, &["stats", "--json"]));
+    assert_eq!((&stats[0]["gateway_id"], &stats[0]["streams"][0]["epoch"]), (&json!(id), &json!(2)));
 }
 
 #[test]

@@ -58,7 +58,7 @@ async fn pid(client: &Client) -> u32 {
 }
 
 /// Whether the process runs: it is there, and not a zombie.
-fn runs(pid: u32) -> bool {
+pub fn runs(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.trim_start().starts_with('Z'))
 }

@@ -16,14 +16,14 @@ const PROMPTS: &str = "notifications/prompts/list_changed";
 const UPDATED: &str = "notifications/resources/updated";
 
 /// A stream that a client reads.
-struct Told {
+pub struct Told {
     response: reqwest::Response,
     text: String,
 }
 
 impl Told {
     /// Subscribes as a client of the stateless era does.
-    async fn subscribe(gatepost: &Gatepost, path: &str, filter: &Value) -> Self {
+    pub async fn subscribe(gatepost: &Gatepost, path: &str, filter: &Value) -> Self {
         let meta = json!({
             "io.modelcontextprotocol/protocolVersion": "2026-07-28",
             "io.modelcontextprotocol/clientCapabilities": {},
@@ -39,7 +39,7 @@ impl Told {
     }
 
     /// Opens the stream of a session of the older era.
-    async fn of_session(gatepost: &Gatepost, path: &str) -> Self {
+    pub async fn of_session(gatepost: &Gatepost, path: &str) -> Self {
         let client = gatepost.client_at(path, Era::Legacy, "admin").await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = http.get(format!("{}{path}", gatepost.url())).bearer_auth(token("admin"));
@@ -48,7 +48,7 @@ impl Told {
     }
 
     /// Reads until a message of this method came; gives it, and lets go of it and all before.
-    async fn next(&mut self, method: &str) -> Value {
+    pub async fn next(&mut self, method: &str) -> Value {
         let read = async {
             loop {
                 let end = self.text.find("\n\n");
@@ -68,8 +68,15 @@ impl Told {
         tokio::time::timeout(SOON, read).await.unwrap_or_else(|_| panic!("no {method}"))
     }
 
+    /// The text of all messages that follow, until the stream ends.
+    pub async fn rest(self) -> String {
+        let Self { response, text } = self;
+        let rest = tokio::time::timeout(SOON, response.text()).await.expect("the stream ends");
+        text + &rest.unwrap()
+    }
+
     /// What was acknowledged: the first message.
-    async fn acknowledged(&mut self) -> Value {
+    pub async fn acknowledged(&mut self) -> Value {
         self.next("notifications/subscriptions/acknowledged").await["params"]["notifications"].clone()
     }
 }

@@ -61,6 +61,7 @@ mod recording;
 mod refusals;
 mod reload;
 mod reload_auth;
+mod reload_backends;
 mod renewed_tokens;
 mod rights;
 mod rotation;

@@ -1,6 +1,6 @@
 //! A configuration that changes under a running gateway: taken up whole or not at all, and recorded.
 
-use crate::common::gatepost::{Setup, token};
+use crate::common::gatepost::{Setup, token, write_secret};
 use crate::common::mcp::{Client, Era};
 use crate::common::wait::{SOON, until_async};
 use crate::http_backend_stub::BackendStub;
@@ -33,6 +33,17 @@ async fn i10_a_removed_rule_applies_to_the_next_call_and_is_recorded() {
     until_async("the fault is told", SOON, async || setup.log().contains("roles.echo.allow[0]")).await;
     assert_eq!(client.call("echo", json!({"text": "still"})).await.unwrap().content(), "still");
     assert!(config_records(&setup).is_empty());
+    // So is one with which the gateway could not start, though only the next start would use that setting.
+    setup.role("echo", &["example/add"]);
+    let digest_key = setup.dir().join("digest-key");
+    write_secret(&digest_key, "not a key");
+    setup.set("audit.digest_key_file", digest_key.to_str().unwrap());
+    setup.config_file();
+    gatepost.signal(Signal::SIGHUP);
+    until_async("the fault is told", SOON, async || setup.log().contains("audit.digest_key_file: ")).await;
+    assert_eq!(client.call("echo", json!({"text": "still"})).await.unwrap().content(), "still");
+    assert!(config_records(&setup).is_empty());
+    setup.settings.remove("audit.digest_key_file");
     // Whoever listens, in either era, hears that its lists may have changed.
     let legacy = gatepost.client_at("/mcp/example", Era::Legacy, "echo").await;
     let bearer = format!("Bearer {}", token("echo"));
@@ -161,6 +172,13 @@ async fn backends_are_added_changed_and_removed_and_only_their_sessions_notice()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_ends_at_the_backend_for_which_it_was_decided() {
+    for era in [Era::Legacy, Era::Modern] {
+        call_during_a_reload(era).await;
+    }
+}
+
+/// A call that is decided before its backend is replaced, and one after that.
+async fn call_during_a_reload(era: Era) {
     let (release, held) = std::sync::mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);
     // The definition of the tool is read while the reload is applied.
@@ -174,8 +192,9 @@ async fn a_call_ends_at_the_backend_for_which_it_was_decided() {
     .await;
     let new = BackendStub::start(|_| None).await;
     let (mut setup, gatepost) = old.gateway(|_| {});
-    let client = gatepost.client(Era::Modern, "admin").await;
-    let call = tokio::spawn(async move { client.call("far__t", json!({})).await.unwrap() });
+    let client = gatepost.client(era, "admin").await;
+    let caller = client.clone();
+    let call = tokio::spawn(async move { caller.call("far__t", json!({})).await.unwrap() });
     until_async("the call is being decided", SOON, async || !old.seen("tools/list").is_empty()).await;
     setup.set("backends.far.url", &format!("http://{}/mcp", new.address()));
     setup.config_file();
@@ -184,7 +203,6 @@ async fn a_call_ends_at_the_backend_for_which_it_was_decided() {
     drop(release);
     assert_eq!(call.await.unwrap().content(), "done");
     assert_eq!((old.seen("tools/call").len(), new.seen("tools/call").len()), (1, 0));
-    let client = gatepost.client(Era::Modern, "admin").await;
     assert_eq!(client.call("far__t", json!({})).await.unwrap().content(), "done");
     assert_eq!((old.seen("tools/call").len(), new.seen("tools/call").len()), (1, 1));
 }

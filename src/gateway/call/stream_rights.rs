@@ -79,7 +79,8 @@ impl StreamRights {
     fn may_use_endpoint(&self, policy: &Policy) -> bool {
         let reaches = |backend: &str| policy.reaches(&self.principal.roles, backend);
         match &self.scope {
-            Scope::One(backend) => self.core.upstreams.contains(backend) && reaches(backend),
+            // A reload that removes the backend ends its sessions and subscriptions by itself.
+            Scope::One(backend) => reaches(backend),
             Scope::All => self.core.upstreams.aliases().iter().any(|backend| reaches(backend)),
         }
     }

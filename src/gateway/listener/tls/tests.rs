@@ -177,6 +177,35 @@ async fn a_handshake_has_a_time_limit() {
     assert!(begun.elapsed() >= HANDSHAKE_TIMEOUT);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_certificate_of_an_open_connection_is_verified_against_the_authorities_of_now() {
+    let (servers, clients, others) = (authority(), authority(), authority());
+    let files = files(&servers, Some(&clients));
+    let acceptor = Acceptor::load(&files.tls).unwrap();
+    let (client, server) = tokio::io::duplex(16 * 1024);
+    let connector = connector(&servers, certificate(&clients, SanType::URI("spiffe://x/ci".try_into().unwrap())));
+    let address = std::net::IpAddr::from([127, 0, 0, 1]).into();
+    let (_client, accepted) = tokio::join!(connector.connect(address, client), acceptor.handshake(server));
+    let certificate = accepted.unwrap().1.unwrap();
+    tokio::time::advance(2 * CHECK_INTERVAL).await;
+    assert!(certificate.is_valid());
+    // Twice, so that the file is seen to have changed even if the clock of the file system has not advanced.
+    std::fs::write(files.tls.client_ca_file.as_ref().unwrap(), others.pem().repeat(2)).unwrap();
+    tokio::time::advance(2 * CHECK_INTERVAL).await;
+    assert!(!certificate.is_valid(), "its authority was removed");
+}
+
+/// A TLS client with a certificate and its key.
+fn connector(servers: &Authority, (certificate, key): (String, String)) -> tokio_rustls::TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(servers.der().clone()).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    tokio_rustls::TlsConnector::from(Arc::new(builder.with_client_auth_cert(chain, key).unwrap()))
+}
+
 #[test]
 fn i8_each_unusable_file_is_named_and_its_contents_are_not_shown() {
     let (servers, clients) = (authority(), authority());
