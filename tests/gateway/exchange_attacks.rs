@@ -76,8 +76,8 @@ async fn real_tokens_of_another_place_time_or_issuer_are_refused_and_recorded() 
         assert!(record["client_issuer"] == PARTNER && context(&record)["credential"].is_null(), "{record}");
     }
     assert_eq!(backend.seen("tools/call").len(), called);
-    let exchanges: Vec<_> = server.requests().into_iter().filter(TokenRequest::is_exchange).collect();
-    assert!(exchanges.iter().all(|request| request.form["subject_token"] == stolen), "{exchanges:?}");
+    let sent: Vec<_> = server.requests().into_iter().filter(TokenRequest::is_exchange).collect();
+    assert!(sent.iter().all(|request| request.form["subject_token"] == stolen), "{sent:?}");
     // The issuer that is named is served.
     done(&caller(&gatepost, Era::Modern, &subject_token("bob"))).await;
 }
