@@ -177,8 +177,10 @@ impl Authenticator {
     /// The settings of the keys that `new` has read with other contents, for example `auth.keys[0]`.
     #[must_use]
     pub fn changed_keys(&self, new: &Self) -> Vec<String> {
-        let is_known = |key: &ConfiguredKey| self.keys.iter().any(|known| known.digest == key.digest);
-        let changed = new.keys.iter().enumerate().filter(|(_, key)| !is_known(key));
+        // By position: a key that is replaced by another known one must not verify any more under its own name.
+        let is_known =
+            |(idx, key): &(usize, &ConfiguredKey)| self.keys.get(*idx).is_some_and(|known| known.digest == key.digest);
+        let changed = new.keys.iter().enumerate().filter(|key| !is_known(key));
         changed.map(|(idx, _)| format!("auth.keys[{idx}]")).collect()
     }
 
@@ -336,15 +338,6 @@ impl Authenticator {
             None if self.keys.iter().any(|known| known.key.issuer == issuer) => Err(Withdrawal::Key),
             None => Err(Withdrawal::Issuer),
         }
-    }
-
-    /// Returns `true` if tokens or certificates of this issuer may be accepted.
-    #[must_use]
-    pub fn accepts_issuer(&self, issuer: &str) -> bool {
-        self.published.iter().any(|published| published.name == issuer)
-            || self.keys.iter().any(|known| known.key.issuer == issuer)
-            || (issuer == static_tokens::ISSUER && self.static_tokens.is_some())
-            || issuer == certificate::ISSUER
     }
 
     /// Waits until the principal's credential is not accepted any more.

@@ -31,8 +31,13 @@ fn has_password(text: &str) -> bool {
 }
 
 fn is_secret(name: &str, value: &Value) -> bool {
+    is_secret_name(name) || value.as_str().is_some_and(has_password)
+}
+
+/// Returns true if the name of a variable says that its value is a secret.
+pub(super) fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    SECRET_NAMES.iter().any(|part| name.contains(part)) || value.as_str().is_some_and(has_password)
+    SECRET_NAMES.iter().any(|part| name.contains(part))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::deserialize::{address_or_off, duration, optional_duration};
 use super::network::Network;
 use super::public_url::PublicUrl;
 use super::role::Role;
+use super::secrets::is_secret_name;
 use crate::audit::record::{PARAMS_BYTES_MAX_DEFAULT, RESPONSE_BYTES_MAX_DEFAULT};
 use crate::file_access::FileAccess;
 use crate::mcp::methods::RECORDED_BY_DEFAULT;
@@ -55,12 +56,14 @@ impl Config {
         self.server.secrets_group.as_deref().map_or(Ok(FileAccess::default()), FileAccess::with_group)
     }
 
-    /// The names of the environment variables with secrets that the gateway reads for itself.
+    /// The names of the environment variables with secrets that are the gateway's, or for its backends.
     pub(crate) fn secret_variables(&self) -> Vec<String> {
         let keys = self.auth.keys.iter().filter_map(|key| key.secret_env.as_ref());
         let headers = self.backends.values().flat_map(|backend| backend.header_env.values());
+        let variables = self.backends.values().flat_map(|backend| &backend.env_from);
+        let variables = variables.filter(|name| is_secret_name(name));
         let postgres = "PGPASSWORD".to_owned();
-        keys.chain(headers).chain([&postgres]).cloned().collect()
+        keys.chain(headers).chain(variables).chain([&postgres]).cloned().collect()
     }
 
     /// Sets the owners and permissions that files may have, in each section with files.

@@ -50,7 +50,9 @@ pub(crate) async fn apply(
     // Streams look at the policy and at their backends now.
     core.policy.send_replace(Arc::clone(&rules.policy));
     list_changes::tell_policy(&core.sessions, &old.policy, &rules.policy);
-    core.upstreams.end_unreachable_conversations(|owner, backend| rules.keeps(owner, backend));
+    // A caller that is identified in another way may be another person.
+    let is_other = rules.has_other_auth(&old);
+    core.upstreams.end_unreachable_conversations(|owner, backend| !is_other && rules.keeps(owner, backend));
     session_end::end(core, ended).await;
     session_end::end(core, core.sessions.remove_withdrawn(&rules.auth)).await;
     session_end::end(core, core.sessions.remove_unreachable(&rules.policy)).await;

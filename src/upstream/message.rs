@@ -38,9 +38,15 @@ impl Response {
         Self::Result(Object::owned(json))
     }
 
-    /// The response as it is relayed: an error without the credentials `sent`, a result as it is.
+    /// The response as it is relayed: an error or a question without the credentials `sent`, another result as it is.
     pub(super) fn without(self, sent: &SentCredentials) -> Self {
+        if sent.is_empty() {
+            return self;
+        }
         match self {
+            Self::Result(result) if result.has("resultType", "\"input_required\"") => {
+                Self::result(&sent.redacted_json(result.text()))
+            }
             Self::Result(_) => self,
             Self::Error { error, http } => Self::Error { error: sent.redacted_json(&error).into_owned(), http },
         }

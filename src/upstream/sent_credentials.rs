@@ -33,6 +33,11 @@ impl SentCredentials {
         }
     }
 
+    /// Returns true if the request had no credential.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().values.is_empty()
+    }
+
     /// The values to look for; `None`: no credential was sent.
     fn values(&self) -> Option<RedactedValues> {
         let Sent { backend, values } = self.0.lock().clone();

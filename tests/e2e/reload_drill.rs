@@ -53,7 +53,7 @@ fn only_the_sessions_of_changed_and_removed_backends_notice_a_reload() {
     let open: Vec<Vec<u64>> = eras
         .iter_mut()
         .map(|(_, clients)| {
-            all.clone().map(|client| clients.begin_call(client, &tool(client, "sleep"), &json!({"ms": 4000}))).collect()
+            all.clone().map(|client| clients.begin_call(client, &tool(client, "sleep"), &json!({"ms": 8000}))).collect()
         })
         .collect();
     let is_open = || gatepost.get_ops("/metrics").1.contains(&format!("gatepost_calls_open {}.0", 2 * all.len()));
@@ -63,9 +63,10 @@ fn only_the_sessions_of_changed_and_removed_backends_notice_a_reload() {
     setup.config_file();
     gatepost.signal(Signal::SIGHUP);
     until("it is reloaded", SOON, || setup.log().contains("configuration reloaded"));
+    assert!(is_open(), "the calls ended before the change");
     for ((era, clients), open) in eras.iter_mut().zip(open) {
         for (client, id) in open.into_iter().enumerate() {
-            assert_eq!(clients.answer(id).as_deref(), Ok("slept 4000 ms"), "{era} {}", endpoint(client));
+            assert_eq!(clients.answer(id).as_deref(), Ok("slept 8000 ms"), "{era} {}", endpoint(client));
             calls += 1;
         }
         for client in all.clone() {

@@ -24,7 +24,7 @@ fn echo(asked: &ReceivedRequest) -> String {
 /// The answer to a call: the tool's name says where it repeats the credentials.
 fn answer(asked: &ReceivedRequest) -> Option<Response> {
     if asked.method() == "tools/list" {
-        let tools = TOOLS.into_iter().chain(["plain", "asks"]);
+        let tools = TOOLS.into_iter().chain(["plain", "asks", "asks_by_result"]);
         let tools: Vec<_> = tools.map(|name| json!({"name": name, "inputSchema": {"type": "object"}})).collect();
         return Some(result(asked, &json!({"tools": tools}).to_string()));
     }
@@ -52,6 +52,12 @@ fn answer(asked: &ReceivedRequest) -> Option<Response> {
                 "message": text, "requestedSchema": {"type": "object", "properties": {}}}});
             stream(vec![Ok(event(&question.to_string())), Ok(event(&done(false)))])
         }
+        "asks_by_result" => {
+            let question = json!({"method": "elicitation/create", "params": {
+                "message": text, "requestedSchema": {"type": "object", "properties": {}}}});
+            let asks = json!({"resultType": "input_required", "inputRequests": {"q": question}, "requestState": "s"});
+            json_body(message("result", asks))
+        }
         _ => json_body(done(false)),
     })
 }
@@ -75,7 +81,7 @@ fn written(setup: &Setup, gatepost: Gatepost) -> Vec<(&'static str, Vec<u8>)> {
     written
 }
 
-async fn calls(gatepost: &Gatepost, token: &str, secrets: impl Fn() -> Vec<String>) {
+async fn calls(gatepost: &Gatepost, is_modern: bool, token: &str, secrets: impl Fn() -> Vec<String>) {
     let is_shown = |text: &str| secrets().iter().any(|secret| text.contains(secret));
     for (path, prefix) in [("/mcp/far", ""), ("/mcp", "far__")] {
         for era in [Era::Legacy, Era::Modern] {
@@ -90,6 +96,11 @@ async fn calls(gatepost: &Gatepost, token: &str, secrets: impl Fn() -> Vec<Strin
             assert!(is_shown(result.content()), "a result is not changed: {}", result.text);
         }
     }
+    let client = Client::connect(&format!("{}/mcp/far", gatepost.url()), Era::Modern, Some(token)).await;
+    let reply = client.call("asks_by_result", json!({})).await.unwrap();
+    let is_asked = reply.text.contains("input_required");
+    assert!(!is_shown(&reply.text) && reply.text.contains(REPLACED) == is_asked, "{}", reply.text);
+    assert_eq!(is_asked, is_modern, "{}", reply.text);
     let client = Client::connect(&format!("{}/mcp/far", gatepost.url()), Era::Legacy, Some(token)).await;
     let asked = messages(&client.call("asks", json!({})).await.unwrap().text);
     let question = asked[0]["params"]["message"].as_str().unwrap();
@@ -115,7 +126,7 @@ async fn nothing_is_written(era: Era, configure: impl FnOnce(&mut Setup), server
         let payloads = issued.iter().map(|token| token.split('.').nth(1).unwrap().to_owned());
         payloads.chain([KEY.to_owned()]).collect::<Vec<_>>()
     };
-    calls(&gatepost, token, secrets).await;
+    calls(&gatepost, era == Era::Modern, token, secrets).await;
     let records = records(&setup);
     for tool in TOOLS.into_iter().chain(["plain"]) {
         let of_tool: Vec<_> = records.iter().filter(|record| record["tool_name"] == tool).collect();

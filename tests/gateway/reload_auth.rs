@@ -1,10 +1,12 @@
 //! Issuers, keys, audiences and the required scope, changed under a running gateway.
 
-use crate::common::gatepost::{Gatepost, Setup, token, token_with, write_secret};
+use crate::common::gatepost::{Gatepost, ISSUER, Setup, token, token_with, write_secret};
 use crate::common::mcp::{Client, Era};
 use crate::common::wait::{SOON, until_async};
+use crate::http_backend_stub::BackendStub;
 use crate::reload::records_of;
 use crate::stub_issuer::{SECRET_QUERY, SigningKey, StubIssuer};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -30,7 +32,8 @@ async fn is_accepted(client: &Client) -> bool {
 async fn reload(setup: &Setup, gatepost: &Gatepost, nth: usize) {
     setup.config_file();
     gatepost.signal(Signal::SIGHUP);
-    let count = || setup.log().matches("configuration reloaded").count();
+    let is_change = |line: &&str| line.contains("configuration reloaded") && !line.contains("no reloadable setting");
+    let count = || setup.log().lines().filter(is_change).count();
     until_async("the configuration is reloaded", SOON, async || count() == nth).await;
 }
 
@@ -138,4 +141,45 @@ async fn i10_a_key_that_was_replaced_in_its_file_verifies_nothing_after_sighup()
     assert!(records[0]["request_args"].to_string().contains("auth.keys[0]"), "{records:?}");
     let (_, reason) = &ended_sessions(&setup)[0];
     assert!(reason.contains("the key that verified it was removed"), "{reason}");
+}
+
+/// A revoked key whose file was overwritten with the next one, which the gateway knows already.
+#[tokio::test(flavor = "multi_thread")]
+async fn i10_a_key_that_was_replaced_by_another_known_one_verifies_nothing_after_sighup() {
+    const NEXT: &str = "the next secret of the issuer, with more than 32 bytes";
+    let backend = BackendStub::start(|_| None).await;
+    let (setup, gatepost) = backend.gateway(|setup| {
+        write_secret(&setup.dir().join("next"), NEXT);
+        let key = |kid: &str, file: &str| {
+            let path = setup.dir().join(file).display().to_string();
+            format!("{{ kid = {kid:?}, algorithm = \"HS256\", issuer = {ISSUER:?}, secret_file = {path:?} }}")
+        };
+        let keys = format!("[{}, {}]", key("test", "secret"), key("next", "next"));
+        setup.set_toml("auth.keys", &keys);
+    });
+    let claims = json!({"sub": "tester", "role": "admin"});
+    let signed_by_next = |kid: &str| {
+        let token = token_with(&claims);
+        let claims: Value = crate::token_server::claims(&token);
+        let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::HS256) };
+        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(NEXT.as_bytes())).unwrap()
+    };
+    let called = async |token: &str| {
+        let client = Client::unconnected(&format!("{}/mcp/far", gatepost.url()), Era::Modern, Some(token));
+        client.call("t", json!({})).await.unwrap().status
+    };
+    let (stolen, good) = (token_with(&claims), signed_by_next("next"));
+    for token in [&stolen, &good, &stolen] {
+        assert_eq!(called(token).await, 200);
+    }
+    assert_eq!(called(&signed_by_next("test")).await, 401);
+    let conversations = backend.seen("initialize").len();
+    write_secret(&setup.dir().join("secret"), NEXT);
+    reload(&setup, &gatepost, 1).await;
+    assert_eq!((called(&stolen).await, called(&good).await), (401, 200));
+    // What the thief left in the conversation with the backend is gone.
+    assert!(backend.seen("initialize").len() > conversations, "{conversations}");
+    let records = records_of(&setup, "gateway/config");
+    let said = records[0]["request_args"].to_string();
+    assert!(said.contains("auth.keys[0]") && !said.contains("auth.keys[1]"), "{said}");
 }

@@ -141,7 +141,12 @@ impl Rules {
 
     /// Returns true if a conversation of `owner` with `backend` may continue.
     pub(crate) fn keeps(&self, owner: &Owner, backend: &str) -> bool {
-        self.auth.accepts_issuer(&owner.issuer) && self.policy.reaches(&owner.roles, backend)
+        self.policy.reaches(&owner.roles, backend)
+    }
+
+    /// Returns true if `old` rules identify callers in another way, or by other keys.
+    pub(crate) fn has_other_auth(&self, old: &Self) -> bool {
+        self.policy_json.get("auth") != old.policy_json.get("auth") || !old.auth.changed_keys(&self.auth).is_empty()
     }
 
     /// The most calls that may be open at `backend` at once.

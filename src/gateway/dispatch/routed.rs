@@ -149,7 +149,7 @@ impl<'a> Parsed<'a> {
         let session = session?;
         let Some(id) = message.id.clone() else {
             let sender = Sender { core, inbound, principal, session, rules };
-            return sender.notification(&message, body, entry).map(Routed::OneWay);
+            return sender.notification(&message, body, entry).await.map(Routed::OneWay);
         };
         let spec = methods::find(&message.method).filter(|method| method.is_served_in(era));
         if matches!(spec, Some(MethodSpec { kind: MethodKind::Initialize, .. })) {
@@ -248,7 +248,7 @@ impl<'a> Sender<'a> {
     ///
     /// # Errors
     /// A refusal: its parameters break a rule, or the gateway does not know it and may not pass it.
-    fn notification(
+    async fn notification(
         self,
         message: &Message<'_>,
         body: &SharedText,
@@ -285,7 +285,13 @@ impl<'a> Sender<'a> {
         let caller =
             known.as_ref().map(|known| caller_token::for_backend(known, &self.principal, self.inbound)).transpose();
         let caller = caller.map_err(|error| caller_token::refusal(entry, backend, &error))?.flatten();
-        entry.credential = known.as_ref().and_then(|known| Some((known.credential_name(caller.as_ref())?, None)));
+        if let Some(known) = &known
+            && let Some(name) = known.credential_name(caller.as_ref())
+        {
+            // Without one, the notification is not sent. Boxed: tokens are rare.
+            let subject = Box::pin(known.credential_subject(caller.as_ref())).await;
+            entry.credential = subject.ok().map(|subject| (name, subject));
+        }
         let call = entry.intent(self.core)?;
         Ok(OneWay::passed(self.core, session, backend.to_owned(), caller, method, params, call))
     }

@@ -3,10 +3,10 @@
 //     sign_in.mjs ts_v1|ts_v2|mcp_remote URL OPTIONS
 //
 // OPTIONS is JSON: {"tool": NAME}, {"client_id": ID, "port": PORT} for a client that is registered already, with its redirect
-// URL at that port, {"kept": TOKEN} for one that has kept a token, {"token": TOKEN} for one that has a token and no sign-in.
-// Printed: {"text": TEXT} or {"error": MESSAGE},
-// and for mcp-remote what it showed, {"shown": TEXT}.
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+// URL at that port, {"kept": TOKEN} for one that has kept a token (mcp-remote signs in first, and has it instead of its own
+// then), {"token": TOKEN} for one that has a token and no sign-in.
+// Printed: {"text": TEXT} or {"error": MESSAGE}, and for mcp-remote what it showed, {"shown": TEXT}.
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 
@@ -78,28 +78,40 @@ async function byRemote() {
     if (client_id) words.push('--static-oauth-client-info', JSON.stringify({ client_id }));
     if (token) words.push('--header', `Authorization: Bearer ${token}`);
     const env = { PATH: process.env.PATH, HOME: home, MCP_REMOTE_CONFIG_DIR: home, BROWSER: browser };
-    const transport = new StdioClientTransport({ command: process.execPath, args: words, env, stderr: 'pipe' });
-    let shown = '';
-    transport.stderr.on('data', chunk => void (shown += chunk));
-    const client = new Client({ name: 'sign_in', version: '1' });
-    let pid;
-    // It may still wait for a sign-in; if not, it has ended.
-    process.on('exit', () => {
+    const once = async () => {
+        const transport = new StdioClientTransport({ command: process.execPath, args: words, env, stderr: 'pipe' });
+        let shown = '';
+        transport.stderr.on('data', chunk => void (shown += chunk));
+        const client = new Client({ name: 'sign_in', version: '1' });
+        let pid;
+        // It may still wait for a sign-in; if not, it has ended.
+        process.on('exit', () => {
+            try {
+                process.kill(pid, 'SIGKILL');
+            } catch {}
+        });
         try {
-            process.kill(pid, 'SIGKILL');
-        } catch {}
-    });
-    try {
-        const connecting = client.connect(transport, { timeout: 60_000 });
-        ({ pid } = transport);
-        await connecting;
-        const result = await client.callTool(args);
-        return { text: result.content[0].text, shown };
-    } catch (failure) {
-        return { error: failure.message, shown };
-    } finally {
-        await client.close();
+            const connecting = client.connect(transport, { timeout: 60_000 });
+            ({ pid } = transport);
+            await connecting;
+            const result = await client.callTool(args);
+            return { text: result.content[0].text, shown };
+        } catch (failure) {
+            return { error: failure.message, shown };
+        } finally {
+            await client.close();
+        }
+    };
+    if (kept) {
+        const first = await once();
+        if (first.error) return first;
+        const files = readdirSync(home, { recursive: true }).filter(file => file.endsWith('tokens.json'));
+        if (files.length !== 1) throw new Error(`files with tokens: ${files}`);
+        const file = path.join(home, files[0]);
+        const { refresh_token, ...tokens } = JSON.parse(readFileSync(file, 'utf8'));
+        writeFileSync(file, JSON.stringify({ ...tokens, access_token: kept }));
     }
+    return once();
 }
 
 const clients = {

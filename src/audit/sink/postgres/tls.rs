@@ -123,6 +123,7 @@ pub(super) async fn protect(
 }
 
 fn unprotected(stream: TcpStream) -> ServerStream {
+    *LAST_END.lock() = None;
     ServerStream { stream: Box::new(stream), is_encrypted: false, end_point: None }
 }
 

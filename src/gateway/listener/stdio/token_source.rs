@@ -127,6 +127,10 @@ async fn output(
         let status = tokio::select! {
             read = read(&mut stdout, &mut printed) => {
                 read?;
+                if printed.len() > OUTPUT_BYTES_MAX {
+                    // It would wait for a reader of the rest.
+                    drop(stdout.take());
+                }
                 child.process.wait().await?
             }
             // A process that it left behind may have its output open for ever.
@@ -235,6 +239,7 @@ mod tests {
             ("echo", "must print the token and nothing else"),
             ("printf 'hunter2\\377'", "must print the token and nothing else"),
             ("head -c 40000 /dev/zero | tr '\\0' x", "must print the token and nothing else"),
+            ("yes hunter2", "must print the token and nothing else"),
         ] {
             let error = run(script).await.unwrap_err();
             let shown = format!("{error} {error:?}");
