@@ -23,4 +23,16 @@ export async function signIn(url) {
     return at;
 }
 
-if (process.argv[1] === import.meta.filename) await fetch(await signIn(process.argv[2]));
+/** Fetches the client's page. mcp-remote opens the browser before it listens, which no person is fast enough to see. */
+async function visit(page) {
+    for (let tries = 1; ; tries++) {
+        try {
+            return await fetch(page);
+        } catch (failure) {
+            if (failure.cause?.code !== 'ECONNREFUSED' || tries === 600) throw failure;
+            await new Promise(resolve => setTimeout(resolve, 50));
+        }
+    }
+}
+
+if (process.argv[1] === import.meta.filename) await visit(await signIn(process.argv[2]));
